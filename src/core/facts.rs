@@ -1,0 +1,94 @@
+//! Facts: what the API server, or a folder of manifests, says of nodes, namespaces and pods. Only what decides something.
+//!
+//! Deliberately absent: how they are read and watched (`cluster`), and what the kernel says (`ground`, `state`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::labels::Labels;
+use super::name::NodeName;
+
+/// Everything known of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Nodes by name.
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// Labels of namespaces.
+    pub namespaces: BTreeMap<String, Labels>,
+    /// Pods by namespace and name.
+    pub pods: BTreeMap<PodName, Pod>,
+}
+
+/// A pod's namespace and name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for PodName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its labels.
+    pub labels: Labels,
+    /// `status.addresses` of type InternalIP, in their order.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`; empty where the CNI keeps them to itself.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Condition Ready is True. A node without that condition counts as ready: manifests written by hand have none.
+    pub ready: bool,
+    /// Cordoned.
+    pub unschedulable: bool,
+}
+
+impl Node {
+    /// The address that tunnels lead to: the first IPv4, else the first of all.
+    pub fn tunnel_address(&self) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(IpAddr::is_ipv4).or_else(|| self.addresses.first().copied())
+    }
+
+    /// Fit to be a gateway: ready and not cordoned, with an address to send to.
+    pub fn unfit(&self) -> Option<&'static str> {
+        if !self.ready {
+            Some("is not Ready")
+        } else if self.unschedulable {
+            Some("is cordoned")
+        } else if self.addresses.is_empty() {
+            Some("has no InternalIP")
+        } else {
+            None
+        }
+    }
+}
+
+/// A pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Its labels.
+    pub labels: Labels,
+    /// The node it was bound to; none while it is unscheduled.
+    pub node: Option<NodeName>,
+    /// `status.podIPs`, or `status.podIP` alone.
+    pub addresses: Vec<IpAddr>,
+    /// Shares its node's network: never a member, its address is the node's.
+    pub host_network: bool,
+    /// Phase Succeeded or Failed: its address may already be another pod's.
+    pub finished: bool,
+}
+
+impl Pod {
+    /// Whether it has addresses of its own that can be steered.
+    pub fn routable(&self) -> bool {
+        !self.host_network && !self.finished && !self.addresses.is_empty()
+    }
+}

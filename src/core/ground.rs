@@ -1,0 +1,74 @@
+//! The ground: what a node's kernel has that is not Egret's and that decides something: interfaces, their addresses, their routes.
+//!
+//! Deliberately absent: how it is read (`kernel::ground`) and any way to change it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::state::nft::AddressFamily;
+
+/// What is under a node's feet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ground {
+    /// Interfaces of others, by name.
+    pub interfaces: BTreeMap<String, Interface>,
+    /// Unicast routes of the main table, in the kernel's order.
+    pub routes: Vec<GroundRoute>,
+    /// What the kernel and its other tenants allow.
+    pub features: Features,
+}
+
+/// An interface that is not ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Administratively up.
+    pub up: bool,
+    /// Addresses of global scope that are not deprecated or tentative, in the kernel's order: the first is the primary one.
+    pub addresses: Vec<IpNet>,
+    /// The effective `rp_filter`: the larger of the interface's and `conf.all`'s. 1 is strict.
+    pub rp_filter: u8,
+    /// The MTU in bytes.
+    pub mtu: u32,
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroundRoute {
+    /// The destination; /0 is the default route.
+    pub destination: IpNet,
+    /// The interface.
+    pub interface: String,
+    /// The next hop; none: on the link.
+    pub gateway: Option<IpAddr>,
+    /// Lower wins.
+    pub metric: u32,
+}
+
+/// What the kernel can do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features {
+    /// nftables' `owner` and `persist` table flags (kernel 6.9).
+    pub owned_tables: bool,
+    /// IPv6 is there and not disabled.
+    pub ipv6: bool,
+}
+
+impl Ground {
+    /// The interface that has this address, if any.
+    pub fn holder(&self, address: IpAddr) -> Option<&str> {
+        self.interfaces
+            .iter()
+            .find(|(_, interface)| interface.addresses.iter().any(|net| net.addr() == address))
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// The default route of a family with the lowest metric.
+    pub fn default_route(&self, family: AddressFamily) -> Option<&GroundRoute> {
+        self.routes
+            .iter()
+            .filter(|route| route.destination.prefix_len() == 0 && AddressFamily::of(route.destination.addr()) == family)
+            .min_by_key(|route| route.metric)
+    }
+}

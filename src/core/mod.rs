@@ -1,0 +1,24 @@
+//! The pure core: values in, values out. Same input, same bytes.
+//!
+//! Deliberately absent: clocks, IO, async, logs, randomness, and every other folder of `src` (tests/it/tidy.rs holds it so).
+//!
+//! ```text
+//! files --policy--> policies + diagnostics
+//! facts, policies --placement--> which node answers for what
+//! placement, facts, ground of one node --compile--> desired state of that node
+//! desired, observed --plan--> steps, in make-before-break order
+//! plan, history --report--> drift report
+//! ```
+
+pub mod cidr;
+pub mod compile;
+pub mod diagnostic;
+pub mod facts;
+pub mod ground;
+pub mod labels;
+pub mod name;
+pub mod placement;
+pub mod plan;
+pub mod policy;
+pub mod report;
+pub mod state;

@@ -1,0 +1,59 @@
+//! `egret.yaml`, checked: what holds for a whole cluster.
+//!
+//! Deliberately absent: its form as written (`document`), and flags of the command line, which win over it (`cli`).
+
+use ipnet::IpNet;
+
+use super::{ExistingConnections, OnNoGateway};
+use crate::core::state::ownership::Range;
+
+/// The configuration in force for one cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Folders that hold this cluster's documents, without `/` at either end; `""` is the whole repository.
+    pub paths: Vec<String>,
+    /// The branch for drift reports; `<cluster>` was put in.
+    pub reports_branch: String,
+    /// Whether reports are committed at all.
+    pub reports: bool,
+    /// When to compare everything even though nothing changed.
+    pub schedule: Option<Schedule>,
+    /// For policies that say nothing of it.
+    pub on_no_gateway: OnNoGateway,
+    /// For policies that say nothing of it.
+    pub existing_connections: ExistingConnections,
+    /// Pod networks of the cluster, where nodes do not tell theirs.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Service networks of the cluster.
+    pub service_cidrs: Vec<IpNet>,
+    /// Destinations that are never steered, whatever a policy says.
+    pub exclusions: Vec<IpNet>,
+    /// Marks, tables, port, MTU.
+    pub range: Range,
+}
+
+/// A crontab line and the time zone it is meant in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// Five fields, POSIX crontab.
+    pub cron: String,
+    /// IANA name; UTC unless it says otherwise.
+    pub time_zone: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            paths: vec![String::new()],
+            reports_branch: "egret/reports/default".to_owned(),
+            reports: true,
+            schedule: None,
+            on_no_gateway: OnNoGateway::default(),
+            existing_connections: ExistingConnections::default(),
+            pod_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            exclusions: Vec::new(),
+            range: Range::default(),
+        }
+    }
+}

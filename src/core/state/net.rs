@@ -1,0 +1,316 @@
+//! Devices, addresses, settings, rules, routes and neighbours, each with the syntax of iproute2 as its text form.
+//!
+//! Deliberately absent: whatever Egret never sets. A value that the kernel fills in (a scope, a default metric) is either
+//! a field here, with the kernel's value, or normalised away in `kernel::observe`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::nft::AddressFamily;
+
+/// The name of a device; any the kernel takes.
+pub type LinkName = String;
+
+/// A route's or rule's protocol number (`/etc/iproute2/rt_protos`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Protocol(pub u8);
+
+/// A hardware address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// A tunnel device's address, derived from its node's: a peer's needs no lookup, and no two are alike. The kernel
+    /// ignores packets that bear the receiving device's own address, so a fixed one for all would not do.
+    pub fn of_node(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => {
+                let [a, b, c, d] = v4.octets();
+                Self([0x02, 0, a, b, c, d])
+            }
+            IpAddr::V6(v6) => {
+                let hash = fnv1a(&v6.octets()).to_be_bytes();
+                Self([0x06, hash[3], hash[4], hash[5], hash[6], hash[7]])
+            }
+        }
+    }
+
+    /// The link-local address that goes with it (RFC 4291, appendix A): the next hop for IPv6 inside the tunnel.
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+        Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
+    }
+}
+
+/// FNV-1a, 64 bits: short, and the same everywhere and forever, which the standard library's hashers do not promise.
+/// Nodes agree on tunnel identifiers by it. <http://www.isthe.com/chongo/tech/comp/fnv/>
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// A VXLAN device in external mode: one for all exits, the route says where a packet goes and with which identifier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// UDP destination port.
+    pub port: u16,
+    /// Hardware address.
+    pub mac: Mac,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// `external`: the identifier and peer come from the route. Always, for ours; a device without it is replaced.
+    pub external: bool,
+}
+
+/// An address on a device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    /// The device.
+    pub link: LinkName,
+    /// Address and prefix length; the host bits are the address.
+    pub address: IpNet,
+}
+
+/// A setting below `/proc/sys/net`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sysctl {
+    /// `ipv4` or `ipv6`
+    pub family: AddressFamily,
+    /// The device.
+    pub link: LinkName,
+    /// The setting's name: `rp_filter`.
+    pub name: &'static str,
+}
+
+/// A policy routing rule: packets that bear a mark are looked up in a table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// IPv4 or IPv6 packets.
+    pub family: AddressFamily,
+    /// Lower comes first.
+    pub priority: u32,
+    /// The mark.
+    pub mark: u32,
+    /// Its bits that count.
+    pub mask: u32,
+    /// The table.
+    pub table: u32,
+    /// Something in it that Egret never writes (`from 10.0.0.0/8`, `iif eth0`); such a rule is replaced.
+    pub odd: Option<String>,
+}
+
+/// What tells one route from another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// IPv4 or IPv6.
+    pub family: AddressFamily,
+    /// The table.
+    pub table: u32,
+    /// The destination; /0 is the default route.
+    pub destination: IpNet,
+    /// Lower wins. IPv6 routes without one have 1024.
+    pub metric: u32,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// Out of a device.
+    Via {
+        /// The device.
+        link: LinkName,
+        /// The next hop; none: the destination is on the link.
+        gateway: Option<IpAddr>,
+        /// `onlink`: the next hop needs no address of ours in its network.
+        onlink: bool,
+        /// The tunnel's outer packet.
+        encap: Option<Encap>,
+    },
+    /// ICMP unreachable: the end of a table, so that a packet with our mark never falls through to the main table.
+    Unreachable,
+    /// Back to the rules: what this table has no say over.
+    Throw,
+    /// Something Egret never writes: found, shown, replaced.
+    Unknown(String),
+}
+
+/// `encap ip id VNI dst PEER`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encap {
+    /// The network identifier, 24 bits.
+    pub id: u32,
+    /// The peer node.
+    pub peer: IpAddr,
+}
+
+/// A static neighbour: which hardware address a next hop has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbour {
+    /// The device.
+    pub link: LinkName,
+    /// The next hop.
+    pub address: IpAddr,
+    /// Its hardware address.
+    pub mac: Mac,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            180 => f.write_str("egret"),
+            2 => f.write_str("kernel"),
+            3 => f.write_str("boot"),
+            4 => f.write_str("static"),
+            16 => f.write_str("dhcp"),
+            186 => f.write_str("bgp"),
+            other => write!(f, "{other}"),
+        }
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Display for Link {
+    /// As behind `ip link add NAME`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "type vxlan {}dstport {} nolearning address {} mtu {} {}",
+            if self.external { "external " } else { "" },
+            self.port,
+            self.mac,
+            self.mtu,
+            if self.up { "up" } else { "down" }
+        )
+    }
+}
+
+impl fmt::Display for Address {
+    /// As behind `ip address add`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {}", self.address, self.link)
+    }
+}
+
+impl fmt::Display for Sysctl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            AddressFamily::V4 => "ipv4",
+            AddressFamily::V6 => "ipv6",
+        };
+        write!(f, "net.{family}.conf.{}.{}", self.link, self.name)
+    }
+}
+
+impl Sysctl {
+    /// The file below `/proc/sys`. A device's name has no `/` and no `..`, so this stays there.
+    pub fn path(&self) -> String {
+        let family = match self.family {
+            AddressFamily::V4 => "ipv4",
+            AddressFamily::V6 => "ipv6",
+        };
+        format!("/proc/sys/net/{family}/conf/{}/{}", self.link, self.name)
+    }
+}
+
+impl fmt::Display for Rule {
+    /// As `ip rule` lists it; IPv6 rules start with `-6`, as the option of `ip` that they need.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.family == AddressFamily::V6 {
+            f.write_str("-6 ")?;
+        }
+        write!(f, "{}: from all fwmark {:#x}/{:#x}", self.priority, self.mark, self.mask)?;
+        if let Some(odd) = &self.odd {
+            write!(f, " {odd}")?;
+        }
+        write!(f, " lookup {} proto egret", self.table)
+    }
+}
+
+impl fmt::Display for RouteKey {
+    /// `default`, `10.1.1.0/24`, with its metric where that says something.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.destination.prefix_len() == 0 {
+            f.write_str("default")?;
+        } else {
+            write!(f, "{}", self.destination)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Encap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.peer.is_ipv4() { "ip" } else { "ip6" };
+        write!(f, "encap {word} id {} dst {}", self.id, self.peer)
+    }
+}
+
+/// A route as behind `ip route add`.
+pub fn route_text(key: &RouteKey, route: &Route) -> String {
+    use fmt::Write;
+    let mut text = String::new();
+    if key.family == AddressFamily::V6 {
+        text.push_str("-6 ");
+    }
+    match route {
+        Route::Unreachable => text.push_str("unreachable "),
+        Route::Throw => text.push_str("throw "),
+        Route::Via { .. } | Route::Unknown(_) => {}
+    }
+    let _ = write!(text, "{key}");
+    match route {
+        Route::Via { link, gateway, onlink, encap } => {
+            if let Some(encap) = encap {
+                let _ = write!(text, " {encap}");
+            }
+            match gateway {
+                Some(gateway) if AddressFamily::of(*gateway) != key.family => {
+                    let _ = write!(text, " via inet6 {gateway}");
+                }
+                Some(gateway) => {
+                    let _ = write!(text, " via {gateway}");
+                }
+                None => {}
+            }
+            let _ = write!(text, " dev {link}");
+            if *onlink {
+                text.push_str(" onlink");
+            }
+        }
+        Route::Unknown(what) => {
+            let _ = write!(text, " [{what}]");
+        }
+        Route::Unreachable | Route::Throw => {}
+    }
+    let _ = write!(text, " table {}", key.table);
+    if key.metric != default_metric(key.family) {
+        let _ = write!(text, " metric {}", key.metric);
+    }
+    text.push_str(" proto egret");
+    text
+}
+
+/// The metric of a route that was given none: 0, and 1024 for IPv6 (`IP6_RT_PRIO_USER`, include/uapi/linux/ipv6_route.h).
+pub fn default_metric(family: AddressFamily) -> u32 {
+    match family {
+        AddressFamily::V4 => 0,
+        AddressFamily::V6 => 1024,
+    }
+}
+
+impl fmt::Display for Neighbour {
+    /// As behind `ip neigh add`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {} lladdr {} nud permanent", self.address, self.link, self.mac)
+    }
+}

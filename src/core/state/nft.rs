@@ -1,0 +1,674 @@
+//! The part of nftables that Egret speaks: tables, chains, rules made of a few kinds of statement, sets, maps and their elements.
+//!
+//! The text form is nft's own syntax, so what a report says can be compared with `nft list table inet egret`.
+//! Deliberately absent: handles, counters and positions (the kernel's own affair), and netlink (`kernel::nft`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Everything of ours in nftables: the tables by family. Two at most: `inet egret` and `netdev egret`.
+pub type Ruleset = BTreeMap<Family, Table>;
+
+/// The families that Egret has a table in (include/uapi/linux/netfilter.h, `NFPROTO_INET` 1 and `NFPROTO_NETDEV` 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4 and IPv6 together: steering, translation, guards.
+    Inet,
+    /// A device's ingress: where a tunnel's network identifier can be read.
+    Netdev,
+}
+
+/// A table of ours. Its name is always [`super::ownership::TABLE`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// The table belongs to the netlink socket of the process that made it: nobody else can change or flush it.
+    /// Desired where the kernel has both `owner` and `persist`; without `persist` a crash would take the table away.
+    pub owned: bool,
+    /// Chains by name, in any order; rules within one chain are in order.
+    pub chains: BTreeMap<String, Chain>,
+    /// Sets and maps by name. They share one name space in the kernel.
+    pub sets: BTreeMap<String, Set>,
+}
+
+/// A chain: a base chain when it hangs in a hook, else one that is only jumped to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Where it hangs in the packet's way.
+    pub base: Option<Base>,
+    /// `comment "..."`: 127 bytes at most. An exit's chain says here which exit it is, so that a new process finds its marks again.
+    pub comment: Option<String>,
+    /// The rules, in the order they are evaluated.
+    pub rules: Vec<Rule>,
+}
+
+/// The hook of a base chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// `filter` or `nat`.
+    pub kind: ChainKind,
+    /// Which hook.
+    pub hook: Hook,
+    /// Lower comes first. `mangle` is -150, `filter` 0, `srcnat` 100.
+    pub priority: i32,
+    /// What happens to a packet that reaches the end of the chain.
+    pub policy: Policy,
+}
+
+/// The type of a base chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainKind {
+    /// Sees every packet.
+    Filter,
+    /// Sees the first packet of a connection.
+    Nat,
+}
+
+/// Where a base chain hangs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hook {
+    /// `NF_INET_PRE_ROUTING`
+    Prerouting,
+    /// `NF_INET_LOCAL_IN`
+    Input,
+    /// `NF_INET_FORWARD`
+    Forward,
+    /// `NF_INET_LOCAL_OUT`
+    Output,
+    /// `NF_INET_POST_ROUTING`
+    Postrouting,
+    /// `NF_NETDEV_INGRESS` of one device.
+    Ingress(String),
+}
+
+/// A base chain's policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Go on.
+    Accept,
+    /// Drop.
+    Drop,
+}
+
+/// A rule: statements evaluated in order; the first match that fails ends the rule.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rule(pub Vec<Statement>);
+
+/// One statement of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// `FIELD [& MASK] == VALUE` or `!=`.
+    Compare {
+        /// What is looked at.
+        field: Field,
+        /// Bits that count; only for marks.
+        mask: Option<u32>,
+        /// `true` for `!=`.
+        negated: bool,
+        /// What it is compared with.
+        value: Value,
+    },
+    /// `FIELD [& MASK] [. FIELD] @SET` or `!= @SET`.
+    InSet {
+        /// The fields of the key, joined by ` . ` if there are two; the mask is the first one's.
+        fields: Vec<Field>,
+        /// Bits of the first field that count; only for marks.
+        mask: Option<u32>,
+        /// `true` for `!= @SET`.
+        negated: bool,
+        /// The set's name, without `@`.
+        set: String,
+    },
+    /// `FIELD [& MASK] vmap @MAP`: goes on with the next rule where the map has no such key.
+    VerdictMap {
+        /// The key.
+        field: Field,
+        /// Bits that count; only for marks.
+        mask: Option<u32>,
+        /// The map's name, without `@`.
+        map: String,
+    },
+    /// `ct state != new` / `ct state new` as a bitmask test: matches if any of the bits is set (or, negated, if none is).
+    CtState {
+        /// `NF_CT_STATE_*` bits: invalid 1, established 2, related 4, new 8, untracked 64.
+        bits: u32,
+        /// `true`: matches when none of the bits is set.
+        negated: bool,
+    },
+    /// `meta mark set meta mark & KEEP | VALUE`, or the same with `ct mark`.
+    SetMark {
+        /// Whose mark: [`Field::MetaMark`] or [`Field::CtMark`].
+        field: Field,
+        /// Bits that are kept.
+        keep: u32,
+        /// Bits that are set; disjoint from `keep`.
+        value: u32,
+    },
+    /// `snat ip to meta mark & MASK map @MAP`: goes on with the next rule where the map has no such key.
+    SnatMap {
+        /// `ip` or `ip6`.
+        family: AddressFamily,
+        /// Bits of the packet mark that are the key.
+        mask: u32,
+        /// The map's name, without `@`.
+        map: String,
+    },
+    /// `snat ip to ip saddr`: translates to the address it has, so that nobody behind us translates it to another.
+    SnatToSelf {
+        /// `ip` or `ip6`.
+        family: AddressFamily,
+    },
+    /// `counter`. Packets and bytes are never compared.
+    Counter,
+    /// The rule's verdict; always last.
+    Verdict(Verdict),
+    /// Something Egret never writes: found in the kernel, shown, and replaced.
+    Unknown(String),
+}
+
+/// What a statement looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Field {
+    /// `meta mark`
+    MetaMark,
+    /// `ct mark`
+    CtMark,
+    /// `ct direction`
+    CtDirection,
+    /// `iifname`
+    Iifname,
+    /// `oifname`
+    Oifname,
+    /// `ip saddr`; matches only IPv4 packets.
+    Ip4Saddr,
+    /// `ip daddr`
+    Ip4Daddr,
+    /// `ip6 saddr`; matches only IPv6 packets.
+    Ip6Saddr,
+    /// `ip6 daddr`
+    Ip6Daddr,
+    /// `udp dport`; matches only UDP packets.
+    UdpDport,
+    /// `tunnel id`: the VXLAN network identifier; only in [`Family::Netdev`].
+    TunnelId,
+}
+
+/// A value that a field is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Value {
+    /// A mark.
+    Mark(u32),
+    /// `original` (false) or `reply` (true).
+    Reply(bool),
+    /// An interface's whole name.
+    Interface(String),
+    /// A port.
+    Port(u16),
+    /// A tunnel's network identifier.
+    TunnelId(u32),
+    /// An address.
+    Address(IpAddr),
+}
+
+/// `ip` or `ip6`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AddressFamily {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+impl AddressFamily {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// Both, IPv4 first.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// `4` or `6`, as our sets' names end.
+    pub fn suffix(self) -> char {
+        match self {
+            Self::V4 => '4',
+            Self::V6 => '6',
+        }
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// This base chain is done with it; the next one goes on.
+    Accept,
+    /// Gone.
+    Drop,
+    /// On in that chain, and back to the base chain's policy at its end.
+    Goto(String),
+    /// On in that chain, and back behind this rule at its end.
+    Jump(String),
+    /// Back to where this chain was jumped to from.
+    Return,
+}
+
+/// A set or a map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    /// The key's fields, joined when there are two.
+    pub key: Vec<KeyType>,
+    /// What a map's keys lead to; none for a set.
+    pub data: Option<DataType>,
+    /// `flags interval`: elements are ranges. They are kept disjoint: interval maps know no longest prefix.
+    pub interval: bool,
+    /// The elements.
+    pub elements: BTreeMap<Key, Option<Data>>,
+}
+
+/// The type of (a part of) a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyType {
+    /// `ipv4_addr`
+    Ipv4Addr,
+    /// `ipv6_addr`
+    Ipv6Addr,
+    /// `mark`: host byte order.
+    Mark,
+    /// `ifname`
+    Ifname,
+}
+
+/// The type of a map's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataType {
+    /// `verdict`
+    Verdict,
+    /// `ipv4_addr`
+    Ipv4Addr,
+    /// `ipv6_addr`
+    Ipv6Addr,
+    /// `mark`
+    Mark,
+}
+
+/// An element's key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// One address.
+    Address(IpAddr),
+    /// Both ends belong to it; `first <= last`, same family. Only in interval sets, and there always (`first == last` for one).
+    Range(IpAddr, IpAddr),
+    /// A mark.
+    Mark(u32),
+    /// A mark and an address.
+    MarkAddress(u32, IpAddr),
+    /// An interface's name.
+    Interface(String),
+}
+
+/// What a key leads to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Data {
+    /// A verdict.
+    Verdict(Verdict),
+    /// An address.
+    Address(IpAddr),
+    /// A number kept as a mark.
+    Mark(u32),
+}
+
+impl Family {
+    /// `inet` or `netdev`
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Netdev => "netdev",
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            ChainKind::Filter => "filter",
+            ChainKind::Nat => "nat",
+        };
+        let policy = match self.policy {
+            Policy::Accept => "accept",
+            Policy::Drop => "drop",
+        };
+        write!(f, "type {kind} hook ")?;
+        match &self.hook {
+            Hook::Prerouting => f.write_str("prerouting")?,
+            Hook::Input => f.write_str("input")?,
+            Hook::Forward => f.write_str("forward")?,
+            Hook::Output => f.write_str("output")?,
+            Hook::Postrouting => f.write_str("postrouting")?,
+            Hook::Ingress(device) => write!(f, "ingress device \"{device}\"")?,
+        }
+        write!(f, " priority {}; policy {policy};", self.priority)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, statement) in self.0.iter().enumerate() {
+            if position > 0 {
+                f.write_str(" ")?;
+            }
+            write!(f, "{statement}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes `FIELD`, or `FIELD & 0xMASK`.
+fn masked(f: &mut fmt::Formatter<'_>, field: Field, mask: Option<u32>) -> fmt::Result {
+    match mask {
+        Some(mask) => write!(f, "{field} & {mask:#x}"),
+        None => write!(f, "{field}"),
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Compare { field, mask, negated, value } => {
+                masked(f, *field, *mask)?;
+                match (negated, mask) {
+                    (true, _) => f.write_str(" !=")?,
+                    (false, Some(_)) => f.write_str(" ==")?,
+                    (false, None) => {}
+                }
+                write!(f, " {value}")
+            }
+            Self::InSet { fields, mask, negated, set } => {
+                for (position, field) in fields.iter().enumerate() {
+                    if position == 0 {
+                        masked(f, *field, *mask)?;
+                    } else {
+                        write!(f, " . {field}")?;
+                    }
+                }
+                write!(f, "{} @{set}", if *negated { " !=" } else { "" })
+            }
+            Self::VerdictMap { field, mask, map } => {
+                masked(f, *field, *mask)?;
+                write!(f, " vmap @{map}")
+            }
+            Self::CtState { bits, negated } => {
+                const NAMES: [(u32, &str); 5] =
+                    [(1, "invalid"), (2, "established"), (4, "related"), (8, "new"), (64, "untracked")];
+                let names: Vec<&str> = NAMES.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
+                write!(f, "ct state {}{}", if *negated { "!= " } else { "" }, names.join(","))
+            }
+            Self::SetMark { field, keep, value } => {
+                if *value == 0 {
+                    write!(f, "{field} set {field} & {keep:#010x}")
+                } else {
+                    write!(f, "{field} set {field} & {keep:#010x} | {value:#010x}")
+                }
+            }
+            Self::SnatMap { family, mask, map } => write!(f, "snat {family} to meta mark & {mask:#x} map @{map}"),
+            Self::SnatToSelf { family } => write!(f, "snat {family} to {family} saddr"),
+            Self::Counter => f.write_str("counter"),
+            Self::Verdict(verdict) => write!(f, "{verdict}"),
+            Self::Unknown(text) => write!(f, "[{text}]"),
+        }
+    }
+}
+
+impl fmt::Display for AddressFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        })
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MetaMark => "meta mark",
+            Self::CtMark => "ct mark",
+            Self::CtDirection => "ct direction",
+            Self::Iifname => "iifname",
+            Self::Oifname => "oifname",
+            Self::Ip4Saddr => "ip saddr",
+            Self::Ip4Daddr => "ip daddr",
+            Self::Ip6Saddr => "ip6 saddr",
+            Self::Ip6Daddr => "ip6 daddr",
+            Self::UdpDport => "udp dport",
+            Self::TunnelId => "tunnel id",
+        })
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mark(mark) => write!(f, "{mark:#010x}"),
+            Self::Reply(true) => f.write_str("reply"),
+            Self::Reply(false) => f.write_str("original"),
+            Self::Interface(name) => write!(f, "\"{name}\""),
+            Self::Port(port) => write!(f, "{port}"),
+            Self::TunnelId(id) => write!(f, "{id}"),
+            Self::Address(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::Return => f.write_str("return"),
+        }
+    }
+}
+
+impl fmt::Display for KeyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4Addr => "ipv4_addr",
+            Self::Ipv6Addr => "ipv6_addr",
+            Self::Mark => "mark",
+            Self::Ifname => "ifname",
+        })
+    }
+}
+
+impl fmt::Display for DataType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Verdict => "verdict",
+            Self::Ipv4Addr => "ipv4_addr",
+            Self::Ipv6Addr => "ipv6_addr",
+            Self::Mark => "mark",
+        })
+    }
+}
+
+impl Set {
+    /// `type ipv4_addr : verdict; flags interval;`: what cannot be changed of a set once it is there.
+    pub fn definition(&self) -> String {
+        use fmt::Write;
+        let mut text = String::from("type ");
+        for (position, key) in self.key.iter().enumerate() {
+            let _ = write!(text, "{}{key}", if position > 0 { " . " } else { "" });
+        }
+        if let Some(data) = self.data {
+            let _ = write!(text, " : {data}");
+        }
+        text.push_str(if self.interval { "; flags interval;" } else { ";" });
+        text
+    }
+
+    /// `map` or `set`.
+    pub fn noun(&self) -> &'static str {
+        if self.data.is_some() { "map" } else { "set" }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Range(first, last) => match prefix_of(*first, *last) {
+                Some(length) if first == last => {
+                    let _ = length;
+                    write!(f, "{first}")
+                }
+                Some(length) => write!(f, "{first}/{length}"),
+                None => write!(f, "{first}-{last}"),
+            },
+            Self::Mark(mark) => write!(f, "{mark:#010x}"),
+            Self::MarkAddress(mark, address) => write!(f, "{mark:#010x} . {address}"),
+            Self::Interface(name) => write!(f, "\"{name}\""),
+        }
+    }
+}
+
+impl fmt::Display for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verdict(verdict) => write!(f, "{verdict}"),
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Mark(mark) => write!(f, "{mark:#010x}"),
+        }
+    }
+}
+
+/// `KEY : DATA`, or `KEY` in a set.
+pub fn element_text(key: &Key, data: Option<&Data>) -> String {
+    match data {
+        Some(data) => format!("{key} : {data}"),
+        None => key.to_string(),
+    }
+}
+
+/// The prefix length when the range is exactly one prefix.
+pub fn prefix_of(first: IpAddr, last: IpAddr) -> Option<u8> {
+    let (first, last, width) = match (first, last) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(u32::from(a)), u128::from(u32::from(b)), 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a), u128::from(b), 128),
+        _ => return None,
+    };
+    let host = first ^ last;
+    // A prefix: the differing bits are the lowest ones, all 0 in the first address and all 1 in the last.
+    let ones = host.count_ones();
+    let contiguous = host.trailing_ones() == ones;
+    (contiguous && first & host == 0).then(|| u8::try_from(width - ones).unwrap_or(0))
+}
+
+impl Table {
+    /// The table as `nft list table` prints it, sets before chains, everything in the order of names.
+    pub fn listing(&self, family: Family) -> String {
+        use fmt::Write;
+        let mut text = format!("table {family} {} {{\n", super::ownership::TABLE);
+        if self.owned {
+            text.push_str("\tflags owner,persist\n");
+        }
+        for (name, set) in &self.sets {
+            let _ = writeln!(text, "\t{} {name} {{", set.noun());
+            let _ = writeln!(text, "\t\t{}", set.definition());
+            for (key, data) in &set.elements {
+                let _ = writeln!(text, "\t\telement {}", element_text(key, data.as_ref()));
+            }
+            text.push_str("\t}\n");
+        }
+        for (name, chain) in &self.chains {
+            let _ = writeln!(text, "\tchain {name} {{");
+            if let Some(comment) = &chain.comment {
+                let _ = writeln!(text, "\t\tcomment \"{comment}\"");
+            }
+            if let Some(base) = &chain.base {
+                let _ = writeln!(text, "\t\t{base}");
+            }
+            for rule in &chain.rules {
+                let _ = writeln!(text, "\t\t{rule}");
+            }
+            text.push_str("\t}\n");
+        }
+        text.push_str("}\n");
+        text
+    }
+}
+
+/// The unspecified address of a family, for code that needs one of the right width.
+pub fn unspecified(family: AddressFamily) -> IpAddr {
+    match family {
+        AddressFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// One change of a transaction. All of them happen at once or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Make the table, or take over one that has no owner.
+    AddTable {
+        /// Whether it is to belong to this process.
+        owned: bool,
+    },
+    /// Take the table away with all that is in it.
+    DeleteTable,
+    /// Make a set or map with the given definition; its elements are added apart.
+    AddSet(String, Set),
+    /// Take a set away; nothing may use it any more.
+    DeleteSet(String),
+    /// Make a chain; its rules are added apart.
+    AddChain(String, Option<Base>, Option<String>),
+    /// Take an empty chain away; nothing may lead to it any more.
+    DeleteChain(String),
+    /// Take all rules of a chain away.
+    FlushChain(String),
+    /// Add a rule at the end of a chain.
+    AddRule(String, Rule),
+    /// Add elements to a set.
+    AddElements(String, Vec<(Key, Option<Data>)>),
+    /// Take elements out of a set. The data is of no account to the kernel; it is kept for the text.
+    DeleteElements(String, Vec<(Key, Option<Data>)>),
+}
+
+/// What is changed in one table in one go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// The changes, in the order they are put into the batch; families may mix.
+    pub changes: Vec<(Family, Change)>,
+}
+
+impl fmt::Display for Change {
+    /// The change as a line of nft, without family and table.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |elements: &[(Key, Option<Data>)]| {
+            let texts: Vec<String> = elements.iter().map(|(key, data)| element_text(key, data.as_ref())).collect();
+            texts.join(", ")
+        };
+        match self {
+            Self::AddTable { owned: true } => f.write_str("add table { flags owner,persist; }"),
+            Self::AddTable { owned: false } => f.write_str("add table"),
+            Self::DeleteTable => f.write_str("delete table"),
+            Self::AddSet(name, set) => write!(f, "add {} {name} {{ {} }}", set.noun(), set.definition()),
+            Self::DeleteSet(name) => write!(f, "delete set {name}"),
+            Self::AddChain(name, Some(base), _) => write!(f, "add chain {name} {{ {base} }}"),
+            Self::AddChain(name, None, Some(comment)) => write!(f, "add chain {name} {{ comment \"{comment}\"; }}"),
+            Self::AddChain(name, None, None) => write!(f, "add chain {name}"),
+            Self::DeleteChain(name) => write!(f, "delete chain {name}"),
+            Self::FlushChain(name) => write!(f, "flush chain {name}"),
+            Self::AddRule(chain, rule) => write!(f, "add rule {chain} {rule}"),
+            Self::AddElements(set, elements) => write!(f, "add element {set} {{ {} }}", list(elements)),
+            Self::DeleteElements(set, elements) => write!(f, "delete element {set} {{ {} }}", list(elements)),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Every mark by which Egret knows its own objects, on one screen.
+//!
+//! What does not bear one of these marks is never changed, never deleted, and not even seen by `kernel::observe`.
+
+use super::net::Protocol;
+
+/// The name of our nftables table, in each family.
+pub const TABLE: &str = "egret";
+
+/// The protocol of our routes and rules (`rtm_protocol`; 128 to 255 are free for anyone, include/uapi/linux/rtnetlink.h).
+pub const PROTOCOL: Protocol = Protocol(180);
+
+/// The tunnel device. Every name that starts with [`LINK_PREFIX`] is ours.
+pub const TUNNEL: &str = "egret0";
+
+/// What the names of our devices start with.
+pub const LINK_PREFIX: &str = "egret";
+
+/// The tunnel's network identifier of replies on their way back to the pod's node. Exits use the others.
+pub const REPLY_VNI: u32 = 0x00ff_ffff;
+
+/// The part of ownership that a site can move out of somebody else's way (`datapath` in egret.yaml).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// The bits of the packet mark and connection mark that are ours: one run of bits. The others belong to the CNI and kube-proxy.
+    pub mask: u32,
+    /// The first routing table and the first rule priority of ours. An exit with mark id 3 has table and priority `first + 3`.
+    pub first: u32,
+    /// The UDP port of the tunnel.
+    pub port: u16,
+    /// The MTU of the tunnel device.
+    pub mtu: u32,
+}
+
+impl Default for Range {
+    fn default() -> Self {
+        Self { mask: 0x1fff, first: 9000, port: 4790, mtu: 1450 }
+    }
+}
+
+impl Range {
+    /// The bits of others.
+    pub fn others(self) -> u32 {
+        !self.mask
+    }
+
+    /// The mark of replies: all our bits.
+    pub fn reply_mark(self) -> u32 {
+        self.mask
+    }
+
+    /// The highest id an exit can have; the id above it is the replies'.
+    pub fn last_id(self) -> u32 {
+        (self.mask >> self.mask.trailing_zeros()) - 1
+    }
+
+    /// The mark of the exit with this id.
+    pub fn mark(self, id: u32) -> u32 {
+        id << self.mask.trailing_zeros()
+    }
+
+    /// The id of a mark, if it is one an exit can have.
+    pub fn id(self, mark: u32) -> Option<u32> {
+        let id = mark >> self.mask.trailing_zeros();
+        (mark & self.others() == 0 && id >= 1 && id <= self.last_id()).then_some(id)
+    }
+
+    /// The routing table, and the priority of the rule, of the exit with this id. Id 0 is the replies'.
+    pub fn table(self, id: u32) -> u32 {
+        self.first + id
+    }
+
+    /// Whether a table's number or a rule's priority is in our range.
+    pub fn owns(self, number: u32) -> bool {
+        (self.first..=self.first + self.last_id()).contains(&number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_may_stand_anywhere() {
+        let range = Range { mask: 0x00ff_0000, ..Range::default() };
+        assert_eq!(range.last_id(), 254);
+        assert_eq!(range.mark(3), 0x0003_0000);
+        assert_eq!(range.id(0x0003_0000), Some(3));
+        assert_eq!(range.id(0x00ff_0000), None, "the replies' mark is no exit's");
+        assert_eq!(range.id(0x0003_0001), None);
+        assert!(range.owns(9254) && !range.owns(9255));
+    }
+}

@@ -1,0 +1,1 @@
+//! The one integration binary: linking is what costs on a small machine. Each module is a subject; labs are in `tests/lab`.
