@@ -16,7 +16,12 @@ pub struct Ground {
     pub interfaces: BTreeMap<String, Interface>,
     /// Unicast routes of the main table, in the kernel's order.
     pub routes: Vec<GroundRoute>,
-    /// What the kernel and its other tenants allow.
+    /// `net.ipv4.conf.all.rp_filter`: the larger of this and the interface's own counts.
+    pub rp_filter_all: u8,
+    /// Interfaces whose strict filter Egret has loosened, with the value they had before. Kept in our nftables table
+    /// ([`super::compile::RP_FILTER_BEFORE`]), so that a process that starts anew can put it back.
+    pub loosened: BTreeMap<String, u8>,
+    /// What the kernel can do.
     pub features: Features,
 }
 
@@ -27,7 +32,7 @@ pub struct Interface {
     pub up: bool,
     /// Addresses of global scope that are not deprecated or tentative, in the kernel's order: the first is the primary one.
     pub addresses: Vec<IpNet>,
-    /// The effective `rp_filter`: the larger of the interface's and `conf.all`'s. 1 is strict.
+    /// The interface's own `rp_filter`: 0 off, 1 strict, 2 loose.
     pub rp_filter: u8,
     /// The MTU in bytes.
     pub mtu: u32,

@@ -14,6 +14,7 @@ pub mod cidr;
 pub mod compile;
 pub mod diagnostic;
 pub mod facts;
+pub mod finding;
 pub mod ground;
 pub mod labels;
 pub mod name;

@@ -1,1 +1,205 @@
-//! (being written)
+//! Placement: which node answers for a policy, with which address, and why not another.
+//!
+//! One placement holds for the whole cluster; every node computes the same one from the same facts. Deliberately absent: what
+//! a node does about it (`compile`) and the address behind an interface's name, which only the gateway's own kernel knows.
+
+mod exit;
+mod members;
+
+pub use exit::{Exit, ExitKey};
+pub use members::Members;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::facts::{Facts, PodName};
+use super::finding::Finding;
+use super::labels::Labels;
+use super::name::NodeName;
+use super::policy::{GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet};
+use super::state::net::fnv1a;
+
+/// The placement of every policy in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// By policy; suspended ones are not there.
+    pub policies: BTreeMap<PolicyId, Placed>,
+    /// Every exit that some policy uses.
+    pub exits: BTreeMap<ExitKey, Exit>,
+    /// What a person should know.
+    pub findings: Vec<Finding>,
+}
+
+/// Where one policy leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Its exits, each once, in order; empty while no gateway is fit.
+    pub exits: Vec<ExitKey>,
+    /// What was chosen for each entry of its gateways, in their order.
+    pub choices: Vec<Choice>,
+    /// What becomes of members while there is no exit.
+    pub on_no_gateway: OnNoGateway,
+}
+
+/// The choice for one entry of `egressGateway(s)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The first fit node that matches.
+    pub gateway: Option<NodeName>,
+    /// Nodes that match and were passed over, with the reason.
+    pub unfit: Vec<(NodeName, &'static str)>,
+}
+
+impl Placed {
+    /// The exit of one member. With several, members are spread by rendezvous hashing: an exit that comes or goes moves only
+    /// the members that it gains or loses (Thaler and Ravishankar, 1998).
+    pub fn exit_of(&self, pod: &PodName) -> Option<&ExitKey> {
+        match self.exits.as_slice() {
+            [] => None,
+            [only] => Some(only),
+            several => several.iter().max_by_key(|exit| weight(pod, exit)),
+        }
+    }
+}
+
+fn weight(pod: &PodName, exit: &ExitKey) -> u64 {
+    let mut hash = fnv1a(format!("{pod}\0{}", exit.identity()).as_bytes());
+    // FNV's high bits hardly depend on the last bytes; splitmix64's finaliser makes them (Steele, Lea and Flood, 2014).
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+/// Places every policy that is in force at `now`.
+pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
+    let mut placement = Placement::default();
+    let nodes = NodeIndex::new(facts);
+    for policy in set.policies.values() {
+        if policy.suspended(now) {
+            placement.findings.push(suspended(policy));
+            continue;
+        }
+        let placed = place_one(policy, facts, &nodes, &mut placement.findings);
+        placement.policies.insert(policy.id.clone(), placed);
+    }
+    collect_exits(&mut placement, facts);
+    placement.findings.sort();
+    placement
+}
+
+fn suspended(policy: &Policy) -> Finding {
+    let (until, reason) =
+        policy.suspend.as_ref().map_or((String::new(), ""), |suspend| (suspend.until.to_string(), suspend.reason.as_str()));
+    Finding::new("suspended", &policy.id, format!("is suspended until {until}: {reason}"))
+}
+
+fn place_one(policy: &Policy, facts: &Facts, nodes: &NodeIndex<'_>, findings: &mut Vec<Finding>) -> Placed {
+    let choices: Vec<Choice> = policy.gateways.iter().map(|gateway| choose(gateway, facts, nodes)).collect();
+    let exits: BTreeSet<ExitKey> = policy
+        .gateways
+        .iter()
+        .zip(&choices)
+        .filter_map(|(spec, choice)| {
+            let gateway = choice.gateway.clone()?;
+            Some(ExitKey { gateway, egress: spec.egress.clone(), next_hops: spec.next_hops.clone() })
+        })
+        .collect();
+    for (spec, choice) in policy.gateways.iter().zip(&choices).filter(|(_, choice)| choice.gateway.is_none()) {
+        findings.push(no_gateway(policy, spec, choice, exits.is_empty()));
+    }
+    Placed { exits: exits.into_iter().collect(), choices, on_no_gateway: policy.on_no_gateway }
+}
+
+fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &Choice, none_at_all: bool) -> Finding {
+    let consequence = match (none_at_all, policy.on_no_gateway) {
+        (false, _) => "the others of the policy carry its members",
+        (true, OnNoGateway::Drop) => "members' packets to its destinations are dropped",
+        (true, OnNoGateway::Passthrough) => "members leave with their own addresses",
+    };
+    let reason = if choice.unfit.is_empty() {
+        format!("no node matches {}", spec.node)
+    } else {
+        let unfit: Vec<String> = choice.unfit.iter().map(|(node, reason)| format!("{node} {reason}")).collect();
+        format!("no node that matches {} is fit: {}", spec.node, unfit.join(", "))
+    };
+    Finding::new("no-gateway", &policy.id, format!("{reason}; {consequence}"))
+}
+
+fn choose(spec: &GatewaySpec, facts: &Facts, nodes: &NodeIndex<'_>) -> Choice {
+    let mut unfit = Vec::new();
+    for (name, node) in nodes.matching(&spec.node, facts) {
+        match node.unfit() {
+            None => return Choice { gateway: Some(name.clone()), unfit },
+            Some(reason) => unfit.push((name.clone(), reason)),
+        }
+    }
+    Choice { gateway: None, unfit }
+}
+
+/// Nodes by label, so that ten thousand policies do not each look at five thousand nodes.
+struct NodeIndex<'a> {
+    by_label: BTreeMap<(&'a str, &'a str), Vec<&'a NodeName>>,
+}
+
+impl<'a> NodeIndex<'a> {
+    fn new(facts: &'a Facts) -> Self {
+        let mut by_label: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (name, node) in &facts.nodes {
+            for (key, value) in &node.labels {
+                by_label.entry((key.as_str(), value.as_str())).or_default().push(name);
+            }
+        }
+        Self { by_label }
+    }
+
+    /// The nodes that match, in the order of their names.
+    fn matching<'s>(
+        &'s self,
+        selector: &'s super::labels::Selector,
+        facts: &'s Facts,
+    ) -> Box<dyn Iterator<Item = (&'s NodeName, &'s super::facts::Node)> + 's> {
+        let matches = move |labels: &Labels| selector.matches(labels);
+        match members::single_label(selector) {
+            Some((key, value)) => Box::new(
+                self.by_label
+                    .get(&(key, value))
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|name| facts.nodes.get_key_value(*name))
+                    .filter(move |(_, node)| matches(&node.labels)),
+            ),
+            None => Box::new(facts.nodes.iter().filter(move |(_, node)| matches(&node.labels))),
+        }
+    }
+}
+
+/// Gathers the exits of all policies. Two of one gateway that share a tunnel identifier (3 in a million for ten exits) cannot
+/// both be told apart on the wire: the later one is refused rather than sent out with the other's address.
+fn collect_exits(placement: &mut Placement, facts: &Facts) {
+    let wanted: BTreeSet<ExitKey> = placement.policies.values().flat_map(|placed| placed.exits.iter().cloned()).collect();
+    let mut taken: BTreeSet<(NodeName, u32)> = BTreeSet::new();
+    let mut refused: BTreeSet<ExitKey> = BTreeSet::new();
+    for key in wanted {
+        let Some(peer) = facts.nodes.get(&key.gateway).and_then(super::facts::Node::tunnel_address) else { continue };
+        let vni = key.vni();
+        if taken.insert((key.gateway.clone(), vni)) {
+            placement.exits.insert(key, Exit { vni, peer });
+        } else {
+            let message = format!("has the tunnel identifier {vni}, as another exit of its gateway; its members are dropped");
+            placement.findings.push(
+                Finding::new("identifier-clash", key.identity(), message)
+                    .hint("name the address by egressIP instead of interface, or the other way round"),
+            );
+            refused.insert(key);
+        }
+    }
+    if !refused.is_empty() {
+        for placed in placement.policies.values_mut() {
+            placed.exits.retain(|exit| !refused.contains(exit));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,243 @@
-//! (being written)
+//! Plan: the steps from what a kernel holds to what it is to hold, in make-before-break order.
+//!
+//! A plan holds every choice; who carries it out has none left. Empty means done. Deliberately absent: carrying out
+//! (`kernel::apply`), and why the state is desired (`compile`).
+
+mod nft;
+pub mod simulate;
+mod text;
+
+use std::fmt;
+
+use super::state::NodeState;
+use super::state::net::{Address, Link, LinkName, Neighbour, Route, RouteKey, Rule, Sysctl};
+use super::state::nft::{Data, Family, Key, Transaction};
+use super::state::ownership::Range;
+
+pub use text::{Listing, unified_diff};
+
+/// Steps in the order they are to be taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use = "a plan that nobody looks at changes nothing"]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+/// One reversible act.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Give the node a label; what it was before, for the text.
+    SetLabel(String, String, Option<String>),
+    /// Take a label that came from Git off the node; what it was.
+    RemoveLabel(String, String),
+    /// Make a tunnel device, and bring it up.
+    AddLink(LinkName, Link),
+    /// Change what can be changed of one that is there: MTU, up.
+    ChangeLink(LinkName, Link),
+    /// Take a tunnel device away, and all routes through it.
+    DeleteLink(LinkName),
+    /// Put an address on a tunnel device.
+    AddAddress(Address),
+    /// Take it off.
+    DeleteAddress(Address),
+    /// Write a setting; what it was before, for the text.
+    SetSysctl(Sysctl, String, Option<String>),
+    /// Put a static neighbour in, or another hardware address to it.
+    SetNeighbour(Neighbour),
+    /// Take a static neighbour out.
+    DeleteNeighbour(Neighbour),
+    /// Put a route in, or another one in its place; what it was before, for the text.
+    SetRoute(RouteKey, Route, Option<Route>),
+    /// Take a route out.
+    DeleteRoute(RouteKey, Route),
+    /// Put a rule in.
+    AddRule(Rule),
+    /// Take a rule out.
+    DeleteRule(Rule),
+    /// Forget connections that bear a mark which is given out anew, so that they don't take another exit's way.
+    Forget {
+        /// The mark.
+        mark: u32,
+        /// Its bits that count.
+        mask: u32,
+    },
+    /// Change nftables in one transaction.
+    Nft(Transaction),
+}
+
+impl Plan {
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+/// The steps from observed to desired.
+///
+/// Make before break: devices, neighbours, routes and rules come first, then the one transaction that sends packets there, then
+/// what nobody uses any more goes. So the packets of a flow take the old way or the new way, or are dropped where there is
+/// neither; they never take the main table's way with the pod's own address.
+pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
+    let mut steps = Vec::new();
+    let observed = &links(desired, observed, &mut steps);
+    let (record, switch) = nft::transactions(&desired.nft, &observed.nft);
+    let mut order = Order::default();
+    order.labels(desired, observed);
+    order.addresses(desired, observed);
+    order.neighbours(desired, observed);
+    order.routes(desired, observed);
+    order.rules(desired, observed);
+    // What an interface's filter was is written down before it is changed: a crash in between must not forget it.
+    let (own, foreign, restore) = sysctls(desired, observed);
+    let fresh = nft::fresh_exits(&desired.nft, &observed.nft, range);
+    let mut all = order.labels;
+    all.append(&mut steps);
+    all.extend(order.add_addresses.into_iter().chain(own));
+    all.extend(record.map(Step::Nft));
+    all.extend(foreign);
+    all.extend(order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules));
+    all.extend(fresh.into_iter().map(|mark| Step::Forget { mark, mask: range.mask }));
+    all.extend(restore);
+    all.extend(switch.map(Step::Nft));
+    all.extend(order.delete_rules.into_iter().chain(order.delete_routes).chain(order.delete_neighbours));
+    all.extend(order.delete_addresses);
+    all.extend(observed.links.keys().filter(|name| !desired.links.contains_key(*name)).cloned().map(Step::DeleteLink));
+    Plan { steps: all }
+}
+
+/// Links first, for all else hangs on them. A link that cannot be changed into the desired one is made anew; what goes
+/// with it is then missing, and the rest of the plan puts it back.
+fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> NodeState {
+    let mut state = observed.clone();
+    for (name, link) in &desired.links {
+        let step = match state.links.get(name) {
+            None => vec![Step::AddLink(name.clone(), link.clone())],
+            Some(found) if found == link => continue,
+            Some(found) if found.port == link.port && found.mac == link.mac && found.external == link.external => {
+                vec![Step::ChangeLink(name.clone(), link.clone())]
+            }
+            Some(_) => vec![Step::DeleteLink(name.clone()), Step::AddLink(name.clone(), link.clone())],
+        };
+        for step in step {
+            simulate::apply(&step, &mut state);
+            steps.push(step);
+        }
+    }
+    state
+}
+
+/// Steps by kind, each in its own order; [`plan`] puts the kinds one behind the other.
+#[derive(Default)]
+struct Order {
+    labels: Vec<Step>,
+    add_addresses: Vec<Step>,
+    delete_addresses: Vec<Step>,
+    set_neighbours: Vec<Step>,
+    delete_neighbours: Vec<Step>,
+    set_routes: Vec<Step>,
+    delete_routes: Vec<Step>,
+    add_rules: Vec<Step>,
+    delete_rules: Vec<Step>,
+}
+
+impl Order {
+    fn labels(&mut self, desired: &NodeState, observed: &NodeState) {
+        for (key, value) in &desired.labels {
+            let found = observed.labels.get(key);
+            if found != Some(value) {
+                self.labels.push(Step::SetLabel(key.clone(), value.clone(), found.cloned()));
+            }
+        }
+        for (key, value) in observed.labels.iter().filter(|(key, _)| !desired.labels.contains_key(*key)) {
+            self.labels.push(Step::RemoveLabel(key.clone(), value.clone()));
+        }
+    }
+
+    fn addresses(&mut self, desired: &NodeState, observed: &NodeState) {
+        self.add_addresses.extend(desired.addresses.difference(&observed.addresses).cloned().map(Step::AddAddress));
+        self.delete_addresses.extend(
+            observed
+                .addresses
+                .difference(&desired.addresses)
+                .filter(|address| desired.links.contains_key(&address.link))
+                .cloned()
+                .map(Step::DeleteAddress),
+        );
+    }
+
+    fn neighbours(&mut self, desired: &NodeState, observed: &NodeState) {
+        self.set_neighbours.extend(desired.neighbours.difference(&observed.neighbours).cloned().map(Step::SetNeighbour));
+        // One whose hardware address changes is replaced in place; one whose device goes, goes with it.
+        let stays = |gone: &&Neighbour| {
+            desired.links.contains_key(&gone.link)
+                && !desired.neighbours.iter().any(|kept| kept.link == gone.link && kept.address == gone.address)
+        };
+        self.delete_neighbours.extend(
+            observed.neighbours.difference(&desired.neighbours).filter(stays).cloned().map(Step::DeleteNeighbour),
+        );
+    }
+
+    /// A table's unreachable route comes before its others, and goes after them: at no time does a table with a rule end
+    /// without it.
+    fn routes(&mut self, desired: &NodeState, observed: &NodeState) {
+        let mut set: Vec<(&RouteKey, &Route)> =
+            desired.routes.iter().filter(|(key, route)| observed.routes.get(key) != Some(route)).collect();
+        set.sort_by_key(|(key, route)| (**route != Route::Unreachable, *key));
+        self.set_routes.extend(
+            set.into_iter()
+                .map(|(key, route)| Step::SetRoute(key.clone(), route.clone(), observed.routes.get(key).cloned())),
+        );
+        let mut gone: Vec<(&RouteKey, &Route)> =
+            observed.routes.iter().filter(|(key, _)| !desired.routes.contains_key(key)).collect();
+        gone.sort_by_key(|(key, route)| (**route == Route::Unreachable, *key));
+        self.delete_routes.extend(gone.into_iter().map(|(key, route)| Step::DeleteRoute(key.clone(), route.clone())));
+    }
+
+    fn rules(&mut self, desired: &NodeState, observed: &NodeState) {
+        self.add_rules.extend(desired.rules.difference(&observed.rules).cloned().map(Step::AddRule));
+        self.delete_rules.extend(observed.rules.difference(&desired.rules).cloned().map(Step::DeleteRule));
+    }
+}
+
+/// Settings of our own devices, of others' interfaces, and those of others that get back what they were.
+fn sysctls(desired: &NodeState, observed: &NodeState) -> (Vec<Step>, Vec<Step>, Vec<Step>) {
+    let set = |(sysctl, value): (&Sysctl, &String)| {
+        let found = observed.sysctls.get(sysctl);
+        (found != Some(value)).then(|| Step::SetSysctl(sysctl.clone(), value.clone(), found.cloned()))
+    };
+    let (own, foreign): (Vec<_>, Vec<_>) =
+        desired.sysctls.iter().partition(|(sysctl, _)| desired.links.contains_key(&sysctl.link));
+    let restore = observed
+        .sysctls
+        .iter()
+        .filter(|(sysctl, _)| !desired.sysctls.contains_key(*sysctl))
+        .filter_map(|(sysctl, found)| {
+            let before = value_before(observed, &sysctl.link)?;
+            (before != *found).then(|| Step::SetSysctl(sysctl.clone(), before, Some(found.clone())))
+        })
+        .collect();
+    (own.into_iter().filter_map(set).collect(), foreign.into_iter().filter_map(set).collect(), restore)
+}
+
+/// What an interface's filter was before Egret, as our table remembers it.
+fn value_before(observed: &NodeState, interface: &str) -> Option<String> {
+    let table = observed.nft.get(&Family::Inet)?;
+    let map = table.sets.get(super::compile::RP_FILTER_BEFORE)?;
+    match map.elements.get(&Key::Interface(interface.to_owned()))? {
+        Some(Data::Mark(before)) => Some(before.to_string()),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "{step}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! Groups: the pods of one node with the same list of policies share one map of destinations.
+//!
+//! A pod is one element that leads to its group; a group has one interval map that leads to exits. So pods times
+//! destinations never multiply. Deliberately absent: nftables (`table`) and marks (`marks`).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::Input;
+use crate::core::cidr::{self, Range};
+use crate::core::facts::{Pod, PodName};
+use crate::core::finding::Finding;
+use crate::core::placement::{ExitKey, Members};
+use crate::core::policy::{ExistingConnections, OnNoGateway, Policy, PolicyId};
+use crate::core::state::net::fnv1a;
+
+/// Where a packet goes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// Through an exit.
+    Exit(ExitKey),
+    /// Nowhere: no gateway is fit.
+    Drop,
+    /// Its own way, as if there were no policy: excluded, or passed through for want of a gateway.
+    Own,
+}
+
+/// Where packets to a range of addresses go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Where.
+    pub way: Way,
+    /// Live connections too, whatever way they began on.
+    pub reset: bool,
+}
+
+/// Pods with the same policies, and where those lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Group {
+    /// Derived from the policies and ways, so that it stays the same when others come and go.
+    pub name: String,
+    /// Its policies and where each leads.
+    pub policies: Vec<(PolicyId, Way)>,
+    /// Its pods.
+    pub pods: Vec<PodName>,
+    /// Destinations, disjoint and sorted, IPv4 first. What is in none goes its own way.
+    pub targets: Vec<(Range, Target)>,
+}
+
+/// The pods of one node, sorted out.
+#[derive(Debug, Default)]
+pub(super) struct Grouping {
+    /// Groups in the order of their names.
+    pub groups: Vec<Group>,
+    /// Every address of a pod of this node, and the name of its group; none: no policy selects it.
+    pub addresses: BTreeMap<IpAddr, Option<String>>,
+    /// Members on this node by policy.
+    pub members: BTreeMap<PolicyId, Vec<PodName>>,
+    /// Overlaps, and addresses that two pods claim.
+    pub findings: Vec<Finding>,
+}
+
+/// Sorts the pods of the node into groups.
+pub(super) fn gather(input: &Input<'_>) -> Grouping {
+    let mut grouping = Grouping::default();
+    let in_force = || input.set.policies.values().filter(|policy| input.placement.policies.contains_key(&policy.id));
+    let index = Members::new(in_force());
+    let mut groups: BTreeMap<Vec<(PolicyId, Way)>, Vec<PodName>> = BTreeMap::new();
+    let mut owners: BTreeMap<IpAddr, (&PodName, Option<String>)> = BTreeMap::new();
+    for (name, pod) in local_pods(input) {
+        let policies: Vec<(PolicyId, Way)> =
+            index.of(name, pod, input.facts).into_iter().map(|id| (id.clone(), way(input, &id, name))).collect();
+        for (policy, _) in &policies {
+            grouping.members.entry(policy.clone()).or_default().push(name.clone());
+        }
+        let group = (!policies.is_empty()).then(|| group_name(&policies));
+        for address in &pod.addresses {
+            if let Some((other, _)) = owners.insert(*address, (name, group.clone())) {
+                let message = format!("has the address {address} of {other} too; {name} counts");
+                grouping.findings.push(Finding::new("address-twice", name, message));
+            }
+        }
+        if !policies.is_empty() {
+            groups.entry(policies).or_default().push(name.clone());
+        }
+    }
+    grouping.addresses = owners.into_iter().map(|(address, (_, group))| (address, group)).collect();
+    let mut overlaps = BTreeSet::new();
+    for (policies, pods) in groups {
+        let targets = targets(input, &policies, &mut overlaps);
+        grouping.groups.push(Group { name: group_name(&policies), policies, pods, targets });
+    }
+    grouping.groups.sort_by(|a, b| a.name.cmp(&b.name));
+    grouping.findings.extend(overlaps);
+    grouping
+}
+
+/// The pods of this node that have a network of their own.
+pub(super) fn local_pods<'a>(input: &Input<'a>) -> impl Iterator<Item = (&'a PodName, &'a Pod)> {
+    let node = input.node;
+    input.facts.pods.iter().filter(move |(_, pod)| pod.routable() && pod.node.as_ref() == Some(node))
+}
+
+fn way(input: &Input<'_>, policy: &PolicyId, pod: &PodName) -> Way {
+    let placed = &input.placement.policies[policy];
+    match (placed.exit_of(pod), placed.on_no_gateway) {
+        (Some(exit), _) => Way::Exit(exit.clone()),
+        (None, OnNoGateway::Drop) => Way::Drop,
+        (None, OnNoGateway::Passthrough) => Way::Own,
+    }
+}
+
+/// Twelve hexadecimal digits: among a thousand groups of a node two are alike once in 500 million.
+fn group_name(policies: &[(PolicyId, Way)]) -> String {
+    let mut text = String::new();
+    for (policy, way) in policies {
+        text.push_str(&format!("{:?}/{}=", policy.kind, policy.name));
+        match way {
+            Way::Exit(exit) => text.push_str(&exit.to_string()),
+            Way::Drop => text.push_str("!drop"),
+            Way::Own => text.push_str("!own"),
+        }
+        text.push('\n');
+    }
+    format!("{:012x}", fnv1a(text.as_bytes()) & 0xffff_ffff_ffff)
+}
+
+/// Between equal prefixes: the higher priority, then the name that comes first, and within one policy the exclusion.
+type Rank = (Reverse<i32>, PolicyId, bool);
+
+/// The longest prefix wins over all policies of a pod, destinations and exclusions alike.
+fn targets(input: &Input<'_>, policies: &[(PolicyId, Way)], overlaps: &mut BTreeSet<Finding>) -> Vec<(Range, Target)> {
+    let mut entries: Vec<(IpNet, Rank, Target)> = Vec::new();
+    let mut first_of: BTreeMap<IpNet, &Policy> = BTreeMap::new();
+    for (id, way) in policies {
+        let policy = &input.set.policies[id];
+        let reset = policy.existing_connections == ExistingConnections::Reset;
+        for net in &policy.destinations {
+            note_overlap(&mut first_of, *net, policy, overlaps);
+            entries.push((*net, (Reverse(policy.priority), id.clone(), true), Target { way: way.clone(), reset }));
+        }
+        for net in &policy.excluded {
+            entries.push((*net, (Reverse(policy.priority), id.clone(), false), Target { way: Way::Own, reset: false }));
+        }
+    }
+    let flat = cidr::flatten(&entries);
+    flat.v4.into_iter().chain(flat.v6).collect()
+}
+
+fn note_overlap<'a>(
+    first_of: &mut BTreeMap<IpNet, &'a Policy>,
+    net: IpNet,
+    policy: &'a Policy,
+    overlaps: &mut BTreeSet<Finding>,
+) {
+    let Some(other) = first_of.insert(net, policy) else { return };
+    if other.id == policy.id {
+        return;
+    }
+    let rank = |policy: &Policy| (Reverse(policy.priority), policy.id.clone());
+    let (winner, loser) = if rank(other) < rank(policy) { (other, policy) } else { (policy, other) };
+    first_of.insert(net, winner);
+    let why = if winner.priority > loser.priority { "its priority is higher" } else { "its name comes first" };
+    let message = format!("{net} is a destination of {} too, which wins: {why} ({})", winner.id, winner.origin);
+    overlaps.insert(Finding::new("overlap", &loser.id, message).hint("a priority says which is meant to win"));
+}

@@ -1,0 +1,428 @@
+//! The nftables tables: which packets get a mark, which address they leave with, and what must never leave.
+//!
+//! Chains follow from the exits and groups; with pods only elements change. The packet's way through them is drawn in
+//! docs/datapath.md. Deliberately absent: netlink, and routing (`routing`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::groups::{Grouping, Way};
+use super::marks::EXIT_CHAIN;
+use super::{Input, Networks, NodeExit, Role, routing};
+use crate::core::cidr::{Range as Addresses, RangeSet};
+use crate::core::placement::ExitKey;
+use crate::core::state::NodeState;
+use crate::core::state::nft::{
+    AddressFamily, Base, Chain, ChainKind, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule, Set,
+    Statement, Table, Value, Verdict,
+};
+use crate::core::state::ownership::{REPLY_VNI, Range, TUNNEL};
+
+/// The map that remembers `rp_filter` of the interfaces that were loosened.
+pub const RP_FILTER_BEFORE: &str = "rp_filter_before";
+
+/// `mangle`: after connection tracking (-200), before destination NAT (-100).
+const MANGLE: i32 = -150;
+/// Just before `srcnat` (100), where a CNI masquerades: the first chain that translates a connection is the only one.
+const TRANSLATE: i32 = 99;
+/// Just behind `srcnat`: sees the address that a packet really leaves with.
+const GUARD: i32 = 101;
+
+/// Adds both tables.
+pub(super) fn add(
+    desired: &mut NodeState,
+    input: &Input<'_>,
+    grouping: &Grouping,
+    networks: &Networks,
+    families: &[AddressFamily],
+    exits: &BTreeMap<ExitKey, NodeExit>,
+) {
+    let owned = input.ground.features.owned_tables;
+    let tunnel = routing::needs_tunnel(exits, networks);
+    let mut builder = Builder {
+        table: Table { owned, ..Table::default() },
+        range: input.set.config.range,
+        families,
+        is_gateway: exits.values().any(|exit| matches!(exit.role, Role::Own { .. })),
+    };
+    builder.exit_chains(exits);
+    builder.group_chains(grouping, exits);
+    builder.steer(networks, grouping, tunnel);
+    builder.translate(exits, tunnel);
+    builder.guard(exits);
+    if tunnel {
+        builder.peers(networks);
+        desired.nft.insert(Family::Netdev, arrivals(exits, builder.range, owned));
+    }
+    let strict = routing::strict_interfaces(input, exits);
+    if !strict.is_empty() {
+        let elements =
+            strict.into_iter().map(|(name, before)| (Key::Interface(name), Some(Data::Mark(u32::from(before)))));
+        builder.set(RP_FILTER_BEFORE, &[KeyType::Ifname], Some(DataType::Mark), false, elements.collect());
+    }
+    desired.nft.insert(Family::Inet, builder.table);
+}
+
+/// The table while it is being made.
+struct Builder<'a> {
+    table: Table,
+    range: Range,
+    families: &'a [AddressFamily],
+    is_gateway: bool,
+}
+
+fn exit_chain(id: u32) -> String {
+    format!("{EXIT_CHAIN}{id}")
+}
+
+fn saddr(family: AddressFamily) -> Field {
+    match family {
+        AddressFamily::V4 => Field::Ip4Saddr,
+        AddressFamily::V6 => Field::Ip6Saddr,
+    }
+}
+
+fn daddr(family: AddressFamily) -> Field {
+    match family {
+        AddressFamily::V4 => Field::Ip4Daddr,
+        AddressFamily::V6 => Field::Ip6Daddr,
+    }
+}
+
+fn address_key(family: AddressFamily) -> KeyType {
+    match family {
+        AddressFamily::V4 => KeyType::Ipv4Addr,
+        AddressFamily::V6 => KeyType::Ipv6Addr,
+    }
+}
+
+fn accept() -> Statement {
+    Statement::Verdict(Verdict::Accept)
+}
+
+fn drop() -> Statement {
+    Statement::Verdict(Verdict::Drop)
+}
+
+fn goto(chain: &str) -> Statement {
+    Statement::Verdict(Verdict::Goto(chain.to_owned()))
+}
+
+fn is_reply() -> Statement {
+    Statement::Compare { field: Field::CtDirection, mask: None, negated: false, value: Value::Reply(true) }
+}
+
+fn in_set(field: Field, negated: bool, set: String) -> Statement {
+    Statement::InSet { fields: vec![field], mask: None, negated, set }
+}
+
+fn device(field: Field) -> Statement {
+    Statement::Compare { field, mask: None, negated: false, value: Value::Interface(TUNNEL.to_owned()) }
+}
+
+fn ranges(set: &RangeSet, family: AddressFamily) -> BTreeMap<Key, Option<Data>> {
+    let of_family = |range: &&Addresses| AddressFamily::of(range.first()) == family;
+    set.ranges().iter().filter(of_family).map(|range| (Key::Range(range.first(), range.last()), None)).collect()
+}
+
+impl Builder<'_> {
+    fn chain(&mut self, name: &str, rules: Vec<Vec<Statement>>) {
+        let chain = Chain { base: None, comment: None, rules: rules.into_iter().map(Rule).collect() };
+        self.table.chains.insert(name.to_owned(), chain);
+    }
+
+    fn base(&mut self, name: &str, kind: ChainKind, hook: Hook, priority: i32, rules: Vec<Vec<Statement>>) {
+        let base = Base { kind, hook, priority, policy: Policy::Accept };
+        let chain = Chain { base: Some(base), comment: None, rules: rules.into_iter().map(Rule).collect() };
+        self.table.chains.insert(name.to_owned(), chain);
+    }
+
+    fn set(
+        &mut self,
+        name: &str,
+        key: &[KeyType],
+        data: Option<DataType>,
+        interval: bool,
+        elements: BTreeMap<Key, Option<Data>>,
+    ) {
+        self.table.sets.insert(name.to_owned(), Set { key: key.to_vec(), data, interval, elements });
+    }
+
+    /// `FIELD & MASK == 0`, or `!= 0`.
+    fn unmarked(&self, field: Field, negated: bool) -> Statement {
+        Statement::Compare { field, mask: Some(self.range.mask), negated, value: Value::Mark(0) }
+    }
+
+    fn by_mark(&self, field: Field, map: &str) -> Statement {
+        Statement::VerdictMap { field, mask: Some(self.range.mask), map: map.to_owned() }
+    }
+
+    fn set_mark(&self, field: Field, value: u32) -> Statement {
+        Statement::SetMark { field, keep: self.range.others(), value }
+    }
+
+    /// One chain for each exit sets the mark, in the packet and in the connection. Only some bits are ours, and setting some
+    /// bits from a map cannot be done before kernel 6.13: hence constants, and maps that lead to them.
+    fn exit_chains(&mut self, exits: &BTreeMap<ExitKey, NodeExit>) {
+        let mut of_mark = BTreeMap::new();
+        for (key, exit) in exits {
+            let (name, mark) = (exit_chain(exit.id), self.range.mark(exit.id));
+            let rules =
+                vec![vec![self.set_mark(Field::MetaMark, mark)], vec![self.set_mark(Field::CtMark, mark)], vec![accept()]];
+            self.chain(&name, rules);
+            if let Some(chain) = self.table.chains.get_mut(&name) {
+                chain.comment = Some(key.identity());
+            }
+            of_mark.insert(Key::Mark(mark), Some(Data::Verdict(Verdict::Goto(name))));
+        }
+        self.set("exit_of_mark", &[KeyType::Mark], Some(DataType::Verdict), false, of_mark);
+    }
+
+    /// One chain and one map a family for each group; what is in no map goes its own way.
+    fn group_chains(&mut self, grouping: &Grouping, exits: &BTreeMap<ExitKey, NodeExit>) {
+        for group in &grouping.groups {
+            let mut lookups = Vec::new();
+            let mut resets = Vec::new();
+            for family in self.families.iter().copied() {
+                let of_family = || {
+                    group.targets.iter().filter(move |(range, _)| AddressFamily::of(range.first()) == family)
+                };
+                let element = |(range, target): &(Addresses, super::Target)| {
+                    verdict_of(&target.way, exits)
+                        .map(|verdict| (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict))))
+                };
+                let all: BTreeMap<_, _> = of_family().filter_map(element).collect();
+                let reset: BTreeMap<_, _> = of_family().filter(|(_, target)| target.reset).filter_map(element).collect();
+                for (prefix, elements, rules) in [("to", all, &mut lookups), ("reset", reset, &mut resets)] {
+                    if elements.is_empty() {
+                        continue;
+                    }
+                    let name = format!("{prefix}{}_{}", family.suffix(), group.name);
+                    rules.push(vec![Statement::VerdictMap { field: daddr(family), mask: None, map: name.clone() }]);
+                    self.set(&name, &[address_key(family)], Some(DataType::Verdict), true, elements);
+                }
+            }
+            lookups.push(vec![accept()]);
+            self.chain(&format!("group_{}", group.name), lookups);
+            if !resets.is_empty() {
+                self.chain(&format!("reset_{}", group.name), resets);
+            }
+        }
+    }
+
+    /// Prerouting: who is steered, who is held back, who comes back.
+    fn steer(&mut self, networks: &Networks, grouping: &Grouping, tunnel: bool) {
+        let mut rules = Vec::new();
+        if tunnel {
+            rules.push(vec![device(Field::Iifname), goto("arrive")]);
+            self.arrive(networks);
+        }
+        if self.is_gateway {
+            rules.push(vec![is_reply(), goto("reply")]);
+            let reply = self.set_mark(Field::MetaMark, self.range.reply_mark());
+            self.chain("reply", vec![vec![self.unmarked(Field::CtMark, false), accept()], vec![reply, accept()]]);
+        } else {
+            rules.push(vec![is_reply(), accept()]);
+        }
+        for family in self.families.iter().copied() {
+            let name = format!("cluster{}", family.suffix());
+            rules.push(vec![in_set(daddr(family), false, name.clone()), accept()]);
+            self.set(&name, &[address_key(family)], None, true, ranges(&networks.cluster, family));
+        }
+        rules.extend(self.resets(grouping));
+        // A live connection stays on its exit. One whose exit is gone is classified anew; one that has no mark began before
+        // any policy did and stays as it is.
+        rules.push(vec![self.by_mark(Field::CtMark, "exit_of_mark")]);
+        let old = Statement::CtState { bits: 8, negated: true };
+        rules.push(vec![old, self.unmarked(Field::CtMark, false), accept()]);
+        for family in self.families.iter().copied() {
+            let (pods, guarded) = (format!("pods{}", family.suffix()), format!("guarded{}", family.suffix()));
+            let classify = format!("classify{}", family.suffix());
+            rules.push(vec![
+                in_set(saddr(family), false, pods.clone()),
+                in_set(daddr(family), false, guarded.clone()),
+                goto(&classify),
+            ]);
+            self.set(&pods, &[address_key(family)], None, true, ranges(&networks.local_pods, family));
+            self.set(&guarded, &[address_key(family)], None, true, ranges(&networks.guarded, family));
+            self.classify(grouping, family, &classify);
+        }
+        self.base("steer", ChainKind::Filter, Hook::Prerouting, MANGLE, rules);
+    }
+
+    /// Every pod of this node is in the map; one that is not has just started and is held back, not leaked.
+    fn classify(&mut self, grouping: &Grouping, family: AddressFamily, chain: &str) {
+        let map = format!("group_of{}", family.suffix());
+        let lookup = Statement::VerdictMap { field: saddr(family), mask: None, map: map.clone() };
+        self.chain(chain, vec![vec![lookup], vec![Statement::Counter, drop()]]);
+        let of_family = |(address, _): &(&IpAddr, _)| AddressFamily::of(**address) == family;
+        let elements = grouping.addresses.iter().filter(of_family).map(|(address, group)| {
+            let verdict = group.as_ref().map_or(Verdict::Accept, |name| Verdict::Goto(format!("group_{name}")));
+            (Key::Address(*address), Some(Data::Verdict(verdict)))
+        });
+        self.set(&map, &[address_key(family)], Some(DataType::Verdict), false, elements.collect());
+    }
+
+    /// Members of policies with `existingConnections: Reset`: every packet is classified, whatever its connection remembers.
+    fn resets(&mut self, grouping: &Grouping) -> Vec<Vec<Statement>> {
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            let mut elements = BTreeMap::new();
+            for (address, group) in &grouping.addresses {
+                let chain = group.as_ref().map(|name| format!("reset_{name}"));
+                if let Some(chain) = chain.filter(|chain| self.table.chains.contains_key(chain))
+                    && AddressFamily::of(*address) == family
+                {
+                    elements.insert(Key::Address(*address), Some(Data::Verdict(Verdict::Jump(chain))));
+                }
+            }
+            if !elements.is_empty() {
+                let map = format!("reset_of{}", family.suffix());
+                rules.push(vec![Statement::VerdictMap { field: saddr(family), mask: None, map: map.clone() }]);
+                self.set(&map, &[address_key(family)], Some(DataType::Verdict), false, elements);
+            }
+        }
+        rules
+    }
+
+    /// What comes out of the tunnel: replies go on to the pod; members' packets, marked at ingress by their tunnel
+    /// identifier, go on to their exit; anything else was not meant for it.
+    fn arrive(&mut self, networks: &Networks) {
+        let mut rules = vec![vec![is_reply(), accept()]];
+        if !networks.all_pods.is_empty() {
+            for family in self.families.iter().copied() {
+                let name = format!("podnets{}", family.suffix());
+                rules.push(vec![in_set(saddr(family), true, name.clone()), Statement::Counter, drop()]);
+                self.set(&name, &[address_key(family)], None, true, ranges(&networks.all_pods, family));
+            }
+        }
+        rules.push(vec![self.by_mark(Field::MetaMark, "exit_of_mark")]);
+        rules.push(vec![Statement::Counter, drop()]);
+        self.chain("arrive", rules);
+    }
+
+    /// Postrouting: our marks end at the tunnel, or the tunnel's own packets would be routed by them into the tunnel again;
+    /// and each exit's packets get its address.
+    fn translate(&mut self, exits: &BTreeMap<ExitKey, NodeExit>, tunnel: bool) {
+        if tunnel {
+            let rule = vec![device(Field::Oifname), self.set_mark(Field::MetaMark, 0)];
+            self.base("untag", ChainKind::Filter, Hook::Postrouting, MANGLE, vec![rule]);
+        }
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            if tunnel {
+                // Translated to what it is already: a CNI's masquerading behind us then leaves it alone, and the gateway
+                // sees the pod.
+                rules.push(vec![device(Field::Oifname), Statement::SnatToSelf { family }]);
+            }
+            let addresses = own_addresses(exits, family, self.range);
+            if !addresses.is_empty() {
+                let map = format!("egress_ip{}", family.suffix());
+                rules.push(vec![Statement::SnatMap { family, mask: self.range.mask, map: map.clone() }]);
+                let data = match family {
+                    AddressFamily::V4 => DataType::Ipv4Addr,
+                    AddressFamily::V6 => DataType::Ipv6Addr,
+                };
+                let elements =
+                    addresses.into_iter().map(|(mark, address)| (Key::Mark(mark), Some(Data::Address(address))));
+                self.set(&map, &[KeyType::Mark], Some(data), false, elements.collect());
+            }
+        }
+        self.base("translate", ChainKind::Nat, Hook::Postrouting, TRANSLATE, rules);
+    }
+
+    /// What bears an exit's mark leaves with that exit's address or not at all: whoever took a rule or route away, whoever
+    /// translated it to something else, and whatever address the gateway has lost.
+    fn guard(&mut self, exits: &BTreeMap<ExitKey, NodeExit>) {
+        let mark = |value, verdict| {
+            let compare = Statement::Compare {
+                field: Field::MetaMark,
+                mask: Some(self.range.mask),
+                negated: false,
+                value: Value::Mark(value),
+            };
+            vec![compare, verdict]
+        };
+        let mut rules = vec![mark(0, accept()), mark(self.range.reply_mark(), accept())];
+        let mut sets = Vec::new();
+        for family in self.families.iter().copied() {
+            let addresses = own_addresses(exits, family, self.range);
+            if addresses.is_empty() {
+                continue;
+            }
+            let set = format!("leaves{}", family.suffix());
+            let fields = vec![Field::MetaMark, saddr(family)];
+            let leaves = Statement::InSet { fields, mask: Some(self.range.mask), negated: false, set: set.clone() };
+            rules.push(vec![leaves, accept()]);
+            let elements = addresses.into_iter().map(|(mark, address)| (Key::MarkAddress(mark, address), None)).collect();
+            sets.push((set, family, elements));
+        }
+        rules.push(vec![Statement::Counter, drop()]);
+        self.base("guard", ChainKind::Filter, Hook::Postrouting, GUARD, rules);
+        for (set, family, elements) in sets {
+            self.set(&set, &[KeyType::Mark, address_key(family)], None, false, elements);
+        }
+    }
+
+    /// Tunnel packets are taken from known nodes only.
+    fn peers(&mut self, networks: &Networks) {
+        let mut rules = Vec::new();
+        for family in AddressFamily::BOTH {
+            let name = format!("nodes{}", family.suffix());
+            let port = Statement::Compare {
+                field: Field::UdpDport,
+                mask: None,
+                negated: false,
+                value: Value::Port(self.range.port),
+            };
+            rules.push(vec![port, in_set(saddr(family), true, name.clone()), Statement::Counter, drop()]);
+            let of_family = |address: &&IpAddr| AddressFamily::of(**address) == family;
+            let elements = networks.peers.iter().filter(of_family).map(|address| (Key::Address(*address), None));
+            self.set(&name, &[address_key(family)], None, false, elements.collect());
+        }
+        self.base("peers", ChainKind::Filter, Hook::Input, 0, rules);
+    }
+}
+
+/// Marks and egress addresses of the exits of this node.
+fn own_addresses(exits: &BTreeMap<ExitKey, NodeExit>, family: AddressFamily, range: Range) -> BTreeSet<(u32, IpAddr)> {
+    exits
+        .values()
+        .filter_map(|exit| match &exit.role {
+            Role::Own { ways, .. } => ways.get(&family).map(|way| (range.mark(exit.id), way.address)),
+            Role::Remote { .. } => None,
+        })
+        .collect()
+}
+
+/// Nothing in the map for what goes its own way. An exit that got no mark drops.
+fn verdict_of(way: &Way, exits: &BTreeMap<ExitKey, NodeExit>) -> Option<Verdict> {
+    match way {
+        Way::Exit(key) => Some(exits.get(key).map_or(Verdict::Drop, |exit| Verdict::Goto(exit_chain(exit.id)))),
+        Way::Drop => Some(Verdict::Drop),
+        Way::Own => None,
+    }
+}
+
+/// `netdev`: the only family that can read a tunnel's identifier. An identifier that is no exit of ours is dropped.
+fn arrivals(exits: &BTreeMap<ExitKey, NodeExit>, range: Range, owned: bool) -> Table {
+    let arrived = |vni| Statement::Compare {
+        field: Field::TunnelId,
+        mask: None,
+        negated: false,
+        value: Value::TunnelId(vni),
+    };
+    let mark = |value| Statement::SetMark { field: Field::MetaMark, keep: range.others(), value };
+    let mut rules: Vec<Rule> = exits
+        .values()
+        .filter_map(|exit| match &exit.role {
+            Role::Own { vni, .. } => Some(Rule(vec![arrived(*vni), mark(range.mark(exit.id)), accept()])),
+            Role::Remote { .. } => None,
+        })
+        .collect();
+    rules.push(Rule(vec![arrived(REPLY_VNI), mark(0), accept()]));
+    let base =
+        Base { kind: ChainKind::Filter, hook: Hook::Ingress(TUNNEL.to_owned()), priority: 0, policy: Policy::Drop };
+    let chain = Chain { base: Some(base), comment: None, rules };
+    Table { owned, chains: BTreeMap::from([("arrive".to_owned(), chain)]), sets: BTreeMap::new() }
+}

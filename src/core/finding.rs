@@ -1,0 +1,43 @@
+//! Findings: reasons worth a person's eye that placing and compiling come upon.
+//!
+//! Deliberately absent: mistakes in documents (`diagnostic`), and what somebody else changed (`report::drift`).
+
+use std::fmt;
+
+/// One finding. Ordered by code and subject, so that a list of them is the same every time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Finding {
+    /// A stable word: `no-gateway`, `egress-address-missing`.
+    pub code: String,
+    /// What it is about: a policy's name, an exit, a node.
+    pub subject: String,
+    /// One sentence.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Finding {
+    /// A finding without a hint.
+    pub fn new(code: &str, subject: impl fmt::Display, message: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), subject: subject.to_string(), message: message.into(), hint: None }
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, " (hint: {hint})")?;
+        }
+        Ok(())
+    }
+}

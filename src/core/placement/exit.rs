@@ -1,0 +1,71 @@
+//! An exit: one gateway node and one way to find its egress address.
+//!
+//! Deliberately absent: the exit's mark and table, which each node gives out for itself (`compile::marks`).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::core::name::NodeName;
+use crate::core::policy::Egress;
+use crate::core::state::net::fnv1a;
+
+/// What makes an exit this exit and no other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExitKey {
+    /// The node that translates.
+    pub gateway: NodeName,
+    /// How it finds the address.
+    pub egress: Egress,
+    /// The routers behind the interface, where the policy names them.
+    pub next_hops: Vec<IpAddr>,
+}
+
+/// What all nodes know of an exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// The tunnel's network identifier.
+    pub vni: u32,
+    /// The gateway's address in the tunnel's outer packet.
+    pub peer: IpAddr,
+}
+
+/// A comment in nftables has 127 bytes at most (`NFTNL_UDATA_COMMENT_MAXLEN` 128 with its NUL, libnftnl/udata.h).
+const COMMENT_LIMIT: usize = 127;
+
+impl ExitKey {
+    /// `kind-worker2 dev net1`, `kind-worker2 10.0.3.42 via 10.0.3.1`: stands as the comment of the exit's chain, so that a
+    /// process that starts anew knows which mark belongs to which exit.
+    pub fn identity(&self) -> String {
+        let text = self.to_string();
+        if text.len() <= COMMENT_LIMIT {
+            return text;
+        }
+        let mut cut = COMMENT_LIMIT - 17;
+        while !text.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        format!("{}#{:016x}", &text[..cut], fnv1a(text.as_bytes()))
+    }
+
+    /// The tunnel's network identifier, 1 to 0xfffffe. It is derived from what every node knows, so nobody has to give it out,
+    /// and only has to be unique among the exits of one gateway: the packet is addressed to that gateway.
+    pub fn vni(&self) -> u32 {
+        let mut text = self.egress.to_string();
+        for hop in &self.next_hops {
+            text.push_str(&format!(" via {hop}"));
+        }
+        let hash = fnv1a(text.as_bytes());
+        let folded = (hash ^ (hash >> 24) ^ (hash >> 48)) & 0x00ff_ffff;
+        u32::try_from(folded % 0x00ff_fffe).unwrap_or(0) + 1
+    }
+}
+
+impl fmt::Display for ExitKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.gateway, self.egress)?;
+        for hop in &self.next_hops {
+            write!(f, " via {hop}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! Tests of placement: the semantics of DESIGN §5 on small clusters.
+
+use super::*;
+use crate::core::facts::{Node, Pod};
+use crate::core::labels::{Operator, Requirement, Selector};
+use crate::core::name::ObjectName;
+use crate::core::policy::{Egress, ExistingConnections, MemberSelector, Origin, PolicyKind, Suspend};
+
+fn selector(key: &str, value: &str) -> Selector {
+    Selector {
+        requirements: vec![Requirement { key: key.into(), operator: Operator::In(BTreeSet::from([value.to_owned()])) }],
+    }
+}
+
+fn gateway(key: &str, value: &str) -> GatewaySpec {
+    GatewaySpec { node: selector(key, value), egress: Egress::DefaultRoute, next_hops: Vec::new() }
+}
+
+fn policy(name: &str, gateways: Vec<GatewaySpec>) -> Policy {
+    Policy {
+        id: PolicyId { name: ObjectName::parse(name).unwrap(), kind: PolicyKind::Cilium },
+        selectors: vec![MemberSelector { pod: selector("org", "empire"), ..MemberSelector::default() }],
+        destinations: vec!["10.0.4.0/24".parse().unwrap()],
+        excluded: Vec::new(),
+        gateways,
+        priority: 0,
+        on_no_gateway: OnNoGateway::Drop,
+        existing_connections: ExistingConnections::Keep,
+        suspend: None,
+        origin: Origin::default(),
+    }
+}
+
+fn set(policies: Vec<Policy>) -> PolicySet {
+    PolicySet { policies: policies.into_iter().map(|policy| (policy.id.clone(), policy)).collect(), ..PolicySet::default() }
+}
+
+fn facts(nodes: &[(&str, bool, bool)]) -> Facts {
+    let mut facts = Facts::default();
+    for (position, (name, ready, unschedulable)) in nodes.iter().enumerate() {
+        let labels = Labels::from([("gw".to_owned(), "a".to_owned()), ("name".to_owned(), (*name).to_owned())]);
+        let address = format!("172.18.0.{}", position + 2).parse().unwrap();
+        let node =
+            Node { labels, addresses: vec![address], ready: *ready, unschedulable: *unschedulable, ..Node::default() };
+        facts.nodes.insert(NodeName::parse(name).unwrap(), node);
+    }
+    facts
+}
+
+fn gateways(placement: &Placement, name: &str) -> Vec<String> {
+    let id = PolicyId { name: ObjectName::parse(name).unwrap(), kind: PolicyKind::Cilium };
+    placement.policies[&id].exits.iter().map(|exit| exit.gateway.to_string()).collect()
+}
+
+#[test]
+fn the_first_fit_node_in_the_order_of_names_answers() {
+    let facts = facts(&[("c", true, false), ("a", false, false), ("b", true, true), ("d", true, false)]);
+    let placement = place(&set(vec![policy("p", vec![gateway("gw", "a")])]), &facts, Timestamp::UNIX_EPOCH);
+    assert_eq!(gateways(&placement, "p"), ["c"]);
+    let placed = placement.policies.values().next().unwrap();
+    let unfit: Vec<String> = placed.choices[0].unfit.iter().map(|(node, why)| format!("{node} {why}")).collect();
+    assert_eq!(unfit, ["a is not Ready", "b is cordoned"]);
+}
+
+#[test]
+fn without_a_fit_node_there_is_a_finding_that_says_why() {
+    let facts = facts(&[("a", false, false)]);
+    let placement = place(&set(vec![policy("p", vec![gateway("gw", "a")])]), &facts, Timestamp::UNIX_EPOCH);
+    assert_eq!(gateways(&placement, "p"), Vec::<String>::new());
+    assert_eq!(
+        placement.findings[0].to_string(),
+        "p: no node that matches gw=a is fit: a is not Ready; members' packets to its destinations are dropped"
+    );
+}
+
+#[test]
+fn an_exit_that_goes_moves_only_its_own_members() {
+    let nodes: Vec<String> = (0..5).map(|n| format!("n{n}")).collect();
+    let facts = facts(&nodes.iter().map(|name| (name.as_str(), true, false)).collect::<Vec<_>>());
+    let all: Vec<GatewaySpec> = nodes.iter().map(|name| gateway("name", name)).collect();
+    let exits = |gateways: &[GatewaySpec]| {
+        place(&set(vec![policy("p", gateways.to_vec())]), &facts, Timestamp::UNIX_EPOCH).policies.into_values().next().unwrap()
+    };
+    let (five, four) = (exits(&all), exits(&all[..4]));
+    let mut share = BTreeMap::new();
+    for number in 0..1000 {
+        let pod = PodName { namespace: "batuu".into(), name: format!("pod-{number}") };
+        let before = five.exit_of(&pod).unwrap();
+        *share.entry(before.gateway.to_string()).or_insert(0) += 1;
+        if before.gateway.as_str() != "n4" {
+            assert_eq!(Some(before), four.exit_of(&pod), "{pod} moved although its exit is still there");
+        }
+    }
+    assert!(share.len() == 5 && share.values().all(|count| (120..=280).contains(count)), "{share:?}");
+}
+
+#[test]
+fn a_suspended_policy_is_not_in_force_until_its_end() {
+    let mut suspended = policy("p", vec![gateway("gw", "a")]);
+    suspended.suspend = Some(Suspend { until: "2026-11-22T12:00:00Z".parse().unwrap(), reason: "migration".into() });
+    let set = set(vec![suspended]);
+    let facts = facts(&[("a", true, false)]);
+    assert!(place(&set, &facts, "2026-11-22T11:59:59Z".parse().unwrap()).policies.is_empty());
+    assert_eq!(place(&set, &facts, "2026-11-22T12:00:00Z".parse().unwrap()).policies.len(), 1);
+}
+
+#[test]
+fn the_index_finds_the_same_members_as_asking_every_policy() {
+    let mut by_namespace = policy("ns", vec![gateway("gw", "a")]);
+    by_namespace.selectors = vec![MemberSelector {
+        namespace_name: vec![Operator::In(BTreeSet::from(["batuu".to_owned()]))],
+        ..MemberSelector::default()
+    }];
+    let mut everything = policy("all", vec![gateway("gw", "a")]);
+    everything.selectors = vec![MemberSelector::default()];
+    let policies = [policy("empire", vec![gateway("gw", "a")]), by_namespace, everything];
+    let facts = Facts::default();
+    let index = Members::new(policies.iter());
+    for namespace in ["batuu", "shop"] {
+        for org in ["empire", "alliance"] {
+            let name = PodName { namespace: namespace.into(), name: "p".into() };
+            let pod = Pod {
+                labels: Labels::from([("org".to_owned(), org.to_owned())]),
+                addresses: vec!["10.1.1.1".parse().unwrap()],
+                ..Pod::default()
+            };
+            let mut asked: Vec<PolicyId> =
+                policies.iter().filter(|policy| policy.selects(&name, &pod, &facts)).map(|policy| policy.id.clone()).collect();
+            asked.sort();
+            assert_eq!(index.of(&name, &pod, &facts), asked);
+        }
+    }
+}
+
+#[test]
+fn an_identity_fits_into_a_comment_and_stays_unique() {
+    let long = |last: &str| ExitKey {
+        gateway: NodeName::parse(&format!("{}{last}", "a".repeat(200))).unwrap(),
+        egress: Egress::DefaultRoute,
+        next_hops: Vec::new(),
+    };
+    assert!(long("b").identity().len() <= 127);
+    assert_ne!(long("b").identity(), long("c").identity());
+}

@@ -1,0 +1,164 @@
+//! The nftables part of a plan: two rulesets compared, as the changes of one transaction.
+//!
+//! Deliberately absent: netlink, and what the tables mean (`compile`).
+
+use std::collections::BTreeMap;
+
+use super::super::compile::RP_FILTER_BEFORE;
+use super::super::compile::marks::EXIT_CHAIN;
+use super::super::state::nft::{Chain, Change, Data, Family, Key, Ruleset, Set, Table, Transaction};
+use super::super::state::ownership::Range;
+
+/// What has to be written down beforehand, and the switch.
+pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> (Option<Transaction>, Option<Transaction>) {
+    let mut record = Vec::new();
+    let mut observed = observed.clone();
+    if let Some(wanted) = desired.get(&Family::Inet)
+        && let Some(set) = wanted.sets.get(RP_FILTER_BEFORE)
+    {
+        write_down(wanted, set, &mut observed, &mut record);
+    }
+    let mut switch = Vec::new();
+    for family in [Family::Inet, Family::Netdev] {
+        match (desired.get(&family), observed.get(&family)) {
+            (Some(wanted), Some(found)) if can_grow_into(wanted, found) => {
+                change(family, wanted, found, &mut switch);
+            }
+            (Some(wanted), found) => {
+                // A table of another shape, as an older version of Egret leaves: the new one takes its place at once.
+                if found.is_some() {
+                    switch.push((family, Change::DeleteTable));
+                }
+                switch.push((family, Change::AddTable { owned: wanted.owned }));
+                change(family, wanted, &Table { owned: wanted.owned, ..Table::default() }, &mut switch);
+            }
+            (None, Some(_)) => switch.push((family, Change::DeleteTable)),
+            (None, None) => {}
+        }
+    }
+    (transaction(record), transaction(switch))
+}
+
+fn transaction(changes: Vec<(Family, Change)>) -> Option<Transaction> {
+    (!changes.is_empty()).then_some(Transaction { changes })
+}
+
+/// Elements of the map of former settings go ahead of everything else, in a table that may not be there yet.
+fn write_down(wanted: &Table, set: &Set, observed: &mut Ruleset, record: &mut Vec<(Family, Change)>) {
+    if observed.get(&Family::Inet).is_some_and(|found| !can_grow_into(wanted, found)) {
+        return;
+    }
+    let found = observed.get(&Family::Inet);
+    let known = found.and_then(|table| table.sets.get(RP_FILTER_BEFORE)).map(|set| &set.elements);
+    let missing: Vec<_> = set
+        .elements
+        .iter()
+        .filter(|(key, _)| known.is_none_or(|known| !known.contains_key(*key)))
+        .map(|(key, data)| (key.clone(), data.clone()))
+        .collect();
+    if missing.is_empty() {
+        return;
+    }
+    let mut push = |change| record.push((Family::Inet, change));
+    if found.is_none_or(|table| table.owned != wanted.owned) {
+        push(Change::AddTable { owned: wanted.owned });
+    }
+    let table = observed.entry(Family::Inet).or_insert_with(|| Table { owned: wanted.owned, ..Table::default() });
+    table.owned = wanted.owned;
+    let kept = table.sets.entry(RP_FILTER_BEFORE.to_owned()).or_insert_with(|| {
+        let empty = Set { elements: BTreeMap::new(), ..set.clone() };
+        push(Change::AddSet(RP_FILTER_BEFORE.to_owned(), empty.clone()));
+        empty
+    });
+    kept.elements.extend(missing.iter().cloned());
+    push(Change::AddElements(RP_FILTER_BEFORE.to_owned(), missing));
+}
+
+/// Whether the table can be changed in place: what cannot be changed of sets and chains is the same.
+fn can_grow_into(wanted: &Table, found: &Table) -> bool {
+    let sets = wanted.sets.iter().all(|(name, set)| {
+        found.sets.get(name).is_none_or(|found| found.definition() == set.definition())
+    });
+    let chains = wanted.chains.iter().all(|(name, chain)| {
+        found.chains.get(name).is_none_or(|found| found.base == chain.base && found.comment == chain.comment)
+    });
+    // An owner can't be given up while the table stands, and ours never wants to.
+    sets && chains && (wanted.owned || !found.owned)
+}
+
+/// The changes from one table to another: first all that is new, then rules and elements, then what nothing leads to any more.
+fn change(family: Family, wanted: &Table, found: &Table, changes: &mut Vec<(Family, Change)>) {
+    let mut push = |change| changes.push((family, change));
+    if wanted.owned != found.owned {
+        push(Change::AddTable { owned: wanted.owned });
+    }
+    for (name, set) in wanted.sets.iter().filter(|(name, _)| !found.sets.contains_key(*name)) {
+        push(Change::AddSet(name.clone(), Set { elements: BTreeMap::new(), ..set.clone() }));
+    }
+    for (name, chain) in wanted.chains.iter().filter(|(name, _)| !found.chains.contains_key(*name)) {
+        push(Change::AddChain(name.clone(), chain.base.clone(), chain.comment.clone()));
+    }
+    let empty = Chain::default();
+    for (name, chain) in &wanted.chains {
+        let now = found.chains.get(name).unwrap_or(&empty);
+        if now.rules != chain.rules {
+            if !now.rules.is_empty() {
+                push(Change::FlushChain(name.clone()));
+            }
+            chain.rules.iter().for_each(|rule| push(Change::AddRule(name.clone(), rule.clone())));
+        }
+    }
+    // What goes leads nowhere first: chains that refer to each other are all flushed before any is deleted.
+    for (name, chain) in gone(&wanted.chains, &found.chains) {
+        if !chain.rules.is_empty() {
+            push(Change::FlushChain(name.clone()));
+        }
+    }
+    let none = BTreeMap::new();
+    for (name, set) in &found.sets {
+        let kept = wanted.sets.get(name).map_or(&none, |set| &set.elements);
+        let out = difference(&set.elements, kept);
+        if !out.is_empty() {
+            push(Change::DeleteElements(name.clone(), out));
+        }
+    }
+    for (name, set) in &wanted.sets {
+        let new = difference(&set.elements, found.sets.get(name).map_or(&none, |set| &set.elements));
+        if !new.is_empty() {
+            push(Change::AddElements(name.clone(), new));
+        }
+    }
+    gone(&wanted.chains, &found.chains).for_each(|(name, _)| push(Change::DeleteChain(name.clone())));
+    gone(&wanted.sets, &found.sets).for_each(|(name, _)| push(Change::DeleteSet(name.clone())));
+}
+
+fn gone<'a, T>(
+    wanted: &'a BTreeMap<String, T>,
+    found: &'a BTreeMap<String, T>,
+) -> impl Iterator<Item = (&'a String, &'a T)> {
+    found.iter().filter(|(name, _)| !wanted.contains_key(*name))
+}
+
+type Elements = BTreeMap<Key, Option<Data>>;
+
+/// Elements that are in the first and not, or with other data, in the second.
+fn difference(from: &Elements, to: &Elements) -> Vec<(Key, Option<Data>)> {
+    from.iter()
+        .filter(|(key, data)| to.get(*key) != Some(*data))
+        .map(|(key, data)| (key.clone(), data.clone()))
+        .collect()
+}
+
+/// Marks whose exit's chain is not there yet, or bears another exit's name.
+pub(super) fn fresh_exits(desired: &Ruleset, observed: &Ruleset, range: Range) -> Vec<u32> {
+    let chains = |ruleset: &Ruleset| ruleset.get(&Family::Inet).map(|table| table.chains.clone()).unwrap_or_default();
+    let known = chains(observed);
+    chains(desired)
+        .into_iter()
+        .filter_map(|(name, chain)| {
+            let id: u32 = name.strip_prefix(EXIT_CHAIN)?.parse().ok()?;
+            let same = known.get(&name).is_some_and(|found| found.comment == chain.comment);
+            (!same).then(|| range.mark(id))
+        })
+        .collect()
+}
