@@ -1,1 +1,132 @@
-//! (being written)
+//! The kernel edge: the only folder that speaks netlink and writes below `/proc/sys/net`.
+//!
+//! It looks ([`Kernel::observe`]), does ([`Kernel::apply`]) and listens ([`watch`]); all three see only what [`ownership`] says is
+//! ours, and the ground we stand on. Deliberately absent: any decision. What to do is in the plan.
+//!
+//! [`ownership`]: crate::core::state::ownership
+
+mod apply;
+pub mod conntrack;
+mod encode;
+mod ground;
+mod links;
+pub mod nft;
+mod observe;
+mod routes;
+mod socket;
+pub mod watch;
+
+use crate::core::ground::Ground;
+use crate::core::state::NodeState;
+use crate::core::state::ownership::Range;
+
+pub use socket::RouteError;
+
+/// One look at a node's kernel.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// What is ours.
+    pub state: NodeState,
+    /// What is not, and matters.
+    pub ground: Ground,
+    /// The generation of nftables that was seen: a transaction planned on it is refused once somebody has changed anything.
+    pub generation: nft::Generation,
+}
+
+/// What went wrong at the kernel: what was being done to which object, in the syntax of `ip` and `nft`.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Netlink could not be spoken at all.
+    #[error("open a netlink socket")]
+    Open(#[source] std::io::Error),
+    /// A look failed.
+    #[error("look at {what}")]
+    Observe {
+        /// `routes`, `rules`.
+        what: &'static str,
+        /// The kernel's word.
+        #[source]
+        source: RouteError,
+    },
+    /// A step failed.
+    #[error("{step}")]
+    Step {
+        /// The step, as the plan shows it.
+        step: String,
+        /// The kernel's word.
+        #[source]
+        source: RouteError,
+    },
+    /// A setting could not be read or written.
+    #[error("{doing}")]
+    Sysctl {
+        /// `set net.ipv4.conf.net1.rp_filter = 2`
+        doing: String,
+        /// The kernel's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// nftables refused.
+    #[error("nftables")]
+    Nft(#[source] nft::NftError),
+    /// Connection tracking refused.
+    #[error("forget connections with mark {mark:#x}")]
+    Conntrack {
+        /// The mark.
+        mark: u32,
+        /// The kernel's word.
+        #[source]
+        source: conntrack::ConntrackError,
+    },
+}
+
+impl KernelError {
+    /// What to do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        let source = match self {
+            Self::Observe { source, .. } | Self::Step { source, .. } => source,
+            Self::Open(_) | Self::Sysctl { .. } => return Some("Egret needs CAP_NET_ADMIN and a writable /proc/sys/net".into()),
+            Self::Nft(_) | Self::Conntrack { .. } => return None,
+        };
+        source.is_permission().then(|| "Egret needs CAP_NET_ADMIN in this network namespace".to_owned())
+    }
+
+    /// Somebody changed nftables between the look and the transaction: look again, nothing is wrong.
+    pub fn is_stale(&self) -> bool {
+        matches!(self, Self::Nft(nft::NftError::Stale | nft::NftError::AnswerLost))
+    }
+}
+
+/// One node's kernel. Holds the netlink sockets; the nftables one for as long as Egret runs, because our tables belong to it.
+
+pub struct Kernel {
+    routes: socket::RouteSocket,
+    nft: nft::Nft,
+    features: nft::Features,
+    range: Range,
+}
+
+impl Kernel {
+    /// Opens the sockets in the network namespace of this thread, and finds out what the kernel can do.
+    pub async fn open(range: Range) -> Result<Self, KernelError> {
+        let routes = socket::RouteSocket::open().map_err(KernelError::Open)?;
+        let mut nft = nft::Nft::open().map_err(KernelError::Nft)?;
+        let features = nft.probe().await.map_err(KernelError::Nft)?;
+        Ok(Self { routes, nft, features, range })
+    }
+
+    /// Moves to another range of marks and tables; what is in the old one is no longer seen.
+    pub fn set_range(&mut self, range: Range) {
+        self.range = range;
+    }
+
+    /// What the kernel's nftables can do.
+    pub fn features(&self) -> &nft::Features {
+        &self.features
+    }
+
+    /// The port numbers of our netlink sockets: events that bear them are our own doing.
+    pub fn ports(&self) -> Vec<u32> {
+        vec![self.routes.port()]
+    }
+}

@@ -29,7 +29,7 @@ pub(super) fn add(
     let range = input.set.config.range;
     let is_gateway = exits.values().any(|exit| matches!(exit.role, Role::Own { .. }));
     if needs_tunnel(exits, networks) {
-        add_tunnel(desired, input, families, range);
+        add_tunnel(desired, input, range);
     }
     for exit in exits.values() {
         add_exit(desired, exit, networks, families, range);
@@ -48,7 +48,7 @@ pub(super) fn needs_tunnel(exits: &BTreeMap<ExitKey, NodeExit>, networks: &Netwo
     })
 }
 
-fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, families: &[AddressFamily], range: Range) {
+fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, range: Range) {
     let Some(own) = input.facts.nodes.get(input.node).and_then(crate::core::facts::Node::tunnel_address) else { return };
     let link = Link { port: range.port, mac: Mac::of_node(own), mtu: range.mtu, up: true, external: true };
     desired.links.insert(TUNNEL.to_owned(), link);
@@ -58,7 +58,7 @@ fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, families: &[AddressFam
     desired.addresses.insert(address);
     let setting = |family, name| Sysctl { family, link: TUNNEL.to_owned(), name };
     desired.sysctls.insert(setting(AddressFamily::V4, "rp_filter"), "2".to_owned());
-    if families.contains(&AddressFamily::V6) {
+    if input.ground.features.ipv6 {
         desired.sysctls.insert(setting(AddressFamily::V6, "disable_ipv6"), "0".to_owned());
     }
 }

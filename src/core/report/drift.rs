@@ -1,0 +1,232 @@
+//! Drift: desired minus observed, object by object, in the words of `ip` and `nft`.
+//!
+//! What is compared is the state that was last seen to be in force, not a plan: our own applying is no drift. Deliberately
+//! absent: who did it and when (`history`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::state::NodeState;
+use crate::core::state::net::{LinkName, RouteKey, route_text};
+use crate::core::state::nft::{Chain, Data, Family, Key, Set, Table, element_text};
+
+/// How an object differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// It was there and is gone.
+    Missing,
+    /// It bears our marks and is not ours.
+    Extra,
+    /// It is there, and different.
+    Changed,
+}
+
+/// What kind of object, and the number that it and the kernel's events have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A label of the node.
+    Label,
+    /// A device, its addresses and settings.
+    Link(LinkName),
+    /// A static neighbour.
+    Neighbour,
+    /// A rule's priority.
+    Rule(u32),
+    /// A route's table.
+    Route(u32),
+    /// An nftables object; the chain's or set's name.
+    Nft(String),
+}
+
+/// One object that differs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Drift {
+    /// `ip rule 9001`, `nft inet egret map group_of4`: what it is called, the same each time it drifts.
+    pub object: String,
+    /// How.
+    pub class: Class,
+    /// What it was to be.
+    pub desired: Option<String>,
+    /// What it is.
+    pub observed: Option<String>,
+    /// For finding who did it, and which policy wants it.
+    pub place: Place,
+}
+
+/// What differs, sorted.
+pub fn between(desired: &NodeState, observed: &NodeState) -> Vec<Drift> {
+    // No `..`: a new part of the state must be compared, too.
+    let NodeState { labels, links, addresses, sysctls, rules, routes, neighbours, nft } = desired;
+    let mut found = Found::default();
+    found.maps(labels, &observed.labels, |key, value| Entry {
+        object: format!("label {key}"),
+        text: format!("{key}: \"{value}\""),
+        place: Place::Label,
+    });
+    found.maps(links, &observed.links, |name, link| Entry {
+        object: format!("ip link {name}"),
+        text: format!("{name} {link}"),
+        place: Place::Link(name.clone()),
+    });
+    found.sets(addresses, &observed.addresses, |address| Entry {
+        object: format!("ip address {address}"),
+        text: address.to_string(),
+        place: Place::Link(address.link.clone()),
+    });
+    found.maps(sysctls, &observed.sysctls, |sysctl, value| Entry {
+        object: format!("sysctl {sysctl}"),
+        text: format!("{sysctl} = {value}"),
+        place: Place::Link(sysctl.link.clone()),
+    });
+    found.sets(rules, &observed.rules, |rule| Entry {
+        object: format!("ip rule {rule}"),
+        text: rule.to_string(),
+        place: Place::Rule(rule.priority),
+    });
+    found.maps(routes, &observed.routes, |key, route| Entry {
+        object: format!("ip route {}", route_name(key)),
+        text: route_text(key, route),
+        place: Place::Route(key.table),
+    });
+    found.sets(neighbours, &observed.neighbours, |neighbour| Entry {
+        object: format!("ip neigh {} dev {}", neighbour.address, neighbour.link),
+        text: neighbour.to_string(),
+        place: Place::Neighbour,
+    });
+    for (family, table) in nft {
+        found.table(*family, table, observed.nft.get(family));
+    }
+    for (family, table) in observed.nft.iter().filter(|(family, _)| !nft.contains_key(family)) {
+        found.table(*family, &Table::default(), Some(table));
+    }
+    found.0.sort();
+    found.0
+}
+
+fn route_name(key: &RouteKey) -> String {
+    let family = if key.family == crate::core::state::nft::AddressFamily::V6 { "-6 " } else { "" };
+    let metric = if key.metric == crate::core::state::net::default_metric(key.family) {
+        String::new()
+    } else {
+        format!(" metric {}", key.metric)
+    };
+    format!("{family}{key} table {}{metric}", key.table)
+}
+
+/// An object in words.
+struct Entry {
+    object: String,
+    text: String,
+    place: Place,
+}
+
+#[derive(Default)]
+struct Found(Vec<Drift>);
+
+impl Found {
+    fn push(&mut self, object: String, place: Place, desired: Option<String>, observed: Option<String>) {
+        let class = match (&desired, &observed) {
+            (Some(_), None) => Class::Missing,
+            (None, _) => Class::Extra,
+            (Some(_), Some(_)) => Class::Changed,
+        };
+        self.0.push(Drift { object, class, desired, observed, place });
+    }
+
+    fn maps<K: Ord, V: PartialEq>(
+        &mut self,
+        desired: &BTreeMap<K, V>,
+        observed: &BTreeMap<K, V>,
+        describe: impl Fn(&K, &V) -> Entry,
+    ) {
+        for (key, value) in desired.iter().filter(|(key, value)| observed.get(key) != Some(value)) {
+            let Entry { object, text, place } = describe(key, value);
+            self.push(object, place, Some(text), observed.get(key).map(|found| describe(key, found).text));
+        }
+        for (key, value) in observed.iter().filter(|(key, _)| !desired.contains_key(key)) {
+            let Entry { object, text, place } = describe(key, value);
+            self.push(object, place, None, Some(text));
+        }
+    }
+
+    fn sets<K: Ord>(&mut self, desired: &BTreeSet<K>, observed: &BTreeSet<K>, describe: impl Fn(&K) -> Entry) {
+        for key in desired.difference(observed) {
+            let Entry { object, text, place } = describe(key);
+            self.push(object, place, Some(text), None);
+        }
+        for key in observed.difference(desired) {
+            let Entry { object, text, place } = describe(key);
+            self.push(object, place, None, Some(text));
+        }
+    }
+
+    fn table(&mut self, family: Family, desired: &Table, observed: Option<&Table>) {
+        let object = |noun: &str, name: &str| format!("nft {family} egret {noun} {name}");
+        let Some(observed) = observed else {
+            let text = format!("{} chains, {} sets and maps", desired.chains.len(), desired.sets.len());
+            self.push(format!("nft table {family} egret"), Place::Nft(String::new()), Some(text), None);
+            return;
+        };
+        if desired.owned && !observed.owned {
+            let text = |owned: bool| if owned { "flags owner,persist" } else { "no owner" }.to_owned();
+            let object = format!("nft table {family} egret");
+            self.push(object, Place::Nft(String::new()), Some(text(true)), Some(text(false)));
+        }
+        self.maps(&desired.chains, &observed.chains, |name, chain| Entry {
+            object: object("chain", name),
+            text: chain_text(chain),
+            place: Place::Nft(name.clone()),
+        });
+        for (name, set) in &desired.sets {
+            match observed.sets.get(name) {
+                None => {
+                    let text = format!("{} {} elements", set.definition(), set.elements.len());
+                    self.push(object(set.noun(), name), Place::Nft(name.clone()), Some(text), None);
+                }
+                Some(found) => self.elements(&object(set.noun(), name), name, set, found),
+            }
+        }
+        for (name, set) in observed.sets.iter().filter(|(name, _)| !desired.sets.contains_key(*name)) {
+            self.push(object(set.noun(), name), Place::Nft(name.clone()), None, Some(set.definition()));
+        }
+    }
+
+    /// A set differs as one object: what is missing and what is too much, a few of each by name.
+    fn elements(&mut self, object: &str, name: &str, desired: &Set, observed: &Set) {
+        if desired.definition() != observed.definition() {
+            let (wanted, found) = (desired.definition(), observed.definition());
+            self.push(object.to_owned(), Place::Nft(name.to_owned()), Some(wanted), Some(found));
+            return;
+        }
+        let of = |from: &BTreeMap<Key, Option<Data>>, without: &BTreeMap<Key, Option<Data>>| {
+            let texts: Vec<String> = from
+                .iter()
+                .filter(|(key, data)| without.get(*key) != Some(*data))
+                .map(|(key, data)| element_text(key, data.as_ref()))
+                .collect();
+            (!texts.is_empty()).then(|| few(&texts))
+        };
+        let missing = of(&desired.elements, &observed.elements);
+        let extra = of(&observed.elements, &desired.elements);
+        if missing.is_some() || extra.is_some() {
+            self.push(object.to_owned(), Place::Nft(name.to_owned()), missing, extra);
+        }
+    }
+}
+
+/// The first five, and how many more: a report is for reading.
+fn few<T: Display>(texts: &[T]) -> String {
+    let shown: Vec<String> = texts.iter().take(5).map(ToString::to_string).collect();
+    let rest = texts.len().saturating_sub(5);
+    let more = if rest > 0 { format!(", and {rest} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
+fn chain_text(chain: &Chain) -> String {
+    let base = chain.base.as_ref().map(ToString::to_string);
+    let rules = chain.rules.iter().map(ToString::to_string);
+    base.into_iter().chain(rules).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,205 @@
+//! History: when each drift was seen, by whom it was made, when it was put right. One node's file on the reports branch.
+//!
+//! A file changes only when there is something new to say; times are those of events, never of writing. Deliberately absent:
+//! YAML and Markdown (`files`).
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::drift::{Class, Drift};
+use crate::core::finding::Finding;
+
+/// How many records of what was put right are kept in the file; older ones are in the branch's history.
+const KEPT: usize = 100;
+
+/// Everything worth telling of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeReport {
+    /// The node.
+    pub node: String,
+    /// The commit that is in force there; none before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<InForce>,
+    /// Found different and not put right (yet).
+    #[serde(default)]
+    pub drift: Vec<Record>,
+    /// Put right, the newest first.
+    #[serde(default)]
+    pub corrected: Vec<Record>,
+    /// Documents that are not in force as they stand in the repository.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<Rejected>,
+    /// Reasons worth a person's eye, and since when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Since>,
+}
+
+/// A commit of the policy repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// Its full id.
+    pub commit: String,
+    /// Its first line.
+    pub summary: String,
+}
+
+/// A document that was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rejected {
+    /// `policies/outpost.yaml:12:5`
+    pub place: String,
+    /// What is wrong.
+    pub message: String,
+    /// What is in force instead.
+    pub instead: String,
+}
+
+/// A finding and when it was first made.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Since {
+    /// The finding.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// When it was first made.
+    pub since: Timestamp,
+}
+
+/// One object's drift.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The object, as [`Drift::object`].
+    pub object: String,
+    /// How it differs.
+    pub class: Class,
+    /// What it was to be; absent for what was not to be at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired: Option<String>,
+    /// What it was found to be; absent if it was gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<String>,
+    /// Who did it, as far as the kernel says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<By>,
+    /// When it was first seen.
+    pub first_seen: Timestamp,
+    /// When it was last seen.
+    pub last_seen: Timestamp,
+    /// When it was last put right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrected: Option<Timestamp>,
+    /// How often it was seen.
+    pub times: u32,
+    /// What was done: `corrected`, or why not.
+    pub action: String,
+    /// Who wants it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted_by: Vec<WantedBy>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Who is thought to have done it, and why.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct By {
+    /// `nft`, `process 4711`, `the kernel`.
+    pub guess: String,
+    /// What the guess rests on.
+    pub because: String,
+}
+
+/// A policy that wants an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WantedBy {
+    /// Its name.
+    pub policy: String,
+    /// `policies/outpost.yaml:1`
+    pub file: String,
+    /// The commit that is in force.
+    pub commit: String,
+}
+
+/// A drift as it was just seen.
+#[derive(Debug, Clone)]
+pub struct Sighting {
+    /// What differs.
+    pub drift: Drift,
+    /// Who did it, if the kernel says.
+    pub by: Option<By>,
+    /// Who wants the object.
+    pub wanted_by: Vec<WantedBy>,
+}
+
+impl NodeReport {
+    /// An empty one.
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            in_force: None,
+            drift: Vec::new(),
+            corrected: Vec::new(),
+            rejected: Vec::new(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// Takes down what was seen. Drift that is open already is seen again; an object that was put right before and drifted the
+    /// same way is opened again with its count.
+    pub fn seen(&mut self, sightings: Vec<Sighting>, now: Timestamp) {
+        for sighting in sightings {
+            let same = |record: &Record| record.object == sighting.drift.object && record.class == sighting.drift.class;
+            if let Some(open) = self.drift.iter_mut().find(|record| same(record)) {
+                open.observed = sighting.drift.observed;
+                continue;
+            }
+            let before = self.corrected.iter().position(same).map(|position| self.corrected.remove(position));
+            self.drift.push(Record {
+                first_seen: before.as_ref().map_or(now, |record| record.first_seen),
+                times: before.map_or(0, |record| record.times) + 1,
+                object: sighting.drift.object,
+                class: sighting.drift.class,
+                desired: sighting.drift.desired,
+                observed: sighting.drift.observed,
+                by: sighting.by,
+                last_seen: now,
+                corrected: None,
+                action: "being put right".to_owned(),
+                wanted_by: sighting.wanted_by,
+                hint: None,
+            });
+        }
+        self.drift.sort_by(|a, b| a.object.cmp(&b.object));
+    }
+
+    /// Takes down that all open drift was put right.
+    pub fn put_right(&mut self, now: Timestamp) {
+        for mut record in std::mem::take(&mut self.drift).into_iter().rev() {
+            record.corrected = Some(now);
+            "corrected".clone_into(&mut record.action);
+            self.corrected.insert(0, record);
+        }
+        self.corrected.truncate(KEPT);
+    }
+
+    /// Takes down that open drift could not be put right.
+    pub fn not_put_right(&mut self, why: &str) {
+        for record in &mut self.drift {
+            record.action = format!("not put right: {why}");
+        }
+    }
+
+    /// Replaces the findings; those that were there keep their time.
+    pub fn set_findings(&mut self, findings: Vec<Finding>, now: Timestamp) {
+        let before = std::mem::take(&mut self.findings);
+        self.findings = findings
+            .into_iter()
+            .map(|finding| {
+                let since = before.iter().find(|known| known.finding == finding).map_or(now, |known| known.since);
+                Since { finding, since }
+            })
+            .collect();
+    }
+}

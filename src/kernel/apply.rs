@@ -1,0 +1,101 @@
+//! Apply: each step of a plan as the one or two messages that carry it out.
+//!
+//! Deliberately absent: order and choice, which are the plan's, and labels, which are the cluster's.
+
+use rtnetlink::packet_route::RouteNetlinkMessage as Message;
+use rtnetlink::packet_route::link::LinkMessage;
+
+use super::socket::{Manner, RouteError};
+use super::{Kernel, KernelError, conntrack, encode, nft};
+use crate::core::plan::Step;
+use crate::core::state::net::Sysctl;
+
+impl Kernel {
+    /// Carries out one step. `generation` is the one of the look that the plan was made from; the first transaction that
+    /// succeeds moves it on.
+    pub async fn apply(&mut self, step: &Step, generation: &mut nft::Generation) -> Result<(), KernelError> {
+        match step {
+            Step::SetLabel(..) | Step::RemoveLabel(..) => Ok(()),
+            Step::Nft(transaction) => {
+                *generation = self.nft.commit(transaction, *generation).await.map_err(KernelError::Nft)?;
+                Ok(())
+            }
+            Step::Forget { mark, mask } => match conntrack::forget(*mark, *mask).await {
+                Ok(()) => Ok(()),
+                // Without connection tracking over netlink there is nothing to forget by; a mark in use is never given out.
+                Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
+                Err(source) => Err(KernelError::Conntrack { mark: *mark, source }),
+            },
+            Step::SetSysctl(sysctl, value, _) => write(sysctl, value),
+            other => self.apply_route(other).await.map_err(|source| KernelError::Step { step: step.to_string(), source }),
+        }
+    }
+
+    async fn apply_route(&self, step: &Step) -> Result<(), RouteError> {
+        match step {
+            Step::AddLink(name, link) => {
+                self.routes.execute(Message::NewLink(encode::link(name, link)), Manner::Create).await
+            }
+            Step::ChangeLink(name, link) => {
+                let message = encode::link_change(index(name)?, link);
+                self.routes.execute(Message::SetLink(message), Manner::Plain).await
+            }
+            Step::DeleteLink(name) => {
+                let mut message = LinkMessage::default();
+                message.header.index = index(name)?;
+                gone(self.routes.execute(Message::DelLink(message), Manner::Plain).await)
+            }
+            Step::AddAddress(address) => {
+                let message = encode::address(address, index(&address.link)?);
+                there(self.routes.execute(Message::NewAddress(message), Manner::Create).await)
+            }
+            Step::DeleteAddress(address) => {
+                let message = encode::address(address, index(&address.link)?);
+                gone(self.routes.execute(Message::DelAddress(message), Manner::Plain).await)
+            }
+            Step::SetNeighbour(neighbour) => {
+                let message = encode::neighbour(neighbour, index(&neighbour.link)?);
+                self.routes.execute(Message::NewNeighbour(message), Manner::Replace).await
+            }
+            Step::DeleteNeighbour(neighbour) => {
+                let message = encode::neighbour(neighbour, index(&neighbour.link)?);
+                gone(self.routes.execute(Message::DelNeighbour(message), Manner::Plain).await)
+            }
+            Step::SetRoute(key, route, _) => {
+                let index = match route {
+                    crate::core::state::net::Route::Via { link, .. } => index(link)?,
+                    _ => 0,
+                };
+                self.routes.execute(Message::NewRoute(encode::route(key, route, index)), Manner::Replace).await
+            }
+            Step::DeleteRoute(key, route) => {
+                gone(self.routes.execute(Message::DelRoute(encode::route_deletion(key, route)), Manner::Plain).await)
+            }
+            Step::AddRule(rule) => there(self.routes.execute(Message::NewRule(encode::rule(rule)), Manner::Create).await),
+            Step::DeleteRule(rule) => {
+                gone(self.routes.execute(Message::DelRule(encode::rule(rule)), Manner::Plain).await)
+            }
+            Step::SetLabel(..) | Step::RemoveLabel(..) | Step::Nft(_) | Step::Forget { .. } | Step::SetSysctl(..) => Ok(()),
+        }
+    }
+}
+
+/// A device's number now: it changes when the device is made anew.
+fn index(name: &str) -> Result<u32, RouteError> {
+    nix::net::if_::if_nametoindex(name).map_err(|_| RouteError::NoInterface(name.to_owned()))
+}
+
+/// What was to be made is there: as wanted, whoever made it. The look afterwards tells whether it is the same.
+fn there(result: Result<(), RouteError>) -> Result<(), RouteError> {
+    result.or_else(|error| if error.is_exists() { Ok(()) } else { Err(error) })
+}
+
+/// What was to be taken away is gone already: as wanted.
+fn gone(result: Result<(), RouteError>) -> Result<(), RouteError> {
+    result.or_else(|error| if error.is_missing() { Ok(()) } else { Err(error) })
+}
+
+fn write(sysctl: &Sysctl, value: &str) -> Result<(), KernelError> {
+    std::fs::write(sysctl.path(), value)
+        .map_err(|source| KernelError::Sysctl { doing: format!("set {sysctl} = {value}"), source })
+}

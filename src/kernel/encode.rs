@@ -1,0 +1,181 @@
+//! Rules, routes, neighbours, addresses and links as route netlink messages.
+//!
+//! The syntax of `ip` stands in the comment above what builds it. Deliberately absent: sending (`socket`).
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteIp6Tunnel, RouteIpTunnel, RouteLwEnCapType, RouteLwTunnelEncap,
+    RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
+use rtnetlink::{LinkMessageBuilder, LinkVxlan};
+
+use crate::core::state::net::{Address, Encap, Link, Neighbour, Route, RouteKey, Rule};
+use crate::core::state::nft::AddressFamily;
+use crate::core::state::ownership::PROTOCOL;
+
+pub(super) fn family(family: AddressFamily) -> NetlinkFamily {
+    match family {
+        AddressFamily::V4 => NetlinkFamily::Inet,
+        AddressFamily::V6 => NetlinkFamily::Inet6,
+    }
+}
+
+/// `ip rule add fwmark 0x1/0x1fff lookup 9001 priority 9001 protocol 180`
+pub(super) fn rule(rule: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family(rule.family);
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Priority(rule.priority),
+        RuleAttribute::FwMark(rule.mark),
+        RuleAttribute::FwMask(rule.mask),
+        RuleAttribute::Table(rule.table),
+        RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL.0)),
+    ];
+    message
+}
+
+/// What both adding and deleting a route says of it.
+fn route_key(key: &RouteKey, kind: RouteType) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(key.family);
+    message.header.destination_prefix_length = key.destination.prefix_len();
+    message.header.protocol = RouteProtocol::Other(PROTOCOL.0);
+    message.header.kind = kind;
+    if key.destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(key.destination.network())));
+    }
+    message.attributes.push(RouteAttribute::Table(key.table));
+    if key.metric > 0 {
+        message.attributes.push(RouteAttribute::Priority(key.metric));
+    }
+    message
+}
+
+fn kind_of(route: &Route) -> RouteType {
+    match route {
+        Route::Unreachable => RouteType::Unreachable,
+        Route::Throw => RouteType::Throw,
+        Route::Via { .. } | Route::Unknown(_) => RouteType::Unicast,
+    }
+}
+
+/// `ip route replace default encap ip id 7 dst 172.18.0.3 via 172.18.0.3 dev egret0 onlink table 9001 proto 180`;
+/// `index` is the device's number, for routes that have one.
+pub(super) fn route(key: &RouteKey, route: &Route, index: u32) -> RouteMessage {
+    let mut message = route_key(key, kind_of(route));
+    message.header.scope = RouteScope::Universe;
+    let Route::Via { gateway, onlink, encap, .. } = route else { return message };
+    if gateway.is_none() && key.family == AddressFamily::V4 {
+        message.header.scope = RouteScope::Link;
+    }
+    if *onlink {
+        message.header.flags.insert(RouteFlags::Onlink);
+    }
+    message.attributes.push(RouteAttribute::Oif(index));
+    match gateway {
+        // via inet6 fe80::1
+        Some(IpAddr::V6(hop)) if key.family == AddressFamily::V4 => {
+            message.attributes.push(RouteAttribute::Via(RouteVia::Inet6(*hop)));
+        }
+        Some(hop) => message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(*hop))),
+        None => {}
+    }
+    if let Some(encap) = encap {
+        message.attributes.extend(encapsulation(*encap));
+    }
+    message
+}
+
+/// `encap ip id 7 dst 172.18.0.3`, `encap ip6 id 7 dst fd00::3`
+fn encapsulation(Encap { id, peer }: Encap) -> [RouteAttribute; 2] {
+    let id = u64::from(id);
+    let (kind, parts) = match peer {
+        IpAddr::V4(peer) => (
+            RouteLwEnCapType::Ip,
+            [RouteIpTunnel::Id(id), RouteIpTunnel::Destination(peer)].map(RouteLwTunnelEncap::Ip).to_vec(),
+        ),
+        IpAddr::V6(peer) => (
+            RouteLwEnCapType::Ip6,
+            [RouteIp6Tunnel::Id(id), RouteIp6Tunnel::Destination(peer)].map(RouteLwTunnelEncap::Ip6).to_vec(),
+        ),
+    };
+    [RouteAttribute::EncapType(kind), RouteAttribute::Encap(parts)]
+}
+
+/// `ip route del ...`: what it leads to need not be said, so that a route somebody bent goes too.
+pub(super) fn route_deletion(key: &RouteKey, route: &Route) -> RouteMessage {
+    let mut message = route_key(key, kind_of(route));
+    message.header.scope = RouteScope::NoWhere;
+    message
+}
+
+/// `ip neigh replace 172.18.0.3 dev egret0 lladdr 02:00:ac:12:00:03 nud permanent`
+pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(AddressFamily::of(neighbour.address));
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(neighbour.address.into()),
+        NeighbourAttribute::LinkLayerAddress(neighbour.mac.0.to_vec()),
+    ];
+    message
+}
+
+/// `ip addr add 169.254.90.1/32 scope link dev egret0`
+pub(super) fn address(address: &Address, index: u32) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(AddressFamily::of(address.address.addr()));
+    message.header.prefix_len = address.address.prefix_len();
+    message.header.scope = AddressScope::Link;
+    message.header.flags = AddressHeaderFlags::empty();
+    message.header.index = index;
+    message.attributes.push(AddressAttribute::Address(address.address.addr()));
+    if let IpNet::V4(_) = address.address {
+        message.attributes.push(AddressAttribute::Local(address.address.addr()));
+    }
+    message
+}
+
+/// `ip link add egret0 type vxlan external dstport 4790 nolearning address 02:00:... mtu 1450 up`
+pub(super) fn link(name: &str, link: &Link) -> LinkMessage {
+    let builder = LinkMessageBuilder::<LinkVxlan>::new(name)
+        .collect_metadata(link.external)
+        .port(link.port)
+        .learning(false)
+        .address(link.mac.0.to_vec())
+        .mtu(link.mtu);
+    if link.up { builder.up().build() } else { builder.build() }
+}
+
+/// `ip link set egret0 mtu 1450 up`
+pub(super) fn link_change(index: u32, link: &Link) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(LinkAttribute::Mtu(link.mtu));
+    message.header.change_mask = LinkFlags::Up;
+    if link.up {
+        message.header.flags = LinkFlags::Up;
+    }
+    message
+}
+
+/// A dump request for the routes of one family: those of ours, or those of the main table.
+pub(super) fn route_dump(of: AddressFamily, main: bool) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(of);
+    if main {
+        message.header.table = rtnetlink::packet_route::route::RouteHeader::RT_TABLE_MAIN;
+    } else {
+        message.header.protocol = RouteProtocol::Other(PROTOCOL.0);
+    }
+    RouteNetlinkMessage::GetRoute(message)
+}

@@ -1,0 +1,57 @@
+//! The ground: interfaces that are not ours, their addresses and filters, and the main table.
+//!
+//! Deliberately absent: any change to them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::links::{Seen, SeenAddress};
+use crate::core::compile::RP_FILTER_BEFORE;
+use crate::core::ground::{Features, Ground, GroundRoute, Interface};
+use crate::core::state::nft::{Data, Family, Key, Ruleset};
+
+pub(super) fn ground(
+    links: &BTreeMap<u32, Seen>,
+    addresses: &[SeenAddress],
+    routes: Vec<GroundRoute>,
+    ours: &Ruleset,
+    owned_tables: bool,
+) -> Ground {
+    let mut interfaces: BTreeMap<u32, (String, Interface)> = links
+        .iter()
+        .filter(|(_, link)| !link.is_ours())
+        .map(|(index, link)| {
+            let rp_filter = number(&format!("/proc/sys/net/ipv4/conf/{}/rp_filter", link.name)).unwrap_or(0);
+            let interface = Interface { up: link.up, addresses: Vec::new(), rp_filter, mtu: link.mtu };
+            (*index, (link.name.clone(), interface))
+        })
+        .collect();
+    for address in addresses.iter().filter(|address| address.usable) {
+        if let Some((_, interface)) = interfaces.get_mut(&address.index) {
+            interface.addresses.push(address.net);
+        }
+    }
+    Ground {
+        interfaces: interfaces.into_values().collect(),
+        routes,
+        rp_filter_all: number("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or(0),
+        loosened: loosened(ours),
+        features: Features { owned_tables, ipv6: number("/proc/sys/net/ipv6/conf/all/disable_ipv6") == Some(0) },
+    }
+}
+
+/// Interfaces whose filter our table remembers.
+fn loosened(ours: &Ruleset) -> BTreeMap<String, u8> {
+    let map = ours.get(&Family::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
+    map.into_iter()
+        .flat_map(|set| &set.elements)
+        .filter_map(|(key, data)| match (key, data) {
+            (Key::Interface(name), Some(Data::Mark(before))) => Some((name.clone(), u8::try_from(*before).ok()?)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn number(path: &str) -> Option<u8> {
+    std::fs::read_to_string(Path::new(path)).ok()?.trim().parse().ok()
+}

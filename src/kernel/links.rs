@@ -1,0 +1,109 @@
+//! Links and addresses as the kernel lists them.
+//!
+//! Deliberately absent: what is wanted of them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+
+use crate::core::state::net::{Address, Link, Mac};
+use crate::core::state::ownership::LINK_PREFIX;
+
+/// What every link has.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) name: String,
+    pub(super) up: bool,
+    pub(super) mtu: u32,
+    /// It is a tunnel device as ours are; of another kind if `port` is 0.
+    pub(super) link: Link,
+}
+
+impl Seen {
+    /// By its name, which is all the ownership a device can bear.
+    pub(super) fn is_ours(&self) -> bool {
+        is_ours(&self.name)
+    }
+}
+
+/// Whether a device of this name is ours.
+pub(super) fn is_ours(name: &str) -> bool {
+    name.starts_with(LINK_PREFIX)
+}
+
+/// A link's number and what is seen of it.
+pub(super) fn decode(message: &LinkMessage) -> Option<(u32, Seen)> {
+    let up = message.header.flags.contains(LinkFlags::Up);
+    let mut link = Link { port: 0, mac: Mac([0; 6]), mtu: 0, up, external: false };
+    let mut name = None;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(bytes) => {
+                if let Ok(mac) = <[u8; 6]>::try_from(bytes.as_slice()) {
+                    link.mac = Mac(mac);
+                }
+            }
+            LinkAttribute::LinkInfo(infos) => vxlan(infos, &mut link),
+            _ => {}
+        }
+    }
+    Some((message.header.index, Seen { name: name?, up, mtu: link.mtu, link }))
+}
+
+fn vxlan(infos: &[LinkInfo], link: &mut Link) {
+    let parts = infos.iter().filter_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(parts)) => Some(parts),
+        _ => None,
+    });
+    for part in parts.flatten() {
+        match part {
+            InfoVxlan::Port(port) => link.port = *port,
+            InfoVxlan::CollectMetadata(external) => link.external = *external,
+            _ => {}
+        }
+    }
+}
+
+/// An address as the kernel lists it: on which link, and whether packets may be given it as their source.
+pub(super) struct SeenAddress {
+    pub(super) index: u32,
+    pub(super) net: IpNet,
+    /// Global scope, and neither deprecated nor waiting for duplicate address detection.
+    pub(super) usable: bool,
+    /// The kernel gives every IPv6 link one of these by itself.
+    pub(super) link_local: bool,
+}
+
+pub(super) fn decode_address(message: &AddressMessage) -> Option<SeenAddress> {
+    let mut address = None;
+    let mut local = None;
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Address(found) => address = Some(*found),
+            AddressAttribute::Local(found) => local = Some(*found),
+            AddressAttribute::Flags(found) => flags = *found,
+            _ => {}
+        }
+    }
+    // On a point-to-point link `Address` is the peer's.
+    let own: IpAddr = local.or(address)?;
+    let unusable = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+    Some(SeenAddress {
+        index: message.header.index,
+        net: IpNet::new(own, message.header.prefix_len).ok()?,
+        usable: message.header.scope == AddressScope::Universe && !flags.intersects(unusable),
+        link_local: matches!(own, IpAddr::V6(v6) if v6.is_unicast_link_local()),
+    })
+}
+
+/// Our own addresses among those seen.
+pub(super) fn own_address(seen: &SeenAddress, links: &BTreeMap<u32, Seen>) -> Option<Address> {
+    let link = links.get(&seen.index).filter(|link| link.is_ours())?;
+    (!seen.link_local).then(|| Address { link: link.name.clone(), address: seen.net })
+}

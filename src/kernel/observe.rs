@@ -1,0 +1,144 @@
+//! Observe: the node's state as the kernel holds it, of what is ours and nothing else.
+//!
+//! Deliberately absent: labels, which are no business of the kernel's, and any memory of what was put there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
+use rtnetlink::packet_route::rule::RuleMessage;
+use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
+
+use super::links::{self, Seen, SeenAddress};
+use super::nft::RuleCounter;
+use super::{Kernel, KernelError, Observed, encode, ground, routes};
+use crate::core::ground::GroundRoute;
+use crate::core::state::NodeState;
+use crate::core::state::net::{Neighbour, Route, RouteKey, Rule, Sysctl};
+use crate::core::state::nft::{AddressFamily, Family};
+use crate::core::state::ownership::PROTOCOL;
+
+impl Kernel {
+    /// One look at everything. Labels are left empty: the caller knows them from the facts.
+    pub async fn observe(&mut self) -> Result<Observed, KernelError> {
+        let (ruleset, generation) = self.nft.observe().await.map_err(KernelError::Nft)?;
+        let links = self.links().await?;
+        let addresses = self.addresses().await?;
+        let (own_routes, ground_routes) = self.all_routes(&links).await?;
+        let ground = ground::ground(&links, &addresses, ground_routes, &ruleset, self.features.owned_tables);
+        let state = NodeState {
+            labels: BTreeMap::new(),
+            links: links.values().filter(|seen| seen.is_ours()).map(|seen| (seen.name.clone(), seen.link.clone())).collect(),
+            addresses: addresses.iter().filter_map(|seen| links::own_address(seen, &links)).collect(),
+            sysctls: sysctls(&links, &ground.loosened, ground.features.ipv6),
+            rules: self.rules().await?,
+            routes: own_routes,
+            neighbours: self.neighbours(&links).await?,
+            nft: ruleset,
+        };
+        Ok(Observed { state, ground, generation })
+    }
+
+    /// What the counters of our drop rules say, by family, chain and position.
+    pub async fn counters(&mut self) -> Result<BTreeMap<(Family, String, usize), RuleCounter>, KernelError> {
+        self.nft.counters().await.map_err(KernelError::Nft)
+    }
+
+    async fn dump(&self, what: &'static str, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+        self.routes.dump(message).await.map_err(|source| KernelError::Observe { what, source })
+    }
+
+    pub(super) async fn links(&self) -> Result<BTreeMap<u32, Seen>, KernelError> {
+        let answers = self.dump("links", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
+        let links = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => links::decode(message),
+            _ => None,
+        });
+        Ok(links.collect())
+    }
+
+    async fn addresses(&self) -> Result<Vec<SeenAddress>, KernelError> {
+        let answers = self.dump("addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default())).await?;
+        let addresses = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => links::decode_address(message),
+            _ => None,
+        });
+        Ok(addresses.collect())
+    }
+
+    async fn rules(&self) -> Result<BTreeSet<Rule>, KernelError> {
+        let mut rules = BTreeSet::new();
+        for family in AddressFamily::BOTH {
+            let mut request = RuleMessage::default();
+            request.header.family = encode::family(family);
+            for answer in self.dump("rules", RouteNetlinkMessage::GetRule(request)).await? {
+                // Ours by its protocol and its place; one of the two alone is somebody else's.
+                if let RouteNetlinkMessage::NewRule(message) = answer
+                    && let Some((rule, of)) = routes::rule(&message)
+                    && of == PROTOCOL
+                    && self.range.owns(rule.priority)
+                {
+                    rules.insert(rule);
+                }
+            }
+        }
+        Ok(rules)
+    }
+
+    async fn all_routes(
+        &self,
+        links: &BTreeMap<u32, Seen>,
+    ) -> Result<(BTreeMap<RouteKey, Route>, Vec<GroundRoute>), KernelError> {
+        let mut own = BTreeMap::new();
+        let mut ground = Vec::new();
+        for family in AddressFamily::BOTH {
+            for answer in self.dump("routes", encode::route_dump(family, false)).await? {
+                if let RouteNetlinkMessage::NewRoute(message) = answer
+                    && routes::protocol(message.header.protocol) == PROTOCOL
+                    && let Some((key, route)) = routes::own_route(&message, links)
+                    && self.range.owns(key.table)
+                {
+                    own.insert(key, route);
+                }
+            }
+            for answer in self.dump("the main routing table", encode::route_dump(family, true)).await? {
+                if let RouteNetlinkMessage::NewRoute(message) = answer {
+                    ground.extend(routes::ground_route(&message, links));
+                }
+            }
+        }
+        Ok((own, ground))
+    }
+
+    async fn neighbours(&self, links: &BTreeMap<u32, Seen>) -> Result<BTreeSet<Neighbour>, KernelError> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = NetlinkFamily::Unspec;
+        let answers = self.dump("neighbours", RouteNetlinkMessage::GetNeighbour(request)).await?;
+        let neighbours = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewNeighbour(message) => routes::neighbour(message, links),
+            _ => None,
+        });
+        Ok(neighbours.collect())
+    }
+}
+
+/// Settings of our devices, and the filters that our table remembers having loosened.
+fn sysctls(links: &BTreeMap<u32, Seen>, loosened: &BTreeMap<String, u8>, ipv6: bool) -> BTreeMap<Sysctl, String> {
+    let own = links.values().filter(|seen| seen.is_ours()).map(|seen| &seen.name);
+    let mut wanted: Vec<Sysctl> = Vec::new();
+    for name in own {
+        wanted.push(Sysctl { family: AddressFamily::V4, link: name.clone(), name: "rp_filter" });
+        if ipv6 {
+            wanted.push(Sysctl { family: AddressFamily::V6, link: name.clone(), name: "disable_ipv6" });
+        }
+    }
+    for name in loosened.keys() {
+        wanted.push(Sysctl { family: AddressFamily::V4, link: name.clone(), name: "rp_filter" });
+    }
+    wanted
+        .into_iter()
+        // A device that went away in this moment has no settings; the next look sees that it is gone.
+        .filter_map(|sysctl| Some((sysctl.clone(), std::fs::read_to_string(sysctl.path()).ok()?.trim().to_owned())))
+        .collect()
+}

@@ -1,0 +1,210 @@
+//! Rules, routes and neighbours as the kernel lists them, normalised to what Egret says of them.
+//!
+//! Deliberately absent: filtering by ownership beyond what a message itself says (`observe`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily as NetlinkFamily;
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteIp6Tunnel, RouteIpTunnel, RouteLwTunnelEncap,
+    RouteMessage, RouteProtocol, RouteType, RouteVia,
+};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+
+use super::links::Seen;
+use crate::core::ground::GroundRoute;
+use crate::core::state::net::{Encap, Mac, Neighbour, Protocol, Route, RouteKey, Rule};
+use crate::core::state::nft::AddressFamily;
+
+fn family_of(family: NetlinkFamily) -> Option<AddressFamily> {
+    match family {
+        NetlinkFamily::Inet => Some(AddressFamily::V4),
+        NetlinkFamily::Inet6 => Some(AddressFamily::V6),
+        _ => None,
+    }
+}
+
+/// A protocol's number.
+pub(super) fn protocol(protocol: RouteProtocol) -> Protocol {
+    Protocol(u8::from(protocol))
+}
+
+/// A rule and its protocol.
+pub(super) fn rule(message: &RuleMessage) -> Option<(Rule, Protocol)> {
+    let mut rule = Rule {
+        family: family_of(message.header.family)?,
+        priority: 0,
+        mark: 0,
+        mask: u32::MAX,
+        table: u32::from(message.header.table),
+        odd: None,
+    };
+    let mut odd = Vec::new();
+    let mut of = Protocol(0);
+    if message.header.action != RuleAction::ToTable {
+        odd.push(format!("{:?}", message.header.action).to_lowercase());
+    }
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::FwMark(mark) => rule.mark = *mark,
+            RuleAttribute::FwMask(mask) => rule.mask = *mask,
+            RuleAttribute::Table(table) => rule.table = *table,
+            RuleAttribute::Protocol(found) => of = protocol(*found),
+            // The kernel lists this one where it is not set, too.
+            RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
+            RuleAttribute::L3MDev(false) => {}
+            other => odd.push(format!("{other:?}")),
+        }
+    }
+    if message.header.tos != 0 || message.header.flags.bits() & RULE_INVERT != 0 {
+        odd.push("tos or not".to_owned());
+    }
+    rule.odd = (!odd.is_empty()).then(|| odd.join(" "));
+    Some((rule, of))
+}
+
+/// `FIB_RULE_INVERT` (include/uapi/linux/fib_rules.h): `ip rule add not ...`
+const RULE_INVERT: u32 = 2;
+
+/// What is in a route message, whoever's route it is.
+struct Parts {
+    destination: Option<IpAddr>,
+    table: u32,
+    metric: u32,
+    link: Option<u32>,
+    gateway: Option<IpAddr>,
+    encap: Option<Encap>,
+    odd: Option<String>,
+}
+
+fn parts(message: &RouteMessage) -> Parts {
+    let mut parts = Parts {
+        destination: None,
+        table: u32::from(message.header.table),
+        metric: 0,
+        link: None,
+        gateway: None,
+        encap: None,
+        odd: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(found) => parts.destination = address(found),
+            RouteAttribute::Table(table) => parts.table = *table,
+            RouteAttribute::Priority(metric) => parts.metric = *metric,
+            RouteAttribute::Oif(index) => parts.link = Some(*index),
+            RouteAttribute::Gateway(found) => parts.gateway = address(found),
+            RouteAttribute::Via(RouteVia::Inet6(found)) => parts.gateway = Some(IpAddr::V6(*found)),
+            RouteAttribute::Via(RouteVia::Inet(found)) => parts.gateway = Some(IpAddr::V4(*found)),
+            RouteAttribute::Encap(found) => parts.encap = encapsulation(found),
+            RouteAttribute::MultiPath(_) => parts.odd = Some("nexthop ... nexthop ...".to_owned()),
+            RouteAttribute::PrefSource(found) => parts.odd = Some(format!("src {found:?}")),
+            _ => {}
+        }
+    }
+    parts
+}
+
+fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+/// The kernel lists source, time to live and service type, too, where they were never set; they don't count.
+fn encapsulation(parts: &[RouteLwTunnelEncap]) -> Option<Encap> {
+    let mut id = None;
+    let mut peer = None;
+    for part in parts {
+        match part {
+            RouteLwTunnelEncap::Ip(RouteIpTunnel::Id(found)) | RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Id(found)) => {
+                id = u32::try_from(*found).ok();
+            }
+            RouteLwTunnelEncap::Ip(RouteIpTunnel::Destination(found)) => peer = Some(IpAddr::V4(*found)),
+            RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Destination(found)) => peer = Some(IpAddr::V6(*found)),
+            _ => {}
+        }
+    }
+    Some(Encap { id: id?, peer: peer? })
+}
+
+fn destination(message: &RouteMessage, parts: &Parts, family: AddressFamily) -> Option<IpNet> {
+    let address = parts.destination.unwrap_or(crate::core::state::nft::unspecified(family));
+    IpNet::new(address, message.header.destination_prefix_length).ok()
+}
+
+/// A route of ours.
+pub(super) fn own_route(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> Option<(RouteKey, Route)> {
+    let family = family_of(message.header.address_family)?;
+    let parts = parts(message);
+    let key = RouteKey { family, table: parts.table, destination: destination(message, &parts, family)?, metric: parts.metric };
+    let route = match (message.header.kind, parts.link.and_then(|index| links.get(&index)), parts.odd) {
+        (RouteType::Unreachable, ..) => Route::Unreachable,
+        (RouteType::Throw, ..) => Route::Throw,
+        (RouteType::Unicast, Some(link), None) => Route::Via {
+            link: link.name.clone(),
+            gateway: parts.gateway,
+            onlink: message.header.flags.contains(RouteFlags::Onlink),
+            encap: parts.encap,
+        },
+        (kind, _, odd) => Route::Unknown(odd.unwrap_or_else(|| format!("{kind:?}").to_lowercase())),
+    };
+    Some((key, route))
+}
+
+/// A unicast route of the main table through one interface that is not ours. The first way of several is taken.
+pub(super) fn ground_route(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> Option<GroundRoute> {
+    let family = family_of(message.header.address_family)?;
+    let mut parts = parts(message);
+    if message.header.kind != RouteType::Unicast || parts.table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+        return None;
+    }
+    for attribute in &message.attributes {
+        if let RouteAttribute::MultiPath(hops) = attribute
+            && let Some(hop) = hops.first()
+        {
+            parts.link = Some(hop.interface_index);
+            parts.gateway = hop.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Gateway(found) => address(found),
+                _ => None,
+            });
+        }
+    }
+    let link = links.get(&parts.link?).filter(|link| !link.is_ours())?;
+    Some(GroundRoute {
+        destination: destination(message, &parts, family)?,
+        interface: link.name.clone(),
+        gateway: parts.gateway,
+        metric: parts.metric,
+    })
+}
+
+/// A static neighbour on one of our devices.
+pub(super) fn neighbour(message: &NeighbourMessage, links: &BTreeMap<u32, Seen>) -> Option<Neighbour> {
+    let link = links.get(&message.header.ifindex).filter(|link| link.is_ours())?;
+    if message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let mut found = None;
+    let mut mac = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => found = Some(IpAddr::V4(*v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => found = Some(IpAddr::V6(*v6)),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+            _ => {}
+        }
+    }
+    Some(Neighbour { link: link.name.clone(), address: found?, mac: Mac(mac?) })
+}
+
+/// The table a route message is about.
+pub(super) fn table(message: &RouteMessage) -> u32 {
+    parts(message).table
+}

@@ -1,0 +1,178 @@
+//! The route netlink socket: a message out, its acknowledgement or its dump back, and the kernel's own words if it refuses.
+//!
+//! rtnetlink's request types know only some attributes, and its errors lose the extended acknowledgement; hence plain messages.
+//! Deliberately absent: what the messages mean (`encode`, `observe`).
+
+use futures::StreamExt;
+use nix::errno::Errno;
+use rtnetlink::Handle;
+use rtnetlink::packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::AsyncSocket;
+
+/// How a message is meant.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Manner {
+    /// Make it; an error if it is there.
+    Create,
+    /// Make it, or put it in the place of the one that is there.
+    Replace,
+    /// Change or delete what is there.
+    Plain,
+}
+
+/// Why the kernel refused: errno and its own words where it gave any.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// The kernel said no.
+    #[error("{}{} (errno {})", errno.desc(), if words.is_empty() { String::new() } else { format!(": {words}") }, *errno as i32)]
+    Kernel {
+        /// The error number.
+        errno: Errno,
+        /// The extended acknowledgement's text (`NLMSGERR_ATTR_MSG`, include/uapi/linux/netlink.h).
+        words: String,
+    },
+    /// No answer could be had: the connection's task is gone.
+    #[error("the netlink connection is closed")]
+    Closed,
+    /// An interface that a step needs is not there (any more).
+    #[error("there is no interface {0}")]
+    NoInterface(String),
+}
+
+impl RouteError {
+    /// The rights were missing.
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Kernel { errno: Errno::EPERM | Errno::EACCES, .. })
+    }
+
+    /// It is there already.
+    pub(super) fn is_exists(&self) -> bool {
+        matches!(self, Self::Kernel { errno: Errno::EEXIST, .. })
+    }
+
+    /// It is not there (any more).
+    pub(super) fn is_missing(&self) -> bool {
+        let missing = [Errno::ENOENT, Errno::ESRCH, Errno::ENODEV, Errno::EADDRNOTAVAIL];
+        matches!(self, Self::Kernel { errno, .. } if missing.contains(errno))
+    }
+}
+
+/// A route netlink socket and the task that serves it.
+#[derive(Debug)]
+pub(super) struct RouteSocket {
+    handle: Handle,
+    port: u32,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for RouteSocket {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl RouteSocket {
+    /// Opens it in this thread's network namespace; must be called within a tokio runtime.
+    pub(super) fn open() -> std::io::Result<Self> {
+        // Strict checking makes dump filters count, so that ten thousand routes of others are not sent to us at all.
+        let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        let socket = connection.socket_mut().socket_mut();
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        let mut address = rtnetlink::sys::SocketAddr::new(0, 0);
+        socket.get_address(&mut address)?;
+        let task = tokio::spawn(connection);
+        Ok(Self { handle, port: address.port_number(), task })
+    }
+
+    /// The port number that the kernel's notifications bear when this socket caused them.
+    pub(super) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Sends a message and waits until it has taken effect.
+    pub(super) async fn execute(&self, message: RouteNetlinkMessage, manner: Manner) -> Result<(), RouteError> {
+        let flags = match manner {
+            Manner::Create => NLM_F_CREATE | NLM_F_EXCL,
+            Manner::Replace => NLM_F_CREATE | NLM_F_REPLACE,
+            Manner::Plain => 0,
+        };
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).await.map(|_| ())
+    }
+
+    /// Sends a request for a dump and gathers it.
+    pub(super) async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, RouteError> {
+        self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP).await
+    }
+
+    async fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, RouteError> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = flags;
+        let mut answers = self.handle.clone().request(request).map_err(|_| RouteError::Closed)?;
+        let mut messages = Vec::new();
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(message) => messages.push(message),
+                NetlinkPayload::Error(ErrorMessage { code: Some(code), header, .. }) => {
+                    let capped = answer.header.flags & NLM_F_CAPPED != 0;
+                    let words = if answer.header.flags & NLM_F_ACK_TLVS == 0 {
+                        String::new()
+                    } else {
+                        extended_words(&header, capped)
+                    };
+                    return Err(RouteError::Kernel { errno: Errno::from_raw(code.get().saturating_neg()), words });
+                }
+                _ => {}
+            }
+        }
+        Ok(messages)
+    }
+}
+
+/// The failed request is not repeated in the acknowledgement (include/uapi/linux/netlink.h).
+const NLM_F_CAPPED: u16 = 0x100;
+/// Extended acknowledgement attributes follow.
+const NLM_F_ACK_TLVS: u16 = 0x200;
+/// `NLMSGERR_ATTR_MSG`
+const ATTRIBUTE_MESSAGE: u16 = 1;
+
+/// The kernel's words behind an error: attributes behind the header of the failed request, and behind the rest of it unless
+/// it was capped. Never panics, whatever the bytes.
+fn extended_words(bytes: &[u8], capped: bool) -> String {
+    let request = bytes.get(..4).map_or(0, |length| u32::from_ne_bytes([length[0], length[1], length[2], length[3]]) as usize);
+    let skip = if capped { 16 } else { request.next_multiple_of(4) };
+    let mut rest = bytes.get(skip..).unwrap_or_default();
+    while let [low, high, kind_low, kind_high, ..] = rest {
+        let length = usize::from(u16::from_ne_bytes([*low, *high]));
+        let kind = u16::from_ne_bytes([*kind_low, *kind_high]) & 0x3fff;
+        let Some(value) = rest.get(4..length) else { break };
+        if kind == ATTRIBUTE_MESSAGE {
+            return String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    String::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words_are_found_and_junk_never_panics() {
+        let mut bytes = vec![0u8; 16];
+        bytes.extend([12, 0, 2, 0, 9, 9, 9, 9, 8, 8, 8, 8]);
+        bytes.extend([9, 0, 1, 0]);
+        bytes.extend(b"why.\0");
+        assert_eq!(extended_words(&bytes, true), "why.");
+        for length in 0..bytes.len() {
+            let _ = extended_words(&bytes[..length], true);
+            let _ = extended_words(&bytes[..length], false);
+        }
+        assert_eq!(extended_words(&[255; 64], true), "");
+    }
+}
