@@ -1,1 +1,12 @@
-//! (being written)
+//! Reconcile: the loop that joins the edges. Triggers in, one round at a time, bursts merged.
+//!
+//! `repository` and `publisher` are threads that own what blocks on Git; `round` is one pass from a look at the kernel to an
+//! empty plan; `node` is the standalone process around it. Deliberately absent: every decision, which is `core`'s.
+
+pub mod lock;
+pub mod memory;
+pub mod node;
+pub mod publisher;
+pub mod repository;
+pub mod round;
+pub mod schedule;

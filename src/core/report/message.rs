@@ -1,0 +1,85 @@
+//! The subject of a report's commit: what is new in it, in one line.
+//!
+//! Deliberately absent: trailers, which the edge adds, and the report itself (`files`).
+
+use super::drift::Class;
+use super::history::{NodeReport, Record};
+
+/// `kind-worker: ip rule 9001: … was gone, put right in 38 ms`
+pub fn subject(before: Option<&NodeReport>, after: &NodeReport) -> String {
+    let what = corrected(before, after)
+        .or_else(|| opened(before, after))
+        .or_else(|| findings(before, after))
+        .or_else(|| documents(before, after))
+        .or_else(|| in_force(before, after))
+        .unwrap_or_else(|| "drift and findings are as follows".to_owned());
+    shorten(&format!("{}: {what}", after.node))
+}
+
+fn fresh<'a>(before: Option<&'a [Record]>, after: &'a [Record]) -> Vec<&'a Record> {
+    let known = |record: &Record| before.is_some_and(|before| before.contains(record));
+    after.iter().filter(|record| !known(record)).collect()
+}
+
+fn corrected(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
+    let new = fresh(before.map(|report| report.corrected.as_slice()), &after.corrected);
+    let first = new.first()?;
+    let took = first.corrected.map_or(0, |corrected| corrected.duration_since(first.last_seen).as_millis());
+    Some(format!("{} {}, put right in {took} ms{}", first.object, how(first), more(new.len())))
+}
+
+fn opened(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
+    let new = fresh(before.map(|report| report.drift.as_slice()), &after.drift);
+    let first = new.first()?;
+    Some(format!("{} {}, {}{}", first.object, how(first), first.action, more(new.len())))
+}
+
+fn findings(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
+    let known = before.map(|report| report.findings.as_slice()).unwrap_or_default();
+    let new: Vec<_> = after.findings.iter().filter(|finding| !known.contains(finding)).collect();
+    match new.first() {
+        Some(first) => Some(format!("{}: {}{}", first.finding.subject, first.finding.message, more(new.len()))),
+        None if known.len() > after.findings.len() => Some(format!("{} settled", known[0].finding.code)),
+        None => None,
+    }
+}
+
+fn documents(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
+    let known = before.map(|report| report.rejected.as_slice()).unwrap_or_default();
+    if known == after.rejected {
+        return None;
+    }
+    Some(match after.rejected.as_slice() {
+        [] => "all documents are in force again".to_owned(),
+        [first, ..] => format!("{} is not in force: {}{}", first.place, first.message, more(after.rejected.len())),
+    })
+}
+
+fn in_force(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
+    let commit = after.in_force.as_ref()?;
+    let same = before.and_then(|report| report.in_force.as_ref()) == Some(commit);
+    let short: String = commit.commit.chars().take(7).collect();
+    (!same).then(|| format!("{short} \"{}\" is in force", commit.summary))
+}
+
+fn how(record: &Record) -> &'static str {
+    match record.class {
+        Class::Missing => "was gone",
+        Class::Extra => "did not belong there",
+        Class::Changed => "was changed",
+    }
+}
+
+fn more(all: usize) -> String {
+    if all > 1 { format!(", and {} more", all - 1) } else { String::new() }
+}
+
+/// A subject is one line, and not longer than `git log --oneline` shows well.
+fn shorten(text: &str) -> String {
+    let line: String = text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
+    if line.chars().count() <= 120 {
+        return line;
+    }
+    let cut: String = line.chars().take(119).collect();
+    format!("{cut}…")
+}

@@ -1,0 +1,103 @@
+//! Memory: what must outlive the process and can be observed nowhere: which labels Egret wrote, and documents that are held.
+//!
+//! One small JSON file in the state folder, replaced as a whole. Deliberately absent: anything that the kernel, Git or the
+//! cluster can say.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::labels::Labels;
+use crate::core::policy::catalogue::GoodDocuments;
+use crate::core::state::ownership::Range;
+
+/// The file and what is in it.
+#[derive(Debug)]
+pub struct Memory {
+    path: PathBuf,
+    kept: Kept,
+}
+
+/// What is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Kept {
+    /// The commit that was last in force.
+    pub commit: Option<String>,
+    /// Texts of documents whose last good version is in force.
+    pub good: GoodDocuments,
+    /// Labels on this node that Egret wrote, with the values it wrote.
+    pub labels: Labels,
+    /// The range of marks and tables that the kernel's objects are in, until all of them are in another: mask, first, port, MTU.
+    pub range: Option<(u32, u32, u16, u32)>,
+}
+
+impl Kept {
+    /// The range of what is in the kernel, if it is known.
+    pub fn range(&self) -> Option<Range> {
+        self.range.map(|(mask, first, port, mtu)| Range { mask, first, port, mtu })
+    }
+}
+
+/// Why it could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing} {}", path.display())]
+pub struct MemoryError {
+    doing: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl Memory {
+    /// Opens the file in a folder, which is made if need be. One that cannot be understood is set aside, not overwritten: a
+    /// node without memory still works, it only no longer knows its labels.
+    pub fn open(folder: &Path) -> Result<Self, MemoryError> {
+        let path = folder.join("memory.json");
+        let fault = |doing| {
+            let path = path.clone();
+            move |source| MemoryError { doing, path, source }
+        };
+        fs::create_dir_all(folder).map_err(fault("make the folder of"))?;
+        let kept = match fs::read(&path) {
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(kept) => kept,
+                Err(error) => {
+                    tracing::warn!(file = %path.display(), %error, "memory is not readable; it is set aside");
+                    fs::rename(&path, folder.join("memory.json.unreadable")).map_err(fault("set aside"))?;
+                    Kept::default()
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
+            Err(error) => return Err(fault("read")(error)),
+        };
+        Ok(Self { path, kept })
+    }
+
+    /// What is kept.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// Keeps something else; writes only what differs.
+    pub fn keep(&mut self, change: impl FnOnce(&mut Kept)) -> Result<(), MemoryError> {
+        let mut kept = self.kept.clone();
+        change(&mut kept);
+        if kept == self.kept {
+            return Ok(());
+        }
+        self.write(&kept).map_err(|source| MemoryError { doing: "write", path: self.path.clone(), source })?;
+        self.kept = kept;
+        Ok(())
+    }
+
+    fn write(&self, kept: &Kept) -> io::Result<()> {
+        let next = self.path.with_extension("json.next");
+        let mut file = fs::File::create(&next)?;
+        file.write_all(&serde_json::to_vec_pretty(kept)?)?;
+        file.sync_all()?;
+        fs::rename(&next, &self.path)
+    }
+}
