@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::core::policy::{OnNoGateway, PolicyId, PolicyKind};
+use crate::core::policy::{ObjectName, OnNoGateway, PolicyId, PolicyKind};
 
 fn policy(name: &str, destination: &str) -> String {
     format!(
