@@ -176,6 +176,7 @@ error: a destination has bits behind its prefix
   │
 3 │   - 10.0.4.7/24
   │     ━━━━━━━━━━━ /24 leaves no room for the .7
+  │
   ╰ hint: 10.0.4.0/24 for the network, 10.0.4.7/32 for the host
 ";
         assert_eq!(rendered(&host_bits(TEXT), Some(TEXT)), expected);
@@ -185,7 +186,7 @@ error: a destination has bits behind its prefix
     fn without_its_text_or_on_a_very_long_line_the_place_is_named() {
         let expected = "\
 error: a destination has bits behind its prefix
- ─▸ policies/outpost.yaml:3:5
+ ╭▸ policies/outpost.yaml:3:5
  ╰ hint: 10.0.4.0/24 for the network, 10.0.4.7/32 for the host
 ";
         assert_eq!(rendered(&host_bits(TEXT), None), expected);

@@ -169,7 +169,7 @@ impl Catalogue {
         let mut touched = self.held_identities();
         // The configuration comes first, as it says which other files count.
         if let Some(change) = changes.remove(CONFIG_FILE) {
-            self.change(CONFIG_FILE.to_owned(), change, &mut touched);
+            self.change(CONFIG_FILE, change, &mut touched);
             touched.insert(Identity::Config);
         }
         if touched.remove(&Identity::Config) {
@@ -177,7 +177,7 @@ impl Catalogue {
         }
         for (path, change) in changes {
             if fits(&path) {
-                self.change(path, change, &mut touched);
+                self.change(&path, change, &mut touched);
             }
         }
         self.settle_all(&touched);
@@ -202,28 +202,28 @@ impl Catalogue {
         touched.extend(self.standing.keys().filter(|identity| matches!(identity, Identity::Policy(_))).cloned());
     }
 
-    fn change(&mut self, path: String, change: Change, touched: &mut BTreeSet<Identity>) {
+    fn change(&mut self, path: &str, change: Change, touched: &mut BTreeSet<Identity>) {
         let outside = path.starts_with('/') || path.split('/').any(|part| part == "..");
         let change = match change {
             Change::Text(_) if outside => Change::Refused(Refusal::Outside),
             Change::Text(text) if text.len() > MAX_BYTES => Change::Refused(Refusal::TooLarge),
             other => other,
         };
-        touched.extend(self.forget(&path));
+        touched.extend(self.forget(path));
         match change {
             Change::Removed => {
-                self.files.remove(&path);
+                self.files.remove(path);
                 return;
             }
             Change::Refused(refusal) => {
-                self.files.insert(path.clone(), File { refused: Some(refusal), ..File::default() });
+                self.files.insert(path.to_owned(), File { refused: Some(refusal), ..File::default() });
             }
             Change::Text(text) => {
-                self.files.insert(path.clone(), File { text: text.into(), ..File::default() });
+                self.files.insert(path.to_owned(), File { text: text.into(), ..File::default() });
             }
         }
-        if self.selected(&path) {
-            touched.extend(self.learn(&path));
+        if self.selected(path) {
+            touched.extend(self.learn(path));
         }
     }
 
@@ -338,7 +338,8 @@ impl Catalogue {
             .map(|one| {
                 let parsed = self.files.get(&one.file).and_then(|file| file.parsed.as_ref());
                 // The document that begins last before the place; what stands before the first belongs to it.
-                let index = parsed.map_or(0, |parsed| parsed.starts.partition_point(|start| *start <= one.start.offset));
+                let index =
+                    parsed.map_or(0, |parsed| parsed.starts.partition_point(|start| *start <= one.start.offset));
                 (one.file.as_str(), index.max(1))
             })
             .collect();

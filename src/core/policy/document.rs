@@ -103,8 +103,17 @@ pub const SUSPEND: &[&str] = &["until", "reason"];
 /// Fields of a NodeLabels' `spec`.
 pub const NODE_LABELS_SPEC: &[&str] = &["nodes", "nodeSelector", "labels"];
 /// Fields of a Config that an entry of `clusters` may have too.
-pub const CONFIG_VALUES: &[&str] =
-    &["paths", "reports", "schedule", "onNoGateway", "existingConnections", "podCIDRs", "serviceCIDRs", "exclusions", "datapath"];
+pub const CONFIG_VALUES: &[&str] = &[
+    "paths",
+    "reports",
+    "schedule",
+    "onNoGateway",
+    "existingConnections",
+    "podCIDRs",
+    "serviceCIDRs",
+    "exclusions",
+    "datapath",
+];
 /// Fields of a Config.
 pub const CONFIG: &[&str] = &[
     "apiVersion",
@@ -172,7 +181,7 @@ fn field<'n>(node: &'n Node, name: &str) -> Option<&'n Entry> {
     }
 }
 
-fn word<'n>(entry: Option<&'n Entry>) -> Option<&'n str> {
+fn word(entry: Option<&Entry>) -> Option<&str> {
     match &entry?.value.value {
         Value::Scalar(scalar) => Some(&scalar.text),
         _ => None,

@@ -91,7 +91,9 @@ impl Reading<'_> {
         if kind == Kind::Config {
             self.configs += 1;
             if self.configs > 1 {
-                self.findings.error(at, "duplicate-document", "there is a Config in this file already").hint("keep one");
+                self.findings
+                    .error(at, "duplicate-document", "there is a Config in this file already")
+                    .hint("keep one");
             }
         }
         let document = head(kind, root, &mut self.findings);

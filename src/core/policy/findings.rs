@@ -38,6 +38,10 @@ pub struct Findings<'f> {
 #[derive(Debug)]
 pub struct Draft<'d>(Option<&'d mut Diagnostic>);
 
+#[expect(
+    clippy::return_self_not_must_use,
+    reason = "the finding is reported already; what is added to it is added in place"
+)]
 impl Draft<'_> {
     /// A few words for right under the text.
     pub fn label(mut self, label: impl Into<String>) -> Self {

@@ -64,24 +64,20 @@ fn did_you_mean(word: &str, candidates: &[&str]) -> String {
 
 /// A node as a mapping with any keys.
 pub fn mapping<'n>(node: &'n Node, what: &str, out: &mut Findings<'_>) -> Option<&'n [Entry]> {
-    match &node.value {
-        Value::Mapping(entries) => Some(entries),
-        _ => {
-            wrong_type(node, what, "a mapping", out);
-            None
-        }
+    if let Value::Mapping(entries) = &node.value {
+        return Some(entries);
     }
+    wrong_type(node, what, "a mapping", out);
+    None
 }
 
 /// A node as a list.
 pub fn list<'n>(node: &'n Node, what: &str, out: &mut Findings<'_>) -> Option<&'n [Node]> {
-    match &node.value {
-        Value::Sequence(items) => Some(items),
-        _ => {
-            wrong_type(node, what, "a list", out);
-            None
-        }
+    if let Value::Sequence(items) = &node.value {
+        return Some(items);
     }
+    wrong_type(node, what, "a list", out);
+    None
 }
 
 /// A node as text.
@@ -118,11 +114,20 @@ pub fn integer(node: &Node, what: &str, range: RangeInclusive<i64>, out: &mut Fi
 }
 
 /// A scalar's text, in quotes or not, as a whole number of a range: annotations have no numbers.
-pub fn in_range(scalar: &Scalar, at: Span, what: &str, range: RangeInclusive<i64>, out: &mut Findings<'_>) -> Option<i64> {
+pub fn in_range(
+    scalar: &Scalar,
+    at: Span,
+    what: &str,
+    range: RangeInclusive<i64>,
+    out: &mut Findings<'_>,
+) -> Option<i64> {
     let number = scalar.integer().filter(|number| range.contains(number));
     if number.is_none() {
-        out.error(at, "out-of-range", format!("{what} is {}", quoted(&scalar.text)))
-            .hint(format!("a whole number from {} to {}", range.start(), range.end()));
+        out.error(at, "out-of-range", format!("{what} is {}", quoted(&scalar.text))).hint(format!(
+            "a whole number from {} to {}",
+            range.start(),
+            range.end()
+        ));
     }
     number
 }

@@ -39,16 +39,17 @@ fn word(description: &str, words: &[&str]) -> Value {
 }
 
 fn on_no_gateway() -> Value {
-    word("What becomes of packets while no gateway is fit: dropped (the default), or sent as if there were no policy.", &[
-        "Drop",
-        "Passthrough",
-    ])
+    word(
+        "What becomes of packets while no gateway is fit: dropped (the default), or sent as if there were no policy.",
+        &["Drop", "Passthrough"],
+    )
 }
 
 fn existing_connections() -> Value {
-    word("What becomes of live connections when their way changes: they stay on it (the default), or are reset.", &[
-        "Keep", "Reset",
-    ])
+    word(
+        "What becomes of live connections when their way changes: they stay on it (the default), or are reset.",
+        &["Keep", "Reset"],
+    )
 }
 
 /// `egret.yaml`.
@@ -59,7 +60,7 @@ fn config() -> Value {
             "branch": text("The branch they are committed to; `<cluster>` is replaced. egret/reports/<cluster> if left out."),
             "enabled": {"type": "boolean", "description": "Whether they are committed; true if left out."},
         })),
-        "schedule": object("When to compare everything even though nothing changed.", &["cron"], &json!({
+        "schedule": object("When to compare everything even though nothing changed.", &[], &json!({
             "cron": text("Five fields of crontab: minute, hour, day of the month, month, day of the week."),
             "timeZone": text("An IANA name as Europe/Berlin; UTC if left out."),
         })),
@@ -103,13 +104,17 @@ fn document() -> Value {
     let branches: Vec<Value> = kinds
         .into_iter()
         .map(|(kind, version, spec)| {
-            let whole = object("", &["apiVersion", "kind", "metadata", "spec"], &json!({
-                "apiVersion": {"const": version},
-                "kind": {"const": kind},
-                "metadata": metadata(),
-                "spec": spec,
-                "status": {"type": "object"},
-            }));
+            let whole = object(
+                "",
+                &["apiVersion", "kind", "metadata", "spec"],
+                &json!({
+                    "apiVersion": {"const": version},
+                    "kind": {"const": kind},
+                    "metadata": metadata(),
+                    "spec": spec,
+                    "status": {"type": "object"},
+                }),
+            );
             json!({"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": whole})
         })
         .collect();
@@ -142,12 +147,16 @@ fn metadata() -> Value {
 
 fn policy_spec(egret: bool) -> Value {
     let gateway = gateway(egret);
-    let member = object("All that are given must match; one of the first two must be given.", &[], &json!({
-        "namespaceSelector": label_selector("By labels of the pod's namespace; {} is every one."),
-        "podSelector": label_selector(
-            "By labels of the pod; {} is every one. The key io.kubernetes.pod.namespace is its namespace's name."),
-        "nodeSelector": label_selector("By labels of the node the pod is on."),
-    }));
+    let member = object(
+        "All that are given must match; one of the first two must be given.",
+        &[],
+        &json!({
+            "namespaceSelector": label_selector("By labels of the pod's namespace; {} is every one."),
+            "podSelector": label_selector(
+                "By labels of the pod; {} is every one. The key io.kubernetes.pod.namespace is its namespace's name."),
+            "nodeSelector": label_selector("By labels of the node the pod is on."),
+        }),
+    );
     let mut properties = json!({
         "selectors": {"type": "array", "minItems": 1, "items": member, "description": "Which pods: any of these."},
         "destinationCIDRs": {"type": "array", "minItems": 1, "items": cidr(), "description": "Packets to where."},
@@ -163,12 +172,20 @@ fn policy_spec(egret: bool) -> Value {
             number("Between policies with the same prefix the higher one wins.", i32::MIN.into(), i32::MAX.into());
         properties["onNoGateway"] = on_no_gateway();
         properties["existingConnections"] = existing_connections();
-        properties["suspend"] = object("Takes the policy out of force for a while.", &["until", "reason"], &json!({
-            "until": {"type": "string", "description": "RFC 3339: 2026-12-31T18:00:00Z."},
-            "reason": text("For those who wonder."),
-        }));
+        properties["suspend"] = object(
+            "Takes the policy out of force for a while.",
+            &["until", "reason"],
+            &json!({
+                "until": {"type": "string", "description": "RFC 3339: 2026-12-31T18:00:00Z."},
+                "reason": text("For those who wonder."),
+            }),
+        );
     }
-    object("Whose packets to where leave through which node, with which address.", &["selectors", "destinationCIDRs"], &properties)
+    object(
+        "Whose packets to where leave through which node, with which address.",
+        &["selectors", "destinationCIDRs"],
+        &properties,
+    )
 }
 
 fn gateway(egret: bool) -> Value {
@@ -181,30 +198,46 @@ fn gateway(egret: bool) -> Value {
         properties["nextHop"] = text("The router behind the interface.");
         properties["nextHops"] = list("One router for each family.", &json!({"type": "string"}));
     }
-    object("A gateway. Without interface and egressIP: the address of the default route's interface.", &["nodeSelector"], &properties)
+    object(
+        "A gateway. Without interface and egressIP: the address of the default route's interface.",
+        &["nodeSelector"],
+        &properties,
+    )
 }
 
 fn node_labels_spec() -> Value {
-    object("Labels for nodes, by name or by selector.", &["labels"], &json!({
-        "nodes": {"type": "array", "minItems": 1, "items": {"type": "string"}, "description": "Names of nodes."},
-        "nodeSelector": label_selector("Nodes with these labels."),
-        "labels": {
-            "type": "object", "minProperties": 1, "additionalProperties": {"type": "string", "maxLength": 63},
-            "description": "The labels they get. What is taken out here is taken from the nodes.",
-        },
-    }))
+    object(
+        "Labels for nodes, by name or by selector.",
+        &["labels"],
+        &json!({
+            "nodes": {"type": "array", "minItems": 1, "items": {"type": "string"}, "description": "Names of nodes."},
+            "nodeSelector": label_selector("Nodes with these labels."),
+            "labels": {
+                "type": "object", "minProperties": 1, "additionalProperties": {"type": "string", "maxLength": 63},
+                "description": "The labels they get. What is taken out here is taken from the nodes.",
+            },
+        }),
+    )
 }
 
 fn label_selector(description: &str) -> Value {
-    let expression = object("", &["key", "operator"], &json!({
-        "key": {"type": "string"},
-        "operator": {"enum": ["In", "NotIn", "Exists", "DoesNotExist"]},
-        "values": {"type": "array", "items": {"type": "string"}},
-    }));
-    object(description, &[], &json!({
-        "matchLabels": {"type": "object", "additionalProperties": {"type": "string", "maxLength": 63}},
-        "matchExpressions": {"type": "array", "items": expression},
-    }))
+    let expression = object(
+        "",
+        &["key", "operator"],
+        &json!({
+            "key": {"type": "string"},
+            "operator": {"enum": ["In", "NotIn", "Exists", "DoesNotExist"]},
+            "values": {"type": "array", "items": {"type": "string"}},
+        }),
+    );
+    object(
+        description,
+        &[],
+        &json!({
+            "matchLabels": {"type": "object", "additionalProperties": {"type": "string", "maxLength": 63}},
+            "matchExpressions": {"type": "array", "items": expression},
+        }),
+    )
 }
 
 fn cidr() -> Value {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::findings::Span;
-use super::{PolicyId, ObjectName};
+use super::{ObjectName, PolicyId};
 
 /// The places in one policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

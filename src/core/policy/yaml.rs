@@ -6,9 +6,14 @@
 //! The parser itself finds where the documents of a stream begin (a `---` inside a block scalar is text) and goes on at the
 //! next one after a syntax error, so that one broken document never hides the others. JSON is YAML (YAML 1.2, §1.2).
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
-use serde_yaml::granit_parser::{Event, Marker, Options, Parser, ScalarStyle, ScanError, StrInput, StructureStyle, Tag};
+use serde_yaml::granit_parser::{
+    Event, Marker, Options, Parser, ScalarStyle, ScanError, StrInput, StructureStyle, Tag,
+};
 
 use super::findings::{Findings, Span, quoted};
 use crate::core::diagnostic::SpanPoint;
@@ -91,7 +96,9 @@ impl Scalar {
     /// The whole number it is, decimal or `0x`; `None` if it is none.
     pub fn integer(&self) -> Option<i64> {
         match self.text.strip_prefix("0x") {
-            Some(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => i64::from_str_radix(digits, 16).ok(),
+            Some(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+                i64::from_str_radix(digits, 16).ok()
+            }
             Some(_) => None,
             None => self.text.parse().ok(),
         }
@@ -342,7 +349,9 @@ impl<'t> Composer<'t, '_, '_> {
             } else if let Some(first) = places.get(&text) {
                 let line = entries[*first].key_span.start.line;
                 let message = format!("{} is given twice", quoted(&text));
-                self.findings.error(key.span, "duplicate-key", message).hint(format!("it stands on line {line} already"));
+                self.findings
+                    .error(key.span, "duplicate-key", message)
+                    .hint(format!("it stands on line {line} already"));
             } else {
                 places.insert(text.clone(), entries.len());
                 entries.push(Entry { key: text, key_span: key.span, value });

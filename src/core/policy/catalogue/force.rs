@@ -141,8 +141,9 @@ impl Catalogue {
             .map(|(index, (path, span))| {
                 let message = format!("there is another {identity}");
                 let found = diagnostic(path, Severity::Error, *span, "duplicate-document", message);
-                let hint = other(index)
-                    .map(|(path, span)| format!("the other is in {path}:{}; rename one or take it out", span.start.line));
+                let hint = other(index).map(|(path, span)| {
+                    format!("the other is in {path}:{}; rename one or take it out", span.start.line)
+                });
                 Diagnostic { hint, ..found }
             })
             .collect()
@@ -219,9 +220,11 @@ impl Catalogue {
             let line = other.document.node_labels().map_or(0, |labels| labels.node_labels.origin.line);
             format!("{}:{line}", other.path)
         });
-        let message = format!("{} and {other} give {} different values of {}", mine.node_labels.name, found.on, found.key);
+        let message =
+            format!("{} and {other} give {} different values of {}", mine.node_labels.name, found.on, found.key);
         let diagnostic = diagnostic(path, Severity::Error, span, "labels-disagree", message);
-        let hint = place.map(|place| format!("the other one is in {place}; make them agree, or take the label out of one"));
+        let hint =
+            place.map(|place| format!("the other one is in {place}; make them agree, or take the label out of one"));
         Diagnostic { hint, ..diagnostic }
     }
 }

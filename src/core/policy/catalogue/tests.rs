@@ -58,7 +58,9 @@ fn a_bad_document_leaves_its_last_good_version_in_force_and_the_others_alone() {
 #[test]
 fn in_a_file_that_cannot_be_read_every_document_of_its_last_good_version_stays() {
     let both = format!("{}---\n{}", policy("a", "10.0.0.0/8"), policy("b", "10.1.0.0/16"));
-    for bad in [Change::Text("{".to_owned()), Change::Refused(Refusal::Symlink), Change::Text("x".repeat(MAX_BYTES + 1))] {
+    for bad in
+        [Change::Text("{".to_owned()), Change::Refused(Refusal::Symlink), Change::Text("x".repeat(MAX_BYTES + 1))]
+    {
         let mut catalogue = Catalogue::new("prod");
         catalogue.update(changes(&[("a.yaml", &both)]));
         catalogue.update(BTreeMap::from([("a.yaml".to_owned(), bad.clone())]));

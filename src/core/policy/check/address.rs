@@ -54,11 +54,10 @@ fn host_part(net: IpNet) -> String {
     match (net.addr(), net.hostmask()) {
         (IpAddr::V4(address), _) => {
             let whole_octets = usize::from(net.prefix_len() / 8);
-            address.octets()[whole_octets..].iter().map(|octet| format!(".{octet}")).collect()
+            let rest: Vec<String> = address.octets()[whole_octets..].iter().map(ToString::to_string).collect();
+            format!(".{}", rest.join("."))
         }
-        (IpAddr::V6(address), IpAddr::V6(mask)) => {
-            Ipv6Addr::from_bits(address.to_bits() & mask.to_bits()).to_string()
-        }
+        (IpAddr::V6(address), IpAddr::V6(mask)) => Ipv6Addr::from_bits(address.to_bits() & mask.to_bits()).to_string(),
         (address, IpAddr::V4(_)) => address.to_string(),
     }
 }

@@ -62,11 +62,11 @@ pub struct Settings {
 impl ConfigDocument {
     /// The configuration of one cluster.
     pub fn of(&self, cluster: &str) -> Config {
-        let none = Settings::default();
-        let (own, common) = (self.clusters.get(cluster).unwrap_or(&none), &self.common);
         fn pick<T: Clone>(own: Option<&T>, common: Option<&T>) -> Option<T> {
             own.or(common).cloned()
         }
+        let none = Settings::default();
+        let (own, common) = (self.clusters.get(cluster).unwrap_or(&none), &self.common);
         let defaults = Config::default();
         let branch = pick(own.reports_branch.as_ref(), common.reports_branch.as_ref());
         let cron = pick(own.cron.as_ref(), common.cron.as_ref());
@@ -76,8 +76,7 @@ impl ConfigDocument {
             paths: pick(own.paths.as_ref(), common.paths.as_ref()).unwrap_or(defaults.paths),
             reports_branch: branch.unwrap_or_else(|| REPORTS_BRANCH.to_owned()).replace(CLUSTER, cluster),
             reports: own.reports.or(common.reports).unwrap_or(defaults.reports),
-            schedule: cron
-                .map(|cron| Schedule { cron, time_zone: time_zone.unwrap_or_else(|| "UTC".to_owned()) }),
+            schedule: cron.map(|cron| Schedule { cron, time_zone: time_zone.unwrap_or_else(|| "UTC".to_owned()) }),
             on_no_gateway: own.on_no_gateway.or(common.on_no_gateway).unwrap_or_default(),
             existing_connections: own.existing_connections.or(common.existing_connections).unwrap_or_default(),
             pod_cidrs: pick(own.pod_cidrs.as_ref(), common.pod_cidrs.as_ref()).unwrap_or_default(),
@@ -96,7 +95,7 @@ impl ConfigDocument {
 pub(super) fn read(document: &Document<'_>, out: &mut Findings<'_>) -> Option<ConfigDocument> {
     let at = document.root.span.head();
     let root = Object::read(document.root, "a Config", at, CONFIG, out)?;
-    let mut found = ConfigDocument { common: settings(&root, out), clusters: BTreeMap::new() };
+    let mut found = ConfigDocument { common: settings(&root, true, out), clusters: BTreeMap::new() };
     if let Some(entry) = root.get("clusters") {
         for cluster in mapping(&entry.value, "`clusters`", out).unwrap_or(&[]) {
             // `prod:` with nothing behind it is a cluster without values of its own.
@@ -104,33 +103,42 @@ pub(super) fn read(document: &Document<'_>, out: &mut Findings<'_>) -> Option<Co
                 Some(Settings::default())
             } else {
                 Object::read(&cluster.value, "a cluster", cluster.key_span, CONFIG_VALUES, out)
-                    .map(|object| settings(&object, out))
+                    .map(|object| settings(&object, false, out))
             };
             if let Some(own) = own {
                 found.clusters.insert(cluster.key.clone(), own);
             }
         }
     }
-    check_ranges(&found, document, out);
+    check_ranges(&found, &root, out);
     Some(found)
 }
 
 /// Marks and tables are checked where they have come together: each may be given in another place.
-fn check_ranges(found: &ConfigDocument, document: &Document<'_>, out: &mut Findings<'_>) {
-    let names = std::iter::once("").chain(found.clusters.keys().map(String::as_str));
-    let bad = names.map(|name| found.of(name).range).find(|range| {
-        let last = range.table(range.last_id());
-        last >= MAIN_RULE || (range.first..=last).any(|table| KERNEL_TABLES.contains(&table))
+fn check_ranges(found: &ConfigDocument, root: &Object<'_>, out: &mut Findings<'_>) {
+    let at = root.get("datapath").map_or(root.at(), |entry| entry.key_span);
+    let clusters = root.get("clusters").map_or(&[][..], |entry| match &entry.value.value {
+        Value::Mapping(clusters) => clusters.as_slice(),
+        Value::Scalar(_) | Value::Sequence(_) => &[],
     });
-    if let Some(range) = bad {
-        let (first, last) = (range.first, range.table(range.last_id()));
-        let message = format!("the tables and rules {first} to {last} meet those of the kernel");
-        out.error(document.root.span.head(), "bad-tables", message)
-            .hint("lower datapath.firstTable but stay above 255, or give datapath.markMask fewer bits");
+    let places = clusters.iter().map(|cluster| (cluster.key.as_str(), cluster.key_span));
+    let mut seen = Vec::new();
+    for (name, place) in std::iter::once(("", at)).chain(places) {
+        let range = found.of(name).range;
+        let last = range.first.saturating_add(range.last_id());
+        let meets = last >= MAIN_RULE || (range.first..=last).any(|table| KERNEL_TABLES.contains(&table));
+        // What is wrong at the top is not repeated for every cluster.
+        if meets && !seen.contains(&range) {
+            seen.push(range);
+            let message = format!("the tables and rules {} to {last} meet those of the kernel", range.first);
+            out.error(place, "bad-tables", message)
+                .hint("keep datapath.firstTable above 255 and low, or give datapath.markMask fewer bits");
+        }
     }
 }
 
-fn settings(object: &Object<'_>, out: &mut Findings<'_>) -> Settings {
+/// Reads the values at the top, or those of a cluster.
+fn settings(object: &Object<'_>, top: bool, out: &mut Findings<'_>) -> Settings {
     let mut found = Settings::default();
     let nets = |name: &str, noun: &str, out: &mut Findings<'_>| {
         object.get(name).map(|entry| cidrs(entry, noun, out).into_iter().map(|(net, _)| net).collect())
@@ -145,7 +153,7 @@ fn settings(object: &Object<'_>, out: &mut Findings<'_>) -> Settings {
         .get("existingConnections")
         .and_then(|entry| choice(&entry.value, "`existingConnections`", &EXISTING_CONNECTIONS, out));
     read_reports(object, &mut found, out);
-    read_schedule(object, &mut found, out);
+    read_schedule(object, top, &mut found, out);
     read_datapath(object, &mut found, out);
     found
 }
@@ -153,7 +161,8 @@ fn settings(object: &Object<'_>, out: &mut Findings<'_>) -> Settings {
 fn paths(entry: &Entry, out: &mut Findings<'_>) -> Vec<String> {
     let items = list(&entry.value, "`paths`", out);
     if items.is_some_and(<[Node]>::is_empty) {
-        out.error(entry.key_span, "no-path", "`paths` is empty: no document would be read").hint("[\".\"] is everything");
+        out.error(entry.key_span, "no-path", "`paths` is empty: no document would be read")
+            .hint("[\".\"] is everything");
     }
     let mut found = Vec::new();
     for node in items.unwrap_or(&[]) {
@@ -183,7 +192,9 @@ fn read_reports(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'_
 
 /// `git check-ref-format --branch`, as far as it speaks of names.
 fn is_branch(name: &str) -> bool {
-    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && !part.ends_with(".lock");
+    let part = |part: &str| {
+        !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && part.strip_suffix(".lock").is_none()
+    };
     !name.starts_with('-')
         && name != "@"
         && !name.contains("..")
@@ -192,10 +203,12 @@ fn is_branch(name: &str) -> bool {
         && !name.chars().any(|c| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\'))
 }
 
-fn read_schedule(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'_>) {
+fn read_schedule(object: &Object<'_>, top: bool, found: &mut Settings, out: &mut Findings<'_>) {
     let Some(entry) = object.get("schedule") else { return };
     let Some(schedule) = Object::read(&entry.value, "schedule", entry.key_span, SCHEDULE, out) else { return };
-    if let Some(entry) = schedule.required("cron", out)
+    // A cluster may give another time zone to the line at the top.
+    let cron = if top { schedule.required("cron", out) } else { schedule.get("cron") };
+    if let Some(entry) = cron
         && let Some(line) = text(&entry.value, "`cron`", out)
     {
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
@@ -235,7 +248,12 @@ fn read_datapath(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'
     }
 }
 
-fn number(object: &Object<'_>, name: &str, range: std::ops::RangeInclusive<i64>, out: &mut Findings<'_>) -> Option<u32> {
+fn number(
+    object: &Object<'_>,
+    name: &str,
+    range: std::ops::RangeInclusive<i64>,
+    out: &mut Findings<'_>,
+) -> Option<u32> {
     let entry = object.get(name)?;
     integer(&entry.value, &quoted(name), range, out).and_then(|number| u32::try_from(number).ok())
 }

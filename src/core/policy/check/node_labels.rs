@@ -38,7 +38,10 @@ pub(super) fn read(document: &Document<'_>, out: &mut Findings<'_>) -> Option<Ch
     let labels = spec.required("labels", out).map(|entry| labels(entry, &mut spans, out)).unwrap_or_default();
     let name = document.name.clone()?;
     let origin = document.origin.clone();
-    Some(CheckedNodeLabels { node_labels: NodeLabels { name, nodes: node_names, node_selector, labels, origin }, spans })
+    Some(CheckedNodeLabels {
+        node_labels: NodeLabels { name, nodes: node_names, node_selector, labels, origin },
+        spans,
+    })
 }
 
 fn names(entry: &Entry, spans: &mut NodeLabelsSpans, out: &mut Findings<'_>) -> Vec<NodeName> {
@@ -51,14 +54,16 @@ fn names(entry: &Entry, spans: &mut NodeLabelsSpans, out: &mut Findings<'_>) -> 
         let Some(written) = text(node, "a node's name", out) else { continue };
         match NodeName::parse(written) {
             Ok(name) if found.contains(&name) => {
-                out.warning(node.span, "duplicate-node", format!("{name} stands in `nodes` already")).hint("take one out");
+                out.warning(node.span, "duplicate-node", format!("{name} stands in `nodes` already"))
+                    .hint("take one out");
             }
             Ok(name) => {
                 found.push(name);
                 spans.nodes.push(node.span);
             }
             Err(error) => {
-                out.error(node.span, "bad-name", format!("{} is no node's name", quoted(written))).hint(error.to_string());
+                out.error(node.span, "bad-name", format!("{} is no node's name", quoted(written)))
+                    .hint(error.to_string());
             }
         }
     }

@@ -116,7 +116,8 @@ fn expression(node: &Node, prefixed: bool, out: &mut Findings<'_>) -> Option<Pla
     let operator = object.required("operator", out);
     let word = operator.and_then(|entry| choice(&entry.value, "`operator`", &WORDS, out));
     let values = object.get("values");
-    let listed: Vec<&Node> = values.and_then(|entry| list(&entry.value, "`values`", out)).unwrap_or(&[]).iter().collect();
+    let listed: Vec<&Node> =
+        values.and_then(|entry| list(&entry.value, "`values`", out)).unwrap_or(&[]).iter().collect();
     let set: BTreeSet<String> = listed.iter().filter_map(|node| label_value(node, out)).collect();
     let (word, operator) = (word?, operator?);
     let takes_values = matches!(word, Word::In | Word::NotIn);

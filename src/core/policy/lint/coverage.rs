@@ -72,7 +72,9 @@ impl Inside {
 }
 
 fn everything(net: IpNet, file: &str, span: Span) -> Diagnostic {
-    let message = format!("{net} is everything outside of the cluster: registries, DNS, the cloud's metadata service too");
-    let hint = "pods, nodes and services of the cluster are never steered; name the rest in excludedCIDRs if it must not be";
+    let message =
+        format!("{net} is everything outside of the cluster: registries, DNS, the cloud's metadata service too");
+    let hint =
+        "pods, nodes and services of the cluster are never steered; name the rest in excludedCIDRs if it must not be";
     warning(file, span, "covers-everything", message, hint)
 }
