@@ -1,1 +1,370 @@
-//! (being written)
+//! The catalogue: every file of the repository as it is now, and what is in force because of it.
+//!
+//! Deliberately absent: Git (the caller says what changed), the cluster (`lint`), and any memory on disk: [`Catalogue::export_good`]
+//! gives what must be kept, [`Catalogue::import_good`] takes it back.
+//!
+//! One rule decides everything: a document that is bad now, in whatever way, leaves the last version of it in force that was
+//! good. A document is known by its kind and name, not by its file, so it may move. It ends when no file mentions it any more
+//! and the file it stood in has no error: while that file has one, nobody can tell whether the document is still wanted.
+//!
+//! Only files that changed are parsed again. The texts of all files with a fitting name are kept, those outside of `paths`
+//! too: when `paths` changes, the catalogue selects again by itself and need not ask for files it was told of before.
+//! A repository of 10,000 policies costs some 10 MB for that.
+
+mod conflicts;
+mod force;
+mod good;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::PolicySet;
+use super::check::{Checked, Identity};
+use super::document::CONFIG_FILE;
+use super::file::{ParsedFile, parse};
+use super::findings::{Span, diagnostic};
+use super::spans::Spans;
+use super::yaml::MAX_BYTES;
+use crate::core::diagnostic::{Diagnostic, Severity};
+
+pub use self::conflicts::{Disagreement, disagreements};
+pub use self::good::{GoodDocuments, GoodText};
+
+/// What became of a file between two commits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It is new, or has a new text.
+    Text(String),
+    /// It is gone.
+    Removed,
+    /// It is there and must not or cannot be read.
+    Refused(Refusal),
+}
+
+/// Why a file is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is a symbolic link: what it points to is not under the repository's review.
+    Symlink,
+    /// It is larger than [`MAX_BYTES`].
+    TooLarge,
+    /// Its bytes are no text.
+    NotUtf8,
+    /// Its path has `..` in it, or is absolute.
+    Outside,
+}
+
+impl Refusal {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Symlink => "symlink",
+            Self::TooLarge => "too-large",
+            Self::NotUtf8 => "not-utf8",
+            Self::Outside => "outside",
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::Symlink => "the file is a symbolic link",
+            Self::TooLarge => "the file is too large to be read",
+            Self::NotUtf8 => "the file is no UTF-8 text",
+            Self::Outside => "the file's path leaves the repository",
+        }
+    }
+
+    fn hint(self) -> String {
+        match self {
+            Self::Symlink => "commit the file itself".to_owned(),
+            Self::TooLarge => format!("split it into files of {MAX_BYTES} bytes at most"),
+            Self::NotUtf8 => "save it as UTF-8".to_owned(),
+            Self::Outside => "a path has names between `/`, none of them `..`".to_owned(),
+        }
+    }
+}
+
+/// A document whose last good version is in force, because the one in the repository is bad.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Held {
+    /// The file that the good version was in.
+    pub path: String,
+    /// Which document.
+    pub identity: Identity,
+    /// Why it is held, in a few words.
+    pub why: String,
+}
+
+/// What was counted for the last line of a validation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Errors.
+    pub errors: usize,
+    /// Warnings.
+    pub warnings: usize,
+    /// Documents with either.
+    pub touched: usize,
+    /// All documents that were read.
+    pub documents: usize,
+}
+
+/// All files and what is in force. See the module's words.
+#[derive(Debug)]
+pub struct Catalogue {
+    cluster: String,
+    files: BTreeMap<String, File>,
+    /// Good documents of the files as they are now: where each identity is found, by path and place in its file.
+    candidates: BTreeMap<Identity, BTreeSet<(String, usize)>>,
+    /// Bad documents of the files as they are now, by path.
+    wanted: BTreeMap<Identity, BTreeSet<String>>,
+    /// What is in force.
+    standing: BTreeMap<Identity, Standing>,
+    /// Findings between documents.
+    between: BTreeMap<Identity, Vec<Diagnostic>>,
+    set: PolicySet,
+    spans: Spans,
+}
+
+/// A file as it is now.
+#[derive(Debug, Default)]
+struct File {
+    text: Arc<str>,
+    refused: Option<Refusal>,
+    /// None: outside of `paths`, or refused.
+    parsed: Option<ParsedFile>,
+}
+
+/// A document in force.
+#[derive(Debug, Clone)]
+struct Standing {
+    path: String,
+    /// The text it was read from, to be kept for a restart while it is held.
+    text: Arc<str>,
+    document: Arc<Checked>,
+    /// Why it is in force although the repository says something else, or nothing that can be understood.
+    held: Option<String>,
+}
+
+impl Catalogue {
+    /// An empty one. The cluster's name chooses an entry of `clusters` in egret.yaml, and stands for `<cluster>` in its branch.
+    pub fn new(cluster: &str) -> Self {
+        let mut catalogue = Self {
+            cluster: cluster.to_owned(),
+            files: BTreeMap::new(),
+            candidates: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            between: BTreeMap::new(),
+            set: PolicySet::default(),
+            spans: Spans::default(),
+        };
+        catalogue.apply_config();
+        catalogue
+    }
+
+    /// Takes what changed, by path. Files whose name does not fit are ignored, so the whole list of a commit can be given.
+    pub fn update(&mut self, mut changes: BTreeMap<String, Change>) {
+        // Held documents are always looked at again: no version of any file may name them. There are few.
+        let mut touched = self.held_identities();
+        // The configuration comes first, as it says which other files count.
+        if let Some(change) = changes.remove(CONFIG_FILE) {
+            self.change(CONFIG_FILE, change, &mut touched);
+            touched.insert(Identity::Config);
+        }
+        if touched.remove(&Identity::Config) {
+            self.update_config(&mut touched);
+        }
+        for (path, change) in changes {
+            if fits(&path) {
+                self.change(&path, change, &mut touched);
+            }
+        }
+        self.settle_all(&touched);
+    }
+
+    fn held_identities(&self) -> BTreeSet<Identity> {
+        let held = self.standing.iter().filter(|(_, standing)| standing.held.is_some());
+        held.map(|(identity, _)| identity.clone()).collect()
+    }
+
+    fn update_config(&mut self, touched: &mut BTreeSet<Identity>) {
+        let before = self.set.config.clone();
+        self.settle(&Identity::Config);
+        self.apply_config();
+        if self.set.config == before {
+            return;
+        }
+        if self.set.config.paths != before.paths {
+            self.select_again(touched);
+        }
+        // Policies that leave something to the configuration follow it.
+        touched.extend(self.standing.keys().filter(|identity| matches!(identity, Identity::Policy(_))).cloned());
+    }
+
+    fn change(&mut self, path: &str, change: Change, touched: &mut BTreeSet<Identity>) {
+        let outside = path.starts_with('/') || path.split('/').any(|part| part == "..");
+        let change = match change {
+            Change::Text(_) if outside => Change::Refused(Refusal::Outside),
+            Change::Text(text) if text.len() > MAX_BYTES => Change::Refused(Refusal::TooLarge),
+            other => other,
+        };
+        touched.extend(self.forget(path));
+        match change {
+            Change::Removed => {
+                self.files.remove(path);
+                return;
+            }
+            Change::Refused(refusal) => {
+                self.files.insert(path.to_owned(), File { refused: Some(refusal), ..File::default() });
+            }
+            Change::Text(text) => {
+                self.files.insert(path.to_owned(), File { text: text.into(), ..File::default() });
+            }
+        }
+        if self.selected(path) {
+            touched.extend(self.learn(path));
+        }
+    }
+
+    /// Takes a file's documents out of the indexes; says which they were.
+    fn forget(&mut self, path: &str) -> BTreeSet<Identity> {
+        let Some(parsed) = self.files.get_mut(path).and_then(|file| file.parsed.take()) else { return BTreeSet::new() };
+        let mut gone: BTreeSet<Identity> = parsed.bad.clone();
+        for identity in parsed.bad {
+            if let Some(paths) = self.wanted.get_mut(&identity) {
+                paths.remove(path);
+                if paths.is_empty() {
+                    self.wanted.remove(&identity);
+                }
+            }
+        }
+        for (place, (identity, _)) in parsed.good.into_iter().enumerate() {
+            if let Some(places) = self.candidates.get_mut(&identity) {
+                places.remove(&(path.to_owned(), place));
+                if places.is_empty() {
+                    self.candidates.remove(&identity);
+                }
+            }
+            gone.insert(identity);
+        }
+        gone
+    }
+
+    /// Parses a file and puts its documents into the indexes; says which they are.
+    fn learn(&mut self, path: &str) -> BTreeSet<Identity> {
+        let Some(file) = self.files.get_mut(path).filter(|file| file.refused.is_none()) else { return BTreeSet::new() };
+        let parsed = parse(path, &file.text);
+        let mut new: BTreeSet<Identity> = parsed.bad.clone();
+        for identity in &parsed.bad {
+            self.wanted.entry(identity.clone()).or_default().insert(path.to_owned());
+        }
+        for (place, (identity, _)) in parsed.good.iter().enumerate() {
+            self.candidates.entry(identity.clone()).or_default().insert((path.to_owned(), place));
+            new.insert(identity.clone());
+        }
+        file.parsed = Some(parsed);
+        new
+    }
+
+    /// Follows a new `paths`: parses what is in it now, forgets what is not.
+    fn select_again(&mut self, touched: &mut BTreeSet<Identity>) {
+        let paths: Vec<String> = self.files.keys().cloned().collect();
+        for path in paths {
+            let parsed = self.files.get(&path).is_some_and(|file| file.parsed.is_some());
+            match (self.selected(&path), parsed) {
+                (true, false) => touched.extend(self.learn(&path)),
+                (false, true) => touched.extend(self.forget(&path)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a file's documents count.
+    fn selected(&self, path: &str) -> bool {
+        path == CONFIG_FILE || self.set.config.paths.iter().any(|folder| is_below(path, folder))
+    }
+
+    /// Whether a file counts and cannot be understood as a whole.
+    fn unclean(&self, path: &str) -> bool {
+        self.selected(path)
+            && self.files.get(path).is_some_and(|file| match &file.parsed {
+                Some(parsed) => !parsed.clean,
+                None => file.refused.is_some(),
+            })
+    }
+
+    /// What is in force.
+    pub fn policies(&self) -> &PolicySet {
+        &self.set
+    }
+
+    /// Places in the texts of the documents in force; those that are held have none.
+    pub fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
+    /// A file's text as it is now, to show a diagnostic in it.
+    pub fn text(&self, path: &str) -> Option<&str> {
+        self.files.get(path).map(|file| &*file.text)
+    }
+
+    /// Everything found in the files as they are now, sorted by file and place. `lint` adds to it.
+    pub fn diagnostics(&self) -> Vec<Diagnostic> {
+        let selected = || self.files.iter().filter(|(path, _)| self.selected(path));
+        let parsed = selected().filter_map(|(_, file)| file.parsed.as_ref()).flat_map(|parsed| &parsed.diagnostics);
+        let refused = selected().filter_map(|(path, file)| Some(refusal_of(path, file.refused?)));
+        let mut all: Vec<Diagnostic> = parsed.chain(self.between.values().flatten()).cloned().chain(refused).collect();
+        all.sort();
+        all
+    }
+
+    /// Documents whose last good version is in force, sorted.
+    pub fn held(&self) -> Vec<Held> {
+        let held = self.standing.iter().filter_map(|(identity, standing)| {
+            let why = standing.held.clone()?;
+            Some(Held { path: standing.path.clone(), identity: identity.clone(), why })
+        });
+        let mut held: Vec<Held> = held.collect();
+        held.sort();
+        held
+    }
+
+    /// Counts documents, and those that the diagnostics are about. A file that is not read counts as one.
+    pub fn tally(&self, diagnostics: &[Diagnostic]) -> Tally {
+        let errors = diagnostics.iter().filter(|one| one.severity == Severity::Error).count();
+        let touched: BTreeSet<(&str, usize)> = diagnostics
+            .iter()
+            .map(|one| {
+                let parsed = self.files.get(&one.file).and_then(|file| file.parsed.as_ref());
+                // The document that begins last before the place; what stands before the first belongs to it.
+                let index =
+                    parsed.map_or(0, |parsed| parsed.starts.partition_point(|start| *start <= one.start.offset));
+                (one.file.as_str(), index.max(1))
+            })
+            .collect();
+        let documents = self.files.iter().filter(|(path, _)| self.selected(path)).map(|(_, file)| match &file.parsed {
+            Some(parsed) => parsed.starts.len(),
+            None => 1,
+        });
+        let documents = documents.sum::<usize>().max(touched.len());
+        Tally { errors, warnings: diagnostics.len() - errors, touched: touched.len(), documents }
+    }
+}
+
+fn refusal_of(path: &str, refusal: Refusal) -> Diagnostic {
+    let message = refusal.message().to_owned();
+    let found = diagnostic(path, Severity::Error, Span::default(), refusal.code(), message);
+    Diagnostic { hint: Some(refusal.hint()), ..found }
+}
+
+/// Whether a path names a document at all: YAML or JSON, and in no hidden folder, where other tools keep theirs.
+fn fits(path: &str) -> bool {
+    let suffix = path.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+    let hidden = path.split('/').any(|part| part.starts_with('.') && part != "..");
+    matches!(suffix, "yaml" | "yml" | "json") && !hidden
+}
+
+fn is_below(path: &str, folder: &str) -> bool {
+    folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+}

@@ -1,1 +1,315 @@
-//! (being written)
+//! Documents as written: which of them are ours, their heads, and the fields each may have.
+//!
+//! Deliberately absent: what stands in a `spec` (`check`). The tables of fields here are what the readers accept and what the
+//! editor schemas offer; a test holds the two together.
+//!
+//! The Cilium document is the CRD `ciliumegressgatewaypolicies.cilium.io`, version v2, as of Cilium 1.18
+//! (`pkg/k8s/apis/cilium.io/v2/cegp_types.go`).
+
+use super::findings::{Findings, Span, nearest, quoted};
+use super::reader::{Object, list, mapping, text};
+use super::yaml::{Entry, Node, Value};
+use super::{ObjectName, Origin};
+
+/// The path of the configuration. A document of kind Config stands here and nowhere else.
+pub const CONFIG_FILE: &str = "egret.yaml";
+
+/// The kinds that are ours to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `cilium.io/v2 CiliumEgressGatewayPolicy`
+    CiliumEgressGatewayPolicy,
+    /// `egret.dev/v1alpha1 EgressPolicy`
+    EgressPolicy,
+    /// `egret.dev/v1alpha1 NodeLabels`
+    NodeLabels,
+    /// `egret.dev/v1alpha1 Config`
+    Config,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::CiliumEgressGatewayPolicy, Self::EgressPolicy, Self::NodeLabels, Self::Config];
+
+    /// `kind` in a document.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CiliumEgressGatewayPolicy => "CiliumEgressGatewayPolicy",
+            Self::EgressPolicy => "EgressPolicy",
+            Self::NodeLabels => "NodeLabels",
+            Self::Config => "Config",
+        }
+    }
+
+    /// `apiVersion` in a document.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::CiliumEgressGatewayPolicy => "cilium.io/v2",
+            Self::EgressPolicy | Self::NodeLabels | Self::Config => "egret.dev/v1alpha1",
+        }
+    }
+
+    fn group(self) -> &'static str {
+        self.api_version().split_once('/').map_or("", |(group, _)| group)
+    }
+}
+
+/// Fields of a document other than a Config.
+pub const ROOT: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
+/// Fields of `metadata`: those of Kubernetes' ObjectMeta, since people commit what `kubectl get -o yaml` prints.
+pub const METADATA: &[&str] = &[
+    "name",
+    "labels",
+    "annotations",
+    "namespace",
+    "generateName",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "finalizers",
+    "managedFields",
+    "ownerReferences",
+    "selfLink",
+];
+/// Fields of a CiliumEgressGatewayPolicy's `spec`.
+pub const CILIUM_SPEC: &[&str] = &["selectors", "destinationCIDRs", "excludedCIDRs", "egressGateway", "egressGateways"];
+/// Fields of an EgressPolicy's `spec`.
+pub const EGRET_SPEC: &[&str] = &[
+    "selectors",
+    "destinationCIDRs",
+    "excludedCIDRs",
+    "egressGateway",
+    "egressGateways",
+    "priority",
+    "onNoGateway",
+    "existingConnections",
+    "suspend",
+];
+/// Fields of a gateway entry in a CiliumEgressGatewayPolicy.
+pub const CILIUM_GATEWAY: &[&str] = &["nodeSelector", "interface", "egressIP"];
+/// Fields of a gateway entry in an EgressPolicy.
+pub const EGRET_GATEWAY: &[&str] = &["nodeSelector", "interface", "egressIP", "nextHop", "nextHops"];
+/// Fields of an entry of `selectors`.
+pub const MEMBER_SELECTOR: &[&str] = &["namespaceSelector", "podSelector", "nodeSelector"];
+/// Fields of a label selector.
+pub const LABEL_SELECTOR: &[&str] = &["matchLabels", "matchExpressions"];
+/// Fields of an entry of `matchExpressions`.
+pub const EXPRESSION: &[&str] = &["key", "operator", "values"];
+/// Fields of `suspend`.
+pub const SUSPEND: &[&str] = &["until", "reason"];
+/// Fields of a NodeLabels' `spec`.
+pub const NODE_LABELS_SPEC: &[&str] = &["nodes", "nodeSelector", "labels"];
+/// Fields of a Config that an entry of `clusters` may have too.
+pub const CONFIG_VALUES: &[&str] = &[
+    "paths",
+    "reports",
+    "schedule",
+    "onNoGateway",
+    "existingConnections",
+    "podCIDRs",
+    "serviceCIDRs",
+    "exclusions",
+    "datapath",
+];
+/// Fields of a Config.
+pub const CONFIG: &[&str] = &[
+    "apiVersion",
+    "kind",
+    "metadata",
+    "paths",
+    "reports",
+    "schedule",
+    "onNoGateway",
+    "existingConnections",
+    "podCIDRs",
+    "serviceCIDRs",
+    "exclusions",
+    "datapath",
+    "clusters",
+];
+/// Fields of `reports`.
+pub const REPORTS: &[&str] = &["branch", "enabled"];
+/// Fields of `schedule`.
+pub const SCHEDULE: &[&str] = &["cron", "timeZone"];
+/// Fields of `datapath`.
+pub const DATAPATH: &[&str] = &["markMask", "firstTable", "port", "mtu"];
+/// What annotations of ours start with.
+pub const ANNOTATION_PREFIX: &str = "egret.dev/";
+/// Annotations of a CiliumEgressGatewayPolicy, without their prefix.
+pub const ANNOTATIONS: &[&str] =
+    &["priority", "on-no-gateway", "existing-connections", "next-hop", "suspend-until", "suspend-reason"];
+
+/// A document of ours with its head read.
+#[derive(Debug)]
+pub struct Document<'n> {
+    /// What it is.
+    pub kind: Kind,
+    /// `metadata.name`; none if it is missing or no name, which was reported.
+    pub name: Option<ObjectName>,
+    /// The name's text, or where it should be.
+    pub name_span: Span,
+    /// Annotations that start with `egret.dev/`.
+    pub annotations: Vec<&'n Entry>,
+    /// All of it.
+    pub root: &'n Node,
+    /// Where it is.
+    pub origin: Origin,
+}
+
+/// What a document is to us.
+#[derive(Debug)]
+pub enum Recognised<'n> {
+    /// One of ours.
+    Ours(Kind),
+    /// Kubernetes' `v1 List`, with its items.
+    List(&'n [Node]),
+    /// An object of somebody else: its kind.
+    Foreign(&'n str),
+    /// No Kubernetes object.
+    Nothing,
+    /// One that was meant to be ours; what is wrong was reported.
+    Mistaken,
+}
+
+fn field<'n>(node: &'n Node, name: &str) -> Option<&'n Entry> {
+    match &node.value {
+        Value::Mapping(entries) => entries.iter().find(|entry| entry.key == name),
+        _ => None,
+    }
+}
+
+fn word(entry: Option<&Entry>) -> Option<&str> {
+    match &entry?.value.value {
+        Value::Scalar(scalar) => Some(&scalar.text),
+        _ => None,
+    }
+}
+
+/// Says what a document is, by `apiVersion` and `kind`.
+pub fn recognise<'n>(root: &'n Node, out: &mut Findings<'_>) -> Recognised<'n> {
+    let (version_entry, kind_entry) = (field(root, "apiVersion"), field(root, "kind"));
+    let (version, kind) = (word(version_entry), word(kind_entry));
+    let group = version.and_then(|version| version.split_once('/')).map_or("", |(group, _)| group);
+    let known = Kind::ALL.into_iter().find(|known| kind == Some(known.name()));
+    match (version_entry, kind_entry, known) {
+        (_, _, Some(known)) if version == Some(known.api_version()) => Recognised::Ours(known),
+        (Some(entry), _, Some(known)) if meant(known, group) => {
+            out.error(entry.value.span, "unknown-version", format!("{} is of no known version here", known.name()))
+                .hint(format!("apiVersion: {}", known.api_version()));
+            Recognised::Mistaken
+        }
+        (None, Some(entry), Some(known)) => {
+            out.error(entry.key_span, "missing-field", "the document has no `apiVersion`")
+                .hint(format!("apiVersion: {}", known.api_version()));
+            Recognised::Mistaken
+        }
+        (Some(_), Some(entry), None) if group == "egret.dev" || near_cilium(group, kind) => {
+            let names = Kind::ALL.iter().filter(|known| known.group() == group).map(|known| known.name());
+            let hint = nearest(kind.unwrap_or(""), names).map(|name| format!("did you mean `{name}`?"));
+            let message = format!("{group} has no kind {}", quoted(kind.unwrap_or("")));
+            out.error(entry.value.span, "unknown-kind", message).hint_if(hint);
+            Recognised::Mistaken
+        }
+        (Some(entry), None, _) if group == "egret.dev" => {
+            let names: Vec<&str> = Kind::ALL[1..].iter().map(|known| known.name()).collect();
+            out.error(entry.key_span, "missing-field", "the document has no `kind`").hint(names.join(", "));
+            Recognised::Mistaken
+        }
+        _ if version == Some("v1") && kind == Some("List") => match field(root, "items") {
+            Some(entry) => Recognised::List(list(&entry.value, "`items`", out).unwrap_or(&[])),
+            None => Recognised::List(&[]),
+        },
+        (Some(_), Some(_), _) => match kind {
+            Some(kind) if version.is_some() => Recognised::Foreign(kind),
+            _ => Recognised::Nothing,
+        },
+        _ => Recognised::Nothing,
+    }
+}
+
+/// Whether a document with a kind's name and another apiVersion was meant to be of that kind. Others have an EgressPolicy too
+/// (Spidernet), and a Config (kubectl); nobody else has a CiliumEgressGatewayPolicy.
+fn meant(kind: Kind, group: &str) -> bool {
+    kind == Kind::CiliumEgressGatewayPolicy || group == kind.group() || nearest(group, [kind.group()]).is_some()
+}
+
+fn near_cilium(group: &str, kind: Option<&str>) -> bool {
+    group == "cilium.io" && kind.is_some_and(|kind| nearest(kind, [Kind::CiliumEgressGatewayPolicy.name()]).is_some())
+}
+
+/// Reads the head of a document of ours.
+pub fn head<'n>(kind: Kind, root: &'n Node, out: &mut Findings<'_>) -> Document<'n> {
+    let at = root.span.head();
+    let origin = Origin { file: out.file().to_owned(), line: root.span.start.line };
+    let mut document = Document { kind, name: None, name_span: at, annotations: Vec::new(), root, origin };
+    let Some(entry) = field(root, "metadata").filter(|entry| !entry.value.is_null()) else {
+        if kind != Kind::Config {
+            let place = field(root, "kind").map_or(at, |entry| entry.key_span);
+            out.error(place, "missing-field", "the document has no `metadata`").hint("metadata: {name: …}");
+        }
+        return document;
+    };
+    let Some(metadata) = Object::read(&entry.value, "metadata", entry.key_span, METADATA, out) else { return document };
+    document.name_span = entry.key_span;
+    if let Some(name) = name_field(kind, &metadata, out) {
+        document.name_span = name.value.span;
+        document.name = object_name(&name.value, out);
+    }
+    if let Some(entry) = metadata.get("namespace")
+        && kind != Kind::Config
+    {
+        out.warning(entry.key_span, "cluster-scoped", format!("a {} belongs to no namespace", kind.name()))
+            .hint("take `namespace` out; it holds for the whole cluster");
+    }
+    if let Some(entry) = metadata.get("labels") {
+        text_map(&entry.value, "`labels`", out);
+    }
+    if let Some(entry) = metadata.get("annotations") {
+        let ours = text_map(&entry.value, "`annotations`", out).into_iter();
+        document.annotations = ours.filter(|entry| entry.key.starts_with(ANNOTATION_PREFIX)).collect();
+        check_annotations(kind, &document.annotations, out);
+    }
+    document
+}
+
+fn name_field<'n>(kind: Kind, metadata: &Object<'n>, out: &mut Findings<'_>) -> Option<&'n Entry> {
+    // The configuration is known by its path; a name does no harm.
+    if kind == Kind::Config { metadata.get("name") } else { metadata.required("name", out) }
+}
+
+fn object_name(node: &Node, out: &mut Findings<'_>) -> Option<ObjectName> {
+    let name = text(node, "`name`", out)?;
+    match ObjectName::parse(name) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            out.error(node.span, "bad-name", format!("{} is no name", quoted(name))).hint(error.to_string());
+            None
+        }
+    }
+}
+
+/// Entries of a mapping whose values are text.
+fn text_map<'n>(node: &'n Node, what: &str, out: &mut Findings<'_>) -> Vec<&'n Entry> {
+    let entries = mapping(node, what, out).unwrap_or(&[]);
+    entries.iter().filter(|entry| text(&entry.value, &quoted(&entry.key), out).is_some()).collect()
+}
+
+fn check_annotations(kind: Kind, annotations: &[&Entry], out: &mut Findings<'_>) {
+    for entry in annotations {
+        let word = entry.key.strip_prefix(ANNOTATION_PREFIX).unwrap_or("");
+        if kind != Kind::CiliumEgressGatewayPolicy {
+            out.warning(entry.key_span, "idle-annotation", format!("{} says nothing in this kind", quoted(&entry.key)))
+                .hint("an EgressPolicy has fields of its own for it");
+        } else if !ANNOTATIONS.contains(&word) {
+            let hint = match nearest(word, ANNOTATIONS.iter().copied()) {
+                Some(candidate) => format!("did you mean `{ANNOTATION_PREFIX}{candidate}`?"),
+                None => format!("there are {}, each behind {ANNOTATION_PREFIX}", ANNOTATIONS.join(", ")),
+            };
+            out.error(entry.key_span, "unknown-field", format!("{} is no annotation of Egret", quoted(&entry.key)))
+                .hint(hint);
+        }
+    }
+}

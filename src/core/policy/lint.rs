@@ -1,1 +1,161 @@
-//! (being written)
+//! Warnings that need to know the cluster or the configuration: what a policy would cut off, and what reaches nothing.
+//!
+//! Deliberately absent: everything a document alone, or documents among themselves, get wrong (`check`, `catalogue`). Nothing
+//! here keeps a document out of force, but for one thing: node labels by name and by selector that meet on a node and disagree.
+//!
+//! Only documents with places in the text of now are looked at. One that is held has an error to mend first.
+
+mod coverage;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::check::Identity;
+use super::findings::{Span, diagnostic};
+use super::spans::{NodeLabelsSpans, Spans};
+use super::{MemberSelector, NodeLabels, ObjectName, Policy, PolicySet};
+use crate::core::diagnostic::{Diagnostic, Severity};
+use crate::core::facts::{Facts, PodName};
+use crate::core::labels::{Labels, Operator};
+use crate::core::name::NodeName;
+
+/// Looks at everything that is in force. Without facts only at what the configuration tells. Sorted by file and place.
+pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let inside = coverage::Inside::of(set, facts);
+    let nodes = facts.map(|facts| labels_by_node(set, facts));
+    for policy in set.policies.values() {
+        let Some(places) = spans.policies.get(&policy.id) else { continue };
+        let file = policy.origin.file.as_str();
+        for (net, span) in policy.destinations.iter().zip(&places.destinations) {
+            found.extend(inside.look(policy, *net, &set.config.exclusions, file, *span));
+        }
+        if let (Some(facts), Some(nodes)) = (facts, &nodes) {
+            found.extend(selects_nothing(policy, facts, file, places.selectors));
+            for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
+                if !nodes.values().any(|labels| gateway.node.matches(labels)) {
+                    let message = format!("no node has the labels {}", gateway.node);
+                    let hint = "the policy's packets are dropped, or pass through if it says so, until a node has them";
+                    found.push(warning(file, *span, "no-gateway", message, hint));
+                }
+            }
+        }
+    }
+    if let Some(facts) = facts {
+        for labels in set.node_labels.values() {
+            if let Some(places) = spans.node_labels.get(&labels.name) {
+                found.extend(unknown_nodes(labels, places, facts));
+            }
+        }
+        found.extend(disagreements(set, facts).iter().flat_map(|one| one.diagnostics(set, spans)));
+    }
+    found.sort();
+    found
+}
+
+fn warning(file: &str, span: Span, code: &'static str, message: String, hint: &str) -> Diagnostic {
+    Diagnostic { hint: Some(hint.to_owned()), ..diagnostic(file, Severity::Warning, span, code, message) }
+}
+
+fn selects_nothing(policy: &Policy, facts: &Facts, file: &str, span: Span) -> Option<Diagnostic> {
+    if policy.selectors.iter().any(|selector| has_member(selector, facts)) {
+        return None;
+    }
+    let message = format!("the policy {} selects no pod that is there now", policy.id);
+    Some(warning(file, span, "no-member", message, "compare with `kubectl get pods --show-labels`"))
+}
+
+/// Whether a selector has a member. One that names its namespaces is asked for their pods only: with 100,000 pods, those of
+/// policies that match nothing are what costs.
+fn has_member(selector: &MemberSelector, facts: &Facts) -> bool {
+    let named = selector.namespace_name.iter().find_map(|operator| match operator {
+        Operator::In(names) => Some(names),
+        Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => None,
+    });
+    match named {
+        Some(names) => names.iter().any(|namespace| {
+            let first = PodName { namespace: namespace.clone(), name: String::new() };
+            let pods = facts.pods.range(first..).take_while(|(name, _)| name.namespace == *namespace);
+            pods.into_iter().any(|(name, pod)| pod.routable() && selector.matches(name, pod, facts))
+        }),
+        None => facts.pods.iter().any(|(name, pod)| pod.routable() && selector.matches(name, pod, facts)),
+    }
+}
+
+fn unknown_nodes(labels: &NodeLabels, places: &NodeLabelsSpans, facts: &Facts) -> Vec<Diagnostic> {
+    let unknown = labels.nodes.iter().zip(&places.nodes).filter(|(name, _)| !facts.nodes.contains_key(*name));
+    unknown
+        .map(|(name, span)| {
+            let message = format!("the cluster has no node {name}");
+            warning(&labels.origin.file, *span, "unknown-node", message, "it is labelled when it comes")
+        })
+        .collect()
+}
+
+/// Two documents that give a node two values of one label, by whatever way they reach it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Disagreement {
+    /// The first document, by name.
+    pub one: ObjectName,
+    /// The other.
+    pub other: ObjectName,
+    /// The label's key.
+    pub key: String,
+    /// The first node, by name, that both reach.
+    pub node: NodeName,
+}
+
+impl Disagreement {
+    /// Both documents.
+    pub fn identities(&self) -> [Identity; 2] {
+        [Identity::NodeLabels(self.one.clone()), Identity::NodeLabels(self.other.clone())]
+    }
+
+    fn diagnostics(&self, set: &PolicySet, spans: &Spans) -> Vec<Diagnostic> {
+        let Self { one, other, key, node } = self;
+        let pairs = [(one, other), (other, one)].into_iter();
+        pairs
+            .filter_map(|(mine, other)| {
+                let (mine, other) = (set.node_labels.get(mine)?, set.node_labels.get(other)?);
+                let span = *spans.node_labels.get(&mine.name)?.labels.get(key)?;
+                let message = format!("{} and {} give {node} different values of {key}", mine.name, other.name);
+                let found = diagnostic(&mine.origin.file, Severity::Error, span, "labels-disagree", message);
+                let hint = format!("the other one is in {}; make them agree", other.origin);
+                Some(Diagnostic { hint: Some(hint), ..found })
+            })
+            .collect()
+    }
+}
+
+/// Finds node labels that meet on a known node and disagree, once for each pair and key. Who applies labels leaves such keys
+/// as they are: which document is right nobody can tell.
+pub fn disagreements(set: &PolicySet, facts: &Facts) -> BTreeSet<Disagreement> {
+    let mut found: BTreeMap<(&ObjectName, &ObjectName, &str), &NodeName> = BTreeMap::new();
+    for (node, known) in &facts.nodes {
+        let mut first: BTreeMap<&str, (&str, &ObjectName)> = BTreeMap::new();
+        for document in set.node_labels.values().filter(|document| document.covers(node, &known.labels)) {
+            for (key, value) in &document.labels {
+                let (other_value, other) = *first.entry(key).or_insert((value, &document.name));
+                if other_value != value {
+                    found.entry((other, &document.name, key)).or_insert(node);
+                }
+            }
+        }
+    }
+    let found = found.into_iter().map(|((one, other, key), node)| Disagreement {
+        one: one.clone(),
+        other: other.clone(),
+        key: key.to_owned(),
+        node: node.clone(),
+    });
+    found.collect()
+}
+
+/// The labels nodes have once Git's are applied.
+fn labels_by_node(set: &PolicySet, facts: &Facts) -> BTreeMap<NodeName, Labels> {
+    let merged = facts.nodes.iter().map(|(name, node)| {
+        let mut labels = node.labels.clone();
+        labels.extend(set.labels_of(name, &node.labels));
+        (name.clone(), labels)
+    });
+    merged.collect()
+}

@@ -6,7 +6,12 @@ pub mod catalogue;
 pub mod check;
 pub mod config;
 pub mod document;
+pub mod file;
+pub mod findings;
 pub mod lint;
+pub mod reader;
+pub mod schema;
+pub mod spans;
 pub mod yaml;
 
 use std::collections::BTreeMap;

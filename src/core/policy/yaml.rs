@@ -1,1 +1,403 @@
-//! (being written)
+//! YAML text to trees of nodes that know their place. The only file that names `serde_yaml`.
+//!
+//! Deliberately absent: serde. It stops at the first mistake, and a tree can be read on; so this goes from the parser's events
+//! to [`Node`]s directly. Also absent: what any field means (`document`, `check`).
+//!
+//! The parser itself finds where the documents of a stream begin (a `---` inside a block scalar is text) and goes on at the
+//! next one after a syntax error, so that one broken document never hides the others. JSON is YAML (YAML 1.2, §1.2).
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use serde_yaml::granit_parser::{
+    Event, Marker, Options, Parser, ScalarStyle, ScanError, StrInput, StructureStyle, Tag,
+};
+
+use super::findings::{Findings, Span, quoted};
+use crate::core::diagnostic::SpanPoint;
+
+/// The largest file that is read, in bytes.
+pub const MAX_BYTES: usize = 1 << 20;
+/// How deep lists and mappings may be nested.
+pub const MAX_DEPTH: usize = 32;
+/// How many nodes a file may have once its aliases are expanded; bounds the memory of a file to some 50 MB.
+pub const MAX_NODES: usize = 400_000;
+
+/// A value and its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// What it is.
+    pub value: Value,
+    /// Its text. What came through an alias points at the anchor's text, where it must be mended.
+    pub span: Span,
+}
+
+/// The three kinds of nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// Text, number, boolean or nothing; see [`Scalar::kind`].
+    Scalar(Scalar),
+    /// A list.
+    Sequence(Vec<Node>),
+    /// A mapping in the order it was written, without duplicate keys.
+    Mapping(Vec<Entry>),
+}
+
+/// One key of a mapping with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// The key's text.
+    pub key_span: Span,
+    /// The value.
+    pub value: Node,
+}
+
+/// A scalar as it was written, without quotes and escapes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scalar {
+    /// Its text.
+    pub text: String,
+    /// Written without quotes: what it looks like decides what it is.
+    pub plain: bool,
+}
+
+/// What a scalar is to the Kubernetes API, which reads YAML as `sigs.k8s.io/yaml` does: the booleans of YAML 1.1 too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScalarKind {
+    /// Nothing: the same as a field that is not there.
+    Null,
+    /// `true`, `yes`, `on` and their opposites.
+    Boolean(bool),
+    /// A number, whole or not.
+    Number,
+    /// Everything else, and all that stands in quotes.
+    Text,
+}
+
+impl Scalar {
+    /// What it is.
+    pub fn kind(&self) -> ScalarKind {
+        if !self.plain {
+            return ScalarKind::Text;
+        }
+        match self.text.as_str() {
+            "" | "~" | "null" | "Null" | "NULL" => ScalarKind::Null,
+            "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => ScalarKind::Boolean(true),
+            "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => ScalarKind::Boolean(false),
+            text if is_number(text) => ScalarKind::Number,
+            _ => ScalarKind::Text,
+        }
+    }
+
+    /// The whole number it is, decimal or `0x`; `None` if it is none.
+    pub fn integer(&self) -> Option<i64> {
+        match self.text.strip_prefix("0x") {
+            Some(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+                i64::from_str_radix(digits, 16).ok()
+            }
+            Some(_) => None,
+            None => self.text.parse().ok(),
+        }
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if let Some(digits) = unsigned.strip_prefix("0x").or_else(|| unsigned.strip_prefix("0o")) {
+        return !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit() || digit == b'_');
+    }
+    let starts = unsigned.strip_prefix('.').unwrap_or(unsigned).starts_with(|first: char| first.is_ascii_digit());
+    // `parse` also takes words such as `infinity`, which are text in YAML; its numbers start with a digit.
+    matches!(unsigned.to_ascii_lowercase().as_str(), ".inf" | ".nan")
+        || (starts && unsigned.replace('_', "").parse::<f64>().is_ok())
+}
+
+impl Node {
+    /// Whether it says nothing: Kubernetes treats a field that is null as one that is not there.
+    pub fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Scalar(scalar) if scalar.kind() == ScalarKind::Null)
+    }
+
+    /// How many nodes it is, itself included.
+    fn size(&self) -> usize {
+        1 + match &self.value {
+            Value::Scalar(_) => 0,
+            Value::Sequence(items) => items.iter().map(Self::size).sum(),
+            Value::Mapping(entries) => entries.iter().map(|entry| 1 + entry.value.size()).sum(),
+        }
+    }
+}
+
+/// One document of a stream. Empty ones are left out, unless they are broken.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// Its content; `None` if it is not YAML.
+    pub root: Option<Node>,
+    /// Where it begins.
+    pub start: SpanPoint,
+    /// Whether an error was reported while it was put together: its content may still be read for more of them.
+    pub broken: bool,
+}
+
+/// Reads all documents of a text. Never fails: what is wrong goes to `findings`.
+pub fn read(text: &str, findings: &mut Findings<'_>) -> Vec<Tree> {
+    if text.len() > MAX_BYTES {
+        let message = format!("the file has {} bytes; {MAX_BYTES} are the most that is read", text.len());
+        findings.error(Span::default(), "too-large", message).hint("split it into several files");
+        return vec![Tree { root: None, start: SpanPoint::default(), broken: true }];
+    }
+    let mut options = Options::default();
+    options.flow_nesting_limit = MAX_DEPTH;
+    options.block_nesting_limit = MAX_DEPTH;
+    let mut composer = Composer {
+        parser: Parser::new_from_str_with_options(text, options),
+        findings,
+        anchors: BTreeMap::new(),
+        nodes: 0,
+        last: Span::default(),
+    };
+    composer.stream()
+}
+
+/// Why a document was given up.
+enum Stop {
+    /// The parser cannot make sense of it; not reported yet.
+    Syntax(ScanError),
+    /// A limit; reported.
+    Limit,
+}
+
+struct Composer<'t, 'c, 'f> {
+    parser: Parser<'t, StrInput<'t>>,
+    findings: &'c mut Findings<'f>,
+    /// What each anchor of this document stands for, and how many nodes that is.
+    anchors: BTreeMap<usize, (Node, usize)>,
+    /// Nodes made so far, over all documents: the memory is the file's.
+    nodes: usize,
+    /// The last event's place.
+    last: Span,
+}
+
+impl<'t> Composer<'t, '_, '_> {
+    fn stream(&mut self) -> Vec<Tree> {
+        let mut trees = Vec::new();
+        loop {
+            let errors = self.findings.errors();
+            let stop = match self.document() {
+                Ok(Some(root)) => {
+                    let broken = self.findings.errors() > errors;
+                    if !root.is_null() || broken {
+                        trees.push(Tree { start: root.span.start, root: Some(root), broken });
+                    }
+                    continue;
+                }
+                Ok(None) => return trees,
+                Err(stop) => stop,
+            };
+            let start = self.give_up(stop);
+            trees.push(Tree { root: None, start, broken: true });
+            // Behind a limit nothing more is read: the next document could not add a node either.
+            if self.nodes > MAX_NODES || !matches!(self.parser.proceed_next_document(), Ok(true)) {
+                return trees;
+            }
+        }
+    }
+
+    /// Reports why a document was given up, and says where that was.
+    fn give_up(&mut self, stop: Stop) -> SpanPoint {
+        match stop {
+            Stop::Limit => self.last.start,
+            Stop::Syntax(error) => {
+                let at = point(error.marker());
+                let message = format!("the document is not YAML: {}", error.info());
+                self.findings.error(Span { start: at, end: at }, "yaml-syntax", message);
+                at
+            }
+        }
+    }
+
+    /// The next document's root; `None` behind the last one.
+    fn document(&mut self) -> Result<Option<Node>, Stop> {
+        self.anchors.clear();
+        loop {
+            match self.next()? {
+                None | Some((Event::StreamEnd, _)) => return Ok(None),
+                Some((Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd, _)) => {}
+                Some((event, span)) => return self.node(event, span, 0).map(Some),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<(Event<'t>, Span)>, Stop> {
+        match self.parser.next_event() {
+            None => Ok(None),
+            Some(Err(error)) => Err(Stop::Syntax(error)),
+            Some(Ok((event, place))) => {
+                self.last = Span { start: point(&place.start), end: point(&place.end) };
+                Ok(Some((event, self.last)))
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, Stop> {
+        self.count(1, span)?;
+        if depth > MAX_DEPTH {
+            let message = format!("lists and mappings are nested more than {MAX_DEPTH} deep");
+            self.findings.error(span, "too-deep", message);
+            return Err(Stop::Limit);
+        }
+        let (node, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => (self.scalar(&text, style, tag.as_deref(), span), anchor),
+            Event::SequenceStart(style, anchor, tag) => {
+                self.check_tag(tag.as_deref(), "seq", span);
+                (self.sequence(style, span, depth)?, anchor)
+            }
+            Event::MappingStart(style, anchor, tag) => {
+                self.check_tag(tag.as_deref(), "map", span);
+                (self.mapping(style, span, depth)?, anchor)
+            }
+            Event::Alias(anchor) => return self.alias(anchor, span),
+            // Every other event ends or announces something; the parser never puts one where a node must be.
+            _ => (Node { value: Value::Scalar(Scalar { text: String::new(), plain: true }), span }, 0),
+        };
+        if anchor != 0 {
+            let size = node.size();
+            self.count(size, span)?;
+            self.anchors.insert(anchor, (node.clone(), size));
+        }
+        Ok(node)
+    }
+
+    fn count(&mut self, more: usize, span: Span) -> Result<(), Stop> {
+        self.nodes = self.nodes.saturating_add(more);
+        if self.nodes <= MAX_NODES {
+            return Ok(());
+        }
+        let message = format!("the file has more than {MAX_NODES} values, counting what its aliases stand for");
+        self.findings.error(span, "too-many-values", message).hint("split the file, and write out what aliases repeat");
+        Err(Stop::Limit)
+    }
+
+    fn alias(&mut self, anchor: usize, span: Span) -> Result<Node, Stop> {
+        let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
+            self.findings.error(span, "yaml-alias", "an alias stands inside of what it stands for");
+            return Err(Stop::Limit);
+        };
+        self.count(size, span)?;
+        Ok(node)
+    }
+
+    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Node {
+        let mut plain = style == ScalarStyle::Plain;
+        match tag.map(|tag| (tag, tag.core_suffix())) {
+            None | Some((_, Some("int" | "float" | "bool" | "null"))) => {}
+            Some((_, Some("str"))) => plain = false,
+            Some((tag, _)) => self.unknown_tag(tag, span),
+        }
+        Node { value: Value::Scalar(Scalar { text: text.to_owned(), plain }), span }
+    }
+
+    fn check_tag(&mut self, tag: Option<&Tag>, expected: &str, span: Span) {
+        if let Some(tag) = tag
+            && tag.core_suffix() != Some(expected)
+        {
+            self.unknown_tag(tag, span);
+        }
+    }
+
+    fn unknown_tag(&mut self, tag: &Tag, span: Span) {
+        let message = format!("the tag {} means nothing here", quoted(&tag.original()));
+        self.findings.error(span.head(), "yaml-tag", message).hint("leave it out");
+    }
+
+    fn sequence(&mut self, style: StructureStyle, start: Span, depth: usize) -> Result<Node, Stop> {
+        let mut items = Vec::new();
+        while let Some((event, span)) = self.next()? {
+            if event == Event::SequenceEnd {
+                break;
+            }
+            items.push(self.node(event, span, depth + 1)?);
+        }
+        let span = self.whole(style, start, items.last().map(|last| last.span));
+        Ok(Node { value: Value::Sequence(items), span })
+    }
+
+    fn mapping(&mut self, style: StructureStyle, start: Span, depth: usize) -> Result<Node, Stop> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        let mut merged: Vec<Node> = Vec::new();
+        let mut last = None;
+        while let Some((event, span)) = self.next()? {
+            if event == Event::MappingEnd {
+                break;
+            }
+            let merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, _) if text == "<<");
+            let key = self.node(event, span, depth + 1)?;
+            let Some((event, span)) = self.next()? else { break };
+            let value = self.node(event, span, depth + 1)?;
+            last = Some(if value.is_null() { key.span } else { value.span });
+            let Value::Scalar(Scalar { text, .. }) = key.value else {
+                self.findings.error(key.span, "yaml-key", "a key must be text, not a list or a mapping");
+                continue;
+            };
+            if merge {
+                merged.push(value);
+            } else if let Some(first) = places.get(&text) {
+                let line = entries[*first].key_span.start.line;
+                let message = format!("{} is given twice", quoted(&text));
+                self.findings
+                    .error(key.span, "duplicate-key", message)
+                    .hint(format!("it stands on line {line} already"));
+            } else {
+                places.insert(text.clone(), entries.len());
+                entries.push(Entry { key: text, key_span: key.span, value });
+            }
+        }
+        for node in merged {
+            self.merge(node, &mut entries, &mut places);
+        }
+        let span = self.whole(style, start, last);
+        Ok(Node { value: Value::Mapping(entries), span })
+    }
+
+    /// `<<`: keys of a mapping, or of several, that are not given beside it (<https://yaml.org/type/merge.html>).
+    fn merge(&mut self, node: Node, entries: &mut Vec<Entry>, places: &mut BTreeMap<String, usize>) {
+        match node.value {
+            Value::Mapping(more) => {
+                for entry in more {
+                    if !places.contains_key(&entry.key) {
+                        places.insert(entry.key.clone(), entries.len());
+                        entries.push(entry);
+                    }
+                }
+            }
+            Value::Sequence(items) if items.iter().all(|item| matches!(item.value, Value::Mapping(_))) => {
+                for item in items {
+                    self.merge(item, entries, places);
+                }
+            }
+            _ => {
+                self.findings.error(node.span, "yaml-merge", "`<<` takes an alias of a mapping, or a list of them");
+            }
+        }
+    }
+
+    /// A collection's text. A block collection's end event stands behind the white space that follows it.
+    fn whole(&self, style: StructureStyle, start: Span, last: Option<Span>) -> Span {
+        let end = match (style, last) {
+            (StructureStyle::Block, Some(last)) if last.end >= start.start => last.end,
+            (StructureStyle::Flow, _) => self.last.end,
+            _ => start.end,
+        };
+        Span { start: start.start, end }
+    }
+}
+
+/// The parser counts columns from 0, and lines from 1 as we do.
+fn point(marker: &Marker) -> SpanPoint {
+    SpanPoint { offset: marker.byte_offset().unwrap_or(0), line: marker.line(), column: marker.col() + 1 }
+}

@@ -1,0 +1,248 @@
+//! Diagnostics as people and programs read them: excerpts of the text on a terminal, JSON, and the line that counts.
+//!
+//! Deliberately absent: printing, and the choice of form and colour (the commands decide both).
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
+
+use crate::core::diagnostic::{Diagnostic, Severity};
+use crate::core::policy::catalogue::Tally;
+
+/// The longest line that is shown whole, in bytes. Of a longer one, as in minified JSON, only the place is told.
+const LONGEST_LINE: usize = 400;
+
+/// Whether the text goes to a terminal that shows colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    /// Escape sequences.
+    Yes,
+    /// Plain text.
+    No,
+}
+
+/// Writes each diagnostic with the lines it is about. `text_of` gives a file's text; a file without one is only named.
+pub fn write_text<'t>(
+    out: &mut impl std::io::Write,
+    diagnostics: &[Diagnostic],
+    text_of: impl Fn(&str) -> Option<&'t str>,
+    colour: Colour,
+) -> std::io::Result<()> {
+    let renderer = match colour {
+        Colour::Yes => Renderer::styled(),
+        Colour::No => Renderer::plain(),
+    };
+    let renderer = renderer.decor_style(DecorStyle::Unicode);
+    for diagnostic in diagnostics {
+        let group = group(diagnostic, text_of(&diagnostic.file));
+        writeln!(out, "{}", renderer.render(&[group]))?;
+    }
+    Ok(())
+}
+
+fn group<'d>(diagnostic: &'d Diagnostic, text: Option<&'d str>) -> Group<'d> {
+    let level = match diagnostic.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    // Messages quote what stands in a repository: its control characters must not reach a terminal.
+    let title = level.primary_title(normalize_untrusted_str(&diagnostic.message));
+    let path = normalize_untrusted_str(&diagnostic.file);
+    let group = match text.and_then(|text| excerpt(text, diagnostic)) {
+        Some(Excerpt { lines, first_line, span }) => {
+            let mut annotation = AnnotationKind::Primary.span(span);
+            if !diagnostic.label.is_empty() {
+                annotation = annotation.label(normalize_untrusted_str(&diagnostic.label));
+            }
+            title.element(Snippet::source(lines).line_start(first_line).path(path).annotation(annotation))
+        }
+        None if diagnostic.start.line == 0 => title.element(Origin::path(path)),
+        None => title.element(Origin::path(path).line(diagnostic.start.line).char_column(diagnostic.start.column)),
+    };
+    match &diagnostic.hint {
+        Some(hint) => group.element(Level::HELP.with_name("hint").message(normalize_untrusted_str(hint))),
+        None => group,
+    }
+}
+
+/// The part of a text that a diagnostic shows.
+struct Excerpt<'t> {
+    lines: &'t str,
+    first_line: usize,
+    /// In `lines`.
+    span: std::ops::Range<usize>,
+}
+
+/// The line that a diagnostic begins on; a span over several lines is cut at its end. `None` if the text is not the one that
+/// the diagnostic was made from, or there is nothing to show.
+fn excerpt<'t>(text: &'t str, diagnostic: &Diagnostic) -> Option<Excerpt<'t>> {
+    let at = diagnostic.start.offset;
+    if diagnostic.start.line == 0 {
+        return None;
+    }
+    let (before, after) = text.split_at_checked(at)?;
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    // The byte order mark is no character of the first line.
+    let start = if text[start..].starts_with('\u{feff}') { (start + '\u{feff}'.len_utf8()).min(at) } else { start };
+    let end = at + after.find(['\n', '\r']).unwrap_or(after.len());
+    if end - start > LONGEST_LINE {
+        return None;
+    }
+    let mut until = diagnostic.end.offset.clamp(at, end);
+    while !text.is_char_boundary(until) {
+        until -= 1;
+    }
+    Some(Excerpt { lines: &text[start..end], first_line: diagnostic.start.line, span: at - start..until - start })
+}
+
+/// The diagnostics as a JSON array with a newline behind it. Lines and columns count from 1; 0 says "the whole file".
+pub fn to_json(diagnostics: &[Diagnostic]) -> String {
+    let all: Vec<serde_json::Value> = diagnostics
+        .iter()
+        .map(|diagnostic| {
+            let Diagnostic { file, start, end, severity, code, message, label, hint } = diagnostic;
+            serde_json::json!({
+                "file": file,
+                "line": start.line,
+                "column": start.column,
+                "endLine": end.line,
+                "endColumn": end.column,
+                "severity": severity,
+                "code": code,
+                "message": message,
+                "label": label,
+                "hint": hint,
+            })
+        })
+        .collect();
+    format!("{:#}\n", serde_json::Value::Array(all))
+}
+
+/// The last line of a validation: `2 errors, 1 warning in 2 of 41 documents; the other 39 are fine`.
+pub fn summary(tally: Tally) -> String {
+    let Tally { errors, warnings, touched, documents } = tally;
+    let all = counted(documents, "document");
+    if errors + warnings == 0 {
+        return match documents {
+            0 => "there is no document".to_owned(),
+            1 => format!("{all} is fine"),
+            _ => format!("{all} are fine"),
+        };
+    }
+    let parts = [(errors, "error"), (warnings, "warning")].into_iter().filter(|(count, _)| *count > 0);
+    let found = parts.map(|(count, word)| counted(count, word)).collect::<Vec<_>>().join(", ");
+    match documents.saturating_sub(touched) {
+        0 => format!("{found} in {all}"),
+        1 => format!("{found} in {touched} of {all}; the other one is fine"),
+        rest => format!("{found} in {touched} of {all}; the other {rest} are fine"),
+    }
+}
+
+fn counted(count: usize, word: &str) -> String {
+    format!("{count} {word}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::diagnostic::SpanPoint;
+
+    const TEXT: &str = "spec:\n  destinationCIDRs:\n  - 10.0.4.7/24\n";
+
+    fn host_bits(text: &str) -> Diagnostic {
+        let at = text.find("10.0").unwrap();
+        Diagnostic {
+            file: "policies/outpost.yaml".to_owned(),
+            start: SpanPoint::at(text, at),
+            end: SpanPoint::at(text, at + "10.0.4.7/24".len()),
+            severity: Severity::Error,
+            code: "host-bits",
+            message: "a destination has bits behind its prefix".to_owned(),
+            label: "/24 leaves no room for the .7".to_owned(),
+            hint: Some("10.0.4.0/24 for the network, 10.0.4.7/32 for the host".to_owned()),
+        }
+    }
+
+    fn rendered(diagnostic: &Diagnostic, text: Option<&str>) -> String {
+        let mut bytes = Vec::new();
+        write_text(&mut bytes, std::slice::from_ref(diagnostic), |_| text, Colour::No).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn an_error_shows_its_line_the_text_and_a_hint() {
+        let expected = "\
+error: a destination has bits behind its prefix
+  ╭▸ policies/outpost.yaml:3:5
+  │
+3 │   - 10.0.4.7/24
+  │     ━━━━━━━━━━━ /24 leaves no room for the .7
+  │
+  ╰ hint: 10.0.4.0/24 for the network, 10.0.4.7/32 for the host
+";
+        assert_eq!(rendered(&host_bits(TEXT), Some(TEXT)), expected);
+    }
+
+    #[test]
+    fn without_its_text_or_on_a_very_long_line_the_place_is_named() {
+        let expected = "\
+error: a destination has bits behind its prefix
+ ╭▸ policies/outpost.yaml:3:5
+ ╰ hint: 10.0.4.0/24 for the network, 10.0.4.7/32 for the host
+";
+        assert_eq!(rendered(&host_bits(TEXT), None), expected);
+        let long = TEXT.replace("10.0.4.7/24", &format!("10.0.4.7/24{}", " ".repeat(LONGEST_LINE)));
+        assert_eq!(rendered(&host_bits(TEXT), Some(&long)), expected);
+    }
+
+    #[test]
+    fn control_characters_of_a_repository_never_reach_the_terminal() {
+        let text = TEXT.replace("10.0.4.7/24", "10.0.4.7/24\u{1b}[31m");
+        let mut diagnostic = host_bits(&text);
+        diagnostic.message = "`\u{1b}]0;title\u{7}` is no CIDR".to_owned();
+        diagnostic.hint = Some("\u{1b}[2J".to_owned());
+        assert!(!rendered(&diagnostic, Some(&text)).contains(['\u{1b}', '\u{7}']));
+        assert!(!rendered(&diagnostic, None).contains(['\u{1b}', '\u{7}']));
+    }
+
+    #[test]
+    fn a_span_over_several_lines_shows_its_first() {
+        let mut diagnostic = host_bits(TEXT);
+        diagnostic.start = SpanPoint::at(TEXT, 0);
+        diagnostic.label = String::new();
+        diagnostic.hint = None;
+        let expected = "\
+error: a destination has bits behind its prefix
+  ╭▸ policies/outpost.yaml:1:1
+  │
+1 │ spec:
+  ╰╴━━━━━
+";
+        assert_eq!(rendered(&diagnostic, Some(TEXT)), expected);
+    }
+
+    #[test]
+    fn json_has_stable_names() {
+        let expected = serde_json::json!([{
+            "file": "policies/outpost.yaml", "line": 3, "column": 5, "endLine": 3, "endColumn": 16,
+            "severity": "error", "code": "host-bits", "message": "a destination has bits behind its prefix",
+            "label": "/24 leaves no room for the .7", "hint": "10.0.4.0/24 for the network, 10.0.4.7/32 for the host",
+        }]);
+        let json: serde_json::Value = serde_json::from_str(&to_json(&[host_bits(TEXT)])).unwrap();
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn the_last_line_counts() {
+        let tally = |errors, warnings, touched, documents| Tally { errors, warnings, touched, documents };
+        for (tally, expected) in [
+            (tally(2, 1, 2, 41), "2 errors, 1 warning in 2 of 41 documents; the other 39 are fine"),
+            (tally(0, 1, 1, 2), "1 warning in 1 of 2 documents; the other one is fine"),
+            (tally(1, 0, 1, 1), "1 error in 1 document"),
+            (tally(0, 0, 0, 3), "3 documents are fine"),
+            (tally(0, 0, 0, 1), "1 document is fine"),
+            (tally(0, 0, 0, 0), "there is no document"),
+        ] {
+            assert_eq!(summary(tally), expected);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! NodeLabels that give one node two values of one label.
+//!
+//! Deliberately absent: nodes that a selector and a name both reach; that needs to know the nodes (`lint`).
+
+use std::collections::BTreeMap;
+
+use super::super::{NodeLabels, ObjectName};
+use crate::core::labels::Requirement;
+
+/// Two documents that cannot both be followed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Disagreement {
+    /// The first document, by name.
+    pub one: ObjectName,
+    /// The other.
+    pub other: ObjectName,
+    /// The label's key.
+    pub key: String,
+    /// What they give different values to: a node's name, with how many more; or a selector.
+    pub on: String,
+}
+
+/// Who is labelled, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Whom<'l> {
+    Node(&'l str),
+    Selector(Vec<&'l Requirement>),
+}
+
+/// Finds documents that disagree for a node they both name, or by the same selector. Once for each pair and key, sorted.
+pub fn disagreements<'l>(all: impl IntoIterator<Item = (&'l ObjectName, &'l NodeLabels)>) -> Vec<Disagreement> {
+    let mut first: BTreeMap<(Whom<'l>, &'l str), (&'l str, &'l ObjectName)> = BTreeMap::new();
+    let mut found: BTreeMap<(&ObjectName, &ObjectName, &str), (String, usize)> = BTreeMap::new();
+    for (name, document) in all {
+        for (key, value) in &document.labels {
+            for whom in whom(document) {
+                let label = match &whom {
+                    Whom::Node(node) => (*node).to_owned(),
+                    Whom::Selector(_) => document.node_selector.as_ref().map(ToString::to_string).unwrap_or_default(),
+                };
+                match first.get(&(whom.clone(), key.as_str())) {
+                    None => {
+                        first.insert((whom, key), (value, name));
+                    }
+                    Some((other_value, other)) if *other_value != value => {
+                        found.entry((*other, name, key)).and_modify(|(_, more)| *more += 1).or_insert((label, 0));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+    found
+        .into_iter()
+        .map(|((one, other, key), (label, more))| Disagreement {
+            one: one.clone(),
+            other: other.clone(),
+            key: key.to_owned(),
+            on: if more == 0 { label } else { format!("{label} and {more} more") },
+        })
+        .collect()
+}
+
+fn whom(document: &NodeLabels) -> Vec<Whom<'_>> {
+    let by_name = document.nodes.iter().map(|node| Whom::Node(node.as_str()));
+    let by_selector = document.node_selector.iter().map(|selector| {
+        // The order of requirements says nothing.
+        let mut requirements: Vec<&Requirement> = selector.requirements.iter().collect();
+        requirements.sort();
+        Whom::Selector(requirements)
+    });
+    by_name.chain(by_selector).collect()
+}

@@ -1,0 +1,99 @@
+//! Addresses, CIDRs and interfaces as people write them.
+//!
+//! Deliberately absent: what they are used for, and whether some node has them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use crate::core::name::Interface;
+use crate::core::policy::findings::{Findings, Span, quoted};
+use crate::core::policy::reader::{list, text};
+use crate::core::policy::yaml::{Entry, Node};
+
+/// A list of CIDRs with the place of each. `noun` is one of them in a message: "destination".
+pub(super) fn cidrs(entry: &Entry, noun: &str, out: &mut Findings<'_>) -> Vec<(IpNet, Span)> {
+    let what = quoted(&entry.key);
+    let mut found: Vec<(IpNet, Span)> = Vec::new();
+    for node in list(&entry.value, &what, out).unwrap_or(&[]) {
+        let Some(net) = cidr(node, noun, out) else { continue };
+        if found.iter().any(|(other, _)| *other == net) {
+            out.warning(node.span, "duplicate-cidr", format!("{net} stands in {what} already")).hint("take one out");
+        } else {
+            found.push((net, node.span));
+        }
+    }
+    found
+}
+
+fn cidr(node: &Node, noun: &str, out: &mut Findings<'_>) -> Option<IpNet> {
+    let written = text(node, &format!("each {noun}"), out)?;
+    let Ok(net) = written.parse::<IpNet>() else {
+        let hint = match written.parse::<IpAddr>() {
+            Ok(address) => format!("{} for this one address", IpNet::from(address)),
+            Err(_) => "an address and the length of its prefix, as in 10.0.4.0/24 or 2001:db8::/32".to_owned(),
+        };
+        out.error(node.span, "bad-cidr", format!("{} is no CIDR", quoted(written))).hint(hint);
+        return None;
+    };
+    if net != net.trunc() {
+        out.error(node.span, "host-bits", format!("{} {noun} has bits behind its prefix", article(noun)))
+            .label(format!("/{} leaves no room for the {}", net.prefix_len(), host_part(net)))
+            .hint(format!("{} for the network, {} for the host", net.trunc(), IpNet::from(net.addr())));
+        return None;
+    }
+    Some(net)
+}
+
+fn article(noun: &str) -> &'static str {
+    if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
+}
+
+/// The part of an address that its prefix does not cover: `.7` of 10.0.4.7/24, `::7` of 2001:db8::7/32.
+fn host_part(net: IpNet) -> String {
+    match (net.addr(), net.hostmask()) {
+        (IpAddr::V4(address), _) => {
+            let whole_octets = usize::from(net.prefix_len() / 8);
+            let rest: Vec<String> = address.octets()[whole_octets..].iter().map(ToString::to_string).collect();
+            format!(".{}", rest.join("."))
+        }
+        (IpAddr::V6(address), IpAddr::V6(mask)) => Ipv6Addr::from_bits(address.to_bits() & mask.to_bits()).to_string(),
+        (address, IpAddr::V4(_)) => address.to_string(),
+    }
+}
+
+/// An address that packets can leave with, or be sent to.
+pub(super) fn address(written: &str, at: Span, what: &str, out: &mut Findings<'_>) -> Option<IpAddr> {
+    let Ok(address) = written.parse::<IpAddr>() else {
+        let hint = written.split_once('/').map(|(address, _)| format!("an address without prefix: {address}"));
+        out.error(at, "bad-address", format!("{what} is {}, which is no IP address", quoted(written))).hint_if(hint);
+        return None;
+    };
+    let why = if address.is_unspecified() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        Some("is no address of a host")
+    } else if address.is_loopback() {
+        Some("never leaves its node")
+    } else if address.is_multicast() {
+        Some("is a multicast group")
+    } else {
+        None
+    };
+    if let Some(why) = why {
+        out.error(at, "bad-address", format!("{what} is {address}, which {why}"));
+        return None;
+    }
+    Some(address)
+}
+
+/// The name of an interface.
+pub(super) fn interface(node: &Node, out: &mut Findings<'_>) -> Option<Interface> {
+    let written = text(node, "`interface`", out)?;
+    match Interface::parse(written) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            out.error(node.span, "bad-interface", format!("{} is no name of an interface", quoted(written)))
+                .hint(error.to_string());
+            None
+        }
+    }
+}

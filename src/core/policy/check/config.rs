@@ -1,0 +1,279 @@
+//! `egret.yaml`: values for every cluster, and those that one cluster has of its own.
+//!
+//! Deliberately absent: reading the clock or the machine's time zones; zone names are looked up in the copy that is built in.
+
+use std::collections::BTreeMap;
+
+use cron::parser::{CronParser, Seconds, Year};
+use ipnet::IpNet;
+use jiff::tz::TimeZoneDatabase;
+
+use super::address::cidrs;
+use super::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
+use crate::core::policy::config::{Config, Schedule};
+use crate::core::policy::document::{CONFIG, CONFIG_VALUES, DATAPATH, Document, REPORTS, SCHEDULE};
+use crate::core::policy::findings::{Findings, quoted};
+use crate::core::policy::reader::{Object, boolean, choice, in_range, integer, list, mapping, text, wrong_type};
+use crate::core::policy::yaml::{Entry, Node, Value};
+use crate::core::policy::{ExistingConnections, OnNoGateway};
+use crate::core::state::ownership::Range;
+
+/// What stands for the cluster's name in `reports.branch`.
+const CLUSTER: &str = "<cluster>";
+/// The branch of a Config that names none.
+const REPORTS_BRANCH: &str = "egret/reports/<cluster>";
+/// UDP ports of others' tunnels: IANA's VXLAN, Linux' and Cilium's VXLAN, Spidernet's.
+const FOREIGN_PORTS: [u16; 3] = [4789, 8472, 7789];
+/// Mark bits of kube-proxy (`masquerade-all` and drop).
+const KUBE_PROXY_BITS: u32 = 0xc000;
+/// The kernel's rule for the main table. Behind it our rules would never be asked.
+const MAIN_RULE: u32 = 32766;
+/// The kernel's tables `default`, `main` and `local`.
+const KERNEL_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
+
+/// egret.yaml, checked for every cluster it names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConfigDocument {
+    /// What holds where a cluster says nothing.
+    pub common: Settings,
+    /// What a cluster says of its own.
+    pub clusters: BTreeMap<String, Settings>,
+}
+
+/// The values a Config, or a cluster in it, may give. `None` says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    paths: Option<Vec<String>>,
+    reports_branch: Option<String>,
+    reports: Option<bool>,
+    cron: Option<String>,
+    time_zone: Option<String>,
+    on_no_gateway: Option<OnNoGateway>,
+    existing_connections: Option<ExistingConnections>,
+    pod_cidrs: Option<Vec<IpNet>>,
+    service_cidrs: Option<Vec<IpNet>>,
+    exclusions: Option<Vec<IpNet>>,
+    mask: Option<u32>,
+    first: Option<u32>,
+    port: Option<u16>,
+    mtu: Option<u32>,
+}
+
+impl ConfigDocument {
+    /// The configuration of one cluster.
+    pub fn of(&self, cluster: &str) -> Config {
+        fn pick<T: Clone>(own: Option<&T>, common: Option<&T>) -> Option<T> {
+            own.or(common).cloned()
+        }
+        let none = Settings::default();
+        let (own, common) = (self.clusters.get(cluster).unwrap_or(&none), &self.common);
+        let defaults = Config::default();
+        let branch = pick(own.reports_branch.as_ref(), common.reports_branch.as_ref());
+        let cron = pick(own.cron.as_ref(), common.cron.as_ref());
+        let time_zone = pick(own.time_zone.as_ref(), common.time_zone.as_ref());
+        let Range { mask, first, port, mtu } = defaults.range;
+        Config {
+            paths: pick(own.paths.as_ref(), common.paths.as_ref()).unwrap_or(defaults.paths),
+            reports_branch: branch.unwrap_or_else(|| REPORTS_BRANCH.to_owned()).replace(CLUSTER, cluster),
+            reports: own.reports.or(common.reports).unwrap_or(defaults.reports),
+            schedule: cron.map(|cron| Schedule { cron, time_zone: time_zone.unwrap_or_else(|| "UTC".to_owned()) }),
+            on_no_gateway: own.on_no_gateway.or(common.on_no_gateway).unwrap_or_default(),
+            existing_connections: own.existing_connections.or(common.existing_connections).unwrap_or_default(),
+            pod_cidrs: pick(own.pod_cidrs.as_ref(), common.pod_cidrs.as_ref()).unwrap_or_default(),
+            service_cidrs: pick(own.service_cidrs.as_ref(), common.service_cidrs.as_ref()).unwrap_or_default(),
+            exclusions: pick(own.exclusions.as_ref(), common.exclusions.as_ref()).unwrap_or_default(),
+            range: Range {
+                mask: own.mask.or(common.mask).unwrap_or(mask),
+                first: own.first.or(common.first).unwrap_or(first),
+                port: own.port.or(common.port).unwrap_or(port),
+                mtu: own.mtu.or(common.mtu).unwrap_or(mtu),
+            },
+        }
+    }
+}
+
+pub(super) fn read(document: &Document<'_>, out: &mut Findings<'_>) -> Option<ConfigDocument> {
+    let at = document.root.span.head();
+    let root = Object::read(document.root, "a Config", at, CONFIG, out)?;
+    let mut found = ConfigDocument { common: settings(&root, true, out), clusters: BTreeMap::new() };
+    if let Some(entry) = root.get("clusters") {
+        for cluster in mapping(&entry.value, "`clusters`", out).unwrap_or(&[]) {
+            // `prod:` with nothing behind it is a cluster without values of its own.
+            let own = if cluster.value.is_null() {
+                Some(Settings::default())
+            } else {
+                Object::read(&cluster.value, "a cluster", cluster.key_span, CONFIG_VALUES, out)
+                    .map(|object| settings(&object, false, out))
+            };
+            if let Some(own) = own {
+                found.clusters.insert(cluster.key.clone(), own);
+            }
+        }
+    }
+    check_ranges(&found, &root, out);
+    Some(found)
+}
+
+/// Marks and tables are checked where they have come together: each may be given in another place.
+fn check_ranges(found: &ConfigDocument, root: &Object<'_>, out: &mut Findings<'_>) {
+    let at = root.get("datapath").map_or(root.at(), |entry| entry.key_span);
+    let clusters = root.get("clusters").map_or(&[][..], |entry| match &entry.value.value {
+        Value::Mapping(clusters) => clusters.as_slice(),
+        Value::Scalar(_) | Value::Sequence(_) => &[],
+    });
+    let places = clusters.iter().map(|cluster| (cluster.key.as_str(), cluster.key_span));
+    let mut seen = Vec::new();
+    for (name, place) in std::iter::once(("", at)).chain(places) {
+        let range = found.of(name).range;
+        let last = range.first.saturating_add(range.last_id());
+        let meets = last >= MAIN_RULE || (range.first..=last).any(|table| KERNEL_TABLES.contains(&table));
+        // What is wrong at the top is not repeated for every cluster.
+        if meets && !seen.contains(&range) {
+            seen.push(range);
+            let message = format!("the tables and rules {} to {last} meet those of the kernel", range.first);
+            out.error(place, "bad-tables", message)
+                .hint("keep datapath.firstTable above 255 and low, or give datapath.markMask fewer bits");
+        }
+    }
+}
+
+/// Reads the values at the top, or those of a cluster.
+fn settings(object: &Object<'_>, top: bool, out: &mut Findings<'_>) -> Settings {
+    let mut found = Settings::default();
+    let nets = |name: &str, noun: &str, out: &mut Findings<'_>| {
+        object.get(name).map(|entry| cidrs(entry, noun, out).into_iter().map(|(net, _)| net).collect())
+    };
+    found.pod_cidrs = nets("podCIDRs", "pod network", out);
+    found.service_cidrs = nets("serviceCIDRs", "service network", out);
+    found.exclusions = nets("exclusions", "exclusion", out);
+    found.paths = object.get("paths").map(|entry| paths(entry, out));
+    found.on_no_gateway =
+        object.get("onNoGateway").and_then(|entry| choice(&entry.value, "`onNoGateway`", &ON_NO_GATEWAY, out));
+    found.existing_connections = object
+        .get("existingConnections")
+        .and_then(|entry| choice(&entry.value, "`existingConnections`", &EXISTING_CONNECTIONS, out));
+    read_reports(object, &mut found, out);
+    read_schedule(object, top, &mut found, out);
+    read_datapath(object, &mut found, out);
+    found
+}
+
+fn paths(entry: &Entry, out: &mut Findings<'_>) -> Vec<String> {
+    let items = list(&entry.value, "`paths`", out);
+    if items.is_some_and(<[Node]>::is_empty) {
+        out.error(entry.key_span, "no-path", "`paths` is empty: no document would be read")
+            .hint("[\".\"] is everything");
+    }
+    let mut found = Vec::new();
+    for node in items.unwrap_or(&[]) {
+        let Some(written) = text(node, "a path", out) else { continue };
+        let parts: Vec<&str> = written.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        if parts.contains(&"..") {
+            out.error(node.span, "bad-path", format!("{} leaves the repository", quoted(written)));
+        }
+        found.push(parts.join("/"));
+    }
+    found
+}
+
+fn read_reports(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'_>) {
+    let Some(entry) = object.get("reports") else { return };
+    let Some(reports) = Object::read(&entry.value, "reports", entry.key_span, REPORTS, out) else { return };
+    found.reports = reports.get("enabled").and_then(|entry| boolean(&entry.value, "`enabled`", out));
+    let Some(entry) = reports.get("branch") else { return };
+    let Some(branch) = text(&entry.value, "`branch`", out) else { return };
+    if is_branch(&branch.replace(CLUSTER, "cluster")) {
+        found.reports_branch = Some(branch.to_owned());
+    } else {
+        out.error(entry.value.span, "bad-branch", format!("{} is no name of a branch", quoted(branch)))
+            .hint("as in egret/reports/<cluster>; `git check-ref-format` has the rules");
+    }
+}
+
+/// `git check-ref-format --branch`, as far as it speaks of names.
+fn is_branch(name: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && part.strip_suffix(".lock").is_none()
+    };
+    !name.starts_with('-')
+        && name != "@"
+        && !name.contains("..")
+        && !name.contains("@{")
+        && name.split('/').all(part)
+        && !name.chars().any(|c| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\'))
+}
+
+fn read_schedule(object: &Object<'_>, top: bool, found: &mut Settings, out: &mut Findings<'_>) {
+    let Some(entry) = object.get("schedule") else { return };
+    let Some(schedule) = Object::read(&entry.value, "schedule", entry.key_span, SCHEDULE, out) else { return };
+    // A cluster may give another time zone to the line at the top.
+    let cron = if top { schedule.required("cron", out) } else { schedule.get("cron") };
+    if let Some(entry) = cron
+        && let Some(line) = text(&entry.value, "`cron`", out)
+    {
+        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+        match parser.parse(line) {
+            Ok(_) => found.cron = Some(line.to_owned()),
+            Err(error) => {
+                out.error(entry.value.span, "bad-cron", format!("{} is no crontab line: {error}", quoted(line)))
+                    .hint("minute, hour, day of the month, month, day of the week: `0 * * * *` is every hour");
+            }
+        }
+    }
+    if let Some(entry) = schedule.get("timeZone")
+        && let Some(name) = text(&entry.value, "`timeZone`", out)
+    {
+        if TimeZoneDatabase::bundled().get(name).is_ok() {
+            found.time_zone = Some(name.to_owned());
+        } else {
+            out.error(entry.value.span, "bad-time-zone", format!("{} is no time zone", quoted(name)))
+                .hint("a name of the IANA database, as in Europe/Berlin");
+        }
+    }
+}
+
+fn read_datapath(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'_>) {
+    let Some(entry) = object.get("datapath") else { return };
+    let Some(datapath) = Object::read(&entry.value, "datapath", entry.key_span, DATAPATH, out) else { return };
+    found.mask = datapath.get("markMask").and_then(|entry| mask(&entry.value, out));
+    found.first = number(&datapath, "firstTable", 1..=i64::from(MAIN_RULE), out);
+    found.mtu = number(&datapath, "mtu", 1280..=65535, out);
+    found.port = number(&datapath, "port", 1..=65535, out).and_then(|port| u16::try_from(port).ok());
+    if let Some(port) = found.port
+        && FOREIGN_PORTS.contains(&port)
+        && let Some(entry) = datapath.get("port")
+    {
+        out.warning(entry.value.span, "foreign-port", format!("other tunnels use the UDP port {port}"))
+            .hint("4790 is Egret's own choice");
+    }
+}
+
+fn number(
+    object: &Object<'_>,
+    name: &str,
+    range: std::ops::RangeInclusive<i64>,
+    out: &mut Findings<'_>,
+) -> Option<u32> {
+    let entry = object.get(name)?;
+    integer(&entry.value, &quoted(name), range, out).and_then(|number| u32::try_from(number).ok())
+}
+
+fn mask(node: &Node, out: &mut Findings<'_>) -> Option<u32> {
+    let Value::Scalar(scalar) = &node.value else {
+        wrong_type(node, "`markMask`", "a number", out);
+        return None;
+    };
+    let number = in_range(scalar, node.span, "`markMask`", 1..=i64::from(u32::MAX), out)?;
+    let mask = u32::try_from(number).ok()?;
+    let run = mask >> mask.trailing_zeros();
+    if run & run.wrapping_add(1) != 0 || run.count_ones() < 2 {
+        out.error(node.span, "bad-mask", "the bits of `markMask` must be two or more in one run")
+            .hint("0x1fff is the default, 0x00ff0000 another that is good");
+        return None;
+    }
+    if mask & KUBE_PROXY_BITS != 0 {
+        out.warning(node.span, "foreign-mark", "kube-proxy uses the mark bits 0x4000 and 0x8000")
+            .hint("leave 0xc000 out of the mask");
+    }
+    Some(mask)
+}

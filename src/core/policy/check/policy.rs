@@ -1,0 +1,293 @@
+//! Egress policies of both kinds: the same `spec`, with Egret's additions as fields or as annotations.
+//!
+//! Deliberately absent: who is selected and which node answers.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use super::CheckedPolicy;
+use super::address::{address, cidrs, interface};
+use super::selector::{members, nodes};
+use crate::core::policy::document::{
+    ANNOTATION_PREFIX, CILIUM_GATEWAY, CILIUM_SPEC, Document, EGRET_GATEWAY, EGRET_SPEC, ROOT, SUSPEND,
+};
+use crate::core::policy::findings::{Findings, Span, quoted};
+use crate::core::policy::reader::{Object, choice, first_line, in_range, integer, list, text, wrong_type};
+use crate::core::policy::spans::PolicySpans;
+use crate::core::policy::yaml::{Entry, Node, Value};
+use crate::core::policy::{
+    Egress, ExistingConnections, GatewaySpec, OnNoGateway, Policy, PolicyId, PolicyKind, Suspend,
+};
+
+/// The most gateway entries of a policy. Each is an exit with a mark of its own on every node with members.
+pub const MAX_GATEWAYS: usize = 64;
+
+/// The words of `onNoGateway`.
+pub(super) const ON_NO_GATEWAY: [(&str, OnNoGateway); 2] =
+    [("Drop", OnNoGateway::Drop), ("Passthrough", OnNoGateway::Passthrough)];
+/// The words of `existingConnections`.
+pub(super) const EXISTING_CONNECTIONS: [(&str, ExistingConnections); 2] =
+    [("Keep", ExistingConnections::Keep), ("Reset", ExistingConnections::Reset)];
+
+/// What a document says beyond Cilium's fields.
+#[derive(Default)]
+struct Additions {
+    priority: i32,
+    on_no_gateway: Option<OnNoGateway>,
+    existing_connections: Option<ExistingConnections>,
+    next_hops: Vec<IpAddr>,
+    suspend: Option<Suspend>,
+}
+
+pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Findings<'_>) -> Option<CheckedPolicy> {
+    let fields = if kind == PolicyKind::Cilium { CILIUM_SPEC } else { EGRET_SPEC };
+    let root = Object::read(document.root, "a policy", document.root.span.head(), ROOT, out)?;
+    let spec = root.required("spec", out)?;
+    let spec = Object::read(&spec.value, "spec", spec.key_span, fields, out)?;
+    let mut spans = PolicySpans { name: document.name_span, ..PolicySpans::default() };
+    let additions = match kind {
+        PolicyKind::Cilium => from_annotations(document, out),
+        PolicyKind::Egret => from_fields(&spec, out),
+    };
+    let selectors = spec.required("selectors", out).map(|entry| {
+        spans.selectors = entry.key_span;
+        members(entry, out)
+    });
+    let destinations = spec.required("destinationCIDRs", out).map(|entry| destinations(entry, &mut spans, out));
+    let excluded = spec.get("excludedCIDRs").map(|entry| cidrs(entry, "exclusion", out)).unwrap_or_default();
+    let destinations = destinations.unwrap_or_default();
+    let gateways = gateways(&spec, kind, &additions.next_hops, &destinations, &mut spans, out);
+    let policy = Policy {
+        id: PolicyId { name: document.name.clone()?, kind },
+        selectors: selectors.unwrap_or_default(),
+        destinations,
+        excluded: excluded.into_iter().map(|(net, _)| net).collect(),
+        gateways,
+        priority: additions.priority,
+        on_no_gateway: additions.on_no_gateway.unwrap_or_default(),
+        existing_connections: additions.existing_connections.unwrap_or_default(),
+        suspend: additions.suspend,
+        origin: document.origin.clone(),
+    };
+    Some(CheckedPolicy {
+        policy,
+        says_on_no_gateway: additions.on_no_gateway.is_some(),
+        says_existing_connections: additions.existing_connections.is_some(),
+        spans,
+    })
+}
+
+fn destinations(entry: &Entry, spans: &mut PolicySpans, out: &mut Findings<'_>) -> Vec<IpNet> {
+    if matches!(&entry.value.value, Value::Sequence(items) if items.is_empty()) {
+        out.error(entry.key_span, "no-destination", "`destinationCIDRs` is empty: the policy steers nothing")
+            .hint("[0.0.0.0/0, \"::/0\"] is everything outside of the cluster");
+    }
+    let (nets, places) = cidrs(entry, "destination", out).into_iter().unzip();
+    spans.destinations = places;
+    nets
+}
+
+fn gateways(
+    spec: &Object<'_>,
+    kind: PolicyKind,
+    next_hops: &[IpAddr],
+    destinations: &[IpNet],
+    spans: &mut PolicySpans,
+    out: &mut Findings<'_>,
+) -> Vec<GatewaySpec> {
+    let one = spec.get("egressGateway");
+    let many = spec.get("egressGateways");
+    let listed: &[Node] = many.and_then(|entry| list(&entry.value, "`egressGateways`", out)).unwrap_or(&[]);
+    if listed.len() > MAX_GATEWAYS
+        && let Some(entry) = many
+    {
+        let message = format!("a policy has {} gateways; {MAX_GATEWAYS} are the most", listed.len());
+        out.error(entry.key_span, "too-many-gateways", message);
+        return Vec::new();
+    }
+    let entries: Vec<(&Node, Span)> = match (one, listed.is_empty()) {
+        (Some(entry), false) => {
+            out.warning(entry.key_span, "ignored-gateway", "`egressGateway` is ignored beside `egressGateways`")
+                .hint("take it out, or make it an entry of `egressGateways`");
+            listed.iter().map(|node| (node, first_line(node))).collect()
+        }
+        (None, false) => listed.iter().map(|node| (node, first_line(node))).collect(),
+        (Some(entry), true) => vec![(&entry.value, entry.key_span)],
+        (None, true) => {
+            // A list that is no list was reported already.
+            if many.is_none_or(|entry| matches!(entry.value.value, Value::Sequence(_))) {
+                spec.missing("egressGateway", out);
+            }
+            Vec::new()
+        }
+    };
+    let mut found = Vec::new();
+    for (node, at) in entries {
+        if let Some((gateway, place)) = gateway(node, at, kind, next_hops, destinations, out) {
+            found.push(gateway);
+            spans.gateways.push(place);
+        }
+    }
+    found
+}
+
+fn gateway(
+    node: &Node,
+    at: Span,
+    kind: PolicyKind,
+    next_hops: &[IpAddr],
+    destinations: &[IpNet],
+    out: &mut Findings<'_>,
+) -> Option<(GatewaySpec, Span)> {
+    let fields = if kind == PolicyKind::Cilium { CILIUM_GATEWAY } else { EGRET_GATEWAY };
+    let object = Object::read(node, "a gateway", at, fields, out)?;
+    let selector = object.required("nodeSelector", out).map(|entry| (nodes(entry, out), entry.key_span));
+    let named = object.get("interface").map(|entry| (entry, interface(&entry.value, out)));
+    let fixed = object.get("egressIP").map(|entry| {
+        let written = text(&entry.value, "`egressIP`", out);
+        (entry, written.and_then(|written| address(written, entry.value.span, "egressIP", out)))
+    });
+    let mut next_hops = next_hops.to_vec();
+    next_hops.extend(next_hops_of(&object, out));
+    check_families_of_hops(&next_hops, object.get("nextHops").map_or(at, |entry| entry.key_span), out);
+    let egress = match (named, fixed) {
+        (Some(_), Some((entry, _))) => {
+            out.error(entry.key_span, "interface-and-address", "interface and egressIP are both given")
+                .hint("keep egressIP for one fixed address, or interface for whatever address it has");
+            None
+        }
+        (Some((_, name)), None) => name.map(Egress::Interface),
+        (None, Some((entry, found))) => {
+            if let Some(found) = found {
+                check_family(found, entry.value.span, destinations, out);
+            }
+            found.map(Egress::Address)
+        }
+        (None, None) => Some(Egress::DefaultRoute),
+    };
+    let (node, place) = selector?;
+    Some((GatewaySpec { node, egress: egress?, next_hops }, place))
+}
+
+/// Members' packets of the other family would find no address to leave with, and be dropped.
+fn check_family(egress: IpAddr, at: Span, destinations: &[IpNet], out: &mut Findings<'_>) {
+    let other: Vec<String> = destinations
+        .iter()
+        .filter(|net| net.addr().is_ipv4() != egress.is_ipv4())
+        .map(ToString::to_string)
+        .take(3)
+        .collect();
+    if !other.is_empty() {
+        let (has, lacks) = if egress.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+        out.warning(at, "family-mismatch", format!("packets to {} have no address to leave with", other.join(", ")))
+            .label(format!("this is {has}"))
+            .hint(format!("a second gateway entry with an {lacks} address, or an interface that has both"));
+    }
+}
+
+fn check_families_of_hops(next_hops: &[IpAddr], at: Span, out: &mut Findings<'_>) {
+    for is_ipv4 in [true, false] {
+        if next_hops.iter().filter(|hop| hop.is_ipv4() == is_ipv4).count() > 1 {
+            let family = if is_ipv4 { "IPv4" } else { "IPv6" };
+            out.error(at, "next-hops", format!("a gateway has more than one {family} next hop"))
+                .hint("one a family; a second gateway entry for a second router");
+        }
+    }
+}
+
+fn next_hops_of(object: &Object<'_>, out: &mut Findings<'_>) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    let mut nodes: Vec<&Node> = object.get("nextHop").map(|entry| &entry.value).into_iter().collect();
+    if let Some(entry) = object.get("nextHops") {
+        nodes.extend(list(&entry.value, "`nextHops`", out).unwrap_or(&[]));
+    }
+    for node in nodes {
+        if let Some(written) = text(node, "a next hop", out) {
+            found.extend(address(written, node.span, "a next hop", out));
+        }
+    }
+    found
+}
+
+fn from_fields(spec: &Object<'_>, out: &mut Findings<'_>) -> Additions {
+    let priority = spec
+        .get("priority")
+        .and_then(|entry| integer(&entry.value, "`priority`", i32::MIN.into()..=i32::MAX.into(), out))
+        .and_then(|number| i32::try_from(number).ok());
+    let on_no_gateway =
+        spec.get("onNoGateway").and_then(|entry| choice(&entry.value, "`onNoGateway`", &ON_NO_GATEWAY, out));
+    let existing_connections = spec
+        .get("existingConnections")
+        .and_then(|entry| choice(&entry.value, "`existingConnections`", &EXISTING_CONNECTIONS, out));
+    let suspend = spec.get("suspend").and_then(|entry| {
+        let object = Object::read(&entry.value, "suspend", entry.key_span, SUSPEND, out)?;
+        let until = object.required("until", out).and_then(|entry| timestamp(&entry.value, out));
+        let reason = object.required("reason", out).and_then(|entry| text(&entry.value, "`reason`", out));
+        Some(Suspend { until: until?, reason: reason?.to_owned() })
+    });
+    Additions {
+        priority: priority.unwrap_or_default(),
+        on_no_gateway,
+        existing_connections,
+        next_hops: Vec::new(),
+        suspend,
+    }
+}
+
+fn from_annotations(document: &Document<'_>, out: &mut Findings<'_>) -> Additions {
+    let mut additions = Additions::default();
+    let (mut until, mut reason) = (None, None);
+    for entry in &document.annotations {
+        match entry.key.strip_prefix(ANNOTATION_PREFIX).unwrap_or("") {
+            "priority" => {
+                let Value::Scalar(scalar) = &entry.value.value else { continue };
+                let range = i32::MIN.into()..=i32::MAX.into();
+                let number = in_range(scalar, entry.value.span, "the priority", range, out);
+                additions.priority = number.and_then(|number| i32::try_from(number).ok()).unwrap_or_default();
+            }
+            "on-no-gateway" => additions.on_no_gateway = choice(&entry.value, &quoted(&entry.key), &ON_NO_GATEWAY, out),
+            "existing-connections" => {
+                additions.existing_connections = choice(&entry.value, &quoted(&entry.key), &EXISTING_CONNECTIONS, out);
+            }
+            "next-hop" => {
+                for written in text(&entry.value, &quoted(&entry.key), out).unwrap_or("").split(',') {
+                    additions.next_hops.extend(address(written.trim(), entry.value.span, "a next hop", out));
+                }
+            }
+            "suspend-until" => until = Some((entry.key_span, timestamp(&entry.value, out))),
+            "suspend-reason" => reason = Some((entry.key_span, text(&entry.value, &quoted(&entry.key), out))),
+            // Unknown ones were reported with the head.
+            _ => {}
+        }
+    }
+    additions.suspend = match (until, reason) {
+        (None, None) => None,
+        (Some((_, until)), Some((_, reason))) => {
+            until.zip(reason).map(|(until, reason)| Suspend { until, reason: reason.to_owned() })
+        }
+        (Some((at, _)), None) => {
+            out.error(at, "missing-field", "a suspended policy says why").hint("add egret.dev/suspend-reason");
+            None
+        }
+        (None, Some((at, _))) => {
+            out.error(at, "missing-field", "a suspended policy says until when").hint("add egret.dev/suspend-until");
+            None
+        }
+    };
+    additions
+}
+
+fn timestamp(node: &Node, out: &mut Findings<'_>) -> Option<Timestamp> {
+    let Value::Scalar(scalar) = &node.value else {
+        wrong_type(node, "a time", "text", out);
+        return None;
+    };
+    let parsed = scalar.text.parse().ok();
+    if parsed.is_none() {
+        out.error(node.span, "bad-time", format!("{} is no point in time", quoted(&scalar.text)))
+            .hint("with date, time and zone (RFC 3339): 2026-12-31T18:00:00Z, or 2026-12-31T18:00:00+01:00");
+    }
+    parsed
+}

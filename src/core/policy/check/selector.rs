@@ -1,0 +1,162 @@
+//! Label selectors, and Cilium's special keys in them.
+//!
+//! Deliberately absent: matching (`core::labels`, `MemberSelector::matches`).
+
+use std::collections::BTreeSet;
+
+use crate::core::labels::{Operator, Requirement, Selector, key_error, value_error};
+use crate::core::policy::MemberSelector;
+use crate::core::policy::document::{EXPRESSION, LABEL_SELECTOR, MEMBER_SELECTOR};
+use crate::core::policy::findings::{Findings, Span, quoted};
+use crate::core::policy::reader::{Object, choice, first_line, list, mapping, text};
+use crate::core::policy::yaml::{Entry, Node};
+
+/// In a podSelector: the name of the pod's namespace.
+const NAMESPACE_NAME: &str = "io.kubernetes.pod.namespace";
+/// In a podSelector: what stands before a label of the pod's namespace.
+const NAMESPACE_LABEL: &str = "io.cilium.k8s.namespace.labels.";
+/// Labels that Cilium makes up for its identities. No pod has them in the API.
+const IDENTITY_LABEL: &str = "io.cilium.k8s.policy.";
+
+/// A requirement with the place of its key.
+type Placed = (Requirement, Span);
+
+/// `selectors`: who is a member. Empty if there was an error or nothing in it, which was reported.
+pub(super) fn members(entry: &Entry, out: &mut Findings<'_>) -> Vec<MemberSelector> {
+    let items = list(&entry.value, "`selectors`", out);
+    if items.is_some_and(<[Node]>::is_empty) {
+        out.error(entry.key_span, "no-selector", "`selectors` is empty: the policy selects no pod")
+            .hint("`- podSelector: {}` selects every pod");
+    }
+    items.unwrap_or(&[]).iter().filter_map(|node| member(node, out)).collect()
+}
+
+fn member(node: &Node, out: &mut Findings<'_>) -> Option<MemberSelector> {
+    let object = Object::read(node, "an entry of selectors", first_line(node), MEMBER_SELECTOR, out)?;
+    if object.get("podSelector").is_none() && object.get("namespaceSelector").is_none() {
+        out.error(object.at(), "no-selector", "a selector has neither podSelector nor namespaceSelector")
+            .hint("`podSelector: {}` selects every pod");
+    }
+    let mut member = MemberSelector::default();
+    for (requirement, at) in placed(&object, "podSelector", true, out) {
+        sort_in(requirement, at, &mut member, out);
+    }
+    member.namespace.requirements.extend(bare(placed(&object, "namespaceSelector", true, out)));
+    member.node.requirements = bare(placed(&object, "nodeSelector", false, out));
+    Some(member)
+}
+
+fn bare(placed: Vec<Placed>) -> Vec<Requirement> {
+    placed.into_iter().map(|(requirement, _)| requirement).collect()
+}
+
+/// Puts a requirement of a podSelector where its key says.
+fn sort_in(requirement: Requirement, at: Span, member: &mut MemberSelector, out: &mut Findings<'_>) {
+    if requirement.key == NAMESPACE_NAME {
+        member.namespace_name.push(requirement.operator);
+    } else if let Some(key) = requirement.key.strip_prefix(NAMESPACE_LABEL) {
+        let key = key.to_owned();
+        if let Some(why) = key_error(&key) {
+            out.error(at, "bad-label-key", format!("{} is no label of a namespace", quoted(&key))).hint(why);
+        }
+        member.namespace.requirements.push(Requirement { key, ..requirement });
+    } else {
+        if requirement.key.starts_with(IDENTITY_LABEL) {
+            out.warning(at, "identity-label", format!("no pod has the label {}", quoted(&requirement.key)))
+                .label("matches nothing here")
+                .hint("it exists in Cilium's identities only; select by labels of the pod or its namespace");
+        }
+        member.pod.requirements.push(requirement);
+    }
+}
+
+/// The label selector in a field of an object; without requirements if the field is not there.
+fn placed(object: &Object<'_>, name: &'static str, prefixed: bool, out: &mut Findings<'_>) -> Vec<Placed> {
+    object.get(name).map(|entry| requirements(entry, name, prefixed, out)).unwrap_or_default()
+}
+
+/// A label selector of nodes.
+pub(super) fn nodes(entry: &Entry, out: &mut Findings<'_>) -> Selector {
+    Selector { requirements: bare(requirements(entry, "nodeSelector", false, out)) }
+}
+
+fn requirements(entry: &Entry, what: &'static str, prefixed: bool, out: &mut Findings<'_>) -> Vec<Placed> {
+    let Some(object) = Object::read(&entry.value, what, entry.key_span, LABEL_SELECTOR, out) else { return Vec::new() };
+    let mut found = Vec::new();
+    if let Some(labels) = object.get("matchLabels") {
+        for entry in mapping(&labels.value, "`matchLabels`", out).unwrap_or(&[]) {
+            let key = label_key(&entry.key, entry.key_span, prefixed, out);
+            if let (Some(key), Some(value)) = (key, label_value(&entry.value, out)) {
+                found.push((Requirement { key, operator: Operator::In(BTreeSet::from([value])) }, entry.key_span));
+            }
+        }
+    }
+    if let Some(expressions) = object.get("matchExpressions") {
+        let items = list(&expressions.value, "`matchExpressions`", out).unwrap_or(&[]);
+        found.extend(items.iter().filter_map(|node| expression(node, prefixed, out)));
+    }
+    found
+}
+
+fn expression(node: &Node, prefixed: bool, out: &mut Findings<'_>) -> Option<Placed> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Word {
+        In,
+        NotIn,
+        Exists,
+        DoesNotExist,
+    }
+    const WORDS: [(&str, Word); 4] =
+        [("In", Word::In), ("NotIn", Word::NotIn), ("Exists", Word::Exists), ("DoesNotExist", Word::DoesNotExist)];
+    let object = Object::read(node, "an entry of matchExpressions", first_line(node), EXPRESSION, out)?;
+    let key = object.required("key", out).and_then(|entry| {
+        let written = text(&entry.value, "`key`", out)?;
+        Some((label_key(written, entry.value.span, prefixed, out)?, entry.value.span))
+    });
+    let operator = object.required("operator", out);
+    let word = operator.and_then(|entry| choice(&entry.value, "`operator`", &WORDS, out));
+    let values = object.get("values");
+    let listed: Vec<&Node> =
+        values.and_then(|entry| list(&entry.value, "`values`", out)).unwrap_or(&[]).iter().collect();
+    let set: BTreeSet<String> = listed.iter().filter_map(|node| label_value(node, out)).collect();
+    let (word, operator) = (word?, operator?);
+    let takes_values = matches!(word, Word::In | Word::NotIn);
+    if takes_values && listed.is_empty() {
+        out.error(operator.value.span, "no-values", "In and NotIn need values").hint("values: [\"…\"]");
+    } else if !takes_values && !listed.is_empty() {
+        let place = values.map_or(operator.key_span, |entry| entry.key_span);
+        out.error(place, "needless-values", "Exists and DoesNotExist take no values")
+            .hint("take `values` out, or write In");
+    }
+    let operator = match word {
+        Word::In => Operator::In(set),
+        Word::NotIn => Operator::NotIn(set),
+        Word::Exists => Operator::Exists,
+        Word::DoesNotExist => Operator::DoesNotExist,
+    };
+    key.map(|(key, at)| (Requirement { key, operator }, at))
+}
+
+/// A label's key. Cilium's sources `k8s:` and `any:` are taken off where it allows them.
+pub(super) fn label_key(written: &str, at: Span, prefixed: bool, out: &mut Findings<'_>) -> Option<String> {
+    let stripped = ["k8s:", "any:"].into_iter().find_map(|source| written.strip_prefix(source));
+    let key = stripped.filter(|_| prefixed).unwrap_or(written);
+    // What follows the prefix of a namespace's label is checked as the label that it is.
+    if !(prefixed && key.starts_with(NAMESPACE_LABEL))
+        && let Some(why) = key_error(key)
+    {
+        out.error(at, "bad-label-key", format!("{} is no label's key", quoted(written))).hint(why);
+        return None;
+    }
+    Some(key.to_owned())
+}
+
+/// A label's value.
+pub(super) fn label_value(node: &Node, out: &mut Findings<'_>) -> Option<String> {
+    let written = text(node, "a label's value", out)?;
+    if let Some(why) = value_error(written) {
+        out.error(node.span, "bad-label-value", format!("{} is no label's value", quoted(written))).hint(why);
+        return None;
+    }
+    Some(written.to_owned())
+}

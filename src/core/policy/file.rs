@@ -1,0 +1,138 @@
+//! One file of the repository: its text to checked documents and diagnostics.
+//!
+//! Deliberately absent: other files, and earlier versions of this one (`catalogue`).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::check::{Checked, CheckedNodeLabels, CheckedPolicy, ConfigDocument, Identity, check, identity};
+use super::document::{CONFIG_FILE, Kind, Recognised, head, recognise};
+use super::findings::Findings;
+use super::yaml::{Node, read};
+use crate::core::diagnostic::Diagnostic;
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub struct ParsedFile {
+    /// Documents without an error, in the file's order, each with its identity. An identity may be there twice.
+    pub good: Vec<(Identity, Arc<Checked>)>,
+    /// Documents of ours with errors whose name could be read.
+    pub bad: BTreeSet<Identity>,
+    /// Byte offsets at which documents begin, ours or not, in order.
+    pub starts: Vec<usize>,
+    /// Everything found.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Whether there was no error at all: then what it does not say is not wanted any more.
+    pub clean: bool,
+}
+
+/// Reads a file.
+pub fn parse(path: &str, text: &str) -> ParsedFile {
+    let mut file = Reading { findings: Findings::new(path), parsed: ParsedFile::default(), foreign: false, configs: 0 };
+    for tree in read(text, &mut file.findings) {
+        file.parsed.starts.push(tree.start.offset);
+        if let Some(root) = &tree.root {
+            file.document(root, tree.broken, false);
+        }
+    }
+    let Reading { findings, mut parsed, .. } = file;
+    parsed.clean = findings.errors() == 0;
+    parsed.diagnostics = findings.into_diagnostics();
+    parsed
+}
+
+struct Reading<'f> {
+    findings: Findings<'f>,
+    parsed: ParsedFile,
+    /// An object of somebody else was reported: once a file is enough.
+    foreign: bool,
+    configs: usize,
+}
+
+impl Reading<'_> {
+    fn document(&mut self, root: &Node, broken: bool, in_list: bool) {
+        match recognise(root, &mut self.findings) {
+            Recognised::Ours(kind) => self.ours(kind, root, broken),
+            // A list in a list is nothing kubectl writes.
+            Recognised::List(items) if !in_list => {
+                for item in items {
+                    self.document(item, broken, true);
+                }
+            }
+            Recognised::Foreign(kind) if !self.foreign => {
+                self.foreign = true;
+                let message = format!("a {kind} is none of Egret's kinds and is left alone");
+                self.findings
+                    .warning(root.span.head(), "foreign-document", message)
+                    .hint("keep it in a folder that is not among `paths` of egret.yaml");
+            }
+            Recognised::List(_) | Recognised::Nothing => {
+                let message = "this is no Kubernetes object: it has not both apiVersion and kind";
+                self.findings
+                    .warning(root.span.head(), "no-object", message)
+                    .hint("keep it in a folder that is not among `paths` of egret.yaml");
+            }
+            Recognised::Foreign(_) | Recognised::Mistaken => {}
+        }
+    }
+
+    fn ours(&mut self, kind: Kind, root: &Node, broken: bool) {
+        let errors = self.findings.errors();
+        let at = root.span.head();
+        let in_its_place = (kind == Kind::Config) == (self.findings.file() == CONFIG_FILE);
+        if !in_its_place {
+            let (message, hint) = if kind == Kind::Config {
+                ("a Config counts only in egret.yaml at the root of the repository", "move it there")
+            } else {
+                ("egret.yaml holds the Config and nothing else", "move the document into a file of its own")
+            };
+            self.findings.error(at, "wrong-place", message).hint(hint);
+        }
+        if kind == Kind::Config {
+            self.configs += 1;
+            if self.configs > 1 {
+                self.findings
+                    .error(at, "duplicate-document", "there is a Config in this file already")
+                    .hint("keep one");
+            }
+        }
+        let document = head(kind, root, &mut self.findings);
+        let identity = identity(&document);
+        let checked = check(&document, &mut self.findings);
+        match (identity, checked) {
+            (Some(identity), Some(checked)) if !broken && self.findings.errors() == errors => {
+                self.parsed.good.push((identity, Arc::new(checked)));
+            }
+            (Some(identity), _) => {
+                self.parsed.bad.insert(identity);
+            }
+            (None, _) => {}
+        }
+    }
+}
+
+impl Checked {
+    /// The policy it is, if it is one.
+    pub fn policy(&self) -> Option<&CheckedPolicy> {
+        match self {
+            Self::Policy(policy) => Some(policy),
+            Self::NodeLabels(_) | Self::Config(_) => None,
+        }
+    }
+
+    /// The node labels it is, if it is some.
+    pub fn node_labels(&self) -> Option<&CheckedNodeLabels> {
+        match self {
+            Self::NodeLabels(labels) => Some(labels),
+            Self::Policy(_) | Self::Config(_) => None,
+        }
+    }
+
+    /// The configuration it is, if it is one.
+    pub fn config(&self) -> Option<&ConfigDocument> {
+        match self {
+            Self::Config(config) => Some(config),
+            Self::Policy(_) | Self::NodeLabels(_) => None,
+        }
+    }
+}

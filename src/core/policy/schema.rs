@@ -1,0 +1,249 @@
+//! JSON Schemas of the documents, for editors: completion, and most mistakes underlined while typing.
+//!
+//! Deliberately absent: validation with them. The readers (`check`) decide and know more than a schema can say; these only
+//! must not call wrong what the readers take. Field names come from `document`'s tables by a test.
+//!
+//! Draft 7, which is what the YAML language server of the editors reads.
+
+use serde_json::{Value, json};
+
+use super::check::MAX_GATEWAYS;
+use super::document::ANNOTATIONS;
+
+/// The schemas, each with the name of its file in `schemas/`.
+pub fn files() -> [(&'static str, String); 2] {
+    [("config.json", format!("{:#}\n", config())), ("document.json", format!("{:#}\n", document()))]
+}
+
+fn object(description: &str, required: &[&str], properties: &Value) -> Value {
+    let mut schema = json!({"type": "object", "additionalProperties": false, "properties": properties});
+    if !description.is_empty() {
+        schema["description"] = json!(description);
+    }
+    if !required.is_empty() {
+        schema["required"] = json!(required);
+    }
+    schema
+}
+
+fn text(description: &str) -> Value {
+    json!({"type": "string", "description": description})
+}
+
+fn list(description: &str, items: &Value) -> Value {
+    json!({"type": "array", "description": description, "items": items})
+}
+
+fn word(description: &str, words: &[&str]) -> Value {
+    json!({"description": description, "enum": words})
+}
+
+fn on_no_gateway() -> Value {
+    word(
+        "What becomes of packets while no gateway is fit: dropped (the default), or sent as if there were no policy.",
+        &["Drop", "Passthrough"],
+    )
+}
+
+fn existing_connections() -> Value {
+    word(
+        "What becomes of live connections when their way changes: they stay on it (the default), or are reset.",
+        &["Keep", "Reset"],
+    )
+}
+
+/// `egret.yaml`.
+fn config() -> Value {
+    let values = json!({
+        "paths": list("Folders with documents; everything if left out.", &json!({"type": "string"})),
+        "reports": object("Drift reports.", &[], &json!({
+            "branch": text("The branch they are committed to; `<cluster>` is replaced. egret/reports/<cluster> if left out."),
+            "enabled": {"type": "boolean", "description": "Whether they are committed; true if left out."},
+        })),
+        "schedule": object("When to compare everything even though nothing changed.", &[], &json!({
+            "cron": text("Five fields of crontab: minute, hour, day of the month, month, day of the week."),
+            "timeZone": text("An IANA name as Europe/Berlin; UTC if left out."),
+        })),
+        "onNoGateway": on_no_gateway(),
+        "existingConnections": existing_connections(),
+        "podCIDRs": list("Pod networks, where nodes do not tell theirs.", &cidr()),
+        "serviceCIDRs": list("Service networks.", &cidr()),
+        "exclusions": list("Destinations that are never steered, whatever a policy says.", &cidr()),
+        "datapath": object("What Egret takes of the kernel's numbers. Change it where something else has them.", &[], &json!({
+            "markMask": {
+                "type": ["integer", "string"],
+                "description": "The bits of packet and connection marks that are Egret's, in one run: 0x1fff if left out.",
+            },
+            "firstTable": number("The first routing table and rule priority; 9000 if left out.", 1, 32766),
+            "port": number("The UDP port of the tunnel; 4790 if left out.", 1, 65535),
+            "mtu": number("The MTU of the tunnel; 1450 if left out.", 1280, 65535),
+        })),
+    });
+    let mut properties = values.clone();
+    properties["apiVersion"] = json!({"const": "egret.dev/v1alpha1"});
+    properties["kind"] = json!({"const": "Config"});
+    properties["metadata"] = json!({"type": "object"});
+    properties["clusters"] = json!({
+        "type": "object",
+        "description": "Values of one cluster, by its name; they win over those above.",
+        "additionalProperties": object("", &[], &values),
+    });
+    let mut schema = object("Egret's configuration of this repository.", &["apiVersion", "kind"], &properties);
+    schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
+    schema["title"] = json!("egret.yaml");
+    schema
+}
+
+/// Policies and node labels. Which one it is `kind` says.
+fn document() -> Value {
+    let kinds = [
+        ("CiliumEgressGatewayPolicy", "cilium.io/v2", policy_spec(false)),
+        ("EgressPolicy", "egret.dev/v1alpha1", policy_spec(true)),
+        ("NodeLabels", "egret.dev/v1alpha1", node_labels_spec()),
+    ];
+    let branches: Vec<Value> = kinds
+        .into_iter()
+        .map(|(kind, version, spec)| {
+            let whole = object(
+                "",
+                &["apiVersion", "kind", "metadata", "spec"],
+                &json!({
+                    "apiVersion": {"const": version},
+                    "kind": {"const": kind},
+                    "metadata": metadata(),
+                    "spec": spec,
+                    "status": {"type": "object"},
+                }),
+            );
+            json!({"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": whole})
+        })
+        .collect();
+    json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "A document of Egret",
+        "type": "object",
+        "required": ["apiVersion", "kind"],
+        "properties": {
+            "apiVersion": {"enum": ["cilium.io/v2", "egret.dev/v1alpha1"]},
+            "kind": {"enum": ["CiliumEgressGatewayPolicy", "EgressPolicy", "NodeLabels"]},
+        },
+        "allOf": branches,
+    })
+}
+
+fn metadata() -> Value {
+    let annotations: serde_json::Map<String, Value> =
+        ANNOTATIONS.iter().map(|word| (format!("egret.dev/{word}"), json!({"type": "string"}))).collect();
+    json!({
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": {"type": "string", "maxLength": 253, "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"},
+            "annotations": {"type": "object", "properties": annotations, "additionalProperties": {"type": "string"}},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+    })
+}
+
+fn policy_spec(egret: bool) -> Value {
+    let gateway = gateway(egret);
+    let member = object(
+        "All that are given must match; one of the first two must be given.",
+        &[],
+        &json!({
+            "namespaceSelector": label_selector("By labels of the pod's namespace; {} is every one."),
+            "podSelector": label_selector(
+                "By labels of the pod; {} is every one. The key io.kubernetes.pod.namespace is its namespace's name."),
+            "nodeSelector": label_selector("By labels of the node the pod is on."),
+        }),
+    );
+    let mut properties = json!({
+        "selectors": {"type": "array", "minItems": 1, "items": member, "description": "Which pods: any of these."},
+        "destinationCIDRs": {"type": "array", "minItems": 1, "items": cidr(), "description": "Packets to where."},
+        "excludedCIDRs": list("Packets to there are left alone.", &cidr()),
+        "egressGateway": gateway,
+        "egressGateways": {
+            "type": "array", "maxItems": MAX_GATEWAYS, "items": gateway,
+            "description": "Several gateways; members are spread over them.",
+        },
+    });
+    if egret {
+        properties["priority"] =
+            number("Between policies with the same prefix the higher one wins.", i32::MIN.into(), i32::MAX.into());
+        properties["onNoGateway"] = on_no_gateway();
+        properties["existingConnections"] = existing_connections();
+        properties["suspend"] = object(
+            "Takes the policy out of force for a while.",
+            &["until", "reason"],
+            &json!({
+                "until": {"type": "string", "description": "RFC 3339: 2026-12-31T18:00:00Z."},
+                "reason": text("For those who wonder."),
+            }),
+        );
+    }
+    object(
+        "Whose packets to where leave through which node, with which address.",
+        &["selectors", "destinationCIDRs"],
+        &properties,
+    )
+}
+
+fn gateway(egret: bool) -> Value {
+    let mut properties = json!({
+        "nodeSelector": label_selector("The first fit node of these, by name, is the gateway."),
+        "interface": text("Packets leave with its first address. Not together with egressIP."),
+        "egressIP": text("Packets leave with this address; some interface of the node has it."),
+    });
+    if egret {
+        properties["nextHop"] = text("The router behind the interface.");
+        properties["nextHops"] = list("One router for each family.", &json!({"type": "string"}));
+    }
+    object(
+        "A gateway. Without interface and egressIP: the address of the default route's interface.",
+        &["nodeSelector"],
+        &properties,
+    )
+}
+
+fn node_labels_spec() -> Value {
+    object(
+        "Labels for nodes, by name or by selector.",
+        &["labels"],
+        &json!({
+            "nodes": {"type": "array", "minItems": 1, "items": {"type": "string"}, "description": "Names of nodes."},
+            "nodeSelector": label_selector("Nodes with these labels."),
+            "labels": {
+                "type": "object", "minProperties": 1, "additionalProperties": {"type": "string", "maxLength": 63},
+                "description": "The labels they get. What is taken out here is taken from the nodes.",
+            },
+        }),
+    )
+}
+
+fn label_selector(description: &str) -> Value {
+    let expression = object(
+        "",
+        &["key", "operator"],
+        &json!({
+            "key": {"type": "string"},
+            "operator": {"enum": ["In", "NotIn", "Exists", "DoesNotExist"]},
+            "values": {"type": "array", "items": {"type": "string"}},
+        }),
+    );
+    object(
+        description,
+        &[],
+        &json!({
+            "matchLabels": {"type": "object", "additionalProperties": {"type": "string", "maxLength": 63}},
+            "matchExpressions": {"type": "array", "items": expression},
+        }),
+    )
+}
+
+fn cidr() -> Value {
+    json!({"type": "string", "pattern": "^[0-9a-fA-F:.]+/[0-9]{1,3}$"})
+}
+
+fn number(description: &str, minimum: i64, maximum: i64) -> Value {
+    json!({"type": "integer", "description": description, "minimum": minimum, "maximum": maximum})
+}

@@ -1,0 +1,223 @@
+//! Documents from their text to what is in force: every field in its good form, and every mistake with its place and hint.
+//!
+//! Deliberately absent: what comes into force after which change (`core::policy::catalogue`'s own tests).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use egret::core::facts::{Facts, Node, Pod, PodName};
+use egret::core::name::NodeName;
+use egret::core::policy::catalogue::{Catalogue, Change, Tally};
+use egret::core::policy::lint::lint;
+use egret::core::policy::{PolicySet, document, schema};
+use serde_json::Value;
+
+fn read(files: &[(&str, &str)]) -> Catalogue {
+    let mut catalogue = Catalogue::new("prod");
+    catalogue.update(files.iter().map(|(path, text)| ((*path).to_owned(), Change::Text((*text).to_owned()))).collect());
+    catalogue
+}
+
+/// `line:column severity code: message | label | hint` of each finding.
+fn findings(path: &str, text: &str) -> Vec<String> {
+    let all = read(&[(path, text)]).diagnostics();
+    let lines = all.iter().map(|one| {
+        let place = format!("{}:{}", one.start.line, one.start.column);
+        let hint = one.hint.as_deref().unwrap_or("");
+        format!("{place} {} {}: {} | {} | {hint}", one.severity, one.code, one.message, one.label)
+    });
+    lines.collect()
+}
+
+fn template() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("repo-template")
+}
+
+fn template_files() -> Vec<(String, String)> {
+    let mut folders = vec![template()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("the template") {
+            let path = entry.expect("the template").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path
+                    .strip_prefix(template())
+                    .ok()
+                    .and_then(Path::to_str)
+                    .expect("a path in the template")
+                    .to_owned();
+                files.push((name, std::fs::read_to_string(&path).expect("a text")));
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn every_mistake_of_a_document_is_found_in_one_go() {
+    let text = include_str!("documents/mistakes.yaml");
+    let expected = include_str!("documents/mistakes.txt");
+    assert_eq!(findings("a.yaml", text).join("\n") + "\n", expected);
+}
+
+#[test]
+fn every_mistake_of_a_configuration_is_found_in_one_go() {
+    let text = include_str!("documents/mistakes_config.yaml");
+    let expected = include_str!("documents/mistakes_config.txt");
+    assert_eq!(findings("egret.yaml", text).join("\n") + "\n", expected);
+}
+
+#[test]
+fn every_field_in_its_good_form_is_read_without_a_word() {
+    let catalogue = read(&[("a.yaml", include_str!("documents/everything.yaml"))]);
+    assert_eq!(catalogue.diagnostics(), []);
+    assert_eq!(format!("{:#?}\n", catalogue.policies()), include_str!("documents/everything.txt"));
+}
+
+#[test]
+fn the_template_is_read_without_a_word_and_gives_the_outpost() {
+    let files = template_files();
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    let catalogue = read(&files);
+    assert_eq!(catalogue.diagnostics(), []);
+    assert_eq!(lint(catalogue.policies(), None, catalogue.spans()), []);
+    assert_eq!(catalogue.tally(&[]), Tally { documents: 3, ..Tally::default() });
+    let PolicySet { policies, node_labels, config } = catalogue.policies();
+    let names: Vec<String> = policies.keys().map(ToString::to_string).collect();
+    assert_eq!((names, node_labels.len()), (vec!["outpost".to_owned()], 1));
+    assert_eq!(config.reports_branch, "egret/reports/prod");
+}
+
+#[test]
+fn the_schemas_in_the_template_are_those_that_are_generated() {
+    for (name, text) in schema::files() {
+        let path = template().join("schemas").join(name);
+        assert_eq!(
+            std::fs::read_to_string(&path).ok().as_deref(),
+            Some(text.as_str()),
+            "write it to {}",
+            path.display()
+        );
+    }
+}
+
+/// The fields that a schema offers at a place; `*` stands for the items of a list.
+fn offered(schema: &Value, place: &str) -> BTreeSet<String> {
+    let at = place.split('.').filter(|part| !part.is_empty()).fold(schema, |schema, part| match part {
+        "*" => &schema["items"],
+        field => &schema["properties"][field],
+    });
+    at["properties"].as_object().expect(place).keys().cloned().collect()
+}
+
+#[test]
+fn the_schemas_offer_the_fields_that_the_readers_take() {
+    let schemas: BTreeMap<&str, Value> =
+        schema::files().into_iter().map(|(name, text)| (name, serde_json::from_str(&text).unwrap())).collect();
+    let set = |fields: &[&str]| fields.iter().map(|field| (*field).to_owned()).collect::<BTreeSet<String>>();
+    let of = |kind: &str| {
+        let branches = schemas["document.json"]["allOf"].as_array().unwrap().iter();
+        branches.clone().find(|branch| branch["if"]["properties"]["kind"]["const"] == kind).unwrap()["then"].clone()
+    };
+    let (cilium, egret, labels) = (of("CiliumEgressGatewayPolicy"), of("EgressPolicy"), of("NodeLabels"));
+    for (schema, place, fields) in [
+        (&cilium, "", document::ROOT),
+        (&egret, "", document::ROOT),
+        (&labels, "", document::ROOT),
+        (&cilium, "spec", document::CILIUM_SPEC),
+        (&egret, "spec", document::EGRET_SPEC),
+        (&labels, "spec", document::NODE_LABELS_SPEC),
+        (&cilium, "spec.egressGateway", document::CILIUM_GATEWAY),
+        (&cilium, "spec.egressGateways.*", document::CILIUM_GATEWAY),
+        (&egret, "spec.egressGateway", document::EGRET_GATEWAY),
+        (&egret, "spec.egressGateways.*", document::EGRET_GATEWAY),
+        (&egret, "spec.suspend", document::SUSPEND),
+        (&egret, "spec.selectors.*", document::MEMBER_SELECTOR),
+        (&egret, "spec.selectors.*.podSelector", document::LABEL_SELECTOR),
+        (&egret, "spec.selectors.*.podSelector.matchExpressions.*", document::EXPRESSION),
+        (&labels, "spec.nodeSelector", document::LABEL_SELECTOR),
+        (&schemas["config.json"], "", document::CONFIG),
+        (&schemas["config.json"]["properties"]["clusters"]["additionalProperties"], "", document::CONFIG_VALUES),
+        (&schemas["config.json"], "reports", document::REPORTS),
+        (&schemas["config.json"], "schedule", document::SCHEDULE),
+        (&schemas["config.json"], "datapath", document::DATAPATH),
+    ] {
+        assert_eq!(offered(schema, place), set(fields), "{place}");
+    }
+}
+
+fn node_name(name: &str) -> NodeName {
+    NodeName::parse(name).expect(name)
+}
+
+fn facts() -> Facts {
+    let node = |labels: &[(&str, &str)], address: &str| Node {
+        labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        addresses: vec![address.parse().expect(address)],
+        pod_cidrs: vec!["10.1.1.0/24".parse().expect("a network")],
+        ready: true,
+        unschedulable: false,
+    };
+    let pod = Pod {
+        labels: BTreeMap::from([("org".to_owned(), "empire".to_owned())]),
+        node: Some(node_name("n1")),
+        addresses: vec!["10.1.1.177".parse().expect("an address")],
+        ..Pod::default()
+    };
+    Facts {
+        nodes: BTreeMap::from([
+            (node_name("n1"), node(&[("zone", "a")], "172.18.0.2")),
+            (node_name("n2"), node(&[], "172.18.0.3")),
+        ]),
+        namespaces: BTreeMap::from([("batuu".to_owned(), BTreeMap::new())]),
+        pods: BTreeMap::from([(PodName { namespace: "batuu".to_owned(), name: "tiefighter".to_owned() }, pod)]),
+    }
+}
+
+fn policy(name: &str, org: &str, destinations: &str, excluded: &str, gateway: &str) -> String {
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumEgressGatewayPolicy\nmetadata: {{name: {name}}}\nspec:\n  selectors:\n  \
+         - podSelector: {{matchLabels: {{org: {org}, io.kubernetes.pod.namespace: batuu}}}}\n  \
+         destinationCIDRs: [{destinations}]\n  excludedCIDRs: [{excluded}]\n  \
+         egressGateway: {{nodeSelector: {{matchLabels: {{gw: \"{gateway}\"}}}}}}\n"
+    )
+}
+
+#[test]
+fn lint_says_what_a_policy_would_cut_off_and_what_reaches_nothing() {
+    let labels = "apiVersion: egret.dev/v1alpha1\nkind: NodeLabels\nmetadata: {name: by-name}\nspec:\n  \
+                  nodes: [n1, n9]\n  labels: {gw: \"true\"}\n---\napiVersion: egret.dev/v1alpha1\nkind: NodeLabels\n\
+                  metadata: {name: by-zone}\nspec:\n  nodeSelector: {matchLabels: {zone: a}}\n  labels: {gw: \"false\"}\n";
+    let catalogue = read(&[
+        ("wide.yaml", &policy("wide", "empire", "0.0.0.0/0, 10.0.0.0/8, 172.18.0.0/16", "", "false")),
+        ("careful.yaml", &policy("careful", "empire", "10.0.0.0/8", "10.1.0.0/16", "true")),
+        ("nobody.yaml", &policy("nobody", "alliance", "10.9.0.0/16", "", "gone")),
+        ("labels.yaml", labels),
+    ]);
+    assert_eq!(catalogue.diagnostics(), []);
+    let found = lint(catalogue.policies(), Some(&facts()), catalogue.spans());
+    let lines: Vec<String> = found
+        .iter()
+        .map(|one| {
+            let place = format!("{}:{}:{}", one.file, one.start.line, one.start.column);
+            format!("{place} {} {}: {}", one.severity, one.code, one.message)
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "labels.yaml:5:15 warning unknown-node: the cluster has no node n9",
+            "labels.yaml:6:16 error labels-disagree: by-name and by-zone give n1 different values of gw",
+            "labels.yaml:13:16 error labels-disagree: by-zone and by-name give n1 different values of gw",
+            "nobody.yaml:5:3 warning no-member: the policy nobody selects no pod that is there now",
+            "nobody.yaml:9:19 warning no-gateway: no node has the labels gw=gone",
+            "wide.yaml:7:22 warning covers-everything: 0.0.0.0/0 is everything outside of the cluster: registries, DNS, \
+         the cloud's metadata service too",
+            "wide.yaml:7:33 warning covers-pods: 10.0.0.0/8 takes in the pods of 10.1.1.0/24",
+            "wide.yaml:7:45 warning covers-nodes: 172.18.0.0/16 takes in the node n1 (172.18.0.2), with its kubelet and \
+         what is behind its ports",
+        ]
+    );
+}
