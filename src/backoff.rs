@@ -86,11 +86,15 @@ mod tests {
             let mut backoff = Backoff::new(seed);
             for failures in 0..12 {
                 let wait = backoff.next_wait();
-                assert!(Duration::ZERO < wait && wait <= ceiling(failures), "seed {seed}, failure {failures}: {wait:?}");
+                assert!(
+                    Duration::ZERO < wait && wait <= ceiling(failures),
+                    "seed {seed}, failure {failures}: {wait:?}"
+                );
             }
             assert_eq!(backoff.failures(), 12);
         }
-        let first_waits: std::collections::BTreeSet<_> = (0..1_000).map(|seed| Backoff::new(seed).next_wait()).collect();
+        let first_waits: std::collections::BTreeSet<_> =
+            (0..1_000).map(|seed| Backoff::new(seed).next_wait()).collect();
         assert!(first_waits.len() > 500, "{} different first waits of 1000", first_waits.len());
     }
 

@@ -155,7 +155,10 @@ mod tests {
     fn a_revoked_key_is_refused_although_another_line_has_it() {
         let file = "host ssh-ed25519 Zm9v\n@revoked * ssh-ed25519 Zm9v\n";
         assert_eq!(verdict(file, "host", 22, &key("ssh-ed25519", b"foo")), Verdict::Revoked);
-        assert_eq!(verdict("@cert-authority * ssh-ed25519 Zm9v", "host", 22, &key("ssh-ed25519", b"foo")), Verdict::Unknown);
+        assert_eq!(
+            verdict("@cert-authority * ssh-ed25519 Zm9v", "host", 22, &key("ssh-ed25519", b"foo")),
+            Verdict::Unknown
+        );
     }
 
     #[test]
