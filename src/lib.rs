@@ -3,9 +3,11 @@
 //! `core` decides and is pure; `git`, `cluster` and `kernel` are the edges and never know each other; `reconcile` is the loop
 //! that joins them; `cli` is what people type. ARCHITECTURE.md has the drawing and the words.
 
+pub mod backoff;
 pub mod cli;
 pub mod cluster;
 pub mod core;
 pub mod git;
 pub mod kernel;
 pub mod reconcile;
+pub mod watch;

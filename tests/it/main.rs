@@ -2,3 +2,4 @@
 
 mod fuzz_documents;
 mod policy;
+mod git;

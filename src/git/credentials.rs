@@ -1,0 +1,90 @@
+//! How Egret proves who it is, and how a server proves who it is.
+//!
+//! Files are read when they are needed, not once: a rotated secret is used at the next connection.
+//! Deliberately absent: secrets on the command line, Git's credential helpers (they run programs), key passphrases.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::error::{Error, Result};
+
+/// Where the secrets are. Every part is optional; the default is what a person's own `ssh` would use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// A private SSH key without a passphrase. None: the SSH agent, if there is one.
+    pub ssh_key: Option<PathBuf>,
+    /// None: `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.
+    pub known_hosts: Option<PathBuf>,
+    /// For https: a file with a token, or with the password that goes with `user`.
+    pub password: Option<PathBuf>,
+    /// For https: who the password is of. None: a name that the hosts accept with a token.
+    pub user: Option<String>,
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Credentials {
+    /// What the password file holds, without the line's end that editors put there.
+    pub(super) fn read_password(&self) -> Result<Option<Secret>> {
+        self.password
+            .as_deref()
+            .map(|path| Ok(Secret::new(read(path)?.trim_end_matches(['\r', '\n']).to_owned())))
+            .transpose()
+    }
+
+    /// The text of the `known_hosts` files that apply. A default file that is not there knows nobody; one that was named must be
+    /// there.
+    pub(super) fn read_known_hosts(&self) -> Result<String> {
+        if let Some(path) = &self.known_hosts {
+            return read(path);
+        }
+        let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".ssh/known_hosts"));
+        let files = home.into_iter().chain([PathBuf::from("/etc/ssh/ssh_known_hosts")]);
+        Ok(files.filter_map(|path| fs::read_to_string(path).ok()).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|source| Error::Credential { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        assert_eq!(format!("{:?}", Some(Secret::new("hunter2".to_owned()))), "Some(***)");
+    }
+
+    #[test]
+    fn a_named_file_must_be_there_and_its_path_is_named() {
+        let missing = PathBuf::from("/nonexistent/token");
+        let credentials =
+            Credentials { password: Some(missing.clone()), known_hosts: Some(missing), ..Credentials::default() };
+        for error in [credentials.read_password().err(), credentials.read_known_hosts().err()] {
+            let error = error.expect("there is no such file");
+            assert_eq!(error.to_string(), "cannot read the credential file /nonexistent/token");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The files of a commit, and only those that differ from another commit's: subtrees with the same id are never opened.
+//!
+//! Deliberately absent: renames (a file's name is no identity here), line diffs, and the files' meaning (`core::policy`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use git2::{Commit, ObjectType, Oid, Repository, Tree, TreeEntry};
+
+use super::error::{Error, Result};
+use super::mirror::Mirror;
+use super::{CommitId, CommitInfo};
+
+/// A larger file is refused: no policy is that long, and everything read is parsed.
+pub const LARGEST_FILE: usize = 1 << 20;
+/// A commit may have this many files that concern us.
+pub const MOST_FILES: usize = 100_000;
+/// Folders may be nested this deep.
+pub const DEEPEST: usize = 64;
+/// [`Mirror::last_change`] looks at this many commits at most.
+pub const FURTHEST: usize = 10_000;
+
+/// What became of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileChange {
+    /// It is new or differs; its text.
+    Text(String),
+    /// It is not there any more.
+    Removed,
+    /// It is new or differs, and is not read.
+    Refused(Refusal),
+}
+
+/// Why a file is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A symbolic link: it could lead out of the repository, or to another cluster's folder.
+    Symlink,
+    /// A submodule: another repository, with other people in it.
+    Submodule,
+    /// Its bytes are not UTF-8.
+    NotUtf8,
+    /// More than [`LARGEST_FILE`]; its size in bytes.
+    TooLarge(usize),
+    /// Its name is `.` or `..`, or has a `/`, a control character, or bytes that are not UTF-8.
+    Name,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Symlink => f.write_str("is a symbolic link; put the file itself there"),
+            Self::Submodule => f.write_str("is a submodule; put the files themselves there"),
+            Self::NotUtf8 => f.write_str("is not UTF-8 text"),
+            Self::TooLarge(size) => write!(f, "has {size} bytes; {LARGEST_FILE} are the most"),
+            Self::Name => f.write_str("has a name that is no file's name: `..`, a control character, or not UTF-8"),
+        }
+    }
+}
+
+impl Mirror {
+    /// What is to be known of a commit. Error: [`Error::MissingCommit`].
+    pub fn commit_info(&self, commit: CommitId) -> Result<CommitInfo> {
+        Ok(CommitInfo::of(&self.find_commit(commit)?))
+    }
+
+    /// Every `.yaml`, `.yml` and `.json` file of a commit below `paths` (folders or files without `/` at either end; `""` is
+    /// all), as [`Mirror::changes`] from nothing.
+    pub fn files(&self, commit: CommitId, paths: &[String]) -> Result<BTreeMap<String, FileChange>> {
+        self.changes(None, commit, paths)
+    }
+
+    /// What differs between two commits, by path; `from` nothing, everything is new. Hidden files and folders (`.github`)
+    /// are passed over. A name that cannot be shown is shown escaped.
+    ///
+    /// Errors: [`Error::MissingCommit`] (a history was rewritten and its old commits are gone: compare from nothing),
+    /// [`Error::TooLarge`], [`Error::Mirror`].
+    pub fn changes(
+        &self,
+        from: Option<CommitId>,
+        to: CommitId,
+        paths: &[String],
+    ) -> Result<BTreeMap<String, FileChange>> {
+        let fault = |source| self.fault("read the files of a commit", source);
+        let old = from.map(|from| self.find_commit(from)?.tree().map_err(fault)).transpose()?;
+        let new = self.find_commit(to)?.tree().map_err(fault)?;
+        let mut comparison = Comparison { repository: &self.repository, paths, seen: 0, changes: BTreeMap::new() };
+        match comparison.folder("", old.as_ref(), Some(&new), 0) {
+            Ok(()) => Ok(comparison.changes),
+            Err(Stop::TooLarge(what)) => Err(Error::TooLarge { commit: to, what }),
+            Err(Stop::Fault(source)) => Err(fault(source)),
+        }
+    }
+
+    /// The commit at or before `commit` that gave a file its present content, or took it away: `git log -1 -- PATH`. Of a
+    /// merge, the side that it came from is followed. None: [`FURTHEST`] commits back it was the same.
+    pub fn last_change(&self, path: &str, commit: CommitId) -> Result<Option<CommitInfo>> {
+        let fault = |source| self.fault("look through the history", source);
+        let mut commit = self.find_commit(commit)?;
+        let mut content = content_at(&commit, path).map_err(fault)?;
+        for _ in 0..FURTHEST {
+            let mut same = None;
+            for parent in commit.parents() {
+                let there = content_at(&parent, path).map_err(fault)?;
+                if there == content {
+                    same = Some((parent, there));
+                    break;
+                }
+            }
+            match same {
+                Some((parent, there)) => (commit, content) = (parent, there),
+                None if content.is_none() && commit.parent_count() == 0 => return Ok(None),
+                None => return Ok(Some(CommitInfo::of(&commit))),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the mirror has a commit.
+    pub fn has(&self, commit: CommitId) -> bool {
+        self.repository.find_commit(commit.oid()).is_ok()
+    }
+
+    fn find_commit(&self, commit: CommitId) -> Result<Commit<'_>> {
+        let repository = self.source().to_string();
+        self.repository.find_commit(commit.oid()).map_err(|_| Error::MissingCommit { repository, commit })
+    }
+}
+
+fn content_at(commit: &Commit<'_>, path: &str) -> std::result::Result<Option<Oid>, git2::Error> {
+    match commit.tree()?.get_path(std::path::Path::new(path)) {
+        Ok(entry) => Ok(Some(entry.id())),
+        Err(error) if error.code() == git2::ErrorCode::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+enum Stop {
+    TooLarge(&'static str),
+    Fault(git2::Error),
+}
+
+impl From<git2::Error> for Stop {
+    fn from(error: git2::Error) -> Self {
+        Self::Fault(error)
+    }
+}
+
+struct Comparison<'a> {
+    repository: &'a Repository,
+    paths: &'a [String],
+    seen: usize,
+    changes: BTreeMap<String, FileChange>,
+}
+
+type Entries<'tree> = BTreeMap<Vec<u8>, TreeEntry<'tree>>;
+
+fn entries<'tree>(tree: Option<&'tree Tree<'_>>) -> Entries<'tree> {
+    tree.into_iter().flat_map(Tree::iter).map(|entry| (entry.name_bytes().to_vec(), entry)).collect()
+}
+
+impl Comparison<'_> {
+    fn folder(
+        &mut self,
+        prefix: &str,
+        old: Option<&Tree<'_>>,
+        new: Option<&Tree<'_>>,
+        depth: usize,
+    ) -> std::result::Result<(), Stop> {
+        if depth > DEEPEST {
+            return Err(Stop::TooLarge("its folders are nested more than 64 deep"));
+        }
+        let (old, new) = (entries(old), entries(new));
+        for (name, entry) in &old {
+            let kept = new.get(name);
+            if kept.is_none_or(|kept| kept.kind() != entry.kind()) {
+                self.entry(prefix, name, Some(entry), None, depth)?;
+            }
+        }
+        for (name, entry) in &new {
+            let before = old.get(name).filter(|before| before.kind() == entry.kind());
+            let same =
+                before.is_some_and(|before| before.id() == entry.id() && before.filemode_raw() == entry.filemode_raw());
+            if !same {
+                self.entry(prefix, name, before, Some(entry), depth)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One name that differs; both entries are of one kind where there are two.
+    fn entry(
+        &mut self,
+        prefix: &str,
+        name: &[u8],
+        old: Option<&TreeEntry<'_>>,
+        new: Option<&TreeEntry<'_>>,
+        depth: usize,
+    ) -> std::result::Result<(), Stop> {
+        let kind = new.or(old).and_then(TreeEntry::kind);
+        let shown = String::from_utf8_lossy(name);
+        let path = format!("{prefix}{}", shown.escape_debug());
+        let good = is_good_name(name);
+        if good && (name.starts_with(b".") || !self.concerns_us(&path, kind)) {
+            return Ok(());
+        }
+        if !good && kind == Some(ObjectType::Blob) && !is_document(&shown) {
+            return Ok(());
+        }
+        self.seen += 1;
+        if self.seen > MOST_FILES {
+            return Err(Stop::TooLarge("more than 100000 of its files concern this cluster"));
+        }
+        match (kind, new) {
+            (_, Some(_)) if !good => self.note(path, FileChange::Refused(Refusal::Name)),
+            (_, None) if !good => self.note(path, FileChange::Removed),
+            (Some(ObjectType::Tree), _) => {
+                let tree = |entry: Option<&TreeEntry<'_>>| {
+                    entry.map(|entry| self.repository.find_tree(entry.id())).transpose()
+                };
+                let (old, new) = (tree(old)?, tree(new)?);
+                self.folder(&format!("{path}/"), old.as_ref(), new.as_ref(), depth + 1)?;
+            }
+            (_, None) => self.note(path, FileChange::Removed),
+            (_, Some(entry)) => {
+                let change = self.read(entry)?;
+                self.note(path, change);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, path: String, change: FileChange) {
+        self.changes.insert(path, change);
+    }
+
+    /// Whether a path is below one of ours, or, if it is a folder, above one.
+    fn concerns_us(&self, path: &str, kind: Option<ObjectType>) -> bool {
+        let below = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
+        let ours = |wanted: &String| wanted.is_empty() || wanted == path || below(wanted, path);
+        match kind {
+            Some(ObjectType::Tree) => self.paths.iter().any(|wanted| ours(wanted) || below(path, wanted)),
+            Some(ObjectType::Commit) => self.paths.iter().any(ours),
+            _ => is_document(path) && self.paths.iter().any(ours),
+        }
+    }
+
+    fn read(&self, entry: &TreeEntry<'_>) -> std::result::Result<FileChange, git2::Error> {
+        const LINK: i32 = 0o120_000;
+        if entry.kind() == Some(ObjectType::Commit) {
+            return Ok(FileChange::Refused(Refusal::Submodule));
+        }
+        if entry.filemode_raw() == LINK {
+            return Ok(FileChange::Refused(Refusal::Symlink));
+        }
+        let objects = self.repository.odb()?;
+        // The size is in the object's header: a huge file is refused without being unpacked.
+        let (size, _) = objects.read_header(entry.id())?;
+        if size > LARGEST_FILE {
+            return Ok(FileChange::Refused(Refusal::TooLarge(size)));
+        }
+        let bytes = objects.read(entry.id())?.data().to_vec();
+        Ok(String::from_utf8(bytes).map_or(FileChange::Refused(Refusal::NotUtf8), FileChange::Text))
+    }
+}
+
+/// Whether a name in a tree is one that a file system would give a file. Git checks it when it makes trees; who pushes
+/// need not use Git.
+fn is_good_name(name: &[u8]) -> bool {
+    let text = std::str::from_utf8(name);
+    !matches!(name, b"" | b"." | b"..")
+        && text.is_ok_and(|text| !text.chars().any(|letter| letter == '/' || letter.is_control()))
+}
+
+fn is_document(path: &str) -> bool {
+    path.rsplit_once('.').is_some_and(|(_, extension)| matches!(extension, "yaml" | "yml" | "json"))
+}

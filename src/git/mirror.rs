@@ -1,0 +1,287 @@
+//! The mirror: a bare repository in the state folder that holds what was fetched, so that nothing depends on the source
+//! being there. It is a cache: whatever is wrong with it, it is made anew, beside the old one, which is kept until then.
+//!
+//! Deliberately absent: reading files (`files`), a lock between processes (two never share a state folder), and `git gc`:
+//! when many packs have piled up, the mirror is made anew as well.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use git2::{ErrorClass, ErrorCode, Oid, Repository, RepositoryInitOptions};
+
+use super::CommitId;
+use super::credentials::Credentials;
+use super::error::{Error, Result};
+use super::remote::{Listing, Remote, Want};
+use super::revision::{Base, Revision, is_branch_name, is_short_id};
+use super::source::Source;
+
+/// A file that says the folder is ours to delete, and whose mirror it is.
+const MARKER: &str = "egret-mirror";
+
+/// Each fetch adds a pack, and each object is looked for in all of them.
+const MOST_PACKS: usize = 256;
+
+/// The mirror of one source.
+pub struct Mirror {
+    folder: PathBuf,
+    pub(super) source: Source,
+    credentials: Credentials,
+    pub(super) repository: Repository,
+    /// Reading went wrong: the next look at the source makes the mirror anew.
+    suspect: Cell<bool>,
+}
+
+/// Where a branch of the source is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Its name, without `refs/heads/`.
+    pub branch: String,
+    /// Its last commit; the mirror has it, and every file of it.
+    pub commit: CommitId,
+    /// Whether it was fetched just now; false: the mirror was there already, and only a list of references was read.
+    pub moved: bool,
+}
+
+impl Mirror {
+    /// Opens the mirror in `folder`, or makes it. The folder may be missing or empty; what Egret did not make itself is
+    /// never deleted. A mirror of another source, or one that cannot be opened, is made anew. Asks the source for nothing.
+    ///
+    /// Errors: [`Error::NotOurFolder`], [`Error::State`].
+    pub fn open(folder: &Path, source: Source, credentials: Credentials) -> Result<Self> {
+        let same = fs::read_to_string(folder.join(MARKER)).is_ok_and(|marked| marked.trim_end() == source.to_string());
+        let opened = if same { Repository::open_bare(folder).ok() } else { None };
+        let repository = match opened {
+            Some(repository) => repository,
+            None => create(folder, &source)?,
+        };
+        Ok(Self { folder: folder.to_owned(), source, credentials, repository, suspect: Cell::new(false) })
+    }
+
+    /// The source it mirrors.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Where a branch is; none is the source's default branch. Lists the references, and fetches only if that branch
+    /// moved, whichever way it moved. Nothing else of the source is fetched.
+    ///
+    /// Errors: all about the source; [`Error::Empty`], [`Error::UnknownBranch`], [`Error::BranchDeleted`],
+    /// [`Error::NoDefaultBranch`]. After an error the mirror is as it was.
+    pub fn head(&mut self, branch: Option<&str>) -> Result<Head> {
+        if let Some(name) = branch.filter(|name| !is_branch_name(name)) {
+            let why = "it cannot be the name of a branch";
+            return Err(Error::BadRevision { revision: name.escape_debug().to_string(), why });
+        }
+        self.with_healthy(|repository, remote| {
+            let mut moved = false;
+            let listing = remote.look(repository, &mut |listing| {
+                let name = branch.or(listing.default_branch.as_deref()).map(|name| format!("refs/heads/{name}"));
+                let want = name.and_then(|name| stale(repository, listing, &name));
+                moved = want.is_some();
+                want.into_iter().collect()
+            })?;
+            let (branch, tip) = chosen(repository, remote, &listing, branch)?;
+            complete(repository, tip).map_err(|source| mirror_fault(remote, "read the newest commit", source))?;
+            Ok(Head { branch, commit: CommitId::new(tip), moved })
+        })
+    }
+
+    /// The commit a person means by `text`: see [`Revision`]. Asks the source, and fetches what is missing.
+    ///
+    /// Errors: [`Error::BadRevision`], [`Error::UnknownRevision`], and what [`Mirror::head`] says.
+    pub fn resolve(&mut self, text: &str) -> Result<CommitId> {
+        let revision = Revision::parse(text)?;
+        let unknown = |remote: &Remote<'_>| Error::UnknownRevision {
+            repository: remote.source.to_string(),
+            revision: text.escape_debug().to_string(),
+        };
+        let base = match &revision.base {
+            Base::Head => self.head(None)?.commit.oid(),
+            Base::Id(id) if complete(&self.repository, id.oid()).is_ok() => id.oid(),
+            Base::Id(id) => self.with_healthy(|repository, remote| {
+                remote.look(repository, &mut |listing| everything(repository, listing))?;
+                complete(repository, id.oid()).map(|()| id.oid()).map_err(|_| unknown(remote))
+            })?,
+            Base::Name(name) => {
+                self.with_healthy(|repository, remote| named(repository, remote, name)?.ok_or_else(|| unknown(remote)))?
+            }
+        };
+        let remote = self.remote();
+        let mut commit = self.repository.find_commit(base).map_err(|_| unknown(&remote))?;
+        for _ in 0..revision.back {
+            commit = commit.parent(0).map_err(|_| unknown(&remote))?;
+        }
+        Ok(CommitId::new(commit.id()))
+    }
+
+    /// Where a branch is that need not exist, fetched if it moved.
+    pub(super) fn tip_of(&mut self, branch: &str) -> Result<Option<Oid>> {
+        let name = format!("refs/heads/{branch}");
+        self.with_healthy(|repository, remote| {
+            let listing =
+                remote.look(repository, &mut |listing| stale(repository, listing, &name).into_iter().collect())?;
+            Ok(listing.refs.get(&name).copied())
+        })
+    }
+
+    pub(super) fn remote(&self) -> Remote<'_> {
+        Remote { source: &self.source, credentials: &self.credentials }
+    }
+
+    /// Notes that the source's branch is at a commit that we pushed, so that it is not fetched back.
+    pub(super) fn note_pushed(&self, branch: &str, commit: Oid) -> Result<()> {
+        let name = seen(&format!("refs/heads/{branch}"));
+        let noted = self.repository.reference(&name, commit, true, "");
+        noted.map(|_| ()).map_err(|source| self.fault("note what was pushed", source))
+    }
+
+    /// A fault of the mirror itself. The next look at the source makes it anew.
+    pub(super) fn fault(&self, doing: &'static str, source: git2::Error) -> Error {
+        self.suspect.set(true);
+        mirror_fault(&self.remote(), doing, source)
+    }
+
+    /// Does something with the mirror; if the mirror is what is wrong, does it with a new one, and only then changes over.
+    fn with_healthy<T>(&mut self, mut act: impl FnMut(&Repository, &Remote<'_>) -> Result<T>) -> Result<T> {
+        if !self.suspect.get() && packs(&self.folder) < MOST_PACKS {
+            match act(&self.repository, &self.remote()) {
+                Err(error) if blames_mirror(&error) => self.suspect.set(true),
+                result => return result,
+            }
+        }
+        let mut beside = self.folder.clone().into_os_string();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        let result = {
+            let fresh = create(&beside, &self.source)?;
+            act(&fresh, &self.remote())?
+        };
+        let folder = &self.folder;
+        let state = |doing| move |source| Error::State { doing, path: folder.clone(), source };
+        remove(&self.folder).map_err(state("remove the broken mirror"))?;
+        fs::rename(&beside, &self.folder).map_err(state("put the new mirror at"))?;
+        self.repository =
+            Repository::open_bare(&self.folder).map_err(|source| self.fault("open what was just made", source))?;
+        self.suspect.set(false);
+        Ok(result)
+    }
+}
+
+/// An empty mirror in place of the one that was there. What is not marked as ours is left alone.
+fn create(folder: &Path, source: &Source) -> Result<Repository> {
+    let filled = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    if filled && !folder.join(MARKER).exists() {
+        return Err(Error::NotOurFolder { path: folder.to_owned() });
+    }
+    let state = |doing| move |source| Error::State { doing, path: folder.to_owned(), source };
+    remove(folder).map_err(state("clear"))?;
+    fs::create_dir_all(folder).map_err(state("make"))?;
+    fs::write(folder.join(MARKER), format!("{source}\n")).map_err(state("mark"))?;
+    let mut options = RepositoryInitOptions::new();
+    options.bare(true).external_template(false).no_reinit(true);
+    let made = Repository::init_opts(folder, &options).and_then(|repository| {
+        let mut config = repository.config()?;
+        config.set_bool("http.followRedirects", false)?;
+        // Every fetch and every report would leave a line there for ever.
+        config.set_bool("core.logAllRefUpdates", false)?;
+        Ok(repository)
+    });
+    made.map_err(|error| Error::Mirror { doing: "make a repository", repository: source.to_string(), source: error })
+}
+
+fn remove(folder: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn packs(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder.join("objects/pack")).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pack")).count()
+}
+
+/// The mirror's name for a reference of the source. Not the same name: libgit2 would take it for a branch of ours.
+fn seen(name: &str) -> String {
+    format!("refs/egret/{}", name.trim_start_matches("refs/"))
+}
+
+/// What to fetch so that the mirror has this reference; none if it has it.
+fn stale(mirror: &Repository, listing: &Listing, name: &str) -> Option<Want> {
+    let tip = listing.refs.get(name)?;
+    let into = seen(name);
+    let have = mirror.find_reference(&into).ok().and_then(|reference| reference.target());
+    (have != Some(*tip)).then(|| Want { name: name.to_owned(), into })
+}
+
+fn everything(mirror: &Repository, listing: &Listing) -> Vec<Want> {
+    listing.refs.keys().filter_map(|name| stale(mirror, listing, name)).collect()
+}
+
+/// The commit that a branch, a tag or a shortened id names, in this order, as Git has it; fetched if it is not there.
+fn named(mirror: &Repository, remote: &Remote<'_>, name: &str) -> Result<Option<Oid>> {
+    let full_names = [format!("refs/heads/{name}"), format!("refs/tags/{name}")];
+    let listing =
+        remote.look(mirror, &mut |listing| match full_names.iter().find(|name| listing.refs.contains_key(*name)) {
+            Some(name) => stale(mirror, listing, name).into_iter().collect(),
+            None if is_short_id(name) => everything(mirror, listing),
+            None => Vec::new(),
+        })?;
+    let found = match full_names.iter().find_map(|name| listing.refs.get(name)) {
+        Some(tip) => mirror.find_object(*tip, None).and_then(|object| object.peel_to_commit()),
+        None if is_short_id(name) => mirror.find_commit_by_prefix(name),
+        None => return Ok(None),
+    };
+    match found {
+        Ok(commit) => Ok(Some(commit.id())),
+        Err(error) if error.code() == ErrorCode::Ambiguous => {
+            Err(Error::BadRevision { revision: name.to_owned(), why: "more than one commit begins with it" })
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// Which branch it is to be, and where it is; or which of the many ways of not being there it is.
+fn chosen(mirror: &Repository, remote: &Remote<'_>, listing: &Listing, branch: Option<&str>) -> Result<(String, Oid)> {
+    let repository = remote.source.to_string();
+    let name = branch.or(listing.default_branch.as_deref());
+    if let Some(name) = name {
+        let full_name = format!("refs/heads/{name}");
+        if let Some(tip) = listing.refs.get(&full_name) {
+            return Ok((name.to_owned(), *tip));
+        }
+        if let Some(last) = mirror.find_reference(&seen(&full_name)).ok().and_then(|reference| reference.target()) {
+            return Err(Error::BranchDeleted { repository, branch: name.to_owned(), last: CommitId::new(last) });
+        }
+    }
+    let branches = listing.branches();
+    match branch {
+        _ if branches.is_empty() => Err(Error::Empty { repository }),
+        None => Err(Error::NoDefaultBranch { repository, branches }),
+        Some(branch) => Err(Error::UnknownBranch { repository, branch: branch.to_owned(), branches }),
+    }
+}
+
+/// Whether a commit and its folder are there to be read. Objects come in packs, so that one there means all there.
+fn complete(mirror: &Repository, commit: Oid) -> std::result::Result<(), git2::Error> {
+    mirror.find_commit(commit)?.tree().map(|_| ())
+}
+
+fn mirror_fault(remote: &Remote<'_>, doing: &'static str, source: git2::Error) -> Error {
+    Error::Mirror { doing, repository: remote.source.to_string(), source }
+}
+
+/// Whether it could be the mirror's fault: then a new mirror is worth a try.
+fn blames_mirror(error: &Error) -> bool {
+    let broken = |source: &git2::Error| {
+        use ErrorClass::{Indexer, Object, Odb, Reference, Tree, Zlib};
+        matches!(source.class(), Indexer | Object | Odb | Reference | Tree | Zlib)
+    };
+    match error {
+        Error::Mirror { .. } => true,
+        Error::Unreachable { source, .. } => broken(source),
+        _ => false,
+    }
+}

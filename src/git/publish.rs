@@ -1,0 +1,266 @@
+//! The reports branch: an orphan branch in the policy repository that only Egret writes, by compare-and-swap.
+//!
+//! Deliberately absent: what a report says (`core::report`), sleeping (the caller's `pause` does), and force: nobody's
+//! commit is ever overwritten.
+
+use std::collections::BTreeMap;
+
+use git2::{Oid, Signature, Time};
+use jiff::Timestamp;
+
+use super::error::{Error, Result};
+use super::mirror::Mirror;
+use super::remote::{Outgoing, Pushed};
+use super::revision::is_branch_name;
+use super::{CommitId, tree};
+
+/// The file that says whose branch it is.
+pub const MARKER: &str = ".egret-reports";
+/// So often is a report planned anew because somebody else pushed first.
+pub const MOST_TRIES: u32 = 5;
+
+/// Where reports go, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The reports branch, without `refs/heads/`.
+    pub branch: String,
+    /// The branch that policies are read from; reports never go there.
+    pub policy_branch: String,
+    /// What the file [`MARKER`] holds: the cluster's name. A branch with another content there is somebody else's.
+    pub identity: String,
+    /// The author and committer.
+    pub author: Author,
+    /// When the commit is made.
+    pub time: Timestamp,
+}
+
+/// Who commits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Author {
+    /// The name, without `<` and `>`.
+    pub name: String,
+    /// The address.
+    pub email: String,
+}
+
+impl Default for Author {
+    fn default() -> Self {
+        Self { name: "Egret".to_owned(), email: "egret@localhost".to_owned() }
+    }
+}
+
+/// What is on the branch now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BranchState {
+    /// Its last commit; none, and there is no branch yet.
+    pub tip: Option<CommitId>,
+    /// Its files without [`MARKER`]; text only.
+    pub files: BTreeMap<String, String>,
+}
+
+/// What is to be on the branch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Draft {
+    /// All its files, path to content, without [`MARKER`]. What is not here is gone from the branch.
+    pub files: BTreeMap<String, String>,
+    /// The commit's message: a subject, an empty line, a body.
+    pub message: String,
+    /// Lines for the message's end: `Egret-Policy-Commit: 1234`. Line ends in them become spaces.
+    pub trailers: Vec<(String, String)>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Published {
+    /// The branch has this commit now, made in this many tries.
+    Committed {
+        /// The new commit.
+        commit: CommitId,
+        /// 1 if nobody was faster.
+        tries: u32,
+    },
+    /// The branch holds exactly these files already: no commit.
+    Unchanged,
+    /// The caller found nothing worth saying.
+    Declined,
+}
+
+/// Puts a report on the reports branch of the mirror's source.
+///
+/// `replan` gets what is there and says what is to be there; it is asked again whenever somebody else pushed first, after
+/// `pause` was called with the number of tries so far.
+///
+/// Errors: [`Error::BadReportsBranch`], [`Error::BadReportFile`], [`Error::ForeignBranch`], [`Error::ReadOnly`],
+/// [`Error::LostRace`] after [`MOST_TRIES`], and everything about the source. After an error the branch is as it was.
+pub fn publish(
+    mirror: &mut Mirror,
+    target: &Target,
+    replan: &mut dyn FnMut(&BranchState) -> Option<Draft>,
+    pause: &mut dyn FnMut(u32),
+) -> Result<Published> {
+    check_branch(target)?;
+    for tries in 1..=MOST_TRIES {
+        let tip = mirror.tip_of(&target.branch)?;
+        let state = read_branch(mirror, target, tip)?;
+        let Some(draft) = replan(&state) else { return Ok(Published::Declined) };
+        let Some(prepared) = prepare(mirror, target, tip, &draft)? else { return Ok(Published::Unchanged) };
+        match push(mirror, target, tip, &prepared)? {
+            Pushed::Done => {
+                mirror.note_pushed(&target.branch, prepared.commit)?;
+                return Ok(Published::Committed { commit: CommitId::new(prepared.commit), tries });
+            }
+            // A server words a lost race as it likes. That the branch has moved tells it from a refusal.
+            Pushed::Refused(why) if mirror.tip_of(&target.branch)? == tip => {
+                let (repository, branch) = (mirror.source().to_string(), target.branch.clone());
+                return Err(Error::ReadOnly { repository, branch, why });
+            }
+            Pushed::Refused(_) | Pushed::Overtaken => {}
+        }
+        if tries < MOST_TRIES {
+            pause(tries);
+        }
+    }
+    Err(Error::LostRace { repository: mirror.source().to_string(), branch: target.branch.clone(), tries: MOST_TRIES })
+}
+
+fn check_branch(target: &Target) -> Result<()> {
+    let (branch, policy_branch) = (&target.branch, &target.policy_branch);
+    let bad = |why| Err(Error::BadReportsBranch { branch: branch.clone(), why });
+    let inside = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
+    if !is_branch_name(branch) {
+        bad("it cannot be the name of a branch")
+    } else if branch == policy_branch {
+        bad("policies are read from it")
+    } else if inside(branch, policy_branch) || inside(policy_branch, branch) {
+        bad("Git cannot have it beside the branch that policies are read from: one is a folder of the other")
+    } else {
+        Ok(())
+    }
+}
+
+/// What is on the branch. Error: [`Error::ForeignBranch`] if it is not ours.
+fn read_branch(mirror: &Mirror, target: &Target, tip: Option<Oid>) -> Result<BranchState> {
+    let Some(tip) = tip else { return Ok(BranchState::default()) };
+    let fault = |source| mirror.fault("read the reports branch", source);
+    let tree = mirror.repository.find_commit(tip).and_then(|commit| commit.tree()).map_err(fault)?;
+    let foreign = |why| {
+        let (repository, branch) = (mirror.source().to_string(), target.branch.clone());
+        Err(Error::ForeignBranch { repository, branch, why })
+    };
+    // The marker first: somebody else's branch may be large, and is not read.
+    let marker =
+        tree.get_name(MARKER).map(|entry| mirror.repository.find_blob(entry.id())).transpose().map_err(fault)?;
+    match marker {
+        None => return foreign(format!("it has no file {MARKER}")),
+        Some(marker) if marker.content() != identity(target).as_bytes() => {
+            let text = String::from_utf8_lossy(marker.content());
+            return foreign(format!("its {MARKER} says {:?}", text.trim_end()));
+        }
+        Some(_) => {}
+    }
+    let mut files = tree::read(&mirror.repository, &tree).map_err(fault)?;
+    files.remove(MARKER);
+    Ok(BranchState { tip: Some(CommitId::new(tip)), files })
+}
+
+fn identity(target: &Target) -> String {
+    format!("{}\n", target.identity.trim_end())
+}
+
+/// A commit in the mirror's object database that nothing points to yet.
+struct Prepared {
+    commit: Oid,
+    objects: Vec<Oid>,
+}
+
+/// Writes tree and commit; none if the branch has that tree already.
+fn prepare(mirror: &Mirror, target: &Target, tip: Option<Oid>, draft: &Draft) -> Result<Option<Prepared>> {
+    let identity = identity(target);
+    let mut files = BTreeMap::from([(MARKER, identity.as_str())]);
+    for (path, content) in &draft.files {
+        tree::check_path(path)?;
+        files.insert(path, content);
+    }
+    check_folders(&files)?;
+    let write = || -> std::result::Result<Option<Prepared>, git2::Error> {
+        let repository = &mirror.repository;
+        let written = tree::write(repository, &files)?;
+        let parent = tip.map(|tip| repository.find_commit(tip)).transpose()?;
+        if parent.as_ref().is_some_and(|parent| parent.tree_id() == written.tree) {
+            return Ok(None);
+        }
+        let tree = repository.find_tree(written.tree)?;
+        let author = Signature::new(&target.author.name, &target.author.email, &Time::new(target.time.as_second(), 0))?;
+        let parents: Vec<_> = parent.iter().collect();
+        let commit = repository.commit(None, &author, &author, &message(draft), &tree, &parents)?;
+        let objects = written.objects.into_iter().chain([commit]).collect();
+        Ok(Some(Prepared { commit, objects }))
+    };
+    write().map_err(|source| mirror.fault("write a report", source))
+}
+
+/// A name cannot be a file's and a folder's at once.
+fn check_folders(files: &BTreeMap<&str, &str>) -> Result<()> {
+    for path in files.keys() {
+        let mut folders = path.match_indices('/').map(|(end, _)| &path[..end]);
+        if let Some(folder) = folders.find(|folder| files.contains_key(folder)) {
+            return Err(Error::BadReportFile {
+                path: folder.to_owned(),
+                why: "another file is in a folder of that name",
+            });
+        }
+    }
+    Ok(())
+}
+
+fn push(mirror: &Mirror, target: &Target, tip: Option<Oid>, prepared: &Prepared) -> Result<Pushed> {
+    let name = format!("refs/heads/{}", target.branch);
+    let outgoing = Outgoing { commit: prepared.commit, objects: &prepared.objects, name: &name, expected: tip };
+    mirror.remote().push(&mirror.repository, &outgoing)
+}
+
+fn message(draft: &Draft) -> String {
+    let mut message = format!("{}\n", draft.message.trim_end());
+    if !draft.trailers.is_empty() {
+        message.push('\n');
+    }
+    for (key, value) in &draft.trailers {
+        let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
+        message.push_str(&format!("{key}: {value}\n"));
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(branch: &str, policy_branch: &str) -> Target {
+        Target {
+            branch: branch.to_owned(),
+            policy_branch: policy_branch.to_owned(),
+            identity: "kind".to_owned(),
+            author: Author::default(),
+            time: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn reports_never_go_to_the_policy_branch_nor_in_its_way() {
+        assert!(check_branch(&target("egret/reports/kind", "main")).is_ok());
+        assert!(check_branch(&target("egret/reports/kind", "egret/reports/kin")).is_ok());
+        for (branch, policy_branch) in
+            [("main", "main"), ("main/reports", "main"), ("team", "team/main"), ("a..b", "main"), ("", "main")]
+        {
+            assert!(check_branch(&target(branch, policy_branch)).is_err(), "{branch:?} beside {policy_branch:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_stand_apart_at_the_end_and_are_one_line_each() {
+        let trailers =
+            vec![("Egret-Node".to_owned(), "kind-worker".to_owned()), ("Egret-Why".to_owned(), "a\nb".to_owned())];
+        let draft = Draft { files: BTreeMap::new(), message: "Drift on kind-worker\n\nA rule.\n".to_owned(), trailers };
+        assert_eq!(message(&draft), "Drift on kind-worker\n\nA rule.\n\nEgret-Node: kind-worker\nEgret-Why: a b\n");
+    }
+}

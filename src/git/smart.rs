@@ -1,0 +1,207 @@
+//! Repositories elsewhere, by https and ssh: libgit2's smart protocol, with every question it may ask answered by us.
+//!
+//! Deliberately absent: HTTP redirects. The mirror's configuration turns them off (`http.followRedirects`), so that neither
+//! a token nor trust goes to a host that nobody named.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use git2::{
+    CertificateCheckStatus, Cred, CredentialType, Direction, FetchOptions, ProxyOptions, PushOptions, PushUpdate,
+    RemoteCallbacks, RemoteConnection, RemoteRedirect, Repository,
+};
+
+use git2::cert::Cert;
+
+use super::error::{Error, Result};
+use super::known_hosts::{OfferedKey, Verdict, verdict};
+use super::remote::{Choose, Listing, Outgoing, Pushed, Remote};
+
+/// libgit2 asks again for as long as it gets answers: once for a name, and once for each way to prove it, is enough.
+const MOST_ANSWERS: usize = 3;
+
+/// One conversation: who asks, and why it was broken off. libgit2 carries only a number and a text through its own frames.
+struct Talk<'a> {
+    remote: &'a Remote<'a>,
+    answered: RefCell<Vec<&'static str>>,
+    fault: RefCell<Option<Error>>,
+}
+
+/// Lists what the repository has and fetches what `choose` wants of it, over one connection.
+pub(super) fn look(remote: &Remote<'_>, mirror: &Repository, choose: &mut Choose<'_>) -> Result<Listing> {
+    let talk = Talk::new(remote);
+    let mut there = mirror.remote_anonymous(remote.source.url()).map_err(|error| talk.fault("name", error))?;
+    let mut connection = there
+        .connect_auth(Direction::Fetch, Some(talk.callbacks()), Some(proxy()))
+        .map_err(|error| talk.fault("connect to", error))?;
+    let listing = list(&connection).map_err(|error| talk.fault("list the branches of", error))?;
+    let wants: Vec<String> = choose(&listing).iter().map(|want| format!("+{}:{}", want.name, want.into)).collect();
+    if !wants.is_empty() {
+        let mut options = FetchOptions::new();
+        options
+            .remote_callbacks(talk.callbacks())
+            .proxy_options(proxy())
+            .follow_redirects(RemoteRedirect::None)
+            .download_tags(git2::AutotagOption::None)
+            .update_fetchhead(false);
+        connection.remote().fetch(&wants, Some(&mut options), None).map_err(|error| talk.fault("fetch from", error))?;
+    }
+    Ok(listing)
+}
+
+/// Pushes a commit. libgit2 says Ok to a push that was refused: the truth is in the status of the reference.
+pub(super) fn push(remote: &Remote<'_>, mirror: &Repository, outgoing: &Outgoing<'_>) -> Result<Pushed> {
+    let talk = Talk::new(remote);
+    let overtaken = RefCell::new(false);
+    let refused = RefCell::new(None);
+    let mut callbacks = talk.callbacks();
+    callbacks.push_negotiation(|updates: &[PushUpdate<'_>]| {
+        // What the server says the reference is now; it compares again, under its lock, before it moves it.
+        let as_expected =
+            updates.iter().all(|update| update.src() == outgoing.expected.unwrap_or(git2::Oid::ZERO_SHA1));
+        if as_expected {
+            Ok(())
+        } else {
+            *overtaken.borrow_mut() = true;
+            Err(git2::Error::from_str("somebody else pushed first"))
+        }
+    });
+    callbacks.push_update_reference(|_, status| {
+        *refused.borrow_mut() = status.map(str::to_owned);
+        Ok(())
+    });
+    let mut options = PushOptions::new();
+    options.remote_callbacks(callbacks).proxy_options(proxy()).follow_redirects(RemoteRedirect::None);
+    let mut there = mirror.remote_anonymous(remote.source.url()).map_err(|error| talk.fault("name", error))?;
+    let result = there.push(&[format!("{}:{}", outgoing.commit, outgoing.name)], Some(&mut options));
+    drop(options);
+    if overtaken.into_inner() {
+        return Ok(Pushed::Overtaken);
+    }
+    match (result, refused.into_inner()) {
+        (Ok(()), None) => Ok(Pushed::Done),
+        (_, Some(why)) => Ok(Pushed::Refused(why)),
+        (Err(error), None) if error.code() == git2::ErrorCode::NotFastForward => Ok(Pushed::Overtaken),
+        (Err(error), None) => match talk.fault("push to", error) {
+            // The same credentials have just read from there: that they may not write is another thing to tell.
+            Error::Denied { .. } => Ok(Pushed::Refused("the credentials may read, and not push".to_owned())),
+            other => Err(other),
+        },
+    }
+}
+
+fn proxy() -> ProxyOptions<'static> {
+    let mut proxy = ProxyOptions::new();
+    proxy.auto();
+    proxy
+}
+
+fn list(connection: &RemoteConnection<'_, '_, '_>) -> std::result::Result<Listing, git2::Error> {
+    let mut listing = Listing::default();
+    for head in connection.list()? {
+        // git2 panics on a name that is not UTF-8, and whoever may push can push one. Such a branch can't be asked for.
+        let Ok(name) = catch_unwind(AssertUnwindSafe(|| head.name().to_owned())) else { continue };
+        if name == "HEAD" {
+            let target = catch_unwind(AssertUnwindSafe(|| head.symref_target().map(str::to_owned))).ok().flatten();
+            listing.default_branch = target.and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
+        } else if (name.starts_with("refs/heads/") || name.starts_with("refs/tags/")) && !name.ends_with("^{}") {
+            listing.refs.insert(name, head.oid());
+        }
+    }
+    Ok(listing)
+}
+
+impl<'a> Talk<'a> {
+    fn new(remote: &'a Remote<'a>) -> Self {
+        Self { remote, answered: RefCell::new(Vec::new()), fault: RefCell::new(None) }
+    }
+
+    /// Our own reason if there is one, else libgit2's.
+    fn fault(&self, doing: &'static str, error: git2::Error) -> Error {
+        self.fault.borrow_mut().take().unwrap_or_else(|| Error::talking(doing, &self.remote.source.to_string(), error))
+    }
+
+    /// Keeps our reason, and gives libgit2 something to carry. `GIT_EAUTH` would make it ask again.
+    fn break_off(&self, fault: Error) -> git2::Error {
+        *self.fault.borrow_mut() = Some(fault);
+        git2::Error::from_str("broken off by egret")
+    }
+
+    fn callbacks(&self) -> RemoteCallbacks<'_> {
+        let mut callbacks = RemoteCallbacks::new();
+        callbacks.credentials(|_, user, allowed| self.answer(user, allowed));
+        callbacks.certificate_check(|certificate, host| self.check_server(certificate, host));
+        callbacks
+    }
+
+    fn answer(&self, user: Option<&str>, allowed: CredentialType) -> std::result::Result<Cred, git2::Error> {
+        let Remote { source, credentials } = self.remote;
+        let user = user.or(source.user()).unwrap_or("git");
+        let tried = self.answered.borrow().clone();
+        if allowed.contains(CredentialType::USERNAME) && tried.len() < MOST_ANSWERS {
+            self.answered.borrow_mut().push("the user's name");
+            return Cred::username(user);
+        }
+        let untried = |way| !tried.contains(&way) && tried.len() < MOST_ANSWERS;
+        if allowed.contains(CredentialType::SSH_KEY) {
+            if let Some(key) = credentials.ssh_key.as_deref().filter(|_| untried("the SSH key")) {
+                self.answered.borrow_mut().push("the SSH key");
+                readable(key).map_err(|fault| self.break_off(fault))?;
+                return Cred::ssh_key(user, None, key, None);
+            }
+            if credentials.ssh_key.is_none() && std::env::var_os("SSH_AUTH_SOCK").is_some() && untried("the SSH agent")
+            {
+                self.answered.borrow_mut().push("the SSH agent");
+                return Cred::ssh_key_from_agent(user);
+            }
+        }
+        if allowed.contains(CredentialType::USER_PASS_PLAINTEXT) && untried("the password") {
+            let password = credentials.read_password().map_err(|fault| self.break_off(fault))?;
+            if let Some(password) = password.as_ref().or(source.password()) {
+                self.answered.borrow_mut().push("the password");
+                return Cred::userpass_plaintext(credentials.user.as_deref().unwrap_or(user), password.reveal());
+            }
+        }
+        Err(self.break_off(Error::Denied {
+            repository: source.to_string(),
+            tried: if tried.is_empty() {
+                "nothing to prove who we are".to_owned()
+            } else {
+                format!("tried {}", tried.join(", "))
+            },
+            source: None,
+        }))
+    }
+
+    /// An SSH server must be in `known_hosts`; for TLS, libgit2's own check against the system's authorities decides.
+    fn check_server(
+        &self,
+        certificate: &Cert<'_>,
+        host: &str,
+    ) -> std::result::Result<CertificateCheckStatus, git2::Error> {
+        let Some(hostkey) = certificate.as_hostkey() else { return Ok(CertificateCheckStatus::CertificatePassthrough) };
+        let Remote { source, credentials } = self.remote;
+        let offered = OfferedKey {
+            kind: hostkey.hostkey_type().map_or("unknown", |kind| kind.name()).to_owned(),
+            blob: hostkey.hostkey().unwrap_or_default().to_vec(),
+            sha256: hostkey.hash_sha256().copied().unwrap_or_default(),
+        };
+        let file = credentials.read_known_hosts().map_err(|fault| self.break_off(fault))?;
+        match verdict(&file, host, source.ssh_port(), &offered) {
+            Verdict::Known => Ok(CertificateCheckStatus::CertificateOk),
+            verdict => {
+                let (repository, host) = (source.to_string(), host.to_owned());
+                Err(self.break_off(Error::HostKey { repository, host, offered, verdict }))
+            }
+        }
+    }
+}
+
+/// libssh2 says of a missing key only that it could not be read from somewhere.
+fn readable(key: &Path) -> Result<()> {
+    match std::fs::File::open(key) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Error::Credential { path: key.to_owned(), source }),
+    }
+}

@@ -1,0 +1,267 @@
+//! Where a repository is: what a person types behind `--repo`.
+//!
+//! A password in an address is taken out at once, handed over only when the server asks, and never shown.
+//! Deliberately absent: talking to it (`remote`), and relative names of hosts from `~/.ssh/config`, which libssh2 does not read.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::credentials::Secret;
+use super::error::{Error, Result};
+
+/// A repository's address, checked. Equal sources are the same address; who asks (user, password) is part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    kind: Kind,
+    /// What libgit2 gets. Never has a password in it, because libgit2 quotes addresses in its messages.
+    url: String,
+    user: Option<String>,
+    password: Option<Secret>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Local(PathBuf),
+    Ssh { host: String, port: u16 },
+    Http,
+    Daemon,
+}
+
+/// Whether transports that anybody on the way can change are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insecure {
+    /// `http://` and `git://` are refused.
+    Refuse,
+    /// They are taken: for tests on loopback.
+    Allow,
+}
+
+impl Source {
+    /// Checks an address: a path (made absolute), `file://`, `https://`, `ssh://`, `user@host:path`.
+    /// Error: [`Error::BadSource`], with any secret in the text taken out.
+    pub fn parse(text: &str, insecure: Insecure) -> Result<Self> {
+        let bad = |why| Error::BadSource { text: redact(text), why };
+        if text.is_empty() || text.chars().any(char::is_control) {
+            return Err(bad("it is empty or has control characters"));
+        }
+        if let Some((scheme, rest)) = text.split_once("://") {
+            return match (scheme, insecure) {
+                ("file", _) => {
+                    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+                    Self::local(&percent_decoded(path).ok_or_else(|| bad("a `%` must begin two hexadecimal digits"))?)
+                }
+                ("https", _) | ("http", Insecure::Allow) => Self::with_host(scheme, rest).map(|(source, ..)| source),
+                ("ssh", _) => Self::with_host(scheme, rest).map(|(source, host, port)| {
+                    let port = port.unwrap_or(22);
+                    Self { kind: Kind::Ssh { host, port }, ..source }
+                }),
+                ("git", Insecure::Allow) => {
+                    Self::with_host(scheme, rest).map(|(source, ..)| Self { kind: Kind::Daemon, ..source })
+                }
+                ("http" | "git", Insecure::Refuse) => {
+                    Err("anybody on the way could change what it says; use https or ssh")
+                }
+                _ => Err("this scheme is unknown"),
+            }
+            .map_err(bad);
+        }
+        Self::scp_like(text).unwrap_or_else(|| Self::local(text)).map_err(bad)
+    }
+
+    /// The path, if the repository is on this machine.
+    pub fn is_local(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::Local(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// What to watch to see a push to a repository on this machine at once; empty for all others, which are polled.
+    pub fn watched(&self) -> Vec<PathBuf> {
+        self.is_local().map(super::local::references).unwrap_or_default()
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    pub(super) fn password(&self) -> Option<&Secret> {
+        self.password.as_ref()
+    }
+
+    /// The port that SSH connects to; `known_hosts` names it.
+    pub(super) fn ssh_port(&self) -> u16 {
+        match self.kind {
+            Kind::Ssh { port, .. } => port,
+            _ => 22,
+        }
+    }
+
+    fn local(text: &str) -> std::result::Result<Self, &'static str> {
+        let path = std::path::absolute(text).map_err(|_| "it is no path")?;
+        let url = path.to_str().ok_or("the current folder's name is not UTF-8")?.to_owned();
+        Ok(Self { kind: Kind::Local(path), url, user: None, password: None })
+    }
+
+    /// `[user[:password]@]host[:port]/path`, with the scheme that was before it.
+    fn with_host(scheme: &str, rest: &str) -> std::result::Result<(Self, String, Option<u16>), &'static str> {
+        let (authority, path) = rest.split_once('/').ok_or("it has a host but no path")?;
+        let (userinfo, address) = match authority.rsplit_once('@') {
+            Some((userinfo, address)) => (Some(userinfo), address),
+            None => (None, authority),
+        };
+        let (host, port) = host_and_port(address)?;
+        if path.is_empty() || path.contains(['?', '#']) {
+            return Err("its path is empty, or has a `?` or `#`");
+        }
+        let decoded = |text: &str| percent_decoded(text).ok_or("a `%` must begin two hexadecimal digits");
+        let (user, password) = match userinfo.map(|userinfo| userinfo.split_once(':').unwrap_or((userinfo, ""))) {
+            None => (None, None),
+            Some((user, "")) if scheme.starts_with("http") => (None, Some(Secret::new(decoded(user)?))),
+            Some((user, "")) => (Some(decoded(user)?), None),
+            Some((user, password)) => (Some(decoded(user)?), Some(Secret::new(decoded(password)?))),
+        };
+        let url = format!("{scheme}://{address}/{path}");
+        Ok((Self { kind: Kind::Http, url, user, password }, host, port))
+    }
+
+    /// `user@host:path`, or `host:path`. None if it is a path: Git takes it for one where a `/` is before the first `:`.
+    fn scp_like(text: &str) -> Option<std::result::Result<Self, &'static str>> {
+        let (place, path) = text.split_once(':')?;
+        if place.contains('/') || place.is_empty() {
+            return None;
+        }
+        let (user, host) = place.rsplit_once('@').unwrap_or(("git", place));
+        Some(
+            if host.is_empty() || host.starts_with('-') || user.is_empty() || path.is_empty() || path.starts_with('-') {
+                Err("the user, the host or the path is empty, or begins with `-`")
+            } else {
+                let kind = Kind::Ssh { host: host.to_owned(), port: 22 };
+                Ok(Self { kind, url: format!("{user}@{host}:{path}"), user: Some(user.to_owned()), password: None })
+            },
+        )
+    }
+}
+
+impl fmt::Display for Source {
+    /// The address without any secret: as the log, reports and errors show it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.kind, self.url.split_once("://"), &self.user, &self.password) {
+            (Kind::Local(_), ..) | (_, None, ..) | (_, _, None, None) => f.write_str(&self.url),
+            (_, Some((scheme, rest)), Some(user), None) => write!(f, "{scheme}://{user}@{rest}"),
+            (_, Some((scheme, rest)), Some(user), Some(_)) => write!(f, "{scheme}://{user}:***@{rest}"),
+            (_, Some((scheme, rest)), None, Some(_)) => write!(f, "{scheme}://***@{rest}"),
+        }
+    }
+}
+
+/// The host's name, and the port if one is given. IPv6 addresses stand in brackets.
+fn host_and_port(address: &str) -> std::result::Result<(String, Option<u16>), &'static str> {
+    let (host, port) = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, port)) => {
+            (host, Some(port.strip_prefix(':').ok_or("something other than a port follows the host")?))
+        }
+        None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() || host.starts_with('-') {
+        return Err("the host is empty or begins with `-`");
+    }
+    let port = port.map(|port| port.parse().map_err(|_| "the port is no number up to 65535")).transpose()?;
+    Ok((host.to_owned(), port))
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// A text that may hold a password, for a message about why it is no source: everything before the last `@` goes.
+fn redact(text: &str) -> String {
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}***{}", &text[..scheme + 3], &text[at..]),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        Source::parse(text, Insecure::Refuse).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn paths_and_file_urls_are_local_and_absolute() {
+        for text in ["/srv/policies.git", "file:///srv/policies.git", "file://localhost/srv/policies%2egit"] {
+            assert_eq!(source(text).is_local(), Some(Path::new("/srv/policies.git")), "{text}");
+            assert_eq!(source(text).to_string(), "/srv/policies.git");
+        }
+        assert!(source("policies").is_local().expect("a path").is_absolute());
+        assert!(source("./a:b").is_local().is_some(), "a `/` before the `:` makes it a path");
+    }
+
+    #[test]
+    fn ssh_has_two_forms_and_knows_its_port() {
+        assert_eq!(source("git@example.org:team/policies").to_string(), "git@example.org:team/policies");
+        assert_eq!(source("example.org:policies").user(), Some("git"));
+        assert_eq!(source("git@example.org:p").ssh_port(), 22);
+        let url = source("ssh://me@[::1]:2222/srv/p.git");
+        assert_eq!((url.ssh_port(), url.user(), url.is_local()), (2222, Some("me"), None));
+        assert_eq!(url.to_string(), "ssh://me@[::1]:2222/srv/p.git");
+    }
+
+    #[test]
+    fn secrets_in_an_address_are_kept_apart_and_never_shown() {
+        for (text, shown, secret) in [
+            ("https://me:hun%40ter2@example.org/p", "https://me:***@example.org/p", "hun@ter2"),
+            ("https://hunter2@example.org:8443/p", "https://***@example.org:8443/p", "hunter2"),
+        ] {
+            let source = source(text);
+            assert_eq!(source.to_string(), shown);
+            assert_eq!(source.password().map(Secret::reveal), Some(secret));
+            assert!(!format!("{source:?}").contains("hunter2") && !source.url().contains('@'), "{source:?}");
+        }
+        let error =
+            Source::parse("ftp://me:hunter2@example.org/p", Insecure::Refuse).expect_err("a scheme we don't know");
+        assert_eq!(
+            error.to_string(),
+            r#""ftp://***@example.org/p" is no source of a Git repository: this scheme is unknown"#
+        );
+    }
+
+    #[test]
+    fn unprotected_transports_must_be_asked_for() {
+        for text in ["http://127.0.0.1/p", "git://127.0.0.1/p"] {
+            assert!(Source::parse(text, Insecure::Refuse).is_err(), "{text}");
+            assert_eq!(Source::parse(text, Insecure::Allow).expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_could_be_an_option_or_has_no_path_is_refused() {
+        for text in [
+            "",
+            "ssh://-oProxyCommand=x/p",
+            "git@-x:p",
+            "git@host:-p",
+            "https://host",
+            "https:///p",
+            "ssh://h:99999/p",
+            "a\nb",
+            "file:///%zz",
+        ] {
+            assert!(Source::parse(text, Insecure::Refuse).is_err(), "{text:?}");
+        }
+    }
+}
