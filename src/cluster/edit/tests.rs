@@ -31,8 +31,8 @@ fn labels_in_lines_are_changed_line_by_line() {
         (
             "changed in their own quotes",
             "kind: Node\nmetadata:\n  name: a\n  labels:\n    a: 'x' # one\n    b: \"x\"\n    c: x\n    d: x\n    e:   # none\n    f: null\n    g: x\n",
-            &["a=y", "b=y", "c=y", "d=true", "e=y", "f=null", "g="],
-            "kind: Node\nmetadata:\n  name: a\n  labels:\n    a: 'y' # one\n    b: \"y\"\n    c: y\n    d: \"true\"\n    e: y   # none\n    f: \"null\"\n    g: \"\"\n",
+            &["a=w", "b=w", "c=w", "d=true", "e=w", "f=null", "g="],
+            "kind: Node\nmetadata:\n  name: a\n  labels:\n    a: 'w' # one\n    b: \"w\"\n    c: w\n    d: \"true\"\n    e: w   # none\n    f: \"null\"\n    g: \"\"\n",
         ),
         (
             "removed with their lines",
@@ -55,14 +55,14 @@ fn labels_in_lines_are_changed_line_by_line() {
         (
             "added at the end of a file without a last newline",
             "kind: Node\r\nmetadata:\r\n  name: a\r\n  labels:\r\n    a: x",
-            &["b=y", "c=z"],
-            "kind: Node\r\nmetadata:\r\n  name: a\r\n  labels:\r\n    a: x\r\n    b: y\r\n    c: z",
+            &["b=w", "c=z"],
+            "kind: Node\r\nmetadata:\r\n  name: a\r\n  labels:\r\n    a: x\r\n    b: w\r\n    c: z",
         ),
         (
             "CRLF, and characters of several bytes",
             "\u{feff}# Überschrift\r\nkind: Node\r\nmetadata:\r\n  labels:\r\n    z: é\r\n  name: a\r\n",
-            &["b=y"],
-            "\u{feff}# Überschrift\r\nkind: Node\r\nmetadata:\r\n  labels:\r\n    b: y\r\n    z: é\r\n  name: a\r\n",
+            &["b=w"],
+            "\u{feff}# Überschrift\r\nkind: Node\r\nmetadata:\r\n  labels:\r\n    b: w\r\n    z: é\r\n  name: a\r\n",
         ),
     ]);
 }
@@ -73,21 +73,21 @@ fn labels_that_are_not_there_yet_get_their_place_behind_the_name() {
         (
             "no labels",
             "kind: Node\nmetadata:\n    name: a # me\nspec: {}\n",
-            &["a=1", "b=y"],
-            "kind: Node\nmetadata:\n    name: a # me\n    labels:\n      a: \"1\"\n      b: y\nspec: {}\n",
+            &["a=1", "b=w"],
+            "kind: Node\nmetadata:\n    name: a # me\n    labels:\n      a: \"1\"\n      b: w\nspec: {}\n",
         ),
-        ("no labels, no newline", "kind: Node\nmetadata:\n  name: a", &["b=y"], "kind: Node\nmetadata:\n  name: a\n  labels:\n    b: y"),
+        ("no labels, no newline", "kind: Node\nmetadata:\n  name: a", &["b=w"], "kind: Node\nmetadata:\n  name: a\n  labels:\n    b: w"),
         (
             "nothing behind labels",
             "kind: Node\nmetadata:\n  labels: # none\n  name: a\n",
-            &["b=y"],
-            "kind: Node\nmetadata:\n  labels: # none\n    b: y\n  name: a\n",
+            &["b=w"],
+            "kind: Node\nmetadata:\n  labels: # none\n    b: w\n  name: a\n",
         ),
-        ("null", "kind: Node\nmetadata:\n  labels: null\n  name: a\n", &["b=y"], "kind: Node\nmetadata:\n  labels: {b: y}\n  name: a\n"),
-        ("empty", "kind: Node\nmetadata:\n  labels: {}\n  name: a\n", &["b=y", "c=1"], "kind: Node\nmetadata:\n  labels: {b: y, c: \"1\"}\n  name: a\n"),
-        ("within braces", "kind: Node\nmetadata: {name: a}\n", &["b=y"], "kind: Node\nmetadata: {name: a, labels: {b: y}}\n"),
-        ("without a value", "{kind: Node, metadata: {labels, name: a}}", &["b=y"], "{kind: Node, metadata: {labels: {b: y}, name: a}}"),
-        ("with a colon only", "{kind: Node, metadata: {labels: , name: a}}", &["b=y"], "{kind: Node, metadata: {labels: {b: y} , name: a}}"),
+        ("null", "kind: Node\nmetadata:\n  labels: null\n  name: a\n", &["b=w"], "kind: Node\nmetadata:\n  labels: {b: w}\n  name: a\n"),
+        ("empty", "kind: Node\nmetadata:\n  labels: {}\n  name: a\n", &["b=w", "c=1"], "kind: Node\nmetadata:\n  labels: {b: w, c: \"1\"}\n  name: a\n"),
+        ("within braces", "kind: Node\nmetadata: {name: a}\n", &["b=w"], "kind: Node\nmetadata: {name: a, labels: {b: w}}\n"),
+        ("without a value", "{kind: Node, metadata: {labels, name: a}}", &["b=w"], "{kind: Node, metadata: {labels: {b: w}, name: a}}"),
+        ("with a colon only", "{kind: Node, metadata: {labels: , name: a}}", &["b=w"], "{kind: Node, metadata: {labels: {b: w} , name: a}}"),
     ]);
 }
 
@@ -98,9 +98,9 @@ fn labels_within_braces_keep_their_layout() {
         ("removed in front", "{kind: Node, metadata: {name: a, labels: {a: x, b: y, c: z}}}", &["a-", "b-"], "{kind: Node, metadata: {name: a, labels: {c: z}}}"),
         ("removed behind", "{kind: Node, metadata: {name: a, labels: {a: x, b: y, c: z, }}}", &["b-", "c-"], "{kind: Node, metadata: {name: a, labels: {a: x, }}}"),
         ("all removed", "{kind: Node, metadata: {name: a, labels: { a: x, b: y }}}", &["b-", "a-"], "{kind: Node, metadata: {name: a, labels: {}}}"),
-        ("all replaced", "{kind: Node, metadata: {name: a, labels: {a: x}}}", &["a-", "b=y"], "{kind: Node, metadata: {name: a, labels: {b: y}}}"),
+        ("all replaced", "{kind: Node, metadata: {name: a, labels: {a: x}}}", &["a-", "b=w"], "{kind: Node, metadata: {name: a, labels: {b: w}}}"),
         ("keys without values", "{kind: Node, metadata: {name: a, labels: {a, b: , c: z}}}", &["a=1", "b=2", "c-"], "{kind: Node, metadata: {name: a, labels: {a: \"1\", b: \"2\"}}}"),
-        ("behind a key without value", "{kind: Node, metadata: {name: a, labels: {a: , d: x}}}", &["b=y"], "{kind: Node, metadata: {name: a, labels: {a:, b: y , d: x}}}"),
+        ("behind a key without value", "{kind: Node, metadata: {name: a, labels: {a: , d: x}}}", &["b=w"], "{kind: Node, metadata: {name: a, labels: {a: , b: w , d: x}}}"),
     ]);
 }
 
@@ -146,7 +146,7 @@ fn what_cannot_be_edited_safely_is_refused_with_its_line() {
         (labels("\n    b: &x y"), 5, "an anchor, an alias, a tag or a nested value among the labels"),
         (labels("\n    b: !!str y"), 5, "an anchor, an alias, a tag or a nested value among the labels"),
         (labels("\n    b: {c: d}"), 5, "an anchor, an alias, a tag or a nested value among the labels"),
-        (labels("\n    b: |\n      y"), 5, "a block scalar among the labels"),
+        (labels("\n    b: |\n      y"), 6, "a block scalar among the labels"),
         (labels("\n    b: x\n    b: y"), 6, "a label that is there twice"),
         (labels("\n    ? b\n    : y"), 5, "a key that does not begin its line"),
         (labels(" &all\n    b: y"), 5, "labels that are no plain mapping"),

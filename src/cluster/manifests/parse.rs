@@ -178,7 +178,8 @@ impl Reader<'_> {
         let place = object.place;
         if let Some(earlier) = self.parsed.objects.insert(key.clone(), object) {
             let message = format!("{key} is in this file already, in line {}; this one counts", earlier.place.line);
-            self.parsed.faults.push(fault(self.file, place, "twice", message));
+            let fault = fault(self.file, place, "twice", message);
+            self.parsed.faults.push(Diagnostic { severity: Severity::Warning, ..fault });
         }
     }
 }
