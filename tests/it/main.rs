@@ -3,3 +3,4 @@
 mod fuzz_documents;
 mod policy;
 mod git;
+mod manifests;

@@ -1,0 +1,114 @@
+//! A node's labels changed in the text of its manifest, and not one byte else: comments, order, quoting, line ends, other
+//! documents and other items of a list stay.
+//!
+//! Pure. The parser's exact places of keys and values say where to cut; the result is then parsed again and compared, and an edit
+//! that would have changed anything else is refused. Two things of a person's can go with a removed label: a comment in its
+//! line, and within braces one between it and its neighbour.
+//!
+//! Deliberately absent: files (`write`), and writing YAML that was not there: what is unusual (anchors, tags, merge keys, block
+//! scalars as label values, explicit `? key`) is refused with its line.
+
+mod outline;
+mod quote;
+mod splice;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outline::{Outline, Target};
+
+use crate::core::labels;
+use crate::core::name::NodeName;
+
+/// Why a text was not edited.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EditError {
+    /// It is not YAML.
+    #[error("line {line}, column {column}: {message}")]
+    Syntax {
+        /// From 1.
+        line: usize,
+        /// From 1, in characters.
+        column: usize,
+        /// The parser's words.
+        message: String,
+    },
+    /// It has no manifest of the node.
+    #[error("the file has no manifest of this node")]
+    NoSuchNode,
+    /// It is written in a way that cannot be changed safely.
+    #[error("line {line}: {what}: change these labels by hand")]
+    Unusual {
+        /// From 1.
+        line: usize,
+        /// What stands there.
+        what: &'static str,
+    },
+    /// A label to set breaks Kubernetes' rules.
+    #[error("`{label}` cannot be set: {rule}")]
+    Label {
+        /// The key, or the value.
+        label: String,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// The edited text, read again, was not the old one with other labels.
+    #[error("the edit would have changed more than the labels")]
+    NotOnlyLabels,
+}
+
+/// Sets and removes labels of one node in a text of manifests: YAML or JSON, with any number of documents and lists.
+///
+/// A key that is both set and removed is set. Labels that are already as wanted are not touched; if all are, the text comes back
+/// as it was. Where the node is there more than once the last one is edited: it is the one that counts when facts are read.
+pub fn edit_labels(
+    text: &str,
+    node: &NodeName,
+    set: &BTreeMap<String, String>,
+    remove: &BTreeSet<String>,
+) -> Result<String, EditError> {
+    check(set)?;
+    let before = Outline::read(text)?;
+    let target = before.find(node).ok_or(EditError::NoSuchNode)?;
+    let had = before.labels(&target)?;
+    let mut wanted = had.clone();
+    wanted.retain(|key, _| !remove.contains(key));
+    wanted.extend(set.iter().map(|(key, value)| (key.clone(), value.clone())));
+    if wanted == had {
+        return Ok(text.to_owned());
+    }
+    let edited = splice::apply(text, splice::splices(&before, &target, &wanted)?)?;
+    verify(&before, &target, &edited, node, &wanted)?;
+    Ok(edited)
+}
+
+fn check(set: &BTreeMap<String, String>) -> Result<(), EditError> {
+    for (key, value) in set {
+        for (text, error) in [(key, labels::key_error(key)), (value, labels::value_error(value))] {
+            if let Some(rule) = error {
+                return Err(EditError::Label { label: text.clone(), rule });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads the edited text again: the labels must be the wanted ones, and all around them the same as before.
+fn verify(
+    before: &Outline<'_>,
+    target: &Target,
+    edited: &str,
+    node: &NodeName,
+    wanted: &BTreeMap<String, String>,
+) -> Result<(), EditError> {
+    // Wrong YAML as a result is the edit's fault, not that of the file: its places would mislead.
+    let after = Outline::read(edited).map_err(|_| EditError::NotOnlyLabels)?;
+    let found = after.find(node).ok_or(EditError::NotOnlyLabels)?;
+    let ours = before.labels_events(target);
+    // Where there were no labels, their key is ours too.
+    let theirs = after.labels_events(&found);
+    let theirs = if target.labels.is_none() { theirs.start.saturating_sub(1)..theirs.end } else { theirs };
+    if before.same_around(&ours, &after, &theirs) && after.labels(&found).as_ref() == Ok(wanted) { Ok(()) } else { Err(EditError::NotOnlyLabels) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! A text of manifests as the parser's events with their exact bytes, and where in it a node's labels are.
+//!
+//! Deliberately absent: changing anything (`splice`).
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde_yaml::granit_parser::{Event, Parser, ScalarStyle, StructureStyle};
+
+use super::EditError;
+use crate::cluster::manifests::LISTS;
+use crate::core::diagnostic::SpanPoint;
+use crate::core::name::NodeName;
+
+/// The events of a whole text.
+pub(super) struct Outline<'text> {
+    /// What they were read from.
+    pub text: &'text str,
+    events: Vec<(Event<'text>, Range<usize>)>,
+}
+
+/// Where a node's labels are, or would be. All numbers are of events.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// The mapping `metadata`.
+    pub metadata: usize,
+    /// Its entry `name`.
+    pub name: Entry,
+    /// Its entry `labels`.
+    pub labels: Option<Entry>,
+}
+
+/// One entry of a mapping: the events at which its key and its value begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub key: usize,
+    pub value: usize,
+}
+
+/// What stands where labels are expected.
+pub(super) enum Shape {
+    /// Nothing, `~` or `null`.
+    Null,
+    /// One entry a line.
+    Block(Vec<Entry>),
+    /// Within braces.
+    Flow(Vec<Entry>),
+}
+
+impl<'text> Outline<'text> {
+    /// Reads a text.
+    pub(super) fn read(text: &'text str) -> Result<Self, EditError> {
+        let mut events = Vec::new();
+        for event in Parser::new_from_str(text) {
+            let (event, span) = event.map_err(|error| EditError::Syntax {
+                line: error.marker().line(),
+                column: error.marker().col() + 1,
+                message: error.info(),
+            })?;
+            // Texts, unlike streams, have byte offsets everywhere.
+            events.push((event, span.byte_range().unwrap_or_default()));
+        }
+        Ok(Self { text, events })
+    }
+
+    /// The last manifest of a node, by itself or in a list.
+    pub(super) fn find(&self, node: &NodeName) -> Option<Target> {
+        let roots = self.events.iter().enumerate().filter(|(_, (event, _))| matches!(event, Event::DocumentStart(..)));
+        let mut found = None;
+        for (start, _) in roots {
+            let root = start + 1;
+            let kind = self.field(root, "kind").and_then(|kind| self.scalar(kind.value)).unwrap_or_default();
+            if LISTS.contains(&kind) {
+                let items = self.field(root, "items").map(|items| self.items(items.value)).unwrap_or_default();
+                let of_items = kind.strip_suffix("List").unwrap_or_default();
+                found = items.into_iter().filter_map(|item| self.node(item, of_items, node)).next_back().or(found);
+            } else {
+                found = self.node(root, "", node).or(found);
+            }
+        }
+        found
+    }
+
+    /// An object as a target, if it is the node's. The API server leaves `kind` out of a list's items.
+    fn node(&self, object: usize, default_kind: &str, node: &NodeName) -> Option<Target> {
+        let kind = self.field(object, "kind").and_then(|kind| self.scalar(kind.value)).unwrap_or(default_kind);
+        let metadata = self.field(object, "metadata").filter(|_| kind == "Node")?.value;
+        let name = self.field(metadata, "name")?;
+        (self.scalar(name.value)? == node.as_str()).then(|| Target { metadata, name, labels: self.field(metadata, "labels") })
+    }
+
+    /// What the labels are. An error if they are written in a way that cannot be edited.
+    pub(super) fn labels(&self, target: &Target) -> Result<BTreeMap<String, String>, EditError> {
+        let mut labels = BTreeMap::new();
+        if let Some(entry) = self.entries(target.metadata).iter().find(|entry| self.scalar(entry.key) == Some("<<")) {
+            return Err(self.unusual(entry.key, "a merge key in metadata"));
+        }
+        let Some(shape) = target.labels.map(|labels| self.shape(labels)).transpose()? else { return Ok(labels) };
+        let (Shape::Block(entries) | Shape::Flow(entries)) = shape else { return Ok(labels) };
+        for entry in entries {
+            let key = self.simple(entry.key)?;
+            self.simple(entry.value)?;
+            if key == "<<" {
+                return Err(self.unusual(entry.key, "a merge key among the labels"));
+            }
+            if labels.insert(key.to_owned(), self.label(entry).to_owned()).is_some() {
+                return Err(self.unusual(entry.key, "a label that is there twice"));
+            }
+        }
+        Ok(labels)
+    }
+
+    /// How the labels are written.
+    pub(super) fn shape(&self, labels: Entry) -> Result<Shape, EditError> {
+        match &self.events[labels.value].0 {
+            Event::MappingStart(StructureStyle::Block, 0, None) => Ok(Shape::Block(self.entries(labels.value))),
+            Event::MappingStart(StructureStyle::Flow, 0, None) => Ok(Shape::Flow(self.entries(labels.value))),
+            _ if self.is_null(labels.value) => Ok(Shape::Null),
+            _ => Err(self.unusual(labels.value, "labels that are no plain mapping")),
+        }
+    }
+
+    /// The events that are the labels' value; empty, right behind the name, where there are none.
+    pub(super) fn labels_events(&self, target: &Target) -> Range<usize> {
+        match target.labels {
+            Some(labels) => labels.value..self.behind(labels.value),
+            None => {
+                let place = self.behind(target.name.value);
+                place..place
+            }
+        }
+    }
+
+    /// Whether all but a stretch of each means the same: kinds, values, styles, anchors and tags, but not places.
+    pub(super) fn same_around(&self, ours: &Range<usize>, other: &Self, theirs: &Range<usize>) -> bool {
+        let same = |a: &[(Event<'_>, _)], b: &[(Event<'_>, _)]| a.iter().map(|(event, _)| event).eq(b.iter().map(|(event, _)| event));
+        same(&self.events[..ours.start], &other.events[..theirs.start])
+            && same(&self.events[ours.end..], &other.events[theirs.end..])
+    }
+
+    /// The bytes of an event: of a scalar all of it, with its quotes; of a mapping only its brace.
+    pub(super) fn bytes(&self, event: usize) -> Range<usize> {
+        self.events[event].1.clone()
+    }
+
+    /// Where the closing brace of a flow mapping begins.
+    pub(super) fn closing(&self, mapping: usize) -> usize {
+        self.bytes(self.behind(mapping) - 1).start
+    }
+
+    /// How a scalar is quoted.
+    pub(super) fn style(&self, event: usize) -> ScalarStyle {
+        match &self.events[event].0 {
+            Event::Scalar(_, style, ..) => *style,
+            _ => ScalarStyle::Plain,
+        }
+    }
+
+    /// Whether a mapping is written within braces.
+    pub(super) fn is_flow(&self, mapping: usize) -> bool {
+        matches!(self.events[mapping].0, Event::MappingStart(StructureStyle::Flow, ..))
+    }
+
+    /// The text of a scalar.
+    pub(super) fn scalar(&self, event: usize) -> Option<&str> {
+        match &self.events[event].0 {
+            Event::Scalar(text, ..) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The value of a label, as facts are read: a null is an empty one.
+    pub(super) fn label(&self, entry: Entry) -> &str {
+        if self.is_null(entry.value) { "" } else { self.scalar(entry.value).unwrap_or_default() }
+    }
+
+    /// The entries of a mapping; none of anything else.
+    pub(super) fn entries(&self, mapping: usize) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        if matches!(self.events.get(mapping), Some((Event::MappingStart(..), _))) {
+            let mut key = mapping + 1;
+            while !matches!(self.events[key].0, Event::MappingEnd) {
+                let value = self.behind(key);
+                entries.push(Entry { key, value });
+                key = self.behind(value);
+            }
+        }
+        entries
+    }
+
+    /// An error about the place of an event.
+    pub(super) fn unusual(&self, event: usize, what: &'static str) -> EditError {
+        EditError::Unusual { line: SpanPoint::at(self.text, self.events[event].1.start).line, what }
+    }
+
+    fn field(&self, mapping: usize, name: &str) -> Option<Entry> {
+        self.entries(mapping).into_iter().find(|entry| self.scalar(entry.key) == Some(name))
+    }
+
+    fn items(&self, sequence: usize) -> Vec<usize> {
+        let mut items = Vec::new();
+        if matches!(self.events[sequence].0, Event::SequenceStart(..)) {
+            let mut item = sequence + 1;
+            while !matches!(self.events[item].0, Event::SequenceEnd) {
+                items.push(item);
+                item = self.behind(item);
+            }
+        }
+        items
+    }
+
+    /// The event behind a whole node. The parser closes what it opens, or fails.
+    fn behind(&self, node: usize) -> usize {
+        let mut depth = 0_usize;
+        for (offset, (event, _)) in self.events[node..].iter().enumerate() {
+            match event {
+                Event::MappingStart(..) | Event::SequenceStart(..) => depth += 1,
+                Event::MappingEnd | Event::SequenceEnd => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth == 0 {
+                return node + offset + 1;
+            }
+        }
+        self.events.len()
+    }
+
+    fn is_null(&self, event: usize) -> bool {
+        let null = |text: &Cow<'_, str>| matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL");
+        matches!(&self.events[event].0, Event::Scalar(text, ScalarStyle::Plain, 0, None) if null(text))
+    }
+
+    /// A scalar whose bytes can be cut out: quoted or plain, and nothing else refers to it.
+    fn simple(&self, event: usize) -> Result<&str, EditError> {
+        match &self.events[event].0 {
+            Event::Scalar(_, ScalarStyle::Literal | ScalarStyle::Folded, ..) => {
+                Err(self.unusual(event, "a block scalar among the labels"))
+            }
+            Event::Scalar(text, _, 0, None) => Ok(text),
+            _ => Err(self.unusual(event, "an anchor, an alias, a tag or a nested value among the labels")),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Facts from manifests: a file or a folder, read again only where it changed.
+//!
+//! What was good once is not given up for what is broken, or half written: `kubectl ... > file` empties the file first, and an
+//! editor may save in the middle of a word. A file that cannot be read as a whole keeps all its objects; an object with an
+//! impossible value keeps its own. What a file no longer has is believed once the file has been still for a moment; what it has
+//! in addition, at once.
+//!
+//! Deliberately absent: watching the folder, and writing to it (`write`). Merging goes over all objects when one file changed;
+//! that costs some 10 ms for 20,000 pods, and a cluster of that size has an API server to watch instead.
+
+mod files;
+mod parse;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+
+pub(super) use files::Stamp;
+use parse::{Key, Object, Parsed, Value};
+pub(super) use parse::LISTS;
+
+use super::{ClusterError, LabelChanges, Refresh, WatchPath, write};
+use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
+use crate::core::facts::{Facts, Pod};
+use crate::core::name::NodeName;
+
+/// How long a file must be still before a loss in it is believed.
+const STILL: Duration = Duration::from_millis(100);
+
+/// In bytes: some 150,000 pods. More is no manifest but a mistake, and would take the node's memory.
+const LARGEST: u64 = 1 << 30;
+
+/// How often `settle` looks again: 2 s in all.
+const SETTLE_LOOKS: usize = 20;
+
+/// A file or folder of manifests and what was read of it.
+#[derive(Debug)]
+pub struct Manifests {
+    path: PathBuf,
+    files: BTreeMap<PathBuf, KnownFile>,
+    facts: Facts,
+    faults: Vec<Diagnostic>,
+}
+
+/// What is known of one file.
+#[derive(Debug, Default)]
+struct KnownFile {
+    /// As it was when it was last read; none if it never could be.
+    read: Option<Reading>,
+    objects: BTreeMap<Key, Object>,
+    faults: Vec<Diagnostic>,
+    /// A state of the file that is not believed yet, and when it was first seen.
+    doubted: Option<(Stamp, Instant)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    stamp: Stamp,
+    /// Whether an equal stamp was proof at that time.
+    proof: bool,
+    hash: u64,
+}
+
+/// What a look at one file brought.
+enum Look {
+    Same,
+    Changed,
+    Doubted,
+}
+
+impl Manifests {
+    /// Names the file or folder; reads nothing yet. An error if it isn't there.
+    pub fn open(path: &Path) -> Result<Self, ClusterError> {
+        files::list(path).map_err(|source| ClusterError::List { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), files: BTreeMap::new(), facts: Facts::default(), faults: Vec::new() })
+    }
+
+    /// What is known, as of the last look. Of two objects with one name the one in the later file counts, by the files' names.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// What is wrong, as of the last look, by file and place.
+    pub fn faults(&self) -> &[Diagnostic] {
+        &self.faults
+    }
+
+    /// Looks at every file and reads those that changed. After an error everything is known as before.
+    pub fn refresh(&mut self) -> Result<Refresh, ClusterError> {
+        let listed = files::list(&self.path).map_err(|source| ClusterError::List { path: self.path.clone(), source })?;
+        let known = self.files.len();
+        self.files.retain(|path, _| listed.contains(path));
+        let mut dirty = self.files.len() != known;
+        let mut again = None;
+        for path in listed {
+            let file = self.files.entry(path.clone()).or_default();
+            match file.look(&path) {
+                Look::Same => {}
+                Look::Changed => dirty = true,
+                Look::Doubted => again = Some(STILL),
+            }
+        }
+        let changed = dirty && self.merge();
+        Ok(Refresh { changed, again })
+    }
+
+    /// Looks until nothing is being written any more, or for 2 s.
+    pub(super) fn settle(&mut self) -> Result<(), ClusterError> {
+        for _ in 0..SETTLE_LOOKS {
+            let Some(wait) = self.refresh()?.again else { return Ok(()) };
+            std::thread::sleep(wait);
+        }
+        self.refresh().map(|_| ())
+    }
+
+    /// Changes the labels of a node in the manifest that counts, and tells whether anything had to be written.
+    pub(super) fn label(&self, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
+        let key = Key::Node(node.clone());
+        let file = self.files.iter().rev().find(|(_, file)| file.objects.contains_key(&key)).map(|(path, _)| path);
+        let file = file.ok_or_else(|| ClusterError::UnknownNode { node: node.clone(), path: self.path.clone() })?;
+        write::label(&self.path, file, node, changes)
+    }
+
+    /// A file is watched through its folder: a rename over it is a change of the folder.
+    pub(super) fn watch_path(&self) -> WatchPath {
+        let recursive = self.path.is_dir();
+        WatchPath { path: if recursive { self.path.clone() } else { parent(&self.path).to_owned() }, recursive }
+    }
+
+    /// Puts the files' objects together anew, and tells whether the facts differ now.
+    fn merge(&mut self) -> bool {
+        let mut facts = Facts::default();
+        let mut faults = Vec::new();
+        let mut owners: BTreeMap<&Key, &Path> = BTreeMap::new();
+        for (path, file) in &self.files {
+            faults.extend(file.faults.iter().cloned());
+            for (key, object) in &file.objects {
+                if let Some(earlier) = owners.insert(key, path) {
+                    let message = format!("{key} is in {} already; this one counts", earlier.display());
+                    faults.push(fault(path, object.place, "twice", message, Severity::Warning));
+                }
+                match (key, &object.value) {
+                    (Key::Node(name), Value::Node(node)) => drop(facts.nodes.insert(name.clone(), node.clone())),
+                    (Key::Namespace(name), Value::Namespace(labels)) => {
+                        facts.namespaces.insert(name.clone(), labels.clone());
+                    }
+                    (Key::Pod(name), Value::Pod(pod)) => drop(facts.pods.insert(name.clone(), pod.clone())),
+                    _ => {}
+                }
+            }
+        }
+        faults.sort();
+        self.faults = faults;
+        let changed = facts != self.facts;
+        self.facts = facts;
+        changed
+    }
+}
+
+impl KnownFile {
+    fn look(&mut self, path: &Path) -> Look {
+        let (stamp, bytes) = match self.read_if_changed(path) {
+            Ok(Some(read)) => read,
+            Ok(None) => return Look::Same,
+            Err(error) => {
+                // Tried again at the next look, whatever the stamp.
+                self.read = None;
+                let faults = vec![fault(path, start(), "unreadable", format!("it cannot be read: {error}"), Severity::Error)];
+                return self.keep_objects(faults);
+            }
+        };
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&bytes);
+        let reading = Reading { stamp, proof: stamp.is_proof(), hash: hasher.finish() };
+        if self.read.is_some_and(|before| before.hash == reading.hash) {
+            self.read = Some(reading);
+            self.doubted = None;
+            return Look::Same;
+        }
+        let parsed = match std::str::from_utf8(&bytes) {
+            Ok(text) => parse::parse(&path.display().to_string(), text).map_err(|fault| *fault),
+            Err(error) => Err(not_utf8(path, &bytes, error)),
+        };
+        let doubtful = parsed.as_ref().map_or(true, |parsed| !bytes.ends_with(b"\n") || self.would_lose(parsed));
+        if doubtful && !self.is_still(stamp) {
+            return Look::Doubted;
+        }
+        self.doubted = None;
+        self.read = Some(reading);
+        match parsed {
+            Ok(parsed) => self.take(parsed),
+            Err(fault) => self.keep_objects(vec![fault]),
+        }
+    }
+
+    /// The file's state and bytes; none if its stamp proves that it is as it was read.
+    fn read_if_changed(&self, path: &Path) -> io::Result<Option<(Stamp, Vec<u8>)>> {
+        // Stamped before it is read: what is written meanwhile shows as another stamp at the next look.
+        let stamp = Stamp::of(&std::fs::metadata(path)?);
+        if self.read.is_some_and(|before| before.proof && before.stamp == stamp) {
+            return Ok(None);
+        }
+        // A pipe that has a manifest's name must not hold the loop up: without the flag, opening it waits for a writer.
+        let mut file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        if metadata.len() > LARGEST {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 GiB"));
+        }
+        let stamp = Stamp::of(&metadata);
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(Some((stamp, bytes)))
+    }
+
+    /// Whether the file has been in this state for long enough. Its own time would do, if clocks never jumped.
+    fn is_still(&mut self, stamp: Stamp) -> bool {
+        match self.doubted {
+            Some((doubted, since)) if doubted == stamp => since.elapsed() >= STILL || stamp.is_older_than(STILL),
+            _ => {
+                self.doubted = Some((stamp, Instant::now()));
+                stamp.is_older_than(STILL)
+            }
+        }
+    }
+
+    /// Whether an object would be gone, or have less to it, as if the file had been cut off.
+    fn would_lose(&self, parsed: &Parsed) -> bool {
+        let broken: BTreeSet<&Key> = parsed.broken.iter().collect();
+        self.objects.iter().any(|(key, before)| match parsed.objects.get(key) {
+            Some(after) => has_less(&before.value, &after.value),
+            None => !broken.contains(key),
+        })
+    }
+
+    fn take(&mut self, parsed: Parsed) -> Look {
+        let mut objects = parsed.objects;
+        for key in parsed.broken {
+            if let Some(last_good) = self.objects.remove(&key) {
+                objects.entry(key).or_insert(last_good);
+            }
+        }
+        if self.objects == objects && self.faults == parsed.faults {
+            return Look::Same;
+        }
+        self.objects = objects;
+        self.faults = parsed.faults;
+        Look::Changed
+    }
+
+    fn keep_objects(&mut self, faults: Vec<Diagnostic>) -> Look {
+        if self.faults == faults {
+            return Look::Same;
+        }
+        self.faults = faults;
+        Look::Changed
+    }
+}
+
+fn has_less(before: &Value, after: &Value) -> bool {
+    match (before, after) {
+        (Value::Node(before), Value::Node(after)) => {
+            after.labels.len() < before.labels.len()
+                || after.addresses.len() < before.addresses.len()
+                || after.pod_cidrs.len() < before.pod_cidrs.len()
+        }
+        (Value::Namespace(before), Value::Namespace(after)) => after.len() < before.len(),
+        (Value::Pod(before), Value::Pod(after)) => {
+            let node_lost = |before: &Pod, after: &Pod| before.node.is_some() && after.node.is_none();
+            after.labels.len() < before.labels.len()
+                || after.addresses.len() < before.addresses.len()
+                || node_lost(before, after)
+                // `status` comes last: without it a finished pod would look alive, and one of the host's network like its own.
+                || before.finished && !after.finished
+                || before.host_network && !after.host_network
+        }
+        _ => true,
+    }
+}
+
+fn not_utf8(path: &Path, bytes: &[u8], error: std::str::Utf8Error) -> Diagnostic {
+    let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+    fault(path, SpanPoint::at(&good, good.len()), "not-utf8", "this byte is not UTF-8".to_owned(), Severity::Error)
+}
+
+fn fault(path: &Path, place: SpanPoint, code: &'static str, message: String, severity: Severity) -> Diagnostic {
+    let file = path.display().to_string();
+    Diagnostic { file, start: place, end: place, severity, code, message, label: String::new(), hint: None }
+}
+
+fn start() -> SpanPoint {
+    SpanPoint { offset: 0, line: 1, column: 1 }
+}
+
+/// The folder a file is in; `.` for a bare name.
+pub(super) fn parent(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}

@@ -1,0 +1,376 @@
+//! The text of one manifest file to the objects in it, as `kubectl get nodes,namespaces,pods -A -o yaml` (or json) prints them.
+//!
+//! Pure. JSON is read by the same parser: it is YAML, and so its faults have places too. Every document is read whole before
+//! anything of it counts, because `kind` may come last: a `List` of kubectl's that was cut off has none.
+//!
+//! Deliberately absent: reading files and keeping what was good before (the module above), and everything of an object that
+//! decides nothing: it is skipped without being built. Other kinds are skipped whatever their shape.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_yaml::{Location, Spanned};
+
+use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
+use crate::core::facts::{Node, Pod, PodName};
+use crate::core::labels::Labels;
+use crate::core::name::NodeName;
+
+/// The kinds that decide something.
+const KINDS: [&str; 3] = ["Node", "Namespace", "Pod"];
+
+/// What they may be wrapped in: kubectl prints a `List`, the API server itself one of the others.
+pub(in crate::cluster) const LISTS: [&str; 4] = ["List", "NodeList", "NamespaceList", "PodList"];
+
+/// What an object is called. Its text form is `node kind-worker`, `pod batuu/xwing`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Key {
+    /// A node.
+    Node(NodeName),
+    /// A namespace.
+    Namespace(String),
+    /// A pod.
+    Pod(PodName),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(name) => write!(f, "node {name}"),
+            Self::Namespace(name) => write!(f, "namespace {name}"),
+            Self::Pod(name) => write!(f, "pod {name}"),
+        }
+    }
+}
+
+/// One object as its file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Object {
+    /// Where its name stands.
+    pub place: SpanPoint,
+    /// What it says.
+    pub value: Value,
+}
+
+/// What an object says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Value {
+    /// Of a node.
+    Node(Node),
+    /// Of a namespace: its labels.
+    Namespace(Labels),
+    /// Of a pod.
+    Pod(Pod),
+}
+
+/// What one file says.
+#[derive(Debug, Default)]
+pub(crate) struct Parsed {
+    /// The good objects. Of two with one name the later wins.
+    pub objects: BTreeMap<Key, Object>,
+    /// Objects that are there and that something is wrong with.
+    pub broken: Vec<Key>,
+    /// What is wrong with single objects.
+    pub faults: Vec<Diagnostic>,
+}
+
+/// Reads one file's text. `Err`: nothing of the text can be trusted, not even which objects it leaves out.
+pub(crate) fn parse(file: &str, text: &str) -> Result<Parsed, Box<Diagnostic>> {
+    let documents: Vec<Document> = serde_yaml::from_multiple_with_options(text, options())
+        .map_err(|error| Box::new(syntax_fault(file, text, &error)))?;
+    if documents.is_empty() {
+        let fault = fault(file, SpanPoint::at(text, 0), "empty", "the file has no document".to_owned());
+        let hint = "a file is empty while it is being written; to remove its objects, remove the file";
+        return Err(Box::new(Diagnostic { hint: Some(hint.to_owned()), ..fault }));
+    }
+    let mut reader = Reader { file, parsed: Parsed::default() };
+    for document in documents {
+        reader.document(document, text)?;
+    }
+    Ok(reader.parsed)
+}
+
+/// Wide enough for a dump of some 20,000 pods (each of 400 YAML nodes); what is left of the limits guards against alias bombs.
+fn options() -> serde_yaml::Options {
+    serde_yaml::options! {
+        budget: serde_yaml::budget! {
+            max_events: 100_000_000,
+            max_nodes: 50_000_000,
+            max_documents: 1_000_000,
+            max_total_scalar_bytes: 2 << 30,
+        },
+        with_snippet: false,
+    }
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    parsed: Parsed,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, document: Document, text: &str) -> Result<(), Box<Diagnostic>> {
+        match document {
+            Document { kind: None, place, .. } => {
+                let place = place.map_or_else(|| SpanPoint::at(text, 0), point);
+                let fault = fault(self.file, place, "no-kind", "the document has no kind".to_owned());
+                let hint = "kubectl writes a list's kind behind its items: is the file cut off?";
+                return Err(Box::new(Diagnostic { hint: Some(hint.to_owned()), ..fault }));
+            }
+            Document { kind: Some(kind), items: Some(items), .. } if LISTS.contains(&kind.as_str()) => {
+                // The API server leaves `kind` out of the items of a NodeList.
+                let of_items = kind.strip_suffix("List").filter(|kind| !kind.is_empty());
+                for item in items {
+                    let kind = item.kind.clone().or_else(|| of_items.map(str::to_owned));
+                    self.object(kind.as_deref().unwrap_or_default(), item);
+                }
+            }
+            mut document => {
+                let kind = document.kind.take().unwrap_or_default();
+                self.object(&kind, document);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one object in, or notes why not.
+    fn object(&mut self, kind: &str, document: Document) {
+        if !KINDS.contains(&kind) {
+            return;
+        }
+        let Some(name) = document.metadata.name else {
+            let place = document.place.map(point).unwrap_or_default();
+            self.parsed.faults.push(fault(self.file, place, "no-name", format!("a {kind} has no metadata.name")));
+            return;
+        };
+        let place = point(name.referenced);
+        let labels = document.metadata.labels.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect();
+        let (key, value) = match kind {
+            "Node" => match NodeName::parse(&name.value) {
+                Ok(name) => (Key::Node(name), node(labels, document.spec, document.status).map(Value::Node)),
+                Err(error) => {
+                    self.parsed.faults.push(fault(self.file, place, "bad-name", format!("`{}` is no node: {error}", name.value)));
+                    return;
+                }
+            },
+            "Namespace" => (Key::Namespace(name.value), Ok(Value::Namespace(labels))),
+            _ => {
+                // kubectl, too, takes a manifest without a namespace for one of `default`.
+                let namespace = document.metadata.namespace.unwrap_or_else(|| "default".to_owned());
+                let key = Key::Pod(PodName { namespace, name: name.value });
+                (key, pod(labels, document.spec, document.status).map(Value::Pod))
+            }
+        };
+        match value {
+            Ok(value) => self.insert(key, Object { place, value }),
+            Err(Unusable { location, message }) => {
+                self.parsed.faults.push(fault(self.file, point(location), "bad-value", format!("{key}: {message}")));
+                self.parsed.broken.push(key);
+            }
+        }
+    }
+
+    fn insert(&mut self, key: Key, object: Object) {
+        let place = object.place;
+        if let Some(earlier) = self.parsed.objects.insert(key.clone(), object) {
+            let message = format!("{key} is in this file already, in line {}; this one counts", earlier.place.line);
+            let fault = fault(self.file, place, "twice", message);
+            self.parsed.faults.push(Diagnostic { severity: Severity::Warning, ..fault });
+        }
+    }
+}
+
+/// A value that has the right type and still cannot be used.
+struct Unusable {
+    location: Location,
+    message: String,
+}
+
+fn value_of<T: FromStr<Err: fmt::Display>>(text: &Spanned<String>, what: &str) -> Result<T, Unusable> {
+    text.value.parse().map_err(|error| Unusable {
+        location: text.referenced,
+        message: format!("{what} `{}` cannot be used: {error}", text.value),
+    })
+}
+
+fn node(labels: Labels, spec: Spec, status: Status) -> Result<Node, Unusable> {
+    let internal = status.addresses.iter().filter(|address| address.kind == "InternalIP");
+    // The API server keeps `podCIDR` equal to the first of `podCIDRs`; manifests written by hand may have it alone.
+    let cidrs = if spec.pod_cidrs.is_empty() { spec.pod_cidr.into_iter().collect() } else { spec.pod_cidrs };
+    Ok(Node {
+        labels,
+        addresses: internal.map(|address| value_of(&address.address, "the InternalIP")).collect::<Result<_, _>>()?,
+        pod_cidrs: cidrs.iter().map(|cidr| value_of(cidr, "the pod CIDR")).collect::<Result<_, _>>()?,
+        ready: status.conditions.iter().find(|condition| condition.kind == "Ready").is_none_or(|ready| ready.status == "True"),
+        unschedulable: spec.unschedulable.unwrap_or(false),
+    })
+}
+
+/// A pod that is being deleted has its address until it is gone: `deletionTimestamp` changes nothing.
+fn pod(labels: Labels, spec: Spec, status: Status) -> Result<Pod, Unusable> {
+    let node = spec.node_name.filter(|name| !name.value.is_empty());
+    let node = node.map(|name| {
+        NodeName::parse(&name.value).map_err(|error| Unusable {
+            location: name.referenced,
+            message: format!("the node `{}` cannot be one: {error}", name.value),
+        })
+    });
+    // A pod that has no address yet has none of these, or an empty one.
+    let listed: Vec<_> = status.pod_ips.into_iter().filter_map(|entry| entry.ip).collect();
+    let addresses = if listed.is_empty() { status.pod_ip.into_iter().collect() } else { listed };
+    let addresses = addresses.iter().filter(|address| !address.value.is_empty());
+    Ok(Pod {
+        labels,
+        node: node.transpose()?,
+        addresses: addresses.map(|address| value_of::<IpAddr>(address, "the pod's address")).collect::<Result<_, _>>()?,
+        host_network: spec.host_network.unwrap_or(false),
+        finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+    })
+}
+
+fn point(location: Location) -> SpanPoint {
+    let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    SpanPoint {
+        offset: number(location.span().byte_offset().unwrap_or_default()),
+        line: number(location.line()).max(1),
+        column: number(location.column()).max(1),
+    }
+}
+
+fn fault(file: &str, place: SpanPoint, code: &'static str, message: String) -> Diagnostic {
+    Diagnostic {
+        file: file.to_owned(),
+        start: place,
+        end: place,
+        severity: Severity::Error,
+        code,
+        message,
+        label: String::new(),
+        hint: None,
+    }
+}
+
+fn syntax_fault(file: &str, text: &str, error: &serde_yaml::Error) -> Diagnostic {
+    let place = error.location().map_or_else(|| SpanPoint::at(text, text.len()), point);
+    fault(file, place, "unreadable", message_without_place(error))
+}
+
+/// The parser ends its messages with the place, which a diagnostic has of its own.
+fn message_without_place(error: &serde_yaml::Error) -> String {
+    let message = error.to_string();
+    let first_line = message.lines().next().unwrap_or_default();
+    first_line.split(" at line ").next().unwrap_or_default().to_owned()
+}
+
+/// A document or an item of a list: the few fields that decide something, of nodes, namespaces and pods at once.
+#[derive(Default)]
+struct Document {
+    kind: Option<String>,
+    /// Where the first key stands.
+    place: Option<Location>,
+    metadata: Metadata,
+    spec: Spec,
+    status: Status,
+    items: Option<Vec<Document>>,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    name: Option<Spanned<String>>,
+    namespace: Option<String>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    labels: BTreeMap<String, Option<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    node_name: Option<Spanned<String>>,
+    host_network: Option<bool>,
+    unschedulable: Option<bool>,
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<Spanned<String>>,
+    #[serde(default, rename = "podCIDRs", deserialize_with = "null_is_default")]
+    pod_cidrs: Vec<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<Spanned<String>>,
+    #[serde(default, rename = "podIPs", deserialize_with = "null_is_default")]
+    pod_ips: Vec<PodIp>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    addresses: Vec<Address>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    conditions: Vec<Condition>,
+}
+
+#[derive(Deserialize)]
+struct PodIp {
+    ip: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    #[serde(rename = "type")]
+    kind: String,
+    address: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+fn null_is_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(DocumentVisitor)
+    }
+}
+
+/// Reads a document's fields, and skips those of kinds that are none of ours as soon as the kind is known.
+///
+/// `kind` comes first in what kubectl and people write. Where it does not, an object of another kind whose `spec` looks like a
+/// pod's but has other types is an error; a buffer for that case would cost every document its places.
+struct DocumentVisitor;
+
+impl<'de> Visitor<'de> for DocumentVisitor {
+    type Value = Document;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a Kubernetes object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
+        let mut document = Document::default();
+        while let Some(key) = map.next_key::<Spanned<String>>()? {
+            document.place.get_or_insert(key.referenced);
+            let ours = document.kind.as_deref().is_none_or(|kind| KINDS.contains(&kind));
+            let list = document.kind.as_deref().is_none_or(|kind| LISTS.contains(&kind));
+            match key.value.as_str() {
+                "kind" => document.kind = map.next_value()?,
+                "metadata" if ours => document.metadata = map.next_value::<Option<_>>()?.unwrap_or_default(),
+                "spec" if ours => document.spec = map.next_value::<Option<_>>()?.unwrap_or_default(),
+                "status" if ours => document.status = map.next_value::<Option<_>>()?.unwrap_or_default(),
+                "items" if list => document.items = map.next_value()?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(document)
+    }
+}
