@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -193,7 +193,12 @@ fn pods_come_go_and_move_with_their_network_and_manifests() -> Outcome {
     assert_eq!(told("newborn"), expected("kind-worker2", ["10.1.2.50", "fd00:10:1:2::50"]));
     assert_eq!(lab.ask("newborn", OUTPOST)?, Answer::Denied(ip("10.1.2.50")));
     assert_eq!(lab.ask("newborn", OUTPOST6)?, Answer::Denied(ip("fd00:10:1:2::50")));
-    lab.pod("newborn")?.exec(["ping", "-c", "1", "-W", "5", "10.1.1.177"])?;
+    // And between pods of two nodes, without the router.
+    let listener = lab.pod("tiefighter")?.enter(|| TcpListener::bind("10.1.1.177:80").expect("listening"))?;
+    let connected =
+        lab.pod("newborn")?.enter(|| TcpStream::connect_timeout(&listener.local_addr().expect("its address"), SOON))?;
+    let own = connected.and_then(|stream| stream.local_addr()).map(|address| address.ip());
+    assert_eq!(own.expect("a connection"), ip("10.1.2.50"));
 
     lab.remove_pod("newborn")?;
     assert_eq!(told("newborn"), None);
@@ -221,14 +226,14 @@ fn nodes_begin_with_the_sysctls_that_were_asked_for() -> Outcome {
     for rp_filter in 0..=2 {
         let lab = Lab::up(Options { rp_filter, src_valid_mark: true, ipv6: false, ..Options::default() })?;
         let node = lab.node("kind-worker2")?;
-        node.exec(["ip", "link", "add", "later", "type", "dummy"])?;
+        node.exec(["ip", "link", "add", "later", "type", "bridge"])?;
         let keys = ["all", "eth0", "net1", "later"].map(|device| format!("net.ipv4.conf.{device}.rp_filter"));
         let keys = keys.iter().map(String::as_str).chain(["net.ipv4.conf.all.src_valid_mark", "net.ipv4.ip_forward"]);
         let values = node.exec(["sysctl", "-n"].into_iter().chain(keys))?;
         assert_eq!(values, format!("{rp_filter}\n{rp_filter}\n{rp_filter}\n{rp_filter}\n1\n1\n"));
         assert_eq!(lab.ask("tiefighter", OUTPOST)?, Answer::Denied(ip("10.1.1.177")));
         assert_eq!(node.exec(["ip", "-6", "address"])?, "", "no IPv6 anywhere");
-        node.sysctl("net.ipv4.conf.later.rp_filter", 1)?;
+        node.sysctl("net.ipv4.conf.later.rp_filter", "1")?;
         assert_eq!(node.exec(["sysctl", "-n", "net.ipv4.conf.later.rp_filter"])?, "1\n");
     }
     Ok(())

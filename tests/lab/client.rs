@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: any judgement. A client says what it was answered and when; what should have been is the test's.
 
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,7 @@ const HASTE: Duration = Duration::from_millis(500);
 
 /// What the outpost answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(clippy::enum_variant_names, reason = "`Answer::None` would read as an empty answer")]
 pub(crate) enum Answer {
     /// Let in, seen with this address.
     Granted(IpAddr),
@@ -28,6 +30,17 @@ pub(crate) enum Answer {
     Denied(IpAddr),
     /// No connection, or none that was answered to its end.
     NoAnswer,
+}
+
+impl fmt::Display for Answer {
+    /// As the outpost says it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Granted(seen) => write!(f, "granted {seen}"),
+            Self::Denied(seen) => write!(f, "denied {seen}"),
+            Self::NoAnswer => f.write_str("no answer"),
+        }
+    }
 }
 
 /// Asks from the calling thread's namespace, on a new connection.

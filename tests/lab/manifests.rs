@@ -76,7 +76,7 @@ fn node(options: &Options, node: &Node) -> String {
 pub(crate) fn namespaces<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> String {
     let names: BTreeSet<&str> =
         pods.into_iter().map(|pod| pod.namespace.as_str()).chain(["default", "kube-system"]).collect();
-    list(names.into_iter().map(|name| {
+    list(names.into_iter().enumerate().map(|(number, name)| {
         format!(
             "- apiVersion: v1
   kind: Namespace
@@ -86,14 +86,13 @@ pub(crate) fn namespaces<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> String 
       kubernetes.io/metadata.name: {name}
     name: {name}
     resourceVersion: \"40\"
-    uid: 8f7c1a52-3f0e-4a6e-8d0e-0000000000{:02x}
+    uid: 8f7c1a52-3f0e-4a6e-8d0e-0000000000{number:02x}
   spec:
     finalizers:
     - kubernetes
   status:
     phase: Active
-",
-            name.len()
+"
         )
     }))
 }

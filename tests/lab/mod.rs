@@ -26,7 +26,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -78,7 +77,7 @@ impl Lab {
         build(&options, &nodes, &claim)?;
         let repository = Repository::create(claim.folder())?;
         let allowed = nodes.iter().filter_map(Node::egress).flatten().collect();
-        let outpost = Outpost::start(claim.namespace("outpost"), options.ipv6, allowed)?;
+        let outpost = Outpost::start(claim.namespace("outpost"), &options, allowed)?;
         let cluster = claim.folder().join("cluster");
         fs::create_dir(&cluster).map_err(LabError::doing(format!("make the folder {}", cluster.display())))?;
         manifests::replace(&cluster.join("nodes.yaml"), &manifests::nodes(&options), claim.folder())?;
@@ -194,17 +193,10 @@ impl Lab {
         arguments: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> Result<Process, LabError> {
         let namespace = self.node(node)?;
-        let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", namespace.name()])
-            .arg(program.into())
-            .args(arguments.into_iter().map(Into::into));
+        let words = [program.into()].into_iter().chain(arguments.into_iter().map(Into::into));
         let number = self.processes.fetch_add(1, Ordering::Relaxed);
-        Process::start(
-            command,
-            &self.claim.folder().join("home"),
-            self.claim.folder().join(format!("{node}-{number}.log")),
-        )
+        let (home, log) = (self.claim.folder().join("home"), self.claim.folder().join(format!("{node}-{number}.log")));
+        Process::start(&namespace, words, &home, log)
     }
 
     /// Starts `egret run` for a node, with more arguments behind those it needs.
@@ -277,7 +269,7 @@ fn build(options: &Options, nodes: &[Node], claim: &Claim) -> Result<(), LabErro
     for node in nodes {
         let namespace = claim.namespace(&node.name);
         namespace.sysctls(&topology::sysctls(options, true, options.rp_filter))?;
-        namespace.sysctl("net.ipv4.conf.all.src_valid_mark", u8::from(options.src_valid_mark))?;
+        namespace.sysctl("net.ipv4.conf.all.src_valid_mark", if options.src_valid_mark { "1" } else { "0" })?;
     }
     // The router's lines make everybody's links, so they come first.
     router.ip_batch(topology::router(options, |role| claim.namespace(role)).text())?;

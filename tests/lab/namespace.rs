@@ -69,8 +69,8 @@ impl Namespace {
     }
 
     /// Sets a sysctl under `net.`, as `sysctl -w KEY=VALUE` does inside. A slash stands for a dot within a device's name.
-    pub(crate) fn sysctl(&self, key: &str, value: impl ToString) -> Result<(), LabError> {
-        self.sysctls(&[(key.to_owned(), value.to_string())])
+    pub(crate) fn sysctl(&self, key: &str, value: &str) -> Result<(), LabError> {
+        self.sysctls(&[(key.to_owned(), value.to_owned())])
     }
 
     /// Sets several sysctls in this order.

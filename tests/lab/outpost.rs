@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use super::error::LabError;
 use super::namespace::Namespace;
+use super::topology::{EXCLUDED, EXCLUDED6, OUTPOST, OUTPOST6, Options};
 
 /// The port of the HTTP server.
 pub(crate) const HTTP: u16 = 8000;
@@ -55,12 +56,12 @@ pub(crate) struct Outpost {
 
 impl Outpost {
     /// Starts it in a namespace and returns when all ports listen.
-    pub(crate) fn start(namespace: Namespace, ipv6: bool, allowed: BTreeSet<IpAddr>) -> Result<Self, LabError> {
+    pub(crate) fn start(namespace: Namespace, options: &Options, allowed: BTreeSet<IpAddr>) -> Result<Self, LabError> {
         let record =
             Arc::new(Record { allowed: Mutex::new(allowed), visits: Mutex::default(), connections: AtomicU64::new(0) });
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = mpsc::channel();
-        let shared = Arc::clone(&record);
+        let (shared, options) = (Arc::clone(&record), options.clone());
         let thread = std::thread::spawn(move || {
             // Sockets belong to the namespace of the thread that makes them, hence a runtime that is this thread alone.
             let runtime = namespace.move_in().and_then(|()| {
@@ -70,7 +71,7 @@ impl Outpost {
                     .map_err(LabError::doing("start the outpost"))
             });
             match runtime {
-                Ok(runtime) => runtime.block_on(serve(shared, ipv6, &ready, stopped)),
+                Ok(runtime) => runtime.block_on(serve(shared, &options, &ready, stopped)),
                 Err(error) => drop(ready.send(Err(error))),
             }
         });
@@ -150,36 +151,38 @@ impl Connected<IncomingStream<'_, TcpListener>> for Caller {
 
 async fn serve(
     record: Arc<Record>,
-    ipv6: bool,
+    options: &Options,
     ready: &mpsc::Sender<Result<(), LabError>>,
     stopped: oneshot::Receiver<()>,
 ) {
-    match listen(ipv6).await {
+    match listen(options).await {
         Ok((http, lines, datagrams)) => {
             let router = Router::new().fallback(answer).with_state(Arc::clone(&record));
             let http = axum::serve(http, router.into_make_service_with_connect_info::<Caller>());
             // The lab may have given up on this thread; then the stop follows at once.
             let _ = ready.send(Ok(()));
+            for socket in datagrams {
+                tokio::spawn(answer_datagrams(socket, Arc::clone(&record)));
+            }
             tokio::select! {
                 _ = stopped => {}
                 _ = http => {}
-                () = answer_lines(lines, Arc::clone(&record)) => {}
-                () = answer_datagrams(datagrams, record) => {}
+                () = answer_lines(lines, record) => {}
             }
         }
         Err(error) => drop(ready.send(Err(LabError::doing("listen in the outpost")(error)))),
     }
 }
 
-/// One socket a port for both families: IPv4 callers come as mapped addresses and are named by their IPv4 address.
-async fn listen(ipv6: bool) -> io::Result<(TcpListener, TcpListener, UdpSocket)> {
-    let any: IpAddr =
-        if ipv6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { std::net::Ipv4Addr::UNSPECIFIED.into() };
-    Ok((
-        TcpListener::bind((any, HTTP)).await?,
-        TcpListener::bind((any, LINES)).await?,
-        UdpSocket::bind((any, DATAGRAMS)).await?,
-    ))
+/// The sockets of the three ports. TCP has one for all addresses: IPv4 callers come as mapped addresses and are named by their IPv4 address.
+/// UDP has one for each: over a common one the kernel would choose the source of an answer, and may choose the other address.
+async fn listen(options: &Options) -> io::Result<(TcpListener, TcpListener, Vec<UdpSocket>)> {
+    let any: IpAddr = if options.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let mut datagrams = Vec::new();
+    for address in [[OUTPOST, OUTPOST6], [EXCLUDED, EXCLUDED6]].into_iter().flat_map(|pair| options.families(pair)) {
+        datagrams.push(UdpSocket::bind((address, DATAGRAMS)).await?);
+    }
+    Ok((TcpListener::bind((any, HTTP)).await?, TcpListener::bind((any, LINES)).await?, datagrams))
 }
 
 async fn answer(

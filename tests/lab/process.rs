@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: what the program is. `Lab::egret` gives the arguments; any other will do.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use nix::unistd::Pid;
 
 use super::claim::growing;
 use super::error::{LabError, shown};
+use super::namespace::Namespace;
 use super::repository::with_own_home;
 
 /// How often a condition is looked at: often against what is awaited, rarely against what a look costs.
@@ -40,15 +42,24 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a command with its output going to a file.
-    pub(crate) fn start(mut command: Command, home: &Path, log: PathBuf) -> Result<Self, LabError> {
+    /// Starts a program inside a namespace with its output going to a file.
+    pub(crate) fn start<Word: AsRef<OsStr>>(
+        namespace: &Namespace,
+        words: impl IntoIterator<Item = Word>,
+        home: &Path,
+        log: PathBuf,
+    ) -> Result<Self, LabError> {
+        // `ip netns exec` also gives it the /sys of the namespace. It is born inside, not only led there: whoever takes the lab down at
+        // this moment finds it.
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace.name()]).args(words);
         let shown = shown(&command);
         let doing = || LabError::doing(format!("start `{shown}` with its output in {}", log.display()));
         let file = File::options().create_new(true).append(true).open(&log).map_err(doing())?;
         let same_file = file.try_clone().map_err(doing())?;
         with_own_home(&mut command, home).stdin(Stdio::null()).stdout(file).stderr(same_file);
         let _growing = growing();
-        let child = command.spawn().map_err(doing())?;
+        let child = namespace.enter(|| command.spawn())?.map_err(doing())?;
         Ok(Self { child, shown, log })
     }
 

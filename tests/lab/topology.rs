@@ -102,7 +102,7 @@ impl Node {
     /// InternalIP, on eth0: 172.18.0.2 and fd00:172:18::2 for kind-worker.
     pub(crate) fn addresses(&self) -> [IpAddr; 2] {
         let last = self.index + 1;
-        [Ipv4Addr::new(172, 18, 0, last).into(), Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, last.into()).into()]
+        [Ipv4Addr::new(172, 18, 0, last).into(), written_alike([0xfd00, 0x172, 0x18, 0], last).into()]
     }
 
     /// The addresses on net1: 10.0.3.42 and fd00:10:3::42 for kind-worker2. Only a gateway has them.
@@ -114,7 +114,7 @@ impl Node {
 
     /// `spec.podCIDRs`: 10.1.1.0/24 and fd00:10:1:1::/64 for kind-worker.
     pub(crate) fn pod_cidrs(&self) -> [String; 2] {
-        [format!("10.1.{}.0/24", self.index), format!("fd00:10:1:{}::/64", self.index)]
+        [format!("10.1.{}.0/24", self.index), format!("fd00:10:1:{:x}::/64", self.index)]
     }
 }
 
@@ -323,7 +323,7 @@ pub(crate) fn sysctls(options: &Options, forwards: bool, rp_filter: u8) -> Vec<(
 /// The table of a CNI that hides pods behind their node, as kindnet's and flannel's does; packets between pods keep their addresses.
 pub(crate) const MASQUERADE: &str = r#"
 table inet cni {
-  chain masquerade { type nat hook postrouting priority srcnat; policy accept;
+  chain hide { type nat hook postrouting priority srcnat; policy accept;
     ip saddr 10.1.0.0/16 ip daddr != 10.1.0.0/16 oifname != "lxc*" masquerade
     ip6 saddr fd00:10:1::/48 ip6 daddr != fd00:10:1::/48 oifname != "lxc*" masquerade
   }
