@@ -174,7 +174,7 @@ async fn serve(
     }
 }
 
-/// The sockets of the three ports. TCP has one for all addresses: IPv4 callers come as mapped addresses and are named by their IPv4 address.
+/// TCP has one for all addresses: IPv4 callers come as mapped addresses and are named by their IPv4 address.
 /// UDP has one for each: over a common one the kernel would choose the source of an answer, and may choose the other address.
 async fn listen(options: &Options) -> io::Result<(TcpListener, TcpListener, Vec<UdpSocket>)> {
     let any: IpAddr = if options.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
