@@ -4,3 +4,6 @@ mod fuzz_documents;
 mod policy;
 mod git;
 mod manifests;
+#[path = "../lab/mod.rs"]
+mod lab;
+mod lab_alone;
