@@ -8,6 +8,7 @@
 //! Deliberately absent: files (`write`), and writing YAML that was not there: what is unusual (anchors, tags, merge keys, block
 //! scalars as label values, explicit `? key`) is refused with its line.
 
+mod events;
 mod outline;
 mod quote;
 mod splice;
@@ -107,7 +108,11 @@ fn verify(
     // Where there were no labels, their key is ours too.
     let theirs = after.labels_events(&found);
     let theirs = if target.labels.is_none() { theirs.start.saturating_sub(1)..theirs.end } else { theirs };
-    if before.same_around(&ours, &after, &theirs) && after.labels(&found).as_ref() == Ok(wanted) { Ok(()) } else { Err(EditError::NotOnlyLabels) }
+    if before.same_around(&ours, &after, &theirs) && after.labels(&found).as_ref() == Ok(wanted) {
+        Ok(())
+    } else {
+        Err(EditError::NotOnlyLabels)
+    }
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 
 pub(super) use files::Stamp;
-use parse::{Key, Object, Parsed, Value};
 pub(super) use parse::LISTS;
+use parse::{Key, Object, Parsed, Value};
 
 use super::{ClusterError, LabelChanges, Refresh, WatchPath, write};
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
@@ -93,7 +93,8 @@ impl Manifests {
 
     /// Looks at every file and reads those that changed. After an error everything is known as before.
     pub fn refresh(&mut self) -> Result<Refresh, ClusterError> {
-        let listed = files::list(&self.path).map_err(|source| ClusterError::List { path: self.path.clone(), source })?;
+        let listed =
+            files::list(&self.path).map_err(|source| ClusterError::List { path: self.path.clone(), source })?;
         let known = self.files.len();
         self.files.retain(|path, _| listed.contains(path));
         let mut dirty = self.files.len() != known;
@@ -171,7 +172,8 @@ impl KnownFile {
             Err(error) => {
                 // Tried again at the next look, whatever the stamp.
                 self.read = None;
-                let faults = vec![fault(path, start(), "unreadable", format!("it cannot be read: {error}"), Severity::Error)];
+                let faults =
+                    vec![fault(path, start(), "unreadable", format!("it cannot be read: {error}"), Severity::Error)];
                 return self.keep_objects(faults);
             }
         };

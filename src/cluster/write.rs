@@ -30,8 +30,11 @@ pub(super) fn label(root: &Path, file: &Path, node: &NodeName, changes: &LabelCh
     let _lock = writer.doing("locking", &parent(&target).join(LOCK), lock)?;
     for _ in 0..ATTEMPTS {
         let (stamp, text) = writer.doing("reading", &target, read)?;
-        let edited = edit_labels(&text, node, &changes.set, &changes.remove)
-            .map_err(|source| ClusterError::Edit { node: node.clone(), file: file.to_owned(), source })?;
+        let edited = edit_labels(&text, node, &changes.set, &changes.remove).map_err(|source| ClusterError::Edit {
+            node: node.clone(),
+            file: file.to_owned(),
+            source,
+        })?;
         if edited == text {
             return Ok(false);
         }
@@ -48,7 +51,12 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn doing<T>(&self, doing: &'static str, file: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, ClusterError> {
+    fn doing<T>(
+        &self,
+        doing: &'static str,
+        file: &Path,
+        act: impl FnOnce(&Path) -> io::Result<T>,
+    ) -> Result<T, ClusterError> {
         act(file).map_err(|source| ClusterError::File { node: self.node.clone(), doing, file: file.to_owned(), source })
     }
 

@@ -1,4 +1,4 @@
-//! A text of manifests as the parser's events with their exact bytes, and where in it a node's labels are.
+//! Where in a text of manifests a node's labels are, and how they are written.
 //!
 //! Deliberately absent: changing anything (`splice`).
 
@@ -6,18 +6,19 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use serde_yaml::granit_parser::{Event, Parser, ScalarStyle, StructureStyle};
+use serde_yaml::granit_parser::{Event, ScalarStyle, StructureStyle};
 
 use super::EditError;
+use super::events::{self, Item};
 use crate::cluster::manifests::LISTS;
 use crate::core::diagnostic::SpanPoint;
 use crate::core::name::NodeName;
 
-/// The events of a whole text.
+/// A whole text.
 pub(super) struct Outline<'text> {
     /// What they were read from.
     pub text: &'text str,
-    events: Vec<(Event<'text>, Range<usize>)>,
+    items: Vec<Item<'text>>,
 }
 
 /// Where a node's labels are, or would be. All numbers are of events.
@@ -51,22 +52,12 @@ pub(super) enum Shape {
 impl<'text> Outline<'text> {
     /// Reads a text.
     pub(super) fn read(text: &'text str) -> Result<Self, EditError> {
-        let mut events = Vec::new();
-        for event in Parser::new_from_str(text) {
-            let (event, span) = event.map_err(|error| EditError::Syntax {
-                line: error.marker().line(),
-                column: error.marker().col() + 1,
-                message: error.info(),
-            })?;
-            // Texts, unlike streams, have byte offsets everywhere.
-            events.push((event, span.byte_range().unwrap_or_default()));
-        }
-        Ok(Self { text, events })
+        events::read(text).map(|items| Self { text, items })
     }
 
     /// The last manifest of a node, by itself or in a list.
     pub(super) fn find(&self, node: &NodeName) -> Option<Target> {
-        let roots = self.events.iter().enumerate().filter(|(_, (event, _))| matches!(event, Event::DocumentStart(..)));
+        let roots = self.items.iter().enumerate().filter(|(_, item)| matches!(item.event, Event::DocumentStart(..)));
         let mut found = None;
         for (start, _) in roots {
             let root = start + 1;
@@ -87,7 +78,11 @@ impl<'text> Outline<'text> {
         let kind = self.field(object, "kind").and_then(|kind| self.scalar(kind.value)).unwrap_or(default_kind);
         let metadata = self.field(object, "metadata").filter(|_| kind == "Node")?.value;
         let name = self.field(metadata, "name")?;
-        (self.scalar(name.value)? == node.as_str()).then(|| Target { metadata, name, labels: self.field(metadata, "labels") })
+        (self.scalar(name.value)? == node.as_str()).then(|| Target {
+            metadata,
+            name,
+            labels: self.field(metadata, "labels"),
+        })
     }
 
     /// What the labels are. An error if they are written in a way that cannot be edited.
@@ -113,7 +108,7 @@ impl<'text> Outline<'text> {
 
     /// How the labels are written.
     pub(super) fn shape(&self, labels: Entry) -> Result<Shape, EditError> {
-        match &self.events[labels.value].0 {
+        match &self.items[labels.value].event {
             Event::MappingStart(StructureStyle::Block, 0, None) => Ok(Shape::Block(self.entries(labels.value))),
             Event::MappingStart(StructureStyle::Flow, 0, None) => Ok(Shape::Flow(self.entries(labels.value))),
             _ if self.is_null(labels.value) => Ok(Shape::Null),
@@ -125,23 +120,20 @@ impl<'text> Outline<'text> {
     pub(super) fn labels_events(&self, target: &Target) -> Range<usize> {
         match target.labels {
             Some(labels) => labels.value..self.behind(labels.value),
-            None => {
-                let place = self.behind(target.name.value);
-                place..place
-            }
+            None => self.behind(target.name.value)..self.behind(target.name.value),
         }
     }
 
     /// Whether all but a stretch of each means the same: kinds, values, styles, anchors and tags, but not places.
     pub(super) fn same_around(&self, ours: &Range<usize>, other: &Self, theirs: &Range<usize>) -> bool {
-        let same = |a: &[(Event<'_>, _)], b: &[(Event<'_>, _)]| a.iter().map(|(event, _)| event).eq(b.iter().map(|(event, _)| event));
-        same(&self.events[..ours.start], &other.events[..theirs.start])
-            && same(&self.events[ours.end..], &other.events[theirs.end..])
+        let same = |a: &[Item<'_>], b: &[Item<'_>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is_like(b));
+        same(&self.items[..ours.start], &other.items[..theirs.start])
+            && same(&self.items[ours.end..], &other.items[theirs.end..])
     }
 
-    /// The bytes of an event: of a scalar all of it, with its quotes; of a mapping only its brace.
+    /// Where an event stands.
     pub(super) fn bytes(&self, event: usize) -> Range<usize> {
-        self.events[event].1.clone()
+        self.items[event].bytes.clone()
     }
 
     /// Where the closing brace of a flow mapping begins.
@@ -151,7 +143,7 @@ impl<'text> Outline<'text> {
 
     /// How a scalar is quoted.
     pub(super) fn style(&self, event: usize) -> ScalarStyle {
-        match &self.events[event].0 {
+        match &self.items[event].event {
             Event::Scalar(_, style, ..) => *style,
             _ => ScalarStyle::Plain,
         }
@@ -159,12 +151,12 @@ impl<'text> Outline<'text> {
 
     /// Whether a mapping is written within braces.
     pub(super) fn is_flow(&self, mapping: usize) -> bool {
-        matches!(self.events[mapping].0, Event::MappingStart(StructureStyle::Flow, ..))
+        matches!(self.items[mapping].event, Event::MappingStart(StructureStyle::Flow, ..))
     }
 
     /// The text of a scalar.
     pub(super) fn scalar(&self, event: usize) -> Option<&str> {
-        match &self.events[event].0 {
+        match &self.items[event].event {
             Event::Scalar(text, ..) => Some(text),
             _ => None,
         }
@@ -178,9 +170,9 @@ impl<'text> Outline<'text> {
     /// The entries of a mapping; none of anything else.
     pub(super) fn entries(&self, mapping: usize) -> Vec<Entry> {
         let mut entries = Vec::new();
-        if matches!(self.events.get(mapping), Some((Event::MappingStart(..), _))) {
+        if matches!(self.items.get(mapping).map(|item| &item.event), Some(Event::MappingStart(..))) {
             let mut key = mapping + 1;
-            while !matches!(self.events[key].0, Event::MappingEnd) {
+            while !matches!(self.items[key].event, Event::MappingEnd) {
                 let value = self.behind(key);
                 entries.push(Entry { key, value });
                 key = self.behind(value);
@@ -191,7 +183,7 @@ impl<'text> Outline<'text> {
 
     /// An error about the place of an event.
     pub(super) fn unusual(&self, event: usize, what: &'static str) -> EditError {
-        EditError::Unusual { line: SpanPoint::at(self.text, self.events[event].1.start).line, what }
+        EditError::Unusual { line: SpanPoint::at(self.text, self.items[event].bytes.start).line, what }
     }
 
     fn field(&self, mapping: usize, name: &str) -> Option<Entry> {
@@ -200,9 +192,9 @@ impl<'text> Outline<'text> {
 
     fn items(&self, sequence: usize) -> Vec<usize> {
         let mut items = Vec::new();
-        if matches!(self.events[sequence].0, Event::SequenceStart(..)) {
+        if matches!(self.items[sequence].event, Event::SequenceStart(..)) {
             let mut item = sequence + 1;
-            while !matches!(self.events[item].0, Event::SequenceEnd) {
+            while !matches!(self.items[item].event, Event::SequenceEnd) {
                 items.push(item);
                 item = self.behind(item);
             }
@@ -213,8 +205,8 @@ impl<'text> Outline<'text> {
     /// The event behind a whole node. The parser closes what it opens, or fails.
     fn behind(&self, node: usize) -> usize {
         let mut depth = 0_usize;
-        for (offset, (event, _)) in self.events[node..].iter().enumerate() {
-            match event {
+        for (offset, item) in self.items[node..].iter().enumerate() {
+            match item.event {
                 Event::MappingStart(..) | Event::SequenceStart(..) => depth += 1,
                 Event::MappingEnd | Event::SequenceEnd => depth = depth.saturating_sub(1),
                 _ => {}
@@ -223,17 +215,17 @@ impl<'text> Outline<'text> {
                 return node + offset + 1;
             }
         }
-        self.events.len()
+        self.items.len()
     }
 
     fn is_null(&self, event: usize) -> bool {
         let null = |text: &Cow<'_, str>| matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL");
-        matches!(&self.events[event].0, Event::Scalar(text, ScalarStyle::Plain, 0, None) if null(text))
+        matches!(&self.items[event].event, Event::Scalar(text, ScalarStyle::Plain, 0, None) if null(text))
     }
 
     /// A scalar whose bytes can be cut out: quoted or plain, and nothing else refers to it.
     fn simple(&self, event: usize) -> Result<&str, EditError> {
-        match &self.events[event].0 {
+        match &self.items[event].event {
             Event::Scalar(_, ScalarStyle::Literal | ScalarStyle::Folded, ..) => {
                 Err(self.unusual(event, "a block scalar among the labels"))
             }

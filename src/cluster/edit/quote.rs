@@ -19,5 +19,6 @@ pub(super) fn scalar(text: &str, style: ScalarStyle) -> String {
 
 /// Numbers, dates and `.inf` begin with no letter; nor does anything that means something else to YAML.
 fn is_string_when_plain(text: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_alphabetic()) && !WORDS.iter().any(|word| text.eq_ignore_ascii_case(word))
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && !WORDS.iter().any(|word| text.eq_ignore_ascii_case(word))
 }

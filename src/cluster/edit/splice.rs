@@ -117,7 +117,8 @@ fn block(outline: &Outline<'_>, labels: Entry, entries: &[Entry], wanted: &Label
 }
 
 fn flow(outline: &Outline<'_>, labels: Entry, entries: &[Entry], wanted: &Labels) -> Vec<Splice> {
-    let layout = Layout::of(outline, labels.value, if entries.is_empty() { std::slice::from_ref(&labels) } else { entries });
+    let layout =
+        Layout::of(outline, labels.value, if entries.is_empty() { std::slice::from_ref(&labels) } else { entries });
     let is_kept = |entry: &Entry| outline.scalar(entry.key).is_some_and(|key| wanted.contains_key(key));
     let Some(first_kept) = entries.iter().position(is_kept) else {
         // All new: what stands between the braces, comments too, belonged to labels that go.
@@ -127,7 +128,9 @@ fn flow(outline: &Outline<'_>, labels: Entry, entries: &[Entry], wanted: &Labels
     let mut splices = Vec::new();
     for (number, entry) in entries.iter().enumerate() {
         match outline.scalar(entry.key).and_then(|key| wanted.get(key)) {
-            Some(value) => splices.extend(new_value(outline, *entry, value, layout.value_style(outline.style(entry.value)))),
+            Some(value) => {
+                splices.extend(new_value(outline, *entry, value, layout.value_style(outline.style(entry.value))));
+            }
             // With the comma behind it while nothing before it is kept, else with the comma before it.
             None if number < first_kept => {
                 let next = outline.bytes(entries[number + 1].key).start;
@@ -224,7 +227,9 @@ impl Layout {
             let key = outline.bytes(first.key).start;
             let lead = &text[outline.bytes(mapping).end.min(key)..key];
             match lead.rfind('\n') {
-                Some(newline) if lead.trim().is_empty() => format!(",{}", &lead[newline - usize::from(lead[..newline].ends_with('\r'))..]),
+                Some(newline) if lead.trim().is_empty() => {
+                    format!(",{}", &lead[newline - usize::from(lead[..newline].ends_with('\r'))..])
+                }
                 _ if colon == ":" => ",".to_owned(),
                 _ => ", ".to_owned(),
             }

@@ -7,6 +7,7 @@
 //! decides nothing: it is skipped without being built. Other kinds are skipped whatever their shape.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -148,12 +149,18 @@ impl Reader<'_> {
             return;
         };
         let place = point(name.referenced);
-        let labels = document.metadata.labels.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect();
+        let labels =
+            document.metadata.labels.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect();
         let (key, value) = match kind {
             "Node" => match NodeName::parse(&name.value) {
-                Ok(name) => (Key::Node(name), node(labels, document.spec, document.status).map(Value::Node)),
+                Ok(name) => (Key::Node(name), node(labels, document.spec, &document.status).map(Value::Node)),
                 Err(error) => {
-                    self.parsed.faults.push(fault(self.file, place, "bad-name", format!("`{}` is no node: {error}", name.value)));
+                    self.parsed.faults.push(fault(
+                        self.file,
+                        place,
+                        "bad-name",
+                        format!("`{}` is no node: {error}", name.value),
+                    ));
                     return;
                 }
             },
@@ -176,10 +183,17 @@ impl Reader<'_> {
 
     fn insert(&mut self, key: Key, object: Object) {
         let place = object.place;
-        if let Some(earlier) = self.parsed.objects.insert(key.clone(), object) {
-            let message = format!("{key} is in this file already, in line {}; this one counts", earlier.place.line);
-            let fault = fault(self.file, place, "twice", message);
-            self.parsed.faults.push(Diagnostic { severity: Severity::Warning, ..fault });
+        match self.parsed.objects.entry(key) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(object);
+            }
+            Entry::Occupied(mut earlier) => {
+                let line = earlier.get().place.line;
+                let message = format!("{} is in this file already, in line {line}; this one counts", earlier.key());
+                let fault = fault(self.file, place, "twice", message);
+                self.parsed.faults.push(Diagnostic { severity: Severity::Warning, ..fault });
+                earlier.insert(object);
+            }
         }
     }
 }
@@ -197,7 +211,7 @@ fn value_of<T: FromStr<Err: fmt::Display>>(text: &Spanned<String>, what: &str) -
     })
 }
 
-fn node(labels: Labels, spec: Spec, status: Status) -> Result<Node, Unusable> {
+fn node(labels: Labels, spec: Spec, status: &Status) -> Result<Node, Unusable> {
     let internal = status.addresses.iter().filter(|address| address.kind == "InternalIP");
     // The API server keeps `podCIDR` equal to the first of `podCIDRs`; manifests written by hand may have it alone.
     let cidrs = if spec.pod_cidrs.is_empty() { spec.pod_cidr.into_iter().collect() } else { spec.pod_cidrs };
@@ -205,7 +219,11 @@ fn node(labels: Labels, spec: Spec, status: Status) -> Result<Node, Unusable> {
         labels,
         addresses: internal.map(|address| value_of(&address.address, "the InternalIP")).collect::<Result<_, _>>()?,
         pod_cidrs: cidrs.iter().map(|cidr| value_of(cidr, "the pod CIDR")).collect::<Result<_, _>>()?,
-        ready: status.conditions.iter().find(|condition| condition.kind == "Ready").is_none_or(|ready| ready.status == "True"),
+        ready: status
+            .conditions
+            .iter()
+            .find(|condition| condition.kind == "Ready")
+            .is_none_or(|ready| ready.status == "True"),
         unschedulable: spec.unschedulable.unwrap_or(false),
     })
 }
@@ -226,7 +244,9 @@ fn pod(labels: Labels, spec: Spec, status: Status) -> Result<Pod, Unusable> {
     Ok(Pod {
         labels,
         node: node.transpose()?,
-        addresses: addresses.map(|address| value_of::<IpAddr>(address, "the pod's address")).collect::<Result<_, _>>()?,
+        addresses: addresses
+            .map(|address| value_of::<IpAddr>(address, "the pod's address"))
+            .collect::<Result<_, _>>()?,
         host_network: spec.host_network.unwrap_or(false),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
     })
@@ -331,7 +351,9 @@ struct Condition {
     status: String,
 }
 
-fn null_is_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn null_is_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 

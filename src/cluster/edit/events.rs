@@ -1,0 +1,128 @@
+//! A text of manifests as the parser's events, with all that no label can be in folded up: a pod in a dump has some 300 events,
+//! and a node that labels itself should not hold those of 20,000 pods to find its own ten.
+//!
+//! Deliberately absent: what the events mean (`outline`).
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+
+use serde_yaml::granit_parser::{Event, Parser};
+
+use super::EditError;
+
+/// The keys whose values are kept whole, wherever they are. Of other values that are mappings or sequences only the ends are kept.
+const KEPT: [&str; 3] = ["items", "metadata", "labels"];
+
+/// One event that was kept.
+pub(super) struct Item<'text> {
+    pub event: Event<'text>,
+    /// Where it stands: of a scalar all of it, with its quotes; of a mapping within braces only one brace.
+    pub bytes: Range<usize>,
+    /// Of the end of something folded up: a hash of all that was in it. 64 bits: this guards against our own faults, not against
+    /// somebody's malice.
+    folded: u64,
+}
+
+impl Item<'_> {
+    /// Whether two mean the same: kind, value, style, anchor, tag and what was folded, but not the place.
+    pub(super) fn is_like(&self, other: &Item<'_>) -> bool {
+        self.event == other.event && self.folded == other.folded
+    }
+}
+
+/// Reads a text.
+pub(super) fn read(text: &str) -> Result<Vec<Item<'_>>, EditError> {
+    let mut reader = Reader { open: Vec::new(), folding: None, items: Vec::new() };
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|error| EditError::Syntax {
+            line: error.marker().line(),
+            column: error.marker().col() + 1,
+            message: error.info(),
+        })?;
+        // Texts, unlike streams, have byte offsets everywhere.
+        reader.event(event, span.byte_range().unwrap_or_default());
+    }
+    Ok(reader.items)
+}
+
+struct Reader<'text> {
+    /// What is open and kept, outermost first.
+    open: Vec<Open>,
+    folding: Option<Folding>,
+    items: Vec<Item<'text>>,
+}
+
+#[derive(Clone, Copy)]
+enum Open {
+    Sequence,
+    /// A key comes next.
+    Mapping,
+    /// The value of a key comes next; whether it is to be kept.
+    Value {
+        kept: bool,
+    },
+}
+
+#[derive(Default)]
+struct Folding {
+    depth: usize,
+    hasher: DefaultHasher,
+}
+
+impl<'text> Reader<'text> {
+    fn event(&mut self, event: Event<'text>, bytes: Range<usize>) {
+        let starts = matches!(event, Event::MappingStart(..) | Event::SequenceStart(..));
+        let ends = matches!(event, Event::MappingEnd | Event::SequenceEnd);
+        if let Some(folding) = &mut self.folding {
+            if ends && folding.depth == 0 {
+                let folded = folding.hasher.finish();
+                self.folding = None;
+                self.items.push(Item { event, bytes, folded });
+                self.done(None);
+            } else {
+                hash(&event, &mut folding.hasher);
+                folding.depth = if starts { folding.depth + 1 } else { folding.depth - usize::from(ends) };
+            }
+            return;
+        }
+        if starts {
+            match (&event, self.open.last()) {
+                (_, Some(Open::Mapping | Open::Value { kept: false })) => self.folding = Some(Folding::default()),
+                (Event::SequenceStart(..), _) => self.open.push(Open::Sequence),
+                _ => self.open.push(Open::Mapping),
+            }
+        } else if ends {
+            self.open.pop();
+            self.done(None);
+        } else if let Event::Scalar(text, ..) = &event {
+            self.done(Some(KEPT.contains(&text.as_ref())));
+        } else if matches!(event, Event::Alias(_)) {
+            self.done(None);
+        }
+        self.items.push(Item { event, bytes, folded: 0 });
+    }
+
+    /// A whole node has gone by: in a mapping, keys and values alternate. As a key, it says whether its value is kept.
+    fn done(&mut self, kept: Option<bool>) {
+        if let Some(open) = self.open.last_mut() {
+            *open = match *open {
+                Open::Sequence => Open::Sequence,
+                Open::Mapping => Open::Value { kept: kept.unwrap_or(false) },
+                Open::Value { .. } => Open::Mapping,
+            };
+        }
+    }
+}
+
+/// All that an event means, but not where it stands.
+fn hash(event: &Event<'_>, hasher: &mut DefaultHasher) {
+    std::mem::discriminant(event).hash(hasher);
+    match event {
+        Event::Scalar(text, style, anchor, tag) => (text, style, anchor, tag).hash(hasher),
+        Event::MappingStart(style, anchor, tag) | Event::SequenceStart(style, anchor, tag) => {
+            (style, anchor, tag).hash(hasher);
+        }
+        Event::Alias(anchor) => anchor.hash(hasher),
+        _ => {}
+    }
+}
