@@ -19,10 +19,10 @@ pub(super) fn cidrs(entry: &Entry, noun: &str, out: &mut Findings<'_>) -> Vec<(I
     let mut seen = BTreeSet::new();
     for node in list(&entry.value, &what, out).unwrap_or(&[]) {
         let Some(net) = cidr(node, noun, out) else { continue };
-        if !seen.insert(net) {
-            out.warning(node.span, "duplicate-cidr", format!("{net} stands in {what} already")).hint("take one out");
-        } else {
+        if seen.insert(net) {
             found.push((net, node.span));
+        } else {
+            out.warning(node.span, "duplicate-cidr", format!("{net} stands in {what} already")).hint("take one out");
         }
     }
     found
