@@ -205,6 +205,18 @@ error: a destination has bits behind its prefix
     }
 
     #[test]
+    fn any_place_in_any_text_is_rendered_without_a_panic() {
+        bolero::check!().with_type::<(String, u16, u16)>().for_each(|(text, start, end)| {
+            let start = SpanPoint::at(text, usize::from(*start));
+            let end = SpanPoint::at(text, usize::from(*end));
+            let diagnostic = Diagnostic { start: start.min(end), end: start.max(end), ..host_bits(TEXT) };
+            rendered(&diagnostic, Some(text));
+            let of_another_text = Diagnostic { start: end, end: start, ..diagnostic };
+            rendered(&of_another_text, Some(&text[end.offset..]));
+        });
+    }
+
+    #[test]
     fn a_span_over_several_lines_shows_its_first() {
         let mut diagnostic = host_bits(TEXT);
         diagnostic.start = SpanPoint::at(TEXT, 0);

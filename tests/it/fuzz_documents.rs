@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use egret::cli::diagnostics::{Colour, to_json, write_text};
 use egret::core::policy::catalogue::{Catalogue, Change};
 use egret::core::policy::findings::MAX_FINDINGS;
 
@@ -15,7 +14,7 @@ const SEEDS: [&str; 4] = [
     include_str!("documents/everything.yaml"),
 ];
 
-/// Reads a text as a configuration and as documents, and renders what was found.
+/// Reads a text as a configuration and as documents; gives everything that came of it.
 fn read(text: &str) -> String {
     let mut catalogue = Catalogue::new("prod");
     let change = Change::Text(text.to_owned());
@@ -25,10 +24,12 @@ fn read(text: &str) -> String {
     catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), change)]));
     let diagnostics = catalogue.diagnostics();
     assert!(diagnostics.len() <= 3 * (MAX_FINDINGS + 1) + 100);
-    let mut rendered = Vec::new();
-    write_text(&mut rendered, &diagnostics, |path| catalogue.text(path), Colour::No).expect("a Vec takes everything");
-    let rendered = String::from_utf8(rendered).expect("the renderer writes text");
-    format!("{rendered}{}{:?}{:?}", to_json(&diagnostics), catalogue.held(), catalogue.policies())
+    for one in &diagnostics {
+        let text = catalogue.text(&one.file).expect("a diagnostic is about a file that is there");
+        let (start, end) = (one.start.offset, one.end.offset);
+        assert!(start <= end && text.get(start..end).is_some(), "{one:?} is no piece of {text:?}");
+    }
+    format!("{diagnostics:?}{:?}{:?}", catalogue.held(), catalogue.policies())
 }
 
 fn never_panics_and_is_deterministic(bytes: &[u8]) {

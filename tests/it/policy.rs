@@ -188,7 +188,7 @@ fn policy(name: &str, org: &str, destinations: &str, excluded: &str, gateway: &s
 #[test]
 fn lint_says_what_a_policy_would_cut_off_and_what_reaches_nothing() {
     let labels = "apiVersion: egret.dev/v1alpha1\nkind: NodeLabels\nmetadata: {name: by-name}\nspec:\n  \
-                  nodes: [n1, n9]\n  labels: {gw: \"true\"}\n---\napiVersion: egret.dev/v1alpha1\nkind: NodeLabels\n\
+                  nodes: [n1, n2, n9]\n  labels: {gw: \"true\"}\n---\napiVersion: egret.dev/v1alpha1\nkind: NodeLabels\n\
                   metadata: {name: by-zone}\nspec:\n  nodeSelector: {matchLabels: {zone: a}}\n  labels: {gw: \"false\"}\n";
     let catalogue = read(&[
         ("wide.yaml", &policy("wide", "empire", "0.0.0.0/0, 10.0.0.0/8, 172.18.0.0/16", "", "false")),
@@ -208,7 +208,7 @@ fn lint_says_what_a_policy_would_cut_off_and_what_reaches_nothing() {
     assert_eq!(
         lines,
         [
-            "labels.yaml:5:15 warning unknown-node: the cluster has no node n9",
+            "labels.yaml:5:19 warning unknown-node: the cluster has no node n9",
             "labels.yaml:6:16 error labels-disagree: by-name and by-zone give n1 different values of gw",
             "labels.yaml:13:16 error labels-disagree: by-zone and by-name give n1 different values of gw",
             "nobody.yaml:5:3 warning no-member: the policy nobody selects no pod that is there now",

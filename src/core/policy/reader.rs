@@ -21,10 +21,22 @@ pub struct Object<'n> {
 impl<'n> Object<'n> {
     /// A node as a mapping with these fields. Reports every field that is none of them.
     pub fn read(node: &'n Node, what: &'static str, at: Span, fields: &[&str], out: &mut Findings<'_>) -> Option<Self> {
+        Self::read_with(node, what, at, fields, |_| None, out)
+    }
+
+    /// The same, where some unknown fields have a better hint than the nearest word.
+    pub fn read_with(
+        node: &'n Node,
+        what: &'static str,
+        at: Span,
+        fields: &[&str],
+        hint: impl Fn(&str) -> Option<String>,
+        out: &mut Findings<'_>,
+    ) -> Option<Self> {
         let entries = mapping(node, what, out)?;
         for entry in entries.iter().filter(|entry| !fields.contains(&entry.key.as_str())) {
             out.error(entry.key_span, "unknown-field", format!("{} is no field of {what}", quoted(&entry.key)))
-                .hint(did_you_mean(&entry.key, fields));
+                .hint(hint(&entry.key).unwrap_or_else(|| did_you_mean(&entry.key, fields)));
         }
         Some(Self { entries, what, at })
     }

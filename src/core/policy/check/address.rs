@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: what they are used for, and whether some node has them.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -15,12 +16,13 @@ use crate::core::policy::yaml::{Entry, Node};
 pub(super) fn cidrs(entry: &Entry, noun: &str, out: &mut Findings<'_>) -> Vec<(IpNet, Span)> {
     let what = quoted(&entry.key);
     let mut found: Vec<(IpNet, Span)> = Vec::new();
+    let mut seen = BTreeSet::new();
     for node in list(&entry.value, &what, out).unwrap_or(&[]) {
         let Some(net) = cidr(node, noun, out) else { continue };
-        if found.iter().any(|(other, _)| *other == net) {
-            out.warning(node.span, "duplicate-cidr", format!("{net} stands in {what} already")).hint("take one out");
-        } else {
+        if seen.insert(net) {
             found.push((net, node.span));
+        } else {
+            out.warning(node.span, "duplicate-cidr", format!("{net} stands in {what} already")).hint("take one out");
         }
     }
     found

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: whether the nodes exist (`lint`), and documents that disagree (`catalogue`).
 
+use std::collections::BTreeSet;
+
 use super::CheckedNodeLabels;
 use super::selector::{label_key, label_value, nodes};
 use crate::core::labels::Labels;
@@ -50,10 +52,11 @@ fn names(entry: &Entry, spans: &mut NodeLabelsSpans, out: &mut Findings<'_>) -> 
         out.error(entry.key_span, "no-nodes", "`nodes` is empty: no node gets these labels");
     }
     let mut found: Vec<NodeName> = Vec::new();
+    let mut seen = BTreeSet::new();
     for node in items.unwrap_or(&[]) {
         let Some(written) = text(node, "a node's name", out) else { continue };
         match NodeName::parse(written) {
-            Ok(name) if found.contains(&name) => {
+            Ok(name) if !seen.insert(name.clone()) => {
                 out.warning(node.span, "duplicate-node", format!("{name} stands in `nodes` already"))
                     .hint("take one out");
             }

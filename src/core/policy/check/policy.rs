@@ -45,7 +45,7 @@ pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Findings
     let fields = if kind == PolicyKind::Cilium { CILIUM_SPEC } else { EGRET_SPEC };
     let root = Object::read(document.root, "a policy", document.root.span.head(), ROOT, out)?;
     let spec = root.required("spec", out)?;
-    let spec = Object::read(&spec.value, "spec", spec.key_span, fields, out)?;
+    let spec = Object::read_with(&spec.value, "spec", spec.key_span, fields, annotation_for, out)?;
     let mut spans = PolicySpans { name: document.name_span, ..PolicySpans::default() };
     let additions = match kind {
         PolicyKind::Cilium => from_annotations(document, out),
@@ -77,6 +77,19 @@ pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Findings
         says_existing_connections: additions.existing_connections.is_some(),
         spans,
     })
+}
+
+/// Where a Cilium document says what is a field of an EgressPolicy only.
+fn annotation_for(field: &str) -> Option<String> {
+    let word = match field {
+        "priority" => "priority",
+        "onNoGateway" => "on-no-gateway",
+        "existingConnections" => "existing-connections",
+        "suspend" => "suspend-until",
+        "nextHop" | "nextHops" => "next-hop",
+        _ => return None,
+    };
+    Some(format!("Cilium has no such field: write the annotation {ANNOTATION_PREFIX}{word}, or an EgressPolicy"))
 }
 
 fn destinations(entry: &Entry, spans: &mut PolicySpans, out: &mut Findings<'_>) -> Vec<IpNet> {
@@ -142,7 +155,7 @@ fn gateway(
     out: &mut Findings<'_>,
 ) -> Option<(GatewaySpec, Span)> {
     let fields = if kind == PolicyKind::Cilium { CILIUM_GATEWAY } else { EGRET_GATEWAY };
-    let object = Object::read(node, "a gateway", at, fields, out)?;
+    let object = Object::read_with(node, "a gateway", at, fields, annotation_for, out)?;
     let selector = object.required("nodeSelector", out).map(|entry| (nodes(entry, out), entry.key_span));
     let named = object.get("interface").map(|entry| (entry, interface(&entry.value, out)));
     let fixed = object.get("egressIP").map(|entry| {
