@@ -10,4 +10,5 @@ pub mod core;
 pub mod git;
 pub mod kernel;
 pub mod reconcile;
+pub mod telemetry;
 pub mod watch;

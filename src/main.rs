@@ -1,1 +1,7 @@
-fn main() {}
+//! The program: reads what was typed and does it. Everything else is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    egret::cli::main()
+}

@@ -1,1 +1,63 @@
-//! (being written)
+//! What people type: `egret COMMAND`, one file for each command.
+//!
+//! Exit codes: 0 fine, or nothing to do; 2 there are changes (`plan`); 1 an error. Deliberately absent: whatever a command does
+//! once it knows what is meant.
+
+pub mod diagnostics;
+mod doctor;
+mod options;
+mod output;
+mod plan;
+mod remove;
+mod run;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::output::Failure;
+
+/// A GitOps reconciler for Kubernetes egress gateways.
+#[derive(Debug, Parser)]
+#[command(name = "egret", version, about, propagate_version = true, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring this node to what the policy repository asks for, and keep it there.
+    Run(run::Arguments),
+    /// Check every document of a policy repository.
+    Validate(validate::Arguments),
+    /// Show what `run` would change on a node, and change nothing.
+    Plan(plan::Arguments),
+    /// Take everything of Egret's away from this node: kernel objects and labels.
+    Remove(remove::Arguments),
+    /// Look whether this node can do its part, and say what to do where it can't.
+    Doctor(doctor::Arguments),
+}
+
+/// Runs what was typed.
+pub fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Validate(arguments) => validate::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Remove(arguments) => remove::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+    };
+    result.unwrap_or_else(|failure: Failure| failure.report())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

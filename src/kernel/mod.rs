@@ -7,6 +7,7 @@
 
 mod apply;
 pub mod conntrack;
+pub mod doctor;
 mod encode;
 mod ground;
 mod links;
@@ -103,7 +104,7 @@ pub struct Kernel {
     routes: socket::RouteSocket,
     nft: nft::Nft,
     features: nft::Features,
-    range: Range,
+    ranges: Vec<Range>,
 }
 
 impl Kernel {
@@ -112,12 +113,16 @@ impl Kernel {
         let routes = socket::RouteSocket::open().map_err(KernelError::Open)?;
         let mut nft = nft::Nft::open().map_err(KernelError::Nft)?;
         let features = nft.probe().await.map_err(KernelError::Nft)?;
-        Ok(Self { routes, nft, features, range })
+        Ok(Self { routes, nft, features, ranges: vec![range] })
     }
 
-    /// Moves to another range of marks and tables; what is in the old one is no longer seen.
-    pub fn set_range(&mut self, range: Range) {
-        self.range = range;
+    /// The ranges of marks and tables that are ours: two while objects move from one to the other.
+    pub fn set_ranges(&mut self, ranges: Vec<Range>) {
+        self.ranges = ranges;
+    }
+
+    fn owns(&self, number: u32) -> bool {
+        self.ranges.iter().any(|range| range.owns(number))
     }
 
     /// What the kernel's nftables can do.

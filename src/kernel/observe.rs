@@ -77,7 +77,7 @@ impl Kernel {
                 if let RouteNetlinkMessage::NewRule(message) = answer
                     && let Some((rule, of)) = routes::rule(&message)
                     && of == PROTOCOL
-                    && self.range.owns(rule.priority)
+                    && self.owns(rule.priority)
                 {
                     rules.insert(rule);
                 }
@@ -97,7 +97,7 @@ impl Kernel {
                 if let RouteNetlinkMessage::NewRoute(message) = answer
                     && routes::protocol(message.header.protocol) == PROTOCOL
                     && let Some((key, route)) = routes::own_route(&message, links)
-                    && self.range.owns(key.table)
+                    && self.owns(key.table)
                 {
                     own.insert(key, route);
                 }

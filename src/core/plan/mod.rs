@@ -5,6 +5,7 @@
 
 mod nft;
 pub mod simulate;
+pub mod summary;
 mod text;
 
 use std::fmt;

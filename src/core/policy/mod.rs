@@ -14,7 +14,7 @@ pub mod schema;
 pub mod spans;
 pub mod yaml;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -232,12 +232,29 @@ impl Policy {
 }
 
 impl PolicySet {
-    /// The labels that a node is to have from Git. Two documents that disagree were refused before this.
+    /// The labels that a node is to have from Git. Where two documents that meet on this node disagree, neither counts: one
+    /// by names and one by a selector can only be seen to disagree once a node has both.
     pub fn labels_of(&self, node: &NodeName, labels: &Labels) -> Labels {
-        self.node_labels
-            .values()
-            .filter(|document| document.covers(node, labels))
-            .flat_map(|document| document.labels.clone())
-            .collect()
+        let mut wanted = Labels::new();
+        let mut disputed = BTreeSet::new();
+        for document in self.node_labels.values().filter(|document| document.covers(node, labels)) {
+            for (key, value) in &document.labels {
+                if wanted.insert(key.clone(), value.clone()).is_some_and(|before| before != *value) {
+                    disputed.insert(key.clone());
+                }
+            }
+        }
+        wanted.retain(|key, _| !disputed.contains(key));
+        wanted
+    }
+
+    /// The facts as they will be once every node has the labels that Git asks for.
+    pub fn labelled(&self, facts: &Facts) -> Facts {
+        let mut facts = facts.clone();
+        for (name, node) in &mut facts.nodes {
+            let wanted = self.labels_of(name, &node.labels);
+            node.labels.extend(wanted);
+        }
+        facts
     }
 }

@@ -1,0 +1,85 @@
+//! Options that several commands share: the repository, the cluster, the node.
+//!
+//! Deliberately absent: options of one command alone.
+
+use std::path::PathBuf;
+
+use super::output::Failure;
+use crate::core::name::NodeName;
+use crate::git::credentials::Credentials;
+use crate::git::source::{Insecure, Source};
+
+/// Which repository, and how to get in.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct RepositoryOptions {
+    /// The policy repository: a path, file://, https://, ssh:// or user@host:path.
+    #[arg(long, value_name = "REPO", env = "EGRET_REPO", default_value = ".")]
+    pub(super) repo: String,
+    /// A private SSH key without a passphrase.
+    #[arg(long, value_name = "FILE", env = "EGRET_SSH_KEY")]
+    ssh_key: Option<PathBuf>,
+    /// Host keys of SSH servers; ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts otherwise.
+    #[arg(long, value_name = "FILE", env = "EGRET_KNOWN_HOSTS")]
+    known_hosts: Option<PathBuf>,
+    /// A file with a token or password for HTTPS.
+    #[arg(long, value_name = "FILE", env = "EGRET_PASSWORD_FILE")]
+    password_file: Option<PathBuf>,
+    /// The user for HTTPS.
+    #[arg(long, value_name = "NAME", env = "EGRET_GIT_USER")]
+    git_user: Option<String>,
+}
+
+impl RepositoryOptions {
+    /// The repository.
+    pub(super) fn source(&self) -> Result<Source, Failure> {
+        Source::parse(&self.repo, Insecure::Refuse).map_err(|error| {
+            let hint = error.hint();
+            Failure::new(error, hint)
+        })
+    }
+
+    /// How to get in.
+    pub(super) fn credentials(&self) -> Credentials {
+        Credentials {
+            ssh_key: self.ssh_key.clone(),
+            known_hosts: self.known_hosts.clone(),
+            password: self.password_file.clone(),
+            user: self.git_user.clone(),
+        }
+    }
+}
+
+/// Which cluster and node.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct NodeOptions {
+    /// Manifests of nodes, namespaces and pods: a file or folder, as `kubectl get nodes,namespaces,pods -A -o yaml` prints them.
+    #[arg(long, value_name = "PATH", env = "EGRET_CLUSTER")]
+    pub(super) cluster: PathBuf,
+    /// The cluster's name: its entry in egret.yaml and its reports branch.
+    #[arg(long, value_name = "NAME", env = "EGRET_CLUSTER_NAME", default_value = "default", value_parser = cluster_name)]
+    pub(super) cluster_name: String,
+    /// This node's name in the cluster; the host's name unless it is given.
+    #[arg(long, value_name = "NAME", env = "EGRET_NODE")]
+    node: Option<String>,
+    /// Where the mirror of the repository and the node's memory are kept.
+    #[arg(long, value_name = "DIR", env = "EGRET_STATE_DIR", default_value = "/var/lib/egret")]
+    pub(super) state_dir: PathBuf,
+}
+
+/// A cluster's name stands in a branch's name.
+fn cluster_name(text: &str) -> Result<String, String> {
+    crate::core::name::ObjectName::parse(text).map(|name| name.to_string()).map_err(|error| error.to_string())
+}
+
+impl NodeOptions {
+    /// The node.
+    pub(super) fn node(&self) -> Result<NodeName, Failure> {
+        let name = match &self.node {
+            Some(name) => name.clone(),
+            None => std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .map(|name| name.trim().to_owned())
+                .map_err(|error| Failure::new(error, Some("give the node's name by --node".to_owned())))?,
+        };
+        NodeName::parse(&name).map_err(|error| Failure::new(format!("`{name}` is no node: {error}"), None))
+    }
+}

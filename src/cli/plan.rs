@@ -1,0 +1,249 @@
+//! `egret plan`: what `run` would change on this node, in words and as a diff, without changing anything.
+//!
+//! Deliberately absent: comparing two revisions without a kernel, which is a preview.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::options::{NodeOptions, RepositoryOptions};
+use super::output::{self, CHANGES, Failure, Form};
+use crate::cluster::Cluster;
+use crate::core::compile::marks::Marks;
+use crate::core::compile::{Compiled, Input, compile};
+use crate::core::facts::Facts;
+use crate::core::finding::Finding;
+use crate::core::name::NodeName;
+use crate::core::placement::{Placement, place};
+use crate::core::plan::{Plan, plan, summary, unified_diff};
+use crate::core::policy::PolicySet;
+use crate::core::policy::catalogue::{Catalogue, Change, Refusal};
+use crate::core::state::NodeState;
+use crate::git::mirror::Mirror;
+use crate::kernel::{Kernel, Observed};
+use crate::reconcile::memory::Memory;
+use crate::reconcile::repository;
+use crate::reconcile::round::now;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    repository: RepositoryOptions,
+    #[command(flatten)]
+    node: NodeOptions,
+    /// The revision to compare with: a branch, a tag, a commit. The repository's default branch unless it is given; the files
+    /// as they lie there where the repository is a folder without Git.
+    #[arg(long, value_name = "REV")]
+    rev: Option<String>,
+    /// The form of the result.
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
+    output: Form,
+}
+
+/// Everything that is shown.
+struct Shown {
+    node: NodeName,
+    revision: String,
+    plan: Plan,
+    observed: NodeState,
+    compiled: Compiled,
+    findings: Vec<Finding>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let (catalogue, revision) = read(arguments)?;
+    let cluster = Cluster::open(&arguments.node.cluster).map_err(|error| Failure::new(error, None))?;
+    let node = arguments.node.node()?;
+    if !cluster.facts().nodes.contains_key(&node) {
+        let known: Vec<&str> = cluster.facts().nodes.keys().map(NodeName::as_str).collect();
+        let hint = format!("the manifests know: {}", known.join(", "));
+        return Err(Failure::new(format!("{node} is not among the nodes of {}", arguments.node.cluster.display()), Some(hint)));
+    }
+    let set = catalogue.policies();
+    let observed = output::runtime()?.block_on(look(arguments, set, &node, cluster.facts()))?;
+    let shown = compare(set, cluster.facts(), node, revision, observed);
+    output::print(&shown.text(arguments.output))?;
+    Ok(if shown.plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
+}
+
+/// What the kernel holds, with the labels that Git asks for or that Egret wrote.
+async fn look(
+    arguments: &Arguments,
+    set: &PolicySet,
+    node: &NodeName,
+    facts: &Facts,
+) -> Result<Observed, Failure> {
+    let fault = |error: crate::kernel::KernelError| {
+        let hint = error.hint();
+        Failure::new(error, hint)
+    };
+    let mut kernel = Kernel::open(set.config.range).await.map_err(fault)?;
+    let mut observed = kernel.observe().await.map_err(fault)?;
+    let folder = arguments.node.state_dir.join(node.as_str());
+    let written = if folder.is_dir() {
+        Memory::open(&folder).map_err(|error| Failure::new(error, None))?.kept().labels.clone()
+    } else {
+        BTreeMap::new()
+    };
+    if let Some(known) = facts.nodes.get(node) {
+        let wanted = set.labels_of(node, &known.labels);
+        observed.state.labels = known
+            .labels
+            .iter()
+            .filter(|(key, value)| wanted.contains_key(*key) || written.get(*key) == Some(*value))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+    }
+    Ok(observed)
+}
+
+fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, observed: Observed) -> Shown {
+    // As it will be once every node has the labels that Git asks for: a plan that stops at the label would tell nothing.
+    let facts = set.labelled(facts);
+    let placement: Placement = place(set, &facts, now());
+    let marks = Marks::observed(&observed.state.nft, set.config.range);
+    let input = Input {
+        node: &node,
+        set,
+        placement: &placement,
+        facts: &facts,
+        ground: &observed.ground,
+        marks: &marks,
+    };
+    let compiled = compile(&input);
+    let plan = plan(&compiled.desired, &observed.state, set.config.range);
+    let mut findings = placement.findings;
+    findings.extend(compiled.findings.iter().cloned());
+    findings.sort();
+    findings.dedup();
+    Shown { node, revision, plan, observed: observed.state, compiled, findings }
+}
+
+impl Shown {
+    fn text(&self, form: Form) -> String {
+        let diff = unified_diff(
+            &self.observed,
+            &self.compiled.desired,
+            &format!("{} now", self.node),
+            &format!("{} after {}", self.node, self.revision),
+        );
+        match form {
+            Form::Json => self.json(&diff),
+            Form::Markdown => {
+                let fence = fence_for(&diff);
+                format!("{}\n{fence}diff\n{diff}{fence}\n", self.summary())
+            }
+            Form::Text if diff.is_empty() => self.summary(),
+            Form::Text => format!("{}\n{diff}", self.summary()),
+        }
+    }
+
+    fn summary(&self) -> String {
+        summary::text(self.node.as_str(), &self.plan, &self.compiled, &self.findings)
+    }
+
+    fn json(&self, diff: &str) -> String {
+        let steps: Vec<String> = self.plan.steps.iter().map(ToString::to_string).collect();
+        let value = serde_json::json!({
+            "node": self.node.as_str(),
+            "revision": self.revision,
+            "changes": !self.plan.is_empty(),
+            "steps": steps,
+            "findings": self.findings,
+            "diff": diff,
+        });
+        format!("{value:#}\n")
+    }
+}
+
+/// A fence longer than any run of backticks in the text, so that nothing in it ends it.
+fn fence_for(text: &str) -> String {
+    let mut longest = 0;
+    let mut run = 0;
+    for character in text.chars() {
+        run = if character == '`' { run + 1 } else { 0 };
+        longest = longest.max(run);
+    }
+    "`".repeat(3.max(longest + 1))
+}
+
+/// The documents of a revision, or as they lie in a folder without Git.
+fn read(arguments: &Arguments) -> Result<(Catalogue, String), Failure> {
+    let mut catalogue = Catalogue::new(&arguments.node.cluster_name);
+    let source = arguments.repository.source()?;
+    if let (Some(path), None) = (source.is_local(), &arguments.rev)
+        && !path.join(".git").exists()
+        && !path.join("HEAD").exists()
+    {
+        catalogue.update(folder(path)?);
+        return Ok((catalogue, "the files as they are".to_owned()));
+    }
+    let hinted = |error: crate::git::Error| {
+        let hint = error.hint();
+        Failure::new(error, hint)
+    };
+    let scratch = Scratch::new()?;
+    let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.credentials()).map_err(hinted)?;
+    let commit = mirror.resolve(arguments.rev.as_deref().unwrap_or("HEAD")).map_err(hinted)?;
+    catalogue.update(repository::changes(mirror.files(commit, &[String::new()]).map_err(hinted)?));
+    Ok((catalogue, commit.short()))
+}
+
+/// The files of a folder, as they lie there. Links and hidden folders are passed over, as they are in a commit.
+pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, Change>, Failure> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let fault = |error: std::io::Error| Failure::new(format!("read {}: {error}", folder.display()), None);
+        for entry in std::fs::read_dir(&folder).map_err(fault)? {
+            let entry = entry.map_err(fault)?;
+            let (path, kind) = (entry.path(), entry.file_type().map_err(fault)?);
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') {
+                continue;
+            }
+            let relative = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+            let document = [".yaml", ".yml", ".json"].iter().any(|suffix| name.ends_with(suffix));
+            if kind.is_dir() {
+                folders.push(path);
+            } else if document {
+                files.insert(relative, read_file(&path, kind.is_symlink()).map_err(fault)?);
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn read_file(path: &Path, link: bool) -> std::io::Result<Change> {
+    if link {
+        return Ok(Change::Refused(Refusal::Symlink));
+    }
+    if path.metadata()?.len() > crate::git::files::LARGEST_FILE as u64 {
+        return Ok(Change::Refused(Refusal::TooLarge));
+    }
+    Ok(match String::from_utf8(std::fs::read(path)?) {
+        Ok(text) => Change::Text(text),
+        Err(_) => Change::Refused(Refusal::NotUtf8),
+    })
+}
+
+/// A folder for a mirror that is only needed once; gone when it is dropped.
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(super) fn new() -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("egret-{}-{}", std::process::id(), now().as_nanosecond()));
+        std::fs::create_dir_all(&path).map_err(|error| Failure::new(error, None))?;
+        Ok(Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

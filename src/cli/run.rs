@@ -1,0 +1,64 @@
+//! `egret run`: the standalone node.
+//!
+//! Deliberately absent: the loop (`reconcile::node`).
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::options::{NodeOptions, RepositoryOptions};
+use super::output::{self, Failure};
+use crate::reconcile::node::{self, Options};
+use crate::telemetry;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    repository: RepositoryOptions,
+    #[command(flatten)]
+    node: NodeOptions,
+    /// The branch that policies are read from; the repository's default branch unless it is given.
+    #[arg(long, value_name = "NAME", env = "EGRET_BRANCH")]
+    branch: Option<String>,
+    /// How often a remote repository is asked whether its branch has moved, in seconds.
+    #[arg(long, value_name = "SECONDS", env = "EGRET_POLL", default_value_t = 2.0, value_parser = seconds)]
+    poll: f64,
+    /// Reconcile once and end: 0 if all is in force.
+    #[arg(long)]
+    once: bool,
+    /// Take everything of Egret's away from this node in place of what Git asks for, and end.
+    #[arg(long, conflicts_with = "once")]
+    remove: bool,
+    /// Log JSON, an object a line.
+    #[arg(long, env = "EGRET_LOG_JSON")]
+    log_json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("a number of seconds from 0.1 to 86400".to_owned()),
+    }
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    telemetry::start(if arguments.log_json { telemetry::Form::Json } else { telemetry::Form::Text });
+    let options = Options {
+        source: arguments.repository.source()?,
+        branch: arguments.branch,
+        credentials: arguments.repository.credentials(),
+        cluster: arguments.node.cluster.clone(),
+        cluster_name: arguments.node.cluster_name.clone(),
+        node: arguments.node.node()?,
+        state_folder: arguments.node.state_dir.clone(),
+        poll: Duration::from_secs_f64(arguments.poll),
+        once: arguments.once,
+        remove: arguments.remove,
+    };
+    match output::runtime()?.block_on(node::run(options)) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            let hint = error.hint();
+            Err(Failure::new(error, hint))
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Doctor
+/// sev
+pub enum Severity {
+    /// ok
+    Ok,
+}

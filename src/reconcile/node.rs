@@ -1,0 +1,452 @@
+//! The standalone node: one process that does everything for one machine.
+//!
+//! Triggers come from Git, from the manifests, from the kernel and from the clock; each only says what has to be looked at. One
+//! round at a time. Deliberately absent: what a round does (`round`), and the live cluster.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
+
+use super::lock::{Lock, LockError};
+use super::memory::{Memory, MemoryError};
+use super::publisher::{self, Letter, Publisher};
+use super::repository::{self, Intent, News, Repository};
+use super::round::{Done, Engine, RoundError, now};
+use super::schedule::Timetable;
+use crate::backoff::Backoff;
+use crate::cluster::{Cluster, ClusterError};
+use crate::core::name::NodeName;
+use crate::core::policy::config::Schedule;
+use crate::core::state::net::fnv1a;
+use crate::core::state::ownership::Range;
+use crate::git::credentials::Credentials;
+use crate::git::source::Source;
+use crate::kernel::watch::{Event, Subject, Watch};
+use crate::kernel::{Kernel, KernelError};
+use crate::telemetry::chain;
+use crate::watch::Watcher;
+
+/// What `egret run` was asked for, checked.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The policy repository.
+    pub source: Source,
+    /// Its branch; none: its default branch.
+    pub branch: Option<String>,
+    /// How to get in.
+    pub credentials: Credentials,
+    /// Manifests of the cluster.
+    pub cluster: PathBuf,
+    /// The cluster's name: whose entry in egret.yaml counts, and whose reports branch is written.
+    pub cluster_name: String,
+    /// This node.
+    pub node: NodeName,
+    /// Where mirrors and memory are; a folder for each node below it.
+    pub state_folder: PathBuf,
+    /// How often a remote repository is asked although nobody said that something changed.
+    pub poll: Duration,
+    /// Reconcile once and end.
+    pub once: bool,
+    /// Take everything away in place of what Git asks for, and end.
+    pub remove: bool,
+}
+
+/// Why the process ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is another one.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Memory is out of reach.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The cluster cannot be read at all.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The kernel cannot be spoken to.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A round failed, with `--once` or `--remove`.
+    #[error(transparent)]
+    Round(#[from] RoundError),
+    /// Git failed, with `--once`.
+    #[error(transparent)]
+    Git(#[from] crate::git::Error),
+    /// A thread, a watch or a signal handler could not be had.
+    #[error("start {what}")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Files cannot be watched.
+    #[error("watch files")]
+    Watch(#[from] crate::watch::Error),
+}
+
+impl RunError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Lock(_) => Some("stop it first; `ss -xlp | grep egret.dev/node` in this network namespace names it".to_owned()),
+            Self::Kernel(error) => error.hint(),
+            Self::Round(error) => error.hint(),
+            Self::Git(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// More than this much drift in [`FIGHT_WINDOW`] is a fight with somebody: then it is put right at a pace that leaves the
+/// machine usable.
+const FIGHT: usize = 50;
+/// See [`FIGHT`].
+const FIGHT_WINDOW: Duration = Duration::from_secs(10);
+/// How long events are gathered before a round: a burst of a thousand is one round.
+const GATHER: Duration = Duration::from_millis(2);
+/// What no event tells, as a setting below /proc/sys, is looked at this often. A look is a few milliseconds and writes nothing.
+const LOOK: Duration = Duration::from_secs(60);
+/// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
+const CLOCK: Duration = Duration::from_secs(30);
+
+/// Runs until SIGTERM or SIGINT, which leave the datapath in force; or once.
+pub async fn run(options: Options) -> Result<(), RunError> {
+    let _lock = Lock::take()?;
+    let folder = options.state_folder.join(options.node.as_str());
+    let memory = Memory::open(&folder)?;
+    let range = memory.kept().range().unwrap_or_default();
+    let kernel = Kernel::open(range).await?;
+    let watch = Watch::open(kernel.ports())?;
+    let cluster = Cluster::open(&options.cluster)?;
+    let mut engine = Engine::new(kernel, cluster, options.node.clone(), memory);
+    if options.remove {
+        return remove(&mut engine, range).await;
+    }
+    let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
+    let (sender, news) = unbounded_channel();
+    let (known, good) = (engine.memory.kept().commit.clone(), engine.memory.kept().good.clone());
+    let repository = Repository::start(repository_options(&options, &folder, seed), known, good, sender)
+        .map_err(|source| RunError::Start { what: "the repository's thread", source })?;
+    let publisher = Publisher::start(publisher::Options {
+        source: options.source.clone(),
+        credentials: options.credentials.clone(),
+        mirror: folder.join("reports.git"),
+        cluster: options.cluster_name.clone(),
+        seed,
+    })
+    .map_err(|source| RunError::Start { what: "the publisher's thread", source })?;
+    let mut node = Node::new(engine, repository, publisher, seed);
+    let result = if options.once { node.once(news).await } else { node.forever(&options, news, watch).await };
+    node.publisher.finish();
+    result
+}
+
+fn repository_options(options: &Options, folder: &std::path::Path, seed: u64) -> repository::Options {
+    // A push to a repository on this machine is seen by notify; polling it is only the backstop.
+    let poll = if options.source.is_local().is_some() { options.poll.max(Duration::from_secs(60)) } else { options.poll };
+    repository::Options {
+        source: options.source.clone(),
+        branch: options.branch.clone(),
+        credentials: options.credentials.clone(),
+        mirror: folder.join("policy.git"),
+        cluster: options.cluster_name.clone(),
+        poll,
+        seed,
+    }
+}
+
+/// Takes everything of ours away: kernel objects, and labels that Egret wrote.
+async fn remove(engine: &mut Engine, range: Range) -> Result<(), RunError> {
+    let steps = engine.remove(range).await?;
+    tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
+    steps.iter().for_each(|step| tracing::info!("{step}"));
+    Ok(())
+}
+
+/// What the loop holds.
+struct Node {
+    engine: Engine,
+    repository: Repository,
+    publisher: Publisher,
+    intent: Option<Intent>,
+    timetable: Option<(Schedule, Timetable)>,
+    backoff: Backoff,
+    /// When the next round is due although nothing happens.
+    due: Due,
+    /// Events that came since the last round that succeeded.
+    events: Vec<Event>,
+    /// When the first of them came.
+    seen: Option<Timestamp>,
+    /// The report that was last handed over.
+    sent: Option<Letter>,
+    /// Times of drift, for telling a fight.
+    fights: Vec<Instant>,
+}
+
+/// When the loop wakes by itself.
+#[derive(Debug, Clone, Copy, Default)]
+struct Due {
+    retry: Option<Instant>,
+    look: Option<Instant>,
+    /// By the clock on the wall: schedule and ends of suspensions.
+    wall: Option<Timestamp>,
+}
+
+/// What woke the loop.
+enum Trigger {
+    News(Option<News>),
+    Pushed,
+    Manifests,
+    Kernel(Result<Event, KernelError>),
+    Time,
+    Stop,
+}
+
+impl Node {
+    fn new(engine: Engine, repository: Repository, publisher: Publisher, seed: u64) -> Self {
+        Self {
+            engine,
+            repository,
+            publisher,
+            intent: None,
+            timetable: None,
+            backoff: Backoff::new(seed),
+            due: Due::default(),
+            events: Vec::new(),
+            seen: None,
+            sent: None,
+            fights: Vec::new(),
+        }
+    }
+
+    async fn once(&mut self, mut news: UnboundedReceiver<News>) -> Result<(), RunError> {
+        while let Some(message) = news.recv().await {
+            match message {
+                News::Intent(intent) => {
+                    self.take(*intent);
+                    break;
+                }
+                News::Unchanged => {}
+                News::Fault(error) => return Err(error.into()),
+            }
+        }
+        let Some(intent) = self.intent.clone() else { return Ok(()) };
+        let done = self.engine.round(&intent, &[], now()).await?;
+        self.tell(&done);
+        self.send_report();
+        Ok(())
+    }
+
+    async fn forever(
+        &mut self,
+        options: &Options,
+        mut news: UnboundedReceiver<News>,
+        mut kernel: Watch,
+    ) -> Result<(), RunError> {
+        let (_pushes, mut pushes) = Watcher::new(&options.source.watched())?;
+        let places: Vec<PathBuf> = self.engine.cluster.watch_paths().into_iter().map(|place| place.path).collect();
+        let (_manifests, mut manifests) = Watcher::new(&places)?;
+        let handler = |kind| signal(kind).map_err(|source| RunError::Start { what: "a signal handler", source });
+        let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+        tracing::info!(node = %self.engine.node, source = %options.source, "egret runs");
+        loop {
+            let wake = self.next_wake();
+            let trigger = tokio::select! {
+                biased;
+                _ = terminate.recv() => Trigger::Stop,
+                _ = interrupt.recv() => Trigger::Stop,
+                message = news.recv() => Trigger::News(message),
+                Some(()) = pushes.recv() => Trigger::Pushed,
+                Some(()) = manifests.recv() => Trigger::Manifests,
+                event = kernel.next() => Trigger::Kernel(event),
+                () = sleep_until(wake) => Trigger::Time,
+            };
+            if matches!(trigger, Trigger::Stop) {
+                tracing::info!("egret ends; the datapath stays in force");
+                return Ok(());
+            }
+            if self.note(trigger)? {
+                self.gather(&mut manifests, &mut kernel).await?;
+                self.round().await;
+            }
+        }
+    }
+
+    /// Takes a trigger in; tells whether a round is due.
+    fn note(&mut self, trigger: Trigger) -> Result<bool, RunError> {
+        match trigger {
+            Trigger::News(Some(News::Intent(intent))) => {
+                self.take(*intent);
+                return Ok(true);
+            }
+            Trigger::News(Some(News::Fault(error))) => {
+                tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is in force stays");
+            }
+            Trigger::News(Some(News::Unchanged)) | Trigger::Stop => {}
+            Trigger::News(None) => {
+                let source = std::io::Error::other("it has ended");
+                return Err(RunError::Start { what: "the repository's thread", source });
+            }
+            Trigger::Pushed => self.repository.look(),
+            Trigger::Manifests => return Ok(self.refresh()),
+            Trigger::Kernel(event) => return Ok(self.happened(event?)),
+            Trigger::Time => return Ok(self.time_came()),
+        }
+        Ok(false)
+    }
+
+    /// Reads the manifests again; tells whether they say something else now.
+    fn refresh(&mut self) -> bool {
+        match self.engine.cluster.refresh() {
+            Ok(refresh) => {
+                for fault in self.engine.cluster.faults().iter().filter(|_| refresh.changed) {
+                    tracing::warn!("{fault}");
+                }
+                if let Some(again) = refresh.again {
+                    self.due.retry = Some(Instant::now() + again);
+                }
+                refresh.changed
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the facts cannot be read; those of before count");
+                self.due.retry = Some(Instant::now() + self.backoff.next_wait());
+                false
+            }
+        }
+    }
+
+    fn happened(&mut self, event: Event) -> bool {
+        if self.engine.is_own(&event) {
+            return false;
+        }
+        if event.subject == Subject::Everything {
+            tracing::info!("more happened in the kernel than could be followed; everything is looked at");
+        }
+        self.seen.get_or_insert_with(now);
+        self.events.push(event);
+        true
+    }
+
+    fn time_came(&mut self) -> bool {
+        let instant = Instant::now();
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= instant);
+        let wall = self.due.wall.is_some_and(|wall| wall <= now());
+        let is_due = wall || due(self.due.retry) || due(self.due.look);
+        if wall {
+            // The schedule compares everything, whether or not anybody said that something changed.
+            self.repository.look();
+        }
+        if is_due {
+            self.refresh();
+        }
+        is_due
+    }
+
+    fn take(&mut self, intent: Intent) {
+        for diagnostic in &intent.diagnostics {
+            tracing::warn!("{diagnostic}");
+        }
+        let schedule = intent.set.config.schedule.clone();
+        if schedule.as_ref() != self.timetable.as_ref().map(|(schedule, _)| schedule) {
+            self.timetable = schedule.and_then(|schedule| match Timetable::new(&schedule) {
+                Ok(timetable) => Some((schedule, timetable)),
+                Err(error) => {
+                    tracing::warn!(%error, "the schedule of egret.yaml is not followed");
+                    None
+                }
+            });
+        }
+        self.intent = Some(intent);
+    }
+
+    fn next_wake(&self) -> Instant {
+        let wall = self.due.wall.map(|wall| {
+            let left = wall.duration_since(now());
+            Instant::now() + Duration::try_from(left).unwrap_or_default()
+        });
+        let latest = Instant::now() + CLOCK;
+        [self.due.retry, self.due.look, wall].into_iter().flatten().fold(latest, Instant::min)
+    }
+
+    /// Lets a burst end, so that it is one round.
+    async fn gather(&mut self, manifests: &mut Receiver<()>, kernel: &mut Watch) -> Result<(), RunError> {
+        let wait = if self.is_fight() { Duration::from_millis(500) } else { GATHER };
+        let until = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return Ok(()),
+                Some(()) = manifests.recv() => { self.refresh(); }
+                event = kernel.next() => { self.happened(event?); }
+            }
+        }
+    }
+
+    fn is_fight(&mut self) -> bool {
+        let now = Instant::now();
+        self.fights.retain(|at| now.duration_since(*at) < FIGHT_WINDOW);
+        self.fights.len() > FIGHT
+    }
+
+    async fn round(&mut self) {
+        let Some(intent) = self.intent.clone() else { return };
+        let seen = self.seen.unwrap_or_else(now);
+        match self.engine.round(&intent, &self.events, seen).await {
+            Ok(done) => {
+                self.backoff.reset();
+                self.events.clear();
+                self.seen = None;
+                self.fights.extend(std::iter::repeat_n(Instant::now(), done.drifted));
+                self.tell(&done);
+                self.plan_wakes(&done);
+            }
+            Err(error) => {
+                let wait = self.backoff.next_wait();
+                tracing::error!(error = chain(&error), hint = error.hint(), retry = ?wait, "not in force");
+                self.due = Due { retry: Some(Instant::now() + wait), ..self.due };
+            }
+        }
+        self.send_report();
+    }
+
+    fn plan_wakes(&mut self, done: &Done) {
+        let scheduled = self.timetable.as_ref().and_then(|(_, timetable)| timetable.next_after(now()));
+        let wall = [scheduled, done.wake].into_iter().flatten().min();
+        self.due = Due { retry: None, look: Some(Instant::now() + LOOK), wall };
+    }
+
+    fn tell(&self, done: &Done) {
+        let Some(intent) = &self.intent else { return };
+        if done.steps.is_empty() {
+            tracing::debug!(commit = intent.commit.id.short(), took = ?done.took, "nothing to do");
+            return;
+        }
+        let (commit, summary) = (intent.commit.id.short(), &intent.commit.summary);
+        tracing::info!(commit, summary, steps = done.steps.len(), drifted = done.drifted, took = ?done.took, "in force");
+        let text: Vec<String> = done.steps.iter().map(ToString::to_string).collect();
+        let lines: Vec<&str> = text.iter().flat_map(|step| step.lines()).collect();
+        lines.iter().take(60).for_each(|line| tracing::info!("  {line}"));
+        if lines.len() > 60 {
+            tracing::info!("  and {} more", lines.len() - 60);
+        }
+    }
+
+    /// Hands the report over if it says something else than the last one.
+    fn send_report(&mut self) {
+        let Some(intent) = &self.intent else { return };
+        let letter = Letter {
+            report: self.engine.report.clone(),
+            branch: intent.set.config.reports_branch.clone(),
+            policy_branch: intent.branch.clone(),
+        };
+        if intent.set.config.reports && self.sent.as_ref() != Some(&letter) {
+            self.publisher.send(letter.clone());
+            self.sent = Some(letter);
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! A round: look, compile, plan, apply, look again. Done means that the second plan is empty.
+//!
+//! Deliberately absent: when a round is due (`node`), and everything pure that it calls.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::memory::{Memory, MemoryError};
+use super::repository::Intent;
+use crate::cluster::{Cluster, ClusterError, LabelChanges};
+use crate::core::compile::marks::Marks;
+use crate::core::compile::{Compiled, Input, compile};
+use crate::core::finding::Finding;
+use crate::core::labels::Labels;
+use crate::core::name::NodeName;
+use crate::core::placement::place;
+use crate::core::plan::{Plan, Step, plan};
+use crate::core::report::drift::{self, Drift, Place};
+use crate::core::report::history::{By, InForce, NodeReport, Sighting, WantedBy};
+use crate::core::state::NodeState;
+use crate::core::state::ownership::Range;
+use crate::kernel::nft::Generation;
+use crate::kernel::watch::{Actor, Event, Subject};
+use crate::kernel::{Kernel, KernelError, Observed};
+
+/// How often a round looks again because somebody changed nftables meanwhile, or put something else in the way.
+const ATTEMPTS: usize = 8;
+
+/// Why a round did not come to its end. The kernel is as it was, or on the way; the next round goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The cluster's facts could not be read, or a label not be written.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// Memory could not be written.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The facts do not know this node: nothing is known of what it should do.
+    #[error("{0} is not among the nodes of the cluster; its kernel is left as it is")]
+    UnknownNode(NodeName),
+    /// Everything was carried out, and still something differs.
+    #[error("after {ATTEMPTS} attempts this is still to do: {0}")]
+    NotConverged(String),
+}
+
+impl RoundError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Kernel(error) => error.hint(),
+            Self::UnknownNode(_) => Some("compare --node with the names of the Node manifests".to_owned()),
+            Self::NotConverged(_) => Some("something else on this node changes the same objects; `egret doctor` may know it".to_owned()),
+            Self::Cluster(_) | Self::Memory(_) => None,
+        }
+    }
+}
+
+/// What a round did.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Steps that were taken, in order.
+    pub steps: Vec<Step>,
+    /// What had drifted.
+    pub drifted: usize,
+    /// From the first look to the last.
+    pub took: Duration,
+    /// The next time at which something changes by itself: a suspension ends.
+    pub wake: Option<Timestamp>,
+}
+
+/// One node: its kernel, its cluster's facts, and what is known of both.
+pub struct Engine {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The node's name.
+    pub node: NodeName,
+    /// What outlives the process.
+    pub memory: Memory,
+    /// The report of this node.
+    pub report: NodeReport,
+    /// What was last seen to be in force; none before the first round, and after one that failed.
+    in_force: Option<(NodeState, Compiled)>,
+    /// Generations of nftables that we made: their events are our own doing.
+    own_generations: VecDeque<Generation>,
+}
+
+impl Engine {
+    /// Puts the parts together.
+    pub fn new(kernel: Kernel, cluster: Cluster, node: NodeName, memory: Memory) -> Self {
+        let report = NodeReport::new(node.as_str());
+        Self { kernel, cluster, node, memory, report, in_force: None, own_generations: VecDeque::new() }
+    }
+
+    /// Whether an event is our own doing.
+    pub fn is_own(&self, event: &Event) -> bool {
+        event.generation.is_some_and(|generation| self.own_generations.contains(&generation))
+    }
+
+    /// What a look at the kernel and the facts gives, labels included.
+    pub async fn observe(&mut self, desired: &Labels) -> Result<Observed, RoundError> {
+        let mut observed = self.kernel.observe().await?;
+        observed.state.labels = self.observed_labels(desired);
+        Ok(observed)
+    }
+
+    /// Of the node's labels, those that Git asks for and those that Egret wrote. One that somebody has since given another
+    /// value is theirs.
+    fn observed_labels(&self, desired: &Labels) -> Labels {
+        let Some(node) = self.cluster.facts().nodes.get(&self.node) else { return Labels::new() };
+        let written = &self.memory.kept().labels;
+        node.labels
+            .iter()
+            .filter(|(key, value)| desired.contains_key(*key) || written.get(*key) == Some(*value))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
+    /// Brings the node to what is asked for. `events` are those that came since the last round, and when the first did.
+    pub async fn round(&mut self, intent: &Intent, events: &[Event], seen: Timestamp) -> Result<Done, RoundError> {
+        let began = Instant::now();
+        if !self.cluster.facts().nodes.contains_key(&self.node) {
+            return Err(RoundError::UnknownNode(self.node.clone()));
+        }
+        self.adopt_range(intent.set.config.range)?;
+        let mut done = Done::default();
+        let mut left = Plan::default();
+        for attempt in 0..ATTEMPTS {
+            let now = now();
+            let compiled = self.look_and_compile(intent, now).await?;
+            let (compiled, observed) = compiled;
+            done.drifted += self.note_drift(&compiled, &observed, intent, events, seen, attempt);
+            left = plan(&compiled.desired, &observed.state, intent.set.config.range);
+            if left.is_empty() {
+                done.took = began.elapsed();
+                done.wake = next_wake(intent, now);
+                self.settle(intent, compiled)?;
+                return Ok(done);
+            }
+            match self.apply(&left, observed.generation, &mut done.steps).await {
+                Ok(()) => {}
+                Err(RoundError::Kernel(error)) if error.is_stale() => {}
+                Err(error) => {
+                    self.in_force = None;
+                    self.report.not_put_right(&crate::telemetry::chain(&error));
+                    return Err(error);
+                }
+            }
+            // From here on, what differs is what somebody else did meanwhile.
+            self.in_force = None;
+        }
+        Err(RoundError::NotConverged(left.to_string().lines().take(3).collect::<Vec<_>>().join("; ")))
+    }
+
+    async fn look_and_compile(&mut self, intent: &Intent, now: Timestamp) -> Result<(Compiled, Observed), RoundError> {
+        let node = self.node.clone();
+        let labels = self.cluster.facts().nodes.get(&node).map(|node| node.labels.clone()).unwrap_or_default();
+        let wanted = intent.set.labels_of(&node, &labels);
+        let observed = self.observe(&wanted).await?;
+        let facts = self.cluster.facts();
+        let placement = place(&intent.set, facts, now);
+        let marks = Marks::observed(&observed.state.nft, intent.set.config.range);
+        let input = Input {
+            node: &node,
+            set: &intent.set,
+            placement: &placement,
+            facts,
+            ground: &observed.ground,
+            marks: &marks,
+        };
+        let mut compiled = compile(&input);
+        let own = placement.findings.iter().filter(|finding| concerns(finding, &compiled)).cloned();
+        compiled.findings.extend(own.collect::<Vec<_>>());
+        if !self.kernel.features().tunnel_id && compiled.desired.links.values().any(|link| link.external) {
+            let message = "this kernel's nftables cannot read a tunnel's identifier (CONFIG_NFT_TUNNEL)";
+            compiled.findings.push(Finding::new("no-nft-tunnel", &node, message).hint("`modprobe nft_tunnel`"));
+        }
+        compiled.findings.sort();
+        compiled.findings.dedup();
+        Ok((compiled, observed))
+    }
+
+    /// What somebody changed since all was in force, or (`attempt` > 0) while we were at it.
+    fn note_drift(
+        &mut self,
+        compiled: &Compiled,
+        observed: &Observed,
+        intent: &Intent,
+        events: &[Event],
+        seen: Timestamp,
+        attempt: usize,
+    ) -> usize {
+        let Some((before, known)) = &self.in_force else { return 0 };
+        let drifts = drift::between(before, &observed.state);
+        // What is no longer desired, or was not there before we came, is our own business.
+        let drifts: Vec<Drift> = if attempt == 0 { drifts } else { Vec::new() };
+        let sightings: Vec<Sighting> = drifts
+            .into_iter()
+            .map(|drift| Sighting {
+                by: who(&drift.place, events),
+                wanted_by: wanted_by(&drift.place, known, compiled, intent),
+                drift,
+            })
+            .collect();
+        for sighting in &sightings {
+            tracing::warn!(
+                object = sighting.drift.object,
+                class = ?sighting.drift.class,
+                by = sighting.by.as_ref().map(|by| by.guess.as_str()),
+                "drift"
+            );
+        }
+        let count = sightings.len();
+        self.report.seen(sightings, seen);
+        count
+    }
+
+    async fn apply(&mut self, plan: &Plan, mut generation: Generation, taken: &mut Vec<Step>) -> Result<(), RoundError> {
+        self.apply_labels(plan)?;
+        for step in &plan.steps {
+            let before = generation;
+            self.kernel.apply(step, &mut generation).await?;
+            if generation != before {
+                self.own_generations.push_back(generation);
+                if self.own_generations.len() > 64 {
+                    self.own_generations.pop_front();
+                }
+            }
+            taken.push(step.clone());
+        }
+        Ok(())
+    }
+
+    /// Labels are remembered before they are written: a crash in between leaves one that is ours and not there, which is
+    /// harmless; the other way round it would be there and nobody's.
+    fn apply_labels(&mut self, plan: &Plan) -> Result<(), RoundError> {
+        let mut changes = LabelChanges::default();
+        for step in &plan.steps {
+            match step {
+                Step::SetLabel(key, value, _) => {
+                    changes.set.insert(key.clone(), value.clone());
+                }
+                Step::RemoveLabel(key, _) => {
+                    changes.remove.insert(key.clone());
+                }
+                _ => {}
+            }
+        }
+        if changes == LabelChanges::default() {
+            return Ok(());
+        }
+        self.memory.keep(|kept| kept.labels.extend(changes.set.clone()))?;
+        self.cluster.label(&self.node, &changes)?;
+        self.cluster.refresh()?;
+        let removed: BTreeSet<String> = changes.remove;
+        Ok(self.memory.keep(|kept| kept.labels.retain(|key, _| !removed.contains(key)))?)
+    }
+
+    /// While the kernel still holds objects of another range, both are ours: the new ones are made before the old ones go.
+    fn adopt_range(&mut self, range: Range) -> Result<(), RoundError> {
+        let before = self.memory.kept().range().unwrap_or(range);
+        self.kernel.set_ranges(if before == range { vec![range] } else { vec![range, before] });
+        if self.memory.kept().range.is_none() {
+            self.memory.keep(|kept| kept.range = Some((range.mask, range.first, range.port, range.mtu)))?;
+        }
+        Ok(())
+    }
+
+    /// All is in force.
+    fn settle(&mut self, intent: &Intent, compiled: Compiled) -> Result<(), RoundError> {
+        let now = now();
+        let range = intent.set.config.range;
+        self.memory.keep(|kept| {
+            kept.commit = Some(intent.commit.id.to_string());
+            kept.good = intent.good.clone();
+            kept.range = Some((range.mask, range.first, range.port, range.mtu));
+        })?;
+        self.report.put_right(now);
+        self.report.in_force =
+            Some(InForce { commit: intent.commit.id.to_string(), summary: intent.commit.summary.clone() });
+        self.report.rejected.clone_from(&intent.rejected);
+        self.report.set_findings(compiled.findings.clone(), now);
+        self.in_force = Some((compiled.desired.clone(), compiled));
+        Ok(())
+    }
+}
+
+/// The time now.
+pub fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// Findings about policies concern every node that has members or exits of them; the gateway's name and the like, this node.
+fn concerns(finding: &Finding, compiled: &Compiled) -> bool {
+    let of_members = compiled.members.keys().any(|policy| policy.name.as_str() == finding.subject);
+    let of_exits = compiled
+        .exits
+        .iter()
+        .any(|(key, exit)| key.identity() == finding.subject || exit.policies.iter().any(|policy| policy.name.as_str() == finding.subject));
+    of_members || of_exits
+}
+
+/// The end of the first suspension that ends.
+fn next_wake(intent: &Intent, now: Timestamp) -> Option<Timestamp> {
+    intent.set.policies.values().filter_map(|policy| policy.suspend.as_ref()).map(|suspend| suspend.until).filter(|until| *until > now).min()
+}
+
+/// Who touched an object, by the events of the kernel.
+fn who(place: &Place, events: &[Event]) -> Option<By> {
+    let about = |event: &&Event| match (place, &event.subject) {
+        (Place::Rule(priority), Subject::Rule(of)) => priority == of,
+        (Place::Route(table), Subject::Route(of)) => table == of,
+        (Place::Link(name), Subject::Link(of)) => name == of,
+        (Place::Link(_), Subject::Address(_)) | (Place::Neighbour, Subject::Neighbour) | (Place::Nft(_), Subject::Nft) => true,
+        _ => false,
+    };
+    let event = events.iter().find(about)?;
+    Some(match &event.actor {
+        Actor::Kernel => {
+            By { guess: "the kernel".to_owned(), because: "its device or address went away or down".to_owned() }
+        }
+        Actor::Process(id, Some(name)) => {
+            By { guess: name.clone(), because: format!("the change's netlink message names process {id}") }
+        }
+        Actor::Process(id, None) => By {
+            guess: format!("process {id}"),
+            because: "the change's netlink message names it; it is gone by now, as a command typed by hand is".to_owned(),
+        },
+        Actor::Unknown => return None,
+    })
+}
+
+/// The policies that want an object: those of its exit or group, or all that this node serves.
+fn wanted_by(place: &Place, known: &Compiled, compiled: &Compiled, intent: &Intent) -> Vec<WantedBy> {
+    let range = intent.set.config.range;
+    let of_id = |number: u32| {
+        let exits = known.exits.values().chain(compiled.exits.values());
+        exits.filter(|exit| range.table(exit.id) == number).flat_map(|exit| exit.policies.iter()).collect::<BTreeSet<_>>()
+    };
+    let of_name = |name: &str| {
+        let groups = known.groups.iter().filter(|(group, _)| name.ends_with(group.as_str()));
+        groups.flat_map(|(_, policies)| policies).collect::<BTreeSet<_>>()
+    };
+    let all = || known.exits.values().flat_map(|exit| exit.policies.iter()).collect::<BTreeSet<_>>();
+    let policies = match place {
+        Place::Label => return labels_wanted_by(known, intent),
+        Place::Rule(number) | Place::Route(number) => of_id(*number),
+        Place::Nft(name) => of_name(name),
+        Place::Link(_) | Place::Neighbour => BTreeSet::new(),
+    };
+    let policies = if policies.is_empty() { all() } else { policies };
+    policies
+        .into_iter()
+        .filter_map(|id| intent.set.policies.get(id))
+        .map(|policy| WantedBy {
+            policy: policy.id.to_string(),
+            file: policy.origin.to_string(),
+            commit: intent.commit.id.to_string(),
+        })
+        .collect()
+}
+
+fn labels_wanted_by(known: &Compiled, intent: &Intent) -> Vec<WantedBy> {
+    intent
+        .set
+        .node_labels
+        .values()
+        .filter(|document| document.labels.keys().any(|key| known.desired.labels.contains_key(key)))
+        .map(|document| WantedBy {
+            policy: document.name.to_string(),
+            file: document.origin.to_string(),
+            commit: intent.commit.id.to_string(),
+        })
+        .collect()
+}
+
+impl Engine {
+    /// Takes everything of ours away, kernel objects and labels; returns what was done.
+    pub async fn remove(&mut self, range: Range) -> Result<Vec<Step>, RoundError> {
+        let mut taken = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let observed = self.observe(&Labels::new()).await?;
+            let left = plan(&NodeState::default(), &observed.state, range);
+            if left.is_empty() {
+                self.memory.keep(|kept| *kept = super::memory::Kept::default())?;
+                return Ok(taken);
+            }
+            match self.apply(&left, observed.generation, &mut taken).await {
+                Err(RoundError::Kernel(error)) if error.is_stale() => {}
+                other => other?,
+            }
+        }
+        Err(RoundError::NotConverged("take everything away".to_owned()))
+    }
+}
