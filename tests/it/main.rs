@@ -7,3 +7,4 @@ mod manifests;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod lab_alone;
+mod outpost;

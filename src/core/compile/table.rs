@@ -333,6 +333,9 @@ impl Builder<'_> {
 
     /// What bears an exit's mark leaves with that exit's address or not at all: whoever took a rule or route away, whoever
     /// translated it to something else, and whatever address the gateway has lost.
+    ///
+    /// The kernel's own multicast (MLD and IGMP reports) is let pass: in those packets the mark is the kernel's scratch space
+    /// (`reserved_tailroom` shares a union with `mark` in `struct sk_buff`, include/linux/skbuff.h) and says anything.
     fn guard(&mut self, exits: &BTreeMap<ExitKey, NodeExit>) {
         let mark = |value, verdict| {
             let compare = Statement::Compare {
@@ -344,24 +347,22 @@ impl Builder<'_> {
             vec![compare, verdict]
         };
         let mut rules = vec![mark(0, accept()), mark(self.range.reply_mark(), accept())];
-        let mut sets = Vec::new();
         for family in self.families.iter().copied() {
             let addresses = own_addresses(exits, family, self.range);
-            if addresses.is_empty() {
-                continue;
+            if !addresses.is_empty() {
+                let set = format!("leaves{}", family.suffix());
+                let fields = vec![Field::MetaMark, saddr(family)];
+                let leaves = Statement::InSet { fields, mask: Some(self.range.mask), negated: false, set: set.clone() };
+                rules.push(vec![leaves, accept()]);
+                let elements =
+                    addresses.into_iter().map(|(mark, address)| (Key::MarkAddress(mark, address), None)).collect();
+                self.set(&set, &[KeyType::Mark, address_key(family)], None, false, elements);
             }
-            let set = format!("leaves{}", family.suffix());
-            let fields = vec![Field::MetaMark, saddr(family)];
-            let leaves = Statement::InSet { fields, mask: Some(self.range.mask), negated: false, set: set.clone() };
-            rules.push(vec![leaves, accept()]);
-            let elements = addresses.into_iter().map(|(mark, address)| (Key::MarkAddress(mark, address), None)).collect();
-            sets.push((set, family, elements));
+            let multicast = format!("multicast{}", family.suffix());
+            rules.push(vec![in_set(daddr(family), true, multicast.clone()), Statement::Counter, drop()]);
+            self.set(&multicast, &[address_key(family)], None, true, [(multicast_range(family), None)].into());
         }
-        rules.push(vec![Statement::Counter, drop()]);
         self.base("guard", ChainKind::Filter, Hook::Postrouting, GUARD, rules);
-        for (set, family, elements) in sets {
-            self.set(&set, &[KeyType::Mark, address_key(family)], None, false, elements);
-        }
     }
 
     /// Tunnel packets are taken from known nodes only.
@@ -382,6 +383,15 @@ impl Builder<'_> {
         }
         self.base("peers", ChainKind::Filter, Hook::Input, 0, rules);
     }
+}
+
+/// 224.0.0.0/4 (RFC 5771) and ff00::/8 (RFC 4291).
+fn multicast_range(family: AddressFamily) -> Key {
+    let (first, last): (IpAddr, IpAddr) = match family {
+        AddressFamily::V4 => ([224, 0, 0, 0].into(), [239, 255, 255, 255].into()),
+        AddressFamily::V6 => ([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), [0xffff; 8].into()),
+    };
+    Key::Range(first, last)
 }
 
 /// Marks and egress addresses of the exits of this node.
