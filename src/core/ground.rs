@@ -68,7 +68,9 @@ impl Ground {
     pub fn default_route(&self, family: AddressFamily) -> Option<&GroundRoute> {
         self.routes
             .iter()
-            .filter(|route| route.destination.prefix_len() == 0 && AddressFamily::of(route.destination.addr()) == family)
+            .filter(|route| {
+                route.destination.prefix_len() == 0 && AddressFamily::of(route.destination.addr()) == family
+            })
             .min_by_key(|route| route.metric)
     }
 }

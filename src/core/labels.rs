@@ -40,7 +40,9 @@ pub enum Operator {
 impl Selector {
     /// Whether the labels satisfy every requirement.
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.requirements.iter().all(|requirement| requirement.matches(labels.get(&requirement.key).map(String::as_str)))
+        self.requirements
+            .iter()
+            .all(|requirement| requirement.matches(labels.get(&requirement.key).map(String::as_str)))
     }
 }
 
@@ -97,15 +99,18 @@ pub fn key_error(key: &str) -> Option<&'static str> {
         return Some("the part before `/` must be a DNS name: lower case letters, digits, `-` and `.`, 253 at most");
     }
     if name.is_empty() || !is_qualified(name) {
-        return Some("a label's name has 1 to 63 letters, digits, `-`, `_` and `.`, and starts and ends with a letter or digit");
+        return Some(
+            "a label's name has 1 to 63 letters, digits, `-`, `_` and `.`, and starts and ends with a letter or digit",
+        );
     }
     None
 }
 
 /// Why a text is no label value; `None` if it is one: empty, or 63 at most of `[A-Za-z0-9._-]` between letters or digits.
 pub fn value_error(value: &str) -> Option<&'static str> {
-    (!value.is_empty() && !is_qualified(value))
-        .then_some("a label's value has 63 letters, digits, `-`, `_` and `.` at most, and starts and ends with a letter or digit")
+    (!value.is_empty() && !is_qualified(value)).then_some(
+        "a label's value has 63 letters, digits, `-`, `_` and `.` at most, and starts and ends with a letter or digit",
+    )
 }
 
 fn is_qualified(text: &str) -> bool {

@@ -62,7 +62,9 @@ fn subdomain(text: &str) -> Result<(), NameError> {
     if text.len() <= 253 && text.split('.').all(label) {
         Ok(())
     } else {
-        Err(NameError("a name has lower case letters, digits, `-` and `.`, starts and ends with a letter or digit, 253 at most"))
+        Err(NameError(
+            "a name has lower case letters, digits, `-` and `.`, starts and ends with a letter or digit, 253 at most",
+        ))
     }
 }
 
@@ -71,7 +73,11 @@ fn interface(text: &str) -> Result<(), NameError> {
         && text != "."
         && text != ".."
         && !text.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace() || b == 0);
-    if valid { Ok(()) } else { Err(NameError("an interface's name has 1 to 15 bytes, none of them `/`, `:` or white space")) }
+    if valid {
+        Ok(())
+    } else {
+        Err(NameError("an interface's name has 1 to 15 bytes, none of them `/`, `:` or white space"))
+    }
 }
 
 #[cfg(test)]

@@ -68,10 +68,9 @@ impl Batch {
         let mut encoder = Encoder { writer: Writer::default(), first_sequence, origins: Vec::new(), sets: 0 };
         encoder.begin(expected);
         for (index, (family, change)) in transaction.changes.iter().enumerate() {
-            encoder.change(index, *family, change).map_err(|what| EncodeError::Inexpressible {
-                change: describe(*family, &shortened(change)),
-                what,
-            })?;
+            encoder
+                .change(index, *family, change)
+                .map_err(|what| EncodeError::Inexpressible { change: describe(*family, &shortened(change)), what })?;
         }
         encoder.end()
     }

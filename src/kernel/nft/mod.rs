@@ -8,7 +8,10 @@
 //!
 //! [`Change::AddTable`]: crate::core::state::nft::Change::AddTable
 
-#![expect(clippy::wildcard_imports, reason = "the numbers in `uapi` are told apart by their prefixes, as in the kernel's headers")]
+#![expect(
+    clippy::wildcard_imports,
+    reason = "the numbers in `uapi` are told apart by their prefixes, as in the kernel's headers"
+)]
 
 mod batch;
 mod dump;

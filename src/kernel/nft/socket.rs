@@ -41,7 +41,9 @@ pub enum ExchangeError {
     #[error("read the kernel's answer")]
     Malformed(#[source] Malformed),
     /// The request is larger than a netlink socket may send here.
-    #[error("{bytes} bytes are more than a netlink socket may send at once here (net.core.wmem_max, without CAP_NET_ADMIN)")]
+    #[error(
+        "{bytes} bytes are more than a netlink socket may send at once here (net.core.wmem_max, without CAP_NET_ADMIN)"
+    )]
     TooLarge {
         /// The size of the request.
         bytes: usize,

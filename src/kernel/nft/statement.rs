@@ -67,7 +67,9 @@ fn dependency(field: Field) -> Option<Dependency> {
         Field::Ip4Saddr | Field::Ip4Daddr => Some(Dependency::Network(AddressFamily::V4)),
         Field::Ip6Saddr | Field::Ip6Daddr => Some(Dependency::Network(AddressFamily::V6)),
         Field::UdpDport => Some(Dependency::Udp),
-        Field::MetaMark | Field::CtMark | Field::CtDirection | Field::Iifname | Field::Oifname | Field::TunnelId => None,
+        Field::MetaMark | Field::CtMark | Field::CtDirection | Field::Iifname | Field::Oifname | Field::TunnelId => {
+            None
+        }
     }
 }
 
