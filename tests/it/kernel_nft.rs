@@ -333,6 +333,20 @@ fn a_transaction_that_fails_in_its_middle_changes_nothing_and_names_the_change()
 }
 
 #[test]
+fn of_more_refusals_than_fit_the_first_is_named() {
+    alone(|| async {
+        let mut kernel = Nft::open().unwrap();
+        let rule = |number: u32| Rule(vec![Statement::Verdict(Verdict::Goto(format!("nowhere{number}")))]);
+        let mut changes = vec![Change::AddTable { owned: true }, Change::AddChain("steer".to_owned(), None, None)];
+        changes.extend((0..20_000).map(|number| Change::AddRule("steer".to_owned(), rule(number))));
+        let error = apply(&mut kernel, &inet(changes)).await.unwrap_err();
+        let expected = "`inet egret: add rule steer goto nowhere0`: No such file or directory (os error 2)";
+        assert_eq!(whole_text(&error), expected);
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::new());
+    });
+}
+
+#[test]
 fn of_many_elements_the_one_that_the_kernel_refused_is_named() {
     alone(|| async {
         let mut kernel = Nft::open().unwrap();

@@ -9,7 +9,7 @@ use crate::core::state::nft::{Base, Chain, ChainKind, Family, Hook, Policy, Rule
 use crate::core::state::ownership::TABLE;
 
 use super::batch::{comment_of, hook_number};
-use super::elements::{self, RawElement};
+use super::elements::{self, Misfit, RawElement};
 use super::expression::Expression;
 use super::uapi::*;
 use super::wire::{self, Attributes, Malformed, Message, Messages};
@@ -22,8 +22,12 @@ pub fn decode(messages: &[u8], port: u32) -> Result<Ruleset, Malformed> {
     for message in Messages(messages) {
         listing.read(&message?)?;
     }
-    Ok(listing.finish())
+    listing.finish().map_err(|Torn| Malformed { what: "listing: an element is in it twice" })
 }
+
+/// A listing in which an element is twice, and so another one perhaps not at all; see [`Misfit::Torn`]. Asking again helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Torn;
 
 /// What has been read so far.
 #[derive(Debug)]
@@ -101,15 +105,20 @@ impl Listing {
     }
 
     /// All that was read.
-    pub(super) fn finish(mut self) -> Ruleset {
+    pub(super) fn finish(mut self) -> Result<Ruleset, Torn> {
         for ((family, name), Elements { raw, unknown }) in self.elements {
             let Some(set) = self.tables.get_mut(&family).and_then(|table| table.sets.get_mut(&name)) else { continue };
-            if unknown || !elements::fill(set, raw) {
+            let filled = if unknown { Err(Misfit::Unknown) } else { elements::fill(set, raw) };
+            match filled {
+                Ok(()) => {}
+                Err(Misfit::Torn) => return Err(Torn),
                 // Elements that Egret has no word for: the whole set is one that nobody could want.
-                *set = Set { key: Vec::new(), data: None, interval: false, elements: BTreeMap::new() };
+                Err(Misfit::Unknown) => {
+                    *set = Set { key: Vec::new(), data: None, interval: false, elements: BTreeMap::new() };
+                }
             }
         }
-        self.tables
+        Ok(self.tables)
     }
 }
 

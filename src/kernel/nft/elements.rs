@@ -100,31 +100,45 @@ fn read_data(kind: DataType, data: &[u8]) -> Result<Option<Data>, Malformed> {
     })
 }
 
-/// Puts the elements of a whole set into it. `false` if a key does not fit the set's definition.
-pub(super) fn fill(set: &mut Set, raw: Vec<RawElement>) -> bool {
+/// Why listed elements are not those of a set of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Misfit {
+    /// A key that does not fit the set's definition.
+    Unknown,
+    /// An element is there twice, so another one is missing.
+    ///
+    /// The kernel lists a hash set in pieces and finds its place again by counting (net/netfilter/nft_set_hash.c,
+    /// `nft_rhash_walk`). While it still makes the table larger, as it does in the background for some time after many elements
+    /// came, places change: the number is right, the elements are not, and no flag says so. Measured on Linux 6.18: 2,850 of 100,000.
+    Torn,
+}
+
+/// Puts the elements of a whole set into it.
+pub(super) fn fill(set: &mut Set, raw: Vec<RawElement>) -> Result<(), Misfit> {
     if set.interval {
         return fill_ranges(set, raw);
     }
     for RawElement { key, data, .. } in raw {
-        match read_key(&set.key, &key) {
-            Some(key) => set.elements.insert(key, data),
-            None => return false,
-        };
+        let key = read_key(&set.key, &key).ok_or(Misfit::Unknown)?;
+        if set.elements.insert(key, data).is_some() {
+            return Err(Misfit::Torn);
+        }
     }
-    true
+    Ok(())
 }
 
 /// Pairs each start with the end behind it, in the order of addresses and an end before a start at the same one.
-fn fill_ranges(set: &mut Set, raw: Vec<RawElement>) -> bool {
-    let [kind] = set.key.as_slice() else { return false };
+fn fill_ranges(set: &mut Set, raw: Vec<RawElement>) -> Result<(), Misfit> {
+    let [kind] = set.key.as_slice() else { return Err(Misfit::Unknown) };
     let mut borders = Vec::with_capacity(raw.len());
     for RawElement { key, end, data } in raw {
-        match address(*kind, &key) {
-            Some(address) => borders.push((address, !end, data)),
-            None => return false,
-        }
+        let address = address(*kind, &key).ok_or(Misfit::Unknown)?;
+        borders.push((address, !end, data));
     }
     borders.sort_by_key(|(address, start, _)| (*address, *start));
+    if borders.windows(2).any(|pair| matches!(pair, [(a, c, _), (b, d, _)] if (a, c) == (b, d))) {
+        return Err(Misfit::Torn);
+    }
     let mut open: Option<(IpAddr, Option<Data>)> = None;
     for (address, start, data) in borders {
         // An end without a start is nft's own: it marks the space below the first interval.
@@ -142,7 +156,7 @@ fn fill_ranges(set: &mut Set, raw: Vec<RawElement>) -> bool {
         };
         set.elements.insert(Key::Range(first, last), data);
     }
-    true
+    Ok(())
 }
 
 fn read_key(types: &[KeyType], bytes: &[u8]) -> Option<Key> {

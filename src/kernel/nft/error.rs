@@ -18,11 +18,11 @@ pub enum NftError {
     /// The listing failed.
     #[error("list the nftables tables named `egret`")]
     Observe(#[source] ExchangeError),
-    /// The ruleset changed during every attempt to list it.
-    #[error("list the nftables tables named `egret`: somebody changed nftables during each of {attempts} attempts")]
+    /// The ruleset changed during every attempt to list it, or the kernel rearranged a large set all the time.
+    #[error("list the nftables tables named `egret`: it changed during each of {attempts} attempts")]
     Restless {
         /// How often it was tried.
-        attempts: usize,
+        attempts: u32,
     },
     /// The transaction has no form in netlink: a fault of ours, not the kernel's.
     #[error("prepare an nftables transaction")]

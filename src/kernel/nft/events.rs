@@ -58,7 +58,11 @@ impl Events {
             }
             let datagram = match self.socket.receive().await {
                 Ok(datagram) => datagram,
-                Err(ExchangeError::Lost) => return Ok(Event::Overrun),
+                Err(ExchangeError::Lost) => {
+                    // Whoever hears of the overrun looks at everything: what is still unread is of no account to them.
+                    while self.socket.receive_now().is_some() {}
+                    return Ok(Event::Overrun);
+                }
                 Err(source) => return Err(NftError::Listen(source)),
             };
             for message in Messages(datagram) {

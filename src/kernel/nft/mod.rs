@@ -29,6 +29,7 @@ pub(in crate::kernel) mod wire;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -49,8 +50,11 @@ use socket::{NetfilterSocket, Verdict};
 use uapi::*;
 use wire::{Messages, Writer};
 
-/// How often a listing is begun anew because somebody changed the ruleset meanwhile. Each attempt takes milliseconds.
-const ATTEMPTS: usize = 20;
+/// How often a listing is begun anew because somebody changed the ruleset meanwhile, or the kernel still rearranges a large set.
+const ATTEMPTS: u32 = 20;
+
+/// How much longer each wait between two attempts is than the one before: the kernel needs the processor too.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// The number of the ruleset's state, of all tables of all programs. The kernel counts one up for each transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,14 +82,15 @@ pub struct Nft {
 }
 
 impl Nft {
-    /// Opens it in the network namespace of the calling thread. Has to be called within a tokio runtime.
+    /// Opens it in the network namespace of the calling thread. Has to be called within a tokio runtime that has IO and time.
     pub fn open() -> Result<Self, NftError> {
         Ok(Self { socket: NetfilterSocket::open(socket::LARGE_BUFFER).map_err(NftError::Open)? })
     }
 
     /// Everything of ours as it is at one moment, and the generation it is of.
     pub async fn observe(&mut self) -> Result<(Ruleset, Generation), NftError> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            tokio::time::sleep(PATIENCE * attempt).await;
             let before = self.generation().await?;
             match self.list().await {
                 Ok(ruleset) if self.generation().await? == before => return Ok((ruleset, before)),
@@ -174,7 +179,7 @@ impl Nft {
         for (family, set) in listing.known_sets() {
             self.dump(NFT_MSG_GETSETELEM, family, Some(&set), |message| listing.read(message)).await?;
         }
-        Ok(listing.finish())
+        listing.finish().map_err(|dump::Torn| ExchangeError::Interrupted)
     }
 
     /// Lists the objects of one kind in our table. That `*_TABLE` is 1 and a list of elements' set is 2 holds for all of them.
@@ -207,28 +212,42 @@ impl Nft {
     async fn refusals(&mut self, first: u32, last: u32) -> Result<Vec<(u32, Verdict)>, NftError> {
         let mut refusals = Vec::new();
         loop {
-            let datagram = match self.socket.receive().await {
-                Ok(datagram) => datagram,
-                // The first refusal is the one that counts; the answer that ends them may be among the lost.
-                Err(ExchangeError::Lost) if refusals.is_empty() => return Err(NftError::AnswerLost),
-                Err(ExchangeError::Lost) => return Ok(refusals),
+            let ended = match self.socket.receive().await {
+                Ok(datagram) => collect_refusals(datagram, (first, last), &mut refusals),
+                Err(ExchangeError::Lost) => break,
                 Err(source) => return Err(NftError::Commit(source)),
             };
-            for message in Messages(datagram) {
-                let malformed = |source| NftError::Commit(ExchangeError::Malformed(source));
-                let message = message.map_err(malformed)?;
-                if message.sequence.wrapping_sub(first) > last.wrapping_sub(first) {
-                    continue;
-                }
-                let Some(verdict) = Verdict::read(&message).map_err(malformed)? else { continue };
-                let refused = verdict.errno != 0;
-                if refused {
-                    refusals.push((message.sequence, verdict));
-                }
-                if message.sequence == last || (refused && message.sequence == first) {
-                    return Ok(refusals);
-                }
+            if ended.map_err(|source| NftError::Commit(ExchangeError::Malformed(source)))? {
+                return Ok(refusals);
             }
         }
+        // What was lost came later than what is still to be read, and the first refusal is the one that counts.
+        while let Some(datagram) = self.socket.receive_now() {
+            let read = collect_refusals(datagram, (first, last), &mut refusals);
+            read.map_err(|source| NftError::Commit(ExchangeError::Malformed(source)))?;
+        }
+        if refusals.is_empty() { Err(NftError::AnswerLost) } else { Ok(refusals) }
     }
+}
+
+/// Takes the refusals of a batch with these message numbers out of a datagram; `true` if it has the answer that ends them.
+fn collect_refusals(
+    datagram: &[u8],
+    (first, last): (u32, u32),
+    refusals: &mut Vec<(u32, Verdict)>,
+) -> Result<bool, Malformed> {
+    let mut ended = false;
+    for message in Messages(datagram) {
+        let message = message?;
+        if message.sequence.wrapping_sub(first) > last.wrapping_sub(first) {
+            continue;
+        }
+        let Some(verdict) = Verdict::read(&message)? else { continue };
+        let refused = verdict.errno != 0;
+        ended |= message.sequence == last || (refused && message.sequence == first);
+        if refused {
+            refusals.push((message.sequence, verdict));
+        }
+    }
+    Ok(ended)
 }

@@ -174,13 +174,34 @@ impl NetfilterSocket {
         }
     }
 
-    /// The next datagram: one or more messages.
+    /// The next datagram: one or more messages. After [`ExchangeError::Lost`] there may be more to read with `receive_now`.
     pub(in crate::kernel) async fn receive(&mut self) -> Result<&[u8], ExchangeError> {
+        self.wait().await?;
+        Ok(&self.datagram)
+    }
+
+    async fn wait(&mut self) -> Result<(), ExchangeError> {
         self.datagram.clear();
         match self.socket.recv(&mut self.datagram).await {
-            Ok(()) => Ok(&self.datagram),
+            Ok(()) => Ok(()),
             Err(error) if is(&error, Errno::ENOBUFS) => Err(ExchangeError::Lost),
             Err(error) => Err(ExchangeError::Socket(error)),
+        }
+    }
+
+    /// A datagram that is there already; none if all are read.
+    ///
+    /// After an overrun everything has to be read: until then the kernel drops what comes, and does not say so again
+    /// (net/netlink/af_netlink.c, `NETLINK_S_CONGESTED`).
+    pub(in crate::kernel) fn receive_now(&mut self) -> Option<&[u8]> {
+        self.datagram.clear();
+        loop {
+            match self.socket.socket_ref().recv(&mut self.datagram, 0) {
+                Ok(_) => return Some(&self.datagram),
+                // Said once for each overrun, so this ends.
+                Err(error) if is(&error, Errno::ENOBUFS) || is(&error, Errno::EINTR) => {}
+                Err(_) => return None,
+            }
         }
     }
 
@@ -195,7 +216,11 @@ impl NetfilterSocket {
         self.send(&request).await?;
         let mut interrupted = false;
         loop {
-            for message in Messages(self.receive().await?) {
+            if let Err(error) = self.wait().await {
+                while self.receive_now().is_some() {}
+                return Err(error);
+            }
+            for message in Messages(&self.datagram) {
                 let message = message.map_err(ExchangeError::Malformed)?;
                 if message.sequence != sequence {
                     // The rest of an answer that was given up.

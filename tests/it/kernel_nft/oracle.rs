@@ -47,7 +47,7 @@ pub(crate) fn blocks(listing: &str) -> Blocks {
 
 /// One line in one spelling.
 fn words(line: &str) -> String {
-    let line = line.replace(" packets 0 bytes 0", "");
+    let line = line.replace(" packets 0 bytes 0", "").replace(" == @", " @");
     let line = line.replace("ct state ! ", "ct state != ").replace(" | established", ",established");
     let names = [("mangle;", "-150;"), ("srcnat;", "100;"), ("srcnat + 1;", "101;"), ("filter;", "0;")];
     let line = names
