@@ -62,8 +62,5 @@ pub(super) fn colour() -> Colour {
 
 /// A runtime on this thread: what opens netlink sockets must be in this network namespace.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(error, None))
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(error, None))
 }

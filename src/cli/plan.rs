@@ -57,7 +57,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if !cluster.facts().nodes.contains_key(&node) {
         let known: Vec<&str> = cluster.facts().nodes.keys().map(NodeName::as_str).collect();
         let hint = format!("the manifests know: {}", known.join(", "));
-        return Err(Failure::new(format!("{node} is not among the nodes of {}", arguments.node.cluster.display()), Some(hint)));
+        return Err(Failure::new(
+            format!("{node} is not among the nodes of {}", arguments.node.cluster.display()),
+            Some(hint),
+        ));
     }
     let set = catalogue.policies();
     let observed = output::runtime()?.block_on(look(arguments, set, &node, cluster.facts()))?;
@@ -67,12 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 /// What the kernel holds, with the labels that Git asks for or that Egret wrote.
-async fn look(
-    arguments: &Arguments,
-    set: &PolicySet,
-    node: &NodeName,
-    facts: &Facts,
-) -> Result<Observed, Failure> {
+async fn look(arguments: &Arguments, set: &PolicySet, node: &NodeName, facts: &Facts) -> Result<Observed, Failure> {
     let fault = |error: crate::kernel::KernelError| {
         let hint = error.hint();
         Failure::new(error, hint)
@@ -102,14 +100,8 @@ fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, obs
     let facts = set.labelled(facts);
     let placement: Placement = place(set, &facts, now());
     let marks = Marks::observed(&observed.state.nft, set.config.range);
-    let input = Input {
-        node: &node,
-        set,
-        placement: &placement,
-        facts: &facts,
-        ground: &observed.ground,
-        marks: &marks,
-    };
+    let input =
+        Input { node: &node, set, placement: &placement, facts: &facts, ground: &observed.ground, marks: &marks };
     let compiled = compile(&input);
     let plan = plan(&compiled.desired, &observed.state, set.config.range);
     let mut findings = placement.findings;

@@ -27,7 +27,9 @@ impl Kernel {
                 Err(source) => Err(KernelError::Conntrack { mark: *mark, source }),
             },
             Step::SetSysctl(sysctl, value, _) => write(sysctl, value),
-            other => self.apply_route(other).await.map_err(|source| KernelError::Step { step: step.to_string(), source }),
+            other => {
+                self.apply_route(other).await.map_err(|source| KernelError::Step { step: step.to_string(), source })
+            }
         }
     }
 
@@ -71,11 +73,15 @@ impl Kernel {
             Step::DeleteRoute(key, route) => {
                 gone(self.routes.execute(Message::DelRoute(encode::route_deletion(key, route)), Manner::Plain).await)
             }
-            Step::AddRule(rule) => there(self.routes.execute(Message::NewRule(encode::rule(rule)), Manner::Create).await),
+            Step::AddRule(rule) => {
+                there(self.routes.execute(Message::NewRule(encode::rule(rule)), Manner::Create).await)
+            }
             Step::DeleteRule(rule) => {
                 gone(self.routes.execute(Message::DelRule(encode::rule(rule)), Manner::Plain).await)
             }
-            Step::SetLabel(..) | Step::RemoveLabel(..) | Step::Nft(_) | Step::Forget { .. } | Step::SetSysctl(..) => Ok(()),
+            Step::SetLabel(..) | Step::RemoveLabel(..) | Step::Nft(_) | Step::Forget { .. } | Step::SetSysctl(..) => {
+                Ok(())
+            }
         }
     }
 }

@@ -86,7 +86,9 @@ impl KernelError {
     pub fn hint(&self) -> Option<String> {
         let source = match self {
             Self::Observe { source, .. } | Self::Step { source, .. } => source,
-            Self::Open(_) | Self::Sysctl { .. } => return Some("Egret needs CAP_NET_ADMIN and a writable /proc/sys/net".into()),
+            Self::Open(_) | Self::Sysctl { .. } => {
+                return Some("Egret needs CAP_NET_ADMIN and a writable /proc/sys/net".into());
+            }
             Self::Nft(_) | Self::Conntrack { .. } => return None,
         };
         source.is_permission().then(|| "Egret needs CAP_NET_ADMIN in this network namespace".to_owned())

@@ -29,7 +29,11 @@ impl Kernel {
         let ground = ground::ground(&links, &addresses, ground_routes, &ruleset, self.features.owned_tables);
         let state = NodeState {
             labels: BTreeMap::new(),
-            links: links.values().filter(|seen| seen.is_ours()).map(|seen| (seen.name.clone(), seen.link.clone())).collect(),
+            links: links
+                .values()
+                .filter(|seen| seen.is_ours())
+                .map(|seen| (seen.name.clone(), seen.link.clone()))
+                .collect(),
             addresses: addresses.iter().filter_map(|seen| links::own_address(seen, &links)).collect(),
             sysctls: sysctls(&links, &ground.loosened, ground.features.ipv6),
             rules: self.rules().await?,
@@ -45,7 +49,11 @@ impl Kernel {
         self.nft.counters().await.map_err(KernelError::Nft)
     }
 
-    async fn dump(&self, what: &'static str, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+    async fn dump(
+        &self,
+        what: &'static str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
         self.routes.dump(message).await.map_err(|source| KernelError::Observe { what, source })
     }
 

@@ -143,7 +143,12 @@ fn destination(message: &RouteMessage, parts: &Parts, family: AddressFamily) -> 
 pub(super) fn own_route(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> Option<(RouteKey, Route)> {
     let family = family_of(message.header.address_family)?;
     let parts = parts(message);
-    let key = RouteKey { family, table: parts.table, destination: destination(message, &parts, family)?, metric: parts.metric };
+    let key = RouteKey {
+        family,
+        table: parts.table,
+        destination: destination(message, &parts, family)?,
+        metric: parts.metric,
+    };
     let route = match (message.header.kind, parts.link.and_then(|index| links.get(&index)), parts.odd) {
         (RouteType::Unreachable, ..) => Route::Unreachable,
         (RouteType::Throw, ..) => Route::Throw,

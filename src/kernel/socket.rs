@@ -143,7 +143,8 @@ const ATTRIBUTE_MESSAGE: u16 = 1;
 /// The kernel's words behind an error: attributes behind the header of the failed request, and behind the rest of it unless
 /// it was capped. Never panics, whatever the bytes.
 fn extended_words(bytes: &[u8], capped: bool) -> String {
-    let request = bytes.get(..4).map_or(0, |length| u32::from_ne_bytes([length[0], length[1], length[2], length[3]]) as usize);
+    let request =
+        bytes.get(..4).map_or(0, |length| u32::from_ne_bytes([length[0], length[1], length[2], length[3]]) as usize);
     let skip = if capped { 16 } else { request.next_multiple_of(4) };
     let mut rest = bytes.get(skip..).unwrap_or_default();
     while let [low, high, kind_low, kind_high, ..] = rest {

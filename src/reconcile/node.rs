@@ -94,7 +94,9 @@ impl RunError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Lock(_) => Some("stop it first; `ss -xlp | grep egret.dev/node` in this network namespace names it".to_owned()),
+            Self::Lock(_) => {
+                Some("stop it first; `ss -xlp | grep egret.dev/node` in this network namespace names it".to_owned())
+            }
             Self::Kernel(error) => error.hint(),
             Self::Round(error) => error.hint(),
             Self::Git(error) => error.hint(),
@@ -149,7 +151,8 @@ pub async fn run(options: Options) -> Result<(), RunError> {
 
 fn repository_options(options: &Options, folder: &std::path::Path, seed: u64) -> repository::Options {
     // A push to a repository on this machine is seen by notify; polling it is only the backstop.
-    let poll = if options.source.is_local().is_some() { options.poll.max(Duration::from_secs(60)) } else { options.poll };
+    let poll =
+        if options.source.is_local().is_some() { options.poll.max(Duration::from_secs(60)) } else { options.poll };
     repository::Options {
         source: options.source.clone(),
         branch: options.branch.clone(),

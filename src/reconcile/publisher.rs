@@ -58,8 +58,7 @@ impl Publisher {
     /// Starts the thread.
     pub fn start(options: Options) -> std::io::Result<Self> {
         let (letters, received) = channel();
-        let thread =
-            thread::Builder::new().name("publisher".to_owned()).spawn(move || serve(&options, &received))?;
+        let thread = thread::Builder::new().name("publisher".to_owned()).spawn(move || serve(&options, &received))?;
         Ok(Self { letters: Some(letters), thread: Some(thread) })
     }
 

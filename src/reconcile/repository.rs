@@ -184,7 +184,9 @@ impl Reader {
 
     /// What was last in force, if the first look failed and the mirror still has it.
     fn from_mirror(&mut self) -> Option<Box<Intent>> {
-        let (Some(current), Some(mirror), true) = (self.current, &self.mirror, self.branch.is_empty()) else { return None };
+        let (Some(current), Some(mirror), true) = (self.current, &self.mirror, self.branch.is_empty()) else {
+            return None;
+        };
         let info = mirror.commit_info(current).ok()?;
         self.branch = self.options.branch.clone().unwrap_or_else(|| "HEAD".to_owned());
         Some(Box::new(self.intent(info)))

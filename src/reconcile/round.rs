@@ -54,7 +54,9 @@ impl RoundError {
         match self {
             Self::Kernel(error) => error.hint(),
             Self::UnknownNode(_) => Some("compare --node with the names of the Node manifests".to_owned()),
-            Self::NotConverged(_) => Some("something else on this node changes the same objects; `egret doctor` may know it".to_owned()),
+            Self::NotConverged(_) => {
+                Some("something else on this node changes the same objects; `egret doctor` may know it".to_owned())
+            }
             Self::Cluster(_) | Self::Memory(_) => None,
         }
     }
@@ -221,7 +223,12 @@ impl Engine {
         count
     }
 
-    async fn apply(&mut self, plan: &Plan, mut generation: Generation, taken: &mut Vec<Step>) -> Result<(), RoundError> {
+    async fn apply(
+        &mut self,
+        plan: &Plan,
+        mut generation: Generation,
+        taken: &mut Vec<Step>,
+    ) -> Result<(), RoundError> {
         self.apply_labels(plan)?;
         for step in &plan.steps {
             let before = generation;
@@ -299,16 +306,22 @@ pub fn now() -> Timestamp {
 /// Findings about policies concern every node that has members or exits of them; the gateway's name and the like, this node.
 fn concerns(finding: &Finding, compiled: &Compiled) -> bool {
     let of_members = compiled.members.keys().any(|policy| policy.name.as_str() == finding.subject);
-    let of_exits = compiled
-        .exits
-        .iter()
-        .any(|(key, exit)| key.identity() == finding.subject || exit.policies.iter().any(|policy| policy.name.as_str() == finding.subject));
+    let of_exits = compiled.exits.iter().any(|(key, exit)| {
+        key.identity() == finding.subject || exit.policies.iter().any(|policy| policy.name.as_str() == finding.subject)
+    });
     of_members || of_exits
 }
 
 /// The end of the first suspension that ends.
 fn next_wake(intent: &Intent, now: Timestamp) -> Option<Timestamp> {
-    intent.set.policies.values().filter_map(|policy| policy.suspend.as_ref()).map(|suspend| suspend.until).filter(|until| *until > now).min()
+    intent
+        .set
+        .policies
+        .values()
+        .filter_map(|policy| policy.suspend.as_ref())
+        .map(|suspend| suspend.until)
+        .filter(|until| *until > now)
+        .min()
 }
 
 /// Who touched an object, by the events of the kernel.
@@ -317,7 +330,9 @@ fn who(place: &Place, events: &[Event]) -> Option<By> {
         (Place::Rule(priority), Subject::Rule(of)) => priority == of,
         (Place::Route(table), Subject::Route(of)) => table == of,
         (Place::Link(name), Subject::Link(of)) => name == of,
-        (Place::Link(_), Subject::Address(_)) | (Place::Neighbour, Subject::Neighbour) | (Place::Nft(_), Subject::Nft) => true,
+        (Place::Link(_), Subject::Address(_))
+        | (Place::Neighbour, Subject::Neighbour)
+        | (Place::Nft(_), Subject::Nft) => true,
         _ => false,
     };
     let event = events.iter().find(about)?;
@@ -330,7 +345,8 @@ fn who(place: &Place, events: &[Event]) -> Option<By> {
         }
         Actor::Process(id, None) => By {
             guess: format!("process {id}"),
-            because: "the change's netlink message names it; it is gone by now, as a command typed by hand is".to_owned(),
+            because: "the change's netlink message names it; it is gone by now, as a command typed by hand is"
+                .to_owned(),
         },
         Actor::Unknown => return None,
     })
@@ -341,7 +357,10 @@ fn wanted_by(place: &Place, known: &Compiled, compiled: &Compiled, intent: &Inte
     let range = intent.set.config.range;
     let of_id = |number: u32| {
         let exits = known.exits.values().chain(compiled.exits.values());
-        exits.filter(|exit| range.table(exit.id) == number).flat_map(|exit| exit.policies.iter()).collect::<BTreeSet<_>>()
+        exits
+            .filter(|exit| range.table(exit.id) == number)
+            .flat_map(|exit| exit.policies.iter())
+            .collect::<BTreeSet<_>>()
     };
     let of_name = |name: &str| {
         let groups = known.groups.iter().filter(|(group, _)| name.ends_with(group.as_str()));

@@ -1,10 +1,12 @@
 //! The one integration binary: linking is what costs on a small machine. Each module is a subject; labs are in `tests/lab`.
 
 mod fuzz_documents;
-mod policy;
+mod fuzz_netlink;
 mod git;
-mod manifests;
+mod kernel_nft;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod lab_alone;
+mod manifests;
 mod outpost;
+mod policy;

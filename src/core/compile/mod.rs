@@ -169,7 +169,8 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
         findings.push(Finding::new("no-pod-network", input.node, message).hint("set podCIDRs in egret.yaml"));
     }
     // A pod outside its node's network (some CNIs hand addresses out like that) is still classified by its own address.
-    let local_pods = own.iter().copied().chain(grouping.addresses.keys().map(|address| IpNet::from(*address))).collect();
+    let local_pods =
+        own.iter().copied().chain(grouping.addresses.keys().map(|address| IpNet::from(*address))).collect();
     let told = !config.pod_cidrs.is_empty() || nodes.values().all(|node| !node.pod_cidrs.is_empty());
     let all_pods =
         if told { node_cidrs().chain(config.pod_cidrs.iter().copied()).collect() } else { RangeSet::default() };
@@ -179,11 +180,8 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
         .keys()
         .flat_map(|policy| input.set.policies[policy].destinations.iter().copied())
         .collect();
-    let peers = nodes
-        .iter()
-        .filter(|(name, _)| *name != input.node)
-        .filter_map(|(_, node)| node.tunnel_address())
-        .collect();
+    let peers =
+        nodes.iter().filter(|(name, _)| *name != input.node).filter_map(|(_, node)| node.tunnel_address()).collect();
     Networks { cluster, local_pods, all_pods, guarded, peers }
 }
 
@@ -210,7 +208,8 @@ fn exits(
     let mut exits = BTreeMap::new();
     for (key, policies) in policies {
         let (Some(id), Some(exit)) = (ids.get(&key).copied(), input.placement.exits.get(&key)) else {
-            let message = format!("is exit number {} of this node and marks are used up; its members are dropped", ids.len() + 1);
+            let message =
+                format!("is exit number {} of this node and marks are used up; its members are dropped", ids.len() + 1);
             findings.push(Finding::new("marks-used-up", &key, message).hint("a wider datapath.markMask in egret.yaml"));
             continue;
         };

@@ -57,11 +57,7 @@ pub(super) fn resolve(
 }
 
 /// The interface and address; nothing where the exit has nothing to say about the family.
-fn egress_address(
-    exit: &ExitKey,
-    family: AddressFamily,
-    ground: &Ground,
-) -> Result<Option<(String, IpAddr)>, Finding> {
+fn egress_address(exit: &ExitKey, family: AddressFamily, ground: &Ground) -> Result<Option<(String, IpAddr)>, Finding> {
     let missing = |message: String, hint: &str| {
         let message = format!("{message}; members' packets are dropped there");
         Err(Finding::new("egress-address-missing", exit, message).hint(hint))
@@ -81,10 +77,14 @@ fn egress_address(
         },
         Egress::Interface(name) => match (first_of(name.as_str()), ground.interfaces.contains_key(name.as_str())) {
             (Some(address), _) => Ok(Some((name.to_string(), address))),
-            (None, true) => {
-                missing(format!("{name} has no global {family} address"), "put the address on it; it is followed at once")
-            }
-            (None, false) => missing(format!("{} has no interface {name}", exit.gateway), "`ip link` on the gateway shows its interfaces"),
+            (None, true) => missing(
+                format!("{name} has no global {family} address"),
+                "put the address on it; it is followed at once",
+            ),
+            (None, false) => missing(
+                format!("{} has no interface {name}", exit.gateway),
+                "`ip link` on the gateway shows its interfaces",
+            ),
         },
         Egress::DefaultRoute => match ground.default_route(family) {
             Some(route) => match first_of(&route.interface) {

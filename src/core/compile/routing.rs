@@ -49,7 +49,9 @@ pub(super) fn needs_tunnel(exits: &BTreeMap<ExitKey, NodeExit>, networks: &Netwo
 }
 
 fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, range: Range) {
-    let Some(own) = input.facts.nodes.get(input.node).and_then(crate::core::facts::Node::tunnel_address) else { return };
+    let Some(own) = input.facts.nodes.get(input.node).and_then(crate::core::facts::Node::tunnel_address) else {
+        return;
+    };
     let link = Link { port: range.port, mac: Mac::of_node(own), mtu: range.mtu, up: true, external: true };
     desired.links.insert(TUNNEL.to_owned(), link);
     // Without an address of its own the kernel fails the reverse-path check on this device in every mode but 0, and 0 is not
@@ -88,13 +90,7 @@ fn everything(family: AddressFamily) -> IpNet {
     }
 }
 
-fn add_exit(
-    desired: &mut NodeState,
-    exit: &NodeExit,
-    networks: &Networks,
-    families: &[AddressFamily],
-    range: Range,
-) {
+fn add_exit(desired: &mut NodeState, exit: &NodeExit, networks: &Networks, families: &[AddressFamily], range: Range) {
     let table = range.table(exit.id);
     for family in families.iter().copied() {
         let key = |destination, metric| RouteKey { family, table, destination, metric };
@@ -113,7 +109,9 @@ fn add_exit(
                 tunnel_route(desired, key(everything(family), default_metric(family)), *vni, *peer);
             }
             Role::Own { ways, .. } => {
-                for out in ways.get(&family).into_iter().flat_map(|way| way.routes.iter().map(move |route| (way, route))) {
+                for out in
+                    ways.get(&family).into_iter().flat_map(|way| way.routes.iter().map(move |route| (way, route)))
+                {
                     let (way, out) = out;
                     let route = Route::Via {
                         link: way.interface.clone(),

@@ -167,8 +167,11 @@ impl Builder<'_> {
         let mut of_mark = BTreeMap::new();
         for (key, exit) in exits {
             let (name, mark) = (exit_chain(exit.id), self.range.mark(exit.id));
-            let rules =
-                vec![vec![self.set_mark(Field::MetaMark, mark)], vec![self.set_mark(Field::CtMark, mark)], vec![accept()]];
+            let rules = vec![
+                vec![self.set_mark(Field::MetaMark, mark)],
+                vec![self.set_mark(Field::CtMark, mark)],
+                vec![accept()],
+            ];
             self.chain(&name, rules);
             if let Some(chain) = self.table.chains.get_mut(&name) {
                 chain.comment = Some(key.identity());
@@ -184,15 +187,15 @@ impl Builder<'_> {
             let mut lookups = Vec::new();
             let mut resets = Vec::new();
             for family in self.families.iter().copied() {
-                let of_family = || {
-                    group.targets.iter().filter(move |(range, _)| AddressFamily::of(range.first()) == family)
-                };
+                let of_family =
+                    || group.targets.iter().filter(move |(range, _)| AddressFamily::of(range.first()) == family);
                 let element = |(range, target): &(Addresses, super::Target)| {
                     verdict_of(&target.way, exits)
                         .map(|verdict| (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict))))
                 };
                 let all: BTreeMap<_, _> = of_family().filter_map(element).collect();
-                let reset: BTreeMap<_, _> = of_family().filter(|(_, target)| target.reset).filter_map(element).collect();
+                let reset: BTreeMap<_, _> =
+                    of_family().filter(|(_, target)| target.reset).filter_map(element).collect();
                 for (prefix, elements, rules) in [("to", all, &mut lookups), ("reset", reset, &mut resets)] {
                     if elements.is_empty() {
                         continue;
@@ -416,12 +419,8 @@ fn verdict_of(way: &Way, exits: &BTreeMap<ExitKey, NodeExit>) -> Option<Verdict>
 
 /// `netdev`: the only family that can read a tunnel's identifier. An identifier that is no exit of ours is dropped.
 fn arrivals(exits: &BTreeMap<ExitKey, NodeExit>, range: Range, owned: bool) -> Table {
-    let arrived = |vni| Statement::Compare {
-        field: Field::TunnelId,
-        mask: None,
-        negated: false,
-        value: Value::TunnelId(vni),
-    };
+    let arrived =
+        |vni| Statement::Compare { field: Field::TunnelId, mask: None, negated: false, value: Value::TunnelId(vni) };
     let mark = |value| Statement::SetMark { field: Field::MetaMark, keep: range.others(), value };
     let mut rules: Vec<Rule> = exits
         .values()

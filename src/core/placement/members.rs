@@ -57,7 +57,9 @@ impl<'a> Members<'a> {
 /// A label that everything the selector matches has with exactly this value.
 pub(super) fn single_label(selector: &Selector) -> Option<(&str, &str)> {
     selector.requirements.iter().find_map(|requirement| match &requirement.operator {
-        Operator::In(values) if values.len() == 1 => values.first().map(|value| (requirement.key.as_str(), value.as_str())),
+        Operator::In(values) if values.len() == 1 => {
+            values.first().map(|value| (requirement.key.as_str(), value.as_str()))
+        }
         _ => None,
     })
 }

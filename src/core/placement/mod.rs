@@ -89,8 +89,10 @@ pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
 }
 
 fn suspended(policy: &Policy) -> Finding {
-    let (until, reason) =
-        policy.suspend.as_ref().map_or((String::new(), ""), |suspend| (suspend.until.to_string(), suspend.reason.as_str()));
+    let (until, reason) = policy
+        .suspend
+        .as_ref()
+        .map_or((String::new(), ""), |suspend| (suspend.until.to_string(), suspend.reason.as_str()));
     Finding::new("suspended", &policy.id, format!("is suspended until {until}: {reason}"))
 }
 
@@ -177,7 +179,8 @@ impl<'a> NodeIndex<'a> {
 /// Gathers the exits of all policies. Two of one gateway that share a tunnel identifier (3 in a million for ten exits) cannot
 /// both be told apart on the wire: the later one is refused rather than sent out with the other's address.
 fn collect_exits(placement: &mut Placement, facts: &Facts) {
-    let wanted: BTreeSet<ExitKey> = placement.policies.values().flat_map(|placed| placed.exits.iter().cloned()).collect();
+    let wanted: BTreeSet<ExitKey> =
+        placement.policies.values().flat_map(|placed| placed.exits.iter().cloned()).collect();
     let mut taken: BTreeSet<(NodeName, u32)> = BTreeSet::new();
     let mut refused: BTreeSet<ExitKey> = BTreeSet::new();
     for key in wanted {
@@ -186,7 +189,8 @@ fn collect_exits(placement: &mut Placement, facts: &Facts) {
         if taken.insert((key.gateway.clone(), vni)) {
             placement.exits.insert(key, Exit { vni, peer });
         } else {
-            let message = format!("has the tunnel identifier {vni}, as another exit of its gateway; its members are dropped");
+            let message =
+                format!("has the tunnel identifier {vni}, as another exit of its gateway; its members are dropped");
             placement.findings.push(
                 Finding::new("identifier-clash", key.identity(), message)
                     .hint("name the address by egressIP instead of interface, or the other way round"),

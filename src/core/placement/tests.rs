@@ -32,7 +32,10 @@ fn policy(name: &str, gateways: Vec<GatewaySpec>) -> Policy {
 }
 
 fn set(policies: Vec<Policy>) -> PolicySet {
-    PolicySet { policies: policies.into_iter().map(|policy| (policy.id.clone(), policy)).collect(), ..PolicySet::default() }
+    PolicySet {
+        policies: policies.into_iter().map(|policy| (policy.id.clone(), policy)).collect(),
+        ..PolicySet::default()
+    }
 }
 
 fn facts(nodes: &[(&str, bool, bool)]) -> Facts {
@@ -79,7 +82,11 @@ fn an_exit_that_goes_moves_only_its_own_members() {
     let facts = facts(&nodes.iter().map(|name| (name.as_str(), true, false)).collect::<Vec<_>>());
     let all: Vec<GatewaySpec> = nodes.iter().map(|name| gateway("name", name)).collect();
     let exits = |gateways: &[GatewaySpec]| {
-        place(&set(vec![policy("p", gateways.to_vec())]), &facts, Timestamp::UNIX_EPOCH).policies.into_values().next().unwrap()
+        place(&set(vec![policy("p", gateways.to_vec())]), &facts, Timestamp::UNIX_EPOCH)
+            .policies
+            .into_values()
+            .next()
+            .unwrap()
     };
     let (five, four) = (exits(&all), exits(&all[..4]));
     let mut share = BTreeMap::new();
@@ -124,8 +131,11 @@ fn the_index_finds_the_same_members_as_asking_every_policy() {
                 addresses: vec!["10.1.1.1".parse().unwrap()],
                 ..Pod::default()
             };
-            let mut asked: Vec<PolicyId> =
-                policies.iter().filter(|policy| policy.selects(&name, &pod, &facts)).map(|policy| policy.id.clone()).collect();
+            let mut asked: Vec<PolicyId> = policies
+                .iter()
+                .filter(|policy| policy.selects(&name, &pod, &facts))
+                .map(|policy| policy.id.clone())
+                .collect();
             asked.sort();
             assert_eq!(index.of(&name, &pod, &facts), asked);
         }

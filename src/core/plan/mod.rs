@@ -168,7 +168,8 @@ impl Order {
     }
 
     fn neighbours(&mut self, desired: &NodeState, observed: &NodeState) {
-        self.set_neighbours.extend(desired.neighbours.difference(&observed.neighbours).cloned().map(Step::SetNeighbour));
+        self.set_neighbours
+            .extend(desired.neighbours.difference(&observed.neighbours).cloned().map(Step::SetNeighbour));
         // One whose hardware address changes is replaced in place; one whose device goes, goes with it.
         let stays = |gone: &&Neighbour| {
             desired.links.contains_key(&gone.link)

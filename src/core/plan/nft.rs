@@ -76,9 +76,10 @@ fn write_down(wanted: &Table, set: &Set, observed: &mut Ruleset, record: &mut Ve
 
 /// Whether the table can be changed in place: what cannot be changed of sets and chains is the same.
 fn can_grow_into(wanted: &Table, found: &Table) -> bool {
-    let sets = wanted.sets.iter().all(|(name, set)| {
-        found.sets.get(name).is_none_or(|found| found.definition() == set.definition())
-    });
+    let sets = wanted
+        .sets
+        .iter()
+        .all(|(name, set)| found.sets.get(name).is_none_or(|found| found.definition() == set.definition()));
     let chains = wanted.chains.iter().all(|(name, chain)| {
         found.chains.get(name).is_none_or(|found| found.base == chain.base && found.comment == chain.comment)
     });

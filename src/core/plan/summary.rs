@@ -4,9 +4,9 @@
 
 use std::fmt::Write;
 
-use super::Plan;
 use super::super::compile::{Compiled, Role};
 use super::super::finding::Finding;
+use super::Plan;
 
 /// So many steps are shown; the diff has them all.
 const SHOWN: usize = 40;
@@ -52,7 +52,8 @@ fn roles(compiled: &Compiled) -> Vec<String> {
                 Role::Own { ways, .. } => {
                     let addresses: Vec<String> =
                         ways.values().map(|way| format!("{} on {}", way.address, way.interface)).collect();
-                    let addresses = if addresses.is_empty() { "no address: dropped".to_owned() } else { addresses.join(" and ") };
+                    let addresses =
+                        if addresses.is_empty() { "no address: dropped".to_owned() } else { addresses.join(" and ") };
                     lines.push(format!("gateway of {policy}: members leave as {addresses}"));
                     if !members.is_empty() {
                         lines.push(format!("source of {policy}: {} of this node leave here", pods(members)));

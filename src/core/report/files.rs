@@ -51,10 +51,22 @@ pub fn readme(cluster: &str, reports: &[NodeReport]) -> String {
         for since in &report.findings {
             let finding = &since.finding;
             let hint = finding.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
-            row(&mut page, &report.node, &format!("**{}** {}", plain(&finding.subject), plain(&finding.message)), &since.since.to_string(), &format!("**open**{}", plain(&hint)));
+            row(
+                &mut page,
+                &report.node,
+                &format!("**{}** {}", plain(&finding.subject), plain(&finding.message)),
+                &since.since.to_string(),
+                &format!("**open**{}", plain(&hint)),
+            );
         }
         for record in &report.drift {
-            row(&mut page, &report.node, &what(record), &record.first_seen.to_string(), &format!("**open**: {}", plain(&record.action)));
+            row(
+                &mut page,
+                &report.node,
+                &what(record),
+                &record.first_seen.to_string(),
+                &format!("**open**: {}", plain(&record.action)),
+            );
         }
     }
     for report in reports {
@@ -65,7 +77,9 @@ pub fn readme(cluster: &str, reports: &[NodeReport]) -> String {
     if open + corrected == 0 {
         page.push_str("| | nothing has drifted | | |\n");
     }
-    page.push_str("\nHistory of a node: `git log -p nodes/NODE.yaml`. Everything of one policy: `git log -p -S'policy: NAME'`.\n");
+    page.push_str(
+        "\nHistory of a node: `git log -p nodes/NODE.yaml`. Everything of one policy: `git log -p -S'policy: NAME'`.\n",
+    );
     page
 }
 
@@ -87,7 +101,13 @@ fn rejected(page: &mut String, reports: &[NodeReport]) {
     all.sort();
     all.dedup();
     for document in all {
-        let _ = writeln!(page, "Not in force: {}: {}. {}.\n", plain(&document.place), plain(&document.message), plain(&document.instead));
+        let _ = writeln!(
+            page,
+            "Not in force: {}: {}. {}.\n",
+            plain(&document.place),
+            plain(&document.message),
+            plain(&document.instead)
+        );
     }
 }
 
@@ -96,7 +116,8 @@ fn row(page: &mut String, node: &str, what: &str, since: &str, state: &str) {
 }
 
 fn what(record: &Record) -> String {
-    let policies: Vec<String> = record.wanted_by.iter().map(|wanted| format!("**{}**", plain(&wanted.policy))).collect();
+    let policies: Vec<String> =
+        record.wanted_by.iter().map(|wanted| format!("**{}**", plain(&wanted.policy))).collect();
     let of = if policies.is_empty() { String::new() } else { format!(" of {}", policies.join(", ")) };
     let how = match record.class {
         super::drift::Class::Missing => "was gone",

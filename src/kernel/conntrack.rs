@@ -1,0 +1,111 @@
+//! Connection tracking over netlink (ctnetlink): forgetting the connections that bear a mark, and counting them.
+//!
+//! A live connection keeps its exit by its connection mark, so an exit that is gone must be forgotten by its connections too.
+//! Deliberately absent: every other property of a connection, and listening.
+
+use thiserror::Error;
+
+use nix::errno::Errno;
+
+use super::nft::socket::{self, ExchangeError, NetfilterSocket};
+use super::nft::uapi::{NFPROTO_UNSPEC, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
+use super::nft::wire::{self, Message, Writer};
+
+/// include/uapi/linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h.
+const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+const IPCTNL_MSG_CT_NEW: u8 = 0;
+const IPCTNL_MSG_CT_GET: u8 = 1;
+const IPCTNL_MSG_CT_DELETE: u8 = 2;
+const CTA_MARK: u16 = 8;
+const CTA_MARK_MASK: u16 = 21;
+
+/// Why connections could not be forgotten or counted.
+#[derive(Debug, Error)]
+pub enum ConntrackError {
+    /// No bit of the mark counts, or it has bits that do not count: that would be all connections, or none.
+    #[error("{doing} connections with mark {mark:#x}/{mask:#x}: the mask is empty or does not cover the mark")]
+    Mask {
+        /// `forget` or `count`.
+        doing: &'static str,
+        /// The mark.
+        mark: u32,
+        /// The bits that count.
+        mask: u32,
+    },
+    /// The kernel has no ctnetlink: `CONFIG_NF_CT_NETLINK`.
+    #[error("{doing} connections: this kernel has no ctnetlink (module nf_conntrack_netlink)")]
+    Missing {
+        /// `forget` or `count`.
+        doing: &'static str,
+    },
+    /// The exchange failed.
+    #[error("{doing} connections with mark {mark:#x}/{mask:#x}")]
+    Exchange {
+        /// `forget` or `count`.
+        doing: &'static str,
+        /// The mark.
+        mark: u32,
+        /// The bits that count.
+        mask: u32,
+        /// Why.
+        #[source]
+        source: ExchangeError,
+    },
+}
+
+/// Deletes every connection, IPv4 and IPv6, whose mark has these bits under this mask; the next packet of each is a new connection's.
+/// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
+pub async fn forget(mark: u32, mask: u32) -> Result<(), ConntrackError> {
+    exchange("forget", (mark, mask), (IPCTNL_MSG_CT_DELETE, NLM_F_ACK), |_| Ok(())).await
+}
+
+/// How many connections there are whose mark has these bits under this mask.
+/// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
+pub async fn count(mark: u32, mask: u32) -> Result<usize, ConntrackError> {
+    let mut count = 0;
+    let answer = |message: &Message<'_>| {
+        if message.of_subsystem(NFNL_SUBSYS_CTNETLINK) == Some(IPCTNL_MSG_CT_NEW) {
+            let (_, attributes) = message.netfilter()?;
+            // Kernels that know no filter list everything. One without CTA_MARK in the listing has no mark.
+            let found = wire::find_u32(attributes, CTA_MARK)?.unwrap_or(0);
+            count += usize::from(found & mask == mark);
+        }
+        Ok(())
+    };
+    exchange("count", (mark, mask), (IPCTNL_MSG_CT_GET, NLM_F_DUMP), answer).await?;
+    Ok(count)
+}
+
+async fn exchange(
+    doing: &'static str,
+    (mark, mask): (u32, u32),
+    (kind, flags): (u8, u16),
+    answer: impl FnMut(&Message<'_>) -> Result<(), wire::Malformed>,
+) -> Result<(), ConntrackError> {
+    if mask == 0 || mark & !mask != 0 {
+        return Err(ConntrackError::Mask { doing, mark, mask });
+    }
+    let failed = |source| ConntrackError::Exchange { doing, mark, mask, source };
+    let mut socket =
+        NetfilterSocket::open(socket::LARGE_BUFFER).map_err(|error| failed(ExchangeError::Socket(error)))?;
+    let request = |sequence| {
+        let header = (NFNL_SUBSYS_CTNETLINK << 8 | u16::from(kind), NLM_F_REQUEST | flags, sequence);
+        let mut writer = Writer::default();
+        // NFPROTO_UNSPEC: both families.
+        writer.message(header, (NFPROTO_UNSPEC, 0), |message| {
+            message.number(CTA_MARK, mark);
+            message.number(CTA_MARK_MASK, mask);
+        });
+        writer.finish().unwrap_or_default()
+    };
+    match socket.ask(request, answer).await {
+        Ok(()) => Ok(()),
+        // Deleting what is not there is no fault.
+        Err(ExchangeError::Refused { errno, .. }) if socket::is(&errno, Errno::ENOENT) => Ok(()),
+        // nfnetlink says EINVAL for a subsystem that nobody has registered; with the module there is nothing invalid in this.
+        Err(ExchangeError::Refused { errno, .. }) if socket::is(&errno, Errno::EINVAL) => {
+            Err(ConntrackError::Missing { doing })
+        }
+        Err(source) => Err(failed(source)),
+    }
+}

@@ -1,0 +1,85 @@
+//! What this kernel's nftables can do, found out by asking it to and not letting it.
+//!
+//! A batch without its end is checked and then undone by the kernel, as `nft --check` uses it: no generation is counted, nobody is
+//! told, nothing is left. Deliberately absent: what follows from a missing feature.
+
+use nix::errno::Errno;
+
+use crate::core::state::nft::{Family, Field, Rule, Statement, Value};
+
+use super::batch::protocol;
+use super::statement::expressions_of;
+use super::uapi::*;
+use super::wire::Writer;
+use super::{Nft, NftError};
+
+/// Names that nothing is ever left under.
+const OWNED_PROBE: &str = "egret-probe-owned";
+const TUNNEL_PROBE: &str = "egret-probe-tunnel";
+
+/// What the kernel can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// Tables that belong to a process and stay when it ends: `flags owner,persist`, Linux 6.9.
+    pub owned_tables: bool,
+    /// `tunnel id` in a netdev chain: `CONFIG_NFT_TUNNEL`.
+    pub tunnel_id: bool,
+}
+
+impl Nft {
+    /// Finds out what the kernel can do. Changes nothing.
+    pub async fn probe(&mut self) -> Result<Features, NftError> {
+        /// The batch's begin, and the four messages in it.
+        const MESSAGES: u32 = 5;
+        let first = self.socket.reserve(MESSAGES);
+        self.socket.send(&probe_batch(first)).await.map_err(NftError::Probe)?;
+        let refusals = self.refusals(first, first.wrapping_add(MESSAGES - 1)).await?;
+        let mut features = Features { owned_tables: true, tunnel_id: true };
+        for (sequence, refusal) in refusals {
+            let unknown = [Errno::EOPNOTSUPP, Errno::EINVAL, Errno::ENOENT, Errno::EAFNOSUPPORT];
+            let unsupported = unknown.into_iter().any(|errno| errno as i32 == refusal.errno);
+            match sequence.wrapping_sub(first) {
+                1 if unsupported => features.owned_tables = false,
+                2..=4 if unsupported => features.tunnel_id = false,
+                _ => refusal.into_result().map_err(NftError::Probe)?,
+            }
+        }
+        Ok(features)
+    }
+}
+
+fn probe_batch(first: u32) -> Vec<u8> {
+    let mut writer = Writer::default();
+    let begin = (NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, first);
+    writer.message(begin, (NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES), |_| {});
+    let mut sequence = first;
+    let mut message = |kind: u8, family: Family, attributes: &dyn Fn(&mut Writer)| {
+        sequence = sequence.wrapping_add(1);
+        let header = (NFNL_SUBSYS_NFTABLES << 8 | u16::from(kind), NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK, sequence);
+        writer.message(header, (protocol(family), 0), attributes);
+    };
+    // add table inet egret-probe-owned { flags owner,persist; }
+    message(NFT_MSG_NEWTABLE, Family::Inet, &|table| {
+        table.text(NFTA_TABLE_NAME, OWNED_PROBE);
+        table.number(NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST);
+    });
+    // add table netdev egret-probe-tunnel
+    message(NFT_MSG_NEWTABLE, Family::Netdev, &|table| table.text(NFTA_TABLE_NAME, TUNNEL_PROBE));
+    // add chain netdev egret-probe-tunnel probe
+    message(NFT_MSG_NEWCHAIN, Family::Netdev, &|chain| {
+        chain.text(NFTA_CHAIN_TABLE, TUNNEL_PROBE);
+        chain.text(NFTA_CHAIN_NAME, "probe");
+    });
+    // add rule netdev egret-probe-tunnel probe tunnel id 1
+    let tunnel_id =
+        Statement::Compare { field: Field::TunnelId, mask: None, negated: false, value: Value::TunnelId(1) };
+    let rule = Rule(vec![tunnel_id]);
+    let expressions = expressions_of(Family::Netdev, &rule).unwrap_or_default();
+    message(NFT_MSG_NEWRULE, Family::Netdev, &|message| {
+        message.text(NFTA_RULE_TABLE, TUNNEL_PROBE);
+        message.text(NFTA_RULE_CHAIN, "probe");
+        message.nested(NFTA_RULE_EXPRESSIONS, |list| expressions.iter().for_each(|one| one.write(list)));
+    });
+    // Without NFNL_MSG_BATCH_END.
+    writer.finish().unwrap_or_default()
+}

@@ -1,0 +1,174 @@
+//! The kernel's expressions back into statements.
+//!
+//! A statement is only recognised in the form that `statement` builds: every guess is built again and compared, so that nothing
+//! with the same look and another meaning passes. What is left over is [`Statement::Unknown`], one for each expression.
+//! Deliberately absent: the bytes (`expression`).
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::core::state::nft::{AddressFamily, Family, Field, Rule, Statement, Value};
+
+use super::expression::{Expression, Found, Register};
+use super::statement::{self, Dependency, Established};
+use super::uapi::*;
+use super::wire;
+
+const FIELDS: [Field; 11] = [
+    Field::MetaMark,
+    Field::CtMark,
+    Field::CtDirection,
+    Field::Iifname,
+    Field::Oifname,
+    Field::Ip4Saddr,
+    Field::Ip4Daddr,
+    Field::Ip6Saddr,
+    Field::Ip6Daddr,
+    Field::UdpDport,
+    Field::TunnelId,
+];
+
+/// The rule that these expressions are.
+pub(super) fn rule_of(family: Family, expressions: &[Expression]) -> Rule {
+    let mut established = Established::nothing(family);
+    let mut statements = Vec::new();
+    let mut rest = expressions;
+    while let Some(first) = rest.first() {
+        if let Some((statement, behind)) = with_dependencies(&mut established, rest) {
+            statements.push(statement);
+            rest = behind;
+        } else {
+            statements.push(Statement::Unknown(first.to_string()));
+            rest = &rest[1..];
+        }
+    }
+    Rule(statements)
+}
+
+/// One statement with just the dependencies that were missing before it, and what stands behind it.
+fn with_dependencies<'a>(
+    established: &mut Established,
+    expressions: &'a [Expression],
+) -> Option<(Statement, &'a [Expression])> {
+    let mut rest = expressions;
+    let mut dependencies = Vec::new();
+    while let Some((dependency, behind)) = dependency(rest) {
+        dependencies.push(dependency);
+        rest = behind;
+    }
+    let (statement, length) = guess(rest)?;
+    let (own, behind) = rest.split_at_checked(length)?;
+    let mut after = *established;
+    let expected = after.missing_for(&statement::fields(&statement));
+    let same = statement::own_expressions(&statement).is_some_and(|built| equal_but_for_counts(&built, own));
+    if expected != dependencies || !same {
+        return None;
+    }
+    *established = after;
+    Some((statement, behind))
+}
+
+fn equal_but_for_counts(built: &[Expression], found: &[Expression]) -> bool {
+    built.len() == found.len()
+        && built.iter().zip(found).all(|pair| match pair {
+            (Expression::Counter { .. }, Expression::Counter { .. }) => true,
+            (built, found) => built == found,
+        })
+}
+
+fn dependency(expressions: &[Expression]) -> Option<(Dependency, &[Expression])> {
+    let (two, behind) = expressions.split_at_checked(2)?;
+    let all = AddressFamily::BOTH.map(Dependency::Network).into_iter().chain([Dependency::Udp]);
+    all.into_iter().find(|dependency| dependency.expressions() == two).map(|dependency| (dependency, behind))
+}
+
+/// The statement that begins here, by the look of it, and how many expressions it has.
+fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
+    match expressions {
+        [Expression::Counter { .. }, ..] => Some((Statement::Counter, 1)),
+        [Expression::Verdict(verdict), ..] => Some((Statement::Verdict(verdict.clone()), 1)),
+        [
+            Expression::Ct { key: NFT_CT_STATE, .. },
+            Expression::Bitwise { mask, .. },
+            Expression::Compare { negated, .. },
+            ..,
+        ] => Some((Statement::CtState { bits: *mask, negated: !negated }, 3)),
+        [
+            Expression::Meta { .. },
+            Expression::Bitwise { mask, .. },
+            Expression::Lookup { set, found: Found::Register(_), .. },
+            Expression::Snat { family, .. },
+            ..,
+        ] => Some((Statement::SnatMap { family: *family, mask: *mask, map: set.clone() }, 4)),
+        [Expression::Payload { .. }, Expression::Snat { family, .. }, ..] => {
+            Some((Statement::SnatToSelf { family: *family }, 2))
+        }
+        [_, Expression::Bitwise { mask, xor, .. }, Expression::SetMeta { .. }, ..] => {
+            Some((Statement::SetMark { field: Field::MetaMark, keep: *mask, value: *xor }, 3))
+        }
+        [_, Expression::Bitwise { mask, xor, .. }, Expression::SetCt { .. }, ..] => {
+            Some((Statement::SetMark { field: Field::CtMark, keep: *mask, value: *xor }, 3))
+        }
+        _ => guess_match(expressions),
+    }
+}
+
+/// A statement that loads fields and compares them or looks them up.
+fn guess_match(expressions: &[Expression]) -> Option<(Statement, usize)> {
+    let (fields, mask, length) = loaded_fields(expressions)?;
+    let first = *fields.first()?;
+    let statement = match expressions.get(length)? {
+        Expression::Compare { negated, value, .. } => {
+            Statement::Compare { field: first, mask, negated: *negated, value: value_of(first, value)? }
+        }
+        Expression::Lookup { set, found: Found::Nowhere, negated, .. } => {
+            Statement::InSet { fields, mask, negated: *negated, set: set.clone() }
+        }
+        Expression::Lookup { set, found: Found::Verdict, .. } => {
+            Statement::VerdictMap { field: first, mask, map: set.clone() }
+        }
+        _ => return None,
+    };
+    Some((statement, length + 1))
+}
+
+/// The fields loaded one behind the other from here on, the first one's mask, and how many expressions they take.
+fn loaded_fields(expressions: &[Expression]) -> Option<(Vec<Field>, Option<u32>, usize)> {
+    let mut fields = Vec::new();
+    let mut mask = None;
+    let mut word = 0;
+    let mut length = 0;
+    while let Some(load) = expressions.get(length) {
+        let Some(field) = FIELDS.into_iter().find(|field| statement::load_plain(*field, Register(word)) == *load)
+        else {
+            break;
+        };
+        length += 1;
+        if let (0, Some(Expression::Bitwise { mask: bits, .. })) = (word, expressions.get(length)) {
+            mask = Some(*bits);
+            length += 1;
+        }
+        fields.push(field);
+        word += statement::words(field);
+    }
+    (!fields.is_empty()).then_some((fields, mask, length))
+}
+
+fn value_of(field: Field, bytes: &[u8]) -> Option<Value> {
+    match field {
+        Field::MetaMark | Field::CtMark => wire::host_u32(bytes).ok().map(Value::Mark),
+        Field::TunnelId => wire::host_u32(bytes).ok().map(Value::TunnelId),
+        Field::CtDirection => match bytes {
+            [0] => Some(Value::Reply(false)),
+            [1] => Some(Value::Reply(true)),
+            _ => None,
+        },
+        Field::Iifname | Field::Oifname => statement::interface_name(bytes).map(Value::Interface),
+        Field::UdpDport => bytes.try_into().ok().map(|port| Value::Port(u16::from_be_bytes(port))),
+        Field::Ip4Saddr | Field::Ip4Daddr => {
+            <[u8; 4]>::try_from(bytes).ok().map(|octets| Value::Address(Ipv4Addr::from(octets).into()))
+        }
+        Field::Ip6Saddr | Field::Ip6Daddr => {
+            <[u8; 16]>::try_from(bytes).ok().map(|octets| Value::Address(Ipv6Addr::from(octets).into()))
+        }
+    }
+}

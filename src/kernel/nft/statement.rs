@@ -1,0 +1,285 @@
+//! Statements into the kernel's expressions, with nft's syntax above the code that builds each.
+//!
+//! Deliberately absent: the way back (`recognise`) and the bytes (`expression`). What is built here is canonical: a statement has
+//! one form only, the one that the nft program builds too, so that `nft list` prints it as [`Statement`]'s text says.
+
+use std::net::IpAddr;
+
+use crate::core::state::nft::{AddressFamily, Family, Field, Rule, Statement, Value};
+
+use super::expression::{Expression, Found, Register};
+use super::uapi::*;
+
+/// What a rule has to have looked at before a field of the packet may be loaded.
+///
+/// In the `inet` family an IPv6 packet has no `ip saddr`, yet there are bytes at its place: nft therefore puts `meta nfproto ipv4`
+/// before it by itself, and `meta l4proto udp` before a port. In `netdev` Egret looks at no field of the packet's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dependency {
+    /// `meta nfproto ipv4` or `ipv6`.
+    Network(AddressFamily),
+    /// `meta l4proto udp`.
+    Udp,
+}
+
+/// `IPPROTO_UDP`
+const UDP: u8 = 17;
+
+/// What the statements of a rule so far have established.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Established {
+    family: Family,
+    network: Option<AddressFamily>,
+    udp: bool,
+}
+
+impl Established {
+    /// At the beginning of a rule.
+    pub(super) fn nothing(family: Family) -> Self {
+        Self { family, network: None, udp: false }
+    }
+
+    /// What these fields need and the rule has not established yet; from now on it has.
+    pub(super) fn missing_for(&mut self, fields: &[Field]) -> Vec<Dependency> {
+        let mut missing = Vec::new();
+        if self.family == Family::Netdev {
+            return missing;
+        }
+        for field in fields {
+            match dependency(*field) {
+                Some(Dependency::Network(network)) if self.network != Some(network) => {
+                    self.network = Some(network);
+                    missing.push(Dependency::Network(network));
+                }
+                Some(Dependency::Udp) if !self.udp => {
+                    self.udp = true;
+                    missing.push(Dependency::Udp);
+                }
+                _ => {}
+            }
+        }
+        missing
+    }
+}
+
+fn dependency(field: Field) -> Option<Dependency> {
+    match field {
+        Field::Ip4Saddr | Field::Ip4Daddr => Some(Dependency::Network(AddressFamily::V4)),
+        Field::Ip6Saddr | Field::Ip6Daddr => Some(Dependency::Network(AddressFamily::V6)),
+        Field::UdpDport => Some(Dependency::Udp),
+        Field::MetaMark | Field::CtMark | Field::CtDirection | Field::Iifname | Field::Oifname | Field::TunnelId => {
+            None
+        }
+    }
+}
+
+impl Dependency {
+    /// `meta nfproto ipv4`, `meta nfproto ipv6`, `meta l4proto udp`.
+    pub(super) fn expressions(self) -> [Expression; 2] {
+        let (key, value) = match self {
+            Self::Network(family) => (NFT_META_NFPROTO, super::expression::protocol(family)),
+            Self::Udp => (NFT_META_L4PROTO, UDP),
+        };
+        let register = Register::FIRST;
+        [Expression::Meta { key, register }, Expression::Compare { register, negated: false, value: vec![value] }]
+    }
+}
+
+/// The fields of a statement that a rule must be able to look at.
+pub(super) fn fields(statement: &Statement) -> Vec<Field> {
+    match statement {
+        Statement::Compare { field, .. } | Statement::VerdictMap { field, .. } | Statement::SetMark { field, .. } => {
+            vec![*field]
+        }
+        Statement::InSet { fields, .. } => fields.clone(),
+        Statement::SnatToSelf { family } => vec![source_address(*family)],
+        // `snat ip` itself passes by packets of the other family (net/netfilter/nft_nat.c, nft_nat_inet_eval).
+        Statement::SnatMap { .. }
+        | Statement::CtState { .. }
+        | Statement::Counter
+        | Statement::Verdict(_)
+        | Statement::Unknown(_) => Vec::new(),
+    }
+}
+
+/// `ip saddr` or `ip6 saddr`.
+pub(super) fn source_address(family: AddressFamily) -> Field {
+    match family {
+        AddressFamily::V4 => Field::Ip4Saddr,
+        AddressFamily::V6 => Field::Ip6Saddr,
+    }
+}
+
+/// The expressions of a rule; the statement that has none if it cannot be expressed.
+pub(super) fn expressions_of(family: Family, rule: &Rule) -> Result<Vec<Expression>, &Statement> {
+    let mut established = Established::nothing(family);
+    let mut expressions = Vec::new();
+    for statement in &rule.0 {
+        let missing = established.missing_for(&fields(statement));
+        expressions.extend(missing.into_iter().flat_map(Dependency::expressions));
+        expressions.extend(own_expressions(statement).ok_or(statement)?);
+    }
+    Ok(expressions)
+}
+
+/// A statement's own expressions, without what it depends on. None for what is no statement: a port that is compared with an
+/// address, a mask on a name, or anything unknown.
+pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> {
+    let register = Register::FIRST;
+    match statement {
+        // meta mark & 0x1fff == 0x3
+        Statement::Compare { field, mask, negated, value } => {
+            let mut expressions = load(*field, *mask, register)?;
+            let value = value_bytes(*field, value)?;
+            expressions.push(Expression::Compare { register, negated: *negated, value });
+            Some(expressions)
+        }
+        Statement::InSet { fields, mask, negated, set } => in_set(fields, *mask, *negated, set),
+        // ip daddr vmap @destinations
+        Statement::VerdictMap { field, mask, map } => {
+            let mut expressions = load(*field, *mask, register)?;
+            expressions.push(Expression::Lookup {
+                set: map.clone(),
+                key: register,
+                found: Found::Verdict,
+                negated: false,
+            });
+            Some(expressions)
+        }
+        // ct state new: any of the bits, hence "not equal to 0"
+        Statement::CtState { bits, negated } => Some(vec![
+            Expression::Ct { key: NFT_CT_STATE, register },
+            Expression::Bitwise { register, mask: *bits, xor: 0 },
+            Expression::Compare { register, negated: !negated, value: vec![0; 4] },
+        ]),
+        Statement::SetMark { field, keep, value } => set_mark(*field, *keep, *value),
+        // snat ip to meta mark & 0x1fff map @egress_ip4
+        Statement::SnatMap { family, mask, map } => Some(vec![
+            Expression::Meta { key: NFT_META_MARK, register },
+            Expression::Bitwise { register, mask: *mask, xor: 0 },
+            Expression::Lookup { set: map.clone(), key: register, found: Found::Register(register), negated: false },
+            Expression::Snat { family: *family, register },
+        ]),
+        // snat ip to ip saddr
+        Statement::SnatToSelf { family } => {
+            let mut expressions = load(source_address(*family), None, register)?;
+            expressions.push(Expression::Snat { family: *family, register });
+            Some(expressions)
+        }
+        // counter
+        Statement::Counter => Some(vec![Expression::Counter { packets: 0, bytes: 0 }]),
+        // goto group_1
+        Statement::Verdict(verdict) => Some(vec![Expression::Verdict(verdict.clone())]),
+        Statement::Unknown(_) => None,
+    }
+}
+
+/// `meta mark & 0x1fff . ip saddr @egress`: the fields stand one behind the other, each from a word of its own on.
+fn in_set(fields: &[Field], mask: Option<u32>, negated: bool, set: &str) -> Option<Vec<Expression>> {
+    let mut expressions = Vec::new();
+    let mut word = 0;
+    for (position, field) in fields.iter().enumerate() {
+        let mask = if position == 0 { mask } else { None };
+        expressions.extend(load(*field, mask, Register(word))?);
+        word += words(*field);
+    }
+    // The registers have sixteen words; and without a field there is nothing to look up.
+    if fields.is_empty() || word > 16 {
+        return None;
+    }
+    expressions.push(Expression::Lookup { set: set.to_owned(), key: Register::FIRST, found: Found::Nowhere, negated });
+    Some(expressions)
+}
+
+/// `meta mark set meta mark & 0xffffe000 | 0x3`: one bitwise expression, as nft builds it. Or-ing is xor-ing because the bits that
+/// are set are not among those that are kept.
+fn set_mark(field: Field, keep: u32, value: u32) -> Option<Vec<Expression>> {
+    let register = Register::FIRST;
+    let (load, store) = match field {
+        Field::MetaMark => {
+            (Expression::Meta { key: NFT_META_MARK, register }, Expression::SetMeta { key: NFT_META_MARK, register })
+        }
+        Field::CtMark => {
+            (Expression::Ct { key: NFT_CT_MARK, register }, Expression::SetCt { key: NFT_CT_MARK, register })
+        }
+        _ => return None,
+    };
+    (keep & value == 0).then(|| vec![load, Expression::Bitwise { register, mask: keep, xor: value }, store])
+}
+
+/// Loads a field, and masks it.
+fn load(field: Field, mask: Option<u32>, register: Register) -> Option<Vec<Expression>> {
+    let mut expressions = vec![load_plain(field, register)];
+    match (mask, field) {
+        (None, _) => {}
+        (Some(mask), Field::MetaMark | Field::CtMark) => {
+            expressions.push(Expression::Bitwise { register, mask, xor: 0 });
+        }
+        (Some(_), _) => return None,
+    }
+    Some(expressions)
+}
+
+/// Offsets are those of `saddr` and `daddr` in RFC 791 and RFC 8200, and of the destination port in RFC 768.
+pub(super) fn load_plain(field: Field, register: Register) -> Expression {
+    let network = |offset, length| Expression::Payload { base: NFT_PAYLOAD_NETWORK_HEADER, offset, length, register };
+    match field {
+        Field::MetaMark => Expression::Meta { key: NFT_META_MARK, register },
+        Field::CtMark => Expression::Ct { key: NFT_CT_MARK, register },
+        Field::CtDirection => Expression::Ct { key: NFT_CT_DIRECTION, register },
+        Field::Iifname => Expression::Meta { key: NFT_META_IIFNAME, register },
+        Field::Oifname => Expression::Meta { key: NFT_META_OIFNAME, register },
+        Field::Ip4Saddr => network(12, 4),
+        Field::Ip4Daddr => network(16, 4),
+        Field::Ip6Saddr => network(8, 16),
+        Field::Ip6Daddr => network(24, 16),
+        Field::UdpDport => Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 2, length: 2, register },
+        Field::TunnelId => Expression::TunnelId { register },
+    }
+}
+
+/// How many 32-bit words a field takes in the registers.
+pub(super) fn words(field: Field) -> u32 {
+    match field {
+        Field::Iifname | Field::Oifname | Field::Ip6Saddr | Field::Ip6Daddr => 4,
+        Field::MetaMark
+        | Field::CtMark
+        | Field::CtDirection
+        | Field::Ip4Saddr
+        | Field::Ip4Daddr
+        | Field::UdpDport
+        | Field::TunnelId => 1,
+    }
+}
+
+/// The bytes that the kernel has in the register for this value: numbers of its own in host order, the packet's in network order.
+fn value_bytes(field: Field, value: &Value) -> Option<Vec<u8>> {
+    match (field, value) {
+        (Field::MetaMark | Field::CtMark, Value::Mark(number)) | (Field::TunnelId, Value::TunnelId(number)) => {
+            Some(number.to_ne_bytes().to_vec())
+        }
+        (Field::CtDirection, Value::Reply(reply)) => Some(vec![u8::from(*reply)]),
+        (Field::Iifname | Field::Oifname, Value::Interface(name)) => interface_bytes(name).map(Vec::from),
+        (Field::UdpDport, Value::Port(port)) => Some(port.to_be_bytes().to_vec()),
+        (Field::Ip4Saddr | Field::Ip4Daddr, Value::Address(IpAddr::V4(address))) => Some(address.octets().to_vec()),
+        (Field::Ip6Saddr | Field::Ip6Daddr, Value::Address(IpAddr::V6(address))) => Some(address.octets().to_vec()),
+        _ => None,
+    }
+}
+
+/// A name as the kernel keeps it: `IFNAMSIZ`, sixteen bytes, at least the last of them NUL.
+pub(super) fn interface_bytes(name: &str) -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    let fits = !name.is_empty() && name.len() < bytes.len() && !name.contains('\0');
+    fits.then(|| {
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        bytes
+    })
+}
+
+/// The name in sixteen bytes; none if there is no NUL behind it, or something behind the NUL: nft's way to write `"eth*"`.
+pub(super) fn interface_name(bytes: &[u8]) -> Option<String> {
+    let name = bytes.split(|byte| *byte == 0).next()?;
+    let name = std::str::from_utf8(name).ok()?;
+    interface_bytes(name).filter(|whole| whole == bytes).map(|_| name.to_owned())
+}

@@ -1,0 +1,532 @@
+//! nftables in this machine's kernel: what is sent is found there again, by us and by the nft program.
+//!
+//! Each test has a network namespace of its own. Deliberately absent: packets (`tests/lab`), and what should be there (`core`).
+
+mod oracle;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::process::Command;
+use std::thread;
+
+use egret::core::state::nft::{
+    AddressFamily, Base, Chain, ChainKind, Change, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule,
+    Ruleset, Set, Statement, Table, Transaction, Value, Verdict,
+};
+use egret::kernel::conntrack;
+use egret::kernel::nft::{Event, Events, Features, Generation, Nft, NftError, RuleCounter};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::fuzz_netlink::making;
+use oracle::{blocks, nft};
+
+/// Runs a test in a network namespace of its own, with loopback up.
+fn alone<T: Future<Output = ()>>(test: impl FnOnce() -> T + Send + 'static) {
+    let body = || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs CAP_SYS_ADMIN");
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+    };
+    if let Err(panic) = thread::spawn(body).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn transaction(changes: Vec<(Family, Change)>) -> Transaction {
+    Transaction { changes }
+}
+
+fn inet(changes: Vec<Change>) -> Transaction {
+    transaction(changes.into_iter().map(|change| (Family::Inet, change)).collect())
+}
+
+/// Commits on top of what is there now.
+async fn apply(kernel: &mut Nft, transaction: &Transaction) -> Result<Generation, NftError> {
+    let (_, generation) = kernel.observe().await?;
+    kernel.commit(transaction, generation).await
+}
+
+/// An error with all its sources.
+fn whole_text(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", whole_text(source)),
+        None => error.to_string(),
+    }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn range(first: &str, last: &str) -> Key {
+    Key::Range(address(first), address(last))
+}
+
+fn goto(chain: &str) -> Option<Data> {
+    Some(Data::Verdict(Verdict::Goto(chain.to_owned())))
+}
+
+fn set(key: &[KeyType], data: Option<DataType>, interval: bool, elements: &[(Key, Option<Data>)]) -> Set {
+    Set { key: key.to_vec(), data, interval, elements: elements.iter().cloned().collect() }
+}
+
+fn chain(rules: Vec<Vec<Statement>>) -> Chain {
+    Chain { base: None, comment: None, rules: rules.into_iter().map(Rule).collect() }
+}
+
+fn base(kind: ChainKind, hook: Hook, priority: i32, policy: Policy, rules: Vec<Vec<Statement>>) -> Chain {
+    Chain { base: Some(Base { kind, hook, priority, policy }), ..chain(rules) }
+}
+
+fn compare(field: Field, mask: Option<u32>, negated: bool, value: Value) -> Statement {
+    Statement::Compare { field, mask, negated, value }
+}
+
+fn in_set(fields: &[Field], mask: Option<u32>, negated: bool, set: &str) -> Statement {
+    Statement::InSet { fields: fields.to_vec(), mask, negated, set: set.to_owned() }
+}
+
+fn every_set() -> BTreeMap<String, Set> {
+    use KeyType::{Ifname, Ipv4Addr, Ipv6Addr, Mark};
+    let one = address("10.1.1.1");
+    let one6 = address("fd00::1");
+    let sets = [
+        ("addresses4", set(&[Ipv4Addr], None, false, &[(Key::Address(one), None)])),
+        ("addresses6", set(&[Ipv6Addr], None, false, &[(Key::Address(one6), None)])),
+        ("names", set(&[Ifname], None, false, &[(Key::Interface("a-name-of-15-by".to_owned()), None)])),
+        ("marks", set(&[Mark], None, false, &[(Key::Mark(0x1fff), None)])),
+        ("pairs4", set(&[Mark, Ipv4Addr], None, false, &[(Key::MarkAddress(3, one), None)])),
+        ("pairs6", set(&[Mark, Ipv6Addr], None, false, &[(Key::MarkAddress(3, one6), None)])),
+        ("ranges4", set(&[Ipv4Addr], None, true, &[(range("10.0.0.0", "10.0.0.255"), None)])),
+        ("ranges6", set(&[Ipv6Addr], None, true, &[(range("fd00::", "fd00::ffff"), None)])),
+        ("groups4", set(&[Ipv4Addr], Some(DataType::Verdict), false, &[(Key::Address(one), goto("plain"))])),
+        ("groups6", set(&[Ipv6Addr], Some(DataType::Verdict), false, &[(Key::Address(one6), goto("plain"))])),
+        ("egress4", set(&[Mark], Some(DataType::Ipv4Addr), false, &[(Key::Mark(3), Some(Data::Address(one)))])),
+        ("egress6", set(&[Mark], Some(DataType::Ipv6Addr), false, &[(Key::Mark(3), Some(Data::Address(one6)))])),
+        ("mark_of", set(&[Ipv4Addr], Some(DataType::Mark), false, &[(Key::Address(one), Some(Data::Mark(7)))])),
+        (
+            "exits",
+            set(
+                &[Mark],
+                Some(DataType::Verdict),
+                false,
+                &[
+                    (Key::Mark(1), Some(Data::Verdict(Verdict::Accept))),
+                    (Key::Mark(2), Some(Data::Verdict(Verdict::Drop))),
+                    (Key::Mark(3), Some(Data::Verdict(Verdict::Return))),
+                    (Key::Mark(4), Some(Data::Verdict(Verdict::Jump("plain".to_owned())))),
+                ],
+            ),
+        ),
+        (
+            "destinations",
+            set(&[Ipv4Addr], Some(DataType::Verdict), true, &[(range("10.0.0.7", "10.0.0.9"), goto("plain"))]),
+        ),
+    ];
+    sets.into_iter().map(|(name, set)| (name.to_owned(), set)).collect()
+}
+
+fn matches() -> Vec<Vec<Statement>> {
+    use Field::{CtDirection, CtMark, Iifname, Ip4Daddr, Ip4Saddr, Ip6Daddr, Ip6Saddr, MetaMark, Oifname, UdpDport};
+    let mask = Some(0x1fff);
+    let drop = || Statement::Verdict(Verdict::Drop);
+    let interface = |name: &str| Value::Interface(name.to_owned());
+    vec![
+        vec![compare(MetaMark, mask, false, Value::Mark(3)), compare(CtMark, None, true, Value::Mark(5))],
+        vec![compare(MetaMark, mask, true, Value::Mark(0)), Statement::Counter, drop()],
+        vec![compare(CtDirection, None, false, Value::Reply(true))],
+        vec![compare(CtDirection, None, false, Value::Reply(false))],
+        vec![compare(Iifname, None, false, interface("eth0")), compare(Oifname, None, true, interface("eth1"))],
+        vec![
+            compare(Ip4Saddr, None, false, Value::Address(address("10.1.1.1"))),
+            compare(Ip4Daddr, None, true, Value::Address(address("10.2.2.2"))),
+            compare(UdpDport, None, false, Value::Port(4790)),
+        ],
+        vec![
+            compare(Ip6Saddr, None, false, Value::Address(address("fd00::1"))),
+            compare(Ip6Daddr, None, true, Value::Address(address("fd00::2"))),
+        ],
+        vec![compare(UdpDport, None, true, Value::Port(53)), in_set(&[Ip4Saddr], None, true, "addresses4"), drop()],
+        vec![in_set(&[Ip6Saddr], None, false, "addresses6")],
+        vec![in_set(&[Ip4Saddr], None, false, "ranges4"), in_set(&[Ip4Daddr], None, true, "ranges4")],
+        vec![in_set(&[Iifname], None, false, "names"), in_set(&[MetaMark], mask, false, "marks")],
+        vec![in_set(&[MetaMark, Ip4Saddr], mask, false, "pairs4")],
+        vec![in_set(&[CtMark, Ip6Daddr], None, true, "pairs6")],
+        vec![Statement::CtState { bits: 8, negated: false }, Statement::CtState { bits: 8, negated: true }],
+        vec![Statement::CtState { bits: 2 | 8, negated: false }],
+    ]
+}
+
+fn acts() -> Vec<Vec<Statement>> {
+    let vmap = |field, mask, map: &str| Statement::VerdictMap { field, mask, map: map.to_owned() };
+    let set_mark = |field, keep, value| Statement::SetMark { field, keep, value };
+    let verdict = |verdict| vec![Statement::Verdict(verdict)];
+    vec![
+        vec![vmap(Field::Ip4Daddr, None, "destinations")],
+        vec![vmap(Field::Ip4Saddr, None, "groups4")],
+        vec![vmap(Field::Ip6Saddr, None, "groups6")],
+        vec![vmap(Field::CtMark, Some(0x1fff), "exits")],
+        vec![set_mark(Field::MetaMark, 0xffff_e000, 3), set_mark(Field::CtMark, 0xffff_e000, 3)],
+        vec![set_mark(Field::MetaMark, 0xffff_e000, 0)],
+        verdict(Verdict::Jump("plain".to_owned())),
+        verdict(Verdict::Return),
+        verdict(Verdict::Accept),
+        verdict(Verdict::Goto("plain".to_owned())),
+    ]
+}
+
+fn translations() -> Vec<Vec<Statement>> {
+    let [v4, v6] = AddressFamily::BOTH;
+    let map = |family, map: &str| Statement::SnatMap { family, mask: 0x1fff, map: map.to_owned() };
+    vec![
+        vec![map(v4, "egress4")],
+        vec![map(v6, "egress6")],
+        vec![Statement::SnatToSelf { family: v4 }],
+        vec![Statement::SnatToSelf { family: v6 }],
+    ]
+}
+
+/// A table in each family with every kind of set, statement, verdict and hook that Egret has a word for.
+pub(crate) fn every_kind() -> (Table, Table) {
+    use ChainKind::{Filter, Nat};
+    let plain = Chain { comment: Some("exit kind-worker2 10.0.3.42".to_owned()), ..chain(vec![]) };
+    let chains = [
+        ("plain", plain),
+        ("match", base(Filter, Hook::Prerouting, -150, Policy::Accept, matches())),
+        ("act", base(Filter, Hook::Forward, 0, Policy::Drop, acts())),
+        ("translate", base(Nat, Hook::Postrouting, 100, Policy::Accept, translations())),
+        ("guard", base(Filter, Hook::Postrouting, 101, Policy::Accept, vec![])),
+        ("peers", base(Filter, Hook::Input, 0, Policy::Accept, vec![])),
+        ("own", base(Filter, Hook::Output, -150, Policy::Accept, vec![])),
+    ];
+    let chains = chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)).collect();
+    let table = Table { owned: true, chains, sets: every_set() };
+    let tunnel = vec![
+        compare(Field::TunnelId, None, false, Value::TunnelId(7)),
+        Statement::SetMark { field: Field::MetaMark, keep: 0xffff_e000, value: 7 },
+        Statement::Verdict(Verdict::Accept),
+    ];
+    let arrive = base(Filter, Hook::Ingress("lo".to_owned()), 0, Policy::Accept, vec![tunnel]);
+    let netdev = Table { owned: true, chains: BTreeMap::from([("arrive".to_owned(), arrive)]), sets: BTreeMap::new() };
+    (table, netdev)
+}
+
+#[test]
+fn every_kind_is_found_again_as_it_was_sent_and_nft_lists_the_same() {
+    alone(|| async {
+        let (inet, netdev) = every_kind();
+        let mut kernel = Nft::open().unwrap();
+        let changes = [making(Family::Inet, &inet), making(Family::Netdev, &netdev)].concat();
+        let generation = apply(&mut kernel, &transaction(changes)).await.map_err(|error| whole_text(&error)).unwrap();
+        let expected = Ruleset::from([(Family::Inet, inet.clone()), (Family::Netdev, netdev)]);
+        assert_eq!(kernel.observe().await.unwrap(), (expected, generation));
+        assert_eq!(blocks(&nft(&["list", "table", "inet", "egret"]).unwrap()), blocks(&inet.listing(Family::Inet)));
+    });
+}
+
+#[test]
+fn ranges_reach_from_the_bottom_to_the_top_and_touch() {
+    let verdict = |verdict| Some(Data::Verdict(verdict));
+    let adjacent = vec![
+        (range("0.0.0.0", "0.0.0.0"), verdict(Verdict::Drop)),
+        (range("0.0.0.1", "9.255.255.255"), verdict(Verdict::Accept)),
+        (range("10.0.0.0", "10.0.0.0"), verdict(Verdict::Drop)),
+        (range("10.0.0.1", "10.0.0.255"), verdict(Verdict::Accept)),
+        (range("11.0.0.3", "255.255.255.254"), verdict(Verdict::Drop)),
+        (range("255.255.255.255", "255.255.255.255"), verdict(Verdict::Return)),
+    ];
+    let all = vec![(range("0.0.0.0", "255.255.255.255"), None)];
+    let top6 = vec![(range("ffff::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), None), (range("::", "::1"), None)];
+    let all6 = vec![(range("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), verdict(Verdict::Drop))];
+    alone(move || async move {
+        let sets = BTreeMap::from([
+            ("adjacent".to_owned(), set(&[KeyType::Ipv4Addr], Some(DataType::Verdict), true, &adjacent)),
+            ("all".to_owned(), set(&[KeyType::Ipv4Addr], None, true, &all)),
+            ("top6".to_owned(), set(&[KeyType::Ipv6Addr], None, true, &top6)),
+            ("all6".to_owned(), set(&[KeyType::Ipv6Addr], Some(DataType::Verdict), true, &all6)),
+        ]);
+        let mut table = Table { owned: true, chains: BTreeMap::new(), sets };
+        let mut kernel = Nft::open().unwrap();
+        apply(&mut kernel, &transaction(making(Family::Inet, &table))).await.unwrap();
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(Family::Inet, table.clone())]));
+        assert_eq!(blocks(&nft(&["list", "table", "inet", "egret"]).unwrap()), blocks(&table.listing(Family::Inet)));
+
+        // One out of the middle, the one at the top, and a piece back into the gap, touching both sides.
+        let gone = vec![adjacent[2].clone(), adjacent[5].clone()];
+        let back = vec![(range("10.0.0.0", "10.0.0.0"), verdict(Verdict::Return))];
+        let changes = vec![
+            Change::DeleteElements("adjacent".to_owned(), gone.clone()),
+            Change::AddElements("adjacent".to_owned(), back.clone()),
+            Change::DeleteElements("all".to_owned(), all.clone()),
+            Change::DeleteElements("all6".to_owned(), all6.clone()),
+        ];
+        apply(&mut kernel, &inet(changes)).await.unwrap();
+        let elements = table.sets.get_mut("adjacent").map(|set| &mut set.elements).unwrap();
+        gone.iter().for_each(|(key, _)| drop(elements.remove(key)));
+        elements.extend(back);
+        table.sets.get_mut("all").unwrap().elements.clear();
+        table.sets.get_mut("all6").unwrap().elements.clear();
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(Family::Inet, table)]));
+    });
+}
+
+#[test]
+fn a_hundred_thousand_elements_are_one_transaction_and_one_more_is_another() {
+    alone(|| async {
+        let pods =
+            (0..100_000_u32).map(|number| (Key::Address(Ipv4Addr::from(0x0a00_0000 + number).into()), goto("group")));
+        let pods = set(&[KeyType::Ipv4Addr], Some(DataType::Verdict), false, &pods.collect::<Vec<_>>());
+        let mut table = Table {
+            owned: true,
+            chains: BTreeMap::from([("group".to_owned(), chain(vec![]))]),
+            sets: BTreeMap::from([("pods".to_owned(), pods)]),
+        };
+        let mut kernel = Nft::open().unwrap();
+        apply(&mut kernel, &transaction(making(Family::Inet, &table))).await.unwrap();
+        let (ruleset, generation) = kernel.observe().await.unwrap();
+        assert!(ruleset == Ruleset::from([(Family::Inet, table.clone())]), "too large to print");
+
+        let newborn = (Key::Address(address("192.0.2.1")), goto("group"));
+        let gone = (Key::Address(address("10.0.0.77")), goto("group"));
+        let changes = vec![
+            Change::AddElements("pods".to_owned(), vec![newborn.clone()]),
+            Change::DeleteElements("pods".to_owned(), vec![gone.clone()]),
+        ];
+        kernel.commit(&inet(changes), generation).await.unwrap();
+        let elements = &mut table.sets.get_mut("pods").unwrap().elements;
+        elements.remove(&gone.0);
+        elements.extend([newborn]);
+        assert!(kernel.observe().await.unwrap().0 == Ruleset::from([(Family::Inet, table)]), "too large to print");
+    });
+}
+
+#[test]
+fn a_transaction_on_an_older_generation_is_refused_and_changes_nothing() {
+    alone(|| async {
+        let mut kernel = Nft::open().unwrap();
+        let (_, seen) = kernel.observe().await.unwrap();
+        nft(&["add", "table", "ip", "neighbour"]).unwrap();
+        let error = kernel.commit(&inet(vec![Change::AddTable { owned: true }]), seen).await.unwrap_err();
+        assert!(matches!(error, NftError::Stale), "{error}");
+        let (ruleset, seen) = kernel.observe().await.unwrap();
+        assert_eq!(ruleset, Ruleset::new());
+        kernel.commit(&inet(vec![Change::AddTable { owned: true }]), seen).await.unwrap();
+    });
+}
+
+#[test]
+fn a_transaction_that_fails_in_its_middle_changes_nothing_and_names_the_change() {
+    alone(|| async {
+        let mut kernel = Nft::open().unwrap();
+        let nowhere = Rule(vec![Statement::Verdict(Verdict::Goto("nowhere".to_owned()))]);
+        let changes = vec![
+            Change::AddTable { owned: true },
+            Change::AddChain("steer".to_owned(), None, None),
+            Change::AddRule("steer".to_owned(), nowhere),
+            Change::AddChain("guard".to_owned(), None, None),
+        ];
+        let error = apply(&mut kernel, &inet(changes)).await.unwrap_err();
+        let expected = "`inet egret: add rule steer goto nowhere`: No such file or directory (os error 2)";
+        assert_eq!(whole_text(&error), expected);
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::new());
+    });
+}
+
+#[test]
+fn of_more_refusals_than_fit_the_first_is_named() {
+    alone(|| async {
+        let mut kernel = Nft::open().unwrap();
+        let rule = |number: u32| Rule(vec![Statement::Verdict(Verdict::Goto(format!("nowhere{number}")))]);
+        let mut changes = vec![Change::AddTable { owned: true }, Change::AddChain("steer".to_owned(), None, None)];
+        changes.extend((0..20_000).map(|number| Change::AddRule("steer".to_owned(), rule(number))));
+        let error = apply(&mut kernel, &inet(changes)).await.unwrap_err();
+        let expected = "`inet egret: add rule steer goto nowhere0`: No such file or directory (os error 2)";
+        assert_eq!(whole_text(&error), expected);
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::new());
+    });
+}
+
+#[test]
+fn of_many_elements_the_one_that_the_kernel_refused_is_named() {
+    alone(|| async {
+        let mut kernel = Nft::open().unwrap();
+        let mut elements: Vec<_> = (0..5_000)
+            .map(|number| (Key::Address(Ipv4Addr::from(0x0a00_0000 + number).into()), goto("group")))
+            .collect();
+        elements[4_321].1 = goto("nowhere");
+        let changes = vec![
+            Change::AddTable { owned: true },
+            Change::AddChain("group".to_owned(), None, None),
+            Change::AddSet("pods".to_owned(), set(&[KeyType::Ipv4Addr], Some(DataType::Verdict), false, &[])),
+            Change::AddElements("pods".to_owned(), elements),
+        ];
+        let error = apply(&mut kernel, &inet(changes)).await.unwrap_err();
+        let expected =
+            "`inet egret: add element pods { 10.0.16.225 : goto nowhere }`: No such file or directory (os error 2)";
+        assert_eq!(whole_text(&error), expected);
+    });
+}
+
+#[test]
+fn an_owned_table_withstands_others_and_is_taken_over_by_the_next_process() {
+    alone(|| async {
+        let mut first = Nft::open().unwrap();
+        let (table, _) = every_kind();
+        apply(&mut first, &transaction(making(Family::Inet, &table))).await.unwrap();
+        nft(&["flush", "ruleset"]).unwrap();
+        let refused = nft(&["delete", "table", "inet", "egret"]).unwrap_err();
+        assert!(refused.contains("Operation not permitted"), "{refused}");
+        assert_eq!(first.observe().await.unwrap().0, Ruleset::from([(Family::Inet, table.clone())]));
+
+        drop(first);
+        let mut next = Nft::open().unwrap();
+        let orphan = Table { owned: false, ..table.clone() };
+        assert_eq!(next.observe().await.unwrap().0, Ruleset::from([(Family::Inet, orphan)]));
+        let changes = vec![Change::AddTable { owned: true }, Change::FlushChain("act".to_owned())];
+        apply(&mut next, &inet(changes)).await.unwrap();
+        let mut taken = table;
+        taken.chains.get_mut("act").unwrap().rules.clear();
+        assert_eq!(next.observe().await.unwrap().0, Ruleset::from([(Family::Inet, taken)]));
+        let other = Nft::open().unwrap().observe().await.unwrap().0;
+        assert!(!other[&Family::Inet].owned, "a table that belongs to somebody else is not ours");
+    });
+}
+
+#[test]
+fn events_name_the_process_and_the_generation_of_our_own_commits() {
+    alone(|| async {
+        let mut events = Events::open().unwrap();
+        let mut kernel = Nft::open().unwrap();
+        let own = apply(&mut kernel, &inet(vec![Change::AddTable { owned: false }])).await.unwrap();
+        nft(&["add", "chain", "inet", "egret", "foreign"]).unwrap();
+        let Event::Changed(first) = events.next().await.unwrap() else { panic!("an overrun") };
+        assert_eq!(first.generation, own);
+        let Event::Changed(second) = events.next().await.unwrap() else { panic!("an overrun") };
+        assert_eq!((second.process_name.as_str(), second.generation.0), ("nft", own.0 + 1));
+        assert!(second.process_id != 0);
+    });
+}
+
+#[test]
+fn an_overrun_of_events_is_reported_and_listening_goes_on() {
+    alone(|| async {
+        let mut events = Events::open().unwrap();
+        let mut kernel = Nft::open().unwrap();
+        let pods = (0..20_000_u32).map(|number| (Key::Address(Ipv4Addr::from(number).into()), None)).collect();
+        let changes = vec![
+            Change::AddTable { owned: false },
+            Change::AddSet("pods".to_owned(), set(&[KeyType::Ipv4Addr], None, false, &[])),
+            Change::AddElements("pods".to_owned(), pods),
+        ];
+        apply(&mut kernel, &inet(changes)).await.unwrap();
+        assert_eq!(events.next().await.unwrap(), Event::Overrun);
+        nft(&["add", "chain", "inet", "egret", "foreign"]).unwrap();
+        let Event::Changed(change) = events.next().await.unwrap() else { panic!("a second overrun") };
+        assert_eq!(change.process_name, "nft");
+    });
+}
+
+#[test]
+fn connections_with_a_mark_are_forgotten_and_the_others_are_not() {
+    alone(|| async {
+        let mut kernel = Nft::open().unwrap();
+        let rule = |port, value| {
+            Rule(vec![
+                compare(Field::UdpDport, None, false, Value::Port(port)),
+                Statement::SetMark { field: Field::CtMark, keep: 0xffff_e000, value },
+                Statement::Counter,
+            ])
+        };
+        let output = Base { kind: ChainKind::Filter, hook: Hook::Output, priority: 0, policy: Policy::Accept };
+        let changes = vec![
+            Change::AddTable { owned: true },
+            Change::AddChain("output".to_owned(), Some(output), None),
+            Change::AddRule("output".to_owned(), rule(7001, 3)),
+            Change::AddRule("output".to_owned(), rule(7002, 5)),
+        ];
+        apply(&mut kernel, &inet(changes)).await.unwrap();
+        let [client4, client6] = ["127.0.0.1:0", "[::1]:0"].map(|local| UdpSocket::bind(local).unwrap());
+        for port in [7001, 7002] {
+            client4.send_to(b"four", ("127.0.0.1", port)).unwrap();
+            client6.send_to(b"six!", ("::1", port)).unwrap();
+        }
+        let counted = |bytes| RuleCounter { packets: 2, bytes };
+        // 20 or 40 bytes of IP, 8 of UDP, 4 of text.
+        let expected =
+            [("output", 0), ("output", 1)].map(|(chain, rule)| ((Family::Inet, chain.to_owned(), rule), counted(84)));
+        assert_eq!(kernel.counters().await.unwrap(), BTreeMap::from(expected));
+        assert_eq!(conntrack::count(3, 0x1fff).await.unwrap(), 2);
+        conntrack::forget(3, 0x1fff).await.unwrap();
+        assert_eq!(conntrack::count(3, 0x1fff).await.unwrap(), 0);
+        assert_eq!(conntrack::count(5, 0x1fff).await.unwrap(), 2);
+        conntrack::forget(3, 0x1fff).await.unwrap();
+        let error = conntrack::forget(0, 0).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "forget connections with mark 0x0/0x0: the mask is empty or does not cover the mark"
+        );
+    });
+}
+
+#[test]
+fn tables_of_others_are_neither_seen_nor_touched() {
+    alone(|| async {
+        let foreign = "table inet other { set s { type ipv4_addr; elements = { 1.2.3.4 }; }
+            chain egret { type filter hook prerouting priority 0; ip saddr @s drop; }; }
+            table ip egret { chain steer { meta mark 1 drop; }; }";
+        nft(&[foreign]).unwrap();
+        let before = nft(&["list", "ruleset"]).unwrap();
+        let mut kernel = Nft::open().unwrap();
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::new());
+        let (table, _) = every_kind();
+        apply(&mut kernel, &transaction(making(Family::Inet, &table))).await.unwrap();
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(Family::Inet, table)]));
+        apply(&mut kernel, &inet(vec![Change::DeleteTable])).await.unwrap();
+        assert_eq!(nft(&["list", "ruleset"]).unwrap(), before);
+    });
+}
+
+#[test]
+fn what_egret_never_writes_is_shown_and_can_be_taken_away() {
+    alone(|| async {
+        let foreign = "table inet egret { set ports { type inet_service; elements = { 80 }; }
+            chain odd { type route hook output priority 5; }
+            chain steer { limit rate 5/second; meta nfproto ipv4 accept; ip saddr 10.0.0.0/8 drop; }; }";
+        nft(&[foreign]).unwrap();
+        let mut kernel = Nft::open().unwrap();
+        let table = kernel.observe().await.unwrap().0.remove(&Family::Inet).unwrap();
+        let unknown = Set { key: vec![], data: None, interval: false, elements: BTreeMap::new() };
+        assert_eq!(table.sets, BTreeMap::from([("ports".to_owned(), unknown)]));
+        let odd = vec![Statement::Unknown("type route hook 3 priority 5".to_owned())];
+        assert_eq!(table.chains["odd"], chain(vec![odd]));
+        let known = |text: &str| Statement::Unknown(text.to_owned());
+        let steer = &table.chains["steer"].rules;
+        assert!(
+            matches!(steer[0].0.as_slice(), [Statement::Unknown(text)] if text.starts_with("limit 0x")),
+            "{steer:?}"
+        );
+        let accept = Statement::Verdict(Verdict::Accept);
+        assert_eq!(steer[1].0, [known("meta load key 15 => reg 1"), known("cmp eq reg 1 0x02"), accept]);
+        assert!(steer[2].0.iter().any(|statement| matches!(statement, Statement::Unknown(_))), "{steer:?}");
+        let changes = [
+            Change::FlushChain("steer".to_owned()),
+            Change::DeleteChain("steer".to_owned()),
+            Change::DeleteChain("odd".to_owned()),
+            Change::DeleteSet("ports".to_owned()),
+        ];
+        apply(&mut kernel, &inet(changes.to_vec())).await.unwrap();
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(Family::Inet, Table::default())]));
+    });
+}
+
+#[test]
+fn finding_out_what_the_kernel_can_do_leaves_nothing() {
+    alone(|| async {
+        let mut kernel = Nft::open().unwrap();
+        let before = kernel.observe().await.unwrap();
+        let features = kernel.probe().await.unwrap();
+        assert_eq!(features, Features { owned_tables: true, tunnel_id: true }, "Linux 6.9 with CONFIG_NFT_TUNNEL");
+        assert_eq!(kernel.observe().await.unwrap(), before);
+        assert_eq!(nft(&["list", "ruleset"]).unwrap(), "");
+    });
+}
