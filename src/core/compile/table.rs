@@ -433,5 +433,5 @@ fn arrivals(exits: &BTreeMap<ExitKey, NodeExit>, range: Range, owned: bool) -> T
     let base =
         Base { kind: ChainKind::Filter, hook: Hook::Ingress(TUNNEL.to_owned()), priority: 0, policy: Policy::Drop };
     let chain = Chain { base: Some(base), comment: None, rules };
-    Table { owned, chains: BTreeMap::from([("arrive".to_owned(), chain)]), sets: BTreeMap::new() }
+    Table { owned, chains: BTreeMap::from([("arrive".to_owned(), chain)]), ..Table::default() }
 }

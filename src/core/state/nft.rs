@@ -25,6 +25,9 @@ pub struct Table {
     /// The table belongs to the netlink socket of the process that made it: nobody else can change or flush it.
     /// Desired where the kernel has both `owner` and `persist`; without `persist` a crash would take the table away.
     pub owned: bool,
+    /// It was owned, its owner has ended, and it waits for the next one. Found after a restart, never desired: a table that
+    /// is neither owned nor abandoned cannot be taken over (the kernel refuses the flags), only replaced.
+    pub abandoned: bool,
     /// Chains by name, in any order; rules within one chain are in order.
     pub chains: BTreeMap<String, Chain>,
     /// Sets and maps by name. They share one name space in the kernel.

@@ -156,13 +156,18 @@ pub(crate) fn every_kind() -> (Table, Table) {
         ("own", base(Filter, Hook::Output, -150, Policy::Accept, vec![])),
     ];
     let chains = chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)).collect();
-    let table = Table { owned: true, chains, sets: every_set() };
+    let table = Table { owned: true, abandoned: false, chains, sets: every_set() };
     let tunnel = vec![
         compare(Field::TunnelId, None, false, Value::TunnelId(7)),
         Statement::SetMark { field: Field::MetaMark, keep: 0xffff_e000, value: 7 },
         Statement::Verdict(Verdict::Accept),
     ];
     let arrive = base(Filter, Hook::Ingress("lo".to_owned()), 0, Policy::Accept, vec![tunnel]);
-    let netdev = Table { owned: true, chains: BTreeMap::from([("arrive".to_owned(), arrive)]), sets: BTreeMap::new() };
+    let netdev = Table {
+        owned: true,
+        abandoned: false,
+        chains: BTreeMap::from([("arrive".to_owned(), arrive)]),
+        sets: BTreeMap::new(),
+    };
     (table, netdev)
 }
