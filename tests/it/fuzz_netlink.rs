@@ -174,6 +174,7 @@ fn statement() -> impl Strategy<Value = Statement> {
         (family(), any::<u32>(), "[a-z]{1,8}").prop_map(|(family, mask, map)| Statement::SnatMap { family, mask, map }),
         family().prop_map(|family| Statement::SnatToSelf { family }),
         Just(Statement::Counter),
+        Just(Statement::ClampMss),
         verdict().prop_map(Statement::Verdict),
     ]
 }

@@ -161,6 +161,8 @@ pub enum Statement {
         /// `ip` or `ip6`.
         family: AddressFamily,
     },
+    /// `tcp flags syn tcp option maxseg size set rt mtu`: a TCP connection's segments are made to fit its way, both ways.
+    ClampMss,
     /// `counter`. Packets and bytes are never compared.
     Counter,
     /// The rule's verdict; always last.
@@ -420,6 +422,7 @@ impl fmt::Display for Statement {
             }
             Self::SnatMap { family, mask, map } => write!(f, "snat {family} to meta mark & {mask:#x} map @{map}"),
             Self::SnatToSelf { family } => write!(f, "snat {family} to {family} saddr"),
+            Self::ClampMss => f.write_str("tcp flags syn tcp option maxseg size set rt mtu"),
             Self::Counter => f.write_str("counter"),
             Self::Verdict(verdict) => write!(f, "{verdict}"),
             Self::Unknown(text) => write!(f, "[{text}]"),

@@ -151,7 +151,7 @@ pub(crate) fn every_kind() -> (Table, Table) {
         ("match", base(Filter, Hook::Prerouting, -150, Policy::Accept, matches())),
         ("act", base(Filter, Hook::Forward, 0, Policy::Drop, acts())),
         ("translate", base(Nat, Hook::Postrouting, 100, Policy::Accept, translations())),
-        ("guard", base(Filter, Hook::Postrouting, 101, Policy::Accept, vec![])),
+        ("guard", base(Filter, Hook::Postrouting, 101, Policy::Accept, vec![vec![Statement::ClampMss]])),
         ("peers", base(Filter, Hook::Input, 0, Policy::Accept, vec![])),
         ("own", base(Filter, Hook::Output, -150, Policy::Accept, vec![])),
     ];
