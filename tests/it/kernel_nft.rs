@@ -93,7 +93,7 @@ fn ranges_reach_from_the_bottom_to_the_top_and_touch() {
             ("top6".to_owned(), set(&[KeyType::Ipv6Addr], None, true, &top6)),
             ("all6".to_owned(), set(&[KeyType::Ipv6Addr], Some(DataType::Verdict), true, &all6)),
         ]);
-        let mut table = Table { owned: true, chains: BTreeMap::new(), sets };
+        let mut table = Table { owned: true, abandoned: false, chains: BTreeMap::new(), sets };
         let mut kernel = Nft::open().unwrap();
         apply(&mut kernel, &transaction(making(Family::Inet, &table))).await.unwrap();
         assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(Family::Inet, table.clone())]));
@@ -128,6 +128,7 @@ fn a_hundred_thousand_elements_are_one_transaction_and_one_more_is_another() {
         let pods = set(&[KeyType::Ipv4Addr], Some(DataType::Verdict), false, &pods.collect::<Vec<_>>());
         let mut table = Table {
             owned: true,
+            abandoned: false,
             chains: BTreeMap::from([("group".to_owned(), chain(vec![]))]),
             sets: BTreeMap::from([("pods".to_owned(), pods)]),
         };
@@ -230,7 +231,7 @@ fn an_owned_table_withstands_others_and_is_taken_over_by_the_next_process() {
 
         drop(first);
         let mut next = Nft::open().unwrap();
-        let orphan = Table { owned: false, ..table.clone() };
+        let orphan = Table { owned: false, abandoned: true, ..table.clone() };
         assert_eq!(next.observe().await.unwrap().0, Ruleset::from([(Family::Inet, orphan)]));
         let changes = vec![Change::AddTable { owned: true }, Change::FlushChain("act".to_owned())];
         apply(&mut next, &inet(changes)).await.unwrap();

@@ -18,7 +18,7 @@ use super::{RuleCounter, recognise, sets};
 /// Reads netlink messages as a listing of the tables named `egret`; those of other tables are passed by. A table counts as owned if
 /// it belongs to the netlink port `port`, or if nothing says whom it belongs to.
 pub fn decode(messages: &[u8], port: u32) -> Result<Ruleset, Malformed> {
-    let mut listing = Listing::new(port);
+    let mut listing = Listing::new(Some(port));
     for message in Messages(messages) {
         listing.read(&message?)?;
     }
@@ -32,7 +32,8 @@ pub(super) struct Torn;
 /// What has been read so far.
 #[derive(Debug)]
 pub(super) struct Listing {
-    port: u32,
+    /// Whose tables count as owned; none: whoever they belong to.
+    port: Option<u32>,
     tables: Ruleset,
     elements: BTreeMap<(Family, String), Elements>,
 }
@@ -45,7 +46,7 @@ struct Elements {
 }
 
 impl Listing {
-    pub(super) fn new(port: u32) -> Self {
+    pub(super) fn new(port: Option<u32>) -> Self {
         Self { port, tables: Ruleset::new(), elements: BTreeMap::new() }
     }
 
@@ -77,6 +78,7 @@ impl Listing {
         if kind == NFT_MSG_NEWTABLE {
             let table = self.tables.entry(family).or_default();
             table.owned = is_owned(attributes, self.port)?;
+            table.abandoned = is_abandoned(attributes)?;
             return Ok(());
         }
         let Some(table) = self.tables.get_mut(&family) else { return Ok(()) };
@@ -130,11 +132,17 @@ fn family_of(protocol: u8) -> Option<Family> {
     }
 }
 
-fn is_owned(attributes: &[u8], port: u32) -> Result<bool, Malformed> {
+fn is_owned(attributes: &[u8], port: Option<u32>) -> Result<bool, Malformed> {
     const BOTH: u32 = NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST;
     let flags = wire::find_u32(attributes, NFTA_TABLE_FLAGS)?.unwrap_or(0);
     let owner = wire::find_u32(attributes, NFTA_TABLE_OWNER)?;
-    Ok(flags & BOTH == BOTH && owner.is_none_or(|owner| owner == port))
+    Ok(flags & BOTH == BOTH && owner.is_none_or(|owner| port.is_none_or(|port| owner == port)))
+}
+
+/// The kernel takes the owner flag off when the owner ends, and leaves the other (net/netfilter/nf_tables_api.c, `nft_rcv_nl_event`).
+fn is_abandoned(attributes: &[u8]) -> Result<bool, Malformed> {
+    let flags = wire::find_u32(attributes, NFTA_TABLE_FLAGS)?.unwrap_or(0);
+    Ok(flags & (NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST) == NFT_TABLE_F_PERSIST)
 }
 
 fn read_chain(attributes: &[u8]) -> Result<(String, Chain), Malformed> {

@@ -3,7 +3,7 @@
 //! One long-lived socket does it all, because an owned table belongs to the socket that made it: when the process ends the table
 //! stays (the persist flag) and has no owner until the next one takes it over with [`Change::AddTable`]. Each file has one subject:
 //! `wire` (bytes), `expression` (the kernel's instructions), `statement` and `recognise` (a rule there and back), `sets`,
-//! `elements`, `batch` (a transaction there), `dump` (a listing back), `socket`, `probe`, `events`.
+//! `elements`, `mss`, `batch` (a transaction there), `dump` (a listing back), `socket`, `probe`, `events`.
 //! Deliberately absent: what to change (`core::plan`) and tables that are not named `egret`.
 //!
 //! [`Change::AddTable`]: crate::core::state::nft::Change::AddTable
@@ -20,6 +20,7 @@ mod elements;
 mod error;
 mod events;
 mod expression;
+mod mss;
 mod probe;
 mod recognise;
 mod sets;
@@ -80,12 +81,19 @@ pub struct RuleCounter {
 /// The connection to nftables in one network namespace. A table made owned through it is protected while it lives.
 pub struct Nft {
     socket: NetfilterSocket,
+    /// Only looks: tables count as owned whoever their owner is.
+    onlooker: bool,
 }
 
 impl Nft {
     /// Opens it in the network namespace of the calling thread. Has to be called within a tokio runtime that has IO and time.
     pub fn open() -> Result<Self, NftError> {
-        Ok(Self { socket: NetfilterSocket::open(socket::LARGE_BUFFER).map_err(NftError::Open)? })
+        Ok(Self { socket: NetfilterSocket::open(socket::LARGE_BUFFER).map_err(NftError::Open)?, onlooker: false })
+    }
+
+    /// From now on tables of another Egret that is at work count as owned, as they do in its own eyes.
+    pub fn look_only(&mut self) {
+        self.onlooker = true;
     }
 
     /// Everything of ours as it is at one moment, and the generation it is of.
@@ -168,7 +176,7 @@ impl Nft {
 
     /// All of ours, perhaps of more than one moment. The kernel picks out our table by itself, but for tables and chains.
     async fn list(&mut self) -> Result<Ruleset, ExchangeError> {
-        let mut listing = Listing::new(self.socket.port());
+        let mut listing = Listing::new((!self.onlooker).then(|| self.socket.port()));
         for family in [Family::Inet, Family::Netdev] {
             self.dump(NFT_MSG_GETTABLE, family, None, |message| listing.read(message)).await?;
         }

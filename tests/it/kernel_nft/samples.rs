@@ -151,18 +151,23 @@ pub(crate) fn every_kind() -> (Table, Table) {
         ("match", base(Filter, Hook::Prerouting, -150, Policy::Accept, matches())),
         ("act", base(Filter, Hook::Forward, 0, Policy::Drop, acts())),
         ("translate", base(Nat, Hook::Postrouting, 100, Policy::Accept, translations())),
-        ("guard", base(Filter, Hook::Postrouting, 101, Policy::Accept, vec![])),
+        ("guard", base(Filter, Hook::Postrouting, 101, Policy::Accept, vec![vec![Statement::ClampMss]])),
         ("peers", base(Filter, Hook::Input, 0, Policy::Accept, vec![])),
         ("own", base(Filter, Hook::Output, -150, Policy::Accept, vec![])),
     ];
     let chains = chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)).collect();
-    let table = Table { owned: true, chains, sets: every_set() };
+    let table = Table { owned: true, abandoned: false, chains, sets: every_set() };
     let tunnel = vec![
         compare(Field::TunnelId, None, false, Value::TunnelId(7)),
         Statement::SetMark { field: Field::MetaMark, keep: 0xffff_e000, value: 7 },
         Statement::Verdict(Verdict::Accept),
     ];
     let arrive = base(Filter, Hook::Ingress("lo".to_owned()), 0, Policy::Accept, vec![tunnel]);
-    let netdev = Table { owned: true, chains: BTreeMap::from([("arrive".to_owned(), arrive)]), sets: BTreeMap::new() };
+    let netdev = Table {
+        owned: true,
+        abandoned: false,
+        chains: BTreeMap::from([("arrive".to_owned(), arrive)]),
+        sets: BTreeMap::new(),
+    };
     (table, netdev)
 }
