@@ -103,14 +103,21 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     all.extend(switch.map(Step::Nft));
     all.extend(order.delete_rules.into_iter().chain(order.delete_routes).chain(order.delete_neighbours));
     all.extend(order.delete_addresses);
-    all.extend(observed.links.keys().filter(|name| !desired.links.contains_key(*name)).cloned().map(Step::DeleteLink));
     Plan { steps: all }
 }
 
 /// Links first, for all else hangs on them. A link that cannot be changed into the desired one is made anew; what goes
 /// with it is then missing, and the rest of the plan puts it back.
+///
+/// A link that is not wanted any more goes before the tables do: a gateway that still took packets out of the tunnel, and no longer knew what
+/// they are, would send them on under the pod's own address. Sources that have not heard of it yet are dropped until they have.
 fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> NodeState {
     let mut state = observed.clone();
+    for name in observed.links.keys().filter(|name| !desired.links.contains_key(*name)) {
+        let step = Step::DeleteLink(name.clone());
+        simulate::apply(&step, &mut state);
+        steps.push(step);
+    }
     for (name, link) in &desired.links {
         let step = match state.links.get(name) {
             None => vec![Step::AddLink(name.clone(), link.clone())],
