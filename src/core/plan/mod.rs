@@ -78,10 +78,11 @@ impl Plan {
 ///
 /// Make before break: devices, neighbours, routes and rules come first, then the one transaction that sends packets there, then
 /// what nobody uses any more goes. So the packets of a flow take the old way or the new way, or are dropped where there is
-/// neither; they never take the main table's way with the pod's own address.
+/// neither; they never take the main table's way with the pod's own address. A tunnel that has yet to come up is the exception: see [`links`].
 pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     let mut steps = Vec::new();
-    let observed = &links(desired, observed, &mut steps);
+    let (state, raise) = links(desired, observed, &mut steps);
+    let observed = &state;
     let (record, switch) = nft::transactions(&desired.nft, &observed.nft);
     let mut order = Order::default();
     order.labels(desired, observed);
@@ -97,10 +98,17 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     all.extend(order.add_addresses.into_iter().chain(own));
     all.extend(record.map(Step::Nft));
     all.extend(foreign);
-    all.extend(order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules));
-    all.extend(fresh.into_iter().map(|mark| Step::Forget { mark, mask: range.mask }));
-    all.extend(restore);
-    all.extend(switch.map(Step::Nft));
+    let way = order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules);
+    let switch = fresh
+        .into_iter()
+        .map(|mark| Step::Forget { mark, mask: range.mask })
+        .chain(restore)
+        .chain(switch.map(Step::Nft));
+    if raise.is_empty() {
+        all.extend(way.chain(switch));
+    } else {
+        all.extend(switch.chain(raise).chain(way));
+    }
     all.extend(order.delete_rules.into_iter().chain(order.delete_routes).chain(order.delete_neighbours));
     all.extend(order.delete_addresses);
     Plan { steps: all }
@@ -111,28 +119,44 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
 ///
 /// A link that is not wanted any more goes before the tables do: a gateway that still took packets out of the tunnel, and no longer knew what
 /// they are, would send them on under the pod's own address. Sources that have not heard of it yet are dropped until they have.
-fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> NodeState {
+/// For the same reason a link that is new, or down, comes up only behind the tables; the steps for that are the second result. Its routes
+/// need it up, so they follow: until then what is marked is dropped.
+fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> (NodeState, Vec<Step>) {
     let mut state = observed.clone();
-    for name in observed.links.keys().filter(|name| !desired.links.contains_key(*name)) {
-        let step = Step::DeleteLink(name.clone());
-        simulate::apply(&step, &mut state);
+    let mut raise = Vec::new();
+    let mut take = |step: Step, state: &mut NodeState| {
+        simulate::apply(&step, state);
         steps.push(step);
+    };
+    for name in observed.links.keys().filter(|name| !desired.links.contains_key(*name)) {
+        take(Step::DeleteLink(name.clone()), &mut state);
     }
     for (name, link) in &desired.links {
-        let step = match state.links.get(name) {
-            None => vec![Step::AddLink(name.clone(), link.clone())],
-            Some(found) if found == link => continue,
-            Some(found) if found.port == link.port && found.mac == link.mac && found.external == link.external => {
-                vec![Step::ChangeLink(name.clone(), link.clone())]
-            }
-            Some(_) => vec![Step::DeleteLink(name.clone()), Step::AddLink(name.clone(), link.clone())],
+        let lowered = Link { up: false, ..link.clone() };
+        let found = state.links.get(name).cloned();
+        let same_kind = |found: &Link| {
+            found.port == link.port && found.mac == link.mac && found.external == link.external
         };
-        for step in step {
-            simulate::apply(&step, &mut state);
-            steps.push(step);
+        let rises = match found {
+            Some(found) if found == *link => false,
+            Some(found) if same_kind(&found) && found.up == link.up => {
+                take(Step::ChangeLink(name.clone(), link.clone()), &mut state);
+                false
+            }
+            Some(found) if same_kind(&found) => link.up,
+            found => {
+                if found.is_some() {
+                    take(Step::DeleteLink(name.clone()), &mut state);
+                }
+                take(Step::AddLink(name.clone(), lowered), &mut state);
+                link.up
+            }
+        };
+        if rises {
+            raise.push(Step::ChangeLink(name.clone(), link.clone()));
         }
     }
-    state
+    (state, raise)
 }
 
 /// Steps by kind, each in its own order; [`plan`] puts the kinds one behind the other.
