@@ -77,7 +77,7 @@ impl Kernel {
                 there(self.routes.execute(Message::NewRule(encode::rule(rule)), Manner::Create).await)
             }
             Step::DeleteRule(rule) => {
-                gone(self.routes.execute(Message::DelRule(encode::rule(rule)), Manner::Plain).await)
+                gone(self.routes.execute(Message::DelRule(encode::rule_deletion(rule)), Manner::Plain).await)
             }
             Step::SetLabel(..) | Step::RemoveLabel(..) | Step::Nft(_) | Step::Forget { .. } | Step::SetSysctl(..) => {
                 Ok(())
