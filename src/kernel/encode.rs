@@ -48,9 +48,8 @@ pub(super) fn rule_deletion(odd: &Rule) -> RuleMessage {
     let mut message = rule(odd);
     if odd.odd.is_some() {
         message.header.action = RuleAction::Unspec;
-        let said = |attribute: &RuleAttribute| {
-            matches!(attribute, RuleAttribute::Priority(_) | RuleAttribute::Protocol(_))
-        };
+        let said =
+            |attribute: &RuleAttribute| matches!(attribute, RuleAttribute::Priority(_) | RuleAttribute::Protocol(_));
         message.attributes.retain(said);
     }
     message

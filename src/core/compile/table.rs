@@ -198,7 +198,7 @@ impl Builder<'_> {
                         .map(|verdict| (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict))))
                 };
                 let led: RangeSet =
-                    of_family().filter(|pair| element(pair).is_some()).map(|(range, _)| range.clone()).collect();
+                    of_family().filter(|pair| element(pair).is_some()).map(|(range, _)| *range).collect();
                 let own_way = ranges(&whole(family).subtract(&led), family).into_keys();
                 let mut all: BTreeMap<_, _> = of_family().filter_map(element).collect();
                 all.extend(own_way.map(|range| (range, Some(Data::Verdict(Verdict::Accept)))));

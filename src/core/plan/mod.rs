@@ -134,9 +134,8 @@ fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> (N
     for (name, link) in &desired.links {
         let lowered = Link { up: false, ..link.clone() };
         let found = state.links.get(name).cloned();
-        let same_kind = |found: &Link| {
-            found.port == link.port && found.mac == link.mac && found.external == link.external
-        };
+        let same_kind =
+            |found: &Link| found.port == link.port && found.mac == link.mac && found.external == link.external;
         let rises = match found {
             Some(found) if found == *link => false,
             Some(found) if same_kind(&found) && found.up == link.up => {

@@ -36,9 +36,14 @@ fn under_load_every_answer_is_the_old_one_or_the_new_one_or_none() -> Outcome {
     let ways = [(OUTPOST, WAYS[0].2), (OUTPOST6, WAYS[1].2)];
     let members: Vec<Hammer> =
         ways.iter().map(|(to, _)| stand.lab.hammer("tiefighter", *to)).collect::<Result<_, _>>()?;
-    let bystanders: Vec<Hammer> = ways.iter().map(|(to, _)| stand.lab.hammer("xwing", *to)).collect::<Result<_, _>>()?;
+    let bystanders: Vec<Hammer> =
+        ways.iter().map(|(to, _)| stand.lab.hammer("xwing", *to)).collect::<Result<_, _>>()?;
     let phase = |answer: fn(usize, [IpAddr; 2]) -> Answer, of: [IpAddr; 2], begun: Instant| {
-        members.iter().enumerate().map(|(family, hammer)| first_with(hammer, answer(family, of), begun, &stand)).collect()
+        members
+            .iter()
+            .enumerate()
+            .map(|(family, hammer)| first_with(hammer, answer(family, of), begun, &stand))
+            .collect()
     };
     let granted = |family: usize, of: [IpAddr; 2]| Answer::Granted(of[family]);
     let denied = |family: usize, of: [IpAddr; 2]| Answer::Denied(of[family]);
@@ -49,7 +54,8 @@ fn under_load_every_answer_is_the_old_one_or_the_new_one_or_none() -> Outcome {
     stand.await_settled()?;
     stand.push(
         "policies/outpost.yaml",
-        &Document { excluded: "\"10.0.4.99/32\", \"fd00:10:4::99/128\", \"10.0.4.128/25\"", ..Document::default() }.text(),
+        &Document { excluded: "\"10.0.4.99/32\", \"fd00:10:4::99/128\", \"10.0.4.128/25\"", ..Document::default() }
+            .text(),
     )?;
     stand.await_settled()?;
     let begun = Instant::now();
@@ -64,8 +70,12 @@ fn under_load_every_answer_is_the_old_one_or_the_new_one_or_none() -> Outcome {
 
     for (family, hammer) in members.into_iter().enumerate() {
         let requests = hammer.stop();
-        let expected =
-            [Answer::Denied(own[family]), granted(family, [ways[0].1, ways[1].1]), granted(family, third), Answer::Denied(own[family])];
+        let expected = [
+            Answer::Denied(own[family]),
+            granted(family, [ways[0].1, ways[1].1]),
+            granted(family, third),
+            Answer::Denied(own[family]),
+        ];
         assert_eq!(course(&requests), expected, "the member's answers in order");
         let lost = requests.iter().filter(|request| request.answer == Answer::NoAnswer).count();
         println!("measured: of {} requests of the member {lost} were lost over three changes", requests.len());
@@ -81,8 +91,7 @@ fn under_load_every_answer_is_the_old_one_or_the_new_one_or_none() -> Outcome {
 #[test]
 fn while_a_policy_is_in_force_its_changes_never_let_a_packet_out_under_another_address() -> Outcome {
     let stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
-    let hammers =
-        [stand.lab.hammer("tiefighter", OUTPOST)?, stand.lab.hammer("tiefighter", OUTPOST6)?];
+    let hammers = [stand.lab.hammer("tiefighter", OUTPOST)?, stand.lab.hammer("tiefighter", OUTPOST6)?];
     for turn in 0..4 {
         let node = if turn % 2 == 0 { "kind-worker3" } else { "kind-worker2" };
         let begun = Instant::now();
@@ -138,7 +147,10 @@ fn connections_of_pods_whose_policy_did_not_change_live_on() -> Outcome {
 /// pod's live conversation and its next one are seen.
 fn moved(annotations: &'static str) -> Result<[IpAddr; 2], crate::lab::LabError> {
     let stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
-    stand.push("policies/alliance.yaml", &Document { name: "alliance", org: "alliance", ..Document::default() }.text())?;
+    stand.push(
+        "policies/alliance.yaml",
+        &Document { name: "alliance", org: "alliance", ..Document::default() }.text(),
+    )?;
     stand.await_granted("xwing")?;
     stand.lab.forget()?;
     let mut live = stand.lab.long_datagrams("tiefighter", OUTPOST)?;
@@ -188,8 +200,7 @@ fn the_time_from_a_push_to_the_first_request_let_in_is_told() -> Outcome {
     let hammer = stand.lab.hammer("tiefighter", OUTPOST)?;
     let mut took = Vec::new();
     for turn in 0..10 {
-        let (node, address) =
-            if turn % 2 == 0 { ("kind-worker3", ip("10.0.3.43")) } else { ("kind-worker2", EGRESS) };
+        let (node, address) = if turn % 2 == 0 { ("kind-worker3", ip("10.0.3.43")) } else { ("kind-worker2", EGRESS) };
         stand.lab.repository().write("policies/outpost.yaml", &Document::through(node).text())?;
         stand.lab.repository().in_clone(["commit", "--quiet", "--all", "--message", "the other gateway"])?;
         let begun = Instant::now();

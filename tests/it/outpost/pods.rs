@@ -71,7 +71,10 @@ fn the_time_from_a_pods_announcement_to_its_first_packet_is_told() -> Outcome {
         let hammer_begun = Instant::now();
         stand.lab.announce_pod("newborn")?;
         let quick = std::time::Duration::from_millis(30);
-        assert!(wait_until(DEADLINE, || stand.lab.ask_within("newborn", OUTPOST, quick).is_ok_and(|seen| seen == egress)));
+        assert!(wait_until(DEADLINE, || stand
+            .lab
+            .ask_within("newborn", OUTPOST, quick)
+            .is_ok_and(|seen| seen == egress)));
         took.push(hammer_begun.elapsed());
         stand.lab.remove_pod("newborn")?;
     }
