@@ -55,7 +55,7 @@ fn words(line: &str) -> String {
         .iter()
         .fold(line, |line, (name, number)| line.replace(&format!("priority {name}"), &format!("priority {number}")));
     let words: Vec<String> = line.split_whitespace().map(hexadecimal).collect();
-    or_is_in_the_mask(words).join(" ")
+    or_is_in_the_mask(words).join(" ").replace(" & 0xffffffff |", " |")
 }
 
 /// `0x1fff` as `0x00001fff`.
