@@ -133,7 +133,7 @@ impl Engine {
         self.adopt_range(intent.set.config.range)?;
         let mut done = Done::default();
         let mut left = Plan::default();
-        for attempt in 0..ATTEMPTS {
+        for _ in 0..ATTEMPTS {
             let now = now();
             let compiled = self.look_and_compile(intent, now).await?;
             let (compiled, observed) = compiled;
