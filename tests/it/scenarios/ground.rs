@@ -30,6 +30,12 @@ struct WrittenInterface {
     addresses: Vec<String>,
     #[serde(default)]
     rp_filter: u8,
+    #[serde(default = "ethernet")]
+    mtu: u32,
+}
+
+fn ethernet() -> u32 {
+    1500
 }
 
 fn yes() -> bool {
@@ -44,7 +50,7 @@ pub(super) fn read(place: &str, text: &str) -> Ground {
         up: true,
         addresses: of.addresses.iter().map(address).collect(),
         rp_filter: of.rp_filter,
-        mtu: 1500,
+        mtu: of.mtu,
     };
     Ground {
         interfaces: written.interfaces.into_iter().map(|(name, of)| (name, interface(of))).collect(),
