@@ -92,6 +92,8 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     // What an interface's filter was is written down before it is changed: a crash in between must not forget it.
     let (own, foreign, restore) = sysctls(desired, observed);
     let fresh = nft::fresh_exits(&desired.nft, &observed.nft, range);
+    // Only once nobody gives such marks any more: a connection that is forgotten too early takes its old mark again.
+    let stale = nft::stale_marks(&observed.nft, range);
     let mut all = order.labels;
     all.append(&mut steps);
     all.extend(order.add_addresses.into_iter().chain(own));
@@ -101,6 +103,7 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     all.extend(fresh.into_iter().map(|mark| Step::Forget { mark, mask: range.mask }));
     all.extend(restore);
     all.extend(switch.map(Step::Nft));
+    all.extend(stale.into_iter().map(|(mark, mask)| Step::Forget { mark, mask }));
     all.extend(order.delete_rules.into_iter().chain(order.delete_routes).chain(order.delete_neighbours));
     all.extend(order.delete_addresses);
     all.extend(observed.links.keys().filter(|name| !desired.links.contains_key(*name)).cloned().map(Step::DeleteLink));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::super::compile::RP_FILTER_BEFORE;
 use super::super::compile::marks::EXIT_CHAIN;
-use super::super::state::nft::{Chain, Change, Data, Family, Key, Ruleset, Set, Table, Transaction};
+use super::super::state::nft::{Chain, Change, Data, Family, Field, Key, Ruleset, Set, Statement, Table, Transaction};
 use super::super::state::ownership::Range;
 
 /// What has to be written down beforehand, and the switch.
@@ -148,6 +148,20 @@ fn difference(from: &Elements, to: &Elements) -> Vec<(Key, Option<Data>)> {
     from.iter()
         .filter(|(key, data)| to.get(*key) != Some(*data))
         .map(|(key, data)| (key.clone(), data.clone()))
+        .collect()
+}
+
+/// Marks under another mask than now, as connections remember them from before the mask was moved. Under the new one they have
+/// no mark and would go their own way.
+pub(super) fn stale_marks(observed: &Ruleset, range: Range) -> Vec<(u32, u32)> {
+    let chains = observed.get(&Family::Inet).into_iter().flat_map(|table| &table.chains);
+    let exits = chains.filter(|(name, _)| name.starts_with(EXIT_CHAIN));
+    exits
+        .flat_map(|(_, chain)| chain.rules.iter().flat_map(|rule| &rule.0))
+        .filter_map(|statement| match statement {
+            Statement::SetMark { field: Field::CtMark, keep, value } if !keep != range.mask => Some((*value, !keep)),
+            _ => None,
+        })
         .collect()
 }
 
