@@ -10,3 +10,4 @@ mod lab_alone;
 mod manifests;
 mod outpost;
 mod policy;
+mod semantics;
