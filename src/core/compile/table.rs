@@ -193,9 +193,13 @@ impl Builder<'_> {
                     verdict_of(&target.way, exits)
                         .map(|verdict| (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict))))
                 };
+                // A live connection whose new way is its own must leave its exit too: for it that is a verdict like any other.
+                let again = |(range, target): &(Addresses, super::Target)| {
+                    let verdict = verdict_of(&target.way, exits).unwrap_or(Verdict::Accept);
+                    (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict)))
+                };
                 let all: BTreeMap<_, _> = of_family().filter_map(element).collect();
-                let reset: BTreeMap<_, _> =
-                    of_family().filter(|(_, target)| target.reset).filter_map(element).collect();
+                let reset: BTreeMap<_, _> = of_family().filter(|(_, target)| target.reset).map(again).collect();
                 for (prefix, elements, rules) in [("to", all, &mut lookups), ("reset", reset, &mut resets)] {
                     if elements.is_empty() {
                         continue;
