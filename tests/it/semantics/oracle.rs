@@ -140,7 +140,7 @@ fn deciding_policy<'a>(
 }
 
 /// Policies that count: the others are suspended.
-fn in_force(world: &World) -> impl Iterator<Item = &Policy> {
+pub(crate) fn in_force(world: &World) -> impl Iterator<Item = &Policy> {
     world.set.policies.values().filter(|policy| match &policy.suspend {
         Some(suspend) => suspend.until <= world.now,
         None => true,
