@@ -343,6 +343,9 @@ impl Builder<'_> {
     ///
     /// The kernel's own multicast (MLD and IGMP reports) is let pass: in those packets the mark is the kernel's scratch space
     /// (`reserved_tailroom` shares a union with `mark` in `struct sk_buff`, include/linux/skbuff.h) and says anything.
+    ///
+    /// It stands for both families, whichever are named: a node that has not heard yet that one is named no longer may still
+    /// send its packets here.
     fn guard(&mut self, exits: &BTreeMap<ExitKey, NodeExit>) {
         let mark = |value, verdict| {
             let compare = Statement::Compare {
@@ -365,6 +368,8 @@ impl Builder<'_> {
                     addresses.into_iter().map(|(mark, address)| (Key::MarkAddress(mark, address), None)).collect();
                 self.set(&set, &[KeyType::Mark, address_key(family)], None, false, elements);
             }
+        }
+        for family in AddressFamily::BOTH {
             let multicast = format!("multicast{}", family.suffix());
             rules.push(vec![in_set(daddr(family), true, multicast.clone()), Statement::Counter, drop()]);
             self.set(&multicast, &[address_key(family)], None, true, [(multicast_range(family), None)].into());
