@@ -4,7 +4,9 @@
 //! `PROPTEST_CASES` raises the number of cases. Deliberately absent: kernels, Git and clusters; real packets are `lab`'s.
 
 mod agreement;
+mod damage;
 mod evaluate;
 mod generate;
 mod oracle;
+mod transition;
 mod world;

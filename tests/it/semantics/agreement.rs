@@ -84,17 +84,19 @@ fn identity(exit: &Exit) -> String {
 /// Connections of every kind that a packet may belong to, and what the nodes remember of each.
 fn connections(world: &World, cluster: &Cluster<'_>, node: &NodeName, source: IpAddr) -> Vec<(Connection, Memory)> {
     let remembers = |node: &NodeName, mark, translated| (node.clone(), Tracked { mark, translated });
-    let own = Memory::from([remembers(node, 0, source)]);
+    let unmarked = Memory::from([remembers(node, 0, source)]);
     let range = world.set.config.range;
     let gone = Memory::from([remembers(node, range.mark(range.last_id()), source)]);
     let mut connections = vec![
         (Connection::New, Memory::new()),
-        (Connection::Reply, own.clone()),
-        (Connection::LiveOnItsOwnWay, own),
+        (Connection::Reply, unmarked.clone()),
+        (Connection::LiveOnItsOwnWay, unmarked),
         (Connection::LiveThroughGone, gone),
     ];
     // A family that no policy names is not compiled: exits have no way for it, and what began when one was named goes its own.
-    if !family_is_named(world, AddressFamily::of(source)) {
+    // And a node's own packets never come out of a pod's device, so no exit was ever theirs.
+    let own = world.facts.nodes[node].addresses.contains(&source);
+    if own || !family_is_named(world, AddressFamily::of(source)) {
         return connections;
     }
     for policy in world.set.policies.values() {
