@@ -12,3 +12,4 @@ mod outpost;
 mod policy;
 mod scenarios;
 mod tidy;
+mod semantics;
