@@ -330,8 +330,13 @@ fn who(place: &Place, events: &[Event]) -> Option<By> {
         | (Place::Nft(_), Subject::Nft) => true,
         _ => false,
     };
-    let event = events.iter().find(about)?;
+    // One act by hand has consequences that are the kernel's own, and these may be told first.
+    let by_process = |event: &&Event| matches!(event.actor, Actor::Process(..));
+    let of_it = || events.iter().filter(about);
+    let event = of_it().find(by_process).or_else(|| of_it().next())?;
     Some(match &event.actor {
+        // The kernel signs what anybody does to a link's flags itself (`dev_change_flags`, net/core/dev.c): it says nothing.
+        Actor::Kernel if matches!(place, Place::Link(_)) => return None,
         Actor::Kernel => {
             By { guess: "the kernel".to_owned(), because: "its device or address went away or down".to_owned() }
         }
