@@ -38,55 +38,55 @@ impl Screen {
     /// The title of the next scene.
     pub(crate) fn title(&self, text: &str) -> io::Result<()> {
         self.scenes.set(self.scenes.get() + 1);
-        self.line("", "")?;
-        self.line(&format!("{}  {text}", self.scenes.get()), &self.begin(Style::Bold))
+        line("", "")?;
+        line(&format!("{}  {text}", self.scenes.get()), &self.begin(Style::Bold))
     }
 
     /// What somebody types, and where.
     pub(crate) fn command(&self, place: &str, command: &str) -> io::Result<()> {
-        self.line(&format!("{INDENT}{place}$ {command}"), &self.begin(Style::Cyan))
+        line(&format!("{INDENT}{place}$ {command}"), &self.begin(Style::Cyan))
     }
 
     /// An explanation.
     pub(crate) fn say(&self, text: &str) -> io::Result<()> {
-        self.line(&format!("{INDENT}{text}"), "")
+        line(&format!("{INDENT}{text}"), "")
     }
 
     /// What was answered, line by line; of a long text the first lines and how many more there are.
     pub(crate) fn quote(&self, text: &str, most: usize) -> io::Result<()> {
         let lines: Vec<&str> = text.trim_end().lines().collect();
         let shown = if lines.len() > most { most.saturating_sub(1) } else { lines.len() };
-        for line in &lines[..shown] {
-            self.line(&format!("{INDENT}  {}", line.replace('\t', "  ")), &self.begin(Style::Faint))?;
+        for said in &lines[..shown] {
+            line(&format!("{INDENT}  {}", said.replace('\t', "  ")), &self.begin(Style::Faint))?;
         }
         if shown < lines.len() {
-            self.line(&format!("{INDENT}  … and {} more lines", lines.len() - shown), &self.begin(Style::Faint))?;
+            line(&format!("{INDENT}  … and {} more lines", lines.len() - shown), &self.begin(Style::Faint))?;
         }
         Ok(())
     }
 
     /// Something that was to be seen and was.
     pub(crate) fn seen(&self, text: &str) -> io::Result<()> {
-        self.line(&format!("{INDENT}✓ {text}"), &self.begin(Style::Green))
+        line(&format!("{INDENT}✓ {text}"), &self.begin(Style::Green))
     }
 
     /// Something that was to be seen and was not.
     pub(crate) fn failed(&self, text: &str) -> io::Result<()> {
-        self.line("", "")?;
-        text.lines().try_for_each(|line| self.line(&format!("✗ {line}"), &self.begin(Style::Red)))
+        line("", "")?;
+        text.lines().try_for_each(|said| line(&format!("✗ {said}"), &self.begin(Style::Red)))
     }
 
     fn begin(&self, style: Style) -> String {
         if self.coloured { format!("\x1b[{}m", style as u8) } else { String::new() }
     }
+}
 
-    fn line(&self, text: &str, begin: &str) -> io::Result<()> {
-        let text = shortened(text);
-        let end = if begin.is_empty() { "" } else { "\x1b[0m" };
-        let mut out = io::stdout().lock();
-        writeln!(out, "{begin}{text}{end}")?;
-        out.flush()
-    }
+fn line(text: &str, begin: &str) -> io::Result<()> {
+    let text = shortened(text);
+    let end = if begin.is_empty() { "" } else { "\x1b[0m" };
+    let mut out = io::stdout().lock();
+    writeln!(out, "{begin}{text}{end}")?;
+    out.flush()
 }
 
 /// At most [`COLUMNS`] characters, the last of them an ellipsis where something was cut.
