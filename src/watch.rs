@@ -144,7 +144,7 @@ impl Watch {
     /// Lays the watches where the paths are now. Watches that are there already are laid again: at the same path there may be
     /// another folder, and to watch the same one twice costs nothing.
     fn lay(&mut self) {
-        let wanted = merged(self.roots.iter().flat_map(|root| places(root)).collect());
+        let wanted = merged(&self.roots.iter().flat_map(|root| places(root)).collect());
         for (path, _) in &self.laid {
             // It fails where the path is gone, and the kernel took the watch with it.
             let _ = self.inotify.unwatch(path);
@@ -188,7 +188,7 @@ fn places(root: &Path) -> Vec<Place> {
 }
 
 /// Leaves out what another watch sees anyway: inotify holds one watch for one inode, and the later one would narrow it.
-fn merged(places: BTreeSet<Place>) -> BTreeSet<Place> {
+fn merged(places: &BTreeSet<Place>) -> BTreeSet<Place> {
     let covered = |place: &Place| {
         places.iter().any(|other| other.1 && (place.0 != other.0 || !place.1) && place.0.starts_with(&other.0))
     };
@@ -213,7 +213,7 @@ mod tests {
             place("/a/bc", true),
         ];
         assert_eq!(
-            merged(places.into_iter().collect()),
+            merged(&places.into_iter().collect()),
             BTreeSet::from([place("/a", false), place("/a/b", true), place("/a/bc", true)])
         );
     }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use git2::{ErrorClass, ErrorCode};
 
 use super::CommitId;
-use super::known_hosts::{OfferedKey, Verdict};
+use super::known_hosts::Verdict;
 
 /// The result of everything in this folder.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -37,7 +37,7 @@ pub enum Error {
         "the SSH server {host} of {repository} is not the known one: it offers {offered}, and {}",
         verdict_words(verdict)
     )]
-    HostKey { repository: String, host: String, offered: OfferedKey, verdict: Verdict },
+    HostKey { repository: String, host: String, offered: String, verdict: Verdict },
     #[error("cannot {doing} {repository}")]
     Unreachable { doing: &'static str, repository: String, source: git2::Error },
     #[error("there is no Git repository at {repository}")]
@@ -82,9 +82,12 @@ impl Error {
     /// Whether trying again can help.
     pub fn fate(&self) -> Fate {
         match self {
-            Self::Unreachable { .. } | Self::Mirror { .. } | Self::State { .. } | Self::LostRace { .. } => Fate::Retry,
-            // A secret is mounted late, or is being replaced: files come and go.
-            Self::Credential { .. } => Fate::Retry,
+            // A credential too: a secret is mounted late, or is being replaced.
+            Self::Unreachable { .. }
+            | Self::Mirror { .. }
+            | Self::State { .. }
+            | Self::LostRace { .. }
+            | Self::Credential { .. } => Fate::Retry,
             _ => Fate::NeedsPerson,
         }
     }
@@ -119,11 +122,12 @@ impl Error {
                 "let Egret's key push to that branch, or set `reports: false` in egret.yaml".to_owned()
             }
             Self::BadReportsBranch { .. } => "set another reportsBranch in egret.yaml".to_owned(),
-            Self::Unreachable { .. }
-            | Self::Mirror { .. }
-            | Self::State { .. }
-            | Self::BadReportFile { .. }
-            | Self::LostRace { .. } => return None,
+            Self::Unreachable { .. } | Self::Mirror { .. } | Self::State { .. } | Self::BadReportFile { .. } => {
+                return None;
+            }
+            Self::LostRace { .. } => {
+                "if nobody else pushes there, look for a stale .lock file in the repository".to_owned()
+            }
         })
     }
 
@@ -135,7 +139,7 @@ impl Error {
                 Self::Denied { repository, tried: "wrong credentials".to_owned(), source: Some(source) }
             }
             (ErrorCode::Owner, _) => Self::ForeignOwner { repository, source },
-            (ErrorCode::NotFound, ErrorClass::Repository) => Self::NoRepository { repository, source },
+            (ErrorCode::NotFound, ErrorClass::Repository | ErrorClass::Os) => Self::NoRepository { repository, source },
             _ => Self::Unreachable { doing, repository, source },
         }
     }
@@ -151,14 +155,14 @@ fn verdict_words(verdict: &Verdict) -> String {
     }
 }
 
-fn host_key_hint(host: &str, verdict: &Verdict, offered: &OfferedKey) -> String {
+fn host_key_hint(host: &str, verdict: &Verdict, offered: &str) -> String {
     match verdict {
         Verdict::Changed | Verdict::Revoked => {
             "somebody may be in between; compare the fingerprint with what the server's operator publishes".to_owned()
         }
         _ => format!(
             "if the operator publishes that fingerprint, add the {} line of `ssh-keyscan {host}` to known_hosts",
-            offered.kind
+            offered.split(' ').next().unwrap_or_default()
         ),
     }
 }

@@ -135,11 +135,10 @@ fn write(there: &Repository, mirror: &Repository, outgoing: &Outgoing<'_>) -> st
         pack.insert_object(*object, None)?;
     }
     write_pack(&mut pack, there)?;
-    let message = "push by egret";
-    match outgoing.expected {
-        Some(expected) => there.reference_matching(outgoing.name, outgoing.commit, true, expected, message)?,
-        None => there.reference(outgoing.name, outgoing.commit, false, message)?,
-    };
+    // Zero means "not there", and is compared under the lock. To create without force is no such thing: libgit2 looks whether
+    // the reference exists before it takes the lock, so that of two who create it at once both succeed and one is lost.
+    let expected = outgoing.expected.unwrap_or(Oid::ZERO_SHA1);
+    there.reference_matching(outgoing.name, outgoing.commit, true, expected, "push by egret")?;
     Ok(())
 }
 

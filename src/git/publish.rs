@@ -226,7 +226,7 @@ fn message(draft: &Draft) -> String {
     }
     for (key, value) in &draft.trailers {
         let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
-        message.push_str(&format!("{key}: {value}\n"));
+        message.extend([key.as_str(), ": ", value.as_str(), "\n"]);
     }
     message
 }

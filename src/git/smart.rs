@@ -192,7 +192,7 @@ impl<'a> Talk<'a> {
             Verdict::Known => Ok(CertificateCheckStatus::CertificateOk),
             verdict => {
                 let (repository, host) = (source.to_string(), host.to_owned());
-                Err(self.break_off(Error::HostKey { repository, host, offered, verdict }))
+                Err(self.break_off(Error::HostKey { repository, host, offered: offered.to_string(), verdict }))
             }
         }
     }

@@ -142,8 +142,8 @@ fn write(options: &Options, mirror: &mut Option<Mirror>, letter: &Letter) -> git
 
 /// The branch as it is to be. Nothing where only the times of nothing new would differ.
 fn draft(options: &Options, letter: &Letter, state: &BranchState) -> Option<Draft> {
-    let report = &letter.report;
-    let before = state.files.get(&files::path_of(&report.node)).and_then(|text| files::read_node_file(text));
+    let before = state.files.get(&files::path_of(&letter.report.node)).and_then(|text| files::read_node_file(text));
+    let report = &letter.report.clone().after(before.as_ref());
     let tree = match files::tree(&state.files, &options.cluster, report) {
         Ok(tree) => tree,
         Err(error) => {

@@ -3,7 +3,7 @@
 //! libgit2 blocks, so it has a thread of its own; it also keeps its own pace: polling, and backing off while Git is away.
 //! Deliberately absent: applying anything, and writing to Git (`publisher`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -103,8 +103,13 @@ struct Reader {
     options: Options,
     mirror: Option<Mirror>,
     catalogue: Catalogue,
+    /// The commit that the catalogue is of.
     current: Option<CommitId>,
+    /// The paths that the catalogue was told of: when a whole tree is read again, what is not in it is gone.
+    paths: BTreeSet<String>,
     branch: String,
+    /// Whether anybody was told what is asked for.
+    told: bool,
 }
 
 impl Reader {
@@ -112,7 +117,7 @@ impl Reader {
         let mut catalogue = Catalogue::new(&options.cluster);
         catalogue.import_good(&good);
         let branch = options.branch.clone().unwrap_or_default();
-        Self { options, mirror: None, catalogue, current: None, branch }
+        Self { options, mirror: None, catalogue, current: None, paths: BTreeSet::new(), branch, told: false }
     }
 
     fn serve(mut self, known: Option<String>, wished: &Receiver<()>, news: &UnboundedSender<News>) {
@@ -151,44 +156,60 @@ impl Reader {
     /// Looks where the branch is, and reads what changed. `known`: the commit to begin with, so that documents which became
     /// bad since then are recognised as such.
     fn look(&mut self, known: Option<CommitId>) -> git::Result<Option<Box<Intent>>> {
-        let mirror = match &mut self.mirror {
+        let mut mirror = match self.mirror.take() {
             Some(mirror) => mirror,
             None => {
                 let Options { mirror, source, credentials, .. } = &self.options;
-                self.mirror.insert(Mirror::open(mirror, source.clone(), credentials.clone())?)
+                Mirror::open(mirror, source.clone(), credentials.clone())?
             }
         };
+        let result = self.look_at(&mut mirror, known);
+        self.mirror = Some(mirror);
+        result
+    }
+
+    fn look_at(&mut self, mirror: &mut Mirror, known: Option<CommitId>) -> git::Result<Option<Box<Intent>>> {
         if let Some(known) = known.filter(|known| self.current.is_none() && mirror.has(*known)) {
-            self.catalogue.update(changes(mirror.files(known, &everything())?));
+            self.update(mirror.files(known, &everything())?, true);
             self.current = Some(known);
         }
-        let first = self.branch.is_empty() || self.current.is_none();
         let head = mirror.head(self.options.branch.as_deref())?;
-        let began = self.current == Some(head.commit) && !first && !self.branch_changed(&head.branch);
-        if began {
+        if self.told && self.current == Some(head.commit) && self.branch == head.branch {
             return Ok(None);
         }
-        let Some(mirror) = &self.mirror else { return Ok(None) };
         let from = self.current.filter(|current| mirror.has(*current));
         let changed = mirror.changes(from, head.commit, &everything())?;
         let info = mirror.commit_info(head.commit)?;
-        self.catalogue.update(changes(changed));
+        self.update(changed, from.is_none());
         self.current = Some(head.commit);
         self.branch = head.branch;
+        self.told = true;
         Ok(Some(Box::new(self.intent(info))))
     }
 
-    fn branch_changed(&self, branch: &str) -> bool {
-        self.branch != branch
+    /// Takes in what changed; `whole` if it is all there is.
+    fn update(&mut self, files: BTreeMap<String, FileChange>, whole: bool) {
+        let mut changes = changes(files);
+        if whole {
+            for path in &self.paths {
+                changes.entry(path.clone()).or_insert(Change::Removed);
+            }
+        }
+        for (path, change) in &changes {
+            if *change == Change::Removed {
+                self.paths.remove(path);
+            } else {
+                self.paths.insert(path.clone());
+            }
+        }
+        self.catalogue.update(changes);
     }
 
     /// What was last in force, if the first look failed and the mirror still has it.
     fn from_mirror(&mut self) -> Option<Box<Intent>> {
-        let (Some(current), Some(mirror), true) = (self.current, &self.mirror, self.branch.is_empty()) else {
-            return None;
-        };
+        let (Some(current), Some(mirror), false) = (self.current, &self.mirror, self.told) else { return None };
         let info = mirror.commit_info(current).ok()?;
-        self.branch = self.options.branch.clone().unwrap_or_else(|| "HEAD".to_owned());
+        self.told = true;
         Some(Box::new(self.intent(info)))
     }
 

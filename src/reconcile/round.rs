@@ -17,7 +17,7 @@ use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::place;
 use crate::core::plan::{Plan, Step, plan};
-use crate::core::report::drift::{self, Drift, Place};
+use crate::core::report::drift::{self, Place};
 use crate::core::report::history::{By, InForce, NodeReport, Sighting, WantedBy};
 use crate::core::state::NodeState;
 use crate::core::state::ownership::Range;
@@ -137,25 +137,25 @@ impl Engine {
             let now = now();
             let compiled = self.look_and_compile(intent, now).await?;
             let (compiled, observed) = compiled;
-            done.drifted += self.note_drift(&compiled, &observed, intent, events, seen, attempt);
+            done.drifted += self.note_drift(&compiled, &observed, intent, events, seen);
             left = plan(&compiled.desired, &observed.state, intent.set.config.range);
             if left.is_empty() {
                 done.took = began.elapsed();
                 done.wake = next_wake(intent, now);
+                self.forget_old_mask(intent.set.config.range).await?;
                 self.settle(intent, compiled)?;
                 return Ok(done);
             }
             match self.apply(&left, observed.generation, &mut done.steps).await {
-                Ok(()) => {}
-                Err(RoundError::Kernel(error)) if error.is_stale() => {}
+                // What differs at the next look is what somebody else did meanwhile.
+                Ok(()) => self.in_force = Some((compiled.desired.clone(), compiled)),
+                Err(RoundError::Kernel(error)) if error.is_stale() => self.in_force = None,
                 Err(error) => {
                     self.in_force = None;
                     self.report.not_put_right(&crate::telemetry::chain(&error));
                     return Err(error);
                 }
             }
-            // From here on, what differs is what somebody else did meanwhile.
-            self.in_force = None;
         }
         Err(RoundError::NotConverged(left.to_string().lines().take(3).collect::<Vec<_>>().join("; ")))
     }
@@ -188,7 +188,7 @@ impl Engine {
         Ok((compiled, observed))
     }
 
-    /// What somebody changed since all was in force, or (`attempt` > 0) while we were at it.
+    /// What somebody changed since all was in force.
     fn note_drift(
         &mut self,
         compiled: &Compiled,
@@ -196,13 +196,9 @@ impl Engine {
         intent: &Intent,
         events: &[Event],
         seen: Timestamp,
-        attempt: usize,
     ) -> usize {
         let Some((before, known)) = &self.in_force else { return 0 };
-        let drifts = drift::between(before, &observed.state);
-        // What is no longer desired, or was not there before we came, is our own business.
-        let drifts: Vec<Drift> = if attempt == 0 { drifts } else { Vec::new() };
-        let sightings: Vec<Sighting> = drifts
+        let sightings: Vec<Sighting> = drift::between(before, &observed.state)
             .into_iter()
             .map(|drift| Sighting {
                 by: who(&drift.place, events),
@@ -275,6 +271,19 @@ impl Engine {
         self.kernel.set_ranges(if before == range { vec![range] } else { vec![range, before] });
         if self.memory.kept().range.is_none() {
             self.memory.keep(|kept| kept.range = Some((range.mask, range.first, range.port, range.mtu)))?;
+        }
+        Ok(())
+    }
+
+    /// Connections remember their exits in the bits of the mask that was in force when they began. Under another mask those bits
+    /// would say nothing, and the connections would go their own way: forgotten, they are classified anew.
+    async fn forget_old_mask(&mut self, range: Range) -> Result<(), RoundError> {
+        let Some(before) = self.memory.kept().range().filter(|before| before.mask != range.mask) else { return Ok(()) };
+        let ids: Vec<u32> =
+            self.in_force.iter().flat_map(|(_, known)| known.exits.values().map(|exit| exit.id)).collect();
+        for id in ids.into_iter().filter(|id| *id <= before.last_id()) {
+            let mut unused = Generation(0);
+            self.kernel.apply(&Step::Forget { mark: before.mark(id), mask: before.mask }, &mut unused).await?;
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ fn everything() -> Vec<(Family, Change)> {
 fn table(family: Family) -> impl Strategy<Value = Table> {
     let chains = proptest::collection::btree_map("[a-z]{1,8}", chain(family), 0..4);
     let sets = proptest::collection::btree_map("[a-z]{1,8}", set(), 0..4);
-    (any::<bool>(), chains, sets).prop_map(|(owned, chains, sets)| Table { owned, chains, sets })
+    (any::<bool>(), chains, sets).prop_map(|(owned, chains, sets)| Table { owned, abandoned: false, chains, sets })
 }
 
 fn chain(family: Family) -> impl Strategy<Value = Chain> {
@@ -174,6 +174,7 @@ fn statement() -> impl Strategy<Value = Statement> {
         (family(), any::<u32>(), "[a-z]{1,8}").prop_map(|(family, mask, map)| Statement::SnatMap { family, mask, map }),
         family().prop_map(|family| Statement::SnatToSelf { family }),
         Just(Statement::Counter),
+        Just(Statement::ClampMss),
         verdict().prop_map(Statement::Verdict),
     ]
 }

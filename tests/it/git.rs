@@ -249,6 +249,36 @@ fn a_broken_mirror_is_made_anew_by_itself() {
 }
 
 #[test]
+fn a_mirror_that_lost_a_file_is_made_anew_at_the_next_look() {
+    let origin = Origin::new();
+    let commit = origin.push(&[("a.yaml", "a: 1\n")], "first");
+    origin.mirror().head(None).expect("a look");
+    origin.forget_in_mirror("main:a.yaml");
+    let mut mirror = origin.mirror();
+    let error = mirror.files(commit, &all()).expect_err("the file is lost");
+    assert_eq!(error.fate(), Fate::Retry);
+    mirror.head(None).expect("it heals");
+    assert_eq!(mirror.files(commit, &all()).expect("its files"), changes([("a.yaml", text("a: 1\n"))]));
+}
+
+#[test]
+fn a_branch_whose_name_is_not_utf8_hides_no_other() {
+    let origin = Origin::new();
+    let commit = origin.push(&[("a.yaml", "a: 1\n")], "first");
+    origin.push_latin1_branch();
+    assert_eq!(origin.mirror().head(None).expect("a look").commit, commit);
+}
+
+#[test]
+fn a_repository_of_another_user_is_not_trusted_unasked() {
+    let origin = Origin::new();
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    std::os::unix::fs::chown(&origin.bare, Some(65534), Some(65534)).expect("tests run as root");
+    let error = origin.mirror().head(None).expect_err("it is somebody else's");
+    assert!(matches!(error, Error::ForeignOwner { .. }), "{error:?}");
+}
+
+#[test]
 fn a_mirror_of_another_source_is_replaced_and_a_foreign_folder_is_not() {
     let origin = Origin::new();
     let other = Origin::new();

@@ -3,15 +3,16 @@
 //! Each test has a network namespace of its own. Deliberately absent: packets (`tests/lab`), and what should be there (`core`).
 
 mod oracle;
+mod samples;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 use std::thread;
 
 use egret::core::state::nft::{
-    AddressFamily, Base, Chain, ChainKind, Change, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule,
-    Ruleset, Set, Statement, Table, Transaction, Value, Verdict,
+    Base, ChainKind, Change, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule, Ruleset, Set, Statement,
+    Table, Transaction, Value, Verdict,
 };
 use egret::kernel::conntrack;
 use egret::kernel::nft::{Event, Events, Features, Generation, Nft, NftError, RuleCounter};
@@ -19,13 +20,17 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::fuzz_netlink::making;
 use oracle::{blocks, nft};
+pub(crate) use samples::every_kind;
+use samples::{address, chain, compare, goto, range, set};
 
 /// Runs a test in a network namespace of its own, with loopback up.
 fn alone<T: Future<Output = ()>>(test: impl FnOnce() -> T + Send + 'static) {
     let body = || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs CAP_SYS_ADMIN");
-        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+        let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+        assert!(up.expect("the ip program is needed for these tests").success());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime needs epoll").block_on(test());
     };
     if let Err(panic) = thread::spawn(body).join() {
         std::panic::resume_unwind(panic);
@@ -52,163 +57,6 @@ fn whole_text(error: &dyn std::error::Error) -> String {
         Some(source) => format!("{error}: {}", whole_text(source)),
         None => error.to_string(),
     }
-}
-
-fn address(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-fn range(first: &str, last: &str) -> Key {
-    Key::Range(address(first), address(last))
-}
-
-fn goto(chain: &str) -> Option<Data> {
-    Some(Data::Verdict(Verdict::Goto(chain.to_owned())))
-}
-
-fn set(key: &[KeyType], data: Option<DataType>, interval: bool, elements: &[(Key, Option<Data>)]) -> Set {
-    Set { key: key.to_vec(), data, interval, elements: elements.iter().cloned().collect() }
-}
-
-fn chain(rules: Vec<Vec<Statement>>) -> Chain {
-    Chain { base: None, comment: None, rules: rules.into_iter().map(Rule).collect() }
-}
-
-fn base(kind: ChainKind, hook: Hook, priority: i32, policy: Policy, rules: Vec<Vec<Statement>>) -> Chain {
-    Chain { base: Some(Base { kind, hook, priority, policy }), ..chain(rules) }
-}
-
-fn compare(field: Field, mask: Option<u32>, negated: bool, value: Value) -> Statement {
-    Statement::Compare { field, mask, negated, value }
-}
-
-fn in_set(fields: &[Field], mask: Option<u32>, negated: bool, set: &str) -> Statement {
-    Statement::InSet { fields: fields.to_vec(), mask, negated, set: set.to_owned() }
-}
-
-fn every_set() -> BTreeMap<String, Set> {
-    use KeyType::{Ifname, Ipv4Addr, Ipv6Addr, Mark};
-    let one = address("10.1.1.1");
-    let one6 = address("fd00::1");
-    let sets = [
-        ("addresses4", set(&[Ipv4Addr], None, false, &[(Key::Address(one), None)])),
-        ("addresses6", set(&[Ipv6Addr], None, false, &[(Key::Address(one6), None)])),
-        ("names", set(&[Ifname], None, false, &[(Key::Interface("a-name-of-15-by".to_owned()), None)])),
-        ("marks", set(&[Mark], None, false, &[(Key::Mark(0x1fff), None)])),
-        ("pairs4", set(&[Mark, Ipv4Addr], None, false, &[(Key::MarkAddress(3, one), None)])),
-        ("pairs6", set(&[Mark, Ipv6Addr], None, false, &[(Key::MarkAddress(3, one6), None)])),
-        ("ranges4", set(&[Ipv4Addr], None, true, &[(range("10.0.0.0", "10.0.0.255"), None)])),
-        ("ranges6", set(&[Ipv6Addr], None, true, &[(range("fd00::", "fd00::ffff"), None)])),
-        ("groups4", set(&[Ipv4Addr], Some(DataType::Verdict), false, &[(Key::Address(one), goto("plain"))])),
-        ("groups6", set(&[Ipv6Addr], Some(DataType::Verdict), false, &[(Key::Address(one6), goto("plain"))])),
-        ("egress4", set(&[Mark], Some(DataType::Ipv4Addr), false, &[(Key::Mark(3), Some(Data::Address(one)))])),
-        ("egress6", set(&[Mark], Some(DataType::Ipv6Addr), false, &[(Key::Mark(3), Some(Data::Address(one6)))])),
-        ("mark_of", set(&[Ipv4Addr], Some(DataType::Mark), false, &[(Key::Address(one), Some(Data::Mark(7)))])),
-        (
-            "exits",
-            set(
-                &[Mark],
-                Some(DataType::Verdict),
-                false,
-                &[
-                    (Key::Mark(1), Some(Data::Verdict(Verdict::Accept))),
-                    (Key::Mark(2), Some(Data::Verdict(Verdict::Drop))),
-                    (Key::Mark(3), Some(Data::Verdict(Verdict::Return))),
-                    (Key::Mark(4), Some(Data::Verdict(Verdict::Jump("plain".to_owned())))),
-                ],
-            ),
-        ),
-        (
-            "destinations",
-            set(&[Ipv4Addr], Some(DataType::Verdict), true, &[(range("10.0.0.7", "10.0.0.9"), goto("plain"))]),
-        ),
-    ];
-    sets.into_iter().map(|(name, set)| (name.to_owned(), set)).collect()
-}
-
-fn matches() -> Vec<Vec<Statement>> {
-    use Field::{CtDirection, CtMark, Iifname, Ip4Daddr, Ip4Saddr, Ip6Daddr, Ip6Saddr, MetaMark, Oifname, UdpDport};
-    let mask = Some(0x1fff);
-    let drop = || Statement::Verdict(Verdict::Drop);
-    let interface = |name: &str| Value::Interface(name.to_owned());
-    vec![
-        vec![compare(MetaMark, mask, false, Value::Mark(3)), compare(CtMark, None, true, Value::Mark(5))],
-        vec![compare(MetaMark, mask, true, Value::Mark(0)), Statement::Counter, drop()],
-        vec![compare(CtDirection, None, false, Value::Reply(true))],
-        vec![compare(CtDirection, None, false, Value::Reply(false))],
-        vec![compare(Iifname, None, false, interface("eth0")), compare(Oifname, None, true, interface("eth1"))],
-        vec![
-            compare(Ip4Saddr, None, false, Value::Address(address("10.1.1.1"))),
-            compare(Ip4Daddr, None, true, Value::Address(address("10.2.2.2"))),
-            compare(UdpDport, None, false, Value::Port(4790)),
-        ],
-        vec![
-            compare(Ip6Saddr, None, false, Value::Address(address("fd00::1"))),
-            compare(Ip6Daddr, None, true, Value::Address(address("fd00::2"))),
-        ],
-        vec![compare(UdpDport, None, true, Value::Port(53)), in_set(&[Ip4Saddr], None, true, "addresses4"), drop()],
-        vec![in_set(&[Ip6Saddr], None, false, "addresses6")],
-        vec![in_set(&[Ip4Saddr], None, false, "ranges4"), in_set(&[Ip4Daddr], None, true, "ranges4")],
-        vec![in_set(&[Iifname], None, false, "names"), in_set(&[MetaMark], mask, false, "marks")],
-        vec![in_set(&[MetaMark, Ip4Saddr], mask, false, "pairs4")],
-        vec![in_set(&[CtMark, Ip6Daddr], None, true, "pairs6")],
-        vec![Statement::CtState { bits: 8, negated: false }, Statement::CtState { bits: 8, negated: true }],
-        vec![Statement::CtState { bits: 2 | 8, negated: false }],
-    ]
-}
-
-fn acts() -> Vec<Vec<Statement>> {
-    let vmap = |field, mask, map: &str| Statement::VerdictMap { field, mask, map: map.to_owned() };
-    let set_mark = |field, keep, value| Statement::SetMark { field, keep, value };
-    let verdict = |verdict| vec![Statement::Verdict(verdict)];
-    vec![
-        vec![vmap(Field::Ip4Daddr, None, "destinations")],
-        vec![vmap(Field::Ip4Saddr, None, "groups4")],
-        vec![vmap(Field::Ip6Saddr, None, "groups6")],
-        vec![vmap(Field::CtMark, Some(0x1fff), "exits")],
-        vec![set_mark(Field::MetaMark, 0xffff_e000, 3), set_mark(Field::CtMark, 0xffff_e000, 3)],
-        vec![set_mark(Field::MetaMark, 0xffff_e000, 0)],
-        verdict(Verdict::Jump("plain".to_owned())),
-        verdict(Verdict::Return),
-        verdict(Verdict::Accept),
-        verdict(Verdict::Goto("plain".to_owned())),
-    ]
-}
-
-fn translations() -> Vec<Vec<Statement>> {
-    let [v4, v6] = AddressFamily::BOTH;
-    let map = |family, map: &str| Statement::SnatMap { family, mask: 0x1fff, map: map.to_owned() };
-    vec![
-        vec![map(v4, "egress4")],
-        vec![map(v6, "egress6")],
-        vec![Statement::SnatToSelf { family: v4 }],
-        vec![Statement::SnatToSelf { family: v6 }],
-    ]
-}
-
-/// A table in each family with every kind of set, statement, verdict and hook that Egret has a word for.
-pub(crate) fn every_kind() -> (Table, Table) {
-    use ChainKind::{Filter, Nat};
-    let plain = Chain { comment: Some("exit kind-worker2 10.0.3.42".to_owned()), ..chain(vec![]) };
-    let chains = [
-        ("plain", plain),
-        ("match", base(Filter, Hook::Prerouting, -150, Policy::Accept, matches())),
-        ("act", base(Filter, Hook::Forward, 0, Policy::Drop, acts())),
-        ("translate", base(Nat, Hook::Postrouting, 100, Policy::Accept, translations())),
-        ("guard", base(Filter, Hook::Postrouting, 101, Policy::Accept, vec![])),
-        ("peers", base(Filter, Hook::Input, 0, Policy::Accept, vec![])),
-        ("own", base(Filter, Hook::Output, -150, Policy::Accept, vec![])),
-    ];
-    let chains = chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)).collect();
-    let table = Table { owned: true, chains, sets: every_set() };
-    let tunnel = vec![
-        compare(Field::TunnelId, None, false, Value::TunnelId(7)),
-        Statement::SetMark { field: Field::MetaMark, keep: 0xffff_e000, value: 7 },
-        Statement::Verdict(Verdict::Accept),
-    ];
-    let arrive = base(Filter, Hook::Ingress("lo".to_owned()), 0, Policy::Accept, vec![tunnel]);
-    let netdev = Table { owned: true, chains: BTreeMap::from([("arrive".to_owned(), arrive)]), sets: BTreeMap::new() };
-    (table, netdev)
 }
 
 #[test]
@@ -245,7 +93,7 @@ fn ranges_reach_from_the_bottom_to_the_top_and_touch() {
             ("top6".to_owned(), set(&[KeyType::Ipv6Addr], None, true, &top6)),
             ("all6".to_owned(), set(&[KeyType::Ipv6Addr], Some(DataType::Verdict), true, &all6)),
         ]);
-        let mut table = Table { owned: true, chains: BTreeMap::new(), sets };
+        let mut table = Table { owned: true, abandoned: false, chains: BTreeMap::new(), sets };
         let mut kernel = Nft::open().unwrap();
         apply(&mut kernel, &transaction(making(Family::Inet, &table))).await.unwrap();
         assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(Family::Inet, table.clone())]));
@@ -262,7 +110,9 @@ fn ranges_reach_from_the_bottom_to_the_top_and_touch() {
         ];
         apply(&mut kernel, &inet(changes)).await.unwrap();
         let elements = table.sets.get_mut("adjacent").map(|set| &mut set.elements).unwrap();
-        gone.iter().for_each(|(key, _)| drop(elements.remove(key)));
+        for (key, _) in &gone {
+            elements.remove(key);
+        }
         elements.extend(back);
         table.sets.get_mut("all").unwrap().elements.clear();
         table.sets.get_mut("all6").unwrap().elements.clear();
@@ -273,11 +123,12 @@ fn ranges_reach_from_the_bottom_to_the_top_and_touch() {
 #[test]
 fn a_hundred_thousand_elements_are_one_transaction_and_one_more_is_another() {
     alone(|| async {
-        let pods =
-            (0..100_000_u32).map(|number| (Key::Address(Ipv4Addr::from(0x0a00_0000 + number).into()), goto("group")));
+        let pods = (0..100_000_u32)
+            .map(|number| (Key::Address(Ipv4Addr::from(0x0a00_0000 + number).into()), Some(goto("group"))));
         let pods = set(&[KeyType::Ipv4Addr], Some(DataType::Verdict), false, &pods.collect::<Vec<_>>());
         let mut table = Table {
             owned: true,
+            abandoned: false,
             chains: BTreeMap::from([("group".to_owned(), chain(vec![]))]),
             sets: BTreeMap::from([("pods".to_owned(), pods)]),
         };
@@ -286,8 +137,8 @@ fn a_hundred_thousand_elements_are_one_transaction_and_one_more_is_another() {
         let (ruleset, generation) = kernel.observe().await.unwrap();
         assert!(ruleset == Ruleset::from([(Family::Inet, table.clone())]), "too large to print");
 
-        let newborn = (Key::Address(address("192.0.2.1")), goto("group"));
-        let gone = (Key::Address(address("10.0.0.77")), goto("group"));
+        let newborn = (Key::Address(address("192.0.2.1")), Some(goto("group")));
+        let gone = (Key::Address(address("10.0.0.77")), Some(goto("group")));
         let changes = vec![
             Change::AddElements("pods".to_owned(), vec![newborn.clone()]),
             Change::DeleteElements("pods".to_owned(), vec![gone.clone()]),
@@ -351,9 +202,9 @@ fn of_many_elements_the_one_that_the_kernel_refused_is_named() {
     alone(|| async {
         let mut kernel = Nft::open().unwrap();
         let mut elements: Vec<_> = (0..5_000)
-            .map(|number| (Key::Address(Ipv4Addr::from(0x0a00_0000 + number).into()), goto("group")))
+            .map(|number| (Key::Address(Ipv4Addr::from(0x0a00_0000 + number).into()), Some(goto("group"))))
             .collect();
-        elements[4_321].1 = goto("nowhere");
+        elements[4_321].1 = Some(goto("nowhere"));
         let changes = vec![
             Change::AddTable { owned: true },
             Change::AddChain("group".to_owned(), None, None),
@@ -380,7 +231,7 @@ fn an_owned_table_withstands_others_and_is_taken_over_by_the_next_process() {
 
         drop(first);
         let mut next = Nft::open().unwrap();
-        let orphan = Table { owned: false, ..table.clone() };
+        let orphan = Table { owned: false, abandoned: true, ..table.clone() };
         assert_eq!(next.observe().await.unwrap().0, Ruleset::from([(Family::Inet, orphan)]));
         let changes = vec![Change::AddTable { owned: true }, Change::FlushChain("act".to_owned())];
         apply(&mut next, &inet(changes)).await.unwrap();

@@ -31,8 +31,8 @@ spec:
 #[test]
 fn a_push_lets_the_empire_through_and_nobody_else() {
     let lab = Lab::up(Options::default()).unwrap();
-    let worker = lab.egret("kind-worker", &[]).unwrap();
-    let gateway = lab.egret("kind-worker2", &[]).unwrap();
+    let _worker = lab.egret("kind-worker", &[]).unwrap();
+    let _gateway = lab.egret("kind-worker2", &[]).unwrap();
     let repository = lab.repository();
     repository.write("nodes/gateways.yaml", LABELS).unwrap();
     repository.write("policies/outpost.yaml", POLICY).unwrap();

@@ -18,6 +18,11 @@ use crate::core::state::ownership::{REPLY_VNI, Range, TUNNEL};
 /// The metric of the unreachable route that ends each exit's table: behind every other.
 const LAST: u32 = 4_278_198_272;
 
+/// Outer IPv4 (20), UDP (8), VXLAN (8) and inner Ethernet (14) header (RFC 7348, 5).
+const OVERHEAD_V4: u32 = 50;
+/// What IPv6 asks of every link (RFC 8200, 5).
+const LEAST_MTU: u32 = 1280;
+
 /// Adds links, addresses, settings, rules, routes and neighbours.
 pub(super) fn add(
     desired: &mut NodeState,
@@ -52,7 +57,7 @@ fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, range: Range) {
     let Some(own) = input.facts.nodes.get(input.node).and_then(crate::core::facts::Node::tunnel_address) else {
         return;
     };
-    let link = Link { port: range.port, mac: Mac::of_node(own), mtu: range.mtu, up: true, external: true };
+    let link = Link { port: range.port, mac: Mac::of_node(own), mtu: mtu(input, own, range), up: true, external: true };
     desired.links.insert(TUNNEL.to_owned(), link);
     // Without an address of its own the kernel fails the reverse-path check on this device in every mode but 0, and 0 is not
     // to be had where conf.all says 1 or 2: the larger of the two counts.
@@ -63,6 +68,14 @@ fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, range: Range) {
     if input.ground.features.ipv6 {
         desired.sysctls.insert(setting(AddressFamily::V6, "disable_ipv6"), "0".to_owned());
     }
+}
+
+/// The configured MTU, or what the interface that carries the tunnel leaves room for, whichever is less: a packet that does not
+/// fit with its outer headers would be lost.
+fn mtu(input: &Input<'_>, own: IpAddr, range: Range) -> u32 {
+    let carrier = input.ground.holder(own).and_then(|name| input.ground.interfaces.get(name));
+    let overhead = if own.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V4 + 20 };
+    carrier.map_or(range.mtu, |carrier| range.mtu.min(carrier.mtu.saturating_sub(overhead).max(LEAST_MTU)))
 }
 
 /// The next hop towards a peer inside the tunnel. IPv4 between nodes with IPv4 addresses is the peer's own address, as

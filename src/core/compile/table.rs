@@ -308,8 +308,11 @@ impl Builder<'_> {
     /// and each exit's packets get its address.
     fn translate(&mut self, exits: &BTreeMap<ExitKey, NodeExit>, tunnel: bool) {
         if tunnel {
-            let rule = vec![device(Field::Oifname), self.set_mark(Field::MetaMark, 0)];
-            self.base("untag", ChainKind::Filter, Hook::Postrouting, MANGLE, vec![rule]);
+            let untag = vec![device(Field::Oifname), self.set_mark(Field::MetaMark, 0)];
+            // A pod does not know that its packets go through a tunnel, nor does the other end; and the ICMP that would tell
+            // the other end is often filtered on its way.
+            let clamp = vec![device(Field::Oifname), Statement::ClampMss];
+            self.base("untag", ChainKind::Filter, Hook::Postrouting, MANGLE, vec![untag, clamp]);
         }
         let mut rules = Vec::new();
         for family in self.families.iter().copied() {
@@ -433,5 +436,5 @@ fn arrivals(exits: &BTreeMap<ExitKey, NodeExit>, range: Range, owned: bool) -> T
     let base =
         Base { kind: ChainKind::Filter, hook: Hook::Ingress(TUNNEL.to_owned()), priority: 0, policy: Policy::Drop };
     let chain = Chain { base: Some(base), comment: None, rules };
-    Table { owned, chains: BTreeMap::from([("arrive".to_owned(), chain)]), sets: BTreeMap::new() }
+    Table { owned, chains: BTreeMap::from([("arrive".to_owned(), chain)]), ..Table::default() }
 }

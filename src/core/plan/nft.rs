@@ -64,7 +64,7 @@ fn write_down(wanted: &Table, set: &Set, observed: &mut Ruleset, record: &mut Ve
         push(Change::AddTable { owned: wanted.owned });
     }
     let table = observed.entry(Family::Inet).or_insert_with(|| Table { owned: wanted.owned, ..Table::default() });
-    table.owned = wanted.owned;
+    (table.owned, table.abandoned) = (wanted.owned, false);
     let kept = table.sets.entry(RP_FILTER_BEFORE.to_owned()).or_insert_with(|| {
         let empty = Set { elements: BTreeMap::new(), ..set.clone() };
         push(Change::AddSet(RP_FILTER_BEFORE.to_owned(), empty.clone()));
@@ -83,8 +83,9 @@ fn can_grow_into(wanted: &Table, found: &Table) -> bool {
     let chains = wanted.chains.iter().all(|(name, chain)| {
         found.chains.get(name).is_none_or(|found| found.base == chain.base && found.comment == chain.comment)
     });
-    // An owner can't be given up while the table stands, and ours never wants to.
-    sets && chains && (wanted.owned || !found.owned)
+    // The kernel takes the owner flag on an abandoned table, not on one that never had an owner; and never off again.
+    let tenure = if wanted.owned { found.owned || found.abandoned } else { !found.owned };
+    sets && chains && tenure
 }
 
 /// The changes from one table to another: first all that is new, then rules and elements, then what nothing leads to any more.

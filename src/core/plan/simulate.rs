@@ -57,7 +57,10 @@ pub fn apply(step: &Step, state: &mut NodeState) {
                     Change::DeleteTable => {
                         state.nft.remove(family);
                     }
-                    Change::AddTable { owned } => state.nft.entry(*family).or_default().owned = *owned,
+                    Change::AddTable { owned } => {
+                        let table = state.nft.entry(*family).or_default();
+                        (table.owned, table.abandoned) = (*owned, false);
+                    }
                     other => change_table(other, state.nft.entry(*family).or_default()),
                 }
             }

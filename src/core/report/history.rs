@@ -174,6 +174,30 @@ impl NodeReport {
         self.drift.sort_by(|a, b| a.object.cmp(&b.object));
     }
 
+    /// The same report with what only the one before knows: what was put right before this process began, and since when
+    /// findings have stood.
+    #[must_use]
+    pub fn after(mut self, before: Option<&Self>) -> Self {
+        let Some(before) = before else { return self };
+        let known = |record: &Record, records: &[Record]| {
+            records.iter().any(|own| own.object == record.object && own.class == record.class)
+        };
+        let older: Vec<Record> = before
+            .corrected
+            .iter()
+            .filter(|record| !known(record, &self.corrected) && !known(record, &self.drift))
+            .cloned()
+            .collect();
+        self.corrected.extend(older);
+        self.corrected.truncate(KEPT);
+        for since in &mut self.findings {
+            if let Some(known) = before.findings.iter().find(|known| known.finding == since.finding) {
+                since.since = since.since.min(known.since);
+            }
+        }
+        self
+    }
+
     /// Takes down that all open drift was put right.
     pub fn put_right(&mut self, now: Timestamp) {
         for mut record in std::mem::take(&mut self.drift).into_iter().rev() {

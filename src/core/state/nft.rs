@@ -25,6 +25,9 @@ pub struct Table {
     /// The table belongs to the netlink socket of the process that made it: nobody else can change or flush it.
     /// Desired where the kernel has both `owner` and `persist`; without `persist` a crash would take the table away.
     pub owned: bool,
+    /// It was owned, its owner has ended, and it waits for the next one. Found after a restart, never desired: a table that
+    /// is neither owned nor abandoned cannot be taken over (the kernel refuses the flags), only replaced.
+    pub abandoned: bool,
     /// Chains by name, in any order; rules within one chain are in order.
     pub chains: BTreeMap<String, Chain>,
     /// Sets and maps by name. They share one name space in the kernel.
@@ -158,6 +161,8 @@ pub enum Statement {
         /// `ip` or `ip6`.
         family: AddressFamily,
     },
+    /// `tcp flags syn tcp option maxseg size set rt mtu`: a TCP connection's segments are made to fit its way, both ways.
+    ClampMss,
     /// `counter`. Packets and bytes are never compared.
     Counter,
     /// The rule's verdict; always last.
@@ -417,6 +422,7 @@ impl fmt::Display for Statement {
             }
             Self::SnatMap { family, mask, map } => write!(f, "snat {family} to meta mark & {mask:#x} map @{map}"),
             Self::SnatToSelf { family } => write!(f, "snat {family} to {family} saddr"),
+            Self::ClampMss => f.write_str("tcp flags syn tcp option maxseg size set rt mtu"),
             Self::Counter => f.write_str("counter"),
             Self::Verdict(verdict) => write!(f, "{verdict}"),
             Self::Unknown(text) => write!(f, "[{text}]"),

@@ -266,7 +266,9 @@ impl Encoder {
                     message.text(NFTA_RULE_TABLE, TABLE);
                     message.text(NFTA_RULE_CHAIN, chain);
                     message.nested(NFTA_RULE_EXPRESSIONS, |list| {
-                        expressions.iter().for_each(|expression| expression.write(list));
+                        for expression in &expressions {
+                            expression.write(list);
+                        }
                     });
                 });
             }

@@ -77,6 +77,7 @@ impl Listing {
         if kind == NFT_MSG_NEWTABLE {
             let table = self.tables.entry(family).or_default();
             table.owned = is_owned(attributes, self.port)?;
+            table.abandoned = is_abandoned(attributes)?;
             return Ok(());
         }
         let Some(table) = self.tables.get_mut(&family) else { return Ok(()) };
@@ -135,6 +136,12 @@ fn is_owned(attributes: &[u8], port: u32) -> Result<bool, Malformed> {
     let flags = wire::find_u32(attributes, NFTA_TABLE_FLAGS)?.unwrap_or(0);
     let owner = wire::find_u32(attributes, NFTA_TABLE_OWNER)?;
     Ok(flags & BOTH == BOTH && owner.is_none_or(|owner| owner == port))
+}
+
+/// The kernel takes the owner flag off when the owner ends, and leaves the other (net/netfilter/nf_tables_api.c, `nft_rcv_nl_event`).
+fn is_abandoned(attributes: &[u8]) -> Result<bool, Malformed> {
+    let flags = wire::find_u32(attributes, NFTA_TABLE_FLAGS)?.unwrap_or(0);
+    Ok(flags & (NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST) == NFT_TABLE_F_PERSIST)
 }
 
 fn read_chain(attributes: &[u8]) -> Result<(String, Chain), Malformed> {

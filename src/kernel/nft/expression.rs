@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::core::state::nft::{AddressFamily, Verdict};
 
+use super::mss;
 use super::uapi::*;
 use super::wire::{self, Attributes, Malformed, Writer};
 
@@ -75,6 +76,8 @@ pub(super) enum Expression {
     Snat { family: AddressFamily, register: Register },
     /// Counts.
     Counter { packets: u64, bytes: u64 },
+    /// One that only the statement which lowers segment sizes has.
+    Mss(mss::Part),
     /// Anything else, as text.
     Other(String),
 }
@@ -101,6 +104,7 @@ impl Expression {
             Self::Verdict(_) => "immediate",
             Self::Snat { .. } => "nat",
             Self::Counter { .. } => "counter",
+            Self::Mss(part) => part.name(),
             Self::Other(_) => return None,
         })
     }
@@ -160,6 +164,7 @@ impl Expression {
                     (NFTA_NAT_REG_ADDR_MIN, register.number()),
                 ],
             ),
+            Self::Mss(part) => part.write(data),
             Self::Counter { .. } | Self::Other(_) => {}
         }
     }
@@ -186,6 +191,7 @@ impl Expression {
             "counter" => read_counter(&data),
             _ => None,
         };
+        let known = known.or_else(|| mss::Part::read(name, bytes).map(Self::Mss));
         Ok(known.unwrap_or_else(|| Self::Other(format!("{name} {}", Hexadecimal(bytes)))))
     }
 }
@@ -416,6 +422,7 @@ impl fmt::Display for Expression {
             Self::Verdict(verdict) => write!(f, "immediate reg 0 {verdict}"),
             Self::Snat { family, register } => write!(f, "nat snat {family} addr_min {register}"),
             Self::Counter { .. } => f.write_str("counter"),
+            Self::Mss(part) => write!(f, "{part}"),
             Self::Other(text) => f.write_str(text),
         }
     }

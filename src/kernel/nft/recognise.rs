@@ -85,6 +85,9 @@ fn dependency(expressions: &[Expression]) -> Option<(Dependency, &[Expression])>
 fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
     match expressions {
         [Expression::Counter { .. }, ..] => Some((Statement::Counter, 1)),
+        [Expression::Meta { key: NFT_META_L4PROTO, .. }, _, Expression::Payload { .. }, Expression::Mss(_), ..] => {
+            Some((Statement::ClampMss, super::mss::expressions().len()))
+        }
         [Expression::Verdict(verdict), ..] => Some((Statement::Verdict(verdict.clone()), 1)),
         [
             Expression::Ct { key: NFT_CT_STATE, .. },

@@ -96,6 +96,7 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
         // `snat ip` itself passes by packets of the other family (net/netfilter/nft_nat.c, nft_nat_inet_eval).
         Statement::SnatMap { .. }
         | Statement::CtState { .. }
+        | Statement::ClampMss
         | Statement::Counter
         | Statement::Verdict(_)
         | Statement::Unknown(_) => Vec::new(),
@@ -166,6 +167,8 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
             expressions.push(Expression::Snat { family: *family, register });
             Some(expressions)
         }
+        // tcp flags syn tcp option maxseg size set rt mtu
+        Statement::ClampMss => Some(super::mss::expressions()),
         // counter
         Statement::Counter => Some(vec![Expression::Counter { packets: 0, bytes: 0 }]),
         // goto group_1

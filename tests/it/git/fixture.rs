@@ -7,11 +7,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use egret::git::CommitId;
-use egret::git::Result;
 use egret::git::credentials::Credentials;
 use egret::git::mirror::Mirror;
 use egret::git::source::{Insecure, Source};
+use egret::git::{CommitId, Error};
 use tempfile::TempDir;
 
 /// The whole repository.
@@ -102,7 +101,7 @@ impl Origin {
         self.try_mirror().expect("a mirror")
     }
 
-    pub(super) fn try_mirror(&self) -> Result<Mirror> {
+    pub(super) fn try_mirror(&self) -> Result<Mirror, Error> {
         let source = Source::parse(self.bare.to_str().expect("UTF-8"), Insecure::Refuse)?;
         Mirror::open(&self.state(), source, Credentials::default())
     }
@@ -145,6 +144,13 @@ impl Origin {
         }
         let id = self.in_bare(&["rev-parse", revision]);
         fs::remove_file(self.state().join("objects").join(&id[..2]).join(&id[2..])).expect("the object was there");
+    }
+
+    /// Makes a branch whose name is not UTF-8.
+    pub(super) fn push_latin1_branch(&self) {
+        use std::os::unix::ffi::OsStrExt as _;
+        let name = std::ffi::OsStr::from_bytes(b"refs/heads/f\xfcnf");
+        output(git_command(&self.bare).arg("update-ref").arg(name).arg("main"), b"");
     }
 
     /// Writes a tree with names that no honest Git would write. `(mode, name, id)`, in Git's order.

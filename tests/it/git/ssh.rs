@@ -102,6 +102,7 @@ fn a_push_is_fetched_and_a_report_comes_back_over_ssh() {
     let origin = Origin::new();
     let server = Server::start(&origin);
     let first = origin.push(&[("a.yaml", "a: 1\n")], "first");
+    origin.push_latin1_branch();
     let mut mirror = server.mirror(&origin, "state");
     assert_eq!(mirror.head(None).unwrap_or_else(|error| panic!("{error:?} {}", server.log())).commit, first);
     assert!(!mirror.head(None).expect("a look").moved);

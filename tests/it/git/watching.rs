@@ -62,13 +62,17 @@ fn a_push_to_a_bare_repository_is_seen_and_our_own_looks_are_not() {
     let source = Source::parse(origin.bare.to_str().expect("UTF-8"), Insecure::Refuse).expect("a source");
     let mut watched = Watched::new(&source.watched());
     let mut mirror = origin.mirror();
-    watched.tells("a push", || drop(origin.push(&[("a.yaml", "a: 2\n")], "second")));
+    watched.tells("a push", || {
+        origin.push(&[("a.yaml", "a: 2\n")], "second");
+    });
     watched.silent("fetching and listing", || {
         assert!(mirror.head(None).expect("a look").moved);
         assert!(!mirror.head(None).expect("another").moved);
     });
     watched.tells("packed references", || drop(origin.in_bare(&["pack-refs", "--all"])));
-    watched.tells("a push after that", || drop(origin.push(&[("a.yaml", "a: 3\n")], "third")));
+    watched.tells("a push after that", || {
+        origin.push(&[("a.yaml", "a: 3\n")], "third");
+    });
     watched.tells("a new branch", || drop(origin.git(&["push", "origin", "main:team/side"])));
 }
 

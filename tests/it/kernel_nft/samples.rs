@@ -1,0 +1,173 @@
+//! One of every kind of table, chain, rule, set and element, and short ways to write them down.
+//!
+//! Deliberately absent: any claim about them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use egret::core::state::nft::{
+    AddressFamily, Base, Chain, ChainKind, Data, DataType, Field, Hook, Key, KeyType, Policy, Rule, Set, Statement,
+    Table, Value, Verdict,
+};
+
+pub(super) fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+pub(super) fn range(first: &str, last: &str) -> Key {
+    Key::Range(address(first), address(last))
+}
+
+pub(super) fn goto(chain: &str) -> Data {
+    Data::Verdict(Verdict::Goto(chain.to_owned()))
+}
+
+pub(super) fn set(key: &[KeyType], data: Option<DataType>, interval: bool, elements: &[(Key, Option<Data>)]) -> Set {
+    Set { key: key.to_vec(), data, interval, elements: elements.iter().cloned().collect() }
+}
+
+pub(super) fn chain(rules: Vec<Vec<Statement>>) -> Chain {
+    Chain { base: None, comment: None, rules: rules.into_iter().map(Rule).collect() }
+}
+
+pub(super) fn base(kind: ChainKind, hook: Hook, priority: i32, policy: Policy, rules: Vec<Vec<Statement>>) -> Chain {
+    Chain { base: Some(Base { kind, hook, priority, policy }), ..chain(rules) }
+}
+
+pub(super) fn compare(field: Field, mask: Option<u32>, negated: bool, value: Value) -> Statement {
+    Statement::Compare { field, mask, negated, value }
+}
+
+pub(super) fn in_set(fields: &[Field], mask: Option<u32>, negated: bool, set: &str) -> Statement {
+    Statement::InSet { fields: fields.to_vec(), mask, negated, set: set.to_owned() }
+}
+
+fn every_set() -> BTreeMap<String, Set> {
+    use KeyType::{Ifname, Ipv4Addr, Ipv6Addr, Mark};
+    let one = address("10.1.1.1");
+    let one6 = address("fd00::1");
+    let sets = [
+        ("addresses4", set(&[Ipv4Addr], None, false, &[(Key::Address(one), None)])),
+        ("addresses6", set(&[Ipv6Addr], None, false, &[(Key::Address(one6), None)])),
+        ("names", set(&[Ifname], None, false, &[(Key::Interface("a-name-of-15-by".to_owned()), None)])),
+        ("marks", set(&[Mark], None, false, &[(Key::Mark(0x1fff), None)])),
+        ("pairs4", set(&[Mark, Ipv4Addr], None, false, &[(Key::MarkAddress(3, one), None)])),
+        ("pairs6", set(&[Mark, Ipv6Addr], None, false, &[(Key::MarkAddress(3, one6), None)])),
+        ("ranges4", set(&[Ipv4Addr], None, true, &[(range("10.0.0.0", "10.0.0.255"), None)])),
+        ("ranges6", set(&[Ipv6Addr], None, true, &[(range("fd00::", "fd00::ffff"), None)])),
+        ("groups4", set(&[Ipv4Addr], Some(DataType::Verdict), false, &[(Key::Address(one), Some(goto("plain")))])),
+        ("groups6", set(&[Ipv6Addr], Some(DataType::Verdict), false, &[(Key::Address(one6), Some(goto("plain")))])),
+        ("egress4", set(&[Mark], Some(DataType::Ipv4Addr), false, &[(Key::Mark(3), Some(Data::Address(one)))])),
+        ("egress6", set(&[Mark], Some(DataType::Ipv6Addr), false, &[(Key::Mark(3), Some(Data::Address(one6)))])),
+        ("mark_of", set(&[Ipv4Addr], Some(DataType::Mark), false, &[(Key::Address(one), Some(Data::Mark(7)))])),
+        (
+            "exits",
+            set(
+                &[Mark],
+                Some(DataType::Verdict),
+                false,
+                &[
+                    (Key::Mark(1), Some(Data::Verdict(Verdict::Accept))),
+                    (Key::Mark(2), Some(Data::Verdict(Verdict::Drop))),
+                    (Key::Mark(3), Some(Data::Verdict(Verdict::Return))),
+                    (Key::Mark(4), Some(Data::Verdict(Verdict::Jump("plain".to_owned())))),
+                ],
+            ),
+        ),
+        (
+            "destinations",
+            set(&[Ipv4Addr], Some(DataType::Verdict), true, &[(range("10.0.0.7", "10.0.0.9"), Some(goto("plain")))]),
+        ),
+    ];
+    sets.into_iter().map(|(name, set)| (name.to_owned(), set)).collect()
+}
+
+fn matches() -> Vec<Vec<Statement>> {
+    use Field::{CtDirection, CtMark, Iifname, Ip4Daddr, Ip4Saddr, Ip6Daddr, Ip6Saddr, MetaMark, Oifname, UdpDport};
+    let mask = Some(0x1fff);
+    let drop = || Statement::Verdict(Verdict::Drop);
+    let interface = |name: &str| Value::Interface(name.to_owned());
+    vec![
+        vec![compare(MetaMark, mask, false, Value::Mark(3)), compare(CtMark, None, true, Value::Mark(5))],
+        vec![compare(MetaMark, mask, true, Value::Mark(0)), Statement::Counter, drop()],
+        vec![compare(CtDirection, None, false, Value::Reply(true))],
+        vec![compare(CtDirection, None, false, Value::Reply(false))],
+        vec![compare(Iifname, None, false, interface("eth0")), compare(Oifname, None, true, interface("eth1"))],
+        vec![
+            compare(Ip4Saddr, None, false, Value::Address(address("10.1.1.1"))),
+            compare(Ip4Daddr, None, true, Value::Address(address("10.2.2.2"))),
+            compare(UdpDport, None, false, Value::Port(4790)),
+        ],
+        vec![
+            compare(Ip6Saddr, None, false, Value::Address(address("fd00::1"))),
+            compare(Ip6Daddr, None, true, Value::Address(address("fd00::2"))),
+        ],
+        vec![compare(UdpDport, None, true, Value::Port(53)), in_set(&[Ip4Saddr], None, true, "addresses4"), drop()],
+        vec![in_set(&[Ip6Saddr], None, false, "addresses6")],
+        vec![in_set(&[Ip4Saddr], None, false, "ranges4"), in_set(&[Ip4Daddr], None, true, "ranges4")],
+        vec![in_set(&[Iifname], None, false, "names"), in_set(&[MetaMark], mask, false, "marks")],
+        vec![in_set(&[MetaMark, Ip4Saddr], mask, false, "pairs4")],
+        vec![in_set(&[CtMark, Ip6Daddr], None, true, "pairs6")],
+        vec![Statement::CtState { bits: 8, negated: false }, Statement::CtState { bits: 8, negated: true }],
+        vec![Statement::CtState { bits: 2 | 8, negated: false }],
+    ]
+}
+
+fn acts() -> Vec<Vec<Statement>> {
+    let vmap = |field, mask, map: &str| Statement::VerdictMap { field, mask, map: map.to_owned() };
+    let set_mark = |field, keep, value| Statement::SetMark { field, keep, value };
+    let verdict = |verdict| vec![Statement::Verdict(verdict)];
+    vec![
+        vec![vmap(Field::Ip4Daddr, None, "destinations")],
+        vec![vmap(Field::Ip4Saddr, None, "groups4")],
+        vec![vmap(Field::Ip6Saddr, None, "groups6")],
+        vec![vmap(Field::CtMark, Some(0x1fff), "exits")],
+        vec![set_mark(Field::MetaMark, 0xffff_e000, 3), set_mark(Field::CtMark, 0xffff_e000, 3)],
+        vec![set_mark(Field::MetaMark, 0xffff_e000, 0)],
+        verdict(Verdict::Jump("plain".to_owned())),
+        verdict(Verdict::Return),
+        verdict(Verdict::Accept),
+        verdict(Verdict::Goto("plain".to_owned())),
+    ]
+}
+
+fn translations() -> Vec<Vec<Statement>> {
+    let [v4, v6] = AddressFamily::BOTH;
+    let map = |family, map: &str| Statement::SnatMap { family, mask: 0x1fff, map: map.to_owned() };
+    vec![
+        vec![map(v4, "egress4")],
+        vec![map(v6, "egress6")],
+        vec![Statement::SnatToSelf { family: v4 }],
+        vec![Statement::SnatToSelf { family: v6 }],
+    ]
+}
+
+/// A table in each family with every kind of set, statement, verdict and hook that Egret has a word for.
+pub(crate) fn every_kind() -> (Table, Table) {
+    use ChainKind::{Filter, Nat};
+    let plain = Chain { comment: Some("exit kind-worker2 10.0.3.42".to_owned()), ..chain(vec![]) };
+    let chains = [
+        ("plain", plain),
+        ("match", base(Filter, Hook::Prerouting, -150, Policy::Accept, matches())),
+        ("act", base(Filter, Hook::Forward, 0, Policy::Drop, acts())),
+        ("translate", base(Nat, Hook::Postrouting, 100, Policy::Accept, translations())),
+        ("guard", base(Filter, Hook::Postrouting, 101, Policy::Accept, vec![vec![Statement::ClampMss]])),
+        ("peers", base(Filter, Hook::Input, 0, Policy::Accept, vec![])),
+        ("own", base(Filter, Hook::Output, -150, Policy::Accept, vec![])),
+    ];
+    let chains = chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)).collect();
+    let table = Table { owned: true, abandoned: false, chains, sets: every_set() };
+    let tunnel = vec![
+        compare(Field::TunnelId, None, false, Value::TunnelId(7)),
+        Statement::SetMark { field: Field::MetaMark, keep: 0xffff_e000, value: 7 },
+        Statement::Verdict(Verdict::Accept),
+    ];
+    let arrive = base(Filter, Hook::Ingress("lo".to_owned()), 0, Policy::Accept, vec![tunnel]);
+    let netdev = Table {
+        owned: true,
+        abandoned: false,
+        chains: BTreeMap::from([("arrive".to_owned(), arrive)]),
+        sets: BTreeMap::new(),
+    };
+    (table, netdev)
+}
