@@ -76,6 +76,7 @@ async fn look(arguments: &Arguments, set: &PolicySet, node: &NodeName, facts: &F
         Failure::new(error, hint)
     };
     let mut kernel = Kernel::open(set.config.range).await.map_err(fault)?;
+    kernel.look_only();
     let mut observed = kernel.observe().await.map_err(fault)?;
     let folder = arguments.node.state_dir.join(node.as_str());
     let written = if folder.is_dir() {

@@ -83,8 +83,9 @@ impl RouteSocket {
         let socket = connection.socket_mut().socket_mut();
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        let mut address = rtnetlink::sys::SocketAddr::new(0, 0);
-        socket.get_address(&mut address)?;
+        // Bound here, or the port is 0 until the first message: that is the kernel's own, and whatever it does by itself (routes that go with
+        // their device) would be taken for our doing.
+        let address = socket.bind_auto()?;
         let task = tokio::spawn(connection);
         Ok(Self { handle, port: address.port_number(), task })
     }

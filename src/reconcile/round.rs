@@ -133,7 +133,7 @@ impl Engine {
         self.adopt_range(intent.set.config.range)?;
         let mut done = Done::default();
         let mut left = Plan::default();
-        for attempt in 0..ATTEMPTS {
+        for _ in 0..ATTEMPTS {
             let now = now();
             let compiled = self.look_and_compile(intent, now).await?;
             let (compiled, observed) = compiled;
@@ -142,7 +142,6 @@ impl Engine {
             if left.is_empty() {
                 done.took = began.elapsed();
                 done.wake = next_wake(intent, now);
-                self.forget_old_mask(intent.set.config.range).await?;
                 self.settle(intent, compiled)?;
                 return Ok(done);
             }
@@ -275,19 +274,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Connections remember their exits in the bits of the mask that was in force when they began. Under another mask those bits
-    /// would say nothing, and the connections would go their own way: forgotten, they are classified anew.
-    async fn forget_old_mask(&mut self, range: Range) -> Result<(), RoundError> {
-        let Some(before) = self.memory.kept().range().filter(|before| before.mask != range.mask) else { return Ok(()) };
-        let ids: Vec<u32> =
-            self.in_force.iter().flat_map(|(_, known)| known.exits.values().map(|exit| exit.id)).collect();
-        for id in ids.into_iter().filter(|id| *id <= before.last_id()) {
-            let mut unused = Generation(0);
-            self.kernel.apply(&Step::Forget { mark: before.mark(id), mask: before.mask }, &mut unused).await?;
-        }
-        Ok(())
-    }
-
     /// All is in force.
     fn settle(&mut self, intent: &Intent, compiled: Compiled) -> Result<(), RoundError> {
         let now = now();
@@ -344,8 +330,13 @@ fn who(place: &Place, events: &[Event]) -> Option<By> {
         | (Place::Nft(_), Subject::Nft) => true,
         _ => false,
     };
-    let event = events.iter().find(about)?;
+    // One act by hand has consequences that are the kernel's own, and these may be told first.
+    let by_process = |event: &&Event| matches!(event.actor, Actor::Process(..));
+    let of_it = || events.iter().filter(about);
+    let event = of_it().find(by_process).or_else(|| of_it().next())?;
     Some(match &event.actor {
+        // The kernel signs what anybody does to a link's flags itself (`dev_change_flags`, net/core/dev.c): it says nothing.
+        Actor::Kernel if matches!(place, Place::Link(_)) => return None,
         Actor::Kernel => {
             By { guess: "the kernel".to_owned(), because: "its device or address went away or down".to_owned() }
         }

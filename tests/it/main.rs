@@ -10,3 +10,6 @@ mod lab_alone;
 mod manifests;
 mod outpost;
 mod policy;
+mod scenarios;
+mod tidy;
+mod semantics;

@@ -193,9 +193,13 @@ impl Builder<'_> {
                     verdict_of(&target.way, exits)
                         .map(|verdict| (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict))))
                 };
+                // A live connection whose new way is its own must leave its exit too: for it that is a verdict like any other.
+                let again = |(range, target): &(Addresses, super::Target)| {
+                    let verdict = verdict_of(&target.way, exits).unwrap_or(Verdict::Accept);
+                    (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict)))
+                };
                 let all: BTreeMap<_, _> = of_family().filter_map(element).collect();
-                let reset: BTreeMap<_, _> =
-                    of_family().filter(|(_, target)| target.reset).filter_map(element).collect();
+                let reset: BTreeMap<_, _> = of_family().filter(|(_, target)| target.reset).map(again).collect();
                 for (prefix, elements, rules) in [("to", all, &mut lookups), ("reset", reset, &mut resets)] {
                     if elements.is_empty() {
                         continue;
@@ -342,6 +346,9 @@ impl Builder<'_> {
     ///
     /// The kernel's own multicast (MLD and IGMP reports) is let pass: in those packets the mark is the kernel's scratch space
     /// (`reserved_tailroom` shares a union with `mark` in `struct sk_buff`, include/linux/skbuff.h) and says anything.
+    ///
+    /// It stands for both families, whichever are named: a node that has not heard yet that one is named no longer may still
+    /// send its packets here.
     fn guard(&mut self, exits: &BTreeMap<ExitKey, NodeExit>) {
         let mark = |value, verdict| {
             let compare = Statement::Compare {
@@ -364,6 +371,8 @@ impl Builder<'_> {
                     addresses.into_iter().map(|(mark, address)| (Key::MarkAddress(mark, address), None)).collect();
                 self.set(&set, &[KeyType::Mark, address_key(family)], None, false, elements);
             }
+        }
+        for family in AddressFamily::BOTH {
             let multicast = format!("multicast{}", family.suffix());
             rules.push(vec![in_set(daddr(family), true, multicast.clone()), Statement::Counter, drop()]);
             self.set(&multicast, &[address_key(family)], None, true, [(multicast_range(family), None)].into());

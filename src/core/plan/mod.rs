@@ -32,7 +32,7 @@ pub enum Step {
     SetLabel(String, String, Option<String>),
     /// Take a label that came from Git off the node; what it was.
     RemoveLabel(String, String),
-    /// Make a tunnel device, and bring it up.
+    /// Make a tunnel device; it is brought up once a chain keeps out what must not come in.
     AddLink(LinkName, Link),
     /// Change what can be changed of one that is there: MTU, up.
     ChangeLink(LinkName, Link),
@@ -82,7 +82,7 @@ impl Plan {
 pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     let mut steps = Vec::new();
     let observed = &links(desired, observed, &mut steps);
-    let (record, switch) = nft::transactions(&desired.nft, &observed.nft);
+    let nft = nft::transactions(&desired.nft, &observed.nft);
     let mut order = Order::default();
     order.labels(desired, observed);
     order.addresses(desired, observed);
@@ -92,38 +92,51 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     // What an interface's filter was is written down before it is changed: a crash in between must not forget it.
     let (own, foreign, restore) = sysctls(desired, observed);
     let fresh = nft::fresh_exits(&desired.nft, &observed.nft, range);
+    // Only once nobody gives such marks any more: a connection that is forgotten too early takes its old mark again.
+    let stale = nft::stale_marks(&observed.nft, range);
     let mut all = order.labels;
     all.append(&mut steps);
     all.extend(order.add_addresses.into_iter().chain(own));
-    all.extend(record.map(Step::Nft));
+    all.extend(nft.record.map(Step::Nft));
     all.extend(foreign);
     all.extend(order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules));
     all.extend(fresh.into_iter().map(|mark| Step::Forget { mark, mask: range.mask }));
     all.extend(restore);
-    all.extend(switch.map(Step::Nft));
+    all.extend(nft.switch.map(Step::Nft));
+    all.extend(stale.into_iter().map(|(mark, mask)| Step::Forget { mark, mask }));
     all.extend(order.delete_rules.into_iter().chain(order.delete_routes).chain(order.delete_neighbours));
     all.extend(order.delete_addresses);
     all.extend(observed.links.keys().filter(|name| !desired.links.contains_key(*name)).cloned().map(Step::DeleteLink));
+    all.extend(nft.last.map(Step::Nft));
     Plan { steps: all }
 }
 
 /// Links first, for all else hangs on them. A link that cannot be changed into the desired one is made anew; what goes
-/// with it is then missing, and the rest of the plan puts it back.
+/// with it is then missing, and the rest of the plan puts it back. One that comes up is shut until the switch.
 fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> NodeState {
     let mut state = observed.clone();
+    let mut take = |step: Step, state: &mut NodeState| {
+        simulate::apply(&step, state);
+        steps.push(step);
+    };
     for (name, link) in &desired.links {
-        let step = match state.links.get(name) {
-            None => vec![Step::AddLink(name.clone(), link.clone())],
-            Some(found) if found == link => continue,
-            Some(found) if found.port == link.port && found.mac == link.mac && found.external == link.external => {
-                vec![Step::ChangeLink(name.clone(), link.clone())]
-            }
-            Some(_) => vec![Step::DeleteLink(name.clone()), Step::AddLink(name.clone(), link.clone())],
-        };
-        for step in step {
-            simulate::apply(&step, &mut state);
-            steps.push(step);
+        let found = state.links.get(name).cloned();
+        if found.as_ref() == Some(link) {
+            continue;
         }
+        let changeable = |found: &Link| {
+            found.port == link.port && found.mac == link.mac && found.external == link.external
+        };
+        if !found.as_ref().is_some_and(changeable) {
+            if found.is_some() {
+                take(Step::DeleteLink(name.clone()), &mut state);
+            }
+            take(Step::AddLink(name.clone(), Link { up: false, ..link.clone() }), &mut state);
+        }
+        if let Some(gate) = nft::gate(&desired.nft, &state.nft) {
+            take(Step::Nft(gate), &mut state);
+        }
+        take(Step::ChangeLink(name.clone(), link.clone()), &mut state);
     }
     state
 }

@@ -2,10 +2,13 @@
 //!
 //! Deliberately absent: the diff (`text`), and comparing two revisions, which is a preview.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::super::compile::{Compiled, Role};
+use super::super::compile::{Compiled, Role, WayOut};
+use super::super::facts::PodName;
 use super::super::finding::Finding;
+use super::super::state::nft::AddressFamily;
 use super::Plan;
 
 /// So many steps are shown; the diff has them all.
@@ -42,32 +45,29 @@ pub fn text(node: &str, plan: &Plan, compiled: &Compiled, findings: &[Finding]) 
     text
 }
 
-/// What the node is for each of its exits, and where members stay who have none.
+/// What the node is for each of its exits, and whose members have none.
 fn roles(compiled: &Compiled) -> Vec<String> {
     let mut lines = Vec::new();
     for (key, exit) in &compiled.exits {
         for policy in &exit.policies {
-            let members = compiled.members.get(policy).map(Vec::as_slice).unwrap_or_default();
+            let members = exit.members.get(policy).map(leaving);
             match &exit.role {
                 Role::Own { ways, .. } => {
-                    let addresses: Vec<String> =
-                        ways.values().map(|way| format!("{} on {}", way.address, way.interface)).collect();
-                    let addresses =
-                        if addresses.is_empty() { "no address: dropped".to_owned() } else { addresses.join(" and ") };
-                    lines.push(format!("gateway of {policy}: members leave as {addresses}"));
-                    if !members.is_empty() {
-                        lines.push(format!("source of {policy}: {} of this node leave here", pods(members)));
-                    }
+                    lines.push(format!("gateway of {policy}: {}", translation(ways)));
+                    lines.extend(members.map(|members| format!("source of {policy}: {members} here")));
                 }
                 Role::Remote { peer, .. } => {
-                    lines.push(format!(
-                        "source of {policy}: {} leave through {} ({peer}), {}",
-                        pods(members),
-                        key.gateway,
-                        key.egress
-                    ));
+                    let through = |members| {
+                        format!("source of {policy}: {members} through {} ({peer}), {}", key.gateway, key.egress)
+                    };
+                    lines.extend(members.map(through));
                 }
             }
+        }
+    }
+    for (policy, members) in &compiled.members {
+        if !compiled.exits.values().any(|exit| exit.policies.contains(policy)) {
+            lines.push(format!("source of {policy}: {}, and no gateway for it", pods(members)));
         }
     }
     if lines.is_empty() {
@@ -76,13 +76,25 @@ fn roles(compiled: &Compiled) -> Vec<String> {
     lines
 }
 
-fn pods<T: std::fmt::Display>(members: &[T]) -> String {
-    let named: Vec<String> = members.iter().take(3).map(ToString::to_string).collect();
-    match members.len() {
-        0 => "no pod".to_owned(),
-        1 => format!("1 pod ({})", named.join(", ")),
-        few if few <= 3 => format!("{few} pods ({})", named.join(", ")),
-        many => format!("{many} pods ({}, …)", named.join(", ")),
+fn translation(ways: &BTreeMap<AddressFamily, WayOut>) -> String {
+    let addresses: Vec<String> = ways.values().map(|way| format!("{} on {}", way.address, way.interface)).collect();
+    if addresses.is_empty() {
+        return "there is no address to leave with, members' packets are dropped".to_owned();
+    }
+    format!("members leave as {}", addresses.join(" and "))
+}
+
+fn leaving(members: &BTreeSet<PodName>) -> String {
+    format!("{} {}", pods(members), if members.len() == 1 { "leaves" } else { "leave" })
+}
+
+/// How many, and the first three by name.
+fn pods<'a>(members: impl IntoIterator<Item = &'a PodName>) -> String {
+    let named: Vec<String> = members.into_iter().map(ToString::to_string).collect();
+    match named.as_slice() {
+        [one] => format!("1 pod ({one})"),
+        [first, second, third, _, ..] => format!("{} pods ({first}, {second}, {third}, …)", named.len()),
+        few => format!("{} pods ({})", few.len(), few.join(", ")),
     }
 }
 

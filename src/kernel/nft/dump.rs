@@ -18,7 +18,7 @@ use super::{RuleCounter, recognise, sets};
 /// Reads netlink messages as a listing of the tables named `egret`; those of other tables are passed by. A table counts as owned if
 /// it belongs to the netlink port `port`, or if nothing says whom it belongs to.
 pub fn decode(messages: &[u8], port: u32) -> Result<Ruleset, Malformed> {
-    let mut listing = Listing::new(port);
+    let mut listing = Listing::new(Some(port));
     for message in Messages(messages) {
         listing.read(&message?)?;
     }
@@ -32,7 +32,8 @@ pub(super) struct Torn;
 /// What has been read so far.
 #[derive(Debug)]
 pub(super) struct Listing {
-    port: u32,
+    /// Whose tables count as owned; none: whoever they belong to.
+    port: Option<u32>,
     tables: Ruleset,
     elements: BTreeMap<(Family, String), Elements>,
 }
@@ -45,7 +46,7 @@ struct Elements {
 }
 
 impl Listing {
-    pub(super) fn new(port: u32) -> Self {
+    pub(super) fn new(port: Option<u32>) -> Self {
         Self { port, tables: Ruleset::new(), elements: BTreeMap::new() }
     }
 
@@ -131,11 +132,11 @@ fn family_of(protocol: u8) -> Option<Family> {
     }
 }
 
-fn is_owned(attributes: &[u8], port: u32) -> Result<bool, Malformed> {
+fn is_owned(attributes: &[u8], port: Option<u32>) -> Result<bool, Malformed> {
     const BOTH: u32 = NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST;
     let flags = wire::find_u32(attributes, NFTA_TABLE_FLAGS)?.unwrap_or(0);
     let owner = wire::find_u32(attributes, NFTA_TABLE_OWNER)?;
-    Ok(flags & BOTH == BOTH && owner.is_none_or(|owner| owner == port))
+    Ok(flags & BOTH == BOTH && owner.is_none_or(|owner| port.is_none_or(|port| owner == port)))
 }
 
 /// The kernel takes the owner flag off when the owner ends, and leaves the other (net/netfilter/nf_tables_api.c, `nft_rcv_nl_event`).

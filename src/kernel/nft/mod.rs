@@ -81,12 +81,19 @@ pub struct RuleCounter {
 /// The connection to nftables in one network namespace. A table made owned through it is protected while it lives.
 pub struct Nft {
     socket: NetfilterSocket,
+    /// Only looks: tables count as owned whoever their owner is.
+    onlooker: bool,
 }
 
 impl Nft {
     /// Opens it in the network namespace of the calling thread. Has to be called within a tokio runtime that has IO and time.
     pub fn open() -> Result<Self, NftError> {
-        Ok(Self { socket: NetfilterSocket::open(socket::LARGE_BUFFER).map_err(NftError::Open)? })
+        Ok(Self { socket: NetfilterSocket::open(socket::LARGE_BUFFER).map_err(NftError::Open)?, onlooker: false })
+    }
+
+    /// From now on tables of another Egret that is at work count as owned, as they do in its own eyes.
+    pub fn look_only(&mut self) {
+        self.onlooker = true;
     }
 
     /// Everything of ours as it is at one moment, and the generation it is of.
@@ -169,7 +176,7 @@ impl Nft {
 
     /// All of ours, perhaps of more than one moment. The kernel picks out our table by itself, but for tables and chains.
     async fn list(&mut self) -> Result<Ruleset, ExchangeError> {
-        let mut listing = Listing::new(self.socket.port());
+        let mut listing = Listing::new((!self.onlooker).then(|| self.socket.port()));
         for family in [Family::Inet, Family::Netdev] {
             self.dump(NFT_MSG_GETTABLE, family, None, |message| listing.read(message)).await?;
         }

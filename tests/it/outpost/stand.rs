@@ -1,0 +1,290 @@
+//! The scenario in force: a lab, Egret on its nodes, the two documents pushed; and the questions that every test asks of it.
+//!
+//! Deliberately absent: any claim of its own. Texts of `ip` and `nft` are in `listing`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use egret::core::report::files::read_node_file;
+use egret::core::report::history::{NodeReport, Record};
+
+use crate::lab::{
+    Answer, EGRESS, EGRESS6, EXCLUDED, EXCLUDED6, Lab, LabError, OUTPOST, OUTPOST6, Options, Pod, Process, wait_until,
+};
+
+pub(super) type Outcome = Result<(), LabError>;
+
+/// Only against hanging: no test passes by waiting it out.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a pod waits for an answer that should not come. Less than the second after which a SYN is sent again; whether the SYN leaked is
+/// not told by this wait but by the watch at the router.
+pub(super) const HELD_BACK: Duration = Duration::from_millis(600);
+
+/// The outpost in both families, with the address that is excluded beside it and the egress address it lets in.
+pub(super) const WAYS: [(IpAddr, IpAddr, IpAddr); 2] = [(OUTPOST, EXCLUDED, EGRESS), (OUTPOST6, EXCLUDED6, EGRESS6)];
+
+/// Where the reports of the cluster `default` are committed.
+pub(super) const REPORTS: &str = "egret/reports/default";
+
+/// The document that labels these nodes as gateways.
+pub(super) fn labels(nodes: &str) -> String {
+    format!(
+        "apiVersion: egret.dev/v1alpha1
+kind: NodeLabels
+metadata: {{name: gateways}}
+spec:
+  nodes: [{nodes}]
+  labels: {{egress-gw: \"true\"}}
+"
+    )
+}
+
+/// A policy for the pods of one `org`, for both families, with whatever else its spec and metadata have.
+pub(super) struct Document {
+    pub(super) name: &'static str,
+    pub(super) org: &'static str,
+    pub(super) excluded: &'static str,
+    pub(super) egress: String,
+    pub(super) annotations: &'static str,
+}
+
+impl Default for Document {
+    /// The outpost's, as DESIGN §1 has it.
+    fn default() -> Self {
+        Self {
+            name: "outpost",
+            org: "empire",
+            excluded: "\"10.0.4.99/32\", \"fd00:10:4::99/128\"",
+            egress: "nodeSelector: {matchLabels: {egress-gw: \"true\"}}, interface: net1".to_owned(),
+            annotations: "",
+        }
+    }
+}
+
+impl Document {
+    /// Through one node by its name.
+    pub(super) fn through(node: &str) -> Self {
+        let egress = format!("nodeSelector: {{matchLabels: {{kubernetes.io/hostname: {node}}}}}, interface: net1");
+        Self { egress, ..Self::default() }
+    }
+
+    /// As it stands in the repository.
+    pub(super) fn text(&self) -> String {
+        let Self { name, org, excluded, egress, annotations } = self;
+        format!(
+            "apiVersion: cilium.io/v2
+kind: CiliumEgressGatewayPolicy
+metadata:
+  name: {name}
+  annotations: {{{annotations}}}
+spec:
+  selectors:
+  - podSelector: {{matchLabels: {{org: {org}, io.kubernetes.pod.namespace: batuu}}}}
+  destinationCIDRs: [\"10.0.4.0/24\", \"fd00:10:4::/64\"]
+  excludedCIDRs: [{excluded}]
+  egressGateway: {{{egress}}}
+"
+        )
+    }
+}
+
+/// A lab with Egret on its nodes. The processes go before the lab.
+pub(super) struct Stand {
+    processes: BTreeMap<String, Process>,
+    pub(super) lab: Lab,
+}
+
+impl Stand {
+    /// A lab, with Egret on every node, and nothing in the repository.
+    pub(super) fn up(options: Options) -> Result<Self, LabError> {
+        Self::around(Lab::up(options)?)
+    }
+
+    /// Egret on every node of a lab that is there already.
+    pub(super) fn around(lab: Lab) -> Result<Self, LabError> {
+        let mut stand = Self { processes: BTreeMap::new(), lab };
+        for node in stand.nodes() {
+            stand.start(&node)?;
+        }
+        Ok(stand)
+    }
+
+    /// The same with the two documents pushed and tiefighter let in, in both families.
+    pub(super) fn in_force(options: Options) -> Result<Self, LabError> {
+        let stand = Self::up(options)?;
+        stand.push_outpost()?;
+        stand.await_granted("tiefighter")?;
+        stand.lab.forget()?;
+        Ok(stand)
+    }
+
+    /// Pushes the label and the policy.
+    pub(super) fn push_outpost(&self) -> Outcome {
+        let repository = self.lab.repository();
+        repository.write("nodes/gateways.yaml", &labels("kind-worker2"))?;
+        repository.write("policies/outpost.yaml", &Document::default().text())?;
+        repository.push("let the empire through").map(|_| ())
+    }
+
+    /// Pushes one file.
+    pub(super) fn push(&self, path: &str, text: &str) -> Outcome {
+        self.lab.repository().write(path, text)?;
+        self.lab.repository().push(&format!("another {path}")).map(|_| ())
+    }
+
+    /// The names of the nodes.
+    pub(super) fn nodes(&self) -> Vec<String> {
+        self.lab.nodes().iter().map(|node| node.name.clone()).collect()
+    }
+
+    /// Starts Egret on a node and waits until it listens to the kernel.
+    pub(super) fn start(&mut self, node: &str) -> Outcome {
+        let process = self.lab.egret(node, &[])?;
+        process.wait_for("egret runs", DEADLINE)?;
+        self.processes.insert(node.to_owned(), process);
+        Ok(())
+    }
+
+    /// Egret on a node.
+    pub(super) fn egret(&self, node: &str) -> &Process {
+        &self.processes[node]
+    }
+
+    /// Ends Egret on a node as an init system does, and says how it ended.
+    pub(super) fn terminate(&mut self, node: &str) -> Result<Option<i32>, LabError> {
+        let Some(mut process) = self.processes.remove(node) else { return Ok(None) };
+        process.terminate()?;
+        process.wait_exit(DEADLINE).map(|status| status.code())
+    }
+
+    /// Kills Egret on a node where it stands.
+    pub(super) fn kill9(&mut self, node: &str) -> Outcome {
+        match self.processes.remove(node) {
+            Some(mut process) => process.kill9(),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs another command of `egret` for a node to its end.
+    pub(super) fn command(&self, node: &str, words: &[&str]) -> Result<Output, LabError> {
+        let (program, arguments) = (self.lab.program()?, self.lab.egret_arguments(node)?);
+        // `remove` asks no repository.
+        let arguments = if words == ["remove"] { arguments[2..].to_vec() } else { arguments };
+        self.lab
+            .node(node)?
+            .enter(|| Command::new(program).args(words).args(arguments).output())?
+            .map_err(LabError::doing(format!("run egret {}", words.join(" "))))
+    }
+
+    /// What `egret plan` prints for a node, and its exit code.
+    pub(super) fn plan(&self, node: &str) -> Result<(Option<i32>, String), LabError> {
+        let output = self.command(node, &["plan"])?;
+        Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    }
+
+    /// Waits until every node has nothing left to do, by its own word.
+    pub(super) fn await_settled(&self) -> Outcome {
+        for node in self.nodes() {
+            let mut last = (None, String::new());
+            wait_until(DEADLINE, || {
+                last = self.plan(&node).unwrap_or_default();
+                last.0 == Some(0)
+            });
+            assert_eq!(last.0, Some(0), "{node}: {}\n{}", last.1, self.log(&node));
+        }
+        Ok(())
+    }
+
+    /// What Egret said on a node, for messages.
+    pub(super) fn log(&self, node: &str) -> String {
+        self.processes.get(node).and_then(|process| process.output().ok()).unwrap_or_default()
+    }
+
+    /// Waits until a pod gets exactly this answer from an address.
+    pub(super) fn await_answer(&self, pod: &str, address: IpAddr, answer: Answer) -> Outcome {
+        let mut last = Answer::NoAnswer;
+        wait_until(DEADLINE, || {
+            last = self.lab.ask_within(pod, address, HELD_BACK).unwrap_or(Answer::NoAnswer);
+            last == answer
+        });
+        let logs: String = self.nodes().iter().map(|node| format!("--- {node}\n{}", self.log(node))).collect();
+        assert_eq!(last, answer, "{pod} to {address}\n{logs}");
+        Ok(())
+    }
+
+    /// Waits until a pod is let in as the first gateway's egress address, in both families.
+    pub(super) fn await_granted(&self, pod: &str) -> Outcome {
+        WAYS.iter().try_for_each(|(outpost, _, egress)| self.await_answer(pod, *outpost, Answer::Granted(*egress)))
+    }
+
+    /// Waits until a pod is turned away as itself, in both families.
+    pub(super) fn await_own_way(&self, pod: &str) -> Outcome {
+        let own = self.lab.pod_addresses(pod)?;
+        WAYS.iter()
+            .zip(own)
+            .try_for_each(|((outpost, _, _), own)| self.await_answer(pod, *outpost, Answer::Denied(own)))
+    }
+
+    /// A pod asks in both families and nobody answers; that nothing leaked is another question.
+    pub(super) fn assert_silence(&self, pod: &str) -> Outcome {
+        for (outpost, _, _) in WAYS {
+            assert_eq!(self.lab.ask_within(pod, outpost, HELD_BACK)?, Answer::NoAnswer, "{pod} to {outpost}");
+        }
+        Ok(())
+    }
+
+    /// Nobody's packet reached the outpost but from egress addresses and from these.
+    pub(super) fn assert_no_leak_but(&self, allowed: &[IpAddr]) -> Outcome {
+        for (outpost, _, _) in WAYS {
+            let mut wrong: BTreeSet<IpAddr> = self.lab.wrong_sources(outpost)?.into_keys().collect();
+            wrong.retain(|source| !allowed.contains(source));
+            assert_eq!(wrong, BTreeSet::new(), "sources seen towards {outpost}");
+        }
+        Ok(())
+    }
+
+    /// A node's report as it stands on the reports branch.
+    pub(super) fn report(&self, node: &str) -> Option<NodeReport> {
+        let text = self.lab.repository().show(&format!("{REPORTS}:nodes/{node}.yaml")).ok()?;
+        read_node_file(&text)
+    }
+
+    /// Waits for a report that says something; the report.
+    pub(super) fn await_report(&self, node: &str, what: &str, says: impl Fn(&NodeReport) -> bool) -> NodeReport {
+        let mut last = None;
+        wait_until(DEADLINE, || {
+            last = self.report(node);
+            last.as_ref().is_some_and(&says)
+        });
+        match last {
+            Some(report) if says(&report) => report,
+            other => panic!("no report of {node} says {what}: {other:#?}\n{}", self.log(node)),
+        }
+    }
+
+    /// Waits until a drift was put right that often; its record.
+    pub(super) fn await_corrected(&self, node: &str, object: &str, times: u32) -> Record {
+        let of_it = |record: &&Record| record.object.starts_with(object) && record.times == times;
+        let report = self.await_report(node, object, |report| report.corrected.iter().any(|record| of_it(&record)));
+        report.corrected.iter().find(of_it).expect("it was just seen").clone()
+    }
+}
+
+/// The default pods and more of them.
+pub(super) fn with_pods(more: &[Pod]) -> Options {
+    let mut options = Options::default();
+    options.pods.extend_from_slice(more);
+    options
+}
+
+/// Several figures as people compare them.
+pub(super) fn tell(what: &str, mut figures: Vec<Duration>) {
+    figures.sort();
+    if let (Some(least), Some(most)) = (figures.first(), figures.last()) {
+        let middle = figures[figures.len() / 2];
+        println!("measured: {what}: {least:.1?} at least, {middle:.1?} median, {most:.1?} at most, {}", figures.len());
+    }
+}
