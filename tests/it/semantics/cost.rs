@@ -18,8 +18,8 @@ use super::world::{States, World};
 
 proptest! {
     #[test]
-    fn the_order_of_the_input_never_matters(world in world(), seed in any::<u64>()) {
-        let shuffled = in_another_order(&world, seed);
+    fn the_order_of_the_input_never_matters(world in world(), turned in any::<usize>()) {
+        let shuffled = in_another_order(&world, turned);
         let listing = |states: States| -> Vec<String> { states.values().map(|state| Listing(state).to_string()).collect() };
         prop_assert_eq!(listing(world.desired(&States::new())), listing(shuffled.desired(&States::new())));
     }
@@ -67,8 +67,8 @@ proptest! {
 }
 
 /// The same world put together in another order: its maps anew, and the lists that have no order of meaning turned.
-fn in_another_order(world: &World, seed: u64) -> World {
-    let turn = |length: usize| usize::try_from(seed % 97).unwrap() % length.max(1);
+fn in_another_order(world: &World, turned: usize) -> World {
+    let turn = |length: usize| turned % length.max(1);
     let mut other = world.clone();
     other.facts.pods = world.facts.pods.clone().into_iter().rev().collect();
     other.facts.nodes = world.facts.nodes.clone().into_iter().rev().collect();

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use egret::core::facts::{Pod, PodName};
 use egret::core::ground::Ground;
+use egret::core::labels::{Labels, Requirement};
 use egret::core::name::NodeName;
 use egret::core::policy::{Egress, ExistingConnections, OnNoGateway, Policy};
 use egret::core::state::nft::AddressFamily;
@@ -53,7 +54,13 @@ pub(crate) enum Connection {
 }
 
 /// What is to become of a packet that comes out of a pod's device on `node`.
-pub(crate) fn fate(world: &World, node: &NodeName, source: IpAddr, destination: IpAddr, connection: &Connection) -> Fate {
+pub(crate) fn fate(
+    world: &World,
+    node: &NodeName,
+    source: IpAddr,
+    destination: IpAddr,
+    connection: &Connection,
+) -> Fate {
     // Never steered, whoever asks: what stays inside the cluster, what egret.yaml exempts, and replies of inbound connections.
     if in_cluster(world, destination) || exempt(world, destination) || *connection == Connection::Reply {
         return Fate::OwnWay;
@@ -129,12 +136,7 @@ fn longest_prefix<'a>(world: &'a World, name: &PodName, pod: &Pod, destination: 
 }
 
 /// The policy that a live connection asks whether it may stay: the one that steers a new connection of the same kind.
-fn deciding_policy<'a>(
-    world: &'a World,
-    node: &NodeName,
-    source: IpAddr,
-    destination: IpAddr,
-) -> Option<&'a Policy> {
+fn deciding_policy<'a>(world: &'a World, node: &NodeName, source: IpAddr, destination: IpAddr) -> Option<&'a Policy> {
     let (name, pod) = pod_with(world, node, source)?;
     longest_prefix(world, name, pod, destination).filter(|claim| !claim.excluded).map(|claim| claim.policy)
 }
@@ -152,7 +154,7 @@ fn is_member(world: &World, policy: &Policy, name: &PodName, pod: &Pod) -> bool 
     if pod.host_network || pod.finished {
         return false;
     }
-    let nothing = Default::default();
+    let nothing = Labels::new();
     let namespace_labels = world.facts.namespaces.get(&name.namespace).unwrap_or(&nothing);
     let node_labels = match &pod.node {
         Some(node) => world.facts.nodes.get(node).map_or(&nothing, |node| &node.labels),
@@ -160,8 +162,7 @@ fn is_member(world: &World, policy: &Policy, name: &PodName, pod: &Pod) -> bool 
     };
     policy.selectors.iter().any(|selector| {
         let in_namespace = selector.namespace_name.iter().all(|operator| {
-            let requirement =
-                egret::core::labels::Requirement { key: "name".to_owned(), operator: operator.clone() };
+            let requirement = Requirement { key: "name".to_owned(), operator: operator.clone() };
             requirement.matches(Some(&name.namespace))
         });
         in_namespace
