@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: printing, and the choice of form and colour (the commands decide both).
 
+use std::fmt::Write;
+
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
 
@@ -127,19 +129,19 @@ fn github_line(diagnostic: &Diagnostic) -> String {
     let Diagnostic { file, start, end, severity, code, message, label, hint } = diagnostic;
     let mut place = format!("file={}", github_property(file));
     if start.line > 0 {
-        place.push_str(&format!(",line={},endLine={}", start.line, end.line.max(start.line)));
+        let _ = write!(place, ",line={},endLine={}", start.line, end.line.max(start.line));
         // GitHub shows columns only of one line, and its last one is that of the last character.
         if end.line == start.line {
             let last = end.column.saturating_sub(1).max(start.column);
-            place.push_str(&format!(",col={},endColumn={last}", start.column));
+            let _ = write!(place, ",col={},endColumn={last}", start.column);
         }
     }
     let mut text = message.clone();
     if !label.is_empty() {
-        text.push_str(&format!(" ({label})"));
+        let _ = write!(text, " ({label})");
     }
     if let Some(hint) = hint {
-        text.push_str(&format!("\nhint: {hint}"));
+        let _ = write!(text, "\nhint: {hint}");
     }
     format!("::{severity} {place},title={}::{}\n", github_property(code), github_data(&text))
 }

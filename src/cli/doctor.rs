@@ -102,12 +102,11 @@ fn cluster(path: &Path, name: &str, asked: &mut Asked) -> Vec<Check> {
         found.push(Check::warn("cluster", message, "what is wrong is passed over, or known as it was before"));
     }
     let known = NodeName::parse(name).ok().and_then(|name| cluster.facts().nodes.get_key_value(&name));
-    match known {
-        Some((name, node)) => asked.node = Some((name.clone(), node.clone())),
-        None => {
-            let (message, hint) = Failure::unknown_node(name, path, cluster.facts()).parts();
-            found.push(Check::error("cluster", message, hint.unwrap_or_default()));
-        }
+    if let Some((name, node)) = known {
+        asked.node = Some((name.clone(), node.clone()));
+    } else {
+        let (message, hint) = Failure::unknown_node(name, path, cluster.facts()).parts();
+        found.push(Check::error("cluster", message, hint.unwrap_or_default()));
     }
     found
 }

@@ -62,10 +62,8 @@ impl Failure {
     /// Prints it, and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
         let (error, hint) = self.parts();
-        let mut text = format!("error: {error}\n");
-        if let Some(hint) = hint {
-            text.push_str(&format!("hint: {hint}\n"));
-        }
+        let hint = hint.map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
+        let text = format!("error: {error}\n{hint}");
         let _ = io::stderr().write_all(text.as_bytes());
         ExitCode::FAILURE
     }

@@ -171,7 +171,8 @@ fn ports(path: &str) -> BTreeSet<u16> {
 
 /// networkd's settings below a root, if it runs: main file and drop-ins as systemd looks for them (networkd.conf(5)).
 fn networkd_settings(root: &Path) -> Option<Networkd> {
-    if !root.join("run/systemd/netif").is_dir() {
+    // The folder alone is made at boot for a networkd that may never run; this file is networkd's own.
+    if !root.join("run/systemd/netif/state").is_file() {
         return None;
     }
     let folders = ["etc", "run", "usr/local/lib", "usr/lib"].map(|folder| root.join(folder).join("systemd"));
@@ -222,7 +223,7 @@ mod tests {
         };
         write("usr/lib/systemd/networkd.conf.d/10-site.conf", "ManageForeignRoutes=no");
         assert_eq!(networkd_settings(root.path()), None, "networkd does not run");
-        fs::create_dir_all(root.path().join("run/systemd/netif")).unwrap();
+        write("run/systemd/netif/state", "OPER_STATE=routable");
         assert_eq!(networkd_settings(root.path()), Some(Networkd { rules: true, routes: false }));
         write("etc/systemd/networkd.conf.d/10-site.conf", "ManageForeignRoutingPolicyRules=no");
         assert_eq!(networkd_settings(root.path()), Some(Networkd { rules: false, routes: true }));

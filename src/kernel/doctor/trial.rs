@@ -5,22 +5,23 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use nix::sched::{CloneFlags, unshare};
 use tokio::sync::oneshot;
 
-use super::super::nft::Generation;
 use super::super::{Kernel, KernelError, conntrack};
 use super::survey::Attempt;
 use crate::core::plan::Step;
-use crate::core::state::net::{Encap, Link, Mac, Route, RouteKey, Rule as RoutingRule};
+use crate::core::state::net::{Address, Encap, Link, Mac, Route, RouteKey, Rule as RoutingRule};
 use crate::core::state::nft::{
     AddressFamily, Base, ChainKind, Change, DataType, Family, Field, Hook, KeyType, Policy, Rule, Set, Statement,
     Transaction, unspecified,
 };
 use crate::core::state::ownership::{Range, TUNNEL};
 
-/// Some peer; nothing is ever sent to it.
+/// Some peer and some address of ours (RFC 5737); nothing is ever sent.
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
 /// Tries everything. The error says why nothing could be tried.
 pub(super) async fn run(range: Range) -> Result<Vec<Attempt>, String> {
@@ -46,16 +47,12 @@ async fn attempts(range: Range) -> Vec<Attempt> {
         Err(error) => return vec![refused(NFTABLES, crate::telemetry::chain(&error))],
     };
     let mut found = Vec::new();
-    for (feature, step) in steps(range, kernel.features().owned_tables) {
-        let mut generation = Generation(0);
-        if matches!(step, Step::Nft(_)) {
-            generation = kernel.observe().await.map_or(generation, |observed| observed.generation);
-        }
-        let outcome = kernel.apply(&step, &mut generation).await;
-        let failed = outcome.is_err();
-        found.push(Attempt { refusal: outcome.err().map(|error| words(&error)), ..feature });
+    for (feature, steps) in tried(range, kernel.features().owned_tables) {
+        let refusal = attempt(&mut kernel, &steps).await.err();
         // A route through a device that is not there says nothing of routes.
-        if failed && matches!(step, Step::AddLink(..)) {
+        let over = refusal.is_some() && matches!(steps[..], [Step::AddLink(..)]);
+        found.push(Attempt { refusal: refusal.map(|error| words(&error)), ..feature });
+        if over {
             break;
         }
     }
@@ -67,8 +64,20 @@ async fn attempts(range: Range) -> Vec<Attempt> {
     found
 }
 
+async fn attempt(kernel: &mut Kernel, steps: &[Step]) -> Result<(), KernelError> {
+    let mut generation = kernel.observe().await?.generation;
+    for step in steps {
+        kernel.apply(step, &mut generation).await?;
+    }
+    Ok(())
+}
+
+/// The kernel's words alone: what was tried is in the line already.
 fn words(error: &KernelError) -> String {
-    crate::telemetry::chain(error)
+    match error {
+        KernelError::Step { source, .. } => source.to_string(),
+        other => crate::telemetry::chain(other),
+    }
 }
 
 fn refused(feature: Attempt, why: String) -> Attempt {
@@ -108,8 +117,8 @@ const CONNTRACK: Attempt = feature(
     "`modprobe nf_conntrack_netlink`; CONFIG_NF_CT_NETLINK",
 );
 
-/// One step of each kind that a plan has, in an order in which each finds what it needs.
-fn steps(range: Range, owned: bool) -> Vec<(Attempt, Step)> {
+/// Steps of each kind that a plan has, in an order in which each finds what it needs.
+fn tried(range: Range, owned: bool) -> [(Attempt, Vec<Step>); 5] {
     let link = Link { port: range.port, mac: Mac::of_node(PEER), mtu: range.mtu, up: true, external: true };
     let rule = |family| RoutingRule {
         family,
@@ -122,17 +131,19 @@ fn steps(range: Range, owned: bool) -> Vec<(Attempt, Step)> {
     let key = RouteKey {
         family: AddressFamily::V4,
         table: range.table(1),
-        destination: ipnet::IpNet::new_assert(unspecified(AddressFamily::V4), 0),
+        destination: IpNet::new_assert(unspecified(AddressFamily::V4), 0),
         metric: 0,
     };
     let encap = Some(Encap { id: 1, peer: PEER });
     let route = Route::Via { link: TUNNEL.to_owned(), gateway: Some(PEER), onlink: true, encap };
-    vec![
-        (NFTABLES, Step::Nft(transaction(range, owned))),
-        (RULES4, Step::AddRule(rule(AddressFamily::V4))),
-        (RULES6, Step::AddRule(rule(AddressFamily::V6))),
-        (VXLAN, Step::AddLink(TUNNEL.to_owned(), link)),
-        (LWTUNNEL, Step::SetRoute(key, route, None)),
+    // As ours has one: without any address in the namespace the kernel takes no next hop.
+    let address = Address { link: TUNNEL.to_owned(), address: IpNet::from(OWN) };
+    [
+        (NFTABLES, vec![Step::Nft(transaction(range, owned))]),
+        (RULES4, vec![Step::AddRule(rule(AddressFamily::V4))]),
+        (RULES6, vec![Step::AddRule(rule(AddressFamily::V6))]),
+        (VXLAN, vec![Step::AddLink(TUNNEL.to_owned(), link)]),
+        (LWTUNNEL, vec![Step::AddAddress(address), Step::SetRoute(key, route, None)]),
     ]
 }
 
