@@ -93,7 +93,9 @@ impl From<ClusterError> for Failure {
 /// Writes a result to standard output. A reader that has gone away, as `head` does, is no failure.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(error, None)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("write to standard output: {error}"), None))
+        }
         _ => Ok(()),
     }
 }
@@ -176,7 +178,10 @@ pub(super) fn fence_for(text: &str) -> String {
 
 /// A runtime on this thread: what opens netlink sockets must be in this network namespace.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(error, None))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("start a runtime: {error}"), None))
 }
 
 #[cfg(test)]

@@ -71,6 +71,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 async fn look(arguments: &Arguments, set: &PolicySet, node: &NodeName, facts: &Facts) -> Result<Observed, Failure> {
     let mut kernel = Kernel::open(set.config.range).await?;
     let mut observed = kernel.observe().await?;
+    // A table belongs to the process that runs, not to this one, or to none between two: that is no difference to show.
+    let owned = kernel.features().owned_tables;
+    observed.state.nft.values_mut().for_each(|table| table.owned = owned);
     let folder = arguments.node.state_dir.join(node.as_str());
     let written = if folder.is_dir() {
         Memory::open(&folder).map_err(|error| Failure::new(error, None))?.kept().labels.clone()
@@ -149,7 +152,7 @@ pub(super) fn files(
 ) -> Result<(BTreeMap<String, Change>, String), Failure> {
     let source = repository.source()?;
     if let (Some(path), None) = (source.is_local(), rev)
-        && path.is_dir()
+        // One that is not there is no repository either, and a folder's fault is the shorter one to read.
         && !path.join(".git").exists()
         && !path.join("HEAD").exists()
     {
@@ -208,7 +211,10 @@ pub(super) struct Scratch(PathBuf);
 impl Scratch {
     pub(super) fn new() -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("egret-{}-{}", std::process::id(), now().as_nanosecond()));
-        std::fs::create_dir_all(&path).map_err(|error| Failure::new(error, None))?;
+        std::fs::create_dir_all(&path).map_err(|error| {
+            let hint = "TMPDIR names another place for it";
+            Failure::new(format!("make the folder {}: {error}", path.display()), Some(hint.to_owned()))
+        })?;
         Ok(Self(path))
     }
 

@@ -1,5 +1,7 @@
 //! The one integration binary: linking is what costs on a small machine. Each module is a subject; labs are in `tests/lab`.
 
+mod commands;
+mod doctor;
 mod fuzz_documents;
 mod fuzz_netlink;
 mod git;

@@ -67,13 +67,18 @@ fn roles(compiled: &Compiled) -> Vec<String> {
                         if addresses.is_empty() { "no address: dropped".to_owned() } else { addresses.join(" and ") };
                     lines.push(format!("gateway of {policy}: members leave as {addresses}"));
                     if !members.is_empty() {
-                        lines.push(format!("source of {policy}: {} of this node leave here", pods(members)));
+                        lines.push(format!(
+                            "source of {policy}: {} of this node {} here",
+                            pods(members),
+                            leave(members)
+                        ));
                     }
                 }
                 Role::Remote { peer, .. } => {
                     lines.push(format!(
-                        "source of {policy}: {} leave through {} ({peer}), {}",
+                        "source of {policy}: {} {} through {} ({peer}), {}",
                         pods(members),
+                        leave(members),
                         key.gateway,
                         key.egress
                     ));
@@ -85,6 +90,10 @@ fn roles(compiled: &Compiled) -> Vec<String> {
         lines.push("neither source nor gateway of any policy".to_owned());
     }
     lines
+}
+
+fn leave<T>(members: &[T]) -> &'static str {
+    if members.len() == 1 { "leaves" } else { "leave" }
 }
 
 fn pods<T: std::fmt::Display>(members: &[T]) -> String {
@@ -113,7 +122,9 @@ fn nft_lines(transaction: &Transaction) -> Vec<String> {
     for family in [Family::Inet, Family::Netdev] {
         let changes: Vec<&Change> =
             transaction.changes.iter().filter(|(of, _)| *of == family).map(|(_, change)| change).collect();
-        let new = changes.iter().any(|change| matches!(change, Change::AddTable { .. }));
+        // An `AddTable` beside changes that take something away takes over a table that is there.
+        let new = changes.iter().any(|change| matches!(change, Change::AddTable { .. }))
+            && !changes.iter().any(|change| takes_away(change));
         if new && changes.len() > LISTED {
             lines.push(counted(family, &changes));
         } else {
@@ -121,6 +132,21 @@ fn nft_lines(transaction: &Transaction) -> Vec<String> {
         }
     }
     lines
+}
+
+fn takes_away(change: &Change) -> bool {
+    match change {
+        Change::DeleteTable
+        | Change::DeleteSet(_)
+        | Change::DeleteChain(_)
+        | Change::FlushChain(_)
+        | Change::DeleteElements(..) => true,
+        Change::AddTable { .. }
+        | Change::AddSet(..)
+        | Change::AddChain(..)
+        | Change::AddRule(..)
+        | Change::AddElements(..) => false,
+    }
 }
 
 /// `add     nft    inet table egret: 10 chains, 21 rules, 12 sets, 9 elements`
@@ -183,8 +209,8 @@ mod tests {
     fn a_new_table_is_counted_and_a_change_of_one_is_listed() {
         let element = |last| (Key::Address([10, 1, 1, last].into()), None);
         let add = Change::AddElements("pods4".to_owned(), vec![element(1), element(2)]);
-        let mut changes = vec![(Family::Inet, add), (Family::Inet, Change::FlushChain("guard".to_owned()))];
-        changes.push((Family::Netdev, Change::DeleteTable));
+        let flush = (Family::Inet, Change::FlushChain("guard".to_owned()));
+        let mut changes = vec![(Family::Inet, add), flush.clone(), (Family::Netdev, Change::DeleteTable)];
         let expected = [
             "add     nft    inet element pods4 { 10.1.1.1, 10.1.1.2 }",
             "flush   nft    inet chain guard",
@@ -196,6 +222,8 @@ mod tests {
             changes.push((Family::Inet, Change::AddChain(name.to_owned(), None, None)));
             changes.push((Family::Inet, Change::AddRule(name.to_owned(), Rule::default())));
         }
+        assert_eq!(nft_lines(&Transaction { changes: changes.clone() }).len(), 10, "it was there before");
+        changes.retain(|change| *change != flush);
         let expected =
             ["add     nft    inet table egret: 3 chains, 3 rules, 2 elements", "remove  nft    netdev table"];
         assert_eq!(nft_lines(&Transaction { changes }), expected);

@@ -59,7 +59,9 @@ fn rules(rules: &[(Rule, Protocol)], range: Range) -> Vec<Check> {
 fn rule_text(rule: &Rule, marked: bool, protocol: Protocol) -> String {
     let mark = if marked { format!(" fwmark {:#x}/{:#x}", rule.mark, rule.mask) } else { String::new() };
     let family = if rule.family == crate::core::state::nft::AddressFamily::V6 { "-6 " } else { "" };
-    format!("{family}{}:{mark} lookup {} proto {protocol}", rule.priority, rule.table)
+    // Whoever makes a rule need not say who it is.
+    let protocol = if protocol == Protocol(0) { String::new() } else { format!(" proto {protocol}") };
+    format!("{family}{}:{mark} lookup {}{protocol}", rule.priority, rule.table)
 }
 
 /// A route of somebody else in a table of ours leads packets of ours astray, so this is no mere warning.

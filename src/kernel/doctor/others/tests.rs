@@ -37,7 +37,7 @@ fn rules_of_others_count_by_their_priority_and_by_the_bits_they_look_at() {
     let foreign = [(rule(9, 0x200, 0xf00, 2004), Protocol(0)), no_mark(9003)];
     let mark = Check::warn(
         "foreign-mark",
-        "an ip rule of somebody else looks at marks of ours (0x1fff): 9: fwmark 0x200/0xf00 lookup 2004 proto 0",
+        "an ip rule of somebody else looks at marks of ours (0x1fff): 9: fwmark 0x200/0xf00 lookup 2004",
         "`ip rule show priority 9` shows it whole; set datapath.markMask in egret.yaml to bits nobody uses",
     );
     let place = Check::warn(
