@@ -3,6 +3,8 @@
 //!
 //! Deliberately absent: what diagnostics say of each mistake (`policy`), and whether the plan is the right one (`outpost`).
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be prepared has failed")]
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;

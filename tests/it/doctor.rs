@@ -3,6 +3,8 @@
 //! Deliberately absent: each judgement by itself (`kernel::doctor`), and what depends on the machine the tests run on: its kernel's
 //! release, and whether systemd-networkd runs.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be prepared has failed")]
+
 use std::ffi::OsString;
 use std::fs;
 
@@ -23,9 +25,8 @@ fn doctor(node: &Namespace, more: &[OsString]) -> Said {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     said.stdout = said.stdout.replace(&format!("kernel {}: ", release.trim()), "kernel RELEASE: ");
     // Two lines where networkd runs on the machine and is not told to leave others alone.
-    let lines: Vec<&str> = said.stdout.lines().collect();
     let of_networkd = |line: &str| line.contains("systemd-networkd") || line.contains("ManageForeign");
-    said.stdout = lines.into_iter().filter(|line| !of_networkd(line)).map(|line| format!("{line}\n")).collect();
+    said.stdout = said.stdout.split_inclusive('\n').filter(|line| !of_networkd(line)).collect();
     said
 }
 

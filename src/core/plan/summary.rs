@@ -218,14 +218,14 @@ mod tests {
         ];
         assert_eq!(nft_lines(&Transaction { changes: changes.clone() }), expected);
         changes.insert(0, (Family::Inet, Change::AddTable { owned: true }));
-        for name in ["a", "b", "c"] {
+        for name in ["a", "b", "c", "d"] {
             changes.push((Family::Inet, Change::AddChain(name.to_owned(), None, None)));
             changes.push((Family::Inet, Change::AddRule(name.to_owned(), Rule::default())));
         }
-        assert_eq!(nft_lines(&Transaction { changes: changes.clone() }).len(), 10, "it was there before");
+        assert_eq!(nft_lines(&Transaction { changes: changes.clone() }).len(), 12, "it was there before");
         changes.retain(|change| *change != flush);
         let expected =
-            ["add     nft    inet table egret: 3 chains, 3 rules, 2 elements", "remove  nft    netdev table"];
+            ["add     nft    inet table egret: 4 chains, 4 rules, 2 elements", "remove  nft    netdev table"];
         assert_eq!(nft_lines(&Transaction { changes }), expected);
     }
 

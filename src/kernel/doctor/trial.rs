@@ -44,7 +44,7 @@ fn in_a_namespace_of_its_own(range: Range) -> Result<Vec<Attempt>, String> {
 async fn attempts(range: Range) -> Vec<Attempt> {
     let mut kernel = match Kernel::open(range).await {
         Ok(kernel) => kernel,
-        Err(error) => return vec![refused(NFTABLES, crate::telemetry::chain(&error))],
+        Err(error) => return vec![Attempt { refusal: Some(words(&error)), ..NFTABLES }],
     };
     let mut found = Vec::new();
     for (feature, steps) in tried(range, kernel.features().owned_tables) {
@@ -57,8 +57,9 @@ async fn attempts(range: Range) -> Vec<Attempt> {
         }
     }
     let features = *kernel.features();
-    found.push(known(NFT_TUNNEL, features.tunnel_id));
-    found.push(known(OWNED_TABLES, features.owned_tables));
+    let unknown = |there: bool| (!there).then(|| "the kernel does not know it".to_owned());
+    found.push(Attempt { refusal: unknown(features.tunnel_id), ..NFT_TUNNEL });
+    found.push(Attempt { refusal: unknown(features.owned_tables), ..OWNED_TABLES });
     let counted = conntrack::count(1, 1).await;
     found.push(Attempt { refusal: counted.err().map(|error| crate::telemetry::chain(&error)), ..CONNTRACK });
     found
@@ -78,14 +79,6 @@ fn words(error: &KernelError) -> String {
         KernelError::Step { source, .. } => source.to_string(),
         other => crate::telemetry::chain(other),
     }
-}
-
-fn refused(feature: Attempt, why: String) -> Attempt {
-    Attempt { refusal: Some(why), ..feature }
-}
-
-fn known(feature: Attempt, there: bool) -> Attempt {
-    Attempt { refusal: (!there).then(|| "the kernel does not know it".to_owned()), ..feature }
 }
 
 const fn feature(feature: &'static str, optional: Option<&'static str>, hint: &'static str) -> Attempt {
