@@ -70,8 +70,8 @@ impl Kernel {
                 };
                 self.routes.execute(Message::NewRoute(encode::route(key, route, index)), Manner::Replace).await
             }
-            Step::DeleteRoute(key, route) => {
-                gone(self.routes.execute(Message::DelRoute(encode::route_deletion(key, route)), Manner::Plain).await)
+            Step::DeleteRoute(key, _) => {
+                gone(self.routes.execute(Message::DelRoute(encode::route_deletion(key)), Manner::Plain).await)
             }
             Step::AddRule(rule) => {
                 there(self.routes.execute(Message::NewRule(encode::rule(rule)), Manner::Create).await)

@@ -42,15 +42,15 @@ pub(super) fn rule(rule: &Rule) -> RuleMessage {
     message
 }
 
-/// `ip rule del priority 9001 protocol 180`: of one with selectors that Egret has no words for, only what is ours is said. The kernel takes
-/// what is not said for "whatever it is" (`rule_find`, net/core/fib_rules.c), and a mark of 0 that is said for a mark.
-pub(super) fn rule_deletion(odd: &Rule) -> RuleMessage {
-    let mut message = rule(odd);
-    if odd.odd.is_some() {
-        message.header.action = RuleAction::Unspec;
-        let said =
-            |attribute: &RuleAttribute| matches!(attribute, RuleAttribute::Priority(_) | RuleAttribute::Protocol(_));
-        message.attributes.retain(said);
+/// `ip rule del priority 9001 lookup 9001 protocol 180`: the kernel takes what is not said for anything, so that a rule that
+/// somebody bent, or an older version left, goes too.
+pub(super) fn rule_deletion(rule: &Rule) -> RuleMessage {
+    let mut message = self::rule(rule);
+    message.header.action = RuleAction::Unspec;
+    if rule.odd.is_some() {
+        message
+            .attributes
+            .retain(|attribute| !matches!(attribute, RuleAttribute::FwMark(_) | RuleAttribute::FwMask(_)));
     }
     message
 }
@@ -124,9 +124,8 @@ fn encapsulation(Encap { id, peer }: Encap) -> [RouteAttribute; 2] {
 }
 
 /// `ip route del ...`: what it leads to need not be said, so that a route somebody bent goes too.
-pub(super) fn route_deletion(key: &RouteKey, route: &Route) -> RouteMessage {
-    let kind = if matches!(route, Route::Unknown(_)) { RouteType::Unspec } else { kind_of(route) };
-    let mut message = route_key(key, kind);
+pub(super) fn route_deletion(key: &RouteKey) -> RouteMessage {
+    let mut message = route_key(key, RouteType::Unspec);
     message.header.scope = RouteScope::NoWhere;
     message
 }

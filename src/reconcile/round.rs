@@ -133,7 +133,7 @@ impl Engine {
         self.adopt_range(intent.set.config.range)?;
         let mut done = Done::default();
         let mut left = Plan::default();
-        for attempt in 0..ATTEMPTS {
+        for _ in 0..ATTEMPTS {
             let now = now();
             let compiled = self.look_and_compile(intent, now).await?;
             let (compiled, observed) = compiled;
@@ -142,7 +142,6 @@ impl Engine {
             if left.is_empty() {
                 done.took = began.elapsed();
                 done.wake = next_wake(intent, now);
-                self.forget_old_mask(intent.set.config.range).await?;
                 self.settle(intent, compiled)?;
                 return Ok(done);
             }
@@ -271,19 +270,6 @@ impl Engine {
         self.kernel.set_ranges(if before == range { vec![range] } else { vec![range, before] });
         if self.memory.kept().range.is_none() {
             self.memory.keep(|kept| kept.range = Some((range.mask, range.first, range.port, range.mtu)))?;
-        }
-        Ok(())
-    }
-
-    /// Connections remember their exits in the bits of the mask that was in force when they began. Under another mask those bits
-    /// would say nothing, and the connections would go their own way: forgotten, they are classified anew.
-    async fn forget_old_mask(&mut self, range: Range) -> Result<(), RoundError> {
-        let Some(before) = self.memory.kept().range().filter(|before| before.mask != range.mask) else { return Ok(()) };
-        let ids: Vec<u32> =
-            self.in_force.iter().flat_map(|(_, known)| known.exits.values().map(|exit| exit.id)).collect();
-        for id in ids.into_iter().filter(|id| *id <= before.last_id()) {
-            let mut unused = Generation(0);
-            self.kernel.apply(&Step::Forget { mark: before.mark(id), mask: before.mask }, &mut unused).await?;
         }
         Ok(())
     }

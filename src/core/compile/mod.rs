@@ -71,6 +71,8 @@ pub struct NodeExit {
     pub role: Role,
     /// The policies that lead there.
     pub policies: BTreeSet<PolicyId>,
+    /// Pods of this node that leave by it, by policy. A policy whose destinations all go to others has none.
+    pub members: BTreeMap<PolicyId, BTreeSet<PodName>>,
 }
 
 /// Which end of an exit a node is.
@@ -220,9 +222,22 @@ fn exits(
         } else {
             Role::Remote { vni: exit.vni, peer: exit.peer }
         };
-        exits.insert(key, NodeExit { id, role, policies });
+        let members = members_of(&key, grouping);
+        exits.insert(key, NodeExit { id, role, policies, members });
     }
     exits
+}
+
+/// Who leaves by an exit. A group may have a policy that leads there and no destination left to it: another policy's won.
+fn members_of(exit: &ExitKey, grouping: &Grouping) -> BTreeMap<PolicyId, BTreeSet<PodName>> {
+    let leads = |way: &Way| matches!(way, Way::Exit(to) if to == exit);
+    let mut members: BTreeMap<PolicyId, BTreeSet<PodName>> = BTreeMap::new();
+    for group in grouping.groups.iter().filter(|group| group.targets.iter().any(|(_, target)| leads(&target.way))) {
+        for (policy, _) in group.policies.iter().filter(|(_, way)| leads(way)) {
+            members.entry(policy.clone()).or_default().extend(group.pods.iter().cloned());
+        }
+    }
+    members
 }
 
 #[cfg(test)]

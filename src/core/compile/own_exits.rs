@@ -124,7 +124,11 @@ fn routes_out(
         .get(interface)
         .and_then(|interface| interface.addresses.iter().find(|net| net.addr() == address))
         .copied();
-    let on_link = |hop: IpAddr| through.iter().any(|route| route.gateway.is_none() && route.destination.contains(&hop));
+    // A link-local router is on the link by its nature (RFC 4291, 2.5.6), and its network was passed over above.
+    let on_link = |hop: IpAddr| {
+        is_link_local(hop.into())
+            || through.iter().any(|route| route.gateway.is_none() && route.destination.contains(&hop))
+    };
     let mut routes: Vec<OutRoute> = through
         .iter()
         .filter(|route| route.destination.prefix_len() > 0)

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::{Input, Networks, NodeExit, Role};
 use crate::core::cidr::Range as Addresses;
+use crate::core::ground::Ground;
 use crate::core::placement::ExitKey;
 use crate::core::state::NodeState;
 use crate::core::state::net::{Address, Encap, Link, Mac, Neighbour, Route, RouteKey, Rule, Sysctl, default_metric};
@@ -17,11 +18,6 @@ use crate::core::state::ownership::{REPLY_VNI, Range, TUNNEL};
 
 /// The metric of the unreachable route that ends each exit's table: behind every other.
 const LAST: u32 = 4_278_198_272;
-
-/// Outer IPv4 (20), UDP (8), VXLAN (8) and inner Ethernet (14) header (RFC 7348, 5).
-const OVERHEAD_V4: u32 = 50;
-/// What IPv6 asks of every link (RFC 8200, 5).
-const LEAST_MTU: u32 = 1280;
 
 /// Adds links, addresses, settings, rules, routes and neighbours.
 pub(super) fn add(
@@ -57,7 +53,8 @@ fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, range: Range) {
     let Some(own) = input.facts.nodes.get(input.node).and_then(crate::core::facts::Node::tunnel_address) else {
         return;
     };
-    let link = Link { port: range.port, mac: Mac::of_node(own), mtu: mtu(input, own, range), up: true, external: true };
+    let mtu = tunnel_mtu(input.ground, own, range);
+    let link = Link { port: range.port, mac: Mac::of_node(own), mtu, up: true, external: true };
     desired.links.insert(TUNNEL.to_owned(), link);
     // Without an address of its own the kernel fails the reverse-path check on this device in every mode but 0, and 0 is not
     // to be had where conf.all says 1 or 2: the larger of the two counts.
@@ -70,12 +67,13 @@ fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, range: Range) {
     }
 }
 
-/// The configured MTU, or what the interface that carries the tunnel leaves room for, whichever is less: a packet that does not
-/// fit with its outer headers would be lost.
-fn mtu(input: &Input<'_>, own: IpAddr, range: Range) -> u32 {
-    let carrier = input.ground.holder(own).and_then(|name| input.ground.interfaces.get(name));
-    let overhead = if own.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V4 + 20 };
-    carrier.map_or(range.mtu, |carrier| range.mtu.min(carrier.mtu.saturating_sub(overhead).max(LEAST_MTU)))
+/// What fits into the packets of the interface below: more would be sent in fragments, or not at all. An interface that nobody
+/// knows is taken for Ethernet. The headers are the kernel's `VXLAN_HEADROOM` and `VXLAN6_HEADROOM` (include/net/vxlan.h).
+fn tunnel_mtu(ground: &Ground, own: IpAddr, range: Range) -> u32 {
+    const ETHERNET: u32 = 1500;
+    let headers = if own.is_ipv4() { 50 } else { 70 };
+    let below = ground.holder(own).and_then(|name| ground.interfaces.get(name)).map(|interface| interface.mtu);
+    range.mtu.min(below.filter(|mtu| *mtu > headers).unwrap_or(ETHERNET) - headers)
 }
 
 /// The next hop towards a peer inside the tunnel. IPv4 between nodes with IPv4 addresses is the peer's own address, as

@@ -200,10 +200,14 @@ impl Builder<'_> {
                 let led: RangeSet =
                     of_family().filter(|pair| element(pair).is_some()).map(|(range, _)| *range).collect();
                 let own_way = ranges(&whole(family).subtract(&led), family).into_keys();
-                let mut all: BTreeMap<_, _> = of_family().filter_map(element).collect();
-                all.extend(own_way.map(|range| (range, Some(Data::Verdict(Verdict::Accept)))));
-                let reset: BTreeMap<_, _> =
-                    of_family().filter(|(_, target)| target.reset).filter_map(element).collect();
+                let own_way = own_way.map(|range| (range, Some(Data::Verdict(Verdict::Accept))));
+                let all: BTreeMap<_, _> = of_family().filter_map(element).chain(own_way).collect();
+                // A live connection whose new way is its own must leave its exit too: for it that is a verdict like any other.
+                let again = |(range, target): &(Addresses, super::Target)| {
+                    let verdict = verdict_of(&target.way, exits).unwrap_or(Verdict::Accept);
+                    (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict)))
+                };
+                let reset: BTreeMap<_, _> = of_family().filter(|(_, target)| target.reset).map(again).collect();
                 for (prefix, elements, rules) in [("to", all, &mut lookups), ("reset", reset, &mut resets)] {
                     if elements.is_empty() {
                         continue;
@@ -350,17 +354,20 @@ impl Builder<'_> {
     ///
     /// The kernel's own multicast (MLD and IGMP reports) is let pass: in those packets the mark is the kernel's scratch space
     /// (`reserved_tailroom` shares a union with `mark` in `struct sk_buff`, include/linux/skbuff.h) and says anything.
+    ///
+    /// It stands for both families, whichever are named: a node that has not heard yet that one is named no longer may still
+    /// send its packets here.
     fn guard(&mut self, exits: &BTreeMap<ExitKey, NodeExit>) {
-        let mark = |value, verdict| {
-            let compare = Statement::Compare {
-                field: Field::MetaMark,
-                mask: Some(self.range.mask),
-                negated: false,
-                value: Value::Mark(value),
-            };
-            vec![compare, verdict]
+        // Bits of ours that say something else were set by somebody who does not know that they are ours: left alone.
+        let marks = exits.values().map(|exit| (Key::Mark(self.range.mark(exit.id)), None)).collect();
+        self.set("exits", &[KeyType::Mark], None, false, marks);
+        let no_exit = Statement::InSet {
+            fields: vec![Field::MetaMark],
+            mask: Some(self.range.mask),
+            negated: true,
+            set: "exits".to_owned(),
         };
-        let mut rules = vec![mark(0, accept()), mark(self.range.reply_mark(), accept())];
+        let mut rules = vec![vec![no_exit, accept()]];
         for family in self.families.iter().copied() {
             let addresses = own_addresses(exits, family, self.range);
             if !addresses.is_empty() {
@@ -372,6 +379,8 @@ impl Builder<'_> {
                     addresses.into_iter().map(|(mark, address)| (Key::MarkAddress(mark, address), None)).collect();
                 self.set(&set, &[KeyType::Mark, address_key(family)], None, false, elements);
             }
+        }
+        for family in AddressFamily::BOTH {
             let multicast = format!("multicast{}", family.suffix());
             rules.push(vec![in_set(daddr(family), true, multicast.clone()), Statement::Counter, drop()]);
             self.set(&multicast, &[address_key(family)], None, true, [(multicast_range(family), None)].into());

@@ -32,7 +32,7 @@ pub enum Step {
     SetLabel(String, String, Option<String>),
     /// Take a label that came from Git off the node; what it was.
     RemoveLabel(String, String),
-    /// Make a tunnel device, and bring it up.
+    /// Make a tunnel device; it is brought up once a chain keeps out what must not come in.
     AddLink(LinkName, Link),
     /// Change what can be changed of one that is there: MTU, up.
     ChangeLink(LinkName, Link),
@@ -78,12 +78,11 @@ impl Plan {
 ///
 /// Make before break: devices, neighbours, routes and rules come first, then the one transaction that sends packets there, then
 /// what nobody uses any more goes. So the packets of a flow take the old way or the new way, or are dropped where there is
-/// neither; they never take the main table's way with the pod's own address. A tunnel that has yet to come up is the exception: see [`links`].
+/// neither; they never take the main table's way with the pod's own address.
 pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     let mut steps = Vec::new();
-    let (state, raise) = links(desired, observed, &mut steps);
-    let observed = &state;
-    let (record, switch) = nft::transactions(&desired.nft, &observed.nft);
+    let observed = &links(desired, observed, &mut steps);
+    let nft = nft::transactions(&desired.nft, &observed.nft);
     let mut order = Order::default();
     order.labels(desired, observed);
     order.addresses(desired, observed);
@@ -93,69 +92,52 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     // What an interface's filter was is written down before it is changed: a crash in between must not forget it.
     let (own, foreign, restore) = sysctls(desired, observed);
     let fresh = nft::fresh_exits(&desired.nft, &observed.nft, range);
+    // Only once nobody gives such marks any more: a connection that is forgotten too early takes its old mark again.
+    let stale = nft::stale_marks(&observed.nft, range);
     let mut all = order.labels;
     all.append(&mut steps);
     all.extend(order.add_addresses.into_iter().chain(own));
-    all.extend(record.map(Step::Nft));
+    all.extend(nft.record.map(Step::Nft));
     all.extend(foreign);
-    let way = order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules);
-    let switch = fresh
-        .into_iter()
-        .map(|mark| Step::Forget { mark, mask: range.mask })
-        .chain(restore)
-        .chain(switch.map(Step::Nft));
-    if raise.is_empty() {
-        all.extend(way.chain(switch));
-    } else {
-        all.extend(switch.chain(raise).chain(way));
-    }
+    all.extend(order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules));
+    all.extend(fresh.into_iter().map(|mark| Step::Forget { mark, mask: range.mask }));
+    all.extend(restore);
+    all.extend(nft.switch.map(Step::Nft));
+    all.extend(stale.into_iter().map(|(mark, mask)| Step::Forget { mark, mask }));
     all.extend(order.delete_rules.into_iter().chain(order.delete_routes).chain(order.delete_neighbours));
     all.extend(order.delete_addresses);
+    all.extend(observed.links.keys().filter(|name| !desired.links.contains_key(*name)).cloned().map(Step::DeleteLink));
+    all.extend(nft.last.map(Step::Nft));
     Plan { steps: all }
 }
 
 /// Links first, for all else hangs on them. A link that cannot be changed into the desired one is made anew; what goes
-/// with it is then missing, and the rest of the plan puts it back.
-///
-/// A link that is not wanted any more goes before the tables do: a gateway that still took packets out of the tunnel, and no longer knew what
-/// they are, would send them on under the pod's own address. Sources that have not heard of it yet are dropped until they have.
-/// For the same reason a link that is new, or down, comes up only behind the tables; the steps for that are the second result. Its routes
-/// need it up, so they follow: until then what is marked is dropped.
-fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> (NodeState, Vec<Step>) {
+/// with it is then missing, and the rest of the plan puts it back. One that comes up is shut until the switch.
+fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> NodeState {
     let mut state = observed.clone();
-    let mut raise = Vec::new();
     let mut take = |step: Step, state: &mut NodeState| {
         simulate::apply(&step, state);
         steps.push(step);
     };
-    for name in observed.links.keys().filter(|name| !desired.links.contains_key(*name)) {
-        take(Step::DeleteLink(name.clone()), &mut state);
-    }
     for (name, link) in &desired.links {
-        let lowered = Link { up: false, ..link.clone() };
         let found = state.links.get(name).cloned();
-        let same_kind =
-            |found: &Link| found.port == link.port && found.mac == link.mac && found.external == link.external;
-        let rises = match found {
-            Some(found) if found == *link => false,
-            Some(found) if same_kind(&found) && found.up == link.up => {
-                take(Step::ChangeLink(name.clone(), link.clone()), &mut state);
-                false
-            }
-            Some(found) if same_kind(&found) => link.up,
-            found => {
-                if found.is_some() {
-                    take(Step::DeleteLink(name.clone()), &mut state);
-                }
-                take(Step::AddLink(name.clone(), lowered), &mut state);
-                link.up
-            }
-        };
-        if rises {
-            raise.push(Step::ChangeLink(name.clone(), link.clone()));
+        if found.as_ref() == Some(link) {
+            continue;
         }
+        let changeable =
+            |found: &Link| found.port == link.port && found.mac == link.mac && found.external == link.external;
+        if !found.as_ref().is_some_and(changeable) {
+            if found.is_some() {
+                take(Step::DeleteLink(name.clone()), &mut state);
+            }
+            take(Step::AddLink(name.clone(), Link { up: false, ..link.clone() }), &mut state);
+        }
+        if let Some(gate) = nft::gate(&desired.nft, &state.nft) {
+            take(Step::Nft(gate), &mut state);
+        }
+        take(Step::ChangeLink(name.clone(), link.clone()), &mut state);
     }
-    (state, raise)
+    state
 }
 
 /// Steps by kind, each in its own order; [`plan`] puts the kinds one behind the other.

@@ -6,11 +6,21 @@ use std::collections::BTreeMap;
 
 use super::super::compile::RP_FILTER_BEFORE;
 use super::super::compile::marks::EXIT_CHAIN;
-use super::super::state::nft::{Chain, Change, Data, Family, Key, Ruleset, Set, Table, Transaction};
+use super::super::state::nft::{Chain, Change, Data, Family, Field, Key, Ruleset, Set, Statement, Table, Transaction};
 use super::super::state::ownership::Range;
 
-/// What has to be written down beforehand, and the switch.
-pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> (Option<Transaction>, Option<Transaction>) {
+/// The transactions of one plan, by when they are due.
+pub(super) struct Transactions {
+    /// What has to be written down beforehand.
+    pub(super) record: Option<Transaction>,
+    /// The switch.
+    pub(super) switch: Option<Transaction>,
+    /// What may go only when the tunnel device is gone.
+    pub(super) last: Option<Transaction>,
+}
+
+/// Compares two rulesets.
+pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> Transactions {
     let mut record = Vec::new();
     let mut observed = observed.clone();
     if let Some(wanted) = desired.get(&Family::Inet)
@@ -18,25 +28,52 @@ pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> (Option<Tra
     {
         write_down(wanted, set, &mut observed, &mut record);
     }
-    let mut switch = Vec::new();
+    let (mut switch, mut last) = (Vec::new(), Vec::new());
     for family in [Family::Inet, Family::Netdev] {
         match (desired.get(&family), observed.get(&family)) {
-            (Some(wanted), Some(found)) if can_grow_into(wanted, found) => {
-                change(family, wanted, found, &mut switch);
-            }
-            (Some(wanted), found) => {
-                // A table of another shape, as an older version of Egret leaves: the new one takes its place at once.
-                if found.is_some() {
-                    switch.push((family, Change::DeleteTable));
-                }
-                switch.push((family, Change::AddTable { owned: wanted.owned }));
-                change(family, wanted, &Table { owned: wanted.owned, ..Table::default() }, &mut switch);
+            (Some(wanted), found) => become_table(family, wanted, found, &mut switch),
+            // While the device is there, other nodes may still send to it: with no rule left its chain lets nothing in.
+            (None, Some(found)) if family == Family::Netdev => {
+                let filled = found.chains.iter().filter(|(_, chain)| !chain.rules.is_empty());
+                switch.extend(filled.map(|(name, _)| (family, Change::FlushChain(name.clone()))));
+                last.push((family, Change::DeleteTable));
             }
             (None, Some(_)) => switch.push((family, Change::DeleteTable)),
             (None, None) => {}
         }
     }
-    (transaction(record), transaction(switch))
+    Transactions { record: transaction(record), switch: transaction(switch), last: transaction(last) }
+}
+
+/// The chain that lets nothing in, for a device that is about to come up: until the switch, what other nodes send already
+/// would be routed on with the pods' own addresses. Nothing where a chain hangs there already.
+pub(super) fn gate(desired: &Ruleset, observed: &Ruleset) -> Option<Transaction> {
+    let mut shut = desired.get(&Family::Netdev)?.clone();
+    shut.chains.values_mut().for_each(|chain| chain.rules.clear());
+    let found = observed.get(&Family::Netdev);
+    let hangs = |(name, chain): (&String, &Chain)| {
+        found.and_then(|table| table.chains.get(name)).is_some_and(|found| found.base == chain.base)
+    };
+    if shut.chains.iter().all(hangs) {
+        return None;
+    }
+    let mut changes = Vec::new();
+    become_table(Family::Netdev, &shut, found, &mut changes);
+    transaction(changes)
+}
+
+/// A table of another shape, as an older version of Egret leaves, is replaced: the new one takes its place at once.
+fn become_table(family: Family, wanted: &Table, found: Option<&Table>, changes: &mut Vec<(Family, Change)>) {
+    match found {
+        Some(found) if can_grow_into(wanted, found) => change(family, wanted, found, changes),
+        _ => {
+            if found.is_some() {
+                changes.push((family, Change::DeleteTable));
+            }
+            changes.push((family, Change::AddTable { owned: wanted.owned }));
+            change(family, wanted, &Table { owned: wanted.owned, ..Table::default() }, changes);
+        }
+    }
 }
 
 fn transaction(changes: Vec<(Family, Change)>) -> Option<Transaction> {
@@ -148,6 +185,20 @@ fn difference(from: &Elements, to: &Elements) -> Vec<(Key, Option<Data>)> {
     from.iter()
         .filter(|(key, data)| to.get(*key) != Some(*data))
         .map(|(key, data)| (key.clone(), data.clone()))
+        .collect()
+}
+
+/// Marks under another mask than now, as connections remember them from before the mask was moved. Under the new one they have
+/// no mark and would go their own way.
+pub(super) fn stale_marks(observed: &Ruleset, range: Range) -> Vec<(u32, u32)> {
+    let chains = observed.get(&Family::Inet).into_iter().flat_map(|table| &table.chains);
+    let exits = chains.filter(|(name, _)| name.starts_with(EXIT_CHAIN));
+    exits
+        .flat_map(|(_, chain)| chain.rules.iter().flat_map(|rule| &rule.0))
+        .filter_map(|statement| match statement {
+            Statement::SetMark { field: Field::CtMark, keep, value } if !keep != range.mask => Some((*value, !keep)),
+            _ => None,
+        })
         .collect()
 }
 

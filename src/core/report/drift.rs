@@ -166,7 +166,9 @@ impl Found {
     fn table(&mut self, family: Family, desired: &Table, observed: Option<&Table>) {
         let object = |noun: &str, name: &str| format!("nft {family} egret {noun} {name}");
         let Some(observed) = observed else {
-            let text = format!("{} chains, {} sets and maps", desired.chains.len(), desired.sets.len());
+            let (chains, sets) = (desired.chains.len(), desired.sets.len());
+            let text =
+                format!("{}, {}", counted(chains, "chain", "chains"), counted(sets, "set or map", "sets and maps"));
             self.push(format!("nft table {family} egret"), Place::Nft(String::new()), Some(text), None);
             return;
         };
@@ -183,7 +185,7 @@ impl Found {
         for (name, set) in &desired.sets {
             match observed.sets.get(name) {
                 None => {
-                    let text = format!("{} {} elements", set.definition(), set.elements.len());
+                    let text = format!("{} {}", set.definition(), counted(set.elements.len(), "element", "elements"));
                     self.push(object(set.noun(), name), Place::Nft(name.clone()), Some(text), None);
                 }
                 Some(found) => self.elements(&object(set.noun(), name), name, set, found),
@@ -225,8 +227,12 @@ fn few<T: Display>(texts: &[T]) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
+fn counted(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 fn chain_text(chain: &Chain) -> String {
-    let base = chain.base.as_ref().map(ToString::to_string);
+    let base = chain.base.as_ref().map(|base| base.to_string().trim_end_matches(';').to_owned());
     let rules = chain.rules.iter().map(ToString::to_string);
     base.into_iter().chain(rules).collect::<Vec<_>>().join("; ")
 }

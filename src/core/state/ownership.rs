@@ -28,7 +28,7 @@ pub struct Range {
     pub first: u32,
     /// The UDP port of the tunnel.
     pub port: u16,
-    /// The MTU of the tunnel device; less where the interface that carries the tunnel leaves less room.
+    /// The largest MTU of the tunnel device; it is smaller where the network below carries less.
     pub mtu: u32,
 }
 

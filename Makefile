@@ -1,0 +1,50 @@
+# What people type. `make` alone lists it. Targets install by apt what they need and is missing, and say so.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench advisories
+
+# Where nft, ip, sshd and cargo are where nobody set the path up.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
+
+# PROGRAM:PACKAGE. Debian's and Ubuntu's names; the vendored OpenSSL is built with perl, whose modules perl-base lacks.
+build := cc:build-essential make:build-essential prove:perl
+lab := ip:iproute2 nft:nftables git:git curl:curl
+
+# $(call need,PROGRAM:PACKAGE ...) installs the packages whose program is missing.
+define need
+@command -v cargo >/dev/null || { echo "Rust 1.95 or newer is needed: https://rustup.rs (with sudo: sudo env PATH=\"\$$PATH\" make …)" >&2; exit 1; }
+@missing=$$(for pair in $(1); do command -v "$${pair%%:*}" >/dev/null || echo "$${pair##*:}"; done | sort -u | tr '\n' ' '); \
+if [ -n "$$missing" ]; then \
+    echo "installing $$missing"; export DEBIAN_FRONTEND=noninteractive; \
+    apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+fi
+endef
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## as root: the outpost scenario with real packets, from git push to clean kernel (2 s; the first build 3 min)
+	$(call need,$(build) $(lab))
+	@cargo build --locked --bins --example demo
+	@cargo run --quiet --locked --example demo
+
+test: ## as root: all tests, most of them in network namespaces of their own (about 2 min; the first build 3 min)
+	$(call need,$(build) $(lab) sshd:openssh-server ssh:openssh-client python3:python3)
+	@echo "unit tests, then one integration binary with labs and SSH servers of its own, then doc tests"
+	@cargo test --locked
+
+lint: ## format, clippy, licences and origins of dependencies
+	$(call need,$(build) git:git)
+	@cargo fmt --check
+	@cargo clippy --locked --all-targets -- --deny warnings
+	@command -v cargo-deny >/dev/null || { echo "installing cargo-deny"; cargo install --quiet --locked cargo-deny; }
+	@cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
+
+advisories: ## known vulnerabilities of dependencies; needs the RustSec database, which is on GitHub
+	@command -v cargo-deny >/dev/null || { echo "installing cargo-deny"; cargo install --quiet --locked cargo-deny; }
+	@cargo deny --log-level error check --hide-inclusion-graph advisories
+
+bench: ## how the pure core grows: 10,000 policies, 5,000 nodes, 100,000 pods (the first build 5 min)
+	$(call need,$(build))
+	@cargo bench --locked --bench scale

@@ -1,0 +1,91 @@
+//! A scenario's folder on the disk: what is read of it, and what is written to it.
+//!
+//! Deliberately absent: what is made of it (`scenarios`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use egret::cluster::Cluster;
+use egret::core::facts::Facts;
+use egret::core::ground::Ground;
+use egret::core::name::NodeName;
+use egret::core::policy::PolicySet;
+use egret::core::policy::catalogue::{Catalogue, Change};
+
+/// The scenario that lends the others what they do not have themselves.
+const USUAL: &str = "the_outpost";
+
+/// A repository, a cluster and the kernels of its nodes.
+pub(super) struct World {
+    pub(super) catalogue: Catalogue,
+    pub(super) facts: Facts,
+    pub(super) grounds: BTreeMap<NodeName, Ground>,
+}
+
+impl World {
+    /// Reads the layers of a scenario: each part is the last layer's that has it, else the usual one. `policies` is one part,
+    /// `cluster.yaml` another. `ground` names the nodes that are looked at; a later layer may give some of them another one.
+    pub(super) fn read(root: &Path, layers: &[PathBuf]) -> Self {
+        let usual = root.join(USUAL);
+        let part = |name: &str| {
+            let own = layers.iter().rev().map(|layer| layer.join(name)).find(|path| path.exists());
+            own.unwrap_or_else(|| usual.join(name))
+        };
+        let mut catalogue = Catalogue::new("prod");
+        let documents = texts(&part("policies")).into_iter().map(|(path, text)| (path, Change::Text(text)));
+        catalogue.update(documents.collect());
+        let cluster = Cluster::open(&part("cluster.yaml")).expect("the cluster");
+        assert_eq!(cluster.faults(), [], "{}", part("cluster.yaml").display());
+        let first = layers.first().map(|layer| layer.join("ground")).filter(|path| path.is_dir());
+        let mut grounds = grounds(&first.unwrap_or_else(|| usual.join("ground")));
+        for layer in layers.iter().skip(1) {
+            grounds.extend(self::grounds(&layer.join("ground")));
+        }
+        Self { catalogue, facts: cluster.facts().clone(), grounds }
+    }
+
+    pub(super) fn set(&self) -> &PolicySet {
+        self.catalogue.policies()
+    }
+}
+
+fn grounds(folder: &Path) -> BTreeMap<NodeName, Ground> {
+    let files = texts(folder).into_iter();
+    files
+        .map(|(path, text)| {
+            let name = path.strip_suffix(".yaml").expect("a node's name and .yaml");
+            (NodeName::parse(name).expect(name), super::ground::read(&format!("{}/{path}", folder.display()), &text))
+        })
+        .collect()
+}
+
+/// The files below a folder by their path in it; none where there is no such folder.
+pub(super) fn texts(folder: &Path) -> BTreeMap<String, String> {
+    let mut texts = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(current) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&current) else { continue };
+        for entry in entries {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("a text");
+            let name = path.strip_prefix(folder).expect("a path below").to_string_lossy().into_owned();
+            texts.insert(name, text);
+        }
+    }
+    texts
+}
+
+/// Makes a folder hold exactly these files.
+pub(super) fn write(folder: &Path, files: &BTreeMap<String, String>) {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).expect("the old files go");
+    }
+    std::fs::create_dir_all(folder).expect("the folder");
+    for (name, text) in files {
+        std::fs::write(folder.join(name), text).expect("a file");
+    }
+}

@@ -1,0 +1,180 @@
+//! The compiled program, packet by packet, against what policies mean.
+//!
+//! Deliberately absent: states on their way from one to another (`transition`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use egret::core::compile::marks::EXIT_CHAIN;
+use egret::core::name::NodeName;
+use egret::core::placement::ExitKey;
+use egret::core::state::NodeState;
+use egret::core::state::nft::{AddressFamily, Family};
+use egret::core::state::ownership::Range;
+use proptest::prelude::*;
+
+use super::evaluate::{Cluster, Journey, Memory, Outcome, Sent, Tracked};
+use super::generate::world;
+use super::oracle::{Connection, Exit, Fate, egress_address, exits_of, fate, in_force};
+use super::world::{States, World, flows};
+
+proptest! {
+    #[test]
+    fn every_packet_goes_where_the_policies_say(world in world()) {
+        let states = world.desired(&States::new());
+        let cluster = world.cluster(&states);
+        for node in world.facts.nodes.keys() {
+            for (source, destination) in flows(&world, node) {
+                for (connection, memory) in connections(&world, &cluster, node, source) {
+                    check(&world, &cluster, node, (source, destination), &connection, &memory)?;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_answer_to_what_was_steered_comes_back_to_the_pods_node(world in world()) {
+        let states = world.desired(&States::new());
+        let cluster = world.cluster(&states);
+        for node in world.facts.nodes.keys() {
+            for (source, destination) in flows(&world, node) {
+                let sent = Sent { node, source, destination, reply: false };
+                let journey = cluster.send(&sent, &Memory::new());
+                let Outcome::As { node: gateway, interface, address } = journey.outcome else { continue };
+                let home = cluster.answer(&sent, (&gateway, &interface, address), &journey.memory);
+                // A pod outside the network that its node tells is found by the CNI's routes on the gateway.
+                let told = world.facts.nodes[node].pod_cidrs.iter().any(|network| network.contains(&source));
+                let expected = if told { node } else { &gateway };
+                prop_assert_eq!(home.as_ref(), Some(expected), "{} to {} by {}", source, destination, gateway);
+            }
+        }
+    }
+
+    #[test]
+    fn a_pod_has_one_exit_of_a_policy_and_losing_another_moves_nobody(world in world(), lost in 0_usize..3) {
+        let before = chosen(&world);
+        let mut smaller = world.clone();
+        let mut gone: BTreeSet<String> = BTreeSet::new();
+        for policy in smaller.set.policies.values_mut().filter(|policy| policy.gateways.len() > 1) {
+            let whole = exits_of(&world, policy);
+            policy.gateways.remove(lost % policy.gateways.len());
+            gone.extend(whole.difference(&exits_of(&world, policy)).map(identity));
+        }
+        let after = chosen(&smaller);
+        for (flow, exit) in &before {
+            if !gone.contains(exit) {
+                prop_assert_eq!(after.get(flow), Some(exit), "{:?} moved", flow);
+            }
+        }
+    }
+}
+
+/// The exit that the node chose for each steered new connection.
+fn chosen(world: &World) -> BTreeMap<(NodeName, IpAddr, IpAddr), String> {
+    let states = world.desired(&States::new());
+    let cluster = world.cluster(&states);
+    let mut chosen = BTreeMap::new();
+    for node in world.facts.nodes.keys() {
+        for (source, destination) in flows(world, node) {
+            let journey = cluster.send(&Sent { node, source, destination, reply: false }, &Memory::new());
+            if let Some(exit) = journey.exit {
+                chosen.insert((node.clone(), source, destination), exit);
+            }
+        }
+    }
+    chosen
+}
+
+/// An exit as its chain names it.
+fn identity(exit: &Exit) -> String {
+    let Exit { gateway, egress, next_hops } = exit.clone();
+    ExitKey { gateway, egress, next_hops }.identity()
+}
+
+/// Connections of every kind that a packet may belong to, and what the nodes remember of each.
+fn connections(world: &World, cluster: &Cluster<'_>, node: &NodeName, source: IpAddr) -> Vec<(Connection, Memory)> {
+    let remembers = |node: &NodeName, mark, translated| (node.clone(), Tracked { mark, translated });
+    let unmarked = Memory::from([remembers(node, 0, source)]);
+    let range = world.set.config.range;
+    let gone = Memory::from([remembers(node, range.mark(range.last_id()), source)]);
+    let mut connections = vec![
+        (Connection::New, Memory::new()),
+        (Connection::Reply, unmarked.clone()),
+        (Connection::LiveOnItsOwnWay, unmarked),
+        (Connection::LiveThroughGone, gone),
+    ];
+    // A family that no policy names is not compiled: exits have no way for it, and what began when one was named goes its own.
+    // And a node's own packets never come out of a pod's device, so no exit was ever theirs.
+    let own = world.facts.nodes[node].addresses.contains(&source);
+    if own || !family_is_named(world, AddressFamily::of(source)) {
+        return connections;
+    }
+    for policy in world.set.policies.values() {
+        for exit in exits_of(world, policy) {
+            let mark = |state: &NodeState| mark_of(state, &exit);
+            let Some(here) = mark(cluster.hosts[node].state) else { continue };
+            let family = AddressFamily::of(source);
+            let address = egress_address(&world.grounds[&exit.gateway], &exit.egress, family);
+            let mut memory = Memory::from([remembers(node, here, source)]);
+            if let (Some(there), Some(address)) = (mark(cluster.hosts[&exit.gateway].state), address) {
+                memory.extend([remembers(&exit.gateway, there, address)]);
+            }
+            connections.push((Connection::LiveThrough(exit), memory));
+        }
+    }
+    connections
+}
+
+fn family_is_named(world: &World, family: AddressFamily) -> bool {
+    let destinations = in_force(world).flat_map(|policy| &policy.destinations);
+    { destinations }.any(|network| AddressFamily::of(network.addr()) == family)
+}
+
+/// The mark that an exit has on a node, if the node has the exit.
+fn mark_of(state: &NodeState, exit: &Exit) -> Option<u32> {
+    let chains = &state.nft.get(&Family::Inet)?.chains;
+    let (name, _) = chains.iter().find(|(_, chain)| chain.comment.as_deref() == Some(&identity(exit)))?;
+    name.strip_prefix(EXIT_CHAIN)?.parse().ok().map(|id| Range::default().mark(id))
+}
+
+fn check(
+    world: &World,
+    cluster: &Cluster<'_>,
+    node: &NodeName,
+    (source, destination): (IpAddr, IpAddr),
+    connection: &Connection,
+    memory: &Memory,
+) -> Result<(), TestCaseError> {
+    let reply = *connection == Connection::Reply;
+    let journey = cluster.send(&Sent { node, source, destination, reply }, memory);
+    let expected = fate(world, node, source, destination, connection);
+    let context = format!("{source} on {node} to {destination}, {connection:?}: {expected:?}, but {journey:?}");
+    match &expected {
+        Fate::OwnWay => prop_assert_eq!(&journey.outcome, &Outcome::Own, "{}", context),
+        Fate::Dropped => prop_assert!(journey.outcome.is_dropped(), "{}", context),
+        Fate::Through(exits) => {
+            let chosen = exits.iter().find(|exit| Some(identity(exit)) == journey.exit);
+            let Some(exit) = chosen else { return Err(TestCaseError::fail(context)) };
+            // A live connection that has to change its way may be lost: its translation was made for the old one.
+            let moved = *connection != Connection::New && *connection != Connection::LiveThrough(exit.clone());
+            let lost = moved && journey.outcome.is_dropped();
+            prop_assert!(lost || leaves_through(world, exit, source, &journey), "{}", context);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the packet left as this exit means it: with its address, by the interface that has it; dropped if it has none.
+fn leaves_through(world: &World, exit: &Exit, source: IpAddr, journey: &Journey) -> bool {
+    let ground = &world.grounds[&exit.gateway];
+    let family = AddressFamily::of(source);
+    let address =
+        egress_address(ground, &exit.egress, family).filter(|_| family == AddressFamily::V4 || ground.features.ipv6);
+    match (address, &journey.outcome) {
+        (Some(right), Outcome::As { node, interface, address }) => {
+            *node == exit.gateway && *address == right && ground.holder(right) == Some(interface)
+        }
+        (None, outcome) => outcome.is_dropped(),
+        _ => false,
+    }
+}

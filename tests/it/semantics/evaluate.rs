@@ -1,0 +1,297 @@
+//! What a packet does in a cluster whose nodes hold given states: chains, rules, routes, the tunnel, and the gateway's chains.
+//!
+//! Written from what Linux does with such a state (ip-rule(8), ip-route(8), nft(8)), not from what Egret means by it.
+//! Deliberately absent: what should become of the packet (`oracle`), reverse-path filters, MTU, time.
+
+mod chains;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use egret::core::ground::Ground;
+use egret::core::name::NodeName;
+use egret::core::state::NodeState;
+use egret::core::state::net::{Encap, Mac, Route};
+use egret::core::state::nft::{AddressFamily, Family, Hook};
+use egret::core::state::ownership::{Range, TUNNEL};
+
+use chains::{Packet, hook};
+
+/// The nodes that a packet may meet.
+#[derive(Debug)]
+pub(crate) struct Cluster<'a> {
+    /// By name.
+    pub(crate) hosts: BTreeMap<NodeName, Host<'a>>,
+    /// Marks and tables that are Egret's.
+    pub(crate) range: Range,
+}
+
+/// One node.
+#[derive(Debug, Clone)]
+pub(crate) struct Host<'a> {
+    /// What is Egret's in its kernel.
+    pub(crate) state: &'a NodeState,
+    /// What is not.
+    pub(crate) ground: &'a Ground,
+    /// The node's own addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The source of the tunnel packets that it sends.
+    pub(crate) tunnel_address: Option<IpAddr>,
+    /// Whether its CNI translates what leaves it to its own address.
+    pub(crate) masquerade: bool,
+}
+
+/// What connection tracking remembers of one connection on one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tracked {
+    /// `ct mark`
+    pub(crate) mark: u32,
+    /// The source that its packets are given.
+    pub(crate) translated: IpAddr,
+}
+
+/// What the nodes remember of one connection.
+pub(crate) type Memory = BTreeMap<NodeName, Tracked>;
+
+/// What became of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    /// It left the pod's node by the main table, with the pod's address or what the CNI makes of it.
+    Own,
+    /// It left by an exit's table.
+    As {
+        /// The node that it left.
+        node: NodeName,
+        /// The interface.
+        interface: String,
+        /// The source that the world sees.
+        address: IpAddr,
+    },
+    /// Nobody got it, and why.
+    Dropped(&'static str),
+    /// It left with a mark of ours by the main table, or a gateway by the main table.
+    Leaked {
+        /// The node that it left.
+        node: NodeName,
+        /// The source that the world sees.
+        address: IpAddr,
+    },
+}
+
+impl Outcome {
+    /// Whether nobody got it, for whatever reason.
+    pub(crate) fn is_dropped(&self) -> bool {
+        matches!(self, Self::Dropped(_))
+    }
+}
+
+/// A packet's journey.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Journey {
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+    /// The exit that the pod's node chose, by the identity that its chain bears.
+    pub(crate) exit: Option<String>,
+    /// What the nodes remember afterwards.
+    pub(crate) memory: Memory,
+}
+
+/// A packet as a pod sends it.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent<'a> {
+    /// The pod's node.
+    pub(crate) node: &'a NodeName,
+    /// The pod's address.
+    pub(crate) source: IpAddr,
+    /// Where to.
+    pub(crate) destination: IpAddr,
+    /// It answers what somebody else began.
+    pub(crate) reply: bool,
+}
+
+/// Bits of the packet mark that are a CNI's: they must come out as they went in.
+const CNI_MARK: u32 = 0x4000_0000;
+/// Bits of the connection mark that are a CNI's.
+const CNI_CONNECTION_MARK: u32 = 0x2000_0000;
+
+/// A packet as it comes to a node, with what the node remembers of its connection.
+fn incoming(node: &NodeName, source: IpAddr, destination: IpAddr, memory: &Memory) -> Packet {
+    let known = memory.get(node);
+    Packet {
+        iif: String::new(),
+        oif: String::new(),
+        source,
+        destination,
+        udp_port: None,
+        tunnel_id: None,
+        mark: CNI_MARK,
+        connection_mark: known.map_or(CNI_CONNECTION_MARK, |known| known.mark | CNI_CONNECTION_MARK),
+        reply: false,
+        new: known.is_none(),
+        translated: known.map(|known| known.translated),
+    }
+}
+
+/// Where routing leads.
+enum Hop {
+    Main,
+    Tunnel(Encap, Mac),
+    Interface(String),
+    Nowhere(&'static str),
+}
+
+impl Cluster<'_> {
+    /// Sends a packet. `memory` is what the nodes know of its connection: nothing for a first packet.
+    pub(crate) fn send(&self, sent: &Sent<'_>, memory: &Memory) -> Journey {
+        let mut journey = Journey { outcome: Outcome::Dropped("on its way"), exit: None, memory: memory.clone() };
+        let mut packet = incoming(sent.node, sent.source, sent.destination, &journey.memory);
+        packet.reply = sent.reply;
+        "veth".clone_into(&mut packet.iif);
+        journey.outcome = self.through_node(sent.node, packet, &mut journey, true);
+        journey
+    }
+
+    fn through_node(&self, name: &NodeName, mut packet: Packet, journey: &mut Journey, first: bool) -> Outcome {
+        let host = &self.hosts[name];
+        let nft = &host.state.nft;
+        let family = AddressFamily::of(packet.source);
+        if family == AddressFamily::V6 && !host.ground.features.ipv6 {
+            return Outcome::Dropped("the node has no IPv6");
+        }
+        if !hook(nft, Family::Inet, &Hook::Prerouting, &mut packet, None) {
+            return Outcome::Dropped("prerouting");
+        }
+        if first {
+            journey.exit = self.exit_of(host, packet.mark);
+        }
+        let hop = route(host, packet.mark, family, packet.destination);
+        packet.oif = match &hop {
+            Hop::Main => "eth0".to_owned(),
+            Hop::Tunnel(..) => TUNNEL.to_owned(),
+            Hop::Interface(name) => name.clone(),
+            Hop::Nowhere(why) => return Outcome::Dropped(why),
+        };
+        if !hook(nft, Family::Inet, &Hook::Forward, &mut packet, None) {
+            return Outcome::Dropped("forward");
+        }
+        let own = host.addresses.iter().copied().find(|address| AddressFamily::of(*address) == family);
+        let cni = own.filter(|_| host.masquerade);
+        let marked = packet.mark & self.range.mask != 0;
+        if !hook(nft, Family::Inet, &Hook::Postrouting, &mut packet, cni) {
+            return Outcome::Dropped("postrouting");
+        }
+        assert_eq!(packet.mark & self.range.others(), CNI_MARK, "the packet mark's other bits are somebody else's");
+        let others = packet.connection_mark & self.range.others();
+        assert_eq!(others, CNI_CONNECTION_MARK, "the connection mark's other bits are somebody else's");
+        if let Some(translated) = packet.translated {
+            let tracked = Tracked { mark: packet.connection_mark & self.range.mask, translated };
+            journey.memory.insert(name.clone(), tracked);
+        }
+        let address = packet.source;
+        match hop {
+            Hop::Main if first && !marked => Outcome::Own,
+            Hop::Main => Outcome::Leaked { node: name.clone(), address },
+            Hop::Interface(interface) => Outcome::As { node: name.clone(), interface, address },
+            Hop::Tunnel(..) if packet.mark & self.range.mask != 0 => Outcome::Dropped("the tunnel's own packet loops"),
+            Hop::Tunnel(encap, mac) => {
+                let out = self.out_of_tunnel(host.tunnel_address, &packet, encap, mac, &journey.memory);
+                out.map_or_else(|lost| lost, |(peer, packet)| self.through_node(&peer, packet, journey, false))
+            }
+            Hop::Nowhere(why) => Outcome::Dropped(why),
+        }
+    }
+
+    /// The way back of what left `gateway` by `interface` with `address`: the node that hands the answer to its main table, which
+    /// knows the pod or the CNI's way to it; none if it is lost.
+    pub(crate) fn answer(&self, sent: &Sent<'_>, left: (&NodeName, &str, IpAddr), memory: &Memory) -> Option<NodeName> {
+        let (gateway, interface, address) = left;
+        let host = &self.hosts[gateway];
+        let family = AddressFamily::of(address);
+        let mut packet = Packet { reply: true, ..incoming(gateway, sent.destination, address, memory) };
+        interface.clone_into(&mut packet.iif);
+        if !hook(&host.state.nft, Family::Inet, &Hook::Prerouting, &mut packet, None) {
+            return None;
+        }
+        // Behind our chain (-150) connection tracking (-100) gives the answer its true destination.
+        packet.destination = sent.source;
+        let (encap, mac) = match route(host, packet.mark, family, packet.destination) {
+            Hop::Main => return Some(gateway.clone()),
+            Hop::Tunnel(encap, mac) => (encap, mac),
+            Hop::Interface(_) | Hop::Nowhere(_) => return None,
+        };
+        TUNNEL.clone_into(&mut packet.oif);
+        let passes = hook(&host.state.nft, Family::Inet, &Hook::Postrouting, &mut packet, None);
+        if !passes || packet.mark & self.range.mask != 0 {
+            return None;
+        }
+        let (name, mut packet) = self.out_of_tunnel(host.tunnel_address, &packet, encap, mac, memory).ok()?;
+        packet.reply = true;
+        let host = &self.hosts[&name];
+        let passes = hook(&host.state.nft, Family::Inet, &Hook::Prerouting, &mut packet, None);
+        let hop = route(host, packet.mark, family, packet.destination);
+        (passes && matches!(hop, Hop::Main)).then_some(name)
+    }
+
+    /// The other end of the tunnel: the outer packet's input, the device, its ingress.
+    fn out_of_tunnel(
+        &self,
+        outer: Option<IpAddr>,
+        sent: &Packet,
+        encap: Encap,
+        mac: Mac,
+        memory: &Memory,
+    ) -> Result<(NodeName, Packet), Outcome> {
+        let peer = self.hosts.iter().find(|(_, host)| host.tunnel_address == Some(encap.peer));
+        let (Some((name, host)), Some(outer)) = (peer, outer) else { return Err(Outcome::Dropped("no such peer")) };
+        let mut carrier = incoming(name, outer, encap.peer, &Memory::new());
+        carrier.udp_port = Some(self.range.port);
+        if !hook(&host.state.nft, Family::Inet, &Hook::Input, &mut carrier, None) {
+            return Err(Outcome::Dropped("a tunnel packet of a stranger"));
+        }
+        match host.state.links.get(TUNNEL) {
+            Some(link) if link.up && link.mac == mac && link.port == self.range.port => {}
+            _ => return Err(Outcome::Dropped("the peer has no such device")),
+        }
+        let mut packet = incoming(name, sent.source, sent.destination, memory);
+        TUNNEL.clone_into(&mut packet.iif);
+        packet.tunnel_id = Some(encap.id);
+        if !hook(&host.state.nft, Family::Netdev, &Hook::Ingress(TUNNEL.to_owned()), &mut packet, None) {
+            return Err(Outcome::Dropped("ingress"));
+        }
+        Ok((name.clone(), packet))
+    }
+
+    /// The identity of the exit that a mark stands for on a node.
+    fn exit_of(&self, host: &Host<'_>, mark: u32) -> Option<String> {
+        let id = self.range.id(mark & self.range.mask)?;
+        host.state.nft.get(&Family::Inet)?.chains.get(&format!("exit_{id}"))?.comment.clone()
+    }
+}
+
+/// Rules in the order of their priorities, each with its table: the longest prefix, then the lowest metric. Then the main table.
+fn route(host: &Host<'_>, mark: u32, family: AddressFamily, destination: IpAddr) -> Hop {
+    let state = host.state;
+    let mut rules: Vec<_> = state.rules.iter().filter(|rule| rule.family == family).collect();
+    rules.sort_by_key(|rule| rule.priority);
+    for rule in rules.into_iter().filter(|rule| mark & rule.mask == rule.mark) {
+        let fits = state.routes.iter().filter(|(key, _)| {
+            key.family == family && key.table == rule.table && key.destination.contains(&destination)
+        });
+        let best = fits.max_by_key(|(key, _)| (key.destination.prefix_len(), std::cmp::Reverse(key.metric)));
+        match best {
+            None | Some((_, Route::Throw)) => {}
+            Some((_, Route::Unreachable)) => return Hop::Nowhere("unreachable"),
+            Some((_, Route::Unknown(text))) => panic!("Egret wrote a route that it does not know: {text}"),
+            Some((_, Route::Via { link, encap: None, .. })) => return Hop::Interface(link.clone()),
+            Some((_, Route::Via { link, gateway, encap: Some(encap), .. })) => {
+                let neighbours = &state.neighbours;
+                let known = neighbours.iter().find(|known| known.link == *link && Some(known.address) == *gateway);
+                return match (state.links.get(link), known) {
+                    (Some(device), Some(known)) if device.up => Hop::Tunnel(*encap, known.mac),
+                    _ => Hop::Nowhere("no device or neighbour to send by"),
+                };
+            }
+        }
+    }
+    Hop::Main
+}

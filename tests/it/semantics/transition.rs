@@ -1,0 +1,136 @@
+//! Plans: they arrive where they are to, from wherever they start; and on their way no packet leaves that would not have left
+//! so before or will not leave so afterwards.
+//!
+//! Deliberately absent: what the two ends mean (`agreement`).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use egret::core::name::NodeName;
+use egret::core::plan::{Listing, Plan, plan, simulate};
+use egret::core::state::NodeState;
+use egret::core::state::ownership::Range;
+use proptest::prelude::*;
+
+use super::damage::{Damage, damage};
+use super::evaluate::{Memory, Outcome, Sent};
+use super::generate::change;
+use super::world::{States, World, flows};
+
+/// What a state becomes by the first `count` steps of a plan.
+fn after(state: &NodeState, plan: &Plan, count: usize) -> NodeState {
+    let mut state = state.clone();
+    plan.steps.iter().take(count).for_each(|step| simulate::apply(step, &mut state));
+    state
+}
+
+/// Asserts that the plan leads from the one state to the other, and that there is nothing to do then.
+fn arrives(desired: &NodeState, observed: &NodeState) -> Result<(), TestCaseError> {
+    let way = plan(desired, observed, Range::default());
+    let reached = after(observed, &way, way.steps.len());
+    prop_assert_eq!(Listing(&reached).to_string(), Listing(desired).to_string(), "after\n{}", way);
+    prop_assert_eq!(&reached, desired, "after\n{}", way);
+    prop_assert_eq!(plan(desired, &reached, Range::default()), Plan::default());
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn a_plan_leads_from_any_world_to_any_other_and_back_to_nothing((old, new) in change()) {
+        let nothing = NodeState::default();
+        let before = old.desired(&States::new());
+        for (node, desired) in new.desired(&before) {
+            arrives(&before[&node], &nothing)?;
+            arrives(&desired, &before[&node])?;
+            arrives(&nothing, &desired)?;
+        }
+    }
+
+    #[test]
+    fn a_plan_repairs_whatever_was_damaged((old, new) in change(), damages in proptest::collection::vec(Damage::any(), 1..6)) {
+        let mut before = old.desired(&States::new());
+        for (node, state) in &mut before {
+            let elsewhere = new.compiled(node, &NodeState::default()).desired;
+            for one in &damages {
+                damage(state, &elsewhere, one);
+            }
+        }
+        for (node, desired) in new.desired(&before) {
+            arrives(&desired, &before[&node])?;
+        }
+    }
+
+    #[test]
+    fn on_a_plans_way_a_packet_goes_its_old_way_or_its_new_one_or_nowhere((old, new) in change()) {
+        let before = old.desired(&States::new());
+        let afterwards = new.desired(&before);
+        let trips = trips(&old, &before, &new, &afterwards);
+        for changing in before.keys() {
+            let way = plan(&afterwards[changing], &before[changing], Range::default());
+            for count in 0..=way.steps.len() {
+                let halfway = after(&before[changing], &way, count);
+                for (others, have) in [(&before, "not begun"), (&afterwards, "arrived")] {
+                    let mut states = others.clone();
+                    states.insert(changing.clone(), halfway.clone());
+                    for trip in &trips {
+                        let now = outcome(&new, &states, &trip.flow, &trip.memory);
+                        prop_assert!(
+                            now.is_dropped() || now == trip.before || now == trip.at_last,
+                            "{now:?} after {count} steps of {changing} while the others have {have}: {trip:?}\n{way}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+type Flow = (NodeName, IpAddr, IpAddr);
+
+/// Flows of either world, between the addresses of both.
+fn all_flows(old: &World, new: &World) -> Vec<Flow> {
+    let mut all = BTreeSet::new();
+    for world in [old, new] {
+        for node in world.facts.nodes.keys() {
+            all.extend(flows(world, node).into_iter().map(|(source, destination)| (node.clone(), source, destination)));
+        }
+    }
+    all.into_iter().collect()
+}
+
+/// A connection's packet, and how it ends before anything changes and when all has.
+#[derive(Debug)]
+struct Trip {
+    flow: Flow,
+    memory: Memory,
+    before: Outcome,
+    at_last: Outcome,
+}
+
+/// How many connections are followed through one change, at most: there are some dozen states on the way, for each node.
+const FOLLOWED: usize = 60;
+
+/// New connections, and those that began in the old world. Those that are on their own way before and after are left out:
+/// steering is all that could leak.
+fn trips(old: &World, before: &States, new: &World, afterwards: &States) -> Vec<Trip> {
+    let mut trips = Vec::new();
+    for flow in all_flows(old, new) {
+        let (node, source, destination) = &flow;
+        let sent = Sent { node, source: *source, destination: *destination, reply: false };
+        let begun = old.cluster(before).send(&sent, &Memory::new()).memory;
+        for memory in [Memory::new(), begun] {
+            let before = outcome(old, before, &flow, &memory);
+            let at_last = outcome(new, afterwards, &flow, &memory);
+            if (&before, &at_last) != (&Outcome::Own, &Outcome::Own) {
+                trips.push(Trip { flow: flow.clone(), memory, before, at_last });
+            }
+        }
+    }
+    let stride = trips.len().div_ceil(FOLLOWED).max(1);
+    trips.into_iter().step_by(stride).collect()
+}
+
+fn outcome(world: &World, states: &States, (node, source, destination): &Flow, memory: &Memory) -> Outcome {
+    let sent = Sent { node, source: *source, destination: *destination, reply: false };
+    world.cluster(states).send(&sent, memory).outcome
+}
