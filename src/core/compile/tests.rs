@@ -176,7 +176,7 @@ fn below(mtu: u32) -> Ground {
     Ground {
         interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]),
         routes: vec![route],
-        features: Features { owned_tables: true, ipv6: true },
+        features: Features { owned_tables: true, blind_tunnels: false, ipv6: true },
         ..Ground::default()
     }
 }
