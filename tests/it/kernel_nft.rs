@@ -2,7 +2,7 @@
 //!
 //! Each test has a network namespace of its own. Deliberately absent: packets (`tests/lab`), and what should be there (`core`).
 
-mod oracle;
+pub(crate) mod oracle;
 mod samples;
 
 use std::collections::BTreeMap;

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::groups::{Grouping, Way};
 use super::marks::EXIT_CHAIN;
 use super::{Input, Networks, NodeExit, Role, routing};
@@ -184,7 +186,9 @@ impl Builder<'_> {
         self.set("exit_of_mark", &[KeyType::Mark], Some(DataType::Verdict), false, of_mark);
     }
 
-    /// One chain and one map a family for each group; what is in no map goes its own way.
+    /// One chain and one map a family for each group. The map names every address there is, and what is in no map is dropped: an interval map
+    /// that comes in a transaction is empty for a moment after the rules that use it are in force (`nft_rbtree_commit`,
+    /// net/netfilter/nft_set_rbtree.c, which builds the array that is searched), and "not found" must not mean "its own way" then.
     fn group_chains(&mut self, grouping: &Grouping, exits: &BTreeMap<ExitKey, NodeExit>) {
         for group in &grouping.groups {
             let mut lookups = Vec::new();
@@ -196,12 +200,16 @@ impl Builder<'_> {
                     verdict_of(&target.way, exits)
                         .map(|verdict| (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict))))
                 };
+                let led: RangeSet =
+                    of_family().filter(|pair| element(pair).is_some()).map(|(range, _)| *range).collect();
+                let own_way = ranges(&whole(family).subtract(&led), family).into_keys();
+                let own_way = own_way.map(|range| (range, Some(Data::Verdict(Verdict::Accept))));
+                let all: BTreeMap<_, _> = of_family().filter_map(element).chain(own_way).collect();
                 // A live connection whose new way is its own must leave its exit too: for it that is a verdict like any other.
                 let again = |(range, target): &(Addresses, super::Target)| {
                     let verdict = verdict_of(&target.way, exits).unwrap_or(Verdict::Accept);
                     (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict)))
                 };
-                let all: BTreeMap<_, _> = of_family().filter_map(element).collect();
                 let reset: BTreeMap<_, _> = of_family().filter(|(_, target)| target.reset).map(again).collect();
                 for (prefix, elements, rules) in [("to", all, &mut lookups), ("reset", reset, &mut resets)] {
                     if elements.is_empty() {
@@ -212,7 +220,7 @@ impl Builder<'_> {
                     self.set(&name, &[address_key(family)], Some(DataType::Verdict), true, elements);
                 }
             }
-            lookups.push(vec![accept()]);
+            lookups.push(vec![Statement::Counter, drop()]);
             self.chain(&format!("group_{}", group.name), lookups);
             if !resets.is_empty() {
                 self.chain(&format!("reset_{}", group.name), resets);
@@ -401,6 +409,15 @@ impl Builder<'_> {
         }
         self.base("peers", ChainKind::Filter, Hook::Input, 0, rules);
     }
+}
+
+/// Every address of a family.
+fn whole(family: AddressFamily) -> RangeSet {
+    let everything = match family {
+        AddressFamily::V4 => IpNet::V4(ipnet::Ipv4Net::default()),
+        AddressFamily::V6 => IpNet::V6(ipnet::Ipv6Net::default()),
+    };
+    [everything].into_iter().collect()
 }
 
 /// 224.0.0.0/4 (RFC 5771) and ff00::/8 (RFC 4291).

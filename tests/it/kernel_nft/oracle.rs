@@ -49,12 +49,13 @@ pub(crate) fn blocks(listing: &str) -> Blocks {
 fn words(line: &str) -> String {
     let line = line.replace(" packets 0 bytes 0", "").replace(" == @", " @");
     let line = line.replace("ct state ! ", "ct state != ").replace(" | established", ",established");
-    let names = [("mangle;", "-150;"), ("srcnat;", "100;"), ("srcnat + 1;", "101;"), ("filter;", "0;")];
+    let names =
+        [("mangle;", "-150;"), ("srcnat;", "100;"), ("srcnat + 1;", "101;"), ("srcnat - 1;", "99;"), ("filter;", "0;")];
     let line = names
         .iter()
         .fold(line, |line, (name, number)| line.replace(&format!("priority {name}"), &format!("priority {number}")));
     let words: Vec<String> = line.split_whitespace().map(hexadecimal).collect();
-    or_is_in_the_mask(words).join(" ")
+    or_is_in_the_mask(words).join(" ").replace(" & 0xffffffff |", " |")
 }
 
 /// `0x1fff` as `0x00001fff`.

@@ -157,7 +157,7 @@ rule add priority 9044 to 192.0.2.0/24 lookup 9044 protocol 180
 route add 192.0.2.0/24 via 172.18.0.1 dev eth0 table 9044 proto 180
 route add blackhole 198.51.101.0/24 table 9001 proto 180
 route add 10.0.4.0/24 via 172.18.0.1 dev eth0 table 9001 proto 180
-route add 198.51.100.0/24 via 172.18.0.1 dev eth0 table 9001 proto 186
+route add 198.51.100.0/24 via 172.18.0.1 dev eth0 table 9001 proto 201
 link add egret7 type vxlan id 7 dstport 4790 nolearning
 link set egret7 up
 ";
@@ -181,10 +181,10 @@ fn what_an_older_version_left_is_healed_without_touching_what_is_others() -> Out
         let foreign = |line: &&str| !line.contains("table ip egret") && !line.contains("link-netns");
         let routing = |text: &str| -> Vec<String> {
             let ours = text.lines().take_while(|line| *line != "# rp_filter").filter(ours).filter(foreign);
-            ours.filter(|line| !line.contains("proto 186")).map(str::to_owned).collect()
+            ours.filter(|line| !line.contains("proto 201")).map(str::to_owned).collect()
         };
         assert_eq!(routing(&healed), routing(&new), "{node}");
-        assert!(healed.contains("unicast 198.51.100.0/24 via 172.18.0.1 dev eth0 table 9001 proto 186"), "{healed}");
+        assert!(healed.contains("unicast 198.51.100.0/24 via 172.18.0.1 dev eth0 table 9001 proto 201"), "{healed}");
         assert!(healed.contains("table ip egret {\n\tchain kept {\n\t\taccept\n\t}\n}\n"), "{healed}");
     }
     Ok(())

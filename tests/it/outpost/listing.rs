@@ -19,7 +19,7 @@ pub(super) fn everything(node: &Namespace) -> Result<String, LabError> {
         "ip neigh show nud permanent",
         "ip -6 neigh show nud permanent",
     ] {
-        text += &format!("# {words}\n");
+        text.extend(["# ", words, "\n"]);
         text += &sorted(&node.exec(words.split(' '))?);
     }
     text += "# rp_filter\n";
@@ -65,15 +65,16 @@ fn plain(line: &str) -> String {
     words.join(" ")
 }
 
-fn without_counts(text: &str) -> String {
+/// A ruleset without what its counters have counted.
+pub(super) fn without_counts(text: &str) -> String {
     let mut plain = String::new();
     for line in text.lines() {
         match line.split_once("counter packets ") {
             Some((before, rest)) => {
                 let rest = rest.split_once(" bytes ").map_or("", |(_, rest)| rest.trim_start_matches(char::is_numeric));
-                plain += &format!("{before}counter{rest}\n");
+                plain.extend([before, "counter", rest, "\n"]);
             }
-            None => plain += &format!("{line}\n"),
+            None => plain.extend([line, "\n"]),
         }
     }
     plain

@@ -11,7 +11,7 @@ use crate::lab::{Lab, LabError, Namespace, Options, Pod};
 /// other families, a device whose name is ours without its last letter, on the port beside ours.
 const RULES_AND_ROUTES: &str = "
 rule add priority 9001 fwmark 0x77 lookup 77
-rule add priority 9001 fwmark 0x1/0x1fff lookup 9001 protocol 186
+rule add priority 9001 fwmark 0x1/0x1fff lookup 9001 protocol 201
 rule add priority 8999 fwmark 0x78 lookup 78 protocol 180
 rule add priority 30000 from 198.51.100.7 lookup 9001 protocol 180
 route add 198.51.100.0/24 via 172.18.0.1 dev eth0 table 9001 proto static
@@ -38,7 +38,7 @@ fn put_beside(node: &Namespace) -> Outcome {
 /// What the listing has now that it had not before, without anything of it that is ours.
 fn gone_or_changed(before: &str, node: &Namespace) -> Result<String, LabError> {
     let lines = difference(before, &everything(node)?);
-    Ok(lines.lines().filter(|line| line.starts_with('-')).map(|line| format!("{line}\n")).collect())
+    Ok(lines.split_inclusive('\n').filter(|line| line.starts_with('-')).collect())
 }
 
 #[test]

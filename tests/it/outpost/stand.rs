@@ -186,6 +186,7 @@ impl Stand {
     }
 
     /// Waits until every node has nothing left to do, by its own word.
+    #[allow(clippy::unnecessary_wraps, reason = "a line among others that may fail")]
     pub(super) fn await_settled(&self) -> Outcome {
         for node in self.nodes() {
             let mut last = (None, String::new());
@@ -204,13 +205,15 @@ impl Stand {
     }
 
     /// Waits until a pod gets exactly this answer from an address.
+    #[allow(clippy::unnecessary_wraps, reason = "a line among others that may fail")]
     pub(super) fn await_answer(&self, pod: &str, address: IpAddr, answer: Answer) -> Outcome {
         let mut last = Answer::NoAnswer;
         wait_until(DEADLINE, || {
             last = self.lab.ask_within(pod, address, HELD_BACK).unwrap_or(Answer::NoAnswer);
             last == answer
         });
-        let logs: String = self.nodes().iter().map(|node| format!("--- {node}\n{}", self.log(node))).collect();
+        let logs: Vec<String> = self.nodes().iter().map(|node| format!("--- {node}\n{}", self.log(node))).collect();
+        let logs = logs.concat();
         assert_eq!(last, answer, "{pod} to {address}\n{logs}");
         Ok(())
     }
@@ -281,6 +284,7 @@ pub(super) fn with_pods(more: &[Pod]) -> Options {
 }
 
 /// Several figures as people compare them.
+#[allow(clippy::print_stdout, reason = "measured, never asserted")]
 pub(super) fn tell(what: &str, mut figures: Vec<Duration>) {
     figures.sort();
     if let (Some(least), Some(most)) = (figures.first(), figures.last()) {
