@@ -70,14 +70,14 @@ impl Kernel {
                 };
                 self.routes.execute(Message::NewRoute(encode::route(key, route, index)), Manner::Replace).await
             }
-            Step::DeleteRoute(key, route) => {
-                gone(self.routes.execute(Message::DelRoute(encode::route_deletion(key, route)), Manner::Plain).await)
+            Step::DeleteRoute(key, _) => {
+                gone(self.routes.execute(Message::DelRoute(encode::route_deletion(key)), Manner::Plain).await)
             }
             Step::AddRule(rule) => {
                 there(self.routes.execute(Message::NewRule(encode::rule(rule)), Manner::Create).await)
             }
             Step::DeleteRule(rule) => {
-                gone(self.routes.execute(Message::DelRule(encode::rule(rule)), Manner::Plain).await)
+                gone(self.routes.execute(Message::DelRule(encode::rule_deletion(rule)), Manner::Plain).await)
             }
             Step::SetLabel(..) | Step::RemoveLabel(..) | Step::Nft(_) | Step::Forget { .. } | Step::SetSysctl(..) => {
                 Ok(())

@@ -42,6 +42,19 @@ pub(super) fn rule(rule: &Rule) -> RuleMessage {
     message
 }
 
+/// `ip rule del priority 9001 lookup 9001 protocol 180`: the kernel takes what is not said for anything, so that a rule that
+/// somebody bent, or an older version left, goes too.
+pub(super) fn rule_deletion(rule: &Rule) -> RuleMessage {
+    let mut message = self::rule(rule);
+    message.header.action = RuleAction::Unspec;
+    if rule.odd.is_some() {
+        message
+            .attributes
+            .retain(|attribute| !matches!(attribute, RuleAttribute::FwMark(_) | RuleAttribute::FwMask(_)));
+    }
+    message
+}
+
 /// What both adding and deleting a route says of it.
 fn route_key(key: &RouteKey, kind: RouteType) -> RouteMessage {
     let mut message = RouteMessage::default();
@@ -111,8 +124,8 @@ fn encapsulation(Encap { id, peer }: Encap) -> [RouteAttribute; 2] {
 }
 
 /// `ip route del ...`: what it leads to need not be said, so that a route somebody bent goes too.
-pub(super) fn route_deletion(key: &RouteKey, route: &Route) -> RouteMessage {
-    let mut message = route_key(key, kind_of(route));
+pub(super) fn route_deletion(key: &RouteKey) -> RouteMessage {
+    let mut message = route_key(key, RouteType::Unspec);
     message.header.scope = RouteScope::NoWhere;
     message
 }

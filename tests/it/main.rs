@@ -11,5 +11,5 @@ mod manifests;
 mod outpost;
 mod policy;
 mod scenarios;
-mod tidy;
 mod semantics;
+mod tidy;

@@ -350,16 +350,16 @@ impl Builder<'_> {
     /// It stands for both families, whichever are named: a node that has not heard yet that one is named no longer may still
     /// send its packets here.
     fn guard(&mut self, exits: &BTreeMap<ExitKey, NodeExit>) {
-        let mark = |value, verdict| {
-            let compare = Statement::Compare {
-                field: Field::MetaMark,
-                mask: Some(self.range.mask),
-                negated: false,
-                value: Value::Mark(value),
-            };
-            vec![compare, verdict]
+        // Bits of ours that say something else were set by somebody who does not know that they are ours: left alone.
+        let marks = exits.values().map(|exit| (Key::Mark(self.range.mark(exit.id)), None)).collect();
+        self.set("exits", &[KeyType::Mark], None, false, marks);
+        let no_exit = Statement::InSet {
+            fields: vec![Field::MetaMark],
+            mask: Some(self.range.mask),
+            negated: true,
+            set: "exits".to_owned(),
         };
-        let mut rules = vec![mark(0, accept()), mark(self.range.reply_mark(), accept())];
+        let mut rules = vec![vec![no_exit, accept()]];
         for family in self.families.iter().copied() {
             let addresses = own_addresses(exits, family, self.range);
             if !addresses.is_empty() {

@@ -124,9 +124,8 @@ fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> No
         if found.as_ref() == Some(link) {
             continue;
         }
-        let changeable = |found: &Link| {
-            found.port == link.port && found.mac == link.mac && found.external == link.external
-        };
+        let changeable =
+            |found: &Link| found.port == link.port && found.mac == link.mac && found.external == link.external;
         if !found.as_ref().is_some_and(changeable) {
             if found.is_some() {
                 take(Step::DeleteLink(name.clone()), &mut state);

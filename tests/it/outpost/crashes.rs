@@ -126,7 +126,8 @@ fn ended_by_sigterm_it_leaves_the_datapath_in_force_and_finds_it_again() -> Outc
     }
     for node in &nodes {
         let log = stand.log(node);
-        let steps: Vec<&str> = log.lines().filter_map(|line| line.split_once("INFO   ")).map(|(_, step)| step).collect();
+        let steps: Vec<&str> =
+            log.lines().filter_map(|line| line.split_once("INFO   ")).map(|(_, step)| step).collect();
         assert!(steps.iter().all(|step| step.ends_with("add table { flags owner,persist; }")), "{log}");
     }
     assert_eq!(connection.echo()?, first);

@@ -44,7 +44,8 @@ fn gone_or_changed(before: &str, node: &Namespace) -> Result<String, LabError> {
 #[test]
 fn what_is_not_ours_stays_byte_for_byte_from_before_we_come_until_after_we_go() -> Outcome {
     let lab = Lab::up(Options { rp_filter: 1, ..Options::default() })?;
-    let nodes: Vec<_> = ["kind-worker", "kind-worker2"].into_iter().map(|node| lab.node(node)).collect::<Result<_, _>>()?;
+    let nodes: Vec<_> =
+        ["kind-worker", "kind-worker2"].into_iter().map(|node| lab.node(node)).collect::<Result<_, _>>()?;
     nodes.iter().try_for_each(put_beside)?;
     let before: Vec<String> = nodes.iter().map(everything).collect::<Result<_, _>>()?;
     let manifest = std::fs::read_to_string(lab.cluster_dir().join("nodes.yaml")).expect("nodes.yaml");

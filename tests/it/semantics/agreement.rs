@@ -122,10 +122,12 @@ fn family_is_named(world: &World, family: AddressFamily) -> bool {
 
 /// The mark that an exit has on a node, if the node has the exit.
 fn mark_of(state: &NodeState, exit: &Exit) -> Option<u32> {
-    let marks = egret::core::compile::marks::Marks::observed(&state.nft, egret::core::state::ownership::Range::default());
+    let marks =
+        egret::core::compile::marks::Marks::observed(&state.nft, egret::core::state::ownership::Range::default());
     let Exit { gateway, egress, next_hops } = exit.clone();
     let key = ExitKey { gateway, egress, next_hops };
-    let known = state.nft.values().any(|table| table.chains.values().any(|chain| chain.comment == Some(key.identity())));
+    let known =
+        state.nft.values().any(|table| table.chains.values().any(|chain| chain.comment == Some(key.identity())));
     let range = egret::core::state::ownership::Range::default();
     known.then(|| marks.assign(&[key.clone()].into(), range)[&key]).map(|id| range.mark(id))
 }
@@ -162,7 +164,8 @@ fn check(
 fn leaves_through(world: &World, exit: &Exit, source: IpAddr, journey: &Journey) -> bool {
     let ground = &world.grounds[&exit.gateway];
     let family = AddressFamily::of(source);
-    let address = egress_address(ground, &exit.egress, family).filter(|_| family == AddressFamily::V4 || ground.features.ipv6);
+    let address =
+        egress_address(ground, &exit.egress, family).filter(|_| family == AddressFamily::V4 || ground.features.ipv6);
     match (address, &journey.outcome) {
         (Some(right), Outcome::As { node, interface, address }) => {
             *node == exit.gateway && *address == right && ground.holder(right) == Some(interface)

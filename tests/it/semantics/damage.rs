@@ -41,7 +41,9 @@ pub(crate) fn damage(state: &mut NodeState, elsewhere: &NodeState, damage: &Dama
         0 => links(state, *position, *act),
         1 => map(&mut state.routes, &elsewhere.routes, *position, *act, |route| *route = Route::Unreachable),
         2 => set(&mut state.rules, &elsewhere.rules, *position, *act, |rule| rule.table += 1),
-        3 => set(&mut state.neighbours, &elsewhere.neighbours, *position, *act, |one| one.mac = Mac([2, 0, 0, 9, 9, 9])),
+        3 => {
+            set(&mut state.neighbours, &elsewhere.neighbours, *position, *act, |one| one.mac = Mac([2, 0, 0, 9, 9, 9]))
+        }
         4 => set(&mut state.addresses, &elsewhere.addresses, *position, *act, |_| {}),
         5 => chains(state, elsewhere, *position, *act),
         6 => elements(state, elsewhere, *position, *act),

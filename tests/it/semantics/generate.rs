@@ -11,8 +11,8 @@ use egret::core::labels::{Labels, Operator, Requirement, Selector};
 use egret::core::name::{Interface as InterfaceName, NodeName, ObjectName};
 use egret::core::policy::config::Config;
 use egret::core::policy::{
-    Egress, ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Origin, Policy, PolicyId, PolicyKind, PolicySet,
-    Suspend,
+    Egress, ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Origin, Policy, PolicyId, PolicyKind,
+    PolicySet, Suspend,
 };
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -25,8 +25,22 @@ use super::world::World;
 
 /// Prefixes that lie inside, beside and on each other.
 const PREFIXES: [&str; 17] = [
-    "0.0.0.0/0", "10.0.0.0/8", "10.0.4.0/24", "10.0.4.0/28", "10.0.4.0/29", "10.0.4.8/29", "10.0.4.4/30", "10.0.4.0/32",
-    "10.0.4.3/32", "10.0.4.15/32", "::/0", "fd00:4::/124", "fd00:4::/125", "fd00:4::4/126", "fd00:4::/128", "fd00:4::7/128",
+    "0.0.0.0/0",
+    "10.0.0.0/8",
+    "10.0.4.0/24",
+    "10.0.4.0/28",
+    "10.0.4.0/29",
+    "10.0.4.8/29",
+    "10.0.4.4/30",
+    "10.0.4.0/32",
+    "10.0.4.3/32",
+    "10.0.4.15/32",
+    "::/0",
+    "fd00:4::/124",
+    "fd00:4::/125",
+    "fd00:4::4/126",
+    "fd00:4::/128",
+    "fd00:4::7/128",
     "10.1.2.0/25",
 ];
 

@@ -53,7 +53,13 @@ pub(crate) enum Connection {
 }
 
 /// What is to become of a packet that comes out of a pod's device on `node`.
-pub(crate) fn fate(world: &World, node: &NodeName, source: IpAddr, destination: IpAddr, connection: &Connection) -> Fate {
+pub(crate) fn fate(
+    world: &World,
+    node: &NodeName,
+    source: IpAddr,
+    destination: IpAddr,
+    connection: &Connection,
+) -> Fate {
     // Never steered, whoever asks: what stays inside the cluster, what egret.yaml exempts, and replies of inbound connections.
     if in_cluster(world, destination) || exempt(world, destination) || *connection == Connection::Reply {
         return Fate::OwnWay;
@@ -129,12 +135,7 @@ fn longest_prefix<'a>(world: &'a World, name: &PodName, pod: &Pod, destination: 
 }
 
 /// The policy that a live connection asks whether it may stay: the one that steers a new connection of the same kind.
-fn deciding_policy<'a>(
-    world: &'a World,
-    node: &NodeName,
-    source: IpAddr,
-    destination: IpAddr,
-) -> Option<&'a Policy> {
+fn deciding_policy<'a>(world: &'a World, node: &NodeName, source: IpAddr, destination: IpAddr) -> Option<&'a Policy> {
     let (name, pod) = pod_with(world, node, source)?;
     longest_prefix(world, name, pod, destination).filter(|claim| !claim.excluded).map(|claim| claim.policy)
 }
@@ -160,8 +161,7 @@ fn is_member(world: &World, policy: &Policy, name: &PodName, pod: &Pod) -> bool 
     };
     policy.selectors.iter().any(|selector| {
         let in_namespace = selector.namespace_name.iter().all(|operator| {
-            let requirement =
-                egret::core::labels::Requirement { key: "name".to_owned(), operator: operator.clone() };
+            let requirement = egret::core::labels::Requirement { key: "name".to_owned(), operator: operator.clone() };
             requirement.matches(Some(&name.namespace))
         });
         in_namespace

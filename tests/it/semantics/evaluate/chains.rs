@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use egret::core::state::nft::{
-    AddressFamily, Chain, ChainKind, Data, Family, Field, Hook, Key, Policy, Rule, Ruleset, Set, Statement, Table, Value,
-    Verdict,
+    AddressFamily, Chain, ChainKind, Data, Family, Field, Hook, Key, Policy, Rule, Ruleset, Set, Statement, Table,
+    Value, Verdict,
 };
 
 /// A packet on one node, with what the kernel knows of it.
@@ -106,7 +106,8 @@ fn base_chain(table: &Table, chain: &Chain, packet: &mut Packet) -> bool {
 
 fn walk(table: &Table, chain: &Chain, packet: &mut Packet) -> End {
     let go = |name: &String, packet: &mut Packet| {
-        let next = table.chains.get(name).unwrap_or_else(|| panic!("a verdict leads to chain {name}, which is not there"));
+        let next =
+            table.chains.get(name).unwrap_or_else(|| panic!("a verdict leads to chain {name}, which is not there"));
         walk(table, next, packet)
     };
     for rule in &chain.rules {
