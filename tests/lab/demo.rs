@@ -24,6 +24,10 @@ use screen::Screen;
 /// Generous: only against hanging.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// A signal may be taking the stage down at this moment, and the scene failed of that: then the process ends within this time, and no
+/// failure is told that was none.
+const CURTAIN_FALLS: Duration = Duration::from_secs(1);
+
 /// The pods' node.
 const WORKER: &str = "kind-worker";
 /// The node with 10.0.3.42.
@@ -109,6 +113,7 @@ const STAGE: &str = "\
 fn play(stage: Stage<'_>, screen: &Screen) -> Result<(), Failure> {
     let begun = Instant::now();
     if let Err(failure) = stage.scenes() {
+        std::thread::sleep(CURTAIN_FALLS);
         for (node, process) in [(WORKER, &stage.worker), (GATEWAY, &stage.gateway)] {
             let said = process.output()?;
             let telling = said.lines().filter(|line| traffic::step(traffic::message(line)).is_none());
