@@ -67,7 +67,8 @@ fn main() -> ExitCode {
         let _ = screen.failed("the demo makes network namespaces, for which it must be root: sudo make demo");
         return ExitCode::FAILURE;
     }
-    match set(&screen).and_then(|stage| play(stage, &screen)) {
+    let stage = set(&screen).inspect_err(|_| std::thread::sleep(CURTAIN_FALLS));
+    match stage.and_then(|stage| play(stage, &screen)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // A terminal that has gone away cannot be told.
