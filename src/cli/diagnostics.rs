@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: printing, and the choice of form and colour (the commands decide both).
 
+use std::fmt::Write;
+
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
 
@@ -115,6 +117,43 @@ pub fn to_json(diagnostics: &[Diagnostic]) -> String {
         })
         .collect();
     format!("{:#}\n", serde_json::Value::Array(all))
+}
+
+/// The diagnostics as GitHub's workflow commands, one a line: annotations in the files of a pull request.
+/// <https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands>
+pub fn to_github(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.iter().map(github_line).collect()
+}
+
+fn github_line(diagnostic: &Diagnostic) -> String {
+    let Diagnostic { file, start, end, severity, code, message, label, hint } = diagnostic;
+    let mut place = format!("file={}", github_property(file));
+    if start.line > 0 {
+        let _ = write!(place, ",line={},endLine={}", start.line, end.line.max(start.line));
+        // GitHub shows columns only of one line, and its last one is that of the last character.
+        if end.line == start.line {
+            let last = end.column.saturating_sub(1).max(start.column);
+            let _ = write!(place, ",col={},endColumn={last}", start.column);
+        }
+    }
+    let mut text = message.clone();
+    if !label.is_empty() {
+        let _ = write!(text, " ({label})");
+    }
+    if let Some(hint) = hint {
+        let _ = write!(text, "\nhint: {hint}");
+    }
+    format!("::{severity} {place},title={}::{}\n", github_property(code), github_data(&text))
+}
+
+/// What stands behind `::`, escaped as GitHub's own toolkit does (`escapeData` in actions/toolkit, packages/core/src/command.ts).
+fn github_data(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// What stands behind `=` (`escapeProperty`, there).
+fn github_property(text: &str) -> String {
+    github_data(text).replace(':', "%3A").replace(',', "%2C")
 }
 
 /// The last line of a validation: `2 errors, 1 warning in 2 of 41 documents; the other 39 are fine`.
@@ -241,6 +280,23 @@ error: a destination has bits behind its prefix
         }]);
         let json: serde_json::Value = serde_json::from_str(&to_json(&[host_bits(TEXT)])).unwrap();
         assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn githubs_workflow_commands_have_everything_escaped_that_would_end_them() {
+        let mut diagnostic = host_bits(TEXT);
+        let expected = "::error file=policies/outpost.yaml,line=3,endLine=3,col=5,endColumn=15,title=host-bits::a destination \
+                        has bits behind its prefix (/24 leaves no room for the .7)%0Ahint: 10.0.4.0/24 for the network, \
+                        10.0.4.7/32 for the host\n";
+        assert_eq!(to_github(std::slice::from_ref(&diagnostic)), expected);
+        diagnostic.file = "a,b:100%\n::error::.yaml".to_owned();
+        diagnostic.message = "100%\r\n::stop-commands::x".to_owned();
+        diagnostic.severity = Severity::Warning;
+        (diagnostic.label, diagnostic.hint) = (String::new(), None);
+        (diagnostic.start, diagnostic.end) = (SpanPoint::default(), SpanPoint::default());
+        let expected =
+            "::warning file=a%2Cb%3A100%25%0A%3A%3Aerror%3A%3A.yaml,title=host-bits::100%25%0D%0A::stop-commands::x\n";
+        assert_eq!(to_github(&[diagnostic]), expected);
     }
 
     #[test]

@@ -1,18 +1,209 @@
 //! `egret doctor`: whether this node can do its part, and what to do where it can't.
 //!
-//! Deliberately absent: changing anything.
+//! The machine is the kernel edge's to look at; repository and manifests are asked here, because edges don't know each other.
+//! Exit code 1 if anything is an error. Deliberately absent: changing anything.
 
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::output::{self, Failure};
-use crate::kernel::doctor::{self, Severity};
+use serde::Deserialize;
+
+use super::diagnostics::{self, Colour};
+use super::options::RepositoryOptions;
+use super::output::{self, Failure, Form, Paint, paint};
+use super::plan;
+use crate::cluster::Cluster;
+use crate::core::name::NodeName;
+use crate::core::policy::catalogue::{Catalogue, Change};
+use crate::core::policy::lint::lint;
+use crate::core::state::ownership::Range;
+use crate::kernel::doctor::{self, Asked, Check, Severity};
+
+/// Cilium's ConfigMap.
+const CILIUM_CONFIG: &str = "cilium-config";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {}
+pub(super) struct Arguments {
+    #[command(flatten)]
+    repository: Option<RepositoryOptions>,
+    /// Manifests of the cluster: whether the node is among them, and how its CNI is configured.
+    #[arg(long, value_name = "PATH", env = "EGRET_CLUSTER", requires = "node")]
+    cluster: Option<PathBuf>,
+    /// The cluster's name: its entry in egret.yaml counts.
+    #[arg(long, value_name = "NAME", env = "EGRET_CLUSTER_NAME", default_value = "default")]
+    cluster_name: String,
+    /// This node's name in the cluster.
+    #[arg(long, value_name = "NAME", env = "EGRET_NODE")]
+    node: Option<String>,
+    /// The form of the result.
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
+    output: Form,
+}
 
-pub(super) fn run(_arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let _ = doctor::Severity::Ok;
-    let _ = Severity::Ok;
-    output::print("")?;
-    Ok(ExitCode::SUCCESS)
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let mut asked = Asked::default();
+    let mut found = Vec::new();
+    if let Some(options) = &arguments.repository {
+        let (check, range) = repository(options, &arguments.cluster_name);
+        asked.range = range;
+        found.push(check);
+    }
+    if let (Some(path), Some(node)) = (&arguments.cluster, &arguments.node) {
+        found.extend(cluster(path, node, &mut asked));
+    }
+    found.extend(output::runtime()?.block_on(doctor::examine(&asked)));
+    output::print(&shown(&found, arguments.output, output::colour()))?;
+    let bad = found.iter().any(|check| check.severity == Severity::Error);
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Whether policies can be had and read. The marks and tables are those of egret.yaml, where there is one.
+fn repository(options: &RepositoryOptions, cluster_name: &str) -> (Check, Range) {
+    let (files, revision) = match plan::files(options, None) {
+        Ok(read) => read,
+        Err(failure) => {
+            let (message, hint) = failure.parts();
+            let hint = hint.unwrap_or_else(|| "`git ls-remote` with the same address says more".to_owned());
+            return (Check::error("repository", message, hint), Range::default());
+        }
+    };
+    let mut catalogue = Catalogue::new(cluster_name);
+    catalogue.update(files);
+    let mut mistakes = catalogue.diagnostics();
+    mistakes.extend(lint(catalogue.policies(), None, catalogue.spans()));
+    mistakes.sort();
+    mistakes.dedup();
+    let tally = catalogue.tally(&mistakes);
+    let message = format!("{} ({revision}): {}", options.repo, diagnostics::summary(tally));
+    let check = if tally.errors + tally.warnings == 0 {
+        Check::ok("repository", message)
+    } else {
+        Check::warn("repository", message, "`egret validate` with the same --repo shows them")
+    };
+    (check, catalogue.policies().config.range)
+}
+
+/// Whether the cluster's manifests can be read and know this node; what they say of both is put with what is known.
+fn cluster(path: &Path, name: &str, asked: &mut Asked) -> Vec<Check> {
+    let opened = Cluster::open(path).map_err(Failure::from);
+    let cluster = match opened {
+        Ok(cluster) => cluster,
+        Err(failure) => {
+            let (message, hint) = failure.parts();
+            return vec![Check::error("cluster", message, hint.unwrap_or_default())];
+        }
+    };
+    asked.cilium = cilium_config(path);
+    let mut found = Vec::new();
+    if let Some(first) = cluster.faults().first() {
+        let message = format!("{}: {} mistakes, the first: {first}", path.display(), cluster.faults().len());
+        found.push(Check::warn("cluster", message, "what is wrong is passed over, or known as it was before"));
+    }
+    let known = NodeName::parse(name).ok().and_then(|name| cluster.facts().nodes.get_key_value(&name));
+    if let Some((name, node)) = known {
+        asked.node = Some((name.clone(), node.clone()));
+    } else {
+        let (message, hint) = Failure::unknown_node(name, path, cluster.facts()).parts();
+        found.push(Check::error("cluster", message, hint.unwrap_or_default()));
+    }
+    found
+}
+
+/// A manifest of any kind, as far as it matters here.
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    data: serde_json::Value,
+    #[serde(default)]
+    items: Vec<Manifest>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    name: String,
+}
+
+/// The data of Cilium's ConfigMap, if it is among the manifests. A file that cannot be read has been complained of already.
+fn cilium_config(path: &Path) -> Option<BTreeMap<String, String>> {
+    let texts: Vec<String> = if path.is_dir() {
+        let files = plan::folder(path).ok()?.into_values();
+        files.filter_map(|file| if let Change::Text(text) = file { Some(text) } else { None }).collect()
+    } else {
+        vec![std::fs::read_to_string(path).ok()?]
+    };
+    texts.iter().filter(|text| text.contains(CILIUM_CONFIG)).find_map(|text| {
+        let documents: Vec<Manifest> = serde_yaml::from_multiple(text).ok()?;
+        let all = documents.iter().chain(documents.iter().flat_map(|list| &list.items));
+        let data = all.filter(|one| one.metadata.name == CILIUM_CONFIG).find_map(|one| one.data.as_object())?;
+        let texts = data.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+        Some(texts.collect())
+    })
+}
+
+fn shown(found: &[Check], form: Form, colour: Colour) -> String {
+    if form == Form::Json {
+        return format!("{:#}\n", serde_json::json!(found));
+    }
+    let mut text = String::new();
+    for Check { severity, message, hint, .. } in found {
+        let word = format!("{severity:<5}");
+        let paint_of = match severity {
+            Severity::Ok => Paint::Good,
+            Severity::Warn => Paint::Doubtful,
+            Severity::Error => Paint::Bad,
+        };
+        let _ = match form {
+            Form::Markdown => writeln!(text, "- **{severity}** {message}"),
+            _ => writeln!(text, "{}  {message}", paint(&word, paint_of, colour)),
+        };
+        if let Some(hint) = hint {
+            let _ = match form {
+                Form::Markdown => writeln!(text, "  <br>hint: {hint}"),
+                _ => writeln!(text, "       hint: {hint}"),
+            };
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_its_severity_first_and_its_hint_below() {
+        let found = [Check::ok("kernel", "kernel 6.18"), Check::error("cilium", "past netfilter", "legacy=true")];
+        let text = "ok     kernel 6.18\nerror  past netfilter\n       hint: legacy=true\n";
+        assert_eq!(shown(&found, Form::Text, Colour::No), text);
+        let coloured = "\u{1b}[32mok   \u{1b}[0m  kernel 6.18\n\u{1b}[1;31merror\u{1b}[0m  past netfilter\n       hint: legacy=true\n";
+        assert_eq!(shown(&found, Form::Text, Colour::Yes), coloured);
+        let markdown = "- **ok** kernel 6.18\n- **error** past netfilter\n  <br>hint: legacy=true\n";
+        assert_eq!(shown(&found, Form::Markdown, Colour::Yes), markdown);
+        let json: serde_json::Value = serde_json::from_str(&shown(&found, Form::Json, Colour::Yes)).unwrap();
+        let expected = serde_json::json!([
+            {"code": "kernel", "severity": "ok", "message": "kernel 6.18", "hint": null},
+            {"code": "cilium", "severity": "error", "message": "past netfilter", "hint": "legacy=true"},
+        ]);
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn the_config_map_is_found_in_lists_and_streams_among_other_kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("cluster.yaml");
+        assert_eq!(cilium_config(&file), None);
+        let expected = BTreeMap::from([("kube-proxy-replacement".to_owned(), "true".to_owned())]);
+        let map = "kind: ConfigMap\nmetadata: {name: cilium-config}\ndata: {kube-proxy-replacement: \"true\"}\n";
+        std::fs::write(&file, format!("kind: Node\nmetadata: {{name: a}}\nspec: {{data: 1}}\n---\n{map}")).unwrap();
+        assert_eq!(cilium_config(&file), Some(expected.clone()));
+        let list = r#"{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "cilium-config-x"}},
+            {"metadata": {"name": "cilium-config"}, "data": {"kube-proxy-replacement": "true"}}]}"#;
+        std::fs::write(&file, list).unwrap();
+        assert_eq!(cilium_config(folder.path()), Some(expected));
+    }
 }

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::diagnostics::Colour;
 use super::options::{NodeOptions, RepositoryOptions};
-use super::output::{self, CHANGES, Failure, Form};
+use super::output::{self, CHANGES, Failure, Form, painted_diff};
 use crate::cluster::Cluster;
 use crate::core::compile::marks::Marks;
 use crate::core::compile::{Compiled, Input, compile};
@@ -51,33 +52,26 @@ struct Shown {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let (catalogue, revision) = read(arguments)?;
-    let cluster = Cluster::open(&arguments.node.cluster).map_err(|error| Failure::new(error, None))?;
+    let (files, revision) = files(&arguments.repository, arguments.rev.as_deref())?;
+    let mut catalogue = Catalogue::new(&arguments.node.cluster_name);
+    catalogue.update(files);
+    let cluster = Cluster::open(&arguments.node.cluster)?;
     let node = arguments.node.node()?;
     if !cluster.facts().nodes.contains_key(&node) {
-        let known: Vec<&str> = cluster.facts().nodes.keys().map(NodeName::as_str).collect();
-        let hint = format!("the manifests know: {}", known.join(", "));
-        return Err(Failure::new(
-            format!("{node} is not among the nodes of {}", arguments.node.cluster.display()),
-            Some(hint),
-        ));
+        return Err(Failure::unknown_node(node.as_str(), &arguments.node.cluster, cluster.facts()));
     }
     let set = catalogue.policies();
     let observed = output::runtime()?.block_on(look(arguments, set, &node, cluster.facts()))?;
     let shown = compare(set, cluster.facts(), node, revision, observed);
-    output::print(&shown.text(arguments.output))?;
+    output::print(&shown.text(arguments.output, output::colour()))?;
     Ok(if shown.plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }
 
 /// What the kernel holds, with the labels that Git asks for or that Egret wrote.
 async fn look(arguments: &Arguments, set: &PolicySet, node: &NodeName, facts: &Facts) -> Result<Observed, Failure> {
-    let fault = |error: crate::kernel::KernelError| {
-        let hint = error.hint();
-        Failure::new(error, hint)
-    };
-    let mut kernel = Kernel::open(set.config.range).await.map_err(fault)?;
+    let mut kernel = Kernel::open(set.config.range).await?;
     kernel.look_only();
-    let mut observed = kernel.observe().await.map_err(fault)?;
+    let mut observed = kernel.observe().await?;
     let folder = arguments.node.state_dir.join(node.as_str());
     let written = if folder.is_dir() {
         Memory::open(&folder).map_err(|error| Failure::new(error, None))?.kept().labels.clone()
@@ -113,7 +107,7 @@ fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, obs
 }
 
 impl Shown {
-    fn text(&self, form: Form) -> String {
+    fn text(&self, form: Form, colour: Colour) -> String {
         let diff = unified_diff(
             &self.observed,
             &self.compiled.desired,
@@ -123,11 +117,11 @@ impl Shown {
         match form {
             Form::Json => self.json(&diff),
             Form::Markdown => {
-                let fence = fence_for(&diff);
+                let fence = output::fence_for(&diff);
                 format!("{}\n{fence}diff\n{diff}{fence}\n", self.summary())
             }
             Form::Text if diff.is_empty() => self.summary(),
-            Form::Text => format!("{}\n{diff}", self.summary()),
+            Form::Text => format!("{}\n{}", self.summary(), painted_diff(&diff, colour)),
         }
     }
 
@@ -149,37 +143,23 @@ impl Shown {
     }
 }
 
-/// A fence longer than any run of backticks in the text, so that nothing in it ends it.
-fn fence_for(text: &str) -> String {
-    let mut longest = 0;
-    let mut run = 0;
-    for character in text.chars() {
-        run = if character == '`' { run + 1 } else { 0 };
-        longest = longest.max(run);
-    }
-    "`".repeat(3.max(longest + 1))
-}
-
-/// The documents of a revision, or as they lie in a folder without Git.
-fn read(arguments: &Arguments) -> Result<(Catalogue, String), Failure> {
-    let mut catalogue = Catalogue::new(&arguments.node.cluster_name);
-    let source = arguments.repository.source()?;
-    if let (Some(path), None) = (source.is_local(), &arguments.rev)
+/// The files of a revision and its name; as they lie there, of a folder without Git.
+pub(super) fn files(
+    repository: &RepositoryOptions,
+    rev: Option<&str>,
+) -> Result<(BTreeMap<String, Change>, String), Failure> {
+    let source = repository.source()?;
+    if let (Some(path), None) = (source.is_local(), rev)
+        // One that is not there is no repository either, and a folder's fault is the shorter one to read.
         && !path.join(".git").exists()
         && !path.join("HEAD").exists()
     {
-        catalogue.update(folder(path)?);
-        return Ok((catalogue, "the files as they are".to_owned()));
+        return Ok((folder(path)?, "the files as they are".to_owned()));
     }
-    let hinted = |error: crate::git::Error| {
-        let hint = error.hint();
-        Failure::new(error, hint)
-    };
     let scratch = Scratch::new()?;
-    let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.credentials()).map_err(hinted)?;
-    let commit = mirror.resolve(arguments.rev.as_deref().unwrap_or("HEAD")).map_err(hinted)?;
-    catalogue.update(repository::changes(mirror.files(commit, &[String::new()]).map_err(hinted)?));
-    Ok((catalogue, commit.short()))
+    let mut mirror = Mirror::open(scratch.path(), source, repository.credentials())?;
+    let commit = mirror.resolve(rev.unwrap_or("HEAD"))?;
+    Ok((repository::changes(mirror.files(commit, &[String::new()])?), commit.short()))
 }
 
 /// The files of a folder, as they lie there. Links and hidden folders are passed over, as they are in a commit.
@@ -187,7 +167,10 @@ pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, Change>, Failure> {
     let mut files = BTreeMap::new();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
-        let fault = |error: std::io::Error| Failure::new(format!("read {}: {error}", folder.display()), None);
+        let fault = |error: std::io::Error| {
+            let hint = "--repo takes a folder, a Git repository, or the address of one";
+            Failure::new(format!("read {}: {error}", folder.display()), Some(hint.to_owned()))
+        };
         for entry in std::fs::read_dir(&folder).map_err(fault)? {
             let entry = entry.map_err(fault)?;
             let (path, kind) = (entry.path(), entry.file_type().map_err(fault)?);
@@ -226,7 +209,10 @@ pub(super) struct Scratch(PathBuf);
 impl Scratch {
     pub(super) fn new() -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("egret-{}-{}", std::process::id(), now().as_nanosecond()));
-        std::fs::create_dir_all(&path).map_err(|error| Failure::new(error, None))?;
+        std::fs::create_dir_all(&path).map_err(|error| {
+            let hint = "TMPDIR names another place for it";
+            Failure::new(format!("make the folder {}: {error}", path.display()), Some(hint.to_owned()))
+        })?;
         Ok(Self(path))
     }
 

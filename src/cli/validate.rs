@@ -6,15 +6,27 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::diagnostics;
+use super::diagnostics::{self, Colour};
 use super::options::RepositoryOptions;
-use super::output::{self, Failure, Form};
+use super::output::{self, Failure};
+use super::plan;
 use crate::cluster::Cluster;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::catalogue::{Catalogue, Change};
 use crate::core::policy::lint::lint;
-use crate::git::mirror::Mirror;
-use crate::reconcile::repository;
+
+/// The form of what was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+    /// For comments and pages.
+    Markdown,
+    /// Workflow commands: annotations in a pull request's files on GitHub.
+    Github,
+}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -37,10 +49,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut catalogue = Catalogue::new(&arguments.cluster_name);
     catalogue.update(read(arguments)?);
-    let cluster = match &arguments.cluster {
-        Some(path) => Some(Cluster::open(path).map_err(|error| Failure::new(error, None))?),
-        None => None,
-    };
+    let cluster = arguments.cluster.as_deref().map(Cluster::open).transpose()?;
     let facts = cluster.as_ref().map(Cluster::facts);
     let mut found = catalogue.diagnostics();
     found.extend(lint(catalogue.policies(), facts, catalogue.spans()));
@@ -57,34 +66,29 @@ fn read(arguments: &Arguments) -> Result<BTreeMap<String, Change>, Failure> {
     if let (Some(folder), None) = (source.is_local(), &arguments.rev)
         && folder.join("HEAD").metadata().is_err()
     {
-        return super::plan::folder(folder);
+        return plan::folder(folder);
     }
-    let hinted = |error: crate::git::Error| {
-        let hint = error.hint();
-        Failure::new(error, hint)
-    };
-    let scratch = super::plan::Scratch::new()?;
-    let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.credentials()).map_err(hinted)?;
-    let commit = mirror.resolve(arguments.rev.as_deref().unwrap_or("HEAD")).map_err(hinted)?;
-    Ok(repository::changes(mirror.files(commit, &[String::new()]).map_err(hinted)?))
+    plan::files(&arguments.repository, arguments.rev.as_deref()).map(|(files, _)| files)
 }
 
 fn text(catalogue: &Catalogue, found: &[Diagnostic], form: Form) -> Result<String, Failure> {
-    if form == Form::Json {
-        return Ok(diagnostics::to_json(found));
+    let summary = diagnostics::summary(catalogue.tally(found));
+    match form {
+        Form::Json => return Ok(diagnostics::to_json(found)),
+        Form::Github => return Ok(format!("{}{summary}\n", diagnostics::to_github(found))),
+        Form::Text | Form::Markdown => {}
     }
+    // Escape sequences are nothing for a page, wherever the output goes.
+    let colour = if form == Form::Markdown { Colour::No } else { output::colour() };
     let mut bytes = Vec::new();
-    diagnostics::write_text(&mut bytes, found, |path| catalogue.text(path), output::colour())
+    diagnostics::write_text(&mut bytes, found, |path| catalogue.text(path), colour)
         .map_err(|error| Failure::new(error, None))?;
     let mut text = String::from_utf8_lossy(&bytes).into_owned();
-    if form == Form::Markdown {
-        text = format!("```text\n{text}```\n");
+    if form == Form::Markdown && !text.is_empty() {
+        let fence = output::fence_for(&text);
+        text = format!("{fence}text\n{text}{fence}\n\n");
     } else if !text.is_empty() {
         text.push('\n');
     }
-    text.push_str(&diagnostics::summary(catalogue.tally(found)));
-    if !text.ends_with('\n') {
-        text.push('\n');
-    }
-    Ok(text)
+    Ok(text + &summary + "\n")
 }

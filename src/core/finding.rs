@@ -24,6 +24,11 @@ impl Finding {
         Self { code: code.to_owned(), subject: subject.to_string(), message: message.into(), hint: None }
     }
 
+    /// Whether something does not work because of it. The others are for knowing.
+    pub fn is_problem(&self) -> bool {
+        !matches!(self.code.as_str(), "next-hop-assumed" | "overlap" | "suspended" | "no-pod-network")
+    }
+
     /// The same with a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -97,7 +97,7 @@ impl Error {
         Some(match self {
             Self::BadSource { .. } => "write a path, or file://, https://, ssh:// or user@host:path".to_owned(),
             Self::Credential { .. } => "is the secret mounted, and may Egret read it?".to_owned(),
-            Self::Denied { .. } => "give a key (--git-ssh-key) or a token that may read the repository".to_owned(),
+            Self::Denied { .. } => "give a key (--ssh-key) or a token that may read the repository".to_owned(),
             Self::HostKey { host, verdict, offered, .. } => host_key_hint(host, verdict, offered),
             Self::NoRepository { .. } => "the path must be a bare repository or a work tree's top folder".to_owned(),
             Self::ForeignOwner { repository, .. } => {
@@ -117,11 +117,11 @@ impl Error {
             }
             Self::TooLarge { .. } => "name the folders of this cluster under `paths` in egret.yaml".to_owned(),
             Self::NotOurFolder { .. } => "name an empty folder, or one that is not there yet".to_owned(),
-            Self::ForeignBranch { .. } => "rename that branch, or set another reportsBranch in egret.yaml".to_owned(),
+            Self::ForeignBranch { .. } => "rename that branch, or set another reports.branch in egret.yaml".to_owned(),
             Self::ReadOnly { .. } => {
                 "let Egret's key push to that branch, or set `reports: false` in egret.yaml".to_owned()
             }
-            Self::BadReportsBranch { .. } => "set another reportsBranch in egret.yaml".to_owned(),
+            Self::BadReportsBranch { .. } => "set another reports.branch in egret.yaml".to_owned(),
             Self::Unreachable { .. } | Self::Mirror { .. } | Self::State { .. } | Self::BadReportFile { .. } => {
                 return None;
             }

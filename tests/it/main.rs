@@ -1,5 +1,8 @@
 //! The one integration binary: linking is what costs on a small machine. Each module is a subject; labs are in `tests/lab`.
 
+mod commands;
+mod doctor;
+mod documents;
 mod fuzz_documents;
 mod fuzz_netlink;
 mod git;

@@ -8,11 +8,21 @@ use std::fmt::Write;
 use super::super::compile::{Compiled, Role, WayOut};
 use super::super::facts::PodName;
 use super::super::finding::Finding;
-use super::super::state::nft::AddressFamily;
-use super::Plan;
+use super::super::state::nft::{AddressFamily, Change, Family, Transaction};
+use super::super::state::ownership::TABLE;
+use super::{Plan, Step};
 
-/// So many steps are shown; the diff has them all.
+/// So many lines of steps are shown; the diff has them all.
 const SHOWN: usize = 40;
+
+/// A new table with more in it than this is counted, not listed: its parts stand in the diff, in their place.
+const LISTED: usize = 8;
+
+/// The width that lines are broken at.
+const WIDTH: usize = 100;
+
+/// Where a step's object begins, and so where its broken line goes on.
+const STEP_INDENT: usize = 17;
 
 /// A few lines for people. Ends with a newline.
 pub fn text(node: &str, plan: &Plan, compiled: &Compiled, findings: &[Finding]) -> String {
@@ -23,23 +33,23 @@ pub fn text(node: &str, plan: &Plan, compiled: &Compiled, findings: &[Finding]) 
     };
     let mut text = format!("{node} · {steps}\n\n");
     for line in roles(compiled) {
-        let _ = writeln!(text, "  {line}");
+        text.push_str(&broken(&format!("  {line}"), 4));
     }
     if !plan.steps.is_empty() {
-        let lines: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
-        let lines: Vec<&str> = lines.iter().flat_map(|step| step.lines()).collect();
+        let lines: Vec<String> = plan.steps.iter().flat_map(lines_of).collect();
         text.push('\n');
         for line in lines.iter().take(SHOWN) {
-            let _ = writeln!(text, "  {}", shortened(line));
+            text.push_str(&broken(&format!("  {line}"), STEP_INDENT));
         }
         if lines.len() > SHOWN {
-            let _ = writeln!(text, "  and {} more", lines.len() - SHOWN);
+            let _ = writeln!(text, "  and {} more, as the diff shows", lines.len() - SHOWN);
         }
     }
     for finding in findings {
-        let _ = writeln!(text, "\nnote: {}: {}", finding.subject, finding.message);
+        text.push('\n');
+        text.push_str(&broken(&format!("note: {}: {}", finding.subject, finding.message), 6));
         if let Some(hint) = &finding.hint {
-            let _ = writeln!(text, "hint: {hint}");
+            text.push_str(&broken(&format!("hint: {hint}"), 6));
         }
     }
     text
@@ -98,11 +108,140 @@ fn pods<'a>(members: impl IntoIterator<Item = &'a PodName>) -> String {
     }
 }
 
-/// A line that fits a terminal.
-fn shortened(line: &str) -> String {
-    if line.chars().count() <= 140 {
-        return line.to_owned();
+/// A step as one line; a transaction of nftables as a few. That routes and rules are Egret's goes without saying here.
+fn lines_of(step: &Step) -> Vec<String> {
+    match step {
+        Step::Nft(transaction) => nft_lines(transaction),
+        other => {
+            let line = other.to_string();
+            vec![line.strip_suffix(" proto egret").unwrap_or(&line).to_owned()]
+        }
     }
-    let cut: String = line.chars().take(139).collect();
-    format!("{cut}…")
+}
+
+fn nft_lines(transaction: &Transaction) -> Vec<String> {
+    let mut lines = Vec::new();
+    for family in [Family::Inet, Family::Netdev] {
+        let changes: Vec<&Change> =
+            transaction.changes.iter().filter(|(of, _)| *of == family).map(|(_, change)| change).collect();
+        // An `AddTable` beside changes that take something away takes over a table that is there.
+        let new = changes.iter().any(|change| matches!(change, Change::AddTable { .. }))
+            && !changes.iter().any(|change| takes_away(change));
+        if new && changes.len() > LISTED {
+            lines.push(counted(family, &changes));
+        } else {
+            lines.extend(changes.into_iter().map(|change| nft_line(family, change)));
+        }
+    }
+    lines
+}
+
+fn takes_away(change: &Change) -> bool {
+    match change {
+        Change::DeleteTable
+        | Change::DeleteSet(_)
+        | Change::DeleteChain(_)
+        | Change::FlushChain(_)
+        | Change::DeleteElements(..) => true,
+        Change::AddTable { .. }
+        | Change::AddSet(..)
+        | Change::AddChain(..)
+        | Change::AddRule(..)
+        | Change::AddElements(..) => false,
+    }
+}
+
+/// `add     nft    inet table egret: 10 chains, 21 rules, 12 sets, 9 elements`
+fn counted(family: Family, changes: &[&Change]) -> String {
+    let (mut chains, mut rules, mut sets, mut elements) = (0, 0, 0, 0);
+    for change in changes {
+        match change {
+            Change::AddChain(..) => chains += 1,
+            Change::AddRule(..) => rules += 1,
+            Change::AddSet(..) => sets += 1,
+            Change::AddElements(_, added) => elements += added.len(),
+            _ => {}
+        }
+    }
+    let counts = [(chains, "chain"), (rules, "rule"), (sets, "set"), (elements, "element")];
+    let counts: Vec<String> = counts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}{}", if count == 1 { "" } else { "s" }))
+        .collect();
+    format!("add     nft    {family} table {TABLE}: {}", counts.join(", "))
+}
+
+/// `add     nft    inet element group_of4 { 10.1.1.177 : goto group_1 }`
+fn nft_line(family: Family, change: &Change) -> String {
+    let text = change.to_string();
+    let (verb, object) = text.split_once(' ').unwrap_or((&text, ""));
+    let verb = if verb == "delete" { "remove" } else { verb };
+    format!("{verb:<7} nft    {family} {object}")
+}
+
+/// A line with a newline behind it, broken between words where it is too wide for most terminals. A word that is too long stays whole.
+fn broken(line: &str, indent: usize) -> String {
+    let mut text = String::new();
+    let mut rest = line;
+    let mut width = WIDTH;
+    while rest.chars().count() > width {
+        let end = rest.char_indices().nth(width + 1).map_or(rest.len(), |(at, _)| at);
+        // The spaces a line begins with, and those between its columns, are no place to break it.
+        let words = rest.len() - rest.trim_start().len();
+        let fits = rest[words..end].rfind(' ').map(|at| words + at);
+        let Some(at) = fits.or_else(|| rest[end..].find(' ').map(|at| end + at)) else { break };
+        text.push_str(rest[..at].trim_end());
+        text.push('\n');
+        text.push_str(&" ".repeat(indent));
+        rest = rest[at..].trim_start();
+        width = WIDTH - indent;
+    }
+    text.push_str(rest);
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::state::nft::{Key, Rule};
+    use super::*;
+
+    #[test]
+    fn a_new_table_is_counted_and_a_change_of_one_is_listed() {
+        let element = |last| (Key::Address([10, 1, 1, last].into()), None);
+        let add = Change::AddElements("pods4".to_owned(), vec![element(1), element(2)]);
+        let flush = (Family::Inet, Change::FlushChain("guard".to_owned()));
+        let mut changes = vec![(Family::Inet, add), flush.clone(), (Family::Netdev, Change::DeleteTable)];
+        let expected = [
+            "add     nft    inet element pods4 { 10.1.1.1, 10.1.1.2 }",
+            "flush   nft    inet chain guard",
+            "remove  nft    netdev table",
+        ];
+        assert_eq!(nft_lines(&Transaction { changes: changes.clone() }), expected);
+        changes.insert(0, (Family::Inet, Change::AddTable { owned: true }));
+        for name in ["a", "b", "c", "d"] {
+            changes.push((Family::Inet, Change::AddChain(name.to_owned(), None, None)));
+            changes.push((Family::Inet, Change::AddRule(name.to_owned(), Rule::default())));
+        }
+        assert_eq!(nft_lines(&Transaction { changes: changes.clone() }).len(), 12, "it was there before");
+        changes.retain(|change| *change != flush);
+        let expected =
+            ["add     nft    inet table egret: 4 chains, 4 rules, 2 elements", "remove  nft    netdev table"];
+        assert_eq!(nft_lines(&Transaction { changes }), expected);
+    }
+
+    #[test]
+    fn lines_are_broken_between_words_and_never_lose_one() {
+        assert_eq!(broken("short", 4), "short\n");
+        let words = ["  add     route"].into_iter().chain(std::iter::repeat_n("0123456789", 20)).collect::<Vec<_>>();
+        let line = words.join(" ");
+        let text = broken(&line, STEP_INDENT);
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        let rejoined: Vec<&str> = text.split_whitespace().collect();
+        assert_eq!(rejoined, line.split_whitespace().collect::<Vec<_>>());
+        let long = "é".repeat(150);
+        assert_eq!(broken(&long, 4), format!("{long}\n"));
+        assert_eq!(broken(&format!("  {long} b"), 4), format!("  {long}\n    b\n"));
+    }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::history::{NodeReport, Record};
+use super::history::{NodeReport, Record, Since};
 
 /// Where a node's file stands.
 pub fn path_of(node: &str) -> String {
@@ -39,48 +39,62 @@ pub fn tree(
     Ok(files)
 }
 
-/// The page that people read: what is open, what was put right, what is not in force.
+/// The page that people read: what is open, what was put right, what is not in force, and what is for knowing.
 pub fn readme(cluster: &str, reports: &[NodeReport]) -> String {
-    let open: usize = reports.iter().map(|report| report.drift.len() + report.findings.len()).sum();
+    let open: usize = reports.iter().map(|report| report.drift.len() + problems(report).count()).sum();
     let corrected: usize = reports.iter().map(|report| report.corrected.len()).sum();
     let mut page = format!("# {}: {open} open, {corrected} put right\n\n", plain(cluster));
     in_force(&mut page, reports);
     rejected(&mut page, reports);
-    let _ = writeln!(page, "| node | what | since | state |\n|---|---|---|---|");
-    for report in reports {
-        for since in &report.findings {
-            let finding = &since.finding;
-            let hint = finding.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
-            row(
-                &mut page,
-                &report.node,
-                &format!("**{}** {}", plain(&finding.subject), plain(&finding.message)),
-                &since.since.to_string(),
-                &format!("**open**{}", plain(&hint)),
-            );
-        }
-        for record in &report.drift {
-            row(
-                &mut page,
-                &report.node,
-                &what(record),
-                &record.first_seen.to_string(),
-                &format!("**open**: {}", plain(&record.action)),
-            );
-        }
-    }
-    for report in reports {
-        for record in &report.corrected {
-            row(&mut page, &report.node, &what(record), &record.last_seen.to_string(), &corrected_state(record));
-        }
-    }
     if open + corrected == 0 {
-        page.push_str("| | nothing has drifted | | |\n");
+        page.push_str("Nothing has drifted.\n");
+    } else {
+        table(&mut page, reports);
     }
+    notes(&mut page, reports);
     page.push_str(
         "\nHistory of a node: `git log -p nodes/NODE.yaml`. Everything of one policy: `git log -p -S'policy: NAME'`.\n",
     );
     page
+}
+
+fn problems(report: &NodeReport) -> impl Iterator<Item = &Since> {
+    report.findings.iter().filter(|since| since.finding.is_problem())
+}
+
+fn table(page: &mut String, reports: &[NodeReport]) {
+    let _ = writeln!(page, "| node | what | since | state |\n|---|---|---|---|");
+    for report in reports {
+        for since in problems(report) {
+            let hint = since.finding.hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default();
+            let state = format!("**open**{}", plain(&hint));
+            row(page, &report.node, &finding(since), &since.since.to_string(), &state);
+        }
+        for record in &report.drift {
+            let state = format!("**open**: {}", plain(&record.action));
+            row(page, &report.node, &what(record), &record.first_seen.to_string(), &state);
+        }
+    }
+    for report in reports {
+        for record in &report.corrected {
+            row(page, &report.node, &what(record), &record.last_seen.to_string(), &corrected_state(record));
+        }
+    }
+}
+
+fn notes(page: &mut String, reports: &[NodeReport]) {
+    let notes = reports.iter().flat_map(|report| {
+        report.findings.iter().filter(|since| !since.finding.is_problem()).map(move |since| (&report.node, since))
+    });
+    for (position, (node, since)) in notes.enumerate() {
+        page.push_str(if position == 0 { "\nFor knowing:\n\n" } else { "" });
+        let hint = since.finding.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        let _ = writeln!(page, "- {}: {}{}", plain(node), finding(since), plain(&hint));
+    }
+}
+
+fn finding(since: &Since) -> String {
+    format!("**{}** {}", plain(&since.finding.subject), plain(&since.finding.message))
 }
 
 fn in_force(page: &mut String, reports: &[NodeReport]) {

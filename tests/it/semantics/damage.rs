@@ -42,7 +42,7 @@ pub(crate) fn damage(state: &mut NodeState, elsewhere: &NodeState, damage: &Dama
         1 => map(&mut state.routes, &elsewhere.routes, *position, *act, |route| *route = Route::Unreachable),
         2 => set(&mut state.rules, &elsewhere.rules, *position, *act, |rule| rule.table += 1),
         3 => {
-            set(&mut state.neighbours, &elsewhere.neighbours, *position, *act, |one| one.mac = Mac([2, 0, 0, 9, 9, 9]))
+            set(&mut state.neighbours, &elsewhere.neighbours, *position, *act, |one| one.mac = Mac([2, 0, 0, 9, 9, 9]));
         }
         4 => set(&mut state.addresses, &elsewhere.addresses, *position, *act, |_| {}),
         5 => chains(state, elsewhere, *position, *act),
@@ -62,7 +62,7 @@ fn links(state: &mut NodeState, position: usize, act: Act) {
     let Some(name) = pick(state.links.keys(), position).cloned() else { return };
     match act {
         Act::Remove => simulate::apply(&Step::DeleteLink(name), state),
-        Act::Change if position % 2 == 0 => state.links.values_mut().for_each(|link| link.mtu = 1280),
+        Act::Change if position.is_multiple_of(2) => state.links.values_mut().for_each(|link| link.mtu = 1280),
         Act::Change => state.links.values_mut().for_each(|link| link.port += 1),
         Act::Add => {
             let another = state.links[&name].clone();

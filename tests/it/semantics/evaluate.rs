@@ -114,6 +114,24 @@ const CNI_MARK: u32 = 0x4000_0000;
 /// Bits of the connection mark that are a CNI's.
 const CNI_CONNECTION_MARK: u32 = 0x2000_0000;
 
+/// A packet as it comes to a node, with what the node remembers of its connection.
+fn incoming(node: &NodeName, source: IpAddr, destination: IpAddr, memory: &Memory) -> Packet {
+    let known = memory.get(node);
+    Packet {
+        iif: String::new(),
+        oif: String::new(),
+        source,
+        destination,
+        udp_port: None,
+        tunnel_id: None,
+        mark: CNI_MARK,
+        connection_mark: known.map_or(CNI_CONNECTION_MARK, |known| known.mark | CNI_CONNECTION_MARK),
+        reply: false,
+        new: known.is_none(),
+        translated: known.map(|known| known.translated),
+    }
+}
+
 /// Where routing leads.
 enum Hop {
     Main,
@@ -126,28 +144,11 @@ impl Cluster<'_> {
     /// Sends a packet. `memory` is what the nodes know of its connection: nothing for a first packet.
     pub(crate) fn send(&self, sent: &Sent<'_>, memory: &Memory) -> Journey {
         let mut journey = Journey { outcome: Outcome::Dropped("on its way"), exit: None, memory: memory.clone() };
-        let mut packet = self.packet(sent.node, sent.source, sent.destination, &journey.memory);
+        let mut packet = incoming(sent.node, sent.source, sent.destination, &journey.memory);
         packet.reply = sent.reply;
-        packet.iif = "veth".to_owned();
+        "veth".clone_into(&mut packet.iif);
         journey.outcome = self.through_node(sent.node, packet, &mut journey, true);
         journey
-    }
-
-    fn packet(&self, node: &NodeName, source: IpAddr, destination: IpAddr, memory: &Memory) -> Packet {
-        let known = memory.get(node);
-        Packet {
-            iif: String::new(),
-            oif: String::new(),
-            source,
-            destination,
-            udp_port: None,
-            tunnel_id: None,
-            mark: CNI_MARK,
-            connection_mark: known.map_or(CNI_CONNECTION_MARK, |known| known.mark | CNI_CONNECTION_MARK),
-            reply: false,
-            new: known.is_none(),
-            translated: known.map(|known| known.translated),
-        }
     }
 
     fn through_node(&self, name: &NodeName, mut packet: Packet, journey: &mut Journey, first: bool) -> Outcome {
@@ -170,9 +171,7 @@ impl Cluster<'_> {
             Hop::Interface(name) => name.clone(),
             Hop::Nowhere(why) => return Outcome::Dropped(why),
         };
-        if packet.destination.is_ipv4() == packet.source.is_ipv4()
-            && !hook(nft, Family::Inet, &Hook::Forward, &mut packet, None)
-        {
+        if !hook(nft, Family::Inet, &Hook::Forward, &mut packet, None) {
             return Outcome::Dropped("forward");
         }
         let own = host.addresses.iter().copied().find(|address| AddressFamily::of(*address) == family);
@@ -194,31 +193,72 @@ impl Cluster<'_> {
             Hop::Main => Outcome::Leaked { node: name.clone(), address },
             Hop::Interface(interface) => Outcome::As { node: name.clone(), interface, address },
             Hop::Tunnel(..) if packet.mark & self.range.mask != 0 => Outcome::Dropped("the tunnel's own packet loops"),
-            Hop::Tunnel(encap, mac) => self.arrive(host.tunnel_address, &packet, encap, mac, journey),
+            Hop::Tunnel(encap, mac) => {
+                let out = self.out_of_tunnel(host.tunnel_address, &packet, encap, mac, &journey.memory);
+                out.map_or_else(|lost| lost, |(peer, packet)| self.through_node(&peer, packet, journey, false))
+            }
             Hop::Nowhere(why) => Outcome::Dropped(why),
         }
     }
 
-    /// The other end of the tunnel: the outer packet's input, the device, its ingress, and then as any packet.
-    fn arrive(&self, outer: Option<IpAddr>, sent: &Packet, encap: Encap, mac: Mac, journey: &mut Journey) -> Outcome {
+    /// The way back of what left `gateway` by `interface` with `address`: the node that hands the answer to its main table, which
+    /// knows the pod or the CNI's way to it; none if it is lost.
+    pub(crate) fn answer(&self, sent: &Sent<'_>, left: (&NodeName, &str, IpAddr), memory: &Memory) -> Option<NodeName> {
+        let (gateway, interface, address) = left;
+        let host = &self.hosts[gateway];
+        let family = AddressFamily::of(address);
+        let mut packet = Packet { reply: true, ..incoming(gateway, sent.destination, address, memory) };
+        interface.clone_into(&mut packet.iif);
+        if !hook(&host.state.nft, Family::Inet, &Hook::Prerouting, &mut packet, None) {
+            return None;
+        }
+        // Behind our chain (-150) connection tracking (-100) gives the answer its true destination.
+        packet.destination = sent.source;
+        let (encap, mac) = match route(host, packet.mark, family, packet.destination) {
+            Hop::Main => return Some(gateway.clone()),
+            Hop::Tunnel(encap, mac) => (encap, mac),
+            Hop::Interface(_) | Hop::Nowhere(_) => return None,
+        };
+        TUNNEL.clone_into(&mut packet.oif);
+        let passes = hook(&host.state.nft, Family::Inet, &Hook::Postrouting, &mut packet, None);
+        if !passes || packet.mark & self.range.mask != 0 {
+            return None;
+        }
+        let (name, mut packet) = self.out_of_tunnel(host.tunnel_address, &packet, encap, mac, memory).ok()?;
+        packet.reply = true;
+        let host = &self.hosts[&name];
+        let passes = hook(&host.state.nft, Family::Inet, &Hook::Prerouting, &mut packet, None);
+        let hop = route(host, packet.mark, family, packet.destination);
+        (passes && matches!(hop, Hop::Main)).then_some(name)
+    }
+
+    /// The other end of the tunnel: the outer packet's input, the device, its ingress.
+    fn out_of_tunnel(
+        &self,
+        outer: Option<IpAddr>,
+        sent: &Packet,
+        encap: Encap,
+        mac: Mac,
+        memory: &Memory,
+    ) -> Result<(NodeName, Packet), Outcome> {
         let peer = self.hosts.iter().find(|(_, host)| host.tunnel_address == Some(encap.peer));
-        let (Some((name, host)), Some(outer)) = (peer, outer) else { return Outcome::Dropped("no such peer") };
-        let mut carrier = self.packet(name, outer, encap.peer, &Memory::new());
+        let (Some((name, host)), Some(outer)) = (peer, outer) else { return Err(Outcome::Dropped("no such peer")) };
+        let mut carrier = incoming(name, outer, encap.peer, &Memory::new());
         carrier.udp_port = Some(self.range.port);
         if !hook(&host.state.nft, Family::Inet, &Hook::Input, &mut carrier, None) {
-            return Outcome::Dropped("a tunnel packet of a stranger");
+            return Err(Outcome::Dropped("a tunnel packet of a stranger"));
         }
         match host.state.links.get(TUNNEL) {
             Some(link) if link.up && link.mac == mac && link.port == self.range.port => {}
-            _ => return Outcome::Dropped("the peer has no such device"),
+            _ => return Err(Outcome::Dropped("the peer has no such device")),
         }
-        let mut packet = self.packet(name, sent.source, sent.destination, &journey.memory);
-        packet.iif = TUNNEL.to_owned();
+        let mut packet = incoming(name, sent.source, sent.destination, memory);
+        TUNNEL.clone_into(&mut packet.iif);
         packet.tunnel_id = Some(encap.id);
         if !hook(&host.state.nft, Family::Netdev, &Hook::Ingress(TUNNEL.to_owned()), &mut packet, None) {
-            return Outcome::Dropped("ingress");
+            return Err(Outcome::Dropped("ingress"));
         }
-        self.through_node(name, packet, journey, false)
+        Ok((name.clone(), packet))
     }
 
     /// The identity of the exit that a mark stands for on a node.

@@ -49,7 +49,7 @@ fn flag(probability: f64) -> impl Strategy<Value = bool> {
 }
 
 fn network(text: &str) -> IpNet {
-    text.parse().unwrap()
+    text.parse().expect("a prefix")
 }
 
 fn prefixes(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<IpNet>> {
@@ -92,8 +92,8 @@ fn member() -> impl Strategy<Value = MemberSelector> {
 
 fn egress() -> impl Strategy<Value = Egress> {
     prop_oneof![
-        3 => Just(Egress::Interface(InterfaceName::parse("net1").unwrap())),
-        1 => Just(Egress::Interface(InterfaceName::parse("net2").unwrap())),
+        3 => Just(Egress::Interface(InterfaceName::parse("net1").expect("a name"))),
+        1 => Just(Egress::Interface(InterfaceName::parse("net2").expect("a name"))),
         2 => Just(Egress::DefaultRoute),
         2 => (0_u8..5).prop_map(|n| Egress::Address(IpAddr::from([10, 0, 3, 42 + n]))),
         1 => (0_u16..5).prop_map(|n| Egress::Address(IpAddr::from([0xfd00, 3, 0, 0, 0, 0, 0, 42 + n]))),
@@ -113,7 +113,7 @@ pub(crate) fn policy(number: usize) -> impl Strategy<Value = Policy> {
     (vec(member(), 1..3), prefixes(1..4), prefixes(0..3), gateways, choices).prop_map(
         move |(selectors, destinations, excluded, gateways, (cilium, priority, drop, keep, until))| Policy {
             id: PolicyId {
-                name: ObjectName::parse(&format!("p{number}")).unwrap(),
+                name: ObjectName::parse(&format!("p{number}")).expect("a name"),
                 kind: if cilium { PolicyKind::Cilium } else { PolicyKind::Egret },
             },
             selectors,
@@ -130,7 +130,7 @@ pub(crate) fn policy(number: usize) -> impl Strategy<Value = Policy> {
 }
 
 fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(second).unwrap()
+    Timestamp::from_second(second).expect("a time")
 }
 
 fn policies() -> impl Strategy<Value = BTreeMap<PolicyId, Policy>> {
@@ -160,7 +160,7 @@ pub(crate) fn pods() -> impl Strategy<Value = BTreeMap<PodName, Pod>> {
 }
 
 fn node_name(number: u8) -> NodeName {
-    NodeName::parse(&format!("n{number}")).unwrap()
+    NodeName::parse(&format!("n{number}")).expect("a name")
 }
 
 fn node(number: u8) -> impl Strategy<Value = Node> {
@@ -172,7 +172,7 @@ fn node(number: u8) -> impl Strategy<Value = Node> {
             }
             let v4 = Ipv4Addr::new(10, 1, number, 0);
             let v6 = Ipv6Addr::new(0xfd00, 1, u16::from(number), 0, 0, 0, 0, 0);
-            let networks = vec![IpNet::new(v4.into(), 24).unwrap(), IpNet::new(v6.into(), 64).unwrap()];
+            let networks = vec![IpNet::new_assert(v4.into(), 24), IpNet::new_assert(v6.into(), 64)];
             Node { labels, addresses, pod_cidrs: if tells { networks } else { Vec::new() }, ready, unschedulable }
         },
     )
@@ -183,8 +183,8 @@ fn ground(number: u8) -> impl Strategy<Value = Ground> {
     let net1 = (flag(0.8), flag(0.8), flag(0.7));
     (net1, flag(0.4), flag(0.9), flag(0.8), 0_u8..3).prop_map(
         move |((there, v4, v6), net2, ipv6, default6, rp_filter)| {
-            let mut ground = Ground::default();
-            ground.features = Features { owned_tables: true, ipv6 };
+            let features = Features { owned_tables: true, ipv6 };
+            let mut ground = Ground { features, ..Ground::default() };
             let mut add = |name: &str, addresses: Vec<String>| {
                 let addresses = addresses.iter().map(|text| network(text)).collect();
                 let interface = Interface { up: true, addresses, rp_filter, mtu: 1500 };
@@ -203,7 +203,7 @@ fn ground(number: u8) -> impl Strategy<Value = Ground> {
             let route = |destination: &str, gateway: &str| GroundRoute {
                 destination: network(destination),
                 interface: "eth0".to_owned(),
-                gateway: Some(gateway.parse().unwrap()),
+                gateway: Some(gateway.parse().expect("an address")),
                 metric: 100,
             };
             ground.routes.push(route("0.0.0.0/0", "172.18.0.1"));

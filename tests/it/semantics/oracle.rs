@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use egret::core::facts::{Pod, PodName};
 use egret::core::ground::Ground;
+use egret::core::labels::{Labels, Requirement};
 use egret::core::name::NodeName;
 use egret::core::policy::{Egress, ExistingConnections, OnNoGateway, Policy};
 use egret::core::state::nft::AddressFamily;
@@ -153,7 +154,7 @@ fn is_member(world: &World, policy: &Policy, name: &PodName, pod: &Pod) -> bool 
     if pod.host_network || pod.finished {
         return false;
     }
-    let nothing = Default::default();
+    let nothing = Labels::new();
     let namespace_labels = world.facts.namespaces.get(&name.namespace).unwrap_or(&nothing);
     let node_labels = match &pod.node {
         Some(node) => world.facts.nodes.get(node).map_or(&nothing, |node| &node.labels),
@@ -161,7 +162,7 @@ fn is_member(world: &World, policy: &Policy, name: &PodName, pod: &Pod) -> bool 
     };
     policy.selectors.iter().any(|selector| {
         let in_namespace = selector.namespace_name.iter().all(|operator| {
-            let requirement = egret::core::labels::Requirement { key: "name".to_owned(), operator: operator.clone() };
+            let requirement = Requirement { key: "name".to_owned(), operator: operator.clone() };
             requirement.matches(Some(&name.namespace))
         });
         in_namespace

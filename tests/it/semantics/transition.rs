@@ -51,7 +51,9 @@ proptest! {
         let mut before = old.desired(&States::new());
         for (node, state) in &mut before {
             let elsewhere = new.compiled(node, &NodeState::default()).desired;
-            damages.iter().for_each(|one| damage(state, &elsewhere, one));
+            for one in &damages {
+                damage(state, &elsewhere, one);
+            }
         }
         for (node, desired) in new.desired(&before) {
             arrives(&desired, &before[&node])?;

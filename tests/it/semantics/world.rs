@@ -110,7 +110,7 @@ fn observed_ground(ground: &Ground, state: &NodeState) -> Ground {
     let remembered = state.nft.get(&Family::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
     for (key, data) in remembered.into_iter().flat_map(|set| &set.elements) {
         let (Key::Interface(name), Some(Data::Mark(before))) = (key, data) else { continue };
-        ground.loosened.insert(name.clone(), u8::try_from(*before).unwrap());
+        ground.loosened.insert(name.clone(), u8::try_from(*before).expect("a filter is 0, 1 or 2"));
         if let Some(interface) = ground.interfaces.get_mut(name) {
             interface.rp_filter = 2;
         }

@@ -1,0 +1,69 @@
+//! The chains of all nftables tables, whosever they are: who else decides about forwarded packets.
+//!
+//! Deliberately absent: their rules. Whether a rule lets our packets through before a policy drops them cannot be told without
+//! evaluating somebody else's firewall.
+
+use super::super::nft::socket::{self, ExchangeError, NetfilterSocket};
+use super::super::nft::uapi::{NFPROTO_UNSPEC, NLM_F_DUMP, NLM_F_REQUEST};
+use super::super::nft::wire::{self, Malformed, Message, Writer};
+use super::survey::Chain;
+
+/// include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h.
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFT_MSG_NEWCHAIN: u8 = 3;
+const NFT_MSG_GETCHAIN: u8 = 4;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_POLICY: u16 = 5;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
+/// include/uapi/linux/netfilter.h: families and, of the IP families, the forward hook; a verdict.
+const NFPROTO_INET: u8 = 1;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+const NF_INET_FORWARD: u32 = 2;
+const NF_DROP: u32 = 0;
+
+/// Lists all chains, sorted. In the network namespace of the calling thread, within a tokio runtime.
+pub(super) async fn list() -> Result<Vec<Chain>, ExchangeError> {
+    let mut socket = NetfilterSocket::open(socket::LARGE_BUFFER).map_err(ExchangeError::Socket)?;
+    let request = |sequence| {
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | u16::from(NFT_MSG_GETCHAIN);
+        let mut writer = Writer::default();
+        writer.message((kind, NLM_F_REQUEST | NLM_F_DUMP, sequence), (NFPROTO_UNSPEC, 0), |_| {});
+        writer.finish().unwrap_or_default()
+    };
+    let mut chains = Vec::new();
+    socket
+        .ask(request, |message| {
+            chains.extend(read(message)?);
+            Ok(())
+        })
+        .await?;
+    chains.sort();
+    Ok(chains)
+}
+
+fn read(message: &Message<'_>) -> Result<Option<Chain>, Malformed> {
+    if message.of_subsystem(NFNL_SUBSYS_NFTABLES) != Some(NFT_MSG_NEWCHAIN) {
+        return Ok(None);
+    }
+    let (family, attributes) = message.netfilter()?;
+    let hook = match wire::find(attributes, NFTA_CHAIN_HOOK)? {
+        Some(hook) => wire::find_u32(hook, NFTA_HOOK_HOOKNUM)?,
+        None => None,
+    };
+    let layer3 = [NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6].contains(&family);
+    Ok(Some(Chain {
+        family: match family {
+            NFPROTO_INET => "inet".to_owned(),
+            NFPROTO_IPV4 => "ip".to_owned(),
+            NFPROTO_IPV6 => "ip6".to_owned(),
+            other => other.to_string(),
+        },
+        table: wire::find_text(attributes, NFTA_CHAIN_TABLE)?.unwrap_or_default().to_owned(),
+        name: wire::find_text(attributes, NFTA_CHAIN_NAME)?.unwrap_or_default().to_owned(),
+        forward: layer3 && hook == Some(NF_INET_FORWARD),
+        drops: wire::find_u32(attributes, NFTA_CHAIN_POLICY)? == Some(NF_DROP),
+    }))
+}

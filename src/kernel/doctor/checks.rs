@@ -1,0 +1,191 @@
+//! Checks of the machine itself: its kernel, our rights, its settings, the tunnel's port and size, and the node it is in the cluster.
+//!
+//! Pure. Deliberately absent: everybody else's firewall, rules and routes (`others`).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::survey::{Attempt, Survey};
+use super::{Asked, Check};
+use crate::core::state::nft::AddressFamily;
+use crate::core::state::ownership::Range;
+
+/// include/uapi/linux/capability.h
+const CAP_NET_ADMIN: u32 = 12;
+
+/// What VXLAN puts around a packet: outer IP header, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
+const OVERHEAD_IPV4: u32 = 20 + 8 + 8 + 14;
+const OVERHEAD_IPV6: u32 = 40 + 8 + 8 + 14;
+
+/// All of them, in the order they are shown.
+pub(super) fn machine(survey: &Survey, asked: &Asked) -> Vec<Check> {
+    let mut found = kernel(survey);
+    found.push(capabilities(survey.capabilities));
+    found.extend(settings(survey));
+    found.push(filters(survey));
+    found.push(tunnel_port(survey, asked.range));
+    found.extend(tunnel_mtu(survey, asked));
+    found.extend(node(survey, asked));
+    found
+}
+
+fn kernel(survey: &Survey) -> Vec<Check> {
+    let release = &survey.release;
+    let attempts = match &survey.trial {
+        Ok(attempts) => attempts,
+        Err(why) => {
+            let message = format!("kernel {release}: what it can do was not tried ({why})");
+            return vec![Check::warn("kernel", message, "run `egret doctor` once as root, outside of a container")];
+        }
+    };
+    let there: Vec<&str> = attempts.iter().filter(|one| one.refusal.is_none()).map(|one| one.feature).collect();
+    let mut found = Vec::new();
+    if !there.is_empty() {
+        found.push(Check::ok("kernel", format!("kernel {release}: {}", there.join(", "))));
+    }
+    for Attempt { feature, refusal, optional, hint } in attempts {
+        let Some(refusal) = refusal else { continue };
+        found.push(match optional {
+            Some(without) => Check::warn("kernel", format!("no {feature}: {without} ({refusal})"), *hint),
+            None => Check::error("kernel", format!("no {feature}: {refusal}"), *hint),
+        });
+    }
+    found
+}
+
+fn capabilities(effective: Option<u64>) -> Check {
+    match effective {
+        Some(set) if set & (1 << CAP_NET_ADMIN) != 0 => Check::ok("capabilities", "capabilities: NET_ADMIN"),
+        Some(_) => Check::error(
+            "capabilities",
+            "NET_ADMIN is missing: nothing can be read of nftables, and nothing changed",
+            "run as root, or with CAP_NET_ADMIN: `securityContext.capabilities.add: [NET_ADMIN]` in a pod",
+        ),
+        None => Check::warn(
+            "capabilities",
+            "which capabilities this process has cannot be told: /proc/self/status",
+            "mount /proc",
+        ),
+    }
+}
+
+fn settings(survey: &Survey) -> Vec<Check> {
+    let mut found = Vec::new();
+    if let Some(why) = &survey.settings.read_only {
+        let message = format!("/proc/sys/net cannot be written ({why}): the tunnel's filters cannot be set");
+        found.push(Check::error(
+            "sysctl",
+            message,
+            "a container needs it writable: `privileged: true`, or a mount of its own",
+        ));
+    }
+    if survey.settings.forwards4 == Some(false) {
+        let message = "net.ipv4.ip_forward is 0: no pod's packet leaves this node";
+        found.push(Check::error("forwarding", message, "`sysctl -w net.ipv4.ip_forward=1`"));
+    }
+    if !survey.ground.features.ipv6 {
+        found.push(Check::ok("ipv6", "IPv6 is switched off: policies' IPv6 destinations are left out here"));
+    } else if survey.settings.forwards6 == Some(false) {
+        let message = "net.ipv6.conf.all.forwarding is 0: no pod's IPv6 packet leaves this node";
+        let hint = "`sysctl -w net.ipv6.conf.all.forwarding=1`; nothing to do where pods have no IPv6";
+        found.push(Check::warn("forwarding", message, hint));
+    }
+    if found.is_empty() {
+        found.push(Check::ok("forwarding", "settings: /proc/sys/net is writable, IPv4 and IPv6 are forwarded"));
+    }
+    found
+}
+
+/// For information: Egret loosens strict filters where it needs to, and puts them back.
+fn filters(survey: &Survey) -> Check {
+    let strict: Vec<&str> = survey
+        .ground
+        .interfaces
+        .iter()
+        .filter(|(_, interface)| interface.rp_filter.max(survey.ground.rp_filter_all) == 1)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let marks = if survey.settings.src_valid_mark == Some(true) { "look at marks" } else { "do not look at marks" };
+    let message = if strict.is_empty() {
+        format!("reverse path filters: none is strict; they {marks}")
+    } else {
+        format!("reverse path filters: strict on {}; they {marks}", some(&strict))
+    };
+    Check::ok("rp-filter", message)
+}
+
+fn tunnel_port(survey: &Survey, range: Range) -> Check {
+    let port = range.port;
+    let other = survey.devices.iter().find(|(_, device)| !device.ours && device.vxlan_port == port);
+    let own = survey.devices.values().any(|device| device.ours && device.vxlan_port == port);
+    if let Some((name, _)) = other {
+        let message = format!("UDP port {port} is the tunnel port of {name}, which is not ours: two cannot share it");
+        return Check::error("tunnel-port", message, "set another datapath.port in egret.yaml, the same for all nodes");
+    }
+    if !own && survey.udp_ports.contains(&port) {
+        let message = format!("UDP port {port}, the tunnel's, is in use by a program");
+        let hint = format!("`ss -ulpn sport = :{port}` names it; or set another datapath.port in egret.yaml");
+        return Check::error("tunnel-port", message, hint);
+    }
+    let whose = if own { "our tunnel has it" } else { "it is free" };
+    Check::ok("tunnel-port", format!("UDP port {port}: {whose}"))
+}
+
+/// The interface that tunnel packets leave by: the one with the node's address, else the one with the default route.
+fn tunnel_mtu(survey: &Survey, asked: &Asked) -> Option<Check> {
+    let address = asked.node.as_ref().and_then(|(_, node)| node.tunnel_address());
+    let (name, overhead) = match address.and_then(|address| Some((address, survey.ground.holder(address)?))) {
+        Some((IpAddr::V6(_), name)) => (name, OVERHEAD_IPV6),
+        Some((IpAddr::V4(_), name)) => (name, OVERHEAD_IPV4),
+        None => (survey.ground.default_route(AddressFamily::V4)?.interface.as_str(), OVERHEAD_IPV4),
+    };
+    let (tunnel, under) = (asked.range.mtu, survey.ground.interfaces.get(name)?.mtu);
+    Some(if tunnel + overhead > under {
+        let message = format!(
+            "MTU: tunnel packets of {tunnel} bytes need {} with what is put around them, and {name} takes {under}",
+            tunnel + overhead
+        );
+        let room = under.saturating_sub(overhead);
+        Check::warn("mtu", message, format!("set datapath.mtu to {room} in egret.yaml, or raise the MTU of {name}"))
+    } else {
+        Check::ok("mtu", format!("MTU: {tunnel} in the tunnel, {under} on {name}"))
+    })
+}
+
+fn node(survey: &Survey, asked: &Asked) -> Vec<Check> {
+    let Some((name, node)) = &asked.node else { return Vec::new() };
+    let mut found = Vec::new();
+    match node.tunnel_address() {
+        None => found.push(Check::error(
+            "node-address",
+            format!("{name} has no InternalIP: the other nodes have nowhere to send its packets"),
+            "the Node manifest's status.addresses should have one",
+        )),
+        Some(address) => found.push(match survey.ground.holder(address) {
+            Some(interface) => Check::ok("node-address", format!("{name} is here: {address} on {interface}")),
+            None => Check::error(
+                "node-address",
+                format!("{address}, the InternalIP of {name}, is on no interface: this is not {name}, or it has moved"),
+                "compare --node with `ip address`",
+            ),
+        }),
+    }
+    if node.pod_cidrs.is_empty() {
+        let message = format!("{name} has no podCIDRs: a pod that starts is not held back until it is classified");
+        found.push(Check::warn("pod-cidrs", message, "set podCIDRs in egret.yaml"));
+    }
+    found
+}
+
+/// A few names and how many more there are.
+fn some(names: &[&str]) -> String {
+    let names: BTreeSet<&str> = names.iter().copied().collect();
+    let shown: Vec<&str> = names.iter().copied().take(3).collect();
+    match names.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

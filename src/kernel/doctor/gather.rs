@@ -1,0 +1,242 @@
+//! Gathering: every file and every listing that the doctor looks at, and nothing that judges them.
+//!
+//! What cannot be read is left out: the judgement says what that means. Deliberately absent: writing, to anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::rule::RuleMessage;
+
+use super::super::links::{self, Seen};
+use super::super::socket::{RouteError, RouteSocket};
+use super::super::{encode, ground, routes};
+use super::networkd::{self, Networkd};
+use super::survey::{Device, Settings, Survey};
+use super::{chains, trial};
+use crate::core::ground::{Ground, GroundRoute};
+use crate::core::state::net::{Protocol, Route, Rule, route_text};
+use crate::core::state::nft::{AddressFamily, Ruleset};
+use crate::core::state::ownership::{PROTOCOL, Range};
+
+/// Where Cilium's agent writes what it runs with (pkg/option in its sources, `StoreInFile`).
+const CILIUM_STATE: &str = "/var/run/cilium/state/agent-runtime-config.json";
+
+/// Its fields, and what `cilium-config` calls them.
+const CILIUM_FIELDS: [(&str, &str); 3] = [
+    ("EnableHostLegacyRouting", "enable-host-legacy-routing"),
+    ("KubeProxyReplacement", "kube-proxy-replacement"),
+    ("EnableBPFMasquerade", "enable-bpf-masquerade"),
+];
+
+/// Looks at everything.
+pub(super) async fn gather(range: Range) -> Survey {
+    let listed = listings(range).await.unwrap_or_default();
+    Survey {
+        release: text("/proc/sys/kernel/osrelease").unwrap_or_else(|| "of unknown release".to_owned()),
+        trial: trial::run(range).await,
+        capabilities: text("/proc/self/status").and_then(|status| effective(&status)),
+        settings: settings(),
+        devices: listed.devices,
+        ground: listed.ground,
+        rules: listed.rules,
+        foreign_routes: listed.foreign_routes,
+        chains: chains::list().await.ok(),
+        udp_ports: ["udp", "udp6"].iter().flat_map(|file| ports(&of_thread(file))).collect(),
+        legacy_tables: ["ip_tables_names", "ip6_tables_names"]
+            .iter()
+            .flat_map(|file| words(&of_thread(file)))
+            .collect(),
+        networkd: networkd_settings(Path::new("/")),
+        cilium: text(CILIUM_STATE).and_then(|json| cilium(&json)),
+    }
+}
+
+/// What route netlink lists. It needs no rights.
+#[derive(Default)]
+struct Listings {
+    devices: BTreeMap<String, Device>,
+    ground: Ground,
+    rules: Vec<(Rule, Protocol)>,
+    foreign_routes: Vec<String>,
+}
+
+async fn listings(range: Range) -> Result<Listings, RouteError> {
+    let socket = RouteSocket::open().map_err(|_| RouteError::Closed)?;
+    let mut seen = BTreeMap::new();
+    for answer in socket.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await? {
+        if let RouteNetlinkMessage::NewLink(message) = answer {
+            seen.extend(links::decode(&message));
+        }
+    }
+    let mut addresses = Vec::new();
+    for answer in socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default())).await? {
+        if let RouteNetlinkMessage::NewAddress(message) = answer {
+            addresses.extend(links::decode_address(&message));
+        }
+    }
+    let (mut rules, mut main, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
+    for family in AddressFamily::BOTH {
+        let mut request = RuleMessage::default();
+        request.header.family = encode::family(family);
+        for answer in socket.dump(RouteNetlinkMessage::GetRule(request)).await? {
+            if let RouteNetlinkMessage::NewRule(message) = answer {
+                rules.extend(routes::rule(&message));
+            }
+        }
+        all_routes(&socket, family, (range, &seen), (&mut main, &mut foreign)).await?;
+    }
+    foreign.sort();
+    let devices = seen.values().map(|seen| {
+        let device = Device { mtu: seen.mtu, vxlan_port: seen.link.port, ours: seen.is_ours() };
+        (seen.name.clone(), device)
+    });
+    let devices = devices.collect();
+    let ground = ground::ground(&seen, &addresses, main, &Ruleset::default(), false);
+    Ok(Listings { devices, ground, rules, foreign_routes: foreign })
+}
+
+/// Routes of the main table, and routes of others in tables of ours. There is no asking for the latter alone.
+async fn all_routes(
+    socket: &RouteSocket,
+    family: AddressFamily,
+    (range, links): (Range, &BTreeMap<u32, Seen>),
+    (main, foreign): (&mut Vec<GroundRoute>, &mut Vec<String>),
+) -> Result<(), RouteError> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = encode::family(family);
+    for answer in socket.dump(RouteNetlinkMessage::GetRoute(request)).await? {
+        let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
+        main.extend(routes::ground_route(&message, links));
+        let protocol = routes::protocol(message.header.protocol);
+        if protocol != PROTOCOL
+            && range.owns(routes::table(&message))
+            && let Some((key, route)) = routes::own_route(&message, links)
+        {
+            foreign.push(foreign_text(&route_text(&key, &route), &route, protocol));
+        }
+    }
+    Ok(())
+}
+
+/// A route's text says whose it is: not Egret's here.
+fn foreign_text(text: &str, route: &Route, protocol: Protocol) -> String {
+    let text = text.strip_suffix(" proto egret").unwrap_or(text);
+    // What Egret has no word for is said in the kernel's; the protocol is enough to find it.
+    let known = !matches!(route, Route::Unknown(_));
+    if known && protocol == Protocol(3) { text.to_owned() } else { format!("{text} proto {protocol}") }
+}
+
+fn text(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// A file below `/proc/net` as the calling thread's network namespace has it; `/proc/net` itself is the main thread's.
+fn of_thread(file: &str) -> String {
+    format!("/proc/thread-self/net/{file}")
+}
+
+fn words(path: &str) -> Vec<String> {
+    text(path).map(|text| text.split_whitespace().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// `CapEff:` of `/proc/self/status`, proc_pid_status(5).
+fn effective(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+fn settings() -> Settings {
+    let flag = |path: &str| text(path).map(|value| value != "0");
+    // Opening for writing asks for the right and uses none of it.
+    let opened = fs::OpenOptions::new().write(true).open("/proc/sys/net/ipv4/ip_forward");
+    Settings {
+        read_only: opened.err().map(|error| error.to_string()),
+        forwards4: flag("/proc/sys/net/ipv4/ip_forward"),
+        forwards6: flag("/proc/sys/net/ipv6/conf/all/forwarding"),
+        src_valid_mark: flag("/proc/sys/net/ipv4/conf/all/src_valid_mark"),
+    }
+}
+
+/// The local ports of `/proc/net/udp`: second field, `ADDRESS:PORT` in hexadecimal.
+fn ports(path: &str) -> BTreeSet<u16> {
+    let listing = text(path).unwrap_or_default();
+    let local = listing.lines().filter_map(|line| line.split_whitespace().nth(1)?.rsplit_once(':'));
+    local.filter_map(|(_, port)| u16::from_str_radix(port, 16).ok()).collect()
+}
+
+/// networkd's settings below a root, if it runs: main file and drop-ins as systemd looks for them (networkd.conf(5)).
+fn networkd_settings(root: &Path) -> Option<Networkd> {
+    // The folder alone is made at boot for a networkd that may never run; this file is networkd's own.
+    if !root.join("run/systemd/netif/state").is_file() {
+        return None;
+    }
+    let folders = ["etc", "run", "usr/local/lib", "usr/lib"].map(|folder| root.join(folder).join("systemd"));
+    let main = folders.iter().map(|folder| folder.join("networkd.conf")).find(|path| path.is_file());
+    let mut drop_ins: BTreeMap<std::ffi::OsString, PathBuf> = BTreeMap::new();
+    for folder in &folders {
+        for entry in fs::read_dir(folder.join("networkd.conf.d")).into_iter().flatten().flatten() {
+            // Of two with one name, the one in the first folder counts and hides the other.
+            if entry.path().extension().is_some_and(|extension| extension == "conf") {
+                drop_ins.entry(entry.file_name()).or_insert_with(|| entry.path());
+            }
+        }
+    }
+    let texts: Vec<String> =
+        main.iter().chain(drop_ins.values()).filter_map(|path| fs::read_to_string(path).ok()).collect();
+    Some(networkd::read(texts.iter().map(String::as_str)))
+}
+
+/// What Cilium's agent runs with. Fields that are not there, or of another type than expected, are left out.
+fn cilium(json: &str) -> Option<BTreeMap<String, String>> {
+    let value: serde_json::Value = serde_json::from_str(json).ok()?;
+    let known = CILIUM_FIELDS.into_iter().filter_map(|(field, name)| {
+        let value = value.get(field)?;
+        let text = value.as_str().map(str::to_owned).or_else(|| value.as_bool().map(|value| value.to_string()))?;
+        Some((name.to_owned(), text))
+    });
+    Some(known.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_capabilities_are_read() {
+        let status = "Name:\tegret\nCapPrm:\t000001ffffffffff\nCapEff:\t0000000000001000\n";
+        assert_eq!(effective(status), Some(1 << 12));
+        assert_eq!(effective("Name:\tegret\n"), None);
+    }
+
+    #[test]
+    fn drop_ins_of_one_name_hide_each_other_and_others_add_up() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, line: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, format!("[Network]\n{line}\n")).unwrap();
+        };
+        write("usr/lib/systemd/networkd.conf.d/10-site.conf", "ManageForeignRoutes=no");
+        assert_eq!(networkd_settings(root.path()), None, "networkd does not run");
+        write("run/systemd/netif/state", "OPER_STATE=routable");
+        assert_eq!(networkd_settings(root.path()), Some(Networkd { rules: true, routes: false }));
+        write("etc/systemd/networkd.conf.d/10-site.conf", "ManageForeignRoutingPolicyRules=no");
+        assert_eq!(networkd_settings(root.path()), Some(Networkd { rules: false, routes: true }));
+        write("run/systemd/networkd.conf.d/20-site.conf", "ManageForeignRoutingPolicyRules=yes");
+        assert_eq!(networkd_settings(root.path()), Some(Networkd { rules: true, routes: true }));
+    }
+
+    #[test]
+    fn what_cilium_runs_with_gets_the_names_of_its_config_map() {
+        let json = r#"{"EnableHostLegacyRouting": false, "KubeProxyReplacement": "true", "EnableBPFMasquerade": 1}"#;
+        let expected = [("enable-host-legacy-routing", "false"), ("kube-proxy-replacement", "true")];
+        let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(cilium(json), Some(BTreeMap::from(expected)));
+        assert_eq!(cilium("{"), None);
+    }
+}

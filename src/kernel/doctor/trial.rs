@@ -1,0 +1,163 @@
+//! What this kernel can do, found out by doing it: every kind of object of ours is made once, in a network namespace that is made
+//! for that on a thread of its own and gone with the thread. The machine's own namespace is not touched.
+//!
+//! Deliberately absent: reading kernel configurations and module lists, which say what could be there and not what works.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use nix::sched::{CloneFlags, unshare};
+use tokio::sync::oneshot;
+
+use super::super::{Kernel, KernelError, conntrack};
+use super::survey::Attempt;
+use crate::core::plan::Step;
+use crate::core::state::net::{Address, Encap, Link, Mac, Route, RouteKey, Rule as RoutingRule};
+use crate::core::state::nft::{
+    AddressFamily, Base, ChainKind, Change, DataType, Family, Field, Hook, KeyType, Policy, Rule, Set, Statement,
+    Transaction, unspecified,
+};
+use crate::core::state::ownership::{Range, TUNNEL};
+
+/// Some peer and some address of ours (RFC 5737); nothing is ever sent.
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+
+/// Tries everything. The error says why nothing could be tried.
+pub(super) async fn run(range: Range) -> Result<Vec<Attempt>, String> {
+    let (sender, receiver) = oneshot::channel();
+    let work = move || {
+        // Nobody waits any more: then nobody wants to know.
+        let _ = sender.send(in_a_namespace_of_its_own(range));
+    };
+    std::thread::Builder::new().name("egret-doctor".into()).spawn(work).map_err(|error| error.to_string())?;
+    receiver.await.unwrap_or_else(|_| Err("the thread that tries it has ended".to_owned()))
+}
+
+/// Moves the thread for good: it must not be one of a pool.
+fn in_a_namespace_of_its_own(range: Range) -> Result<Vec<Attempt>, String> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| format!("make a network namespace: {}", errno.desc()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(|error| error.to_string())?.block_on(attempts(range)))
+}
+
+async fn attempts(range: Range) -> Vec<Attempt> {
+    let mut kernel = match Kernel::open(range).await {
+        Ok(kernel) => kernel,
+        Err(error) => return vec![Attempt { refusal: Some(words(&error)), ..NFTABLES }],
+    };
+    let mut found = Vec::new();
+    for (feature, steps) in tried(range, kernel.features().owned_tables) {
+        let refusal = attempt(&mut kernel, &steps).await.err();
+        // A route through a device that is not there says nothing of routes.
+        let over = refusal.is_some() && matches!(steps[..], [Step::AddLink(..)]);
+        found.push(Attempt { refusal: refusal.map(|error| words(&error)), ..feature });
+        if over {
+            break;
+        }
+    }
+    let features = *kernel.features();
+    let unknown = |there: bool| (!there).then(|| "the kernel does not know it".to_owned());
+    found.push(Attempt { refusal: unknown(features.tunnel_id), ..NFT_TUNNEL });
+    found.push(Attempt { refusal: unknown(features.owned_tables), ..OWNED_TABLES });
+    let counted = conntrack::count(1, 1).await;
+    found.push(Attempt { refusal: counted.err().map(|error| crate::telemetry::chain(&error)), ..CONNTRACK });
+    found
+}
+
+async fn attempt(kernel: &mut Kernel, steps: &[Step]) -> Result<(), KernelError> {
+    let mut generation = kernel.observe().await?.generation;
+    for step in steps {
+        kernel.apply(step, &mut generation).await?;
+    }
+    Ok(())
+}
+
+/// The kernel's words alone: what was tried is in the line already.
+fn words(error: &KernelError) -> String {
+    match error {
+        KernelError::Step { source, .. } => source.to_string(),
+        other => crate::telemetry::chain(other),
+    }
+}
+
+const fn feature(feature: &'static str, optional: Option<&'static str>, hint: &'static str) -> Attempt {
+    Attempt { feature, refusal: None, optional, hint }
+}
+
+const VXLAN: Attempt = feature("vxlan", None, "`modprobe vxlan`; CONFIG_VXLAN");
+const RULES4: Attempt = feature("policy routing", None, "CONFIG_IP_MULTIPLE_TABLES");
+const RULES6: Attempt = feature(
+    "IPv6 policy routing",
+    Some("IPv6 destinations are not steered"),
+    "CONFIG_IPV6_MULTIPLE_TABLES; nothing to do where policies name no IPv6 destinations",
+);
+const LWTUNNEL: Attempt = feature("lwtunnel", None, "CONFIG_LWTUNNEL");
+const NFTABLES: Attempt = feature(
+    "nf_tables",
+    None,
+    "`modprobe nf_tables nft_chain_nat nft_ct`; CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_CT",
+);
+const NFT_TUNNEL: Attempt = feature("nft_tunnel", None, "`modprobe nft_tunnel`; CONFIG_NFT_TUNNEL");
+const OWNED_TABLES: Attempt = feature(
+    "owned tables",
+    Some("`nft flush ruleset` takes our table away until it is put back"),
+    "Linux 6.9 or newer has them",
+);
+const CONNTRACK: Attempt = feature(
+    "conntrack netlink",
+    Some("connections of an exit that is gone are not forgotten"),
+    "`modprobe nf_conntrack_netlink`; CONFIG_NF_CT_NETLINK",
+);
+
+/// Steps of each kind that a plan has, in an order in which each finds what it needs.
+fn tried(range: Range, owned: bool) -> [(Attempt, Vec<Step>); 5] {
+    let link = Link { port: range.port, mac: Mac::of_node(PEER), mtu: range.mtu, up: true, external: true };
+    let rule = |family| RoutingRule {
+        family,
+        priority: range.table(1),
+        mark: range.mark(1),
+        mask: range.mask,
+        table: range.table(1),
+        odd: None,
+    };
+    let key = RouteKey {
+        family: AddressFamily::V4,
+        table: range.table(1),
+        destination: IpNet::new_assert(unspecified(AddressFamily::V4), 0),
+        metric: 0,
+    };
+    let encap = Some(Encap { id: 1, peer: PEER });
+    let route = Route::Via { link: TUNNEL.to_owned(), gateway: Some(PEER), onlink: true, encap };
+    // As ours has one: without any address in the namespace the kernel takes no next hop.
+    let address = Address { link: TUNNEL.to_owned(), address: IpNet::from(OWN) };
+    [
+        (NFTABLES, vec![Step::Nft(transaction(range, owned))]),
+        (RULES4, vec![Step::AddRule(rule(AddressFamily::V4))]),
+        (RULES6, vec![Step::AddRule(rule(AddressFamily::V6))]),
+        (VXLAN, vec![Step::AddLink(TUNNEL.to_owned(), link)]),
+        (LWTUNNEL, vec![Step::AddAddress(address), Step::SetRoute(key, route, None)]),
+    ]
+}
+
+/// A table that keeps a mark in the connection, translates by it, and hangs in the hooks ours does.
+fn transaction(range: Range, owned: bool) -> Transaction {
+    let map = Set {
+        key: vec![KeyType::Mark],
+        data: Some(DataType::Ipv4Addr),
+        interval: false,
+        elements: std::collections::BTreeMap::new(),
+    };
+    let base = |kind, hook, priority| Some(Base { kind, hook, priority, policy: Policy::Accept });
+    let keep = Statement::SetMark { field: Field::CtMark, keep: range.others(), value: range.mark(1) };
+    let snat = Statement::SnatMap { family: AddressFamily::V4, mask: range.mask, map: "addresses".into() };
+    let changes = [
+        Change::AddTable { owned },
+        Change::AddSet("addresses".into(), map),
+        Change::AddChain("mark".into(), base(ChainKind::Filter, Hook::Prerouting, -150), None),
+        Change::AddRule("mark".into(), Rule(vec![keep, Statement::Counter])),
+        Change::AddChain("translate".into(), base(ChainKind::Nat, Hook::Postrouting, 99), None),
+        Change::AddRule("translate".into(), Rule(vec![snat])),
+    ];
+    Transaction { changes: changes.into_iter().map(|change| (Family::Inet, change)).collect() }
+}

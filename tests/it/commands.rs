@@ -1,0 +1,204 @@
+//! What the commands print and how they exit, whole: `validate` and `plan` on the repository people start from, on one with mistakes,
+//! and on nodes of the lab.
+//!
+//! Deliberately absent: what diagnostics say of each mistake (`policy`), and whether the plan is the right one (`outpost`).
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be prepared has failed")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::documents::{DEADLINE, LABELS, POLICY};
+use crate::lab::{Lab, Options};
+
+/// What a command said.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Said {
+    fn fine(stdout: impl Into<String>) -> Self {
+        Self { code: Some(0), stdout: stdout.into(), stderr: String::new() }
+    }
+
+    fn failed(stderr: impl Into<String>) -> Self {
+        Self { code: Some(1), stdout: String::new(), stderr: stderr.into() }
+    }
+}
+
+/// Runs the program in this thread's network namespace, with nothing in its environment that changes what it says.
+pub(crate) fn egret<Word: Into<OsString>>(words: impl IntoIterator<Item = Word>) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+    command.args(words.into_iter().map(Into::into)).env_clear().env("HOME", "/nonexistent").env("RUST_LOG", "warn");
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// A copy of what people start from, outside of any work tree.
+fn template() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("repo-template");
+    for path in ["egret.yaml", "nodes/gateways.yaml", "policies/outpost.yaml"] {
+        fs::create_dir_all(folder.path().join(path).parent().unwrap()).unwrap();
+        fs::copy(from.join(path), folder.path().join(path)).unwrap();
+    }
+    folder
+}
+
+/// The same with a mistake and something doubtful.
+fn mistaken() -> tempfile::TempDir {
+    let folder = template();
+    let path = folder.path().join("policies/outpost.yaml");
+    let text = fs::read_to_string(&path).unwrap().replace("10.0.4.0/24", "10.0.4.7/24");
+    fs::write(&path, text).unwrap();
+    folder
+}
+
+fn validate(folder: &Path, more: &[&str]) -> Said {
+    let words = ["validate", "--repo", folder.to_str().unwrap()];
+    egret(words.into_iter().chain(more.iter().copied()))
+}
+
+#[test]
+fn what_people_start_from_is_fine() {
+    let folder = template();
+    assert_eq!(validate(folder.path(), &[]), Said::fine("3 documents are fine\n"));
+    assert_eq!(validate(folder.path(), &["--output=markdown"]), Said::fine("3 documents are fine\n"));
+    assert_eq!(validate(folder.path(), &["--output=github"]), Said::fine("3 documents are fine\n"));
+    assert_eq!(validate(folder.path(), &["--output=json"]), Said::fine("[]\n"));
+}
+
+#[test]
+fn a_mistake_is_shown_in_every_form_and_fails() {
+    let folder = mistaken();
+    let bad = |stdout: String| Said { code: Some(1), ..Said::fine(stdout) };
+    let excerpt = "\
+error: a destination has bits behind its prefix
+   ╭▸ policies/outpost.yaml:13:5
+   │
+13 │   - 10.0.4.7/24
+   │     ━━━━━━━━━━━ /24 leaves no room for the .7
+   │
+   ╰ hint: 10.0.4.0/24 for the network, 10.0.4.7/32 for the host
+";
+    let summary = "1 error in 1 of 3 documents; the other 2 are fine\n";
+    assert_eq!(validate(folder.path(), &[]), bad(format!("{excerpt}\n{summary}")));
+    assert_eq!(validate(folder.path(), &["--output=markdown"]), bad(format!("```text\n{excerpt}```\n\n{summary}")));
+    let annotation = "::error file=policies/outpost.yaml,line=13,endLine=13,col=5,endColumn=15,title=host-bits::a destination \
+                      has bits behind its prefix (/24 leaves no room for the .7)%0Ahint: 10.0.4.0/24 for the network, \
+                      10.0.4.7/32 for the host";
+    assert_eq!(validate(folder.path(), &["--output=github"]), bad(format!("{annotation}\n{summary}")));
+    let json: serde_json::Value = serde_json::from_str(&validate(folder.path(), &["--output=json"]).stdout).unwrap();
+    let expected = serde_json::json!([{
+        "file": "policies/outpost.yaml", "line": 13, "column": 5, "endLine": 13, "endColumn": 16, "severity": "error",
+        "code": "host-bits", "message": "a destination has bits behind its prefix",
+        "label": "/24 leaves no room for the .7", "hint": "10.0.4.0/24 for the network, 10.0.4.7/32 for the host",
+    }]);
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn what_cannot_be_asked_says_so_with_a_hint() {
+    let folder = template();
+    let (repo, none) = (folder.path().to_str().unwrap(), folder.path().join("none"));
+    let none = none.to_str().unwrap();
+    let nodes = folder.path().join("nodes.yaml");
+    fs::write(&nodes, "kind: Node\napiVersion: v1\nmetadata: {name: a}\n").unwrap();
+    let nodes = nodes.to_str().unwrap();
+    let no_repository = "error: read FOLDER/none: No such file or directory (os error 2)\n\
+        hint: --repo takes a folder, a Git repository, or the address of one\n";
+    let no_cluster = "error: listing the manifests in FOLDER/none: No such file or directory (os error 2)\n\
+        hint: --cluster takes a file or folder, as `kubectl get nodes,namespaces,pods -A -o yaml` prints it\n";
+    let insecure = "error: \"http://git.example/p\" is no source of a Git repository: anybody on the way could change what it says; \
+        use https or ssh\nhint: write a path, or file://, https://, ssh:// or user@host:path\n";
+    let unknown = "error: b is not among the nodes of FOLDER/nodes.yaml\nhint: they have a\n";
+    for (words, expected) in [
+        (&["validate", "--repo", none][..], no_repository),
+        (&["validate", "--repo", "http://git.example/p"], insecure),
+        (&["validate", "--repo", repo, "--cluster", none], no_cluster),
+        (&["plan", "--repo", none, "--cluster", nodes, "--node", "a"], no_repository),
+        (&["plan", "--repo", repo, "--cluster", none, "--node", "a"], no_cluster),
+        (&["plan", "--repo", repo, "--cluster", nodes, "--node", "b"], unknown),
+    ] {
+        assert_eq!(egret(words.iter().copied()), Said::failed(expected.replace("FOLDER", repo)), "{words:?}");
+    }
+}
+
+#[test]
+fn a_plan_tells_of_changes_until_they_are_made() {
+    let lab = Lab::up(Options::default()).unwrap();
+    let repository = lab.repository();
+    repository.write("nodes/gateways.yaml", LABELS).unwrap();
+    repository.write("policies/outpost.yaml", POLICY).unwrap();
+    let commit = repository.push("let the empire through").unwrap();
+    let arguments = lab.egret_arguments("kind-worker").unwrap();
+    let run = |words: &[&str]| {
+        let words: Vec<OsString> = words.iter().map(OsString::from).chain(arguments.iter().cloned()).collect();
+        lab.node("kind-worker").unwrap().enter(|| egret(words)).unwrap()
+    };
+    let before = run(&["plan"]);
+    assert_eq!((before.code, before.stderr.as_str()), (Some(2), ""));
+    let (summary, diff) = before.stdout.split_once("\n--- ").unwrap();
+    let expected = "\
+kind-worker · 11 steps
+
+  source of outpost: 1 pod (batuu/tiefighter) leaves through kind-worker2 (172.18.0.3), dev net1
+
+  add     link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu
+                 1450 up
+  add     addr   169.254.90.1/32 dev egret0
+  set     sysctl net.ipv4.conf.egret0.rp_filter = 2
+  set     sysctl net.ipv6.conf.egret0.disable_ipv6 = 0
+  set     neigh  172.18.0.3 dev egret0 lladdr 02:00:ac:12:00:03 nud permanent
+  add     route  unreachable default table 9001 metric 4278198272
+  add     route  default encap ip id 10634882 dst 172.18.0.3 via 172.18.0.3 dev egret0 onlink table
+                 9001
+  add     route  throw 10.1.1.0/24 table 9001
+  add     rule   9001: from all fwmark 0x1/0x1fff lookup 9001
+  forget  conn   mark 0x1/0x1fff
+  add     nft    inet table egret: 9 chains, 24 rules, 10 sets, 12 elements
+  add     nft    netdev table { flags owner,persist; }
+  add     nft    netdev chain arrive { type filter hook ingress device \"egret0\" priority 0; policy
+                 drop; }
+  add     nft    netdev rule arrive tunnel id 16777215 meta mark set meta mark & 0xffffe000 accept
+";
+    assert_eq!(summary, expected);
+    let title = format!("kind-worker now\n+++ kind-worker after {}\n@@ -0,0 +1,", &commit[..12]);
+    assert!(diff.starts_with(&title), "{diff}");
+    assert_eq!(diff.lines().skip(3).find(|line| !line.starts_with('+')), None, "there was nothing before");
+
+    let json: serde_json::Value = serde_json::from_str(&run(&["plan", "--output=json"]).stdout).unwrap();
+    assert_eq!((json["changes"].as_bool(), json["diff"].as_str().map(str::len)), (Some(true), Some(diff.len() + 4)));
+    let markdown = run(&["plan", "--output=markdown"]);
+    assert_eq!(markdown.stdout, format!("{summary}\n```diff\n--- {diff}```\n"));
+
+    // The gateway first: it gives itself the label that makes it one.
+    let gateway = lab.egret_arguments("kind-worker2").unwrap();
+    let words: Vec<OsString> = ["run", "--once"].iter().map(OsString::from).chain(gateway).collect();
+    assert_eq!(lab.node("kind-worker2").unwrap().enter(|| egret(words)).unwrap().code, Some(0));
+    assert_eq!(run(&["run", "--once"]).code, Some(0));
+    let after = "kind-worker · nothing to do\n\n  \
+        source of outpost: 1 pod (batuu/tiefighter) leaves through kind-worker2 (172.18.0.3), dev net1\n";
+    assert_eq!(run(&["plan"]), Said::fine(after));
+    // The tables belong to a running process then, which is no change either.
+    let running = lab.egret("kind-worker", &[]).unwrap();
+    running.wait_for("in force", DEADLINE).unwrap();
+    assert_eq!(run(&["plan"]), Said::fine(after));
+}
+
+#[test]
+fn no_help_is_wider_than_a_hundred_columns() {
+    for command in [&[][..], &["run"], &["validate"], &["plan"], &["remove"], &["doctor"]] {
+        for option in ["-h", "--help"] {
+            let said = egret(command.iter().copied().chain([option]));
+            let wide: Vec<&str> = said.stdout.lines().filter(|line| line.chars().count() > 100).collect();
+            assert_eq!((said.code, wide), (Some(0), Vec::new()), "{command:?} {option}");
+        }
+    }
+}
