@@ -16,7 +16,7 @@ define need
 @command -v cargo >/dev/null || { echo "Rust 1.95 or newer is needed: https://rustup.rs (with sudo: sudo env PATH=\"\$$PATH\" make …)" >&2; exit 1; }
 @missing=$$(for pair in $(1); do command -v "$${pair%%:*}" >/dev/null || echo "$${pair##*:}"; done | sort -u | tr '\n' ' '); \
 if [ -n "$$missing" ]; then \
-    echo "installing $$missing"; export DEBIAN_FRONTEND=noninteractive; \
+    echo "installing $$missing"; export DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes; \
     apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
 fi
 endef

@@ -56,6 +56,8 @@ pub struct GroundRoute {
 pub struct Features {
     /// nftables' `owner` and `persist` table flags (kernel 6.9).
     pub owned_tables: bool,
+    /// nftables cannot read a tunnel's identifier (`CONFIG_NFT_TUNNEL` is missing): a gateway cannot tell its exits apart.
+    pub blind_tunnels: bool,
     /// IPv6 is there and not disabled.
     pub ipv6: bool,
 }

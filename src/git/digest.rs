@@ -66,8 +66,7 @@ fn sha1(message: &[u8]) -> [u8; 20] {
     digest
 }
 
-// The letters are the RFC's own (section 6.1).
-#[allow(clippy::many_single_char_names)]
+#[expect(clippy::many_single_char_names, reason = "the letters are the RFC's own (section 6.1)")]
 fn sha1_block(state: &mut [u32; 5], block: &[u8]) {
     let mut words = [0_u32; 80];
     for (word, bytes) in words.iter_mut().zip(block.chunks_exact(4)) {

@@ -25,7 +25,7 @@ pub enum Fate {
 
 /// What went wrong. `from` and `repository` are sources as they are shown, without secrets.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // Each variant's message says what it is; the fields are what the message shows.
+#[expect(missing_docs, reason = "each variant's message says what it is; the fields are what the message shows")]
 pub enum Error {
     #[error("{text:?} is no source of a Git repository: {why}")]
     BadSource { text: String, why: &'static str },

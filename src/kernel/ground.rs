@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::links::{Seen, SeenAddress};
+use super::nft;
 use crate::core::compile::RP_FILTER_BEFORE;
 use crate::core::ground::{Features, Ground, GroundRoute, Interface};
 use crate::core::state::nft::{Data, Family, Key, Ruleset};
@@ -15,7 +16,7 @@ pub(super) fn ground(
     addresses: &[SeenAddress],
     routes: Vec<GroundRoute>,
     ours: &Ruleset,
-    owned_tables: bool,
+    can: &nft::Features,
 ) -> Ground {
     let mut interfaces: BTreeMap<u32, (String, Interface)> = links
         .iter()
@@ -36,7 +37,11 @@ pub(super) fn ground(
         routes,
         rp_filter_all: number("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or(0),
         loosened: loosened(ours),
-        features: Features { owned_tables, ipv6: number("/proc/sys/net/ipv6/conf/all/disable_ipv6") == Some(0) },
+        features: Features {
+            owned_tables: can.owned_tables,
+            blind_tunnels: !can.tunnel_id,
+            ipv6: number("/proc/sys/net/ipv6/conf/all/disable_ipv6") == Some(0),
+        },
     }
 }
 

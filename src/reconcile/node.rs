@@ -288,6 +288,9 @@ impl Node {
                 self.take(*intent);
                 return Ok(true);
             }
+            Trigger::News(Some(News::Fault(error @ crate::git::Error::Empty { .. }))) => {
+                tracing::info!("{error}; waiting for the first");
+            }
             Trigger::News(Some(News::Fault(error))) => {
                 tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is in force stays");
             }

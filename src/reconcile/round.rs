@@ -178,10 +178,6 @@ impl Engine {
         let mut compiled = compile(&input);
         let own = placement.findings.iter().filter(|finding| concerns(finding, &compiled)).cloned();
         compiled.findings.extend(own.collect::<Vec<_>>());
-        if !self.kernel.features().tunnel_id && compiled.desired.links.values().any(|link| link.external) {
-            let message = "this kernel's nftables cannot read a tunnel's identifier (CONFIG_NFT_TUNNEL)";
-            compiled.findings.push(Finding::new("no-nft-tunnel", &node, message).hint("`modprobe nft_tunnel`"));
-        }
         compiled.findings.sort();
         compiled.findings.dedup();
         Ok((compiled, observed))

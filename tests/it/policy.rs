@@ -214,7 +214,7 @@ fn lint_says_what_a_policy_would_cut_off_and_what_reaches_nothing() {
             "nobody.yaml:5:3 warning no-member: the policy nobody selects no pod that is there now",
             "nobody.yaml:9:19 warning no-gateway: no node has the labels gw=gone",
             "wide.yaml:7:22 warning covers-everything: 0.0.0.0/0 is everything outside of the cluster: registries, DNS, \
-         the cloud's metadata service too",
+         the cloud's own interfaces too",
             "wide.yaml:7:33 warning covers-pods: 10.0.0.0/8 takes in the pods of 10.1.1.0/24",
             "wide.yaml:7:45 warning covers-nodes: 172.18.0.0/16 takes in the node n1 (172.18.0.2), with its kubelet and \
          what is behind its ports",

@@ -85,9 +85,9 @@ fn outcome(scenario: &Path) -> BTreeMap<String, String> {
     let drifted = other.as_ref().is_some_and(|path| path.ends_with("found"));
     let other = other.map(|path| World::read(&root(), &[scenario.to_path_buf(), path]));
     let mut files = BTreeMap::new();
-    let diagnostics: String = diagnostics(&world).iter().map(|one| format!("{} [{}]\n", one, one.code)).collect();
-    if !diagnostics.is_empty() {
-        files.insert("diagnostics.txt".to_owned(), diagnostics);
+    let lines: Vec<String> = diagnostics(&world).iter().map(|one| format!("{one} [{}]\n", one.code)).collect();
+    if !lines.is_empty() {
+        files.insert("diagnostics.txt".to_owned(), lines.concat());
     }
     for (node, ground) in &world.grounds {
         let observed = observed(&world, other.as_ref(), node);

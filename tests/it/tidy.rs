@@ -1,1 +1,302 @@
-//! .
+//! The borders and house rules, held over the source text: what may be named where, and how a file has to look.
+//!
+//! Text is enough for that: no path to a package is ever built by a macro here. Deliberately absent: what clippy and rustfmt hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// No file is longer, tests included.
+const LONGEST: usize = 600;
+
+/// Every package of Cargo.toml, by the name the code has for it, and the folders and files of `src` that may name it. Both ways:
+/// a place that does not name it any more must go from here.
+const PACKAGES: &[(&str, &[&str])] = &[
+    ("annotate_snippets", &["cli/diagnostics.rs"]),
+    ("clap", &["cli/"]),
+    ("cron", &["core/policy/check/config.rs", "reconcile/schedule.rs"]),
+    ("futures", &["kernel/"]),
+    ("git2", &["git/"]),
+    ("ipnet", &["core/", "kernel/"]),
+    ("jiff", &["core/", "git/", "reconcile/"]),
+    // Named for its version alone.
+    ("libgit2_sys", &[]),
+    ("netlink_sys", &["kernel/"]),
+    // Elsewhere than in kernel: open flags of files that may be a FIFO or a link.
+    ("nix", &["cluster/manifests.rs", "kernel/"]),
+    ("notify", &["watch.rs"]),
+    ("rtnetlink", &["kernel/"]),
+    ("serde", &["cli/doctor.rs", "cluster/manifests/parse.rs", "core/", "kernel/doctor.rs", "reconcile/memory.rs"]),
+    (
+        "serde_json",
+        &["cli/", "cluster/edit/tests.rs", "core/policy/", "kernel/doctor/gather.rs", "reconcile/memory.rs"],
+    ),
+    (
+        "serde_yaml",
+        &[
+            "cli/doctor.rs",
+            "cluster/edit/",
+            "cluster/manifests/parse.rs",
+            "core/policy/yaml.rs",
+            "core/report/files.rs",
+        ],
+    ),
+    ("similar", &["core/plan/text.rs"]),
+    ("thiserror", &["cluster/", "core/name.rs", "git/error.rs", "kernel/", "reconcile/", "watch.rs"]),
+    ("tokio", &["cli/output.rs", "kernel/", "reconcile/", "watch.rs"]),
+    ("tracing", &["reconcile/"]),
+    ("tracing_subscriber", &["telemetry.rs"]),
+];
+
+/// What each folder of `src` must not reach for in the others. Edges never know each other; the core knows nobody.
+const BORDERS: &[(&str, &[&str])] = &[
+    ("core/", &["backoff", "cli", "cluster", "git", "kernel", "reconcile", "telemetry", "watch"]),
+    ("git/", &["cli", "cluster", "kernel", "reconcile", "watch"]),
+    ("cluster/", &["cli", "git", "kernel", "reconcile", "watch"]),
+    ("kernel/", &["cli", "cluster", "git", "reconcile", "watch"]),
+    ("reconcile/", &["cli"]),
+    ("watch.rs", &["cli", "cluster", "core", "git", "kernel", "reconcile"]),
+    ("backoff.rs", &["cli", "cluster", "core", "git", "kernel", "reconcile"]),
+    ("telemetry.rs", &["cli", "cluster", "core", "git", "kernel", "reconcile"]),
+];
+
+/// What would make the core depend on more than its arguments. Reading a file when the code is compiled is none of it.
+const IMPURE: &[&str] = &[
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::os",
+    "std::path",
+    "std::process",
+    "std::thread",
+    "std::sync::Mutex",
+    "std::sync::RwLock",
+    "std::sync::atomic",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::net::ToSocketAddrs",
+    "SystemTime",
+    "Instant",
+    "Timestamp::now",
+    "Zoned::now",
+    "async fn",
+    "print!(",
+    "println!(",
+    "static mut",
+    "thread_local!",
+];
+
+/// What no file has: something left to do, something unsafe, or a word that says so.
+const NEVER: &[&str] = &["todo!(", "unimplemented!(", "dbg!(", "unsafe {", "unsafe fn", "TODO", "FIXME", "XXX"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The Rust files below a folder of the repository, by their path in that folder.
+fn rust_files(folder: &str) -> BTreeMap<String, String> {
+    let folder = root().join(folder);
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.clone()];
+    while let Some(current) = folders.pop() {
+        for entry in std::fs::read_dir(&current).expect("a folder") {
+            let path: PathBuf = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(&folder).expect("a path below").to_string_lossy().into_owned();
+                files.insert(name, std::fs::read_to_string(&path).expect("a text"));
+            }
+        }
+    }
+    files
+}
+
+/// The lines of a file that are code. A comment may name whatever it explains.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let numbered = text.lines().enumerate().map(|(index, line)| (index + 1, line));
+    numbered.filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+/// Whether a line has a path that starts with this name: `name::`, and not as the end of another name or path.
+fn names(line: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    let starts_one =
+        |at: usize| !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':');
+    line.match_indices(&path).any(|(at, _)| starts_one(at))
+        || [format!("use {name};"), format!("use {name} as ")]
+            .iter()
+            .any(|import| line.trim_start().starts_with(import))
+}
+
+fn is_in(file: &str, place: &str) -> bool {
+    file == place || (place.ends_with('/') && file.starts_with(place))
+}
+
+/// The names of the packages below `[dependencies]`, as code has them.
+fn dependencies() -> BTreeSet<String> {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    let section = manifest.split("\n[dependencies]\n").nth(1).and_then(|rest| rest.split("\n[").next());
+    let names = section.expect("dependencies").lines().filter(|line| !line.starts_with('#'));
+    names.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.replace('-', "_")).collect()
+}
+
+#[test]
+fn every_package_is_named_only_where_it_belongs() {
+    let listed: BTreeSet<String> = PACKAGES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(dependencies(), listed, "a package of Cargo.toml has its places in this file");
+    let mut wrong = Vec::new();
+    let mut used = BTreeSet::new();
+    for (file, text) in rust_files("src") {
+        for (number, line) in code(&text) {
+            for (package, places) in PACKAGES.iter().filter(|(package, _)| names(line, package)) {
+                match places.iter().find(|place| is_in(&file, place)) {
+                    Some(place) => {
+                        used.insert((*package, *place));
+                    }
+                    None => wrong.push(format!("src/{file}:{number}: {package} has no place here")),
+                }
+            }
+        }
+    }
+    let permitted = PACKAGES.iter().flat_map(|(package, places)| places.iter().map(|place| (*package, *place)));
+    wrong.extend(
+        permitted
+            .filter(|one| !used.contains(one))
+            .map(|(package, place)| format!("src/{place} may name {package} and does not: take the permission away")),
+    );
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn no_folder_reaches_over_its_border() {
+    let mut wrong = Vec::new();
+    for (file, text) in rust_files("src") {
+        for (_, others) in BORDERS.iter().filter(|(place, _)| is_in(&file, place)) {
+            for (number, line) in code(&text) {
+                let reached =
+                    others.iter().filter(|other| names(line, &format!("crate::{other}")) || listed(line, other));
+                wrong.extend(reached.map(|other| format!("src/{file}:{number}: reaches into {other}")));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// `use crate::{git, kernel::Kernel};`
+fn listed(line: &str, other: &str) -> bool {
+    let Some((_, list)) = line.split_once("use crate::{") else { return false };
+    list.split([',', '{', '}', ' ', ';']).any(|word| word == other || word.starts_with(&format!("{other}::")))
+}
+
+#[test]
+fn the_core_has_no_clock_no_file_no_thread_and_no_voice() {
+    let mut wrong = Vec::new();
+    for (file, text) in rust_files("src/core") {
+        let tests = file.ends_with("tests.rs");
+        for (number, line) in code(&text).filter(|_| !tests) {
+            let found = IMPURE.iter().filter(|word| line.contains(*word));
+            wrong.extend(found.map(|word| format!("src/core/{file}:{number}: {word}")));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn only_the_command_line_prints() {
+    let mut wrong = Vec::new();
+    for (file, text) in rust_files("src").into_iter().filter(|(file, _)| !file.starts_with("cli/")) {
+        let printing = |line: &str| {
+            ["println!(", "eprintln!(", " print!(", "eprint!(", "stdout()", "stderr()"]
+                .iter()
+                .any(|word| line.contains(word))
+        };
+        wrong.extend(code(&text).filter(|(_, line)| printing(line)).map(|(number, _)| format!("src/{file}:{number}")));
+    }
+    // Logs go to standard error, and nothing else does.
+    wrong.retain(|place| !place.starts_with("src/telemetry.rs:"));
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn every_file_says_what_it_is_for_and_what_is_absent() {
+    let mut wrong = Vec::new();
+    for folder in ["src", "tests"] {
+        for (file, text) in rust_files(folder) {
+            let place = format!("{folder}/{file}");
+            let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
+            if head.is_empty() {
+                wrong.push(format!("{place} does not say what it is for"));
+            }
+            // lib.rs has nothing but the names of the others.
+            let exempt = folder == "tests" || file.ends_with("tests.rs") || file == "lib.rs";
+            if !exempt && !head.contains("absent") {
+                wrong.push(format!("{place} does not say what is deliberately absent"));
+            }
+            let lines = text.lines().count();
+            if lines > LONGEST {
+                wrong.push(format!("{place} has {lines} lines, {LONGEST} at most"));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn no_rule_is_switched_off_and_nothing_is_left_to_do() {
+    let mut wrong = Vec::new();
+    for folder in ["src", "tests"] {
+        // This file has the words in its list.
+        for (file, text) in rust_files(folder).into_iter().filter(|(file, _)| !file.ends_with("tidy.rs")) {
+            for (number, line) in text.lines().enumerate() {
+                let found = NEVER.iter().filter(|word| line.contains(*word));
+                wrong.extend(found.map(|word| format!("{folder}/{file}:{}: {word}", number + 1)));
+            }
+            wrong.extend(switched_off(&text, folder == "src").map(|what| format!("{folder}/{file}: {what}")));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// Lints that are switched off without a reason; in `src` also those that stay off when nobody needs it any more.
+fn switched_off(text: &str, strict: bool) -> impl Iterator<Item = String> {
+    let attributes = ["[allow(", "[expect("].into_iter().flat_map(|start| text.match_indices(start));
+    attributes.filter_map(move |(at, start)| {
+        let end = text[at..].find(")]").map_or(text.len(), |length| at + length);
+        let attribute = &text[at..end];
+        let permitted = attribute.contains("reason = ") && !(strict && start == "[allow(");
+        (!permitted).then(|| format!("#{attribute})]"))
+    })
+}
+
+#[test]
+fn the_changelog_has_a_place_for_what_comes_next() {
+    let text = std::fs::read_to_string(root().join("CHANGELOG.md")).expect("CHANGELOG.md");
+    let heads: Vec<&str> = text.lines().filter(|line| line.starts_with("## ")).take(1).collect();
+    assert!(heads.first().is_some_and(|head| head.contains("Unreleased")), "the first chapter is {heads:?}");
+}
+
+#[test]
+fn every_integration_test_is_part_of_the_one_binary() {
+    let main = std::fs::read_to_string(root().join("tests/it/main.rs")).expect("main.rs");
+    let declared = |name: &str| main.lines().any(|line| line == format!("mod {name};"));
+    let files = rust_files("tests/it").into_keys().filter(|file| !file.contains('/') && file != "main.rs");
+    let missing: Vec<String> = files.filter(|file| !declared(file.trim_end_matches(".rs"))).collect();
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+#[test]
+fn every_scenario_is_a_sentence_and_expects_something() {
+    let mut wrong = Vec::new();
+    for scenario in crate::scenarios::scenarios() {
+        let name = scenario.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let plain = name.chars().all(|one| one.is_ascii_lowercase() || one.is_ascii_digit() || one == '_');
+        if !plain || name.split('_').filter(|word| !word.is_empty()).count() < 2 {
+            wrong.push(format!("{name} is no sentence"));
+        }
+        let expected = std::fs::read_dir(scenario.join("expect")).map_or(0, Iterator::count);
+        if expected == 0 {
+            wrong.push(format!("{name} expects nothing"));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}

@@ -24,6 +24,10 @@ use screen::Screen;
 /// Generous: only against hanging.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// A signal may be taking the stage down at this moment, and the scene failed of that: then the process ends within this time, and no
+/// failure is told that was none.
+const CURTAIN_FALLS: Duration = Duration::from_secs(1);
+
 /// The pods' node.
 const WORKER: &str = "kind-worker";
 /// The node with 10.0.3.42.
@@ -63,7 +67,8 @@ fn main() -> ExitCode {
         let _ = screen.failed("the demo makes network namespaces, for which it must be root: sudo make demo");
         return ExitCode::FAILURE;
     }
-    match set(&screen).and_then(|stage| play(stage, &screen)) {
+    let stage = set(&screen).inspect_err(|_| std::thread::sleep(CURTAIN_FALLS));
+    match stage.and_then(|stage| play(stage, &screen)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // A terminal that has gone away cannot be told.
@@ -109,6 +114,7 @@ const STAGE: &str = "\
 fn play(stage: Stage<'_>, screen: &Screen) -> Result<(), Failure> {
     let begun = Instant::now();
     if let Err(failure) = stage.scenes() {
+        std::thread::sleep(CURTAIN_FALLS);
         for (node, process) in [(WORKER, &stage.worker), (GATEWAY, &stage.gateway)] {
             let said = process.output()?;
             let telling = said.lines().filter(|line| traffic::step(traffic::message(line)).is_none());

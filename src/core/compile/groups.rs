@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -117,7 +118,8 @@ fn way(input: &Input<'_>, policy: &PolicyId, pod: &PodName) -> Way {
 fn group_name(policies: &[(PolicyId, Way)]) -> String {
     let mut text = String::new();
     for (policy, way) in policies {
-        text.push_str(&format!("{:?}/{}=", policy.kind, policy.name));
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{:?}/{}=", policy.kind, policy.name);
         match way {
             Way::Exit(exit) => text.push_str(&exit.to_string()),
             Way::Drop => text.push_str("!drop"),

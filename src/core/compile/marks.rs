@@ -29,6 +29,11 @@ impl Marks {
         Self(known.collect())
     }
 
+    /// Whether an exit had an id before.
+    pub fn knows(&self, exit: &ExitKey) -> bool {
+        self.0.contains_key(&exit.identity())
+    }
+
     /// Ids for the wanted exits: the old ones for those that had one, the smallest free ones for the others, which get none
     /// that was in use until now: their connections have yet to be forgotten. Exits beyond the last id get none.
     pub fn assign(&self, wanted: &BTreeSet<ExitKey>, range: Range) -> BTreeMap<ExitKey, u32> {

@@ -153,12 +153,21 @@ fn families(input: &Input<'_>, findings: &mut Vec<Finding>) -> Vec<AddressFamily
     families
 }
 
+/// What no router forwards, and so no gateway: loopback, link-local (a cloud's metadata service, a node's own DNS cache) and
+/// multicast, neighbour discovery among it (RFC 1122 3.2.1.3, RFC 3927 2.7, RFC 4291 2.4). A destination as wide as 0.0.0.0/0
+/// does not mean them.
+const NEVER_FORWARDED: [&str; 7] =
+    ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::1/128", "fe80::/10", "ff00::/8"];
+
 fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>) -> Networks {
     let config = &input.set.config;
     let nodes = &input.facts.nodes;
     let node_addresses = nodes.values().flat_map(|node| &node.addresses).map(|address| IpNet::from(*address));
     let node_cidrs = || nodes.values().flat_map(|node| node.pod_cidrs.iter().copied());
-    let cluster = node_addresses
+    let cluster = NEVER_FORWARDED
+        .iter()
+        .filter_map(|net| net.parse::<IpNet>().ok())
+        .chain(node_addresses)
         .chain(node_cidrs())
         .chain(config.pod_cidrs.iter().copied())
         .chain(config.service_cidrs.iter().copied())
@@ -187,13 +196,8 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
     Networks { cluster, local_pods, all_pods, guarded, peers }
 }
 
-/// The exits that members of this node use, and those that this node is the gateway of.
-fn exits(
-    input: &Input<'_>,
-    grouping: &Grouping,
-    families: &[AddressFamily],
-    findings: &mut Vec<Finding>,
-) -> BTreeMap<ExitKey, NodeExit> {
+/// Exits by the policies that lead there.
+fn used_exits(input: &Input<'_>, grouping: &Grouping) -> BTreeMap<ExitKey, BTreeSet<PolicyId>> {
     let mut policies: BTreeMap<ExitKey, BTreeSet<PolicyId>> = BTreeMap::new();
     for (policy, way) in grouping.groups.iter().flat_map(|group| &group.policies) {
         if let Way::Exit(exit) = way {
@@ -205,6 +209,26 @@ fn exits(
             policies.entry(exit.clone()).or_default().insert(policy.clone());
         }
     }
+    // An exit that others still use stays known here, too, when no member of this node uses it any more: live connections
+    // that began on it stay on it.
+    let mut kept: BTreeMap<ExitKey, BTreeSet<PolicyId>> = BTreeMap::new();
+    for (policy, placed) in &input.placement.policies {
+        for exit in placed.exits.iter().filter(|exit| input.marks.knows(exit) && !policies.contains_key(*exit)) {
+            kept.entry(exit.clone()).or_default().insert(policy.clone());
+        }
+    }
+    policies.extend(kept);
+    policies
+}
+
+/// The exits that members of this node use, and those that this node is the gateway of.
+fn exits(
+    input: &Input<'_>,
+    grouping: &Grouping,
+    families: &[AddressFamily],
+    findings: &mut Vec<Finding>,
+) -> BTreeMap<ExitKey, NodeExit> {
+    let policies = used_exits(input, grouping);
     let range: Range = input.set.config.range;
     let ids = input.marks.assign(&policies.keys().cloned().collect(), range);
     let mut exits = BTreeMap::new();
@@ -216,6 +240,13 @@ fn exits(
             continue;
         };
         let role = if key.gateway == *input.node {
+            if input.ground.features.blind_tunnels {
+                let message =
+                    "this gateway's nftables cannot read a tunnel's identifier; other nodes' members are dropped here";
+                findings.push(
+                    Finding::new("no-nft-tunnel", &key, message).hint("`modprobe nft_tunnel` (CONFIG_NFT_TUNNEL)"),
+                );
+            }
             let (ways, missing) = own_exits::resolve(&key, families, input.ground);
             findings.extend(missing);
             Role::Own { vni: exit.vni, ways }

@@ -54,7 +54,10 @@ pub(super) fn add(
     builder.guard(exits);
     if tunnel {
         builder.peers(networks);
-        desired.nft.insert(Family::Netdev, arrivals(exits, builder.range, owned));
+        // Without it nothing that arrives has a mark, and the chain `arrive` lets only replies in.
+        if !input.ground.features.blind_tunnels {
+            desired.nft.insert(Family::Netdev, arrivals(exits, builder.range, owned));
+        }
     }
     let strict = routing::strict_interfaces(input, exits);
     if !strict.is_empty() {

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: the exit's mark and table, which each node gives out for itself (`compile::marks`).
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use crate::core::name::NodeName;
@@ -52,7 +52,8 @@ impl ExitKey {
     pub fn vni(&self) -> u32 {
         let mut text = self.egress.to_string();
         for hop in &self.next_hops {
-            text.push_str(&format!(" via {hop}"));
+            // Writing to a string cannot fail.
+            let _ = write!(text, " via {hop}");
         }
         let hash = fnv1a(text.as_bytes());
         let folded = (hash ^ (hash >> 24) ^ (hash >> 48)) & 0x00ff_ffff;

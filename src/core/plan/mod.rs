@@ -93,7 +93,11 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     let (own, foreign, restore) = sysctls(desired, observed);
     let fresh = nft::fresh_exits(&desired.nft, &observed.nft, range);
     // Only once nobody gives such marks any more: a connection that is forgotten too early takes its old mark again.
-    let stale = nft::stale_marks(&observed.nft, range);
+    let mut stale = nft::stale_marks(&observed.nft, range);
+    if stale.is_empty() {
+        let gone = nft::gone_exits(&desired.nft, &observed.nft, range);
+        stale.extend(gone.into_iter().map(|mark| (mark, range.mask)));
+    }
     let mut all = order.labels;
     all.append(&mut steps);
     all.extend(order.add_addresses.into_iter().chain(own));

@@ -202,6 +202,12 @@ pub(super) fn stale_marks(observed: &Ruleset, range: Range) -> Vec<(u32, u32)> {
         .collect()
 }
 
+/// Marks of exits that are no longer wanted. A live connection that still has one keeps the translation it began with, as long
+/// as it is remembered: here to itself, so that nobody behind us would translate it on its new way.
+pub(super) fn gone_exits(desired: &Ruleset, observed: &Ruleset, range: Range) -> Vec<u32> {
+    fresh_exits(observed, desired, range)
+}
+
 /// Marks whose exit's chain is not there yet, or bears another exit's name.
 pub(super) fn fresh_exits(desired: &Ruleset, observed: &Ruleset, range: Range) -> Vec<u32> {
     let chains = |ruleset: &Ruleset| ruleset.get(&Family::Inet).map(|table| table.chains.clone()).unwrap_or_default();

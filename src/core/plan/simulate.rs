@@ -114,9 +114,9 @@ fn change_table(change: &Change, table: &mut Table) {
         }
         Change::DeleteElements(name, elements) => {
             if let Some(set) = table.sets.get_mut(name) {
-                elements.iter().for_each(|(key, _)| {
+                for (key, _) in elements {
                     set.elements.remove(key);
-                });
+                }
             }
         }
         Change::AddTable { .. } | Change::DeleteTable => {}

@@ -143,9 +143,8 @@ fn what(record: &Record) -> String {
 }
 
 fn corrected_state(record: &Record) -> String {
-    let after = record.corrected.map(|corrected| corrected.duration_since(record.last_seen).as_millis());
     let times = if record.times > 1 { format!(", {} times so far", record.times) } else { String::new() };
-    match after {
+    match record.took_milliseconds() {
         Some(milliseconds) => format!("put right after {milliseconds} ms{times}"),
         None => format!("put right{times}"),
     }

@@ -133,6 +133,13 @@ pub struct Sighting {
     pub wanted_by: Vec<WantedBy>,
 }
 
+impl Record {
+    /// From when it was last seen until it was put right, in milliseconds. A clock that jumped back in between makes it 0.
+    pub fn took_milliseconds(&self) -> Option<i128> {
+        self.corrected.map(|corrected| corrected.duration_since(self.last_seen).as_millis().max(0))
+    }
+}
+
 impl NodeReport {
     /// An empty one.
     pub fn new(node: &str) -> Self {

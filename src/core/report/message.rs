@@ -24,7 +24,7 @@ fn fresh<'a>(before: Option<&'a [Record]>, after: &'a [Record]) -> Vec<&'a Recor
 fn corrected(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
     let new = fresh(before.map(|report| report.corrected.as_slice()), &after.corrected);
     let first = new.first()?;
-    let took = first.corrected.map_or(0, |corrected| corrected.duration_since(first.last_seen).as_millis());
+    let took = first.took_milliseconds().unwrap_or(0);
     Some(format!("{} {}, put right in {took} ms{}", first.object, how(first), more(new.len())))
 }
 
@@ -37,11 +37,11 @@ fn opened(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
 fn findings(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
     let known = before.map(|report| report.findings.as_slice()).unwrap_or_default();
     let new: Vec<_> = after.findings.iter().filter(|finding| !known.contains(finding)).collect();
-    match new.first() {
-        Some(first) => Some(format!("{}: {}{}", first.finding.subject, first.finding.message, more(new.len()))),
-        None if known.len() > after.findings.len() => Some(format!("{} settled", known[0].finding.code)),
-        None => None,
+    if let Some(first) = new.first() {
+        return Some(format!("{}: {}{}", first.finding.subject, first.finding.message, more(new.len())));
     }
+    let settled = known.iter().find(|finding| !after.findings.contains(finding))?;
+    Some(format!("{} of {} settled", settled.finding.code, settled.finding.subject))
 }
 
 fn documents(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {

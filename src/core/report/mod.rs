@@ -8,3 +8,6 @@ pub mod drift;
 pub mod files;
 pub mod history;
 pub mod message;
+
+#[cfg(test)]
+mod tests;

@@ -39,9 +39,10 @@ impl Mac {
 
     /// The link-local address that goes with it (RFC 4291, appendix A): the next hop for IPv6 inside the tunnel.
     pub fn link_local(self) -> Ipv6Addr {
-        let [a, b, c, d, e, f] = self.0;
+        let mac = self.0;
         let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
-        Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
+        let (first, second) = (pair(mac[0] ^ 2, mac[1]), pair(mac[2], 0xff));
+        Ipv6Addr::new(0xfe80, 0, 0, 0, first, second, pair(0xfe, mac[3]), pair(mac[4], mac[5]))
     }
 }
 
@@ -174,8 +175,10 @@ impl fmt::Display for Protocol {
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        for (position, byte) in self.0.iter().enumerate() {
+            write!(f, "{}{byte:02x}", if position > 0 { ":" } else { "" })?;
+        }
+        Ok(())
     }
 }
 

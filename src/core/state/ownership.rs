@@ -1,6 +1,7 @@
 //! Every mark by which Egret knows its own objects, on one screen.
 //!
-//! What does not bear one of these marks is never changed, never deleted, and not even seen by `kernel::observe`.
+//! What does not bear one of these marks is never changed, never deleted, and not even seen by `kernel::observe`. Deliberately
+//! absent: the objects themselves (`net`, `nft`).
 
 use super::net::Protocol;
 

@@ -96,7 +96,13 @@ async fn listings(range: Range) -> Result<Listings, RouteError> {
         (seen.name.clone(), device)
     });
     let devices = devices.collect();
-    let ground = ground::ground(&seen, &addresses, main, &Ruleset::default(), false);
+    let ground = ground::ground(
+        &seen,
+        &addresses,
+        main,
+        &Ruleset::default(),
+        &crate::kernel::nft::Features { owned_tables: false, tunnel_id: true },
+    );
     Ok(Listings { devices, ground, rules, foreign_routes: foreign })
 }
 

@@ -8,10 +8,13 @@
 //!
 //! [`Change::AddTable`]: crate::core::state::nft::Change::AddTable
 
-// `expect` would not do: the lint does not look at test builds.
-#![allow(
-    clippy::wildcard_imports,
-    reason = "`uapi` has prefixes that tell its numbers apart, as the kernel's headers have"
+// The lint does not look at test builds, where it would be expected in vain.
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::wildcard_imports,
+        reason = "`uapi` has prefixes that tell its numbers apart, as the kernel's headers have"
+    )
 )]
 
 mod batch;

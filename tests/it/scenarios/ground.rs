@@ -57,7 +57,7 @@ pub(super) fn read(place: &str, text: &str) -> Ground {
         routes: written.routes.iter().map(|line| route(place, line)).collect(),
         rp_filter_all: written.rp_filter_all,
         loosened: BTreeMap::new(),
-        features: Features { owned_tables: written.owned_tables, ipv6: written.ipv6 },
+        features: Features { owned_tables: written.owned_tables, blind_tunnels: false, ipv6: written.ipv6 },
     }
 }
 

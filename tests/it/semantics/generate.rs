@@ -183,7 +183,7 @@ fn ground(number: u8) -> impl Strategy<Value = Ground> {
     let net1 = (flag(0.8), flag(0.8), flag(0.7));
     (net1, flag(0.4), flag(0.9), flag(0.8), 0_u8..3).prop_map(
         move |((there, v4, v6), net2, ipv6, default6, rp_filter)| {
-            let features = Features { owned_tables: true, ipv6 };
+            let features = Features { owned_tables: true, blind_tunnels: false, ipv6 };
             let mut ground = Ground { features, ..Ground::default() };
             let mut add = |name: &str, addresses: Vec<String>| {
                 let addresses = addresses.iter().map(|text| network(text)).collect();

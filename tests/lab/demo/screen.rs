@@ -15,6 +15,7 @@ const INDENT: &str = "    ";
 /// Escape sequences of ECMA-48 (Select Graphic Rendition).
 #[derive(Debug, Clone, Copy)]
 enum Style {
+    Plain = 0,
     Bold = 1,
     Faint = 2,
     Red = 31,
@@ -49,7 +50,7 @@ impl Screen {
 
     /// An explanation.
     pub(crate) fn say(&self, text: &str) -> io::Result<()> {
-        line(&format!("{INDENT}{text}"), "")
+        line(&format!("{INDENT}{text}"), &self.begin(Style::Plain))
     }
 
     /// What was answered, line by line; of a long text the first lines and how many more there are.

@@ -73,7 +73,7 @@ impl Inside {
 
 fn everything(net: IpNet, file: &str, span: Span) -> Diagnostic {
     let message =
-        format!("{net} is everything outside of the cluster: registries, DNS, the cloud's metadata service too");
+        format!("{net} is everything outside of the cluster: registries, DNS, the cloud's own interfaces too");
     let hint =
         "pods, nodes and services of the cluster are never steered; name the rest in excludedCIDRs if it must not be";
     warning(file, span, "covers-everything", message, hint)

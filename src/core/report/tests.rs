@@ -1,0 +1,327 @@
+//! Tests of reports: what differs, what is remembered of it, and what people read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::drift::{Class, Drift, Place, between};
+use super::files::{node_file, path_of, read_node_file, readme, tree};
+use super::history::{By, InForce, NodeReport, Record, Rejected, Sighting, WantedBy};
+use super::message::subject;
+use crate::core::finding::Finding;
+use crate::core::state::NodeState;
+use crate::core::state::net::{Link, Mac, Route, RouteKey, Rule, Sysctl};
+use crate::core::state::nft::{
+    AddressFamily, Chain, Data, DataType, Family, Key, KeyType, Rule as NftRule, Set, Statement, Table, Verdict,
+};
+
+fn at(second: u8) -> Timestamp {
+    format!("2026-06-01T12:00:{second:02}Z").parse().expect("a time")
+}
+
+fn rule(odd: Option<&str>) -> Rule {
+    let odd = odd.map(ToOwned::to_owned);
+    Rule { family: AddressFamily::V4, priority: 9001, mark: 1, mask: 0x1fff, table: 9001, odd }
+}
+
+fn map(addresses: &[u8]) -> Set {
+    let accept = || Some(Data::Verdict(Verdict::Accept));
+    let elements = addresses.iter().map(|last| (Key::Address([10, 1, 1, *last].into()), accept()));
+    Set { key: vec![KeyType::Ipv4Addr], data: Some(DataType::Verdict), interval: false, elements: elements.collect() }
+}
+
+fn state() -> NodeState {
+    let accept = NftRule(vec![Statement::Verdict(Verdict::Accept)]);
+    let link = Link { port: 4790, mac: Mac([2, 0, 172, 18, 0, 2]), mtu: 1450, up: true, external: true };
+    let route = RouteKey {
+        family: AddressFamily::V6,
+        table: 9001,
+        destination: "::/0".parse().expect("a network"),
+        metric: 4_278_198_272,
+    };
+    let setting = Sysctl { family: AddressFamily::V4, link: "net1".to_owned(), name: "rp_filter" };
+    NodeState {
+        labels: BTreeMap::from([("rack".to_owned(), "r1".to_owned())]),
+        links: BTreeMap::from([("egret0".to_owned(), link)]),
+        sysctls: BTreeMap::from([(setting, "2".to_owned())]),
+        rules: BTreeSet::from([rule(None)]),
+        routes: BTreeMap::from([(route, Route::Unreachable)]),
+        nft: BTreeMap::from([(
+            Family::Inet,
+            Table {
+                owned: true,
+                abandoned: false,
+                chains: BTreeMap::from([("steer".to_owned(), Chain { rules: vec![accept], ..Chain::default() })]),
+                sets: BTreeMap::from([("group_of4".to_owned(), map(&[1, 2]))]),
+            },
+        )]),
+        ..NodeState::default()
+    }
+}
+
+/// `class object | desired | observed | place` of each drift.
+fn lines(desired: &NodeState, observed: &NodeState) -> Vec<String> {
+    let line = |drift: Drift| {
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let (desired, observed) = (or_none(drift.desired), or_none(drift.observed));
+        format!("{:?} {} | {desired} | {observed} | {:?}", drift.class, drift.object, drift.place)
+    };
+    between(desired, observed).into_iter().map(line).collect()
+}
+
+#[test]
+fn what_is_the_same_has_not_drifted() {
+    assert_eq!(between(&state(), &state()), []);
+}
+
+#[test]
+fn each_object_differs_in_its_own_words() {
+    let mut observed = state();
+    observed.labels.insert("rack".to_owned(), "r2".to_owned());
+    observed.links.clear();
+    observed.sysctls.values_mut().for_each(|value| "1".clone_into(value));
+    observed.rules = BTreeSet::from([rule(Some("iif eth0"))]);
+    observed.routes.clear();
+    let table = observed.nft.get_mut(&Family::Inet).expect("a table");
+    table.owned = false;
+    table.chains.values_mut().for_each(|chain| chain.rules.clear());
+    table.sets =
+        BTreeMap::from([("group_of4".to_owned(), map(&[2, 3, 4, 5, 6, 7, 8, 9])), ("odd".to_owned(), map(&[]))]);
+    assert_eq!(
+        lines(&state(), &observed),
+        [
+            "Missing ip link egret0 | egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu 1450 up \
+             | - | Link(\"egret0\")",
+            "Missing ip route -6 default table 9001 metric 4278198272 | -6 unreachable default table 9001 metric 4278198272 \
+             proto egret | - | Route(9001)",
+            "Extra ip rule 9001: from all fwmark 0x1/0x1fff iif eth0 lookup 9001 proto egret | - | 9001: from all fwmark \
+             0x1/0x1fff iif eth0 lookup 9001 proto egret | Rule(9001)",
+            "Missing ip rule 9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret | 9001: from all fwmark 0x1/0x1fff \
+             lookup 9001 proto egret | - | Rule(9001)",
+            "Changed label rack | rack: \"r1\" | rack: \"r2\" | Label",
+            "Changed nft inet egret chain steer | accept |  | Nft(\"steer\")",
+            "Changed nft inet egret map group_of4 | 10.1.1.1 : accept | 10.1.1.3 : accept, 10.1.1.4 : accept, 10.1.1.5 : accept, \
+             10.1.1.6 : accept, 10.1.1.7 : accept, and 2 more | Nft(\"group_of4\")",
+            "Extra nft inet egret map odd | - | type ipv4_addr : verdict; | Nft(\"odd\")",
+            "Changed nft table inet egret | flags owner,persist | no owner | Nft(\"\")",
+            "Changed sysctl net.ipv4.conf.net1.rp_filter | net.ipv4.conf.net1.rp_filter = 2 | net.ipv4.conf.net1.rp_filter = 1 \
+             | Link(\"net1\")",
+        ]
+    );
+}
+
+#[test]
+fn a_table_that_is_gone_is_one_drift() {
+    let observed = NodeState { nft: BTreeMap::new(), ..state() };
+    assert_eq!(lines(&state(), &observed), ["Missing nft table inet egret | 1 chain, 1 set or map | - | Nft(\"\")"]);
+}
+
+fn sighting(object: &str, observed: Option<&str>) -> Sighting {
+    let drift = Drift {
+        object: object.to_owned(),
+        class: if observed.is_some() { Class::Changed } else { Class::Missing },
+        desired: Some("as it should be".to_owned()),
+        observed: observed.map(ToOwned::to_owned),
+        place: Place::Neighbour,
+    };
+    let by = By { guess: "nft".to_owned(), because: "the message names process 7".to_owned() };
+    let wanted = WantedBy {
+        policy: "outpost".to_owned(),
+        file: "policies/outpost.yaml:1".to_owned(),
+        commit: "c0ffee".to_owned(),
+    };
+    Sighting { drift, by: Some(by), wanted_by: vec![wanted] }
+}
+
+fn record(object: &str, first: u8, last: u8, corrected: Option<u8>, times: u32) -> Record {
+    let Sighting { drift, by, wanted_by } = sighting(object, None);
+    Record {
+        object: drift.object,
+        class: drift.class,
+        desired: drift.desired,
+        observed: drift.observed,
+        by,
+        first_seen: at(first),
+        last_seen: at(last),
+        corrected: corrected.map(at),
+        times,
+        action: if corrected.is_some() { "corrected" } else { "being put right" }.to_owned(),
+        wanted_by,
+        hint: None,
+    }
+}
+
+#[test]
+fn an_object_that_drifts_again_is_opened_again_with_its_count() {
+    let mut report = NodeReport::new("a");
+    report.seen(vec![sighting("rule", None), sighting("link", None)], at(1));
+    assert_eq!(report.drift, [record("link", 1, 1, None, 1), record("rule", 1, 1, None, 1)]);
+    report.put_right(at(2));
+    assert_eq!(report.drift, []);
+    assert_eq!(report.corrected, [record("link", 1, 1, Some(2), 1), record("rule", 1, 1, Some(2), 1)]);
+    report.seen(vec![sighting("rule", None)], at(3));
+    assert_eq!(report.drift, [record("rule", 1, 3, None, 2)]);
+    assert_eq!(report.corrected, [record("link", 1, 1, Some(2), 1)]);
+    report.put_right(at(4));
+    assert_eq!(report.corrected, [record("rule", 1, 3, Some(4), 2), record("link", 1, 1, Some(2), 1)]);
+}
+
+#[test]
+fn drift_that_stays_open_is_one_record_and_says_why_it_stays() {
+    let mut report = NodeReport::new("a");
+    report.seen(vec![sighting("rule", None)], at(1));
+    report.not_put_right("the kernel refused");
+    report.seen(vec![sighting("rule", None)], at(5));
+    let open = Record { action: "not put right: the kernel refused".to_owned(), ..record("rule", 1, 1, None, 1) };
+    assert_eq!(report.drift, [open]);
+}
+
+#[test]
+fn the_newest_hundred_that_were_put_right_are_kept() {
+    let mut report = NodeReport::new("a");
+    for number in 0..103 {
+        report.seen(vec![sighting(&format!("rule {number}"), None)], at(1));
+        report.put_right(at(2));
+    }
+    let kept: Vec<String> = report.corrected.iter().map(|record| record.object.clone()).collect();
+    let expected: Vec<String> = (3..103).rev().map(|number| format!("rule {number}")).collect();
+    assert_eq!(kept, expected);
+}
+
+#[test]
+fn a_finding_that_stays_keeps_its_time() {
+    let (one, two) = (Finding::new("no-gateway", "p", "one"), Finding::new("no-gateway", "p", "two"));
+    let mut report = NodeReport::new("a");
+    report.set_findings(vec![one.clone()], at(1));
+    report.set_findings(vec![one, two], at(2));
+    assert_eq!(report.findings.iter().map(|since| since.since).collect::<Vec<_>>(), [at(1), at(2)]);
+    report.set_findings(Vec::new(), at(3));
+    assert_eq!(report.findings, []);
+}
+
+/// A node with something of each kind, all of it written by somebody who means harm to the page.
+fn full() -> NodeReport {
+    let mut report = NodeReport::new("kind-worker");
+    report.in_force = Some(InForce { commit: "c0ffee0123456789".to_owned(), summary: "a | b @all <img>".to_owned() });
+    report.seen(vec![sighting("ip rule 9001", None)], at(1));
+    report.put_right(at(2));
+    report.seen(vec![sighting("ip rule 9001", None)], at(3));
+    report.put_right(at(4));
+    report.seen(vec![sighting("nft inet egret map x", Some("`[a](b)`\n# c"))], at(5));
+    report.not_put_right("*somebody* | holds it");
+    report.rejected = vec![Rejected {
+        place: "policies/bad.yaml:3:1".to_owned(),
+        message: "unknown_field".to_owned(),
+        instead: "nothing of it".to_owned(),
+    }];
+    report.set_findings(vec![Finding::new("no-gateway", "outpost", "no node\nmatches").hint("label <one>")], at(6));
+    report
+}
+
+#[test]
+fn the_page_says_it_all_and_nothing_in_it_is_markup_of_others() {
+    let quiet = NodeReport { in_force: full().in_force, ..NodeReport::new("kind-worker2") };
+    assert_eq!(
+        readme("prod|x", &[full(), quiet]),
+        r#"# prod\|x: 2 open, 1 put right
+
+In force: `c0ffee0` "a \| b \@all \<img\>" on kind-worker, kind-worker2.
+
+Not in force: policies/bad.yaml:3:1: unknown\_field. nothing of it.
+
+| node | what | since | state |
+|---|---|---|---|
+| kind-worker | **outpost** no node matches | 2026-06-01T12:00:06Z | **open** (label \<one\>) |
+| kind-worker | nft inet egret map x of **outpost** was changed, by nft | 2026-06-01T12:00:05Z | **open**: not put right: \*somebody\* \| holds it |
+| kind-worker | ip rule 9001 of **outpost** was gone, by nft | 2026-06-01T12:00:03Z | put right after 1000 ms, 2 times so far |
+
+History of a node: `git log -p nodes/NODE.yaml`. Everything of one policy: `git log -p -S'policy: NAME'`.
+"#
+    );
+}
+
+#[test]
+fn the_page_of_a_cluster_without_drift_says_so() {
+    assert_eq!(
+        readme("prod", &[NodeReport::new("a")]),
+        "# prod: 0 open, 0 put right\n\n| node | what | since | state |\n|---|---|---|---|\n\
+         | | nothing has drifted | | |\n\nHistory of a node: `git log -p nodes/NODE.yaml`. Everything of one policy: \
+         `git log -p -S'policy: NAME'`.\n"
+    );
+}
+
+#[test]
+fn a_nodes_file_is_read_back_as_it_was() {
+    let text = node_file(&full()).expect("a file");
+    assert_eq!(read_node_file(&text), Some(full()));
+    assert_eq!(read_node_file("somebody's notes"), None);
+}
+
+#[test]
+fn a_tree_keeps_the_other_nodes_and_what_people_put_there() {
+    let notes = ("notes.txt".to_owned(), "ours".to_owned());
+    let other = NodeReport::new("b");
+    let current = BTreeMap::from([notes.clone(), (path_of("b"), node_file(&other).expect("a file"))]);
+    let own = NodeReport::new("a");
+    let expected = BTreeMap::from([
+        notes,
+        (path_of("a"), node_file(&own).expect("a file")),
+        (path_of("b"), node_file(&other).expect("a file")),
+        ("README.md".to_owned(), readme("prod", &[own.clone(), other])),
+    ]);
+    assert_eq!(tree(&current, "prod", &own).expect("a tree"), expected);
+}
+
+#[test]
+fn a_clock_that_jumps_back_makes_no_time_negative() {
+    let before = NodeReport { drift: vec![record("rule", 9, 9, None, 1)], ..NodeReport::new("a") };
+    let mut after = before.clone();
+    after.put_right(at(1));
+    assert_eq!(subject(Some(&before), &after), "a: rule was gone, put right in 0 ms");
+    let page = readme("prod", &[after]);
+    let row = page.lines().find(|line| line.starts_with("| a |"));
+    assert_eq!(row, Some("| a | rule of **outpost** was gone, by nft | 2026-06-01T12:00:09Z | put right after 0 ms |"));
+}
+
+#[test]
+fn the_subject_names_the_finding_that_has_settled_and_not_one_that_stays() {
+    let (stays, goes) = (Finding::new("a-stays", "p", "one"), Finding::new("b-goes", "q", "two"));
+    let mut before = NodeReport::new("a");
+    before.set_findings(vec![stays.clone(), goes], at(1));
+    let mut after = before.clone();
+    after.set_findings(vec![stays], at(2));
+    assert_eq!(subject(Some(&before), &after), "a: b-goes of q settled");
+}
+
+#[test]
+fn the_subject_says_what_is_new() {
+    let empty = NodeReport::new("a");
+    let mut open = empty.clone();
+    open.seen(vec![sighting("ip rule 9001", None), sighting("ip link egret0", Some("down"))], at(1));
+    let mut right = open.clone();
+    right.put_right(at(2));
+    let mut finding = right.clone();
+    finding.set_findings(vec![Finding::new("no-gateway", "outpost", "no node\nmatches")], at(3));
+    let rejected = NodeReport { rejected: full().rejected, ..finding.clone() };
+    let in_force = NodeReport { in_force: full().in_force, ..rejected.clone() };
+    let settled = NodeReport { findings: Vec::new(), ..in_force.clone() };
+    let good = NodeReport { rejected: Vec::new(), ..settled.clone() };
+    let long =
+        NodeReport { in_force: Some(InForce { commit: "abc".to_owned(), summary: "x".repeat(200) }), ..good.clone() };
+    let steps = [empty, open, right, finding, rejected, in_force, settled, good, long];
+    let subjects: Vec<String> = steps.windows(2).map(|pair| subject(Some(&pair[0]), &pair[1])).collect();
+    assert_eq!(
+        subjects,
+        [
+            "a: ip link egret0 was changed, being put right, and 1 more".to_owned(),
+            "a: ip link egret0 was changed, put right in 1000 ms, and 1 more".to_owned(),
+            "a: outpost: no node matches".to_owned(),
+            "a: policies/bad.yaml:3:1 is not in force: unknown_field".to_owned(),
+            "a: c0ffee0 \"a | b @all <img>\" is in force".to_owned(),
+            "a: no-gateway of outpost settled".to_owned(),
+            "a: all documents are in force again".to_owned(),
+            format!("a: abc \"{}…", "x".repeat(111)),
+        ]
+    );
+    assert_eq!(subject(None, &NodeReport::new("a")), "a: drift and findings are as follows");
+}
