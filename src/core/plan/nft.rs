@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use super::super::compile::RP_FILTER_BEFORE;
 use super::super::compile::marks::EXIT_CHAIN;
-use super::super::state::nft::{Chain, Change, Data, Family, Field, Key, Ruleset, Set, Statement, Table, Transaction};
+use super::super::state::nft::{
+    Chain, Change, Data, Family, Field, Hook, Key, Ruleset, Set, Statement, Table, Transaction,
+};
 use super::super::state::ownership::Range;
 
 /// The transactions of one plan, by when they are due.
@@ -38,11 +40,21 @@ pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> Transaction
                 switch.extend(filled.map(|(name, _)| (family, Change::FlushChain(name.clone()))));
                 last.push((family, Change::DeleteTable));
             }
-            (None, Some(_)) => switch.push((family, Change::DeleteTable)),
+            // A packet that is on its way through the table finds all sets as they were: were they gone under it, what it
+            // is not found in would be taken for a pod that nobody has classified, and dropped.
+            (None, Some(found)) => {
+                let first = found.chains.iter().filter(|(_, chain)| is_prerouting(chain) && !chain.rules.is_empty());
+                switch.extend(first.map(|(name, _)| (family, Change::FlushChain(name.clone()))));
+                last.push((family, Change::DeleteTable));
+            }
             (None, None) => {}
         }
     }
     Transactions { record: transaction(record), switch: transaction(switch), last: transaction(last) }
+}
+
+fn is_prerouting(chain: &Chain) -> bool {
+    chain.base.as_ref().is_some_and(|base| base.hook == Hook::Prerouting)
 }
 
 /// The chain that lets nothing in, for a device that is about to come up: until the switch, what other nodes send already
