@@ -124,6 +124,9 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let memory = Memory::open(&folder)?;
     let range = memory.kept().range().unwrap_or_default();
     let kernel = Kernel::open(range).await?;
+    for check in crate::kernel::doctor::blockers(range).await {
+        tracing::error!(code = check.code, "{check}");
+    }
     let watch = Watch::open(kernel.ports())?;
     let cluster = Cluster::open(&options.cluster)?;
     let mut engine = Engine::new(kernel, cluster, options.node.clone(), memory);

@@ -146,11 +146,16 @@ fn a_plan_tells_of_changes_until_they_are_made() {
     assert_eq!((before.code, before.stderr.as_str()), (Some(2), ""));
     let (summary, diff) = before.stdout.split_once("\n--- ").unwrap();
     let expected = "\
-kind-worker · 11 steps
+kind-worker · 13 steps
 
   source of outpost: 1 pod (batuu/tiefighter) leaves through kind-worker2 (172.18.0.3), dev net1
 
   add     link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu
+                 1450 down
+  add     nft    netdev table { flags owner,persist; }
+  add     nft    netdev chain arrive { type filter hook ingress device \"egret0\" priority 0; policy
+                 drop; }
+  change  link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu
                  1450 up
   add     addr   169.254.90.1/32 dev egret0
   set     sysctl net.ipv4.conf.egret0.rp_filter = 2
@@ -162,10 +167,7 @@ kind-worker · 11 steps
   add     route  throw 10.1.1.0/24 table 9001
   add     rule   9001: from all fwmark 0x1/0x1fff lookup 9001
   forget  conn   mark 0x1/0x1fff
-  add     nft    inet table egret: 9 chains, 24 rules, 10 sets, 12 elements
-  add     nft    netdev table { flags owner,persist; }
-  add     nft    netdev chain arrive { type filter hook ingress device \"egret0\" priority 0; policy
-                 drop; }
+  add     nft    inet table egret: 9 chains, 25 rules, 12 sets, 21 elements
   add     nft    netdev rule arrive tunnel id 16777215 meta mark set meta mark & 0xffffe000 accept
 ";
     assert_eq!(summary, expected);
