@@ -186,9 +186,10 @@ impl Builder<'_> {
         self.set("exit_of_mark", &[KeyType::Mark], Some(DataType::Verdict), false, of_mark);
     }
 
-    /// One chain and one map a family for each group. The map names every address there is, and what is in no map is dropped: an interval map
-    /// that comes in a transaction is empty for a moment after the rules that use it are in force (`nft_rbtree_commit`,
-    /// net/netfilter/nft_set_rbtree.c, which builds the array that is searched), and "not found" must not mean "its own way" then.
+    /// One chain and one map a family for each group. The map names every address there is, and what is in no map is
+    /// dropped: an interval map that comes in a transaction is empty for a moment after the rules that use it are in force
+    /// (`nft_rbtree_commit`, net/netfilter/nft_set_rbtree.c, which builds the array that is searched), and "not found" must
+    /// not mean "its own way" then.
     fn group_chains(&mut self, grouping: &Grouping, exits: &BTreeMap<ExitKey, NodeExit>) {
         for group in &grouping.groups {
             let mut lookups = Vec::new();
@@ -440,7 +441,7 @@ fn own_addresses(exits: &BTreeMap<ExitKey, NodeExit>, family: AddressFamily, ran
         .collect()
 }
 
-/// Nothing in the map for what goes its own way. An exit that got no mark drops.
+/// None for what goes its own way. An exit that got no mark drops.
 fn verdict_of(way: &Way, exits: &BTreeMap<ExitKey, NodeExit>) -> Option<Verdict> {
     match way {
         Way::Exit(key) => Some(exits.get(key).map_or(Verdict::Drop, |exit| Verdict::Goto(exit_chain(exit.id)))),

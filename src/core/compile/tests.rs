@@ -109,7 +109,13 @@ fn members_of_an_exit_that_gets_no_mark_are_dropped_and_a_person_is_told() {
     let group = compiled.groups.keys().next().expect("a group");
     assert_eq!(
         elements(&compiled, &format!("to4_{group}")),
-        ["10.0.2.0/24 : goto exit_1", "10.0.3.0/24 : goto exit_2", "10.0.4.0/24 : drop"]
+        [
+            "0.0.0.0-10.0.1.255 : accept",
+            "10.0.2.0/24 : goto exit_1",
+            "10.0.3.0/24 : goto exit_2",
+            "10.0.4.0/24 : drop",
+            "10.0.5.0-255.255.255.255 : accept",
+        ]
     );
     let told = Finding::new(
         "marks-used-up",
@@ -136,7 +142,11 @@ fn a_kernel_without_ipv6_gets_ipv4_alone_and_a_person_is_told() {
     let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &Ground::default(), &Marks::default());
     let not_four: Vec<&String> =
         compiled.desired.nft[&Family::Inet].sets.keys().filter(|set| !set.contains('4')).collect();
-    assert_eq!(not_four, ["exit_of_mark", "nodes6"], "tunnel packets of strangers are kept out all the same");
+    assert_eq!(
+        not_four,
+        ["exit_of_mark", "exits", "multicast6", "nodes6"],
+        "tunnel packets of strangers are kept out, and what bears a mark is guarded, all the same"
+    );
     assert!(compiled.desired.rules.iter().all(|rule| rule.family == AddressFamily::V4));
     let message = "policies name IPv6 destinations and this node's kernel has IPv6 switched off";
     assert_eq!(compiled.findings, [Finding::new("no-ipv6", "n1", message)]);

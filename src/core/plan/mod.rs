@@ -56,7 +56,7 @@ pub enum Step {
     AddRule(Rule),
     /// Take a rule out.
     DeleteRule(Rule),
-    /// Forget connections that bear a mark which is given out anew, so that they don't take another exit's way.
+    /// Forget connections that bear a mark which is given out anew or no more, so that they don't take another exit's way.
     Forget {
         /// The mark.
         mark: u32,

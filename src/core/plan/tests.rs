@@ -123,6 +123,7 @@ change  nft    inet flush chain exit_1
 change  nft    inet delete element group_of4 { 10.1.1.177 : goto exit_1 }
 change  nft    inet add element group_of4 { 10.1.1.177 : goto exit_2 }
 change  nft    inet delete chain exit_1
+forget  conn   mark 0x1/0x1fff
 remove  rule   9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret
 remove  route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
 remove  route  unreachable default table 9001 metric 4278198272 proto egret
@@ -143,6 +144,7 @@ fn a_node_that_is_left_gets_back_what_it_was() {
         "\
 remove  label  rack: \"r1\"
 change  nft    inet delete table
+forget  conn   mark 0x1/0x1fff
 remove  rule   9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret
 remove  route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
 remove  route  unreachable default table 9001 metric 4278198272 proto egret
@@ -160,7 +162,8 @@ fn a_link_that_cannot_be_changed_is_made_anew_with_all_that_went_with_it() {
         text(&desired, &observed),
         "\
 remove  link   egret0
-add     link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu 1450 up
+add     link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu 1450 down
+change  link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu 1450 up
 add     addr   169.254.90.1/32 dev egret0
 set     sysctl net.ipv4.conf.egret0.rp_filter = 2
 set     neigh  172.18.0.3 dev egret0 lladdr 02:00:ac:12:00:03 nud permanent
@@ -250,6 +253,7 @@ change  nft    inet add rule exit_1 ct mark set ct mark & 0xffffe000 | 0x0000000
     );
 }
 
+/// Until the switch the old exit's chain still gives the mark, so only what is forgotten behind it stays forgotten.
 #[test]
 fn an_exit_whose_mark_was_anothers_replaces_the_table_and_its_connections_are_forgotten() {
     let desired = only_table(table(&[("exit_1", exit("b", 1, RANGE.mask))], &[]));
@@ -262,6 +266,7 @@ change  nft    inet delete table
 change  nft    inet add table { flags owner,persist; }
 change  nft    inet add chain exit_1 { comment \"b\"; }
 change  nft    inet add rule exit_1 ct mark set ct mark & 0xffffe000 | 0x00000001
+forget  conn   mark 0x1/0x1fff
 "
     );
 }
@@ -283,8 +288,24 @@ forget  conn   mark 0x10000/0xff0000
 #[test]
 fn a_table_that_nobody_owns_is_taken_over() {
     let desired = only_table(table(&[], &[("group_of4", map(&[]))]));
-    let observed = only_table(Table { owned: false, ..table(&[], &[("group_of4", map(&[]))]) });
+    let observed = only_table(Table { owned: false, abandoned: true, ..table(&[], &[("group_of4", map(&[]))]) });
     assert_eq!(text(&desired, &observed), "change  nft    inet add table { flags owner,persist; }\n");
+}
+
+#[test]
+fn a_table_that_was_never_owned_is_replaced_in_one_transaction() {
+    let desired = only_table(table(&[], &[("group_of4", map(&[]))]));
+    let observed = only_table(Table { owned: false, ..table(&[], &[("group_of4", map(&[]))]) });
+    let plan = plan(&desired, &observed, RANGE);
+    assert_eq!(plan.steps.len(), 1, "one transaction: at no time is there no table");
+    assert_eq!(
+        text(&desired, &observed),
+        "\
+change  nft    inet delete table
+change  nft    inet add table { flags owner,persist; }
+change  nft    inet add map group_of4 { type ipv4_addr : verdict; }
+"
+    );
 }
 
 #[test]

@@ -220,7 +220,8 @@ fn full() -> NodeReport {
 
 #[test]
 fn the_page_says_it_all_and_nothing_in_it_is_markup_of_others() {
-    let quiet = NodeReport { in_force: full().in_force, ..NodeReport::new("kind-worker2") };
+    let mut quiet = NodeReport { in_force: full().in_force, ..NodeReport::new("kind-worker2") };
+    quiet.set_findings(vec![Finding::new("overlap", "a|b", "loses *here*").hint("a priority")], at(7));
     assert_eq!(
         readme("prod|x", &[full(), quiet]),
         r#"# prod\|x: 2 open, 1 put right
@@ -231,9 +232,13 @@ Not in force: policies/bad.yaml:3:1: unknown\_field. nothing of it.
 
 | node | what | since | state |
 |---|---|---|---|
-| kind-worker | **outpost** no node matches | 2026-06-01T12:00:06Z | **open** (label \<one\>) |
+| kind-worker | **outpost** no node matches | 2026-06-01T12:00:06Z | **open**: label \<one\> |
 | kind-worker | nft inet egret map x of **outpost** was changed, by nft | 2026-06-01T12:00:05Z | **open**: not put right: \*somebody\* \| holds it |
 | kind-worker | ip rule 9001 of **outpost** was gone, by nft | 2026-06-01T12:00:03Z | put right after 1000 ms, 2 times so far |
+
+For knowing:
+
+- kind-worker2: **a\|b** loses \*here\* (a priority)
 
 History of a node: `git log -p nodes/NODE.yaml`. Everything of one policy: `git log -p -S'policy: NAME'`.
 "#
@@ -244,8 +249,7 @@ History of a node: `git log -p nodes/NODE.yaml`. Everything of one policy: `git 
 fn the_page_of_a_cluster_without_drift_says_so() {
     assert_eq!(
         readme("prod", &[NodeReport::new("a")]),
-        "# prod: 0 open, 0 put right\n\n| node | what | since | state |\n|---|---|---|---|\n\
-         | | nothing has drifted | | |\n\nHistory of a node: `git log -p nodes/NODE.yaml`. Everything of one policy: \
+        "# prod: 0 open, 0 put right\n\nNothing has drifted.\n\nHistory of a node: `git log -p nodes/NODE.yaml`. Everything of one policy: \
          `git log -p -S'policy: NAME'`.\n"
     );
 }
