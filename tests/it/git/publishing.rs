@@ -61,8 +61,8 @@ fn the_first_report_makes_an_orphan_branch_and_the_same_report_makes_no_commit()
     let Published::Committed { commit, tries: 1 } = published else { panic!("{published:?}") };
     assert_eq!(origin.in_bare(&["rev-parse", BRANCH]), commit.to_string());
     assert_eq!(
-        origin.in_bare(&["log", "--format=%P|%an <%ae>|%aI|%B", BRANCH]),
-        "|Egret <egret@localhost>|1970-01-01T00:00:00Z|Report on nodes/kind-worker.yaml\n\nEgret-File: nodes/kind-worker.yaml"
+        origin.in_bare(&["log", "--format=%P|%an <%ae>|%at|%B", BRANCH]),
+        "|Egret <egret@localhost>|0|Report on nodes/kind-worker.yaml\n\nEgret-File: nodes/kind-worker.yaml"
     );
     let expected = [(".egret-reports", "kind"), ("nodes/kind-worker.yaml", "drift: 1")];
     assert_eq!(files_on_branch(&origin), expected.map(|(path, text)| (path.to_owned(), text.to_owned())).into());
@@ -82,10 +82,10 @@ fn two_publishers_at_once_lose_nothing() {
     let start = Barrier::new(2);
     thread::scope(|scope| {
         for node in ["one", "two"] {
-            let (origin, start) = (&origin, &start);
+            let start = &start;
+            let source = origin.bare.to_str().expect("UTF-8");
+            let mut mirror = origin.mirror_at(&format!("state-{node}"), source, Credentials::default());
             scope.spawn(move || {
-                let source = origin.bare.to_str().expect("UTF-8");
-                let mut mirror = origin.mirror_at(&format!("state-{node}"), source, Credentials::default());
                 start.wait();
                 for report in 0..REPORTS {
                     let published =
@@ -110,9 +110,9 @@ fn of_two_who_make_the_branch_at_once_none_is_lost() {
         let (origin, start) = (&origin, &Barrier::new(2));
         thread::scope(|scope| {
             for node in ["one", "two"] {
+                let source = origin.bare.to_str().expect("UTF-8");
+                let mut mirror = origin.mirror_at(&format!("state-{node}"), source, Credentials::default());
                 scope.spawn(move || {
-                    let source = origin.bare.to_str().expect("UTF-8");
-                    let mut mirror = origin.mirror_at(&format!("state-{node}"), source, Credentials::default());
                     start.wait();
                     publish_file(&mut mirror, node, "drift\n").expect("a report");
                 });
