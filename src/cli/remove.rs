@@ -30,7 +30,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         cluster_name: arguments.node.cluster_name,
         node,
         state_folder: arguments.node.state_dir,
-        poll: Duration::from_secs(60),
+        poll: Duration::from_mins(1),
         once: false,
         remove: true,
     };

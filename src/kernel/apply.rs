@@ -21,9 +21,8 @@ impl Kernel {
                 Ok(())
             }
             Step::Forget { mark, mask } => match conntrack::forget(*mark, *mask).await {
-                Ok(()) => Ok(()),
                 // Without connection tracking over netlink there is nothing to forget by; a mark in use is never given out.
-                Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
+                Ok(()) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
                 Err(source) => Err(KernelError::Conntrack { mark: *mark, source }),
             },
             Step::SetSysctl(sysctl, value, _) => write(sysctl, value),

@@ -16,7 +16,7 @@ pub(super) fn ground(
     addresses: &[SeenAddress],
     routes: Vec<GroundRoute>,
     ours: &Ruleset,
-    can: &nft::Features,
+    can: nft::Features,
 ) -> Ground {
     let mut interfaces: BTreeMap<u32, (String, Interface)> = links
         .iter()

@@ -101,7 +101,6 @@ impl KernelError {
 }
 
 /// One node's kernel. Holds the netlink sockets; the nftables one for as long as Egret runs, because our tables belong to it.
-
 pub struct Kernel {
     routes: socket::RouteSocket,
     nft: nft::Nft,

@@ -26,7 +26,7 @@ impl Kernel {
         let links = self.links().await?;
         let addresses = self.addresses().await?;
         let (own_routes, ground_routes) = self.all_routes(&links).await?;
-        let ground = ground::ground(&links, &addresses, ground_routes, &ruleset, &self.features);
+        let ground = ground::ground(&links, &addresses, ground_routes, &ruleset, self.features);
         let state = NodeState {
             labels: BTreeMap::new(),
             links: links

@@ -54,9 +54,10 @@ pub(super) fn rule(message: &RuleMessage) -> Option<(Rule, Protocol)> {
             RuleAttribute::FwMask(mask) => rule.mask = *mask,
             RuleAttribute::Table(table) => rule.table = *table,
             RuleAttribute::Protocol(found) => of = protocol(*found),
-            // The kernel lists this one where it is not set, too.
-            RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
-            RuleAttribute::L3MDev(false) => {}
+            // The kernel lists these where they are not set, too.
+            RuleAttribute::SuppressPrefixLen(u32::MAX)
+            | RuleAttribute::SuppressIfGroup(u32::MAX)
+            | RuleAttribute::L3MDev(false) => {}
             other => odd.push(format!("{other:?}")),
         }
     }

@@ -113,7 +113,7 @@ const FIGHT_WINDOW: Duration = Duration::from_secs(10);
 /// How long events are gathered before a round: a burst of a thousand is one round.
 const GATHER: Duration = Duration::from_millis(2);
 /// What no event tells, as a setting below /proc/sys, is looked at this often. A look is a few milliseconds and writes nothing.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_mins(1);
 /// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
 const CLOCK: Duration = Duration::from_secs(30);
 
@@ -155,7 +155,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
 fn repository_options(options: &Options, folder: &std::path::Path, seed: u64) -> repository::Options {
     // A push to a repository on this machine is seen by notify; polling it is only the backstop.
     let poll =
-        if options.source.is_local().is_some() { options.poll.max(Duration::from_secs(60)) } else { options.poll };
+        if options.source.is_local().is_some() { options.poll.max(Duration::from_mins(1)) } else { options.poll };
     repository::Options {
         source: options.source.clone(),
         branch: options.branch.clone(),
@@ -171,7 +171,9 @@ fn repository_options(options: &Options, folder: &std::path::Path, seed: u64) ->
 async fn remove(engine: &mut Engine, range: Range) -> Result<(), RunError> {
     let steps = engine.remove(range).await?;
     tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
-    steps.iter().for_each(|step| tracing::info!("{step}"));
+    for step in &steps {
+        tracing::info!("{step}");
+    }
     Ok(())
 }
 

@@ -87,7 +87,7 @@ impl Repository {
         let (wishes, wished) = channel();
         let _ = wishes.send(());
         thread::Builder::new().name("repository".to_owned()).spawn(move || {
-            Reader::new(options, good).serve(known, &wished, &news);
+            Reader::new(options, &good).serve(known, &wished, &news);
         })?;
         Ok(Self { wishes })
     }
@@ -113,9 +113,9 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(options: Options, good: GoodDocuments) -> Self {
+    fn new(options: Options, good: &GoodDocuments) -> Self {
         let mut catalogue = Catalogue::new(&options.cluster);
-        catalogue.import_good(&good);
+        catalogue.import_good(good);
         let branch = options.branch.clone().unwrap_or_default();
         Self { options, mirror: None, catalogue, current: None, paths: BTreeSet::new(), branch, told: false }
     }
@@ -142,7 +142,7 @@ impl Reader {
                 Ok(None) => vec![News::Unchanged],
                 Ok(Some(intent)) => vec![News::Intent(intent)],
                 // Git is away at the start: what was in force is still in the mirror.
-                Err(error) => match self.from_mirror() {
+                Err(error) => match self.last_in_force() {
                     Some(intent) => vec![News::Intent(intent), News::Fault(error)],
                     None => vec![News::Fault(error)],
                 },
@@ -156,12 +156,11 @@ impl Reader {
     /// Looks where the branch is, and reads what changed. `known`: the commit to begin with, so that documents which became
     /// bad since then are recognised as such.
     fn look(&mut self, known: Option<CommitId>) -> git::Result<Option<Box<Intent>>> {
-        let mut mirror = match self.mirror.take() {
-            Some(mirror) => mirror,
-            None => {
-                let Options { mirror, source, credentials, .. } = &self.options;
-                Mirror::open(mirror, source.clone(), credentials.clone())?
-            }
+        let mut mirror = if let Some(mirror) = self.mirror.take() {
+            mirror
+        } else {
+            let Options { mirror, source, credentials, .. } = &self.options;
+            Mirror::open(mirror, source.clone(), credentials.clone())?
         };
         let result = self.look_at(&mut mirror, known);
         self.mirror = Some(mirror);
@@ -206,7 +205,7 @@ impl Reader {
     }
 
     /// What was last in force, if the first look failed and the mirror still has it.
-    fn from_mirror(&mut self) -> Option<Box<Intent>> {
+    fn last_in_force(&mut self) -> Option<Box<Intent>> {
         let (Some(current), Some(mirror), false) = (self.current, &self.mirror, self.told) else { return None };
         let info = mirror.commit_info(current).ok()?;
         self.told = true;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use egret::core::compile::marks::Marks;
@@ -26,47 +27,48 @@ const NODES: usize = 5_000;
 const PODS: usize = 100_000;
 const GATEWAYS: usize = 50;
 
-fn main() {
-    println!("{POLICIES} policies, {NODES} nodes, {PODS} pods; medians of 5 runs\n");
+fn main() -> io::Result<()> {
+    let mut out = io::stdout();
+    writeln!(out, "{POLICIES} policies, {NODES} nodes, {PODS} pods; medians of 5 runs\n")?;
     let texts: BTreeMap<String, Change> = (0..POLICIES).map(|number| (path(number), policy(number, 24))).collect();
     let mut catalogue = Catalogue::new("bench");
     let all = show("parse all policies", &mut || {
         catalogue = Catalogue::new("bench");
         catalogue.update(texts.clone());
-    });
+    })?;
     let mut length = 24;
     let one = show("parse one changed file", &mut || {
         length = if length == 24 { 25 } else { 24 };
         catalogue.update(BTreeMap::from([(path(4711), policy(4711, length))]));
-    });
-    ratio(one, all);
+    })?;
+    ratio(one, all)?;
     let set = catalogue.policies().clone();
     assert_eq!(set.policies.len(), POLICIES, "every policy is good");
 
     let facts = facts();
     let mut placement = Placement::default();
-    show("place all policies", &mut || placement = place(&set, &facts, Timestamp::UNIX_EPOCH));
+    show("place all policies", &mut || placement = place(&set, &facts, Timestamp::UNIX_EPOCH))?;
     assert_eq!(placement.policies.len(), POLICIES);
 
     let node = NodeName::parse("node-02500").expect("a node");
     let mut compiled = Compiled::default();
-    let whole = show("compile one node", &mut || compiled = compile_node(&node, &set, &placement, &facts));
+    let whole = show("compile one node", &mut || compiled = compile_node(&node, &set, &placement, &facts))?;
     assert!(compiled.members.len() > 1, "the node has members");
     show("plan from nothing", &mut || {
         black_box(plan(&compiled.desired, &NodeState::default(), Range::default()).steps.len());
-    });
+    })?;
     show("plan with nothing to do", &mut || {
         assert!(plan(&compiled.desired, &compiled.desired, Range::default()).is_empty());
-    });
+    })?;
 
     let mut more = facts.clone();
     let name = PodName { namespace: "team-0".to_owned(), name: "newborn".to_owned() };
     more.pods.insert(name, pod(2500, "node-02500", 2500, 200));
     let mut with_pod = Compiled::default();
-    show("compile with one more pod", &mut || with_pod = compile_node(&node, &set, &placement, &more));
+    show("compile with one more pod", &mut || with_pod = compile_node(&node, &set, &placement, &more))?;
     let steps = plan(&with_pod.desired, &compiled.desired, Range::default());
-    println!("\none more pod is this plan:\n{steps}");
-    println!("one node against all policies: {:?} for {} members", whole, compiled.members.len());
+    writeln!(out, "\none more pod is this plan:\n{steps}")?;
+    writeln!(out, "one node against all policies: {whole:?} for {} members", compiled.members.len())
 }
 
 fn compile_node(node: &NodeName, set: &PolicySet, placement: &Placement, facts: &Facts) -> Compiled {
@@ -76,7 +78,7 @@ fn compile_node(node: &NodeName, set: &PolicySet, placement: &Placement, facts: 
     compile(&Input { node, set, placement, facts, ground: &ground, marks: &marks })
 }
 
-fn show(what: &str, work: &mut dyn FnMut()) -> Duration {
+fn show(what: &str, work: &mut dyn FnMut()) -> io::Result<Duration> {
     let mut times: Vec<Duration> = (0..5)
         .map(|_| {
             let began = Instant::now();
@@ -85,12 +87,12 @@ fn show(what: &str, work: &mut dyn FnMut()) -> Duration {
         })
         .collect();
     times.sort();
-    println!("{what:<28} {:>10.3} ms", times[2].as_secs_f64() * 1000.0);
-    times[2]
+    writeln!(io::stdout(), "{what:<28} {:>10.3} ms", times[2].as_secs_f64() * 1000.0)?;
+    Ok(times[2])
 }
 
-fn ratio(part: Duration, whole: Duration) {
-    println!("{:<28} {:>10.0} times less", "", whole.as_secs_f64() / part.as_secs_f64());
+fn ratio(part: Duration, whole: Duration) -> io::Result<()> {
+    writeln!(io::stdout(), "{:<28} {:>10.0} times less", "", whole.as_secs_f64() / part.as_secs_f64())
 }
 
 fn path(number: usize) -> String {

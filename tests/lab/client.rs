@@ -22,7 +22,7 @@ const HASTE: Duration = Duration::from_millis(500);
 
 /// What the outpost answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(clippy::enum_variant_names, reason = "`Answer::None` would read as an empty answer")]
+#[expect(clippy::enum_variant_names, reason = "`Answer::None` would read as an empty answer")]
 pub(crate) enum Answer {
     /// Let in, seen with this address.
     Granted(IpAddr),

@@ -29,7 +29,7 @@ const POD_GATEWAY_MAC: &str = "ee:ee:ee:ee:ee:ee";
 
 /// What kind of lab is wanted.
 #[derive(Debug, Clone)]
-#[allow(clippy::struct_excessive_bools, reason = "independent switches, each with a meaning of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, each with a meaning of its own")]
 pub(crate) struct Options {
     /// Nodes with an interface net1: kind-worker2 with 10.0.3.42, kind-worker3 with 10.0.3.43 and so on.
     pub(crate) gateways: u8,

@@ -97,8 +97,9 @@ impl Part {
             Self::Write => {
                 numbers(&[(NFTA_EXTHDR_SREG, FIRST)]);
                 data.bytes(NFTA_EXTHDR_TYPE, &[MAXIMUM_SEGMENT_SIZE]);
-                let rest = [(NFTA_EXTHDR_OFFSET, 2), (NFTA_EXTHDR_LEN, 2), (NFTA_EXTHDR_OP, NFT_EXTHDR_OP_TCPOPT)];
-                rest.iter().for_each(|(kind, number)| data.number(*kind, *number));
+                data.number(NFTA_EXTHDR_OFFSET, 2);
+                data.number(NFTA_EXTHDR_LEN, 2);
+                data.number(NFTA_EXTHDR_OP, NFT_EXTHDR_OP_TCPOPT);
             }
         }
     }

@@ -186,15 +186,18 @@ impl Stand {
     }
 
     /// Waits until every node has nothing left to do, by its own word.
-    #[allow(clippy::unnecessary_wraps, reason = "a line among others that may fail")]
     pub(super) fn await_settled(&self) -> Outcome {
         for node in self.nodes() {
             let mut last = (None, String::new());
-            wait_until(DEADLINE, || {
+            let settled = wait_until(DEADLINE, || {
                 last = self.plan(&node).unwrap_or_default();
                 last.0 == Some(0)
             });
-            assert_eq!(last.0, Some(0), "{node}: {}\n{}", last.1, self.log(&node));
+            if !settled {
+                let awaited = format!("an empty plan of {node}");
+                let seen = format!("exit code {:?}\n{}\n{}", last.0, last.1, self.log(&node));
+                return Err(LabError::Late { awaited, deadline: DEADLINE, seen });
+            }
         }
         Ok(())
     }
@@ -205,17 +208,18 @@ impl Stand {
     }
 
     /// Waits until a pod gets exactly this answer from an address.
-    #[allow(clippy::unnecessary_wraps, reason = "a line among others that may fail")]
     pub(super) fn await_answer(&self, pod: &str, address: IpAddr, answer: Answer) -> Outcome {
         let mut last = Answer::NoAnswer;
-        wait_until(DEADLINE, || {
+        let answered = wait_until(DEADLINE, || {
             last = self.lab.ask_within(pod, address, HELD_BACK).unwrap_or(Answer::NoAnswer);
             last == answer
         });
+        if answered {
+            return Ok(());
+        }
         let logs: Vec<String> = self.nodes().iter().map(|node| format!("--- {node}\n{}", self.log(node))).collect();
-        let logs = logs.concat();
-        assert_eq!(last, answer, "{pod} to {address}\n{logs}");
-        Ok(())
+        let awaited = format!("`{answer}` for {pod} from {address}");
+        Err(LabError::Late { awaited, deadline: DEADLINE, seen: format!("{last}\n{}", logs.concat()) })
     }
 
     /// Waits until a pod is let in as the first gateway's egress address, in both families.
@@ -284,7 +288,7 @@ pub(super) fn with_pods(more: &[Pod]) -> Options {
 }
 
 /// Several figures as people compare them.
-#[allow(clippy::print_stdout, reason = "measured, never asserted")]
+#[expect(clippy::print_stdout, reason = "measured, never asserted; the test harness takes what is printed so")]
 pub(super) fn tell(what: &str, mut figures: Vec<Duration>) {
     figures.sort();
     if let (Some(least), Some(most)) = (figures.first(), figures.last()) {
