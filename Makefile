@@ -32,7 +32,7 @@ demo: ## as root: the outpost scenario with real packets, from git push to clean
 test: ## as root: all tests, most of them in network namespaces of their own (about 2 min; the first build 3 min)
 	$(call need,$(build) $(lab) sshd:openssh-server ssh:openssh-client python3:python3)
 	@echo "unit tests, then one integration binary with labs and SSH servers of its own, then doc tests"
-	@cargo test --locked
+	@cargo test --locked --no-fail-fast
 
 lint: ## format, clippy, licences and origins of dependencies
 	$(call need,$(build) git:git)

@@ -220,7 +220,8 @@ impl Engine {
         mut generation: Generation,
         taken: &mut Vec<Step>,
     ) -> Result<(), RoundError> {
-        self.apply_labels(plan)?;
+        // A label that cannot be written, as in a folder that is read-only, keeps nobody's packets from their way.
+        let labelled = self.apply_labels(plan);
         for step in &plan.steps {
             let before = generation;
             self.kernel.apply(step, &mut generation).await?;
@@ -230,9 +231,11 @@ impl Engine {
                     self.own_generations.pop_front();
                 }
             }
-            taken.push(step.clone());
+            if labelled.is_ok() || !matches!(step, Step::SetLabel(..) | Step::RemoveLabel(..)) {
+                taken.push(step.clone());
+            }
         }
-        Ok(())
+        labelled
     }
 
     /// Labels are remembered before they are written: a crash in between leaves one that is ours and not there, which is

@@ -143,12 +143,12 @@ fn a_node_that_is_left_gets_back_what_it_was() {
         text(&NodeState::default(), &node(1, "172.18.0.3")),
         "\
 remove  label  rack: \"r1\"
-change  nft    inet delete table
 forget  conn   mark 0x1/0x1fff
 remove  rule   9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret
 remove  route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
 remove  route  unreachable default table 9001 metric 4278198272 proto egret
 remove  link   egret0
+change  nft    inet delete table
 "
     );
 }
