@@ -89,8 +89,10 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     order.neighbours(desired, observed);
     order.routes(desired, observed);
     order.rules(desired, observed);
-    // What an interface's filter was is written down before it is changed: a crash in between must not forget it.
+    // What an interface's filter was is written down before it is changed: a crash in between must not forget it. Where the
+    // table is replaced, only the switch writes it down.
     let (own, foreign, restore) = sysctls(desired, observed);
+    let (early, late) = if nft.record.is_some() { (foreign, Vec::new()) } else { (Vec::new(), foreign) };
     let fresh = nft::fresh_exits(&desired.nft, &observed.nft, range);
     // Only once nobody gives such marks any more: a connection that is forgotten too early takes its old mark again.
     let mut stale = nft::stale_marks(&observed.nft, range);
@@ -102,11 +104,12 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     all.append(&mut steps);
     all.extend(order.add_addresses.into_iter().chain(own));
     all.extend(nft.record.map(Step::Nft));
-    all.extend(foreign);
+    all.extend(early);
     all.extend(order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules));
     all.extend(fresh.into_iter().map(|mark| Step::Forget { mark, mask: range.mask }));
     all.extend(restore);
     all.extend(nft.switch.map(Step::Nft));
+    all.extend(late);
     all.extend(stale.into_iter().map(|(mark, mask)| Step::Forget { mark, mask }));
     all.extend(order.delete_rules.into_iter().chain(order.delete_routes).chain(order.delete_neighbours));
     all.extend(order.delete_addresses);
