@@ -20,6 +20,7 @@ use super::schedule::Timetable;
 use crate::backoff::Backoff;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::name::NodeName;
+use crate::core::plan::Step;
 use crate::core::policy::config::Schedule;
 use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::Range;
@@ -171,10 +172,21 @@ fn repository_options(options: &Options, folder: &std::path::Path, seed: u64) ->
 async fn remove(engine: &mut Engine, range: Range) -> Result<(), RunError> {
     let steps = engine.remove(range).await?;
     tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
-    for step in &steps {
-        tracing::info!("{step}");
-    }
+    log_steps(&steps);
     Ok(())
+}
+
+/// The first steps, a line each: a node that is new has hundreds, and the diff of `egret plan` has them all.
+fn log_steps(steps: &[Step]) {
+    const SHOWN: usize = 60;
+    let text: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    let lines: Vec<&str> = text.iter().flat_map(|step| step.lines()).collect();
+    for line in lines.iter().take(SHOWN) {
+        tracing::info!("  {line}");
+    }
+    if lines.len() > SHOWN {
+        tracing::info!("  and {} more", lines.len() - SHOWN);
+    }
 }
 
 /// What the loop holds.
@@ -439,12 +451,7 @@ impl Node {
         }
         let (commit, summary) = (intent.commit.id.short(), &intent.commit.summary);
         tracing::info!(commit, summary, steps = done.steps.len(), drifted = done.drifted, took = ?done.took, "in force");
-        let text: Vec<String> = done.steps.iter().map(ToString::to_string).collect();
-        let lines: Vec<&str> = text.iter().flat_map(|step| step.lines()).collect();
-        lines.iter().take(60).for_each(|line| tracing::info!("  {line}"));
-        if lines.len() > 60 {
-            tracing::info!("  and {} more", lines.len() - 60);
-        }
+        log_steps(&done.steps);
     }
 
     /// Hands the report over if it says something else than the last one.
