@@ -18,7 +18,7 @@ use super::outpost::{DATAGRAMS, HTTP, LINES};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long one of many requests waits: less than the second after which a lost SYN is sent again, so that a loss is seen as one.
-const HASTE: Duration = Duration::from_millis(900);
+const HASTE: Duration = Duration::from_millis(500);
 
 /// What the outpost answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
