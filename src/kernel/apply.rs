@@ -4,6 +4,7 @@
 
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::link::LinkMessage;
+use rustix::thread::MembarrierCommand;
 
 use super::socket::{Manner, RouteError};
 use super::{Kernel, KernelError, conntrack, encode, nft};
@@ -25,6 +26,10 @@ impl Kernel {
                 Ok(()) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
                 Err(source) => Err(KernelError::Conntrack { mark: *mark, source }),
             },
+            Step::Settle => {
+                settle().await;
+                Ok(())
+            }
             Step::SetSysctl(sysctl, value, _) => write(sysctl, value),
             other => {
                 self.apply_route(other).await.map_err(|source| KernelError::Step { step: step.to_string(), source })
@@ -78,10 +83,26 @@ impl Kernel {
             Step::DeleteRule(rule) => {
                 gone(self.routes.execute(Message::DelRule(encode::rule_deletion(rule)), Manner::Plain).await)
             }
-            Step::SetLabel(..) | Step::RemoveLabel(..) | Step::Nft(_) | Step::Forget { .. } | Step::SetSysctl(..) => {
-                Ok(())
-            }
+            Step::SetLabel(..)
+            | Step::RemoveLabel(..)
+            | Step::Nft(_)
+            | Step::Forget { .. }
+            | Step::Settle
+            | Step::SetSysctl(..) => Ok(()),
         }
+    }
+}
+
+/// Waits until every packet that was on its way from one hook to the next has arrived. Packets are handled inside RCU read-side
+/// sections (`netif_receive_skb` to the neighbour's queue), and `MEMBARRIER_CMD_GLOBAL` waits for all of those that had begun:
+/// it is `synchronize_rcu` (kernel/sched/membarrier.c), some 10 to 30 ms.
+///
+/// Where the kernel has none (`nohz_full` processors, a seccomp filter), a time follows that is long for a packet and short for people.
+async fn settle() {
+    const LONG_FOR_A_PACKET: std::time::Duration = std::time::Duration::from_millis(100);
+    let waited = tokio::task::spawn_blocking(|| rustix::thread::membarrier(MembarrierCommand::Global)).await;
+    if !matches!(waited, Ok(Ok(()))) {
+        tokio::time::sleep(LONG_FOR_A_PACKET).await;
     }
 }
 

@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("nix", &["cluster/manifests.rs", "kernel/"]),
     ("notify", &["watch.rs"]),
     ("rtnetlink", &["kernel/"]),
+    ("rustix", &["kernel/apply.rs"]),
     ("serde", &["cli/doctor.rs", "cluster/manifests/parse.rs", "core/", "kernel/doctor.rs", "reconcile/memory.rs"]),
     (
         "serde_json",

@@ -10,7 +10,7 @@ mod table;
 
 pub use groups::{Target, Way};
 pub use own_exits::{OutRoute, WayOut};
-pub use table::RP_FILTER_BEFORE;
+pub use table::{EXITS, RP_FILTER_BEFORE};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -23,6 +23,9 @@ use crate::core::state::ownership::{REPLY_VNI, Range, TUNNEL};
 /// The map that remembers `rp_filter` of the interfaces that were loosened.
 pub const RP_FILTER_BEFORE: &str = "rp_filter_before";
 
+/// The set of the marks that stand for exits: what bears one leaves with its exit's address or not at all.
+pub const EXITS: &str = "exits";
+
 /// `mangle`: after connection tracking (-200), before destination NAT (-100).
 const MANGLE: i32 = -150;
 /// Just before `srcnat` (100), where a CNI masquerades: the first chain that translates a connection is the only one.
@@ -364,12 +367,12 @@ impl Builder<'_> {
     fn guard(&mut self, exits: &BTreeMap<ExitKey, NodeExit>) {
         // Bits of ours that say something else were set by somebody who does not know that they are ours: left alone.
         let marks = exits.values().map(|exit| (Key::Mark(self.range.mark(exit.id)), None)).collect();
-        self.set("exits", &[KeyType::Mark], None, false, marks);
+        self.set(EXITS, &[KeyType::Mark], None, false, marks);
         let no_exit = Statement::InSet {
             fields: vec![Field::MetaMark],
             mask: Some(self.range.mask),
             negated: true,
-            set: "exits".to_owned(),
+            set: EXITS.to_owned(),
         };
         let mut rules = vec![vec![no_exit, accept()]];
         for family in self.families.iter().copied() {

@@ -63,6 +63,9 @@ pub enum Step {
         /// Its bits that count.
         mask: u32,
     },
+    /// Wait until the packets that are on their way through this kernel now have left it: they were sent on by what the steps
+    /// before took back, and nothing that they still need may go.
+    Settle,
     /// Change nftables in one transaction.
     Nft(Transaction),
 }
@@ -76,8 +79,8 @@ impl Plan {
 
 /// The steps from observed to desired.
 ///
-/// Make before break: devices, neighbours, routes and rules come first, then the one transaction that sends packets there, then
-/// what nobody uses any more goes. So the packets of a flow take the old way or the new way, or are dropped where there is
+/// Make before break: devices, neighbours, routes and rules come first, then the one transaction that sends packets there, then,
+/// when the packets are through that were on their way, what nobody uses any more goes. So the packets of a flow take the old way or the new way, or are dropped where there is
 /// neither; they never take the main table's way with the pod's own address.
 pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     let mut steps = Vec::new();
@@ -108,8 +111,12 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     all.extend(order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules));
     all.extend(fresh.into_iter().map(|mark| Step::Forget { mark, mask: range.mask }));
     all.extend(restore);
+    all.extend(nft.prepare.map(Step::Nft));
     all.extend(nft.switch.map(Step::Nft));
     all.extend(late);
+    if !stale.is_empty() || nft.last.is_some() {
+        all.push(Step::Settle);
+    }
     all.extend(stale.into_iter().map(|(mark, mask)| Step::Forget { mark, mask }));
     all.extend(order.delete_rules.into_iter().chain(order.delete_routes).chain(order.delete_neighbours));
     all.extend(order.delete_addresses);

@@ -2,12 +2,12 @@
 //!
 //! Deliberately absent: netlink, and what the tables mean (`compile`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::compile::RP_FILTER_BEFORE;
 use super::super::compile::marks::EXIT_CHAIN;
+use super::super::compile::{EXITS, RP_FILTER_BEFORE};
 use super::super::state::nft::{
-    Chain, Change, Data, Family, Field, Hook, Key, Ruleset, Set, Statement, Table, Transaction,
+    Chain, Change, Data, Family, Field, Hook, Key, Ruleset, Set, Statement, Table, Transaction, Verdict,
 };
 use super::super::state::ownership::Range;
 
@@ -15,9 +15,14 @@ use super::super::state::ownership::Range;
 pub(super) struct Transactions {
     /// What has to be written down beforehand.
     pub(super) record: Option<Transaction>,
+    /// What nothing leads to yet. A packet reads rules by the generation that it began with, and elements by the one that is
+    /// current at each lookup (`nft_do_chain` and `nft_genmask_cur`): one that is on its way while a chain comes into force
+    /// together with an element that leads to it finds that chain empty, and goes its own way.
+    pub(super) prepare: Option<Transaction>,
     /// The switch.
     pub(super) switch: Option<Transaction>,
-    /// What may go only when the tunnel device is gone.
+    /// What may go only when no packet can have been sent on by the rules before the switch: the guard's marks, and tables, which
+    /// also wait for the tunnel device to be gone.
     pub(super) last: Option<Transaction>,
 }
 
@@ -30,10 +35,16 @@ pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> Transaction
     {
         write_down(wanted, set, &mut observed, &mut record);
     }
-    let (mut switch, mut last) = (Vec::new(), Vec::new());
+    let (mut prepare, mut switch, mut last) = (Vec::new(), Vec::new(), Vec::new());
     for family in [Family::Inet, Family::Netdev] {
-        match (desired.get(&family), observed.get(&family)) {
-            (Some(wanted), found) => become_table(family, wanted, found, &mut switch),
+        match (desired.get(&family), observed.get_mut(&family)) {
+            (Some(wanted), Some(found)) if can_grow_into(wanted, found) => {
+                lay_out(family, wanted, found, &mut prepare);
+                let mut kept = wanted.clone();
+                keep_guarded(family, &mut kept, found, &mut last);
+                change(family, &kept, found, &mut switch);
+            }
+            (Some(wanted), found) => become_table(family, wanted, found.as_deref(), &mut switch),
             // While the device is there, other nodes may still send to it: with no rule left its chain lets nothing in.
             (None, Some(found)) if family == Family::Netdev => {
                 let filled = found.chains.iter().filter(|(_, chain)| !chain.rules.is_empty());
@@ -50,7 +61,49 @@ pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> Transaction
             (None, None) => {}
         }
     }
-    Transactions { record: transaction(record), switch: transaction(switch), last: transaction(last) }
+    Transactions {
+        record: transaction(record),
+        prepare: transaction(prepare),
+        switch: transaction(switch),
+        last: transaction(last),
+    }
+}
+
+/// Puts new sets and new chains into a table, whole; nothing of what is there leads to them. Base chains wait for the switch:
+/// packets come to those by themselves.
+fn lay_out(family: Family, wanted: &Table, found: &mut Table, prepare: &mut Vec<(Family, Change)>) {
+    let mut laid = found.clone();
+    for (name, set) in &wanted.sets {
+        laid.sets.entry(name.clone()).or_insert_with(|| set.clone());
+    }
+    for (name, chain) in wanted.chains.iter().filter(|(_, chain)| chain.base.is_none()) {
+        laid.chains.entry(name.clone()).or_insert_with(|| chain.clone());
+    }
+    let led_to = |name: &String| wanted.sets.values().any(|set| leads_to(set, name));
+    let news = wanted.chains.keys().filter(|name| !found.chains.contains_key(*name));
+    if news.into_iter().any(led_to) {
+        laid.owned = wanted.owned;
+        change(family, &laid, found, prepare);
+        (laid.owned, laid.abandoned) = (wanted.owned, false);
+        *found = laid;
+    }
+}
+
+fn leads_to(set: &Set, chain: &str) -> bool {
+    set.elements.values().flatten().any(|data| match data {
+        Data::Verdict(Verdict::Goto(name) | Verdict::Jump(name)) => name == chain,
+        _ => false,
+    })
+}
+
+/// The guard goes on knowing the marks of exits that go: a packet may be on its way with one.
+fn keep_guarded(family: Family, wanted: &mut Table, found: &Table, last: &mut Vec<(Family, Change)>) {
+    let (Some(marks), Some(known)) = (wanted.sets.get_mut(EXITS), found.sets.get(EXITS)) else { return };
+    let gone = difference(&known.elements, &marks.elements);
+    if !gone.is_empty() {
+        marks.elements.extend(gone.iter().cloned());
+        last.push((family, Change::DeleteElements(EXITS.to_owned(), gone)));
+    }
 }
 
 fn is_prerouting(chain: &Chain) -> bool {
@@ -216,8 +269,17 @@ pub(super) fn stale_marks(observed: &Ruleset, range: Range) -> Vec<(u32, u32)> {
 
 /// Marks of exits that are no longer wanted. A live connection that still has one keeps the translation it began with, as long
 /// as it is remembered: here to itself, so that nobody behind us would translate it on its new way.
-pub(super) fn gone_exits(desired: &Ruleset, observed: &Ruleset, range: Range) -> Vec<u32> {
-    fresh_exits(observed, desired, range)
+///
+/// The guard's set remembers them until all is done, for those who were interrupted.
+pub(super) fn gone_exits(desired: &Ruleset, observed: &Ruleset, range: Range) -> BTreeSet<u32> {
+    let marks = |ruleset: &Ruleset| -> BTreeSet<u32> {
+        let set = ruleset.get(&Family::Inet).and_then(|table| table.sets.get(EXITS));
+        let keys = set.into_iter().flat_map(|set| set.elements.keys());
+        keys.filter_map(|key| if let Key::Mark(mark) = key { Some(*mark) } else { None }).collect()
+    };
+    let mut gone: BTreeSet<u32> = fresh_exits(observed, desired, range).into_iter().collect();
+    gone.extend(marks(observed).difference(&marks(desired)));
+    gone
 }
 
 /// Marks whose exit's chain is not there yet, or bears another exit's name.

@@ -123,6 +123,7 @@ change  nft    inet flush chain exit_1
 change  nft    inet delete element group_of4 { 10.1.1.177 : goto exit_1 }
 change  nft    inet add element group_of4 { 10.1.1.177 : goto exit_2 }
 change  nft    inet delete chain exit_1
+wait    packet until those on their way are through
 forget  conn   mark 0x1/0x1fff
 remove  rule   9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret
 remove  route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
@@ -143,6 +144,7 @@ fn a_node_that_is_left_gets_back_what_it_was() {
         text(&NodeState::default(), &node(1, "172.18.0.3")),
         "\
 remove  label  rack: \"r1\"
+wait    packet until those on their way are through
 forget  conn   mark 0x1/0x1fff
 remove  rule   9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret
 remove  route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
@@ -266,6 +268,7 @@ change  nft    inet delete table
 change  nft    inet add table { flags owner,persist; }
 change  nft    inet add chain exit_1 { comment \"b\"; }
 change  nft    inet add rule exit_1 ct mark set ct mark & 0xffffe000 | 0x00000001
+wait    packet until those on their way are through
 forget  conn   mark 0x1/0x1fff
 "
     );
@@ -280,6 +283,7 @@ fn connections_with_a_mark_of_another_mask_are_forgotten_behind_the_switch() {
         "\
 change  nft    inet flush chain exit_1
 change  nft    inet add rule exit_1 ct mark set ct mark & 0xffffe000 | 0x00000001
+wait    packet until those on their way are through
 forget  conn   mark 0x10000/0xff0000
 "
     );
@@ -362,6 +366,7 @@ fn a_filter_gets_back_what_it_was_before_the_table_forgets_it() {
         text(&NodeState::default(), &observed),
         "\
 change  sysctl net.ipv4.conf.net1.rp_filter: 2 → 1
+wait    packet until those on their way are through
 change  nft    inet delete table
 "
     );

@@ -29,6 +29,7 @@ impl fmt::Display for Step {
             Self::AddRule(rule) => write!(f, "add     rule   {rule}"),
             Self::DeleteRule(rule) => write!(f, "remove  rule   {rule}"),
             Self::Forget { mark, mask } => write!(f, "forget  conn   mark {mark:#x}/{mask:#x}"),
+            Self::Settle => f.write_str("wait    packet until those on their way are through"),
             Self::Nft(transaction) => {
                 for (position, (family, change)) in transaction.changes.iter().enumerate() {
                     if position > 0 {

@@ -29,8 +29,10 @@ pub(crate) struct Cluster<'a> {
 /// One node.
 #[derive(Debug, Clone)]
 pub(crate) struct Host<'a> {
-    /// What is Egret's in its kernel.
+    /// What is Egret's in its kernel, as the packet comes in.
     pub(crate) state: &'a NodeState,
+    /// The same when it is routed and sent. Much may have changed for a packet that had to wait in between.
+    pub(crate) later: &'a NodeState,
     /// What is not.
     pub(crate) ground: &'a Ground,
     /// The node's own addresses.
@@ -153,7 +155,7 @@ impl Cluster<'_> {
 
     fn through_node(&self, name: &NodeName, mut packet: Packet, journey: &mut Journey, first: bool) -> Outcome {
         let host = &self.hosts[name];
-        let nft = &host.state.nft;
+        let (nft, later) = (&host.state.nft, &host.later.nft);
         let family = AddressFamily::of(packet.source);
         if family == AddressFamily::V6 && !host.ground.features.ipv6 {
             return Outcome::Dropped("the node has no IPv6");
@@ -171,13 +173,13 @@ impl Cluster<'_> {
             Hop::Interface(name) => name.clone(),
             Hop::Nowhere(why) => return Outcome::Dropped(why),
         };
-        if !hook(nft, Family::Inet, &Hook::Forward, &mut packet, None) {
+        if !hook(later, Family::Inet, &Hook::Forward, &mut packet, None) {
             return Outcome::Dropped("forward");
         }
         let own = host.addresses.iter().copied().find(|address| AddressFamily::of(*address) == family);
         let cni = own.filter(|_| host.masquerade);
         let marked = packet.mark & self.range.mask != 0;
-        if !hook(nft, Family::Inet, &Hook::Postrouting, &mut packet, cni) {
+        if !hook(later, Family::Inet, &Hook::Postrouting, &mut packet, cni) {
             return Outcome::Dropped("postrouting");
         }
         assert_eq!(packet.mark & self.range.others(), CNI_MARK, "the packet mark's other bits are somebody else's");
@@ -220,7 +222,7 @@ impl Cluster<'_> {
             Hop::Interface(_) | Hop::Nowhere(_) => return None,
         };
         TUNNEL.clone_into(&mut packet.oif);
-        let passes = hook(&host.state.nft, Family::Inet, &Hook::Postrouting, &mut packet, None);
+        let passes = hook(&host.later.nft, Family::Inet, &Hook::Postrouting, &mut packet, None);
         if !passes || packet.mark & self.range.mask != 0 {
             return None;
         }
@@ -270,7 +272,7 @@ impl Cluster<'_> {
 
 /// Rules in the order of their priorities, each with its table: the longest prefix, then the lowest metric. Then the main table.
 fn route(host: &Host<'_>, mark: u32, family: AddressFamily, destination: IpAddr) -> Hop {
-    let state = host.state;
+    let state = host.later;
     let mut rules: Vec<_> = state.rules.iter().filter(|rule| rule.family == family).collect();
     rules.sort_by_key(|rule| rule.priority);
     for rule in rules.into_iter().filter(|rule| mark & rule.mask == rule.mark) {

@@ -64,6 +64,7 @@ impl World {
             let node = &self.facts.nodes[name];
             let host = Host {
                 state,
+                later: state,
                 ground: &self.grounds[name],
                 addresses: node.addresses.clone(),
                 tunnel_address: node.tunnel_address(),
