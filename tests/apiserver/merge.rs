@@ -96,8 +96,7 @@ fn children<'a>(shape: &'a Shape, old: Option<&'a Value>, new: Option<&'a Value>
         }
         Shape::Set => {
             static SCALAR: Shape = Shape::Leaf(None);
-            let all: BTreeSet<String> =
-                lists.iter().flatten().flat_map(|list| list.iter()).map(fields::item).collect();
+            let all: BTreeSet<String> = lists.iter().flatten().flat_map(|list| list.iter()).map(fields::item).collect();
             let child = |step: String| {
                 let [old, new] =
                     lists.map(|list| list.and_then(|list| list.iter().find(|item| fields::item(item) == step)));
@@ -218,7 +217,7 @@ pub(crate) fn misfit(shape: &Shape, value: &Value, path: &mut Path) -> Option<St
             path.pop();
             found
         }),
-        (Shape::Keyed { .. } | Shape::Set, Value::Array(_)) => None,
+        (Shape::Set, Value::Array(_)) => None,
         (Shape::Keyed { .. } | Shape::Set, other) => wrong(path, &format!("expected list, got &{{{other}}}")),
         (Shape::Leaf(Some("string")), Value::String(_))
         | (Shape::Leaf(Some("boolean")), Value::Bool(_))
