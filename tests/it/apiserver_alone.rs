@@ -22,12 +22,19 @@ fn server() -> ApiServer {
     ApiServer::local().expect("a server")
 }
 
+/// A client that tells what it is answered. By default kube asks again by itself after 429, 503 and 504, also when it writes.
 fn client(server: &ApiServer) -> Client {
-    Client::try_from(Config::new(server.url().parse().expect("a URL"))).expect("a client")
+    Client::try_from(config(server)).expect("a client")
+}
+
+fn config(server: &ApiServer) -> Config {
+    let mut config = Config::new(server.url().parse().expect("a URL"));
+    config.default_retry = false;
+    config
 }
 
 fn client_with(server: &ApiServer, token: &str) -> Client {
-    let mut config = Config::new(server.url().parse().expect("a URL"));
+    let mut config = config(server);
     config.auth_info.token = Some(token.to_owned().into());
     Client::try_from(config).expect("a client")
 }

@@ -138,7 +138,6 @@ async fn a_lease_changes_hands_once() {
     theirs.spec = Some(LeaseSpec { holder_identity: Some("b".to_owned()), ..LeaseSpec::default() });
     api.replace("leader", &PostParams::default(), &theirs).await.expect("an update");
     refused_with(api.replace("leader", &PostParams::default(), &mine).await, 409, "the object has been modified");
-    lease.meta_mut().resource_version = None;
     refused_with(api.replace("leader", &PostParams::default(), &lease).await, 422, "must be specified for an update");
     assert_eq!(
         server.get("leases.coordination.k8s.io", "default", "leader").expect("it")["spec"]["holderIdentity"],

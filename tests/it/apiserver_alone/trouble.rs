@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: what Egret makes of it.
 
+use std::net::{TcpListener, TcpStream};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use serde_json::{Value, json};
 
 use super::client::refused_with;
 use super::{SOON, client, node, server};
-use crate::apiserver::{Fault, Filter};
+use crate::apiserver::{ApiServer, Fault, Filter};
+use crate::lab::{Lab, Options};
 
 fn label(value: &str) -> Patch<Value> {
     Patch::Merge(json!({"metadata": {"labels": {"a": value}}}))
@@ -91,6 +93,21 @@ async fn until(condition: impl Fn() -> bool) {
         }
     });
     waited.await.expect("what is waited for");
+}
+
+#[test]
+fn a_server_in_a_namespace_comes_back_there() {
+    let lab = Lab::up(Options::default()).expect("a lab");
+    let namespace = lab.node("kind-worker").expect("a node");
+    let bind =
+        || ApiServer::start(TcpListener::bind(("172.18.0.2", 6443)).expect("the node's address")).expect("a server");
+    let server = namespace.enter(bind).expect("a namespace");
+    let reach = || namespace.enter(|| TcpStream::connect(("172.18.0.2", 6443)).is_ok()).expect("a namespace");
+    assert!(reach());
+    server.away();
+    assert!(!reach());
+    server.back();
+    assert!(reach());
 }
 
 #[tokio::test]
