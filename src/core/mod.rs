@@ -24,3 +24,4 @@ pub mod plan;
 pub mod policy;
 pub mod report;
 pub mod state;
+pub mod status;
