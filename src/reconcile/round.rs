@@ -15,6 +15,7 @@ use crate::core::compile::{Compiled, Input, compile};
 use crate::core::finding::Finding;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
+use crate::core::placement::handover::{Handover, Serving};
 use crate::core::placement::place;
 use crate::core::plan::{Plan, Step, plan};
 use crate::core::report::drift::{self, Place};
@@ -75,6 +76,15 @@ pub struct Done {
     pub wake: Option<Timestamp>,
 }
 
+/// What gateways tell, and what was made of it so far.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// Which exits each gateway serves.
+    pub serving: Serving,
+    /// The ways that were in force.
+    pub handover: Handover,
+}
+
 /// One node: its kernel, its cluster's facts, and what is known of both.
 pub struct Engine {
     /// The kernel.
@@ -87,6 +97,8 @@ pub struct Engine {
     pub memory: Memory,
     /// The report of this node.
     pub report: NodeReport,
+    /// What gateways tell of themselves, where they do: without a live cluster there is nobody to ask.
+    pub told: Option<Told>,
     /// What was last seen to be in force; none before the first round, and after one that failed.
     in_force: Option<(NodeState, Compiled)>,
     /// Generations of nftables that we made: their events are our own doing.
@@ -97,7 +109,7 @@ impl Engine {
     /// Puts the parts together.
     pub fn new(kernel: Kernel, cluster: Cluster, node: NodeName, memory: Memory) -> Self {
         let report = NodeReport::new(node.as_str());
-        Self { kernel, cluster, node, memory, report, in_force: None, own_generations: VecDeque::new() }
+        Self { kernel, cluster, node, memory, report, told: None, in_force: None, own_generations: VecDeque::new() }
     }
 
     /// Whether an event is our own doing.
@@ -141,7 +153,8 @@ impl Engine {
             left = plan(&compiled.desired, &observed.state, intent.set.config.range);
             if left.is_empty() {
                 done.took = began.elapsed();
-                done.wake = next_wake(intent, now);
+                let left = self.told.as_ref().and_then(|told| told.handover.wake());
+                done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
                 self.settle(intent, compiled)?;
                 return Ok(done);
             }
@@ -165,7 +178,10 @@ impl Engine {
         let wanted = intent.set.labels_of(&node, &labels);
         let observed = self.observe(&wanted).await?;
         let facts = self.cluster.facts();
-        let placement = place(&intent.set, facts, now);
+        let mut placement = place(&intent.set, facts, now);
+        if let Some(Told { serving, handover }) = &mut self.told {
+            placement = handover.next(placement, &node, &intent.set, facts, serving, now);
+        }
         let marks = Marks::observed(&observed.state.nft, intent.set.config.range);
         let input = Input {
             node: &node,
@@ -399,6 +415,11 @@ fn labels_wanted_by(known: &Compiled, intent: &Intent) -> Vec<WantedBy> {
 }
 
 impl Engine {
+    /// What was compiled and is in force.
+    pub fn compiled(&self) -> Option<&Compiled> {
+        self.in_force.as_ref().map(|(_, compiled)| compiled)
+    }
+
     /// Takes everything of ours away, kernel objects and labels; returns what was done.
     pub async fn remove(&mut self, range: Range) -> Result<Vec<Step>, RoundError> {
         let mut taken = Vec::new();

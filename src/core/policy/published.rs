@@ -56,14 +56,7 @@ impl Published {
 
     /// A short text that is the same exactly where the policies are. Agents apply no set of policies but one that it describes.
     pub fn digest(&self) -> String {
-        let mut text = String::new();
-        for (name, spec) in &self.policies {
-            text.push_str(name);
-            text.push('\0');
-            canonical(spec, &mut text);
-            text.push('\n');
-        }
-        format!("{:016x}", fnv1a(text.as_bytes()))
+        digest_of(self.policies.iter().map(|(name, spec)| hash_of(name, spec)))
     }
 
     /// Reads back what was published. `policies` are specs as the API server returns them.
@@ -89,6 +82,19 @@ impl Published {
     }
 }
 
+/// The hash of one published policy, from which [`digest_of`] makes that of all: when one changes, the others need not be read again.
+pub fn hash_of(name: &str, spec: &Value) -> u64 {
+    let mut text = format!("{name}\0");
+    canonical(spec, &mut text);
+    fnv1a(text.as_bytes())
+}
+
+/// The digest of policies by their hashes, in whatever order. It guards against being early or late, not against malice: who can
+/// write policies can write the head as well.
+pub fn digest_of(hashes: impl IntoIterator<Item = u64>) -> String {
+    format!("{:016x}", hashes.into_iter().fold(0_u64, u64::wrapping_add))
+}
+
 /// The name of a policy's resource.
 pub fn resource_name(set: &PolicySet, id: &PolicyId) -> String {
     let namesake = PolicyId { name: id.name.clone(), kind: PolicyKind::Egret };
@@ -107,7 +113,7 @@ fn kind_name(kind: PolicyKind) -> &'static str {
 }
 
 /// A policy as the `spec` of an EgressPolicy.
-fn spec(policy: &Policy) -> Value {
+pub fn spec(policy: &Policy) -> Value {
     let texts = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut spec = json!({
         "selectors": policy.selectors.iter().map(member).collect::<Vec<_>>(),
@@ -244,7 +250,8 @@ pub fn read_policy(name: &str, spec: &Value) -> Result<Policy, Unreadable> {
     Ok(Policy { id, origin, ..checked.policy.clone() })
 }
 
-fn read_config(config: &Value) -> Result<Config, Unreadable> {
+/// The published values of egret.yaml.
+pub fn read_config(config: &Value) -> Result<Config, Unreadable> {
     let mut document = config.as_object().cloned().unwrap_or_default();
     document.insert("apiVersion".to_owned(), json!(Kind::Config.api_version()));
     document.insert("kind".to_owned(), json!(Kind::Config.name()));
