@@ -6,6 +6,7 @@
 //! Deliberately absent: watching (`watch_paths` says where; the loop owns its triggers), and what the facts are used for.
 
 mod edit;
+pub mod live;
 mod manifests;
 mod write;
 
