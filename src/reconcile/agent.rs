@@ -66,7 +66,10 @@ impl AgentError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Lock(_) => Some("stop the other process of this node first: `egret run` and `egret agent` exclude each other".to_owned()),
+            Self::Lock(_) => Some(
+                "stop the other process of this node first: `egret run` and `egret agent` exclude each other"
+                    .to_owned(),
+            ),
             Self::Kernel(error) => error.hint(),
             Self::Live(error) => error.hint(),
             Self::Round(error) => error.hint(),
@@ -87,11 +90,12 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let live = Live::connect().await?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     if options.remove {
-        let mut engine = Engine::new(kernel, Cluster::none(), options.node.clone(), memory);
+        let mut engine = Engine::new(kernel, Cluster::None, options.node.clone(), memory);
         let steps = engine.remove(range).await?;
         tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
         log_steps(&steps);
-        return Ok(live.delete_node(&options.node).await?);
+        live.delete_node(&options.node).await?;
+        return Ok(());
     }
     let events = Watch::open(kernel.ports())?;
     let scope = Scope::Agent { node: options.node.clone() };
@@ -244,11 +248,8 @@ impl Agent {
                 };
                 let commit = CommitInfo::told(id, head.summary);
                 self.not_taken = None;
-                let same = self
-                    .keeper
-                    .intent
-                    .as_ref()
-                    .is_some_and(|intent| intent.commit == commit && intent.set == set);
+                let same =
+                    self.keeper.intent.as_ref().is_some_and(|intent| intent.commit == commit && intent.set == set);
                 self.keeper.intent = Some(Intent {
                     set,
                     commit,
@@ -307,7 +308,9 @@ impl Agent {
     /// Says how the node stands, if that is different from what was said.
     fn say(&mut self) {
         let Some(watching) = self.keeper.engine.cluster.watching() else { return };
-        let Some(uid) = watching.view().nodes.get(&self.keeper.engine.node).map(|meta| meta.uid.clone()) else { return };
+        let Some(uid) = watching.view().nodes.get(&self.keeper.engine.node).map(|meta| meta.uid.clone()) else {
+            return;
+        };
         let intent = self.keeper.intent.as_ref();
         let refused = self.not_taken.as_ref().map(ToString::to_string);
         let fault = match (&self.failed, &refused, &self.not_taken) {

@@ -13,6 +13,7 @@ use crate::cluster::{Cluster, ClusterError, LabelChanges};
 use crate::core::compile::marks::Marks;
 use crate::core::compile::{Compiled, Input, compile};
 use crate::core::finding::Finding;
+use crate::core::ground::Features;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::{Handover, Serving};
@@ -72,6 +73,8 @@ pub struct Done {
     pub drifted: usize,
     /// From the first look to the last.
     pub took: Duration,
+    /// What the kernel can do.
+    pub features: Features,
     /// The next time at which something changes by itself: a suspension ends.
     pub wake: Option<Timestamp>,
 }
@@ -128,6 +131,9 @@ impl Engine {
     /// value is theirs.
     fn observed_labels(&self, desired: &Labels) -> Labels {
         let Some(node) = self.cluster.facts().nodes.get(&self.node) else { return Labels::new() };
+        if !self.cluster.labels_nodes() {
+            return Labels::new();
+        }
         let written = &self.memory.kept().labels;
         node.labels
             .iter()
@@ -153,6 +159,7 @@ impl Engine {
             left = plan(&compiled.desired, &observed.state, intent.set.config.range);
             if left.is_empty() {
                 done.took = began.elapsed();
+                done.features = observed.ground.features;
                 let left = self.told.as_ref().and_then(|told| told.handover.wake());
                 done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
                 self.settle(intent, compiled)?;

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Condition, since, summary};
 use crate::core::compile::{Compiled, Role};
@@ -39,10 +40,25 @@ pub struct NodeStatus {
     /// Objects that differ and are not put right.
     pub drift: u64,
     /// What had drifted, and findings.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// One that another version wrote and this one cannot read is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable")]
     pub report: Option<NodeReport>,
     /// Ready, Drifting.
     pub conditions: Vec<Condition>,
+}
+
+/// What another version wrote in another form is as good as nothing, and hides nothing else.
+fn readable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NodeReport>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Report(Box<NodeReport>),
+        Other(IgnoredAny),
+    }
+    Ok(match Option::<Either>::deserialize(from)? {
+        Some(Either::Report(report)) => Some(*report),
+        Some(Either::Other(_)) | None => None,
+    })
 }
 
 /// An exit and its addresses.

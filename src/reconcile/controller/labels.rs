@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::cluster::live::{LabelOutcome, Live, LiveError, Operation, View};
+use crate::cluster::live::{LabelManager, LabelOutcome, Live, LiveError, Operation, View};
 use crate::core::labelling::{Decision, FIGHT, FIGHT_WINDOW, Memory, Owner, Seen};
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
@@ -15,9 +15,16 @@ use crate::core::report::history::{NodeReport, Sighting, WantedBy};
 /// The field manager of labels.
 const MANAGER: &str = "egret";
 
+/// Whether some label of a node is ours.
+pub(super) fn owns_some(managers: &[LabelManager]) -> bool {
+    managers
+        .iter()
+        .any(|owner| owner.manager == MANAGER && owner.operation == Operation::Apply && !owner.keys.is_empty())
+}
+
 /// What is known of every node's labels.
 #[derive(Debug, Default)]
-pub struct Labels {
+pub(super) struct Labels {
     nodes: BTreeMap<NodeName, Known>,
 }
 
@@ -31,20 +38,20 @@ struct Known {
 
 /// What became of one node's labels that people should hear of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub(super) struct Told {
     /// The node.
-    pub node: NodeName,
+    pub(super) node: NodeName,
     /// Its uid.
-    pub uid: String,
+    pub(super) uid: String,
     /// `LabelDrift`, `LabelFight`.
-    pub reason: &'static str,
+    pub(super) reason: &'static str,
     /// A sentence.
-    pub note: String,
+    pub(super) note: String,
 }
 
 impl Labels {
     /// Brings all nodes' labels to what the set asks for. One that fails does not stop the others; the first fault is given back.
-    pub async fn apply(
+    pub(super) async fn apply(
         &mut self,
         live: &Live,
         view: &View,
@@ -85,12 +92,12 @@ impl Labels {
     }
 
     /// What a node's report has to say of its labels.
-    pub fn report(&self, node: &NodeName) -> Option<&NodeReport> {
+    pub(super) fn report(&self, node: &NodeName) -> Option<&NodeReport> {
         self.nodes.get(node).map(|known| &known.report)
     }
 
     /// Forgets what was decided, as whoever has not led for a while must.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.nodes.clear();
     }
 }
@@ -108,7 +115,11 @@ impl Known {
         let sightings: Vec<Sighting> = decision
             .drift
             .iter()
-            .map(|(drift, by)| Sighting { drift: drift.clone(), by: by.clone(), wanted_by: wanted_by(set, drift, commit) })
+            .map(|(drift, by)| Sighting {
+                drift: drift.clone(),
+                by: by.clone(),
+                wanted_by: wanted_by(set, drift, commit),
+            })
             .collect();
         for sighting in &sightings {
             let open = self.report.drift.iter().any(|record| record.object == sighting.drift.object);

@@ -99,9 +99,19 @@ const LOOK: Duration = Duration::from_mins(1);
 /// Takes away all that the controller wrote: labels of nodes, and custom resources.
 pub async fn remove() -> Result<(), ControllerError> {
     let live = Live::connect().await?;
-    for (node, uid) in live.labelled_nodes().await? {
-        live.apply_labels(&node, &uid, &crate::core::labels::Labels::new(), false).await?;
-        tracing::info!(%node, "its labels are as they were without Egret");
+    let mut watching = Watching::open(&live, &Scope::Controller, live::Options::default());
+    while !watching.synced() {
+        watching.changed().await;
+        for (what, fault) in watching.faults() {
+            tracing::warn!(what, hint = fault.hint, "{}", fault.message);
+        }
+    }
+    let nothing = crate::core::labels::Labels::new();
+    for (node, meta) in &watching.view().nodes {
+        if labels::owns_some(&meta.label_managers) {
+            live.apply_labels(node, &meta.uid, &nothing, false).await?;
+            tracing::info!(%node, "its labels are as they were without Egret");
+        }
     }
     live.delete_config().await?;
     for name in live.policy_names().await? {
@@ -201,11 +211,11 @@ enum Trigger {
 impl Controller {
     async fn forever(mut self, mut news: UnboundedReceiver<News>) -> Result<(), ControllerError> {
         let (_pushes, mut pushes) = Watcher::new(&self.options.source.watched())?;
-        let handler =
-            |kind| signal(kind).map_err(|source| ControllerError::Start { what: "a signal handler", source });
+        let handler = |kind| signal(kind).map_err(|source| ControllerError::Start { what: "a signal handler", source });
         let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
         tracing::info!(source = %self.options.source, server = self.live.server(), "egret's controller runs");
         loop {
+            let wake = self.wake();
             let trigger = tokio::select! {
                 biased;
                 () = stopped(&mut terminate, &mut interrupt) => Trigger::Stop,
@@ -213,7 +223,7 @@ impl Controller {
                 Some(()) = pushes.recv() => Trigger::Pushed,
                 () = self.leading.changed() => Trigger::Role,
                 _ = self.watching.changed() => Trigger::Cluster,
-                () = sleep_until(self.wake()) => Trigger::Time,
+                () = sleep_until(wake) => Trigger::Time,
             };
             let due = match trigger {
                 Trigger::Stop => break,
@@ -378,11 +388,8 @@ impl Controller {
 
     /// Hands the reports over if they say something else than the last ones.
     fn send(&mut self, reports: Vec<NodeReport>, intent: &Intent) {
-        let letter = Letter {
-            reports,
-            branch: intent.set.config.reports_branch.clone(),
-            policy_branch: intent.branch.clone(),
-        };
+        let letter =
+            Letter { reports, branch: intent.set.config.reports_branch.clone(), policy_branch: intent.branch.clone() };
         if intent.set.config.reports && !letter.reports.is_empty() && self.sent.as_ref() != Some(&letter) {
             self.publisher.send(letter.clone());
             self.sent = Some(letter);

@@ -19,7 +19,7 @@ use crate::core::status::{HeadFacts, NodeStatus, PolicyStatus, head_status, poli
 
 /// Why a pass did not come to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum PassError {
+pub(super) enum PassError {
     /// The API server refused, or is away.
     #[error(transparent)]
     Live(#[from] LiveError),
@@ -30,27 +30,27 @@ pub enum PassError {
 
 /// Everything a pass is made from.
 #[derive(Clone, Copy)]
-pub struct Pass<'a> {
+pub(super) struct Pass<'a> {
     /// The API server.
-    pub live: &'a Live,
+    pub(super) live: &'a Live,
     /// Whether we lead.
-    pub leading: &'a Leading,
+    pub(super) leading: &'a Leading,
     /// What is known of the cluster.
-    pub view: &'a View,
+    pub(super) view: &'a View,
     /// What Git asks for.
-    pub intent: &'a Intent,
+    pub(super) intent: &'a Intent,
     /// The cluster's name.
-    pub cluster: &'a str,
+    pub(super) cluster: &'a str,
     /// This process.
-    pub identity: &'a str,
+    pub(super) identity: &'a str,
     /// Why Git cannot be read.
-    pub git_fault: Option<&'a str>,
+    pub(super) git_fault: Option<&'a str>,
     /// Why reports are not committed.
-    pub report_fault: Option<&'a str>,
+    pub(super) report_fault: Option<&'a str>,
 }
 
 /// Policies that somebody edited in the cluster, by the name of their resource, with who did.
-pub type Edited = BTreeMap<String, String>;
+pub(super) type Edited = BTreeMap<String, String>;
 
 impl Pass<'_> {
     /// The fence, or that we lead no more.
@@ -59,7 +59,7 @@ impl Pass<'_> {
     }
 
     /// Publishes policies and, behind all of them, the head. Tells which policies were found edited.
-    pub async fn publish(&self) -> Result<Edited, PassError> {
+    pub(super) async fn publish(&self) -> Result<Edited, PassError> {
         let published = Published::of(&self.intent.set);
         let mut edited = Edited::new();
         for (name, wanted) in &published.policies {
@@ -99,7 +99,7 @@ impl Pass<'_> {
     }
 
     /// Says of every policy, and of the head, what became of it. Only what is different is written.
-    pub async fn tell(&self, now: Timestamp) -> Result<(), PassError> {
+    pub(super) async fn tell(&self, now: Timestamp) -> Result<(), PassError> {
         let set = &self.intent.set;
         let revision = self.intent.commit.id.to_string();
         let nodes = self.nodes();
@@ -135,7 +135,7 @@ impl Pass<'_> {
     }
 
     /// Takes away what is said of nodes that are gone: not every API server has somebody to collect it.
-    pub async fn sweep(&self) -> Result<(), PassError> {
+    pub(super) async fn sweep(&self) -> Result<(), PassError> {
         for name in self.view.egress_nodes.keys().filter(|name| !self.view.facts.nodes.contains_key(*name)) {
             self.fence()?;
             self.live.delete_node(name).await?;
@@ -145,7 +145,7 @@ impl Pass<'_> {
     }
 
     /// What the agents of nodes that are there say.
-    pub fn nodes(&self) -> BTreeMap<NodeName, NodeStatus> {
+    pub(super) fn nodes(&self) -> BTreeMap<NodeName, NodeStatus> {
         let there = self.view.egress_nodes.iter().filter(|(name, _)| self.view.facts.nodes.contains_key(*name));
         there.map(|(name, node)| (name.clone(), node.status.clone())).collect()
     }
@@ -158,8 +158,7 @@ impl Pass<'_> {
 /// Whether a published policy means the wanted one, whatever its fence and whatever the server added.
 fn says_the_same(name: &str, found: &Value, wanted: &Value) -> bool {
     let same_source = found["source"] == wanted["source"];
-    same_source
-        && read_policy(name, found).is_ok_and(|policy| hash_of(name, &spec(&policy)) == hash_of(name, wanted))
+    same_source && read_policy(name, found).is_ok_and(|policy| hash_of(name, &spec(&policy)) == hash_of(name, wanted))
 }
 
 /// A schema holds the summary's length.
