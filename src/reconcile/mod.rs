@@ -10,3 +10,4 @@ pub mod publisher;
 pub mod repository;
 pub mod round;
 pub mod schedule;
+mod telling;

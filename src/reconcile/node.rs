@@ -3,6 +3,7 @@
 //! Triggers come from Git, from the manifests, from the kernel and from the clock; each only says what has to be looked at. One
 //! round at a time. Deliberately absent: what a round does (`round`), and the live cluster.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::publisher::{self, Letter, Publisher};
 use super::repository::{self, Intent, News, Repository};
 use super::round::{Done, Engine, RoundError, now};
 use super::schedule::Timetable;
+use super::telling::Telling;
 use crate::backoff::Backoff;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::name::NodeName;
@@ -28,6 +30,7 @@ use crate::git::credentials::Credentials;
 use crate::git::source::Source;
 use crate::kernel::watch::{Event, Subject, Watch};
 use crate::kernel::{Kernel, KernelError};
+use crate::serve::Question;
 use crate::telemetry::chain;
 use crate::watch::Watcher;
 
@@ -54,6 +57,8 @@ pub struct Options {
     pub once: bool,
     /// Take everything away in place of what Git asks for, and end.
     pub remove: bool,
+    /// Where metrics and health are served, if anywhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Why the process ends with an error.
@@ -134,6 +139,8 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     if options.remove {
         return remove(&mut engine, range).await;
     }
+    let telling = Telling::start(options.listen.filter(|_| !options.once))
+        .map_err(|source| RunError::Start { what: "the HTTP server", source })?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     let (sender, news) = unbounded_channel();
     let (known, good) = (engine.memory.kept().commit.clone(), engine.memory.kept().good.clone());
@@ -147,7 +154,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         seed,
     })
     .map_err(|source| RunError::Start { what: "the publisher's thread", source })?;
-    let mut node = Node::new(engine, repository, publisher, seed);
+    let mut node = Node::new(engine, repository, publisher, telling, seed);
     let result = if options.once { node.once(news).await } else { node.forever(&options, news, watch).await };
     node.publisher.finish();
     result
@@ -194,6 +201,7 @@ struct Node {
     engine: Engine,
     repository: Repository,
     publisher: Publisher,
+    telling: Telling,
     intent: Option<Intent>,
     timetable: Option<(Schedule, Timetable)>,
     backoff: Backoff,
@@ -225,15 +233,17 @@ enum Trigger {
     Manifests,
     Kernel(Result<Event, KernelError>),
     Time,
+    Asked(Question),
     Stop,
 }
 
 impl Node {
-    fn new(engine: Engine, repository: Repository, publisher: Publisher, seed: u64) -> Self {
+    fn new(engine: Engine, repository: Repository, publisher: Publisher, telling: Telling, seed: u64) -> Self {
         Self {
             engine,
             repository,
             publisher,
+            telling,
             intent: None,
             timetable: None,
             backoff: Backoff::new(seed),
@@ -276,6 +286,7 @@ impl Node {
         let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
         tracing::info!(node = %self.engine.node, source = %options.source, "egret runs");
         loop {
+            self.telling.beat();
             let wake = self.next_wake();
             let trigger = tokio::select! {
                 biased;
@@ -286,12 +297,15 @@ impl Node {
                 Some(()) = manifests.recv() => Trigger::Manifests,
                 event = kernel.next() => Trigger::Kernel(event),
                 () = sleep_until(wake) => Trigger::Time,
+                question = self.telling.asked() => Trigger::Asked(question),
             };
             if matches!(trigger, Trigger::Stop) {
                 tracing::info!("egret ends; the datapath stays in force");
                 return Ok(());
             }
-            if self.note(trigger)? {
+            if let Trigger::Asked(question) = trigger {
+                self.telling.answer(question, &mut self.engine).await;
+            } else if self.note(trigger)? {
                 self.gather(&mut manifests, &mut kernel).await?;
                 self.round().await;
             }
@@ -300,6 +314,9 @@ impl Node {
 
     /// Takes a trigger in; tells whether a round is due.
     fn note(&mut self, trigger: Trigger) -> Result<bool, RunError> {
+        if let Trigger::News(Some(news)) = &trigger {
+            self.telling.news(news);
+        }
         match trigger {
             Trigger::News(Some(News::Intent(intent))) => {
                 self.take(*intent);
@@ -311,7 +328,7 @@ impl Node {
             Trigger::News(Some(News::Fault(error))) => {
                 tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is in force stays");
             }
-            Trigger::News(Some(News::Unchanged)) | Trigger::Stop => {}
+            Trigger::News(Some(News::Unchanged)) | Trigger::Asked(_) | Trigger::Stop => {}
             Trigger::News(None) => {
                 let source = std::io::Error::other("it has ended");
                 return Err(RunError::Start { what: "the repository's thread", source });
@@ -419,7 +436,10 @@ impl Node {
     async fn round(&mut self) {
         let Some(intent) = self.intent.clone() else { return };
         let seen = self.seen.unwrap_or_else(now);
-        match self.engine.round(&intent, &self.events, seen).await {
+        let began = Instant::now();
+        let result = self.engine.round(&intent, &self.events, seen).await;
+        self.telling.round(&result, began.elapsed(), &self.engine, &intent);
+        match result {
             Ok(done) => {
                 self.backoff.reset();
                 self.events.clear();

@@ -44,8 +44,8 @@ pub struct Counters {
     /// Packets of members by exit: there, not back. What the kernel had put together to one packet (GRO) is one.
     pub exits: BTreeMap<CountedExit, RuleCounter>,
     /// Connections of this node's pods that took a policy's way. A first packet that was dropped on its way and is sent again
-    /// is one again.
-    pub policies: BTreeMap<PolicyId, u64>,
+    /// is one again. By policy and the identity of the exit it led to.
+    pub policies: BTreeMap<(PolicyId, String), u64>,
 }
 
 /// What a counter counts.
@@ -55,7 +55,7 @@ enum Counted {
     StartGuard,
     Tunnel(TunnelDrop),
     Exit(CountedExit),
-    Policy(PolicyId),
+    Policy((PolicyId, String)),
 }
 
 /// Which counter counts what, in the tables that are in force.
@@ -85,7 +85,7 @@ fn counted(compiled: &Compiled, family: Family, chain: &str, rule: &Rule) -> Opt
         return (chain == ARRIVE).then_some(Counted::Tunnel(TunnelDrop::Identifier));
     }
     if let Some(of) = compiled.policy_chains.get(chain) {
-        return Some(Counted::Policy(of.policy.clone()));
+        return Some(Counted::Policy((of.policy.clone(), of.exit.identity())));
     }
     if let Some(id) = chain.strip_prefix(marks::EXIT_CHAIN).and_then(|id| id.parse::<u32>().ok()) {
         let (key, exit) = compiled.exits.iter().find(|(_, exit)| exit.id == id)?;
@@ -262,7 +262,7 @@ mod tests {
                 (TunnelDrop::Identifier, of(2 + 4)),
             ]),
             exits: BTreeMap::from([(CountedExit { identity: "n2 default".to_owned(), gateway: false }, of(16))]),
-            policies: BTreeMap::from([(outpost(), 1024)]),
+            policies: BTreeMap::from([((outpost(), "n2 default".to_owned()), 1024)]),
         };
         assert_eq!(*Totals::default().add(&legend, &counted), expected);
     }
