@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: the loop (`reconcile::agent`), and Git.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,6 +19,9 @@ pub(super) struct Arguments {
     /// Where the node's memory is kept.
     #[arg(long, value_name = "DIR", env = "EGRET_STATE_DIR", default_value = "/var/lib/egret")]
     state_dir: PathBuf,
+    /// Serve /metrics, /healthz and /readyz over HTTP at this address; nothing is served unless it is given.
+    #[arg(long, value_name = "ADDR:PORT", env = "EGRET_LISTEN")]
+    listen: Option<SocketAddr>,
     /// Take everything of Egret's away from this node, and end.
     #[arg(long)]
     remove: bool,
@@ -32,6 +36,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         node: node_name(arguments.node.as_deref())?,
         state_folder: arguments.state_dir.clone(),
         remove: arguments.remove,
+        listen: arguments.listen,
     };
     match output::runtime()?.block_on(agent::run(options)) {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: the loop (`reconcile::node`).
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ pub(super) struct Arguments {
     /// Take everything of Egret's away from this node in place of what Git asks for, and end.
     #[arg(long, conflicts_with = "once")]
     remove: bool,
+    /// Serve /metrics, /healthz and /readyz over HTTP at this address; nothing is served unless it is given.
+    #[arg(long, value_name = "ADDR:PORT", env = "EGRET_LISTEN")]
+    listen: Option<SocketAddr>,
     /// Log JSON, an object a line.
     #[arg(long, env = "EGRET_LOG_JSON")]
     log_json: bool,
@@ -46,6 +50,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         poll: Duration::from_secs_f64(arguments.poll),
         once: arguments.once,
         remove: arguments.remove,
+        listen: arguments.listen,
     };
     match output::runtime()?.block_on(node::run(options)) {
         Ok(()) => Ok(ExitCode::SUCCESS),

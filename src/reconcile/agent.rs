@@ -3,6 +3,7 @@
 //! A pod that starts is a trigger here and nowhere else. While the API server is away the node goes on with what it knows. Deliberately
 //! absent: what a round does (`round`), who publishes (`controller`), and labels of nodes, which are the controller's.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -16,6 +17,7 @@ use super::published::{Head, NotTaken, Shelf};
 use super::repository::Intent;
 use super::round::{Engine, RoundError, Told, now};
 use super::teller::{Teller, Word};
+use super::telling::Telling;
 use crate::cluster::Cluster;
 use crate::cluster::live::{self, Changed, Live, LiveError, Scope, Watching};
 use crate::core::ground::Features;
@@ -26,6 +28,7 @@ use crate::core::status::{NodeFacts, NodeStatus, node_status, serving};
 use crate::git::{CommitId, CommitInfo};
 use crate::kernel::watch::{Event, Watch};
 use crate::kernel::{Kernel, KernelError};
+use crate::serve::Question;
 use crate::telemetry::chain;
 
 /// What `egret agent` was asked for, checked.
@@ -37,6 +40,8 @@ pub struct Options {
     pub state_folder: PathBuf,
     /// Take everything away, and end.
     pub remove: bool,
+    /// Where metrics and health are served, if anywhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Why the process ends with an error.
@@ -60,6 +65,9 @@ pub enum AgentError {
     /// A signal handler could not be had.
     #[error("start a signal handler")]
     Signal(#[source] std::io::Error),
+    /// Metrics cannot be served.
+    #[error("start the HTTP server")]
+    Serve(#[source] std::io::Error),
 }
 
 impl AgentError {
@@ -73,7 +81,7 @@ impl AgentError {
             Self::Kernel(error) => error.hint(),
             Self::Live(error) => error.hint(),
             Self::Round(error) => error.hint(),
-            Self::Memory(_) | Self::Signal(_) => None,
+            Self::Memory(_) | Self::Signal(_) | Self::Serve(_) => None,
         }
     }
 }
@@ -97,6 +105,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         live.delete_node(&options.node).await?;
         return Ok(());
     }
+    let telling = Telling::start(options.listen, "not all is known of the cluster yet").map_err(AgentError::Serve)?;
     let events = Watch::open(kernel.ports())?;
     let scope = Scope::Agent { node: options.node.clone() };
     let watching = Watching::open(&live, &scope, live::Options { seed, ..live::Options::default() });
@@ -105,7 +114,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     engine.told = Some(Told::default());
     let teller = Teller::start(live.clone(), options.node.clone(), seed);
     tracing::info!(node = %options.node, server = live.server(), "egret runs");
-    Agent::new(engine, shelf, teller, seed).forever(events).await
+    Agent::new(Keeper::new(engine, telling, seed), shelf, teller).forever(events).await
 }
 
 /// What the loop holds.
@@ -128,13 +137,14 @@ enum Trigger {
     Cluster(Changed),
     Kernel(Result<Event, KernelError>),
     Time,
+    Asked(Question),
     Stop,
 }
 
 impl Agent {
-    fn new(engine: Engine, shelf: Shelf, teller: Teller, seed: u64) -> Self {
+    fn new(keeper: Keeper, shelf: Shelf, teller: Teller) -> Self {
         Self {
-            keeper: Keeper::new(engine, seed),
+            keeper,
             shelf,
             teller,
             not_taken: None,
@@ -149,6 +159,7 @@ impl Agent {
         let handler = |kind| signal(kind).map_err(AgentError::Signal);
         let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
         loop {
+            self.keeper.telling.beat();
             let wake = self.keeper.next_wake();
             let trigger = self.next(&mut terminate, &mut interrupt, &mut kernel, wake).await;
             let due = match trigger {
@@ -159,6 +170,10 @@ impl Agent {
                 Trigger::Cluster(changed) => self.heard(changed),
                 Trigger::Kernel(event) => self.keeper.happened(event?),
                 Trigger::Time => self.keeper.time_came() != TimeCame::Nothing,
+                Trigger::Asked(question) => {
+                    self.keeper.answer(question).await;
+                    false
+                }
             };
             if due && self.is_told() {
                 self.gather(&mut kernel).await?;
@@ -181,6 +196,7 @@ impl Agent {
             changed = self.keeper.engine.cluster.changed() => Trigger::Cluster(changed),
             event = kernel.next() => Trigger::Kernel(event),
             () = sleep_until(wake) => Trigger::Time,
+            question = self.keeper.telling.asked() => Trigger::Asked(question),
         }
     }
 
@@ -257,6 +273,7 @@ impl Agent {
                     diagnostics: Vec::new(),
                     rejected: Vec::new(),
                     good: GoodDocuments::default(),
+                    fetched: true,
                 });
                 !same
             }
@@ -323,7 +340,7 @@ impl Agent {
         let facts = NodeFacts {
             revision: &revision,
             fence: self.shelf.fence(),
-            compiled: self.keeper.engine.compiled(),
+            compiled: self.keeper.engine.in_force(),
             report: &self.keeper.engine.report,
             features: self.features,
             kernel: &self.kernel,

@@ -10,9 +10,11 @@ use tokio::time::Instant;
 
 use super::repository::Intent;
 use super::round::{Done, Engine, RoundError, now};
+use super::telling::Telling;
 use crate::backoff::Backoff;
 use crate::core::plan::Step;
 use crate::kernel::watch::{Event, Subject};
+use crate::serve::Question;
 use crate::telemetry::chain;
 
 /// More than this much drift in [`FIGHT_WINDOW`] is a fight with somebody: then it is put right at a pace that leaves the
@@ -33,6 +35,8 @@ const CLOCK: Duration = Duration::from_secs(30);
 pub struct Keeper {
     /// The engine.
     pub engine: Engine,
+    /// Metrics and health.
+    pub telling: Telling,
     /// What is asked for; none until somebody said.
     pub intent: Option<Intent>,
     backoff: Backoff,
@@ -67,9 +71,10 @@ pub enum TimeCame {
 
 impl Keeper {
     /// Puts an engine under this care. `seed` is for jitter.
-    pub fn new(engine: Engine, seed: u64) -> Self {
+    pub fn new(engine: Engine, telling: Telling, seed: u64) -> Self {
         Self {
             engine,
+            telling,
             intent: None,
             backoff: Backoff::new(seed),
             due: Due::default(),
@@ -90,6 +95,11 @@ impl Keeper {
         self.seen.get_or_insert_with(now);
         self.events.push(event);
         true
+    }
+
+    /// Reads the kernel's counters for who asked.
+    pub async fn answer(&mut self, question: Question) {
+        self.telling.answer(question, &mut self.engine).await;
     }
 
     /// What is due now.
@@ -137,7 +147,9 @@ impl Keeper {
     pub async fn round(&mut self, scheduled: Option<Timestamp>) -> Option<Result<Done, RoundError>> {
         let intent = self.intent.clone()?;
         let seen = self.seen.unwrap_or_else(now);
+        let began = Instant::now();
         let result = self.engine.round(&intent, &self.events, seen).await;
+        self.telling.round(&result, began.elapsed(), &self.engine, &intent);
         match &result {
             Ok(done) => {
                 self.backoff.reset();

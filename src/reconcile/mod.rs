@@ -16,3 +16,4 @@ pub mod repository;
 pub mod round;
 pub mod schedule;
 pub mod teller;
+pub mod telling;

@@ -3,6 +3,7 @@
 //! Triggers come from Git, from the manifests, from the kernel and from the clock; each only says what has to be looked at. One
 //! round at a time. Deliberately absent: what a round does (`round`), and the live cluster.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::publisher::{self, Letter, Publisher};
 use super::repository::{self, Intent, News, Repository};
 use super::round::{Engine, RoundError, now};
 use super::schedule::Timetable;
+use super::telling::Telling;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::name::NodeName;
 use crate::core::policy::config::Schedule;
@@ -26,6 +28,7 @@ use crate::git::credentials::Credentials;
 use crate::git::source::Source;
 use crate::kernel::watch::{Event, Watch};
 use crate::kernel::{Kernel, KernelError};
+use crate::serve::Question;
 use crate::telemetry::chain;
 use crate::watch::Watcher;
 
@@ -52,6 +55,8 @@ pub struct Options {
     pub once: bool,
     /// Take everything away in place of what Git asks for, and end.
     pub remove: bool,
+    /// Where metrics and health are served, if anywhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Why the process ends with an error.
@@ -120,6 +125,8 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     if options.remove {
         return remove(&mut engine, range).await;
     }
+    let telling = Telling::start(options.listen.filter(|_| !options.once), "nothing has been read from Git yet")
+        .map_err(|source| RunError::Start { what: "the HTTP server", source })?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     let (sender, news) = unbounded_channel();
     let (known, good) = (engine.memory.kept().commit.clone(), engine.memory.kept().good.clone());
@@ -133,7 +140,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         seed,
     })
     .map_err(|source| RunError::Start { what: "the publisher's thread", source })?;
-    let mut node = Node::new(engine, repository, publisher, seed);
+    let mut node = Node::new(Keeper::new(engine, telling, seed), repository, publisher);
     let result = if options.once { node.once(news).await } else { node.forever(&options, news, watch).await };
     node.publisher.finish();
     result
@@ -179,12 +186,13 @@ enum Trigger {
     Manifests,
     Kernel(Result<Event, KernelError>),
     Time,
+    Asked(Question),
     Stop,
 }
 
 impl Node {
-    fn new(engine: Engine, repository: Repository, publisher: Publisher, seed: u64) -> Self {
-        Self { keeper: Keeper::new(engine, seed), repository, publisher, timetable: None, sent: None }
+    fn new(keeper: Keeper, repository: Repository, publisher: Publisher) -> Self {
+        Self { keeper, repository, publisher, timetable: None, sent: None }
     }
 
     async fn once(&mut self, mut news: UnboundedReceiver<News>) -> Result<(), RunError> {
@@ -219,6 +227,7 @@ impl Node {
         let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
         tracing::info!(node = %self.keeper.engine.node, source = %options.source, "egret runs");
         loop {
+            self.keeper.telling.beat();
             let wake = self.keeper.next_wake();
             let trigger = tokio::select! {
                 biased;
@@ -229,12 +238,15 @@ impl Node {
                 Some(()) = manifests.recv() => Trigger::Manifests,
                 event = kernel.next() => Trigger::Kernel(event),
                 () = sleep_until(wake) => Trigger::Time,
+                question = self.keeper.telling.asked() => Trigger::Asked(question),
             };
             if matches!(trigger, Trigger::Stop) {
                 tracing::info!("egret ends; the datapath stays in force");
                 return Ok(());
             }
-            if self.note(trigger)? {
+            if let Trigger::Asked(question) = trigger {
+                self.keeper.answer(question).await;
+            } else if self.note(trigger)? {
                 self.gather(&mut manifests, &mut kernel).await?;
                 self.round().await;
             }
@@ -243,6 +255,9 @@ impl Node {
 
     /// Takes a trigger in; tells whether a round is due.
     fn note(&mut self, trigger: Trigger) -> Result<bool, RunError> {
+        if let Trigger::News(Some(news)) = &trigger {
+            self.keeper.telling.news(news);
+        }
         match trigger {
             Trigger::News(Some(News::Intent(intent))) => {
                 self.take(*intent);
@@ -254,7 +269,7 @@ impl Node {
             Trigger::News(Some(News::Fault(error))) => {
                 tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is in force stays");
             }
-            Trigger::News(Some(News::Unchanged)) | Trigger::Stop => {}
+            Trigger::News(Some(News::Unchanged)) | Trigger::Asked(_) | Trigger::Stop => {}
             Trigger::News(None) => {
                 let source = std::io::Error::other("it has ended");
                 return Err(RunError::Start { what: "the repository's thread", source });

@@ -15,4 +15,5 @@ mod outpost;
 mod policy;
 mod scenarios;
 mod semantics;
+mod serve;
 mod tidy;

@@ -31,10 +31,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub(crate) use claim::take_down_on_signals;
-pub(crate) use client::{Answer, Hammer, LongConnection, PATIENCE, Request};
+pub(crate) use client::{Answer, Hammer, LongConnection, PATIENCE, Request, get};
 pub(crate) use error::LabError;
 pub(crate) use namespace::{NAMED, Namespace};
-pub(crate) use outpost::{Outpost, Visit};
+pub(crate) use outpost::{DATAGRAMS, Outpost, Visit};
 pub(crate) use process::{Process, ended_by, wait_until};
 pub(crate) use repository::Repository;
 pub(crate) use topology::{EGRESS, EGRESS6, EXCLUDED, EXCLUDED6, Node, OUTPOST, OUTPOST6, Options, Pod};
