@@ -25,10 +25,10 @@ CONTROLLER = {
 
 # Only with `remove: true`.
 REMOVE = {
-    "nodes": ["get", "list", "patch"],
-    "egresspolicies.egret.dev": ["delete", "get", "list"],
-    "egressconfigs.egret.dev": ["delete", "get", "list"],
-    "egressnodes.egret.dev": ["delete", "get", "list"],
+    "nodes": ["get", "list", "patch", "watch"],
+    "egresspolicies.egret.dev": ["delete", "get", "list", "watch"],
+    "egressconfigs.egret.dev": ["delete", "get", "list", "watch"],
+    "egressnodes.egret.dev": ["delete", "get", "list", "watch"],
 }
 
 # Every flag that the chart's containers give, by command. `egret COMMAND --help` must know them, once there is such a command.

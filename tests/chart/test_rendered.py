@@ -20,51 +20,53 @@ FOREIGN = {"PodMonitor", "ServiceMonitor"}
 
 
 class Rendered(unittest.TestCase):
-    def each(self):
+    def test_helm_lints_strictly(self):
         for case in CASES:
             with self.subTest(case):
-                yield case
-
-    def test_helm_lints_strictly(self):
-        for case in self.each():
-            code, output, errors = helm("lint", "--strict", case=case)
-            self.assertEqual(code, 0, output + errors)
-            self.assertNotRegex(output, r"\[(WARNING|ERROR)\]")
+                code, output, errors = helm("lint", "--strict", case=case)
+                self.assertEqual(code, 0, output + errors)
+                self.assertNotRegex(output, r"\[(WARNING|ERROR)\]")
 
     def test_helm_would_install_it(self):
-        for case in self.each():
-            code, output, errors = helm("install", "--dry-run=client", case=case)
-            self.assertEqual(code, 0, errors)
-            self.assertIn("NOTES:", output)
+        for case in CASES:
+            with self.subTest(case):
+                code, output, errors = helm("install", "--dry-run=client", case=case)
+                self.assertEqual(code, 0, errors)
+                self.assertIn("NOTES:", output)
 
     def test_every_object_is_valid_to_the_letter(self):
-        for case in self.each():
-            for one in objects(case):
-                if one["kind"] not in FOREIGN:
-                    for version in KUBERNETES:
-                        kubernetes_validate.validate(one, version, strict=True)
+        for case in CASES:
+            with self.subTest(case):
+                for one in objects(case):
+                    if one["kind"] not in FOREIGN:
+                        for version in KUBERNETES:
+                            kubernetes_validate.validate(one, version, strict=True)
 
     def test_kubectl_reads_it(self):
-        for case in self.each():
-            code, output, errors = run("kubectl", "label", "--local", "-f", "-", "read=yes", "-o", "name", text=text(case))
-            self.assertEqual(code, 0, errors)
-            self.assertEqual(len(output.split()), len(objects(case)))
+        for case in CASES:
+            with self.subTest(case):
+                code, output, errors = run("kubectl", "label", "--local", "-f", "-", "read=yes", "-o", "name", text=text(case))
+                self.assertEqual(code, 0, errors)
+                self.assertEqual(len(output.split()), len(objects(case)))
 
     def test_no_object_is_there_twice_and_all_are_labelled(self):
-        for case in self.each():
-            names = collections.Counter((one["kind"], one["metadata"]["name"]) for one in objects(case))
-            self.assertEqual([name for name, times in names.items() if times > 1], [])
-            for one in objects(case):
-                self.assertEqual(one["metadata"]["labels"]["app.kubernetes.io/name"], "egret", one["metadata"])
+        for case in CASES:
+            with self.subTest(case):
+                names = collections.Counter((one["kind"], one["metadata"]["name"]) for one in objects(case))
+                self.assertEqual([name for name, times in names.items() if times > 1], [])
+                for one in objects(case):
+                    self.assertEqual(one["metadata"]["labels"]["app.kubernetes.io/name"], "egret", one["metadata"])
 
     def test_the_definitions_are_helms_to_install(self):
-        for case in self.each():
-            self.assertEqual(len(of_kind(case, "CustomResourceDefinition")), len(crds()))
+        for case in CASES:
+            with self.subTest(case):
+                self.assertEqual(len(of_kind(case, "CustomResourceDefinition")), len(crds()))
 
     def test_no_secret_is_made_and_no_placeholder_left(self):
-        for case in self.each():
-            self.assertEqual(of_kind(case, "Secret"), [])
-            self.assertNotRegex(text(case), r"<no value>|%!|\{\{(?!\w+\}\})")
+        for case in CASES:
+            with self.subTest(case):
+                self.assertEqual(of_kind(case, "Secret"), [])
+                self.assertNotRegex(text(case), r"<no value>|%!|\{\{(?!\w+\}\})")
 
     def test_the_dashboard_asks_for_metrics_that_there_are(self):
         dashboard = json.loads(named("monitoring", "ConfigMap", "egret-dashboard")["data"]["egret.json"])
