@@ -11,8 +11,10 @@ from tools import CHART, helm, named
 REFUSED = [
     (["image.repository="], "there is no public image yet"),
     (["git.repo="], "git.repo is needed"),
-    (["git.repo=http://git.example/egress.git"], "/git/repo"),
-    (["git.repo=https://user:secret@git.example/egress.git"], "/git/repo"),
+    (["git.repo=http://git.example/egress.git"], "use https or ssh"),
+    (["git.repo=https://user:secret@git.example/egress.git"], "they belong into a Secret"),
+    (["git.repo=egress.git"], "none of https://HOST/PATH"),
+    (["git.repo=a b"], "/git/repo"),
     (["git.auth=token"], "git.existingSecret must name the Secret"),
     (["git.existingSecret=egret-git"], "set git.auth to ssh or token"),
     (["git.auth=ssh", "git.existingSecret=egret-git"], "git.auth is ssh and git.repo is an https address"),
@@ -20,7 +22,7 @@ REFUSED = [
     (["git.auth=basic"], "'none', 'ssh', 'token'"),
     (["git.branch=a b"], "/git/branch"),
     (["git.pollSeconds=0"], "/git/pollSeconds"),
-    (["image.tag=latest"], "/image/tag"),
+    (["image.tag=latest"], "nobody could tell which version a node runs"),
     (["image.repository=registry.example/egret:1.0"], "/image/repository"),
     (["image.digest=sha256:12"], "/image/digest"),
     (["image.pullPolicy=Sometimes"], "'Always', 'IfNotPresent', 'Never'"),
@@ -34,8 +36,9 @@ REFUSED = [
     (["agent.resources.limits.memory=lots"], "/agent/resources/limits/memory"),
     (["listenAddress=localhost"], "/listenAddress"),
     (["removeIdleImage=pause"], "/removeIdleImage"),
+    (["removeIdleImage=pause:latest"], "nobody could tell which version a node runs"),
     (["networkPolicy.gitCIDRs={10.0.0.1}"], "/networkPolicy/gitCIDRs"),
-    (["controller.extraEnv[0].name=EGRET_REPO"], "/controller/extraEnv/0/name"),
+    (["controller.extraEnv[0].name=EGRET_REPO"], "comes from the chart's own values"),
     (["monitoring.podMonitor.enabled=true", "monitoring.serviceMonitor.enabled=true"], "scraped twice"),
 ]
 

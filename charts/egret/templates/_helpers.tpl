@@ -113,6 +113,23 @@ capabilities:
 {{- $git := .Values.git }}
 {{- $repo := include "egret.repo" . }}
 {{- $https := hasPrefix "https://" $repo }}
+{{- if or (hasPrefix "http://" $repo) (hasPrefix "git://" $repo) }}
+{{- fail (printf "git.repo is %s: anybody on the way could change what it says; use https or ssh" $repo) }}
+{{- end }}
+{{- if regexMatch "^https://[^/]*@" $repo }}
+{{- fail "git.repo has credentials in it: they belong into a Secret; name it by git.existingSecret, and take git.auth=token" }}
+{{- end }}
+{{- if not (regexMatch "^(https://[^/]+/.+|ssh://[^/]+/.+|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:.+)$" $repo) }}
+{{- fail (printf "git.repo is %s, which is none of https://HOST/PATH, ssh://HOST/PATH and USER@HOST:PATH" $repo) }}
+{{- end }}
+{{- if or (eq .Values.image.tag "latest") (hasSuffix ":latest" .Values.removeIdleImage) }}
+{{- fail "an image's tag is latest: nobody could tell which version a node runs; name one" }}
+{{- end }}
+{{- range .Values.controller.extraEnv }}
+{{- if hasPrefix "EGRET_" .name }}
+{{- fail (printf "controller.extraEnv has %s: what Egret is told comes from the chart's own values" .name) }}
+{{- end }}
+{{- end }}
 {{- if and (ne $git.auth "none") (not $git.existingSecret) }}
 {{- fail (printf "git.auth is %s: git.existingSecret must name the Secret with the credentials (values.yaml says which keys)" $git.auth) }}
 {{- end }}
