@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: the loop (`reconcile::controller`).
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -40,6 +41,9 @@ pub(super) struct Arguments {
     /// How long others wait for a leader that has gone silent before one of them leads, in seconds.
     #[arg(long, value_name = "SECONDS", env = "EGRET_LEASE_DURATION", default_value_t = 15.0, value_parser = seconds)]
     lease_duration: f64,
+    /// Serve /metrics, /healthz and /readyz over HTTP at this address; nothing is served unless it is given.
+    #[arg(long, value_name = "ADDR:PORT", env = "EGRET_LISTEN")]
+    listen: Option<SocketAddr>,
     /// Take Egret's labels off all nodes and its custom resources out of the cluster, and end.
     #[arg(long)]
     remove: bool,
@@ -67,6 +71,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             lease: arguments.lease,
             identity: arguments.identity.unwrap_or_else(host),
             // As the controllers of Kubernetes itself: 15, 10 and 2 seconds.
+            listen: arguments.listen,
             timing: Timing { duration, deadline: duration * 2 / 3, retry: duration * 2 / 15 },
         };
         runtime.block_on(controller::run(options))

@@ -7,6 +7,7 @@
 mod labels;
 mod pass;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::core::report::history::NodeReport;
 use crate::core::state::net::fnv1a;
 use crate::git::credentials::Credentials;
 use crate::git::source::Source;
+use crate::serve::{self, Health, Metrics};
 use crate::telemetry::chain;
 use crate::watch::Watcher;
 
@@ -56,6 +58,8 @@ pub struct Options {
     pub identity: String,
     /// The lease's times.
     pub timing: Timing,
+    /// Where metrics and health are served, if anywhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Why the process ends with an error.
@@ -124,6 +128,10 @@ pub async fn remove() -> Result<(), ControllerError> {
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> Result<(), ControllerError> {
     let memory = Memory::open(&options.state_folder)?;
+    let (health, metrics) = (Health::new(), Metrics::new());
+    let serving = options.listen.map(|listen| serve::start(listen, health.clone(), metrics.clone())).transpose();
+    let _server = serving.map_err(|source| ControllerError::Start { what: "the HTTP server", source })?;
+    health.set_ready(Err("not all is known of the cluster yet".to_owned()));
     let live = Live::connect().await?;
     let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
     let (sender, news) = unbounded_channel();
@@ -155,6 +163,8 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     let watching = Watching::open(&live, &Scope::Controller, live::Options { seed, ..live::Options::default() });
     let lease = Lease::new(live.clone(), &options.namespace, &options.lease, &options.identity, options.timing);
     let controller = Controller {
+        health,
+        metrics,
         leading: Leading::start(lease, options.timing),
         recorder: live.recorder("egret.dev/controller", &options.identity),
         watching,
@@ -184,6 +194,8 @@ struct Controller {
     repository: Repository,
     publisher: Publisher,
     recorder: Recorder,
+    health: Health,
+    metrics: Metrics,
     memory: Memory,
     intent: Option<Intent>,
     git_fault: Option<String>,
@@ -215,6 +227,7 @@ impl Controller {
         let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
         tracing::info!(source = %self.options.source, server = self.live.server(), "egret's controller runs");
         loop {
+            self.health.beat();
             let wake = self.wake();
             let trigger = tokio::select! {
                 biased;
@@ -261,11 +274,17 @@ impl Controller {
         let before = self.git_fault.clone();
         match news {
             News::Intent(intent) => {
+                if intent.fetched {
+                    self.metrics.git_fetched(std::time::Instant::now());
+                }
                 self.git_fault = None;
                 self.take(*intent);
                 return true;
             }
-            News::Unchanged => self.git_fault = None,
+            News::Unchanged => {
+                self.metrics.git_fetched(std::time::Instant::now());
+                self.git_fault = None;
+            }
             News::Fault(error @ crate::git::Error::Empty { .. }) => {
                 tracing::info!("{error}; waiting for the first");
                 self.git_fault = Some(error.to_string());
@@ -323,6 +342,10 @@ impl Controller {
             self.leading.seen_fence(head.fence);
         }
         let fence = self.leading.fence();
+        self.metrics.leader(fence.is_some());
+        if self.watching.synced() {
+            self.health.set_ready(Ok(()));
+        }
         if fence != self.led {
             // Who led meanwhile may have corrected what we remember as fought for.
             self.labels.forget();
@@ -332,16 +355,22 @@ impl Controller {
             return;
         }
         let began = Instant::now();
-        match self.pass(now()).await {
+        let result = self.pass(now()).await;
+        self.metrics.reconciled(result.is_ok(), began.elapsed());
+        match result {
             Ok(()) => {
                 self.backoff.reset();
                 self.due = Some(self.next_due());
+                if let Some(intent) = &self.intent {
+                    self.metrics.revision(&intent.commit.id.to_string());
+                }
                 tracing::debug!(took = ?began.elapsed(), "published");
             }
             Err(PassError::NotLeading) => {}
             Err(error) => {
                 let wait = self.backoff.next_wait();
                 let hint = if let PassError::Live(error) = &error { error.hint() } else { None };
+                self.metrics.api_fault("publish");
                 tracing::error!(error = chain(&error), hint, retry = ?wait, "not all is published");
                 self.due = Some(Instant::now() + wait);
             }
