@@ -1,5 +1,8 @@
 //! The one integration binary: linking is what costs on a small machine. Each module is a subject; labs are in `tests/lab`.
 
+#[path = "../apiserver/mod.rs"]
+mod apiserver;
+mod apiserver_alone;
 mod commands;
 mod doctor;
 mod documents;
