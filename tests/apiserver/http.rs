@@ -38,9 +38,8 @@ pub(crate) struct Asked {
 
 impl Asked {
     fn new(parts: &request::Parts, body: Bytes) -> Self {
-        let text = |headers: &HeaderMap, name| {
-            headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
-        };
+        let text =
+            |headers: &HeaderMap, name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let accept = text(&parts.headers, header::ACCEPT).unwrap_or_default();
         let kind = text(&parts.headers, header::CONTENT_TYPE).unwrap_or_default();
         Self {

@@ -96,8 +96,7 @@ fn children<'a>(shape: &'a Shape, old: Option<&'a Value>, new: Option<&'a Value>
         }
         Shape::Set => {
             static SCALAR: Shape = Shape::Leaf(None);
-            let all: BTreeSet<String> =
-                lists.iter().flatten().flat_map(|list| list.iter()).map(fields::item).collect();
+            let all: BTreeSet<String> = lists.iter().flatten().flat_map(|list| list.iter()).map(fields::item).collect();
             let child = |step: String| {
                 let [old, new] =
                     lists.map(|list| list.and_then(|list| list.iter().find(|item| fields::item(item) == step)));

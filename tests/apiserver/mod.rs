@@ -182,8 +182,7 @@ impl ApiServer {
 
     /// How many of them a filter means that changed something.
     pub(crate) fn writes(&self, filter: &Filter) -> usize {
-        let meant =
-            |one: &&Request| one.wrote && filter.matches(&one.verb, &one.resource, &one.name, &one.user);
+        let meant = |one: &&Request| one.wrote && filter.matches(&one.verb, &one.resource, &one.name, &one.user);
         self.shared.world().requests.iter().filter(meant).count()
     }
 

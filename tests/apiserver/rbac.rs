@@ -62,7 +62,9 @@ pub(crate) fn authenticate(world: &World, authorization: Option<&str>) -> Outcom
 
 /// Refuses what no rule lets this user do.
 pub(crate) fn authorize(world: &World, user: &User, verb: &str, target: &Target) -> Outcome<()> {
-    if user.groups.iter().any(|group| group == "system:masters") || rules(world, user, &target.namespace).any(|rule| permits(&rule, verb, target)) {
+    if user.groups.iter().any(|group| group == "system:masters")
+        || rules(world, user, &target.namespace).any(|rule| permits(&rule, verb, target))
+    {
         return Ok(());
     }
     let resource = path_of(target);
@@ -88,9 +90,8 @@ fn rules<'a>(world: &'a World, user: &'a User, namespace: &'a str) -> impl Itera
     let everywhere = world.store.list(&of("clusterrolebindings"), "").into_values();
     let here = (!namespace.is_empty()).then(|| world.store.list(&of("rolebindings"), namespace).into_values());
     let bindings = everywhere.chain(here.into_iter().flatten());
-    let meant = bindings.filter(|binding| {
-        binding["subjects"].as_array().into_iter().flatten().any(|subject| user.is_meant(subject))
-    });
+    let meant = bindings
+        .filter(|binding| binding["subjects"].as_array().into_iter().flatten().any(|subject| user.is_meant(subject)));
     meant.flat_map(move |binding| {
         let role = &binding["roleRef"];
         let (resource, namespace) =

@@ -133,11 +133,8 @@ impl Resource {
     /// The path of its objects in a namespace, or of one of them.
     pub(crate) fn path(&self, namespace: &str, name: &str) -> String {
         let root = if self.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", self.group) };
-        let within = if self.namespaced && !namespace.is_empty() {
-            format!("/namespaces/{namespace}")
-        } else {
-            String::new()
-        };
+        let within =
+            if self.namespaced && !namespace.is_empty() { format!("/namespaces/{namespace}") } else { String::new() };
         let name = if name.is_empty() { String::new() } else { format!("/{name}") };
         format!("{root}/{}{within}/{}{name}", self.version, self.plural)
     }
@@ -177,7 +174,8 @@ impl Target {
             parts.drain(..2);
         }
         let plural = parts.first()?;
-        let resource = all(customs).find(|one| one.group == group && one.version == version && one.plural == *plural)?;
+        let resource =
+            all(customs).find(|one| one.group == group && one.version == version && one.plural == *plural)?;
         let (name, subresource) = (parts.get(1).unwrap_or(&""), parts.get(2).unwrap_or(&""));
         let known = match *subresource {
             "" => true,

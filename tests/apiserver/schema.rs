@@ -162,9 +162,8 @@ fn check(schema: &Value, value: &Value, path: &str, mistakes: &mut Vec<Mistake>)
 fn check_map(schema: &Value, map: &Map<String, Value>, path: &str, mistakes: &mut Vec<Mistake>) {
     check_count(schema, ["minProperties", "maxProperties"], map.len(), "properties", path, mistakes);
     let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    mistakes.extend(
-        required.filter(|name| !map.contains_key(*name)).map(|name| Mistake::required(joined(path, name), "")),
-    );
+    mistakes
+        .extend(required.filter(|name| !map.contains_key(*name)).map(|name| Mistake::required(joined(path, name), "")));
     for (name, child) in map.iter().filter(|(name, _)| !(path.is_empty() && ALWAYS.contains(&name.as_str()))) {
         let schema = schema["properties"].get(name).unwrap_or(&schema["additionalProperties"]);
         if schema.is_object() {
@@ -206,14 +205,7 @@ fn check_number(schema: &Value, number: f64, value: &Value, path: &str, mistakes
     }
 }
 
-fn check_count(
-    schema: &Value,
-    limits: [&str; 2],
-    count: usize,
-    what: &str,
-    path: &str,
-    mistakes: &mut Vec<Mistake>,
-) {
+fn check_count(schema: &Value, limits: [&str; 2], count: usize, what: &str, path: &str, mistakes: &mut Vec<Mistake>) {
     let [least, most] = limits.map(|name| schema[name].as_u64());
     if let Some(least) = least.filter(|least| (count as u64) < *least) {
         let why = format!("{path} in body should have at least {least} {what}");

@@ -39,7 +39,14 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("namespaces", &["status.phase"]),
     (
         "events",
-        &["involvedObject.kind", "involvedObject.name", "involvedObject.namespace", "involvedObject.uid", "reason", "type"],
+        &[
+            "involvedObject.kind",
+            "involvedObject.name",
+            "involvedObject.namespace",
+            "involvedObject.uid",
+            "reason",
+            "type",
+        ],
     ),
     ("events.events.k8s.io", &["regarding.kind", "regarding.name", "regarding.namespace", "reason", "type"]),
 ];

@@ -101,12 +101,7 @@ impl Store {
     }
 
     /// The same as it was at a version; nothing where nobody remembers.
-    pub(crate) fn list_at(
-        &self,
-        resource: &str,
-        namespace: &str,
-        version: u64,
-    ) -> Option<BTreeMap<Key, Arc<Value>>> {
+    pub(crate) fn list_at(&self, resource: &str, namespace: &str, version: u64) -> Option<BTreeMap<Key, Arc<Value>>> {
         if version < self.compacted {
             return None;
         }

@@ -167,7 +167,8 @@ impl Watch {
     /// A change as this watch sees it: an object that is no longer selected is gone for it.
     fn told(&self, change: &Change) -> Option<Value> {
         let Target { resource, namespace, .. } = &self.target;
-        let in_it = change.key.resource == resource.id() && (namespace.is_empty() || change.key.namespace == *namespace);
+        let in_it =
+            change.key.resource == resource.id() && (namespace.is_empty() || change.key.namespace == *namespace);
         if !in_it {
             return None;
         }

@@ -88,8 +88,8 @@ pub(crate) fn replace(world: &mut World, call: &Call<'_>, mut new: Value) -> Ans
         let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {present}");
         return Err(status::conflict(resource.named(name), &why));
     }
-    let unconditional = resource.schema.is_none()
-        && !["Lease", "CustomResourceDefinition"].contains(&resource.kind.as_str());
+    let unconditional =
+        resource.schema.is_none() && !["Lease", "CustomResourceDefinition"].contains(&resource.kind.as_str());
     if new["metadata"]["resourceVersion"].is_null() && !unconditional {
         let why = "must be specified for an update";
         let mistake = Mistake::invalid("metadata.resourceVersion", &json!(0), why);
@@ -175,11 +175,10 @@ fn apply(world: &mut World, call: &Call<'_>, mut applied: Value) -> Answer {
     let (ignored, now) = (builtin::ignored(resource, &call.target.subresource), world.now());
     let (manager, force) = (call.manager("Apply"), (call.query)("force") == "true");
     let writing = Writing { shape: &resource.shape, manager, ignored: &ignored, now: &now };
-    let (mut new, managers) =
-        managers::apply(&writing, &bare, &applied, managers, force).map_err(|conflicts| {
-            let (causes, message) = managers::refusal(&conflicts);
-            status::apply_conflict(&causes, &message)
-        })?;
+    let (mut new, managers) = managers::apply(&writing, &bare, &applied, managers, force).map_err(|conflicts| {
+        let (causes, message) = managers::refusal(&conflicts);
+        status::apply_conflict(&causes, &message)
+    })?;
     settle(call, &mut new);
     match live {
         Some(live) => finish_update(world, call, &live, new, &managers),
@@ -344,13 +343,7 @@ fn finish_create(world: &mut World, call: &Call<'_>, mut new: Value, managers: &
     Ok((201, Value::clone(&object)))
 }
 
-fn finish_update(
-    world: &mut World,
-    call: &Call<'_>,
-    live: &Arc<Value>,
-    mut new: Value,
-    managers: &Managers,
-) -> Answer {
+fn finish_update(world: &mut World, call: &Call<'_>, live: &Arc<Value>, mut new: Value, managers: &Managers) -> Answer {
     let Target { resource, subresource, .. } = call.target;
     let mut bare = Value::clone(live);
     managers::take(&mut bare);
@@ -422,9 +415,7 @@ fn after(world: &mut World, call: &Call<'_>, key: &Key) {
     let Some(definition) = world.store.get(key) else { return };
     world.define(&definition);
     let now = world.now();
-    let condition = |kind: &str, reason: &str, message: &str| {
-        json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now})
-    };
+    let condition = |kind: &str, reason: &str, message: &str| json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now});
     let conditions = [
         condition("NamesAccepted", "NoConflicts", "no conflicts found"),
         condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
