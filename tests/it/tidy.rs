@@ -19,8 +19,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("git2", &["git/"]),
     ("ipnet", &["core/", "kernel/"]),
     ("jiff", &["core/", "git/", "reconcile/"]),
-    ("k8s_openapi", &[]),
-    ("kube", &[]),
+    ("k8s_openapi", &["cluster/live/"]),
+    ("kube", &["cluster/live/"]),
     // Named for its version alone.
     ("libgit2_sys", &[]),
     ("netlink_sys", &["kernel/"]),
