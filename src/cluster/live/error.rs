@@ -47,9 +47,6 @@ pub enum Cause {
     /// A watch that the server ends as soon as it began.
     #[error("the server ends the watch at once")]
     Ended,
-    /// An object that this program cannot read; a newer version may have written it.
-    #[error("{0}")]
-    Unreadable(String),
 }
 
 /// What the server says of one field.
@@ -93,7 +90,7 @@ impl LiveError {
             Cause::Refused { code: 500, message, .. } => !message.contains("failed to create typed patch object"),
             // Rights and missing kinds can be given while we wait: 401, 403 and 404 are worth another try.
             Cause::Refused { code, .. } => !matches!(code, 400 | 405 | 406 | 413 | 415 | 422),
-            Cause::Configuration(_) | Cause::Answer(_) | Cause::Unreadable(_) => false,
+            Cause::Configuration(_) | Cause::Answer(_) => false,
             Cause::Unreachable(_) | Cause::Timeout(_) | Cause::Ended => true,
         }
     }
