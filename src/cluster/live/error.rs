@@ -120,7 +120,7 @@ impl LiveError {
                 Some("the token is not valid (any more): is the service account still there?".into())
             }
             Cause::Refused { code: 403, message, .. } => missing_right(message),
-            Cause::Refused { code: 404, message, .. } if kind_is_missing(&self.doing, message) => Some(
+            Cause::Refused { code: 404, message, .. } if kind_is_missing(message) => Some(
                 "the custom resources are not installed: kubectl apply --server-side -f charts/egret/crds/".to_owned(),
             ),
             Cause::Refused { code: 500, .. } if !self.retryable() => Some(
@@ -143,10 +143,8 @@ fn missing_right(message: &str) -> Option<String> {
 }
 
 /// A path that the server does not know is answered by its web server, in plain text; an object that is not there is not.
-fn kind_is_missing(doing: &str, message: &str) -> bool {
-    doing.contains("egret.dev")
-        || message.contains("page not found")
-        || message.contains("could not find the requested")
+fn kind_is_missing(message: &str) -> bool {
+    message.contains("page not found") || message.contains("could not find the requested")
 }
 
 impl From<kube::Error> for Cause {
