@@ -15,7 +15,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("axum", &["serve/"]),
     ("clap", &["cli/"]),
     ("cron", &["core/policy/check/config.rs", "reconcile/schedule.rs"]),
-    ("futures", &["kernel/"]),
+    ("futures", &["cluster/live/", "kernel/"]),
     ("git2", &["git/"]),
     ("ipnet", &["core/", "kernel/"]),
     ("jiff", &["core/", "git/", "reconcile/"]),
@@ -30,10 +30,27 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["serve/"]),
     ("rtnetlink", &["kernel/"]),
     ("rustix", &["kernel/apply.rs"]),
-    ("serde", &["cli/doctor.rs", "cluster/manifests/parse.rs", "core/", "kernel/doctor.rs", "reconcile/memory.rs"]),
+    (
+        "serde",
+        &[
+            "cli/doctor.rs",
+            "cluster/live/",
+            "cluster/manifests/parse.rs",
+            "core/",
+            "kernel/doctor.rs",
+            "reconcile/memory.rs",
+        ],
+    ),
     (
         "serde_json",
-        &["cli/", "cluster/edit/tests.rs", "core/policy/", "kernel/doctor/gather.rs", "reconcile/memory.rs"],
+        &[
+            "cli/",
+            "cluster/edit/tests.rs",
+            "cluster/live/",
+            "core/policy/",
+            "kernel/doctor/gather.rs",
+            "reconcile/memory.rs",
+        ],
     ),
     (
         "serde_yaml",
