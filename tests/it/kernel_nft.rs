@@ -11,11 +11,11 @@ use std::process::Command;
 use std::thread;
 
 use egret::core::state::nft::{
-    Base, ChainKind, Change, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule, Ruleset, Set, Statement,
-    Table, Transaction, Value, Verdict,
+    Base, ChainKind, Change, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule, RuleCounter, Ruleset,
+    Set, Statement, Table, Transaction, Value, Verdict,
 };
 use egret::kernel::conntrack;
-use egret::kernel::nft::{Event, Events, Features, Generation, Nft, NftError, RuleCounter};
+use egret::kernel::nft::{Event, Events, Features, Generation, Nft, NftError};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::fuzz_netlink::making;

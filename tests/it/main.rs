@@ -9,6 +9,7 @@ mod documents;
 mod fuzz_documents;
 mod fuzz_netlink;
 mod git;
+mod incluster;
 mod kernel_nft;
 #[path = "../lab/mod.rs"]
 mod lab;
@@ -18,4 +19,5 @@ mod outpost;
 mod policy;
 mod scenarios;
 mod semantics;
+mod serve;
 mod tidy;
