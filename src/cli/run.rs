@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::options::{NodeOptions, RepositoryOptions};
+use super::options::{NodeOptions, RepositoryOptions, seconds};
 use super::output::{self, Failure};
 use crate::reconcile::node::{self, Options};
 use crate::telemetry;
@@ -35,13 +35,6 @@ pub(super) struct Arguments {
     /// Log JSON, an object a line.
     #[arg(long, env = "EGRET_LOG_JSON")]
     log_json: bool,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
-        _ => Err("a number of seconds from 0.1 to 86400".to_owned()),
-    }
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {

@@ -14,8 +14,10 @@ use crate::core::compile::counters::{Counters, Legend, Totals};
 use crate::core::compile::marks::Marks;
 use crate::core::compile::{Compiled, Input, compile};
 use crate::core::finding::Finding;
+use crate::core::ground::Features;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
+use crate::core::placement::handover::{Handover, Serving};
 use crate::core::placement::place;
 use crate::core::plan::{Plan, Step, plan};
 use crate::core::report::drift::{self, Class, Place};
@@ -74,8 +76,19 @@ pub struct Done {
     pub classes: BTreeMap<Class, usize>,
     /// From the first look to the last.
     pub took: Duration,
+    /// What the kernel can do.
+    pub features: Features,
     /// The next time at which something changes by itself: a suspension ends.
     pub wake: Option<Timestamp>,
+}
+
+/// What gateways tell, and what was made of it so far.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// Which exits each gateway serves.
+    pub serving: Serving,
+    /// The ways that were in force.
+    pub handover: Handover,
 }
 
 /// One node: its kernel, its cluster's facts, and what is known of both.
@@ -90,6 +103,8 @@ pub struct Engine {
     pub memory: Memory,
     /// The report of this node.
     pub report: NodeReport,
+    /// What gateways tell of themselves, where they do: without a live cluster there is nobody to ask.
+    pub told: Option<Told>,
     /// What was last seen to be in force; none before the first round, and after one that failed.
     in_force: Option<(NodeState, Compiled)>,
     /// What each counter in the kernel is of, since all was last in force, and what they have counted.
@@ -109,6 +124,7 @@ impl Engine {
             node,
             memory,
             report,
+            told: None,
             in_force: None,
             legend: Legend::default(),
             totals: Totals::default(),
@@ -143,6 +159,9 @@ impl Engine {
     /// value is theirs.
     fn observed_labels(&self, desired: &Labels) -> Labels {
         let Some(node) = self.cluster.facts().nodes.get(&self.node) else { return Labels::new() };
+        if !self.cluster.labels_nodes() {
+            return Labels::new();
+        }
         let written = &self.memory.kept().labels;
         node.labels
             .iter()
@@ -171,7 +190,9 @@ impl Engine {
             left = plan(&compiled.desired, &observed.state, intent.set.config.range);
             if left.is_empty() {
                 done.took = began.elapsed();
-                done.wake = next_wake(intent, now);
+                done.features = observed.ground.features;
+                let left = self.told.as_ref().and_then(|told| told.handover.wake());
+                done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
                 self.settle(intent, compiled)?;
                 return Ok(done);
             }
@@ -195,7 +216,10 @@ impl Engine {
         let wanted = intent.set.labels_of(&node, &labels);
         let observed = self.observe(&wanted).await?;
         let facts = self.cluster.facts();
-        let placement = place(&intent.set, facts, now);
+        let mut placement = place(&intent.set, facts, now);
+        if let Some(Told { serving, handover }) = &mut self.told {
+            placement = handover.next(placement, &node, &intent.set, facts, serving, now);
+        }
         let marks = Marks::observed(&observed.state.nft, intent.set.config.range);
         let input = Input {
             node: &node,

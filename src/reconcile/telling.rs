@@ -15,7 +15,7 @@ use crate::serve::{self, Health, Metrics, Question, Questions, Server};
 use crate::telemetry::chain;
 
 /// The loop's side of the server. Without a server it is told all the same; nobody asks.
-pub(super) struct Telling {
+pub struct Telling {
     health: Health,
     metrics: Metrics,
     questions: Questions,
@@ -23,10 +23,10 @@ pub(super) struct Telling {
 }
 
 impl Telling {
-    /// Starts the server, if there is to be one.
-    pub(super) fn start(listen: Option<SocketAddr>) -> std::io::Result<Self> {
+    /// Starts the server, if there is to be one. Until something is known, it is not ready, and this is why.
+    pub fn start(listen: Option<SocketAddr>, not_yet: &str) -> std::io::Result<Self> {
         let (health, metrics) = (Health::new(), Metrics::new());
-        health.set_ready(Err("nothing has been read from Git yet".to_owned()));
+        health.set_ready(Err(not_yet.to_owned()));
         metrics.drift(Class::Missing, 0);
         let server = listen.map(|listen| serve::start(listen, health.clone(), metrics.clone())).transpose()?;
         if let Some(server) = &server {
@@ -36,17 +36,17 @@ impl Telling {
     }
 
     /// The loop turns.
-    pub(super) fn beat(&self) {
+    pub fn beat(&self) {
         self.health.beat();
     }
 
     /// Waits until somebody wants to see the counters.
-    pub(super) async fn asked(&mut self) -> Question {
+    pub async fn asked(&mut self) -> Question {
         self.questions.next().await
     }
 
     /// Reads the counters for who asked. What cannot be read is shown as it last was.
-    pub(super) async fn answer(&self, question: Question, engine: &mut Engine) {
+    pub async fn answer(&self, question: Question, engine: &mut Engine) {
         match engine.counters().await {
             Ok(counters) => question.answer(counters),
             Err(error) => tracing::warn!(error = chain(&error), "the kernel's counters cannot be read"),
@@ -54,7 +54,7 @@ impl Telling {
     }
 
     /// Git answered, if it did.
-    pub(super) fn news(&self, news: &News) {
+    pub fn news(&self, news: &News) {
         match news {
             News::Unchanged => self.metrics.git_fetched(Instant::now()),
             News::Intent(intent) if intent.fetched => self.metrics.git_fetched(Instant::now()),
@@ -63,7 +63,7 @@ impl Telling {
     }
 
     /// A round ended.
-    pub(super) fn round(&self, result: &Result<Done, RoundError>, took: Duration, engine: &Engine, intent: &Intent) {
+    pub fn round(&self, result: &Result<Done, RoundError>, took: Duration, engine: &Engine, intent: &Intent) {
         self.metrics.reconciled(result.is_ok(), took);
         self.metrics.drift_open(engine.report.drift.len());
         match result {

@@ -229,6 +229,12 @@ fn used_exits(input: &Input<'_>, grouping: &Grouping) -> BTreeMap<ExitKey, BTree
             kept.entry(exit.clone()).or_default().insert(policy.clone());
         }
     }
+    for (exit, left_by) in &input.placement.left {
+        if exit.gateway == *input.node || input.marks.knows(exit) {
+            kept.entry(exit.clone()).or_default().extend(left_by.iter().cloned());
+        }
+    }
+    kept.retain(|exit, _| !policies.contains_key(exit));
     policies.extend(kept);
     policies
 }
