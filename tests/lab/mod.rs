@@ -199,6 +199,18 @@ impl Lab {
         Process::start(&namespace, words, &home, log)
     }
 
+    /// Starts any program beside the router, where every node can reach it.
+    pub(crate) fn start_beside_router(
+        &self,
+        program: impl Into<OsString>,
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> Result<Process, LabError> {
+        let words = [program.into()].into_iter().chain(arguments.into_iter().map(Into::into));
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        let (home, log) = (self.claim.folder().join("home"), self.claim.folder().join(format!("router-{number}.log")));
+        Process::start(&self.router(), words, &home, log)
+    }
+
     /// Starts `egret run` for a node, with more arguments behind those it needs.
     pub(crate) fn egret(&self, node: &str, more: &[&str]) -> Result<Process, LabError> {
         let arguments = self.egret_arguments(node)?.into_iter().chain(more.iter().map(OsString::from));
