@@ -14,8 +14,8 @@ use kube::api::{
     WatchEvent, WatchParams,
 };
 use kube::core::PartialObjectMeta;
-use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Resource, ResourceExt};
+use kube_runtime::watcher::{self, Event, watcher};
 use serde_json::json;
 
 use super::{SOON, client, node, pod, server, widget, widgets};

@@ -10,8 +10,8 @@ use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube_runtime::WatchStreamExt;
+use kube_runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
 
 use super::client::refused_with;

@@ -91,7 +91,7 @@ fn an_agent_asks_for_the_pods_of_its_own_node_alone_and_for_no_secret() -> Outco
     let lists = stand.api.requests().into_iter().filter(|request| request.resource == "pods").collect::<Vec<_>>();
     assert!(!lists.is_empty());
     for request in lists {
-        assert!(request.path.contains("spec.nodeName"), "{}", request.path);
+        assert!(request.query.contains("spec.nodeName"), "{}", request.query);
     }
     let writes = stand.api.writes(&Filter::writes().resource("pods"));
     assert_eq!(writes, 0);

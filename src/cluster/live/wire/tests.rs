@@ -122,7 +122,7 @@ fn a_policy_is_its_spec_and_for_the_controller_who_wrote_it_and_what_was_said_of
     assert_eq!(name, "outpost");
     assert_eq!((whole.generation, whole.resource_version.as_str()), (2, "247"));
     assert_eq!(whole.managers, [writer]);
-    assert_eq!(whole.status.and_then(|status| status.members), Some(2));
+    assert_eq!(whole.status.map(|status| status.members), Some(2));
 
     let wire = serde_json::from_value(policy).expect("a policy");
     let (_, slim) = Policies::<Slim>::read(wire).expect("a policy");
