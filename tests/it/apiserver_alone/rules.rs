@@ -234,3 +234,49 @@ async fn a_user_may_do_what_roles_say_and_nothing_else() {
     refused_with(stranger.list(&ListParams::default()).await, 401, "Unauthorized");
     assert_eq!(server.writes(&Filter::writes().resource("nodes").user(account)), 1);
 }
+
+/// The chart's own definitions: a rule in them that could not be evaluated here would let everything through, or nothing.
+#[test]
+fn the_charts_definitions_refuse_what_they_should_and_nothing_else() {
+    let server = server();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/egret/crds");
+    for file in ["egressconfigs", "egressnodes", "egresspolicies"] {
+        let text = std::fs::read_to_string(folder.join(format!("{file}.yaml"))).expect("a definition");
+        server.create(&serde_yaml::from_str(&text).expect("a document"));
+    }
+    let policy = |spec: &Value| {
+        let object = json!({
+            "apiVersion": "egret.dev/v1alpha1", "kind": "EgressPolicy", "metadata": {"name": "outpost"}, "spec": spec,
+        });
+        let path = "/apis/egret.dev/v1alpha1/egresspolicies/outpost?fieldManager=egret-controller";
+        let (code, body) = server.send("PATCH", path, APPLY, &object);
+        (code, body["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let good = json!({
+        "selectors": [{
+            "podSelector": {"matchLabels": {"org": "empire"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},
+        }],
+        "destinationCIDRs": ["10.0.4.0/24", "2001:db8::/32"],
+        "egressGateways": [{"nodeSelector": {"matchLabels": {"egress-gw": "true"}}, "interface": "net1"}],
+        "priority": 0, "onNoGateway": "Drop", "existingConnections": "Keep", "fence": 3,
+        "source": {"kind": "EgressPolicy", "name": "outpost", "file": "policies/outpost.yaml", "line": 1},
+    });
+    assert_eq!(policy(&good), (201, String::new()));
+    let cases = [
+        ("/fence", json!(2), "spec.fence: Invalid value"),
+        ("/destinationCIDRs/0", json!("10.0.4.1"), "not a CIDR"),
+        ("/egressGateways/0/egressIP", json!("10.0.3.42"), "not both"),
+        ("/selectors/0/podSelector/matchExpressions/0/values", json!([]), "need values"),
+        ("/selectors/0", json!({"nodeSelector": {}}), "needs podSelector or namespaceSelector"),
+    ];
+    for (place, value, expected) in cases {
+        let mut bad = good.clone();
+        let (parent, name) = place.rsplit_once('/').expect("a place");
+        match bad.pointer_mut(parent).expect("a parent") {
+            Value::Array(items) => items[0] = value,
+            other => other[name] = value,
+        }
+        let (code, message) = policy(&bad);
+        assert!(code == 422 && message.contains(expected), "{place}: {code} {message}");
+    }
+}
