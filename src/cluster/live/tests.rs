@@ -81,7 +81,7 @@ async fn a_nodes_object_belongs_to_the_node_and_its_status_is_written_apart() {
     let (written, ()) = tokio::join!(live.apply_node_status(&node, &status), async {
         let asked = fake.asked().await;
         assert!(asked.path.starts_with("/apis/egret.dev/v1alpha1/egressnodes/kind-worker2/status?"), "{}", asked.path);
-        assert_eq!(body(&asked)["status"], json!({"revision": "0123"}));
+        assert_eq!(body(&asked)["status"], serde_json::to_value(&status).expect("a status"));
         asked.answer(200, &object("n", "8"));
     });
     assert!(written.is_ok());
