@@ -1,7 +1,7 @@
 //! Egret: a GitOps reconciler for Kubernetes egress gateways, on any CNI.
 //!
 //! `core` decides and is pure; `git`, `cluster` and `kernel` are the edges and never know each other; `reconcile` is the loop
-//! that joins them; `cli` is what people type. ARCHITECTURE.md has the drawing and the words.
+//! that joins them; `serve` tells of it; `cli` is what people type. ARCHITECTURE.md has the drawing and the words.
 
 pub mod backoff;
 pub mod cli;
@@ -10,5 +10,6 @@ pub mod core;
 pub mod git;
 pub mod kernel;
 pub mod reconcile;
+pub mod serve;
 pub mod telemetry;
 pub mod watch;

@@ -3,6 +3,8 @@
 //! Exit codes: 0 fine, or nothing to do; 2 there are changes (`plan`); 1 an error. Deliberately absent: whatever a command does
 //! once it knows what is meant.
 
+mod agent;
+mod controller;
 pub mod diagnostics;
 mod doctor;
 mod options;
@@ -30,6 +32,10 @@ struct Arguments {
 enum Command {
     /// Bring this node to what the policy repository asks for, and keep it there.
     Run(run::Arguments),
+    /// Publish what the policy repository asks for to a cluster, and commit what its agents report.
+    Controller(controller::Arguments),
+    /// Bring this node to what a controller publishes, and keep it there.
+    Agent(agent::Arguments),
     /// Check every document of a policy repository.
     Validate(validate::Arguments),
     /// Show what `run` would change on a node, and change nothing.
@@ -44,6 +50,8 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Controller(arguments) => controller::run(arguments),
+        Command::Agent(arguments) => agent::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Remove(arguments) => remove::run(arguments),

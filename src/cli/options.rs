@@ -67,19 +67,32 @@ pub(super) struct NodeOptions {
 }
 
 /// A cluster's name stands in a branch's name.
-fn cluster_name(text: &str) -> Result<String, String> {
+pub(super) fn cluster_name(text: &str) -> Result<String, String> {
     crate::core::name::ObjectName::parse(text).map(|name| name.to_string()).map_err(|error| error.to_string())
 }
 
 impl NodeOptions {
     /// The node.
     pub(super) fn node(&self) -> Result<NodeName, Failure> {
-        let name = match &self.node {
-            Some(name) => name.clone(),
-            None => std::fs::read_to_string("/proc/sys/kernel/hostname")
-                .map(|name| name.trim().to_owned())
-                .map_err(|error| Failure::new(error, Some("give the node's name by --node".to_owned())))?,
-        };
-        NodeName::parse(&name).map_err(|error| Failure::new(format!("`{name}` is no node: {error}"), None))
+        node_name(self.node.as_deref())
+    }
+}
+
+/// A node's name as it was given, or the host's.
+pub(super) fn node_name(given: Option<&str>) -> Result<NodeName, Failure> {
+    let name = match given {
+        Some(name) => name.to_owned(),
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .map(|name| name.trim().to_owned())
+            .map_err(|error| Failure::new(error, Some("give the node's name by --node".to_owned())))?,
+    };
+    NodeName::parse(&name).map_err(|error| Failure::new(format!("`{name}` is no node: {error}"), None))
+}
+
+/// A number of seconds.
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("a number of seconds from 0.1 to 86400".to_owned()),
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         poll: Duration::from_mins(1),
         once: false,
         remove: true,
+        listen: None,
     };
     match output::runtime()?.block_on(node::run(options)) {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -2,10 +2,11 @@
 //!
 //! Deliberately absent: the loop (`reconcile::node`).
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::options::{NodeOptions, RepositoryOptions};
+use super::options::{NodeOptions, RepositoryOptions, seconds};
 use super::output::{self, Failure};
 use crate::reconcile::node::{self, Options};
 use crate::telemetry;
@@ -28,16 +29,12 @@ pub(super) struct Arguments {
     /// Take everything of Egret's away from this node in place of what Git asks for, and end.
     #[arg(long, conflicts_with = "once")]
     remove: bool,
+    /// Serve /metrics, /healthz and /readyz over HTTP at this address; nothing is served unless it is given.
+    #[arg(long, value_name = "ADDR:PORT", env = "EGRET_LISTEN")]
+    listen: Option<SocketAddr>,
     /// Log JSON, an object a line.
     #[arg(long, env = "EGRET_LOG_JSON")]
     log_json: bool,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
-        _ => Err("a number of seconds from 0.1 to 86400".to_owned()),
-    }
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -53,6 +50,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         poll: Duration::from_secs_f64(arguments.poll),
         once: arguments.once,
         remove: arguments.remove,
+        listen: arguments.listen,
     };
     match output::runtime()?.block_on(node::run(options)) {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -1,11 +1,11 @@
-//! The cluster as the loop sees it: facts to read, a node's labels to write. So far it is a folder of manifests.
+//! The cluster as the loop sees it: facts to read, a node's labels to write. Here it is a folder of manifests; `live` is a real one.
 //!
-//! The live API server will be a second variant of [`Cluster`]; everything outside this folder knows only what stands here.
-//! All of it blocks on files for milliseconds: call it from a thread that may block.
+//! What stands here blocks on files for milliseconds: call it from a thread that may block. `live` is asynchronous.
 //!
-//! Deliberately absent: watching (`watch_paths` says where; the loop owns its triggers), and what the facts are used for.
+//! Deliberately absent: watching files (`watch_paths` says where; the loop owns its triggers), and what the facts are used for.
 
 mod edit;
+pub mod live;
 mod manifests;
 mod write;
 
@@ -26,6 +26,10 @@ use crate::core::name::NodeName;
 pub enum Cluster {
     /// A file, or a folder, of Node, Namespace and Pod manifests.
     Manifests(Manifests),
+    /// An API server that is watched. Labels are not written through it: that is the controller's.
+    Watched(Box<live::Watching>),
+    /// None: for taking everything away, nobody is asked.
+    None,
 }
 
 /// What is to become of a node's labels. All others stay as they are.
@@ -128,6 +132,12 @@ impl Cluster {
     pub fn facts(&self) -> &Facts {
         match self {
             Self::Manifests(manifests) => manifests.facts(),
+            Self::Watched(watching) => &watching.view().facts,
+            Self::None => {
+                static NOTHING: Facts =
+                    Facts { nodes: BTreeMap::new(), namespaces: BTreeMap::new(), pods: BTreeMap::new() };
+                &NOTHING
+            }
         }
     }
 
@@ -136,6 +146,7 @@ impl Cluster {
     pub fn faults(&self) -> &[Diagnostic] {
         match self {
             Self::Manifests(manifests) => manifests.faults(),
+            Self::Watched(_) | Self::None => &[],
         }
     }
 
@@ -143,6 +154,7 @@ impl Cluster {
     pub fn refresh(&mut self) -> Result<Refresh, ClusterError> {
         match self {
             Self::Manifests(manifests) => manifests.refresh(),
+            Self::Watched(_) | Self::None => Ok(Refresh { changed: false, again: None }),
         }
     }
 
@@ -150,6 +162,7 @@ impl Cluster {
     pub fn label(&self, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
         match self {
             Self::Manifests(manifests) => manifests.label(node, changes),
+            Self::Watched(_) | Self::None => Ok(false),
         }
     }
 
@@ -157,6 +170,28 @@ impl Cluster {
     pub fn watch_paths(&self) -> Vec<WatchPath> {
         match self {
             Self::Manifests(manifests) => vec![manifests.watch_path()],
+            Self::Watched(_) | Self::None => Vec::new(),
+        }
+    }
+
+    /// Whether labels of nodes are written through it.
+    pub fn labels_nodes(&self) -> bool {
+        matches!(self, Self::Manifests(_))
+    }
+
+    /// What is watched, where it is.
+    pub fn watching(&self) -> Option<&live::Watching> {
+        match self {
+            Self::Watched(watching) => Some(watching),
+            Self::Manifests(_) | Self::None => None,
+        }
+    }
+
+    /// Waits for news and takes them in; forever where nothing is watched.
+    pub async fn changed(&mut self) -> live::Changed {
+        match self {
+            Self::Watched(watching) => watching.changed().await,
+            Self::Manifests(_) | Self::None => std::future::pending().await,
         }
     }
 }

@@ -62,6 +62,11 @@ pub struct CommitInfo {
 }
 
 impl CommitInfo {
+    /// A commit of which only its name and first line were told, by whoever read the repository.
+    pub fn told(id: CommitId, summary: String) -> Self {
+        Self { id, summary, author: String::new(), time: Timestamp::UNIX_EPOCH, parents: Vec::new() }
+    }
+
     pub(super) fn of(commit: &Commit<'_>) -> Self {
         let author = commit.author();
         Self {

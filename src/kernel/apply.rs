@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: order and choice, which are the plan's, and labels, which are the cluster's.
 
+use std::io::Write as _;
+
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::link::LinkMessage;
 use rustix::thread::MembarrierCommand;
@@ -122,6 +124,7 @@ fn gone(result: Result<(), RouteError>) -> Result<(), RouteError> {
 }
 
 fn write(sysctl: &Sysctl, value: &str) -> Result<(), KernelError> {
-    std::fs::write(sysctl.path(), value)
+    super::sysctl::open(&sysctl.path())
+        .and_then(|mut file| file.write_all(value.as_bytes()))
         .map_err(|source| KernelError::Sysctl { doing: format!("set {sysctl} = {value}"), source })
 }

@@ -15,6 +15,7 @@ pub mod nft;
 mod observe;
 mod routes;
 mod socket;
+mod sysctl;
 pub mod watch;
 
 use crate::core::ground::Ground;

@@ -11,12 +11,11 @@ use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
 
 use super::links::{self, Seen, SeenAddress};
-use super::nft::RuleCounter;
 use super::{Kernel, KernelError, Observed, encode, ground, routes};
 use crate::core::ground::GroundRoute;
 use crate::core::state::NodeState;
 use crate::core::state::net::{Neighbour, Route, RouteKey, Rule, Sysctl};
-use crate::core::state::nft::{AddressFamily, Family};
+use crate::core::state::nft::{AddressFamily, RuleCounters};
 use crate::core::state::ownership::PROTOCOL;
 
 impl Kernel {
@@ -44,8 +43,8 @@ impl Kernel {
         Ok(Observed { state, ground, generation })
     }
 
-    /// What the counters of our drop rules say, by family, chain and position.
-    pub async fn counters(&mut self) -> Result<BTreeMap<(Family, String, usize), RuleCounter>, KernelError> {
+    /// What the counters in our tables say. One dump of rules: whoever wants to know asks, nobody counts along.
+    pub async fn counters(&mut self) -> Result<RuleCounters, KernelError> {
         self.nft.counters().await.map_err(KernelError::Nft)
     }
 

@@ -32,6 +32,8 @@ pub struct Kept {
     pub labels: Labels,
     /// The range of marks and tables that the kernel's objects are in, until all of them are in another: mask, first, port, MTU.
     pub range: Option<(u32, u32, u16, u32)>,
+    /// The generation of the last leader whose publication was taken over.
+    pub fence: i64,
 }
 
 impl Kept {

@@ -3,10 +3,17 @@
 //! `repository` and `publisher` are threads that own what blocks on Git; `round` is one pass from a look at the kernel to an
 //! empty plan; `node` is the standalone process around it. Deliberately absent: every decision, which is `core`'s.
 
+pub mod agent;
+pub mod controller;
+pub mod keeper;
+pub mod leading;
 pub mod lock;
 pub mod memory;
 pub mod node;
+pub mod published;
 pub mod publisher;
 pub mod repository;
 pub mod round;
 pub mod schedule;
+pub mod teller;
+pub mod telling;

@@ -3,31 +3,32 @@
 //! Triggers come from Git, from the manifests, from the kernel and from the clock; each only says what has to be looked at. One
 //! round at a time. Deliberately absent: what a round does (`round`), and the live cluster.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
+use super::keeper::{Keeper, TimeCame, log_steps};
 use super::lock::{Lock, LockError};
 use super::memory::{Memory, MemoryError};
 use super::publisher::{self, Letter, Publisher};
 use super::repository::{self, Intent, News, Repository};
-use super::round::{Done, Engine, RoundError, now};
+use super::round::{Engine, RoundError, now};
 use super::schedule::Timetable;
-use crate::backoff::Backoff;
+use super::telling::Telling;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::name::NodeName;
-use crate::core::plan::Step;
 use crate::core::policy::config::Schedule;
 use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::Range;
 use crate::git::credentials::Credentials;
 use crate::git::source::Source;
-use crate::kernel::watch::{Event, Subject, Watch};
+use crate::kernel::watch::{Event, Watch};
 use crate::kernel::{Kernel, KernelError};
+use crate::serve::Question;
 use crate::telemetry::chain;
 use crate::watch::Watcher;
 
@@ -54,6 +55,8 @@ pub struct Options {
     pub once: bool,
     /// Take everything away in place of what Git asks for, and end.
     pub remove: bool,
+    /// Where metrics and health are served, if anywhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Why the process ends with an error.
@@ -106,18 +109,6 @@ impl RunError {
     }
 }
 
-/// More than this much drift in [`FIGHT_WINDOW`] is a fight with somebody: then it is put right at a pace that leaves the
-/// machine usable.
-const FIGHT: usize = 50;
-/// See [`FIGHT`].
-const FIGHT_WINDOW: Duration = Duration::from_secs(10);
-/// How long events are gathered before a round: a burst of a thousand is one round.
-const GATHER: Duration = Duration::from_millis(2);
-/// What no event tells, as a setting below /proc/sys, is looked at this often. A look is a few milliseconds and writes nothing.
-const LOOK: Duration = Duration::from_mins(1);
-/// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
-const CLOCK: Duration = Duration::from_secs(30);
-
 /// Runs until SIGTERM or SIGINT, which leave the datapath in force; or once.
 pub async fn run(options: Options) -> Result<(), RunError> {
     let _lock = Lock::take()?;
@@ -134,6 +125,8 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     if options.remove {
         return remove(&mut engine, range).await;
     }
+    let telling = Telling::start(options.listen.filter(|_| !options.once), "nothing has been read from Git yet")
+        .map_err(|source| RunError::Start { what: "the HTTP server", source })?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     let (sender, news) = unbounded_channel();
     let (known, good) = (engine.memory.kept().commit.clone(), engine.memory.kept().good.clone());
@@ -147,7 +140,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         seed,
     })
     .map_err(|source| RunError::Start { what: "the publisher's thread", source })?;
-    let mut node = Node::new(engine, repository, publisher, seed);
+    let mut node = Node::new(Keeper::new(engine, telling, seed), repository, publisher);
     let result = if options.once { node.once(news).await } else { node.forever(&options, news, watch).await };
     node.publisher.finish();
     result
@@ -176,46 +169,14 @@ async fn remove(engine: &mut Engine, range: Range) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The first steps, a line each: a node that is new has hundreds, and the diff of `egret plan` has them all.
-fn log_steps(steps: &[Step]) {
-    const SHOWN: usize = 60;
-    let text: Vec<String> = steps.iter().map(ToString::to_string).collect();
-    let lines: Vec<&str> = text.iter().flat_map(|step| step.lines()).collect();
-    for line in lines.iter().take(SHOWN) {
-        tracing::info!("  {line}");
-    }
-    if lines.len() > SHOWN {
-        tracing::info!("  and {} more", lines.len() - SHOWN);
-    }
-}
-
 /// What the loop holds.
 struct Node {
-    engine: Engine,
+    keeper: Keeper,
     repository: Repository,
     publisher: Publisher,
-    intent: Option<Intent>,
     timetable: Option<(Schedule, Timetable)>,
-    backoff: Backoff,
-    /// When the next round is due although nothing happens.
-    due: Due,
-    /// Events that came since the last round that succeeded.
-    events: Vec<Event>,
-    /// When the first of them came.
-    seen: Option<Timestamp>,
     /// The report that was last handed over.
     sent: Option<Letter>,
-    /// Times of drift, for telling a fight.
-    fights: Vec<Instant>,
-}
-
-/// When the loop wakes by itself.
-#[derive(Debug, Clone, Copy, Default)]
-struct Due {
-    retry: Option<Instant>,
-    look: Option<Instant>,
-    /// By the clock on the wall: schedule and ends of suspensions.
-    wall: Option<Timestamp>,
 }
 
 /// What woke the loop.
@@ -225,24 +186,13 @@ enum Trigger {
     Manifests,
     Kernel(Result<Event, KernelError>),
     Time,
+    Asked(Question),
     Stop,
 }
 
 impl Node {
-    fn new(engine: Engine, repository: Repository, publisher: Publisher, seed: u64) -> Self {
-        Self {
-            engine,
-            repository,
-            publisher,
-            intent: None,
-            timetable: None,
-            backoff: Backoff::new(seed),
-            due: Due::default(),
-            events: Vec::new(),
-            seen: None,
-            sent: None,
-            fights: Vec::new(),
-        }
+    fn new(keeper: Keeper, repository: Repository, publisher: Publisher) -> Self {
+        Self { keeper, repository, publisher, timetable: None, sent: None }
     }
 
     async fn once(&mut self, mut news: UnboundedReceiver<News>) -> Result<(), RunError> {
@@ -256,10 +206,10 @@ impl Node {
                 News::Fault(error) => return Err(error.into()),
             }
         }
-        let Some(intent) = self.intent.clone() else { return Ok(()) };
-        let done = self.engine.round(&intent, &[], now()).await?;
-        self.tell(&done);
-        self.send_report();
+        if let Some(result) = self.keeper.round(None).await {
+            result?;
+            self.send_report();
+        }
         Ok(())
     }
 
@@ -270,13 +220,15 @@ impl Node {
         mut kernel: Watch,
     ) -> Result<(), RunError> {
         let (_pushes, mut pushes) = Watcher::new(&options.source.watched())?;
-        let places: Vec<PathBuf> = self.engine.cluster.watch_paths().into_iter().map(|place| place.path).collect();
+        let places: Vec<PathBuf> =
+            self.keeper.engine.cluster.watch_paths().into_iter().map(|place| place.path).collect();
         let (_manifests, mut manifests) = Watcher::new(&places)?;
         let handler = |kind| signal(kind).map_err(|source| RunError::Start { what: "a signal handler", source });
         let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-        tracing::info!(node = %self.engine.node, source = %options.source, "egret runs");
+        tracing::info!(node = %self.keeper.engine.node, source = %options.source, "egret runs");
         loop {
-            let wake = self.next_wake();
+            self.keeper.telling.beat();
+            let wake = self.keeper.next_wake();
             let trigger = tokio::select! {
                 biased;
                 _ = terminate.recv() => Trigger::Stop,
@@ -286,12 +238,15 @@ impl Node {
                 Some(()) = manifests.recv() => Trigger::Manifests,
                 event = kernel.next() => Trigger::Kernel(event),
                 () = sleep_until(wake) => Trigger::Time,
+                question = self.keeper.telling.asked() => Trigger::Asked(question),
             };
             if matches!(trigger, Trigger::Stop) {
                 tracing::info!("egret ends; the datapath stays in force");
                 return Ok(());
             }
-            if self.note(trigger)? {
+            if let Trigger::Asked(question) = trigger {
+                self.keeper.answer(question).await;
+            } else if self.note(trigger)? {
                 self.gather(&mut manifests, &mut kernel).await?;
                 self.round().await;
             }
@@ -300,6 +255,9 @@ impl Node {
 
     /// Takes a trigger in; tells whether a round is due.
     fn note(&mut self, trigger: Trigger) -> Result<bool, RunError> {
+        if let Trigger::News(Some(news)) = &trigger {
+            self.keeper.telling.news(news);
+        }
         match trigger {
             Trigger::News(Some(News::Intent(intent))) => {
                 self.take(*intent);
@@ -311,14 +269,14 @@ impl Node {
             Trigger::News(Some(News::Fault(error))) => {
                 tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is in force stays");
             }
-            Trigger::News(Some(News::Unchanged)) | Trigger::Stop => {}
+            Trigger::News(Some(News::Unchanged)) | Trigger::Asked(_) | Trigger::Stop => {}
             Trigger::News(None) => {
                 let source = std::io::Error::other("it has ended");
                 return Err(RunError::Start { what: "the repository's thread", source });
             }
             Trigger::Pushed => self.repository.look(),
             Trigger::Manifests => return Ok(self.refresh()),
-            Trigger::Kernel(event) => return Ok(self.happened(event?)),
+            Trigger::Kernel(event) => return Ok(self.keeper.happened(event?)),
             Trigger::Time => return Ok(self.time_came()),
         }
         Ok(false)
@@ -326,49 +284,34 @@ impl Node {
 
     /// Reads the manifests again; tells whether they say something else now.
     fn refresh(&mut self) -> bool {
-        match self.engine.cluster.refresh() {
+        match self.keeper.engine.cluster.refresh() {
             Ok(refresh) => {
-                for fault in self.engine.cluster.faults().iter().filter(|_| refresh.changed) {
+                for fault in self.keeper.engine.cluster.faults().iter().filter(|_| refresh.changed) {
                     tracing::warn!("{fault}");
                 }
                 if let Some(again) = refresh.again {
-                    self.due.retry = Some(Instant::now() + again);
+                    self.keeper.retry_after(again);
                 }
                 refresh.changed
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "the facts cannot be read; those of before count");
-                self.due.retry = Some(Instant::now() + self.backoff.next_wait());
+                self.keeper.retry_later();
                 false
             }
         }
     }
 
-    fn happened(&mut self, event: Event) -> bool {
-        if self.engine.is_own(&event) {
-            return false;
-        }
-        if event.subject == Subject::Everything {
-            tracing::info!("more happened in the kernel than could be followed; everything is looked at");
-        }
-        self.seen.get_or_insert_with(now);
-        self.events.push(event);
-        true
-    }
-
     fn time_came(&mut self) -> bool {
-        let instant = Instant::now();
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= instant);
-        let wall = self.due.wall.is_some_and(|wall| wall <= now());
-        let is_due = wall || due(self.due.retry) || due(self.due.look);
-        if wall {
+        let came = self.keeper.time_came();
+        if came == TimeCame::Wall {
             // The schedule compares everything, whether or not anybody said that something changed.
             self.repository.look();
         }
-        if is_due {
+        if came != TimeCame::Nothing {
             self.refresh();
         }
-        is_due
+        came != TimeCame::Nothing
     }
 
     fn take(&mut self, intent: Intent) {
@@ -385,80 +328,33 @@ impl Node {
                 }
             });
         }
-        self.intent = Some(intent);
-    }
-
-    fn next_wake(&self) -> Instant {
-        let wall = self.due.wall.map(|wall| {
-            let left = wall.duration_since(now());
-            Instant::now() + Duration::try_from(left).unwrap_or_default()
-        });
-        let latest = Instant::now() + CLOCK;
-        [self.due.retry, self.due.look, wall].into_iter().flatten().fold(latest, Instant::min)
+        self.keeper.intent = Some(intent);
     }
 
     /// Lets a burst end, so that it is one round.
     async fn gather(&mut self, manifests: &mut Receiver<()>, kernel: &mut Watch) -> Result<(), RunError> {
-        let wait = if self.is_fight() { Duration::from_millis(500) } else { GATHER };
-        let until = Instant::now() + wait;
+        let until = Instant::now() + self.keeper.gathering();
         loop {
             tokio::select! {
                 () = sleep_until(until) => return Ok(()),
                 Some(()) = manifests.recv() => { self.refresh(); }
-                event = kernel.next() => { self.happened(event?); }
+                event = kernel.next() => { self.keeper.happened(event?); }
             }
         }
-    }
-
-    fn is_fight(&mut self) -> bool {
-        let now = Instant::now();
-        self.fights.retain(|at| now.duration_since(*at) < FIGHT_WINDOW);
-        self.fights.len() > FIGHT
     }
 
     async fn round(&mut self) {
-        let Some(intent) = self.intent.clone() else { return };
-        let seen = self.seen.unwrap_or_else(now);
-        match self.engine.round(&intent, &self.events, seen).await {
-            Ok(done) => {
-                self.backoff.reset();
-                self.events.clear();
-                self.seen = None;
-                self.fights.extend(std::iter::repeat_n(Instant::now(), done.drifted));
-                self.tell(&done);
-                self.plan_wakes(&done);
-            }
-            Err(error) => {
-                let wait = self.backoff.next_wait();
-                tracing::error!(error = chain(&error), hint = error.hint(), retry = ?wait, "not in force");
-                self.due = Due { retry: Some(Instant::now() + wait), ..self.due };
-            }
-        }
-        self.send_report();
-    }
-
-    fn plan_wakes(&mut self, done: &Done) {
         let scheduled = self.timetable.as_ref().and_then(|(_, timetable)| timetable.next_after(now()));
-        let wall = [scheduled, done.wake].into_iter().flatten().min();
-        self.due = Due { retry: None, look: Some(Instant::now() + LOOK), wall };
-    }
-
-    fn tell(&self, done: &Done) {
-        let Some(intent) = &self.intent else { return };
-        if done.steps.is_empty() {
-            tracing::debug!(commit = intent.commit.id.short(), took = ?done.took, "nothing to do");
-            return;
+        if self.keeper.round(scheduled).await.is_some() {
+            self.send_report();
         }
-        let (commit, summary) = (intent.commit.id.short(), &intent.commit.summary);
-        tracing::info!(commit, summary, steps = done.steps.len(), drifted = done.drifted, took = ?done.took, "in force");
-        log_steps(&done.steps);
     }
 
     /// Hands the report over if it says something else than the last one.
     fn send_report(&mut self) {
-        let Some(intent) = &self.intent else { return };
+        let Some(intent) = &self.keeper.intent else { return };
         let letter = Letter {
-            report: self.engine.report.clone(),
+            reports: vec![self.keeper.engine.report.clone()],
             branch: intent.set.config.reports_branch.clone(),
             policy_branch: intent.branch.clone(),
         };

@@ -1,9 +1,10 @@
-//! The publisher's thread: puts this node's report on the reports branch, when it says something new.
+//! The publisher's thread: puts nodes' reports on the reports branch, when they say something new.
 //!
 //! A report is planned anew on whatever is on the branch: other nodes write there, too. Deliberately absent: what a report says.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -33,11 +34,11 @@ pub struct Options {
     pub seed: u64,
 }
 
-/// A report and where it goes.
+/// Reports and where they go.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Letter {
-    /// The report.
-    pub report: NodeReport,
+    /// The reports, one a node: of the standalone node its own, of the controller everybody's.
+    pub reports: Vec<NodeReport>,
     /// The reports branch.
     pub branch: String,
     /// The branch that policies are read from.
@@ -52,14 +53,21 @@ const SETTLE: Duration = Duration::from_millis(150);
 pub struct Publisher {
     letters: Option<Sender<Letter>>,
     thread: Option<thread::JoinHandle<()>>,
+    fault: Fault,
 }
+
+/// Why the last try was in vain.
+type Fault = Arc<Mutex<Option<String>>>;
 
 impl Publisher {
     /// Starts the thread.
     pub fn start(options: Options) -> std::io::Result<Self> {
         let (letters, received) = channel();
-        let thread = thread::Builder::new().name("publisher".to_owned()).spawn(move || serve(&options, &received))?;
-        Ok(Self { letters: Some(letters), thread: Some(thread) })
+        let fault = Fault::default();
+        let told = Arc::clone(&fault);
+        let thread =
+            thread::Builder::new().name("publisher".to_owned()).spawn(move || serve(&options, &received, &told))?;
+        Ok(Self { letters: Some(letters), thread: Some(thread), fault })
     }
 
     /// Hands over a report. The newest counts.
@@ -67,6 +75,11 @@ impl Publisher {
         if let Some(letters) = &self.letters {
             let _ = letters.send(letter);
         }
+    }
+
+    /// Why the last reports are not committed; none where they are.
+    pub fn fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until what was handed over is written, or was tried once more in vain.
@@ -78,7 +91,8 @@ impl Publisher {
     }
 }
 
-fn serve(options: &Options, received: &Receiver<Letter>) {
+fn serve(options: &Options, received: &Receiver<Letter>, fault: &Fault) {
+    let tell = |why: Option<String>| *fault.lock().unwrap_or_else(PoisonError::into_inner) = why;
     let mut mirror = None;
     let mut backoff = Backoff::new(options.seed);
     while let Ok(mut letter) = received.recv() {
@@ -94,10 +108,12 @@ fn serve(options: &Options, received: &Receiver<Letter>) {
             match write(options, &mut mirror, &letter) {
                 Ok(published) => {
                     backoff.reset();
+                    tell(None);
                     log(&published, &letter);
                     break;
                 }
                 Err(error) => {
+                    tell(Some(crate::telemetry::chain(&error)));
                     tracing::warn!(
                         error = crate::telemetry::chain(&error),
                         hint = error.hint(),
@@ -142,9 +158,20 @@ fn write(options: &Options, mirror: &mut Option<Mirror>, letter: &Letter) -> git
 
 /// The branch as it is to be. Nothing where only the times of nothing new would differ.
 fn draft(options: &Options, letter: &Letter, state: &BranchState) -> Option<Draft> {
-    let before = state.files.get(&files::path_of(&letter.report.node)).and_then(|text| files::read_node_file(text));
-    let report = &letter.report.clone().after(before.as_ref());
-    let tree = match files::tree(&state.files, &options.cluster, report) {
+    let known = |node: &str| state.files.get(&files::path_of(node)).and_then(|text| files::read_node_file(text));
+    let changed: Vec<(Option<NodeReport>, NodeReport)> = letter
+        .reports
+        .iter()
+        .map(|report| {
+            let before = known(&report.node);
+            let after = report.clone().after(before.as_ref());
+            (before, after)
+        })
+        .filter(|(before, after)| before.as_ref() != Some(after))
+        .collect();
+    let subject = message::subject_of(&changed)?;
+    let reports: Vec<NodeReport> = changed.into_iter().map(|(_, after)| after).collect();
+    let tree = match files::tree(&state.files, &options.cluster, &reports) {
         Ok(tree) => tree,
         Err(error) => {
             tracing::error!(%error, "a drift report cannot be written as YAML");
@@ -152,12 +179,13 @@ fn draft(options: &Options, letter: &Letter, state: &BranchState) -> Option<Draf
         }
     };
     let mut trailers = vec![("Egret-Cluster".to_owned(), options.cluster.clone())];
-    if let Some(commit) = &report.in_force {
+    if let Some(commit) = reports.iter().find_map(|report| report.in_force.as_ref()) {
         trailers.push(("Egret-Policy-Commit".to_owned(), commit.commit.clone()));
     }
-    let seen = report.drift.iter().chain(&report.corrected).map(|record| record.last_seen).max();
+    let records = reports.iter().flat_map(|report| report.drift.iter().chain(&report.corrected));
+    let seen = records.map(|record| record.last_seen).max();
     if let Some(seen) = seen {
         trailers.push(("Egret-Observed-At".to_owned(), seen.to_string()));
     }
-    Some(Draft { files: tree, message: message::subject(before.as_ref(), report), trailers })
+    Some(Draft { files: tree, message: subject, trailers })
 }

@@ -57,6 +57,8 @@ pub struct Intent {
     pub rejected: Vec<Rejected>,
     /// What to remember so that they are still in force after a restart.
     pub good: GoodDocuments,
+    /// Git has just answered; else it is what was last in force, because Git is away.
+    pub fetched: bool,
 }
 
 /// What the thread says.
@@ -183,7 +185,7 @@ impl Reader {
         self.current = Some(head.commit);
         self.branch = head.branch;
         self.told = true;
-        Ok(Some(Box::new(self.intent(info))))
+        Ok(Some(Box::new(self.intent(info, true))))
     }
 
     /// Takes in what changed; `whole` if it is all there is.
@@ -209,10 +211,10 @@ impl Reader {
         let (Some(current), Some(mirror), false) = (self.current, &self.mirror, self.told) else { return None };
         let info = mirror.commit_info(current).ok()?;
         self.told = true;
-        Some(Box::new(self.intent(info)))
+        Some(Box::new(self.intent(info, false)))
     }
 
-    fn intent(&self, commit: CommitInfo) -> Intent {
+    fn intent(&self, commit: CommitInfo, fetched: bool) -> Intent {
         let diagnostics = self.catalogue.diagnostics();
         Intent {
             set: Arc::new(self.catalogue.policies().clone()),
@@ -221,6 +223,7 @@ impl Reader {
             rejected: rejected(&self.catalogue, &diagnostics),
             good: self.catalogue.export_good(),
             diagnostics,
+            fetched,
         }
     }
 }

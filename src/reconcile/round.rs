@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: when a round is due (`node`), and everything pure that it calls.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -10,14 +10,17 @@ use jiff::Timestamp;
 use super::memory::{Memory, MemoryError};
 use super::repository::Intent;
 use crate::cluster::{Cluster, ClusterError, LabelChanges};
+use crate::core::compile::counters::{Counters, Legend, Totals};
 use crate::core::compile::marks::Marks;
 use crate::core::compile::{Compiled, Input, compile};
 use crate::core::finding::Finding;
+use crate::core::ground::Features;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
+use crate::core::placement::handover::{Handover, Serving};
 use crate::core::placement::place;
 use crate::core::plan::{Plan, Step, plan};
-use crate::core::report::drift::{self, Place};
+use crate::core::report::drift::{self, Class, Place};
 use crate::core::report::history::{By, InForce, NodeReport, Sighting, WantedBy};
 use crate::core::state::NodeState;
 use crate::core::state::ownership::Range;
@@ -69,10 +72,23 @@ pub struct Done {
     pub steps: Vec<Step>,
     /// What had drifted.
     pub drifted: usize,
+    /// The same by how it differed.
+    pub classes: BTreeMap<Class, usize>,
     /// From the first look to the last.
     pub took: Duration,
+    /// What the kernel can do.
+    pub features: Features,
     /// The next time at which something changes by itself: a suspension ends.
     pub wake: Option<Timestamp>,
+}
+
+/// What gateways tell, and what was made of it so far.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// Which exits each gateway serves.
+    pub serving: Serving,
+    /// The ways that were in force.
+    pub handover: Handover,
 }
 
 /// One node: its kernel, its cluster's facts, and what is known of both.
@@ -87,8 +103,13 @@ pub struct Engine {
     pub memory: Memory,
     /// The report of this node.
     pub report: NodeReport,
+    /// What gateways tell of themselves, where they do: without a live cluster there is nobody to ask.
+    pub told: Option<Told>,
     /// What was last seen to be in force; none before the first round, and after one that failed.
     in_force: Option<(NodeState, Compiled)>,
+    /// What each counter in the kernel is of, since all was last in force, and what they have counted.
+    legend: Legend,
+    totals: Totals,
     /// Generations of nftables that we made: their events are our own doing.
     own_generations: VecDeque<Generation>,
 }
@@ -97,7 +118,29 @@ impl Engine {
     /// Puts the parts together.
     pub fn new(kernel: Kernel, cluster: Cluster, node: NodeName, memory: Memory) -> Self {
         let report = NodeReport::new(node.as_str());
-        Self { kernel, cluster, node, memory, report, in_force: None, own_generations: VecDeque::new() }
+        Self {
+            kernel,
+            cluster,
+            node,
+            memory,
+            report,
+            told: None,
+            in_force: None,
+            legend: Legend::default(),
+            totals: Totals::default(),
+            own_generations: VecDeque::new(),
+        }
+    }
+
+    /// What was last seen to be in force.
+    pub fn in_force(&self) -> Option<&Compiled> {
+        self.in_force.as_ref().map(|(_, compiled)| compiled)
+    }
+
+    /// What the kernel has counted until now.
+    pub async fn counters(&mut self) -> Result<&Counters, KernelError> {
+        let look = self.kernel.counters().await?;
+        Ok(self.totals.add(&self.legend, &look))
     }
 
     /// Whether an event is our own doing.
@@ -116,6 +159,9 @@ impl Engine {
     /// value is theirs.
     fn observed_labels(&self, desired: &Labels) -> Labels {
         let Some(node) = self.cluster.facts().nodes.get(&self.node) else { return Labels::new() };
+        if !self.cluster.labels_nodes() {
+            return Labels::new();
+        }
         let written = &self.memory.kept().labels;
         node.labels
             .iter()
@@ -137,11 +183,16 @@ impl Engine {
             let now = now();
             let compiled = self.look_and_compile(intent, now).await?;
             let (compiled, observed) = compiled;
-            done.drifted += self.note_drift(&compiled, &observed, intent, events, seen);
+            for class in self.note_drift(&compiled, &observed, intent, events, seen) {
+                done.drifted += 1;
+                *done.classes.entry(class).or_default() += 1;
+            }
             left = plan(&compiled.desired, &observed.state, intent.set.config.range);
             if left.is_empty() {
                 done.took = began.elapsed();
-                done.wake = next_wake(intent, now);
+                done.features = observed.ground.features;
+                let left = self.told.as_ref().and_then(|told| told.handover.wake());
+                done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
                 self.settle(intent, compiled)?;
                 return Ok(done);
             }
@@ -165,7 +216,10 @@ impl Engine {
         let wanted = intent.set.labels_of(&node, &labels);
         let observed = self.observe(&wanted).await?;
         let facts = self.cluster.facts();
-        let placement = place(&intent.set, facts, now);
+        let mut placement = place(&intent.set, facts, now);
+        if let Some(Told { serving, handover }) = &mut self.told {
+            placement = handover.next(placement, &node, &intent.set, facts, serving, now);
+        }
         let marks = Marks::observed(&observed.state.nft, intent.set.config.range);
         let input = Input {
             node: &node,
@@ -191,8 +245,8 @@ impl Engine {
         intent: &Intent,
         events: &[Event],
         seen: Timestamp,
-    ) -> usize {
-        let Some((before, known)) = &self.in_force else { return 0 };
+    ) -> Vec<Class> {
+        let Some((before, known)) = &self.in_force else { return Vec::new() };
         let sightings: Vec<Sighting> = drift::between(before, &observed.state)
             .into_iter()
             .map(|drift| Sighting {
@@ -209,9 +263,9 @@ impl Engine {
                 "drift"
             );
         }
-        let count = sightings.len();
+        let classes = sightings.iter().map(|sighting| sighting.drift.class).collect();
         self.report.seen(sightings, seen);
-        count
+        classes
     }
 
     async fn apply(
@@ -287,6 +341,7 @@ impl Engine {
             Some(InForce { commit: intent.commit.id.to_string(), summary: intent.commit.summary.clone() });
         self.report.rejected.clone_from(&intent.rejected);
         self.report.set_findings(compiled.findings.clone(), now);
+        self.legend = Legend::of(&compiled);
         self.in_force = Some((compiled.desired.clone(), compiled));
         Ok(())
     }
@@ -363,7 +418,8 @@ fn wanted_by(place: &Place, known: &Compiled, compiled: &Compiled, intent: &Inte
     };
     let of_name = |name: &str| {
         let groups = known.groups.iter().filter(|(group, _)| name.ends_with(group.as_str()));
-        groups.flat_map(|(_, policies)| policies).collect::<BTreeSet<_>>()
+        let chain = known.policy_chains.get(name).map(|of| &of.policy);
+        groups.flat_map(|(_, policies)| policies).chain(chain).collect::<BTreeSet<_>>()
     };
     let all = || known.exits.values().flat_map(|exit| exit.policies.iter()).collect::<BTreeSet<_>>();
     let policies = match place {

@@ -11,11 +11,11 @@ use std::process::Command;
 use std::thread;
 
 use egret::core::state::nft::{
-    Base, ChainKind, Change, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule, Ruleset, Set, Statement,
-    Table, Transaction, Value, Verdict,
+    Base, ChainKind, Change, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule, RuleCounter, Ruleset,
+    Set, Statement, Table, Transaction, Value, Verdict,
 };
 use egret::kernel::conntrack;
-use egret::kernel::nft::{Event, Events, Features, Generation, Nft, NftError, RuleCounter};
+use egret::kernel::nft::{Event, Events, Features, Generation, Nft, NftError};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::fuzz_netlink::making;
@@ -288,6 +288,7 @@ fn connections_with_a_mark_are_forgotten_and_the_others_are_not() {
                 Statement::Counter,
             ])
         };
+        assert_eq!(kernel.counters().await.unwrap(), BTreeMap::new(), "there is no table yet");
         let output = Base { kind: ChainKind::Filter, hook: Hook::Output, priority: 0, policy: Policy::Accept };
         let changes = vec![
             Change::AddTable { owned: true },

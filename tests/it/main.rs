@@ -1,11 +1,15 @@
 //! The one integration binary: linking is what costs on a small machine. Each module is a subject; labs are in `tests/lab`.
 
+#[path = "../apiserver/mod.rs"]
+mod apiserver;
+mod apiserver_alone;
 mod commands;
 mod doctor;
 mod documents;
 mod fuzz_documents;
 mod fuzz_netlink;
 mod git;
+mod incluster;
 mod kernel_nft;
 #[path = "../lab/mod.rs"]
 mod lab;
@@ -15,4 +19,5 @@ mod outpost;
 mod policy;
 mod scenarios;
 mod semantics;
+mod serve;
 mod tidy;

@@ -9,5 +9,6 @@ mod damage;
 mod evaluate;
 mod generate;
 mod oracle;
+mod published;
 mod transition;
 mod world;

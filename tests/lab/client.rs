@@ -55,13 +55,21 @@ pub(crate) fn ask(address: IpAddr, path: &str, patience: Duration) -> Answer {
     }
 }
 
-fn request(outpost: SocketAddr, path: &str, patience: Duration) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&outpost, patience)?;
+fn request(server: SocketAddr, path: &str, patience: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&server, patience)?;
     stream.set_read_timeout(Some(patience))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {outpost}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply)?;
     Ok(reply)
+}
+
+/// Asks any server over HTTP from the calling thread's namespace: the status and the body.
+pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let reply = request(address, path, PATIENCE)?;
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_default();
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    status.map(|status| (status, body.to_owned())).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// One request of a [`Hammer`].

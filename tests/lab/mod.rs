@@ -31,10 +31,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub(crate) use claim::take_down_on_signals;
-pub(crate) use client::{Answer, Hammer, LongConnection, PATIENCE, Request};
+pub(crate) use client::{Answer, Hammer, LongConnection, PATIENCE, Request, get};
 pub(crate) use error::LabError;
 pub(crate) use namespace::{NAMED, Namespace};
-pub(crate) use outpost::{Outpost, Visit};
+pub(crate) use outpost::{DATAGRAMS, Outpost, Visit};
 pub(crate) use process::{Process, ended_by, wait_until};
 pub(crate) use repository::Repository;
 pub(crate) use topology::{EGRESS, EGRESS6, EXCLUDED, EXCLUDED6, Node, OUTPOST, OUTPOST6, Options, Pod};
@@ -197,6 +197,18 @@ impl Lab {
         let number = self.processes.fetch_add(1, Ordering::Relaxed);
         let (home, log) = (self.claim.folder().join("home"), self.claim.folder().join(format!("{node}-{number}.log")));
         Process::start(&namespace, words, &home, log)
+    }
+
+    /// Starts any program beside the router, where every node can reach it.
+    pub(crate) fn start_beside_router(
+        &self,
+        program: impl Into<OsString>,
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> Result<Process, LabError> {
+        let words = [program.into()].into_iter().chain(arguments.into_iter().map(Into::into));
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        let (home, log) = (self.claim.folder().join("home"), self.claim.folder().join(format!("router-{number}.log")));
+        Process::start(&self.router(), words, &home, log)
     }
 
     /// Starts `egret run` for a node, with more arguments behind those it needs.

@@ -6,7 +6,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
-use serde_yaml::granit_parser::{Event, Parser};
+use serde_yaml::granit_parser::{Event, Options, Parser};
 
 use super::EditError;
 
@@ -33,7 +33,10 @@ impl Item<'_> {
 /// Reads a text.
 pub(super) fn read(text: &str) -> Result<Vec<Item<'_>>, EditError> {
     let mut reader = Reader { open: Vec::new(), folding: None, items: Vec::new() };
-    for event in Parser::new_from_str(text) {
+    let mut options = Options::default();
+    // Comments are no events, whatever another package switches on for the whole build: what is not here is left as it stands.
+    options.emit_comments = false;
+    for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| EditError::Syntax {
             line: error.marker().line(),
             column: error.marker().col() + 1,

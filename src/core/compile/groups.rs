@@ -36,6 +36,8 @@ pub struct Target {
     pub way: Way,
     /// Live connections too, whatever way they began on.
     pub reset: bool,
+    /// Whose destination it is, where it leads to an exit: its chain counts.
+    pub policy: Option<PolicyId>,
 }
 
 /// Pods with the same policies, and where those lead.
@@ -142,10 +144,13 @@ fn targets(input: &Input<'_>, policies: &[(PolicyId, Way)], overlaps: &mut BTree
         let reset = policy.existing_connections == ExistingConnections::Reset;
         for net in &policy.destinations {
             note_overlap(&mut first_of, *net, policy, overlaps);
-            entries.push((*net, (Reverse(policy.priority), id.clone(), true), Target { way: way.clone(), reset }));
+            let by = matches!(way, Way::Exit(_)).then(|| id.clone());
+            let target = Target { way: way.clone(), reset, policy: by };
+            entries.push((*net, (Reverse(policy.priority), id.clone(), true), target));
         }
         for net in &policy.excluded {
-            entries.push((*net, (Reverse(policy.priority), id.clone(), false), Target { way: Way::Own, reset: false }));
+            let target = Target { way: Way::Own, reset: false, policy: None };
+            entries.push((*net, (Reverse(policy.priority), id.clone(), false), target));
         }
     }
     let flat = cidr::flatten(&entries);

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: which node answers (`placement`), what the kernel holds now and in which order to change it (`plan`).
 
+pub mod counters;
 mod groups;
 pub mod marks;
 mod own_exits;
@@ -60,6 +61,17 @@ pub struct Compiled {
     pub members: BTreeMap<PolicyId, Vec<PodName>>,
     /// Policies that each group of pods stands for, by the group's name: for reports.
     pub groups: BTreeMap<String, BTreeSet<PolicyId>>,
+    /// Policies' ways through exits, by the name of the chain that counts each.
+    pub policy_chains: BTreeMap<String, PolicyChain>,
+}
+
+/// What a policy's chain is of: the connections of its members on this node that leave by one exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyChain {
+    /// The policy.
+    pub policy: PolicyId,
+    /// The exit.
+    pub exit: ExitKey,
 }
 
 /// An exit as one node sees it.
@@ -122,7 +134,7 @@ pub fn compile(input: &Input<'_>) -> Compiled {
     let networks = networks(input, &grouping, &mut compiled.findings);
     compiled.exits = exits(input, &grouping, &families, &mut compiled.findings);
     routing::add(&mut compiled.desired, input, &networks, &families, &compiled.exits);
-    table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
+    compiled.policy_chains = table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
     compiled.groups = grouping
         .groups
         .iter()
@@ -217,6 +229,12 @@ fn used_exits(input: &Input<'_>, grouping: &Grouping) -> BTreeMap<ExitKey, BTree
             kept.entry(exit.clone()).or_default().insert(policy.clone());
         }
     }
+    for (exit, left_by) in &input.placement.left {
+        if exit.gateway == *input.node || input.marks.knows(exit) {
+            kept.entry(exit.clone()).or_default().extend(left_by.iter().cloned());
+        }
+    }
+    kept.retain(|exit, _| !policies.contains_key(exit));
     policies.extend(kept);
     policies
 }

@@ -10,13 +10,15 @@ use ipnet::IpNet;
 
 use super::groups::{Grouping, Way};
 use super::marks::EXIT_CHAIN;
-use super::{Input, Networks, NodeExit, Role, routing};
+use super::{Input, Networks, NodeExit, PolicyChain, Role, Target, routing};
 use crate::core::cidr::{Range as Addresses, RangeSet};
 use crate::core::placement::ExitKey;
+use crate::core::policy::PolicyId;
 use crate::core::state::NodeState;
+use crate::core::state::net::fnv1a;
 use crate::core::state::nft::{
-    AddressFamily, Base, Chain, ChainKind, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule, Set,
-    Statement, Table, Value, Verdict,
+    AddressFamily, Base, COMMENT_LIMIT, Chain, ChainKind, Data, DataType, Family, Field, Hook, Key, KeyType, Policy,
+    Rule, Set, Statement, Table, Value, Verdict,
 };
 use crate::core::state::ownership::{REPLY_VNI, Range, TUNNEL};
 
@@ -26,14 +28,27 @@ pub const RP_FILTER_BEFORE: &str = "rp_filter_before";
 /// The set of the marks that stand for exits: what bears one leaves with its exit's address or not at all.
 pub const EXITS: &str = "exits";
 
+/// The chain that drops what would leave with a wrong address.
+pub(crate) const GUARD: &str = "guard";
+/// The chains of what comes out of the tunnel, one in each family.
+pub(crate) const ARRIVE: &str = "arrive";
+/// The chain that knows from whom tunnel packets are taken.
+pub(crate) const PEERS: &str = "peers";
+/// What a family's chain is called that knows the group of each pod: this and the family's digit.
+pub(crate) const CLASSIFY: &str = "classify";
+/// What a group's chain is called: this and its name.
+pub(crate) const GROUP: &str = "group_";
+/// What the chain of a policy's way through one exit is called: this and a hash of both.
+const POLICY: &str = "policy_";
+
 /// `mangle`: after connection tracking (-200), before destination NAT (-100).
 const MANGLE: i32 = -150;
 /// Just before `srcnat` (100), where a CNI masquerades: the first chain that translates a connection is the only one.
 const TRANSLATE: i32 = 99;
 /// Just behind `srcnat`: sees the address that a packet really leaves with.
-const GUARD: i32 = 101;
+const GUARDING: i32 = 101;
 
-/// Adds both tables.
+/// Adds both tables. Returns the chains that count for a policy, by name.
 pub(super) fn add(
     desired: &mut NodeState,
     input: &Input<'_>,
@@ -41,11 +56,12 @@ pub(super) fn add(
     networks: &Networks,
     families: &[AddressFamily],
     exits: &BTreeMap<ExitKey, NodeExit>,
-) {
+) -> BTreeMap<String, PolicyChain> {
     let owned = input.ground.features.owned_tables;
     let tunnel = routing::needs_tunnel(exits, networks);
     let mut builder = Builder {
         table: Table { owned, ..Table::default() },
+        policies: BTreeMap::new(),
         range: input.set.config.range,
         families,
         is_gateway: exits.values().any(|exit| matches!(exit.role, Role::Own { .. })),
@@ -69,11 +85,13 @@ pub(super) fn add(
         builder.set(RP_FILTER_BEFORE, &[KeyType::Ifname], Some(DataType::Mark), false, elements.collect());
     }
     desired.nft.insert(Family::Inet, builder.table);
+    builder.policies
 }
 
 /// The table while it is being made.
 struct Builder<'a> {
     table: Table,
+    policies: BTreeMap<String, PolicyChain>,
     range: Range,
     families: &'a [AddressFamily],
     is_gateway: bool,
@@ -81,6 +99,11 @@ struct Builder<'a> {
 
 fn exit_chain(id: u32) -> String {
     format!("{EXIT_CHAIN}{id}")
+}
+
+/// Sixteen hexadecimal digits: of two ways with one name one would lead to the other's exit.
+fn policy_chain(policy: &PolicyId, exit: &ExitKey) -> String {
+    format!("{POLICY}{:016x}", fnv1a(format!("{:?}/{}\n{exit}", policy.kind, policy.name).as_bytes()))
 }
 
 fn saddr(family: AddressFamily) -> Field {
@@ -178,7 +201,7 @@ impl Builder<'_> {
             let rules = vec![
                 vec![self.set_mark(Field::MetaMark, mark)],
                 vec![self.set_mark(Field::CtMark, mark)],
-                vec![accept()],
+                vec![Statement::Counter, accept()],
             ];
             self.chain(&name, rules);
             if let Some(chain) = self.table.chains.get_mut(&name) {
@@ -187,6 +210,35 @@ impl Builder<'_> {
             of_mark.insert(Key::Mark(mark), Some(Data::Verdict(Verdict::Goto(name))));
         }
         self.set("exit_of_mark", &[KeyType::Mark], Some(DataType::Verdict), false, of_mark);
+    }
+
+    /// One chain for each policy's way through an exit counts the connections that take it; their other packets come to the
+    /// exit's chain by the connection's mark. A counter in each element of the maps would be one for each range and CPU.
+    fn policy_chain(&mut self, policy: &PolicyId, key: &ExitKey, exit: &NodeExit) -> String {
+        let name = policy_chain(policy, key);
+        if !self.policies.contains_key(&name) {
+            // Of `existingConnections: Reset` every packet comes here. Only the first bears no mark yet.
+            let count = vec![self.unmarked(Field::CtMark, false), Statement::Counter];
+            self.chain(&name, vec![count, vec![goto(&exit_chain(exit.id))]]);
+            if let Some(chain) = self.table.chains.get_mut(&name) {
+                // For people: nothing reads it.
+                chain.comment = Some(policy.name.as_str().chars().take(COMMENT_LIMIT).collect());
+            }
+            self.policies.insert(name.clone(), PolicyChain { policy: policy.clone(), exit: key.clone() });
+        }
+        name
+    }
+
+    /// None for what goes its own way. An exit that got no mark drops.
+    fn verdict_of(&mut self, target: &Target, exits: &BTreeMap<ExitKey, NodeExit>) -> Option<Verdict> {
+        match (&target.way, &target.policy) {
+            (Way::Exit(key), Some(policy)) => match exits.get(key) {
+                Some(exit) => Some(Verdict::Goto(self.policy_chain(policy, key, exit))),
+                None => Some(Verdict::Drop),
+            },
+            (Way::Drop | Way::Exit(_), _) => Some(Verdict::Drop),
+            (Way::Own, _) => None,
+        }
     }
 
     /// One chain and one map a family for each group. The map names every address there is, and what is in no map is
@@ -198,23 +250,23 @@ impl Builder<'_> {
             let mut lookups = Vec::new();
             let mut resets = Vec::new();
             for family in self.families.iter().copied() {
-                let of_family =
-                    || group.targets.iter().filter(move |(range, _)| AddressFamily::of(range.first()) == family);
-                let element = |(range, target): &(Addresses, super::Target)| {
-                    verdict_of(&target.way, exits)
-                        .map(|verdict| (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict))))
+                let of_family = group.targets.iter().filter(|(range, _)| AddressFamily::of(range.first()) == family);
+                let led: Vec<(&Addresses, bool, Option<Verdict>)> =
+                    of_family.map(|(range, target)| (range, target.reset, self.verdict_of(target, exits))).collect();
+                let element = |range: &Addresses, verdict: &Verdict| {
+                    (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict.clone())))
                 };
-                let led: RangeSet =
-                    of_family().filter(|pair| element(pair).is_some()).map(|(range, _)| *range).collect();
-                let own_way = ranges(&whole(family).subtract(&led), family).into_keys();
+                let led_away: RangeSet =
+                    led.iter().filter(|(.., verdict)| verdict.is_some()).map(|(range, ..)| **range).collect();
+                let own_way = ranges(&whole(family).subtract(&led_away), family).into_keys();
                 let own_way = own_way.map(|range| (range, Some(Data::Verdict(Verdict::Accept))));
-                let all: BTreeMap<_, _> = of_family().filter_map(element).chain(own_way).collect();
+                let away = led.iter().filter_map(|(range, _, verdict)| verdict.as_ref().map(|to| element(range, to)));
+                let all: BTreeMap<_, _> = away.chain(own_way).collect();
                 // A live connection whose new way is its own must leave its exit too: for it that is a verdict like any other.
-                let again = |(range, target): &(Addresses, super::Target)| {
-                    let verdict = verdict_of(&target.way, exits).unwrap_or(Verdict::Accept);
-                    (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict)))
-                };
-                let reset: BTreeMap<_, _> = of_family().filter(|(_, target)| target.reset).map(again).collect();
+                let again = led.iter().filter(|(_, reset, _)| *reset);
+                let reset: BTreeMap<_, _> = again
+                    .map(|(range, _, verdict)| element(range, verdict.as_ref().unwrap_or(&Verdict::Accept)))
+                    .collect();
                 for (prefix, elements, rules) in [("to", all, &mut lookups), ("reset", reset, &mut resets)] {
                     if elements.is_empty() {
                         continue;
@@ -225,7 +277,7 @@ impl Builder<'_> {
                 }
             }
             lookups.push(vec![Statement::Counter, drop()]);
-            self.chain(&format!("group_{}", group.name), lookups);
+            self.chain(&format!("{GROUP}{}", group.name), lookups);
             if !resets.is_empty() {
                 self.chain(&format!("reset_{}", group.name), resets);
             }
@@ -236,7 +288,7 @@ impl Builder<'_> {
     fn steer(&mut self, networks: &Networks, grouping: &Grouping, tunnel: bool) {
         let mut rules = Vec::new();
         if tunnel {
-            rules.push(vec![device(Field::Iifname), goto("arrive")]);
+            rules.push(vec![device(Field::Iifname), goto(ARRIVE)]);
             self.arrive(networks);
         }
         if self.is_gateway {
@@ -259,7 +311,7 @@ impl Builder<'_> {
         rules.push(vec![old, self.unmarked(Field::CtMark, false), accept()]);
         for family in self.families.iter().copied() {
             let (pods, guarded) = (format!("pods{}", family.suffix()), format!("guarded{}", family.suffix()));
-            let classify = format!("classify{}", family.suffix());
+            let classify = format!("{CLASSIFY}{}", family.suffix());
             rules.push(vec![
                 in_set(saddr(family), false, pods.clone()),
                 in_set(daddr(family), false, guarded.clone()),
@@ -279,7 +331,7 @@ impl Builder<'_> {
         self.chain(chain, vec![vec![lookup], vec![Statement::Counter, drop()]]);
         let of_family = |(address, _): &(&IpAddr, _)| AddressFamily::of(**address) == family;
         let elements = grouping.addresses.iter().filter(of_family).map(|(address, group)| {
-            let verdict = group.as_ref().map_or(Verdict::Accept, |name| Verdict::Goto(format!("group_{name}")));
+            let verdict = group.as_ref().map_or(Verdict::Accept, |name| Verdict::Goto(format!("{GROUP}{name}")));
             (Key::Address(*address), Some(Data::Verdict(verdict)))
         });
         self.set(&map, &[address_key(family)], Some(DataType::Verdict), false, elements.collect());
@@ -320,7 +372,7 @@ impl Builder<'_> {
         }
         rules.push(vec![self.by_mark(Field::MetaMark, "exit_of_mark")]);
         rules.push(vec![Statement::Counter, drop()]);
-        self.chain("arrive", rules);
+        self.chain(ARRIVE, rules);
     }
 
     /// Postrouting: our marks end at the tunnel, or the tunnel's own packets would be routed by them into the tunnel again;
@@ -392,7 +444,7 @@ impl Builder<'_> {
             rules.push(vec![in_set(daddr(family), true, multicast.clone()), Statement::Counter, drop()]);
             self.set(&multicast, &[address_key(family)], None, true, [(multicast_range(family), None)].into());
         }
-        self.base("guard", ChainKind::Filter, Hook::Postrouting, GUARD, rules);
+        self.base(GUARD, ChainKind::Filter, Hook::Postrouting, GUARDING, rules);
     }
 
     /// Tunnel packets are taken from known nodes only.
@@ -411,7 +463,7 @@ impl Builder<'_> {
             let elements = networks.peers.iter().filter(of_family).map(|address| (Key::Address(*address), None));
             self.set(&name, &[address_key(family)], None, false, elements.collect());
         }
-        self.base("peers", ChainKind::Filter, Hook::Input, 0, rules);
+        self.base(PEERS, ChainKind::Filter, Hook::Input, 0, rules);
     }
 }
 
@@ -444,15 +496,6 @@ fn own_addresses(exits: &BTreeMap<ExitKey, NodeExit>, family: AddressFamily, ran
         .collect()
 }
 
-/// None for what goes its own way. An exit that got no mark drops.
-fn verdict_of(way: &Way, exits: &BTreeMap<ExitKey, NodeExit>) -> Option<Verdict> {
-    match way {
-        Way::Exit(key) => Some(exits.get(key).map_or(Verdict::Drop, |exit| Verdict::Goto(exit_chain(exit.id)))),
-        Way::Drop => Some(Verdict::Drop),
-        Way::Own => None,
-    }
-}
-
 /// `netdev`: the only family that can read a tunnel's identifier. An identifier that is no exit of ours is dropped.
 fn arrivals(exits: &BTreeMap<ExitKey, NodeExit>, range: Range, owned: bool) -> Table {
     let arrived =
@@ -466,8 +509,10 @@ fn arrivals(exits: &BTreeMap<ExitKey, NodeExit>, range: Range, owned: bool) -> T
         })
         .collect();
     rules.push(Rule(vec![arrived(REPLY_VNI), mark(0), accept()]));
+    // The policy of the chain would do, and count nothing.
+    rules.push(Rule(vec![Statement::Counter, drop()]));
     let base =
         Base { kind: ChainKind::Filter, hook: Hook::Ingress(TUNNEL.to_owned()), priority: 0, policy: Policy::Drop };
     let chain = Chain { base: Some(base), comment: None, rules };
-    Table { owned, chains: BTreeMap::from([("arrive".to_owned(), chain)]), ..Table::default() }
+    Table { owned, chains: BTreeMap::from([(ARRIVE.to_owned(), chain)]), ..Table::default() }
 }

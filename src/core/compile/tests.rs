@@ -63,10 +63,18 @@ fn compiled(set: &PolicySet, facts: &Facts, ground: &Ground, marks: &Marks) -> C
     compile(&Input { node: &name("n1"), set, placement: &placement, facts, ground, marks })
 }
 
-/// Of a map or set, the elements as text.
+/// Of a map or set, the elements as text; policies' chains by what they are of.
 fn elements(compiled: &Compiled, set: &str) -> Vec<String> {
     let listing = compiled.desired.nft[&Family::Inet].sets[set].elements.iter();
-    listing.map(|(key, data)| crate::core::state::nft::element_text(key, data.as_ref())).collect()
+    listing
+        .map(|(key, data)| {
+            let text = crate::core::state::nft::element_text(key, data.as_ref());
+            let named = |text: String, (name, of): (&String, &PolicyChain)| {
+                text.replace(name.as_str(), &format!("{} through {}", of.policy, of.exit))
+            };
+            compiled.policy_chains.iter().fold(text, named)
+        })
+        .collect()
 }
 
 /// Exits with their ids, as text.
@@ -111,8 +119,8 @@ fn members_of_an_exit_that_gets_no_mark_are_dropped_and_a_person_is_told() {
         elements(&compiled, &format!("to4_{group}")),
         [
             "0.0.0.0-10.0.1.255 : accept",
-            "10.0.2.0/24 : goto exit_1",
-            "10.0.3.0/24 : goto exit_2",
+            "10.0.2.0/24 : goto p2 through n2 dev net1",
+            "10.0.3.0/24 : goto p3 through n3 dev net1",
             "10.0.4.0/24 : drop",
             "10.0.5.0-255.255.255.255 : accept",
         ]

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use crate::core::name::NodeName;
 use crate::core::policy::Egress;
 use crate::core::state::net::fnv1a;
+use crate::core::state::nft::COMMENT_LIMIT;
 
 /// What makes an exit this exit and no other.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,9 +29,6 @@ pub struct Exit {
     /// The gateway's address in the tunnel's outer packet.
     pub peer: IpAddr,
 }
-
-/// A comment in nftables has 127 bytes at most (`NFTNL_UDATA_COMMENT_MAXLEN` 128 with its NUL, libnftnl/udata.h).
-const COMMENT_LIMIT: usize = 127;
 
 impl ExitKey {
     /// `kind-worker2 dev net1`, `kind-worker2 10.0.3.42 via 10.0.3.1`: stands as the comment of the exit's chain, so that a

@@ -4,6 +4,7 @@
 //! a node does about it (`compile`) and the address behind an interface's name, which only the gateway's own kernel knows.
 
 mod exit;
+pub mod handover;
 mod members;
 
 pub use exit::{Exit, ExitKey};
@@ -27,6 +28,9 @@ pub struct Placement {
     pub policies: BTreeMap<PolicyId, Placed>,
     /// Every exit that some policy uses.
     pub exits: BTreeMap<ExitKey, Exit>,
+    /// Exits that no policy is placed on any more and that are kept for live connections, with the policies that left them
+    /// ([`handover`]).
+    pub left: BTreeMap<ExitKey, BTreeSet<PolicyId>>,
     /// What a person should know.
     pub findings: Vec<Finding>,
 }

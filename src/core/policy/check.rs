@@ -20,6 +20,7 @@ use super::{NodeLabels, ObjectName, Policy, PolicyId, PolicyKind};
 
 pub use self::config::{ConfigDocument, Settings};
 pub use self::policy::MAX_GATEWAYS;
+pub(super) use self::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
 
 /// What makes two documents the same one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

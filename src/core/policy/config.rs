@@ -5,6 +5,7 @@
 use ipnet::IpNet;
 
 use super::{ExistingConnections, OnNoGateway};
+use crate::core::labelling::OnLabelDrift;
 use crate::core::state::ownership::Range;
 
 /// The configuration in force for one cluster.
@@ -22,6 +23,8 @@ pub struct Config {
     pub on_no_gateway: OnNoGateway,
     /// For policies that say nothing of it.
     pub existing_connections: ExistingConnections,
+    /// What becomes of a node label of ours that somebody changed in the cluster.
+    pub on_label_drift: OnLabelDrift,
     /// Pod networks of the cluster, where nodes do not tell theirs.
     pub pod_cidrs: Vec<IpNet>,
     /// Service networks of the cluster.
@@ -50,6 +53,7 @@ impl Default for Config {
             schedule: None,
             on_no_gateway: OnNoGateway::default(),
             existing_connections: ExistingConnections::default(),
+            on_label_drift: OnLabelDrift::default(),
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             exclusions: Vec::new(),

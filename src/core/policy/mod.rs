@@ -9,6 +9,7 @@ pub mod document;
 pub mod file;
 pub mod findings;
 pub mod lint;
+pub mod published;
 pub mod reader;
 pub mod schema;
 pub mod spans;

@@ -66,6 +66,10 @@ fn config() -> Value {
         })),
         "onNoGateway": on_no_gateway(),
         "existingConnections": existing_connections(),
+        "onLabelDrift": word(
+            "What becomes of a node label that somebody changed: put right and told (the default), or only told.",
+            &["Correct", "Report"],
+        ),
         "podCIDRs": list("Pod networks, where nodes do not tell theirs.", &cidr()),
         "serviceCIDRs": list("Service networks.", &cidr()),
         "exclusions": list("Destinations that are never steered, whatever a policy says.", &cidr()),

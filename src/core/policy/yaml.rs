@@ -153,6 +153,8 @@ pub fn read(text: &str, findings: &mut Findings<'_>) -> Vec<Tree> {
     let mut options = Options::default();
     options.flow_nesting_limit = MAX_DEPTH;
     options.block_nesting_limit = MAX_DEPTH;
+    // Comments would be events between those of values wherever another package switches that on for the whole build.
+    options.emit_comments = false;
     let mut composer = Composer {
         parser: Parser::new_from_str_with_options(text, options),
         findings,

@@ -22,14 +22,16 @@ pub fn read_node_file(text: &str) -> Option<NodeReport> {
     serde_yaml::from_str(text).ok()
 }
 
-/// The whole tree after this node's report has changed: everything that was there, this node's file, and the page for people.
+/// The whole tree after these nodes' reports have changed: everything that was there, these nodes' files, and the page for people.
 pub fn tree(
     current: &BTreeMap<String, String>,
     cluster: &str,
-    own: &NodeReport,
+    changed: &[NodeReport],
 ) -> Result<BTreeMap<String, String>, serde_yaml::ser::Error> {
     let mut files = current.clone();
-    files.insert(path_of(&own.node), node_file(own)?);
+    for report in changed {
+        files.insert(path_of(&report.node), node_file(report)?);
+    }
     let reports: Vec<NodeReport> = files
         .iter()
         .filter(|(path, _)| path.starts_with("nodes/"))

@@ -5,6 +5,17 @@
 use super::drift::Class;
 use super::history::{NodeReport, Record};
 
+/// The subject of what changed on several nodes: the first one's, and how many more there are. None where nothing changed.
+pub fn subject_of(changed: &[(Option<NodeReport>, NodeReport)]) -> Option<String> {
+    let (before, after) = changed.first()?;
+    let first = subject(before.as_ref(), after);
+    Some(match changed.len() - 1 {
+        0 => first,
+        1 => shorten(&format!("{first} (and 1 more node)")),
+        more => shorten(&format!("{first} (and {more} more nodes)")),
+    })
+}
+
 /// `kind-worker: ip rule 9001: … was gone, put right in 38 ms`
 pub fn subject(before: Option<&NodeReport>, after: &NodeReport) -> String {
     let what = corrected(before, after)

@@ -273,7 +273,7 @@ fn a_tree_keeps_the_other_nodes_and_what_people_put_there() {
         (path_of("b"), node_file(&other).expect("a file")),
         ("README.md".to_owned(), readme("prod", &[own.clone(), other])),
     ]);
-    assert_eq!(tree(&current, "prod", &own).expect("a tree"), expected);
+    assert_eq!(tree(&current, "prod", std::slice::from_ref(&own)).expect("a tree"), expected);
 }
 
 #[test]

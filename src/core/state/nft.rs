@@ -10,6 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use text::{element_text, prefix_of};
 
+/// How many bytes a comment can have (`NFTNL_UDATA_COMMENT_MAXLEN`, 128 with its NUL, libnftnl/udata.h).
+pub const COMMENT_LIMIT: usize = 127;
+
 /// Everything of ours in nftables: the tables by family. Two at most: `inet egret` and `netdev egret`.
 pub type Ruleset = BTreeMap<Family, Table>;
 
@@ -42,7 +45,7 @@ pub struct Table {
 pub struct Chain {
     /// Where it hangs in the packet's way.
     pub base: Option<Base>,
-    /// `comment "..."`: 127 bytes at most. An exit's chain says here which exit it is, so that a new process finds its marks again.
+    /// `comment "..."`: [`COMMENT_LIMIT`] bytes at most. An exit's chain says here which exit it is, so that a new process finds its marks again.
     pub comment: Option<String>,
     /// The rules, in the order they are evaluated.
     pub rules: Vec<Rule>,
@@ -99,6 +102,21 @@ pub enum Policy {
 /// A rule: statements evaluated in order; the first match that fails ends the rule.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rule(pub Vec<Statement>);
+
+/// A counter in our tables: family, chain, and the index of its rule in the chain.
+pub type CounterPlace = (Family, String, usize);
+
+/// What the counters in our tables say.
+pub type RuleCounters = BTreeMap<CounterPlace, RuleCounter>;
+
+/// What one counter says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RuleCounter {
+    /// Packets that reached it.
+    pub packets: u64,
+    /// Their bytes, from the network header on.
+    pub bytes: u64,
+}
 
 /// One statement of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -76,7 +76,7 @@ fn settings(survey: &Survey) -> Vec<Check> {
         found.push(Check::error(
             "sysctl",
             message,
-            "a container needs it writable: `privileged: true`, or a mount of its own",
+            "a container needs the node's at /host/proc/sys/net, where the chart mounts it",
         ));
     }
     if survey.settings.forwards4 == Some(false) {

@@ -14,7 +14,7 @@ use rtnetlink::packet_route::rule::RuleMessage;
 
 use super::super::links::{self, Seen};
 use super::super::socket::{RouteError, RouteSocket};
-use super::super::{encode, ground, routes};
+use super::super::{encode, ground, routes, sysctl};
 use super::networkd::{self, Networkd};
 use super::survey::{Device, Settings, Survey};
 use super::{chains, trial};
@@ -159,7 +159,7 @@ fn effective(status: &str) -> Option<u64> {
 fn settings() -> Settings {
     let flag = |path: &str| text(path).map(|value| value != "0");
     // Opening for writing asks for the right and uses none of it.
-    let opened = fs::OpenOptions::new().write(true).open("/proc/sys/net/ipv4/ip_forward");
+    let opened = sysctl::open("/proc/sys/net/ipv4/ip_forward");
     Settings {
         read_only: opened.err().map(|error| error.to_string()),
         forwards4: flag("/proc/sys/net/ipv4/ip_forward"),

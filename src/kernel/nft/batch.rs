@@ -4,7 +4,9 @@
 
 use thiserror::Error;
 
-use crate::core::state::nft::{Base, Chain, ChainKind, Change, Data, Family, Hook, Key, Policy, Transaction};
+use crate::core::state::nft::{
+    Base, COMMENT_LIMIT, Chain, ChainKind, Change, Data, Family, Hook, Key, Policy, Transaction,
+};
 use crate::core::state::ownership::TABLE;
 
 use super::elements::{self, RawElement};
@@ -18,9 +20,6 @@ const LIST_LIMIT: usize = 60_000;
 
 /// `NFTNL_UDATA_CHAIN_COMMENT` of libnftnl: where `nft list` finds a chain's comment.
 const CHAIN_COMMENT: u8 = 0;
-
-/// `NFT_USERDATA_MAXLEN` less type, length and NUL; a comment of nft's own has 128 bytes with its NUL.
-const COMMENT_LIMIT: usize = 127;
 
 /// A change that has no form in netlink.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

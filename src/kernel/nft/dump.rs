@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::core::state::nft::{Base, Chain, ChainKind, Family, Hook, Policy, Rule, Ruleset, Set, Statement, Table};
+use crate::core::state::nft::{
+    Base, Chain, ChainKind, Family, Hook, Policy, Rule, RuleCounter, Ruleset, Set, Statement, Table,
+};
 use crate::core::state::ownership::TABLE;
 
 use super::batch::{comment_of, hook_number};
@@ -13,7 +15,7 @@ use super::elements::{self, Misfit, RawElement};
 use super::expression::Expression;
 use super::uapi::*;
 use super::wire::{self, Attributes, Malformed, Message, Messages};
-use super::{RuleCounter, recognise, sets};
+use super::{recognise, sets};
 
 /// Reads netlink messages as a listing of the tables named `egret`; those of other tables are passed by. A table counts as owned if
 /// it belongs to the netlink port `port`, or if nothing says whom it belongs to.

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::core::state::nft::{Family, Ruleset, Transaction};
+use crate::core::state::nft::{Family, RuleCounters, Ruleset, Transaction};
 use crate::core::state::ownership::TABLE;
 
 pub use batch::{Batch, EncodeError};
@@ -70,15 +70,6 @@ impl Generation {
     fn next(self) -> Self {
         Self(self.0.checked_add(1).unwrap_or(1))
     }
-}
-
-/// What a rule's counter says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RuleCounter {
-    /// Packets that reached it.
-    pub packets: u64,
-    /// Their bytes, from the network header on.
-    pub bytes: u64,
 }
 
 /// The connection to nftables in one network namespace. A table made owned through it is protected while it lives.
@@ -140,21 +131,33 @@ impl Nft {
         }
     }
 
-    /// What the counters in our rules say, by family, chain and the rule's index in it.
-    pub async fn counters(&mut self) -> Result<BTreeMap<(Family, String, usize), RuleCounter>, NftError> {
-        let mut counters = BTreeMap::new();
+    /// What the counters in our rules say, of one generation: a rule's index has to mean the same rule.
+    pub async fn counters(&mut self) -> Result<RuleCounters, NftError> {
+        for attempt in 0..ATTEMPTS {
+            tokio::time::sleep(PATIENCE * attempt).await;
+            let before = self.generation().await?;
+            match self.list_counters().await {
+                Ok(counters) if self.generation().await? == before => return Ok(counters),
+                Ok(_) | Err(ExchangeError::Interrupted | ExchangeError::Lost) => {}
+                Err(source) => return Err(NftError::Observe(source)),
+            }
+        }
+        Err(NftError::Restless { attempts: ATTEMPTS })
+    }
+
+    async fn list_counters(&mut self) -> Result<RuleCounters, ExchangeError> {
+        let mut counters = RuleCounters::new();
         let mut rules: BTreeMap<(Family, String), usize> = BTreeMap::new();
         for family in [Family::Inet, Family::Netdev] {
-            self.dump(NFT_MSG_GETRULE, family, None, |message| {
+            let read = |message: &wire::Message<'_>| {
                 if let Some((family, chain, counter)) = dump::read_counter(message)? {
                     let next = rules.entry((family, chain.clone())).or_default();
                     counters.extend(counter.map(|counter| ((family, chain, *next), counter)));
                     *next += 1;
                 }
                 Ok(())
-            })
-            .await
-            .map_err(NftError::Observe)?;
+            };
+            self.dump(NFT_MSG_GETRULE, family, None, read).await?;
         }
         Ok(counters)
     }

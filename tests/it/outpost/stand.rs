@@ -26,6 +26,9 @@ pub(super) const HELD_BACK: Duration = Duration::from_millis(600);
 /// The outpost in both families, with the address that is excluded beside it and the egress address it lets in.
 pub(super) const WAYS: [(IpAddr, IpAddr, IpAddr); 2] = [(OUTPOST, EXCLUDED, EGRESS), (OUTPOST6, EXCLUDED6, EGRESS6)];
 
+/// Where Egret serves metrics and health, in its node's namespace.
+pub(super) const LISTEN: &str = "127.0.0.1:9090";
+
 /// Where the reports of the cluster `default` are committed.
 pub(super) const REPORTS: &str = "egret/reports/default";
 
@@ -142,7 +145,7 @@ impl Stand {
 
     /// Starts Egret on a node and waits until it listens to the kernel.
     pub(super) fn start(&mut self, node: &str) -> Outcome {
-        let process = self.lab.egret(node, &[])?;
+        let process = self.lab.egret(node, &["--listen", LISTEN])?;
         process.wait_for("egret runs", DEADLINE)?;
         self.processes.insert(node.to_owned(), process);
         Ok(())

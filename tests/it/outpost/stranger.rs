@@ -14,7 +14,7 @@ const TUNNEL: (Ipv4Addr, u16) = (Ipv4Addr::new(172, 18, 0, 3), 4790);
 const MEMBER: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 177);
 
 /// The identifier of the exit, as the worker's own route says it.
-fn identifier(stand: &Stand) -> Result<u32, LabError> {
+pub(super) fn identifier(stand: &Stand) -> Result<u32, LabError> {
     let routes = stand.lab.node("kind-worker")?.exec(["ip", "-d", "route", "show", "table", "9001"])?;
     let words: Vec<&str> = routes.split_whitespace().collect();
     let id = words.windows(4).find(|four| four[..3] == ["encap", "ip", "id"]).and_then(|four| four[3].parse().ok());
@@ -22,7 +22,7 @@ fn identifier(stand: &Stand) -> Result<u32, LabError> {
 }
 
 /// VXLAN (RFC 7348), Ethernet to the gateway's tunnel device, IPv4, and a datagram from a member to the outpost that says `text`.
-fn tunnel_packet(vni: u32, text: &str) -> Vec<u8> {
+pub(super) fn tunnel_packet(vni: u32, text: &str) -> Vec<u8> {
     let length = |more: usize| u16::try_from(text.len() + more).expect("a short text").to_be_bytes();
     let mut packet = vec![0x08, 0, 0, 0];
     packet.extend((vni << 8).to_be_bytes());
@@ -50,7 +50,7 @@ fn checksum(header: &[u8]) -> u16 {
     !u16::try_from((sum & 0xffff) + (sum >> 16)).expect("ten words carry once")
 }
 
-fn send(from: &Namespace, source: &str, packet: &[u8]) -> Outcome {
+pub(super) fn send(from: &Namespace, source: &str, packet: &[u8]) -> Outcome {
     let sent = from.enter(|| UdpSocket::bind((source, 0)).and_then(|socket| socket.send_to(packet, TUNNEL)))?;
     sent.map(|_| ()).map_err(LabError::doing(format!("send a tunnel packet from {source}")))
 }

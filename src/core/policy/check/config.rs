@@ -10,6 +10,7 @@ use jiff::tz::TimeZoneDatabase;
 
 use super::address::cidrs;
 use super::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
+use crate::core::labelling::OnLabelDrift;
 use crate::core::policy::config::{Config, Schedule};
 use crate::core::policy::document::{CONFIG, CONFIG_VALUES, DATAPATH, Document, REPORTS, SCHEDULE};
 use crate::core::policy::findings::{Findings, quoted};
@@ -18,6 +19,9 @@ use crate::core::policy::yaml::{Entry, Node, Value};
 use crate::core::policy::{ExistingConnections, OnNoGateway};
 use crate::core::state::ownership::Range;
 
+/// The words of `onLabelDrift`.
+const ON_LABEL_DRIFT: [(&str, OnLabelDrift); 2] =
+    [("Correct", OnLabelDrift::Correct), ("Report", OnLabelDrift::Report)];
 /// What stands for the cluster's name in `reports.branch`.
 const CLUSTER: &str = "<cluster>";
 /// The branch of a Config that names none.
@@ -50,6 +54,7 @@ pub struct Settings {
     time_zone: Option<String>,
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
+    on_label_drift: Option<OnLabelDrift>,
     pod_cidrs: Option<Vec<IpNet>>,
     service_cidrs: Option<Vec<IpNet>>,
     exclusions: Option<Vec<IpNet>>,
@@ -79,6 +84,7 @@ impl ConfigDocument {
             schedule: cron.map(|cron| Schedule { cron, time_zone: time_zone.unwrap_or_else(|| "UTC".to_owned()) }),
             on_no_gateway: own.on_no_gateway.or(common.on_no_gateway).unwrap_or_default(),
             existing_connections: own.existing_connections.or(common.existing_connections).unwrap_or_default(),
+            on_label_drift: own.on_label_drift.or(common.on_label_drift).unwrap_or_default(),
             pod_cidrs: pick(own.pod_cidrs.as_ref(), common.pod_cidrs.as_ref()).unwrap_or_default(),
             service_cidrs: pick(own.service_cidrs.as_ref(), common.service_cidrs.as_ref()).unwrap_or_default(),
             exclusions: pick(own.exclusions.as_ref(), common.exclusions.as_ref()).unwrap_or_default(),
@@ -152,6 +158,8 @@ fn settings(object: &Object<'_>, top: bool, out: &mut Findings<'_>) -> Settings 
     found.existing_connections = object
         .get("existingConnections")
         .and_then(|entry| choice(&entry.value, "`existingConnections`", &EXISTING_CONNECTIONS, out));
+    found.on_label_drift =
+        object.get("onLabelDrift").and_then(|entry| choice(&entry.value, "`onLabelDrift`", &ON_LABEL_DRIFT, out));
     read_reports(object, &mut found, out);
     read_schedule(object, top, &mut found, out);
     read_datapath(object, &mut found, out);

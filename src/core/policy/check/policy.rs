@@ -25,10 +25,10 @@ use crate::core::policy::{
 pub const MAX_GATEWAYS: usize = 64;
 
 /// The words of `onNoGateway`.
-pub(super) const ON_NO_GATEWAY: [(&str, OnNoGateway); 2] =
+pub(in crate::core::policy) const ON_NO_GATEWAY: [(&str, OnNoGateway); 2] =
     [("Drop", OnNoGateway::Drop), ("Passthrough", OnNoGateway::Passthrough)];
 /// The words of `existingConnections`.
-pub(super) const EXISTING_CONNECTIONS: [(&str, ExistingConnections); 2] =
+pub(in crate::core::policy) const EXISTING_CONNECTIONS: [(&str, ExistingConnections); 2] =
     [("Keep", ExistingConnections::Keep), ("Reset", ExistingConnections::Reset)];
 
 /// What a document says beyond Cilium's fields.

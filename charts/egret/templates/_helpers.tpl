@@ -1,0 +1,148 @@
+{{- /*
+Names are fixed: a cluster has one Egret. The datapath's table, the EgressConfig `default`, the field managers and the cluster roles
+would meet otherwise, and helm refuses the second release because they belong to the first.
+*/}}
+
+{{- define "egret.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: egret
+app.kubernetes.io/name: egret
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* What a workload selects its pods by; it can never be changed. */}}
+{{- define "egret.selector" -}}
+app.kubernetes.io/name: egret
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "egret.image" -}}
+{{- $repository := required "image.repository is needed: there is no public image yet. `make image` builds one; push it to a registry of yours and name it by --set image.repository=REGISTRY/egret" .Values.image.repository }}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" $repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" $repository (.Values.image.tag | default .Chart.AppVersion) }}
+{{- end }}
+{{- end }}
+
+{{- define "egret.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "egret.repo" -}}
+{{- required "git.repo is needed: --set git.repo=https://… or ssh://… or user@host:path" .Values.git.repo }}
+{{- end }}
+
+{{- /* The Git server's port: what the URL says, or its scheme's. `user@host:path` has none to say. */}}
+{{- define "egret.gitPort" -}}
+{{- $repo := include "egret.repo" . }}
+{{- $said := regexFind "^[a-z]+://([^/]*@)?([^/:]+|\\[[^/]*\\]):[0-9]+" $repo | regexFind "[0-9]+$" }}
+{{- if and (contains "://" $repo) $said }}
+{{- $said }}
+{{- else }}
+{{- hasPrefix "https://" $repo | ternary 443 22 }}
+{{- end }}
+{{- end }}
+
+{{- /* Environment of every container of ours. */}}
+{{- define "egret.env" -}}
+- name: RUST_LOG
+  value: {{ .Values.log.level | quote }}
+{{- with .Values.apiServer }}
+{{- if .host }}
+- name: KUBERNETES_SERVICE_HOST
+  value: {{ .host | quote }}
+- name: KUBERNETES_SERVICE_PORT
+  value: {{ .port | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* A pod that is nobody and may do nothing. */}}
+{{- define "egret.nobody.pod" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "egret.nobody.container" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- /*
+The agent's container. User 0, and why: NET_ADMIN has to be effective when the program starts. For another user that takes an ambient
+capability, which Kubernetes cannot give, or one of the file's, which allowPrivilegeEscalation: false (no_new_privs) takes away; and
+a user namespace cannot be had together with the node's network. User 0 without the other capabilities is no root: it owns its folder
+on the node and may configure the network, but cannot read other users' files, load modules, mount, or trace.
+*/}}
+{{- define "egret.agent.container" -}}
+runAsNonRoot: false
+runAsUser: 0
+runAsGroup: 0
+privileged: false
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+  add: [NET_ADMIN]
+{{- end }}
+
+{{- define "egret.agent.mounts" -}}
+- name: state
+  mountPath: /var/lib/egret
+- name: sysctl
+  mountPath: /host/proc/sys/net
+{{- end }}
+
+{{- /* What values.schema.json cannot say in words. */}}
+{{- define "egret.check" -}}
+{{- $git := .Values.git }}
+{{- $repo := include "egret.repo" . }}
+{{- $https := hasPrefix "https://" $repo }}
+{{- if or (hasPrefix "http://" $repo) (hasPrefix "git://" $repo) }}
+{{- fail (printf "git.repo is %s: anybody on the way could change what it says; use https or ssh" $repo) }}
+{{- end }}
+{{- if regexMatch "^https://[^/]*@" $repo }}
+{{- fail "git.repo has credentials in it: they belong into a Secret; name it by git.existingSecret, and take git.auth=token" }}
+{{- end }}
+{{- if not (regexMatch "^(https://[^/]+/.+|ssh://[^/]+/.+|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:.+)$" $repo) }}
+{{- fail (printf "git.repo is %s, which is none of https://HOST/PATH, ssh://HOST/PATH and USER@HOST:PATH" $repo) }}
+{{- end }}
+{{- if or (eq .Values.image.tag "latest") (hasSuffix ":latest" .Values.removeIdleImage) }}
+{{- fail "an image's tag is latest: nobody could tell which version a node runs; name one" }}
+{{- end }}
+{{- range .Values.controller.extraEnv }}
+{{- if hasPrefix "EGRET_" .name }}
+{{- fail (printf "controller.extraEnv has %s: what Egret is told comes from the chart's own values" .name) }}
+{{- end }}
+{{- end }}
+{{- if and (ne $git.auth "none") (not $git.existingSecret) }}
+{{- fail (printf "git.auth is %s: git.existingSecret must name the Secret with the credentials (values.yaml says which keys)" $git.auth) }}
+{{- end }}
+{{- if and (eq $git.auth "none") $git.existingSecret }}
+{{- fail "git.existingSecret is given and git.auth is none: set git.auth to ssh or token" }}
+{{- end }}
+{{- if and (eq $git.auth "ssh") $https }}
+{{- fail "git.auth is ssh and git.repo is an https address: take git.auth=token, or ssh://… as the repository" }}
+{{- end }}
+{{- if and (ne $git.auth "ssh") (not $https) }}
+{{- fail (printf "git.repo is an SSH address and git.auth is %s: take git.auth=ssh with a Secret that has ssh-privatekey and known_hosts" $git.auth) }}
+{{- end }}
+{{- if and .Values.monitoring.podMonitor.enabled .Values.monitoring.serviceMonitor.enabled }}
+{{- fail "monitoring.podMonitor and monitoring.serviceMonitor are both enabled: everything would be scraped twice" }}
+{{- end }}
+{{- end }}

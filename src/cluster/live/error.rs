@@ -1,0 +1,224 @@
+//! Why the API server did not do something: what was being done to what, its own words, and what a person can do about it.
+//!
+//! Deliberately absent: trying again. `retryable` says whether that could help; when, and whether at all, the caller decides.
+
+use std::error::Error;
+use std::time::Duration;
+
+use kube::core::Status;
+use kube::core::response::StatusCause;
+
+/// What the API server did not do, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}")]
+pub struct LiveError {
+    doing: String,
+    #[source]
+    cause: Cause,
+}
+
+/// Why the API server did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// It is not known where the API server is, or who we are.
+    #[error("{0}")]
+    Configuration(String),
+    /// No connection, or it was lost on the way. Whether a write happened is not known.
+    #[error("{0}")]
+    Unreachable(String),
+    /// No answer in time. Whether a write happened is not known.
+    #[error("no answer within {} s", .0.as_secs_f32())]
+    Timeout(Duration),
+    /// The server says no.
+    #[error("{message}")]
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// Kubernetes' word for it: `Forbidden`, `Conflict`. Empty where something else than an API server answered.
+        reason: String,
+        /// Its sentence.
+        message: String,
+        /// What it says of single fields.
+        fields: Vec<RefusedField>,
+    },
+    /// An answer that is none.
+    #[error("the answer is not understood")]
+    Answer(#[source] serde_json::Error),
+    /// A watch that the server ends as soon as it began.
+    #[error("the server ends the watch at once")]
+    Ended,
+}
+
+/// What the server says of one field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedField {
+    /// `.metadata.labels.egress-gw`
+    pub field: String,
+    /// `FieldManagerConflict`, `FieldValueInvalid`.
+    pub reason: String,
+    /// Its sentence.
+    pub message: String,
+}
+
+impl LiveError {
+    pub(super) fn new(doing: impl Into<String>, cause: Cause) -> Self {
+        Self { doing: doing.into(), cause }
+    }
+
+    /// Of what kube says.
+    pub(super) fn of(doing: impl Into<String>, error: kube::Error) -> Self {
+        Self::new(doing, Cause::from(error))
+    }
+
+    /// Why.
+    pub fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// The HTTP status, if there was an answer.
+    pub fn code(&self) -> Option<u16> {
+        match &self.cause {
+            Cause::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may be answered otherwise later.
+    pub fn retryable(&self) -> bool {
+        match &self.cause {
+            // An apply of a field that the schema lacks is answered 500, and always will be.
+            Cause::Refused { code: 500, message, .. } => !message.contains("failed to create typed patch object"),
+            // Rights and missing kinds can be given while we wait: 401, 403 and 404 are worth another try.
+            Cause::Refused { code, .. } => !matches!(code, 400 | 405 | 406 | 413 | 415 | 422),
+            Cause::Configuration(_) | Cause::Answer(_) => false,
+            Cause::Unreachable(_) | Cause::Timeout(_) | Cause::Ended => true,
+        }
+    }
+
+    /// Whether the write may have happened although we were not told.
+    pub fn unknown(&self) -> bool {
+        match &self.cause {
+            Cause::Unreachable(_) | Cause::Timeout(_) | Cause::Answer(_) => true,
+            Cause::Refused { code, .. } => *code >= 500,
+            _ => false,
+        }
+    }
+
+    /// Whether the server refused the write because a newer leader wrote already: a rule of the custom resources' schemas.
+    pub fn fenced(&self) -> bool {
+        matches!(&self.cause, Cause::Refused { code: 422, fields, message, .. }
+            if message.contains("fence") || fields.iter().any(|field| field.field.ends_with("fence")))
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match &self.cause {
+            Cause::Configuration(_) => Some(
+                "set KUBECONFIG to a file with a cluster and a user, or run in a pod with a service account".into(),
+            ),
+            Cause::Refused { code: 401, .. } => {
+                Some("the token is not valid (any more): is the service account still there?".into())
+            }
+            Cause::Refused { code: 403, message, .. } => missing_right(message),
+            Cause::Refused { code: 404, message, .. } if kind_is_missing(message) => Some(
+                "the custom resources are not installed: kubectl apply --server-side -f charts/egret/crds/".to_owned(),
+            ),
+            Cause::Refused { code: 500, .. } if !self.retryable() => Some(
+                "the installed custom resources are of another version than this program: apply charts/egret/crds/"
+                    .to_owned(),
+            ),
+            Cause::Refused { code: 429, .. } => Some("the API server is busy".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// `... User "x" cannot patch resource "nodes" in API group "" at the cluster scope`: what a rule must have.
+fn missing_right(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once(" cannot ")?;
+    let (verb, rest) = rest.split_once(" resource ")?;
+    let mut quoted = rest.split('"').skip(1).step_by(2);
+    let (resource, group) = (quoted.next()?, quoted.next().unwrap_or(""));
+    Some(format!("its role lacks a rule with apiGroups [\"{group}\"], resources [\"{resource}\"], verbs [\"{verb}\"]"))
+}
+
+/// A path that the server does not know is answered by its web server, in plain text; an object that is not there is not.
+fn kind_is_missing(message: &str) -> bool {
+    message.contains("page not found") || message.contains("could not find the requested")
+}
+
+impl From<kube::Error> for Cause {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::from(*status),
+            kube::Error::SerdeError(error) => Self::Answer(error),
+            kube::Error::Auth(error) => Self::Configuration(innermost(&error)),
+            other => Self::Unreachable(innermost(&other)),
+        }
+    }
+}
+
+impl From<Status> for Cause {
+    fn from(status: Status) -> Self {
+        let field =
+            |cause: StatusCause| RefusedField { field: cause.field, reason: cause.reason, message: cause.message };
+        // What kube puts in where the answer was no Status: a proxy's page, or an unknown path.
+        let reason = if status.reason == "Failed to parse error data" { String::new() } else { status.reason };
+        let message = match status.message.lines().next() {
+            Some(line) if !line.is_empty() => line.to_owned(),
+            _ => format!("HTTP status {}", status.code),
+        };
+        let fields = status.details.map(|details| details.causes.into_iter().map(field).collect());
+        Self::Refused { code: status.code, reason, message, fields: fields.unwrap_or_default() }
+    }
+}
+
+/// The last of the causes: kube's errors repeat it in every layer above.
+fn innermost(error: &dyn Error) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: u16, message: &str) -> LiveError {
+        LiveError::new("doing something", Cause::from(Status::failure(message, "Reason").with_code(code)))
+    }
+
+    #[test]
+    fn a_missing_right_is_named_as_a_rule_has_it() {
+        let message = "nodes \"kind-worker2\" is forbidden: User \"system:serviceaccount:default:egret-agent\" cannot \
+                       patch resource \"nodes\" in API group \"\" at the cluster scope";
+        let hint = "its role lacks a rule with apiGroups [\"\"], resources [\"nodes\"], verbs [\"patch\"]";
+        assert_eq!(refused(403, message).hint().as_deref(), Some(hint));
+        assert_eq!(refused(403, "no").hint(), None);
+    }
+
+    #[test]
+    fn a_kind_that_is_not_there_is_another_thing_than_an_object_that_is_not_there() {
+        assert!(refused(404, "404 page not found").hint().is_some_and(|hint| hint.contains("not installed")));
+        assert_eq!(refused(404, "nodes \"ghost\" not found").hint(), None);
+    }
+
+    #[test]
+    fn what_will_always_be_refused_is_not_worth_another_try() {
+        assert!(refused(409, "conflict").retryable() && refused(503, "busy").retryable());
+        assert!(refused(403, "not yet").retryable(), "a right may be given");
+        assert!(!refused(422, "invalid").retryable());
+        let typed = "failed to create typed patch object (/one; egret.dev/v1alpha1, Kind=Gadget): .spec.nope: field not \
+                     declared in schema";
+        assert!(!refused(500, typed).retryable() && refused(500, "etcd leader changed").retryable());
+    }
+
+    #[test]
+    fn a_leader_that_came_late_knows_it_from_the_refusal() {
+        let message = "EgressPolicy.egret.dev \"outpost\" is invalid: spec: Invalid value: the fence never goes back";
+        assert!(refused(422, message).fenced());
+        assert!(!refused(422, "spec.egressIP must be an IP address").fenced());
+    }
+}

@@ -1,0 +1,245 @@
+//! Events for people: `kubectl events`, `kubectl describe`. One that comes again is counted on the first, not written anew.
+//!
+//! Deliberately absent: what is worth an event, and any certainty: one that cannot be written is lost, as Kubernetes has it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kube::core::Request;
+use kube::core::params::{Patch, PatchParams, PostParams};
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+
+use super::error::LiveError;
+use super::resources::{API_VERSION, CONFIG_NAME};
+use super::{ANSWER, Live};
+
+/// Events of objects that are in no namespace are in this one.
+const PATH: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+/// An event that comes again is told to the server this often at most.
+const PAUSE: Duration = Duration::from_mins(5);
+/// One that did not come again for this long is a new one next time. Servers forget events after an hour.
+const MEMORY: Duration = Duration::from_mins(30);
+/// Different events that are remembered; beyond it the oldest is forgotten, and written anew when it comes again.
+const KEPT: usize = 256;
+/// What the server takes of a note.
+const NOTE: usize = 1024;
+
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Regarding {
+    /// A node.
+    Node {
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
+    /// An EgressPolicy.
+    Policy {
+        /// Its name in the cluster.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
+    /// The EgressConfig.
+    Config {
+        /// Its uid.
+        uid: String,
+    },
+}
+
+/// Whether it is for knowing, or for doing something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventKind {
+    /// For knowing.
+    Normal,
+    /// Something does not work.
+    Warning,
+}
+
+/// Writes events, and remembers which.
+#[derive(Debug)]
+pub struct Recorder {
+    live: Live,
+    controller: &'static str,
+    instance: String,
+    known: BTreeMap<Key, Known>,
+}
+
+/// What makes two events the same.
+type Key = (Regarding, EventKind, String, String);
+
+#[derive(Debug)]
+struct Known {
+    name: String,
+    count: u32,
+    last: Instant,
+    told: Instant,
+}
+
+/// What is to be written.
+#[derive(Debug, PartialEq, Eq)]
+enum Write {
+    New(String),
+    Again(String, u32),
+    Nothing,
+}
+
+impl Live {
+    /// A recorder for `egret.dev/controller` or `egret.dev/agent`, and the name of this pod or node.
+    pub fn recorder(&self, controller: &'static str, instance: &str) -> Recorder {
+        Recorder { live: self.clone(), controller, instance: cut(instance, 128).to_owned(), known: BTreeMap::new() }
+    }
+}
+
+impl Recorder {
+    /// Writes an event. `reason` is one word in CamelCase, `note` a sentence, without anything that is different each time.
+    pub async fn event(
+        &mut self,
+        regarding: &Regarding,
+        kind: EventKind,
+        reason: &str,
+        note: &str,
+    ) -> Result<(), LiveError> {
+        let now = Timestamp::now();
+        let key = (regarding.clone(), kind, reason.to_owned(), note.to_owned());
+        let doing = format!("writing the event {reason}");
+        let (path, result) = match self.next(&key, Instant::now(), now) {
+            Write::Nothing => return Ok(()),
+            Write::New(name) => {
+                let body = self.body(&key, &name, now);
+                let request = Request::new(PATH).create(&PostParams::default(), body.to_string().into_bytes());
+                (name, self.live.call::<IgnoredAny>(&doing, request, ANSWER).await)
+            }
+            Write::Again(name, count) => {
+                let body = json!({"series": {"count": count, "lastObservedTime": micros(now)}});
+                let request = Request::new(PATH).patch(&name, &PatchParams::default(), &Patch::Merge(body));
+                (name, self.live.call::<IgnoredAny>(&doing, request, ANSWER).await)
+            }
+        };
+        if let Err(error) = result {
+            // The next one of its kind is a new one: the server may have forgotten this one, or never have had it.
+            self.known.retain(|_, known| known.name != path);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Counts an event, and says what is to be written of it.
+    fn next(&mut self, key: &Key, now: Instant, clock: Timestamp) -> Write {
+        self.known.retain(|_, known| now.duration_since(known.last) < MEMORY);
+        if let Some(known) = self.known.get_mut(key) {
+            known.count += 1;
+            known.last = now;
+            if now.duration_since(known.told) < PAUSE {
+                return Write::Nothing;
+            }
+            known.told = now;
+            return Write::Again(known.name.clone(), known.count);
+        }
+        if self.known.len() >= KEPT
+            && let Some(oldest) = self.known.iter().min_by_key(|(_, known)| known.last).map(|(key, _)| key.clone())
+        {
+            self.known.remove(&oldest);
+        }
+        // As kubelet and client-go call them. 253 characters are what a name may have.
+        let name = format!("{}.{:x}", cut(key.0.name(), 230), clock.as_nanosecond());
+        self.known.insert(key.clone(), Known { name: name.clone(), count: 1, last: now, told: now });
+        Write::New(name)
+    }
+
+    fn body(&self, key: &Key, name: &str, now: Timestamp) -> Value {
+        let (regarding, kind, reason, note) = key;
+        json!({
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": "default"},
+            "eventTime": micros(now),
+            "reportingController": self.controller,
+            "reportingInstance": self.instance,
+            "action": "Reconcile",
+            "reason": cut(reason, 128),
+            "regarding": regarding.reference(),
+            "note": cut(note, NOTE),
+            "type": match kind { EventKind::Normal => "Normal", EventKind::Warning => "Warning" },
+        })
+    }
+}
+
+impl Regarding {
+    fn name(&self) -> &str {
+        match self {
+            Self::Node { name, .. } | Self::Policy { name, .. } => name,
+            Self::Config { .. } => CONFIG_NAME,
+        }
+    }
+
+    fn reference(&self) -> Value {
+        let (version, kind, uid) = match self {
+            Self::Node { uid, .. } => ("v1", "Node", uid),
+            Self::Policy { uid, .. } => (API_VERSION, "EgressPolicy", uid),
+            Self::Config { uid } => (API_VERSION, "EgressConfig", uid),
+        };
+        json!({"apiVersion": version, "kind": kind, "name": self.name(), "uid": uid})
+    }
+}
+
+/// MicroTime has six digits, and the server reads no more.
+fn micros(time: Timestamp) -> String {
+    format!("{time:.6}")
+}
+
+/// The beginning of a text, not longer than so many bytes.
+fn cut(text: &str, bytes: usize) -> &str {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(note: &str) -> Key {
+        let node = Regarding::Node { name: "kind-worker".to_owned(), uid: "uid".to_owned() };
+        (node, EventKind::Warning, "LabelDrift".to_owned(), note.to_owned())
+    }
+
+    #[tokio::test]
+    async fn an_event_that_comes_again_is_counted_and_told_every_few_minutes() {
+        let mut recorder = Live::at("http://127.0.0.1:1").recorder("egret.dev/agent", "kind-worker");
+        let (start, clock) = (Instant::now(), Timestamp::UNIX_EPOCH);
+        let at = |minutes: u64| start + Duration::from_mins(minutes);
+        let name = "kind-worker.0".to_owned();
+        assert_eq!(recorder.next(&key("a"), at(0), clock), Write::New(name.clone()));
+        assert_eq!(recorder.next(&key("a"), at(1), clock), Write::Nothing);
+        assert_eq!(recorder.next(&key("b"), at(1), clock), Write::New(name.clone()));
+        assert_eq!(recorder.next(&key("a"), at(6), clock), Write::Again(name.clone(), 3));
+        assert_eq!(recorder.next(&key("a"), at(7), clock), Write::Nothing);
+        assert_eq!(recorder.next(&key("a"), at(37), clock), Write::New(name), "it was forgotten");
+    }
+
+    #[tokio::test]
+    async fn no_more_is_remembered_than_there_is_room_for() {
+        let mut recorder = Live::at("http://127.0.0.1:1").recorder("egret.dev/agent", "kind-worker");
+        let start = Instant::now();
+        for number in 0..600_u64 {
+            let time = start + Duration::from_millis(number);
+            let written = recorder.next(&key(&number.to_string()), time, Timestamp::UNIX_EPOCH);
+            assert!(matches!(written, Write::New(_)));
+        }
+        assert_eq!(recorder.known.len(), KEPT);
+    }
+
+    #[test]
+    fn times_have_six_digits_and_texts_fit() {
+        let time: Timestamp = "2026-11-22T19:56:38.123456789Z".parse().expect("a time");
+        assert_eq!(micros(time), "2026-11-22T19:56:38.123456Z");
+        assert_eq!(micros(Timestamp::UNIX_EPOCH), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(cut("äöü", 3), "ä");
+    }
+}

@@ -1,0 +1,159 @@
+//! A server for tests that answers nothing by itself: each request is handed to the test, which says what comes back.
+//!
+//! Deliberately absent: knowing Kubernetes. tests/ has a double of an API server.
+
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use futures::stream;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Live;
+
+/// Longer than any pause of ours after a first failure.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The server. It ends, with all of its connections, when this is dropped.
+pub(super) struct Fake {
+    pub(super) address: String,
+    asked: mpsc::UnboundedReceiver<Asked>,
+    thread: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
+}
+
+/// A request that waits for its answer.
+pub(super) struct Asked {
+    pub(super) method: String,
+    /// With the query.
+    pub(super) path: String,
+    pub(super) body: String,
+    pub(super) authorization: Option<String>,
+    answer: oneshot::Sender<Response>,
+}
+
+/// The server's end of a watch. Dropping it ends the watch as it should end.
+pub(super) struct Watch(mpsc::UnboundedSender<Bytes>);
+
+impl Fake {
+    pub(super) fn start() -> Self {
+        Self::listen("127.0.0.1:0")
+    }
+
+    /// Again, where one was before.
+    pub(super) fn start_at(address: &str) -> Self {
+        Self::listen(address.trim_start_matches("http://"))
+    }
+
+    /// In a runtime of its own: when that ends, so do its connections.
+    fn listen(address: &str) -> Self {
+        let listener = TcpListener::bind(address).expect("a port");
+        listener.set_nonblocking(true).expect("a listener");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let (tell, asked) = mpsc::unbounded_channel();
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                let router = Router::new().fallback(hand_over).with_state(tell);
+                tokio::select! {
+                    ended = axum::serve(listener, router) => ended.expect("a server"),
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self { address, asked, thread: Some((stop, thread)) }
+    }
+
+    pub(super) fn client(&self) -> Live {
+        Live::at(&self.address)
+    }
+
+    /// The next request.
+    pub(super) async fn asked(&mut self) -> Asked {
+        tokio::time::timeout(PATIENCE, self.asked.recv()).await.expect("a request in time").expect("a server")
+    }
+
+    /// Whether there was no request for so long.
+    pub(super) async fn quiet(&mut self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.asked.recv()).await.is_err()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.thread.take() {
+            drop(stop);
+            // What it panicked with was printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn hand_over(State(tell): State<mpsc::UnboundedSender<Asked>>, request: Request) -> Response {
+    let method = request.method().to_string();
+    let path = request.uri().to_string();
+    let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.expect("a body");
+    let body = String::from_utf8(body.to_vec()).expect("a text");
+    let (answer, answered) = oneshot::channel();
+    tell.send(Asked { method, path, body, authorization, answer }).expect("a test");
+    // A request that is dropped unanswered is never answered.
+    match answered.await {
+        Ok(response) => response,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+impl Asked {
+    /// Whether it asks for a watch, and whether from this version.
+    pub(super) fn watches_from(&self, version: &str) -> bool {
+        self.path.contains("watch=true") && self.path.ends_with(&format!("&resourceVersion={version}"))
+    }
+
+    pub(super) fn answer(self, status: u16, body: &Value) {
+        let body = Body::from(body.to_string());
+        let response = Response::builder().status(status).header("content-type", "application/json").body(body);
+        // Whoever asked may have given up.
+        let _ = self.answer.send(response.expect("a response"));
+    }
+
+    /// Answers with a Status.
+    pub(super) fn refuse(self, status: u16, reason: &str, message: &str) {
+        self.answer(status, &status_object(status, reason, message));
+    }
+
+    /// Answers with a watch.
+    pub(super) fn stream(self) -> Watch {
+        let (lines, rest) = mpsc::unbounded_channel::<Bytes>();
+        let lines_of = stream::unfold(rest, async |mut rest| {
+            let line = rest.recv().await?;
+            Some((Ok::<_, Infallible>(line), rest))
+        });
+        let response = Response::builder().body(Body::from_stream(lines_of)).expect("a response");
+        let _ = self.answer.send(response);
+        Watch(lines)
+    }
+}
+
+impl Watch {
+    pub(super) fn send(&self, kind: &str, object: &Value) {
+        let line = format!("{}\n", serde_json::json!({"type": kind, "object": object}));
+        self.0.send(Bytes::from(line)).expect("a watch");
+    }
+
+    /// That the version is forgotten.
+    pub(super) fn expire(&self) {
+        self.send("ERROR", &status_object(410, "Expired", "too old resource version: 1 (9)"));
+    }
+}
+
+fn status_object(code: u16, reason: &str, message: &str) -> Value {
+    serde_json::json!({"kind": "Status", "status": "Failure", "message": message, "reason": reason, "code": code})
+}

@@ -1,0 +1,152 @@
+//! The live cluster: an API server to watch and to write to. The only place of `kube` and `k8s-openapi`.
+//!
+//! An edge: it looks and carries out, and every choice is made elsewhere. Nothing here hangs: requests have a time limit, watches
+//! end by themselves, and a connection whose other end is gone is closed by the kernel after half a minute.
+//!
+//! Deliberately absent: what is written where (the caller brings whole specs and statuses), retries of writes (the caller looks
+//! again first), and full objects: what decides nothing is skipped while an answer is read.
+
+mod error;
+mod events;
+#[cfg(test)]
+mod fake;
+mod follow;
+mod labels;
+mod lease;
+mod objects;
+pub mod resources;
+mod view;
+mod watching;
+mod wire;
+
+use std::path::Path;
+use std::time::Duration;
+
+use http::Request as HttpRequest;
+use http::header::{HeaderValue, USER_AGENT};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ClientBuilder, ConfigExt as _};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde::de::DeserializeOwned;
+use tower::util::option_layer;
+use tower::{BoxError, ServiceExt as _};
+
+pub use error::{Cause, LiveError, RefusedField};
+pub use events::{EventKind, Recorder, Regarding};
+pub use labels::{FieldConflict, LabelOutcome};
+pub use lease::{Lease, Role, Timing};
+pub use objects::Written;
+pub use view::{Changed, ConfigObject, EgressNodeObject, NodeMeta, PolicyObject, View};
+pub use watching::{Fault, Options, Scope, Watching};
+pub use wire::{LabelManager, Manager, Operation};
+
+/// A TCP connection, or none.
+const CONNECT: Duration = Duration::from_secs(5);
+/// An answer to a read of one object, or a write.
+const ANSWER: Duration = Duration::from_secs(15);
+/// A page of a list.
+const PAGE: Duration = Duration::from_secs(30);
+/// A connection on which nothing came for this long is asked whether anyone is there; three times with this pause between. A
+/// watch may be silent for minutes, and only this tells it from one whose server has lost its power.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(5);
+const KEEPALIVE_TRIES: u32 = 3;
+
+/// A request as kube builds it.
+type Built = Result<HttpRequest<Vec<u8>>, kube::core::request::Error>;
+
+/// A connection to an API server. Cheap to clone.
+#[derive(Clone)]
+pub struct Live {
+    client: Client,
+    server: String,
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Live {
+    /// The API server that the file named by KUBECONFIG leads to; without KUBECONFIG, the one of the cluster this pod runs in.
+    /// Nothing is sent yet. A token or certificate that lies in a file is read again every minute, as the kubelet rotates it.
+    pub async fn connect() -> Result<Self, LiveError> {
+        let failed = |why: String| LiveError::new("finding the API server", Cause::Configuration(why));
+        match std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()) {
+            Some(_) => {
+                let options = KubeConfigOptions::default();
+                let config = Config::from_kubeconfig(&options).await;
+                Self::open(config.map_err(|error| failed(format!("KUBECONFIG: {error}")))?)
+            }
+            None => Self::open(Config::incluster().map_err(|error| failed(error.to_string()))?),
+        }
+    }
+
+    /// The API server that this file leads to.
+    pub async fn with_kubeconfig(file: &Path) -> Result<Self, LiveError> {
+        let doing = || format!("reading {}", file.display());
+        let failed =
+            |error: kube::config::KubeconfigError| LiveError::new(doing(), Cause::Configuration(error.to_string()));
+        let content = Kubeconfig::read_from(file).map_err(failed)?;
+        let options = KubeConfigOptions::default();
+        Self::open(Config::from_custom_kubeconfig(content, &options).await.map_err(failed)?)
+    }
+
+    /// The API server's address, without anything secret.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// kube's own client has neither keepalive nor a limit to a TLS handshake, and retries by itself what we want to see.
+    fn open(mut config: Config) -> Result<Self, LiveError> {
+        let server = config.cluster_url.to_string();
+        let failed = |why: String| LiveError::new(format!("connecting to {server}"), Cause::Configuration(why));
+        if let Some(proxy) = &config.proxy_url {
+            return Err(failed(format!("the proxy {proxy} is not supported")));
+        }
+        config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("egret/", env!("CARGO_PKG_VERSION")))));
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT));
+        tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_keepalive_interval(Some(KEEPALIVE_PAUSE));
+        tcp.set_keepalive_retries(Some(KEEPALIVE_TRIES));
+        tcp.set_tcp_user_timeout(Some(KEEPALIVE + KEEPALIVE_PAUSE * KEEPALIVE_TRIES));
+        let refused = |error: kube::Error| LiveError::of(format!("connecting to {server}"), error);
+        let tls = config.rustls_https_connector_with_connector(tcp).map_err(refused)?;
+        let http = HttpClient::builder(TokioExecutor::new()).build::<_, Body>(tls);
+        let auth = config.auth_layer().map_err(refused)?;
+        let client = ClientBuilder::new(http.map_err(BoxError::from), config.default_namespace.clone())
+            .with_layer(&config.extra_headers_layer().map_err(refused)?)
+            .with_layer(&option_layer(auth))
+            .with_layer(&config.base_uri_layer())
+            .build();
+        Ok(Self { client, server })
+    }
+
+    /// Sends a request and reads the answer, within a time.
+    async fn call<T: DeserializeOwned>(&self, doing: &str, request: Built, limit: Duration) -> Result<T, LiveError> {
+        let request = request.map_err(|error| LiveError::of(doing, kube::Error::BuildRequest(error)))?;
+        match tokio::time::timeout(limit, self.client.request_text(request)).await {
+            Ok(Ok(text)) => serde_json::from_str(&text).map_err(|error| LiveError::new(doing, Cause::Answer(error))),
+            Ok(Err(error)) => Err(LiveError::of(doing, error)),
+            Err(_) => Err(LiveError::new(doing, Cause::Timeout(limit))),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Live {
+    /// A server without a name or a secret, for tests.
+    fn at(address: &str) -> Self {
+        Self::open(Config::new(address.parse().expect("an address"))).expect("a client")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! Writing custom resources, by server-side apply and by force: each is ours alone, and what a person changed in one is put back.
+//!
+//! Deliberately absent: whether a write is needed. An apply that changes nothing costs a request all the same.
+
+use kube::core::Request;
+use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, Preconditions};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::error::LiveError;
+use super::resources::{API_VERSION, CONFIG_NAME, ConfigSpec, ConfigStatus, GATEWAY_LABEL, NodeStatus, PolicyStatus};
+use super::view::EgressNodeObject;
+use super::wire::{Configs, EgressNodes, Meta, Policies, Slim, Watched};
+use super::{ANSWER, Live, PAGE};
+use crate::core::name::NodeName;
+
+/// Who writes policies and the configuration.
+const CONTROLLER: &str = "egret-controller";
+/// Who writes a node's own object.
+const AGENT: &str = "egret-agent";
+
+/// A kind of ours.
+struct Kind {
+    name: &'static str,
+    path: &'static str,
+    manager: &'static str,
+}
+
+const POLICY: Kind = Kind { name: "EgressPolicy", path: Policies::<Slim>::PATH, manager: CONTROLLER };
+const CONFIG: Kind = Kind { name: "EgressConfig", path: Configs::<Slim>::PATH, manager: CONTROLLER };
+const NODE: Kind = Kind { name: "EgressNode", path: EgressNodes::PATH, manager: AGENT };
+
+/// An object after it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// By which it is told from a later one of the same name.
+    pub uid: String,
+    /// Grows with every write that changed something.
+    pub resource_version: String,
+    /// Grows with every change of the spec; what a condition's `observedGeneration` means.
+    pub generation: i64,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    metadata: Meta<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Names {
+    items: Vec<Answer>,
+}
+
+impl Live {
+    /// Publishes a policy: creates it, or makes its spec this one.
+    pub async fn apply_policy(&self, name: &str, spec: &Value) -> Result<Written, LiveError> {
+        self.apply(&POLICY, name, None, &json!({"metadata": {"name": name}, "spec": spec})).await
+    }
+
+    /// Makes a policy's status this one. 404 if there is no such policy.
+    pub async fn apply_policy_status(&self, name: &str, status: &PolicyStatus) -> Result<Written, LiveError> {
+        self.apply_status(&POLICY, name, status).await
+    }
+
+    /// Takes a policy out of force; false if it was gone already. With a resource version, only just as it was seen: 409 if it was
+    /// written since.
+    pub async fn delete_policy(&self, name: &str, resource_version: Option<&str>) -> Result<bool, LiveError> {
+        self.delete(&POLICY, name, resource_version).await
+    }
+
+    /// The names of all policies in the cluster, for taking them away.
+    pub async fn policy_names(&self) -> Result<Vec<String>, LiveError> {
+        self.names(&POLICY).await
+    }
+
+    /// Publishes the head of what is published.
+    pub async fn apply_config(&self, spec: &ConfigSpec) -> Result<Written, LiveError> {
+        self.apply(&CONFIG, CONFIG_NAME, None, &json!({"metadata": {"name": CONFIG_NAME}, "spec": spec})).await
+    }
+
+    /// Makes the configuration's status this one. 404 if nothing was published yet.
+    pub async fn apply_config_status(&self, status: &ConfigStatus) -> Result<Written, LiveError> {
+        self.apply_status(&CONFIG, CONFIG_NAME, status).await
+    }
+
+    /// Takes the configuration away; false if it was gone already.
+    pub async fn delete_config(&self) -> Result<bool, LiveError> {
+        self.delete(&CONFIG, CONFIG_NAME, None).await
+    }
+
+    /// Creates this node's object, or puts its label right. It goes when the Node with this uid goes.
+    pub async fn apply_node(&self, node: &NodeName, owner_uid: &str, is_gateway: bool) -> Result<Written, LiveError> {
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": owner_uid});
+        let mut metadata = json!({"name": node.as_str(), "ownerReferences": [owner]});
+        if is_gateway {
+            metadata["labels"] = json!({GATEWAY_LABEL: "true"});
+        }
+        self.apply(&NODE, node.as_str(), None, &json!({"metadata": metadata, "spec": {}})).await
+    }
+
+    /// Makes the status of this node's object this one. 404 if there is no such object.
+    pub async fn apply_node_status(&self, node: &NodeName, status: &NodeStatus) -> Result<Written, LiveError> {
+        self.apply_status(&NODE, node.as_str(), status).await
+    }
+
+    /// A node's object as it is now: agents do not watch their own.
+    pub async fn egress_node(&self, node: &NodeName) -> Result<Option<EgressNodeObject>, LiveError> {
+        let doing = format!("reading {} {node}", NODE.name);
+        let request = Request::new(NODE.path).get(node.as_str(), &GetParams::default());
+        match self.call::<<EgressNodes as Watched>::Wire>(&doing, request, ANSWER).await {
+            Ok(wire) => Ok(EgressNodes::read(wire).map(|(_, object)| object)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a node's object away; false if it was gone already.
+    pub async fn delete_node(&self, node: &NodeName) -> Result<bool, LiveError> {
+        self.delete(&NODE, node.as_str(), None).await
+    }
+
+    /// The names of all EgressNodes in the cluster, for taking them away.
+    pub async fn node_names(&self) -> Result<Vec<String>, LiveError> {
+        self.names(&NODE).await
+    }
+
+    async fn apply_status(&self, kind: &Kind, name: &str, status: &impl Serialize) -> Result<Written, LiveError> {
+        self.apply(kind, name, Some("status"), &json!({"metadata": {"name": name}, "status": status})).await
+    }
+
+    async fn apply(&self, kind: &Kind, name: &str, part: Option<&str>, body: &Value) -> Result<Written, LiveError> {
+        let mut body = body.clone();
+        body["apiVersion"] = json!(API_VERSION);
+        body["kind"] = json!(kind.name);
+        let parameters = PatchParams::apply(kind.manager).force();
+        let (doing, request) = match part {
+            Some(part) => (
+                format!("writing the {part} of {} {name}", kind.name),
+                Request::new(kind.path).patch_subresource(part, name, &parameters, &Patch::Apply(body)),
+            ),
+            None => (
+                format!("writing {} {name}", kind.name),
+                Request::new(kind.path).patch(name, &parameters, &Patch::Apply(body)),
+            ),
+        };
+        let Answer { metadata } = self.call(&doing, request, ANSWER).await?;
+        let generation = metadata.generation.unwrap_or_default();
+        Ok(Written { uid: metadata.uid, resource_version: metadata.resource_version, generation })
+    }
+
+    async fn delete(&self, kind: &Kind, name: &str, version: Option<&str>) -> Result<bool, LiveError> {
+        let resource_version = version.map(str::to_owned);
+        let preconditions =
+            resource_version.map(|version| Preconditions { resource_version: Some(version), uid: None });
+        let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
+        let request = Request::new(kind.path).delete(name, &parameters);
+        match self.call::<IgnoredAny>(&format!("deleting {} {name}", kind.name), request, ANSWER).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// In one page: this is for taking everything away, and there are few.
+    async fn names(&self, kind: &Kind) -> Result<Vec<String>, LiveError> {
+        let request = Request::new(kind.path).list(&ListParams::default());
+        match self.call::<Names>(&format!("listing {}s", kind.name), request, PAGE).await {
+            Ok(names) => Ok(names.items.into_iter().map(|one| one.metadata.name).collect()),
+            // Nothing is there either where the kind is not installed.
+            Err(error) if error.code() == Some(404) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_absent(error: &LiveError) -> bool {
+    error.code() == Some(404)
+}

@@ -1,0 +1,65 @@
+//! The custom resources of the group egret.dev, as they go over the wire: the same content is always the same bytes, so that applying it
+//! again changes nothing.
+//!
+//! Deliberately absent: how they come about, their statuses (`core::status`), and their schemas (the chart has them). A policy's spec
+//! is a value here: `core` prints and reads it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use crate::core::status::{HeadStatus as ConfigStatus, NodeStatus, PolicyStatus};
+
+/// Group and version of all of them.
+pub const API_VERSION: &str = "egret.dev/v1alpha1";
+/// The name of the one EgressConfig.
+pub const CONFIG_NAME: &str = "default";
+/// On EgressNodes that serve exits, with the value `true`: what agents watch of the other nodes.
+pub const GATEWAY_LABEL: &str = "egret.dev/gateway";
+
+/// The head of what is published: agents apply only the set of policies that it describes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigSpec {
+    /// The cluster's name in egret.yaml.
+    pub cluster: String,
+    /// The commit of the policy repository.
+    pub revision: String,
+    /// Its first line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub summary: String,
+    /// The generation of the leader that wrote it.
+    pub fence: i64,
+    /// Which policies belong to it.
+    pub policies: PolicyDigest,
+    /// What egret.yaml says that agents need, as `core` prints and reads it.
+    #[serde(default)]
+    pub config: Value,
+}
+
+/// By what a set of policies is known to be whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyDigest {
+    /// How many.
+    pub count: u32,
+    /// 16 hex digits over all of their specs.
+    pub digest: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fields_are_called_as_the_schemas_call_them() {
+        let text = json!({
+            "cluster": "default", "revision": "0123", "summary": "let the empire through", "fence": 3,
+            "policies": {"count": 2, "digest": "0123456789abcdef"},
+            "config": {"podCIDRs": ["10.1.0.0/16"], "datapath": {"markMask": 8191, "firstTable": 9000, "port": 4790, "mtu": 1450}},
+        });
+        let spec: ConfigSpec = serde_json::from_value(text.clone()).expect("a spec");
+        assert_eq!(serde_json::to_value(spec).expect("json"), text);
+    }
+}

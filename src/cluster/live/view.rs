@@ -1,0 +1,315 @@
+//! The view: what is known of the cluster now, and how one piece of news changes it. Pure.
+//!
+//! A list that was made anew replaces what was known in one step, and changes nothing where it says the same. Deliberately absent:
+//! asking for news (`follow`), and what the news means.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::resources::{ConfigSpec, ConfigStatus, NodeStatus, PolicyStatus};
+use super::wire::{LabelManager, Manager};
+use crate::core::facts::{Facts, Node, Pod, PodName};
+use crate::core::labels::Labels;
+use crate::core::name::NodeName;
+
+/// What is known. A resource that is not watched is empty.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct View {
+    /// Nodes, namespaces and pods.
+    pub facts: Facts,
+    /// What else is known of each node in `facts`.
+    pub nodes: BTreeMap<NodeName, NodeMeta>,
+    /// EgressPolicies by their name in the cluster.
+    pub policies: BTreeMap<String, PolicyObject>,
+    /// The EgressConfig.
+    pub config: Option<ConfigObject>,
+    /// EgressNodes: all for the controller, those of gateways for an agent.
+    pub egress_nodes: BTreeMap<NodeName, EgressNodeObject>,
+}
+
+/// Of a node, what only a writer of labels needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeMeta {
+    /// By which a node is told from a later one of the same name.
+    pub uid: String,
+    /// Who owns labels of it; only the controller is told.
+    pub label_managers: Vec<LabelManager>,
+}
+
+/// An EgressPolicy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PolicyObject {
+    /// By which it is told from a later one of the same name.
+    pub uid: String,
+    /// To delete just what was seen. It grows with every write, also of what is not kept here, and is no news by itself.
+    pub resource_version: String,
+    /// Grows with every change of the spec.
+    pub generation: i64,
+    /// Who wrote the spec; only the controller is told.
+    pub managers: Vec<Manager>,
+    /// As it was published, if nobody edited it.
+    pub spec: Value,
+    /// What was said of it; only the controller is told.
+    pub status: Option<PolicyStatus>,
+}
+
+/// The EgressConfig.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfigObject {
+    /// By which it is told from a later one.
+    pub uid: String,
+    /// Grows with every write; no news by itself.
+    pub resource_version: String,
+    /// Grows with every change of the spec.
+    pub generation: i64,
+    /// What is published, or why it cannot be read: another version may have written it.
+    pub spec: Result<ConfigSpec, String>,
+    /// What was said of it; only the controller is told.
+    pub status: Option<ConfigStatus>,
+}
+
+/// An EgressNode.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EgressNodeObject {
+    /// By which it is told from a later one of the same name.
+    pub uid: String,
+    /// Grows with every change of the spec.
+    pub generation: i64,
+    /// Its labels.
+    pub labels: Labels,
+    /// What its agent says; empty if this version cannot read it.
+    pub status: NodeStatus,
+}
+
+/// What is different from before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each kind, and none depends on another")]
+pub struct Changed {
+    /// A node, or who owns its labels.
+    pub nodes: bool,
+    /// A namespace's labels.
+    pub namespaces: bool,
+    /// A pod.
+    pub pods: bool,
+    /// A policy's spec; for the controller also its status and who wrote it.
+    pub policies: bool,
+    /// The configuration; for the controller also its status.
+    pub config: bool,
+    /// An EgressNode's status or labels.
+    pub egress_nodes: bool,
+    /// The last of the first lists came in just now: from here on everything is known.
+    pub synced: bool,
+    /// A fault came or went, or has another reason now.
+    pub faults: bool,
+}
+
+impl Changed {
+    /// Whether anything changed.
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+
+    /// Whether nodes, namespaces or pods changed.
+    pub fn facts(self) -> bool {
+        self.nodes || self.namespaces || self.pods
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            nodes: self.nodes || other.nodes,
+            namespaces: self.namespaces || other.namespaces,
+            pods: self.pods || other.pods,
+            policies: self.policies || other.policies,
+            config: self.config || other.config,
+            egress_nodes: self.egress_nodes || other.egress_nodes,
+            synced: self.synced || other.synced,
+            faults: self.faults || other.faults,
+        }
+    }
+}
+
+/// News of one kind of object.
+#[derive(Debug, Clone)]
+pub(super) enum News<K, V> {
+    /// This is all there is.
+    All(BTreeMap<K, V>),
+    /// This one is new, or different.
+    Set(K, V),
+    /// This one is gone.
+    Gone(K),
+}
+
+/// News of any kind of object.
+#[derive(Debug, Clone)]
+pub(super) enum Item {
+    Nodes(News<NodeName, (Node, NodeMeta)>),
+    Namespaces(News<String, Labels>),
+    Pods(News<PodName, Pod>),
+    Policies(News<String, PolicyObject>),
+    Config(News<(), ConfigObject>),
+    EgressNodes(News<NodeName, EgressNodeObject>),
+}
+
+impl View {
+    /// Takes the news in, and tells what is different by them.
+    pub(super) fn apply(&mut self, item: Item) -> Changed {
+        let mut changed = Changed::default();
+        match item {
+            Item::Nodes(news) => changed.nodes = self.apply_nodes(news),
+            Item::Namespaces(news) => changed.namespaces = put(&mut self.facts.namespaces, news, PartialEq::eq),
+            Item::Pods(news) => changed.pods = put(&mut self.facts.pods, news, PartialEq::eq),
+            Item::Policies(news) => changed.policies = put(&mut self.policies, news, PolicyObject::says_the_same),
+            Item::Config(news) => changed.config = self.apply_config(news),
+            Item::EgressNodes(news) => changed.egress_nodes = put(&mut self.egress_nodes, news, PartialEq::eq),
+        }
+        changed
+    }
+
+    /// One wire object is in two maps here.
+    fn apply_nodes(&mut self, news: News<NodeName, (Node, NodeMeta)>) -> bool {
+        let (facts, metas) = match news {
+            News::All(all) => {
+                let (mut facts, mut metas) = (BTreeMap::new(), BTreeMap::new());
+                for (name, (node, meta)) in all {
+                    facts.insert(name.clone(), node);
+                    metas.insert(name, meta);
+                }
+                (News::All(facts), News::All(metas))
+            }
+            News::Set(name, (node, meta)) => (News::Set(name.clone(), node), News::Set(name, meta)),
+            News::Gone(name) => (News::Gone(name.clone()), News::Gone(name)),
+        };
+        let facts = put(&mut self.facts.nodes, facts, PartialEq::eq);
+        put(&mut self.nodes, metas, PartialEq::eq) || facts
+    }
+
+    fn apply_config(&mut self, news: News<(), ConfigObject>) -> bool {
+        let mut one: BTreeMap<(), ConfigObject> = self.config.take().map(|config| ((), config)).into_iter().collect();
+        let changed = put(&mut one, news, ConfigObject::says_the_same);
+        self.config = one.remove(&());
+        changed
+    }
+}
+
+impl PolicyObject {
+    fn says_the_same(&self, other: &Self) -> bool {
+        let told = |one: &Self| (one.uid.clone(), one.generation, one.managers.clone());
+        told(self) == told(other) && self.spec == other.spec && self.status == other.status
+    }
+}
+
+impl ConfigObject {
+    fn says_the_same(&self, other: &Self) -> bool {
+        let told = |one: &Self| (one.uid.clone(), one.generation);
+        told(self) == told(other) && self.spec == other.spec && self.status == other.status
+    }
+}
+
+/// Takes news into a map; tells whether it says something else than before.
+fn put<K: Ord + Clone, V>(known: &mut BTreeMap<K, V>, news: News<K, V>, same: impl Fn(&V, &V) -> bool) -> bool {
+    match news {
+        News::All(all) => {
+            let keys = |map: &BTreeMap<K, V>| map.keys().cloned().collect::<BTreeSet<K>>();
+            let unchanged = known.len() == all.len()
+                && keys(known) == keys(&all)
+                && known.values().zip(all.values()).all(|(old, new)| same(old, new));
+            *known = all;
+            !unchanged
+        }
+        News::Set(key, value) => {
+            let unchanged = known.get(&key).is_some_and(|old| same(old, &value));
+            known.insert(key, value);
+            !unchanged
+        }
+        News::Gone(key) => known.remove(&key).is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(address: &str) -> Pod {
+        Pod { addresses: vec![address.parse().expect("an address")], ..Pod::default() }
+    }
+
+    fn name(name: &str) -> PodName {
+        PodName { namespace: "batuu".to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn a_list_replaces_everything_and_says_so_only_if_it_differs() {
+        let mut view = View::default();
+        let all =
+            |names: &[&str]| Item::Pods(News::All(names.iter().map(|one| (name(one), pod("10.1.1.1"))).collect()));
+        assert!(view.apply(all(&["xwing", "tiefighter"])).pods);
+        assert!(!view.apply(all(&["xwing", "tiefighter"])).any());
+        assert!(view.apply(all(&["xwing", "deathstar"])).pods);
+        assert!(view.apply(all(&["xwing"])).pods);
+        assert_eq!(view.facts.pods.keys().cloned().collect::<Vec<_>>(), [name("xwing")]);
+    }
+
+    #[test]
+    fn an_object_that_says_the_same_again_is_no_news() {
+        let mut view = View::default();
+        assert!(view.apply(Item::Pods(News::Set(name("xwing"), pod("10.1.1.1")))).pods);
+        assert!(!view.apply(Item::Pods(News::Set(name("xwing"), pod("10.1.1.1")))).any());
+        assert!(view.apply(Item::Pods(News::Set(name("xwing"), pod("10.1.1.2")))).pods);
+        assert!(view.apply(Item::Pods(News::Gone(name("xwing")))).pods);
+        assert!(!view.apply(Item::Pods(News::Gone(name("xwing")))).any());
+    }
+
+    #[test]
+    fn a_version_alone_is_no_news_and_still_known() {
+        let mut view = View::default();
+        let policy = |version: &str, spec: Value| PolicyObject {
+            uid: "uid".to_owned(),
+            resource_version: version.to_owned(),
+            generation: 1,
+            managers: Vec::new(),
+            spec,
+            status: None,
+        };
+        let set = |policy| Item::Policies(News::Set("outpost".to_owned(), policy));
+        assert!(view.apply(set(policy("1", json!({"fence": 1})))).policies);
+        assert!(!view.apply(set(policy("2", json!({"fence": 1})))).any());
+        assert_eq!(view.policies["outpost"].resource_version, "2");
+        assert!(view.apply(set(policy("3", json!({"fence": 2})))).policies);
+    }
+
+    #[test]
+    fn the_config_comes_and_goes() {
+        let mut view = View::default();
+        let config = ConfigObject {
+            uid: "uid".to_owned(),
+            resource_version: "1".to_owned(),
+            generation: 1,
+            spec: Err("missing field `fence`".to_owned()),
+            status: None,
+        };
+        assert!(view.apply(Item::Config(News::Set((), config.clone()))).config);
+        assert!(!view.apply(Item::Config(News::All(BTreeMap::from([((), config)])))).any());
+        assert!(view.apply(Item::Config(News::All(BTreeMap::new()))).config);
+        assert_eq!(view.config, None);
+    }
+
+    #[test]
+    fn a_node_is_news_also_when_only_the_owner_of_a_label_changes() {
+        let mut view = View::default();
+        let node = NodeName::parse("kind-worker2").expect("a name");
+        let set = |uid: &str| {
+            let meta = NodeMeta { uid: uid.to_owned(), label_managers: Vec::new() };
+            Item::Nodes(News::Set(node.clone(), (Node::default(), meta)))
+        };
+        assert!(view.apply(set("one")).nodes);
+        assert!(!view.apply(set("one")).any());
+        assert!(view.apply(set("two")).nodes);
+        assert!(view.apply(Item::Nodes(News::All(BTreeMap::new()))).nodes);
+        assert_eq!(view, View::default());
+    }
+}

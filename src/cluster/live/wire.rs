@@ -1,0 +1,462 @@
+//! The slim forms in which watched objects are read: serde skips the rest of each while it reads. Full pods are fifty times
+//! the size of what decides something.
+//!
+//! Nothing here fails because of one odd value in one object: what cannot be read is left out of that object. Deliberately absent:
+//! requests (`follow`) and what is known at the moment (`view`).
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::resources::{CONFIG_NAME, ConfigSpec};
+use super::view::{ConfigObject, EgressNodeObject, NodeMeta, PolicyObject};
+use crate::core::facts::{Node, Pod, PodName};
+use crate::core::labels::Labels;
+use crate::core::name::NodeName;
+
+/// A kind of object that can be watched.
+pub(super) trait Watched: Send + Sync + 'static {
+    /// Its plural, with its group where that is ours.
+    const NAME: &'static str;
+    /// Where it lies.
+    const PATH: &'static str;
+    /// What is read of it.
+    type Wire: DeserializeOwned + Clone + Send;
+    /// What it is known by.
+    type Key: Ord + Clone + Send;
+    /// What is kept of it.
+    type Value: Send;
+    /// Its name, and what is kept. `None` for what is none of ours: its name is none that a cluster can have.
+    fn read(wire: Self::Wire) -> Option<(Self::Key, Self::Value)>;
+    /// The version of the one object, to go on watching from.
+    fn version(wire: &Self::Wire) -> &str;
+}
+
+/// How much is read of an object.
+pub(super) trait Detail: Send + Sync + 'static {
+    /// `managedFields`
+    type Managers: DeserializeOwned + Default + Clone + Send;
+    /// `status` of a custom resource that is not watched for its status.
+    type Status: DeserializeOwned + Default + Clone + Send;
+    /// The entries.
+    fn managers(managers: Self::Managers) -> Vec<Entry>;
+    /// The status.
+    fn status(status: Self::Status) -> Option<Value>;
+}
+
+/// What an agent needs.
+pub(super) struct Slim;
+
+/// What the controller needs: also who wrote what, and what it said itself in statuses.
+pub(super) struct Whole;
+
+impl Detail for Slim {
+    type Managers = IgnoredAny;
+    type Status = IgnoredAny;
+
+    fn managers(_: IgnoredAny) -> Vec<Entry> {
+        Vec::new()
+    }
+
+    fn status(_: IgnoredAny) -> Option<Value> {
+        None
+    }
+}
+
+impl Detail for Whole {
+    type Managers = Option<Vec<Entry>>;
+    type Status = Option<Value>;
+
+    fn managers(managers: Option<Vec<Entry>>) -> Vec<Entry> {
+        managers.unwrap_or_default()
+    }
+
+    fn status(status: Option<Value>) -> Option<Value> {
+        status
+    }
+}
+
+/// Of metadata.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Meta<M: Default> {
+    pub name: String,
+    pub namespace: Option<String>,
+    pub uid: String,
+    pub resource_version: String,
+    pub generation: Option<i64>,
+    pub labels: Option<Labels>,
+    pub managed_fields: M,
+}
+
+/// One entry of managedFields.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Entry {
+    manager: String,
+    operation: String,
+    subresource: Option<String>,
+    time: Option<String>,
+    fields_v1: Option<Fields>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Fields {
+    #[serde(rename = "f:metadata")]
+    metadata: Option<MetadataFields>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct MetadataFields {
+    #[serde(rename = "f:labels")]
+    labels: Option<FieldNames>,
+}
+
+/// The names of fields; what is below them is skipped.
+#[derive(Debug, Clone, Default)]
+struct FieldNames(BTreeSet<String>);
+
+impl<'de> Deserialize<'de> for FieldNames {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(FieldNamesVisitor)
+    }
+}
+
+struct FieldNamesVisitor;
+
+impl<'de> Visitor<'de> for FieldNamesVisitor {
+    type Value = FieldNames;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("fields")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FieldNames, A::Error> {
+        let mut names = BTreeSet::new();
+        while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+            // `f:` is a field's name; `.` is the map itself.
+            names.extend(name.strip_prefix("f:").map(str::to_owned));
+        }
+        Ok(FieldNames(names))
+    }
+}
+
+/// How a manager came to own fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// By server-side apply: it wants them so.
+    Apply,
+    /// By a write of any other kind: `kubectl label`, a controller.
+    Update,
+}
+
+/// Who owns labels of an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LabelManager {
+    /// `egret`, `kubectl-label`.
+    pub manager: String,
+    /// How it came to own them.
+    pub operation: Operation,
+    /// When it last changed something of what it owns.
+    pub time: Option<Timestamp>,
+    /// The labels' keys.
+    pub keys: BTreeSet<String>,
+}
+
+/// Who wrote to an object (not to its status).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Manager {
+    /// `egret-controller`, `kubectl-edit`.
+    pub manager: String,
+    /// How.
+    pub operation: Operation,
+    /// When it last changed something of what it owns.
+    pub time: Option<Timestamp>,
+}
+
+impl Entry {
+    fn operation(&self) -> Operation {
+        if self.operation == "Apply" { Operation::Apply } else { Operation::Update }
+    }
+
+    fn time(&self) -> Option<Timestamp> {
+        self.time.as_deref().and_then(|time| time.parse().ok())
+    }
+
+    pub(super) fn labels(&self) -> Option<LabelManager> {
+        let labels = self.fields_v1.as_ref()?.metadata.as_ref()?.labels.as_ref()?;
+        let keys = labels.0.clone();
+        Some(LabelManager { manager: self.manager.clone(), operation: self.operation(), time: self.time(), keys })
+    }
+
+    fn writer(&self) -> Option<Manager> {
+        let writer = Manager { manager: self.manager.clone(), operation: self.operation(), time: self.time() };
+        self.subresource.as_deref().unwrap_or_default().is_empty().then_some(writer)
+    }
+}
+
+/// Nodes.
+pub(super) struct Nodes<D>(std::marker::PhantomData<D>);
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NodeWire<M: Default> {
+    pub metadata: Meta<M>,
+    spec: NodeSpec,
+    status: NodeStatusWire,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    unschedulable: Option<bool>,
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeStatusWire {
+    addresses: Option<Vec<Address>>,
+    conditions: Option<Vec<ConditionWire>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Address {
+    #[serde(rename = "type")]
+    kind: String,
+    address: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ConditionWire {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+impl<M: Default> NodeWire<M> {
+    fn facts(&mut self) -> Node {
+        let cidrs = match (self.spec.pod_cidrs.take(), self.spec.pod_cidr.take()) {
+            (Some(cidrs), _) if !cidrs.is_empty() => cidrs,
+            (_, single) => single.into_iter().collect(),
+        };
+        let addresses = self.status.addresses.take().unwrap_or_default();
+        let internal = addresses.iter().filter(|address| address.kind == "InternalIP");
+        let conditions = self.status.conditions.take().unwrap_or_default();
+        Node {
+            labels: self.metadata.labels.take().unwrap_or_default(),
+            addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
+            pod_cidrs: cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
+            // Not as for manifests written by hand: a real node has the condition from its first heartbeat on.
+            ready: conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True"),
+            unschedulable: self.spec.unschedulable.unwrap_or_default(),
+        }
+    }
+}
+
+impl<D: Detail> Watched for Nodes<D> {
+    const NAME: &'static str = "nodes";
+    const PATH: &'static str = "/api/v1/nodes";
+    type Wire = NodeWire<D::Managers>;
+    type Key = NodeName;
+    type Value = (Node, NodeMeta);
+
+    fn read(mut wire: Self::Wire) -> Option<(NodeName, Self::Value)> {
+        let name = NodeName::parse(&wire.metadata.name).ok()?;
+        let facts = wire.facts();
+        let managers = D::managers(wire.metadata.managed_fields);
+        let label_managers = managers.iter().filter_map(Entry::labels).collect();
+        Some((name, (facts, NodeMeta { uid: wire.metadata.uid, label_managers })))
+    }
+
+    fn version(wire: &Self::Wire) -> &str {
+        &wire.metadata.resource_version
+    }
+}
+
+/// Namespaces.
+pub(super) struct Namespaces;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct MetaWire {
+    metadata: Meta<IgnoredAny>,
+}
+
+impl Watched for Namespaces {
+    const NAME: &'static str = "namespaces";
+    const PATH: &'static str = "/api/v1/namespaces";
+    type Wire = MetaWire;
+    type Key = String;
+    type Value = Labels;
+
+    fn read(wire: MetaWire) -> Option<(String, Labels)> {
+        Some((wire.metadata.name, wire.metadata.labels.unwrap_or_default()))
+    }
+
+    fn version(wire: &MetaWire) -> &str {
+        &wire.metadata.resource_version
+    }
+}
+
+/// Pods.
+pub(super) struct Pods;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PodWire {
+    metadata: Meta<IgnoredAny>,
+    spec: PodSpec,
+    status: PodStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpec {
+    node_name: Option<String>,
+    host_network: Option<bool>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct PodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct PodIp {
+    ip: String,
+}
+
+impl Watched for Pods {
+    const NAME: &'static str = "pods";
+    const PATH: &'static str = "/api/v1/pods";
+    type Wire = PodWire;
+    type Key = PodName;
+    type Value = Pod;
+
+    fn read(wire: PodWire) -> Option<(PodName, Pod)> {
+        let PodWire { metadata, spec, status } = wire;
+        let listed: Vec<String> = status.pod_ips.unwrap_or_default().into_iter().map(|one| one.ip).collect();
+        let addresses = if listed.is_empty() { status.pod_ip.into_iter().collect() } else { listed };
+        let pod = Pod {
+            labels: metadata.labels.unwrap_or_default(),
+            node: spec.node_name.and_then(|node| NodeName::parse(&node).ok()),
+            addresses: addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+            host_network: spec.host_network.unwrap_or_default(),
+            finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        };
+        Some((PodName { namespace: metadata.namespace.unwrap_or_default(), name: metadata.name }, pod))
+    }
+
+    fn version(wire: &PodWire) -> &str {
+        &wire.metadata.resource_version
+    }
+}
+
+/// A custom resource: spec and status as they are.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct CustomWire<M: Default, S: Default> {
+    metadata: Meta<M>,
+    spec: Value,
+    status: S,
+}
+
+/// EgressPolicies.
+pub(super) struct Policies<D>(std::marker::PhantomData<D>);
+
+impl<D: Detail> Watched for Policies<D> {
+    const NAME: &'static str = "egresspolicies";
+    const PATH: &'static str = "/apis/egret.dev/v1alpha1/egresspolicies";
+    type Wire = CustomWire<D::Managers, D::Status>;
+    type Key = String;
+    type Value = PolicyObject;
+
+    fn read(wire: Self::Wire) -> Option<(String, PolicyObject)> {
+        let CustomWire { metadata, spec, status } = wire;
+        let object = PolicyObject {
+            uid: metadata.uid,
+            resource_version: metadata.resource_version,
+            generation: metadata.generation.unwrap_or_default(),
+            managers: D::managers(metadata.managed_fields).iter().filter_map(Entry::writer).collect(),
+            spec,
+            status: D::status(status).and_then(|status| serde_json::from_value(status).ok()),
+        };
+        Some((metadata.name, object))
+    }
+
+    fn version(wire: &Self::Wire) -> &str {
+        &wire.metadata.resource_version
+    }
+}
+
+/// The EgressConfig.
+pub(super) struct Configs<D>(std::marker::PhantomData<D>);
+
+impl<D: Detail> Watched for Configs<D> {
+    const NAME: &'static str = "egressconfigs";
+    const PATH: &'static str = "/apis/egret.dev/v1alpha1/egressconfigs";
+    type Wire = CustomWire<D::Managers, D::Status>;
+    type Key = ();
+    type Value = ConfigObject;
+
+    fn read(wire: Self::Wire) -> Option<((), ConfigObject)> {
+        let CustomWire { metadata, spec, status } = wire;
+        let object = ConfigObject {
+            uid: metadata.uid,
+            resource_version: metadata.resource_version,
+            generation: metadata.generation.unwrap_or_default(),
+            spec: serde_json::from_value::<ConfigSpec>(spec).map_err(|error| error.to_string()),
+            status: D::status(status).and_then(|status| serde_json::from_value(status).ok()),
+        };
+        (metadata.name == CONFIG_NAME).then_some(((), object))
+    }
+
+    fn version(wire: &Self::Wire) -> &str {
+        &wire.metadata.resource_version
+    }
+}
+
+/// EgressNodes: their status is what they are watched for.
+pub(super) struct EgressNodes;
+
+impl Watched for EgressNodes {
+    const NAME: &'static str = "egressnodes";
+    const PATH: &'static str = "/apis/egret.dev/v1alpha1/egressnodes";
+    type Wire = CustomWire<IgnoredAny, Option<Value>>;
+    type Key = NodeName;
+    type Value = EgressNodeObject;
+
+    fn read(wire: Self::Wire) -> Option<(NodeName, EgressNodeObject)> {
+        let name = NodeName::parse(&wire.metadata.name).ok()?;
+        let object = EgressNodeObject {
+            uid: wire.metadata.uid,
+            generation: wire.metadata.generation.unwrap_or_default(),
+            labels: wire.metadata.labels.unwrap_or_default(),
+            status: wire.status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default(),
+        };
+        Some((name, object))
+    }
+
+    fn version(wire: &Self::Wire) -> &str {
+        &wire.metadata.resource_version
+    }
+}
+
+#[cfg(test)]
+mod tests;

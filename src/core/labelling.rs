@@ -1,0 +1,256 @@
+//! Labelling: what to apply to one node so that it has the labels that Git asks for, and what somebody else did about them.
+//!
+//! Server-side apply keeps a book of who owns which field; what a manager no longer applies is removed with it. A change by hand takes a
+//! field over without asking, and the next apply is refused: that is how drift of a label looks. Deliberately absent: the requests
+//! (`cluster::live`), and which labels Git asks for ([`super::policy::PolicySet::labels_of`]).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::labels::Labels;
+use super::report::drift::{Class, Drift, Place};
+use super::report::history::By;
+
+/// So many corrections of one label in [`FIGHT_WINDOW`] are a fight with somebody who wants another value: it is not fought on.
+pub const FIGHT: usize = 5;
+/// See [`FIGHT`]. It is also how long a fight that was given up is let rest.
+pub const FIGHT_WINDOW: SignedDuration = SignedDuration::from_mins(10);
+
+/// A field manager and the labels it owns, as `metadata.managedFields` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The manager.
+    pub manager: String,
+    /// By server-side apply; otherwise by any other write.
+    pub applies: bool,
+    /// When it last changed something.
+    pub time: Option<Timestamp>,
+    /// Keys of labels.
+    pub keys: BTreeSet<String>,
+}
+
+/// What to do about a label that somebody changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnLabelDrift {
+    /// Put it right, and tell.
+    #[default]
+    Correct,
+    /// Tell, and leave it.
+    Report,
+}
+
+/// One node's labels.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// All of them.
+    pub labels: &'a Labels,
+    /// Who owns which.
+    pub owners: &'a [Owner],
+}
+
+/// What to do about one node's labels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// Apply exactly these; nothing to do otherwise.
+    pub apply: Option<Apply>,
+    /// What somebody changed, with who did.
+    pub drift: Vec<(Drift, Option<By>)>,
+    /// Labels that are not fought for any more, with the value somebody else wants.
+    pub given_up: BTreeMap<String, String>,
+}
+
+/// One server-side apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Apply {
+    /// All labels of ours.
+    pub labels: Labels,
+    /// Take over what others own.
+    pub force: bool,
+}
+
+/// What is remembered of one node's labels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// What was last applied.
+    pub applied: Labels,
+    corrections: BTreeMap<String, VecDeque<Timestamp>>,
+}
+
+impl Memory {
+    /// Decides, and remembers corrections. The caller sets [`Memory::applied`] once the apply has gone through.
+    pub fn decide(
+        &mut self,
+        desired: &Labels,
+        seen: Seen<'_>,
+        manager: &str,
+        on: OnLabelDrift,
+        now: Timestamp,
+    ) -> Decision {
+        let own = |owner: &&Owner| owner.applies && owner.manager == manager;
+        let owned: BTreeSet<&String> = seen.owners.iter().filter(own).flat_map(|owner| &owner.keys).collect();
+        let mut decision = Decision::default();
+        let mut labels = desired.clone();
+        let mut force = false;
+        self.corrections.retain(|key, _| desired.contains_key(key));
+        for (key, wanted) in desired {
+            let found = seen.labels.get(key);
+            if found == Some(wanted) {
+                continue;
+            }
+            let by = seen.owners.iter().find(|owner| owner.keys.contains(key) && !own(owner)).map(by);
+            // One that was never applied and is not there is no drift: it is new.
+            let Some(class) = class(found, self.applied.get(key) == Some(wanted)) else { continue };
+            decision.drift.push((drift(key, class, wanted, found), by));
+            let fighting = on == OnLabelDrift::Correct && self.fights(key, now);
+            if fighting {
+                decision.given_up.insert(key.clone(), found.cloned().unwrap_or_default());
+            }
+            if on == OnLabelDrift::Report || fighting {
+                labels.remove(key);
+            } else {
+                force = true;
+            }
+        }
+        let settled = labels.keys().collect::<BTreeSet<_>>() == owned
+            && labels.iter().all(|(key, value)| seen.labels.get(key) == Some(value));
+        decision.apply = (!settled).then_some(Apply { labels, force });
+        decision
+    }
+
+    /// Takes down that labels were put right.
+    pub fn corrected(&mut self, keys: impl IntoIterator<Item = String>, now: Timestamp) {
+        for key in keys {
+            self.corrections.entry(key).or_default().push_back(now);
+        }
+    }
+
+    fn fights(&mut self, key: &str, now: Timestamp) -> bool {
+        let Some(times) = self.corrections.get_mut(key) else { return false };
+        while times.front().is_some_and(|first| now.duration_since(*first) >= FIGHT_WINDOW) {
+            times.pop_front();
+        }
+        times.len() >= FIGHT
+    }
+}
+
+fn class(found: Option<&String>, was_applied: bool) -> Option<Class> {
+    match found {
+        Some(_) => Some(Class::Changed),
+        None => was_applied.then_some(Class::Missing),
+    }
+}
+
+fn drift(key: &str, class: Class, wanted: &str, found: Option<&String>) -> Drift {
+    Drift {
+        object: format!("label {key}"),
+        class,
+        desired: Some(format!("{key}: \"{wanted}\"")),
+        observed: found.map(|value| format!("{key}: \"{value}\"")),
+        place: Place::Label,
+    }
+}
+
+fn by(owner: &Owner) -> By {
+    let how = if owner.applies { "applied" } else { "wrote" };
+    let when = owner.time.map(|time| format!(" at {time}")).unwrap_or_default();
+    By { guess: owner.manager.clone(), because: format!("managedFields: it {how} the label{when}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANAGER: &str = "egret";
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn owner(manager: &str, applies: bool, keys: &[&str]) -> Owner {
+        let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+        Owner { manager: manager.to_owned(), applies, time: None, keys }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn decide(memory: &mut Memory, desired: &Labels, found: &Labels, owners: &[Owner], second: i64) -> Decision {
+        let seen = Seen { labels: found, owners };
+        memory.decide(desired, seen, MANAGER, OnLabelDrift::Correct, at(second))
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_costs_no_request_and_a_new_label_is_no_drift() {
+        let desired = labels(&[("egress-gw", "true")]);
+        let mut memory = Memory::default();
+        let new = decide(&mut memory, &desired, &labels(&[("os", "linux")]), &[], 0);
+        assert_eq!(new.apply, Some(Apply { labels: desired.clone(), force: false }));
+        assert_eq!(new.drift, []);
+        let found = labels(&[("os", "linux"), ("egress-gw", "true")]);
+        let own = [owner(MANAGER, true, &["egress-gw"])];
+        assert_eq!(decide(&mut memory, &desired, &found, &own, 1), Decision::default());
+    }
+
+    #[test]
+    fn a_label_that_git_no_longer_asks_for_is_given_back_and_others_are_not_looked_at() {
+        let found = labels(&[("egress-gw", "true"), ("os", "linux")]);
+        let own = [owner(MANAGER, true, &["egress-gw"]), owner("kubelet", false, &["os"])];
+        let decision = decide(&mut Memory::default(), &Labels::new(), &found, &own, 0);
+        assert_eq!(decision.apply, Some(Apply { labels: Labels::new(), force: false }));
+        assert_eq!(decision.drift, []);
+    }
+
+    #[test]
+    fn a_label_that_somebody_else_set_to_the_same_value_is_applied_too_so_that_it_is_ours_as_well() {
+        let desired = labels(&[("egress-gw", "true")]);
+        let hers = [owner("kubectl-label", false, &["egress-gw"])];
+        let decision = decide(&mut Memory::default(), &desired, &desired, &hers, 0);
+        assert_eq!(decision.apply, Some(Apply { labels: desired.clone(), force: false }));
+        assert_eq!(decision.drift, []);
+    }
+
+    #[test]
+    fn a_hand_edit_is_drift_with_a_name_and_is_taken_back() {
+        let desired = labels(&[("egress-gw", "true")]);
+        let found = labels(&[("egress-gw", "maybe")]);
+        let hand = [owner(MANAGER, true, &[]), owner("kubectl-label", false, &["egress-gw"])];
+        let mut memory = Memory { applied: desired.clone(), ..Memory::default() };
+        let decision = decide(&mut memory, &desired, &found, &hand, 0);
+        assert_eq!(decision.apply, Some(Apply { labels: desired.clone(), force: true }));
+        let (drift, by) = &decision.drift[0];
+        assert_eq!((drift.class, drift.observed.as_deref()), (Class::Changed, Some("egress-gw: \"maybe\"")));
+        assert_eq!(by.as_ref().unwrap().guess, "kubectl-label");
+        let gone = decide(&mut memory, &desired, &Labels::new(), &[], 1);
+        assert_eq!((gone.drift[0].0.class, gone.apply.unwrap().force), (Class::Missing, true));
+    }
+
+    #[test]
+    fn where_drift_is_only_told_the_label_is_left_to_whoever_changed_it() {
+        let desired = labels(&[("egress-gw", "true"), ("rack", "r1")]);
+        let found = labels(&[("egress-gw", "maybe"), ("rack", "r1")]);
+        let owners = [owner(MANAGER, true, &["rack"]), owner("kubectl-label", false, &["egress-gw"])];
+        let seen = Seen { labels: &found, owners: &owners };
+        let mut memory = Memory { applied: desired.clone(), ..Memory::default() };
+        let decision = memory.decide(&desired, seen, MANAGER, OnLabelDrift::Report, at(0));
+        assert_eq!((decision.apply, decision.drift.len()), (None, 1));
+    }
+
+    #[test]
+    fn a_fight_is_given_up_and_taken_up_again_when_it_has_rested() {
+        let desired = labels(&[("egress-gw", "true")]);
+        let found = labels(&[("egress-gw", "maybe")]);
+        let other = [owner("operator", true, &["egress-gw"])];
+        let mut memory = Memory { applied: desired.clone(), ..Memory::default() };
+        for second in 0..5 {
+            let decision = decide(&mut memory, &desired, &found, &other, second);
+            assert!(decision.apply.is_some_and(|apply| apply.force));
+            memory.corrected(["egress-gw".to_owned()], at(second));
+        }
+        let given_up = decide(&mut memory, &desired, &found, &other, 5);
+        assert_eq!(given_up.given_up, BTreeMap::from([("egress-gw".to_owned(), "maybe".to_owned())]));
+        assert_eq!((given_up.apply, given_up.drift.len()), (None, 1));
+        assert!(decide(&mut memory, &desired, &found, &other, 601).apply.is_some());
+    }
+}

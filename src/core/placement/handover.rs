@@ -1,0 +1,147 @@
+//! Handover: from the exits that carry a policy's members to those that are placed for them, without a gap in between.
+//!
+//! A gateway that has been placed takes a moment to be ready, and one that has been left still carries live connections. Every node
+//! decides this for itself from the same facts; what they don't share is only how soon each hears of them. Deliberately absent: which
+//! node is to answer ([`super::place`]), and the connections themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Exit, ExitKey, Placement};
+use crate::core::facts::Facts;
+use crate::core::finding::Finding;
+use crate::core::name::NodeName;
+use crate::core::policy::{ExistingConnections, PolicyId, PolicySet};
+
+/// Which exits each gateway says it serves, by their identities.
+pub type Serving = BTreeMap<NodeName, BTreeSet<String>>;
+
+/// So long an exit that has been left is kept for the connections that began on it. Most end by themselves sooner; those that do not are
+/// then moved as if their gateway were gone.
+pub const DRAIN: SignedDuration = SignedDuration::from_mins(10);
+
+/// What a node remembers of the ways that were in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Handover {
+    /// The exits of each policy.
+    carried: BTreeMap<PolicyId, Vec<ExitKey>>,
+    /// Exits that were left, with the policies that left them, and until when they are kept.
+    left: BTreeMap<ExitKey, Left>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Left {
+    exit: Exit,
+    policies: BTreeSet<PolicyId>,
+    until: Timestamp,
+}
+
+impl Handover {
+    /// The placement as it is to be in force now on the node `own`, after what was in force before. Remembers it.
+    ///
+    /// While a gateway that was placed does not yet say that it serves an exit, its policy stays on the exits that carried it, as long as
+    /// one of them is there. Exits that no policy is placed on any more stay known for [`DRAIN`].
+    pub fn next(
+        &mut self,
+        mut placement: Placement,
+        own: &NodeName,
+        set: &PolicySet,
+        facts: &Facts,
+        serving: &Serving,
+        now: Timestamp,
+    ) -> Placement {
+        let ready = |exit: &ExitKey| {
+            exit.gateway == *own || serving.get(&exit.gateway).is_some_and(|exits| exits.contains(&exit.identity()))
+        };
+        let before = std::mem::take(self);
+        let mut carried = BTreeMap::new();
+        for (policy, placed) in &mut placement.policies {
+            if let Some(waiting) = placed.exits.iter().find(|exit| !ready(exit)) {
+                let waits_for = waiting.identity();
+                let old: Vec<ExitKey> = before.carried.get(policy).into_iter().flatten().cloned().collect();
+                let alive: Vec<ExitKey> = old.into_iter().filter(|exit| is_there(exit, facts) && ready(exit)).collect();
+                let message = if alive.is_empty() {
+                    format!("{waits_for} is not ready yet; members' packets to its destinations are dropped")
+                } else {
+                    let by: Vec<String> = alive.iter().map(ExitKey::identity).collect();
+                    format!("{waits_for} is not ready yet; {} carries its members until then", by.join(" and "))
+                };
+                placement.findings.push(Finding::new("gateway-not-ready", policy, message));
+                if !alive.is_empty() {
+                    placed.exits = alive;
+                }
+            }
+            carried.insert(policy.clone(), placed.exits.clone());
+        }
+        self.carried = carried;
+        self.leave(&before, &placement, set, facts, now);
+        self.keep(&mut placement, facts);
+        placement.findings.sort();
+        placement
+    }
+
+    /// When the first exit that was left is forgotten.
+    pub fn wake(&self) -> Option<Timestamp> {
+        self.left.values().map(|left| left.until).min()
+    }
+
+    /// Which exits a policy has left, and until when each is kept.
+    fn leave(&mut self, before: &Self, placement: &Placement, set: &PolicySet, facts: &Facts, now: Timestamp) {
+        let used: BTreeSet<&ExitKey> = placement.policies.values().flat_map(|placed| &placed.exits).collect();
+        let keeps = |policy: &PolicyId| {
+            placement.policies.contains_key(policy)
+                && set
+                    .policies
+                    .get(policy)
+                    .is_some_and(|policy| policy.existing_connections == ExistingConnections::Keep)
+        };
+        let mut left = before.left.clone();
+        for (policy, exits) in before.carried.iter().filter(|(policy, _)| keeps(policy)) {
+            for exit in exits.iter().filter(|exit| !used.contains(exit)) {
+                let Some(peer) = facts.nodes.get(&exit.gateway).and_then(crate::core::facts::Node::tunnel_address)
+                else {
+                    continue;
+                };
+                let entry = left.entry(exit.clone()).or_insert_with(|| Left {
+                    exit: Exit { vni: exit.vni(), peer },
+                    policies: BTreeSet::new(),
+                    until: now.saturating_add(DRAIN).unwrap_or(now),
+                });
+                entry.policies.insert(policy.clone());
+            }
+        }
+        left.retain(|exit, left| {
+            left.policies.retain(|policy| keeps(policy));
+            !left.policies.is_empty() && !used.contains(exit) && is_there(exit, facts) && now < left.until
+        });
+        self.left = left;
+    }
+
+    /// What was left is part of the placement, unless another exit of its gateway took its identifier.
+    fn keep(&self, placement: &mut Placement, facts: &Facts) {
+        let taken: BTreeSet<(NodeName, u32)> =
+            placement.exits.iter().map(|(key, exit)| (key.gateway.clone(), exit.vni)).collect();
+        for (key, left) in &self.left {
+            if !taken.contains(&(key.gateway.clone(), left.exit.vni)) {
+                placement.exits.insert(key.clone(), left.exit.clone());
+                placement.left.insert(key.clone(), left.policies.clone());
+            }
+        }
+        // What carries a policy until its gateway is ready must be known, too.
+        let carrying: Vec<ExitKey> = placement.policies.values().flat_map(|placed| placed.exits.clone()).collect();
+        for key in carrying {
+            if let Some(peer) = facts.nodes.get(&key.gateway).and_then(crate::core::facts::Node::tunnel_address) {
+                placement.exits.entry(key.clone()).or_insert_with(|| Exit { vni: key.vni(), peer });
+            }
+        }
+    }
+}
+
+/// Whether a gateway is still there to carry somebody: cordoned or without its label, but alive.
+fn is_there(exit: &ExitKey, facts: &Facts) -> bool {
+    facts.nodes.get(&exit.gateway).is_some_and(|node| node.ready && node.tunnel_address().is_some())
+}
+
+#[cfg(test)]
+mod tests;

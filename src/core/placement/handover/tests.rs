@@ -1,0 +1,133 @@
+//! Tests of handover: one policy, two gateways, and a third node that has its members.
+
+use super::*;
+use crate::core::facts::Node;
+use crate::core::labels::{Labels, Operator, Requirement, Selector};
+use crate::core::name::ObjectName;
+use crate::core::placement::place;
+use crate::core::policy::{Egress, GatewaySpec, MemberSelector, OnNoGateway, Origin, Policy, PolicyKind};
+
+fn name(text: &str) -> NodeName {
+    NodeName::parse(text).unwrap()
+}
+
+fn set(existing_connections: ExistingConnections) -> PolicySet {
+    let gateway = GatewaySpec {
+        node: Selector {
+            requirements: vec![Requirement { key: "gw".to_owned(), operator: Operator::In(["a".to_owned()].into()) }],
+        },
+        egress: Egress::DefaultRoute,
+        next_hops: Vec::new(),
+    };
+    let policy = Policy {
+        id: PolicyId { name: ObjectName::parse("p").unwrap(), kind: PolicyKind::Egret },
+        selectors: vec![MemberSelector::default()],
+        destinations: vec!["10.0.4.0/24".parse().unwrap()],
+        excluded: Vec::new(),
+        gateways: vec![gateway],
+        priority: 0,
+        on_no_gateway: OnNoGateway::Drop,
+        existing_connections,
+        suspend: None,
+        origin: Origin::default(),
+    };
+    PolicySet { policies: [(policy.id.clone(), policy)].into(), ..PolicySet::default() }
+}
+
+/// Three nodes; `labelled` is the gateway by its label, and those in `dead` are not Ready.
+fn facts(labelled: &str, dead: &[&str]) -> Facts {
+    let mut facts = Facts::default();
+    for (number, node) in ["one", "three", "two"].into_iter().enumerate() {
+        let labels = if node == labelled { Labels::from([("gw".to_owned(), "a".to_owned())]) } else { Labels::new() };
+        let addresses = vec![format!("172.18.0.{}", number + 2).parse().unwrap()];
+        facts.nodes.insert(name(node), Node { labels, addresses, ready: !dead.contains(&node), ..Node::default() });
+    }
+    facts
+}
+
+fn serving(nodes: &[&str]) -> Serving {
+    nodes.iter().map(|node| (name(node), BTreeSet::from([format!("{node} default")]))).collect()
+}
+
+struct Stage {
+    set: PolicySet,
+    memory: Handover,
+}
+
+impl Stage {
+    fn new(existing: ExistingConnections) -> Self {
+        Self { set: set(existing), memory: Handover::default() }
+    }
+
+    /// The gateways that carry the policy, and the exits that were left, on node `own` at a second.
+    fn at(
+        &mut self,
+        own: &str,
+        labelled: &str,
+        dead: &[&str],
+        serve: &[&str],
+        second: i64,
+    ) -> (Vec<String>, Vec<String>) {
+        let (facts, now) = (facts(labelled, dead), Timestamp::from_second(second).unwrap());
+        let placed = place(&self.set, &facts, now);
+        let placement = self.memory.next(placed, &name(own), &self.set, &facts, &serving(serve), now);
+        let carried = placement.policies.values().flat_map(|placed| placed.exits.iter().map(ExitKey::identity));
+        let left: Vec<String> = placement.left.keys().map(ExitKey::identity).collect();
+        assert!(placement.left.keys().all(|exit| placement.exits.contains_key(exit)));
+        (carried.collect(), left)
+    }
+}
+
+fn is(carried: &str, left: &[&str]) -> (Vec<String>, Vec<String>) {
+    (vec![format!("{carried} default")], left.iter().map(|node| format!("{node} default")).collect())
+}
+
+#[test]
+fn the_old_gateway_carries_until_the_new_one_is_ready_and_is_then_kept_for_its_connections() {
+    let mut stage = Stage::new(ExistingConnections::Keep);
+    assert_eq!(stage.at("three", "one", &[], &["one"], 0), is("one", &[]));
+    assert_eq!(stage.at("three", "two", &[], &["one"], 1), is("one", &[]));
+    assert_eq!(stage.at("three", "two", &[], &["one", "two"], 2), is("two", &["one"]));
+    assert_eq!(stage.memory.wake(), Some(Timestamp::from_second(602).unwrap()));
+    assert_eq!(stage.at("three", "two", &[], &["one", "two"], 601), is("two", &["one"]));
+    assert_eq!(stage.at("three", "two", &[], &["two"], 602), is("two", &[]));
+}
+
+#[test]
+fn the_new_gateway_takes_its_own_place_at_once() {
+    let mut stage = Stage::new(ExistingConnections::Keep);
+    assert_eq!(stage.at("two", "one", &[], &["one"], 0), is("one", &[]));
+    assert_eq!(stage.at("two", "two", &[], &["one"], 1), is("two", &["one"]));
+}
+
+#[test]
+fn nobody_waits_for_the_new_one_where_the_old_one_is_dead() {
+    let mut stage = Stage::new(ExistingConnections::Keep);
+    assert_eq!(stage.at("three", "one", &[], &["one"], 0), is("one", &[]));
+    assert_eq!(stage.at("three", "two", &["one"], &["one"], 1), is("two", &[]));
+}
+
+#[test]
+fn a_gateway_that_dies_after_it_was_left_is_forgotten_and_one_that_is_taken_back_is_no_longer_left() {
+    let mut stage = Stage::new(ExistingConnections::Keep);
+    stage.at("three", "one", &[], &["one", "two"], 0);
+    assert_eq!(stage.at("three", "two", &[], &["one", "two"], 1), is("two", &["one"]));
+    assert_eq!(stage.at("three", "one", &[], &["one", "two"], 2), is("one", &["two"]));
+    assert_eq!(stage.at("three", "one", &["two"], &["one", "two"], 3), is("one", &[]));
+}
+
+#[test]
+fn connections_that_are_to_be_reset_keep_no_exit() {
+    let mut stage = Stage::new(ExistingConnections::Reset);
+    stage.at("three", "one", &[], &["one", "two"], 0);
+    assert_eq!(stage.at("three", "two", &[], &["one", "two"], 1), is("two", &[]));
+}
+
+#[test]
+fn a_policy_that_is_gone_keeps_nothing() {
+    let mut stage = Stage::new(ExistingConnections::Keep);
+    stage.at("three", "one", &[], &["one", "two"], 0);
+    stage.at("three", "two", &[], &["one", "two"], 1);
+    stage.set.policies.clear();
+    assert_eq!(stage.at("three", "two", &[], &["one", "two"], 2), (Vec::new(), Vec::new()));
+}

@@ -1,0 +1,293 @@
+//! Published policies: a policy in force as the `spec` of a custom resource, and back.
+//!
+//! The fields are those of an EgressPolicy document, so whoever knows the repository can read what the cluster holds; and it is read back
+//! by the same checks. What a policy takes from egret.yaml is written out. Deliberately absent: the resource around the `spec`, with its
+//! fence and status (`cluster::live`), and where a policy leads (`placement`).
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::config::Config;
+use super::document::{CONFIG_FILE, Kind};
+use super::{
+    Egress, GatewaySpec, MemberSelector, ObjectName, Origin, Policy, PolicyId, PolicyKind, PolicySet, Suspend, file,
+};
+use crate::core::labels::{Operator, Requirement, Selector};
+use crate::core::state::net::fnv1a;
+
+/// The label by which a podSelector means the name of the pod's namespace.
+const NAMESPACE_NAME: &str = "io.kubernetes.pod.namespace";
+/// Put behind the name of a Cilium document where an EgressPolicy has the same.
+const CILIUM_SUFFIX: &str = ".cilium.io";
+/// Fields of a published spec that no document has.
+const ENVELOPE: [&str; 2] = ["source", "fence"];
+
+/// What is published of a repository's commit, apart from the commit.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Published {
+    /// Specs by the name of their resource.
+    pub policies: BTreeMap<String, Value>,
+    /// The values of egret.yaml that nodes need.
+    pub config: Value,
+}
+
+/// Why a published spec is not what Egret publishes: somebody else wrote it, or another version did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The resource.
+    pub name: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.name, self.message)
+    }
+}
+
+impl Published {
+    /// All that a set asks for.
+    pub fn of(set: &PolicySet) -> Self {
+        let policies = set.policies.values().map(|policy| (resource_name(set, &policy.id), spec(policy))).collect();
+        Self { policies, config: config(&set.config) }
+    }
+
+    /// A short text that is the same exactly where the policies are. Agents apply no set of policies but one that it describes.
+    pub fn digest(&self) -> String {
+        digest_of(self.policies.iter().map(|(name, spec)| hash_of(name, spec)))
+    }
+
+    /// Reads back what was published. `policies` are specs as the API server returns them.
+    pub fn read<'v>(
+        policies: impl IntoIterator<Item = (&'v String, &'v Value)>,
+        config: &Value,
+    ) -> Result<PolicySet, Vec<Unreadable>> {
+        let mut set = PolicySet::default();
+        let mut faults = Vec::new();
+        for (name, spec) in policies {
+            match read_policy(name, spec) {
+                Ok(policy) => {
+                    set.policies.insert(policy.id.clone(), policy);
+                }
+                Err(fault) => faults.push(fault),
+            }
+        }
+        match read_config(config) {
+            Ok(config) => set.config = config,
+            Err(fault) => faults.push(fault),
+        }
+        if faults.is_empty() { Ok(set) } else { Err(faults) }
+    }
+}
+
+/// The hash of one published policy, from which [`digest_of`] makes that of all: when one changes, the others need not be read again.
+pub fn hash_of(name: &str, spec: &Value) -> u64 {
+    let mut text = format!("{name}\0");
+    canonical(spec, &mut text);
+    fnv1a(text.as_bytes())
+}
+
+/// The digest of policies by their hashes, in whatever order. It guards against being early or late, not against malice: who can
+/// write policies can write the head as well.
+pub fn digest_of(hashes: impl IntoIterator<Item = u64>) -> String {
+    format!("{:016x}", hashes.into_iter().fold(0_u64, u64::wrapping_add))
+}
+
+/// The name of a policy's resource.
+pub fn resource_name(set: &PolicySet, id: &PolicyId) -> String {
+    let namesake = PolicyId { name: id.name.clone(), kind: PolicyKind::Egret };
+    if id.kind == PolicyKind::Cilium && set.policies.contains_key(&namesake) {
+        format!("{}{CILIUM_SUFFIX}", id.name)
+    } else {
+        id.name.to_string()
+    }
+}
+
+fn kind_name(kind: PolicyKind) -> &'static str {
+    match kind {
+        PolicyKind::Cilium => Kind::CiliumEgressGatewayPolicy.name(),
+        PolicyKind::Egret => Kind::EgressPolicy.name(),
+    }
+}
+
+/// A policy as the `spec` of an EgressPolicy.
+pub fn spec(policy: &Policy) -> Value {
+    let texts = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut spec = json!({
+        "selectors": policy.selectors.iter().map(member).collect::<Vec<_>>(),
+        "destinationCIDRs": texts(&policy.destinations),
+        "egressGateways": policy.gateways.iter().map(gateway).collect::<Vec<_>>(),
+        "priority": policy.priority,
+        "onNoGateway": word(&super::check::ON_NO_GATEWAY, &policy.on_no_gateway),
+        "existingConnections": word(&super::check::EXISTING_CONNECTIONS, &policy.existing_connections),
+        "source": {
+            "kind": kind_name(policy.id.kind),
+            "name": policy.id.name.as_str(),
+            "file": policy.origin.file,
+            "line": policy.origin.line,
+        },
+    });
+    if !policy.excluded.is_empty() {
+        spec["excludedCIDRs"] = json!(texts(&policy.excluded));
+    }
+    if let Some(Suspend { until, reason }) = &policy.suspend {
+        spec["suspend"] = json!({"until": until.to_string(), "reason": reason});
+    }
+    spec
+}
+
+fn word<T: PartialEq>(words: &[(&'static str, T)], meant: &T) -> &'static str {
+    words.iter().find(|(_, value)| value == meant).map_or("", |(word, _)| word)
+}
+
+fn gateway(spec: &GatewaySpec) -> Value {
+    let mut gateway = json!({"nodeSelector": selector(&spec.node.requirements)});
+    match &spec.egress {
+        Egress::Address(address) => gateway["egressIP"] = json!(address.to_string()),
+        Egress::Interface(name) => gateway["interface"] = json!(name.as_str()),
+        Egress::DefaultRoute => {}
+    }
+    if !spec.next_hops.is_empty() {
+        gateway["nextHops"] = json!(spec.next_hops.iter().map(ToString::to_string).collect::<Vec<_>>());
+    }
+    gateway
+}
+
+fn member(member: &MemberSelector) -> Value {
+    let named = member
+        .namespace_name
+        .iter()
+        .map(|operator| Requirement { key: NAMESPACE_NAME.to_owned(), operator: operator.clone() });
+    let pod: Vec<Requirement> = member.pod.requirements.iter().cloned().chain(named).collect();
+    let mut written = json!({"podSelector": selector(&pod)});
+    for (field, Selector { requirements }) in [("namespaceSelector", &member.namespace), ("nodeSelector", &member.node)]
+    {
+        if !requirements.is_empty() {
+            written[field] = selector(requirements);
+        }
+    }
+    written
+}
+
+/// Requirements of one value are `matchLabels`, as people write them, unless there are two on one key.
+fn selector(requirements: &[Requirement]) -> Value {
+    let (mut labels, mut expressions) = (Map::new(), Vec::new());
+    let alone = |key: &str| requirements.iter().filter(|requirement| requirement.key == key).count() == 1;
+    for Requirement { key, operator } in requirements {
+        let (word, values) = match operator {
+            Operator::In(values) if values.len() == 1 && alone(key) => {
+                labels.insert(key.clone(), json!(values.first()));
+                continue;
+            }
+            Operator::In(values) => ("In", Some(values)),
+            Operator::NotIn(values) => ("NotIn", Some(values)),
+            Operator::Exists => ("Exists", None),
+            Operator::DoesNotExist => ("DoesNotExist", None),
+        };
+        let mut expression = json!({"key": key, "operator": word});
+        if let Some(values) = values {
+            expression["values"] = json!(values);
+        }
+        expressions.push(expression);
+    }
+    let mut written = Map::new();
+    if !labels.is_empty() {
+        written.insert("matchLabels".to_owned(), Value::Object(labels));
+    }
+    if !expressions.is_empty() {
+        written.insert("matchExpressions".to_owned(), Value::Array(expressions));
+    }
+    Value::Object(written)
+}
+
+/// What nodes need of egret.yaml. Paths, branch and schedule are the controller's.
+fn config(config: &Config) -> Value {
+    let range = config.range;
+    let mut written = json!({
+        "datapath": {
+            "markMask": range.mask,
+            "firstTable": range.first,
+            "port": range.port,
+            "mtu": range.mtu,
+        },
+    });
+    for (field, nets) in
+        [("podCIDRs", &config.pod_cidrs), ("serviceCIDRs", &config.service_cidrs), ("exclusions", &config.exclusions)]
+    {
+        if !nets.is_empty() {
+            written[field] = json!(nets.iter().map(ToString::to_string).collect::<Vec<_>>());
+        }
+    }
+    written
+}
+
+/// One published policy. It passes the same checks as a document in a repository.
+pub fn read_policy(name: &str, spec: &Value) -> Result<Policy, Unreadable> {
+    let fault = |message: String| Unreadable { name: name.to_owned(), message };
+    let source = &spec["source"];
+    let written = |field: &str| source[field].as_str().ok_or_else(|| fault(format!("spec.source.{field} is missing")));
+    let kind = match written("kind")? {
+        kind if kind == kind_name(PolicyKind::Cilium) => PolicyKind::Cilium,
+        kind if kind == kind_name(PolicyKind::Egret) => PolicyKind::Egret,
+        other => return Err(fault(format!("spec.source.kind is {other}"))),
+    };
+    let id = PolicyId { name: ObjectName::parse(written("name")?).map_err(|error| fault(error.to_string()))?, kind };
+    let line = source["line"].as_u64().and_then(|line| usize::try_from(line).ok()).unwrap_or_default();
+    let origin = Origin { file: written("file")?.to_owned(), line };
+    let mut fields = spec.as_object().cloned().unwrap_or_default();
+    fields.retain(|field, _| !ENVELOPE.contains(&field.as_str()));
+    let document = json!({
+        "apiVersion": Kind::EgressPolicy.api_version(),
+        "kind": Kind::EgressPolicy.name(),
+        "metadata": {"name": id.name.as_str()},
+        "spec": fields,
+    });
+    let parsed = file::parse("spec.json", &document.to_string());
+    let checked = parsed.good.first().and_then(|(_, checked)| checked.policy());
+    let Some(checked) = checked else { return Err(fault(first_error(&parsed))) };
+    Ok(Policy { id, origin, ..checked.policy.clone() })
+}
+
+/// The published values of egret.yaml.
+pub fn read_config(config: &Value) -> Result<Config, Unreadable> {
+    let mut document = config.as_object().cloned().unwrap_or_default();
+    document.insert("apiVersion".to_owned(), json!(Kind::Config.api_version()));
+    document.insert("kind".to_owned(), json!(Kind::Config.name()));
+    let parsed = file::parse(CONFIG_FILE, &Value::Object(document).to_string());
+    match parsed.good.first().and_then(|(_, checked)| checked.config()) {
+        Some(config) => Ok(config.of("")),
+        None => Err(Unreadable { name: "spec.config".to_owned(), message: first_error(&parsed) }),
+    }
+}
+
+fn first_error(parsed: &file::ParsedFile) -> String {
+    parsed.diagnostics.first().map_or_else(|| "no document".to_owned(), |diagnostic| diagnostic.message.clone())
+}
+
+/// JSON with sorted keys, whatever order the map keeps.
+fn canonical(value: &Value, text: &mut String) {
+    match value {
+        Value::Object(fields) => {
+            let sorted: BTreeMap<&String, &Value> = fields.iter().collect();
+            text.push('{');
+            for (key, value) in sorted {
+                text.push_str(key);
+                text.push(':');
+                canonical(value, text);
+                text.push(',');
+            }
+            text.push('}');
+        }
+        Value::Array(items) => {
+            text.push('[');
+            for item in items {
+                canonical(item, text);
+                text.push(',');
+            }
+            text.push(']');
+        }
+        scalar => text.push_str(&scalar.to_string()),
+    }
+}

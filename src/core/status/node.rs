@@ -1,0 +1,216 @@
+//! The status of one node, as its agent tells it.
+//!
+//! Deliberately absent: when it is told: counts of pods wait for something else to be said, since a pod's start writes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Condition, since, summary};
+use crate::core::compile::{Compiled, Role};
+use crate::core::ground::Features;
+use crate::core::name::NodeName;
+use crate::core::placement::handover::Serving;
+use crate::core::policy::{PolicyId, PolicyKind};
+use crate::core::report::history::NodeReport;
+
+/// Records that a status carries of each kind; the reports branch has more.
+const CARRIED: usize = 20;
+
+/// `status` of an EgressNode.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeStatus {
+    /// The commit that is in force.
+    pub revision: String,
+    /// The fence of the head that was accepted with it.
+    pub fence: i64,
+    /// Exits that this node serves, in its kernel now.
+    pub exits: Vec<ServedExit>,
+    /// Their addresses, for a column.
+    pub exit_summary: String,
+    /// Policies with pods here.
+    pub policies: Vec<PolicyMembers>,
+    /// Pods that some policy selects.
+    pub members: u64,
+    /// What the kernel can do.
+    pub features: NodeFeatures,
+    /// Objects that differ and are not put right.
+    pub drift: u64,
+    /// What had drifted, and findings.
+    /// One that another version wrote and this one cannot read is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable")]
+    pub report: Option<NodeReport>,
+    /// Ready, Drifting.
+    pub conditions: Vec<Condition>,
+}
+
+/// What another version wrote in another form is as good as nothing, and hides nothing else.
+fn readable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NodeReport>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Report(Box<NodeReport>),
+        Other(IgnoredAny),
+    }
+    Ok(match Option::<Either>::deserialize(from)? {
+        Some(Either::Report(report)) => Some(*report),
+        Some(Either::Other(_)) | None => None,
+    })
+}
+
+/// An exit and its addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServedExit {
+    /// `kind-worker2 dev net1`
+    pub identity: String,
+    /// The addresses that packets leave with.
+    #[serde(rename = "egressIPs")]
+    pub egress_ips: Vec<String>,
+}
+
+/// How many pods of a node a policy selects.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PolicyMembers {
+    /// The policy.
+    pub name: String,
+    /// Its document's kind.
+    pub kind: String,
+    /// Its pods here.
+    pub members: u64,
+}
+
+/// What a node's kernel can do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeFeatures {
+    /// Its release: `6.18.44`.
+    pub kernel: String,
+    /// It can tell the exits of a gateway apart.
+    pub nft_tunnel: bool,
+    /// Nobody else can flush our table.
+    pub owned_tables: bool,
+    /// IPv6 is on.
+    pub ipv6: bool,
+}
+
+/// What an agent knows of its node.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeFacts<'a> {
+    /// The commit in force.
+    pub revision: &'a str,
+    /// The fence of its head.
+    pub fence: i64,
+    /// What was compiled and is in force; none before the first time.
+    pub compiled: Option<&'a Compiled>,
+    /// The report.
+    pub report: &'a NodeReport,
+    /// What the kernel can do.
+    pub features: Features,
+    /// The kernel's release.
+    pub kernel: &'a str,
+    /// Why what is asked for is not in force: a reason and a sentence.
+    pub fault: Option<(&'a str, &'a str)>,
+}
+
+impl PolicyMembers {
+    /// Whether it speaks of this policy.
+    pub fn is_of(&self, id: &PolicyId) -> bool {
+        self.name == id.name.as_str() && self.kind == kind_name(id.kind)
+    }
+}
+
+fn kind_name(kind: PolicyKind) -> &'static str {
+    match kind {
+        PolicyKind::Cilium => "CiliumEgressGatewayPolicy",
+        PolicyKind::Egret => "EgressPolicy",
+    }
+}
+
+/// The status of a node. `before` is the one until now.
+pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) -> NodeStatus {
+    let mut report = facts.report.clone();
+    report.drift.truncate(CARRIED);
+    report.corrected.truncate(CARRIED);
+    report.findings.truncate(CARRIED);
+    let exits = facts.compiled.map(served).unwrap_or_default();
+    let policies = facts.compiled.map(members).unwrap_or_default();
+    let pods: BTreeSet<_> =
+        facts.compiled.into_iter().flat_map(|compiled| compiled.members.values().flatten()).collect();
+    let drift = facts.report.drift.len();
+    let conditions = vec![ready(facts, now), drifting(facts.report, now)];
+    NodeStatus {
+        revision: facts.revision.to_owned(),
+        fence: facts.fence,
+        exit_summary: summary(exits.iter().flat_map(|exit| &exit.egress_ips).collect::<BTreeSet<_>>()),
+        exits,
+        policies,
+        members: pods.len() as u64,
+        features: NodeFeatures {
+            kernel: facts.kernel.to_owned(),
+            nft_tunnel: !facts.features.blind_tunnels,
+            owned_tables: facts.features.owned_tables,
+            ipv6: facts.features.ipv6,
+        },
+        drift: drift as u64,
+        report: Some(report),
+        conditions: since(conditions, &before.conditions),
+    }
+}
+
+fn ready(facts: NodeFacts<'_>, now: Timestamp) -> Condition {
+    match (facts.fault, facts.compiled) {
+        (Some((reason, message)), _) => Condition::new("Ready", false, reason, message, now),
+        (None, None) => Condition::new("Ready", false, "Waiting", "waiting for policies to be published", now),
+        (None, Some(compiled)) if compiled.desired.nft.is_empty() => {
+            Condition::new("Ready", true, "NoPolicies", "no policy is in force", now)
+        }
+        (None, Some(_)) => Condition::new("Ready", true, "InForce", "what is asked for is in the kernel", now),
+    }
+}
+
+fn drifting(report: &NodeReport, now: Timestamp) -> Condition {
+    match report.drift.first() {
+        None => Condition::new("Drifting", false, "None", "nothing differs", now),
+        Some(first) => {
+            let message = format!("{}: {}, and {} in all", first.object, first.action, report.drift.len());
+            Condition::new("Drifting", true, "NotPutRight", message, now)
+        }
+    }
+}
+
+fn served(compiled: &Compiled) -> Vec<ServedExit> {
+    let own = compiled.exits.iter().filter_map(|(key, exit)| match &exit.role {
+        Role::Own { ways, .. } => Some((key, ways)),
+        Role::Remote { .. } => None,
+    });
+    own.map(|(key, ways)| ServedExit {
+        identity: key.identity(),
+        egress_ips: ways.values().map(|way| way.address.to_string()).collect(),
+    })
+    .collect()
+}
+
+fn members(compiled: &Compiled) -> Vec<PolicyMembers> {
+    let counts = compiled.members.iter().filter(|(_, pods)| !pods.is_empty());
+    counts
+        .map(|(id, pods)| PolicyMembers {
+            name: id.name.to_string(),
+            kind: kind_name(id.kind).to_owned(),
+            members: pods.len() as u64,
+        })
+        .collect()
+}
+
+/// Which exits each node says it serves. One without an address has nothing to serve with.
+pub fn serving<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> Serving {
+    let served = |status: &NodeStatus| -> BTreeSet<String> {
+        let exits = status.exits.iter().filter(|exit| !exit.egress_ips.is_empty());
+        exits.map(|exit| exit.identity.clone()).collect()
+    };
+    nodes.into_iter().map(|(name, status)| (name.clone(), served(status))).collect::<BTreeMap<_, _>>()
+}

@@ -1,0 +1,353 @@
+//! The agent: one node of a cluster, without Git and without secrets. It is told what is in force, and looks after its own node alone.
+//!
+//! A pod that starts is a trigger here and nowhere else. While the API server is away the node goes on with what it knows. Deliberately
+//! absent: what a round does (`round`), who publishes (`controller`), and labels of nodes, which are the controller's.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+
+use super::keeper::{Keeper, TimeCame, log_steps};
+use super::lock::{Lock, LockError};
+use super::memory::{Memory, MemoryError};
+use super::published::{Head, NotTaken, Shelf};
+use super::repository::Intent;
+use super::round::{Engine, RoundError, Told, now};
+use super::teller::{Teller, Word};
+use super::telling::Telling;
+use crate::cluster::Cluster;
+use crate::cluster::live::{self, Changed, Live, LiveError, Scope, Watching};
+use crate::core::ground::Features;
+use crate::core::name::NodeName;
+use crate::core::policy::catalogue::GoodDocuments;
+use crate::core::state::net::fnv1a;
+use crate::core::status::{NodeFacts, NodeStatus, node_status, serving};
+use crate::git::{CommitId, CommitInfo};
+use crate::kernel::watch::{Event, Watch};
+use crate::kernel::{Kernel, KernelError};
+use crate::serve::Question;
+use crate::telemetry::chain;
+
+/// What `egret agent` was asked for, checked.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// This node.
+    pub node: NodeName,
+    /// Where memory is; a folder for the node below it.
+    pub state_folder: PathBuf,
+    /// Take everything away, and end.
+    pub remove: bool,
+    /// Where metrics and health are served, if anywhere.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Why the process ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// There is another one.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Memory is out of reach.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The kernel cannot be spoken to.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// It is not known where the API server is, or what was to be taken away there is not.
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    /// Something could not be taken away.
+    #[error(transparent)]
+    Round(#[from] RoundError),
+    /// A signal handler could not be had.
+    #[error("start a signal handler")]
+    Signal(#[source] std::io::Error),
+    /// Metrics cannot be served.
+    #[error("start the HTTP server")]
+    Serve(#[source] std::io::Error),
+}
+
+impl AgentError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Lock(_) => Some(
+                "stop the other process of this node first: `egret run` and `egret agent` exclude each other"
+                    .to_owned(),
+            ),
+            Self::Kernel(error) => error.hint(),
+            Self::Live(error) => error.hint(),
+            Self::Round(error) => error.hint(),
+            Self::Memory(_) | Self::Signal(_) | Self::Serve(_) => None,
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, which leave the datapath in force.
+pub async fn run(options: Options) -> Result<(), AgentError> {
+    let _lock = Lock::take()?;
+    let memory = Memory::open(&options.state_folder.join(options.node.as_str()))?;
+    let range = memory.kept().range().unwrap_or_default();
+    let kernel = Kernel::open(range).await?;
+    for check in crate::kernel::doctor::blockers(range).await {
+        tracing::error!(code = check.code, "{check}");
+    }
+    let live = Live::connect().await?;
+    let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
+    if options.remove {
+        let mut engine = Engine::new(kernel, Cluster::None, options.node.clone(), memory);
+        let steps = engine.remove(range).await?;
+        tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
+        log_steps(&steps);
+        live.delete_node(&options.node).await?;
+        return Ok(());
+    }
+    let telling = Telling::start(options.listen, "not all is known of the cluster yet").map_err(AgentError::Serve)?;
+    let events = Watch::open(kernel.ports())?;
+    let scope = Scope::Agent { node: options.node.clone() };
+    let watching = Watching::open(&live, &scope, live::Options { seed, ..live::Options::default() });
+    let shelf = Shelf::new(memory.kept().fence);
+    let mut engine = Engine::new(kernel, Cluster::Watched(Box::new(watching)), options.node.clone(), memory);
+    engine.told = Some(Told::default());
+    let teller = Teller::start(live.clone(), options.node.clone(), seed);
+    tracing::info!(node = %options.node, server = live.server(), "egret runs");
+    Agent::new(Keeper::new(engine, telling, seed), shelf, teller).forever(events).await
+}
+
+/// What the loop holds.
+struct Agent {
+    keeper: Keeper,
+    shelf: Shelf,
+    teller: Teller,
+    /// Why what is published is not in force.
+    not_taken: Option<NotTaken>,
+    /// Why the last round failed.
+    failed: Option<String>,
+    features: Features,
+    kernel: String,
+    /// What was last said.
+    said: NodeStatus,
+}
+
+/// What woke the loop.
+enum Trigger {
+    Cluster(Changed),
+    Kernel(Result<Event, KernelError>),
+    Time,
+    Asked(Question),
+    Stop,
+}
+
+impl Agent {
+    fn new(keeper: Keeper, shelf: Shelf, teller: Teller) -> Self {
+        Self {
+            keeper,
+            shelf,
+            teller,
+            not_taken: None,
+            failed: None,
+            features: Features::default(),
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            said: NodeStatus::default(),
+        }
+    }
+
+    async fn forever(&mut self, mut kernel: Watch) -> Result<(), AgentError> {
+        let handler = |kind| signal(kind).map_err(AgentError::Signal);
+        let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+        loop {
+            self.keeper.telling.beat();
+            let wake = self.keeper.next_wake();
+            let trigger = self.next(&mut terminate, &mut interrupt, &mut kernel, wake).await;
+            let due = match trigger {
+                Trigger::Stop => {
+                    tracing::info!("egret ends; the datapath stays in force");
+                    return Ok(());
+                }
+                Trigger::Cluster(changed) => self.heard(changed),
+                Trigger::Kernel(event) => self.keeper.happened(event?),
+                Trigger::Time => self.keeper.time_came() != TimeCame::Nothing,
+                Trigger::Asked(question) => {
+                    self.keeper.answer(question).await;
+                    false
+                }
+            };
+            if due && self.is_told() {
+                self.gather(&mut kernel).await?;
+                self.round().await;
+            }
+        }
+    }
+
+    async fn next(
+        &mut self,
+        terminate: &mut Signal,
+        interrupt: &mut Signal,
+        kernel: &mut Watch,
+        wake: Instant,
+    ) -> Trigger {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => Trigger::Stop,
+            _ = interrupt.recv() => Trigger::Stop,
+            changed = self.keeper.engine.cluster.changed() => Trigger::Cluster(changed),
+            event = kernel.next() => Trigger::Kernel(event),
+            () = sleep_until(wake) => Trigger::Time,
+            question = self.keeper.telling.asked() => Trigger::Asked(question),
+        }
+    }
+
+    /// Whether enough is known to do anything: until all lists are in, what is missing may only not have come yet.
+    fn is_told(&self) -> bool {
+        self.watching().is_some_and(Watching::synced) && self.keeper.intent.is_some()
+    }
+
+    fn watching(&self) -> Option<&Watching> {
+        self.keeper.engine.cluster.watching()
+    }
+
+    /// Takes news of the cluster in; tells whether a round is due because of them.
+    fn heard(&mut self, changed: Changed) -> bool {
+        let Some(watching) = self.keeper.engine.cluster.watching() else { return false };
+        if changed.faults {
+            for (what, fault) in watching.faults() {
+                tracing::warn!(what, hint = fault.hint, "{}; what is known of it stays", fault.message);
+            }
+        }
+        if !watching.synced() {
+            return false;
+        }
+        let mut due = changed.synced || changed.facts();
+        if (changed.synced || changed.egress_nodes)
+            && let Some(told) = &mut self.keeper.engine.told
+        {
+            let nodes = &watching.view().egress_nodes;
+            let now = serving(nodes.iter().map(|(name, node)| (name, &node.status)));
+            due |= told.serving != now;
+            told.serving = now;
+        }
+        if changed.synced || changed.policies || changed.config {
+            due |= self.take_over();
+        }
+        due
+    }
+
+    /// Takes over what is published, if it is whole. Tells whether something else is asked for now.
+    fn take_over(&mut self) -> bool {
+        let Some(view) = self.watching().map(Watching::view) else { return false };
+        let specs: Vec<(String, Value)> =
+            view.policies.iter().map(|(name, policy)| (name.clone(), policy.spec.clone())).collect();
+        let head = match view.config.as_ref().map(|config| &config.spec) {
+            None => {
+                // Nothing was ever published, or it was all taken away by hand: neither is a reason to let packets out.
+                tracing::info!("nothing is published in the cluster; what is in force stays");
+                return false;
+            }
+            Some(Err(why)) => return self.refuse(NotTaken::Unreadable(why.clone())),
+            Some(Ok(head)) => Head {
+                revision: head.revision.clone(),
+                summary: head.summary.clone(),
+                fence: head.fence,
+                count: head.policies.count as usize,
+                digest: head.policies.digest.clone(),
+                config: head.config.clone(),
+            },
+        };
+        self.shelf.update(specs.iter().map(|(name, spec)| (name, spec)));
+        match self.shelf.take(&head) {
+            Ok(set) => {
+                let Some(id) = CommitId::parse(&head.revision) else {
+                    return self.refuse(NotTaken::Unreadable(format!("`{}` is no commit", head.revision)));
+                };
+                let commit = CommitInfo::told(id, head.summary);
+                self.not_taken = None;
+                let same =
+                    self.keeper.intent.as_ref().is_some_and(|intent| intent.commit == commit && intent.set == set);
+                self.keeper.intent = Some(Intent {
+                    set,
+                    commit,
+                    branch: String::new(),
+                    diagnostics: Vec::new(),
+                    rejected: Vec::new(),
+                    good: GoodDocuments::default(),
+                    fetched: true,
+                });
+                !same
+            }
+            Err(why) => self.refuse(why),
+        }
+    }
+
+    fn refuse(&mut self, why: NotTaken) -> bool {
+        if self.not_taken.as_ref() != Some(&why) {
+            match &why {
+                // A publication in the making is seen from the middle as a rule.
+                NotTaken::Partial { .. } => tracing::debug!("{why}; what is in force stays"),
+                NotTaken::Stale { .. } | NotTaken::Unreadable(_) => tracing::warn!("{why}; what is in force stays"),
+            }
+        }
+        self.not_taken = Some(why);
+        self.say();
+        false
+    }
+
+    /// Lets a burst end, so that it is one round.
+    async fn gather(&mut self, kernel: &mut Watch) -> Result<(), AgentError> {
+        let until = Instant::now() + self.keeper.gathering();
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return Ok(()),
+                changed = self.keeper.engine.cluster.changed() => { self.heard(changed); }
+                event = kernel.next() => { self.keeper.happened(event?); }
+            }
+        }
+    }
+
+    async fn round(&mut self) {
+        match self.keeper.round(None).await {
+            None => return,
+            Some(Ok(done)) => {
+                self.failed = None;
+                self.features = done.features;
+                let fence = self.shelf.fence();
+                if let Err(error) = self.keeper.engine.memory.keep(|kept| kept.fence = fence) {
+                    tracing::warn!(error = chain(&error), "the leader's generation is not remembered over a restart");
+                }
+            }
+            Some(Err(error)) => self.failed = Some(chain(&error)),
+        }
+        self.say();
+    }
+
+    /// Says how the node stands, if that is different from what was said.
+    fn say(&mut self) {
+        let Some(watching) = self.keeper.engine.cluster.watching() else { return };
+        let Some(uid) = watching.view().nodes.get(&self.keeper.engine.node).map(|meta| meta.uid.clone()) else {
+            return;
+        };
+        let intent = self.keeper.intent.as_ref();
+        let refused = self.not_taken.as_ref().map(ToString::to_string);
+        let fault = match (&self.failed, &refused, &self.not_taken) {
+            (Some(failed), _, _) => Some(("KernelRefused", failed.as_str())),
+            (None, Some(refused), Some(NotTaken::Partial { .. })) => Some(("Waiting", refused.as_str())),
+            (None, Some(refused), Some(_)) => Some(("PublicationRefused", refused.as_str())),
+            _ => None,
+        };
+        let revision = intent.map(|intent| intent.commit.id.to_string()).unwrap_or_default();
+        let facts = NodeFacts {
+            revision: &revision,
+            fence: self.shelf.fence(),
+            compiled: self.keeper.engine.in_force(),
+            report: &self.keeper.engine.report,
+            features: self.features,
+            kernel: &self.kernel,
+            fault,
+        };
+        let status = node_status(facts, &self.said, now());
+        self.said = status.clone();
+        self.teller.say(Word { status, uid });
+    }
+}

@@ -1,0 +1,197 @@
+//! Node labels: each node's decision carried out, and what somebody else did kept for the reports.
+//!
+//! Deliberately absent: the decision (`core::labelling`).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::cluster::live::{LabelManager, LabelOutcome, Live, LiveError, Operation, View};
+use crate::core::labelling::{Decision, FIGHT, FIGHT_WINDOW, Memory, Owner, Seen};
+use crate::core::name::NodeName;
+use crate::core::policy::PolicySet;
+use crate::core::report::history::{NodeReport, Sighting, WantedBy};
+
+/// The field manager of labels.
+const MANAGER: &str = "egret";
+
+/// Whether some label of a node is ours.
+pub(super) fn owns_some(managers: &[LabelManager]) -> bool {
+    managers
+        .iter()
+        .any(|owner| owner.manager == MANAGER && owner.operation == Operation::Apply && !owner.keys.is_empty())
+}
+
+/// What is known of every node's labels.
+#[derive(Debug, Default)]
+pub(super) struct Labels {
+    nodes: BTreeMap<NodeName, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// A node that was made anew is another one.
+    uid: String,
+    memory: Memory,
+    report: NodeReport,
+}
+
+/// What became of one node's labels that people should hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    /// The node.
+    pub(super) node: NodeName,
+    /// Its uid.
+    pub(super) uid: String,
+    /// `LabelDrift`, `LabelFight`.
+    pub(super) reason: &'static str,
+    /// A sentence.
+    pub(super) note: String,
+}
+
+impl Labels {
+    /// Brings all nodes' labels to what the set asks for. One that fails does not stop the others; the first fault is given back.
+    pub(super) async fn apply(
+        &mut self,
+        live: &Live,
+        view: &View,
+        set: &PolicySet,
+        commit: &str,
+        told: &mut Vec<Told>,
+        now: Timestamp,
+    ) -> Result<(), LiveError> {
+        self.nodes.retain(|name, known| view.nodes.get(name).is_some_and(|meta| meta.uid == known.uid));
+        let mut fault = Ok(());
+        for (name, meta) in &view.nodes {
+            let Some(node) = view.facts.nodes.get(name) else { continue };
+            let known = self.nodes.entry(name.clone()).or_insert_with(|| Known {
+                uid: meta.uid.clone(),
+                memory: Memory::default(),
+                report: NodeReport::new(name.as_str()),
+            });
+            let owners: Vec<Owner> = meta
+                .label_managers
+                .iter()
+                .map(|owner| Owner {
+                    manager: owner.manager.clone(),
+                    applies: owner.operation == Operation::Apply,
+                    time: owner.time,
+                    keys: owner.keys.clone(),
+                })
+                .collect();
+            let desired = set.labels_of(name, &node.labels);
+            let seen = Seen { labels: &node.labels, owners: &owners };
+            let decision = known.memory.decide(&desired, seen, MANAGER, set.config.on_label_drift, now);
+            known.note(name, &decision, set, commit, told, now);
+            if let Err(error) = known.carry_out(live, name, &decision, now).await {
+                known.report.not_put_right(&error.to_string());
+                fault = fault.and(Err(error));
+            }
+        }
+        fault
+    }
+
+    /// What a node's report has to say of its labels.
+    pub(super) fn report(&self, node: &NodeName) -> Option<&NodeReport> {
+        self.nodes.get(node).map(|known| &known.report)
+    }
+
+    /// Forgets what was decided, as whoever has not led for a while must.
+    pub(super) fn forget(&mut self) {
+        self.nodes.clear();
+    }
+}
+
+impl Known {
+    fn note(
+        &mut self,
+        name: &NodeName,
+        decision: &Decision,
+        set: &PolicySet,
+        commit: &str,
+        told: &mut Vec<Told>,
+        now: Timestamp,
+    ) {
+        let sightings: Vec<Sighting> = decision
+            .drift
+            .iter()
+            .map(|(drift, by)| Sighting {
+                drift: drift.clone(),
+                by: by.clone(),
+                wanted_by: wanted_by(set, drift, commit),
+            })
+            .collect();
+        for sighting in &sightings {
+            let open = self.report.drift.iter().any(|record| record.object == sighting.drift.object);
+            if !open {
+                let by = sighting.by.as_ref().map_or("somebody", |by| by.guess.as_str());
+                let found = sighting.drift.observed.as_deref().unwrap_or("it is gone");
+                let note = format!("{}: {by} changed it, {found}", sighting.drift.object);
+                tracing::warn!(node = %name, "{note}");
+                told.push(Told { node: name.clone(), uid: self.uid.clone(), reason: "LabelDrift", note });
+            }
+        }
+        self.report.seen(sightings, now);
+        for (key, value) in &decision.given_up {
+            let object = format!("label {key}");
+            let why = format!("somebody else wants \"{value}\" and was corrected {FIGHT} times in {FIGHT_WINDOW:#}");
+            let record = self.report.drift.iter_mut().find(|record| record.object == object);
+            let action = format!("given up: {why}");
+            if let Some(record) = record.filter(|record| record.action != action) {
+                tracing::warn!(node = %name, "{object} is not fought for any more: {why}");
+                let note = format!("{object} is not fought for any more: {why}");
+                told.push(Told { node: name.clone(), uid: self.uid.clone(), reason: "LabelFight", note });
+                record.action = action;
+                record.hint = Some("find the other controller, or take the label out of the repository".to_owned());
+            }
+        }
+        // What is as it should be again was put right, by whomever.
+        let still = |object: &str| decision.drift.iter().any(|(drift, _)| drift.object == object);
+        if !self.report.drift.iter().all(|record| still(&record.object)) {
+            let (open, settled) =
+                std::mem::take(&mut self.report.drift).into_iter().partition(|record| still(&record.object));
+            self.report.drift = settled;
+            self.report.put_right(now);
+            self.report.drift = open;
+        }
+    }
+
+    async fn carry_out(
+        &mut self,
+        live: &Live,
+        name: &NodeName,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<(), LiveError> {
+        let Some(apply) = &decision.apply else { return Ok(()) };
+        match live.apply_labels(name, &self.uid, &apply.labels, apply.force).await? {
+            LabelOutcome::Applied { changed } => {
+                if changed {
+                    tracing::info!(node = %name, labels = ?apply.labels, "labels applied");
+                }
+                self.memory.applied = apply.labels.clone();
+                if apply.force {
+                    let keys = decision.drift.iter().filter_map(|(drift, _)| drift.object.strip_prefix("label "));
+                    let corrected = keys.filter(|key| apply.labels.contains_key(*key)).map(ToOwned::to_owned);
+                    self.memory.corrected(corrected, now);
+                }
+            }
+            // The view is behind: what it has not seen yet comes, and is decided on then.
+            LabelOutcome::Conflict(conflicts) => tracing::debug!(node = %name, ?conflicts, "somebody was faster"),
+            LabelOutcome::Gone => tracing::debug!(node = %name, "the node is gone"),
+        }
+        Ok(())
+    }
+}
+
+fn wanted_by(set: &PolicySet, drift: &crate::core::report::drift::Drift, commit: &str) -> Vec<WantedBy> {
+    let key = drift.object.strip_prefix("label ").unwrap_or_default();
+    let documents = set.node_labels.values().filter(|document| document.labels.contains_key(key));
+    documents
+        .map(|document| WantedBy {
+            policy: document.name.to_string(),
+            file: document.origin.to_string(),
+            commit: commit.to_owned(),
+        })
+        .collect()
+}

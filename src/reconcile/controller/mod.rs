@@ -1,0 +1,471 @@
+//! The controller: the only one with Git's credentials. It publishes what Git asks for, labels nodes, gathers what agents say, and commits
+//! their reports.
+//!
+//! Two stand by, one leads by a lease; both read Git, so that a new leader knows at once what to do. Deliberately absent: any kernel, and
+//! where packets go: agents see to that by themselves, also without a controller.
+
+mod labels;
+mod pass;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
+
+use self::labels::{Labels, Told};
+use self::pass::{Edited, Pass, PassError};
+use super::leading::Leading;
+use super::memory::{Memory, MemoryError};
+use super::publisher::{self, Letter, Publisher};
+use super::repository::{self, Intent, News, Repository};
+use super::round::now;
+use super::schedule::Timetable;
+use crate::backoff::Backoff;
+use crate::cluster::live::{self, EventKind, Lease, Live, LiveError, Recorder, Regarding, Scope, Timing, Watching};
+use crate::core::policy::config::Schedule;
+use crate::core::report::history::NodeReport;
+use crate::core::state::net::fnv1a;
+use crate::git::credentials::Credentials;
+use crate::git::source::Source;
+use crate::serve::{self, Health, Metrics};
+use crate::telemetry::chain;
+use crate::watch::Watcher;
+
+/// What `egret controller` was asked for, checked.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The policy repository.
+    pub source: Source,
+    /// Its branch; none: its default branch.
+    pub branch: Option<String>,
+    /// How to get in.
+    pub credentials: Credentials,
+    /// The cluster's name.
+    pub cluster_name: String,
+    /// Where mirrors and memory are.
+    pub state_folder: PathBuf,
+    /// How often a remote repository is asked although nobody said that something changed.
+    pub poll: Duration,
+    /// The namespace of the lease.
+    pub namespace: String,
+    /// The lease.
+    pub lease: String,
+    /// This process among the candidates: the pod's name.
+    pub identity: String,
+    /// The lease's times.
+    pub timing: Timing,
+    /// Where metrics and health are served, if anywhere.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Why the process ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// Memory is out of reach.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// It is not known where the API server is, or what was to be taken away there is not.
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    /// A thread, a watch or a signal handler could not be had.
+    #[error("start {what}")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Files cannot be watched.
+    #[error("watch files")]
+    Watch(#[from] crate::watch::Error),
+}
+
+impl ControllerError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Live(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// Statuses change with every node; they are told in bursts.
+const GATHER: Duration = Duration::from_millis(20);
+/// Everything is compared again this often: a write whose answer was lost is seen at the latest then.
+const LOOK: Duration = Duration::from_mins(1);
+
+/// Takes away all that the controller wrote: labels of nodes, and custom resources.
+pub async fn remove() -> Result<(), ControllerError> {
+    let live = Live::connect().await?;
+    let mut watching = Watching::open(&live, &Scope::Controller, live::Options::default());
+    while !watching.synced() {
+        watching.changed().await;
+        for (what, fault) in watching.faults() {
+            tracing::warn!(what, hint = fault.hint, "{}", fault.message);
+        }
+    }
+    let nothing = crate::core::labels::Labels::new();
+    for (node, meta) in &watching.view().nodes {
+        if labels::owns_some(&meta.label_managers) {
+            live.apply_labels(node, &meta.uid, &nothing, false).await?;
+            tracing::info!(%node, "its labels are as they were without Egret");
+        }
+    }
+    live.delete_config().await?;
+    for name in live.policy_names().await? {
+        live.delete_policy(&name, None).await?;
+    }
+    tracing::info!("nothing of the controller's is left in the cluster");
+    Ok(())
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(options: Options) -> Result<(), ControllerError> {
+    let memory = Memory::open(&options.state_folder)?;
+    let (health, metrics) = (Health::new(), Metrics::new());
+    let serving = options.listen.map(|listen| serve::start(listen, health.clone(), metrics.clone())).transpose();
+    let _server = serving.map_err(|source| ControllerError::Start { what: "the HTTP server", source })?;
+    health.set_ready(Err("not all is known of the cluster yet".to_owned()));
+    let live = Live::connect().await?;
+    let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
+    let (sender, news) = unbounded_channel();
+    let (known, good) = (memory.kept().commit.clone(), memory.kept().good.clone());
+    let start = |what| move |source| ControllerError::Start { what, source };
+    let repository = Repository::start(
+        repository::Options {
+            source: options.source.clone(),
+            branch: options.branch.clone(),
+            credentials: options.credentials.clone(),
+            mirror: options.state_folder.join("policy.git"),
+            cluster: options.cluster_name.clone(),
+            poll: options.poll,
+            seed,
+        },
+        known,
+        good,
+        sender,
+    )
+    .map_err(start("the repository's thread"))?;
+    let publisher = Publisher::start(publisher::Options {
+        source: options.source.clone(),
+        credentials: options.credentials.clone(),
+        mirror: options.state_folder.join("reports.git"),
+        cluster: options.cluster_name.clone(),
+        seed,
+    })
+    .map_err(start("the publisher's thread"))?;
+    let watching = Watching::open(&live, &Scope::Controller, live::Options { seed, ..live::Options::default() });
+    let lease = Lease::new(live.clone(), &options.namespace, &options.lease, &options.identity, options.timing);
+    let controller = Controller {
+        health,
+        metrics,
+        leading: Leading::start(lease, options.timing),
+        recorder: live.recorder("egret.dev/controller", &options.identity),
+        watching,
+        repository,
+        publisher,
+        memory,
+        intent: None,
+        git_fault: None,
+        labels: Labels::default(),
+        sent: None,
+        timetable: None,
+        backoff: Backoff::new(seed),
+        due: None,
+        led: None,
+        live,
+        options,
+    };
+    controller.forever(news).await
+}
+
+/// What the loop holds.
+struct Controller {
+    options: Options,
+    live: Live,
+    watching: Watching,
+    leading: Leading,
+    repository: Repository,
+    publisher: Publisher,
+    recorder: Recorder,
+    health: Health,
+    metrics: Metrics,
+    memory: Memory,
+    intent: Option<Intent>,
+    git_fault: Option<String>,
+    labels: Labels,
+    /// The reports that were last handed over.
+    sent: Option<Letter>,
+    timetable: Option<(Schedule, Timetable)>,
+    backoff: Backoff,
+    /// When the next pass is due although nothing happens.
+    due: Option<Instant>,
+    /// The fence of the last pass.
+    led: Option<i64>,
+}
+
+/// What woke the loop.
+enum Trigger {
+    News(Option<News>),
+    Pushed,
+    Cluster,
+    Role,
+    Time,
+    Stop,
+}
+
+impl Controller {
+    async fn forever(mut self, mut news: UnboundedReceiver<News>) -> Result<(), ControllerError> {
+        let (_pushes, mut pushes) = Watcher::new(&self.options.source.watched())?;
+        let handler = |kind| signal(kind).map_err(|source| ControllerError::Start { what: "a signal handler", source });
+        let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+        tracing::info!(source = %self.options.source, server = self.live.server(), "egret's controller runs");
+        loop {
+            self.health.beat();
+            let wake = self.wake();
+            let trigger = tokio::select! {
+                biased;
+                () = stopped(&mut terminate, &mut interrupt) => Trigger::Stop,
+                message = news.recv() => Trigger::News(message),
+                Some(()) = pushes.recv() => Trigger::Pushed,
+                () = self.leading.changed() => Trigger::Role,
+                _ = self.watching.changed() => Trigger::Cluster,
+                () = sleep_until(wake) => Trigger::Time,
+            };
+            let due = match trigger {
+                Trigger::Stop => break,
+                Trigger::News(Some(message)) => self.heard(message),
+                Trigger::News(None) => {
+                    let source = std::io::Error::other("it has ended");
+                    return Err(ControllerError::Start { what: "the repository's thread", source });
+                }
+                Trigger::Pushed => {
+                    self.repository.look();
+                    false
+                }
+                Trigger::Cluster => true,
+                Trigger::Role => self.leading.fence() != self.led,
+                Trigger::Time => self.time_came(),
+            };
+            if due {
+                self.gather().await;
+                self.turn().await;
+            }
+        }
+        tracing::info!("egret's controller ends; nodes go on with what was published");
+        self.leading.release().await;
+        self.publisher.finish();
+        Ok(())
+    }
+
+    fn wake(&self) -> Instant {
+        let latest = Instant::now() + LOOK;
+        self.due.map_or(latest, |due| due.min(latest))
+    }
+
+    /// Takes news of Git in; tells whether a pass is due because of them.
+    fn heard(&mut self, news: News) -> bool {
+        let before = self.git_fault.clone();
+        match news {
+            News::Intent(intent) => {
+                if intent.fetched {
+                    self.metrics.git_fetched(std::time::Instant::now());
+                }
+                self.git_fault = None;
+                self.take(*intent);
+                return true;
+            }
+            News::Unchanged => {
+                self.metrics.git_fetched(std::time::Instant::now());
+                self.git_fault = None;
+            }
+            News::Fault(error @ crate::git::Error::Empty { .. }) => {
+                tracing::info!("{error}; waiting for the first");
+                self.git_fault = Some(error.to_string());
+            }
+            News::Fault(error) => {
+                tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is published stays");
+                self.git_fault = Some(chain(&error));
+            }
+        }
+        self.git_fault != before
+    }
+
+    fn take(&mut self, intent: Intent) {
+        for diagnostic in &intent.diagnostics {
+            tracing::warn!("{diagnostic}");
+        }
+        let schedule = intent.set.config.schedule.clone();
+        if schedule.as_ref() != self.timetable.as_ref().map(|(schedule, _)| schedule) {
+            self.timetable = schedule.and_then(|schedule| match Timetable::new(&schedule) {
+                Ok(timetable) => Some((schedule, timetable)),
+                Err(error) => {
+                    tracing::warn!(%error, "the schedule of egret.yaml is not followed");
+                    None
+                }
+            });
+        }
+        self.intent = Some(intent);
+    }
+
+    fn time_came(&mut self) -> bool {
+        if self.due.is_none_or(|due| due > Instant::now()) {
+            return self.due.is_none();
+        }
+        self.repository.look();
+        true
+    }
+
+    /// Lets a burst end.
+    async fn gather(&mut self) {
+        let until = Instant::now() + GATHER;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return,
+                _ = self.watching.changed() => {}
+            }
+        }
+    }
+
+    /// One pass, if this process leads and knows enough.
+    async fn turn(&mut self) {
+        for (what, fault) in self.watching.faults() {
+            tracing::warn!(what, hint = fault.hint, "{}; what is known of it stays", fault.message);
+        }
+        if let Some(Ok(head)) = self.watching.view().config.as_ref().map(|config| config.spec.as_ref()) {
+            self.leading.seen_fence(head.fence);
+        }
+        let fence = self.leading.fence();
+        self.metrics.leader(fence.is_some());
+        if self.watching.synced() {
+            self.health.set_ready(Ok(()));
+        }
+        if fence != self.led {
+            // Who led meanwhile may have corrected what we remember as fought for.
+            self.labels.forget();
+            self.led = fence;
+        }
+        if fence.is_none() || !self.watching.synced() || self.intent.is_none() {
+            return;
+        }
+        let began = Instant::now();
+        let result = self.pass(now()).await;
+        self.metrics.reconciled(result.is_ok(), began.elapsed());
+        match result {
+            Ok(()) => {
+                self.backoff.reset();
+                self.due = Some(self.next_due());
+                if let Some(intent) = &self.intent {
+                    self.metrics.revision(&intent.commit.id.to_string());
+                }
+                tracing::debug!(took = ?began.elapsed(), "published");
+            }
+            Err(PassError::NotLeading) => {}
+            Err(error) => {
+                let wait = self.backoff.next_wait();
+                let hint = if let PassError::Live(error) = &error { error.hint() } else { None };
+                self.metrics.api_fault("publish");
+                tracing::error!(error = chain(&error), hint, retry = ?wait, "not all is published");
+                self.due = Some(Instant::now() + wait);
+            }
+        }
+    }
+
+    fn next_due(&self) -> Instant {
+        let scheduled = self.timetable.as_ref().and_then(|(_, timetable)| timetable.next_after(now()));
+        let wait = scheduled.and_then(|at| Duration::try_from(at.duration_since(now())).ok());
+        Instant::now() + wait.map_or(LOOK, |wait| wait.min(LOOK))
+    }
+
+    async fn pass(&mut self, now: Timestamp) -> Result<(), PassError> {
+        let Some(intent) = self.intent.clone() else { return Ok(()) };
+        let commit = intent.commit.id.to_string();
+        let mut told = Vec::new();
+        let report_fault = self.publisher.fault();
+        let pass = Pass {
+            live: &self.live,
+            leading: &self.leading,
+            view: self.watching.view(),
+            intent: &intent,
+            cluster: &self.options.cluster_name,
+            identity: &self.options.identity,
+            git_fault: self.git_fault.as_deref(),
+            report_fault: report_fault.as_deref(),
+        };
+        // A label that cannot be written keeps no policy from being published.
+        let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut told, now).await;
+        let edited = pass.publish().await?;
+        pass.sweep().await?;
+        pass.tell(now).await?;
+        let reports = reports(&pass, &self.labels, &intent);
+        if let Err(error) = self.memory.keep(|kept| {
+            kept.commit = Some(commit.clone());
+            kept.good = intent.good.clone();
+        }) {
+            tracing::warn!(error = chain(&error), "what is in force is not remembered over a restart");
+        }
+        self.send(reports, &intent);
+        self.record(&told, &edited).await;
+        Ok(labelled?)
+    }
+
+    /// Hands the reports over if they say something else than the last ones.
+    fn send(&mut self, reports: Vec<NodeReport>, intent: &Intent) {
+        let letter =
+            Letter { reports, branch: intent.set.config.reports_branch.clone(), policy_branch: intent.branch.clone() };
+        if intent.set.config.reports && !letter.reports.is_empty() && self.sent.as_ref() != Some(&letter) {
+            self.publisher.send(letter.clone());
+            self.sent = Some(letter);
+        }
+    }
+
+    /// Tells people. An event that cannot be written is lost: what it says stands in the reports as well.
+    async fn record(&mut self, told: &[Told], edited: &Edited) {
+        let mut events = Vec::new();
+        for one in told {
+            let node = Regarding::Node { name: one.node.to_string(), uid: one.uid.clone() };
+            events.push((node, one.reason, one.note.clone()));
+        }
+        for (name, by) in edited {
+            tracing::warn!(policy = name, by, "somebody edited a published policy; it is as Git has it again");
+            if let Some(policy) = self.watching.view().policies.get(name) {
+                let regarding = Regarding::Policy { name: name.clone(), uid: policy.uid.clone() };
+                events.push((regarding, "PolicyEdited", format!("{by} edited it; it is as Git has it again")));
+            }
+        }
+        for (regarding, reason, note) in events {
+            if let Err(error) = self.recorder.event(&regarding, EventKind::Warning, reason, &note).await {
+                tracing::warn!(error = chain(&error), reason, "an event is not written");
+            }
+        }
+    }
+}
+
+async fn stopped(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// What agents say of their nodes, and what the controller saw of their labels.
+fn reports(pass: &Pass<'_>, labels: &Labels, intent: &Intent) -> Vec<NodeReport> {
+    let mut reports = Vec::new();
+    for (name, status) in pass.nodes() {
+        let Some(mut report) = status.report else { continue };
+        report.rejected.clone_from(&intent.rejected);
+        if let Some(own) = labels.report(&name) {
+            report.drift.extend(own.drift.iter().cloned());
+            report.corrected.extend(own.corrected.iter().cloned());
+            report.corrected.sort_by_key(|record| std::cmp::Reverse(record.corrected));
+        }
+        reports.push(report);
+    }
+    reports
+}

@@ -1,0 +1,120 @@
+//! The teller: writes what an agent says of its node, when it says something new. On a task of its own, so that an API server that is
+//! slow or away holds up no round.
+//!
+//! Counts of pods wait: a pod's start is enforced without any write. Deliberately absent: what is said (`core::status`).
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::backoff::Backoff;
+use crate::cluster::live::{Live, LiveError};
+use crate::core::name::NodeName;
+use crate::core::status::NodeStatus;
+use crate::telemetry::chain;
+
+/// So late counts of pods may be told that nothing else has been said since.
+const COUNTS: Duration = Duration::from_mins(5);
+
+/// What is to be told.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Word {
+    /// The status.
+    pub status: NodeStatus,
+    /// The Node's uid: what is told of a node goes with it.
+    pub uid: String,
+}
+
+impl Word {
+    fn serves(&self) -> bool {
+        self.status.exits.iter().any(|exit| !exit.egress_ips.is_empty())
+    }
+
+    /// The same without what can wait.
+    fn pressing(&self) -> Self {
+        let mut word = self.clone();
+        word.status.members = 0;
+        word.status.policies.clear();
+        word
+    }
+}
+
+/// A handle on the task, which ends with it.
+#[derive(Debug)]
+pub struct Teller {
+    words: watch::Sender<Option<Word>>,
+    task: JoinHandle<()>,
+}
+
+impl Teller {
+    /// Starts the task.
+    pub fn start(live: Live, node: NodeName, seed: u64) -> Self {
+        let (words, heard) = watch::channel(None);
+        let task = tokio::spawn(tell(live, node, heard, Backoff::new(seed)));
+        Self { words, task }
+    }
+
+    /// Says something. The newest counts.
+    pub fn say(&self, word: Word) {
+        self.words.send_if_modified(|said| {
+            let new = said.as_ref() != Some(&word);
+            *said = Some(word);
+            new
+        });
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn tell(live: Live, node: NodeName, mut words: watch::Receiver<Option<Word>>, mut backoff: Backoff) {
+    let mut told: Option<(Word, Instant)> = None;
+    while words.changed().await.is_ok() {
+        loop {
+            let Some(word) = words.borrow_and_update().clone() else { break };
+            if let Some((before, at)) = &told {
+                if *before == word {
+                    break;
+                }
+                if before.pressing() == word.pressing() {
+                    let left = COUNTS.saturating_sub(at.elapsed());
+                    if !left.is_zero() {
+                        tokio::select! {
+                            () = sleep(left) => {}
+                            more = words.changed() => if more.is_err() { return },
+                        }
+                        continue;
+                    }
+                }
+            }
+            match write(&live, &node, &word, told.as_ref().map(|(before, _)| before)).await {
+                Ok(()) => {
+                    backoff.reset();
+                    told = Some((word, Instant::now()));
+                }
+                Err(error) => {
+                    let wait = backoff.next_wait();
+                    tracing::warn!(error = chain(&error), hint = error.hint(), retry = ?wait, "the node's status is not written");
+                    // It may have been written and the answer lost: all of it is written again.
+                    told = None;
+                    sleep(wait).await;
+                }
+            }
+        }
+    }
+}
+
+/// The object first: a status has nothing to stand in before. Its label is what others watch it by; one whose status does not name an
+/// exit yet serves none for them.
+async fn write(live: &Live, node: &NodeName, word: &Word, before: Option<&Word>) -> Result<(), LiveError> {
+    if before.is_none_or(|before| (&before.uid, before.serves()) != (&word.uid, word.serves())) {
+        live.apply_node(node, &word.uid, word.serves()).await?;
+    }
+    live.apply_node_status(node, &word.status).await?;
+    Ok(())
+}

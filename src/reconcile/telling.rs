@@ -1,0 +1,88 @@
+//! What the loop of a node tells the HTTP server: that it turns, what a round did, and what the kernel has counted.
+//!
+//! Deliberately absent: HTTP (`serve`), and the report, which says what drifted.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::repository::{Intent, News};
+use super::round::{Done, Engine, RoundError};
+use crate::core::compile::{Compiled, Role};
+use crate::core::facts::PodName;
+use crate::core::report::drift::Class;
+use crate::serve::{self, Health, Metrics, Question, Questions, Server};
+use crate::telemetry::chain;
+
+/// The loop's side of the server. Without a server it is told all the same; nobody asks.
+pub struct Telling {
+    health: Health,
+    metrics: Metrics,
+    questions: Questions,
+    _server: Option<Server>,
+}
+
+impl Telling {
+    /// Starts the server, if there is to be one. Until something is known, it is not ready, and this is why.
+    pub fn start(listen: Option<SocketAddr>, not_yet: &str) -> std::io::Result<Self> {
+        let (health, metrics) = (Health::new(), Metrics::new());
+        health.set_ready(Err(not_yet.to_owned()));
+        metrics.drift(Class::Missing, 0);
+        let server = listen.map(|listen| serve::start(listen, health.clone(), metrics.clone())).transpose()?;
+        if let Some(server) = &server {
+            tracing::info!(address = %server.address(), "metrics and health are served");
+        }
+        Ok(Self { questions: metrics.questions(), health, metrics, _server: server })
+    }
+
+    /// The loop turns.
+    pub fn beat(&self) {
+        self.health.beat();
+    }
+
+    /// Waits until somebody wants to see the counters.
+    pub async fn asked(&mut self) -> Question {
+        self.questions.next().await
+    }
+
+    /// Reads the counters for who asked. What cannot be read is shown as it last was.
+    pub async fn answer(&self, question: Question, engine: &mut Engine) {
+        match engine.counters().await {
+            Ok(counters) => question.answer(counters),
+            Err(error) => tracing::warn!(error = chain(&error), "the kernel's counters cannot be read"),
+        }
+    }
+
+    /// Git answered, if it did.
+    pub fn news(&self, news: &News) {
+        match news {
+            News::Unchanged => self.metrics.git_fetched(Instant::now()),
+            News::Intent(intent) if intent.fetched => self.metrics.git_fetched(Instant::now()),
+            News::Intent(_) | News::Fault(_) => {}
+        }
+    }
+
+    /// A round ended.
+    pub fn round(&self, result: &Result<Done, RoundError>, took: Duration, engine: &Engine, intent: &Intent) {
+        self.metrics.reconciled(result.is_ok(), took);
+        self.metrics.drift_open(engine.report.drift.len());
+        match result {
+            Ok(done) => {
+                done.classes.iter().for_each(|(class, objects)| self.metrics.drift(*class, *objects));
+                self.metrics.revision(&intent.commit.id.to_string());
+                if let Some(compiled) = engine.in_force() {
+                    self.compiled(compiled);
+                }
+                self.health.set_ready(Ok(()));
+            }
+            Err(error) => self.health.set_ready(Err(chain(error))),
+        }
+    }
+
+    fn compiled(&self, compiled: &Compiled) {
+        let gateway = compiled.exits.values().filter(|exit| matches!(exit.role, Role::Own { .. })).count();
+        self.metrics.exits(gateway, compiled.exits.len() - gateway);
+        let members: BTreeSet<&PodName> = compiled.members.values().flatten().collect();
+        self.metrics.members(members.len());
+    }
+}

@@ -1,0 +1,167 @@
+//! What the loops tell, kept until somebody asks for it.
+//!
+//! What is never told is never shown: a controller has no exits. Deliberately absent: names and texts (`page`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::page;
+use super::questions::{Asking, Questions};
+use crate::core::compile::counters::Counters;
+use crate::core::report::drift::Class;
+
+/// Upper ends of the histogram of rounds, in seconds: from a look with nothing to do to a node that is new.
+const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+
+/// What a process counts and measures. A clone is another handle on the same.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    values: Mutex<Values>,
+    asking: Asking,
+}
+
+/// Everything that was told.
+#[derive(Debug)]
+pub(super) struct Values {
+    pub(super) reconciled: Option<Reconciled>,
+    pub(super) drift: Option<BTreeMap<Class, u64>>,
+    pub(super) drift_open: Option<usize>,
+    pub(super) exits: Option<(usize, usize)>,
+    pub(super) members: Option<usize>,
+    pub(super) counters: Option<Counters>,
+    pub(super) git_fetched: Option<Instant>,
+    pub(super) api_faults: BTreeMap<&'static str, u64>,
+    pub(super) watch_faults: BTreeMap<&'static str, u64>,
+    pub(super) leader: Option<bool>,
+    pub(super) revision: Option<String>,
+}
+
+/// Rounds.
+#[derive(Debug)]
+pub(super) struct Reconciled {
+    pub(super) succeeded: u64,
+    pub(super) failed: u64,
+    pub(super) took: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// With nothing told yet.
+    pub fn new() -> Self {
+        let values = Values {
+            reconciled: None,
+            drift: None,
+            drift_open: None,
+            exits: None,
+            members: None,
+            counters: None,
+            git_fetched: None,
+            api_faults: BTreeMap::new(),
+            watch_faults: BTreeMap::new(),
+            leader: None,
+            revision: None,
+        };
+        Self(Arc::new(Inner { values: Mutex::new(values), asking: Asking::default() }))
+    }
+
+    /// A round ended.
+    pub fn reconciled(&self, succeeded: bool, took: Duration) {
+        self.tell(|values| {
+            let new = || Reconciled { succeeded: 0, failed: 0, took: Histogram::new(BUCKETS) };
+            let reconciled = values.reconciled.get_or_insert_with(new);
+            *(if succeeded { &mut reconciled.succeeded } else { &mut reconciled.failed }) += 1;
+            reconciled.took.observe(took.as_secs_f64());
+        });
+    }
+
+    /// Something had drifted in that many objects. None at all is worth telling once: then there is a zero to rise from.
+    pub fn drift(&self, class: Class, objects: usize) {
+        self.tell(|values| {
+            let new = || [Class::Missing, Class::Extra, Class::Changed].map(|class| (class, 0)).into();
+            let drift: &mut BTreeMap<Class, u64> = values.drift.get_or_insert_with(new);
+            *drift.entry(class).or_default() += u64::try_from(objects).unwrap_or(u64::MAX);
+        });
+    }
+
+    /// So many objects are not as they should be, and not put right yet.
+    pub fn drift_open(&self, objects: usize) {
+        self.tell(|values| values.drift_open = Some(objects));
+    }
+
+    /// How many exits the node is the gateway of, and of how many it is only a source.
+    pub fn exits(&self, gateway: usize, source: usize) {
+        self.tell(|values| values.exits = Some((gateway, source)));
+    }
+
+    /// How many pods of this node some policy selects.
+    pub fn members(&self, pods: usize) {
+        self.tell(|values| values.members = Some(pods));
+    }
+
+    /// What the kernel has counted, as [`Totals`](crate::core::compile::counters::Totals) sums it up. Exits and policies that are
+    /// not among it are shown no more.
+    pub fn counters(&self, counters: &Counters) {
+        self.tell(|values| values.counters = Some(counters.clone()));
+    }
+
+    /// Git answered then, with news or without.
+    pub fn git_fetched(&self, at: Instant) {
+        self.tell(|values| values.git_fetched = Some(at));
+    }
+
+    /// How long ago Git last answered.
+    pub fn git_age(&self) -> Option<Duration> {
+        self.tell(|values| values.git_fetched).map(|at| at.elapsed())
+    }
+
+    /// The API server did not do what it was asked for. Operations are few and known: `patch egressnodes/status`.
+    pub fn api_fault(&self, operation: &'static str) {
+        self.tell(|values| *values.api_faults.entry(operation).or_default() += 1);
+    }
+
+    /// A watch of the API server broke, and is begun anew. Resources are few and known: `pods`.
+    pub fn watch_fault(&self, resource: &'static str) {
+        self.tell(|values| *values.watch_faults.entry(resource).or_default() += 1);
+    }
+
+    /// Whether this process leads.
+    pub fn leader(&self, leads: bool) {
+        self.tell(|values| values.leader = Some(leads));
+    }
+
+    /// The commit that is in force.
+    pub fn revision(&self, commit: &str) {
+        self.tell(|values| {
+            if values.revision.as_deref() != Some(commit) {
+                values.revision = Some(commit.to_owned());
+            }
+        });
+    }
+
+    /// The end where the kernel's counters are asked for; the loop that reads them listens there.
+    pub fn questions(&self) -> Questions {
+        self.0.asking.listen()
+    }
+
+    /// Everything, as Prometheus reads it, with counters as fresh as the loop can give them within a second.
+    pub(super) async fn page(&self) -> Result<String, fmt::Error> {
+        self.0.asking.ask(self).await;
+        page::write(self)
+    }
+
+    pub(super) fn tell<T>(&self, tell: impl FnOnce(&mut Values) -> T) -> T {
+        tell(&mut self.0.values.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,166 @@
+//! `x-kubernetes-validations`: rules in CEL, with the functions that Kubernetes adds and that somebody here uses.
+//!
+//! Deliberately absent: the cost of a rule, types before it runs, quantities, URLs and dates. What cannot be evaluated is an error that
+//! the whole server remembers, never a rule that holds.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use cel::extractors::This;
+use cel::objects::Opaque;
+use cel::{Context, Env, ExecutionError, Value as Cel};
+use ipnet::IpNet;
+use serde_json::Value;
+
+/// An address within a rule.
+#[derive(Debug, PartialEq, Eq)]
+struct Ip(IpAddr);
+
+/// A network within a rule.
+#[derive(Debug, PartialEq, Eq)]
+struct Cidr(IpNet);
+
+impl Opaque for Ip {
+    fn runtime_type_name(&self) -> &'static str {
+        "net.IP"
+    }
+}
+
+impl Opaque for Cidr {
+    fn runtime_type_name(&self) -> &'static str {
+        "net.CIDR"
+    }
+}
+
+/// Whether a rule compiles.
+pub(crate) fn check(rule: &str) -> Result<(), String> {
+    Env::stdlib().compile(rule).map(|_| ()).map_err(|errors| format!("{rule}: {errors}"))
+}
+
+/// Whether a rule speaks of what was before.
+pub(crate) fn is_transition(rule: &str) -> bool {
+    Env::stdlib().compile(rule).is_ok_and(|program| program.references().has_variable("oldSelf"))
+}
+
+/// Evaluates a rule to a truth.
+pub(crate) fn holds(rule: &str, value: &Value, old: Option<&Value>) -> Result<bool, String> {
+    match evaluate(rule, value, old)? {
+        Cel::Bool(truth) => Ok(truth),
+        other => Err(format!("{rule}: {other:?} is no truth")),
+    }
+}
+
+/// Evaluates a `messageExpression`.
+pub(crate) fn message(expression: &str, value: &Value, old: Option<&Value>) -> Result<String, String> {
+    match evaluate(expression, value, old)? {
+        Cel::String(text) => Ok(text.to_string()),
+        other => Err(format!("{expression}: {other:?} is no text")),
+    }
+}
+
+fn evaluate(rule: &str, value: &Value, old: Option<&Value>) -> Result<Cel, String> {
+    let env = Arc::new(Env::stdlib());
+    let program = env.compile(rule).map_err(|errors| format!("{rule}: {errors}"))?;
+    let mut context = Context::with_env(env);
+    functions(&mut context).map_err(|error| format!("{rule}: {error:?}"))?;
+    context.add_variable_from_value("self", to_cel(value));
+    if let Some(old) = old {
+        context.add_variable_from_value("oldSelf", to_cel(old));
+    }
+    program.execute(&context).map_err(|error| format!("{rule}: {error}"))
+}
+
+/// JSON has one kind of number, CEL three; whole ones are `int` in Kubernetes.
+fn to_cel(value: &Value) -> Cel {
+    match value {
+        Value::Null => Cel::Null,
+        Value::Bool(truth) => Cel::Bool(*truth),
+        Value::Number(number) => {
+            number.as_i64().map_or_else(|| Cel::Float(number.as_f64().unwrap_or(f64::NAN)), Cel::Int)
+        }
+        Value::String(text) => Cel::from(text.as_str()),
+        Value::Array(items) => Cel::List(Arc::new(items.iter().map(to_cel).collect())),
+        Value::Object(map) => {
+            let map: HashMap<String, Cel> = map.iter().map(|(key, value)| (key.clone(), to_cel(value))).collect();
+            Cel::Map(map.into())
+        }
+    }
+}
+
+fn failed(function: &str, message: impl std::fmt::Display) -> ExecutionError {
+    ExecutionError::function_error(function, message)
+}
+
+/// Kubernetes takes no IPv4 address with leading zeros, no zone, and no IPv4 address that is mapped into IPv6.
+fn read_ip(text: &str) -> Option<IpAddr> {
+    let address: IpAddr = text.parse().ok()?;
+    let mapped = matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
+    (!mapped).then_some(address)
+}
+
+fn read_cidr(text: &str) -> Option<IpNet> {
+    let network: IpNet = text.parse().ok()?;
+    let length = text.split_once('/')?.1;
+    let mapped = matches!(network.addr(), IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
+    (length == network.prefix_len().to_string() && !mapped).then_some(network)
+}
+
+fn an_ip(function: &str, value: &Cel) -> Result<IpAddr, ExecutionError> {
+    match value {
+        Cel::String(text) => read_ip(text).ok_or_else(|| failed(function, format!("{text:?} is no address"))),
+        Cel::Opaque(opaque) => match (opaque.downcast_ref::<Ip>(), opaque.downcast_ref::<Cidr>()) {
+            (Some(ip), _) => Ok(ip.0),
+            (_, Some(cidr)) => Ok(cidr.0.addr()),
+            _ => Err(failed(function, "neither an address nor a network")),
+        },
+        _ => Err(failed(function, "no address")),
+    }
+}
+
+fn a_cidr(function: &str, value: &Cel) -> Result<IpNet, ExecutionError> {
+    match value {
+        Cel::String(text) => read_cidr(text).ok_or_else(|| failed(function, format!("{text:?} is no network"))),
+        Cel::Opaque(opaque) => match opaque.downcast_ref::<Cidr>() {
+            Some(cidr) => Ok(cidr.0),
+            None => Err(failed(function, "no network")),
+        },
+        _ => Err(failed(function, "no network")),
+    }
+}
+
+type Answer = Result<Cel, ExecutionError>;
+
+fn functions(context: &mut Context<'_, '_>) -> Result<(), cel::DeclarationError> {
+    context.add_function("isIP", |text: Arc<String>| read_ip(&text).is_some())?;
+    context.add_function("isCIDR", |text: Arc<String>| read_cidr(&text).is_some())?;
+    context.add_function("ip", |This(value): This<Cel>| -> Answer {
+        Ok(Cel::Opaque(Arc::new(Ip(an_ip("ip", &value)?))))
+    })?;
+    context.add_function("cidr", |This(value): This<Cel>| -> Answer {
+        Ok(Cel::Opaque(Arc::new(Cidr(a_cidr("cidr", &value)?))))
+    })?;
+    context.add_function("family", |This(value): This<Cel>| -> Answer {
+        Ok(Cel::Int(if an_ip("family", &value)?.is_ipv4() { 4 } else { 6 }))
+    })?;
+    context.add_function("isLoopback", |This(value): This<Cel>| -> Answer {
+        Ok(Cel::Bool(an_ip("isLoopback", &value)?.is_loopback()))
+    })?;
+    context.add_function("isUnspecified", |This(value): This<Cel>| -> Answer {
+        Ok(Cel::Bool(an_ip("isUnspecified", &value)?.is_unspecified()))
+    })?;
+    context.add_function("prefixLength", |This(value): This<Cel>| -> Answer {
+        Ok(Cel::Int(a_cidr("prefixLength", &value)?.prefix_len().into()))
+    })?;
+    context.add_function("masked", |This(value): This<Cel>| -> Answer {
+        Ok(Cel::Opaque(Arc::new(Cidr(a_cidr("masked", &value)?.trunc()))))
+    })?;
+    context.add_function("containsIP", |This(value): This<Cel>, other: Cel| -> Answer {
+        let network = a_cidr("containsIP", &value)?;
+        Ok(Cel::Bool(network.contains(&an_ip("containsIP", &other)?)))
+    })?;
+    context.add_function("containsCIDR", |This(value): This<Cel>, other: Cel| -> Answer {
+        let network = a_cidr("containsCIDR", &value)?;
+        Ok(Cel::Bool(network.contains(&a_cidr("containsCIDR", &other)?)))
+    })
+}

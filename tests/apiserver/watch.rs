@@ -1,0 +1,189 @@
+//! Watches: what happened since a version, as it happens, with bookmarks and initial events.
+//!
+//! Deliberately absent: how bytes get to the client (`http`).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::builtin;
+use super::read;
+use super::resource::Target;
+use super::selectors::Selector;
+use super::status::{self, Mistake, Outcome};
+use super::store::Change;
+use super::world::World;
+
+/// How often bookmarks come by themselves, as the real server sends them.
+const BOOKMARKS: Duration = Duration::from_mins(1);
+
+/// One watch, and how far it has been told.
+pub(crate) struct Watch {
+    target: Target,
+    selector: Selector,
+    partial: bool,
+    bookmarks: bool,
+    /// What is to be sent, before anything that happens.
+    pending: VecDeque<Value>,
+    position: u64,
+    epoch: u64,
+    asked: u64,
+    next_bookmark: Instant,
+    /// When it is over by itself.
+    pub(crate) deadline: Instant,
+    ended: bool,
+}
+
+/// What a watch has to say.
+pub(crate) enum News {
+    /// These events.
+    Events(Vec<Value>),
+    /// Nothing until something changes, or this moment.
+    Nothing(Instant),
+    /// It is over.
+    Over,
+}
+
+impl Watch {
+    /// Begins a watch.
+    pub(crate) fn begin(
+        world: &World,
+        target: &Target,
+        query: &dyn Fn(&str) -> String,
+        partial: bool,
+    ) -> Outcome<Self> {
+        let id = target.resource.id();
+        let mut fields = query("fieldSelector");
+        if !target.name.is_empty() {
+            fields = format!("metadata.name={}", target.name);
+        }
+        let selector = Selector::parse(&id, &query("labelSelector"), &fields)?;
+        let position = read::version(&query("resourceVersion"))?;
+        let seconds = query("timeoutSeconds").parse().ok().filter(|seconds| *seconds > 0).unwrap_or(1800);
+        let now = Instant::now();
+        let mut watch = Self {
+            target: target.clone(),
+            selector,
+            partial,
+            bookmarks: query("allowWatchBookmarks") == "true",
+            pending: VecDeque::new(),
+            position,
+            epoch: world.epoch,
+            asked: world.bookmarks,
+            next_bookmark: now + BOOKMARKS,
+            deadline: now + Duration::from_secs(seconds),
+            ended: false,
+        };
+        let initial = query("sendInitialEvents");
+        if initial == "true" && query("resourceVersionMatch") != "NotOlderThan" {
+            let named = status::Named { group: "meta.k8s.io", kind: "ListOptions", name: "" };
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            let message = format!("Forbidden: {why}");
+            let field = "resourceVersionMatch".to_owned();
+            return Err(status::invalid(named, &[Mistake { reason: "FieldValueForbidden", field, message }]));
+        }
+        if initial == "true" || (position == 0 && initial.is_empty()) {
+            watch.initial_events(world, initial == "true");
+        } else if position == 0 {
+            watch.position = world.visible(&id);
+        } else if world.store.since(position).is_none() {
+            watch.expire(world);
+        }
+        Ok(watch)
+    }
+
+    fn initial_events(&mut self, world: &World, marked: bool) {
+        let id = self.target.resource.id();
+        let at = world.stale.get(&id).copied().unwrap_or_else(|| world.visible(&id));
+        let objects = world.store.list_at(&id, &self.target.namespace, at).unwrap_or_default();
+        let selected = objects.values().filter(|object| self.selects(object));
+        let events: Vec<Value> = selected.map(|object| self.event("ADDED", object)).collect();
+        self.pending.extend(events);
+        self.position = at;
+        if marked && self.bookmarks {
+            let mut bookmark = self.bookmark(at);
+            bookmark["object"]["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+            self.pending.push_back(bookmark);
+        }
+    }
+
+    /// What it asks for is no longer known: it is told so, and over.
+    fn expire(&mut self, world: &World) {
+        let message = format!("too old resource version: {} ({})", self.position, world.store.version());
+        self.pending.push_back(json!({"type": "ERROR", "object": status::expired(&message).body}));
+        self.ended = true;
+    }
+
+    fn selects(&self, object: &Value) -> bool {
+        self.selector.selects(object)
+    }
+
+    fn event(&self, kind: &str, object: &Value) -> Value {
+        let object = if self.partial { read::metadata_of(object) } else { object.clone() };
+        json!({"type": kind, "object": object})
+    }
+
+    fn bookmark(&self, version: u64) -> Value {
+        let resource = &self.target.resource;
+        let mut object = builtin::empty(resource);
+        object["kind"] = json!(resource.kind);
+        object["apiVersion"] = json!(resource.api_version());
+        object["metadata"] = json!({"resourceVersion": version.to_string()});
+        self.event("BOOKMARK", &object)
+    }
+
+    /// What it has to say now.
+    pub(crate) fn news(&mut self, world: &World) -> News {
+        if !self.pending.is_empty() {
+            return News::Events(self.pending.drain(..).collect());
+        }
+        let now = Instant::now();
+        if self.ended || self.epoch != world.epoch || now >= self.deadline {
+            return News::Over;
+        }
+        let visible = world.visible(&self.target.resource.id());
+        if visible > self.position {
+            let Some(changes) = world.store.since(self.position) else {
+                self.expire(world);
+                return News::Events(self.pending.drain(..).collect());
+            };
+            let told = changes.iter().take_while(|change| change.version <= visible);
+            let events: Vec<Value> = told.filter_map(|change| self.told(change)).collect();
+            self.position = visible;
+            if !events.is_empty() {
+                return News::Events(events);
+            }
+        }
+        let asked = self.asked != world.bookmarks;
+        self.asked = world.bookmarks;
+        if self.bookmarks && (asked || now >= self.next_bookmark) {
+            self.next_bookmark = now + BOOKMARKS;
+            return News::Events(vec![self.bookmark(self.position)]);
+        }
+        News::Nothing(self.deadline.min(self.next_bookmark.max(now + Duration::from_millis(1))))
+    }
+
+    /// A change as this watch sees it: an object that is no longer selected is gone for it.
+    fn told(&self, change: &Change) -> Option<Value> {
+        let Target { resource, namespace, .. } = &self.target;
+        let in_it =
+            change.key.resource == resource.id() && (namespace.is_empty() || change.key.namespace == *namespace);
+        if !in_it {
+            return None;
+        }
+        let before = change.before.as_ref().filter(|object| self.selects(object));
+        let after = (!change.deleted && self.selects(&change.object)).then_some(&change.object);
+        match (before, after) {
+            (None, Some(object)) => Some(self.event("ADDED", object)),
+            (Some(_), Some(object)) => Some(self.event("MODIFIED", object)),
+            (Some(_), None) if change.deleted => Some(self.event("DELETED", &change.object)),
+            (Some(before), None) => {
+                let mut last = Value::clone(before);
+                last["metadata"]["resourceVersion"] = json!(change.version.to_string());
+                Some(self.event("DELETED", &last))
+            }
+            (None, None) => None,
+        }
+    }
+}

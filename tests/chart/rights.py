@@ -1,0 +1,49 @@
+"""Every right that the chart gives, by account. A change of RBAC is a change of this list, and so a reviewer sees it."""
+
+AGENT = {
+    "nodes": ["get", "list", "watch"],
+    "namespaces": ["list", "watch"],
+    "pods": ["list", "watch"],
+    "egresspolicies.egret.dev": ["list", "watch"],
+    "egressconfigs.egret.dev": ["list", "watch"],
+    "egressnodes.egret.dev": ["create", "delete", "get", "list", "patch", "watch"],
+    "egressnodes.egret.dev/status": ["patch"],
+    "events.events.k8s.io": ["create", "patch"],
+}
+
+CONTROLLER = {
+    "nodes": ["get", "list", "patch", "watch"],
+    "egresspolicies.egret.dev": ["create", "delete", "get", "list", "patch", "watch"],
+    "egresspolicies.egret.dev/status": ["patch"],
+    "egressconfigs.egret.dev": ["create", "get", "list", "patch", "watch"],
+    "egressconfigs.egret.dev/status": ["patch"],
+    "egressnodes.egret.dev": ["delete", "get", "list", "watch"],
+    "events.events.k8s.io": ["create", "patch"],
+    "egret-system: leases.coordination.k8s.io": ["create"],
+    "egret-system: leases.coordination.k8s.io egret-controller": ["get", "update"],
+}
+
+# Only with `remove: true`.
+REMOVE = {
+    "nodes": ["get", "list", "patch", "watch"],
+    "egresspolicies.egret.dev": ["delete", "get", "list", "watch"],
+    "egressconfigs.egret.dev": ["delete", "get", "list", "watch"],
+    "egressnodes.egret.dev": ["delete", "get", "list", "watch"],
+}
+
+# Every flag that the chart's containers give, by command. `egret COMMAND --help` must know them, once there is such a command.
+FLAGS = {
+    "controller": {
+        "--repo", "--branch", "--cluster-name", "--poll", "--ssh-key", "--known-hosts", "--password-file", "--state-dir",
+        "--namespace", "--lease", "--identity", "--listen", "--log-json", "--remove",
+    },
+    "agent": {"--node", "--state-dir", "--listen", "--log-json", "--remove"},
+}
+
+# Metrics that the dashboard may ask for.
+METRICS = {
+    "egret_reconcile_total", "egret_reconcile_duration_seconds_bucket", "egret_drift_total", "egret_drift_open", "egret_exits",
+    "egret_members", "egret_leak_guard_dropped_packets_total", "egret_start_guard_dropped_packets_total",
+    "egret_exit_packets_total", "egret_exit_bytes_total", "egret_policy_connections_total", "egret_git_age_seconds",
+    "egret_api_faults_total", "egret_leader", "egret_revision_info",
+}

@@ -1,0 +1,243 @@
+"""What helm renders for every file in ci/: valid, as small as it can be in rights, and of one piece."""
+
+import collections
+import json
+import os
+import pathlib
+import re
+import subprocess
+import unittest
+
+import kubernetes_validate
+
+import rights
+from tools import CASES, NAMESPACE, ROOT, crds, helm, named, objects, of_kind, run, text, workloads
+
+# The oldest that Chart.yaml lets in, and the newest that is known.
+KUBERNETES = ["1.32", kubernetes_validate.latest_version()]
+# Others' resources, which are not in Kubernetes' schemas.
+FOREIGN = {"PodMonitor", "ServiceMonitor"}
+
+
+class Rendered(unittest.TestCase):
+    def test_helm_lints_strictly(self):
+        for case in CASES:
+            with self.subTest(case):
+                code, output, errors = helm("lint", "--strict", case=case)
+                self.assertEqual(code, 0, output + errors)
+                self.assertNotRegex(output, r"\[(WARNING|ERROR)\]")
+
+    def test_helm_would_install_it(self):
+        for case in CASES:
+            with self.subTest(case):
+                code, output, errors = helm("install", "--dry-run=client", case=case)
+                self.assertEqual(code, 0, errors)
+                self.assertIn("NOTES:", output)
+
+    def test_every_object_is_valid_to_the_letter(self):
+        for case in CASES:
+            with self.subTest(case):
+                for one in objects(case):
+                    if one["kind"] not in FOREIGN:
+                        for version in KUBERNETES:
+                            kubernetes_validate.validate(one, version, strict=True)
+
+    def test_kubectl_reads_it(self):
+        for case in CASES:
+            with self.subTest(case):
+                code, output, errors = run("kubectl", "label", "--local", "-f", "-", "read=yes", "-o", "name", text=text(case))
+                self.assertEqual(code, 0, errors)
+                self.assertEqual(len(output.split()), len(objects(case)))
+
+    def test_no_object_is_there_twice_and_all_are_labelled(self):
+        for case in CASES:
+            with self.subTest(case):
+                names = collections.Counter((one["kind"], one["metadata"]["name"]) for one in objects(case))
+                self.assertEqual([name for name, times in names.items() if times > 1], [])
+                for one in objects(case):
+                    self.assertEqual(one["metadata"]["labels"]["app.kubernetes.io/name"], "egret", one["metadata"])
+
+    def test_the_definitions_are_helms_to_install(self):
+        for case in CASES:
+            with self.subTest(case):
+                self.assertEqual(len(of_kind(case, "CustomResourceDefinition")), len(crds()))
+
+    def test_no_secret_is_made_and_no_placeholder_left(self):
+        for case in CASES:
+            with self.subTest(case):
+                self.assertEqual(of_kind(case, "Secret"), [])
+                self.assertNotRegex(text(case), r"<no value>|%!|\{\{(?!\w+\}\})")
+
+    def test_the_dashboard_asks_for_metrics_that_there_are(self):
+        dashboard = json.loads(named("monitoring", "ConfigMap", "egret-dashboard")["data"]["egret.json"])
+        asked = {name for panel in dashboard["panels"] for target in panel["targets"]
+                 for name in re.findall(r"egret_\w+", target["expr"])}
+        self.assertEqual(asked, rights.METRICS)
+        self.assertEqual(len({panel["id"] for panel in dashboard["panels"]}), len(dashboard["panels"]))
+
+
+class Rights(unittest.TestCase):
+    def given(self, case, account):
+        """What an account may, through every binding that names it."""
+        found = {}
+        for binding in of_kind(case, "ClusterRoleBinding") + of_kind(case, "RoleBinding"):
+            self.assertEqual(len(binding["subjects"]), 1)
+            subject = binding["subjects"][0]
+            self.assertEqual((subject["kind"], subject["namespace"]), ("ServiceAccount", NAMESPACE))
+            if subject["name"] != account:
+                continue
+            place = f"{binding['metadata']['namespace']}: " if binding["kind"] == "RoleBinding" else ""
+            for rule in named(case, binding["roleRef"]["kind"], binding["roleRef"]["name"])["rules"]:
+                self.assertEqual(set(rule) - {"apiGroups", "resources", "verbs", "resourceNames"}, set())
+                for group in rule["apiGroups"]:
+                    for resource in rule["resources"]:
+                        base, _, sub = resource.partition("/")
+                        key = place + base + (f".{group}" if group else "") + (f"/{sub}" if sub else "")
+                        for name in rule.get("resourceNames", [""]):
+                            found.setdefault(f"{key} {name}".strip(), []).extend(rule["verbs"])
+        return {key: sorted(verbs) for key, verbs in found.items()}
+
+    def test_rights_are_those_of_the_written_list(self):
+        for case in CASES:
+            with self.subTest(case):
+                wanted = {"egret-agent": rights.AGENT, "egret-controller": rights.CONTROLLER}
+                if case == "remove":
+                    wanted["egret-remove"] = rights.REMOVE
+                accounts = {one["metadata"]["name"] for one in of_kind(case, "ServiceAccount")}
+                self.assertEqual({account: self.given(case, account) for account in accounts}, wanted)
+
+    def test_a_token_is_mounted_only_by_pods_that_say_so(self):
+        for case in CASES:
+            with self.subTest(case):
+                accounts = {one["metadata"]["name"]: one for one in of_kind(case, "ServiceAccount")}
+                self.assertTrue(all(one["automountServiceAccountToken"] is False for one in accounts.values()))
+                for name, template, _ in workloads(case):
+                    self.assertIn(template["spec"]["serviceAccountName"], accounts, name)
+                    self.assertIs(template["spec"]["automountServiceAccountToken"], True, name)
+
+
+class Pods(unittest.TestCase):
+    def test_every_container_has_as_little_as_it_can(self):
+        for case in CASES:
+            for name, template, containers in workloads(case):
+                for container in containers:
+                    with self.subTest(case, workload=name, container=container["name"]):
+                        self.contained(template["spec"], container)
+
+    def contained(self, pod, container):
+        context = container["securityContext"]
+        self.assertEqual(pod["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"})
+        self.assertIs(context["allowPrivilegeEscalation"], False)
+        self.assertIs(context["readOnlyRootFilesystem"], True)
+        self.assertFalse(context.get("privileged", False))
+        self.assertFalse(any(pod.get(key) for key in ("hostPID", "hostIPC", "shareProcessNamespace")))
+        ours = pod["serviceAccountName"] == "egret-agent" and container["name"] != "idle"
+        capabilities = {"drop": ["ALL"], "add": ["NET_ADMIN"]} if ours else {"drop": ["ALL"]}
+        self.assertEqual(context["capabilities"], capabilities)
+        user = {**pod["securityContext"], **context}
+        self.assertEqual((user["runAsNonRoot"], user["runAsUser"] != 0), (not ours, not ours))
+        self.assertEqual(pod.get("hostNetwork", False), pod["serviceAccountName"] == "egret-agent")
+        paths = [volume["hostPath"] for volume in pod.get("volumes", []) if "hostPath" in volume]
+        self.assertEqual([path["path"] for path in paths[1:]], ["/proc/sys/net"] if pod.get("hostNetwork") else [])
+
+    def test_images_are_pinned(self):
+        for case in CASES:
+            for name, _, containers in workloads(case):
+                for container in containers:
+                    self.assertRegex(container["image"], r"[^/]:[\w.-]+$|@sha256:[0-9a-f]{64}$", f"{case} {name}")
+                    self.assertNotRegex(container["image"], r":latest$", f"{case} {name}")
+
+    def test_the_datapath_outlives_its_agent(self):
+        for case in CASES:
+            agent = named(case, "DaemonSet", "egret-agent")["spec"]
+            self.assertEqual(agent["updateStrategy"]["rollingUpdate"]["maxSurge"], 0)
+            pod = agent["template"]["spec"]
+            self.assertLessEqual(pod["terminationGracePeriodSeconds"], 10)
+            self.assertEqual(pod["dnsPolicy"], "ClusterFirstWithHostNet")
+            for container in pod["containers"]:
+                self.assertNotIn("lifecycle", container, "nothing is cleaned up when an agent ends")
+
+    def test_selectors_find_what_they_are_for(self):
+        for case in CASES:
+            with self.subTest(case):
+                pods = {name: template["metadata"]["labels"] for name, template, _ in workloads(case)}
+                for one in objects(case):
+                    selector = self.selector_of(one)
+                    if selector is None:
+                        continue
+                    found = [name for name, labels in pods.items() if selector.items() <= labels.items()]
+                    component = one["metadata"]["labels"]["app.kubernetes.io/component"]
+                    wanted = {"controller": "Deployment egret-controller", "agent": "DaemonSet egret-agent"}[component]
+                    self.assertEqual(found, [wanted], f"{one['kind']} {one['metadata']['name']}")
+
+    def selector_of(self, one):
+        spec = one.get("spec", {})
+        if one["kind"] == "NetworkPolicy":
+            return spec["podSelector"]["matchLabels"]
+        if one["kind"] == "Service":
+            return spec["selector"]
+        return spec["selector"]["matchLabels"] if "selector" in spec and one["kind"] != "Job" else None
+
+    def test_ports_volumes_and_probes_belong_together(self):
+        for case in CASES:
+            for name, template, containers in workloads(case):
+                volumes = {volume["name"] for volume in template["spec"].get("volumes", [])}
+                mounted = {mount["name"] for one in containers for mount in one.get("volumeMounts", [])}
+                self.assertEqual(volumes, mounted, f"{case} {name}")
+                for container in containers:
+                    ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
+                    probes = [container[key] for key in container if key.endswith("Probe")]
+                    self.assertTrue(all(probe["httpGet"]["port"] in ports for probe in probes), f"{case} {name}")
+                    listen = [word for word in container.get("args", []) if word.startswith("--listen=")]
+                    self.assertEqual([int(word.rsplit(":", 1)[1]) for word in listen], list(ports.values()))
+
+    def test_what_is_mounted_is_where_the_arguments_say(self):
+        for case in CASES:
+            for name, template, containers in workloads(case):
+                for container in containers:
+                    places = tuple(mount["mountPath"] for mount in container.get("volumeMounts", []))
+                    for word in container.get("args", []):
+                        path = word.partition("=")[2]
+                        if path.startswith("/"):
+                            self.assertTrue(path.startswith(places), f"{case} {name}: {word}")
+
+    def test_git_is_reached_at_its_port(self):
+        ports = {"default": 443, "ssh": 2222, "https-token": 8443, "remove": 22}
+        for case, port in ports.items():
+            rules = named(case, "NetworkPolicy", "egret-controller")["spec"]["egress"]
+            self.assertEqual(rules[2]["ports"], [{"port": port, "protocol": "TCP"}], case)
+
+
+class Arguments(unittest.TestCase):
+    def given(self):
+        """(command, flag) of every container, and environment variables of ours."""
+        for case in CASES:
+            for _, _, containers in workloads(case):
+                for container in containers:
+                    if "args" in container:
+                        command, *words = container["args"]
+                        for word in words:
+                            self.assertTrue(word.startswith("--"), word)
+                            yield command, word.partition("=")[0]
+                        for variable in container["env"]:
+                            if variable["name"].startswith("EGRET_"):
+                                yield command, variable["name"]
+
+    def test_arguments_are_those_of_the_written_list(self):
+        found = {}
+        for command, word in self.given():
+            if word.startswith("--"):
+                found.setdefault(command, set()).add(word)
+        self.assertEqual(found, rights.FLAGS)
+
+    def test_the_program_knows_every_argument(self):
+        built = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "egret"
+        program = pathlib.Path(os.environ.get("EGRET_BIN", built))
+        if not program.exists():
+            self.skipTest(f"{program} is not built")
+        for command in rights.FLAGS:
+            said = subprocess.run([program, command, "--help"], capture_output=True, text=True)
+            if said.returncode != 0:
+                self.skipTest(f"{program} has no `{command}` yet")
+            unknown = {word for of, word in self.given() if of == command and not re.search(rf"{word}\b", said.stdout)}
+            self.assertEqual(unknown, set(), f"egret {command} --help")

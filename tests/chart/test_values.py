@@ -1,0 +1,121 @@
+"""Values: every one is in the schema, and what is wrong is refused with words that help."""
+
+import json
+import unittest
+
+import yaml
+
+from tools import CHART, helm, named
+
+# (what is set beside ci/default.yaml, what the answer has to say)
+REFUSED = [
+    (["image.repository="], "there is no public image yet"),
+    (["git.repo="], "git.repo is needed"),
+    (["git.repo=http://git.example/egress.git"], "use https or ssh"),
+    (["git.repo=https://user:secret@git.example/egress.git"], "they belong into a Secret"),
+    (["git.repo=egress.git"], "none of https://HOST/PATH"),
+    (["git.repo=a b"], "/git/repo"),
+    (["git.auth=token"], "git.existingSecret must name the Secret"),
+    (["git.existingSecret=egret-git"], "set git.auth to ssh or token"),
+    (["git.auth=ssh", "git.existingSecret=egret-git"], "git.auth is ssh and git.repo is an https address"),
+    (["git.repo=git@git.example:egress.git"], "take git.auth=ssh"),
+    (["git.auth=basic"], "'none', 'ssh', 'token'"),
+    (["git.branch=a b"], "/git/branch"),
+    (["git.pollSeconds=0"], "/git/pollSeconds"),
+    (["image.tag=latest"], "nobody could tell which version a node runs"),
+    (["image.repository=registry.example/egret:1.0"], "/image/repository"),
+    (["image.digest=sha256:12"], "/image/digest"),
+    (["image.pullPolicy=Sometimes"], "'Always', 'IfNotPresent', 'Never'"),
+    (["controller.replicas=0"], "/controller/replicas"),
+    (["controller.replica=3"], "additional properties 'replica' not allowed"),
+    (["agents.port=9091"], "additional properties 'agents' not allowed"),
+    (["agent.port=70000"], "/agent/port"),
+    (["agent.maxUnavailable=0"], "/agent/maxUnavailable"),
+    (["agent.maxUnavailable=110%"], "/agent/maxUnavailable"),
+    (["agent.stateDir=/"], "/agent/stateDir"),
+    (["agent.resources.limits.memory=lots"], "/agent/resources/limits/memory"),
+    (["listenAddress=localhost"], "/listenAddress"),
+    (["removeIdleImage=pause"], "/removeIdleImage"),
+    (["removeIdleImage=pause:latest"], "nobody could tell which version a node runs"),
+    (["networkPolicy.gitCIDRs={10.0.0.1}"], "/networkPolicy/gitCIDRs"),
+    (["controller.extraEnv[0].name=EGRET_REPO"], "comes from the chart's own values"),
+    (["monitoring.podMonitor.enabled=true", "monitoring.serviceMonitor.enabled=true"], "scraped twice"),
+]
+
+
+class Values(unittest.TestCase):
+    def test_bad_values_are_refused_with_their_place(self):
+        for values, says in REFUSED:
+            with self.subTest(values):
+                words = [word for value in values for word in ("--set", value)]
+                code, _, errors = helm("template", *words, case="default")
+                self.assertNotEqual(code, 0, "it was taken")
+                self.assertIn(says, errors)
+
+    def test_without_any_values_it_says_what_is_needed(self):
+        code, _, errors = helm("template")
+        self.assertNotEqual(code, 0)
+        self.assertIn("git.repo is needed", errors)
+
+    def test_the_schema_has_what_values_have_and_nothing_more(self):
+        schema = json.loads((CHART / "values.schema.json").read_text())
+        values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+        def resolve(one):
+            reference = one.get("$ref")
+            return schema["definitions"][reference.rsplit("/", 1)[1]] if reference else one
+
+        def compare(value, one, place):
+            one = resolve(one)
+            if one.get("type") != "object" or "properties" not in one:
+                return
+            self.assertIs(one["additionalProperties"], False, place)
+            if place.endswith((".resources", ".limits", ".requests", ".seLinuxOptions")):
+                return
+            self.assertEqual(set(value) | {"global"} if place == "" else set(value), set(one["properties"]), place)
+            for key, inner in value.items():
+                compare(inner, one["properties"][key], f"{place}.{key}")
+
+        compare(values, schema, "")
+
+    def test_every_value_of_the_first_two_levels_is_explained(self):
+        lines = (CHART / "values.yaml").read_text().splitlines()
+        bare = []
+        for number, line in enumerate(lines[1:], 1):
+            depth = len(line) - len(line.lstrip(" "))
+            # A group is explained by its values; `enabled` and what stands right below an explained value go without.
+            group = line.endswith(":")
+            if line.strip() and depth <= 2 and not line.lstrip().startswith(("#", "- ")) and not group:
+                explained = any(lines[number - back].lstrip().startswith("#") for back in (1, 2))
+                if not explained:
+                    bare.append(line)
+        self.assertEqual(bare, [])
+
+    def test_the_charts_version_is_the_programs(self):
+        chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+        manifest = (CHART.parents[1] / "Cargo.toml").read_text()
+        version = next(line.split('"')[1] for line in manifest.splitlines() if line.startswith("version = "))
+        self.assertEqual((chart["version"], chart["appVersion"]), (version, version))
+
+
+class Choices(unittest.TestCase):
+    def test_a_digest_wins_over_the_tag(self):
+        (container,) = named("ssh", "Deployment", "egret-controller")["spec"]["template"]["spec"]["containers"]
+        self.assertRegex(container["image"], r"^registry\.example:5000/network/egret@sha256:")
+
+    def test_secrets_come_as_files_that_the_group_alone_reads(self):
+        wanted = {"ssh": ["ssh-privatekey", "known_hosts"], "https-token": ["token"]}
+        for case, keys in wanted.items():
+            pod = named(case, "Deployment", "egret-controller")["spec"]["template"]["spec"]
+            (secret,) = (volume["secret"] for volume in pod["volumes"] if "secret" in volume)
+            self.assertEqual((secret["secretName"], secret["defaultMode"]), ("egret-git", 0o440))
+            self.assertEqual([item["key"] for item in secret["items"]], keys)
+
+    def test_on_the_way_out_the_controller_stops_and_agents_clean_first(self):
+        self.assertEqual(named("remove", "Deployment", "egret-controller")["spec"]["replicas"], 0)
+        pod = named("remove", "DaemonSet", "egret-agent")["spec"]["template"]["spec"]
+        self.assertEqual(pod["initContainers"][0]["args"][:2], ["agent", "--remove"])
+        job = named("remove", "Job", "egret-remove")
+        self.assertEqual(job["metadata"]["annotations"]["helm.sh/hook"], "pre-delete")
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        self.assertEqual(container["args"][:2], ["controller", "--remove"])

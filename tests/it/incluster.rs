@@ -1,0 +1,9 @@
+//! Egret in a cluster: the controller and the agents as real processes against a double of the API server, with real packets.
+//!
+//! Deliberately absent: a real API server, which `make test-cluster` has.
+
+mod faults;
+mod labels;
+mod pods;
+mod stand;
+mod way;

@@ -1,0 +1,40 @@
+//! What is published in the cluster means what the repository says: an agent that reads it back does the same as a node that reads Git.
+//!
+//! Deliberately absent: the resource around a spec, and the API server.
+
+use std::collections::BTreeSet;
+
+use egret::core::placement::place;
+use egret::core::policy::published::Published;
+use proptest::prelude::*;
+
+use super::generate::world;
+use super::world::{States, World};
+
+proptest! {
+    #[test]
+    fn what_is_published_is_read_back_as_what_it_was(mut world in world()) {
+        // A document that says a prefix twice is in force with it once.
+        for policy in world.set.policies.values_mut() {
+            for nets in [&mut policy.destinations, &mut policy.excluded] {
+                let mut seen = BTreeSet::new();
+                nets.retain(|net| seen.insert(*net));
+            }
+        }
+        let published = Published::of(&world.set);
+        let back = Published::read(&published.policies, &published.config).map_err(|faults| {
+            TestCaseError::fail(format!("{faults:?}\n{:#?}", published.policies))
+        })?;
+        prop_assert_eq!(&Published::of(&back).policies, &published.policies);
+        prop_assert_eq!(Published::of(&back).digest(), published.digest());
+        let again = World { set: back, ..world.clone() };
+        prop_assert_eq!(place(&again.set, &world.facts, world.now), place(&world.set, &world.facts, world.now));
+        prop_assert_eq!(again.desired(&States::new()), world.desired(&States::new()));
+    }
+
+    #[test]
+    fn another_set_has_another_digest(old in world(), new in world()) {
+        let (old, new) = (Published::of(&old.set), Published::of(&new.set));
+        prop_assert_eq!(old.policies == new.policies, old.digest() == new.digest());
+    }
+}

@@ -1,0 +1,214 @@
+//! The HTTP server by itself: what it says, and that neither side waits for the other. With a node behind it, it is in `outpost`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be prepared has failed")]
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use egret::core::compile::counters::{CountedExit, Counters, TunnelDrop};
+use egret::core::name::ObjectName;
+use egret::core::policy::{PolicyId, PolicyKind};
+use egret::core::report::drift::Class;
+use egret::core::state::nft::RuleCounter;
+use egret::serve::{self, Health, Metrics, Server};
+
+/// Runs a test on one thread, as Egret does.
+fn alone<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+}
+
+fn start(health: &Health, metrics: &Metrics) -> Server {
+    serve::start("127.0.0.1:0".parse().unwrap(), health.clone(), metrics.clone()).unwrap()
+}
+
+async fn exchange(address: SocketAddr, request: &str) -> io::Result<String> {
+    let request = request.to_owned();
+    let exchange = move || {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(request.as_bytes())?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply)?;
+        Ok(reply)
+    };
+    tokio::task::spawn_blocking(exchange).await.unwrap()
+}
+
+/// Status, head and body of a GET.
+async fn get(server: &Server, path: &str) -> (u16, String, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: egret\r\n\r\n");
+    // The connection is not closed by us: reading to its end shows that the server closes it.
+    let reply = exchange(server.address(), &request).await.unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), head.to_lowercase(), body.to_owned())
+}
+
+fn counter(packets: u64) -> RuleCounter {
+    RuleCounter { packets, bytes: packets * 100 }
+}
+
+fn counters(exits: &[(&str, bool)]) -> Counters {
+    let policy = PolicyId { name: ObjectName::parse("outpost").unwrap(), kind: PolicyKind::Cilium };
+    Counters {
+        leak_guard: counter(1),
+        start_guard: counter(2),
+        tunnel: [(TunnelDrop::Address, counter(3))].into(),
+        exits: exits
+            .iter()
+            .map(|(identity, gateway)| {
+                (CountedExit { identity: (*identity).to_owned(), gateway: *gateway }, counter(4))
+            })
+            .collect(),
+        policies: exits.iter().map(|(identity, _)| ((policy.clone(), (*identity).to_owned()), 5)).collect(),
+    }
+}
+
+#[test]
+fn the_page_has_what_was_told_and_nothing_else() {
+    alone(async {
+        let metrics = Metrics::new();
+        let server = start(&Health::new(), &metrics);
+        let (status, head, body) = get(&server, "/metrics").await;
+        assert_eq!(status, 200);
+        assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+        let version = env!("CARGO_PKG_VERSION");
+        let expected = format!(
+            "# HELP egret_build The version of Egret.\n# TYPE egret_build info\n\
+             egret_build_info{{version=\"{version}\"}} 1\n# EOF\n"
+        );
+        assert_eq!(body, expected);
+
+        metrics.reconciled(true, Duration::from_millis(3));
+        metrics.reconciled(false, Duration::from_millis(300));
+        metrics.drift(Class::Missing, 2);
+        metrics.drift_open(1);
+        metrics.exits(1, 2);
+        metrics.members(7);
+        metrics.leader(true);
+        metrics.revision("abc");
+        metrics.api_fault("patch nodes");
+        metrics.watch_fault("pods");
+        metrics.git_fetched(Instant::now());
+        metrics.counters(&counters(&[("n2 dev net1", true)]));
+        let page = get(&server, "/metrics").await.2;
+        for line in [
+            "egret_reconcile_total{result=\"succeeded\"} 1",
+            "egret_reconcile_total{result=\"failed\"} 1",
+            "egret_reconcile_duration_seconds_count 2",
+            "egret_reconcile_duration_seconds_bucket{le=\"0.005\"} 1",
+            "egret_drift_total{class=\"missing\"} 2",
+            "egret_drift_total{class=\"extra\"} 0",
+            "egret_drift_open 1",
+            "egret_revision_info{revision=\"abc\"} 1",
+            "egret_exits{role=\"gateway\"} 1",
+            "egret_exits{role=\"source\"} 2",
+            "egret_members 7",
+            "egret_leader 1",
+            "egret_api_faults_total{operation=\"patch nodes\"} 1",
+            "egret_watch_faults_total{resource=\"pods\"} 1",
+            "egret_leak_guard_dropped_packets_total 1",
+            "egret_start_guard_dropped_packets_total 2",
+            "egret_tunnel_dropped_packets_total{reason=\"address\"} 3",
+            "egret_tunnel_dropped_packets_total{reason=\"identifier\"} 0",
+            "egret_exit_packets_total{exit=\"n2 dev net1\",role=\"gateway\"} 4",
+            "egret_exit_bytes_total{exit=\"n2 dev net1\",role=\"gateway\"} 400",
+            "egret_policy_connections_total{policy=\"outpost\",kind=\"CiliumEgressGatewayPolicy\",exit=\"n2 dev net1\"} 5",
+        ] {
+            assert!(page.lines().any(|one| one == line), "{line} is missing in\n{page}");
+        }
+        let age = page.lines().find_map(|line| line.strip_prefix("egret_git_age_seconds ")).expect("Git's age");
+        assert!((0.0..10.0).contains(&age.parse::<f64>().unwrap()), "{age}");
+    });
+}
+
+#[test]
+fn an_exit_that_is_gone_is_shown_no_more() {
+    alone(async {
+        let metrics = Metrics::new();
+        let server = start(&Health::new(), &metrics);
+        metrics.counters(&counters(&[("n2 dev net1", true), ("n3 dev net1", false)]));
+        assert!(get(&server, "/metrics").await.2.contains("n3 dev net1"));
+        metrics.counters(&counters(&[("n2 dev net1", true)]));
+        let page = get(&server, "/metrics").await.2;
+        assert!(page.contains("n2 dev net1") && !page.contains("n3 dev net1"), "{page}");
+    });
+}
+
+#[test]
+fn counters_are_read_when_somebody_asks_and_a_busy_loop_keeps_nobody_waiting() {
+    let leaks = |page: &str| page.contains("egret_leak_guard_dropped_packets_total 1\n");
+    alone(async {
+        let metrics = Metrics::new();
+        let server = start(&Health::new(), &metrics);
+        let mut questions = metrics.questions();
+        let (page, ()) = tokio::join!(get(&server, "/metrics"), async {
+            questions.next().await.answer(&counters(&[]));
+        });
+        assert!(leaks(&page.2), "{}", page.2);
+
+        // The loop is in a round now, and does not come to the question.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let asked = Instant::now();
+        let page = get(&server, "/metrics").await.2;
+        assert!(leaks(&page), "what was last known: {page}");
+        assert!(asked.elapsed() >= Duration::from_secs(1), "it was waited for: {:?}", asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let asked = Instant::now();
+        get(&server, "/metrics").await;
+        assert!(asked.elapsed() < Duration::from_millis(500), "nobody waits behind a question that is open");
+
+        // It comes to it at last; the answer is not lost.
+        questions.next().await.answer(&Counters { leak_guard: counter(9), ..Counters::default() });
+        let page = get(&server, "/metrics").await.2;
+        assert!(page.contains("egret_leak_guard_dropped_packets_total 9\n"), "{page}");
+    });
+}
+
+#[test]
+fn probes_say_why_not_and_there_is_nothing_else() {
+    alone(async {
+        let health = Health::new();
+        let server = start(&health, &Metrics::new());
+        let (status, head, body) = get(&server, "/healthz").await;
+        assert_eq!((status, body.as_str()), (200, "ok\n"));
+        assert!(head.contains("connection: close"), "{head}");
+        assert_eq!(get(&server, "/readyz").await.0, 503);
+        health.set_ready(Err("the kernel refused".to_owned()));
+        let (status, _, body) = get(&server, "/readyz").await;
+        assert_eq!((status, body.as_str()), (503, "the kernel refused\n"));
+        health.set_ready(Ok(()));
+        assert_eq!(get(&server, "/readyz").await.0, 200);
+        assert_eq!(get(&server, "/").await.0, 404);
+        let post = "POST /metrics HTTP/1.1\r\nHost: egret\r\nContent-Length: 0\r\n\r\n";
+        assert!(exchange(server.address(), post).await.unwrap().starts_with("HTTP/1.1 405 "));
+    });
+}
+
+#[test]
+fn a_port_in_use_is_said_and_a_dropped_server_leaves_it() {
+    alone(async {
+        let server = start(&Health::new(), &Metrics::new());
+        let address = server.address();
+        let error = serve::start(address, Health::new(), Metrics::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(error.to_string(), format!("listen on {address}: Address already in use (os error 98)"));
+        drop(server);
+        let free = || std::net::TcpListener::bind(address).is_ok();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(free());
+    });
+}
+
+#[test]
+fn who_says_nothing_is_shown_out() {
+    alone(async {
+        let server = start(&Health::new(), &Metrics::new());
+        let silent = exchange(server.address(), "");
+        let slow = exchange(server.address(), "GET /metrics HTTP/1.1\r\nHost: ");
+        for reply in <[_; 2]>::from(tokio::join!(silent, slow)) {
+            assert!(!reply.unwrap_or_default().contains(" 200 "));
+        }
+    });
+}
