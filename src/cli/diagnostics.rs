@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: printing, and the choice of form and colour (the commands decide both).
 
+pub(crate) mod sarif;
+
 use std::fmt::Write;
 
 use annotate_snippets::renderer::DecorStyle;

@@ -7,11 +7,13 @@ mod agent;
 mod controller;
 pub mod diagnostics;
 mod doctor;
+mod init;
 mod options;
 mod output;
 mod plan;
 mod remove;
 mod run;
+mod schema;
 mod validate;
 
 use std::process::ExitCode;
@@ -38,6 +40,10 @@ enum Command {
     Agent(agent::Arguments),
     /// Check every document of a policy repository.
     Validate(validate::Arguments),
+    /// Write a policy repository to start from.
+    Init(init::Arguments),
+    /// Print the JSON schema of documents, for editors.
+    Schema(schema::Arguments),
     /// Show what `run` would change on a node, and change nothing.
     Plan(plan::Arguments),
     /// Take everything of Egret's away from this node: kernel objects and labels.
@@ -53,6 +59,8 @@ pub fn main() -> ExitCode {
         Command::Controller(arguments) => controller::run(arguments),
         Command::Agent(arguments) => agent::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Remove(arguments) => remove::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

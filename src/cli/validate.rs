@@ -26,6 +26,8 @@ enum Form {
     Markdown,
     /// Workflow commands: annotations in a pull request's files on GitHub.
     Github,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,6 +77,7 @@ fn text(catalogue: &Catalogue, found: &[Diagnostic], form: Form) -> Result<Strin
     let summary = diagnostics::summary(catalogue.tally(found));
     match form {
         Form::Json => return Ok(diagnostics::to_json(found)),
+        Form::Sarif => return Ok(diagnostics::sarif::to_sarif(found)),
         Form::Github => return Ok(format!("{}{summary}\n", diagnostics::to_github(found))),
         Form::Text | Form::Markdown => {}
     }
