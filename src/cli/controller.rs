@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::options::{RepositoryOptions, cluster_name, seconds};
+use super::options::{RepositoryOptions, WebhookOptions, cluster_name, seconds};
 use super::output::{self, Failure};
 use crate::cluster::live::Timing;
 use crate::reconcile::controller::{self, Options};
@@ -47,6 +47,8 @@ pub(super) struct Arguments {
     /// Take Egret's labels off all nodes and its custom resources out of the cluster, and end.
     #[arg(long)]
     remove: bool,
+    #[command(flatten)]
+    webhook: WebhookOptions,
     /// Log JSON, an object a line.
     #[arg(long, env = "EGRET_LOG_JSON")]
     log_json: bool,
@@ -72,6 +74,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             identity: arguments.identity.unwrap_or_else(host),
             // As the controllers of Kubernetes itself: 15, 10 and 2 seconds.
             listen: arguments.listen,
+            webhook: arguments.webhook.options(),
             timing: Timing { duration, deadline: duration * 2 / 3, retry: duration * 2 / 15 },
         };
         runtime.block_on(controller::run(options))

@@ -2,12 +2,14 @@
 //!
 //! Deliberately absent: options of one command alone.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::output::Failure;
 use crate::core::name::NodeName;
 use crate::git::credentials::Credentials;
 use crate::git::source::{Insecure, Source};
+use crate::reconcile::hook;
 
 /// Which repository, and how to get in.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,6 +48,25 @@ impl RepositoryOptions {
             password: self.password_file.clone(),
             user: self.git_user.clone(),
         }
+    }
+}
+
+/// Whom to listen to who says that somebody pushed.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct WebhookOptions {
+    /// Listen to a forge's webhook at http://ADDR:PORT/webhook; polling goes on beside it.
+    #[arg(long, value_name = "ADDR:PORT", env = "EGRET_WEBHOOK", requires = "webhook_secret_file")]
+    webhook: Option<SocketAddr>,
+    /// A file with the webhook's secret; several lines are several secrets.
+    #[arg(long, value_name = "FILE", env = "EGRET_WEBHOOK_SECRET_FILE")]
+    webhook_secret_file: Option<PathBuf>,
+}
+
+impl WebhookOptions {
+    /// Where, and who is believed; none where nobody is listened to.
+    pub(super) fn options(&self) -> Option<hook::Options> {
+        let (listen, secret_file) = (self.webhook?, self.webhook_secret_file.clone()?);
+        Some(hook::Options { listen, secret_file })
     }
 }
 

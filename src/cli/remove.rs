@@ -34,6 +34,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         once: false,
         remove: true,
         listen: None,
+        webhook: None,
     };
     match output::runtime()?.block_on(node::run(options)) {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::options::{NodeOptions, RepositoryOptions, seconds};
+use super::options::{NodeOptions, RepositoryOptions, WebhookOptions, seconds};
 use super::output::{self, Failure};
 use crate::reconcile::node::{self, Options};
 use crate::telemetry;
@@ -32,6 +32,8 @@ pub(super) struct Arguments {
     /// Serve /metrics, /healthz and /readyz over HTTP at this address; nothing is served unless it is given.
     #[arg(long, value_name = "ADDR:PORT", env = "EGRET_LISTEN")]
     listen: Option<SocketAddr>,
+    #[command(flatten)]
+    webhook: WebhookOptions,
     /// Log JSON, an object a line.
     #[arg(long, env = "EGRET_LOG_JSON")]
     log_json: bool,
@@ -51,6 +53,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         once: arguments.once,
         remove: arguments.remove,
         listen: arguments.listen,
+        webhook: arguments.webhook.options(),
     };
     match output::runtime()?.block_on(node::run(options)) {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod controller;
+pub mod hook;
 pub mod keeper;
 pub mod leading;
 pub mod lock;

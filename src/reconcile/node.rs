@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
+use super::hook::{self, Hook};
 use super::keeper::{Keeper, TimeCame, log_steps};
 use super::lock::{Lock, LockError};
 use super::memory::{Memory, MemoryError};
@@ -57,6 +58,8 @@ pub struct Options {
     pub remove: bool,
     /// Where metrics and health are served, if anywhere.
     pub listen: Option<SocketAddr>,
+    /// Where a forge's webhook is listened to, if anywhere.
+    pub webhook: Option<hook::Options>,
 }
 
 /// Why the process ends with an error.
@@ -220,6 +223,8 @@ impl Node {
         mut kernel: Watch,
     ) -> Result<(), RunError> {
         let (_pushes, mut pushes) = Watcher::new(&options.source.watched())?;
+        let mut hook = Hook::start(options.webhook.clone(), options.branch.clone())
+            .map_err(|source| RunError::Start { what: "the webhook", source })?;
         let places: Vec<PathBuf> =
             self.keeper.engine.cluster.watch_paths().into_iter().map(|place| place.path).collect();
         let (_manifests, mut manifests) = Watcher::new(&places)?;
@@ -235,6 +240,7 @@ impl Node {
                 _ = interrupt.recv() => Trigger::Stop,
                 message = news.recv() => Trigger::News(message),
                 Some(()) = pushes.recv() => Trigger::Pushed,
+                () = hook.pushed() => Trigger::Pushed,
                 Some(()) = manifests.recv() => Trigger::Manifests,
                 event = kernel.next() => Trigger::Kernel(event),
                 () = sleep_until(wake) => Trigger::Time,

@@ -9,6 +9,7 @@ mod limits;
 mod metrics;
 mod page;
 mod questions;
+pub mod webhook;
 
 use std::io;
 use std::net::SocketAddr;

@@ -212,3 +212,54 @@ fn who_says_nothing_is_shown_out() {
         }
     });
 }
+
+/// Posts to a webhook; the status.
+async fn post(server: &Server, headers: &str, body: &str) -> u16 {
+    let length = body.len();
+    let request = format!("POST /webhook HTTP/1.1\r\nHost: egret\r\nContent-Length: {length}\r\n{headers}\r\n{body}");
+    let reply = exchange(server.address(), &request).await.unwrap();
+    reply[9..12].parse().unwrap()
+}
+
+#[test]
+fn a_webhook_is_believed_by_its_secret_and_says_no_more_than_that_somebody_pushed() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret_file = folder.path().join("secret");
+    std::fs::write(&secret_file, "old\nnew\n").unwrap();
+    let options = |secret_file: &std::path::Path| serve::webhook::Options {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        secret_file: secret_file.to_owned(),
+        branch: Some("main".to_owned()),
+    };
+    alone(async {
+        let (server, mut pushes) = serve::webhook::start(options(&secret_file)).unwrap();
+        let main = r#"{"ref": "refs/heads/main"}"#;
+        assert_eq!(post(&server, "X-Gitlab-Token: wrong\r\n", main).await, 401);
+        assert_eq!(post(&server, "", main).await, 401);
+        assert_eq!(post(&server, "X-Gitlab-Token: new\r\n", r#"{"ref": "refs/heads/egret/reports/prod"}"#).await, 200);
+        assert_eq!(post(&server, "X-Gitlab-Token: new\r\n", r#"{"ref": "refs/heads/feature"}"#).await, 200);
+        assert_eq!(post(&server, "X-Gitlab-Token: new\r\nX-Gitlab-Event: Tag Push Hook\r\n", main).await, 200);
+        assert!(pushes.try_recv().is_err());
+        assert_eq!(post(&server, "X-Gitlab-Token: old\r\nX-Gitlab-Event: Push Hook\r\n", main).await, 202);
+        assert_eq!(post(&server, "X-Gitlab-Token: new\r\n", main).await, 202);
+        assert_eq!(pushes.recv().await, Some(()));
+        assert!(pushes.try_recv().is_err(), "two pushes that nobody has looked at yet are one look");
+        // A secret that is changed counts from the next request on.
+        std::fs::write(&secret_file, "newest").unwrap();
+        assert_eq!(post(&server, "X-Gitlab-Token: old\r\n", main).await, 401);
+        assert_eq!(post(&server, "X-Gitlab-Token: newest\r\n", main).await, 202);
+        // What is announced as too long is not read, and nothing is answered but that.
+        let request =
+            "POST /webhook HTTP/1.1\r\nHost: egret\r\nX-Gitlab-Token: newest\r\nContent-Length: 99999999\r\n\r\n";
+        let reply = exchange(server.address(), request).await.unwrap();
+        assert!(reply.starts_with("HTTP/1.1 413 "), "{reply}");
+        let mut refused = 0;
+        for _ in 0..40 {
+            refused += usize::from(post(&server, "X-Gitlab-Token: wrong\r\n", main).await == 429);
+        }
+        assert!(refused > 0);
+    });
+    std::fs::write(&secret_file, "\n").unwrap();
+    let empty = alone(async { serve::webhook::start(options(&secret_file)).map(|_| ()) });
+    assert!(empty.unwrap_err().to_string().contains("holds no secret"));
+}

@@ -18,6 +18,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("cron", &["core/policy/check/config.rs", "reconcile/schedule.rs"]),
     ("futures", &["cluster/live/", "kernel/"]),
     ("git2", &["git/"]),
+    ("hmac", &["serve/webhook.rs"]),
     // What kube's client is made of: built anew, with keepalive.
     ("http", &["cluster/live/mod.rs"]),
     ("hyper_util", &["cluster/live/mod.rs"]),
@@ -47,7 +48,15 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ),
     (
         "serde_json",
-        &["cli/", "cluster/edit/tests.rs", "cluster/live/", "core/policy/", "kernel/doctor/gather.rs", "reconcile/"],
+        &[
+            "cli/",
+            "cluster/edit/tests.rs",
+            "cluster/live/",
+            "core/policy/",
+            "kernel/doctor/gather.rs",
+            "reconcile/",
+            "serve/webhook.rs",
+        ],
     ),
     (
         "serde_yaml",
@@ -59,6 +68,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "core/report/files.rs",
         ],
     ),
+    ("sha2", &["serve/webhook.rs"]),
     ("similar", &["core/plan/text.rs"]),
     ("thiserror", &["cluster/", "core/name.rs", "git/error.rs", "kernel/", "reconcile/", "watch.rs"]),
     ("tokio", &["cli/output.rs", "cluster/live/", "kernel/", "reconcile/", "serve/", "watch.rs"]),

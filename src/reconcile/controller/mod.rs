@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::labels::{Labels, Told};
 use self::pass::{CameUpon, Pass, PassError, Turned};
+use super::hook::{self, Hook};
 use super::leading::Leading;
 use super::memory::{Memory, MemoryError};
 use super::publisher::{self, Letter, Publisher};
@@ -61,6 +62,8 @@ pub struct Options {
     pub timing: Timing,
     /// Where metrics and health are served, if anywhere.
     pub listen: Option<SocketAddr>,
+    /// Where a forge's webhook is listened to, if anywhere.
+    pub webhook: Option<hook::Options>,
 }
 
 /// Why the process ends with an error.
@@ -227,6 +230,8 @@ enum Trigger {
 impl Controller {
     async fn forever(mut self, mut news: UnboundedReceiver<News>) -> Result<(), ControllerError> {
         let (_pushes, mut pushes) = Watcher::new(&self.options.source.watched())?;
+        let mut hook = Hook::start(self.options.webhook.clone(), self.options.branch.clone())
+            .map_err(|source| ControllerError::Start { what: "the webhook", source })?;
         let handler = |kind| signal(kind).map_err(|source| ControllerError::Start { what: "a signal handler", source });
         let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
         tracing::info!(source = %self.options.source, server = self.live.server(), "egret's controller runs");
@@ -238,6 +243,7 @@ impl Controller {
                 () = stopped(&mut terminate, &mut interrupt) => Trigger::Stop,
                 message = news.recv() => Trigger::News(message),
                 Some(()) = pushes.recv() => Trigger::Pushed,
+                () = hook.pushed() => Trigger::Pushed,
                 () = self.leading.changed() => Trigger::Role,
                 _ = self.watching.changed() => Trigger::Cluster,
                 () = sleep_until(wake) => Trigger::Time,

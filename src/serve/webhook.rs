@@ -1,0 +1,257 @@
+//! Webhooks: a forge says that somebody pushed, and the repository is looked at now and not with the next poll.
+//!
+//! GitHub, Gitea and Forgejo sign the body with HMAC-SHA256, GitLab sends the secret itself, and whoever else wants to may do as GitHub does.
+//! Nothing that a body says is believed but that something happened: what is fetched, and from where, is as it was configured. Deliberately
+//! absent: fetching, and polling, which goes on: a webhook may get lost.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::State;
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::map_response;
+use axum::routing::post;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Server, last_of_its_connection, limits};
+
+/// The longest body that is read. A push of a thousand commits has one of about 2 MB.
+const LONGEST: usize = 4 << 20;
+/// So many requests a second are looked at, whoever they are from.
+const RATE: f64 = 5.0;
+/// So many may come at once.
+const BURST: f64 = 20.0;
+/// Where reports branches are: Egret's own pushes are no news.
+const OWN_BRANCHES: &str = "refs/heads/egret/reports/";
+
+/// What to listen to, and whom to believe.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// A file with the secret; several lines are several secrets, so that one can be changed without a gap. Read anew for every request.
+    pub secret_file: PathBuf,
+    /// The branch that policies are read from, where it is known: pushes to others are no news.
+    pub branch: Option<String>,
+}
+
+/// Listens. Each push that counts is a message.
+pub fn start(options: Options) -> io::Result<(Server, mpsc::Receiver<()>)> {
+    let listen = options.listen;
+    let told = |error: io::Error| io::Error::new(error.kind(), format!("listen on {listen}: {error}"));
+    // A secret that cannot be read would be noticed at the first push only.
+    if secrets(&options.secret_file)?.is_empty() {
+        let error = format!("{} holds no secret", options.secret_file.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+    }
+    let listener = limits::Limited::bind(listen).map_err(told)?;
+    let address = axum::serve::Listener::local_addr(&listener).map_err(told)?;
+    // One that waits is enough: it says "look", and a look sees everything.
+    let (pushed, pushes) = mpsc::channel(1);
+    let state = Arc::new(Door { options, pushed, bucket: Mutex::new(Bucket::new(Instant::now())) });
+    let router =
+        Router::new().route("/webhook", post(receive)).with_state(state).layer(map_response(last_of_its_connection));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = axum::serve(listener, router).with_graceful_shutdown(async {
+        let _ = stopped.await;
+    });
+    tokio::spawn(async { served.await });
+    Ok((Server { address, _stop: stop }, pushes))
+}
+
+struct Door {
+    options: Options,
+    pushed: mpsc::Sender<()>,
+    bucket: Mutex<Bucket>,
+}
+
+/// A token bucket.
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn new(now: Instant) -> Self {
+        Self { tokens: BURST, filled: now }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let passed: Duration = now.saturating_duration_since(self.filled);
+        self.tokens = (self.tokens + passed.as_secs_f64() * RATE).min(BURST);
+        self.filled = now;
+        let enough = self.tokens >= 1.0;
+        if enough {
+            self.tokens -= 1.0;
+        }
+        enough
+    }
+}
+
+async fn receive(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) -> (StatusCode, &'static str) {
+    if !door.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+        return (StatusCode::TOO_MANY_REQUESTS, "too many requests\n");
+    }
+    let Some(proof) = Proof::of(&headers) else {
+        return (StatusCode::UNAUTHORIZED, "there is no signature and no token\n");
+    };
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > LONGEST) {
+        return (StatusCode::PAYLOAD_TOO_LARGE, "the body is too long\n");
+    }
+    let Ok(body) = to_bytes(body, LONGEST).await else {
+        return (StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or did not come in time\n");
+    };
+    let Ok(secrets) = secrets(&door.options.secret_file) else {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "the secret cannot be read\n");
+    };
+    if !secrets.iter().any(|secret| proof.holds(secret, &body)) {
+        return (StatusCode::UNAUTHORIZED, "the signature or token is wrong\n");
+    }
+    if !is_push(&headers) {
+        return (StatusCode::OK, "ok, and no push\n");
+    }
+    match pushed_to(&body) {
+        Some(reference) if reference.starts_with(OWN_BRANCHES) => (StatusCode::OK, "ok, a push of Egret's own\n"),
+        Some(reference) if door.is_other(&reference) => (StatusCode::OK, "ok, a push to another branch\n"),
+        _ => {
+            // Full: a look is asked for already.
+            let _ = door.pushed.try_send(());
+            (StatusCode::ACCEPTED, "looking\n")
+        }
+    }
+}
+
+impl Door {
+    fn is_other(&self, reference: &str) -> bool {
+        self.options.branch.as_ref().is_some_and(|branch| reference.strip_prefix("refs/heads/") != Some(branch))
+    }
+}
+
+/// The secrets in a file, a line each.
+fn secrets(file: &Path) -> io::Result<Vec<String>> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| io::Error::new(error.kind(), format!("read the secret in {}: {error}", file.display())))?;
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(ToOwned::to_owned).collect())
+}
+
+/// By what a request says that it comes from who knows the secret.
+enum Proof {
+    /// HMAC-SHA256 of the body.
+    Signature(Vec<u8>),
+    /// The secret itself.
+    Token(String),
+}
+
+impl Proof {
+    /// GitHub's `X-Hub-Signature-256: sha256=HEX`, which Gitea and Forgejo send as well; their own `X-Gitea-Signature: HEX`; GitLab's
+    /// `X-Gitlab-Token`.
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let signed = text("x-hub-signature-256").and_then(|value| value.strip_prefix("sha256="));
+        let signed = signed.or_else(|| text("x-forgejo-signature")).or_else(|| text("x-gitea-signature"));
+        match signed {
+            Some(hex) => unhex(hex).map(Self::Signature),
+            None => text("x-gitlab-token").map(|token| Self::Token(token.to_owned())),
+        }
+    }
+
+    /// In a time that does not tell how much of it was right. Tokens are compared by their codes under the secret: these have one length.
+    fn holds(&self, secret: &str, body: &[u8]) -> bool {
+        let code = |message: &[u8]| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).ok()?;
+            mac.update(message);
+            Some(mac)
+        };
+        match self {
+            Self::Signature(signature) => code(body).is_some_and(|mac| mac.verify_slice(signature).is_ok()),
+            Self::Token(token) => match (code(token.as_bytes()), code(secret.as_bytes())) {
+                (Some(given), Some(known)) => given.verify(&known.finalize().into_bytes()).is_ok(),
+                _ => false,
+            },
+        }
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
+}
+
+/// Forges tell of more than pushes. Who does not say what it is about means a push.
+fn is_push(headers: &HeaderMap) -> bool {
+    let told = ["x-github-event", "x-gitea-event", "x-forgejo-event", "x-gitlab-event"]
+        .into_iter()
+        .find_map(|name| headers.get(name).and_then(|value| value.to_str().ok()));
+    told.is_none_or(|event| matches!(event, "push" | "Push Hook"))
+}
+
+/// `"ref"` of the body, wherever it comes first at the top. Enough is read of it to tell our own pushes; a body that is something else is
+/// a push to who knows where.
+fn pushed_to(body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    body.get("ref")?.as_str().map(ToOwned::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::{HeaderName, HeaderValue};
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    fn believed(pairs: &[(&'static str, &str)], secret: &str, body: &[u8]) -> bool {
+        Proof::of(&headers(pairs)).is_some_and(|proof| proof.holds(secret, body))
+    }
+
+    #[test]
+    fn signatures_and_tokens_are_believed_only_where_the_secret_is_right() {
+        // GitHub's own example: docs.github.com, "Validating webhook deliveries".
+        let (secret, body) = ("It's a Secret to Everybody", b"Hello, World!".as_slice());
+        let signature = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+        assert!(believed(&[("x-hub-signature-256", &format!("sha256={signature}"))], secret, body));
+        assert!(believed(&[("x-gitea-signature", signature)], secret, body));
+        assert!(!believed(&[("x-hub-signature-256", &format!("sha256={signature}"))], "another", body));
+        assert!(!believed(&[("x-hub-signature-256", &format!("sha256={signature}"))], secret, b"Hello, World?"));
+        assert!(!believed(&[("x-hub-signature-256", &format!("sha256={}", &signature[..62]))], secret, body));
+        for nonsense in ["sha256=", "sha256=zz", "sha1=00", ""] {
+            assert!(!believed(&[("x-hub-signature-256", nonsense)], secret, body), "{nonsense}");
+        }
+        assert!(believed(&[("x-gitlab-token", secret)], secret, body));
+        assert!(!believed(&[("x-gitlab-token", "It's a Secret")], secret, body));
+        assert!(!believed(&[], secret, body));
+        // A wrong signature is not mended by a right token.
+        assert!(!believed(&[("x-gitea-signature", "00"), ("x-gitlab-token", secret)], secret, body));
+    }
+
+    #[test]
+    fn only_pushes_count_and_our_own_do_not() {
+        assert!(is_push(&headers(&[("x-github-event", "push")])) && is_push(&headers(&[])));
+        assert!(is_push(&headers(&[("x-gitlab-event", "Push Hook")])));
+        assert!(!is_push(&headers(&[("x-github-event", "ping")])));
+        assert_eq!(pushed_to(br#"{"ref": "refs/heads/main", "x": 1}"#).as_deref(), Some("refs/heads/main"));
+        assert_eq!(pushed_to(b"payload=%7B%7D"), None);
+    }
+
+    #[test]
+    fn a_burst_is_taken_and_a_flood_is_not() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        assert_eq!((0..100).filter(|_| bucket.take(start)).count(), 20);
+        assert_eq!((0..100).filter(|_| bucket.take(start + Duration::from_secs(1))).count(), 5);
+    }
+}
