@@ -267,6 +267,7 @@ fn act(world: &mut World, user: &User, asked: &Asked) -> Outcome<Reply> {
         target: &target,
         query: &query,
         agent: &asked.agent,
+        user,
         may_create: rbac::authorize(world, user, "create", &target),
     };
     match (verb, target.subresource.as_str()) {
@@ -289,11 +290,11 @@ fn act(world: &mut World, user: &User, asked: &Asked) -> Outcome<Reply> {
                 dry: query("dryRun") == "All",
             };
             if verb == "delete" {
-                return whole(delete::one(world, &target, &options));
+                return whole(delete::one(world, user, &target, &options));
             }
             let id = target.resource.id();
             let selector = Selector::parse(&id, &query("labelSelector"), &query("fieldSelector"))?;
-            whole(delete::all(world, &target, &selector, &options))
+            whole(delete::all(world, user, &target, &selector, &options))
         }
         _ => Err(status::not_allowed()),
     }

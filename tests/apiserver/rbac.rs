@@ -36,6 +36,15 @@ impl User {
         Self { name: name.to_owned(), groups, node: None }
     }
 
+    /// `userInfo`, as reviews and admission policies have it.
+    pub(crate) fn info(&self) -> Value {
+        let mut info = json!({"username": self.name, "groups": self.groups});
+        if let Some(node) = &self.node {
+            info["extra"] = json!({"authentication.kubernetes.io/node-name": [node]});
+        }
+        info
+    }
+
     fn is_meant(&self, subject: &Value) -> bool {
         let name = subject["name"].as_str().unwrap_or_default();
         match subject["kind"].as_str() {
@@ -124,11 +133,7 @@ pub(crate) const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectrev
 
 /// POST of a `SelfSubjectReview`.
 pub(crate) fn who_am_i(user: &User) -> Value {
-    let mut info = json!({"username": user.name, "groups": user.groups});
-    if let Some(node) = &user.node {
-        info["extra"] = json!({"authentication.kubernetes.io/node-name": [node]});
-    }
-    json!({"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "status": {"userInfo": info}})
+    json!({"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "status": {"userInfo": user.info()}})
 }
 
 /// POST of `serviceaccounts/NAME/token`: the account becomes a user with a new token.

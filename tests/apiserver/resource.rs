@@ -53,7 +53,6 @@ const BUILTIN: &[Row] = &[
     ("rbac.authorization.k8s.io", "clusterrolebindings", "ClusterRoleBinding", false, false, false),
     ("rbac.authorization.k8s.io", "roles", "Role", true, false, false),
     ("rbac.authorization.k8s.io", "rolebindings", "RoleBinding", true, false, false),
-    // Kept, not evaluated.
     ("admissionregistration.k8s.io", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", false, true, true),
     (
         "admissionregistration.k8s.io",

@@ -23,8 +23,11 @@ use self::api::{Outcome, fault};
 use self::suite::Suite;
 use crate::apiserver::ApiServer;
 
+/// One thing to see.
+type Step = fn(&mut Suite) -> Outcome;
+
 /// What is done, in this order: each step begins with what the one before left.
-const STEPS: &[(&str, fn(&mut Suite) -> Outcome)] = &[
+const STEPS: &[(&str, Step)] = &[
     ("the definitions refuse what is wrong, in our words", rules::definitions),
     ("agents write their own node's object alone", rules::agents),
     ("the controller changes labels of nodes and nothing else", rules::controllers),

@@ -79,14 +79,14 @@ pub(super) struct Api {
 impl Api {
     /// As this configuration says.
     pub(super) fn new(config: Config) -> Outcome<Self> {
-        Self::with(config, Arc::new(Background::start()?))
+        Self::with(config, &Arc::new(Background::start()?))
     }
 
-    fn with(config: Config, background: Arc<Background>) -> Outcome<Self> {
+    fn with(config: Config, background: &Arc<Background>) -> Outcome<Self> {
         let _inside = background.handle.enter();
         let builder = ClientBuilder::try_from(config.clone()).map_err(|error| fault(chain(&error)))?;
         let client = builder.build();
-        Ok(Self { config, client, background: Arc::clone(&background) })
+        Ok(Self { config, client, background: Arc::clone(background) })
     }
 
     /// The same server, as whoever this token was given to.
@@ -94,7 +94,7 @@ impl Api {
         let auth_info = kube::config::AuthInfo { token: Some(token.to_owned().into()), ..Default::default() };
         let mut config = self.config.clone();
         config.auth_info = auth_info;
-        Self::with(config, Arc::clone(&self.background))
+        Self::with(config, &self.background)
     }
 
     /// The answer's status and body, whatever they are. A refusal for being busy is asked again; so is what only reads, when the

@@ -3,6 +3,7 @@
 //! Everything has the run's prefix, and is found and taken away by it. Deliberately absent: anything about other people's objects.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
 /// One run at a time in a cluster: definitions and the head of what is published are there once.
 const LOCK: &str = "egret-test";
 /// A holder that has been silent for this long is dead.
-const DEAD: Duration = Duration::from_secs(60);
+const DEAD: Duration = Duration::from_mins(1);
 /// How often the lock, and what would be kubelets' leases, are renewed.
 const BEAT: Duration = Duration::from_secs(8);
 /// A namespace controller has said something about a deleted namespace by then. Without one, the suite takes its place.
@@ -41,7 +42,11 @@ pub(super) fn make_node(api: &Api, prefix: &str, node: &Node, dual: bool) -> Out
     let object = json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", chart::MARK: prefix}},
-        "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs},
+        "spec": {
+            "podCIDR": cidrs[0], "podCIDRs": cidrs,
+            // Where there is a scheduler, it is not to think that somebody runs pods here.
+            "taints": [{"key": chart::MARK, "effect": "NoSchedule"}],
+        },
     });
     api.create("/api/v1/nodes", &object)?;
     let mut addresses: Vec<Value> = Vec::new();
@@ -63,7 +68,8 @@ fn second() -> String {
 
 /// A Namespace with the service account that pods of it need: a controller would make it, if there were one.
 pub(super) fn make_namespace(api: &Api, prefix: &str, name: &str) -> Outcome {
-    let labels = json!({chart::MARK: prefix});
+    // Whatever the cluster's default is: the pods are never run.
+    let labels = json!({chart::MARK: prefix, "pod-security.kubernetes.io/enforce": "privileged"});
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
     api.create("/api/v1/namespaces", &namespace)?;
     let accounts = format!("/api/v1/namespaces/{name}/serviceaccounts");
@@ -207,13 +213,14 @@ fn await_gone(api: &Api, namespace: &str, begun: Instant) -> Outcome {
 /// The right to run in this cluster, and the nodes' heartbeat, renewed by a thread until it is dropped.
 pub(super) struct Held {
     api: Api,
+    nodes: Arc<Mutex<Vec<String>>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Held {
     /// Waits for another run to end or to be found dead, and takes its place.
-    pub(super) fn take(api: &Api, prefix: &str, nodes: Vec<String>, say: &dyn Fn(&str)) -> Outcome<Self> {
+    pub(super) fn take(api: &Api, prefix: &str, say: &dyn Fn(&str)) -> Outcome<Self> {
         let (at, begun) = (format!("{LEASES}/default/leases"), Instant::now());
         loop {
             let lease = json!({
@@ -241,18 +248,28 @@ impl Held {
             std::thread::sleep(Duration::from_secs(2));
         }
         let (stop, stopped) = channel::<()>();
-        let beating = api.clone();
+        let (beating, nodes) = (api.clone(), Arc::<Mutex<Vec<String>>>::default());
+        let alive = Arc::clone(&nodes);
         let thread = std::thread::spawn(move || {
             loop {
                 // A beat that is missed is made up for by the next.
                 drop(beating.merge(&format!("{LEASES}/default/leases/{LOCK}"), &json!({"spec": {"renewTime": now()}})));
-                nodes.iter().for_each(|node| beat(&beating, node));
+                let nodes = alive.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                for node in &nodes {
+                    beat(&beating, node);
+                }
                 if !matches!(stopped.recv_timeout(BEAT), Err(RecvTimeoutError::Timeout)) {
                     return;
                 }
             }
         });
-        Ok(Self { api: api.clone(), stop: Some(stop), thread: Some(thread) })
+        Ok(Self { api: api.clone(), nodes, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// From now on this node's heart beats.
+    pub(super) fn enliven(&self, node: &str) {
+        beat(&self.api, node);
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).push(node.to_owned());
     }
 
     /// Renews nothing any more, so that what is taken away now stays away. The right is kept.

@@ -3,7 +3,7 @@
 //! Bytes alone pass: TLS is spoken from end to end. Deliberately absent: any other destination than the one API server.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -87,7 +87,7 @@ fn carry(inside: TcpStream, host: &str, port: u16, lines: &Lines) {
 fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::ErrorKind::AddrNotAvailable.into();
     for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&SocketAddr::from(address), CONNECT) {
+        match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);

@@ -19,7 +19,7 @@ use super::relay::Relay;
 use crate::lab::{Answer, EGRESS, EGRESS6, Lab, OUTPOST, OUTPOST6, Options, Process};
 
 /// Only against hanging: nothing passes by waiting it out.
-pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 /// How long a pod waits for an answer that should not come.
 const HELD_BACK: Duration = Duration::from_millis(600);
 /// The outpost in both families, with the egress address it lets in.
@@ -33,8 +33,6 @@ pub(super) struct Suite {
     pub(super) api: Api,
     /// `egret-test-1a2b`: all names begin with it, in the cluster and in Git.
     pub(super) prefix: String,
-    /// Admission policies are kept there and not evaluated.
-    pub(super) double: bool,
     /// Labels of our nodes before Egret came.
     pub(super) labels_before: BTreeMap<String, Value>,
     pub(super) lab: Lab,
@@ -57,13 +55,11 @@ impl Suite {
         say(&format!("{} is Kubernetes {version}", server.shown()));
         let prefix = format!("{ALL}{:04x}", jiff::Timestamp::now().as_millisecond() & 0xffff);
         let lab = Lab::up(Options::default())?;
-        let nodes: Vec<String> = lab.nodes().iter().map(|node| format!("{prefix}-{}", node.name)).collect();
-        let held = Held::take(&api, &prefix, nodes, &say)?;
+        let held = Held::take(&api, &prefix, &say)?;
         let relay = Relay::start(&lab, server.host.clone(), server.port)?;
         let mut suite = Self {
             processes: BTreeMap::new(),
             api,
-            double: version.ends_with("-double"),
             labels_before: BTreeMap::new(),
             lab,
             server,
@@ -106,19 +102,37 @@ impl Suite {
         self.say(&format!("{} objects of the chart are in place", objects.len()));
         for node in self.lab.nodes() {
             let made = ground::make_node(&self.api, &self.prefix, node, true)?;
+            if let Some(held) = &self.held {
+                held.enliven(name(&made));
+            }
             self.labels_before.insert(name(&made).to_owned(), made["metadata"]["labels"].clone());
         }
         for pod in Options::default().pods {
             ground::make_pod(&self.api, &self.prefix, &pod, &self.lab)?;
         }
         self.say("2 nodes and 2 pods are in the cluster; their network is the lab's");
-        if !self.strangers.is_empty() {
-            let names: Vec<&str> = self.strangers.keys().map(String::as_str).take(5).collect();
-            self.say(&format!(
-                "{} other nodes are none of the suite's business: {}",
-                self.strangers.len(),
-                names.join(", ")
-            ));
+        self.mention_strangers()
+    }
+
+    /// Nodes that are not the suite's: nothing is done to them, but that Egret's agents here know their addresses.
+    fn mention_strangers(&self) -> Outcome {
+        if self.strangers.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = self.strangers.keys().map(String::as_str).take(5).collect();
+        let (count, names) = (self.strangers.len(), names.join(", "));
+        self.say(&format!("{count} other nodes are none of the suite's business: {names}"));
+        for node in self.api.list("/api/v1/nodes")?.iter().filter(|node| self.strangers.contains_key(name(node))) {
+            let addresses = node["status"]["addresses"].to_string();
+            let networks = node["spec"]["podCIDRs"].to_string();
+            let clash =
+                addresses.contains("\"172.18.0.") || ["\"10.0.", "\"10.1."].iter().any(|net| networks.contains(net));
+            if clash {
+                self.say(&format!(
+                    "note: {} has addresses that the lab has as well; packets stay in the lab",
+                    name(node)
+                ));
+            }
         }
         Ok(())
     }
@@ -330,15 +344,27 @@ impl Suite {
             let said = process.output().unwrap_or_default();
             let lines: Vec<&str> = said.lines().collect();
             let last = &lines[lines.len().saturating_sub(25)..];
-            seen += &format!("--- {name}\n{}\n", last.join("\n"));
+            seen.extend(["--- ", name, "\n", &last.join("\n"), "\n"]);
         }
         for plural in ["egressconfigs", "egresspolicies", "egressnodes"] {
             for mut object in self.api.list(&format!("{CUSTOM}/{plural}")).unwrap_or_default() {
                 object["metadata"]["managedFields"].take();
-                seen += &format!("--- {plural} {}\n{object}\n", name(&object));
+                seen.extend(["--- ", plural, " ", name(&object), "\n", &object.to_string(), "\n"]);
             }
         }
         seen
+    }
+
+    /// The same without waiting long for any answer, for measuring.
+    pub(super) fn await_granted_soon(&self, pod: &str) -> Outcome {
+        let soon = Duration::from_millis(20);
+        self.await_that(&format!("a way out for {pod}"), || {
+            let mut granted = true;
+            for (outpost, egress) in WAYS {
+                granted &= self.lab.ask_within(pod, outpost, soon)? == Answer::Granted(egress);
+            }
+            Ok(granted)
+        })
     }
 
     /// Waits until a pod gets exactly this answer.
