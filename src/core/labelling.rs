@@ -98,7 +98,12 @@ impl Memory {
             if found == Some(wanted) {
                 continue;
             }
-            let by = seen.owners.iter().find(|owner| owner.keys.contains(key) && !own(owner)).map(by);
+            let other = seen.owners.iter().find(|owner| owner.keys.contains(key) && !own(owner));
+            // Whoever changes a label owns it from then on: what is ours alone, we wrote, and Git asks for another value now.
+            if other.is_none() && found.is_some() && owned.contains(key) {
+                continue;
+            }
+            let by = other.map(by);
             // One that was never applied and is not there is no drift: it is new.
             let Some(class) = class(found, self.applied.get(key) == Some(wanted)) else { continue };
             decision.drift.push((drift(key, class, wanted, found), by));
@@ -191,6 +196,19 @@ mod tests {
         let found = labels(&[("os", "linux"), ("egress-gw", "true")]);
         let own = [owner(MANAGER, true, &["egress-gw"])];
         assert_eq!(decide(&mut memory, &desired, &found, &own, 1), Decision::default());
+    }
+
+    #[test]
+    fn another_value_in_git_is_no_drift_unless_somebody_else_wants_the_old_one() {
+        let (before, desired) = (labels(&[("zone", "a")]), labels(&[("zone", "b")]));
+        let own = owner(MANAGER, true, &["zone"]);
+        let mut memory = Memory { applied: before.clone(), ..Memory::default() };
+        let decision = decide(&mut memory, &desired, &before, std::slice::from_ref(&own), 0);
+        assert_eq!(decision.apply, Some(Apply { labels: desired.clone(), force: false }));
+        assert_eq!(decision.drift, []);
+        let shared = decide(&mut memory, &desired, &before, &[own, owner("other", true, &["zone"])], 0);
+        assert_eq!(shared.apply, Some(Apply { labels: desired, force: true }));
+        assert_eq!(shared.drift.len(), 1);
     }
 
     #[test]

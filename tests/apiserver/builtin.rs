@@ -213,7 +213,7 @@ pub(crate) fn keep(resource: &Resource, subresource: &str, live: &Value, new: &m
             _ => {}
         }
     }
-    if resource.kind == "Namespace" {
+    if resource.kind == "Namespace" && subresource != "finalize" {
         new["spec"]["finalizers"] = live["spec"]["finalizers"].clone();
     }
 }

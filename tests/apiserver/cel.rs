@@ -1,4 +1,4 @@
-//! `x-kubernetes-validations`: rules in CEL, with the functions that Kubernetes adds and that somebody here uses.
+//! `x-kubernetes-validations` and admission policies: rules in CEL, with the functions that Kubernetes adds and that somebody here uses.
 //!
 //! Deliberately absent: the cost of a rule, types before it runs, quantities, URLs and dates. What cannot be evaluated is an error that
 //! the whole server remembers, never a rule that holds.
@@ -60,15 +60,60 @@ pub(crate) fn message(expression: &str, value: &Value, old: Option<&Value>) -> R
 }
 
 fn evaluate(rule: &str, value: &Value, old: Option<&Value>) -> Result<Cel, String> {
+    let old = old.map(|old| ("oldSelf", to_cel(old)));
+    run(rule, [("self", to_cel(value))].into_iter().chain(old))
+}
+
+fn run<'a>(rule: &str, known: impl IntoIterator<Item = (&'a str, Cel)>) -> Result<Cel, String> {
     let env = Arc::new(Env::stdlib());
     let program = env.compile(rule).map_err(|errors| format!("{rule}: {errors}"))?;
     let mut context = Context::with_env(env);
     functions(&mut context).map_err(|error| format!("{rule}: {error:?}"))?;
-    context.add_variable_from_value("self", to_cel(value));
-    if let Some(old) = old {
-        context.add_variable_from_value("oldSelf", to_cel(old));
+    for (name, value) in known {
+        context.add_variable_from_value(name, value);
     }
     program.execute(&context).map_err(|error| format!("{rule}: {error}"))
+}
+
+/// What expressions of an admission policy know.
+pub(crate) struct Scope {
+    known: Vec<(&'static str, Cel)>,
+    variables: HashMap<String, Cel>,
+}
+
+impl Scope {
+    /// These values, and no variables yet.
+    pub(crate) fn new(known: &[(&'static str, &Value)]) -> Self {
+        Self { known: known.iter().map(|(name, value)| (*name, to_cel(value))).collect(), variables: HashMap::new() }
+    }
+
+    /// Defines a variable, which later expressions know as `variables.NAME`.
+    pub(crate) fn define(&mut self, name: &str, expression: &str) -> Result<(), String> {
+        let value = self.run(expression)?;
+        self.variables.insert(name.to_owned(), value);
+        Ok(())
+    }
+
+    /// Evaluates an expression to a truth.
+    pub(crate) fn holds(&self, expression: &str) -> Result<bool, String> {
+        match self.run(expression)? {
+            Cel::Bool(truth) => Ok(truth),
+            other => Err(format!("{expression}: {other:?} is no truth")),
+        }
+    }
+
+    /// Evaluates an expression to a text.
+    pub(crate) fn text(&self, expression: &str) -> Result<String, String> {
+        match self.run(expression)? {
+            Cel::String(text) => Ok(text.to_string()),
+            other => Err(format!("{expression}: {other:?} is no text")),
+        }
+    }
+
+    fn run(&self, expression: &str) -> Result<Cel, String> {
+        let variables = ("variables", Cel::Map(self.variables.clone().into()));
+        run(expression, self.known.iter().cloned().chain([variables]))
+    }
 }
 
 /// JSON has one kind of number, CEL three; whole ones are `int` in Kubernetes.

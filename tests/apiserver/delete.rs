@@ -5,7 +5,9 @@
 
 use serde_json::{Value, json};
 
+use super::admission;
 use super::managers;
+use super::rbac::User;
 use super::resource::Target;
 use super::selectors::Selector;
 use super::status::{self, Outcome};
@@ -41,11 +43,13 @@ impl Options {
 }
 
 /// DELETE of an object.
-pub(crate) fn one(world: &mut World, target: &Target, options: &Options) -> Answer {
+pub(crate) fn one(world: &mut World, user: &User, target: &Target, options: &Options) -> Answer {
     let Target { resource, name, .. } = target;
     let key = World::key(target);
     let live = world.store.get(&key).ok_or_else(|| status::not_found(resource.named(name)))?;
     preconditions(target, &live, options)?;
+    let write = admission::Write { operation: "DELETE", object: &Value::Null, old: &live };
+    admission::validate(world, user, target, write)?;
     let dry = options.dry || options.body["dryRun"] == json!(["All"]);
     let mut new = Value::clone(&live);
     if let Some(finalizer) = options.finalizer() {
@@ -82,13 +86,13 @@ pub(crate) fn one(world: &mut World, target: &Target, options: &Options) -> Answ
 }
 
 /// DELETE of all that a selector selects.
-pub(crate) fn all(world: &mut World, target: &Target, selector: &Selector, options: &Options) -> Answer {
+pub(crate) fn all(world: &mut World, user: &User, target: &Target, selector: &Selector, options: &Options) -> Answer {
     let resource = &target.resource;
     let mut items = Vec::new();
     for (key, object) in world.store.list(&resource.id(), &target.namespace) {
         if selector.selects(&object) {
             let target = Target { namespace: key.namespace, name: key.name, ..target.clone() };
-            one(world, &target, options)?;
+            one(world, user, &target, options)?;
             items.push(Value::clone(&object));
         }
     }

@@ -252,6 +252,9 @@ pub(crate) fn execute_as_admin(shared: &Shared, asked: &Asked) -> (u16, Value) {
 }
 
 fn act(world: &mut World, user: &User, asked: &Asked) -> Outcome<Reply> {
+    if (asked.method.as_str(), asked.path.as_str()) == ("POST", rbac::WHO_AM_I) {
+        return Ok(Reply::Whole(201, rbac::who_am_i(user)));
+    }
     let Some(target) = Target::parse(&asked.path, &world.customs) else {
         return discovery(world, &asked.path).map(|body| Reply::Whole(200, body));
     };
@@ -263,6 +266,7 @@ fn act(world: &mut World, user: &User, asked: &Asked) -> Outcome<Reply> {
         target: &target,
         query: &query,
         agent: &asked.agent,
+        user,
         may_create: rbac::authorize(world, user, "create", &target),
     };
     match (verb, target.subresource.as_str()) {
@@ -273,7 +277,7 @@ fn act(world: &mut World, user: &User, asked: &Asked) -> Outcome<Reply> {
         }
         ("create", "token") => whole(rbac::request_token(world, &target, &asked.json()?)),
         ("create", "") if target.name.is_empty() => whole(write::create(world, &call, asked.json()?)),
-        ("update", "" | "status") => whole(write::replace(world, &call, asked.json()?)),
+        ("update", "" | "status" | "finalize") => whole(write::replace(world, &call, asked.json()?)),
         ("patch", "" | "status") if !target.name.is_empty() => {
             whole(write::change(world, &call, &asked.kind, &asked.body))
         }
@@ -285,11 +289,11 @@ fn act(world: &mut World, user: &User, asked: &Asked) -> Outcome<Reply> {
                 dry: query("dryRun") == "All",
             };
             if verb == "delete" {
-                return whole(delete::one(world, &target, &options));
+                return whole(delete::one(world, user, &target, &options));
             }
             let id = target.resource.id();
             let selector = Selector::parse(&id, &query("labelSelector"), &query("fieldSelector"))?;
-            whole(delete::all(world, &target, &selector, &options))
+            whole(delete::all(world, user, &target, &selector, &options))
         }
         _ => Err(status::not_allowed()),
     }

@@ -1,13 +1,14 @@
 //! A double of the Kubernetes API server, for tests: real HTTP, objects in memory, and everything that can go wrong on request.
 //!
 //! It is as good as `tests/it/apiserver_alone`, which replays what a real server 1.36 said (`exchanges.json`) and lets kube's own client at it.
-//! Deliberately absent: TLS, protobuf, tables, controllers, admission policies, conversion between versions. `events` of the core group
+//! Deliberately absent: TLS, protobuf, tables, controllers, conversion between versions. `events` of the core group
 //! and of `events.k8s.io` are two resources here, though the real server keeps one.
 //!
 //! A rule in CEL that cannot be evaluated answers 500, and fails the test when the server is dropped.
 
 #![allow(dead_code, unused_imports, reason = "each user of the double uses a part of it")]
 
+mod admission;
 mod builtin;
 mod cel;
 mod delete;

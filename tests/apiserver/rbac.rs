@@ -15,6 +15,8 @@ pub(crate) struct User {
     pub(crate) name: String,
     /// Their groups.
     pub(crate) groups: Vec<String>,
+    /// The node that their token is bound to.
+    pub(crate) node: Option<String>,
 }
 
 impl User {
@@ -25,13 +27,22 @@ impl User {
             groups.push("system:serviceaccounts".to_owned());
             groups.extend(account.split_once(':').map(|(namespace, _)| format!("system:serviceaccounts:{namespace}")));
         }
-        Self { name: name.to_owned(), groups }
+        Self { name: name.to_owned(), groups, node: None }
     }
 
     /// One who may do everything.
     pub(crate) fn admin(name: &str) -> Self {
         let groups = ["system:masters", "system:authenticated"].map(str::to_owned).to_vec();
-        Self { name: name.to_owned(), groups }
+        Self { name: name.to_owned(), groups, node: None }
+    }
+
+    /// `userInfo`, as reviews and admission policies have it.
+    pub(crate) fn info(&self) -> Value {
+        let mut info = json!({"username": self.name, "groups": self.groups});
+        if let Some(node) = &self.node {
+            info["extra"] = json!({"authentication.kubernetes.io/node-name": [node]});
+        }
+        info
     }
 
     fn is_meant(&self, subject: &Value) -> bool {
@@ -54,7 +65,8 @@ pub(crate) fn authenticate(world: &World, authorization: Option<&str>) -> Outcom
         return Ok(User::admin("admin"));
     }
     let Some(authorization) = authorization else {
-        return Ok(User { name: "system:anonymous".to_owned(), groups: vec!["system:unauthenticated".to_owned()] });
+        let groups = vec!["system:unauthenticated".to_owned()];
+        return Ok(User { name: "system:anonymous".to_owned(), groups, node: None });
     };
     let token = authorization.strip_prefix("Bearer ").unwrap_or_default();
     world.users.get(token).cloned().ok_or_else(status::unauthorized)
@@ -116,21 +128,43 @@ fn permits(rule: &Value, verb: &str, target: &Target) -> bool {
         && named
 }
 
+/// Where anybody may ask who they are.
+pub(crate) const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+
+/// POST of a `SelfSubjectReview`.
+pub(crate) fn who_am_i(user: &User) -> Value {
+    json!({"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "status": {"userInfo": user.info()}})
+}
+
 /// POST of `serviceaccounts/NAME/token`: the account becomes a user with a new token.
 pub(crate) fn request_token(world: &mut World, target: &Target, body: &Value) -> Outcome<(u16, Value)> {
     let Target { resource, namespace, name, .. } = target;
     if world.store.get(&World::key(target)).is_none() {
         return Err(status::not_found(resource.named(name)));
     }
+    let bound = &body["spec"]["boundObjectRef"];
+    let node = bound["name"].as_str().filter(|_| bound["kind"] == "Node").map(str::to_owned);
+    if let Some(node) = &node {
+        let named = status::Named { group: "", kind: "nodes", name: node };
+        let found = world.store.get(&super::store::Key::new("nodes", "", node));
+        let found = found.ok_or_else(|| status::not_found(named))?;
+        if !bound["uid"].is_null() && bound["uid"] != found["metadata"]["uid"] {
+            return Err(status::conflict(
+                named,
+                "the UID in the bound object reference does not match the UID in record",
+            ));
+        }
+    }
     let token = super::world::uid();
-    world.users.insert(token.clone(), User::named(&format!("system:serviceaccount:{namespace}:{name}")));
+    let user = User { node, ..User::named(&format!("system:serviceaccount:{namespace}:{name}")) };
+    world.users.insert(token.clone(), user);
     let seconds = body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
     let now: jiff::Timestamp = world.now().parse().unwrap_or_default();
     let end = now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(now);
     let answer = json!({
         "kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",
         "metadata": {"name": name, "namespace": namespace, "creationTimestamp": world.now()},
-        "spec": {"audiences": body["spec"]["audiences"], "expirationSeconds": seconds, "boundObjectRef": null},
+        "spec": {"audiences": body["spec"]["audiences"], "expirationSeconds": seconds, "boundObjectRef": bound},
         "status": {"token": token, "expirationTimestamp": end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()},
     });
     Ok((201, answer))

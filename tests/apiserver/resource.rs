@@ -53,6 +53,15 @@ const BUILTIN: &[Row] = &[
     ("rbac.authorization.k8s.io", "clusterrolebindings", "ClusterRoleBinding", false, false, false),
     ("rbac.authorization.k8s.io", "roles", "Role", true, false, false),
     ("rbac.authorization.k8s.io", "rolebindings", "RoleBinding", true, false, false),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", false, true, true),
+    (
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicybindings",
+        "ValidatingAdmissionPolicyBinding",
+        false,
+        false,
+        true,
+    ),
 ];
 
 static RESOURCES: LazyLock<Vec<Arc<Resource>>> = LazyLock::new(|| BUILTIN.iter().map(builtin).collect());
@@ -154,7 +163,7 @@ pub(crate) struct Target {
     pub(crate) namespace: String,
     /// Empty for all objects.
     pub(crate) name: String,
-    /// `status`, or empty.
+    /// `status`, `token`, `finalize`, or empty.
     pub(crate) subresource: String,
 }
 
@@ -181,6 +190,7 @@ impl Target {
             "" => true,
             "status" => resource.status,
             "token" => resource.plural == "serviceaccounts",
+            "finalize" => resource.group.is_empty() && resource.plural == "namespaces",
             _ => false,
         };
         let fits = known && parts.len() <= 3 && (namespace.is_empty() || resource.namespaced);

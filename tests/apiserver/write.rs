@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::admission;
 use super::builtin;
 use super::managers::{self, Manager, Managers, Writing};
 use super::merge;
 use super::patch;
+use super::rbac::User;
 use super::resource::Target;
 use super::schema;
 use super::status::{self, Mistake, Outcome};
@@ -28,6 +30,8 @@ pub(crate) struct Call<'a> {
     pub(crate) query: &'a dyn Fn(&str) -> String,
     /// The program that asks, who is the manager where nobody is named.
     pub(crate) agent: &'a str,
+    /// Who asks.
+    pub(crate) user: &'a User,
     /// Whether this caller may create the object too.
     pub(crate) may_create: Outcome<()>,
 }
@@ -339,6 +343,8 @@ fn finish_create(world: &mut World, call: &Call<'_>, mut new: Value, managers: &
         metadata["generation"] = json!(1);
     }
     valid(world, call, &new, None)?;
+    let write = admission::Write { operation: "CREATE", object: &new, old: &Value::Null };
+    admission::validate(world, call.user, call.target, write)?;
     if world.store.get(&key).is_some() {
         return Err(status::already_exists(resource.named(&name)));
     }
@@ -368,6 +374,8 @@ fn finish_update(world: &mut World, call: &Call<'_>, live: &Arc<Value>, mut new:
         new["metadata"]["uid"] = given;
     }
     valid(world, call, &new, Some(&bare))?;
+    let write = admission::Write { operation: "UPDATE", object: &new, old: &bare };
+    admission::validate(world, call.user, call.target, write)?;
     if resource.generation && essence(call, &new) != essence(call, &bare) {
         new["metadata"]["generation"] = json!(bare["metadata"]["generation"].as_i64().unwrap_or_default() + 1);
     }

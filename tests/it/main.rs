@@ -3,6 +3,7 @@
 #[path = "../apiserver/mod.rs"]
 mod apiserver;
 mod apiserver_alone;
+mod cluster;
 mod commands;
 mod doctor;
 mod documents;
