@@ -1,0 +1,3 @@
+//! Gateways that are not there yet, or not there any more.
+//!
+//! Deliberately absent: a gateway whose link is cut (`outpost`).
