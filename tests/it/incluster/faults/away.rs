@@ -13,7 +13,6 @@ const WORKER: &str = "kind-worker";
 #[test]
 fn while_the_server_is_away_packets_flow_drift_is_repaired_and_new_pods_wait() -> Outcome {
     let stand = Stand::at(Side::Second)?;
-    let flow = stand.flow()?;
     stand.api.away();
     let commit = stand.turn_to(Side::Third)?;
     let worker = stand.lab.node(WORKER)?;
@@ -21,6 +20,8 @@ fn while_the_server_is_away_packets_flow_drift_is_repaired_and_new_pods_wait() -
     stand.await_that("the rule again that somebody deleted", || {
         worker.exec(["ip", "rule", "show", "priority", "9001"]).is_ok_and(|rules| !rules.trim().is_empty())
     })?;
+    // Until it is back packets are lost; from here on none is.
+    let flow = stand.flow()?;
     stand.lab.add_pod("scout", WORKER, &[("org", "empire")])?;
     stand.announce(&["pods.yaml"]);
     for outpost in [OUTPOST, OUTPOST6] {
