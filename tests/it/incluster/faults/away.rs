@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: single writes that fail (`answers`), and Git (`leaders`).
 
+use std::time::Instant;
+
 use crate::apiserver::{Fault, Filter};
 use crate::lab::{Answer, OUTPOST, OUTPOST6};
 
@@ -29,7 +31,9 @@ fn while_the_server_is_away_packets_flow_drift_is_repaired_and_new_pods_wait() -
     }
     stand.assert_through(&[Side::Second])?;
     stand.api.back();
+    let began = Instant::now();
     stand.await_settled(Side::Third, &commit)?;
+    println!("measured: the server is back, to all settled: {:.1?}", began.elapsed());
     for (outpost, egress) in Side::Third.ways() {
         stand.await_answer("scout", outpost, Answer::Granted(egress))?;
     }
