@@ -110,8 +110,9 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let scope = Scope::Agent { node: options.node.clone() };
     let watching = Watching::open(&live, &scope, live::Options { seed, ..live::Options::default() });
     let shelf = Shelf::new(memory.kept().fence);
+    let handover = memory.ways().clone();
     let mut engine = Engine::new(kernel, Cluster::Watched(Box::new(watching)), options.node.clone(), memory);
-    engine.told = Some(Told::default());
+    engine.told = Some(Told { handover, ..Told::default() });
     let teller = Teller::start(live.clone(), options.node.clone(), seed);
     tracing::info!(node = %options.node, server = live.server(), "egret runs");
     Agent::new(Keeper::new(engine, telling, seed), shelf, teller).forever(events).await

@@ -1,6 +1,6 @@
 //! Memory: what must outlive the process and can be observed nowhere: which labels Egret wrote, and documents that are held.
 //!
-//! One small JSON file in the state folder, replaced as a whole. Deliberately absent: anything that the kernel, Git or the
+//! Small JSON files in the state folder, each replaced as a whole. Deliberately absent: anything that the kernel, Git or the
 //! cluster can say.
 
 use std::fs;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::core::labels::Labels;
+use crate::core::placement::handover::{self, Handover};
 use crate::core::policy::catalogue::GoodDocuments;
 use crate::core::state::ownership::Range;
 
@@ -18,6 +19,9 @@ use crate::core::state::ownership::Range;
 pub struct Memory {
     path: PathBuf,
     kept: Kept,
+    /// By itself: it grows with the policies, and is looked at in every round.
+    ways_path: PathBuf,
+    ways: Handover,
 }
 
 /// What is kept.
@@ -75,7 +79,28 @@ impl Memory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
             Err(error) => return Err(fault("read")(error)),
         };
-        Ok(Self { path, kept })
+        let ways_path = folder.join("ways.json");
+        let ways = read_ways(&ways_path);
+        Ok(Self { path, kept, ways_path, ways })
+    }
+
+    /// The ways that were in force, and those that were left.
+    pub fn ways(&self) -> &Handover {
+        &self.ways
+    }
+
+    /// Keeps other ways; writes only what differs.
+    pub fn keep_ways(&mut self, ways: &Handover) -> Result<(), MemoryError> {
+        if *ways == self.ways {
+            return Ok(());
+        }
+        replace(&self.ways_path, &handover::Kept::from(ways)).map_err(|source| MemoryError {
+            doing: "write",
+            path: self.ways_path.clone(),
+            source,
+        })?;
+        self.ways = ways.clone();
+        Ok(())
     }
 
     /// What is kept.
@@ -90,16 +115,29 @@ impl Memory {
         if kept == self.kept {
             return Ok(());
         }
-        self.write(&kept).map_err(|source| MemoryError { doing: "write", path: self.path.clone(), source })?;
+        replace(&self.path, &kept).map_err(|source| MemoryError { doing: "write", path: self.path.clone(), source })?;
         self.kept = kept;
         Ok(())
     }
+}
 
-    fn write(&self, kept: &Kept) -> io::Result<()> {
-        let next = self.path.with_extension("json.next");
-        let mut file = fs::File::create(&next)?;
-        file.write_all(&serde_json::to_vec_pretty(kept)?)?;
-        file.sync_all()?;
-        fs::rename(&next, &self.path)
+/// In one step for whoever reads it, also after the power went.
+fn replace(path: &Path, what: &impl Serialize) -> io::Result<()> {
+    let next = path.with_extension("json.next");
+    let mut file = fs::File::create(&next)?;
+    file.write_all(&serde_json::to_vec_pretty(what)?)?;
+    file.sync_all()?;
+    fs::rename(&next, path)
+}
+
+/// Nothing, where nothing can be understood: then a handover that was under way is not gone on with.
+fn read_ways(path: &Path) -> Handover {
+    let Ok(text) = fs::read(path) else { return Handover::default() };
+    match serde_json::from_slice::<handover::Kept>(&text) {
+        Ok(kept) => kept.into(),
+        Err(error) => {
+            tracing::warn!(file = %path.display(), %error, "the ways that were in force are not readable");
+            Handover::default()
+        }
     }
 }

@@ -336,6 +336,9 @@ impl Engine {
             kept.good = intent.good.clone();
             kept.range = Some((range.mask, range.first, range.port, range.mtu));
         })?;
+        if let Some(told) = &self.told {
+            self.memory.keep_ways(&told.handover)?;
+        }
         self.report.put_right(now);
         self.report.in_force =
             Some(InForce { commit: intent.commit.id.to_string(), summary: intent.commit.summary.clone() });

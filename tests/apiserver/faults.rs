@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
     verbs: Vec<String>,
-    resource: Option<String>,
+    resources: Vec<String>,
     name: Option<String>,
     user: Option<String>,
 }
@@ -31,9 +31,10 @@ impl Filter {
         self
     }
 
-    /// Those to a resource: `nodes` with its subresources, `nodes/status` alone, `egressnodes` or `egressnodes.egret.dev`.
+    /// Those to a resource: `nodes` with its subresources, `nodes/status` alone, `egressnodes` or `egressnodes.egret.dev`. Said more than
+    /// once, to any of them.
     pub(crate) fn resource(mut self, resource: &str) -> Self {
-        self.resource = Some(resource.to_owned());
+        self.resources.push(resource.to_owned());
         self
     }
 
@@ -53,12 +54,12 @@ impl Filter {
     pub(crate) fn matches(&self, verb: &str, resource: &str, name: &str, user: &str) -> bool {
         let (main, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let plural = main.split('.').next().unwrap_or_default();
-        let wanted = self.resource.as_deref().is_none_or(|wanted| match wanted.split_once('/') {
+        let this = |wanted: &String| match wanted.split_once('/') {
             None => wanted == main || wanted == plural,
             Some((wanted, below)) => (wanted == main || wanted == plural) && below == subresource,
-        });
+        };
         let is = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|wanted| wanted == value);
-        wanted
+        (self.resources.is_empty() || self.resources.iter().any(this))
             && (self.verbs.is_empty() || self.verbs.iter().any(|one| one == verb))
             && is(&self.name, name)
             && is(&self.user, user)

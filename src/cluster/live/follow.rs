@@ -12,6 +12,7 @@ use kube::core::params::{ListParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use serde::Deserialize;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::error::{Cause, LiveError};
@@ -32,6 +33,8 @@ const WATCH: Duration = Duration::from_secs(290);
 const LATE: Duration = Duration::from_secs(15);
 /// No failure is followed by a longer pause. Pods that start meanwhile are not seen.
 const LONGEST: Duration = Duration::from_secs(30);
+/// A server that answers somebody again is asked by the others of this process within this time.
+const SOON: Duration = Duration::from_millis(500);
 /// How often a server may refuse to go on from a version before everything is listed anew.
 const PATIENCE: u32 = 3;
 
@@ -84,6 +87,8 @@ pub(super) struct Follower<W: Watched> {
     query: Query,
     wrap: fn(News<W::Key, W::Value>) -> Item,
     out: Sender<Message>,
+    /// Changes each time that one of those who follow this server is well again.
+    recoveries: watch::Sender<u64>,
     backoff: Backoff,
     /// Refusals of one version in a row.
     refusals: u32,
@@ -97,9 +102,10 @@ impl<W: Watched> Follower<W> {
         query: Query,
         wrap: fn(News<W::Key, W::Value>) -> Item,
         out: Sender<Message>,
+        recoveries: watch::Sender<u64>,
         seed: u64,
     ) -> Self {
-        Self { live, query, wrap, out, backoff: Backoff::new(seed), refusals: 0, whole: false }
+        Self { live, query, wrap, out, recoveries, backoff: Backoff::new(seed), refusals: 0, whole: false }
     }
 
     /// Until nobody listens any more.
@@ -149,10 +155,19 @@ impl<W: Watched> Follower<W> {
         if self.out.send(Message::Fault(W::NAME, error)).await.is_err() {
             return false;
         }
-        let wait = self.backoff.next_wait().min(LONGEST);
-        tokio::select! {
-            () = tokio::time::sleep(wait) => true,
-            () = self.out.closed() => false,
+        let mut until = Instant::now() + self.backoff.next_wait().min(LONGEST);
+        let mut recoveries = self.recoveries.subscribe();
+        let mut alone = true;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return true,
+                () = self.out.closed() => return false,
+                // What is heard of one kind of object only means something with the others.
+                _ = recoveries.changed(), if alone => {
+                    until = until.min(Instant::now() + self.backoff.spread(SOON));
+                    alone = false;
+                }
+            }
         }
     }
 
@@ -161,6 +176,9 @@ impl<W: Watched> Follower<W> {
     }
 
     async fn well(&mut self) -> bool {
+        if self.backoff.failures() > 0 {
+            self.recoveries.send_modify(|count| *count += 1);
+        }
         self.backoff.reset();
         self.refusals = 0;
         self.out.send(Message::Well(W::NAME)).await.is_ok()

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Live;
@@ -97,6 +97,7 @@ struct Start<'a> {
     live: &'a Live,
     options: Options,
     out: mpsc::Sender<Message>,
+    recoveries: watch::Sender<u64>,
     tasks: JoinSet<()>,
     missing: BTreeSet<&'static str>,
 }
@@ -106,7 +107,8 @@ impl Start<'_> {
         query.streaming = self.options.streaming;
         let seed = self.options.seed.wrapping_add(self.missing.len() as u64);
         self.missing.insert(W::NAME);
-        let follower = Follower::<W>::new(self.live.clone(), query, wrap, self.out.clone(), seed);
+        let (out, recoveries) = (self.out.clone(), self.recoveries.clone());
+        let follower = Follower::<W>::new(self.live.clone(), query, wrap, out, recoveries, seed);
         self.tasks.spawn(follower.run());
     }
 
@@ -126,7 +128,14 @@ impl Watching {
     /// Begins to watch. Needs a tokio runtime; nothing is waited for.
     pub fn open(live: &Live, scope: &Scope, options: Options) -> Self {
         let (out, news) = mpsc::channel(QUEUE);
-        let mut start = Start { live, options, out, tasks: JoinSet::new(), missing: BTreeSet::new() };
+        let mut start = Start {
+            live,
+            options,
+            out,
+            recoveries: watch::Sender::new(0),
+            tasks: JoinSet::new(),
+            missing: BTreeSet::new(),
+        };
         match scope {
             Scope::Node { node } => {
                 start.follow::<Nodes<Slim>>(start.all(), Item::Nodes);

@@ -1,13 +1,17 @@
 //! Handover: from the exits that carry a policy's members to those that are placed for them, without a gap in between.
 //!
 //! A gateway that has been placed takes a moment to be ready, and one that has been left still carries live connections. Every node
-//! decides this for itself from the same facts; what they don't share is only how soon each hears of them. Deliberately absent: which
-//! node is to answer ([`super::place`]), and the connections themselves.
+//! decides this for itself from the same facts; what they don't share is only how soon each hears of them, and in which order: that nobody
+//! is fit may only mean that a label is not known yet. Deliberately absent: which node is to answer ([`super::place`]), and the connections
+//! themselves.
+
+mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
+pub use self::kept::Kept;
 use super::{Exit, ExitKey, Placement};
 use crate::core::facts::Facts;
 use crate::core::finding::Finding;
@@ -21,6 +25,10 @@ pub type Serving = BTreeMap<NodeName, BTreeSet<String>>;
 /// then moved as if their gateway were gone.
 pub const DRAIN: SignedDuration = SignedDuration::from_mins(10);
 
+/// So long a policy for which nobody is fit any more stays on the exits that carried it, if these are there: labels and policies are heard
+/// of in no order, and a label that somebody takes away by hand is back at once.
+pub const HOLD: SignedDuration = SignedDuration::from_secs(5);
+
 /// What a node remembers of the ways that were in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handover {
@@ -28,6 +36,8 @@ pub struct Handover {
     carried: BTreeMap<PolicyId, Vec<ExitKey>>,
     /// Exits that were left, with the policies that left them, and until when they are kept.
     left: BTreeMap<ExitKey, Left>,
+    /// Policies for which nobody is fit, and until when they stay where they were.
+    held: BTreeMap<PolicyId, Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +51,7 @@ impl Handover {
     /// The placement as it is to be in force now on the node `own`, after what was in force before. Remembers it.
     ///
     /// While a gateway that was placed does not yet say that it serves an exit, its policy stays on the exits that carried it, as long as
-    /// one of them is there. Exits that no policy is placed on any more stay known for [`DRAIN`].
+    /// one of them is there; while nobody is fit at all, for [`HOLD`]. Exits that no policy is placed on any more stay known for [`DRAIN`].
     pub fn next(
         &mut self,
         mut placement: Placement,
@@ -57,10 +67,20 @@ impl Handover {
         let before = std::mem::take(self);
         let mut carried = BTreeMap::new();
         for (policy, placed) in &mut placement.policies {
-            if let Some(waiting) = placed.exits.iter().find(|exit| !ready(exit)) {
+            let carried_by = || {
+                let old = before.carried.get(policy).into_iter().flatten().cloned();
+                old.filter(|exit| is_there(exit, facts) && ready(exit)).collect::<Vec<ExitKey>>()
+            };
+            if placed.exits.is_empty() {
+                let (alive, until) = (carried_by(), now.saturating_add(HOLD).unwrap_or(now));
+                let until = before.held.get(policy).copied().unwrap_or(until);
+                if !alive.is_empty() && now < until {
+                    placed.exits = alive;
+                    self.held.insert(policy.clone(), until);
+                }
+            } else if let Some(waiting) = placed.exits.iter().find(|exit| !ready(exit)) {
                 let waits_for = waiting.identity();
-                let old: Vec<ExitKey> = before.carried.get(policy).into_iter().flatten().cloned().collect();
-                let alive: Vec<ExitKey> = old.into_iter().filter(|exit| is_there(exit, facts) && ready(exit)).collect();
+                let alive = carried_by();
                 let message = if alive.is_empty() {
                     format!("{waits_for} is not ready yet; members' packets to its destinations are dropped")
                 } else {
@@ -81,9 +101,9 @@ impl Handover {
         placement
     }
 
-    /// When the first exit that was left is forgotten.
+    /// When the first exit that was left is forgotten, or the first policy no longer held.
     pub fn wake(&self) -> Option<Timestamp> {
-        self.left.values().map(|left| left.until).min()
+        self.left.values().map(|left| left.until).chain(self.held.values().copied()).min()
     }
 
     /// Which exits a policy has left, and until when each is kept.

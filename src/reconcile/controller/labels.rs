@@ -1,10 +1,11 @@
 //! Node labels: each node's decision carried out, and what somebody else did kept for the reports.
 //!
-//! Deliberately absent: the decision (`core::labelling`).
+//! A label is set before the policies of its commit are published, and taken away after agents have taken these over: they hear of nodes and
+//! of policies in no order, and what a policy in force leads by must be there. Deliberately absent: the decision (`core::labelling`).
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::cluster::live::{LabelManager, LabelOutcome, Live, LiveError, Operation, View};
 use crate::core::labelling::{Decision, FIGHT, FIGHT_WINDOW, Memory, Owner, Seen};
@@ -15,17 +16,25 @@ use crate::core::report::history::{NodeReport, Sighting, WantedBy};
 /// The field manager of labels.
 const MANAGER: &str = "egret";
 
+/// So long a label that is to go waits for agents that do not say they have taken the commit over. One that is dead leaves its kernel as it
+/// is; one that is cut off may find, when it is back, that its policies lead nowhere until it has the new ones.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+
 /// Whether some label of a node is ours.
 pub(super) fn owns_some(managers: &[LabelManager]) -> bool {
-    managers
-        .iter()
-        .any(|owner| owner.manager == MANAGER && owner.operation == Operation::Apply && !owner.keys.is_empty())
+    managers.iter().any(|owner| is_own(owner) && !owner.keys.is_empty())
+}
+
+fn is_own(owner: &LabelManager) -> bool {
+    owner.manager == MANAGER && owner.operation == Operation::Apply
 }
 
 /// What is known of every node's labels.
 #[derive(Debug, Default)]
 pub(super) struct Labels {
     nodes: BTreeMap<NodeName, Known>,
+    /// The commit whose labels were last asked for, and since when.
+    since: Option<(String, Timestamp)>,
 }
 
 #[derive(Debug)]
@@ -60,6 +69,7 @@ impl Labels {
         told: &mut Vec<Told>,
         now: Timestamp,
     ) -> Result<(), LiveError> {
+        let taken_over = self.is_taken_over(view, commit, now);
         self.nodes.retain(|name, known| view.nodes.get(name).is_some_and(|meta| meta.uid == known.uid));
         let mut fault = Ok(());
         for (name, meta) in &view.nodes {
@@ -79,7 +89,13 @@ impl Labels {
                     keys: owner.keys.clone(),
                 })
                 .collect();
-            let desired = set.labels_of(name, &node.labels);
+            let mut desired = set.labels_of(name, &node.labels);
+            if !taken_over {
+                let owned = meta.label_managers.iter().filter(|owner| is_own(owner)).flat_map(|owner| &owner.keys);
+                for (key, value) in owned.filter_map(|key| node.labels.get_key_value(key)) {
+                    desired.entry(key.clone()).or_insert_with(|| value.clone());
+                }
+            }
             let seen = Seen { labels: &node.labels, owners: &owners };
             let decision = known.memory.decide(&desired, seen, MANAGER, set.config.on_label_drift, now);
             known.note(name, &decision, set, commit, told, now);
@@ -89,6 +105,17 @@ impl Labels {
             }
         }
         fault
+    }
+
+    /// Whether every agent that can be waited for has taken a commit over, or was waited for long enough.
+    fn is_taken_over(&mut self, view: &View, commit: &str, now: Timestamp) -> bool {
+        let since = self.since.take().filter(|(asked, _)| asked == commit).map_or(now, |(_, since)| since);
+        self.since = Some((commit.to_owned(), since));
+        let behind = view.egress_nodes.iter().any(|(name, told)| {
+            let ready = view.facts.nodes.get(name).is_some_and(|node| node.ready);
+            ready && told.status.revision != commit
+        });
+        !behind || now.duration_since(since) >= PATIENCE
     }
 
     /// What a node's report has to say of its labels.

@@ -27,7 +27,9 @@ use super::repository::{self, Intent, News, Repository};
 use super::round::now;
 use super::schedule::Timetable;
 use crate::backoff::Backoff;
-use crate::cluster::live::{self, EventKind, Lease, Live, LiveError, Recorder, Regarding, Scope, Timing, Watching};
+use crate::cluster::live::{
+    self, EventKind, Lease, Live, LiveError, Recorder, Regarding, Scope, Timing, View, Watching,
+};
 use crate::core::policy::config::Schedule;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
@@ -348,8 +350,8 @@ impl Controller {
         for (what, fault) in self.watching.faults() {
             tracing::warn!(what, hint = fault.hint, "{}; what is known of it stays", fault.message);
         }
-        if let Some(Ok(head)) = self.watching.view().config.as_ref().map(|config| config.spec.as_ref()) {
-            self.leading.seen_fence(head.fence);
+        if let Some(fence) = greatest_fence(self.watching.view()) {
+            self.leading.seen_fence(fence);
         }
         let fence = self.leading.fence();
         self.metrics.leader(fence.is_some());
@@ -479,6 +481,17 @@ async fn stopped(terminate: &mut Signal, interrupt: &mut Signal) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+}
+
+/// The greatest fence that somebody will hold against us: the head and the policies are written under none that is smaller, and agents take
+/// over none. They remember longer than the cluster does, which may have been installed anew or put back to a backup.
+fn greatest_fence(view: &View) -> Option<i64> {
+    /// What only a person writes, or an agent that lies. The lease cannot count much further, and would never be ours.
+    const BEYOND: i64 = 1 << 30;
+    let head = view.config.iter().filter_map(|config| config.spec.as_ref().ok()).map(|head| head.fence);
+    let policies = view.policies.values().filter_map(|policy| policy.spec["fence"].as_i64());
+    let agents = view.egress_nodes.values().map(|node| node.status.fence);
+    head.chain(policies).chain(agents).filter(|fence| *fence < BEYOND).max()
 }
 
 /// What agents say of their nodes, and what the controller saw of their labels.

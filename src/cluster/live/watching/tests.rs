@@ -11,7 +11,8 @@ use crate::core::facts::PodName;
 /// Watches the pods of one node and nothing else.
 fn pods(live: &Live, options: Options) -> Watching {
     let (out, news) = mpsc::channel(QUEUE);
-    let mut start = Start { live, options, out, tasks: JoinSet::new(), missing: BTreeSet::new() };
+    let (tasks, recoveries) = (JoinSet::new(), watch::Sender::new(0));
+    let mut start = Start { live, options, out, recoveries, tasks, missing: BTreeSet::new() };
     let query = Query { fields: Some("spec.nodeName=kind-worker".to_owned()), page: Some(2), ..Query::default() };
     start.follow::<Pods>(query, Item::Pods);
     let (tasks, missing) = (start.tasks, start.missing);

@@ -131,3 +131,47 @@ fn a_policy_that_is_gone_keeps_nothing() {
     stage.set.policies.clear();
     assert_eq!(stage.at("three", "two", &[], &["one", "two"], 2), (Vec::new(), Vec::new()));
 }
+
+#[test]
+fn a_policy_for_which_nobody_is_fit_stays_for_a_moment_where_it_was_if_that_is_there() {
+    let nobody = |left: &[&str]| (Vec::<String>::new(), is("", left).1);
+    let mut stage = Stage::new(ExistingConnections::Keep);
+    assert_eq!(stage.at("three", "one", &[], &["one"], 0), is("one", &[]));
+    assert_eq!(stage.at("three", "", &[], &["one"], 10), is("one", &[]));
+    assert_eq!(stage.memory.wake(), Some(Timestamp::from_second(15).unwrap()));
+    assert_eq!(stage.at("three", "", &[], &["one"], 14), is("one", &[]));
+    assert_eq!(stage.at("three", "", &[], &["one"], 15), nobody(&["one"]));
+    assert_eq!(stage.at("three", "", &[], &["one"], 16), nobody(&["one"]), "once it is over it does not begin again");
+    assert_eq!(stage.at("three", "one", &[], &["one"], 20), is("one", &[]));
+    assert_eq!(stage.at("three", "", &["one"], &["one"], 21), nobody(&[]), "a dead one carries nobody");
+}
+
+#[test]
+fn a_node_that_is_started_anew_goes_on_where_it_was() {
+    let again = |stage: &mut Stage| stage.memory = Kept::from(&stage.memory).into();
+    let mut stage = Stage::new(ExistingConnections::Keep);
+    stage.at("three", "one", &[], &["one"], 0);
+    again(&mut stage);
+    assert_eq!(stage.at("three", "two", &[], &["one"], 1), is("one", &[]));
+    assert_eq!(stage.at("three", "two", &[], &["one", "two"], 2), is("two", &["one"]));
+    let before = stage.memory.clone();
+    again(&mut stage);
+    assert_eq!(stage.memory, before);
+    assert_eq!(stage.at("three", "two", &[], &["one", "two"], 601), is("two", &["one"]));
+    assert_eq!(stage.at("three", "two", &[], &["two"], 602), is("two", &[]));
+}
+
+#[test]
+fn every_way_to_an_address_is_remembered_as_it_is() {
+    let egresses = [
+        Egress::Address("fd00:10:3::42".parse().unwrap()),
+        Egress::Interface(crate::core::name::Interface::parse("default").unwrap()),
+        Egress::DefaultRoute,
+    ];
+    let next_hops = vec!["10.0.3.1".parse().unwrap()];
+    let exits = egresses.map(|egress| ExitKey { gateway: name("one"), egress, next_hops: next_hops.clone() });
+    let id = |kind| PolicyId { name: ObjectName::parse("p").unwrap(), kind };
+    let carried = BTreeMap::from([(id(PolicyKind::Cilium), exits.to_vec()), (id(PolicyKind::Egret), Vec::new())]);
+    let handover = Handover { carried, ..Handover::default() };
+    assert_eq!(Handover::from(Kept::from(&handover)), handover);
+}

@@ -1,0 +1,92 @@
+//! Gateways that are not there yet, or not there any more.
+//!
+//! Deliberately absent: a gateway whose link is cut (`outpost`).
+
+use serde_json::json;
+
+use crate::lab::{Answer, OUTPOST, OUTPOST6};
+
+use super::super::stand::{Outcome, Stand, policy};
+use super::Side;
+
+#[test]
+fn a_policy_stays_on_its_gateway_until_the_agent_of_the_next_one_runs() -> Outcome {
+    let mut stand = Stand::at(Side::Second)?;
+    let flow = stand.flow()?;
+    stand.terminate("kind-worker3")?;
+    let commit = stand.turn_to(Side::Third)?;
+    let waits = ("False".to_owned(), "GatewayNotReady".to_owned());
+    stand.await_that("a policy that waits for its gateway", || {
+        stand.condition("egresspolicies", "outpost", "Ready") == waits
+            && stand.object("egressnodes", "kind-worker")["status"]["revision"] == *commit
+    })?;
+    stand.assert_through(&[Side::Second])?;
+    // The agents that are there may be started anew meanwhile, and still know who carries it.
+    for node in ["kind-worker", "kind-worker2"] {
+        stand.kill9(node)?;
+        stand.agent(node)?;
+    }
+    stand.lab.add_pod("scout", "kind-worker", &[("org", "empire")])?;
+    stand.announce(&["pods.yaml"]);
+    for (outpost, egress) in Side::Second.ways() {
+        stand.await_answer("scout", outpost, Answer::Granted(egress))?;
+    }
+    stand.agent("kind-worker3")?;
+    stand.await_settled(Side::Third, &commit)?;
+    flow.end(&stand, &Side::BOTH);
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
+fn members_of_a_gateway_that_is_not_ready_any_more_leave_through_the_next_with_no_controller_about() -> Outcome {
+    let mut stand = Stand::at(Side::Second)?;
+    let both = "apiVersion: egret.dev/v1alpha1
+kind: NodeLabels
+metadata: {name: gateways}
+spec:
+  nodes: [kind-worker2, kind-worker3]
+  labels: {egress-gw: both}
+";
+    stand.lab.repository().write("nodes/gateways.yaml", both)?;
+    stand.lab.repository().write("policies/outpost.yaml", &policy("egress-gw: both"))?;
+    let commit = stand.lab.repository().push("two gateways")?;
+    stand.await_that("both labels, and the policy in force on all nodes", || {
+        let head = stand.object("egressconfigs", "default");
+        head["spec"]["revision"] == *commit
+            && head["status"]["nodeSummary"] == "3/3"
+            && Side::BOTH.iter().all(|side| stand.label(side.gateway()).as_deref() == Some("both"))
+            && stand.nodes().iter().all(|node| stand.object("egressnodes", node)["status"]["revision"] == *commit)
+    })?;
+    stand.await_granted("tiefighter")?;
+    stand.kill9("controller-one")?;
+    // As when a node dies: its agent says nothing any more.
+    stand.kill9("kind-worker2")?;
+    let ready = |ready: bool| {
+        let status = if ready { "True" } else { "Unknown" };
+        let mut node = stand.api.get("nodes", "", "kind-worker2").expect("a node");
+        let conditions = node["status"]["conditions"].as_array_mut().expect("conditions");
+        conditions.iter_mut().filter(|one| one["type"] == "Ready").for_each(|one| one["status"] = json!(status));
+        let conditions = node["status"]["conditions"].clone();
+        let path = "/api/v1/nodes/kind-worker2/status";
+        let patch = json!({"status": {"conditions": conditions}});
+        let (code, body) = stand.api.send("PATCH", path, "application/strategic-merge-patch+json", &patch);
+        assert_eq!(code, 200, "{body}");
+    };
+    let began = std::time::Instant::now();
+    ready(false);
+    for (outpost, egress) in Side::Third.ways() {
+        stand.await_answer("tiefighter", outpost, Answer::Granted(egress))?;
+    }
+    println!(
+        "measured: a gateway that is not ready, to both families let in through the next: {:.1?}",
+        began.elapsed()
+    );
+    ready(true);
+    for (outpost, egress) in Side::Second.ways() {
+        stand.await_answer("tiefighter", outpost, Answer::Granted(egress))?;
+    }
+    for outpost in [OUTPOST, OUTPOST6] {
+        assert!(stand.lab.sources_towards(outpost)?.len() >= 2);
+    }
+    stand.assert_no_leak_but(&[])
+}
