@@ -12,6 +12,9 @@ use super::output::{self, Failure};
 
 /// Every file of the template.
 const TEMPLATE: &[(&str, &str)] = &[
+    (".forgejo/workflows/egret.yaml", include_str!("../../repo-template/.forgejo/workflows/egret.yaml")),
+    (".github/workflows/egret.yaml", include_str!("../../repo-template/.github/workflows/egret.yaml")),
+    (".gitlab-ci.yml", include_str!("../../repo-template/.gitlab-ci.yml")),
     (".vscode/settings.json", include_str!("../../repo-template/.vscode/settings.json")),
     ("README.md", include_str!("../../repo-template/README.md")),
     ("egret.yaml", include_str!("../../repo-template/egret.yaml")),
