@@ -102,6 +102,30 @@ fn a_policy_that_a_former_leader_makes_too_late_is_taken_away_again_and_changes_
 }
 
 #[test]
+fn a_label_that_a_former_leader_sets_too_late_is_taken_away_again() -> Outcome {
+    let mut stand = Stand::at(Side::Second)?;
+    stand.controller("two")?;
+    let flow = stand.flow()?;
+    let late = stand.api.fault_times(Filter::writes().resource("nodes"), Fault::Hang, 1);
+    stand.turn_to(Side::Third)?;
+    stand.await_that("a write on its way", || stand.api.met(late) == Some(1))?;
+    stand.signal("controller-one", Signal::SIGSTOP)?;
+    let commit = stand.turn_to(Side::Second)?;
+    stand.await_leader("two")?;
+    stand.await_settled(Side::Second, &commit)?;
+    stand.api.forget_requests();
+    stand.api.clear(late);
+    // A Node is not ours, and bears no fence.
+    stand.await_that("the late label, and its end", || {
+        stand.api.writes(&Filter::writes().resource("nodes")) == 2 && stand.label("kind-worker3").is_none()
+    })?;
+    stand.signal("controller-one", Signal::SIGCONT)?;
+    stand.assert_quiet();
+    flow.end(&stand, &[Side::Second]);
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
 fn agents_refuse_a_head_of_a_former_leader_and_a_new_installation_comes_past_it() -> Outcome {
     let mut stand = Stand::at(Side::Second)?;
     let flow = stand.flow()?;
