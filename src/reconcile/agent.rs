@@ -131,6 +131,9 @@ struct Agent {
     kernel: String,
     /// What was last said.
     said: NodeStatus,
+    /// Whether others see this node as a gateway, and how often somebody took that away while it was one.
+    seen: bool,
+    lost: u64,
 }
 
 /// What woke the loop.
@@ -153,6 +156,8 @@ impl Agent {
             features: Features::default(),
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             said: NodeStatus::default(),
+            seen: false,
+            lost: 0,
         }
     }
 
@@ -229,6 +234,12 @@ impl Agent {
             let now = serving(nodes.iter().map(|(name, node)| (name, &node.status)));
             due |= told.serving != now;
             told.serving = now;
+            let seen = nodes.contains_key(&self.keeper.engine.node);
+            if std::mem::replace(&mut self.seen, seen) && !seen && self.said.serves() {
+                tracing::warn!("somebody took away what was said of this node; it is said again");
+                self.lost += 1;
+                due = true;
+            }
         }
         if changed.synced || changed.policies || changed.config {
             due |= self.take_over();
@@ -264,7 +275,7 @@ impl Agent {
                     return self.refuse(NotTaken::Unreadable(format!("`{}` is no commit", head.revision)));
                 };
                 let commit = CommitInfo::told(id, head.summary);
-                self.not_taken = None;
+                let refused = self.not_taken.take().is_some();
                 let same =
                     self.keeper.intent.as_ref().is_some_and(|intent| intent.commit == commit && intent.set == set);
                 self.keeper.intent = Some(Intent {
@@ -276,6 +287,10 @@ impl Agent {
                     good: GoodDocuments::default(),
                     fetched: true,
                 });
+                // What was in the way is gone and nothing is to be done: only that is to be said.
+                if same && refused {
+                    self.say();
+                }
                 !same
             }
             Err(why) => self.refuse(why),
@@ -376,6 +391,6 @@ impl Agent {
         };
         let status = node_status(facts, &self.said, now());
         self.said = status.clone();
-        self.teller.say(Word { status, uid });
+        self.teller.say(Word { status, uid, lost: self.lost });
     }
 }

@@ -1,7 +1,8 @@
 //! The teller: writes what an agent says of its node, when it says something new. On a task of its own, so that an API server that is
 //! slow or away holds up no round.
 //!
-//! Counts of pods wait: a pod's start is enforced without any write. Events go the same way, beside it. Deliberately absent: what is said
+//! Counts of pods wait: a pod's start is enforced without any write. What somebody took away or changed is said again: at once where the
+//! agent hears of it, as a gateway does, else when it looks. Events go the same way, beside it. Deliberately absent: what is said
 //! (`core::status`).
 
 use std::time::Duration;
@@ -19,6 +20,9 @@ use crate::telemetry::chain;
 /// So late counts of pods may be told that nothing else has been said since.
 const COUNTS: Duration = Duration::from_mins(5);
 
+/// How often an agent looks whether what it said still stands: a read of one object.
+const LOOK: Duration = Duration::from_mins(10);
+
 /// What is to be told.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Word {
@@ -26,13 +30,11 @@ pub struct Word {
     pub status: NodeStatus,
     /// The Node's uid: what is told of a node goes with it.
     pub uid: String,
+    /// How often the object was seen to be taken away: then all of it is written anew.
+    pub lost: u64,
 }
 
 impl Word {
-    fn serves(&self) -> bool {
-        self.status.exits.iter().any(|exit| !exit.egress_ips.is_empty())
-    }
-
     /// The same without what can wait.
     fn pressing(&self) -> Self {
         let mut word = self.clone();
@@ -109,7 +111,12 @@ async fn record(mut recorder: Recorder, node: NodeName, mut notes: mpsc::Receive
 
 async fn tell(live: Live, node: NodeName, mut words: watch::Receiver<Option<Word>>, mut backoff: Backoff) {
     let mut told: Option<(Word, Instant)> = None;
-    while words.changed().await.is_ok() {
+    loop {
+        let look = backoff.spread(LOOK);
+        tokio::select! {
+            more = words.changed() => if more.is_err() { return },
+            () = sleep(look) => if !stands(&live, &node, told.as_ref().map(|(word, _)| word)).await { told = None },
+        }
         loop {
             let Some(word) = words.borrow_and_update().clone() else { break };
             if let Some((before, at)) = &told {
@@ -144,11 +151,29 @@ async fn tell(live: Live, node: NodeName, mut words: watch::Receiver<Option<Word
     }
 }
 
+/// Whether what was told is there. Where that cannot be seen it is taken to be: the next look comes.
+async fn stands(live: &Live, node: &NodeName, told: Option<&Word>) -> bool {
+    let Some(word) = told else { return true };
+    match live.egress_node(node).await {
+        Ok(Some(found)) if found.status == word.status && found.is_gateway() == word.status.serves() => true,
+        Ok(_) => {
+            tracing::warn!("somebody changed what was said of this node; it is said again");
+            false
+        }
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "what was said of this node cannot be looked at");
+            true
+        }
+    }
+}
+
 /// The object first: a status has nothing to stand in before. Its label is what others watch it by; one whose status does not name an
 /// exit yet serves none for them.
 async fn write(live: &Live, node: &NodeName, word: &Word, before: Option<&Word>) -> Result<(), LiveError> {
-    if before.is_none_or(|before| (&before.uid, before.serves()) != (&word.uid, word.serves())) {
-        live.apply_node(node, &word.uid, word.serves()).await?;
+    if before.is_none_or(|before| {
+        (&before.uid, before.lost, before.status.serves()) != (&word.uid, word.lost, word.status.serves())
+    }) {
+        live.apply_node(node, &word.uid, word.status.serves()).await?;
     }
     live.apply_node_status(node, &word.status).await?;
     Ok(())

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::resources::{ConfigSpec, ConfigStatus, NodeStatus, PolicyStatus};
+use super::resources::{ConfigSpec, ConfigStatus, GATEWAY_LABEL, NodeStatus, PolicyStatus};
 use super::wire::{LabelManager, Manager};
 use crate::core::facts::{Facts, Node, Pod, PodName};
 use crate::core::labels::Labels;
@@ -80,6 +80,13 @@ pub struct EgressNodeObject {
     pub labels: Labels,
     /// What its agent says; empty if this version cannot read it.
     pub status: NodeStatus,
+}
+
+impl EgressNodeObject {
+    /// Whether agents watch it.
+    pub fn is_gateway(&self) -> bool {
+        self.labels.get(GATEWAY_LABEL).is_some_and(|value| value == "true")
+    }
 }
 
 /// What is different from before.

@@ -117,6 +117,13 @@ pub struct NodeFacts<'a> {
     pub fault: Option<(&'a str, &'a str)>,
 }
 
+impl NodeStatus {
+    /// Whether this node serves an exit that has an address.
+    pub fn serves(&self) -> bool {
+        self.exits.iter().any(|exit| !exit.egress_ips.is_empty())
+    }
+}
+
 impl PolicyMembers {
     /// Whether it speaks of this policy.
     pub fn is_of(&self, id: &PolicyId) -> bool {

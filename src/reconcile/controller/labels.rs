@@ -222,3 +222,37 @@ fn wanted_by(set: &PolicySet, drift: &crate::core::report::drift::Drift, commit:
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::live::EgressNodeObject;
+    use crate::core::facts::Node;
+
+    /// Nodes with what their agents say is in force, and whether they are Ready.
+    fn view(nodes: &[(&str, &str, bool)]) -> View {
+        let mut view = View::default();
+        for (name, revision, ready) in nodes {
+            let name = NodeName::parse(name).expect("a name");
+            view.facts.nodes.insert(name.clone(), Node { ready: *ready, ..Node::default() });
+            let mut told = EgressNodeObject::default();
+            told.status.revision = (*revision).to_owned();
+            view.egress_nodes.insert(name, told);
+        }
+        view
+    }
+
+    #[test]
+    fn a_label_that_is_to_go_waits_for_agents_that_can_be_waited_for_and_not_for_ever() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let mut labels = Labels::default();
+        assert!(labels.is_taken_over(&view(&[]), "a", at(0)), "nobody is there to be waited for");
+        let behind = view(&[("one", "b", true), ("two", "a", true)]);
+        assert!(!labels.is_taken_over(&behind, "b", at(1)));
+        assert!(labels.is_taken_over(&view(&[("one", "b", true), ("two", "a", false)]), "b", at(2)));
+        assert!(labels.is_taken_over(&view(&[("one", "b", true), ("two", "b", true)]), "b", at(3)));
+        assert!(!labels.is_taken_over(&behind, "b", at(30)));
+        assert!(labels.is_taken_over(&behind, "b", at(31)));
+        assert!(!labels.is_taken_over(&behind, "c", at(32)), "another commit is waited for anew");
+    }
+}

@@ -1,6 +1,9 @@
 //! What goes wrong around controller and agents, with packets on their way: an API server that misbehaves, processes that die or stand
 //! still between any two writes, news that come late, twice or never.
 //!
+//! The three kinds of fault that controllers are known to fall over have their names: a crash between two writes is in `crash`, a stale view
+//! and a missed event in `news`.
+//!
 //! Each test moves the scenario from one gateway to the other and back while something fails. Always the same is asked for: no packet with
 //! a wrong source, what was in force or what is to come and no mixture, and everything as Git has it when the fault is gone.
 //! Deliberately absent: what the double cannot do, as clocks that jump and disks that fill up.

@@ -14,7 +14,7 @@ const WORKER: &str = "kind-worker";
 
 #[test]
 fn while_the_server_is_away_packets_flow_drift_is_repaired_and_new_pods_wait() -> Outcome {
-    let stand = Stand::at(Side::Second)?;
+    let mut stand = Stand::at(Side::Second)?;
     stand.api.away();
     let commit = stand.turn_to(Side::Third)?;
     let worker = stand.lab.node(WORKER)?;
@@ -24,6 +24,12 @@ fn while_the_server_is_away_packets_flow_drift_is_repaired_and_new_pods_wait() -
     })?;
     // Until it is back packets are lost; from here on none is.
     let flow = stand.flow()?;
+    // Whoever is started anew knows nothing, and leaves everything as it is.
+    for name in ["kind-worker2", "controller-one"] {
+        stand.kill9(name)?;
+    }
+    stand.agent("kind-worker2")?;
+    stand.controller("one")?;
     stand.lab.add_pod("scout", WORKER, &[("org", "empire")])?;
     stand.announce(&["pods.yaml"]);
     for outpost in [OUTPOST, OUTPOST6] {

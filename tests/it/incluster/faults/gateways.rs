@@ -90,3 +90,23 @@ spec:
     }
     stand.assert_no_leak_but(&[])
 }
+
+#[test]
+fn what_a_gateway_says_of_itself_is_said_again_where_somebody_took_it_away() -> Outcome {
+    let stand = Stand::at(Side::Second)?;
+    let flow = stand.flow()?;
+    let before = stand.object("egressnodes", "kind-worker2");
+    stand.api.delete("egressnodes.egret.dev", "", "kind-worker2");
+    stand.await_that("the same said again", || {
+        let now = stand.object("egressnodes", "kind-worker2");
+        now["metadata"]["labels"] == before["metadata"]["labels"] && now["status"]["exits"] == before["status"]["exits"]
+    })?;
+    stand.api.patch("egressnodes.egret.dev", "", "kind-worker2", &json!({"metadata": {"labels": null}}));
+    stand.await_that("the label again", || {
+        stand.object("egressnodes", "kind-worker2")["metadata"]["labels"] == before["metadata"]["labels"]
+    })?;
+    let commit = stand.turn_to(Side::Third)?;
+    stand.await_settled(Side::Third, &commit)?;
+    flow.end(&stand, &Side::BOTH);
+    stand.assert_no_leak_but(&[])
+}

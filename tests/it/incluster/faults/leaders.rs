@@ -76,6 +76,56 @@ fn a_leader_that_stood_still_moves_nothing_back_and_what_it_had_on_its_way_is_re
 }
 
 #[test]
+fn a_policy_that_a_former_leader_makes_too_late_is_taken_away_again_and_changes_no_way() -> Outcome {
+    let mut stand = Stand::at(Side::Second)?;
+    stand.controller("two")?;
+    let flow = stand.flow()?;
+    let of_it = || Filter::writes().verb("patch").resource("egresspolicies.egret.dev/").name("aldhani");
+    let late = stand.api.fault_times(of_it(), Fault::Hang, 1);
+    let another = Side::Third.policy().replace("name: outpost", "name: aldhani").replace("third", "second");
+    stand.push(&[("policies/aldhani.yaml", &another)])?;
+    stand.await_that("a write on its way", || stand.api.met(late) == Some(1))?;
+    stand.signal("controller-one", Signal::SIGSTOP)?;
+    stand.lab.repository().remove("policies/aldhani.yaml")?;
+    let commit = stand.turn_to(Side::Third)?;
+    stand.await_leader("two")?;
+    stand.await_settled(Side::Third, &commit)?;
+    stand.api.forget_requests();
+    stand.api.clear(late);
+    // There is nothing that it could be compared with, so the server takes it.
+    stand.await_that("the late policy, and its end", || {
+        stand.api.writes(&of_it()) == 1 && stand.object("egresspolicies", "aldhani") == Value::Null
+    })?;
+    stand.await_settled(Side::Third, &commit)?;
+    flow.end(&stand, &Side::BOTH);
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
+fn a_label_that_a_former_leader_sets_too_late_is_taken_away_again() -> Outcome {
+    let mut stand = Stand::at(Side::Second)?;
+    stand.controller("two")?;
+    let flow = stand.flow()?;
+    let late = stand.api.fault_times(Filter::writes().resource("nodes"), Fault::Hang, 1);
+    stand.turn_to(Side::Third)?;
+    stand.await_that("a write on its way", || stand.api.met(late) == Some(1))?;
+    stand.signal("controller-one", Signal::SIGSTOP)?;
+    let commit = stand.turn_to(Side::Second)?;
+    stand.await_leader("two")?;
+    stand.await_settled(Side::Second, &commit)?;
+    stand.api.forget_requests();
+    stand.api.clear(late);
+    // A Node is not ours, and bears no fence.
+    stand.await_that("the late label, and its end", || {
+        stand.api.writes(&Filter::writes().resource("nodes")) == 2 && stand.label("kind-worker3").is_none()
+    })?;
+    stand.signal("controller-one", Signal::SIGCONT)?;
+    stand.assert_quiet();
+    flow.end(&stand, &[Side::Second]);
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
 fn agents_refuse_a_head_of_a_former_leader_and_a_new_installation_comes_past_it() -> Outcome {
     let mut stand = Stand::at(Side::Second)?;
     let flow = stand.flow()?;
@@ -138,6 +188,10 @@ fn a_policy_that_somebody_edits_takes_no_packet_elsewhere_is_put_back_and_it_is_
             without_fence(stand.object("egresspolicies", "outpost")["spec"].clone()) == without_fence(before.clone())
         })?;
         stand.assert_through(&[Side::Second])?;
+        let in_force = ("True".to_owned(), "InForce".to_owned());
+        stand.await_that("agents that wait for nothing any more", || {
+            stand.nodes().iter().all(|node| stand.condition("egressnodes", node, "Ready") == in_force)
+        })?;
     }
     stand.await_that("an event that says who it was", || {
         let notes = stand.api.list("events.events.k8s.io").into_iter().map(|event| event["note"].to_string());

@@ -40,12 +40,16 @@ fn in_whatever_order_news_come_the_old_is_in_force_or_the_new_and_no_mixture() -
     let mut side = Side::Second;
     let some = [&WATCHED[0..1], &WATCHED[3..4], &WATCHED[4..5], &WATCHED[5..6], &WATCHED[3..6], &WATCHED[0..3]];
     for held in some {
-        held.iter().for_each(|resource| stand.api.hold(resource));
+        for resource in held {
+            stand.api.hold(resource);
+        }
         let commit = stand.turn_to(side.other())?;
         stand.await_that("a new head", || stand.object("egressconfigs", "default")["spec"]["revision"] == *commit)?;
         side = side.other();
         stand.assert_through(&Side::BOTH)?;
-        held.iter().for_each(|resource| stand.api.release(resource));
+        for resource in held {
+            stand.api.release(resource);
+        }
         stand.await_settled(side, &commit)?;
     }
     flow.end(&stand, &Side::BOTH);
@@ -64,7 +68,9 @@ fn lists_from_the_past_let_no_packet_out_wrongly_and_are_caught_up_with() -> Out
         stand.await_answer("scout", outpost, Answer::Granted(egress))?;
     }
     // Everybody has to list anew, gets what was, and is told of nothing since.
-    WATCHED.iter().for_each(|resource| stand.api.stale(resource, past));
+    for resource in WATCHED {
+        stand.api.stale(resource, past);
+    }
     let gone = stand.api.fault_times(Filter::all().verb("watch"), Fault::Status(410), 22);
     let refused = stand.api.fault(Filter::all().verb("watch"), Fault::Status(503));
     stand.api.end_watches();
@@ -77,7 +83,9 @@ fn lists_from_the_past_let_no_packet_out_wrongly_and_are_caught_up_with() -> Out
         stand.lab.ask("scout", outpost)?;
         stand.lab.ask("tiefighter", outpost)?;
     }
-    WATCHED.iter().for_each(|resource| stand.api.fresh(resource));
+    for resource in WATCHED {
+        stand.api.fresh(resource);
+    }
     stand.api.clear_faults();
     stand.await_settled(Side::Third, &commit)?;
     for (outpost, egress) in Side::Third.ways() {
