@@ -3,7 +3,9 @@
 //!
 //! A folder has `base` and `head` (what is in neither is in both: `both`), `cluster` and, where kernels were looked at, `ground`. What it
 //! lacks of `both` and `cluster` it takes from `a_gateway_moves`. `make bless` writes the expected files anew. Deliberately absent: Git,
-//! which `commands` has.
+//! which `command` has.
+
+mod command;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use egret::core::policy::catalogue::{Catalogue, Change};
 use egret::core::policy::document::CONFIG_FILE;
 use egret::core::policy::lint::lint;
 use egret::core::preview::{Input, Limits, Preview, Validation, lines, markdown, preview};
+use egret::core::snapshot::snapshot;
 use jiff::Timestamp;
 
 use crate::scenarios::folder::{texts, write};
@@ -49,7 +52,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    pub(crate) fn new(before: BTreeMap<String, String>, after: BTreeMap<String, String>, facts: Facts) -> Self {
+    pub(crate) fn new(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>, facts: Facts) -> Self {
         let mut catalogue = Catalogue::new("prod");
         catalogue.update(before.iter().map(|(path, text)| (path.clone(), Change::Text(text.clone()))).collect());
         let earlier = catalogue.policies().clone();
@@ -69,7 +72,7 @@ impl Case {
         let tally = catalogue.tally(&found_after);
         let validation = Validation::new(&found_before, found_after, tally, catalogue.held());
         let config = |files: &BTreeMap<String, String>| files.get(CONFIG_FILE).cloned().unwrap_or_default();
-        let diff = text_diff(&config(&before), &config(&after), "", "");
+        let diff = text_diff(&config(before), &config(after), "", "");
         let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
         let after = catalogue.policies().clone();
         Self { before: earlier, after, facts, grounds: BTreeMap::new(), validation, config_diff, drift: Vec::new() }
@@ -89,7 +92,7 @@ impl Case {
         };
         let cluster = Cluster::open(&part("cluster")).expect("the cluster");
         assert_eq!(cluster.faults(), [], "{}", folder.display());
-        let mut case = Self::new(side("base"), side("head"), cluster.facts().clone());
+        let mut case = Self::new(&side("base"), &side("head"), cluster.facts().clone());
         for (file, text) in texts(&folder.join("ground")) {
             let name = NodeName::parse(file.strip_suffix(".yaml").expect("a node's name and .yaml")).expect("a node");
             case.grounds.insert(name, ground::read(&file, &text));
@@ -184,6 +187,120 @@ fn state_differs(case: &Case, node: &NodeName) -> bool {
     };
     let before = state(&case.before, &Marks::default());
     state(&case.after, &Marks::observed(&before.nft, case.after.config.range)) != before
+}
+
+/// A repository of 1,000 policies for 1,000 nodes in which everything changes; every text of the world is as long and wide as it may be.
+fn huge() -> Case {
+    let policy = |number: usize, address: &str| {
+        let text = format!(
+            "apiVersion: egret.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: policy-{number}-{long}}}\nspec:\n  selectors:\n  \
+             - podSelector: {{matchLabels: {{app: app-{number}}}}}\n  destinationCIDRs: [100.64.{}.0/24]\n  egressGateways:\n  \
+             - {{nodeSelector: {{matchLabels: {{gateway: g{}}}}}, egressIP: {address}}}\n",
+            number % 250,
+            number % 50,
+            long = "x".repeat(200)
+        );
+        (format!("policies/{number}.yaml"), text)
+    };
+    let mut facts = Facts::default();
+    for number in 0..1_000_usize {
+        let name = NodeName::parse(&format!("node-{number}-{}", "n".repeat(50))).expect("a node");
+        let node = egret::core::facts::Node {
+            labels: BTreeMap::from([("gateway".to_owned(), format!("g{number}"))]),
+            addresses: vec![format!("172.16.{}.{}", number / 250, number % 250).parse().expect("an address")],
+            pod_cidrs: vec![format!("10.{}.{}.0/24", number / 250, number % 250).parse().expect("a network")],
+            ready: true,
+            unschedulable: false,
+        };
+        for host in 0..5 {
+            let pod = egret::core::facts::Pod {
+                labels: BTreeMap::from([("app".to_owned(), format!("app-{}", (number + host * 200) % 1_000))]),
+                node: Some(name.clone()),
+                addresses: vec![
+                    format!("10.{}.{}.{}", number / 250, number % 250, host + 2).parse().expect("an address"),
+                ],
+                ..egret::core::facts::Pod::default()
+            };
+            // Hostile, too: three bytes for each letter.
+            let pod_name = format!("pod-{number}-{host}-{}", "日@".repeat(100));
+            let namespace = format!("namespace-{}", number % 300);
+            facts.pods.insert(egret::core::facts::PodName { namespace, name: pod_name }, pod);
+        }
+        facts.nodes.insert(name, node);
+    }
+    let side = |address: &str| (0..1_000).map(|number| policy(number, address)).collect();
+    Case::new(&side("192.0.2.1"), &side("192.0.2.2"), facts)
+}
+
+#[test]
+fn a_comment_fits_whatever_changes_and_says_that_it_was_shortened() {
+    let case = huge();
+    let preview = case.preview(Limits::default());
+    assert_eq!((preview.moved, preview.nodes.changed), (5_000, 1_000));
+    for limit in [65_000, 30_000, 12_000] {
+        let limits = Limits { comment: limit, ..Limits::default() };
+        let preview = Preview { input: Input { limits, ..preview.input }, ..preview.clone() };
+        let comment = markdown(&preview);
+        assert!(comment.len() <= limit, "{} bytes of {limit}", comment.len());
+        assert!(comment.contains("5000 pods would leave another way"), "{comment}");
+        assert!(comment.contains("Shortened to fit"), "{comment}");
+        assert_eq!(comment.matches("<details>").count(), comment.matches("</details>").count());
+        assert_eq!(comment.lines().filter(|line| line.starts_with("```")).count() % 2, 0);
+    }
+}
+
+#[test]
+fn nothing_of_a_hostile_repository_is_a_mention_a_link_or_html() {
+    let comment = markdown(&Case::read(&root().join("hostile_text_has_no_power")).preview(Limits::default()));
+    let mut fence: Option<String> = None;
+    for line in comment.lines() {
+        let ticks: String = line.chars().take_while(|letter| *letter == '`').collect();
+        match &fence {
+            Some(open) if ticks == *open && line == open => fence = None,
+            Some(_) => {}
+            None if ticks.len() >= 3 => fence = Some(ticks),
+            None => {
+                for word in ["@everyone", "@all", "#1", "https://", "www.evil", "](", "<script", "<b>", "<img"] {
+                    let escaped = line.replace("\\](", "");
+                    assert!(!escaped.contains(word), "{word} in {line}");
+                }
+                let allowed = ["<details><summary>", "</summary>", "</details>", "<sub>", "</sub>", "<!-- ", " -->"];
+                let rest = allowed.iter().fold(line.to_owned(), |line, tag| line.replace(tag, ""));
+                assert!(!rest.contains(['<', '>']), "{line}");
+            }
+        }
+    }
+    assert_eq!(fence, None);
+}
+
+#[test]
+fn a_snapshot_reads_back_as_what_it_was_made_from() {
+    let mut facts = Case::read(&root().join("hostile_text_has_no_power")).facts;
+    let odd = [
+        "",
+        "true",
+        "null",
+        "1e3",
+        "0x10",
+        "~",
+        "a: b",
+        "# no",
+        "\"\\\u{7}\n",
+        "\u{feff}\u{2028}é日",
+        "- x",
+        "no",
+        "1_000",
+        ".5",
+        "=",
+    ];
+    for (number, text) in odd.iter().enumerate() {
+        facts
+            .namespaces
+            .insert(format!("ns-{number}"), BTreeMap::from([(format!("key-{number}"), (*text).to_owned())]));
+    }
+    let text = snapshot(&facts);
+    assert_eq!(egret::cluster::read_text("snapshot.yaml", &text), Ok((facts.clone(), Vec::new())), "{text}");
+    assert_eq!(snapshot(&facts), text);
 }
 
 #[test]

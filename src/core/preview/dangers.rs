@@ -188,7 +188,11 @@ impl Finder<'_, '_> {
             let had = self.before.placement.policies.get(policy).is_some_and(|placed| {
                 placed.exits.iter().any(|old| old == exit || same_address(self.input, old, exit, towards))
             });
-            if !had {
+            // What is known to have no address has another warning.
+            let none = self.input.grounds.get(&exit.gateway).is_some_and(|ground| {
+                towards.iter().all(|range| egress_address(exit, AddressFamily::of(range.first()), ground).is_err())
+            });
+            if !had && !none {
                 let (froms, all) = news.entry((policy.clone(), exit.clone())).or_default();
                 froms.insert(from.clone());
                 *all = all.union(&towards.iter().copied().collect());
@@ -228,9 +232,12 @@ impl Finder<'_, '_> {
         let had = before.len();
         let gone: Vec<&PolicyId> = before.filter(|id| !after.contains_key(*id)).collect();
         if !gone.is_empty() && gone.len() * 100 > had * percent {
+            let many = gone.len() > 2 || gone.len() == had;
             let text =
                 Phrase::new().words(format!("{} of {} removed: ", gone.len(), counted(had, "policy"))).names(gone);
-            self.add(Level::Danger, "removed", "Much is removed", text);
+            // One of few is mostly meant.
+            let level = if many { Level::Danger } else { Level::Warning };
+            self.add(level, "removed", "Much is removed", text);
         }
         let (selected, still) = self.ways.selected;
         let lost = selected.saturating_sub(still);

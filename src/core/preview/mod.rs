@@ -164,7 +164,7 @@ impl Preview<'_> {
 }
 
 /// Makes a preview.
-pub fn preview<'a>(input: Input<'a>) -> Preview<'a> {
+pub fn preview(input: Input<'_>) -> Preview<'_> {
     let before = World::new(input.before, input.before, input.facts, input.now);
     let mut after = World::new(input.after, input.before, input.facts, input.now);
     let policies = nodes::changed_policies(&input);

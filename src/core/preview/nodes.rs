@@ -166,12 +166,14 @@ impl Everywhere {
 }
 
 fn title(role: &Role) -> Phrase {
+    // The node is named already.
+    let egress = |exit: &ExitKey| exit.egress.to_string();
     let mut parts: Vec<Phrase> = Vec::new();
     if !role.exits.0.is_empty() {
-        parts.push(Phrase::new().words("becomes the gateway of ").names(&role.exits.0));
+        parts.push(Phrase::new().words("becomes a gateway: ").names(role.exits.0.iter().map(egress)));
     }
     if !role.exits.1.is_empty() {
-        parts.push(Phrase::new().words("is no more the gateway of ").names(&role.exits.1));
+        parts.push(Phrase::new().words("is no gateway any more: ").names(role.exits.1.iter().map(egress)));
     }
     let pair = |(key, value): (&String, &String)| format!("{key}={value}");
     if !role.labels.0.is_empty() {

@@ -40,12 +40,6 @@ impl Phrase {
         self
     }
 
-    /// Adds a name of the world if there is one.
-    #[must_use]
-    pub fn name_if(self, name: &str) -> Self {
-        if name.is_empty() { self } else { self.name(name) }
-    }
-
     /// Adds a sentence with texts of the world in it.
     #[must_use]
     pub fn quote(mut self, text: impl Into<String>) -> Self {
@@ -127,44 +121,57 @@ fn is_hidden(letter: char) -> bool {
 pub fn inert_name(name: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | ' ' | '/' | ',' | '=');
     let short = name.chars().nth(LONGEST).is_none();
+    let lower = name.to_ascii_lowercase();
     let word = name.starts_with(|letter: char| letter.is_ascii_alphanumeric()) && name.chars().all(plain);
-    if short && word && !name.to_ascii_lowercase().contains("www.") { name.to_owned() } else { inert(name) }
+    if short && word && !lower.contains("www.") && !lower.contains("gh-") { name.to_owned() } else { inert(name) }
 }
 
 /// Any text as Markdown that shows exactly this text, in a line or in a cell of a table.
 ///
 /// What CommonMark gives a meaning is escaped. What forges add to it is broken up by a character without width, because they look for it
-/// in the text that is left once escapes and entities are resolved: `@name`, `#1`, `!1`, `$1`, `%1`, `~label`, `:name:`, `www.` and `://`.
+/// in the text that is left once escapes and entities are resolved: `@name`, `#1`, `!1`, `&1`, `$1`, `%1`, `~label`, `:name:`, `[kind:1]`,
+/// `GH-1`, `www.` and `://`.
 pub fn inert(text: &str) -> String {
     const NOTHING: char = '\u{200b}';
-    let mut safe = String::with_capacity(text.len() + 8);
     let text = shown(text);
-    let mut rest = text.as_str();
-    while let Some(letter) = rest.chars().next() {
-        if rest.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("www.")) {
-            safe.push_str(&rest[..3]);
-            safe.push(NOTHING);
-            rest = &rest[3..];
-            continue;
-        }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for (at, letter) in text.char_indices() {
+        let rest = &text[at + letter.len_utf8()..];
         match letter {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),
-            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '(' | ')' | '|' | '"' | '\'' => {
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '#' | '!' => {
                 safe.push('\\');
                 safe.push(letter);
-            }
-            '@' | '#' | '!' | '$' | '%' | '~' | ':' => {
-                safe.push('\\');
-                safe.push(letter);
-                safe.push(NOTHING);
             }
             _ => safe.push(letter),
         }
-        rest = &rest[letter.len_utf8()..];
+        if matches!(letter, '@' | '#' | '!' | '$' | '%' | '~' | '&' | '[') || breaks(&text[..at], letter, rest) {
+            safe.push(NOTHING);
+        }
     }
     safe
+}
+
+/// Whether a word that a forge would make something of goes through this letter: `:name:`, `://`, `www.`, `GH-1`.
+fn breaks(before: &str, letter: char, rest: &str) -> bool {
+    let ends = |word: &str| {
+        before
+            .len()
+            .checked_sub(word.len())
+            .and_then(|at| before.get(at..))
+            .is_some_and(|end| end.eq_ignore_ascii_case(word))
+    };
+    match letter {
+        ':' => {
+            let name = rest.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric() || "_+-".contains(letter));
+            rest.starts_with("//") || (name.starts_with(':') && name.len() < rest.len())
+        }
+        '.' => ends("www"),
+        '-' => ends("gh"),
+        _ => false,
+    }
 }
 
 /// A block whose text nothing in the text can end: the fence is longer than any run of backticks in it.
@@ -215,12 +222,14 @@ mod tests {
     fn plain_names_stay_as_they_are_and_others_lose_their_power() {
         assert_eq!(inert_name("kind-worker2"), "kind-worker2");
         assert_eq!(inert_name("10.0.4.0/24"), "10.0.4.0/24");
-        assert_eq!(inert_name("fd00::1"), "fd00\\:\u{200b}\\:\u{200b}1");
-        assert_eq!(inert_name("www.example.org"), "www\u{200b}.example.org");
-        assert_eq!(inert("@everyone see #1"), "\\@\u{200b}everyone see \\#\u{200b}1");
+        assert_eq!(inert_name("fd00::1"), "fd00::1");
+        assert_eq!(inert_name("fd00:100::1"), "fd00:\u{200b}100::1");
+        assert_eq!(inert_name("www.example.org"), "www.\u{200b}example.org");
+        assert_eq!(inert_name("high-1 gh-1"), "high-1 gh-\u{200b}1".replace("high-", "high-\u{200b}"));
+        assert_eq!(inert("@everyone see #1"), "@\u{200b}everyone see \\#\u{200b}1");
         assert_eq!(inert("</details><img src=x>"), "&lt;/details&gt;&lt;img src=x&gt;");
-        assert_eq!(inert("a|b\n# c"), "a\\|b\\\\u\\{a\\}\\#\u{200b} c");
-        assert_eq!(inert("https://x.y"), "https\\:\u{200b}//x.y");
+        assert_eq!(inert("a|b\n# c"), "a\\|b\\\\u{a}\\#\u{200b} c");
+        assert_eq!(inert("https://x.y [x](y)"), "https:\u{200b}//x.y \\[\u{200b}x\\](y)");
         assert_eq!(shown("a\u{202e}b\u{1b}[31m"), "a\\u{202e}b\\u{1b}[31m");
     }
 

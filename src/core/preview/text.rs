@@ -78,12 +78,14 @@ pub fn lines(preview: &Preview<'_>) -> Vec<Line> {
     let words = Words(preview);
     page.line(Look::Title, &format!("{} · {}", shown(preview.input.cluster), words.verdict()), 2);
     let subtitle: Vec<String> = words.subtitle().iter().map(ToString::to_string).collect();
-    page.line(Look::Plain, &subtitle.join(" · "), 2);
-    page.line(Look::Plain, &words.counts(), 2);
+    let (last, first) =
+        subtitle.split_last().map_or((String::new(), String::new()), |(last, first)| (last.clone(), first.join(" · ")));
+    page.line(Look::Plain, &first, 2);
+    page.line(Look::Plain, &format!("{last} · {}", words.counts()), 2);
     validation(&mut page, preview);
-    moves(&mut page, preview, &words);
+    moves(&mut page, preview, words);
     dangers(&mut page, preview);
-    losses(&mut page, preview, &words);
+    losses(&mut page, preview, words);
     rest(&mut page, preview);
     page.0
 }
@@ -105,7 +107,7 @@ fn validation(page: &mut Page, preview: &Preview<'_>) {
     }
 }
 
-fn moves(page: &mut Page, preview: &Preview<'_>, words: &Words<'_>) {
+fn moves(page: &mut Page, preview: &Preview<'_>, words: Words<'_>) {
     const ROWS: usize = 50;
     if preview.moves.is_empty() {
         return;
@@ -154,7 +156,7 @@ fn dangers(page: &mut Page, preview: &Preview<'_>) {
     }
 }
 
-fn losses(page: &mut Page, preview: &Preview<'_>, words: &Words<'_>) {
+fn losses(page: &mut Page, preview: &Preview<'_>, words: Words<'_>) {
     if preview.losses.is_empty() {
         return;
     }

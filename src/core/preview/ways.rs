@@ -58,6 +58,9 @@ struct Difference {
     changes: Vec<Change>,
 }
 
+/// What the pods of one move share: policy, namespace, the old and the new way, whether connections are reset, destinations.
+type Alike = (PolicyId, String, Way, Way, bool, Vec<Range>);
+
 struct Change {
     policy: PolicyId,
     from: Way,
@@ -79,7 +82,7 @@ pub(super) fn compare(before: &World<'_>, after: &World<'_>, facts: &Facts) -> W
     }
     let unchanged = unchanged(before, after);
     let mut overlaps = (BTreeSet::new(), BTreeSet::new());
-    let mut moves: BTreeMap<(PolicyId, String, Way, Way, bool, Vec<Range>), BTreeSet<PodName>> = BTreeMap::new();
+    let mut moves: BTreeMap<Alike, BTreeSet<PodName>> = BTreeMap::new();
     for (class, ((old, new), pods)) in kinds.into_iter().enumerate() {
         ways.count(&old, &new, pods.len());
         if before.inside == after.inside && old == new && old.iter().all(|(id, _)| unchanged.contains(id)) {

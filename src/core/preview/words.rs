@@ -44,8 +44,8 @@ pub(super) fn way(input: &Input<'_>, way: &Way, towards: &[Range]) -> Phrase {
         Way::Own => Phrase::new().words("own address"),
         Way::Drop => Phrase::new().words("dropped"),
         Way::Exit(exit) => {
-            let hops: String = exit.next_hops.iter().map(|hop| format!(" via {hop}")).collect();
-            Phrase::new().name(leaves_as(input, exit, towards)).words(" · ").name(&exit.gateway).name_if(&hops)
+            let hops: Vec<String> = exit.next_hops.iter().map(|hop| format!(" via {hop}")).collect();
+            Phrase::new().name(leaves_as(input, exit, towards)).words(" · ").name(&exit.gateway).words(hops.concat())
         }
     }
 }
@@ -177,14 +177,13 @@ impl Words<'_> {
                     .flat_map(|policy| &policy.destinations)
                     .map(|net| Range::from(*net))
                     .collect();
-                let ways = exits.iter().enumerate().fold(
+                exits.iter().enumerate().fold(
                     of.words(if loss.pods == 1 { " leaves as " } else { " leave as " }),
                     |phrase, (position, exit)| {
                         let phrase = if position > 0 { phrase.words(" or ") } else { phrase };
                         phrase.join(way(&self.0.input, &Way::Exit(exit.clone()), &ranges))
                     },
-                );
-                ways
+                )
             }
         }
     }
