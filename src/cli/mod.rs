@@ -1,6 +1,6 @@
 //! What people type: `egret COMMAND`, one file for each command.
 //!
-//! Exit codes: 0 fine, or nothing to do; 2 there are changes (`plan`); 1 an error. Deliberately absent: whatever a command does
+//! Exit codes: 0 fine, or nothing to do; 2 there are changes (`plan`, `preview`); 1 an error. Deliberately absent: whatever a command does
 //! once it knows what is meant.
 
 mod agent;
@@ -11,9 +11,12 @@ mod init;
 mod options;
 mod output;
 mod plan;
+mod preview;
+mod preview_json;
 mod remove;
 mod run;
 mod schema;
+mod snapshot;
 mod validate;
 
 use std::process::ExitCode;
@@ -46,6 +49,10 @@ enum Command {
     Schema(schema::Arguments),
     /// Show what `run` would change on a node, and change nothing.
     Plan(plan::Arguments),
+    /// Show what a change of the repository would do to a cluster, for a pull request; needs neither the cluster nor a kernel.
+    Preview(preview::Arguments),
+    /// Write down what a preview has to know of a cluster: labels and addresses of nodes, namespaces and pods, nothing else.
+    Snapshot(snapshot::Arguments),
     /// Take everything of Egret's away from this node: kernel objects and labels.
     Remove(remove::Arguments),
     /// Look whether this node can do its part, and say what to do where it can't.
@@ -62,6 +69,8 @@ pub fn main() -> ExitCode {
         Command::Init(arguments) => init::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Preview(arguments) => preview::run(&arguments),
+        Command::Snapshot(arguments) => snapshot::run(&arguments),
         Command::Remove(arguments) => remove::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };

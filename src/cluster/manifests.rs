@@ -48,6 +48,21 @@ pub struct Manifests {
     faults: Vec<Diagnostic>,
 }
 
+/// Facts from one text of manifests, and what is wrong with it. `file` is its name in messages. `Err`: nothing of it can be trusted.
+pub fn read_text(file: &str, text: &str) -> Result<(Facts, Vec<Diagnostic>), Box<Diagnostic>> {
+    let parsed = parse::parse(file, text)?;
+    let mut facts = Facts::default();
+    for (key, object) in parsed.objects {
+        match (key, object.value) {
+            (Key::Node(name), Value::Node(node)) => drop(facts.nodes.insert(name, node)),
+            (Key::Namespace(name), Value::Namespace(labels)) => drop(facts.namespaces.insert(name, labels)),
+            (Key::Pod(name), Value::Pod(pod)) => drop(facts.pods.insert(name, pod)),
+            _ => {}
+        }
+    }
+    Ok((facts, parsed.faults))
+}
+
 /// What is known of one file.
 #[derive(Debug, Default)]
 struct KnownFile {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use edit::{EditError, edit_labels};
-pub use manifests::Manifests;
+pub use manifests::{Manifests, read_text};
 
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;

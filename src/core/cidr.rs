@@ -191,6 +191,35 @@ fn sweep<R, T: Clone + Eq>(sorted: &[&(IpNet, R, T)]) -> RangeMap<T> {
     flat.ranges
 }
 
+/// Where two maps of disjoint ranges say different things: disjoint, sorted, with what each says; `None`, nothing. O(n log n).
+pub fn differences<T: Eq>(before: &[(Range, T)], after: &[(Range, T)]) -> Vec<(Range, Option<usize>, Option<usize>)> {
+    let ranges = || before.iter().map(|(range, _)| range).chain(after.iter().map(|(range, _)| range));
+    let mut points: Vec<IpAddr> = ranges().map(|range| range.first).collect();
+    points.extend(ranges().filter_map(|range| successor(range.last)));
+    points.sort_unstable();
+    points.dedup();
+    let at = |map: &[(Range, T)], point: IpAddr| {
+        let behind = map.partition_point(|(range, _)| range.first <= point);
+        (behind > 0 && map[behind - 1].0.contains(point)).then(|| behind - 1)
+    };
+    let mut found = Vec::new();
+    for (position, point) in points.iter().enumerate() {
+        let (old, new) = (at(before, *point), at(after, *point));
+        let ends = [old.map(|index| before[index].0.last), new.map(|index| after[index].0.last)];
+        let next = points.get(position + 1).and_then(|next| predecessor(*next));
+        let next = next.filter(|next| next.is_ipv4() == point.is_ipv4());
+        let Some(last) = ends.into_iter().flatten().chain(next).min() else { continue };
+        let same = match (old, new) {
+            (Some(old), Some(new)) => before[old].1 == after[new].1,
+            (old, new) => old.is_none() && new.is_none(),
+        };
+        if !same {
+            found.push((Range { first: *point, last }, old, new));
+        }
+    }
+    found
+}
+
 /// What a sweep has written so far.
 struct Flat<T> {
     /// The first address that has no value yet; none behind the family's last address.

@@ -22,6 +22,8 @@ pub mod name;
 pub mod placement;
 pub mod plan;
 pub mod policy;
+pub mod preview;
 pub mod report;
+pub mod snapshot;
 pub mod state;
 pub mod status;

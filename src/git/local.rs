@@ -11,6 +11,7 @@ use git2::{ErrorCode, Oid, PackBuilder, Reference, Repository};
 
 use super::error::{Error, Result};
 use super::remote::{Choose, Listing, Outgoing, Pushed};
+use super::revision::{Base, Revision};
 use super::source::Source;
 
 /// Hooks that can refuse a push (githooks(5)).
@@ -39,6 +40,29 @@ pub(super) fn look(path: &Path, source: &Source, mirror: &Repository, choose: &m
         })?;
     }
     Ok(listing)
+}
+
+/// Copies the commit that a revision names here, whatever leads to it; none if this repository has no such commit.
+pub(super) fn bring(path: &Path, source: &Source, mirror: &Repository, revision: &Revision) -> Result<Option<Oid>> {
+    let there = open(path, source)?;
+    let of_reference = |name: &str| there.find_reference(name).and_then(|reference| reference.peel_to_commit());
+    let found = match &revision.base {
+        Base::Head => of_reference("HEAD").ok(),
+        Base::Id(id) => there.find_commit(id.oid()).ok(),
+        Base::Name(name) => ["refs/heads/", "refs/tags/", "refs/remotes/origin/", "refs/remotes/"]
+            .iter()
+            .find_map(|folder| of_reference(&format!("{folder}{name}")).ok()),
+    };
+    let Some(mut commit) = found else { return Ok(None) };
+    for _ in 0..revision.back {
+        let Ok(parent) = commit.parent(0) else { return Ok(None) };
+        commit = parent;
+    }
+    let talking = |doing| move |error| Error::talking(doing, &source.to_string(), error);
+    copy_missing(&there, mirror, commit.id()).map_err(talking("fetch from"))?;
+    let name = format!("refs/egret/commits/{}", commit.id());
+    mirror.reference(&name, commit.id(), true, "").map_err(talking("note what was fetched from"))?;
+    Ok(Some(commit.id()))
 }
 
 /// Copies the commit's objects and moves the reference. A repository with a hook that may refuse is left alone, because

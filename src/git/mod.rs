@@ -8,6 +8,7 @@
 //! from outside: a thread that hangs in a dead connection is left behind, and a new `Mirror` is opened on the same folder.
 
 pub mod commit;
+mod compare;
 pub mod credentials;
 mod digest;
 pub mod error;

@@ -18,6 +18,8 @@ use egret::core::placement::{Placement, place};
 use egret::core::plan::plan;
 use egret::core::policy::PolicySet;
 use egret::core::policy::catalogue::{Catalogue, Change};
+use egret::core::policy::lint::lint;
+use egret::core::preview::{Input as PreviewInput, Limits, Validation, lines, markdown, preview};
 use egret::core::state::NodeState;
 use egret::core::state::ownership::Range;
 use jiff::Timestamp;
@@ -45,7 +47,7 @@ fn main() -> io::Result<()> {
     let set = catalogue.policies().clone();
     assert_eq!(set.policies.len(), POLICIES, "every policy is good");
 
-    let facts = facts();
+    let facts = world(NODES, PODS, POLICIES);
     let mut placement = Placement::default();
     show("place all policies", &mut || placement = place(&set, &facts, Timestamp::UNIX_EPOCH))?;
     assert_eq!(placement.policies.len(), POLICIES);
@@ -68,7 +70,53 @@ fn main() -> io::Result<()> {
     show("compile with one more pod", &mut || with_pod = compile_node(&node, &set, &placement, &more))?;
     let steps = plan(&with_pod.desired, &compiled.desired, Range::default());
     writeln!(out, "\none more pod is this plan:\n{steps}")?;
-    writeln!(out, "one node against all policies: {whole:?} for {} members", compiled.members.len())
+    writeln!(out, "one node against all policies: {whole:?} for {} members", compiled.members.len())?;
+    previews()
+}
+
+/// A change of a repository with 1,000 policies for 1,000 nodes and 10,000 pods: of one policy, and of all.
+fn previews() -> io::Result<()> {
+    const POLICIES: usize = 1_000;
+    let facts = world(1_000, 10_000, POLICIES);
+    let texts = |length| -> BTreeMap<String, Change> {
+        (0..POLICIES).map(|number| (path(number), policy(number, length))).collect()
+    };
+    let one = BTreeMap::from([(path(471), policy(471, 25))]);
+    writeln!(io::stdout(), "\n{POLICIES} policies, 1000 nodes, 10000 pods")?;
+    for (what, change) in [("preview one changed policy", one), ("preview all policies changed", texts(25))] {
+        let mut size = 0;
+        show(what, &mut || {
+            let mut catalogue = Catalogue::new("bench");
+            catalogue.update(texts(24));
+            let before = catalogue.policies().clone();
+            let mut old = catalogue.diagnostics();
+            old.extend(lint(&before, Some(&facts), catalogue.spans()));
+            catalogue.update(change.clone());
+            let mut found = catalogue.diagnostics();
+            found.extend(lint(catalogue.policies(), Some(&facts), catalogue.spans()));
+            let tally = catalogue.tally(&found);
+            let validation = Validation::new(&old, found, tally, catalogue.held());
+            let grounds = BTreeMap::new();
+            let preview = preview(PreviewInput {
+                cluster: "bench",
+                commits: ("a", "b"),
+                before: &before,
+                after: catalogue.policies(),
+                facts: &facts,
+                facts_from: "now",
+                grounds: &grounds,
+                now: Timestamp::UNIX_EPOCH,
+                validation: &validation,
+                config_diff: "",
+                drift: &[],
+                limits: Limits::default(),
+            });
+            assert!(preview.moved > 0, "somebody moves");
+            size = markdown(&preview).len() + lines(&preview).len();
+        })?;
+        writeln!(io::stdout(), "{:<28} {size:>10} bytes and lines", "")?;
+    }
+    Ok(())
 }
 
 fn compile_node(node: &NodeName, set: &PolicySet, placement: &Placement, facts: &Facts) -> Compiled {
@@ -117,9 +165,9 @@ spec:
     ))
 }
 
-fn facts() -> Facts {
+fn world(nodes: usize, pods: usize, policies: usize) -> Facts {
     let mut facts = Facts::default();
-    for number in 0..NODES {
+    for number in 0..nodes {
         let labels = Labels::from([("gateway".to_owned(), format!("g{number}"))]);
         let (high, low) = (number / 250, number % 250);
         let node = Node {
@@ -131,18 +179,18 @@ fn facts() -> Facts {
         };
         facts.nodes.insert(NodeName::parse(&format!("node-{number:05}")).expect("a name"), node);
     }
-    for number in 0..PODS {
-        let node = number % NODES;
+    for number in 0..pods {
+        let node = number % nodes;
         let name = PodName { namespace: format!("team-{}", number % 100), name: format!("pod-{number}") };
-        facts.pods.insert(name, pod(number, &format!("node-{node:05}"), node, number / NODES));
+        facts.pods.insert(name, pod(number % policies, &format!("node-{node:05}"), node, number / nodes));
     }
     facts
 }
 
-fn pod(number: usize, node: &str, node_number: usize, host: usize) -> Pod {
+fn pod(app: usize, node: &str, node_number: usize, host: usize) -> Pod {
     let (high, low) = (node_number / 250, node_number % 250);
     Pod {
-        labels: Labels::from([("app".to_owned(), format!("app-{}", number % POLICIES))]),
+        labels: Labels::from([("app".to_owned(), format!("app-{app}"))]),
         node: NodeName::parse(node).ok(),
         addresses: vec![format!("10.{high}.{low}.{}", host + 2).parse().expect("an address")],
         host_network: false,

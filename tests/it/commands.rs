@@ -197,7 +197,8 @@ kind-worker · 13 steps
 
 #[test]
 fn no_help_is_wider_than_a_hundred_columns() {
-    for command in [&[][..], &["run"], &["validate"], &["plan"], &["remove"], &["doctor"]] {
+    for command in [&[][..], &["run"], &["validate"], &["plan"], &["preview"], &["snapshot"], &["remove"], &["doctor"]]
+    {
         for option in ["-h", "--help"] {
             let said = egret(command.iter().copied().chain([option]));
             let wide: Vec<&str> = said.stdout.lines().filter(|line| line.chars().count() > 100).collect();

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: https (its test server is not here), and timing: what is measured stands in docs, not in tests.
 
-mod fixture;
+pub(crate) mod fixture;
 mod publishing;
 mod ssh;
 mod watching;

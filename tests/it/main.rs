@@ -18,6 +18,7 @@ mod lab_alone;
 mod manifests;
 mod outpost;
 mod policy;
+mod previews;
 mod scenarios;
 mod semantics;
 mod serve;

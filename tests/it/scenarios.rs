@@ -4,8 +4,8 @@
 //! scenario must hold besides: the plan leads to the desired state, and a second plan is empty.
 //! tests/scenarios/README.md says what a folder may have. Deliberately absent: kernels; packets are looked at in the lab.
 
-mod folder;
-mod ground;
+pub(crate) mod folder;
+pub(crate) mod ground;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -23,7 +23,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("http", &["cluster/live/mod.rs"]),
     ("hyper_util", &["cluster/live/mod.rs"]),
     ("ipnet", &["core/", "kernel/"]),
-    ("jiff", &["cluster/live/", "core/", "git/", "reconcile/"]),
+    ("jiff", &["cli/preview.rs", "cluster/live/", "core/", "git/", "reconcile/"]),
     ("k8s_openapi", &["cluster/live/lease.rs"]),
     ("kube", &["cluster/live/"]),
     // Named for its version alone.

@@ -14,8 +14,8 @@ use super::Input;
 use crate::core::cidr::{self, Range};
 use crate::core::facts::{Pod, PodName};
 use crate::core::finding::Finding;
-use crate::core::placement::{ExitKey, Members};
-use crate::core::policy::{ExistingConnections, OnNoGateway, Policy, PolicyId};
+use crate::core::placement::{ExitKey, Members, Placement};
+use crate::core::policy::{ExistingConnections, OnNoGateway, Policy, PolicyId, PolicySet};
 use crate::core::state::net::fnv1a;
 
 /// Where a packet goes.
@@ -74,8 +74,11 @@ pub(super) fn gather(input: &Input<'_>) -> Grouping {
     let mut groups: BTreeMap<Vec<(PolicyId, Way)>, Vec<PodName>> = BTreeMap::new();
     let mut owners: BTreeMap<IpAddr, (&PodName, Option<String>)> = BTreeMap::new();
     for (name, pod) in local_pods(input) {
-        let policies: Vec<(PolicyId, Way)> =
-            index.of(name, pod, input.facts).into_iter().map(|id| (id.clone(), way(input, &id, name))).collect();
+        let policies: Vec<(PolicyId, Way)> = index
+            .of(name, pod, input.facts)
+            .into_iter()
+            .map(|id| (id.clone(), way(input.placement, &id, name)))
+            .collect();
         for (policy, _) in &policies {
             grouping.members.entry(policy.clone()).or_default().push(name.clone());
         }
@@ -93,7 +96,8 @@ pub(super) fn gather(input: &Input<'_>) -> Grouping {
     grouping.addresses = owners.into_iter().map(|(address, (_, group))| (address, group)).collect();
     let mut overlaps = BTreeSet::new();
     for (policies, pods) in groups {
-        let targets = targets(input, &policies, &mut overlaps);
+        let flat = cidr::flatten(&targets(input.set, &policies, &mut overlaps));
+        let targets = flat.v4.into_iter().chain(flat.v6).collect();
         grouping.groups.push(Group { name: group_name(&policies), policies, pods, targets });
     }
     grouping.groups.sort_by(|a, b| a.name.cmp(&b.name));
@@ -107,8 +111,9 @@ pub(super) fn local_pods<'a>(input: &Input<'a>) -> impl Iterator<Item = (&'a Pod
     input.facts.pods.iter().filter(move |(_, pod)| pod.routable() && pod.node.as_ref() == Some(node))
 }
 
-fn way(input: &Input<'_>, policy: &PolicyId, pod: &PodName) -> Way {
-    let placed = &input.placement.policies[policy];
+/// Where a policy that is in force sends one of its members.
+pub(crate) fn way(placement: &Placement, policy: &PolicyId, pod: &PodName) -> Way {
+    let placed = &placement.policies[policy];
     match (placed.exit_of(pod), placed.on_no_gateway) {
         (Some(exit), _) => Way::Exit(exit.clone()),
         (None, OnNoGateway::Drop) => Way::Drop,
@@ -133,14 +138,18 @@ fn group_name(policies: &[(PolicyId, Way)]) -> String {
 }
 
 /// Between equal prefixes: the higher priority, then the name that comes first, and within one policy the exclusion.
-type Rank = (Reverse<i32>, PolicyId, bool);
+pub(crate) type Rank = (Reverse<i32>, PolicyId, bool);
 
-/// The longest prefix wins over all policies of a pod, destinations and exclusions alike.
-fn targets(input: &Input<'_>, policies: &[(PolicyId, Way)], overlaps: &mut BTreeSet<Finding>) -> Vec<(Range, Target)> {
+/// What [`cidr::flatten`] takes: the longest prefix wins over all policies of a pod, destinations and exclusions alike.
+pub(crate) fn targets(
+    set: &PolicySet,
+    policies: &[(PolicyId, Way)],
+    overlaps: &mut BTreeSet<Finding>,
+) -> Vec<(IpNet, Rank, Target)> {
     let mut entries: Vec<(IpNet, Rank, Target)> = Vec::new();
     let mut first_of: BTreeMap<IpNet, &Policy> = BTreeMap::new();
     for (id, way) in policies {
-        let policy = &input.set.policies[id];
+        let policy = &set.policies[id];
         let reset = policy.existing_connections == ExistingConnections::Reset;
         for net in &policy.destinations {
             note_overlap(&mut first_of, *net, policy, overlaps);
@@ -153,8 +162,7 @@ fn targets(input: &Input<'_>, policies: &[(PolicyId, Way)], overlaps: &mut BTree
             entries.push((*net, (Reverse(policy.priority), id.clone(), false), target));
         }
     }
-    let flat = cidr::flatten(&entries);
-    flat.v4.into_iter().chain(flat.v6).collect()
+    entries
 }
 
 fn note_overlap<'a>(

@@ -10,6 +10,8 @@ mod routing;
 mod table;
 
 pub use groups::{Target, Way};
+pub(crate) use groups::{targets, way};
+pub(crate) use own_exits::egress_address;
 pub use own_exits::{OutRoute, WayOut};
 pub use table::{EXITS, RP_FILTER_BEFORE};
 

@@ -57,7 +57,11 @@ pub(super) fn resolve(
 }
 
 /// The interface and address; nothing where the exit has nothing to say about the family.
-fn egress_address(exit: &ExitKey, family: AddressFamily, ground: &Ground) -> Result<Option<(String, IpAddr)>, Finding> {
+pub(crate) fn egress_address(
+    exit: &ExitKey,
+    family: AddressFamily,
+    ground: &Ground,
+) -> Result<Option<(String, IpAddr)>, Finding> {
     let missing = |message: String, hint: &str| {
         let message = format!("{message}; members' packets are dropped there");
         Err(Finding::new("egress-address-missing", exit, message).hint(hint))

@@ -15,7 +15,7 @@ use super::state::net::{Address, Link, LinkName, Neighbour, Route, RouteKey, Rul
 use super::state::nft::{Data, Family, Key, Transaction};
 use super::state::ownership::Range;
 
-pub use text::{Listing, unified_diff};
+pub use text::{Listing, text_diff, unified_diff};
 
 /// Steps in the order they are to be taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -181,7 +181,7 @@ fn nft_line(family: Family, change: &Change) -> String {
 }
 
 /// A line with a newline behind it, broken between words where it is too wide for most terminals. A word that is too long stays whole.
-fn broken(line: &str, indent: usize) -> String {
+pub(crate) fn broken(line: &str, indent: usize) -> String {
     let mut text = String::new();
     let mut rest = line;
     let mut width = WIDTH;

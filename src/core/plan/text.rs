@@ -77,7 +77,12 @@ fn section(f: &mut fmt::Formatter<'_>, title: &str, lines: impl Iterator<Item = 
 /// A unified diff of two states with three lines of context; empty if they are the same.
 pub fn unified_diff(before: &NodeState, after: &NodeState, before_name: &str, after_name: &str) -> String {
     let (before, after) = (Listing(before).to_string(), Listing(after).to_string());
-    similar::TextDiff::from_lines(&before, &after)
+    text_diff(&before, &after, before_name, after_name)
+}
+
+/// A unified diff of two texts with three lines of context; empty if they are the same.
+pub fn text_diff(before: &str, after: &str, before_name: &str, after_name: &str) -> String {
+    similar::TextDiff::from_lines(before, after)
         .unified_diff()
         .context_radius(3)
         .header(before_name, after_name)

@@ -19,7 +19,7 @@ pub(super) fn all() -> Vec<String> {
 }
 
 /// A command without the user's and the system's Git configuration, with a fixed author and time.
-pub(super) fn git_command(folder: &Path) -> Command {
+pub(crate) fn git_command(folder: &Path) -> Command {
     let mut command = Command::new("git");
     command.current_dir(folder).env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
     for role in ["AUTHOR", "COMMITTER"] {

@@ -60,7 +60,7 @@ fn grounds(folder: &Path) -> BTreeMap<NodeName, Ground> {
 }
 
 /// The files below a folder by their path in it; none where there is no such folder.
-pub(super) fn texts(folder: &Path) -> BTreeMap<String, String> {
+pub(crate) fn texts(folder: &Path) -> BTreeMap<String, String> {
     let mut texts = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(current) = folders.pop() {
@@ -80,7 +80,7 @@ pub(super) fn texts(folder: &Path) -> BTreeMap<String, String> {
 }
 
 /// Makes a folder hold exactly these files.
-pub(super) fn write(folder: &Path, files: &BTreeMap<String, String>) {
+pub(crate) fn write(folder: &Path, files: &BTreeMap<String, String>) {
     if folder.exists() {
         std::fs::remove_dir_all(folder).expect("the old files go");
     }

@@ -43,7 +43,7 @@ fn yes() -> bool {
 }
 
 /// Reads a ground; `place` is for the message when it is none.
-pub(super) fn read(place: &str, text: &str) -> Ground {
+pub(crate) fn read(place: &str, text: &str) -> Ground {
     let written: Written = serde_yaml::from_str(text).unwrap_or_else(|error| panic!("{place}: {error}"));
     let address = |text: &String| text.parse().unwrap_or_else(|_| panic!("{place}: {text}"));
     let interface = |of: WrittenInterface| Interface {

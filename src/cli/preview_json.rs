@@ -1,0 +1,133 @@
+//! A preview for programs.
+//!
+//! Deliberately absent: sentences that a program would have to take apart; those that are there are for showing.
+
+use serde_json::{Value, json};
+
+use crate::core::compile::Way;
+use crate::core::diagnostic::Diagnostic;
+use crate::core::preview::{Level, Preview, Then, Words};
+
+/// The whole preview.
+pub(super) fn json(preview: &Preview<'_>) -> Value {
+    let words = Words(preview);
+    let input = &preview.input;
+    let moves: Vec<Value> = preview
+        .moves
+        .iter()
+        .map(|one| {
+            let [from, to, _] = words.ways(one).map(|phrase| phrase.to_string());
+            json!({
+                "policy": one.policy.to_string(),
+                "namespace": one.namespace,
+                "from": {"way": kind(&one.from), "text": from},
+                "to": {"way": kind(&one.to), "text": to},
+                "towards": one.towards.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "resetsConnections": one.reset,
+                "pods": one.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let dangers: Vec<Value> = preview
+        .dangers
+        .iter()
+        .map(|danger| {
+            let level = match danger.level {
+                Level::Danger => "danger",
+                Level::Warning => "warning",
+                Level::Note => "note",
+            };
+            json!({"level": level, "code": danger.code, "title": danger.title, "text": danger.text.to_string()})
+        })
+        .collect();
+    let found = input.validation.found.iter().map(|(one, known)| diagnostic(one, *known));
+    json!({
+        "cluster": input.cluster,
+        "base": input.commits.0,
+        "head": input.commits.1,
+        "clusterAsOf": input.facts_from,
+        "changes": preview.changes(),
+        "verdict": words.verdict(),
+        "validation": {
+            "errors": input.validation.tally.errors,
+            "warnings": input.validation.tally.warnings,
+            "documents": input.validation.tally.documents,
+            "found": found.collect::<Vec<_>>(),
+            "held": input.validation.held.iter().map(|held| held.identity.to_string()).collect::<Vec<_>>(),
+        },
+        "policies": {
+            "added": names(&preview.policies.added),
+            "changed": names(&preview.policies.changed),
+            "removed": names(&preview.policies.removed),
+        },
+        "podsMoved": preview.moved,
+        "moves": moves,
+        "dangers": dangers,
+        "ifAGatewayDies": losses(preview),
+        "nodes": nodes(preview),
+        "configDiff": input.config_diff,
+        "drift": input.drift,
+    })
+}
+
+fn names(policies: &[crate::core::policy::PolicyId]) -> Vec<String> {
+    policies.iter().map(ToString::to_string).collect()
+}
+
+fn kind(way: &Way) -> &'static str {
+    match way {
+        Way::Exit(_) => "exit",
+        Way::Drop => "dropped",
+        Way::Own => "own",
+    }
+}
+
+fn diagnostic(one: &Diagnostic, known: bool) -> Value {
+    json!({
+        "file": one.file,
+        "line": one.start.line,
+        "column": one.start.column,
+        "severity": one.severity,
+        "code": one.code,
+        "message": one.message,
+        "hint": one.hint,
+        "new": !known,
+    })
+}
+
+fn losses(preview: &Preview<'_>) -> Vec<Value> {
+    let losses = preview.losses.iter().map(|loss| {
+        let (then, exits) = match &loss.then {
+            Then::Through(exits) => ("through", exits.iter().map(ToString::to_string).collect()),
+            Then::Dropped => ("dropped", Vec::new()),
+            Then::Own => ("own", Vec::new()),
+        };
+        json!({
+            "gateway": loss.gateway.as_str(),
+            "policy": loss.policy.to_string(),
+            "pods": loss.pods,
+            "then": then,
+            "exits": exits,
+        })
+    });
+    losses.collect()
+}
+
+fn nodes(preview: &Preview<'_>) -> Value {
+    let nodes = &preview.nodes;
+    let shown = nodes.shown.iter().map(|one| {
+        json!({
+            "node": one.node.as_str(),
+            "alike": one.alike,
+            "title": one.title.to_string(),
+            "diff": one.diff,
+            "linesLeftOut": one.cut,
+        })
+    });
+    json!({
+        "total": nodes.total,
+        "changed": nodes.changed,
+        "shown": shown.collect::<Vec<_>>(),
+        "more": nodes.more.iter().map(crate::core::name::NodeName::as_str).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,72 @@
+//! What happens if a gateway dies once the change is in force.
+//!
+//! Each gateway is made unfit in turn, and the policies that it serves are placed anew: by the same function that every node would ask.
+//! Deliberately absent: how long it takes, and two gateways at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Input;
+use super::ways::Ways;
+use super::world::World;
+use crate::core::name::NodeName;
+use crate::core::placement::{ExitKey, place};
+use crate::core::policy::{OnNoGateway, PolicyId, PolicySet};
+
+/// What becomes of one policy's pods when a gateway dies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// The gateway.
+    pub gateway: NodeName,
+    /// The policy.
+    pub policy: PolicyId,
+    /// How many of its pods leave through it.
+    pub pods: usize,
+    /// What becomes of them.
+    pub then: Then,
+}
+
+/// What becomes of pods without their gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Then {
+    /// They leave through others.
+    Through(Vec<ExitKey>),
+    /// They are dropped.
+    Dropped,
+    /// They leave with their own addresses.
+    Own,
+}
+
+/// Lets every gateway of the touched policies die, one at a time. Sorted by gateway and policy.
+pub(super) fn each(input: &Input<'_>, after: &mut World<'_>, ways: &Ways, touched: &BTreeSet<PolicyId>) -> Vec<Loss> {
+    let mut serves: BTreeMap<NodeName, BTreeMap<PolicyId, usize>> = BTreeMap::new();
+    for (policy, placed) in after.placement.policies.iter().filter(|(id, _)| touched.contains(id)) {
+        for exit in &placed.exits {
+            let pods = ways.carried.get(&(policy.clone(), exit.clone())).copied().unwrap_or_default();
+            *serves.entry(exit.gateway.clone()).or_default().entry(policy.clone()).or_default() += pods;
+        }
+    }
+    let mut losses = Vec::new();
+    for (gateway, policies) in serves.into_iter().take(input.limits.gateways) {
+        let of_policy = |id: &PolicyId| after.set.policies.get(id).map(|policy| (id.clone(), policy.clone()));
+        let set = PolicySet {
+            policies: policies.keys().filter_map(of_policy).collect(),
+            node_labels: BTreeMap::new(),
+            config: after.set.config.clone(),
+        };
+        let was = after.facts.nodes.get_mut(&gateway).map(|node| std::mem::replace(&mut node.ready, false));
+        let placement = place(&set, &after.facts, input.now);
+        if let (Some(was), Some(node)) = (was, after.facts.nodes.get_mut(&gateway)) {
+            node.ready = was;
+        }
+        for (policy, pods) in policies.into_iter().filter(|(_, pods)| *pods > 0) {
+            let Some(placed) = placement.policies.get(&policy) else { continue };
+            let then = match (placed.exits.as_slice(), placed.on_no_gateway) {
+                ([], OnNoGateway::Drop) => Then::Dropped,
+                ([], OnNoGateway::Passthrough) => Then::Own,
+                (exits, _) => Then::Through(exits.to_vec()),
+            };
+            losses.push(Loss { gateway: gateway.clone(), policy, pods, then });
+        }
+    }
+    losses
+}

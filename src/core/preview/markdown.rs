@@ -1,0 +1,303 @@
+//! A preview as a comment on a pull request.
+//!
+//! It always fits: where the whole is too long, whole sections are told in fewer words, the least important first, and the comment says
+//! what it leaves out. The length is looked at in one place only, [`markdown`]. Deliberately absent: HTML that holds a text of the world,
+//! times, and numbers of runs: the same preview is the same comment, and nobody is told twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use super::dangers::{Danger, Level};
+use super::phrase::{Phrase, counted, fenced, inert, inert_name};
+use super::picture::picture;
+use super::words::Words;
+use super::{Loss, Move, Preview};
+use crate::core::diagnostic::Severity;
+use crate::core::facts::PodName;
+use crate::core::name::NodeName;
+
+/// How much is told on one rung of the ladder.
+#[derive(Debug, Clone, Copy)]
+struct Detail {
+    /// Exact changes; else the nodes' titles alone.
+    diffs: bool,
+    /// Nodes that are named at all.
+    nodes: usize,
+    /// Pods by name.
+    pods: bool,
+    /// The picture.
+    picture: bool,
+    /// Lines of a table or a list.
+    rows: usize,
+}
+
+/// From everything to counts alone.
+const LADDER: [Detail; 6] = [
+    Detail { diffs: true, nodes: 100, pods: true, picture: true, rows: 50 },
+    Detail { diffs: false, nodes: 100, pods: true, picture: true, rows: 50 },
+    Detail { diffs: false, nodes: 20, pods: false, picture: true, rows: 50 },
+    Detail { diffs: false, nodes: 20, pods: false, picture: false, rows: 20 },
+    Detail { diffs: false, nodes: 0, pods: false, picture: false, rows: 8 },
+    Detail { diffs: false, nodes: 0, pods: false, picture: false, rows: 0 },
+];
+
+/// The comment: as much as fits.
+pub fn markdown(preview: &Preview<'_>) -> String {
+    let limit = preview.input.limits.comment;
+    let mut comment = String::new();
+    for (rung, detail) in LADDER.into_iter().enumerate() {
+        comment = Comment { preview, words: Words(preview), detail, whole: rung == 0 }.text();
+        if comment.len() <= limit {
+            return comment;
+        }
+    }
+    comment
+}
+
+struct Comment<'p> {
+    preview: &'p Preview<'p>,
+    words: Words<'p>,
+    detail: Detail,
+    whole: bool,
+}
+
+impl Comment<'_> {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        self.head(&mut text);
+        self.validation(&mut text);
+        self.moves(&mut text);
+        self.dangers(&mut text);
+        self.losses(&mut text);
+        self.picture(&mut text);
+        self.config(&mut text);
+        self.nodes(&mut text);
+        self.pods(&mut text);
+        self.drift(&mut text);
+        self.foot(&mut text);
+        text
+    }
+
+    fn head(&self, text: &mut String) {
+        let cluster = self.preview.input.cluster;
+        // The name was checked: it has no character that JSON or HTML would look at.
+        let _ = writeln!(text, "<!-- egret-preview:{{\"cluster\":\"{}\",\"v\":1}} -->", marker_name(cluster));
+        let _ = writeln!(text, "### Egret · {} · {}\n", inert_name(cluster), self.words.verdict());
+        let subtitle: Vec<String> = self.words.subtitle().iter().map(Phrase::markdown).collect();
+        let _ = writeln!(text, "{}  \n{}", subtitle.join(" · "), self.words.counts());
+    }
+
+    fn validation(&self, text: &mut String) {
+        let validation = self.preview.input.validation;
+        let errors = validation.found.iter().filter(|(one, _)| one.severity == Severity::Error);
+        let lines: Vec<String> =
+            errors.map(|(one, known)| format!("{one}{}", if *known { " [not of this change]" } else { "" })).collect();
+        if lines.is_empty() {
+            return;
+        }
+        let _ = writeln!(text, "\n**It does not validate**\n");
+        let shown = lines.len().min(self.detail.rows.max(3));
+        text.push_str(&fenced("text", &lines[..shown].join("\n")));
+        if lines.len() > shown {
+            let _ = writeln!(text, "\nand {} more; `egret validate` tells them all", lines.len() - shown);
+        }
+        if !validation.held.is_empty() {
+            let held = validation.held.iter().map(|held| format!("{} ({})", held.identity, held.path));
+            let phrase =
+                Phrase::new().words("If it is merged all the same, these keep their last good version: ").names(held);
+            let _ = writeln!(text, "\n{}", phrase.markdown());
+        }
+    }
+
+    fn moves(&self, text: &mut String) {
+        let moves = &self.preview.moves;
+        if moves.is_empty() {
+            return;
+        }
+        if self.detail.rows > 0 {
+            text.push_str("\n| | from | to | pods | towards |\n|---|---|---|---:|---|\n");
+        }
+        for one in moves.iter().take(self.detail.rows) {
+            let [from, to, towards] = self.words.ways(one).map(|phrase| phrase.markdown());
+            let who = format!("**{}** · {}", inert_name(&one.namespace), self.words.policy(&one.policy).markdown());
+            let _ = writeln!(text, "| {who} | {from} | **{to}** | {} | {towards} |", one.pods.len());
+        }
+        self.left_out(text, moves.len(), moves[self.detail.rows.min(moves.len())..].iter().flat_map(|one| &one.pods));
+        if let Some(connections) = self.words.connections() {
+            let _ = writeln!(text, "\n{}", connections.markdown());
+        }
+    }
+
+    fn left_out<'m>(&self, text: &mut String, rows: usize, pods: impl Iterator<Item = &'m PodName>) {
+        if rows > self.detail.rows {
+            let pods = pods.collect::<BTreeSet<_>>().len();
+            let _ =
+                writeln!(text, "\nand {} more with {}", counted(rows - self.detail.rows, "row"), counted(pods, "pod"));
+        }
+    }
+
+    fn dangers(&self, text: &mut String) {
+        let dangers = &self.preview.dangers;
+        if dangers.is_empty() {
+            return;
+        }
+        text.push_str("\n**Look at this before you merge**\n\n");
+        let shown = dangers.len().min(self.detail.rows.max(5));
+        for Danger { level, title, text: phrase, .. } in &dangers[..shown] {
+            let sign = match level {
+                Level::Danger => "⛔",
+                Level::Warning => "⚠️",
+                Level::Note => "ℹ️",
+            };
+            let _ = writeln!(text, "- {sign} **{title}:** {}", phrase.markdown());
+        }
+        if dangers.len() > shown {
+            let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+            for danger in &dangers[shown..] {
+                *kinds.entry(danger.title).or_default() += 1;
+            }
+            let kinds: Vec<String> = kinds.iter().map(|(title, count)| format!("{title} {count}")).collect();
+            let _ = writeln!(text, "- and {} more: {}", dangers.len() - shown, kinds.join(", "));
+        }
+    }
+
+    fn losses(&self, text: &mut String) {
+        let losses = &self.preview.losses;
+        if losses.is_empty() {
+            return;
+        }
+        text.push_str("\n**If a gateway dies after this change**\n\n");
+        let mut gateways: BTreeMap<&NodeName, Vec<&Loss>> = BTreeMap::new();
+        for loss in losses {
+            gateways.entry(&loss.gateway).or_default().push(loss);
+        }
+        let all = gateways.len() + self.preview.losses_left_out;
+        let mut shown = 0;
+        for (gateway, losses) in gateways.into_iter().take(self.detail.rows.max(3)) {
+            const POLICIES: usize = 5;
+            shown += 1;
+            let sentences: Vec<String> =
+                losses.iter().take(POLICIES).map(|loss| self.words.loss(loss).markdown()).collect();
+            let more = losses.len().saturating_sub(POLICIES);
+            let more = if more > 0 { format!("; and {more} more policies") } else { String::new() };
+            let _ = writeln!(text, "- {}: {}{more}", inert_name(gateway.as_str()), sentences.join("; "));
+        }
+        if all > shown {
+            let _ = writeln!(text, "- and {} more", counted(all - shown, "gateway"));
+        }
+    }
+
+    fn picture(&self, text: &mut String) {
+        if let Some(picture) = picture(&self.preview.input, &self.preview.moves).filter(|_| self.detail.picture) {
+            let _ = write!(text, "\n{}", fenced("mermaid", &picture));
+        }
+    }
+
+    fn config(&self, text: &mut String) {
+        let diff = self.preview.input.config_diff;
+        if diff.is_empty() {
+            return;
+        }
+        let shown: Vec<&str> = diff.lines().take(self.preview.input.limits.lines).collect();
+        text.push_str("\n⚠️ **`egret.yaml` changes.** What is told here already reckons with it.\n");
+        if self.detail.rows > 0 {
+            let _ = write!(
+                text,
+                "\n<details><summary>egret.yaml</summary>\n\n{}\n</details>\n",
+                fenced("diff", &shown.join("\n"))
+            );
+        }
+    }
+
+    fn nodes(&self, text: &mut String) {
+        let nodes = &self.preview.nodes;
+        if nodes.changed == 0 || self.detail.nodes == 0 {
+            return;
+        }
+        let total = nodes.total;
+        let _ = write!(
+            text,
+            "\n<details><summary>Exact changes on {} of {}</summary>\n",
+            nodes.changed,
+            counted(total, "node")
+        );
+        for one in nodes.shown.iter().take(self.detail.nodes) {
+            let alike =
+                if one.alike > 0 { format!(" and {} like it", counted(one.alike, "node")) } else { String::new() };
+            let _ = writeln!(text, "\n**{}**{alike}: {}", inert_name(one.node.as_str()), one.title.markdown());
+            if self.detail.diffs {
+                let _ = write!(text, "\n{}", fenced("diff", &one.diff));
+                if one.cut > 0 {
+                    let _ = writeln!(text, "\nand {} more", counted(one.cut, "line"));
+                }
+            }
+        }
+        if !nodes.more.is_empty() {
+            let phrase = Phrase::new().words("Each in its own way: ").names(&nodes.more);
+            let _ = writeln!(text, "\n{}", phrase.markdown());
+        }
+        text.push_str(
+            "\nExits have numbers of their own on each node; on a real one they may be others.\n\n</details>\n",
+        );
+    }
+
+    fn pods(&self, text: &mut String) {
+        let by_namespace = by_namespace(&self.preview.moves);
+        if by_namespace.is_empty() || !self.detail.pods {
+            return;
+        }
+        let _ =
+            write!(text, "\n<details><summary>Pods that change, by namespace ({})</summary>\n\n", self.preview.moved);
+        let names = self.preview.input.limits.names;
+        for (namespace, pods) in by_namespace.iter().take(self.detail.rows) {
+            let listed: Vec<String> = pods.iter().take(names).map(|name| inert(name)).collect();
+            let more = if pods.len() > names { format!(" and {} more", pods.len() - names) } else { String::new() };
+            let _ = writeln!(text, "- **{}** {}: {}{more}", inert_name(namespace), pods.len(), listed.join(", "));
+        }
+        if by_namespace.len() > self.detail.rows {
+            let _ = writeln!(text, "- and {} more", counted(by_namespace.len() - self.detail.rows, "namespace"));
+        }
+        text.push_str("\n</details>\n");
+    }
+
+    fn drift(&self, text: &mut String) {
+        let drift = self.preview.input.drift;
+        if drift.is_empty() || !self.detail.pods {
+            return;
+        }
+        text.push_str("\n<details><summary>Live drift on the same objects (not of this change)</summary>\n\n");
+        for line in drift.iter().take(self.detail.rows) {
+            let _ = writeln!(text, "- {}", inert(line));
+        }
+        text.push_str("\n</details>\n");
+    }
+
+    fn foot(&self, text: &mut String) {
+        let (base, head) = self.preview.input.commits;
+        let cluster = self.preview.input.cluster;
+        text.push('\n');
+        if !self.whole {
+            text.push_str("Shortened to fit into a comment; the command below tells everything.\n\n");
+        }
+        let plain = |word: &str| word.chars().all(|letter| letter.is_ascii_alphanumeric() || ".-_/".contains(letter));
+        if [base, head, cluster].into_iter().all(plain) {
+            let _ = writeln!(
+                text,
+                "<sub>The same on your machine: `egret preview --base {base} --head {head} --cluster-name {cluster}`</sub>"
+            );
+        }
+    }
+}
+
+/// Names of pods by namespace.
+pub(super) fn by_namespace(moves: &[Move]) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut by_namespace: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for pod in moves.iter().flat_map(|one| &one.pods) {
+        by_namespace.entry(&pod.namespace).or_default().insert(&pod.name);
+    }
+    by_namespace
+}
+
+fn marker_name(cluster: &str) -> String {
+    cluster.chars().filter(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_')).collect()
+}

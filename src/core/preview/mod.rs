@@ -1,0 +1,214 @@
+//! Preview: what a change of the repository would do to a cluster, for the person who is to approve it.
+//!
+//! The same functions that decide on every node are asked twice, for the commit that the change began from and for its head; what differs
+//! is put in the order of a reviewer's questions. Values in, text out: the same input gives the same bytes. Deliberately absent: Git, the
+//! reading of snapshots, posting, and colours.
+//!
+//! `egret.yaml` of the head decides what would happen, since it would be in force; nothing that steers the preview itself comes from the
+//! head: not its limits, not where its snapshot is read.
+
+mod dangers;
+mod ground;
+mod loss;
+mod markdown;
+mod nodes;
+pub mod phrase;
+mod picture;
+mod text;
+mod ways;
+mod words;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+pub use self::dangers::{Danger, Level};
+pub use self::loss::{Loss, Then};
+pub use self::markdown::markdown;
+pub use self::nodes::{NodeChange, Nodes};
+pub use self::text::{Line, Look, lines};
+pub use self::ways::Move;
+pub use self::words::Words;
+use self::world::World;
+use super::diagnostic::{Diagnostic, Severity};
+use super::facts::{Facts, PodName};
+use super::ground::Ground;
+use super::name::NodeName;
+use super::policy::catalogue::{Held, Tally};
+use super::policy::{Origin, Policy, PolicyId, PolicySet};
+
+/// Everything that decides a preview.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// The cluster's name in egret.yaml.
+    pub cluster: &'a str,
+    /// The commit that the change began from, and its head, as they are shown.
+    pub commits: (&'a str, &'a str),
+    /// What is in force before the change.
+    pub before: &'a PolicySet,
+    /// What will be.
+    pub after: &'a PolicySet,
+    /// Nodes, namespaces and pods.
+    pub facts: &'a Facts,
+    /// Where the facts are from, for the line below the title.
+    pub facts_from: &'a str,
+    /// Nodes' interfaces and addresses, of those that somebody has looked at.
+    pub grounds: &'a BTreeMap<NodeName, Ground>,
+    /// The time: it decides which suspended policies are in force.
+    pub now: Timestamp,
+    /// What was found in the documents.
+    pub validation: &'a Validation,
+    /// How `egret.yaml` changes, as a unified diff.
+    pub config_diff: &'a str,
+    /// What has drifted in the cluster, of the objects that the change is about; told apart.
+    pub drift: &'a [String],
+    /// How much is told.
+    pub limits: Limits,
+}
+
+/// What was found in the documents of the head.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Validation {
+    /// Everything, sorted, with whether the commit before had it too.
+    pub found: Vec<(Diagnostic, bool)>,
+    /// Counted.
+    pub tally: Tally,
+    /// Documents whose version of before stays in force.
+    pub held: Vec<Held>,
+}
+
+impl Validation {
+    /// Compares what was found before with what is found now. Places may move; file, kind and words stay.
+    pub fn new(before: &[Diagnostic], after: Vec<Diagnostic>, tally: Tally, held: Vec<Held>) -> Self {
+        let known: BTreeSet<(&str, &str, &str)> =
+            before.iter().map(|one| (one.file.as_str(), one.code, one.message.as_str())).collect();
+        let is_known = |one: &Diagnostic| known.contains(&(one.file.as_str(), one.code, one.message.as_str()));
+        let found = after.into_iter().map(|one| (is_known(&one), one)).map(|(known, one)| (one, known)).collect();
+        Self { found, tally, held }
+    }
+
+    /// Whether a document has an error.
+    pub fn fails(&self) -> bool {
+        self.found.iter().any(|(one, _)| one.severity == Severity::Error)
+    }
+}
+
+/// How much is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Names of pods in a list.
+    pub names: usize,
+    /// Nodes whose exact changes are shown.
+    pub nodes: usize,
+    /// Lines of one node's changes.
+    pub lines: usize,
+    /// Gateways that are let die.
+    pub gateways: usize,
+    /// So many percent of policies, or of the pods that they select, may go without a warning.
+    pub removed_percent: usize,
+    /// The most bytes of a comment. GitHub, which takes least, says "65536 characters" and has counted bytes, UTF-16 units and code
+    /// points at different times; no text has fewer bytes than any of them.
+    pub comment: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { names: 20, nodes: 10, lines: 120, gateways: 20, removed_percent: 20, comment: 65_000 }
+    }
+}
+
+/// Policies that differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// Only the head has them.
+    pub added: Vec<PolicyId>,
+    /// They say something else.
+    pub changed: Vec<PolicyId>,
+    /// The head has them no more.
+    pub removed: Vec<PolicyId>,
+}
+
+/// What a change would do.
+#[derive(Debug, Clone)]
+pub struct Preview<'a> {
+    /// What it was made from.
+    pub input: Input<'a>,
+    /// Policies that differ.
+    pub policies: Policies,
+    /// Who changes the way out.
+    pub moves: Vec<Move>,
+    /// How many pods that are.
+    pub moved: usize,
+    /// What to look at before it is merged; the worst first.
+    pub dangers: Vec<Danger>,
+    /// What happens if a gateway dies.
+    pub losses: Vec<Loss>,
+    /// Gateways that were not let die, because there are too many.
+    pub losses_left_out: usize,
+    /// What changes on nodes.
+    pub nodes: Nodes,
+}
+
+impl Preview<'_> {
+    /// Whether anything would be another than it is.
+    pub fn changes(&self) -> bool {
+        let Policies { added, changed, removed } = &self.policies;
+        self.nodes.changed > 0
+            || !self.moves.is_empty()
+            || !self.input.config_diff.is_empty()
+            || [added, changed, removed].iter().any(|some| !some.is_empty())
+            || self.input.before.node_labels.len() != self.input.after.node_labels.len()
+            || self.input.validation.found.iter().any(|(_, known)| !known)
+    }
+}
+
+/// Makes a preview.
+pub fn preview(input: Input<'_>) -> Preview<'_> {
+    let before = World::new(input.before, input.before, input.facts, input.now);
+    let mut after = World::new(input.after, input.before, input.facts, input.now);
+    let policies = nodes::changed_policies(&input);
+    let ways = ways::compare(&before, &after, input.facts);
+    let moved: BTreeSet<&PodName> = ways.moves.iter().flat_map(|one| &one.pods).collect();
+    let moved = moved.len();
+    let nodes = nodes::compare(&input, &before, &after, &ways);
+    let touched = touched(&before, &after, &policies, &ways);
+    let dangers = dangers::find(&input, &before, &after, &ways, &touched);
+    let losses = loss::each(&input, &mut after, &ways, &touched);
+    let gateways: BTreeSet<&NodeName> = after
+        .placement
+        .policies
+        .iter()
+        .filter(|(id, _)| touched.contains(id))
+        .flat_map(|(_, placed)| placed.exits.iter().map(|exit| &exit.gateway))
+        .collect();
+    let losses_left_out = gateways.len().saturating_sub(input.limits.gateways);
+    Preview { input, policies, moves: ways.moves, moved, dangers, losses, losses_left_out, nodes }
+}
+
+/// Policies that the change is about: their words, their gateways or their members differ.
+fn touched(before: &World<'_>, after: &World<'_>, policies: &Policies, ways: &ways::Ways) -> BTreeSet<PolicyId> {
+    let mut touched: BTreeSet<PolicyId> = policies.added.iter().chain(&policies.changed).cloned().collect();
+    touched.extend(ways.moves.iter().map(|one| one.policy.clone()));
+    let relabelled: Vec<&NodeName> = before
+        .facts
+        .nodes
+        .iter()
+        .filter(|(name, node)| after.facts.nodes.get(*name) != Some(node))
+        .map(|(name, _)| name)
+        .collect();
+    for (id, policy) in &after.set.policies {
+        let (old, new) = (before.placement.policies.get(id), after.placement.policies.get(id));
+        let standby =
+            || relabelled.iter().any(|node| before.is_candidate(policy, node) != after.is_candidate(policy, node));
+        if old != new || ways.members_of(id).0 != ways.members_of(id).1 || standby() {
+            touched.insert(id.clone());
+        }
+    }
+    touched
+}
+
+/// Whether two versions of a policy differ in nothing but their place.
+fn says_the_same(one: &Policy, other: &Policy) -> bool {
+    Policy { origin: Origin::default(), ..one.clone() } == Policy { origin: Origin::default(), ..other.clone() }
+}

@@ -1,0 +1,239 @@
+//! What changes on each node, exactly: labels and what the kernel holds, in the syntax of `ip` and `nft`.
+//!
+//! Which nodes change is found without compiling any of them, so that a thousand nodes cost no more than those that are shown. Nodes for
+//! which only what holds for all changes are alike; one stands for them. Deliberately absent: what nodes hold at this moment. Exits have
+//! the numbers that a node would give out anew; on a real one they may be others.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ground::Footing;
+use super::phrase::{Phrase, counted};
+use super::ways::Ways;
+use super::world::World;
+use super::{Input, says_the_same};
+use crate::core::cidr::RangeSet;
+use crate::core::compile::marks::Marks;
+use crate::core::compile::{self, compile};
+use crate::core::labels::Labels;
+use crate::core::name::NodeName;
+use crate::core::placement::ExitKey;
+use crate::core::plan::unified_diff;
+use crate::core::policy::config::Config;
+use crate::core::state::nft::AddressFamily;
+
+/// The changes of one node, or of one that stands for others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeChange {
+    /// The node.
+    pub node: NodeName,
+    /// How many others change in the same way.
+    pub alike: usize,
+    /// What it is, in a few words.
+    pub title: Phrase,
+    /// Hunks of a unified diff; empty if it is not shown.
+    pub diff: String,
+    /// Lines of the diff that were left out.
+    pub cut: usize,
+}
+
+/// All nodes that change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Nodes {
+    /// How many nodes there are.
+    pub total: usize,
+    /// How many of them change.
+    pub changed: usize,
+    /// Those that are shown: gateways first, then where most pods change their way.
+    pub shown: Vec<NodeChange>,
+    /// Nodes that change each in a way of their own and are not shown.
+    pub more: Vec<NodeName>,
+}
+
+/// What a node is part of.
+#[derive(Default)]
+struct Role {
+    /// Labels that come or change, and those that go.
+    labels: (Labels, Labels),
+    /// Exits that it becomes the gateway of, and those that it is no more.
+    exits: (BTreeSet<ExitKey>, BTreeSet<ExitKey>),
+    /// Kinds of its pods whose state changes.
+    classes: usize,
+    moved: usize,
+}
+
+/// Finds the nodes that change, and the exact changes of `limit` of them.
+pub(super) fn compare(input: &Input<'_>, before: &World<'_>, after: &World<'_>, ways: &Ways) -> Nodes {
+    let mut roles = roles(input, before, after, ways);
+    let everywhere = Everywhere::of(before) != Everywhere::of(after);
+    let total = input.facts.nodes.len();
+    let mut nodes = Nodes { total, changed: if everywhere { total } else { roles.len() }, ..Nodes::default() };
+    let mut order: Vec<NodeName> = roles.keys().cloned().collect();
+    order.sort_by_key(|name| {
+        let role = &roles[name];
+        (role.exits == Default::default() && role.labels == Default::default(), Reverse(role.moved), name.clone())
+    });
+    let shown = order.len().min(input.limits.nodes);
+    nodes.more = order.split_off(shown);
+    for name in order {
+        let role = roles.remove(&name).unwrap_or_default();
+        nodes.shown.push(change(input, before, after, &name, title(&role), 0));
+    }
+    let others = input
+        .facts
+        .nodes
+        .keys()
+        .filter(|name| !nodes.shown.iter().any(|shown| shown.node == **name) && !nodes.more.contains(name));
+    if everywhere {
+        let others: Vec<&NodeName> = others.collect();
+        if let Some((first, alike)) = others.split_first() {
+            let title = Phrase::new().words("what holds for every node changes");
+            nodes.shown.push(change(input, before, after, first, title, alike.len()));
+        }
+    }
+    // A change that makes no difference in the kernel is none.
+    let idle = nodes.shown.iter().filter(|shown| shown.diff.is_empty()).map(|shown| shown.alike + 1).sum::<usize>();
+    nodes.changed -= idle;
+    nodes.shown.retain(|shown| !shown.diff.is_empty());
+    nodes
+}
+
+fn roles(input: &Input<'_>, before: &World<'_>, after: &World<'_>, ways: &Ways) -> BTreeMap<NodeName, Role> {
+    let mut roles: BTreeMap<NodeName, Role> = BTreeMap::new();
+    for (name, node) in &input.facts.nodes {
+        let old = input.before.labels_of(name, &node.labels);
+        let new = input.after.labels_of(name, &node.labels);
+        if old != new {
+            let only = |of: &Labels, other: &Labels| -> Labels {
+                let differ = of.iter().filter(|(key, value)| other.get(*key) != Some(value));
+                differ.map(|(key, value)| (key.clone(), value.clone())).collect()
+            };
+            let role = roles.entry(name.clone()).or_default();
+            role.labels = (only(&new, &old), only(&old, &new));
+            role.labels.1.retain(|key, _| !new.contains_key(key));
+        }
+    }
+    let (old, new) = (served(before), served(after));
+    for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
+        let none = BTreeSet::new();
+        let (old, new) = (old.get(name).unwrap_or(&none), new.get(name).unwrap_or(&none));
+        if old != new {
+            let exits = |of: &BTreeSet<ExitKey>, other: &BTreeSet<ExitKey>| of.difference(other).cloned().collect();
+            roles.entry((*name).clone()).or_default().exits = (exits(new, old), exits(old, new));
+        }
+    }
+    for (name, classes) in &ways.classes {
+        let role = roles.entry(name.clone()).or_default();
+        role.classes = classes.len();
+        role.moved = ways.moved.get(name).copied().unwrap_or_default();
+    }
+    roles
+}
+
+/// The exits of each gateway.
+fn served(world: &World<'_>) -> BTreeMap<NodeName, BTreeSet<ExitKey>> {
+    let mut served: BTreeMap<NodeName, BTreeSet<ExitKey>> = BTreeMap::new();
+    for exit in world.placement.exits.keys() {
+        served.entry(exit.gateway.clone()).or_default().insert(exit.clone());
+    }
+    served
+}
+
+/// What decides something on every node, whatever pods it has.
+#[derive(PartialEq, Eq)]
+struct Everywhere {
+    /// Destinations that some policy names: a pod that nobody knows yet must not reach them. None: no policy is in force.
+    guarded: Option<RangeSet>,
+    families: BTreeSet<AddressFamily>,
+    inside: RangeSet,
+    config: Option<Config>,
+}
+
+impl Everywhere {
+    fn of(world: &World<'_>) -> Self {
+        let policies = world.placement.policies.keys().map(|id| &world.set.policies[id]);
+        let destinations = || policies.clone().flat_map(|policy| policy.destinations.iter().copied());
+        let in_force = !world.placement.policies.is_empty();
+        let Config { pod_cidrs, service_cidrs, exclusions, range, .. } = world.set.config.clone();
+        Self {
+            guarded: in_force.then(|| destinations().collect()),
+            families: destinations().map(|net| AddressFamily::of(net.addr())).collect(),
+            inside: if in_force { world.inside.clone() } else { RangeSet::default() },
+            // Of the configuration only what reaches a kernel.
+            config: in_force.then(|| Config { pod_cidrs, service_cidrs, exclusions, range, ..Config::default() }),
+        }
+    }
+}
+
+fn title(role: &Role) -> Phrase {
+    // The node is named already.
+    let egress = |exit: &ExitKey| exit.egress.to_string();
+    let mut parts: Vec<Phrase> = Vec::new();
+    if !role.exits.0.is_empty() {
+        parts.push(Phrase::new().words("becomes a gateway: ").names(role.exits.0.iter().map(egress)));
+    }
+    if !role.exits.1.is_empty() {
+        parts.push(Phrase::new().words("is no gateway any more: ").names(role.exits.1.iter().map(egress)));
+    }
+    let pair = |(key, value): (&String, &String)| format!("{key}={value}");
+    if !role.labels.0.is_empty() {
+        parts.push(Phrase::new().words("gets ").names(role.labels.0.iter().map(pair)));
+    }
+    if !role.labels.1.is_empty() {
+        parts.push(Phrase::new().words("loses ").names(role.labels.1.iter().map(pair)));
+    }
+    if role.moved > 0 {
+        parts.push(Phrase::new().words(format!("sends {} another way", counted(role.moved, "pod"))));
+    } else if role.classes > 0 && parts.is_empty() {
+        parts.push(Phrase::new().words("holds its pods' policies in another form"));
+    }
+    let mut title = Phrase::new();
+    for (position, part) in parts.into_iter().enumerate() {
+        title = if position > 0 { title.words("; ").join(part) } else { part };
+    }
+    title
+}
+
+/// Compiles both sides on one node.
+fn change(
+    input: &Input<'_>,
+    before: &World<'_>,
+    after: &World<'_>,
+    node: &NodeName,
+    title: Phrase,
+    alike: usize,
+) -> NodeChange {
+    let exits = || [before, after].into_iter().flat_map(|world| world.placement.exits.keys());
+    let footing = match input.grounds.get(node) {
+        Some(ground) => Footing::known(ground),
+        None => Footing::assumed(exits().filter(|exit| exit.gateway == *node)),
+    };
+    let state = |world: &World<'_>, marks: &Marks| {
+        let World { set, facts, placement, .. } = world;
+        let ground = &footing.ground;
+        compile(&compile::Input { node, set, placement, facts, ground, marks }).desired
+    };
+    let old = state(before, &Marks::default());
+    let new = state(after, &Marks::observed(&old.nft, after.set.config.range));
+    let whole = unified_diff(&old, &new, "", "");
+    // The two lines with the names say nothing here.
+    let lines: Vec<&str> = whole.lines().skip(2).collect();
+    let shown = lines.len().min(input.limits.lines);
+    let diff: String = lines[..shown].iter().flat_map(|line| [*line, "\n"]).collect();
+    NodeChange { node: node.clone(), alike, title, diff: footing.named(&diff), cut: lines.len() - shown }
+}
+
+/// Names of policies that differ.
+pub(super) fn changed_policies(input: &Input<'_>) -> super::Policies {
+    let mut policies = super::Policies::default();
+    for (id, policy) in &input.after.policies {
+        match input.before.policies.get(id) {
+            None => policies.added.push(id.clone()),
+            Some(earlier) if !says_the_same(earlier, policy) => policies.changed.push(id.clone()),
+            Some(_) => {}
+        }
+    }
+    let gone = input.before.policies.keys().filter(|id| !input.after.policies.contains_key(id));
+    policies.removed = gone.cloned().collect();
+    policies
+}

@@ -1,0 +1,176 @@
+//! Which pods change their way out, from which address to which, towards which destinations.
+//!
+//! Pods with the same policies on both sides are compared once. Deliberately absent: connections that live; they stay on their way where
+//! the policy says `Keep`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::world::{Key, Lane, World};
+use crate::core::cidr::{self, Range};
+use crate::core::compile::Way;
+use crate::core::facts::{Facts, PodName};
+use crate::core::finding::Finding;
+use crate::core::name::NodeName;
+use crate::core::placement::ExitKey;
+use crate::core::policy::PolicyId;
+
+/// Pods of one policy and namespace that go another way towards the same destinations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The policy that decides after the change; where none does, the one that did.
+    pub policy: PolicyId,
+    /// The pods' namespace.
+    pub namespace: String,
+    /// The way they go now.
+    pub from: Way,
+    /// The way they will go.
+    pub to: Way,
+    /// Whether live connections are torn from their old way.
+    pub reset: bool,
+    /// Towards what; disjoint, sorted.
+    pub towards: Vec<Range>,
+    /// Which pods.
+    pub pods: BTreeSet<PodName>,
+}
+
+/// Everything that is to be known of pods.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    pub(super) moves: Vec<Move>,
+    /// Members by policy, before and after.
+    pub(super) members: BTreeMap<PolicyId, (usize, usize)>,
+    /// Members after the change by policy and exit.
+    pub(super) carried: BTreeMap<(PolicyId, ExitKey), usize>,
+    /// Pods that some policy selects, before and after.
+    pub(super) selected: (usize, usize),
+    /// Overlaps after the change that were not there before.
+    pub(super) overlaps: BTreeSet<Finding>,
+    /// For each node the classes of its pods whose state in the kernel changes, by number.
+    pub(super) classes: BTreeMap<NodeName, BTreeSet<usize>>,
+    /// For each node the policies of such pods and how many of its pods change their way.
+    pub(super) moved: BTreeMap<NodeName, usize>,
+}
+
+/// What one kind of pods does.
+struct Difference {
+    /// Whether what a kernel holds for them changes.
+    kernel: bool,
+    changes: Vec<Change>,
+}
+
+/// What the pods of one move share: policy, namespace, the old and the new way, whether connections are reset, destinations.
+type Alike = (PolicyId, String, Way, Way, bool, Vec<Range>);
+
+struct Change {
+    policy: PolicyId,
+    from: Way,
+    to: Way,
+    reset: bool,
+    towards: Vec<Range>,
+}
+
+/// Looks at every pod with both eyes.
+pub(super) fn compare(before: &World<'_>, after: &World<'_>, facts: &Facts) -> Ways {
+    let mut ways = Ways::default();
+    let mut kinds: BTreeMap<(Key, Key), Vec<&PodName>> = BTreeMap::new();
+    let (old, new) = (before.members(), after.members());
+    for (name, pod) in facts.pods.iter().filter(|(_, pod)| pod.routable() && pod.node.is_some()) {
+        let keys = (before.key(&old, name, pod), after.key(&new, name, pod));
+        if !keys.0.is_empty() || !keys.1.is_empty() {
+            kinds.entry(keys).or_default().push(name);
+        }
+    }
+    let unchanged = unchanged(before, after);
+    let mut overlaps = (BTreeSet::new(), BTreeSet::new());
+    let mut moves: BTreeMap<Alike, BTreeSet<PodName>> = BTreeMap::new();
+    for (class, ((old, new), pods)) in kinds.into_iter().enumerate() {
+        ways.count(&old, &new, pods.len());
+        if before.inside == after.inside && old == new && old.iter().all(|(id, _)| unchanged.contains(id)) {
+            continue;
+        }
+        let difference = difference(before, after, (&old, &new), &mut overlaps);
+        for pod in pods {
+            let node = facts.pods[pod].node.clone();
+            if let Some(node) = node.filter(|_| difference.kernel) {
+                *ways.moved.entry(node.clone()).or_default() += usize::from(!difference.changes.is_empty());
+                ways.classes.entry(node).or_default().insert(class);
+            }
+            for change in &difference.changes {
+                let Change { policy, from, to, reset, towards } = change;
+                let key = (policy.clone(), pod.namespace.clone(), from.clone(), to.clone(), *reset, towards.clone());
+                moves.entry(key).or_default().insert(pod.clone());
+            }
+        }
+    }
+    ways.overlaps = overlaps.1.difference(&overlaps.0).cloned().collect();
+    let moves = moves.into_iter().map(|((policy, namespace, from, to, reset, towards), pods)| Move {
+        policy,
+        namespace,
+        from,
+        to,
+        reset,
+        towards,
+        pods,
+    });
+    ways.moves = moves.collect();
+    // Where most pods are, most is at stake. The sort is stable: equals stay in the order of names.
+    ways.moves.sort_by_key(|one| std::cmp::Reverse(one.pods.len()));
+    ways
+}
+
+impl Ways {
+    fn count(&mut self, old: &Key, new: &Key, pods: usize) {
+        for (policy, _) in old {
+            self.members.entry(policy.clone()).or_default().0 += pods;
+        }
+        for (policy, way) in new {
+            self.members.entry(policy.clone()).or_default().1 += pods;
+            if let Way::Exit(exit) = way {
+                *self.carried.entry((policy.clone(), exit.clone())).or_default() += pods;
+            }
+        }
+        self.selected.0 += if old.is_empty() { 0 } else { pods };
+        self.selected.1 += if new.is_empty() { 0 } else { pods };
+    }
+
+    /// How many pods a policy selects, before and after.
+    pub(super) fn members_of(&self, policy: &PolicyId) -> (usize, usize) {
+        self.members.get(policy).copied().unwrap_or_default()
+    }
+}
+
+/// Policies that say the same on both sides, wherever they stand.
+fn unchanged(before: &World<'_>, after: &World<'_>) -> BTreeSet<PolicyId> {
+    let same = after.set.policies.iter().filter(|(id, policy)| {
+        before.set.policies.get(id).is_some_and(|earlier| super::says_the_same(earlier, policy))
+    });
+    same.map(|(id, _)| id.clone()).collect()
+}
+
+fn difference(
+    before: &World<'_>,
+    after: &World<'_>,
+    (old, new): (&Key, &Key),
+    overlaps: &mut (BTreeSet<Finding>, BTreeSet<Finding>),
+) -> Difference {
+    let (old_lanes, new_lanes) = (before.lanes(old, &mut overlaps.0), after.lanes(new, &mut overlaps.1));
+    let kernel = old != new || old_lanes != new_lanes;
+    let (old_lanes, new_lanes) = (before.steered(&old_lanes), after.steered(&new_lanes));
+    let mut changes: Vec<Change> = Vec::new();
+    for (range, was, is) in cidr::differences(&old_lanes, &new_lanes) {
+        let was: Option<&Lane> = was.map(|index| &old_lanes[index].1);
+        let is: Option<&Lane> = is.map(|index| &new_lanes[index].1);
+        let way_of = |lane: Option<&Lane>| lane.map_or(Way::Own, |lane| lane.way.clone());
+        let (from, to) = (way_of(was), way_of(is));
+        let Some(decides) = is.or(was).filter(|_| from != to) else { continue };
+        let reset = is.is_some_and(|lane| lane.reset);
+        let alike = |change: &&mut Change| {
+            change.policy == decides.policy && change.from == from && change.to == to && change.reset == reset
+        };
+        match changes.iter_mut().find(alike) {
+            Some(change) => change.towards.push(range),
+            None => changes.push(Change { policy: decides.policy.clone(), from, to, reset, towards: vec![range] }),
+        }
+    }
+    Difference { kernel, changes }
+}

@@ -1,0 +1,315 @@
+//! Previews: each folder of tests/previews is a repository before and after a change, and a cluster, with the whole comment and the whole
+//! text that a reviewer sees.
+//!
+//! A folder has `base` and `head` (what is in neither is in both: `both`), `cluster` and, where kernels were looked at, `ground`. What it
+//! lacks of `both` and `cluster` it takes from `a_gateway_moves`. `make bless` writes the expected files anew. Deliberately absent: Git,
+//! which `command` has.
+
+mod command;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use egret::cluster::Cluster;
+use egret::core::compile::marks::Marks;
+use egret::core::compile::{Input as CompileInput, compile};
+use egret::core::facts::Facts;
+use egret::core::ground::{Features, Ground};
+use egret::core::name::NodeName;
+use egret::core::placement::place;
+use egret::core::plan::text_diff;
+use egret::core::policy::PolicySet;
+use egret::core::policy::catalogue::{Catalogue, Change};
+use egret::core::policy::document::CONFIG_FILE;
+use egret::core::policy::lint::lint;
+use egret::core::preview::{Input, Limits, Preview, Validation, lines, markdown, preview};
+use egret::core::snapshot::snapshot;
+use jiff::Timestamp;
+
+use crate::scenarios::folder::{texts, write};
+use crate::scenarios::ground;
+
+/// The folder that lends the others what they lack.
+const USUAL: &str = "a_gateway_moves";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/previews")
+}
+
+fn now() -> Timestamp {
+    "2026-06-01T12:00:00Z".parse().expect("a time")
+}
+
+/// What a preview is made from.
+pub(crate) struct Case {
+    pub(crate) before: PolicySet,
+    pub(crate) after: PolicySet,
+    pub(crate) facts: Facts,
+    pub(crate) grounds: BTreeMap<NodeName, Ground>,
+    pub(crate) validation: Validation,
+    pub(crate) config_diff: String,
+    pub(crate) drift: Vec<String>,
+}
+
+impl Case {
+    pub(crate) fn new(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>, facts: Facts) -> Self {
+        let mut catalogue = Catalogue::new("prod");
+        catalogue.update(before.iter().map(|(path, text)| (path.clone(), Change::Text(text.clone()))).collect());
+        let earlier = catalogue.policies().clone();
+        let found = |catalogue: &Catalogue| {
+            let mut found = catalogue.diagnostics();
+            found.extend(lint(catalogue.policies(), Some(&facts), catalogue.spans()));
+            found.sort();
+            found.dedup();
+            found
+        };
+        let found_before = found(&catalogue);
+        let gone = before.keys().filter(|path| !after.contains_key(*path)).map(|path| (path.clone(), Change::Removed));
+        let other = after.iter().filter(|(path, text)| before.get(*path) != Some(text));
+        let changes = other.map(|(path, text)| (path.clone(), Change::Text(text.clone()))).chain(gone);
+        catalogue.update(changes.collect());
+        let found_after = found(&catalogue);
+        let tally = catalogue.tally(&found_after);
+        let validation = Validation::new(&found_before, found_after, tally, catalogue.held());
+        let config = |files: &BTreeMap<String, String>| files.get(CONFIG_FILE).cloned().unwrap_or_default();
+        let diff = text_diff(&config(before), &config(after), "", "");
+        let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
+        let after = catalogue.policies().clone();
+        Self { before: earlier, after, facts, grounds: BTreeMap::new(), validation, config_diff, drift: Vec::new() }
+    }
+
+    fn read(folder: &Path) -> Self {
+        let usual = root().join(USUAL);
+        let part =
+            |name: &str| Some(folder.join(name)).filter(|path| path.exists()).unwrap_or_else(|| usual.join(name));
+        let both = texts(&part("both"));
+        let side = |name: &str| -> BTreeMap<String, String> {
+            both.clone()
+                .into_iter()
+                .chain(texts(&folder.join(name)))
+                .filter(|(path, _)| path.ends_with("yaml"))
+                .collect()
+        };
+        let cluster = Cluster::open(&part("cluster")).expect("the cluster");
+        assert_eq!(cluster.faults(), [], "{}", folder.display());
+        let mut case = Self::new(&side("base"), &side("head"), cluster.facts().clone());
+        for (file, text) in texts(&folder.join("ground")) {
+            let name = NodeName::parse(file.strip_suffix(".yaml").expect("a node's name and .yaml")).expect("a node");
+            case.grounds.insert(name, ground::read(&file, &text));
+        }
+        case.drift =
+            texts(folder).get("drift.txt").map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default();
+        case
+    }
+
+    pub(crate) fn preview(&self, limits: Limits) -> Preview<'_> {
+        preview(Input {
+            cluster: "prod",
+            commits: ("77d02fb0c1de", "a41c9e2b7f00"),
+            before: &self.before,
+            after: &self.after,
+            facts: &self.facts,
+            facts_from: "2026-06-01T11:56:00Z",
+            grounds: &self.grounds,
+            now: now(),
+            validation: &self.validation,
+            config_diff: &self.config_diff,
+            drift: &self.drift,
+            limits,
+        })
+    }
+}
+
+fn folders() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root()).expect("the previews");
+    let mut folders: Vec<PathBuf> =
+        entries.map(|entry| entry.expect("a folder").path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+#[test]
+fn every_preview_says_what_its_folder_expects() {
+    let bless = std::env::var_os("EGRET_BLESS").is_some();
+    let mut report = String::new();
+    for folder in folders() {
+        let case = Case::read(&folder);
+        let preview = case.preview(Limits::default());
+        let text: String = lines(&preview).into_iter().map(|line| line.text + "\n").collect();
+        let given = BTreeMap::from([("comment.md".to_owned(), markdown(&preview)), ("terminal.txt".to_owned(), text)]);
+        let expected = texts(&folder.join("expect"));
+        if given == expected {
+            continue;
+        }
+        if bless {
+            write(&folder.join("expect"), &given);
+            continue;
+        }
+        for (file, is) in &given {
+            let was = expected.get(file).map_or("", String::as_str);
+            let name = format!("{}/expect/{file}", folder.file_name().unwrap_or_default().to_string_lossy());
+            report.push_str(&text_diff(was, is, &format!("expected {name}"), "given"));
+        }
+    }
+    assert!(report.is_empty(), "{report}\nif this is as it should be, `make bless` writes it down");
+}
+
+#[test]
+fn nodes_said_to_change_are_exactly_those_whose_compiled_state_differs() {
+    for folder in folders() {
+        let case = Case::read(&folder);
+        let limits = Limits { nodes: 1_000, ..Limits::default() };
+        let preview = case.preview(limits);
+        let said: BTreeSet<NodeName> = preview.nodes.shown.iter().map(|one| one.node.clone()).collect();
+        let alike: usize = preview.nodes.shown.iter().map(|one| one.alike).sum();
+        let differs: BTreeSet<NodeName> =
+            case.facts.nodes.keys().filter(|node| state_differs(&case, node)).cloned().collect();
+        assert_eq!(preview.nodes.changed, differs.len(), "{}", folder.display());
+        assert_eq!(said.len() + alike, differs.len(), "{}", folder.display());
+        assert!(said.is_subset(&differs), "{}: {said:?} {differs:?}", folder.display());
+    }
+}
+
+fn state_differs(case: &Case, node: &NodeName) -> bool {
+    let features = Features { owned_tables: true, blind_tunnels: false, ipv6: true };
+    let empty = Ground { features, ..Ground::default() };
+    let ground = case.grounds.get(node).unwrap_or(&empty);
+    let state = |set: &PolicySet, marks: &Marks| {
+        let mut facts = case.facts.clone();
+        for (name, known) in &mut facts.nodes {
+            let old = case.before.labels_of(name, &known.labels);
+            let new = set.labels_of(name, &known.labels);
+            known.labels.retain(|key, value| new.contains_key(key) || old.get(key) != Some(value));
+            known.labels.extend(new);
+        }
+        let placement = place(set, &facts, now());
+        compile(&CompileInput { node, set, placement: &placement, facts: &facts, ground, marks }).desired
+    };
+    let before = state(&case.before, &Marks::default());
+    state(&case.after, &Marks::observed(&before.nft, case.after.config.range)) != before
+}
+
+/// A repository of 1,000 policies for 1,000 nodes in which everything changes; every text of the world is as long and wide as it may be.
+fn huge() -> Case {
+    let policy = |number: usize, address: &str| {
+        let text = format!(
+            "apiVersion: egret.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: policy-{number}-{long}}}\nspec:\n  selectors:\n  \
+             - podSelector: {{matchLabels: {{app: app-{number}}}}}\n  destinationCIDRs: [100.64.{}.0/24]\n  egressGateways:\n  \
+             - {{nodeSelector: {{matchLabels: {{gateway: g{}}}}}, egressIP: {address}}}\n",
+            number % 250,
+            number % 50,
+            long = "x".repeat(200)
+        );
+        (format!("policies/{number}.yaml"), text)
+    };
+    let mut facts = Facts::default();
+    for number in 0..1_000_usize {
+        let name = NodeName::parse(&format!("node-{number}-{}", "n".repeat(50))).expect("a node");
+        let node = egret::core::facts::Node {
+            labels: BTreeMap::from([("gateway".to_owned(), format!("g{number}"))]),
+            addresses: vec![format!("172.16.{}.{}", number / 250, number % 250).parse().expect("an address")],
+            pod_cidrs: vec![format!("10.{}.{}.0/24", number / 250, number % 250).parse().expect("a network")],
+            ready: true,
+            unschedulable: false,
+        };
+        for host in 0..5 {
+            let pod = egret::core::facts::Pod {
+                labels: BTreeMap::from([("app".to_owned(), format!("app-{}", (number + host * 200) % 1_000))]),
+                node: Some(name.clone()),
+                addresses: vec![
+                    format!("10.{}.{}.{}", number / 250, number % 250, host + 2).parse().expect("an address"),
+                ],
+                ..egret::core::facts::Pod::default()
+            };
+            // Hostile, too: three bytes for each letter.
+            let pod_name = format!("pod-{number}-{host}-{}", "日@".repeat(100));
+            let namespace = format!("namespace-{}", number % 300);
+            facts.pods.insert(egret::core::facts::PodName { namespace, name: pod_name }, pod);
+        }
+        facts.nodes.insert(name, node);
+    }
+    let side = |address: &str| (0..1_000).map(|number| policy(number, address)).collect();
+    Case::new(&side("192.0.2.1"), &side("192.0.2.2"), facts)
+}
+
+#[test]
+fn a_comment_fits_whatever_changes_and_says_that_it_was_shortened() {
+    let case = huge();
+    let preview = case.preview(Limits::default());
+    assert_eq!((preview.moved, preview.nodes.changed), (5_000, 1_000));
+    for limit in [65_000, 30_000, 12_000] {
+        let limits = Limits { comment: limit, ..Limits::default() };
+        let preview = Preview { input: Input { limits, ..preview.input }, ..preview.clone() };
+        let comment = markdown(&preview);
+        assert!(comment.len() <= limit, "{} bytes of {limit}", comment.len());
+        assert!(comment.contains("5000 pods would leave another way"), "{comment}");
+        assert!(comment.contains("Shortened to fit"), "{comment}");
+        assert_eq!(comment.matches("<details>").count(), comment.matches("</details>").count());
+        assert_eq!(comment.lines().filter(|line| line.starts_with("```")).count() % 2, 0);
+    }
+}
+
+#[test]
+fn nothing_of_a_hostile_repository_is_a_mention_a_link_or_html() {
+    let comment = markdown(&Case::read(&root().join("hostile_text_has_no_power")).preview(Limits::default()));
+    let mut fence: Option<String> = None;
+    for line in comment.lines() {
+        let ticks: String = line.chars().take_while(|letter| *letter == '`').collect();
+        match &fence {
+            Some(open) if ticks == *open && line == open => fence = None,
+            Some(_) => {}
+            None if ticks.len() >= 3 => fence = Some(ticks),
+            None => {
+                for word in ["@everyone", "@all", "#1", "https://", "www.evil", "](", "<script", "<b>", "<img"] {
+                    let escaped = line.replace("\\](", "");
+                    assert!(!escaped.contains(word), "{word} in {line}");
+                }
+                let allowed = ["<details><summary>", "</summary>", "</details>", "<sub>", "</sub>", "<!-- ", " -->"];
+                let rest = allowed.iter().fold(line.to_owned(), |line, tag| line.replace(tag, ""));
+                assert!(!rest.contains(['<', '>']), "{line}");
+            }
+        }
+    }
+    assert_eq!(fence, None);
+}
+
+#[test]
+fn a_snapshot_reads_back_as_what_it_was_made_from() {
+    let mut facts = Case::read(&root().join("hostile_text_has_no_power")).facts;
+    let odd = [
+        "",
+        "true",
+        "null",
+        "1e3",
+        "0x10",
+        "~",
+        "a: b",
+        "# no",
+        "\"\\\u{7}\n",
+        "\u{feff}\u{2028}é日",
+        "- x",
+        "no",
+        "1_000",
+        ".5",
+        "=",
+    ];
+    for (number, text) in odd.iter().enumerate() {
+        facts
+            .namespaces
+            .insert(format!("ns-{number}"), BTreeMap::from([(format!("key-{number}"), (*text).to_owned())]));
+    }
+    let text = snapshot(&facts);
+    assert_eq!(egret::cluster::read_text("snapshot.yaml", &text), Ok((facts.clone(), Vec::new())), "{text}");
+    assert_eq!(snapshot(&facts), text);
+}
+
+#[test]
+fn no_line_on_a_terminal_is_wider_than_a_hundred_columns_unless_it_cannot_be_broken() {
+    for folder in folders() {
+        let case = Case::read(&folder);
+        for line in lines(&case.preview(Limits::default())) {
+            let long = line.text.trim_start_matches(['+', '-', ' ']).contains(' ') && !line.text.starts_with("    ");
+            assert!(!long || line.text.chars().count() <= 100, "{}: {}", folder.display(), line.text);
+        }
+    }
+}

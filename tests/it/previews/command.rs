@@ -1,0 +1,170 @@
+//! `egret preview` and `egret snapshot` as people and CI run them: on a real repository, with real exit codes.
+//!
+//! Deliberately absent: what a preview says of each change; the folders of tests/previews have that.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be prepared has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::commands::{Said, egret};
+use crate::git::fixture::git_command;
+
+const POLICY: &str = "apiVersion: cilium.io/v2
+kind: CiliumEgressGatewayPolicy
+metadata: {name: outpost}
+spec:
+  selectors: [{podSelector: {matchLabels: {org: empire}}}]
+  destinationCIDRs: [10.0.4.0/24]
+  egressGateway: {nodeSelector: {matchLabels: {egress-gw: \"true\"}}, egressIP: 10.0.3.42}
+";
+
+const CLUSTER: &str = "apiVersion: v1
+kind: List
+items:
+- {kind: Node, metadata: {name: a, labels: {egress-gw: \"true\"}, annotations: {password: hunter2}}, spec: {podCIDRs: [10.1.1.0/24]},
+   status: {addresses: [{type: InternalIP, address: 172.18.0.2}]}}
+- {kind: Namespace, metadata: {name: batuu}}
+- {kind: Pod, metadata: {namespace: batuu, name: tiefighter, labels: {org: empire}},
+   spec: {nodeName: a, containers: [{image: secret/image, env: [{name: PASSWORD, value: hunter2}]}]}, status: {podIP: 10.1.1.7}}
+";
+
+struct Stand {
+    folder: TempDir,
+}
+
+impl Stand {
+    /// `main` has one policy, and one commit more that `change` does not have; a work tree is on `change`.
+    fn new() -> Self {
+        let stand = Self { folder: tempfile::tempdir().unwrap() };
+        fs::create_dir(stand.repository()).unwrap();
+        stand.git(&["init", "--quiet", "--initial-branch=main"]);
+        stand.commit("policies/outpost.yaml", POLICY);
+        stand.git(&["checkout", "--quiet", "-b", "change"]);
+        stand.git(&["checkout", "--quiet", "main"]);
+        stand.commit("policies/later.yaml", &POLICY.replace("outpost", "later"));
+        stand.git(&["checkout", "--quiet", "change"]);
+        fs::write(stand.path("cluster.yaml"), CLUSTER).unwrap();
+        stand
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn repository(&self) -> PathBuf {
+        self.path("repository")
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        let output = git_command(&self.repository()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn commit(&self, path: &str, text: &str) {
+        let file = self.repository().join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+        self.git(&["add", "--all"]);
+        self.git(&["commit", "--quiet", "--message=change"]);
+    }
+
+    fn preview(&self, more: &[&str]) -> Said {
+        let repository = self.repository().display().to_string();
+        egret([&["preview", "--repo", &repository], more].concat())
+    }
+
+    fn with_cluster(&self, more: &[&str]) -> Said {
+        let cluster = self.path("cluster.yaml").display().to_string();
+        self.preview(&[&["--cluster", &cluster], more].concat())
+    }
+}
+
+fn has(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+#[test]
+fn what_main_gained_meanwhile_is_no_part_of_the_change() {
+    let stand = Stand::new();
+    let said = stand.with_cluster(&["--base", "main", "--head", "change"]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{}", said.stdout);
+    has(&said.stdout, &["default · nothing changes\n"]);
+    stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
+    let said = stand.with_cluster(&["--base", "main", "--head", "change"]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(2), ""));
+    has(
+        &said.stdout,
+        &["1 pod would leave another way", "- 10.0.3.42 · a", "+ 10.0.3.43 · a", "1 policy changed · 1 of 1 node"],
+    );
+    // As CI has it: no branch, a commit only.
+    let commit = stand.git(&["rev-parse", "HEAD"]);
+    stand.git(&["checkout", "--quiet", "--detach"]);
+    stand.git(&["branch", "--quiet", "--delete", "--force", "change"]);
+    assert_eq!(stand.with_cluster(&["--head", &commit]), said);
+    assert_eq!(stand.with_cluster(&[]), said, "main and HEAD are meant");
+    let comment = stand.with_cluster(&["--output=markdown"]);
+    assert!(
+        comment
+            .stdout
+            .starts_with("<!-- egret-preview:{\"cluster\":\"default\",\"v\":1} -->\n### Egret · default · 1 pod")
+    );
+    let json: serde_json::Value = serde_json::from_str(&stand.with_cluster(&["--output=json"]).stdout).unwrap();
+    assert_eq!((json["podsMoved"].as_u64(), json["changes"].as_bool()), (Some(1), Some(true)));
+    assert_eq!(json["moves"][0]["pods"][0].as_str(), Some("tiefighter"));
+}
+
+#[test]
+fn a_head_with_errors_is_previewed_and_fails() {
+    let stand = Stand::new();
+    stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.4.0/24", "10.0.4.7/24"));
+    let said = stand.with_cluster(&[]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(1), ""));
+    has(
+        &said.stdout,
+        &["does not validate", "policies/outpost.yaml:6:22: error: a destination has bits behind its prefix"],
+    );
+}
+
+#[test]
+fn without_a_cluster_the_snapshot_of_the_reports_branch_counts_and_the_head_cannot_choose_it() {
+    let stand = Stand::new();
+    let none = stand.preview(&[]);
+    assert_eq!((none.code, none.stdout.as_str()), (Some(1), ""));
+    has(&none.stderr, &["egret/reports/default", "hint: give a snapshot by --cluster; `egret snapshot` writes one"]);
+
+    let (cluster, file) = (stand.path("cluster.yaml"), stand.path("snapshot.yaml"));
+    let arguments = ["snapshot", "--cluster", cluster.to_str().unwrap(), "-o", file.to_str().unwrap()];
+    assert_eq!(egret(arguments), Said { code: Some(0), stdout: String::new(), stderr: String::new() });
+    let text = fs::read_to_string(&file).unwrap();
+    has(
+        &text,
+        &["- {kind: Pod, metadata: {namespace: batuu, name: tiefighter, labels: {org: empire}}, spec: {nodeName: a}, "],
+    );
+    assert!(!text.contains("hunter2") && !text.contains("image"), "{text}");
+    put(&stand, "egret/reports/default", &file);
+
+    stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
+    stand
+        .commit("egret.yaml", "apiVersion: egret.dev/v1alpha1\nkind: Config\nreports: {branch: egret/reports/other}\n");
+    let said = stand.preview(&[]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(2), ""));
+    has(
+        &said.stdout,
+        &["1 pod would leave another way", "egret/reports/default at ", "egret.yaml changes", "+reports:"],
+    );
+}
+
+/// Commits one file to a branch of its own.
+fn put(stand: &Stand, branch: &str, file: &Path) {
+    let change = stand.git(&["rev-parse", "--abbrev-ref", "HEAD"]);
+    stand.git(&["checkout", "--quiet", "--orphan", branch]);
+    stand.git(&["rm", "--quiet", "-r", "--force", "."]);
+    stand.commit("snapshot.yaml", &fs::read_to_string(file).unwrap());
+    stand.git(&["checkout", "--quiet", &change]);
+}
