@@ -7,6 +7,7 @@ mod agent;
 mod controller;
 pub mod diagnostics;
 mod doctor;
+mod git_worker;
 mod options;
 mod output;
 mod plan;
@@ -44,6 +45,9 @@ enum Command {
     Remove(remove::Arguments),
     /// Look whether this node can do its part, and say what to do where it can't.
     Doctor(doctor::Arguments),
+    /// Talk to a Git server for another process of Egret's.
+    #[command(hide = true)]
+    GitWorker,
 }
 
 /// Runs what was typed.
@@ -56,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Remove(arguments) => remove::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::GitWorker => git_worker::run(),
     };
     result.unwrap_or_else(|failure: Failure| failure.report())
 }

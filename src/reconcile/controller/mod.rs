@@ -29,7 +29,7 @@ use crate::cluster::live::{self, EventKind, Lease, Live, LiveError, Recorder, Re
 use crate::core::policy::config::Schedule;
 use crate::core::report::history::NodeReport;
 use crate::core::state::net::fnv1a;
-use crate::git::credentials::Credentials;
+use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::serve::{self, Health, Metrics};
 use crate::telemetry::chain;
@@ -43,7 +43,7 @@ pub struct Options {
     /// Its branch; none: its default branch.
     pub branch: Option<String>,
     /// How to get in.
-    pub credentials: Credentials,
+    pub access: Access,
     /// The cluster's name.
     pub cluster_name: String,
     /// Where mirrors and memory are.
@@ -141,7 +141,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         repository::Options {
             source: options.source.clone(),
             branch: options.branch.clone(),
-            credentials: options.credentials.clone(),
+            access: options.access.clone(),
             mirror: options.state_folder.join("policy.git"),
             cluster: options.cluster_name.clone(),
             poll: options.poll,
@@ -154,7 +154,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     .map_err(start("the repository's thread"))?;
     let publisher = Publisher::start(publisher::Options {
         source: options.source.clone(),
-        credentials: options.credentials.clone(),
+        access: options.access.clone(),
         mirror: options.state_folder.join("reports.git"),
         cluster: options.cluster_name.clone(),
         seed,
