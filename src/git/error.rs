@@ -161,11 +161,11 @@ impl Error {
 /// libgit2's classes tell where it went wrong; its texts change.
 fn unreachable_hint(source: &git2::Error) -> Option<String> {
     let hint = match (source.code(), source.class()) {
+        _ if source.message().contains("redirect") => {
+            "Egret follows no redirect, because its credentials would go with it: give the address that it leads to"
+        }
         (ErrorCode::Certificate, _) | (_, ErrorClass::Ssl) => {
             "if an authority of your own signed the server's certificate, name its file by --ca-file"
-        }
-        (_, ErrorClass::Http) if source.message().contains("redirect") => {
-            "Egret follows no redirect, because its credentials would go with it: give the address that it leads to"
         }
         (_, ErrorClass::Net | ErrorClass::Os) => {
             "is the address right, is the server up, and does every firewall on the way let Egret through?"

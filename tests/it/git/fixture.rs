@@ -138,6 +138,17 @@ impl Origin {
         }
     }
 
+    /// Nothing is missing from the mirror, and nobody left anything in it.
+    pub(super) fn assert_mirror_is_sound(&self) {
+        output(git_command(&self.state()).args(["fsck", "--strict"]), b"");
+        let packs = fs::read_dir(self.state().join("objects/pack")).expect("packs");
+        let left: Vec<_> = packs
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_none_or(|kind| kind != "pack" && kind != "idx"))
+            .collect();
+        assert_eq!(left, Vec::<PathBuf>::new());
+    }
+
     /// Takes one object away from the mirror, named as the bare repository knows it.
     pub(super) fn forget_in_mirror(&self, revision: &str) {
         let packs = self.state().join("objects/pack");
