@@ -7,6 +7,7 @@ mod agent;
 mod controller;
 pub mod diagnostics;
 mod doctor;
+mod git_worker;
 mod init;
 mod options;
 mod output;
@@ -57,6 +58,9 @@ enum Command {
     Remove(remove::Arguments),
     /// Look whether this node can do its part, and say what to do where it can't.
     Doctor(doctor::Arguments),
+    /// Talk to a Git server for another process of Egret's.
+    #[command(hide = true)]
+    GitWorker,
 }
 
 /// Runs what was typed.
@@ -73,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Snapshot(arguments) => snapshot::run(&arguments),
         Command::Remove(arguments) => remove::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::GitWorker => git_worker::run(),
     };
     result.unwrap_or_else(|failure: Failure| failure.report())
 }

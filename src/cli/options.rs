@@ -4,10 +4,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::output::Failure;
 use crate::core::name::NodeName;
-use crate::git::credentials::Credentials;
+use crate::git::access::{Access, Limits};
+use crate::git::credentials::{Credentials, Secret};
 use crate::git::source::{Insecure, Source};
 use crate::reconcile::hook;
 
@@ -29,6 +31,24 @@ pub(super) struct RepositoryOptions {
     /// The user for HTTPS.
     #[arg(long, value_name = "NAME", env = "EGRET_GIT_USER")]
     git_user: Option<String>,
+    /// The authorities that an HTTPS server's certificate may be by, in PEM; the system's otherwise.
+    #[arg(long, value_name = "FILE", env = "EGRET_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// An HTTP proxy for HTTPS, http://host:port; none otherwise.
+    #[arg(long, value_name = "URL", env = "EGRET_GIT_PROXY", hide_env_values = true)]
+    git_proxy: Option<String>,
+    /// How long a Git server may take to list its branches, in seconds.
+    #[arg(long, value_name = "SECONDS", env = "EGRET_GIT_CONNECT_TIMEOUT", default_value_t = 30.0, value_parser = seconds)]
+    git_connect_timeout: f64,
+    /// How long a Git server may be silent in the middle of a fetch, in seconds.
+    #[arg(long, value_name = "SECONDS", env = "EGRET_GIT_IDLE_TIMEOUT", default_value_t = 30.0, value_parser = seconds)]
+    git_idle_timeout: f64,
+    /// How long a fetch or a push may take, in seconds; each 64 KiB that arrive give a second more.
+    #[arg(long, value_name = "SECONDS", env = "EGRET_GIT_TIMEOUT", default_value_t = 60.0, value_parser = seconds)]
+    git_timeout: f64,
+    /// The most that one fetch may bring, in MiB.
+    #[arg(long, value_name = "MIB", env = "EGRET_GIT_MAX_SIZE", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    git_max_size: u32,
 }
 
 impl RepositoryOptions {
@@ -41,12 +61,23 @@ impl RepositoryOptions {
     }
 
     /// How to get in.
-    pub(super) fn credentials(&self) -> Credentials {
-        Credentials {
-            ssh_key: self.ssh_key.clone(),
-            known_hosts: self.known_hosts.clone(),
-            password: self.password_file.clone(),
-            user: self.git_user.clone(),
+    pub(super) fn access(&self) -> Access {
+        Access {
+            ca_file: self.ca_file.clone(),
+            proxy: self.git_proxy.clone().map(Secret::new),
+            limits: Limits {
+                connect: Duration::from_secs_f64(self.git_connect_timeout),
+                idle: Duration::from_secs_f64(self.git_idle_timeout),
+                total: Duration::from_secs_f64(self.git_timeout),
+                most: u64::from(self.git_max_size) << 20,
+                ..Limits::default()
+            },
+            ..Access::from(Credentials {
+                ssh_key: self.ssh_key.clone(),
+                known_hosts: self.known_hosts.clone(),
+                password: self.password_file.clone(),
+                user: self.git_user.clone(),
+            })
         }
     }
 }

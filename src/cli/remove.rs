@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::options::NodeOptions;
 use super::output::{self, Failure};
-use crate::git::credentials::Credentials;
+use crate::git::access::Access;
 use crate::git::source::{Insecure, Source};
 use crate::reconcile::node::{self, Options};
 use crate::telemetry;
@@ -25,7 +25,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let options = Options {
         source,
         branch: None,
-        credentials: Credentials::default(),
+        access: Access::default(),
         cluster: arguments.node.cluster,
         cluster_name: arguments.node.cluster_name,
         node,

@@ -7,10 +7,12 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::error::{Error, Result};
 
 /// Where the secrets are. Every part is optional; the default is what a person's own `ssh` would use.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// A private SSH key without a passphrase. None: the SSH agent, if there is one.
     pub ssh_key: Option<PathBuf>,
@@ -22,8 +24,9 @@ pub struct Credentials {
     pub user: Option<String>,
 }
 
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
+/// A text that is never shown. It is serialised for the pipe to the worker, and for nothing else.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
@@ -52,13 +55,13 @@ impl Credentials {
             .transpose()
     }
 
-    /// The text of the `known_hosts` files that apply. A default file that is not there knows nobody; one that was named must be
+    /// The text of the `known_hosts` files that apply, for somebody with that home. A default file that is not there knows nobody; one that was named must be
     /// there.
-    pub(super) fn read_known_hosts(&self) -> Result<String> {
+    pub(super) fn read_known_hosts(&self, home: Option<&Path>) -> Result<String> {
         if let Some(path) = &self.known_hosts {
             return read(path);
         }
-        let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".ssh/known_hosts"));
+        let home = home.map(|home| home.join(".ssh/known_hosts"));
         let files = home.into_iter().chain([PathBuf::from("/etc/ssh/ssh_known_hosts")]);
         Ok(files.filter_map(|path| fs::read_to_string(path).ok()).collect::<Vec<_>>().join("\n"))
     }
@@ -82,7 +85,7 @@ mod tests {
         let missing = PathBuf::from("/nonexistent/token");
         let credentials =
             Credentials { password: Some(missing.clone()), known_hosts: Some(missing), ..Credentials::default() };
-        for error in [credentials.read_password().err(), credentials.read_known_hosts().err()] {
+        for error in [credentials.read_password().err(), credentials.read_known_hosts(None).err()] {
             let error = error.expect("there is no such file");
             assert_eq!(error.to_string(), "cannot read the credential file /nonexistent/token");
         }

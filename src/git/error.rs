@@ -40,6 +40,12 @@ pub enum Error {
     HostKey { repository: String, host: String, offered: String, verdict: Verdict },
     #[error("cannot {doing} {repository}")]
     Unreachable { doing: &'static str, repository: String, source: git2::Error },
+    #[error("{repository} is too slow: it {what}")]
+    TooSlow { repository: String, what: String },
+    #[error("{repository} sends more than {} MiB", most >> 20)]
+    TooMuch { repository: String, most: u64 },
+    #[error("the process that talks to {repository} failed: {what}")]
+    Worker { repository: String, what: String },
     #[error("there is no Git repository at {repository}")]
     NoRepository { repository: String, source: git2::Error },
     #[error("the Git repository at {repository} belongs to another user")]
@@ -84,6 +90,9 @@ impl Error {
         match self {
             // A credential too: a secret is mounted late, or is being replaced.
             Self::Unreachable { .. }
+            | Self::TooSlow { .. }
+            | Self::TooMuch { .. }
+            | Self::Worker { .. }
             | Self::Mirror { .. }
             | Self::State { .. }
             | Self::LostRace { .. }
@@ -122,9 +131,13 @@ impl Error {
                 "let Egret's key push to that branch, or set `reports: false` in egret.yaml".to_owned()
             }
             Self::BadReportsBranch { .. } => "set another reports.branch in egret.yaml".to_owned(),
-            Self::Unreachable { .. } | Self::Mirror { .. } | Self::State { .. } | Self::BadReportFile { .. } => {
-                return None;
+            Self::Unreachable { source, .. } => return unreachable_hint(source),
+            Self::TooSlow { .. } => {
+                "what was in force stays in force, and it is tried again; --git-timeout gives it more time".to_owned()
             }
+            Self::TooMuch { .. } => "if the repository is that large, raise --git-max-size".to_owned(),
+            Self::Worker { .. } => "what was in force stays in force, and it is tried again".to_owned(),
+            Self::Mirror { .. } | Self::State { .. } | Self::BadReportFile { .. } => return None,
             Self::LostRace { .. } => {
                 "if nobody else pushes there, look for a stale .lock file in the repository".to_owned()
             }
@@ -143,6 +156,26 @@ impl Error {
             _ => Self::Unreachable { doing, repository, source },
         }
     }
+}
+
+/// libgit2's classes tell where it went wrong; its texts change.
+fn unreachable_hint(source: &git2::Error) -> Option<String> {
+    let hint = match (source.code(), source.class()) {
+        _ if source.message().contains("redirect") => {
+            "Egret follows no redirect, because its credentials would go with it: give the address that it leads to"
+        }
+        (ErrorCode::Certificate, _) | (_, ErrorClass::Ssl) => {
+            "if an authority of your own signed the server's certificate, name its file by --ca-file"
+        }
+        (_, ErrorClass::Net | ErrorClass::Os) => {
+            "is the address right, is the server up, and does every firewall on the way let Egret through?"
+        }
+        (_, ErrorClass::Indexer | ErrorClass::Odb | ErrorClass::Zlib) => {
+            "what the server sent is broken; `git fsck` there tells whether the repository is"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn verdict_words(verdict: &Verdict) -> String {

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::digest::{base64_unpadded, from_base64, hmac_sha1};
 
 /// A public key that a server offered.
@@ -26,7 +28,7 @@ impl fmt::Display for OfferedKey {
 }
 
 /// What a `known_hosts` file says of a host and the key it offered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// This very key is there.
     Known,
@@ -43,8 +45,7 @@ pub enum Verdict {
 /// What the text of a `known_hosts` file says of a key that `host:port` offered. Lines that are none are passed over, as
 /// OpenSSH does.
 pub fn verdict(file: &str, host: &str, port: u16, offered: &OfferedKey) -> Verdict {
-    let host = host.to_ascii_lowercase();
-    let name = if port == 22 { host } else { format!("[{host}]:{port}") };
+    let name = name_of(host, port);
     let offered_blob = base64_unpadded(&offered.blob);
     let mut other_kinds = Vec::new();
     let (mut known, mut changed) = (false, false);
@@ -76,6 +77,23 @@ pub fn verdict(file: &str, host: &str, port: u16, offered: &OfferedKey) -> Verdi
             Verdict::OtherKinds(other_kinds)
         }
     }
+}
+
+/// The lines about `host:port`, without marks, patterns and hashes: `name kind key`.
+pub(super) fn lines_of(file: &str, host: &str, port: u16) -> String {
+    let name = name_of(host, port);
+    let lines = file.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let (patterns, kind, blob) = (words.next()?, words.next()?, words.next()?);
+        let plain = !patterns.starts_with(['#', '@']) && names_host(patterns, &name);
+        plain.then(|| format!("{name} {kind} {blob}\n"))
+    });
+    lines.collect()
+}
+
+fn name_of(host: &str, port: u16) -> String {
+    let host = host.to_ascii_lowercase();
+    if port == 22 { host } else { format!("[{host}]:{port}") }
 }
 
 /// Whether the first field of a line is about this host: a hashed name, or patterns between commas.

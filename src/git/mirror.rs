@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use git2::{ErrorClass, ErrorCode, Oid, Repository, RepositoryInitOptions};
 
 use super::CommitId;
-use super::credentials::Credentials;
+use super::access::Access;
 use super::error::{Error, Result};
+use super::overseer::sweep;
 use super::remote::{Listing, Remote, Want};
 use super::revision::{Base, Revision, is_branch_name, is_short_id};
 use super::source::Source;
@@ -27,7 +28,7 @@ const MOST_PACKS: usize = 256;
 pub struct Mirror {
     folder: PathBuf,
     pub(super) source: Source,
-    credentials: Credentials,
+    access: Access,
     pub(super) repository: Repository,
     /// Reading went wrong: the next look at the source makes the mirror anew.
     suspect: Cell<bool>,
@@ -49,14 +50,20 @@ impl Mirror {
     /// never deleted. A mirror of another source, or one that cannot be opened, is made anew. Asks the source for nothing.
     ///
     /// Errors: [`Error::NotOurFolder`], [`Error::State`].
-    pub fn open(folder: &Path, source: Source, credentials: Credentials) -> Result<Self> {
+    pub fn open(folder: &Path, source: Source, access: impl Into<Access>) -> Result<Self> {
         let same = fs::read_to_string(folder.join(MARKER)).is_ok_and(|marked| marked.trim_end() == source.to_string());
-        let opened = if same { Repository::open_bare(folder).ok() } else { None };
+        let opened = if same {
+            // Whoever worked in it last may have been killed.
+            sweep(folder);
+            Repository::open_bare(folder).ok()
+        } else {
+            None
+        };
         let repository = match opened {
             Some(repository) => repository,
             None => create(folder, &source)?,
         };
-        Ok(Self { folder: folder.to_owned(), source, credentials, repository, suspect: Cell::new(false) })
+        Ok(Self { folder: folder.to_owned(), source, access: access.into(), repository, suspect: Cell::new(false) })
     }
 
     /// The source it mirrors.
@@ -127,7 +134,7 @@ impl Mirror {
     }
 
     pub(super) fn remote(&self) -> Remote<'_> {
-        Remote { source: &self.source, credentials: &self.credentials }
+        Remote { source: &self.source, access: &self.access }
     }
 
     /// Notes that the source's branch is at a commit that we pushed, so that it is not fetched back.

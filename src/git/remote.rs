@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use git2::{Oid, Repository};
 
-use super::credentials::Credentials;
+use super::access::Access;
 use super::error::Result;
 use super::source::Source;
-use super::{local, smart};
+use super::{local, overseer};
 
 /// What a repository has.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ pub(super) enum Pushed {
 /// The repository at a source.
 pub(super) struct Remote<'a> {
     pub(super) source: &'a Source,
-    pub(super) credentials: &'a Credentials,
+    pub(super) access: &'a Access,
 }
 
 impl Remote<'_> {
@@ -74,7 +74,7 @@ impl Remote<'_> {
     pub(super) fn look(&self, mirror: &Repository, choose: &mut Choose<'_>) -> Result<Listing> {
         match self.source.is_local() {
             Some(path) => local::look(path, self.source, mirror, choose),
-            None => smart::look(self, mirror, choose),
+            None => overseer::look(self, mirror, choose),
         }
     }
 
@@ -82,7 +82,7 @@ impl Remote<'_> {
     pub(super) fn push(&self, mirror: &Repository, outgoing: &Outgoing<'_>) -> Result<Pushed> {
         match self.source.is_local() {
             Some(path) => local::push(path, self.source, mirror, outgoing),
-            None => smart::push(self, mirror, outgoing),
+            None => overseer::push(self, mirror, outgoing),
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Repositories elsewhere, by https and ssh: libgit2's smart protocol, with every question it may ask answered by us.
+//! It runs in the worker process only, and may hang there.
 //!
 //! Deliberately absent: HTTP redirects. The mirror's configuration turns them off (`http.followRedirects`), so that neither
 //! a token nor trust goes to a host that nobody named.
@@ -8,40 +9,70 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use git2::{
-    CertificateCheckStatus, Cred, CredentialType, Direction, FetchOptions, ProxyOptions, PushOptions, PushUpdate,
-    RemoteCallbacks, RemoteConnection, RemoteRedirect, Repository,
+    CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, FetchOptions, ProxyOptions, PushOptions,
+    PushUpdate, RemoteCallbacks, RemoteConnection, RemoteRedirect, Repository,
 };
 
 use git2::cert::Cert;
 
 use super::error::{Error, Result};
 use super::known_hosts::{OfferedKey, Verdict, verdict};
-use super::remote::{Choose, Listing, Outgoing, Pushed, Remote};
+use super::remote::{Listing, Outgoing, Pushed, Want};
+use super::wire::Request;
+use super::worker::forget_known_hosts;
 
 /// libgit2 asks again for as long as it gets answers: once for a name, and once for each way to prove it, is enough.
 const MOST_ANSWERS: usize = 3;
 
-/// One conversation: who asks, and why it was broken off. libgit2 carries only a number and a text through its own frames.
+/// Who asks for what, and whom to tell that something arrived: so many bytes until now.
+pub(super) struct Conversation<'a> {
+    pub(super) request: &'a Request,
+    pub(super) alive: &'a dyn Fn(u64),
+}
+
+/// Chooses what to fetch, on the other side of the pipe.
+type Choose<'a> = dyn FnMut(&Listing) -> Result<Vec<Want>> + 'a;
+
+/// One connection: why it was broken off. libgit2 carries only a number and a text through its own frames.
 struct Talk<'a> {
-    remote: &'a Remote<'a>,
+    conversation: &'a Conversation<'a>,
     answered: RefCell<Vec<&'static str>>,
     fault: RefCell<Option<Error>>,
 }
 
 /// Lists what the repository has and fetches what `choose` wants of it, over one connection.
-pub(super) fn look(remote: &Remote<'_>, mirror: &Repository, choose: &mut Choose<'_>) -> Result<Listing> {
-    let talk = Talk::new(remote);
-    let mut there = mirror.remote_anonymous(remote.source.url()).map_err(|error| talk.fault("name", error))?;
+pub(super) fn look(conversation: &Conversation<'_>, mirror: &Repository, choose: &mut Choose<'_>) -> Result<Listing> {
+    match look_once(conversation, mirror, choose) {
+        // Its keys are all of kinds that we don't know it by: have it show one, so that the error can name it.
+        Err(Error::Unreachable { doing, repository, source }) if no_common_key(&source) => {
+            forget_known_hosts();
+            match look_once(conversation, mirror, choose) {
+                Err(shown @ Error::HostKey { .. }) => Err(shown),
+                _ => Err(Error::Unreachable { doing, repository, source }),
+            }
+        }
+        result => result,
+    }
+}
+
+/// libssh2's words are all there is to tell it by.
+fn no_common_key(error: &git2::Error) -> bool {
+    error.class() == ErrorClass::Ssh && error.message().contains("failed to start SSH session")
+}
+
+fn look_once(conversation: &Conversation<'_>, mirror: &Repository, choose: &mut Choose<'_>) -> Result<Listing> {
+    let talk = Talk::new(conversation);
+    let mut there = mirror.remote_anonymous(talk.request().source.url()).map_err(|error| talk.fault("name", error))?;
     let mut connection = there
-        .connect_auth(Direction::Fetch, Some(talk.callbacks()), Some(proxy()))
+        .connect_auth(Direction::Fetch, Some(talk.callbacks()), Some(talk.proxy()))
         .map_err(|error| talk.fault("connect to", error))?;
     let listing = list(&connection).map_err(|error| talk.fault("list the branches of", error))?;
-    let wants: Vec<String> = choose(&listing).iter().map(|want| format!("+{}:{}", want.name, want.into)).collect();
+    let wants: Vec<String> = choose(&listing)?.iter().map(|want| format!("+{}:{}", want.name, want.into)).collect();
     if !wants.is_empty() {
         let mut options = FetchOptions::new();
         options
             .remote_callbacks(talk.callbacks())
-            .proxy_options(proxy())
+            .proxy_options(talk.proxy())
             .follow_redirects(RemoteRedirect::None)
             .download_tags(git2::AutotagOption::None)
             .update_fetchhead(false);
@@ -51,8 +82,8 @@ pub(super) fn look(remote: &Remote<'_>, mirror: &Repository, choose: &mut Choose
 }
 
 /// Pushes a commit. libgit2 says Ok to a push that was refused: the truth is in the status of the reference.
-pub(super) fn push(remote: &Remote<'_>, mirror: &Repository, outgoing: &Outgoing<'_>) -> Result<Pushed> {
-    let talk = Talk::new(remote);
+pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoing: &Outgoing<'_>) -> Result<Pushed> {
+    let talk = Talk::new(conversation);
     let overtaken = RefCell::new(false);
     let refused = RefCell::new(None);
     let mut callbacks = talk.callbacks();
@@ -72,8 +103,8 @@ pub(super) fn push(remote: &Remote<'_>, mirror: &Repository, outgoing: &Outgoing
         Ok(())
     });
     let mut options = PushOptions::new();
-    options.remote_callbacks(callbacks).proxy_options(proxy()).follow_redirects(RemoteRedirect::None);
-    let mut there = mirror.remote_anonymous(remote.source.url()).map_err(|error| talk.fault("name", error))?;
+    options.remote_callbacks(callbacks).proxy_options(talk.proxy()).follow_redirects(RemoteRedirect::None);
+    let mut there = mirror.remote_anonymous(talk.request().source.url()).map_err(|error| talk.fault("name", error))?;
     let result = there.push(&[format!("{}:{}", outgoing.commit, outgoing.name)], Some(&mut options));
     drop(options);
     if overtaken.into_inner() {
@@ -89,12 +120,6 @@ pub(super) fn push(remote: &Remote<'_>, mirror: &Repository, outgoing: &Outgoing
             other => Err(other),
         },
     }
-}
-
-fn proxy() -> ProxyOptions<'static> {
-    let mut proxy = ProxyOptions::new();
-    proxy.auto();
-    proxy
 }
 
 fn list(connection: &RemoteConnection<'_, '_, '_>) -> std::result::Result<Listing, git2::Error> {
@@ -113,13 +138,39 @@ fn list(connection: &RemoteConnection<'_, '_, '_>) -> std::result::Result<Listin
 }
 
 impl<'a> Talk<'a> {
-    fn new(remote: &'a Remote<'a>) -> Self {
-        Self { remote, answered: RefCell::new(Vec::new()), fault: RefCell::new(None) }
+    fn new(conversation: &'a Conversation<'a>) -> Self {
+        Self { conversation, answered: RefCell::new(Vec::new()), fault: RefCell::new(None) }
+    }
+
+    fn request(&self) -> &'a Request {
+        self.conversation.request
+    }
+
+    fn proxy(&self) -> ProxyOptions<'a> {
+        let mut proxy = ProxyOptions::new();
+        if let Some(url) = &self.request().proxy {
+            proxy.url(url.reveal());
+        }
+        proxy
+    }
+
+    /// Something arrived. Past the most that may, libgit2 is told to stop.
+    fn arrived(&self, bytes: usize) -> bool {
+        (self.conversation.alive)(bytes as u64);
+        let most = self.request().most;
+        let enough = bytes as u64 > most;
+        if enough {
+            self.break_off(Error::TooMuch { repository: self.request().source.to_string(), most });
+        }
+        !enough
     }
 
     /// Our own reason if there is one, else libgit2's.
     fn fault(&self, doing: &'static str, error: git2::Error) -> Error {
-        self.fault.borrow_mut().take().unwrap_or_else(|| Error::talking(doing, &self.remote.source.to_string(), error))
+        self.fault
+            .borrow_mut()
+            .take()
+            .unwrap_or_else(|| Error::talking(doing, &self.request().source.to_string(), error))
     }
 
     /// Keeps our reason, and gives libgit2 something to carry. `GIT_EAUTH` would make it ask again.
@@ -132,11 +183,16 @@ impl<'a> Talk<'a> {
         let mut callbacks = RemoteCallbacks::new();
         callbacks.credentials(|_, user, allowed| self.answer(user, allowed));
         callbacks.certificate_check(|certificate, host| self.check_server(certificate, host));
+        callbacks.transfer_progress(|progress| self.arrived(progress.received_bytes()));
+        callbacks.sideband_progress(|_| {
+            (self.conversation.alive)(0);
+            true
+        });
         callbacks
     }
 
     fn answer(&self, user: Option<&str>, allowed: CredentialType) -> std::result::Result<Cred, git2::Error> {
-        let Remote { source, credentials } = self.remote;
+        let Request { source, credentials, .. } = self.request();
         let user = user.or(source.user()).unwrap_or("git");
         let tried = self.answered.borrow().clone();
         if allowed.contains(CredentialType::USERNAME) && tried.len() < MOST_ANSWERS {
@@ -181,14 +237,15 @@ impl<'a> Talk<'a> {
         host: &str,
     ) -> std::result::Result<CertificateCheckStatus, git2::Error> {
         let Some(hostkey) = certificate.as_hostkey() else { return Ok(CertificateCheckStatus::CertificatePassthrough) };
-        let Remote { source, credentials } = self.remote;
+        let Request { source, credentials, .. } = self.request();
         let offered = OfferedKey {
             kind: hostkey.hostkey_type().map_or("unknown", |kind| kind.name()).to_owned(),
             blob: hostkey.hostkey().unwrap_or_default().to_vec(),
             sha256: hostkey.hash_sha256().copied().unwrap_or_default(),
         };
-        let file = credentials.read_known_hosts().map_err(|fault| self.break_off(fault))?;
-        match verdict(&file, host, source.ssh_port(), &offered) {
+        let file =
+            credentials.read_known_hosts(self.request().home.as_deref()).map_err(|fault| self.break_off(fault))?;
+        match verdict(&file, host, source.ssh_host().map_or(22, |(_, port)| port), &offered) {
             Verdict::Known => Ok(CertificateCheckStatus::CertificateOk),
             verdict => {
                 let (repository, host) = (source.to_string(), host.to_owned());

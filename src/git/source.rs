@@ -6,11 +6,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::credentials::Secret;
 use super::error::{Error, Result};
 
 /// A repository's address, checked. Equal sources are the same address; who asks (user, password) is part of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     kind: Kind,
     /// What libgit2 gets. Never has a password in it, because libgit2 quotes addresses in its messages.
@@ -19,7 +21,7 @@ pub struct Source {
     password: Option<Secret>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Kind {
     Local(PathBuf),
     Ssh { host: String, port: u16 },
@@ -93,11 +95,11 @@ impl Source {
         self.password.as_ref()
     }
 
-    /// The port that SSH connects to; `known_hosts` names it.
-    pub(super) fn ssh_port(&self) -> u16 {
-        match self.kind {
-            Kind::Ssh { port, .. } => port,
-            _ => 22,
+    /// The host and port that SSH connects to, as `known_hosts` names them.
+    pub(super) fn ssh_host(&self) -> Option<(&str, u16)> {
+        match &self.kind {
+            Kind::Ssh { host, port } => Some((host, *port)),
+            _ => None,
         }
     }
 
@@ -215,9 +217,9 @@ mod tests {
     fn ssh_has_two_forms_and_knows_its_port() {
         assert_eq!(source("git@example.org:team/policies").to_string(), "git@example.org:team/policies");
         assert_eq!(source("example.org:policies").user(), Some("git"));
-        assert_eq!(source("git@example.org:p").ssh_port(), 22);
+        assert_eq!(source("git@example.org:p").ssh_host(), Some(("example.org", 22)));
         let url = source("ssh://me@[::1]:2222/srv/p.git");
-        assert_eq!((url.ssh_port(), url.user(), url.is_local()), (2222, Some("me"), None));
+        assert_eq!((url.ssh_host(), url.user(), url.is_local()), (Some(("::1", 2222)), Some("me"), None));
         assert_eq!(url.to_string(), "ssh://me@[::1]:2222/srv/p.git");
     }
 

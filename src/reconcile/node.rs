@@ -25,7 +25,7 @@ use crate::core::name::NodeName;
 use crate::core::policy::config::Schedule;
 use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::Range;
-use crate::git::credentials::Credentials;
+use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::kernel::watch::{Event, Watch};
 use crate::kernel::{Kernel, KernelError};
@@ -41,7 +41,7 @@ pub struct Options {
     /// Its branch; none: its default branch.
     pub branch: Option<String>,
     /// How to get in.
-    pub credentials: Credentials,
+    pub access: Access,
     /// Manifests of the cluster.
     pub cluster: PathBuf,
     /// The cluster's name: whose entry in egret.yaml counts, and whose reports branch is written.
@@ -137,7 +137,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         .map_err(|source| RunError::Start { what: "the repository's thread", source })?;
     let publisher = Publisher::start(publisher::Options {
         source: options.source.clone(),
-        credentials: options.credentials.clone(),
+        access: options.access.clone(),
         mirror: folder.join("reports.git"),
         cluster: options.cluster_name.clone(),
         seed,
@@ -156,7 +156,7 @@ fn repository_options(options: &Options, folder: &std::path::Path, seed: u64) ->
     repository::Options {
         source: options.source.clone(),
         branch: options.branch.clone(),
-        credentials: options.credentials.clone(),
+        access: options.access.clone(),
         mirror: folder.join("policy.git"),
         cluster: options.cluster_name.clone(),
         poll,

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use crate::backoff::Backoff;
 use crate::core::report::history::NodeReport;
 use crate::core::report::{files, message};
-use crate::git::credentials::Credentials;
+use crate::git::access::Access;
 use crate::git::mirror::Mirror;
 use crate::git::publish::{Author, BranchState, Draft, Published, Target, publish};
 use crate::git::source::Source;
@@ -25,7 +25,7 @@ pub struct Options {
     /// The repository.
     pub source: Source,
     /// How to get in.
-    pub credentials: Credentials,
+    pub access: Access,
     /// The folder of a mirror of its own: fetching policies does not wait for it.
     pub mirror: PathBuf,
     /// The cluster's name: the branch's identity.
@@ -140,7 +140,7 @@ fn log(published: &Published, letter: &Letter) {
 fn write(options: &Options, mirror: &mut Option<Mirror>, letter: &Letter) -> git::Result<Published> {
     let mirror = match mirror {
         Some(mirror) => mirror,
-        None => mirror.insert(Mirror::open(&options.mirror, options.source.clone(), options.credentials.clone())?),
+        None => mirror.insert(Mirror::open(&options.mirror, options.source.clone(), options.access.clone())?),
     };
     let target = Target {
         branch: letter.branch.clone(),

@@ -17,7 +17,7 @@ use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, Change, GoodDocuments, Refusal as Refused};
 use crate::core::report::history::Rejected;
-use crate::git::credentials::Credentials;
+use crate::git::access::Access;
 use crate::git::files::{FileChange, Refusal};
 use crate::git::mirror::Mirror;
 use crate::git::source::Source;
@@ -31,7 +31,7 @@ pub struct Options {
     /// Its branch; none: its default branch.
     pub branch: Option<String>,
     /// How to get in.
-    pub credentials: Credentials,
+    pub access: Access,
     /// The folder of the mirror.
     pub mirror: PathBuf,
     /// Whose paths and settings of egret.yaml count.
@@ -161,8 +161,8 @@ impl Reader {
         let mut mirror = if let Some(mirror) = self.mirror.take() {
             mirror
         } else {
-            let Options { mirror, source, credentials, .. } = &self.options;
-            Mirror::open(mirror, source.clone(), credentials.clone())?
+            let Options { mirror, source, access, .. } = &self.options;
+            Mirror::open(mirror, source.clone(), access.clone())?
         };
         let result = self.look_at(&mut mirror, known);
         self.mirror = Some(mirror);

@@ -1,9 +1,12 @@
 //! The Git edge against real repositories, made and pushed to with the `git` program.
 //!
-//! Deliberately absent: https (its test server is not here), and timing: what is measured stands in docs, not in tests.
+//! Deliberately absent: timing; what is measured stands in docs, not in tests.
 
+mod bad_servers;
+mod crooked;
 pub(crate) mod fixture;
 mod publishing;
+mod servers;
 mod ssh;
 mod watching;
 

@@ -33,7 +33,7 @@ use crate::cluster::live::{
 use crate::core::policy::config::Schedule;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
-use crate::git::credentials::Credentials;
+use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::serve::{self, Health, Metrics};
 use crate::telemetry::chain;
@@ -47,7 +47,7 @@ pub struct Options {
     /// Its branch; none: its default branch.
     pub branch: Option<String>,
     /// How to get in.
-    pub credentials: Credentials,
+    pub access: Access,
     /// The cluster's name.
     pub cluster_name: String,
     /// Where mirrors and memory are.
@@ -147,7 +147,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         repository::Options {
             source: options.source.clone(),
             branch: options.branch.clone(),
-            credentials: options.credentials.clone(),
+            access: options.access.clone(),
             mirror: options.state_folder.join("policy.git"),
             cluster: options.cluster_name.clone(),
             poll: options.poll,
@@ -160,7 +160,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     .map_err(start("the repository's thread"))?;
     let publisher = Publisher::start(publisher::Options {
         source: options.source.clone(),
-        credentials: options.credentials.clone(),
+        access: options.access.clone(),
         mirror: options.state_folder.join("reports.git"),
         cluster: options.cluster_name.clone(),
         seed,

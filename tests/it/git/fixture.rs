@@ -7,11 +7,15 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use egret::git::access::Access;
 use egret::git::credentials::Credentials;
 use egret::git::mirror::Mirror;
 use egret::git::source::{Insecure, Source};
 use egret::git::{CommitId, Error};
 use tempfile::TempDir;
+
+/// The program whose worker talks to servers: this binary has none.
+pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_egret");
 
 /// The whole repository.
 pub(super) fn all() -> Vec<String> {
@@ -111,8 +115,12 @@ impl Origin {
     }
 
     pub(super) fn mirror_at(&self, name: &str, source: &str, credentials: Credentials) -> Mirror {
-        let source = Source::parse(source, Insecure::Refuse).expect("a source");
-        Mirror::open(&self.path().join(name), source, credentials).expect("a mirror")
+        self.mirror_by(name, source, Access { program: PROGRAM.into(), ..credentials.into() })
+    }
+
+    pub(super) fn mirror_by(&self, name: &str, source: &str, access: Access) -> Mirror {
+        let source = Source::parse(source, Insecure::Allow).expect("a source");
+        Mirror::open(&self.path().join(name), source, access).expect("a mirror")
     }
 
     /// Cuts every pack of the mirror in half, as a full disk would.
@@ -128,6 +136,17 @@ impl Origin {
             fs::remove_file(&pack).expect("it goes");
             fs::write(&pack, &half[..half.len() / 2]).expect("half of it comes back");
         }
+    }
+
+    /// Nothing is missing from the mirror, and nobody left anything in it.
+    pub(super) fn assert_mirror_is_sound(&self) {
+        output(git_command(&self.state()).args(["fsck", "--strict"]), b"");
+        let packs = fs::read_dir(self.state().join("objects/pack")).expect("packs");
+        let left: Vec<_> = packs
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_none_or(|kind| kind != "pack" && kind != "idx"))
+            .collect();
+        assert_eq!(left, Vec::<PathBuf>::new());
     }
 
     /// Takes one object away from the mirror, named as the bare repository knows it.

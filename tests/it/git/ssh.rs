@@ -37,15 +37,25 @@ fn generate_key(path: &Path, kind: &str) {
 
 impl Server {
     fn start(origin: &Origin) -> Self {
+        Self::with(origin, &["ed25519"], "ed25519")
+    }
+
+    /// With host keys of these kinds, for a user with a key of that kind.
+    fn with(origin: &Origin, hosts: &[&str], user: &str) -> Self {
         let folder = origin.path().join("ssh");
         fs::create_dir_all(&folder).expect("a folder");
         // sshd confines its unprivileged half to this folder; packages leave making it to the init system.
         fs::create_dir_all("/run/sshd").expect("a folder");
-        generate_key(&folder.join("host"), "ed25519");
-        generate_key(&folder.join("user"), "ed25519");
+        let mut host_keys = String::new();
+        for (number, kind) in hosts.iter().enumerate() {
+            let name = if number == 0 { "host".to_owned() } else { format!("host-{kind}") };
+            generate_key(&folder.join(&name), kind);
+            host_keys.push_str(&format!("HostKey {}/{name}\n", folder.display()));
+        }
+        generate_key(&folder.join("user"), user);
         let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
         let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nAuthorizedKeysFile {0}/user.pub\nPidFile none\n\
+            "Port {port}\nListenAddress 127.0.0.1\n{host_keys}AuthorizedKeysFile {0}/user.pub\nPidFile none\n\
              StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nAllowUsers root\n\
              SetEnv GIT_CONFIG_GLOBAL=/dev/null PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
             folder.display()
@@ -146,6 +156,49 @@ fn a_host_with_another_key_is_refused_and_the_fingerprint_is_named() {
     assert!(hashed.expect("ssh-keygen is installed").status.success());
     assert!(fs::read_to_string(server.folder.join("known_hosts")).expect("a file").starts_with("|1|"));
     assert_eq!(mirror.head(None).expect("a hashed name is found").commit, commit);
+}
+
+#[test]
+fn every_kind_of_key_lets_its_user_in() {
+    for kind in ["ed25519", "ecdsa", "rsa"] {
+        let origin = Origin::new();
+        let server = Server::with(&origin, &[kind], kind);
+        let commit = origin.push(&[("a.yaml", "a: 1\n")], "first");
+        let head = server.mirror(&origin, "state").head(None);
+        assert_eq!(head.unwrap_or_else(|error| panic!("{kind}: {error:?} {}", server.log())).commit, commit);
+    }
+}
+
+#[test]
+fn of_a_server_with_several_keys_any_that_is_known_will_do() {
+    let origin = Origin::new();
+    let server = Server::with(&origin, &["ed25519", "ecdsa", "rsa"], "ed25519");
+    let commit = origin.push(&[("a.yaml", "a: 1\n")], "first");
+    for pinned in ["host", "host-ecdsa", "host-rsa"] {
+        server.write_known_hosts(&server.public_key(pinned));
+        let hashed =
+            Command::new("ssh-keygen").args(["-q", "-H", "-f"]).arg(server.folder.join("known_hosts")).status();
+        assert!(hashed.expect("ssh-keygen is installed").success());
+        let head = server.mirror(&origin, &format!("state-{pinned}")).head(None);
+        assert_eq!(head.unwrap_or_else(|error| panic!("{pinned}: {error:?}")).commit, commit);
+    }
+    // Before and after the operator gives it a new one.
+    let both = ["user", "host"].map(|name| format!("[127.0.0.1]:{} {}\n", server.port, server.public_key(name)));
+    fs::write(server.folder.join("known_hosts"), both.concat()).expect("a file");
+    assert_eq!(server.mirror(&origin, "state").head(None).expect("one of two").commit, commit);
+}
+
+#[test]
+fn a_server_without_any_key_of_a_known_kind_is_told_with_the_fingerprint_of_what_it_has() {
+    let origin = Origin::new();
+    let server = Server::start(&origin);
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    generate_key(&server.folder.join("old"), "rsa");
+    server.write_known_hosts(&server.public_key("old"));
+    let error = server.mirror(&origin, "state").head(None).expect_err("no known key");
+    let expected =
+        format!("it offers ssh-ed25519 {}, and known_hosts has only its ssh-rsa key", server.fingerprint("host"));
+    assert!(error.to_string().ends_with(&expected), "{error}");
 }
 
 #[test]

@@ -1,0 +1,290 @@
+//! Servers that hang, trickle, break off, lie or are gone: the loop goes on, what is in force stays, the error says what to do, and
+//! all is well when the server is.
+//!
+//! Deliberately absent: bad repositories on this machine (`git`), and servers that merely refuse (`ssh`, `servers`).
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use egret::core::policy::catalogue::GoodDocuments;
+use egret::git::access::{Access, Limits};
+use egret::git::credentials::Credentials;
+use egret::git::mirror::Mirror;
+use egret::git::source::{Insecure, Source};
+use egret::git::{CommitId, Error, Fate};
+use egret::reconcile::repository::{News, Options, Repository};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::crooked::{Crooked, Mood, Serving, git_daemon};
+use super::fixture::{Origin, PROGRAM};
+
+/// Short enough for a test, long enough for a loaded machine.
+const LIMITS: Limits = Limits {
+    connect: Duration::from_millis(1200),
+    idle: Duration::from_millis(700),
+    total: Duration::from_millis(2000),
+    slowest: 64 << 10,
+    most: 8 << 20,
+};
+/// Nothing takes this long; a thread that is held for ever does.
+const FOR_EVER: Duration = Duration::from_secs(60);
+
+fn access(limits: Limits) -> Access {
+    Access { program: PROGRAM.into(), limits, ..Access::default() }
+}
+
+/// The loop's own thread on a repository behind a relay.
+struct Loop {
+    origin: Origin,
+    relay: Crooked,
+    _daemon: Serving,
+    repository: Repository,
+    news: UnboundedReceiver<News>,
+}
+
+impl Loop {
+    fn start(limits: Limits) -> Self {
+        let origin = Origin::new();
+        let (daemon, port) = git_daemon(&origin);
+        let relay = Crooked::before(port);
+        let source = format!("git://127.0.0.1:{}{}", relay.port, origin.bare.display());
+        let (sender, news) = unbounded_channel();
+        let options = Options {
+            source: Source::parse(&source, Insecure::Allow).expect("a source"),
+            branch: Some("main".to_owned()),
+            access: access(limits),
+            mirror: origin.state(),
+            cluster: "kind".to_owned(),
+            poll: Duration::from_millis(50),
+            seed: 1,
+        };
+        let repository = Repository::start(options, None, GoodDocuments::default(), sender).expect("a thread");
+        Self { origin, relay, _daemon: daemon, repository, news }
+    }
+
+    fn push(&self, content: &str) -> CommitId {
+        self.origin.push(&[("README.md", content)], content)
+    }
+
+    /// The first news that the test is waiting for.
+    fn wait<T>(&mut self, what: &str, mut wanted: impl FnMut(News) -> Option<T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let end = Instant::now() + FOR_EVER;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let news = runtime.block_on(async { tokio::time::timeout(left, self.news.recv()).await });
+            let news = news.unwrap_or_else(|_| panic!("the thread never says {what}")).expect("the thread lives");
+            if let Some(found) = wanted(news) {
+                return found;
+            }
+        }
+    }
+
+    fn in_force(&mut self, commit: CommitId) {
+        self.wait("the commit", |news| {
+            matches!(news, News::Intent(intent) if intent.commit.id == commit).then_some(())
+        });
+    }
+
+    fn fault(&mut self) -> Error {
+        self.wait("a fault", |news| match news {
+            News::Fault(error) => Some(error),
+            News::Intent(intent) => panic!("{intent:?}"),
+            News::Unchanged => None,
+        })
+    }
+
+    /// What is said of a mood, and that it is got over.
+    fn through(mood: Mood, limits: Limits) -> Error {
+        let mut this = Self::start(limits);
+        let first = this.push("first");
+        this.in_force(first);
+        this.relay.set(mood);
+        let second = this.push("second");
+        let error = this.fault();
+        assert_eq!(error.fate(), Fate::Retry, "{error:?}");
+        assert!(error.hint().is_some(), "{error:?}");
+        this.relay.set(Mood::Good);
+        this.repository.look();
+        this.in_force(second);
+        this.origin.assert_mirror_is_sound();
+        error
+    }
+}
+
+fn ends_with(error: &Error, end: &str) {
+    assert!(error.to_string().ends_with(end), "{error}");
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up() {
+    ends_with(&Loop::through(Mood::Stall, LIMITS), "is too slow: it did not list its branches within 1.2s");
+}
+
+#[test]
+fn a_server_that_trickles_is_given_up() {
+    ends_with(&Loop::through(Mood::Trickle, LIMITS), "is too slow: it did not list its branches within 1.2s");
+}
+
+#[test]
+fn a_pack_that_trickles_is_given_up_although_something_always_comes() {
+    let limits = Limits { idle: FOR_EVER, ..LIMITS };
+    ends_with(&Loop::through(Mood::TrickleInPack, limits), "is too slow: it was not done after 2s");
+}
+
+#[test]
+fn a_pack_that_stops_coming_is_given_up() {
+    let error = Loop::through(Mood::StallInPack, LIMITS);
+    ends_with(&error, "is too slow: it said nothing for 700ms in the middle of a fetch");
+}
+
+#[test]
+fn a_connection_that_is_reset_is_told() {
+    let error = Loop::through(Mood::Reset, LIMITS);
+    assert!(matches!(&error, Error::Unreachable { source, .. } if source.message().contains("reset")), "{error:?}");
+}
+
+#[test]
+fn a_pack_that_is_cut_off_is_told() {
+    let error = Loop::through(Mood::Truncate, LIMITS);
+    assert!(matches!(&error, Error::Unreachable { doing: "fetch from", .. }), "{error:?}");
+}
+
+#[test]
+fn a_pack_without_end_is_stopped() {
+    ends_with(&Loop::through(Mood::Endless, LIMITS), "sends more than 8 MiB");
+}
+
+#[test]
+fn what_people_do_to_a_branch_is_followed_or_told() {
+    let mut this = Loop::start(LIMITS);
+    let empty = this.fault();
+    assert!(matches!(empty, Error::Empty { .. }), "{empty:?}");
+    let first = this.push("first");
+    this.in_force(first);
+    let second = this.push("second");
+    this.in_force(second);
+    this.origin.git(&["reset", "--quiet", "--hard", &first.to_string()]);
+    let other = this.origin.commit(&[("README.md", "other")], "other");
+    this.origin.git(&["push", "--quiet", "--force", "origin", "main"]);
+    this.in_force(other);
+    this.origin.in_bare(&["update-ref", "-d", "refs/heads/main"]);
+    let deleted = this.fault();
+    assert!(matches!(deleted, Error::BranchDeleted { last, .. } if last == other), "{deleted:?}");
+    let third = this.push("third");
+    this.in_force(third);
+}
+
+#[test]
+fn a_server_that_is_away_at_the_start_leaves_the_mirror_alone() {
+    let origin = Origin::new();
+    let source = {
+        let (_daemon, port) = git_daemon(&origin);
+        format!("git://127.0.0.1:{port}{}", origin.bare.display())
+    };
+    let mut mirror = origin.mirror_by("state", &source, access(LIMITS));
+    let error = mirror.head(None).expect_err("nobody listens");
+    assert_eq!(error.fate(), Fate::Retry);
+    assert!(error.hint().is_some_and(|hint| hint.contains("is the server up")), "{error:?} {:?}", error.hint());
+}
+
+/// Answers every request on a port with what `answer` makes of its head.
+fn http(host: &str, answer: impl Fn(&str) -> String + Send + 'static) -> u16 {
+    let listener = TcpListener::bind((host, 0)).expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let lines = BufReader::new(client.try_clone().expect("a socket")).lines().map_while(Result::ok);
+            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let _ = client.write_all(answer(&head.join("\n")).as_bytes());
+        }
+    });
+    port
+}
+
+#[test]
+fn credentials_never_follow_a_redirect_to_another_host() {
+    let origin = Origin::new();
+    let visits = Arc::new(AtomicUsize::new(0));
+    let visited = Arc::clone(&visits);
+    let elsewhere = http("127.0.0.2", move |_| {
+        visited.fetch_add(1, Ordering::SeqCst);
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned()
+    });
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&heads);
+    let here = http("127.0.0.1", move |head| {
+        seen.lock().expect("heads").push(head.to_owned());
+        let (status, field) = if head.contains("Authorization: Basic") {
+            ("302 Found", format!("Location: http://127.0.0.2:{elsewhere}/p/info/refs?service=git-upload-pack"))
+        } else {
+            ("401 Unauthorized", "WWW-Authenticate: Basic realm=\"p\"".to_owned())
+        };
+        format!("HTTP/1.1 {status}\r\n{field}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    });
+    let password = origin.path().join("password");
+    std::fs::write(&password, "hunter2\n").expect("a file");
+    let credentials = Credentials { password: Some(password), ..Credentials::default() };
+    let access = Access { credentials, ..access(LIMITS) };
+    let mut mirror = origin.mirror_by("state", &format!("http://127.0.0.1:{here}/p"), access);
+    let error = mirror.head(None).expect_err("a redirect");
+    assert!(error.hint().is_some_and(|hint| hint.starts_with("Egret follows no redirect")), "{error:?}");
+    assert!(heads.lock().expect("heads").iter().any(|head| head.contains("Authorization")), "it was asked for");
+    assert_eq!(visits.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_worker_that_is_killed_at_any_moment_leaves_a_mirror_that_works() {
+    let origin = Origin::new();
+    let (_daemon, port) = git_daemon(&origin);
+    let source = format!("git://127.0.0.1:{port}{}", origin.bare.display());
+    let mut given_up = 0;
+    for round in 0..30_u64 {
+        let commit = origin.push(&[("a.yaml", &format!("a: {round}\n"))], "round");
+        let short = Limits { total: Duration::from_micros(500 * (round + 1)), ..LIMITS };
+        match origin.mirror_by("state", &source, access(short)).head(None) {
+            Ok(head) => assert_eq!(head.commit, commit),
+            Err(error) => {
+                assert!(matches!(error, Error::TooSlow { .. }), "{error:?}");
+                given_up += 1;
+            }
+        }
+        // The same folder, opened by the next process.
+        let mut mirror: Mirror = origin.mirror_by("state", &source, access(Limits::default()));
+        assert_eq!(mirror.head(None).expect("it works").commit, commit);
+    }
+    assert!(given_up > 3, "{given_up} of 30");
+    origin.assert_mirror_is_sound();
+}
+
+#[test]
+fn a_lock_that_a_killed_process_left_is_nobodys() {
+    let origin = Origin::new();
+    let (_daemon, port) = git_daemon(&origin);
+    let source = format!("git://127.0.0.1:{port}{}", origin.bare.display());
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    origin.mirror_by("state", &source, access(Limits::default())).head(None).expect("a look");
+    for name in ["refs/egret/heads/main.lock", "packed-refs.lock", "objects/pack/pack_git2_abcdef"] {
+        std::fs::write(origin.state().join(name), "").expect("a file");
+    }
+    let second = origin.push(&[("a.yaml", "a: 2\n")], "second");
+    let mut mirror = origin.mirror_by("state", &source, access(Limits::default()));
+    assert_eq!(mirror.head(None).expect("a look").commit, second);
+    origin.assert_mirror_is_sound();
+}
+
+#[test]
+fn a_worker_that_cannot_start_is_told() {
+    let origin = Origin::new();
+    let access = Access { program: "/nonexistent/egret".into(), ..Access::default() };
+    let error = origin.mirror_by("state", "git://127.0.0.1:1/p", access).head(None).expect_err("no program");
+    assert_eq!(error.to_string(), "cannot start the process for Git /nonexistent/egret");
+    let access = Access { program: "/bin/false".into(), ..Access::default() };
+    let error = origin.mirror_by("state", "git://127.0.0.1:1/p", access).head(None).expect_err("no worker");
+    let expected = "the process that talks to git://127.0.0.1:1/p failed: it ended without an answer (exit status: 1)";
+    assert_eq!(error.to_string(), expected);
+}
