@@ -18,6 +18,7 @@ mod way;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kube::config::Kubeconfig;
+use serde_json::{Value, json};
 
 use self::api::{Outcome, fault};
 use self::suite::Suite;
@@ -68,11 +69,61 @@ fn run(kubeconfig: Kubeconfig) -> Outcome {
     if faults.is_empty() { Ok(()) } else { Err(fault(faults.join("\n\n"))) }
 }
 
-#[test]
-fn the_scenario_holds_against_the_double_as_it_has_to_against_a_real_api_server() -> Outcome {
+/// The double with an admin, and a kubeconfig for them.
+fn double() -> Outcome<(ApiServer, Kubeconfig)> {
     let api = ApiServer::local().map_err(fault)?;
     api.admin("admin", "the admin's token");
-    run(Kubeconfig::from_yaml(&api.kubeconfig(Some("the admin's token"))).map_err(fault)?)
+    let kubeconfig = Kubeconfig::from_yaml(&api.kubeconfig(Some("the admin's token"))).map_err(fault)?;
+    Ok((api, kubeconfig))
+}
+
+/// What a suite could have left, by resource and name. The events' namespace and those that every cluster has stay.
+fn left(api: &ApiServer) -> Vec<String> {
+    let resources = [
+        "nodes",
+        "pods",
+        "namespaces",
+        "serviceaccounts",
+        "events.events.k8s.io",
+        "leases.coordination.k8s.io",
+        "customresourcedefinitions.apiextensions.k8s.io",
+        "clusterroles.rbac.authorization.k8s.io",
+        "clusterrolebindings.rbac.authorization.k8s.io",
+        "roles.rbac.authorization.k8s.io",
+        "rolebindings.rbac.authorization.k8s.io",
+        "validatingadmissionpolicies.admissionregistration.k8s.io",
+        "validatingadmissionpolicybindings.admissionregistration.k8s.io",
+    ];
+    let named = |resource: &str, object: &Value| format!("{resource} {}", api::name(object));
+    let all = resources.iter().flat_map(|resource| {
+        let objects = api.list(resource).into_iter();
+        objects.map(|object| named(resource, &object)).collect::<Vec<_>>()
+    });
+    let usual = ["default", "kube-node-lease", "kube-public", "kube-system"].map(|name| format!("namespaces {name}"));
+    all.filter(|one| !usual.contains(one)).collect()
+}
+
+#[test]
+fn the_scenario_holds_against_the_double_as_it_has_to_against_a_real_api_server() -> Outcome {
+    let (api, kubeconfig) = double()?;
+    run(kubeconfig)?;
+    assert_eq!(left(&api), Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn a_cluster_in_which_egret_is_in_use_is_left_as_it_is() -> Outcome {
+    let (api, kubeconfig) = double()?;
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "egret-agent"},
+        "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}],
+    });
+    let role = api.create(&role);
+    let refused = Suite::up(kubeconfig).err().map(|fault| fault.0).unwrap_or_default();
+    assert!(refused.contains("ClusterRole egret-agent is there already with other content"), "{refused}");
+    assert_eq!(left(&api), ["clusterroles.rbac.authorization.k8s.io egret-agent"]);
+    assert_eq!(api.get("clusterroles.rbac.authorization.k8s.io", "", "egret-agent"), Some(role));
+    Ok(())
 }
 
 #[test]

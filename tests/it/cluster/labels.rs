@@ -157,6 +157,7 @@ pub(super) fn fight(suite: &mut Suite) -> Outcome {
     await_event(suite, "LabelFight", &["is not fought for any more"])?;
     await_label(suite, "gw", &json!("true"))?;
     // Out of Git, it is the other's.
+    let before = label(suite, "extra")?;
     suite.lab.repository().remove(FILE)?;
     suite.push(&[])?;
     let revision = suite.lab.repository().in_clone(["rev-parse", "HEAD"])?.trim().to_owned();
@@ -166,7 +167,11 @@ pub(super) fn fight(suite: &mut Suite) -> Outcome {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(1).min(DEADLINE) {
         if !label(suite, "extra")?.as_str().is_some_and(|found| found.starts_with("mine-")) {
-            return Err(fault("somebody else's label went away with the document"));
+            let node = suite.node("kind-worker2")?.unwrap_or_default();
+            let managers = &node["metadata"]["managedFields"];
+            let why =
+                format!("somebody else's label {before} went away with the document; {managers}\n{}", suite.seen());
+            return Err(fault(why));
         }
         std::thread::sleep(Duration::from_millis(200));
     }

@@ -20,6 +20,8 @@ use crate::lab::{Answer, EGRESS, EGRESS6, Lab, OUTPOST, OUTPOST6, Options, Proce
 
 /// Only against hanging: nothing passes by waiting it out.
 pub(super) const DEADLINE: Duration = Duration::from_mins(1);
+/// Seconds for which a leader may be silent. One that loses the lease on a busy machine, and leads again, begins fights over labels anew.
+const LEASE: &str = "10";
 /// How long a pod waits for an answer that should not come.
 const HELD_BACK: Duration = Duration::from_millis(600);
 /// The outpost in both families, with the egress address it lets in.
@@ -264,7 +266,7 @@ impl Suite {
             "--cluster-name".into(),
             self.prefix.clone().into(),
             "--lease-duration".into(),
-            "5".into(),
+            LEASE.into(),
         ];
         let words = self.words(&format!("controller-{identity}"), &token, words)?;
         let process = self.lab.start_beside_router("env", words)?;
@@ -338,7 +340,7 @@ impl Suite {
     }
 
     /// The last words of every process, and our custom objects.
-    fn seen(&self) -> String {
+    pub(super) fn seen(&self) -> String {
         let mut seen = String::new();
         for (name, process) in &self.processes {
             let said = process.output().unwrap_or_default();
