@@ -1,9 +1,8 @@
-//! The cluster as the loop sees it: facts to read, a node's labels to write. So far it is a folder of manifests.
+//! The cluster as the loop sees it: facts to read, a node's labels to write. Here it is a folder of manifests; `live` is a real one.
 //!
-//! The live API server will be a second variant of [`Cluster`]; everything outside this folder knows only what stands here.
-//! All of it blocks on files for milliseconds: call it from a thread that may block.
+//! What stands here blocks on files for milliseconds: call it from a thread that may block. `live` is asynchronous.
 //!
-//! Deliberately absent: watching (`watch_paths` says where; the loop owns its triggers), and what the facts are used for.
+//! Deliberately absent: watching files (`watch_paths` says where; the loop owns its triggers), and what the facts are used for.
 
 mod edit;
 pub mod live;

@@ -16,7 +16,7 @@ use super::memory::{Memory, MemoryError};
 use super::published::{Head, NotTaken, Shelf};
 use super::repository::Intent;
 use super::round::{Engine, RoundError, Told, now};
-use super::teller::{Teller, Word};
+use super::teller::{Note, Teller, Word};
 use super::telling::Telling;
 use crate::cluster::Cluster;
 use crate::cluster::live::{self, Changed, Live, LiveError, Scope, Watching};
@@ -326,6 +326,9 @@ impl Agent {
         match self.keeper.round(None).await {
             None => return,
             Some(Ok(done)) => {
+                if done.drifted > 0 {
+                    self.note_drift(done.drifted);
+                }
                 self.failed = None;
                 self.features = done.features;
                 let fence = self.shelf.fence();
@@ -333,9 +336,33 @@ impl Agent {
                     tracing::warn!(error = chain(&error), "the leader's generation is not remembered over a restart");
                 }
             }
-            Some(Err(error)) => self.failed = Some(chain(&error)),
+            Some(Err(error)) => {
+                let why = chain(&error);
+                if self.failed.as_ref() != Some(&why) {
+                    self.note("NotInForce", why.clone());
+                }
+                self.failed = Some(why);
+            }
         }
         self.say();
+    }
+
+    /// The drift that was just put right stands first among what was.
+    fn note_drift(&self, objects: usize) {
+        let texts = self.keeper.engine.report.corrected.iter().take(objects).map(|record| {
+            let by = record.by.as_ref().map_or("somebody", |by| by.guess.as_str());
+            format!("{} drifted ({:?}, by {by}) and was put right", record.object, record.class)
+        });
+        for text in texts.collect::<std::collections::BTreeSet<_>>() {
+            self.note("Drift", text);
+        }
+    }
+
+    fn note(&self, reason: &'static str, text: String) {
+        let Some(view) = self.watching().map(Watching::view) else { return };
+        if let Some(meta) = view.nodes.get(&self.keeper.engine.node) {
+            self.teller.note(Note { uid: meta.uid.clone(), reason, text });
+        }
     }
 
     /// Says how the node stands, if that is different from what was said.

@@ -50,7 +50,7 @@ impl Leading {
     /// Waits until the role changes. Each renewal is a change.
     pub async fn changed(&mut self) {
         if self.role.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -2,16 +2,17 @@
 //! slow or away holds up no round.
 //!
 //! Counts of pods wait: a pod's start is enforced without any write. What somebody took away or changed is said again: at once where the
-//! agent hears of it, as a gateway does, else when it looks. Deliberately absent: what is said (`core::status`).
+//! agent hears of it, as a gateway does, else when it looks. Events go the same way, beside it. Deliberately absent: what is said
+//! (`core::status`).
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
-use crate::cluster::live::{Live, LiveError};
+use crate::cluster::live::{EventKind, Live, LiveError, Recorder, Regarding};
 use crate::core::name::NodeName;
 use crate::core::status::NodeStatus;
 use crate::telemetry::chain;
@@ -43,19 +44,44 @@ impl Word {
     }
 }
 
-/// A handle on the task, which ends with it.
+/// Something that a person should see beside the Node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The Node's uid.
+    pub uid: String,
+    /// One word in CamelCase.
+    pub reason: &'static str,
+    /// A sentence, without anything that is different each time.
+    pub text: String,
+}
+
+/// So many events wait at most. They are for people: while the API server is away more of them help nobody.
+const WAITING: usize = 16;
+
+/// A handle on the tasks, which end with it.
 #[derive(Debug)]
 pub struct Teller {
     words: watch::Sender<Option<Word>>,
-    task: JoinHandle<()>,
+    notes: mpsc::Sender<Note>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl Teller {
     /// Starts the task.
     pub fn start(live: Live, node: NodeName, seed: u64) -> Self {
         let (words, heard) = watch::channel(None);
-        let task = tokio::spawn(tell(live, node, heard, Backoff::new(seed)));
-        Self { words, task }
+        let (notes, noted) = mpsc::channel(WAITING);
+        let recorder = live.recorder("egret.dev/agent", node.as_str());
+        let events = tokio::spawn(record(recorder, node.clone(), noted));
+        let status = tokio::spawn(tell(live, node, heard, Backoff::new(seed)));
+        Self { words, notes, tasks: [status, events] }
+    }
+
+    /// Writes an event, unless too many wait already.
+    pub fn note(&self, note: Note) {
+        if let Err(error) = self.notes.try_send(note) {
+            tracing::debug!(%error, "an event is left out");
+        }
     }
 
     /// Says something. The newest counts.
@@ -70,7 +96,16 @@ impl Teller {
 
 impl Drop for Teller {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn record(mut recorder: Recorder, node: NodeName, mut notes: mpsc::Receiver<Note>) {
+    while let Some(note) = notes.recv().await {
+        let regarding = Regarding::Node { name: node.to_string(), uid: note.uid };
+        if let Err(error) = recorder.event(&regarding, EventKind::Warning, note.reason, &note.text).await {
+            tracing::warn!(error = chain(&error), reason = note.reason, "an event is not written");
+        }
     }
 }
 

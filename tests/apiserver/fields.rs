@@ -107,7 +107,7 @@ pub(crate) fn text(path: &[String]) -> String {
         .collect()
 }
 
-/// Takes what these paths name out of an object. What becomes empty by that goes too, as it does in the real one.
+/// Takes what these paths name out of an object. A map or list that becomes empty by that goes too, but not what it was in.
 pub(crate) fn remove(value: &mut Value, paths: &Set) {
     for path in paths {
         remove_one(value, path);
@@ -121,19 +121,19 @@ fn remove_one(value: &mut Value, path: &[String]) -> bool {
     match value {
         Value::Object(map) if kind == "f:" => {
             let Some(child) = map.get_mut(name) else { return false };
-            if rest.is_empty() || remove_one(child, rest) {
+            let whole = rest.is_empty();
+            if whole || remove_one(child, rest) {
                 map.remove(name);
-                return map.is_empty();
             }
-            false
+            whole && map.is_empty()
         }
         Value::Array(items) => {
             let Some(at) = items.iter().position(|item| is_step(step, item)) else { return false };
-            if rest.is_empty() || remove_one(&mut items[at], rest) {
+            let whole = rest.is_empty();
+            if whole || remove_one(&mut items[at], rest) {
                 items.remove(at);
-                return items.is_empty();
             }
-            false
+            whole && items.is_empty()
         }
         _ => false,
     }

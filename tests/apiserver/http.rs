@@ -246,9 +246,8 @@ pub(crate) fn execute_as_admin(shared: &Shared, asked: &Asked) -> (u16, Value) {
     drop(world);
     shared.tell();
     match reply {
-        Ok(Reply::Whole(code, body)) => (code, body),
+        Ok(Reply::Whole(code, body)) | Err(Refusal { code, body }) => (code, body),
         Ok(Reply::Events(_)) => (200, Value::Null),
-        Err(Refusal { code, body }) => (code, body),
     }
 }
 
@@ -366,7 +365,8 @@ fn events(shared: Arc<Shared>, watch: Box<Watch>) -> Response {
             let news = watch.news(&shared.world());
             match news {
                 News::Events(events) => {
-                    let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
+                    let lines: Vec<String> = events.iter().map(|event| format!("{event}\n")).collect();
+                    let lines = lines.concat();
                     return Some((Ok::<_, std::convert::Infallible>(Bytes::from(lines)), (shared, watch, changed)));
                 }
                 News::Nothing(until) => {

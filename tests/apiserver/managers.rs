@@ -26,14 +26,10 @@ pub(crate) struct Manager {
 impl Manager {
     /// As conflicts call it.
     fn text(&self) -> String {
-        let mut text = format!("{:?}", self.name);
-        if !self.subresource.is_empty() {
-            text += &format!(" with subresource {:?}", self.subresource);
-        }
-        if self.operation == "Update" {
-            text += &format!(" using {}", self.api_version);
-        }
-        text
+        let Self { operation, name, api_version, subresource } = self;
+        let of = if subresource.is_empty() { String::new() } else { format!(" with subresource {subresource:?}") };
+        let using = if *operation == "Update" { format!(" using {api_version}") } else { String::new() };
+        format!("{name:?}{of}{using}")
     }
 }
 

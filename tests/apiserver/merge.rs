@@ -195,7 +195,12 @@ fn merged_list(shape: &Shape, live: &[Value], applied: &[Value]) -> Vec<Value> {
 pub(crate) fn misfit(shape: &Shape, value: &Value, path: &mut Path) -> Option<String> {
     let wrong = |path: &Path, what: &str| Some(format!("{}: {what}", fields::text(path)));
     match (shape, value) {
-        (_, Value::Null) | (Shape::Free | Shape::Leaf(None), _) => None,
+        (_, Value::Null)
+        | (Shape::Free | Shape::Leaf(None), _)
+        | (Shape::Set, Value::Array(_))
+        | (Shape::Leaf(Some("string")), Value::String(_))
+        | (Shape::Leaf(Some("boolean")), Value::Bool(_))
+        | (Shape::Leaf(Some("numeric")), Value::Number(_)) => None,
         (Shape::Struct { .. } | Shape::Map(_), Value::Object(map)) => map.iter().find_map(|(name, child)| {
             path.push(fields::field(name));
             let found = match shape.field(name) {
@@ -217,11 +222,7 @@ pub(crate) fn misfit(shape: &Shape, value: &Value, path: &mut Path) -> Option<St
             path.pop();
             found
         }),
-        (Shape::Keyed { .. } | Shape::Set, Value::Array(_)) => None,
         (Shape::Keyed { .. } | Shape::Set, other) => wrong(path, &format!("expected list, got &{{{other}}}")),
-        (Shape::Leaf(Some("string")), Value::String(_))
-        | (Shape::Leaf(Some("boolean")), Value::Bool(_))
-        | (Shape::Leaf(Some("numeric")), Value::Number(_)) => None,
         (Shape::Leaf(Some("numeric")), other) => wrong(path, &format!("expected numeric (int or float), got {other}")),
         (Shape::Leaf(Some(kind)), other) => wrong(path, &format!("expected {kind}, got &{{{other}}}")),
     }

@@ -134,7 +134,8 @@ fn check(schema: &Value, value: &Value, path: &str, mistakes: &mut Vec<Mistake>)
     let (kind, wanted) = (kind_of(value), schema["type"].as_str().unwrap_or_default());
     let either = schema["x-kubernetes-int-or-string"] == true && ["integer", "string"].contains(&kind);
     let fits = wanted.is_empty() || kind == wanted || (wanted == "number" && kind == "integer") || either;
-    if !fits && !(value.is_null() && schema["nullable"] == true) {
+    let absent = value.is_null() && schema["nullable"] == true;
+    if !fits && !absent {
         let message = format!("Invalid value: {kind:?}: {path} in body must be of type {wanted}: {kind:?}");
         mistakes.push(Mistake { reason: "FieldValueTypeInvalid", field: path.to_owned(), message });
         return;

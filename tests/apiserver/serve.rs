@@ -165,17 +165,16 @@ impl Listener for Gate {
         loop {
             self.changed.mark_unchanged();
             self.obey().await;
-            let accepted = match &self.listener {
-                Some(listener) => tokio::select! {
+            let accepted = if let Some(listener) = &self.listener {
+                tokio::select! {
                     accepted = listener.accept() => accepted.ok(),
                     _ = self.changed.changed() => None,
-                },
-                // An address that is still in use is tried again soon.
-                None => {
-                    let soon = std::time::Duration::from_millis(10);
-                    drop(tokio::time::timeout(soon, self.changed.changed()).await);
-                    None
                 }
+            } else {
+                // An address that is still in use is tried again soon.
+                let soon = std::time::Duration::from_millis(10);
+                drop(tokio::time::timeout(soon, self.changed.changed()).await);
+                None
             };
             if let Some((stream, address)) = accepted {
                 drop(stream.set_nodelay(true));

@@ -196,6 +196,7 @@ pub(crate) fn any(code: u16) -> Refusal {
     match code {
         429 => too_many(1),
         500 => status(500, "InternalError", "Internal error occurred: as the test wishes", Some(json!({}))),
+        410 => expired("too old resource version"),
         503 => unavailable(),
         code => status(code, "", "as the test wishes", None),
     }

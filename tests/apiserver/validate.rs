@@ -37,8 +37,7 @@ pub(crate) fn metadata(resource: &Resource, new: &Value, old: Option<&Value>) ->
             mistakes.push(Mistake::invalid("metadata.name", &metadata["name"], SUBDOMAIN));
         }
     }
-    if let Some(old) = old.filter(|old| old["metadata"]["uid"] != metadata["uid"]) {
-        drop(old);
+    if old.is_some_and(|old| old["metadata"]["uid"] != metadata["uid"]) {
         mistakes.push(Mistake::invalid("metadata.uid", &metadata["uid"], "field is immutable"));
     }
     let times = match (old, &resource.schema) {

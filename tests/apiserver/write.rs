@@ -77,8 +77,14 @@ pub(crate) fn create(world: &mut World, call: &Call<'_>, mut new: Value) -> Answ
     finish_create(world, call, new, &managers)
 }
 
-/// PUT of an object.
+/// PUT of an object. Those that are written often are made by it too.
 pub(crate) fn replace(world: &mut World, call: &Call<'_>, mut new: Value) -> Answer {
+    let made = ["Lease", "Event"].contains(&call.target.resource.kind.as_str());
+    if made && world.store.get(&World::key(call.target)).is_none() {
+        call.may_create.clone()?;
+        without_version(&mut new);
+        return create(world, call, new);
+    }
     let live = existing(world, call)?;
     identify(call, &mut new)?;
     let (resource, name) = (&call.target.resource, &call.target.name);
@@ -180,15 +186,17 @@ fn apply(world: &mut World, call: &Call<'_>, mut applied: Value) -> Answer {
         status::apply_conflict(&causes, &message)
     })?;
     settle(call, &mut new);
-    match live {
-        Some(live) => finish_update(world, call, &live, new, &managers),
-        None => {
-            without_status(call, &mut new);
-            if let Some(metadata) = new["metadata"].as_object_mut() {
-                metadata.remove("resourceVersion");
-            }
-            finish_create(world, call, new, &managers)
-        }
+    if let Some(live) = live {
+        return finish_update(world, call, &live, new, &managers);
+    }
+    without_status(call, &mut new);
+    without_version(&mut new);
+    finish_create(world, call, new, &managers)
+}
+
+fn without_version(object: &mut Value) {
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
     }
 }
 

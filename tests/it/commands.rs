@@ -167,8 +167,9 @@ kind-worker · 13 steps
   add     route  throw 10.1.1.0/24 table 9001
   add     rule   9001: from all fwmark 0x1/0x1fff lookup 9001
   forget  conn   mark 0x1/0x1fff
-  add     nft    inet table egret: 9 chains, 25 rules, 12 sets, 21 elements
+  add     nft    inet table egret: 10 chains, 27 rules, 12 sets, 21 elements
   add     nft    netdev rule arrive tunnel id 16777215 meta mark set meta mark & 0xffffe000 accept
+  add     nft    netdev rule arrive counter drop
 ";
     assert_eq!(summary, expected);
     let title = format!("kind-worker now\n+++ kind-worker after {}\n@@ -0,0 +1,", &commit[..12]);

@@ -288,6 +288,7 @@ fn connections_with_a_mark_are_forgotten_and_the_others_are_not() {
                 Statement::Counter,
             ])
         };
+        assert_eq!(kernel.counters().await.unwrap(), BTreeMap::new(), "there is no table yet");
         let output = Base { kind: ChainKind::Filter, hook: Hook::Output, priority: 0, policy: Policy::Accept };
         let changes = vec![
             Change::AddTable { owned: true },

@@ -47,9 +47,6 @@ pub enum Cause {
     /// A watch that the server ends as soon as it began.
     #[error("the server ends the watch at once")]
     Ended,
-    /// An object that this program cannot read; a newer version may have written it.
-    #[error("{0}")]
-    Unreadable(String),
 }
 
 /// What the server says of one field.
@@ -93,7 +90,7 @@ impl LiveError {
             Cause::Refused { code: 500, message, .. } => !message.contains("failed to create typed patch object"),
             // Rights and missing kinds can be given while we wait: 401, 403 and 404 are worth another try.
             Cause::Refused { code, .. } => !matches!(code, 400 | 405 | 406 | 413 | 415 | 422),
-            Cause::Configuration(_) | Cause::Answer(_) | Cause::Unreadable(_) => false,
+            Cause::Configuration(_) | Cause::Answer(_) => false,
             Cause::Unreachable(_) | Cause::Timeout(_) | Cause::Ended => true,
         }
     }
@@ -123,7 +120,7 @@ impl LiveError {
                 Some("the token is not valid (any more): is the service account still there?".into())
             }
             Cause::Refused { code: 403, message, .. } => missing_right(message),
-            Cause::Refused { code: 404, message, .. } if kind_is_missing(&self.doing, message) => Some(
+            Cause::Refused { code: 404, message, .. } if kind_is_missing(message) => Some(
                 "the custom resources are not installed: kubectl apply --server-side -f charts/egret/crds/".to_owned(),
             ),
             Cause::Refused { code: 500, .. } if !self.retryable() => Some(
@@ -146,10 +143,8 @@ fn missing_right(message: &str) -> Option<String> {
 }
 
 /// A path that the server does not know is answered by its web server, in plain text; an object that is not there is not.
-fn kind_is_missing(doing: &str, message: &str) -> bool {
-    doing.contains("egret.dev")
-        || message.contains("page not found")
-        || message.contains("could not find the requested")
+fn kind_is_missing(message: &str) -> bool {
+    message.contains("page not found") || message.contains("could not find the requested")
 }
 
 impl From<kube::Error> for Cause {

@@ -3,6 +3,8 @@
 //! Deliberately absent: knowing Kubernetes. tests/ has a double of an API server.
 
 use std::convert::Infallible;
+use std::net::TcpListener;
+use std::thread;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,9 +13,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::stream;
 use serde_json::Value;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use super::Live;
 
@@ -22,17 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The server. It ends, with all of its connections, when this is dropped.
 pub(super) struct Fake {
-    pub address: String,
+    pub(super) address: String,
     asked: mpsc::UnboundedReceiver<Asked>,
-    server: JoinHandle<()>,
+    thread: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
 }
 
 /// A request that waits for its answer.
 pub(super) struct Asked {
-    pub method: String,
+    pub(super) method: String,
     /// With the query.
-    pub path: String,
-    pub body: String,
+    pub(super) path: String,
+    pub(super) body: String,
+    pub(super) authorization: Option<String>,
     answer: oneshot::Sender<Response>,
 }
 
@@ -40,64 +41,69 @@ pub(super) struct Asked {
 pub(super) struct Watch(mpsc::UnboundedSender<Bytes>);
 
 impl Fake {
-    pub async fn start() -> Self {
-        Self::listen(TcpListener::bind("127.0.0.1:0").await.expect("a port"))
+    pub(super) fn start() -> Self {
+        Self::listen("127.0.0.1:0")
     }
 
     /// Again, where one was before.
-    pub async fn start_at(address: &str) -> Self {
-        Self::listen(TcpListener::bind(address.trim_start_matches("http://")).await.expect("the port"))
+    pub(super) fn start_at(address: &str) -> Self {
+        Self::listen(address.trim_start_matches("http://"))
     }
 
-    fn listen(listener: TcpListener) -> Self {
+    /// In a runtime of its own: when that ends, so do its connections.
+    fn listen(address: &str) -> Self {
+        let listener = TcpListener::bind(address).expect("a port");
+        listener.set_nonblocking(true).expect("a listener");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let (tell, asked) = mpsc::unbounded_channel();
-        // Not `axum::serve`, whose connections outlive it.
-        let server = tokio::spawn(async move {
-            let mut connections = tokio::task::JoinSet::new();
-            loop {
-                let (stream, _) = listener.accept().await.expect("a connection");
-                let router = Router::new().fallback(hand_over).with_state(tell.clone());
-                let service = hyper_util::service::TowerToHyperService::new(router);
-                connections.spawn(async move {
-                    let io = hyper_util::rt::TokioIo::new(stream);
-                    let builder = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
-                    // A test that ends breaks it off.
-                    let _ = builder.serve_connection(io, service).await;
-                });
-            }
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                let router = Router::new().fallback(hand_over).with_state(tell);
+                tokio::select! {
+                    ended = axum::serve(listener, router) => ended.expect("a server"),
+                    _ = stopped => {}
+                }
+            });
         });
-        Self { address, asked, server }
+        Self { address, asked, thread: Some((stop, thread)) }
     }
 
-    pub fn client(&self) -> Live {
+    pub(super) fn client(&self) -> Live {
         Live::at(&self.address)
     }
 
     /// The next request.
-    pub async fn asked(&mut self) -> Asked {
+    pub(super) async fn asked(&mut self) -> Asked {
         tokio::time::timeout(PATIENCE, self.asked.recv()).await.expect("a request in time").expect("a server")
     }
 
     /// Whether there was no request for so long.
-    pub async fn quiet(&mut self, time: Duration) -> bool {
+    pub(super) async fn quiet(&mut self, time: Duration) -> bool {
         tokio::time::timeout(time, self.asked.recv()).await.is_err()
     }
 }
 
 impl Drop for Fake {
     fn drop(&mut self) {
-        self.server.abort();
+        if let Some((stop, thread)) = self.thread.take() {
+            drop(stop);
+            // What it panicked with was printed.
+            let _ = thread.join();
+        }
     }
 }
 
 async fn hand_over(State(tell): State<mpsc::UnboundedSender<Asked>>, request: Request) -> Response {
     let method = request.method().to_string();
     let path = request.uri().to_string();
+    let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.expect("a body");
     let body = String::from_utf8(body.to_vec()).expect("a text");
     let (answer, answered) = oneshot::channel();
-    tell.send(Asked { method, path, body, answer }).expect("a test");
+    tell.send(Asked { method, path, body, authorization, answer }).expect("a test");
     // A request that is dropped unanswered is never answered.
     match answered.await {
         Ok(response) => response,
@@ -107,11 +113,11 @@ async fn hand_over(State(tell): State<mpsc::UnboundedSender<Asked>>, request: Re
 
 impl Asked {
     /// Whether it asks for a watch, and whether from this version.
-    pub fn watches_from(&self, version: &str) -> bool {
+    pub(super) fn watches_from(&self, version: &str) -> bool {
         self.path.contains("watch=true") && self.path.ends_with(&format!("&resourceVersion={version}"))
     }
 
-    pub fn answer(self, status: u16, body: &Value) {
+    pub(super) fn answer(self, status: u16, body: &Value) {
         let body = Body::from(body.to_string());
         let response = Response::builder().status(status).header("content-type", "application/json").body(body);
         // Whoever asked may have given up.
@@ -119,12 +125,12 @@ impl Asked {
     }
 
     /// Answers with a Status.
-    pub fn refuse(self, status: u16, reason: &str, message: &str) {
+    pub(super) fn refuse(self, status: u16, reason: &str, message: &str) {
         self.answer(status, &status_object(status, reason, message));
     }
 
     /// Answers with a watch.
-    pub fn stream(self) -> Watch {
+    pub(super) fn stream(self) -> Watch {
         let (lines, rest) = mpsc::unbounded_channel::<Bytes>();
         let lines_of = stream::unfold(rest, async |mut rest| {
             let line = rest.recv().await?;
@@ -137,13 +143,13 @@ impl Asked {
 }
 
 impl Watch {
-    pub fn send(&self, kind: &str, object: &Value) {
+    pub(super) fn send(&self, kind: &str, object: &Value) {
         let line = format!("{}\n", serde_json::json!({"type": kind, "object": object}));
         self.0.send(Bytes::from(line)).expect("a watch");
     }
 
     /// That the version is forgotten.
-    pub fn expire(&self) {
+    pub(super) fn expire(&self) {
         self.send("ERROR", &status_object(410, "Expired", "too old resource version: 1 (9)"));
     }
 }

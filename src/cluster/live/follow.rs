@@ -138,15 +138,16 @@ impl<W: Watched> Follower<W> {
         }
     }
 
-    /// Where to go on after a failure. A server whose state was put back to a backup refuses versions that it has not come to yet.
+    /// Where to go on after a failure. A server whose state was put back to a backup refuses versions that it has not come to yet;
+    /// a line that cannot be read would come again and again.
     fn known_version(&mut self, version: Option<String>, error: &LiveError) -> Option<String> {
-        match error.code() {
-            Some(401 | 403 | 429 | 503) | None => version,
-            Some(_) => {
-                self.refusals += 1;
-                version.filter(|_| self.refusals < PATIENCE)
-            }
-        }
+        let of_version = match error.cause() {
+            Cause::Refused { code, .. } => !matches!(code, 401 | 403 | 429 | 503),
+            Cause::Answer(_) => true,
+            _ => false,
+        };
+        self.refusals += u32::from(of_version);
+        version.filter(|_| self.refusals < PATIENCE)
     }
 
     /// Tells of a failure and waits. False if nobody listens any more.
@@ -328,12 +329,16 @@ impl<W: Watched> Follower<W> {
             *version = told;
         }
         let Some((key, value)) = W::read(wire) else { return Ok(true) };
-        Ok(match (initial, gone) {
-            (Some(all), false) => all.insert(key, value).map_or(true, |_| true),
-            (Some(all), true) => all.remove(&key).map_or(true, |_| true),
-            (None, false) => self.tell(News::Set(key, value)).await,
-            (None, true) => self.tell(News::Gone(key)).await,
-        })
+        let Some(all) = initial else {
+            let news = if gone { News::Gone(key) } else { News::Set(key, value) };
+            return Ok(self.tell(news).await);
+        };
+        if gone {
+            all.remove(&key);
+        } else {
+            all.insert(key, value);
+        }
+        Ok(true)
     }
 
     fn watching() -> String {

@@ -19,6 +19,9 @@ pub use candidate::{Role, Timing};
 use super::Live;
 use super::error::{Cause, LiveError};
 
+/// Who is written down as having written it.
+const MANAGER: &str = "egret-controller";
+
 /// A candidate for a Lease, or its holder.
 #[derive(Debug)]
 pub struct Lease {
@@ -137,7 +140,7 @@ impl Lease {
     async fn put(&self, object: &Object) -> Result<Object, LiveError> {
         let doing = self.doing("writing");
         let body = serde_json::to_vec(object).map_err(|error| LiveError::new(&doing, Cause::Answer(error)))?;
-        let parameters = PostParams::default();
+        let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         let request = match object.metadata.resource_version {
             Some(_) => self.path().replace(&self.name, &parameters, body),
             None => self.path().create(&parameters, body),

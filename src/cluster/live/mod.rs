@@ -23,6 +23,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::Request as HttpRequest;
+use http::header::{HeaderValue, USER_AGENT};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -101,12 +102,13 @@ impl Live {
     }
 
     /// kube's own client has neither keepalive nor a limit to a TLS handshake, and retries by itself what we want to see.
-    fn open(config: Config) -> Result<Self, LiveError> {
+    fn open(mut config: Config) -> Result<Self, LiveError> {
         let server = config.cluster_url.to_string();
         let failed = |why: String| LiveError::new(format!("connecting to {server}"), Cause::Configuration(why));
         if let Some(proxy) = &config.proxy_url {
             return Err(failed(format!("the proxy {proxy} is not supported")));
         }
+        config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("egret/", env!("CARGO_PKG_VERSION")))));
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -145,3 +147,6 @@ impl Live {
         Self::open(Config::new(address.parse().expect("an address"))).expect("a client")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,11 +4,12 @@
 //! Nothing here fails because of one odd value in one object: what cannot be read is left out of that object. Deliberately absent:
 //! requests (`follow`) and what is known at the moment (`view`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::fmt;
 
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::resources::{CONFIG_NAME, ConfigSpec};
@@ -114,7 +115,36 @@ struct Fields {
 #[serde(default)]
 struct MetadataFields {
     #[serde(rename = "f:labels")]
-    labels: Option<BTreeMap<String, IgnoredAny>>,
+    labels: Option<FieldNames>,
+}
+
+/// The names of fields; what is below them is skipped.
+#[derive(Debug, Clone, Default)]
+struct FieldNames(BTreeSet<String>);
+
+impl<'de> Deserialize<'de> for FieldNames {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(FieldNamesVisitor)
+    }
+}
+
+struct FieldNamesVisitor;
+
+impl<'de> Visitor<'de> for FieldNamesVisitor {
+    type Value = FieldNames;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("fields")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FieldNames, A::Error> {
+        let mut names = BTreeSet::new();
+        while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+            // `f:` is a field's name; `.` is the map itself.
+            names.extend(name.strip_prefix("f:").map(str::to_owned));
+        }
+        Ok(FieldNames(names))
+    }
 }
 
 /// How a manager came to own fields.
@@ -161,8 +191,7 @@ impl Entry {
 
     pub(super) fn labels(&self) -> Option<LabelManager> {
         let labels = self.fields_v1.as_ref()?.metadata.as_ref()?.labels.as_ref()?;
-        // "." stands for the map itself.
-        let keys = labels.keys().filter_map(|field| field.strip_prefix("f:")).map(str::to_owned).collect();
+        let keys = labels.0.clone();
         Some(LabelManager { manager: self.manager.clone(), operation: self.operation(), time: self.time(), keys })
     }
 
@@ -428,3 +457,6 @@ impl Watched for EgressNodes {
         &wire.metadata.resource_version
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,10 +140,7 @@ fn kind_name(kind: PolicyKind) -> &'static str {
 
 /// The status of a node. `before` is the one until now.
 pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) -> NodeStatus {
-    let mut report = facts.report.clone();
-    report.drift.truncate(CARRIED);
-    report.corrected.truncate(CARRIED);
-    report.findings.truncate(CARRIED);
+    let report = carried(facts.report);
     let exits = facts.compiled.map(served).unwrap_or_default();
     let policies = facts.compiled.map(members).unwrap_or_default();
     let pods: BTreeSet<_> =
@@ -167,6 +164,22 @@ pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) ->
         report: Some(report),
         conditions: since(conditions, &before.conditions),
     }
+}
+
+/// As much of a report as a status can carry: the reports branch has the rest of what is told once, and the node the rest of each text.
+fn carried(report: &NodeReport) -> NodeReport {
+    let mut report = report.clone();
+    report.drift.truncate(CARRIED);
+    report.corrected.truncate(CARRIED);
+    report.findings.truncate(CARRIED);
+    report.rejected.truncate(CARRIED);
+    for record in report.drift.iter_mut().chain(&mut report.corrected) {
+        record.wanted_by.truncate(CARRIED);
+        for text in [&mut record.desired, &mut record.observed].into_iter().flatten() {
+            *text = super::shorten(std::mem::take(text));
+        }
+    }
+    report
 }
 
 fn ready(facts: NodeFacts<'_>, now: Timestamp) -> Condition {

@@ -7,6 +7,7 @@
 mod labels;
 mod pass;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
 use self::labels::{Labels, Told};
-use self::pass::{Edited, Pass, PassError};
+use self::pass::{CameUpon, Pass, PassError, Turned};
 use super::leading::Leading;
 use super::memory::{Memory, MemoryError};
 use super::publisher::{self, Letter, Publisher};
@@ -29,7 +30,7 @@ use crate::cluster::live::{
     self, EventKind, Lease, Live, LiveError, Recorder, Regarding, Scope, Timing, View, Watching,
 };
 use crate::core::policy::config::Schedule;
-use crate::core::report::history::NodeReport;
+use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
 use crate::git::credentials::Credentials;
 use crate::git::source::Source;
@@ -181,6 +182,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         backoff: Backoff::new(seed),
         due: None,
         led: None,
+        told_rejected: BTreeSet::new(),
         live,
         options,
     };
@@ -210,6 +212,8 @@ struct Controller {
     due: Option<Instant>,
     /// The fence of the last pass.
     led: Option<i64>,
+    /// Rejected documents that people were told of.
+    told_rejected: BTreeSet<Rejected>,
 }
 
 /// What woke the loop.
@@ -402,10 +406,11 @@ impl Controller {
         };
         // A label that cannot be written keeps no policy from being published.
         let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut told, now).await;
-        let edited = pass.publish().await?;
+        let came_upon = pass.publish().await?;
         pass.sweep().await?;
-        pass.tell(now).await?;
-        let reports = reports(&pass, &self.labels, &intent);
+        let rejected = [intent.rejected.as_slice(), came_upon.refused.as_slice()].concat();
+        let turned = pass.tell(&rejected, now).await?;
+        let reports = reports(&pass, &self.labels, &rejected);
         if let Err(error) = self.memory.keep(|kept| {
             kept.commit = Some(commit.clone());
             kept.good = intent.good.clone();
@@ -413,7 +418,7 @@ impl Controller {
             tracing::warn!(error = chain(&error), "what is in force is not remembered over a restart");
         }
         self.send(reports, &intent);
-        self.record(&told, &edited).await;
+        self.record(&told, &came_upon, &turned).await;
         Ok(labelled?)
     }
 
@@ -428,21 +433,37 @@ impl Controller {
     }
 
     /// Tells people. An event that cannot be written is lost: what it says stands in the reports as well.
-    async fn record(&mut self, told: &[Told], edited: &Edited) {
+    async fn record(&mut self, told: &[Told], came_upon: &CameUpon, turned: &[Turned]) {
         let mut events = Vec::new();
+        let config = self.watching.view().config.as_ref().map(|config| config.uid.clone());
+        let rejected = self.intent.iter().flat_map(|intent| &intent.rejected).chain(&came_upon.refused);
+        let rejected: BTreeSet<Rejected> = rejected.cloned().collect();
+        let news: Vec<&Rejected> = rejected.difference(&self.told_rejected).collect();
+        for (rejected, uid) in news.into_iter().zip(config.iter().cycle()) {
+            let note = format!("{}: {}; in force is {}", rejected.place, rejected.message, rejected.instead);
+            let regarding = Regarding::Config { uid: uid.clone() };
+            events.push((regarding, EventKind::Warning, "DocumentRejected".to_owned(), note));
+        }
+        self.told_rejected = rejected;
+        for one in turned {
+            let regarding = Regarding::Policy { name: one.name.clone(), uid: one.uid.clone() };
+            let kind = if one.ready { EventKind::Normal } else { EventKind::Warning };
+            events.push((regarding, kind, one.reason.clone(), one.message.clone()));
+        }
         for one in told {
             let node = Regarding::Node { name: one.node.to_string(), uid: one.uid.clone() };
-            events.push((node, one.reason, one.note.clone()));
+            events.push((node, EventKind::Warning, one.reason.to_owned(), one.note.clone()));
         }
-        for (name, by) in edited {
+        for (name, by) in &came_upon.edited {
             tracing::warn!(policy = name, by, "somebody edited a published policy; it is as Git has it again");
             if let Some(policy) = self.watching.view().policies.get(name) {
                 let regarding = Regarding::Policy { name: name.clone(), uid: policy.uid.clone() };
-                events.push((regarding, "PolicyEdited", format!("{by} edited it; it is as Git has it again")));
+                let note = format!("{by} edited it; it is as Git has it again");
+                events.push((regarding, EventKind::Warning, "PolicyEdited".to_owned(), note));
             }
         }
-        for (regarding, reason, note) in events {
-            if let Err(error) = self.recorder.event(&regarding, EventKind::Warning, reason, &note).await {
+        for (regarding, kind, reason, note) in events {
+            if let Err(error) = self.recorder.event(&regarding, kind, &reason, &note).await {
                 tracing::warn!(error = chain(&error), reason, "an event is not written");
             }
         }
@@ -468,11 +489,11 @@ fn greatest_fence(view: &View) -> Option<i64> {
 }
 
 /// What agents say of their nodes, and what the controller saw of their labels.
-fn reports(pass: &Pass<'_>, labels: &Labels, intent: &Intent) -> Vec<NodeReport> {
+fn reports(pass: &Pass<'_>, labels: &Labels, rejected: &[Rejected]) -> Vec<NodeReport> {
     let mut reports = Vec::new();
     for (name, status) in pass.nodes() {
         let Some(mut report) = status.report else { continue };
-        report.rejected.clone_from(&intent.rejected);
+        report.rejected = rejected.to_vec();
         if let Some(own) = labels.report(&name) {
             report.drift.extend(own.drift.iter().cloned());
             report.corrected.extend(own.corrected.iter().cloned());

@@ -15,6 +15,7 @@ use crate::cluster::live::{Live, LiveError, View};
 use crate::core::name::NodeName;
 use crate::core::placement::{Placement, place};
 use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
+use crate::core::report::history::Rejected;
 use crate::core::status::{HeadFacts, NodeStatus, PolicyStatus, head_status, policy_status};
 
 /// Why a pass did not come to its end.
@@ -49,8 +50,42 @@ pub(super) struct Pass<'a> {
     pub(super) report_fault: Option<&'a str>,
 }
 
-/// Policies that somebody edited in the cluster, by the name of their resource, with who did.
-pub(super) type Edited = BTreeMap<String, String>;
+/// A policy that became ready, or is so no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Turned {
+    /// Its resource's name.
+    pub(super) name: String,
+    /// Its resource's uid.
+    pub(super) uid: String,
+    /// Whether it is ready now.
+    pub(super) ready: bool,
+    /// The condition's reason.
+    pub(super) reason: String,
+    /// The condition's message.
+    pub(super) message: String,
+}
+
+fn turn(name: &str, uid: &str, before: &PolicyStatus, now: &PolicyStatus) -> Option<Turned> {
+    let ready = |status: &PolicyStatus| status.conditions.iter().find(|condition| condition.kind == "Ready").cloned();
+    let now = ready(now)?;
+    let same = ready(before).is_some_and(|before| before.reason == now.reason);
+    (!same).then(|| Turned {
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        ready: now.is_true(),
+        reason: now.reason.clone(),
+        message: now.message,
+    })
+}
+
+/// What a publication came upon.
+#[derive(Debug, Default)]
+pub(super) struct CameUpon {
+    /// Policies that somebody edited in the cluster, by the name of their resource, with who did.
+    pub(super) edited: BTreeMap<String, String>,
+    /// Policies that the API server does not take, though they are good documents.
+    pub(super) refused: Vec<Rejected>,
+}
 
 impl Pass<'_> {
     /// The fence, or that we lead no more.
@@ -58,11 +93,13 @@ impl Pass<'_> {
         self.leading.fence().ok_or(PassError::NotLeading)
     }
 
-    /// Publishes policies and, behind all of them, the head. Tells which policies were found edited.
-    pub(super) async fn publish(&self) -> Result<Edited, PassError> {
-        let published = Published::of(&self.intent.set);
-        let mut edited = Edited::new();
-        for (name, wanted) in &published.policies {
+    /// Publishes policies and, behind all of them, the head. One that the API server refuses stops no other: its version of before stays in
+    /// force, and it is told.
+    pub(super) async fn publish(&self) -> Result<CameUpon, PassError> {
+        let mut published = Published::of(&self.intent.set);
+        let mut came_upon = CameUpon::default();
+        for (name, wanted) in published.policies.clone() {
+            let (name, wanted) = (&name, &wanted);
             let found = self.view.policies.get(name);
             if found.is_some_and(|found| says_the_same(name, &found.spec, wanted)) {
                 continue;
@@ -70,12 +107,23 @@ impl Pass<'_> {
             if let Some(found) = found {
                 let others = found.managers.iter().filter(|manager| manager.manager != "egret-controller");
                 if let Some(other) = others.max_by_key(|manager| manager.time) {
-                    edited.insert(name.clone(), other.manager.clone());
+                    came_upon.edited.insert(name.clone(), other.manager.clone());
                 }
             }
             let mut fenced = wanted.clone();
             fenced["fence"] = json!(self.fence()?);
-            self.live.apply_policy(name, &fenced).await?;
+            match self.live.apply_policy(name, &fenced).await {
+                Ok(_) => {}
+                Err(error) if error.code() == Some(422) && !error.fenced() => {
+                    let before = found.and_then(|found| read_policy(name, &found.spec).ok());
+                    came_upon.refused.push(refused(wanted, &error, before.is_some()));
+                    match before {
+                        Some(before) => published.policies.insert(name.clone(), spec(&before)),
+                        None => published.policies.remove(name),
+                    };
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         for (name, found) in self.view.policies.iter().filter(|(name, _)| !published.policies.contains_key(*name)) {
             self.fence()?;
@@ -95,11 +143,13 @@ impl Pass<'_> {
         if !self.view.config.as_ref().is_some_and(|found| found.spec.as_ref() == Ok(&head)) {
             self.live.apply_config(&head).await?;
         }
-        Ok(edited)
+        Ok(came_upon)
     }
 
-    /// Says of every policy, and of the head, what became of it. Only what is different is written.
-    pub(super) async fn tell(&self, now: Timestamp) -> Result<(), PassError> {
+    /// Says of every policy, and of the head, what became of it. Only what is different is written. Gives policies that became ready, or
+    /// are so no more.
+    pub(super) async fn tell(&self, rejected: &[Rejected], now: Timestamp) -> Result<Vec<Turned>, PassError> {
+        let mut turned = Vec::new();
         let set = &self.intent.set;
         let revision = self.intent.commit.id.to_string();
         let nodes = self.nodes();
@@ -108,21 +158,21 @@ impl Pass<'_> {
             let name = resource_name(set, &policy.id);
             let Some(found) = self.view.policies.get(&name) else { continue };
             let before = found.status.clone().unwrap_or_default();
-            let rejected = &self.intent.rejected;
             let status: PolicyStatus = policy_status(policy, &placement, &nodes, rejected, &revision, &before, now);
             if status != before {
                 self.fence()?;
                 self.live.apply_policy_status(&name, &status).await?;
+                turned.extend(turn(&name, &found.uid, &before, &status));
             }
         }
-        let Some(config) = &self.view.config else { return Ok(()) };
+        let Some(config) = &self.view.config else { return Ok(turned) };
         let before = config.status.clone().unwrap_or_default();
         let facts = HeadFacts {
             leader: self.identity,
             revision: &revision,
             total: self.view.facts.nodes.len(),
             nodes: &nodes,
-            rejected: &self.intent.rejected,
+            rejected,
             git_fault: self.git_fault,
             report_fault: self.report_fault,
         };
@@ -131,7 +181,7 @@ impl Pass<'_> {
             self.fence()?;
             self.live.apply_config_status(&status).await?;
         }
-        Ok(())
+        Ok(turned)
     }
 
     /// Takes away what is said of nodes that are gone: not every API server has somebody to collect it.
@@ -152,6 +202,16 @@ impl Pass<'_> {
 
     fn placement(&self, now: Timestamp) -> Placement {
         place(&self.intent.set, &self.view.facts, now)
+    }
+}
+
+fn refused(wanted: &Value, error: &LiveError, has_before: bool) -> Rejected {
+    let source = &wanted["source"];
+    let instead = if has_before { "the version of before stays in force" } else { "nothing is in force in its place" };
+    Rejected {
+        place: format!("{}:{}", source["file"].as_str().unwrap_or_default(), source["line"]),
+        message: format!("the API server refuses it: {error}"),
+        instead: instead.to_owned(),
     }
 }
 

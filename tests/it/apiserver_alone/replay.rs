@@ -26,14 +26,17 @@ struct Mapping {
 }
 
 impl Mapping {
-    /// Learns or compares one value of a kind that differs between servers.
-    fn meet<K: Ord + Clone + std::fmt::Debug, V: PartialEq + Clone + std::fmt::Debug>(
-        known: &mut BTreeMap<K, V>,
-        recorded: &K,
-        actual: &V,
+    /// Learns or compares one value of a kind that differs between servers. Two of theirs are never one of ours.
+    fn meet<T: Ord + Clone + std::fmt::Display>(
+        known: &mut BTreeMap<T, T>,
+        recorded: &T,
+        actual: &T,
     ) -> Result<(), String> {
-        let known = known.entry(recorded.clone()).or_insert_with(|| actual.clone());
-        if known == actual { Ok(()) } else { Err(format!("{recorded:?} was {known:?} and is now {actual:?}")) }
+        known.entry(recorded.clone()).or_insert_with(|| actual.clone());
+        let wrong = known.iter().find(|(theirs, ours)| (*theirs == recorded) != (*ours == actual));
+        wrong.map_or(Ok(()), |(theirs, ours)| {
+            Err(format!("{theirs} is {ours} here, and so {recorded} cannot be {actual}"))
+        })
     }
 
     fn version(&mut self, recorded: u64, actual: u64) -> Result<(), String> {
@@ -54,7 +57,10 @@ impl Mapping {
                 }
                 Ok(())
             }
-            (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            (Value::Array(one), Value::Array(other)) if one.len() != other.len() => {
+                Err(format!("there were {} and are {}", one.len(), other.len()))
+            }
+            (Value::Array(one), Value::Array(other)) => {
                 for (index, (one, other)) in one.iter().zip(other).enumerate() {
                     self.differences(&format!("{path}.{index}"), one, other, found);
                 }

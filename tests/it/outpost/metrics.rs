@@ -39,6 +39,19 @@ fn await_ready(stand: &Stand, node: &str) {
     assert!(ready, "{node} says {last:?}");
 }
 
+/// The outpost's policy in force on both nodes, without a member that has sent anything yet. A node of the lab tracks no connections
+/// before Egret asks for it: the end of one that began before, and its retransmissions for half a minute, would be counted, too.
+fn quietly_in_force() -> Result<Stand, LabError> {
+    let stand = Stand::up(Options::default())?;
+    stand.push_outpost()?;
+    for (node, exits) in [(SOURCE, "egret_exits{role=\"source\"}"), (GATEWAY, "egret_exits{role=\"gateway\"}")] {
+        let known = || metrics(&stand, node).is_ok_and(|metrics| count(&metrics, exits) == 1);
+        assert!(wait_until(DEADLINE, known), "{}", stand.log(node));
+    }
+    stand.lab.forget()?;
+    Ok(stand)
+}
+
 /// Series and values. What is seen twice within a tenth of a second is the same, so there is a tenth of a second before.
 fn metrics(stand: &Stand, node: &str) -> Result<BTreeMap<String, String>, LabError> {
     std::thread::sleep(Duration::from_millis(110));
@@ -56,9 +69,7 @@ struct Counting<'a> {
 }
 
 impl<'a> Counting<'a> {
-    /// Packets go before the node itself knows that all is in force, and only then it knows what its counters are of.
     fn start(stand: &'a Stand, node: &'a str) -> Result<Self, LabError> {
-        await_ready(stand, node);
         Ok(Self { stand, node, before: metrics(stand, node)? })
     }
 
@@ -141,7 +152,7 @@ fn a_node_is_ready_when_its_policies_are_in_force_and_alive_all_the_time() -> Ou
 
 #[test]
 fn packets_and_connections_are_counted_at_both_ends_of_the_tunnel() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = quietly_in_force()?;
     let [source, gateway] = [Counting::start(&stand, SOURCE)?, Counting::start(&stand, GATEWAY)?];
     let said = [(OUTPOST, 10), (OUTPOST6, 7)];
     let (mut packets, mut bytes) = (0, 0);
@@ -191,7 +202,7 @@ fn packets_and_connections_are_counted_at_both_ends_of_the_tunnel() -> Outcome {
 
 #[test]
 fn what_is_held_back_is_counted_by_who_held_it_back() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = quietly_in_force()?;
     let [source, gateway] = [Counting::start(&stand, SOURCE)?, Counting::start(&stand, GATEWAY)?];
     stand.lab.wire_pod(Pod::new("newborn", SOURCE, 50, &[("org", "empire")]))?;
     let newborn = stand.lab.pod("newborn")?;

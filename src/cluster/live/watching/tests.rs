@@ -61,7 +61,7 @@ async fn begun(fake: &mut Fake) -> (Watching, Watch) {
 
 #[tokio::test]
 async fn a_list_of_pages_and_then_what_changes_in_its_order() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let mut watching = pods(&fake.client(), Options::default());
     let first = fake.asked().await;
     assert_eq!(first.path, "/api/v1/pods?&fieldSelector=spec.nodeName%3Dkind-worker&limit=2");
@@ -89,7 +89,7 @@ async fn a_list_of_pages_and_then_what_changes_in_its_order() {
 
 #[tokio::test]
 async fn what_is_missing_from_a_new_list_goes_only_when_the_list_is_whole() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let (mut watching, watch) = begun(&mut fake).await;
     watch.expire();
     fake.asked().await.answer(200, &page("12", "more", &[pod("tiefighter", "10", "10.1.1.2")]));
@@ -108,7 +108,7 @@ async fn what_is_missing_from_a_new_list_goes_only_when_the_list_is_whole() {
 
 #[tokio::test]
 async fn a_new_list_that_says_the_same_is_no_news() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let (mut watching, watch) = begun(&mut fake).await;
     watch.expire();
     fake.asked().await.answer(200, &page("12", "", &[pod("xwing", "3", "10.1.1.1")]));
@@ -121,7 +121,7 @@ async fn a_new_list_that_says_the_same_is_no_news() {
 
 #[tokio::test]
 async fn a_version_that_is_refused_as_gone_before_the_watch_begins_is_listed_anew() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let (mut watching, watch) = begun(&mut fake).await;
     watch.send("MODIFIED", &pod("xwing", "6", "10.1.1.1"));
     drop(watch);
@@ -134,7 +134,7 @@ async fn a_version_that_is_refused_as_gone_before_the_watch_begins_is_listed_ane
 
 #[tokio::test]
 async fn a_list_too_long_for_its_pages_is_asked_for_in_one() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let mut watching = pods(&fake.client(), Options::default());
     fake.asked().await.answer(200, &page("5", "more", &[]));
     fake.asked().await.refuse(410, "Expired", "The provided continue parameter is too old");
@@ -146,7 +146,7 @@ async fn a_list_too_long_for_its_pages_is_asked_for_in_one() {
 
 #[tokio::test]
 async fn while_the_server_is_away_everything_stays_known_and_the_fault_is_told() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let (mut watching, watch) = begun(&mut fake).await;
     watch.send("ADDED", &pod("ywing", "7", "10.1.1.2"));
     until(&mut watching, &["xwing 10.1.1.1", "ywing 10.1.1.2"]).await;
@@ -159,7 +159,7 @@ async fn while_the_server_is_away_everything_stays_known_and_the_fault_is_told()
     assert!(fault.message.starts_with("watching pods: "), "{}", fault.message);
     assert_eq!(known(&watching), ["xwing 10.1.1.1", "ywing 10.1.1.2"]);
 
-    let mut fake = Fake::start_at(&address).await;
+    let mut fake = Fake::start_at(&address);
     let asked = fake.asked().await;
     assert!(asked.watches_from("7"), "it goes on from where it was: {}", asked.path);
     let _watch = asked.stream();
@@ -170,7 +170,7 @@ async fn while_the_server_is_away_everything_stays_known_and_the_fault_is_told()
 
 #[tokio::test]
 async fn a_server_that_was_put_back_to_a_backup_is_asked_for_everything() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let (mut watching, watch) = begun(&mut fake).await;
     drop(watch);
     for _ in 0..3 {
@@ -186,7 +186,7 @@ async fn a_server_that_was_put_back_to_a_backup_is_asked_for_everything() {
 
 #[tokio::test]
 async fn a_watch_that_ends_at_once_is_a_fault_and_not_asked_for_without_a_pause() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let (mut watching, watch) = begun(&mut fake).await;
     drop(watch);
     for _ in 0..3 {
@@ -205,7 +205,7 @@ async fn a_watch_that_ends_at_once_is_a_fault_and_not_asked_for_without_a_pause(
 
 #[tokio::test]
 async fn a_right_that_is_missing_is_told_with_what_to_do() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let mut watching = pods(&fake.client(), Options::default());
     let message = "pods is forbidden: User \"system:serviceaccount:default:egret-agent\" cannot list resource \"pods\" in API \
                    group \"\" at the cluster scope";
@@ -221,7 +221,7 @@ async fn a_right_that_is_missing_is_told_with_what_to_do() {
 
 #[tokio::test]
 async fn a_streaming_list_is_whole_at_its_bookmark() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let mut watching = pods(&fake.client(), Options { streaming: true, ..Options::default() });
     let asked = fake.asked().await;
     assert!(asked.path.contains("&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion="));
@@ -241,7 +241,7 @@ async fn a_streaming_list_is_whole_at_its_bookmark() {
 
 #[tokio::test]
 async fn a_streaming_list_that_breaks_off_is_no_list() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let mut watching = pods(&fake.client(), Options { streaming: true, ..Options::default() });
     let watch = fake.asked().await.stream();
     watch.send("ADDED", &pod("xwing", "3", "10.1.1.1"));
@@ -257,7 +257,7 @@ async fn a_streaming_list_that_breaks_off_is_no_list() {
 
 #[tokio::test]
 async fn a_server_that_refuses_streaming_lists_is_asked_for_lists() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let mut watching = pods(&fake.client(), Options { streaming: true, ..Options::default() });
     let message = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
     fake.asked().await.refuse(422, "Invalid", message);
@@ -270,7 +270,7 @@ async fn a_server_that_refuses_streaming_lists_is_asked_for_lists() {
 
 #[tokio::test]
 async fn nothing_more_is_asked_for_once_nobody_watches() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     let (watching, watch) = begun(&mut fake).await;
     drop(watching);
     drop(watch);

@@ -1,0 +1,256 @@
+//! Requests as they go over the wire, and what their answers, or none, are made of.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::fake::{Asked, Fake};
+use super::resources::NodeStatus;
+use super::*;
+use crate::core::labels::Labels;
+use crate::core::name::NodeName;
+
+fn node() -> NodeName {
+    NodeName::parse("kind-worker2").expect("a name")
+}
+
+fn object(uid: &str, version: &str) -> Value {
+    json!({"metadata": {"name": "kind-worker2", "uid": uid, "resourceVersion": version, "generation": 1}})
+}
+
+fn body(asked: &Asked) -> Value {
+    serde_json::from_str(&asked.body).expect("a body")
+}
+
+#[tokio::test]
+async fn labels_are_applied_to_the_very_node_and_a_change_is_told() {
+    let mut fake = Fake::start();
+    let (live, node) = (fake.client(), node());
+    let labels = Labels::from([("egress-gw".to_owned(), "true".to_owned())]);
+    for (version, changed) in [("231", true), ("230", false)] {
+        let server = async {
+            let get = fake.asked().await;
+            assert_eq!((get.method.as_str(), get.path.as_str()), ("GET", "/api/v1/nodes/kind-worker2"));
+            get.answer(200, &object("u", "230"));
+            let patch = fake.asked().await;
+            assert_eq!(patch.path, "/api/v1/nodes/kind-worker2?&fieldManager=egret");
+            let metadata = json!({"name": "kind-worker2", "uid": "u", "labels": {"egress-gw": "true"}});
+            assert_eq!(body(&patch), json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}));
+            patch.answer(200, &object("u", version));
+        };
+        let (outcome, ()) = tokio::join!(live.apply_labels(&node, "u", &labels, false), server);
+        assert_eq!(outcome.expect("an outcome"), LabelOutcome::Applied { changed });
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_or_another_one_by_now_is_not_even_asked() {
+    let mut fake = Fake::start();
+    let (live, node) = (fake.client(), node());
+    let none = Labels::new();
+    let (outcome, ()) = tokio::join!(live.apply_labels(&node, "u", &none, true), async {
+        fake.asked().await.refuse(404, "NotFound", "nodes \"kind-worker2\" not found");
+    });
+    assert_eq!(outcome.expect("an outcome"), LabelOutcome::Gone);
+    let (outcome, ()) = tokio::join!(live.apply_labels(&node, "u", &none, true), async {
+        fake.asked().await.answer(200, &object("later", "9"));
+    });
+    assert_eq!(outcome.expect("an outcome"), LabelOutcome::Gone);
+    assert!(fake.quiet(Duration::from_millis(50)).await);
+}
+
+#[tokio::test]
+async fn a_nodes_object_belongs_to_the_node_and_its_status_is_written_apart() {
+    let mut fake = Fake::start();
+    let (live, node) = (fake.client(), node());
+    let (written, ()) = tokio::join!(live.apply_node(&node, "u", true), async {
+        let asked = fake.asked().await;
+        let path = "/apis/egret.dev/v1alpha1/egressnodes/kind-worker2?&force=true&fieldManager=egret-agent";
+        assert_eq!((asked.method.as_str(), asked.path.as_str()), ("PATCH", path));
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "kind-worker2", "uid": "u"});
+        let metadata =
+            json!({"name": "kind-worker2", "labels": {"egret.dev/gateway": "true"}, "ownerReferences": [owner]});
+        let whole = json!({"apiVersion": "egret.dev/v1alpha1", "kind": "EgressNode", "metadata": metadata, "spec": {}});
+        assert_eq!(body(&asked), whole);
+        asked.answer(201, &object("n", "7"));
+    });
+    let expected = Written { uid: "n".to_owned(), resource_version: "7".to_owned(), generation: 1 };
+    assert_eq!(written.expect("written"), expected);
+
+    let status = NodeStatus { revision: "0123".to_owned(), ..NodeStatus::default() };
+    let (written, ()) = tokio::join!(live.apply_node_status(&node, &status), async {
+        let asked = fake.asked().await;
+        assert!(asked.path.starts_with("/apis/egret.dev/v1alpha1/egressnodes/kind-worker2/status?"), "{}", asked.path);
+        assert_eq!(body(&asked)["status"], serde_json::to_value(&status).expect("a status"));
+        asked.answer(200, &object("n", "8"));
+    });
+    assert!(written.is_ok());
+}
+
+#[tokio::test]
+async fn a_policy_is_deleted_as_it_was_seen_and_one_that_is_gone_is_no_error() {
+    let mut fake = Fake::start();
+    let live = fake.client();
+    let (deleted, ()) = tokio::join!(live.delete_policy("outpost", Some("7")), async {
+        let asked = fake.asked().await;
+        assert_eq!(asked.method, "DELETE");
+        assert_eq!(body(&asked)["preconditions"], json!({"resourceVersion": "7"}));
+        asked.refuse(409, "Conflict", "the ResourceVersion in the precondition (7) does not match");
+    });
+    assert_eq!(deleted.expect_err("refused").code(), Some(409));
+    let (deleted, ()) = tokio::join!(live.delete_policy("outpost", None), async {
+        fake.asked().await.refuse(404, "NotFound", "egresspolicies.egret.dev \"outpost\" not found");
+    });
+    assert!(!deleted.expect("deleted"));
+}
+
+fn timing() -> Timing {
+    let milliseconds = Duration::from_millis;
+    Timing { duration: milliseconds(3000), deadline: milliseconds(2000), retry: milliseconds(100) }
+}
+
+/// As a server keeps what was written.
+fn stored(asked: &Asked, version: &str) -> Value {
+    let mut object = body(asked);
+    object["metadata"]["resourceVersion"] = json!(version);
+    object
+}
+
+#[tokio::test]
+async fn a_lease_is_created_renewed_without_looking_and_released() {
+    let mut fake = Fake::start();
+    let mut lease = Lease::new(fake.client(), "egret", "egret-controller", "a", timing());
+    let path = "/apis/coordination.k8s.io/v1/namespaces/egret/leases";
+    let (role, created) = tokio::join!(lease.step(), async {
+        let get = fake.asked().await;
+        assert_eq!(get.path, format!("{path}/egret-controller"));
+        get.refuse(404, "NotFound", "leases.coordination.k8s.io \"egret-controller\" not found");
+        let post = fake.asked().await;
+        assert_eq!(
+            (post.method.as_str(), post.path.as_str()),
+            ("POST", format!("{path}?&fieldManager=egret-controller").as_str())
+        );
+        let created = stored(&post, "1");
+        post.answer(201, &created);
+        created
+    });
+    assert!(matches!(role.expect("a role"), Role::Leader { fence: 1, .. }));
+    assert_eq!(created["spec"]["holderIdentity"], json!("a"));
+    assert_eq!(created["spec"]["leaseTransitions"], json!(1));
+
+    let (role, ()) = tokio::join!(lease.step(), async {
+        let put = fake.asked().await;
+        assert_eq!(put.method, "PUT");
+        let renewed = stored(&put, "2");
+        assert_eq!(renewed["spec"]["acquireTime"], created["spec"]["acquireTime"]);
+        put.answer(200, &renewed);
+    });
+    assert!(matches!(role.expect("a role"), Role::Leader { fence: 1, .. }));
+
+    let (released, ()) = tokio::join!(lease.release(), async {
+        let put = fake.asked().await;
+        assert_eq!(body(&put)["spec"]["holderIdentity"], json!(""));
+        assert_eq!(body(&put)["metadata"]["resourceVersion"], json!("2"));
+        let object = stored(&put, "3");
+        put.answer(200, &object);
+    });
+    released.expect("released");
+    assert!(matches!(lease.role(), Role::Follower { .. }));
+}
+
+#[tokio::test]
+async fn who_was_overtaken_learns_it_from_the_refusal() {
+    let mut fake = Fake::start();
+    let mut lease = Lease::new(fake.client(), "egret", "egret-controller", "a", timing());
+    let (role, ()) = tokio::join!(lease.step(), async {
+        fake.asked().await.refuse(404, "NotFound", "not found");
+        fake.asked().await.refuse(
+            409,
+            "AlreadyExists",
+            "leases.coordination.k8s.io \"egret-controller\" already exists",
+        );
+        let spec = json!({"holderIdentity": "b", "leaseTransitions": 1, "leaseDurationSeconds": 3});
+        fake.asked()
+            .await
+            .answer(200, &json!({"metadata": {"name": "egret-controller", "resourceVersion": "1"}, "spec": spec}));
+    });
+    assert_eq!(role.expect("a role"), Role::Follower { holder: Some("b".to_owned()) });
+}
+
+#[tokio::test]
+async fn a_leader_whose_writes_are_not_answered_stops_in_time_and_comes_back_with_another_fence() {
+    let mut fake = Fake::start();
+    let mut lease = Lease::new(fake.client(), "egret", "egret-controller", "a", timing());
+    let (role, mut object) = tokio::join!(lease.step(), async {
+        fake.asked().await.refuse(404, "NotFound", "not found");
+        let post = fake.asked().await;
+        let object = stored(&post, "1");
+        post.answer(201, &object);
+        object
+    });
+    let Ok(Role::Leader { until, .. }) = role else { panic!("{role:?}") };
+    let error = lease.step().await.expect_err("no answer");
+    assert!(error.unknown() && matches!(error.cause(), Cause::Timeout(_)));
+    // The write had come to the server, only its answer was lost.
+    let _lost = fake.asked().await;
+    object["metadata"]["resourceVersion"] = json!("2");
+    assert!(matches!(lease.role(), Role::Leader { fence: 1, .. }), "there is some time left");
+    tokio::time::sleep_until(until.into()).await;
+    assert!(matches!(lease.role(), Role::Follower { .. }));
+
+    let (role, ()) = tokio::join!(lease.step(), async {
+        fake.asked().await.answer(200, &object);
+        let put = fake.asked().await;
+        let object = stored(&put, "3");
+        put.answer(200, &object);
+    });
+    assert!(matches!(role.expect("a role"), Role::Leader { fence: 2, .. }));
+}
+
+#[tokio::test]
+async fn a_token_that_lies_in_a_file_goes_along() {
+    let mut fake = Fake::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (token, config) = (folder.path().join("token"), folder.path().join("config"));
+    std::fs::write(&token, "secret").expect("a token");
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": fake.address}}],
+        "users": [{"name": "c", "user": {"tokenFile": token}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    });
+    std::fs::write(&config, text.to_string()).expect("a configuration");
+    let live = Live::with_kubeconfig(&config).await.expect("a client");
+    let node = node();
+    let (found, ()) = tokio::join!(live.egress_node(&node), async {
+        let asked = fake.asked().await;
+        assert_eq!(asked.authorization.as_deref(), Some("Bearer secret"));
+        asked.refuse(404, "NotFound", "egressnodes.egret.dev \"kind-worker2\" not found");
+    });
+    assert_eq!(found.expect("an answer"), None);
+}
+
+#[tokio::test]
+async fn an_event_is_about_its_object_and_in_the_namespace_of_those_that_are_in_none() {
+    let mut fake = Fake::start();
+    let mut recorder = fake.client().recorder("egret.dev/agent", "kind-worker2");
+    let node = Regarding::Node { name: "kind-worker2".to_owned(), uid: "u".to_owned() };
+    let (written, ()) = tokio::join!(recorder.event(&node, EventKind::Warning, "ExitLost", "net1 is gone"), async {
+        let asked = fake.asked().await;
+        assert_eq!(asked.path, "/apis/events.k8s.io/v1/namespaces/default/events?");
+        let event = body(&asked);
+        let reference = json!({"apiVersion": "v1", "kind": "Node", "name": "kind-worker2", "uid": "u"});
+        assert_eq!(
+            (&event["regarding"], &event["reason"], &event["type"]),
+            (&reference, &json!("ExitLost"), &json!("Warning"))
+        );
+        asked.refuse(500, "InternalError", "etcd is away");
+    });
+    assert!(written.is_err());
+    let (written, ()) = tokio::join!(recorder.event(&node, EventKind::Warning, "ExitLost", "net1 is gone"), async {
+        let asked = fake.asked().await;
+        assert_eq!(asked.method, "POST", "it was not written, so it is new");
+        asked.answer(201, &json!({}));
+    });
+    written.expect("written");
+}
