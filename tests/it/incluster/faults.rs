@@ -23,6 +23,9 @@ use crate::lab::{Answer, Hammer, LabError, OUTPOST, OUTPOST6, Options};
 
 use super::stand::{Outcome, Stand};
 
+/// How long a pod waits for an answer that should not come.
+const HELD_BACK: Duration = Duration::from_millis(600);
+
 /// One of two states of the repository. They differ in two documents: the node that is labelled and the label, and the label that the
 /// policy looks for. Half of a move is no gateway at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use crate::apiserver::{Fault, Filter};
 use crate::lab::{Answer, OUTPOST, OUTPOST6};
 
 use super::super::stand::{Outcome, Stand};
-use super::Side;
+use super::{HELD_BACK, Side};
 
 const WORKER: &str = "kind-worker";
 
@@ -33,7 +33,8 @@ fn while_the_server_is_away_packets_flow_drift_is_repaired_and_new_pods_wait() -
     stand.lab.add_pod("scout", WORKER, &[("org", "empire")])?;
     stand.announce(&["pods.yaml"]);
     for outpost in [OUTPOST, OUTPOST6] {
-        assert_eq!(stand.lab.ask("scout", outpost)?, Answer::NoAnswer, "nobody knows yet what it is");
+        let answer = stand.lab.ask_within("scout", outpost, HELD_BACK)?;
+        assert_eq!(answer, Answer::NoAnswer, "nobody knows yet what it is");
     }
     stand.assert_through(&[Side::Second])?;
     stand.api.back();

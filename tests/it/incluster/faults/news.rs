@@ -6,7 +6,7 @@ use crate::apiserver::{Fault, Filter};
 use crate::lab::Answer;
 
 use super::super::stand::{Outcome, Stand};
-use super::Side;
+use super::{HELD_BACK, Side};
 
 const WATCHED: [&str; 6] =
     ["nodes", "namespaces", "pods", "egresspolicies.egret.dev", "egressconfigs.egret.dev", "egressnodes.egret.dev"];
@@ -79,9 +79,9 @@ fn lists_from_the_past_let_no_packet_out_wrongly_and_are_caught_up_with() -> Out
     stand.lab.add_pod("rebel", "kind-worker", &[("org", "empire")])?;
     stand.announce(&["pods.yaml"]);
     for (outpost, _) in Side::Third.ways() {
-        assert_eq!(stand.lab.ask("rebel", outpost)?, Answer::NoAnswer);
-        stand.lab.ask("scout", outpost)?;
-        stand.lab.ask("tiefighter", outpost)?;
+        assert_eq!(stand.lab.ask_within("rebel", outpost, HELD_BACK)?, Answer::NoAnswer);
+        stand.lab.ask_within("scout", outpost, HELD_BACK)?;
+        stand.lab.ask_within("tiefighter", outpost, HELD_BACK)?;
     }
     for resource in WATCHED {
         stand.api.fresh(resource);
