@@ -38,7 +38,7 @@ use super::facts::{Facts, PodName};
 use super::ground::Ground;
 use super::name::NodeName;
 use super::policy::catalogue::{Held, Tally};
-use super::policy::{Origin, Policy, PolicyId, PolicySet};
+use super::policy::{NodeLabels, Origin, Policy, PolicyId, PolicySet};
 use super::report::history::NodeReport;
 
 /// Everything that decides a preview.
@@ -163,7 +163,7 @@ impl Preview<'_> {
             || !self.moves.is_empty()
             || !self.input.config_diff.is_empty()
             || [added, changed, removed].iter().any(|some| !some.is_empty())
-            || self.input.before.node_labels.len() != self.input.after.node_labels.len()
+            || labels_say(self.input.before) != labels_say(self.input.after)
             || self.input.validation.found.iter().any(|(_, known)| !known)
     }
 }
@@ -212,6 +212,11 @@ fn touched(before: &World<'_>, after: &World<'_>, policies: &Policies, ways: &Wa
         }
     }
     touched
+}
+
+/// What documents say of labels, wherever they stand.
+fn labels_say(set: &PolicySet) -> Vec<NodeLabels> {
+    set.node_labels.values().map(|one| NodeLabels { origin: Origin::default(), ..one.clone() }).collect()
 }
 
 /// Whether two versions of a policy differ in nothing but their place.
