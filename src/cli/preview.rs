@@ -21,8 +21,11 @@ use crate::core::policy::catalogue::Catalogue;
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::policy::lint::lint;
 use crate::core::preview::{Input, Limits, Look, Preview, Validation, lines, markdown, preview};
+use crate::core::report::files::read_node_file;
+use crate::core::report::history::NodeReport;
 use crate::core::snapshot;
 use crate::git::CommitId;
+use crate::git::files::FileChange;
 use crate::git::mirror::Mirror;
 use crate::reconcile::repository;
 
@@ -89,6 +92,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let time = mirror.commit_info(head)?.time;
     let (base, head) = (change.base.short(), change.head.short());
     let grounds = BTreeMap::new();
+    let reports = reports(&mut mirror, &branch);
     let preview = preview(Input {
         cluster: &arguments.cluster_name,
         commits: (&base, &head),
@@ -100,7 +104,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         now: arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time))),
         validation: &validation,
         config_diff: &change.config_diff,
-        drift: &[],
+        reports: &reports,
         limits: limits(arguments.limit),
     });
     output::print(&shown(&preview, arguments.output, output::colour()))?;
@@ -148,6 +152,17 @@ fn change(
     let diff = text_diff(&config_before, &config(&catalogue), "", "");
     let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
     Ok(Change { base, head, before, found_before, catalogue, config_diff })
+}
+
+/// What nodes report, where somebody has put it. It is told beside the preview; without it, nothing is missing from that.
+fn reports(mirror: &mut Mirror, branch: &str) -> Vec<NodeReport> {
+    let commit = mirror.resolve_here(branch);
+    let files = commit.and_then(|commit| mirror.files(commit, &["nodes".to_owned()])).unwrap_or_default();
+    let texts = files.into_values().filter_map(|file| match file {
+        FileChange::Text(text) => read_node_file(&text),
+        FileChange::Removed | FileChange::Refused(_) => None,
+    });
+    texts.collect()
 }
 
 /// The cluster, where that is from, and when it was written down, where somebody says.

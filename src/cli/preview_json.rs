@@ -66,7 +66,7 @@ pub(super) fn json(preview: &Preview<'_>) -> Value {
         "ifAGatewayDies": losses(preview),
         "nodes": nodes(preview),
         "configDiff": input.config_diff,
-        "drift": input.drift,
+        "drift": preview.drift,
     })
 }
 

@@ -400,6 +400,26 @@ mod tests {
         }
 
         #[test]
+        fn differences_are_the_addresses_of_which_two_maps_say_different_things(
+            a in proptest::collection::vec((small_net(), 0_u8..3, 0_u8..3), 0..12),
+            b in proptest::collection::vec((small_net(), 0_u8..3, 0_u8..3), 0..12)
+        ) {
+            let map = |entries: &[(IpNet, u8, u8)]| {
+                let flat = flatten(entries);
+                flat.v4.into_iter().chain(flat.v6).collect::<RangeMap<u8>>()
+            };
+            let (a, b) = (map(&a), map(&b));
+            let found = differences(&a, &b);
+            for address in small_space() {
+                let said = |map: &RangeMap<u8>| map.iter().find(|(range, _)| range.contains(address)).map(|(_, value)| *value);
+                let hits: Vec<_> = found.iter().filter(|(range, ..)| range.contains(address)).collect();
+                let expected = (said(&a), said(&b));
+                let told: Vec<_> = hits.iter().map(|(_, old, new)| (old.map(|at| a[at].1), new.map(|at| b[at].1))).collect();
+                prop_assert_eq!(told, if expected.0 == expected.1 { vec![] } else { vec![expected] }, "{}", address);
+            }
+        }
+
+        #[test]
         fn sets_hold_exactly_the_addresses_of_their_algebra(
             a_nets in proptest::collection::vec(small_net(), 0..12),
             b_nets in proptest::collection::vec(small_net(), 0..12)

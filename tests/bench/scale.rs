@@ -108,7 +108,7 @@ fn previews() -> io::Result<()> {
                 now: Timestamp::UNIX_EPOCH,
                 validation: &validation,
                 config_diff: "",
-                drift: &[],
+                reports: &[],
                 limits: Limits::default(),
             });
             assert!(preview.moved > 0, "somebody moves");

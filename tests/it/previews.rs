@@ -1,7 +1,8 @@
 //! Previews: each folder of tests/previews is a repository before and after a change, and a cluster, with the whole comment and the whole
 //! text that a reviewer sees.
 //!
-//! A folder has `base` and `head` (what is in neither is in both: `both`), `cluster` and, where kernels were looked at, `ground`. What it
+//! A folder has `base` and `head` (what is in neither is in both: `both`), `cluster`, and perhaps `ground` (kernels that were looked at) and
+//! `reports` (of nodes). What it
 //! lacks of `both` and `cluster` it takes from `a_gateway_moves`. `make bless` writes the expected files anew. Deliberately absent: Git,
 //! which `command` has.
 
@@ -23,6 +24,8 @@ use egret::core::policy::catalogue::{Catalogue, Change};
 use egret::core::policy::document::CONFIG_FILE;
 use egret::core::policy::lint::lint;
 use egret::core::preview::{Input, Limits, Preview, Validation, lines, markdown, preview};
+use egret::core::report::files::read_node_file;
+use egret::core::report::history::NodeReport;
 use egret::core::snapshot::snapshot;
 use jiff::Timestamp;
 
@@ -48,7 +51,7 @@ pub(crate) struct Case {
     pub(crate) grounds: BTreeMap<NodeName, Ground>,
     pub(crate) validation: Validation,
     pub(crate) config_diff: String,
-    pub(crate) drift: Vec<String>,
+    pub(crate) reports: Vec<NodeReport>,
 }
 
 impl Case {
@@ -75,7 +78,7 @@ impl Case {
         let diff = text_diff(&config(before), &config(after), "", "");
         let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
         let after = catalogue.policies().clone();
-        Self { before: earlier, after, facts, grounds: BTreeMap::new(), validation, config_diff, drift: Vec::new() }
+        Self { before: earlier, after, facts, grounds: BTreeMap::new(), validation, config_diff, reports: Vec::new() }
     }
 
     fn read(folder: &Path) -> Self {
@@ -97,8 +100,8 @@ impl Case {
             let name = NodeName::parse(file.strip_suffix(".yaml").expect("a node's name and .yaml")).expect("a node");
             case.grounds.insert(name, ground::read(&file, &text));
         }
-        case.drift =
-            texts(folder).get("drift.txt").map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default();
+        case.reports =
+            texts(&folder.join("reports")).values().map(|text| read_node_file(text).expect("a report")).collect();
         case
     }
 
@@ -114,7 +117,7 @@ impl Case {
             now: now(),
             validation: &self.validation,
             config_diff: &self.config_diff,
-            drift: &self.drift,
+            reports: &self.reports,
             limits,
         })
     }

@@ -261,7 +261,7 @@ impl Comment<'_> {
     }
 
     fn drift(&self, text: &mut String) {
-        let drift = self.preview.input.drift;
+        let drift = &self.preview.drift;
         if drift.is_empty() || !self.detail.pods {
             return;
         }

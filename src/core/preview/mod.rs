@@ -9,6 +9,7 @@
 
 mod dangers;
 mod ground;
+mod live;
 mod loss;
 mod markdown;
 mod nodes;
@@ -29,6 +30,7 @@ pub use self::markdown::markdown;
 pub use self::nodes::{NodeChange, Nodes};
 pub use self::text::{Line, Look, lines};
 pub use self::ways::Move;
+use self::ways::Ways;
 pub use self::words::Words;
 use self::world::World;
 use super::diagnostic::{Diagnostic, Severity};
@@ -36,7 +38,8 @@ use super::facts::{Facts, PodName};
 use super::ground::Ground;
 use super::name::NodeName;
 use super::policy::catalogue::{Held, Tally};
-use super::policy::{Origin, Policy, PolicyId, PolicySet};
+use super::policy::{NodeLabels, Origin, Policy, PolicyId, PolicySet};
+use super::report::history::NodeReport;
 
 /// Everything that decides a preview.
 #[derive(Debug, Clone, Copy)]
@@ -61,8 +64,8 @@ pub struct Input<'a> {
     pub validation: &'a Validation,
     /// How `egret.yaml` changes, as a unified diff.
     pub config_diff: &'a str,
-    /// What has drifted in the cluster, of the objects that the change is about; told apart.
-    pub drift: &'a [String],
+    /// What nodes report; what has drifted of the objects that the change is about is told apart.
+    pub reports: &'a [NodeReport],
     /// How much is told.
     pub limits: Limits,
 }
@@ -148,6 +151,8 @@ pub struct Preview<'a> {
     pub losses_left_out: usize,
     /// What changes on nodes.
     pub nodes: Nodes,
+    /// What has drifted already, of the objects that the change is about.
+    pub drift: Vec<String>,
 }
 
 impl Preview<'_> {
@@ -158,7 +163,7 @@ impl Preview<'_> {
             || !self.moves.is_empty()
             || !self.input.config_diff.is_empty()
             || [added, changed, removed].iter().any(|some| !some.is_empty())
-            || self.input.before.node_labels.len() != self.input.after.node_labels.len()
+            || labels_say(self.input.before) != labels_say(self.input.after)
             || self.input.validation.found.iter().any(|(_, known)| !known)
     }
 }
@@ -183,11 +188,12 @@ pub fn preview(input: Input<'_>) -> Preview<'_> {
         .flat_map(|(_, placed)| placed.exits.iter().map(|exit| &exit.gateway))
         .collect();
     let losses_left_out = gateways.len().saturating_sub(input.limits.gateways);
-    Preview { input, policies, moves: ways.moves, moved, dangers, losses, losses_left_out, nodes }
+    let drift = live::drift(input.reports, &policies, &ways, &nodes);
+    Preview { input, policies, moves: ways.moves, moved, dangers, losses, losses_left_out, nodes, drift }
 }
 
 /// Policies that the change is about: their words, their gateways or their members differ.
-fn touched(before: &World<'_>, after: &World<'_>, policies: &Policies, ways: &ways::Ways) -> BTreeSet<PolicyId> {
+fn touched(before: &World<'_>, after: &World<'_>, policies: &Policies, ways: &Ways) -> BTreeSet<PolicyId> {
     let mut touched: BTreeSet<PolicyId> = policies.added.iter().chain(&policies.changed).cloned().collect();
     touched.extend(ways.moves.iter().map(|one| one.policy.clone()));
     let relabelled: Vec<&NodeName> = before
@@ -206,6 +212,11 @@ fn touched(before: &World<'_>, after: &World<'_>, policies: &Policies, ways: &wa
         }
     }
     touched
+}
+
+/// What documents say of labels, wherever they stand.
+fn labels_say(set: &PolicySet) -> Vec<NodeLabels> {
+    set.node_labels.values().map(|one| NodeLabels { origin: Origin::default(), ..one.clone() }).collect()
 }
 
 /// Whether two versions of a policy differ in nothing but their place.

@@ -202,10 +202,10 @@ fn rest(page: &mut Page, preview: &Preview<'_>) {
     if !nodes.more.is_empty() {
         page.line(Look::Plain, &format!("  and {} more, each in its own way", counted(nodes.more.len(), "node")), 2);
     }
-    if !preview.input.drift.is_empty() {
+    if !preview.drift.is_empty() {
         page.title("Live drift on the same objects (not of this change)");
     }
-    for line in preview.input.drift {
+    for line in &preview.drift {
         page.line(Look::Plain, &format!("  {}", shown(line)), 6);
     }
 }
