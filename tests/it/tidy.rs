@@ -28,8 +28,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     // Named for its version alone.
     ("libgit2_sys", &[]),
     ("netlink_sys", &["kernel/"]),
-    // Elsewhere than in kernel: open flags of files that may be a FIFO or a link.
-    ("nix", &["cluster/manifests.rs", "kernel/"]),
+    // Elsewhere than in kernel: open flags of files that may be a FIFO or a link; limits of the process for Git, and its end.
+    ("nix", &["cluster/manifests.rs", "git/overseer.rs", "git/worker.rs", "kernel/"]),
     ("notify", &["watch.rs"]),
     ("prometheus_client", &["serve/"]),
     ("rtnetlink", &["kernel/"]),
@@ -41,13 +41,30 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cluster/live/",
             "cluster/manifests/parse.rs",
             "core/",
+            "git/credentials.rs",
+            "git/known_hosts.rs",
+            "git/overseer.rs",
+            "git/source.rs",
+            "git/wire.rs",
+            "git/worker.rs",
             "kernel/doctor.rs",
             "reconcile/memory.rs",
         ],
     ),
     (
         "serde_json",
-        &["cli/", "cluster/edit/tests.rs", "cluster/live/", "core/policy/", "kernel/doctor/gather.rs", "reconcile/"],
+        &[
+            "cli/",
+            "cluster/edit/tests.rs",
+            "cluster/live/",
+            "core/policy/",
+            // What is said to the worker process, and by it.
+            "git/overseer.rs",
+            "git/wire.rs",
+            "git/worker.rs",
+            "kernel/doctor/gather.rs",
+            "reconcile/",
+        ],
     ),
     (
         "serde_yaml",
