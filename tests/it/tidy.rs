@@ -29,8 +29,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     // Named for its version alone.
     ("libgit2_sys", &[]),
     ("netlink_sys", &["kernel/"]),
-    // Elsewhere than in kernel: open flags of files that may be a FIFO or a link.
-    ("nix", &["cluster/manifests.rs", "kernel/"]),
+    // Elsewhere than in kernel: open flags of files that may be a FIFO or a link; limits of the process for Git, and its end.
+    ("nix", &["cluster/manifests.rs", "git/overseer.rs", "git/worker.rs", "kernel/"]),
     ("notify", &["watch.rs"]),
     ("prometheus_client", &["serve/"]),
     ("rtnetlink", &["kernel/"]),
@@ -42,6 +42,12 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cluster/live/",
             "cluster/manifests/parse.rs",
             "core/",
+            "git/credentials.rs",
+            "git/known_hosts.rs",
+            "git/overseer.rs",
+            "git/source.rs",
+            "git/wire.rs",
+            "git/worker.rs",
             "kernel/doctor.rs",
             "reconcile/memory.rs",
         ],
@@ -53,6 +59,10 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cluster/edit/tests.rs",
             "cluster/live/",
             "core/policy/",
+            // What is said to the worker process, and by it.
+            "git/overseer.rs",
+            "git/wire.rs",
+            "git/worker.rs",
             "kernel/doctor/gather.rs",
             "reconcile/",
             "serve/webhook.rs",

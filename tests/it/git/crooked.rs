@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: what has to become of it (`bad_servers`).
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -123,7 +123,7 @@ fn serve(mut client: TcpStream, upstream: u16, mood: Mood) -> io::Result<()> {
 }
 
 fn trickle(server: &mut impl Read, client: &mut impl Write) -> io::Result<()> {
-    for byte in server.bytes() {
+    for byte in BufReader::new(server).bytes() {
         client.write_all(&[byte?])?;
         thread::sleep(PAUSE);
     }

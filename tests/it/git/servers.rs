@@ -128,14 +128,21 @@ fn hundreds_of_fetches_and_reports_over_git_do_not_pile_up() {
     let published = publish_file(&mut mirror, "one", "drift\n").expect("a report");
     assert!(matches!(published, Published::Committed { .. }), "{published:?}");
     let packs = || fs::read_dir(origin.state().join("objects/pack")).expect("packs").count() / 2;
-    let (tree, mut most) = (origin.in_bare(&["rev-parse", "main^{tree}"]), 0);
-    for round in 0..300 {
-        let parent = origin.in_bare(&["rev-parse", "main"]);
-        let commit = origin.in_bare(&["commit-tree", &tree, "-p", &parent, "-m", &round.to_string()]);
-        origin.in_bare(&["update-ref", "refs/heads/main", &commit]);
-        assert_eq!(mirror.head(None).expect("a look").commit.to_string(), commit);
+    // All at once, because it is fetching that is tried here.
+    let mut stream = String::new();
+    for round in 1..=270 {
+        let from = if round == 1 { "refs/heads/main^0".to_owned() } else { format!(":{}", round - 1) };
+        let lines = ["commit refs/heads/later", &format!("mark :{round}"), "committer x <x@x> 1 +0000", "data 0"];
+        stream.extend(lines.into_iter().chain([format!("from {from}").as_str()]).flat_map(|line| [line, "\n"]));
+    }
+    let commits = origin.fast_import(&stream);
+    let mut most = 0;
+    for commit in &commits {
+        fs::write(origin.bare.join("refs/heads/main"), format!("{commit}\n")).expect("a reference");
+        assert_eq!(mirror.head(None).expect("a look").commit.to_string(), *commit);
         most = most.max(packs());
     }
+    assert_eq!(commits.len(), 270);
     assert!(most <= 257, "{most} packs");
     assert!(packs() < 100, "{} packs are left", packs());
     origin.assert_mirror_is_sound();

@@ -50,7 +50,9 @@ impl Server {
         for (number, kind) in hosts.iter().enumerate() {
             let name = if number == 0 { "host".to_owned() } else { format!("host-{kind}") };
             generate_key(&folder.join(&name), kind);
-            host_keys.push_str(&format!("HostKey {}/{name}\n", folder.display()));
+            host_keys += "HostKey ";
+            host_keys += folder.join(name).to_str().expect("UTF-8");
+            host_keys += "\n";
         }
         generate_key(&folder.join("user"), user);
         let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
