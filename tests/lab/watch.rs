@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -23,13 +24,28 @@ table inet lab {
 }
 ";
 
+/// A moment without a packet.
+const QUIET: Duration = Duration::from_millis(20);
+/// Somebody may be asking all the time.
+const QUIET_TRIES: usize = 10;
+
 /// Begins to watch in the router's namespace.
 pub(crate) fn begin(router: &Namespace) -> Result<(), LabError> {
     router.nft(TABLE)
 }
 
-/// Forgets all that was seen.
+/// Forgets all that was seen. The last packets of a connection come after its client has gone on: a moment without any is waited for, where
+/// there is one.
 pub(crate) fn forget(router: &Namespace) -> Result<(), LabError> {
+    let mut before = seen(router)?;
+    for _ in 0..QUIET_TRIES {
+        std::thread::sleep(QUIET);
+        let now = seen(router)?;
+        if now == before {
+            break;
+        }
+        before = now;
+    }
     router.nft("flush set inet lab towards4\nflush set inet lab towards6\n")
 }
 
