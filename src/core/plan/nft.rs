@@ -21,8 +21,8 @@ pub(super) struct Transactions {
     pub(super) prepare: Option<Transaction>,
     /// The switch.
     pub(super) switch: Option<Transaction>,
-    /// What may go only when no packet can have been sent on by the rules before the switch: the guard's marks, and tables, which
-    /// also wait for the tunnel device to be gone.
+    /// What may go only when no packet can have been sent on by the rules before the switch: what nothing leads to any more, gone exits'
+    /// marks, and tables, which also wait for the tunnel device to be gone.
     pub(super) last: Option<Transaction>,
 }
 
@@ -40,9 +40,9 @@ pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> Transaction
         match (desired.get(&family), observed.get_mut(&family)) {
             (Some(wanted), Some(found)) if can_grow_into(wanted, found) => {
                 lay_out(family, wanted, found, &mut prepare);
-                let mut kept = wanted.clone();
-                keep_guarded(family, &mut kept, found, &mut last);
+                let kept = with_what_is_on_its_way(wanted, found);
                 change(family, &kept, found, &mut switch);
+                change(family, wanted, &kept, &mut last);
             }
             (Some(wanted), found) => become_table(family, wanted, found.as_deref(), &mut switch),
             // While the device is there, other nodes may still send to it: with no rule left its chain lets nothing in.
@@ -96,14 +96,31 @@ fn leads_to(set: &Set, chain: &str) -> bool {
     })
 }
 
-/// The guard goes on knowing the marks of exits that go: a packet may be on its way with one.
-fn keep_guarded(family: Family, wanted: &mut Table, found: &Table, last: &mut Vec<(Family, Change)>) {
-    let (Some(marks), Some(known)) = (wanted.sets.get_mut(EXITS), found.sets.get(EXITS)) else { return };
-    let gone = difference(&known.elements, &marks.elements);
-    if !gone.is_empty() {
-        marks.elements.extend(gone.iter().cloned());
-        last.push((family, Change::DeleteElements(EXITS.to_owned(), gone)));
+/// What is wanted, and what a packet may still need that was sent on by the rules before the switch: chains and sets that go, whole, which
+/// nothing new leads to; and of exits that go, what translates and guards.
+fn with_what_is_on_its_way(wanted: &Table, found: &Table) -> Table {
+    let mut kept = wanted.clone();
+    for (name, chain) in found.chains.iter().filter(|(_, chain)| chain.base.is_none()) {
+        kept.chains.entry(name.clone()).or_insert_with(|| chain.clone());
     }
+    for (name, set) in &found.sets {
+        kept.sets.entry(name.clone()).or_insert_with(|| set.clone());
+    }
+    let marks = |table: &Table| table.sets.get(EXITS).map(|set| set.elements.clone()).unwrap_or_default();
+    let (known, stay) = (marks(found), marks(wanted));
+    let goes = |mark: &u32| known.contains_key(&Key::Mark(*mark)) && !stay.contains_key(&Key::Mark(*mark));
+    for (name, set) in found.sets.iter().filter(|(name, _)| wanted.sets.contains_key(*name)) {
+        let of_gone = set.elements.iter().filter(|(key, data)| {
+            let of_mark = matches!(key, Key::Mark(mark) | Key::MarkAddress(mark, _) if goes(mark));
+            // Where a mark leads to is the switch's to say.
+            of_mark && !matches!(data, Some(Data::Verdict(_)))
+        });
+        let of_gone: Vec<_> = of_gone.map(|(key, data)| (key.clone(), data.clone())).collect();
+        if let Some(set) = kept.sets.get_mut(name) {
+            set.elements.extend(of_gone);
+        }
+    }
+    kept
 }
 
 fn is_prerouting(chain: &Chain) -> bool {

@@ -119,16 +119,16 @@ add     rule   9002: from all fwmark 0x2/0x1fff lookup 9002 proto egret
 forget  conn   mark 0x2/0x1fff
 change  nft    inet add chain exit_2 { comment \"172.18.0.4\"; }
 change  nft    inet add rule exit_2 ct mark set ct mark & 0xffffe000 | 0x00000002
-change  nft    inet flush chain exit_1
 change  nft    inet delete element group_of4 { 10.1.1.177 : goto exit_1 }
 change  nft    inet add element group_of4 { 10.1.1.177 : goto exit_2 }
-change  nft    inet delete chain exit_1
 wait    packet until those on their way are through
 forget  conn   mark 0x1/0x1fff
 remove  rule   9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret
 remove  route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
 remove  route  unreachable default table 9001 metric 4278198272 proto egret
 remove  neigh  172.18.0.3 dev egret0 lladdr 02:00:ac:12:00:03 nud permanent
+change  nft    inet flush chain exit_1
+change  nft    inet delete chain exit_1
 "
     );
 }
@@ -330,6 +330,7 @@ change  nft    inet add chain new
 change  nft    inet add rule new drop
 change  nft    inet flush chain steer
 change  nft    inet add rule steer goto new
+wait    packet until those on their way are through
 change  nft    inet flush chain old
 change  nft    inet delete chain old
 "

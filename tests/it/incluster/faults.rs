@@ -164,18 +164,13 @@ impl Stand {
 struct Flow([Hammer; 2]);
 
 impl Flow {
-    /// All of them were let in, through one of these, and there was no gap: a packet that meets the very moment of a switch may find neither
-    /// the old element nor the new one, is dropped and sent again, so one request may be late, but never two in a row.
+    /// All of them were let in, through one of these: not one was late.
     fn end(self, stand: &Stand, sides: &[Side]) {
         for (family, hammer) in self.0.into_iter().enumerate() {
             let requests = hammer.stop();
             let right = |answer| sides.iter().any(|side| answer == Answer::Granted(side.ways()[family].1));
-            let is_late = |answer| answer == Answer::NoAnswer;
-            let wrong: Vec<_> =
-                requests.iter().filter(|request| !right(request.answer) && !is_late(request.answer)).collect();
+            let wrong: Vec<_> = requests.iter().filter(|request| !right(request.answer)).collect();
             assert!(wrong.is_empty(), "of {} requests: {wrong:?}\n{}", requests.len(), stand.logs());
-            let gap = requests.windows(2).find(|pair| pair.iter().all(|request| is_late(request.answer)));
-            assert!(gap.is_none(), "of {} requests: {gap:?}\n{}", requests.len(), stand.logs());
         }
     }
 }

@@ -77,6 +77,11 @@ proptest! {
                         (host.state, host.later) = (early, &views[later].0);
                         for trip in &trips {
                             let now = cluster.send(&sent(&trip.flow), &trip.memory).outcome;
+                            // Whose way does not change does not notice.
+                            prop_assert!(
+                                trip.before.is_dropped() || trip.before != trip.at_last || now == trip.before,
+                                "{now:?}, come in at {position} and gone out at {later} of {changing}: {trip:?}\n{way}"
+                            );
                             prop_assert!(
                                 now.is_dropped() || now == trip.before || now == trip.at_last,
                                 "{now:?}, come in at {position} and gone out at {later} of {changing}: {trip:?}\n{way}"
