@@ -20,6 +20,7 @@ mod overseer;
 pub mod publish;
 mod remote;
 pub mod revision;
+pub mod signature;
 mod smart;
 pub mod source;
 mod tree;

@@ -7,6 +7,7 @@ mod crooked;
 pub(crate) mod fixture;
 mod publishing;
 mod servers;
+mod signatures;
 mod ssh;
 mod watching;
 

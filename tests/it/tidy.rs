@@ -32,6 +32,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     // Elsewhere than in kernel: open flags of files that may be a FIFO or a link; limits of the process for Git, and its end.
     ("nix", &["cluster/manifests.rs", "git/overseer.rs", "git/worker.rs", "kernel/"]),
     ("notify", &["watch.rs"]),
+    ("pgp", &["core/signature/openpgp.rs"]),
     ("prometheus_client", &["serve/"]),
     ("rtnetlink", &["kernel/"]),
     ("rustix", &["kernel/apply.rs"]),
@@ -80,6 +81,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ),
     ("sha2", &["serve/webhook.rs"]),
     ("similar", &["core/plan/text.rs"]),
+    ("ssh_key", &["core/signature/"]),
     ("thiserror", &["cluster/", "core/name.rs", "git/error.rs", "kernel/", "reconcile/", "watch.rs"]),
     ("tokio", &["cli/output.rs", "cluster/live/", "kernel/", "reconcile/", "serve/", "watch.rs"]),
     ("tower", &["cluster/live/mod.rs"]),
