@@ -334,6 +334,8 @@ impl Engine {
         self.memory.keep(|kept| {
             kept.commit = Some(intent.commit.id.to_string());
             kept.good = intent.good.clone();
+            kept.withheld.clone_from(&intent.withheld);
+            kept.emergency.clone_from(&intent.emergency);
             kept.range = Some((range.mask, range.first, range.port, range.mtu));
         })?;
         if let Some(told) = &self.told {

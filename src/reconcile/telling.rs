@@ -56,7 +56,7 @@ impl Telling {
     /// Git answered, if it did.
     pub fn news(&self, news: &News) {
         match news {
-            News::Unchanged => self.metrics.git_fetched(Instant::now()),
+            News::Unchanged | News::Withheld(_) => self.metrics.git_fetched(Instant::now()),
             News::Intent(intent) if intent.fetched => self.metrics.git_fetched(Instant::now()),
             News::Intent(_) | News::Fault(_) => {}
         }

@@ -6,9 +6,11 @@
 //! it, since readers go on after each.
 
 mod address;
+mod admission;
 mod config;
 mod node_labels;
 mod policy;
+mod schedule;
 mod selector;
 
 use std::fmt;

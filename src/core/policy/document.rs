@@ -107,6 +107,8 @@ pub const CONFIG_VALUES: &[&str] = &[
     "paths",
     "reports",
     "schedule",
+    "changeWindows",
+    "suspend",
     "onNoGateway",
     "existingConnections",
     "onLabelDrift",
@@ -123,6 +125,8 @@ pub const CONFIG: &[&str] = &[
     "paths",
     "reports",
     "schedule",
+    "changeWindows",
+    "suspend",
     "onNoGateway",
     "existingConnections",
     "onLabelDrift",
@@ -136,6 +140,12 @@ pub const CONFIG: &[&str] = &[
 pub const REPORTS: &[&str] = &["branch", "enabled"];
 /// Fields of `schedule`.
 pub const SCHEDULE: &[&str] = &["cron", "timeZone"];
+/// Fields of `changeWindows`.
+pub const CHANGE_WINDOWS: &[&str] = &["open", "emergencyTrailer"];
+/// Fields of an entry of `changeWindows.open`.
+pub const CHANGE_WINDOW: &[&str] = &["name", "cron", "timeZone", "duration"];
+/// Fields of a Config's `suspend`.
+pub const CONFIG_SUSPEND: &[&str] = &["until", "owner", "reason"];
 /// Fields of `datapath`.
 pub const DATAPATH: &[&str] = &["markMask", "firstTable", "port", "mtu"];
 /// What annotations of ours start with.

@@ -33,6 +33,7 @@ use crate::cluster::live::{
 use crate::core::policy::config::Schedule;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
+use crate::git::CommitId;
 use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::serve::{self, Health, Metrics};
@@ -141,7 +142,6 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     let live = Live::connect().await?;
     let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
     let (sender, news) = unbounded_channel();
-    let (known, good) = (memory.kept().commit.clone(), memory.kept().good.clone());
     let start = |what| move |source| ControllerError::Start { what, source };
     let repository = Repository::start(
         repository::Options {
@@ -153,8 +153,6 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
             poll: options.poll,
             seed,
         },
-        known,
-        good,
         sender,
     )
     .map_err(start("the repository's thread"))?;
@@ -186,6 +184,9 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         due: None,
         led: None,
         told_rejected: BTreeSet::new(),
+        begun: false,
+        asked: false,
+        followed: None,
         live,
         options,
     };
@@ -215,6 +216,12 @@ struct Controller {
     due: Option<Instant>,
     /// The fence of the last pass.
     led: Option<i64>,
+    /// Whether Git is read: not before it is known what is published, which may not be taken back.
+    begun: bool,
+    /// Whether the repository's thread was told what another leader published, and has not said what follows from it.
+    asked: bool,
+    /// The published commit that was last looked at.
+    followed: Option<CommitId>,
     /// Rejected documents that people were told of.
     told_rejected: BTreeSet<Rejected>,
 }
@@ -284,6 +291,7 @@ impl Controller {
     /// Takes news of Git in; tells whether a pass is due because of them.
     fn heard(&mut self, news: News) -> bool {
         let before = self.git_fault.clone();
+        let asked = std::mem::take(&mut self.asked);
         match news {
             News::Intent(intent) => {
                 if intent.fetched {
@@ -293,7 +301,7 @@ impl Controller {
                 self.take(*intent);
                 return true;
             }
-            News::Unchanged => {
+            News::Unchanged | News::Withheld(_) => {
                 self.metrics.git_fetched(std::time::Instant::now());
                 self.git_fault = None;
             }
@@ -306,11 +314,12 @@ impl Controller {
                 self.git_fault = Some(chain(&error));
             }
         }
-        self.git_fault != before
+        self.git_fault != before || asked
     }
 
     fn take(&mut self, intent: Intent) {
-        for diagnostic in &intent.diagnostics {
+        let before = self.intent.as_ref().filter(|before| before.commit.id == intent.commit.id);
+        for diagnostic in intent.diagnostics.iter().filter(|_| before.is_none()) {
             tracing::warn!("{diagnostic}");
         }
         let schedule = intent.set.config.schedule.clone();
@@ -358,12 +367,16 @@ impl Controller {
         if self.watching.synced() {
             self.health.set_ready(Ok(()));
         }
-        if fence != self.led {
+        let led = self.led;
+        if fence != led {
             // Who led meanwhile may have corrected what we remember as fought for.
             self.labels.forget();
             self.led = fence;
         }
-        if fence.is_none() || !self.watching.synced() || self.intent.is_none() {
+        if self.watching.synced() {
+            self.follow(fence.is_some() && fence == led);
+        }
+        if fence.is_none() || !self.watching.synced() || self.intent.is_none() || self.asked {
             return;
         }
         let began = Instant::now();
@@ -387,6 +400,30 @@ impl Controller {
                 self.due = Some(Instant::now() + wait);
             }
         }
+    }
+
+    /// The commit that is published, if one is.
+    fn published(&self) -> Option<CommitId> {
+        let head = self.watching.view().config.as_ref()?.spec.as_ref().ok()?;
+        CommitId::parse(&head.revision)
+    }
+
+    /// Begins to read Git once it is known what is published; from then on hears of what another leader publishes. Its clock may have
+    /// been before ours when a window closed: what it let in is not taken back.
+    fn follow(&mut self, leads: bool) {
+        let published = self.published();
+        if !self.begun {
+            self.begun = true;
+            let mut known = self.memory.kept().known();
+            if let Some(published) = published {
+                known.commit = Some(published.to_string());
+            }
+            self.repository.begin(known);
+        } else if let Some(published) = published.filter(|one| !leads && self.followed != Some(*one)) {
+            self.asked = true;
+            self.repository.published(published);
+        }
+        self.followed = published;
     }
 
     fn next_due(&self) -> Instant {
@@ -420,6 +457,8 @@ impl Controller {
         if let Err(error) = self.memory.keep(|kept| {
             kept.commit = Some(commit.clone());
             kept.good = intent.good.clone();
+            kept.withheld.clone_from(&intent.withheld);
+            kept.emergency.clone_from(&intent.emergency);
         }) {
             tracing::warn!(error = chain(&error), "what is in force is not remembered over a restart");
         }

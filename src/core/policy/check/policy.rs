@@ -292,7 +292,8 @@ fn from_annotations(document: &Document<'_>, out: &mut Findings<'_>) -> Addition
     additions
 }
 
-fn timestamp(node: &Node, out: &mut Findings<'_>) -> Option<Timestamp> {
+/// A node as a point in time.
+pub(super) fn timestamp(node: &Node, out: &mut Findings<'_>) -> Option<Timestamp> {
     let Value::Scalar(scalar) = &node.value else {
         wrong_type(node, "a time", "text", out);
         return None;
