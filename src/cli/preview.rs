@@ -70,6 +70,8 @@ struct Change {
     found_before: Vec<Diagnostic>,
     catalogue: Catalogue,
     config_diff: String,
+    concerned: bool,
+    trailers: Vec<(String, String)>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -102,6 +104,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         facts_from: &facts_from,
         grounds: &grounds,
         now: arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time))),
+        concerned: change.concerned,
+        trailers: &change.trailers,
         validation: &validation,
         config_diff: &change.config_diff,
         reports: &reports,
@@ -148,10 +152,12 @@ fn change(
     found_before.extend(lint(&before, Some(facts), catalogue.spans()));
     let config = |catalogue: &Catalogue| catalogue.text(CONFIG_FILE).unwrap_or_default().to_owned();
     let config_before = config(&catalogue);
-    catalogue.update(repository::changes(mirror.changes(Some(base), head, &[String::new()])?));
+    let changes = repository::changes(mirror.changes(Some(base), head, &[String::new()])?);
+    let (concerned, trailers) = (catalogue.concerned(&changes), mirror.trailers(head)?);
+    catalogue.update(changes);
     let diff = text_diff(&config_before, &config(&catalogue), "", "");
     let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
-    Ok(Change { base, head, before, found_before, catalogue, config_diff })
+    Ok(Change { base, head, before, found_before, catalogue, config_diff, concerned, trailers })
 }
 
 /// What nodes report, where somebody has put it. It is told beside the preview; without it, nothing is missing from that.

@@ -36,6 +36,7 @@ pub(super) fn json(preview: &Preview<'_>) -> Value {
                 Level::Danger => "danger",
                 Level::Warning => "warning",
                 Level::Note => "note",
+                Level::Waits => "waits",
             };
             json!({"level": level, "code": danger.code, "title": danger.title, "text": danger.text.to_string()})
         })
@@ -47,6 +48,7 @@ pub(super) fn json(preview: &Preview<'_>) -> Value {
         "head": input.commits.1,
         "clusterAsOf": input.facts_from,
         "changes": preview.changes(),
+        "concernsCluster": input.concerned,
         "verdict": words.verdict(),
         "validation": {
             "errors": input.validation.tally.errors,

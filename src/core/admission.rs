@@ -29,8 +29,10 @@ pub struct Withheld {
 
 /// What a commit waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all_fields = "camelCase")]
 pub enum Why {
     /// The change window is closed.
+    #[serde(rename = "ChangeWindowClosed")]
     Window {
         /// The next opening; none if there is none in the years of the calendar.
         opens: Option<Timestamp>,
@@ -49,6 +51,7 @@ pub enum Why {
         reason: String,
     },
     /// It, or a commit below it, is not signed as demanded.
+    #[serde(rename = "SignatureRefused")]
     Unsigned {
         /// Which commit: its full name.
         commit: String,

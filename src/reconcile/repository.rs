@@ -12,10 +12,11 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::reader::Reader;
-use crate::core::admission::{Emergency, Withheld};
+use crate::core::admission::{Emergency, Why, Withheld};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, Change, GoodDocuments, Refusal as Refused};
@@ -65,6 +66,21 @@ pub struct Intent {
     pub emergency: Option<Emergency>,
     /// Git has just answered; else it is what was last in force, because Git is away.
     pub fetched: bool,
+}
+
+impl Intent {
+    /// What somebody suspended, the cluster and policies, and until when, in seconds since the epoch.
+    pub fn suspended(&self, now: Timestamp) -> BTreeMap<String, u64> {
+        let waits = match self.withheld.as_ref().map(|withheld| &withheld.why) {
+            Some(Why::Suspended { until, .. }) => *until,
+            _ => self.set.config.suspend.as_ref().map(|suspension| suspension.until),
+        };
+        let policies = self.set.policies.values();
+        let policies =
+            policies.filter_map(|policy| Some((format!("policy {}", policy.id), policy.suspend.as_ref()?.until)));
+        let all = waits.map(|until| ("cluster".to_owned(), until)).into_iter().chain(policies);
+        all.filter(|(_, until)| now < *until).map(|(what, until)| (what, until.as_second().unsigned_abs())).collect()
+    }
 }
 
 /// What the thread says.

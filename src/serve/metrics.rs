@@ -41,6 +41,8 @@ pub(super) struct Values {
     pub(super) watch_faults: BTreeMap<&'static str, u64>,
     pub(super) leader: Option<bool>,
     pub(super) revision: Option<String>,
+    pub(super) waits: Option<Option<&'static str>>,
+    pub(super) suspended: BTreeMap<String, u64>,
 }
 
 /// Rounds.
@@ -72,6 +74,8 @@ impl Metrics {
             watch_faults: BTreeMap::new(),
             leader: None,
             revision: None,
+            waits: None,
+            suspended: BTreeMap::new(),
         };
         Self(Arc::new(Inner { values: Mutex::new(values), asking: Asking::default() }))
     }
@@ -148,6 +152,16 @@ impl Metrics {
                 values.revision = Some(commit.to_owned());
             }
         });
+    }
+
+    /// What the newest commit waits for, if it does: one word of a few.
+    pub fn commit_waits(&self, reason: Option<&'static str>) {
+        self.tell(|values| values.waits = Some(reason));
+    }
+
+    /// What is suspended, and until when, in seconds since the epoch. What is not among it is shown no more.
+    pub fn suspended(&self, until: BTreeMap<String, u64>) {
+        self.tell(|values| values.suspended = until);
     }
 
     /// The end where the kernel's counters are asked for; the loop that reads them listens there.

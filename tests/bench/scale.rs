@@ -106,6 +106,8 @@ fn previews() -> io::Result<()> {
                 facts_from: "now",
                 grounds: &grounds,
                 now: Timestamp::UNIX_EPOCH,
+                concerned: true,
+                trailers: &[],
                 validation: &validation,
                 config_diff: "",
                 reports: &[],

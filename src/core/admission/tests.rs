@@ -21,14 +21,14 @@ fn windows(open: &[Window]) -> ChangeWindows {
     ChangeWindows { open: open.to_vec(), emergency_trailer: Some("Egret-Emergency".to_owned()) }
 }
 
-/// The openings and closings of a window between two times, looked at every minute.
+/// The openings and closings of a window between two times, looked at every quarter of an hour.
 fn edges(window: &Window, from: &str, to: &str) -> Vec<String> {
     let windows = windows(std::slice::from_ref(window));
     let (mut now, to) = (at(from), at(to));
     let mut open = windows.is_open(now);
     let mut edges = Vec::new();
     while now < to {
-        let next = now + SignedDuration::from_mins(1);
+        let next = now + SignedDuration::from_mins(15);
         if windows.is_open(next) != open {
             open = !open;
             edges.push(format!("{} {next}", if open { "opens" } else { "closes" }));

@@ -29,6 +29,8 @@ pub enum Level {
     Warning,
     /// For knowing.
     Note,
+    /// It comes into force later, or sooner than others would.
+    Waits,
 }
 
 /// One thing to look at. Ordered by how bad it is.

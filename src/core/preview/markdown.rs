@@ -143,21 +143,25 @@ impl Comment<'_> {
         }
         text.push_str("\n**Look at this before you merge**\n\n");
         let shown = dangers.len().min(self.detail.rows.max(5));
-        for Danger { level, title, text: phrase, .. } in &dangers[..shown] {
+        // When it comes into force is said whatever else is left out.
+        let (waits, rest): (Vec<&Danger>, Vec<&Danger>) =
+            dangers[shown..].iter().partition(|danger| danger.level == Level::Waits);
+        for Danger { level, title, text: phrase, .. } in dangers[..shown].iter().chain(waits) {
             let sign = match level {
                 Level::Danger => "⛔",
                 Level::Warning => "⚠️",
                 Level::Note => "ℹ️",
+                Level::Waits => "🕑",
             };
             let _ = writeln!(text, "- {sign} **{title}:** {}", phrase.markdown());
         }
-        if dangers.len() > shown {
+        if !rest.is_empty() {
             let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-            for danger in &dangers[shown..] {
+            for danger in &rest {
                 *kinds.entry(danger.title).or_default() += 1;
             }
             let kinds: Vec<String> = kinds.iter().map(|(title, count)| format!("{title} {count}")).collect();
-            let _ = writeln!(text, "- and {} more: {}", dangers.len() - shown, kinds.join(", "));
+            let _ = writeln!(text, "- and {} more: {}", rest.len(), kinds.join(", "));
         }
     }
 

@@ -7,6 +7,7 @@
 //! `egret.yaml` of the head decides what would happen, since it would be in force; nothing that steers the preview itself comes from the
 //! head: not its limits, not where its snapshot is read.
 
+mod admission;
 mod dangers;
 mod ground;
 mod live;
@@ -60,6 +61,10 @@ pub struct Input<'a> {
     pub grounds: &'a BTreeMap<NodeName, Ground>,
     /// The time: it decides which suspended policies are in force.
     pub now: Timestamp,
+    /// Whether the change has a file in it that counts for this cluster.
+    pub concerned: bool,
+    /// Trailers of the head's message.
+    pub trailers: &'a [(String, String)],
     /// What was found in the documents.
     pub validation: &'a Validation,
     /// How `egret.yaml` changes, as a unified diff.
@@ -189,7 +194,14 @@ pub fn preview(input: Input<'_>) -> Preview<'_> {
         .collect();
     let losses_left_out = gateways.len().saturating_sub(input.limits.gateways);
     let drift = live::drift(input.reports, &policies, &ways, &nodes);
-    Preview { input, policies, moves: ways.moves, moved, dangers, losses, losses_left_out, nodes, drift }
+    let mut preview =
+        Preview { input, policies, moves: ways.moves, moved, dangers, losses, losses_left_out, nodes, drift };
+    // What changes nothing waits for nothing.
+    if preview.changes() {
+        preview.dangers.extend(admission::waits(&input));
+        preview.dangers.sort();
+    }
+    preview
 }
 
 /// Policies that the change is about: their words, their gateways or their members differ.

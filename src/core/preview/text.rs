@@ -148,6 +148,7 @@ fn dangers(page: &mut Page, preview: &Preview<'_>) {
             Level::Danger => ("danger", Look::Bad),
             Level::Warning => ("warn  ", Look::Doubtful),
             Level::Note => ("note  ", Look::Plain),
+            Level::Waits => ("later ", Look::Doubtful),
         };
         page.line(look, &format!("  {word}  {}: {}", danger.title, danger.text), 10);
     }

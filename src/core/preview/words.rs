@@ -101,6 +101,7 @@ impl Words<'_> {
         let Preview { moved, nodes, input, .. } = self.0;
         let errors = input.validation.tally.errors;
         let change = match (*moved, nodes.changed) {
+            (0, 0) if !self.0.changes() && !input.concerned => "nothing for this cluster".to_owned(),
             (0, 0) if !self.0.changes() => "nothing changes".to_owned(),
             (0, 0) => "nothing changes in the cluster".to_owned(),
             (0, nodes) => format!("no pod changes its way out, {} changed", is(nodes)),

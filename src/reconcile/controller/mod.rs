@@ -21,7 +21,7 @@ use self::labels::{Labels, Told};
 use self::pass::{CameUpon, Pass, PassError, Turned};
 use super::hook::{self, Hook};
 use super::leading::Leading;
-use super::memory::{Memory, MemoryError};
+use super::memory::{Kept, Memory, MemoryError};
 use super::publisher::{self, Letter, Publisher};
 use super::repository::{self, Intent, News, Repository};
 use super::round::now;
@@ -30,6 +30,7 @@ use crate::backoff::Backoff;
 use crate::cluster::live::{
     self, EventKind, Lease, Live, LiveError, Recorder, Regarding, Scope, Timing, View, Watching,
 };
+use crate::core::admission::Withheld;
 use crate::core::policy::config::Schedule;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
@@ -388,6 +389,8 @@ impl Controller {
                 self.due = Some(self.next_due());
                 if let Some(intent) = &self.intent {
                     self.metrics.revision(&intent.commit.id.to_string());
+                    self.metrics.commit_waits(intent.withheld.as_ref().map(|withheld| withheld.why.word()));
+                    self.metrics.suspended(intent.suspended(now()));
                 }
                 tracing::debug!(took = ?began.elapsed(), "published");
             }
@@ -454,6 +457,7 @@ impl Controller {
         let rejected = [intent.rejected.as_slice(), came_upon.refused.as_slice()].concat();
         let turned = pass.tell(&rejected, now).await?;
         let reports = reports(&pass, &self.labels, &rejected);
+        let admission = admission_news(&intent, self.memory.kept());
         if let Err(error) = self.memory.keep(|kept| {
             kept.commit = Some(commit.clone());
             kept.good = intent.good.clone();
@@ -463,7 +467,7 @@ impl Controller {
             tracing::warn!(error = chain(&error), "what is in force is not remembered over a restart");
         }
         self.send(reports, &intent);
-        self.record(&told, &came_upon, &turned).await;
+        self.record(admission, &told, &came_upon, &turned).await;
         Ok(labelled?)
     }
 
@@ -478,9 +482,18 @@ impl Controller {
     }
 
     /// Tells people. An event that cannot be written is lost: what it says stands in the reports as well.
-    async fn record(&mut self, told: &[Told], came_upon: &CameUpon, turned: &[Turned]) {
+    async fn record(
+        &mut self,
+        admission: Vec<(&'static str, String)>,
+        told: &[Told],
+        came_upon: &CameUpon,
+        turned: &[Turned],
+    ) {
         let mut events = Vec::new();
         let config = self.watching.view().config.as_ref().map(|config| config.uid.clone());
+        for ((reason, note), uid) in admission.into_iter().zip(config.iter().cycle()) {
+            events.push((Regarding::Config { uid: uid.clone() }, EventKind::Warning, reason.to_owned(), note));
+        }
         let rejected = self.intent.iter().flat_map(|intent| &intent.rejected).chain(&came_upon.refused);
         let rejected: BTreeSet<Rejected> = rejected.cloned().collect();
         let news: Vec<&Rejected> = rejected.difference(&self.told_rejected).collect();
@@ -533,12 +546,29 @@ fn greatest_fence(view: &View) -> Option<i64> {
     head.chain(policies).chain(agents).filter(|fence| *fence < BEYOND).max()
 }
 
+/// What people are told of once: a commit that waits, and one that came through a closed window. `before` is what was remembered.
+fn admission_news(intent: &Intent, before: &Kept) -> Vec<(&'static str, String)> {
+    let what = |withheld: &Withheld| (withheld.commit.clone(), withheld.why.word());
+    let mut news = Vec::new();
+    if let Some(withheld) = &intent.withheld
+        && before.withheld.as_ref().map(what) != Some(what(withheld))
+    {
+        news.push((withheld.why.word(), withheld.message()));
+    }
+    if let Some(emergency) = intent.emergency.as_ref().filter(|one| before.emergency.as_ref() != Some(one)) {
+        news.push(("EmergencyApplied", emergency.message()));
+    }
+    news
+}
+
 /// What agents say of their nodes, and what the controller saw of their labels.
 fn reports(pass: &Pass<'_>, labels: &Labels, rejected: &[Rejected]) -> Vec<NodeReport> {
     let mut reports = Vec::new();
     for (name, status) in pass.nodes() {
         let Some(mut report) = status.report else { continue };
         report.rejected = rejected.to_vec();
+        report.withheld.clone_from(&pass.intent.withheld);
+        report.emergency.clone_from(&pass.intent.emergency);
         if let Some(own) = labels.report(&name) {
             report.drift.extend(own.drift.iter().cloned());
             report.corrected.extend(own.corrected.iter().cloned());

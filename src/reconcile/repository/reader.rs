@@ -123,9 +123,9 @@ impl Reader {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(wish) => {
-                    self.heed(wish);
+                    self.heed(&wish);
                     while let Ok(wish) = wished.try_recv() {
-                        self.heed(wish);
+                        self.heed(&wish);
                     }
                     return true;
                 }
@@ -134,8 +134,8 @@ impl Reader {
     }
 
     /// While a commit waits here, what another process put in force meanwhile counts: it must not be taken back by us.
-    fn heed(&mut self, wish: Wish) {
-        if let Wish::Published(commit) = wish
+    fn heed(&mut self, wish: &Wish) {
+        if let Wish::Published(commit) = *wish
             && self.withheld.is_some()
             && self.current.as_ref().is_none_or(|current| current.id != commit)
         {
@@ -215,7 +215,7 @@ impl Reader {
         self.seen = Some(head.commit);
         self.pending = None;
         if self.current.is_some() && !self.catalogue.concerned(&changes) {
-            tracing::debug!(commit = info.id.short(), "nothing of this cluster's has changed");
+            tracing::info!(commit = info.id.short(), "nothing of this cluster's has changed");
             return Ok(());
         }
         let suspension = match self.catalogue.config_after(&changes) {
