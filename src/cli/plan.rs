@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::diagnostics::Colour;
-use super::options::{NodeOptions, RepositoryOptions};
+use super::options::{AdmissionOptions, NodeOptions, RepositoryOptions};
 use super::output::{self, CHANGES, Failure, Form, painted_diff};
 use crate::cluster::Cluster;
-use crate::core::admission::{Rules, Verdict, Why};
+use crate::core::admission::{ChangeWindows, Rules, Verdict, Why};
 use crate::core::compile::marks::Marks;
 use crate::core::compile::{Compiled, Input, compile};
 use crate::core::facts::Facts;
@@ -40,6 +40,8 @@ pub(super) struct Arguments {
     /// as they lie there where the repository is a folder without Git.
     #[arg(long, value_name = "REV")]
     rev: Option<String>,
+    #[command(flatten)]
+    admission: AdmissionOptions,
     /// The form of the result.
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -63,8 +65,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let Read { files, revision, before, trailers } =
         read(&arguments.repository, arguments.rev.as_deref(), memory.commit.as_deref())?;
     let mut catalogue = Catalogue::new(&arguments.node.cluster_name);
-    let waits =
-        before.and_then(|before| waits(&mut Catalogue::new(&arguments.node.cluster_name), before, &files, &trailers));
+    let given = arguments.admission.windows()?;
+    let waits = before.and_then(|before| {
+        let mut in_force = Catalogue::new(&arguments.node.cluster_name);
+        in_force.update(before);
+        waits(&in_force, &files, &trailers, given)
+    });
     catalogue.update(files);
     let cluster = Cluster::open(&arguments.node.cluster)?;
     if !cluster.facts().nodes.contains_key(&node) {
@@ -89,17 +95,16 @@ fn memory(arguments: &Arguments, node: &NodeName) -> Result<Kept, Failure> {
 /// What the revision waits for, judged as the node will: by what egret.yaml in force says of windows. On a node where nothing was ever
 /// in force nothing waits.
 fn waits(
-    catalogue: &mut Catalogue,
-    before: BTreeMap<String, Change>,
+    in_force: &Catalogue,
     files: &BTreeMap<String, Change>,
     trailers: &[(String, String)],
+    given: Option<ChangeWindows>,
 ) -> Option<Why> {
-    catalogue.update(before);
-    let windows = catalogue.policies().config.change_windows.clone();
+    let windows = given.unwrap_or_else(|| in_force.policies().config.change_windows.clone());
     let without = BTreeMap::from([(CONFIG_FILE.to_owned(), Change::Removed)]);
     let config =
         files.get(CONFIG_FILE).map_or(without, |file| BTreeMap::from([(CONFIG_FILE.to_owned(), file.clone())]));
-    let suspension = catalogue.config_after(&config).and_then(|config| config.suspend);
+    let suspension = in_force.config_after(&config).and_then(|config| config.suspend);
     match (Rules { windows: &windows, suspension: suspension.as_ref(), trailers }).judge(now()) {
         Verdict::Withheld(why) => Some(why),
         Verdict::Admitted | Verdict::Emergency { .. } => None,

@@ -19,7 +19,7 @@ use crate::core::plan::text_diff;
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::Catalogue;
 use crate::core::policy::document::CONFIG_FILE;
-use crate::core::policy::lint::lint;
+use crate::core::policy::lint::{lint, suspensions};
 use crate::core::preview::{Input, Limits, Look, Preview, Validation, lines, markdown, preview};
 use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
@@ -83,15 +83,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.
     let branch = first.policies().config.reports_branch.clone();
     let (facts, facts_from, taken) = facts(arguments, &mut mirror, &branch)?;
-    let change = change(&mirror, (base, head), first, &facts)?;
+    let time = mirror.commit_info(head)?.time;
+    let now = arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time)));
+    let change = change(&mirror, (base, head), first, &facts, now)?;
     let after = change.catalogue.policies();
     let mut found = change.catalogue.diagnostics();
     found.extend(lint(after, Some(&facts), change.catalogue.spans()));
+    found.extend(suspensions(after, change.catalogue.spans(), now));
     found.sort();
     found.dedup();
     let tally = change.catalogue.tally(&found);
     let validation = Validation::new(&change.found_before, found, tally, change.catalogue.held());
-    let time = mirror.commit_info(head)?.time;
     let (base, head) = (change.base.short(), change.head.short());
     let grounds = BTreeMap::new();
     let reports = reports(&mut mirror, &branch);
@@ -103,7 +105,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         facts: &facts,
         facts_from: &facts_from,
         grounds: &grounds,
-        now: arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time))),
+        now,
         concerned: change.concerned,
         trailers: &change.trailers,
         validation: &validation,
@@ -146,10 +148,12 @@ fn change(
     (base, head): (CommitId, CommitId),
     mut catalogue: Catalogue,
     facts: &Facts,
+    now: Timestamp,
 ) -> Result<Change, Failure> {
     let before = catalogue.policies().clone();
     let mut found_before = catalogue.diagnostics();
     found_before.extend(lint(&before, Some(facts), catalogue.spans()));
+    found_before.extend(suspensions(&before, catalogue.spans(), now));
     let config = |catalogue: &Catalogue| catalogue.text(CONFIG_FILE).unwrap_or_default().to_owned();
     let config_before = config(&catalogue);
     let changes = repository::changes(mirror.changes(Some(base), head, &[String::new()])?);

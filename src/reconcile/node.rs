@@ -21,6 +21,7 @@ use super::round::{Engine, RoundError, now};
 use super::schedule::Timetable;
 use super::telling::Telling;
 use crate::cluster::{Cluster, ClusterError};
+use crate::core::admission::ChangeWindows;
 use crate::core::name::NodeName;
 use crate::core::policy::config::Schedule;
 use crate::core::state::net::fnv1a;
@@ -44,6 +45,8 @@ pub struct Options {
     pub access: Access,
     /// Manifests of the cluster.
     pub cluster: PathBuf,
+    /// When commits may come into force, whatever egret.yaml says of it.
+    pub windows: Option<ChangeWindows>,
     /// The cluster's name: whose entry in egret.yaml counts, and whose reports branch is written.
     pub cluster_name: String,
     /// This node.
@@ -157,6 +160,7 @@ fn repository_options(options: &Options, folder: &std::path::Path, seed: u64) ->
         source: options.source.clone(),
         branch: options.branch.clone(),
         access: options.access.clone(),
+        windows: options.windows.clone(),
         mirror: folder.join("policy.git"),
         cluster: options.cluster_name.clone(),
         poll,

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::reader::Reader;
-use crate::core::admission::{Emergency, Why, Withheld};
+use crate::core::admission::{ChangeWindows, Emergency, Why, Withheld};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, Change, GoodDocuments, Refusal as Refused};
@@ -39,6 +39,8 @@ pub struct Options {
     pub mirror: PathBuf,
     /// Whose paths and settings of egret.yaml count.
     pub cluster: String,
+    /// When commits may come into force, whatever egret.yaml says of it.
+    pub windows: Option<ChangeWindows>,
     /// How often to look although nobody said that something changed.
     pub poll: Duration,
     /// For jitter: differs between nodes.

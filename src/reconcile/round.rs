@@ -345,8 +345,8 @@ impl Engine {
         self.report.in_force =
             Some(InForce { commit: intent.commit.id.to_string(), summary: intent.commit.summary.clone() });
         self.report.rejected.clone_from(&intent.rejected);
-        self.report.withheld.clone_from(&intent.withheld);
-        self.report.emergency.clone_from(&intent.emergency);
+        self.report.withheld = intent.withheld.clone().map(Box::new);
+        self.report.emergency = intent.emergency.clone().map(Box::new);
         self.report.set_findings(compiled.findings.clone(), now);
         self.legend = Legend::of(&compiled);
         self.in_force = Some((compiled.desired.clone(), compiled));

@@ -164,9 +164,9 @@ impl Writer<'_, '_> {
 
     /// Commits that wait, and what somebody suspended.
     fn waiting(&mut self, values: &Values) -> fmt::Result {
-        if let Some(waits) = values.waits {
-            let is = |reason| ([("reason", reason)], u64::from(waits == Some(reason)));
-            let series = ["ChangeWindowClosed", "SignatureRefused", "Suspended"].map(is).to_vec();
+        if !values.waits.is_empty() {
+            let series =
+                values.waits.iter().map(|(reason, waits)| ([("reason", *reason)], u64::from(*waits))).collect();
             self.gauges("commit_waits", "1 while the newest commit is not in force but waits.", &series)?;
         }
         if !values.suspended.is_empty() {

@@ -98,8 +98,8 @@ pub const MEMBER_SELECTOR: &[&str] = &["namespaceSelector", "podSelector", "node
 pub const LABEL_SELECTOR: &[&str] = &["matchLabels", "matchExpressions"];
 /// Fields of an entry of `matchExpressions`.
 pub const EXPRESSION: &[&str] = &["key", "operator", "values"];
-/// Fields of `suspend`.
-pub const SUSPEND: &[&str] = &["until", "reason"];
+/// Fields of `suspend`, of a policy and of a Config.
+pub const SUSPEND: &[&str] = &["until", "owner", "reason"];
 /// Fields of a NodeLabels' `spec`.
 pub const NODE_LABELS_SPEC: &[&str] = &["nodes", "nodeSelector", "labels"];
 /// Fields of a Config that an entry of `clusters` may have too.
@@ -144,15 +144,20 @@ pub const SCHEDULE: &[&str] = &["cron", "timeZone"];
 pub const CHANGE_WINDOWS: &[&str] = &["open", "emergencyTrailer"];
 /// Fields of an entry of `changeWindows.open`.
 pub const CHANGE_WINDOW: &[&str] = &["name", "cron", "timeZone", "duration"];
-/// Fields of a Config's `suspend`.
-pub const CONFIG_SUSPEND: &[&str] = &["until", "owner", "reason"];
 /// Fields of `datapath`.
 pub const DATAPATH: &[&str] = &["markMask", "firstTable", "port", "mtu"];
 /// What annotations of ours start with.
 pub const ANNOTATION_PREFIX: &str = "egret.dev/";
 /// Annotations of a CiliumEgressGatewayPolicy, without their prefix.
-pub const ANNOTATIONS: &[&str] =
-    &["priority", "on-no-gateway", "existing-connections", "next-hop", "suspend-until", "suspend-reason"];
+pub const ANNOTATIONS: &[&str] = &[
+    "priority",
+    "on-no-gateway",
+    "existing-connections",
+    "next-hop",
+    "suspend-until",
+    "suspend-owner",
+    "suspend-reason",
+];
 
 /// A document of ours with its head read.
 #[derive(Debug)]

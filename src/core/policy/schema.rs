@@ -209,6 +209,7 @@ fn policy_spec(egret: bool) -> Value {
             &["until", "reason"],
             &json!({
                 "until": {"type": "string", "description": "RFC 3339: 2026-12-31T18:00:00Z."},
+                "owner": text("Whom to ask."),
                 "reason": text("For those who wonder."),
             }),
         );

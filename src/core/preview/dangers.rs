@@ -86,8 +86,10 @@ impl Finder<'_, '_> {
         let Some(placed) = self.after.placement.policies.get(&policy.id) else {
             let until = policy.suspend.as_ref().filter(|suspend| self.input.now < suspend.until);
             if let Some(suspend) = until {
-                let text = named(self.input, &policy.id).words(format!(" is not in force until {}: ", suspend.until));
-                self.add(Level::Note, "suspended", "Suspended", text.quote(suspend.reason.clone()));
+                let text = named(self.input, &policy.id).words(format!(" is not in force until {}", suspend.until));
+                let text = suspend.owner.iter().fold(text, |text, owner| text.words(", says ").quote(owner));
+                let text = text.words(": ").quote(suspend.reason.clone());
+                self.add(Level::Note, "suspended", "Suspended", text);
             }
             return;
         };

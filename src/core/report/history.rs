@@ -24,10 +24,10 @@ pub struct NodeReport {
     pub in_force: Option<InForce>,
     /// The newest commit, if it is not in force but waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub withheld: Option<Withheld>,
+    pub withheld: Option<Box<Withheld>>,
     /// How the commit in force came through a closed change window, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub emergency: Option<Emergency>,
+    pub emergency: Option<Box<Emergency>>,
     /// Found different and not put right (yet).
     #[serde(default)]
     pub drift: Vec<Record>,

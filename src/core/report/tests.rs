@@ -203,7 +203,7 @@ fn a_finding_that_stays_keeps_its_time() {
 /// A node with something of each kind, all of it written by somebody who means harm to the page.
 fn full() -> NodeReport {
     let mut report = NodeReport::new("kind-worker");
-    report.withheld = Some(Withheld {
+    report.withheld = Some(Box::new(Withheld {
         commit: "decaf00123456789".to_owned(),
         summary: "c | d @all".to_owned(),
         author: "Leia <leia@alderaan>".to_owned(),
@@ -213,13 +213,13 @@ fn full() -> NodeReport {
             time_zone: "Europe/Berlin".to_owned(),
             window: "`nights`".to_owned(),
         },
-    });
-    report.emergency = Some(Emergency {
+    }));
+    report.emergency = Some(Box::new(Emergency {
         commit: "c0ffee0123456789".to_owned(),
         author: "Han".to_owned(),
         trailer: "Egret-Emergency".to_owned(),
         reason: "the *bank* is down".to_owned(),
-    });
+    }));
     report.in_force = Some(InForce { commit: "c0ffee0123456789".to_owned(), summary: "a | b @all <img>".to_owned() });
     report.seen(vec![sighting("ip rule 9001", None)], at(1));
     report.put_right(at(2));

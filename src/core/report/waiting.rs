@@ -16,14 +16,14 @@ pub(super) fn page(page: &mut String, reports: &[NodeReport]) {
     let mut waiting: BTreeMap<(String, String), (Timestamp, Vec<&str>)> = BTreeMap::new();
     let mut passed: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for report in reports {
-        if let Some(Withheld { commit, summary, author, since, why }) = &report.withheld {
+        if let Some(Withheld { commit, summary, author, since, why }) = report.withheld.as_deref() {
             let what = format!("`{}` \"{}\" of {}", short(commit), plain(summary), plain(author));
             // Each node has a clock of its own, and saw it at another time.
             let (first, nodes) = waiting.entry((what, plain(&why.to_string()))).or_insert((*since, Vec::new()));
             *first = (*first).min(*since);
             nodes.push(&report.node);
         }
-        if let Some(Emergency { commit, author, trailer, reason }) = &report.emergency {
+        if let Some(Emergency { commit, author, trailer, reason }) = report.emergency.as_deref() {
             let (author, reason, trailer) = (plain(author), plain(reason), plain(trailer));
             let line = format!("`{}` by {author}, because: {reason} ({trailer})", short(commit));
             passed.entry(line).or_default().push(&report.node);

@@ -104,7 +104,7 @@ fn a_policy_that_is_not_in_force_says_why() {
     let bare = status(&policy(), &facts(true), &said(Some(&[])), &[]);
     assert_eq!(ready(&bare).1, "EgressIPMissing");
     assert!(ready(&bare).2.contains("eth0 has no global IPv4 address"), "{}", ready(&bare).2);
-    let suspend = Some(Suspend { until: at(20), reason: "a window".to_owned() });
+    let suspend = Some(Suspend { until: at(20), owner: None, reason: "a window".to_owned() });
     let suspended = status(&Policy { suspend, ..policy() }, &facts(true), &said(None), &[]);
     assert_eq!(ready(&suspended).1, "Suspended");
 }

@@ -6,6 +6,7 @@
 
 mod labels;
 mod pass;
+mod sayings;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,9 +20,10 @@ use tokio::time::{Instant, sleep_until};
 
 use self::labels::{Labels, Told};
 use self::pass::{CameUpon, Pass, PassError, Turned};
+use self::sayings::{admission_news, reports};
 use super::hook::{self, Hook};
 use super::leading::Leading;
-use super::memory::{Kept, Memory, MemoryError};
+use super::memory::{Memory, MemoryError};
 use super::publisher::{self, Letter, Publisher};
 use super::repository::{self, Intent, News, Repository};
 use super::round::now;
@@ -30,7 +32,7 @@ use crate::backoff::Backoff;
 use crate::cluster::live::{
     self, EventKind, Lease, Live, LiveError, Recorder, Regarding, Scope, Timing, View, Watching,
 };
-use crate::core::admission::Withheld;
+use crate::core::admission::ChangeWindows;
 use crate::core::policy::config::Schedule;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
@@ -50,6 +52,8 @@ pub struct Options {
     pub branch: Option<String>,
     /// How to get in.
     pub access: Access,
+    /// When commits may come into force, whatever egret.yaml says of it.
+    pub windows: Option<ChangeWindows>,
     /// The cluster's name.
     pub cluster_name: String,
     /// Where mirrors and memory are.
@@ -149,6 +153,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
             source: options.source.clone(),
             branch: options.branch.clone(),
             access: options.access.clone(),
+            windows: options.windows.clone(),
             mirror: options.state_folder.join("policy.git"),
             cluster: options.cluster_name.clone(),
             poll: options.poll,
@@ -544,37 +549,4 @@ fn greatest_fence(view: &View) -> Option<i64> {
     let policies = view.policies.values().filter_map(|policy| policy.spec["fence"].as_i64());
     let agents = view.egress_nodes.values().map(|node| node.status.fence);
     head.chain(policies).chain(agents).filter(|fence| *fence < BEYOND).max()
-}
-
-/// What people are told of once: a commit that waits, and one that came through a closed window. `before` is what was remembered.
-fn admission_news(intent: &Intent, before: &Kept) -> Vec<(&'static str, String)> {
-    let what = |withheld: &Withheld| (withheld.commit.clone(), withheld.why.word());
-    let mut news = Vec::new();
-    if let Some(withheld) = &intent.withheld
-        && before.withheld.as_ref().map(what) != Some(what(withheld))
-    {
-        news.push((withheld.why.word(), withheld.message()));
-    }
-    if let Some(emergency) = intent.emergency.as_ref().filter(|one| before.emergency.as_ref() != Some(one)) {
-        news.push(("EmergencyApplied", emergency.message()));
-    }
-    news
-}
-
-/// What agents say of their nodes, and what the controller saw of their labels.
-fn reports(pass: &Pass<'_>, labels: &Labels, rejected: &[Rejected]) -> Vec<NodeReport> {
-    let mut reports = Vec::new();
-    for (name, status) in pass.nodes() {
-        let Some(mut report) = status.report else { continue };
-        report.rejected = rejected.to_vec();
-        report.withheld.clone_from(&pass.intent.withheld);
-        report.emergency.clone_from(&pass.intent.emergency);
-        if let Some(own) = labels.report(&name) {
-            report.drift.extend(own.drift.iter().cloned());
-            report.corrected.extend(own.corrected.iter().cloned());
-            report.corrected.sort_by_key(|record| std::cmp::Reverse(record.corrected));
-        }
-        reports.push(report);
-    }
-    reports
 }

@@ -274,7 +274,7 @@ impl Reader {
         if self.current.is_none() {
             return Verdict::Admitted;
         }
-        let windows = &self.catalogue.policies().config.change_windows;
+        let windows = self.options.windows.as_ref().unwrap_or(&self.catalogue.policies().config.change_windows);
         let rules = Rules { windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
         rules.judge(self.looked)
     }

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use egret::core::admission::{Why, Withheld};
+use egret::core::admission::{ChangeWindows, Why, Withheld};
+use egret::core::policy::check::windows_file;
 use egret::git::CommitId;
 use egret::git::access::Access;
 use egret::git::credentials::Credentials;
@@ -44,14 +45,19 @@ struct Stand {
 
 impl Stand {
     fn start(origin: &Origin, cluster: &str, known: Known) -> Self {
+        Self::start_with(origin, cluster, known, None)
+    }
+
+    fn start_with(origin: &Origin, cluster: &str, known: Known, windows: Option<ChangeWindows>) -> Self {
         let (sender, news) = unbounded_channel();
         let options = Options {
             source: Source::parse(origin.bare.to_str().expect("UTF-8"), Insecure::Refuse).expect("a source"),
             branch: None,
             access: Access::from(Credentials::default()),
+            windows,
             mirror: origin.path().join(format!("mirror-{cluster}")),
             cluster: cluster.to_owned(),
-            poll: Duration::from_secs(600),
+            poll: Duration::from_mins(10),
             seed: 1,
         };
         let thread = Repository::start(options, sender).expect("a thread");
@@ -203,6 +209,34 @@ fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     assert_eq!(stand.intent().emergency, Some(emergency));
     origin.push(&[("a.yaml", &policy("10.5.0.0/16"))], "fifth");
     assert!(stand.look().withheld.is_some());
+}
+
+#[test]
+fn windows_of_the_flags_count_whatever_is_in_force() {
+    let given = "open: [{cron: 0 0 1 1 *, duration: 1m}]\nemergencyTrailer: Now\n";
+    let given = windows_file("windows.yaml", given).expect("windows");
+    let origin = Origin::new();
+    let first = origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let mut stand = Stand::start_with(&origin, "prod", Known::default(), Some(given));
+    assert_eq!(in_force(&stand.intent()).0, first);
+    origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second\n\nEgret-Emergency: the bank is down");
+    assert!(stand.look().withheld.is_some(), "the repository's trailer is none here");
+    let third = origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nNow: the bank is down");
+    assert_eq!(in_force(&stand.look()), (third, vec!["10.3.0.0/16".to_owned()], None));
+}
+
+#[test]
+fn a_file_of_windows_is_refused_where_its_mistake_is() {
+    let found = |text| -> Vec<String> {
+        let found = windows_file("windows.yaml", text).expect_err("a mistake");
+        found.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(
+        found("open:\n- {cron: 0 22 * * *, duration: 0h}\n"),
+        ["windows.yaml:2:32: error: a window cannot be open for `0h`"]
+    );
+    assert_eq!(found("emergencyTrailer: Now\n"), ["windows.yaml:1:1: error: there is no window in it"]);
+    assert_eq!(found(""), ["windows.yaml:1:1: error: there is no window in it"]);
 }
 
 #[test]

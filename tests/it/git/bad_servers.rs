@@ -56,6 +56,7 @@ impl Loop {
             source: Source::parse(&source, Insecure::Allow).expect("a source"),
             branch: Some("main".to_owned()),
             access: access(limits),
+            windows: None,
             mirror: origin.state(),
             cluster: "kind".to_owned(),
             poll: Duration::from_millis(50),

@@ -7,17 +7,38 @@ use jiff::{SignedDuration, Span as Length, SpanRelativeTo, Timestamp};
 use super::policy::timestamp;
 use super::schedule::{crontab, time_zone};
 use crate::core::admission::{ChangeWindows, Suspension, Window};
-use crate::core::policy::document::{CHANGE_WINDOW, CHANGE_WINDOWS, CONFIG_SUSPEND};
-use crate::core::policy::findings::{Findings, quoted};
+use crate::core::diagnostic::Diagnostic;
+use crate::core::policy::document::{CHANGE_WINDOW, CHANGE_WINDOWS, SUSPEND};
+use crate::core::policy::findings::{Findings, Span, quoted};
 use crate::core::policy::reader::{Object, list, text};
-use crate::core::policy::yaml::{Entry, Node};
+use crate::core::policy::yaml::{Entry, Node, read};
 
 /// A window that is open for longer is open as good as always.
 const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
 
+/// A file that holds nothing but what `changeWindows` of egret.yaml may have. Findings are at their places in it.
+pub fn windows_file(path: &str, text: &str) -> Result<ChangeWindows, Vec<Diagnostic>> {
+    let mut findings = Findings::new(path);
+    let trees = read(text, &mut findings);
+    let root = trees.first().and_then(|tree| tree.root.as_ref());
+    let windows = root.and_then(|root| windows(root, root.span.head(), &mut findings));
+    if findings.errors() == 0 && windows.as_ref().is_none_or(|windows| windows.open.is_empty()) {
+        let place = root.map(|root| root.span.head()).unwrap_or_default();
+        findings.error(place, "no-window", "there is no window in it").hint("open: [{cron: …, duration: …}]");
+    }
+    match windows {
+        Some(windows) if findings.errors() == 0 => Ok(windows),
+        _ => Err(findings.into_diagnostics()),
+    }
+}
+
 /// Reads `changeWindows`. None after an error: then the document is not in force.
 pub(super) fn change_windows(entry: &Entry, out: &mut Findings<'_>) -> Option<ChangeWindows> {
-    let object = Object::read(&entry.value, "changeWindows", entry.key_span, CHANGE_WINDOWS, out)?;
+    windows(&entry.value, entry.key_span, out)
+}
+
+fn windows(node: &Node, at: Span, out: &mut Findings<'_>) -> Option<ChangeWindows> {
+    let object = Object::read(node, "changeWindows", at, CHANGE_WINDOWS, out)?;
     let mut found = ChangeWindows::default();
     if let Some(entry) = object.get("open") {
         let windows = list(&entry.value, "`open`", out).unwrap_or(&[]);
@@ -78,7 +99,7 @@ fn trailer(node: &Node, out: &mut Findings<'_>) -> Option<String> {
 
 /// Reads `suspend`. None after an error.
 pub(super) fn suspension(entry: &Entry, out: &mut Findings<'_>) -> Option<Suspension> {
-    let object = Object::read(&entry.value, "suspend", entry.key_span, CONFIG_SUSPEND, out)?;
+    let object = Object::read(&entry.value, "suspend", entry.key_span, SUSPEND, out)?;
     let until = object.required("until", out).and_then(|entry| timestamp(&entry.value, out));
     let mut said = |name, what| {
         let entry = object.required(name, out)?;

@@ -14,7 +14,7 @@ use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
 use crate::core::policy::config::{Config, Schedule};
 use crate::core::policy::document::{CONFIG, CONFIG_VALUES, DATAPATH, Document, REPORTS, SCHEDULE};
-use crate::core::policy::findings::{Findings, quoted};
+use crate::core::policy::findings::{Findings, Span, quoted};
 use crate::core::policy::reader::{Object, boolean, choice, in_range, integer, list, mapping, text, wrong_type};
 use crate::core::policy::yaml::{Entry, Node, Value};
 use crate::core::policy::{ExistingConnections, OnNoGateway};
@@ -54,7 +54,7 @@ pub struct Settings {
     cron: Option<String>,
     time_zone: Option<String>,
     change_windows: Option<ChangeWindows>,
-    suspend: Option<Suspension>,
+    suspend: Option<(Suspension, Span)>,
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
     on_label_drift: Option<OnLabelDrift>,
@@ -68,6 +68,16 @@ pub struct Settings {
 }
 
 impl ConfigDocument {
+    /// Where it says that a cluster is suspended, if it does.
+    pub fn suspend_at(&self, cluster: &str) -> Option<Span> {
+        self.suspend_of(cluster).map(|(_, at)| *at)
+    }
+
+    fn suspend_of(&self, cluster: &str) -> Option<&(Suspension, Span)> {
+        let own = self.clusters.get(cluster).and_then(|own| own.suspend.as_ref());
+        own.or(self.common.suspend.as_ref())
+    }
+
     /// The configuration of one cluster.
     pub fn of(&self, cluster: &str) -> Config {
         fn pick<T: Clone>(own: Option<&T>, common: Option<&T>) -> Option<T> {
@@ -86,7 +96,7 @@ impl ConfigDocument {
             reports: own.reports.or(common.reports).unwrap_or(defaults.reports),
             schedule: cron.map(|cron| Schedule { cron, time_zone: time_zone.unwrap_or_else(|| "UTC".to_owned()) }),
             change_windows: pick(own.change_windows.as_ref(), common.change_windows.as_ref()).unwrap_or_default(),
-            suspend: pick(own.suspend.as_ref(), common.suspend.as_ref()),
+            suspend: self.suspend_of(cluster).map(|(suspension, _)| suspension.clone()),
             on_no_gateway: own.on_no_gateway.or(common.on_no_gateway).unwrap_or_default(),
             existing_connections: own.existing_connections.or(common.existing_connections).unwrap_or_default(),
             on_label_drift: own.on_label_drift.or(common.on_label_drift).unwrap_or_default(),
@@ -166,7 +176,7 @@ fn settings(object: &Object<'_>, top: bool, out: &mut Findings<'_>) -> Settings 
     found.on_label_drift =
         object.get("onLabelDrift").and_then(|entry| choice(&entry.value, "`onLabelDrift`", &ON_LABEL_DRIFT, out));
     found.change_windows = object.get("changeWindows").and_then(|entry| change_windows(entry, out));
-    found.suspend = object.get("suspend").and_then(|entry| suspension(entry, out));
+    found.suspend = object.get("suspend").and_then(|entry| Some((suspension(entry, out)?, entry.key_span)));
     read_reports(object, &mut found, out);
     read_schedule(object, top, &mut found, out);
     read_datapath(object, &mut found, out);
