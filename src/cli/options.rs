@@ -122,7 +122,10 @@ impl AdmissionOptions {
         windows_file(&name, &text).map(Some).map_err(|found| {
             let first = found.into_iter().find(|one| one.severity == Severity::Error);
             let hint = first.as_ref().and_then(|one| one.hint.clone());
-            let what = first.map_or_else(|| name.into_owned(), |one| one.to_string());
+            let what = first.map_or_else(
+                || name.clone().into_owned(),
+                |one| format!("{name}:{}:{}: {}", one.start.line, one.start.column, one.message),
+            );
             Failure::new(format!("read the change windows {what}"), hint)
         })
     }

@@ -65,6 +65,7 @@ pub(super) fn json(preview: &Preview<'_>) -> Value {
         "podsMoved": preview.moved,
         "moves": moves,
         "dangers": dangers,
+        "waits": preview.waits,
         "ifAGatewayDies": losses(preview),
         "nodes": nodes(preview),
         "configDiff": input.config_diff,

@@ -6,12 +6,17 @@ use super::phrase::Phrase;
 use super::{Danger, Input, Level};
 use crate::core::admission::{Rules, Verdict, Why, by_the_clock};
 
-/// What waits for what, and what passes.
-pub(super) fn waits(input: &Input<'_>) -> Vec<Danger> {
+/// What becomes of the head when it is merged: by the windows of before, and the suspension of after.
+pub(super) fn verdict(input: &Input<'_>) -> Verdict {
     let windows = &input.before.config.change_windows;
     let rules = Rules { windows, suspension: input.after.config.suspend.as_ref(), trailers: input.trailers };
+    rules.judge(input.now)
+}
+
+/// What waits for what, and what passes.
+pub(super) fn told(verdict: Verdict) -> Vec<Danger> {
     let danger = |code, title, text| Danger { level: Level::Waits, code, title, text };
-    match rules.judge(input.now) {
+    match verdict {
         Verdict::Withheld(Why::Suspended { until, owner, reason }) => {
             let text = Phrase::new().name(owner).words(" suspended the cluster ");
             let text = match until {

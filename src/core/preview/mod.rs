@@ -34,6 +34,7 @@ pub use self::ways::Move;
 use self::ways::Ways;
 pub use self::words::Words;
 use self::world::World;
+use super::admission::{Verdict, Why};
 use super::diagnostic::{Diagnostic, Severity};
 use super::facts::{Facts, PodName};
 use super::ground::Ground;
@@ -158,6 +159,8 @@ pub struct Preview<'a> {
     pub nodes: Nodes,
     /// What has drifted already, of the objects that the change is about.
     pub drift: Vec<String>,
+    /// Why it would not come into force at once.
+    pub waits: Option<Why>,
 }
 
 impl Preview<'_> {
@@ -194,11 +197,25 @@ pub fn preview(input: Input<'_>) -> Preview<'_> {
         .collect();
     let losses_left_out = gateways.len().saturating_sub(input.limits.gateways);
     let drift = live::drift(input.reports, &policies, &ways, &nodes);
-    let mut preview =
-        Preview { input, policies, moves: ways.moves, moved, dangers, losses, losses_left_out, nodes, drift };
+    let mut preview = Preview {
+        input,
+        policies,
+        moves: ways.moves,
+        moved,
+        dangers,
+        losses,
+        losses_left_out,
+        nodes,
+        drift,
+        waits: None,
+    };
     // What changes nothing waits for nothing.
     if preview.changes() {
-        preview.dangers.extend(admission::waits(&input));
+        let verdict = admission::verdict(&input);
+        if let Verdict::Withheld(why) = &verdict {
+            preview.waits = Some(why.clone());
+        }
+        preview.dangers.extend(admission::told(verdict));
         preview.dangers.sort();
     }
     preview

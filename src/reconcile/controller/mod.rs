@@ -428,7 +428,7 @@ impl Controller {
             }
             self.repository.begin(known);
         } else if let Some(published) = published.filter(|one| !leads && self.followed != Some(*one)) {
-            self.asked = true;
+            self.asked = self.intent.as_ref().is_none_or(|intent| intent.withheld.is_some());
             self.repository.published(published);
         }
         self.followed = published;

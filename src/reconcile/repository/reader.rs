@@ -190,6 +190,7 @@ impl Reader {
         self.take_in(changes);
         self.current = Some(info);
         self.known = None;
+        self.emergency.take_if(|emergency| emergency.commit != known.to_string());
         // Whoever is told of it next has to hear of it.
         self.told = false;
         Ok(())
