@@ -75,6 +75,40 @@ fn what_people_start_from_is_fine() {
 }
 
 #[test]
+fn a_cluster_with_no_document_in_its_paths_is_told_so() {
+    let folder = template();
+    let config = "apiVersion: egret.dev/v1alpha1\nkind: Config\nclusters: {moon: {paths: [moon]}}\n";
+    fs::write(folder.path().join("egret.yaml"), config).unwrap();
+    let said = "nothing for the cluster moon: no document stands in its paths\n1 document is fine\n";
+    assert_eq!(validate(folder.path(), &["--cluster-name=moon"]), Said::fine(said));
+    assert_eq!(validate(folder.path(), &["--cluster-name=earth"]), Said::fine("3 documents are fine\n"));
+}
+
+#[test]
+fn change_windows_with_a_mistake_are_refused_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let windows = folder.path().join("windows.yaml").display().to_string();
+    fs::write(&windows, "open: [{cron: 0 0 31 6 *, duration: 1h}]\n").unwrap();
+    let (state, cluster) = (folder.path().display().to_string(), folder.path().display().to_string());
+    let said = egret([
+        "run",
+        "--repo=/",
+        "--state-dir",
+        &state,
+        "--cluster",
+        &cluster,
+        "--node=a",
+        "--change-windows",
+        &windows,
+    ]);
+    let expected = format!(
+        "error: read the change windows {windows}:1:15: `0 0 31 6 *` names no day that there is\nhint: look at the day of the month \
+         and the month: `0 0 30 2 *` is the 30th of February\n"
+    );
+    assert_eq!(said, Said::failed(expected));
+}
+
+#[test]
 fn a_mistake_is_shown_in_every_form_and_fails() {
     let folder = mistaken();
     let bad = |stdout: String| Said { code: Some(1), ..Said::fine(stdout) };

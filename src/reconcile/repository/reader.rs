@@ -172,7 +172,7 @@ impl Reader {
         if self.told && settled && same_branch {
             return Ok(News::Unchanged);
         }
-        if !settled {
+        if self.seen != Some(head.commit) {
             self.prepare(mirror, &head)?;
         }
         self.branch = head.branch;

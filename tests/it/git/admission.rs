@@ -12,6 +12,7 @@ use egret::git::access::Access;
 use egret::git::credentials::Credentials;
 use egret::git::source::{Insecure, Source};
 use egret::reconcile::repository::{Intent, Known, News, Options, Repository};
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -164,6 +165,33 @@ fn a_suspension_holds_at_once_ends_by_itself_and_lets_the_newest_in_as_one_chang
     let intent = stand.intent();
     assert!(Timestamp::now() >= *until, "not before its end");
     assert_eq!(in_force(&intent), (newest, vec!["10.4.0.0/16".to_owned()], None));
+}
+
+#[test]
+fn a_window_opens_by_itself_at_its_minute() {
+    let begun = Timestamp::now();
+    // Not so near that it opens before anything waits.
+    let minutes = if begun.as_second() % 60 > 50 { 2 } else { 1 };
+    let opens = Timestamp::from_second((begun.as_second() / 60 + minutes) * 60).expect("a time");
+    let at = opens.to_zoned(TimeZone::get("Asia/Kathmandu").expect("a zone"));
+    let windows = format!(
+        "changeWindows: {{open: [{{cron: \"{} {} * * *\", timeZone: Asia/Kathmandu, duration: 2m}}]}}\n",
+        at.minute(),
+        at.hour()
+    );
+    let origin = Origin::new();
+    let first = origin.push(&[("egret.yaml", &config(&windows)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let mut stand = Stand::start(&origin, "prod", Known::default());
+    stand.intent();
+    origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
+    let intent = stand.look();
+    assert_eq!(in_force(&intent).0, first);
+    assert_eq!(intent.withheld.and_then(|withheld| withheld.why.ends()), Some(opens));
+    let third = origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third");
+    assert_eq!(in_force(&stand.look()).0, first);
+    // Nobody asks for a look, and the next poll is far.
+    assert_eq!(in_force(&stand.intent()), (third, vec!["10.3.0.0/16".to_owned()], None));
+    assert!(Timestamp::now() >= opens, "not before");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use egret::core::admission::Why;
 use jiff::{SignedDuration, Timestamp};
 
+use super::metrics::fetch;
 use super::stand::{DEADLINE, Document, Outcome, REPORTS, Stand};
 use crate::lab::{Answer, EGRESS, OUTPOST, Options};
 
@@ -72,7 +73,7 @@ fn a_push_outside_the_window_waits_over_a_restart_and_an_emergency_passes() -> O
 #[test]
 fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Outcome {
     let stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
-    let until = Timestamp::now() + SignedDuration::from_secs(6);
+    let until = Timestamp::now() + SignedDuration::from_secs(8);
     let suspended = format!(
         "apiVersion: egret.dev/v1alpha1\nkind: Config\nsuspend: {{until: \"{until}\", owner: Han, reason: we move}}\n"
     );
@@ -82,6 +83,16 @@ fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Out
     let expected = Why::Suspended { until: Some(until), owner: "Han".to_owned(), reason: "we move".to_owned() };
     assert_eq!(report.withheld.map(|withheld| withheld.why), Some(expected));
     assert_eq!(stand.lab.ask("tiefighter", OUTPOST)?, Answer::Granted(EGRESS));
+    // It is told, and the node is ready: what is in force is in force.
+    assert_eq!(fetch(&stand, "kind-worker", "/readyz")?.0, 200);
+    let page = fetch(&stand, "kind-worker", "/metrics")?.1;
+    for line in [
+        "egret_commit_waits{reason=\"ChangeWindowClosed\"} 0\n".to_owned(),
+        "egret_commit_waits{reason=\"Suspended\"} 1\n".to_owned(),
+        format!("egret_suspended_until_timestamp_seconds{{what=\"cluster\"}} {}\n", until.as_second()),
+    ] {
+        assert!(page.contains(&line), "{line}{page}");
+    }
     // What is in force is looked after meanwhile.
     stand.lab.node("kind-worker")?.exec(["ip", "rule", "del", "priority", "9001"])?;
     stand.await_report("kind-worker", "what was put right", |report| !report.corrected.is_empty());
@@ -91,5 +102,8 @@ fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Out
     stand.await_answer("tiefighter", OUTPOST, through_the_other())?;
     assert!(Timestamp::now() >= until);
     stand.await_report("kind-worker", "that nothing waits", |report| report.withheld.is_none());
+    let page = fetch(&stand, "kind-worker", "/metrics")?.1;
+    assert!(page.contains("egret_commit_waits{reason=\"Suspended\"} 0\n"), "{page}");
+    assert!(!page.contains("egret_suspended_until"), "{page}");
     stand.assert_no_leak_but(&[])
 }

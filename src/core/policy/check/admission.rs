@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Span as Length, SpanRelativeTo, Timestamp};
 use super::policy::timestamp;
 use super::schedule::{crontab, time_zone};
 use crate::core::admission::{ChangeWindows, Suspension, Window};
-use crate::core::diagnostic::Diagnostic;
+use crate::core::diagnostic::{Diagnostic, SpanPoint};
 use crate::core::policy::document::{CHANGE_WINDOW, CHANGE_WINDOWS, SUSPEND};
 use crate::core::policy::findings::{Findings, Span, quoted};
 use crate::core::policy::reader::{Object, list, text};
@@ -23,7 +23,8 @@ pub fn windows_file(path: &str, text: &str) -> Result<ChangeWindows, Vec<Diagnos
     let root = trees.first().and_then(|tree| tree.root.as_ref());
     let windows = root.and_then(|root| windows(root, root.span.head(), &mut findings));
     if findings.errors() == 0 && windows.as_ref().is_none_or(|windows| windows.open.is_empty()) {
-        let place = root.map(|root| root.span.head()).unwrap_or_default();
+        let first = SpanPoint { offset: 0, line: 1, column: 1 };
+        let place = root.map_or(Span { start: first, end: first }, |root| root.span.head());
         findings.error(place, "no-window", "there is no window in it").hint("open: [{cron: …, duration: …}]");
     }
     match windows {
