@@ -74,6 +74,18 @@ fn what_people_start_from_is_fine() {
     assert_eq!(validate(folder.path(), &["--output=json"]), Said::fine("[]\n"));
 }
 
+/// What the hook runs, it runs as the template says, in the repository's folder.
+#[test]
+fn the_hook_before_a_commit_lets_good_documents_pass_and_no_mistake() {
+    let hook = include_str!("../../repo-template/.pre-commit-config.yaml");
+    let entry = hook.lines().find_map(|line| line.trim().strip_prefix("entry: egret ")).expect("the hook's command");
+    let code = |folder: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+        command.args(entry.split(' ')).current_dir(folder).env_clear().output().unwrap().status.code()
+    };
+    assert_eq!((code(template().path()), code(mistaken().path())), (Some(0), Some(1)));
+}
+
 #[test]
 fn a_mistake_is_shown_in_every_form_and_fails() {
     let folder = mistaken();
