@@ -53,7 +53,7 @@ pub(super) struct Arguments {
     /// The form of the result; `markdown` is a comment that fits into a pull request.
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
     output: Form,
-    /// How many names of pods a list has, and on how many nodes the exact changes are shown.
+    /// How many names of pods a list has, and on how many nodes the exact changes are shown, then with every line of theirs.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// The time to preview for: it decides which suspended policies are in force. The later one of the times of the head and of
@@ -123,7 +123,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 fn limits(limit: Option<usize>) -> Limits {
     let usual = Limits::default();
-    limit.map_or(usual, |limit| Limits { names: limit, nodes: limit, ..usual })
+    limit.map_or(usual, |limit| Limits { names: limit, nodes: limit, lines: usize::MAX, ..usual })
 }
 
 /// Where the change began, and its head.

@@ -74,6 +74,18 @@ fn what_people_start_from_is_fine() {
     assert_eq!(validate(folder.path(), &["--output=json"]), Said::fine("[]\n"));
 }
 
+/// What the hook runs, it runs as the template says, in the repository's folder.
+#[test]
+fn the_hook_before_a_commit_lets_good_documents_pass_and_no_mistake() {
+    let hook = include_str!("../../repo-template/.pre-commit-config.yaml");
+    let entry = hook.lines().find_map(|line| line.trim().strip_prefix("entry: egret ")).expect("the hook's command");
+    let code = |folder: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+        command.args(entry.split(' ')).current_dir(folder).env_clear().output().unwrap().status.code()
+    };
+    assert_eq!((code(template().path()), code(mistaken().path())), (Some(0), Some(1)));
+}
+
 #[test]
 fn a_cluster_with_no_document_in_its_paths_is_told_so() {
     let folder = template();
@@ -113,7 +125,7 @@ fn a_mistake_is_shown_in_every_form_and_fails() {
     let folder = mistaken();
     let bad = |stdout: String| Said { code: Some(1), ..Said::fine(stdout) };
     let excerpt = "\
-error: a destination has bits behind its prefix
+error: a destination has host bits set
    ╭▸ policies/outpost.yaml:13:5
    │
 13 │   - 10.0.4.7/24
@@ -125,13 +137,13 @@ error: a destination has bits behind its prefix
     assert_eq!(validate(folder.path(), &[]), bad(format!("{excerpt}\n{summary}")));
     assert_eq!(validate(folder.path(), &["--output=markdown"]), bad(format!("```text\n{excerpt}```\n\n{summary}")));
     let annotation = "::error file=policies/outpost.yaml,line=13,endLine=13,col=5,endColumn=15,title=host-bits::a destination \
-                      has bits behind its prefix (/24 leaves no room for the .7)%0Ahint: 10.0.4.0/24 for the network, \
+                      has host bits set (/24 leaves no room for the .7)%0Ahint: 10.0.4.0/24 for the network, \
                       10.0.4.7/32 for the host";
     assert_eq!(validate(folder.path(), &["--output=github"]), bad(format!("{annotation}\n{summary}")));
     let json: serde_json::Value = serde_json::from_str(&validate(folder.path(), &["--output=json"]).stdout).unwrap();
     let expected = serde_json::json!([{
         "file": "policies/outpost.yaml", "line": 13, "column": 5, "endLine": 13, "endColumn": 16, "severity": "error",
-        "code": "host-bits", "message": "a destination has bits behind its prefix",
+        "code": "host-bits", "message": "a destination has host bits set",
         "label": "/24 leaves no room for the .7", "hint": "10.0.4.0/24 for the network, 10.0.4.7/32 for the host",
     }]);
     assert_eq!(json, expected);

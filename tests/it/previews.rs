@@ -182,7 +182,7 @@ fn nodes_said_to_change_are_exactly_those_whose_compiled_state_differs() {
         let limits = Limits { nodes: 1_000, ..Limits::default() };
         let preview = case.preview(limits);
         let said: BTreeSet<NodeName> = preview.nodes.shown.iter().map(|one| one.node.clone()).collect();
-        let alike: usize = preview.nodes.shown.iter().map(|one| one.alike).sum();
+        let alike: usize = preview.nodes.shown.iter().map(|one| one.alike.len()).sum();
         let differs: BTreeSet<NodeName> =
             case.facts.nodes.keys().filter(|node| state_differs(&case, node)).cloned().collect();
         assert_eq!(preview.nodes.changed, differs.len(), "{}", folder.display());
@@ -263,7 +263,7 @@ fn a_comment_fits_whatever_changes_and_says_that_it_was_shortened() {
         let preview = Preview { input: Input { limits, ..preview.input }, ..preview.clone() };
         let comment = markdown(&preview);
         assert!(comment.len() <= limit, "{} bytes of {limit}", comment.len());
-        assert!(comment.contains("5000 pods would leave another way"), "{comment}");
+        assert!(comment.contains("5000 pods would come from another address"), "{comment}");
         assert!(comment.contains("Shortened to fit"), "{comment}");
         assert_eq!(comment.matches("<details>").count(), comment.matches("</details>").count());
         assert_eq!(comment.lines().filter(|line| line.starts_with("```")).count() % 2, 0);

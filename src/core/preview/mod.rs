@@ -14,6 +14,7 @@ mod live;
 mod loss;
 mod markdown;
 mod nodes;
+mod outcome;
 pub mod phrase;
 mod picture;
 mod text;
@@ -29,6 +30,7 @@ pub use self::dangers::{Danger, Level};
 pub use self::loss::{Loss, Then};
 pub use self::markdown::markdown;
 pub use self::nodes::{NodeChange, Nodes};
+pub use self::outcome::{Fate, Outcome};
 pub use self::text::{Line, Look, lines};
 pub use self::ways::Move;
 use self::ways::Ways;
@@ -147,6 +149,8 @@ pub struct Preview<'a> {
     pub policies: Policies,
     /// Who changes the way out.
     pub moves: Vec<Move>,
+    /// What becomes of open connections, for each of them.
+    pub fates: Vec<Fate>,
     /// How many pods that are.
     pub moved: usize,
     /// What to look at before it is merged; the worst first.
@@ -186,7 +190,9 @@ pub fn preview(input: Input<'_>) -> Preview<'_> {
     let moved = moved.len();
     let nodes = nodes::compare(&input, &before, &after, &ways);
     let touched = touched(&before, &after, &policies, &ways);
-    let dangers = dangers::find(&input, &before, &after, &ways, &touched);
+    let fates = outcome::fates(&before, &after, &ways.moves);
+    let drift = live::drift(input.reports, &policies, &ways, &nodes);
+    let dangers = dangers::find(&input, (&before, &after), &ways, &touched, &drift);
     let losses = loss::each(&input, &mut after, &ways, &touched);
     let gateways: BTreeSet<&NodeName> = after
         .placement
@@ -196,11 +202,11 @@ pub fn preview(input: Input<'_>) -> Preview<'_> {
         .flat_map(|(_, placed)| placed.exits.iter().map(|exit| &exit.gateway))
         .collect();
     let losses_left_out = gateways.len().saturating_sub(input.limits.gateways);
-    let drift = live::drift(input.reports, &policies, &ways, &nodes);
     let mut preview = Preview {
         input,
         policies,
         moves: ways.moves,
+        fates,
         moved,
         dangers,
         losses,

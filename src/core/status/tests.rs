@@ -113,7 +113,7 @@ fn a_policy_that_is_not_in_force_says_why() {
 fn a_document_that_was_rejected_is_told_on_the_policy_that_is_in_force_in_its_place() {
     let rejected = Rejected {
         place: "policies/outpost.yaml:12:5".to_owned(),
-        message: "a destination has bits behind its prefix".to_owned(),
+        message: "a destination has host bits set".to_owned(),
         instead: "the version of 0123".to_owned(),
     };
     let status = status(&policy(), &facts(true), &said(Some(&["10.0.3.42"])), &[rejected]);
