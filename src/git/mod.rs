@@ -21,6 +21,7 @@ pub mod publish;
 mod remote;
 pub mod revision;
 pub mod signature;
+pub mod signing;
 mod smart;
 pub mod source;
 mod tree;

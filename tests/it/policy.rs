@@ -164,6 +164,7 @@ fn the_schemas_offer_the_fields_that_the_readers_take() {
         (&schemas["config.json"]["properties"]["clusters"]["additionalProperties"], "", document::CONFIG_VALUES),
         (&schemas["config.json"], "reports", document::REPORTS),
         (&schemas["config.json"], "schedule", document::SCHEDULE),
+        (&schemas["config.json"], "signatures", document::SIGNATURES),
         (&schemas["config.json"], "changeWindows", document::CHANGE_WINDOWS),
         (&schemas["config.json"], "changeWindows.open.*", document::CHANGE_WINDOW),
         (&schemas["config.json"], "suspend", document::SUSPEND),

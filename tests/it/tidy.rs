@@ -34,6 +34,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("notify", &["watch.rs"]),
     ("pgp", &["core/signature/openpgp.rs"]),
     ("prometheus_client", &["serve/"]),
+    ("rsa", &["git/signing.rs"]),
     ("rtnetlink", &["kernel/"]),
     ("rustix", &["kernel/apply.rs"]),
     (
@@ -81,7 +82,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ),
     ("sha2", &["serve/webhook.rs"]),
     ("similar", &["core/plan/text.rs"]),
-    ("ssh_key", &["core/signature/"]),
+    ("ssh_key", &["core/signature/", "git/signing.rs"]),
     ("thiserror", &["cluster/", "core/name.rs", "git/error.rs", "kernel/", "reconcile/", "watch.rs"]),
     ("tokio", &["cli/output.rs", "cluster/live/", "kernel/", "reconcile/", "serve/", "watch.rs"]),
     ("tower", &["cluster/live/mod.rs"]),

@@ -38,24 +38,26 @@ pub(super) fn read(text: &str) -> Result<Vec<Signer>, BadKey> {
 type Fault = (String, &'static str);
 
 fn signer(line: &str) -> Result<Signer, Fault> {
-    let (name, rest) = word(line).ok_or_else(|| ("a quote is not closed".to_owned(), FORM))?;
-    let name = name.trim_matches('"').to_owned();
-    let signer = |key: &str| {
-        let key = key_of(key)?;
-        Ok(Signer { name: name.clone(), namespaces: None, after: None, before: None, key })
-    };
-    if is_kind(rest) {
-        return signer(rest);
-    }
-    let (options, key) = word(rest).ok_or_else(|| ("a quote is not closed".to_owned(), FORM))?;
+    let open = || ("a quote is not closed".to_owned(), FORM);
+    let (name, rest) = word(line).ok_or_else(open)?;
+    let (options, key) = if is_kind(rest) { ("", rest) } else { word(rest).ok_or_else(open)? };
     if !is_kind(key) {
         return Err(("there is no key of a kind that is known".to_owned(), FORM));
     }
-    let mut signer = signer(key)?;
-    for option in split_options(options) {
-        apply(option, &mut signer)?;
+    let mut limits = Limits::default();
+    for option in split_options(options).into_iter().filter(|option| !option.is_empty()) {
+        apply(option, &mut limits)?;
     }
-    Ok(signer)
+    let Limits { namespaces, after, before } = limits;
+    Ok(Signer { name: name.trim_matches('"').to_owned(), namespaces, after, before, key: key_of(key)? })
+}
+
+/// What the options of a line say.
+#[derive(Debug, Default)]
+struct Limits {
+    namespaces: Option<Vec<String>>,
+    after: Option<Timestamp>,
+    before: Option<Timestamp>,
 }
 
 /// The first word, in which a quote may hold spaces, and what follows it. None: the quote has no end.
@@ -86,15 +88,15 @@ fn is_kind(text: &str) -> bool {
     ["ssh-", "ecdsa-", "sk-", "rsa-"].iter().any(|start| text.starts_with(start))
 }
 
-fn apply(option: &str, signer: &mut Signer) -> Result<(), Fault> {
+fn apply(option: &str, limits: &mut Limits) -> Result<(), Fault> {
     let (name, value) = option.split_once('=').unwrap_or((option, ""));
     let value = value.trim_matches('"');
     let times = "a time is YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, in UTC, with or without Z";
     let time = || time(value).ok_or_else(|| (format!("`{value}` is no time"), times));
     match name.to_ascii_lowercase().as_str() {
-        "namespaces" => signer.namespaces = Some(value.split(',').map(str::to_owned).collect()),
-        "valid-after" => signer.after = Some(time()?),
-        "valid-before" => signer.before = Some(time()?),
+        "namespaces" => limits.namespaces = Some(value.split(',').map(str::to_owned).collect()),
+        "valid-after" => limits.after = Some(time()?),
+        "valid-before" => limits.before = Some(time()?),
         "cert-authority" => {
             let hint = "name the keys themselves, a line for each";
             return Err(("it is a certificate authority, and certificates are not checked".to_owned(), hint));

@@ -18,6 +18,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 pub use self::commit::{Parts, parts};
 
@@ -27,7 +28,7 @@ const LARGEST: usize = 64 << 10;
 const SHORTEST_RSA: usize = 2048;
 
 /// Of which commits a signature is demanded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Require {
     /// Of the one that comes into force. Whoever signs it answers for everything below it.
     Head,
@@ -35,21 +36,24 @@ pub enum Require {
     Every,
 }
 
-/// What is demanded, as it is written: in egret.yaml, or by flags and the files that they name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is demanded, as it is written: in egret.yaml, whose form its JSON has, or by flags and the files that they name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signatures {
     /// Of which commits.
     pub require: Require,
     /// Whose count.
+    #[serde(flatten)]
     pub keys: KeyTexts,
 }
 
 /// Keys as they are written.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct KeyTexts {
     /// Lines of OpenSSH's `allowed_signers`.
     pub allowed_signers: Vec<String>,
     /// Armored OpenPGP public keys.
+    #[serde(rename = "openPGPKeys")]
     pub openpgp: Vec<String>,
 }
 

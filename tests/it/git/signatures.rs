@@ -2,8 +2,10 @@
 //!
 //! Deliberately absent: security keys, which no machine of tests has (`core::signature`'s own tests have their form).
 
+mod gate;
 mod incoming;
 mod openpgp;
+mod reports;
 mod tampered;
 
 use std::fs;

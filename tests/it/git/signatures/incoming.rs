@@ -56,6 +56,27 @@ fn a_rewritten_history_is_looked_at_down_to_where_it_parted() {
 }
 
 #[test]
+fn a_head_that_only_leaves_out_what_is_in_force_does_not_come_in() {
+    let (signed, keys) = stand();
+    let old = signed.commit(None, "before anybody signed");
+    let back = signed.commit(Some("ada"), "signed back then");
+    let force = signed.commit(Some("ada"), "in force");
+    signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
+    signed.origin.mirror().head(None).expect("the mirror has what is in force");
+    let what =
+        format!("it only takes back commits up to {}, which is in force; a signed commit can undo them", force.short());
+    for commit in [back, old] {
+        signed.origin.git(&["reset", "--quiet", "--hard", &commit.to_string()]);
+        for require in [Require::Head, Require::Every] {
+            assert_eq!(signed.judge(require, &keys, Some(force)), unsigned(commit, &what), "{require:?}");
+        }
+    }
+    signed.origin.git(&["reset", "--quiet", "--hard", &force.to_string()]);
+    signed.commit(Some("ada"), "what was wrong is undone");
+    assert_eq!(signed.judge(Require::Every, &keys, Some(force)), Ok(()));
+}
+
+#[test]
 fn dates_replacements_and_grafts_hide_no_commit() {
     let (signed, keys) = stand();
     let start = signed.commit(Some("ada"), "start");
@@ -108,12 +129,12 @@ fn commits_that_are_in_force_are_not_demanded_again_because_a_clock_was_wrong() 
 fn more_commits_than_anybody_reviews_do_not_come_in_at_once() {
     let (signed, keys) = stand();
     let start = signed.commit(Some("ada"), "start");
-    let mut stream = format!("reset refs/heads/main\nfrom {start}\n\n");
-    for number in 0..10_001 {
-        let text = format!("{number}");
-        stream +=
-            &format!("commit refs/heads/main\ncommitter Eve <e@e> 1736000000 +0000\ndata {}\n{text}\n", text.len());
-    }
+    let commit = |number: usize| {
+        let text = number.to_string();
+        format!("commit refs/heads/main\ncommitter Eve <e@e> 1736000000 +0000\ndata {}\n{text}\n", text.len())
+    };
+    let commits: Vec<String> = (0..10_001).map(commit).collect();
+    let stream = format!("reset refs/heads/main\nfrom {start}\n\n{}", commits.concat());
     let file = signed.origin.path().join("stream");
     fs::write(&file, stream).expect("a file");
     let import = std::process::Command::new("git")
