@@ -35,6 +35,7 @@ REMOVE = {
 FLAGS = {
     "controller": {
         "--repo", "--branch", "--cluster-name", "--poll", "--ssh-key", "--known-hosts", "--password-file", "--state-dir",
+        "--require-signed", "--allowed-signers", "--openpgp-keys", "--signing-key",
         "--namespace", "--lease", "--identity", "--listen", "--log-json", "--remove",
     },
     "agent": {"--node", "--state-dir", "--listen", "--log-json", "--remove"},
