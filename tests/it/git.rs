@@ -2,13 +2,17 @@
 //!
 //! Deliberately absent: timing; what is measured stands in docs, not in tests.
 
+mod bad_pushes;
 mod bad_servers;
+mod bad_web;
 mod crooked;
 pub(crate) mod fixture;
+mod https;
 mod publishing;
 mod servers;
 mod ssh;
 mod watching;
+mod ways_in;
 
 use std::fs;
 
