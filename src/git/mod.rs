@@ -24,6 +24,7 @@ mod remote;
 pub mod revision;
 mod smart;
 pub mod source;
+mod ssh_key;
 mod tree;
 pub mod trouble;
 mod wire;

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use git2::{
     CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, FetchOptions, PushOptions, PushUpdate,
@@ -18,6 +17,7 @@ use super::error::{Error, Result};
 use super::known_hosts::{OfferedKey, Verdict, verdict};
 use super::relay::Relay;
 use super::remote::{Listing, Outgoing, Pushed, Want};
+use super::ssh_key;
 use super::wire::Request;
 use super::worker::forget_known_hosts;
 
@@ -226,7 +226,7 @@ impl<'a> Talk<'a> {
         if allowed.contains(CredentialType::SSH_KEY) {
             if let Some(key) = credentials.ssh_key.as_deref().filter(|_| untried("the SSH key")) {
                 self.answered.borrow_mut().push("the SSH key");
-                readable(key).map_err(|fault| self.break_off(fault))?;
+                ssh_key::check(key).map_err(|fault| self.break_off(fault))?;
                 return Cred::ssh_key(user, None, key, None);
             }
             if credentials.ssh_key.is_none() && std::env::var_os("SSH_AUTH_SOCK").is_some() && untried("the SSH agent")
@@ -275,13 +275,5 @@ impl<'a> Talk<'a> {
                 Err(self.break_off(Error::HostKey { repository, host, offered: offered.to_string(), verdict }))
             }
         }
-    }
-}
-
-/// libssh2 says of a missing key only that it could not be read from somewhere.
-fn readable(key: &Path) -> Result<()> {
-    match std::fs::File::open(key) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Error::Credential { path: key.to_owned(), source }),
     }
 }

@@ -9,8 +9,10 @@ mod crooked;
 pub(crate) mod fixture;
 mod https;
 mod publishing;
+mod rot;
 mod servers;
 mod ssh;
+mod ssh_keys;
 mod watching;
 mod ways_in;
 
