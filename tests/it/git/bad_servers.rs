@@ -26,7 +26,7 @@ pub(super) const LIMITS: Limits = Limits {
     most: 8 << 20,
 };
 /// Nothing takes this long; a thread that is held for ever does.
-const FOR_EVER: Duration = Duration::from_mins(1);
+pub(super) const FOR_EVER: Duration = Duration::from_mins(1);
 
 pub(super) fn access(limits: Limits) -> Access {
     Access { program: PROGRAM.into(), limits, ..Access::default() }

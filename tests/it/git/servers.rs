@@ -56,3 +56,45 @@ fn a_certificate_of_an_unknown_authority_is_refused_and_the_hint_says_how_to_nam
     let error = origin.mirror_by("state", &server.source, missing).head(None).expect_err("no such file");
     assert_eq!(error.to_string(), "cannot read the credential file /nonexistent.pem");
 }
+
+#[test]
+fn credentials_that_may_read_and_not_push_make_reports_read_only() {
+    let origin = Origin::new();
+    let server = Https::start(&origin);
+    let commit = origin.push(&[("a.yaml", "a: 1\n")], "first");
+    origin.in_bare(&["config", "http.receivepack", "false"]);
+    let mut mirror = origin.mirror_by("state", &server.source, server.ada());
+    let error = publish_file(&mut mirror, "one", "drift\n").expect_err("it may only read");
+    assert!(
+        matches!(&error, Error::ReadOnly { why, .. } if why == "the credentials may read, and not push"),
+        "{error:?}"
+    );
+    assert_eq!(mirror.head(None).expect("reading goes on").commit, commit);
+    origin.in_bare(&["config", "http.receivepack", "true"]);
+    publish_file(&mut mirror, "one", "drift\n").expect("it may, now");
+}
+
+#[test]
+fn the_way_that_libgit2_is_led_leaves_no_trace_in_the_mirror() {
+    let origin = Origin::new();
+    let server = Https::start(&origin);
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let mut mirror = origin.mirror_by("state", &server.source, server.ada());
+    mirror.head(None).expect("a look");
+    publish_file(&mut mirror, "one", "drift\n").expect("a report");
+    let mut folders = vec![origin.state()];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read(&path).expect("a file");
+            assert!(!text.windows(16).any(|word| word == b"http://127.0.0.1"), "{}", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 5, "{seen}");
+}
