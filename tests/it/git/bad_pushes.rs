@@ -234,7 +234,7 @@ fn what_a_hook_says_against_a_push_is_told() {
     scene.origin.hook("pre-receive", "echo 'GH006: Protected branch update failed' >&2; printf '\\033[2J' >&2; exit 1");
     let mut mirror = scene.origin.mirror_by("state", &scene.source, scene.access.clone());
     let error = publish_file(&mut mirror, "two", "drift\n").expect_err("a hook says no");
-    let end = "pre-receive hook declined; the server says: GH006: Protected branch update failed";
+    let end = "pre-receive hook declined: GH006: Protected branch update failed";
     assert!(told(&error).contains(end) && !told(&error).contains('\u{1b}'), "{}", told(&error));
     assert_eq!(error.fate(), Fate::NeedsPerson);
 }
