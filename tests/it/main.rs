@@ -11,6 +11,7 @@ mod fuzz_documents;
 mod fuzz_netlink;
 mod fuzz_signatures;
 mod git;
+mod https;
 mod incluster;
 mod kernel_nft;
 #[path = "../lab/mod.rs"]
