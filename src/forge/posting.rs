@@ -119,7 +119,7 @@ impl Posting<'_, '_> {
             return Ok(Done::Unneeded);
         }
         let dialect = self.forge.dialect.clone();
-        let mut tried = false;
+        let mut tried = None;
         let mut round = 0;
         loop {
             round += 1;
@@ -130,7 +130,11 @@ impl Posting<'_, '_> {
             let ours = self.ours(&listed, author)?;
             let (call, known) = match ours {
                 Some(comment) if same(&comment.body, &self.post.body) => {
-                    return Ok(if tried { Done::Updated(comment.url) } else { Done::Same(comment.url) });
+                    return Ok(match tried {
+                        None => Done::Same(comment.url),
+                        Some(false) => Done::Created(comment.url),
+                        Some(true) => Done::Updated(comment.url),
+                    });
                 }
                 Some(comment) => (dialect.update_comment(self.pull, comment.id, &self.post.body), true),
                 None if self.post.verdict == Verdict::NoChanges => return Ok(Done::Unneeded),
@@ -148,7 +152,7 @@ impl Posting<'_, '_> {
             if !(gone || error.unknown()) || round >= ROUNDS || !self.api.pause(MOMENT).await {
                 return Err(error);
             }
-            tried = !gone;
+            tried = (!gone).then_some(known);
         }
     }
 
