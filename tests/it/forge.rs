@@ -3,6 +3,7 @@
 //! Deliberately absent: what a preview says.
 
 mod command;
+mod openapi;
 mod trouble;
 
 use std::sync::Arc;
