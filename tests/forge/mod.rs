@@ -50,6 +50,7 @@ pub(crate) struct Comment {
 
 /// What the forge has, and how it behaves.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a right, or a fact of its own")]
 pub(crate) struct World {
     pub(crate) kind: Kind,
     pub(crate) head: String,

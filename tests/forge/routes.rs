@@ -178,7 +178,6 @@ fn github(world: &mut World, asked: &Asked) -> Option<Response> {
     }
     let path = path.strip_prefix(&format!("/repos/{PROJECT}/"))?;
     let parts: Vec<&str> = path.split('/').collect();
-    let head = world.head.clone();
     match (asked.method.as_str(), &parts[..]) {
         ("GET", ["pulls"]) if asked.query("state") == Some("open") && asked.query("base").is_some() => {
             Some(page(world, asked, "per_page", vec![pull(world)], None))
@@ -198,10 +197,10 @@ fn github(world: &mut World, asked: &Asked) -> Option<Response> {
             let newest: Vec<Value> = world.checks.last().cloned().into_iter().collect();
             Some(page(world, asked, "per_page", newest, Some("check_runs")))
         }
-        ("POST", ["check-runs"]) => check(world, asked, Some(head)),
+        ("POST", ["check-runs"]) => check(world, asked, true),
         ("PATCH", ["check-runs", id]) => {
-            let at = world.checks.iter().position(|one| one["id"].to_string() == *id)?;
-            check(world, asked, None)?;
+            let at = world.checks.iter().position(|one| one["id"].as_u64() == id.parse().ok())?;
+            check(world, asked, false)?;
             let annotations = asked.body["output"]["annotations"].as_array()?.clone();
             let run = &mut world.checks[at];
             run["status"] = asked.body["status"].clone();
@@ -214,8 +213,8 @@ fn github(world: &mut World, asked: &Asked) -> Option<Response> {
 }
 
 /// A check run, new or continued.
-fn check(world: &mut World, asked: &Asked, new: Option<String>) -> Option<Response> {
-    let needed: &[&str] = if new.is_some() { &["name", "head_sha", "external_id", "status"] } else { &["status"] };
+fn check(world: &mut World, asked: &Asked, new: bool) -> Option<Response> {
+    let needed: &[&str] = if new { &["name", "head_sha", "external_id", "status"] } else { &["status"] };
     let completed = asked.body["status"] == "completed";
     let output = &asked.body["output"];
     let annotations = output["annotations"].as_array()?;
@@ -236,7 +235,7 @@ fn check(world: &mut World, asked: &Asked, new: Option<String>) -> Option<Respon
     if !world.may_check {
         return Some(forbidden());
     }
-    if new.is_none() {
+    if !new {
         return Some(said(200, &Value::Null));
     }
     let mut run = asked.body.clone();

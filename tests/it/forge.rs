@@ -231,7 +231,7 @@ fn all_annotations_arrive_fifty_at_a_time() {
         file: "policies/a.yaml".to_owned(),
         line,
         end_line: line,
-        severity: if line % 2 == 0 { Severity::Warning } else { Severity::Error },
+        severity: if line.is_multiple_of(2) { Severity::Warning } else { Severity::Error },
         title: "host-bits".to_owned(),
         message: format!("line {line}"),
     };
@@ -269,7 +269,7 @@ fn open_pull_requests_are_listed_with_what_decides_about_them() {
             draft: false,
             updated: "2026-11-23T03:00:00Z".parse().expect("a time"),
         };
-        assert_eq!(listed("main"), [expected.clone()], "{kind:?}");
+        assert_eq!(listed("main"), std::slice::from_ref(&expected), "{kind:?}");
         assert_eq!(listed("release"), [], "{kind:?}");
         double.world().from_fork = true;
         assert_eq!(listed("main"), [Pull { from_fork: true, ..expected }], "{kind:?}");

@@ -90,7 +90,7 @@ fn every_call_to_github_is_as_github_describes_it() {
         file: "policies/a.yaml".to_owned(),
         line,
         end_line: line + 1,
-        severity: if line % 2 == 0 { Severity::Warning } else { Severity::Error },
+        severity: if line.is_multiple_of(2) { Severity::Warning } else { Severity::Error },
         title: "host-bits".to_owned(),
         message: "an address with host bits".to_owned(),
     };
