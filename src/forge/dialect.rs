@@ -39,6 +39,8 @@ pub(super) struct Comment {
 /// What stands at a commit under our name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Status {
+    /// Later ones have larger ones; a list is sorted by seconds, of which two may have the same.
+    pub(super) id: u64,
     pub(super) context: String,
     pub(super) state: String,
     pub(super) description: String,
@@ -62,7 +64,7 @@ pub(super) trait Dialect: Send + Sync {
     fn read_comment(&self, answer: &Value, pull: &str) -> Result<Option<Comment>, Fault>;
     fn create_comment(&self, pull: u64, body: &str) -> Call;
     fn update_comment(&self, pull: u64, comment: u64, body: &str) -> Call;
-    /// Statuses of a commit, the newest of each context before older ones.
+    /// Statuses of a commit.
     fn statuses(&self, sha: &str, context: &str) -> Call;
     fn read_status(&self, answer: &Value) -> Result<Status, Fault>;
     fn create_status(&self, sha: &str, context: &str, post: &Post) -> Call;

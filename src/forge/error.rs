@@ -103,6 +103,12 @@ impl Error {
         matches!(self.fault, Fault::Refused { status: 401 | 403 | 404, .. })
     }
 
+    /// Whether the forge understood, and says no. A comment is told in words all the same where a status was not taken: GitLab has none for
+    /// a commit of a fork, and takes no step from one state to some others.
+    pub(super) fn is_no(&self) -> bool {
+        matches!(self.fault, Fault::Refused { status: 400..500, .. })
+    }
+
     /// Whether the same may go well later, without anybody's doing.
     pub fn retryable(&self) -> bool {
         match &self.fault {

@@ -76,6 +76,7 @@ impl Dialect for Gitea {
 
     fn read_status(&self, answer: &Value) -> Result<Status, Fault> {
         Ok(Status {
+            id: number(answer, "/id")?,
             context: text(answer, "/context")?,
             state: text(answer, "/status")?,
             description: text_or_empty(answer, "/description"),

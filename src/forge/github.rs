@@ -87,6 +87,7 @@ impl Dialect for GitHub {
 
     fn read_status(&self, answer: &Value) -> Result<Status, Fault> {
         Ok(Status {
+            id: number(answer, "/id")?,
             context: text(answer, "/context")?,
             state: text(answer, "/state")?,
             description: text_or_empty(answer, "/description"),

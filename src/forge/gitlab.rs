@@ -88,6 +88,7 @@ impl Dialect for GitLab {
 
     fn read_status(&self, answer: &Value) -> Result<Status, Fault> {
         Ok(Status {
+            id: number(answer, "/id")?,
             context: text(answer, "/name")?,
             state: text(answer, "/status")?,
             description: text_or_empty(answer, "/description"),

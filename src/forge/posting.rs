@@ -88,12 +88,12 @@ impl Posting<'_, '_> {
         loop {
             round += 1;
             let listed = match self.api.list(Act::Status, &dialect.statuses(self.sha, &context), "").await {
-                Err(error) if error.denied() => return Ok((Done::Refused(error), None)),
+                Err(error) if error.is_no() => return Ok((Done::Refused(error), None)),
                 listed => listed?,
             };
             let read: Result<Vec<Status>, Fault> = listed.iter().map(|answer| dialect.read_status(answer)).collect();
             let read = read.map_err(|fault| self.api.failed(Act::Status, fault))?;
-            let newest = read.into_iter().find(|status| status.context == context);
+            let newest = read.into_iter().filter(|one| one.context == context).max_by_key(|one| one.id);
             let known = newest.is_some();
             if let Some(status) = newest.filter(|one| one.state == state && one.description == description) {
                 let done = if wrote { Done::Created(place) } else { Done::Same(place) };
@@ -104,7 +104,7 @@ impl Posting<'_, '_> {
                     let setter = Some(text_or_empty(&answer, "/creator/login")).filter(|login| !login.is_empty());
                     return Ok((if known { Done::Updated(place) } else { Done::Created(place) }, setter));
                 }
-                Err(error) if error.denied() => return Ok((Done::Refused(error), None)),
+                Err(error) if error.is_no() => return Ok((Done::Refused(error), None)),
                 Err(error) if !error.unknown() || round >= ROUNDS || !self.api.pause(MOMENT).await => {
                     return Err(error);
                 }
@@ -182,7 +182,7 @@ impl Posting<'_, '_> {
         loop {
             round += 1;
             let listed = match self.api.list(Act::Check, &github.checks(self.sha, &name), "/check_runs").await {
-                Err(error) if error.denied() => return Ok(Done::Refused(error)),
+                Err(error) if error.is_no() => return Ok(Done::Refused(error)),
                 listed => listed?,
             };
             let is_same = |one: &&Value| {
@@ -194,7 +194,7 @@ impl Posting<'_, '_> {
             }
             match self.write_check(github, &name, &mark).await {
                 Ok(url) => return Ok(Done::Created(url)),
-                Err(error) if error.denied() => return Ok(Done::Refused(error)),
+                Err(error) if error.is_no() => return Ok(Done::Refused(error)),
                 Err(error) if !error.unknown() || round >= ROUNDS || !self.api.pause(MOMENT).await => {
                     return Err(error);
                 }

@@ -44,16 +44,16 @@ pub(super) fn comment(world: &World, one: &Comment) -> Value {
 }
 
 /// A status as it is read, of one as it was set.
-pub(super) fn status(world: &World, set: &Value) -> Value {
+pub(super) fn status(world: &World, id: usize, set: &Value) -> Value {
     let (state, description) = (&set["state"], &set["description"]);
     match world.kind {
         Kind::GitHub => json!({
-            "id": 1, "state": state, "context": set["context"], "description": description,
+            "id": id, "state": state, "context": set["context"], "description": description,
             "creator": { "login": world.me },
         }),
-        Kind::GitLab => json!({ "id": 1, "status": state, "name": set["name"], "description": description }),
+        Kind::GitLab => json!({ "id": id, "status": state, "name": set["name"], "description": description }),
         Kind::Gitea => json!({
-            "id": 1, "status": state, "context": set["context"], "description": description,
+            "id": id, "status": state, "context": set["context"], "description": description,
             "creator": { "login": world.me },
         }),
     }

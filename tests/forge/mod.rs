@@ -37,6 +37,8 @@ pub(crate) enum Trouble {
     Hang,
     /// The repository was moved.
     Moved,
+    /// Understood, and not wanted.
+    NotTaken,
 }
 
 /// A comment.
@@ -211,6 +213,9 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, request: Request) -> Res
                 answer.headers_mut().insert(name, value.into());
             }
             return answer;
+        }
+        Some(Trouble::NotTaken) => {
+            return said(400, &json!({ "message": "Cannot transition status via :run from :running" }));
         }
         Some(Trouble::Moved) => {
             let mut answer = said(301, &json!({ "message": "Moved Permanently" }));

@@ -160,11 +160,11 @@ fn create_status(world: &mut World, asked: &Asked, context: &str, states: &[&str
         return Some(said(422, &json!({ "message": "Validation Failed", "errors": why })));
     }
     world.statuses.push(asked.body.clone());
-    Some(said(201, &status(world, &asked.body)))
+    Some(said(201, &status(world, world.statuses.len(), &asked.body)))
 }
 
 fn statuses(world: &World) -> Vec<Value> {
-    world.statuses.iter().rev().map(|one| status(world, one)).collect()
+    world.statuses.iter().enumerate().map(|(index, one)| status(world, index + 1, one)).collect()
 }
 
 fn comments(world: &World) -> Vec<Value> {

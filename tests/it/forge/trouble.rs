@@ -127,6 +127,14 @@ fn a_token_that_may_not_is_told_which_right_it_lacks() {
 }
 
 #[test]
+fn a_status_that_is_not_taken_leaves_the_comment() {
+    let double = Double::start(Kind::GitLab);
+    double.world().troubles = vec![("POST", "/statuses", Trouble::NotTaken)];
+    let posted = send(&double, &post(Verdict::Changes, "x")).expect("it is posted");
+    assert_eq!(outcome(&posted), ["created", "refused", "none"]);
+}
+
+#[test]
 fn a_check_that_is_not_allowed_leaves_comment_and_status() {
     let double = Double::start(Kind::GitHub);
     double.world().may_check = false;
