@@ -1,6 +1,6 @@
 //! `egret preview`: what a change of the repository would do to a cluster, without the cluster and without a kernel.
 //!
-//! Deliberately absent: posting it, and what it says (`core::preview`).
+//! Deliberately absent: where it is posted to (`posting`), and what it says (`core::preview`).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use super::diagnostics::Colour;
 use super::options::{self, RepositoryOptions, SignatureOptions};
 use super::output::{self, CHANGES, Failure, Form, Paint, paint};
 use super::plan::Scratch;
+use super::posting::PostOptions;
 use crate::cluster::{Cluster, read_text};
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
@@ -62,6 +63,8 @@ pub(super) struct Arguments {
     /// the snapshot's commit unless it is given, so that the same commits give the same preview.
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
+    #[command(flatten)]
+    posting: PostOptions,
 }
 
 /// The two commits and what they say.
@@ -77,6 +80,7 @@ struct Change {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let target = arguments.posting.target()?;
     let scratch = Scratch::new()?;
     let source = arguments.repository.source()?;
     let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.access())?;
@@ -99,6 +103,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     found.dedup();
     let tally = change.catalogue.tally(&found);
     let validation = Validation::new(&change.found_before, found, tally, change.catalogue.held());
+    let full_head = head.to_string();
     let (base, head) = (change.base.short(), change.head.short());
     let grounds = BTreeMap::new();
     let reports = reports(&mut mirror, &branch);
@@ -120,6 +125,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         limits: limits(arguments.limit),
     });
     output::print(&shown(&preview, arguments.output, output::colour()))?;
+    if let Some(target) = target {
+        target.post(&preview, &full_head)?;
+    }
     Ok(match (validation.fails(), preview.changes()) {
         (true, _) => ExitCode::FAILURE,
         (false, true) => ExitCode::from(CHANGES),

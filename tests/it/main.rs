@@ -7,6 +7,9 @@ mod cluster;
 mod commands;
 mod doctor;
 mod documents;
+mod forge;
+#[path = "../forge/mod.rs"]
+mod forge_double;
 mod fuzz_documents;
 mod fuzz_netlink;
 mod fuzz_signatures;
