@@ -11,6 +11,7 @@ pub mod leading;
 pub mod lock;
 pub mod memory;
 pub mod node;
+pub mod previewing;
 pub mod published;
 pub mod publisher;
 pub mod repository;
