@@ -18,6 +18,7 @@ mod local;
 pub mod mirror;
 mod overseer;
 pub mod publish;
+pub mod pulls;
 mod remote;
 pub mod revision;
 mod smart;

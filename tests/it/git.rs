@@ -6,6 +6,7 @@ mod bad_servers;
 mod crooked;
 pub(crate) mod fixture;
 mod publishing;
+mod pulls;
 mod servers;
 mod ssh;
 mod watching;
