@@ -19,7 +19,7 @@ use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
 use crate::core::snapshot;
 use crate::git::CommitId;
-use crate::git::files::FileChange;
+use crate::git::files::{FileChange, MOST_TEXT};
 use crate::git::mirror::Mirror;
 use crate::reconcile::previewing::{Base, Change, Surroundings};
 
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.
     let branch = first.policies().config.reports_branch.clone();
     let (facts, facts_from, taken) = facts(arguments, &mut mirror, &branch)?;
-    let change = Change::read(&mirror, &arguments.cluster_name, first, head, &facts)?;
+    let change = Change::read(&mirror, &arguments.cluster_name, first, head, &facts, MOST_TEXT)?;
     let (grounds, reports) = (BTreeMap::new(), reports(&mut mirror, &branch));
     let preview = change.preview(Surroundings {
         facts: &facts,

@@ -14,6 +14,7 @@ pub mod node;
 pub mod previewing;
 pub mod published;
 pub mod publisher;
+pub mod pulls;
 pub mod repository;
 pub mod round;
 pub mod schedule;

@@ -75,14 +75,22 @@ impl Base {
 
 impl Change {
     /// Takes the head's files on top of the base's, as a cluster will: a document that is bad keeps its version of before.
-    pub fn read(mirror: &Mirror, cluster: &str, base: Base, head: CommitId, facts: &Facts) -> Result<Self> {
+    /// The texts that differ may have `most` bytes.
+    pub fn read(
+        mirror: &Mirror,
+        cluster: &str,
+        base: Base,
+        head: CommitId,
+        facts: &Facts,
+        most: usize,
+    ) -> Result<Self> {
         let Base { commit, mut catalogue } = base;
         let before = catalogue.policies().clone();
         let mut found_before = catalogue.diagnostics();
         found_before.extend(lint(&before, Some(facts), catalogue.spans()));
         let config = |catalogue: &Catalogue| catalogue.text(CONFIG_FILE).unwrap_or_default().to_owned();
         let config_before = config(&catalogue);
-        catalogue.update(repository::changes(mirror.changes(Some(commit), head, &[String::new()])?));
+        catalogue.update(repository::changes(mirror.changes_within(most, Some(commit), head, &[String::new()])?));
         let diff = text_diff(&config_before, &config(&catalogue), "", "");
         let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
         let validation = validation(&catalogue, &found_before, facts);

@@ -80,8 +80,7 @@ impl Comment<'_> {
 
     fn head(&self, text: &mut String) {
         let cluster = self.preview.input.cluster;
-        // The name was checked: it has no character that JSON or HTML would look at.
-        let _ = writeln!(text, "<!-- egret-preview:{{\"cluster\":\"{}\",\"v\":1}} -->", marker_name(cluster));
+        let _ = writeln!(text, "{}", marker(cluster));
         let _ = writeln!(text, "### Egret · {} · {}\n", inert_name(cluster), self.words.verdict());
         let subtitle: Vec<String> = self.words.subtitle().iter().map(Phrase::markdown).collect();
         let _ = writeln!(text, "{}  \n{}", subtitle.join(" · "), self.words.counts());
@@ -296,6 +295,12 @@ pub(super) fn by_namespace(moves: &[Move]) -> BTreeMap<&str, BTreeSet<&str>> {
         by_namespace.entry(&pod.namespace).or_default().insert(&pod.name);
     }
     by_namespace
+}
+
+/// The first line, by which a comment is found again.
+pub(super) fn marker(cluster: &str) -> String {
+    // The name was checked: it has no character that JSON or HTML would look at.
+    format!("<!-- egret-preview:{{\"cluster\":\"{}\",\"v\":1}} -->", marker_name(cluster))
 }
 
 fn marker_name(cluster: &str) -> String {
