@@ -75,6 +75,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             // As the controllers of Kubernetes itself: 15, 10 and 2 seconds.
             listen: arguments.listen,
             webhook: arguments.webhook.options(),
+            previews: None,
             timing: Timing { duration, deadline: duration * 2 / 3, retry: duration * 2 / 15 },
         };
         runtime.block_on(controller::run(options))

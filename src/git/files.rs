@@ -98,7 +98,8 @@ impl Mirror {
         let fault = |source| self.fault("read the files of a commit", source);
         let old = from.map(|from| self.find_commit(from)?.tree().map_err(fault)).transpose()?;
         let new = self.find_commit(to)?.tree().map_err(fault)?;
-        let mut comparison = Comparison { repository: &self.repository, paths, seen: 0, room: most, changes: BTreeMap::new() };
+        let mut comparison =
+            Comparison { repository: &self.repository, paths, seen: 0, room: most, changes: BTreeMap::new() };
         match comparison.folder("", old.as_ref(), Some(&new), 0) {
             Ok(()) => Ok(comparison.changes),
             Err(Stop::TooLarge(what)) => Err(Error::TooLarge { commit: to, what }),

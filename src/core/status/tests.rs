@@ -155,12 +155,18 @@ fn the_head_counts_nodes_that_have_its_revision_in_force() {
         rejected: &[],
         git_fault: Some("connection refused"),
         report_fault: None,
+        previews: None,
     };
     let status = head_status(facts, &HeadStatus::default(), at(1));
     assert_eq!((status.nodes.in_force, status.nodes.drifting, status.node_summary.as_str()), (1, 1, "1/4"));
     let is: Vec<(&str, bool)> =
         status.conditions.iter().map(|condition| (condition.kind.as_str(), condition.is_true())).collect();
     assert_eq!(is, [("GitReachable", false), ("PoliciesAccepted", true), ("ReportsPublished", true)]);
+    for (previews, shown) in [(Ok(()), true), (Err("pull request 7: too many requests"), false)] {
+        let status = head_status(HeadFacts { previews: Some(previews), ..facts }, &status, at(2));
+        let last = status.conditions.last().unwrap();
+        assert_eq!((last.kind.as_str(), last.is_true()), ("PreviewsPosted", shown), "{}", last.message);
+    }
 }
 
 #[test]

@@ -7,9 +7,10 @@
 mod labels;
 mod pass;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,6 +24,8 @@ use super::hook::{self, Hook};
 use super::leading::Leading;
 use super::memory::{Memory, MemoryError};
 use super::publisher::{self, Letter, Publisher};
+use super::pulls::board::Forge;
+use super::pulls::{self, Pulls, Situation, Word};
 use super::repository::{self, Intent, News, Repository};
 use super::round::now;
 use super::schedule::Timetable;
@@ -66,6 +69,8 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// Where a forge's webhook is listened to, if anywhere.
     pub webhook: Option<hook::Options>,
+    /// Where pull requests are previewed, if anywhere.
+    pub previews: Option<Arc<Forge>>,
 }
 
 /// Why the process ends with an error.
@@ -168,10 +173,15 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     .map_err(start("the publisher's thread"))?;
     let watching = Watching::open(&live, &Scope::Controller, live::Options { seed, ..live::Options::default() });
     let lease = Lease::new(live.clone(), &options.namespace, &options.lease, &options.identity, options.timing);
+    let leading = Leading::start(lease, options.timing);
+    let pulls = Pulls::start(pulls_of(&options, &metrics, seed), Box::new(leading.asked()))
+        .map_err(start("the thread for pull requests"))?;
     let controller = Controller {
         health,
         metrics,
-        leading: Leading::start(lease, options.timing),
+        leading,
+        pulls,
+        reports: Vec::new(),
         recorder: live.recorder("egret.dev/controller", &options.identity),
         watching,
         repository,
@@ -192,6 +202,21 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     controller.forever(news).await
 }
 
+/// What the thread for pull requests is to do, if anything.
+fn pulls_of(options: &Options, metrics: &Metrics, seed: u64) -> Option<pulls::Options> {
+    let forge = options.previews.clone()?;
+    metrics.preview(None);
+    Some(pulls::Options {
+        source: options.source.clone(),
+        access: options.access.clone(),
+        mirror: options.state_folder.join("pulls.git"),
+        cluster: options.cluster_name.clone(),
+        seed,
+        forge,
+        metrics: metrics.clone(),
+    })
+}
+
 /// What the loop holds.
 struct Controller {
     options: Options,
@@ -200,6 +225,7 @@ struct Controller {
     leading: Leading,
     repository: Repository,
     publisher: Publisher,
+    pulls: Pulls,
     recorder: Recorder,
     health: Health,
     metrics: Metrics,
@@ -207,6 +233,8 @@ struct Controller {
     intent: Option<Intent>,
     git_fault: Option<String>,
     labels: Labels,
+    /// What nodes said at the last pass.
+    reports: Vec<NodeReport>,
     /// The reports that were last handed over.
     sent: Option<Letter>,
     timetable: Option<(Schedule, Timetable)>,
@@ -223,6 +251,10 @@ struct Controller {
 enum Trigger {
     News(Option<News>),
     Pushed,
+    /// A pull request may be another than it was.
+    Proposed,
+    /// The thread for pull requests.
+    Pulls(Word),
     Cluster,
     Role,
     Time,
@@ -232,8 +264,9 @@ enum Trigger {
 impl Controller {
     async fn forever(mut self, mut news: UnboundedReceiver<News>) -> Result<(), ControllerError> {
         let (_pushes, mut pushes) = Watcher::new(&self.options.source.watched())?;
-        let mut hook = Hook::start(self.options.webhook.clone(), self.options.branch.clone())
-            .map_err(|source| ControllerError::Start { what: "the webhook", source })?;
+        let mut hook =
+            Hook::start(self.options.webhook.clone(), self.options.branch.clone(), self.options.previews.is_some())
+                .map_err(|source| ControllerError::Start { what: "the webhook", source })?;
         let handler = |kind| signal(kind).map_err(|source| ControllerError::Start { what: "a signal handler", source });
         let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
         tracing::info!(source = %self.options.source, server = self.live.server(), "egret's controller runs");
@@ -245,7 +278,11 @@ impl Controller {
                 () = stopped(&mut terminate, &mut interrupt) => Trigger::Stop,
                 message = news.recv() => Trigger::News(message),
                 Some(()) = pushes.recv() => Trigger::Pushed,
-                () = hook.pushed() => Trigger::Pushed,
+                told = hook.told() => match told {
+                    hook::Told::Pushed => Trigger::Pushed,
+                    hook::Told::Proposed => Trigger::Proposed,
+                },
+                word = self.pulls.word() => Trigger::Pulls(word),
                 () = self.leading.changed() => Trigger::Role,
                 _ = self.watching.changed() => Trigger::Cluster,
                 () = sleep_until(wake) => Trigger::Time,
@@ -259,8 +296,21 @@ impl Controller {
                 }
                 Trigger::Pushed => {
                     self.repository.look();
+                    self.pulls.look();
                     false
                 }
+                Trigger::Proposed => {
+                    self.pulls.look();
+                    false
+                }
+                Trigger::Pulls(Word::Ask(tell)) => {
+                    // Who does not know (yet) says nothing, and is asked again.
+                    if let Some(situation) = self.situation() {
+                        let _ = tell.send(situation);
+                    }
+                    false
+                }
+                Trigger::Pulls(Word::Changed) => true,
                 Trigger::Cluster => true,
                 Trigger::Role => self.leading.fence() != self.led,
                 Trigger::Time => self.time_came(),
@@ -323,7 +373,17 @@ impl Controller {
                 }
             });
         }
+        self.pulls.base(&intent.branch);
         self.intent = Some(intent);
+    }
+
+    /// What a preview has to know of the cluster, if it is known.
+    fn situation(&self) -> Option<Situation> {
+        (self.watching.synced() && self.intent.is_some()).then(|| Situation {
+            facts: self.watching.view().facts.clone(),
+            grounds: BTreeMap::new(),
+            reports: self.reports.clone(),
+        })
     }
 
     fn time_came(&mut self) -> bool {
@@ -362,6 +422,7 @@ impl Controller {
             // Who led meanwhile may have corrected what we remember as fought for.
             self.labels.forget();
             self.led = fence;
+            self.pulls.look();
         }
         if fence.is_none() || !self.watching.synced() || self.intent.is_none() {
             return;
@@ -400,6 +461,7 @@ impl Controller {
         let commit = intent.commit.id.to_string();
         let mut told = Vec::new();
         let report_fault = self.publisher.fault();
+        let previews = self.pulls.fault();
         let pass = Pass {
             live: &self.live,
             leading: &self.leading,
@@ -409,6 +471,7 @@ impl Controller {
             identity: &self.options.identity,
             git_fault: self.git_fault.as_deref(),
             report_fault: report_fault.as_deref(),
+            previews: previews.as_ref().map(|fault| fault.as_ref().copied().map_err(String::as_str)),
         };
         // A label that cannot be written keeps no policy from being published.
         let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut told, now).await;
@@ -423,6 +486,7 @@ impl Controller {
         }) {
             tracing::warn!(error = chain(&error), "what is in force is not remembered over a restart");
         }
+        self.reports.clone_from(&reports);
         self.send(reports, &intent);
         self.record(&told, &came_upon, &turned).await;
         Ok(labelled?)

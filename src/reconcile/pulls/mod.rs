@@ -24,11 +24,11 @@ use crate::core::facts::Facts;
 use crate::core::ground::Ground;
 use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
-use board::Forge;
 use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::serve::Metrics;
 use crate::telemetry::chain;
+use board::Forge;
 
 /// The list of open pull requests is looked at this often, although nobody said that something changed.
 const LOOK: Duration = Duration::from_mins(1);

@@ -9,16 +9,17 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+use super::board as forge;
 use super::memory::{Memory, Subject};
 use super::{Leads, Options, Situation, Word};
-use super::board as forge;
-use forge::{Post, Pull, Verdict};
 use crate::core::preview::{Limits, Words, markdown, refusal};
 use crate::git::mirror::Mirror;
 use crate::git::pulls::PullHead;
 use crate::git::{self, CommitId, Fate};
 use crate::reconcile::previewing::{Base, Change, Surroundings};
+use crate::serve::Became;
 use crate::telemetry::chain;
+use forge::{Post, Pull, Verdict};
 
 /// So many pull requests are looked after: those that somebody touched last.
 const MOST_PULLS: usize = 50;
@@ -173,7 +174,7 @@ impl<'a> Rounds<'a> {
             match self.tell(mirror, one, &situation) {
                 Ok(()) => {}
                 Err(trouble) => {
-                    self.options.metrics.preview("failed");
+                    self.options.metrics.preview(Some(Became::Failed));
                     let whole = matches!(&trouble, Trouble::Forge(error) if error.concerns_all());
                     if whole {
                         return Err(trouble);
@@ -262,7 +263,7 @@ impl<'a> Rounds<'a> {
         }
         let posted = self.options.forge.post(pull.number, &pull.head_sha, &post)?;
         self.memory.say(pull.number, subject, &post.body, began);
-        self.options.metrics.preview(if posted.changed { "posted" } else { "unchanged" });
+        self.options.metrics.preview(Some(if posted.changed { Became::Posted } else { Became::Unchanged }));
         tracing::info!(number = pull.number, head = pull.head_sha, took = ?began.elapsed(), "a pull request is previewed: {}", post.title);
         Ok(())
     }
