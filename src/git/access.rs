@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::credentials::{Credentials, Secret};
+use super::tokens::Giver;
 
 /// Everything about the way to a repository that its address does not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// Where the secrets are.
     pub credentials: Credentials,
+    /// Who gives a password for https in place of them.
+    pub giver: Option<Giver>,
     /// The authorities that an HTTPS server's certificate may be by, in PEM. None: the system's.
     pub ca_file: Option<PathBuf>,
     /// An HTTP proxy for HTTPS, `http://[user:password@]host:port`. None: no proxy, whatever the environment says.
@@ -53,6 +56,7 @@ impl From<Credentials> for Access {
     fn from(credentials: Credentials) -> Self {
         Self {
             credentials,
+            giver: None,
             ca_file: None,
             proxy: None,
             limits: Limits::default(),

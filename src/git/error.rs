@@ -10,6 +10,7 @@ use git2::{ErrorClass, ErrorCode};
 
 use super::CommitId;
 use super::known_hosts::Verdict;
+use super::tokens::NoToken;
 
 /// The result of everything in this folder.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -33,6 +34,8 @@ pub enum Error {
     Credential { path: PathBuf, source: io::Error },
     #[error("{repository} did not let Egret in ({tried})")]
     Denied { repository: String, tried: String, source: Option<git2::Error> },
+    #[error("there is no token for {repository}")]
+    NoToken { repository: String, source: NoToken },
     #[error(
         "the SSH server {host} of {repository} is not the known one: it offers {offered}, and {}",
         verdict_words(verdict)
@@ -97,6 +100,7 @@ impl Error {
             | Self::State { .. }
             | Self::LostRace { .. }
             | Self::Credential { .. } => Fate::Retry,
+            Self::NoToken { source, .. } if source.passes => Fate::Retry,
             _ => Fate::NeedsPerson,
         }
     }
@@ -106,6 +110,7 @@ impl Error {
         Some(match self {
             Self::BadSource { .. } => "write a path, or file://, https://, ssh:// or user@host:path".to_owned(),
             Self::Credential { .. } => "is the secret mounted, and may Egret read it?".to_owned(),
+            Self::NoToken { source, .. } => return source.hint.clone(),
             Self::Denied { .. } => "give a key (--ssh-key) or a token that may read the repository".to_owned(),
             Self::HostKey { host, verdict, offered, .. } => host_key_hint(host, verdict, offered),
             Self::NoRepository { .. } => "the path must be a bare repository or a work tree's top folder".to_owned(),

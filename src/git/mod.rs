@@ -23,6 +23,7 @@ mod remote;
 pub mod revision;
 mod smart;
 pub mod source;
+pub mod tokens;
 mod tree;
 mod wire;
 pub mod worker;
