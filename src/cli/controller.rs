@@ -65,7 +65,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         let options = Options {
             source: arguments.repository.source()?,
             branch: arguments.branch,
-            access: arguments.repository.access(),
+            access: arguments.repository.access()?,
             cluster_name: arguments.cluster_name,
             state_folder: arguments.state_dir,
             poll: Duration::from_secs_f64(arguments.poll),

@@ -8,6 +8,7 @@ mod controller;
 pub mod diagnostics;
 mod doctor;
 mod git_worker;
+mod github_app;
 mod init;
 mod options;
 mod output;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::github_app::AppOptions;
 use super::output::Failure;
 use crate::core::name::NodeName;
 use crate::git::access::{Access, Limits};
@@ -49,6 +50,8 @@ pub(super) struct RepositoryOptions {
     /// The most that one fetch may bring, in MiB.
     #[arg(long, value_name = "MIB", env = "EGRET_GIT_MAX_SIZE", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     git_max_size: u32,
+    #[command(flatten)]
+    app: AppOptions,
 }
 
 impl RepositoryOptions {
@@ -61,8 +64,8 @@ impl RepositoryOptions {
     }
 
     /// How to get in.
-    pub(super) fn access(&self) -> Access {
-        Access {
+    pub(super) fn access(&self) -> Result<Access, Failure> {
+        let access = Access {
             ca_file: self.ca_file.clone(),
             proxy: self.git_proxy.clone().map(Secret::new),
             limits: Limits {
@@ -78,7 +81,8 @@ impl RepositoryOptions {
                 password: self.password_file.clone(),
                 user: self.git_user.clone(),
             })
-        }
+        };
+        self.app.sign_in(&self.source()?, access)
     }
 }
 

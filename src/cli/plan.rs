@@ -161,7 +161,7 @@ pub(super) fn files(
         return Ok((folder(path)?, "the files as they are".to_owned()));
     }
     let scratch = Scratch::new()?;
-    let mut mirror = Mirror::open(scratch.path(), source, repository.access())?;
+    let mut mirror = Mirror::open(scratch.path(), source, repository.access()?)?;
     let commit = mirror.resolve(rev.unwrap_or("HEAD"))?;
     Ok((repository::changes(mirror.files(commit, &[String::new()])?), commit.short()))
 }

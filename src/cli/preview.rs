@@ -59,7 +59,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let scratch = Scratch::new()?;
     let source = arguments.repository.source()?;
-    let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.access())?;
+    let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.access()?)?;
     let (base, head) = commits(&mut mirror, arguments)?;
     let first = Base::read(&mirror, base, &arguments.cluster_name)?;
     // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.

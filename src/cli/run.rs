@@ -44,7 +44,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let options = Options {
         source: arguments.repository.source()?,
         branch: arguments.branch,
-        access: arguments.repository.access(),
+        access: arguments.repository.access()?,
         cluster: arguments.node.cluster.clone(),
         cluster_name: arguments.node.cluster_name.clone(),
         node: arguments.node.node()?,

@@ -4,6 +4,7 @@
 //! empty plan; `node` is the standalone process around it. Deliberately absent: every decision, which is `core`'s.
 
 pub mod agent;
+pub mod app;
 pub mod controller;
 pub mod hook;
 pub mod keeper;
