@@ -5,12 +5,14 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use git2::{ErrorClass, ErrorCode};
 
 use super::CommitId;
 use super::known_hosts::Verdict;
 use super::tokens::NoToken;
+use super::trouble::Trouble;
 
 /// The result of everything in this folder.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -43,6 +45,8 @@ pub enum Error {
     HostKey { repository: String, host: String, offered: String, verdict: Verdict },
     #[error("cannot {doing} {repository}")]
     Unreachable { doing: &'static str, repository: String, source: git2::Error },
+    #[error("cannot {doing} {repository}")]
+    Web { doing: &'static str, repository: String, source: Trouble },
     #[error("{repository} is too slow: it {what}")]
     TooSlow { repository: String, what: String },
     #[error("{repository} sends more than {} MiB", most >> 20)]
@@ -101,7 +105,16 @@ impl Error {
             | Self::LostRace { .. }
             | Self::Credential { .. } => Fate::Retry,
             Self::NoToken { source, .. } if source.passes => Fate::Retry,
+            Self::Web { source, .. } if source.may_pass() => Fate::Retry,
             _ => Fate::NeedsPerson,
+        }
+    }
+
+    /// How long the server asked to be left alone.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Web { source, .. } => source.wait(),
+            _ => None,
         }
     }
 
@@ -137,6 +150,7 @@ impl Error {
             }
             Self::BadReportsBranch { .. } => "set another reports.branch in egret.yaml".to_owned(),
             Self::Unreachable { source, .. } => return unreachable_hint(source),
+            Self::Web { source, .. } => return source.hint(),
             Self::TooSlow { .. } => {
                 "what was in force stays in force, and it is tried again; --git-timeout gives it more time".to_owned()
             }
@@ -166,12 +180,6 @@ impl Error {
 /// libgit2's classes tell where it went wrong; its texts change.
 fn unreachable_hint(source: &git2::Error) -> Option<String> {
     let hint = match (source.code(), source.class()) {
-        _ if source.message().contains("redirect") => {
-            "Egret follows no redirect, because its credentials would go with it: give the address that it leads to"
-        }
-        (ErrorCode::Certificate, _) | (_, ErrorClass::Ssl) => {
-            "if an authority of your own signed the server's certificate, name its file by --ca-file"
-        }
         (_, ErrorClass::Net | ErrorClass::Os) => {
             "is the address right, is the server up, and does every firewall on the way let Egret through?"
         }

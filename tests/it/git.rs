@@ -2,14 +2,18 @@
 //!
 //! Deliberately absent: timing; what is measured stands in docs, not in tests.
 
+mod bad_pushes;
 mod bad_servers;
+mod bad_web;
 mod crooked;
 pub(crate) mod fixture;
+mod https;
 mod publishing;
 mod pulls;
 mod servers;
 mod ssh;
 mod watching;
+mod ways_in;
 
 use std::fs;
 

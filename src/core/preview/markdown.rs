@@ -80,7 +80,7 @@ impl Comment<'_> {
 
     fn head(&self, text: &mut String) {
         let cluster = self.preview.input.cluster;
-        let _ = writeln!(text, "{}", marker(cluster));
+        let _ = writeln!(text, "{}1}} -->", marker(cluster));
         let _ = writeln!(text, "### Egret · {} · {}\n", inert_name(cluster), self.words.verdict());
         let subtitle: Vec<String> = self.words.subtitle().iter().map(Phrase::markdown).collect();
         let _ = writeln!(text, "{}  \n{}", subtitle.join(" · "), self.words.counts());
@@ -297,12 +297,12 @@ pub(super) fn by_namespace(moves: &[Move]) -> BTreeMap<&str, BTreeSet<&str>> {
     by_namespace
 }
 
-/// The first line, by which a comment is found again.
-pub(super) fn marker(cluster: &str) -> String {
-    // The name was checked: it has no character that JSON or HTML would look at.
-    format!("<!-- egret-preview:{{\"cluster\":\"{}\",\"v\":1}} -->", marker_name(cluster))
+/// How a comment on this cluster begins, whatever version of Egret it is by: `<!-- egret-preview:{"cluster":"prod","v":`.
+pub fn marker(cluster: &str) -> String {
+    format!("<!-- egret-preview:{{\"cluster\":\"{}\",\"v\":", marker_name(cluster))
 }
 
+/// The name was checked; what JSON or HTML would look at is left out all the same.
 fn marker_name(cluster: &str) -> String {
     cluster.chars().filter(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_')).collect()
 }

@@ -27,7 +27,7 @@ use jiff::Timestamp;
 
 pub use self::dangers::{Danger, Level};
 pub use self::loss::{Loss, Then};
-pub use self::markdown::markdown;
+pub use self::markdown::{markdown, marker};
 pub use self::nodes::{NodeChange, Nodes};
 pub use self::refusal::refusal;
 pub use self::text::{Line, Look, lines};

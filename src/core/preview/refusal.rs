@@ -10,7 +10,7 @@ pub fn refusal(cluster: &str, head: &str, why: &str) -> String {
     let head = Phrase::new().words("There is no preview of ").name(head).words(": ").quote(why);
     let cluster_name = inert_name(cluster);
     format!(
-        "{}\n### Egret · {cluster_name} · not previewed\n\n{}.\n",
+        "{}1}} -->\n### Egret · {cluster_name} · not previewed\n\n{}.\n",
         marker(cluster),
         head.markdown().trim_end_matches('.')
     )

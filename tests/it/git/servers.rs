@@ -1,79 +1,18 @@
 //! HTTPS with lighttpd and `git http-backend`, under an authority of the test's own, and git:// with `git daemon`; on loopback.
 //!
-//! Deliberately absent: SSH (`ssh`), and servers that misbehave (`bad_servers`).
+//! Deliberately absent: SSH (`ssh`), client certificates and proxies (`ways_in`), and servers that misbehave (`bad_servers`).
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use egret::git::access::Access;
 use egret::git::credentials::Credentials;
 use egret::git::publish::Published;
 use egret::git::{Error, Fate};
 
-use super::crooked::{Serving, free_port, git_daemon, serving};
+use super::crooked::git_daemon;
 use super::fixture::{Origin, PROGRAM};
+use super::https::Https;
 use super::publishing::{BRANCH, publish_file};
-
-/// A lighttpd that lets `ada` in with `hunter2`, and `token` with `ghp_1`.
-struct Https {
-    _lighttpd: Serving,
-    port: u16,
-    folder: PathBuf,
-    source: String,
-}
-
-fn openssl(folder: &Path, arguments: &str) {
-    let words = arguments.split(' ');
-    let output = Command::new("openssl").args(words).current_dir(folder).output().expect("openssl is installed");
-    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-impl Https {
-    fn start(origin: &Origin) -> Self {
-        let folder = origin.path().join("https");
-        fs::create_dir_all(&folder).expect("a folder");
-        let key = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
-        openssl(&folder, &format!("{key} -keyout ca.key -out ca.pem -subj /CN=authority"));
-        openssl(
-            &folder,
-            &format!(
-                "{key} -keyout server.key -out server.crt -subj /CN=git -addext subjectAltName=IP:127.0.0.1 -CA ca.pem -CAkey ca.key"
-            ),
-        );
-        fs::write(folder.join("users"), "ada:hunter2\ntoken:ghp_1\n").expect("a file");
-        let (port, shown) = (free_port(), folder.display());
-        let backend = Command::new("git").arg("--exec-path").output().expect("git is installed").stdout;
-        let backend = format!("{}/git-http-backend", String::from_utf8(backend).expect("UTF-8").trim_end());
-        let config = format!(
-            "server.document-root = \"{0}\"\nserver.bind = \"127.0.0.1\"\nserver.port = {port}\n\
-             server.errorlog = \"{shown}/log\"\n\
-             server.modules = (\"mod_alias\", \"mod_setenv\", \"mod_auth\", \"mod_authn_file\", \"mod_cgi\", \"mod_openssl\")\n\
-             ssl.engine = \"enable\"\nssl.pemfile = \"{shown}/server.crt\"\nssl.privkey = \"{shown}/server.key\"\n\
-             auth.backend = \"plain\"\nauth.backend.plain.userfile = \"{shown}/users\"\n\
-             auth.require = (\"/\" => (\"method\" => \"basic\", \"realm\" => \"git\", \"require\" => \"valid-user\"))\n\
-             alias.url = (\"/git\" => \"{backend}\")\ncgi.assign = (\"\" => \"\")\n\
-             setenv.set-environment = (\"GIT_PROJECT_ROOT\" => \"{0}\", \"GIT_HTTP_EXPORT_ALL\" => \"1\", \
-             \"GIT_CONFIG_GLOBAL\" => \"/dev/null\", \"PATH\" => \"/usr/local/bin:/usr/bin:/bin\")\n",
-            origin.path().display()
-        );
-        fs::write(folder.join("config"), config).expect("a file");
-        origin.in_bare(&["config", "http.receivepack", "true"]);
-        let mut command = Command::new("lighttpd");
-        command.args(["-D", "-f"]).arg(folder.join("config")).stdout(Stdio::null()).stderr(Stdio::null());
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:/usr/sbin"));
-        let source = format!("https://127.0.0.1:{port}/git/policies.git");
-        Self { _lighttpd: serving(&mut command, port), port, folder, source }
-    }
-
-    fn access(&self, user: Option<&str>, password: &str) -> Access {
-        let file = self.folder.join("password");
-        fs::write(&file, format!("{password}\n")).expect("a file");
-        let credentials = Credentials { user: user.map(str::to_owned), password: Some(file), ..Credentials::default() };
-        Access { program: PROGRAM.into(), ca_file: Some(self.folder.join("ca.pem")), ..credentials.into() }
-    }
-}
 
 #[test]
 fn a_push_is_fetched_and_a_report_comes_back_over_https() {

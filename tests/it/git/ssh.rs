@@ -226,7 +226,10 @@ fn a_remote_that_takes_no_push_is_read_only_and_says_why() {
     origin.hook("pre-receive", "echo no reports here >&2; exit 1");
     let mut mirror = server.mirror(&origin, "state");
     let error = publish_file(&mut mirror, "mine", "1\n").expect_err("a hook says no");
-    assert!(matches!(&error, Error::ReadOnly { why, .. } if why == "pre-receive hook declined"), "{error:?}");
+    assert!(
+        matches!(&error, Error::ReadOnly { why, .. } if why == "pre-receive hook declined; the server says: no reports here"),
+        "{error:?}"
+    );
     mirror.head(None).expect("reading goes on");
 }
 
