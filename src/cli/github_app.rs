@@ -52,7 +52,7 @@ impl AppOptions {
     /// Has Git get in as the App, where the repository is reached by https.
     pub(super) fn sign_in(&self, source: &Source, access: Access) -> Result<Access, Failure> {
         let https = https::Options { roots: access.ca_file.clone(), proxy: access.proxy.clone(), ..Default::default() };
-        let Some(app) = self.app(source, https)?.filter(|_| source.is_https()) else { return Ok(access) };
+        let Some(app) = self.app(source, https)?.filter(|_| source.is_web()) else { return Ok(access) };
         let own = app.git_host().unwrap_or_default();
         if source.place().is_none_or(|(host, _)| host != own) {
             let message = format!("sign in to {source} as a GitHub App: it is not on {own}, where the App is");

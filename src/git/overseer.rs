@@ -106,7 +106,7 @@ impl Worker {
         let failed = |error: std::io::Error| Error::Worker { repository: there.clone(), what: error.to_string() };
         let access = remote.access;
         let (source, credentials) = match &access.giver {
-            Some(giver) if remote.source.is_https() => (giver.sign_in(remote.source)?, Credentials::default()),
+            Some(giver) if remote.source.is_web() => (giver.sign_in(remote.source)?, Credentials::default()),
             _ => (remote.source.clone(), access.credentials.clone()),
         };
         let request = Request {

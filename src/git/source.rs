@@ -83,11 +83,6 @@ impl Source {
         self.is_local().map(super::local::references).unwrap_or_default()
     }
 
-    /// Whether it is reached by https, or by http in tests.
-    pub fn is_https(&self) -> bool {
-        matches!(self.kind, Kind::Http)
-    }
-
     /// The host that it is on, and its path there without `.git`: `github.com` and `empire/policies`. None of a path on this machine.
     pub fn place(&self) -> Option<(String, String)> {
         let (authority, path) = match self.url.split_once("://") {
@@ -119,7 +114,7 @@ impl Source {
     }
 
     /// Whether it is reached by HTTPS (or HTTP, where that was let in).
-    pub(super) fn is_web(&self) -> bool {
+    pub fn is_web(&self) -> bool {
         self.kind == Kind::Http
     }
 

@@ -41,7 +41,7 @@ pub struct Giver {
 impl Giver {
     /// The source with the user and a token in it, for https; any other as it is.
     pub(super) fn sign_in(&self, source: &Source) -> Result<Source> {
-        if !source.is_https() {
+        if !source.is_web() {
             return Ok(source.clone());
         }
         let token =

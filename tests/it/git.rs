@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: timing; what is measured stands in docs, not in tests.
 
+mod app;
 mod bad_pushes;
 mod bad_servers;
 mod bad_web;

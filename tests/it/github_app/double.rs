@@ -26,6 +26,8 @@ pub(crate) const INSTALLATION: u64 = 77;
 /// What the double is like now; a test changes it.
 #[derive(Debug)]
 pub(crate) struct State {
+    /// The repository that it is installed for.
+    pub(crate) project: String,
     /// How far its clock is ahead of ours, in seconds.
     pub(crate) ahead: i64,
     /// How long a token is good, in seconds.
@@ -63,6 +65,7 @@ impl Double {
         }
         let granted = [("contents", "write"), ("pull_requests", "write"), ("statuses", "write"), ("checks", "write")];
         let state = State {
+            project: "empire/policies".to_owned(),
             ahead: 0,
             lifetime: 3600,
             granted: granted.map(|(what, how)| (what.to_owned(), how.to_owned())).into(),
@@ -142,9 +145,10 @@ fn answer(
         return (401, json!({ "message": message }));
     }
     let tokens = format!("POST /app/installations/{INSTALLATION}/access_tokens");
-    let lookups = ["GET /repos/empire/policies/installation", &format!("GET /app/installations/{INSTALLATION}")];
+    let lookups =
+        [format!("GET /repos/{}/installation", state.project), format!("GET /app/installations/{INSTALLATION}")];
     match line {
-        line if lookups.contains(&line) => {
+        line if lookups.iter().any(|known| known == line) => {
             (200, json!({ "id": INSTALLATION, "app_slug": "egret", "permissions": state.granted }))
         }
         line if line == tokens => give(state, body, now),
