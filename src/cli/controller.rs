@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::options::{RepositoryOptions, WebhookOptions, cluster_name, seconds};
 use super::output::{self, Failure};
+use super::previews::PreviewsOptions;
 use crate::cluster::live::Timing;
 use crate::reconcile::controller::{self, Options};
 use crate::telemetry;
@@ -48,6 +49,8 @@ pub(super) struct Arguments {
     #[arg(long)]
     remove: bool,
     #[command(flatten)]
+    previews: PreviewsOptions,
+    #[command(flatten)]
     webhook: WebhookOptions,
     /// Log JSON, an object a line.
     #[arg(long, env = "EGRET_LOG_JSON")]
@@ -75,7 +78,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             // As the controllers of Kubernetes itself: 15, 10 and 2 seconds.
             listen: arguments.listen,
             webhook: arguments.webhook.options(),
-            previews: None,
+            previews: arguments.previews.board(&arguments.repository)?,
             timing: Timing { duration, deadline: duration * 2 / 3, retry: duration * 2 / 15 },
         };
         runtime.block_on(controller::run(options))

@@ -13,6 +13,7 @@ use crate::https;
 use crate::reconcile::app::giver;
 
 /// Which App, if any.
+#[expect(clippy::struct_field_names, reason = "the options are named after them")]
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct AppOptions {
     /// A GitHub App that the repository is read and written as: its id or client id. Its tokens go to its own host alone.
@@ -30,13 +31,20 @@ pub(super) struct AppOptions {
 }
 
 impl AppOptions {
-    /// The App, if there is one, for the repository at a source.
-    pub(super) fn app(&self, source: &Source, https: https::Options) -> Result<Option<Arc<App>>, Failure> {
+    /// The App, if there is one, for the repository at a source, or for one that is named.
+    pub(super) fn app(
+        &self,
+        source: &Source,
+        https: https::Options,
+        named: Option<&str>,
+    ) -> Result<Option<Arc<App>>, Failure> {
         let (Some(id), Some(key_file)) = (&self.github_app_id, &self.github_app_key_file) else { return Ok(None) };
-        let Some((host, project)) = source.place().filter(|(_, path)| path.split('/').count() == 2) else {
+        let (host, path) = source.place().unwrap_or_default();
+        let project = named.unwrap_or(&path).to_owned();
+        if project.split('/').count() != 2 || (host.is_empty() && self.github_api.is_none()) {
             let message = format!("use a GitHub App: {source} is no repository of GitHub's");
             return Err(Failure::new(message, Some("such a one is https://HOST/OWNER/NAME".to_owned())));
-        };
+        }
         let api = self.github_api.clone().unwrap_or_else(|| api_of(&host));
         let plain = https.plain || is_plain_loopback(&api);
         Ok(Some(Arc::new(App::new(app::Options {
@@ -51,8 +59,12 @@ impl AppOptions {
 
     /// Has Git get in as the App, where the repository is reached by https.
     pub(super) fn sign_in(&self, source: &Source, access: Access) -> Result<Access, Failure> {
+        // A password that was named is meant for Git, and the App for previews alone.
+        if !source.is_web() || access.credentials.password.is_some() {
+            return Ok(access);
+        }
         let https = https::Options { roots: access.ca_file.clone(), proxy: access.proxy.clone(), ..Default::default() };
-        let Some(app) = self.app(source, https)?.filter(|_| source.is_web()) else { return Ok(access) };
+        let Some(app) = self.app(source, https, None)? else { return Ok(access) };
         let own = app.git_host().unwrap_or_default();
         if source.place().is_none_or(|(host, _)| host != own) {
             let message = format!("sign in to {source} as a GitHub App: it is not on {own}, where the App is");

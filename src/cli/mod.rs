@@ -15,6 +15,7 @@ mod output;
 mod plan;
 mod preview;
 mod preview_json;
+mod previews;
 mod remove;
 mod run;
 mod schema;

@@ -4,14 +4,17 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::github_app::AppOptions;
 use super::output::Failure;
 use crate::core::name::NodeName;
+use crate::forge::app::App;
 use crate::git::access::{Access, ClientCertificate, Limits};
 use crate::git::credentials::{Credentials, Secret};
 use crate::git::source::{Insecure, Source};
+use crate::https;
 use crate::reconcile::hook;
 
 /// Which repository, and how to get in.
@@ -67,6 +70,26 @@ impl RepositoryOptions {
             let hint = error.hint();
             Failure::new(error, hint)
         })
+    }
+
+    /// The authorities that a certificate may be by, where they are named.
+    pub(super) fn ca_file(&self) -> Option<PathBuf> {
+        self.ca_file.clone()
+    }
+
+    /// The proxy.
+    pub(super) fn proxy(&self) -> Option<Secret> {
+        self.git_proxy.clone().map(Secret::new)
+    }
+
+    /// The GitHub App for a project, if there is one.
+    pub(super) fn app(
+        &self,
+        source: &Source,
+        https: https::Options,
+        project: &str,
+    ) -> Result<Option<Arc<App>>, Failure> {
+        self.app.app(source, https, Some(project))
     }
 
     /// How to get in.

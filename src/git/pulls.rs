@@ -27,16 +27,25 @@ impl Mirror {
     /// Fetches heads that are not here yet, and forgets those of other pull requests. Gives those that could not be had, with the reason; a
     /// commit that is just not behind its name (yet) has none. One that cannot be fetched keeps none of the others from it.
     ///
+    /// Nothing more is fetched once the mirror has `room` bytes.
+    ///
     /// Errors: the mirror itself.
-    pub fn pull_heads(&mut self, wanted: &[PullHead]) -> Result<BTreeMap<PullHead, Option<Error>>> {
+    pub fn pull_heads(&mut self, wanted: &[PullHead], room: u64) -> Result<BTreeMap<PullHead, Option<Error>>> {
         /// After so many in a row it is not they that are at fault.
         const TRIES: usize = 3;
         self.forget_all_but(wanted)?;
         let missing: Vec<&PullHead> = wanted.iter().filter(|head| !self.has(head.commit)).collect();
         let mut faults = BTreeMap::new();
-        if !missing.is_empty() && self.bring(&missing).is_err() {
+        let full = || Error::TooMuch { repository: self.source.to_string(), most: room };
+        if self.size() > room {
+            faults.extend(missing.iter().map(|head| ((*head).clone(), full())));
+        } else if !missing.is_empty() && self.bring(&missing).is_err() {
             let mut in_a_row = 0;
             for head in &missing {
+                if self.size() > room {
+                    faults.insert((*head).clone(), full());
+                    continue;
+                }
                 match self.bring(&[head]) {
                     Ok(()) => in_a_row = 0,
                     Err(error) => {

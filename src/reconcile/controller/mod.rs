@@ -10,7 +10,6 @@ mod pass;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -24,8 +23,7 @@ use super::hook::{self, Hook};
 use super::leading::Leading;
 use super::memory::{Memory, MemoryError};
 use super::publisher::{self, Letter, Publisher};
-use super::pulls::board::Forge;
-use super::pulls::{self, Pulls, Situation, Word};
+use super::pulls::{self, Board, Pulls, Situation, Word};
 use super::repository::{self, Intent, News, Repository};
 use super::round::now;
 use super::schedule::Timetable;
@@ -70,7 +68,7 @@ pub struct Options {
     /// Where a forge's webhook is listened to, if anywhere.
     pub webhook: Option<hook::Options>,
     /// Where pull requests are previewed, if anywhere.
-    pub previews: Option<Arc<Forge>>,
+    pub previews: Option<Board>,
 }
 
 /// Why the process ends with an error.
@@ -204,7 +202,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
 
 /// What the thread for pull requests is to do, if anything.
 fn pulls_of(options: &Options, metrics: &Metrics, seed: u64) -> Option<pulls::Options> {
-    let forge = options.previews.clone()?;
+    let board = options.previews.clone()?;
     metrics.preview(None);
     Some(pulls::Options {
         source: options.source.clone(),
@@ -212,7 +210,7 @@ fn pulls_of(options: &Options, metrics: &Metrics, seed: u64) -> Option<pulls::Op
         mirror: options.state_folder.join("pulls.git"),
         cluster: options.cluster_name.clone(),
         seed,
-        forge,
+        board,
         metrics: metrics.clone(),
     })
 }
@@ -310,8 +308,7 @@ impl Controller {
                     }
                     false
                 }
-                Trigger::Pulls(Word::Changed) => true,
-                Trigger::Cluster => true,
+                Trigger::Pulls(Word::Changed) | Trigger::Cluster => true,
                 Trigger::Role => self.leading.fence() != self.led,
                 Trigger::Time => self.time_came(),
             };

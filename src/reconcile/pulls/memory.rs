@@ -12,6 +12,9 @@ use crate::git::CommitId;
 /// Pods come and go all the time. For that reason alone, a preview is made anew no sooner than this.
 pub(super) const STALE: Duration = Duration::from_mins(15);
 
+/// What could not be said is tried again after this, or when something changed.
+const AGAIN: Duration = Duration::from_mins(5);
+
 /// A commit that a forge names and Git does not have (yet) is waited for so many looks; then people are told.
 const PATIENCE: u32 = 5;
 
@@ -30,6 +33,8 @@ struct Said {
     subject: Subject,
     digest: u64,
     made: Instant,
+    /// Why not all of it was said.
+    fault: Option<String>,
 }
 
 /// All open pull requests.
@@ -44,14 +49,15 @@ impl Memory {
     /// Whether a preview is to be made.
     pub(super) fn is_due(&self, number: u64, subject: &Subject, now: Instant) -> bool {
         let Some(said) = self.said.get(&number) else { return true };
-        let old = matches!(subject, Subject::Change { .. }) && now.duration_since(said.made) >= STALE;
-        said.subject != *subject || old
+        let age = now.duration_since(said.made);
+        let old = matches!(subject, Subject::Change { .. }) && age >= STALE;
+        said.subject != *subject || old || (said.fault.is_some() && age >= AGAIN)
     }
 
     /// Whether just this was said already, of just this. The time counts as if it had been said now.
     pub(super) fn was_said(&mut self, number: u64, subject: &Subject, text: &str, now: Instant) -> bool {
         match self.said.get_mut(&number) {
-            Some(said) if said.subject == *subject && said.digest == fnv1a(text.as_bytes()) => {
+            Some(said) if said.fault.is_none() && said.subject == *subject && said.digest == fnv1a(text.as_bytes()) => {
                 said.made = now;
                 true
             }
@@ -59,16 +65,25 @@ impl Memory {
         }
     }
 
-    /// It was said.
-    pub(super) fn say(&mut self, number: u64, subject: Subject, text: &str, now: Instant) {
-        self.said.insert(number, Said { subject, digest: fnv1a(text.as_bytes()), made: now });
+    /// It was said; or not all of it, and why.
+    pub(super) fn say(&mut self, number: u64, subject: Subject, text: &str, fault: Option<String>, now: Instant) {
+        self.said.insert(number, Said { subject, digest: fnv1a(text.as_bytes()), made: now, fault });
+    }
+
+    /// Why some pull request has not got what it should have: of the first one, and how many there are.
+    pub(super) fn fault(&self) -> Option<String> {
+        let mut faults = self.said.iter().filter_map(|(number, said)| Some((number, said.fault.as_ref()?)));
+        let (number, why) = faults.next()?;
+        let more = faults.count();
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        Some(format!("pull request {number}: {why}{more}"))
     }
 
     /// A head is not there. Whether that is to be told: not at once, because a forge knows of a push before its Git does.
     pub(super) fn is_absent(&mut self, number: u64, head: &str) -> bool {
         let (known, looks) = self.absent.entry(number).or_default();
         if known != head {
-            *known = head.to_owned();
+            head.clone_into(known);
             *looks = 0;
         }
         *looks = looks.saturating_add(1);
@@ -108,7 +123,7 @@ mod tests {
         let mut memory = Memory::default();
         let (one, pushed, moved) = (change('a', 'b'), change('a', 'c'), change('d', 'b'));
         assert!(memory.is_due(1, &one, start));
-        memory.say(1, one.clone(), "text", start);
+        memory.say(1, one.clone(), "text", None, start);
         assert!(!memory.is_due(1, &one, after(60)));
         assert!(memory.is_due(1, &pushed, after(60)) && memory.is_due(1, &moved, after(60)));
         assert!(memory.is_due(1, &one, after(900)), "pods may have come and gone");
@@ -126,9 +141,26 @@ mod tests {
         let start = Instant::now();
         let mut memory = Memory::default();
         let refused = |why: &str| Subject::Refused { head: "h".to_owned(), why: why.to_owned() };
-        memory.say(1, refused("too large"), "text", start);
+        memory.say(1, refused("too large"), "text", None, start);
         assert!(!memory.is_due(1, &refused("too large"), start + STALE * 2));
         assert!(memory.is_due(1, &refused("no history"), start));
+    }
+
+    #[test]
+    fn what_could_not_be_said_is_tried_again_and_told_until_then() {
+        let start = Instant::now();
+        let mut memory = Memory::default();
+        assert_eq!(memory.fault(), None);
+        for number in [3, 2] {
+            memory.say(number, change('a', 'b'), "text", Some("it may not".to_owned()), start);
+        }
+        assert_eq!(memory.fault().as_deref(), Some("pull request 2: it may not, and 1 more"));
+        assert!(!memory.is_due(2, &change('a', 'b'), start + AGAIN / 2));
+        assert!(memory.is_due(2, &change('a', 'b'), start + AGAIN));
+        assert!(!memory.was_said(2, &change('a', 'b'), "text", start + AGAIN));
+        memory.say(2, change('a', 'b'), "text", None, start);
+        memory.keep(|number| number == 2);
+        assert_eq!(memory.fault(), None);
     }
 
     #[test]

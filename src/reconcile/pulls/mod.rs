@@ -4,7 +4,6 @@
 //! and asks whether it still does before each word. What is proposed is data: no word of it decides where something is read or said.
 //! Deliberately absent: what a preview says (`core::preview`), and how a forge is talked to (`forge`).
 
-pub mod board;
 mod memory;
 mod round;
 
@@ -24,11 +23,12 @@ use crate::core::facts::Facts;
 use crate::core::ground::Ground;
 use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
+use crate::forge::app::App;
+use crate::forge::{Forge, Kind};
 use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::serve::Metrics;
 use crate::telemetry::chain;
-use board::Forge;
 
 /// The list of open pull requests is looked at this often, although nobody said that something changed.
 const LOOK: Duration = Duration::from_mins(1);
@@ -36,6 +36,17 @@ const LOOK: Duration = Duration::from_mins(1);
 const SOON: Duration = Duration::from_secs(2);
 /// Between two looks, however often somebody says that something changed.
 const PAUSE: Duration = Duration::from_secs(3);
+
+/// Where pull requests are.
+#[derive(Debug, Clone)]
+pub struct Board {
+    /// The repository there.
+    pub forge: Forge,
+    /// Which forge it is: each has its own names for heads.
+    pub kind: Kind,
+    /// By which tokens are had, where they are a GitHub App's.
+    pub app: Option<Arc<App>>,
+}
 
 /// What to preview, and where.
 #[derive(Debug, Clone)]
@@ -50,8 +61,8 @@ pub struct Options {
     pub cluster: String,
     /// For jitter.
     pub seed: u64,
-    /// Where pull requests are.
-    pub forge: Arc<Forge>,
+    /// Where they are.
+    pub board: Board,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -197,7 +208,7 @@ impl Thread {
                             backoff.spread(LOOK)
                         }
                         Done::Soon => SOON,
-                        Done::NotNow | Done::Failed => backoff.next_wait().max(SOON),
+                        Done::NotNow => backoff.next_wait().max(SOON),
                     }
                 }
                 Err(error) => {

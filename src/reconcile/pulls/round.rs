@@ -9,26 +9,29 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::board as forge;
 use super::memory::{Memory, Subject};
 use super::{Leads, Options, Situation, Word};
-use crate::core::preview::{Limits, Words, markdown, refusal};
+use crate::core::preview::{Limits, refusal};
+use crate::forge::app::Use;
+use crate::forge::{self, Fault, Kind, Post, Posted, Pull, Verdict};
 use crate::git::mirror::Mirror;
 use crate::git::pulls::PullHead;
 use crate::git::{self, CommitId, Fate};
 use crate::reconcile::previewing::{Base, Change, Surroundings};
 use crate::serve::Became;
 use crate::telemetry::chain;
-use forge::{Post, Pull, Verdict};
 
 /// So many pull requests are looked after: those that somebody touched last.
 const MOST_PULLS: usize = 50;
 /// A proposal may have this much text that differs. It is all read, parsed and compiled; what is larger no person reads either.
 const MOST_TEXT: usize = 8 << 20;
 /// The mirror may have this much before it is made anew, without what closed pull requests left in it.
-const ROOM: u64 = 512 << 20;
+const ROOM: u64 = 256 << 20;
 /// It is made anew for that reason no more often than this.
 const RENEW: Duration = Duration::from_hours(6);
+
+/// A forge that says when to come back is not believed further than this.
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// Why no pull request could be looked after.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +57,10 @@ impl Trouble {
     pub(super) fn wait(&self) -> Option<Duration> {
         match self {
             Self::Git(_) => None,
-            Self::Forge(error) => error.wait(),
+            Self::Forge(error) => {
+                let wait = error.until()?.duration_since(Timestamp::now());
+                Some(Duration::try_from(wait).unwrap_or_default().min(LONGEST))
+            }
         }
     }
 }
@@ -76,8 +82,6 @@ pub(super) enum Done {
     Soon,
     /// Not enough is known of the cluster, or another one leads now.
     NotNow,
-    /// Something was in vain for one of them.
-    Failed,
 }
 
 /// What stays from look to look.
@@ -132,7 +136,7 @@ impl<'a> Rounds<'a> {
     }
 
     fn open_pulls(&mut self, branch: &str) -> Result<Vec<Pull>, Trouble> {
-        let mut pulls = self.options.forge.open_pulls(branch)?;
+        let mut pulls = self.options.board.forge.open_pulls(branch).map_err(|error| self.noted(error))?;
         pulls.sort_by_key(|pull| (std::cmp::Reverse(pull.updated), pull.number));
         let left_out = pulls.len().saturating_sub(MOST_PULLS);
         if left_out > 0 && left_out != self.left_out {
@@ -149,44 +153,49 @@ impl<'a> Rounds<'a> {
         if mirror.size() > ROOM && self.renewed.is_none_or(|renewed| now.duration_since(renewed) >= RENEW) {
             self.renewed = Some(now);
             mirror.renew();
+            self.hopeless.clear();
         }
         let tip = mirror.head(Some(branch))?.commit;
         let absent = self.fetch(mirror, &pulls)?;
         let mut done = Done::All;
         let mut due = Vec::new();
         for pull in pulls {
-            match self.subject(mirror, tip, &pull, &absent)? {
+            match self.subject(mirror, tip, &pull, &absent) {
                 None => done = Done::Soon,
                 Some(subject) if self.memory.is_due(pull.number, &subject, now) => due.push(Due { pull, subject }),
                 Some(_) => {}
             }
         }
-        if due.is_empty() {
-            return Ok(Looked { done, fault: None });
+        if !due.is_empty() {
+            done = match self.situation() {
+                Some(situation) => self.tell_all(mirror, due, &situation, done)?,
+                None => Done::NotNow,
+            };
         }
-        let Some(situation) = self.situation() else { return Ok(Looked { done: Done::NotNow, fault: None }) };
-        let mut fault = None;
+        Ok(Looked { done, fault: self.memory.fault() })
+    }
+
+    fn tell_all(
+        &mut self,
+        mirror: &Mirror,
+        due: Vec<Due>,
+        situation: &Situation,
+        mut done: Done,
+    ) -> Result<Done, Trouble> {
         for one in due {
             if !(self.leads)() {
-                return Ok(Looked { done: Done::NotNow, fault });
+                return Ok(Done::NotNow);
             }
-            let number = one.pull.number;
-            match self.tell(mirror, one, &situation) {
-                Ok(()) => {}
+            match self.tell(mirror, one, situation) {
+                Ok(true) => {}
+                Ok(false) => done = Done::Soon,
                 Err(trouble) => {
                     self.options.metrics.preview(Some(Became::Failed));
-                    let whole = matches!(&trouble, Trouble::Forge(error) if error.concerns_all());
-                    if whole {
-                        return Err(trouble);
-                    }
-                    let why = chain(&trouble);
-                    tracing::warn!(error = why, hint = trouble.hint(), number, "a pull request is not previewed");
-                    fault = Some(format!("pull request {number}: {why}"));
-                    done = Done::Failed;
+                    return Err(trouble);
                 }
             }
         }
-        Ok(Looked { done, fault })
+        Ok(done)
     }
 
     /// Fetches what is missing. Gives what is still missing, and why.
@@ -196,7 +205,7 @@ impl<'a> Rounds<'a> {
         let mut absent: BTreeMap<PullHead, Option<String>> =
             self.hopeless.iter().map(|(head, why)| (head.clone(), Some(why.clone()))).collect();
         let wanted: Vec<PullHead> = heads.into_iter().filter(|head| !self.hopeless.contains_key(head)).collect();
-        for (head, error) in mirror.pull_heads(&wanted)? {
+        for (head, error) in mirror.pull_heads(&wanted, ROOM)? {
             let why = error.as_ref().map(|error| chain(error));
             if let (Some(git::Error::TooMuch { .. }), Some(why)) = (&error, &why) {
                 self.hopeless.insert(head.clone(), why.clone());
@@ -208,7 +217,11 @@ impl<'a> Rounds<'a> {
 
     fn head_of(&self, pull: &Pull) -> Option<PullHead> {
         let commit = CommitId::parse(&pull.head_sha)?;
-        Some(PullHead { name: self.options.forge.head_ref(pull.number), commit })
+        let name = match self.options.board.kind {
+            Kind::GitLab => format!("refs/merge-requests/{}/head", pull.number),
+            Kind::GitHub | Kind::Gitea => format!("refs/pull/{}/head", pull.number),
+        };
+        Some(PullHead { name, commit })
     }
 
     /// What a pull request comes down to; none if that is not known yet.
@@ -218,21 +231,25 @@ impl<'a> Rounds<'a> {
         tip: CommitId,
         pull: &Pull,
         absent: &BTreeMap<PullHead, Option<String>>,
-    ) -> Result<Option<Subject>, Trouble> {
+    ) -> Option<Subject> {
         let refused = |why: String| Some(Subject::Refused { head: pull.head_sha.clone(), why });
         let Some(head) = self.head_of(pull) else {
-            return Ok(refused(format!("the forge says that its head is {}, which is no commit", pull.head_sha)));
+            return refused(format!("the forge says that its head is {}, which is no commit", pull.head_sha));
         };
         if let Some(why) = absent.get(&head) {
             let told = self.hopeless.contains_key(&head) || self.memory.is_absent(pull.number, &pull.head_sha);
             let unknown = || format!("its head is not what {} leads to in the repository", head.name);
-            return Ok(if told { refused(why.clone().unwrap_or_else(unknown)) } else { None });
+            return if told { refused(why.clone().unwrap_or_else(unknown)) } else { None };
         }
-        self.memory.is_present(pull.number);
-        Ok(match mirror.merge_base(tip, head.commit)? {
-            Some(base) => Some(Subject::Change { base, head: head.commit }),
-            None => refused("it has no history in common with the branch that policies are read from".to_owned()),
-        })
+        match mirror.merge_base(tip, head.commit) {
+            Ok(Some(base)) => {
+                self.memory.is_present(pull.number);
+                Some(Subject::Change { base, head: head.commit })
+            }
+            Ok(None) => refused("it has no history in common with the branch that policies are read from".to_owned()),
+            Err(error) if self.memory.is_absent(pull.number, &pull.head_sha) => refused(chain(&error)),
+            Err(_) => None,
+        }
     }
 
     /// Asks the loop what the cluster is like.
@@ -242,30 +259,67 @@ impl<'a> Rounds<'a> {
         told.blocking_recv().ok()
     }
 
-    /// Says of one pull request what is to be said, if it was not said already.
-    fn tell(&mut self, mirror: &Mirror, due: Due, situation: &Situation) -> Result<(), Trouble> {
+    /// Says of one pull request what is to be said, if it was not said already. Whether that was still its head.
+    fn tell(&mut self, mirror: &Mirror, due: Due, situation: &Situation) -> Result<bool, Trouble> {
         let Due { pull, subject } = due;
+        let number = pull.number;
         let began = Instant::now();
         let post = match &subject {
             Subject::Change { base, head } => match self.preview(mirror, *base, *head, situation) {
                 Ok(post) => post,
                 // It will be the same the next time.
                 Err(error) if error.fate() == Fate::NeedsPerson => self.refused(&pull, &chain(&error)),
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    self.failed(number, subject, "", (chain(&error), error.hint()), began);
+                    return Ok(true);
+                }
             },
             Subject::Refused { why, .. } => self.refused(&pull, why),
         };
-        if self.memory.was_said(pull.number, &subject, &post.body, began) {
-            return Ok(());
+        if self.memory.was_said(number, &subject, &post.body, began) || !(self.leads)() {
+            return Ok(true);
         }
-        if !(self.leads)() {
-            return Ok(());
+        let posted = match self.options.board.forge.post(number, &pull.head_sha, &post) {
+            Ok(posted) => posted,
+            Err(error) if concerns_all(&error) => return Err(self.noted(error).into()),
+            Err(error) => {
+                self.failed(number, subject, &post.body, (chain(&error), error.hint()), began);
+                return Ok(true);
+            }
+        };
+        if matches!(posted.comment, forge::Done::Overtaken) {
+            return Ok(false);
         }
-        let posted = self.options.forge.post(pull.number, &pull.head_sha, &post)?;
-        self.memory.say(pull.number, subject, &post.body, began);
-        self.options.metrics.preview(Some(if posted.changed { Became::Posted } else { Became::Unchanged }));
-        tracing::info!(number = pull.number, head = pull.head_sha, took = ?began.elapsed(), "a pull request is previewed: {}", post.title);
-        Ok(())
+        if let Some(error) = denied(&posted) {
+            self.failed(number, subject, &post.body, (chain(error), error.hint()), began);
+            return Ok(true);
+        }
+        let became = if is_news(&posted) { Became::Posted } else { Became::Unchanged };
+        self.options.metrics.preview(Some(became));
+        self.memory.say(number, subject, &post.body, None, began);
+        tracing::info!(number, head = pull.head_sha, took = ?began.elapsed(), "pull request previewed, {}", post.title);
+        Ok(true)
+    }
+
+    fn failed(
+        &mut self,
+        number: u64,
+        subject: Subject,
+        text: &str,
+        (why, hint): (String, Option<String>),
+        now: Instant,
+    ) {
+        self.options.metrics.preview(Some(Became::Failed));
+        tracing::warn!(error = why, hint, number, "a pull request is not previewed");
+        self.memory.say(number, subject, text, Some(why), now);
+    }
+
+    /// A token that is not taken is not used again.
+    fn noted(&self, error: forge::Error) -> forge::Error {
+        if let (Some(app), Fault::Refused { status: 401, .. }) = (&self.options.board.app, error.fault()) {
+            app.forget(Use::Pulls);
+        }
+        error
     }
 
     fn preview(&self, mirror: &Mirror, base: CommitId, head: CommitId, situation: &Situation) -> git::Result<Post> {
@@ -281,18 +335,7 @@ impl<'a> Rounds<'a> {
             now: Timestamp::now(),
             limits: Limits::default(),
         });
-        let words = Words(&preview);
-        Ok(Post {
-            cluster: cluster.clone(),
-            body: markdown(&preview),
-            title: words.verdict(),
-            summary: words.counts(),
-            verdict: match (change.validation().fails(), preview.changes()) {
-                (true, _) => Verdict::Failed,
-                (false, true) => Verdict::Changes,
-                (false, false) => Verdict::NoChanges,
-            },
-        })
+        Ok(Post::of(&preview, None))
     }
 
     fn refused(&self, pull: &Pull, why: &str) -> Post {
@@ -300,9 +343,34 @@ impl<'a> Rounds<'a> {
         Post {
             cluster: self.options.cluster.clone(),
             body: refusal(&self.options.cluster, &short, why),
-            title: "not previewed".to_owned(),
+            title: format!("{}: not previewed", self.options.cluster),
             summary: why.to_owned(),
             verdict: Verdict::Failed,
+            details: None,
+            annotations: Vec::new(),
         }
     }
+}
+
+/// Whether the other pull requests would fare no better.
+fn concerns_all(error: &forge::Error) -> bool {
+    match error.fault() {
+        Fault::Refused { status, .. } => *status == 401 || *status >= 500,
+        Fault::Answer(_) | Fault::Elsewhere(_) => false,
+        _ => true,
+    }
+}
+
+/// The right that was missing for what people look at first: the comment, or else the status.
+fn denied(posted: &Posted) -> Option<&forge::Error> {
+    [&posted.comment, &posted.status].into_iter().find_map(|done| match done {
+        forge::Done::Refused(error) => Some(error),
+        _ => None,
+    })
+}
+
+/// Whether anything was written.
+fn is_news(posted: &Posted) -> bool {
+    let parts = [Some(&posted.comment), Some(&posted.status), posted.check.as_ref()];
+    parts.into_iter().flatten().any(|done| matches!(done, forge::Done::Created(_) | forge::Done::Updated(_)))
 }

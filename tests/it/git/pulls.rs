@@ -10,6 +10,9 @@ use egret::git::{CommitId, Error};
 use super::crooked::git_daemon;
 use super::fixture::{Origin, PROGRAM, git_command};
 
+/// More than is ever needed here.
+const ROOM: u64 = 1 << 30;
+
 /// A commit that no branch leads to, but only the name that a forge gives the head of a pull request.
 fn propose(origin: &Origin, name: &str, files: &[(&str, &str)]) -> PullHead {
     origin.git(&["checkout", "--quiet", "-B", "proposal", "main"]);
@@ -47,12 +50,12 @@ fn heads_of_pull_requests_are_fetched_followed_and_forgotten() {
         let two = propose(&origin, "refs/merge-requests/2/head", &[("b.yaml", "b: 1\n")]);
         let mut mirror = mirror(&origin, folder, &source);
         mirror.head(None).expect("a look");
-        assert_eq!(mirror.pull_heads(&[one.clone(), two.clone()]).expect("heads").len(), 0, "{source}");
+        assert_eq!(mirror.pull_heads(&[one.clone(), two.clone()], ROOM).expect("heads").len(), 0, "{source}");
         assert_eq!(mirror.merge_base(first, one.commit).expect("a base"), Some(first));
         assert_eq!(known(&origin, folder), ["refs/egret/merge-requests/2/head", "refs/egret/pull/1/head"]);
         // Its author thinks again, and pushes by force.
         let other = propose(&origin, "refs/pull/1/head", &[("c.yaml", "c: 1\n")]);
-        assert_eq!(mirror.pull_heads(&[other.clone()]).expect("heads").len(), 0);
+        assert_eq!(mirror.pull_heads(&[other.clone()], ROOM).expect("heads").len(), 0);
         assert!(mirror.has(other.commit));
         assert_eq!(known(&origin, folder), ["refs/egret/pull/1/head"], "the other one was closed");
     }
@@ -70,7 +73,7 @@ fn a_head_that_is_not_there_yet_keeps_none_of_the_others() {
         let behind = PullHead { name: "refs/pull/1/head".to_owned(), commit: id('b') };
         let mut mirror = mirror(&origin, folder, &source);
         mirror.head(None).expect("a look");
-        let faults = mirror.pull_heads(&[one.clone(), absent.clone(), behind.clone()]).expect("heads");
+        let faults = mirror.pull_heads(&[one.clone(), absent.clone(), behind.clone()], ROOM).expect("heads");
         let faults: Vec<_> = faults.into_iter().map(|(head, fault)| (head, fault.is_none())).collect();
         assert_eq!(faults, [(behind, true), (absent, true)], "{source}");
         assert!(mirror.has(one.commit));
@@ -93,7 +96,7 @@ fn one_that_is_too_large_is_told_and_the_others_come() {
     let three = propose(&origin, "refs/pull/3/head", &[("a.yaml", "a: 3\n")]);
     let mut mirror = mirror(&origin, folder, source);
     mirror.head(None).expect("a look");
-    let faults = mirror.pull_heads(&[one.clone(), two.clone(), three.clone()]).expect("heads");
+    let faults = mirror.pull_heads(&[one.clone(), two.clone(), three.clone()], ROOM).expect("heads");
     let [(head, Some(Error::TooMuch { most, .. }))] = &faults.into_iter().collect::<Vec<_>>()[..] else {
         panic!("it is larger than that");
     };
@@ -111,11 +114,16 @@ fn a_mirror_that_is_renewed_has_only_what_is_asked_for() {
     let two = propose(&origin, "refs/pull/2/head", &[("a.yaml", "a: 3\n")]);
     let mut mirror = mirror(&origin, "state", &origin.bare.display().to_string());
     mirror.head(None).expect("a look");
-    assert_eq!(mirror.pull_heads(&[one.clone(), two.clone()]).expect("heads").len(), 0);
+    assert_eq!(mirror.pull_heads(&[one.clone(), two.clone()], ROOM).expect("heads").len(), 0);
     let before = mirror.size();
+    let three = propose(&origin, "refs/pull/3/head", &[("a.yaml", "a: 4\n")]);
+    let faults = mirror.pull_heads(&[one.clone(), three.clone()], 100_000).expect("heads");
+    let full =
+        faults.into_iter().map(|(head, error)| (head, matches!(error, Some(Error::TooMuch { most: 100_000, .. }))));
+    assert_eq!(full.collect::<Vec<_>>(), [(three, true)], "there is no more room");
     mirror.renew();
     assert_eq!(mirror.head(None).expect("a look").commit, first);
-    assert_eq!(mirror.pull_heads(&[two.clone()]).expect("heads").len(), 0);
+    assert_eq!(mirror.pull_heads(&[two.clone()], ROOM).expect("heads").len(), 0);
     assert!(mirror.has(two.commit) && !mirror.has(one.commit));
     assert!(before > 100_000 && mirror.size() < 10_000, "{before} and {} bytes", mirror.size());
 }
