@@ -21,6 +21,7 @@ mod manifests;
 mod outpost;
 mod policy;
 mod previews;
+mod proposals;
 mod scenarios;
 mod semantics;
 mod serve;
