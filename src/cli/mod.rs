@@ -13,6 +13,7 @@ mod init;
 mod options;
 mod output;
 mod plan;
+mod posting;
 mod preview;
 mod preview_json;
 mod previews;

@@ -1,6 +1,6 @@
 //! `egret preview`: what a change of the repository would do to a cluster, without the cluster and without a kernel.
 //!
-//! Deliberately absent: posting it, its making (`reconcile::previewing`), and what it says (`core::preview`).
+//! Deliberately absent: where it is posted to (`posting`), its making (`reconcile::previewing`), and what it says (`core::preview`).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use super::diagnostics::Colour;
 use super::options::{self, RepositoryOptions};
 use super::output::{self, CHANGES, Failure, Form, Paint, paint};
 use super::plan::Scratch;
+use super::posting::PostOptions;
 use crate::cluster::{Cluster, read_text};
 use crate::core::facts::Facts;
 use crate::core::preview::{Limits, Look, Preview, lines, markdown};
@@ -54,9 +55,12 @@ pub(super) struct Arguments {
     /// the snapshot's commit unless it is given, so that the same commits give the same preview.
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
+    #[command(flatten)]
+    posting: PostOptions,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let target = arguments.posting.target()?;
     let scratch = Scratch::new()?;
     let source = arguments.repository.source()?;
     let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.access()?)?;
@@ -76,6 +80,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         limits: limits(arguments.limit),
     });
     output::print(&shown(&preview, arguments.output, output::colour()))?;
+    if let Some(target) = target {
+        target.post(&preview, &head.to_string())?;
+    }
     Ok(match (change.validation().fails(), preview.changes()) {
         (true, _) => ExitCode::FAILURE,
         (false, true) => ExitCode::from(CHANGES),

@@ -5,9 +5,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::github_app::is_plain_loopback;
 use super::options::RepositoryOptions;
 use super::output::Failure;
+use super::posting::{ForgeKind, is_loopback, token_in};
 use crate::forge::app::Use;
 use crate::forge::{self, Forge, Kind, Token};
 use crate::reconcile::pulls::Board;
@@ -41,22 +41,10 @@ pub(super) struct PreviewsOptions {
     forge_proxy: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum ForgeKind {
-    Github,
-    Gitlab,
-    Gitea,
-}
-
 impl PreviewsOptions {
     /// The forge, and how we get in; none where nobody wants previews.
     pub(super) fn board(&self, repository: &RepositoryOptions) -> Result<Option<Board>, Failure> {
-        let kind = match self.previews {
-            None => return Ok(None),
-            Some(ForgeKind::Github) => Kind::GitHub,
-            Some(ForgeKind::Gitlab) => Kind::GitLab,
-            Some(ForgeKind::Gitea) => Kind::Gitea,
-        };
+        let Some(kind) = self.previews.map(Kind::from) else { return Ok(None) };
         let failed =
             |what: &str, hint: &str| Failure::new(format!("preview pull requests: {what}"), Some(hint.to_owned()));
         let source = repository.source()?;
@@ -64,7 +52,7 @@ impl PreviewsOptions {
             failed("it is not known which repository of the forge it is", "name it by --project OWNER/NAME")
         })?;
         let mut options = forge::Options::new(kind, project);
-        options.https.plain = self.forge_url.as_deref().is_some_and(is_plain_loopback);
+        options.https.plain = self.forge_url.as_deref().is_some_and(is_loopback);
         options.https.roots = self.forge_ca_file.clone().or_else(|| repository.ca_file());
         options.https.proxy = self.forge_proxy.clone().map(Secret::new).or_else(|| repository.proxy());
         options.url.clone_from(&self.forge_url);
@@ -83,7 +71,7 @@ impl PreviewsOptions {
                     })
                 })
             }
-            (None, Some(path)) => Arc::new(move || read(&path)),
+            (None, Some(path)) => token_in(path),
             (None, None) => {
                 return Err(failed(
                     "there is no token for the forge",
@@ -96,13 +84,5 @@ impl PreviewsOptions {
             Failure::new(error, hint)
         })?;
         Ok(Some(Board { forge, kind, app }))
-    }
-}
-
-fn read(path: &std::path::Path) -> Result<Secret, String> {
-    match std::fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => Ok(Secret::new(text.trim().to_owned())),
-        Ok(_) => Err(format!("{} is empty", path.display())),
-        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
     }
 }

@@ -339,7 +339,7 @@ impl<'a> Rounds<'a> {
     }
 
     fn refused(&self, pull: &Pull, why: &str) -> Post {
-        let short: String = pull.head_sha.chars().take(7).collect();
+        let short: String = pull.head_sha.chars().take(12).collect();
         Post {
             cluster: self.options.cluster.clone(),
             body: refusal(&self.options.cluster, &short, why),

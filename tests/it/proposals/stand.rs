@@ -183,7 +183,8 @@ impl Stand {
     pub(super) fn await_that(&self, awaited: &str, mut holds: impl FnMut() -> bool) {
         if !wait_until(DEADLINE, &mut holds) {
             let status = self.config()["status"].clone();
-            let forge = self.forge.with(|state| format!("{:#?}\n{:#?}", state.statuses, state.writes));
+            let forge =
+                self.forge.with(|state| format!("{:#?}\n{:#?}\n{:#?}", state.statuses, state.writes, state.comments));
             panic!("no {awaited}\n{}\n{forge}\n{status:#}", self.logs());
         }
     }
