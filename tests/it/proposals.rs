@@ -15,10 +15,10 @@ fn a_pull_request_gets_a_comment_that_follows_its_head_and_its_base() {
     let stand = Stand::up();
     let began = Instant::now();
     let first = stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
-    let comment = stand.await_comment(1, "batuu/xwing");
+    let comment = stand.await_comment(1, "xwing");
     println!("measured: a pull request to its comment: {:.1?}", began.elapsed());
     assert!(comment.starts_with("<!-- egret-preview:{\"cluster\":\"default\",\"v\":1} -->\n"), "{comment}");
-    assert!(comment.contains(&first[..7]) && comment.contains("1 pod would leave another way"), "{comment}");
+    assert!(comment.contains(&first[..12]) && comment.contains("1 pod would leave another way"), "{comment}");
     assert_eq!(stand.forge.status(&first).expect("a status").0, "success");
     assert_eq!(stand.published(), ["empire"], "nothing of it is in force");
 
@@ -26,10 +26,10 @@ fn a_pull_request_gets_a_comment_that_follows_its_head_and_its_base() {
     stand.origin.git(&["checkout", "--quiet", &first]);
     let second = stand.propose(1, "HEAD", &[("policies/alliance.yaml", &policy("alliance", "nobody"))]);
     stand.tell("pull_request", &json!({ "action": "synchronize" }));
-    stand.await_comment(1, &second[..7]);
+    stand.await_comment(1, &second[..12]);
     let third = stand.open(1, &[("policies/empire.yaml", &policy("empire", "alliance"))]);
-    let comment = stand.await_comment(1, &third[..7]);
-    assert!(comment.contains("batuu/tiefighter") && comment.contains("batuu/xwing"), "{comment}");
+    let comment = stand.await_comment(1, &third[..12]);
+    assert!(comment.contains("tiefighter") && comment.contains("xwing"), "{comment}");
 
     // The base gains what the head does not have, which changes nothing; then the head takes it in, and parts from there.
     let main = stand.origin.push(&[("policies/rebels.yaml", &policy("rebels", "rebels"))], "rebels").to_string();
@@ -42,7 +42,7 @@ fn a_pull_request_gets_a_comment_that_follows_its_head_and_its_base() {
     assert_eq!(stand.forge.with(|state| state.writes.len()), writes);
     stand.publish(1, &merged);
     stand.tell("pull_request", &json!({ "action": "synchronize" }));
-    let comment = stand.await_comment(1, &format!("{} onto {}", &merged[..7], &main[..7]));
+    let comment = stand.await_comment(1, &format!("{} onto {}", &merged[..12], &main[..12]));
     assert!(!comment.contains("rebels"), "{comment}");
     assert_eq!(stand.condition("PreviewsPosted").0, "True");
 }
@@ -58,7 +58,9 @@ fn of_sixty_pull_requests_the_fifty_that_were_touched_last_are_previewed() {
         stream.push_str("committer x <x@x> 1 +0000\ndata 0\nfrom refs/heads/main^0\n");
         stream.push_str(&format!("M 100644 inline policies/p{number}.yaml\ndata {}\n{text}\n", text.len()));
     }
-    let commits = stand.origin.fast_import(&stream);
+    stand.origin.import(&stream);
+    let commits: Vec<String> =
+        (1..=60).map(|number| stand.origin.in_bare(&["rev-parse", &format!("refs/pull/{number}/head")])).collect();
     for (number, commit) in (1..).zip(&commits) {
         stand.forge.open(number, commit);
     }
@@ -101,9 +103,9 @@ fn a_head_decides_nothing_but_what_is_said_of_it_and_one_that_is_bad_keeps_none_
     stand.forge.open(4, &missing);
     let good = stand.open(5, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
 
-    stand.await_comment(5, "batuu/xwing");
+    stand.await_comment(5, "xwing");
     assert_eq!(stand.forge.status(&good).expect("a status").0, "success");
-    let comment = stand.await_comment(1, &steering[..7]);
+    let comment = stand.await_comment(1, &steering[..12]);
     assert!(!comment.contains("@everyone"), "{comment}");
     assert_eq!(stand.forge.status(&steering).expect("a status").0, "failure");
     for (number, head, why) in [
@@ -112,7 +114,7 @@ fn a_head_decides_nothing_but_what_is_said_of_it_and_one_that_is_bad_keeps_none_
         (4, &missing, "its head is not what refs/pull/4/head leads to"),
     ] {
         let comment = stand.await_comment(number, why);
-        assert!(comment.contains("not previewed") && comment.contains(&head[..7]), "{comment}");
+        assert!(comment.contains("not previewed") && comment.contains(&head[..12]), "{comment}");
         let (state, description) = stand.forge.status(head).expect("a status");
         assert_eq!((state.as_str(), description.contains(why)), ("failure", true), "{description}");
     }
@@ -133,7 +135,7 @@ fn a_forge_that_is_away_holds_nothing_up_and_is_told_until_it_is_back() {
     stand.await_that("the new policy in force", || stand.published() == ["empire", "rebels"]);
     assert_eq!(stand.forge.comments(1), Vec::<String>::new());
     stand.forge.with(|state| state.down = false);
-    stand.await_comment(1, "batuu/xwing");
+    stand.await_comment(1, "xwing");
     stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");
 }
 
@@ -141,7 +143,7 @@ fn a_forge_that_is_away_holds_nothing_up_and_is_told_until_it_is_back() {
 fn another_leader_goes_on_with_the_same_comment() {
     let mut stand = Stand::up();
     stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
-    stand.await_comment(1, "batuu/xwing");
+    stand.await_comment(1, "xwing");
     stand.controller("two");
     let writes = stand.forge.with(|state| state.writes.clone());
     stand.kill9("one");
@@ -154,5 +156,5 @@ fn another_leader_goes_on_with_the_same_comment() {
     stand.await_that("a look of the other leader", || stand.logs().contains("pull request previewed"));
     assert_eq!(stand.forge.with(|state| state.writes.clone()), writes);
     let second = stand.open(1, &[("policies/empire.yaml", &policy("empire", "alliance"))]);
-    stand.await_comment(1, &second[..7]);
+    stand.await_comment(1, &second[..12]);
 }

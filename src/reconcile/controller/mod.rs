@@ -15,6 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use self::labels::{Labels, Told};
@@ -31,6 +32,7 @@ use crate::backoff::Backoff;
 use crate::cluster::live::{
     self, EventKind, Lease, Live, LiveError, Recorder, Regarding, Scope, Timing, View, Watching,
 };
+use crate::core::facts::Facts;
 use crate::core::policy::config::Schedule;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
@@ -302,10 +304,7 @@ impl Controller {
                     false
                 }
                 Trigger::Pulls(Word::Ask(tell)) => {
-                    // Who does not know (yet) says nothing, and is asked again.
-                    if let Some(situation) = self.situation() {
-                        let _ = tell.send(situation);
-                    }
+                    self.look_for(tell);
                     false
                 }
                 Trigger::Pulls(Word::Changed) | Trigger::Cluster => true,
@@ -374,13 +373,27 @@ impl Controller {
         self.intent = Some(intent);
     }
 
-    /// What a preview has to know of the cluster, if it is known.
-    fn situation(&self) -> Option<Situation> {
-        (self.watching.synced() && self.intent.is_some()).then(|| Situation {
-            facts: self.watching.view().facts.clone(),
-            grounds: BTreeMap::new(),
-            reports: self.reports.clone(),
-        })
+    /// Tells what a preview has to know of the cluster. The controller follows no pods: it looks at them on a task of its own, because
+    /// that may take a while. Who does not know enough says nothing, and is asked again.
+    fn look_for(&self, tell: oneshot::Sender<Result<Situation, String>>) {
+        if !self.watching.synced() || self.intent.is_none() {
+            return;
+        }
+        let (live, nodes, reports) =
+            (self.live.clone(), self.watching.view().facts.nodes.clone(), self.reports.clone());
+        tokio::spawn(async move {
+            match live.look().await {
+                Ok(facts) => {
+                    let situation = Situation { facts: Facts { nodes, ..facts }, grounds: BTreeMap::new(), reports };
+                    let _ = tell.send(Ok(situation));
+                }
+                Err(error) => {
+                    let hint = error.hint();
+                    tracing::warn!(error = chain(&error), hint, "pods cannot be looked at for previews");
+                    let _ = tell.send(Err(chain(&error)));
+                }
+            }
+        });
     }
 
     fn time_came(&mut self) -> bool {

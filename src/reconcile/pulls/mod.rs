@@ -82,7 +82,7 @@ pub struct Situation {
 #[derive(Debug)]
 pub enum Word {
     /// It has to know what the cluster is like. Who does not know (yet) drops it.
-    Ask(oneshot::Sender<Situation>),
+    Ask(oneshot::Sender<Result<Situation, String>>),
     /// What [`Pulls::fault`] says is another thing now.
     Changed,
 }

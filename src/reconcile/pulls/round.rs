@@ -168,7 +168,8 @@ impl<'a> Rounds<'a> {
         }
         if !due.is_empty() {
             done = match self.situation() {
-                Some(situation) => self.tell_all(mirror, due, &situation, done)?,
+                Some(Ok(situation)) => self.tell_all(mirror, due, &situation, done)?,
+                Some(Err(why)) => return Ok(Looked { done: Done::NotNow, fault: Some(why) }),
                 None => Done::NotNow,
             };
         }
@@ -253,7 +254,7 @@ impl<'a> Rounds<'a> {
     }
 
     /// Asks the loop what the cluster is like.
-    fn situation(&self) -> Option<Situation> {
+    fn situation(&self) -> Option<Result<Situation, String>> {
         let (tell, told) = oneshot::channel();
         self.words.send(Word::Ask(tell)).ok()?;
         told.blocking_recv().ok()

@@ -167,9 +167,14 @@ impl Origin {
 
     /// Makes the commits of a stream (git-fast-import(1)) on the branch `later`; their ids, the oldest first.
     pub(crate) fn fast_import(&self, stream: &str) -> Vec<String> {
-        output(git_command(&self.bare).args(["fast-import", "--quiet"]), stream.as_bytes());
+        self.import(stream);
         let ids = self.in_bare(&["rev-list", "--reverse", "later", "^main"]);
         ids.lines().map(str::to_owned).collect()
+    }
+
+    /// Makes what a stream has, wherever it says.
+    pub(crate) fn import(&self, stream: &str) {
+        output(git_command(&self.bare).args(["fast-import", "--quiet"]), stream.as_bytes());
     }
 
     /// Makes a branch whose name is not UTF-8.
