@@ -38,6 +38,8 @@ FLAGS = {
     "controller": {
         "--repo", "--branch", "--cluster-name", "--poll", "--ssh-key", "--known-hosts", "--password-file", "--state-dir",
         "--namespace", "--lease", "--identity", "--listen", "--log-json", "--remove",
+        "--github-app-id", "--github-app-key-file", "--github-app-installation", "--github-api",
+        "--previews", "--forge-url", "--project", "--forge-token-file", "--forge-author",
     },
     "agent": {"--node", "--state-dir", "--listen", "--log-json", "--remove"},
 }

@@ -8,6 +8,7 @@ mod stand;
 use serde_json::json;
 use std::time::Instant;
 
+use crate::github_app::double::{Double, ID};
 use stand::{Stand, policy};
 
 #[test]
@@ -106,7 +107,9 @@ fn a_head_decides_nothing_but_what_is_said_of_it_and_one_that_is_bad_keeps_none_
     stand.await_comment(5, "xwing");
     assert_eq!(stand.forge.status(&good).expect("a status").0, "success");
     let comment = stand.await_comment(1, &steering[..12]);
-    assert!(!comment.contains("@everyone"), "{comment}");
+    // In a fence it is a text like any other.
+    let outside: String = comment.split("```").step_by(2).collect();
+    assert!(comment.contains("@everyone") && !outside.contains("@everyone"), "{comment}");
     assert_eq!(stand.forge.status(&steering).expect("a status").0, "failure");
     for (number, head, why) in [
         (2, &large, "there is too much text in what differs"),
@@ -144,6 +147,7 @@ fn another_leader_goes_on_with_the_same_comment() {
     let mut stand = Stand::up();
     stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
     stand.await_comment(1, "xwing");
+    stand.await_that("the last of three parts", || stand.forge.with(|state| state.writes.len() == 3));
     stand.controller("two");
     let writes = stand.forge.with(|state| state.writes.clone());
     stand.kill9("one");
@@ -157,4 +161,35 @@ fn another_leader_goes_on_with_the_same_comment() {
     assert_eq!(stand.forge.with(|state| state.writes.clone()), writes);
     let second = stand.open(1, &[("policies/empire.yaml", &policy("empire", "alliance"))]);
     stand.await_comment(1, &second[..12]);
+}
+
+#[test]
+fn a_github_app_reads_the_repository_and_posts_and_a_token_that_is_taken_back_is_replaced() {
+    let mut stand = Stand::empty();
+    let github = Double::start();
+    github.with(|state| {
+        state.project = "git/policies".to_owned();
+        state.passwords = Some(stand.server.folder.join("users"));
+    });
+    let good = |numbers: std::ops::Range<u32>| numbers.map(|number| (format!("ghs_{number}"), "egret[bot]".to_owned()));
+    stand.forge.with(|state| state.tokens = good(1..100).collect());
+    let words = [
+        format!("--github-app-id={ID}"),
+        format!("--github-app-key-file={}", github.key("app").display()),
+        format!("--github-api={}", github.api()),
+    ];
+    stand.controller_with("one", &words);
+    let first = stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
+    stand.await_comment(1, &first[..12]);
+    stand.await_that("the policy in force", || stand.published() == ["empire"]);
+    let given = github.with(|state| state.given.clone());
+    let uses: Vec<bool> = given.iter().map(|body| body["permissions"]["pull_requests"] == "write").collect();
+    assert_eq!(uses.iter().filter(|of_pulls| **of_pulls).count(), 1, "{given:?}");
+    // Somebody takes all tokens back: those that are given from now on are good.
+    let last = u32::try_from(given.len()).expect("a number");
+    stand.forge.with(|state| state.tokens = good(last + 1..100).collect());
+    let second = stand.open(1, &[("policies/empire.yaml", &policy("empire", "alliance"))]);
+    stand.await_comment(1, &second[..12]);
+    stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");
+    assert!(!stand.logs().contains("ghs_"), "{}", stand.logs());
 }

@@ -47,6 +47,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cluster/live/",
             "cluster/manifests/parse.rs",
             "core/",
+            "forge/app/mod.rs",
             "git/access.rs",
             "git/credentials.rs",
             "git/known_hosts.rs",

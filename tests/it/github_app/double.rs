@@ -40,7 +40,7 @@ pub(crate) struct State {
     pub(crate) asked: Vec<String>,
     /// What it answers to everything, if it is out of order.
     pub(crate) broken: Option<(u16, String)>,
-    /// A file that gets each new token as the password of `x-access-token`, in place of the last one.
+    /// A file that gets each new token for Git as the password of `x-access-token`, in place of the last one.
     pub(crate) passwords: Option<PathBuf>,
 }
 
@@ -167,7 +167,7 @@ fn give(state: &mut State, body: &[u8], now: Timestamp) -> (u16, Value) {
     }
     state.given.push(body);
     let token = format!("ghs_{}", state.given.len());
-    if let Some(path) = &state.passwords {
+    if let Some(path) = state.passwords.as_ref().filter(|_| !wanted.contains_key("pull_requests")) {
         fs::write(path, format!("x-access-token:{token}\n")).expect("a file of passwords");
     }
     let end = now + SignedDuration::from_secs(state.lifetime);
