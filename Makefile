@@ -9,7 +9,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 
 # PROGRAM:PACKAGE. Debian's and Ubuntu's names; the vendored OpenSSL is built with perl, whose modules perl-base lacks.
 build := cc:build-essential make:build-essential prove:perl
-servers := sshd:openssh-server ssh:openssh-client lighttpd:lighttpd lighttpd:lighttpd-mod-openssl openssl:openssl
+servers := mount:mount sshd:openssh-server ssh:openssh-client lighttpd:lighttpd lighttpd:lighttpd-mod-openssl openssl:openssl
 lab := ip:iproute2 nft:nftables git:git curl:curl
 
 # `+crt-static` needs the target's name, or it would hold for build scripts and macros too.
@@ -82,6 +82,6 @@ advisories: ## known vulnerabilities of dependencies; needs the RustSec database
 	@command -v cargo-deny >/dev/null || { echo "installing cargo-deny"; cargo install --quiet --locked cargo-deny; }
 	@cargo deny --log-level error check --hide-inclusion-graph advisories
 
-bench: ## how the pure core grows: 10,000 policies, 5,000 nodes, 100,000 pods (the first build 5 min)
+bench: ## how planning grows (100,000 pods), and how long a preview takes (the first build 5 min)
 	$(call need,$(build))
-	@cargo bench --locked --bench scale
+	@cargo bench --locked --bench scale --bench preview

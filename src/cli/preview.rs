@@ -48,7 +48,7 @@ pub(super) struct Arguments {
     /// The form of the result; `markdown` is a comment that fits into a pull request.
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
     output: Form,
-    /// How many names of pods a list has, and on how many nodes the exact changes are shown.
+    /// How many names of pods a list has, and on how many nodes the exact changes are shown, then with every line of theirs.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// The time to preview for: it decides which suspended policies are in force. The later one of the times of the head and of
@@ -69,16 +69,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.
     let branch = first.policies().config.reports_branch.clone();
     let (facts, facts_from, taken) = facts(arguments, &mut mirror, &branch)?;
-    let change = Change::read(&mirror, &arguments.cluster_name, first, head, &facts, MOST_TEXT)?;
-    let (grounds, reports) = (BTreeMap::new(), reports(&mut mirror, &branch));
-    let preview = change.preview(Surroundings {
+    let reports = reports(&mut mirror, &branch);
+    let time = mirror.commit_info(head)?.time;
+    let surroundings = Surroundings {
         facts: &facts,
         facts_from: &facts_from,
-        grounds: &grounds,
+        grounds: &BTreeMap::new(),
         reports: &reports,
-        now: arguments.at.unwrap_or_else(|| taken.map_or(change.time(), |taken| taken.max(change.time()))),
+        now: arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time))),
         limits: limits(arguments.limit),
-    });
+        most: MOST_TEXT,
+    };
+    let change = Change::read(&mirror, &arguments.cluster_name, first, head, surroundings)?;
+    let preview = change.preview(surroundings);
     output::print(&shown(&preview, arguments.output, output::colour()))?;
     if let Some(target) = target {
         target.post(&preview, &head.to_string())?;
@@ -92,7 +95,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 fn limits(limit: Option<usize>) -> Limits {
     let usual = Limits::default();
-    limit.map_or(usual, |limit| Limits { names: limit, nodes: limit, ..usual })
+    limit.map_or(usual, |limit| Limits { names: limit, nodes: limit, lines: usize::MAX, ..usual })
 }
 
 /// Where the change began, and its head.

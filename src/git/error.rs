@@ -122,6 +122,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadSource { .. } => "write a path, or file://, https://, ssh:// or user@host:path".to_owned(),
+            // Else it was read, and the cause says what is wrong with it.
+            Self::Credential { source, .. } if source.raw_os_error().is_none() => return None,
             Self::Credential { .. } => "is the secret mounted, and may Egret read it?".to_owned(),
             Self::NoToken { source, .. } => return source.hint.clone(),
             Self::Denied { .. } => "give a key (--ssh-key) or a token that may read the repository".to_owned(),
@@ -179,7 +181,12 @@ impl Error {
 
 /// libgit2's classes tell where it went wrong; its texts change.
 fn unreachable_hint(source: &git2::Error) -> Option<String> {
+    // The system's own words, whatever was being written.
+    let ours = ["No space left on device", "Disk quota exceeded", "Read-only file system"];
     let hint = match (source.code(), source.class()) {
+        _ if ours.iter().any(|words| source.message().contains(words)) => {
+            "make room in the state folder (--state-dir), and let Egret write there; what was in force stays in force"
+        }
         (_, ErrorClass::Net | ErrorClass::Os) => {
             "is the address right, is the server up, and does every firewall on the way let Egret through?"
         }

@@ -25,6 +25,7 @@ mod remote;
 pub mod revision;
 mod smart;
 pub mod source;
+mod ssh_key;
 pub mod tokens;
 mod tree;
 pub mod trouble;

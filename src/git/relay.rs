@@ -45,6 +45,7 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const HEAD_SIZE: usize = 16 << 10;
 /// So many connections at a time. libgit2 has one.
 const CONNECTIONS: usize = 8;
+const ONE_MOMENT: Duration = Duration::from_millis(20);
 /// Whoever started us counts the time.
 const UNCOUNTED: Duration = Duration::from_hours(24);
 /// Of an answer that is not the pack: what frames it, and what the server tells.
@@ -147,7 +148,11 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let Ok((socket, peer)) = listener.accept().await else { continue };
+        let Ok((socket, peer)) = listener.accept().await else {
+            // Out of files, say: not to be asked again at once.
+            tokio::time::sleep(ONE_MOMENT).await;
+            continue;
+        };
         if !peer.ip().is_loopback() {
             continue;
         }

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use git2::{
     CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, FetchOptions, PushOptions, PushUpdate,
@@ -18,14 +17,15 @@ use super::error::{Error, Result};
 use super::known_hosts::{OfferedKey, Verdict, verdict};
 use super::relay::Relay;
 use super::remote::{Listing, Outgoing, Pushed, Want};
+use super::ssh_key;
 use super::wire::Request;
 use super::worker::forget_known_hosts;
 
 /// libgit2 asks again for as long as it gets answers: once for a name, and once for each way to prove it, is enough.
 const MOST_ANSWERS: usize = 3;
 
-/// Of what a server's hooks say, so many bytes are kept.
-const MOST_SAID: usize = 600;
+/// Of what a server's hooks say beside a refusal, so many bytes are kept.
+const MOST_WORDS: usize = 1_000;
 
 /// Who asks for what, and whom to tell that something arrived: so many bytes until now.
 pub(super) struct Conversation<'a> {
@@ -113,7 +113,7 @@ pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoin
     callbacks.sideband_progress(|text| {
         (conversation.alive)(0);
         let mut said = said.borrow_mut();
-        let room = MOST_SAID.saturating_sub(said.len());
+        let room = MOST_WORDS.saturating_sub(said.len());
         said.extend_from_slice(&text[..text.len().min(room)]);
         true
     });
@@ -127,25 +127,28 @@ pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoin
     }
     match (result, status.into_inner()) {
         (Ok(()), Some(None)) => Ok(Pushed::Done),
-        (_, Some(Some(why))) => Ok(Pushed::Refused(with_words(why, &said.into_inner()))),
+        (_, Some(Some(why))) => Ok(Pushed::Refused(with_words(&why, &said.into_inner()))),
         (Ok(()), None) => {
             Err(talk.fault("push to", git2::Error::from_str("the server does not say what became of it")))
         }
         (Err(error), _) if error.code() == git2::ErrorCode::NotFastForward => Ok(Pushed::Overtaken),
         (Err(error), _) => match talk.fault("push to", error) {
             // The same credentials have just read from there: that they may not write is another thing to tell.
-            Error::Denied { .. } => Ok(Pushed::Refused("the credentials may read, and not push".to_owned())),
+            Error::Denied { .. } => Ok(Pushed::Refused(MAY_READ.to_owned())),
             other => Err(other),
         },
     }
 }
 
-/// Why a push was refused, with what hooks of the server said to it: their text, and nothing that a terminal would obey.
-fn with_words(why: String, said: &[u8]) -> String {
-    let text = String::from_utf8_lossy(said);
-    let lines = text.lines().map(|line| line.chars().filter(|letter| !letter.is_control()).collect::<String>());
-    let lines: Vec<String> = lines.map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
-    if lines.is_empty() { why } else { format!("{why}; the server says: {}", lines.join(" ")) }
+/// What is told of credentials that have just let us read.
+const MAY_READ: &str = "the credentials may read, and not push";
+
+/// A refusal with what a hook said of it, in one line, and nothing in it that a terminal would obey.
+fn with_words(why: &str, said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said);
+    let clean = said.replace(char::is_control, " ");
+    let words: Vec<&str> = clean.split_whitespace().collect();
+    if words.is_empty() { why.to_owned() } else { format!("{why}: {}", words.join(" ")) }
 }
 
 fn list(connection: &RemoteConnection<'_, '_, '_>) -> std::result::Result<Listing, git2::Error> {
@@ -226,7 +229,7 @@ impl<'a> Talk<'a> {
         if allowed.contains(CredentialType::SSH_KEY) {
             if let Some(key) = credentials.ssh_key.as_deref().filter(|_| untried("the SSH key")) {
                 self.answered.borrow_mut().push("the SSH key");
-                readable(key).map_err(|fault| self.break_off(fault))?;
+                ssh_key::check(key).map_err(|fault| self.break_off(fault))?;
                 return Cred::ssh_key(user, None, key, None);
             }
             if credentials.ssh_key.is_none() && std::env::var_os("SSH_AUTH_SOCK").is_some() && untried("the SSH agent")
@@ -275,13 +278,5 @@ impl<'a> Talk<'a> {
                 Err(self.break_off(Error::HostKey { repository, host, offered: offered.to_string(), verdict }))
             }
         }
-    }
-}
-
-/// libssh2 says of a missing key only that it could not be read from somewhere.
-fn readable(key: &Path) -> Result<()> {
-    match std::fs::File::open(key) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Error::Credential { path: key.to_owned(), source }),
     }
 }

@@ -16,7 +16,7 @@ use crate::core::plan::text_diff;
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::Catalogue;
 use crate::core::policy::document::CONFIG_FILE;
-use crate::core::policy::lint::lint;
+use crate::core::policy::lint::{lint, suspensions};
 use crate::core::preview::{Input, Limits, Preview, Validation, preview};
 use crate::core::report::history::NodeReport;
 use crate::git::mirror::Mirror;
@@ -39,7 +39,8 @@ pub struct Change {
     after: PolicySet,
     validation: Validation,
     config_diff: String,
-    time: Timestamp,
+    concerned: bool,
+    trailers: Vec<(String, String)>,
 }
 
 /// What a preview is made from, beside the two commits.
@@ -57,6 +58,8 @@ pub struct Surroundings<'a> {
     pub now: Timestamp,
     /// How much is told.
     pub limits: Limits,
+    /// So many bytes of text may differ; they are all read.
+    pub most: usize,
 }
 
 impl Base {
@@ -75,40 +78,39 @@ impl Base {
 
 impl Change {
     /// Takes the head's files on top of the base's, as a cluster will: a document that is bad keeps its version of before.
-    /// The texts that differ may have `most` bytes.
     pub fn read(
         mirror: &Mirror,
         cluster: &str,
         base: Base,
         head: CommitId,
-        facts: &Facts,
-        most: usize,
+        surroundings: Surroundings<'_>,
     ) -> Result<Self> {
         let Base { commit, mut catalogue } = base;
         let before = catalogue.policies().clone();
-        let mut found_before = catalogue.diagnostics();
-        found_before.extend(lint(&before, Some(facts), catalogue.spans()));
+        let found_before = found(&catalogue, surroundings);
         let config = |catalogue: &Catalogue| catalogue.text(CONFIG_FILE).unwrap_or_default().to_owned();
         let config_before = config(&catalogue);
-        catalogue.update(repository::changes(mirror.changes_within(most, Some(commit), head, &[String::new()])?));
+        let differs = mirror.changes_within(surroundings.most, Some(commit), head, &[String::new()])?;
+        let changes = repository::changes(differs);
+        let (concerned, trailers) = (catalogue.concerned(&changes), mirror.trailers(head)?);
+        catalogue.update(changes);
         let diff = text_diff(&config_before, &config(&catalogue), "", "");
         let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
-        let validation = validation(&catalogue, &found_before, facts);
+        let mut found = found(&catalogue, surroundings);
+        found.sort();
+        found.dedup();
+        let tally = catalogue.tally(&found);
         Ok(Self {
             base: commit.short(),
             head: head.short(),
             cluster: cluster.to_owned(),
             before,
             after: catalogue.policies().clone(),
-            validation,
+            validation: Validation::new(&found_before, found, tally, catalogue.held()),
             config_diff,
-            time: mirror.commit_info(head)?.time,
+            concerned,
+            trailers,
         })
-    }
-
-    /// When the head was committed.
-    pub fn time(&self) -> Timestamp {
-        self.time
     }
 
     /// What was found in the documents of the head.
@@ -127,6 +129,8 @@ impl Change {
             facts_from: surroundings.facts_from,
             grounds: surroundings.grounds,
             now: surroundings.now,
+            concerned: self.concerned,
+            trailers: &self.trailers,
             validation: &self.validation,
             config_diff: &self.config_diff,
             reports: surroundings.reports,
@@ -135,11 +139,10 @@ impl Change {
     }
 }
 
-fn validation(catalogue: &Catalogue, found_before: &[Diagnostic], facts: &Facts) -> Validation {
+fn found(catalogue: &Catalogue, surroundings: Surroundings<'_>) -> Vec<Diagnostic> {
+    let (set, spans) = (catalogue.policies(), catalogue.spans());
     let mut found = catalogue.diagnostics();
-    found.extend(lint(catalogue.policies(), Some(facts), catalogue.spans()));
-    found.sort();
-    found.dedup();
-    let tally = catalogue.tally(&found);
-    Validation::new(found_before, found, tally, catalogue.held())
+    found.extend(lint(set, Some(surroundings.facts), spans));
+    found.extend(suspensions(set, spans, surroundings.now));
+    found
 }

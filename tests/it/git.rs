@@ -2,7 +2,9 @@
 //!
 //! Deliberately absent: timing; what is measured stands in docs, not in tests.
 
+mod admission;
 mod app;
+mod bad_packs;
 mod bad_pushes;
 mod bad_servers;
 mod bad_web;
@@ -11,8 +13,10 @@ pub(crate) mod fixture;
 pub(crate) mod https;
 mod publishing;
 mod pulls;
+mod rot;
 mod servers;
 mod ssh;
+mod ssh_keys;
 mod watching;
 mod ways_in;
 

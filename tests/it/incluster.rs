@@ -7,3 +7,4 @@ mod labels;
 mod pods;
 mod stand;
 mod way;
+mod windows;

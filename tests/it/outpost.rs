@@ -17,3 +17,4 @@ mod oracle;
 mod pods;
 mod stand;
 mod stranger;
+mod windows;

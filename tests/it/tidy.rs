@@ -16,7 +16,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("axum", &["cluster/live/fake.rs", "serve/"]),
     ("base64", &["forge/app/jwt.rs", "git/relay.rs", "https/connect.rs"]),
     ("clap", &["cli/"]),
-    ("cron", &["core/policy/check/config.rs", "reconcile/schedule.rs"]),
+    ("cron", &["core/admission/windows.rs", "core/policy/check/schedule.rs", "reconcile/schedule.rs"]),
     ("futures", &["cluster/live/", "git/relay.rs", "kernel/"]),
     ("git2", &["git/"]),
     ("hmac", &["serve/webhook.rs"]),

@@ -326,8 +326,7 @@ impl<'a> Rounds<'a> {
     fn preview(&self, mirror: &Mirror, base: CommitId, head: CommitId, situation: &Situation) -> git::Result<Post> {
         let cluster = &self.options.cluster;
         let base = Base::read(mirror, base, cluster)?;
-        let change = Change::read(mirror, cluster, base, head, &situation.facts, MOST_TEXT)?;
-        let preview = change.preview(Surroundings {
+        let surroundings = Surroundings {
             facts: &situation.facts,
             // No time: the same preview is to be the same comment.
             facts_from: "this preview",
@@ -335,7 +334,10 @@ impl<'a> Rounds<'a> {
             reports: &situation.reports,
             now: Timestamp::now(),
             limits: Limits::default(),
-        });
+            most: MOST_TEXT,
+        };
+        let change = Change::read(mirror, cluster, base, head, surroundings)?;
+        let preview = change.preview(surroundings);
         Ok(Post::of(&preview, None))
     }
 

@@ -7,11 +7,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use egret::git::access::{Access, Limits};
 use egret::git::credentials::Credentials;
+use egret::git::source::{Insecure, Source};
 use egret::git::{Error, Fate};
+use egret::reconcile::repository::{Known, Options, Repository};
+use tokio::sync::mpsc::unbounded_channel;
 
 use super::bad_servers::{LIMITS, access};
 use super::fixture::Origin;
@@ -144,6 +147,35 @@ fn a_server_that_wants_to_be_left_alone_is_for_as_long_as_it_says() {
     let busy = Server::start(&answer("503 Service Unavailable", "Retry-After: 120\r\n"));
     let (_, error) = look(&busy);
     assert_eq!((error.fate(), error.wait()), (Fate::Retry, Some(Duration::from_mins(2))));
+}
+
+#[test]
+fn the_loop_stays_away_for_as_long_as_a_server_asks() {
+    let origin = Origin::new();
+    let (asked, times) = std::sync::mpsc::channel();
+    let server = Server::with("127.0.0.1", move |_, client| {
+        asked.send(Instant::now()).expect("the test waits");
+        client.write_all(answer("429 Too Many Requests", "Retry-After: 3\r\n").as_bytes())
+    });
+    let (sender, _news) = unbounded_channel();
+    let options = Options {
+        source: Source::parse(&server.source(), Insecure::Allow).expect("a source"),
+        branch: None,
+        access: access(LIMITS),
+        mirror: origin.state(),
+        cluster: "kind".to_owned(),
+        windows: None,
+        poll: Duration::from_millis(50),
+        seed: 1,
+    };
+    let repository = Repository::start(options, sender).expect("a thread");
+    repository.begin(Known::default());
+    let next = || times.recv_timeout(Duration::from_mins(1)).expect("it looks");
+    let (first, second) = (next(), next());
+    assert!(second - first >= Duration::from_secs(3), "{:?}", second - first);
+    // Unless there is something to be seen.
+    repository.look();
+    assert!(next() - second < Duration::from_secs(3));
 }
 
 #[test]

@@ -165,14 +165,7 @@ impl Origin {
         fs::remove_file(self.state().join("objects").join(&id[..2]).join(&id[2..])).expect("the object was there");
     }
 
-    /// Makes the commits of a stream (git-fast-import(1)) on the branch `later`; their ids, the oldest first.
-    pub(crate) fn fast_import(&self, stream: &str) -> Vec<String> {
-        self.import(stream);
-        let ids = self.in_bare(&["rev-list", "--reverse", "later", "^main"]);
-        ids.lines().map(str::to_owned).collect()
-    }
-
-    /// Makes what a stream has, wherever it says.
+    /// Makes what a stream has (git-fast-import(1)), wherever it says.
     pub(crate) fn import(&self, stream: &str) {
         output(git_command(&self.bare).args(["fast-import", "--quiet"]), stream.as_bytes());
     }

@@ -5,6 +5,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -236,23 +237,55 @@ fn a_proxy_that_is_down_refuses_breaks_off_or_stalls_is_told_and_held_by_the_tim
     assert_eq!(fails(Proxy::start(Manner::Stalls).port), "no connection within 800ms, by way of the proxy");
 }
 
+/// What `egret preview` says of a repository, with these arguments and no snapshot: if it names that, it came through.
+fn preview(server: &Https, arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let mut command = Command::new(PROGRAM);
+    command.args(["preview", "--repo", &server.source, "--base", "main", "--head", "main", "--git-user", "ada"]);
+    command.arg("--password-file").arg(server.ada().credentials.password.expect("a file"));
+    command.args(["--cluster", "/nowhere/snapshot"]).args(arguments).envs(environment.iter().copied());
+    String::from_utf8_lossy(&command.output().expect("it runs").stderr).into_owned()
+}
+
+#[test]
+fn what_is_said_on_the_command_line_and_in_the_environment_reaches_the_server() {
+    let origin = Origin::new();
+    let server = Https::with(&origin, Demand::Certificate, LOOPBACK, GOOD);
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    server.client_certificate("clients", GOOD);
+    let path = |name: &str| server.folder.join(name).to_str().expect("UTF-8").to_owned();
+    let (authority, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
+    let own = ["--client-certificate", &certificate, "--client-key", &key];
+    let through = preview(&server, &[&own[..], &["--ca-file", &authority]].concat(), &[]);
+    assert!(through.contains("/nowhere/snapshot"), "{through}");
+    // The system's authorities, wherever it has them.
+    let through = preview(&server, &own, &[("SSL_CERT_FILE", &authority)]);
+    assert!(through.contains("/nowhere/snapshot"), "{through}");
+    let variables =
+        [("EGRET_CLIENT_CERTIFICATE", certificate.as_str()), ("EGRET_CLIENT_KEY", &key), ("EGRET_CA_FILE", &authority)];
+    let through = preview(&server, &[], &variables);
+    assert!(through.contains("/nowhere/snapshot"), "{through}");
+    let stopped = preview(&server, &own, &[("SSL_CERT_FILE", &path("others.pem"))]);
+    assert!(stopped.contains("its certificate is by an authority that is not known"), "{stopped}");
+    let half = preview(&server, &own[..2], &[]);
+    assert!(half.contains("--client-key <FILE>"), "{half}");
+    let wrong = preview(&server, &["--git-proxy", "socks5://ada:s3cret@proxy:1080"], &[("EGRET_CA_FILE", &authority)]);
+    assert!(
+        wrong.contains("is not of the form http://[user:password@]host:port") && !wrong.contains("s3cret"),
+        "{wrong}"
+    );
+}
+
 #[test]
 fn a_proxy_of_the_environment_is_not_asked() {
     let origin = Origin::new();
     let server = Https::start(&origin);
     let proxy = Proxy::start(Manner::Open);
     origin.push(&[("a.yaml", "a: 1\n")], "first");
-    let mut preview = std::process::Command::new(PROGRAM);
-    preview.args(["preview", "--repo", &server.source, "--base", "main", "--head", "main", "--git-user", "ada"]);
-    preview.arg("--password-file").arg(server.ada().credentials.password.expect("a file"));
-    preview.arg("--ca-file").arg(server.folder.join("ca.pem"));
-    preview.arg("--cluster").arg(origin.path().join("nowhere"));
-    for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HTTP_PROXY", "http_proxy"] {
-        preview.env(name, format!("http://127.0.0.1:{}", proxy.port));
-    }
-    let output = preview.output().expect("it runs");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    // It read the repository, and then missed the snapshot.
-    assert!(errors.contains("nowhere"), "{errors}");
+    let place = format!("http://127.0.0.1:{}", proxy.port);
+    let environment =
+        ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HTTP_PROXY", "http_proxy"].map(|name| (name, place.as_str()));
+    let authority = server.folder.join("ca.pem");
+    let errors = preview(&server, &["--ca-file", authority.to_str().expect("UTF-8")], &environment);
+    assert!(errors.contains("/nowhere/snapshot"), "{errors}");
     assert_eq!(proxy.heads(), Vec::<String>::new());
 }
