@@ -57,7 +57,9 @@ fn of_sixty_pull_requests_the_fifty_that_were_touched_last_are_previewed() {
         let lines = [format!("commit refs/pull/{number}/head"), format!("mark :{number}")];
         stream.extend(lines.into_iter().flat_map(|line| [line, "\n".to_owned()]));
         stream.push_str("committer x <x@x> 1 +0000\ndata 0\nfrom refs/heads/main^0\n");
-        stream.push_str(&format!("M 100644 inline policies/p{number}.yaml\ndata {}\n{text}\n", text.len()));
+        let length = text.len().to_string();
+        let file = format!("M 100644 inline policies/p{number}.yaml\ndata ");
+        stream.extend([file.as_str(), &length, "\n", &text, "\n"]);
     }
     stand.origin.import(&stream);
     let commits: Vec<String> =
@@ -168,7 +170,7 @@ fn a_github_app_reads_the_repository_and_posts_and_a_token_that_is_taken_back_is
     let mut stand = Stand::empty();
     let github = Double::start();
     github.with(|state| {
-        state.project = "git/policies".to_owned();
+        "git/policies".clone_into(&mut state.project);
         state.passwords = Some(stand.server.folder.join("users"));
     });
     let good = |numbers: std::ops::Range<u32>| numbers.map(|number| (format!("ghs_{number}"), "egret[bot]".to_owned()));

@@ -22,7 +22,7 @@ use crate::github_app::double::{Double, ID};
 fn github(server: &Https) -> Double {
     let double = Double::start();
     double.with(|state| {
-        state.project = "git/policies".to_owned();
+        "git/policies".clone_into(&mut state.project);
         state.passwords = Some(server.folder.join("users"));
     });
     double

@@ -55,7 +55,7 @@ fn heads_of_pull_requests_are_fetched_followed_and_forgotten() {
         assert_eq!(known(&origin, folder), ["refs/egret/merge-requests/2/head", "refs/egret/pull/1/head"]);
         // Its author thinks again, and pushes by force.
         let other = propose(&origin, "refs/pull/1/head", &[("c.yaml", "c: 1\n")]);
-        assert_eq!(mirror.pull_heads(&[other.clone()], ROOM).expect("heads").len(), 0);
+        assert_eq!(mirror.pull_heads(std::slice::from_ref(&other), ROOM).expect("heads").len(), 0);
         assert!(mirror.has(other.commit));
         assert_eq!(known(&origin, folder), ["refs/egret/pull/1/head"], "the other one was closed");
     }
@@ -109,7 +109,8 @@ fn one_that_is_too_large_is_told_and_the_others_come() {
 fn a_mirror_that_is_renewed_has_only_what_is_asked_for() {
     let origin = Origin::new();
     let first = origin.push(&[("a.yaml", "a: 1\n")], "first");
-    let numbers: String = (0..100_000_u64).map(|number| format!("{}\n", number * number)).collect();
+    let numbers: String =
+        (0..100_000_u64).flat_map(|number| [(number * number).to_string(), "\n".to_owned()]).collect();
     let one = propose(&origin, "refs/pull/1/head", &[("numbers.txt", &numbers)]);
     let two = propose(&origin, "refs/pull/2/head", &[("a.yaml", "a: 3\n")]);
     let mut mirror = mirror(&origin, "state", &origin.bare.display().to_string());
@@ -123,7 +124,7 @@ fn a_mirror_that_is_renewed_has_only_what_is_asked_for() {
     assert_eq!(full.collect::<Vec<_>>(), [(three, true)], "there is no more room");
     mirror.renew();
     assert_eq!(mirror.head(None).expect("a look").commit, first);
-    assert_eq!(mirror.pull_heads(&[two.clone()], ROOM).expect("heads").len(), 0);
+    assert_eq!(mirror.pull_heads(std::slice::from_ref(&two), ROOM).expect("heads").len(), 0);
     assert!(mirror.has(two.commit) && !mirror.has(one.commit));
     assert!(before > 100_000 && mirror.size() < 10_000, "{before} and {} bytes", mirror.size());
 }

@@ -81,7 +81,7 @@ impl Double {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 // Whoever breaks off needs no answer.
-                let _ = serve(client, &shared, &at);
+                let _ = serve(&client, &shared, &at);
             }
         });
         Self { port, folder, state }
@@ -101,7 +101,7 @@ impl Double {
     }
 }
 
-fn serve(client: TcpStream, state: &Mutex<State>, folder: &Path) -> std::io::Result<()> {
+fn serve(client: &TcpStream, state: &Mutex<State>, folder: &Path) -> std::io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     let (mut line, mut headers) = (String::new(), BTreeMap::new());
     reader.read_line(&mut line)?;
@@ -126,7 +126,8 @@ fn serve(client: TcpStream, state: &Mutex<State>, folder: &Path) -> std::io::Res
     let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now).expect("a date");
     let answer = answer.to_string();
     let head = format!("HTTP/1.1 {status} X\r\nDate: {date}\r\nConnection: close\r\nContent-Length: {}", answer.len());
-    write!(&client, "{head}\r\nContent-Type: application/json\r\n\r\n{answer}")
+    let mut client = client;
+    write!(client, "{head}\r\nContent-Type: application/json\r\n\r\n{answer}")
 }
 
 fn answer(
@@ -190,7 +191,7 @@ fn believed(token: &str, folder: &Path, now: Timestamp) -> Result<(), &'static s
         return Err(UNREADABLE);
     }
     let now = now.as_second();
-    if !claims["iat"].as_i64().is_some_and(|iat| iat <= now) {
+    if claims["iat"].as_i64().is_none_or(|iat| iat > now) {
         return Err("'Issued at' claim ('iat') must be an Integer representing the time that the assertion was issued");
     }
     match claims["exp"].as_i64() {

@@ -51,7 +51,7 @@ impl Forge {
             for client in listener.incoming().flatten() {
                 let shared = Arc::clone(&shared);
                 // Whoever breaks off needs no answer.
-                thread::spawn(move || serve(client, &shared));
+                thread::spawn(move || serve(&client, &shared));
             }
         });
         Self { port, state }
@@ -72,10 +72,10 @@ impl Forge {
             let updated = format!("2026-01-01T{:02}:{:02}:00Z", state.clock / 60, state.clock % 60);
             let repository = json!({ "id": 1 });
             let pull = json!({
-                "number": number, "title": format!("change {number}"), "state": "open", "draft": number % 2 == 0,
+                "number": number, "title": format!("change {number}"), "state": "open", "draft": number.is_multiple_of(2),
                 "base": { "ref": "main", "repo": repository },
                 // Every third is from a fork.
-                "head": { "sha": head, "repo": json!({ "id": if number % 3 == 0 { 2 } else { 1 } }) },
+                "head": { "sha": head, "repo": json!({ "id": if number.is_multiple_of(3) { 2 } else { 1 } }) },
                 "updated_at": updated,
             });
             state.pulls.insert(number, pull);
@@ -104,7 +104,7 @@ impl Forge {
     }
 }
 
-fn serve(client: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+fn serve(mut client: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     loop {
         let (mut line, mut headers) = (String::new(), BTreeMap::new());
@@ -131,7 +131,7 @@ fn serve(client: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         let answer = answer.to_string();
         let length = answer.len();
         write!(
-            &client,
+            client,
             "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nContent-Type: application/json\r\n\r\n{answer}"
         )?;
     }

@@ -20,7 +20,7 @@ use crate::git::https::Https;
 use crate::lab::wait_until;
 
 /// Only against hanging.
-pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 
 const DEFINITIONS: [&str; 3] = [
     include_str!("../../../charts/egret/crds/egressconfigs.yaml"),
@@ -177,7 +177,11 @@ impl Stand {
     /// What everybody said, for messages.
     pub(super) fn logs(&self) -> String {
         let of = |identity: &String| fs::read_to_string(self.log_of(identity)).unwrap_or_default();
-        self.controllers.keys().map(|identity| format!("--- {identity}\n{}\n", of(identity))).collect()
+        let all = self
+            .controllers
+            .keys()
+            .flat_map(|identity| ["--- ".to_owned(), identity.clone(), "\n".to_owned(), of(identity)]);
+        all.collect()
     }
 
     pub(super) fn await_that(&self, awaited: &str, mut holds: impl FnMut() -> bool) {
