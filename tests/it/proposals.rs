@@ -19,7 +19,7 @@ fn a_pull_request_gets_a_comment_that_follows_its_head_and_its_base() {
     let comment = stand.await_comment(1, "xwing");
     println!("measured: a pull request to its comment: {:.1?}", began.elapsed());
     assert!(comment.starts_with("<!-- egret-preview:{\"cluster\":\"default\",\"v\":1} -->\n"), "{comment}");
-    assert!(comment.contains(&first[..12]) && comment.contains("1 pod would leave another way"), "{comment}");
+    assert!(comment.contains(&first[..12]) && comment.contains("1 pod would come from another address"), "{comment}");
     assert_eq!(stand.forge.status(&first).expect("a status").0, "success");
     assert_eq!(stand.published(), ["empire"], "nothing of it is in force");
 

@@ -5,112 +5,41 @@
 //! where packets go: agents see to that by themselves, also without a controller.
 
 mod labels;
+mod options;
 mod pass;
+mod proposals;
 mod sayings;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use self::labels::{Labels, Told};
+pub use self::options::{ControllerError, Options};
 use self::pass::{CameUpon, Pass, PassError, Turned};
+use self::proposals::pulls_of;
 use self::sayings::{admission_news, reports};
 use super::hook::{self, Hook};
 use super::leading::Leading;
-use super::memory::{Memory, MemoryError};
+use super::memory::Memory;
 use super::publisher::{self, Letter, Publisher};
-use super::pulls::{self, Board, Pulls, Situation, Word};
+use super::pulls::{Pulls, Word};
 use super::repository::{self, Intent, News, Repository};
 use super::round::now;
 use super::schedule::Timetable;
 use crate::backoff::Backoff;
-use crate::cluster::live::{
-    self, EventKind, Lease, Live, LiveError, Recorder, Regarding, Scope, Timing, View, Watching,
-};
-use crate::core::admission::ChangeWindows;
-use crate::core::facts::Facts;
+use crate::cluster::live::{self, EventKind, Lease, Live, Recorder, Regarding, Scope, View, Watching};
 use crate::core::policy::config::Schedule;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
-use crate::git::access::Access;
-use crate::git::source::Source;
 use crate::serve::{self, Health, Metrics};
 use crate::telemetry::chain;
 use crate::watch::Watcher;
-
-/// What `egret controller` was asked for, checked.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The policy repository.
-    pub source: Source,
-    /// Its branch; none: its default branch.
-    pub branch: Option<String>,
-    /// How to get in.
-    pub access: Access,
-    /// When commits may come into force, whatever egret.yaml says of it.
-    pub windows: Option<ChangeWindows>,
-    /// The cluster's name.
-    pub cluster_name: String,
-    /// Where mirrors and memory are.
-    pub state_folder: PathBuf,
-    /// How often a remote repository is asked although nobody said that something changed.
-    pub poll: Duration,
-    /// The namespace of the lease.
-    pub namespace: String,
-    /// The lease.
-    pub lease: String,
-    /// This process among the candidates: the pod's name.
-    pub identity: String,
-    /// The lease's times.
-    pub timing: Timing,
-    /// Where metrics and health are served, if anywhere.
-    pub listen: Option<SocketAddr>,
-    /// Where a forge's webhook is listened to, if anywhere.
-    pub webhook: Option<hook::Options>,
-    /// Where pull requests are previewed, if anywhere.
-    pub previews: Option<Board>,
-}
-
-/// Why the process ends with an error.
-#[derive(Debug, thiserror::Error)]
-pub enum ControllerError {
-    /// Memory is out of reach.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// It is not known where the API server is, or what was to be taken away there is not.
-    #[error(transparent)]
-    Live(#[from] LiveError),
-    /// A thread, a watch or a signal handler could not be had.
-    #[error("start {what}")]
-    Start {
-        /// What.
-        what: &'static str,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Files cannot be watched.
-    #[error("watch files")]
-    Watch(#[from] crate::watch::Error),
-}
-
-impl ControllerError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Live(error) => error.hint(),
-            _ => None,
-        }
-    }
-}
 
 /// Statuses change with every node; they are told in bursts.
 const GATHER: Duration = Duration::from_millis(20);
@@ -207,21 +136,6 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         options,
     };
     controller.forever(news).await
-}
-
-/// What the thread for pull requests is to do, if anything.
-fn pulls_of(options: &Options, metrics: &Metrics, seed: u64) -> Option<pulls::Options> {
-    let board = options.previews.clone()?;
-    metrics.preview(None);
-    Some(pulls::Options {
-        source: options.source.clone(),
-        access: options.access.clone(),
-        mirror: options.state_folder.join("pulls.git"),
-        cluster: options.cluster_name.clone(),
-        seed,
-        board,
-        metrics: metrics.clone(),
-    })
 }
 
 /// What the loop holds.
@@ -386,29 +300,6 @@ impl Controller {
         }
         self.pulls.base(&intent.branch);
         self.intent = Some(intent);
-    }
-
-    /// Tells what a preview has to know of the cluster. The controller follows no pods: it looks at them on a task of its own, because
-    /// that may take a while. Who does not know enough says nothing, and is asked again.
-    fn look_for(&self, tell: oneshot::Sender<Result<Situation, String>>) {
-        if !self.watching.synced() || self.intent.is_none() {
-            return;
-        }
-        let (live, nodes, reports) =
-            (self.live.clone(), self.watching.view().facts.nodes.clone(), self.reports.clone());
-        tokio::spawn(async move {
-            match live.look().await {
-                Ok(facts) => {
-                    let situation = Situation { facts: Facts { nodes, ..facts }, grounds: BTreeMap::new(), reports };
-                    let _ = tell.send(Ok(situation));
-                }
-                Err(error) => {
-                    let hint = error.hint();
-                    tracing::warn!(error = chain(&error), hint, "pods cannot be looked at for previews");
-                    let _ = tell.send(Err(chain(&error)));
-                }
-            }
-        });
     }
 
     fn time_came(&mut self) -> bool {
