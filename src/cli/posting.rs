@@ -47,8 +47,9 @@ pub(super) struct PostOptions {
     forge_proxy: Option<String>,
 }
 
+/// Which forge, on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum ForgeKind {
+pub(super) enum ForgeKind {
     Github,
     Gitlab,
     Gitea,
@@ -192,12 +193,7 @@ impl PostOptions {
     /// The token, and whether it is the forge's own of this run.
     fn token(&self, names: &[&str], environment: Environment<'_>) -> Result<(Token, bool), Failure> {
         if let Some(path) = self.forge_token_file.clone() {
-            let read = move || match std::fs::read_to_string(&path) {
-                Ok(text) if !text.trim().is_empty() => Ok(Secret::new(text.trim().to_owned())),
-                Ok(_) => Err(format!("{} is empty", path.display())),
-                Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-            };
-            return Ok((Arc::new(read), false));
+            return Ok((token_in(path), false));
         }
         let given = environment("EGRET_FORGE_TOKEN").map(|token| (token, false));
         let own = || names.iter().find_map(|name| environment(name)).map(|token| (token, true));
@@ -210,8 +206,17 @@ impl PostOptions {
     }
 }
 
+/// A token in a file, read anew each time.
+pub(super) fn token_in(path: PathBuf) -> Token {
+    Arc::new(move || match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => Ok(Secret::new(text.trim().to_owned())),
+        Ok(_) => Err(format!("{} is empty", path.display())),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    })
+}
+
 /// A double in a test, or a tunnel: nobody else hears a token that goes there.
-fn is_loopback(url: &str) -> bool {
+pub(super) fn is_loopback(url: &str) -> bool {
     let host = url.strip_prefix("http://").and_then(|rest| rest.split(['/', ':']).next());
     matches!(host, Some("127.0.0.1" | "localhost"))
 }

@@ -7,6 +7,7 @@
 //! Deliberately absent: Git, webhooks (`serve`), whatever else forges can do, and redirects.
 
 mod api;
+pub mod app;
 mod dialect;
 mod error;
 mod gitea;

@@ -3,14 +3,16 @@
 //! Deliberately absent: timing; what is measured stands in docs, not in tests.
 
 mod admission;
+mod app;
 mod bad_packs;
 mod bad_pushes;
 mod bad_servers;
 mod bad_web;
-mod crooked;
+pub(crate) mod crooked;
 pub(crate) mod fixture;
-mod https;
+pub(crate) mod https;
 mod publishing;
+mod pulls;
 mod rot;
 mod servers;
 mod signatures;

@@ -14,14 +14,14 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["cli/diagnostics.rs"]),
     // In tests of the live cluster beside the server of our own.
     ("axum", &["cluster/live/fake.rs", "serve/"]),
-    ("base64", &["git/relay.rs", "https/connect.rs"]),
+    ("base64", &["forge/app/jwt.rs", "git/relay.rs", "https/connect.rs"]),
     ("clap", &["cli/"]),
     ("cron", &["core/admission/windows.rs", "core/policy/check/schedule.rs", "reconcile/schedule.rs"]),
     ("futures", &["cluster/live/", "git/relay.rs", "kernel/"]),
     ("git2", &["git/"]),
     ("hmac", &["serve/webhook.rs"]),
     // What kube's client is made of: built anew, with keepalive.
-    ("http", &["cluster/live/mod.rs", "forge/api.rs", "https/"]),
+    ("http", &["cluster/live/mod.rs", "forge/", "https/"]),
     ("http_body_util", &["git/relay.rs", "https/mod.rs"]),
     // In git/relay.rs the server side.
     ("hyper", &["git/relay.rs", "https/"]),
@@ -49,6 +49,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cluster/live/",
             "cluster/manifests/parse.rs",
             "core/",
+            "forge/app/mod.rs",
             "git/access.rs",
             "git/credentials.rs",
             "git/known_hosts.rs",
@@ -97,7 +98,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
         &[
             "cluster/",
             "core/name.rs",
-            "forge/error.rs",
+            "forge/",
             "git/error.rs",
             "git/trouble.rs",
             "https/",
@@ -120,7 +121,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "watch.rs",
         ],
     ),
-    ("tokio_rustls", &["https/"]),
+    ("tokio_rustls", &["forge/app/jwt.rs", "https/"]),
     ("tower", &["cluster/live/mod.rs", "https/connect.rs"]),
     ("tracing", &["reconcile/"]),
     ("tracing_subscriber", &["telemetry.rs"]),
