@@ -9,7 +9,8 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 
 # PROGRAM:PACKAGE. Debian's and Ubuntu's names; the vendored OpenSSL is built with perl, whose modules perl-base lacks.
 build := cc:build-essential make:build-essential prove:perl
-servers := sshd:openssh-server ssh:openssh-client lighttpd:lighttpd lighttpd:lighttpd-mod-openssl openssl:openssl
+servers := mount:mount sshd:openssh-server ssh:openssh-client lighttpd:lighttpd lighttpd:lighttpd-mod-openssl openssl:openssl
+signers := gpg:gnupg gpg-agent:gpg-agent
 lab := ip:iproute2 nft:nftables git:git curl:curl
 
 # `+crt-static` needs the target's name, or it would hold for build scripts and macros too.
@@ -43,7 +44,7 @@ demo: ## as root: the outpost scenario with real packets, from git push to clean
 	@cargo run --quiet --locked --example demo
 
 test: ## as root: all tests, most of them in network namespaces of their own (about 2 min; the first build 3 min)
-	$(call need,$(build) $(lab) $(servers) python3:python3)
+	$(call need,$(build) $(lab) $(servers) $(signers) python3:python3)
 	@echo "unit tests, then one integration binary with labs and servers for SSH, HTTPS and git:// of its own, then doc tests"
 	@tests=0; cargo test --locked --no-fail-fast || tests=$$?; $(MAKE) --no-print-directory chart || tests=$$?; exit $$tests
 
@@ -86,6 +87,6 @@ advisories: ## known vulnerabilities of dependencies; needs the RustSec database
 	@command -v cargo-deny >/dev/null || { echo "installing cargo-deny"; cargo install --quiet --locked cargo-deny; }
 	@cargo deny --log-level error check --hide-inclusion-graph advisories
 
-bench: ## how the pure core grows: 10,000 policies, 5,000 nodes, 100,000 pods (the first build 5 min)
+bench: ## how planning grows (100,000 pods), and how long a preview takes (the first build 5 min)
 	$(call need,$(build))
-	@cargo bench --locked --bench scale
+	@cargo bench --locked --bench scale --bench preview

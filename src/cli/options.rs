@@ -7,9 +7,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::output::Failure;
+use crate::core::admission::ChangeWindows;
+use crate::core::diagnostic::Severity;
 use crate::core::name::NodeName;
-use crate::git::access::{Access, Limits};
+use crate::core::policy::check::windows_file;
+use crate::core::signature::Require;
+use crate::git::access::{Access, ClientCertificate, Limits};
 use crate::git::credentials::{Credentials, Secret};
+use crate::git::signature::Flags;
 use crate::git::source::{Insecure, Source};
 use crate::reconcile::hook;
 
@@ -34,7 +39,13 @@ pub(super) struct RepositoryOptions {
     /// The authorities that an HTTPS server's certificate may be by, in PEM; the system's otherwise.
     #[arg(long, value_name = "FILE", env = "EGRET_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// An HTTP proxy for HTTPS, http://host:port; none otherwise.
+    /// A certificate for an HTTPS server that asks for one, in PEM; read anew for each connection.
+    #[arg(long, value_name = "FILE", env = "EGRET_CLIENT_CERTIFICATE", requires = "client_key")]
+    client_certificate: Option<PathBuf>,
+    /// Its private key, in PEM without a passphrase.
+    #[arg(long, value_name = "FILE", env = "EGRET_CLIENT_KEY", requires = "client_certificate")]
+    client_key: Option<PathBuf>,
+    /// An HTTP proxy for HTTPS, http://[user:password@]host:port; none otherwise: HTTPS_PROXY and NO_PROXY are not read.
     #[arg(long, value_name = "URL", env = "EGRET_GIT_PROXY", hide_env_values = true)]
     git_proxy: Option<String>,
     /// How long a Git server may take to list its branches, in seconds.
@@ -64,6 +75,11 @@ impl RepositoryOptions {
     pub(super) fn access(&self) -> Access {
         Access {
             ca_file: self.ca_file.clone(),
+            client_certificate: self
+                .client_certificate
+                .clone()
+                .zip(self.client_key.clone())
+                .map(|(certificate, key)| ClientCertificate { certificate, key }),
             proxy: self.git_proxy.clone().map(Secret::new),
             limits: Limits {
                 connect: Duration::from_secs_f64(self.git_connect_timeout),
@@ -78,6 +94,44 @@ impl RepositoryOptions {
                 password: self.password_file.clone(),
                 user: self.git_user.clone(),
             })
+        }
+    }
+}
+
+/// Whose signature a commit must have to come into force.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct SignatureOptions {
+    /// Demand that commits are signed: the one that comes into force, or every one that comes in with it. egret.yaml can demand more,
+    /// and never less.
+    #[arg(long, value_name = "WHICH", env = "EGRET_REQUIRE_SIGNED")]
+    require_signed: Option<RequireSigned>,
+    /// The SSH keys that count, in OpenSSH's format of allowed_signers. Those of egret.yaml do not count then.
+    #[arg(long, value_name = "FILE", env = "EGRET_ALLOWED_SIGNERS")]
+    allowed_signers: Option<PathBuf>,
+    /// The OpenPGP keys that count, armored. Those of egret.yaml do not count then.
+    #[arg(long = "openpgp-keys", value_name = "FILE", env = "EGRET_OPENPGP_KEYS")]
+    openpgp_keys: Option<PathBuf>,
+}
+
+/// Of which commits a signature is demanded.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum RequireSigned {
+    /// Of the one that comes into force.
+    Head,
+    /// Of every one that comes in with it.
+    Every,
+}
+
+impl SignatureOptions {
+    /// What the flags demand.
+    pub(super) fn flags(&self) -> Flags {
+        Flags {
+            require: self.require_signed.map(|which| match which {
+                RequireSigned::Head => Require::Head,
+                RequireSigned::Every => Require::Every,
+            }),
+            allowed_signers: self.allowed_signers.clone(),
+            openpgp_keys: self.openpgp_keys.clone(),
         }
     }
 }
@@ -98,6 +152,33 @@ impl WebhookOptions {
     pub(super) fn options(&self) -> Option<hook::Options> {
         let (listen, secret_file) = (self.webhook?, self.webhook_secret_file.clone()?);
         Some(hook::Options { listen, secret_file })
+    }
+}
+
+/// When commits may come into force.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct AdmissionOptions {
+    /// A file with what `changeWindows` of egret.yaml may have. It counts in its place, whatever is pushed.
+    #[arg(long, value_name = "FILE", env = "EGRET_CHANGE_WINDOWS")]
+    change_windows: Option<PathBuf>,
+}
+
+impl AdmissionOptions {
+    /// The windows, if they are given.
+    pub(super) fn windows(&self) -> Result<Option<ChangeWindows>, Failure> {
+        let Some(path) = &self.change_windows else { return Ok(None) };
+        let name = path.to_string_lossy();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::new(format!("read the change windows {name}: {error}"), None))?;
+        windows_file(&name, &text).map(Some).map_err(|found| {
+            let first = found.into_iter().find(|one| one.severity == Severity::Error);
+            let hint = first.as_ref().and_then(|one| one.hint.clone());
+            let what = first.map_or_else(
+                || name.clone().into_owned(),
+                |one| format!("{name}:{}:{}: {}", one.start.line, one.start.column, one.message),
+            );
+            Failure::new(format!("read the change windows {what}"), hint)
+        })
     }
 }
 

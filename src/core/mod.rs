@@ -10,6 +10,7 @@
 //! plan, history --report--> drift report
 //! ```
 
+pub mod admission;
 pub mod cidr;
 pub mod compile;
 pub mod diagnostic;
@@ -24,6 +25,7 @@ pub mod plan;
 pub mod policy;
 pub mod preview;
 pub mod report;
+pub mod signature;
 pub mod snapshot;
 pub mod state;
 pub mod status;

@@ -12,6 +12,7 @@ use super::error::{Error, Result};
 use super::mirror::Mirror;
 use super::remote::{Outgoing, Pushed};
 use super::revision::is_branch_name;
+use super::signing::{Signer, store};
 use super::{CommitId, tree};
 
 /// The file that says whose branch it is.
@@ -32,6 +33,8 @@ pub struct Target {
     pub author: Author,
     /// When the commit is made.
     pub time: Timestamp,
+    /// What it is signed with, if it is.
+    pub signer: Option<Signer>,
 }
 
 /// Who commits.
@@ -192,7 +195,8 @@ fn prepare(mirror: &Mirror, target: &Target, tip: Option<Oid>, draft: &Draft) ->
         let tree = repository.find_tree(written.tree)?;
         let author = Signature::new(&target.author.name, &target.author.email, &Time::new(target.time.as_second(), 0))?;
         let parents: Vec<_> = parent.iter().collect();
-        let commit = repository.commit(None, &author, &author, &message(draft), &tree, &parents)?;
+        let commit = repository.commit_create_buffer(&author, &author, &message(draft), &tree, &parents)?;
+        let commit = store(repository, target.signer.as_ref(), &commit)?;
         let objects = written.objects.into_iter().chain([commit]).collect();
         Ok(Some(Prepared { commit, objects }))
     };
@@ -242,6 +246,7 @@ mod tests {
             identity: "kind".to_owned(),
             author: Author::default(),
             time: Timestamp::UNIX_EPOCH,
+            signer: None,
         }
     }
 

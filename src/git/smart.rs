@@ -1,22 +1,22 @@
 //! Repositories elsewhere, by https and ssh: libgit2's smart protocol, with every question it may ask answered by us.
 //! It runs in the worker process only, and may hang there.
 //!
-//! Deliberately absent: HTTP redirects. The mirror's configuration turns them off (`http.followRedirects`), so that neither
-//! a token nor trust goes to a host that nobody named.
+//! Deliberately absent: HTTPS. libgit2 gets an address on loopback, and `relay` stands behind it.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use git2::{
-    CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, FetchOptions, ProxyOptions, PushOptions,
-    PushUpdate, RemoteCallbacks, RemoteConnection, RemoteRedirect, Repository,
+    CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, FetchOptions, PushOptions, PushUpdate,
+    RemoteCallbacks, RemoteConnection, RemoteRedirect, Repository,
 };
 
 use git2::cert::Cert;
 
 use super::error::{Error, Result};
+use super::key_file;
 use super::known_hosts::{OfferedKey, Verdict, verdict};
+use super::relay::Relay;
 use super::remote::{Listing, Outgoing, Pushed, Want};
 use super::wire::Request;
 use super::worker::forget_known_hosts;
@@ -24,9 +24,14 @@ use super::worker::forget_known_hosts;
 /// libgit2 asks again for as long as it gets answers: once for a name, and once for each way to prove it, is enough.
 const MOST_ANSWERS: usize = 3;
 
+/// Of what a server's hooks say beside a refusal, so many bytes are kept.
+const MOST_WORDS: usize = 1_000;
+
 /// Who asks for what, and whom to tell that something arrived: so many bytes until now.
 pub(super) struct Conversation<'a> {
     pub(super) request: &'a Request,
+    /// By which an HTTPS server is reached.
+    pub(super) relay: Option<&'a Relay>,
     pub(super) alive: &'a dyn Fn(u64),
 }
 
@@ -62,9 +67,9 @@ fn no_common_key(error: &git2::Error) -> bool {
 
 fn look_once(conversation: &Conversation<'_>, mirror: &Repository, choose: &mut Choose<'_>) -> Result<Listing> {
     let talk = Talk::new(conversation);
-    let mut there = mirror.remote_anonymous(talk.request().source.url()).map_err(|error| talk.fault("name", error))?;
+    let mut there = mirror.remote_anonymous(talk.url()).map_err(|error| talk.fault("name", error))?;
     let mut connection = there
-        .connect_auth(Direction::Fetch, Some(talk.callbacks()), Some(talk.proxy()))
+        .connect_auth(Direction::Fetch, Some(talk.callbacks()), None)
         .map_err(|error| talk.fault("connect to", error))?;
     let listing = list(&connection).map_err(|error| talk.fault("list the branches of", error))?;
     let wants: Vec<String> = choose(&listing)?.iter().map(|want| format!("+{}:{}", want.name, want.into)).collect();
@@ -72,7 +77,6 @@ fn look_once(conversation: &Conversation<'_>, mirror: &Repository, choose: &mut 
         let mut options = FetchOptions::new();
         options
             .remote_callbacks(talk.callbacks())
-            .proxy_options(talk.proxy())
             .follow_redirects(RemoteRedirect::None)
             .download_tags(git2::AutotagOption::None)
             .update_fetchhead(false);
@@ -81,11 +85,13 @@ fn look_once(conversation: &Conversation<'_>, mirror: &Repository, choose: &mut 
     Ok(listing)
 }
 
-/// Pushes a commit. libgit2 says Ok to a push that was refused: the truth is in the status of the reference.
+/// Pushes a commit. libgit2 says Ok to a push that was refused, and to one that the server said nothing of: the truth is in the status
+/// of the reference.
 pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoing: &Outgoing<'_>) -> Result<Pushed> {
     let talk = Talk::new(conversation);
     let overtaken = RefCell::new(false);
-    let refused = RefCell::new(None);
+    let status = RefCell::new(None);
+    let said = RefCell::new(Vec::new());
     let mut callbacks = talk.callbacks();
     callbacks.push_negotiation(|updates: &[PushUpdate<'_>]| {
         // What the server says the reference is now; it compares again, under its lock, before it moves it.
@@ -98,28 +104,51 @@ pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoin
             Err(git2::Error::from_str("somebody else pushed first"))
         }
     });
-    callbacks.push_update_reference(|_, status| {
-        *refused.borrow_mut() = status.map(str::to_owned);
+    callbacks.push_update_reference(|name, refused| {
+        if name == outgoing.name {
+            *status.borrow_mut() = Some(refused.map(str::to_owned));
+        }
         Ok(())
     });
+    callbacks.sideband_progress(|text| {
+        (conversation.alive)(0);
+        let mut said = said.borrow_mut();
+        let room = MOST_WORDS.saturating_sub(said.len());
+        said.extend_from_slice(&text[..text.len().min(room)]);
+        true
+    });
     let mut options = PushOptions::new();
-    options.remote_callbacks(callbacks).proxy_options(talk.proxy()).follow_redirects(RemoteRedirect::None);
-    let mut there = mirror.remote_anonymous(talk.request().source.url()).map_err(|error| talk.fault("name", error))?;
+    options.remote_callbacks(callbacks).follow_redirects(RemoteRedirect::None);
+    let mut there = mirror.remote_anonymous(talk.url()).map_err(|error| talk.fault("name", error))?;
     let result = there.push(&[format!("{}:{}", outgoing.commit, outgoing.name)], Some(&mut options));
     drop(options);
     if overtaken.into_inner() {
         return Ok(Pushed::Overtaken);
     }
-    match (result, refused.into_inner()) {
-        (Ok(()), None) => Ok(Pushed::Done),
-        (_, Some(why)) => Ok(Pushed::Refused(why)),
-        (Err(error), None) if error.code() == git2::ErrorCode::NotFastForward => Ok(Pushed::Overtaken),
-        (Err(error), None) => match talk.fault("push to", error) {
+    match (result, status.into_inner()) {
+        (Ok(()), Some(None)) => Ok(Pushed::Done),
+        (_, Some(Some(why))) => Ok(Pushed::Refused(with_words(&why, &said.into_inner()))),
+        (Ok(()), None) => {
+            Err(talk.fault("push to", git2::Error::from_str("the server does not say what became of it")))
+        }
+        (Err(error), _) if error.code() == git2::ErrorCode::NotFastForward => Ok(Pushed::Overtaken),
+        (Err(error), _) => match talk.fault("push to", error) {
             // The same credentials have just read from there: that they may not write is another thing to tell.
-            Error::Denied { .. } => Ok(Pushed::Refused("the credentials may read, and not push".to_owned())),
+            Error::Denied { .. } => Ok(Pushed::Refused(MAY_READ.to_owned())),
             other => Err(other),
         },
     }
+}
+
+/// What is told of credentials that have just let us read.
+const MAY_READ: &str = "the credentials may read, and not push";
+
+/// A refusal with what a hook said of it, in one line, and nothing in it that a terminal would obey.
+fn with_words(why: &str, said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said);
+    let clean = said.replace(char::is_control, " ");
+    let words: Vec<&str> = clean.split_whitespace().collect();
+    if words.is_empty() { why.to_owned() } else { format!("{why}: {}", words.join(" ")) }
 }
 
 fn list(connection: &RemoteConnection<'_, '_, '_>) -> std::result::Result<Listing, git2::Error> {
@@ -146,12 +175,8 @@ impl<'a> Talk<'a> {
         self.conversation.request
     }
 
-    fn proxy(&self) -> ProxyOptions<'a> {
-        let mut proxy = ProxyOptions::new();
-        if let Some(url) = &self.request().proxy {
-            proxy.url(url.reveal());
-        }
-        proxy
+    fn url(&self) -> &'a str {
+        self.conversation.relay.map_or(self.request().source.url(), Relay::url)
     }
 
     /// Something arrived. Past the most that may, libgit2 is told to stop.
@@ -170,6 +195,7 @@ impl<'a> Talk<'a> {
         self.fault
             .borrow_mut()
             .take()
+            .or_else(|| self.conversation.relay.and_then(Relay::fault))
             .unwrap_or_else(|| Error::talking(doing, &self.request().source.to_string(), error))
     }
 
@@ -203,7 +229,7 @@ impl<'a> Talk<'a> {
         if allowed.contains(CredentialType::SSH_KEY) {
             if let Some(key) = credentials.ssh_key.as_deref().filter(|_| untried("the SSH key")) {
                 self.answered.borrow_mut().push("the SSH key");
-                readable(key).map_err(|fault| self.break_off(fault))?;
+                key_file::check(key).map_err(|fault| self.break_off(fault))?;
                 return Cred::ssh_key(user, None, key, None);
             }
             if credentials.ssh_key.is_none() && std::env::var_os("SSH_AUTH_SOCK").is_some() && untried("the SSH agent")
@@ -230,7 +256,7 @@ impl<'a> Talk<'a> {
         }))
     }
 
-    /// An SSH server must be in `known_hosts`; for TLS, libgit2's own check against the system's authorities decides.
+    /// An SSH server must be in `known_hosts`. TLS is not libgit2's.
     fn check_server(
         &self,
         certificate: &Cert<'_>,
@@ -252,13 +278,5 @@ impl<'a> Talk<'a> {
                 Err(self.break_off(Error::HostKey { repository, host, offered: offered.to_string(), verdict }))
             }
         }
-    }
-}
-
-/// libssh2 says of a missing key only that it could not be read from somewhere.
-fn readable(key: &Path) -> Result<()> {
-    match std::fs::File::open(key) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Error::Credential { path: key.to_owned(), source }),
     }
 }

@@ -16,6 +16,7 @@ use crate::core::report::{files, message};
 use crate::git::access::Access;
 use crate::git::mirror::Mirror;
 use crate::git::publish::{Author, BranchState, Draft, Published, Target, publish};
+use crate::git::signing::Signer;
 use crate::git::source::Source;
 use crate::git::{self, Fate};
 
@@ -30,6 +31,8 @@ pub struct Options {
     pub mirror: PathBuf,
     /// The cluster's name: the branch's identity.
     pub cluster: String,
+    /// The file of the key that reports are signed with, if they are. It is read for each: a rotated secret counts at once.
+    pub signing_key: Option<PathBuf>,
     /// For jitter.
     pub seed: u64,
 }
@@ -148,6 +151,7 @@ fn write(options: &Options, mirror: &mut Option<Mirror>, letter: &Letter) -> git
         identity: options.cluster.clone(),
         author: Author::default(),
         time: Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH),
+        signer: options.signing_key.as_deref().map(Signer::read).transpose()?,
     };
     let mut backoff = Backoff::new(options.seed);
     publish(mirror, &target, &mut |state| draft(options, letter, state), &mut |_| {

@@ -334,6 +334,9 @@ impl Engine {
         self.memory.keep(|kept| {
             kept.commit = Some(intent.commit.id.to_string());
             kept.good = intent.good.clone();
+            kept.signatures.clone_from(&intent.set.config.signatures);
+            kept.withheld.clone_from(&intent.withheld);
+            kept.emergency.clone_from(&intent.emergency);
             kept.range = Some((range.mask, range.first, range.port, range.mtu));
         })?;
         if let Some(told) = &self.told {
@@ -343,6 +346,8 @@ impl Engine {
         self.report.in_force =
             Some(InForce { commit: intent.commit.id.to_string(), summary: intent.commit.summary.clone() });
         self.report.rejected.clone_from(&intent.rejected);
+        self.report.withheld = intent.withheld.clone().map(Box::new);
+        self.report.emergency = intent.emergency.clone().map(Box::new);
         self.report.set_findings(compiled.findings.clone(), now);
         self.legend = Legend::of(&compiled);
         self.in_force = Some((compiled.desired.clone(), compiled));

@@ -2,13 +2,22 @@
 //!
 //! Deliberately absent: timing; what is measured stands in docs, not in tests.
 
+mod admission;
+mod bad_packs;
+mod bad_pushes;
 mod bad_servers;
+mod bad_web;
 mod crooked;
 pub(crate) mod fixture;
+mod https;
 mod publishing;
+mod rot;
 mod servers;
+mod signatures;
 mod ssh;
+mod ssh_keys;
 mod watching;
+mod ways_in;
 
 use std::fs;
 

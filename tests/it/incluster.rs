@@ -5,5 +5,7 @@
 mod faults;
 mod labels;
 mod pods;
+mod signatures;
 mod stand;
 mod way;
+mod windows;

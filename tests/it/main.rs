@@ -12,6 +12,7 @@ mod forge;
 mod forge_double;
 mod fuzz_documents;
 mod fuzz_netlink;
+mod fuzz_signatures;
 mod git;
 mod https;
 mod incluster;

@@ -15,5 +15,7 @@ mod mistakes;
 mod neighbours;
 mod oracle;
 mod pods;
+mod signatures;
 mod stand;
 mod stranger;
+mod windows;

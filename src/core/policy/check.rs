@@ -6,10 +6,13 @@
 //! it, since readers go on after each.
 
 mod address;
+mod admission;
 mod config;
 mod node_labels;
 mod policy;
+mod schedule;
 mod selector;
+mod signatures;
 
 use std::fmt;
 
@@ -18,9 +21,11 @@ use super::findings::Findings;
 use super::spans::{NodeLabelsSpans, PolicySpans};
 use super::{NodeLabels, ObjectName, Policy, PolicyId, PolicyKind};
 
+pub use self::admission::windows_file;
 pub use self::config::{ConfigDocument, Settings};
 pub use self::policy::MAX_GATEWAYS;
 pub(super) use self::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
+pub(super) use self::signatures::REQUIRE;
 
 /// What makes two documents the same one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::history::{NodeReport, Record, Since};
+use super::waiting;
 
 /// Where a node's file stands.
 pub fn path_of(node: &str) -> String {
@@ -47,6 +48,7 @@ pub fn readme(cluster: &str, reports: &[NodeReport]) -> String {
     let corrected: usize = reports.iter().map(|report| report.corrected.len()).sum();
     let mut page = format!("# {}: {open} open, {corrected} put right\n\n", plain(cluster));
     in_force(&mut page, reports);
+    waiting::page(&mut page, reports);
     rejected(&mut page, reports);
     if open + corrected == 0 {
         page.push_str("Nothing has drifted.\n");
@@ -153,7 +155,7 @@ fn corrected_state(record: &Record) -> String {
 }
 
 /// Text from a repository or a kernel, so that it is text in a Markdown table and nothing else.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

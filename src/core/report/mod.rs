@@ -8,6 +8,7 @@ pub mod drift;
 pub mod files;
 pub mod history;
 pub mod message;
+mod waiting;
 
 #[cfg(test)]
 mod tests;

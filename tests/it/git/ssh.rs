@@ -1,6 +1,6 @@
 //! SSH against a real sshd on loopback, with its own host key, the user's key and hooks that run.
 //!
-//! Deliberately absent: agents and passwords.
+//! Deliberately absent: agents and passwords, and the forms that keys come in (`ssh_keys`).
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -17,10 +17,10 @@ use super::fixture::Origin;
 use super::publishing::{BRANCH, files_on_branch, publish_file};
 
 /// An sshd that lets one key in, and ends with the test.
-struct Server {
+pub(super) struct Server {
     child: Child,
-    port: u16,
-    folder: PathBuf,
+    pub(super) port: u16,
+    pub(super) folder: PathBuf,
 }
 
 impl Drop for Server {
@@ -30,18 +30,25 @@ impl Drop for Server {
     }
 }
 
-fn generate_key(path: &Path, kind: &str) {
-    let status = Command::new("ssh-keygen").args(["-q", "-t", kind, "-N", "", "-f"]).arg(path).status();
+/// `kind` may have more of ssh-keygen's arguments behind it.
+pub(super) fn generate_key(path: &Path, kind: &str) {
+    let status =
+        Command::new("ssh-keygen").args(["-q", "-N", "", "-t"]).args(kind.split(' ')).arg("-f").arg(path).status();
     assert!(status.expect("ssh-keygen is installed").success());
 }
 
 impl Server {
-    fn start(origin: &Origin) -> Self {
+    pub(super) fn start(origin: &Origin) -> Self {
         Self::with(origin, &["ed25519"], "ed25519")
     }
 
     /// With host keys of these kinds, for a user with a key of that kind.
-    fn with(origin: &Origin, hosts: &[&str], user: &str) -> Self {
+    pub(super) fn with(origin: &Origin, hosts: &[&str], user: &str) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+        Self::at(origin, hosts, user, port)
+    }
+
+    pub(super) fn at(origin: &Origin, hosts: &[&str], user: &str, port: u16) -> Self {
         let folder = origin.path().join("ssh");
         fs::create_dir_all(&folder).expect("a folder");
         // sshd confines its unprivileged half to this folder; packages leave making it to the init system.
@@ -55,7 +62,6 @@ impl Server {
             host_keys += "\n";
         }
         generate_key(&folder.join("user"), user);
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\n{host_keys}AuthorizedKeysFile {0}/user.pub\nPidFile none\n\
              StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nAllowUsers root\n\
@@ -76,26 +82,26 @@ impl Server {
         server
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    fn public_key(&self, name: &str) -> String {
+    pub(super) fn public_key(&self, name: &str) -> String {
         let line = fs::read_to_string(self.folder.join(format!("{name}.pub"))).expect("a key");
         line.split(' ').take(2).collect::<Vec<_>>().join(" ")
     }
 
-    fn fingerprint(&self, name: &str) -> String {
+    pub(super) fn fingerprint(&self, name: &str) -> String {
         let output = Command::new("ssh-keygen").arg("-lf").arg(self.folder.join(format!("{name}.pub"))).output();
         let text = String::from_utf8(output.expect("ssh-keygen is installed").stdout).expect("UTF-8");
         text.split(' ').nth(1).expect("a fingerprint").to_owned()
     }
 
-    fn write_known_hosts(&self, key: &str) {
+    pub(super) fn write_known_hosts(&self, key: &str) {
         fs::write(self.folder.join("known_hosts"), format!("[127.0.0.1]:{} {key}\n", self.port)).expect("a file");
     }
 
-    fn credentials(&self) -> Credentials {
+    pub(super) fn credentials(&self) -> Credentials {
         Credentials {
             ssh_key: Some(self.folder.join("user")),
             known_hosts: Some(self.folder.join("known_hosts")),
@@ -103,7 +109,7 @@ impl Server {
         }
     }
 
-    fn mirror(&self, origin: &Origin, state: &str) -> Mirror {
+    pub(super) fn mirror(&self, origin: &Origin, state: &str) -> Mirror {
         let source = format!("ssh://root@127.0.0.1:{}{}", self.port, origin.bare.display());
         origin.mirror_at(state, &source, self.credentials())
     }
@@ -226,7 +232,10 @@ fn a_remote_that_takes_no_push_is_read_only_and_says_why() {
     origin.hook("pre-receive", "echo no reports here >&2; exit 1");
     let mut mirror = server.mirror(&origin, "state");
     let error = publish_file(&mut mirror, "mine", "1\n").expect_err("a hook says no");
-    assert!(matches!(&error, Error::ReadOnly { why, .. } if why == "pre-receive hook declined"), "{error:?}");
+    assert!(
+        matches!(&error, Error::ReadOnly { why, .. } if why == "pre-receive hook declined: no reports here"),
+        "{error:?}"
+    );
     mirror.head(None).expect("reading goes on");
 }
 
