@@ -116,12 +116,12 @@ fn in_githubs_ci_it_finds_everything_by_itself_and_is_quiet_the_second_time() {
     assert!(String::from_utf8_lossy(&first.stdout).contains("tiefighter"), "the preview is printed all the same");
     let comment = stand.double.world().comments[0].body.clone();
     assert!(comment.starts_with("<!-- egret-preview:{\"cluster\":\"prod\",\"v\":1} -->\n"), "{comment}");
-    assert!(comment.contains("1 pod would leave another way"), "{comment}");
+    assert!(comment.contains("1 pod would come from another address"), "{comment}");
     let status = stand.double.world().statuses[0].clone();
     let expected = json!({
         "context": "egret/preview (prod)",
         "state": "success",
-        "description": "1 pod would leave another way (1 policy added · 1 of 1 node changed)",
+        "description": "1 pod would come from another address (1 policy added · 1 of 1 node changed)",
     });
     assert_eq!(status, expected);
     assert_eq!(stand.double.writes().len(), 3);
@@ -159,7 +159,7 @@ fn a_token_of_a_fork_leaves_the_comment_on_the_summary_page_and_fails_nothing() 
     );
     assert!(!text.contains(TOKEN), "{text}");
     let summary = fs::read_to_string(stand.path("summary.md")).unwrap();
-    assert!(summary.contains("1 pod would leave another way"), "{summary}");
+    assert!(summary.contains("1 pod would come from another address"), "{summary}");
     assert_eq!(stand.double.world().comments, []);
 }
 
