@@ -24,6 +24,9 @@ use super::worker::forget_known_hosts;
 /// libgit2 asks again for as long as it gets answers: once for a name, and once for each way to prove it, is enough.
 const MOST_ANSWERS: usize = 3;
 
+/// Of what a server's hooks say beside a refusal, so many bytes are kept.
+const MOST_WORDS: usize = 1_000;
+
 /// Who asks for what, and whom to tell that something arrived: so many bytes until now.
 pub(super) struct Conversation<'a> {
     pub(super) request: &'a Request,
@@ -86,7 +89,15 @@ pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoin
     let talk = Talk::new(conversation);
     let overtaken = RefCell::new(false);
     let refused = RefCell::new(None);
+    let said = RefCell::new(Vec::new());
     let mut callbacks = talk.callbacks();
+    callbacks.sideband_progress(|words| {
+        (conversation.alive)(0);
+        let mut said = said.borrow_mut();
+        let room = MOST_WORDS.saturating_sub(said.len());
+        said.extend(words.iter().take(room));
+        true
+    });
     callbacks.push_negotiation(|updates: &[PushUpdate<'_>]| {
         // What the server says the reference is now; it compares again, under its lock, before it moves it.
         let as_expected =
@@ -105,21 +116,51 @@ pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoin
     let mut options = PushOptions::new();
     options.remote_callbacks(callbacks).proxy_options(talk.proxy()).follow_redirects(RemoteRedirect::None);
     let mut there = mirror.remote_anonymous(talk.request().source.url()).map_err(|error| talk.fault("name", error))?;
-    let result = there.push(&[format!("{}:{}", outgoing.commit, outgoing.name)], Some(&mut options));
+    // Forced, because folded reports are no descendants of what is there. Nothing is overwritten by it: the branch must be as expected,
+    // which was asked above and is compared by the server under its lock.
+    let result = there.push(&[format!("+{}:{}", outgoing.commit, outgoing.name)], Some(&mut options));
     drop(options);
     if overtaken.into_inner() {
         return Ok(Pushed::Overtaken);
     }
     match (result, refused.into_inner()) {
         (Ok(()), None) => Ok(Pushed::Done),
-        (_, Some(why)) => Ok(Pushed::Refused(why)),
+        (_, Some(why)) => Ok(Pushed::Refused(with_words(&why, &said.into_inner()))),
         (Err(error), None) if error.code() == git2::ErrorCode::NotFastForward => Ok(Pushed::Overtaken),
+        (Err(error), None) if forbids(&error).is_some() => Ok(Pushed::Refused(forbids(&error).unwrap_or_default())),
         (Err(error), None) => match talk.fault("push to", error) {
             // The same credentials have just read from there: that they may not write is another thing to tell.
-            Error::Denied { .. } => Ok(Pushed::Refused("the credentials may read, and not push".to_owned())),
+            Error::Denied { .. } => Ok(Pushed::Refused(MAY_READ.to_owned())),
             other => Err(other),
         },
     }
+}
+
+/// What is told of credentials that have just let us read.
+const MAY_READ: &str = "the credentials may read, and not push";
+
+/// Whether a push failed because we may only read, and not because something is out of order. libgit2 has no code for either.
+fn forbids(error: &git2::Error) -> Option<String> {
+    /// What forges write to an SSH client: GitHub, GitLab, Gitea and Forgejo.
+    const WORDS: [&str; 6] = ["read only", "read-only", "denied", "not allowed", "not authorized", "write access"];
+    let message = error.message();
+    match error.class() {
+        ErrorClass::Http if message.ends_with(" 403") => Some(MAY_READ.to_owned()),
+        // A key for which upload-pack is run, whatever it asks for.
+        ErrorClass::Ssh if message.contains("upload-pack") => Some(MAY_READ.to_owned()),
+        ErrorClass::Ssh if WORDS.iter().any(|word| message.to_ascii_lowercase().contains(word)) => {
+            Some(with_words(MAY_READ, message.as_bytes()))
+        }
+        _ => None,
+    }
+}
+
+/// A refusal with what a hook said of it, in one line.
+fn with_words(why: &str, said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said);
+    let clean = said.replace(char::is_control, " ");
+    let words: Vec<&str> = clean.split_whitespace().collect();
+    if words.is_empty() { why.to_owned() } else { format!("{why}: {}", words.join(" ")) }
 }
 
 fn list(connection: &RemoteConnection<'_, '_, '_>) -> std::result::Result<Listing, git2::Error> {

@@ -5,7 +5,9 @@
 mod bad_servers;
 mod crooked;
 pub(crate) mod fixture;
+mod folding;
 mod publishing;
+mod refusals;
 mod servers;
 mod ssh;
 mod watching;

@@ -16,11 +16,11 @@ use super::fixture::{Origin, PROGRAM};
 use super::publishing::{BRANCH, publish_file};
 
 /// A lighttpd that lets `ada` in with `hunter2`, and `token` with `ghp_1`.
-struct Https {
+pub(super) struct Https {
     _lighttpd: Serving,
     port: u16,
     folder: PathBuf,
-    source: String,
+    pub(super) source: String,
 }
 
 fn openssl(folder: &Path, arguments: &str) {
@@ -30,7 +30,12 @@ fn openssl(folder: &Path, arguments: &str) {
 }
 
 impl Https {
-    fn start(origin: &Origin) -> Self {
+    pub(super) fn start(origin: &Origin) -> Self {
+        Self::with(origin, "")
+    }
+
+    /// With more lines of configuration.
+    pub(super) fn with(origin: &Origin, more: &str) -> Self {
         let folder = origin.path().join("https");
         fs::create_dir_all(&folder).expect("a folder");
         let key = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
@@ -48,13 +53,13 @@ impl Https {
         let config = format!(
             "server.document-root = \"{0}\"\nserver.bind = \"127.0.0.1\"\nserver.port = {port}\n\
              server.errorlog = \"{shown}/log\"\n\
-             server.modules = (\"mod_alias\", \"mod_setenv\", \"mod_auth\", \"mod_authn_file\", \"mod_cgi\", \"mod_openssl\")\n\
+             server.modules = (\"mod_alias\", \"mod_setenv\", \"mod_auth\", \"mod_authn_file\", \"mod_cgi\", \"mod_access\", \"mod_openssl\")\n\
              ssl.engine = \"enable\"\nssl.pemfile = \"{shown}/server.crt\"\nssl.privkey = \"{shown}/server.key\"\n\
              auth.backend = \"plain\"\nauth.backend.plain.userfile = \"{shown}/users\"\n\
              auth.require = (\"/\" => (\"method\" => \"basic\", \"realm\" => \"git\", \"require\" => \"valid-user\"))\n\
              alias.url = (\"/git\" => \"{backend}\")\ncgi.assign = (\"\" => \"\")\n\
              setenv.set-environment = (\"GIT_PROJECT_ROOT\" => \"{0}\", \"GIT_HTTP_EXPORT_ALL\" => \"1\", \
-             \"GIT_CONFIG_GLOBAL\" => \"/dev/null\", \"PATH\" => \"/usr/local/bin:/usr/bin:/bin\")\n",
+             \"GIT_CONFIG_GLOBAL\" => \"/dev/null\", \"PATH\" => \"/usr/local/bin:/usr/bin:/bin\")\n{more}",
             origin.path().display()
         );
         fs::write(folder.join("config"), config).expect("a file");
@@ -67,7 +72,7 @@ impl Https {
         Self { _lighttpd: serving(&mut command, port), port, folder, source }
     }
 
-    fn access(&self, user: Option<&str>, password: &str) -> Access {
+    pub(super) fn access(&self, user: Option<&str>, password: &str) -> Access {
         let file = self.folder.join("password");
         fs::write(&file, format!("{password}\n")).expect("a file");
         let credentials = Credentials { user: user.map(str::to_owned), password: Some(file), ..Credentials::default() };

@@ -17,10 +17,10 @@ use super::fixture::Origin;
 use super::publishing::{BRANCH, files_on_branch, publish_file};
 
 /// An sshd that lets one key in, and ends with the test.
-struct Server {
+pub(super) struct Server {
     child: Child,
-    port: u16,
-    folder: PathBuf,
+    pub(super) port: u16,
+    pub(super) folder: PathBuf,
 }
 
 impl Drop for Server {
@@ -36,7 +36,7 @@ fn generate_key(path: &Path, kind: &str) {
 }
 
 impl Server {
-    fn start(origin: &Origin) -> Self {
+    pub(super) fn start(origin: &Origin) -> Self {
         Self::with(origin, &["ed25519"], "ed25519")
     }
 
@@ -80,7 +80,7 @@ impl Server {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    fn public_key(&self, name: &str) -> String {
+    pub(super) fn public_key(&self, name: &str) -> String {
         let line = fs::read_to_string(self.folder.join(format!("{name}.pub"))).expect("a key");
         line.split(' ').take(2).collect::<Vec<_>>().join(" ")
     }
@@ -95,7 +95,7 @@ impl Server {
         fs::write(self.folder.join("known_hosts"), format!("[127.0.0.1]:{} {key}\n", self.port)).expect("a file");
     }
 
-    fn credentials(&self) -> Credentials {
+    pub(super) fn credentials(&self) -> Credentials {
         Credentials {
             ssh_key: Some(self.folder.join("user")),
             known_hosts: Some(self.folder.join("known_hosts")),
@@ -103,7 +103,7 @@ impl Server {
         }
     }
 
-    fn mirror(&self, origin: &Origin, state: &str) -> Mirror {
+    pub(super) fn mirror(&self, origin: &Origin, state: &str) -> Mirror {
         let source = format!("ssh://root@127.0.0.1:{}{}", self.port, origin.bare.display());
         origin.mirror_at(state, &source, self.credentials())
     }
@@ -226,7 +226,10 @@ fn a_remote_that_takes_no_push_is_read_only_and_says_why() {
     origin.hook("pre-receive", "echo no reports here >&2; exit 1");
     let mut mirror = server.mirror(&origin, "state");
     let error = publish_file(&mut mirror, "mine", "1\n").expect_err("a hook says no");
-    assert!(matches!(&error, Error::ReadOnly { why, .. } if why == "pre-receive hook declined"), "{error:?}");
+    assert!(
+        matches!(&error, Error::ReadOnly { why, .. } if why == "pre-receive hook declined: no reports here"),
+        "{error:?}"
+    );
     mirror.head(None).expect("reading goes on");
 }
 
