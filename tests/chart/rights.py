@@ -13,6 +13,8 @@ AGENT = {
 
 CONTROLLER = {
     "nodes": ["get", "list", "patch", "watch"],
+    "namespaces": ["list"],
+    "pods": ["list"],
     "egresspolicies.egret.dev": ["create", "delete", "get", "list", "patch", "watch"],
     "egresspolicies.egret.dev/status": ["patch"],
     "egressconfigs.egret.dev": ["create", "get", "list", "patch", "watch"],

@@ -6,6 +6,7 @@ mod bad_servers;
 mod crooked;
 pub(crate) mod fixture;
 mod folding;
+mod keeping;
 mod publishing;
 mod refusals;
 mod servers;

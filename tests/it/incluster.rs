@@ -5,5 +5,6 @@
 mod faults;
 mod labels;
 mod pods;
+mod reports;
 mod stand;
 mod way;

@@ -15,5 +15,6 @@ mod mistakes;
 mod neighbours;
 mod oracle;
 mod pods;
+mod reports;
 mod stand;
 mod stranger;

@@ -55,18 +55,18 @@ type Event<W> = kube::Result<WatchEvent<<W as Watched>::Wire>>;
 /// The answer to a list.
 #[derive(Deserialize)]
 #[serde(bound = "T: serde::de::DeserializeOwned")]
-struct Page<T> {
+pub(super) struct Page<T> {
     #[serde(default)]
-    metadata: PageMeta,
-    items: Option<Vec<T>>,
+    pub(super) metadata: PageMeta,
+    pub(super) items: Option<Vec<T>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct PageMeta {
+pub(super) struct PageMeta {
     resource_version: String,
     #[serde(rename = "continue")]
-    next: Option<String>,
+    pub(super) next: Option<String>,
 }
 
 /// How a list or a watch came to its end.

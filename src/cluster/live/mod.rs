@@ -13,6 +13,7 @@ mod fake;
 mod follow;
 mod labels;
 mod lease;
+mod look;
 mod objects;
 pub mod resources;
 mod view;

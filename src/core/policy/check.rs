@@ -7,6 +7,7 @@
 
 mod address;
 mod config;
+mod duration;
 mod node_labels;
 mod policy;
 mod selector;

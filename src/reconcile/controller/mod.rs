@@ -6,6 +6,7 @@
 
 mod labels;
 mod pass;
+mod sights;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::labels::{Labels, Told};
 use self::pass::{CameUpon, Pass, PassError, Turned};
+use self::sights::Sights;
 use super::hook::{self, Hook};
 use super::leading::Leading;
 use super::memory::{Memory, MemoryError};
@@ -181,6 +183,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         git_fault: None,
         labels: Labels::default(),
         sent: None,
+        sights: Sights::default(),
         timetable: None,
         backoff: Backoff::new(seed),
         due: None,
@@ -209,6 +212,7 @@ struct Controller {
     labels: Labels,
     /// The reports that were last handed over.
     sent: Option<Letter>,
+    sights: Sights,
     timetable: Option<(Schedule, Timetable)>,
     backoff: Backoff,
     /// When the next pass is due although nothing happens.
@@ -392,7 +396,8 @@ impl Controller {
     fn next_due(&self) -> Instant {
         let scheduled = self.timetable.as_ref().and_then(|(_, timetable)| timetable.next_after(now()));
         let wait = scheduled.and_then(|at| Duration::try_from(at.duration_since(now())).ok());
-        Instant::now() + wait.map_or(LOOK, |wait| wait.min(LOOK))
+        let due = Instant::now() + wait.map_or(LOOK, |wait| wait.min(LOOK));
+        self.sights.due().map_or(due, |sight| due.min(sight))
     }
 
     async fn pass(&mut self, now: Timestamp) -> Result<(), PassError> {
@@ -430,10 +435,25 @@ impl Controller {
 
     /// Hands the reports over if they say something else than the last ones.
     fn send(&mut self, reports: Vec<NodeReport>, intent: &Intent) {
-        let letter =
-            Letter { reports, branch: intent.set.config.reports_branch.clone(), policy_branch: intent.branch.clone() };
-        if intent.set.config.reports && !letter.reports.is_empty() && self.sent.as_ref() != Some(&letter) {
-            self.publisher.send(letter.clone());
+        let config = &intent.set.config;
+        let letter = Letter {
+            reports,
+            branch: config.reports_branch.clone(),
+            policy_branch: intent.branch.clone(),
+            keep: config.reports_keep,
+            snapshot_every: config.snapshot_every,
+        };
+        let news = !letter.reports.is_empty() && self.sent.as_ref() != Some(&letter);
+        let view = self.watching.view();
+        if config.reports
+            && config.snapshot_every.is_some()
+            && (self.publisher.wants_sight(news) || news && self.sights.grounds_differ(view))
+        {
+            self.sights.look(&self.live);
+        }
+        let sight = self.sights.taken(view);
+        if config.reports && (news || sight.is_some()) {
+            self.publisher.send(letter.clone(), sight);
             self.sent = Some(letter);
         }
     }
