@@ -82,6 +82,6 @@ advisories: ## known vulnerabilities of dependencies; needs the RustSec database
 	@command -v cargo-deny >/dev/null || { echo "installing cargo-deny"; cargo install --quiet --locked cargo-deny; }
 	@cargo deny --log-level error check --hide-inclusion-graph advisories
 
-bench: ## how the pure core grows: 10,000 policies, 5,000 nodes, 100,000 pods (the first build 5 min)
+bench: ## how planning grows (100,000 pods), and how long a preview takes (the first build 5 min)
 	$(call need,$(build))
-	@cargo bench --locked --bench scale
+	@cargo bench --locked --bench scale --bench preview

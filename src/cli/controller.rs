@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::options::{RepositoryOptions, WebhookOptions, cluster_name, seconds};
+use super::options::{AdmissionOptions, RepositoryOptions, WebhookOptions, cluster_name, seconds};
 use super::output::{self, Failure};
 use crate::cluster::live::Timing;
 use crate::reconcile::controller::{self, Options};
@@ -49,6 +49,8 @@ pub(super) struct Arguments {
     remove: bool,
     #[command(flatten)]
     webhook: WebhookOptions,
+    #[command(flatten)]
+    admission: AdmissionOptions,
     /// Log JSON, an object a line.
     #[arg(long, env = "EGRET_LOG_JSON")]
     log_json: bool,
@@ -66,6 +68,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             source: arguments.repository.source()?,
             branch: arguments.branch,
             access: arguments.repository.access(),
+            windows: arguments.admission.windows()?,
             cluster_name: arguments.cluster_name,
             state_folder: arguments.state_dir,
             poll: Duration::from_secs_f64(arguments.poll),

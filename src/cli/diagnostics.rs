@@ -197,7 +197,7 @@ mod tests {
             end: SpanPoint::at(text, at + "10.0.4.7/24".len()),
             severity: Severity::Error,
             code: "host-bits",
-            message: "a destination has bits behind its prefix".to_owned(),
+            message: "a destination has host bits set".to_owned(),
             label: "/24 leaves no room for the .7".to_owned(),
             hint: Some("10.0.4.0/24 for the network, 10.0.4.7/32 for the host".to_owned()),
         }
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn an_error_shows_its_line_the_text_and_a_hint() {
         let expected = "\
-error: a destination has bits behind its prefix
+error: a destination has host bits set
   ╭▸ policies/outpost.yaml:3:5
   │
 3 │   - 10.0.4.7/24
@@ -226,7 +226,7 @@ error: a destination has bits behind its prefix
     #[test]
     fn without_its_text_or_on_a_very_long_line_the_place_is_named() {
         let expected = "\
-error: a destination has bits behind its prefix
+error: a destination has host bits set
  ╭▸ policies/outpost.yaml:3:5
  ╰ hint: 10.0.4.0/24 for the network, 10.0.4.7/32 for the host
 ";
@@ -264,7 +264,7 @@ error: a destination has bits behind its prefix
         diagnostic.label = String::new();
         diagnostic.hint = None;
         let expected = "\
-error: a destination has bits behind its prefix
+error: a destination has host bits set
   ╭▸ policies/outpost.yaml:1:1
   │
 1 │ spec:
@@ -277,7 +277,7 @@ error: a destination has bits behind its prefix
     fn json_has_stable_names() {
         let expected = serde_json::json!([{
             "file": "policies/outpost.yaml", "line": 3, "column": 5, "endLine": 3, "endColumn": 16,
-            "severity": "error", "code": "host-bits", "message": "a destination has bits behind its prefix",
+            "severity": "error", "code": "host-bits", "message": "a destination has host bits set",
             "label": "/24 leaves no room for the .7", "hint": "10.0.4.0/24 for the network, 10.0.4.7/32 for the host",
         }]);
         let json: serde_json::Value = serde_json::from_str(&to_json(&[host_bits(TEXT)])).unwrap();
@@ -288,7 +288,7 @@ error: a destination has bits behind its prefix
     fn githubs_workflow_commands_have_everything_escaped_that_would_end_them() {
         let mut diagnostic = host_bits(TEXT);
         let expected = "::error file=policies/outpost.yaml,line=3,endLine=3,col=5,endColumn=15,title=host-bits::a destination \
-                        has bits behind its prefix (/24 leaves no room for the .7)%0Ahint: 10.0.4.0/24 for the network, \
+                        has host bits set (/24 leaves no room for the .7)%0Ahint: 10.0.4.0/24 for the network, \
                         10.0.4.7/32 for the host\n";
         assert_eq!(to_github(std::slice::from_ref(&diagnostic)), expected);
         diagnostic.file = "a,b:100%\n::error::.yaml".to_owned();

@@ -15,6 +15,7 @@ const TEMPLATE: &[(&str, &str)] = &[
     (".forgejo/workflows/egret.yaml", include_str!("../../repo-template/.forgejo/workflows/egret.yaml")),
     (".github/workflows/egret.yaml", include_str!("../../repo-template/.github/workflows/egret.yaml")),
     (".gitlab-ci.yml", include_str!("../../repo-template/.gitlab-ci.yml")),
+    (".pre-commit-config.yaml", include_str!("../../repo-template/.pre-commit-config.yaml")),
     (".vscode/settings.json", include_str!("../../repo-template/.vscode/settings.json")),
     ("README.md", include_str!("../../repo-template/README.md")),
     ("egret.yaml", include_str!("../../repo-template/egret.yaml")),

@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::output::Failure;
+use crate::core::admission::ChangeWindows;
+use crate::core::diagnostic::Severity;
 use crate::core::name::NodeName;
+use crate::core::policy::check::windows_file;
 use crate::git::access::{Access, Limits};
 use crate::git::credentials::{Credentials, Secret};
 use crate::git::source::{Insecure, Source};
@@ -98,6 +101,33 @@ impl WebhookOptions {
     pub(super) fn options(&self) -> Option<hook::Options> {
         let (listen, secret_file) = (self.webhook?, self.webhook_secret_file.clone()?);
         Some(hook::Options { listen, secret_file })
+    }
+}
+
+/// When commits may come into force.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct AdmissionOptions {
+    /// A file with what `changeWindows` of egret.yaml may have. It counts in its place, whatever is pushed.
+    #[arg(long, value_name = "FILE", env = "EGRET_CHANGE_WINDOWS")]
+    change_windows: Option<PathBuf>,
+}
+
+impl AdmissionOptions {
+    /// The windows, if they are given.
+    pub(super) fn windows(&self) -> Result<Option<ChangeWindows>, Failure> {
+        let Some(path) = &self.change_windows else { return Ok(None) };
+        let name = path.to_string_lossy();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::new(format!("read the change windows {name}: {error}"), None))?;
+        windows_file(&name, &text).map(Some).map_err(|found| {
+            let first = found.into_iter().find(|one| one.severity == Severity::Error);
+            let hint = first.as_ref().and_then(|one| one.hint.clone());
+            let what = first.map_or_else(
+                || name.clone().into_owned(),
+                |one| format!("{name}:{}:{}: {}", one.start.line, one.start.column, one.message),
+            );
+            Failure::new(format!("read the change windows {what}"), hint)
+        })
     }
 }
 

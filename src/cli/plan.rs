@@ -7,22 +7,26 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::diagnostics::Colour;
-use super::options::{NodeOptions, RepositoryOptions};
+use super::options::{AdmissionOptions, NodeOptions, RepositoryOptions};
 use super::output::{self, CHANGES, Failure, Form, painted_diff};
 use crate::cluster::Cluster;
+use crate::core::admission::{ChangeWindows, Rules, Verdict, Why};
 use crate::core::compile::marks::Marks;
 use crate::core::compile::{Compiled, Input, compile};
 use crate::core::facts::Facts;
 use crate::core::finding::Finding;
+use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::{Placement, place};
 use crate::core::plan::{Plan, plan, summary, unified_diff};
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, Change, Refusal};
+use crate::core::policy::document::CONFIG_FILE;
 use crate::core::state::NodeState;
+use crate::git::CommitId;
 use crate::git::mirror::Mirror;
 use crate::kernel::{Kernel, Observed};
-use crate::reconcile::memory::Memory;
+use crate::reconcile::memory::{Kept, Memory};
 use crate::reconcile::repository;
 use crate::reconcile::round::now;
 
@@ -36,6 +40,8 @@ pub(super) struct Arguments {
     /// as they lie there where the repository is a folder without Git.
     #[arg(long, value_name = "REV")]
     rev: Option<String>,
+    #[command(flatten)]
+    admission: AdmissionOptions,
     /// The form of the result.
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -49,26 +55,64 @@ struct Shown {
     observed: NodeState,
     compiled: Compiled,
     findings: Vec<Finding>,
+    /// Why none of it happens yet.
+    waits: Option<Why>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let (files, revision) = files(&arguments.repository, arguments.rev.as_deref())?;
+    let node = arguments.node.node()?;
+    let memory = memory(arguments, &node)?;
+    let Read { files, revision, before, trailers } =
+        read(&arguments.repository, arguments.rev.as_deref(), memory.commit.as_deref())?;
     let mut catalogue = Catalogue::new(&arguments.node.cluster_name);
+    let given = arguments.admission.windows()?;
+    let waits = before.and_then(|before| {
+        let mut in_force = Catalogue::new(&arguments.node.cluster_name);
+        in_force.update(before);
+        waits(&in_force, &files, &trailers, given)
+    });
     catalogue.update(files);
     let cluster = Cluster::open(&arguments.node.cluster)?;
-    let node = arguments.node.node()?;
     if !cluster.facts().nodes.contains_key(&node) {
         return Err(Failure::unknown_node(node.as_str(), &arguments.node.cluster, cluster.facts()));
     }
     let set = catalogue.policies();
-    let observed = output::runtime()?.block_on(look(arguments, set, &node, cluster.facts()))?;
-    let shown = compare(set, cluster.facts(), node, revision, observed);
+    let observed = output::runtime()?.block_on(look(&memory.labels, set, &node, cluster.facts()))?;
+    let shown = Shown { waits, ..compare(set, cluster.facts(), node, revision, observed) };
     output::print(&shown.text(arguments.output, output::colour()))?;
     Ok(if shown.plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }
 
+/// What Egret on this node remembers, if it has run.
+fn memory(arguments: &Arguments, node: &NodeName) -> Result<Kept, Failure> {
+    let folder = arguments.node.state_dir.join(node.as_str());
+    if !folder.is_dir() {
+        return Ok(Kept::default());
+    }
+    Ok(Memory::open(&folder).map_err(|error| Failure::new(error, None))?.kept().clone())
+}
+
+/// What the revision waits for, judged as the node will: by what egret.yaml in force says of windows. On a node where nothing was ever
+/// in force nothing waits.
+fn waits(
+    in_force: &Catalogue,
+    files: &BTreeMap<String, Change>,
+    trailers: &[(String, String)],
+    given: Option<ChangeWindows>,
+) -> Option<Why> {
+    let windows = given.unwrap_or_else(|| in_force.policies().config.change_windows.clone());
+    let without = BTreeMap::from([(CONFIG_FILE.to_owned(), Change::Removed)]);
+    let config =
+        files.get(CONFIG_FILE).map_or(without, |file| BTreeMap::from([(CONFIG_FILE.to_owned(), file.clone())]));
+    let suspension = in_force.config_after(&config).and_then(|config| config.suspend);
+    match (Rules { windows: &windows, suspension: suspension.as_ref(), trailers }).judge(now()) {
+        Verdict::Withheld(why) => Some(why),
+        Verdict::Admitted | Verdict::Emergency { .. } => None,
+    }
+}
+
 /// What the kernel holds, with the labels that Git asks for or that Egret wrote.
-async fn look(arguments: &Arguments, set: &PolicySet, node: &NodeName, facts: &Facts) -> Result<Observed, Failure> {
+async fn look(written: &Labels, set: &PolicySet, node: &NodeName, facts: &Facts) -> Result<Observed, Failure> {
     let mut kernel = Kernel::open(set.config.range).await?;
     kernel.look_only();
     let mut observed = kernel.observe().await?;
@@ -76,12 +120,6 @@ async fn look(arguments: &Arguments, set: &PolicySet, node: &NodeName, facts: &F
     for table in observed.state.nft.values_mut().filter(|table| table.abandoned) {
         (table.owned, table.abandoned) = (true, false);
     }
-    let folder = arguments.node.state_dir.join(node.as_str());
-    let written = if folder.is_dir() {
-        Memory::open(&folder).map_err(|error| Failure::new(error, None))?.kept().labels.clone()
-    } else {
-        BTreeMap::new()
-    };
     if let Some(known) = facts.nodes.get(node) {
         let wanted = set.labels_of(node, &known.labels);
         observed.state.labels = known
@@ -107,7 +145,7 @@ fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, obs
     findings.extend(compiled.findings.iter().cloned());
     findings.sort();
     findings.dedup();
-    Shown { node, revision, plan, observed: observed.state, compiled, findings }
+    Shown { node, revision, plan, observed: observed.state, compiled, findings, waits: None }
 }
 
 impl Shown {
@@ -130,7 +168,15 @@ impl Shown {
     }
 
     fn summary(&self) -> String {
-        summary::text(self.node.as_str(), &self.plan, &self.compiled, &self.findings)
+        let mut text = summary::text(self.node.as_str(), &self.plan, &self.compiled, &self.findings);
+        if let Some(why) = self.waits.as_ref().filter(|_| !self.plan.is_empty()) {
+            text.push('\n');
+            text.push_str(&summary::broken(
+                &format!("  later   {why}; until then {} is not in force", self.revision),
+                10,
+            ));
+        }
+        text
     }
 
     fn json(&self, diff: &str) -> String {
@@ -141,10 +187,22 @@ impl Shown {
             "changes": !self.plan.is_empty(),
             "steps": steps,
             "findings": self.findings,
+            "waits": self.waits,
             "diff": diff,
         });
         format!("{value:#}\n")
     }
+}
+
+/// A revision, or a folder.
+struct Read {
+    files: BTreeMap<String, Change>,
+    /// Its name.
+    revision: String,
+    /// What is in force, if that is known and another one.
+    before: Option<BTreeMap<String, Change>>,
+    /// Trailers of its message.
+    trailers: Vec<(String, String)>,
 }
 
 /// The files of a revision and its name; as they lie there, of a folder without Git.
@@ -152,18 +210,30 @@ pub(super) fn files(
     repository: &RepositoryOptions,
     rev: Option<&str>,
 ) -> Result<(BTreeMap<String, Change>, String), Failure> {
+    read(repository, rev, None).map(|read| (read.files, read.revision))
+}
+
+fn read(repository: &RepositoryOptions, rev: Option<&str>, in_force: Option<&str>) -> Result<Read, Failure> {
     let source = repository.source()?;
     if let (Some(path), None) = (source.is_local(), rev)
         // One that is not there is no repository either, and a folder's fault is the shorter one to read.
         && !path.join(".git").exists()
         && !path.join("HEAD").exists()
     {
-        return Ok((folder(path)?, "the files as they are".to_owned()));
+        let revision = "the files as they are".to_owned();
+        return Ok(Read { files: folder(path)?, revision, before: None, trailers: Vec::new() });
     }
     let scratch = Scratch::new()?;
     let mut mirror = Mirror::open(scratch.path(), source, repository.access())?;
     let commit = mirror.resolve(rev.unwrap_or("HEAD"))?;
-    Ok((repository::changes(mirror.files(commit, &[String::new()])?), commit.short()))
+    let files = |commit| mirror.files(commit, &[String::new()]).map(repository::changes);
+    let in_force = in_force.and_then(CommitId::parse).filter(|known| *known != commit && mirror.has(*known));
+    Ok(Read {
+        files: files(commit)?,
+        revision: commit.short(),
+        before: in_force.map(files).transpose()?,
+        trailers: mirror.trailers(commit)?,
+    })
 }
 
 /// The files of a folder, as they lie there. Links and hidden folders are passed over, as they are in a commit.

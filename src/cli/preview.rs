@@ -18,7 +18,7 @@ use crate::core::plan::text_diff;
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::Catalogue;
 use crate::core::policy::document::CONFIG_FILE;
-use crate::core::policy::lint::lint;
+use crate::core::policy::lint::{lint, suspensions};
 use crate::core::preview::{Input, Limits, Look, Preview, Validation, lines, markdown, preview};
 use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
@@ -49,7 +49,7 @@ pub(super) struct Arguments {
     /// The form of the result; `markdown` is a comment that fits into a pull request.
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
     output: Form,
-    /// How many names of pods a list has, and on how many nodes the exact changes are shown.
+    /// How many names of pods a list has, and on how many nodes the exact changes are shown, then with every line of theirs.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// The time to preview for: it decides which suspended policies are in force. The later one of the times of the head and of
@@ -66,6 +66,8 @@ struct Change {
     found_before: Vec<Diagnostic>,
     catalogue: Catalogue,
     config_diff: String,
+    concerned: bool,
+    trailers: Vec<(String, String)>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -77,16 +79,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.
     let branch = first.policies().config.reports_branch.clone();
     let (facts, facts_from, taken) = facts(arguments, &mut mirror, &branch)?;
-    let change = change(&mirror, (base, head), first, &facts)?;
+    let time = mirror.commit_info(head)?.time;
+    let now = arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time)));
+    let change = change(&mirror, (base, head), first, &facts, now)?;
     let after = change.catalogue.policies();
     let mut found = change.catalogue.diagnostics();
     found.extend(lint(after, Some(&facts), change.catalogue.spans()));
+    found.extend(suspensions(after, change.catalogue.spans(), now));
     found.sort();
     found.dedup();
     let tally = change.catalogue.tally(&found);
     let validation = Validation::new(&change.found_before, found, tally, change.catalogue.held());
-    let time = mirror.commit_info(head)?.time;
-    let now = arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time)));
     let facts_from = taken
         .and_then(|taken| snapshot::age(taken, now))
         .map_or(facts_from.clone(), |age| format!("{facts_from}, {age} old"));
@@ -101,6 +104,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         facts_from: &facts_from,
         grounds: &facts.grounds,
         now,
+        concerned: change.concerned,
+        trailers: &change.trailers,
         validation: &validation,
         config_diff: &change.config_diff,
         reports: &reports,
@@ -116,7 +121,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 fn limits(limit: Option<usize>) -> Limits {
     let usual = Limits::default();
-    limit.map_or(usual, |limit| Limits { names: limit, nodes: limit, ..usual })
+    limit.map_or(usual, |limit| Limits { names: limit, nodes: limit, lines: usize::MAX, ..usual })
 }
 
 /// Where the change began, and its head.
@@ -141,16 +146,20 @@ fn change(
     (base, head): (CommitId, CommitId),
     mut catalogue: Catalogue,
     facts: &Facts,
+    now: Timestamp,
 ) -> Result<Change, Failure> {
     let before = catalogue.policies().clone();
     let mut found_before = catalogue.diagnostics();
     found_before.extend(lint(&before, Some(facts), catalogue.spans()));
+    found_before.extend(suspensions(&before, catalogue.spans(), now));
     let config = |catalogue: &Catalogue| catalogue.text(CONFIG_FILE).unwrap_or_default().to_owned();
     let config_before = config(&catalogue);
-    catalogue.update(repository::changes(mirror.changes(Some(base), head, &[String::new()])?));
+    let changes = repository::changes(mirror.changes(Some(base), head, &[String::new()])?);
+    let (concerned, trailers) = (catalogue.concerned(&changes), mirror.trailers(head)?);
+    catalogue.update(changes);
     let diff = text_diff(&config_before, &config(&catalogue), "", "");
     let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
-    Ok(Change { base, head, before, found_before, catalogue, config_diff })
+    Ok(Change { base, head, before, found_before, catalogue, config_diff, concerned, trailers })
 }
 
 /// What nodes report, where somebody has put it. It is told beside the preview; without it, nothing is missing from that.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::core::compile::Way;
 use crate::core::diagnostic::Diagnostic;
-use crate::core::preview::{Level, Preview, Then, Words};
+use crate::core::preview::{Fate, Level, Preview, Then, Words};
 
 /// The whole preview.
 pub(super) fn json(preview: &Preview<'_>) -> Value {
@@ -15,15 +15,21 @@ pub(super) fn json(preview: &Preview<'_>) -> Value {
     let moves: Vec<Value> = preview
         .moves
         .iter()
-        .map(|one| {
+        .zip(&preview.fates)
+        .map(|(one, fate)| {
             let [from, to, _] = words.ways(one).map(|phrase| phrase.to_string());
             json!({
                 "policy": one.policy.to_string(),
+                "policyBefore": one.was.as_ref().map(ToString::to_string),
                 "namespace": one.namespace,
                 "from": {"way": kind(&one.from), "text": from},
                 "to": {"way": kind(&one.to), "text": to},
                 "towards": one.towards.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "resetsConnections": one.reset,
+                "openConnections": match fate {
+                    Fate::Cut => "cut",
+                    Fate::Drained => "keptForTenMinutes",
+                    Fate::Kept => "kept",
+                },
                 "pods": one.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(),
             })
         })
@@ -36,6 +42,7 @@ pub(super) fn json(preview: &Preview<'_>) -> Value {
                 Level::Danger => "danger",
                 Level::Warning => "warning",
                 Level::Note => "note",
+                Level::Waits => "waits",
             };
             json!({"level": level, "code": danger.code, "title": danger.title, "text": danger.text.to_string()})
         })
@@ -47,6 +54,7 @@ pub(super) fn json(preview: &Preview<'_>) -> Value {
         "head": input.commits.1,
         "clusterAsOf": input.facts_from,
         "changes": preview.changes(),
+        "concernsCluster": input.concerned,
         "verdict": words.verdict(),
         "validation": {
             "errors": input.validation.tally.errors,
@@ -63,6 +71,7 @@ pub(super) fn json(preview: &Preview<'_>) -> Value {
         "podsMoved": preview.moved,
         "moves": moves,
         "dangers": dangers,
+        "waits": preview.waits,
         "ifAGatewayDies": losses(preview),
         "nodes": nodes(preview),
         "configDiff": input.config_diff,
@@ -118,7 +127,7 @@ fn nodes(preview: &Preview<'_>) -> Value {
     let shown = nodes.shown.iter().map(|one| {
         json!({
             "node": one.node.as_str(),
-            "alike": one.alike,
+            "alike": one.alike.iter().map(crate::core::name::NodeName::as_str).collect::<Vec<_>>(),
             "title": one.title.to_string(),
             "diff": one.diff,
             "linesLeftOut": one.cut,

@@ -26,6 +26,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         source,
         branch: None,
         access: Access::default(),
+        windows: None,
         cluster: arguments.node.cluster,
         cluster_name: arguments.node.cluster_name,
         node,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::options::{NodeOptions, RepositoryOptions, WebhookOptions, seconds};
+use super::options::{AdmissionOptions, NodeOptions, RepositoryOptions, WebhookOptions, seconds};
 use super::output::{self, Failure};
 use crate::reconcile::node::{self, Options};
 use crate::telemetry;
@@ -34,6 +34,8 @@ pub(super) struct Arguments {
     listen: Option<SocketAddr>,
     #[command(flatten)]
     webhook: WebhookOptions,
+    #[command(flatten)]
+    admission: AdmissionOptions,
     /// Log JSON, an object a line.
     #[arg(long, env = "EGRET_LOG_JSON")]
     log_json: bool,
@@ -45,6 +47,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         source: arguments.repository.source()?,
         branch: arguments.branch,
         access: arguments.repository.access(),
+        windows: arguments.admission.windows()?,
         cluster: arguments.node.cluster.clone(),
         cluster_name: arguments.node.cluster_name.clone(),
         node: arguments.node.node()?,

@@ -13,7 +13,8 @@ use super::plan;
 use crate::cluster::Cluster;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::catalogue::{Catalogue, Change};
-use crate::core::policy::lint::lint;
+use crate::core::policy::lint::{lint, suspensions};
+use crate::reconcile::round::now;
 
 /// The form of what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -55,9 +56,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let facts = cluster.as_ref().map(Cluster::facts);
     let mut found = catalogue.diagnostics();
     found.extend(lint(catalogue.policies(), facts, catalogue.spans()));
+    found.extend(suspensions(catalogue.policies(), catalogue.spans(), now()));
     found.sort();
     found.dedup();
-    output::print(&text(&catalogue, &found, arguments.output)?)?;
+    output::print(&text(&catalogue, &found, &arguments.cluster_name, arguments.output)?)?;
     let bad = found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -73,8 +75,12 @@ fn read(arguments: &Arguments) -> Result<BTreeMap<String, Change>, Failure> {
     plan::files(&arguments.repository, arguments.rev.as_deref()).map(|(files, _)| files)
 }
 
-fn text(catalogue: &Catalogue, found: &[Diagnostic], form: Form) -> Result<String, Failure> {
-    let summary = diagnostics::summary(catalogue.tally(found));
+fn text(catalogue: &Catalogue, found: &[Diagnostic], cluster: &str, form: Form) -> Result<String, Failure> {
+    let set = catalogue.policies();
+    let mut summary = diagnostics::summary(catalogue.tally(found));
+    if found.is_empty() && set.policies.is_empty() && set.node_labels.is_empty() {
+        summary = format!("nothing for the cluster {cluster}: no document stands in its paths\n{summary}");
+    }
     match form {
         Form::Json => return Ok(diagnostics::to_json(found)),
         Form::Sarif => return Ok(diagnostics::sarif::to_sarif(found)),

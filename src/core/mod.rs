@@ -10,6 +10,7 @@
 //! plan, history --report--> drift report
 //! ```
 
+pub mod admission;
 pub mod cidr;
 pub mod compile;
 pub mod diagnostic;

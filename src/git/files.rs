@@ -64,6 +64,15 @@ impl Mirror {
         Ok(CommitInfo::of(&self.find_commit(commit)?))
     }
 
+    /// Trailers of a commit's message, by Git's own rules (`git interpret-trailers`): the last paragraph, names and values in their order.
+    /// Of a message that is no text there are none. Error: [`Error::MissingCommit`].
+    pub fn trailers(&self, commit: CommitId) -> Result<Vec<(String, String)>> {
+        let commit = self.find_commit(commit)?;
+        let text = String::from_utf8_lossy(commit.message_raw_bytes()).into_owned();
+        let Ok(trailers) = git2::message_trailers_strs(&text) else { return Ok(Vec::new()) };
+        Ok(trailers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
     /// Every `.yaml`, `.yml` and `.json` file of a commit below `paths` (folders or files without `/` at either end; `""` is
     /// all), as [`Mirror::changes`] from nothing.
     pub fn files(&self, commit: CommitId, paths: &[String]) -> Result<BTreeMap<String, FileChange>> {

@@ -288,6 +288,8 @@ impl Agent {
                     diagnostics: Vec::new(),
                     rejected: Vec::new(),
                     good: GoodDocuments::default(),
+                    withheld: None,
+                    emergency: None,
                     fetched: true,
                 });
                 // What was in the way is gone and nothing is to be done: only that is to be said.

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::repository::Known;
+use crate::core::admission::{Emergency, Withheld};
 use crate::core::labels::Labels;
 use crate::core::placement::handover::{self, Handover};
 use crate::core::policy::catalogue::GoodDocuments;
@@ -32,6 +34,10 @@ pub struct Kept {
     pub commit: Option<String>,
     /// Texts of documents whose last good version is in force.
     pub good: GoodDocuments,
+    /// The commit that waited when the last round ended.
+    pub withheld: Option<Withheld>,
+    /// How the commit in force came through a closed change window.
+    pub emergency: Option<Emergency>,
     /// Labels on this node that Egret wrote, with the values it wrote.
     pub labels: Labels,
     /// The range of marks and tables that the kernel's objects are in, until all of them are in another: mask, first, port, MTU.
@@ -41,6 +47,12 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// What the repository's thread begins with.
+    pub fn known(&self) -> Known {
+        let Self { commit, good, withheld, emergency, .. } = self.clone();
+        Known { commit, good, withheld, emergency }
+    }
+
     /// The range of what is in the kernel, if it is known.
     pub fn range(&self) -> Option<Range> {
         self.range.map(|(mask, first, port, mtu)| Range { mask, first, port, mtu })

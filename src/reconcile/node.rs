@@ -21,6 +21,7 @@ use super::round::{Engine, RoundError, now};
 use super::schedule::Timetable;
 use super::telling::Telling;
 use crate::cluster::{Cluster, ClusterError};
+use crate::core::admission::ChangeWindows;
 use crate::core::interfaces::{self, Interface};
 use crate::core::name::NodeName;
 use crate::core::policy::config::Schedule;
@@ -45,6 +46,8 @@ pub struct Options {
     pub access: Access,
     /// Manifests of the cluster.
     pub cluster: PathBuf,
+    /// When commits may come into force, whatever egret.yaml says of it.
+    pub windows: Option<ChangeWindows>,
     /// The cluster's name: whose entry in egret.yaml counts, and whose reports branch is written.
     pub cluster_name: String,
     /// This node.
@@ -133,9 +136,9 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         .map_err(|source| RunError::Start { what: "the HTTP server", source })?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     let (sender, news) = unbounded_channel();
-    let (known, good) = (engine.memory.kept().commit.clone(), engine.memory.kept().good.clone());
-    let repository = Repository::start(repository_options(&options, &folder, seed), known, good, sender)
+    let repository = Repository::start(repository_options(&options, &folder, seed), sender)
         .map_err(|source| RunError::Start { what: "the repository's thread", source })?;
+    repository.begin(engine.memory.kept().known());
     let publisher = Publisher::start(publisher::Options {
         source: options.source.clone(),
         access: options.access.clone(),
@@ -158,6 +161,7 @@ fn repository_options(options: &Options, folder: &std::path::Path, seed: u64) ->
         source: options.source.clone(),
         branch: options.branch.clone(),
         access: options.access.clone(),
+        windows: options.windows.clone(),
         mirror: folder.join("policy.git"),
         cluster: options.cluster_name.clone(),
         poll,
@@ -219,6 +223,7 @@ impl Node {
                     break;
                 }
                 News::Unchanged => {}
+                News::Withheld(_) => return Ok(()),
                 News::Fault(error) => return Err(error.into()),
             }
         }
@@ -289,7 +294,7 @@ impl Node {
             Trigger::News(Some(News::Fault(error))) => {
                 tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is in force stays");
             }
-            Trigger::News(Some(News::Unchanged)) | Trigger::Asked(_) | Trigger::Stop => {}
+            Trigger::News(Some(News::Unchanged | News::Withheld(_))) | Trigger::Asked(_) | Trigger::Stop => {}
             Trigger::News(None) => {
                 let source = std::io::Error::other("it has ended");
                 return Err(RunError::Start { what: "the repository's thread", source });
@@ -335,7 +340,8 @@ impl Node {
     }
 
     fn take(&mut self, intent: Intent) {
-        for diagnostic in &intent.diagnostics {
+        let before = self.keeper.intent.as_ref().filter(|before| before.commit.id == intent.commit.id);
+        for diagnostic in intent.diagnostics.iter().filter(|_| before.is_none()) {
             tracing::warn!("{diagnostic}");
         }
         let schedule = intent.set.config.schedule.clone();

@@ -3,25 +3,28 @@
 //! libgit2 blocks, so it has a thread of its own; it also keeps its own pace: polling, and backing off while Git is away.
 //! Deliberately absent: applying anything, and writing to Git (`publisher`).
 
-use std::collections::{BTreeMap, BTreeSet};
+mod reader;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::backoff::Backoff;
+use self::reader::Reader;
+use crate::core::admission::{ChangeWindows, Emergency, Why, Withheld};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, Change, GoodDocuments, Refusal as Refused};
 use crate::core::report::history::Rejected;
 use crate::git::access::Access;
 use crate::git::files::{FileChange, Refusal};
-use crate::git::mirror::Mirror;
 use crate::git::source::Source;
-use crate::git::{self, CommitId, CommitInfo, Fate};
+use crate::git::{self, CommitId, CommitInfo};
 
 /// What to read, and from where.
 #[derive(Debug, Clone)]
@@ -36,6 +39,8 @@ pub struct Options {
     pub mirror: PathBuf,
     /// Whose paths and settings of egret.yaml count.
     pub cluster: String,
+    /// When commits may come into force, whatever egret.yaml says of it.
+    pub windows: Option<ChangeWindows>,
     /// How often to look although nobody said that something changed.
     pub poll: Duration,
     /// For jitter: differs between nodes.
@@ -57,8 +62,27 @@ pub struct Intent {
     pub rejected: Vec<Rejected>,
     /// What to remember so that they are still in force after a restart.
     pub good: GoodDocuments,
+    /// The newest commit, if it is not in force but waits.
+    pub withheld: Option<Withheld>,
+    /// How this commit came through a closed change window, if it did.
+    pub emergency: Option<Emergency>,
     /// Git has just answered; else it is what was last in force, because Git is away.
     pub fetched: bool,
+}
+
+impl Intent {
+    /// What somebody suspended, the cluster and policies, and until when, in seconds since the epoch.
+    pub fn suspended(&self, now: Timestamp) -> BTreeMap<String, u64> {
+        let waits = match self.withheld.as_ref().map(|withheld| &withheld.why) {
+            Some(Why::Suspended { until, .. }) => *until,
+            _ => self.set.config.suspend.as_ref().map(|suspension| suspension.until),
+        };
+        let policies = self.set.policies.values();
+        let policies =
+            policies.filter_map(|policy| Some((format!("policy {}", policy.id), policy.suspend.as_ref()?.until)));
+        let all = waits.map(|until| ("cluster".to_owned(), until)).into_iter().chain(policies);
+        all.filter(|(_, until)| now < *until).map(|(what, until)| (what, until.as_second().unsigned_abs())).collect()
+    }
 }
 
 /// What the thread says.
@@ -68,169 +92,71 @@ pub enum News {
     Intent(Box<Intent>),
     /// It was looked, and all is as before.
     Unchanged,
+    /// The newest commit is not let in, and nothing was in force before.
+    Withheld(Box<Withheld>),
     /// Git failed. It is tried again.
     Fault(git::Error),
+}
+
+/// What is known of earlier, before the first look.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The commit that is in force.
+    pub commit: Option<String>,
+    /// What was remembered with it.
+    pub good: GoodDocuments,
+    /// The commit that waited.
+    pub withheld: Option<Withheld>,
+    /// How the one in force came through a closed window.
+    pub emergency: Option<Emergency>,
+}
+
+/// What is asked of the thread.
+enum Wish {
+    /// The first look: until then it is not known what is in force.
+    Begin(Box<Known>),
+    /// A look.
+    Look,
+    /// A look, and to know that another process put this commit in force.
+    Published(CommitId),
 }
 
 /// A handle on the thread; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Repository {
-    wishes: Sender<()>,
+    wishes: Sender<Wish>,
 }
 
 impl Repository {
-    /// Starts the thread. `known` is the commit that was last in force, `good` what was remembered with it.
-    pub fn start(
-        options: Options,
-        known: Option<String>,
-        good: GoodDocuments,
-        news: UnboundedSender<News>,
-    ) -> std::io::Result<Self> {
+    /// Starts the thread, which waits for [`Repository::begin`].
+    pub fn start(options: Options, news: UnboundedSender<News>) -> std::io::Result<Self> {
         let (wishes, wished) = channel();
-        let _ = wishes.send(());
         thread::Builder::new().name("repository".to_owned()).spawn(move || {
-            Reader::new(options, &good).serve(known, &wished, &news);
+            loop {
+                match wished.recv() {
+                    Ok(Wish::Begin(known)) => return Reader::new(options, *known).serve(&wished, &news),
+                    Ok(Wish::Look | Wish::Published(_)) => {}
+                    Err(_) => return,
+                }
+            }
         })?;
         Ok(Self { wishes })
     }
 
+    /// Begins with what is in force.
+    pub fn begin(&self, known: Known) {
+        let _ = self.wishes.send(Wish::Begin(Box::new(known)));
+    }
+
     /// Asks for a look now.
     pub fn look(&self) {
-        let _ = self.wishes.send(());
-    }
-}
-
-/// What lives on the thread.
-struct Reader {
-    options: Options,
-    mirror: Option<Mirror>,
-    catalogue: Catalogue,
-    /// The commit that the catalogue is of.
-    current: Option<CommitId>,
-    /// The paths that the catalogue was told of: when a whole tree is read again, what is not in it is gone.
-    paths: BTreeSet<String>,
-    branch: String,
-    /// Whether anybody was told what is asked for.
-    told: bool,
-}
-
-impl Reader {
-    fn new(options: Options, good: &GoodDocuments) -> Self {
-        let mut catalogue = Catalogue::new(&options.cluster);
-        catalogue.import_good(good);
-        let branch = options.branch.clone().unwrap_or_default();
-        Self { options, mirror: None, catalogue, current: None, paths: BTreeSet::new(), branch, told: false }
+        let _ = self.wishes.send(Wish::Look);
     }
 
-    fn serve(mut self, known: Option<String>, wished: &Receiver<()>, news: &UnboundedSender<News>) {
-        let mut backoff = Backoff::new(self.options.seed);
-        let mut known = known.and_then(|id| CommitId::parse(&id));
-        let mut wait = Duration::ZERO;
-        loop {
-            match wished.recv_timeout(wait) {
-                Err(RecvTimeoutError::Disconnected) => return,
-                Ok(()) | Err(RecvTimeoutError::Timeout) => while wished.try_recv().is_ok() {},
-            }
-            let result = self.look(known.take());
-            wait = match &result {
-                Err(error) if error.fate() == Fate::Retry => backoff.next_wait(),
-                Ok(_) => {
-                    backoff.reset();
-                    backoff.spread(self.options.poll)
-                }
-                Err(_) => backoff.spread(self.options.poll),
-            };
-            let messages = match result {
-                Ok(None) => vec![News::Unchanged],
-                Ok(Some(intent)) => vec![News::Intent(intent)],
-                // Git is away at the start: what was in force is still in the mirror.
-                Err(error) => match self.last_in_force() {
-                    Some(intent) => vec![News::Intent(intent), News::Fault(error)],
-                    None => vec![News::Fault(error)],
-                },
-            };
-            if messages.into_iter().any(|message| news.send(message).is_err()) {
-                return;
-            }
-        }
+    /// Says what another process has put in force, and asks for a look.
+    pub fn published(&self, commit: CommitId) {
+        let _ = self.wishes.send(Wish::Published(commit));
     }
-
-    /// Looks where the branch is, and reads what changed. `known`: the commit to begin with, so that documents which became
-    /// bad since then are recognised as such.
-    fn look(&mut self, known: Option<CommitId>) -> git::Result<Option<Box<Intent>>> {
-        let mut mirror = if let Some(mirror) = self.mirror.take() {
-            mirror
-        } else {
-            let Options { mirror, source, access, .. } = &self.options;
-            Mirror::open(mirror, source.clone(), access.clone())?
-        };
-        let result = self.look_at(&mut mirror, known);
-        self.mirror = Some(mirror);
-        result
-    }
-
-    fn look_at(&mut self, mirror: &mut Mirror, known: Option<CommitId>) -> git::Result<Option<Box<Intent>>> {
-        if let Some(known) = known.filter(|known| self.current.is_none() && mirror.has(*known)) {
-            self.update(mirror.files(known, &everything())?, true);
-            self.current = Some(known);
-        }
-        let head = mirror.head(self.options.branch.as_deref())?;
-        if self.told && self.current == Some(head.commit) && self.branch == head.branch {
-            return Ok(None);
-        }
-        let from = self.current.filter(|current| mirror.has(*current));
-        let changed = mirror.changes(from, head.commit, &everything())?;
-        let info = mirror.commit_info(head.commit)?;
-        self.update(changed, from.is_none());
-        self.current = Some(head.commit);
-        self.branch = head.branch;
-        self.told = true;
-        Ok(Some(Box::new(self.intent(info, true))))
-    }
-
-    /// Takes in what changed; `whole` if it is all there is.
-    fn update(&mut self, files: BTreeMap<String, FileChange>, whole: bool) {
-        let mut changes = changes(files);
-        if whole {
-            for path in &self.paths {
-                changes.entry(path.clone()).or_insert(Change::Removed);
-            }
-        }
-        for (path, change) in &changes {
-            if *change == Change::Removed {
-                self.paths.remove(path);
-            } else {
-                self.paths.insert(path.clone());
-            }
-        }
-        self.catalogue.update(changes);
-    }
-
-    /// What was last in force, if the first look failed and the mirror still has it.
-    fn last_in_force(&mut self) -> Option<Box<Intent>> {
-        let (Some(current), Some(mirror), false) = (self.current, &self.mirror, self.told) else { return None };
-        let info = mirror.commit_info(current).ok()?;
-        self.told = true;
-        Some(Box::new(self.intent(info, false)))
-    }
-
-    fn intent(&self, commit: CommitInfo, fetched: bool) -> Intent {
-        let diagnostics = self.catalogue.diagnostics();
-        Intent {
-            set: Arc::new(self.catalogue.policies().clone()),
-            commit,
-            branch: self.branch.clone(),
-            rejected: rejected(&self.catalogue, &diagnostics),
-            good: self.catalogue.export_good(),
-            diagnostics,
-            fetched,
-        }
-    }
-}
-
-/// The catalogue selects by itself: it knows egret.yaml's paths.
-fn everything() -> [String; 1] {
-    [String::new()]
 }
 
 /// Git's words for what became of a file, as the catalogue's.

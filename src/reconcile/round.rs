@@ -340,6 +340,8 @@ impl Engine {
         self.memory.keep(|kept| {
             kept.commit = Some(intent.commit.id.to_string());
             kept.good = intent.good.clone();
+            kept.withheld.clone_from(&intent.withheld);
+            kept.emergency.clone_from(&intent.emergency);
             kept.range = Some((range.mask, range.first, range.port, range.mtu));
         })?;
         if let Some(told) = &self.told {
@@ -348,6 +350,8 @@ impl Engine {
         self.report.put_right(now);
         self.report.set_in_force(&intent.commit.id.to_string(), &intent.commit.summary, now);
         self.report.rejected.clone_from(&intent.rejected);
+        self.report.withheld = intent.withheld.clone().map(Box::new);
+        self.report.emergency = intent.emergency.clone().map(Box::new);
         self.report.set_findings(compiled.findings.clone(), now);
         self.legend = Legend::of(&compiled);
         self.in_force = Some((compiled.desired.clone(), compiled));

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::repository::{Intent, News};
-use super::round::{Done, Engine, RoundError};
+use super::round::{Done, Engine, RoundError, now};
 use crate::core::compile::{Compiled, Role};
 use crate::core::facts::PodName;
 use crate::core::report::drift::Class;
@@ -61,9 +61,14 @@ impl Telling {
     /// Git answered, if it did.
     pub fn news(&self, news: &News) {
         match news {
-            News::Unchanged => self.metrics.git_fetched(Instant::now()),
+            News::Unchanged | News::Withheld(_) => self.metrics.git_fetched(Instant::now()),
             News::Intent(intent) if intent.fetched => self.metrics.git_fetched(Instant::now()),
             News::Intent(_) | News::Fault(_) => {}
+        }
+        match news {
+            News::Intent(intent) => self.metrics.commit_waits(intent.withheld.as_ref().map(|one| one.why.word())),
+            News::Withheld(withheld) => self.metrics.commit_waits(Some(withheld.why.word())),
+            News::Unchanged | News::Fault(_) => {}
         }
     }
 
@@ -71,6 +76,7 @@ impl Telling {
     pub fn round(&self, result: &Result<Done, RoundError>, took: Duration, engine: &Engine, intent: &Intent) {
         self.metrics.reconciled(result.is_ok(), took);
         self.metrics.drift_open(engine.report.drift.len());
+        self.metrics.suspended(intent.suspended(now()));
         match result {
             Ok(done) => {
                 done.classes.iter().for_each(|(class, objects)| self.metrics.drift(*class, *objects));

@@ -17,6 +17,9 @@ use crate::core::report::drift::Class;
 /// Upper ends of the histogram of rounds, in seconds: from a look with nothing to do to a node that is new.
 const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
+/// What commits wait for ([`Why::word`](crate::core::admission::Why::word)).
+const REASONS: [&str; 3] = ["ChangeWindowClosed", "SignatureRefused", "Suspended"];
+
 /// What a process counts and measures. A clone is another handle on the same.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -41,6 +44,8 @@ pub(super) struct Values {
     pub(super) watch_faults: BTreeMap<&'static str, u64>,
     pub(super) leader: Option<bool>,
     pub(super) revision: Option<String>,
+    pub(super) waits: BTreeMap<&'static str, bool>,
+    pub(super) suspended: BTreeMap<String, u64>,
 }
 
 /// Rounds.
@@ -72,6 +77,8 @@ impl Metrics {
             watch_faults: BTreeMap::new(),
             leader: None,
             revision: None,
+            waits: BTreeMap::new(),
+            suspended: BTreeMap::new(),
         };
         Self(Arc::new(Inner { values: Mutex::new(values), asking: Asking::default() }))
     }
@@ -148,6 +155,16 @@ impl Metrics {
                 values.revision = Some(commit.to_owned());
             }
         });
+    }
+
+    /// What the newest commit waits for, if it does: one of [`REASONS`].
+    pub fn commit_waits(&self, reason: Option<&'static str>) {
+        self.tell(|values| values.waits = REASONS.map(|one| (one, reason == Some(one))).into());
+    }
+
+    /// What is suspended, and until when, in seconds since the epoch. What is not among it is shown no more.
+    pub fn suspended(&self, until: BTreeMap<String, u64>) {
+        self.tell(|values| values.suspended = until);
     }
 
     /// The end where the kernel's counters are asked for; the loop that reads them listens there.

@@ -44,6 +44,7 @@ impl Collector for Page {
             page.reconciling(values)?;
             page.node(values)?;
             page.edges(values)?;
+            page.waiting(values)?;
             if let Some(age) = age {
                 let help = "Since Git last answered, with news or without.";
                 page.gauge("git_age", help, Some(&Unit::Seconds), age.as_secs_f64())?;
@@ -157,6 +158,21 @@ impl Writer<'_, '_> {
         if !values.watch_faults.is_empty() {
             let of = values.watch_faults.iter().map(|(resource, faults)| ([("resource", *resource)], *faults));
             self.counters("watch_faults", "Watches of the API server that broke and were begun anew.", &of.collect())?;
+        }
+        Ok(())
+    }
+
+    /// Commits that wait, and what somebody suspended.
+    fn waiting(&mut self, values: &Values) -> fmt::Result {
+        if !values.waits.is_empty() {
+            let series =
+                values.waits.iter().map(|(reason, waits)| ([("reason", *reason)], u64::from(*waits))).collect();
+            self.gauges("commit_waits", "1 while the newest commit is not in force but waits.", &series)?;
+        }
+        if !values.suspended.is_empty() {
+            let series = values.suspended.iter().map(|(what, until)| ([("what", what.as_str())], *until)).collect();
+            let help = "When the suspension of the cluster or of a policy ends.";
+            self.gauges("suspended_until_timestamp_seconds", help, &series)?;
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! Prints the median of several runs of each stage, and the ratio of one change to the whole. Deliberately absent: limits; times
 //! on shared machines are for reading, not for failing on.
 
+mod world;
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::io::{self, Write};
@@ -10,29 +12,28 @@ use std::time::{Duration, Instant};
 
 use egret::core::compile::marks::Marks;
 use egret::core::compile::{Compiled, Input, compile};
-use egret::core::facts::{Facts, Node, Pod, PodName};
+use egret::core::facts::{Facts, PodName};
 use egret::core::ground::{Features, Ground};
-use egret::core::labels::Labels;
 use egret::core::name::NodeName;
 use egret::core::placement::{Placement, place};
 use egret::core::plan::plan;
 use egret::core::policy::PolicySet;
 use egret::core::policy::catalogue::{Catalogue, Change};
-use egret::core::policy::lint::lint;
-use egret::core::preview::{Input as PreviewInput, Limits, Validation, lines, markdown, preview};
 use egret::core::state::NodeState;
 use egret::core::state::ownership::Range;
 use jiff::Timestamp;
 
+use self::world::{path, pod, policy, world};
+
 const POLICIES: usize = 10_000;
 const NODES: usize = 5_000;
 const PODS: usize = 100_000;
-const GATEWAYS: usize = 50;
 
 fn main() -> io::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "{POLICIES} policies, {NODES} nodes, {PODS} pods; medians of 5 runs\n")?;
-    let texts: BTreeMap<String, Change> = (0..POLICIES).map(|number| (path(number), policy(number, 24))).collect();
+    let texts: BTreeMap<String, Change> =
+        (0..POLICIES).map(|number| (path(number), Change::Text(policy(number, 24)))).collect();
     let mut catalogue = Catalogue::new("bench");
     let all = show("parse all policies", &mut || {
         catalogue = Catalogue::new("bench");
@@ -41,7 +42,7 @@ fn main() -> io::Result<()> {
     let mut length = 24;
     let one = show("parse one changed file", &mut || {
         length = if length == 24 { 25 } else { 24 };
-        catalogue.update(BTreeMap::from([(path(4711), policy(4711, length))]));
+        catalogue.update(BTreeMap::from([(path(4711), Change::Text(policy(4711, length)))]));
     })?;
     ratio(one, all)?;
     let set = catalogue.policies().clone();
@@ -71,51 +72,6 @@ fn main() -> io::Result<()> {
     let steps = plan(&with_pod.desired, &compiled.desired, Range::default());
     writeln!(out, "\none more pod is this plan:\n{steps}")?;
     writeln!(out, "one node against all policies: {whole:?} for {} members", compiled.members.len())?;
-    previews()
-}
-
-/// A change of a repository with 1,000 policies for 1,000 nodes and 10,000 pods: of one policy, and of all.
-fn previews() -> io::Result<()> {
-    const POLICIES: usize = 1_000;
-    let facts = world(1_000, 10_000, POLICIES);
-    let texts = |length| -> BTreeMap<String, Change> {
-        (0..POLICIES).map(|number| (path(number), policy(number, length))).collect()
-    };
-    let one = BTreeMap::from([(path(471), policy(471, 25))]);
-    writeln!(io::stdout(), "\n{POLICIES} policies, 1000 nodes, 10000 pods")?;
-    for (what, change) in [("preview one changed policy", one), ("preview all policies changed", texts(25))] {
-        let mut size = 0;
-        show(what, &mut || {
-            let mut catalogue = Catalogue::new("bench");
-            catalogue.update(texts(24));
-            let before = catalogue.policies().clone();
-            let mut old = catalogue.diagnostics();
-            old.extend(lint(&before, Some(&facts), catalogue.spans()));
-            catalogue.update(change.clone());
-            let mut found = catalogue.diagnostics();
-            found.extend(lint(catalogue.policies(), Some(&facts), catalogue.spans()));
-            let tally = catalogue.tally(&found);
-            let validation = Validation::new(&old, found, tally, catalogue.held());
-            let grounds = BTreeMap::new();
-            let preview = preview(PreviewInput {
-                cluster: "bench",
-                commits: ("a", "b"),
-                before: &before,
-                after: catalogue.policies(),
-                facts: &facts,
-                facts_from: "now",
-                grounds: &grounds,
-                now: Timestamp::UNIX_EPOCH,
-                validation: &validation,
-                config_diff: "",
-                reports: &[],
-                limits: Limits::default(),
-            });
-            assert!(preview.moved > 0, "somebody moves");
-            size = markdown(&preview).len() + lines(&preview).len();
-        })?;
-        writeln!(io::stdout(), "{:<28} {size:>10} bytes and lines", "")?;
-    }
     Ok(())
 }
 
@@ -141,59 +97,4 @@ fn show(what: &str, work: &mut dyn FnMut()) -> io::Result<Duration> {
 
 fn ratio(part: Duration, whole: Duration) -> io::Result<()> {
     writeln!(io::stdout(), "{:<28} {:>10.0} times less", "", whole.as_secs_f64() / part.as_secs_f64())
-}
-
-fn path(number: usize) -> String {
-    format!("policies/team-{}/policy-{number}.yaml", number % 100)
-}
-
-fn policy(number: usize, length: usize) -> Change {
-    let (a, b) = (number / 250, number % 250);
-    let host = if length == 24 { 0 } else { 128 };
-    Change::Text(format!(
-        "apiVersion: cilium.io/v2
-kind: CiliumEgressGatewayPolicy
-metadata: {{name: policy-{number}}}
-spec:
-  selectors:
-  - podSelector: {{matchLabels: {{app: app-{number}, io.kubernetes.pod.namespace: team-{}}}}}
-  destinationCIDRs: [\"100.{a}.{b}.{host}/{length}\"]
-  egressGateway: {{nodeSelector: {{matchLabels: {{gateway: \"g{}\"}}}}, interface: net1}}
-",
-        number % 100,
-        number % GATEWAYS
-    ))
-}
-
-fn world(nodes: usize, pods: usize, policies: usize) -> Facts {
-    let mut facts = Facts::default();
-    for number in 0..nodes {
-        let labels = Labels::from([("gateway".to_owned(), format!("g{number}"))]);
-        let (high, low) = (number / 250, number % 250);
-        let node = Node {
-            labels,
-            addresses: vec![format!("172.16.{high}.{low}").parse().expect("an address")],
-            pod_cidrs: vec![format!("10.{high}.{low}.0/24").parse().expect("a network")],
-            ready: true,
-            unschedulable: false,
-        };
-        facts.nodes.insert(NodeName::parse(&format!("node-{number:05}")).expect("a name"), node);
-    }
-    for number in 0..pods {
-        let node = number % nodes;
-        let name = PodName { namespace: format!("team-{}", number % 100), name: format!("pod-{number}") };
-        facts.pods.insert(name, pod(number % policies, &format!("node-{node:05}"), node, number / nodes));
-    }
-    facts
-}
-
-fn pod(app: usize, node: &str, node_number: usize, host: usize) -> Pod {
-    let (high, low) = (node_number / 250, node_number % 250);
-    Pod {
-        labels: Labels::from([("app".to_owned(), format!("app-{app}"))]),
-        node: NodeName::parse(node).ok(),
-        addresses: vec![format!("10.{high}.{low}.{}", host + 2).parse().expect("an address")],
-        host_network: false,
-        finished: false,
-    }
 }

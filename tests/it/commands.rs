@@ -74,12 +74,58 @@ fn what_people_start_from_is_fine() {
     assert_eq!(validate(folder.path(), &["--output=json"]), Said::fine("[]\n"));
 }
 
+/// What the hook runs, it runs as the template says, in the repository's folder.
+#[test]
+fn the_hook_before_a_commit_lets_good_documents_pass_and_no_mistake() {
+    let hook = include_str!("../../repo-template/.pre-commit-config.yaml");
+    let entry = hook.lines().find_map(|line| line.trim().strip_prefix("entry: egret ")).expect("the hook's command");
+    let code = |folder: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+        command.args(entry.split(' ')).current_dir(folder).env_clear().output().unwrap().status.code()
+    };
+    assert_eq!((code(template().path()), code(mistaken().path())), (Some(0), Some(1)));
+}
+
+#[test]
+fn a_cluster_with_no_document_in_its_paths_is_told_so() {
+    let folder = template();
+    let config = "apiVersion: egret.dev/v1alpha1\nkind: Config\nclusters: {moon: {paths: [moon]}}\n";
+    fs::write(folder.path().join("egret.yaml"), config).unwrap();
+    let said = "nothing for the cluster moon: no document stands in its paths\n1 document is fine\n";
+    assert_eq!(validate(folder.path(), &["--cluster-name=moon"]), Said::fine(said));
+    assert_eq!(validate(folder.path(), &["--cluster-name=earth"]), Said::fine("3 documents are fine\n"));
+}
+
+#[test]
+fn change_windows_with_a_mistake_are_refused_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let windows = folder.path().join("windows.yaml").display().to_string();
+    fs::write(&windows, "open: [{cron: 0 0 31 6 *, duration: 1h}]\n").unwrap();
+    let (state, cluster) = (folder.path().display().to_string(), folder.path().display().to_string());
+    let said = egret([
+        "run",
+        "--repo=/",
+        "--state-dir",
+        &state,
+        "--cluster",
+        &cluster,
+        "--node=a",
+        "--change-windows",
+        &windows,
+    ]);
+    let expected = format!(
+        "error: read the change windows {windows}:1:15: `0 0 31 6 *` names no day that there is\nhint: look at the day of the month \
+         and the month: `0 0 30 2 *` is the 30th of February\n"
+    );
+    assert_eq!(said, Said::failed(expected));
+}
+
 #[test]
 fn a_mistake_is_shown_in_every_form_and_fails() {
     let folder = mistaken();
     let bad = |stdout: String| Said { code: Some(1), ..Said::fine(stdout) };
     let excerpt = "\
-error: a destination has bits behind its prefix
+error: a destination has host bits set
    ╭▸ policies/outpost.yaml:13:5
    │
 13 │   - 10.0.4.7/24
@@ -91,13 +137,13 @@ error: a destination has bits behind its prefix
     assert_eq!(validate(folder.path(), &[]), bad(format!("{excerpt}\n{summary}")));
     assert_eq!(validate(folder.path(), &["--output=markdown"]), bad(format!("```text\n{excerpt}```\n\n{summary}")));
     let annotation = "::error file=policies/outpost.yaml,line=13,endLine=13,col=5,endColumn=15,title=host-bits::a destination \
-                      has bits behind its prefix (/24 leaves no room for the .7)%0Ahint: 10.0.4.0/24 for the network, \
+                      has host bits set (/24 leaves no room for the .7)%0Ahint: 10.0.4.0/24 for the network, \
                       10.0.4.7/32 for the host";
     assert_eq!(validate(folder.path(), &["--output=github"]), bad(format!("{annotation}\n{summary}")));
     let json: serde_json::Value = serde_json::from_str(&validate(folder.path(), &["--output=json"]).stdout).unwrap();
     let expected = serde_json::json!([{
         "file": "policies/outpost.yaml", "line": 13, "column": 5, "endLine": 13, "endColumn": 16, "severity": "error",
-        "code": "host-bits", "message": "a destination has bits behind its prefix",
+        "code": "host-bits", "message": "a destination has host bits set",
         "label": "/24 leaves no room for the .7", "hint": "10.0.4.0/24 for the network, 10.0.4.7/32 for the host",
     }]);
     assert_eq!(json, expected);

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: timing; what is measured stands in docs, not in tests.
 
+mod admission;
 mod bad_servers;
 mod crooked;
 pub(crate) mod fixture;

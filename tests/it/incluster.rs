@@ -8,3 +8,4 @@ mod pods;
 mod reports;
 mod stand;
 mod way;
+mod windows;

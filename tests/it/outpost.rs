@@ -18,3 +18,4 @@ mod pods;
 mod reports;
 mod stand;
 mod stranger;
+mod windows;

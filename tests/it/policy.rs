@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use egret::core::facts::{Facts, Node, Pod, PodName};
 use egret::core::name::NodeName;
 use egret::core::policy::catalogue::{Catalogue, Change, Tally};
-use egret::core::policy::lint::lint;
+use egret::core::policy::lint::{lint, suspensions};
 use egret::core::policy::{PolicySet, document, schema};
 use serde_json::Value;
 
@@ -117,6 +117,28 @@ fn the_schemas_in_the_template_are_those_that_are_generated() {
     }
 }
 
+#[test]
+fn a_suspension_that_ended_or_ends_late_is_told_where_it_stands() {
+    let config = "apiVersion: egret.dev/v1alpha1\nkind: Config\nsuspend: {until: \"2026-06-01T00:00:00Z\", owner: Han, reason: a}\n\
+                  clusters:\n  prod:\n    suspend: {until: \"2026-12-01T00:00:00Z\", owner: Leia, reason: b}\n";
+    let policy = "apiVersion: egret.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: p}\nspec:\n  selectors: [{podSelector: {}}]\n  \
+                  destinationCIDRs: [192.0.2.0/24]\n  egressGateway: {nodeSelector: {}}\n  \
+                  suspend: {until: \"2026-07-01T00:00:00Z\", owner: Leia, reason: c}\n";
+    let catalogue = read(&[("egret.yaml", config), ("p.yaml", policy)]);
+    assert_eq!(catalogue.diagnostics(), []);
+    let found = |now: &str| -> Vec<String> {
+        let found = suspensions(catalogue.policies(), catalogue.spans(), now.parse().expect("a time"));
+        found.iter().map(|one| format!("{}:{} {}: {}", one.file, one.start.line, one.code, one.message)).collect()
+    };
+    let far = "egret.yaml:6 suspension-far: the cluster is suspended for more than 90 days, until 2026-12-01T00:00:00Z";
+    let ended = "p.yaml:8 suspension-ended: the suspension of the policy ended at 2026-07-01T00:00:00Z";
+    assert_eq!(found("2026-06-15T00:00:00Z"), [far]);
+    assert_eq!(found("2026-07-15T00:00:00Z"), [far, ended]);
+    assert_eq!(found("2026-09-15T00:00:00Z"), [ended]);
+    let of_the_cluster = "egret.yaml:6 suspension-ended: the suspension of the cluster ended at 2026-12-01T00:00:00Z";
+    assert_eq!(found("2027-01-01T00:00:00Z"), [of_the_cluster, ended]);
+}
+
 /// The fields that a schema offers at a place; `*` stands for the items of a list.
 fn offered(schema: &Value, place: &str) -> BTreeSet<String> {
     let at = place.split('.').filter(|part| !part.is_empty()).fold(schema, |schema, part| match part {
@@ -157,6 +179,9 @@ fn the_schemas_offer_the_fields_that_the_readers_take() {
         (&schemas["config.json"], "reports", document::REPORTS),
         (&schemas["config.json"]["properties"]["reports"], "snapshot", document::SNAPSHOT),
         (&schemas["config.json"], "schedule", document::SCHEDULE),
+        (&schemas["config.json"], "changeWindows", document::CHANGE_WINDOWS),
+        (&schemas["config.json"], "changeWindows.open.*", document::CHANGE_WINDOW),
+        (&schemas["config.json"], "suspend", document::SUSPEND),
         (&schemas["config.json"], "datapath", document::DATAPATH),
     ] {
         assert_eq!(offered(schema, place), set(fields), "{place}");

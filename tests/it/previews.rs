@@ -1,10 +1,9 @@
 //! Previews: each folder of tests/previews is a repository before and after a change, and a cluster, with the whole comment and the whole
 //! text that a reviewer sees.
 //!
-//! A folder has `base` and `head` (what is in neither is in both: `both`), `cluster`, and perhaps `ground` (kernels that were looked at) and
-//! `reports` (of nodes). What it
-//! lacks of `both` and `cluster` it takes from `a_gateway_moves`. `make bless` writes the expected files anew. Deliberately absent: Git,
-//! which `command` has.
+//! A folder has `base` and `head` (what is in neither is in both: `both`), `cluster`, and perhaps `ground` (kernels that were looked at),
+//! `reports` (of nodes) and `message` (the trailers of the head). What it lacks of `both` and `cluster` it takes from `a_gateway_moves`.
+//! `make bless` writes the expected files anew. Deliberately absent: Git, which `command` has.
 
 mod command;
 
@@ -51,6 +50,8 @@ pub(crate) struct Case {
     pub(crate) grounds: BTreeMap<NodeName, Ground>,
     pub(crate) validation: Validation,
     pub(crate) config_diff: String,
+    pub(crate) concerned: bool,
+    pub(crate) trailers: Vec<(String, String)>,
     pub(crate) reports: Vec<NodeReport>,
 }
 
@@ -70,7 +71,9 @@ impl Case {
         let gone = before.keys().filter(|path| !after.contains_key(*path)).map(|path| (path.clone(), Change::Removed));
         let other = after.iter().filter(|(path, text)| before.get(*path) != Some(text));
         let changes = other.map(|(path, text)| (path.clone(), Change::Text(text.clone()))).chain(gone);
-        catalogue.update(changes.collect());
+        let changes = changes.collect();
+        let concerned = catalogue.concerned(&changes);
+        catalogue.update(changes);
         let found_after = found(&catalogue);
         let tally = catalogue.tally(&found_after);
         let validation = Validation::new(&found_before, found_after, tally, catalogue.held());
@@ -78,7 +81,17 @@ impl Case {
         let diff = text_diff(&config(before), &config(after), "", "");
         let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
         let after = catalogue.policies().clone();
-        Self { before: earlier, after, facts, grounds: BTreeMap::new(), validation, config_diff, reports: Vec::new() }
+        Self {
+            before: earlier,
+            after,
+            facts,
+            grounds: BTreeMap::new(),
+            validation,
+            config_diff,
+            concerned,
+            trailers: Vec::new(),
+            reports: Vec::new(),
+        }
     }
 
     fn read(folder: &Path) -> Self {
@@ -103,6 +116,9 @@ impl Case {
         }
         case.reports =
             texts(&folder.join("reports")).values().map(|text| read_node_file(text).expect("a report")).collect();
+        let trailers = texts(&folder.join("message"));
+        let lines = trailers.values().flat_map(|text| text.lines()).filter_map(|line| line.split_once(": "));
+        case.trailers = lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         case
     }
 
@@ -116,6 +132,8 @@ impl Case {
             facts_from: "2026-06-01T11:56:00Z",
             grounds: &self.grounds,
             now: now(),
+            concerned: self.concerned,
+            trailers: &self.trailers,
             validation: &self.validation,
             config_diff: &self.config_diff,
             reports: &self.reports,
@@ -165,7 +183,7 @@ fn nodes_said_to_change_are_exactly_those_whose_compiled_state_differs() {
         let limits = Limits { nodes: 1_000, ..Limits::default() };
         let preview = case.preview(limits);
         let said: BTreeSet<NodeName> = preview.nodes.shown.iter().map(|one| one.node.clone()).collect();
-        let alike: usize = preview.nodes.shown.iter().map(|one| one.alike).sum();
+        let alike: usize = preview.nodes.shown.iter().map(|one| one.alike.len()).sum();
         let differs: BTreeSet<NodeName> =
             case.facts.nodes.keys().filter(|node| state_differs(&case, node)).cloned().collect();
         assert_eq!(preview.nodes.changed, differs.len(), "{}", folder.display());
@@ -246,7 +264,7 @@ fn a_comment_fits_whatever_changes_and_says_that_it_was_shortened() {
         let preview = Preview { input: Input { limits, ..preview.input }, ..preview.clone() };
         let comment = markdown(&preview);
         assert!(comment.len() <= limit, "{} bytes of {limit}", comment.len());
-        assert!(comment.contains("5000 pods would leave another way"), "{comment}");
+        assert!(comment.contains("5000 pods would come from another address"), "{comment}");
         assert!(comment.contains("Shortened to fit"), "{comment}");
         assert_eq!(comment.matches("<details>").count(), comment.matches("</details>").count());
         assert_eq!(comment.lines().filter(|line| line.starts_with("```")).count() % 2, 0);

@@ -15,7 +15,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     // In tests of the live cluster beside the server of our own.
     ("axum", &["cluster/live/fake.rs", "serve/"]),
     ("clap", &["cli/"]),
-    ("cron", &["core/policy/check/config.rs", "reconcile/schedule.rs"]),
+    ("cron", &["core/admission/windows.rs", "core/policy/check/schedule.rs", "reconcile/schedule.rs"]),
     ("futures", &["cluster/live/", "kernel/"]),
     ("git2", &["git/"]),
     ("hmac", &["serve/webhook.rs"]),

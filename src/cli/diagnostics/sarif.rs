@@ -93,7 +93,7 @@ mod tests {
             end: SpanPoint::at(text, 14),
             severity: Severity::Error,
             code: "host-bits",
-            message: "a destination has bits behind its prefix".to_owned(),
+            message: "a destination has host bits set".to_owned(),
             label: String::new(),
             hint: Some("10.0.4.0/24 for the network".to_owned()),
         };
@@ -103,7 +103,7 @@ mod tests {
             log["runs"][0]["results"][0],
             json!({
                 "ruleId": "host-bits", "ruleIndex": 0, "level": "error",
-                "message": {"text": "a destination has bits behind its prefix. 10.0.4.0/24 for the network"},
+                "message": {"text": "a destination has host bits set. 10.0.4.0/24 for the network"},
                 "locations": [{"physicalLocation": {
                     "artifactLocation": {"uri": "policies/an%20outpost%3A1.yaml"},
                     "region": {"startLine": 1, "startColumn": 4, "endLine": 1, "endColumn": 15},

@@ -18,7 +18,7 @@ use super::facts::{Facts, PodName};
 use super::finding::Finding;
 use super::labels::Labels;
 use super::name::NodeName;
-use super::policy::{GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet};
+use super::policy::{GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, Suspend};
 use super::state::net::fnv1a;
 
 /// The placement of every policy in force.
@@ -93,11 +93,8 @@ pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
 }
 
 fn suspended(policy: &Policy) -> Finding {
-    let (until, reason) = policy
-        .suspend
-        .as_ref()
-        .map_or((String::new(), ""), |suspend| (suspend.until.to_string(), suspend.reason.as_str()));
-    Finding::new("suspended", &policy.id, format!("is suspended until {until}: {reason}"))
+    let why = policy.suspend.as_ref().map(Suspend::to_string).unwrap_or_default();
+    Finding::new("suspended", &policy.id, format!("is suspended {why}"))
 }
 
 fn place_one(policy: &Policy, facts: &Facts, nodes: &NodeIndex<'_>, findings: &mut Vec<Finding>) -> Placed {

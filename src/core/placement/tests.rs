@@ -104,7 +104,8 @@ fn an_exit_that_goes_moves_only_its_own_members() {
 #[test]
 fn a_suspended_policy_is_not_in_force_until_its_end() {
     let mut suspended = policy("p", vec![gateway("gw", "a")]);
-    suspended.suspend = Some(Suspend { until: "2026-11-22T12:00:00Z".parse().unwrap(), reason: "migration".into() });
+    suspended.suspend =
+        Some(Suspend { until: "2026-11-22T12:00:00Z".parse().unwrap(), owner: None, reason: "migration".into() });
     let set = set(vec![suspended]);
     let facts = facts(&[("a", true, false)]);
     assert!(place(&set, &facts, "2026-11-22T11:59:59Z".parse().unwrap()).policies.is_empty());

@@ -21,7 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::PolicySet;
-use super::check::{Checked, Identity};
+use super::check::{Checked, ConfigDocument, Identity};
+use super::config::Config;
 use super::document::CONFIG_FILE;
 use super::file::{ParsedFile, parse};
 use super::findings::{Span, diagnostic};
@@ -292,6 +293,34 @@ impl Catalogue {
                 Some(parsed) => !parsed.clean,
                 None => file.refused.is_some(),
             })
+    }
+
+    /// Whether any of these changes is about a file that counts here. What the files outside of `paths` say is nobody's business: only
+    /// egret.yaml could make it so.
+    pub fn concerned(&self, changes: &BTreeMap<String, Change>) -> bool {
+        let differs = |path: &str, change: &Change| match (change, self.files.get(path)) {
+            (Change::Text(text), Some(file)) => file.refused.is_some() || *file.text != **text,
+            (Change::Removed, None) => false,
+            _ => true,
+        };
+        changes.iter().any(|(path, change)| fits(path) && self.selected(path) && differs(path, change))
+    }
+
+    /// What egret.yaml would say of this cluster after these changes; none if it cannot be read.
+    pub fn config_after(&self, changes: &BTreeMap<String, Change>) -> Option<Config> {
+        let text = match changes.get(CONFIG_FILE) {
+            None => return Some(self.set.config.clone()),
+            Some(Change::Removed) => return Some(ConfigDocument::default().of(&self.cluster)),
+            Some(Change::Refused(_)) => return None,
+            Some(Change::Text(text)) => text,
+        };
+        let parsed = parse(CONFIG_FILE, text);
+        let config = parsed.good.iter().find_map(|(_, document)| document.config());
+        match config {
+            Some(document) => Some(document.of(&self.cluster)),
+            None if parsed.clean => Some(ConfigDocument::default().of(&self.cluster)),
+            None => None,
+        }
     }
 
     /// What is in force.

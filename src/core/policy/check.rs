@@ -6,10 +6,12 @@
 //! it, since readers go on after each.
 
 mod address;
+mod admission;
 mod config;
 mod duration;
 mod node_labels;
 mod policy;
+mod schedule;
 mod selector;
 
 use std::fmt;
@@ -19,6 +21,7 @@ use super::findings::Findings;
 use super::spans::{NodeLabelsSpans, PolicySpans};
 use super::{NodeLabels, ObjectName, Policy, PolicyId, PolicyKind};
 
+pub use self::admission::windows_file;
 pub use self::config::{ConfigDocument, Settings};
 pub use self::policy::MAX_GATEWAYS;
 pub(super) use self::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{ExistingConnections, OnNoGateway};
+use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
 use crate::core::state::ownership::Range;
 
@@ -25,6 +26,10 @@ pub struct Config {
     pub snapshot_every: Option<Duration>,
     /// When to compare everything even though nothing changed.
     pub schedule: Option<Schedule>,
+    /// When commits may come into force.
+    pub change_windows: ChangeWindows,
+    /// Until when no commit comes into force.
+    pub suspend: Option<Suspension>,
     /// For policies that say nothing of it.
     pub on_no_gateway: OnNoGateway,
     /// For policies that say nothing of it.
@@ -59,6 +64,8 @@ impl Default for Config {
             reports_keep: Duration::from_hours(90 * 24),
             snapshot_every: Some(Duration::from_hours(1)),
             schedule: None,
+            change_windows: ChangeWindows::default(),
+            suspend: None,
             on_no_gateway: OnNoGateway::default(),
             existing_connections: ExistingConnections::default(),
             on_label_drift: OnLabelDrift::default(),

@@ -98,8 +98,8 @@ pub const MEMBER_SELECTOR: &[&str] = &["namespaceSelector", "podSelector", "node
 pub const LABEL_SELECTOR: &[&str] = &["matchLabels", "matchExpressions"];
 /// Fields of an entry of `matchExpressions`.
 pub const EXPRESSION: &[&str] = &["key", "operator", "values"];
-/// Fields of `suspend`.
-pub const SUSPEND: &[&str] = &["until", "reason"];
+/// Fields of `suspend`, of a policy and of a Config.
+pub const SUSPEND: &[&str] = &["until", "owner", "reason"];
 /// Fields of a NodeLabels' `spec`.
 pub const NODE_LABELS_SPEC: &[&str] = &["nodes", "nodeSelector", "labels"];
 /// Fields of a Config that an entry of `clusters` may have too.
@@ -107,6 +107,8 @@ pub const CONFIG_VALUES: &[&str] = &[
     "paths",
     "reports",
     "schedule",
+    "changeWindows",
+    "suspend",
     "onNoGateway",
     "existingConnections",
     "onLabelDrift",
@@ -123,6 +125,8 @@ pub const CONFIG: &[&str] = &[
     "paths",
     "reports",
     "schedule",
+    "changeWindows",
+    "suspend",
     "onNoGateway",
     "existingConnections",
     "onLabelDrift",
@@ -138,13 +142,24 @@ pub const REPORTS: &[&str] = &["branch", "enabled", "keep", "snapshot"];
 pub const SNAPSHOT: &[&str] = &["enabled", "every"];
 /// Fields of `schedule`.
 pub const SCHEDULE: &[&str] = &["cron", "timeZone"];
+/// Fields of `changeWindows`.
+pub const CHANGE_WINDOWS: &[&str] = &["open", "emergencyTrailer"];
+/// Fields of an entry of `changeWindows.open`.
+pub const CHANGE_WINDOW: &[&str] = &["name", "cron", "timeZone", "duration"];
 /// Fields of `datapath`.
 pub const DATAPATH: &[&str] = &["markMask", "firstTable", "port", "mtu"];
 /// What annotations of ours start with.
 pub const ANNOTATION_PREFIX: &str = "egret.dev/";
 /// Annotations of a CiliumEgressGatewayPolicy, without their prefix.
-pub const ANNOTATIONS: &[&str] =
-    &["priority", "on-no-gateway", "existing-connections", "next-hop", "suspend-until", "suspend-reason"];
+pub const ANNOTATIONS: &[&str] = &[
+    "priority",
+    "on-no-gateway",
+    "existing-connections",
+    "next-hop",
+    "suspend-until",
+    "suspend-owner",
+    "suspend-reason",
+];
 
 /// A document of ours with its head read.
 #[derive(Debug)]

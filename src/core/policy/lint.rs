@@ -9,7 +9,10 @@ mod coverage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::check::Identity;
+use super::document::CONFIG_FILE;
 use super::findings::{Span, diagnostic};
 use super::spans::{NodeLabelsSpans, Spans};
 use super::{MemberSelector, NodeLabels, ObjectName, Policy, PolicySet};
@@ -17,6 +20,9 @@ use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::facts::{Facts, PodName};
 use crate::core::labels::{Labels, Operator};
 use crate::core::name::NodeName;
+
+/// A suspension that ends later is one that is forgotten.
+const FAR: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// Looks at everything that is in force. Without facts only at what the configuration tells. Sorted by file and place.
 pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagnostic> {
@@ -48,6 +54,39 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
         }
         found.extend(disagreements(set, facts).iter().flat_map(|one| one.diagnostics(set, spans)));
     }
+    found.sort();
+    found
+}
+
+/// Looks at what is suspended: a suspension that has ended, and one that is so far ahead that nobody will think of it. Sorted.
+pub fn suspensions(set: &PolicySet, spans: &Spans, now: Timestamp) -> Vec<Diagnostic> {
+    let cluster = set.config.suspend.as_ref().zip(spans.suspend);
+    let cluster = cluster.map(|(suspension, span)| (CONFIG_FILE, "the cluster", suspension.until, span));
+    let policies = set.policies.values().filter_map(|policy| {
+        let span = spans.policies.get(&policy.id)?.suspend?;
+        Some((policy.origin.file.as_str(), "the policy", policy.suspend.as_ref()?.until, span))
+    });
+    let mut found: Vec<Diagnostic> = cluster
+        .into_iter()
+        .chain(policies)
+        .filter_map(|(file, what, until, span)| {
+            if until <= now {
+                let message = format!("the suspension of {what} ended at {until}");
+                Some(warning(file, span, "suspension-ended", message, "take `suspend` out"))
+            } else if until.duration_since(now) > FAR {
+                let message = format!("{what} is suspended for more than 90 days, until {until}");
+                Some(warning(
+                    file,
+                    span,
+                    "suspension-far",
+                    message,
+                    "a near end is prolonged by those who still want it",
+                ))
+            } else {
+                None
+            }
+        })
+        .collect();
     found.sort();
     found
 }

@@ -172,8 +172,20 @@ pub enum ExistingConnections {
 pub struct Suspend {
     /// Until when.
     pub until: Timestamp,
+    /// Whom to ask.
+    pub owner: Option<String>,
     /// Why.
     pub reason: String,
+}
+
+impl fmt::Display for Suspend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "until {}", self.until)?;
+        if let Some(owner) = &self.owner {
+            write!(f, " by {owner}")?;
+        }
+        write!(f, ": {}", self.reason)
+    }
 }
 
 /// `egret.dev/v1alpha1 NodeLabels`

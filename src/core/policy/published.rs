@@ -132,8 +132,11 @@ pub fn spec(policy: &Policy) -> Value {
     if !policy.excluded.is_empty() {
         spec["excludedCIDRs"] = json!(texts(&policy.excluded));
     }
-    if let Some(Suspend { until, reason }) = &policy.suspend {
+    if let Some(Suspend { until, owner, reason }) = &policy.suspend {
         spec["suspend"] = json!({"until": until.to_string(), "reason": reason});
+        if let Some(owner) = owner {
+            spec["suspend"]["owner"] = json!(owner);
+        }
     }
     spec
 }

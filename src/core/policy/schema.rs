@@ -69,6 +69,12 @@ fn config() -> Value {
             "cron": text("Five fields of crontab: minute, hour, day of the month, month, day of the week."),
             "timeZone": text("An IANA name as Europe/Berlin; UTC if left out."),
         })),
+        "changeWindows": change_windows(),
+        "suspend": object("Commits wait until then; what is in force is looked after.", &["until", "owner", "reason"], &json!({
+            "until": text("RFC 3339: 2026-12-31T18:00:00Z."),
+            "owner": text("Whom to ask."),
+            "reason": text("For those who wonder."),
+        })),
         "onNoGateway": on_no_gateway(),
         "existingConnections": existing_connections(),
         "onLabelDrift": word(
@@ -101,6 +107,28 @@ fn config() -> Value {
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     schema["title"] = json!("egret.yaml");
     schema
+}
+
+fn change_windows() -> Value {
+    let window = object(
+        "",
+        &["cron", "duration"],
+        &json!({
+            "name": text("What people call it."),
+            "cron": text("When it opens. Five fields of crontab: minute, hour, day of the month, month, day of the week."),
+            "timeZone": text("An IANA name as Europe/Berlin; UTC if left out."),
+            "duration": text("For how long: 4h, 90m, 2d; 7d at most."),
+        }),
+    );
+    object(
+        "When commits may come into force; always if left out.",
+        &[],
+        &json!({
+            "open": list("It is open while one of them is.", &window),
+            "emergencyTrailer": text(
+                "A commit with this trailer and a reason behind it comes into force outside the windows too: Egret-Emergency."),
+        }),
+    )
 }
 
 /// Policies and node labels. Which one it is `kind` says.
@@ -186,6 +214,7 @@ fn policy_spec(egret: bool) -> Value {
             &["until", "reason"],
             &json!({
                 "until": {"type": "string", "description": "RFC 3339: 2026-12-31T18:00:00Z."},
+                "owner": text("Whom to ask."),
                 "reason": text("For those who wonder."),
             }),
         );

@@ -18,6 +18,8 @@ pub struct PolicySpans {
     pub destinations: Vec<Span>,
     /// Gateway entries' `nodeSelector`, in the order of [`super::Policy::gateways`].
     pub gateways: Vec<Span>,
+    /// What says that it is suspended.
+    pub suspend: Option<Span>,
 }
 
 /// The places in one NodeLabels document.
@@ -39,6 +41,8 @@ pub struct NodeLabelsSpans {
 pub struct Spans {
     /// Of policies.
     pub policies: BTreeMap<PolicyId, PolicySpans>,
+    /// What says in egret.yaml that the cluster is suspended.
+    pub suspend: Option<Span>,
     /// Of NodeLabels.
     pub node_labels: BTreeMap<ObjectName, NodeLabelsSpans>,
 }

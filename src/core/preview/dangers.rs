@@ -9,16 +9,18 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Input;
+use super::outcome::{self, Outcome, same_address};
 use super::phrase::{Phrase, counted};
 use super::ways::{Move, Ways};
-use super::words::{leaves_as, policy as named, towards};
+use super::words::{policy as named, source, towards};
 use super::world::World;
-use crate::core::cidr::{Range, RangeSet};
+use crate::core::cidr::RangeSet;
 use crate::core::compile::{Way, egress_address};
 use crate::core::diagnostic::Severity;
 use crate::core::placement::ExitKey;
 use crate::core::policy::{OnNoGateway, Policy, PolicyId};
 use crate::core::state::nft::AddressFamily;
+use crate::core::state::ownership::Range as Ports;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +31,8 @@ pub enum Level {
     Warning,
     /// For knowing.
     Note,
+    /// It comes into force later, or sooner than others would.
+    Waits,
 }
 
 /// One thing to look at. Ordered by how bad it is.
@@ -55,10 +59,10 @@ struct Finder<'a, 'w> {
 /// Finds everything.
 pub(super) fn find<'a>(
     input: &'a Input<'a>,
-    before: &'a World<'_>,
-    after: &'a World<'_>,
+    (before, after): (&'a World<'_>, &'a World<'_>),
     ways: &'a Ways,
     touched: &BTreeSet<PolicyId>,
+    drift: &[String],
 ) -> Vec<Danger> {
     let mut finder = Finder { input, before, after, ways, found: BTreeSet::new() };
     for policy in touched.iter().filter_map(|id| after.set.policies.get(id)) {
@@ -71,6 +75,8 @@ pub(super) fn find<'a>(
     finder.removals();
     finder.overlaps(touched);
     finder.warnings();
+    finder.already(drift);
+    finder.first_of_all();
     finder.found.into_iter().collect()
 }
 
@@ -84,41 +90,55 @@ impl Finder<'_, '_> {
         let Some(placed) = self.after.placement.policies.get(&policy.id) else {
             let until = policy.suspend.as_ref().filter(|suspend| self.input.now < suspend.until);
             if let Some(suspend) = until {
-                let text = named(self.input, &policy.id).words(format!(" is not in force until {}: ", suspend.until));
-                self.add(Level::Note, "suspended", "Suspended", text.quote(suspend.reason.clone()));
+                let text = named(self.input, &policy.id).words(format!(" is not in force until {}", suspend.until));
+                let text = suspend.owner.iter().fold(text, |text, owner| text.words(", says ").quote(owner));
+                let text = text.words(", for the reason \"").quote(suspend.reason.clone()).words("\"");
+                self.add(Level::Note, "suspended", "Suspended", text);
             }
             return;
         };
         let members = self.ways.members_of(&policy.id).1;
-        let had = self.before.placement.policies.get(&policy.id);
         if placed.exits.is_empty() {
             let labels: Vec<String> = policy.gateways.iter().map(|spec| spec.node.to_string()).collect();
-            let lost =
-                if had.is_some_and(|had| !had.exits.is_empty()) { "its last gateway is gone" } else { "it has none" };
-            let text =
-                named(self.input, &policy.id).words(format!(": {lost}, no fit node has the labels ")).names(labels);
+            let text = named(self.input, &policy.id).words(": ");
+            let text = self.why_gone(policy, text).words("; no fit node has the labels ").names(labels);
             let text = match policy.on_no_gateway {
-                OnNoGateway::Drop => text.words(format!("; what {} to its destinations is dropped", sends(members))),
-                OnNoGateway::Passthrough => text.words(format!("; {} with its own address", leaves(members))),
+                OnNoGateway::Drop => text.words(format!(". What {} to its destinations is dropped", sends(members))),
+                OnNoGateway::Passthrough => text.words(format!(". {} without a gateway", leaves(members))),
             };
             self.add(Level::Danger, "no-gateway", "No gateway", text);
             return;
         }
-        let one = self.after.candidates(policy) == 1 && members > 0;
-        let news = had.is_none_or(|had| had.exits != placed.exits)
-            || self.before.set.policies.get(&policy.id).is_some_and(|was| self.before.candidates(was) > 1);
-        if one && news {
-            let gateway = &placed.exits[0].gateway;
-            let text = named(self.input, &policy.id).words(" has no second gateway. If ").name(gateway);
-            let text = match policy.on_no_gateway {
-                OnNoGateway::Drop => text.words(format!(
-                    " dies, {} can't reach its destinations (dropped, not leaked)",
-                    counted(members, "pod")
-                )),
-                OnNoGateway::Passthrough => text.words(format!(" dies, {} with its own address", leaves(members))),
-            };
+        // That there is one only, and has been, is told where gateways are let die.
+        let had_more = self.before.set.policies.get(&policy.id).is_some_and(|was| self.before.candidates(was) > 1);
+        if had_more && self.after.candidates(policy) == 1 && members > 0 {
+            let text = named(self.input, &policy.id)
+                .words(" had a second gateway and would have none: ")
+                .name(&placed.exits[0].gateway)
+                .words(format!(" alone would carry {}", counted(members, "pod")));
             self.add(Level::Warning, "one-gateway", "One gateway left", text);
         }
+    }
+
+    /// Why a policy without a gateway has none.
+    fn why_gone(&self, policy: &Policy, text: Phrase) -> Phrase {
+        let had = self.before.placement.policies.get(&policy.id).map(|had| had.exits.as_slice()).unwrap_or_default();
+        if had.is_empty() {
+            return text.words("it has no gateway");
+        }
+        let losses = had.iter().filter_map(|exit| {
+            let labels = |world: &World<'_>| world.facts.nodes.get(&exit.gateway).map(|node| node.labels.clone());
+            let (old, new) = (labels(self.before)?, labels(self.after)?);
+            let lost: Vec<String> = old
+                .iter()
+                .filter(|(key, value)| new.get(*key) != Some(value))
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
+            (!lost.is_empty()).then(|| (exit.gateway.clone(), lost))
+        });
+        let losses: BTreeMap<_, _> = losses.collect();
+        let Some((gateway, lost)) = losses.first_key_value() else { return text.words("its last gateway is gone") };
+        text.words("its last gateway ").name(gateway).words(" loses the label ").names(lost)
     }
 
     /// Addresses that a gateway is known not to have.
@@ -173,56 +193,71 @@ impl Finder<'_, '_> {
                         .name(name)
                         .words(", ")
                         .name(address)
-                        .words("); it is never steered, so this would not do what it seems to say");
+                        .words("); packets there are never steered, whatever this says");
                     self.add(Level::Warning, "covers-cluster", "Covers the cluster", text);
                 }
             }
         }
     }
 
-    /// Addresses that are new for a policy: somebody's firewall has to know them.
+    /// Where packets come from another address, somebody's firewall has to know it.
     fn firewall(&mut self) {
-        let mut news: BTreeMap<(PolicyId, ExitKey), (BTreeSet<Way>, RangeSet)> = BTreeMap::new();
-        for Move { policy, from, to, towards, .. } in &self.ways.moves {
-            let Way::Exit(exit) = to else { continue };
-            let had = self.before.placement.policies.get(policy).is_some_and(|placed| {
-                placed.exits.iter().any(|old| old == exit || same_address(self.input, old, exit, towards))
-            });
-            // What is known to have no address has another warning.
-            let none = self.input.grounds.get(&exit.gateway).is_some_and(|ground| {
-                towards.iter().all(|range| egress_address(exit, AddressFamily::of(range.first()), ground).is_err())
-            });
-            if !had && !none {
-                let (froms, all) = news.entry((policy.clone(), exit.clone())).or_default();
-                froms.insert(from.clone());
+        let mut news: BTreeMap<(PolicyId, Way, Way), RangeSet> = BTreeMap::new();
+        for one in &self.ways.moves {
+            let Move { policy, from, to, towards, .. } = one;
+            let told = match outcome::of(self.input, one) {
+                Outcome::Address => !self.known_before(one),
+                Outcome::Bare => true,
+                Outcome::Cut | Outcome::Gateway | Outcome::Nothing => false,
+            };
+            if told {
+                let all = news.entry((policy.clone(), from.clone(), to.clone())).or_default();
                 *all = all.union(&towards.iter().copied().collect());
             }
         }
-        for ((policy, exit), (froms, all)) in news {
-            let address = leaves_as(self.input, &exit, all.ranges());
-            let text = Phrase::new();
-            let text = if address.starts_with(|letter: char| letter.is_ascii_digit()) || address.contains(':') {
-                text.name(address)
-            } else {
-                text.words("the address of ").name(address).words(" on ").name(&exit.gateway)
+        for ((policy, from, to), all) in news {
+            let ranges = all.ranges();
+            let old = match &from {
+                Way::Exit(exit) => Some(source(self.input, exit, ranges)),
+                Way::Drop | Way::Own => None,
             };
-            let text =
-                text.words(" has not been an egress address of ").join(named(self.input, &policy)).words(" before. ");
-            let old: Vec<String> = froms
-                .iter()
-                .filter_map(|way| match way {
-                    Way::Exit(old) => Some(leaves_as(self.input, old, all.ranges())),
-                    Way::Drop | Way::Own => None,
-                })
-                .collect();
-            let text = if old.is_empty() {
-                text.words("The firewall in front of ").join(towards(all.ranges())).words(" has to admit it")
-            } else {
-                let text = text.words("Whoever admits ").names(old).words(" to ").join(towards(all.ranges()));
-                text.words(" has to admit it")
+            let text = Phrase::new()
+                .words("towards ")
+                .join(towards(ranges))
+                .words(", pods of ")
+                .join(named(self.input, &policy));
+            let text = match (&to, old) {
+                (Way::Exit(exit), Some(old)) => {
+                    let new = source(self.input, exit, ranges);
+                    let text = text.words(" come from ").join(new.clone()).words(" instead of ").join(old.clone());
+                    let text = text.words(". A firewall there that admits ").join(old);
+                    text.words(" has to admit ").join(new).words(" before the merge")
+                }
+                (Way::Exit(exit), None) => {
+                    let new = source(self.input, exit, ranges);
+                    let text = text.words(" come from ").join(new);
+                    text.words(
+                        ", and no longer from their nodes or themselves. It has to be admitted there before the merge",
+                    )
+                }
+                (_, old) => text
+                    .words(" come from their nodes or themselves")
+                    .join(old.map_or_else(Phrase::new, |old| Phrase::new().words(", and no longer from ").join(old)))
+                    .words(". A firewall there that admits one address only stops them"),
             };
             self.add(Level::Warning, "firewall", "Firewall", text);
         }
+    }
+
+    /// Whether a policy's packets towards the same destinations might have come from there before: it shares pods out among its exits.
+    fn known_before(&self, one: &Move) -> bool {
+        let (Way::Exit(from), Way::Exit(to)) = (&one.from, &one.to) else { return false };
+        self.before.placement.policies.get(&one.policy).is_some_and(|placed| {
+            let has = |exit: &ExitKey| {
+                placed.exits.iter().any(|old| old == exit || same_address(self.input, old, exit, &one.towards))
+            };
+            has(from) && has(to)
+        })
     }
 
     /// Much that goes at once is often a mistake.
@@ -242,9 +277,11 @@ impl Finder<'_, '_> {
         let (selected, still) = self.ways.selected;
         let lost = selected.saturating_sub(still);
         if lost * 100 > selected * percent {
-            let text = Phrase::new()
-                .words(format!("{lost} of {} that had a policy would have none", counted(selected, "pod")));
-            self.add(Level::Danger, "members-removed", "Pods without a policy", text);
+            let text = Phrase::new().words(format!(
+                "{lost} of {} that an egress policy selects would be selected by none",
+                counted(selected, "pod")
+            ));
+            self.add(Level::Danger, "members-removed", "No policy any more", text);
         }
     }
 
@@ -252,7 +289,14 @@ impl Finder<'_, '_> {
     fn overlaps(&mut self, touched: &BTreeSet<PolicyId>) {
         for finding in &self.ways.overlaps {
             let text = Phrase::new().name(&finding.subject).words(": ").quote(finding.message.clone());
-            self.found.insert(Danger { level: Level::Warning, code: "overlap", title: "Overlap", text });
+            self.add(Level::Warning, "overlap", "Overlap", text);
+        }
+        for (policy, pods) in &self.ways.outdone {
+            let members = self.ways.members_of(policy).1;
+            let text = named(self.input, policy).words(format!(
+                " would decide nothing more for {pods} of its {members} pods: others win everything there"
+            ));
+            self.add(Level::Warning, "outdone", "Overlap", text);
         }
         let index = self.after.members();
         let mut pairs: BTreeSet<(&PolicyId, IpNet, &PolicyId, IpNet)> = BTreeSet::new();
@@ -277,6 +321,11 @@ impl Finder<'_, '_> {
                 }
             }
         }
+        // Who names the same network, too, is told of that, where no length decides.
+        let names = |id: &PolicyId, net: &IpNet| {
+            self.after.set.policies.get(id).is_some_and(|policy| policy.destinations.contains(net))
+        };
+        pairs.retain(|(_, net, loser, _)| !names(loser, net));
         for (winner, net, loser, wider) in pairs {
             let text =
                 Phrase::new().name(net).words(" of ").join(named(self.input, winner)).words(" lies in ").name(wider);
@@ -294,16 +343,37 @@ impl Finder<'_, '_> {
         for (one, _) in news.filter(|(one, _)| !skip.contains(&one.code)) {
             let place = format!("{}:{}", one.file, one.start.line);
             let text = Phrase::new().quote(place).words(" ").quote(one.message.clone());
-            self.found.insert(Danger { level: Level::Warning, code: one.code, title: "Warning", text });
+            let title = match one.code {
+                "unknown-node" => "Unknown node",
+                "no-member" => "Selects nothing",
+                _ => "Warning",
+            };
+            self.add(Level::Warning, one.code, title, text);
         }
     }
-}
 
-fn same_address(input: &Input<'_>, one: &ExitKey, other: &ExitKey, towards: &[Range]) -> bool {
-    let known = |exit: &ExitKey| {
-        input.grounds.contains_key(&exit.gateway) || matches!(exit.egress, crate::core::policy::Egress::Address(_))
-    };
-    known(one) && known(other) && leaves_as(input, one, towards) == leaves_as(input, other, towards)
+    /// What is not as it should be today, where the change is about to build on it.
+    fn already(&mut self, drift: &[String]) {
+        let Some(first) = drift.first() else { return };
+        let text = Phrase::new().words("not of this change, and not mended by it: ").quote(first.clone());
+        let more = drift.len() - 1;
+        let text = if more > 0 { text.words(format!(" (and {more} more, below)")) } else { text };
+        self.add(Level::Warning, "drift", "Drift already there", text);
+    }
+
+    /// What the first policy of a cluster brings to its nodes beside itself.
+    fn first_of_all(&mut self) {
+        let has_exits = |world: &World<'_>| !world.placement.exits.is_empty();
+        if has_exits(self.before) || !has_exits(self.after) {
+            return;
+        }
+        let Ports { port, mtu, .. } = self.after.set.config.range;
+        let text = Phrase::new().words(format!(
+            "first use of Egret here. Nodes with members and gateways get an interface egret0, a VXLAN on UDP port {port} that has to be open \
+             between nodes, with an MTU of {mtu} or less; every node gets tables named egret"
+        ));
+        self.add(Level::Note, "first", "New on the nodes", text);
+    }
 }
 
 fn sends(pods: usize) -> String {
@@ -311,5 +381,5 @@ fn sends(pods: usize) -> String {
 }
 
 fn leaves(pods: usize) -> String {
-    if pods == 1 { "1 pod leaves".to_owned() } else { format!("each of {pods} pods leaves") }
+    if pods == 1 { "1 pod leaves".to_owned() } else { format!("{pods} pods leave") }
 }

@@ -69,7 +69,9 @@ impl Footing {
             for (stand_in, what) in
                 [(network.to_string(), "network"), (router.to_string(), "router"), (address.to_string(), "address")]
             {
-                self.names.push((stand_in, format!("<{what} of {name}>")));
+                // What is of something that nobody knows is not known better by that.
+                let meaning = if name.starts_with('<') { format!("<{what}>") } else { format!("<{what} of {name}>") };
+                self.names.push((stand_in, meaning));
             }
         };
         let (net4, net6) = (Ipv4Net::new_assert(Ipv4Addr::new(240, number, 0, 0), 16), {
@@ -97,7 +99,7 @@ impl Footing {
 fn interface_of(egress: &Egress) -> String {
     match egress {
         Egress::Interface(name) => name.to_string(),
-        Egress::Address(_) => "<its interface>".to_owned(),
+        Egress::Address(_) => "<interface>".to_owned(),
         Egress::DefaultRoute => "<interface of the default route>".to_owned(),
     }
 }
@@ -118,7 +120,7 @@ mod tests {
         let footing = Footing::assumed(exits.iter());
         let net1 = &footing.ground.interfaces["net1"].addresses;
         let text = format!("{} {} {}", net1[0].addr(), net1[1].addr(), footing.ground.routes[0].destination);
-        assert_eq!(footing.named(&text), "<address of net1> <address of net1> <network of <its interface>>");
-        assert_eq!(footing.ground.holder([10, 0, 3, 42].into()), Some("<its interface>"));
+        assert_eq!(footing.named(&text), "<address of net1> <address of net1> <network>");
+        assert_eq!(footing.ground.holder([10, 0, 3, 42].into()), Some("<interface>"));
     }
 }

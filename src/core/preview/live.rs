@@ -11,7 +11,7 @@ use crate::core::report::history::NodeReport;
 
 /// Open drift and findings of the nodes that change in a way of their own, and of the policies that the change is about.
 pub(super) fn drift(reports: &[NodeReport], policies: &Policies, ways: &Ways, nodes: &Nodes) -> Vec<String> {
-    let own = nodes.shown.iter().filter(|shown| shown.alike == 0).map(|shown| shown.node.as_str());
+    let own = nodes.shown.iter().filter(|shown| shown.alike.is_empty()).map(|shown| shown.node.as_str());
     let own: BTreeSet<&str> = own.chain(nodes.more.iter().map(NodeName::as_str)).collect();
     let named = policies.changed.iter().chain(&policies.removed).chain(ways.moves.iter().map(|one| &one.policy));
     let named: BTreeSet<&str> = named.map(|id| id.name.as_str()).collect();

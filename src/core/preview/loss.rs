@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Input;
+use super::outcome::has_no_address;
 use super::ways::Ways;
 use super::world::World;
+use crate::core::cidr::Range;
 use crate::core::name::NodeName;
 use crate::core::placement::{ExitKey, place};
 use crate::core::policy::{OnNoGateway, PolicyId, PolicySet};
@@ -40,7 +42,12 @@ pub enum Then {
 pub(super) fn each(input: &Input<'_>, after: &mut World<'_>, ways: &Ways, touched: &BTreeSet<PolicyId>) -> Vec<Loss> {
     let mut serves: BTreeMap<NodeName, BTreeMap<PolicyId, usize>> = BTreeMap::new();
     for (policy, placed) in after.placement.policies.iter().filter(|(id, _)| touched.contains(id)) {
-        for exit in &placed.exits {
+        // Who is dropped while the gateway lives loses nothing when it dies.
+        let destinations: Vec<Range> = match after.set.policies.get(policy) {
+            Some(policy) => policy.destinations.iter().copied().map(Range::from).collect(),
+            None => Vec::new(),
+        };
+        for exit in placed.exits.iter().filter(|exit| !has_no_address(input, exit, &destinations)) {
             let pods = ways.carried.get(&(policy.clone(), exit.clone())).copied().unwrap_or_default();
             *serves.entry(exit.gateway.clone()).or_default().entry(policy.clone()).or_default() += pods;
         }

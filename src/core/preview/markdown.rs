@@ -11,7 +11,7 @@ use super::dangers::{Danger, Level};
 use super::phrase::{Phrase, counted, fenced, inert, inert_name};
 use super::picture::picture;
 use super::words::Words;
-use super::{Loss, Move, Preview};
+use super::{Loss, Move, Outcome, Preview};
 use crate::core::diagnostic::Severity;
 use crate::core::facts::PodName;
 use crate::core::name::NodeName;
@@ -82,7 +82,12 @@ impl Comment<'_> {
         let cluster = self.preview.input.cluster;
         // The name was checked: it has no character that JSON or HTML would look at.
         let _ = writeln!(text, "<!-- egret-preview:{{\"cluster\":\"{}\",\"v\":1}} -->", marker_name(cluster));
-        let _ = writeln!(text, "### Egret · {} · {}\n", inert_name(cluster), self.words.verdict());
+        let sign = match self.words.worst() {
+            Some(Outcome::Cut) => "⛔ ",
+            Some(Outcome::Bare | Outcome::Address) => "⚠️ ",
+            Some(Outcome::Gateway | Outcome::Nothing) | None => "",
+        };
+        let _ = writeln!(text, "### Egret · {} · {sign}{}\n", inert_name(cluster), self.words.verdict());
         let subtitle: Vec<String> = self.words.subtitle().iter().map(Phrase::markdown).collect();
         let _ = writeln!(text, "{}  \n{}", subtitle.join(" · "), self.words.counts());
     }
@@ -103,9 +108,13 @@ impl Comment<'_> {
         }
         if !validation.held.is_empty() {
             let held = validation.held.iter().map(|held| format!("{} ({})", held.identity, held.path));
-            let phrase =
-                Phrase::new().words("If it is merged all the same, these keep their last good version: ").names(held);
-            let _ = writeln!(text, "\n{}", phrase.markdown());
+            let phrase = Phrase::new()
+                .words(
+                    "If it is merged all the same, these stay in force as they were before, and the rest is applied: ",
+                )
+                .names(held)
+                .words(". Git and the cluster then differ");
+            let _ = writeln!(text, "\n{}.", phrase.markdown());
         }
     }
 
@@ -115,14 +124,19 @@ impl Comment<'_> {
             return;
         }
         if self.detail.rows > 0 {
-            text.push_str("\n| | from | to | pods | towards |\n|---|---|---|---:|---|\n");
+            text.push_str(
+                "\n| namespace · policy | address now | address after | pods | towards |\n|---|---|---|---:|---|\n",
+            );
         }
         for one in moves.iter().take(self.detail.rows) {
             let [from, to, towards] = self.words.ways(one).map(|phrase| phrase.markdown());
-            let who = format!("**{}** · {}", inert_name(&one.namespace), self.words.policy(&one.policy).markdown());
+            let who = format!("**{}** · {}", inert_name(&one.namespace), self.words.deciding(one).markdown());
             let _ = writeln!(text, "| {who} | {from} | **{to}** | {} | {towards} |", one.pods.len());
         }
         self.left_out(text, moves.len(), moves[self.detail.rows.min(moves.len())..].iter().flat_map(|one| &one.pods));
+        for remark in self.words.remarks() {
+            let _ = writeln!(text, "\n{remark}");
+        }
         if let Some(connections) = self.words.connections() {
             let _ = writeln!(text, "\n{}", connections.markdown());
         }
@@ -143,21 +157,25 @@ impl Comment<'_> {
         }
         text.push_str("\n**Look at this before you merge**\n\n");
         let shown = dangers.len().min(self.detail.rows.max(5));
-        for Danger { level, title, text: phrase, .. } in &dangers[..shown] {
+        // When it comes into force is said whatever else is left out.
+        let (waits, rest): (Vec<&Danger>, Vec<&Danger>) =
+            dangers[shown..].iter().partition(|danger| danger.level == Level::Waits);
+        for Danger { level, title, text: phrase, .. } in dangers[..shown].iter().chain(waits) {
             let sign = match level {
                 Level::Danger => "⛔",
                 Level::Warning => "⚠️",
                 Level::Note => "ℹ️",
+                Level::Waits => "🕑",
             };
             let _ = writeln!(text, "- {sign} **{title}:** {}", phrase.markdown());
         }
-        if dangers.len() > shown {
+        if !rest.is_empty() {
             let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-            for danger in &dangers[shown..] {
+            for danger in &rest {
                 *kinds.entry(danger.title).or_default() += 1;
             }
             let kinds: Vec<String> = kinds.iter().map(|(title, count)| format!("{title} {count}")).collect();
-            let _ = writeln!(text, "- and {} more: {}", dangers.len() - shown, kinds.join(", "));
+            let _ = writeln!(text, "- and {} more: {}", rest.len(), kinds.join(", "));
         }
     }
 
@@ -199,7 +217,7 @@ impl Comment<'_> {
             return;
         }
         let shown: Vec<&str> = diff.lines().take(self.preview.input.limits.lines).collect();
-        text.push_str("\n⚠️ **`egret.yaml` changes.** What is told here already reckons with it.\n");
+        text.push_str("\n⚠️ **`egret.yaml` changes.** All this is told with the new settings.\n");
         if self.detail.rows > 0 {
             let _ = write!(
                 text,
@@ -222,13 +240,11 @@ impl Comment<'_> {
             counted(total, "node")
         );
         for one in nodes.shown.iter().take(self.detail.nodes) {
-            let alike =
-                if one.alike > 0 { format!(" and {} like it", counted(one.alike, "node")) } else { String::new() };
-            let _ = writeln!(text, "\n**{}**{alike}: {}", inert_name(one.node.as_str()), one.title.markdown());
+            let _ = writeln!(text, "\n**{}**: {}", self.words.nodes(one).markdown(), one.title.markdown());
             if self.detail.diffs {
                 let _ = write!(text, "\n{}", fenced("diff", &one.diff));
                 if one.cut > 0 {
-                    let _ = writeln!(text, "\nand {} more", counted(one.cut, "line"));
+                    let _ = writeln!(text, "\nand {} more; `--limit 100` shows them", counted(one.cut, "line"));
                 }
             }
         }
@@ -237,7 +253,8 @@ impl Comment<'_> {
             let _ = writeln!(text, "\n{}", phrase.markdown());
         }
         text.push_str(
-            "\nExits have numbers of their own on each node; on a real one they may be others.\n\n</details>\n",
+            "\nNumbers of exits (`exit_1`, mark `0x1`, table 9001) are examples: a real node may count otherwise. What open connections \
+             still use goes up to 10 minutes after the rest.\n\n</details>\n",
         );
     }
 

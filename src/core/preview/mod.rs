@@ -7,12 +7,14 @@
 //! `egret.yaml` of the head decides what would happen, since it would be in force; nothing that steers the preview itself comes from the
 //! head: not its limits, not where its snapshot is read.
 
+mod admission;
 mod dangers;
 mod ground;
 mod live;
 mod loss;
 mod markdown;
 mod nodes;
+mod outcome;
 pub mod phrase;
 mod picture;
 mod text;
@@ -28,11 +30,13 @@ pub use self::dangers::{Danger, Level};
 pub use self::loss::{Loss, Then};
 pub use self::markdown::markdown;
 pub use self::nodes::{NodeChange, Nodes};
+pub use self::outcome::{Fate, Outcome};
 pub use self::text::{Line, Look, lines};
 pub use self::ways::Move;
 use self::ways::Ways;
 pub use self::words::Words;
 use self::world::World;
+use super::admission::{Verdict, Why};
 use super::diagnostic::{Diagnostic, Severity};
 use super::facts::{Facts, PodName};
 use super::ground::Ground;
@@ -60,6 +64,10 @@ pub struct Input<'a> {
     pub grounds: &'a BTreeMap<NodeName, Ground>,
     /// The time: it decides which suspended policies are in force.
     pub now: Timestamp,
+    /// Whether the change has a file in it that counts for this cluster.
+    pub concerned: bool,
+    /// Trailers of the head's message.
+    pub trailers: &'a [(String, String)],
     /// What was found in the documents.
     pub validation: &'a Validation,
     /// How `egret.yaml` changes, as a unified diff.
@@ -141,6 +149,8 @@ pub struct Preview<'a> {
     pub policies: Policies,
     /// Who changes the way out.
     pub moves: Vec<Move>,
+    /// What becomes of open connections, for each of them.
+    pub fates: Vec<Fate>,
     /// How many pods that are.
     pub moved: usize,
     /// What to look at before it is merged; the worst first.
@@ -153,6 +163,8 @@ pub struct Preview<'a> {
     pub nodes: Nodes,
     /// What has drifted already, of the objects that the change is about.
     pub drift: Vec<String>,
+    /// Why it would not come into force at once.
+    pub waits: Option<Why>,
 }
 
 impl Preview<'_> {
@@ -178,7 +190,9 @@ pub fn preview(input: Input<'_>) -> Preview<'_> {
     let moved = moved.len();
     let nodes = nodes::compare(&input, &before, &after, &ways);
     let touched = touched(&before, &after, &policies, &ways);
-    let dangers = dangers::find(&input, &before, &after, &ways, &touched);
+    let fates = outcome::fates(&before, &after, &ways.moves);
+    let drift = live::drift(input.reports, &policies, &ways, &nodes);
+    let dangers = dangers::find(&input, (&before, &after), &ways, &touched, &drift);
     let losses = loss::each(&input, &mut after, &ways, &touched);
     let gateways: BTreeSet<&NodeName> = after
         .placement
@@ -188,8 +202,29 @@ pub fn preview(input: Input<'_>) -> Preview<'_> {
         .flat_map(|(_, placed)| placed.exits.iter().map(|exit| &exit.gateway))
         .collect();
     let losses_left_out = gateways.len().saturating_sub(input.limits.gateways);
-    let drift = live::drift(input.reports, &policies, &ways, &nodes);
-    Preview { input, policies, moves: ways.moves, moved, dangers, losses, losses_left_out, nodes, drift }
+    let mut preview = Preview {
+        input,
+        policies,
+        moves: ways.moves,
+        fates,
+        moved,
+        dangers,
+        losses,
+        losses_left_out,
+        nodes,
+        drift,
+        waits: None,
+    };
+    // What changes nothing waits for nothing.
+    if preview.changes() {
+        let verdict = admission::verdict(&input);
+        if let Verdict::Withheld(why) = &verdict {
+            preview.waits = Some(why.clone());
+        }
+        preview.dangers.extend(admission::told(verdict));
+        preview.dangers.sort();
+    }
+    preview
 }
 
 /// Policies that the change is about: their words, their gateways or their members differ.

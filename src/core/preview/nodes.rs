@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ground::Footing;
 use super::phrase::{Phrase, counted};
 use super::ways::Ways;
+use super::words::policy as named;
 use super::world::World;
 use super::{Input, says_the_same};
 use crate::core::cidr::RangeSet;
@@ -19,6 +20,7 @@ use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
 use crate::core::plan::unified_diff;
+use crate::core::policy::PolicyId;
 use crate::core::policy::config::Config;
 use crate::core::state::nft::AddressFamily;
 
@@ -27,8 +29,8 @@ use crate::core::state::nft::AddressFamily;
 pub struct NodeChange {
     /// The node.
     pub node: NodeName,
-    /// How many others change in the same way.
-    pub alike: usize,
+    /// Others that change in the same way.
+    pub alike: Vec<NodeName>,
     /// What it is, in a few words.
     pub title: Phrase,
     /// Hunks of a unified diff; empty if it is not shown.
@@ -44,6 +46,8 @@ pub struct Nodes {
     pub total: usize,
     /// How many of them change.
     pub changed: usize,
+    /// How many get other labels.
+    pub relabelled: usize,
     /// Those that are shown: gateways first, then where most pods change their way.
     pub shown: Vec<NodeChange>,
     /// Nodes that change each in a way of their own and are not shown.
@@ -55,44 +59,53 @@ pub struct Nodes {
 struct Role {
     /// Labels that come or change, and those that go.
     labels: (Labels, Labels),
-    /// Exits that it becomes the gateway of, and those that it is no more.
-    exits: (BTreeSet<ExitKey>, BTreeSet<ExitKey>),
+    /// Policies and their exits that it is the gateway of: those that come, those that stay, those that go.
+    serves: [BTreeSet<Served>; 3],
+    /// Whether exits come or go.
+    exits_change: bool,
     /// Kinds of its pods whose state changes.
     classes: usize,
     moved: usize,
 }
 
+/// A policy, and the exit of its that a gateway serves.
+type Served = (PolicyId, ExitKey);
+
 /// Finds the nodes that change, and the exact changes of `limit` of them.
 pub(super) fn compare(input: &Input<'_>, before: &World<'_>, after: &World<'_>, ways: &Ways) -> Nodes {
     let mut roles = roles(input, before, after, ways);
-    let everywhere = Everywhere::of(before) != Everywhere::of(after);
+    let everywhere = Everywhere::of(before).difference(&Everywhere::of(after));
     let total = input.facts.nodes.len();
-    let mut nodes = Nodes { total, changed: if everywhere { total } else { roles.len() }, ..Nodes::default() };
+    let changed = if everywhere.is_some() { total } else { roles.len() };
+    let relabelled = roles.values().filter(|role| role.labels != Default::default()).count();
+    let mut nodes = Nodes { total, changed, relabelled, ..Nodes::default() };
+    let moved: BTreeSet<_> = ways.moves.iter().flat_map(|one| &one.pods).collect();
     let mut order: Vec<NodeName> = roles.keys().cloned().collect();
     order.sort_by_key(|name| {
         let role = &roles[name];
-        (role.exits == Default::default() && role.labels == Default::default(), Reverse(role.moved), name.clone())
+        (!role.exits_change && role.labels == Default::default(), Reverse(role.moved), name.clone())
     });
     let shown = order.len().min(input.limits.nodes);
     nodes.more = order.split_off(shown);
     for name in order {
         let role = roles.remove(&name).unwrap_or_default();
-        nodes.shown.push(change(input, before, after, &name, title(&role), 0));
+        let title = title(input, &role, moved.len());
+        nodes.shown.push(change(input, before, after, &name, title, Vec::new()));
     }
     let others = input
         .facts
         .nodes
         .keys()
         .filter(|name| !nodes.shown.iter().any(|shown| shown.node == **name) && !nodes.more.contains(name));
-    if everywhere {
-        let others: Vec<&NodeName> = others.collect();
+    if let Some(what) = everywhere {
+        let others: Vec<NodeName> = others.cloned().collect();
         if let Some((first, alike)) = others.split_first() {
-            let title = Phrase::new().words("what holds for every node changes");
-            nodes.shown.push(change(input, before, after, first, title, alike.len()));
+            nodes.shown.push(change(input, before, after, first, Phrase::new().words(what), alike.to_vec()));
         }
     }
     // A change that makes no difference in the kernel is none.
-    let idle = nodes.shown.iter().filter(|shown| shown.diff.is_empty()).map(|shown| shown.alike + 1).sum::<usize>();
+    let idle =
+        nodes.shown.iter().filter(|shown| shown.diff.is_empty()).map(|shown| shown.alike.len() + 1).sum::<usize>();
     nodes.changed -= idle;
     nodes.shown.retain(|shown| !shown.diff.is_empty());
     nodes
@@ -114,12 +127,14 @@ fn roles(input: &Input<'_>, before: &World<'_>, after: &World<'_>, ways: &Ways) 
         }
     }
     let (old, new) = (served(before), served(after));
+    let exits = |of: &BTreeSet<Served>| of.iter().map(|(_, exit)| exit.clone()).collect::<BTreeSet<_>>();
     for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
         let none = BTreeSet::new();
         let (old, new) = (old.get(name).unwrap_or(&none), new.get(name).unwrap_or(&none));
-        if old != new {
-            let exits = |of: &BTreeSet<ExitKey>, other: &BTreeSet<ExitKey>| of.difference(other).cloned().collect();
-            roles.entry((*name).clone()).or_default().exits = (exits(new, old), exits(old, new));
+        if exits(old) != exits(new) {
+            let role = roles.entry((*name).clone()).or_default();
+            role.exits_change = true;
+            role.serves = [new - old, old & new, old - new];
         }
     }
     for (name, classes) in &ways.classes {
@@ -130,11 +145,13 @@ fn roles(input: &Input<'_>, before: &World<'_>, after: &World<'_>, ways: &Ways) 
     roles
 }
 
-/// The exits of each gateway.
-fn served(world: &World<'_>) -> BTreeMap<NodeName, BTreeSet<ExitKey>> {
-    let mut served: BTreeMap<NodeName, BTreeSet<ExitKey>> = BTreeMap::new();
-    for exit in world.placement.exits.keys() {
-        served.entry(exit.gateway.clone()).or_default().insert(exit.clone());
+/// What each gateway serves.
+fn served(world: &World<'_>) -> BTreeMap<NodeName, BTreeSet<Served>> {
+    let mut served: BTreeMap<NodeName, BTreeSet<Served>> = BTreeMap::new();
+    for (policy, placed) in &world.placement.policies {
+        for exit in &placed.exits {
+            served.entry(exit.gateway.clone()).or_default().insert((policy.clone(), exit.clone()));
+        }
     }
     served
 }
@@ -163,17 +180,44 @@ impl Everywhere {
             config: in_force.then(|| Config { pod_cidrs, service_cidrs, exclusions, range, ..Config::default() }),
         }
     }
+
+    /// What changes for every node, in a few words.
+    fn difference(&self, after: &Self) -> Option<&'static str> {
+        match (&self.guarded, &after.guarded) {
+            _ if self == after => None,
+            (None, Some(_)) => Some("gets Egret's tables, which hold back what nobody has classified"),
+            (Some(_), None) => Some("Egret's tables go"),
+            _ if self.config != after.config => Some("the settings of egret.yaml for nodes change"),
+            _ if self.inside != after.inside => Some("the list of the cluster's own networks changes"),
+            _ => Some("only the list of destinations that policies name changes"),
+        }
+    }
 }
 
-fn title(role: &Role) -> Phrase {
+fn title(input: &Input<'_>, role: &Role, moved: usize) -> Phrase {
+    let [comes, stays, goes] = &role.serves;
     // The node is named already.
-    let egress = |exit: &ExitKey| exit.egress.to_string();
+    let list = |phrase: Phrase, served: &BTreeSet<Served>| {
+        served.iter().enumerate().fold(phrase, |phrase, (position, (policy, exit))| {
+            let joint = if position == 0 { "" } else { ", " };
+            let phrase = phrase.words(joint).join(named(input, policy)).words(" (");
+            let egress = exit.egress.to_string();
+            phrase.name(egress.strip_prefix("dev ").unwrap_or(&egress)).words(")")
+        })
+    };
     let mut parts: Vec<Phrase> = Vec::new();
-    if !role.exits.0.is_empty() {
-        parts.push(Phrase::new().words("becomes a gateway: ").names(role.exits.0.iter().map(egress)));
+    if !comes.is_empty() {
+        let what =
+            if stays.is_empty() && goes.is_empty() { "becomes a gateway, of " } else { "becomes the gateway of " };
+        parts.push(list(Phrase::new().words(what), comes));
     }
-    if !role.exits.1.is_empty() {
-        parts.push(Phrase::new().words("is no gateway any more: ").names(role.exits.1.iter().map(egress)));
+    if !goes.is_empty() {
+        let none = stays.is_empty() && comes.is_empty();
+        let what = if none { "is no gateway any more; it was that of " } else { "is no longer the gateway of " };
+        parts.push(list(Phrase::new().words(what), goes));
+    }
+    if !stays.is_empty() {
+        parts.push(list(Phrase::new().words("stays the gateway of "), stays));
     }
     let pair = |(key, value): (&String, &String)| format!("{key}={value}");
     if !role.labels.0.is_empty() {
@@ -183,7 +227,9 @@ fn title(role: &Role) -> Phrase {
         parts.push(Phrase::new().words("loses ").names(role.labels.1.iter().map(pair)));
     }
     if role.moved > 0 {
-        parts.push(Phrase::new().words(format!("sends {} another way", counted(role.moved, "pod"))));
+        let here = if role.moved == moved { "all".to_owned() } else { role.moved.to_string() };
+        let run = if role.moved == 1 { "runs" } else { "run" };
+        parts.push(Phrase::new().words(format!("{here} of the {} {run} here", counted(moved, "pod"))));
     } else if role.classes > 0 && parts.is_empty() {
         parts.push(Phrase::new().words("holds its pods' policies in another form"));
     }
@@ -201,7 +247,7 @@ fn change(
     after: &World<'_>,
     node: &NodeName,
     title: Phrase,
-    alike: usize,
+    alike: Vec<NodeName>,
 ) -> NodeChange {
     let exits = || [before, after].into_iter().flat_map(|world| world.placement.exits.keys());
     let footing = match input.grounds.get(node) {

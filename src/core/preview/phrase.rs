@@ -166,7 +166,10 @@ fn breaks(before: &str, letter: char, rest: &str) -> bool {
     match letter {
         ':' => {
             let name = rest.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric() || "_+-".contains(letter));
-            rest.starts_with("//") || (name.starts_with(':') && name.len() < rest.len())
+            let word = &rest[..rest.len() - name.len()];
+            // A time of the day; the only signs with a number for a name are :100: and :1234:.
+            let time = word.len() == 2 && word.bytes().all(|letter| letter.is_ascii_digit());
+            rest.starts_with("//") || (name.starts_with(':') && !word.is_empty() && !time)
         }
         '.' => ends("www"),
         '-' => ends("gh"),
@@ -223,6 +226,7 @@ mod tests {
         assert_eq!(inert_name("kind-worker2"), "kind-worker2");
         assert_eq!(inert_name("10.0.4.0/24"), "10.0.4.0/24");
         assert_eq!(inert_name("fd00::1"), "fd00::1");
+        assert_eq!(inert_name("2026-06-01T11:56:00Z"), "2026-06-01T11:56:00Z");
         assert_eq!(inert_name("fd00:100::1"), "fd00:\u{200b}100::1");
         assert_eq!(inert_name("www.example.org"), "www.\u{200b}example.org");
         assert_eq!(inert_name("high-1 gh-1"), "high-1 gh-\u{200b}1".replace("high-", "high-\u{200b}"));

@@ -1,7 +1,8 @@
 //! A small picture of who leaves through what, in Mermaid: dotted what is now, thick what will be.
 //!
 //! Forges draw so much and no more: Gitea stops at 5,000 characters of source, GitHub at 50,000 characters or 500 edges. A picture that is
-//! larger than a glance shows nothing, so there is none. Deliberately absent: what does not change.
+//! larger than a glance shows nothing, so there is none. Where packets are bound for stands on the arrows: ways of
+//! different pods must not seem to meet. Deliberately absent: what does not change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -17,7 +18,8 @@ const MOST_BYTES: usize = 4_500;
 
 /// The picture; none where there is nothing to draw, or too much.
 pub(super) fn picture(input: &Input<'_>, moves: &[Move]) -> Option<String> {
-    if moves.is_empty() || moves.len() > MOST_MOVES {
+    // One move is one row of the table.
+    if moves.len() < 2 || moves.len() > MOST_MOVES {
         return None;
     }
     let mut picture = Picture::default();
@@ -27,10 +29,9 @@ pub(super) fn picture(input: &Input<'_>, moves: &[Move]) -> Option<String> {
         let (who, from) =
             (picture.node("p", &pods), picture.node("w", &way(input, &one.from, &one.towards).to_string()));
         let to = picture.node("w", &way(input, &one.to, &one.towards).to_string());
-        let towards = picture.node("d", &towards(&one.towards).to_string());
-        edges.insert(format!("  {who} -. now .-> {from}"));
-        edges.insert(format!("  {who} == after ==> {to}"));
-        edges.insert(format!("  {to} --> {towards}"));
+        let towards = drawn(&towards(&one.towards).to_string());
+        edges.insert(format!("  {who} -.->|\"now: {towards}\"| {from}"));
+        edges.insert(format!("  {who} ==>|\"after: {towards}\"| {to}"));
     }
     let mut text = "flowchart LR\n".to_owned();
     for (name, (_, label)) in &picture.labels {

@@ -86,7 +86,7 @@ pub fn lines(preview: &Preview<'_>) -> Vec<Line> {
     moves(&mut page, preview, words);
     dangers(&mut page, preview);
     losses(&mut page, preview, words);
-    rest(&mut page, preview);
+    rest(&mut page, preview, words);
     page.0
 }
 
@@ -102,7 +102,7 @@ fn validation(page: &mut Page, preview: &Preview<'_>) {
         page.line(Look::Bad, &format!("  {}{of}", shown(&one.to_string())), 6);
     }
     for held in &preview.input.validation.held {
-        let text = format!("  {} keeps its last good version ({})", held.identity, shown(&held.path));
+        let text = format!("  If it is merged all the same, {} stays as it was ({})", held.identity, shown(&held.path));
         page.line(Look::Plain, &text, 6);
     }
 }
@@ -118,12 +118,8 @@ fn moves(page: &mut Page, preview: &Preview<'_>, words: Words<'_>) {
         let names: Vec<String> = one.pods.iter().take(3).map(|pod| shown(&pod.name)).collect();
         let more = if one.pods.len() > 3 { ", …" } else { "" };
         let pods = counted(one.pods.len(), "pod");
-        let who = format!(
-            "  {} · {} · {pods} ({}{more})",
-            shown(&one.namespace),
-            words.policy(&one.policy),
-            names.join(", ")
-        );
+        let who =
+            format!("  {} · {} · {pods} ({}{more})", shown(&one.namespace), words.deciding(one), names.join(", "));
         page.line(Look::Plain, &who, 6);
         page.line(Look::Removed, &format!("    - {from}"), 6);
         page.line(Look::Added, &format!("    + {to}"), 6);
@@ -131,6 +127,9 @@ fn moves(page: &mut Page, preview: &Preview<'_>, words: Words<'_>) {
     }
     if preview.moves.len() > ROWS {
         page.line(Look::Plain, &format!("  and {} more", preview.moves.len() - ROWS), 2);
+    }
+    for remark in words.remarks() {
+        page.line(Look::Plain, &format!("  {remark}"), 2);
     }
     if let Some(connections) = words.connections() {
         page.line(Look::Plain, &format!("  {connections}"), 2);
@@ -148,6 +147,7 @@ fn dangers(page: &mut Page, preview: &Preview<'_>) {
             Level::Danger => ("danger", Look::Bad),
             Level::Warning => ("warn  ", Look::Doubtful),
             Level::Note => ("note  ", Look::Plain),
+            Level::Waits => ("later ", Look::Doubtful),
         };
         page.line(look, &format!("  {word}  {}: {}", danger.title, danger.text), 10);
     }
@@ -173,7 +173,7 @@ fn losses(page: &mut Page, preview: &Preview<'_>, words: Words<'_>) {
     }
 }
 
-fn rest(page: &mut Page, preview: &Preview<'_>) {
+fn rest(page: &mut Page, preview: &Preview<'_>, words: Words<'_>) {
     let names = preview.input.limits.names;
     if preview.moved > 3 {
         page.title(&format!("Pods that change, by namespace ({})", preview.moved));
@@ -184,7 +184,7 @@ fn rest(page: &mut Page, preview: &Preview<'_>) {
         }
     }
     if !preview.input.config_diff.is_empty() {
-        page.title("egret.yaml changes; what is told here already reckons with it");
+        page.title("egret.yaml changes; all this is told with the new settings");
         page.diff(preview.input.config_diff);
     }
     let nodes = &preview.nodes;
@@ -192,11 +192,10 @@ fn rest(page: &mut Page, preview: &Preview<'_>) {
         page.title(&format!("Exact changes on {} of {}", nodes.changed, counted(nodes.total, "node")));
     }
     for one in &nodes.shown {
-        let alike = if one.alike > 0 { format!(" and {} like it", counted(one.alike, "node")) } else { String::new() };
-        page.line(Look::Plain, &format!("  {}{alike}: {}", one.node, one.title), 6);
+        page.line(Look::Plain, &format!("  {}: {}", words.nodes(one), one.title), 6);
         page.diff(&one.diff);
         if one.cut > 0 {
-            page.line(Look::Plain, &format!("    and {} more", counted(one.cut, "line")), 4);
+            page.line(Look::Plain, &format!("    and {} more; --limit 100 shows them", counted(one.cut, "line")), 4);
         }
     }
     if !nodes.more.is_empty() {

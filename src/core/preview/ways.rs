@@ -19,6 +19,8 @@ use crate::core::policy::PolicyId;
 pub struct Move {
     /// The policy that decides after the change; where none does, the one that did.
     pub policy: PolicyId,
+    /// The policy that decides now, if one does.
+    pub was: Option<PolicyId>,
     /// The pods' namespace.
     pub namespace: String,
     /// The way they go now.
@@ -43,6 +45,8 @@ pub(super) struct Ways {
     pub(super) carried: BTreeMap<(PolicyId, ExitKey), usize>,
     /// Pods that some policy selects, before and after.
     pub(super) selected: (usize, usize),
+    /// Pods that a policy still selects, and for which others have come to decide everything that it did.
+    pub(super) outdone: BTreeMap<PolicyId, usize>,
     /// Overlaps after the change that were not there before.
     pub(super) overlaps: BTreeSet<Finding>,
     /// For each node the classes of its pods whose state in the kernel changes, by number.
@@ -56,13 +60,16 @@ struct Difference {
     /// Whether what a kernel holds for them changes.
     kernel: bool,
     changes: Vec<Change>,
+    /// Policies that decided something and decide nothing more, though they select the pods still.
+    outdone: Vec<PolicyId>,
 }
 
-/// What the pods of one move share: policy, namespace, the old and the new way, whether connections are reset, destinations.
-type Alike = (PolicyId, String, Way, Way, bool, Vec<Range>);
+/// What the pods of one move share: both policies, namespace, the old and the new way, whether connections are reset, destinations.
+type Alike = ((PolicyId, Option<PolicyId>), String, Way, Way, bool, Vec<Range>);
 
 struct Change {
     policy: PolicyId,
+    was: Option<PolicyId>,
     from: Way,
     to: Way,
     reset: bool,
@@ -89,6 +96,9 @@ pub(super) fn compare(before: &World<'_>, after: &World<'_>, facts: &Facts) -> W
             continue;
         }
         let difference = difference(before, after, (&old, &new), &mut overlaps);
+        for policy in &difference.outdone {
+            *ways.outdone.entry(policy.clone()).or_default() += pods.len();
+        }
         for pod in pods {
             let node = facts.pods[pod].node.clone();
             if let Some(node) = node.filter(|_| difference.kernel) {
@@ -96,15 +106,17 @@ pub(super) fn compare(before: &World<'_>, after: &World<'_>, facts: &Facts) -> W
                 ways.classes.entry(node).or_default().insert(class);
             }
             for change in &difference.changes {
-                let Change { policy, from, to, reset, towards } = change;
-                let key = (policy.clone(), pod.namespace.clone(), from.clone(), to.clone(), *reset, towards.clone());
+                let Change { policy, was, from, to, reset, towards } = change;
+                let policies = (policy.clone(), was.clone());
+                let key = (policies, pod.namespace.clone(), from.clone(), to.clone(), *reset, towards.clone());
                 moves.entry(key).or_default().insert(pod.clone());
             }
         }
     }
     ways.overlaps = overlaps.1.difference(&overlaps.0).cloned().collect();
-    let moves = moves.into_iter().map(|((policy, namespace, from, to, reset, towards), pods)| Move {
+    let moves = moves.into_iter().map(|(((policy, was), namespace, from, to, reset, towards), pods)| Move {
         policy,
+        was,
         namespace,
         from,
         to,
@@ -164,13 +176,21 @@ fn difference(
         let (from, to) = (way_of(was), way_of(is));
         let Some(decides) = is.or(was).filter(|_| from != to) else { continue };
         let reset = is.is_some_and(|lane| lane.reset);
+        let (policy, was) = (decides.policy.clone(), was.map(|lane| lane.policy.clone()));
         let alike = |change: &&mut Change| {
-            change.policy == decides.policy && change.from == from && change.to == to && change.reset == reset
+            change.policy == policy
+                && change.was == was
+                && change.from == from
+                && change.to == to
+                && change.reset == reset
         };
         match changes.iter_mut().find(alike) {
             Some(change) => change.towards.push(range),
-            None => changes.push(Change { policy: decides.policy.clone(), from, to, reset, towards: vec![range] }),
+            None => changes.push(Change { policy, was, from, to, reset, towards: vec![range] }),
         }
     }
-    Difference { kernel, changes }
+    let decide = |lanes: &[(Range, Lane)]| lanes.iter().map(|(_, lane)| lane.policy.clone()).collect::<BTreeSet<_>>();
+    let (did, does) = (decide(&old_lanes), decide(&new_lanes));
+    let outdone = new.iter().map(|(id, _)| id).filter(|id| did.contains(id) && !does.contains(id)).cloned().collect();
+    Difference { kernel, changes, outdone }
 }

@@ -2,17 +2,19 @@
 //!
 //! Deliberately absent: how they are laid out (`markdown`, `text`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
+use super::outcome::{self, Fate, Outcome};
 use super::phrase::{Phrase, counted};
-use super::{Input, Loss, Move, Preview, Then};
-use crate::core::cidr::Range;
+use super::{Input, Loss, Move, NodeChange, Preview, Then};
+use crate::core::cidr::{Range, RangeSet};
 use crate::core::compile::{Way, egress_address};
+use crate::core::facts::PodName;
 use crate::core::placement::ExitKey;
-use crate::core::policy::{ExistingConnections, Policy, PolicyId};
+use crate::core::policy::{Egress, PolicyId};
 use crate::core::state::nft::AddressFamily;
 
 /// Sentences about one preview.
@@ -32,22 +34,44 @@ pub(super) fn leaves_as(input: &Input<'_>, exit: &ExitKey, towards: &[Range]) ->
         .collect();
     match &exit.egress {
         _ if !addresses.is_empty() => addresses.join(" and "),
-        crate::core::policy::Egress::Address(address) => address.to_string(),
-        crate::core::policy::Egress::Interface(name) => name.to_string(),
-        crate::core::policy::Egress::DefaultRoute => "its default address".to_owned(),
+        Egress::Address(address) => address.to_string(),
+        Egress::Interface(name) => name.to_string(),
+        Egress::DefaultRoute => "its default address".to_owned(),
     }
 }
 
 /// A way out.
 pub(super) fn way(input: &Input<'_>, way: &Way, towards: &[Range]) -> Phrase {
     match way {
-        Way::Own => Phrase::new().words("own address"),
+        Way::Own => Phrase::new().words("no gateway"),
         Way::Drop => Phrase::new().words("dropped"),
+        Way::Exit(exit) if outcome::has_no_address(input, exit, towards) => {
+            let missing = Phrase::new().words("dropped: no ");
+            let missing = match &exit.egress {
+                Egress::Address(address) => missing.name(address),
+                Egress::Interface(name) => missing.words("address on ").name(name),
+                Egress::DefaultRoute => missing.words("default route"),
+            };
+            missing.words(" · ").name(&exit.gateway)
+        }
         Way::Exit(exit) => {
             let hops: Vec<String> = exit.next_hops.iter().map(|hop| format!(" via {hop}")).collect();
             Phrase::new().name(leaves_as(input, exit, towards)).words(" · ").name(&exit.gateway).words(hops.concat())
         }
     }
+}
+
+/// Where packets of an exit come from, in a sentence: the address, or what it is the address of where nobody has looked.
+pub(super) fn source(input: &Input<'_>, exit: &ExitKey, towards: &[Range]) -> Phrase {
+    let address = leaves_as(input, exit, towards);
+    if address.starts_with(|letter: char| letter.is_ascii_digit()) || address.contains(':') {
+        return Phrase::new().name(address);
+    }
+    let of = match &exit.egress {
+        Egress::Interface(name) => Phrase::new().words("the address of ").name(name),
+        Egress::Address(_) | Egress::DefaultRoute => Phrase::new().words("the default address"),
+    };
+    of.words(" on ").name(&exit.gateway)
 }
 
 /// Destinations as prefixes, a few of them.
@@ -96,17 +120,47 @@ pub(super) fn policy(input: &Input<'_>, id: &PolicyId) -> Phrase {
 }
 
 impl Words<'_> {
-    /// What it comes to.
+    /// What it comes to, the worst first.
     pub fn verdict(&self) -> String {
-        let Preview { moved, nodes, input, .. } = self.0;
-        let errors = input.validation.tally.errors;
-        let change = match (*moved, nodes.changed) {
-            (0, 0) if !self.0.changes() => "nothing changes".to_owned(),
-            (0, 0) => "nothing changes in the cluster".to_owned(),
-            (0, nodes) => format!("no pod changes its way out, {} changed", is(nodes)),
-            (pods, _) => format!("{} would leave another way", counted(pods, "pod")),
+        let Preview { nodes, input, .. } = self.0;
+        let outcomes = self.outcomes();
+        let mut parts = outcomes.iter().enumerate().map(|(position, (outcome, moves))| {
+            let pods: BTreeSet<&PodName> = moves.iter().flat_map(|one| &one.pods).collect();
+            let pods = if position == 0 { counted(pods.len(), "pod") } else { pods.len().to_string() };
+            match outcome {
+                Outcome::Cut => format!("{pods} would be cut off from {}", all_towards(moves)),
+                Outcome::Bare => format!("{pods} would leave without a gateway"),
+                Outcome::Address => format!("{pods} would come from another address"),
+                Outcome::Gateway => format!("{pods} would leave through another gateway as before"),
+                Outcome::Nothing => format!("{pods} would be dropped still"),
+            }
+        });
+        let change = match (parts.next(), nodes.changed) {
+            (Some(first), _) => std::iter::once(first).chain(parts).collect::<Vec<_>>().join(", "),
+            (None, 0) if !self.0.changes() && !input.concerned => "nothing for this cluster".to_owned(),
+            (None, 0) if !self.0.changes() => "nothing changes".to_owned(),
+            (None, 0) => "nothing changes in the cluster".to_owned(),
+            (None, nodes) => format!("no pod changes its way out, {} changed", is(nodes)),
         };
-        if errors == 0 { change } else { format!("does not validate; {change}") }
+        match (input.validation.tally.errors, outcomes.is_empty() && nodes.changed == 0) {
+            (0, _) => change,
+            (_, true) => "does not validate; it would have no effect".to_owned(),
+            (_, false) => format!("does not validate; {change}"),
+        }
+    }
+
+    /// The worst that happens to a pod.
+    pub fn worst(&self) -> Option<Outcome> {
+        self.outcomes().into_keys().next()
+    }
+
+    /// Moves by what they come to, the worst first.
+    fn outcomes(&self) -> BTreeMap<Outcome, Vec<&Move>> {
+        let mut outcomes: BTreeMap<Outcome, Vec<&Move>> = BTreeMap::new();
+        for one in &self.0.moves {
+            outcomes.entry(outcome::of(&self.0.input, one)).or_default().push(one);
+        }
+        outcomes
     }
 
     /// Commits, cluster, validation.
@@ -114,13 +168,13 @@ impl Words<'_> {
         let Input { commits: (base, head), facts_from, validation, .. } = self.0.input;
         let tally = validation.tally;
         let counts = format!(
-            "validated: {}, {} in {}",
+            "{} checked: {}, {}",
+            counted(tally.documents, "document"),
             counted(tally.errors, "error"),
-            counted(tally.warnings, "warning"),
-            counted(tally.documents, "document")
+            counted(tally.warnings, "warning")
         );
         vec![
-            Phrase::new().name(head).words(" onto ").name(base),
+            Phrase::new().words("commit ").name(head).words(" onto ").name(base),
             Phrase::new().words("cluster as of ").quote(facts_from),
             Phrase::new().words(counts),
         ]
@@ -140,8 +194,16 @@ impl Words<'_> {
             });
         }
         let nodes = &self.0.nodes;
+        if nodes.relabelled > 0 {
+            let labels = format!("labels of {} changed", counted(nodes.relabelled, "node"));
+            parts.push(if parts.is_empty() { format!("{labels}, no policy") } else { labels });
+        }
         let nodes = format!("{} of {} changed", nodes.changed, counted(nodes.total, "node"));
-        if parts.is_empty() { nodes } else { format!("{} · {nodes}", parts.join(", ")) }
+        if parts.is_empty() {
+            format!("no policy changed · {nodes}")
+        } else {
+            format!("{} · {nodes}", parts.join(", "))
+        }
     }
 
     /// Where a move's pods go from, where to, towards what.
@@ -150,7 +212,37 @@ impl Words<'_> {
         [way(input, &one.from, &one.towards), way(input, &one.to, &one.towards), towards(&one.towards)]
     }
 
-    /// Whose pods.
+    /// Which nodes one change is of.
+    pub fn nodes(&self, one: &NodeChange) -> Phrase {
+        let phrase = Phrase::new().name(&one.node);
+        if one.alike.is_empty() { phrase } else { phrase.words(", and in the same way ").names(&one.alike) }
+    }
+
+    /// Whose pods: the policy that decides, and the one that did where that is another.
+    pub fn deciding(&self, one: &Move) -> Phrase {
+        match one.was.as_ref().filter(|was| **was != one.policy) {
+            Some(was) => self.policy(was).words(" → ").join(self.policy(&one.policy)),
+            None => self.policy(&one.policy),
+        }
+    }
+
+    /// What a table of moves needs to be understood: what "no gateway" is, and that rows may share pods.
+    pub fn remarks(&self) -> Vec<String> {
+        let moves = &self.0.moves;
+        let mut remarks = Vec::new();
+        if moves.iter().any(|one| one.from == Way::Own || one.to == Way::Own) {
+            remarks.push(
+                "No gateway: packets leave from the pod's own node, with the node's address or the pod's, as the network plugin has it."
+                    .to_owned(),
+            );
+        }
+        if moves.iter().map(|one| one.pods.len()).sum::<usize>() > self.0.moved {
+            remarks.push(format!("{} in all; some are in more than one row.", counted(self.0.moved, "pod")));
+        }
+        remarks
+    }
+
+    /// A policy's name.
     pub fn policy(&self, id: &PolicyId) -> Phrase {
         policy(&self.0.input, id)
     }
@@ -165,11 +257,9 @@ impl Words<'_> {
             } else {
                 " are dropped: there is no other gateway"
             }),
-            Then::Own => of.words(if loss.pods == 1 {
-                " leaves with its own address"
-            } else {
-                " leave with their own addresses"
-            }),
+            Then::Own => {
+                of.words(if loss.pods == 1 { " leaves without a gateway" } else { " leave without a gateway" })
+            }
             Then::Through(exits) => {
                 let everywhere = self.0.input.after.policies.get(&loss.policy);
                 let ranges: Vec<Range> = everywhere
@@ -188,27 +278,39 @@ impl Words<'_> {
         }
     }
 
-    /// What becomes of live connections.
+    /// What becomes of connections that are open when the change comes into force.
     pub fn connections(&self) -> Option<Phrase> {
-        let moves = self.0.moves.iter().filter(|one| one.from != Way::Own || one.to != Way::Own);
-        let policies: BTreeSet<&PolicyId> = moves.map(|one| &one.policy).collect();
-        let resets = |policy: &Policy| policy.existing_connections == ExistingConnections::Reset;
-        let (reset, keep): (Vec<&PolicyId>, Vec<&PolicyId>) = policies
-            .into_iter()
-            .filter(|id| self.0.input.after.policies.contains_key(*id))
-            .partition(|id| resets(&self.0.input.after.policies[*id]));
-        match (reset.is_empty(), keep.is_empty()) {
-            (true, true) => None,
-            (true, false) => Some(Phrase::new().words("Live connections stay on the way they began on (Keep).")),
-            (false, true) => Some(Phrase::new().words("Live connections are reset (Reset).")),
-            (false, false) => Some(
-                Phrase::new()
-                    .words("Live connections of ")
-                    .names(reset)
-                    .words(" are reset, those of the others stay on their way."),
-            ),
+        /// The ten minutes of `handover::DRAIN`.
+        const DRAINED: &str = "keep their address until they end, 10 minutes at the most";
+        const KEPT: &str = "keep their way until they end";
+        let mut fates: BTreeMap<Fate, BTreeSet<&PolicyId>> = BTreeMap::new();
+        for (one, fate) in self.0.moves.iter().zip(&self.0.fates).filter(|(one, _)| one.from != Way::Drop) {
+            fates.entry(*fate).or_default().insert(one.was.as_ref().unwrap_or(&one.policy));
         }
+        let mut rest = fates.into_iter().map(|(fate, policies)| match fate {
+            Fate::Cut => ("are cut", policies),
+            Fate::Drained => (DRAINED, policies),
+            Fate::Kept => (KEPT, policies),
+        });
+        let (first, policies) = rest.next()?;
+        let rest: Vec<_> = rest.collect();
+        let open = Phrase::new().words("Connections that are open then ");
+        if rest.is_empty() {
+            return Some(open.words(first).words("."));
+        }
+        let all = std::iter::once((first, policies)).chain(rest).enumerate();
+        let sentence = all.fold(open, |sentence, (position, (what, policies))| {
+            let joint = if position == 0 { "of " } else { ", those of " };
+            sentence.words(joint).names(policies).words(format!(" {what}"))
+        });
+        Some(sentence.words("."))
     }
+}
+
+/// Destinations of several moves, a few of them.
+fn all_towards(moves: &[&Move]) -> Phrase {
+    let all: RangeSet = moves.iter().flat_map(|one| one.towards.iter().copied()).collect();
+    towards(all.ranges())
 }
 
 fn is(nodes: usize) -> String {

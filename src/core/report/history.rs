@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::drift::{Class, Drift};
+use crate::core::admission::{Emergency, Withheld};
 use crate::core::finding::Finding;
 
 /// How many records of what was put right are kept in the file; older ones are in the branch's history.
@@ -21,6 +22,12 @@ pub struct NodeReport {
     /// The commit that is in force there; none before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_force: Option<InForce>,
+    /// The newest commit, if it is not in force but waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<Box<Withheld>>,
+    /// How the commit in force came through a closed change window, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emergency: Option<Box<Emergency>>,
     /// Found different and not put right (yet).
     #[serde(default)]
     pub drift: Vec<Record>,
@@ -149,6 +156,8 @@ impl NodeReport {
         Self {
             node: node.to_owned(),
             in_force: None,
+            withheld: None,
+            emergency: None,
             drift: Vec::new(),
             corrected: Vec::new(),
             rejected: Vec::new(),

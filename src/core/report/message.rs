@@ -4,6 +4,7 @@
 
 use super::drift::Class;
 use super::history::{NodeReport, Record};
+use super::waiting;
 
 /// The subject of what changed on several nodes: the first one's, and how many more there are. None where nothing changed.
 pub fn subject_of(changed: &[(Option<NodeReport>, NodeReport)]) -> Option<String> {
@@ -31,6 +32,7 @@ pub fn subject(before: Option<&NodeReport>, after: &NodeReport) -> String {
         .or_else(|| opened(before, after))
         .or_else(|| findings(before, after))
         .or_else(|| documents(before, after))
+        .or_else(|| waiting::subject(before, after))
         .or_else(|| in_force(before, after))
         .unwrap_or_else(|| "drift and findings are as follows".to_owned());
     shorten(&format!("{}: {what}", after.node))

@@ -9,6 +9,7 @@ pub mod files;
 pub mod history;
 pub mod message;
 pub mod page;
+mod waiting;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! README.md of the reports branch: what an auditor asks of a cluster, in the order of the questions.
 //!
-//! What is in force, and who is behind; what differs now; when each thing drifted and came back; the same by policy and by node; how to read
+//! What is in force, who is behind, and what waits; what differs now; when each thing drifted and came back; the same by policy and by node; how to read
 //! the history. Made from all nodes' files alone, with the times of events and none of writing, so that whichever node writes last writes
 //! the same. Text of the world is shown and never obeyed (`preview::phrase`). Deliberately absent: what is in the nodes' files in full.
 
@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::drift::Class;
 use super::history::{InForce, NodeReport, Record, Since};
+use super::waiting;
 use crate::core::preview::phrase::{counted, inert, inert_name};
 
 /// Rows of what was put right; the nodes' files have a hundred each, the history all.
@@ -26,6 +27,7 @@ pub fn page(cluster: &str, branch: &str, reports: &[NodeReport]) -> String {
     let mut page = format!("# {}: {open} open, {right} put right\n\n", inert_name(cluster));
     page.push_str("Egret writes this page when something changes. Times are UTC.\n\n");
     in_force(&mut page, reports);
+    waiting::page(&mut page, reports);
     rejected(&mut page, reports);
     differs(&mut page, reports);
     came_back(&mut page, reports);
@@ -56,12 +58,12 @@ fn newest(reports: &[NodeReport]) -> Option<&InForce> {
     first.into_values().max_by_key(|(since, nodes, _)| (*since, *nodes)).map(|(_, _, commit)| commit)
 }
 
-fn short(commit: &str) -> String {
+pub(super) fn short(commit: &str) -> String {
     let hex: String = commit.chars().take(7).filter(char::is_ascii_alphanumeric).collect();
     format!("`{hex}`")
 }
 
-fn names<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
+pub(super) fn names<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
     let listed: Vec<String> = names.iter().take(NAMES).map(|name| inert_name(name)).collect();
     let more = names.len().saturating_sub(NAMES);

@@ -9,6 +9,7 @@ use super::files::{node_file, path_of, read_node_file, tree};
 use super::history::{By, InForce, NodeReport, Record, Rejected, Sighting, WantedBy};
 use super::message::{gone, subject};
 use super::page::page;
+use crate::core::admission::{Emergency, Why, Withheld};
 use crate::core::finding::Finding;
 use crate::core::state::NodeState;
 use crate::core::state::net::{Link, Mac, Route, RouteKey, Rule, Sysctl};
@@ -203,6 +204,23 @@ fn a_finding_that_stays_keeps_its_time() {
 /// A node with something of each kind, all of it written by somebody who means harm to the page.
 fn full() -> NodeReport {
     let mut report = NodeReport::new("kind-worker");
+    report.withheld = Some(Box::new(Withheld {
+        commit: "decaf00123456789".to_owned(),
+        summary: "c | d @all".to_owned(),
+        author: "Leia <leia@alderaan>".to_owned(),
+        since: at(7),
+        why: Why::Window {
+            opens: Some("2026-06-01T13:00:00Z".parse().unwrap()),
+            time_zone: "Europe/Berlin".to_owned(),
+            window: "`nights`".to_owned(),
+        },
+    }));
+    report.emergency = Some(Box::new(Emergency {
+        commit: "c0ffee0123456789".to_owned(),
+        author: "Han".to_owned(),
+        trailer: "Egret-Emergency".to_owned(),
+        reason: "the *bank* is down".to_owned(),
+    }));
     report.set_in_force("c0ffee0123456789", "a | b @all <img>", at(0));
     report.seen(vec![sighting("ip rule 9001", None)], at(1));
     report.put_right(at(2));
@@ -328,7 +346,9 @@ fn the_subject_says_what_is_new() {
         in_force: Some(InForce { commit: "abc".to_owned(), summary: "x".repeat(200), since: None }),
         ..good.clone()
     };
-    let steps = [empty, open, right, finding, rejected, in_force, settled, good, long];
+    let waits = NodeReport { withheld: full().withheld, ..long.clone() };
+    let emergency = NodeReport { withheld: None, emergency: full().emergency, ..waits.clone() };
+    let steps = [empty, open, right, finding, rejected, in_force, settled, good, long, waits, emergency];
     let subjects: Vec<String> = steps.windows(2).map(|pair| subject(Some(&pair[0]), &pair[1])).collect();
     assert_eq!(
         subjects,
@@ -341,6 +361,10 @@ fn the_subject_says_what_is_new() {
             "a: no-gateway of outpost settled".to_owned(),
             "a: all documents are in force again".to_owned(),
             format!("a: abc \"{}…", "x".repeat(111)),
+            "a: decaf0012345 \"c | d @all\" of Leia <leia@alderaan> waits: the change window is closed; it opens Mon 2026-06-01 15:00 …"
+                .to_owned(),
+            "a: c0ffee012345 was applied outside the change window by Han, because: the *bank* is down (Egret-Emergency)"
+                .to_owned(),
         ]
     );
     assert_eq!(subject(None, &NodeReport::new("a")), "a: drift and findings are as follows");

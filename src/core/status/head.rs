@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::node::NodeStatus;
 use super::{Condition, since};
+use crate::core::admission::Withheld;
 use crate::core::name::NodeName;
 use crate::core::report::history::Rejected;
 
@@ -27,7 +28,7 @@ pub struct HeadStatus {
     pub node_summary: String,
     /// Documents that are not in force as they stand in the repository.
     pub rejected: Vec<Rejected>,
-    /// GitReachable, PoliciesAccepted, ReportsPublished.
+    /// GitReachable, UpToDate, PoliciesAccepted, ReportsPublished.
     pub conditions: Vec<Condition>,
 }
 
@@ -56,6 +57,8 @@ pub struct HeadFacts<'a> {
     pub nodes: &'a BTreeMap<NodeName, NodeStatus>,
     /// Documents that were not accepted.
     pub rejected: &'a [Rejected],
+    /// The newest commit, if it is not in force but waits.
+    pub withheld: Option<&'a Withheld>,
     /// Why Git cannot be read.
     pub git_fault: Option<&'a str>,
     /// Why reports cannot be committed; none where they are, or nobody wants them.
@@ -77,6 +80,10 @@ pub fn head_status(facts: HeadFacts<'_>, before: &HeadStatus, now: Timestamp) ->
         None => Condition::new("GitReachable", true, "Fetched", "the repository can be read", now),
         Some(fault) => Condition::new("GitReachable", false, "GitFailed", fault, now),
     };
+    let up_to_date = match facts.withheld {
+        None => Condition::new("UpToDate", true, "InForce", "what the branch asks of this cluster is in force", now),
+        Some(withheld) => Condition::new("UpToDate", false, withheld.why.word(), withheld.message(), now),
+    };
     let accepted = match facts.rejected {
         [] => Condition::new("PoliciesAccepted", true, "AllAccepted", "every document is in force as it stands", now),
         [first, ..] => {
@@ -95,6 +102,6 @@ pub fn head_status(facts: HeadFacts<'_>, before: &HeadStatus, now: Timestamp) ->
         node_summary: format!("{}/{}", nodes.in_force, nodes.total),
         nodes,
         rejected,
-        conditions: since(vec![git, accepted, reports], &before.conditions),
+        conditions: since(vec![git, up_to_date, accepted, reports], &before.conditions),
     }
 }

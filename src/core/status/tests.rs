@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::core::admission::{Why, Withheld};
 use crate::core::facts::{Facts, Node};
 use crate::core::finding::Finding;
 use crate::core::labels::{Labels, Operator, Requirement, Selector};
@@ -103,7 +104,7 @@ fn a_policy_that_is_not_in_force_says_why() {
     let bare = status(&policy(), &facts(true), &said(Some(&[])), &[]);
     assert_eq!(ready(&bare).1, "EgressIPMissing");
     assert!(ready(&bare).2.contains("eth0 has no global IPv4 address"), "{}", ready(&bare).2);
-    let suspend = Some(Suspend { until: at(20), reason: "a window".to_owned() });
+    let suspend = Some(Suspend { until: at(20), owner: None, reason: "a window".to_owned() });
     let suspended = status(&Policy { suspend, ..policy() }, &facts(true), &said(None), &[]);
     assert_eq!(ready(&suspended).1, "Suspended");
 }
@@ -112,7 +113,7 @@ fn a_policy_that_is_not_in_force_says_why() {
 fn a_document_that_was_rejected_is_told_on_the_policy_that_is_in_force_in_its_place() {
     let rejected = Rejected {
         place: "policies/outpost.yaml:12:5".to_owned(),
-        message: "a destination has bits behind its prefix".to_owned(),
+        message: "a destination has host bits set".to_owned(),
         instead: "the version of 0123".to_owned(),
     };
     let status = status(&policy(), &facts(true), &said(Some(&["10.0.3.42"])), &[rejected]);
@@ -153,6 +154,7 @@ fn the_head_counts_nodes_that_have_its_revision_in_force() {
         total: 4,
         nodes: &nodes,
         rejected: &[],
+        withheld: None,
         git_fault: Some("connection refused"),
         report_fault: None,
     };
@@ -160,7 +162,20 @@ fn the_head_counts_nodes_that_have_its_revision_in_force() {
     assert_eq!((status.nodes.in_force, status.nodes.drifting, status.node_summary.as_str()), (1, 1, "1/4"));
     let is: Vec<(&str, bool)> =
         status.conditions.iter().map(|condition| (condition.kind.as_str(), condition.is_true())).collect();
-    assert_eq!(is, [("GitReachable", false), ("PoliciesAccepted", true), ("ReportsPublished", true)]);
+    let expected =
+        [("GitReachable", false), ("UpToDate", true), ("PoliciesAccepted", true), ("ReportsPublished", true)];
+    assert_eq!(is, expected);
+    let withheld = Withheld {
+        commit: "a".repeat(40),
+        summary: "more".to_owned(),
+        author: "Leia".to_owned(),
+        since: at(2),
+        why: Why::Suspended { until: Some(at(60)), owner: "Han".to_owned(), reason: "we move".to_owned() },
+    };
+    let status = head_status(HeadFacts { withheld: Some(&withheld), ..facts }, &status, at(3));
+    let message =
+        "aaaaaaaaaaaa \"more\" of Leia waits: Han suspended the cluster until Thu 1970-01-01 00:01 UTC (we move)";
+    assert_eq!(status.conditions[1], Condition::new("UpToDate", false, "Suspended", message, at(3)));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod labels;
 mod pass;
+mod sayings;
 mod sights;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::labels::{Labels, Told};
 use self::pass::{CameUpon, Pass, PassError, Turned};
+use self::sayings::{admission_news, reports};
 use self::sights::Sights;
 use super::hook::{self, Hook};
 use super::leading::Leading;
@@ -32,9 +34,11 @@ use crate::backoff::Backoff;
 use crate::cluster::live::{
     self, EventKind, Lease, Live, LiveError, Recorder, Regarding, Scope, Timing, View, Watching,
 };
+use crate::core::admission::ChangeWindows;
 use crate::core::policy::config::Schedule;
-use crate::core::report::history::{NodeReport, Rejected};
+use crate::core::report::history::Rejected;
 use crate::core::state::net::fnv1a;
+use crate::git::CommitId;
 use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::serve::{self, Health, Metrics};
@@ -50,6 +54,8 @@ pub struct Options {
     pub branch: Option<String>,
     /// How to get in.
     pub access: Access,
+    /// When commits may come into force, whatever egret.yaml says of it.
+    pub windows: Option<ChangeWindows>,
     /// The cluster's name.
     pub cluster_name: String,
     /// Where mirrors and memory are.
@@ -143,20 +149,18 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     let live = Live::connect().await?;
     let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
     let (sender, news) = unbounded_channel();
-    let (known, good) = (memory.kept().commit.clone(), memory.kept().good.clone());
     let start = |what| move |source| ControllerError::Start { what, source };
     let repository = Repository::start(
         repository::Options {
             source: options.source.clone(),
             branch: options.branch.clone(),
             access: options.access.clone(),
+            windows: options.windows.clone(),
             mirror: options.state_folder.join("policy.git"),
             cluster: options.cluster_name.clone(),
             poll: options.poll,
             seed,
         },
-        known,
-        good,
         sender,
     )
     .map_err(start("the repository's thread"))?;
@@ -189,6 +193,9 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         due: None,
         led: None,
         told_rejected: BTreeSet::new(),
+        begun: false,
+        asked: false,
+        followed: None,
         live,
         options,
     };
@@ -219,6 +226,12 @@ struct Controller {
     due: Option<Instant>,
     /// The fence of the last pass.
     led: Option<i64>,
+    /// Whether Git is read: not before it is known what is published, which may not be taken back.
+    begun: bool,
+    /// Whether the repository's thread was told what another leader published, and has not said what follows from it.
+    asked: bool,
+    /// The published commit that was last looked at.
+    followed: Option<CommitId>,
     /// Rejected documents that people were told of.
     told_rejected: BTreeSet<Rejected>,
 }
@@ -288,6 +301,7 @@ impl Controller {
     /// Takes news of Git in; tells whether a pass is due because of them.
     fn heard(&mut self, news: News) -> bool {
         let before = self.git_fault.clone();
+        let asked = std::mem::take(&mut self.asked);
         match news {
             News::Intent(intent) => {
                 if intent.fetched {
@@ -297,7 +311,7 @@ impl Controller {
                 self.take(*intent);
                 return true;
             }
-            News::Unchanged => {
+            News::Unchanged | News::Withheld(_) => {
                 self.metrics.git_fetched(std::time::Instant::now());
                 self.git_fault = None;
             }
@@ -310,11 +324,12 @@ impl Controller {
                 self.git_fault = Some(chain(&error));
             }
         }
-        self.git_fault != before
+        self.git_fault != before || asked
     }
 
     fn take(&mut self, intent: Intent) {
-        for diagnostic in &intent.diagnostics {
+        let before = self.intent.as_ref().filter(|before| before.commit.id == intent.commit.id);
+        for diagnostic in intent.diagnostics.iter().filter(|_| before.is_none()) {
             tracing::warn!("{diagnostic}");
         }
         let schedule = intent.set.config.schedule.clone();
@@ -362,12 +377,16 @@ impl Controller {
         if self.watching.synced() {
             self.health.set_ready(Ok(()));
         }
-        if fence != self.led {
+        let led = self.led;
+        if fence != led {
             // Who led meanwhile may have corrected what we remember as fought for.
             self.labels.forget();
             self.led = fence;
         }
-        if fence.is_none() || !self.watching.synced() || self.intent.is_none() {
+        if self.watching.synced() {
+            self.follow(fence.is_some() && fence == led);
+        }
+        if fence.is_none() || !self.watching.synced() || self.intent.is_none() || self.asked {
             return;
         }
         let began = Instant::now();
@@ -379,6 +398,8 @@ impl Controller {
                 self.due = Some(self.next_due());
                 if let Some(intent) = &self.intent {
                     self.metrics.revision(&intent.commit.id.to_string());
+                    self.metrics.commit_waits(intent.withheld.as_ref().map(|withheld| withheld.why.word()));
+                    self.metrics.suspended(intent.suspended(now()));
                 }
                 tracing::debug!(took = ?began.elapsed(), "published");
             }
@@ -391,6 +412,30 @@ impl Controller {
                 self.due = Some(Instant::now() + wait);
             }
         }
+    }
+
+    /// The commit that is published, if one is.
+    fn published(&self) -> Option<CommitId> {
+        let head = self.watching.view().config.as_ref()?.spec.as_ref().ok()?;
+        CommitId::parse(&head.revision)
+    }
+
+    /// Begins to read Git once it is known what is published; from then on hears of what another leader publishes. Its clock may have
+    /// been before ours when a window closed: what it let in is not taken back.
+    fn follow(&mut self, leads: bool) {
+        let published = self.published();
+        if !self.begun {
+            self.begun = true;
+            let mut known = self.memory.kept().known();
+            if let Some(published) = published {
+                known.commit = Some(published.to_string());
+            }
+            self.repository.begin(known);
+        } else if let Some(published) = published.filter(|one| !leads && self.followed != Some(*one)) {
+            self.asked = self.intent.as_ref().is_none_or(|intent| intent.withheld.is_some());
+            self.repository.published(published);
+        }
+        self.followed = published;
     }
 
     fn next_due(&self) -> Instant {
@@ -422,46 +467,33 @@ impl Controller {
         let rejected = [intent.rejected.as_slice(), came_upon.refused.as_slice()].concat();
         let turned = pass.tell(&rejected, now).await?;
         let reports = reports(&pass, &self.labels, &rejected);
+        let admission = admission_news(&intent, self.memory.kept());
         if let Err(error) = self.memory.keep(|kept| {
             kept.commit = Some(commit.clone());
             kept.good = intent.good.clone();
+            kept.withheld.clone_from(&intent.withheld);
+            kept.emergency.clone_from(&intent.emergency);
         }) {
             tracing::warn!(error = chain(&error), "what is in force is not remembered over a restart");
         }
         self.send(reports, &intent);
-        self.record(&told, &came_upon, &turned).await;
+        self.record(admission, &told, &came_upon, &turned).await;
         Ok(labelled?)
     }
 
-    /// Hands the reports over if they say something else than the last ones.
-    fn send(&mut self, reports: Vec<NodeReport>, intent: &Intent) {
-        let config = &intent.set.config;
-        let letter = Letter {
-            reports,
-            branch: config.reports_branch.clone(),
-            policy_branch: intent.branch.clone(),
-            keep: config.reports_keep,
-            snapshot_every: config.snapshot_every,
-        };
-        let news = !letter.reports.is_empty() && self.sent.as_ref() != Some(&letter);
-        let view = self.watching.view();
-        if config.reports
-            && config.snapshot_every.is_some()
-            && (self.publisher.wants_sight(news) || news && self.sights.grounds_differ(view))
-        {
-            self.sights.look(&self.live);
-        }
-        let sight = self.sights.taken(view);
-        if config.reports && (news || sight.is_some()) {
-            self.publisher.send(letter.clone(), sight);
-            self.sent = Some(letter);
-        }
-    }
-
     /// Tells people. An event that cannot be written is lost: what it says stands in the reports as well.
-    async fn record(&mut self, told: &[Told], came_upon: &CameUpon, turned: &[Turned]) {
+    async fn record(
+        &mut self,
+        admission: Vec<(&'static str, String)>,
+        told: &[Told],
+        came_upon: &CameUpon,
+        turned: &[Turned],
+    ) {
         let mut events = Vec::new();
         let config = self.watching.view().config.as_ref().map(|config| config.uid.clone());
+        for ((reason, note), uid) in admission.into_iter().zip(config.iter().cycle()) {
+            events.push((Regarding::Config { uid: uid.clone() }, EventKind::Warning, reason.to_owned(), note));
+        }
         let rejected = self.intent.iter().flat_map(|intent| &intent.rejected).chain(&came_upon.refused);
         let rejected: BTreeSet<Rejected> = rejected.cloned().collect();
         let news: Vec<&Rejected> = rejected.difference(&self.told_rejected).collect();
@@ -512,20 +544,4 @@ fn greatest_fence(view: &View) -> Option<i64> {
     let policies = view.policies.values().filter_map(|policy| policy.spec["fence"].as_i64());
     let agents = view.egress_nodes.values().map(|node| node.status.fence);
     head.chain(policies).chain(agents).filter(|fence| *fence < BEYOND).max()
-}
-
-/// What agents say of their nodes, and what the controller saw of their labels.
-fn reports(pass: &Pass<'_>, labels: &Labels, rejected: &[Rejected]) -> Vec<NodeReport> {
-    let mut reports = Vec::new();
-    for (name, status) in pass.nodes() {
-        let Some(mut report) = status.report else { continue };
-        report.rejected = rejected.to_vec();
-        if let Some(own) = labels.report(&name) {
-            report.drift.extend(own.drift.iter().cloned());
-            report.corrected.extend(own.corrected.iter().cloned());
-            report.corrected.sort_by_key(|record| std::cmp::Reverse(record.corrected));
-        }
-        reports.push(report);
-    }
-    reports
 }

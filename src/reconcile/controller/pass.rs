@@ -173,6 +173,7 @@ impl Pass<'_> {
             total: self.view.facts.nodes.len(),
             nodes: &nodes,
             rejected,
+            withheld: self.intent.withheld.as_ref(),
             git_fault: self.git_fault,
             report_fault: self.report_fault,
         };

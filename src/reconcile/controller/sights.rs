@@ -1,5 +1,5 @@
-//! The controller's look at the whole cluster for a snapshot, on a task of its own: listing every pod takes seconds in a large cluster, and
-//! no pass waits for it.
+//! What the controller hands to the publisher: reports, and its look at the whole cluster for a snapshot, on a task of its own: listing every
+//! pod takes seconds in a large cluster, and no pass waits for it.
 //!
 //! Deliberately absent: when a snapshot is wanted (`publisher`), and what is in it (`core::snapshot`).
 
@@ -10,13 +10,16 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::super::publisher::Sight;
+use super::super::publisher::{Letter, Sight};
+use super::super::repository::Intent;
 use super::super::round::now;
+use super::Controller;
 use crate::cluster::live::{Live, LiveError, View};
 use crate::core::facts::Facts;
 use crate::core::ground::Ground;
 use crate::core::interfaces;
 use crate::core::name::NodeName;
+use crate::core::report::history::NodeReport;
 use crate::telemetry::chain;
 
 /// A look that failed is followed by another after this.
@@ -83,6 +86,33 @@ impl Sights {
                 self.told = Some(why);
                 None
             }
+        }
+    }
+}
+
+impl Controller {
+    /// Hands the reports over if they say something else than the last ones.
+    pub(super) fn send(&mut self, reports: Vec<NodeReport>, intent: &Intent) {
+        let config = &intent.set.config;
+        let letter = Letter {
+            reports,
+            branch: config.reports_branch.clone(),
+            policy_branch: intent.branch.clone(),
+            keep: config.reports_keep,
+            snapshot_every: config.snapshot_every,
+        };
+        let news = !letter.reports.is_empty() && self.sent.as_ref() != Some(&letter);
+        let view = self.watching.view();
+        if config.reports
+            && config.snapshot_every.is_some()
+            && (self.publisher.wants_sight(news) || news && self.sights.grounds_differ(view))
+        {
+            self.sights.look(&self.live);
+        }
+        let sight = self.sights.taken(view);
+        if config.reports && (news || sight.is_some()) {
+            self.publisher.send(letter.clone(), sight);
+            self.sent = Some(letter);
         }
     }
 }

@@ -10,13 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use egret::core::policy::catalogue::GoodDocuments;
 use egret::git::access::{Access, Limits};
 use egret::git::credentials::Credentials;
 use egret::git::mirror::Mirror;
 use egret::git::source::{Insecure, Source};
 use egret::git::{CommitId, Error, Fate};
-use egret::reconcile::repository::{News, Options, Repository};
+use egret::reconcile::repository::{Known, News, Options, Repository};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::crooked::{Crooked, Mood, Serving, git_daemon};
@@ -57,17 +56,19 @@ impl Loop {
             source: Source::parse(&source, Insecure::Allow).expect("a source"),
             branch: Some("main".to_owned()),
             access: access(limits),
+            windows: None,
             mirror: origin.state(),
             cluster: "kind".to_owned(),
             poll: Duration::from_millis(50),
             seed: 1,
         };
-        let repository = Repository::start(options, None, GoodDocuments::default(), sender).expect("a thread");
+        let repository = Repository::start(options, sender).expect("a thread");
+        repository.begin(Known::default());
         Self { origin, relay, _daemon: daemon, repository, news }
     }
 
     fn push(&self, content: &str) -> CommitId {
-        self.origin.push(&[("README.md", content)], content)
+        self.origin.push(&[("notes.yaml", &format!("# {content}\n"))], content)
     }
 
     /// The first news that the test is waiting for.
@@ -94,7 +95,7 @@ impl Loop {
         self.wait("a fault", |news| match news {
             News::Fault(error) => Some(error),
             News::Intent(intent) => panic!("{intent:?}"),
-            News::Unchanged => None,
+            News::Unchanged | News::Withheld(_) => None,
         })
     }
 
@@ -169,7 +170,7 @@ fn what_people_do_to_a_branch_is_followed_or_told() {
     let second = this.push("second");
     this.in_force(second);
     this.origin.git(&["reset", "--quiet", "--hard", &first.to_string()]);
-    let other = this.origin.commit(&[("README.md", "other")], "other");
+    let other = this.origin.commit(&[("notes.yaml", "# other\n")], "other");
     this.origin.git(&["push", "--quiet", "--force", "origin", "main"]);
     this.in_force(other);
     this.origin.in_bare(&["update-ref", "-d", "refs/heads/main"]);

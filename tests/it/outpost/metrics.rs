@@ -25,7 +25,7 @@ const STARTS: &str = "egret_start_guard_dropped_packets_total";
 /// IPv4 or IPv6, and UDP.
 const HEADERS: [u64; 2] = [28, 48];
 
-fn fetch(stand: &Stand, node: &str, path: &str) -> Result<(u16, String), LabError> {
+pub(super) fn fetch(stand: &Stand, node: &str, path: &str) -> Result<(u16, String), LabError> {
     let listen = LISTEN.parse().expect("an address and a port");
     stand.lab.node(node)?.enter(|| get(listen, path))?.map_err(LabError::doing(format!("ask {node} for {path}")))
 }

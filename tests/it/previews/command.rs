@@ -94,13 +94,18 @@ fn what_main_gained_meanwhile_is_no_part_of_the_change() {
     let stand = Stand::new();
     let said = stand.with_cluster(&["--base", "main", "--head", "change"]);
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{}", said.stdout);
-    has(&said.stdout, &["default · nothing changes\n"]);
+    has(&said.stdout, &["default · nothing for this cluster\n"]);
     stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
     let said = stand.with_cluster(&["--base", "main", "--head", "change"]);
     assert_eq!((said.code, said.stderr.as_str()), (Some(2), ""));
     has(
         &said.stdout,
-        &["1 pod would leave another way", "- 10.0.3.42 · a", "+ 10.0.3.43 · a", "1 policy changed · 1 of 1 node"],
+        &[
+            "1 pod would come from another address",
+            "- 10.0.3.42 · a",
+            "+ 10.0.3.43 · a",
+            "1 policy changed · 1 of 1 node",
+        ],
     );
     // As CI has it: no branch, a commit only.
     let commit = stand.git(&["rev-parse", "HEAD"]);
@@ -112,7 +117,7 @@ fn what_main_gained_meanwhile_is_no_part_of_the_change() {
     assert!(
         comment
             .stdout
-            .starts_with("<!-- egret-preview:{\"cluster\":\"default\",\"v\":1} -->\n### Egret · default · 1 pod")
+            .starts_with("<!-- egret-preview:{\"cluster\":\"default\",\"v\":1} -->\n### Egret · default · ⚠️ 1 pod")
     );
     let json: serde_json::Value = serde_json::from_str(&stand.with_cluster(&["--output=json"]).stdout).unwrap();
     assert_eq!((json["podsMoved"].as_u64(), json["changes"].as_bool()), (Some(1), Some(true)));
@@ -125,10 +130,7 @@ fn a_head_with_errors_is_previewed_and_fails() {
     stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.4.0/24", "10.0.4.7/24"));
     let said = stand.with_cluster(&[]);
     assert_eq!((said.code, said.stderr.as_str()), (Some(1), ""));
-    has(
-        &said.stdout,
-        &["does not validate", "policies/outpost.yaml:6:22: error: a destination has bits behind its prefix"],
-    );
+    has(&said.stdout, &["does not validate", "policies/outpost.yaml:6:22: error: a destination has host bits set"]);
 }
 
 #[test]
@@ -154,7 +156,10 @@ fn without_a_cluster_the_snapshot_of_the_reports_branch_counts_and_the_head_cann
         .commit("egret.yaml", "apiVersion: egret.dev/v1alpha1\nkind: Config\nreports: {branch: egret/reports/other}\n");
     let said = stand.preview(&[]);
     assert_eq!((said.code, said.stderr.as_str()), (Some(2), ""));
-    has(&said.stdout, &["1 pod would leave another way", "egret/reports/default", "egret.yaml changes", "+reports:"]);
+    has(
+        &said.stdout,
+        &["1 pod would come from another address", "egret/reports/default", "egret.yaml changes", "+reports:"],
+    );
 }
 
 /// Commits one file to a branch of its own.

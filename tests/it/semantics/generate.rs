@@ -123,7 +123,7 @@ pub(crate) fn policy(number: usize) -> impl Strategy<Value = Policy> {
             priority,
             on_no_gateway: if drop { OnNoGateway::Drop } else { OnNoGateway::Passthrough },
             existing_connections: if keep { ExistingConnections::Keep } else { ExistingConnections::Reset },
-            suspend: until.map(|second| Suspend { until: at(second), reason: "a window".to_owned() }),
+            suspend: until.map(|second| Suspend { until: at(second), owner: None, reason: "a window".to_owned() }),
             origin: Origin::default(),
         },
     )

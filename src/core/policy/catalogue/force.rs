@@ -70,6 +70,8 @@ impl Catalogue {
     pub(super) fn apply_config(&mut self) {
         let standing = self.standing.get(&Identity::Config);
         let document = standing.and_then(|standing| standing.document.config());
+        let as_it_stands = standing.is_some_and(|standing| standing.held.is_none());
+        self.spans.suspend = document.filter(|_| as_it_stands).and_then(|document| document.suspend_at(&self.cluster));
         self.set.config = match document {
             Some(document) => document.of(&self.cluster),
             None => ConfigDocument::default().of(&self.cluster),

@@ -39,7 +39,7 @@ fn cidr(node: &Node, noun: &str, out: &mut Findings<'_>) -> Option<IpNet> {
         return None;
     };
     if net != net.trunc() {
-        out.error(node.span, "host-bits", format!("{} {noun} has bits behind its prefix", article(noun)))
+        out.error(node.span, "host-bits", format!("{} {noun} has host bits set", article(noun)))
             .label(format!("/{} leaves no room for the {}", net.prefix_len(), host_part(net)))
             .hint(format!("{} for the network, {} for the host", net.trunc(), IpNet::from(net.addr())));
         return None;

@@ -1,21 +1,22 @@
 //! `egret.yaml`: values for every cluster, and those that one cluster has of its own.
 //!
-//! Deliberately absent: reading the clock or the machine's time zones; zone names are looked up in the copy that is built in.
+//! Deliberately absent: crontab lines and time zones (`schedule`), and what commits wait for (`admission`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cron::parser::{CronParser, Seconds, Year};
 use ipnet::IpNet;
-use jiff::tz::TimeZoneDatabase;
 
 use super::address::cidrs;
+use super::admission::{change_windows, suspension};
 use super::duration::duration;
 use super::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
+use super::schedule::{crontab, time_zone};
+use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
 use crate::core::policy::config::{Config, Schedule};
 use crate::core::policy::document::{CONFIG, CONFIG_VALUES, DATAPATH, Document, REPORTS, SCHEDULE, SNAPSHOT};
-use crate::core::policy::findings::{Findings, quoted};
+use crate::core::policy::findings::{Findings, Span, quoted};
 use crate::core::policy::reader::{Object, boolean, choice, in_range, integer, list, mapping, text, wrong_type};
 use crate::core::policy::yaml::{Entry, Node, Value};
 use crate::core::policy::{ExistingConnections, OnNoGateway};
@@ -57,6 +58,8 @@ pub struct Settings {
     snapshot_every: Option<Duration>,
     cron: Option<String>,
     time_zone: Option<String>,
+    change_windows: Option<ChangeWindows>,
+    suspend: Option<(Suspension, Span)>,
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
     on_label_drift: Option<OnLabelDrift>,
@@ -70,6 +73,16 @@ pub struct Settings {
 }
 
 impl ConfigDocument {
+    /// Where it says that a cluster is suspended, if it does.
+    pub fn suspend_at(&self, cluster: &str) -> Option<Span> {
+        self.suspend_of(cluster).map(|(_, at)| *at)
+    }
+
+    fn suspend_of(&self, cluster: &str) -> Option<&(Suspension, Span)> {
+        let own = self.clusters.get(cluster).and_then(|own| own.suspend.as_ref());
+        own.or(self.common.suspend.as_ref())
+    }
+
     /// The configuration of one cluster.
     pub fn of(&self, cluster: &str) -> Config {
         fn pick<T: Clone>(own: Option<&T>, common: Option<&T>) -> Option<T> {
@@ -94,6 +107,8 @@ impl ConfigDocument {
                 .then(|| own.snapshot_every.or(common.snapshot_every).or(defaults.snapshot_every))
                 .flatten(),
             schedule: cron.map(|cron| Schedule { cron, time_zone: time_zone.unwrap_or_else(|| "UTC".to_owned()) }),
+            change_windows: pick(own.change_windows.as_ref(), common.change_windows.as_ref()).unwrap_or_default(),
+            suspend: self.suspend_of(cluster).map(|(suspension, _)| suspension.clone()),
             on_no_gateway: own.on_no_gateway.or(common.on_no_gateway).unwrap_or_default(),
             existing_connections: own.existing_connections.or(common.existing_connections).unwrap_or_default(),
             on_label_drift: own.on_label_drift.or(common.on_label_drift).unwrap_or_default(),
@@ -172,6 +187,8 @@ fn settings(object: &Object<'_>, top: bool, out: &mut Findings<'_>) -> Settings 
         .and_then(|entry| choice(&entry.value, "`existingConnections`", &EXISTING_CONNECTIONS, out));
     found.on_label_drift =
         object.get("onLabelDrift").and_then(|entry| choice(&entry.value, "`onLabelDrift`", &ON_LABEL_DRIFT, out));
+    found.change_windows = object.get("changeWindows").and_then(|entry| change_windows(entry, out));
+    found.suspend = object.get("suspend").and_then(|entry| Some((suspension(entry, out)?, entry.key_span)));
     read_reports(object, &mut found, out);
     read_schedule(object, top, &mut found, out);
     read_datapath(object, &mut found, out);
@@ -235,27 +252,11 @@ fn read_schedule(object: &Object<'_>, top: bool, found: &mut Settings, out: &mut
     let Some(schedule) = Object::read(&entry.value, "schedule", entry.key_span, SCHEDULE, out) else { return };
     // A cluster may give another time zone to the line at the top.
     let cron = if top { schedule.required("cron", out) } else { schedule.get("cron") };
-    if let Some(entry) = cron
-        && let Some(line) = text(&entry.value, "`cron`", out)
-    {
-        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        match parser.parse(line) {
-            Ok(_) => found.cron = Some(line.to_owned()),
-            Err(error) => {
-                out.error(entry.value.span, "bad-cron", format!("{} is no crontab line: {error}", quoted(line)))
-                    .hint("minute, hour, day of the month, month, day of the week: `0 * * * *` is every hour");
-            }
-        }
+    if let Some(line) = cron.and_then(|entry| crontab(&entry.value, out)) {
+        found.cron = Some(line.to_owned());
     }
-    if let Some(entry) = schedule.get("timeZone")
-        && let Some(name) = text(&entry.value, "`timeZone`", out)
-    {
-        if TimeZoneDatabase::bundled().get(name).is_ok() {
-            found.time_zone = Some(name.to_owned());
-        } else {
-            out.error(entry.value.span, "bad-time-zone", format!("{} is no time zone", quoted(name)))
-                .hint("a name of the IANA database, as in Europe/Berlin");
-        }
+    if let Some(name) = schedule.get("timeZone").and_then(|entry| time_zone(&entry.value, out)) {
+        found.time_zone = Some(name.to_owned());
     }
 }
 

@@ -39,6 +39,7 @@ struct Additions {
     existing_connections: Option<ExistingConnections>,
     next_hops: Vec<IpAddr>,
     suspend: Option<Suspend>,
+    suspend_at: Option<Span>,
 }
 
 pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Findings<'_>) -> Option<CheckedPolicy> {
@@ -51,6 +52,7 @@ pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Findings
         PolicyKind::Cilium => from_annotations(document, out),
         PolicyKind::Egret => from_fields(&spec, out),
     };
+    spans.suspend = additions.suspend_at;
     let selectors = spec.required("selectors", out).map(|entry| {
         spans.selectors = entry.key_span;
         members(entry, out)
@@ -238,7 +240,8 @@ fn from_fields(spec: &Object<'_>, out: &mut Findings<'_>) -> Additions {
         let object = Object::read(&entry.value, "suspend", entry.key_span, SUSPEND, out)?;
         let until = object.required("until", out).and_then(|entry| timestamp(&entry.value, out));
         let reason = object.required("reason", out).and_then(|entry| text(&entry.value, "`reason`", out));
-        Some(Suspend { until: until?, reason: reason?.to_owned() })
+        let owner = object.get("owner").and_then(|entry| text(&entry.value, "`owner`", out)).map(str::to_owned);
+        Some(Suspend { until: until?, owner, reason: reason?.to_owned() })
     });
     Additions {
         priority: priority.unwrap_or_default(),
@@ -246,12 +249,13 @@ fn from_fields(spec: &Object<'_>, out: &mut Findings<'_>) -> Additions {
         existing_connections,
         next_hops: Vec::new(),
         suspend,
+        suspend_at: spec.get("suspend").map(|entry| entry.key_span),
     }
 }
 
 fn from_annotations(document: &Document<'_>, out: &mut Findings<'_>) -> Additions {
     let mut additions = Additions::default();
-    let (mut until, mut reason) = (None, None);
+    let (mut until, mut reason, mut owner) = (None, None, None);
     for entry in &document.annotations {
         match entry.key.strip_prefix(ANNOTATION_PREFIX).unwrap_or("") {
             "priority" => {
@@ -270,15 +274,17 @@ fn from_annotations(document: &Document<'_>, out: &mut Findings<'_>) -> Addition
                 }
             }
             "suspend-until" => until = Some((entry.key_span, timestamp(&entry.value, out))),
+            "suspend-owner" => owner = text(&entry.value, &quoted(&entry.key), out).map(str::to_owned),
             "suspend-reason" => reason = Some((entry.key_span, text(&entry.value, &quoted(&entry.key), out))),
             // Unknown ones were reported with the head.
             _ => {}
         }
     }
+    additions.suspend_at = until.map(|(at, _)| at);
     additions.suspend = match (until, reason) {
         (None, None) => None,
         (Some((_, until)), Some((_, reason))) => {
-            until.zip(reason).map(|(until, reason)| Suspend { until, reason: reason.to_owned() })
+            until.zip(reason).map(|(until, reason)| Suspend { until, owner, reason: reason.to_owned() })
         }
         (Some((at, _)), None) => {
             out.error(at, "missing-field", "a suspended policy says why").hint("add egret.dev/suspend-reason");
@@ -292,7 +298,8 @@ fn from_annotations(document: &Document<'_>, out: &mut Findings<'_>) -> Addition
     additions
 }
 
-fn timestamp(node: &Node, out: &mut Findings<'_>) -> Option<Timestamp> {
+/// A node as a point in time.
+pub(super) fn timestamp(node: &Node, out: &mut Findings<'_>) -> Option<Timestamp> {
     let Value::Scalar(scalar) = &node.value else {
         wrong_type(node, "a time", "text", out);
         return None;

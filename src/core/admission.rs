@@ -1,0 +1,215 @@
+//! Admission: whether a commit that was fetched comes into force now, or what it waits for.
+//!
+//! Only commits wait. What is in force is looked after all the time: drift, pods, labels, failover. Deliberately absent: signatures
+//! (`git::signature` finds them; here is only the word for it), reading Git, and waiting.
+
+mod windows;
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use self::windows::{ChangeWindows, Window, by_the_clock};
+
+/// A fetched commit that is not in force, and why. The last one in force stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withheld {
+    /// Its full name.
+    pub commit: String,
+    /// The first line of its message.
+    pub summary: String,
+    /// `Name <address>` of its author.
+    pub author: String,
+    /// When it was first seen to wait.
+    pub since: Timestamp,
+    /// What it waits for.
+    pub why: Why,
+}
+
+/// What a commit waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all_fields = "camelCase")]
+pub enum Why {
+    /// The change window is closed.
+    #[serde(rename = "ChangeWindowClosed")]
+    Window {
+        /// The next opening; none if there is none in the years of the calendar.
+        opens: Option<Timestamp>,
+        /// The zone that the window is written in.
+        time_zone: String,
+        /// The window that opens then: its name, or its crontab line.
+        window: String,
+    },
+    /// Somebody suspended the cluster.
+    Suspended {
+        /// Until when; none: until somebody lifts it.
+        until: Option<Timestamp>,
+        /// Who did it.
+        owner: String,
+        /// What for.
+        reason: String,
+    },
+    /// It, or a commit below it, is not signed as demanded.
+    #[serde(rename = "SignatureRefused")]
+    Unsigned {
+        /// Which commit: its full name.
+        commit: String,
+        /// What is wrong with its signature.
+        what: String,
+    },
+}
+
+impl Why {
+    /// One word for programs: the reason of a condition and of an event.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Window { .. } => "ChangeWindowClosed",
+            Self::Suspended { .. } => "Suspended",
+            Self::Unsigned { .. } => "SignatureRefused",
+        }
+    }
+
+    /// When it ends by itself, if it does.
+    pub fn ends(&self) -> Option<Timestamp> {
+        match self {
+            Self::Window { opens, .. } => *opens,
+            Self::Suspended { until, .. } => *until,
+            Self::Unsigned { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window { opens: Some(opens), time_zone, window } => {
+                write!(f, "the change window is closed; it opens {} ({window})", by_the_clock(*opens, time_zone))
+            }
+            Self::Window { opens: None, .. } => f.write_str("the change window is closed and never opens"),
+            Self::Suspended { until, owner, reason } => {
+                write!(f, "{owner} suspended the cluster ")?;
+                if let Some(until) = until {
+                    write!(f, "until {} ", by_the_clock(*until, "UTC"))?;
+                }
+                write!(f, "({reason})")
+            }
+            Self::Unsigned { commit, what } => write!(f, "{} is not signed as demanded: {what}", short(commit)),
+        }
+    }
+}
+
+impl Withheld {
+    /// One line for people.
+    pub fn message(&self) -> String {
+        format!("{} \"{}\" of {} waits: {}", short(&self.commit), self.summary, self.author, self.why)
+    }
+}
+
+/// As Git shows a commit to people.
+fn short(commit: &str) -> &str {
+    commit.get(..12).unwrap_or(commit)
+}
+
+/// A cluster whose commits wait until a time that somebody chose. It has an end, so that it is not forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    /// Until when.
+    pub until: Timestamp,
+    /// Whom to ask.
+    pub owner: String,
+    /// What for.
+    pub reason: String,
+}
+
+impl Suspension {
+    /// Whether commits wait because of it.
+    pub fn holds(&self, now: Timestamp) -> bool {
+        now < self.until
+    }
+}
+
+/// A commit that went through a closed window, since it says that it must.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Emergency {
+    /// Its full name.
+    pub commit: String,
+    /// `Name <address>` of its author.
+    pub author: String,
+    /// The trailer that opened the window.
+    pub trailer: String,
+    /// What the trailer says.
+    pub reason: String,
+}
+
+impl Emergency {
+    /// One line for people.
+    pub fn message(&self) -> String {
+        let Self { commit, author, trailer, reason } = self;
+        format!("{} was applied outside the change window by {author}, because: {reason} ({trailer})", short(commit))
+    }
+}
+
+/// What a commit is judged by, signatures apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// Those of egret.yaml in force: a commit cannot open the window for itself.
+    pub windows: &'a ChangeWindows,
+    /// That of egret.yaml in the commit itself, so that it holds at once and can be lifted at once.
+    pub suspension: Option<&'a Suspension>,
+    /// Trailers of the commit's own message, in their order.
+    pub trailers: &'a [(String, String)],
+}
+
+/// What becomes of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It comes into force.
+    Admitted,
+    /// It comes into force although the window is closed: the trailer that it names, and the reason given there.
+    Emergency {
+        /// The trailer's name, as egret.yaml has it.
+        trailer: String,
+        /// What it says.
+        reason: String,
+    },
+    /// It waits.
+    Withheld(Why),
+}
+
+impl Rules<'_> {
+    /// Judges a commit. A suspension comes first: no trailer passes it, only the commit that takes it out of egret.yaml.
+    pub fn judge(&self, now: Timestamp) -> Verdict {
+        if let Some(Suspension { until, owner, reason }) = self.suspension.filter(|suspension| suspension.holds(now)) {
+            return Verdict::Withheld(Why::Suspended {
+                until: Some(*until),
+                owner: owner.clone(),
+                reason: reason.clone(),
+            });
+        }
+        if self.windows.is_open(now) {
+            return Verdict::Admitted;
+        }
+        if let Some((trailer, reason)) = self.emergency() {
+            return Verdict::Emergency { trailer: trailer.to_owned(), reason: reason.to_owned() };
+        }
+        let next = self.windows.next_opening(now);
+        let (opens, window) = next.map_or((None, None), |(opens, window)| (Some(opens), Some(window)));
+        Verdict::Withheld(Why::Window {
+            opens,
+            time_zone: window.map_or_else(|| "UTC".to_owned(), |window| window.time_zone.clone()),
+            window: window.map(ToString::to_string).unwrap_or_default(),
+        })
+    }
+
+    /// The trailer that egret.yaml lets through, if the commit has it with a reason. Git does not tell upper case in trailers.
+    pub fn emergency(&self) -> Option<(&str, &str)> {
+        let name = self.windows.emergency_trailer.as_deref()?;
+        let found =
+            self.trailers.iter().find(|(key, value)| key.eq_ignore_ascii_case(name) && !value.trim().is_empty());
+        found.map(|(_, reason)| (name, reason.trim()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

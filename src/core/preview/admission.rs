@@ -1,0 +1,43 @@
+//! When the change would come into force, where that is not at once.
+//!
+//! Deliberately absent: signatures, which only a cluster can judge: it knows what is in force.
+
+use super::phrase::Phrase;
+use super::{Danger, Input, Level};
+use crate::core::admission::{Rules, Verdict, Why, by_the_clock};
+
+/// What becomes of the head when it is merged: by the windows of before, and the suspension of after.
+pub(super) fn verdict(input: &Input<'_>) -> Verdict {
+    let windows = &input.before.config.change_windows;
+    let rules = Rules { windows, suspension: input.after.config.suspend.as_ref(), trailers: input.trailers };
+    rules.judge(input.now)
+}
+
+/// What waits for what, and what passes.
+pub(super) fn told(verdict: Verdict) -> Vec<Danger> {
+    let danger = |code, title, text| Danger { level: Level::Waits, code, title, text };
+    match verdict {
+        Verdict::Withheld(Why::Suspended { until, owner, reason }) => {
+            let text = Phrase::new().name(owner).words(" suspended the cluster ");
+            let text = match until {
+                Some(until) => text.words(format!("until {} (", by_the_clock(until, "UTC"))),
+                None => text.words("("),
+            };
+            vec![danger("suspended", "Suspended", text.quote(reason).words("); until then nothing happens"))]
+        }
+        Verdict::Withheld(Why::Window { opens, time_zone, window }) => {
+            let text = Phrase::new().words("closed. It ");
+            let text = match opens {
+                Some(opens) => text.words(format!("opens {} (", by_the_clock(opens, &time_zone))),
+                None => text.words("never opens ("),
+            };
+            vec![danger("change-window", "Change window", text.quote(window).words("); until then nothing happens"))]
+        }
+        Verdict::Emergency { trailer, reason } => {
+            let text = Phrase::new().words("closed, and the head passes it by its trailer ").name(trailer);
+            let text = text.words(" (").quote(reason).words("). A merge commit passes only with a trailer of its own");
+            vec![Danger { level: Level::Warning, ..danger("emergency", "Change window", text) }]
+        }
+        Verdict::Admitted | Verdict::Withheld(Why::Unsigned { .. }) => Vec::new(),
+    }
+}

@@ -1,0 +1,343 @@
+//! What lives on the repository's thread: the mirror, the catalogue of what is in force, and the gate between both.
+//!
+//! A commit that was fetched is judged, and either read and in force, or withheld; then the last one stays in force. A commit that
+//! changes nothing of this cluster's is neither: it is passed over. Deliberately absent: anything that has to do with another thread
+//! but the channel it ends with, and what the rules are (`core::admission`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::super::round::now;
+use super::{Intent, Known, News, Options, Wish, changes, rejected};
+use crate::backoff::Backoff;
+use crate::core::admission::{Emergency, Rules, Suspension, Verdict, Why, Withheld};
+use crate::core::policy::catalogue::{Catalogue, Change};
+use crate::git::mirror::{Head, Mirror};
+use crate::git::{self, CommitId, CommitInfo, Fate};
+
+/// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
+const CLOCK: Duration = Duration::from_secs(10);
+
+/// What lives on the thread.
+pub(super) struct Reader {
+    options: Options,
+    mirror: Option<Mirror>,
+    catalogue: Catalogue,
+    /// What was in force when we began, as long as it was not found.
+    known: Option<CommitId>,
+    /// The commit that is in force: the catalogue is of it.
+    current: Option<CommitInfo>,
+    /// The head that was last judged.
+    seen: Option<CommitId>,
+    /// The same, if it waits.
+    pending: Option<Pending>,
+    withheld: Option<Withheld>,
+    /// How the commit in force came through a closed window, if it did.
+    emergency: Option<Emergency>,
+    /// The paths that the catalogue was told of: when a whole tree is read again, what is not in it is gone.
+    paths: BTreeSet<String>,
+    branch: String,
+    /// Whether anybody was told what is asked for.
+    told: bool,
+    /// When it was last looked.
+    looked: Timestamp,
+}
+
+/// A head, and what it would change.
+struct Pending {
+    info: CommitInfo,
+    changes: BTreeMap<String, Change>,
+    trailers: Vec<(String, String)>,
+    suspension: Option<Suspension>,
+}
+
+impl Reader {
+    pub(super) fn new(options: Options, known: Known) -> Self {
+        let mut catalogue = Catalogue::new(&options.cluster);
+        catalogue.import_good(&known.good);
+        let branch = options.branch.clone().unwrap_or_default();
+        Self {
+            options,
+            mirror: None,
+            catalogue,
+            known: known.commit.and_then(|id| CommitId::parse(&id)),
+            current: None,
+            seen: None,
+            pending: None,
+            withheld: known.withheld,
+            emergency: known.emergency,
+            paths: BTreeSet::new(),
+            branch,
+            told: false,
+            looked: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// Looks and tells until nobody listens any more.
+    pub(super) fn serve(mut self, wished: &Receiver<Wish>, news: &UnboundedSender<News>) {
+        let mut backoff = Backoff::new(self.options.seed);
+        loop {
+            let result = self.look();
+            let wait = match &result {
+                Err(error) if error.fate() == Fate::Retry => backoff.next_wait(),
+                Ok(_) => {
+                    backoff.reset();
+                    backoff.spread(self.options.poll)
+                }
+                Err(_) => backoff.spread(self.options.poll),
+            };
+            let messages = match result {
+                Ok(message) => vec![message],
+                // Git is away at the start: what was in force is still in the mirror.
+                Err(error) => match self.last_in_force() {
+                    Some(intent) => vec![News::Intent(intent), News::Fault(error)],
+                    None => vec![News::Fault(error)],
+                },
+            };
+            if messages.into_iter().any(|message| news.send(message).is_err()) || !self.wait(wished, wait) {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the next look is due: this time has passed, somebody wishes one, or what a commit waits for has come. False: it is
+    /// time to end.
+    fn wait(&mut self, wished: &Receiver<Wish>, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // What came before the last look and changed nothing, as Git was away, is tried again with everything else.
+            let ends = self.withheld.as_ref().and_then(|withheld| withheld.why.ends());
+            let ends = ends.filter(|ends| *ends > self.looked);
+            let by_clock = ends.map(|ends| Duration::try_from(ends.duration_since(now())).unwrap_or_default());
+            let slice = by_clock.map_or(left, |by_clock| left.min(by_clock).min(CLOCK));
+            match wished.recv_timeout(slice) {
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) if left.is_zero() || ends.is_some_and(|ends| ends <= now()) => {
+                    return true;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(wish) => {
+                    self.heed(&wish);
+                    while let Ok(wish) = wished.try_recv() {
+                        self.heed(&wish);
+                    }
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// While a commit waits here, what another process put in force meanwhile counts: it must not be taken back by us.
+    fn heed(&mut self, wish: &Wish) {
+        if let Wish::Published(commit) = *wish
+            && self.withheld.is_some()
+            && self.current.as_ref().is_none_or(|current| current.id != commit)
+        {
+            self.known = Some(commit);
+            self.pending = None;
+            self.seen = None;
+        }
+    }
+
+    /// Looks where the branch is, and judges what is there.
+    fn look(&mut self) -> git::Result<News> {
+        self.looked = now();
+        let mut mirror = if let Some(mirror) = self.mirror.take() {
+            mirror
+        } else {
+            let Options { mirror, source, access, .. } = &self.options;
+            Mirror::open(mirror, source.clone(), access.clone())?
+        };
+        let result = self.look_at(&mut mirror);
+        self.mirror = Some(mirror);
+        result
+    }
+
+    fn look_at(&mut self, mirror: &mut Mirror) -> git::Result<News> {
+        self.recall(mirror)?;
+        let head = mirror.head(self.options.branch.as_deref())?;
+        // A mirror that was made just now has the history only since then.
+        self.recall(mirror)?;
+        if let Some(known) = self.known.take() {
+            tracing::warn!(commit = %known, "what was in force is not in the repository any more; the branch is taken as it is");
+        }
+        let same_branch = self.branch == head.branch;
+        let settled = self.pending.is_none() && self.seen == Some(head.commit);
+        if self.told && settled && same_branch {
+            return Ok(News::Unchanged);
+        }
+        if self.seen != Some(head.commit) {
+            self.prepare(mirror, &head)?;
+        }
+        self.branch = head.branch;
+        Ok(match self.pass(mirror) {
+            News::Unchanged if !same_branch => self.tell(true),
+            news => news,
+        })
+    }
+
+    /// Goes back to what is in force already, so that documents which became bad since then are recognised as such, and nothing that
+    /// waits slips in.
+    fn recall(&mut self, mirror: &Mirror) -> git::Result<()> {
+        let Some(known) = self.known.filter(|known| mirror.has(*known)) else { return Ok(()) };
+        let (info, changes) = (mirror.commit_info(known)?, self.changes(mirror, known)?);
+        self.take_in(changes);
+        self.current = Some(info);
+        self.known = None;
+        self.emergency.take_if(|emergency| emergency.commit != known.to_string());
+        // Whoever is told of it next has to hear of it.
+        self.told = false;
+        Ok(())
+    }
+
+    /// What a commit would change in what is in force.
+    fn changes(&self, mirror: &Mirror, to: CommitId) -> git::Result<BTreeMap<String, Change>> {
+        let from = self.current.as_ref().map(|current| current.id).filter(|current| mirror.has(*current));
+        let mut changes = changes(mirror.changes(from, to, &everything())?);
+        if from.is_none() {
+            for path in &self.paths {
+                changes.entry(path.clone()).or_insert(Change::Removed);
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Reads what is needed to judge a head. Nothing is kept of one that changes nothing of ours.
+    fn prepare(&mut self, mirror: &Mirror, head: &Head) -> git::Result<()> {
+        let info = mirror.commit_info(head.commit)?;
+        let changes = self.changes(mirror, head.commit)?;
+        let trailers = mirror.trailers(head.commit)?;
+        self.seen = Some(head.commit);
+        self.pending = None;
+        if self.current.is_some() && !self.catalogue.concerned(&changes) {
+            tracing::info!(commit = info.id.short(), "nothing of this cluster's has changed");
+            return Ok(());
+        }
+        let suspension = match self.catalogue.config_after(&changes) {
+            Some(config) => config.suspend,
+            // An egret.yaml that cannot be read lifts nothing.
+            None => self.last_suspension(),
+        };
+        self.pending = Some(Pending { info, changes, trailers, suspension });
+        Ok(())
+    }
+
+    /// The suspension that was last known to hold.
+    fn last_suspension(&self) -> Option<Suspension> {
+        match self.withheld.as_ref().map(|withheld| &withheld.why) {
+            Some(Why::Suspended { until: Some(until), owner, reason }) => {
+                Some(Suspension { until: *until, owner: owner.clone(), reason: reason.clone() })
+            }
+            _ => self.catalogue.policies().config.suspend.clone(),
+        }
+    }
+
+    /// Lets the head in, or not.
+    fn pass(&mut self, mirror: &Mirror) -> News {
+        let Some(pending) = self.pending.take() else {
+            let waited = self.withheld.take().is_some();
+            return if waited || !self.told { self.tell(true) } else { News::Unchanged };
+        };
+        let why = match self.judge(mirror, &pending) {
+            Verdict::Withheld(why) => why,
+            verdict => return self.admit(pending, verdict),
+        };
+        let CommitInfo { id, summary, author, .. } = &pending.info;
+        let commit = id.to_string();
+        let before = self.withheld.as_ref().filter(|before| before.commit == commit);
+        let since = before.map_or(self.looked, |before| before.since);
+        let withheld = Withheld { commit, summary: summary.clone(), author: author.clone(), since, why };
+        let same = before == Some(&withheld);
+        if !same {
+            tracing::warn!(reason = withheld.why.word(), "{}", withheld.message());
+        }
+        self.withheld = Some(withheld.clone());
+        self.pending = Some(pending);
+        match &self.current {
+            _ if self.told && same => News::Unchanged,
+            Some(_) => self.tell(true),
+            None => {
+                self.told = true;
+                News::Withheld(Box::new(withheld))
+            }
+        }
+    }
+
+    /// Whether a head comes into force: its signature first, then a suspension, then the windows. A first start is let in whatever the
+    /// time: who has nothing in force sends packets with wrong addresses.
+    fn judge(&self, _mirror: &Mirror, pending: &Pending) -> Verdict {
+        if self.current.is_none() {
+            return Verdict::Admitted;
+        }
+        let windows = self.options.windows.as_ref().unwrap_or(&self.catalogue.policies().config.change_windows);
+        let rules = Rules { windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
+        rules.judge(self.looked)
+    }
+
+    fn admit(&mut self, pending: Pending, verdict: Verdict) -> News {
+        let Pending { info, changes, .. } = pending;
+        self.withheld = None;
+        self.emergency = match verdict {
+            Verdict::Emergency { trailer, reason } => {
+                let emergency = Emergency { commit: info.id.to_string(), author: info.author.clone(), trailer, reason };
+                tracing::warn!("{}", emergency.message());
+                Some(emergency)
+            }
+            Verdict::Admitted | Verdict::Withheld(_) => None,
+        };
+        self.take_in(changes);
+        self.current = Some(info);
+        self.tell(true)
+    }
+
+    /// Takes in what changed.
+    fn take_in(&mut self, changes: BTreeMap<String, Change>) {
+        for (path, change) in &changes {
+            if *change == Change::Removed {
+                self.paths.remove(path);
+            } else {
+                self.paths.insert(path.clone());
+            }
+        }
+        self.catalogue.update(changes);
+    }
+
+    /// What was last in force, if the first look failed and the mirror still has it.
+    fn last_in_force(&mut self) -> Option<Box<Intent>> {
+        if self.told {
+            return None;
+        }
+        match self.tell(false) {
+            News::Intent(intent) => Some(intent),
+            _ => None,
+        }
+    }
+
+    fn tell(&mut self, fetched: bool) -> News {
+        let Some(commit) = self.current.clone() else { return News::Unchanged };
+        self.told = true;
+        let diagnostics = self.catalogue.diagnostics();
+        News::Intent(Box::new(Intent {
+            set: Arc::new(self.catalogue.policies().clone()),
+            commit,
+            branch: self.branch.clone(),
+            rejected: rejected(&self.catalogue, &diagnostics),
+            good: self.catalogue.export_good(),
+            diagnostics,
+            withheld: self.withheld.clone(),
+            emergency: self.emergency.clone(),
+            fetched,
+        }))
+    }
+}
+
+/// The catalogue selects by itself: it knows egret.yaml's paths.
+fn everything() -> [String; 1] {
+    [String::new()]
+}

@@ -1,0 +1,305 @@
+//! The gate: which of the commits that were fetched come into force, and which wait.
+//!
+//! The repository's thread of a node, on real repositories. Deliberately absent: packets (`outpost`), and the rules' own cases
+//! (`core::admission`).
+
+use std::time::Duration;
+
+use egret::core::admission::{ChangeWindows, Why, Withheld};
+use egret::core::policy::check::windows_file;
+use egret::git::CommitId;
+use egret::git::access::Access;
+use egret::git::credentials::Credentials;
+use egret::git::source::{Insecure, Source};
+use egret::reconcile::repository::{Intent, Known, News, Options, Repository};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::fixture::Origin;
+
+/// Opens in a week at the earliest: a test that runs over midnight of a New Year's Day would see it open.
+const CLOSED: &str = "changeWindows: {open: [{name: new year, cron: 0 0 1 1 *, duration: 1m}]}\n";
+const EMERGENCY: &str = "changeWindows: {open: [{cron: 0 0 1 1 *, duration: 1m}], emergencyTrailer: Egret-Emergency}\n";
+
+fn config(rest: &str) -> String {
+    format!("apiVersion: egret.dev/v1alpha1\nkind: Config\n{rest}")
+}
+
+fn suspended(seconds: i64) -> String {
+    let until = Timestamp::now() + SignedDuration::from_secs(seconds);
+    config(&format!("suspend: {{until: \"{until}\", owner: Han, reason: we move to another rack}}\n"))
+}
+
+fn policy(destination: &str) -> String {
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumEgressGatewayPolicy\nmetadata: {{name: a}}\nspec:\n  selectors:\n  - podSelector: {{}}\n  \
+         destinationCIDRs: [{destination}]\n  egressGateway: {{nodeSelector: {{}}}}\n"
+    )
+}
+
+/// A thread of its own, as each process has one.
+struct Stand {
+    thread: Repository,
+    news: UnboundedReceiver<News>,
+}
+
+impl Stand {
+    fn start(origin: &Origin, cluster: &str, known: Known) -> Self {
+        Self::start_with(origin, cluster, known, None)
+    }
+
+    fn start_with(origin: &Origin, cluster: &str, known: Known, windows: Option<ChangeWindows>) -> Self {
+        let (sender, news) = unbounded_channel();
+        let options = Options {
+            source: Source::parse(origin.bare.to_str().expect("UTF-8"), Insecure::Refuse).expect("a source"),
+            branch: None,
+            access: Access::from(Credentials::default()),
+            windows,
+            mirror: origin.path().join(format!("mirror-{cluster}")),
+            cluster: cluster.to_owned(),
+            poll: Duration::from_mins(10),
+            seed: 1,
+        };
+        let thread = Repository::start(options, sender).expect("a thread");
+        thread.begin(known);
+        Self { thread, news }
+    }
+
+    fn next(&mut self) -> News {
+        self.news.blocking_recv().expect("the thread lives")
+    }
+
+    /// What it says when it is asked to look, which must be an intent.
+    fn look(&mut self) -> Intent {
+        self.thread.look();
+        self.intent()
+    }
+
+    fn intent(&mut self) -> Intent {
+        match self.next() {
+            News::Intent(intent) => *intent,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn nothing(&mut self) {
+        self.thread.look();
+        let news = self.next();
+        assert!(matches!(news, News::Unchanged), "{news:?}");
+    }
+}
+
+/// What is in force, and what waits.
+fn in_force(intent: &Intent) -> (CommitId, Vec<String>, Option<&Withheld>) {
+    let destinations = intent.set.policies.values().flat_map(|policy| &policy.destinations);
+    (intent.commit.id, destinations.map(ToString::to_string).collect(), intent.withheld.as_ref())
+}
+
+/// As a process remembers it.
+fn known(intent: &Intent) -> Known {
+    Known {
+        commit: Some(intent.commit.id.to_string()),
+        good: intent.good.clone(),
+        withheld: intent.withheld.clone(),
+        emergency: intent.emergency.clone(),
+    }
+}
+
+#[test]
+fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
+    let origin = Origin::new();
+    let first = origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let mut stand = Stand::start(&origin, "prod", Known::default());
+    let intent = stand.intent();
+    assert_eq!(in_force(&intent), (first, vec!["10.1.0.0/16".to_owned()], None));
+    let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
+    let intent = stand.look();
+    let withheld = intent.withheld.clone().expect("it waits");
+    assert_eq!(in_force(&intent), (first, vec!["10.1.0.0/16".to_owned()], Some(&withheld)));
+    let Why::Window { opens: Some(opens), time_zone, window } = &withheld.why else { panic!("{withheld:?}") };
+    assert!(opens.to_string().ends_with("-01-01T00:00:00Z"), "{opens}");
+    assert_eq!((time_zone.as_str(), window.as_str()), ("UTC", "new year"));
+    let said = (withheld.commit.as_str(), withheld.summary.as_str(), withheld.author.as_str());
+    assert_eq!(said, (second.to_string().as_str(), "second", "Ada <ada@example.org>"));
+    stand.nothing();
+    // The commit that takes the window away waits as well: it cannot open the door for itself.
+    let third = origin.push(&[("egret.yaml", &config(""))], "no windows any more");
+    let intent = stand.look();
+    assert_eq!(intent.withheld.as_ref().map(|withheld| withheld.commit.clone()), Some(third.to_string()));
+    // Neither does a restart let it in, nor one with a mirror that has to be made anew; and it waits since then.
+    for fresh in [false, true] {
+        if fresh {
+            std::fs::remove_dir_all(origin.path().join("mirror-prod")).expect("a mirror");
+        }
+        drop(stand);
+        stand = Stand::start(&origin, "prod", known(&intent));
+        assert_eq!(in_force(&stand.intent()), in_force(&intent));
+    }
+    // What was taken back does not wait any more.
+    origin.git(&["reset", "--quiet", "--hard", &first.to_string()]);
+    origin.git(&["push", "--quiet", "--force", "origin", "main"]);
+    assert_eq!(in_force(&stand.look()), (first, vec!["10.1.0.0/16".to_owned()], None));
+}
+
+#[test]
+fn a_suspension_holds_at_once_ends_by_itself_and_lets_the_newest_in_as_one_change() {
+    let origin = Origin::new();
+    let first = origin.push(&[("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let mut stand = Stand::start(&origin, "prod", Known::default());
+    assert_eq!(in_force(&stand.intent()).0, first);
+    origin.push(&[("egret.yaml", &suspended(4)), ("a.yaml", &policy("10.2.0.0/16"))], "second");
+    let intent = stand.look();
+    let withheld = intent.withheld.clone().expect("it waits");
+    let Why::Suspended { until: Some(until), owner, reason } = &withheld.why else { panic!("{withheld:?}") };
+    assert_eq!((owner.as_str(), reason.as_str()), ("Han", "we move to another rack"));
+    // A trailer does not pass it, nor an egret.yaml that cannot be read.
+    origin.push(&[("a.yaml", &policy("10.3.0.0/16")), ("egret.yaml", "{")], "third\n\nEgret-Emergency: now");
+    let intent = stand.look();
+    let third = intent.withheld.as_ref().map(|withheld| (withheld.summary.as_str(), &withheld.why));
+    assert_eq!(third, Some(("third", &withheld.why)));
+    let newest = origin.push(&[("a.yaml", &policy("10.4.0.0/16"))], "fourth");
+    let intent = stand.look();
+    assert_eq!(in_force(&intent).1, ["10.1.0.0/16"]);
+    // Nobody asks for a look, and the next poll is far.
+    let intent = stand.intent();
+    assert!(Timestamp::now() >= *until, "not before its end");
+    assert_eq!(in_force(&intent), (newest, vec!["10.4.0.0/16".to_owned()], None));
+}
+
+#[test]
+fn a_window_opens_by_itself_at_its_minute() {
+    let begun = Timestamp::now();
+    // Not so near that it opens before anything waits.
+    let minutes = if begun.as_second() % 60 > 50 { 2 } else { 1 };
+    let opens = Timestamp::from_second((begun.as_second() / 60 + minutes) * 60).expect("a time");
+    let at = opens.to_zoned(TimeZone::get("Asia/Kathmandu").expect("a zone"));
+    let windows = format!(
+        "changeWindows: {{open: [{{cron: \"{} {} * * *\", timeZone: Asia/Kathmandu, duration: 2m}}]}}\n",
+        at.minute(),
+        at.hour()
+    );
+    let origin = Origin::new();
+    let first = origin.push(&[("egret.yaml", &config(&windows)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let mut stand = Stand::start(&origin, "prod", Known::default());
+    stand.intent();
+    origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
+    let intent = stand.look();
+    assert_eq!(in_force(&intent).0, first);
+    assert_eq!(intent.withheld.and_then(|withheld| withheld.why.ends()), Some(opens));
+    let third = origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third");
+    assert_eq!(in_force(&stand.look()).0, first);
+    // Nobody asks for a look, and the next poll is far.
+    assert_eq!(in_force(&stand.intent()), (third, vec!["10.3.0.0/16".to_owned()], None));
+    assert!(Timestamp::now() >= opens, "not before");
+}
+
+#[test]
+fn a_suspension_is_lifted_by_the_commit_that_takes_it_out() {
+    let origin = Origin::new();
+    origin.push(&[("egret.yaml", &suspended(3600)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let mut stand = Stand::start(&origin, "prod", Known::default());
+    stand.intent();
+    origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
+    assert!(stand.look().withheld.is_some());
+    let third = origin.push(&[("egret.yaml", &config(""))], "go on");
+    assert_eq!(in_force(&stand.look()), (third, vec!["10.2.0.0/16".to_owned()], None));
+}
+
+#[test]
+fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
+    let origin = Origin::new();
+    origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let mut strict = Stand::start(&origin, "prod", Known::default());
+    strict.intent();
+    let files = [("egret.yaml", config(EMERGENCY)), ("a.yaml", policy("10.2.0.0/16"))];
+    let files = [(files[0].0, files[0].1.as_str()), (files[1].0, files[1].1.as_str())];
+    let second = origin.push(&files, "second\n\nWhy not.\n\nEgret-Emergency: the bank is down");
+    assert!(strict.look().withheld.is_some(), "it names the trailer itself");
+    // With that in force, a commit passes by it, and one that only mentions it does not.
+    let mut stand = Stand::start(&origin, "test", Known { commit: Some(second.to_string()), ..Known::default() });
+    assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
+    origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nEgret-Emergency: no, this is prose.\n\nReally.");
+    assert!(stand.look().withheld.is_some());
+    let message = "fourth\n\nWhy.\n\negret-emergency: the bank is down\nReviewed-by: Leia";
+    let fourth = origin.push(&[("a.yaml", &policy("10.4.0.0/16"))], message);
+    let intent = stand.look();
+    assert_eq!(in_force(&intent), (fourth, vec!["10.4.0.0/16".to_owned()], None));
+    let emergency = intent.emergency.clone().expect("it is recorded");
+    let expected = format!(
+        "{} was applied outside the change window by Ada <ada@example.org>, because: the bank is down (Egret-Emergency)",
+        fourth.short()
+    );
+    assert_eq!(emergency.message(), expected);
+    // It is known over a restart as well, and the next one waits again.
+    drop(stand);
+    let mut stand = Stand::start(&origin, "test", known(&intent));
+    assert_eq!(stand.intent().emergency, Some(emergency));
+    origin.push(&[("a.yaml", &policy("10.5.0.0/16"))], "fifth");
+    assert!(stand.look().withheld.is_some());
+}
+
+#[test]
+fn windows_of_the_flags_count_whatever_is_in_force() {
+    let given = "open: [{cron: 0 0 1 1 *, duration: 1m}]\nemergencyTrailer: Now\n";
+    let given = windows_file("windows.yaml", given).expect("windows");
+    let origin = Origin::new();
+    let first = origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let mut stand = Stand::start_with(&origin, "prod", Known::default(), Some(given));
+    assert_eq!(in_force(&stand.intent()).0, first);
+    origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second\n\nEgret-Emergency: the bank is down");
+    assert!(stand.look().withheld.is_some(), "the repository's trailer is none here");
+    let third = origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nNow: the bank is down");
+    assert_eq!(in_force(&stand.look()), (third, vec!["10.3.0.0/16".to_owned()], None));
+}
+
+#[test]
+fn a_file_of_windows_is_refused_where_its_mistake_is() {
+    let found = |text| -> Vec<String> {
+        let found = windows_file("windows.yaml", text).expect_err("a mistake");
+        found.iter().map(|one| format!("{}:{} {}", one.start.line, one.start.column, one.message)).collect()
+    };
+    assert_eq!(found("open:\n- {cron: 0 22 * * *, duration: 0h}\n"), ["2:32 a window cannot be open for `0h`"]);
+    assert_eq!(found("emergencyTrailer: Now\n"), ["1:1 there is no window in it"]);
+    assert_eq!(found(""), ["1:1 there is no window in it"]);
+}
+
+#[test]
+fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
+    let origin = Origin::new();
+    let paths = config("clusters: {prod: {paths: [prod]}, test: {paths: [test]}}\n");
+    let files = [("egret.yaml", paths.as_str()), ("prod/a.yaml", &policy("10.1.0.0/16")), ("test/a.yaml", "")];
+    let first = origin.push(&files, "first");
+    let mut prod = Stand::start(&origin, "prod", Known::default());
+    assert_eq!(in_force(&prod.intent()).0, first);
+    origin.push(&[("test/a.yaml", &policy("10.2.0.0/16")), ("prod/README.md", "words\n")], "another cluster's");
+    prod.nothing();
+    // After a restart it is still the first that is in force.
+    drop(prod);
+    let mut prod = Stand::start(&origin, "prod", Known { commit: Some(first.to_string()), ..Known::default() });
+    assert_eq!(in_force(&prod.intent()), (first, vec!["10.1.0.0/16".to_owned()], None));
+    // A file that moves out of its folder is gone from it.
+    origin.git(&["mv", "prod/a.yaml", "test/b.yaml"]);
+    let moved = origin.push(&[], "it moves");
+    assert_eq!(in_force(&prod.look()), (moved, vec![], None));
+    origin.remove("test/b.yaml");
+    origin.push(&[], "a file outside goes");
+    prod.nothing();
+    // With other paths it counts what was passed over before.
+    let both = origin.push(&[("egret.yaml", &config("clusters: {prod: {paths: [prod, test]}}\n"))], "both");
+    assert_eq!(in_force(&prod.look()), (both, vec!["10.2.0.0/16".to_owned()], None));
+}
+
+#[test]
+fn what_another_leader_let_in_is_not_taken_back() {
+    let origin = Origin::new();
+    let first = origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let mut stand = Stand::start(&origin, "prod", Known::default());
+    stand.intent();
+    let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
+    assert_eq!(in_force(&stand.look()).0, first);
+    stand.thread.published(second);
+    assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
+    stand.thread.published(first);
+    assert!(matches!(stand.next(), News::Unchanged), "with nothing that waits, what is published comes later");
+}
