@@ -93,6 +93,8 @@ pub struct Publisher {
 struct Told {
     /// Why the last try was in vain.
     fault: Option<String>,
+    /// Something was handed over that was not tried yet.
+    busy: bool,
     /// When a snapshot is wanted by itself, and when it may go with a report. None: now.
     alone: Option<Instant>,
     riding: Option<Instant>,
@@ -115,6 +117,7 @@ impl Publisher {
 
     /// Hands over reports, and the cluster as it is now where that is wanted. The newest counts.
     pub fn send(&self, letter: Letter, sight: Option<Sight>) {
+        self.told().busy = true;
         if let (Some(every), Some(_)) = (letter.snapshot_every, &sight) {
             // It is large: while the repository is away, too, nobody looks more often than it could be written.
             let next = Some(Instant::now() + every / RIDING);
@@ -131,6 +134,12 @@ impl Publisher {
         let told = self.told();
         let due = if news { told.riding } else { told.alone };
         due.is_none_or(|due| due <= Instant::now())
+    }
+
+    /// Whether [`Publisher::fault`] may soon say something else.
+    pub fn unsettled(&self) -> bool {
+        let told = self.told();
+        told.busy || told.fault.is_some()
     }
 
     /// Why the last reports are not committed; none where they are.
@@ -217,7 +226,7 @@ impl Writer {
 
     fn committed(&mut self, published: &Published, letter: &Letter) {
         let mut before = None;
-        self.tell(|told| before = told.fault.take());
+        self.tell(|told| (before, told.busy) = (told.fault.take(), false));
         self.unsent.clear();
         if before.is_some() {
             tracing::info!(branch = letter.branch, "drift reports are committed again");
@@ -232,7 +241,7 @@ impl Writer {
         let words = crate::telemetry::chain(error);
         let fault = hint.as_ref().map_or_else(|| words.clone(), |hint| format!("{words} (hint: {hint})"));
         let mut before = None;
-        self.tell(|told| before = told.fault.replace(fault.clone()));
+        self.tell(|told| (before, told.busy) = (told.fault.replace(fault.clone()), false));
         self.unsent.keep(&letter.reports);
         if before.as_ref() == Some(&fault) {
             tracing::debug!(error = words, "the drift report is still not committed");

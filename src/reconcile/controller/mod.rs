@@ -111,6 +111,8 @@ impl ControllerError {
 
 /// Statuses change with every node; they are told in bursts.
 const GATHER: Duration = Duration::from_millis(20);
+/// Whether reports are committed is told this much later at most.
+const SETTLES: Duration = Duration::from_secs(5);
 /// Everything is compared again this often: a write whose answer was lost is seen at the latest then.
 const LOOK: Duration = Duration::from_mins(1);
 
@@ -442,7 +444,8 @@ impl Controller {
         let scheduled = self.timetable.as_ref().and_then(|(_, timetable)| timetable.next_after(now()));
         let wait = scheduled.and_then(|at| Duration::try_from(at.duration_since(now())).ok());
         let due = Instant::now() + wait.map_or(LOOK, |wait| wait.min(LOOK));
-        self.sights.due().map_or(due, |sight| due.min(sight))
+        let soon = self.publisher.unsettled().then(|| Instant::now() + SETTLES);
+        [self.sights.due(), soon].into_iter().flatten().fold(due, Instant::min)
     }
 
     async fn pass(&mut self, now: Timestamp) -> Result<(), PassError> {

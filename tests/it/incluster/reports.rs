@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::lab::Options;
 
-use super::stand::{Outcome, Stand};
+use super::stand::{Outcome, Stand, policy};
 
 const BRANCH: &str = "egret/reports/default";
 
@@ -64,7 +64,8 @@ fn reports_that_are_not_taken_are_told_in_the_status_until_they_are() -> Outcome
     let mut pushes = 0;
     let mut happen = || {
         pushes += 1;
-        stand.push(&[("notes.txt", &format!("{pushes}\n"))]).expect("a push");
+        let text = format!("# {pushes}\n{}", policy("egress-gw: \"true\""));
+        stand.push(&[("policies/outpost.yaml", &text)]).expect("a push");
         std::thread::sleep(std::time::Duration::from_millis(300));
     };
     stand.await_that("a condition that says so", || {
