@@ -9,7 +9,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 
 # PROGRAM:PACKAGE. Debian's and Ubuntu's names; the vendored OpenSSL is built with perl, whose modules perl-base lacks.
 build := cc:build-essential make:build-essential prove:perl
-servers := sshd:openssh-server ssh:openssh-client lighttpd:lighttpd lighttpd:lighttpd-mod-openssl openssl:openssl
+servers := mount:mount sshd:openssh-server ssh:openssh-client lighttpd:lighttpd lighttpd:lighttpd-mod-openssl openssl:openssl
 lab := ip:iproute2 nft:nftables git:git curl:curl
 
 # `+crt-static` needs the target's name, or it would hold for build scripts and macros too.

@@ -11,7 +11,7 @@ use crate::core::admission::ChangeWindows;
 use crate::core::diagnostic::Severity;
 use crate::core::name::NodeName;
 use crate::core::policy::check::windows_file;
-use crate::git::access::{Access, Limits};
+use crate::git::access::{Access, ClientCertificate, Limits};
 use crate::git::credentials::{Credentials, Secret};
 use crate::git::source::{Insecure, Source};
 use crate::reconcile::hook;
@@ -37,7 +37,13 @@ pub(super) struct RepositoryOptions {
     /// The authorities that an HTTPS server's certificate may be by, in PEM; the system's otherwise.
     #[arg(long, value_name = "FILE", env = "EGRET_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// An HTTP proxy for HTTPS, http://host:port; none otherwise.
+    /// A certificate for an HTTPS server that asks for one, in PEM; read anew for each connection.
+    #[arg(long, value_name = "FILE", env = "EGRET_CLIENT_CERTIFICATE", requires = "client_key")]
+    client_certificate: Option<PathBuf>,
+    /// Its private key, in PEM without a passphrase.
+    #[arg(long, value_name = "FILE", env = "EGRET_CLIENT_KEY", requires = "client_certificate")]
+    client_key: Option<PathBuf>,
+    /// An HTTP proxy for HTTPS, http://[user:password@]host:port; none otherwise: HTTPS_PROXY and NO_PROXY are not read.
     #[arg(long, value_name = "URL", env = "EGRET_GIT_PROXY", hide_env_values = true)]
     git_proxy: Option<String>,
     /// How long a Git server may take to list its branches, in seconds.
@@ -67,6 +73,11 @@ impl RepositoryOptions {
     pub(super) fn access(&self) -> Access {
         Access {
             ca_file: self.ca_file.clone(),
+            client_certificate: self
+                .client_certificate
+                .clone()
+                .zip(self.client_key.clone())
+                .map(|(certificate, key)| ClientCertificate { certificate, key }),
             proxy: self.git_proxy.clone().map(Secret::new),
             limits: Limits {
                 connect: Duration::from_secs_f64(self.git_connect_timeout),

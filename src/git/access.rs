@@ -5,6 +5,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::credentials::{Credentials, Secret};
 
 /// Everything about the way to a repository that its address does not say.
@@ -14,12 +16,24 @@ pub struct Access {
     pub credentials: Credentials,
     /// The authorities that an HTTPS server's certificate may be by, in PEM. None: the system's.
     pub ca_file: Option<PathBuf>,
-    /// An HTTP proxy for HTTPS, `http://[user:password@]host:port`. None: no proxy, whatever the environment says.
+    /// What we prove with who we are before any request, to an HTTPS server that asks for it. None: nothing.
+    pub client_certificate: Option<ClientCertificate>,
+    /// An HTTP proxy for HTTPS, `http://[user:password@]host:port`. None: no proxy, whatever the environment says: there is
+    /// one repository, so that nothing has to be told apart as `NO_PROXY` does.
     pub proxy: Option<Secret>,
     /// How much time and room a repository is given.
     pub limits: Limits,
     /// The program whose hidden subcommand `git-worker` talks to the network.
     pub program: PathBuf,
+}
+
+/// A certificate of our own. Both files are read anew for each conversation: one that was renewed is used at the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientCertificate {
+    /// The certificate in PEM, and behind it those that lead to an authority the server knows.
+    pub certificate: PathBuf,
+    /// Its private key in PEM, without a passphrase.
+    pub key: PathBuf,
 }
 
 /// How much time and room a repository is given. A local one is not held to it: nothing there waits for anybody.
@@ -54,6 +68,7 @@ impl From<Credentials> for Access {
         Self {
             credentials,
             ca_file: None,
+            client_certificate: None,
             proxy: None,
             limits: Limits::default(),
             // The very program that runs, also when its file was replaced since.

@@ -3,13 +3,13 @@
 //! Files are read when they are needed, not once: a rotated secret is used at the next connection.
 //! Deliberately absent: secrets on the command line, Git's credential helpers (they run programs), key passphrases.
 
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
+pub use crate::secret::Secret;
 
 /// Where the secrets are. Every part is optional; the default is what a person's own `ssh` would use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,28 +22,6 @@ pub struct Credentials {
     pub password: Option<PathBuf>,
     /// For https: who the password is of. None: a name that the hosts accept with a token.
     pub user: Option<String>,
-}
-
-/// A text that is never shown. It is serialised for the pipe to the worker, and for nothing else.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a text.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 impl Credentials {
@@ -74,11 +52,6 @@ fn read(path: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_secret_is_never_printed() {
-        assert_eq!(format!("{:?}", Some(Secret::new("hunter2".to_owned()))), "Some(***)");
-    }
 
     #[test]
     fn a_named_file_must_be_there_and_its_path_is_named() {

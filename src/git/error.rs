@@ -5,11 +5,13 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use git2::{ErrorClass, ErrorCode};
 
 use super::CommitId;
 use super::known_hosts::Verdict;
+use super::trouble::Trouble;
 
 /// The result of everything in this folder.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -40,6 +42,8 @@ pub enum Error {
     HostKey { repository: String, host: String, offered: String, verdict: Verdict },
     #[error("cannot {doing} {repository}")]
     Unreachable { doing: &'static str, repository: String, source: git2::Error },
+    #[error("cannot {doing} {repository}")]
+    Web { doing: &'static str, repository: String, source: Trouble },
     #[error("{repository} is too slow: it {what}")]
     TooSlow { repository: String, what: String },
     #[error("{repository} sends more than {} MiB", most >> 20)]
@@ -97,7 +101,16 @@ impl Error {
             | Self::State { .. }
             | Self::LostRace { .. }
             | Self::Credential { .. } => Fate::Retry,
+            Self::Web { source, .. } if source.may_pass() => Fate::Retry,
             _ => Fate::NeedsPerson,
+        }
+    }
+
+    /// How long the server asked to be left alone.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Web { source, .. } => source.wait(),
+            _ => None,
         }
     }
 
@@ -105,6 +118,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadSource { .. } => "write a path, or file://, https://, ssh:// or user@host:path".to_owned(),
+            // Else it was read, and the cause says what is wrong with it.
+            Self::Credential { source, .. } if source.raw_os_error().is_none() => return None,
             Self::Credential { .. } => "is the secret mounted, and may Egret read it?".to_owned(),
             Self::Denied { .. } => "give a key (--ssh-key) or a token that may read the repository".to_owned(),
             Self::HostKey { host, verdict, offered, .. } => host_key_hint(host, verdict, offered),
@@ -132,6 +147,7 @@ impl Error {
             }
             Self::BadReportsBranch { .. } => "set another reports.branch in egret.yaml".to_owned(),
             Self::Unreachable { source, .. } => return unreachable_hint(source),
+            Self::Web { source, .. } => return source.hint(),
             Self::TooSlow { .. } => {
                 "what was in force stays in force, and it is tried again; --git-timeout gives it more time".to_owned()
             }
@@ -160,12 +176,11 @@ impl Error {
 
 /// libgit2's classes tell where it went wrong; its texts change.
 fn unreachable_hint(source: &git2::Error) -> Option<String> {
+    // The system's own words, whatever was being written.
+    let ours = ["No space left on device", "Disk quota exceeded", "Read-only file system"];
     let hint = match (source.code(), source.class()) {
-        _ if source.message().contains("redirect") => {
-            "Egret follows no redirect, because its credentials would go with it: give the address that it leads to"
-        }
-        (ErrorCode::Certificate, _) | (_, ErrorClass::Ssl) => {
-            "if an authority of your own signed the server's certificate, name its file by --ca-file"
+        _ if ours.iter().any(|words| source.message().contains(words)) => {
+            "make room in the state folder (--state-dir), and let Egret write there; what was in force stays in force"
         }
         (_, ErrorClass::Net | ErrorClass::Os) => {
             "is the address right, is the server up, and does every firewall on the way let Egret through?"

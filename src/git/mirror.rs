@@ -59,7 +59,8 @@ impl Mirror {
         let opened = if same {
             // Whoever worked in it last may have been killed.
             sweep(folder);
-            Repository::open_bare(folder).ok()
+            // libgit2 opens what Git would not: with anything in its HEAD.
+            Repository::open_bare(folder).ok().filter(|repository| repository.find_reference("HEAD").is_ok())
         } else {
             None
         };

@@ -4,7 +4,7 @@
 //! A [`mirror::Mirror`] is `Send`, and one thread at a time works with it.
 //!
 //! What goes over the network runs in a process of its own, with a deadline: `overseer` here, `worker` and `smart` there,
-//! `wire` between them. Deliberately absent: a work tree, the `git` program, and what the files mean (`core::policy`).
+//! `wire` between them. HTTPS is Egret's own client: `relay` stands between it and libgit2 (decision 0014). Deliberately absent: a work tree, the `git` program, and what the files mean (`core::policy`).
 
 pub mod access;
 pub mod commit;
@@ -12,6 +12,7 @@ pub mod compact;
 mod compare;
 pub mod credentials;
 mod digest;
+mod errand;
 pub mod error;
 pub mod files;
 pub mod known_hosts;
@@ -19,11 +20,14 @@ mod local;
 pub mod mirror;
 mod overseer;
 pub mod publish;
+mod relay;
 mod remote;
 pub mod revision;
 mod smart;
 pub mod source;
+mod ssh_key;
 mod tree;
+pub mod trouble;
 mod wire;
 pub mod worker;
 

@@ -22,6 +22,8 @@ use super::wire::{self, Request, Task, Wants, Word};
 
 /// No line is longer: a million references.
 const LONGEST_LINE: u64 = 128 << 20;
+/// Of the time until the branches are listed, so much may go into the connection: past that the error says what was waited for.
+const CONNECTING: (u32, u32) = (4, 5);
 /// So long may a worker take to end after its last word, and the kernel to end one that was killed.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -97,7 +99,10 @@ impl Worker {
         let request = Request {
             source: remote.source.clone(),
             credentials: access.credentials.clone(),
+            ca_file: access.ca_file.clone(),
+            client_certificate: access.client_certificate.clone(),
             proxy: access.proxy.clone(),
+            connect: access.limits.connect * CONNECTING.0 / CONNECTING.1,
             home: std::env::var_os("HOME").map(Into::into),
             mirror: mirror.path().to_owned(),
             parent: std::process::id(),
@@ -106,14 +111,8 @@ impl Worker {
         };
         let mut command = Command::new(&access.program);
         command.arg("git-worker").process_group(0).env_clear().env("HOME", mirror.path().join("egret-home"));
-        match &access.ca_file {
-            Some(path) => {
-                let opened = std::fs::File::open(path);
-                opened.map_err(|source| Error::Credential { path: path.clone(), source })?;
-                command.env("SSL_CERT_FILE", path).env("SSL_CERT_DIR", "/nonexistent");
-            }
-            None => keep(&mut command, &["SSL_CERT_FILE", "SSL_CERT_DIR"]),
-        }
+        // Where the system's authorities are, for whoever keeps them in an unusual place.
+        keep(&mut command, &["SSL_CERT_FILE", "SSL_CERT_DIR"]);
         if access.credentials.ssh_key.is_none() {
             keep(&mut command, &["SSH_AUTH_SOCK"]);
         }

@@ -1,23 +1,23 @@
 //! Repositories elsewhere, by https and ssh: libgit2's smart protocol, with every question it may ask answered by us.
 //! It runs in the worker process only, and may hang there.
 //!
-//! Deliberately absent: HTTP redirects. The mirror's configuration turns them off (`http.followRedirects`), so that neither
-//! a token nor trust goes to a host that nobody named.
+//! Deliberately absent: HTTPS. libgit2 gets an address on loopback, and `relay` stands behind it.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use git2::{
-    CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, FetchOptions, ProxyOptions, PushOptions,
-    PushUpdate, RemoteCallbacks, RemoteConnection, RemoteRedirect, Repository,
+    CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, FetchOptions, PushOptions, PushUpdate,
+    RemoteCallbacks, RemoteConnection, RemoteRedirect, Repository,
 };
 
 use git2::cert::Cert;
 
 use super::error::{Error, Result};
 use super::known_hosts::{OfferedKey, Verdict, verdict};
+use super::relay::Relay;
 use super::remote::{Listing, Outgoing, Pushed, Want};
+use super::ssh_key;
 use super::wire::Request;
 use super::worker::forget_known_hosts;
 
@@ -30,6 +30,8 @@ const MOST_WORDS: usize = 1_000;
 /// Who asks for what, and whom to tell that something arrived: so many bytes until now.
 pub(super) struct Conversation<'a> {
     pub(super) request: &'a Request,
+    /// By which an HTTPS server is reached.
+    pub(super) relay: Option<&'a Relay>,
     pub(super) alive: &'a dyn Fn(u64),
 }
 
@@ -65,9 +67,9 @@ fn no_common_key(error: &git2::Error) -> bool {
 
 fn look_once(conversation: &Conversation<'_>, mirror: &Repository, choose: &mut Choose<'_>) -> Result<Listing> {
     let talk = Talk::new(conversation);
-    let mut there = mirror.remote_anonymous(talk.request().source.url()).map_err(|error| talk.fault("name", error))?;
+    let mut there = mirror.remote_anonymous(talk.url()).map_err(|error| talk.fault("name", error))?;
     let mut connection = there
-        .connect_auth(Direction::Fetch, Some(talk.callbacks()), Some(talk.proxy()))
+        .connect_auth(Direction::Fetch, Some(talk.callbacks()), None)
         .map_err(|error| talk.fault("connect to", error))?;
     let listing = list(&connection).map_err(|error| talk.fault("list the branches of", error))?;
     let wants: Vec<String> = choose(&listing)?.iter().map(|want| format!("+{}:{}", want.name, want.into)).collect();
@@ -75,7 +77,6 @@ fn look_once(conversation: &Conversation<'_>, mirror: &Repository, choose: &mut 
         let mut options = FetchOptions::new();
         options
             .remote_callbacks(talk.callbacks())
-            .proxy_options(talk.proxy())
             .follow_redirects(RemoteRedirect::None)
             .download_tags(git2::AutotagOption::None)
             .update_fetchhead(false);
@@ -84,20 +85,14 @@ fn look_once(conversation: &Conversation<'_>, mirror: &Repository, choose: &mut 
     Ok(listing)
 }
 
-/// Pushes a commit. libgit2 says Ok to a push that was refused: the truth is in the status of the reference.
+/// Pushes a commit. libgit2 says Ok to a push that was refused, and to one that the server said nothing of: the truth is in the status
+/// of the reference.
 pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoing: &Outgoing<'_>) -> Result<Pushed> {
     let talk = Talk::new(conversation);
     let overtaken = RefCell::new(false);
-    let refused = RefCell::new(None);
+    let status = RefCell::new(None);
     let said = RefCell::new(Vec::new());
     let mut callbacks = talk.callbacks();
-    callbacks.sideband_progress(|words| {
-        (conversation.alive)(0);
-        let mut said = said.borrow_mut();
-        let room = MOST_WORDS.saturating_sub(said.len());
-        said.extend(words.iter().take(room));
-        true
-    });
     callbacks.push_negotiation(|updates: &[PushUpdate<'_>]| {
         // What the server says the reference is now; it compares again, under its lock, before it moves it.
         let as_expected =
@@ -109,13 +104,22 @@ pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoin
             Err(git2::Error::from_str("somebody else pushed first"))
         }
     });
-    callbacks.push_update_reference(|_, status| {
-        *refused.borrow_mut() = status.map(str::to_owned);
+    callbacks.push_update_reference(|name, refused| {
+        if name == outgoing.name {
+            *status.borrow_mut() = Some(refused.map(str::to_owned));
+        }
         Ok(())
     });
+    callbacks.sideband_progress(|text| {
+        (conversation.alive)(0);
+        let mut said = said.borrow_mut();
+        let room = MOST_WORDS.saturating_sub(said.len());
+        said.extend_from_slice(&text[..text.len().min(room)]);
+        true
+    });
     let mut options = PushOptions::new();
-    options.remote_callbacks(callbacks).proxy_options(talk.proxy()).follow_redirects(RemoteRedirect::None);
-    let mut there = mirror.remote_anonymous(talk.request().source.url()).map_err(|error| talk.fault("name", error))?;
+    options.remote_callbacks(callbacks).follow_redirects(RemoteRedirect::None);
+    let mut there = mirror.remote_anonymous(talk.url()).map_err(|error| talk.fault("name", error))?;
     // Forced, because folded reports are no descendants of what is there. Nothing is overwritten by it: the branch must be as expected,
     // which was asked above and is compared by the server under its lock.
     let result = there.push(&[format!("+{}:{}", outgoing.commit, outgoing.name)], Some(&mut options));
@@ -123,12 +127,15 @@ pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoin
     if overtaken.into_inner() {
         return Ok(Pushed::Overtaken);
     }
-    match (result, refused.into_inner()) {
-        (Ok(()), None) => Ok(Pushed::Done),
-        (_, Some(why)) => Ok(Pushed::Refused(with_words(&why, &said.into_inner()))),
-        (Err(error), None) if error.code() == git2::ErrorCode::NotFastForward => Ok(Pushed::Overtaken),
-        (Err(error), None) if forbids(&error).is_some() => Ok(Pushed::Refused(forbids(&error).unwrap_or_default())),
-        (Err(error), None) => match talk.fault("push to", error) {
+    match (result, status.into_inner()) {
+        (Ok(()), Some(None)) => Ok(Pushed::Done),
+        (_, Some(Some(why))) => Ok(Pushed::Refused(with_words(&why, &said.into_inner()))),
+        (Ok(()), None) => {
+            Err(talk.fault("push to", git2::Error::from_str("the server does not say what became of it")))
+        }
+        (Err(error), _) if error.code() == git2::ErrorCode::NotFastForward => Ok(Pushed::Overtaken),
+        (Err(error), _) if forbids(&error).is_some() => Ok(Pushed::Refused(forbids(&error).unwrap_or_default())),
+        (Err(error), _) => match talk.fault("push to", error) {
             // The same credentials have just read from there: that they may not write is another thing to tell.
             Error::Denied { .. } => Ok(Pushed::Refused(MAY_READ.to_owned())),
             other => Err(other),
@@ -139,13 +146,12 @@ pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoin
 /// What is told of credentials that have just let us read.
 const MAY_READ: &str = "the credentials may read, and not push";
 
-/// Whether a push failed because we may only read, and not because something is out of order. libgit2 has no code for either.
+/// Whether a push failed because we may only read, and not because something is out of order. libgit2 has no code for it.
 fn forbids(error: &git2::Error) -> Option<String> {
     /// What forges write to an SSH client: GitHub, GitLab, Gitea and Forgejo.
     const WORDS: [&str; 6] = ["read only", "read-only", "denied", "not allowed", "not authorized", "write access"];
     let message = error.message();
     match error.class() {
-        ErrorClass::Http if message.ends_with(" 403") => Some(MAY_READ.to_owned()),
         // A key for which upload-pack is run, whatever it asks for.
         ErrorClass::Ssh if message.contains("upload-pack") => Some(MAY_READ.to_owned()),
         ErrorClass::Ssh if WORDS.iter().any(|word| message.to_ascii_lowercase().contains(word)) => {
@@ -155,7 +161,7 @@ fn forbids(error: &git2::Error) -> Option<String> {
     }
 }
 
-/// A refusal with what a hook said of it, in one line.
+/// A refusal with what a hook said of it, in one line, and nothing in it that a terminal would obey.
 fn with_words(why: &str, said: &[u8]) -> String {
     let said = String::from_utf8_lossy(said);
     let clean = said.replace(char::is_control, " ");
@@ -187,12 +193,8 @@ impl<'a> Talk<'a> {
         self.conversation.request
     }
 
-    fn proxy(&self) -> ProxyOptions<'a> {
-        let mut proxy = ProxyOptions::new();
-        if let Some(url) = &self.request().proxy {
-            proxy.url(url.reveal());
-        }
-        proxy
+    fn url(&self) -> &'a str {
+        self.conversation.relay.map_or(self.request().source.url(), Relay::url)
     }
 
     /// Something arrived. Past the most that may, libgit2 is told to stop.
@@ -211,6 +213,7 @@ impl<'a> Talk<'a> {
         self.fault
             .borrow_mut()
             .take()
+            .or_else(|| self.conversation.relay.and_then(Relay::fault))
             .unwrap_or_else(|| Error::talking(doing, &self.request().source.to_string(), error))
     }
 
@@ -244,7 +247,7 @@ impl<'a> Talk<'a> {
         if allowed.contains(CredentialType::SSH_KEY) {
             if let Some(key) = credentials.ssh_key.as_deref().filter(|_| untried("the SSH key")) {
                 self.answered.borrow_mut().push("the SSH key");
-                readable(key).map_err(|fault| self.break_off(fault))?;
+                ssh_key::check(key).map_err(|fault| self.break_off(fault))?;
                 return Cred::ssh_key(user, None, key, None);
             }
             if credentials.ssh_key.is_none() && std::env::var_os("SSH_AUTH_SOCK").is_some() && untried("the SSH agent")
@@ -271,7 +274,7 @@ impl<'a> Talk<'a> {
         }))
     }
 
-    /// An SSH server must be in `known_hosts`; for TLS, libgit2's own check against the system's authorities decides.
+    /// An SSH server must be in `known_hosts`. TLS is not libgit2's.
     fn check_server(
         &self,
         certificate: &Cert<'_>,
@@ -293,13 +296,5 @@ impl<'a> Talk<'a> {
                 Err(self.break_off(Error::HostKey { repository, host, offered: offered.to_string(), verdict }))
             }
         }
-    }
-}
-
-/// libssh2 says of a missing key only that it could not be read from somewhere.
-fn readable(key: &Path) -> Result<()> {
-    match std::fs::File::open(key) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Error::Credential { path: key.to_owned(), source }),
     }
 }

@@ -95,6 +95,11 @@ impl Source {
         self.password.as_ref()
     }
 
+    /// Whether it is reached by HTTPS (or HTTP, where that was let in).
+    pub(super) fn is_web(&self) -> bool {
+        self.kind == Kind::Http
+    }
+
     /// The host and port that SSH connects to, as `known_hosts` names them.
     pub(super) fn ssh_host(&self) -> Option<(&str, u16)> {
         match &self.kind {

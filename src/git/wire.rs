@@ -6,23 +6,30 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use git2::{ErrorClass, ErrorCode, Oid};
 use serde::{Deserialize, Serialize};
 
+use super::access::ClientCertificate;
 use super::credentials::{Credentials, Secret};
 use super::error::Error;
 use super::known_hosts::Verdict;
 use super::remote::{Listing, Pushed, Want};
 use super::source::Source;
+use super::trouble::Trouble;
 
 /// What the worker is to do, in its first line.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Request {
     /// The repository to talk to.
     pub(super) source: Source,
     pub(super) credentials: Credentials,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) client_certificate: Option<ClientCertificate>,
     pub(super) proxy: Option<Secret>,
+    /// How long a connection may take to come about.
+    pub(super) connect: Duration,
     /// The home of whoever asks: its `known_hosts` counts, not that of the worker's empty home.
     pub(super) home: Option<PathBuf>,
     /// The bare repository that objects come into or from.
@@ -35,7 +42,7 @@ pub(super) struct Request {
 }
 
 /// One conversation.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Task {
     /// List the references, wait to be told which to fetch, and fetch them.
     Look,
@@ -78,6 +85,7 @@ pub(super) enum Fault {
     HostKey { repository: String, host: String, offered: String, verdict: Verdict },
     Unreachable { doing: String, repository: String, cause: Cause },
     NoRepository { repository: String, cause: Cause },
+    Web { doing: String, repository: String, trouble: Trouble },
     TooMuch { repository: String, most: u64 },
     Mirror { doing: String, repository: String, cause: Cause },
     Other { repository: String, text: String },
@@ -194,6 +202,9 @@ impl Fault {
                 Self::Unreachable { doing: doing.to_owned(), repository, cause: Cause::of(&source) }
             }
             Error::NoRepository { repository, source } => Self::NoRepository { repository, cause: Cause::of(&source) },
+            Error::Web { doing, repository, source } => {
+                Self::Web { doing: doing.to_owned(), repository, trouble: source }
+            }
             Error::TooMuch { repository, most } => Self::TooMuch { repository, most },
             Error::Mirror { doing, repository, source } => {
                 Self::Mirror { doing: doing.to_owned(), repository, cause: Cause::of(&source) }
@@ -215,6 +226,9 @@ impl Fault {
                 Error::Unreachable { doing: known(&doing), repository, source: cause.error() }
             }
             Self::NoRepository { repository, cause } => Error::NoRepository { repository, source: cause.error() },
+            Self::Web { doing, repository, trouble } => {
+                Error::Web { doing: known(&doing), repository, source: trouble }
+            }
             Self::TooMuch { repository, most } => Error::TooMuch { repository, most },
             Self::Mirror { doing, repository, cause } => {
                 Error::Mirror { doing: known(&doing), repository, source: cause.error() }
@@ -275,7 +289,7 @@ mod tests {
         let repository = || "https://h/p".to_owned();
         let cause = || git2::Error::new(ErrorCode::Certificate, ErrorClass::Ssl, "self-signed certificate");
         let missing = || io::Error::from_raw_os_error(2);
-        let errors: [fn(String, git2::Error, io::Error) -> Error; 6] = [
+        let errors: [fn(String, git2::Error, io::Error) -> Error; 7] = [
             |_, _, source| Error::Credential { path: "/run/key".into(), source },
             |repository, source, _| Error::Denied { repository, tried: "x".to_owned(), source: Some(source) },
             |repository, _, _| Error::HostKey {
@@ -286,6 +300,11 @@ mod tests {
             },
             |repository, source, _| Error::Unreachable { doing: "fetch from", repository, source },
             |repository, source, _| Error::NoRepository { repository, source },
+            |repository, _, _| Error::Web {
+                doing: "push to",
+                repository,
+                source: Trouble::Busy { status: 429, seconds: Some(3) },
+            },
             |repository, _, _| Error::TooMuch { repository, most: 1 << 20 },
         ];
         for error in errors {

@@ -17,6 +17,7 @@ use nix::unistd::getppid;
 
 use super::error::{Error, Result};
 use super::known_hosts;
+use super::relay::Relay;
 use super::remote::Outgoing;
 use super::smart::{self, Conversation};
 use super::wire::{Fault, Request, Task, Wants, Word};
@@ -91,7 +92,8 @@ fn work<Output: Write>(request: &Request, mut input: impl BufRead, mouth: &Mouth
     let broken = |error: io::Error| Error::Worker { repository: there.clone(), what: error.to_string() };
     tell_known_hosts(request);
     let alive = |bytes| mouth.breathe(bytes);
-    let conversation = Conversation { request, alive: &alive };
+    let relay = request.source.is_web().then(|| Relay::start(request)).transpose()?;
+    let conversation = Conversation { request, relay: relay.as_ref(), alive: &alive };
     match &request.task {
         Task::Look => {
             smart::look(&conversation, &mirror, &mut |listing| {

@@ -37,6 +37,8 @@ REMOVE = {
 FLAGS = {
     "controller": {
         "--repo", "--branch", "--cluster-name", "--poll", "--ssh-key", "--known-hosts", "--password-file", "--state-dir",
+        "--ca-file", "--client-certificate", "--client-key", "--git-proxy", "--git-connect-timeout", "--git-idle-timeout",
+        "--git-timeout", "--git-max-size", "--webhook", "--webhook-secret-file",
         "--namespace", "--lease", "--identity", "--listen", "--log-json", "--remove",
     },
     "agent": {"--node", "--state-dir", "--listen", "--log-json", "--remove"},

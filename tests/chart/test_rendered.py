@@ -188,8 +188,8 @@ class Pods(unittest.TestCase):
                     ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
                     probes = [container[key] for key in container if key.endswith("Probe")]
                     self.assertTrue(all(probe["httpGet"]["port"] in ports for probe in probes), f"{case} {name}")
-                    listen = [word for word in container.get("args", []) if word.startswith("--listen=")]
-                    self.assertEqual([int(word.rsplit(":", 1)[1]) for word in listen], list(ports.values()))
+                    listen = [word for word in container.get("args", []) if word.startswith(("--listen=", "--webhook="))]
+                    self.assertEqual({int(word.rsplit(":", 1)[1]) for word in listen}, set(ports.values()))
 
     def test_what_is_mounted_is_where_the_arguments_say(self):
         for case in CASES:
@@ -206,6 +206,25 @@ class Pods(unittest.TestCase):
         for case, port in ports.items():
             rules = named(case, "NetworkPolicy", "egret-controller")["spec"]["egress"]
             self.assertEqual(rules[2]["ports"], [{"port": port, "protocol": "TCP"}], case)
+
+    def test_a_proxy_is_reached_at_its_port_and_nothing_else_is_added(self):
+        for case, port in {"https-token": 3129, "webhook": 8080, "default": None}.items():
+            rules = named(case, "NetworkPolicy", "egret-controller")["spec"]["egress"]
+            found = rules[3]["ports"] if len(rules) > 3 else None
+            self.assertEqual(found, port and [{"port": port, "protocol": "TCP"}], case)
+
+    def test_webhooks_come_to_the_controllers_port_through_a_service_of_their_own(self):
+        service = named("webhook", "Service", "egret-webhook")["spec"]
+        self.assertEqual(service["type"], "LoadBalancer")
+        self.assertEqual(service["ports"], [{"name": "webhook", "port": 8443, "targetPort": "webhook", "protocol": "TCP"}])
+        (container,) = named("webhook", "Deployment", "egret-controller")["spec"]["template"]["spec"]["containers"]
+        self.assertIn({"name": "webhook", "containerPort": 8099, "protocol": "TCP"}, container["ports"])
+        ingress = named("webhook", "NetworkPolicy", "egret-controller")["spec"]["ingress"]
+        self.assertEqual([rule["ports"][0]["port"] for rule in ingress], [9090, 8099])
+        self.assertIn("from", ingress[1])
+        for case in CASES:
+            if case != "webhook":
+                self.assertEqual([one for one in of_kind(case, "Service") if one["metadata"]["name"] == "egret-webhook"], [])
 
 
 class Arguments(unittest.TestCase):

@@ -20,6 +20,17 @@ REFUSED = [
     (["git.auth=ssh", "git.existingSecret=egret-git"], "git.auth is ssh and git.repo is an https address"),
     (["git.repo=git@git.example:egress.git"], "take git.auth=ssh"),
     (["git.auth=basic"], "'none', 'ssh', 'token'"),
+    (["git.proxy.url=http://me:secret@proxy.example:3128"], "/git/proxy/url"),
+    (["git.proxy.url=https://proxy.example:3128"], "/git/proxy/url"),
+    (["git.proxy.url=http://proxy.example"], "/git/proxy/url"),
+    (["git.proxy.url=http://p:1", "git.proxy.existingSecret=p"], "name the proxy once"),
+    (["git.repo=git@git.example:e.git", "git.auth=ssh", "git.existingSecret=g", "git.proxy.url=http://p:1"], "git.proxy is for HTTPS"),
+    (["git.repo=git@git.example:e.git", "git.auth=ssh", "git.existingSecret=g", "git.clientCertificateSecret=c"], "is for HTTPS"),
+    (["git.timeouts.total=0"], "/git/timeouts/total"),
+    (["git.maxSizeMiB=0"], "/git/maxSizeMiB"),
+    (["webhook.enabled=true"], "webhook.existingSecret must name the Secret"),
+    (["webhook.enabled=true", "webhook.existingSecret=w", "webhook.port=9090"], "they are two servers"),
+    (["webhook.service.type=ExternalName"], "/webhook/service/type"),
     (["git.branch=a b"], "/git/branch"),
     (["git.pollSeconds=0"], "/git/pollSeconds"),
     (["image.tag=latest"], "nobody could tell which version a node runs"),
@@ -110,6 +121,23 @@ class Choices(unittest.TestCase):
             (secret,) = (volume["secret"] for volume in pod["volumes"] if "secret" in volume)
             self.assertEqual((secret["secretName"], secret["defaultMode"]), ("egret-git", 0o440))
             self.assertEqual([item["key"] for item in secret["items"]], keys)
+        pod = named("webhook", "Deployment", "egret-controller")["spec"]["template"]["spec"]
+        secrets = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+        self.assertEqual({secret["defaultMode"] for secret in secrets}, {0o440})
+        found = {secret["secretName"]: [(item["key"], item["path"]) for item in secret["items"]] for secret in secrets}
+        wanted = {
+            "egret-git": [("password", "password")],
+            "egret-git-tls": [("tls.crt", "tls.crt"), ("tls.key", "tls.key")],
+            "egret-webhook": [("hmac", "secret")],
+        }
+        self.assertEqual(found, wanted)
+
+    def test_a_proxy_with_a_password_is_no_argument(self):
+        (container,) = named("webhook", "Deployment", "egret-controller")["spec"]["template"]["spec"]["containers"]
+        self.assertFalse([word for word in container["args"] if "proxy" in word])
+        (variable,) = (one for one in container["env"] if one["name"] == "EGRET_GIT_PROXY")
+        self.assertEqual(variable["valueFrom"], {"secretKeyRef": {"name": "egret-proxy", "key": "address"}})
+        self.assertIn("--git-connect-timeout=5.5", container["args"])
 
     def test_on_the_way_out_the_controller_stops_and_agents_clean_first(self):
         self.assertEqual(named("remove", "Deployment", "egret-controller")["spec"]["replicas"], 0)

@@ -3,16 +3,23 @@
 //! Deliberately absent: timing; what is measured stands in docs, not in tests.
 
 mod admission;
+mod bad_packs;
+mod bad_pushes;
 mod bad_servers;
+mod bad_web;
 mod crooked;
 pub(crate) mod fixture;
 mod folding;
+mod https;
 mod keeping;
 mod publishing;
 mod refusals;
+mod rot;
 mod servers;
 mod ssh;
+mod ssh_keys;
 mod watching;
+mod ways_in;
 
 use std::fs;
 

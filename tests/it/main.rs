@@ -10,6 +10,7 @@ mod documents;
 mod fuzz_documents;
 mod fuzz_netlink;
 mod git;
+mod https;
 mod incluster;
 mod kernel_nft;
 #[path = "../lab/mod.rs"]

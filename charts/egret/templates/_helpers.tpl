@@ -142,6 +142,21 @@ capabilities:
 {{- if and (ne $git.auth "ssh") (not $https) }}
 {{- fail (printf "git.repo is an SSH address and git.auth is %s: take git.auth=ssh with a Secret that has ssh-privatekey and known_hosts" $git.auth) }}
 {{- end }}
+{{- if and $git.clientCertificateSecret (not $https) }}
+{{- fail "git.clientCertificateSecret is for HTTPS, and git.repo is an SSH address: take git.auth=ssh with a Secret alone" }}
+{{- end }}
+{{- if and (or $git.proxy.url $git.proxy.existingSecret) (not $https) }}
+{{- fail "git.proxy is for HTTPS, and git.repo is an SSH address" }}
+{{- end }}
+{{- if and $git.proxy.url $git.proxy.existingSecret }}
+{{- fail "git.proxy.url and git.proxy.existingSecret are both given: name the proxy once" }}
+{{- end }}
+{{- if and .Values.webhook.enabled (not .Values.webhook.existingSecret) }}
+{{- fail "webhook.enabled is true: webhook.existingSecret must name the Secret with the webhook's secret" }}
+{{- end }}
+{{- if and .Values.webhook.enabled (eq (int .Values.webhook.port) (int .Values.controller.port)) }}
+{{- fail "webhook.port is controller.port: they are two servers" }}
+{{- end }}
 {{- if and .Values.monitoring.podMonitor.enabled .Values.monitoring.serviceMonitor.enabled }}
 {{- fail "monitoring.podMonitor and monitoring.serviceMonitor are both enabled: everything would be scraped twice" }}
 {{- end }}

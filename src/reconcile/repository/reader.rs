@@ -84,7 +84,8 @@ impl Reader {
         loop {
             let result = self.look();
             let wait = match &result {
-                Err(error) if error.fate() == Fate::Retry => backoff.next_wait(),
+                // A server that asks to be left alone is, unless somebody pushes.
+                Err(error) if error.fate() == Fate::Retry => backoff.next_wait().max(error.wait().unwrap_or_default()),
                 Ok(_) => {
                     backoff.reset();
                     backoff.spread(self.options.poll)

@@ -1,17 +1,12 @@
 //! Servers that hang, trickle, break off, lie or are gone: the loop goes on, what is in force stays, the error says what to do, and
 //! all is well when the server is.
 //!
-//! Deliberately absent: bad repositories on this machine (`git`), and servers that merely refuse (`ssh`, `servers`).
+//! Deliberately absent: bad repositories on this machine (`git`), what HTTP adds (`bad_web`, `bad_pushes`), and servers that merely refuse (`ssh`,
+//! `servers`).
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use egret::git::access::{Access, Limits};
-use egret::git::credentials::Credentials;
 use egret::git::mirror::Mirror;
 use egret::git::source::{Insecure, Source};
 use egret::git::{CommitId, Error, Fate};
@@ -22,7 +17,7 @@ use super::crooked::{Crooked, Mood, Serving, git_daemon};
 use super::fixture::{Origin, PROGRAM};
 
 /// Short enough for a test, long enough for a loaded machine.
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     connect: Duration::from_millis(1200),
     idle: Duration::from_millis(700),
     total: Duration::from_secs(2),
@@ -30,9 +25,9 @@ const LIMITS: Limits = Limits {
     most: 8 << 20,
 };
 /// Nothing takes this long; a thread that is held for ever does.
-const FOR_EVER: Duration = Duration::from_mins(1);
+pub(super) const FOR_EVER: Duration = Duration::from_mins(1);
 
-fn access(limits: Limits) -> Access {
+pub(super) fn access(limits: Limits) -> Access {
     Access { program: PROGRAM.into(), limits, ..Access::default() }
 }
 
@@ -191,51 +186,6 @@ fn a_server_that_is_away_at_the_start_leaves_the_mirror_alone() {
     let error = mirror.head(None).expect_err("nobody listens");
     assert_eq!(error.fate(), Fate::Retry);
     assert!(error.hint().is_some_and(|hint| hint.contains("is the server up")), "{error:?} {:?}", error.hint());
-}
-
-/// Answers every request on a port with what `answer` makes of its head.
-fn http(host: &str, answer: impl Fn(&str) -> String + Send + 'static) -> u16 {
-    let listener = TcpListener::bind((host, 0)).expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    thread::spawn(move || {
-        for mut client in listener.incoming().flatten() {
-            let lines = BufReader::new(client.try_clone().expect("a socket")).lines().map_while(Result::ok);
-            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-            let _ = client.write_all(answer(&head.join("\n")).as_bytes());
-        }
-    });
-    port
-}
-
-#[test]
-fn credentials_never_follow_a_redirect_to_another_host() {
-    let origin = Origin::new();
-    let visits = Arc::new(AtomicUsize::new(0));
-    let visited = Arc::clone(&visits);
-    let elsewhere = http("127.0.0.2", move |_| {
-        visited.fetch_add(1, Ordering::SeqCst);
-        "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned()
-    });
-    let heads = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&heads);
-    let here = http("127.0.0.1", move |head| {
-        seen.lock().expect("heads").push(head.to_owned());
-        let (status, field) = if head.contains("Authorization: Basic") {
-            ("302 Found", format!("Location: http://127.0.0.2:{elsewhere}/p/info/refs?service=git-upload-pack"))
-        } else {
-            ("401 Unauthorized", "WWW-Authenticate: Basic realm=\"p\"".to_owned())
-        };
-        format!("HTTP/1.1 {status}\r\n{field}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-    });
-    let password = origin.path().join("password");
-    std::fs::write(&password, "hunter2\n").expect("a file");
-    let credentials = Credentials { password: Some(password), ..Credentials::default() };
-    let access = Access { credentials, ..access(LIMITS) };
-    let mut mirror = origin.mirror_by("state", &format!("http://127.0.0.1:{here}/p"), access);
-    let error = mirror.head(None).expect_err("a redirect");
-    assert!(error.hint().is_some_and(|hint| hint.starts_with("Egret follows no redirect")), "{error:?}");
-    assert!(heads.lock().expect("heads").iter().any(|head| head.contains("Authorization")), "it was asked for");
-    assert_eq!(visits.load(Ordering::SeqCst), 0);
 }
 
 #[test]

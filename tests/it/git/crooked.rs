@@ -122,7 +122,7 @@ fn serve(mut client: TcpStream, upstream: u16, mood: Mood) -> io::Result<()> {
     result
 }
 
-fn trickle(server: &mut impl Read, client: &mut impl Write) -> io::Result<()> {
+pub(super) fn trickle(server: &mut impl Read, client: &mut impl Write) -> io::Result<()> {
     for byte in BufReader::new(server).bytes() {
         client.write_all(&[byte?])?;
         thread::sleep(PAUSE);
@@ -165,7 +165,7 @@ fn spoil(pack: &[u8], server: &mut impl Read, client: &mut TcpStream, mood: Mood
 }
 
 /// One blob of two gigabytes, in blocks that zlib passes through as they are.
-fn endless(client: &mut impl Write) -> io::Result<()> {
+pub(super) fn endless(client: &mut impl Write) -> io::Result<()> {
     let mut start = b"PACK\0\0\0\x02\0\0\0\x01".to_vec();
     // Type blob; the size by its lowest four bits, then seven at a time.
     start.extend([0xbf, 0xff, 0xff, 0xff, 0x7f, 0x78, 0x01]);

@@ -165,13 +165,6 @@ impl Origin {
         fs::remove_file(self.state().join("objects").join(&id[..2]).join(&id[2..])).expect("the object was there");
     }
 
-    /// Makes the commits of a stream (git-fast-import(1)) on the branch `later`; their ids, the oldest first.
-    pub(super) fn fast_import(&self, stream: &str) -> Vec<String> {
-        output(git_command(&self.bare).args(["fast-import", "--quiet"]), stream.as_bytes());
-        let ids = self.in_bare(&["rev-list", "--reverse", "later", "^main"]);
-        ids.lines().map(str::to_owned).collect()
-    }
-
     /// Makes a branch whose name is not UTF-8.
     pub(super) fn push_latin1_branch(&self) {
         use std::os::unix::ffi::OsStrExt as _;

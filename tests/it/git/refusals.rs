@@ -1,19 +1,18 @@
 //! Servers that take no report, or not every one, and people who change the branch: over ssh with sshd, and over https with lighttpd.
 //!
-//! Deliberately absent: servers that misbehave (`bad_servers`), and what the publisher's thread makes of it (`keeping`).
+//! Deliberately absent: tokens that may read only (`servers`, `bad_web`), servers that misbehave (`bad_servers`), and what the publisher's thread makes of it (`keeping`).
 
 use std::fs;
 use std::thread;
 
 use egret::git::compact::{Compacted, compact};
 use egret::git::mirror::Mirror;
-use egret::git::publish::Published;
 use egret::git::{Error, Fate};
 
 use super::fixture::Origin;
 use super::folding::{KEEP, history, on};
+use super::https::Https;
 use super::publishing::{BRANCH, files_on_branch, publish_file};
-use super::servers::Https;
 use super::ssh::Server;
 
 /// A server of one kind, and mirrors of it.
@@ -36,7 +35,7 @@ impl Kind {
     fn mirror(&self, origin: &Origin, state: &str) -> Mirror {
         match self {
             Self::Ssh(server) => server.mirror(origin, state),
-            Self::Https(server) => origin.mirror_by(state, &server.source, server.access(Some("ada"), "hunter2")),
+            Self::Https(server) => origin.mirror_by(state, &server.source, server.ada()),
         }
     }
 }
@@ -130,25 +129,6 @@ fn what_others_do_to_the_branch_is_followed_or_left_alone() {
         assert!(matches!(error, Error::ForeignBranch { .. }), "{error:?}");
         assert_eq!((error.fate(), origin.in_bare(&["rev-parse", BRANCH])), (Fate::NeedsPerson, theirs));
     });
-}
-
-#[test]
-fn a_token_that_may_read_only_is_told_as_such() {
-    let forbidden = "$HTTP[\"querystring\"] == \"service=git-receive-pack\" { url.access-deny = (\"\") }\n";
-    for (more, receive) in [(forbidden, "true"), ("", "false")] {
-        let origin = Origin::new();
-        origin.push(&[("a.yaml", "a: 1\n")], "first");
-        let server = Https::with(&origin, more);
-        origin.in_bare(&["config", "http.receivepack", receive]);
-        let mut mirror = origin.mirror_by("state", &server.source, server.access(Some("ada"), "hunter2"));
-        let why = refusal(&publish_file(&mut mirror, "mine", "1\n").expect_err("no right to push"));
-        assert_eq!(why, "the credentials may read, and not push");
-        mirror.head(None).expect("reading goes on");
-        origin.in_bare(&["config", "http.receivepack", "true"]);
-        if more.is_empty() {
-            assert!(matches!(publish_file(&mut mirror, "mine", "1\n"), Ok(Published::Committed { .. })));
-        }
-    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! SSH against a real sshd on loopback, with its own host key, the user's key and hooks that run.
 //!
-//! Deliberately absent: agents and passwords.
+//! Deliberately absent: agents and passwords, and the forms that keys come in (`ssh_keys`).
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -30,8 +30,10 @@ impl Drop for Server {
     }
 }
 
-fn generate_key(path: &Path, kind: &str) {
-    let status = Command::new("ssh-keygen").args(["-q", "-t", kind, "-N", "", "-f"]).arg(path).status();
+/// `kind` may have more of ssh-keygen's arguments behind it.
+pub(super) fn generate_key(path: &Path, kind: &str) {
+    let status =
+        Command::new("ssh-keygen").args(["-q", "-N", "", "-t"]).args(kind.split(' ')).arg("-f").arg(path).status();
     assert!(status.expect("ssh-keygen is installed").success());
 }
 
@@ -41,7 +43,12 @@ impl Server {
     }
 
     /// With host keys of these kinds, for a user with a key of that kind.
-    fn with(origin: &Origin, hosts: &[&str], user: &str) -> Self {
+    pub(super) fn with(origin: &Origin, hosts: &[&str], user: &str) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+        Self::at(origin, hosts, user, port)
+    }
+
+    pub(super) fn at(origin: &Origin, hosts: &[&str], user: &str, port: u16) -> Self {
         let folder = origin.path().join("ssh");
         fs::create_dir_all(&folder).expect("a folder");
         // sshd confines its unprivileged half to this folder; packages leave making it to the init system.
@@ -55,7 +62,6 @@ impl Server {
             host_keys += "\n";
         }
         generate_key(&folder.join("user"), user);
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\n{host_keys}AuthorizedKeysFile {0}/user.pub\nPidFile none\n\
              StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nAllowUsers root\n\
@@ -76,7 +82,7 @@ impl Server {
         server
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
@@ -85,13 +91,13 @@ impl Server {
         line.split(' ').take(2).collect::<Vec<_>>().join(" ")
     }
 
-    fn fingerprint(&self, name: &str) -> String {
+    pub(super) fn fingerprint(&self, name: &str) -> String {
         let output = Command::new("ssh-keygen").arg("-lf").arg(self.folder.join(format!("{name}.pub"))).output();
         let text = String::from_utf8(output.expect("ssh-keygen is installed").stdout).expect("UTF-8");
         text.split(' ').nth(1).expect("a fingerprint").to_owned()
     }
 
-    fn write_known_hosts(&self, key: &str) {
+    pub(super) fn write_known_hosts(&self, key: &str) {
         fs::write(self.folder.join("known_hosts"), format!("[127.0.0.1]:{} {key}\n", self.port)).expect("a file");
     }
 

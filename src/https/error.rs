@@ -1,0 +1,265 @@
+//! Why a request was not answered: which one, why, and what a person can do about it.
+//!
+//! Deliberately absent: an answer that says no. A 404 is an answer, and what it means is the caller's affair.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
+
+/// A request that was not answered.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}")]
+pub struct Error {
+    /// `GET https://api.github.com/repos`: no query, no user, no password.
+    doing: String,
+    #[source]
+    cause: Cause,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The address can't be asked, or may not.
+    #[error("{0}")]
+    Address(String),
+    /// A file with certificates or a key can't be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file has not what it should have.
+    #[error("{} {what}", path.display())]
+    Pem {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The system has no authorities to believe.
+    #[error("this system has no certificates of authorities")]
+    NoRoots,
+    /// The name leads nowhere.
+    #[error("the name {host} is not found")]
+    Dns {
+        /// The name.
+        host: String,
+        /// What the resolver says.
+        source: io::Error,
+    },
+    /// Nobody takes the connection.
+    #[error("no connection: {0}")]
+    Connect(String),
+    /// No agreement on TLS. The text says what is wrong, with the certificate for instance.
+    #[error("{0}")]
+    Tls(Tls),
+    /// The proxy does not lead there.
+    #[error("the proxy {0}")]
+    Proxy(String),
+    /// It takes too long.
+    #[error("{what} within {after:?}")]
+    Timeout {
+        /// What did not happen.
+        what: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The answer is larger than what is taken.
+    #[error("the answer has more than {most} bytes")]
+    TooLarge {
+        /// The most that is taken.
+        most: u64,
+    },
+    /// The connection broke, or what came over it is no HTTP.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// What is wrong with the other side's proof, or with ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tls {
+    /// The certificate is by an authority that is not believed.
+    UnknownAuthority,
+    /// The certificate is for others.
+    WrongName {
+        /// Who was asked for.
+        expected: String,
+        /// Whom it is for.
+        presented: Vec<String>,
+    },
+    /// The certificate ran out.
+    Expired,
+    /// The certificate is not valid yet.
+    NotYet,
+    /// The server wants a certificate of ours, or another one.
+    WantsClientCertificate(String),
+    /// Anything else, in the words of the TLS library.
+    Other(String),
+}
+
+impl fmt::Display for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownAuthority => f.write_str("its certificate is by an authority that is not known"),
+            Self::WrongName { expected, presented } if presented.is_empty() => {
+                write!(f, "its certificate is not for {expected}, and names nobody")
+            }
+            Self::WrongName { expected, presented } => {
+                write!(f, "its certificate is not for {expected} but for {}", presented.join(", "))
+            }
+            Self::Expired => f.write_str("its certificate has run out"),
+            Self::NotYet => f.write_str("its certificate is not valid yet"),
+            Self::WantsClientCertificate(alert) => {
+                write!(f, "the server does not take our certificate, or the lack of one ({alert})")
+            }
+            Self::Other(text) => write!(f, "no agreement on TLS: {text}"),
+        }
+    }
+}
+
+impl From<&rustls::Error> for Tls {
+    fn from(error: &rustls::Error) -> Self {
+        match error {
+            rustls::Error::InvalidCertificate(certificate) => match certificate {
+                // A bad signature: an authority of that name is believed, and it has another key.
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownAuthority,
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYet,
+                CertificateError::NotValidForNameContext { expected, presented } => Self::WrongName {
+                    expected: expected.to_str().into_owned(),
+                    presented: presented.iter().map(|name| plain_name(name)).collect(),
+                },
+                other => Self::Other(other.to_string()),
+            },
+            rustls::Error::AlertReceived(alert) => match alert {
+                AlertDescription::CertificateRequired
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied => Self::WantsClientCertificate(format!("{alert:?}")),
+                other => Self::Other(format!("the server breaks off with {other:?}")),
+            },
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+/// rustls shows names as `DnsName("example.org")`.
+fn plain_name(shown: &str) -> String {
+    shown.split('"').nth(1).unwrap_or(shown).to_owned()
+}
+
+impl Error {
+    pub(super) fn new(doing: impl Into<String>, cause: Cause) -> Self {
+        Self { doing: doing.into(), cause }
+    }
+
+    /// Why.
+    pub fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// Whether the same request may be answered later without anybody's doing.
+    pub fn retryable(&self) -> bool {
+        match &self.cause {
+            Cause::Dns { .. } | Cause::Connect(_) | Cause::Timeout { .. } | Cause::Broken(_) | Cause::Proxy(_) => true,
+            Cause::Tls(tls) => matches!(tls, Tls::Other(_)),
+            Cause::Address(_) | Cause::File { .. } | Cause::Pem { .. } | Cause::NoRoots | Cause::TooLarge { .. } => {
+                false
+            }
+        }
+    }
+
+    /// Whether the server may have done what was asked although nobody heard of it.
+    pub fn unknown(&self) -> bool {
+        match &self.cause {
+            Cause::Timeout { what, .. } => *what != NO_CONNECTION,
+            Cause::Broken(_) | Cause::TooLarge { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match &self.cause {
+            Cause::Tls(Tls::UnknownAuthority) => {
+                Some("if the server has an authority of its own, name the file with its certificate")
+            }
+            Cause::Tls(Tls::WrongName { .. }) => Some("use a name or an address that the server's certificate has"),
+            Cause::Tls(Tls::Expired | Tls::NotYet) => Some("is the clock right here, and there?"),
+            Cause::Tls(Tls::WantsClientCertificate(_)) => {
+                Some("name a client certificate and its key that the server knows")
+            }
+            Cause::NoRoots => Some("install ca-certificates, set SSL_CERT_FILE, or name a file with an authority"),
+            Cause::Dns { .. } => Some("is the name right, and does it need a proxy to be reached?"),
+            Cause::Connect(_) | Cause::Timeout { what: NO_CONNECTION, .. } => {
+                Some("is the server up, does a firewall stand between, does it need a proxy?")
+            }
+            Cause::Proxy(_) => Some("a proxy is http://[user:password@]host:port, and has to let CONNECT through"),
+            _ => None,
+        }
+    }
+}
+
+/// What did not happen where nothing was sent yet.
+pub(super) const NO_CONNECTION: &str = "no connection";
+
+/// The cause below what hyper makes of it. A connector's is handed up whole; everything else has a rustls error or text at its end.
+pub(super) fn cause_of(error: &(dyn StdError + 'static)) -> Cause {
+    borrowed(error).unwrap_or_else(|| Cause::Broken(format!("the connection broke: {}", last(error))))
+}
+
+/// The cause of an answer that breaks off.
+pub(super) fn cause_of_body(error: &(dyn StdError + 'static)) -> Cause {
+    borrowed(error).unwrap_or_else(|| Cause::Broken(format!("the answer breaks off: {}", last(error))))
+}
+
+fn last(error: &(dyn StdError + 'static)) -> String {
+    error.source().map_or_else(|| error.to_string(), last)
+}
+
+/// A TLS error, or a connector's cause, anywhere below.
+fn borrowed(error: &(dyn StdError + 'static)) -> Option<Cause> {
+    let mut next = Some(error);
+    while let Some(one) = next {
+        if let Some(Shared(cause)) = one.downcast_ref::<Shared>() {
+            return cause.lock().ok().and_then(|mut cause| cause.take());
+        }
+        if let Some(tls) = one.downcast_ref::<rustls::Error>() {
+            return Some(Cause::Tls(tls.into()));
+        }
+        // An io::Error's source is its inner error's source: the inner one itself would be passed over.
+        if let Some(inner) = one.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            return borrowed(inner);
+        }
+        next = one.source();
+    }
+    None
+}
+
+/// A cause on its way through hyper, which gives errors back by reference only.
+#[derive(Debug)]
+pub(super) struct Shared(std::sync::Mutex<Option<Cause>>);
+
+impl From<Cause> for Shared {
+    fn from(cause: Cause) -> Self {
+        Self(std::sync::Mutex::new(Some(cause)))
+    }
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no connection")
+    }
+}
+
+impl StdError for Shared {}

@@ -1,0 +1,107 @@
+//! Whom we believe and who we are: authorities, and a client certificate with its key, from PEM files that are read anew for each
+//! connection, so that a rotated one is used at the next.
+//!
+//! The system's authorities are read by rustls-native-certs, once for a client: from the file `SSL_CERT_FILE` or the folders
+//! `SSL_CERT_DIR` where one of them is set, else from where openssl-probe finds them (`/etc/ssl/certs` on Debian). They are a
+//! distribution's business and not compiled in. Deliberately absent: revocation lists, and any way to believe everybody.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::error::Cause;
+
+/// Who we are to the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// A PEM file with our certificate, and those between it and the authority.
+    pub certificate: PathBuf,
+    /// A PEM file with its key. It may be the same file.
+    pub key: PathBuf,
+}
+
+/// Files of certificates, and what the system has.
+#[derive(Debug)]
+pub(super) struct Trust {
+    roots: Option<PathBuf>,
+    identity: Option<Identity>,
+    system: OnceLock<Arc<RootCertStore>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Trust {
+    pub(super) fn new(roots: Option<PathBuf>, identity: Option<Identity>) -> Self {
+        Self { roots, identity, system: OnceLock::new(), provider: Arc::new(ring::default_provider()) }
+    }
+
+    /// How the next connection is to be made.
+    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, Cause> {
+        let roots = match &self.roots {
+            Some(path) => Arc::new(authorities(path)?),
+            None => self.system()?,
+        };
+        let tls = |error: tokio_rustls::rustls::Error| Cause::Tls((&error).into());
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, self.provider.clone())
+            .build()
+            .map_err(|_| Cause::NoRoots)?;
+        let builder = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(tls)?
+            .with_webpki_verifier(verifier);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some(Identity { certificate, key }) => {
+                let chain = certificates(certificate)?;
+                let secret = PrivateKeyDer::from_pem_slice(&read(key)?)
+                    .map_err(|error| pem(key, format!("has no private key: {error}")))?;
+                builder
+                    .with_client_auth_cert(chain, secret)
+                    .map_err(|error| pem(key, format!("is not the key of {}: {error}", certificate.display())))?
+            }
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    fn system(&self) -> Result<Arc<RootCertStore>, Cause> {
+        if let Some(store) = self.system.get() {
+            return Ok(store.clone());
+        }
+        let mut store = RootCertStore::empty();
+        // One certificate that is no good does not make the others bad.
+        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if store.is_empty() {
+            return Err(Cause::NoRoots);
+        }
+        Ok(self.system.get_or_init(|| Arc::new(store)).clone())
+    }
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore, Cause> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        store.add(certificate).map_err(|error| pem(path, format!("has a certificate of no authority: {error}")))?;
+    }
+    Ok(store)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Cause> {
+    let text = read(path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let all = all.map_err(|error| pem(path, format!("has no certificates in PEM: {error}")))?;
+    if all.is_empty() { Err(pem(path, "has no certificate in PEM".to_owned())) } else { Ok(all) }
+}
+
+fn pem(path: &Path, what: String) -> Cause {
+    Cause::Pem { path: path.to_owned(), what }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Cause> {
+    fs::read(path).map_err(|source| Cause::File { path: path.to_owned(), source })
+}

@@ -1,0 +1,129 @@
+//! Keys in the forms that people and Secrets have them in, and hosts whose keys are revoked, changed, or many.
+//!
+//! Deliberately absent: what is fetched (`ssh`).
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use egret::git::credentials::Credentials;
+use egret::git::{Error, Fate};
+
+use super::fixture::Origin;
+use super::ssh::{Server, generate_key};
+use super::ways_in::told;
+
+fn change(key: &Path, how: impl Fn(&str) -> String) {
+    let text = fs::read_to_string(key).expect("a key");
+    fs::write(key, how(&text)).expect("a key");
+}
+
+/// What becomes of a key's text on its way into a Secret.
+type Form<'a> = &'a dyn Fn(&str) -> String;
+
+#[test]
+fn a_private_key_lets_in_in_every_form_that_it_comes_in() {
+    let origin = Origin::new();
+    let server = Server::start(&origin);
+    let commit = origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let source = format!("ssh://root@127.0.0.1:{}{}", server.port, origin.bare.display());
+    let as_it_is = |text: &str| text.to_owned();
+    // As a Secret has it that somebody made by hand: no end of line, another system's ends of lines, empty lines around it.
+    let unended = |text: &str| text.trim_end().to_owned();
+    let returns = |text: &str| text.replace('\n', "\r\n");
+    let forms: [(&str, Form); 11] = [
+        ("ed25519", &as_it_is),
+        ("ed25519", &unended),
+        ("ed25519", &returns),
+        ("ecdsa -b 256", &as_it_is),
+        ("ecdsa -b 384", &as_it_is),
+        ("ecdsa -b 521", &as_it_is),
+        ("ecdsa -m PEM", &as_it_is),
+        ("rsa -b 4096", &as_it_is),
+        ("rsa -m PEM", &as_it_is),
+        ("rsa -m PKCS8", &as_it_is),
+        ("rsa -m PEM", &returns),
+    ];
+    for (number, (kind, how)) in forms.into_iter().enumerate() {
+        let key = server.folder.join("user");
+        for name in ["user", "user.pub"] {
+            fs::remove_file(server.folder.join(name)).expect("it was there");
+        }
+        generate_key(&key, kind);
+        change(&key, how);
+        let head = origin.mirror_at(&format!("state-{number}"), &source, server.credentials()).head(None);
+        let head = head.unwrap_or_else(|error| panic!("{kind} {number}: {} {}", told(&error), server.log()));
+        assert_eq!(head.commit, commit, "{kind}");
+    }
+}
+
+#[test]
+fn a_key_that_is_none_or_has_a_passphrase_is_told_for_what_it_is() {
+    let origin = Origin::new();
+    let server = Server::start(&origin);
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let source = format!("ssh://root@127.0.0.1:{}{}", server.port, origin.bare.display());
+    let look = |name: &str| {
+        let credentials = Credentials { ssh_key: Some(server.folder.join(name)), ..server.credentials() };
+        origin.mirror_at("state", &source, credentials).head(None).expect_err("no key that can be used")
+    };
+    let mut command = Command::new("ssh-keygen");
+    let status = command.args(["-q", "-t", "ed25519", "-N", "secret", "-f"]).arg(server.folder.join("locked")).status();
+    assert!(status.expect("ssh-keygen is installed").success());
+    fs::write(server.folder.join("garbage"), "-----BEGIN OPENSSH PRIVATE KEY-----\nbm9uZQ==\n").expect("a file");
+    fs::write(server.folder.join("empty"), "").expect("a file");
+    for (name, what) in [
+        ("locked", "the key has a passphrase"),
+        ("garbage", "it is no private key"),
+        ("empty", "it is no private key"),
+        ("user.pub", "it is a public key"),
+    ] {
+        let error = look(name);
+        assert!(told(&error).contains(what), "{name}: {}", told(&error));
+        assert!(told(&error).contains(&format!("ssh/{name}")), "{name}: {}", told(&error));
+        assert_eq!(error.fate(), Fate::Retry, "{name}");
+    }
+}
+
+#[test]
+fn a_revoked_host_key_is_refused_although_it_is_pinned_too() {
+    let origin = Origin::new();
+    let server = Server::start(&origin);
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let key = server.public_key("host");
+    let lines = format!("[127.0.0.1]:{0} {key}\n@revoked [127.0.0.1]:{0} {key}\n", server.port);
+    fs::write(server.folder.join("known_hosts"), lines).expect("a file");
+    let error = server.mirror(&origin, "state").head(None).expect_err("a revoked key");
+    let expected = format!("it offers ssh-ed25519 {}, and known_hosts has revoked it", server.fingerprint("host"));
+    assert!(error.to_string().ends_with(&expected), "{error}");
+    assert_eq!(error.fate(), Fate::NeedsPerson);
+}
+
+#[test]
+fn a_host_that_gets_another_key_is_refused_until_that_one_is_pinned() {
+    let origin = Origin::new();
+    let server = Server::start(&origin);
+    let first = origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let mut mirror = server.mirror(&origin, "state");
+    assert_eq!(mirror.head(None).expect("a look").commit, first);
+    let pinned = fs::read_to_string(server.folder.join("known_hosts")).expect("a file");
+    // The one at this address is another machine from now on; the folder, and so the user's key, are the same.
+    let port = server.port;
+    drop(server);
+    for name in ["host", "host.pub", "user", "user.pub"] {
+        fs::remove_file(origin.path().join("ssh").join(name)).expect("it was there");
+    }
+    let server = Server::at(&origin, &["ed25519"], "ed25519", port);
+    fs::write(server.folder.join("known_hosts"), &pinned).expect("a file");
+    let second = origin.push(&[("a.yaml", "a: 2\n")], "second");
+    let error = mirror.head(None).expect_err("another key");
+    let Error::HostKey { offered, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(*offered, format!("ssh-ed25519 {}", server.fingerprint("host")));
+    assert!(error.hint().is_some_and(|hint| hint.starts_with("somebody may be in between")), "{:?}", error.hint());
+    fs::write(
+        server.folder.join("known_hosts"),
+        pinned + &format!("[127.0.0.1]:{port} {}\n", server.public_key("host")),
+    )
+    .expect("a file");
+    assert_eq!(mirror.head(None).expect("both are pinned").commit, second);
+}
