@@ -10,6 +10,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 # PROGRAM:PACKAGE. Debian's and Ubuntu's names; the vendored OpenSSL is built with perl, whose modules perl-base lacks.
 build := cc:build-essential make:build-essential prove:perl
 servers := mount:mount sshd:openssh-server ssh:openssh-client lighttpd:lighttpd lighttpd:lighttpd-mod-openssl openssl:openssl
+signers := gpg:gnupg gpg-agent:gpg-agent
 lab := ip:iproute2 nft:nftables git:git curl:curl
 
 # `+crt-static` needs the target's name, or it would hold for build scripts and macros too.
@@ -43,7 +44,7 @@ demo: ## as root: the outpost scenario with real packets, from git push to clean
 	@cargo run --quiet --locked --example demo
 
 test: ## as root: all tests, most of them in network namespaces of their own (about 2 min; the first build 3 min)
-	$(call need,$(build) $(lab) $(servers) python3:python3)
+	$(call need,$(build) $(lab) $(servers) $(signers) python3:python3)
 	@echo "unit tests, then one integration binary with labs and servers for SSH, HTTPS and git:// of its own, then doc tests"
 	@tests=0; cargo test --locked --no-fail-fast || tests=$$?; $(MAKE) --no-print-directory chart || tests=$$?; exit $$tests
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::options::{AdmissionOptions, RepositoryOptions, WebhookOptions, cluster_name, seconds};
+use super::options::{AdmissionOptions, RepositoryOptions, SignatureOptions, WebhookOptions, cluster_name, seconds};
 use super::output::{self, Failure};
 use crate::cluster::live::Timing;
 use crate::reconcile::controller::{self, Options};
@@ -17,6 +17,11 @@ use crate::telemetry;
 pub(super) struct Arguments {
     #[command(flatten)]
     repository: RepositoryOptions,
+    #[command(flatten)]
+    signatures: SignatureOptions,
+    /// A private SSH key without a passphrase that report commits are signed with.
+    #[arg(long, value_name = "FILE", env = "EGRET_SIGNING_KEY")]
+    signing_key: Option<PathBuf>,
     /// The branch that policies are read from; the repository's default branch unless it is given.
     #[arg(long, value_name = "NAME", env = "EGRET_BRANCH")]
     branch: Option<String>,
@@ -68,6 +73,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             source: arguments.repository.source()?,
             branch: arguments.branch,
             access: arguments.repository.access(),
+            signatures: arguments.signatures.flags(),
+            signing_key: arguments.signing_key,
             windows: arguments.admission.windows()?,
             cluster_name: arguments.cluster_name,
             state_folder: arguments.state_dir,

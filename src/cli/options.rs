@@ -11,8 +11,10 @@ use crate::core::admission::ChangeWindows;
 use crate::core::diagnostic::Severity;
 use crate::core::name::NodeName;
 use crate::core::policy::check::windows_file;
+use crate::core::signature::Require;
 use crate::git::access::{Access, ClientCertificate, Limits};
 use crate::git::credentials::{Credentials, Secret};
+use crate::git::signature::Flags;
 use crate::git::source::{Insecure, Source};
 use crate::reconcile::hook;
 
@@ -92,6 +94,44 @@ impl RepositoryOptions {
                 password: self.password_file.clone(),
                 user: self.git_user.clone(),
             })
+        }
+    }
+}
+
+/// Whose signature a commit must have to come into force.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct SignatureOptions {
+    /// Demand that commits are signed: the one that comes into force, or every one that comes in with it. egret.yaml can demand more,
+    /// and never less.
+    #[arg(long, value_name = "WHICH", env = "EGRET_REQUIRE_SIGNED")]
+    require_signed: Option<RequireSigned>,
+    /// The SSH keys that count, in OpenSSH's format of allowed_signers. Those of egret.yaml do not count then.
+    #[arg(long, value_name = "FILE", env = "EGRET_ALLOWED_SIGNERS")]
+    allowed_signers: Option<PathBuf>,
+    /// The OpenPGP keys that count, armored. Those of egret.yaml do not count then.
+    #[arg(long = "openpgp-keys", value_name = "FILE", env = "EGRET_OPENPGP_KEYS")]
+    openpgp_keys: Option<PathBuf>,
+}
+
+/// Of which commits a signature is demanded.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum RequireSigned {
+    /// Of the one that comes into force.
+    Head,
+    /// Of every one that comes in with it.
+    Every,
+}
+
+impl SignatureOptions {
+    /// What the flags demand.
+    pub(super) fn flags(&self) -> Flags {
+        Flags {
+            require: self.require_signed.map(|which| match which {
+                RequireSigned::Head => Require::Head,
+                RequireSigned::Every => Require::Every,
+            }),
+            allowed_signers: self.allowed_signers.clone(),
+            openpgp_keys: self.openpgp_keys.clone(),
         }
     }
 }

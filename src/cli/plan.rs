@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::diagnostics::Colour;
-use super::options::{AdmissionOptions, NodeOptions, RepositoryOptions};
+use super::options::{AdmissionOptions, NodeOptions, RepositoryOptions, SignatureOptions};
 use super::output::{self, CHANGES, Failure, Form, painted_diff};
 use crate::cluster::Cluster;
 use crate::core::admission::{ChangeWindows, Rules, Verdict, Why};
@@ -25,6 +25,7 @@ use crate::core::policy::document::CONFIG_FILE;
 use crate::core::state::NodeState;
 use crate::git::CommitId;
 use crate::git::mirror::Mirror;
+use crate::git::signature::Flags;
 use crate::kernel::{Kernel, Observed};
 use crate::reconcile::memory::{Kept, Memory};
 use crate::reconcile::repository;
@@ -34,6 +35,8 @@ use crate::reconcile::round::now;
 pub(super) struct Arguments {
     #[command(flatten)]
     repository: RepositoryOptions,
+    #[command(flatten)]
+    signatures: SignatureOptions,
     #[command(flatten)]
     node: NodeOptions,
     /// The revision to compare with: a branch, a tag, a commit. The repository's default branch unless it is given; the files
@@ -62,15 +65,18 @@ struct Shown {
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let node = arguments.node.node()?;
     let memory = memory(arguments, &node)?;
-    let Read { files, revision, before, trailers } =
-        read(&arguments.repository, arguments.rev.as_deref(), memory.commit.as_deref())?;
-    let mut catalogue = Catalogue::new(&arguments.node.cluster_name);
+    let cluster_name = &arguments.node.cluster_name;
+    let judge = Judge { flags: arguments.signatures.flags(), memory: &memory, cluster: cluster_name };
+    let Read { files, revision, before, trailers, unsigned } =
+        read(&arguments.repository, arguments.rev.as_deref(), Some(&judge))?;
+    let mut catalogue = Catalogue::new(cluster_name);
     let given = arguments.admission.windows()?;
-    let waits = before.and_then(|before| {
-        let mut in_force = Catalogue::new(&arguments.node.cluster_name);
+    let by_rules = before.and_then(|before| {
+        let mut in_force = Catalogue::new(cluster_name);
         in_force.update(before);
         waits(&in_force, &files, &trailers, given)
     });
+    let waits = unsigned.or(by_rules);
     catalogue.update(files);
     let cluster = Cluster::open(&arguments.node.cluster)?;
     if !cluster.facts().nodes.contains_key(&node) {
@@ -171,10 +177,11 @@ impl Shown {
         let mut text = summary::text(self.node.as_str(), &self.plan, &self.compiled, &self.findings);
         if let Some(why) = self.waits.as_ref().filter(|_| !self.plan.is_empty()) {
             text.push('\n');
-            text.push_str(&summary::broken(
-                &format!("  later   {why}; until then {} is not in force", self.revision),
-                10,
-            ));
+            let until = match why {
+                Why::Unsigned { .. } => "does not come into force",
+                _ => "is not in force until then",
+            };
+            text.push_str(&summary::broken(&format!("  later   {why}; {} {until}", self.revision), 10));
         }
         text
     }
@@ -203,6 +210,34 @@ struct Read {
     before: Option<BTreeMap<String, Change>>,
     /// Trailers of its message.
     trailers: Vec<(String, String)>,
+    /// That it is not signed as demanded.
+    unsigned: Option<Why>,
+}
+
+/// What a revision is judged by.
+struct Judge<'a> {
+    flags: Flags,
+    memory: &'a Kept,
+    cluster: &'a str,
+}
+
+impl Judge<'_> {
+    /// Whether a commit is signed as the node will demand it: by egret.yaml in force, and by the commit's own where nothing is.
+    fn unsigned(&self, mirror: &Mirror, commit: CommitId) -> Result<Option<Why>, Failure> {
+        let known = self.memory.commit.as_deref().and_then(CommitId::parse);
+        let from = known.unwrap_or(commit);
+        let demanded = if mirror.has(from) {
+            let mut catalogue = Catalogue::new(self.cluster);
+            catalogue.import_good(&self.memory.good);
+            catalogue.update(repository::changes(mirror.files(from, &[String::new()])?));
+            catalogue.policies().config.signatures.clone()
+        } else {
+            None
+        };
+        let demanded = demanded.or_else(|| self.memory.signatures.clone());
+        let judged = self.flags.judge(mirror, demanded.as_ref(), known, commit)?;
+        Ok(judged.err().map(|unsigned| Why::Unsigned { commit: unsigned.commit.to_string(), what: unsigned.what }))
+    }
 }
 
 /// The files of a revision and its name; as they lie there, of a folder without Git.
@@ -213,7 +248,7 @@ pub(super) fn files(
     read(repository, rev, None).map(|read| (read.files, read.revision))
 }
 
-fn read(repository: &RepositoryOptions, rev: Option<&str>, in_force: Option<&str>) -> Result<Read, Failure> {
+fn read(repository: &RepositoryOptions, rev: Option<&str>, judge: Option<&Judge<'_>>) -> Result<Read, Failure> {
     let source = repository.source()?;
     if let (Some(path), None) = (source.is_local(), rev)
         // One that is not there is no repository either, and a folder's fault is the shorter one to read.
@@ -221,18 +256,22 @@ fn read(repository: &RepositoryOptions, rev: Option<&str>, in_force: Option<&str
         && !path.join("HEAD").exists()
     {
         let revision = "the files as they are".to_owned();
-        return Ok(Read { files: folder(path)?, revision, before: None, trailers: Vec::new() });
+        return Ok(Read { files: folder(path)?, revision, before: None, trailers: Vec::new(), unsigned: None });
     }
     let scratch = Scratch::new()?;
     let mut mirror = Mirror::open(scratch.path(), source, repository.access())?;
     let commit = mirror.resolve(rev.unwrap_or("HEAD"))?;
     let files = |commit| mirror.files(commit, &[String::new()]).map(repository::changes);
-    let in_force = in_force.and_then(CommitId::parse).filter(|known| *known != commit && mirror.has(*known));
+    let in_force = judge
+        .and_then(|judge| judge.memory.commit.as_deref())
+        .and_then(CommitId::parse)
+        .filter(|known| *known != commit && mirror.has(*known));
     Ok(Read {
         files: files(commit)?,
         revision: commit.short(),
         before: in_force.map(files).transpose()?,
         trailers: mirror.trailers(commit)?,
+        unsigned: judge.map_or(Ok(None), |judge| judge.unsigned(&mirror, commit))?,
     })
 }
 

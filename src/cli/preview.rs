@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 
 use super::diagnostics::Colour;
-use super::options::{self, RepositoryOptions};
+use super::options::{self, RepositoryOptions, SignatureOptions};
 use super::output::{self, CHANGES, Failure, Form, Paint, paint};
 use super::plan::Scratch;
 use crate::cluster::{Cluster, read_text};
@@ -32,6 +32,8 @@ use crate::reconcile::repository;
 pub(super) struct Arguments {
     #[command(flatten)]
     repository: RepositoryOptions,
+    #[command(flatten)]
+    signatures: SignatureOptions,
     /// The branch that the change is to be merged into, or a commit of it.
     #[arg(long, value_name = "REV", default_value = "main")]
     base: String,
@@ -83,6 +85,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let now = arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time)));
     let change = change(&mirror, (base, head), first, &facts, now)?;
     let after = change.catalogue.policies();
+    let demanded = change.before.config.signatures.as_ref();
+    let unsigned = arguments.signatures.flags().judge(&mirror, demanded, Some(change.base), change.head)?.err();
+    let unsigned = unsigned.map(|unsigned| (unsigned.commit.to_string(), unsigned.what));
     let mut found = change.catalogue.diagnostics();
     found.extend(lint(after, Some(&facts), change.catalogue.spans()));
     found.extend(suspensions(after, change.catalogue.spans(), now));
@@ -106,6 +111,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         now,
         concerned: change.concerned,
         trailers: &change.trailers,
+        unsigned: unsigned.as_ref().map(|(commit, what)| (commit.as_str(), what.as_str())),
         validation: &validation,
         config_diff: &change.config_diff,
         reports: &reports,

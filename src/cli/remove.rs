@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::options::NodeOptions;
 use super::output::{self, Failure};
 use crate::git::access::Access;
+use crate::git::signature::Flags;
 use crate::git::source::{Insecure, Source};
 use crate::reconcile::node::{self, Options};
 use crate::telemetry;
@@ -26,6 +27,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         source,
         branch: None,
         access: Access::default(),
+        signatures: Flags::default(),
+        signing_key: None,
         windows: None,
         cluster: arguments.node.cluster,
         cluster_name: arguments.node.cluster_name,

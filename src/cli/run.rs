@@ -3,10 +3,11 @@
 //! Deliberately absent: the loop (`reconcile::node`).
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::options::{AdmissionOptions, NodeOptions, RepositoryOptions, WebhookOptions, seconds};
+use super::options::{AdmissionOptions, NodeOptions, RepositoryOptions, SignatureOptions, WebhookOptions, seconds};
 use super::output::{self, Failure};
 use crate::reconcile::node::{self, Options};
 use crate::telemetry;
@@ -17,6 +18,11 @@ pub(super) struct Arguments {
     repository: RepositoryOptions,
     #[command(flatten)]
     node: NodeOptions,
+    #[command(flatten)]
+    signatures: SignatureOptions,
+    /// A private SSH key without a passphrase that report commits are signed with.
+    #[arg(long, value_name = "FILE", env = "EGRET_SIGNING_KEY")]
+    signing_key: Option<PathBuf>,
     /// The branch that policies are read from; the repository's default branch unless it is given.
     #[arg(long, value_name = "NAME", env = "EGRET_BRANCH")]
     branch: Option<String>,
@@ -47,6 +53,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         source: arguments.repository.source()?,
         branch: arguments.branch,
         access: arguments.repository.access(),
+        signatures: arguments.signatures.flags(),
+        signing_key: arguments.signing_key,
         windows: arguments.admission.windows()?,
         cluster: arguments.node.cluster.clone(),
         cluster_name: arguments.node.cluster_name.clone(),

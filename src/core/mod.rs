@@ -26,6 +26,7 @@ pub mod plan;
 pub mod policy;
 pub mod preview;
 pub mod report;
+pub mod signature;
 pub mod snapshot;
 pub mod state;
 pub mod status;

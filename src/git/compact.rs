@@ -98,6 +98,10 @@ fn history<'r>(mirror: &'r Mirror, target: &Target, tip: Oid) -> std::result::Re
         let stranger = stranger.or_else(|| {
             (commit.parent_count() > 1 || commit.message().is_err()).then(|| "somebody in Egret's name".to_owned())
         });
+        let signed = || commit.header_field_bytes("gpgsig").is_ok();
+        let stranger = stranger.or_else(|| {
+            (target.signer.is_none() && signed()).then(|| "Egret, signed by a key that is not given now".to_owned())
+        });
         if let Some(by) = stranger {
             return Ok(Err((id, by)));
         }
@@ -130,7 +134,7 @@ fn again(
     // The time of the newest that is in it, so that the history's times go on growing.
     let by = signature(&target.author, last.time().seconds())?;
     let root = Made { author: &by, committer: &by, message: &message, tree: last.tree_id(), parent: None };
-    made.push(make(mirror, &root)?);
+    made.push(make(mirror, target, &root)?);
     for commit in &history[fold..] {
         let copy = Made {
             author: &commit.author(),
@@ -139,7 +143,7 @@ fn again(
             tree: commit.tree_id(),
             parent: made.last().copied(),
         };
-        made.push(make(mirror, &copy)?);
+        made.push(make(mirror, target, &copy)?);
     }
     Ok(made)
 }

@@ -33,6 +33,10 @@ pub enum Error {
     BadSource { text: String, why: &'static str },
     #[error("cannot read the credential file {}", path.display())]
     Credential { path: PathBuf, source: io::Error },
+    #[error("cannot take the keys of {from} that commits must be signed with: {what}")]
+    Keys { from: String, what: String, hint: &'static str },
+    #[error("cannot sign with the key {}: {what}", path.display())]
+    SigningKey { path: PathBuf, what: &'static str },
     #[error("{repository} did not let Egret in ({tried})")]
     Denied { repository: String, tried: String, source: Option<git2::Error> },
     #[error(
@@ -100,7 +104,9 @@ impl Error {
             | Self::Mirror { .. }
             | Self::State { .. }
             | Self::LostRace { .. }
-            | Self::Credential { .. } => Fate::Retry,
+            | Self::Credential { .. }
+            | Self::Keys { .. }
+            | Self::SigningKey { .. } => Fate::Retry,
             Self::Web { source, .. } if source.may_pass() => Fate::Retry,
             _ => Fate::NeedsPerson,
         }
@@ -121,6 +127,8 @@ impl Error {
             // Else it was read, and the cause says what is wrong with it.
             Self::Credential { source, .. } if source.raw_os_error().is_none() => return None,
             Self::Credential { .. } => "is the secret mounted, and may Egret read it?".to_owned(),
+            Self::Keys { hint, .. } => (*hint).to_owned(),
+            Self::SigningKey { .. } => "make one: ssh-keygen -t ed25519 -N '' -f FILE".to_owned(),
             Self::Denied { .. } => "give a key (--ssh-key) or a token that may read the repository".to_owned(),
             Self::HostKey { host, verdict, offered, .. } => host_key_hint(host, verdict, offered),
             Self::NoRepository { .. } => "the path must be a bare repository or a work tree's top folder".to_owned(),

@@ -12,6 +12,7 @@ use super::error::{Error, Result};
 use super::mirror::Mirror;
 use super::remote::{Outgoing, Pushed};
 use super::revision::is_branch_name;
+use super::signing::{Signer, store};
 use super::{CommitId, tree};
 
 /// The file that says whose branch it is.
@@ -32,6 +33,8 @@ pub struct Target {
     pub author: Author,
     /// When the commit is made.
     pub time: Timestamp,
+    /// What it is signed with, if it is.
+    pub signer: Option<Signer>,
 }
 
 /// Who commits.
@@ -191,8 +194,11 @@ fn prepare(mirror: &Mirror, target: &Target, tip: Option<Oid>, draft: &Draft) ->
         }
         let by = signature(&target.author, target.time.as_second())?;
         let message = message(draft);
-        let commit =
-            make(mirror, &Made { author: &by, committer: &by, message: &message, tree: written.tree, parent: tip })?;
+        let commit = make(
+            mirror,
+            target,
+            &Made { author: &by, committer: &by, message: &message, tree: written.tree, parent: tip },
+        )?;
         let objects = written.objects.into_iter().chain([commit]).collect();
         Ok(Some(Prepared { commit, objects }))
     };
@@ -222,13 +228,15 @@ pub(super) struct Made<'a> {
     pub(super) parent: Option<Oid>,
 }
 
-/// Makes a commit that nothing points to yet: the one place where reports become commits, new ones and those that are made again.
-pub(super) fn make(mirror: &Mirror, commit: &Made<'_>) -> std::result::Result<Oid, git2::Error> {
+/// Makes a commit that nothing points to yet: the one place where reports become commits, new ones and those that are made again, and are signed
+/// where there is a key.
+pub(super) fn make(mirror: &Mirror, target: &Target, commit: &Made<'_>) -> std::result::Result<Oid, git2::Error> {
     let repository = &mirror.repository;
     let tree = repository.find_tree(commit.tree)?;
     let parent = commit.parent.map(|parent| repository.find_commit(parent)).transpose()?;
     let parents: Vec<_> = parent.iter().collect();
-    repository.commit(None, commit.author, commit.committer, commit.message, &tree, &parents)
+    let bytes = repository.commit_create_buffer(commit.author, commit.committer, commit.message, &tree, &parents)?;
+    store(repository, target.signer.as_ref(), &bytes)
 }
 
 /// Who commits, at a second of the epoch.
@@ -265,6 +273,7 @@ mod tests {
             identity: "kind".to_owned(),
             author: Author::default(),
             time: Timestamp::UNIX_EPOCH,
+            signer: None,
         }
     }
 

@@ -14,10 +14,10 @@ use git2::{
 use git2::cert::Cert;
 
 use super::error::{Error, Result};
+use super::key_file;
 use super::known_hosts::{OfferedKey, Verdict, verdict};
 use super::relay::Relay;
 use super::remote::{Listing, Outgoing, Pushed, Want};
-use super::ssh_key;
 use super::wire::Request;
 use super::worker::forget_known_hosts;
 
@@ -247,7 +247,7 @@ impl<'a> Talk<'a> {
         if allowed.contains(CredentialType::SSH_KEY) {
             if let Some(key) = credentials.ssh_key.as_deref().filter(|_| untried("the SSH key")) {
                 self.answered.borrow_mut().push("the SSH key");
-                ssh_key::check(key).map_err(|fault| self.break_off(fault))?;
+                key_file::check(key).map_err(|fault| self.break_off(fault))?;
                 return Cred::ssh_key(user, None, key, None);
             }
             if credentials.ssh_key.is_none() && std::env::var_os("SSH_AUTH_SOCK").is_some() && untried("the SSH agent")

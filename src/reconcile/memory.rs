@@ -14,6 +14,7 @@ use crate::core::admission::{Emergency, Withheld};
 use crate::core::labels::Labels;
 use crate::core::placement::handover::{self, Handover};
 use crate::core::policy::catalogue::GoodDocuments;
+use crate::core::signature::Signatures;
 use crate::core::state::ownership::Range;
 
 /// The file and what is in it.
@@ -34,6 +35,8 @@ pub struct Kept {
     pub commit: Option<String>,
     /// Texts of documents whose last good version is in force.
     pub good: GoodDocuments,
+    /// What egret.yaml in force demands of commits that come in.
+    pub signatures: Option<Signatures>,
     /// The commit that waited when the last round ended.
     pub withheld: Option<Withheld>,
     /// How the commit in force came through a closed change window.
@@ -49,8 +52,8 @@ pub struct Kept {
 impl Kept {
     /// What the repository's thread begins with.
     pub fn known(&self) -> Known {
-        let Self { commit, good, withheld, emergency, .. } = self.clone();
-        Known { commit, good, withheld, emergency }
+        let Self { commit, good, signatures, withheld, emergency, .. } = self.clone();
+        Known { commit, good, signatures, withheld, emergency }
     }
 
     /// The range of what is in the kernel, if it is known.

@@ -28,6 +28,7 @@ use crate::core::policy::config::Schedule;
 use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::Range;
 use crate::git::access::Access;
+use crate::git::signature::Flags;
 use crate::git::source::Source;
 use crate::kernel::watch::{Event, Watch};
 use crate::kernel::{Kernel, KernelError};
@@ -44,6 +45,10 @@ pub struct Options {
     pub branch: Option<String>,
     /// How to get in.
     pub access: Access,
+    /// Whose signatures the flags demand.
+    pub signatures: Flags,
+    /// The file of the key that reports are signed with, if they are.
+    pub signing_key: Option<PathBuf>,
     /// Manifests of the cluster.
     pub cluster: PathBuf,
     /// When commits may come into force, whatever egret.yaml says of it.
@@ -144,6 +149,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         access: options.access.clone(),
         mirror: folder.join("reports.git"),
         cluster: options.cluster_name.clone(),
+        signing_key: options.signing_key.clone(),
         seed,
     })
     .map_err(|source| RunError::Start { what: "the publisher's thread", source })?;
@@ -161,6 +167,7 @@ fn repository_options(options: &Options, folder: &std::path::Path, seed: u64) ->
         source: options.source.clone(),
         branch: options.branch.clone(),
         access: options.access.clone(),
+        signatures: options.signatures.clone(),
         windows: options.windows.clone(),
         mirror: folder.join("policy.git"),
         cluster: options.cluster_name.clone(),

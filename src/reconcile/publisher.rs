@@ -25,6 +25,7 @@ use crate::git::access::Access;
 use crate::git::compact::{Compacted, compact};
 use crate::git::mirror::Mirror;
 use crate::git::publish::{Author, Published, Target, publish};
+use crate::git::signing::Signer;
 use crate::git::source::Source;
 use crate::git::{self, Fate};
 
@@ -39,6 +40,8 @@ pub struct Options {
     pub mirror: PathBuf,
     /// The cluster's name: the branch's identity.
     pub cluster: String,
+    /// The file of the key that reports are signed with, if they are. It is read for each: a rotated secret counts at once.
+    pub signing_key: Option<PathBuf>,
     /// For jitter.
     pub seed: u64,
 }
@@ -250,14 +253,15 @@ impl Writer {
         }
     }
 
-    fn target(&self, letter: &Letter) -> Target {
-        Target {
+    fn target(&self, letter: &Letter) -> git::Result<Target> {
+        Ok(Target {
             branch: letter.branch.clone(),
             policy_branch: letter.policy_branch.clone(),
             identity: self.options.cluster.clone(),
             author: Author::default(),
             time: now(),
-        }
+            signer: self.options.signing_key.as_deref().map(Signer::read).transpose()?,
+        })
     }
 
     fn mirror(&mut self) -> git::Result<Mirror> {
@@ -266,8 +270,8 @@ impl Writer {
     }
 
     fn write(&mut self, letter: &Letter, sight: Option<&Sight>) -> git::Result<Published> {
+        let target = self.target(letter)?;
         let mut mirror = self.mirror()?;
-        let target = self.target(letter);
         let mut backoff = Backoff::new(self.options.seed);
         let said = Plan { cluster: &self.options.cluster, letter, sight, unsent: self.unsent.reports() };
         let (mut age, mut too_large) = (None, None);
@@ -321,8 +325,8 @@ impl Writer {
             return;
         }
         self.fold = Some(Instant::now());
-        let target = self.target(letter);
-        let folded = self.mirror().and_then(|mut mirror| {
+        let folded = self.target(letter).and_then(|target| {
+            let mut mirror = self.mirror()?;
             let folded = compact(&mut mirror, &target, letter.keep);
             self.mirror = Some(mirror);
             folded

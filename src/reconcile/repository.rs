@@ -21,8 +21,10 @@ use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, Change, GoodDocuments, Refusal as Refused};
 use crate::core::report::history::Rejected;
+use crate::core::signature::Signatures;
 use crate::git::access::Access;
 use crate::git::files::{FileChange, Refusal};
+use crate::git::signature::Flags;
 use crate::git::source::Source;
 use crate::git::{self, CommitId, CommitInfo};
 
@@ -35,6 +37,8 @@ pub struct Options {
     pub branch: Option<String>,
     /// How to get in.
     pub access: Access,
+    /// Whose signatures the flags demand.
+    pub signatures: Flags,
     /// The folder of the mirror.
     pub mirror: PathBuf,
     /// Whose paths and settings of egret.yaml count.
@@ -105,6 +109,8 @@ pub struct Known {
     pub commit: Option<String>,
     /// What was remembered with it.
     pub good: GoodDocuments,
+    /// What egret.yaml demanded of commits, should it be out of reach with the commit.
+    pub signatures: Option<Signatures>,
     /// The commit that waited.
     pub withheld: Option<Withheld>,
     /// How the one in force came through a closed window.

@@ -340,6 +340,7 @@ impl Engine {
         self.memory.keep(|kept| {
             kept.commit = Some(intent.commit.id.to_string());
             kept.good = intent.good.clone();
+            kept.signatures.clone_from(&intent.set.config.signatures);
             kept.withheld.clone_from(&intent.withheld);
             kept.emergency.clone_from(&intent.emergency);
             kept.range = Some((range.mask, range.first, range.port, range.mtu));

@@ -37,6 +37,7 @@ REMOVE = {
 FLAGS = {
     "controller": {
         "--repo", "--branch", "--cluster-name", "--poll", "--ssh-key", "--known-hosts", "--password-file", "--state-dir",
+        "--require-signed", "--allowed-signers", "--openpgp-keys", "--signing-key",
         "--ca-file", "--client-certificate", "--client-key", "--git-proxy", "--git-connect-timeout", "--git-idle-timeout",
         "--git-timeout", "--git-max-size", "--webhook", "--webhook-secret-file",
         "--namespace", "--lease", "--identity", "--listen", "--log-json", "--remove",

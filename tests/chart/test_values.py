@@ -32,6 +32,7 @@ REFUSED = [
     (["webhook.enabled=true", "webhook.existingSecret=w", "webhook.port=9090"], "they are two servers"),
     (["webhook.service.type=ExternalName"], "/webhook/service/type"),
     (["git.branch=a b"], "/git/branch"),
+    (["git.signatures.require=all"], "'', 'head', 'every'"),
     (["git.pollSeconds=0"], "/git/pollSeconds"),
     (["image.tag=latest"], "nobody could tell which version a node runs"),
     (["image.repository=registry.example/egret:1.0"], "/image/repository"),
@@ -115,12 +116,16 @@ class Choices(unittest.TestCase):
         self.assertRegex(container["image"], r"^registry\.example:5000/network/egret@sha256:")
 
     def test_secrets_come_as_files_that_the_group_alone_reads(self):
-        wanted = {"ssh": ["ssh-privatekey", "known_hosts"], "https-token": ["token"]}
-        for case, keys in wanted.items():
+        wanted = {
+            "ssh": {"egret-git": ["ssh-privatekey", "known_hosts"], "egret-signing": ["ssh-privatekey"]},
+            "https-token": {"egret-git": ["token"]},
+        }
+        for case, secrets in wanted.items():
             pod = named(case, "Deployment", "egret-controller")["spec"]["template"]["spec"]
-            (secret,) = (volume["secret"] for volume in pod["volumes"] if "secret" in volume)
-            self.assertEqual((secret["secretName"], secret["defaultMode"]), ("egret-git", 0o440))
-            self.assertEqual([item["key"] for item in secret["items"]], keys)
+            found = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+            self.assertEqual({secret["defaultMode"] for secret in found}, {0o440})
+            keys = {secret["secretName"]: [item["key"] for item in secret["items"]] for secret in found}
+            self.assertEqual(keys, secrets)
         pod = named("webhook", "Deployment", "egret-controller")["spec"]["template"]["spec"]
         secrets = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
         self.assertEqual({secret["defaultMode"] for secret in secrets}, {0o440})
@@ -131,6 +136,19 @@ class Choices(unittest.TestCase):
             "egret-webhook": [("hmac", "secret")],
         }
         self.assertEqual(found, wanted)
+
+    def test_every_file_of_signatures_that_is_named_is_mounted(self):
+        pod = named("ssh", "Deployment", "egret-controller")["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        self.assertIn("--require-signed=every", container["args"])
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        for option, name in {"allowed-signers": "signers", "openpgp-keys": "openpgp", "signing-key": "signing"}.items():
+            source = volumes[name].get("configMap") or volumes[name]["secret"]
+            (item,) = source["items"]
+            self.assertIn(f"--{option}={mounts[name]}/{item['path']}", container["args"])
+        (container,) = named("default", "Deployment", "egret-controller")["spec"]["template"]["spec"]["containers"]
+        self.assertNotIn("sign", " ".join(container["args"]))
 
     def test_a_proxy_with_a_password_is_no_argument(self):
         (container,) = named("webhook", "Deployment", "egret-controller")["spec"]["template"]["spec"]["containers"]

@@ -16,6 +16,7 @@ mod publishing;
 mod refusals;
 mod rot;
 mod servers;
+mod signatures;
 mod ssh;
 mod ssh_keys;
 mod watching;

@@ -6,6 +6,7 @@ mod faults;
 mod labels;
 mod pods;
 mod reports;
+mod signatures;
 mod stand;
 mod way;
 mod windows;

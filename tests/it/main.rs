@@ -9,6 +9,7 @@ mod doctor;
 mod documents;
 mod fuzz_documents;
 mod fuzz_netlink;
+mod fuzz_signatures;
 mod git;
 mod https;
 mod incluster;

@@ -16,6 +16,7 @@ mod neighbours;
 mod oracle;
 mod pods;
 mod reports;
+mod signatures;
 mod stand;
 mod stranger;
 mod windows;

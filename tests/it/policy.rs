@@ -179,6 +179,7 @@ fn the_schemas_offer_the_fields_that_the_readers_take() {
         (&schemas["config.json"], "reports", document::REPORTS),
         (&schemas["config.json"]["properties"]["reports"], "snapshot", document::SNAPSHOT),
         (&schemas["config.json"], "schedule", document::SCHEDULE),
+        (&schemas["config.json"], "signatures", document::SIGNATURES),
         (&schemas["config.json"], "changeWindows", document::CHANGE_WINDOWS),
         (&schemas["config.json"], "changeWindows.open.*", document::CHANGE_WINDOW),
         (&schemas["config.json"], "suspend", document::SUSPEND),

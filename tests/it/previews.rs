@@ -2,7 +2,8 @@
 //! text that a reviewer sees.
 //!
 //! A folder has `base` and `head` (what is in neither is in both: `both`), `cluster`, and perhaps `ground` (kernels that were looked at),
-//! `reports` (of nodes) and `message` (the trailers of the head). What it lacks of `both` and `cluster` it takes from `a_gateway_moves`.
+//! `reports` (of nodes), `message` (the trailers of the head) and
+//! `signature` (what is wrong with one). What it lacks of `both` and `cluster` it takes from `a_gateway_moves`.
 //! `make bless` writes the expected files anew. Deliberately absent: Git, which `command` has.
 
 mod command;
@@ -52,6 +53,7 @@ pub(crate) struct Case {
     pub(crate) config_diff: String,
     pub(crate) concerned: bool,
     pub(crate) trailers: Vec<(String, String)>,
+    pub(crate) unsigned: Option<(String, String)>,
     pub(crate) reports: Vec<NodeReport>,
 }
 
@@ -90,6 +92,7 @@ impl Case {
             config_diff,
             concerned,
             trailers: Vec::new(),
+            unsigned: None,
             reports: Vec::new(),
         }
     }
@@ -119,6 +122,10 @@ impl Case {
         let trailers = texts(&folder.join("message"));
         let lines = trailers.values().flat_map(|text| text.lines()).filter_map(|line| line.split_once(": "));
         case.trailers = lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let signature = texts(&folder.join("signature")).into_values().next();
+        case.unsigned = signature
+            .map(|text| text.trim_end().split_once(": ").map(|(commit, what)| (commit.to_owned(), what.to_owned())))
+            .map(|said| said.expect("a commit and what is wrong with it"));
         case
     }
 
@@ -134,6 +141,7 @@ impl Case {
             now: now(),
             concerned: self.concerned,
             trailers: &self.trailers,
+            unsigned: self.unsigned.as_ref().map(|(commit, what)| (commit.as_str(), what.as_str())),
             validation: &self.validation,
             config_diff: &self.config_diff,
             reports: &self.reports,

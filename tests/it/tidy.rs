@@ -36,7 +36,9 @@ const PACKAGES: &[(&str, &[&str])] = &[
     // Elsewhere than in kernel: open flags of files that may be a FIFO or a link; limits of the process for Git, and its end.
     ("nix", &["cluster/manifests.rs", "git/overseer.rs", "git/worker.rs", "kernel/"]),
     ("notify", &["watch.rs"]),
+    ("pgp", &["core/signature/openpgp.rs"]),
     ("prometheus_client", &["serve/"]),
+    ("rsa", &["git/signing.rs"]),
     ("rtnetlink", &["kernel/"]),
     ("rustix", &["kernel/apply.rs"]),
     ("rustls_native_certs", &["https/trust.rs"]),
@@ -90,6 +92,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ),
     ("sha2", &["serve/webhook.rs"]),
     ("similar", &["core/plan/text.rs"]),
+    ("ssh_key", &["core/signature/", "git/signing.rs"]),
     (
         "thiserror",
         &["cluster/", "core/name.rs", "git/error.rs", "git/trouble.rs", "https/", "kernel/", "reconcile/", "watch.rs"],

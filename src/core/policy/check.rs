@@ -13,6 +13,7 @@ mod node_labels;
 mod policy;
 mod schedule;
 mod selector;
+mod signatures;
 
 use std::fmt;
 
@@ -25,6 +26,7 @@ pub use self::admission::windows_file;
 pub use self::config::{ConfigDocument, Settings};
 pub use self::policy::MAX_GATEWAYS;
 pub(super) use self::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
+pub(super) use self::signatures::REQUIRE;
 
 /// What makes two documents the same one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

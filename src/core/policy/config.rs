@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::{ExistingConnections, OnNoGateway};
 use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
+use crate::core::signature::Signatures;
 use crate::core::state::ownership::Range;
 
 /// The configuration in force for one cluster.
@@ -30,6 +31,8 @@ pub struct Config {
     pub change_windows: ChangeWindows,
     /// Until when no commit comes into force.
     pub suspend: Option<Suspension>,
+    /// Whose signature a commit must have to come into force; none: nobody's.
+    pub signatures: Option<Signatures>,
     /// For policies that say nothing of it.
     pub on_no_gateway: OnNoGateway,
     /// For policies that say nothing of it.
@@ -66,6 +69,7 @@ impl Default for Config {
             schedule: None,
             change_windows: ChangeWindows::default(),
             suspend: None,
+            signatures: None,
             on_no_gateway: OnNoGateway::default(),
             existing_connections: ExistingConnections::default(),
             on_label_drift: OnLabelDrift::default(),

@@ -102,6 +102,8 @@ pub const EXPRESSION: &[&str] = &["key", "operator", "values"];
 pub const SUSPEND: &[&str] = &["until", "owner", "reason"];
 /// Fields of a NodeLabels' `spec`.
 pub const NODE_LABELS_SPEC: &[&str] = &["nodes", "nodeSelector", "labels"];
+/// Fields of `signatures`.
+pub const SIGNATURES: &[&str] = &["require", "allowedSigners", "openPGPKeys"];
 /// Fields of a Config that an entry of `clusters` may have too.
 pub const CONFIG_VALUES: &[&str] = &[
     "paths",
@@ -109,6 +111,7 @@ pub const CONFIG_VALUES: &[&str] = &[
     "schedule",
     "changeWindows",
     "suspend",
+    "signatures",
     "onNoGateway",
     "existingConnections",
     "onLabelDrift",
@@ -127,6 +130,7 @@ pub const CONFIG: &[&str] = &[
     "schedule",
     "changeWindows",
     "suspend",
+    "signatures",
     "onNoGateway",
     "existingConnections",
     "onLabelDrift",

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::check::REQUIRE;
 use super::config::Config;
 use super::document::{CONFIG_FILE, Kind};
 use super::{
     Egress, GatewaySpec, MemberSelector, ObjectName, Origin, Policy, PolicyId, PolicyKind, PolicySet, Suspend, file,
 };
 use crate::core::labels::{Operator, Requirement, Selector};
+use crate::core::signature::Signatures;
 use crate::core::state::net::fnv1a;
 
 /// The label by which a podSelector means the name of the pod's namespace.
@@ -222,6 +224,15 @@ fn config(config: &Config) -> Value {
         if !nets.is_empty() {
             written[field] = json!(nets.iter().map(ToString::to_string).collect::<Vec<_>>());
         }
+    }
+    // For a controller that begins: what was demanded of commits holds even where the commit that demanded it was thrown away.
+    if let Some(signatures) = &config.signatures {
+        let Signatures { require, keys } = signatures;
+        written["signatures"] = json!({
+            "require": word(&REQUIRE, require),
+            "allowedSigners": keys.allowed_signers,
+            "openPGPKeys": keys.openpgp,
+        });
     }
     written
 }

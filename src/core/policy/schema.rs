@@ -75,6 +75,17 @@ fn config() -> Value {
             "owner": text("Whom to ask."),
             "reason": text("For those who wonder."),
         })),
+        "signatures": object("Whose signature a commit must have to come into force.", &["require"], &json!({
+            "require": word(
+                "Of which commits: of the one that comes into force, or of every one that comes in with it.",
+                &["Head", "Every"],
+            ),
+            "allowedSigners": list(
+                "Lines of OpenSSH's allowed_signers: NAME [namespaces=\"git\"] KIND KEY.",
+                &json!({"type": "string"}),
+            ),
+            "openPGPKeys": list("Armored OpenPGP public keys.", &json!({"type": "string"})),
+        })),
         "onNoGateway": on_no_gateway(),
         "existingConnections": existing_connections(),
         "onLabelDrift": word(

@@ -1,13 +1,17 @@
 //! When the change would come into force, where that is not at once.
 //!
-//! Deliberately absent: signatures, which only a cluster can judge: it knows what is in force.
+//! Deliberately absent: the checking of signatures (`git::signature`). What a forge makes of the change when it is merged, a merge commit
+//! or one commit of all, has a signature of its own.
 
 use super::phrase::Phrase;
 use super::{Danger, Input, Level};
 use crate::core::admission::{Rules, Verdict, Why, by_the_clock};
 
-/// What becomes of the head when it is merged: by the windows of before, and the suspension of after.
+/// What becomes of the head when it is merged: by its signature, the windows of before, and the suspension of after.
 pub(super) fn verdict(input: &Input<'_>) -> Verdict {
+    if let Some((commit, what)) = input.unsigned {
+        return Verdict::Withheld(Why::Unsigned { commit: commit.to_owned(), what: what.to_owned() });
+    }
     let windows = &input.before.config.change_windows;
     let rules = Rules { windows, suspension: input.after.config.suspend.as_ref(), trailers: input.trailers };
     rules.judge(input.now)
@@ -38,6 +42,12 @@ pub(super) fn told(verdict: Verdict) -> Vec<Danger> {
             let text = text.words(" (").quote(reason).words("). A merge commit passes only with a trailer of its own");
             vec![Danger { level: Level::Warning, ..danger("emergency", "Change window", text) }]
         }
-        Verdict::Admitted | Verdict::Withheld(Why::Unsigned { .. }) => Vec::new(),
+        Verdict::Withheld(Why::Unsigned { commit, what }) => {
+            let short = commit.get(..12).unwrap_or(&commit);
+            let text = Phrase::new().name(short).words(" would be refused: ").quote(what);
+            let text = text.words(". If the branch gets it as it is, what is in force stays");
+            vec![Danger { level: Level::Danger, ..danger("unsigned", "Signature", text) }]
+        }
+        Verdict::Admitted => Vec::new(),
     }
 }

@@ -68,6 +68,8 @@ pub struct Input<'a> {
     pub concerned: bool,
     /// Trailers of the head's message.
     pub trailers: &'a [(String, String)],
+    /// A commit of the change that is not signed as demanded: its full name, and half a sentence about it.
+    pub unsigned: Option<(&'a str, &'a str)>,
     /// What was found in the documents.
     pub validation: &'a Validation,
     /// How `egret.yaml` changes, as a unified diff.

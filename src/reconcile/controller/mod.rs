@@ -36,10 +36,13 @@ use crate::cluster::live::{
 };
 use crate::core::admission::ChangeWindows;
 use crate::core::policy::config::Schedule;
+use crate::core::policy::published::read_config;
 use crate::core::report::history::Rejected;
+use crate::core::signature::Signatures;
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
 use crate::git::access::Access;
+use crate::git::signature::Flags;
 use crate::git::source::Source;
 use crate::serve::{self, Health, Metrics};
 use crate::telemetry::chain;
@@ -54,6 +57,10 @@ pub struct Options {
     pub branch: Option<String>,
     /// How to get in.
     pub access: Access,
+    /// Whose signatures the flags demand.
+    pub signatures: Flags,
+    /// The file of the key that reports are signed with, if they are.
+    pub signing_key: Option<PathBuf>,
     /// When commits may come into force, whatever egret.yaml says of it.
     pub windows: Option<ChangeWindows>,
     /// The cluster's name.
@@ -157,6 +164,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
             source: options.source.clone(),
             branch: options.branch.clone(),
             access: options.access.clone(),
+            signatures: options.signatures.clone(),
             windows: options.windows.clone(),
             mirror: options.state_folder.join("policy.git"),
             cluster: options.cluster_name.clone(),
@@ -171,6 +179,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         access: options.access.clone(),
         mirror: options.state_folder.join("reports.git"),
         cluster: options.cluster_name.clone(),
+        signing_key: options.signing_key.clone(),
         seed,
     })
     .map_err(start("the publisher's thread"))?;
@@ -422,6 +431,12 @@ impl Controller {
         CommitId::parse(&head.revision)
     }
 
+    /// What egret.yaml, as it is published, demands of commits.
+    fn published_demand(&self) -> Option<Signatures> {
+        let head = self.watching.view().config.as_ref()?.spec.as_ref().ok()?;
+        read_config(&head.config).ok()?.signatures
+    }
+
     /// Begins to read Git once it is known what is published; from then on hears of what another leader publishes. Its clock may have
     /// been before ours when a window closed: what it let in is not taken back.
     fn follow(&mut self, leads: bool) {
@@ -431,6 +446,7 @@ impl Controller {
             let mut known = self.memory.kept().known();
             if let Some(published) = published {
                 known.commit = Some(published.to_string());
+                known.signatures = self.published_demand().or(known.signatures);
             }
             self.repository.begin(known);
         } else if let Some(published) = published.filter(|one| !leads && self.followed != Some(*one)) {
@@ -474,6 +490,7 @@ impl Controller {
         if let Err(error) = self.memory.keep(|kept| {
             kept.commit = Some(commit.clone());
             kept.good = intent.good.clone();
+            kept.signatures.clone_from(&intent.set.config.signatures);
             kept.withheld.clone_from(&intent.withheld);
             kept.emergency.clone_from(&intent.emergency);
         }) {

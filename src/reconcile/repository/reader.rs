@@ -16,8 +16,12 @@ use super::super::round::now;
 use super::{Intent, Known, News, Options, Wish, changes, rejected};
 use crate::backoff::Backoff;
 use crate::core::admission::{Emergency, Rules, Suspension, Verdict, Why, Withheld};
+use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::catalogue::{Catalogue, Change};
+use crate::core::policy::document::CONFIG_FILE;
+use crate::core::signature::Signatures;
 use crate::git::mirror::{Head, Mirror};
+use crate::git::signature::{Unsigned, verify};
 use crate::git::{self, CommitId, CommitInfo, Fate};
 
 /// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
@@ -30,6 +34,12 @@ pub(super) struct Reader {
     catalogue: Catalogue,
     /// What was in force when we began, as long as it was not found.
     known: Option<CommitId>,
+    /// The same, if it is in no history any more. Nothing of what leads to the head was in force, as far as we know.
+    gone: Option<CommitId>,
+    /// What egret.yaml demanded of commits when it could last be read.
+    signatures: Option<Signatures>,
+    /// What was found of the signatures of the head that waits.
+    checked: Option<Checked>,
     /// The commit that is in force: the catalogue is of it.
     current: Option<CommitInfo>,
     /// The head that was last judged.
@@ -54,6 +64,16 @@ struct Pending {
     changes: BTreeMap<String, Change>,
     trailers: Vec<(String, String)>,
     suspension: Option<Suspension>,
+    /// What its own egret.yaml demands: at a first start there is no other.
+    signatures: Option<Signatures>,
+}
+
+/// Signatures that were looked at, and what was found: it stays so while the question is the same.
+struct Checked {
+    demanded: Signatures,
+    from: Option<CommitId>,
+    head: CommitId,
+    found: Result<(), Unsigned>,
 }
 
 impl Reader {
@@ -66,6 +86,9 @@ impl Reader {
             mirror: None,
             catalogue,
             known: known.commit.and_then(|id| CommitId::parse(&id)),
+            gone: None,
+            signatures: known.signatures,
+            checked: None,
             current: None,
             seen: None,
             pending: None,
@@ -167,6 +190,7 @@ impl Reader {
         self.recall(mirror)?;
         if let Some(known) = self.known.take() {
             tracing::warn!(commit = %known, "what was in force is not in the repository any more; the branch is taken as it is");
+            self.gone = Some(known);
         }
         let same_branch = self.branch == head.branch;
         let settled = self.pending.is_none() && self.seen == Some(head.commit);
@@ -177,7 +201,7 @@ impl Reader {
             self.prepare(mirror, &head)?;
         }
         self.branch = head.branch;
-        Ok(match self.pass(mirror) {
+        Ok(match self.pass(mirror)? {
             News::Unchanged if !same_branch => self.tell(true),
             news => news,
         })
@@ -220,12 +244,12 @@ impl Reader {
             tracing::info!(commit = info.id.short(), "nothing of this cluster's has changed");
             return Ok(());
         }
-        let suspension = match self.catalogue.config_after(&changes) {
-            Some(config) => config.suspend,
+        let (suspension, signatures) = match self.catalogue.config_after(&changes) {
+            Some(config) => (config.suspend, config.signatures),
             // An egret.yaml that cannot be read lifts nothing.
-            None => self.last_suspension(),
+            None => (self.last_suspension(), None),
         };
-        self.pending = Some(Pending { info, changes, trailers, suspension });
+        self.pending = Some(Pending { info, changes, trailers, suspension, signatures });
         Ok(())
     }
 
@@ -240,14 +264,18 @@ impl Reader {
     }
 
     /// Lets the head in, or not.
-    fn pass(&mut self, mirror: &Mirror) -> News {
+    fn pass(&mut self, mirror: &Mirror) -> git::Result<News> {
         let Some(pending) = self.pending.take() else {
             let waited = self.withheld.take().is_some();
-            return if waited || !self.told { self.tell(true) } else { News::Unchanged };
+            return Ok(if waited || !self.told { self.tell(true) } else { News::Unchanged });
         };
         let why = match self.judge(mirror, &pending) {
-            Verdict::Withheld(why) => why,
-            verdict => return self.admit(pending, verdict),
+            Ok(Verdict::Withheld(why)) => why,
+            Ok(verdict) => return Ok(self.admit(pending, verdict)),
+            Err(error) => {
+                self.pending = Some(pending);
+                return Err(error);
+            }
         };
         let CommitInfo { id, summary, author, .. } = &pending.info;
         let commit = id.to_string();
@@ -260,25 +288,54 @@ impl Reader {
         }
         self.withheld = Some(withheld.clone());
         self.pending = Some(pending);
-        match &self.current {
+        Ok(match &self.current {
             _ if self.told && same => News::Unchanged,
             Some(_) => self.tell(true),
             None => {
                 self.told = true;
                 News::Withheld(Box::new(withheld))
             }
-        }
+        })
     }
 
     /// Whether a head comes into force: its signature first, then a suspension, then the windows. A first start is let in whatever the
     /// time: who has nothing in force sends packets with wrong addresses.
-    fn judge(&self, _mirror: &Mirror, pending: &Pending) -> Verdict {
+    fn judge(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<Verdict> {
+        if let Err(Unsigned { commit, what }) = self.check_signatures(mirror, pending)? {
+            return Ok(Verdict::Withheld(Why::Unsigned { commit: commit.to_string(), what }));
+        }
         if self.current.is_none() {
-            return Verdict::Admitted;
+            return Ok(Verdict::Admitted);
         }
         let windows = self.options.windows.as_ref().unwrap_or(&self.catalogue.policies().config.change_windows);
         let rules = Rules { windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
-        rules.judge(self.looked)
+        Ok(rules.judge(self.looked))
+    }
+
+    /// Whether what comes in is signed as flags and egret.yaml in force demand it. What the commit itself says of it counts only where
+    /// nothing is in force: whoever can write the first commit can write all of it.
+    fn check_signatures(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<Result<(), Unsigned>> {
+        let first = self.current.is_none() && self.gone.is_none();
+        let in_force = if first { pending.signatures.clone() } else { self.demanded() };
+        let flags = &self.options.signatures;
+        let Some(demanded) = flags.with(in_force.as_ref())? else { return Ok(Ok(())) };
+        let from = self.current.as_ref().map(|current| current.id).or(self.gone);
+        let head = pending.info.id;
+        let same = |checked: &&Checked| checked.head == head && checked.from == from && checked.demanded == demanded;
+        if let Some(checked) = self.checked.as_ref().filter(same) {
+            return Ok(checked.found.clone());
+        }
+        let found = verify(mirror, demanded.require, &flags.keys(&demanded)?, from, head)?;
+        self.checked = Some(Checked { demanded, from, head, found: found.clone() });
+        Ok(found)
+    }
+
+    /// What egret.yaml in force demands of commits. One that cannot be read takes nothing back.
+    fn demanded(&self) -> Option<Signatures> {
+        let own = self.catalogue.policies().config.signatures.clone();
+        let broken = |one: &Diagnostic| one.file == CONFIG_FILE && one.severity == Severity::Error;
+        let unread = self.current.is_none() || self.catalogue.diagnostics().iter().any(broken);
+        if unread { own.or_else(|| self.signatures.clone()) } else { own }
     }
 
     fn admit(&mut self, pending: Pending, verdict: Verdict) -> News {
@@ -294,6 +351,7 @@ impl Reader {
         };
         self.take_in(changes);
         self.current = Some(info);
+        self.gone = None;
         self.tell(true)
     }
 
@@ -324,8 +382,11 @@ impl Reader {
         let Some(commit) = self.current.clone() else { return News::Unchanged };
         self.told = true;
         let diagnostics = self.catalogue.diagnostics();
+        let mut set = self.catalogue.policies().clone();
+        set.config.signatures = self.demanded();
+        self.signatures.clone_from(&set.config.signatures);
         News::Intent(Box::new(Intent {
-            set: Arc::new(self.catalogue.policies().clone()),
+            set: Arc::new(set),
             commit,
             branch: self.branch.clone(),
             rejected: rejected(&self.catalogue, &diagnostics),

@@ -10,6 +10,7 @@ use egret::core::policy::check::windows_file;
 use egret::git::CommitId;
 use egret::git::access::Access;
 use egret::git::credentials::Credentials;
+use egret::git::signature::Flags;
 use egret::git::source::{Insecure, Source};
 use egret::reconcile::repository::{Intent, Known, News, Options, Repository};
 use jiff::tz::TimeZone;
@@ -55,6 +56,7 @@ impl Stand {
             source: Source::parse(origin.bare.to_str().expect("UTF-8"), Insecure::Refuse).expect("a source"),
             branch: None,
             access: Access::from(Credentials::default()),
+            signatures: Flags::default(),
             windows,
             mirror: origin.path().join(format!("mirror-{cluster}")),
             cluster: cluster.to_owned(),
@@ -103,6 +105,7 @@ fn known(intent: &Intent) -> Known {
         good: intent.good.clone(),
         withheld: intent.withheld.clone(),
         emergency: intent.emergency.clone(),
+        signatures: intent.set.config.signatures.clone(),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use egret::git::access::{Access, Limits};
 use egret::git::mirror::Mirror;
+use egret::git::signature::Flags;
 use egret::git::source::{Insecure, Source};
 use egret::git::{CommitId, Error, Fate};
 use egret::reconcile::repository::{Known, News, Options, Repository};
@@ -51,6 +52,7 @@ impl Loop {
             source: Source::parse(&source, Insecure::Allow).expect("a source"),
             branch: Some("main".to_owned()),
             access: access(limits),
+            signatures: Flags::default(),
             windows: None,
             mirror: origin.state(),
             cluster: "kind".to_owned(),

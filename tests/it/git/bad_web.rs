@@ -164,6 +164,7 @@ fn the_loop_stays_away_for_as_long_as_a_server_asks() {
         access: access(LIMITS),
         mirror: origin.state(),
         cluster: "kind".to_owned(),
+        signatures: egret::git::signature::Flags::default(),
         windows: None,
         poll: Duration::from_millis(50),
         seed: 1,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use egret::git::compact::{Compacted, compact};
 use egret::git::mirror::Mirror;
 use egret::git::publish::{BranchState, Published, Target, publish};
+use egret::git::signing::Signer;
 use jiff::Timestamp;
 
 use super::fixture::Origin;
@@ -145,6 +146,33 @@ fn a_commit_of_somebody_else_is_never_folded_nor_made_again() {
         assert!(matches!(&compacted, Compacted::Others { by, .. } if by == "Ada <ada@example.org>"), "{compacted:?}");
         assert_eq!(origin.in_bare(&["rev-parse", BRANCH]), before);
     }
+}
+
+#[test]
+fn signed_reports_are_signed_again_and_never_folded_without_the_key() {
+    let origin = Origin::new();
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let key = origin.path().join("key");
+    let made =
+        std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+    assert!(made.expect("ssh-keygen is installed").success());
+    let signed = |day: i64| Target { signer: Some(Signer::read(&key).expect("a key")), ..on(day) };
+    let mut mirror = origin.mirror();
+    for day in [1, 2, 3, 190] {
+        let mut plan = adding(&format!("day-{day}"), "1\n");
+        publish(&mut mirror, &signed(day), &mut plan, &mut |_| {}).expect("a report");
+    }
+    let compacted = compact(&mut mirror, &on(200), KEEP).expect("a look");
+    let by = "Egret, signed by a key that is not given now";
+    assert!(matches!(&compacted, Compacted::Others { by: other, .. } if other == by), "{compacted:?}");
+    let compacted = compact(&mut mirror, &signed(200), KEEP).expect("it is folded");
+    assert!(matches!(compacted, Compacted::Done { folded: 3, kept: 1, .. }), "{compacted:?}");
+    let public = std::fs::read_to_string(key.with_extension("pub")).expect("a key");
+    let allowed = origin.path().join("allowed");
+    std::fs::write(&allowed, format!("egret@localhost {public}")).expect("a file");
+    let config = format!("gpg.ssh.allowedSignersFile={}", allowed.display());
+    let good = origin.in_bare(&["-c", &config, "log", "--format=%G? %s", BRANCH]);
+    assert_eq!(good, "G Report on day-190\nG 3 earlier reports, folded into one");
 }
 
 #[test]

@@ -37,7 +37,8 @@ fn publisher(origin: &Origin, state: &str) -> Publisher {
     let source = Source::parse(origin.bare.to_str().expect("UTF-8"), Insecure::Refuse).expect("a source");
     let mirror = origin.path().join(state);
     let access = egret::git::credentials::Credentials::default().into();
-    Publisher::start(Options { source, access, mirror, cluster: "kind".to_owned(), seed: 1 }).expect("a thread")
+    Publisher::start(Options { source, access, mirror, cluster: "kind".to_owned(), signing_key: None, seed: 1 })
+        .expect("a thread")
 }
 
 fn letter(reports: Vec<NodeReport>) -> Letter {

@@ -25,6 +25,7 @@ pub(super) fn target() -> Target {
         identity: "kind".to_owned(),
         author: Author::default(),
         time: Timestamp::UNIX_EPOCH,
+        signer: None,
     }
 }
 

@@ -170,3 +170,29 @@ fn put(stand: &Stand, branch: &str, file: &Path) {
     stand.commit("snapshot.yaml", &fs::read_to_string(file).unwrap());
     stand.git(&["checkout", "--quiet", &change]);
 }
+
+#[test]
+fn a_change_that_nobody_on_the_list_signed_is_told_before_it_is_merged() {
+    let stand = Stand::new();
+    stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
+    let key = stand.path("key");
+    let made =
+        std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+    assert!(made.unwrap().success());
+    let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+    let allowed = stand.path("allowed_signers").display().to_string();
+    fs::write(&allowed, format!("ada {public}")).unwrap();
+    let demand = ["--require-signed", "every", "--allowed-signers", &allowed];
+    let said = stand.with_cluster(&demand);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(2), ""));
+    let commit = stand.git(&["rev-parse", "--short=12", "HEAD"]);
+    has(&said.stdout, &[&format!("danger  Signature: {commit} would be refused: it has no signature")]);
+    let json: serde_json::Value =
+        serde_json::from_str(&stand.with_cluster(&[&demand[..], &["--output=json"]].concat()).stdout).unwrap();
+    assert_eq!(json["dangers"][0]["code"].as_str(), Some("unsigned"));
+    let key = format!("user.signingkey={}", key.display());
+    let sign = ["-c", "gpg.format=ssh", "-c", &key, "commit", "--quiet", "--amend", "--no-edit", "-S"];
+    stand.git(&sign);
+    let said = stand.with_cluster(&demand);
+    assert!(!said.stdout.contains("Signature"), "{}", said.stdout);
+}

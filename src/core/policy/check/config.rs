@@ -12,6 +12,7 @@ use super::admission::{change_windows, suspension};
 use super::duration::duration;
 use super::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
 use super::schedule::{crontab, time_zone};
+use super::signatures::signatures;
 use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
 use crate::core::policy::config::{Config, Schedule};
@@ -20,6 +21,7 @@ use crate::core::policy::findings::{Findings, Span, quoted};
 use crate::core::policy::reader::{Object, boolean, choice, in_range, integer, list, mapping, text, wrong_type};
 use crate::core::policy::yaml::{Entry, Node, Value};
 use crate::core::policy::{ExistingConnections, OnNoGateway};
+use crate::core::signature::Signatures;
 use crate::core::state::ownership::Range;
 
 /// The words of `onLabelDrift`.
@@ -60,6 +62,7 @@ pub struct Settings {
     time_zone: Option<String>,
     change_windows: Option<ChangeWindows>,
     suspend: Option<(Suspension, Span)>,
+    signatures: Option<Signatures>,
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
     on_label_drift: Option<OnLabelDrift>,
@@ -109,6 +112,7 @@ impl ConfigDocument {
             schedule: cron.map(|cron| Schedule { cron, time_zone: time_zone.unwrap_or_else(|| "UTC".to_owned()) }),
             change_windows: pick(own.change_windows.as_ref(), common.change_windows.as_ref()).unwrap_or_default(),
             suspend: self.suspend_of(cluster).map(|(suspension, _)| suspension.clone()),
+            signatures: pick(own.signatures.as_ref(), common.signatures.as_ref()),
             on_no_gateway: own.on_no_gateway.or(common.on_no_gateway).unwrap_or_default(),
             existing_connections: own.existing_connections.or(common.existing_connections).unwrap_or_default(),
             on_label_drift: own.on_label_drift.or(common.on_label_drift).unwrap_or_default(),
@@ -189,6 +193,7 @@ fn settings(object: &Object<'_>, top: bool, out: &mut Findings<'_>) -> Settings 
         object.get("onLabelDrift").and_then(|entry| choice(&entry.value, "`onLabelDrift`", &ON_LABEL_DRIFT, out));
     found.change_windows = object.get("changeWindows").and_then(|entry| change_windows(entry, out));
     found.suspend = object.get("suspend").and_then(|entry| Some((suspension(entry, out)?, entry.key_span)));
+    found.signatures = object.get("signatures").and_then(|entry| signatures(entry, out));
     read_reports(object, &mut found, out);
     read_schedule(object, top, &mut found, out);
     read_datapath(object, &mut found, out);

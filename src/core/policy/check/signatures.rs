@@ -1,0 +1,48 @@
+//! `signatures` of egret.yaml: whose signature a commit must have.
+//!
+//! Deliberately absent: whether a commit has one (`core::signature`), and that this counts from the next commit on (`reconcile`).
+
+use crate::core::policy::document::SIGNATURES;
+use crate::core::policy::findings::Findings;
+use crate::core::policy::reader::{Object, choice, first_line, list, text};
+use crate::core::policy::yaml::Entry;
+use crate::core::signature::{BadKey, KeyTexts, Keys, Require, Signatures};
+
+/// The words of `require`.
+pub(in crate::core::policy) const REQUIRE: [(&str, Require); 2] = [("Head", Require::Head), ("Every", Require::Every)];
+
+/// Reads `signatures`. None after an error: then the document is not in force.
+pub(super) fn signatures(entry: &Entry, out: &mut Findings<'_>) -> Option<Signatures> {
+    let object = Object::read(&entry.value, "signatures", entry.key_span, SIGNATURES, out)?;
+    let require = object.required("require", out);
+    let require = require.and_then(|entry| choice(&entry.value, "`require`", &REQUIRE, out));
+    let mut keys = KeyTexts::default();
+    if let Some(entry) = object.get("allowedSigners") {
+        keys.allowed_signers = read_keys(entry, "a line of `allowedSigners`", Keys::add_allowed_signers, out);
+    }
+    if let Some(entry) = object.get("openPGPKeys") {
+        keys.openpgp = read_keys(entry, "an OpenPGP key", Keys::add_openpgp, out);
+    }
+    Some(Signatures { require: require?, keys })
+}
+
+fn read_keys(
+    entry: &Entry,
+    what: &str,
+    take: impl Fn(&mut Keys, &str) -> Result<(), BadKey>,
+    out: &mut Findings<'_>,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for node in list(&entry.value, &format!("`{}`", entry.key), out).unwrap_or(&[]) {
+        let Some(written) = text(node, what, out) else { continue };
+        if let Err(bad) = take(&mut Keys::default(), written) {
+            // The lines of a block are counted by the block; where it begins in the file is shown.
+            let line = if bad.line > 1 { format!(" (its line {})", bad.line) } else { String::new() };
+            out.error(first_line(node), "bad-key", format!("{what} cannot be taken: {}{line}", bad.message))
+                .hint(bad.hint);
+            continue;
+        }
+        found.push(written.to_owned());
+    }
+    found
+}

@@ -1,0 +1,92 @@
+//! SSH signatures (OpenSSH's PROTOCOL.sshsig), as `git commit -S` makes them with `gpg.format=ssh`.
+//!
+//! Deliberately absent: certificates, DSA, and RSA with SHA-1, which the library cannot even express.
+
+use jiff::Timestamp;
+use ssh_key::public::KeyData;
+use ssh_key::{Algorithm, HashAlg, SshSig};
+
+use super::allowed::Signer;
+use super::{Refused, day};
+
+/// What Git signs for.
+pub(super) const NAMESPACE: &str = "git";
+/// In the flags of a security key's signature: somebody touched it.
+const TOUCHED: u8 = 1;
+/// Flags and counter, behind a security key's signature.
+const SECURITY_KEY_TRAILER: usize = 5;
+
+pub(super) fn check(signers: &[Signer], text: &str, payload: &[u8], time: Timestamp) -> Result<String, Refused> {
+    let signature = SshSig::from_pem(text).map_err(|error| Refused::Unreadable(error.to_string()))?;
+    if signature.namespace() != NAMESPACE {
+        return Err(Refused::Namespace(signature.namespace().to_owned()));
+    }
+    let key = name_of(signature.public_key());
+    let lines: Vec<&Signer> = signers.iter().filter(|line| line.key.key_data() == signature.public_key()).collect();
+    if lines.is_empty() {
+        return Err(Refused::Unknown { key, list: "no line of allowed_signers has" });
+    }
+    let fit = lines.iter().map(|line| fit(line, time)).collect::<Vec<_>>();
+    let Some(signer) = lines.iter().zip(&fit).find(|(_, fit)| fit.is_ok()).map(|(line, _)| line) else {
+        let why = fit.into_iter().find_map(Result::err).unwrap_or_default();
+        return Err(Refused::Unfit { key, why });
+    };
+    if !touched(&signature) {
+        return Err(Refused::Weak(format!("nobody touched the security key {key}")));
+    }
+    match signer.key.verify(NAMESPACE, payload, &signature) {
+        Ok(()) => Ok(format!("{} ({key})", signer.name)),
+        Err(_) => Err(Refused::Mismatch { key }),
+    }
+}
+
+/// Whether a line lets its key sign commits at that time, or why not.
+fn fit(line: &Signer, time: Timestamp) -> Result<(), String> {
+    if line.namespaces.as_ref().is_some_and(|patterns| !matches_list(patterns, NAMESPACE)) {
+        return Err("allowed_signers has for other namespaces than git".to_owned());
+    }
+    if let Some(after) = line.after.filter(|after| time < *after) {
+        return Err(format!("is valid from {} on, and the commit is of {}", day(after), day(time)));
+    }
+    if let Some(before) = line.before.filter(|before| time > *before) {
+        return Err(format!("expired on {}, and the commit is of {}", day(before), day(time)));
+    }
+    Ok(())
+}
+
+/// OpenSSH's pattern lists: one that matches, and none with `!` that does.
+fn matches_list(patterns: &[String], name: &str) -> bool {
+    let forbidden =
+        |pattern: &&String| pattern.strip_prefix('!').is_some_and(|rest| matches(rest.as_bytes(), name.as_bytes()));
+    !patterns.iter().any(|pattern| forbidden(&pattern))
+        && patterns.iter().any(|pattern| !pattern.starts_with('!') && matches(pattern.as_bytes(), name.as_bytes()))
+}
+
+/// `*` stands for anything, `?` for one character. The name is short, or the pattern with the most stars would cost much.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    match (pattern.split_first(), name.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), None) => matches(rest, name),
+        (Some((b'*', rest)), Some((_, shorter))) => matches(rest, name) || matches(pattern, shorter),
+        (Some((b'?', rest)), Some((_, shorter))) => matches(rest, shorter),
+        (Some((one, rest)), Some((other, shorter))) => one == other && matches(rest, shorter),
+        _ => false,
+    }
+}
+
+/// Malware on a person's machine can ask a plugged-in security key for signatures; only the touch shows that somebody wanted it.
+fn touched(signature: &SshSig) -> bool {
+    let bytes = signature.signature_bytes();
+    match signature.algorithm() {
+        Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256 => {
+            let flags = bytes.len().checked_sub(SECURITY_KEY_TRAILER).and_then(|at| bytes.get(at));
+            flags.is_some_and(|flags| flags & TOUCHED != 0)
+        }
+        _ => true,
+    }
+}
+
+/// `ssh-ed25519 SHA256:…`, as `ssh-keygen -l` has it.
+fn name_of(key: &KeyData) -> String {
+    format!("{} {}", key.algorithm().as_str(), key.fingerprint(HashAlg::Sha256))
+}

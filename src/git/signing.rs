@@ -1,0 +1,98 @@
+//! Signs report commits with an SSH key, as `git commit -S` does with `gpg.format=ssh`.
+//!
+//! Deliberately absent: passphrases, agents and security keys, which need a person, and OpenPGP. One ECDSA key in 256, and every second of
+//! P-521, has a number that is shorter than its curve: ssh-key 0.6 does not read those.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use git2::{ObjectType, Oid, Repository};
+use rsa::pkcs1v15::SigningKey as RsaSigningKey;
+use rsa::rand_core::OsRng;
+use rsa::signature::{RandomizedSigner, SignatureEncoding};
+use rsa::{BigUint, RsaPrivateKey};
+use ssh_key::private::{KeypairData, RsaKeypair};
+use ssh_key::sha2::Sha512;
+use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, Signature, SshSig};
+
+use super::error::{Error, Result};
+
+/// What Git signs for.
+const NAMESPACE: &str = "git";
+
+/// The key that report commits are signed with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Signer(PrivateKey);
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signer({})", self.0.fingerprint(HashAlg::Sha256))
+    }
+}
+
+impl Signer {
+    /// Reads a private key without a passphrase, in OpenSSH's format.
+    ///
+    /// Error: [`Error::Credential`], [`Error::SigningKey`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read(path).map_err(|source| Error::Credential { path: path.to_owned(), source })?;
+        let fault = |what| Error::SigningKey { path: path.to_owned(), what };
+        // What the library says of a key that it cannot read may quote it.
+        let key = PrivateKey::from_openssh(&text)
+            .map_err(|_| fault("it cannot be read as a private key in OpenSSH's format"))?;
+        if key.is_encrypted() {
+            return Err(fault("it has a passphrase"));
+        }
+        let signer = Self(key);
+        // What it cannot sign today it cannot sign tomorrow; here it can be told from a fault of the mirror.
+        signer.sign(b"").map_err(|_| fault("it is of a kind that Egret cannot sign with"))?;
+        Ok(signer)
+    }
+
+    fn sign(&self, bytes: &[u8]) -> std::result::Result<String, ssh_key::Error> {
+        const HASH: HashAlg = HashAlg::Sha512;
+        let signature = match self.0.key_data() {
+            KeypairData::Rsa(pair) => {
+                let signature = rsa_signature(pair, &SshSig::signed_data(NAMESPACE, HASH, bytes)?)?;
+                SshSig::new(self.0.public_key().key_data().clone(), NAMESPACE, HASH, signature)?
+            }
+            _ => self.0.sign(NAMESPACE, HASH, bytes)?,
+        };
+        signature.to_pem(LineEnding::LF)
+    }
+}
+
+/// With blinding, so that the time it takes tells nothing of the key.
+fn rsa_signature(pair: &RsaKeypair, bytes: &[u8]) -> std::result::Result<Signature, ssh_key::Error> {
+    let primes = vec![BigUint::try_from(&pair.private.p)?, BigUint::try_from(&pair.private.q)?];
+    let (public, private) = (&pair.public, &pair.private);
+    let key = RsaPrivateKey::from_components(
+        BigUint::try_from(&public.n)?,
+        BigUint::try_from(&public.e)?,
+        BigUint::try_from(&private.d)?,
+        primes,
+    )?;
+    let signature = RsaSigningKey::<Sha512>::new(key).try_sign_with_rng(&mut OsRng, bytes)?;
+    Signature::new(Algorithm::Rsa { hash: Some(HashAlg::Sha512) }, signature.to_vec())
+}
+
+/// Stores a commit that nothing points to yet, signed if there is a key.
+pub(super) fn store(
+    repository: &Repository,
+    signer: Option<&Signer>,
+    commit: &[u8],
+) -> std::result::Result<Oid, git2::Error> {
+    let unsigned = || git2::Error::from_str("the commit cannot be signed");
+    let signature = signer.map(|signer| signer.sign(commit)).transpose().map_err(|_| unsigned())?;
+    let commit = match (signature, commit.windows(2).position(|two| two == b"\n\n")) {
+        (None, _) => commit.to_vec(),
+        (Some(_), None) => return Err(unsigned()),
+        // At the end of the header, where Git puts it.
+        (Some(signature), Some(end)) => {
+            let line = format!("gpgsig {}\n", signature.trim_end().replace('\n', "\n "));
+            [&commit[..=end], line.as_bytes(), &commit[end + 1..]].concat()
+        }
+    };
+    repository.odb()?.write(ObjectType::Commit, &commit)
+}
