@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster chart lint bench advisories static image
+.PHONY: help demo test test-cluster test-openapi chart lint bench advisories static image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -54,6 +54,10 @@ test-cluster: ## as root: the outpost scenario against the API server that KUBEC
 	@[ -n "$$KUBECONFIG" ] || { echo "KUBECONFIG must name the cluster to test against, with an admin as its user" >&2; exit 1; }
 	@tests/chart/run --fetch
 	@cargo test --locked --test it cluster::the_scenario_holds_against_the_cluster -- --ignored --nocapture
+
+test-openapi: ## calls to GitHub against GitHub's own description, served by Prism (30 s; the first time 1 min more and 480 MB from npm)
+	$(call need,$(build) curl:curl npm:npm)
+	@tests/forge/prism
 
 chart: ## the Helm chart, checked without a cluster (7 s; the first time 15 s more and 60 MB from PyPI)
 	$(call need,python3:python3)

@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod cli;
 pub mod cluster;
 pub mod core;
+pub mod forge;
 pub mod git;
 pub mod https;
 pub mod kernel;

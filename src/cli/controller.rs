@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::options::{AdmissionOptions, RepositoryOptions, SignatureOptions, WebhookOptions, cluster_name, seconds};
 use super::output::{self, Failure};
+use super::previews::PreviewsOptions;
 use crate::cluster::live::Timing;
 use crate::reconcile::controller::{self, Options};
 use crate::telemetry;
@@ -53,6 +54,8 @@ pub(super) struct Arguments {
     #[arg(long)]
     remove: bool,
     #[command(flatten)]
+    previews: PreviewsOptions,
+    #[command(flatten)]
     webhook: WebhookOptions,
     #[command(flatten)]
     admission: AdmissionOptions,
@@ -72,7 +75,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         let options = Options {
             source: arguments.repository.source()?,
             branch: arguments.branch,
-            access: arguments.repository.access(),
+            access: arguments.repository.access()?,
             signatures: arguments.signatures.flags(),
             signing_key: arguments.signing_key,
             windows: arguments.admission.windows()?,
@@ -85,6 +88,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             // As the controllers of Kubernetes itself: 15, 10 and 2 seconds.
             listen: arguments.listen,
             webhook: arguments.webhook.options(),
+            previews: arguments.previews.board(&arguments.repository)?,
             timing: Timing { duration, deadline: duration * 2 / 3, retry: duration * 2 / 15 },
         };
         runtime.block_on(controller::run(options))

@@ -4,18 +4,22 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::github_app::AppOptions;
 use super::output::Failure;
 use crate::core::admission::ChangeWindows;
 use crate::core::diagnostic::Severity;
 use crate::core::name::NodeName;
 use crate::core::policy::check::windows_file;
 use crate::core::signature::Require;
+use crate::forge::app::App;
 use crate::git::access::{Access, ClientCertificate, Limits};
 use crate::git::credentials::{Credentials, Secret};
 use crate::git::signature::Flags;
 use crate::git::source::{Insecure, Source};
+use crate::https;
 use crate::reconcile::hook;
 
 /// Which repository, and how to get in.
@@ -60,6 +64,8 @@ pub(super) struct RepositoryOptions {
     /// The most that one fetch may bring, in MiB.
     #[arg(long, value_name = "MIB", env = "EGRET_GIT_MAX_SIZE", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     git_max_size: u32,
+    #[command(flatten)]
+    app: AppOptions,
 }
 
 impl RepositoryOptions {
@@ -71,9 +77,29 @@ impl RepositoryOptions {
         })
     }
 
+    /// The authorities that a certificate may be by, where they are named.
+    pub(super) fn ca_file(&self) -> Option<PathBuf> {
+        self.ca_file.clone()
+    }
+
+    /// The proxy.
+    pub(super) fn proxy(&self) -> Option<Secret> {
+        self.git_proxy.clone().map(Secret::new)
+    }
+
+    /// The GitHub App for a project, if there is one.
+    pub(super) fn app(
+        &self,
+        source: &Source,
+        https: https::Options,
+        project: &str,
+    ) -> Result<Option<Arc<App>>, Failure> {
+        self.app.app(source, https, Some(project))
+    }
+
     /// How to get in.
-    pub(super) fn access(&self) -> Access {
-        Access {
+    pub(super) fn access(&self) -> Result<Access, Failure> {
+        let access = Access {
             ca_file: self.ca_file.clone(),
             client_certificate: self
                 .client_certificate
@@ -94,7 +120,8 @@ impl RepositoryOptions {
                 password: self.password_file.clone(),
                 user: self.git_user.clone(),
             })
-        }
+        };
+        self.app.sign_in(&self.source()?, access)
     }
 }
 

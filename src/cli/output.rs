@@ -100,6 +100,11 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Says on standard error what was done beside the result.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Colours only on a terminal, and only where nobody asked for none (<https://no-color.org>).
 pub(super) fn colour() -> Colour {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

@@ -259,7 +259,7 @@ fn read(repository: &RepositoryOptions, rev: Option<&str>, judge: Option<&Judge<
         return Ok(Read { files: folder(path)?, revision, before: None, trailers: Vec::new(), unsigned: None });
     }
     let scratch = Scratch::new()?;
-    let mut mirror = Mirror::open(scratch.path(), source, repository.access())?;
+    let mut mirror = Mirror::open(scratch.path(), source, repository.access()?)?;
     let commit = mirror.resolve(rev.unwrap_or("HEAD"))?;
     let files = |commit| mirror.files(commit, &[String::new()]).map(repository::changes);
     let in_force = judge

@@ -1,6 +1,6 @@
 //! `egret preview`: what a change of the repository would do to a cluster, without the cluster and without a kernel.
 //!
-//! Deliberately absent: posting it, and what it says (`core::preview`).
+//! Deliberately absent: where it is posted to (`posting`), its making (`reconcile::previewing`), and what it says (`core::preview`).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,22 +11,17 @@ use super::diagnostics::Colour;
 use super::options::{self, RepositoryOptions, SignatureOptions};
 use super::output::{self, CHANGES, Failure, Form, Paint, paint};
 use super::plan::Scratch;
+use super::posting::PostOptions;
 use crate::cluster::{Cluster, read_text};
-use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
-use crate::core::plan::text_diff;
-use crate::core::policy::PolicySet;
-use crate::core::policy::catalogue::Catalogue;
-use crate::core::policy::document::CONFIG_FILE;
-use crate::core::policy::lint::{lint, suspensions};
-use crate::core::preview::{Input, Limits, Look, Preview, Validation, lines, markdown, preview};
+use crate::core::preview::{Limits, Look, Preview, lines, markdown};
 use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
 use crate::core::snapshot;
 use crate::git::CommitId;
-use crate::git::files::FileChange;
+use crate::git::files::{FileChange, MOST_TEXT};
 use crate::git::mirror::Mirror;
-use crate::reconcile::repository;
+use crate::reconcile::previewing::{Base, Change, Surroundings};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -58,67 +53,45 @@ pub(super) struct Arguments {
     /// the snapshot's commit unless it is given, so that the same commits give the same preview.
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
-}
-
-/// The two commits and what they say.
-struct Change {
-    base: CommitId,
-    head: CommitId,
-    before: PolicySet,
-    found_before: Vec<Diagnostic>,
-    catalogue: Catalogue,
-    config_diff: String,
-    concerned: bool,
-    trailers: Vec<(String, String)>,
+    #[command(flatten)]
+    posting: PostOptions,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let target = arguments.posting.target()?;
     let scratch = Scratch::new()?;
     let source = arguments.repository.source()?;
-    let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.access())?;
+    let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.access()?)?;
     let (base, head) = commits(&mut mirror, arguments)?;
-    let first = read(&mirror, base, &arguments.cluster_name)?;
+    let first = Base::read(&mirror, base, &arguments.cluster_name)?;
     // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.
     let branch = first.policies().config.reports_branch.clone();
     let (facts, facts_from, taken) = facts(arguments, &mut mirror, &branch)?;
+    let reports = reports(&mut mirror, &branch);
     let time = mirror.commit_info(head)?.time;
     let now = arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time)));
-    let change = change(&mirror, (base, head), first, &facts, now)?;
-    let after = change.catalogue.policies();
-    let demanded = change.before.config.signatures.as_ref();
-    let unsigned = arguments.signatures.flags().judge(&mirror, demanded, Some(change.base), change.head)?.err();
-    let unsigned = unsigned.map(|unsigned| (unsigned.commit.to_string(), unsigned.what));
-    let mut found = change.catalogue.diagnostics();
-    found.extend(lint(after, Some(&facts), change.catalogue.spans()));
-    found.extend(suspensions(after, change.catalogue.spans(), now));
-    found.sort();
-    found.dedup();
-    let tally = change.catalogue.tally(&found);
-    let validation = Validation::new(&change.found_before, found, tally, change.catalogue.held());
     let facts_from = taken
         .and_then(|taken| snapshot::age(taken, now))
         .map_or(facts_from.clone(), |age| format!("{facts_from}, {age} old"));
-    let (base, head) = (change.base.short(), change.head.short());
-    let reports = reports(&mut mirror, &branch);
-    let preview = preview(Input {
-        cluster: &arguments.cluster_name,
-        commits: (&base, &head),
-        before: &change.before,
-        after,
+    let flags = arguments.signatures.flags();
+    let surroundings = Surroundings {
         facts: &facts,
         facts_from: &facts_from,
         grounds: &facts.grounds,
-        now,
-        concerned: change.concerned,
-        trailers: &change.trailers,
-        unsigned: unsigned.as_ref().map(|(commit, what)| (commit.as_str(), what.as_str())),
-        validation: &validation,
-        config_diff: &change.config_diff,
         reports: &reports,
+        now,
+        signatures: &flags,
+        windows: None,
         limits: limits(arguments.limit),
-    });
+        most: MOST_TEXT,
+    };
+    let change = Change::read(&mirror, &arguments.cluster_name, first, head, surroundings)?;
+    let preview = change.preview(surroundings);
     output::print(&shown(&preview, arguments.output, output::colour()))?;
-    Ok(match (validation.fails(), preview.changes()) {
+    if let Some(target) = target {
+        target.post(&preview, &head.to_string())?;
+    }
+    Ok(match (change.validation().fails(), preview.changes()) {
         (true, _) => ExitCode::FAILURE,
         (false, true) => ExitCode::from(CHANGES),
         (false, false) => ExitCode::SUCCESS,
@@ -138,34 +111,6 @@ fn commits(mirror: &mut Mirror, arguments: &Arguments) -> Result<(CommitId, Comm
         Failure::new(message, Some("in CI, check out the whole history: fetch-depth: 0".to_owned()))
     })?;
     Ok((parted, head))
-}
-
-fn read(mirror: &Mirror, commit: CommitId, cluster: &str) -> Result<Catalogue, Failure> {
-    let mut catalogue = Catalogue::new(cluster);
-    catalogue.update(repository::changes(mirror.files(commit, &[String::new()])?));
-    Ok(catalogue)
-}
-
-/// Takes the head's files on top of the base's, as a cluster will: a document that is bad keeps its version of before.
-fn change(
-    mirror: &Mirror,
-    (base, head): (CommitId, CommitId),
-    mut catalogue: Catalogue,
-    facts: &Facts,
-    now: Timestamp,
-) -> Result<Change, Failure> {
-    let before = catalogue.policies().clone();
-    let mut found_before = catalogue.diagnostics();
-    found_before.extend(lint(&before, Some(facts), catalogue.spans()));
-    found_before.extend(suspensions(&before, catalogue.spans(), now));
-    let config = |catalogue: &Catalogue| catalogue.text(CONFIG_FILE).unwrap_or_default().to_owned();
-    let config_before = config(&catalogue);
-    let changes = repository::changes(mirror.changes(Some(base), head, &[String::new()])?);
-    let (concerned, trailers) = (catalogue.concerned(&changes), mirror.trailers(head)?);
-    catalogue.update(changes);
-    let diff = text_diff(&config_before, &config(&catalogue), "", "");
-    let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
-    Ok(Change { base, head, before, found_before, catalogue, config_diff, concerned, trailers })
 }
 
 /// What nodes report, where somebody has put it. It is told beside the preview; without it, nothing is missing from that.

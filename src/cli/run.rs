@@ -52,7 +52,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let options = Options {
         source: arguments.repository.source()?,
         branch: arguments.branch,
-        access: arguments.repository.access(),
+        access: arguments.repository.access()?,
         signatures: arguments.signatures.flags(),
         signing_key: arguments.signing_key,
         windows: arguments.admission.windows()?,

@@ -8,12 +8,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::credentials::{Credentials, Secret};
+use super::tokens::Giver;
 
 /// Everything about the way to a repository that its address does not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// Where the secrets are.
     pub credentials: Credentials,
+    /// Who gives a password for https in place of them.
+    pub giver: Option<Giver>,
     /// The authorities that an HTTPS server's certificate may be by, in PEM. None: the system's.
     pub ca_file: Option<PathBuf>,
     /// What we prove with who we are before any request, to an HTTPS server that asks for it. None: nothing.
@@ -67,6 +70,7 @@ impl From<Credentials> for Access {
     fn from(credentials: Credentials) -> Self {
         Self {
             credentials,
+            giver: None,
             ca_file: None,
             client_certificate: None,
             proxy: None,

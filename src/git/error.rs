@@ -11,6 +11,7 @@ use git2::{ErrorClass, ErrorCode};
 
 use super::CommitId;
 use super::known_hosts::Verdict;
+use super::tokens::NoToken;
 use super::trouble::Trouble;
 
 /// The result of everything in this folder.
@@ -39,6 +40,8 @@ pub enum Error {
     SigningKey { path: PathBuf, what: &'static str },
     #[error("{repository} did not let Egret in ({tried})")]
     Denied { repository: String, tried: String, source: Option<git2::Error> },
+    #[error("there is no token for {repository}")]
+    NoToken { repository: String, source: NoToken },
     #[error(
         "the SSH server {host} of {repository} is not the known one: it offers {offered}, and {}",
         verdict_words(verdict)
@@ -107,6 +110,7 @@ impl Error {
             | Self::Credential { .. }
             | Self::Keys { .. }
             | Self::SigningKey { .. } => Fate::Retry,
+            Self::NoToken { source, .. } if source.passes => Fate::Retry,
             Self::Web { source, .. } if source.may_pass() => Fate::Retry,
             _ => Fate::NeedsPerson,
         }
@@ -129,6 +133,7 @@ impl Error {
             Self::Credential { .. } => "is the secret mounted, and may Egret read it?".to_owned(),
             Self::Keys { hint, .. } => (*hint).to_owned(),
             Self::SigningKey { .. } => "make one: ssh-keygen -t ed25519 -N '' -f FILE".to_owned(),
+            Self::NoToken { source, .. } => return source.hint.clone(),
             Self::Denied { .. } => "give a key (--ssh-key) or a token that may read the repository".to_owned(),
             Self::HostKey { host, verdict, offered, .. } => host_key_hint(host, verdict, offered),
             Self::NoRepository { .. } => "the path must be a bare repository or a work tree's top folder".to_owned(),

@@ -15,6 +15,8 @@ use super::{CommitId, CommitInfo};
 pub const LARGEST_FILE: usize = 1 << 20;
 /// A commit may have this many files that concern us.
 pub const MOST_FILES: usize = 100_000;
+/// What differs between two commits may have this many bytes of text, which are all read.
+pub const MOST_TEXT: usize = 256 << 20;
 /// Folders may be nested this deep.
 pub const DEEPEST: usize = 64;
 /// [`Mirror::last_change`] looks at this many commits at most.
@@ -90,10 +92,23 @@ impl Mirror {
         to: CommitId,
         paths: &[String],
     ) -> Result<BTreeMap<String, FileChange>> {
+        self.changes_within(MOST_TEXT, from, to, paths)
+    }
+
+    /// The same with less room: for what anybody may propose. A megabyte of one letter is a kilobyte in a pack, so that a small fetch may
+    /// still be a lot to read.
+    pub fn changes_within(
+        &self,
+        most: usize,
+        from: Option<CommitId>,
+        to: CommitId,
+        paths: &[String],
+    ) -> Result<BTreeMap<String, FileChange>> {
         let fault = |source| self.fault("read the files of a commit", source);
         let old = from.map(|from| self.find_commit(from)?.tree().map_err(fault)).transpose()?;
         let new = self.find_commit(to)?.tree().map_err(fault)?;
-        let mut comparison = Comparison { repository: &self.repository, paths, seen: 0, changes: BTreeMap::new() };
+        let mut comparison =
+            Comparison { repository: &self.repository, paths, seen: 0, room: most, changes: BTreeMap::new() };
         match comparison.folder("", old.as_ref(), Some(&new), 0) {
             Ok(()) => Ok(comparison.changes),
             Err(Stop::TooLarge(what)) => Err(Error::TooLarge { commit: to, what }),
@@ -159,6 +174,8 @@ struct Comparison<'a> {
     repository: &'a Repository,
     paths: &'a [String],
     seen: usize,
+    /// Bytes of text that may still be read.
+    room: usize,
     changes: BTreeMap<String, FileChange>,
 }
 
@@ -254,7 +271,7 @@ impl Comparison<'_> {
         }
     }
 
-    fn read(&self, entry: &TreeEntry<'_>) -> std::result::Result<FileChange, git2::Error> {
+    fn read(&mut self, entry: &TreeEntry<'_>) -> std::result::Result<FileChange, Stop> {
         const LINK: i32 = 0o120_000;
         if entry.kind() == Some(ObjectType::Commit) {
             return Ok(FileChange::Refused(Refusal::Submodule));
@@ -268,6 +285,7 @@ impl Comparison<'_> {
         if size > LARGEST_FILE {
             return Ok(FileChange::Refused(Refusal::TooLarge(size)));
         }
+        self.room = self.room.checked_sub(size).ok_or(Stop::TooLarge("there is too much text in what differs"))?;
         let bytes = objects.read(entry.id())?.data().to_vec();
         Ok(String::from_utf8(bytes).map_or(FileChange::Refused(Refusal::NotUtf8), FileChange::Text))
     }

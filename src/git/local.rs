@@ -31,9 +31,11 @@ pub(super) fn look(path: &Path, source: &Source, mirror: &Repository, choose: &m
     let talking = |doing| move |error| Error::talking(doing, &source.to_string(), error);
     let listing = list(&there).map_err(talking("list the branches of"))?;
     for want in choose(&listing) {
-        let Some(tip) = listing.refs.get(&want.name) else { continue };
-        copy_missing(&there, mirror, *tip).map_err(talking("fetch from"))?;
-        mirror.reference(&want.into, *tip, true, "").map_err(|error| Error::Mirror {
+        // Heads of pull requests are asked for by name and not listed.
+        let tip = listing.refs.get(&want.name).copied().or_else(|| current(&there, &want.name));
+        let Some(tip) = tip else { continue };
+        copy_missing(&there, mirror, tip).map_err(talking("fetch from"))?;
+        mirror.reference(&want.into, tip, true, "").map_err(|error| Error::Mirror {
             doing: "note what was fetched",
             repository: source.to_string(),
             source: error,

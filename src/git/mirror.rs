@@ -35,7 +35,7 @@ pub struct Mirror {
     access: Access,
     pub(super) repository: Repository,
     /// Reading went wrong: the next look at the source makes the mirror anew.
-    suspect: Cell<bool>,
+    pub(super) suspect: Cell<bool>,
 }
 
 /// Where a branch of the source is.
@@ -221,7 +221,7 @@ fn loose(folder: &Path) -> usize {
 }
 
 /// The mirror's name for a reference of the source. Not the same name: libgit2 would take it for a branch of ours.
-fn seen(name: &str) -> String {
+pub(super) fn seen(name: &str) -> String {
     format!("refs/egret/{}", name.trim_start_matches("refs/"))
 }
 

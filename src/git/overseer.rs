@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::access::Limits;
+use super::credentials::Credentials;
 use super::error::{Error, Result};
 use super::remote::{Choose, Listing, Outgoing, Pushed, Remote};
 use super::wire::{self, Request, Task, Wants, Word};
@@ -47,7 +48,7 @@ pub(super) fn look(remote: &Remote<'_>, mirror: &Repository, choose: &mut Choose
             }
         }
     })();
-    worker.end(mirror.path(), result)
+    noted(remote, worker.end(mirror.path(), result))
 }
 
 /// Has a reference moved there.
@@ -66,7 +67,15 @@ pub(super) fn push(remote: &Remote<'_>, mirror: &Repository, outgoing: &Outgoing
             Err(error) => break Err(error),
         }
     };
-    worker.end(mirror.path(), result)
+    noted(remote, worker.end(mirror.path(), result))
+}
+
+/// Tells who gave a token that it was not taken.
+fn noted<T>(remote: &Remote<'_>, result: Result<T>) -> Result<T> {
+    if let (Err(Error::Denied { .. }), Some(giver)) = (&result, &remote.access.giver) {
+        giver.tokens.refused();
+    }
+    result
 }
 
 /// What is being waited for.
@@ -96,9 +105,13 @@ impl Worker {
         let there = remote.source.to_string();
         let failed = |error: std::io::Error| Error::Worker { repository: there.clone(), what: error.to_string() };
         let access = remote.access;
+        let (source, credentials) = match &access.giver {
+            Some(giver) if remote.source.is_web() => (giver.sign_in(remote.source)?, Credentials::default()),
+            _ => (remote.source.clone(), access.credentials.clone()),
+        };
         let request = Request {
-            source: remote.source.clone(),
-            credentials: access.credentials.clone(),
+            source,
+            credentials,
             ca_file: access.ca_file.clone(),
             client_certificate: access.client_certificate.clone(),
             proxy: access.proxy.clone(),

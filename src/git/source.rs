@@ -83,6 +83,24 @@ impl Source {
         self.is_local().map(super::local::references).unwrap_or_default()
     }
 
+    /// The host that it is on, and its path there without `.git`: `github.com` and `empire/policies`. None of a path on this machine.
+    pub fn place(&self) -> Option<(String, String)> {
+        let (authority, path) = match self.url.split_once("://") {
+            Some((_, rest)) => rest.split_once('/')?,
+            None if self.is_local().is_some() => return None,
+            None => self.url.split_once(':')?,
+        };
+        let address = authority.rsplit('@').next()?;
+        let (host, _) = host_and_port(address).ok()?;
+        let path = path.trim_matches('/');
+        Some((host, path.strip_suffix(".git").unwrap_or(path).to_owned()))
+    }
+
+    /// The same with another user and password.
+    pub(super) fn with_password(&self, user: &str, password: Secret) -> Self {
+        Self { user: Some(user.to_owned()), password: Some(password), ..self.clone() }
+    }
+
     pub(super) fn url(&self) -> &str {
         &self.url
     }
@@ -96,7 +114,7 @@ impl Source {
     }
 
     /// Whether it is reached by HTTPS (or HTTP, where that was let in).
-    pub(super) fn is_web(&self) -> bool {
+    pub fn is_web(&self) -> bool {
         self.kind == Kind::Http
     }
 
@@ -226,6 +244,24 @@ mod tests {
         let url = source("ssh://me@[::1]:2222/srv/p.git");
         assert_eq!((url.ssh_host(), url.user(), url.is_local()), (Some(("::1", 2222)), Some("me"), None));
         assert_eq!(url.to_string(), "ssh://me@[::1]:2222/srv/p.git");
+    }
+
+    #[test]
+    fn a_source_tells_its_host_and_its_path_there() {
+        for text in [
+            "https://me:hunter2@example.org:8443/team/policies.git",
+            "https://example.org/team/policies/",
+            "git@example.org:team/policies.git",
+            "ssh://git@example.org:2222/team/policies",
+        ] {
+            let place = source(text).place();
+            assert_eq!(place, Some(("example.org".to_owned(), "team/policies".to_owned())), "{text}");
+        }
+        assert_eq!(source("/srv/policies.git").place(), None);
+        let given =
+            source("https://me:hunter2@example.org/p").with_password("x-access-token", Secret::new("ghs_1".to_owned()));
+        assert_eq!((given.user(), given.password().map(Secret::reveal)), (Some("x-access-token"), Some("ghs_1")));
+        assert!(!given.to_string().contains("ghs_1") && !given.url().contains("hunter2"), "{given}");
     }
 
     #[test]

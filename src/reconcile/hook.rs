@@ -1,4 +1,4 @@
-//! The webhook as a loop sees it: somebody pushed, or nobody will ever say so.
+//! The webhook as a loop sees it: somebody pushed or proposed something, or nobody will ever say so.
 //!
 //! Deliberately absent: HTTP and whom to believe (`serve::webhook`).
 
@@ -6,9 +6,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use tokio::sync::mpsc;
-
-use crate::serve::{Server, webhook};
+use crate::serve::Server;
+use crate::serve::webhook::{self, Events};
 
 /// Where a webhook is listened to, and who is believed.
 #[derive(Debug, Clone)]
@@ -22,26 +21,41 @@ pub struct Options {
 /// A webhook, or none.
 #[derive(Debug, Default)]
 pub struct Hook {
-    running: Option<(Server, mpsc::Receiver<()>)>,
+    running: Option<(Server, Events)>,
+}
+
+/// What a forge tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// Somebody pushed.
+    Pushed,
+    /// A pull request may be another than it was.
+    Proposed,
 }
 
 impl Hook {
-    /// Listens, if there is something to listen to. `branch` is the only one whose pushes count, where it was given.
-    pub fn start(options: Option<Options>, branch: Option<String>) -> io::Result<Self> {
+    /// Listens, if there is something to listen to. `branch` is the only one whose pushes count, where it was given; `pulls`: whether
+    /// somebody wants to hear of pull requests.
+    pub fn start(options: Option<Options>, branch: Option<String>, pulls: bool) -> io::Result<Self> {
         let Some(Options { listen, secret_file }) = options else { return Ok(Self::default()) };
-        let running = webhook::start(webhook::Options { listen, secret_file, branch })?;
+        let running = webhook::start(webhook::Options { listen, secret_file, branch, pulls })?;
         tracing::info!(address = %running.0.address(), "webhooks are listened to");
         Ok(Self { running: Some(running) })
     }
 
-    /// Waits until somebody pushed.
-    pub async fn pushed(&mut self) {
+    /// Waits until a forge tells of something.
+    pub async fn told(&mut self) -> Told {
         let told = match &mut self.running {
-            Some((_, pushes)) => pushes.recv().await,
+            Some((_, events)) => tokio::select! {
+                Some(()) = events.pushes.recv() => Some(Told::Pushed),
+                Some(()) = events.pulls.recv() => Some(Told::Proposed),
+                else => None,
+            },
             None => None,
         };
-        if told.is_none() {
-            std::future::pending::<()>().await;
+        match told {
+            Some(told) => told,
+            None => std::future::pending().await,
         }
     }
 }

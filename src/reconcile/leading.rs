@@ -39,6 +39,12 @@ impl Leading {
         }
     }
 
+    /// The same for another thread.
+    pub fn asked(&self) -> impl Fn() -> bool + Send + 'static {
+        let role = self.role.clone();
+        move || matches!(&*role.borrow(), Role::Leader { until, .. } if Instant::now() < (*until).into())
+    }
+
     /// Who leads, as far as this process knows; none if it does itself.
     pub fn holder(&self) -> Option<String> {
         match &*self.role.borrow() {

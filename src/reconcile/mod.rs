@@ -4,6 +4,7 @@
 //! empty plan; `node` is the standalone process around it. Deliberately absent: every decision, which is `core`'s.
 
 pub mod agent;
+pub mod app;
 pub mod controller;
 pub mod hook;
 pub mod keeper;
@@ -11,8 +12,10 @@ pub mod leading;
 pub mod lock;
 pub mod memory;
 pub mod node;
+pub mod previewing;
 pub mod published;
 pub mod publisher;
+pub mod pulls;
 pub mod repository;
 pub mod round;
 pub mod schedule;

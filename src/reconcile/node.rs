@@ -248,7 +248,7 @@ impl Node {
         mut kernel: Watch,
     ) -> Result<(), RunError> {
         let (_pushes, mut pushes) = Watcher::new(&options.source.watched())?;
-        let mut hook = Hook::start(options.webhook.clone(), options.branch.clone())
+        let mut hook = Hook::start(options.webhook.clone(), options.branch.clone(), false)
             .map_err(|source| RunError::Start { what: "the webhook", source })?;
         let places: Vec<PathBuf> =
             self.keeper.engine.cluster.watch_paths().into_iter().map(|place| place.path).collect();
@@ -266,7 +266,7 @@ impl Node {
                 _ = interrupt.recv() => Trigger::Stop,
                 message = news.recv() => Trigger::News(message),
                 Some(()) = pushes.recv() => Trigger::Pushed,
-                () = hook.pushed() => Trigger::Pushed,
+                _ = hook.told() => Trigger::Pushed,
                 Some(()) = manifests.recv() => Trigger::Manifests,
                 event = kernel.next() => Trigger::Kernel(event),
                 () = sleep_until(wake) => Trigger::Time,

@@ -30,6 +30,27 @@ struct Inner {
     asking: Asking,
 }
 
+/// What became of a preview of a pull request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Became {
+    /// It was said, or said anew.
+    Posted,
+    /// It had been said already.
+    Unchanged,
+    /// It could not be said.
+    Failed,
+}
+
+impl Became {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Posted => "posted",
+            Self::Unchanged => "unchanged",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Everything that was told.
 #[derive(Debug)]
 pub(super) struct Values {
@@ -42,6 +63,7 @@ pub(super) struct Values {
     pub(super) git_fetched: Option<Instant>,
     pub(super) api_faults: BTreeMap<&'static str, u64>,
     pub(super) watch_faults: BTreeMap<&'static str, u64>,
+    pub(super) previews: Option<BTreeMap<&'static str, u64>>,
     pub(super) leader: Option<bool>,
     pub(super) revision: Option<String>,
     pub(super) waits: BTreeMap<&'static str, bool>,
@@ -75,6 +97,7 @@ impl Metrics {
             git_fetched: None,
             api_faults: BTreeMap::new(),
             watch_faults: BTreeMap::new(),
+            previews: None,
             leader: None,
             revision: None,
             waits: BTreeMap::new(),
@@ -141,6 +164,17 @@ impl Metrics {
     /// A watch of the API server broke, and is begun anew. Resources are few and known: `pods`.
     pub fn watch_fault(&self, resource: &'static str) {
         self.tell(|values| *values.watch_faults.entry(resource).or_default() += 1);
+    }
+
+    /// What became of a preview. None is worth telling once, too: then there is a zero to rise from.
+    pub fn preview(&self, became: Option<Became>) {
+        self.tell(|values| {
+            let new = || [Became::Posted, Became::Unchanged, Became::Failed].map(|became| (became.word(), 0)).into();
+            let previews: &mut BTreeMap<&'static str, u64> = values.previews.get_or_insert_with(new);
+            if let Some(became) = became {
+                *previews.entry(became.word()).or_default() += 1;
+            }
+        });
     }
 
     /// Whether this process leads.

@@ -24,7 +24,7 @@ use axum::routing::get;
 use tokio::sync::oneshot;
 
 pub use health::{Health, TURN};
-pub use metrics::Metrics;
+pub use metrics::{Became, Metrics};
 pub use questions::{Question, Questions};
 
 /// The running server. It ends when this is dropped; answers that are on their way are given.

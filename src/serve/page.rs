@@ -151,6 +151,10 @@ impl Writer<'_, '_> {
         if let Some(leads) = values.leader {
             self.number("leader", "1 if this process leads, 0 if it follows.", usize::from(leads))?;
         }
+        if let Some(previews) = &values.previews {
+            let of = previews.iter().map(|(result, count)| ([("result", *result)], *count)).collect();
+            self.counters("previews", "Previews of pull requests, by what became of them.", &of)?;
+        }
         if !values.api_faults.is_empty() {
             let of = values.api_faults.iter().map(|(operation, faults)| ([("operation", *operation)], *faults));
             self.counters("api_faults", "Requests that the API server did not carry out.", &of.collect())?;

@@ -1,4 +1,4 @@
-//! Webhooks: a forge says that somebody pushed, and the repository is looked at now and not with the next poll.
+//! Webhooks: a forge says that somebody pushed or proposed something, and it is looked at now and not with the next poll.
 //!
 //! GitHub, Gitea and Forgejo sign the body with HMAC-SHA256, GitLab sends the secret itself, and whoever else wants to may do as GitHub does.
 //! Nothing that a body says is believed but that something happened: what is fetched, and from where, is as it was configured. Deliberately
@@ -41,10 +41,21 @@ pub struct Options {
     pub secret_file: PathBuf,
     /// The branch that policies are read from, where it is known: pushes to others are no news.
     pub branch: Option<String>,
+    /// Whether anybody wants to hear of pull requests.
+    pub pulls: bool,
 }
 
-/// Listens. Each push that counts is a message.
-pub fn start(options: Options) -> io::Result<(Server, mpsc::Receiver<()>)> {
+/// What is heard.
+#[derive(Debug)]
+pub struct Events {
+    /// Somebody pushed to a branch that counts.
+    pub pushes: mpsc::Receiver<()>,
+    /// A pull request may be another than it was.
+    pub pulls: mpsc::Receiver<()>,
+}
+
+/// Listens. Each push that counts is a message, and so is each word of a pull request.
+pub fn start(options: Options) -> io::Result<(Server, Events)> {
     let listen = options.listen;
     let told = |error: io::Error| io::Error::new(error.kind(), format!("listen on {listen}: {error}"));
     // A secret that cannot be read would be noticed at the first push only.
@@ -56,7 +67,8 @@ pub fn start(options: Options) -> io::Result<(Server, mpsc::Receiver<()>)> {
     let address = axum::serve::Listener::local_addr(&listener).map_err(told)?;
     // One that waits is enough: it says "look", and a look sees everything.
     let (pushed, pushes) = mpsc::channel(1);
-    let state = Arc::new(Door { options, pushed, bucket: Mutex::new(Bucket::new(Instant::now())) });
+    let (proposed, pulls) = mpsc::channel(1);
+    let state = Arc::new(Door { options, pushed, proposed, bucket: Mutex::new(Bucket::new(Instant::now())) });
     let router =
         Router::new().route("/webhook", post(receive)).with_state(state).layer(map_response(last_of_its_connection));
     let (stop, stopped) = oneshot::channel::<()>();
@@ -64,12 +76,13 @@ pub fn start(options: Options) -> io::Result<(Server, mpsc::Receiver<()>)> {
         let _ = stopped.await;
     });
     tokio::spawn(async { served.await });
-    Ok((Server { address, _stop: stop }, pushes))
+    Ok((Server { address, _stop: stop }, Events { pushes, pulls }))
 }
 
 struct Door {
     options: Options,
     pushed: mpsc::Sender<()>,
+    proposed: mpsc::Sender<()>,
     bucket: Mutex<Bucket>,
 }
 
@@ -116,11 +129,15 @@ async fn receive(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) 
     if !secrets.iter().any(|secret| proof.holds(secret, &body)) {
         return (StatusCode::UNAUTHORIZED, "the signature or token is wrong\n");
     }
-    if !is_push(&headers) {
-        return (StatusCode::OK, "ok, and no push\n");
+    match Kind::of(&headers) {
+        Kind::Push => {}
+        Kind::Pull if door.options.pulls => return door.propose(),
+        Kind::Pull | Kind::Other => return (StatusCode::OK, "ok, and no push\n"),
     }
     match pushed_to(&body) {
         Some(reference) if reference.starts_with(OWN_BRANCHES) => (StatusCode::OK, "ok, a push of Egret's own\n"),
+        // It may be the head of a pull request.
+        Some(reference) if door.is_other(&reference) && door.options.pulls => door.propose(),
         Some(reference) if door.is_other(&reference) => (StatusCode::OK, "ok, a push to another branch\n"),
         _ => {
             // Full: a look is asked for already.
@@ -131,6 +148,12 @@ async fn receive(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) 
 }
 
 impl Door {
+    fn propose(&self) -> (StatusCode, &'static str) {
+        // Full: a look is asked for already.
+        let _ = self.proposed.try_send(());
+        (StatusCode::ACCEPTED, "looking at pull requests\n")
+    }
+
     fn is_other(&self, reference: &str) -> bool {
         self.options.branch.as_ref().is_some_and(|branch| reference.strip_prefix("refs/heads/") != Some(branch))
     }
@@ -187,12 +210,27 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
 }
 
-/// Forges tell of more than pushes. Who does not say what it is about means a push.
-fn is_push(headers: &HeaderMap) -> bool {
-    let told = ["x-github-event", "x-gitea-event", "x-forgejo-event", "x-gitlab-event"]
-        .into_iter()
-        .find_map(|name| headers.get(name).and_then(|value| value.to_str().ok()));
-    told.is_none_or(|event| matches!(event, "push" | "Push Hook"))
+/// What a request tells of, in the forges' words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Push,
+    Pull,
+    /// Comments are among it, Egret's own as well.
+    Other,
+}
+
+impl Kind {
+    /// Forges tell of more than pushes. Who does not say what it is about means a push.
+    fn of(headers: &HeaderMap) -> Self {
+        let told = ["x-github-event", "x-gitea-event", "x-forgejo-event", "x-gitlab-event"]
+            .into_iter()
+            .find_map(|name| headers.get(name).and_then(|value| value.to_str().ok()));
+        match told {
+            None | Some("push" | "Push Hook") => Self::Push,
+            Some("pull_request" | "pull_request_sync" | "Merge Request Hook") => Self::Pull,
+            Some(_) => Self::Other,
+        }
+    }
 }
 
 /// `"ref"` of the body, wherever it comes first at the top. Enough is read of it to tell our own pushes; a body that is something else is
@@ -240,9 +278,14 @@ mod tests {
 
     #[test]
     fn only_pushes_count_and_our_own_do_not() {
-        assert!(is_push(&headers(&[("x-github-event", "push")])) && is_push(&headers(&[])));
-        assert!(is_push(&headers(&[("x-gitlab-event", "Push Hook")])));
-        assert!(!is_push(&headers(&[("x-github-event", "ping")])));
+        let kind = |name, event| Kind::of(&headers(&[(name, event)]));
+        assert_eq!((kind("x-github-event", "push"), Kind::of(&headers(&[]))), (Kind::Push, Kind::Push));
+        assert_eq!(kind("x-gitlab-event", "Push Hook"), Kind::Push);
+        assert_eq!(kind("x-gitea-event", "pull_request_sync"), Kind::Pull);
+        assert_eq!(kind("x-gitlab-event", "Merge Request Hook"), Kind::Pull);
+        for event in ["ping", "issue_comment", "pull_request_comment", "pull_request_review"] {
+            assert_eq!(kind("x-github-event", event), Kind::Other, "{event}");
+        }
         assert_eq!(pushed_to(br#"{"ref": "refs/heads/main", "x": 1}"#).as_deref(), Some("refs/heads/main"));
         assert_eq!(pushed_to(b"payload=%7B%7D"), None);
     }

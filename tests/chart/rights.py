@@ -41,6 +41,8 @@ FLAGS = {
         "--ca-file", "--client-certificate", "--client-key", "--git-proxy", "--git-connect-timeout", "--git-idle-timeout",
         "--git-timeout", "--git-max-size", "--webhook", "--webhook-secret-file",
         "--namespace", "--lease", "--identity", "--listen", "--log-json", "--remove",
+        "--github-app-id", "--github-app-key-file", "--github-app-installation", "--github-api",
+        "--previews", "--forge-url", "--project", "--forge-token-file", "--forge-author",
     },
     "agent": {"--node", "--state-dir", "--listen", "--log-json", "--remove"},
 }

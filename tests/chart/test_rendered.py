@@ -227,6 +227,21 @@ class Pods(unittest.TestCase):
                 self.assertEqual([one for one in of_kind(case, "Service") if one["metadata"]["name"] == "egret-webhook"], [])
 
 
+    def test_the_forge_is_reached_at_its_port_where_it_is_needed(self):
+        rules = {case: named(case, "NetworkPolicy", "egret-controller")["spec"]["egress"]
+                 for case in CASES if of_kind(case, "NetworkPolicy")}
+        self.assertEqual(len(rules["default"]), 3)
+        there = {"ports": [{"port": 8443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.9.0.0/16"}}]}
+        self.assertEqual(rules["previews-app"][3:], [there])
+        self.assertEqual(rules["previews-token"][3:], [{"ports": [{"port": 443, "protocol": "TCP"}]}])
+
+    def test_keys_and_tokens_are_mounted_one_by_one(self):
+        for case, wanted in {"previews-app": {"app": "private-key.pem"}, "previews-token": {"git": "known_hosts", "forge": "write-token"}}.items():
+            volumes = named(case, "Deployment", "egret-controller")["spec"]["template"]["spec"]["volumes"]
+            secrets = {one["name"]: one["secret"]["items"][-1]["key"] for one in volumes if "secret" in one}
+            self.assertEqual(secrets, wanted, case)
+
+
 class Arguments(unittest.TestCase):
     def given(self):
         """(command, flag) of every container, and environment variables of ours."""

@@ -3,16 +3,18 @@
 //! Deliberately absent: timing; what is measured stands in docs, not in tests.
 
 mod admission;
+mod app;
 mod bad_packs;
 mod bad_pushes;
 mod bad_servers;
 mod bad_web;
-mod crooked;
+pub(crate) mod crooked;
 pub(crate) mod fixture;
 mod folding;
-mod https;
+pub(crate) mod https;
 mod keeping;
 mod publishing;
+mod pulls;
 mod refusals;
 mod rot;
 mod servers;

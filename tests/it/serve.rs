@@ -233,20 +233,25 @@ fn a_webhook_is_believed_by_its_secret_and_says_no_more_than_that_somebody_pushe
         listen: "127.0.0.1:0".parse().unwrap(),
         secret_file: secret_file.to_owned(),
         branch: Some("main".to_owned()),
+        pulls: true,
     };
     alone(async {
-        let (server, mut pushes) = serve::webhook::start(options(&secret_file)).unwrap();
+        let (server, mut events) = serve::webhook::start(options(&secret_file)).unwrap();
         let main = r#"{"ref": "refs/heads/main"}"#;
         assert_eq!(post(&server, "X-Gitlab-Token: wrong\r\n", main).await, 401);
         assert_eq!(post(&server, "", main).await, 401);
         assert_eq!(post(&server, "X-Gitlab-Token: new\r\n", r#"{"ref": "refs/heads/egret/reports/prod"}"#).await, 200);
-        assert_eq!(post(&server, "X-Gitlab-Token: new\r\n", r#"{"ref": "refs/heads/feature"}"#).await, 200);
         assert_eq!(post(&server, "X-Gitlab-Token: new\r\nX-Gitlab-Event: Tag Push Hook\r\n", main).await, 200);
-        assert!(pushes.try_recv().is_err());
+        assert!(events.pushes.try_recv().is_err() && events.pulls.try_recv().is_err());
+        assert_eq!(post(&server, "X-Gitlab-Token: new\r\n", r#"{"ref": "refs/heads/feature"}"#).await, 202);
+        assert_eq!(events.pulls.recv().await, Some(()), "it may be the head of a pull request");
+        assert_eq!(post(&server, "X-Gitlab-Token: new\r\nX-Gitlab-Event: Merge Request Hook\r\n", "{}").await, 202);
+        assert_eq!(events.pulls.recv().await, Some(()));
+        assert!(events.pushes.try_recv().is_err());
         assert_eq!(post(&server, "X-Gitlab-Token: old\r\nX-Gitlab-Event: Push Hook\r\n", main).await, 202);
         assert_eq!(post(&server, "X-Gitlab-Token: new\r\n", main).await, 202);
-        assert_eq!(pushes.recv().await, Some(()));
-        assert!(pushes.try_recv().is_err(), "two pushes that nobody has looked at yet are one look");
+        assert_eq!(events.pushes.recv().await, Some(()));
+        assert!(events.pushes.try_recv().is_err(), "two pushes that nobody has looked at yet are one look");
         // A secret that is changed counts from the next request on.
         std::fs::write(&secret_file, "newest").unwrap();
         assert_eq!(post(&server, "X-Gitlab-Token: old\r\n", main).await, 401);

@@ -52,6 +52,12 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
+{{- /* The port of the forge's API. */}}
+{{- define "egret.forgePort" -}}
+{{- $url := .Values.previews.url | default .Values.githubApp.api }}
+{{- regexFind "^https://(\\[[^/]*\\]|[^/:]+):[0-9]+" $url | regexFind "[0-9]+$" | default "443" }}
+{{- end }}
+
 {{- /* Environment of every container of ours. */}}
 {{- define "egret.env" -}}
 - name: RUST_LOG
@@ -130,8 +136,34 @@ capabilities:
 {{- fail (printf "controller.extraEnv has %s: what Egret is told comes from the chart's own values" .name) }}
 {{- end }}
 {{- end }}
-{{- if and (ne $git.auth "none") (not $git.existingSecret) }}
+{{- $app := .Values.githubApp }}
+{{- $previews := .Values.previews }}
+{{- if and $app.id (not $app.existingSecret) }}
+{{- fail "githubApp.id is given: githubApp.existingSecret must name the Secret with the App's private key" }}
+{{- end }}
+{{- if and (not $app.id) (or (eq $git.auth "app") $app.existingSecret) }}
+{{- fail "git.auth is app, or githubApp.existingSecret is given: githubApp.id must say which App it is" }}
+{{- end }}
+{{- if and $app.id (ne $git.auth "app") (ne $previews.forge "github") }}
+{{- fail "githubApp is given and nothing uses it: take git.auth=app, or previews.forge=github" }}
+{{- end }}
+{{- if and $app.id $https (eq $git.auth "none") }}
+{{- fail "githubApp is given and git.auth is none: take git.auth=app" }}
+{{- end }}
+{{- if and $previews.forge (not $previews.existingSecret) (not (and $app.id (eq $previews.forge "github"))) }}
+{{- fail (printf "previews.forge is %s: previews.existingSecret must name the Secret with a token for it" $previews.forge) }}
+{{- end }}
+{{- if and (not $previews.forge) $previews.existingSecret }}
+{{- fail "previews.existingSecret is given and previews.forge is not: say which forge the token is for" }}
+{{- end }}
+{{- if and (eq $previews.forge "gitea") (not $previews.url) }}
+{{- fail "previews.forge is gitea: previews.url must say where it is" }}
+{{- end }}
+{{- if and (has $git.auth (list "ssh" "token")) (not $git.existingSecret) }}
 {{- fail (printf "git.auth is %s: git.existingSecret must name the Secret with the credentials (values.yaml says which keys)" $git.auth) }}
+{{- end }}
+{{- if and (eq $git.auth "app") $git.existingSecret }}
+{{- fail "git.existingSecret is given and git.auth is app: the App's key is in githubApp.existingSecret" }}
 {{- end }}
 {{- if and (eq $git.auth "none") $git.existingSecret }}
 {{- fail "git.existingSecret is given and git.auth is none: set git.auth to ssh or token" }}

@@ -80,8 +80,7 @@ impl Comment<'_> {
 
     fn head(&self, text: &mut String) {
         let cluster = self.preview.input.cluster;
-        // The name was checked: it has no character that JSON or HTML would look at.
-        let _ = writeln!(text, "<!-- egret-preview:{{\"cluster\":\"{}\",\"v\":1}} -->", marker_name(cluster));
+        let _ = writeln!(text, "{}1}} -->", marker(cluster));
         let sign = match self.words.worst() {
             Some(Outcome::Cut) => "⛔ ",
             Some(Outcome::Bare | Outcome::Address) => "⚠️ ",
@@ -315,6 +314,12 @@ pub(super) fn by_namespace(moves: &[Move]) -> BTreeMap<&str, BTreeSet<&str>> {
     by_namespace
 }
 
+/// How a comment on this cluster begins, whatever version of Egret it is by: `<!-- egret-preview:{"cluster":"prod","v":`.
+pub fn marker(cluster: &str) -> String {
+    format!("<!-- egret-preview:{{\"cluster\":\"{}\",\"v\":", marker_name(cluster))
+}
+
+/// The name was checked; what JSON or HTML would look at is left out all the same.
 fn marker_name(cluster: &str) -> String {
     cluster.chars().filter(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_')).collect()
 }

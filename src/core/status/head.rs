@@ -28,7 +28,7 @@ pub struct HeadStatus {
     pub node_summary: String,
     /// Documents that are not in force as they stand in the repository.
     pub rejected: Vec<Rejected>,
-    /// GitReachable, UpToDate, PoliciesAccepted, ReportsPublished.
+    /// GitReachable, UpToDate, PoliciesAccepted, ReportsPublished, and PreviewsPosted where somebody wants previews.
     pub conditions: Vec<Condition>,
 }
 
@@ -63,6 +63,8 @@ pub struct HeadFacts<'a> {
     pub git_fault: Option<&'a str>,
     /// Why reports cannot be committed; none where they are, or nobody wants them.
     pub report_fault: Option<&'a str>,
+    /// Whether pull requests are previewed, or why not all of them; none where nobody wants that.
+    pub previews: Option<Result<(), &'a str>>,
 }
 
 /// The status of the head. `before` is the one until now.
@@ -95,6 +97,10 @@ pub fn head_status(facts: HeadFacts<'_>, before: &HeadStatus, now: Timestamp) ->
         None => Condition::new("ReportsPublished", true, "Published", "drift reports are committed", now),
         Some(fault) => Condition::new("ReportsPublished", false, "NotPublished", fault, now),
     };
+    let previews = facts.previews.map(|previews| match previews {
+        Ok(()) => Condition::new("PreviewsPosted", true, "Posted", "open pull requests are previewed", now),
+        Err(fault) => Condition::new("PreviewsPosted", false, "NotPosted", fault, now),
+    });
     let mut rejected = facts.rejected.to_vec();
     rejected.truncate(CARRIED);
     HeadStatus {
@@ -102,6 +108,9 @@ pub fn head_status(facts: HeadFacts<'_>, before: &HeadStatus, now: Timestamp) ->
         node_summary: format!("{}/{}", nodes.in_force, nodes.total),
         nodes,
         rejected,
-        conditions: since(vec![git, up_to_date, accepted, reports], &before.conditions),
+        conditions: since(
+            [git, up_to_date, accepted, reports].into_iter().chain(previews).collect(),
+            &before.conditions,
+        ),
     }
 }

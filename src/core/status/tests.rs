@@ -157,6 +157,7 @@ fn the_head_counts_nodes_that_have_its_revision_in_force() {
         withheld: None,
         git_fault: Some("connection refused"),
         report_fault: None,
+        previews: None,
     };
     let status = head_status(facts, &HeadStatus::default(), at(1));
     assert_eq!((status.nodes.in_force, status.nodes.drifting, status.node_summary.as_str()), (1, 1, "1/4"));
@@ -176,6 +177,11 @@ fn the_head_counts_nodes_that_have_its_revision_in_force() {
     let message =
         "aaaaaaaaaaaa \"more\" of Leia waits: Han suspended the cluster until Thu 1970-01-01 00:01 UTC (we move)";
     assert_eq!(status.conditions[1], Condition::new("UpToDate", false, "Suspended", message, at(3)));
+    for (previews, shown) in [(Ok(()), true), (Err("pull request 7: too many requests"), false)] {
+        let status = head_status(HeadFacts { previews: Some(previews), ..facts }, &status, at(2));
+        let last = status.conditions.last().unwrap();
+        assert_eq!((last.kind.as_str(), last.is_true()), ("PreviewsPosted", shown), "{}", last.message);
+    }
 }
 
 #[test]

@@ -5,13 +5,13 @@
 //! where packets go: agents see to that by themselves, also without a controller.
 
 mod labels;
+mod options;
 mod pass;
+mod proposals;
 mod sayings;
 mod sights;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,101 +20,30 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
 use self::labels::{Labels, Told};
+pub use self::options::{ControllerError, Options};
 use self::pass::{CameUpon, Pass, PassError, Turned};
+use self::proposals::pulls_of;
 use self::sayings::{admission_news, reports};
 use self::sights::Sights;
 use super::hook::{self, Hook};
 use super::leading::Leading;
-use super::memory::{Memory, MemoryError};
+use super::memory::Memory;
 use super::publisher::{self, Letter, Publisher};
+use super::pulls::{Pulls, Word};
 use super::repository::{self, Intent, News, Repository};
 use super::round::now;
 use super::schedule::Timetable;
 use crate::backoff::Backoff;
-use crate::cluster::live::{
-    self, EventKind, Lease, Live, LiveError, Recorder, Regarding, Scope, Timing, View, Watching,
-};
-use crate::core::admission::ChangeWindows;
+use crate::cluster::live::{self, EventKind, Lease, Live, Recorder, Regarding, Scope, View, Watching};
 use crate::core::policy::config::Schedule;
 use crate::core::policy::published::read_config;
-use crate::core::report::history::Rejected;
+use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::signature::Signatures;
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
-use crate::git::access::Access;
-use crate::git::signature::Flags;
-use crate::git::source::Source;
 use crate::serve::{self, Health, Metrics};
 use crate::telemetry::chain;
 use crate::watch::Watcher;
-
-/// What `egret controller` was asked for, checked.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The policy repository.
-    pub source: Source,
-    /// Its branch; none: its default branch.
-    pub branch: Option<String>,
-    /// How to get in.
-    pub access: Access,
-    /// Whose signatures the flags demand.
-    pub signatures: Flags,
-    /// The file of the key that reports are signed with, if they are.
-    pub signing_key: Option<PathBuf>,
-    /// When commits may come into force, whatever egret.yaml says of it.
-    pub windows: Option<ChangeWindows>,
-    /// The cluster's name.
-    pub cluster_name: String,
-    /// Where mirrors and memory are.
-    pub state_folder: PathBuf,
-    /// How often a remote repository is asked although nobody said that something changed.
-    pub poll: Duration,
-    /// The namespace of the lease.
-    pub namespace: String,
-    /// The lease.
-    pub lease: String,
-    /// This process among the candidates: the pod's name.
-    pub identity: String,
-    /// The lease's times.
-    pub timing: Timing,
-    /// Where metrics and health are served, if anywhere.
-    pub listen: Option<SocketAddr>,
-    /// Where a forge's webhook is listened to, if anywhere.
-    pub webhook: Option<hook::Options>,
-}
-
-/// Why the process ends with an error.
-#[derive(Debug, thiserror::Error)]
-pub enum ControllerError {
-    /// Memory is out of reach.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// It is not known where the API server is, or what was to be taken away there is not.
-    #[error(transparent)]
-    Live(#[from] LiveError),
-    /// A thread, a watch or a signal handler could not be had.
-    #[error("start {what}")]
-    Start {
-        /// What.
-        what: &'static str,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Files cannot be watched.
-    #[error("watch files")]
-    Watch(#[from] crate::watch::Error),
-}
-
-impl ControllerError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Live(error) => error.hint(),
-            _ => None,
-        }
-    }
-}
 
 /// Statuses change with every node; they are told in bursts.
 const GATHER: Duration = Duration::from_millis(20);
@@ -185,10 +114,15 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     .map_err(start("the publisher's thread"))?;
     let watching = Watching::open(&live, &Scope::Controller, live::Options { seed, ..live::Options::default() });
     let lease = Lease::new(live.clone(), &options.namespace, &options.lease, &options.identity, options.timing);
+    let leading = Leading::start(lease, options.timing);
+    let pulls = Pulls::start(pulls_of(&options, &metrics, seed), Box::new(leading.asked()))
+        .map_err(start("the thread for pull requests"))?;
     let controller = Controller {
         health,
         metrics,
-        leading: Leading::start(lease, options.timing),
+        leading,
+        pulls,
+        reports: Vec::new(),
         recorder: live.recorder("egret.dev/controller", &options.identity),
         watching,
         repository,
@@ -221,6 +155,7 @@ struct Controller {
     leading: Leading,
     repository: Repository,
     publisher: Publisher,
+    pulls: Pulls,
     recorder: Recorder,
     health: Health,
     metrics: Metrics,
@@ -228,6 +163,8 @@ struct Controller {
     intent: Option<Intent>,
     git_fault: Option<String>,
     labels: Labels,
+    /// What nodes said at the last pass.
+    reports: Vec<NodeReport>,
     /// The reports that were last handed over.
     sent: Option<Letter>,
     sights: Sights,
@@ -251,6 +188,10 @@ struct Controller {
 enum Trigger {
     News(Option<News>),
     Pushed,
+    /// A pull request may be another than it was.
+    Proposed,
+    /// The thread for pull requests.
+    Pulls(Word),
     Cluster,
     Role,
     Time,
@@ -260,8 +201,9 @@ enum Trigger {
 impl Controller {
     async fn forever(mut self, mut news: UnboundedReceiver<News>) -> Result<(), ControllerError> {
         let (_pushes, mut pushes) = Watcher::new(&self.options.source.watched())?;
-        let mut hook = Hook::start(self.options.webhook.clone(), self.options.branch.clone())
-            .map_err(|source| ControllerError::Start { what: "the webhook", source })?;
+        let mut hook =
+            Hook::start(self.options.webhook.clone(), self.options.branch.clone(), self.options.previews.is_some())
+                .map_err(|source| ControllerError::Start { what: "the webhook", source })?;
         let handler = |kind| signal(kind).map_err(|source| ControllerError::Start { what: "a signal handler", source });
         let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
         tracing::info!(source = %self.options.source, server = self.live.server(), "egret's controller runs");
@@ -273,7 +215,11 @@ impl Controller {
                 () = stopped(&mut terminate, &mut interrupt) => Trigger::Stop,
                 message = news.recv() => Trigger::News(message),
                 Some(()) = pushes.recv() => Trigger::Pushed,
-                () = hook.pushed() => Trigger::Pushed,
+                told = hook.told() => match told {
+                    hook::Told::Pushed => Trigger::Pushed,
+                    hook::Told::Proposed => Trigger::Proposed,
+                },
+                word = self.pulls.word() => Trigger::Pulls(word),
                 () = self.leading.changed() => Trigger::Role,
                 _ = self.watching.changed() => Trigger::Cluster,
                 () = sleep_until(wake) => Trigger::Time,
@@ -287,9 +233,18 @@ impl Controller {
                 }
                 Trigger::Pushed => {
                     self.repository.look();
+                    self.pulls.look();
                     false
                 }
-                Trigger::Cluster => true,
+                Trigger::Proposed => {
+                    self.pulls.look();
+                    false
+                }
+                Trigger::Pulls(Word::Ask(tell)) => {
+                    self.look_for(tell);
+                    false
+                }
+                Trigger::Pulls(Word::Changed) | Trigger::Cluster => true,
                 Trigger::Role => self.leading.fence() != self.led,
                 Trigger::Time => self.time_came(),
             };
@@ -353,6 +308,7 @@ impl Controller {
                 }
             });
         }
+        self.pulls.base(&intent.branch);
         self.intent = Some(intent);
     }
 
@@ -393,6 +349,7 @@ impl Controller {
             // Who led meanwhile may have corrected what we remember as fought for.
             self.labels.forget();
             self.led = fence;
+            self.pulls.look();
         }
         if self.watching.synced() {
             self.follow(fence.is_some() && fence == led);
@@ -469,6 +426,7 @@ impl Controller {
         let commit = intent.commit.id.to_string();
         let mut told = Vec::new();
         let report_fault = self.publisher.fault();
+        let previews = self.pulls.fault();
         let pass = Pass {
             live: &self.live,
             leading: &self.leading,
@@ -478,6 +436,7 @@ impl Controller {
             identity: &self.options.identity,
             git_fault: self.git_fault.as_deref(),
             report_fault: report_fault.as_deref(),
+            previews: previews.as_ref().map(|fault| fault.as_ref().copied().map_err(String::as_str)),
         };
         // A label that cannot be written keeps no policy from being published.
         let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut told, now).await;
@@ -496,6 +455,7 @@ impl Controller {
         }) {
             tracing::warn!(error = chain(&error), "what is in force is not remembered over a restart");
         }
+        self.reports.clone_from(&reports);
         self.send(reports, &intent);
         self.record(admission, &told, &came_upon, &turned).await;
         Ok(labelled?)

@@ -48,6 +48,8 @@ pub(super) struct Pass<'a> {
     pub(super) git_fault: Option<&'a str>,
     /// Why reports are not committed.
     pub(super) report_fault: Option<&'a str>,
+    /// Whether pull requests are previewed.
+    pub(super) previews: Option<Result<(), &'a str>>,
 }
 
 /// A policy that became ready, or is so no more.
@@ -176,6 +178,7 @@ impl Pass<'_> {
             withheld: self.intent.withheld.as_ref(),
             git_fault: self.git_fault,
             report_fault: self.report_fault,
+            previews: self.previews,
         };
         let status = head_status(facts, &before, now);
         if status != before {

@@ -126,7 +126,7 @@ impl Drop for Sights {
 }
 
 /// What agents of nodes that are there tell of their interfaces.
-fn grounds(view: &View) -> BTreeMap<NodeName, Ground> {
+pub(super) fn grounds(view: &View) -> BTreeMap<NodeName, Ground> {
     let told = view.egress_nodes.iter().filter(|(name, _)| view.facts.nodes.contains_key(*name));
     told.filter_map(|(name, node)| Some((name.clone(), interfaces::ground(&node.status.interfaces)?))).collect()
 }

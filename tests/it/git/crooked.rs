@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use super::fixture::Origin;
 
-pub(super) fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
 }
 
 /// A program that serves until it is dropped.
-pub(super) struct Serving(Child);
+pub(crate) struct Serving(Child);
 
 impl Drop for Serving {
     fn drop(&mut self) {
@@ -27,7 +27,7 @@ impl Drop for Serving {
 }
 
 /// Starts a server and waits until it takes connections.
-pub(super) fn serving(command: &mut Command, port: u16) -> Serving {
+pub(crate) fn serving(command: &mut Command, port: u16) -> Serving {
     let child = command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut serving = Serving(child);
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -15,10 +15,10 @@ use egret::git::{CommitId, Error};
 use tempfile::TempDir;
 
 /// The program whose worker talks to servers: this binary has none.
-pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_egret");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_egret");
 
 /// The whole repository.
-pub(super) fn all() -> Vec<String> {
+pub(crate) fn all() -> Vec<String> {
     vec![String::new()]
 }
 
@@ -44,14 +44,14 @@ fn output(command: &mut Command, input: &[u8]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
 }
 
-pub(super) struct Origin {
+pub(crate) struct Origin {
     folder: TempDir,
-    pub(super) bare: PathBuf,
-    pub(super) work: PathBuf,
+    pub(crate) bare: PathBuf,
+    pub(crate) work: PathBuf,
 }
 
 impl Origin {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let (bare, work) = (folder.path().join("policies.git"), folder.path().join("work"));
         let origin = Self { folder, bare, work };
@@ -62,25 +62,25 @@ impl Origin {
         origin
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub(super) fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.path().join("state")
     }
 
     /// Runs git in the work tree.
-    pub(super) fn git(&self, arguments: &[&str]) -> String {
+    pub(crate) fn git(&self, arguments: &[&str]) -> String {
         output(git_command(&self.work).args(arguments), b"")
     }
 
     /// Runs git in the bare repository.
-    pub(super) fn in_bare(&self, arguments: &[&str]) -> String {
+    pub(crate) fn in_bare(&self, arguments: &[&str]) -> String {
         output(git_command(&self.bare).args(arguments), b"")
     }
 
-    pub(super) fn commit(&self, files: &[(&str, &str)], message: &str) -> CommitId {
+    pub(crate) fn commit(&self, files: &[(&str, &str)], message: &str) -> CommitId {
         for (path, content) in files {
             let path = self.work.join(path);
             fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
@@ -91,40 +91,40 @@ impl Origin {
         CommitId::parse(&self.git(&["rev-parse", "HEAD"])).expect("a commit")
     }
 
-    pub(super) fn push(&self, files: &[(&str, &str)], message: &str) -> CommitId {
+    pub(crate) fn push(&self, files: &[(&str, &str)], message: &str) -> CommitId {
         let commit = self.commit(files, message);
         self.git(&["push", "--quiet", "origin", "main"]);
         commit
     }
 
-    pub(super) fn remove(&self, path: &str) {
+    pub(crate) fn remove(&self, path: &str) {
         self.git(&["rm", "--quiet", path]);
     }
 
-    pub(super) fn mirror(&self) -> Mirror {
+    pub(crate) fn mirror(&self) -> Mirror {
         self.try_mirror().expect("a mirror")
     }
 
-    pub(super) fn try_mirror(&self) -> Result<Mirror, Error> {
+    pub(crate) fn try_mirror(&self) -> Result<Mirror, Error> {
         let source = Source::parse(self.bare.to_str().expect("UTF-8"), Insecure::Refuse)?;
         Mirror::open(&self.state(), source, Credentials::default())
     }
 
-    pub(super) fn mirror_of(&self, source: &str) -> Mirror {
+    pub(crate) fn mirror_of(&self, source: &str) -> Mirror {
         self.mirror_at("state", source, Credentials::default())
     }
 
-    pub(super) fn mirror_at(&self, name: &str, source: &str, credentials: Credentials) -> Mirror {
+    pub(crate) fn mirror_at(&self, name: &str, source: &str, credentials: Credentials) -> Mirror {
         self.mirror_by(name, source, Access { program: PROGRAM.into(), ..credentials.into() })
     }
 
-    pub(super) fn mirror_by(&self, name: &str, source: &str, access: Access) -> Mirror {
+    pub(crate) fn mirror_by(&self, name: &str, source: &str, access: Access) -> Mirror {
         let source = Source::parse(source, Insecure::Allow).expect("a source");
         Mirror::open(&self.path().join(name), source, access).expect("a mirror")
     }
 
     /// Cuts every pack of the mirror in half, as a full disk would.
-    pub(super) fn break_mirror(&self) {
+    pub(crate) fn break_mirror(&self) {
         let packs: Vec<PathBuf> = fs::read_dir(self.state().join("objects/pack"))
             .expect("packs")
             .map(|entry| entry.expect("an entry").path())
@@ -139,7 +139,7 @@ impl Origin {
     }
 
     /// Nothing is missing from the mirror, and nobody left anything in it.
-    pub(super) fn assert_mirror_is_sound(&self) {
+    pub(crate) fn assert_mirror_is_sound(&self) {
         output(git_command(&self.state()).args(["fsck", "--strict"]), b"");
         let packs = fs::read_dir(self.state().join("objects/pack")).expect("packs");
         let left: Vec<_> = packs
@@ -150,7 +150,7 @@ impl Origin {
     }
 
     /// Takes one object away from the mirror, named as the bare repository knows it.
-    pub(super) fn forget_in_mirror(&self, revision: &str) {
+    pub(crate) fn forget_in_mirror(&self, revision: &str) {
         let packs = self.state().join("objects/pack");
         for entry in fs::read_dir(&packs).expect("packs") {
             let pack = entry.expect("an entry").path();
@@ -165,15 +165,20 @@ impl Origin {
         fs::remove_file(self.state().join("objects").join(&id[..2]).join(&id[2..])).expect("the object was there");
     }
 
+    /// Makes what a stream has (git-fast-import(1)), wherever it says.
+    pub(crate) fn import(&self, stream: &str) {
+        output(git_command(&self.bare).args(["fast-import", "--quiet"]), stream.as_bytes());
+    }
+
     /// Makes a branch whose name is not UTF-8.
-    pub(super) fn push_latin1_branch(&self) {
+    pub(crate) fn push_latin1_branch(&self) {
         use std::os::unix::ffi::OsStrExt as _;
         let name = std::ffi::OsStr::from_bytes(b"refs/heads/f\xfcnf");
         output(git_command(&self.bare).arg("update-ref").arg(name).arg("main"), b"");
     }
 
     /// Writes a tree with names that no honest Git would write. `(mode, name, id)`, in Git's order.
-    pub(super) fn tree_by_hand(&self, entries: &[(&str, &str, &str)]) -> String {
+    pub(crate) fn tree_by_hand(&self, entries: &[(&str, &str, &str)]) -> String {
         let mut bytes = Vec::new();
         for (mode, name, id) in entries {
             bytes.extend_from_slice(format!("{mode} {name}\0").as_bytes());
@@ -184,7 +189,7 @@ impl Origin {
     }
 
     /// Puts a hook into the bare repository.
-    pub(super) fn hook(&self, name: &str, script: &str) {
+    pub(crate) fn hook(&self, name: &str, script: &str) {
         use std::os::unix::fs::PermissionsExt as _;
         let path = self.bare.join("hooks").join(name);
         fs::create_dir_all(self.bare.join("hooks")).expect("a folder");

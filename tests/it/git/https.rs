@@ -14,7 +14,7 @@ use super::fixture::{Origin, PROGRAM};
 
 /// What a server asks for beside the password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Demand {
+pub(crate) enum Demand {
     Nothing,
     /// A certificate by the authority in `clients.pem`.
     Certificate,
@@ -23,19 +23,19 @@ pub(super) enum Demand {
 }
 
 /// A lighttpd that lets `ada` in with `hunter2`, and `token` with `ghp_1`.
-pub(super) struct Https {
+pub(crate) struct Https {
     _lighttpd: Serving,
-    pub(super) port: u16,
-    pub(super) folder: PathBuf,
-    pub(super) source: String,
+    pub(crate) port: u16,
+    pub(crate) folder: PathBuf,
+    pub(crate) source: String,
 }
 
 /// The name that the tests ask for.
-pub(super) const LOOPBACK: &str = "subjectAltName=IP:127.0.0.1";
+pub(crate) const LOOPBACK: &str = "subjectAltName=IP:127.0.0.1";
 /// From when until when a certificate is good, as openssl-ca(1) wants it.
-pub(super) type Valid = (&'static str, &'static str);
-pub(super) const GOOD: Valid = ("20200101000000Z", "20491231235959Z");
-pub(super) const RAN_OUT: Valid = ("20200101000000Z", "20200102000000Z");
+pub(crate) type Valid = (&'static str, &'static str);
+pub(crate) const GOOD: Valid = ("20200101000000Z", "20491231235959Z");
+pub(crate) const RAN_OUT: Valid = ("20200101000000Z", "20200102000000Z");
 
 const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
 
@@ -67,12 +67,12 @@ fn issue(folder: &Path, authority: &str, name: &str, extension: &str, valid: Val
 }
 
 impl Https {
-    pub(super) fn start(origin: &Origin) -> Self {
+    pub(crate) fn start(origin: &Origin) -> Self {
         Self::with(origin, Demand::Nothing, LOOPBACK, GOOD)
     }
 
     /// With a certificate for these names, that is valid then.
-    pub(super) fn with(origin: &Origin, demand: Demand, names: &str, valid: Valid) -> Self {
+    pub(crate) fn with(origin: &Origin, demand: Demand, names: &str, valid: Valid) -> Self {
         let folder = origin.path().join("https");
         fs::create_dir_all(&folder).expect("a folder");
         for (file, name) in [("ca", "authority"), ("clients", "clients"), ("others", "others")] {
@@ -122,7 +122,7 @@ impl Https {
         Self { _lighttpd: serving(&mut command, port), port, folder, source }
     }
 
-    pub(super) fn access(&self, user: Option<&str>, password: &str) -> Access {
+    pub(crate) fn access(&self, user: Option<&str>, password: &str) -> Access {
         let file = self.folder.join("password");
         fs::write(&file, format!("{password}\n")).expect("a file");
         let credentials = Credentials { user: user.map(str::to_owned), password: Some(file), ..Credentials::default() };
@@ -130,17 +130,17 @@ impl Https {
     }
 
     /// As somebody whom the server lets in.
-    pub(super) fn ada(&self) -> Access {
+    pub(crate) fn ada(&self) -> Access {
         self.access(Some("ada"), "hunter2")
     }
 
     /// Makes `client.pem` and its key: by one of the authorities, and valid then.
-    pub(super) fn client_certificate(&self, authority: &str, valid: Valid) -> ClientCertificate {
+    pub(crate) fn client_certificate(&self, authority: &str, valid: Valid) -> ClientCertificate {
         issue(&self.folder, authority, "client", "extendedKeyUsage=clientAuth", valid);
         ClientCertificate { certificate: self.folder.join("client.pem"), key: self.folder.join("client.key") }
     }
 
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 }

@@ -1,0 +1,98 @@
+//! Options of a GitHub App: by which Git gets in, and by which previews are posted.
+//!
+//! The key is a file and never on the command line. Deliberately absent: the exchange (`forge::app`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::output::Failure;
+use super::posting::is_loopback;
+use crate::forge::app::{self, App};
+use crate::git::access::Access;
+use crate::git::source::Source;
+use crate::https;
+use crate::reconcile::app::giver;
+
+/// Which App, if any.
+#[expect(clippy::struct_field_names, reason = "the options are named after them")]
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct AppOptions {
+    /// A GitHub App that the repository is read and written as: its id or client id. Its tokens go to its own host alone.
+    #[arg(long, value_name = "ID", env = "EGRET_GITHUB_APP_ID", requires = "github_app_key_file")]
+    github_app_id: Option<String>,
+    /// A file with the App's private key in PEM, as GitHub gives it.
+    #[arg(long, value_name = "FILE", env = "EGRET_GITHUB_APP_KEY_FILE", requires = "github_app_id")]
+    github_app_key_file: Option<PathBuf>,
+    /// The number of the App's installation; asked for unless it is given.
+    #[arg(long, value_name = "NUMBER", env = "EGRET_GITHUB_APP_INSTALLATION", requires = "github_app_id")]
+    github_app_installation: Option<u64>,
+    /// GitHub's API: https://api.github.com for github.com, https://HOST/api/v3 for another host, unless it is given.
+    #[arg(long, value_name = "URL", env = "EGRET_GITHUB_API", requires = "github_app_id")]
+    github_api: Option<String>,
+}
+
+impl AppOptions {
+    /// The App, if there is one, for the repository at a source, or for one that is named.
+    pub(super) fn app(
+        &self,
+        source: &Source,
+        https: https::Options,
+        named: Option<&str>,
+    ) -> Result<Option<Arc<App>>, Failure> {
+        let (Some(id), Some(key_file)) = (&self.github_app_id, &self.github_app_key_file) else { return Ok(None) };
+        let (host, path) = source.place().unwrap_or_default();
+        let project = named.unwrap_or(&path).to_owned();
+        if project.split('/').count() != 2 || (host.is_empty() && self.github_api.is_none()) {
+            let message = format!("use a GitHub App: {source} is no repository of GitHub's");
+            return Err(Failure::new(message, Some("such a one is https://HOST/OWNER/NAME".to_owned())));
+        }
+        let api = self.github_api.clone().unwrap_or_else(|| api_of(&host));
+        let plain = https.plain || is_loopback(&api);
+        Ok(Some(Arc::new(App::new(app::Options {
+            api,
+            project,
+            id: id.clone(),
+            key_file: key_file.clone(),
+            installation: self.github_app_installation,
+            https: https::Options { plain, ..https },
+        }))))
+    }
+
+    /// Has Git get in as the App, where the repository is reached by https.
+    pub(super) fn sign_in(&self, source: &Source, access: Access) -> Result<Access, Failure> {
+        // A password that was named is meant for Git, and the App for previews alone.
+        if !source.is_web() || access.credentials.password.is_some() {
+            return Ok(access);
+        }
+        let https = https::Options { roots: access.ca_file.clone(), proxy: access.proxy.clone(), ..Default::default() };
+        let Some(app) = self.app(source, https, None)? else { return Ok(access) };
+        let own = app.git_host().unwrap_or_default();
+        if source.place().is_none_or(|(host, _)| host != own) {
+            let message = format!("sign in to {source} as a GitHub App: it is not on {own}, where the App is");
+            let hint = "name the API of that host by --github-api, or use --password-file".to_owned();
+            return Err(Failure::new(message, Some(hint)));
+        }
+        Ok(Access { giver: Some(giver(app)), ..access })
+    }
+}
+
+/// Where the API of a host of GitHub's is.
+fn api_of(host: &str) -> String {
+    match host {
+        "github.com" => "https://api.github.com".to_owned(),
+        host if host.ends_with(".ghe.com") => format!("https://api.{host}"),
+        host => format!("https://{host}/api/v3"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_follows_from_the_host() {
+        assert_eq!(api_of("github.com"), "https://api.github.com");
+        assert_eq!(api_of("empire.ghe.com"), "https://api.empire.ghe.com");
+        assert_eq!(api_of("git.example.org"), "https://git.example.org/api/v3");
+    }
+}

@@ -1,0 +1,234 @@
+//! Requests to a forge: sent, paged, waited for where the forge says so, and read again where they were lost.
+//!
+//! A read is tried again when nobody answered or the forge was out of order. A write never is, here: whether it was done is not known,
+//! and who wrote looks first. Deliberately absent: what is asked (`dialect`), redirects, and lists that go on at another host.
+
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, LINK, LOCATION, RETRY_AFTER};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::Forge;
+use super::dialect::{Call, Dialect};
+use super::error::{Act, Error, Fault};
+use crate::backoff::Backoff;
+use crate::https::{Answer, Client, Request, full};
+use crate::secret::Secret;
+
+/// So often a read is tried.
+const TRIES: u32 = 4;
+/// So many pages a list has at most.
+const PAGES: usize = 100;
+
+/// A conversation: one token, one set of connections, one measure of patience.
+pub(super) struct Api<'f> {
+    forge: &'f Forge,
+    dialect: &'f dyn Dialect,
+    client: Client,
+    token: Secret,
+    /// When waiting has to end.
+    end: Instant,
+    backoff: Backoff,
+}
+
+impl<'f> Api<'f> {
+    pub(super) fn new(forge: &'f Forge, dialect: &'f dyn Dialect, token: Secret) -> Result<Self, Error> {
+        let client = Client::new(forge.options.https.clone())
+            .map_err(|error| forge.failed(Act::Identity, Fault::Http(error)))?;
+        let seed = u64::from(std::process::id());
+        let end = Instant::now() + forge.options.patience;
+        Ok(Self { forge, dialect, client, token, end, backoff: Backoff::new(seed) })
+    }
+
+    /// Reads one value. An empty answer is null.
+    pub(super) async fn read(&mut self, act: Act, call: &Call) -> Result<Value, Error> {
+        let url = self.url(&call.path);
+        Ok(self.get(act, &url).await?.0)
+    }
+
+    /// Reads a list, with all its pages. `below` is where the list is in an answer.
+    pub(super) async fn list(&mut self, act: Act, call: &Call, below: &str) -> Result<Vec<Value>, Error> {
+        let mut url = self.url(&call.path);
+        let mut all = Vec::new();
+        for _ in 0..PAGES {
+            let (page, headers) = self.get(act, &url).await?;
+            match page.pointer(below) {
+                Some(Value::Array(items)) => all.extend(items.iter().cloned()),
+                // Gitea answers nothing at all where there is nothing.
+                Some(Value::Null) => {}
+                _ => return Err(self.failed(act, Fault::Answer("it is no list".to_owned()))),
+            }
+            match next(&headers) {
+                None => return Ok(all),
+                Some(there) if self.is_ours(&there) => url = there,
+                Some(there) => return Err(self.failed(act, Fault::Elsewhere(there))),
+            }
+        }
+        Err(self.failed(act, Fault::Answer(format!("the list has more than {PAGES} pages"))))
+    }
+
+    /// Writes, once; again only where the forge said that it did nothing because it was asked too often.
+    pub(super) async fn write(&mut self, act: Act, call: &Call) -> Result<Value, Error> {
+        let url = self.url(&call.path);
+        loop {
+            match self.once(call, &url).await {
+                Ok((value, _)) => return Ok(value),
+                Err(Trouble::Limited(until)) => self.wait_until(act, until).await?,
+                Err(Trouble::Other(fault)) => return Err(self.failed(act, fault)),
+            }
+        }
+    }
+
+    /// Waits a little before something is looked at again. False where there is no time left.
+    pub(super) async fn pause(&mut self, least: Duration) -> bool {
+        let wait = self.backoff.next_wait() + least;
+        if Instant::now() + wait > self.end {
+            return false;
+        }
+        tokio::time::sleep(wait).await;
+        true
+    }
+
+    pub(super) fn failed(&self, act: Act, fault: Fault) -> Error {
+        self.forge.failed(act, fault)
+    }
+
+    async fn get(&mut self, act: Act, url: &str) -> Result<(Value, HeaderMap), Error> {
+        let call = Call::get(String::new());
+        let mut tries = 1;
+        loop {
+            let error = match self.once(&call, url).await {
+                Ok(answer) => return Ok(answer),
+                Err(Trouble::Limited(until)) => {
+                    self.wait_until(act, until).await?;
+                    continue;
+                }
+                Err(Trouble::Other(fault)) => self.failed(act, fault),
+            };
+            if !error.retryable() || tries >= TRIES || !self.pause(Duration::ZERO).await {
+                return Err(error);
+            }
+            tries += 1;
+        }
+    }
+
+    async fn wait_until(&mut self, act: Act, until: Timestamp) -> Result<(), Error> {
+        let wait = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
+        // A clock that is a little behind must not make us ask too early; and never at once.
+        let wait = wait.max(Duration::from_millis(500)) + Duration::from_millis(200);
+        if Instant::now() + wait > self.end {
+            return Err(self.failed(act, Fault::Limited { until }));
+        }
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    async fn once(&self, call: &Call, url: &str) -> Result<(Value, HeaderMap), Trouble> {
+        let mut request = Request::builder().method(call.method.clone()).uri(url);
+        for (name, value) in self.dialect.headers(self.token.reveal()) {
+            request = request.header(name, value);
+        }
+        let body = match &call.body {
+            Some(value) => {
+                request = request.header(CONTENT_TYPE, "application/json");
+                full(value.to_string())
+            }
+            None => full(""),
+        };
+        // Not told why: the builder's error may show a header, and the token is one.
+        let request = request
+            .body(body)
+            .map_err(|_| Fault::Setup("the address or the token has a character that can't be sent".to_owned()))?;
+        let answer = self.client.send(request).await.map_err(Fault::Http)?;
+        read(&answer)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.forge.root)
+    }
+
+    /// Whether an address is below the API's root: the token goes nowhere else.
+    fn is_ours(&self, url: &str) -> bool {
+        url.strip_prefix(&self.forge.root).is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
+/// Why there is no value.
+enum Trouble {
+    Limited(Timestamp),
+    Other(Fault),
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Self::Other(fault)
+    }
+}
+
+fn read(answer: &Answer) -> Result<(Value, HeaderMap), Trouble> {
+    let status = answer.status.as_u16();
+    if answer.status.is_success() {
+        if answer.body.iter().all(u8::is_ascii_whitespace) {
+            return Ok((Value::Null, answer.headers.clone()));
+        }
+        let value = serde_json::from_slice(&answer.body).map_err(|error| Fault::Answer(error.to_string()))?;
+        return Ok((value, answer.headers.clone()));
+    }
+    if answer.status.is_redirection() {
+        let to = answer.headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("it does not say where");
+        // What follows the question mark may be a secret.
+        return Err(Fault::Moved { to: to.split('?').next().unwrap_or_default().to_owned() }.into());
+    }
+    let message = message(&answer.body);
+    if let Some(until) = limited(status, &answer.headers, &message, Timestamp::now()) {
+        return Err(Trouble::Limited(until));
+    }
+    Err(Fault::Refused { status, message }.into())
+}
+
+/// When to come back, where an answer says "too often": GitHub's "Rate limits for the REST API" and "Best practices", GitLab's "Rate
+/// limits" (its `RateLimit-Reset` is a time, not a number of seconds to wait).
+fn limited(status: u16, headers: &HeaderMap, message: &str, now: Timestamp) -> Option<Timestamp> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
+    let after = number(RETRY_AFTER.as_str());
+    let spent = number("x-ratelimit-remaining") == Some(0) || number("ratelimit-remaining") == Some(0);
+    let secondary = message.to_ascii_lowercase().contains("rate limit");
+    if status != 429 && !(status == 403 && (after.is_some() || spent || secondary)) {
+        return None;
+    }
+    let seconds = |seconds: i64| now.checked_add(jiff::SignedDuration::from_secs(seconds.clamp(0, 86_400))).ok();
+    let reset = || number("x-ratelimit-reset").or_else(|| number("ratelimit-reset"));
+    let at = || reset().filter(|_| spent || status == 429).and_then(|at| Timestamp::from_second(at).ok());
+    // "Otherwise, wait for at least one minute".
+    after.and_then(seconds).or_else(at).or_else(|| seconds(60))
+}
+
+/// The forge's words: GitHub and Gitea have `message`, GitLab `message` or `error`, as a text or as a list of texts by field.
+fn message(body: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let said = ["message", "error"].iter().find_map(|name| match value.get(name)? {
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    });
+    let mut text: String = said.unwrap_or_default().chars().filter(|letter| !letter.is_control()).take(300).collect();
+    if let Some(Value::Array(errors)) = value.get("errors") {
+        for error in errors.iter().take(3) {
+            let what = error.get("message").or_else(|| error.get("code")).and_then(Value::as_str);
+            text.extend([" (", what.unwrap_or("?"), ")"]);
+        }
+    }
+    if text.is_empty() { "nothing more".to_owned() } else { text }
+}
+
+/// The next page (RFC 8288): `<https://…?page=2>; rel="next"`.
+fn next(headers: &HeaderMap) -> Option<String> {
+    headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).find_map(
+        |link| {
+            let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+            let is_next = parameters.split(';').any(|one| matches!(one.trim(), "rel=\"next\"" | "rel=next"));
+            is_next.then(|| url.to_owned())
+        },
+    )
+}

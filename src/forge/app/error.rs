@@ -1,0 +1,75 @@
+//! Why a GitHub App gets no token, in words for whoever set it up.
+//!
+//! Deliberately absent: the key, tokens, and anything else of an answer than GitHub's own message.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::https;
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's message says what it is; the fields are what the message shows")]
+pub enum Error {
+    #[error("cannot read the key of the GitHub App, {}", path.display())]
+    KeyFile { path: PathBuf, source: io::Error },
+    #[error("the key of the GitHub App, {}, {what}", path.display())]
+    Key { path: PathBuf, what: String },
+    #[error("sign in as the GitHub App {id}")]
+    Https { id: String, source: https::Error },
+    #[error("{host} does not believe the GitHub App {id}: {said}")]
+    NotBelieved { host: String, id: String, said: String, ahead: Option<i64> },
+    #[error("the GitHub App {id} is not installed for {project}")]
+    NotInstalled { id: String, project: String },
+    #[error("the GitHub App {id} may not `{permission}` in {project}")]
+    Lacks { id: String, project: String, permission: String },
+    #[error("{host} gives the GitHub App {id} no token: {status} {said}")]
+    Refused { host: String, id: String, status: u16, said: String },
+    #[error("{host} answers what is no token")]
+    Nonsense { host: String },
+    #[error("start what asks for a token")]
+    Start(#[source] io::Error),
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::KeyFile { .. } => "is the secret mounted, and may Egret read it?".to_owned(),
+            Self::Key { .. } => {
+                "it is the .pem file that the App's page gives under \"Private keys\", as it was downloaded".to_owned()
+            }
+            Self::Https { source, .. } => return source.hint().map(str::to_owned),
+            Self::NotBelieved { ahead: Some(ahead), .. } => {
+                let (seconds, way) = (ahead.abs(), if *ahead > 0 { "ahead of" } else { "behind" });
+                format!(
+                    "this machine's clock is {seconds} seconds {way} the server's: set it right, by NTP for instance"
+                )
+            }
+            Self::NotBelieved { .. } => {
+                "is the App's id right, and is the key one of that App that was not deleted?".to_owned()
+            }
+            Self::NotInstalled { .. } => {
+                "install the App for that repository, from the App's page under \"Install App\"".to_owned()
+            }
+            Self::Lacks { permission, .. } => {
+                format!(
+                    "give the App `{permission}` under \"Permissions & events\", and accept that where it is installed"
+                )
+            }
+            Self::Refused { status: 403 | 429, .. } => "it is tried again".to_owned(),
+            Self::Refused { .. } | Self::Nonsense { .. } | Self::Start(_) => return None,
+        })
+    }
+
+    /// Whether it may pass by itself. A key too: a secret is mounted late, or is being replaced.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::KeyFile { .. } | Self::Start(_) | Self::Nonsense { .. } => true,
+            Self::Https { source, .. } => source.retryable(),
+            Self::Refused { status, .. } => *status >= 500 || *status == 429 || *status == 403,
+            Self::NotBelieved { ahead, .. } => ahead.is_some(),
+            Self::Key { .. } | Self::NotInstalled { .. } | Self::Lacks { .. } => false,
+        }
+    }
+}

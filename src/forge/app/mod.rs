@@ -1,0 +1,290 @@
+//! A GitHub App: signs in with its key, and is given tokens for one repository that end within the hour.
+//!
+//! A token may do what is needed and no more: the App's other repositories, and its other permissions, are not in it. It is used again until
+//! five minutes before its end, by GitHub's clock. Deliberately absent: users who sign in, other repositories, and tokens on a disk.
+
+mod error;
+mod jwt;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
+
+pub use self::error::Error;
+use crate::https::{self, Answer, Client, Method, Request, full};
+use crate::secret::Secret;
+
+/// A token is not used in its last minutes: a fetch takes a while.
+const RESERVE: Duration = Duration::from_mins(5);
+/// What is more is no difference of clocks that GitHub would mind.
+const TOLERANCE: i64 = 30;
+/// The version of the API that is spoken.
+const VERSION: &str = "2022-11-28";
+
+/// Which App, and where.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The API: `https://api.github.com`, or `https://HOST/api/v3`.
+    pub api: String,
+    /// The repository: `OWNER/NAME`.
+    pub project: String,
+    /// The App's id, or its client id.
+    pub id: String,
+    /// The file with its private key, in PEM.
+    pub key_file: PathBuf,
+    /// Its installation; found by the API unless it is given.
+    pub installation: Option<u64>,
+    /// How the API is reached.
+    pub https: https::Options,
+}
+
+/// What a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Use {
+    /// Fetching, and pushing reports where the App may.
+    Git,
+    /// Comments, statuses and checks.
+    Pulls,
+}
+
+impl Use {
+    /// What it takes at least, and what else it is good for.
+    fn permissions(self) -> (&'static [Permission], &'static [Permission]) {
+        match self {
+            Self::Git => (&[("contents", "read")], &[("contents", "write")]),
+            Self::Pulls => {
+                (&[("pull_requests", "write")], &[("statuses", "write"), ("checks", "write"), ("contents", "read")])
+            }
+        }
+    }
+}
+
+/// What may be touched, and how.
+type Permission = (&'static str, &'static str);
+
+/// An App, and the tokens that it was given.
+#[derive(Debug)]
+pub struct App {
+    options: Options,
+    kept: Mutex<BTreeMap<Use, Kept>>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    token: Secret,
+    until: Instant,
+}
+
+#[derive(Deserialize)]
+struct Installation {
+    id: u64,
+    #[serde(default)]
+    permissions: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Given {
+    token: Secret,
+    expires_at: Timestamp,
+}
+
+impl App {
+    /// An App that nobody has asked for anything yet.
+    pub fn new(options: Options) -> Self {
+        Self { options, kept: Mutex::default() }
+    }
+
+    /// Where the App's own repositories are: no other host is given its tokens.
+    pub fn git_host(&self) -> Option<String> {
+        let host = self.host();
+        let host =
+            host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(&*host, |(host, _)| host);
+        let own = host == "api.github.com" || (host.starts_with("api.") && host.ends_with(".ghe.com"));
+        let host = if own { host.trim_start_matches("api.") } else { host };
+        (!host.is_empty()).then(|| host.to_owned())
+    }
+
+    /// A token, good for five minutes at least. Blocks while one is asked for, whoever else wants one: they get the same.
+    pub fn token(&self, of: Use) -> Result<Secret, Error> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept.get(&of).filter(|known| Instant::now() < known.until) {
+            return Ok(known.token.clone());
+        }
+        kept.remove(&of);
+        // A thread of its own, because whoever asks may be within a runtime, which cannot be blocked.
+        let fresh = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("github-app".to_owned());
+            let asking = thread.spawn_scoped(scope, || self.exchange(of)).map_err(Error::Start)?;
+            asking.join().unwrap_or_else(|_| Err(Error::Nonsense { host: self.host() }))
+        })?;
+        let token = fresh.token.clone();
+        kept.insert(of, fresh);
+        Ok(token)
+    }
+
+    /// A token that was given is not taken any more: the next one is a new one.
+    pub fn forget(&self, of: Use) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&of);
+    }
+
+    fn host(&self) -> String {
+        let rest = self.options.api.split_once("://").map_or(&*self.options.api, |(_, rest)| rest);
+        rest.split('/').next().unwrap_or_default().to_owned()
+    }
+
+    fn exchange(&self, of: Use) -> Result<Kept, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
+        runtime.block_on(async {
+            let client = Client::new(self.options.https.clone()).map_err(|source| self.https(source))?;
+            self.ask(&client, of).await
+        })
+    }
+
+    async fn ask(&self, client: &Client, of: Use) -> Result<Kept, Error> {
+        let Options { project, installation, .. } = &self.options;
+        let path = match installation {
+            Some(id) => format!("app/installations/{id}"),
+            None => format!("repos/{project}/installation"),
+        };
+        let answer = self.send(client, Method::GET, &path, None).await?;
+        let installed: Installation = self.read(&answer)?;
+        let permissions = self.narrowed(of, &installed.permissions)?;
+        let name = project.rsplit('/').next().unwrap_or_default();
+        let body = json!({"repositories": [name], "permissions": permissions});
+        let path = format!("app/installations/{}/access_tokens", installed.id);
+        let answer = self.send(client, Method::POST, &path, Some(body.to_string())).await?;
+        let given: Given = self.read(&answer)?;
+        let there = date(&answer).unwrap_or_else(Timestamp::now);
+        let good = Duration::try_from(given.expires_at.duration_since(there)).unwrap_or_default();
+        Ok(Kept { token: given.token, until: Instant::now() + good.saturating_sub(RESERVE) })
+    }
+
+    /// What is needed, as far as the App may: to ask for more is refused as a whole.
+    fn narrowed(
+        &self,
+        of: Use,
+        granted: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<&'static str, &'static str>, Error> {
+        let may = |(what, how): &Permission| granted.get(*what).is_some_and(|level| covers(level, how));
+        let (needed, wanted) = of.permissions();
+        if let Some((what, how)) = needed.iter().find(|permission| !may(permission)) {
+            let Options { id, project, .. } = &self.options;
+            return Err(Error::Lacks {
+                id: id.clone(),
+                project: project.clone(),
+                permission: format!("{what}: {how}"),
+            });
+        }
+        Ok(needed.iter().chain(wanted.iter().filter(|permission| may(permission))).copied().collect())
+    }
+
+    async fn send(&self, client: &Client, method: Method, path: &str, body: Option<String>) -> Result<Answer, Error> {
+        let Options { api, id, key_file, project, .. } = &self.options;
+        let now = Timestamp::now();
+        let assertion = jwt::assertion(id, key_file, now.as_second())?;
+        let nonsense = || Error::Nonsense { host: self.host() };
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", assertion.reveal())).map_err(|_| nonsense())?;
+        bearer.set_sensitive(true);
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}/{path}", api.trim_end_matches('/')))
+            .header(AUTHORIZATION, bearer)
+            .header(ACCEPT, "application/vnd.github+json")
+            .header("x-github-api-version", VERSION)
+            .header(CONTENT_TYPE, "application/json")
+            .body(full(body.unwrap_or_default()))
+            .map_err(|_| nonsense())?;
+        let answer = client.send(request).await.map_err(|source| self.https(source))?;
+        let (host, id) = (self.host(), id.clone());
+        match answer.status.as_u16() {
+            200..=299 => Ok(answer),
+            401 => {
+                let ahead = date(&answer).map(|there| now.as_second() - there.as_second());
+                let ahead = ahead.filter(|ahead| ahead.abs() > TOLERANCE);
+                Err(Error::NotBelieved { host, id, said: said(&answer), ahead })
+            }
+            404 => Err(Error::NotInstalled { id, project: project.clone() }),
+            status => Err(Error::Refused { host, id, status, said: said(&answer) }),
+        }
+    }
+
+    fn https(&self, source: https::Error) -> Error {
+        Error::Https { id: self.options.id.clone(), source }
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self, answer: &Answer) -> Result<T, Error> {
+        // What is wrong with it is not told: it may hold a token.
+        serde_json::from_slice(&answer.body).map_err(|_| Error::Nonsense { host: self.host() })
+    }
+}
+
+/// Whether a level that was granted is enough.
+fn covers(granted: &str, wanted: &str) -> bool {
+    let height = |level: &str| ["read", "write", "admin"].iter().position(|known| *known == level);
+    matches!((height(granted), height(wanted)), (Some(granted), Some(wanted)) if granted >= wanted)
+}
+
+/// The server's clock.
+fn date(answer: &Answer) -> Option<Timestamp> {
+    let text = answer.headers.get(DATE)?.to_str().ok()?;
+    jiff::fmt::rfc2822::parse(text).ok().map(|time| time.timestamp())
+}
+
+/// `message` of an answer that says no, in one line of bounded length.
+fn said(answer: &Answer) -> String {
+    const LONGEST: usize = 200;
+    let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let message = body["message"].as_str().unwrap_or("it does not say why");
+    message.chars().filter(|letter| !letter.is_control()).take(LONGEST).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(api: &str) -> App {
+        App::new(Options {
+            api: api.to_owned(),
+            project: "empire/policies".to_owned(),
+            id: "42".to_owned(),
+            key_file: "/nonexistent".into(),
+            installation: None,
+            https: https::Options::default(),
+        })
+    }
+
+    #[test]
+    fn tokens_are_for_the_apps_own_host() {
+        for (api, host) in [
+            ("https://api.github.com", "github.com"),
+            ("https://api.empire.ghe.com/", "empire.ghe.com"),
+            ("https://git.example.org:8443/api/v3", "git.example.org"),
+            ("https://api.example.org", "api.example.org"),
+        ] {
+            assert_eq!(app(api).git_host().as_deref(), Some(host), "{api}");
+        }
+    }
+
+    #[test]
+    fn a_token_has_what_is_needed_of_what_was_granted_and_no_more() {
+        let app = app("https://api.github.com");
+        let granted = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(what, how)| ((*what).to_owned(), (*how).to_owned())).collect()
+        };
+        let all =
+            granted(&[("contents", "write"), ("issues", "write"), ("pull_requests", "admin"), ("checks", "read")]);
+        assert_eq!(app.narrowed(Use::Git, &all).expect("granted"), BTreeMap::from([("contents", "write")]));
+        let pulls = BTreeMap::from([("contents", "read"), ("pull_requests", "write")]);
+        assert_eq!(app.narrowed(Use::Pulls, &all).expect("granted"), pulls);
+        let reader = granted(&[("contents", "read")]);
+        assert_eq!(app.narrowed(Use::Git, &reader).expect("granted"), BTreeMap::from([("contents", "read")]));
+        let error = app.narrowed(Use::Pulls, &reader).expect_err("it may only read");
+        assert_eq!(error.to_string(), "the GitHub App 42 may not `pull_requests: write` in empire/policies");
+    }
+}

@@ -1,0 +1,141 @@
+//! What the forges have in common, and what is said in three ways: addresses, bodies, fields of answers. Values in, values out.
+//!
+//! Deliberately absent: sending anything (`api`), and what is to be said (`posting`).
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::error::Fault;
+use super::{Post, Pull, Verdict};
+use crate::https::Method;
+
+/// One request, below the API's root.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Call {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) body: Option<Value>,
+}
+
+impl Call {
+    pub(super) fn get(path: String) -> Self {
+        Self { method: Method::GET, path, body: None }
+    }
+
+    pub(super) fn new(method: Method, path: String, body: Value) -> Self {
+        Self { method, path, body: Some(body) }
+    }
+}
+
+/// A comment on a pull request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Comment {
+    pub(super) id: u64,
+    pub(super) author: String,
+    pub(super) body: String,
+    pub(super) url: String,
+}
+
+/// What stands at a commit under our name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Status {
+    /// Later ones have larger ones; a list is sorted by seconds, of which two may have the same.
+    pub(super) id: u64,
+    pub(super) context: String,
+    pub(super) state: String,
+    pub(super) description: String,
+    /// Who set it, where the forge says so.
+    pub(super) author: Option<String>,
+}
+
+/// How one forge speaks.
+pub(super) trait Dialect: Send + Sync {
+    /// Headers beside the usual ones; the first is the token's.
+    fn headers(&self, token: &str) -> Vec<(&'static str, String)>;
+    /// Who the token is of.
+    fn identity(&self) -> Call;
+    /// The login in the answer to `identity`.
+    fn login(&self, answer: &Value) -> Result<String, Fault>;
+    fn pull(&self, number: u64) -> Call;
+    fn pulls(&self, base: &str) -> Call;
+    fn read_pull(&self, answer: &Value) -> Result<Pull, Fault>;
+    fn comments(&self, pull: u64) -> Call;
+    /// None for what is no comment of a person or a program.
+    fn read_comment(&self, answer: &Value, pull: &str) -> Result<Option<Comment>, Fault>;
+    fn create_comment(&self, pull: u64, body: &str) -> Call;
+    fn update_comment(&self, pull: u64, comment: u64, body: &str) -> Call;
+    /// Statuses of a commit.
+    fn statuses(&self, sha: &str, context: &str) -> Call;
+    fn read_status(&self, answer: &Value) -> Result<Status, Fault>;
+    fn create_status(&self, sha: &str, context: &str, post: &Post) -> Call;
+    /// The forge's word for a verdict.
+    fn state(&self, verdict: Verdict) -> &'static str;
+    /// Where a pull request is for people.
+    fn address(&self, pull: u64) -> String;
+    /// The most characters of a status' description.
+    fn longest_description(&self) -> usize;
+}
+
+/// A text of an answer.
+pub(super) fn text(answer: &Value, pointer: &str) -> Result<String, Fault> {
+    let found = answer.pointer(pointer).and_then(Value::as_str);
+    found.map(str::to_owned).ok_or_else(|| Fault::Answer(format!("it has no text at {pointer}")))
+}
+
+/// A text that may be missing or null.
+pub(super) fn text_or_empty(answer: &Value, pointer: &str) -> String {
+    answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// A number of an answer.
+pub(super) fn number(answer: &Value, pointer: &str) -> Result<u64, Fault> {
+    let found = answer.pointer(pointer).and_then(Value::as_u64);
+    found.ok_or_else(|| Fault::Answer(format!("it has no number at {pointer}")))
+}
+
+/// A time of an answer.
+pub(super) fn time(answer: &Value, pointer: &str) -> Result<Timestamp, Fault> {
+    let found = text(answer, pointer)?;
+    found.parse().map_err(|error| Fault::Answer(format!("{pointer} is no time: {error}")))
+}
+
+/// A full commit id, as forges take it.
+pub(super) fn sha(answer: &Value, pointer: &str) -> Result<String, Fault> {
+    let found = text(answer, pointer)?;
+    let hexadecimal = matches!(found.len(), 40 | 64) && found.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if hexadecimal { Ok(found) } else { Err(Fault::Answer(format!("{pointer} is no commit"))) }
+}
+
+/// A text as a part of a path or a query (RFC 3986, 2.3).
+pub(super) fn encoded(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => {
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
+    }
+    out
+}
+
+/// A text of so many characters at most.
+pub(super) fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_encoded_and_shortened_by_characters() {
+        assert_eq!(encoded("mos eisley/ä?"), "mos%20eisley%2F%C3%A4%3F");
+        assert_eq!((shortened("äöü", 3), shortened("äöüß", 3)), ("äöü".to_owned(), "äö…".to_owned()));
+    }
+}

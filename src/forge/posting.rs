@@ -1,0 +1,235 @@
+//! Posting: look what is there, write what differs, and look again where it is not known whether it was written.
+//!
+//! Deliberately absent: comments of others, whatever marker they bear; and clearing away: of several comments of ours the newest is kept up to date.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::api::Api;
+use super::dialect::{Call, Comment, Status, number, shortened, text_or_empty};
+use super::error::{Act, Error, Fault};
+use super::github::{GitHub, MOST_ANNOTATIONS};
+use super::{Done, Forge, Post, Posted, Pull, Verdict};
+use crate::core::preview::marker;
+
+/// So often something is looked at and written.
+const ROUNDS: usize = 4;
+/// A forge may list a comment a moment after it took it.
+const MOMENT: Duration = Duration::from_secs(1);
+
+pub(super) async fn open_pulls(forge: &Forge, api: &mut Api<'_>, base: &str) -> Result<Vec<Pull>, Error> {
+    let answers = api.list(Act::Pulls, &forge.dialect.pulls(base), "").await?;
+    let pulls: Result<Vec<Pull>, Fault> = answers.iter().map(|answer| forge.dialect.read_pull(answer)).collect();
+    let mut pulls = pulls.map_err(|fault| api.failed(Act::Pulls, fault))?;
+    pulls.retain(|pull| pull.base == base);
+    pulls.sort_by_key(|pull| pull.number);
+    Ok(pulls)
+}
+
+pub(super) async fn post<'f>(
+    forge: &'f Forge,
+    api: &mut Api<'f>,
+    number: u64,
+    sha: &str,
+    post: &Post,
+) -> Result<Posted, Error> {
+    let author = identity(forge, api).await?;
+    let answer = api.read(Act::Pulls, &forge.dialect.pull(number)).await?;
+    let pull = forge.dialect.read_pull(&answer).map_err(|fault| api.failed(Act::Pulls, fault))?;
+    let mut this = Posting { forge, api, pull: number, sha, post };
+    let (status, setter) = this.status().await?;
+    let comment = if pull.head_sha == sha {
+        let author = author.or(setter).or_else(|| forge.options.assumed_author.clone());
+        let author = author.ok_or_else(|| this.api.failed(Act::Identity, Fault::Nobody))?;
+        this.comment(&author).await?
+    } else {
+        Done::Overtaken
+    };
+    let check = match &forge.github {
+        Some(github) if forge.options.checks && post.verdict != Verdict::Pending => Some(this.check(github).await?),
+        _ => None,
+    };
+    Ok(Posted { comment, status, check })
+}
+
+/// Who writes with this token. An app's installation, GITHUB_TOKEN for instance, may not ask.
+async fn identity(forge: &Forge, api: &mut Api<'_>) -> Result<Option<String>, Error> {
+    if let Some(author) = &forge.options.author {
+        return Ok(Some(author.clone()));
+    }
+    match api.read(Act::Identity, &forge.dialect.identity()).await {
+        Ok(answer) => forge.dialect.login(&answer).map(Some).map_err(|fault| api.failed(Act::Identity, fault)),
+        Err(error) if matches!(error.fault, Fault::Refused { status: 403 | 404, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+struct Posting<'p, 'f> {
+    forge: &'f Forge,
+    api: &'p mut Api<'f>,
+    pull: u64,
+    sha: &'p str,
+    post: &'p Post,
+}
+
+impl Posting<'_, '_> {
+    /// The commit's status; and who set it, where the forge says so.
+    async fn status(&mut self) -> Result<(Done, Option<String>), Error> {
+        let dialect = self.forge.dialect.clone();
+        let context = format!("egret/preview ({})", self.post.cluster);
+        let state = dialect.state(self.post.verdict);
+        let description = shortened(&self.post.summary, dialect.longest_description());
+        let call = dialect.create_status(self.sha, &context, self.post);
+        let place = dialect.address(self.pull);
+        let mut wrote = false;
+        let mut round = 0;
+        loop {
+            round += 1;
+            let listed = match self.api.list(Act::Status, &dialect.statuses(self.sha, &context), "").await {
+                Err(error) if error.is_no() => return Ok((Done::Refused(error), None)),
+                listed => listed?,
+            };
+            let read: Result<Vec<Status>, Fault> = listed.iter().map(|answer| dialect.read_status(answer)).collect();
+            let read = read.map_err(|fault| self.api.failed(Act::Status, fault))?;
+            let newest = read.into_iter().filter(|one| one.context == context).max_by_key(|one| one.id);
+            let known = newest.is_some();
+            if let Some(status) = newest.filter(|one| one.state == state && one.description == description) {
+                let done = if wrote { Done::Created(place) } else { Done::Same(place) };
+                return Ok((done, status.author));
+            }
+            match self.api.write(Act::Status, &call).await {
+                Ok(answer) => {
+                    let setter = Some(text_or_empty(&answer, "/creator/login")).filter(|login| !login.is_empty());
+                    return Ok((if known { Done::Updated(place) } else { Done::Created(place) }, setter));
+                }
+                Err(error) if error.is_no() => return Ok((Done::Refused(error), None)),
+                Err(error) if !error.unknown() || round >= ROUNDS || !self.api.pause(MOMENT).await => {
+                    return Err(error);
+                }
+                Err(_) => wrote = true,
+            }
+        }
+    }
+
+    /// The comment by this author that bears our marker, made or made anew.
+    async fn comment(&mut self, author: &str) -> Result<Done, Error> {
+        if self.post.verdict == Verdict::Pending {
+            return Ok(Done::Unneeded);
+        }
+        let dialect = self.forge.dialect.clone();
+        let mut tried = None;
+        let mut round = 0;
+        loop {
+            round += 1;
+            let listed = match self.api.list(Act::ReadComments, &dialect.comments(self.pull), "").await {
+                Err(error) if error.denied() => return Ok(Done::Refused(error)),
+                listed => listed?,
+            };
+            let ours = self.ours(&listed, author)?;
+            let (call, known) = match ours {
+                Some(comment) if same(&comment.body, &self.post.body) => {
+                    return Ok(match tried {
+                        None => Done::Same(comment.url),
+                        Some(false) => Done::Created(comment.url),
+                        Some(true) => Done::Updated(comment.url),
+                    });
+                }
+                Some(comment) => (dialect.update_comment(self.pull, comment.id, &self.post.body), true),
+                None if self.post.verdict == Verdict::NoChanges => return Ok(Done::Unneeded),
+                None => (dialect.create_comment(self.pull, &self.post.body), false),
+            };
+            let error = match self.api.write(Act::WriteComment, &call).await {
+                Ok(answer) => return Ok(self.written(&answer, known)),
+                Err(error) => error,
+            };
+            // Somebody deleted it since we looked.
+            let gone = known && matches!(error.fault, Fault::Refused { status: 404, .. }) && round == 1;
+            if error.denied() && !gone {
+                return Ok(Done::Refused(error));
+            }
+            if !(gone || error.unknown()) || round >= ROUNDS || !self.api.pause(MOMENT).await {
+                return Err(error);
+            }
+            tried = (!gone).then_some(known);
+        }
+    }
+
+    fn ours(&self, listed: &[Value], author: &str) -> Result<Option<Comment>, Error> {
+        let marker = marker(&self.post.cluster);
+        let place = self.forge.dialect.address(self.pull);
+        let comments: Result<Vec<Option<Comment>>, Fault> =
+            listed.iter().map(|answer| self.forge.dialect.read_comment(answer, &place)).collect();
+        let comments = comments.map_err(|fault| self.api.failed(Act::ReadComments, fault))?;
+        let mine = |one: &Comment| one.author.eq_ignore_ascii_case(author) && one.body.starts_with(&marker);
+        Ok(comments.into_iter().flatten().filter(mine).max_by_key(|comment| comment.id))
+    }
+
+    fn written(&self, answer: &Value, known: bool) -> Done {
+        let place = self.forge.dialect.address(self.pull);
+        let comment = self.forge.dialect.read_comment(answer, &place).ok().flatten();
+        let url = comment.map(|comment| comment.url).filter(|url| !url.is_empty()).unwrap_or(place);
+        if known { Done::Updated(url) } else { Done::Created(url) }
+    }
+
+    /// The check run: one for each content, of which GitHub shows the newest.
+    async fn check(&mut self, github: &GitHub) -> Result<Done, Error> {
+        let name = format!("egret preview ({})", self.post.cluster);
+        let mark = mark(self.post);
+        let mut tried = false;
+        let mut round = 0;
+        loop {
+            round += 1;
+            let listed = match self.api.list(Act::Check, &github.checks(self.sha, &name), "/check_runs").await {
+                Err(error) if error.is_no() => return Ok(Done::Refused(error)),
+                listed => listed?,
+            };
+            let is_same = |one: &&Value| {
+                text_or_empty(one, "/external_id") == mark && text_or_empty(one, "/status") == "completed"
+            };
+            if let Some(same) = listed.iter().find(is_same) {
+                let url = text_or_empty(same, "/html_url");
+                return Ok(if tried { Done::Created(url) } else { Done::Same(url) });
+            }
+            match self.write_check(github, &name, &mark).await {
+                Ok(url) => return Ok(Done::Created(url)),
+                Err(error) if error.is_no() => return Ok(Done::Refused(error)),
+                Err(error) if !error.unknown() || round >= ROUNDS || !self.api.pause(MOMENT).await => {
+                    return Err(error);
+                }
+                Err(_) => tried = true,
+            }
+        }
+    }
+
+    async fn write_check(&mut self, github: &GitHub, name: &str, mark: &str) -> Result<String, Error> {
+        let first = self.api.write(Act::Check, &github.create_check(self.sha, name, self.post, mark)).await?;
+        let id = number(&first, "/id").map_err(|fault| self.api.failed(Act::Check, fault))?;
+        let rest = self.post.annotations.get(MOST_ANNOTATIONS..).unwrap_or_default();
+        let batches: Vec<_> = rest.chunks(MOST_ANNOTATIONS).collect();
+        for (index, more) in batches.iter().enumerate() {
+            let last = index + 1 == batches.len();
+            let call: Call = github.continue_check(id, self.post, more, last);
+            self.api.write(Act::Check, &call).await?;
+        }
+        Ok(text_or_empty(&first, "/html_url"))
+    }
+}
+
+/// Forges may keep other ends of lines than they were given.
+fn same(there: &str, here: &str) -> bool {
+    there.trim_end().lines().eq(here.trim_end().lines())
+}
+
+/// By which a check run of the same content is known.
+fn mark(post: &Post) -> String {
+    use std::fmt::Write as _;
+    // Not where more is told: that is another page in each run.
+    let told = (post.verdict, &post.title, &post.summary, &post.body, &post.annotations);
+    let digest = Sha256::digest(format!("{told:?}"));
+    digest.iter().take(16).fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,162 @@
+//! The making of a preview: two commits of a mirror and what is known of a cluster, put together for `core::preview`.
+//!
+//! `egret preview` and the controller make theirs here, so that the same commits and the same cluster give the same comment. Deliberately
+//! absent: where a cluster's facts are from, fetching, and what a preview says.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::repository;
+use crate::core::admission::ChangeWindows;
+use crate::core::diagnostic::Diagnostic;
+use crate::core::facts::Facts;
+use crate::core::ground::Ground;
+use crate::core::name::NodeName;
+use crate::core::plan::text_diff;
+use crate::core::policy::PolicySet;
+use crate::core::policy::catalogue::Catalogue;
+use crate::core::policy::document::CONFIG_FILE;
+use crate::core::policy::lint::{lint, suspensions};
+use crate::core::preview::{Input, Limits, Preview, Validation, preview};
+use crate::core::report::history::NodeReport;
+use crate::git::mirror::Mirror;
+use crate::git::signature::Flags;
+use crate::git::{CommitId, Result};
+
+/// The commit that a change began from, and its documents.
+#[derive(Debug)]
+pub struct Base {
+    commit: CommitId,
+    catalogue: Catalogue,
+}
+
+/// A change: two commits, and what they say.
+#[derive(Debug)]
+pub struct Change {
+    base: String,
+    head: String,
+    cluster: String,
+    before: PolicySet,
+    after: PolicySet,
+    validation: Validation,
+    config_diff: String,
+    concerned: bool,
+    trailers: Vec<(String, String)>,
+    unsigned: Option<(String, String)>,
+}
+
+/// What a preview is made from, beside the two commits.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Nodes, namespaces and pods.
+    pub facts: &'a Facts,
+    /// Where they are from, for the line below the title.
+    pub facts_from: &'a str,
+    /// Nodes' interfaces and addresses, of those that somebody has looked at.
+    pub grounds: &'a BTreeMap<NodeName, Ground>,
+    /// What nodes report.
+    pub reports: &'a [NodeReport],
+    /// The time: it decides which suspended policies are in force.
+    pub now: Timestamp,
+    /// Whose signatures flags demand, beside the base's egret.yaml.
+    pub signatures: &'a Flags,
+    /// The change windows that flags set, in place of the base's egret.yaml.
+    pub windows: Option<&'a ChangeWindows>,
+    /// How much is told.
+    pub limits: Limits,
+    /// So many bytes of text may differ; they are all read.
+    pub most: usize,
+}
+
+impl Base {
+    /// Reads all documents of a commit.
+    pub fn read(mirror: &Mirror, commit: CommitId, cluster: &str) -> Result<Self> {
+        let mut catalogue = Catalogue::new(cluster);
+        catalogue.update(repository::changes(mirror.files(commit, &[String::new()])?));
+        Ok(Self { commit, catalogue })
+    }
+
+    /// What is in force there. Whatever steers the preview itself is asked here: who writes the head would choose it.
+    pub fn policies(&self) -> &PolicySet {
+        self.catalogue.policies()
+    }
+}
+
+impl Change {
+    /// Takes the head's files on top of the base's, as a cluster will: a document that is bad keeps its version of before.
+    pub fn read(
+        mirror: &Mirror,
+        cluster: &str,
+        base: Base,
+        head: CommitId,
+        surroundings: Surroundings<'_>,
+    ) -> Result<Self> {
+        let Base { commit, mut catalogue } = base;
+        let mut before = catalogue.policies().clone();
+        if let Some(windows) = surroundings.windows {
+            before.config.change_windows = windows.clone();
+        }
+        let demanded = before.config.signatures.as_ref();
+        let unsigned = surroundings.signatures.judge(mirror, demanded, Some(commit), head)?.err();
+        let found_before = found(&catalogue, surroundings);
+        let config = |catalogue: &Catalogue| catalogue.text(CONFIG_FILE).unwrap_or_default().to_owned();
+        let config_before = config(&catalogue);
+        let differs = mirror.changes_within(surroundings.most, Some(commit), head, &[String::new()])?;
+        let changes = repository::changes(differs);
+        let (concerned, trailers) = (catalogue.concerned(&changes), mirror.trailers(head)?);
+        catalogue.update(changes);
+        let diff = text_diff(&config_before, &config(&catalogue), "", "");
+        let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
+        let mut found = found(&catalogue, surroundings);
+        found.sort();
+        found.dedup();
+        let tally = catalogue.tally(&found);
+        Ok(Self {
+            base: commit.short(),
+            head: head.short(),
+            cluster: cluster.to_owned(),
+            before,
+            after: catalogue.policies().clone(),
+            validation: Validation::new(&found_before, found, tally, catalogue.held()),
+            config_diff,
+            concerned,
+            trailers,
+            unsigned: unsigned.map(|unsigned| (unsigned.commit.to_string(), unsigned.what)),
+        })
+    }
+
+    /// What was found in the documents of the head.
+    pub fn validation(&self) -> &Validation {
+        &self.validation
+    }
+
+    /// Makes the preview.
+    pub fn preview<'a>(&'a self, surroundings: Surroundings<'a>) -> Preview<'a> {
+        preview(Input {
+            cluster: &self.cluster,
+            commits: (&self.base, &self.head),
+            before: &self.before,
+            after: &self.after,
+            facts: surroundings.facts,
+            facts_from: surroundings.facts_from,
+            grounds: surroundings.grounds,
+            now: surroundings.now,
+            concerned: self.concerned,
+            trailers: &self.trailers,
+            unsigned: self.unsigned.as_ref().map(|(commit, what)| (commit.as_str(), what.as_str())),
+            validation: &self.validation,
+            config_diff: &self.config_diff,
+            reports: surroundings.reports,
+            limits: surroundings.limits,
+        })
+    }
+}
+
+fn found(catalogue: &Catalogue, surroundings: Surroundings<'_>) -> Vec<Diagnostic> {
+    let (set, spans) = (catalogue.policies(), catalogue.spans());
+    let mut found = catalogue.diagnostics();
+    found.extend(lint(set, Some(surroundings.facts), spans));
+    found.extend(suspensions(set, spans, surroundings.now));
+    found
+}

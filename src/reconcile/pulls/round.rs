@@ -1,0 +1,381 @@
+//! One look at all open pull requests: which there are, which of them are due, what each comes down to, and what is said.
+//!
+//! One that fails keeps none of the others: its failure is said where it belongs, and counted. Deliberately absent: when a look is due.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use super::memory::{Memory, Subject};
+use super::{Leads, Options, Situation, Word};
+use crate::core::preview::{Limits, refusal};
+use crate::forge::app::Use;
+use crate::forge::{self, Fault, Kind, Post, Posted, Pull, Verdict};
+use crate::git::mirror::Mirror;
+use crate::git::pulls::PullHead;
+use crate::git::{self, CommitId, Fate};
+use crate::reconcile::previewing::{Base, Change, Surroundings};
+use crate::serve::Became;
+use crate::telemetry::chain;
+
+/// So many pull requests are looked after: those that somebody touched last.
+const MOST_PULLS: usize = 50;
+/// A proposal may have this much text that differs. It is all read, parsed and compiled; what is larger no person reads either.
+const MOST_TEXT: usize = 8 << 20;
+/// The mirror may have this much before it is made anew, without what closed pull requests left in it.
+const ROOM: u64 = 256 << 20;
+/// It is made anew for that reason no more often than this.
+const RENEW: Duration = Duration::from_hours(6);
+
+/// A forge that says when to come back is not believed further than this.
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// Why no pull request could be looked after.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// The policy repository is away.
+    #[error("fetch pull requests")]
+    Git(#[from] git::Error),
+    /// The forge is away, or does not let us.
+    #[error("talk to the forge about pull requests")]
+    Forge(#[from] forge::Error),
+}
+
+impl Trouble {
+    /// What to do about it.
+    pub(super) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Git(error) => error.hint(),
+            Self::Forge(error) => error.hint(),
+        }
+    }
+
+    /// How long the forge wants to be left alone.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Git(_) => None,
+            Self::Forge(error) => {
+                let wait = error.until()?.duration_since(Timestamp::now());
+                Some(Duration::try_from(wait).unwrap_or_default().min(LONGEST))
+            }
+        }
+    }
+}
+
+/// What became of a look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Looked {
+    pub(super) done: Done,
+    /// Why some pull request has not got what it should have.
+    pub(super) fault: Option<String>,
+}
+
+/// How far it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Done {
+    /// All is said.
+    All,
+    /// Git does not have all that the forge knows of, yet.
+    Soon,
+    /// Not enough is known of the cluster, or another one leads now.
+    NotNow,
+}
+
+/// What stays from look to look.
+pub(super) struct Rounds<'a> {
+    options: &'a Options,
+    leads: &'a Leads,
+    words: &'a UnboundedSender<Word>,
+    mirror: Option<Mirror>,
+    memory: Memory,
+    /// Heads that are not asked for again, and why.
+    hopeless: BTreeMap<PullHead, String>,
+    renewed: Option<Instant>,
+    left_out: usize,
+}
+
+/// A pull request and what it comes down to.
+struct Due {
+    pull: Pull,
+    subject: Subject,
+}
+
+impl<'a> Rounds<'a> {
+    pub(super) fn new(options: &'a Options, leads: &'a Leads, words: &'a UnboundedSender<Word>) -> Self {
+        Self {
+            options,
+            leads,
+            words,
+            mirror: None,
+            memory: Memory::default(),
+            hopeless: BTreeMap::new(),
+            renewed: None,
+            left_out: 0,
+        }
+    }
+
+    /// Somebody else leads: what is remembered is true no more.
+    pub(super) fn forget(&mut self) {
+        self.memory.forget();
+        self.hopeless.clear();
+    }
+
+    /// Looks at the pull requests against a branch.
+    pub(super) fn round(&mut self, branch: &str) -> Result<Looked, Trouble> {
+        let pulls = self.open_pulls(branch)?;
+        let mut mirror = match self.mirror.take() {
+            Some(mirror) => mirror,
+            None => Mirror::open(&self.options.mirror, self.options.source.clone(), self.options.access.clone())?,
+        };
+        let result = self.look(&mut mirror, branch, pulls);
+        self.mirror = Some(mirror);
+        result
+    }
+
+    fn open_pulls(&mut self, branch: &str) -> Result<Vec<Pull>, Trouble> {
+        let mut pulls = self.options.board.forge.open_pulls(branch).map_err(|error| self.noted(error))?;
+        pulls.sort_by_key(|pull| (std::cmp::Reverse(pull.updated), pull.number));
+        let left_out = pulls.len().saturating_sub(MOST_PULLS);
+        if left_out > 0 && left_out != self.left_out {
+            tracing::warn!(left_out, "only the {MOST_PULLS} pull requests that were touched last are previewed");
+        }
+        self.left_out = left_out;
+        pulls.truncate(MOST_PULLS);
+        self.memory.keep(|number| pulls.iter().any(|pull| pull.number == number));
+        Ok(pulls)
+    }
+
+    fn look(&mut self, mirror: &mut Mirror, branch: &str, pulls: Vec<Pull>) -> Result<Looked, Trouble> {
+        let now = Instant::now();
+        if mirror.size() > ROOM && self.renewed.is_none_or(|renewed| now.duration_since(renewed) >= RENEW) {
+            self.renewed = Some(now);
+            mirror.renew();
+            self.hopeless.clear();
+        }
+        let tip = mirror.head(Some(branch))?.commit;
+        let absent = self.fetch(mirror, &pulls)?;
+        let mut done = Done::All;
+        let mut due = Vec::new();
+        for pull in pulls {
+            match self.subject(mirror, tip, &pull, &absent) {
+                None => done = Done::Soon,
+                Some(subject) if self.memory.is_due(pull.number, &subject, now) => due.push(Due { pull, subject }),
+                Some(_) => {}
+            }
+        }
+        if !due.is_empty() {
+            done = match self.situation() {
+                Some(Ok(situation)) => self.tell_all(mirror, due, &situation, done)?,
+                Some(Err(why)) => return Ok(Looked { done: Done::NotNow, fault: Some(why) }),
+                None => Done::NotNow,
+            };
+        }
+        Ok(Looked { done, fault: self.memory.fault() })
+    }
+
+    fn tell_all(
+        &mut self,
+        mirror: &Mirror,
+        due: Vec<Due>,
+        situation: &Situation,
+        mut done: Done,
+    ) -> Result<Done, Trouble> {
+        for one in due {
+            if !(self.leads)() {
+                return Ok(Done::NotNow);
+            }
+            match self.tell(mirror, one, situation) {
+                Ok(true) => {}
+                Ok(false) => done = Done::Soon,
+                Err(trouble) => {
+                    self.options.metrics.preview(Some(Became::Failed));
+                    return Err(trouble);
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Fetches what is missing. Gives what is still missing, and why.
+    fn fetch(&mut self, mirror: &mut Mirror, pulls: &[Pull]) -> Result<BTreeMap<PullHead, Option<String>>, Trouble> {
+        let heads: Vec<PullHead> = pulls.iter().filter_map(|pull| self.head_of(pull)).collect();
+        self.hopeless.retain(|head, _| heads.contains(head));
+        let mut absent: BTreeMap<PullHead, Option<String>> =
+            self.hopeless.iter().map(|(head, why)| (head.clone(), Some(why.clone()))).collect();
+        let wanted: Vec<PullHead> = heads.into_iter().filter(|head| !self.hopeless.contains_key(head)).collect();
+        for (head, error) in mirror.pull_heads(&wanted, ROOM)? {
+            let why = error.as_ref().map(|error| chain(error));
+            if let (Some(git::Error::TooMuch { .. }), Some(why)) = (&error, &why) {
+                self.hopeless.insert(head.clone(), why.clone());
+            }
+            absent.insert(head, why);
+        }
+        Ok(absent)
+    }
+
+    fn head_of(&self, pull: &Pull) -> Option<PullHead> {
+        let commit = CommitId::parse(&pull.head_sha)?;
+        let name = match self.options.board.kind {
+            Kind::GitLab => format!("refs/merge-requests/{}/head", pull.number),
+            Kind::GitHub | Kind::Gitea => format!("refs/pull/{}/head", pull.number),
+        };
+        Some(PullHead { name, commit })
+    }
+
+    /// What a pull request comes down to; none if that is not known yet.
+    fn subject(
+        &mut self,
+        mirror: &Mirror,
+        tip: CommitId,
+        pull: &Pull,
+        absent: &BTreeMap<PullHead, Option<String>>,
+    ) -> Option<Subject> {
+        let refused = |why: String| Some(Subject::Refused { head: pull.head_sha.clone(), why });
+        let Some(head) = self.head_of(pull) else {
+            return refused(format!("the forge says that its head is {}, which is no commit", pull.head_sha));
+        };
+        if let Some(why) = absent.get(&head) {
+            let told = self.hopeless.contains_key(&head) || self.memory.is_absent(pull.number, &pull.head_sha);
+            let unknown = || format!("its head is not what {} leads to in the repository", head.name);
+            return if told { refused(why.clone().unwrap_or_else(unknown)) } else { None };
+        }
+        match mirror.merge_base(tip, head.commit) {
+            Ok(Some(base)) => {
+                self.memory.is_present(pull.number);
+                Some(Subject::Change { base, head: head.commit })
+            }
+            Ok(None) => refused("it has no history in common with the branch that policies are read from".to_owned()),
+            Err(error) if self.memory.is_absent(pull.number, &pull.head_sha) => refused(chain(&error)),
+            Err(_) => None,
+        }
+    }
+
+    /// Asks the loop what the cluster is like.
+    fn situation(&self) -> Option<Result<Situation, String>> {
+        let (tell, told) = oneshot::channel();
+        self.words.send(Word::Ask(tell)).ok()?;
+        told.blocking_recv().ok()
+    }
+
+    /// Says of one pull request what is to be said, if it was not said already. Whether that was still its head.
+    fn tell(&mut self, mirror: &Mirror, due: Due, situation: &Situation) -> Result<bool, Trouble> {
+        let Due { pull, subject } = due;
+        let number = pull.number;
+        let began = Instant::now();
+        let post = match &subject {
+            Subject::Change { base, head } => match self.preview(mirror, *base, *head, situation) {
+                Ok(post) => post,
+                // It will be the same the next time.
+                Err(error) if error.fate() == Fate::NeedsPerson => self.refused(&pull, &chain(&error)),
+                Err(error) => {
+                    self.failed(number, subject, "", (chain(&error), error.hint()), began);
+                    return Ok(true);
+                }
+            },
+            Subject::Refused { why, .. } => self.refused(&pull, why),
+        };
+        if self.memory.was_said(number, &subject, &post.body, began) || !(self.leads)() {
+            return Ok(true);
+        }
+        let posted = match self.options.board.forge.post(number, &pull.head_sha, &post) {
+            Ok(posted) => posted,
+            Err(error) if concerns_all(&error) => return Err(self.noted(error).into()),
+            Err(error) => {
+                self.failed(number, subject, &post.body, (chain(&error), error.hint()), began);
+                return Ok(true);
+            }
+        };
+        if matches!(posted.comment, forge::Done::Overtaken) {
+            return Ok(false);
+        }
+        if let Some(error) = denied(&posted) {
+            self.failed(number, subject, &post.body, (chain(error), error.hint()), began);
+            return Ok(true);
+        }
+        let became = if is_news(&posted) { Became::Posted } else { Became::Unchanged };
+        self.options.metrics.preview(Some(became));
+        self.memory.say(number, subject, &post.body, None, began);
+        tracing::info!(number, head = pull.head_sha, took = ?began.elapsed(), "pull request previewed, {}", post.title);
+        Ok(true)
+    }
+
+    fn failed(
+        &mut self,
+        number: u64,
+        subject: Subject,
+        text: &str,
+        (why, hint): (String, Option<String>),
+        now: Instant,
+    ) {
+        self.options.metrics.preview(Some(Became::Failed));
+        tracing::warn!(error = why, hint, number, "a pull request is not previewed");
+        self.memory.say(number, subject, text, Some(why), now);
+    }
+
+    /// A token that is not taken is not used again.
+    fn noted(&self, error: forge::Error) -> forge::Error {
+        if let (Some(app), Fault::Refused { status: 401, .. }) = (&self.options.board.app, error.fault()) {
+            app.forget(Use::Pulls);
+        }
+        error
+    }
+
+    fn preview(&self, mirror: &Mirror, base: CommitId, head: CommitId, situation: &Situation) -> git::Result<Post> {
+        let cluster = &self.options.cluster;
+        let base = Base::read(mirror, base, cluster)?;
+        let surroundings = Surroundings {
+            facts: &situation.facts,
+            // No time: the same preview is to be the same comment.
+            facts_from: "this preview",
+            grounds: &situation.grounds,
+            reports: &situation.reports,
+            now: Timestamp::now(),
+            signatures: &self.options.signatures,
+            windows: self.options.windows.as_ref(),
+            limits: Limits::default(),
+            most: MOST_TEXT,
+        };
+        let change = Change::read(mirror, cluster, base, head, surroundings)?;
+        let preview = change.preview(surroundings);
+        Ok(Post::of(&preview, None))
+    }
+
+    fn refused(&self, pull: &Pull, why: &str) -> Post {
+        let short: String = pull.head_sha.chars().take(12).collect();
+        Post {
+            cluster: self.options.cluster.clone(),
+            body: refusal(&self.options.cluster, &short, why),
+            title: format!("{}: not previewed", self.options.cluster),
+            summary: why.to_owned(),
+            verdict: Verdict::Failed,
+            details: None,
+            annotations: Vec::new(),
+        }
+    }
+}
+
+/// Whether the other pull requests would fare no better.
+fn concerns_all(error: &forge::Error) -> bool {
+    match error.fault() {
+        Fault::Refused { status, .. } => *status == 401 || *status >= 500,
+        Fault::Answer(_) | Fault::Elsewhere(_) => false,
+        _ => true,
+    }
+}
+
+/// The right that was missing for what people look at first: the comment, or else the status.
+fn denied(posted: &Posted) -> Option<&forge::Error> {
+    [&posted.comment, &posted.status].into_iter().find_map(|done| match done {
+        forge::Done::Refused(error) => Some(error),
+        _ => None,
+    })
+}
+
+/// Whether anything was written.
+fn is_news(posted: &Posted) -> bool {
+    let parts = [Some(&posted.comment), Some(&posted.status), posted.check.as_ref()];
+    parts.into_iter().flatten().any(|done| matches!(done, forge::Done::Created(_) | forge::Done::Updated(_)))
+}

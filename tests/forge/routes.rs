@@ -1,0 +1,295 @@
+//! Which request means what, and which none does.
+//!
+//! Deliberately absent: the fields of answers (`answers`).
+
+use axum::http::request::Parts;
+use axum::response::Response;
+use egret::forge::Kind;
+use serde_json::{Value, json};
+
+use super::answers::{comment, pull, status};
+use super::{Asked, Comment, TOKEN, World, said};
+
+/// The project and its pull request.
+const PROJECT: &str = "mos-eisley/policies";
+
+pub(super) fn route(world: &mut World, head: &Parts, body: &[u8]) -> Response {
+    let root = match world.kind {
+        Kind::GitHub => "/api/v3",
+        Kind::GitLab => "/api/v4",
+        Kind::Gitea => "/api/v1",
+    };
+    let line = format!("{} {}", head.method, head.uri);
+    let Some(path) = head.uri.path().strip_prefix(root) else {
+        world.wrong.push(format!("{line}: not below {root}"));
+        return said(404, &json!({ "message": "Not Found" }));
+    };
+    if let Some(what) = headers(world.kind, head, body) {
+        world.wrong.push(format!("{line}: {what}"));
+        return said(400, &json!({ "message": what }));
+    }
+    let scheme = if world.kind == Kind::Gitea { "token" } else { "Bearer" };
+    let token = head.headers.get("authorization").and_then(|value| value.to_str().ok());
+    if token != Some(&format!("{scheme} {TOKEN}")) {
+        return said(401, &json!({ "message": "Bad credentials" }));
+    }
+    let pairs = head.uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    let asked = Asked {
+        method: head.method.to_string(),
+        path: path.to_owned(),
+        query: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        body: serde_json::from_slice(body).unwrap_or_default(),
+    };
+    let answer = match world.kind {
+        Kind::GitHub => github(world, &asked),
+        Kind::GitLab => gitlab(world, &asked),
+        Kind::Gitea => gitea(world, &asked),
+    };
+    answer.unwrap_or_else(|| {
+        world.wrong.push(format!("{line}: nothing of that kind, with {}", asked.body));
+        said(404, &json!({ "message": "Not Found" }))
+    })
+}
+
+fn headers(kind: Kind, head: &Parts, body: &[u8]) -> Option<String> {
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !header("user-agent").starts_with("egret/") {
+        return Some("GitHub refuses requests without a user agent".to_owned());
+    }
+    if kind == Kind::GitHub && header("accept") != "application/vnd.github+json" {
+        return Some(format!("accept is {:?}", header("accept")));
+    }
+    if kind == Kind::GitHub && header("x-github-api-version") != "2022-11-28" {
+        return Some("no version".to_owned());
+    }
+    if head.method == "GET" {
+        return (!body.is_empty()).then(|| "a body with GET".to_owned());
+    }
+    (header("content-type") != "application/json").then(|| "the body is not said to be JSON".to_owned())
+}
+
+/// Whether a body has these texts, and nothing but these and those.
+fn has(asked: &Asked, needed: &[&str], possible: &[&str]) -> bool {
+    let Some(object) = asked.body.as_object() else { return false };
+    needed.iter().all(|name| object.get(*name).is_some_and(Value::is_string))
+        && object.keys().all(|key| needed.contains(&key.as_str()) || possible.contains(&key.as_str()))
+}
+
+fn forbidden() -> Response {
+    said(403, &json!({ "message": "Resource not accessible by integration" }))
+}
+
+/// A page of a list, with the link to the next.
+fn page(world: &World, asked: &Asked, size: &str, all: Vec<Value>, below: Option<&str>) -> Response {
+    let per = asked.number(size).unwrap_or(if world.kind == Kind::GitLab { 20 } else { 30 }).clamp(1, 100);
+    let number = asked.number("page").unwrap_or(1).max(1);
+    let total = all.len();
+    let shown: Vec<Value> = all.into_iter().skip((number - 1) * per).take(per).collect();
+    let value = below.map_or_else(|| json!(shown), |name| json!({ "total_count": total, name: shown }));
+    let mut answer = said(200, &value);
+    if number * per < total {
+        let root = match world.kind {
+            Kind::GitHub => "/api/v3",
+            Kind::GitLab => "/api/v4",
+            Kind::Gitea => "/api/v1",
+        };
+        let base = format!("http://127.0.0.1:{}{root}{}", world.port, asked.path);
+        let link = format!(
+            "<{base}?{size}={per}&page=1>; rel=\"first\", <{base}?{size}={per}&page={}>; rel=\"next\"",
+            number + 1
+        );
+        answer.headers_mut().insert("link", link.parse().expect("a header"));
+    }
+    answer
+}
+
+fn user(world: &World) -> Response {
+    if world.app {
+        return forbidden();
+    }
+    let name = if world.kind == Kind::GitLab { "username" } else { "login" };
+    said(200, &json!({ "id": 7, name: world.me }))
+}
+
+fn create_comment(world: &mut World, asked: &Asked) -> Option<Response> {
+    if !has(asked, &["body"], &[]) {
+        return None;
+    }
+    if !world.may_comment {
+        return Some(forbidden());
+    }
+    let body = asked.body["body"].as_str().unwrap_or_default().to_owned();
+    if body.chars().count() > 65_536 {
+        return Some(said(
+            422,
+            &json!({ "message": "Validation Failed", "errors": [{ "message": "body is too long" }] }),
+        ));
+    }
+    let me = world.me.clone();
+    let id = world.say(&me, &body);
+    let made = world.comments.iter().find(|one| one.id == id).cloned()?;
+    Some(said(201, &comment(world, &made)))
+}
+
+fn update_comment(world: &mut World, asked: &Asked, id: &str) -> Option<Response> {
+    if !has(asked, &["body"], &[]) {
+        return None;
+    }
+    if !world.may_comment {
+        return Some(forbidden());
+    }
+    let body = asked.body["body"].as_str().unwrap_or_default().to_owned();
+    let Some(found) = world.comments.iter_mut().find(|one| one.id.to_string() == id) else {
+        return Some(said(404, &json!({ "message": "Not Found" })));
+    };
+    found.body = body;
+    let changed: Comment = found.clone();
+    Some(said(200, &comment(world, &changed)))
+}
+
+/// Takes a status whose state is one of these.
+fn create_status(world: &mut World, asked: &Asked, context: &str, states: &[&str], more: &[&str]) -> Option<Response> {
+    if !has(asked, &["state", context, "description"], more) || !states.contains(&asked.body["state"].as_str()?) {
+        return None;
+    }
+    if !world.may_status {
+        return Some(forbidden());
+    }
+    if asked.body["description"].as_str()?.chars().count() > 140 {
+        let why = json!([{ "message": "description is too long (maximum is 140 characters)" }]);
+        return Some(said(422, &json!({ "message": "Validation Failed", "errors": why })));
+    }
+    world.statuses.push(asked.body.clone());
+    Some(said(201, &status(world, world.statuses.len(), &asked.body)))
+}
+
+fn statuses(world: &World) -> Vec<Value> {
+    world.statuses.iter().enumerate().map(|(index, one)| status(world, index + 1, one)).collect()
+}
+
+fn comments(world: &World) -> Vec<Value> {
+    world.comments.iter().map(|one| comment(world, one)).collect()
+}
+
+fn github(world: &mut World, asked: &Asked) -> Option<Response> {
+    let path = asked.path.clone();
+    if asked.method == "GET" && path == "/user" {
+        return Some(user(world));
+    }
+    let path = path.strip_prefix(&format!("/repos/{PROJECT}/"))?;
+    let parts: Vec<&str> = path.split('/').collect();
+    match (asked.method.as_str(), &parts[..]) {
+        ("GET", ["pulls"]) if asked.query("state") == Some("open") && asked.query("base").is_some() => {
+            Some(page(world, asked, "per_page", vec![pull(world)], None))
+        }
+        ("GET", ["pulls", "11"]) => Some(said(200, &pull(world))),
+        ("GET", ["issues", "11", "comments"]) => Some(page(world, asked, "per_page", comments(world), None)),
+        ("POST", ["issues", "11", "comments"]) => create_comment(world, asked),
+        ("PATCH", ["issues", "comments", id]) => update_comment(world, asked, id),
+        ("GET", ["commits", _, "statuses"]) => Some(page(world, asked, "per_page", statuses(world), None)),
+        ("POST", ["statuses", _]) => {
+            create_status(world, asked, "context", &["error", "failure", "pending", "success"], &["target_url"])
+        }
+        ("GET", ["commits", _, "check-runs"]) => {
+            if !world.may_check {
+                return Some(forbidden());
+            }
+            let newest: Vec<Value> = world.checks.last().cloned().into_iter().collect();
+            Some(page(world, asked, "per_page", newest, Some("check_runs")))
+        }
+        ("POST", ["check-runs"]) => check(world, asked, true),
+        ("PATCH", ["check-runs", id]) => {
+            let at = world.checks.iter().position(|one| one["id"].as_u64() == id.parse().ok())?;
+            check(world, asked, false)?;
+            let annotations = asked.body["output"]["annotations"].as_array()?.clone();
+            let run = &mut world.checks[at];
+            run["status"] = asked.body["status"].clone();
+            run["conclusion"] = asked.body["conclusion"].clone();
+            run["output"]["annotations"].as_array_mut()?.extend(annotations);
+            Some(said(200, &world.checks[at].clone()))
+        }
+        _ => None,
+    }
+}
+
+/// A check run, new or continued.
+fn check(world: &mut World, asked: &Asked, new: bool) -> Option<Response> {
+    let needed: &[&str] = if new { &["name", "head_sha", "external_id", "status"] } else { &["status"] };
+    let completed = asked.body["status"] == "completed";
+    let output = &asked.body["output"];
+    let annotations = output["annotations"].as_array()?;
+    let good = |one: &Value| {
+        ["path", "annotation_level", "message", "title"].iter().all(|name| one[name].is_string())
+            && one["start_line"].as_u64() >= Some(1)
+            && one["end_line"].as_u64() >= one["start_line"].as_u64()
+            && matches!(one["annotation_level"].as_str(), Some("notice" | "warning" | "failure"))
+    };
+    if !has(asked, needed, &["conclusion", "output", "details_url"])
+        || completed != asked.body["conclusion"].is_string()
+        || annotations.len() > 50
+        || !annotations.iter().all(good)
+        || !(output["title"].is_string() && output["summary"].is_string())
+    {
+        return None;
+    }
+    if !world.may_check {
+        return Some(forbidden());
+    }
+    if !new {
+        return Some(said(200, &Value::Null));
+    }
+    let mut run = asked.body.clone();
+    run["id"] = json!(world.fresh());
+    run["html_url"] = json!(format!("https://forge.example/runs/{}", run["id"]));
+    world.checks.push(run.clone());
+    Some(said(201, &run))
+}
+
+fn gitlab(world: &mut World, asked: &Asked) -> Option<Response> {
+    if asked.method == "GET" && asked.path == "/user" {
+        return Some(user(world));
+    }
+    let path = asked.path.strip_prefix("/projects/mos-eisley%2Fpolicies/")?;
+    let parts: Vec<&str> = path.split('/').collect();
+    match (asked.method.as_str(), &parts[..]) {
+        ("GET", ["merge_requests"]) if asked.query("state") == Some("opened") => {
+            Some(page(world, asked, "per_page", vec![pull(world)], None))
+        }
+        ("GET", ["merge_requests", "11"]) => Some(said(200, &pull(world))),
+        ("GET", ["merge_requests", "11", "notes"]) => Some(page(world, asked, "per_page", comments(world), None)),
+        ("POST", ["merge_requests", "11", "notes"]) => create_comment(world, asked),
+        ("PUT", ["merge_requests", "11", "notes", id]) => update_comment(world, asked, id),
+        ("GET", ["repository", "commits", _, "statuses"]) if asked.query("name").is_some() => {
+            Some(page(world, asked, "per_page", statuses(world), None))
+        }
+        ("POST", ["statuses", _]) => {
+            let states = ["pending", "running", "success", "failed", "canceled"];
+            create_status(world, asked, "name", &states, &["target_url", "pipeline_id"])
+        }
+        _ => None,
+    }
+}
+
+fn gitea(world: &mut World, asked: &Asked) -> Option<Response> {
+    if asked.method == "GET" && asked.path == "/user" {
+        return Some(user(world));
+    }
+    let path = asked.path.strip_prefix(&format!("/repos/{PROJECT}/"))?;
+    let parts: Vec<&str> = path.split('/').collect();
+    match (asked.method.as_str(), &parts[..]) {
+        ("GET", ["pulls"]) if asked.query("state") == Some("open") => {
+            Some(page(world, asked, "limit", vec![pull(world)], None))
+        }
+        ("GET", ["pulls", "11"]) => Some(said(200, &pull(world))),
+        // All at once.
+        ("GET", ["issues", "11", "comments"]) => Some(said(200, &json!(comments(world)))),
+        ("POST", ["issues", "11", "comments"]) => create_comment(world, asked),
+        ("PATCH", ["issues", "comments", id]) => update_comment(world, asked, id),
+        ("GET", ["statuses", _]) => Some(page(world, asked, "limit", statuses(world), None)),
+        ("POST", ["statuses", _]) => {
+            let states = ["pending", "success", "error", "failure", "warning"];
+            create_status(world, asked, "context", &states, &["target_url"])
+        }
+        _ => None,
+    }
+}
