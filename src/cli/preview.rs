@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: where it is posted to (`posting`), its making (`reconcile::previewing`), and what it says (`core::preview`).
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,9 +22,6 @@ use crate::git::CommitId;
 use crate::git::files::{FileChange, MOST_TEXT};
 use crate::git::mirror::Mirror;
 use crate::reconcile::previewing::{Base, Change, Surroundings};
-
-/// The largest snapshot that is read from a branch: some 500,000 pods.
-const LARGEST_SNAPSHOT: usize = 128 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -73,13 +69,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (facts, facts_from, taken) = facts(arguments, &mut mirror, &branch)?;
     let reports = reports(&mut mirror, &branch);
     let time = mirror.commit_info(head)?.time;
+    let now = arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time)));
+    let facts_from = taken
+        .and_then(|taken| snapshot::age(taken, now))
+        .map_or(facts_from.clone(), |age| format!("{facts_from}, {age} old"));
     let flags = arguments.signatures.flags();
     let surroundings = Surroundings {
         facts: &facts,
         facts_from: &facts_from,
-        grounds: &BTreeMap::new(),
+        grounds: &facts.grounds,
         reports: &reports,
-        now: arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time))),
+        now,
         signatures: &flags,
         windows: None,
         limits: limits(arguments.limit),
@@ -142,14 +142,15 @@ fn facts(
     }
     let hint = || Some("give a snapshot by --cluster; `egret snapshot` writes one".to_owned());
     let commit = mirror.resolve_here(branch).map_err(|error| Failure::new(error, hint()))?;
-    let text = mirror.text(commit, snapshot::FILE, LARGEST_SNAPSHOT)?.ok_or_else(|| {
+    let text = mirror.text(commit, snapshot::FILE, snapshot::LARGEST)?.ok_or_else(|| {
         Failure::new(format!("read {} of the branch {branch}: there is none", snapshot::FILE), hint())
     })?;
     let (facts, faults) = read_text(snapshot::FILE, &text).map_err(|fault| Failure::new(fault.to_string(), hint()))?;
     if let Some(fault) = faults.first() {
         return Err(Failure::new(format!("read the snapshot of the branch {branch}: {fault}"), hint()));
     }
-    let taken = mirror.commit_info(commit)?.time;
+    // A report's commit may be later than the snapshot in it.
+    let taken = snapshot::taken(&text).map_or_else(|| mirror.commit_info(commit).map(|info| info.time), Ok)?;
     Ok((facts, format!("{taken}, {branch} at {}", commit.short()), Some(taken)))
 }
 

@@ -57,6 +57,7 @@ pub fn read_text(file: &str, text: &str) -> Result<(Facts, Vec<Diagnostic>), Box
             (Key::Node(name), Value::Node(node)) => drop(facts.nodes.insert(name, node)),
             (Key::Namespace(name), Value::Namespace(labels)) => drop(facts.namespaces.insert(name, labels)),
             (Key::Pod(name), Value::Pod(pod)) => drop(facts.pods.insert(name, pod)),
+            (Key::EgressNode(name), Value::EgressNode(Some(ground))) => drop(facts.grounds.insert(name, ground)),
             _ => {}
         }
     }
@@ -167,6 +168,9 @@ impl Manifests {
                         facts.namespaces.insert(name.clone(), labels.clone());
                     }
                     (Key::Pod(name), Value::Pod(pod)) => drop(facts.pods.insert(name.clone(), pod.clone())),
+                    (Key::EgressNode(name), Value::EgressNode(Some(ground))) => {
+                        facts.grounds.insert(name.clone(), ground.clone());
+                    }
                     _ => {}
                 }
             }
@@ -299,6 +303,7 @@ fn has_less(before: &Value, after: &Value) -> bool {
                 || before.finished && !after.finished
                 || before.host_network && !after.host_network
         }
+        (Value::EgressNode(before), Value::EgressNode(after)) => before.is_some() && after.is_none(),
         _ => true,
     }
 }

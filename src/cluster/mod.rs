@@ -134,8 +134,12 @@ impl Cluster {
             Self::Manifests(manifests) => manifests.facts(),
             Self::Watched(watching) => &watching.view().facts,
             Self::None => {
-                static NOTHING: Facts =
-                    Facts { nodes: BTreeMap::new(), namespaces: BTreeMap::new(), pods: BTreeMap::new() };
+                static NOTHING: Facts = Facts {
+                    nodes: BTreeMap::new(),
+                    namespaces: BTreeMap::new(),
+                    pods: BTreeMap::new(),
+                    grounds: BTreeMap::new(),
+                };
                 &NOTHING
             }
         }

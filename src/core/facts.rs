@@ -1,12 +1,13 @@
 //! Facts: what the API server, or a folder of manifests, says of nodes, namespaces and pods. Only what decides something.
 //!
-//! Deliberately absent: how they are read and watched (`cluster`), and what the kernel says (`ground`, `state`).
+//! Deliberately absent: how they are read and watched (`cluster`), and what the kernel of a live node says (`ground`, `state`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::ground::Ground;
 use super::labels::Labels;
 use super::name::NodeName;
 
@@ -19,6 +20,8 @@ pub struct Facts {
     pub namespaces: BTreeMap<String, Labels>,
     /// Pods by namespace and name.
     pub pods: BTreeMap<PodName, Pod>,
+    /// Interfaces of nodes, where a snapshot tells them. Previews ask them, and nothing else: a node looks at its own kernel.
+    pub grounds: BTreeMap<NodeName, Ground>,
 }
 
 /// A pod's namespace and name.

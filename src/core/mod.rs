@@ -17,6 +17,7 @@ pub mod diagnostic;
 pub mod facts;
 pub mod finding;
 pub mod ground;
+pub mod interfaces;
 pub mod labelling;
 pub mod labels;
 pub mod name;

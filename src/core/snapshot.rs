@@ -1,30 +1,122 @@
 //! A snapshot: what a preview has to know of a cluster and nothing else, as manifests that `--cluster` takes.
 //!
 //! Of nodes: labels, addresses, pod networks, whether they are ready and cordoned. Of namespaces: labels. Of pods: labels, node, addresses,
-//! whether they share the node's network or have finished. One object is one line, so that a changed pod is a changed line in Git.
-//! Deliberately absent: annotations, environments, images, and everything else that could be a secret or changes without a reason.
+//! whether they share the node's network or have finished. Of gateways: their interfaces. One object is one line, so that a changed pod is
+//! a changed line in Git. The first line says when it was taken; whether it is worth a commit is decided here too ([`worth`]).
+//! Deliberately absent: Git, annotations, environments, images, and everything else that could be a secret or changes without a reason.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Deserialize;
 
 use super::facts::{Facts, Node, Pod, PodName};
+use super::ground::Ground;
+use super::interfaces::{self, Interface};
 use super::labels::Labels;
 use super::name::NodeName;
 
 /// Its name on the reports branch.
 pub const FILE: &str = "snapshot.yaml";
 
+/// No larger one is written, nor read from a branch: some 500,000 pods.
+pub const LARGEST: usize = 128 << 20;
+
+/// With a report that is committed anyway, a snapshot may go after this part of the interval.
+pub const RIDING: u32 = 10;
+
+/// How the line begins that says when it was taken.
+const TAKEN: &str = "# Taken ";
+/// How the line of a gateway's interfaces begins.
+const GATEWAY: &str = "- {kind: EgressNode, ";
+
+/// The text with the time at which the facts were so.
+pub fn stamped(facts: &Facts, taken: Timestamp) -> String {
+    let second = Timestamp::from_second(taken.as_second()).unwrap_or(taken);
+    format!("{TAKEN}{second}\n{}", snapshot(facts))
+}
+
+/// When a snapshot was taken, if it says so.
+pub fn taken(text: &str) -> Option<Timestamp> {
+    text.strip_prefix(TAKEN)?.lines().next()?.parse().ok()
+}
+
+/// How old it is at a time, in words; none where that is no minute. The time is that of the preview, so that the same commits read the same.
+pub fn age(taken: Timestamp, now: Timestamp) -> Option<String> {
+    let seconds = now.duration_since(taken).as_secs();
+    Some(match seconds {
+        ..60 => return None,
+        60..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    })
+}
+
+/// What it says, without when.
+fn said(text: &str) -> &str {
+    if !text.starts_with(TAKEN) {
+        return text;
+    }
+    text.split_once('\n').map_or("", |(_, said)| said)
+}
+
+/// Whether another snapshot is worth writing in place of the one that is there.
+///
+/// One that says something else is, once `every` has passed; with a commit that is made anyway (`riding`) after a tenth of that, so that
+/// a burst of drift does not carry the whole cluster each time, and at once where gateways' interfaces differ. One that says the same is
+/// written each 24 times `every`: its age tells whether anybody still looks.
+pub fn worth(there: Option<&str>, new: &str, every: Duration, riding: bool) -> bool {
+    let Some(there) = there else { return true };
+    let (Some(before), Some(now)) = (taken(there), taken(new)) else { return true };
+    // A clock that was ahead must not keep others from writing.
+    let age = now.duration_since(before).unsigned_abs();
+    if said(there) == said(new) {
+        return age >= every.saturating_mul(24);
+    }
+    age >= every || riding && (age >= every / RIDING || grounds(there) != grounds(new))
+}
+
+/// The interfaces that a snapshot of ours tells, read line by line: a node that writes one anew keeps what the others told.
+pub fn grounds(text: &str) -> BTreeMap<NodeName, Ground> {
+    #[derive(Deserialize)]
+    struct Item {
+        metadata: Metadata,
+        status: Status,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        name: String,
+    }
+    #[derive(Deserialize)]
+    struct Status {
+        interfaces: Vec<Interface>,
+    }
+    let lines = text.lines().filter(|line| line.starts_with(GATEWAY));
+    let items = lines.filter_map(|line| serde_yaml::from_str::<Item>(line.get(2..)?).ok());
+    items
+        .filter_map(|item| {
+            Some((NodeName::parse(&item.metadata.name).ok()?, interfaces::ground(&item.status.interfaces)?))
+        })
+        .collect()
+}
+
 /// The text. The same facts are the same bytes.
 pub fn snapshot(facts: &Facts) -> String {
     let mut text = "# What `egret preview` has to know of the cluster. Egret writes this file.\n\
                     apiVersion: v1\nkind: List\nitems:"
         .to_owned();
-    if facts.nodes.is_empty() && facts.namespaces.is_empty() && facts.pods.is_empty() {
+    if facts.nodes.is_empty() && facts.namespaces.is_empty() && facts.pods.is_empty() && facts.grounds.is_empty() {
         text.push_str(" []");
     }
     text.push('\n');
     // Writing to a string cannot fail.
     for (name, node) in &facts.nodes {
         let _ = writeln!(text, "- {}", line_of_node(name, node));
+    }
+    for (name, ground) in &facts.grounds {
+        let _ = writeln!(text, "{}", line_of_gateway(name, ground));
     }
     for (name, labels) in &facts.namespaces {
         let _ = writeln!(text, "- {{kind: Namespace, metadata: {{name: {}, labels: {}}}}}", Word(name), Map(labels));
@@ -47,6 +139,32 @@ fn line_of_node(name: &NodeName, node: &Node) -> String {
         Word(name.as_str()),
         Map(labels)
     )
+}
+
+fn line_of_gateway(name: &NodeName, ground: &Ground) -> String {
+    let quoted = |text: &str| format!("\"{text}\"");
+    let told = interfaces::of(ground, &ground.interfaces.keys().map(String::as_str).collect());
+    let all = told.iter().map(|interface| {
+        let Interface { name, addresses, routes, mtu, strict } = interface;
+        let mut line =
+            format!("{{name: {}, addresses: {}", Word(name), list(addresses.iter().map(|text| quoted(text))));
+        if !routes.is_empty() {
+            let routes = routes.iter().map(|route| {
+                let via = if route.via.is_empty() { String::new() } else { format!(", via: {}", quoted(&route.via)) };
+                let metric = if route.metric == 0 { String::new() } else { format!(", metric: {}", route.metric) };
+                format!("{{to: {}{via}{metric}}}", quoted(&route.to))
+            });
+            let _ = write!(line, ", routes: {}", list(routes));
+        }
+        if let Some(mtu) = mtu {
+            let _ = write!(line, ", mtu: {mtu}");
+        }
+        if *strict {
+            line.push_str(", strict: true");
+        }
+        line + "}"
+    });
+    format!("{GATEWAY}metadata: {{name: {}}}, status: {{interfaces: {}}}}}", Word(name.as_str()), list(all))
 }
 
 fn line_of_pod(name: &PodName, pod: &Pod) -> String {
@@ -103,5 +221,64 @@ impl Display for Word<'_> {
             }
         }
         f.write_char('"')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::core::ground;
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + minute * 60).unwrap()
+    }
+
+    fn facts(namespace: &str, address: &str) -> Facts {
+        let interface =
+            ground::Interface { up: true, addresses: vec![address.parse().unwrap()], rp_filter: 1, mtu: 9000 };
+        let told = Ground { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..Ground::default() };
+        let told = interfaces::ground(&interfaces::of(&told, &std::collections::BTreeSet::new())).unwrap();
+        Facts {
+            namespaces: BTreeMap::from([(namespace.to_owned(), Labels::new())]),
+            grounds: BTreeMap::from([(NodeName::parse("kind-worker2").unwrap(), told)]),
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn it_says_when_it_was_taken_and_keeps_interfaces() {
+        let facts = facts("batuu", "10.0.3.42/24");
+        let text = stamped(&facts, at(0));
+        assert_eq!((taken(&text), said(&text)), (Some(at(0)), snapshot(&facts).as_str()));
+        assert_eq!(taken(&snapshot(&facts)), None);
+        let ages = [0, 59, 60, 119, 120, 2_880].map(|minutes| age(at(0), at(minutes)));
+        let words = [None, Some("59 min"), Some("60 min"), Some("119 min"), Some("2 h"), Some("2 days")];
+        assert_eq!(ages, words.map(|words| words.map(str::to_owned)));
+        assert_eq!(grounds(&text), facts.grounds);
+        let line = "- {kind: EgressNode, metadata: {name: kind-worker2}, status: {interfaces: [{name: net1, addresses: \
+                    [\"10.0.3.42/24\"], mtu: 9000, strict: true}]}}";
+        assert_eq!(text.lines().find(|text| text.starts_with(GATEWAY)), Some(line));
+    }
+
+    #[test]
+    fn it_is_written_once_an_interval_however_often_something_changes() {
+        const HOUR: Duration = Duration::from_hours(1);
+        let worth = |before: (&str, i64), after: (&str, i64), riding| {
+            let text = |(namespace, minute): (&str, i64)| stamped(&facts(namespace, "10.0.3.42/24"), at(minute));
+            super::worth(Some(&text(before)), &text(after), HOUR, riding)
+        };
+        assert!(super::worth(None, &stamped(&facts("a", "10.0.3.42/24"), at(0)), HOUR, false));
+        assert!(!worth(("a", 0), ("b", 59), false), "an interval has not passed");
+        assert!(worth(("a", 0), ("b", 60), false));
+        assert!(!worth(("a", 0), ("b", 5), true));
+        assert!(worth(("a", 0), ("b", 6), true), "a commit is made anyway");
+        assert!(!worth(("a", 0), ("a", 120), true), "nothing new");
+        assert!(worth(("a", 0), ("a", 24 * 60), false), "somebody still looks");
+        assert!(worth(("a", 600), ("b", 0), false), "a clock that was ahead holds nobody up");
+        let (before, after) = (facts("a", "10.0.3.42/24"), facts("a", "10.0.3.43/24"));
+        assert!(super::worth(Some(&stamped(&before, at(0))), &stamped(&after, at(1)), HOUR, true), "an address moved");
+        assert!(super::worth(Some("somebody's notes"), &stamped(&after, at(1)), HOUR, false));
     }
 }

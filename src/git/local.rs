@@ -78,6 +78,11 @@ pub(super) fn push(path: &Path, source: &Source, mirror: &Repository, outgoing: 
     if there.head().is_ok_and(|head| !there.is_bare() && head.name_bytes() == outgoing.name.as_bytes()) {
         return Ok(Pushed::Refused("the branch is checked out there".to_owned()));
     }
+    let rewrites =
+        outgoing.expected.is_some_and(|tip| !mirror.graph_descendant_of(outgoing.commit, tip).unwrap_or(false));
+    if rewrites && there.config().and_then(|config| config.get_bool("receive.denyNonFastForwards")).unwrap_or(false) {
+        return Ok(Pushed::Refused("it takes no other history for a branch (receive.denyNonFastForwards)".to_owned()));
+    }
     match write(&there, mirror, outgoing) {
         Ok(()) => Ok(Pushed::Done),
         Err(error) => match (error.code(), current(&there, outgoing.name) == outgoing.expected) {

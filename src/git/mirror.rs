@@ -2,7 +2,7 @@
 //! being there. It is a cache: whatever is wrong with it, it is made anew, beside the old one, which is kept until then.
 //!
 //! Deliberately absent: reading files (`files`), a lock between processes (two never share a state folder), and `git gc`:
-//! when many packs have piled up, the mirror is made anew as well.
+//! when many packs, or objects of our own reports, have piled up, the mirror is made anew as well.
 
 use std::cell::Cell;
 use std::fs;
@@ -23,6 +23,10 @@ const MARKER: &str = "egret-mirror";
 
 /// Each fetch adds a pack, and each object is looked for in all of them.
 const MOST_PACKS: usize = 256;
+
+/// Each report leaves a handful of objects, one of which may be a whole cluster. Objects lie in 256 folders by their
+/// name's first two digits, evenly: so many in one of them are some 2,500 in all.
+const MOST_LOOSE: usize = 10;
 
 /// The mirror of one source.
 pub struct Mirror {
@@ -153,7 +157,7 @@ impl Mirror {
 
     /// Does something with the mirror; if the mirror is what is wrong, does it with a new one, and only then changes over.
     fn with_healthy<T>(&mut self, mut act: impl FnMut(&Repository, &Remote<'_>) -> Result<T>) -> Result<T> {
-        if !self.suspect.get() && packs(&self.folder) < MOST_PACKS {
+        if !self.suspect.get() && packs(&self.folder) < MOST_PACKS && loose(&self.folder) < MOST_LOOSE {
             match act(&self.repository, &self.remote()) {
                 Err(error) if blames_mirror(&error) => self.suspect.set(true),
                 result => return result,
@@ -209,6 +213,11 @@ fn remove(folder: &Path) -> std::io::Result<()> {
 fn packs(folder: &Path) -> usize {
     let entries = fs::read_dir(folder.join("objects/pack")).into_iter().flatten().flatten();
     entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pack")).count()
+}
+
+/// How many objects lie in one of the 256 folders.
+fn loose(folder: &Path) -> usize {
+    fs::read_dir(folder.join("objects/17")).into_iter().flatten().count()
 }
 
 /// The mirror's name for a reference of the source. Not the same name: libgit2 would take it for a branch of ours.

@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod commit;
+pub mod compact;
 mod compare;
 pub mod credentials;
 mod digest;

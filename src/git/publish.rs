@@ -1,7 +1,7 @@
 //! The reports branch: an orphan branch in the policy repository that only Egret writes, by compare-and-swap.
 //!
-//! Deliberately absent: what a report says (`core::report`), sleeping (the caller's `pause` does), and force: nobody's
-//! commit is ever overwritten.
+//! Deliberately absent: what a report says (`core::report`), sleeping (the caller's `pause` does), folding old reports (`compact`), and
+//! force without looking: nobody's commit is ever overwritten.
 
 use std::collections::BTreeMap;
 
@@ -107,7 +107,7 @@ pub fn publish(
         let state = read_branch(mirror, target, tip)?;
         let Some(draft) = replan(&state) else { return Ok(Published::Declined) };
         let Some(prepared) = prepare(mirror, target, tip, &draft)? else { return Ok(Published::Unchanged) };
-        match push(mirror, target, tip, &prepared)? {
+        match push(mirror, target, tip, prepared.commit, &prepared.objects)? {
             Pushed::Done => {
                 mirror.note_pushed(&target.branch, prepared.commit)?;
                 return Ok(Published::Committed { commit: CommitId::new(prepared.commit), tries });
@@ -126,7 +126,7 @@ pub fn publish(
     Err(Error::LostRace { repository: mirror.source().to_string(), branch: target.branch.clone(), tries: MOST_TRIES })
 }
 
-fn check_branch(target: &Target) -> Result<()> {
+pub(super) fn check_branch(target: &Target) -> Result<()> {
     let (branch, policy_branch) = (&target.branch, &target.policy_branch);
     let bad = |why| Err(Error::BadReportsBranch { branch: branch.clone(), why });
     let inside = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
@@ -142,7 +142,7 @@ fn check_branch(target: &Target) -> Result<()> {
 }
 
 /// What is on the branch. Error: [`Error::ForeignBranch`] if it is not ours.
-fn read_branch(mirror: &Mirror, target: &Target, tip: Option<Oid>) -> Result<BranchState> {
+pub(super) fn read_branch(mirror: &Mirror, target: &Target, tip: Option<Oid>) -> Result<BranchState> {
     let Some(tip) = tip else { return Ok(BranchState::default()) };
     let fault = |source| mirror.fault("read the reports branch", source);
     let tree = mirror.repository.find_commit(tip).and_then(|commit| commit.tree()).map_err(fault)?;
@@ -192,11 +192,13 @@ fn prepare(mirror: &Mirror, target: &Target, tip: Option<Oid>, draft: &Draft) ->
         if parent.as_ref().is_some_and(|parent| parent.tree_id() == written.tree) {
             return Ok(None);
         }
-        let tree = repository.find_tree(written.tree)?;
-        let author = Signature::new(&target.author.name, &target.author.email, &Time::new(target.time.as_second(), 0))?;
-        let parents: Vec<_> = parent.iter().collect();
-        let commit = repository.commit_create_buffer(&author, &author, &message(draft), &tree, &parents)?;
-        let commit = store(repository, target.signer.as_ref(), &commit)?;
+        let by = signature(&target.author, target.time.as_second())?;
+        let message = message(draft);
+        let commit = make(
+            mirror,
+            target,
+            &Made { author: &by, committer: &by, message: &message, tree: written.tree, parent: tip },
+        )?;
         let objects = written.objects.into_iter().chain([commit]).collect();
         Ok(Some(Prepared { commit, objects }))
     };
@@ -217,10 +219,35 @@ fn check_folders(files: &BTreeMap<&str, &str>) -> Result<()> {
     Ok(())
 }
 
-fn push(mirror: &Mirror, target: &Target, tip: Option<Oid>, prepared: &Prepared) -> Result<Pushed> {
+/// A commit as it is to be made.
+pub(super) struct Made<'a> {
+    pub(super) author: &'a Signature<'a>,
+    pub(super) committer: &'a Signature<'a>,
+    pub(super) message: &'a str,
+    pub(super) tree: Oid,
+    pub(super) parent: Option<Oid>,
+}
+
+/// Makes a commit that nothing points to yet: the one place where reports become commits, new ones and those that are made again, and are signed
+/// where there is a key.
+pub(super) fn make(mirror: &Mirror, target: &Target, commit: &Made<'_>) -> std::result::Result<Oid, git2::Error> {
+    let repository = &mirror.repository;
+    let tree = repository.find_tree(commit.tree)?;
+    let parent = commit.parent.map(|parent| repository.find_commit(parent)).transpose()?;
+    let parents: Vec<_> = parent.iter().collect();
+    let bytes = repository.commit_create_buffer(commit.author, commit.committer, commit.message, &tree, &parents)?;
+    store(repository, target.signer.as_ref(), &bytes)
+}
+
+/// Who commits, at a second of the epoch.
+pub(super) fn signature(author: &Author, second: i64) -> std::result::Result<Signature<'static>, git2::Error> {
+    Signature::new(&author.name, &author.email, &Time::new(second, 0))
+}
+
+/// Moves the branch to a commit of ours if it is still where it was.
+pub(super) fn push(mirror: &Mirror, target: &Target, tip: Option<Oid>, commit: Oid, objects: &[Oid]) -> Result<Pushed> {
     let name = format!("refs/heads/{}", target.branch);
-    let outgoing = Outgoing { commit: prepared.commit, objects: &prepared.objects, name: &name, expected: tip };
-    mirror.remote().push(&mirror.repository, &outgoing)
+    mirror.remote().push(&mirror.repository, &Outgoing { commit, objects, name: &name, expected: tip })
 }
 
 fn message(draft: &Draft) -> String {

@@ -120,7 +120,9 @@ pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoin
     let mut options = PushOptions::new();
     options.remote_callbacks(callbacks).follow_redirects(RemoteRedirect::None);
     let mut there = mirror.remote_anonymous(talk.url()).map_err(|error| talk.fault("name", error))?;
-    let result = there.push(&[format!("{}:{}", outgoing.commit, outgoing.name)], Some(&mut options));
+    // Forced, because folded reports are no descendants of what is there. Nothing is overwritten by it: the branch must be as expected,
+    // which was asked above and is compared by the server under its lock.
+    let result = there.push(&[format!("+{}:{}", outgoing.commit, outgoing.name)], Some(&mut options));
     drop(options);
     if overtaken.into_inner() {
         return Ok(Pushed::Overtaken);
@@ -132,6 +134,7 @@ pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoin
             Err(talk.fault("push to", git2::Error::from_str("the server does not say what became of it")))
         }
         (Err(error), _) if error.code() == git2::ErrorCode::NotFastForward => Ok(Pushed::Overtaken),
+        (Err(error), _) if forbids(&error).is_some() => Ok(Pushed::Refused(forbids(&error).unwrap_or_default())),
         (Err(error), _) => match talk.fault("push to", error) {
             // The same credentials have just read from there: that they may not write is another thing to tell.
             Error::Denied { .. } => Ok(Pushed::Refused(MAY_READ.to_owned())),
@@ -142,6 +145,21 @@ pub(super) fn push(conversation: &Conversation<'_>, mirror: &Repository, outgoin
 
 /// What is told of credentials that have just let us read.
 const MAY_READ: &str = "the credentials may read, and not push";
+
+/// Whether a push failed because we may only read, and not because something is out of order. libgit2 has no code for it.
+fn forbids(error: &git2::Error) -> Option<String> {
+    /// What forges write to an SSH client: GitHub, GitLab, Gitea and Forgejo.
+    const WORDS: [&str; 6] = ["read only", "read-only", "denied", "not allowed", "not authorized", "write access"];
+    let message = error.message();
+    match error.class() {
+        // A key for which upload-pack is run, whatever it asks for.
+        ErrorClass::Ssh if message.contains("upload-pack") => Some(MAY_READ.to_owned()),
+        ErrorClass::Ssh if WORDS.iter().any(|word| message.to_ascii_lowercase().contains(word)) => {
+            Some(with_words(MAY_READ, message.as_bytes()))
+        }
+        _ => None,
+    }
+}
 
 /// A refusal with what a hook said of it, in one line, and nothing in it that a terminal would obey.
 fn with_words(why: &str, said: &[u8]) -> String {

@@ -21,6 +21,7 @@ use super::telling::Telling;
 use crate::cluster::Cluster;
 use crate::cluster::live::{self, Changed, Live, LiveError, Scope, Watching};
 use crate::core::ground::Features;
+use crate::core::interfaces::Interface;
 use crate::core::name::NodeName;
 use crate::core::policy::catalogue::GoodDocuments;
 use crate::core::state::net::fnv1a;
@@ -128,6 +129,7 @@ struct Agent {
     /// Why the last round failed.
     failed: Option<String>,
     features: Features,
+    interfaces: Vec<Interface>,
     kernel: String,
     /// What was last said.
     said: NodeStatus,
@@ -154,6 +156,7 @@ impl Agent {
             not_taken: None,
             failed: None,
             features: Features::default(),
+            interfaces: Vec::new(),
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             said: NodeStatus::default(),
             seen: false,
@@ -333,6 +336,7 @@ impl Agent {
                 }
                 self.failed = None;
                 self.features = done.features;
+                self.interfaces = done.interfaces;
                 let fence = self.shelf.fence();
                 if let Err(error) = self.keeper.engine.memory.keep(|kept| kept.fence = fence) {
                     tracing::warn!(error = chain(&error), "the leader's generation is not remembered over a restart");
@@ -388,6 +392,7 @@ impl Agent {
             compiled: self.keeper.engine.in_force(),
             report: &self.keeper.engine.report,
             features: self.features,
+            interfaces: &self.interfaces,
             kernel: &self.kernel,
             fault,
         };

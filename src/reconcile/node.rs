@@ -15,13 +15,14 @@ use super::hook::{self, Hook};
 use super::keeper::{Keeper, TimeCame, log_steps};
 use super::lock::{Lock, LockError};
 use super::memory::{Memory, MemoryError};
-use super::publisher::{self, Letter, Publisher};
+use super::publisher::{self, Letter, Publisher, Sight};
 use super::repository::{self, Intent, News, Repository};
 use super::round::{Engine, RoundError, now};
 use super::schedule::Timetable;
 use super::telling::Telling;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::admission::ChangeWindows;
+use crate::core::interfaces::{self, Interface};
 use crate::core::name::NodeName;
 use crate::core::policy::config::Schedule;
 use crate::core::state::net::fnv1a;
@@ -189,6 +190,10 @@ struct Node {
     repository: Repository,
     publisher: Publisher,
     timetable: Option<(Schedule, Timetable)>,
+    /// What the node tells of its interfaces.
+    interfaces: Vec<Interface>,
+    /// The same as it was last handed over.
+    interfaces_sent: Vec<Interface>,
     /// The report that was last handed over.
     sent: Option<Letter>,
 }
@@ -206,7 +211,15 @@ enum Trigger {
 
 impl Node {
     fn new(keeper: Keeper, repository: Repository, publisher: Publisher) -> Self {
-        Self { keeper, repository, publisher, timetable: None, sent: None }
+        Self {
+            keeper,
+            repository,
+            publisher,
+            timetable: None,
+            interfaces: Vec::new(),
+            interfaces_sent: Vec::new(),
+            sent: None,
+        }
     }
 
     async fn once(&mut self, mut news: UnboundedReceiver<News>) -> Result<(), RunError> {
@@ -222,7 +235,7 @@ impl Node {
             }
         }
         if let Some(result) = self.keeper.round(None).await {
-            result?;
+            self.interfaces = result?.interfaces;
             self.send_report();
         }
         Ok(())
@@ -245,6 +258,7 @@ impl Node {
         tracing::info!(node = %self.keeper.engine.node, source = %options.source, "egret runs");
         loop {
             self.keeper.telling.beat();
+            self.keeper.telling.reports(self.publisher.fault());
             let wake = self.keeper.next_wake();
             let trigger = tokio::select! {
                 biased;
@@ -364,7 +378,10 @@ impl Node {
 
     async fn round(&mut self) {
         let scheduled = self.timetable.as_ref().and_then(|(_, timetable)| timetable.next_after(now()));
-        if self.keeper.round(scheduled).await.is_some() {
+        if let Some(result) = self.keeper.round(scheduled).await {
+            if let Ok(done) = result {
+                self.interfaces = done.interfaces;
+            }
             self.send_report();
         }
     }
@@ -372,14 +389,32 @@ impl Node {
     /// Hands the report over if it says something else than the last one.
     fn send_report(&mut self) {
         let Some(intent) = &self.keeper.intent else { return };
+        let config = &intent.set.config;
         let letter = Letter {
             reports: vec![self.keeper.engine.report.clone()],
-            branch: intent.set.config.reports_branch.clone(),
+            branch: config.reports_branch.clone(),
             policy_branch: intent.branch.clone(),
+            keep: config.reports_keep,
+            snapshot_every: config.snapshot_every,
         };
-        if intent.set.config.reports && self.sent.as_ref() != Some(&letter) {
-            self.publisher.send(letter.clone());
+        let news = self.sent.as_ref() != Some(&letter);
+        let wanted = self.publisher.wants_sight(news) || news && self.interfaces != self.interfaces_sent;
+        let sight = (config.snapshot_every.is_some() && wanted).then(|| self.sight());
+        if config.reports && (news || sight.is_some()) {
+            if sight.is_some() {
+                self.interfaces_sent.clone_from(&self.interfaces);
+            }
+            self.publisher.send(letter.clone(), sight);
             self.sent = Some(letter);
         }
+    }
+
+    /// The cluster as its manifests are now, with this node's interfaces.
+    fn sight(&self) -> Sight {
+        let engine = &self.keeper.engine;
+        let mut facts = engine.cluster.facts().clone();
+        facts.grounds =
+            interfaces::ground(&self.interfaces).map(|own| (engine.node.clone(), own)).into_iter().collect();
+        Sight { facts, taken: now(), only_own: true, own: Some(engine.node.clone()) }
     }
 }

@@ -1,21 +1,30 @@
-//! The publisher's thread: puts nodes' reports on the reports branch, when they say something new.
+//! The publisher's thread: puts nodes' reports and the cluster's snapshot on the reports branch, when they say something new.
 //!
-//! A report is planned anew on whatever is on the branch: other nodes write there, too. Deliberately absent: what a report says.
+//! A report is planned anew on whatever is on the branch: other nodes write there, too. A fault is tried again with a growing wait, a
+//! refusal at a slow pace; what is not committed meanwhile is kept. Deliberately absent: what a report says.
+
+mod draft;
+mod unsent;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 
+use self::draft::{Plan, plan};
+use self::unsent::Unsent;
 use crate::backoff::Backoff;
+use crate::core::facts::Facts;
+use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
-use crate::core::report::{files, message};
+use crate::core::snapshot::RIDING;
 use crate::git::access::Access;
+use crate::git::compact::{Compacted, compact};
 use crate::git::mirror::Mirror;
-use crate::git::publish::{Author, BranchState, Draft, Published, Target, publish};
+use crate::git::publish::{Author, Published, Target, publish};
 use crate::git::signing::Signer;
 use crate::git::source::Source;
 use crate::git::{self, Fate};
@@ -46,43 +55,103 @@ pub struct Letter {
     pub branch: String,
     /// The branch that policies are read from.
     pub policy_branch: String,
+    /// How long each report stays a commit of its own.
+    pub keep: Duration,
+    /// How old the snapshot may get; none: no snapshot is kept.
+    pub snapshot_every: Option<Duration>,
+}
+
+/// The cluster as it was at a time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sight {
+    /// Nodes, namespaces, pods, and gateways' interfaces.
+    pub facts: Facts,
+    /// When.
+    pub taken: Timestamp,
+    /// Of interfaces, only those of the node `own` are known here.
+    pub only_own: bool,
+    /// Who looked; nobody in particular where all interfaces are known.
+    pub own: Option<NodeName>,
 }
 
 /// So long is waited for more before a report is written: drift comes in bursts.
 const SETTLE: Duration = Duration::from_millis(150);
+/// What was refused is tried again after this, whether or not there is something new to say.
+const REFUSED: Duration = Duration::from_mins(10);
+/// And with something new to say after this.
+const REFUSED_NEWS: Duration = Duration::from_secs(5);
+/// The history is looked at for what could be folded this often.
+const FOLD: Duration = Duration::from_hours(24);
 
 /// A handle on the thread.
 #[derive(Debug)]
 pub struct Publisher {
-    letters: Option<Sender<Letter>>,
+    letters: Option<Sender<(Letter, Option<Sight>)>>,
     thread: Option<thread::JoinHandle<()>>,
-    fault: Fault,
+    told: Arc<Mutex<Told>>,
 }
 
-/// Why the last try was in vain.
-type Fault = Arc<Mutex<Option<String>>>;
+/// What the thread tells.
+#[derive(Debug, Default)]
+struct Told {
+    /// Why the last try was in vain.
+    fault: Option<String>,
+    /// Something was handed over that was not tried yet.
+    busy: bool,
+    /// When a snapshot is wanted by itself, and when it may go with a report. None: now.
+    alone: Option<Instant>,
+    riding: Option<Instant>,
+}
 
 impl Publisher {
     /// Starts the thread.
     pub fn start(options: Options) -> std::io::Result<Self> {
         let (letters, received) = channel();
-        let fault = Fault::default();
-        let told = Arc::clone(&fault);
-        let thread =
-            thread::Builder::new().name("publisher".to_owned()).spawn(move || serve(&options, &received, &told))?;
-        Ok(Self { letters: Some(letters), thread: Some(thread), fault })
+        let told = Arc::<Mutex<Told>>::default();
+        let (tell, seed) = (Arc::clone(&told), options.seed);
+        let thread = thread::Builder::new().name("publisher".to_owned()).spawn(move || {
+            let unsent = Unsent::open(&options.mirror);
+            let told = tell;
+            let mut writer = Writer { options, mirror: None, unsent, told, fold: None, shy: Shy::default() };
+            writer.serve(&received, &mut Backoff::new(seed));
+        })?;
+        Ok(Self { letters: Some(letters), thread: Some(thread), told })
     }
 
-    /// Hands over a report. The newest counts.
-    pub fn send(&self, letter: Letter) {
-        if let Some(letters) = &self.letters {
-            let _ = letters.send(letter);
+    /// Hands over reports, and the cluster as it is now where that is wanted. The newest counts.
+    pub fn send(&self, letter: Letter, sight: Option<Sight>) {
+        self.told().busy = true;
+        if let (Some(every), Some(_)) = (letter.snapshot_every, &sight) {
+            // It is large: while the repository is away, too, nobody looks more often than it could be written.
+            let next = Some(Instant::now() + every / RIDING);
+            let mut told = self.told();
+            (told.alone, told.riding) = (next, next);
         }
+        if let Some(letters) = &self.letters {
+            let _ = letters.send((letter, sight));
+        }
+    }
+
+    /// Whether a snapshot should go with the next letter; `news`: the letter says something new, so that a commit is likely.
+    pub fn wants_sight(&self, news: bool) -> bool {
+        let told = self.told();
+        let due = if news { told.riding } else { told.alone };
+        due.is_none_or(|due| due <= Instant::now())
+    }
+
+    /// Whether [`Publisher::fault`] may soon say something else.
+    pub fn unsettled(&self) -> bool {
+        let told = self.told();
+        told.busy || told.fault.is_some()
     }
 
     /// Why the last reports are not committed; none where they are.
     pub fn fault(&self) -> Option<String> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.told().fault.clone()
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until what was handed over is written, or was tried once more in vain.
@@ -94,102 +163,204 @@ impl Publisher {
     }
 }
 
-fn serve(options: &Options, received: &Receiver<Letter>, fault: &Fault) {
-    let tell = |why: Option<String>| *fault.lock().unwrap_or_else(PoisonError::into_inner) = why;
-    let mut mirror = None;
-    let mut backoff = Backoff::new(options.seed);
-    while let Ok(mut letter) = received.recv() {
-        let mut wait = SETTLE;
-        loop {
-            let ended = loop {
-                match received.recv_timeout(wait) {
-                    Ok(newer) => letter = newer,
-                    Err(RecvTimeoutError::Timeout) => break false,
-                    Err(RecvTimeoutError::Disconnected) => break true,
-                }
-            };
-            match write(options, &mut mirror, &letter) {
-                Ok(published) => {
-                    backoff.reset();
-                    tell(None);
-                    log(&published, &letter);
-                    break;
-                }
-                Err(error) => {
-                    tell(Some(crate::telemetry::chain(&error)));
-                    tracing::warn!(
-                        error = crate::telemetry::chain(&error),
-                        hint = error.hint(),
-                        branch = letter.branch,
-                        "the drift report is not committed"
-                    );
-                    // What needs a person is tried again with the next report.
-                    if ended || error.fate() == Fate::NeedsPerson {
+/// What lives on the thread.
+struct Writer {
+    options: Options,
+    mirror: Option<Mirror>,
+    unsent: Unsent,
+    told: Arc<Mutex<Told>>,
+    /// When the history was last looked at.
+    fold: Option<Instant>,
+    shy: Shy,
+}
+
+/// What is said once, however often it is met.
+#[derive(Default)]
+struct Shy {
+    too_large: bool,
+    unfoldable: bool,
+}
+
+impl Writer {
+    fn serve(&mut self, received: &Receiver<(Letter, Option<Sight>)>, backoff: &mut Backoff) {
+        while let Ok((mut letter, mut sight)) = received.recv() {
+            // Not before, and not later than. They differ where there is something new to say and somebody refused before.
+            let (mut early, mut late) = (SETTLE, SETTLE);
+            loop {
+                let began = Instant::now();
+                let mut until = began + late;
+                let ended = loop {
+                    match received.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                        Ok((newer, seen)) => {
+                            (letter, sight) = (newer, seen.or(sight));
+                            until = until.min((began + early).max(Instant::now() + SETTLE));
+                        }
+                        Err(RecvTimeoutError::Timeout) => break false,
+                        Err(RecvTimeoutError::Disconnected) => break true,
+                    }
+                };
+                match self.write(&letter, sight.as_ref()) {
+                    Ok(published) => {
+                        backoff.reset();
+                        self.committed(&published, &letter);
+                        self.fold(&letter);
                         break;
                     }
-                    wait = backoff.next_wait();
+                    Err(error) => {
+                        self.failed(&error, &letter);
+                        if ended {
+                            break;
+                        }
+                        (early, late) = if error.fate() == Fate::NeedsPerson {
+                            (REFUSED_NEWS, REFUSED)
+                        } else {
+                            let wait = backoff.next_wait();
+                            (wait, wait)
+                        };
+                    }
                 }
             }
         }
     }
-}
 
-fn log(published: &Published, letter: &Letter) {
-    if let Published::Committed { commit, tries } = published {
-        tracing::info!(branch = letter.branch, commit = commit.short(), tries, "drift report committed");
+    fn tell(&self, change: impl FnOnce(&mut Told)) {
+        change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
     }
-}
 
-fn write(options: &Options, mirror: &mut Option<Mirror>, letter: &Letter) -> git::Result<Published> {
-    let mirror = match mirror {
-        Some(mirror) => mirror,
-        None => mirror.insert(Mirror::open(&options.mirror, options.source.clone(), options.access.clone())?),
-    };
-    let target = Target {
-        branch: letter.branch.clone(),
-        policy_branch: letter.policy_branch.clone(),
-        identity: options.cluster.clone(),
-        author: Author::default(),
-        time: Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH),
-        signer: options.signing_key.as_deref().map(Signer::read).transpose()?,
-    };
-    let mut backoff = Backoff::new(options.seed);
-    publish(mirror, &target, &mut |state| draft(options, letter, state), &mut |_| {
-        // Another node was faster: it takes milliseconds, so a short wait will do.
-        thread::sleep(backoff.next_wait().min(Duration::from_millis(300)));
-    })
-}
-
-/// The branch as it is to be. Nothing where only the times of nothing new would differ.
-fn draft(options: &Options, letter: &Letter, state: &BranchState) -> Option<Draft> {
-    let known = |node: &str| state.files.get(&files::path_of(node)).and_then(|text| files::read_node_file(text));
-    let changed: Vec<(Option<NodeReport>, NodeReport)> = letter
-        .reports
-        .iter()
-        .map(|report| {
-            let before = known(&report.node);
-            let after = report.clone().after(before.as_ref());
-            (before, after)
-        })
-        .filter(|(before, after)| before.as_ref() != Some(after))
-        .collect();
-    let subject = message::subject_of(&changed)?;
-    let reports: Vec<NodeReport> = changed.into_iter().map(|(_, after)| after).collect();
-    let tree = match files::tree(&state.files, &options.cluster, &reports) {
-        Ok(tree) => tree,
-        Err(error) => {
-            tracing::error!(%error, "a drift report cannot be written as YAML");
-            return None;
+    fn committed(&mut self, published: &Published, letter: &Letter) {
+        let mut before = None;
+        self.tell(|told| (before, told.busy) = (told.fault.take(), false));
+        self.unsent.clear();
+        if before.is_some() {
+            tracing::info!(branch = letter.branch, "drift reports are committed again");
         }
-    };
-    let mut trailers = vec![("Egret-Cluster".to_owned(), options.cluster.clone())];
-    if let Some(commit) = reports.iter().find_map(|report| report.in_force.as_ref()) {
-        trailers.push(("Egret-Policy-Commit".to_owned(), commit.commit.clone()));
+        if let Published::Committed { commit, tries } = published {
+            tracing::info!(branch = letter.branch, commit = commit.short(), tries, "drift report committed");
+        }
     }
-    let records = reports.iter().flat_map(|report| report.drift.iter().chain(&report.corrected));
-    let seen = records.map(|record| record.last_seen).max();
-    if let Some(seen) = seen {
-        trailers.push(("Egret-Observed-At".to_owned(), seen.to_string()));
+
+    fn failed(&mut self, error: &git::Error, letter: &Letter) {
+        let hint = error.hint();
+        let words = crate::telemetry::chain(error);
+        let fault = hint.as_ref().map_or_else(|| words.clone(), |hint| format!("{words} (hint: {hint})"));
+        let mut before = None;
+        self.tell(|told| (before, told.busy) = (told.fault.replace(fault.clone()), false));
+        self.unsent.keep(&letter.reports);
+        if before.as_ref() == Some(&fault) {
+            tracing::debug!(error = words, "the drift report is still not committed");
+        } else {
+            tracing::warn!(error = words, hint, branch = letter.branch, "the drift report is not committed");
+        }
     }
-    Some(Draft { files: tree, message: subject, trailers })
+
+    fn target(&self, letter: &Letter) -> git::Result<Target> {
+        Ok(Target {
+            branch: letter.branch.clone(),
+            policy_branch: letter.policy_branch.clone(),
+            identity: self.options.cluster.clone(),
+            author: Author::default(),
+            time: now(),
+            signer: self.options.signing_key.as_deref().map(Signer::read).transpose()?,
+        })
+    }
+
+    fn mirror(&mut self) -> git::Result<Mirror> {
+        let Options { mirror, source, access, .. } = &self.options;
+        self.mirror.take().map_or_else(|| Mirror::open(mirror, source.clone(), access.clone()), Ok)
+    }
+
+    fn write(&mut self, letter: &Letter, sight: Option<&Sight>) -> git::Result<Published> {
+        let target = self.target(letter)?;
+        let mut mirror = self.mirror()?;
+        let mut backoff = Backoff::new(self.options.seed);
+        let said = Plan { cluster: &self.options.cluster, letter, sight, unsent: self.unsent.reports() };
+        let (mut age, mut too_large) = (None, None);
+        let result = publish(
+            &mut mirror,
+            &target,
+            &mut |state| {
+                let planned = plan(&said, state, now());
+                (age, too_large) = (planned.snapshot_age, planned.too_large);
+                planned.draft
+            },
+            &mut |_| {
+                // Another node was faster: it takes milliseconds, so a short wait will do.
+                thread::sleep(backoff.next_wait().min(Duration::from_millis(300)));
+            },
+        );
+        self.mirror = Some(mirror);
+        if let Some(bytes) = too_large.filter(|_| !std::mem::replace(&mut self.shy.too_large, true)) {
+            let most = crate::core::snapshot::LARGEST >> 20;
+            tracing::warn!(
+                bytes,
+                "the cluster is too large for a snapshot: it may have {most} MiB; previews need --cluster"
+            );
+        }
+        if result.is_ok() {
+            self.next_sight(letter, sight.is_some(), age);
+        }
+        result
+    }
+
+    /// When somebody is to look at the cluster again.
+    fn next_sight(&self, letter: &Letter, seen: bool, age: Option<Duration>) {
+        let now = Instant::now();
+        let every = letter.snapshot_every.unwrap_or(FOLD);
+        self.tell(|told| match age {
+            // Looked at just now: whatever is there, it is as good as new.
+            _ if seen => {
+                let left = age.map_or(every, |age| every.saturating_sub(age));
+                told.alone = Some(now + left.max(every / RIDING));
+                told.riding = Some(now + every / RIDING);
+            }
+            // Somebody took it away.
+            None if letter.snapshot_every.is_some() => (told.alone, told.riding) = (None, None),
+            _ => {}
+        });
+    }
+
+    /// Folds what is old, once a day. That it cannot be done is told once, and the branch grows on.
+    fn fold(&mut self, letter: &Letter) {
+        if self.shy.unfoldable || self.fold.is_some_and(|at| at.elapsed() < FOLD) {
+            return;
+        }
+        self.fold = Some(Instant::now());
+        let folded = self.target(letter).and_then(|target| {
+            let mut mirror = self.mirror()?;
+            let folded = compact(&mut mirror, &target, letter.keep);
+            self.mirror = Some(mirror);
+            folded
+        });
+        let branch = &letter.branch;
+        match folded {
+            Ok(Compacted::Done { commit, folded, kept }) => {
+                tracing::info!(branch, commit = commit.short(), folded, kept, "old reports are folded into one commit");
+            }
+            Ok(Compacted::NotYet) => {}
+            // Next time, then.
+            Ok(Compacted::Overtaken) => self.fold = None,
+            Ok(Compacted::Others { commit, by }) => {
+                self.shy.unfoldable = true;
+                tracing::warn!(
+                    branch,
+                    commit = commit.short(),
+                    by,
+                    "old reports are not folded: somebody else's commit is among them"
+                );
+            }
+            Ok(Compacted::Refused(why)) => {
+                self.shy.unfoldable = true;
+                tracing::warn!(
+                    branch,
+                    why,
+                    "old reports are not folded: the repository does not take it; the branch grows on"
+                );
+            }
+            Err(error) => tracing::warn!(branch, error = crate::telemetry::chain(&error), "old reports are not folded"),
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH)
 }

@@ -15,13 +15,14 @@ use crate::core::compile::marks::Marks;
 use crate::core::compile::{Compiled, Input, compile};
 use crate::core::finding::Finding;
 use crate::core::ground::Features;
+use crate::core::interfaces::{Interface, told};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::{Handover, Serving};
 use crate::core::placement::place;
 use crate::core::plan::{Plan, Step, plan};
 use crate::core::report::drift::{self, Class, Place};
-use crate::core::report::history::{By, InForce, NodeReport, Sighting, WantedBy};
+use crate::core::report::history::{By, NodeReport, Sighting, WantedBy};
 use crate::core::state::NodeState;
 use crate::core::state::ownership::Range;
 use crate::kernel::nft::Generation;
@@ -78,6 +79,8 @@ pub struct Done {
     pub took: Duration,
     /// What the kernel can do.
     pub features: Features,
+    /// What the node tells of its interfaces.
+    pub interfaces: Vec<Interface>,
     /// The next time at which something changes by itself: a suspension ends.
     pub wake: Option<Timestamp>,
 }
@@ -191,6 +194,9 @@ impl Engine {
             if left.is_empty() {
                 done.took = began.elapsed();
                 done.features = observed.ground.features;
+                let facts = self.cluster.facts().nodes.get(&self.node);
+                done.interfaces =
+                    facts.map(|node| told(&observed.ground, &intent.set, &node.labels)).unwrap_or_default();
                 let left = self.told.as_ref().and_then(|told| told.handover.wake());
                 done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
                 self.settle(intent, compiled)?;
@@ -343,8 +349,7 @@ impl Engine {
             self.memory.keep_ways(&told.handover)?;
         }
         self.report.put_right(now);
-        self.report.in_force =
-            Some(InForce { commit: intent.commit.id.to_string(), summary: intent.commit.summary.clone() });
+        self.report.set_in_force(&intent.commit.id.to_string(), &intent.commit.summary, now);
         self.report.rejected.clone_from(&intent.rejected);
         self.report.withheld = intent.withheld.clone().map(Box::new);
         self.report.emergency = intent.emergency.clone().map(Box::new);

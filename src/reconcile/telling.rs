@@ -40,6 +40,11 @@ impl Telling {
         self.health.beat();
     }
 
+    /// Whether reports are committed; why not is told beside readiness, which does not depend on it.
+    pub fn reports(&self, fault: Option<String>) {
+        self.health.set_remark(fault.map(|fault| format!("drift reports are not committed: {fault}")));
+    }
+
     /// Waits until somebody wants to see the counters.
     pub async fn asked(&mut self) -> Question {
         self.questions.next().await

@@ -19,6 +19,8 @@ pub struct Health(Arc<Mutex<State>>);
 struct State {
     beat: Instant,
     ready: Result<(), String>,
+    /// What is told beside that, and is no reason not to be ready.
+    remark: Option<String>,
 }
 
 impl Default for Health {
@@ -31,7 +33,7 @@ impl Health {
     /// Alive, and not ready yet.
     pub fn new() -> Self {
         let ready = Err("it has only just begun".to_owned());
-        Self(Arc::new(Mutex::new(State { beat: Instant::now(), ready })))
+        Self(Arc::new(Mutex::new(State { beat: Instant::now(), ready, remark: None })))
     }
 
     /// The loop turns. It promises to say so every [`TURN`] at least.
@@ -44,6 +46,11 @@ impl Health {
         self.with(|state| state.ready = ready);
     }
 
+    /// Something that a person should see, and that keeps nothing from being done; none: there is nothing.
+    pub fn set_remark(&self, remark: Option<String>) {
+        self.with(|state| state.remark = remark);
+    }
+
     /// Whether the loop turns.
     pub(super) fn alive(&self) -> Result<(), String> {
         judge(self.with(|state| state.beat.elapsed()))
@@ -52,6 +59,11 @@ impl Health {
     /// Whether all is done.
     pub(super) fn ready(&self) -> Result<(), String> {
         self.with(|state| state.ready.clone())
+    }
+
+    /// What a person should see beside that.
+    pub(super) fn remark(&self) -> Option<String> {
+        self.with(|state| state.remark.clone())
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {

@@ -68,7 +68,10 @@ async fn healthz(State(health): State<Health>) -> Response {
 }
 
 async fn readyz(State(health): State<Health>) -> Response {
-    told(health.ready())
+    match (health.ready(), health.remark()) {
+        (Ok(()), Some(remark)) => (StatusCode::OK, format!("ok\n{remark}\n")).into_response(),
+        (ready, _) => told(ready),
+    }
 }
 
 fn told(state: Result<(), String>) -> Response {

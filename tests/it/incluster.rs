@@ -5,6 +5,7 @@
 mod faults;
 mod labels;
 mod pods;
+mod reports;
 mod signatures;
 mod stand;
 mod way;

@@ -74,6 +74,7 @@ fn kubectl_facts() -> Facts {
             (pod_name("batuu/waiting"), Pod { labels: labels(&[("org", "empire")]), ..Pod::default() }),
         ]
         .into(),
+        ..Facts::default()
     }
 }
 

@@ -15,6 +15,7 @@ mod mistakes;
 mod neighbours;
 mod oracle;
 mod pods;
+mod reports;
 mod signatures;
 mod stand;
 mod stranger;

@@ -77,6 +77,20 @@ fn every_field_in_its_good_form_is_read_without_a_word() {
 }
 
 #[test]
+fn reports_are_kept_as_long_as_egret_yaml_says_and_a_cluster_may_differ() {
+    let text = "apiVersion: egret.dev/v1alpha1\nkind: Config\nreports: {keep: 52w, snapshot: {every: 10m}}\nclusters:\n  \
+                prod: {reports: {snapshot: {enabled: false}}}\n  test: {reports: {keep: 2d, snapshot: {every: 1d}}}\n";
+    let of = |cluster: &str| {
+        let mut catalogue = Catalogue::new(cluster);
+        catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), Change::Text(text.to_owned()))]));
+        assert_eq!(catalogue.diagnostics(), []);
+        let config = &catalogue.policies().config;
+        (config.reports_keep.as_secs() / 86_400, config.snapshot_every.map(|every| every.as_secs()))
+    };
+    assert_eq!(["prod", "test", "other"].map(of), [(364, None), (2, Some(86_400)), (364, Some(600))]);
+}
+
+#[test]
 fn the_template_is_read_without_a_word_and_gives_the_outpost() {
     let files = template_files();
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
@@ -163,6 +177,7 @@ fn the_schemas_offer_the_fields_that_the_readers_take() {
         (&schemas["config.json"], "", document::CONFIG),
         (&schemas["config.json"]["properties"]["clusters"]["additionalProperties"], "", document::CONFIG_VALUES),
         (&schemas["config.json"], "reports", document::REPORTS),
+        (&schemas["config.json"]["properties"]["reports"], "snapshot", document::SNAPSHOT),
         (&schemas["config.json"], "schedule", document::SCHEDULE),
         (&schemas["config.json"], "signatures", document::SIGNATURES),
         (&schemas["config.json"], "changeWindows", document::CHANGE_WINDOWS),
@@ -199,6 +214,7 @@ fn facts() -> Facts {
         ]),
         namespaces: BTreeMap::from([("batuu".to_owned(), BTreeMap::new())]),
         pods: BTreeMap::from([(PodName { namespace: "batuu".to_owned(), name: "tiefighter".to_owned() }, pod)]),
+        ..Facts::default()
     }
 }
 

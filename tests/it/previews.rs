@@ -112,6 +112,7 @@ impl Case {
         let cluster = Cluster::open(&part("cluster")).expect("the cluster");
         assert_eq!(cluster.faults(), [], "{}", folder.display());
         let mut case = Self::new(&side("base"), &side("head"), cluster.facts().clone());
+        case.grounds.clone_from(&cluster.facts().grounds);
         for (file, text) in texts(&folder.join("ground")) {
             let name = NodeName::parse(file.strip_suffix(".yaml").expect("a node's name and .yaml")).expect("a node");
             case.grounds.insert(name, ground::read(&file, &text));

@@ -178,6 +178,9 @@ fn probes_say_why_not_and_there_is_nothing_else() {
         assert_eq!((status, body.as_str()), (503, "the kernel refused\n"));
         health.set_ready(Ok(()));
         assert_eq!(get(&server, "/readyz").await.0, 200);
+        health.set_remark(Some("drift reports are not committed: no".to_owned()));
+        let (status, _, body) = get(&server, "/readyz").await;
+        assert_eq!((status, body.as_str()), (200, "ok\ndrift reports are not committed: no\n"));
         assert_eq!(get(&server, "/").await.0, 404);
         let post = "POST /metrics HTTP/1.1\r\nHost: egret\r\nContent-Length: 0\r\n\r\n";
         assert!(exchange(server.address(), post).await.unwrap().starts_with("HTTP/1.1 405 "));

@@ -18,14 +18,16 @@ use serde_yaml::{Location, Spanned};
 
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use crate::core::facts::{Node, Pod, PodName};
+use crate::core::ground::Ground;
+use crate::core::interfaces::{self, Interface};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 
 /// The kinds that decide something.
-const KINDS: [&str; 3] = ["Node", "Namespace", "Pod"];
+const KINDS: [&str; 4] = ["Node", "Namespace", "Pod", "EgressNode"];
 
 /// What they may be wrapped in: kubectl prints a `List`, the API server itself one of the others.
-pub(in crate::cluster) const LISTS: [&str; 4] = ["List", "NodeList", "NamespaceList", "PodList"];
+pub(in crate::cluster) const LISTS: [&str; 5] = ["List", "NodeList", "NamespaceList", "PodList", "EgressNodeList"];
 
 /// What an object is called. Its text form is `node kind-worker`, `pod batuu/xwing`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +38,8 @@ pub(crate) enum Key {
     Namespace(String),
     /// A pod.
     Pod(PodName),
+    /// What a node told of its interfaces.
+    EgressNode(NodeName),
 }
 
 impl fmt::Display for Key {
@@ -44,6 +48,7 @@ impl fmt::Display for Key {
             Self::Node(name) => write!(f, "node {name}"),
             Self::Namespace(name) => write!(f, "namespace {name}"),
             Self::Pod(name) => write!(f, "pod {name}"),
+            Self::EgressNode(name) => write!(f, "egressnode {name}"),
         }
     }
 }
@@ -66,6 +71,8 @@ pub(crate) enum Value {
     Namespace(Labels),
     /// Of a pod.
     Pod(Pod),
+    /// Of a node's interfaces; none where it tells none.
+    EgressNode(Option<Ground>),
 }
 
 /// What one file says.
@@ -152,7 +159,12 @@ impl Reader<'_> {
         let labels =
             document.metadata.labels.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect();
         let (key, value) = match kind {
-            "Node" => match NodeName::parse(&name.value) {
+            "Node" | "EgressNode" => match NodeName::parse(&name.value) {
+                // Another version may tell interfaces in another form: then they are not known.
+                Ok(name) if kind == "EgressNode" => {
+                    let told = interfaces::ground(&document.status.interfaces);
+                    (Key::EgressNode(name), Ok(Value::EgressNode(told)))
+                }
                 Ok(name) => (Key::Node(name), node(labels, document.spec, &document.status).map(Value::Node)),
                 Err(error) => {
                     self.parsed.faults.push(fault(
@@ -330,6 +342,8 @@ struct Status {
     addresses: Vec<Address>,
     #[serde(default, deserialize_with = "null_is_default")]
     conditions: Vec<Condition>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    interfaces: Vec<Interface>,
 }
 
 #[derive(Deserialize)]

@@ -55,6 +55,7 @@ fn facts(pods: &[(&str, &str, &str)]) -> Facts {
         nodes: (1..=4).map(|number| (name(&format!("n{number}")), node(number))).collect(),
         namespaces: BTreeMap::new(),
         pods: pods.iter().map(|(of, org, address)| (pod_name(of), pod(org, address))).collect(),
+        ..Facts::default()
     }
 }
 

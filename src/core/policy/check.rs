@@ -8,6 +8,7 @@
 mod address;
 mod admission;
 mod config;
+mod duration;
 mod node_labels;
 mod policy;
 mod schedule;

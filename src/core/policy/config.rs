@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: its form as written (`document`), and flags of the command line, which win over it (`cli`).
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 
 use super::{ExistingConnections, OnNoGateway};
@@ -19,6 +21,10 @@ pub struct Config {
     pub reports_branch: String,
     /// Whether reports are committed at all.
     pub reports: bool,
+    /// How long each report stays a commit of its own; older ones are folded into one.
+    pub reports_keep: Duration,
+    /// How old the snapshot on the reports branch may be while the cluster is another; none: no snapshot is kept there.
+    pub snapshot_every: Option<Duration>,
     /// When to compare everything even though nothing changed.
     pub schedule: Option<Schedule>,
     /// When commits may come into force.
@@ -58,6 +64,8 @@ impl Default for Config {
             paths: vec![String::new()],
             reports_branch: "egret/reports/default".to_owned(),
             reports: true,
+            reports_keep: Duration::from_hours(90 * 24),
+            snapshot_every: Some(Duration::from_hours(1)),
             schedule: None,
             change_windows: ChangeWindows::default(),
             suspend: None,

@@ -141,7 +141,9 @@ pub const CONFIG: &[&str] = &[
     "clusters",
 ];
 /// Fields of `reports`.
-pub const REPORTS: &[&str] = &["branch", "enabled"];
+pub const REPORTS: &[&str] = &["branch", "enabled", "keep", "snapshot"];
+/// Fields of `reports.snapshot`.
+pub const SNAPSHOT: &[&str] = &["enabled", "every"];
 /// Fields of `schedule`.
 pub const SCHEDULE: &[&str] = &["cron", "timeZone"];
 /// Fields of `changeWindows`.

@@ -59,6 +59,11 @@ fn config() -> Value {
         "reports": object("Drift reports.", &[], &json!({
             "branch": text("The branch they are committed to; `<cluster>` is replaced. egret/reports/<cluster> if left out."),
             "enabled": {"type": "boolean", "description": "Whether they are committed; true if left out."},
+            "keep": duration("How long each report stays a commit of its own; older ones are folded into one. 90d if left out."),
+            "snapshot": object("What previews have to know of the cluster, kept on the same branch.", &[], &json!({
+                "enabled": {"type": "boolean", "description": "Whether it is kept there; true if left out."},
+                "every": duration("How old it may be while the cluster is another: 1h if left out."),
+            })),
         })),
         "schedule": object("When to compare everything even though nothing changed.", &[], &json!({
             "cron": text("Five fields of crontab: minute, hour, day of the month, month, day of the week."),
@@ -286,6 +291,10 @@ fn label_selector(description: &str) -> Value {
 
 fn cidr() -> Value {
     json!({"type": "string", "pattern": "^[0-9a-fA-F:.]+/[0-9]{1,3}$"})
+}
+
+fn duration(description: &str) -> Value {
+    json!({"type": "string", "description": description, "pattern": "^[0-9]+[smhdw]$"})
 }
 
 fn number(description: &str, minimum: i64, maximum: i64) -> Value {

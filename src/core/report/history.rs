@@ -49,6 +49,9 @@ pub struct InForce {
     pub commit: String,
     /// Its first line.
     pub summary: String,
+    /// Since when it has been in force on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 /// A document that was not accepted.
@@ -206,6 +209,11 @@ impl NodeReport {
             .collect();
         self.corrected.extend(older);
         self.corrected.truncate(KEPT);
+        if let (Some(now), Some(then)) = (&mut self.in_force, &before.in_force)
+            && now.commit == then.commit
+        {
+            now.since = then.since.or(now.since);
+        }
         for since in &mut self.findings {
             if let Some(known) = before.findings.iter().find(|known| known.finding == since.finding) {
                 since.since = since.since.min(known.since);
@@ -229,6 +237,13 @@ impl NodeReport {
         for record in &mut self.drift {
             record.action = format!("not put right: {why}");
         }
+    }
+
+    /// Takes down which commit is in force. One that was so already keeps its time.
+    pub fn set_in_force(&mut self, commit: &str, summary: &str, now: Timestamp) {
+        let known = self.in_force.as_ref().filter(|known| known.commit == commit);
+        let since = known.map_or(Some(now), |known| known.since);
+        self.in_force = Some(InForce { commit: commit.to_owned(), summary: summary.to_owned(), since });
     }
 
     /// Replaces the findings; those that were there keep their time.

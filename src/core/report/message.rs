@@ -17,6 +17,15 @@ pub fn subject_of(changed: &[(Option<NodeReport>, NodeReport)]) -> Option<String
     })
 }
 
+/// The subject where nothing happened but that nodes left the cluster.
+pub fn gone(nodes: &[String]) -> Option<String> {
+    let (first, more) = nodes.split_first()?;
+    Some(shorten(&match more.len() {
+        0 => format!("{first} is no node any more"),
+        more => format!("{first} and {more} more are no nodes any more"),
+    }))
+}
+
 /// `kind-worker: ip rule 9001: … was gone, put right in 38 ms`
 pub fn subject(before: Option<&NodeReport>, after: &NodeReport) -> String {
     let what = corrected(before, after)

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::drift::{Class, Drift, Place, between};
-use super::files::{node_file, path_of, read_node_file, readme, tree};
+use super::files::{node_file, path_of, read_node_file, tree};
 use super::history::{By, InForce, NodeReport, Record, Rejected, Sighting, WantedBy};
-use super::message::subject;
+use super::message::{gone, subject};
+use super::page::page;
 use crate::core::admission::{Emergency, Why, Withheld};
 use crate::core::finding::Finding;
 use crate::core::state::NodeState;
@@ -220,7 +221,7 @@ fn full() -> NodeReport {
         trailer: "Egret-Emergency".to_owned(),
         reason: "the *bank* is down".to_owned(),
     }));
-    report.in_force = Some(InForce { commit: "c0ffee0123456789".to_owned(), summary: "a | b @all <img>".to_owned() });
+    report.set_in_force("c0ffee0123456789", "a | b @all <img>", at(0));
     report.seen(vec![sighting("ip rule 9001", None)], at(1));
     report.put_right(at(2));
     report.seen(vec![sighting("ip rule 9001", None)], at(3));
@@ -240,40 +241,49 @@ fn full() -> NodeReport {
 fn the_page_says_it_all_and_nothing_in_it_is_markup_of_others() {
     let mut quiet = NodeReport { in_force: full().in_force, ..NodeReport::new("kind-worker2") };
     quiet.set_findings(vec![Finding::new("overlap", "a|b", "loses *here*").hint("a priority")], at(7));
-    assert_eq!(
-        readme("prod|x", &[full(), quiet]),
-        r#"# prod\|x: 2 open, 1 put right
-
-In force: `c0ffee0` "a \| b \@all \<img\>" on kind-worker, kind-worker2.
-
-Waiting since Mon 2026-06-01 12:00 UTC: `decaf00` "c \| d \@all" of Leia \<leia\@alderaan\>: the change window is closed; it opens Mon 2026-06-01 15:00 Europe/Berlin (\`nights\`). On kind-worker.
-
-Applied outside the change window: `c0ffee0` by Han, because: the \*bank\* is down (Egret-Emergency). On kind-worker.
-
-Not in force: policies/bad.yaml:3:1: unknown\_field. nothing of it.
-
-| node | what | since | state |
-|---|---|---|---|
-| kind-worker | **outpost** no node matches | 2026-06-01T12:00:06Z | **open**: label \<one\> |
-| kind-worker | nft inet egret map x of **outpost** was changed, by nft | 2026-06-01T12:00:05Z | **open**: not put right: \*somebody\* \| holds it |
-| kind-worker | ip rule 9001 of **outpost** was gone, by nft | 2026-06-01T12:00:03Z | put right after 1000 ms, 2 times so far |
-
-For knowing:
-
-- kind-worker2: **a\|b** loses \*here\* (a priority)
-
-History of a node: `git log -p nodes/NODE.yaml`. Everything of one policy: `git log -p -S'policy: NAME'`.
-"#
-    );
+    let mut behind = NodeReport::new("kind-worker3");
+    behind.set_in_force("77d02fb000000000", "before", Timestamp::UNIX_EPOCH);
+    let nothing = NodeReport::new("kind-worker4");
+    let given = page("prod", "egret/reports/prod", &[full(), quiet, behind, nothing]).replace('\u{200b}', "~");
+    assert_eq!(given, include_str!("page.md"));
 }
 
 #[test]
 fn the_page_of_a_cluster_without_drift_says_so() {
+    let mut report = NodeReport::new("a");
+    report.set_in_force("77d02fb000000000", "first", at(0));
+    let page = page("prod", "egret/reports/prod", &[report]);
+    let before_history = page.split("## Reading the history").next();
     assert_eq!(
-        readme("prod", &[NodeReport::new("a")]),
-        "# prod: 0 open, 0 put right\n\nNothing has drifted.\n\nHistory of a node: `git log -p nodes/NODE.yaml`. Everything of one policy: \
-         `git log -p -S'policy: NAME'`.\n"
+        before_history,
+        Some(
+            "# prod: 0 open, 0 put right\n\nEgret writes this page when something changes. Times are UTC.\n\n**In force:** `77d02fb` \
+             “first” on 1 of 1 node, first at 2026-06-01 12:00:00.\n\n## What differs now\n\nNothing.\n\n## By node\n\n| node | in force \
+             | since | open | times it drifted | last |\n|---|---|---|---|---|---|\n| a | `77d02fb` | 2026-06-01 12:00:00 | 0 | 0 |  |\n\n"
+        )
     );
+}
+
+#[test]
+fn a_commit_in_force_keeps_its_time_over_rounds_and_restarts() {
+    let mut report = NodeReport::new("a");
+    report.set_in_force("one", "", at(1));
+    report.set_in_force("one", "", at(2));
+    let since = |report: &NodeReport| report.in_force.as_ref().and_then(|own| own.since);
+    assert_eq!(since(&report), Some(at(1)));
+    let mut restarted = NodeReport::new("a");
+    restarted.set_in_force("one", "", at(3));
+    assert_eq!(since(&restarted.after(Some(&report))), Some(at(1)));
+    report.set_in_force("two", "", at(4));
+    assert_eq!(since(&report), Some(at(4)));
+}
+
+#[test]
+fn nodes_that_left_are_told_in_the_subject() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(gone(&names(&[])), None);
+    assert_eq!(gone(&names(&["a"])).as_deref(), Some("a is no node any more"));
+    assert_eq!(gone(&names(&["a", "b", "c"])).as_deref(), Some("a and 2 more are no nodes any more"));
 }
 
 #[test]
@@ -293,9 +303,9 @@ fn a_tree_keeps_the_other_nodes_and_what_people_put_there() {
         notes,
         (path_of("a"), node_file(&own).expect("a file")),
         (path_of("b"), node_file(&other).expect("a file")),
-        ("README.md".to_owned(), readme("prod", &[own.clone(), other])),
+        ("README.md".to_owned(), page("prod", "egret/reports/prod", &[own.clone(), other])),
     ]);
-    assert_eq!(tree(&current, "prod", std::slice::from_ref(&own)).expect("a tree"), expected);
+    assert_eq!(tree(&current, "prod", "egret/reports/prod", std::slice::from_ref(&own)).expect("a tree"), expected);
 }
 
 #[test]
@@ -304,9 +314,9 @@ fn a_clock_that_jumps_back_makes_no_time_negative() {
     let mut after = before.clone();
     after.put_right(at(1));
     assert_eq!(subject(Some(&before), &after), "a: rule was gone, put right in 0 ms");
-    let page = readme("prod", &[after]);
+    let page = page("prod", "egret/reports/prod", &[after]);
     let row = page.lines().find(|line| line.starts_with("| a |"));
-    assert_eq!(row, Some("| a | rule of **outpost** was gone, by nft | 2026-06-01T12:00:09Z | put right after 0 ms |"));
+    assert_eq!(row, Some("| a | rule was gone, by nft | outpost | 2026-06-01 12:00:09 | after 0 ms | 1 |"));
 }
 
 #[test]
@@ -332,8 +342,10 @@ fn the_subject_says_what_is_new() {
     let in_force = NodeReport { in_force: full().in_force, ..rejected.clone() };
     let settled = NodeReport { findings: Vec::new(), ..in_force.clone() };
     let good = NodeReport { rejected: Vec::new(), ..settled.clone() };
-    let long =
-        NodeReport { in_force: Some(InForce { commit: "abc".to_owned(), summary: "x".repeat(200) }), ..good.clone() };
+    let long = NodeReport {
+        in_force: Some(InForce { commit: "abc".to_owned(), summary: "x".repeat(200), since: None }),
+        ..good.clone()
+    };
     let waits = NodeReport { withheld: full().withheld, ..long.clone() };
     let emergency = NodeReport { withheld: None, emergency: full().emergency, ..waits.clone() };
     let steps = [empty, open, right, finding, rejected, in_force, settled, good, long, waits, emergency];

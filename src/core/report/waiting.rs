@@ -7,9 +7,10 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 
-use super::files::plain;
 use super::history::NodeReport;
+use super::page::{names, short};
 use crate::core::admission::{Emergency, Withheld, by_the_clock};
+use crate::core::preview::phrase::inert;
 
 /// The page's lines: what waits on which nodes, and what was let through.
 pub(super) fn page(page: &mut String, reports: &[NodeReport]) {
@@ -17,24 +18,24 @@ pub(super) fn page(page: &mut String, reports: &[NodeReport]) {
     let mut passed: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for report in reports {
         if let Some(Withheld { commit, summary, author, since, why }) = report.withheld.as_deref() {
-            let what = format!("`{}` \"{}\" of {}", short(commit), plain(summary), plain(author));
+            let what = format!("{} “{}” of {}", short(commit), inert(summary), inert(author));
             // Each node has a clock of its own, and saw it at another time.
-            let (first, nodes) = waiting.entry((what, plain(&why.to_string()))).or_insert((*since, Vec::new()));
+            let (first, nodes) = waiting.entry((what, inert(&why.to_string()))).or_insert((*since, Vec::new()));
             *first = (*first).min(*since);
             nodes.push(&report.node);
         }
         if let Some(Emergency { commit, author, trailer, reason }) = report.emergency.as_deref() {
-            let (author, reason, trailer) = (plain(author), plain(reason), plain(trailer));
-            let line = format!("`{}` by {author}, because: {reason} ({trailer})", short(commit));
+            let (author, reason, trailer) = (inert(author), inert(reason), inert(trailer));
+            let line = format!("{} by {author}, because: {reason} ({trailer})", short(commit));
             passed.entry(line).or_default().push(&report.node);
         }
     }
     for ((what, why), (since, nodes)) in waiting {
-        let (since, nodes) = (by_the_clock(since, "UTC"), plain(&nodes.join(", ")));
-        let _ = writeln!(page, "Waiting since {since}: {what}: {why}. On {nodes}.\n");
+        let (since, nodes) = (by_the_clock(since, "UTC"), names(nodes));
+        let _ = writeln!(page, "**Waiting** since {since}: {what}: {why}. On {nodes}.\n");
     }
     for (line, nodes) in passed {
-        let _ = writeln!(page, "Applied outside the change window: {line}. On {}.\n", plain(&nodes.join(", ")));
+        let _ = writeln!(page, "**Applied outside the change window:** {line}. On {}.\n", names(nodes));
     }
 }
 
@@ -48,8 +49,4 @@ pub(super) fn subject(before: Option<&NodeReport>, after: &NodeReport) -> Option
     let withheld = after.withheld.as_ref()?;
     let known = before.and_then(|report| report.withheld.as_ref()) == Some(withheld);
     (!known).then(|| withheld.message())
-}
-
-fn short(commit: &str) -> &str {
-    commit.get(..7).unwrap_or(commit)
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Condition, since, summary};
 use crate::core::compile::{Compiled, Role};
 use crate::core::ground::Features;
+use crate::core::interfaces::Interface;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::Serving;
 use crate::core::policy::{PolicyId, PolicyKind};
@@ -31,6 +32,9 @@ pub struct NodeStatus {
     pub exits: Vec<ServedExit>,
     /// Their addresses, for a column.
     pub exit_summary: String,
+    /// Its interfaces, where a policy could choose it for a gateway: for previews.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<Interface>,
     /// Policies with pods here.
     pub policies: Vec<PolicyMembers>,
     /// Pods that some policy selects.
@@ -111,6 +115,8 @@ pub struct NodeFacts<'a> {
     pub report: &'a NodeReport,
     /// What the kernel can do.
     pub features: Features,
+    /// What it tells of its interfaces.
+    pub interfaces: &'a [Interface],
     /// The kernel's release.
     pub kernel: &'a str,
     /// Why what is asked for is not in force: a reason and a sentence.
@@ -152,6 +158,7 @@ pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) ->
         fence: facts.fence,
         exit_summary: summary(exits.iter().flat_map(|exit| &exit.egress_ips).collect::<BTreeSet<_>>()),
         exits,
+        interfaces: facts.interfaces.to_vec(),
         policies,
         members: pods.len() as u64,
         features: NodeFeatures {

@@ -9,6 +9,7 @@ mod options;
 mod pass;
 mod proposals;
 mod sayings;
+mod sights;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub use self::options::{ControllerError, Options};
 use self::pass::{CameUpon, Pass, PassError, Turned};
 use self::proposals::pulls_of;
 use self::sayings::{admission_news, reports};
+use self::sights::Sights;
 use super::hook::{self, Hook};
 use super::leading::Leading;
 use super::memory::Memory;
@@ -45,6 +47,8 @@ use crate::watch::Watcher;
 
 /// Statuses change with every node; they are told in bursts.
 const GATHER: Duration = Duration::from_millis(20);
+/// Whether reports are committed is told this much later at most.
+const SETTLES: Duration = Duration::from_secs(5);
 /// Everything is compared again this often: a write whose answer was lost is seen at the latest then.
 const LOOK: Duration = Duration::from_mins(1);
 
@@ -128,6 +132,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         git_fault: None,
         labels: Labels::default(),
         sent: None,
+        sights: Sights::default(),
         timetable: None,
         backoff: Backoff::new(seed),
         due: None,
@@ -162,6 +167,7 @@ struct Controller {
     reports: Vec<NodeReport>,
     /// The reports that were last handed over.
     sent: Option<Letter>,
+    sights: Sights,
     timetable: Option<(Schedule, Timetable)>,
     backoff: Backoff,
     /// When the next pass is due although nothing happens.
@@ -410,7 +416,9 @@ impl Controller {
     fn next_due(&self) -> Instant {
         let scheduled = self.timetable.as_ref().and_then(|(_, timetable)| timetable.next_after(now()));
         let wait = scheduled.and_then(|at| Duration::try_from(at.duration_since(now())).ok());
-        Instant::now() + wait.map_or(LOOK, |wait| wait.min(LOOK))
+        let due = Instant::now() + wait.map_or(LOOK, |wait| wait.min(LOOK));
+        let soon = self.publisher.unsettled().then(|| Instant::now() + SETTLES);
+        [self.sights.due(), soon].into_iter().flatten().fold(due, Instant::min)
     }
 
     async fn pass(&mut self, now: Timestamp) -> Result<(), PassError> {
@@ -451,16 +459,6 @@ impl Controller {
         self.send(reports, &intent);
         self.record(admission, &told, &came_upon, &turned).await;
         Ok(labelled?)
-    }
-
-    /// Hands the reports over if they say something else than the last ones.
-    fn send(&mut self, reports: Vec<NodeReport>, intent: &Intent) {
-        let letter =
-            Letter { reports, branch: intent.set.config.reports_branch.clone(), policy_branch: intent.branch.clone() };
-        if intent.set.config.reports && !letter.reports.is_empty() && self.sent.as_ref() != Some(&letter) {
-            self.publisher.send(letter.clone());
-            self.sent = Some(letter);
-        }
     }
 
     /// Tells people. An event that cannot be written is lost: what it says stands in the reports as well.

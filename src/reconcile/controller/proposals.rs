@@ -2,11 +2,10 @@
 //!
 //! Deliberately absent: previews (`pulls`).
 
-use std::collections::BTreeMap;
-
 use tokio::sync::oneshot;
 
 use super::super::pulls::{self, Situation};
+use super::sights::grounds;
 use super::{Controller, Options};
 use crate::core::facts::Facts;
 use crate::serve::Metrics;
@@ -38,10 +37,11 @@ impl Controller {
         }
         let (live, nodes, reports) =
             (self.live.clone(), self.watching.view().facts.nodes.clone(), self.reports.clone());
+        let grounds = grounds(self.watching.view());
         tokio::spawn(async move {
             match live.look().await {
                 Ok(facts) => {
-                    let situation = Situation { facts: Facts { nodes, ..facts }, grounds: BTreeMap::new(), reports };
+                    let situation = Situation { facts: Facts { nodes, ..facts }, grounds, reports };
                     let _ = tell.send(Ok(situation));
                 }
                 Err(error) => {

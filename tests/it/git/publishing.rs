@@ -218,3 +218,21 @@ fn a_pushed_report_leaves_no_folder_that_its_owner_cannot_write_to() {
     publish_file(&mut origin.mirror(), "mine", "1\n").expect("a report");
     assert_eq!(loose(), before, "the objects came as a pack");
 }
+
+#[test]
+fn a_mirror_full_of_own_reports_is_made_anew_by_the_next_one() {
+    let origin = Origin::new();
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let mut mirror = origin.mirror();
+    publish_file(&mut mirror, "one", "1\n").expect("a report");
+    // What some thousand reports leave.
+    let folder = origin.state().join("objects/17");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for number in 0..10 {
+        std::fs::write(folder.join(format!("{number:038x}")), "").expect("a file");
+    }
+    publish_file(&mut mirror, "two", "2\n").expect("another report");
+    assert!(!folder.join(format!("{:038x}", 0)).exists());
+    assert_eq!(files_on_branch(&origin).into_keys().collect::<Vec<_>>(), [".egret-reports", "one", "two"]);
+    origin.assert_mirror_is_sound();
+}

@@ -40,7 +40,7 @@ fn a_push_outside_the_window_waits_over_a_restart_and_an_emergency_passes() -> O
     };
     let before = waits(&stand, "kind-worker");
     let page = stand.lab.repository().show(&format!("{REPORTS}:README.md"))?;
-    assert!(page.contains("Waiting since "), "{page}");
+    assert!(page.contains("**Waiting** since "), "{page}");
     assert!(page.contains("the change window is closed; it opens "), "{page}");
     stand.await_granted("tiefighter")?;
     for node in stand.nodes() {
@@ -66,7 +66,7 @@ fn a_push_outside_the_window_waits_over_a_restart_and_an_emergency_passes() -> O
     assert_eq!(report.withheld, None);
     assert_eq!(report.emergency.map(|emergency| emergency.reason).as_deref(), Some("the rebels are here"));
     let page = stand.lab.repository().show(&format!("{REPORTS}:README.md"))?;
-    assert!(page.contains("Applied outside the change window: "), "{page}");
+    assert!(page.contains("**Applied outside the change window:** "), "{page}");
     stand.assert_no_leak_but(&[])
 }
 

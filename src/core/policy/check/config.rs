@@ -3,18 +3,20 @@
 //! Deliberately absent: crontab lines and time zones (`schedule`), and what commits wait for (`admission`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::address::cidrs;
 use super::admission::{change_windows, suspension};
+use super::duration::duration;
 use super::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
 use super::schedule::{crontab, time_zone};
 use super::signatures::signatures;
 use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
 use crate::core::policy::config::{Config, Schedule};
-use crate::core::policy::document::{CONFIG, CONFIG_VALUES, DATAPATH, Document, REPORTS, SCHEDULE};
+use crate::core::policy::document::{CONFIG, CONFIG_VALUES, DATAPATH, Document, REPORTS, SCHEDULE, SNAPSHOT};
 use crate::core::policy::findings::{Findings, Span, quoted};
 use crate::core::policy::reader::{Object, boolean, choice, in_range, integer, list, mapping, text, wrong_type};
 use crate::core::policy::yaml::{Entry, Node, Value};
@@ -53,6 +55,9 @@ pub struct Settings {
     paths: Option<Vec<String>>,
     reports_branch: Option<String>,
     reports: Option<bool>,
+    reports_keep: Option<Duration>,
+    snapshot: Option<bool>,
+    snapshot_every: Option<Duration>,
     cron: Option<String>,
     time_zone: Option<String>,
     change_windows: Option<ChangeWindows>,
@@ -97,6 +102,13 @@ impl ConfigDocument {
             paths: pick(own.paths.as_ref(), common.paths.as_ref()).unwrap_or(defaults.paths),
             reports_branch: branch.unwrap_or_else(|| REPORTS_BRANCH.to_owned()).replace(CLUSTER, cluster),
             reports: own.reports.or(common.reports).unwrap_or(defaults.reports),
+            reports_keep: own.reports_keep.or(common.reports_keep).unwrap_or(defaults.reports_keep),
+            snapshot_every: own
+                .snapshot
+                .or(common.snapshot)
+                .unwrap_or(true)
+                .then(|| own.snapshot_every.or(common.snapshot_every).or(defaults.snapshot_every))
+                .flatten(),
             schedule: cron.map(|cron| Schedule { cron, time_zone: time_zone.unwrap_or_else(|| "UTC".to_owned()) }),
             change_windows: pick(own.change_windows.as_ref(), common.change_windows.as_ref()).unwrap_or_default(),
             suspend: self.suspend_of(cluster).map(|(suspension, _)| suspension.clone()),
@@ -210,6 +222,13 @@ fn read_reports(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'_
     let Some(entry) = object.get("reports") else { return };
     let Some(reports) = Object::read(&entry.value, "reports", entry.key_span, REPORTS, out) else { return };
     found.reports = reports.get("enabled").and_then(|entry| boolean(&entry.value, "`enabled`", out));
+    found.reports_keep = reports.get("keep").and_then(|entry| duration(entry, 86_400, out));
+    if let Some(entry) = reports.get("snapshot")
+        && let Some(snapshot) = Object::read(&entry.value, "reports.snapshot", entry.key_span, SNAPSHOT, out)
+    {
+        found.snapshot = snapshot.get("enabled").and_then(|entry| boolean(&entry.value, "`enabled`", out));
+        found.snapshot_every = snapshot.get("every").and_then(|entry| duration(entry, 60, out));
+    }
     let Some(entry) = reports.get("branch") else { return };
     let Some(branch) = text(&entry.value, "`branch`", out) else { return };
     if is_branch(&branch.replace(CLUSTER, "cluster")) {

@@ -1,0 +1,74 @@
+//! What could not be committed, in a file beside the mirror: a process that starts anew while the repository is away goes on with it.
+//!
+//! Deliberately absent: what is open. Whoever starts anew sees by itself what differs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::core::report::history::NodeReport;
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct Unsent {
+    path: PathBuf,
+    reports: Vec<NodeReport>,
+    /// What is in the file, or nothing where there is none.
+    written: Vec<NodeReport>,
+}
+
+impl Unsent {
+    /// Opens the file of a mirror. One that cannot be understood is as good as none.
+    pub(super) fn open(mirror: &Path) -> Self {
+        let path = mirror.with_extension("unsent.json");
+        let reports: Vec<NodeReport> = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(file = %path.display(), %error, "reports that were not committed cannot be read");
+                Vec::new()
+            }),
+            Err(_) => Vec::new(),
+        };
+        Self { path, written: reports.clone(), reports }
+    }
+
+    /// Reports of an earlier process.
+    pub(super) fn reports(&self) -> &[NodeReport] {
+        &self.reports
+    }
+
+    /// These are not committed: they and those of before are kept.
+    pub(super) fn keep(&mut self, reports: &[NodeReport]) {
+        let mut all: Vec<NodeReport> = reports
+            .iter()
+            .map(|report| report.clone().after(self.reports.iter().find(|known| known.node == report.node)))
+            .collect();
+        all.extend(self.reports.iter().filter(|known| !reports.iter().any(|new| new.node == known.node)).cloned());
+        if all == self.written {
+            return;
+        }
+        match self.write(&all) {
+            Ok(()) => self.written = all,
+            Err(error) => {
+                tracing::warn!(file = %self.path.display(), %error, "what is not committed is not kept over a restart");
+            }
+        }
+    }
+
+    /// In one step for whoever reads it.
+    fn write(&self, reports: &[NodeReport]) -> std::io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let next = self.path.with_extension("next");
+        fs::write(&next, serde_json::to_vec(reports)?)?;
+        fs::rename(&next, &self.path)
+    }
+
+    /// All is committed.
+    pub(super) fn clear(&mut self) {
+        self.reports.clear();
+        if !std::mem::take(&mut self.written).is_empty() {
+            // What is left there would be said once more, and found to be there already.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
