@@ -197,7 +197,9 @@ fn answer(
         ("POST", ["statuses", sha]) => {
             let mut status = body.clone();
             status["creator"] = user;
-            state.statuses.entry((*sha).to_owned()).or_default().insert(0, status.clone());
+            let known = state.statuses.entry((*sha).to_owned()).or_default();
+            status["id"] = json!(known.len() + 1);
+            known.insert(0, status.clone());
             (201, status)
         }
         ("GET", ["commits", sha, "check-runs"]) => {
