@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 
 use super::diagnostics::Colour;
-use super::options::{self, RepositoryOptions, SignatureOptions};
+use super::options::{self, AdmissionOptions, RepositoryOptions, SignatureOptions};
 use super::output::{self, CHANGES, Failure, Form, Paint, paint};
 use super::plan::Scratch;
 use super::posting::PostOptions;
@@ -29,6 +29,8 @@ pub(super) struct Arguments {
     repository: RepositoryOptions,
     #[command(flatten)]
     signatures: SignatureOptions,
+    #[command(flatten)]
+    admission: AdmissionOptions,
     /// The branch that the change is to be merged into, or a commit of it.
     #[arg(long, value_name = "REV", default_value = "main")]
     base: String,
@@ -63,6 +65,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let source = arguments.repository.source()?;
     let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.access()?)?;
     let (base, head) = commits(&mut mirror, arguments)?;
+    if base == head {
+        output::note("note: both are the same commit; a preview is of commits, and of nothing that is not committed\n");
+    }
     let first = Base::read(&mirror, base, &arguments.cluster_name)?;
     // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.
     let branch = first.policies().config.reports_branch.clone();
@@ -73,7 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let facts_from = taken
         .and_then(|taken| snapshot::age(taken, now))
         .map_or(facts_from.clone(), |age| format!("{facts_from}, {age} old"));
-    let flags = arguments.signatures.flags();
+    let (flags, windows) = (arguments.signatures.flags(), arguments.admission.windows()?);
     let surroundings = Surroundings {
         facts: &facts,
         facts_from: &facts_from,
@@ -81,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         reports: &reports,
         now,
         signatures: &flags,
-        windows: None,
+        windows: windows.as_ref(),
         limits: limits(arguments.limit),
         most: MOST_TEXT,
     };

@@ -68,9 +68,11 @@ pub(super) fn find<'a>(
     for policy in touched.iter().filter_map(|id| after.set.policies.get(id)) {
         finder.gateways(policy);
         finder.missing_addresses(policy);
+        finder.passthrough(policy);
         finder.nobody(policy);
         finder.own_cluster(policy);
     }
+    finder.unchecked();
     finder.firewall();
     finder.removals();
     finder.overlaps(touched);
@@ -152,6 +154,37 @@ impl Finder<'_, '_> {
                 let text = named(self.input, &policy.id).words(": ").quote(finding.message);
                 self.add(Level::Danger, "egress-address-missing", "Address missing", text);
             }
+        }
+    }
+
+    /// The guard against wrong addresses is taken away, where that changes no way today.
+    fn passthrough(&mut self, policy: &Policy) {
+        let was = self.before.set.policies.get(&policy.id).map(|was| was.on_no_gateway);
+        if was == Some(OnNoGateway::Drop) && policy.on_no_gateway == OnNoGateway::Passthrough {
+            let members = self.ways.members_of(&policy.id).1;
+            let text = named(self.input, &policy.id).words(format!(
+                ": while no gateway is fit, what {} would leave without one, with a wrong address, and no longer be dropped",
+                sends(members)
+            ));
+            self.add(Level::Warning, "passthrough", "Passthrough", text);
+        }
+    }
+
+    /// Addresses that nobody has looked for on the gateway that is to have them.
+    fn unchecked(&mut self) {
+        let news = self.ways.moves.iter().filter_map(|one| match &one.to {
+            Way::Exit(exit) if !self.input.grounds.contains_key(&exit.gateway) => Some((exit, &one.towards)),
+            Way::Exit(_) | Way::Drop | Way::Own => None,
+        });
+        let news: BTreeMap<&ExitKey, _> = news.collect();
+        for (exit, towards) in news {
+            let text = Phrase::new()
+                .words("nobody has told which interfaces ")
+                .name(&exit.gateway)
+                .words(" has. Without ")
+                .join(source(self.input, exit, towards))
+                .words(" there, pods are dropped; `ip addr` on the node shows it");
+            self.found.insert(Danger { level: Level::Note, code: "unchecked", title: "Not checked", text });
         }
     }
 
