@@ -64,13 +64,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let scratch = Scratch::new()?;
     let source = arguments.repository.source()?;
     let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.access()?)?;
-    let (base, head) = commits(&mut mirror, arguments)?;
+    let (tip, base, head) = commits(&mut mirror, arguments)?;
     if base == head {
         output::note("note: both are the same commit; a preview is of commits, and of nothing that is not committed\n");
     }
-    let first = Base::read(&mirror, base, &arguments.cluster_name)?;
+    let first = Base::read(&mirror, base, tip, &arguments.cluster_name)?;
     // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.
-    let branch = first.policies().config.reports_branch.clone();
+    let branch = first.config().reports_branch.clone();
     let (facts, facts_from, taken) = facts(arguments, &mut mirror, &branch)?;
     let reports = reports(&mut mirror, &branch);
     let time = mirror.commit_info(head)?.time;
@@ -108,14 +108,14 @@ fn limits(limit: Option<usize>) -> Limits {
     limit.map_or(usual, |limit| Limits { names: limit, nodes: limit, lines: usize::MAX, ..usual })
 }
 
-/// Where the change began, and its head.
-fn commits(mirror: &mut Mirror, arguments: &Arguments) -> Result<(CommitId, CommitId), Failure> {
+/// The tip that the change is for, where it began, and its head.
+fn commits(mirror: &mut Mirror, arguments: &Arguments) -> Result<(CommitId, CommitId, CommitId), Failure> {
     let (base, head) = (mirror.resolve_here(&arguments.base)?, mirror.resolve_here(&arguments.head)?);
     let parted = mirror.merge_base(base, head)?.ok_or_else(|| {
         let message = format!("compare {} with {}: they have no common history", arguments.head, arguments.base);
         Failure::new(message, Some("in CI, check out the whole history: fetch-depth: 0".to_owned()))
     })?;
-    Ok((parted, head))
+    Ok((base, parted, head))
 }
 
 /// What nodes report, where somebody has put it. It is told beside the preview; without it, nothing is missing from that.

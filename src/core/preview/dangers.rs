@@ -240,11 +240,13 @@ impl Finder<'_, '_> {
             let Move { policy, from, to, towards, .. } = one;
             let told = match outcome::of(self.input, one) {
                 Outcome::Address => !self.known_before(one),
-                Outcome::Bare => true,
+                Outcome::Bare | Outcome::Restored => true,
                 Outcome::Cut | Outcome::Gateway | Outcome::Nothing => false,
             };
             if told {
-                let all = news.entry((policy.clone(), from.clone(), to.clone())).or_default();
+                // Who is dropped comes from nowhere, whatever was to be its exit.
+                let from = if outcome::of(self.input, one) == Outcome::Restored { Way::Drop } else { from.clone() };
+                let all = news.entry((policy.clone(), from, to.clone())).or_default();
                 *all = all.union(&towards.iter().copied().collect());
             }
         }
@@ -268,14 +270,20 @@ impl Finder<'_, '_> {
                 }
                 (Way::Exit(exit), None) => {
                     let new = source(self.input, exit, ranges);
-                    let text = text.words(" come from ").join(new);
-                    text.words(
-                        ", and no longer from their nodes or themselves. It has to be admitted there before the merge",
-                    )
+                    let was = if from == Way::Drop {
+                        "are dropped today"
+                    } else {
+                        "no longer from their nodes or themselves"
+                    };
+                    let text = text.words(" come from ").join(new).words(", and ").words(was);
+                    text.words(". It has to be admitted there before the merge")
                 }
                 (_, old) => text
                     .words(" come from their nodes or themselves")
-                    .join(old.map_or_else(Phrase::new, |old| Phrase::new().words(", and no longer from ").join(old)))
+                    .join(old.map_or_else(
+                        || Phrase::new().words(", and are dropped today"),
+                        |old| Phrase::new().words(", and no longer from ").join(old),
+                    ))
                     .words(". A firewall there that admits one address only stops them"),
             };
             self.add(Level::Warning, "firewall", "Firewall", text);
@@ -396,8 +404,7 @@ impl Finder<'_, '_> {
 
     /// What the first policy of a cluster brings to its nodes beside itself.
     fn first_of_all(&mut self) {
-        let has_exits = |world: &World<'_>| !world.placement.exits.is_empty();
-        if has_exits(self.before) || !has_exits(self.after) {
+        if !self.before.placement.policies.is_empty() || self.after.placement.exits.is_empty() {
             return;
         }
         let Ports { port, mtu, .. } = self.after.set.config.range;

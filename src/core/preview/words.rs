@@ -133,6 +133,7 @@ impl Words<'_> {
                 Outcome::Bare => format!("{pods} would leave without a gateway"),
                 Outcome::Address => format!("{pods} would come from another address"),
                 Outcome::Gateway => format!("{pods} would leave through another gateway as before"),
+                Outcome::Restored => format!("{pods} would get out again"),
                 Outcome::Nothing => format!("{pods} would be dropped still"),
             }
         });
@@ -170,7 +171,7 @@ impl Words<'_> {
         let outcome = self.outcomes().into_keys().next().and_then(|outcome| match outcome {
             Outcome::Cut => Some(Level::Danger),
             Outcome::Bare | Outcome::Address => Some(Level::Warning),
-            Outcome::Gateway | Outcome::Nothing => None,
+            Outcome::Gateway | Outcome::Restored | Outcome::Nothing => None,
         });
         let errors = self.0.input.validation.tally.errors > 0;
         let invalid = errors.then_some(Level::Danger);

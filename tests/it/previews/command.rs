@@ -126,6 +126,19 @@ fn what_main_gained_meanwhile_is_no_part_of_the_change() {
 }
 
 #[test]
+fn a_change_is_judged_by_what_main_demands_now_and_not_when_it_began() {
+    let stand = Stand::new();
+    stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
+    stand.git(&["checkout", "--quiet", "main"]);
+    let window = "changeWindows: {open: [{cron: \"0 22 * * *\", timeZone: UTC, duration: 1h}]}";
+    stand.commit("egret.yaml", &format!("apiVersion: egret.dev/v1alpha1\nkind: Config\n{window}\n"));
+    stand.git(&["checkout", "--quiet", "change"]);
+    let said = stand.with_cluster(&["--base", "main", "--head", "change", "--at", "2026-06-01T12:00:00Z"]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(2), ""));
+    has(&said.stdout, &["default · from Mon 2026-06-01 22:00 UTC: 1 pod would come from another address"]);
+}
+
+#[test]
 fn a_head_with_errors_is_previewed_and_fails() {
     let stand = Stand::new();
     stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.4.0/24", "10.0.4.7/24"));
