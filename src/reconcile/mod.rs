@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod app;
 pub mod controller;
+pub mod following;
 pub mod hook;
 pub mod keeper;
 pub mod leading;
@@ -13,6 +14,7 @@ pub mod lock;
 pub mod memory;
 pub mod node;
 pub mod previewing;
+pub mod process;
 pub mod published;
 pub mod publisher;
 pub mod pulls;
