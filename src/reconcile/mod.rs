@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod app;
+mod blame;
 pub mod controller;
 pub mod following;
 pub mod hook;
