@@ -20,7 +20,9 @@ use crate::git::credentials::{Credentials, Secret};
 use crate::git::signature::Flags;
 use crate::git::source::{Insecure, Source};
 use crate::https;
+use crate::reconcile::following::Following;
 use crate::reconcile::hook;
+use crate::telemetry;
 
 /// Which repository, and how to get in.
 #[derive(Debug, Clone, clap::Args)]
@@ -144,6 +146,38 @@ impl RepositoryOptions {
     }
 }
 
+/// What is followed, by whatever runs on.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct FollowingOptions {
+    #[command(flatten)]
+    pub(super) repository: RepositoryOptions,
+    #[command(flatten)]
+    signatures: SignatureOptions,
+    /// A private SSH key without a passphrase that report commits are signed with.
+    #[arg(long, value_name = "FILE", env = "EGRET_SIGNING_KEY")]
+    pub(super) signing_key: Option<PathBuf>,
+    /// The branch that policies are read from; the repository's default branch unless it is given.
+    #[arg(long, value_name = "NAME", env = "EGRET_BRANCH")]
+    branch: Option<String>,
+    #[command(flatten)]
+    admission: AdmissionOptions,
+}
+
+impl FollowingOptions {
+    /// For a cluster, asked every `poll` seconds.
+    pub(super) fn following(&self, cluster: &str, poll: f64) -> Result<Following, Failure> {
+        Ok(Following {
+            source: self.repository.source()?,
+            branch: self.branch.clone(),
+            access: self.repository.access()?,
+            signatures: self.signatures.flags(),
+            windows: self.admission.windows()?,
+            cluster: cluster.to_owned(),
+            poll: Duration::from_secs_f64(poll),
+        })
+    }
+}
+
 /// Whose signature a commit must have to come into force.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct SignatureOptions {
@@ -198,6 +232,24 @@ impl WebhookOptions {
     pub(super) fn options(&self) -> Option<hook::Options> {
         let (listen, secret_file) = (self.webhook?, self.webhook_secret_file.clone()?);
         Some(hook::Options { listen, secret_file })
+    }
+}
+
+/// How to look at what runs on.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ServingOptions {
+    /// Serve /metrics, /healthz and /readyz over HTTP at this address; nothing is served unless it is given.
+    #[arg(long, value_name = "ADDR:PORT", env = "EGRET_LISTEN")]
+    pub(super) listen: Option<SocketAddr>,
+    /// Log JSON, an object a line.
+    #[arg(long, env = "EGRET_LOG_JSON")]
+    log_json: bool,
+}
+
+impl ServingOptions {
+    /// Begins to log.
+    pub(super) fn log(&self) {
+        telemetry::start(if self.log_json { telemetry::Form::Json } else { telemetry::Form::Text });
     }
 }
 

@@ -41,6 +41,17 @@ impl Failure {
         Self { error: error.into(), hint }
     }
 
+    /// Of what runs on: how it ended.
+    pub(super) fn ended<E: Error + 'static>(
+        result: Result<(), E>,
+        hint: impl FnOnce(&E) -> Option<String>,
+    ) -> Result<ExitCode, Self> {
+        result.map(|()| ExitCode::SUCCESS).map_err(|error| {
+            let hint = hint(&error);
+            Self::new(error, hint)
+        })
+    }
+
     /// A node that the manifests in `path` don't have; the hint says which they have.
     pub(super) fn unknown_node(node: &str, path: &Path, facts: &Facts) -> Self {
         /// So many names are told: a cluster may have thousands.

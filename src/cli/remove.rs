@@ -10,7 +10,8 @@ use super::output::{self, Failure};
 use crate::git::access::Access;
 use crate::git::signature::Flags;
 use crate::git::source::{Insecure, Source};
-use crate::reconcile::node::{self, Options};
+use crate::reconcile::following::Following;
+use crate::reconcile::node::{self, Options, RunError};
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
@@ -24,27 +25,23 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let node = arguments.node.node()?;
     let source = Source::parse("/", Insecure::Refuse).map_err(|error| Failure::new(error, None))?;
     let options = Options {
-        source,
-        branch: None,
-        access: Access::default(),
-        signatures: Flags::default(),
+        following: Following {
+            source,
+            branch: None,
+            access: Access::default(),
+            signatures: Flags::default(),
+            windows: None,
+            cluster: arguments.node.cluster_name,
+            poll: Duration::from_mins(1),
+        },
         signing_key: None,
-        windows: None,
         cluster: arguments.node.cluster,
-        cluster_name: arguments.node.cluster_name,
         node,
         state_folder: arguments.node.state_dir,
-        poll: Duration::from_mins(1),
         once: false,
         remove: true,
         listen: None,
         webhook: None,
     };
-    match output::runtime()?.block_on(node::run(options)) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => {
-            let hint = error.hint();
-            Err(Failure::new(error, hint))
-        }
-    }
+    Failure::ended(output::runtime()?.block_on(node::run(options)), RunError::hint)
 }

@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::keeper::{Keeper, TimeCame, log_steps};
 use super::lock::{Lock, LockError};
 use super::memory::{Memory, MemoryError};
+use super::process::{StartError, Stop};
 use super::published::{Head, NotTaken, Shelf};
 use super::repository::Intent;
 use super::round::{Engine, RoundError, Told, now};
@@ -63,12 +63,9 @@ pub enum AgentError {
     /// Something could not be taken away.
     #[error(transparent)]
     Round(#[from] RoundError),
-    /// A signal handler could not be had.
-    #[error("start a signal handler")]
-    Signal(#[source] std::io::Error),
-    /// Metrics cannot be served.
-    #[error("start the HTTP server")]
-    Serve(#[source] std::io::Error),
+    /// A server or a signal handler could not be had.
+    #[error(transparent)]
+    Start(#[from] StartError),
 }
 
 impl AgentError {
@@ -82,7 +79,7 @@ impl AgentError {
             Self::Kernel(error) => error.hint(),
             Self::Live(error) => error.hint(),
             Self::Round(error) => error.hint(),
-            Self::Memory(_) | Self::Signal(_) | Self::Serve(_) => None,
+            Self::Memory(_) | Self::Start(_) => None,
         }
     }
 }
@@ -106,7 +103,8 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         live.delete_node(&options.node).await?;
         return Ok(());
     }
-    let telling = Telling::start(options.listen, "not all is known of the cluster yet").map_err(AgentError::Serve)?;
+    let telling = Telling::start(options.listen, "not all is known of the cluster yet")
+        .map_err(StartError::of("the HTTP server"))?;
     let events = Watch::open(kernel.ports())?;
     let scope = Scope::Agent { node: options.node.clone() };
     let watching = Watching::open(&live, &scope, live::Options { seed, ..live::Options::default() });
@@ -165,12 +163,11 @@ impl Agent {
     }
 
     async fn forever(&mut self, mut kernel: Watch) -> Result<(), AgentError> {
-        let handler = |kind| signal(kind).map_err(AgentError::Signal);
-        let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+        let mut stop = Stop::listen()?;
         loop {
             self.keeper.telling.beat();
             let wake = self.keeper.next_wake();
-            let trigger = self.next(&mut terminate, &mut interrupt, &mut kernel, wake).await;
+            let trigger = self.next(&mut stop, &mut kernel, wake).await;
             let due = match trigger {
                 Trigger::Stop => {
                     tracing::info!("egret ends; the datapath stays in force");
@@ -191,17 +188,10 @@ impl Agent {
         }
     }
 
-    async fn next(
-        &mut self,
-        terminate: &mut Signal,
-        interrupt: &mut Signal,
-        kernel: &mut Watch,
-        wake: Instant,
-    ) -> Trigger {
+    async fn next(&mut self, stop: &mut Stop, kernel: &mut Watch, wake: Instant) -> Trigger {
         tokio::select! {
             biased;
-            _ = terminate.recv() => Trigger::Stop,
-            _ = interrupt.recv() => Trigger::Stop,
+            () = stop.asked() => Trigger::Stop,
             changed = self.keeper.engine.cluster.changed() => Trigger::Cluster(changed),
             event = kernel.next() => Trigger::Kernel(event),
             () = sleep_until(wake) => Trigger::Time,

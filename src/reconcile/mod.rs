@@ -5,7 +5,9 @@
 
 pub mod agent;
 pub mod app;
+mod blame;
 pub mod controller;
+pub mod following;
 pub mod hook;
 pub mod keeper;
 pub mod leading;
@@ -13,6 +15,7 @@ pub mod lock;
 pub mod memory;
 pub mod node;
 pub mod previewing;
+pub mod process;
 pub mod published;
 pub mod publisher;
 pub mod pulls;

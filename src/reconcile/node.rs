@@ -7,29 +7,25 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::{Instant, sleep_until};
 
+use super::following::Following;
 use super::hook::{self, Hook};
 use super::keeper::{Keeper, TimeCame, log_steps};
 use super::lock::{Lock, LockError};
 use super::memory::{Memory, MemoryError};
-use super::publisher::{self, Letter, Publisher, Sight};
-use super::repository::{self, Intent, News, Repository};
+use super::process::{StartError, Stop};
+use super::publisher::{Letter, Publisher, Sight};
+use super::repository::{Intent, News, Repository};
 use super::round::{Engine, RoundError, now};
-use super::schedule::Timetable;
+use super::schedule::InForce;
 use super::telling::Telling;
 use crate::cluster::{Cluster, ClusterError};
-use crate::core::admission::ChangeWindows;
 use crate::core::interfaces::{self, Interface};
 use crate::core::name::NodeName;
-use crate::core::policy::config::Schedule;
 use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::Range;
-use crate::git::access::Access;
-use crate::git::signature::Flags;
-use crate::git::source::Source;
 use crate::kernel::watch::{Event, Watch};
 use crate::kernel::{Kernel, KernelError};
 use crate::serve::Question;
@@ -39,28 +35,16 @@ use crate::watch::Watcher;
 /// What `egret run` was asked for, checked.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The policy repository.
-    pub source: Source,
-    /// Its branch; none: its default branch.
-    pub branch: Option<String>,
-    /// How to get in.
-    pub access: Access,
-    /// Whose signatures the flags demand.
-    pub signatures: Flags,
+    /// The policy repository, and what its commits must have.
+    pub following: Following,
     /// The file of the key that reports are signed with, if they are.
     pub signing_key: Option<PathBuf>,
     /// Manifests of the cluster.
     pub cluster: PathBuf,
-    /// When commits may come into force, whatever egret.yaml says of it.
-    pub windows: Option<ChangeWindows>,
-    /// The cluster's name: whose entry in egret.yaml counts, and whose reports branch is written.
-    pub cluster_name: String,
     /// This node.
     pub node: NodeName,
     /// Where mirrors and memory are; a folder for each node below it.
     pub state_folder: PathBuf,
-    /// How often a remote repository is asked although nobody said that something changed.
-    pub poll: Duration,
     /// Reconcile once and end.
     pub once: bool,
     /// Take everything away in place of what Git asks for, and end.
@@ -92,15 +76,9 @@ pub enum RunError {
     /// Git failed, with `--once`.
     #[error(transparent)]
     Git(#[from] crate::git::Error),
-    /// A thread, a watch or a signal handler could not be had.
-    #[error("start {what}")]
-    Start {
-        /// What.
-        what: &'static str,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    /// A thread, a server or a signal handler could not be had.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// Files cannot be watched.
     #[error("watch files")]
     Watch(#[from] crate::watch::Error),
@@ -138,42 +116,21 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         return remove(&mut engine, range).await;
     }
     let telling = Telling::start(options.listen.filter(|_| !options.once), "nothing has been read from Git yet")
-        .map_err(|source| RunError::Start { what: "the HTTP server", source })?;
+        .map_err(StartError::of("the HTTP server"))?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
-    let (sender, news) = unbounded_channel();
-    let repository = Repository::start(repository_options(&options, &folder, seed), sender)
-        .map_err(|source| RunError::Start { what: "the repository's thread", source })?;
+    let following = Following { poll: poll(&options.following), ..options.following.clone() };
+    let (repository, news, publisher) = following.start(&folder, options.signing_key.clone(), seed)?;
     repository.begin(engine.memory.kept().known());
-    let publisher = Publisher::start(publisher::Options {
-        source: options.source.clone(),
-        access: options.access.clone(),
-        mirror: folder.join("reports.git"),
-        cluster: options.cluster_name.clone(),
-        signing_key: options.signing_key.clone(),
-        seed,
-    })
-    .map_err(|source| RunError::Start { what: "the publisher's thread", source })?;
     let mut node = Node::new(Keeper::new(engine, telling, seed), repository, publisher);
     let result = if options.once { node.once(news).await } else { node.forever(&options, news, watch).await };
     node.publisher.finish();
     result
 }
 
-fn repository_options(options: &Options, folder: &std::path::Path, seed: u64) -> repository::Options {
-    // A push to a repository on this machine is seen by notify; polling it is only the backstop.
-    let poll =
-        if options.source.is_local().is_some() { options.poll.max(Duration::from_mins(1)) } else { options.poll };
-    repository::Options {
-        source: options.source.clone(),
-        branch: options.branch.clone(),
-        access: options.access.clone(),
-        signatures: options.signatures.clone(),
-        windows: options.windows.clone(),
-        mirror: folder.join("policy.git"),
-        cluster: options.cluster_name.clone(),
-        poll,
-        seed,
-    }
+/// A push to a repository on this machine is seen by notify; polling it is only the backstop.
+fn poll(following: &Following) -> Duration {
+    let Following { source, poll, .. } = following;
+    if source.is_local().is_some() { (*poll).max(Duration::from_mins(1)) } else { *poll }
 }
 
 /// Takes everything of ours away: kernel objects, and labels that Egret wrote.
@@ -189,7 +146,7 @@ struct Node {
     keeper: Keeper,
     repository: Repository,
     publisher: Publisher,
-    timetable: Option<(Schedule, Timetable)>,
+    schedule: InForce,
     /// What the node tells of its interfaces.
     interfaces: Vec<Interface>,
     /// The same as it was last handed over.
@@ -215,7 +172,7 @@ impl Node {
             keeper,
             repository,
             publisher,
-            timetable: None,
+            schedule: InForce::default(),
             interfaces: Vec::new(),
             interfaces_sent: Vec::new(),
             sent: None,
@@ -247,23 +204,21 @@ impl Node {
         mut news: UnboundedReceiver<News>,
         mut kernel: Watch,
     ) -> Result<(), RunError> {
-        let (_pushes, mut pushes) = Watcher::new(&options.source.watched())?;
-        let mut hook = Hook::start(options.webhook.clone(), options.branch.clone(), false)
-            .map_err(|source| RunError::Start { what: "the webhook", source })?;
+        let (_pushes, mut pushes) = Watcher::new(&options.following.source.watched())?;
+        let mut hook = Hook::start(options.webhook.clone(), options.following.branch.clone(), false)
+            .map_err(StartError::of("the webhook"))?;
         let places: Vec<PathBuf> =
             self.keeper.engine.cluster.watch_paths().into_iter().map(|place| place.path).collect();
         let (_manifests, mut manifests) = Watcher::new(&places)?;
-        let handler = |kind| signal(kind).map_err(|source| RunError::Start { what: "a signal handler", source });
-        let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-        tracing::info!(node = %self.keeper.engine.node, source = %options.source, "egret runs");
+        let mut stop = Stop::listen()?;
+        tracing::info!(node = %self.keeper.engine.node, source = %options.following.source, "egret runs");
         loop {
             self.keeper.telling.beat();
             self.keeper.telling.reports(self.publisher.fault());
             let wake = self.keeper.next_wake();
             let trigger = tokio::select! {
                 biased;
-                _ = terminate.recv() => Trigger::Stop,
-                _ = interrupt.recv() => Trigger::Stop,
+                () = stop.asked() => Trigger::Stop,
                 message = news.recv() => Trigger::News(message),
                 Some(()) = pushes.recv() => Trigger::Pushed,
                 _ = hook.told() => Trigger::Pushed,
@@ -303,8 +258,7 @@ impl Node {
             }
             Trigger::News(Some(News::Unchanged | News::Withheld(_))) | Trigger::Asked(_) | Trigger::Stop => {}
             Trigger::News(None) => {
-                let source = std::io::Error::other("it has ended");
-                return Err(RunError::Start { what: "the repository's thread", source });
+                return Err(StartError::ended("the repository's thread").into());
             }
             Trigger::Pushed => self.repository.look(),
             Trigger::Manifests => return Ok(self.refresh()),
@@ -347,20 +301,8 @@ impl Node {
     }
 
     fn take(&mut self, intent: Intent) {
-        let before = self.keeper.intent.as_ref().filter(|before| before.commit.id == intent.commit.id);
-        for diagnostic in intent.diagnostics.iter().filter(|_| before.is_none()) {
-            tracing::warn!("{diagnostic}");
-        }
-        let schedule = intent.set.config.schedule.clone();
-        if schedule.as_ref() != self.timetable.as_ref().map(|(schedule, _)| schedule) {
-            self.timetable = schedule.and_then(|schedule| match Timetable::new(&schedule) {
-                Ok(timetable) => Some((schedule, timetable)),
-                Err(error) => {
-                    tracing::warn!(%error, "the schedule of egret.yaml is not followed");
-                    None
-                }
-            });
-        }
+        intent.log_diagnostics(self.keeper.intent.as_ref());
+        self.schedule.follow(intent.set.config.schedule.as_ref());
         self.keeper.intent = Some(intent);
     }
 
@@ -377,7 +319,7 @@ impl Node {
     }
 
     async fn round(&mut self) {
-        let scheduled = self.timetable.as_ref().and_then(|(_, timetable)| timetable.next_after(now()));
+        let scheduled = self.schedule.next_after(now());
         if let Some(result) = self.keeper.round(scheduled).await {
             if let Ok(done) = result {
                 self.interfaces = done.interfaces;

@@ -10,43 +10,28 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::reader::Reader;
-use crate::core::admission::{ChangeWindows, Emergency, Why, Withheld};
+use super::following::Following;
+use crate::core::admission::{Emergency, Why, Withheld};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, Change, GoodDocuments, Refusal as Refused};
 use crate::core::report::history::Rejected;
 use crate::core::signature::Signatures;
-use crate::git::access::Access;
 use crate::git::files::{FileChange, Refusal};
-use crate::git::signature::Flags;
-use crate::git::source::Source;
 use crate::git::{self, CommitId, CommitInfo};
 
 /// What to read, and from where.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The repository.
-    pub source: Source,
-    /// Its branch; none: its default branch.
-    pub branch: Option<String>,
-    /// How to get in.
-    pub access: Access,
-    /// Whose signatures the flags demand.
-    pub signatures: Flags,
+    /// The repository, and what its commits must have.
+    pub following: Following,
     /// The folder of the mirror.
     pub mirror: PathBuf,
-    /// Whose paths and settings of egret.yaml count.
-    pub cluster: String,
-    /// When commits may come into force, whatever egret.yaml says of it.
-    pub windows: Option<ChangeWindows>,
-    /// How often to look although nobody said that something changed.
-    pub poll: Duration,
     /// For jitter: differs between nodes.
     pub seed: u64,
 }
@@ -75,6 +60,15 @@ pub struct Intent {
 }
 
 impl Intent {
+    /// Logs what is wrong with the files, unless it was logged of the same commit `before`.
+    pub fn log_diagnostics(&self, before: Option<&Self>) {
+        if before.is_none_or(|before| before.commit.id != self.commit.id) {
+            for diagnostic in &self.diagnostics {
+                tracing::warn!("{diagnostic}");
+            }
+        }
+    }
+
     /// What somebody suspended, the cluster and policies, and until when, in seconds since the epoch.
     pub fn suspended(&self, now: Timestamp) -> BTreeMap<String, u64> {
         let waits = match self.withheld.as_ref().map(|withheld| &withheld.why) {

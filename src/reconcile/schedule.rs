@@ -17,6 +17,12 @@ pub struct Timetable {
     zone: TimeZone,
 }
 
+/// The schedule of the egret.yaml in force.
+#[derive(Debug, Default)]
+pub struct InForce {
+    timetable: Option<(Schedule, Timetable)>,
+}
+
 /// Why a schedule is none.
 #[derive(Debug, thiserror::Error)]
 pub enum ScheduleError {
@@ -46,6 +52,27 @@ impl Timetable {
     pub fn next_after(&self, now: Timestamp) -> Option<Timestamp> {
         let now: Zoned = now.to_zoned(self.zone.clone());
         self.cron.find_next_occurrence(&now, false).ok().map(|next| next.timestamp())
+    }
+}
+
+impl InForce {
+    /// Follows this one from now on. One that is none is told of, and not followed.
+    pub fn follow(&mut self, schedule: Option<&Schedule>) {
+        if schedule == self.timetable.as_ref().map(|(schedule, _)| schedule) {
+            return;
+        }
+        self.timetable = schedule.and_then(|schedule| match Timetable::new(schedule) {
+            Ok(timetable) => Some((schedule.clone(), timetable)),
+            Err(error) => {
+                tracing::warn!(%error, "the schedule of egret.yaml is not followed");
+                None
+            }
+        });
+    }
+
+    /// The next time after `now`, if there is a schedule.
+    pub fn next_after(&self, now: Timestamp) -> Option<Timestamp> {
+        self.timetable.as_ref().and_then(|(_, timetable)| timetable.next_after(now))
     }
 }
 

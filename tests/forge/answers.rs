@@ -5,25 +5,29 @@
 use egret::forge::Kind;
 use serde_json::{Value, json};
 
-use super::{Comment, World};
+use super::{Comment, Pull, Status, World};
 
-/// The one open pull request.
-pub(super) fn pull(world: &World) -> Value {
-    let source = if world.from_fork { 2 } else { 1 };
-    let (head, time) = (&world.head, "2026-11-23T03:00:00Z");
+pub(super) fn pull(world: &World, number: u64, one: &Pull) -> Value {
+    let source = if one.from_fork { 2 } else { 1 };
+    let Pull { head, title, draft, updated: time, .. } = one;
+    let state = match world.kind {
+        _ if !one.open => "closed",
+        Kind::GitLab => "opened",
+        Kind::GitHub | Kind::Gitea => "open",
+    };
     match world.kind {
         Kind::GitHub => json!({
-            "number": 11, "title": "Let the empire through", "draft": false, "updated_at": time, "state": "open",
+            "number": number, "title": title, "draft": draft, "updated_at": time, "state": state,
             "base": { "ref": "main", "repo": { "id": 1 } },
             "head": { "ref": "change", "sha": head, "repo": { "id": source } },
         }),
         Kind::GitLab => json!({
-            "id": 900, "iid": 11, "title": "Let the empire through", "draft": false, "updated_at": time,
-            "state": "opened", "target_branch": "main", "source_branch": "change", "sha": head,
+            "id": 900 + number, "iid": number, "title": title, "draft": draft, "updated_at": time,
+            "state": state, "target_branch": "main", "source_branch": "change", "sha": head,
             "source_project_id": source, "target_project_id": 1,
         }),
         Kind::Gitea => json!({
-            "number": 11, "title": "Let the empire through", "draft": false, "updated_at": time, "state": "open",
+            "number": number, "title": title, "draft": draft, "updated_at": time, "state": state,
             "base": { "ref": "main", "repo_id": 1 },
             "head": { "ref": "change", "sha": head, "repo_id": source },
         }),
@@ -34,7 +38,7 @@ pub(super) fn comment(world: &World, one: &Comment) -> Value {
     let url = format!("http://127.0.0.1:{}/comment/{}", world.port, one.id);
     match world.kind {
         Kind::GitLab => json!({
-            "id": one.id, "body": one.body, "system": one.system, "noteable_iid": 11,
+            "id": one.id, "body": one.body, "system": one.system, "noteable_iid": one.pull,
             "author": { "id": 7, "username": one.author },
         }),
         Kind::GitHub | Kind::Gitea => {
@@ -44,17 +48,18 @@ pub(super) fn comment(world: &World, one: &Comment) -> Value {
 }
 
 /// A status as it is read, of one as it was set.
-pub(super) fn status(world: &World, id: usize, set: &Value) -> Value {
+pub(super) fn status(world: &World, id: usize, one: &Status) -> Value {
+    let set = &one.set;
     let (state, description) = (&set["state"], &set["description"]);
     match world.kind {
         Kind::GitHub => json!({
             "id": id, "state": state, "context": set["context"], "description": description,
-            "creator": { "login": world.me },
+            "creator": { "login": one.author },
         }),
         Kind::GitLab => json!({ "id": id, "status": state, "name": set["name"], "description": description }),
         Kind::Gitea => json!({
             "id": id, "status": state, "context": set["context"], "description": description,
-            "creator": { "login": world.me },
+            "creator": { "login": one.author },
         }),
     }
 }

@@ -6,6 +6,7 @@
 mod answers;
 mod routes;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -17,9 +18,11 @@ use axum::response::Response;
 use egret::forge::Kind;
 use serde_json::{Value, json};
 
-/// The one token that is let in.
+/// The token that is let in, of `egret-bot`.
 pub(crate) const TOKEN: &str = "forge-token-1";
-/// The head of the pull request.
+/// The pull request that is open from the start.
+pub(crate) const PULL: u64 = 11;
+/// Its head.
 pub(crate) const HEAD: &str = "1111111111111111111111111111111111111111";
 
 /// Something that goes wrong with one request.
@@ -41,13 +44,35 @@ pub(crate) enum Trouble {
     NotTaken,
 }
 
+/// A pull request, or a merge request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pull {
+    pub(crate) head: String,
+    pub(crate) title: String,
+    pub(crate) from_fork: bool,
+    pub(crate) draft: bool,
+    pub(crate) open: bool,
+    pub(crate) updated: String,
+}
+
 /// A comment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Comment {
+    /// Under which pull request.
+    pub(crate) pull: u64,
     pub(crate) id: u64,
     pub(crate) author: String,
     pub(crate) body: String,
     pub(crate) system: bool,
+}
+
+/// A status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) commit: String,
+    pub(crate) author: String,
+    /// As it was sent.
+    pub(crate) set: Value,
 }
 
 /// What the forge has, and how it behaves.
@@ -55,18 +80,21 @@ pub(crate) struct Comment {
 #[expect(clippy::struct_excessive_bools, reason = "each is a right, or a fact of its own")]
 pub(crate) struct World {
     pub(crate) kind: Kind,
-    pub(crate) head: String,
-    pub(crate) from_fork: bool,
-    /// Whom the token is of.
-    pub(crate) me: String,
-    /// Whether it is an app's installation: it may not ask who it is.
-    pub(crate) app: bool,
+    /// The repository: `OWNER/NAME`.
+    pub(crate) project: String,
+    /// All against `main`.
+    pub(crate) pulls: BTreeMap<u64, Pull>,
+    /// Whom each token is of. A name that ends with `[bot]` is an app's: its installation may not ask who it is.
+    pub(crate) tokens: BTreeMap<String, String>,
+    /// Everything is answered with 503.
+    pub(crate) down: bool,
     pub(crate) may_comment: bool,
     pub(crate) may_status: bool,
     pub(crate) may_check: bool,
     pub(crate) comments: Vec<Comment>,
-    /// As they were sent, the newest last.
-    pub(crate) statuses: Vec<Value>,
+    /// The newest last, as check runs are.
+    pub(crate) statuses: Vec<Status>,
+    /// As they were sent.
     pub(crate) checks: Vec<Value>,
     /// Troubles for requests of this method whose path has this in it, one after the other.
     pub(crate) troubles: Vec<(&'static str, &'static str, Trouble)>,
@@ -89,12 +117,20 @@ impl Double {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
         listener.set_nonblocking(true).expect("a socket");
         let port = listener.local_addr().expect("an address").port();
+        let first = Pull {
+            head: HEAD.to_owned(),
+            title: "Let the empire through".to_owned(),
+            from_fork: false,
+            draft: false,
+            open: true,
+            updated: "2026-11-23T03:00:00Z".to_owned(),
+        };
         let world = Arc::new(Mutex::new(World {
             kind,
-            head: HEAD.to_owned(),
-            from_fork: false,
-            me: "egret-bot".to_owned(),
-            app: false,
+            project: "mos-eisley/policies".to_owned(),
+            pulls: BTreeMap::from([(PULL, first)]),
+            tokens: BTreeMap::from([(TOKEN.to_owned(), "egret-bot".to_owned())]),
+            down: false,
             may_comment: true,
             may_status: true,
             may_check: true,
@@ -127,6 +163,40 @@ impl Double {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Opens a pull request, or tells of its new head.
+    pub(crate) fn open(&self, number: u64, head: &str) {
+        let mut world = self.world();
+        let clock = world.fresh();
+        let pull = Pull {
+            head: head.to_owned(),
+            title: format!("change {number}"),
+            // Every third, and every second.
+            from_fork: number.is_multiple_of(3),
+            draft: number.is_multiple_of(2),
+            open: true,
+            updated: format!("2026-01-01T{:02}:{:02}:00Z", clock / 60 % 24, clock % 60),
+        };
+        world.pulls.insert(number, pull);
+    }
+
+    pub(crate) fn close(&self, number: u64) {
+        self.world().pulls.get_mut(&number).expect("such a pull request").open = false;
+    }
+
+    /// The bodies of the comments under a pull request.
+    pub(crate) fn comments(&self, number: u64) -> Vec<String> {
+        let world = self.world();
+        world.comments.iter().filter(|one| one.pull == number).map(|one| one.body.clone()).collect()
+    }
+
+    /// State and description of the newest status of a commit.
+    pub(crate) fn status(&self, commit: &str) -> Option<(String, String)> {
+        let world = self.world();
+        let newest = world.statuses.iter().rfind(|one| one.commit == commit)?;
+        let text = |field: &str| newest.set[field].as_str().unwrap_or_default().to_owned();
+        Some((text("state"), text("description")))
+    }
+
     /// The requests that wrote something, or tried to, since the last time somebody asked.
     pub(crate) fn writes(&self) -> Vec<String> {
         let log = std::mem::take(&mut self.world().log);
@@ -140,11 +210,21 @@ impl Double {
 }
 
 impl World {
+    /// The pull request that is open from the start.
+    pub(crate) fn pull(&mut self) -> &mut Pull {
+        self.pulls.get_mut(&PULL).expect("nobody took it away")
+    }
+
+    /// Says something under it.
     pub(crate) fn say(&mut self, author: &str, body: &str) -> u64 {
-        self.next += 1;
-        let (id, author, body) = (self.next, author.to_owned(), body.to_owned());
-        self.comments.push(Comment { id, author, body, system: false });
-        id
+        self.say_under(PULL, author, body).id
+    }
+
+    fn say_under(&mut self, pull: u64, author: &str, body: &str) -> Comment {
+        let (id, author, body) = (self.fresh(), author.to_owned(), body.to_owned());
+        let comment = Comment { pull, id, author, body, system: false };
+        self.comments.push(comment.clone());
+        comment
     }
 
     fn fresh(&mut self) -> u64 {
@@ -161,6 +241,8 @@ impl World {
 
 /// What is asked, taken apart.
 struct Asked {
+    /// Whom the token is of.
+    login: String,
     method: String,
     /// Below the API's root, decoded by nobody.
     path: String,
@@ -191,6 +273,9 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, request: Request) -> Res
         let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
         let line = format!("{} {}", head.method, head.uri);
         world.log.push(line);
+        if world.down {
+            return said(503, &json!({ "message": "Unicorn!" }));
+        }
         world.trouble(head.method.as_str(), head.uri.path())
     };
     match trouble {

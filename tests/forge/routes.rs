@@ -8,10 +8,7 @@ use egret::forge::Kind;
 use serde_json::{Value, json};
 
 use super::answers::{comment, pull, status};
-use super::{Asked, Comment, TOKEN, World, said};
-
-/// The project and its pull request.
-const PROJECT: &str = "mos-eisley/policies";
+use super::{Asked, Status, World, said};
 
 pub(super) fn route(world: &mut World, head: &Parts, body: &[u8]) -> Response {
     let root = match world.kind {
@@ -30,11 +27,13 @@ pub(super) fn route(world: &mut World, head: &Parts, body: &[u8]) -> Response {
     }
     let scheme = if world.kind == Kind::Gitea { "token" } else { "Bearer" };
     let token = head.headers.get("authorization").and_then(|value| value.to_str().ok());
-    if token != Some(&format!("{scheme} {TOKEN}")) {
+    let token = token.and_then(|text| text.strip_prefix(scheme)?.strip_prefix(' '));
+    let Some(login) = token.and_then(|token| world.tokens.get(token)).cloned() else {
         return said(401, &json!({ "message": "Bad credentials" }));
-    }
+    };
     let pairs = head.uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
     let asked = Asked {
+        login,
         method: head.method.to_string(),
         path: path.to_owned(),
         query: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
@@ -93,25 +92,25 @@ fn page(world: &World, asked: &Asked, size: &str, all: Vec<Value>, below: Option
             Kind::GitLab => "/api/v4",
             Kind::Gitea => "/api/v1",
         };
-        let base = format!("http://127.0.0.1:{}{root}{}", world.port, asked.path);
-        let link = format!(
-            "<{base}?{size}={per}&page=1>; rel=\"first\", <{base}?{size}={per}&page={}>; rel=\"next\"",
-            number + 1
-        );
+        let others = asked.query.iter().filter(|(name, _)| name != "page");
+        let others: Vec<String> = others.map(|(name, value)| format!("{name}={value}&")).collect();
+        let base = format!("http://127.0.0.1:{}{root}{}?{}page=", world.port, asked.path, others.concat());
+        let link = format!("<{base}1>; rel=\"first\", <{base}{}>; rel=\"next\"", number + 1);
         answer.headers_mut().insert("link", link.parse().expect("a header"));
     }
     answer
 }
 
-fn user(world: &World) -> Response {
-    if world.app {
+fn user(world: &World, asked: &Asked) -> Response {
+    if asked.login.ends_with("[bot]") {
         return forbidden();
     }
     let name = if world.kind == Kind::GitLab { "username" } else { "login" };
-    said(200, &json!({ "id": 7, name: world.me }))
+    said(200, &json!({ "id": 7, name: asked.login }))
 }
 
-fn create_comment(world: &mut World, asked: &Asked) -> Option<Response> {
+fn create_comment(world: &mut World, asked: &Asked, number: &str) -> Option<Response> {
+    let number = known(world, number)?;
     if !has(asked, &["body"], &[]) {
         return None;
     }
@@ -125,9 +124,7 @@ fn create_comment(world: &mut World, asked: &Asked) -> Option<Response> {
             &json!({ "message": "Validation Failed", "errors": [{ "message": "body is too long" }] }),
         ));
     }
-    let me = world.me.clone();
-    let id = world.say(&me, &body);
-    let made = world.comments.iter().find(|one| one.id == id).cloned()?;
+    let made = world.say_under(number, &asked.login, &body);
     Some(said(201, &comment(world, &made)))
 }
 
@@ -143,12 +140,19 @@ fn update_comment(world: &mut World, asked: &Asked, id: &str) -> Option<Response
         return Some(said(404, &json!({ "message": "Not Found" })));
     };
     found.body = body;
-    let changed: Comment = found.clone();
+    let changed = found.clone();
     Some(said(200, &comment(world, &changed)))
 }
 
 /// Takes a status whose state is one of these.
-fn create_status(world: &mut World, asked: &Asked, context: &str, states: &[&str], more: &[&str]) -> Option<Response> {
+fn create_status(
+    world: &mut World,
+    asked: &Asked,
+    commit: &str,
+    context: &str,
+    states: &[&str],
+    more: &[&str],
+) -> Option<Response> {
     if !has(asked, &["state", context, "description"], more) || !states.contains(&asked.body["state"].as_str()?) {
         return None;
     }
@@ -159,42 +163,64 @@ fn create_status(world: &mut World, asked: &Asked, context: &str, states: &[&str
         let why = json!([{ "message": "description is too long (maximum is 140 characters)" }]);
         return Some(said(422, &json!({ "message": "Validation Failed", "errors": why })));
     }
-    world.statuses.push(asked.body.clone());
-    Some(said(201, &status(world, world.statuses.len(), &asked.body)))
+    let made = Status { commit: commit.to_owned(), author: asked.login.clone(), set: asked.body.clone() };
+    world.statuses.push(made.clone());
+    Some(said(201, &status(world, world.statuses.len(), &made)))
 }
 
-fn statuses(world: &World) -> Vec<Value> {
-    world.statuses.iter().enumerate().map(|(index, one)| status(world, index + 1, one)).collect()
+fn statuses(world: &World, commit: &str) -> Vec<Value> {
+    let numbered = (1..).zip(&world.statuses).filter(|(_, one)| one.commit == commit);
+    numbered.map(|(id, one)| status(world, id, one)).collect()
 }
 
-fn comments(world: &World) -> Vec<Value> {
-    world.comments.iter().map(|one| comment(world, one)).collect()
+/// The number of a pull request that is there.
+fn known(world: &World, number: &str) -> Option<u64> {
+    number.parse().ok().filter(|number| world.pulls.contains_key(number))
+}
+
+fn one_pull(world: &World, number: &str) -> Option<Response> {
+    let number = known(world, number)?;
+    Some(said(200, &pull(world, number, &world.pulls[&number])))
+}
+
+fn open_pulls(world: &World) -> Vec<Value> {
+    world.pulls.iter().filter(|(_, one)| one.open).map(|(number, one)| pull(world, *number, one)).collect()
+}
+
+fn comments(world: &World, number: &str) -> Option<Vec<Value>> {
+    let number = known(world, number)?;
+    Some(world.comments.iter().filter(|one| one.pull == number).map(|one| comment(world, one)).collect())
 }
 
 fn github(world: &mut World, asked: &Asked) -> Option<Response> {
     let path = asked.path.clone();
     if asked.method == "GET" && path == "/user" {
-        return Some(user(world));
+        return Some(user(world, asked));
     }
-    let path = path.strip_prefix(&format!("/repos/{PROJECT}/"))?;
+    let path = path.strip_prefix(&format!("/repos/{}/", world.project))?;
     let parts: Vec<&str> = path.split('/').collect();
     match (asked.method.as_str(), &parts[..]) {
         ("GET", ["pulls"]) if asked.query("state") == Some("open") && asked.query("base").is_some() => {
-            Some(page(world, asked, "per_page", vec![pull(world)], None))
+            Some(page(world, asked, "per_page", open_pulls(world), None))
         }
-        ("GET", ["pulls", "11"]) => Some(said(200, &pull(world))),
-        ("GET", ["issues", "11", "comments"]) => Some(page(world, asked, "per_page", comments(world), None)),
-        ("POST", ["issues", "11", "comments"]) => create_comment(world, asked),
+        ("GET", ["pulls", number]) => one_pull(world, number),
+        ("GET", ["issues", number, "comments"]) => Some(page(world, asked, "per_page", comments(world, number)?, None)),
+        ("POST", ["issues", number, "comments"]) => create_comment(world, asked, number),
         ("PATCH", ["issues", "comments", id]) => update_comment(world, asked, id),
-        ("GET", ["commits", _, "statuses"]) => Some(page(world, asked, "per_page", statuses(world), None)),
-        ("POST", ["statuses", _]) => {
-            create_status(world, asked, "context", &["error", "failure", "pending", "success"], &["target_url"])
+        ("GET", ["commits", sha, "statuses"]) => {
+            // The newest first.
+            let listed = statuses(world, sha).into_iter().rev().collect();
+            Some(page(world, asked, "per_page", listed, None))
         }
-        ("GET", ["commits", _, "check-runs"]) => {
+        ("POST", ["statuses", sha]) => {
+            create_status(world, asked, sha, "context", &["error", "failure", "pending", "success"], &["target_url"])
+        }
+        ("GET", ["commits", sha, "check-runs"]) => {
             if !world.may_check {
                 return Some(forbidden());
             }
-            let newest: Vec<Value> = world.checks.last().cloned().into_iter().collect();
+            let newest: Vec<Value> =
+                world.checks.iter().rfind(|one| one["head_sha"] == *sha).cloned().into_iter().collect();
             Some(page(world, asked, "per_page", newest, Some("check_runs")))
         }
         ("POST", ["check-runs"]) => check(world, asked, true),
@@ -247,24 +273,30 @@ fn check(world: &mut World, asked: &Asked, new: bool) -> Option<Response> {
 
 fn gitlab(world: &mut World, asked: &Asked) -> Option<Response> {
     if asked.method == "GET" && asked.path == "/user" {
-        return Some(user(world));
+        return Some(user(world, asked));
     }
-    let path = asked.path.strip_prefix("/projects/mos-eisley%2Fpolicies/")?;
+    let path = asked.path.strip_prefix(&format!("/projects/{}/", world.project.replace('/', "%2F")))?;
     let parts: Vec<&str> = path.split('/').collect();
     match (asked.method.as_str(), &parts[..]) {
         ("GET", ["merge_requests"]) if asked.query("state") == Some("opened") => {
-            Some(page(world, asked, "per_page", vec![pull(world)], None))
+            Some(page(world, asked, "per_page", open_pulls(world), None))
         }
-        ("GET", ["merge_requests", "11"]) => Some(said(200, &pull(world))),
-        ("GET", ["merge_requests", "11", "notes"]) => Some(page(world, asked, "per_page", comments(world), None)),
-        ("POST", ["merge_requests", "11", "notes"]) => create_comment(world, asked),
-        ("PUT", ["merge_requests", "11", "notes", id]) => update_comment(world, asked, id),
-        ("GET", ["repository", "commits", _, "statuses"]) if asked.query("name").is_some() => {
-            Some(page(world, asked, "per_page", statuses(world), None))
+        ("GET", ["merge_requests", number]) => one_pull(world, number),
+        ("GET", ["merge_requests", number, "notes"]) => {
+            Some(page(world, asked, "per_page", comments(world, number)?, None))
         }
-        ("POST", ["statuses", _]) => {
+        ("POST", ["merge_requests", number, "notes"]) => create_comment(world, asked, number),
+        ("PUT", ["merge_requests", number, "notes", id]) => {
+            let number = known(world, number)?;
+            world.comments.iter().find(|one| one.pull == number && one.id.to_string() == *id)?;
+            update_comment(world, asked, id)
+        }
+        ("GET", ["repository", "commits", sha, "statuses"]) if asked.query("name").is_some() => {
+            Some(page(world, asked, "per_page", statuses(world, sha), None))
+        }
+        ("POST", ["statuses", sha]) => {
             let states = ["pending", "running", "success", "failed", "canceled"];
-            create_status(world, asked, "name", &states, &["target_url", "pipeline_id"])
+            create_status(world, asked, sha, "name", &states, &["target_url", "pipeline_id"])
         }
         _ => None,
     }
@@ -272,23 +304,23 @@ fn gitlab(world: &mut World, asked: &Asked) -> Option<Response> {
 
 fn gitea(world: &mut World, asked: &Asked) -> Option<Response> {
     if asked.method == "GET" && asked.path == "/user" {
-        return Some(user(world));
+        return Some(user(world, asked));
     }
-    let path = asked.path.strip_prefix(&format!("/repos/{PROJECT}/"))?;
+    let path = asked.path.strip_prefix(&format!("/repos/{}/", world.project))?;
     let parts: Vec<&str> = path.split('/').collect();
     match (asked.method.as_str(), &parts[..]) {
         ("GET", ["pulls"]) if asked.query("state") == Some("open") => {
-            Some(page(world, asked, "limit", vec![pull(world)], None))
+            Some(page(world, asked, "limit", open_pulls(world), None))
         }
-        ("GET", ["pulls", "11"]) => Some(said(200, &pull(world))),
+        ("GET", ["pulls", number]) => one_pull(world, number),
         // All at once.
-        ("GET", ["issues", "11", "comments"]) => Some(said(200, &json!(comments(world)))),
-        ("POST", ["issues", "11", "comments"]) => create_comment(world, asked),
+        ("GET", ["issues", number, "comments"]) => Some(said(200, &json!(comments(world, number)?))),
+        ("POST", ["issues", number, "comments"]) => create_comment(world, asked, number),
         ("PATCH", ["issues", "comments", id]) => update_comment(world, asked, id),
-        ("GET", ["statuses", _]) => Some(page(world, asked, "limit", statuses(world), None)),
-        ("POST", ["statuses", _]) => {
+        ("GET", ["statuses", sha]) => Some(page(world, asked, "limit", statuses(world, sha), None)),
+        ("POST", ["statuses", sha]) => {
             let states = ["pending", "success", "error", "failure", "warning"];
-            create_status(world, asked, "context", &states, &["target_url"])
+            create_status(world, asked, sha, "context", &states, &["target_url"])
         }
         _ => None,
     }

@@ -84,11 +84,11 @@ fn the_first_post_is_written_the_same_again_is_not_and_another_takes_its_place()
         let world = double.world();
         let comments: Vec<&str> = world.comments.iter().map(|one| one.body.as_str()).collect();
         assert_eq!(comments, [failed.body.as_str()], "{kind:?}");
-        let states: Vec<&str> = world.statuses.iter().filter_map(|one| one["state"].as_str()).collect();
+        let states: Vec<&str> = world.statuses.iter().filter_map(|one| one.set["state"].as_str()).collect();
         let bad = if kind == Kind::GitLab { "failed" } else { "failure" };
         assert_eq!(states, ["success", bad], "{kind:?}");
         let name = if kind == Kind::GitLab { "name" } else { "context" };
-        assert_eq!(world.statuses[0][name], "egret/preview (prod)", "{kind:?}");
+        assert_eq!(world.statuses[0].set[name], "egret/preview (prod)", "{kind:?}");
         drop(world);
         double.assert_strict();
     }
@@ -190,7 +190,7 @@ fn an_app_is_known_by_the_status_that_it_set_or_by_name() {
     let double = Double::start(Kind::GitHub);
     {
         let mut world = double.world();
-        (world.app, world.me) = (true, "egret[bot]".to_owned());
+        world.tokens.insert(TOKEN.to_owned(), "egret[bot]".to_owned());
     }
     let changes = post(Verdict::Changes, "x");
     for expected in ["created", "same"] {
@@ -217,7 +217,7 @@ fn an_app_is_known_by_the_status_that_it_set_or_by_name() {
 fn a_run_that_was_overtaken_leaves_the_comment_alone() {
     for kind in KINDS {
         let double = Double::start(kind);
-        double.world().head = "2".repeat(40);
+        double.world().pull().head = "2".repeat(40);
         let posted = send(&double, &post(Verdict::Changes, "x")).expect("it is posted");
         assert_eq!(outcome(&posted), ["overtaken", "created", check(&double, "created")], "{kind:?}");
         assert_eq!(double.world().comments, []);
@@ -271,7 +271,7 @@ fn open_pull_requests_are_listed_with_what_decides_about_them() {
         };
         assert_eq!(listed("main"), std::slice::from_ref(&expected), "{kind:?}");
         assert_eq!(listed("release"), [], "{kind:?}");
-        double.world().from_fork = true;
+        double.world().pull().from_fork = true;
         assert_eq!(listed("main"), [Pull { from_fork: true, ..expected }], "{kind:?}");
         double.assert_strict();
     }

@@ -15,6 +15,7 @@ pub(crate) mod https;
 mod keeping;
 mod publishing;
 mod pulls;
+mod reading;
 mod refusals;
 mod rot;
 mod servers;

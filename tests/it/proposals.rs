@@ -1,12 +1,13 @@
 //! Pull requests that the controller previews by itself, as a real process between a forge, a Git server and an API server.
 //!
-//! Deliberately absent: what a preview says in full (`previews`), and other forges than GitHub, whose ways `forge` has.
+//! Deliberately absent: what a preview says in full (`previews`), and what goes wrong with one request (`forge`).
 
-mod double;
 mod stand;
 
-use serde_json::json;
 use std::time::Instant;
+
+use egret::forge::Kind;
+use serde_json::json;
 
 use crate::github_app::double::{Double, ID};
 use stand::{Stand, policy};
@@ -36,16 +37,33 @@ fn a_pull_request_gets_a_comment_that_follows_its_head_and_its_base() {
     let main = stand.origin.push(&[("policies/rebels.yaml", &policy("rebels", "rebels"))], "rebels").to_string();
     stand.tell("push", &json!({ "ref": "refs/heads/main" }));
     stand.await_that("the new policy in force", || stand.published() == ["empire", "rebels"]);
-    let writes = stand.forge.with(|state| state.writes.len());
+    stand.forge.writes();
     stand.origin.git(&["checkout", "--quiet", "-B", "proposal", &third]);
     stand.origin.git(&["merge", "--quiet", "--no-edit", "main"]);
     let merged = stand.origin.git(&["rev-parse", "HEAD"]);
-    assert_eq!(stand.forge.with(|state| state.writes.len()), writes);
+    assert_eq!(stand.forge.writes(), Vec::<String>::new());
     stand.publish(1, &merged);
     stand.tell("pull_request", &json!({ "action": "synchronize" }));
     let comment = stand.await_comment(1, &format!("{} onto {}", &merged[..12], &main[..12]));
     assert!(!comment.contains("rebels"), "{comment}");
     assert_eq!(stand.condition("PreviewsPosted").0, "True");
+    stand.forge.assert_strict();
+}
+
+#[test]
+fn on_gitlab_and_gitea_it_is_the_same() {
+    for (kind, bad) in [(Kind::GitLab, "failed"), (Kind::Gitea, "failure")] {
+        let mut stand = Stand::empty(kind);
+        stand.controller("one");
+        let first = stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
+        stand.await_comment(1, &first[..12]);
+        assert_eq!(stand.forge.status(&first).expect("a status").0, "success", "{kind:?}");
+        let second = stand.open(1, &[("policies/alliance.yaml", "no YAML: [")]);
+        stand.await_comment(1, &second[..12]);
+        assert_eq!(stand.forge.status(&second).expect("a status").0, bad, "{kind:?}");
+        stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");
+        stand.forge.assert_strict();
+    }
 }
 
 #[test]
@@ -130,7 +148,7 @@ fn a_head_decides_nothing_but_what_is_said_of_it_and_one_that_is_bad_keeps_none_
 fn a_forge_that_is_away_holds_nothing_up_and_is_told_until_it_is_back() {
     let stand = Stand::up();
     stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");
-    stand.forge.with(|state| state.down = true);
+    stand.forge.world().down = true;
     stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
     stand.await_that("a word that previews are not posted", || stand.condition("PreviewsPosted").0 == "False");
     let (_, message) = stand.condition("PreviewsPosted");
@@ -139,7 +157,7 @@ fn a_forge_that_is_away_holds_nothing_up_and_is_told_until_it_is_back() {
     stand.tell("push", &json!({ "ref": "refs/heads/main" }));
     stand.await_that("the new policy in force", || stand.published() == ["empire", "rebels"]);
     assert_eq!(stand.forge.comments(1), Vec::<String>::new());
-    stand.forge.with(|state| state.down = false);
+    stand.forge.world().down = false;
     stand.await_comment(1, "xwing");
     stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");
 }
@@ -149,9 +167,9 @@ fn another_leader_goes_on_with_the_same_comment() {
     let mut stand = Stand::up();
     stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
     stand.await_comment(1, "xwing");
-    stand.await_that("the last of three parts", || stand.forge.with(|state| state.writes.len() == 3));
+    stand.await_that("the last of three parts", || stand.forge.world().checks.len() == 1);
+    assert_eq!(stand.forge.writes().len(), 3);
     stand.controller("two");
-    let writes = stand.forge.with(|state| state.writes.clone());
     stand.kill9("one");
     let holder = |stand: &Stand| {
         let lease = stand.api.get("leases.coordination.k8s.io", "egret-system", "egret-controller").unwrap_or_default();
@@ -160,21 +178,32 @@ fn another_leader_goes_on_with_the_same_comment() {
     stand.await_that("another leader", || holder(&stand) == "two");
     // It looks at what the other one said, and has nothing to add.
     stand.await_that("a look of the other leader", || stand.logs().contains("pull request previewed"));
-    assert_eq!(stand.forge.with(|state| state.writes.clone()), writes);
+    assert_eq!(stand.forge.writes(), Vec::<String>::new());
     let second = stand.open(1, &[("policies/empire.yaml", &policy("empire", "alliance"))]);
     stand.await_comment(1, &second[..12]);
 }
 
+/// A Service reaches any of them, and these look by themselves once an hour.
+#[test]
+fn a_push_that_only_a_controller_without_the_lead_is_told_of_is_in_force_at_once() {
+    let mut stand = Stand::up();
+    stand.await_that("the first policy", || stand.published() == ["empire"]);
+    stand.controller("two");
+    stand.origin.push(&[("policies/rebels.yaml", &policy("rebels", "rebels"))], "rebels");
+    stand.tell_some("push", &serde_json::json!({"ref": "refs/heads/main"}), |identity| identity == "two");
+    stand.await_that("the policy that was pushed", || stand.published() == ["empire", "rebels"]);
+}
+
 #[test]
 fn a_github_app_reads_the_repository_and_posts_and_a_token_that_is_taken_back_is_replaced() {
-    let mut stand = Stand::empty();
+    let mut stand = Stand::empty(Kind::GitHub);
     let github = Double::start();
     github.with(|state| {
         "git/policies".clone_into(&mut state.project);
         state.passwords = Some(stand.server.folder.join("users"));
     });
     let good = |numbers: std::ops::Range<u32>| numbers.map(|number| (format!("ghs_{number}"), "egret[bot]".to_owned()));
-    stand.forge.with(|state| state.tokens = good(1..100).collect());
+    stand.forge.world().tokens = good(1..100).collect();
     let words = [
         format!("--github-app-id={ID}"),
         format!("--github-app-key-file={}", github.key("app").display()),
@@ -189,7 +218,7 @@ fn a_github_app_reads_the_repository_and_posts_and_a_token_that_is_taken_back_is
     assert_eq!(uses.iter().filter(|of_pulls| **of_pulls).count(), 1, "{given:?}");
     // Somebody takes all tokens back: those that are given from now on are good.
     let last = u32::try_from(given.len()).expect("a number");
-    stand.forge.with(|state| state.tokens = good(last + 1..100).collect());
+    stand.forge.world().tokens = good(last + 1..100).collect();
     let second = stand.open(1, &[("policies/empire.yaml", &policy("empire", "alliance"))]);
     stand.await_comment(1, &second[..12]);
     stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");

@@ -3,11 +3,14 @@
 //! Chains follow from the exits and groups; with pods only elements change. The packet's way through them is drawn in
 //! docs/datapath.md. Deliberately absent: netlink, and routing (`routing`).
 
+mod words;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
+use self::words::{
+    accept, address_key, daddr, device, drop, goto, in_set, is_reply, multicast_range, ranges, saddr, whole,
+};
 use super::groups::{Grouping, Way};
 use super::marks::EXIT_CHAIN;
 use super::{Input, Networks, NodeExit, PolicyChain, Role, Target, routing};
@@ -104,56 +107,6 @@ fn exit_chain(id: u32) -> String {
 /// Sixteen hexadecimal digits: of two ways with one name one would lead to the other's exit.
 fn policy_chain(policy: &PolicyId, exit: &ExitKey) -> String {
     format!("{POLICY}{:016x}", fnv1a(format!("{:?}/{}\n{exit}", policy.kind, policy.name).as_bytes()))
-}
-
-fn saddr(family: AddressFamily) -> Field {
-    match family {
-        AddressFamily::V4 => Field::Ip4Saddr,
-        AddressFamily::V6 => Field::Ip6Saddr,
-    }
-}
-
-fn daddr(family: AddressFamily) -> Field {
-    match family {
-        AddressFamily::V4 => Field::Ip4Daddr,
-        AddressFamily::V6 => Field::Ip6Daddr,
-    }
-}
-
-fn address_key(family: AddressFamily) -> KeyType {
-    match family {
-        AddressFamily::V4 => KeyType::Ipv4Addr,
-        AddressFamily::V6 => KeyType::Ipv6Addr,
-    }
-}
-
-fn accept() -> Statement {
-    Statement::Verdict(Verdict::Accept)
-}
-
-fn drop() -> Statement {
-    Statement::Verdict(Verdict::Drop)
-}
-
-fn goto(chain: &str) -> Statement {
-    Statement::Verdict(Verdict::Goto(chain.to_owned()))
-}
-
-fn is_reply() -> Statement {
-    Statement::Compare { field: Field::CtDirection, mask: None, negated: false, value: Value::Reply(true) }
-}
-
-fn in_set(field: Field, negated: bool, set: String) -> Statement {
-    Statement::InSet { fields: vec![field], mask: None, negated, set }
-}
-
-fn device(field: Field) -> Statement {
-    Statement::Compare { field, mask: None, negated: false, value: Value::Interface(TUNNEL.to_owned()) }
-}
-
-fn ranges(set: &RangeSet, family: AddressFamily) -> BTreeMap<Key, Option<Data>> {
-    let of_family = |range: &&Addresses| AddressFamily::of(range.first()) == family;
-    set.ranges().iter().filter(of_family).map(|range| (Key::Range(range.first(), range.last()), None)).collect()
 }
 
 impl Builder<'_> {
@@ -465,24 +418,6 @@ impl Builder<'_> {
         }
         self.base(PEERS, ChainKind::Filter, Hook::Input, 0, rules);
     }
-}
-
-/// Every address of a family.
-fn whole(family: AddressFamily) -> RangeSet {
-    let everything = match family {
-        AddressFamily::V4 => IpNet::V4(ipnet::Ipv4Net::default()),
-        AddressFamily::V6 => IpNet::V6(ipnet::Ipv6Net::default()),
-    };
-    [everything].into_iter().collect()
-}
-
-/// 224.0.0.0/4 (RFC 5771) and ff00::/8 (RFC 4291).
-fn multicast_range(family: AddressFamily) -> Key {
-    let (first, last): (IpAddr, IpAddr) = match family {
-        AddressFamily::V4 => ([224, 0, 0, 0].into(), [239, 255, 255, 255].into()),
-        AddressFamily::V6 => ([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), [0xffff; 8].into()),
-    };
-    Key::Range(first, last)
 }
 
 /// Marks and egress addresses of the exits of this node.

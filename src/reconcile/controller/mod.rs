@@ -4,11 +4,13 @@
 //! Two stand by, one leads by a lease; both read Git, so that a new leader knows at once what to do. Deliberately absent: any kernel, and
 //! where packets go: agents see to that by themselves, also without a controller.
 
+mod events;
 mod labels;
 mod options;
 mod pass;
 mod proposals;
 mod pushes;
+mod removal;
 mod sayings;
 mod sights;
 
@@ -16,27 +18,27 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
-use self::labels::{Labels, Told};
+use self::labels::Labels;
 pub use self::options::{ControllerError, Options};
-use self::pass::{CameUpon, Pass, PassError, Turned};
+use self::pass::{Pass, PassError};
 use self::proposals::pulls_of;
+pub use self::removal::remove;
 use self::sayings::{admission_news, reports};
 use self::sights::Sights;
 use super::hook::{self, Hook};
 use super::leading::Leading;
 use super::memory::Memory;
-use super::publisher::{self, Letter, Publisher};
+use super::process::{StartError, Stop};
+use super::publisher::{Letter, Publisher};
 use super::pulls::{Pulls, Word};
-use super::repository::{self, Intent, News, Repository};
+use super::repository::{Intent, News, Repository};
 use super::round::now;
-use super::schedule::Timetable;
+use super::schedule::InForce;
 use crate::backoff::Backoff;
-use crate::cluster::live::{self, EventKind, Lease, Live, Recorder, Regarding, Scope, View, Watching};
-use crate::core::policy::config::Schedule;
+use crate::cluster::live::{self, Lease, Live, Recorder, Scope, View, Watching};
 use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::signature::Signatures;
@@ -53,71 +55,22 @@ const SETTLES: Duration = Duration::from_secs(5);
 /// Everything is compared again this often: a write whose answer was lost is seen at the latest then.
 const LOOK: Duration = Duration::from_mins(1);
 
-/// Takes away all that the controller wrote: labels of nodes, and custom resources.
-pub async fn remove() -> Result<(), ControllerError> {
-    let live = Live::connect().await?;
-    let mut watching = Watching::open(&live, &Scope::Controller, live::Options::default());
-    while !watching.synced() {
-        watching.changed().await;
-        for (what, fault) in watching.faults() {
-            tracing::warn!(what, hint = fault.hint, "{}", fault.message);
-        }
-    }
-    let nothing = crate::core::labels::Labels::new();
-    for (node, meta) in &watching.view().nodes {
-        if labels::owns_some(&meta.label_managers) {
-            live.apply_labels(node, &meta.uid, &nothing, false).await?;
-            tracing::info!(%node, "its labels are as they were without Egret");
-        }
-    }
-    live.delete_config().await?;
-    for name in live.policy_names().await? {
-        live.delete_policy(&name, None).await?;
-    }
-    tracing::info!("nothing of the controller's is left in the cluster");
-    Ok(())
-}
-
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> Result<(), ControllerError> {
     let memory = Memory::open(&options.state_folder)?;
     let (health, metrics) = (Health::new(), Metrics::new());
     let serving = options.listen.map(|listen| serve::start(listen, health.clone(), metrics.clone())).transpose();
-    let _server = serving.map_err(|source| ControllerError::Start { what: "the HTTP server", source })?;
+    let _server = serving.map_err(StartError::of("the HTTP server"))?;
     health.set_ready(Err("not all is known of the cluster yet".to_owned()));
     let live = Live::connect().await?;
     let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
-    let (sender, news) = unbounded_channel();
-    let start = |what| move |source| ControllerError::Start { what, source };
-    let repository = Repository::start(
-        repository::Options {
-            source: options.source.clone(),
-            branch: options.branch.clone(),
-            access: options.access.clone(),
-            signatures: options.signatures.clone(),
-            windows: options.windows.clone(),
-            mirror: options.state_folder.join("policy.git"),
-            cluster: options.cluster_name.clone(),
-            poll: options.poll,
-            seed,
-        },
-        sender,
-    )
-    .map_err(start("the repository's thread"))?;
-    let publisher = Publisher::start(publisher::Options {
-        source: options.source.clone(),
-        access: options.access.clone(),
-        mirror: options.state_folder.join("reports.git"),
-        cluster: options.cluster_name.clone(),
-        signing_key: options.signing_key.clone(),
-        seed,
-    })
-    .map_err(start("the publisher's thread"))?;
+    let (repository, news, publisher) =
+        options.following.start(&options.state_folder, options.signing_key.clone(), seed)?;
     let watching = Watching::open(&live, &Scope::Controller, live::Options { seed, ..live::Options::default() });
     let lease = Lease::new(live.clone(), &options.namespace, &options.lease, &options.identity, options.timing);
     let leading = Leading::start(lease, options.timing);
     let pulls = Pulls::start(pulls_of(&options, &metrics, seed), Box::new(leading.asked()))
-        .map_err(start("the thread for pull requests"))?;
+        .map_err(StartError::of("the thread for pull requests"))?;
     let controller = Controller {
         health,
         metrics,
@@ -134,7 +87,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         labels: Labels::default(),
         sent: None,
         sights: Sights::default(),
-        timetable: None,
+        schedule: InForce::default(),
         backoff: Backoff::new(seed),
         due: None,
         led: None,
@@ -170,7 +123,7 @@ struct Controller {
     /// The reports that were last handed over.
     sent: Option<Letter>,
     sights: Sights,
-    timetable: Option<(Schedule, Timetable)>,
+    schedule: InForce,
     backoff: Backoff,
     /// When the next pass is due although nothing happens.
     due: Option<Instant>,
@@ -204,19 +157,21 @@ enum Trigger {
 
 impl Controller {
     async fn forever(mut self, mut news: UnboundedReceiver<News>) -> Result<(), ControllerError> {
-        let (_pushes, mut pushes) = Watcher::new(&self.options.source.watched())?;
-        let mut hook =
-            Hook::start(self.options.webhook.clone(), self.options.branch.clone(), self.options.previews.is_some())
-                .map_err(|source| ControllerError::Start { what: "the webhook", source })?;
-        let handler = |kind| signal(kind).map_err(|source| ControllerError::Start { what: "a signal handler", source });
-        let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-        tracing::info!(source = %self.options.source, server = self.live.server(), "egret's controller runs");
+        let (_pushes, mut pushes) = Watcher::new(&self.options.following.source.watched())?;
+        let mut hook = Hook::start(
+            self.options.webhook.clone(),
+            self.options.following.branch.clone(),
+            self.options.previews.is_some(),
+        )
+        .map_err(StartError::of("the webhook"))?;
+        let mut stop = Stop::listen()?;
+        tracing::info!(source = %self.options.following.source, server = self.live.server(), "egret's controller runs");
         loop {
             self.health.beat();
             let wake = self.wake();
             let trigger = tokio::select! {
                 biased;
-                () = stopped(&mut terminate, &mut interrupt) => Trigger::Stop,
+                () = stop.asked() => Trigger::Stop,
                 message = news.recv() => Trigger::News(message),
                 Some(()) = pushes.recv() => Trigger::Pushed,
                 told = hook.told() => {
@@ -235,8 +190,7 @@ impl Controller {
                 Trigger::Stop => break,
                 Trigger::News(Some(message)) => self.heard(message),
                 Trigger::News(None) => {
-                    let source = std::io::Error::other("it has ended");
-                    return Err(ControllerError::Start { what: "the repository's thread", source });
+                    return Err(StartError::ended("the repository's thread").into());
                 }
                 Trigger::Pushed => {
                     self.repository.look();
@@ -305,20 +259,8 @@ impl Controller {
     }
 
     fn take(&mut self, intent: Intent) {
-        let before = self.intent.as_ref().filter(|before| before.commit.id == intent.commit.id);
-        for diagnostic in intent.diagnostics.iter().filter(|_| before.is_none()) {
-            tracing::warn!("{diagnostic}");
-        }
-        let schedule = intent.set.config.schedule.clone();
-        if schedule.as_ref() != self.timetable.as_ref().map(|(schedule, _)| schedule) {
-            self.timetable = schedule.and_then(|schedule| match Timetable::new(&schedule) {
-                Ok(timetable) => Some((schedule, timetable)),
-                Err(error) => {
-                    tracing::warn!(%error, "the schedule of egret.yaml is not followed");
-                    None
-                }
-            });
-        }
+        intent.log_diagnostics(self.intent.as_ref());
+        self.schedule.follow(intent.set.config.schedule.as_ref());
         self.pulls.base(&intent.branch);
         self.intent = Some(intent);
     }
@@ -425,7 +367,7 @@ impl Controller {
     }
 
     fn next_due(&self) -> Instant {
-        let scheduled = self.timetable.as_ref().and_then(|(_, timetable)| timetable.next_after(now()));
+        let scheduled = self.schedule.next_after(now());
         let wait = scheduled.and_then(|at| Duration::try_from(at.duration_since(now())).ok());
         let due = Instant::now() + wait.map_or(LOOK, |wait| wait.min(LOOK));
         let soon = self.publisher.unsettled().then(|| Instant::now() + SETTLES);
@@ -443,7 +385,7 @@ impl Controller {
             leading: &self.leading,
             view: self.watching.view(),
             intent: &intent,
-            cluster: &self.options.cluster_name,
+            cluster: &self.options.following.cluster,
             identity: &self.options.identity,
             git_fault: self.git_fault.as_deref(),
             report_fault: report_fault.as_deref(),
@@ -470,59 +412,6 @@ impl Controller {
         self.send(reports, &intent);
         self.record(admission, &told, &came_upon, &turned).await;
         Ok(labelled?)
-    }
-
-    /// Tells people. An event that cannot be written is lost: what it says stands in the reports as well.
-    async fn record(
-        &mut self,
-        admission: Vec<(&'static str, String)>,
-        told: &[Told],
-        came_upon: &CameUpon,
-        turned: &[Turned],
-    ) {
-        let mut events = Vec::new();
-        let config = self.watching.view().config.as_ref().map(|config| config.uid.clone());
-        for ((reason, note), uid) in admission.into_iter().zip(config.iter().cycle()) {
-            events.push((Regarding::Config { uid: uid.clone() }, EventKind::Warning, reason.to_owned(), note));
-        }
-        let rejected = self.intent.iter().flat_map(|intent| &intent.rejected).chain(&came_upon.refused);
-        let rejected: BTreeSet<Rejected> = rejected.cloned().collect();
-        let news: Vec<&Rejected> = rejected.difference(&self.told_rejected).collect();
-        for (rejected, uid) in news.into_iter().zip(config.iter().cycle()) {
-            let note = format!("{}: {}; in force is {}", rejected.place, rejected.message, rejected.instead);
-            let regarding = Regarding::Config { uid: uid.clone() };
-            events.push((regarding, EventKind::Warning, "DocumentRejected".to_owned(), note));
-        }
-        self.told_rejected = rejected;
-        for one in turned {
-            let regarding = Regarding::Policy { name: one.name.clone(), uid: one.uid.clone() };
-            let kind = if one.ready { EventKind::Normal } else { EventKind::Warning };
-            events.push((regarding, kind, one.reason.clone(), one.message.clone()));
-        }
-        for one in told {
-            let node = Regarding::Node { name: one.node.to_string(), uid: one.uid.clone() };
-            events.push((node, EventKind::Warning, one.reason.to_owned(), one.note.clone()));
-        }
-        for (name, by) in &came_upon.edited {
-            tracing::warn!(policy = name, by, "somebody edited a published policy; it is as Git has it again");
-            if let Some(policy) = self.watching.view().policies.get(name) {
-                let regarding = Regarding::Policy { name: name.clone(), uid: policy.uid.clone() };
-                let note = format!("{by} edited it; it is as Git has it again");
-                events.push((regarding, EventKind::Warning, "PolicyEdited".to_owned(), note));
-            }
-        }
-        for (regarding, kind, reason, note) in events {
-            if let Err(error) = self.recorder.event(&regarding, kind, &reason, &note).await {
-                tracing::warn!(error = chain(&error), reason, "an event is not written");
-            }
-        }
-    }
-}
-
-async fn stopped(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }
 

@@ -4,38 +4,23 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
+use super::super::following::Following;
 use super::super::hook;
 use super::super::memory::MemoryError;
+use super::super::process::StartError;
 use super::super::pulls::Board;
 use crate::cluster::live::{LiveError, Timing};
-use crate::core::admission::ChangeWindows;
-use crate::git::access::Access;
-use crate::git::signature::Flags;
-use crate::git::source::Source;
 
 /// What `egret controller` was asked for, checked.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The policy repository.
-    pub source: Source,
-    /// Its branch; none: its default branch.
-    pub branch: Option<String>,
-    /// How to get in.
-    pub access: Access,
-    /// Whose signatures the flags demand.
-    pub signatures: Flags,
+    /// The policy repository, and what its commits must have.
+    pub following: Following,
     /// The file of the key that reports are signed with, if they are.
     pub signing_key: Option<PathBuf>,
-    /// When commits may come into force, whatever egret.yaml says of it.
-    pub windows: Option<ChangeWindows>,
-    /// The cluster's name.
-    pub cluster_name: String,
     /// Where mirrors and memory are.
     pub state_folder: PathBuf,
-    /// How often a remote repository is asked although nobody said that something changed.
-    pub poll: Duration,
     /// The namespace of the lease.
     pub namespace: String,
     /// The lease.
@@ -61,15 +46,9 @@ pub enum ControllerError {
     /// It is not known where the API server is, or what was to be taken away there is not.
     #[error(transparent)]
     Live(#[from] LiveError),
-    /// A thread, a watch or a signal handler could not be had.
-    #[error("start {what}")]
-    Start {
-        /// What.
-        what: &'static str,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    /// A thread, a server or a signal handler could not be had.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// Files cannot be watched.
     #[error("watch files")]
     Watch(#[from] crate::watch::Error),

@@ -16,12 +16,8 @@ pub(super) fn pulls_of(options: &Options, metrics: &Metrics, seed: u64) -> Optio
     let board = options.previews.clone()?;
     metrics.preview(None);
     Some(pulls::Options {
-        source: options.source.clone(),
-        access: options.access.clone(),
+        following: options.following.clone(),
         mirror: options.state_folder.join("pulls.git"),
-        signatures: options.signatures.clone(),
-        windows: options.windows.clone(),
-        cluster: options.cluster_name.clone(),
         seed,
         board,
         metrics: metrics.clone(),

@@ -18,17 +18,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use self::round::{Done, Rounds};
+use super::following::Following;
 use crate::backoff::Backoff;
-use crate::core::admission::ChangeWindows;
 use crate::core::facts::Facts;
 use crate::core::ground::Ground;
 use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
 use crate::forge::app::App;
 use crate::forge::{Forge, Kind};
-use crate::git::access::Access;
-use crate::git::signature::Flags;
-use crate::git::source::Source;
 use crate::serve::Metrics;
 use crate::telemetry::chain;
 
@@ -53,18 +50,10 @@ pub struct Board {
 /// What to preview, and where.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The policy repository.
-    pub source: Source,
-    /// How to get in.
-    pub access: Access,
+    /// The policy repository, and what its commits must have.
+    pub following: Following,
     /// The folder of a mirror of its own.
     pub mirror: PathBuf,
-    /// Whose signatures flags demand.
-    pub signatures: Flags,
-    /// The change windows that flags set.
-    pub windows: Option<ChangeWindows>,
-    /// The cluster's name.
-    pub cluster: String,
     /// For jitter.
     pub seed: u64,
     /// Where they are.

@@ -131,7 +131,7 @@ impl<'a> Rounds<'a> {
         let pulls = self.open_pulls(branch)?;
         let mut mirror = match self.mirror.take() {
             Some(mirror) => mirror,
-            None => Mirror::open(&self.options.mirror, self.options.source.clone(), self.options.access.clone())?,
+            None => self.options.following.mirror(&self.options.mirror)?,
         };
         let result = self.look(&mut mirror, branch, pulls);
         self.mirror = Some(mirror);
@@ -328,7 +328,7 @@ impl<'a> Rounds<'a> {
     }
 
     fn preview(&self, mirror: &Mirror, base: CommitId, head: CommitId, situation: &Situation) -> git::Result<Post> {
-        let cluster = &self.options.cluster;
+        let cluster = &self.options.following.cluster;
         let base = Base::read(mirror, base, self.tip.unwrap_or(base), cluster)?;
         let surroundings = Surroundings {
             facts: &situation.facts,
@@ -337,8 +337,8 @@ impl<'a> Rounds<'a> {
             grounds: &situation.grounds,
             reports: &situation.reports,
             now: Timestamp::now(),
-            signatures: &self.options.signatures,
-            windows: self.options.windows.as_ref(),
+            signatures: &self.options.following.signatures,
+            windows: self.options.following.windows.as_ref(),
             limits: Limits::default(),
             most: MOST_TEXT,
         };
@@ -350,9 +350,9 @@ impl<'a> Rounds<'a> {
     fn refused(&self, pull: &Pull, why: &str) -> Post {
         let short: String = pull.head_sha.chars().take(12).collect();
         Post {
-            cluster: self.options.cluster.clone(),
-            body: refusal(&self.options.cluster, &short, why),
-            title: format!("{}: not previewed", self.options.cluster),
+            cluster: self.options.following.cluster.clone(),
+            body: refusal(&self.options.following.cluster, &short, why),
+            title: format!("{}: not previewed", self.options.following.cluster),
             summary: why.to_owned(),
             verdict: Verdict::Failed,
             details: None,

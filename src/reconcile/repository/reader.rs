@@ -78,9 +78,9 @@ struct Checked {
 
 impl Reader {
     pub(super) fn new(options: Options, known: Known) -> Self {
-        let mut catalogue = Catalogue::new(&options.cluster);
+        let mut catalogue = Catalogue::new(&options.following.cluster);
         catalogue.import_good(&known.good);
-        let branch = options.branch.clone().unwrap_or_default();
+        let branch = options.following.branch.clone().unwrap_or_default();
         Self {
             options,
             mirror: None,
@@ -111,9 +111,9 @@ impl Reader {
                 Err(error) if error.fate() == Fate::Retry => backoff.next_wait().max(error.wait().unwrap_or_default()),
                 Ok(_) => {
                     backoff.reset();
-                    backoff.spread(self.options.poll)
+                    backoff.spread(self.options.following.poll)
                 }
-                Err(_) => backoff.spread(self.options.poll),
+                Err(_) => backoff.spread(self.options.following.poll),
             };
             let messages = match result {
                 Ok(message) => vec![message],
@@ -175,8 +175,7 @@ impl Reader {
         let mut mirror = if let Some(mirror) = self.mirror.take() {
             mirror
         } else {
-            let Options { mirror, source, access, .. } = &self.options;
-            Mirror::open(mirror, source.clone(), access.clone())?
+            self.options.following.mirror(&self.options.mirror)?
         };
         let result = self.look_at(&mut mirror);
         self.mirror = Some(mirror);
@@ -185,7 +184,7 @@ impl Reader {
 
     fn look_at(&mut self, mirror: &mut Mirror) -> git::Result<News> {
         self.recall(mirror)?;
-        let head = mirror.head(self.options.branch.as_deref())?;
+        let head = mirror.head(self.options.following.branch.as_deref())?;
         // A mirror that was made just now has the history only since then.
         self.recall(mirror)?;
         if let Some(known) = self.known.take() {
@@ -307,7 +306,8 @@ impl Reader {
         if self.current.is_none() {
             return Ok(Verdict::Admitted);
         }
-        let windows = self.options.windows.as_ref().unwrap_or(&self.catalogue.policies().config.change_windows);
+        let windows =
+            self.options.following.windows.as_ref().unwrap_or(&self.catalogue.policies().config.change_windows);
         let rules = Rules { windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
         Ok(rules.judge(self.looked))
     }
@@ -317,7 +317,7 @@ impl Reader {
     fn check_signatures(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<Result<(), Unsigned>> {
         let first = self.current.is_none() && self.gone.is_none();
         let in_force = if first { pending.signatures.clone() } else { self.demanded() };
-        let flags = &self.options.signatures;
+        let flags = &self.options.following.signatures;
         let Some(demanded) = flags.with(in_force.as_ref())? else { return Ok(Ok(())) };
         let from = self.current.as_ref().map(|current| current.id).or(self.gone);
         let head = pending.info.id;

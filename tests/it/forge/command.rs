@@ -58,7 +58,7 @@ impl Stand {
         fs::write(folder.path().join("cluster.yaml"), CLUSTER).unwrap();
         let head = git(&["rev-parse", "HEAD"]);
         let double = Double::start(kind);
-        double.world().head.clone_from(&head);
+        double.world().pull().head.clone_from(&head);
         Self { folder, double, head }
     }
 
@@ -107,7 +107,7 @@ fn in_githubs_ci_it_finds_everything_by_itself_and_is_quiet_the_second_time() {
     let stand = Stand::new(Kind::GitHub, POLICY);
     {
         let mut world = stand.double.world();
-        (world.app, world.me) = (true, "github-actions[bot]".to_owned());
+        world.tokens.insert(TOKEN.to_owned(), "github-actions[bot]".to_owned());
     }
     let environment = stand.github();
     let first = stand.preview(&borrowed(&environment), &[]);
@@ -117,7 +117,7 @@ fn in_githubs_ci_it_finds_everything_by_itself_and_is_quiet_the_second_time() {
     let comment = stand.double.world().comments[0].body.clone();
     assert!(comment.starts_with("<!-- egret-preview:{\"cluster\":\"prod\",\"v\":1} -->\n"), "{comment}");
     assert!(comment.contains("1 pod would come from another address"), "{comment}");
-    let status = stand.double.world().statuses[0].clone();
+    let status = stand.double.world().statuses[0].set.clone();
     let expected = json!({
         "context": "egret/preview (prod)",
         "state": "success",
@@ -137,7 +137,7 @@ fn a_document_with_an_error_fails_the_status_and_is_annotated() {
     let output = stand.preview(&borrowed(&stand.github()), &[]);
     assert_eq!(output.status.code(), Some(1), "{}", error_text(&output));
     let world = stand.double.world();
-    assert_eq!(world.statuses[0]["state"], "failure");
+    assert_eq!(world.statuses[0].set["state"], "failure");
     let annotation = &world.checks[0]["output"]["annotations"][0];
     assert_eq!((&annotation["path"], &annotation["start_line"]), (&"policies/outpost.yaml".into(), &6.into()));
     assert_eq!(annotation["annotation_level"], "failure");
@@ -148,7 +148,8 @@ fn a_token_of_a_fork_leaves_the_comment_on_the_summary_page_and_fails_nothing() 
     let stand = Stand::new(Kind::GitHub, POLICY);
     {
         let mut world = stand.double.world();
-        (world.app, world.may_comment, world.may_status, world.may_check) = (true, false, false, false);
+        world.tokens.insert(TOKEN.to_owned(), "github-actions[bot]".to_owned());
+        (world.may_comment, world.may_status, world.may_check) = (false, false, false);
     }
     let output = stand.preview(&borrowed(&stand.github()), &[]);
     assert_eq!(output.status.code(), Some(2), "{}", error_text(&output));
@@ -180,7 +181,7 @@ fn in_gitlabs_ci_and_by_options_for_gitea() {
     assert_eq!(output.status.code(), Some(2), "{}", error_text(&output));
     {
         let world = stand.double.world();
-        assert_eq!((world.comments.len(), &world.statuses[0]["pipeline_id"]), (1, &99.into()));
+        assert_eq!((world.comments.len(), &world.statuses[0].set["pipeline_id"]), (1, &99.into()));
     }
     stand.double.assert_strict();
 

@@ -3,21 +3,16 @@
 //! The repository's thread of a node, on real repositories. Deliberately absent: packets (`outpost`), and the rules' own cases
 //! (`core::admission`).
 
-use std::time::Duration;
-
 use egret::core::admission::{ChangeWindows, Why, Withheld};
 use egret::core::policy::check::windows_file;
 use egret::git::CommitId;
-use egret::git::access::Access;
-use egret::git::credentials::Credentials;
-use egret::git::signature::Flags;
-use egret::git::source::{Insecure, Source};
-use egret::reconcile::repository::{Intent, Known, News, Options, Repository};
+use egret::reconcile::following::Following;
+use egret::reconcile::repository::{Intent, Known, News};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::fixture::Origin;
+use super::reading::{Reading, following};
 
 /// Opens in a week at the earliest: a test that runs over midnight of a New Year's Day would see it open.
 const CLOSED: &str = "changeWindows: {open: [{name: new year, cron: 0 0 1 1 *, duration: 1m}]}\n";
@@ -39,57 +34,11 @@ fn policy(destination: &str) -> String {
     )
 }
 
-/// A thread of its own, as each process has one.
-struct Stand {
-    thread: Repository,
-    news: UnboundedReceiver<News>,
-}
-
-impl Stand {
-    fn start(origin: &Origin, cluster: &str, known: Known) -> Self {
-        Self::start_with(origin, cluster, known, None)
-    }
-
-    fn start_with(origin: &Origin, cluster: &str, known: Known, windows: Option<ChangeWindows>) -> Self {
-        let (sender, news) = unbounded_channel();
-        let options = Options {
-            source: Source::parse(origin.bare.to_str().expect("UTF-8"), Insecure::Refuse).expect("a source"),
-            branch: None,
-            access: Access::from(Credentials::default()),
-            signatures: Flags::default(),
-            windows,
-            mirror: origin.path().join(format!("mirror-{cluster}")),
-            cluster: cluster.to_owned(),
-            poll: Duration::from_mins(10),
-            seed: 1,
-        };
-        let thread = Repository::start(options, sender).expect("a thread");
-        thread.begin(known);
-        Self { thread, news }
-    }
-
-    fn next(&mut self) -> News {
-        self.news.blocking_recv().expect("the thread lives")
-    }
-
-    /// What it says when it is asked to look, which must be an intent.
-    fn look(&mut self) -> Intent {
-        self.thread.look();
-        self.intent()
-    }
-
-    fn intent(&mut self) -> Intent {
-        match self.next() {
-            News::Intent(intent) => *intent,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn nothing(&mut self) {
-        self.thread.look();
-        let news = self.next();
-        assert!(matches!(news, News::Unchanged), "{news:?}");
-    }
+/// A thread for a cluster, with windows that flags set.
+fn reading(origin: &Origin, cluster: &str, known: Known, windows: Option<ChangeWindows>) -> Reading {
+    let source = following(origin.bare.to_str().expect("UTF-8"));
+    let following = Following { cluster: cluster.to_owned(), windows, ..source };
+    Reading::start(following, origin.path().join(format!("mirror-{cluster}")), known)
 }
 
 /// What is in force, and what waits.
@@ -113,7 +62,7 @@ fn known(intent: &Intent) -> Known {
 fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = Stand::start(&origin, "prod", Known::default());
+    let mut stand = reading(&origin, "prod", Known::default(), None);
     let intent = stand.intent();
     assert_eq!(in_force(&intent), (first, vec!["10.1.0.0/16".to_owned()], None));
     let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
@@ -136,7 +85,7 @@ fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
             std::fs::remove_dir_all(origin.path().join("mirror-prod")).expect("a mirror");
         }
         drop(stand);
-        stand = Stand::start(&origin, "prod", known(&intent));
+        stand = reading(&origin, "prod", known(&intent), None);
         assert_eq!(in_force(&stand.intent()), in_force(&intent));
     }
     // What was taken back does not wait any more.
@@ -149,7 +98,7 @@ fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
 fn a_suspension_holds_at_once_ends_by_itself_and_lets_the_newest_in_as_one_change() {
     let origin = Origin::new();
     let first = origin.push(&[("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = Stand::start(&origin, "prod", Known::default());
+    let mut stand = reading(&origin, "prod", Known::default(), None);
     assert_eq!(in_force(&stand.intent()).0, first);
     origin.push(&[("egret.yaml", &suspended(4)), ("a.yaml", &policy("10.2.0.0/16"))], "second");
     let intent = stand.look();
@@ -184,7 +133,7 @@ fn a_window_opens_by_itself_at_its_minute() {
     );
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(&windows)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = Stand::start(&origin, "prod", Known::default());
+    let mut stand = reading(&origin, "prod", Known::default(), None);
     stand.intent();
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     let intent = stand.look();
@@ -201,7 +150,7 @@ fn a_window_opens_by_itself_at_its_minute() {
 fn a_suspension_is_lifted_by_the_commit_that_takes_it_out() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &suspended(3600)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = Stand::start(&origin, "prod", Known::default());
+    let mut stand = reading(&origin, "prod", Known::default(), None);
     stand.intent();
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     assert!(stand.look().withheld.is_some());
@@ -213,14 +162,14 @@ fn a_suspension_is_lifted_by_the_commit_that_takes_it_out() {
 fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut strict = Stand::start(&origin, "prod", Known::default());
+    let mut strict = reading(&origin, "prod", Known::default(), None);
     strict.intent();
     let files = [("egret.yaml", config(EMERGENCY)), ("a.yaml", policy("10.2.0.0/16"))];
     let files = [(files[0].0, files[0].1.as_str()), (files[1].0, files[1].1.as_str())];
     let second = origin.push(&files, "second\n\nWhy not.\n\nEgret-Emergency: the bank is down");
     assert!(strict.look().withheld.is_some(), "it names the trailer itself");
     // With that in force, a commit passes by it, and one that only mentions it does not.
-    let mut stand = Stand::start(&origin, "test", Known { commit: Some(second.to_string()), ..Known::default() });
+    let mut stand = reading(&origin, "test", Known { commit: Some(second.to_string()), ..Known::default() }, None);
     assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
     origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nEgret-Emergency: no, this is prose.\n\nReally.");
     assert!(stand.look().withheld.is_some());
@@ -236,7 +185,7 @@ fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     assert_eq!(emergency.message(), expected);
     // It is known over a restart as well, and the next one waits again.
     drop(stand);
-    let mut stand = Stand::start(&origin, "test", known(&intent));
+    let mut stand = reading(&origin, "test", known(&intent), None);
     assert_eq!(stand.intent().emergency, Some(emergency));
     origin.push(&[("a.yaml", &policy("10.5.0.0/16"))], "fifth");
     assert!(stand.look().withheld.is_some());
@@ -248,7 +197,7 @@ fn windows_of_the_flags_count_whatever_is_in_force() {
     let given = windows_file("windows.yaml", given).expect("windows");
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = Stand::start_with(&origin, "prod", Known::default(), Some(given));
+    let mut stand = reading(&origin, "prod", Known::default(), Some(given));
     assert_eq!(in_force(&stand.intent()).0, first);
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second\n\nEgret-Emergency: the bank is down");
     assert!(stand.look().withheld.is_some(), "the repository's trailer is none here");
@@ -273,13 +222,13 @@ fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
     let paths = config("clusters: {prod: {paths: [prod]}, test: {paths: [test]}}\n");
     let files = [("egret.yaml", paths.as_str()), ("prod/a.yaml", &policy("10.1.0.0/16")), ("test/a.yaml", "")];
     let first = origin.push(&files, "first");
-    let mut prod = Stand::start(&origin, "prod", Known::default());
+    let mut prod = reading(&origin, "prod", Known::default(), None);
     assert_eq!(in_force(&prod.intent()).0, first);
     origin.push(&[("test/a.yaml", &policy("10.2.0.0/16")), ("prod/README.md", "words\n")], "another cluster's");
     prod.nothing();
     // After a restart it is still the first that is in force.
     drop(prod);
-    let mut prod = Stand::start(&origin, "prod", Known { commit: Some(first.to_string()), ..Known::default() });
+    let mut prod = reading(&origin, "prod", Known { commit: Some(first.to_string()), ..Known::default() }, None);
     assert_eq!(in_force(&prod.intent()), (first, vec!["10.1.0.0/16".to_owned()], None));
     // A file that moves out of its folder is gone from it.
     origin.git(&["mv", "prod/a.yaml", "test/b.yaml"]);
@@ -297,7 +246,7 @@ fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
 fn what_another_leader_let_in_is_not_taken_back() {
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = Stand::start(&origin, "prod", Known::default());
+    let mut stand = reading(&origin, "prod", Known::default(), None);
     stand.intent();
     let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     assert_eq!(in_force(&stand.look()).0, first);

@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use egret::git::access::{Access, Limits};
 use egret::git::mirror::Mirror;
-use egret::git::signature::Flags;
-use egret::git::source::{Insecure, Source};
 use egret::git::{CommitId, Error, Fate};
-use egret::reconcile::repository::{Known, News, Options, Repository};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use egret::reconcile::following::Following;
+use egret::reconcile::repository::{Known, News};
 
 use super::crooked::{Crooked, Mood, Serving, git_daemon};
 use super::fixture::{Origin, PROGRAM};
+use super::reading::{Reading, following};
 
 /// Short enough for a test, long enough for a loaded machine.
 pub(super) const LIMITS: Limits = Limits {
@@ -37,8 +36,7 @@ struct Loop {
     origin: Origin,
     relay: Crooked,
     _daemon: Serving,
-    repository: Repository,
-    news: UnboundedReceiver<News>,
+    reading: Reading,
 }
 
 impl Loop {
@@ -47,21 +45,14 @@ impl Loop {
         let (daemon, port) = git_daemon(&origin);
         let relay = Crooked::before(port);
         let source = format!("git://127.0.0.1:{}{}", relay.port, origin.bare.display());
-        let (sender, news) = unbounded_channel();
-        let options = Options {
-            source: Source::parse(&source, Insecure::Allow).expect("a source"),
+        let following = Following {
             branch: Some("main".to_owned()),
             access: access(limits),
-            signatures: Flags::default(),
-            windows: None,
-            mirror: origin.state(),
-            cluster: "kind".to_owned(),
             poll: Duration::from_millis(50),
-            seed: 1,
+            ..following(&source)
         };
-        let repository = Repository::start(options, sender).expect("a thread");
-        repository.begin(Known::default());
-        Self { origin, relay, _daemon: daemon, repository, news }
+        let reading = Reading::start(following, origin.state(), Known::default());
+        Self { origin, relay, _daemon: daemon, reading }
     }
 
     fn push(&self, content: &str) -> CommitId {
@@ -74,7 +65,7 @@ impl Loop {
         let end = Instant::now() + FOR_EVER;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let news = runtime.block_on(async { tokio::time::timeout(left, self.news.recv()).await });
+            let news = runtime.block_on(async { tokio::time::timeout(left, self.reading.news.recv()).await });
             let news = news.unwrap_or_else(|_| panic!("the thread never says {what}")).expect("the thread lives");
             if let Some(found) = wanted(news) {
                 return found;
@@ -107,7 +98,7 @@ impl Loop {
         assert_eq!(error.fate(), Fate::Retry, "{error:?}");
         assert!(error.hint().is_some(), "{error:?}");
         this.relay.set(Mood::Good);
-        this.repository.look();
+        this.reading.thread.look();
         this.in_force(second);
         this.origin.assert_mirror_is_sound();
         error

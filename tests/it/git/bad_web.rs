@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use egret::git::access::{Access, Limits};
 use egret::git::credentials::Credentials;
-use egret::git::source::{Insecure, Source};
 use egret::git::{Error, Fate};
-use egret::reconcile::repository::{Known, Options, Repository};
-use tokio::sync::mpsc::unbounded_channel;
+use egret::reconcile::following::Following;
+use egret::reconcile::repository::Known;
 
 use super::bad_servers::{LIMITS, access};
 use super::fixture::Origin;
+use super::reading::{Reading, following};
 use super::ways_in::told;
 
 /// A server that answers every request as it is told to, and what it was asked.
@@ -157,25 +157,14 @@ fn the_loop_stays_away_for_as_long_as_a_server_asks() {
         asked.send(Instant::now()).expect("the test waits");
         client.write_all(answer("429 Too Many Requests", "Retry-After: 3\r\n").as_bytes())
     });
-    let (sender, _news) = unbounded_channel();
-    let options = Options {
-        source: Source::parse(&server.source(), Insecure::Allow).expect("a source"),
-        branch: None,
-        access: access(LIMITS),
-        mirror: origin.state(),
-        cluster: "kind".to_owned(),
-        signatures: egret::git::signature::Flags::default(),
-        windows: None,
-        poll: Duration::from_millis(50),
-        seed: 1,
-    };
-    let repository = Repository::start(options, sender).expect("a thread");
-    repository.begin(Known::default());
+    let following =
+        Following { access: access(LIMITS), poll: Duration::from_millis(50), ..following(&server.source()) };
+    let reading = Reading::start(following, origin.state(), Known::default());
     let next = || times.recv_timeout(Duration::from_mins(1)).expect("it looks");
     let (first, second) = (next(), next());
     assert!(second - first >= Duration::from_secs(3), "{:?}", second - first);
     // Unless there is something to be seen.
-    repository.look();
+    reading.thread.look();
     assert!(next() - second < Duration::from_secs(3));
 }
 

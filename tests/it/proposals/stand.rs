@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use egret::forge::Kind;
 use serde_json::{Value, json};
 
-use super::double::Forge;
 use crate::apiserver::ApiServer;
+use crate::forge_double::{Double, TOKEN};
 use crate::git::crooked::free_port;
 use crate::git::fixture::{Origin, PROGRAM};
 use crate::git::https::Https;
@@ -69,17 +70,22 @@ impl Drop for Process {
 pub(super) struct Stand {
     controllers: BTreeMap<String, (Process, u16)>,
     pub(super) api: ApiServer,
-    pub(super) forge: Forge,
+    pub(super) forge: Double,
     pub(super) server: Https,
     pub(super) origin: Origin,
 }
 
 impl Stand {
     /// Everything but a controller. The repository has the gateways' labels.
-    pub(super) fn empty() -> Self {
+    pub(super) fn empty(kind: Kind) -> Self {
         let origin = Origin::new();
         let server = Https::start(&origin);
-        let (forge, api) = (Forge::start(), ApiServer::local().expect("an API server"));
+        let (forge, api) = (Double::start(kind), ApiServer::local().expect("an API server"));
+        {
+            let mut world = forge.world();
+            "git/policies".clone_into(&mut world.project);
+            world.pulls.clear();
+        }
         for definition in DEFINITIONS {
             api.create(&serde_yaml::from_str(definition).expect("YAML"));
         }
@@ -89,15 +95,15 @@ impl Stand {
         }
         fs::write(origin.path().join("kubeconfig"), api.kubeconfig(None)).expect("a file");
         fs::write(origin.path().join("webhook"), "secret\n").expect("a file");
-        fs::write(origin.path().join("token"), "ghp_egret\n").expect("a file");
+        fs::write(origin.path().join("token"), format!("{TOKEN}\n")).expect("a file");
         fs::write(server.folder.join("password"), "hunter2\n").expect("a file");
         origin.push(&[LABELS, ("policies/empire.yaml", &policy("empire", "empire"))], "the empire");
         Self { controllers: BTreeMap::new(), api, forge, server, origin }
     }
 
-    /// With a controller that leads.
+    /// On GitHub, with a controller that leads.
     pub(super) fn up() -> Self {
-        let mut stand = Self::empty();
+        let mut stand = Self::empty(Kind::GitHub);
         stand.controller("one");
         stand
     }
@@ -119,7 +125,7 @@ impl Stand {
         let at = |name: &str| self.origin.path().join(name);
         let mut command = Command::new(PROGRAM);
         command.arg("controller").env("KUBECONFIG", at("kubeconfig")).args(more);
-        command.args(["--repo", &self.server.source, "--previews", "github", "--forge-url", &self.forge.url()]);
+        command.args(["--repo", &self.server.source, "--previews", self.word(), "--forge-url", &self.forge.url()]);
         command.arg("--ca-file").arg(self.server.folder.join("ca.pem"));
         command.arg("--state-dir").arg(at(&format!("state-{identity}")));
         command.args(["--identity", identity, "--lease-duration", "3", "--poll", "3600"]);
@@ -139,12 +145,32 @@ impl Stand {
         self.origin.path().join(format!("{identity}.log"))
     }
 
-    /// The forge tells every controller of an event.
+    /// The forge's name as an option has it.
+    fn word(&self) -> &'static str {
+        match self.forge.world().kind {
+            Kind::GitHub => "github",
+            Kind::GitLab => "gitlab",
+            Kind::Gitea => "gitea",
+        }
+    }
+
+    /// The forge tells every controller of an event, by GitHub's name for it.
     pub(super) fn tell(&self, event: &str, body: &Value) {
-        for (_, port) in self.controllers.values() {
+        self.tell_some(event, body, |_| true);
+    }
+
+    /// The forge tells some of the controllers.
+    pub(super) fn tell_some(&self, event: &str, body: &Value, to: impl Fn(&str) -> bool) {
+        let event = match (self.forge.world().kind, event) {
+            (Kind::GitHub, event) => format!("X-GitHub-Event: {event}"),
+            (Kind::GitLab, "push") => "X-Gitlab-Event: Push Hook".to_owned(),
+            (Kind::GitLab, _) => "X-Gitlab-Event: Merge Request Hook".to_owned(),
+            (Kind::Gitea, event) => format!("X-Gitea-Event: {event}"),
+        };
+        for (_, (_, port)) in self.controllers.iter().filter(|(identity, _)| to(identity)) {
             let body = body.to_string();
             let mut stream = TcpStream::connect(("127.0.0.1", *port)).expect("a webhook");
-            let head = format!("X-GitHub-Event: {event}\r\nX-Gitlab-Token: secret\r\nContent-Length: {}", body.len());
+            let head = format!("{event}\r\nX-Gitlab-Token: secret\r\nContent-Length: {}", body.len());
             write!(stream, "POST /webhook HTTP/1.1\r\nHost: egret\r\n{head}\r\n\r\n{body}").expect("it is sent");
             let mut answer = String::new();
             stream.read_to_string(&mut answer).expect("an answer");
@@ -162,7 +188,8 @@ impl Stand {
 
     /// What a forge does when somebody pushed to the branch of a pull request.
     pub(super) fn publish(&self, number: u64, commit: &str) {
-        self.origin.git(&["push", "--quiet", "--force", "origin", &format!("{commit}:refs/pull/{number}/head")]);
+        let heads = if self.forge.world().kind == Kind::GitLab { "merge-requests" } else { "pull" };
+        self.origin.git(&["push", "--quiet", "--force", "origin", &format!("{commit}:refs/{heads}/{number}/head")]);
         self.origin.git(&["checkout", "--quiet", "main"]);
         self.forge.open(number, commit);
     }
@@ -187,9 +214,7 @@ impl Stand {
     pub(super) fn await_that(&self, awaited: &str, mut holds: impl FnMut() -> bool) {
         if !wait_until(DEADLINE, &mut holds) {
             let status = self.config()["status"].clone();
-            let forge =
-                self.forge.with(|state| format!("{:#?}\n{:#?}\n{:#?}", state.statuses, state.writes, state.comments));
-            panic!("no {awaited}\n{}\n{forge}\n{status:#}", self.logs());
+            panic!("no {awaited}\n{}\n{:#?}\n{status:#}", self.logs(), self.forge.world());
         }
     }
 

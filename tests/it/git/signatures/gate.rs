@@ -1,58 +1,25 @@
 //! The gate of the repository's thread: what is demanded by whom, and what stays in force.
 
-use std::time::Duration;
-
 use egret::core::admission::{Why, Withheld};
 use egret::core::signature::{KeyTexts, Signatures};
-use egret::git::access::Access;
 use egret::git::signature::Flags;
-use egret::git::source::{Insecure, Source};
-use egret::reconcile::repository::{Intent, Known, News, Options, Repository};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use egret::reconcile::following::Following;
+use egret::reconcile::repository::{Intent, Known, News};
 
+use super::super::reading::{Reading, following};
 use super::*;
 
-/// The repository's thread of a node, on a mirror of its own.
-struct Stand {
-    thread: Repository,
-    news: UnboundedReceiver<News>,
+/// A thread on a mirror of its own.
+fn reading(signed: &Signed, mirror: &str, signatures: Flags, known: Known) -> Reading {
+    let source = following(signed.origin.bare.to_str().expect("UTF-8"));
+    Reading::start(Following { signatures, ..source }, signed.origin.path().join(mirror), known)
 }
 
-impl Stand {
-    fn start(signed: &Signed, mirror: &str, flags: Flags, known: Known) -> Self {
-        let (sender, news) = unbounded_channel();
-        let options = Options {
-            source: Source::parse(signed.origin.bare.to_str().expect("UTF-8"), Insecure::Refuse).expect("a source"),
-            branch: None,
-            access: Access::default(),
-            signatures: flags,
-            windows: None,
-            mirror: signed.origin.path().join(mirror),
-            cluster: "prod".to_owned(),
-            poll: Duration::from_mins(10),
-            seed: 1,
-        };
-        let thread = Repository::start(options, sender).expect("a thread");
-        thread.begin(known);
-        Self { thread, news }
-    }
-
-    fn next(&mut self) -> News {
-        self.news.blocking_recv().expect("the thread lives")
-    }
-
-    fn intent(&mut self) -> Intent {
-        match self.next() {
-            News::Intent(intent) => *intent,
-            other => panic!("{other:?}"),
-        }
-    }
-
+impl Reading {
     /// What is in force and what waits, after everything was pushed and looked at.
     fn after_push(&mut self, signed: &Signed) -> (CommitId, Option<Unsigned>) {
         signed.origin.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
-        self.thread.look();
-        of(&self.intent())
+        of(&self.look())
     }
 }
 
@@ -118,8 +85,8 @@ fn an_unsigned_push_stays_out_and_a_signed_one_on_top_comes_in_unless_every_comm
     let signed = stand();
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut head = Stand::start(&signed, "head", flags(&signed, Some(Require::Head), &["ada"]), Known::default());
-    let mut every = Stand::start(&signed, "every", flags(&signed, Some(Require::Every), &["ada"]), Known::default());
+    let mut head = reading(&signed, "head", flags(&signed, Some(Require::Head), &["ada"]), Known::default());
+    let mut every = reading(&signed, "every", flags(&signed, Some(Require::Every), &["ada"]), Known::default());
     assert_eq!(of(&head.intent()), (first, None));
     assert_eq!(of(&every.intent()), (first, None));
     let stray = change(&signed, None, "10.1.0.0/16");
@@ -136,7 +103,7 @@ fn the_egret_yaml_in_force_decides_and_no_commit_opens_the_door_for_itself() {
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada"]));
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut stand = Stand::start(&signed, "mirror", Flags::default(), Known::default());
+    let mut stand = reading(&signed, "mirror", Flags::default(), Known::default());
     assert_eq!(of(&stand.intent()), (first, None), "at the first start there is no other");
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada", "eve"]));
     let own = change(&signed, Some("eve"), "10.1.0.0/16");
@@ -164,7 +131,7 @@ fn what_flags_demand_nobody_weakens_by_a_commit() {
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada"]));
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut stand = Stand::start(&signed, "mirror", flags(&signed, Some(Require::Every), &["ada"]), Known::default());
+    let mut stand = reading(&signed, "mirror", flags(&signed, Some(Require::Every), &["ada"]), Known::default());
     assert_eq!(of(&stand.intent()), (first, None));
     // Signed as both demand it; then in force is that Eve may sign, and the flags say otherwise.
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["eve"]));
@@ -186,7 +153,7 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let known = {
-        let intent = Stand::start(&signed, "mirror", Flags::default(), Known::default()).intent();
+        let intent = reading(&signed, "mirror", Flags::default(), Known::default()).intent();
         let signatures = intent.set.config.signatures.clone();
         let keys =
             KeyTexts { allowed_signers: vec![signed.line("ada", "").trim_end().to_owned()], ..KeyTexts::default() };
@@ -197,7 +164,7 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     let stray = change(&signed, None, "10.1.0.0/16");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     for mirror in ["mirror", "made anew"] {
-        let mut stand = Stand::start(&signed, mirror, Flags::default(), known.clone());
+        let mut stand = reading(&signed, mirror, Flags::default(), known.clone());
         assert_eq!(of(&stand.intent()), (first, Some(nothing(stray))), "{mirror}");
     }
     // History thrown away, and a mirror that never saw it: what was remembered is all there is.
@@ -205,7 +172,7 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     let other = change(&signed, None, "10.2.0.0/16");
     let top = change(&signed, Some("ada"), "10.3.0.0/16");
     signed.origin.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
-    let mut stand = Stand::start(&signed, "never saw it", Flags::default(), known);
+    let mut stand = reading(&signed, "never saw it", Flags::default(), known);
     match stand.next() {
         News::Withheld(withheld) => {
             assert_eq!((withheld.commit.clone(), refusal(&withheld)), (top.to_string(), nothing(other)));
@@ -213,7 +180,7 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
         other => panic!("{other:?}"),
     }
     // Who clears the state begins anew: the head must pass by itself.
-    let mut stand = Stand::start(&signed, "cleared", flags(&signed, Some(Require::Every), &["ada"]), Known::default());
+    let mut stand = reading(&signed, "cleared", flags(&signed, Some(Require::Every), &["ada"]), Known::default());
     assert_eq!(of(&stand.intent()), (top, None));
 }
 
@@ -222,7 +189,7 @@ fn a_list_of_keys_that_changes_counts_at_the_next_look() {
     let signed = stand();
     let first = change(&signed, Some("eve"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut stand = Stand::start(&signed, "mirror", flags(&signed, Some(Require::Head), &["ada"]), Known::default());
+    let mut stand = reading(&signed, "mirror", flags(&signed, Some(Require::Head), &["ada"]), Known::default());
     assert!(matches!(stand.next(), News::Withheld(withheld) if withheld.commit == first.to_string()));
     let file = flags(&signed, None, &["ada", "eve"]).allowed_signers.expect("a file");
     stand.thread.look();
@@ -261,7 +228,7 @@ fn a_demand_without_keys_lets_nobody_in_and_says_why() {
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let flags = Flags { require: Some(Require::Head), ..Flags::default() };
-    match Stand::start(&signed, "mirror", flags, Known::default()).next() {
+    match reading(&signed, "mirror", flags, Known::default()).next() {
         News::Withheld(withheld) => {
             let what = "nobody's signature counts yet: no key is given".to_owned();
             assert_eq!(refusal(&withheld), Unsigned { commit: first, what });

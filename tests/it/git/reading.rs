@@ -1,0 +1,65 @@
+//! The repository's thread as each process has one, and what it says.
+//!
+//! Deliberately absent: what is in the repository, and what is expected of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use egret::git::access::Access;
+use egret::git::signature::Flags;
+use egret::git::source::{Insecure, Source};
+use egret::reconcile::following::Following;
+use egret::reconcile::repository::{Intent, Known, News, Options, Repository};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// A repository's default branch for the cluster `prod`, with no demands, and looked at when a test says so.
+pub(super) fn following(source: &str) -> Following {
+    Following {
+        source: Source::parse(source, Insecure::Allow).expect("a source"),
+        branch: None,
+        access: Access::default(),
+        signatures: Flags::default(),
+        windows: None,
+        cluster: "prod".to_owned(),
+        poll: Duration::from_mins(10),
+    }
+}
+
+/// A running thread.
+pub(super) struct Reading {
+    pub(super) thread: Repository,
+    pub(super) news: UnboundedReceiver<News>,
+}
+
+impl Reading {
+    pub(super) fn start(following: Following, mirror: PathBuf, known: Known) -> Self {
+        let (sender, news) = unbounded_channel();
+        let thread = Repository::start(Options { following, mirror, seed: 1 }, sender).expect("a thread");
+        thread.begin(known);
+        Self { thread, news }
+    }
+
+    pub(super) fn next(&mut self) -> News {
+        self.news.blocking_recv().expect("the thread lives")
+    }
+
+    pub(super) fn intent(&mut self) -> Intent {
+        match self.next() {
+            News::Intent(intent) => *intent,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What it says when it is asked to look, which must be an intent.
+    pub(super) fn look(&mut self) -> Intent {
+        self.thread.look();
+        self.intent()
+    }
+
+    /// Asks it to look, and it has nothing to say.
+    pub(super) fn nothing(&mut self) {
+        self.thread.look();
+        let news = self.next();
+        assert!(matches!(news, News::Unchanged), "{news:?}");
+    }
+}
