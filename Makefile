@@ -88,5 +88,5 @@ advisories: ## known vulnerabilities of dependencies; needs the RustSec database
 	@cargo deny --log-level error check --hide-inclusion-graph advisories
 
 bench: ## how planning grows (100,000 pods), and how long a preview takes (the first build 5 min)
-	$(call need,$(build))
+	$(call need,$(build) git:git)
 	@cargo bench --locked --bench scale --bench preview

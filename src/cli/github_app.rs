@@ -13,22 +13,13 @@ use crate::git::source::Source;
 use crate::https;
 use crate::reconcile::app::giver;
 
-/// Which App, if any.
-#[expect(clippy::struct_field_names, reason = "the options are named after them")]
-#[derive(Debug, Clone, Default, clap::Args)]
+/// Which App, if any. Its options stand among those of the repository: clap can't tell whether a group is given that has another in it.
+#[derive(Debug, Clone, Default)]
 pub(super) struct AppOptions {
-    /// A GitHub App that the repository is read and written as: its id or client id. Its tokens go to its own host alone.
-    #[arg(long, value_name = "ID", env = "EGRET_GITHUB_APP_ID", requires = "github_app_key_file")]
-    github_app_id: Option<String>,
-    /// A file with the App's private key in PEM, as GitHub gives it.
-    #[arg(long, value_name = "FILE", env = "EGRET_GITHUB_APP_KEY_FILE", requires = "github_app_id")]
-    github_app_key_file: Option<PathBuf>,
-    /// The number of the App's installation; asked for unless it is given.
-    #[arg(long, value_name = "NUMBER", env = "EGRET_GITHUB_APP_INSTALLATION", requires = "github_app_id")]
-    github_app_installation: Option<u64>,
-    /// GitHub's API: https://api.github.com for github.com, https://HOST/api/v3 for another host, unless it is given.
-    #[arg(long, value_name = "URL", env = "EGRET_GITHUB_API", requires = "github_app_id")]
-    github_api: Option<String>,
+    pub(super) id: Option<String>,
+    pub(super) key_file: Option<PathBuf>,
+    pub(super) installation: Option<u64>,
+    pub(super) api: Option<String>,
 }
 
 impl AppOptions {
@@ -39,21 +30,21 @@ impl AppOptions {
         https: https::Options,
         named: Option<&str>,
     ) -> Result<Option<Arc<App>>, Failure> {
-        let (Some(id), Some(key_file)) = (&self.github_app_id, &self.github_app_key_file) else { return Ok(None) };
+        let (Some(id), Some(key_file)) = (&self.id, &self.key_file) else { return Ok(None) };
         let (host, path) = source.place().unwrap_or_default();
         let project = named.unwrap_or(&path).to_owned();
-        if project.split('/').count() != 2 || (host.is_empty() && self.github_api.is_none()) {
+        if project.split('/').count() != 2 || (host.is_empty() && self.api.is_none()) {
             let message = format!("use a GitHub App: {source} is no repository of GitHub's");
             return Err(Failure::new(message, Some("such a one is https://HOST/OWNER/NAME".to_owned())));
         }
-        let api = self.github_api.clone().unwrap_or_else(|| api_of(&host));
+        let api = self.api.clone().unwrap_or_else(|| api_of(&host));
         let plain = https.plain || is_loopback(&api);
         Ok(Some(Arc::new(App::new(app::Options {
             api,
             project,
             id: id.clone(),
             key_file: key_file.clone(),
-            installation: self.github_app_installation,
+            installation: self.installation,
             https: https::Options { plain, ..https },
         }))))
     }

@@ -66,11 +66,30 @@ pub(super) struct RepositoryOptions {
     /// The most that one fetch may bring, in MiB.
     #[arg(long, value_name = "MIB", env = "EGRET_GIT_MAX_SIZE", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     git_max_size: u32,
-    #[command(flatten)]
-    app: AppOptions,
+    /// A GitHub App that the repository is read and written as: its id or client id. Its tokens go to its own host alone.
+    #[arg(long, value_name = "ID", env = "EGRET_GITHUB_APP_ID", requires = "github_app_key_file")]
+    github_app_id: Option<String>,
+    /// A file with the App's private key in PEM, as GitHub gives it.
+    #[arg(long, value_name = "FILE", env = "EGRET_GITHUB_APP_KEY_FILE", requires = "github_app_id")]
+    github_app_key_file: Option<PathBuf>,
+    /// The number of the App's installation; asked for unless it is given.
+    #[arg(long, value_name = "NUMBER", env = "EGRET_GITHUB_APP_INSTALLATION", requires = "github_app_id")]
+    github_app_installation: Option<u64>,
+    /// GitHub's API: https://api.github.com for github.com, https://HOST/api/v3 for another host, unless it is given.
+    #[arg(long, value_name = "URL", env = "EGRET_GITHUB_API", requires = "github_app_id")]
+    github_api: Option<String>,
 }
 
 impl RepositoryOptions {
+    fn app_options(&self) -> AppOptions {
+        AppOptions {
+            id: self.github_app_id.clone(),
+            key_file: self.github_app_key_file.clone(),
+            installation: self.github_app_installation,
+            api: self.github_api.clone(),
+        }
+    }
+
     /// The repository.
     pub(super) fn source(&self) -> Result<Source, Failure> {
         Source::parse(&self.repo, Insecure::Refuse).map_err(|error| {
@@ -96,7 +115,7 @@ impl RepositoryOptions {
         https: https::Options,
         project: &str,
     ) -> Result<Option<Arc<App>>, Failure> {
-        self.app.app(source, https, Some(project))
+        self.app_options().app(source, https, Some(project))
     }
 
     /// How to get in.
@@ -123,7 +142,7 @@ impl RepositoryOptions {
                 user: self.git_user.clone(),
             })
         };
-        self.app.sign_in(&self.source()?, access)
+        self.app_options().sign_in(&self.source()?, access)
     }
 }
 
@@ -164,7 +183,7 @@ impl FollowingOptions {
 pub(super) struct SignatureOptions {
     /// Demand that commits are signed: the one that comes into force, or every one that comes in with it. egret.yaml can demand more,
     /// and never less.
-    #[arg(long, value_name = "WHICH", env = "EGRET_REQUIRE_SIGNED")]
+    #[arg(long, value_name = "WHICH", env = "EGRET_REQUIRE_SIGNED", ignore_case = true)]
     require_signed: Option<RequireSigned>,
     /// The SSH keys that count, in OpenSSH's format of allowed_signers. Those of egret.yaml do not count then.
     #[arg(long, value_name = "FILE", env = "EGRET_ALLOWED_SIGNERS")]

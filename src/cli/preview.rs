@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 
 use super::diagnostics::Colour;
-use super::options::{self, RepositoryOptions, SignatureOptions};
+use super::options::{self, AdmissionOptions, RepositoryOptions, SignatureOptions};
 use super::output::{self, CHANGES, Failure, Form, Paint, paint};
 use super::plan::Scratch;
 use super::posting::PostOptions;
@@ -29,6 +29,8 @@ pub(super) struct Arguments {
     repository: RepositoryOptions,
     #[command(flatten)]
     signatures: SignatureOptions,
+    #[command(flatten)]
+    admission: AdmissionOptions,
     /// The branch that the change is to be merged into, or a commit of it.
     #[arg(long, value_name = "REV", default_value = "main")]
     base: String,
@@ -62,10 +64,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let scratch = Scratch::new()?;
     let source = arguments.repository.source()?;
     let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.access()?)?;
-    let (base, head) = commits(&mut mirror, arguments)?;
-    let first = Base::read(&mirror, base, &arguments.cluster_name)?;
+    let (tip, base, head) = commits(&mut mirror, arguments)?;
+    if base == head {
+        output::note("note: both are the same commit; a preview is of commits, and of nothing that is not committed\n");
+    }
+    let first = Base::read(&mirror, base, tip, &arguments.cluster_name)?;
     // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.
-    let branch = first.policies().config.reports_branch.clone();
+    let branch = first.config().reports_branch.clone();
     let (facts, facts_from, taken) = facts(arguments, &mut mirror, &branch)?;
     let reports = reports(&mut mirror, &branch);
     let time = mirror.commit_info(head)?.time;
@@ -73,7 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let facts_from = taken
         .and_then(|taken| snapshot::age(taken, now))
         .map_or(facts_from.clone(), |age| format!("{facts_from}, {age} old"));
-    let flags = arguments.signatures.flags();
+    let (flags, windows) = (arguments.signatures.flags(), arguments.admission.windows()?);
     let surroundings = Surroundings {
         facts: &facts,
         facts_from: &facts_from,
@@ -81,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         reports: &reports,
         now,
         signatures: &flags,
-        windows: None,
+        windows: windows.as_ref(),
         limits: limits(arguments.limit),
         most: MOST_TEXT,
     };
@@ -103,14 +108,14 @@ fn limits(limit: Option<usize>) -> Limits {
     limit.map_or(usual, |limit| Limits { names: limit, nodes: limit, lines: usize::MAX, ..usual })
 }
 
-/// Where the change began, and its head.
-fn commits(mirror: &mut Mirror, arguments: &Arguments) -> Result<(CommitId, CommitId), Failure> {
+/// The tip that the change is for, where it began, and its head.
+fn commits(mirror: &mut Mirror, arguments: &Arguments) -> Result<(CommitId, CommitId, CommitId), Failure> {
     let (base, head) = (mirror.resolve_here(&arguments.base)?, mirror.resolve_here(&arguments.head)?);
     let parted = mirror.merge_base(base, head)?.ok_or_else(|| {
         let message = format!("compare {} with {}: they have no common history", arguments.head, arguments.base);
         Failure::new(message, Some("in CI, check out the whole history: fetch-depth: 0".to_owned()))
     })?;
-    Ok((parted, head))
+    Ok((base, parted, head))
 }
 
 /// What nodes report, where somebody has put it. It is told beside the preview; without it, nothing is missing from that.

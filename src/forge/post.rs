@@ -37,6 +37,10 @@ pub struct Post {
     pub annotations: Vec<Annotation>,
 }
 
+/// So many words beside lines of files: two requests. The comment tells how many there are; who writes the head must not be able to use up
+/// the forge's limit for everybody.
+const MOST_ANNOTATIONS: usize = 100;
+
 impl Post {
     /// What a preview says, in the places that a forge has for it.
     pub fn of(preview: &Preview<'_>, details: Option<String>) -> Self {
@@ -60,7 +64,7 @@ impl Post {
             title: format!("{cluster}: {}", words.verdict()),
             summary: format!("{}{dangers} ({})", words.verdict(), words.counts()),
             details,
-            annotations: validation.found.iter().map(|(one, _)| Annotation::from(one)).collect(),
+            annotations: validation.found.iter().take(MOST_ANNOTATIONS).map(|(one, _)| Annotation::from(one)).collect(),
         }
     }
 }

@@ -15,11 +15,13 @@ use crate::core::ground::Ground;
 use crate::core::name::NodeName;
 use crate::core::plan::text_diff;
 use crate::core::policy::PolicySet;
-use crate::core::policy::catalogue::Catalogue;
+use crate::core::policy::catalogue::{Catalogue, Change as FileChange};
+use crate::core::policy::config::Config;
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::policy::lint::{lint, suspensions};
 use crate::core::preview::{Input, Limits, Preview, Validation, preview};
 use crate::core::report::history::NodeReport;
+use crate::git::files::LARGEST_FILE;
 use crate::git::mirror::Mirror;
 use crate::git::signature::Flags;
 use crate::git::{CommitId, Result};
@@ -29,6 +31,7 @@ use crate::git::{CommitId, Result};
 pub struct Base {
     commit: CommitId,
     catalogue: Catalogue,
+    decides: Config,
 }
 
 /// A change: two commits, and what they say.
@@ -70,16 +73,24 @@ pub struct Surroundings<'a> {
 }
 
 impl Base {
-    /// Reads all documents of a commit.
-    pub fn read(mirror: &Mirror, commit: CommitId, cluster: &str) -> Result<Self> {
+    /// Reads all documents of the commit that a change began from, and what the tip of the branch that it is for says of the rest: a change
+    /// that began before a demand is judged by it, too.
+    pub fn read(mirror: &Mirror, commit: CommitId, tip: CommitId, cluster: &str) -> Result<Self> {
         let mut catalogue = Catalogue::new(cluster);
         catalogue.update(repository::changes(mirror.files(commit, &[String::new()])?));
-        Ok(Self { commit, catalogue })
+        let mut now = Catalogue::new(cluster);
+        let old = catalogue.text(CONFIG_FILE).map(str::to_owned);
+        for text in [old, mirror.text(tip, CONFIG_FILE, LARGEST_FILE)?] {
+            let change = text.map_or(FileChange::Removed, FileChange::Text);
+            now.update(BTreeMap::from([(CONFIG_FILE.to_owned(), change)]));
+        }
+        let decides = now.policies().config.clone();
+        Ok(Self { commit, catalogue, decides })
     }
 
-    /// What is in force there. Whatever steers the preview itself is asked here: who writes the head would choose it.
-    pub fn policies(&self) -> &PolicySet {
-        self.catalogue.policies()
+    /// The configuration in force. Whatever steers the preview itself is asked here: who writes the head would choose it.
+    pub fn config(&self) -> &Config {
+        &self.decides
     }
 }
 
@@ -92,11 +103,10 @@ impl Change {
         head: CommitId,
         surroundings: Surroundings<'_>,
     ) -> Result<Self> {
-        let Base { commit, mut catalogue } = base;
+        let Base { commit, mut catalogue, decides } = base;
         let mut before = catalogue.policies().clone();
-        if let Some(windows) = surroundings.windows {
-            before.config.change_windows = windows.clone();
-        }
+        before.config.change_windows = surroundings.windows.cloned().unwrap_or(decides.change_windows);
+        before.config.signatures = decides.signatures;
         let demanded = before.config.signatures.as_ref();
         let unsigned = surroundings.signatures.judge(mirror, demanded, Some(commit), head)?.err();
         let found_before = found(&catalogue, surroundings);

@@ -29,6 +29,8 @@ struct Kind {
 
 const POLICY: Kind = Kind { name: "EgressPolicy", path: Policies::<Slim>::PATH, manager: CONTROLLER };
 const CONFIG: Kind = Kind { name: "EgressConfig", path: Configs::<Slim>::PATH, manager: CONTROLLER };
+/// With a manager of its own: what is published stays whose it is.
+const PUSHED: Kind = Kind { manager: "egret-webhook", ..CONFIG };
 const NODE: Kind = Kind { name: "EgressNode", path: EgressNodes::PATH, manager: AGENT };
 
 /// An object after it was written.
@@ -77,6 +79,12 @@ impl Live {
     /// Publishes the head of what is published.
     pub async fn apply_config(&self, spec: &ConfigSpec) -> Result<Written, LiveError> {
         self.apply(&CONFIG, CONFIG_NAME, None, &json!({"metadata": {"name": CONFIG_NAME}, "spec": spec})).await
+    }
+
+    /// Tells whoever leads that somebody pushed. An error where nothing was published yet.
+    pub async fn tell_pushed(&self, when: &str) -> Result<Written, LiveError> {
+        let metadata = json!({"name": CONFIG_NAME, "annotations": {"egret.dev/pushed": when}});
+        self.apply(&PUSHED, CONFIG_NAME, None, &json!({"metadata": metadata})).await
     }
 
     /// Makes the configuration's status this one. 404 if nothing was published yet.

@@ -63,6 +63,8 @@ pub struct ConfigObject {
     pub resource_version: String,
     /// Grows with every change of the spec.
     pub generation: i64,
+    /// When a controller that does not lead was last told that somebody pushed.
+    pub pushed: Option<String>,
     /// What is published, or why it cannot be read: another version may have written it.
     pub spec: Result<ConfigSpec, String>,
     /// What was said of it; only the controller is told.
@@ -296,6 +298,7 @@ mod tests {
             uid: "uid".to_owned(),
             resource_version: "1".to_owned(),
             generation: 1,
+            pushed: None,
             spec: Err("missing field `fence`".to_owned()),
             status: None,
         };

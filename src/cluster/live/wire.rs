@@ -90,7 +90,16 @@ pub(super) struct Meta<M: Default> {
     pub resource_version: String,
     pub generation: Option<i64>,
     pub labels: Option<Labels>,
+    pub annotations: Option<Annotations>,
     pub managed_fields: M,
+}
+
+/// The one annotation that is read.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Annotations {
+    #[serde(rename = "egret.dev/pushed")]
+    pushed: Option<String>,
 }
 
 /// One entry of managedFields.
@@ -421,6 +430,7 @@ impl<D: Detail> Watched for Configs<D> {
             uid: metadata.uid,
             resource_version: metadata.resource_version,
             generation: metadata.generation.unwrap_or_default(),
+            pushed: metadata.annotations.and_then(|annotations| annotations.pushed),
             spec: serde_json::from_value::<ConfigSpec>(spec).map_err(|error| error.to_string()),
             status: D::status(status).and_then(|status| serde_json::from_value(status).ok()),
         };

@@ -18,16 +18,25 @@ pub(super) fn verdict(input: &Input<'_>) -> Verdict {
 }
 
 /// What waits for what, and what passes.
-pub(super) fn told(verdict: Verdict) -> Vec<Danger> {
+pub(super) fn told(input: &Input<'_>, verdict: Verdict) -> Vec<Danger> {
     let danger = |code, title, text| Danger { level: Level::Waits, code, title, text };
     match verdict {
         Verdict::Withheld(Why::Suspended { until, owner, reason }) => {
-            let text = Phrase::new().name(owner).words(" suspended the cluster ");
+            let begun = input.before.config.suspend == input.after.config.suspend;
+            let text = Phrase::new().words(if begun {
+                "the cluster is suspended by "
+            } else {
+                "this change suspends the cluster, by "
+            });
+            let text = text.name(owner).words(" ");
             let text = match until {
                 Some(until) => text.words(format!("until {} (", by_the_clock(until, "UTC"))),
                 None => text.words("("),
             };
-            vec![danger("suspended", "Suspended", text.quote(reason).words("); until then nothing happens"))]
+            let text = text
+                .quote(reason)
+                .words("); no commit comes into force before, and then only in an open change window");
+            vec![danger("suspended", "Suspended", text)]
         }
         Verdict::Withheld(Why::Window { opens, time_zone, window }) => {
             let text = Phrase::new().words("closed. It ");
@@ -39,13 +48,16 @@ pub(super) fn told(verdict: Verdict) -> Vec<Danger> {
         }
         Verdict::Emergency { trailer, reason } => {
             let text = Phrase::new().words("closed, and the head passes it by its trailer ").name(trailer);
-            let text = text.words(" (").quote(reason).words("). A merge commit passes only with a trailer of its own");
+            let text = text
+                .words(" (")
+                .quote(reason)
+                .words("). A merge commit passes only with that line as the last paragraph of its own message");
             vec![Danger { level: Level::Warning, ..danger("emergency", "Change window", text) }]
         }
         Verdict::Withheld(Why::Unsigned { commit, what }) => {
             let short = commit.get(..12).unwrap_or(&commit);
             let text = Phrase::new().name(short).words(" would be refused: ").quote(what);
-            let text = text.words(". If the branch gets it as it is, what is in force stays");
+            let text = text.words(". What is in force stays until a commit comes that is signed as demanded; the forge's merge button makes one of its own");
             vec![Danger { level: Level::Danger, ..danger("unsigned", "Signature", text) }]
         }
         Verdict::Admitted => Vec::new(),

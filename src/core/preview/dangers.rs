@@ -68,9 +68,11 @@ pub(super) fn find<'a>(
     for policy in touched.iter().filter_map(|id| after.set.policies.get(id)) {
         finder.gateways(policy);
         finder.missing_addresses(policy);
+        finder.passthrough(policy);
         finder.nobody(policy);
         finder.own_cluster(policy);
     }
+    finder.unchecked();
     finder.firewall();
     finder.removals();
     finder.overlaps(touched);
@@ -155,6 +157,37 @@ impl Finder<'_, '_> {
         }
     }
 
+    /// The guard against wrong addresses is taken away, where that changes no way today.
+    fn passthrough(&mut self, policy: &Policy) {
+        let was = self.before.set.policies.get(&policy.id).map(|was| was.on_no_gateway);
+        if was == Some(OnNoGateway::Drop) && policy.on_no_gateway == OnNoGateway::Passthrough {
+            let members = self.ways.members_of(&policy.id).1;
+            let text = named(self.input, &policy.id).words(format!(
+                ": while no gateway is fit, what {} would leave without one, with a wrong address, and no longer be dropped",
+                sends(members)
+            ));
+            self.add(Level::Warning, "passthrough", "Passthrough", text);
+        }
+    }
+
+    /// Addresses that nobody has looked for on the gateway that is to have them.
+    fn unchecked(&mut self) {
+        let news = self.ways.moves.iter().filter_map(|one| match &one.to {
+            Way::Exit(exit) if !self.input.grounds.contains_key(&exit.gateway) => Some((exit, &one.towards)),
+            Way::Exit(_) | Way::Drop | Way::Own => None,
+        });
+        let news: BTreeMap<&ExitKey, _> = news.collect();
+        for (exit, towards) in news {
+            let text = Phrase::new()
+                .words("nobody has told which interfaces ")
+                .name(&exit.gateway)
+                .words(" has. Without ")
+                .join(source(self.input, exit, towards))
+                .words(" there, pods are dropped; `ip addr` on the node shows it");
+            self.found.insert(Danger { level: Level::Note, code: "unchecked", title: "Not checked", text });
+        }
+    }
+
     fn nobody(&mut self, policy: &Policy) {
         let (before, after) = self.ways.members_of(&policy.id);
         if after == 0 && before > 0 && !policy.suspended(self.input.now) {
@@ -207,11 +240,13 @@ impl Finder<'_, '_> {
             let Move { policy, from, to, towards, .. } = one;
             let told = match outcome::of(self.input, one) {
                 Outcome::Address => !self.known_before(one),
-                Outcome::Bare => true,
+                Outcome::Bare | Outcome::Restored => true,
                 Outcome::Cut | Outcome::Gateway | Outcome::Nothing => false,
             };
             if told {
-                let all = news.entry((policy.clone(), from.clone(), to.clone())).or_default();
+                // Who is dropped comes from nowhere, whatever was to be its exit.
+                let from = if outcome::of(self.input, one) == Outcome::Restored { Way::Drop } else { from.clone() };
+                let all = news.entry((policy.clone(), from, to.clone())).or_default();
                 *all = all.union(&towards.iter().copied().collect());
             }
         }
@@ -235,14 +270,20 @@ impl Finder<'_, '_> {
                 }
                 (Way::Exit(exit), None) => {
                     let new = source(self.input, exit, ranges);
-                    let text = text.words(" come from ").join(new);
-                    text.words(
-                        ", and no longer from their nodes or themselves. It has to be admitted there before the merge",
-                    )
+                    let was = if from == Way::Drop {
+                        "are dropped today"
+                    } else {
+                        "no longer from their nodes or themselves"
+                    };
+                    let text = text.words(" come from ").join(new).words(", and ").words(was);
+                    text.words(". It has to be admitted there before the merge")
                 }
                 (_, old) => text
                     .words(" come from their nodes or themselves")
-                    .join(old.map_or_else(Phrase::new, |old| Phrase::new().words(", and no longer from ").join(old)))
+                    .join(old.map_or_else(
+                        || Phrase::new().words(", and are dropped today"),
+                        |old| Phrase::new().words(", and no longer from ").join(old),
+                    ))
                     .words(". A firewall there that admits one address only stops them"),
             };
             self.add(Level::Warning, "firewall", "Firewall", text);
@@ -363,8 +404,7 @@ impl Finder<'_, '_> {
 
     /// What the first policy of a cluster brings to its nodes beside itself.
     fn first_of_all(&mut self) {
-        let has_exits = |world: &World<'_>| !world.placement.exits.is_empty();
-        if has_exits(self.before) || !has_exits(self.after) {
+        if !self.before.placement.policies.is_empty() || self.after.placement.exits.is_empty() {
             return;
         }
         let Ports { port, mtu, .. } = self.after.set.config.range;

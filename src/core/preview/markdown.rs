@@ -11,7 +11,7 @@ use super::dangers::{Danger, Level};
 use super::phrase::{Phrase, counted, fenced, inert, inert_name};
 use super::picture::picture;
 use super::words::Words;
-use super::{Loss, Move, Outcome, Preview};
+use super::{Loss, Move, Preview};
 use crate::core::diagnostic::Severity;
 use crate::core::facts::PodName;
 use crate::core::name::NodeName;
@@ -81,10 +81,11 @@ impl Comment<'_> {
     fn head(&self, text: &mut String) {
         let cluster = self.preview.input.cluster;
         let _ = writeln!(text, "{}1}} -->", marker(cluster));
-        let sign = match self.words.worst() {
-            Some(Outcome::Cut) => "⛔ ",
-            Some(Outcome::Bare | Outcome::Address) => "⚠️ ",
-            Some(Outcome::Gateway | Outcome::Nothing) | None => "",
+        let sign = match self.words.level() {
+            Some(Level::Danger) => "⛔ ",
+            Some(Level::Warning) => "⚠️ ",
+            Some(Level::Waits) => "🕑 ",
+            Some(Level::Note) | None => "",
         };
         let _ = writeln!(text, "### Egret · {} · {sign}{}\n", inert_name(cluster), self.words.verdict());
         let subtitle: Vec<String> = self.words.subtitle().iter().map(Phrase::markdown).collect();
@@ -216,7 +217,7 @@ impl Comment<'_> {
             return;
         }
         let shown: Vec<&str> = diff.lines().take(self.preview.input.limits.lines).collect();
-        text.push_str("\n⚠️ **`egret.yaml` changes.** All this is told with the new settings.\n");
+        text.push_str("\n⚠️ **`egret.yaml` changes.** All this is told with the new settings; change windows and signatures count as they are in force.\n");
         if self.detail.rows > 0 {
             let _ = write!(
                 text,
@@ -243,7 +244,11 @@ impl Comment<'_> {
             if self.detail.diffs {
                 let _ = write!(text, "\n{}", fenced("diff", &one.diff));
                 if one.cut > 0 {
-                    let _ = writeln!(text, "\nand {} more; `--limit 100` shows them", counted(one.cut, "line"));
+                    let _ = writeln!(
+                        text,
+                        "\nand {} more; the command at the end shows them with `--limit 100`",
+                        counted(one.cut, "line")
+                    );
                 }
             }
         }
@@ -299,7 +304,7 @@ impl Comment<'_> {
         if [base, head, cluster].into_iter().all(plain) {
             let _ = writeln!(
                 text,
-                "<sub>The same on your machine: `egret preview --base {base} --head {head} --cluster-name {cluster}`</sub>"
+                "<sub>The same on your machine, in a clone with both commits and the reports branch: `egret preview --base {base} --head {head} --cluster-name {cluster}`</sub>"
             );
         }
     }

@@ -225,7 +225,7 @@ pub fn preview(input: Input<'_>) -> Preview<'_> {
         if let Verdict::Withheld(why) = &verdict {
             preview.waits = Some(why.clone());
         }
-        preview.dangers.extend(admission::told(verdict));
+        preview.dangers.extend(admission::told(&input, verdict));
         preview.dangers.sort();
     }
     preview

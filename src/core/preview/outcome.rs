@@ -24,6 +24,8 @@ pub enum Outcome {
     Address,
     /// The address stays; the gateway does not.
     Gateway,
+    /// Packets that are dropped today get out.
+    Restored,
     /// Packets that are dropped today are dropped still, for another reason.
     Nothing,
 }
@@ -41,11 +43,7 @@ pub enum Fate {
 
 /// What a move comes to.
 pub(super) fn of(input: &Input<'_>, one: &Move) -> Outcome {
-    let dropped = |way: &Way| match way {
-        Way::Drop => true,
-        Way::Own => false,
-        Way::Exit(exit) => has_no_address(input, exit, &one.towards),
-    };
+    let dropped = |way: &Way| is_dropped(input, way, &one.towards);
     match (&one.from, &one.to) {
         (from, to) if dropped(to) => {
             if dropped(from) {
@@ -54,9 +52,19 @@ pub(super) fn of(input: &Input<'_>, one: &Move) -> Outcome {
                 Outcome::Cut
             }
         }
+        (from, _) if dropped(from) => Outcome::Restored,
         (Way::Exit(_), Way::Own) => Outcome::Bare,
         (Way::Exit(old), Way::Exit(new)) if same_address(input, old, new, &one.towards) => Outcome::Gateway,
         _ => Outcome::Address,
+    }
+}
+
+/// Whether packets that go this way are dropped.
+fn is_dropped(input: &Input<'_>, way: &Way, towards: &[Range]) -> bool {
+    match way {
+        Way::Drop => true,
+        Way::Own => false,
+        Way::Exit(exit) => has_no_address(input, exit, towards),
     }
 }
 

@@ -184,7 +184,7 @@ fn rest(page: &mut Page, preview: &Preview<'_>, words: Words<'_>) {
         }
     }
     if !preview.input.config_diff.is_empty() {
-        page.title("egret.yaml changes; all this is told with the new settings");
+        page.title("egret.yaml changes; all this is told with the new settings, but for change windows and signatures");
         page.diff(preview.input.config_diff);
     }
     let nodes = &preview.nodes;

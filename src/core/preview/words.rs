@@ -9,7 +9,8 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::outcome::{self, Fate, Outcome};
 use super::phrase::{Phrase, counted};
-use super::{Input, Loss, Move, NodeChange, Preview, Then};
+use super::{Input, Level, Loss, Move, NodeChange, Preview, Then};
+use crate::core::admission::{Why, by_the_clock};
 use crate::core::cidr::{Range, RangeSet};
 use crate::core::compile::{Way, egress_address};
 use crate::core::facts::PodName;
@@ -132,6 +133,7 @@ impl Words<'_> {
                 Outcome::Bare => format!("{pods} would leave without a gateway"),
                 Outcome::Address => format!("{pods} would come from another address"),
                 Outcome::Gateway => format!("{pods} would leave through another gateway as before"),
+                Outcome::Restored => format!("{pods} would get out again"),
                 Outcome::Nothing => format!("{pods} would be dropped still"),
             }
         });
@@ -143,15 +145,38 @@ impl Words<'_> {
             (None, nodes) => format!("no pod changes its way out, {} changed", is(nodes)),
         };
         match (input.validation.tally.errors, outcomes.is_empty() && nodes.changed == 0) {
-            (0, _) => change,
+            (0, _) => self.when() + &change,
             (_, true) => "does not validate; it would have no effect".to_owned(),
             (_, false) => format!("does not validate; {change}"),
         }
     }
 
-    /// The worst that happens to a pod.
-    pub fn worst(&self) -> Option<Outcome> {
-        self.outcomes().into_keys().next()
+    /// When that would be, where it is not at once.
+    fn when(&self) -> String {
+        let suspends = self.0.input.before.config.suspend != self.0.input.after.config.suspend;
+        match &self.0.waits {
+            None => String::new(),
+            Some(Why::Window { opens: Some(opens), time_zone, .. }) => {
+                format!("from {}: ", by_the_clock(*opens, time_zone))
+            }
+            Some(Why::Window { opens: None, .. }) => "never, as no change window opens: ".to_owned(),
+            Some(Why::Suspended { .. }) if suspends => "suspends the cluster; after that ".to_owned(),
+            Some(Why::Suspended { .. }) => "after the suspension: ".to_owned(),
+            Some(Why::Unsigned { .. }) => "would be refused, not signed as demanded; else ".to_owned(),
+        }
+    }
+
+    /// How bad it is: the worst that happens to a pod, and the worst that is to be looked at.
+    pub fn level(&self) -> Option<Level> {
+        let outcome = self.outcomes().into_keys().next().and_then(|outcome| match outcome {
+            Outcome::Cut => Some(Level::Danger),
+            Outcome::Bare | Outcome::Address => Some(Level::Warning),
+            Outcome::Gateway | Outcome::Restored | Outcome::Nothing => None,
+        });
+        let errors = self.0.input.validation.tally.errors > 0;
+        let invalid = errors.then_some(Level::Danger);
+        let dangers = self.0.dangers.iter().map(|danger| danger.level).filter(|level| *level != Level::Note);
+        dangers.chain(outcome).chain(invalid).min()
     }
 
     /// Moves by what they come to, the worst first.

@@ -9,6 +9,7 @@ mod labels;
 mod options;
 mod pass;
 mod proposals;
+mod pushes;
 mod removal;
 mod sayings;
 mod sights;
@@ -94,6 +95,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         begun: false,
         asked: false,
         followed: None,
+        pushed: None,
         live,
         options,
     };
@@ -133,6 +135,8 @@ struct Controller {
     asked: bool,
     /// The published commit that was last looked at.
     followed: Option<CommitId>,
+    /// The push that another controller was last told of.
+    pushed: Option<String>,
     /// Rejected documents that people were told of.
     told_rejected: BTreeSet<Rejected>,
 }
@@ -170,10 +174,13 @@ impl Controller {
                 () = stop.asked() => Trigger::Stop,
                 message = news.recv() => Trigger::News(message),
                 Some(()) = pushes.recv() => Trigger::Pushed,
-                told = hook.told() => match told {
-                    hook::Told::Pushed => Trigger::Pushed,
-                    hook::Told::Proposed => Trigger::Proposed,
-                },
+                told = hook.told() => {
+                    self.pass_on();
+                    match told {
+                        hook::Told::Pushed => Trigger::Pushed,
+                        hook::Told::Proposed => Trigger::Proposed,
+                    }
+                }
                 word = self.pulls.word() => Trigger::Pulls(word),
                 () = self.leading.changed() => Trigger::Role,
                 _ = self.watching.changed() => Trigger::Cluster,
@@ -198,7 +205,11 @@ impl Controller {
                     self.look_for(tell);
                     false
                 }
-                Trigger::Pulls(Word::Changed) | Trigger::Cluster => true,
+                Trigger::Cluster => {
+                    self.heed_push();
+                    true
+                }
+                Trigger::Pulls(Word::Changed) => true,
                 Trigger::Role => self.leading.fence() != self.led,
                 Trigger::Time => self.time_came(),
             };

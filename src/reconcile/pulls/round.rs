@@ -94,6 +94,8 @@ pub(super) struct Rounds<'a> {
     /// Heads that are not asked for again, and why.
     hopeless: BTreeMap<PullHead, String>,
     renewed: Option<Instant>,
+    /// Where the branch is that they are for.
+    tip: Option<CommitId>,
     left_out: usize,
 }
 
@@ -113,6 +115,7 @@ impl<'a> Rounds<'a> {
             memory: Memory::default(),
             hopeless: BTreeMap::new(),
             renewed: None,
+            tip: None,
             left_out: 0,
         }
     }
@@ -156,6 +159,7 @@ impl<'a> Rounds<'a> {
             self.hopeless.clear();
         }
         let tip = mirror.head(Some(branch))?.commit;
+        self.tip = Some(tip);
         let absent = self.fetch(mirror, &pulls)?;
         let mut done = Done::All;
         let mut due = Vec::new();
@@ -325,7 +329,7 @@ impl<'a> Rounds<'a> {
 
     fn preview(&self, mirror: &Mirror, base: CommitId, head: CommitId, situation: &Situation) -> git::Result<Post> {
         let cluster = &self.options.following.cluster;
-        let base = Base::read(mirror, base, cluster)?;
+        let base = Base::read(mirror, base, self.tip.unwrap_or(base), cluster)?;
         let surroundings = Surroundings {
             facts: &situation.facts,
             // No time: the same preview is to be the same comment.

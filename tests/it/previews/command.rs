@@ -93,7 +93,8 @@ fn has(text: &str, words: &[&str]) {
 fn what_main_gained_meanwhile_is_no_part_of_the_change() {
     let stand = Stand::new();
     let said = stand.with_cluster(&["--base", "main", "--head", "change"]);
-    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{}", said.stdout);
+    assert_eq!(said.code, Some(0), "{}", said.stdout);
+    has(&said.stderr, &["note: both are the same commit"]);
     has(&said.stdout, &["default · nothing for this cluster\n"]);
     stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
     let said = stand.with_cluster(&["--base", "main", "--head", "change"]);
@@ -122,6 +123,19 @@ fn what_main_gained_meanwhile_is_no_part_of_the_change() {
     let json: serde_json::Value = serde_json::from_str(&stand.with_cluster(&["--output=json"]).stdout).unwrap();
     assert_eq!((json["podsMoved"].as_u64(), json["changes"].as_bool()), (Some(1), Some(true)));
     assert_eq!(json["moves"][0]["pods"][0].as_str(), Some("tiefighter"));
+}
+
+#[test]
+fn a_change_is_judged_by_what_main_demands_now_and_not_when_it_began() {
+    let stand = Stand::new();
+    stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
+    stand.git(&["checkout", "--quiet", "main"]);
+    let window = "changeWindows: {open: [{cron: \"0 22 * * *\", timeZone: UTC, duration: 1h}]}";
+    stand.commit("egret.yaml", &format!("apiVersion: egret.dev/v1alpha1\nkind: Config\n{window}\n"));
+    stand.git(&["checkout", "--quiet", "change"]);
+    let said = stand.with_cluster(&["--base", "main", "--head", "change", "--at", "2026-06-01T12:00:00Z"]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(2), ""));
+    has(&said.stdout, &["default · from Mon 2026-06-01 22:00 UTC: 1 pod would come from another address"]);
 }
 
 #[test]

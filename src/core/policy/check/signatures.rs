@@ -16,6 +16,13 @@ pub(super) fn signatures(entry: &Entry, out: &mut Findings<'_>) -> Option<Signat
     let object = Object::read(&entry.value, "signatures", entry.key_span, SIGNATURES, out)?;
     let require = object.required("require", out);
     let require = require.and_then(|entry| choice(&entry.value, "`require`", &REQUIRE, out));
+    let named = ["allowedSigners", "openPGPKeys"].iter().any(|key| object.get(key).is_some());
+    if !named {
+        // In force it would keep out every later commit, the one that takes it out again with them.
+        out.error(entry.key_span, "no-key", "`signatures` names no key, so that nobody could make the next commit")
+            .hint("add `allowedSigners` or `openPGPKeys`; where flags name the keys, let --require-signed demand it");
+        return None;
+    }
     let mut keys = KeyTexts::default();
     if let Some(entry) = object.get("allowedSigners") {
         keys.allowed_signers = read_keys(entry, "a line of `allowedSigners`", Keys::add_allowed_signers, out);
