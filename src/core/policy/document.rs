@@ -77,21 +77,12 @@ pub const METADATA: &[&str] = &[
 /// Fields of a CiliumEgressGatewayPolicy's `spec`.
 pub const CILIUM_SPEC: &[&str] = &["selectors", "destinationCIDRs", "excludedCIDRs", "egressGateway", "egressGateways"];
 /// Fields of an EgressPolicy's `spec`.
-pub const EGRET_SPEC: &[&str] = &[
-    "selectors",
-    "destinationCIDRs",
-    "excludedCIDRs",
-    "egressGateway",
-    "egressGateways",
-    "priority",
-    "onNoGateway",
-    "existingConnections",
-    "suspend",
-];
+pub const EGRET_SPEC: &[&str] =
+    &joined::<9>(&[CILIUM_SPEC, &["priority", "onNoGateway", "existingConnections", "suspend"]]);
 /// Fields of a gateway entry in a CiliumEgressGatewayPolicy.
 pub const CILIUM_GATEWAY: &[&str] = &["nodeSelector", "interface", "egressIP"];
 /// Fields of a gateway entry in an EgressPolicy.
-pub const EGRET_GATEWAY: &[&str] = &["nodeSelector", "interface", "egressIP", "nextHop", "nextHops"];
+pub const EGRET_GATEWAY: &[&str] = &joined::<5>(&[CILIUM_GATEWAY, &["nextHop", "nextHops"]]);
 /// Fields of an entry of `selectors`.
 pub const MEMBER_SELECTOR: &[&str] = &["namespaceSelector", "podSelector", "nodeSelector"];
 /// Fields of a label selector.
@@ -121,25 +112,7 @@ pub const CONFIG_VALUES: &[&str] = &[
     "datapath",
 ];
 /// Fields of a Config.
-pub const CONFIG: &[&str] = &[
-    "apiVersion",
-    "kind",
-    "metadata",
-    "paths",
-    "reports",
-    "schedule",
-    "changeWindows",
-    "suspend",
-    "signatures",
-    "onNoGateway",
-    "existingConnections",
-    "onLabelDrift",
-    "podCIDRs",
-    "serviceCIDRs",
-    "exclusions",
-    "datapath",
-    "clusters",
-];
+pub const CONFIG: &[&str] = &joined::<17>(&[&["apiVersion", "kind", "metadata"], CONFIG_VALUES, &["clusters"]]);
 /// Fields of `reports`.
 pub const REPORTS: &[&str] = &["branch", "enabled", "keep", "snapshot"];
 /// Fields of `reports.snapshot`.
@@ -164,6 +137,22 @@ pub const ANNOTATIONS: &[&str] = &[
     "suspend-owner",
     "suspend-reason",
 ];
+
+/// Several lists of fields as one. A length that is not theirs does not compile.
+const fn joined<const N: usize>(lists: &[&[&'static str]]) -> [&'static str; N] {
+    let mut all = [""; N];
+    let (mut at, mut list) = (0, 0);
+    while list < lists.len() {
+        let mut field = 0;
+        while field < lists[list].len() {
+            all[at] = lists[list][field];
+            (at, field) = (at + 1, field + 1);
+        }
+        list += 1;
+    }
+    assert!(at == N, "the length is that of all lists");
+    all
+}
 
 /// A document of ours with its head read.
 #[derive(Debug)]
