@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: GitHub's rules for bodies, which `forge`'s own tests have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -25,6 +25,8 @@ pub(super) struct State {
     pub(super) checks: BTreeMap<String, Vec<Value>>,
     /// Who each token is of; a name in brackets is an App's, which may not ask who it is.
     pub(super) tokens: BTreeMap<String, String>,
+    /// Commits for which it takes no status.
+    pub(super) without_status: BTreeSet<String>,
     /// Everything is answered with this.
     pub(super) down: bool,
     /// `METHOD path`, of requests that wrote something.
@@ -194,6 +196,9 @@ fn answer(
             })
         }
         ("GET", ["commits", sha, "statuses"]) => (200, json!(state.statuses.get(*sha).unwrap_or(&Vec::new()))),
+        ("POST", ["statuses", sha]) if state.without_status.contains(*sha) => {
+            (403, json!({ "message": "Resource not accessible" }))
+        }
         ("POST", ["statuses", sha]) => {
             let mut status = body.clone();
             status["creator"] = user;
