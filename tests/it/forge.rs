@@ -214,6 +214,50 @@ fn an_app_is_known_by_the_status_that_it_set_or_by_name() {
 }
 
 #[test]
+fn whoever_else_set_the_same_status_is_not_taken_for_us() {
+    for (kind, assumed) in
+        [(Kind::GitHub, None), (Kind::GitHub, Some("github-actions[bot]".to_owned())), (Kind::Gitea, None)]
+    {
+        let double = Double::start(kind);
+        let changes = post(Verdict::Changes, "x");
+        let options = Options { assumed_author: assumed, ..options(&double) };
+        let theirs = {
+            let mut world = double.world();
+            (world.app, world.me) = (true, "github-actions[bot]".to_owned());
+            world.statuses.push(serde_json::json!({
+                "state": "success", "context": "egret/preview (prod)", "description": "x", "creator": "egret[bot]",
+            }));
+            world.say("egret[bot]", &format!("{MARKER}\nold"))
+        };
+        for expected in ["created", "same"] {
+            let posted = forge(options.clone(), TOKEN).post(11, HEAD, &changes).expect("it is posted");
+            assert_eq!(outcome(&posted)[0], expected, "{kind:?}");
+        }
+        {
+            let world = double.world();
+            let said: Vec<(&str, &str)> =
+                world.comments.iter().map(|one| (one.author.as_str(), one.body.as_str())).collect();
+            let old = format!("{MARKER}\nold");
+            assert_eq!(
+                said,
+                [("egret[bot]", old.as_str()), ("github-actions[bot]", changes.body.as_str())],
+                "{kind:?}"
+            );
+            assert_eq!(world.comments[0].id, theirs);
+        }
+        // Who may not set one does not learn it from theirs.
+        {
+            let mut world = double.world();
+            world.may_status = false;
+            world.statuses.truncate(1);
+        }
+        let posted = forge(Options { assumed_author: None, ..options }, TOKEN).post(11, HEAD, &changes);
+        assert!(matches!(posted.expect_err("nobody").fault(), egret::forge::Fault::Nobody), "{kind:?}");
+        double.assert_strict();
+    }
+}
+
+#[test]
 fn a_run_that_was_overtaken_leaves_the_comment_alone() {
     for kind in KINDS {
         let double = Double::start(kind);
