@@ -53,10 +53,10 @@ impl Trouble {
         }
     }
 
-    /// How long the forge wants to be left alone.
+    /// How long the forge, or the Git server, wants to be left alone.
     pub(super) fn wait(&self) -> Option<Duration> {
         match self {
-            Self::Git(_) => None,
+            Self::Git(error) => error.wait(),
             Self::Forge(error) => {
                 let wait = error.until()?.duration_since(Timestamp::now());
                 Some(Duration::try_from(wait).unwrap_or_default().min(LONGEST))
