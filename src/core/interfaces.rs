@@ -1,7 +1,7 @@
 //! What a gateway tells of its interfaces: enough for a preview to know with which address packets would leave, and by which router.
 //!
 //! It stands in an EgressNode's status and in a snapshot, and so is bounded, and has nothing that changes without a reason. Deliberately
-//! absent: counters, MACs, and the ends of pods' own links.
+//! absent: counters, MACs, and what nobody can leave by: the ends of pods' own links, and where kube-proxy keeps the addresses of Services.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,12 +13,13 @@ use super::ground::{self, Features, Ground, GroundRoute};
 use super::labels::Labels;
 use super::policy::{Egress, PolicySet};
 
-/// More interfaces, or addresses of one, are not told at all: half of them would make a preview say that an address is nowhere.
+/// Where there are more interfaces, or more addresses of one by which packets could leave, nothing is told: half of them would make a preview
+/// say that an address is nowhere.
 const MOST: usize = 64;
 /// Routes of one interface beside its default routes. Where a CNI writes one for each node they say nothing of a way out.
 const ROUTES: usize = 16;
-/// How the ends of pods' links begin. They have no address, and there is one for each pod.
-const OF_PODS: [&str; 6] = ["veth", "lxc", "cali", "eni", "azv", "gke"];
+/// How the interface begins on which kube-proxy keeps the address of every Service. No packet leaves by it.
+const OF_SERVICES: &str = "kube-ipvs";
 /// What is not written down, because nearly every interface has it.
 const ETHERNET: u32 = 1500;
 
@@ -74,16 +75,23 @@ pub fn told(ground: &Ground, set: &PolicySet, labels: &Labels) -> Vec<Interface>
     let named: BTreeSet<&str> = gateways()
         .filter_map(|spec| match &spec.egress {
             Egress::Interface(name) => Some(name.as_str()),
-            Egress::Address(_) | Egress::DefaultRoute => None,
+            Egress::Address(address) => ground.holder(*address),
+            Egress::DefaultRoute => None,
         })
         .collect();
     of(ground, &named)
 }
 
-/// Interfaces of a ground. `named`: those without an address that are told whatever they are called.
+/// Interfaces of a ground. `named`: those that policies name. One without an address is told only then: a network plugin may make one for
+/// each pod, and each pod that starts would be news.
 pub fn of(ground: &Ground, named: &BTreeSet<&str>) -> Vec<Interface> {
-    let of_pod = |name: &str| OF_PODS.iter().any(|prefix| name.starts_with(prefix)) && !named.contains(name);
-    let worth = ground.interfaces.iter().filter(|(name, interface)| !interface.addresses.is_empty() || !of_pod(name));
+    let leads = |name: &str| ground.routes.iter().any(|route| route.interface == name);
+    let worth = ground.interfaces.iter().filter(|(name, interface)| {
+        let is_named = named.contains(name.as_str());
+        // Where neither a policy nor a route leads, many addresses are of something else: Services, the host's own daemons.
+        let others = interface.addresses.len() > MOST && !is_named && !leads(name);
+        (is_named || !interface.addresses.is_empty()) && !others && !name.starts_with(OF_SERVICES)
+    });
     let told: Vec<Interface> = worth.map(|(name, interface)| one(name, interface, ground)).collect();
     if told.len() > MOST || told.iter().any(|interface| interface.addresses.len() > MOST) { Vec::new() } else { told }
 }
@@ -192,19 +200,42 @@ mod tests {
 
     #[test]
     fn what_is_told_is_the_ground_again() {
-        let told = of(&gateway(), &BTreeSet::new());
+        let told = of(&gateway(), &BTreeSet::from(["net2"]));
         assert_eq!(ground(&told), Some(gateway()));
         assert_eq!(told[1].routes, [Route { to: "10.9.0.0/16".to_owned(), via: "10.0.3.7".to_owned(), metric: 0 }]);
     }
 
+    fn names(told: &[Interface]) -> Vec<&str> {
+        told.iter().map(|interface| interface.name.as_str()).collect()
+    }
+
     #[test]
-    fn the_ends_of_pods_links_are_not_told_and_half_a_list_is_never_given() {
+    fn what_has_no_address_is_told_where_a_policy_names_it() {
         let mut ground = gateway();
         for pod in 0..100 {
-            ground.interfaces.insert(format!("lxc{pod}"), interface(&[]));
+            ground.interfaces.insert(format!("pod{pod}"), interface(&[]));
         }
-        assert_eq!(of(&ground, &BTreeSet::new()), of(&gateway(), &BTreeSet::new()));
-        assert_eq!(of(&ground, &BTreeSet::from(["lxc7"])).len(), 4, "one that a policy names is told");
+        assert_eq!(names(&of(&ground, &BTreeSet::new())), ["eth0", "net1"]);
+        assert_eq!(names(&of(&ground, &BTreeSet::from(["net2", "pod7"]))), ["eth0", "net1", "net2", "pod7"]);
+    }
+
+    #[test]
+    fn addresses_of_services_are_not_told_and_keep_nothing_else_from_being_told() {
+        let mut ground = gateway();
+        let many: Vec<String> = (0..100).map(|number| format!("10.96.0.{number}/32")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        ground.interfaces.insert("kube-ipvs0".to_owned(), interface(&many[..3]));
+        ground.interfaces.insert("services".to_owned(), interface(&many));
+        assert_eq!(names(&of(&ground, &BTreeSet::new())), ["eth0", "net1"]);
+        // Policies have addresses from there: a preview that knew of some alone would say that the others are missing.
+        assert_eq!(of(&ground, &BTreeSet::from(["services"])), []);
+        ground.routes.push(route("10.8.0.0/16", "services", None));
+        assert_eq!(of(&ground, &BTreeSet::new()), []);
+    }
+
+    #[test]
+    fn half_a_list_is_never_given() {
+        let mut ground = gateway();
         for number in 0..100 {
             ground.interfaces.insert(format!("vlan{number}"), interface(&["192.0.2.1/32"]));
         }

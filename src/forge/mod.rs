@@ -57,7 +57,7 @@ pub struct Options {
     pub project: String,
     /// Whom the token's comments are by, where it is known: an app's installation token does not say.
     pub author: Option<String>,
-    /// Who is believed to be their author where neither the token nor the status that was set with it says.
+    /// Who is believed to be their author where neither the token nor a status that this very call set with it says.
     pub assumed_author: Option<String>,
     /// GitLab: the pipeline that statuses belong to.
     pub pipeline: Option<u64>,

@@ -39,7 +39,7 @@ pub(super) async fn post<'f>(
     let answer = api.read(Act::Pulls, &forge.dialect.pull(number)).await?;
     let pull = forge.dialect.read_pull(&answer).map_err(|fault| api.failed(Act::Pulls, fault))?;
     let mut this = Posting { forge, api, pull: number, sha, post };
-    let (status, setter) = this.status().await?;
+    let (status, setter) = this.status(author.is_some()).await?;
     let comment = if pull.head_sha == sha {
         let author = author.or(setter).or_else(|| forge.options.assumed_author.clone());
         let author = author.ok_or_else(|| this.api.failed(Act::Identity, Fault::Nobody))?;
@@ -75,8 +75,9 @@ struct Posting<'p, 'f> {
 }
 
 impl Posting<'_, '_> {
-    /// The commit's status; and who set it, where the forge says so.
-    async fn status(&mut self) -> Result<(Done, Option<String>), Error> {
+    /// The commit's status; and who we are, where that is known by it. One that is there may be by anybody: where it has to tell who we are
+    /// and is not by whom we take ourselves for, it is set once more.
+    async fn status(&mut self, known_author: bool) -> Result<(Done, Option<String>), Error> {
         let dialect = self.forge.dialect.clone();
         let context = format!("egret/preview ({})", self.post.cluster);
         let state = dialect.state(self.post.verdict);
@@ -95,9 +96,10 @@ impl Posting<'_, '_> {
             let read = read.map_err(|fault| self.api.failed(Act::Status, fault))?;
             let newest = read.into_iter().filter(|one| one.context == context).max_by_key(|one| one.id);
             let known = newest.is_some();
-            if let Some(status) = newest.filter(|one| one.state == state && one.description == description) {
-                let done = if wrote { Done::Created(place) } else { Done::Same(place) };
-                return Ok((done, status.author));
+            let assumed = &self.forge.options.assumed_author;
+            let tells = |one: &Status| known_author || one.author.is_none() || one.author == *assumed;
+            if newest.is_some_and(|one| one.state == state && one.description == description && tells(&one)) {
+                return Ok((if wrote { Done::Created(place) } else { Done::Same(place) }, None));
             }
             match self.api.write(Act::Status, &call).await {
                 Ok(answer) => {

@@ -214,7 +214,7 @@ impl Writer {
                         (early, late) = if error.fate() == Fate::NeedsPerson {
                             (REFUSED_NEWS, REFUSED)
                         } else {
-                            let wait = backoff.next_wait();
+                            let wait = backoff.next_wait().max(error.wait().unwrap_or_default());
                             (wait, wait)
                         };
                     }

@@ -6,7 +6,7 @@
 mod answers;
 mod routes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -90,6 +90,8 @@ pub(crate) struct World {
     pub(crate) down: bool,
     pub(crate) may_comment: bool,
     pub(crate) may_status: bool,
+    /// Commits for which no status is taken.
+    pub(crate) without_status: BTreeSet<String>,
     pub(crate) may_check: bool,
     pub(crate) comments: Vec<Comment>,
     /// The newest last, as check runs are.
@@ -135,6 +137,7 @@ impl Double {
             may_status: true,
             may_check: true,
             comments: Vec::new(),
+            without_status: BTreeSet::new(),
             statuses: Vec::new(),
             checks: Vec::new(),
             troubles: Vec::new(),

@@ -156,7 +156,7 @@ fn create_status(
     if !has(asked, &["state", context, "description"], more) || !states.contains(&asked.body["state"].as_str()?) {
         return None;
     }
-    if !world.may_status {
+    if !world.may_status || world.without_status.contains(commit) {
         return Some(forbidden());
     }
     if asked.body["description"].as_str()?.chars().count() > 140 {

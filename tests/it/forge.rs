@@ -12,8 +12,9 @@ use std::time::Duration;
 use egret::core::diagnostic::Severity;
 use egret::forge::{Annotation, Done, Error, Forge, Kind, Options, Post, Posted, Pull, Verdict};
 use egret::secret::Secret;
+use serde_json::json;
 
-use crate::forge_double::{Double, HEAD, TOKEN};
+use crate::forge_double::{Double, HEAD, Status, TOKEN};
 
 const KINDS: [Kind; 3] = [Kind::GitHub, Kind::GitLab, Kind::Gitea];
 const MARKER: &str = "<!-- egret-preview:{\"cluster\":\"prod\",\"v\":1} -->";
@@ -211,6 +212,49 @@ fn an_app_is_known_by_the_status_that_it_set_or_by_name() {
     let posted = forge(named, TOKEN).post(11, HEAD, &changes).expect("it is posted");
     assert_eq!(outcome(&posted), ["same", "refused", "same"]);
     double.assert_strict();
+}
+
+#[test]
+fn whoever_else_set_the_same_status_is_not_taken_for_us() {
+    for (kind, assumed) in
+        [(Kind::GitHub, None), (Kind::GitHub, Some("github-actions[bot]".to_owned())), (Kind::Gitea, None)]
+    {
+        let double = Double::start(kind);
+        let changes = post(Verdict::Changes, "x");
+        let options = Options { assumed_author: assumed, ..options(&double) };
+        let theirs = {
+            let mut world = double.world();
+            world.tokens.insert(TOKEN.to_owned(), "github-actions[bot]".to_owned());
+            let set = json!({ "state": "success", "context": "egret/preview (prod)", "description": "x" });
+            world.statuses.push(Status { commit: HEAD.to_owned(), author: "egret[bot]".to_owned(), set });
+            world.say("egret[bot]", &format!("{MARKER}\nold"))
+        };
+        for expected in ["created", "same"] {
+            let posted = forge(options.clone(), TOKEN).post(11, HEAD, &changes).expect("it is posted");
+            assert_eq!(outcome(&posted)[0], expected, "{kind:?}");
+        }
+        {
+            let world = double.world();
+            let said: Vec<(&str, &str)> =
+                world.comments.iter().map(|one| (one.author.as_str(), one.body.as_str())).collect();
+            let old = format!("{MARKER}\nold");
+            assert_eq!(
+                said,
+                [("egret[bot]", old.as_str()), ("github-actions[bot]", changes.body.as_str())],
+                "{kind:?}"
+            );
+            assert_eq!(world.comments[0].id, theirs);
+        }
+        // Who may not set one does not learn it from theirs.
+        {
+            let mut world = double.world();
+            world.may_status = false;
+            world.statuses.truncate(1);
+        }
+        let posted = forge(Options { assumed_author: None, ..options }, TOKEN).post(11, HEAD, &changes);
+        assert!(matches!(posted.expect_err("nobody").fault(), egret::forge::Fault::Nobody), "{kind:?}");
+        double.assert_strict();
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use egret::cluster::Cluster;
 use egret::core::compile::marks::Marks;
 use egret::core::compile::{Input as CompileInput, compile};
+use egret::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use egret::core::facts::Facts;
 use egret::core::ground::{Features, Ground};
 use egret::core::name::NodeName;
@@ -276,6 +277,37 @@ fn a_comment_fits_whatever_changes_and_says_that_it_was_shortened() {
         assert!(comment.contains("Shortened to fit"), "{comment}");
         assert_eq!(comment.matches("<details>").count(), comment.matches("</details>").count());
         assert_eq!(comment.lines().filter(|line| line.starts_with("```")).count() % 2, 0);
+    }
+}
+
+#[test]
+fn a_comment_fits_whatever_texts_a_head_has() {
+    let mut case = huge();
+    let point = SpanPoint::default();
+    let found = ["`".repeat(100_000), "\u{e0001}".repeat(5_000), "@all <b>".repeat(5_000)].into_iter().cycle();
+    let found = found.take(300).enumerate().map(|(number, message)| Diagnostic {
+        file: format!("{number:03}.yaml"),
+        start: point,
+        end: point,
+        severity: Severity::Error,
+        code: "unknown-field",
+        message,
+        label: String::new(),
+        hint: None,
+    });
+    case.validation.found = found.map(|one| (one, false)).collect();
+    case.validation.tally.errors = 300;
+    case.unsigned = Some(("a41c9e2b7f00".to_owned(), "\u{e0001}".repeat(5_000)));
+    let preview = case.preview(Limits::default());
+    for limit in [65_000, 12_000, 6_000] {
+        let limits = Limits { comment: limit, ..Limits::default() };
+        let comment = markdown(&Preview { input: Input { limits, ..preview.input }, ..preview.clone() });
+        assert!(comment.len() <= limit, "{} bytes of {limit}", comment.len());
+        assert!(comment.starts_with("<!-- egret-preview:{\"cluster\":\"prod\",\"v\":1} -->\n### "), "{comment}");
+        for words in ["**It does not validate**", "**Look at this before you merge**", "Shortened to fit"] {
+            assert!(comment.contains(words), "{words} is not in {comment}");
+        }
+        assert_eq!(comment.lines().filter(|line| line.starts_with("```")).count() % 2, 0, "{comment}");
     }
 }
 

@@ -163,6 +163,37 @@ fn a_forge_that_is_away_holds_nothing_up_and_is_told_until_it_is_back() {
 }
 
 #[test]
+fn a_status_that_is_not_taken_is_logged_once_and_one_whose_author_is_not_known_keeps_none_of_the_others() {
+    let stand = Stand::up();
+    let alliance = [("policies/alliance.yaml", policy("alliance", "alliance"))];
+    let files = alliance.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let first = stand.propose(1, "main", &files);
+    stand.forge.world().without_status.insert(first.clone());
+    stand.tell("pull_request", &json!({}));
+    stand.await_comment(1, &first[..12]);
+    stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");
+    let second = stand.propose(1, "main", &[("policies/empire.yaml", &policy("empire", "alliance"))]);
+    stand.forge.world().without_status.insert(second.clone());
+    stand.tell("pull_request", &json!({}));
+    stand.await_comment(1, &second[..12]);
+    stand.await_that("a second preview", || stand.logs().matches("pull request previewed").count() == 2);
+    assert_eq!(stand.logs().matches("the commit's status is not taken").count(), 1, "{}", stand.logs());
+
+    // From now on the token is an App's: only a status that it set says whose it is. The last one that was touched is looked at first.
+    stand.forge.world().tokens.insert(crate::forge_double::TOKEN.to_owned(), "egret[bot]".to_owned());
+    let good = stand.propose(2, "main", &files);
+    let unknown = stand.propose(3, "main", &[("policies/empire.yaml", &policy("empire", "nobody"))]);
+    stand.forge.world().without_status.insert(unknown);
+    stand.tell("pull_request", &json!({}));
+    stand.await_comment(2, &good[..12]);
+    stand.await_that("a word about the other", || {
+        let (status, message) = stand.condition("PreviewsPosted");
+        status == "False" && message.contains("pull request 3: ") && message.contains("does not say who it is of")
+    });
+    assert_eq!(stand.forge.comments(3), Vec::<String>::new());
+}
+
+#[test]
 fn another_leader_goes_on_with_the_same_comment() {
     let mut stand = Stand::up();
     stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);

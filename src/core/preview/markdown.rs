@@ -44,15 +44,18 @@ const LADDER: [Detail; 6] = [
 /// The comment: as much as fits.
 pub fn markdown(preview: &Preview<'_>) -> String {
     let limit = preview.input.limits.comment;
-    let mut comment = String::new();
     for (rung, detail) in LADDER.into_iter().enumerate() {
-        comment = Comment { preview, words: Words(preview), detail, whole: rung == 0 }.text();
+        let comment = Comment { preview, words: Words(preview), detail, whole: rung == 0 }.text();
         if comment.len() <= limit {
             return comment;
         }
     }
-    comment
+    let [.., detail] = LADDER;
+    Comment { preview, words: Words(preview), detail, whole: false }.cut(limit)
 }
+
+/// What writes a section.
+type Section<'p> = fn(&Comment<'p>, &mut String);
 
 struct Comment<'p> {
     preview: &'p Preview<'p>,
@@ -61,7 +64,7 @@ struct Comment<'p> {
     whole: bool,
 }
 
-impl Comment<'_> {
+impl<'p> Comment<'p> {
     fn text(&self) -> String {
         let mut text = String::new();
         self.head(&mut text);
@@ -90,6 +93,49 @@ impl Comment<'_> {
         let _ = writeln!(text, "### Egret · {} · {sign}{}\n", inert_name(cluster), self.words.verdict());
         let subtitle: Vec<String> = self.words.subtitle().iter().map(Phrase::markdown).collect();
         let _ = writeln!(text, "{}  \n{}", subtitle.join(" · "), self.words.counts());
+    }
+
+    /// Below the ladder, where texts of the world alone are too long: whole sections in two or three words, the least important first. What is
+    /// left has a few names with an end each, and no list of the world's making: it is far shorter than what any forge takes.
+    fn cut(&self, limit: usize) -> String {
+        let sections: [(Section<'p>, Section<'p>); 5] = [
+            (Self::validation, Self::validation_in_short),
+            (Self::dangers, Self::dangers_in_short),
+            (Self::moves, |_, _| {}),
+            (Self::losses, |_, _| {}),
+            (Self::config, |_, _| {}),
+        ];
+        let told = |whole: &BTreeSet<usize>| {
+            let mut text = String::new();
+            self.head(&mut text);
+            for (position, (long, short)) in sections.iter().enumerate() {
+                (if whole.contains(&position) { long } else { short })(self, &mut text);
+            }
+            self.foot(&mut text);
+            text
+        };
+        let mut whole = BTreeSet::new();
+        for position in 0..sections.len() {
+            whole.insert(position);
+            if told(&whole).len() > limit {
+                whole.remove(&position);
+            }
+        }
+        told(&whole)
+    }
+
+    fn validation_in_short(&self, text: &mut String) {
+        let errors = self.preview.input.validation.tally.errors;
+        if errors > 0 {
+            let _ = writeln!(text, "\n**It does not validate**: {}", counted(errors, "error"));
+        }
+    }
+
+    fn dangers_in_short(&self, text: &mut String) {
+        let dangers: Vec<&Danger> = self.preview.dangers.iter().collect();
+        if !dangers.is_empty() {
+            let _ = writeln!(text, "\n**Look at this before you merge**: {}", kinds(&dangers));
+        }
     }
 
     fn validation(&self, text: &mut String) {
@@ -170,12 +216,7 @@ impl Comment<'_> {
             let _ = writeln!(text, "- {sign} **{title}:** {}", phrase.markdown());
         }
         if !rest.is_empty() {
-            let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-            for danger in &rest {
-                *kinds.entry(danger.title).or_default() += 1;
-            }
-            let kinds: Vec<String> = kinds.iter().map(|(title, count)| format!("{title} {count}")).collect();
-            let _ = writeln!(text, "- and {} more: {}", rest.len(), kinds.join(", "));
+            let _ = writeln!(text, "- and {} more: {}", rest.len(), kinds(&rest));
         }
     }
 
@@ -308,6 +349,16 @@ impl Comment<'_> {
             );
         }
     }
+}
+
+/// `Address missing 2, Firewall 1`
+fn kinds(dangers: &[&Danger]) -> String {
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for danger in dangers {
+        *kinds.entry(danger.title).or_default() += 1;
+    }
+    let kinds: Vec<String> = kinds.iter().map(|(title, count)| format!("{title} {count}")).collect();
+    kinds.join(", ")
 }
 
 /// Names of pods by namespace.

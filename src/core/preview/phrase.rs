@@ -179,14 +179,14 @@ fn breaks(before: &str, letter: char, rest: &str) -> bool {
 
 /// A block whose text nothing in the text can end: the fence is longer than any run of backticks in it.
 pub fn fenced(language: &str, text: &str) -> String {
-    let mut longest = 0;
-    let mut run = 0;
-    for letter in text.chars() {
+    let lines: String = text.lines().map(|line| visible(line) + "\n").collect();
+    let (mut longest, mut run) = (0, 0);
+    // Of what is shown: a line may have had a megabyte of them.
+    for letter in lines.chars() {
         run = if letter == '`' { run + 1 } else { 0 };
         longest = longest.max(run);
     }
     let fence = "`".repeat(3.max(longest + 1));
-    let lines: String = text.lines().map(|line| visible(line) + "\n").collect();
     format!("{fence}{language}\n{lines}{fence}\n")
 }
 

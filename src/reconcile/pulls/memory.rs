@@ -3,7 +3,7 @@
 //! Nothing of it is kept over a restart: a leader that is new looks at everything once, and the forge finds the comments that are there.
 //! Deliberately absent: a clock, forges, Git.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::core::state::net::fnv1a;
@@ -43,6 +43,8 @@ pub(super) struct Memory {
     said: BTreeMap<u64, Said>,
     /// How often a head was looked for in vain.
     absent: BTreeMap<u64, (String, u32)>,
+    /// Those of which it was said that their commits' statuses are not taken.
+    without_status: BTreeSet<u64>,
 }
 
 impl Memory {
@@ -90,10 +92,16 @@ impl Memory {
         *looks >= PATIENCE
     }
 
+    /// A commit's status was not taken. Whether that is news of this pull request.
+    pub(super) fn is_first_without_status(&mut self, number: u64) -> bool {
+        self.without_status.insert(number)
+    }
+
     /// Forgets pull requests that are open no more.
     pub(super) fn keep(&mut self, open: impl Fn(u64) -> bool) {
         self.said.retain(|number, _| open(*number));
         self.absent.retain(|number, _| open(*number));
+        self.without_status.retain(|number| open(*number));
     }
 
     /// Forgets heads that are there now.

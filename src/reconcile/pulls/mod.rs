@@ -4,6 +4,7 @@
 //! and asks whether it still does before each word. What is proposed is data: no word of it decides where something is read or said.
 //! Deliberately absent: what a preview says (`core::preview`), and how a forge is talked to (`forge`).
 
+mod agenda;
 mod memory;
 mod round;
 
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use self::agenda::Agenda;
 use self::round::{Done, Rounds};
 use super::following::Following;
 use crate::backoff::Backoff;
@@ -33,8 +35,6 @@ use crate::telemetry::chain;
 const LOOK: Duration = Duration::from_mins(1);
 /// A commit that a forge knows of and Git does not yet is looked for again so soon.
 const SOON: Duration = Duration::from_secs(2);
-/// Between two looks, however often somebody says that something changed.
-const PAUSE: Duration = Duration::from_secs(3);
 
 /// Where pull requests are.
 #[derive(Debug, Clone)]
@@ -171,29 +171,28 @@ impl Thread {
         let mut backoff = Backoff::new(self.options.seed);
         let mut rounds = Rounds::new(&self.options, &self.leads, &self.words);
         let mut branch = None;
-        let mut due = Instant::now();
-        let mut last: Option<Instant> = None;
+        let mut agenda = Agenda::new(Instant::now());
         loop {
-            match self.wished.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            match self.wished.recv_timeout(agenda.wait(Instant::now())) {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(wish) => {
                     if let Wish::Branch(name) = wish {
                         branch = Some(name);
                     }
-                    // Many words are one look.
-                    due = due.min(last.map_or_else(Instant::now, |last| last + PAUSE));
+                    agenda.wish(Instant::now());
                 }
             }
-            if Instant::now() < due {
+            if !agenda.wait(Instant::now()).is_zero() {
                 continue;
             }
-            last = Some(Instant::now());
+            agenda.begin(Instant::now());
             let Some(branch) = branch.as_deref().filter(|_| (self.leads)()) else {
                 rounds.forget();
-                due = Instant::now() + LOOK;
+                agenda.next(Instant::now(), LOOK, None);
                 continue;
             };
+            let mut asked = None;
             let wait = match rounds.round(branch) {
                 Ok(done) => {
                     self.tell(done.fault);
@@ -207,13 +206,14 @@ impl Thread {
                     }
                 }
                 Err(error) => {
-                    let wait = error.wait().unwrap_or_default().max(backoff.next_wait()).max(SOON);
+                    asked = error.wait();
+                    let wait = backoff.next_wait().max(SOON).max(asked.unwrap_or_default());
                     tracing::warn!(error = chain(&error), hint = error.hint(), retry = ?wait, "pull requests cannot be previewed");
                     self.tell(Some(chain(&error)));
                     wait
                 }
             };
-            due = Instant::now() + wait;
+            agenda.next(Instant::now(), wait, asked);
         }
     }
 

@@ -53,10 +53,10 @@ impl Trouble {
         }
     }
 
-    /// How long the forge wants to be left alone.
+    /// How long the forge, or the Git server, wants to be left alone.
     pub(super) fn wait(&self) -> Option<Duration> {
         match self {
-            Self::Git(_) => None,
+            Self::Git(error) => error.wait(),
             Self::Forge(error) => {
                 let wait = error.until()?.duration_since(Timestamp::now());
                 Some(Duration::try_from(wait).unwrap_or_default().min(LONGEST))
@@ -295,15 +295,27 @@ impl<'a> Rounds<'a> {
         if matches!(posted.comment, forge::Done::Overtaken) {
             return Ok(false);
         }
-        if let Some(error) = denied(&posted) {
+        if let forge::Done::Refused(error) = &posted.comment {
             self.failed(number, subject, &post.body, (chain(error), error.hint()), began);
             return Ok(true);
         }
+        self.without_status(number, &posted);
         let became = if is_news(&posted) { Became::Posted } else { Became::Unchanged };
         self.options.metrics.preview(Some(became));
         self.memory.say(number, subject, &post.body, None, began);
         tracing::info!(number, head = pull.head_sha, took = ?began.elapsed(), "pull request previewed, {}", post.title);
         Ok(true)
+    }
+
+    /// A status that is not taken keeps nobody from reading the comment, and would not be taken the next time: GitLab has none for a
+    /// commit of a fork. It is said once.
+    fn without_status(&mut self, number: u64, posted: &Posted) {
+        match &posted.status {
+            forge::Done::Refused(error) if self.memory.is_first_without_status(number) => {
+                tracing::warn!(error = chain(error), hint = error.hint(), number, "the commit's status is not taken");
+            }
+            _ => {}
+        }
     }
 
     fn failed(
@@ -361,21 +373,13 @@ impl<'a> Rounds<'a> {
     }
 }
 
-/// Whether the other pull requests would fare no better.
+/// Whether the other pull requests would fare no better. Whose comments are ours may be known by the status of one commit, and not of another.
 fn concerns_all(error: &forge::Error) -> bool {
     match error.fault() {
         Fault::Refused { status, .. } => *status == 401 || *status >= 500,
-        Fault::Answer(_) | Fault::Elsewhere(_) => false,
+        Fault::Answer(_) | Fault::Elsewhere(_) | Fault::Nobody => false,
         _ => true,
     }
-}
-
-/// The right that was missing for what people look at first: the comment, or else the status.
-fn denied(posted: &Posted) -> Option<&forge::Error> {
-    [&posted.comment, &posted.status].into_iter().find_map(|done| match done {
-        forge::Done::Refused(error) => Some(error),
-        _ => None,
-    })
 }
 
 /// Whether anything was written.
