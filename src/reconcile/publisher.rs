@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 
 use self::draft::{Plan, plan};
-use self::unsent::Unsent;
+use self::unsent::{Unsent, following};
 use crate::backoff::Backoff;
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
@@ -192,7 +192,9 @@ impl Writer {
                 let ended = loop {
                     match received.recv_timeout(until.saturating_duration_since(Instant::now())) {
                         Ok((newer, seen)) => {
-                            (letter, sight) = (newer, seen.or(sight));
+                            // What was never tried is told by nobody else, if its agent has started anew since.
+                            let reports = following(&newer.reports, &letter.reports);
+                            (letter, sight) = (Letter { reports, ..newer }, seen.or(sight));
                             until = until.min((began + early).max(Instant::now() + SETTLE));
                         }
                         Err(RecvTimeoutError::Timeout) => break false,

@@ -247,6 +247,31 @@ fn what_drifted_while_the_repository_was_away_is_told_when_it_is_back() {
 }
 
 #[test]
+fn what_an_agent_forgot_while_the_repository_was_away_is_told_when_it_is_back() {
+    let origin = origin();
+    let away = origin.path().join("away.git");
+    fs::rename(&origin.bare, &away).expect("it goes");
+    let first = publisher(&origin, "state");
+    first.send(letter(vec![report("a", &["ip rule 9001"])]), None);
+    wait("it is said", || first.fault().is_some());
+    // The agent starts anew, twice: what it saw in between is in a letter that is never tried.
+    first.send(letter(vec![report("a", &[])]), None);
+    first.send(letter(vec![report("a", &["ip link egret0"])]), None);
+    first.send(letter(vec![report("a", &[])]), None);
+    first.finish();
+    let second = publisher(&origin, "state");
+    second.send(letter(vec![report("a", &["nft table inet egret"])]), None);
+    wait("it is said again", || second.fault().is_some());
+    second.send(letter(vec![report("a", &[])]), None);
+    fs::rename(&away, &origin.bare).expect("it comes back");
+    wait("all is told", || second.fault().is_none());
+    second.finish();
+    let file = read_node_file(&files_on_branch(&origin)[&path_of("a")]).expect("a report");
+    let corrected: Vec<&str> = file.corrected.iter().map(|record| record.object.as_str()).collect();
+    assert_eq!(corrected, ["nft table inet egret", "ip link egret0", "ip rule 9001"]);
+}
+
+#[test]
 fn a_refusal_is_told_with_what_to_do_and_ends_with_the_next_report_that_is_taken() {
     let origin = origin();
     origin.git(&["push", "--quiet", "origin", &format!("main:{BRANCH}")]);
