@@ -144,15 +144,17 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let repository = Repository::start(repository_options(&options, &folder, seed), sender)
         .map_err(|source| RunError::Start { what: "the repository's thread", source })?;
     repository.begin(engine.memory.kept().known());
-    let publisher = Publisher::start(publisher::Options {
+    let reports = publisher::Options {
         source: options.source.clone(),
         access: options.access.clone(),
         mirror: folder.join("reports.git"),
         cluster: options.cluster_name.clone(),
         signing_key: options.signing_key.clone(),
         seed,
-    })
-    .map_err(|source| RunError::Start { what: "the publisher's thread", source })?;
+    };
+    // Nobody else writes its file.
+    let publisher = Publisher::start(reports, Box::new(|| true))
+        .map_err(|source| RunError::Start { what: "the publisher's thread", source })?;
     let mut node = Node::new(Keeper::new(engine, telling, seed), repository, publisher);
     let result = if options.once { node.once(news).await } else { node.forever(&options, news, watch).await };
     node.publisher.finish();
@@ -390,6 +392,12 @@ impl Node {
     fn send_report(&mut self) {
         let Some(intent) = &self.keeper.intent else { return };
         let config = &intent.set.config;
+        if !config.reports {
+            if self.sent.take().is_some() {
+                self.publisher.stop();
+            }
+            return;
+        }
         let letter = Letter {
             reports: vec![self.keeper.engine.report.clone()],
             branch: config.reports_branch.clone(),
@@ -400,7 +408,7 @@ impl Node {
         let news = self.sent.as_ref() != Some(&letter);
         let wanted = self.publisher.wants_sight(news) || news && self.interfaces != self.interfaces_sent;
         let sight = (config.snapshot_every.is_some() && wanted).then(|| self.sight());
-        if config.reports && (news || sight.is_some()) {
+        if news || sight.is_some() {
             if sight.is_some() {
                 self.interfaces_sent.clone_from(&self.interfaces);
             }

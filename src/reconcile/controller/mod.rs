@@ -28,7 +28,7 @@ use self::sights::Sights;
 use super::hook::{self, Hook};
 use super::leading::Leading;
 use super::memory::Memory;
-use super::publisher::{self, Letter, Publisher};
+use super::publisher::{Letter, Publisher};
 use super::pulls::{Pulls, Word};
 use super::repository::{self, Intent, News, Repository};
 use super::round::now;
@@ -103,18 +103,11 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         sender,
     )
     .map_err(start("the repository's thread"))?;
-    let publisher = Publisher::start(publisher::Options {
-        source: options.source.clone(),
-        access: options.access.clone(),
-        mirror: options.state_folder.join("reports.git"),
-        cluster: options.cluster_name.clone(),
-        signing_key: options.signing_key.clone(),
-        seed,
-    })
-    .map_err(start("the publisher's thread"))?;
     let watching = Watching::open(&live, &Scope::Controller, live::Options { seed, ..live::Options::default() });
     let lease = Lease::new(live.clone(), &options.namespace, &options.lease, &options.identity, options.timing);
     let leading = Leading::start(lease, options.timing);
+    let publisher =
+        Publisher::start(options.reports(seed), Box::new(leading.asked())).map_err(start("the publisher's thread"))?;
     let pulls = Pulls::start(pulls_of(&options, &metrics, seed), Box::new(leading.asked()))
         .map_err(start("the thread for pull requests"))?;
     let controller = Controller {
@@ -348,6 +341,9 @@ impl Controller {
         if fence != led {
             // Who led meanwhile may have corrected what we remember as fought for.
             self.labels.forget();
+            // And has told newer things than those that still wait here.
+            self.publisher.stop();
+            (self.sent, self.sights) = (None, Sights::default());
             self.led = fence;
             self.pulls.look();
         }
@@ -426,6 +422,7 @@ impl Controller {
         let commit = intent.commit.id.to_string();
         let mut told = Vec::new();
         let report_fault = self.publisher.fault();
+        let reports_published = intent.set.config.reports.then(|| report_fault.as_deref().map_or(Ok(()), Err));
         let previews = self.pulls.fault();
         let pass = Pass {
             live: &self.live,
@@ -435,7 +432,7 @@ impl Controller {
             cluster: &self.options.cluster_name,
             identity: &self.options.identity,
             git_fault: self.git_fault.as_deref(),
-            report_fault: report_fault.as_deref(),
+            reports_published,
             previews: previews.as_ref().map(|fault| fault.as_ref().copied().map_err(String::as_str)),
         };
         // A label that cannot be written keeps no policy from being published.

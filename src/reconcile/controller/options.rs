@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::super::hook;
 use super::super::memory::MemoryError;
+use super::super::publisher;
 use super::super::pulls::Board;
 use crate::cluster::live::{LiveError, Timing};
 use crate::core::admission::ChangeWindows;
@@ -50,6 +51,20 @@ pub struct Options {
     pub webhook: Option<hook::Options>,
     /// Where pull requests are previewed, if anywhere.
     pub previews: Option<Board>,
+}
+
+impl Options {
+    /// Where reports go.
+    pub(super) fn reports(&self, seed: u64) -> publisher::Options {
+        publisher::Options {
+            source: self.source.clone(),
+            access: self.access.clone(),
+            mirror: self.state_folder.join("reports.git"),
+            cluster: self.cluster_name.clone(),
+            signing_key: self.signing_key.clone(),
+            seed,
+        }
+    }
 }
 
 /// Why the process ends with an error.

@@ -91,9 +91,19 @@ impl Sights {
 }
 
 impl Controller {
-    /// Hands the reports over if they say something else than the last ones.
+    /// Hands the reports over if they say something else than the last ones. What was handed over is taken back where nobody wants them.
     pub(super) fn send(&mut self, reports: Vec<NodeReport>, intent: &Intent) {
         let config = &intent.set.config;
+        if !config.reports {
+            if self.sent.take().is_some() {
+                self.publisher.stop();
+            }
+            self.sights = Sights::default();
+            return;
+        }
+        if self.publisher.dropped() {
+            self.sent = None;
+        }
         let letter = Letter {
             reports,
             branch: config.reports_branch.clone(),
@@ -103,14 +113,13 @@ impl Controller {
         };
         let news = !letter.reports.is_empty() && self.sent.as_ref() != Some(&letter);
         let view = self.watching.view();
-        if config.reports
-            && config.snapshot_every.is_some()
+        if config.snapshot_every.is_some()
             && (self.publisher.wants_sight(news) || news && self.sights.grounds_differ(view))
         {
             self.sights.look(&self.live);
         }
         let sight = self.sights.taken(view);
-        if config.reports && (news || sight.is_some()) {
+        if news || sight.is_some() {
             self.publisher.send(letter.clone(), sight);
             self.sent = Some(letter);
         }

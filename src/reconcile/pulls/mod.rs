@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use self::round::{Done, Rounds};
+use super::leading::Leads;
 use crate::backoff::Backoff;
 use crate::core::admission::ChangeWindows;
 use crate::core::facts::Facts;
@@ -99,9 +100,6 @@ enum Wish {
     Look,
     Branch(String),
 }
-
-/// Whether this process leads, asked before each word.
-pub type Leads = Box<dyn Fn() -> bool + Send>;
 
 /// A handle on the thread, or on none; it ends when this is dropped.
 #[derive(Debug, Default)]
