@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -28,7 +29,7 @@ const PAUSE: Duration = Duration::from_mins(5);
 const SOON: Duration = Duration::from_secs(1);
 
 /// What a look brings.
-type Found = Arc<Mutex<Option<Result<Facts, LiveError>>>>;
+type Found = Arc<Mutex<Option<Result<(Facts, Timestamp), LiveError>>>>;
 
 /// Looks, and what they brought.
 #[derive(Default)]
@@ -56,7 +57,9 @@ impl Sights {
         }
         let (live, found) = (live.clone(), Arc::clone(&self.found));
         self.task = Some(tokio::spawn(async move {
-            let result = live.look().await;
+            // What is found may lie there for a while. It is no younger than when the look began.
+            let began = now();
+            let result = live.look().await.map(|facts| (facts, began));
             *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         }));
     }
@@ -71,11 +74,11 @@ impl Sights {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         self.task = None;
         match found {
-            Ok(facts) => {
+            Ok((facts, taken)) => {
                 (self.pause, self.told) = (None, None);
                 self.grounds = grounds(view);
                 let facts = Facts { nodes: view.facts.nodes.clone(), grounds: self.grounds.clone(), ..facts };
-                Some(Sight { facts, taken: now(), only_own: false, own: None })
+                Some(Sight { facts, taken, only_own: false, own: None })
             }
             Err(error) => {
                 self.pause = Some(Instant::now() + PAUSE);
