@@ -84,7 +84,7 @@ fn reports_that_are_not_taken_are_told_in_the_status_until_they_are() -> Outcome
         stand.push(&[("egret.yaml", &text)]).expect("a push");
     };
     wanted(false);
-    stand.await_that("no condition, for nobody wants reports", || published() == Default::default())?;
+    stand.await_that("no condition, for nobody wants reports", || published() == (String::new(), String::new()))?;
     wanted(true);
     stand.await_that("a condition that says so again", || {
         happen();
