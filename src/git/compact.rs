@@ -1,7 +1,7 @@
 //! The reports branch stays small: commits older than a given age are folded into one root commit, newer ones are made again on top of it.
 //!
 //! By compare-and-swap, as every report: who commits meanwhile wins, and the branch is as it was. Deliberately absent: folding what somebody
-//! else committed, deleting objects on the server (its own `git gc` does), and when to try (`reconcile::publisher`).
+//! else committed, signing what Egret did not sign, deleting objects on the server (its own `git gc` does), and when to try (`reconcile::publisher`).
 
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use super::error::Result;
 use super::mirror::Mirror;
 use super::publish::{Made, Target, check_branch, make, push, read_branch, signature};
 use super::remote::Pushed;
+use super::signing::Signer;
+use crate::core::signature::Refused;
 
 /// Folding has to save this many commits, or the oldest has to be twice as old as what is kept.
 pub const MANY: usize = 1_000;
@@ -80,10 +82,19 @@ fn fresh(mirror: &Mirror, target: &Target, tip: Oid, keep: Duration) -> std::res
     Ok(Ok((again(mirror, target, &history, fold)?, fold)))
 }
 
+/// A commit of ours.
+struct Report<'r> {
+    commit: Commit<'r>,
+    /// By the key that is given now. What is not may be anybody's who can push, and gets no signature by being made again.
+    signed: bool,
+}
+
 /// The branch's commits, the oldest first; or one that is not ours, and whose it is.
-type History<'r> = std::result::Result<Vec<Commit<'r>>, (Oid, String)>;
+type History<'r> = std::result::Result<Vec<Report<'r>>, (Oid, String)>;
 
 fn history<'r>(mirror: &'r Mirror, target: &Target, tip: Oid) -> std::result::Result<History<'r>, git2::Error> {
+    let own = target.signer.as_ref().map(Signer::keys).unwrap_or_default();
+    let objects = mirror.repository.odb()?;
     let mut commits = Vec::new();
     let mut next = Some(tip);
     while let Some(id) = next {
@@ -98,26 +109,30 @@ fn history<'r>(mirror: &'r Mirror, target: &Target, tip: Oid) -> std::result::Re
         let stranger = stranger.or_else(|| {
             (commit.parent_count() > 1 || commit.message().is_err()).then(|| "somebody in Egret's name".to_owned())
         });
-        let signed = || commit.header_field_bytes("gpgsig").is_ok();
-        let stranger = stranger.or_else(|| {
-            (target.signer.is_none() && signed()).then(|| "Egret, signed by a key that is not given now".to_owned())
+        let verdict = own.check_commit(objects.read(id)?.data());
+        let stranger = stranger.or_else(|| match &verdict {
+            Ok(_) | Err(Refused::Missing) => None,
+            Err(Refused::NoKeys | Refused::Unknown { .. }) => {
+                Some("Egret, signed by a key that is not given now".to_owned())
+            }
+            Err(refused) => Some(format!("somebody in Egret's name: {refused}")),
         });
         if let Some(by) = stranger {
             return Ok(Err((id, by)));
         }
         next = commit.parent_ids().next();
-        commits.push(commit);
+        commits.push(Report { commit, signed: verdict.is_ok() });
     }
     commits.reverse();
     Ok(Ok(commits))
 }
 
 /// How many of the oldest commits to fold; none where it does not pay: each time, what is kept is sent anew.
-fn worth(history: &[Commit<'_>], now: Timestamp, keep: Duration) -> Option<usize> {
+fn worth(history: &[Report<'_>], now: Timestamp, keep: Duration) -> Option<usize> {
     let age = |commit: &Commit<'_>| now.as_second().saturating_sub(commit.time().seconds());
     let keep = i64::try_from(keep.as_secs()).unwrap_or(i64::MAX);
-    let fold = history.iter().take_while(|commit| age(commit) > keep).count();
-    let oldest = history.first().map_or(0, age);
+    let fold = history.iter().take_while(|report| age(&report.commit) > keep).count();
+    let oldest = history.first().map_or(0, |report| age(&report.commit));
     (fold > MANY || fold > 1 && oldest > keep.saturating_mul(2)).then_some(fold)
 }
 
@@ -125,17 +140,21 @@ fn worth(history: &[Commit<'_>], now: Timestamp, keep: Duration) -> Option<usize
 fn again(
     mirror: &Mirror,
     target: &Target,
-    history: &[Commit<'_>],
+    history: &[Report<'_>],
     fold: usize,
 ) -> std::result::Result<Vec<Oid>, git2::Error> {
     let mut made: Vec<Oid> = Vec::new();
-    let Some((last, folded)) = history.get(..fold).and_then(<[Commit<'_>]>::split_last) else { return Ok(made) };
-    let message = Folded::of(folded.first().unwrap_or(last), last, fold).message(&target.identity);
+    let Some((last, folded)) = history.get(..fold).and_then(<[Report<'_>]>::split_last) else { return Ok(made) };
+    let signer = |signed: bool| target.signer.as_ref().filter(|_| signed);
+    let all_signed = last.signed && folded.iter().all(|report| report.signed);
+    let last = &last.commit;
+    let message =
+        Folded::of(folded.first().map_or(last, |report| &report.commit), last, fold).message(&target.identity);
     // The time of the newest that is in it, so that the history's times go on growing.
     let by = signature(&target.author, last.time().seconds())?;
     let root = Made { author: &by, committer: &by, message: &message, tree: last.tree_id(), parent: None };
-    made.push(make(mirror, target, &root)?);
-    for commit in &history[fold..] {
+    made.push(make(mirror, signer(all_signed), &root)?);
+    for Report { commit, signed } in &history[fold..] {
         let copy = Made {
             author: &commit.author(),
             committer: &commit.committer(),
@@ -143,7 +162,7 @@ fn again(
             tree: commit.tree_id(),
             parent: made.last().copied(),
         };
-        made.push(make(mirror, target, &copy)?);
+        made.push(make(mirror, signer(*signed), &copy)?);
     }
     Ok(made)
 }

@@ -156,7 +156,7 @@ impl Error {
             Self::NotOurFolder { .. } => "name an empty folder, or one that is not there yet".to_owned(),
             Self::ForeignBranch { .. } => "rename that branch, or set another reports.branch in egret.yaml".to_owned(),
             Self::ReadOnly { .. } => {
-                "let Egret's key push to that branch, or set `reports: false` in egret.yaml".to_owned()
+                "let Egret's key push to that branch, or set `reports: {enabled: false}` in egret.yaml".to_owned()
             }
             Self::BadReportsBranch { .. } => "set another reports.branch in egret.yaml".to_owned(),
             Self::Unreachable { source, .. } => return unreachable_hint(source),

@@ -196,7 +196,7 @@ fn prepare(mirror: &Mirror, target: &Target, tip: Option<Oid>, draft: &Draft) ->
         let message = message(draft);
         let commit = make(
             mirror,
-            target,
+            target.signer.as_ref(),
             &Made { author: &by, committer: &by, message: &message, tree: written.tree, parent: tip },
         )?;
         let objects = written.objects.into_iter().chain([commit]).collect();
@@ -230,13 +230,17 @@ pub(super) struct Made<'a> {
 
 /// Makes a commit that nothing points to yet: the one place where reports become commits, new ones and those that are made again, and are signed
 /// where there is a key.
-pub(super) fn make(mirror: &Mirror, target: &Target, commit: &Made<'_>) -> std::result::Result<Oid, git2::Error> {
+pub(super) fn make(
+    mirror: &Mirror,
+    signer: Option<&Signer>,
+    commit: &Made<'_>,
+) -> std::result::Result<Oid, git2::Error> {
     let repository = &mirror.repository;
     let tree = repository.find_tree(commit.tree)?;
     let parent = commit.parent.map(|parent| repository.find_commit(parent)).transpose()?;
     let parents: Vec<_> = parent.iter().collect();
     let bytes = repository.commit_create_buffer(commit.author, commit.committer, commit.message, &tree, &parents)?;
-    store(repository, target.signer.as_ref(), &bytes)
+    store(repository, signer, &bytes)
 }
 
 /// Who commits, at a second of the epoch.

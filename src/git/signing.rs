@@ -14,9 +14,10 @@ use rsa::signature::{RandomizedSigner, SignatureEncoding};
 use rsa::{BigUint, RsaPrivateKey};
 use ssh_key::private::{KeypairData, RsaKeypair};
 use ssh_key::sha2::Sha512;
-use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, Signature, SshSig};
+use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey, Signature, SshSig};
 
 use super::error::{Error, Result};
+use crate::core::signature::Keys;
 
 /// What Git signs for.
 const NAMESPACE: &str = "git";
@@ -48,6 +49,17 @@ impl Signer {
         // What it cannot sign today it cannot sign tomorrow; here it can be told from a fault of the mirror.
         signer.sign(b"").map_err(|_| fault("it is of a kind that Egret cannot sign with"))?;
         Ok(signer)
+    }
+
+    /// What tells its own signatures; nobody's where the key is of a kind that is not believed.
+    pub(super) fn keys(&self) -> Keys {
+        let mut keys = Keys::default();
+        // Without the comment, which may be anything.
+        let public = PublicKey::new(self.0.public_key().key_data().clone(), "").to_openssh().unwrap_or_default();
+        match keys.add_allowed_signers(&format!("egret {public}\n")) {
+            Ok(()) => keys,
+            Err(_) => Keys::default(),
+        }
     }
 
     fn sign(&self, bytes: &[u8]) -> std::result::Result<String, ssh_key::Error> {

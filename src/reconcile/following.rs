@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::leading::Leads;
 use super::process::StartError;
 use super::publisher::{self, Publisher};
 use super::repository::{self, News, Repository};
@@ -43,27 +44,32 @@ impl Following {
         Mirror::open(folder, self.source.clone(), self.access.clone())
     }
 
-    /// Starts the thread that reads the repository and the one that writes reports to it, by a key if they are signed. Each has a mirror of
-    /// its own in the folder. `seed` is for jitter.
-    pub fn start(
-        &self,
-        folder: &Path,
-        signing_key: Option<PathBuf>,
-        seed: u64,
-    ) -> Result<(Repository, UnboundedReceiver<News>, Publisher), StartError> {
+    /// Starts the thread that reads the repository, with a mirror of its own in the folder. `seed` is for jitter.
+    pub fn start(&self, folder: &Path, seed: u64) -> Result<(Repository, UnboundedReceiver<News>), StartError> {
         let (sender, news) = unbounded_channel();
         let mirror = folder.join("policy.git");
         let repository = Repository::start(repository::Options { following: self.clone(), mirror, seed }, sender)
             .map_err(StartError::of("the repository's thread"))?;
-        let publisher = Publisher::start(publisher::Options {
+        Ok((repository, news))
+    }
+
+    /// Starts the thread that writes reports to the repository, by a key if they are signed, and while `leads` says so. It has a mirror of
+    /// its own, too.
+    pub fn publisher(
+        &self,
+        folder: &Path,
+        signing_key: Option<PathBuf>,
+        seed: u64,
+        leads: Leads,
+    ) -> Result<Publisher, StartError> {
+        let options = publisher::Options {
             source: self.source.clone(),
             access: self.access.clone(),
             mirror: folder.join("reports.git"),
             cluster: self.cluster.clone(),
             signing_key,
             seed,
-        })
-        .map_err(StartError::of("the publisher's thread"))?;
-        Ok((repository, news, publisher))
+        };
+        Publisher::start(options, leads).map_err(StartError::of("the publisher's thread"))
     }
 }

@@ -11,6 +11,9 @@ use tokio::time::{Instant, sleep};
 use crate::cluster::live::{Lease, Role, Timing};
 use crate::telemetry::chain;
 
+/// Whether this process leads, for another thread: asked before each word that others would read.
+pub type Leads = Box<dyn Fn() -> bool + Send>;
+
 /// A handle on the task.
 #[derive(Debug)]
 pub struct Leading {

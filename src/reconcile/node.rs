@@ -119,7 +119,9 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         .map_err(StartError::of("the HTTP server"))?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     let following = Following { poll: poll(&options.following), ..options.following.clone() };
-    let (repository, news, publisher) = following.start(&folder, options.signing_key.clone(), seed)?;
+    let (repository, news) = following.start(&folder, seed)?;
+    // Nobody else writes its file.
+    let publisher = following.publisher(&folder, options.signing_key.clone(), seed, Box::new(|| true))?;
     repository.begin(engine.memory.kept().known());
     let mut node = Node::new(Keeper::new(engine, telling, seed), repository, publisher);
     let result = if options.once { node.once(news).await } else { node.forever(&options, news, watch).await };
@@ -332,6 +334,12 @@ impl Node {
     fn send_report(&mut self) {
         let Some(intent) = &self.keeper.intent else { return };
         let config = &intent.set.config;
+        if !config.reports {
+            if self.sent.take().is_some() {
+                self.publisher.stop();
+            }
+            return;
+        }
         let letter = Letter {
             reports: vec![self.keeper.engine.report.clone()],
             branch: config.reports_branch.clone(),
@@ -342,7 +350,7 @@ impl Node {
         let news = self.sent.as_ref() != Some(&letter);
         let wanted = self.publisher.wants_sight(news) || news && self.interfaces != self.interfaces_sent;
         let sight = (config.snapshot_every.is_some() && wanted).then(|| self.sight());
-        if config.reports && (news || sight.is_some()) {
+        if news || sight.is_some() {
             if sight.is_some() {
                 self.interfaces_sent.clone_from(&self.interfaces);
             }

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 
 use self::draft::{Plan, plan};
-use self::unsent::Unsent;
+use self::unsent::{Unsent, following};
+use super::leading::Leads;
 use crate::backoff::Backoff;
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
@@ -86,33 +87,40 @@ const FOLD: Duration = Duration::from_hours(24);
 /// A handle on the thread.
 #[derive(Debug)]
 pub struct Publisher {
-    letters: Option<Sender<(Letter, Option<Sight>)>>,
+    letters: Option<Sender<Message>>,
     thread: Option<thread::JoinHandle<()>>,
     told: Arc<Mutex<Told>>,
 }
 
-/// What the thread tells.
+/// What the thread is handed: reports, or none any more.
+type Message = Option<(Letter, Option<Sight>)>;
+
+/// What the thread tells, and is told at once.
 #[derive(Debug, Default)]
 struct Told {
     /// Why the last try was in vain.
     fault: Option<String>,
     /// Something was handed over that was not tried yet.
     busy: bool,
+    /// Nobody wants what was handed over.
+    stopped: bool,
+    /// What was handed over was dropped, because somebody else leads.
+    dropped: bool,
     /// When a snapshot is wanted by itself, and when it may go with a report. None: now.
     alone: Option<Instant>,
     riding: Option<Instant>,
 }
 
 impl Publisher {
-    /// Starts the thread.
-    pub fn start(options: Options) -> std::io::Result<Self> {
+    /// Starts the thread. It writes only while `leads` says that this process may.
+    pub fn start(options: Options, leads: Leads) -> std::io::Result<Self> {
         let (letters, received) = channel();
         let told = Arc::<Mutex<Told>>::default();
         let (tell, seed) = (Arc::clone(&told), options.seed);
         let thread = thread::Builder::new().name("publisher".to_owned()).spawn(move || {
             let unsent = Unsent::open(&options.mirror);
             let told = tell;
-            let mut writer = Writer { options, mirror: None, unsent, told, fold: None, shy: Shy::default() };
+            let mut writer = Writer { options, leads, mirror: None, unsent, told, fold: None, shy: Shy::default() };
             writer.serve(&received, &mut Backoff::new(seed));
         })?;
         Ok(Self { letters: Some(letters), thread: Some(thread), told })
@@ -120,7 +128,10 @@ impl Publisher {
 
     /// Hands over reports, and the cluster as it is now where that is wanted. The newest counts.
     pub fn send(&self, letter: Letter, sight: Option<Sight>) {
-        self.told().busy = true;
+        {
+            let mut told = self.told();
+            (told.busy, told.stopped, told.dropped) = (true, false, false);
+        }
         if let (Some(every), Some(_)) = (letter.snapshot_every, &sight) {
             // It is large: while the repository is away, too, nobody looks more often than it could be written.
             let next = Some(Instant::now() + every / RIDING);
@@ -128,8 +139,21 @@ impl Publisher {
             (told.alone, told.riding) = (next, next);
         }
         if let Some(letters) = &self.letters {
-            let _ = letters.send((letter, sight));
+            let _ = letters.send(Some((letter, sight)));
         }
+    }
+
+    /// What was handed over is not wanted any more: it is dropped, and with it why it is not committed.
+    pub fn stop(&self) {
+        if let Some(letters) = &self.letters {
+            self.told().stopped = true;
+            let _ = letters.send(None);
+        }
+    }
+
+    /// Whether what was handed over last was dropped because somebody else led. It has to be handed over again, then.
+    pub fn dropped(&self) -> bool {
+        self.told().dropped
     }
 
     /// Whether a snapshot should go with the next letter; `news`: the letter says something new, so that a commit is likely.
@@ -166,6 +190,7 @@ impl Publisher {
 /// What lives on the thread.
 struct Writer {
     options: Options,
+    leads: Leads,
     mirror: Option<Mirror>,
     unsent: Unsent,
     told: Arc<Mutex<Told>>,
@@ -182,45 +207,78 @@ struct Shy {
 }
 
 impl Writer {
-    fn serve(&mut self, received: &Receiver<(Letter, Option<Sight>)>, backoff: &mut Backoff) {
-        while let Ok((mut letter, mut sight)) = received.recv() {
-            // Not before, and not later than. They differ where there is something new to say and somebody refused before.
-            let (mut early, mut late) = (SETTLE, SETTLE);
-            loop {
-                let began = Instant::now();
-                let mut until = began + late;
-                let ended = loop {
-                    match received.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                        Ok((newer, seen)) => {
-                            (letter, sight) = (newer, seen.or(sight));
-                            until = until.min((began + early).max(Instant::now() + SETTLE));
-                        }
-                        Err(RecvTimeoutError::Timeout) => break false,
-                        Err(RecvTimeoutError::Disconnected) => break true,
+    fn serve(&mut self, received: &Receiver<Message>, backoff: &mut Backoff) {
+        while let Ok(message) = received.recv() {
+            match message {
+                Some((letter, sight)) => self.deliver(letter, sight, received, backoff),
+                None => self.given_up(false),
+            }
+            backoff.reset();
+        }
+    }
+
+    /// Tries until a letter is committed, or nobody wants it any more, or it is not this process's to write.
+    fn deliver(
+        &mut self,
+        mut letter: Letter,
+        mut sight: Option<Sight>,
+        received: &Receiver<Message>,
+        backoff: &mut Backoff,
+    ) {
+        // Not before, and not later than. They differ where there is something new to say and somebody refused before.
+        let (mut early, mut late) = (SETTLE, SETTLE);
+        loop {
+            let began = Instant::now();
+            let mut until = began + late;
+            let ended = loop {
+                match received.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                    Ok(Some((newer, seen))) => {
+                        // What was never tried is told by nobody else, if its agent has started anew since.
+                        let reports = following(&newer.reports, &letter.reports);
+                        (letter, sight) = (Letter { reports, ..newer }, seen.or(sight));
+                        until = until.min((began + early).max(Instant::now() + SETTLE));
                     }
-                };
-                match self.write(&letter, sight.as_ref()) {
-                    Ok(published) => {
-                        backoff.reset();
-                        self.committed(&published, &letter);
-                        self.fold(&letter);
-                        break;
+                    Ok(None) => return self.given_up(false),
+                    Err(RecvTimeoutError::Timeout) => break false,
+                    Err(RecvTimeoutError::Disconnected) => break true,
+                }
+            };
+            match self.write(&letter, sight.as_ref()) {
+                Ok(Some(published)) => {
+                    self.committed(&published, &letter);
+                    return self.fold(&letter);
+                }
+                Ok(None) => return self.given_up(true),
+                Err(error) => {
+                    self.failed(&error, &letter);
+                    if ended {
+                        return;
                     }
-                    Err(error) => {
-                        self.failed(&error, &letter);
-                        if ended {
-                            break;
-                        }
-                        (early, late) = if error.fate() == Fate::NeedsPerson {
-                            (REFUSED_NEWS, REFUSED)
-                        } else {
-                            let wait = backoff.next_wait().max(error.wait().unwrap_or_default());
-                            (wait, wait)
-                        };
-                    }
+                    (early, late) = if error.fate() == Fate::NeedsPerson {
+                        (REFUSED_NEWS, REFUSED)
+                    } else {
+                        let wait = backoff.next_wait().max(error.wait().unwrap_or_default());
+                        (wait, wait)
+                    };
                 }
             }
         }
+    }
+
+    /// Whether what was handed over is still to be written, and by this process.
+    fn may_write(&self) -> bool {
+        (self.leads)() && !self.told.lock().unwrap_or_else(PoisonError::into_inner).stopped
+    }
+
+    /// A letter is dropped. What earlier ones had to say and could not is kept: it is history, and takes nobody's place.
+    fn given_up(&self, dropped: bool) {
+        self.tell(|told| {
+            (told.fault, told.dropped) = (None, dropped && !told.stopped);
+            // Something was handed over since.
+            told.busy = !dropped && !told.stopped;
+            (told.alone, told.riding) = (None, None);
+        });
+        tracing::debug!(dropped, "what is not committed yet is not tried any more");
     }
 
     fn tell(&self, change: impl FnOnce(&mut Told)) {
@@ -269,16 +327,25 @@ impl Writer {
         self.mirror.take().map_or_else(|| Mirror::open(mirror, source.clone(), access.clone()), Ok)
     }
 
-    fn write(&mut self, letter: &Letter, sight: Option<&Sight>) -> git::Result<Published> {
+    /// None: it was not to be written any more.
+    fn write(&mut self, letter: &Letter, sight: Option<&Sight>) -> git::Result<Option<Published>> {
+        if !self.may_write() {
+            return Ok(None);
+        }
         let target = self.target(letter)?;
         let mut mirror = self.mirror()?;
         let mut backoff = Backoff::new(self.options.seed);
         let said = Plan { cluster: &self.options.cluster, letter, sight, unsent: self.unsent.reports() };
-        let (mut age, mut too_large) = (None, None);
+        let (mut age, mut too_large, mut given_up) = (None, None, false);
         let result = publish(
             &mut mirror,
             &target,
             &mut |state| {
+                // To read the branch may have taken long.
+                given_up = !self.may_write();
+                if given_up {
+                    return None;
+                }
                 let planned = plan(&said, state, now());
                 (age, too_large) = (planned.snapshot_age, planned.too_large);
                 planned.draft
@@ -289,6 +356,9 @@ impl Writer {
             },
         );
         self.mirror = Some(mirror);
+        if given_up {
+            return Ok(None);
+        }
         if let Some(bytes) = too_large.filter(|_| !std::mem::replace(&mut self.shy.too_large, true)) {
             let most = crate::core::snapshot::LARGEST >> 20;
             tracing::warn!(
@@ -299,7 +369,7 @@ impl Writer {
         if result.is_ok() {
             self.next_sight(letter, sight.is_some(), age);
         }
-        result
+        result.map(Some)
     }
 
     /// When somebody is to look at the cluster again.
@@ -321,7 +391,7 @@ impl Writer {
 
     /// Folds what is old, once a day. That it cannot be done is told once, and the branch grows on.
     fn fold(&mut self, letter: &Letter) {
-        if self.shy.unfoldable || self.fold.is_some_and(|at| at.elapsed() < FOLD) {
+        if self.shy.unfoldable || self.fold.is_some_and(|at| at.elapsed() < FOLD) || !self.may_write() {
             return;
         }
         self.fold = Some(Instant::now());

@@ -28,7 +28,7 @@ pub struct HeadStatus {
     pub node_summary: String,
     /// Documents that are not in force as they stand in the repository.
     pub rejected: Vec<Rejected>,
-    /// GitReachable, UpToDate, PoliciesAccepted, ReportsPublished, and PreviewsPosted where somebody wants previews.
+    /// GitReachable, UpToDate, PoliciesAccepted; ReportsPublished and PreviewsPosted where somebody wants reports and previews.
     pub conditions: Vec<Condition>,
 }
 
@@ -61,8 +61,8 @@ pub struct HeadFacts<'a> {
     pub withheld: Option<&'a Withheld>,
     /// Why Git cannot be read.
     pub git_fault: Option<&'a str>,
-    /// Why reports cannot be committed; none where they are, or nobody wants them.
-    pub report_fault: Option<&'a str>,
+    /// Whether reports are committed, or why not; none where nobody wants that.
+    pub reports: Option<Result<(), &'a str>>,
     /// Whether pull requests are previewed, or why not all of them; none where nobody wants that.
     pub previews: Option<Result<(), &'a str>>,
 }
@@ -93,10 +93,10 @@ pub fn head_status(facts: HeadFacts<'_>, before: &HeadStatus, now: Timestamp) ->
             Condition::new("PoliciesAccepted", false, "DocumentRejected", message, now)
         }
     };
-    let reports = match facts.report_fault {
-        None => Condition::new("ReportsPublished", true, "Published", "drift reports are committed", now),
-        Some(fault) => Condition::new("ReportsPublished", false, "NotPublished", fault, now),
-    };
+    let reports = facts.reports.map(|reports| match reports {
+        Ok(()) => Condition::new("ReportsPublished", true, "Published", "drift reports are committed", now),
+        Err(fault) => Condition::new("ReportsPublished", false, "NotPublished", fault, now),
+    });
     let previews = facts.previews.map(|previews| match previews {
         Ok(()) => Condition::new("PreviewsPosted", true, "Posted", "open pull requests are previewed", now),
         Err(fault) => Condition::new("PreviewsPosted", false, "NotPosted", fault, now),
@@ -109,7 +109,7 @@ pub fn head_status(facts: HeadFacts<'_>, before: &HeadStatus, now: Timestamp) ->
         nodes,
         rejected,
         conditions: since(
-            [git, up_to_date, accepted, reports].into_iter().chain(previews).collect(),
+            [git, up_to_date, accepted].into_iter().chain(reports).chain(previews).collect(),
             &before.conditions,
         ),
     }

@@ -156,7 +156,7 @@ fn the_head_counts_nodes_that_have_its_revision_in_force() {
         rejected: &[],
         withheld: None,
         git_fault: Some("connection refused"),
-        report_fault: None,
+        reports: Some(Ok(())),
         previews: None,
     };
     let status = head_status(facts, &HeadStatus::default(), at(1));
@@ -166,6 +166,8 @@ fn the_head_counts_nodes_that_have_its_revision_in_force() {
     let expected =
         [("GitReachable", false), ("UpToDate", true), ("PoliciesAccepted", true), ("ReportsPublished", true)];
     assert_eq!(is, expected);
+    let off = head_status(HeadFacts { reports: None, ..facts }, &status, at(2));
+    assert!(off.conditions.iter().all(|condition| condition.kind != "ReportsPublished"), "{:?}", off.conditions);
     let withheld = Withheld {
         commit: "a".repeat(40),
         summary: "more".to_owned(),

@@ -64,11 +64,12 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     health.set_ready(Err("not all is known of the cluster yet".to_owned()));
     let live = Live::connect().await?;
     let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
-    let (repository, news, publisher) =
-        options.following.start(&options.state_folder, options.signing_key.clone(), seed)?;
+    let (repository, news) = options.following.start(&options.state_folder, seed)?;
     let watching = Watching::open(&live, &Scope::Controller, live::Options { seed, ..live::Options::default() });
     let lease = Lease::new(live.clone(), &options.namespace, &options.lease, &options.identity, options.timing);
     let leading = Leading::start(lease, options.timing);
+    let (following, key) = (&options.following, options.signing_key.clone());
+    let publisher = following.publisher(&options.state_folder, key, seed, Box::new(leading.asked()))?;
     let pulls = Pulls::start(pulls_of(&options, &metrics, seed), Box::new(leading.asked()))
         .map_err(StartError::of("the thread for pull requests"))?;
     let controller = Controller {
@@ -301,6 +302,9 @@ impl Controller {
         if fence != led {
             // Who led meanwhile may have corrected what we remember as fought for.
             self.labels.forget();
+            // And has told newer things than those that still wait here.
+            self.publisher.stop();
+            (self.sent, self.sights) = (None, Sights::default());
             self.led = fence;
             self.pulls.look();
         }
@@ -379,6 +383,7 @@ impl Controller {
         let commit = intent.commit.id.to_string();
         let mut told = Vec::new();
         let report_fault = self.publisher.fault();
+        let reports_published = intent.set.config.reports.then(|| report_fault.as_deref().map_or(Ok(()), Err));
         let previews = self.pulls.fault();
         let pass = Pass {
             live: &self.live,
@@ -388,7 +393,7 @@ impl Controller {
             cluster: &self.options.following.cluster,
             identity: &self.options.identity,
             git_fault: self.git_fault.as_deref(),
-            report_fault: report_fault.as_deref(),
+            reports_published,
             previews: previews.as_ref().map(|fault| fault.as_ref().copied().map_err(String::as_str)),
         };
         // A label that cannot be written keeps no policy from being published.

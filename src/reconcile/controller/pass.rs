@@ -46,8 +46,8 @@ pub(super) struct Pass<'a> {
     pub(super) identity: &'a str,
     /// Why Git cannot be read.
     pub(super) git_fault: Option<&'a str>,
-    /// Why reports are not committed.
-    pub(super) report_fault: Option<&'a str>,
+    /// Whether reports are committed; none where nobody wants them.
+    pub(super) reports_published: Option<Result<(), &'a str>>,
     /// Whether pull requests are previewed.
     pub(super) previews: Option<Result<(), &'a str>>,
 }
@@ -177,7 +177,7 @@ impl Pass<'_> {
             rejected,
             withheld: self.intent.withheld.as_ref(),
             git_fault: self.git_fault,
-            report_fault: self.report_fault,
+            reports: self.reports_published,
             previews: self.previews,
         };
         let status = head_status(facts, &before, now);

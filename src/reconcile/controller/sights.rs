@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -28,7 +29,7 @@ const PAUSE: Duration = Duration::from_mins(5);
 const SOON: Duration = Duration::from_secs(1);
 
 /// What a look brings.
-type Found = Arc<Mutex<Option<Result<Facts, LiveError>>>>;
+type Found = Arc<Mutex<Option<Result<(Facts, Timestamp), LiveError>>>>;
 
 /// Looks, and what they brought.
 #[derive(Default)]
@@ -56,7 +57,9 @@ impl Sights {
         }
         let (live, found) = (live.clone(), Arc::clone(&self.found));
         self.task = Some(tokio::spawn(async move {
-            let result = live.look().await;
+            // What is found may lie there for a while. It is no younger than when the look began.
+            let began = now();
+            let result = live.look().await.map(|facts| (facts, began));
             *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         }));
     }
@@ -71,11 +74,11 @@ impl Sights {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         self.task = None;
         match found {
-            Ok(facts) => {
+            Ok((facts, taken)) => {
                 (self.pause, self.told) = (None, None);
                 self.grounds = grounds(view);
                 let facts = Facts { nodes: view.facts.nodes.clone(), grounds: self.grounds.clone(), ..facts };
-                Some(Sight { facts, taken: now(), only_own: false, own: None })
+                Some(Sight { facts, taken, only_own: false, own: None })
             }
             Err(error) => {
                 self.pause = Some(Instant::now() + PAUSE);
@@ -91,9 +94,19 @@ impl Sights {
 }
 
 impl Controller {
-    /// Hands the reports over if they say something else than the last ones.
+    /// Hands the reports over if they say something else than the last ones. What was handed over is taken back where nobody wants them.
     pub(super) fn send(&mut self, reports: Vec<NodeReport>, intent: &Intent) {
         let config = &intent.set.config;
+        if !config.reports {
+            if self.sent.take().is_some() {
+                self.publisher.stop();
+            }
+            self.sights = Sights::default();
+            return;
+        }
+        if self.publisher.dropped() {
+            self.sent = None;
+        }
         let letter = Letter {
             reports,
             branch: config.reports_branch.clone(),
@@ -103,14 +116,13 @@ impl Controller {
         };
         let news = !letter.reports.is_empty() && self.sent.as_ref() != Some(&letter);
         let view = self.watching.view();
-        if config.reports
-            && config.snapshot_every.is_some()
+        if config.snapshot_every.is_some()
             && (self.publisher.wants_sight(news) || news && self.sights.grounds_differ(view))
         {
             self.sights.look(&self.live);
         }
         let sight = self.sights.taken(view);
-        if config.reports && (news || sight.is_some()) {
+        if news || sight.is_some() {
             self.publisher.send(letter.clone(), sight);
             self.sent = Some(letter);
         }

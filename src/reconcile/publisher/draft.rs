@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{Letter, Sight};
 use crate::core::facts::Facts;
-use crate::core::report::history::NodeReport;
+use crate::core::report::history::{NodeReport, Record};
 use crate::core::report::{files, message};
 use crate::core::snapshot;
 use crate::git::publish::{BranchState, Draft};
@@ -67,10 +67,23 @@ fn changed(plan: &Plan<'_>, state: &BranchState) -> Vec<(Option<NodeReport>, Nod
     let reports = plan.letter.reports.iter().map(|report| {
         let before = known(&report.node);
         let unsent = plan.unsent.iter().find(|unsent| unsent.node == report.node);
-        let after = report.clone().after(unsent).after(before.as_ref());
+        let unsent = unsent.map(|unsent| newer(unsent, before.as_ref()));
+        let after = report.clone().after(unsent.as_ref()).after(before.as_ref());
         (before, after)
     });
     reports.filter(|(before, after)| before.as_ref() != Some(after)).collect()
+}
+
+/// What could not be committed without what somebody else has told since, who led meanwhile.
+fn newer(unsent: &NodeReport, before: Option<&NodeReport>) -> NodeReport {
+    let mut unsent = unsent.clone();
+    let known = |record: &Record| {
+        before.iter().flat_map(|before| &before.corrected).any(|known| {
+            known.object == record.object && known.class == record.class && known.last_seen >= record.last_seen
+        })
+    };
+    unsent.corrected.retain(|record| !known(record));
+    unsent
 }
 
 /// Takes away the files of nodes that the cluster does not have any more: they would be behind for ever. Their history stays.

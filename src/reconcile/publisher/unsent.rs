@@ -7,10 +7,17 @@ use std::path::{Path, PathBuf};
 
 use crate::core::report::history::NodeReport;
 
+/// Reports with what only earlier ones of the same nodes know.
+pub(super) fn following(reports: &[NodeReport], before: &[NodeReport]) -> Vec<NodeReport> {
+    let before = |node: &str| before.iter().find(|known| known.node == node);
+    reports.iter().map(|report| report.clone().after(before(&report.node))).collect()
+}
+
 /// The file.
 #[derive(Debug)]
 pub(super) struct Unsent {
     path: PathBuf,
+    /// Of an earlier process, and of earlier letters of this one.
     reports: Vec<NodeReport>,
     /// What is in the file, or nothing where there is none.
     written: Vec<NodeReport>,
@@ -30,23 +37,23 @@ impl Unsent {
         Self { path, written: reports.clone(), reports }
     }
 
-    /// Reports of an earlier process.
+    /// What could not be committed until now.
     pub(super) fn reports(&self) -> &[NodeReport] {
         &self.reports
     }
 
     /// These are not committed: they and those of before are kept.
+    ///
+    /// The next letter may know nothing of them: its agent may have started anew meanwhile.
     pub(super) fn keep(&mut self, reports: &[NodeReport]) {
-        let mut all: Vec<NodeReport> = reports
-            .iter()
-            .map(|report| report.clone().after(self.reports.iter().find(|known| known.node == report.node)))
-            .collect();
+        let mut all = following(reports, &self.reports);
         all.extend(self.reports.iter().filter(|known| !reports.iter().any(|new| new.node == known.node)).cloned());
-        if all == self.written {
+        self.reports = all;
+        if self.reports == self.written {
             return;
         }
-        match self.write(&all) {
-            Ok(()) => self.written = all,
+        match self.write(&self.reports) {
+            Ok(()) => self.written.clone_from(&self.reports),
             Err(error) => {
                 tracing::warn!(file = %self.path.display(), %error, "what is not committed is not kept over a restart");
             }

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use self::agenda::Agenda;
 use self::round::{Done, Rounds};
 use super::following::Following;
+use super::leading::Leads;
 use crate::backoff::Backoff;
 use crate::core::facts::Facts;
 use crate::core::ground::Ground;
@@ -88,9 +89,6 @@ enum Wish {
     Look,
     Branch(String),
 }
-
-/// Whether this process leads, asked before each word.
-pub type Leads = Box<dyn Fn() -> bool + Send>;
 
 /// A handle on the thread, or on none; it ends when this is dropped.
 #[derive(Debug, Default)]

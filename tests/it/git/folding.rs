@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: what reports say.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use egret::git::compact::{Compacted, compact};
@@ -148,14 +150,27 @@ fn a_commit_of_somebody_else_is_never_folded_nor_made_again() {
     }
 }
 
+fn key(origin: &Origin, name: &str) -> PathBuf {
+    let key = origin.path().join(name);
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+    assert!(made.expect("ssh-keygen is installed").success());
+    key
+}
+
+/// What Git itself says of the branch's signatures, if that key is believed.
+fn said_by_git(origin: &Origin, key: &Path) -> String {
+    let public = std::fs::read_to_string(key.with_extension("pub")).expect("a key");
+    let allowed = origin.path().join("allowed");
+    std::fs::write(&allowed, format!("egret@localhost {public}")).expect("a file");
+    let config = format!("gpg.ssh.allowedSignersFile={}", allowed.display());
+    origin.in_bare(&["-c", &config, "log", "--format=%G? %s", BRANCH])
+}
+
 #[test]
 fn signed_reports_are_signed_again_and_never_folded_without_the_key() {
     let origin = Origin::new();
     origin.push(&[("a.yaml", "a: 1\n")], "first");
-    let key = origin.path().join("key");
-    let made =
-        std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
-    assert!(made.expect("ssh-keygen is installed").success());
+    let key = key(&origin, "key");
     let signed = |day: i64| Target { signer: Some(Signer::read(&key).expect("a key")), ..on(day) };
     let mut mirror = origin.mirror();
     for day in [1, 2, 3, 190] {
@@ -167,12 +182,51 @@ fn signed_reports_are_signed_again_and_never_folded_without_the_key() {
     assert!(matches!(&compacted, Compacted::Others { by: other, .. } if other == by), "{compacted:?}");
     let compacted = compact(&mut mirror, &signed(200), KEEP).expect("it is folded");
     assert!(matches!(compacted, Compacted::Done { folded: 3, kept: 1, .. }), "{compacted:?}");
-    let public = std::fs::read_to_string(key.with_extension("pub")).expect("a key");
-    let allowed = origin.path().join("allowed");
-    std::fs::write(&allowed, format!("egret@localhost {public}")).expect("a file");
-    let config = format!("gpg.ssh.allowedSignersFile={}", allowed.display());
-    let good = origin.in_bare(&["-c", &config, "log", "--format=%G? %s", BRANCH]);
+    let good = said_by_git(&origin, &key);
     assert_eq!(good, "G Report on day-190\nG 3 earlier reports, folded into one");
+}
+
+#[test]
+fn what_egret_did_not_sign_is_not_signed_by_folding_it() {
+    for (forged, expected) in [
+        // Whoever may push can write Egret's name.
+        (Some(3), "N Report on day-191\nG Report on day-190\nN 3 earlier reports, folded into one"),
+        (None, "N Report on day-191\nG Report on day-190\nG 2 earlier reports, folded into one"),
+    ] {
+        let origin = Origin::new();
+        origin.push(&[("a.yaml", "a: 1\n")], "first");
+        let key = key(&origin, "key");
+        let signed = |day: i64| Target { signer: Some(Signer::read(&key).expect("a key")), ..on(day) };
+        let mut mirror = origin.mirror();
+        for day in [Some(1), Some(2), forged, Some(190), Some(191)].into_iter().flatten() {
+            let target = if [3, 191].contains(&day) { on(day) } else { signed(day) };
+            let mut plan = adding(&format!("day-{day}"), "1\n");
+            publish(&mut mirror, &target, &mut plan, &mut |_| {}).expect("a report");
+        }
+        let files = files_on_branch(&origin);
+        let compacted = compact(&mut mirror, &signed(200), KEEP).expect("it is folded");
+        assert!(matches!(compacted, Compacted::Done { kept: 2, .. }), "{compacted:?}");
+        assert_eq!(said_by_git(&origin, &key), expected);
+        assert_eq!(files_on_branch(&origin), files);
+    }
+}
+
+#[test]
+fn what_another_key_signed_is_left_as_it_is() {
+    let origin = Origin::new();
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let (own, other) = (key(&origin, "own"), key(&origin, "other"));
+    let signed = |day: i64, key: &Path| Target { signer: Some(Signer::read(key).expect("a key")), ..on(day) };
+    let mut mirror = origin.mirror();
+    for (day, key) in [(1, &own), (2, &other), (190, &own)] {
+        let mut plan = adding(&format!("day-{day}"), "1\n");
+        publish(&mut mirror, &signed(day, key), &mut plan, &mut |_| {}).expect("a report");
+    }
+    let before = origin.in_bare(&["rev-parse", BRANCH]);
+    let compacted = compact(&mut mirror, &signed(200, &own), KEEP).expect("a look");
+    let by = "Egret, signed by a key that is not given now";
+    assert!(matches!(&compacted, Compacted::Others { by: other, .. } if other == by), "{compacted:?}");
+    assert_eq!(origin.in_bare(&["rev-parse", BRANCH]), before);
 }
 
 #[test]

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use egret::core::report::files::{path_of, read_node_file};
 use egret::core::report::history::{NodeReport, Sighting, WantedBy};
 use egret::core::snapshot;
 use egret::git::source::{Insecure, Source};
+use egret::reconcile::leading::Leads;
 use egret::reconcile::publisher::{Letter, Options, Publisher, Sight};
 use jiff::Timestamp;
 
@@ -34,11 +37,16 @@ fn now() -> Timestamp {
 }
 
 fn publisher(origin: &Origin, state: &str) -> Publisher {
+    publisher_while(origin, state, Box::new(|| true))
+}
+
+/// One that writes while `leads` says so.
+fn publisher_while(origin: &Origin, state: &str, leads: Leads) -> Publisher {
     let source = Source::parse(origin.bare.to_str().expect("UTF-8"), Insecure::Refuse).expect("a source");
     let mirror = origin.path().join(state);
     let access = egret::git::credentials::Credentials::default().into();
-    Publisher::start(Options { source, access, mirror, cluster: "kind".to_owned(), signing_key: None, seed: 1 })
-        .expect("a thread")
+    let options = Options { source, access, mirror, cluster: "kind".to_owned(), signing_key: None, seed: 1 };
+    Publisher::start(options, leads).expect("a thread")
 }
 
 fn letter(reports: Vec<NodeReport>) -> Letter {
@@ -244,6 +252,94 @@ fn what_drifted_while_the_repository_was_away_is_told_when_it_is_back() {
             .count(),
         0
     );
+}
+
+#[test]
+fn what_an_agent_forgot_while_the_repository_was_away_is_told_when_it_is_back() {
+    let origin = origin();
+    let away = origin.path().join("away.git");
+    fs::rename(&origin.bare, &away).expect("it goes");
+    let first = publisher(&origin, "state");
+    first.send(letter(vec![report("a", &["ip rule 9001"])]), None);
+    wait("it is said", || first.fault().is_some());
+    // The agent starts anew, twice: what it saw in between is in a letter that is never tried.
+    first.send(letter(vec![report("a", &[])]), None);
+    first.send(letter(vec![report("a", &["ip link egret0"])]), None);
+    first.send(letter(vec![report("a", &[])]), None);
+    first.finish();
+    let second = publisher(&origin, "state");
+    second.send(letter(vec![report("a", &["nft table inet egret"])]), None);
+    wait("it is said again", || second.fault().is_some());
+    second.send(letter(vec![report("a", &[])]), None);
+    fs::rename(&away, &origin.bare).expect("it comes back");
+    wait("all is told", || second.fault().is_none());
+    second.finish();
+    let file = read_node_file(&files_on_branch(&origin)[&path_of("a")]).expect("a report");
+    let corrected: Vec<&str> = file.corrected.iter().map(|record| record.object.as_str()).collect();
+    assert_eq!(corrected, ["nft table inet egret", "ip link egret0", "ip rule 9001"]);
+}
+
+#[test]
+fn reports_that_nobody_wants_any_more_are_not_tried_again_and_their_fault_is_gone() {
+    let origin = origin();
+    let away = origin.path().join("away.git");
+    let publisher = publisher(&origin, "state");
+    fs::rename(&origin.bare, &away).expect("it goes");
+    publisher.send(letter(vec![report("a", &["ip rule 9001"])]), None);
+    wait("it is said", || publisher.fault().is_some());
+    publisher.stop();
+    wait("nothing is wrong", || !publisher.unsettled());
+    assert_eq!((publisher.fault(), publisher.dropped()), (None, false));
+    fs::rename(&away, &origin.bare).expect("it comes back");
+    publisher.finish();
+    assert_eq!(commits(&origin), 0, "nor at the end");
+    // Who wants them again hears of it all.
+    let publisher = super::keeping::publisher(&origin, "state");
+    publisher.send(letter(vec![report("a", &[])]), None);
+    publisher.stop();
+    publisher.send(letter(vec![report("a", &[])]), None);
+    wait("it is taken", || !publisher.unsettled());
+    publisher.finish();
+    let file = read_node_file(&files_on_branch(&origin)[&path_of("a")]).expect("a report");
+    let corrected: Vec<&str> = file.corrected.iter().map(|record| record.object.as_str()).collect();
+    assert_eq!(corrected, ["ip rule 9001"]);
+}
+
+#[test]
+fn who_led_before_overwrites_nothing_of_who_leads_now() {
+    let origin = origin();
+    let away = origin.path().join("away.git");
+    let leads = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&leads);
+    let former = publisher_while(&origin, "state-former", Box::new(move || asked.load(Ordering::SeqCst)));
+    fs::rename(&origin.bare, &away).expect("it goes");
+    let older = letter(vec![report("a", &["ip rule 9001"])]);
+    former.send(older.clone(), None);
+    wait("it is said", || former.fault().is_some());
+    leads.store(false, Ordering::SeqCst);
+    fs::rename(&away, &origin.bare).expect("it comes back");
+    let new = publisher(&origin, "state-new");
+    let newer = report("a", &["ip link egret0", "ip rule 9001"]);
+    new.send(letter(vec![newer.clone()]), None);
+    new.finish();
+    let told = || read_node_file(&files_on_branch(&origin)[&path_of("a")]).expect("a report");
+    assert_eq!(told(), newer);
+    // Something to say makes the next try come soon.
+    former.send(older, None);
+    wait("it is dropped", || former.dropped());
+    assert_eq!(former.fault(), None);
+    // It leads again: what it could not say then is older than what is there.
+    leads.store(true, Ordering::SeqCst);
+    let again = report("a", &["nft table inet egret"]);
+    former.send(letter(vec![again.clone()]), None);
+    assert!(!former.dropped());
+    wait("it is taken", || !former.unsettled());
+    assert_eq!(told(), again.after(Some(&newer)));
+    // And what waits when it gives the lease back is left to the next.
+    former.send(letter(vec![report("a", &["ip route default"])]), None);
+    leads.store(false, Ordering::SeqCst);
+    former.finish();
+    assert_eq!(commits(&origin), 2);
 }
 
 #[test]

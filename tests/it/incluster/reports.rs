@@ -79,6 +79,17 @@ fn reports_that_are_not_taken_are_told_in_the_status_until_they_are() -> Outcome
     let message = message.as_str().unwrap_or_default();
     assert!(message.contains("does not take commits on the branch \"egret/reports/default\""), "{message}");
     assert!(message.contains("(hint: let Egret's key push to that branch"), "{message}");
+    let wanted = |enabled: bool| {
+        let text = format!("apiVersion: egret.dev/v1alpha1\nkind: Config\nreports: {{enabled: {enabled}}}\n");
+        stand.push(&[("egret.yaml", &text)]).expect("a push");
+    };
+    wanted(false);
+    stand.await_that("no condition, for nobody wants reports", || published() == (String::new(), String::new()))?;
+    wanted(true);
+    stand.await_that("a condition that says so again", || {
+        happen();
+        published() == ("False".to_owned(), "NotPublished".to_owned())
+    })?;
     std::fs::remove_file(&hook).expect("the hook goes");
     stand.await_that("a condition that says that it works again", || {
         happen();
