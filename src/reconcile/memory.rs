@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::repository::Known;
@@ -33,6 +34,8 @@ pub struct Memory {
 pub struct Kept {
     /// The commit that was last in force.
     pub commit: Option<String>,
+    /// When it was committed.
+    pub committed: Option<Timestamp>,
     /// Texts of documents whose last good version is in force.
     pub good: GoodDocuments,
     /// What egret.yaml in force demands of commits that come in.
@@ -52,8 +55,8 @@ pub struct Kept {
 impl Kept {
     /// What the repository's thread begins with.
     pub fn known(&self) -> Known {
-        let Self { commit, good, signatures, withheld, emergency, .. } = self.clone();
-        Known { commit, good, signatures, withheld, emergency }
+        let Self { commit, committed, good, signatures, withheld, emergency, .. } = self.clone();
+        Known { commit, committed, good, signatures, withheld, emergency }
     }
 
     /// The range of what is in the kernel, if it is known.

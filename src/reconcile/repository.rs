@@ -107,6 +107,8 @@ pub enum News {
 pub struct Known {
     /// The commit that is in force.
     pub commit: Option<String>,
+    /// When it was committed, by the committer's clock, should it be in no history any more.
+    pub committed: Option<Timestamp>,
     /// What was remembered with it.
     pub good: GoodDocuments,
     /// What egret.yaml demanded of commits, should it be out of reach with the commit.
@@ -123,8 +125,8 @@ enum Wish {
     Begin(Box<Known>),
     /// A look.
     Look,
-    /// A look, and to know that another process put this commit in force.
-    Published(CommitId),
+    /// A look, and to know that another process put this commit in force, of this time.
+    Published(CommitId, Option<Timestamp>),
 }
 
 /// A handle on the thread; it ends when this is dropped.
@@ -141,7 +143,7 @@ impl Repository {
             loop {
                 match wished.recv() {
                     Ok(Wish::Begin(known)) => return Reader::new(options, *known).serve(&wished, &news),
-                    Ok(Wish::Look | Wish::Published(_)) => {}
+                    Ok(Wish::Look | Wish::Published(..)) => {}
                     Err(_) => return,
                 }
             }
@@ -160,8 +162,8 @@ impl Repository {
     }
 
     /// Says what another process has put in force, and asks for a look.
-    pub fn published(&self, commit: CommitId) {
-        let _ = self.wishes.send(Wish::Published(commit));
+    pub fn published(&self, commit: CommitId, committed: Option<Timestamp>) {
+        let _ = self.wishes.send(Wish::Published(commit, committed));
     }
 }
 

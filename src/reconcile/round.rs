@@ -339,6 +339,7 @@ impl Engine {
         let range = intent.set.config.range;
         self.memory.keep(|kept| {
             kept.commit = Some(intent.commit.id.to_string());
+            kept.committed = intent.commit.committed();
             kept.good = intent.good.clone();
             kept.signatures.clone_from(&intent.set.config.signatures);
             kept.withheld.clone_from(&intent.withheld);

@@ -388,6 +388,13 @@ impl Controller {
         CommitId::parse(&head.revision)
     }
 
+    /// When that was committed. An older version did not publish it.
+    fn published_time(&self) -> Option<Timestamp> {
+        let head = self.watching.view().config.as_ref()?.spec.as_ref().ok()?;
+        let kept = self.memory.kept();
+        head.committed.or_else(|| kept.committed.filter(|_| kept.commit.as_ref() == Some(&head.revision)))
+    }
+
     /// What egret.yaml, as it is published, demands of commits.
     fn published_demand(&self) -> Option<Signatures> {
         let head = self.watching.view().config.as_ref()?.spec.as_ref().ok()?;
@@ -403,12 +410,13 @@ impl Controller {
             let mut known = self.memory.kept().known();
             if let Some(published) = published {
                 known.commit = Some(published.to_string());
+                known.committed = self.published_time();
                 known.signatures = self.published_demand().or(known.signatures);
             }
             self.repository.begin(known);
         } else if let Some(published) = published.filter(|one| !leads && self.followed != Some(*one)) {
             self.asked = self.intent.as_ref().is_none_or(|intent| intent.withheld.is_some());
-            self.repository.published(published);
+            self.repository.published(published, self.published_time());
         }
         self.followed = published;
     }
@@ -448,6 +456,7 @@ impl Controller {
         let admission = admission_news(&intent, self.memory.kept());
         if let Err(error) = self.memory.keep(|kept| {
             kept.commit = Some(commit.clone());
+            kept.committed = intent.commit.committed();
             kept.good = intent.good.clone();
             kept.signatures.clone_from(&intent.set.config.signatures);
             kept.withheld.clone_from(&intent.withheld);

@@ -21,7 +21,7 @@ use crate::core::policy::catalogue::{Catalogue, Change};
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::signature::Signatures;
 use crate::git::mirror::{Head, Mirror};
-use crate::git::signature::{Unsigned, verify};
+use crate::git::signature::{Unsigned, not_later, verify};
 use crate::git::{self, CommitId, CommitInfo, Fate};
 
 /// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
@@ -36,6 +36,8 @@ pub(super) struct Reader {
     known: Option<CommitId>,
     /// The same, if it is in no history any more. Nothing of what leads to the head was in force, as far as we know.
     gone: Option<CommitId>,
+    /// When it, or the known one, was committed.
+    committed: Option<Timestamp>,
     /// What egret.yaml demanded of commits when it could last be read.
     signatures: Option<Signatures>,
     /// What was found of the signatures of the head that waits.
@@ -87,6 +89,7 @@ impl Reader {
             catalogue,
             known: known.commit.and_then(|id| CommitId::parse(&id)),
             gone: None,
+            committed: known.committed,
             signatures: known.signatures,
             checked: None,
             current: None,
@@ -159,11 +162,12 @@ impl Reader {
 
     /// While a commit waits here, what another process put in force meanwhile counts: it must not be taken back by us.
     fn heed(&mut self, wish: &Wish) {
-        if let Wish::Published(commit) = *wish
+        if let Wish::Published(commit, committed) = *wish
             && self.withheld.is_some()
             && self.current.as_ref().is_none_or(|current| current.id != commit)
         {
             self.known = Some(commit);
+            self.committed = committed;
             self.pending = None;
             self.seen = None;
         }
@@ -185,6 +189,7 @@ impl Reader {
 
     fn look_at(&mut self, mirror: &mut Mirror) -> git::Result<News> {
         self.recall(mirror)?;
+        mirror.keep(self.current.as_ref().map(|current| current.id).into_iter().chain(self.known).chain(self.gone));
         let head = mirror.head(self.options.branch.as_deref())?;
         // A mirror that was made just now has the history only since then.
         self.recall(mirror)?;
@@ -325,9 +330,19 @@ impl Reader {
         if let Some(checked) = self.checked.as_ref().filter(same) {
             return Ok(checked.found.clone());
         }
-        let found = verify(mirror, demanded.require, &flags.keys(&demanded)?, from, head)?;
+        let mut found = verify(mirror, demanded.require, &flags.keys(&demanded)?, from, head)?;
+        if let (Ok(()), Some((gone, committed))) = (&found, self.out_of_reach(mirror)) {
+            found = not_later(gone, committed, &pending.info).map_or(Ok(()), Err);
+        }
         self.checked = Some(Checked { demanded, from, head, found: found.clone() });
         Ok(found)
+    }
+
+    /// What is in force, and since when, if the mirror does not have it any more.
+    fn out_of_reach(&self, mirror: &Mirror) -> Option<(CommitId, Timestamp)> {
+        let current = self.current.as_ref().map(|current| (current.id, current.time));
+        let all = self.gone.zip(self.committed).into_iter().chain(current);
+        all.filter(|(commit, _)| !mirror.has(*commit)).max_by_key(|(_, committed)| *committed)
     }
 
     /// What egret.yaml in force demands of commits. One that cannot be read takes nothing back.

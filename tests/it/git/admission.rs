@@ -102,6 +102,7 @@ fn in_force(intent: &Intent) -> (CommitId, Vec<String>, Option<&Withheld>) {
 fn known(intent: &Intent) -> Known {
     Known {
         commit: Some(intent.commit.id.to_string()),
+        committed: intent.commit.committed(),
         good: intent.good.clone(),
         withheld: intent.withheld.clone(),
         emergency: intent.emergency.clone(),
@@ -301,8 +302,8 @@ fn what_another_leader_let_in_is_not_taken_back() {
     stand.intent();
     let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     assert_eq!(in_force(&stand.look()).0, first);
-    stand.thread.published(second);
+    stand.thread.published(second, None);
     assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
-    stand.thread.published(first);
+    stand.thread.published(first, None);
     assert!(matches!(stand.next(), News::Unchanged), "with nothing that waits, what is published comes later");
 }
