@@ -113,6 +113,8 @@ pub struct Known {
     pub good: GoodDocuments,
     /// What egret.yaml demanded of commits, should it be out of reach with the commit.
     pub signatures: Option<Signatures>,
+    /// When egret.yaml let commits come into force, in the same case.
+    pub windows: Option<ChangeWindows>,
     /// The commit that waited.
     pub withheld: Option<Withheld>,
     /// How the one in force came through a closed window.

@@ -30,7 +30,7 @@ use super::leading::Leading;
 use super::memory::Memory;
 use super::publisher::{self, Letter, Publisher};
 use super::pulls::{Pulls, Word};
-use super::repository::{self, Intent, News, Repository};
+use super::repository::{self, Intent, Known, News, Repository};
 use super::round::now;
 use super::schedule::Timetable;
 use crate::backoff::Backoff;
@@ -38,7 +38,6 @@ use crate::cluster::live::{self, EventKind, Lease, Live, Recorder, Regarding, Sc
 use crate::core::policy::config::Schedule;
 use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
-use crate::core::signature::Signatures;
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
 use crate::serve::{self, Health, Metrics};
@@ -395,10 +394,21 @@ impl Controller {
         head.committed.or_else(|| kept.committed.filter(|_| kept.commit.as_ref() == Some(&head.revision)))
     }
 
-    /// What egret.yaml, as it is published, demands of commits.
-    fn published_demand(&self) -> Option<Signatures> {
-        let head = self.watching.view().config.as_ref()?.spec.as_ref().ok()?;
-        read_config(&head.config).ok()?.signatures
+    /// What is known of earlier. What is published wins: it also says what egret.yaml demanded of commits.
+    fn known(&self) -> Known {
+        let kept = self.memory.kept();
+        let mut known = kept.known();
+        let head = self.watching.view().config.as_ref().and_then(|config| config.spec.as_ref().ok());
+        let Some((head, published)) = head.zip(self.published()) else { return known };
+        known.committed = self.published_time();
+        known.commit = Some(published.to_string());
+        // An older version published less.
+        known.windows = known.windows.filter(|_| kept.commit == known.commit);
+        if let Ok(config) = read_config(&head.config) {
+            known.signatures = config.signatures.or(known.signatures);
+            known.windows = Some(config.change_windows).filter(|windows| !windows.open.is_empty()).or(known.windows);
+        }
+        known
     }
 
     /// Begins to read Git once it is known what is published; from then on hears of what another leader publishes. Its clock may have
@@ -407,13 +417,7 @@ impl Controller {
         let published = self.published();
         if !self.begun {
             self.begun = true;
-            let mut known = self.memory.kept().known();
-            if let Some(published) = published {
-                known.commit = Some(published.to_string());
-                known.committed = self.published_time();
-                known.signatures = self.published_demand().or(known.signatures);
-            }
-            self.repository.begin(known);
+            self.repository.begin(self.known());
         } else if let Some(published) = published.filter(|one| !leads && self.followed != Some(*one)) {
             self.asked = self.intent.as_ref().is_none_or(|intent| intent.withheld.is_some());
             self.repository.published(published, self.published_time());
@@ -459,6 +463,7 @@ impl Controller {
             kept.committed = intent.commit.committed();
             kept.good = intent.good.clone();
             kept.signatures.clone_from(&intent.set.config.signatures);
+            kept.windows = Some(intent.set.config.change_windows.clone());
             kept.withheld.clone_from(&intent.withheld);
             kept.emergency.clone_from(&intent.emergency);
         }) {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::super::round::now;
 use super::{Intent, Known, News, Options, Wish, changes, rejected};
 use crate::backoff::Backoff;
-use crate::core::admission::{Emergency, Rules, Suspension, Verdict, Why, Withheld};
+use crate::core::admission::{ChangeWindows, Emergency, Rules, Suspension, Verdict, Why, Withheld};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::catalogue::{Catalogue, Change};
 use crate::core::policy::document::CONFIG_FILE;
@@ -40,6 +40,8 @@ pub(super) struct Reader {
     committed: Option<Timestamp>,
     /// What egret.yaml demanded of commits when it could last be read.
     signatures: Option<Signatures>,
+    /// When egret.yaml let commits in when it could last be read.
+    windows: Option<ChangeWindows>,
     /// What was found of the signatures of the head that waits.
     checked: Option<Checked>,
     /// The commit that is in force: the catalogue is of it.
@@ -91,6 +93,7 @@ impl Reader {
             gone: None,
             committed: known.committed,
             signatures: known.signatures,
+            windows: known.windows,
             checked: None,
             current: None,
             seen: None,
@@ -309,11 +312,11 @@ impl Reader {
         if let Err(Unsigned { commit, what }) = self.check_signatures(mirror, pending)? {
             return Ok(Verdict::Withheld(Why::Unsigned { commit: commit.to_string(), what }));
         }
-        if self.current.is_none() {
+        if self.current.is_none() && self.gone.is_none() {
             return Ok(Verdict::Admitted);
         }
-        let windows = self.options.windows.as_ref().unwrap_or(&self.catalogue.policies().config.change_windows);
-        let rules = Rules { windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
+        let windows = self.options.windows.clone().unwrap_or_else(|| self.windows());
+        let rules = Rules { windows: &windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
         Ok(rules.judge(self.looked))
     }
 
@@ -348,9 +351,20 @@ impl Reader {
     /// What egret.yaml in force demands of commits. One that cannot be read takes nothing back.
     fn demanded(&self) -> Option<Signatures> {
         let own = self.catalogue.policies().config.signatures.clone();
+        if self.unread() { own.or_else(|| self.signatures.clone()) } else { own }
+    }
+
+    /// When egret.yaml in force lets commits in. One that cannot be read opens nothing.
+    fn windows(&self) -> ChangeWindows {
+        let own = &self.catalogue.policies().config.change_windows;
+        let last = self.windows.as_ref().filter(|_| own.open.is_empty() && self.unread());
+        last.unwrap_or(own).clone()
+    }
+
+    /// Whether egret.yaml in force cannot be read, or is out of reach.
+    fn unread(&self) -> bool {
         let broken = |one: &Diagnostic| one.file == CONFIG_FILE && one.severity == Severity::Error;
-        let unread = self.current.is_none() || self.catalogue.diagnostics().iter().any(broken);
-        if unread { own.or_else(|| self.signatures.clone()) } else { own }
+        self.current.is_none() || self.catalogue.diagnostics().iter().any(broken)
     }
 
     fn admit(&mut self, pending: Pending, verdict: Verdict) -> News {
@@ -400,6 +414,8 @@ impl Reader {
         let mut set = self.catalogue.policies().clone();
         set.config.signatures = self.demanded();
         self.signatures.clone_from(&set.config.signatures);
+        set.config.change_windows = self.windows();
+        self.windows = Some(set.config.change_windows.clone());
         News::Intent(Box::new(Intent {
             set: Arc::new(set),
             commit,
