@@ -67,6 +67,11 @@ impl CommitInfo {
         Self { id, summary, author: String::new(), time: Timestamp::UNIX_EPOCH, parents: Vec::new() }
     }
 
+    /// When it was committed; none where nobody told.
+    pub fn committed(&self) -> Option<Timestamp> {
+        Some(self.time).filter(|time| *time != Timestamp::UNIX_EPOCH)
+    }
+
     pub(super) fn of(commit: &Commit<'_>) -> Self {
         let author = commit.author();
         Self {

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use git2::{ErrorClass, ErrorCode, Oid, Repository, RepositoryInitOptions};
@@ -36,6 +37,8 @@ pub struct Mirror {
     pub(super) repository: Repository,
     /// Reading went wrong: the next look at the source makes the mirror anew.
     pub(super) suspect: Cell<bool>,
+    /// Commits that a mirror made anew takes over, whatever the source has by then.
+    kept: Vec<CommitId>,
 }
 
 /// Where a branch of the source is.
@@ -68,12 +71,19 @@ impl Mirror {
             Some(repository) => repository,
             None => create(folder, &source)?,
         };
-        Ok(Self { folder: folder.to_owned(), source, access: access.into(), repository, suspect: Cell::new(false) })
+        let (folder, access, suspect) = (folder.to_owned(), access.into(), Cell::new(false));
+        Ok(Self { folder, source, access, repository, suspect, kept: Vec::new() })
     }
 
     /// The source it mirrors.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// Keeps these commits and what is below them when the mirror is made anew, as far as they can still be read. Else whoever can
+    /// push could have us forget what was in force.
+    pub fn keep(&mut self, commits: impl IntoIterator<Item = CommitId>) {
+        self.kept = commits.into_iter().collect();
     }
 
     /// Where a branch is; none is the source's default branch. Lists the references, and fetches only if that branch
@@ -168,7 +178,12 @@ impl Mirror {
         let beside = PathBuf::from(beside);
         let result = {
             let fresh = create(&beside, &self.source)?;
-            act(&fresh, &self.remote())?
+            let result = act(&fresh, &self.remote())?;
+            for commit in self.kept.iter().map(|kept| kept.oid()).filter(|kept| complete(&fresh, *kept).is_err()) {
+                // A mirror that is broken just there has lost it. Who asks for the commit finds that out.
+                let _ = carry_over(&self.repository, &fresh, commit);
+            }
+            result
         };
         let folder = &self.folder;
         let state = |doing| move |source| Error::State { doing, path: folder.clone(), source };
@@ -179,6 +194,23 @@ impl Mirror {
         self.suspect.set(false);
         Ok(result)
     }
+}
+
+/// Brings a commit and all below it from one mirror to another: all of it, or nothing.
+fn carry_over(from: &Repository, to: &Repository, commit: Oid) -> std::result::Result<(), git2::Error> {
+    let mut history = from.revwalk()?;
+    history.push(commit)?;
+    let mut pack = from.packbuilder()?;
+    pack.insert_walk(&mut history)?;
+    let odb = to.odb()?;
+    let mut writer = odb.packwriter()?;
+    let mut written = Ok(());
+    pack.foreach(|bytes| {
+        written = writer.write_all(bytes);
+        written.is_ok()
+    })?;
+    written.map_err(|error| git2::Error::from_str(&error.to_string()))?;
+    writer.commit().map(|_| ())
 }
 
 /// An empty mirror in place of the one that was there. What is not marked as ours is left alone.

@@ -9,10 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use git2::{ErrorCode, Oid};
+use jiff::Timestamp;
 
-use super::CommitId;
 use super::error::{Error, Result};
 use super::mirror::Mirror;
+use super::{CommitId, CommitInfo};
 use crate::core::signature::{BadKey, KeyTexts, Keys, Require, Signatures};
 
 /// More commits than this do not come in at once.
@@ -97,12 +98,27 @@ pub struct Unsigned {
     pub what: String,
 }
 
+/// What keeps a head from taking the place of a commit in force that the mirror does not have any more, if anything does. Whether the
+/// head only goes back cannot be seen then, so it must be later, by its committer's clock, which is signed with it.
+pub fn not_later(gone: CommitId, committed: Timestamp, head: &CommitInfo) -> Option<Unsigned> {
+    let what = || {
+        format!(
+            "{}, which is in force, is not in its history, and it is not later: it is of {}, and that is of {committed}; a commit signed \
+             today can take its place",
+            gone.short(),
+            head.time
+        )
+    };
+    (head.time <= committed).then(|| Unsigned { commit: head.id, what: what() })
+}
+
 /// Whether what comes in with `head` is signed as demanded; `from` is what is in force.
 ///
 /// With [`Require::Every`] this is every commit that leads to `head` and not to `from`, of all sides of a merge. Without `from`
 /// it is the head alone: a repository begins somewhere. If the mirror has no such `from`, its history was thrown away, and
 /// everything that leads to `head` is looked at. A head that only leaves out what is in force does not come in, whoever signed it
-/// back then: to undo something is a change like any other, and needs somebody's signature today.
+/// back then: to undo something is a change like any other, and needs somebody's signature today. Without `from` in the mirror that cannot
+/// be seen: see [`not_later`].
 ///
 /// Error: the mirror cannot be read.
 pub fn verify(

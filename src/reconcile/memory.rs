@@ -7,10 +7,11 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::repository::Known;
-use crate::core::admission::{Emergency, Withheld};
+use crate::core::admission::{ChangeWindows, Emergency, Withheld};
 use crate::core::labels::Labels;
 use crate::core::placement::handover::{self, Handover};
 use crate::core::policy::catalogue::GoodDocuments;
@@ -33,10 +34,14 @@ pub struct Memory {
 pub struct Kept {
     /// The commit that was last in force.
     pub commit: Option<String>,
+    /// When it was committed.
+    pub committed: Option<Timestamp>,
     /// Texts of documents whose last good version is in force.
     pub good: GoodDocuments,
     /// What egret.yaml in force demands of commits that come in.
     pub signatures: Option<Signatures>,
+    /// When egret.yaml in force lets commits come into force.
+    pub windows: Option<ChangeWindows>,
     /// The commit that waited when the last round ended.
     pub withheld: Option<Withheld>,
     /// How the commit in force came through a closed change window.
@@ -52,8 +57,8 @@ pub struct Kept {
 impl Kept {
     /// What the repository's thread begins with.
     pub fn known(&self) -> Known {
-        let Self { commit, good, signatures, withheld, emergency, .. } = self.clone();
-        Known { commit, good, signatures, withheld, emergency }
+        let Self { commit, committed, good, signatures, windows, withheld, emergency, .. } = self.clone();
+        Known { commit, committed, good, signatures, windows, withheld, emergency }
     }
 
     /// The range of what is in the kernel, if it is known.

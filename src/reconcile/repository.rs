@@ -16,7 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use self::reader::Reader;
 use super::following::Following;
-use crate::core::admission::{Emergency, Why, Withheld};
+use crate::core::admission::{ChangeWindows, Emergency, Why, Withheld};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, Change, GoodDocuments, Refusal as Refused};
@@ -101,10 +101,14 @@ pub enum News {
 pub struct Known {
     /// The commit that is in force.
     pub commit: Option<String>,
+    /// When it was committed, by the committer's clock, should it be in no history any more.
+    pub committed: Option<Timestamp>,
     /// What was remembered with it.
     pub good: GoodDocuments,
     /// What egret.yaml demanded of commits, should it be out of reach with the commit.
     pub signatures: Option<Signatures>,
+    /// When egret.yaml let commits come into force, in the same case.
+    pub windows: Option<ChangeWindows>,
     /// The commit that waited.
     pub withheld: Option<Withheld>,
     /// How the one in force came through a closed window.
@@ -117,8 +121,8 @@ enum Wish {
     Begin(Box<Known>),
     /// A look.
     Look,
-    /// A look, and to know that another process put this commit in force.
-    Published(CommitId),
+    /// A look, and to know that another process put this commit in force, of this time.
+    Published(CommitId, Option<Timestamp>),
 }
 
 /// A handle on the thread; it ends when this is dropped.
@@ -135,7 +139,7 @@ impl Repository {
             loop {
                 match wished.recv() {
                     Ok(Wish::Begin(known)) => return Reader::new(options, *known).serve(&wished, &news),
-                    Ok(Wish::Look | Wish::Published(_)) => {}
+                    Ok(Wish::Look | Wish::Published(..)) => {}
                     Err(_) => return,
                 }
             }
@@ -154,8 +158,8 @@ impl Repository {
     }
 
     /// Says what another process has put in force, and asks for a look.
-    pub fn published(&self, commit: CommitId) {
-        let _ = self.wishes.send(Wish::Published(commit));
+    pub fn published(&self, commit: CommitId, committed: Option<Timestamp>) {
+        let _ = self.wishes.send(Wish::Published(commit, committed));
     }
 }
 

@@ -340,8 +340,10 @@ impl Engine {
         let range = intent.set.config.range;
         self.memory.keep(|kept| {
             kept.commit = Some(intent.commit.id.to_string());
+            kept.committed = intent.commit.committed();
             kept.good = intent.good.clone();
             kept.signatures.clone_from(&intent.set.config.signatures);
+            kept.windows = Some(intent.set.config.change_windows.clone());
             kept.withheld.clone_from(&intent.withheld);
             kept.emergency.clone_from(&intent.emergency);
             kept.range = Some((range.mask, range.first, range.port, range.mtu));

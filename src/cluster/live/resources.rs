@@ -4,6 +4,7 @@
 //! Deliberately absent: how they come about, their statuses (`core::status`), and their schemas (the chart has them). A policy's spec
 //! is a value here: `core` prints and reads it.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -24,6 +25,9 @@ pub struct ConfigSpec {
     pub cluster: String,
     /// The commit of the policy repository.
     pub revision: String,
+    /// When it was committed, by the committer's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<Timestamp>,
     /// Its first line.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub summary: String,
@@ -55,7 +59,7 @@ mod tests {
     #[test]
     fn fields_are_called_as_the_schemas_call_them() {
         let text = json!({
-            "cluster": "default", "revision": "0123", "summary": "let the empire through", "fence": 3,
+            "cluster": "default", "revision": "0123", "committed": "2026-11-23T05:12:43Z", "summary": "let the empire through", "fence": 3,
             "policies": {"count": 2, "digest": "0123456789abcdef"},
             "config": {"podCIDRs": ["10.1.0.0/16"], "datapath": {"markMask": 8191, "firstTable": 9000, "port": 4790, "mtu": 1450}},
         });

@@ -9,9 +9,11 @@ use std::str::FromStr;
 use cron::Cron;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 /// When commits may come into force.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ChangeWindows {
     /// It is open while one of them is; none: always.
     pub open: Vec<Window>,
@@ -20,7 +22,8 @@ pub struct ChangeWindows {
 }
 
 /// A time that comes again and again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Window {
     /// What people call it; may be empty.
     pub name: String,

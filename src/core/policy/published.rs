@@ -14,6 +14,7 @@ use super::document::{CONFIG_FILE, Kind};
 use super::{
     Egress, GatewaySpec, MemberSelector, ObjectName, Origin, Policy, PolicyId, PolicyKind, PolicySet, Suspend, file,
 };
+use crate::core::admission::{ChangeWindows, Window};
 use crate::core::labels::{Operator, Requirement, Selector};
 use crate::core::signature::Signatures;
 use crate::core::state::net::fnv1a;
@@ -233,6 +234,26 @@ fn config(config: &Config) -> Value {
             "allowedSigners": keys.allowed_signers,
             "openPGPKeys": keys.openpgp,
         });
+    }
+    if !config.change_windows.open.is_empty() {
+        written["changeWindows"] = windows(&config.change_windows);
+    }
+    written
+}
+
+/// For a controller that begins as well: an egret.yaml that cannot be read opens no window.
+fn windows(windows: &ChangeWindows) -> Value {
+    let window = |window: &Window| {
+        let Window { name, cron, time_zone, duration } = window;
+        let mut written = json!({"cron": cron, "timeZone": time_zone, "duration": format!("{duration:#}")});
+        if !name.is_empty() {
+            written["name"] = json!(name);
+        }
+        written
+    };
+    let mut written = json!({"open": windows.open.iter().map(window).collect::<Vec<_>>()});
+    if let Some(trailer) = &windows.emergency_trailer {
+        written["emergencyTrailer"] = json!(trailer);
     }
     written
 }

@@ -34,14 +34,13 @@ use super::memory::Memory;
 use super::process::{StartError, Stop};
 use super::publisher::{Letter, Publisher};
 use super::pulls::{Pulls, Word};
-use super::repository::{Intent, News, Repository};
+use super::repository::{Intent, Known, News, Repository};
 use super::round::now;
 use super::schedule::InForce;
 use crate::backoff::Backoff;
 use crate::cluster::live::{self, Lease, Live, Recorder, Scope, View, Watching};
 use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
-use crate::core::signature::Signatures;
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
 use crate::serve::{self, Health, Metrics};
@@ -345,10 +344,28 @@ impl Controller {
         CommitId::parse(&head.revision)
     }
 
-    /// What egret.yaml, as it is published, demands of commits.
-    fn published_demand(&self) -> Option<Signatures> {
+    /// When that was committed. An older version did not publish it.
+    fn published_time(&self) -> Option<Timestamp> {
         let head = self.watching.view().config.as_ref()?.spec.as_ref().ok()?;
-        read_config(&head.config).ok()?.signatures
+        let kept = self.memory.kept();
+        head.committed.or_else(|| kept.committed.filter(|_| kept.commit.as_ref() == Some(&head.revision)))
+    }
+
+    /// What is known of earlier. What is published wins: it also says what egret.yaml demanded of commits.
+    fn known(&self) -> Known {
+        let kept = self.memory.kept();
+        let mut known = kept.known();
+        let head = self.watching.view().config.as_ref().and_then(|config| config.spec.as_ref().ok());
+        let Some((head, published)) = head.zip(self.published()) else { return known };
+        known.committed = self.published_time();
+        known.commit = Some(published.to_string());
+        // An older version published less.
+        known.windows = known.windows.filter(|_| kept.commit == known.commit);
+        if let Ok(config) = read_config(&head.config) {
+            known.signatures = config.signatures.or(known.signatures);
+            known.windows = Some(config.change_windows).filter(|windows| !windows.open.is_empty()).or(known.windows);
+        }
+        known
     }
 
     /// Begins to read Git once it is known what is published; from then on hears of what another leader publishes. Its clock may have
@@ -357,15 +374,10 @@ impl Controller {
         let published = self.published();
         if !self.begun {
             self.begun = true;
-            let mut known = self.memory.kept().known();
-            if let Some(published) = published {
-                known.commit = Some(published.to_string());
-                known.signatures = self.published_demand().or(known.signatures);
-            }
-            self.repository.begin(known);
+            self.repository.begin(self.known());
         } else if let Some(published) = published.filter(|one| !leads && self.followed != Some(*one)) {
             self.asked = self.intent.as_ref().is_none_or(|intent| intent.withheld.is_some());
-            self.repository.published(published);
+            self.repository.published(published, self.published_time());
         }
         self.followed = published;
     }
@@ -406,8 +418,10 @@ impl Controller {
         let admission = admission_news(&intent, self.memory.kept());
         if let Err(error) = self.memory.keep(|kept| {
             kept.commit = Some(commit.clone());
+            kept.committed = intent.commit.committed();
             kept.good = intent.good.clone();
             kept.signatures.clone_from(&intent.set.config.signatures);
+            kept.windows = Some(intent.set.config.change_windows.clone());
             kept.withheld.clone_from(&intent.withheld);
             kept.emergency.clone_from(&intent.emergency);
         }) {

@@ -134,6 +134,7 @@ impl Pass<'_> {
         let head = ConfigSpec {
             cluster: self.cluster.to_owned(),
             revision: self.intent.commit.id.to_string(),
+            committed: self.intent.commit.committed(),
             summary: one_line(&self.intent.commit.summary),
             fence: self.fence()?,
             policies: PolicyDigest {

@@ -15,13 +15,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::super::round::now;
 use super::{Intent, Known, News, Options, Wish, changes, rejected};
 use crate::backoff::Backoff;
-use crate::core::admission::{Emergency, Rules, Suspension, Verdict, Why, Withheld};
+use crate::core::admission::{ChangeWindows, Emergency, Rules, Suspension, Verdict, Why, Withheld};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::catalogue::{Catalogue, Change};
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::signature::Signatures;
 use crate::git::mirror::{Head, Mirror};
-use crate::git::signature::{Unsigned, verify};
+use crate::git::signature::{Unsigned, not_later, verify};
 use crate::git::{self, CommitId, CommitInfo, Fate};
 
 /// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
@@ -36,8 +36,12 @@ pub(super) struct Reader {
     known: Option<CommitId>,
     /// The same, if it is in no history any more. Nothing of what leads to the head was in force, as far as we know.
     gone: Option<CommitId>,
+    /// When it, or the known one, was committed.
+    committed: Option<Timestamp>,
     /// What egret.yaml demanded of commits when it could last be read.
     signatures: Option<Signatures>,
+    /// When egret.yaml let commits in when it could last be read.
+    windows: Option<ChangeWindows>,
     /// What was found of the signatures of the head that waits.
     checked: Option<Checked>,
     /// The commit that is in force: the catalogue is of it.
@@ -87,7 +91,9 @@ impl Reader {
             catalogue,
             known: known.commit.and_then(|id| CommitId::parse(&id)),
             gone: None,
+            committed: known.committed,
             signatures: known.signatures,
+            windows: known.windows,
             checked: None,
             current: None,
             seen: None,
@@ -159,11 +165,12 @@ impl Reader {
 
     /// While a commit waits here, what another process put in force meanwhile counts: it must not be taken back by us.
     fn heed(&mut self, wish: &Wish) {
-        if let Wish::Published(commit) = *wish
+        if let Wish::Published(commit, committed) = *wish
             && self.withheld.is_some()
             && self.current.as_ref().is_none_or(|current| current.id != commit)
         {
             self.known = Some(commit);
+            self.committed = committed;
             self.pending = None;
             self.seen = None;
         }
@@ -184,6 +191,7 @@ impl Reader {
 
     fn look_at(&mut self, mirror: &mut Mirror) -> git::Result<News> {
         self.recall(mirror)?;
+        mirror.keep(self.current.as_ref().map(|current| current.id).into_iter().chain(self.known).chain(self.gone));
         let head = mirror.head(self.options.following.branch.as_deref())?;
         // A mirror that was made just now has the history only since then.
         self.recall(mirror)?;
@@ -303,12 +311,11 @@ impl Reader {
         if let Err(Unsigned { commit, what }) = self.check_signatures(mirror, pending)? {
             return Ok(Verdict::Withheld(Why::Unsigned { commit: commit.to_string(), what }));
         }
-        if self.current.is_none() {
+        if self.current.is_none() && self.gone.is_none() {
             return Ok(Verdict::Admitted);
         }
-        let windows =
-            self.options.following.windows.as_ref().unwrap_or(&self.catalogue.policies().config.change_windows);
-        let rules = Rules { windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
+        let windows = self.options.following.windows.clone().unwrap_or_else(|| self.windows());
+        let rules = Rules { windows: &windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
         Ok(rules.judge(self.looked))
     }
 
@@ -325,17 +332,38 @@ impl Reader {
         if let Some(checked) = self.checked.as_ref().filter(same) {
             return Ok(checked.found.clone());
         }
-        let found = verify(mirror, demanded.require, &flags.keys(&demanded)?, from, head)?;
+        let mut found = verify(mirror, demanded.require, &flags.keys(&demanded)?, from, head)?;
+        if let (Ok(()), Some((gone, committed))) = (&found, self.out_of_reach(mirror)) {
+            found = not_later(gone, committed, &pending.info).map_or(Ok(()), Err);
+        }
         self.checked = Some(Checked { demanded, from, head, found: found.clone() });
         Ok(found)
+    }
+
+    /// What is in force, and since when, if the mirror does not have it any more.
+    fn out_of_reach(&self, mirror: &Mirror) -> Option<(CommitId, Timestamp)> {
+        let current = self.current.as_ref().map(|current| (current.id, current.time));
+        let all = self.gone.zip(self.committed).into_iter().chain(current);
+        all.filter(|(commit, _)| !mirror.has(*commit)).max_by_key(|(_, committed)| *committed)
     }
 
     /// What egret.yaml in force demands of commits. One that cannot be read takes nothing back.
     fn demanded(&self) -> Option<Signatures> {
         let own = self.catalogue.policies().config.signatures.clone();
+        if self.unread() { own.or_else(|| self.signatures.clone()) } else { own }
+    }
+
+    /// When egret.yaml in force lets commits in. One that cannot be read opens nothing.
+    fn windows(&self) -> ChangeWindows {
+        let own = &self.catalogue.policies().config.change_windows;
+        let last = self.windows.as_ref().filter(|_| own.open.is_empty() && self.unread());
+        last.unwrap_or(own).clone()
+    }
+
+    /// Whether egret.yaml in force cannot be read, or is out of reach.
+    fn unread(&self) -> bool {
         let broken = |one: &Diagnostic| one.file == CONFIG_FILE && one.severity == Severity::Error;
-        let unread = self.current.is_none() || self.catalogue.diagnostics().iter().any(broken);
-        if unread { own.or_else(|| self.signatures.clone()) } else { own }
+        self.current.is_none() || self.catalogue.diagnostics().iter().any(broken)
     }
 
     fn admit(&mut self, pending: Pending, verdict: Verdict) -> News {
@@ -385,6 +413,8 @@ impl Reader {
         let mut set = self.catalogue.policies().clone();
         set.config.signatures = self.demanded();
         self.signatures.clone_from(&set.config.signatures);
+        set.config.change_windows = self.windows();
+        self.windows = Some(set.config.change_windows.clone());
         News::Intent(Box::new(Intent {
             set: Arc::new(set),
             commit,

@@ -4,7 +4,9 @@
 //! (`core::admission`).
 
 use egret::core::admission::{ChangeWindows, Why, Withheld};
+use egret::core::policy::catalogue::GoodDocuments;
 use egret::core::policy::check::windows_file;
+use egret::core::policy::published::{Published, read_config};
 use egret::git::CommitId;
 use egret::reconcile::following::Following;
 use egret::reconcile::repository::{Intent, Known, News};
@@ -51,10 +53,12 @@ fn in_force(intent: &Intent) -> (CommitId, Vec<String>, Option<&Withheld>) {
 fn known(intent: &Intent) -> Known {
     Known {
         commit: Some(intent.commit.id.to_string()),
+        committed: intent.commit.committed(),
         good: intent.good.clone(),
         withheld: intent.withheld.clone(),
         emergency: intent.emergency.clone(),
         signatures: intent.set.config.signatures.clone(),
+        windows: Some(intent.set.config.change_windows.clone()),
     }
 }
 
@@ -144,6 +148,61 @@ fn a_window_opens_by_itself_at_its_minute() {
     // Nobody asks for a look, and the next poll is far.
     assert_eq!(in_force(&stand.intent()), (third, vec!["10.3.0.0/16".to_owned()], None));
     assert!(Timestamp::now() >= opens, "not before");
+}
+
+#[test]
+fn a_history_that_was_rewritten_while_nobody_looked_waits_for_the_window_as_well() {
+    let origin = Origin::new();
+    origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let known = known(&reading(&origin, "prod", Known::default(), None).intent());
+    let rewrite = |rest: &str, message: &str| {
+        origin.git(&["checkout", "--quiet", "--orphan", message]);
+        let commit = origin.commit(&[("egret.yaml", &config(rest)), ("a.yaml", &policy("10.2.0.0/16"))], message);
+        origin.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
+        commit.to_string()
+    };
+    let withheld = |known: &Known, mirror: &str| match reading(&origin, mirror, known.clone(), None).next() {
+        News::Withheld(withheld) => (withheld.commit, withheld.why.word()),
+        other => panic!("{other:?}"),
+    };
+    let other = rewrite("", "other");
+    assert_eq!(withheld(&known, "anew"), (other.clone(), "ChangeWindowClosed"));
+    // Nobody remembers a window: then there is none. A suspension counts in any case.
+    let none = Known { windows: None, good: GoodDocuments::default(), ..known.clone() };
+    assert_eq!(reading(&origin, "without", none.clone(), None).intent().commit.id.to_string(), other);
+    let until = Timestamp::now() + SignedDuration::from_hours(1);
+    let third = rewrite(&format!("suspend: {{until: \"{until}\", owner: Han, reason: we move}}\n"), "third");
+    assert_eq!(withheld(&none, "suspended"), (third.clone(), "Suspended"));
+    // Where nothing was ever in force it is a first start.
+    assert_eq!(reading(&origin, "first", Known::default(), None).intent().commit.id.to_string(), third);
+}
+
+#[test]
+fn an_egret_yaml_that_broke_in_force_opens_no_window_for_a_process_that_begins_with_nothing() {
+    let origin = Origin::new();
+    origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let mut stand = reading(&origin, "prod", Known::default(), None);
+    let windows = stand.intent().set.config.change_windows.clone();
+    let broken = origin.push(&[("egret.yaml", "{")], "broken\n\nEgret-Emergency: somebody slipped");
+    let intent = stand.look();
+    assert_eq!((intent.commit.id, &intent.set.config.change_windows), (broken, &windows));
+    let next = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "next");
+    // All that a controller finds in the cluster.
+    let published = read_config(&Published::of(&intent.set).config).expect("what was published");
+    assert_eq!(published.change_windows, windows);
+    let commit = Some(broken.to_string());
+    let found = Known { commit, windows: Some(published.change_windows), ..Known::default() };
+    let mut stand = reading(&origin, "anew", found, None);
+    let intent = stand.intent();
+    let withheld = intent.withheld.as_ref().map(|withheld| withheld.commit.clone());
+    assert_eq!((intent.commit.id, withheld), (broken, Some(next.to_string())));
+    assert_eq!(intent.set.config.change_windows, windows, "it is published again");
+    // What takes the windows away, through an emergency, does so for good.
+    let files = [("egret.yaml", config("")), ("a.yaml", policy("10.3.0.0/16"))];
+    let files = [(files[0].0, files[0].1.as_str()), (files[1].0, files[1].1.as_str())];
+    let last = origin.push(&files, "last\n\nEgret-Emergency: it is time");
+    let intent = stand.look();
+    assert_eq!((intent.commit.id, intent.set.config.change_windows.clone()), (last, ChangeWindows::default()));
 }
 
 #[test]
@@ -250,8 +309,8 @@ fn what_another_leader_let_in_is_not_taken_back() {
     stand.intent();
     let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     assert_eq!(in_force(&stand.look()).0, first);
-    stand.thread.published(second);
+    stand.thread.published(second, None);
     assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
-    stand.thread.published(first);
+    stand.thread.published(first, None);
     assert!(matches!(stand.next(), News::Unchanged), "with nothing that waits, what is published comes later");
 }

@@ -75,6 +75,12 @@ impl Origin {
         output(git_command(&self.work).args(arguments), b"")
     }
 
+    /// Runs git in the work tree, by another clock.
+    pub(crate) fn git_at(&self, date: &str, arguments: &[&str]) -> String {
+        let mut command = git_command(&self.work);
+        output(command.env("GIT_AUTHOR_DATE", date).env("GIT_COMMITTER_DATE", date).args(arguments), b"")
+    }
+
     /// Runs git in the bare repository.
     pub(crate) fn in_bare(&self, arguments: &[&str]) -> String {
         output(git_command(&self.bare).args(arguments), b"")

@@ -4,6 +4,8 @@
 
 use std::process::Command;
 
+use serde_json::json;
+
 use super::stand::{DEADLINE, Outcome, Stand, policy};
 use crate::lab::Options;
 
@@ -27,12 +29,20 @@ fn an_unsigned_push_is_told_and_stays_out_also_for_a_controller_that_never_saw_t
     assert!(made.expect("ssh-keygen is installed").success());
     let public = std::fs::read_to_string(path.with_extension("pub")).expect("a public key");
     let demand = format!(
-        "apiVersion: egret.dev/v1alpha1\nkind: Config\nsignatures:\n  require: Every\n  allowedSigners:\n  - piett {}\n",
+        "apiVersion: egret.dev/v1alpha1\nkind: Config\nsignatures:\n  require: Every\n  allowedSigners:\n  - piett {}\n\
+         changeWindows: {{open: [{{cron: 0 0 1 1 *, duration: 90m}}], emergencyTrailer: Now}}\n",
         public.trim_end()
     );
     stand.push(&[("egret.yaml", &demand)])?;
     let pushed = stand.lab.repository().in_clone(["rev-parse", "HEAD"])?.trim().to_owned();
     stand.await_that("the demand in force", || revision(&stand) == pushed)?;
+    // What a controller has to know that begins with nothing.
+    let seconds = stand.lab.repository().in_clone(["show", "--no-patch", "--format=%ct", &pushed])?;
+    let spec = stand.object("egressconfigs", "default")["spec"].clone();
+    let committed: Option<jiff::Timestamp> = spec["committed"].as_str().and_then(|time| time.parse().ok());
+    assert_eq!(committed.map(|time| time.as_second().to_string()).as_deref(), Some(seconds.trim()));
+    let window = json!({"cron": "0 0 1 1 *", "timeZone": "UTC", "duration": "1h 30m"});
+    assert_eq!(spec["config"]["changeWindows"], json!({"open": [window], "emergencyTrailer": "Now"}));
     stand.push(&[("policies/outpost.yaml", &policy("kubernetes.io/hostname: kind-worker3"))])?;
     stand.await_that("a head that is refused", || up_to_date(&stand) == refused())?;
     let events = || stand.api.list("events.events.k8s.io");

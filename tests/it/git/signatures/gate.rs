@@ -1,5 +1,7 @@
 //! The gate of the repository's thread: what is demanded by whom, and what stays in force.
 
+mod rollback;
+
 use egret::core::admission::{Why, Withheld};
 use egret::core::signature::{KeyTexts, Signatures};
 use egret::git::signature::Flags;
