@@ -19,6 +19,7 @@ mod refusals;
 mod rot;
 mod servers;
 mod signatures;
+mod sizes;
 mod ssh;
 mod ssh_keys;
 mod watching;

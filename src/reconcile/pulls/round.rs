@@ -208,7 +208,8 @@ impl<'a> Rounds<'a> {
         let wanted: Vec<PullHead> = heads.into_iter().filter(|head| !self.hopeless.contains_key(head)).collect();
         for (head, error) in mirror.pull_heads(&wanted, ROOM)? {
             let why = error.as_ref().map(|error| chain(error));
-            if let (Some(git::Error::TooMuch { .. }), Some(why)) = (&error, &why) {
+            let large = matches!(error, Some(git::Error::TooMuch { .. } | git::Error::Oversized { .. }));
+            if let Some(why) = why.as_ref().filter(|_| large) {
                 self.hopeless.insert(head.clone(), why.clone());
             }
             absent.insert(head, why);
