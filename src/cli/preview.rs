@@ -14,7 +14,7 @@ use super::plan::Scratch;
 use super::posting::PostOptions;
 use crate::cluster::{Cluster, read_text};
 use crate::core::facts::Facts;
-use crate::core::preview::{Limits, Look, Preview, lines, markdown};
+use crate::core::preview::{Limits, Look, Most, Preview, lines, markdown};
 use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
 use crate::core::snapshot;
@@ -89,6 +89,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         windows: windows.as_ref(),
         limits: limits(arguments.limit),
         most: MOST_TEXT,
+        work: Most::ANY,
     };
     let change = Change::read(&mirror, &arguments.cluster_name, first, head, surroundings)?;
     let preview = change.preview(surroundings);

@@ -55,6 +55,8 @@ pub enum Error {
     TooSlow { repository: String, what: String },
     #[error("{repository} sends more than {} MiB", most >> 20)]
     TooMuch { repository: String, most: u64 },
+    #[error("{repository} has {what}, {id}, which is not looked at")]
+    Oversized { repository: String, id: String, what: String },
     #[error("the process that talks to {repository} failed: {what}")]
     Worker { repository: String, what: String },
     #[error("there is no Git repository at {repository}")]
@@ -165,6 +167,10 @@ impl Error {
                 "what was in force stays in force, and it is tried again; --git-timeout gives it more time".to_owned()
             }
             Self::TooMuch { .. } => "if the repository is that large, raise --git-max-size".to_owned(),
+            Self::Oversized { .. } => {
+                "take it out of the history (git commit --amend, git rebase); what was in force stays in force"
+                    .to_owned()
+            }
             Self::Worker { .. } => "what was in force stays in force, and it is tried again".to_owned(),
             Self::Mirror { .. } | Self::State { .. } | Self::BadReportFile { .. } => return None,
             Self::LostRace { .. } => {

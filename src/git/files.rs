@@ -19,6 +19,13 @@ pub const MOST_FILES: usize = 100_000;
 pub const MOST_TEXT: usize = 256 << 20;
 /// Folders may be nested this deep.
 pub const DEEPEST: usize = 64;
+/// The last paragraph of a message may have this many bytes.
+pub const LONGEST_TRAILERS: usize = 64 << 10;
+/// So many names are read at most, of both commits, and whether they concern us or not: a few kilobytes in a pack may stand for
+/// billions, if folders have each other in them many times.
+pub const MOST_NAMES: usize = 4_000_000;
+/// So many of them are kept at a time: those of a folder and of the ones that it is in.
+pub const MOST_NAMES_KEPT: usize = 400_000;
 /// [`Mirror::last_change`] looks at this many commits at most.
 pub const FURTHEST: usize = 10_000;
 
@@ -67,10 +74,10 @@ impl Mirror {
     }
 
     /// Trailers of a commit's message, by Git's own rules (`git interpret-trailers`): the last paragraph, names and values in their order.
-    /// Of a message that is no text there are none. Error: [`Error::MissingCommit`].
+    /// Of a message that is no text there are none, and none of a last paragraph of more than [`LONGEST_TRAILERS`]. Error: [`Error::MissingCommit`].
     pub fn trailers(&self, commit: CommitId) -> Result<Vec<(String, String)>> {
         let commit = self.find_commit(commit)?;
-        let text = String::from_utf8_lossy(commit.message_raw_bytes()).into_owned();
+        let text = String::from_utf8_lossy(end_of(commit.message_raw_bytes())).into_owned();
         let Ok(trailers) = git2::message_trailers_strs(&text) else { return Ok(Vec::new()) };
         Ok(trailers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
@@ -107,8 +114,14 @@ impl Mirror {
         let fault = |source| self.fault("read the files of a commit", source);
         let old = from.map(|from| self.find_commit(from)?.tree().map_err(fault)).transpose()?;
         let new = self.find_commit(to)?.tree().map_err(fault)?;
-        let mut comparison =
-            Comparison { repository: &self.repository, paths, seen: 0, room: most, changes: BTreeMap::new() };
+        let mut comparison = Comparison {
+            repository: &self.repository,
+            paths,
+            seen: 0,
+            names: (0, 0),
+            room: most,
+            changes: BTreeMap::new(),
+        };
         match comparison.folder("", old.as_ref(), Some(&new), 0) {
             Ok(()) => Ok(comparison.changes),
             Err(Stop::TooLarge(what)) => Err(Error::TooLarge { commit: to, what }),
@@ -159,6 +172,14 @@ fn content_at(commit: &Commit<'_>, path: &str) -> std::result::Result<Option<Oid
     }
 }
 
+/// The last lines of a message, as many as are looked at.
+fn end_of(message: &[u8]) -> &[u8] {
+    let Some(cut) = message.len().checked_sub(LONGEST_TRAILERS) else { return message };
+    // What is cut off in the middle is no line of the message.
+    let line = message[cut..].iter().position(|byte| *byte == b'\n').map_or(message.len(), |end| cut + end + 1);
+    &message[line..]
+}
+
 enum Stop {
     TooLarge(&'static str),
     Fault(git2::Error),
@@ -174,6 +195,8 @@ struct Comparison<'a> {
     repository: &'a Repository,
     paths: &'a [String],
     seen: usize,
+    /// Names that were read, and that are kept now.
+    names: (usize, usize),
     /// Bytes of text that may still be read.
     room: usize,
     changes: BTreeMap<String, FileChange>,
@@ -196,6 +219,11 @@ impl Comparison<'_> {
         if depth > DEEPEST {
             return Err(Stop::TooLarge("its folders are nested more than 64 deep"));
         }
+        let count = old.map_or(0, Tree::len) + new.map_or(0, Tree::len);
+        self.names = (self.names.0 + count, self.names.1 + count);
+        if self.names.0 > MOST_NAMES || self.names.1 > MOST_NAMES_KEPT {
+            return Err(Stop::TooLarge("there are too many names in its folders"));
+        }
         let (old, new) = (entries(old), entries(new));
         for (name, entry) in &old {
             let kept = new.get(name);
@@ -211,6 +239,7 @@ impl Comparison<'_> {
                 self.entry(prefix, name, before, Some(entry), depth)?;
             }
         }
+        self.names.1 -= count;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use git2::{ErrorCode, Oid, PackBuilder, Reference, Repository};
 use super::error::{Error, Result};
 use super::remote::{Choose, Listing, Outgoing, Pushed};
 use super::revision::{Base, Revision};
+use super::sizes;
 use super::source::Source;
 
 /// Hooks that can refuse a push (githooks(5)).
@@ -35,6 +36,7 @@ pub(super) fn look(path: &Path, source: &Source, mirror: &Repository, choose: &m
         let tip = listing.refs.get(&want.name).copied().or_else(|| current(&there, &want.name));
         let Some(tip) = tip else { continue };
         copy_missing(&there, mirror, tip).map_err(talking("fetch from"))?;
+        sizes::check(mirror, &source.to_string(), &|| ())?;
         mirror.reference(&want.into, tip, true, "").map_err(|error| Error::Mirror {
             doing: "note what was fetched",
             repository: source.to_string(),
@@ -62,6 +64,7 @@ pub(super) fn bring(path: &Path, source: &Source, mirror: &Repository, revision:
     }
     let talking = |doing| move |error| Error::talking(doing, &source.to_string(), error);
     copy_missing(&there, mirror, commit.id()).map_err(talking("fetch from"))?;
+    sizes::check(mirror, &source.to_string(), &|| ())?;
     let name = format!("refs/egret/commits/{}", commit.id());
     mirror.reference(&name, commit.id(), true, "").map_err(talking("note what was fetched from"))?;
     Ok(Some(commit.id()))

@@ -27,6 +27,7 @@ mod remote;
 pub mod revision;
 pub mod signature;
 pub mod signing;
+pub mod sizes;
 mod smart;
 pub mod source;
 pub mod tokens;

@@ -49,7 +49,11 @@ impl Mirror {
                 match self.bring(&[head]) {
                     Ok(()) => in_a_row = 0,
                     Err(error) => {
-                        in_a_row = if matches!(error, Error::TooMuch { .. }) { 0 } else { in_a_row + 1 };
+                        in_a_row = if matches!(error, Error::TooMuch { .. } | Error::Oversized { .. }) {
+                            0
+                        } else {
+                            in_a_row + 1
+                        };
                         faults.insert((*head).clone(), error);
                     }
                 }

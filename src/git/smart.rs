@@ -7,8 +7,8 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use git2::{
-    CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, FetchOptions, PushOptions, PushUpdate,
-    RemoteCallbacks, RemoteConnection, RemoteRedirect, Repository,
+    AutotagOption, CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, FetchOptions, PushOptions,
+    PushUpdate, RemoteCallbacks, RemoteConnection, RemoteRedirect, RemoteUpdateFlags, Repository,
 };
 
 use git2::cert::Cert;
@@ -18,6 +18,7 @@ use super::key_file;
 use super::known_hosts::{OfferedKey, Verdict, verdict};
 use super::relay::Relay;
 use super::remote::{Listing, Outgoing, Pushed, Want};
+use super::sizes;
 use super::wire::Request;
 use super::worker::forget_known_hosts;
 
@@ -78,9 +79,13 @@ fn look_once(conversation: &Conversation<'_>, mirror: &Repository, choose: &mut 
         options
             .remote_callbacks(talk.callbacks())
             .follow_redirects(RemoteRedirect::None)
-            .download_tags(git2::AutotagOption::None)
+            .download_tags(AutotagOption::None)
             .update_fetchhead(false);
-        connection.remote().fetch(&wants, Some(&mut options), None).map_err(|error| talk.fault("fetch from", error))?;
+        connection.remote().download(&wants, Some(&mut options)).map_err(|error| talk.fault("fetch from", error))?;
+        // No reference leads to what nobody has looked at: what is known by a reference is not fetched again.
+        sizes::check(mirror, &talk.request().source.to_string(), &|| (conversation.alive)(0))?;
+        let noted = connection.remote().update_tips(None, RemoteUpdateFlags::empty(), AutotagOption::None, None);
+        noted.map_err(|error| talk.fault("fetch from", error))?;
     }
     Ok(listing)
 }

@@ -87,6 +87,7 @@ pub(super) enum Fault {
     NoRepository { repository: String, cause: Cause },
     Web { doing: String, repository: String, trouble: Trouble },
     TooMuch { repository: String, most: u64 },
+    Oversized { repository: String, id: String, what: String },
     Mirror { doing: String, repository: String, cause: Cause },
     Other { repository: String, text: String },
 }
@@ -206,6 +207,7 @@ impl Fault {
                 Self::Web { doing: doing.to_owned(), repository, trouble: source }
             }
             Error::TooMuch { repository, most } => Self::TooMuch { repository, most },
+            Error::Oversized { repository, id, what } => Self::Oversized { repository, id, what },
             Error::Mirror { doing, repository, source } => {
                 Self::Mirror { doing: doing.to_owned(), repository, cause: Cause::of(&source) }
             }
@@ -230,6 +232,7 @@ impl Fault {
                 Error::Web { doing: known(&doing), repository, source: trouble }
             }
             Self::TooMuch { repository, most } => Error::TooMuch { repository, most },
+            Self::Oversized { repository, id, what } => Error::Oversized { repository, id, what },
             Self::Mirror { doing, repository, cause } => {
                 Error::Mirror { doing: known(&doing), repository, source: cause.error() }
             }
@@ -289,7 +292,7 @@ mod tests {
         let repository = || "https://h/p".to_owned();
         let cause = || git2::Error::new(ErrorCode::Certificate, ErrorClass::Ssl, "self-signed certificate");
         let missing = || io::Error::from_raw_os_error(2);
-        let errors: [fn(String, git2::Error, io::Error) -> Error; 7] = [
+        let errors: [fn(String, git2::Error, io::Error) -> Error; 8] = [
             |_, _, source| Error::Credential { path: "/run/key".into(), source },
             |repository, source, _| Error::Denied { repository, tried: "x".to_owned(), source: Some(source) },
             |repository, _, _| Error::HostKey {
@@ -306,6 +309,7 @@ mod tests {
                 source: Trouble::Busy { status: 429, seconds: Some(3) },
             },
             |repository, _, _| Error::TooMuch { repository, most: 1 << 20 },
+            |repository, _, _| Error::Oversized { repository, id: "0a".to_owned(), what: "a commit".to_owned() },
         ];
         for error in errors {
             let (there, here) =

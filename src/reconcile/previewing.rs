@@ -19,12 +19,12 @@ use crate::core::policy::catalogue::{Catalogue, Change as FileChange};
 use crate::core::policy::config::Config;
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::policy::lint::{lint, suspensions};
-use crate::core::preview::{Input, Limits, Preview, Validation, preview};
+use crate::core::preview::{Input, Limits, Most, Preview, Validation, burden, preview};
 use crate::core::report::history::NodeReport;
 use crate::git::files::LARGEST_FILE;
 use crate::git::mirror::Mirror;
 use crate::git::signature::Flags;
-use crate::git::{CommitId, Result};
+use crate::git::{CommitId, Error, Result};
 
 /// The commit that a change began from, and its documents.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ pub struct Surroundings<'a> {
     pub limits: Limits,
     /// So many bytes of text may differ; they are all read.
     pub most: usize,
+    /// So much work may it be.
+    pub work: Most,
 }
 
 impl Base {
@@ -116,6 +118,9 @@ impl Change {
         let changes = repository::changes(differs);
         let (concerned, trailers) = (catalogue.concerned(&changes), mirror.trailers(head)?);
         catalogue.update(changes);
+        if let Some(what) = burden(&before, catalogue.policies(), surroundings.facts, surroundings.work) {
+            return Err(Error::TooLarge { commit: head, what });
+        }
         let diff = text_diff(&config_before, &config(&catalogue), "", "");
         let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
         let mut found = found(&catalogue, surroundings);

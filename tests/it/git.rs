@@ -20,6 +20,7 @@ mod refusals;
 mod rot;
 mod servers;
 mod signatures;
+mod sizes;
 mod ssh;
 mod ssh_keys;
 mod watching;

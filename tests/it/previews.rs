@@ -6,6 +6,7 @@
 //! `signature` (what is wrong with one). What it lacks of `both` and `cluster` it takes from `a_gateway_moves`.
 //! `make bless` writes the expected files anew. Deliberately absent: Git, which `command` has.
 
+mod burden;
 mod command;
 
 use std::collections::{BTreeMap, BTreeSet};

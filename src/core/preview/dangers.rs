@@ -22,6 +22,11 @@ use crate::core::policy::{OnNoGateway, Policy, PolicyId};
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::Range as Ports;
 
+/// So many destinations of one policy are compared with those of another, in all; time and memory grow with the square of a change.
+const MOST_LOOKS: usize = 1_000_000;
+/// So many overlaps are told, and more than that nobody reads.
+const MOST_PAIRS: usize = 1_000;
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -200,8 +205,8 @@ impl Finder<'_, '_> {
     /// The API server and the cluster's DNS: never steered, but whoever names them may believe otherwise.
     fn own_cluster(&mut self, policy: &Policy) {
         const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
-        let earlier =
-            self.before.set.policies.get(&policy.id).map(|was| was.destinations.as_slice()).unwrap_or_default();
+        let earlier = self.before.set.policies.get(&policy.id).map(|was| was.destinations.as_slice());
+        let earlier: BTreeSet<&IpNet> = earlier.unwrap_or_default().iter().collect();
         let facts = &self.after.facts;
         let servers = facts.nodes.iter().filter(|(_, node)| node.labels.contains_key(CONTROL_PLANE));
         let servers =
@@ -341,6 +346,7 @@ impl Finder<'_, '_> {
         }
         let index = self.after.members();
         let mut pairs: BTreeSet<(&PolicyId, IpNet, &PolicyId, IpNet)> = BTreeSet::new();
+        let mut looks = 0_usize;
         for one in &self.ways.moves {
             let Some(mine) = self.after.set.policies.get(&one.policy).filter(|policy| touched.contains(&policy.id))
             else {
@@ -351,6 +357,10 @@ impl Finder<'_, '_> {
             let others = index.of(pod, known, &self.after.facts).into_iter();
             let others = others.filter(|id| *id != mine.id).filter_map(|id| self.after.set.policies.get(&id));
             for other in others {
+                looks = looks.saturating_add(mine.destinations.len().saturating_mul(other.destinations.len()));
+                if looks > MOST_LOOKS || pairs.len() > MOST_PAIRS {
+                    break;
+                }
                 for (net, theirs) in
                     mine.destinations.iter().flat_map(|net| other.destinations.iter().map(move |theirs| (net, theirs)))
                 {
@@ -362,6 +372,7 @@ impl Finder<'_, '_> {
                 }
             }
         }
+        let some = looks > MOST_LOOKS || pairs.len() > MOST_PAIRS;
         // Who names the same network, too, is told of that, where no length decides.
         let names = |id: &PolicyId, net: &IpNet| {
             self.after.set.policies.get(id).is_some_and(|policy| policy.destinations.contains(net))
@@ -371,7 +382,11 @@ impl Finder<'_, '_> {
             let text =
                 Phrase::new().name(net).words(" of ").join(named(self.input, winner)).words(" lies in ").name(wider);
             let text = text.words(" of ").join(named(self.input, loser)).words("; the longer prefix wins there");
-            self.add(Level::Note, "overlap", "Overlap", text);
+            self.found.insert(Danger { level: Level::Note, code: "overlap", title: "Overlap", text });
+        }
+        if some {
+            let text = "destinations that lie in those of other policies were not all looked for: there are too many";
+            self.add(Level::Note, "overlap", "Overlap", Phrase::new().words(text));
         }
     }
 

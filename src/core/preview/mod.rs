@@ -8,6 +8,7 @@
 //! head: not its limits, not where its snapshot is read.
 
 mod admission;
+mod burden;
 mod dangers;
 mod ground;
 mod live;
@@ -27,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+pub use self::burden::{Most, burden};
 pub use self::dangers::{Danger, Level};
 pub use self::loss::{Loss, Then};
 pub use self::markdown::{markdown, marker};
@@ -188,7 +190,7 @@ impl Preview<'_> {
 pub fn preview(input: Input<'_>) -> Preview<'_> {
     let before = World::new(input.before, input.before, input.facts, input.now);
     let mut after = World::new(input.after, input.before, input.facts, input.now);
-    let policies = nodes::changed_policies(&input);
+    let policies = nodes::changed_policies(input.before, input.after);
     let ways = ways::compare(&before, &after, input.facts);
     let moved: BTreeSet<&PodName> = ways.moves.iter().flat_map(|one| &one.pods).collect();
     let moved = moved.len();

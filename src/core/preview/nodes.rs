@@ -20,8 +20,8 @@ use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
 use crate::core::plan::unified_diff;
-use crate::core::policy::PolicyId;
 use crate::core::policy::config::Config;
+use crate::core::policy::{PolicyId, PolicySet};
 use crate::core::state::nft::AddressFamily;
 
 /// The changes of one node, or of one that stands for others.
@@ -270,16 +270,16 @@ fn change(
 }
 
 /// Names of policies that differ.
-pub(super) fn changed_policies(input: &Input<'_>) -> super::Policies {
+pub(super) fn changed_policies(before: &PolicySet, after: &PolicySet) -> super::Policies {
     let mut policies = super::Policies::default();
-    for (id, policy) in &input.after.policies {
-        match input.before.policies.get(id) {
+    for (id, policy) in &after.policies {
+        match before.policies.get(id) {
             None => policies.added.push(id.clone()),
             Some(earlier) if !says_the_same(earlier, policy) => policies.changed.push(id.clone()),
             Some(_) => {}
         }
     }
-    let gone = input.before.policies.keys().filter(|id| !input.after.policies.contains_key(id));
+    let gone = before.policies.keys().filter(|id| !after.policies.contains_key(id));
     policies.removed = gone.cloned().collect();
     policies
 }

@@ -99,17 +99,20 @@ pub(super) fn compare(before: &World<'_>, after: &World<'_>, facts: &Facts) -> W
         for policy in &difference.outdone {
             *ways.outdone.entry(policy.clone()).or_default() += pods.len();
         }
-        for pod in pods {
-            let node = facts.pods[pod].node.clone();
+        for pod in &pods {
+            let node = facts.pods[*pod].node.clone();
             if let Some(node) = node.filter(|_| difference.kernel) {
                 *ways.moved.entry(node.clone()).or_default() += usize::from(!difference.changes.is_empty());
                 ways.classes.entry(node).or_default().insert(class);
             }
+        }
+        // Once for each namespace, and not for each pod: there may be thousands of destinations in it.
+        for pods in pods.chunk_by(|one, other| one.namespace == other.namespace) {
             for change in &difference.changes {
                 let Change { policy, was, from, to, reset, towards } = change;
                 let policies = (policy.clone(), was.clone());
-                let key = (policies, pod.namespace.clone(), from.clone(), to.clone(), *reset, towards.clone());
-                moves.entry(key).or_default().insert(pod.clone());
+                let key = (policies, pods[0].namespace.clone(), from.clone(), to.clone(), *reset, towards.clone());
+                moves.entry(key).or_default().extend(pods.iter().map(|pod| (*pod).clone()));
             }
         }
     }
@@ -169,6 +172,7 @@ fn difference(
     let kernel = old != new || old_lanes != new_lanes;
     let (old_lanes, new_lanes) = (before.steered(&old_lanes), after.steered(&new_lanes));
     let mut changes: Vec<Change> = Vec::new();
+    let mut places: BTreeMap<_, usize> = BTreeMap::new();
     for (range, was, is) in cidr::differences(&old_lanes, &new_lanes) {
         let was: Option<&Lane> = was.map(|index| &old_lanes[index].1);
         let is: Option<&Lane> = is.map(|index| &new_lanes[index].1);
@@ -177,17 +181,12 @@ fn difference(
         let Some(decides) = is.or(was).filter(|_| from != to) else { continue };
         let reset = is.is_some_and(|lane| lane.reset);
         let (policy, was) = (decides.policy.clone(), was.map(|lane| lane.policy.clone()));
-        let alike = |change: &&mut Change| {
-            change.policy == policy
-                && change.was == was
-                && change.from == from
-                && change.to == to
-                && change.reset == reset
-        };
-        match changes.iter_mut().find(alike) {
-            Some(change) => change.towards.push(range),
-            None => changes.push(Change { policy, was, from, to, reset, towards: vec![range] }),
+        let alike = (policy.clone(), was.clone(), from.clone(), to.clone(), reset);
+        let place = *places.entry(alike).or_insert(changes.len());
+        if place == changes.len() {
+            changes.push(Change { policy, was, from, to, reset, towards: Vec::new() });
         }
+        changes[place].towards.push(range);
     }
     let decide = |lanes: &[(Range, Lane)]| lanes.iter().map(|(_, lane)| lane.policy.clone()).collect::<BTreeSet<_>>();
     let (did, does) = (decide(&old_lanes), decide(&new_lanes));

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::memory::{Memory, Subject};
 use super::{Leads, Options, Situation, Word};
-use crate::core::preview::{Limits, refusal};
+use crate::core::preview::{Limits, Most, refusal};
 use crate::forge::app::Use;
 use crate::forge::{self, Fault, Kind, Post, Posted, Pull, Verdict};
 use crate::git::mirror::Mirror;
@@ -24,7 +24,7 @@ use crate::telemetry::chain;
 /// So many pull requests are looked after: those that somebody touched last.
 const MOST_PULLS: usize = 50;
 /// A proposal may have this much text that differs. It is all read, parsed and compiled; what is larger no person reads either.
-const MOST_TEXT: usize = 8 << 20;
+const MOST_TEXT: usize = 2 << 20;
 /// The mirror may have this much before it is made anew, without what closed pull requests left in it.
 const ROOM: u64 = 256 << 20;
 /// It is made anew for that reason no more often than this.
@@ -212,7 +212,8 @@ impl<'a> Rounds<'a> {
         let wanted: Vec<PullHead> = heads.into_iter().filter(|head| !self.hopeless.contains_key(head)).collect();
         for (head, error) in mirror.pull_heads(&wanted, ROOM)? {
             let why = error.as_ref().map(|error| chain(error));
-            if let (Some(git::Error::TooMuch { .. }), Some(why)) = (&error, &why) {
+            let large = matches!(error, Some(git::Error::TooMuch { .. } | git::Error::Oversized { .. }));
+            if let Some(why) = why.as_ref().filter(|_| large) {
                 self.hopeless.insert(head.clone(), why.clone());
             }
             absent.insert(head, why);
@@ -353,6 +354,7 @@ impl<'a> Rounds<'a> {
             windows: self.options.following.windows.as_ref(),
             limits: Limits::default(),
             most: MOST_TEXT,
+            work: Most::PROPOSED,
         };
         let change = Change::read(mirror, cluster, base, head, surroundings)?;
         let preview = change.preview(surroundings);
