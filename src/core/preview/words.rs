@@ -152,7 +152,7 @@ impl Words<'_> {
     }
 
     /// When that would be, where it is not at once.
-    fn when(&self) -> String {
+    fn when(self) -> String {
         let suspends = self.0.input.before.config.suspend != self.0.input.after.config.suspend;
         match &self.0.waits {
             None => String::new(),

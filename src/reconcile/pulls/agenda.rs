@@ -58,16 +58,16 @@ mod tests {
         let mut agenda = Agenda::new(start);
         assert_eq!(seconds(&agenda, 0), 0);
         agenda.begin(at(0));
-        agenda.next(at(1), Duration::from_secs(60), None);
+        agenda.next(at(1), Duration::from_mins(1), None);
         assert_eq!(seconds(&agenda, 1), 60);
         agenda.wish(at(2));
         assert_eq!(seconds(&agenda, 2), 1, "three seconds after the last look");
         agenda.begin(at(3));
-        agenda.next(at(3), Duration::from_secs(2), Some(Duration::from_secs(600)));
+        agenda.next(at(3), Duration::from_secs(2), Some(Duration::from_mins(10)));
         agenda.wish(at(10));
         assert_eq!(seconds(&agenda, 10), 593, "it was asked for");
         agenda.begin(at(603));
-        agenda.next(at(604), Duration::from_secs(60), None);
+        agenda.next(at(604), Duration::from_mins(1), None);
         agenda.wish(at(610));
         assert_eq!(seconds(&agenda, 610), 0, "that is over");
     }
