@@ -43,7 +43,7 @@ demo: ## as root: the outpost scenario with real packets, from git push to clean
 	@cargo build --locked --bins --example demo
 	@cargo run --quiet --locked --example demo
 
-test: ## as root: all tests, most of them in network namespaces of their own (about 2 min; the first build 3 min)
+test: ## as root: all tests, most of them in network namespaces of their own (about 7 min; the first build 4 min)
 	$(call need,$(build) $(lab) $(servers) $(signers) python3:python3)
 	@echo "unit tests, then one integration binary with labs and servers for SSH, HTTPS and git:// of its own, then doc tests"
 	@tests=0; cargo test --locked --no-fail-fast || tests=$$?; $(MAKE) --no-print-directory chart || tests=$$?; exit $$tests

@@ -12,41 +12,6 @@ use crate::core::preview::{Fate, Level, Preview, Then, Words};
 pub(super) fn json(preview: &Preview<'_>) -> Value {
     let words = Words(preview);
     let input = &preview.input;
-    let moves: Vec<Value> = preview
-        .moves
-        .iter()
-        .zip(&preview.fates)
-        .map(|(one, fate)| {
-            let [from, to, _] = words.ways(one).map(|phrase| phrase.to_string());
-            json!({
-                "policy": one.policy.to_string(),
-                "policyBefore": one.was.as_ref().map(ToString::to_string),
-                "namespace": one.namespace,
-                "from": {"way": kind(&one.from), "text": from},
-                "to": {"way": kind(&one.to), "text": to},
-                "towards": one.towards.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "openConnections": match fate {
-                    Fate::Cut => "cut",
-                    Fate::Drained => "keptForTenMinutes",
-                    Fate::Kept => "kept",
-                },
-                "pods": one.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(),
-            })
-        })
-        .collect();
-    let dangers: Vec<Value> = preview
-        .dangers
-        .iter()
-        .map(|danger| {
-            let level = match danger.level {
-                Level::Danger => "danger",
-                Level::Warning => "warning",
-                Level::Note => "note",
-                Level::Waits => "waits",
-            };
-            json!({"level": level, "code": danger.code, "title": danger.title, "text": danger.text.to_string()})
-        })
-        .collect();
     let found = input.validation.found.iter().map(|(one, known)| diagnostic(one, *known));
     json!({
         "cluster": input.cluster,
@@ -69,14 +34,49 @@ pub(super) fn json(preview: &Preview<'_>) -> Value {
             "removed": names(&preview.policies.removed),
         },
         "podsMoved": preview.moved,
-        "moves": moves,
-        "dangers": dangers,
+        "moves": moves(preview),
+        "dangers": dangers(preview),
         "waits": preview.waits,
         "ifAGatewayDies": losses(preview),
         "nodes": nodes(preview),
         "configDiff": input.config_diff,
         "drift": preview.drift,
     })
+}
+
+fn moves(preview: &Preview<'_>) -> Vec<Value> {
+    let words = Words(preview);
+    let moves = preview.moves.iter().zip(&preview.fates).map(|(one, fate)| {
+        let [from, to, _] = words.ways(one).map(|phrase| phrase.to_string());
+        json!({
+            "policy": one.policy.to_string(),
+            "policyBefore": one.was.as_ref().map(ToString::to_string),
+            "namespace": one.namespace,
+            "from": {"way": kind(&one.from), "text": from},
+            "to": {"way": kind(&one.to), "text": to},
+            "towards": one.towards.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "openConnections": match fate {
+                Fate::Cut => "cut",
+                Fate::Drained => "keptForTenMinutes",
+                Fate::Kept => "kept",
+            },
+            "pods": one.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(),
+        })
+    });
+    moves.collect()
+}
+
+fn dangers(preview: &Preview<'_>) -> Vec<Value> {
+    let dangers = preview.dangers.iter().map(|danger| {
+        let level = match danger.level {
+            Level::Danger => "danger",
+            Level::Warning => "warning",
+            Level::Note => "note",
+            Level::Waits => "waits",
+        };
+        json!({"level": level, "code": danger.code, "title": danger.title, "text": danger.text.to_string()})
+    });
+    dangers.collect()
 }
 
 fn names(policies: &[crate::core::policy::PolicyId]) -> Vec<String> {
