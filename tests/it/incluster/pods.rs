@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::apiserver::Filter;
 use crate::lab::{Answer, EGRESS, OUTPOST, Options, Pod};
 
-use super::stand::{Outcome, Stand};
+use super::stand::{LABELS, Outcome, Stand, policy};
 
 /// Writes of anybody but to leases, which tick.
 fn writes(stand: &Stand) -> Vec<String> {
@@ -90,17 +90,31 @@ fn a_pod_that_moves_to_another_node_is_let_in_from_there() -> Outcome {
 
 #[test]
 fn an_agent_asks_for_the_pods_of_its_own_node_alone_and_for_no_secret() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    // Of a snapshot the controller would ask for all.
+    let stand = Stand::up(Options::default())?;
+    let config = "apiVersion: egret.dev/v1alpha1\nkind: Config\nreports: {snapshot: {enabled: false}}\n";
+    let policy = policy("egress-gw: \"true\"");
+    stand.push(&[("egret.yaml", config), ("nodes/gateways.yaml", LABELS), ("policies/outpost.yaml", &policy)])?;
+    stand.await_granted("tiefighter")?;
     let lists = stand.api.requests().into_iter().filter(|request| request.resource == "pods").collect::<Vec<_>>();
-    let (of_a_node, of_all): (Vec<_>, Vec<_>) =
-        lists.into_iter().partition(|request| request.query.contains("spec.nodeName"));
-    assert!(!of_a_node.is_empty());
-    // The controller, for a snapshot: a page at a time, once at the start and once when the gateway has told its interfaces.
+    assert!(!lists.is_empty());
+    for request in lists {
+        assert!(request.query.contains("spec.nodeName"), "{}", request.query);
+    }
+    let writes = stand.api.writes(&Filter::writes().resource("pods"));
+    assert_eq!(writes, 0);
+    Ok(())
+}
+
+#[test]
+fn for_a_snapshot_the_controller_lists_all_pods_a_page_at_a_time_and_watches_none() -> Outcome {
+    let stand = Stand::in_force(Options::default())?;
+    let requests = stand.api.requests().into_iter().filter(|request| request.resource == "pods");
+    let of_all: Vec<_> = requests.filter(|request| !request.query.contains("spec.nodeName")).collect();
+    // Once at the start and once when the gateway has told its interfaces.
     assert!(of_all.len() <= 3, "{of_all:?}");
     for request in of_all {
         assert_eq!((request.verb.as_str(), request.query.contains("limit=500")), ("list", true), "{request:?}");
     }
-    let writes = stand.api.writes(&Filter::writes().resource("pods"));
-    assert_eq!(writes, 0);
     Ok(())
 }
