@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::diagnostics::Colour;
-use super::options::{AdmissionOptions, NodeOptions, RepositoryOptions, SignatureOptions};
+use super::options::{AdmissionOptions, LabelOptions, NodeOptions, RepositoryOptions, SignatureOptions};
 use super::output::{self, CHANGES, Failure, Form, painted_diff};
 use crate::cluster::Cluster;
 use crate::core::admission::{ChangeWindows, Rules, Verdict, Why};
@@ -45,6 +45,8 @@ pub(super) struct Arguments {
     rev: Option<String>,
     #[command(flatten)]
     admission: AdmissionOptions,
+    #[command(flatten)]
+    labels: LabelOptions,
     /// The form of the result.
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -69,7 +71,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let judge = Judge { flags: arguments.signatures.flags(), memory: &memory, cluster: cluster_name };
     let Read { files, revision, before, trailers, unsigned } =
         read(&arguments.repository, arguments.rev.as_deref(), Some(&judge))?;
-    let mut catalogue = Catalogue::new(cluster_name);
+    let mut catalogue = Catalogue::new(cluster_name).with_label_keys(arguments.labels.keys().as_deref());
     let given = arguments.admission.windows()?;
     let by_rules = before.and_then(|before| {
         let mut in_force = Catalogue::new(cluster_name);

@@ -98,9 +98,11 @@ fn the_template_is_read_without_a_word_and_gives_the_outpost() {
     assert_eq!(catalogue.diagnostics(), []);
     assert_eq!(lint(catalogue.policies(), None, catalogue.spans()), []);
     assert_eq!(catalogue.tally(&[]), Tally { documents: 3, ..Tally::default() });
-    let PolicySet { policies, node_labels, config } = catalogue.policies();
+    let PolicySet { policies, node_labels, config, grants } = catalogue.policies();
     let names: Vec<String> = policies.keys().map(ToString::to_string).collect();
     assert_eq!((names, node_labels.len()), (vec!["outpost".to_owned()], 1));
+    assert_eq!(grants.as_ref().map(Vec::len), Some(1), "only nodes that Git labels are gateways");
+    assert!(config.require_namespace);
     assert_eq!(config.reports_branch, "egret/reports/prod");
 }
 
@@ -184,6 +186,8 @@ fn the_schemas_offer_the_fields_that_the_readers_take() {
         (&schemas["config.json"], "changeWindows.open.*", document::CHANGE_WINDOW),
         (&schemas["config.json"], "suspend", document::SUSPEND),
         (&schemas["config.json"], "datapath", document::DATAPATH),
+        (&schemas["config.json"], "gateways", document::GATEWAYS),
+        (&schemas["config.json"], "nodeLabels", document::NODE_LABELS),
     ] {
         assert_eq!(offered(schema, place), set(fields), "{place}");
     }

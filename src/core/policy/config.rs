@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::{ExistingConnections, OnNoGateway};
 use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
+use crate::core::labels::keys::LabelKeys;
 use crate::core::signature::Signatures;
 use crate::core::state::ownership::Range;
 
@@ -39,6 +40,12 @@ pub struct Config {
     pub existing_connections: ExistingConnections,
     /// What becomes of a node label of ours that somebody changed in the cluster.
     pub on_label_drift: OnLabelDrift,
+    /// Only nodes that Git's NodeLabels give the labels of a gateway's nodeSelector may be one ([`super::grants`]).
+    pub only_labelled_from_git: bool,
+    /// Which labels of nodes Egret may write.
+    pub label_keys: LabelKeys,
+    /// A policy's selectors must say which namespaces its members are in.
+    pub require_namespace: bool,
     /// Pod networks of the cluster, where nodes do not tell theirs.
     pub pod_cidrs: Vec<IpNet>,
     /// Service networks of the cluster.
@@ -73,6 +80,9 @@ impl Default for Config {
             on_no_gateway: OnNoGateway::default(),
             existing_connections: ExistingConnections::default(),
             on_label_drift: OnLabelDrift::default(),
+            only_labelled_from_git: false,
+            label_keys: LabelKeys::default(),
+            require_namespace: false,
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             exclusions: Vec::new(),

@@ -92,6 +92,20 @@ fn config() -> Value {
             "What becomes of a node label that somebody changed: put right and told (the default), or only told.",
             &["Correct", "Report"],
         ),
+        "gateways": object("Which nodes may be gateways.", &[], &json!({
+            "onlyLabelledFromGit": {"type": "boolean", "description":
+                "true: only nodes that NodeLabels of this repository give the labels of a gateway's nodeSelector. A kubelet can set most \
+                 labels on its own node; false if left out."},
+        })),
+        "nodeLabels": object("Labels of nodes that Egret writes.", &[], &json!({
+            "allowedKeys": list(
+                "Keys that NodeLabels may have; a `*` at the end stands for the rest of the name. All that the cluster's operator \
+                 allows if left out, which is all but Kubernetes' own.",
+                &json!({"type": "string", "maxLength": 317}),
+            ),
+        })),
+        "requireNamespace": {"type": "boolean", "description":
+            "true: a policy's selectors must say which namespaces its members are in; false if left out."},
         "podCIDRs": list("Pod networks, where nodes do not tell theirs.", &cidr()),
         "serviceCIDRs": list("Service networks.", &cidr()),
         "exclusions": list("Destinations that are never steered, whatever a policy says.", &cidr()),

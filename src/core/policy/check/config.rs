@@ -15,8 +15,11 @@ use super::schedule::{crontab, time_zone};
 use super::signatures::signatures;
 use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
+use crate::core::labels::keys::{KeyPattern, LabelKeys};
 use crate::core::policy::config::{Config, Schedule};
-use crate::core::policy::document::{CONFIG, CONFIG_VALUES, DATAPATH, Document, REPORTS, SCHEDULE, SNAPSHOT};
+use crate::core::policy::document::{
+    CONFIG, CONFIG_VALUES, DATAPATH, Document, GATEWAYS, NODE_LABELS, REPORTS, SCHEDULE, SNAPSHOT,
+};
 use crate::core::policy::findings::{Findings, Span, quoted};
 use crate::core::policy::reader::{Object, boolean, choice, in_range, integer, list, mapping, text, wrong_type};
 use crate::core::policy::yaml::{Entry, Node, Value};
@@ -66,6 +69,9 @@ pub struct Settings {
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
     on_label_drift: Option<OnLabelDrift>,
+    only_labelled_from_git: Option<bool>,
+    allowed_keys: Option<Vec<KeyPattern>>,
+    require_namespace: Option<bool>,
     pod_cidrs: Option<Vec<IpNet>>,
     service_cidrs: Option<Vec<IpNet>>,
     exclusions: Option<Vec<IpNet>>,
@@ -116,6 +122,13 @@ impl ConfigDocument {
             on_no_gateway: own.on_no_gateway.or(common.on_no_gateway).unwrap_or_default(),
             existing_connections: own.existing_connections.or(common.existing_connections).unwrap_or_default(),
             on_label_drift: own.on_label_drift.or(common.on_label_drift).unwrap_or_default(),
+            only_labelled_from_git: own.only_labelled_from_git.or(common.only_labelled_from_git).unwrap_or_default(),
+            // What the operator allows is no value of egret.yaml.
+            label_keys: LabelKeys {
+                operator: None,
+                git: pick(own.allowed_keys.as_ref(), common.allowed_keys.as_ref()),
+            },
+            require_namespace: own.require_namespace.or(common.require_namespace).unwrap_or_default(),
             pod_cidrs: pick(own.pod_cidrs.as_ref(), common.pod_cidrs.as_ref()).unwrap_or_default(),
             service_cidrs: pick(own.service_cidrs.as_ref(), common.service_cidrs.as_ref()).unwrap_or_default(),
             exclusions: pick(own.exclusions.as_ref(), common.exclusions.as_ref()).unwrap_or_default(),
@@ -191,9 +204,12 @@ fn settings(object: &Object<'_>, top: bool, out: &mut Findings<'_>) -> Settings 
         .and_then(|entry| choice(&entry.value, "`existingConnections`", &EXISTING_CONNECTIONS, out));
     found.on_label_drift =
         object.get("onLabelDrift").and_then(|entry| choice(&entry.value, "`onLabelDrift`", &ON_LABEL_DRIFT, out));
+    found.require_namespace =
+        object.get("requireNamespace").and_then(|entry| boolean(&entry.value, "`requireNamespace`", out));
     found.change_windows = object.get("changeWindows").and_then(|entry| change_windows(entry, out));
     found.suspend = object.get("suspend").and_then(|entry| Some((suspension(entry, out)?, entry.key_span)));
     found.signatures = object.get("signatures").and_then(|entry| signatures(entry, out));
+    read_gateways(object, &mut found, out);
     read_reports(object, &mut found, out);
     read_schedule(object, top, &mut found, out);
     read_datapath(object, &mut found, out);
@@ -214,6 +230,35 @@ fn paths(entry: &Entry, out: &mut Findings<'_>) -> Vec<String> {
             out.error(node.span, "bad-path", format!("{} leaves the repository", quoted(written)));
         }
         found.push(parts.join("/"));
+    }
+    found
+}
+
+fn read_gateways(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'_>) {
+    if let Some(entry) = object.get("gateways")
+        && let Some(gateways) = Object::read(&entry.value, "gateways", entry.key_span, GATEWAYS, out)
+    {
+        found.only_labelled_from_git =
+            gateways.get("onlyLabelledFromGit").and_then(|entry| boolean(&entry.value, "`onlyLabelledFromGit`", out));
+    }
+    if let Some(entry) = object.get("nodeLabels")
+        && let Some(labels) = Object::read(&entry.value, "nodeLabels", entry.key_span, NODE_LABELS, out)
+    {
+        found.allowed_keys = labels.get("allowedKeys").map(|entry| allowed_keys(entry, out));
+    }
+}
+
+/// An empty list is one: no label is written.
+fn allowed_keys(entry: &Entry, out: &mut Findings<'_>) -> Vec<KeyPattern> {
+    let mut found = Vec::new();
+    for node in list(&entry.value, "`allowedKeys`", out).unwrap_or(&[]) {
+        let Some(written) = text(node, "a label's key", out) else { continue };
+        match KeyPattern::parse(written) {
+            Ok(pattern) => found.push(pattern),
+            Err(why) => {
+                out.error(node.span, "bad-label-key", format!("{} is no label's key", quoted(written))).hint(why);
+            }
+        }
     }
     found
 }
