@@ -18,6 +18,8 @@ use egret::core::policy::lint::lint;
 use egret::core::policy::published::Published;
 use jiff::Timestamp;
 
+use crate::commands::egret;
+
 const CONFIG: &str = "apiVersion: egret.dev/v1alpha1\nkind: Config\n";
 
 fn config(rest: &str) -> String {
@@ -301,4 +303,18 @@ fn lint_says_which_gateway_nobody_can_be_and_which_node_labels_a_node_can_bring_
         Vec::<String>::new(),
         "labels that no gateway is chosen by may be anybody's"
     );
+}
+
+#[test]
+fn validate_takes_the_operator_s_list_and_fails_where_it_cannot_be_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let role = labels("a", "nodes: [n1]", "node-role.kubernetes.io/egress: \"\"");
+    std::fs::write(folder.path().join("labels.yaml"), role).expect("a file");
+    let repo = folder.path().to_str().expect("a path");
+    let code = |more: &[&str]| egret(["validate", "--repo", repo].iter().chain(more).copied()).code;
+    assert_eq!(code(&[]), Some(1));
+    assert_eq!(code(&["--allowed-label-keys=rack,node-role.kubernetes.io/*"]), Some(0));
+    assert_eq!(code(&["--allowed-label-keys=rack"]), Some(1));
+    let said = egret(["validate", "--repo", repo, "--allowed-label-keys=a*b"]);
+    assert_eq!((said.code, said.stderr.contains("a `*` stands at the end")), (Some(2), true), "{}", said.stderr);
 }
