@@ -34,6 +34,9 @@ fn a_node_takes_bits_that_nobody_else_there_uses_and_another_the_default() -> Ou
     let stand = Stand::around(lab)?;
     stand.push_outpost()?;
     stand.await_granted("tiefighter")?;
+    // Until the policy was in force, pods left as themselves.
+    stand.lab.forget()?;
+    stand.await_granted("tiefighter")?;
     stand.await_settled()?;
     assert_eq!(masks(&stand.lab.node("kind-worker")?)?, ["0x1fff0000"]);
     assert_eq!(masks(&stand.lab.node("kind-worker2")?)?, ["0x1fff"], "marks never leave a node, so nodes may differ");
