@@ -113,7 +113,11 @@ impl Listing {
     /// All rules of all tables that are not ours, each chain's in their order.
     pub(super) async fn rules(&mut self) -> Result<Vec<Rule>, ExchangeError> {
         let mut rules = Vec::new();
-        self.dump((NFT_MSG_GETRULE, NFPROTO_UNSPEC), &[], |message| Ok(rules.extend(rule(message)?))).await?;
+        self.dump((NFT_MSG_GETRULE, NFPROTO_UNSPEC), &[], |message| {
+            rules.extend(rule(message)?);
+            Ok(())
+        })
+        .await?;
         Ok(rules)
     }
 
@@ -121,7 +125,11 @@ impl Listing {
     pub(super) async fn elements(&mut self, of: &Rule, set: &str) -> Result<Vec<Element>, ExchangeError> {
         let names = [(NFTA_SET_ELEM_LIST_TABLE, of.table.as_str()), (NFTA_SET_ELEM_LIST_SET, set)];
         let mut found = Vec::new();
-        self.dump((NFT_MSG_GETSETELEM, of.family), &names, |message| Ok(found.extend(elements(message)?))).await?;
+        self.dump((NFT_MSG_GETSETELEM, of.family), &names, |message| {
+            found.extend(elements(message)?);
+            Ok(())
+        })
+        .await?;
         Ok(found)
     }
 

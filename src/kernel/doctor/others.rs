@@ -148,7 +148,7 @@ fn firewalls(survey: &Survey, asked: &Asked) -> Vec<Check> {
 }
 
 /// What a gateway forwards, as far as it is known of which nodes there are: out of the tunnel comes what bears an address of the sender's
-/// podCIDR, or the sender's own; back go replies to it.
+/// `podCIDR`, or the sender's own; back go replies to it.
 fn packets(asked: &Asked) -> Vec<Packet> {
     let mut found = Vec::new();
     for family in AddressFamily::BOTH {
