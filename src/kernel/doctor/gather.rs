@@ -124,7 +124,7 @@ async fn listings(asked: &Asked) -> Result<Listings, RouteError> {
         &addresses,
         main,
         &Ruleset::default(),
-        crate::kernel::nft::Features { owned_tables: false, tunnel_id: true },
+        crate::kernel::nft::Features { owned_tables: false, interface_kinds: true },
     );
     let ways = ways(&socket, asked, &seen).await;
     Ok(Listings { devices, ground, rules, foreign_routes: foreign, ways })
