@@ -27,6 +27,7 @@ use crate::git::CommitId;
 use crate::git::mirror::Mirror;
 use crate::git::signature::Flags;
 use crate::kernel::{Kernel, Observed};
+use crate::reconcile::marks::of_this_node;
 use crate::reconcile::memory::{Kept, Memory};
 use crate::reconcile::repository;
 use crate::reconcile::round::now;
@@ -84,9 +85,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if !cluster.facts().nodes.contains_key(&node) {
         return Err(Failure::unknown_node(node.as_str(), &arguments.node.cluster, cluster.facts()));
     }
-    let set = catalogue.policies();
-    let observed = output::runtime()?.block_on(look(&memory.labels, set, &node, cluster.facts()))?;
-    let shown = Shown { waits, ..compare(set, cluster.facts(), node, revision, observed) };
+    let runtime = output::runtime()?;
+    let mut set = catalogue.policies().clone();
+    if set.config.mask_is_auto {
+        let choice = runtime.block_on(of_this_node(set.config.range.first, memory.range()));
+        set.config.range.mask = choice.mask;
+    }
+    let observed = runtime.block_on(look(&memory.labels, &set, &node, cluster.facts()))?;
+    let shown = Shown { waits, ..compare(&set, cluster.facts(), node, revision, observed) };
     output::print(&shown.text(arguments.output, output::colour()))?;
     Ok(if shown.plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }

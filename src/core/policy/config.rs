@@ -52,8 +52,10 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Destinations that are never steered, whatever a policy says.
     pub exclusions: Vec<IpNet>,
-    /// Marks, tables, port, MTU.
+    /// Marks, tables, port, MTU. Where each node takes its mark bits itself, the default ones until it has.
     pub range: Range,
+    /// Each node takes mark bits that nobody else on it uses (`markMask: auto`), as [`choose`](crate::core::state::mask::choose) says.
+    pub mask_is_auto: bool,
 }
 
 /// A crontab line and the time zone it is meant in.
@@ -87,6 +89,7 @@ impl Default for Config {
             service_cidrs: Vec::new(),
             exclusions: Vec::new(),
             range: Range::default(),
+            mask_is_auto: true,
         }
     }
 }

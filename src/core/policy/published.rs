@@ -217,12 +217,15 @@ fn config(config: &Config, grants: Option<&[Grant]>) -> Value {
     let range = config.range;
     let mut written = json!({
         "datapath": {
-            "markMask": range.mask,
             "firstTable": range.first,
             "port": range.port,
             "mtu": range.mtu,
         },
     });
+    // Left out, a node takes bits that nobody else on it uses; agents that don't know of that take the default.
+    if !config.mask_is_auto {
+        written["datapath"]["markMask"] = json!(range.mask);
+    }
     for (field, nets) in
         [("podCIDRs", &config.pod_cidrs), ("serviceCIDRs", &config.service_cidrs), ("exclusions", &config.exclusions)]
     {

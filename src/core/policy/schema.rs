@@ -102,7 +102,7 @@ fn config() -> Value {
         "datapath": object("What Egret takes of the kernel's numbers. Change it where something else has them.", &[], &json!({
             "markMask": {
                 "type": ["integer", "string"],
-                "description": "The bits of packet and connection marks that are Egret's, in one run: 0x1fff if left out.",
+                "description": "The bits of packet and connection marks that are Egret's, 2 to 15 in one run, as 0x1fff; or auto, which it is if left out: each node takes bits that nobody else on it uses.",
             },
             "firstTable": number("The first routing table and rule priority; 9000 if left out.", 1, 32766),
             "port": number("The UDP port of the tunnel; 4790 if left out.", 1, 65535),

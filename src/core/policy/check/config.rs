@@ -25,6 +25,7 @@ use crate::core::policy::reader::{Object, boolean, choice, in_range, integer, li
 use crate::core::policy::yaml::{Entry, Node, Value};
 use crate::core::policy::{ExistingConnections, OnNoGateway};
 use crate::core::signature::Signatures;
+use crate::core::state::mask::{KUBE_PROXY, WIDEST};
 use crate::core::state::ownership::Range;
 
 /// The words of `onLabelDrift`.
@@ -36,8 +37,8 @@ const CLUSTER: &str = "<cluster>";
 const REPORTS_BRANCH: &str = "egret/reports/<cluster>";
 /// UDP ports of others' tunnels: IANA's VXLAN, Linux' and Cilium's VXLAN, Spidernet's.
 const FOREIGN_PORTS: [u16; 3] = [4789, 8472, 7789];
-/// Mark bits of kube-proxy (`masquerade-all` and drop).
-const KUBE_PROXY_BITS: u32 = 0xc000;
+/// `markMask` of nodes that take their bits themselves.
+const AUTO: &str = "auto";
 /// The kernel's rule for the main table. Behind it our rules would never be asked.
 const MAIN_RULE: u32 = 32766;
 /// The kernel's tables `default`, `main` and `local`.
@@ -75,10 +76,19 @@ pub struct Settings {
     pod_cidrs: Option<Vec<IpNet>>,
     service_cidrs: Option<Vec<IpNet>>,
     exclusions: Option<Vec<IpNet>>,
-    mask: Option<u32>,
+    mask: Option<Mask>,
     first: Option<u32>,
     port: Option<u16>,
     mtu: Option<u32>,
+}
+
+/// What `markMask` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mask {
+    /// Each node takes its own.
+    Auto,
+    /// These bits, on every node.
+    Bits(u32),
 }
 
 impl ConfigDocument {
@@ -104,6 +114,10 @@ impl ConfigDocument {
         let cron = pick(own.cron.as_ref(), common.cron.as_ref());
         let time_zone = pick(own.time_zone.as_ref(), common.time_zone.as_ref());
         let Range { mask, first, port, mtu } = defaults.range;
+        let given = match own.mask.or(common.mask) {
+            Some(Mask::Bits(bits)) => Some(bits),
+            Some(Mask::Auto) | None => None,
+        };
         Config {
             paths: pick(own.paths.as_ref(), common.paths.as_ref()).unwrap_or(defaults.paths),
             reports_branch: branch.unwrap_or_else(|| REPORTS_BRANCH.to_owned()).replace(CLUSTER, cluster),
@@ -133,11 +147,12 @@ impl ConfigDocument {
             service_cidrs: pick(own.service_cidrs.as_ref(), common.service_cidrs.as_ref()).unwrap_or_default(),
             exclusions: pick(own.exclusions.as_ref(), common.exclusions.as_ref()).unwrap_or_default(),
             range: Range {
-                mask: own.mask.or(common.mask).unwrap_or(mask),
+                mask: given.unwrap_or(mask),
                 first: own.first.or(common.first).unwrap_or(first),
                 port: own.port.or(common.port).unwrap_or(port),
                 mtu: own.mtu.or(common.mtu).unwrap_or(mtu),
             },
+            mask_is_auto: given.is_none(),
         }
     }
 }
@@ -336,22 +351,30 @@ fn number(
     integer(&entry.value, &quoted(name), range, out).and_then(|number| u32::try_from(number).ok())
 }
 
-fn mask(node: &Node, out: &mut Findings<'_>) -> Option<u32> {
+fn mask(node: &Node, out: &mut Findings<'_>) -> Option<Mask> {
     let Value::Scalar(scalar) = &node.value else {
-        wrong_type(node, "`markMask`", "a number", out);
+        wrong_type(node, "`markMask`", "a number or `auto`", out);
         return None;
     };
+    if scalar.text == AUTO {
+        return Some(Mask::Auto);
+    }
     let number = in_range(scalar, node.span, "`markMask`", 1..=i64::from(u32::MAX), out)?;
     let mask = u32::try_from(number).ok()?;
     let run = mask >> mask.trailing_zeros();
     if run & run.wrapping_add(1) != 0 || run.count_ones() < 2 {
         out.error(node.span, "bad-mask", "the bits of `markMask` must be two or more in one run")
-            .hint("0x1fff is the default, 0x00ff0000 another that is good");
+            .hint("0x1fff or 0x00ff0000, for example; or auto");
         return None;
     }
-    if mask & KUBE_PROXY_BITS != 0 {
+    if run.count_ones() > WIDEST {
+        let message = format!("`markMask` has {} bits; an exit's number has at most {WIDEST}", run.count_ones());
+        out.error(node.span, "bad-mask", message).hint("0x1fff or 0x00ff0000, for example; or auto");
+        return None;
+    }
+    if mask & KUBE_PROXY != 0 {
         out.warning(node.span, "foreign-mark", "kube-proxy uses the mark bits 0x4000 and 0x8000")
             .hint("leave 0xc000 out of the mask");
     }
-    Some(mask)
+    Some(Mask::Bits(mask))
 }
