@@ -11,12 +11,15 @@ pub mod doctor;
 mod encode;
 mod ground;
 mod links;
+mod netconf;
 pub mod nft;
 mod observe;
 mod routes;
 mod socket;
 mod sysctl;
 pub mod watch;
+
+use std::io::ErrorKind;
 
 use crate::core::ground::Ground;
 use crate::core::state::NodeState;
@@ -93,6 +96,16 @@ impl KernelError {
             Self::Nft(_) | Self::Conntrack { .. } => return None,
         };
         source.is_permission().then(|| "Egret needs CAP_NET_ADMIN in this network namespace".to_owned())
+    }
+
+    /// The kernel says no to one thing, and would say so to nobody else's: not for want of rights, and not because it cannot be asked.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Step { source: RouteError::Closed, .. } => false,
+            Self::Step { source, .. } => !source.is_permission(),
+            Self::Sysctl { source, .. } => matches!(source.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput),
+            Self::Open(_) | Self::Observe { .. } | Self::Nft(_) | Self::Conntrack { .. } => false,
+        }
     }
 
     /// Somebody changed nftables between the look and the transaction: look again, nothing is wrong.

@@ -62,6 +62,8 @@ fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, range: Range) {
     desired.addresses.insert(address);
     let setting = |family, name| Sysctl { family, link: TUNNEL.to_owned(), name };
     desired.sysctls.insert(setting(AddressFamily::V4, "rp_filter"), "2".to_owned());
+    // What comes out of the tunnel is forwarded, whatever `conf.default` gave the device when it was made.
+    desired.sysctls.insert(setting(AddressFamily::V4, "forwarding"), "1".to_owned());
     if input.ground.features.ipv6 {
         desired.sysctls.insert(setting(AddressFamily::V6, "disable_ipv6"), "0".to_owned());
     }
@@ -116,6 +118,7 @@ fn add_exit(desired: &mut NodeState, exit: &NodeExit, networks: &Networks, famil
         // A packet with our mark never falls through to the main table: with no other route left it ends here.
         desired.routes.insert(key(everything(family), LAST), Route::Unreachable);
         match &exit.role {
+            _ if exit.refused => {}
             Role::Remote { vni, peer } => {
                 tunnel_route(desired, key(everything(family), default_metric(family)), *vni, *peer);
             }

@@ -75,8 +75,16 @@ fn weight(pod: &PodName, exit: &ExitKey) -> u64 {
     hash ^ (hash >> 31)
 }
 
-/// Places every policy that is in force at `now`.
+/// Exits that a gateway says it could not serve, by their identities, with the reason.
+pub type Unfit = BTreeMap<NodeName, BTreeMap<String, String>>;
+
+/// Places every policy that is in force at `now`, where no gateway says that it could not serve.
 pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
+    place_but(set, facts, &Unfit::new(), now)
+}
+
+/// Places every policy that is in force at `now`, and none where a gateway says that it could not serve it.
+pub fn place_but(set: &PolicySet, facts: &Facts, unfit: &Unfit, now: Timestamp) -> Placement {
     let mut placement = Placement::default();
     let nodes = NodeIndex::new(facts);
     for policy in set.policies.values() {
@@ -84,7 +92,7 @@ pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
             placement.findings.push(suspended(policy));
             continue;
         }
-        let placed = place_one(policy, facts, &nodes, &mut placement.findings);
+        let placed = place_one(policy, facts, (&nodes, unfit), &mut placement.findings);
         placement.policies.insert(policy.id.clone(), placed);
     }
     collect_exits(&mut placement, facts);
@@ -97,8 +105,13 @@ fn suspended(policy: &Policy) -> Finding {
     Finding::new("suspended", &policy.id, format!("is suspended {why}"))
 }
 
-fn place_one(policy: &Policy, facts: &Facts, nodes: &NodeIndex<'_>, findings: &mut Vec<Finding>) -> Placed {
-    let choices: Vec<Choice> = policy.gateways.iter().map(|gateway| choose(gateway, facts, nodes)).collect();
+fn place_one(
+    policy: &Policy,
+    facts: &Facts,
+    (nodes, unfit): (&NodeIndex<'_>, &Unfit),
+    findings: &mut Vec<Finding>,
+) -> Placed {
+    let choices: Vec<Choice> = policy.gateways.iter().map(|gateway| choose(gateway, facts, nodes, unfit)).collect();
     let exits: BTreeSet<ExitKey> = policy
         .gateways
         .iter()
@@ -129,15 +142,23 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &Choice, none_at_all:
     Finding::new("no-gateway", &policy.id, format!("{reason}; {consequence}"))
 }
 
-fn choose(spec: &GatewaySpec, facts: &Facts, nodes: &NodeIndex<'_>) -> Choice {
+fn choose(spec: &GatewaySpec, facts: &Facts, nodes: &NodeIndex<'_>, says: &Unfit) -> Choice {
     let mut unfit = Vec::new();
     for (name, node) in nodes.matching(&spec.node, facts) {
-        match node.unfit() {
+        match node.unfit().or_else(|| unserved(name, spec, says)) {
             None => return Choice { gateway: Some(name.clone()), unfit },
             Some(reason) => unfit.push((name.clone(), reason)),
         }
     }
     Choice { gateway: None, unfit }
+}
+
+/// What a node says of itself. Its reason stands in its own report.
+fn unserved(node: &NodeName, spec: &GatewaySpec, says: &Unfit) -> Option<&'static str> {
+    // Nearly nobody says so, and an identity is a text to be made.
+    says.get(node).filter(|exits| !exits.is_empty())?;
+    let exit = ExitKey { gateway: node.clone(), egress: spec.egress.clone(), next_hops: spec.next_hops.clone() };
+    exit.is_among(says).then_some("does not forward packets for it")
 }
 
 /// Nodes by label, so that ten thousand policies do not each look at five thousand nodes.

@@ -58,6 +58,7 @@ pub(crate) fn read(place: &str, text: &str) -> Ground {
         rp_filter_all: written.rp_filter_all,
         loosened: BTreeMap::new(),
         features: Features { owned_tables: written.owned_tables, blind_tunnels: false, ipv6: written.ipv6 },
+        ..Ground::default()
     }
 }
 
