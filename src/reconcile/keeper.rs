@@ -240,8 +240,8 @@ mod tests {
 
     const AGAIN: Duration = Duration::from_millis(100);
 
-    #[tokio::test]
-    async fn a_second_look_at_the_facts_that_was_asked_for_is_taken_whatever_rounds_do_meanwhile() {
+    #[test]
+    fn a_second_look_at_the_facts_that_was_asked_for_is_taken_whatever_rounds_do_meanwhile() {
         let (begun, wall) = (Instant::now(), now());
         let mut due = Due::default();
         due.facts_seen(begun, Some(AGAIN));
@@ -255,8 +255,8 @@ mod tests {
         assert_eq!(due, Due { look: Some(begun + LOOK), ..Due::default() });
     }
 
-    #[tokio::test]
-    async fn a_round_that_is_to_be_tried_again_is_whatever_looks_at_the_facts_say() {
+    #[test]
+    fn a_round_that_is_to_be_tried_again_is_whatever_looks_at_the_facts_say() {
         let (begun, wall) = (Instant::now(), now());
         let wait = Duration::from_secs(2);
         let mut due = Due::default();
@@ -269,8 +269,8 @@ mod tests {
         assert_eq!(due.came(begun + wait, wall), TimeCame::Nothing);
     }
 
-    #[tokio::test]
-    async fn the_clock_on_the_wall_is_looked_at_every_half_a_minute_at_least() {
+    #[test]
+    fn the_clock_on_the_wall_is_looked_at_every_half_a_minute_at_least() {
         let (begun, wall) = (Instant::now(), now());
         let mut due = Due::default();
         assert_eq!(due.next(begun, wall), begun + CLOCK);

@@ -45,8 +45,8 @@ fn assert_pods_start(stand: &Stand, name: &str, node: &str) -> Outcome {
 /// Whether the gateway's report has the finding, with these words of the kernel's.
 fn await_refusal(stand: &Stand, exit: &str, words: &str) {
     stand.await_report(GATEWAY, &format!("that {exit} is refused: {words}"), |report| {
-        let findings = report.findings.iter().map(|since| &since.finding);
-        findings.into_iter().any(|finding| {
+        let mut findings = report.findings.iter().map(|since| &since.finding);
+        findings.any(|finding| {
             finding.code == "kernel-refused" && finding.subject == exit && finding.message.contains(words)
         })
     });
