@@ -101,8 +101,7 @@ impl KernelError {
     /// The kernel says no to one thing, and would say so to nobody else's: not for want of rights, and not because it cannot be asked.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Step { source: RouteError::Closed, .. } => false,
-            Self::Step { source, .. } => !source.is_permission(),
+            Self::Step { source, .. } => !source.is_permission() && !matches!(source, RouteError::Closed),
             Self::Sysctl { source, .. } => matches!(source.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput),
             Self::Open(_) | Self::Observe { .. } | Self::Nft(_) | Self::Conntrack { .. } => false,
         }

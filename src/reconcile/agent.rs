@@ -340,7 +340,7 @@ impl Agent {
                     for (exit, words) in
                         done.refused.exits.iter().filter(|(exit, _)| !self.refused.exits.contains_key(*exit))
                     {
-                        self.note("ExitRefused", format!("{exit} is not in force here: the kernel refuses {words}"));
+                        self.note("ExitRefused", format!("{exit} is not in force here: the kernel refuses to {words}"));
                     }
                     self.refused = done.refused;
                 }

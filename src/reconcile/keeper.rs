@@ -12,6 +12,7 @@ use super::repository::Intent;
 use super::round::{Done, Engine, RoundError, now};
 use super::telling::Telling;
 use crate::backoff::Backoff;
+use crate::core::compile::Refused;
 use crate::core::plan::Step;
 use crate::kernel::watch::{Event, Subject};
 use crate::serve::Question;
@@ -48,6 +49,8 @@ pub struct Keeper {
     seen: Option<Timestamp>,
     /// Times of drift, for telling a fight.
     fights: Vec<Instant>,
+    /// What the kernel refused in the last round that came to its end.
+    refused: Refused,
 }
 
 /// When the loop wakes by itself. Each time has one owner, who sets it and takes it back: what was asked for by one is not lost
@@ -129,6 +132,7 @@ impl Keeper {
             events: Vec::new(),
             seen: None,
             fights: Vec::new(),
+            refused: Refused::default(),
         }
     }
 
@@ -200,6 +204,10 @@ impl Keeper {
                 let wall = [scheduled, done.wake].into_iter().flatten().min();
                 self.due.ended(Instant::now(), retry, wall);
                 tell(&intent, done);
+                if done.refused != self.refused {
+                    tell_refused(&done.refused);
+                    self.refused.clone_from(&done.refused);
+                }
             }
             Err(error) => {
                 let wait = self.backoff.next_wait();
@@ -219,6 +227,15 @@ fn tell(intent: &Intent, done: &Done) {
     let (commit, summary) = (intent.commit.id.short(), &intent.commit.summary);
     tracing::info!(commit, summary, steps = done.steps.len(), drifted = done.drifted, took = ?done.took, "in force");
     log_steps(&done.steps);
+}
+
+fn tell_refused(refused: &Refused) {
+    for (exit, words) in &refused.exits {
+        tracing::warn!(%exit, "the kernel refuses to {words}; the exit is not in force here, and everything else is");
+    }
+    for words in refused.replies.values() {
+        tracing::warn!("the kernel refuses to {words}; replies to that node's pods do not go through the tunnel");
+    }
 }
 
 /// The first steps, a line each: a node that is new has hundreds, and the diff of `egret plan` has them all.

@@ -316,14 +316,23 @@ impl Engine {
         let labelled = self.apply_labels(plan);
         let mut refused = Refused::default();
         for step in &plan.steps {
-            if !refused.is_empty() && compiled.refused(step, "", range).is_empty() {
-                break;
+            if !refused.is_empty() {
+                let parts = compiled.refused(step, "", range);
+                if parts.is_empty() {
+                    break;
+                }
+                // The rest of what is refused would only be taken out again.
+                if refused.covers(&parts) {
+                    continue;
+                }
             }
             let before = generation;
             match self.kernel.apply(step, &mut generation).await {
                 Ok(()) => {}
                 Err(error) if error.is_refusal() => {
-                    let parts = compiled.refused(step, &chain(&error), range);
+                    // A step's text stands in columns.
+                    let words: Vec<String> = chain(&error).split_whitespace().map(str::to_owned).collect();
+                    let parts = compiled.refused(step, &words.join(" "), range);
                     if parts.is_empty() {
                         return Err(error.into());
                     }

@@ -97,7 +97,7 @@ impl Telling {
                     .refused
                     .exits
                     .iter()
-                    .map(|(exit, words)| format!("{exit}: the kernel refuses {words}"))
+                    .map(|(exit, words)| format!("{exit}: the kernel refuses to {words}"))
                     .collect();
                 self.remarks[0] = (!exits.is_empty()).then(|| exits.join("\n"));
                 self.remark();

@@ -32,6 +32,12 @@ impl Refused {
         self.exits.is_empty() && self.replies.is_empty()
     }
 
+    /// Whether all of these parts are among it.
+    pub fn covers(&self, parts: &Self) -> bool {
+        parts.exits.keys().all(|exit| self.exits.contains_key(exit))
+            && parts.replies.keys().all(|route| self.replies.contains_key(route))
+    }
+
     /// Takes more in; tells whether any of it is new.
     pub fn extend(&mut self, more: Self) -> bool {
         let before = self.exits.len() + self.replies.len();
@@ -53,12 +59,12 @@ impl Refused {
             } else {
                 "members' packets are dropped here"
             };
-            let message = format!("{node}'s kernel refuses {words}; {ends}, and everything else is in force");
+            let message = format!("{node}'s kernel refuses to {words}; {ends}, and everything else is in force");
             compiled.findings.push(Finding::new(CODE, exit, message).hint(HINT));
         }
         for words in self.replies.values() {
             let message =
-                format!("the kernel refuses {words}; replies to that node's pods do not go through the tunnel");
+                format!("the kernel refuses to {words}; replies to that node's pods do not go through the tunnel");
             compiled.findings.push(Finding::new(CODE, node, message).hint(HINT));
         }
     }

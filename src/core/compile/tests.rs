@@ -212,6 +212,15 @@ fn the_tunnel_is_as_large_as_the_network_below_and_the_configuration_let_it_be()
     assert_eq!(sizes, [1450, 1450, 1410, 8950, 1450, 1450]);
 }
 
+/// The same with an egress interface.
+fn gateway() -> Ground {
+    let mut ground = below(1500);
+    let net1 =
+        Interface { addresses: vec!["10.0.3.42/24".parse().expect("a network")], ..ground.interfaces["eth0"].clone() };
+    ground.interfaces.insert("net1".to_owned(), net1);
+    ground
+}
+
 /// Whatever a plan from nothing does with routes, rules, neighbours and foreign settings, and what has to be left out if the kernel refuses it.
 fn refusals(compiled: &Compiled, set: &PolicySet) -> Vec<(String, Vec<String>)> {
     use crate::core::plan::{Step, plan};
@@ -244,10 +253,7 @@ fn a_step_is_its_exits_or_everybodys() {
 fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "1"), policy("b", "empire", "10.0.5.0/24", "2")], "");
     let facts = facts(&[("t", "empire", "10.1.1.177")]);
-    let mut ground = below(1500);
-    let net1 =
-        Interface { addresses: vec!["10.0.3.42/24".parse().expect("a network")], ..ground.interfaces["eth0"].clone() };
-    ground.interfaces.insert("net1".to_owned(), net1);
+    let ground = gateway();
     let placement = place(&set, &facts, "2026-06-01T12:00:00Z".parse().expect("a time"));
     let marks = Marks::default();
     let input = |refused| {
@@ -268,11 +274,12 @@ fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
             .filter(|(key, _)| key.table == table && key.destination.to_string() == destination)
             .min_by_key(|(key, _)| key.metric)
             .expect("a route");
-        whole.refused(&crate::core::plan::Step::SetRoute(key.clone(), route.clone(), None), "it", set.config.range)
+        whole.refused(&crate::core::plan::Step::SetRoute(key.clone(), route.clone(), None), "do it", set.config.range)
     };
     let mut refused = refuse(9001, "0.0.0.0/0");
     assert!(refused.extend(refuse(9002, "0.0.0.0/0")) && refused.extend(refuse(9000, "10.1.4.0/24")));
     assert!(!refused.extend(refuse(9001, "0.0.0.0/0")), "the same again is nothing new");
+    assert!(refused.covers(&refuse(9002, "10.1.1.0/24")) && !refused.covers(&refuse(9000, "10.1.3.0/24")));
     let without = input(&refused);
     let left: Vec<String> = without
         .desired
@@ -302,14 +309,14 @@ fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
     assert_eq!(
         found,
         [
-            ("n1", "the kernel refuses it; replies to that node's pods do not go through the tunnel"),
+            ("n1", "the kernel refuses to do it; replies to that node's pods do not go through the tunnel"),
             (
                 "n1 dev net1",
-                "n1's kernel refuses it; members' packets are dropped there, and everything else is in force"
+                "n1's kernel refuses to do it; members' packets are dropped there, and everything else is in force"
             ),
             (
                 "n2 dev net1",
-                "n1's kernel refuses it; members' packets are dropped here, and everything else is in force"
+                "n1's kernel refuses to do it; members' packets are dropped here, and everything else is in force"
             ),
         ]
     );
@@ -319,10 +326,7 @@ fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
 fn an_exit_whose_interface_forwards_nothing_is_not_served_whoever_is_asked_to() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "1")], "");
     let facts = facts(&[("t", "empire", "10.1.1.177")]);
-    let mut ground = below(1500);
-    let net1 =
-        Interface { addresses: vec!["10.0.3.42/24".parse().expect("a network")], ..ground.interfaces["eth0"].clone() };
-    ground.interfaces.insert("net1".to_owned(), net1);
+    let mut ground = gateway();
     let node = &facts.nodes[&name("n1")];
     assert_eq!(unfit(&name("n1"), &node.labels, &set, &ground), BTreeMap::new());
     ground.forwarding.off4 = BTreeSet::from(["eth0".to_owned()]);

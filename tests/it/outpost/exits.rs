@@ -84,6 +84,12 @@ fn a_next_hop_that_the_kernel_refuses_takes_its_own_exit_out_of_force_and_nothin
         .collect::<Result<_, _>>()?;
     stand.assert_no_leak_but(&own)?;
 
+    assert!(
+        stand.log(GATEWAY).contains("the kernel refuses to add route default via 10.0.3.255"),
+        "{}",
+        stand.log(GATEWAY)
+    );
+
     // A change of the repository is applied, and so is one that mends it.
     stand.push("policies/alliance.yaml", &through(OWN).text())?;
     await_refusal(&stand, "kind-worker2 dev net1 via 172.18.0.3", "invalid gateway");
