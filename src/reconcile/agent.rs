@@ -4,7 +4,7 @@
 //! absent: what a round does (`round`), who publishes (`controller`), and labels of nodes, which are the controller's.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
@@ -129,6 +129,8 @@ struct Agent {
     features: Features,
     interfaces: Vec<Interface>,
     kernel: String,
+    /// Which boot of the node this is; as the kubelet reads it.
+    boot_id: String,
     /// What was last said.
     said: NodeStatus,
     /// Whether others see this node as a gateway, and how often somebody took that away while it was one.
@@ -147,6 +149,8 @@ enum Trigger {
 
 impl Agent {
     fn new(keeper: Keeper, shelf: Shelf, teller: Teller) -> Self {
+        let of_kernel =
+            |name: &str| std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).unwrap_or_default();
         Self {
             keeper,
             shelf,
@@ -155,7 +159,8 @@ impl Agent {
             failed: None,
             features: Features::default(),
             interfaces: Vec::new(),
-            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            kernel: of_kernel("osrelease").trim().to_owned(),
+            boot_id: of_kernel("random/boot_id").trim().to_owned(),
             said: NodeStatus::default(),
             seen: false,
             lost: 0,
@@ -379,6 +384,7 @@ impl Agent {
         let facts = NodeFacts {
             revision: &revision,
             fence: self.shelf.fence(),
+            boot_id: &self.boot_id,
             compiled: self.keeper.engine.in_force(),
             report: &self.keeper.engine.report,
             features: self.features,

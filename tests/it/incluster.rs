@@ -5,8 +5,10 @@
 mod faults;
 mod labels;
 mod pods;
+mod pools;
 mod reports;
 mod signatures;
 mod stand;
+mod startup;
 mod way;
 mod windows;

@@ -47,6 +47,8 @@ pub(super) struct Query {
     pub page: Option<u32>,
     /// Ask for the list as the beginning of the watch.
     pub streaming: bool,
+    /// Nobody misses it where it is not installed, or may not be read: it is looked for again after this time.
+    pub optional: Option<Duration>,
 }
 
 /// One line of a watch.
@@ -92,6 +94,8 @@ pub(super) struct Follower<W: Watched> {
     backoff: Backoff,
     /// Refusals of one version in a row.
     refusals: u32,
+    /// It was said that this kind may not be read.
+    refused: bool,
     /// The listing lasts longer than the server keeps what it needs to go on with the next page.
     whole: bool,
 }
@@ -105,7 +109,17 @@ impl<W: Watched> Follower<W> {
         recoveries: watch::Sender<u64>,
         seed: u64,
     ) -> Self {
-        Self { live, query, wrap, out, recoveries, backoff: Backoff::new(seed), refusals: 0, whole: false }
+        Self {
+            live,
+            query,
+            wrap,
+            out,
+            recoveries,
+            backoff: Backoff::new(seed),
+            refusals: 0,
+            refused: false,
+            whole: false,
+        }
     }
 
     /// Until nobody listens any more.
@@ -119,6 +133,11 @@ impl<W: Watched> Follower<W> {
             };
             match end {
                 End::Well(next) => version = Some(next),
+                End::Failed(_, error) if self.is_spared(&error) => {
+                    if !self.rest(error).await {
+                        return;
+                    }
+                }
                 End::Failed(next, error) => {
                     version = self.known_version(next, &error);
                     if !self.pause(error).await {
@@ -171,6 +190,33 @@ impl<W: Watched> Follower<W> {
         }
     }
 
+    /// Whether it is not there to be read, and need not be.
+    fn is_spared(&self, error: &LiveError) -> bool {
+        self.query.optional.is_some() && matches!(error.code(), Some(403 | 404))
+    }
+
+    /// Tells that there is nothing, or that nothing is known, and waits for long. False if nobody listens any more.
+    async fn rest(&mut self, error: LiveError) -> bool {
+        let told = match error.code() {
+            Some(404) => self.tell(News::All(BTreeMap::new())).await,
+            _ => {
+                if !std::mem::replace(&mut self.refused, true) {
+                    tracing::warn!(
+                        error = crate::telemetry::chain(&error),
+                        hint = error.hint(),
+                        "what is known of it stays"
+                    );
+                }
+                self.out.send(Message::Closed(W::NAME)).await.is_ok()
+            }
+        };
+        let wait = self.backoff.spread(self.query.optional.unwrap_or(LONGEST));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => told,
+            () = self.out.closed() => false,
+        }
+    }
+
     async fn tell(&self, news: News<W::Key, W::Value>) -> bool {
         self.out.send(Message::News(W::NAME, Box::new((self.wrap)(news)))).await.is_ok()
     }
@@ -181,6 +227,7 @@ impl<W: Watched> Follower<W> {
         }
         self.backoff.reset();
         self.refusals = 0;
+        self.refused = false;
         self.out.send(Message::Well(W::NAME)).await.is_ok()
     }
 

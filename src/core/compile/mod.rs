@@ -184,11 +184,13 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
         .chain(node_addresses)
         .chain(node_cidrs())
         .chain(config.pod_cidrs.iter().copied())
+        .chain(input.facts.pod_networks.iter().copied())
         .chain(config.service_cidrs.iter().copied())
         .chain(config.exclusions.iter().copied())
         .collect();
     let own: Vec<IpNet> = nodes.get(input.node).map(|node| node.pod_cidrs.clone()).unwrap_or_default();
     let own = if own.is_empty() { config.pod_cidrs.clone() } else { own };
+    let own = [own.as_slice(), &input.facts.pod_networks].concat();
     if own.is_empty() {
         let message = "no pod network is known: a pod that starts is not held back until it is classified";
         findings.push(Finding::new("no-pod-network", input.node, message).hint("set podCIDRs in egret.yaml"));
@@ -196,9 +198,14 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
     // A pod outside its node's network (some CNIs hand addresses out like that) is still classified by its own address.
     let local_pods =
         own.iter().copied().chain(grouping.addresses.keys().map(|address| IpNet::from(*address))).collect();
-    let told = !config.pod_cidrs.is_empty() || nodes.values().all(|node| !node.pod_cidrs.is_empty());
-    let all_pods =
-        if told { node_cidrs().chain(config.pod_cidrs.iter().copied()).collect() } else { RangeSet::default() };
+    let told = !config.pod_cidrs.is_empty()
+        || !input.facts.pod_networks.is_empty()
+        || nodes.values().all(|node| !node.pod_cidrs.is_empty());
+    let all_pods = if told {
+        node_cidrs().chain(own.iter().copied()).chain(config.pod_cidrs.iter().copied()).collect()
+    } else {
+        RangeSet::default()
+    };
     let guarded = input
         .placement
         .policies

@@ -28,6 +28,9 @@ pub struct NodeStatus {
     pub revision: String,
     /// The fence of the head that was accepted with it.
     pub fence: i64,
+    /// Since which boot of the node that is so: a kernel forgets everything when it ends, and a status does not.
+    #[serde(rename = "bootID", skip_serializing_if = "String::is_empty")]
+    pub boot_id: String,
     /// Exits that this node serves, in its kernel now.
     pub exits: Vec<ServedExit>,
     /// Their addresses, for a column.
@@ -109,6 +112,8 @@ pub struct NodeFacts<'a> {
     pub revision: &'a str,
     /// The fence of its head.
     pub fence: i64,
+    /// Which boot of the node this is.
+    pub boot_id: &'a str,
     /// What was compiled and is in force; none before the first time.
     pub compiled: Option<&'a Compiled>,
     /// The report.
@@ -127,6 +132,12 @@ impl NodeStatus {
     /// Whether this node serves an exit that has an address.
     pub fn serves(&self) -> bool {
         self.exits.iter().any(|exit| !exit.egress_ips.is_empty())
+    }
+
+    /// Whether a commit is in this node's kernel, and was put there since this boot. An older version does not say when it was.
+    pub fn is_in_place(&self, revision: &str, boot_id: &str) -> bool {
+        let ready = || self.conditions.iter().any(|condition| condition.kind == "Ready" && condition.is_true());
+        !boot_id.is_empty() && self.boot_id == boot_id && self.revision == revision && ready()
     }
 }
 
@@ -156,6 +167,7 @@ pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) ->
     NodeStatus {
         revision: facts.revision.to_owned(),
         fence: facts.fence,
+        boot_id: facts.boot_id.to_owned(),
         exit_summary: summary(exits.iter().flat_map(|exit| &exit.egress_ips).collect::<BTreeSet<_>>()),
         exits,
         interfaces: facts.interfaces.to_vec(),

@@ -142,5 +142,33 @@ pub(super) fn controllers(suite: &mut Suite) -> Outcome {
             refused("a change of a node", answer, &[403, 422], words).map(|()| true)
         })?;
     }
-    Ok(())
+    taints(suite, &controller)
+}
+
+/// Of taints, its own comes off, and no other changes.
+fn taints(suite: &Suite, controller: &Api) -> Outcome {
+    let path = format!("/api/v1/nodes/{}", suite.named("kind-worker"));
+    let before = suite.api.get(&path)?.unwrap_or_default()["spec"]["taints"].clone();
+    let others = before.as_array().cloned().unwrap_or_default();
+    let own = json!({"key": super::startup::KEY, "effect": "NoSchedule"});
+    let with = |taint: &Value| json!({"spec": {"taints": others.iter().chain([taint]).collect::<Vec<_>>()}});
+    suite.api.merge(&path, &with(&own))?;
+    let tried = format!("{path}?dryRun=All");
+    let outcome = controller.merge(&tried, &json!({"spec": {"taints": others}})).and_then(|_| {
+        let changed = json!({"key": super::startup::KEY, "effect": "NoExecute"});
+        for (what, patch) in [
+            ("all of a node's taints", json!({"spec": {"taints": null}})),
+            ("the other taints of a node", json!({"spec": {"taints": [own]}})),
+            ("another effect", with(&changed)),
+            ("a taint more", with(&json!({"key": "egret.dev/test-more", "effect": "NoSchedule"}))),
+        ] {
+            let answer = controller.send("PATCH", &tried, MERGE, &patch)?;
+            refused(what, answer, &[403, 422], "takes the taint egret.dev/agent-not-ready off a node")?;
+        }
+        let cordoned = json!({"spec": {"taints": others, "unschedulable": true}});
+        let answer = controller.send("PATCH", &tried, MERGE, &cordoned)?;
+        refused("a cordon beside it", answer, &[403, 422], "changes labels of nodes, not their spec")
+    });
+    suite.api.merge(&path, &json!({"spec": {"taints": before}}))?;
+    outcome
 }
