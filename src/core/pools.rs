@@ -6,6 +6,9 @@
 use ipnet::IpNet;
 use serde::Deserialize;
 
+/// A network.
+pub type Network = IpNet;
+
 /// A kind of object that tells pods' networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PoolKind {

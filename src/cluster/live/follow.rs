@@ -94,8 +94,6 @@ pub(super) struct Follower<W: Watched> {
     backoff: Backoff,
     /// Refusals of one version in a row.
     refusals: u32,
-    /// It was said that this kind may not be read.
-    refused: bool,
     /// The listing lasts longer than the server keeps what it needs to go on with the next page.
     whole: bool,
 }
@@ -109,17 +107,7 @@ impl<W: Watched> Follower<W> {
         recoveries: watch::Sender<u64>,
         seed: u64,
     ) -> Self {
-        Self {
-            live,
-            query,
-            wrap,
-            out,
-            recoveries,
-            backoff: Backoff::new(seed),
-            refusals: 0,
-            refused: false,
-            whole: false,
-        }
+        Self { live, query, wrap, out, recoveries, backoff: Backoff::new(seed), refusals: 0, whole: false }
     }
 
     /// Until nobody listens any more.
@@ -199,16 +187,7 @@ impl<W: Watched> Follower<W> {
     async fn rest(&mut self, error: LiveError) -> bool {
         let told = match error.code() {
             Some(404) => self.tell(News::All(BTreeMap::new())).await,
-            _ => {
-                if !std::mem::replace(&mut self.refused, true) {
-                    tracing::warn!(
-                        error = crate::telemetry::chain(&error),
-                        hint = error.hint(),
-                        "what is known of it stays"
-                    );
-                }
-                self.out.send(Message::Closed(W::NAME)).await.is_ok()
-            }
+            _ => self.out.send(Message::Closed(W::NAME, error)).await.is_ok(),
         };
         let wait = self.backoff.spread(self.query.optional.unwrap_or(LONGEST));
         tokio::select! {
@@ -227,7 +206,6 @@ impl<W: Watched> Follower<W> {
         }
         self.backoff.reset();
         self.refusals = 0;
-        self.refused = false;
         self.out.send(Message::Well(W::NAME)).await.is_ok()
     }
 

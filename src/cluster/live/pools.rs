@@ -2,12 +2,11 @@
 //!
 //! Deliberately absent: which of their fields count (`core::pools`), and every other object of a CNI's.
 
-use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::wire::{Meta, Watched};
-use crate::core::pools::{PoolKind, PoolSpec};
+use crate::core::pools::{Network, PoolKind, PoolSpec};
 
 /// Calico's IPPools, as its datastore in the API server has them.
 pub(super) struct CalicoPools;
@@ -24,14 +23,14 @@ pub(super) struct PoolWire {
 }
 
 impl PoolWire {
-    fn read(self) -> (String, Vec<IpNet>) {
+    fn read(self) -> (String, Vec<Network>) {
         let networks = self.spec.networks().iter().filter_map(|text| text.parse().ok()).collect();
         (self.metadata.name, networks)
     }
 }
 
 /// What is followed of a kind.
-pub(super) trait Pools: Watched<Wire = PoolWire, Key = String, Value = Vec<IpNet>> {
+pub(super) trait Pools: Watched<Wire = PoolWire, Key = String, Value = Vec<Network>> {
     const KIND: PoolKind;
 }
 
@@ -42,9 +41,9 @@ macro_rules! pools {
             const PATH: &'static str = $path;
             type Wire = PoolWire;
             type Key = String;
-            type Value = Vec<IpNet>;
+            type Value = Vec<Network>;
 
-            fn read(wire: PoolWire) -> Option<(String, Vec<IpNet>)> {
+            fn read(wire: PoolWire) -> Option<(String, Vec<Network>)> {
                 Some(wire.read())
             }
 

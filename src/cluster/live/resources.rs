@@ -4,11 +4,11 @@
 //! Deliberately absent: how they come about, their statuses (`core::status`), and their schemas (the chart has them). A policy's spec
 //! is a value here: `core` prints and reads it.
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::core::pools::Network;
 pub use crate::core::status::{HeadStatus as ConfigStatus, NodeStatus, PolicyStatus};
 
 /// Group and version of all of them.
@@ -45,7 +45,7 @@ pub struct ConfigSpec {
     pub config: Value,
     /// Networks of pods that CNIs tell the controller: one reads them for all nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub pod_networks: Vec<IpNet>,
+    pub pod_networks: Vec<Network>,
 }
 
 /// By what a set of policies is known to be whole.

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::IpNet;
 use serde_json::Value;
 
 use super::resources::{ConfigSpec, ConfigStatus, GATEWAY_LABEL, NodeStatus, PolicyStatus};
@@ -13,7 +12,7 @@ use super::wire::{LabelManager, Manager};
 use crate::core::facts::{Facts, Node, Pod, PodName};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
-use crate::core::pools::{PoolKind, union};
+use crate::core::pools::{Network, PoolKind, union};
 
 /// What is known. A resource that is not watched is empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,7 +28,7 @@ pub struct View {
     /// EgressNodes: all for the controller, those of gateways for an agent.
     pub egress_nodes: BTreeMap<NodeName, EgressNodeObject>,
     /// Networks by the object of a CNI's that tells them; only for the controller, and without the kinds that it may not read.
-    pub pools: BTreeMap<PoolKind, BTreeMap<String, Vec<IpNet>>>,
+    pub pools: BTreeMap<PoolKind, BTreeMap<String, Vec<Network>>>,
 }
 
 /// Of a node, what only a writer needs.
@@ -169,7 +168,7 @@ pub(super) enum Item {
     Policies(News<String, PolicyObject>),
     Config(News<(), ConfigObject>),
     EgressNodes(News<NodeName, EgressNodeObject>),
-    Pools(PoolKind, News<String, Vec<IpNet>>),
+    Pools(PoolKind, News<String, Vec<Network>>),
 }
 
 impl View {
@@ -221,7 +220,7 @@ impl View {
     }
 
     /// The networks to publish. Those of a kind that cannot be read any more are among those that are published already, which stay.
-    pub fn networks_of_pools(&self) -> Vec<IpNet> {
+    pub fn networks_of_pools(&self) -> Vec<Network> {
         let told = self.pools.values().flat_map(BTreeMap::values).flatten().copied();
         let all_read = PoolKind::ALL.iter().all(|kind| self.pools.contains_key(kind));
         let published = if all_read { &[][..] } else { &self.facts.pod_networks };

@@ -87,7 +87,7 @@ pub(super) enum Message {
     /// It does not.
     Fault(&'static str, LiveError),
     /// This kind of object may not be read, and need not be.
-    Closed(&'static str),
+    Closed(&'static str, LiveError),
 }
 
 /// Watches for as long as it lives.
@@ -96,6 +96,8 @@ pub struct Watching {
     news: mpsc::Receiver<Message>,
     view: View,
     faults: BTreeMap<&'static str, Fault>,
+    /// Kinds that may not be read, and need not be: why, and what to do about it.
+    closed: BTreeMap<&'static str, (String, Option<String>)>,
     /// Kinds whose first list is not in yet.
     missing: BTreeSet<&'static str>,
     // They end with it.
@@ -177,7 +179,7 @@ impl Watching {
             }
         }
         let (tasks, missing) = (start.tasks, start.missing);
-        Self { news, view: View::default(), faults: BTreeMap::new(), missing, _tasks: tasks }
+        Self { news, view: View::default(), faults: BTreeMap::new(), closed: BTreeMap::new(), missing, _tasks: tasks }
     }
 
     /// Waits until something is different, takes in all news that are there by then, in their order, and tells what kinds of things
@@ -214,16 +216,23 @@ impl Watching {
         &self.faults
     }
 
+    /// Kinds that may not be read, and need not be, by their plural: why, and what to do about it.
+    pub fn closed(&self) -> &BTreeMap<&'static str, (String, Option<String>)> {
+        &self.closed
+    }
+
     fn take(&mut self, message: Message) -> Changed {
         match message {
             Message::News(kind, item) => {
+                self.closed.remove(kind);
                 let first = self.missing.remove(kind);
                 let synced = first && self.missing.is_empty();
                 Changed { synced, ..self.view.apply(*item) }
             }
-            Message::Closed(kind) => {
+            Message::Closed(kind, error) => {
                 let first = self.missing.remove(kind);
-                Changed { synced: first && self.missing.is_empty(), ..Changed::default() }
+                let faults = self.closed.insert(kind, (crate::telemetry::chain(&error), error.hint())).is_none();
+                Changed { synced: first && self.missing.is_empty(), faults, ..Changed::default() }
             }
             Message::Well(kind) => Changed { faults: self.faults.remove(kind).is_some(), ..Changed::default() },
             Message::Fault(kind, error) => {

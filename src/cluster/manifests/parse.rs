@@ -12,7 +12,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_yaml::{Location, Spanned};
@@ -23,7 +22,7 @@ use crate::core::ground::Ground;
 use crate::core::interfaces::{self, Interface};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
-use crate::core::pools::{Family, Ipam, PoolSpec};
+use crate::core::pools::{Family, Ipam, Network, PoolSpec};
 
 /// The kinds that decide something.
 const KINDS: [&str; 8] =
@@ -90,7 +89,7 @@ pub(crate) enum Value {
     /// Of a node's interfaces; none where it tells none.
     EgressNode(Option<Ground>),
     /// Networks of pods.
-    Networks(Vec<IpNet>),
+    Networks(Vec<Network>),
 }
 
 /// What one file says.
@@ -263,7 +262,7 @@ fn node(labels: Labels, spec: Spec, status: &Status) -> Result<Node, Unusable> {
 }
 
 /// What the head publishes of pods' networks, or what an object of a CNI's tells.
-fn networks(spec: Spec) -> Result<Vec<IpNet>, Unusable> {
+fn networks(spec: Spec) -> Result<Vec<Network>, Unusable> {
     let Spec { cidr, disabled, allowed_uses, ipv4, ipv6, ipam, pod_networks, .. } = spec;
     let told = PoolSpec { cidr, disabled, allowed_uses, ipv4, ipv6, ipam }.networks();
     told.iter().chain(&pod_networks).map(|net| value_of(net, "the pod network")).collect()

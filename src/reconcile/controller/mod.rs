@@ -95,6 +95,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         backoff: Backoff::new(seed),
         due: None,
         led: None,
+        told_closed: BTreeSet::new(),
         told_rejected: BTreeSet::new(),
         begun: false,
         asked: false,
@@ -142,6 +143,8 @@ struct Controller {
     followed: Option<CommitId>,
     /// The push that another controller was last told of.
     pushed: Option<String>,
+    /// Kinds of which it was said that they may not be read.
+    told_closed: BTreeSet<&'static str>,
     /// Rejected documents that people were told of.
     told_rejected: BTreeSet<Rejected>,
 }
@@ -294,6 +297,11 @@ impl Controller {
         for (what, fault) in self.watching.faults() {
             tracing::warn!(what, hint = fault.hint, "{}; what is known of it stays", fault.message);
         }
+        let closed = self.watching.closed();
+        for (what, (why, hint)) in closed.iter().filter(|(what, _)| !self.told_closed.contains(*what)) {
+            tracing::warn!(what, hint, "{why}; what is known of it stays");
+        }
+        self.told_closed = closed.keys().copied().collect();
         if let Some(fence) = greatest_fence(self.watching.view()) {
             self.leading.seen_fence(fence);
         }

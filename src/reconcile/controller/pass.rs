@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -16,6 +15,7 @@ use crate::cluster::live::{Live, LiveError, View};
 use crate::core::name::NodeName;
 use crate::core::placement::{Placement, place};
 use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
+use crate::core::pools::Network;
 use crate::core::report::history::Rejected;
 use crate::core::status::{HeadFacts, NodeStatus, PolicyStatus, head_status, policy_status};
 
@@ -154,7 +154,7 @@ impl Pass<'_> {
     }
 
     /// What CNIs tell of pods' networks, as much of it as the schema takes.
-    fn pod_networks(&self) -> Vec<IpNet> {
+    fn pod_networks(&self) -> Vec<Network> {
         const LONGEST: usize = 10_000;
         let mut networks = if self.pools { self.view.networks_of_pools() } else { Vec::new() };
         if networks.len() > LONGEST {

@@ -145,30 +145,35 @@ pub(super) fn controllers(suite: &mut Suite) -> Outcome {
     taints(suite, &controller)
 }
 
+/// What a refusal of the controller's says of taints.
+const TAINTS: &str = "takes the taint egret.dev/agent-not-ready off a node";
+
 /// Of taints, its own comes off, and no other changes.
 fn taints(suite: &Suite, controller: &Api) -> Outcome {
     let path = format!("/api/v1/nodes/{}", suite.named("kind-worker"));
-    let before = suite.api.get(&path)?.unwrap_or_default()["spec"]["taints"].clone();
-    let others = before.as_array().cloned().unwrap_or_default();
-    let own = json!({"key": super::startup::KEY, "effect": "NoSchedule"});
-    let with = |taint: &Value| json!({"spec": {"taints": others.iter().chain([taint]).collect::<Vec<_>>()}});
-    suite.api.merge(&path, &with(&own))?;
+    let own = |effect: &str| json!({"key": super::startup::KEY, "effect": effect});
+    // Read each time: where there are controllers, they write taints of new nodes too.
+    let others = || -> Outcome<Vec<Value>> {
+        let node = suite.api.get(&path)?.unwrap_or_default();
+        let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        Ok(taints.into_iter().filter(|taint| taint["key"] != super::startup::KEY).collect())
+    };
+    let with = |more: &[Value]| Outcome::Ok(json!({"spec": {"taints": [others()?.as_slice(), more].concat()}}));
+    suite.api.merge(&path, &with(&[own("NoSchedule")])?)?;
     let tried = format!("{path}?dryRun=All");
-    let outcome = controller.merge(&tried, &json!({"spec": {"taints": others}})).and_then(|_| {
-        let changed = json!({"key": super::startup::KEY, "effect": "NoExecute"});
-        for (what, patch) in [
-            ("all of a node's taints", json!({"spec": {"taints": null}})),
-            ("the other taints of a node", json!({"spec": {"taints": [own]}})),
-            ("another effect", with(&changed)),
-            ("a taint more", with(&json!({"key": "egret.dev/test-more", "effect": "NoSchedule"}))),
-        ] {
-            let answer = controller.send("PATCH", &tried, MERGE, &patch)?;
-            refused(what, answer, &[403, 422], "takes the taint egret.dev/agent-not-ready off a node")?;
-        }
-        let cordoned = json!({"spec": {"taints": others, "unschedulable": true}});
-        let answer = controller.send("PATCH", &tried, MERGE, &cordoned)?;
-        refused("a cordon beside it", answer, &[403, 422], "changes labels of nodes, not their spec")
-    });
-    suite.api.merge(&path, &json!({"spec": {"taints": before}}))?;
-    outcome
+    suite.await_that("the right to take the startup taint off", || {
+        controller.merge(&tried, &with(&[])?).map(|_| true)
+    })?;
+    let mut cordoned = with(&[])?;
+    cordoned["spec"]["unschedulable"] = json!(true);
+    for (what, patch, words) in [
+        ("all of a node's taints", json!({"spec": {"taints": null}}), TAINTS),
+        ("the other taints of a node", json!({"spec": {"taints": [own("NoSchedule")]}}), TAINTS),
+        ("another effect", with(&[own("NoExecute")])?, TAINTS),
+        ("a taint more", with(&[own("NoSchedule"), json!({"key": "egret.dev/more", "effect": "NoSchedule"})])?, TAINTS),
+        ("a cordon beside it", cordoned, "changes labels of nodes, not their spec"),
+    ] {
+        refused(what, controller.send("PATCH", &tried, MERGE, &patch)?, &[403, 422], words)?;
+    }
+    suite.api.merge(&path, &with(&[])?).map(|_| ())
 }
