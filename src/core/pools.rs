@@ -34,7 +34,7 @@ impl PoolKind {
     }
 }
 
-/// The fields of a `spec` that tell networks. `T` is a network's text, with its place where somebody wants that.
+/// The fields of a `spec` that tell networks. `T` is a network's text, with its place where that is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default, bound = "T: Deserialize<'de>")]
 pub struct PoolSpec<T = String> {

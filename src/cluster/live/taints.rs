@@ -2,7 +2,7 @@
 //!
 //! By a JSON patch that first tests what it takes away. Taints are one list, in one piece (`listType=atomic`), which kubelets, node
 //! controllers, autoscalers and people write too: server-side apply would own all of it, and a merge patch writes all of it. The server
-//! itself tries a patch again on the newest object where somebody was faster, so the test holds for what is really written. Deliberately
+//! itself tries a patch again on the newest object where another writer was faster, so the test holds for what is really written. Deliberately
 //! absent: putting a taint on, which would be a right to drain every node.
 
 use kube::core::Request;

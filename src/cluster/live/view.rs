@@ -38,7 +38,7 @@ pub struct NodeMeta {
     pub uid: String,
     /// Who owns labels of it; only the controller is told.
     pub label_managers: Vec<LabelManager>,
-    /// The boot of a node that bears the startup taint, none where it does not; only the controller is told.
+    /// The boot of a node that bears the startup taint, none where it does not. Agents keep none.
     pub starting: Option<String>,
 }
 

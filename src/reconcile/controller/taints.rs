@@ -94,7 +94,7 @@ async fn take_off(live: Live, name: NodeName, uid: String) -> Result<(), LiveErr
         TaintOutcome::Removed => {
             tracing::info!(node = %name, taint = STARTUP_TAINT, "its agent is done: pods may come")
         }
-        TaintOutcome::Absent => tracing::debug!(node = %name, "somebody else took its startup taint off"),
+        TaintOutcome::Absent => tracing::debug!(node = %name, "its startup taint was off already"),
         TaintOutcome::Gone => tracing::debug!(node = %name, "the node is gone"),
     }
     Ok(())

@@ -16,7 +16,7 @@ pub(super) fn taint(suite: &mut Suite) -> Outcome {
         let node = suite.api.get(&path)?.unwrap_or_default();
         Ok(node["spec"]["taints"].as_array().cloned().unwrap_or_default())
     };
-    // NoSchedule: where there is somebody to evict pods, these have no part in it.
+    // NoSchedule: where a controller evicts pods, these have no part in it.
     let mut tainted = taints()?;
     tainted.insert(0, json!({"key": KEY, "effect": "NoSchedule"}));
     suite.api.merge(&path, &json!({"spec": {"taints": tainted}}))?;
@@ -34,7 +34,7 @@ pub(super) fn taint(suite: &mut Suite) -> Outcome {
     tell(&boot_id)?;
     suite.await_that("a node without the startup taint", || Ok(!bears(KEY)?))?;
     if !bears(super::chart::MARK)? {
-        return Err(fault("somebody else's taint went with it"));
+        return Err(fault("another taint went with it"));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::stand::{LABELS, Outcome, Stand, policy};
 use crate::lab::{Answer, OUTPOST, Options, Pod};
 
-/// A definition of somebody else's, without its schema.
+/// A definition of another project's, without its schema.
 fn definition(group: &str, version: &str, kind: &str, plural: &str) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
