@@ -158,7 +158,10 @@ fn taints(suite: &Suite, controller: &Api) -> Outcome {
         let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
         Ok(taints.into_iter().filter(|taint| taint["key"] != super::startup::KEY).collect())
     };
-    let with = |more: &[Value]| Outcome::Ok(json!({"spec": {"taints": [others()?.as_slice(), more].concat()}}));
+    let with = |more: &[Value]| {
+        let taints = [others()?.as_slice(), more].concat();
+        Outcome::Ok(json!({"spec": {"taints": taints}}))
+    };
     suite.api.merge(&path, &with(&[own("NoSchedule")])?)?;
     let tried = format!("{path}?dryRun=All");
     suite.await_that("the right to take the startup taint off", || {
