@@ -10,5 +10,6 @@ mod reports;
 mod signatures;
 mod stand;
 mod startup;
+mod strangers;
 mod way;
 mod windows;
