@@ -37,6 +37,12 @@ pub(super) struct Arguments {
     /// How long others wait for a leader that has gone silent before one of them leads, in seconds.
     #[arg(long, value_name = "SECONDS", env = "EGRET_LEASE_DURATION", default_value_t = 15.0, value_parser = seconds)]
     lease_duration: f64,
+    /// Read pods' networks from Calico's IPPools and Cilium's pools, and publish them beside those of nodes and egret.yaml.
+    #[arg(long, env = "EGRET_POD_NETWORKS_FROM_CNI")]
+    pod_networks_from_cni: bool,
+    /// Leave the taint egret.dev/agent-not-ready on nodes, also where their agents are done.
+    #[arg(long)]
+    keep_startup_taint: bool,
     #[command(flatten)]
     serving: ServingOptions,
     /// Take Egret's labels off all nodes and its custom resources out of the cluster, and end.
@@ -63,6 +69,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             state_folder: arguments.state_dir,
             namespace: arguments.namespace,
             lease: arguments.lease,
+            pod_networks: arguments.pod_networks_from_cni,
+            startup_taints: !arguments.keep_startup_taint,
             identity: arguments.identity.unwrap_or_else(host),
             // As the controllers of Kubernetes itself: 15, 10 and 2 seconds.
             listen: arguments.serving.listen,

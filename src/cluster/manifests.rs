@@ -29,6 +29,7 @@ use super::{ClusterError, LabelChanges, Refresh, WatchPath, write};
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use crate::core::facts::{Facts, Pod};
 use crate::core::name::NodeName;
+use crate::core::pools::union;
 
 /// How long a file must be still before a loss in it is believed.
 const STILL: Duration = Duration::from_millis(100);
@@ -58,9 +59,11 @@ pub fn read_text(file: &str, text: &str) -> Result<(Facts, Vec<Diagnostic>), Box
             (Key::Namespace(name), Value::Namespace(labels)) => drop(facts.namespaces.insert(name, labels)),
             (Key::Pod(name), Value::Pod(pod)) => drop(facts.pods.insert(name, pod)),
             (Key::EgressNode(name), Value::EgressNode(Some(ground))) => drop(facts.grounds.insert(name, ground)),
+            (Key::Networks(..), Value::Networks(networks)) => facts.pod_networks.extend(networks),
             _ => {}
         }
     }
+    facts.pod_networks = union(facts.pod_networks);
     Ok((facts, parsed.faults))
 }
 
@@ -179,10 +182,12 @@ impl Manifests {
                     (Key::EgressNode(name), Value::EgressNode(Some(ground))) => {
                         facts.grounds.insert(name.clone(), ground.clone());
                     }
+                    (Key::Networks(..), Value::Networks(networks)) => facts.pod_networks.extend(networks),
                     _ => {}
                 }
             }
         }
+        facts.pod_networks = union(facts.pod_networks);
         faults.sort();
         self.faults = faults;
         let changed = facts != self.facts;
@@ -323,6 +328,7 @@ fn has_less(before: &Value, after: &Value) -> bool {
                 || before.host_network && !after.host_network
         }
         (Value::EgressNode(before), Value::EgressNode(after)) => before.is_some() && after.is_none(),
+        (Value::Networks(before), Value::Networks(after)) => after.len() < before.len(),
         _ => true,
     }
 }

@@ -138,6 +138,7 @@ impl Cluster {
                     nodes: BTreeMap::new(),
                     namespaces: BTreeMap::new(),
                     pods: BTreeMap::new(),
+                    pod_networks: Vec::new(),
                     grounds: BTreeMap::new(),
                 };
                 &NOTHING

@@ -20,6 +20,8 @@ pub struct Facts {
     pub namespaces: BTreeMap<String, Labels>,
     /// Pods by namespace and name.
     pub pods: BTreeMap<PodName, Pod>,
+    /// Networks of pods that CNIs tell, in order: beside those of nodes, of which pods' addresses need not be.
+    pub pod_networks: Vec<IpNet>,
     /// Interfaces of nodes, where a snapshot tells them. Previews ask them, and nothing else: a node looks at its own kernel.
     pub grounds: BTreeMap<NodeName, Ground>,
 }

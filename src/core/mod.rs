@@ -24,6 +24,7 @@ pub mod name;
 pub mod placement;
 pub mod plan;
 pub mod policy;
+pub mod pools;
 pub mod preview;
 pub mod report;
 pub mod signature;

@@ -1,7 +1,7 @@
 //! A snapshot: what a preview has to know of a cluster and nothing else, as manifests that `--cluster` takes.
 //!
 //! Of nodes: labels, addresses, pod networks, whether they are ready and cordoned. Of namespaces: labels. Of pods: labels, node, addresses,
-//! whether they share the node's network or have finished. Of gateways: their interfaces. One object is one line, so that a changed pod is
+//! whether they share the node's network or have finished. Of gateways: their interfaces. Pods' networks that CNIs tell. One object is one line, so that a changed pod is
 //! a changed line in Git. The first line says when it was taken; whether it is worth a commit is decided here too ([`worth`]).
 //! Deliberately absent: Git, annotations, environments, images, and everything else that could be a secret or changes without a reason.
 
@@ -107,7 +107,7 @@ pub fn snapshot(facts: &Facts) -> String {
     let mut text = "# What `egret preview` has to know of the cluster. Egret writes this file.\n\
                     apiVersion: v1\nkind: List\nitems:"
         .to_owned();
-    if facts.nodes.is_empty() && facts.namespaces.is_empty() && facts.pods.is_empty() && facts.grounds.is_empty() {
+    if *facts == Facts::default() {
         text.push_str(" []");
     }
     text.push('\n');
@@ -117,6 +117,11 @@ pub fn snapshot(facts: &Facts) -> String {
     }
     for (name, ground) in &facts.grounds {
         let _ = writeln!(text, "{}", line_of_gateway(name, ground));
+    }
+    if !facts.pod_networks.is_empty() {
+        let networks = list(facts.pod_networks.iter().map(|net| format!("\"{net}\"")));
+        let _ =
+            writeln!(text, "- {{kind: EgressConfig, metadata: {{name: default}}, spec: {{podNetworks: {networks}}}}}");
     }
     for (name, labels) in &facts.namespaces {
         let _ = writeln!(text, "- {{kind: Namespace, metadata: {{name: {}, labels: {}}}}}", Word(name), Map(labels));

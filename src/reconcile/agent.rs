@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
@@ -133,6 +133,8 @@ struct Agent {
     unfit: BTreeMap<String, String>,
     refused: Refused,
     kernel: String,
+    /// Which boot of the node this is; as the kubelet reads it.
+    boot_id: String,
     /// What was last said.
     said: NodeStatus,
     /// Whether others see this node as a gateway, and how often somebody took that away while it was one.
@@ -151,6 +153,8 @@ enum Trigger {
 
 impl Agent {
     fn new(keeper: Keeper, shelf: Shelf, teller: Teller) -> Self {
+        let of_kernel =
+            |name: &str| std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).unwrap_or_default();
         Self {
             keeper,
             shelf,
@@ -161,7 +165,8 @@ impl Agent {
             interfaces: Vec::new(),
             unfit: BTreeMap::new(),
             refused: Refused::default(),
-            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            kernel: of_kernel("osrelease").trim().to_owned(),
+            boot_id: of_kernel("random/boot_id").trim().to_owned(),
             said: NodeStatus::default(),
             seen: false,
             lost: 0,
@@ -396,6 +401,7 @@ impl Agent {
         let facts = NodeFacts {
             revision: &revision,
             fence: self.shelf.fence(),
+            boot_id: &self.boot_id,
             compiled: self.keeper.engine.in_force(),
             report: &self.keeper.engine.report,
             features: self.features,

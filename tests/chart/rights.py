@@ -25,6 +25,13 @@ CONTROLLER = {
     "egret-system: leases.coordination.k8s.io egret-controller": ["get", "update"],
 }
 
+# Only with `podNetworks.fromCNI`.
+POOLS = {
+    "ippools.crd.projectcalico.org": ["get", "list", "watch"],
+    "ciliumpodippools.cilium.io": ["get", "list", "watch"],
+    "ciliumnodes.cilium.io": ["get", "list", "watch"],
+}
+
 # Only with `remove: true`.
 REMOVE = {
     "nodes": ["get", "list", "patch", "watch"],
@@ -42,6 +49,7 @@ FLAGS = {
         "--git-timeout", "--git-max-size", "--webhook", "--webhook-secret-file",
         "--namespace", "--lease", "--identity", "--listen", "--log-json", "--remove",
         "--github-app-id", "--github-app-key-file", "--github-app-installation", "--github-api",
+        "--keep-startup-taint", "--pod-networks-from-cni",
         "--previews", "--forge-url", "--project", "--forge-token-file", "--forge-author",
     },
     "agent": {"--node", "--state-dir", "--listen", "--log-json", "--remove"},

@@ -76,11 +76,16 @@ class Agent(unittest.TestCase):
             self.assertEqual(policies, set() if case == "minimal" else {"egret-agent", "egret-controller"})
 
 
+OURS = {"key": "egret.dev/agent-not-ready", "effect": "NoExecute", "timeAdded": "2026-11-22T19:56:38Z"}
+THEIRS = {"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}
+
+
 class Controller(unittest.TestCase):
-    def ask(self, who, **changes):
-        old = {"metadata": {"name": "kind-worker2", "labels": {}, "annotations": {"a": "b"}}, "spec": {"podCIDR": "10.1.0.0/24"}}
+    def ask(self, who, case="default", before=None, **changes):
+        spec = before or {"podCIDR": "10.1.0.0/24"}
+        old = {"metadata": {"name": "kind-worker2", "labels": {}, "annotations": {"a": "b"}}, "spec": spec}
         new = {"metadata": {**old["metadata"], **changes.get("metadata", {})}, "spec": changes.get("spec", old["spec"])}
-        policy = named("default", "ValidatingAdmissionPolicy", "egret-controller")
+        policy = named(case, "ValidatingAdmissionPolicy", "egret-controller")
         return decide(policy, {"userInfo": who, "operation": "UPDATE"}, object=new, old=old)
 
     def test_it_changes_labels(self):
@@ -95,6 +100,44 @@ class Controller(unittest.TestCase):
             "finalizers": {"metadata": {"finalizers": ["egret.dev/x"]}},
         }.items():
             self.assertIn(what, self.ask(user("egret-controller"), **change) or "", what)
+
+    def taints(self, before, after, case="default", **more):
+        specs = [{"podCIDR": "10.1.0.0/24", **({"taints": taints} if taints else {})} for taints in (before, after)]
+        return self.ask(user("egret-controller"), case=case, before=specs[0], spec={**specs[1], **more})
+
+    def test_it_takes_its_own_taint_off(self):
+        soft = {**OURS, "effect": "NoSchedule"}
+        self.assertIsNone(self.taints([OURS], []))
+        self.assertIsNone(self.taints([THEIRS, OURS], [THEIRS]))
+        self.assertIsNone(self.taints([OURS, THEIRS, soft], [THEIRS]))
+        self.assertIsNone(self.taints([THEIRS, OURS], [THEIRS, OURS]), "labels of a node that has it")
+
+    def test_it_touches_no_other_taint_and_nothing_beside_it(self):
+        second = {**THEIRS, "key": "other"}
+        for what, (before, after) in {
+            "another taint goes": ([THEIRS, OURS], [OURS]),
+            "another goes with it": ([THEIRS, OURS], []),
+            "the last of others goes": ([THEIRS], []),
+            "one is put on": ([], [THEIRS]),
+            "its own is put on": ([], [OURS]),
+            "another takes its place": ([OURS], [THEIRS]),
+            "it changes": ([OURS], [{**OURS, "effect": "NoSchedule"}]),
+            "others change their order": ([THEIRS, OURS, second], [second, THEIRS]),
+            "another becomes weaker": ([THEIRS, OURS], [{**THEIRS, "effect": "PreferNoSchedule"}]),
+        }.items():
+            self.assertIn("touches no other", self.taints(before, after) or "", what)
+        for what, more in {
+            "cordoned": {"unschedulable": True},
+            "another network": {"podCIDR": "10.2.0.0/24"},
+            "a field that nobody knows yet": {"rescue": "me"},
+        }.items():
+            self.assertIn("not their spec", self.taints([OURS], [], **more) or "", what)
+        gone = self.ask(user("egret-controller"), before={"podCIDR": "10.1.0.0/24", "taints": [OURS]}, spec={})
+        self.assertIn("not their spec", gone)
+
+    def test_it_takes_none_off_where_nobody_wants_that(self):
+        self.assertIn("not their spec", self.taints([OURS], [], case="cni"))
+        self.assertIsNone(self.ask(user("egret-controller"), case="cni", metadata={"labels": {"egress-gw": "true"}}))
 
     def test_of_labels_it_changes_those_that_are_allowed(self):
         def labels(old, new, case="default"):

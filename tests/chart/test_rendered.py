@@ -101,6 +101,8 @@ class Rights(unittest.TestCase):
         for case in CASES:
             with self.subTest(case):
                 wanted = {"egret-agent": rights.AGENT, "egret-controller": rights.CONTROLLER}
+                if case == "cni":
+                    wanted["egret-controller"] = {**rights.CONTROLLER, **rights.POOLS}
                 if case == "remove":
                     wanted["egret-remove"] = rights.REMOVE
                 accounts = {one["metadata"]["name"] for one in of_kind(case, "ServiceAccount")}
@@ -139,6 +141,14 @@ class Pods(unittest.TestCase):
         self.assertEqual(pod.get("hostNetwork", False), pod["serviceAccountName"] == "egret-agent")
         paths = [volume["hostPath"] for volume in pod.get("volumes", []) if "hostPath" in volume]
         self.assertEqual([path["path"] for path in paths[1:]], ["/proc/sys/net"] if pod.get("hostNetwork") else [])
+
+    def test_what_the_startup_taint_waits_for_bears_it(self):
+        for case in CASES:
+            for name, template, _ in workloads(case):
+                if name.startswith("Job"):
+                    continue
+                borne = [one for one in template["spec"]["tolerations"] if one.get("key") == "egret.dev/agent-not-ready"]
+                self.assertEqual(borne, [{"key": "egret.dev/agent-not-ready", "operator": "Exists"}], f"{case} {name}")
 
     def test_images_are_pinned(self):
         for case in CASES:

@@ -12,6 +12,7 @@ mod labels;
 mod leaders;
 mod relay;
 mod rules;
+mod startup;
 mod suite;
 mod way;
 
@@ -35,6 +36,7 @@ const STEPS: &[(&str, Step)] = &[
     ("controller and agents start, and everybody goes their own way", way::start),
     ("a push lets the empire in, and nobody else", way::push),
     ("the custom resources say so", way::statuses),
+    ("a startup taint goes when the node's agent is done, and no other", startup::taint),
     ("with nothing to do nobody writes", way::quiet),
     ("a pod that starts is let in without any write", way::pod),
     ("labels come from Git, beside those of others", labels::from_git),

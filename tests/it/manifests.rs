@@ -340,3 +340,41 @@ fn a_dump_of_five_thousand_pods_is_within_the_limits() {
     let cluster = open(folder.path());
     assert_eq!((faults(&cluster, folder.path()), cluster.facts().pods.len()), (vec![], 5_000));
 }
+
+#[test]
+fn pools_of_cnis_and_what_is_published_of_them_are_networks_of_pods() {
+    let pools = "apiVersion: v1
+kind: List
+items:
+- {apiVersion: crd.projectcalico.org/v1, kind: IPPool, metadata: {name: default-ipv4}, spec: {cidr: 10.48.0.0/16, natOutgoing: true}}
+- {apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: on-premises}, spec: {cidr: 10.88.4.0/24, disabled: true}}
+- {apiVersion: whereabouts.cni.cncf.io/v1alpha1, kind: IPPool, metadata: {name: net1}, spec: {range: 10.9.0.0/24, allocations: {}}}
+- {apiVersion: cilium.io/v2, kind: CiliumNode, metadata: {name: kind-worker}, spec: {ipam: {podCIDRs: [10.21.0.0/24]}}}
+---
+apiVersion: cilium.io/v2alpha1
+kind: CiliumPodIPPool
+metadata: {name: green}
+spec: {ipv4: {cidrs: [10.20.0.0/16], maskSize: 24}, ipv6: {cidrs: [\"fd20::/104\"], maskSize: 120}}
+";
+    let published = "{kind: EgressConfig, metadata: {name: default}, spec: {podNetworks: [10.49.0.0/16, 10.48.0.0/16], fence: 3}}\n";
+    let folder = folder(&[("pools.yaml", pools), ("snapshot.yaml", published)]);
+    let mut cluster = open(folder.path());
+    let shown = |cluster: &Cluster| cluster.facts().pod_networks.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(faults(&cluster, folder.path()), [""; 0]);
+    assert_eq!(shown(&cluster), ["10.20.0.0/16", "10.21.0.0/24", "10.48.0.0/15", "fd20::/104"]);
+
+    let path = folder.path().join("pools.yaml");
+    fs::write(&path, pools.replace("10.48.0.0/16", "10.48.0.0")).expect("written");
+    age(&path);
+    cluster.refresh().expect("looked");
+    assert_eq!(
+        shown(&cluster),
+        ["10.20.0.0/16", "10.21.0.0/24", "10.48.0.0/15", "fd20::/104"],
+        "as it was when it was good"
+    );
+    let found = faults(&cluster, folder.path());
+    assert!(
+        found.len() == 1 && found[0].contains("ippool default-ipv4: the pod network `10.48.0.0` cannot be used"),
+        "{found:?}"
+    );
+}

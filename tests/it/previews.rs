@@ -370,6 +370,7 @@ fn a_snapshot_reads_back_as_what_it_was_made_from() {
             .namespaces
             .insert(format!("ns-{number}"), BTreeMap::from([(format!("key-{number}"), (*text).to_owned())]));
     }
+    facts.pod_networks = ["10.48.0.0/16", "fd20::/104"].map(|net| net.parse().expect("a network")).to_vec();
     let text = snapshot(&facts);
     assert_eq!(egret::cluster::read_text("snapshot.yaml", &text), Ok((facts.clone(), Vec::new())), "{text}");
     assert_eq!(snapshot(&facts), text);

@@ -70,6 +70,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cluster/edit/tests.rs",
             "cluster/live/",
             "core/policy/",
+            "core/pools.rs",
             "forge/",
             // What is said to the worker process, and by it.
             "git/overseer.rs",

@@ -47,6 +47,8 @@ pub(super) struct Query {
     pub page: Option<u32>,
     /// Ask for the list as the beginning of the watch.
     pub streaming: bool,
+    /// Nobody misses it where it is not installed, or may not be read: it is looked for again after this time.
+    pub optional: Option<Duration>,
 }
 
 /// One line of a watch.
@@ -119,6 +121,11 @@ impl<W: Watched> Follower<W> {
             };
             match end {
                 End::Well(next) => version = Some(next),
+                End::Failed(_, error) if self.is_spared(&error) => {
+                    if !self.rest(error).await {
+                        return;
+                    }
+                }
                 End::Failed(next, error) => {
                     version = self.known_version(next, &error);
                     if !self.pause(error).await {
@@ -168,6 +175,24 @@ impl<W: Watched> Follower<W> {
                     alone = false;
                 }
             }
+        }
+    }
+
+    /// Whether it is not there to be read, and need not be.
+    fn is_spared(&self, error: &LiveError) -> bool {
+        self.query.optional.is_some() && matches!(error.code(), Some(403 | 404))
+    }
+
+    /// Tells that there is nothing, or that nothing is known, and waits for long. False if nobody listens any more.
+    async fn rest(&mut self, error: LiveError) -> bool {
+        let told = match error.code() {
+            Some(404) => self.tell(News::All(BTreeMap::new())).await,
+            _ => self.out.send(Message::Closed(W::NAME, error)).await.is_ok(),
+        };
+        let wait = self.backoff.spread(self.query.optional.unwrap_or(LONGEST));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => told,
+            () = self.out.closed() => false,
         }
     }
 

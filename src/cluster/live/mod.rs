@@ -15,7 +15,9 @@ mod labels;
 mod lease;
 mod look;
 mod objects;
+mod pools;
 pub mod resources;
+mod taints;
 mod view;
 mod watching;
 mod wire;
@@ -24,7 +26,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::Request as HttpRequest;
-use http::header::{HeaderValue, USER_AGENT};
+use http::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -40,6 +42,7 @@ pub use events::{EventKind, Recorder, Regarding};
 pub use labels::{FieldConflict, LabelOutcome};
 pub use lease::{Lease, Role, Timing};
 pub use objects::Written;
+pub use taints::TaintOutcome;
 pub use view::{Changed, ConfigObject, EgressNodeObject, NodeMeta, PolicyObject, View};
 pub use watching::{Fault, Options, Scope, Watching};
 pub use wire::{LabelManager, Manager, Operation};
@@ -58,6 +61,14 @@ const KEEPALIVE_TRIES: u32 = 3;
 
 /// A request as kube builds it.
 type Built = Result<HttpRequest<Vec<u8>>, kube::core::request::Error>;
+
+/// A JSON patch of one object. kube's own form of it takes one more package.
+fn json_patch(path: &str, manager: &str, patch: &serde_json::Value) -> Built {
+    HttpRequest::patch(format!("{path}?fieldManager={manager}"))
+        .header(CONTENT_TYPE, "application/json-patch+json")
+        .body(patch.to_string().into_bytes())
+        .map_err(kube::core::request::Error::BuildRequest)
+}
 
 /// A connection to an API server. Cheap to clone.
 #[derive(Clone)]

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::core::pools::Network;
 pub use crate::core::status::{HeadStatus as ConfigStatus, NodeStatus, PolicyStatus};
 
 /// Group and version of all of them.
@@ -16,6 +17,10 @@ pub const API_VERSION: &str = "egret.dev/v1alpha1";
 pub const CONFIG_NAME: &str = "default";
 /// On EgressNodes that serve exits, with the value `true`: what agents watch of the other nodes.
 pub const GATEWAY_LABEL: &str = "egret.dev/gateway";
+
+/// Put on nodes that begin by whoever makes them, and taken off by the controller when their agents are done. While it is there, no pod
+/// comes that does not bear it.
+pub const STARTUP_TAINT: &str = "egret.dev/agent-not-ready";
 
 /// The head of what is published: agents apply only the set of policies that it describes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +43,9 @@ pub struct ConfigSpec {
     /// What egret.yaml says that agents need, as `core` prints and reads it.
     #[serde(default)]
     pub config: Value,
+    /// Networks of pods that CNIs tell the controller: one reads them for all nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pod_networks: Vec<Network>,
 }
 
 /// By what a set of policies is known to be whole.
@@ -62,6 +70,7 @@ mod tests {
             "cluster": "default", "revision": "0123", "committed": "2026-11-23T05:12:43Z", "summary": "let the empire through", "fence": 3,
             "policies": {"count": 2, "digest": "0123456789abcdef"},
             "config": {"podCIDRs": ["10.1.0.0/16"], "datapath": {"markMask": 8191, "firstTable": 9000, "port": 4790, "mtu": 1450}},
+            "podNetworks": ["10.48.0.0/16", "fd00:48::/56"],
         });
         let spec: ConfigSpec = serde_json::from_value(text.clone()).expect("a spec");
         assert_eq!(serde_json::to_value(spec).expect("json"), text);

@@ -12,6 +12,7 @@ use super::wire::{LabelManager, Manager};
 use crate::core::facts::{Facts, Node, Pod, PodName};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
+use crate::core::pools::{Network, PoolKind, union};
 
 /// What is known. A resource that is not watched is empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,15 +27,19 @@ pub struct View {
     pub config: Option<ConfigObject>,
     /// EgressNodes: all for the controller, those of gateways for an agent.
     pub egress_nodes: BTreeMap<NodeName, EgressNodeObject>,
+    /// Networks by the object of a CNI's that tells them; only for the controller, and without the kinds that it may not read.
+    pub pools: BTreeMap<PoolKind, BTreeMap<String, Vec<Network>>>,
 }
 
-/// Of a node, what only a writer of labels needs.
+/// Of a node, what only a writer needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeMeta {
     /// By which a node is told from a later one of the same name.
     pub uid: String,
     /// Who owns labels of it; only the controller is told.
     pub label_managers: Vec<LabelManager>,
+    /// The boot of a node that bears the startup taint, none where it does not. Agents keep none.
+    pub starting: Option<String>,
 }
 
 /// An EgressPolicy.
@@ -107,6 +112,8 @@ pub struct Changed {
     pub config: bool,
     /// An EgressNode's status or labels.
     pub egress_nodes: bool,
+    /// Networks of pods: those that are published, or what a CNI tells.
+    pub pod_networks: bool,
     /// The last of the first lists came in just now: from here on everything is known.
     pub synced: bool,
     /// A fault came or went, or has another reason now.
@@ -119,9 +126,9 @@ impl Changed {
         self != Self::default()
     }
 
-    /// Whether nodes, namespaces or pods changed.
+    /// Whether nodes, namespaces, pods or their networks changed.
     pub fn facts(self) -> bool {
-        self.nodes || self.namespaces || self.pods
+        self.nodes || self.namespaces || self.pods || self.pod_networks
     }
 
     /// Both.
@@ -134,6 +141,7 @@ impl Changed {
             policies: self.policies || other.policies,
             config: self.config || other.config,
             egress_nodes: self.egress_nodes || other.egress_nodes,
+            pod_networks: self.pod_networks || other.pod_networks,
             synced: self.synced || other.synced,
             faults: self.faults || other.faults,
         }
@@ -160,6 +168,7 @@ pub(super) enum Item {
     Policies(News<String, PolicyObject>),
     Config(News<(), ConfigObject>),
     EgressNodes(News<NodeName, EgressNodeObject>),
+    Pools(PoolKind, News<String, Vec<Network>>),
 }
 
 impl View {
@@ -171,8 +180,14 @@ impl View {
             Item::Namespaces(news) => changed.namespaces = put(&mut self.facts.namespaces, news, PartialEq::eq),
             Item::Pods(news) => changed.pods = put(&mut self.facts.pods, news, PartialEq::eq),
             Item::Policies(news) => changed.policies = put(&mut self.policies, news, PolicyObject::says_the_same),
-            Item::Config(news) => changed.config = self.apply_config(news),
+            Item::Config(news) => {
+                changed.config = self.apply_config(news);
+                changed.pod_networks = self.take_networks();
+            }
             Item::EgressNodes(news) => changed.egress_nodes = put(&mut self.egress_nodes, news, PartialEq::eq),
+            Item::Pools(kind, news) => {
+                changed.pod_networks = put(self.pools.entry(kind).or_default(), news, PartialEq::eq);
+            }
         }
         changed
     }
@@ -193,6 +208,23 @@ impl View {
         };
         let facts = put(&mut self.facts.nodes, facts, PartialEq::eq);
         put(&mut self.nodes, metas, PartialEq::eq) || facts
+    }
+
+    /// The networks that are published. A head that is gone, or that another version wrote, takes none back.
+    fn take_networks(&mut self) -> bool {
+        let head = self.config.as_ref().and_then(|config| config.spec.as_ref().ok());
+        let Some(published) = head.map(|head| &head.pod_networks) else { return false };
+        let changed = *published != self.facts.pod_networks;
+        self.facts.pod_networks.clone_from(published);
+        changed
+    }
+
+    /// The networks to publish. Those of a kind that cannot be read any more are among those that are published already, which stay.
+    pub fn networks_of_pools(&self) -> Vec<Network> {
+        let told = self.pools.values().flat_map(BTreeMap::values).flatten().copied();
+        let all_read = PoolKind::ALL.iter().all(|kind| self.pools.contains_key(kind));
+        let published = if all_read { &[][..] } else { &self.facts.pod_networks };
+        union(told.chain(published.iter().copied()))
     }
 
     fn apply_config(&mut self, news: News<(), ConfigObject>) -> bool {
@@ -309,11 +341,36 @@ mod tests {
     }
 
     #[test]
+    fn networks_that_are_published_stay_until_a_head_says_others() {
+        let mut view = View::default();
+        let head = |networks: &[&str]| {
+            let networks: Vec<&&str> = networks.iter().collect();
+            let spec = json!({
+                "cluster": "c", "revision": "r", "fence": 1, "policies": {"count": 0, "digest": ""}, "podNetworks": networks,
+            });
+            let spec = serde_json::from_value(spec).map_err(|error| error.to_string());
+            let (uid, resource_version) = ("uid".to_owned(), "1".to_owned());
+            ConfigObject { uid, resource_version, generation: 1, pushed: None, spec, status: None }
+        };
+        let known = |view: &View| view.facts.pod_networks.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let changed = view.apply(Item::Config(News::Set((), head(&["10.48.0.0/16"]))));
+        assert!(changed.pod_networks && changed.facts());
+        assert_eq!(known(&view), ["10.48.0.0/16"]);
+        assert!(!view.apply(Item::Config(News::Set((), head(&["10.48.0.0/16"])))).any());
+        let unreadable = ConfigObject { spec: Err("another version wrote it".to_owned()), ..head(&[]) };
+        assert!(!view.apply(Item::Config(News::Set((), unreadable))).pod_networks);
+        assert!(!view.apply(Item::Config(News::Gone(()))).pod_networks);
+        assert_eq!(known(&view), ["10.48.0.0/16"]);
+        assert!(view.apply(Item::Config(News::Set((), head(&[])))).pod_networks);
+        assert_eq!(known(&view), [""; 0]);
+    }
+
+    #[test]
     fn a_node_is_news_also_when_only_the_owner_of_a_label_changes() {
         let mut view = View::default();
         let node = NodeName::parse("kind-worker2").expect("a name");
         let set = |uid: &str| {
-            let meta = NodeMeta { uid: uid.to_owned(), label_managers: Vec::new() };
+            let meta = NodeMeta { uid: uid.to_owned(), ..NodeMeta::default() };
             Item::Nodes(News::Set(node.clone(), (Node::default(), meta)))
         };
         assert!(view.apply(set("one")).nodes);

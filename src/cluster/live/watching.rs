@@ -4,6 +4,7 @@
 //! news before telling of some; who wants that can.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -12,6 +13,7 @@ use tokio::task::JoinSet;
 use super::Live;
 use super::error::LiveError;
 use super::follow::{Follower, Query};
+use super::pools::{CalicoPools, CiliumNodes, CiliumPools, Pools};
 use super::resources::GATEWAY_LABEL;
 use super::view::{Changed, Item, News, View};
 use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim, Watched, Whole};
@@ -22,6 +24,9 @@ const QUEUE: usize = 256;
 /// News that are taken in at once, so that a flood of them does not keep the caller from turning.
 const AT_ONCE: usize = 1024;
 
+/// How often a CNI is looked for that is not there.
+const RARELY: Duration = Duration::from_mins(5);
+
 /// Who watches, and so what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
@@ -31,7 +36,10 @@ pub enum Scope {
         node: NodeName,
     },
     /// The controller: nodes and who owns their labels, and all custom resources with their statuses. No namespace and no pod.
-    Controller,
+    Controller {
+        /// Also what CNIs tell of pods' networks.
+        pools: bool,
+    },
     /// A node by itself, whose policies come from Git: nodes, namespaces and its own pods.
     Node {
         /// The node.
@@ -78,6 +86,8 @@ pub(super) enum Message {
     Well(&'static str),
     /// It does not.
     Fault(&'static str, LiveError),
+    /// This kind of object may not be read, and need not be.
+    Closed(&'static str, LiveError),
 }
 
 /// Watches for as long as it lives.
@@ -86,6 +96,8 @@ pub struct Watching {
     news: mpsc::Receiver<Message>,
     view: View,
     faults: BTreeMap<&'static str, Fault>,
+    /// Kinds that may not be read, and need not be: why, and what to do about it.
+    closed: BTreeMap<&'static str, (String, Option<String>)>,
     /// Kinds whose first list is not in yet.
     missing: BTreeSet<&'static str>,
     // They end with it.
@@ -110,6 +122,11 @@ impl Start<'_> {
         let (out, recoveries) = (self.out.clone(), self.recoveries.clone());
         let follower = Follower::<W>::new(self.live.clone(), query, wrap, out, recoveries, seed);
         self.tasks.spawn(follower.run());
+    }
+
+    fn pools<W: Pools>(&mut self) {
+        let query = Query { optional: Some(RARELY), ..self.all() };
+        self.follow::<W>(query, |news| Item::Pools(W::KIND, news));
     }
 
     fn all(&self) -> Query {
@@ -149,15 +166,20 @@ impl Watching {
                 let gateways = Query { labels: Some(format!("{GATEWAY_LABEL}=true")), ..start.all() };
                 start.follow::<EgressNodes>(gateways, Item::EgressNodes);
             }
-            Scope::Controller => {
+            Scope::Controller { pools } => {
                 start.follow::<Nodes<Whole>>(start.all(), Item::Nodes);
                 start.follow::<Policies<Whole>>(start.all(), Item::Policies);
                 start.follow::<Configs<Whole>>(start.all(), Item::Config);
                 start.follow::<EgressNodes>(start.all(), Item::EgressNodes);
+                if *pools {
+                    start.pools::<CalicoPools>();
+                    start.pools::<CiliumPools>();
+                    start.pools::<CiliumNodes>();
+                }
             }
         }
         let (tasks, missing) = (start.tasks, start.missing);
-        Self { news, view: View::default(), faults: BTreeMap::new(), missing, _tasks: tasks }
+        Self { news, view: View::default(), faults: BTreeMap::new(), closed: BTreeMap::new(), missing, _tasks: tasks }
     }
 
     /// Waits until something is different, takes in all news that are there by then, in their order, and tells what kinds of things
@@ -194,12 +216,23 @@ impl Watching {
         &self.faults
     }
 
+    /// Kinds that may not be read, and need not be, by their plural: why, and what to do about it.
+    pub fn closed(&self) -> &BTreeMap<&'static str, (String, Option<String>)> {
+        &self.closed
+    }
+
     fn take(&mut self, message: Message) -> Changed {
         match message {
             Message::News(kind, item) => {
+                self.closed.remove(kind);
                 let first = self.missing.remove(kind);
                 let synced = first && self.missing.is_empty();
                 Changed { synced, ..self.view.apply(*item) }
+            }
+            Message::Closed(kind, error) => {
+                let first = self.missing.remove(kind);
+                let faults = self.closed.insert(kind, (crate::telemetry::chain(&error), error.hint())).is_none();
+                Changed { synced: first && self.missing.is_empty(), faults, ..Changed::default() }
             }
             Message::Well(kind) => Changed { faults: self.faults.remove(kind).is_some(), ..Changed::default() },
             Message::Fault(kind, error) => {

@@ -12,7 +12,7 @@ use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::resources::{CONFIG_NAME, ConfigSpec};
+use super::resources::{CONFIG_NAME, ConfigSpec, STARTUP_TAINT};
 use super::view::{ConfigObject, EgressNodeObject, NodeMeta, PolicyObject};
 use crate::core::facts::{Node, Pod, PodName};
 use crate::core::labels::Labels;
@@ -42,6 +42,8 @@ pub(super) trait Detail: Send + Sync + 'static {
     type Managers: DeserializeOwned + Default + Clone + Send;
     /// `status` of a custom resource that is not watched for its status.
     type Status: DeserializeOwned + Default + Clone + Send;
+    /// Whether it is kept which nodes bear the startup taint.
+    const STARTING: bool;
     /// The entries.
     fn managers(managers: Self::Managers) -> Vec<Entry>;
     /// The status.
@@ -57,6 +59,7 @@ pub(super) struct Whole;
 impl Detail for Slim {
     type Managers = IgnoredAny;
     type Status = IgnoredAny;
+    const STARTING: bool = false;
 
     fn managers(_: IgnoredAny) -> Vec<Entry> {
         Vec::new()
@@ -70,6 +73,7 @@ impl Detail for Slim {
 impl Detail for Whole {
     type Managers = Option<Vec<Entry>>;
     type Status = Option<Value>;
+    const STARTING: bool = true;
 
     fn managers(managers: Option<Vec<Entry>>) -> Vec<Entry> {
         managers.unwrap_or_default()
@@ -229,13 +233,28 @@ struct NodeSpec {
     pod_cidr: Option<String>,
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Option<Vec<String>>,
+    taints: Option<Vec<TaintWire>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
+struct TaintWire {
+    key: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct NodeStatusWire {
     addresses: Option<Vec<Address>>,
     conditions: Option<Vec<ConditionWire>>,
+    node_info: NodeInfo,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeInfo {
+    #[serde(rename = "bootID")]
+    boot_id: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -253,6 +272,13 @@ struct ConditionWire {
 }
 
 impl<M: Default> NodeWire<M> {
+    /// The boot of a node that bears the startup taint.
+    fn starting(&mut self) -> Option<String> {
+        let taints = self.spec.taints.take().unwrap_or_default();
+        let boot_id = std::mem::take(&mut self.status.node_info.boot_id);
+        taints.iter().any(|taint| taint.key == STARTUP_TAINT).then_some(boot_id)
+    }
+
     fn facts(&mut self) -> Node {
         let cidrs = match (self.spec.pod_cidrs.take(), self.spec.pod_cidr.take()) {
             (Some(cidrs), _) if !cidrs.is_empty() => cidrs,
@@ -282,9 +308,10 @@ impl<D: Detail> Watched for Nodes<D> {
     fn read(mut wire: Self::Wire) -> Option<(NodeName, Self::Value)> {
         let name = NodeName::parse(&wire.metadata.name).ok()?;
         let facts = wire.facts();
+        let starting = wire.starting().filter(|_| D::STARTING);
         let managers = D::managers(wire.metadata.managed_fields);
         let label_managers = managers.iter().filter_map(Entry::labels).collect();
-        Some((name, (facts, NodeMeta { uid: wire.metadata.uid, label_managers })))
+        Some((name, (facts, NodeMeta { uid: wire.metadata.uid, label_managers, starting })))
     }
 
     fn version(wire: &Self::Wire) -> &str {

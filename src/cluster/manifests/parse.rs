@@ -22,12 +22,24 @@ use crate::core::ground::Ground;
 use crate::core::interfaces::{self, Interface};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
+use crate::core::pools::{Family, Ipam, Network, PoolSpec};
 
 /// The kinds that decide something.
-const KINDS: [&str; 4] = ["Node", "Namespace", "Pod", "EgressNode"];
+const KINDS: [&str; 8] =
+    ["Node", "Namespace", "Pod", "EgressNode", "EgressConfig", "IPPool", "CiliumPodIPPool", "CiliumNode"];
 
 /// What they may be wrapped in: kubectl prints a `List`, the API server itself one of the others.
-pub(in crate::cluster) const LISTS: [&str; 5] = ["List", "NodeList", "NamespaceList", "PodList", "EgressNodeList"];
+pub(in crate::cluster) const LISTS: [&str; 9] = [
+    "List",
+    "NodeList",
+    "NamespaceList",
+    "PodList",
+    "EgressNodeList",
+    "EgressConfigList",
+    "IPPoolList",
+    "CiliumPodIPPoolList",
+    "CiliumNodeList",
+];
 
 /// What an object is called. Its text form is `node kind-worker`, `pod batuu/xwing`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +52,8 @@ pub(crate) enum Key {
     Pod(PodName),
     /// What a node told of its interfaces.
     EgressNode(NodeName),
+    /// What tells networks of pods, by its kind and name.
+    Networks(&'static str, String),
 }
 
 impl fmt::Display for Key {
@@ -49,6 +63,7 @@ impl fmt::Display for Key {
             Self::Namespace(name) => write!(f, "namespace {name}"),
             Self::Pod(name) => write!(f, "pod {name}"),
             Self::EgressNode(name) => write!(f, "egressnode {name}"),
+            Self::Networks(kind, name) => write!(f, "{} {name}", kind.to_lowercase()),
         }
     }
 }
@@ -73,6 +88,8 @@ pub(crate) enum Value {
     Pod(Pod),
     /// Of a node's interfaces; none where it tells none.
     EgressNode(Option<Ground>),
+    /// Networks of pods.
+    Networks(Vec<Network>),
 }
 
 /// What one file says.
@@ -177,6 +194,10 @@ impl Reader<'_> {
                 }
             },
             "Namespace" => (Key::Namespace(name.value), Ok(Value::Namespace(labels))),
+            "EgressConfig" | "IPPool" | "CiliumPodIPPool" | "CiliumNode" => {
+                let kind = KINDS.iter().find(|known| **known == kind).copied().unwrap_or_default();
+                (Key::Networks(kind, name.value), networks(document.spec).map(Value::Networks))
+            }
             _ => {
                 // kubectl, too, takes a manifest without a namespace for one of `default`.
                 let namespace = document.metadata.namespace.unwrap_or_else(|| "default".to_owned());
@@ -240,6 +261,13 @@ fn node(labels: Labels, spec: Spec, status: &Status) -> Result<Node, Unusable> {
     })
 }
 
+/// What the head publishes of pods' networks, or what an object of a CNI's tells.
+fn networks(spec: Spec) -> Result<Vec<Network>, Unusable> {
+    let Spec { cidr, disabled, allowed_uses, ipv4, ipv6, ipam, pod_networks, .. } = spec;
+    let told = PoolSpec { cidr, disabled, allowed_uses, ipv4, ipv6, ipam }.networks();
+    told.iter().chain(&pod_networks).map(|net| value_of(net, "the pod network")).collect()
+}
+
 /// A pod that is being deleted has its address until it is gone: `deletionTimestamp` changes nothing.
 fn pod(labels: Labels, spec: Spec, status: Status) -> Result<Pod, Unusable> {
     let node = spec.node_name.filter(|name| !name.value.is_empty());
@@ -298,7 +326,7 @@ fn message_without_place(error: &serde_yaml::Error) -> String {
     first_line.split(" at line ").next().unwrap_or_default().to_owned()
 }
 
-/// A document or an item of a list: the few fields that decide something, of nodes, namespaces and pods at once.
+/// A document or an item of a list: the few fields that decide something, of all kinds at once.
 #[derive(Default)]
 struct Document {
     kind: Option<String>,
@@ -328,6 +356,15 @@ struct Spec {
     pod_cidr: Option<Spanned<String>>,
     #[serde(default, rename = "podCIDRs", deserialize_with = "null_is_default")]
     pod_cidrs: Vec<Spanned<String>>,
+    // Of what tells pods' networks.
+    cidr: Option<Spanned<String>>,
+    disabled: Option<bool>,
+    allowed_uses: Option<Vec<String>>,
+    ipv4: Option<Family<Spanned<String>>>,
+    ipv6: Option<Family<Spanned<String>>>,
+    ipam: Option<Ipam<Spanned<String>>>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pod_networks: Vec<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]

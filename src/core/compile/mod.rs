@@ -205,17 +205,23 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
         .chain(node_addresses)
         .chain(node_cidrs())
         .chain(config.pod_cidrs.iter().copied())
+        .chain(input.facts.pod_networks.iter().copied())
         .chain(config.service_cidrs.iter().copied())
         .chain(config.exclusions.iter().copied())
         .collect();
-    let pods: RangeSet = node_cidrs().chain(config.pod_cidrs.iter().copied()).collect();
+    let named = config.pod_cidrs.iter().chain(&input.facts.pod_networks).copied();
+    let pods: RangeSet = node_cidrs().chain(named).collect();
     let outside: Vec<IpAddr> = grouping.addresses.keys().copied().filter(|address| !pods.contains(*address)).collect();
     findings.extend(outside_pod_networks(input, &outside));
     // Nobody else's destination can mean a pod.
     let cluster = outside.iter().map(|address| IpNet::from(*address)).collect::<RangeSet>().union(&cluster);
     let own_cidrs = nodes.get(input.node).map(|node| node.pod_cidrs.clone()).unwrap_or_default();
     let single = outside.into_iter().filter(|_| input.ground.src_valid_mark).map(IpNet::from);
-    let local_pods = own_cidrs.into_iter().chain(config.pod_cidrs.iter().copied()).chain(single).collect();
+    // Of a CNI's, those that have a pod here: there may be one for each node.
+    let has_pod = |net: &IpNet| grouping.addresses.keys().any(|address| net.contains(address));
+    let of_cni = input.facts.pod_networks.iter().copied().filter(has_pod);
+    let local_pods =
+        own_cidrs.into_iter().chain(config.pod_cidrs.iter().copied()).chain(of_cni).chain(single).collect();
     let guarded = input
         .placement
         .policies

@@ -114,5 +114,5 @@ fn inside(set: &PolicySet, facts: &Facts) -> RangeSet {
     let pods = nodes.flat_map(|node| node.pod_cidrs.iter().copied());
     let config = &set.config;
     let configured = config.pod_cidrs.iter().chain(&config.service_cidrs).chain(&config.exclusions).copied();
-    addresses.chain(pods).chain(configured).collect()
+    addresses.chain(pods).chain(configured).chain(facts.pod_networks.iter().copied()).collect()
 }

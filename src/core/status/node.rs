@@ -30,6 +30,9 @@ pub struct NodeStatus {
     pub revision: String,
     /// The fence of the head that was accepted with it.
     pub fence: i64,
+    /// Since which boot of the node that is so: a kernel forgets everything when it ends, and a status does not.
+    #[serde(rename = "bootID", skip_serializing_if = "String::is_empty")]
+    pub boot_id: String,
     /// Exits that this node serves, in its kernel now.
     pub exits: Vec<ServedExit>,
     /// Their addresses, for a column.
@@ -149,6 +152,8 @@ pub struct NodeFacts<'a> {
     pub revision: &'a str,
     /// The fence of its head.
     pub fence: i64,
+    /// Which boot of the node this is.
+    pub boot_id: &'a str,
     /// What was compiled and is in force; none before the first time.
     pub compiled: Option<&'a Compiled>,
     /// The report.
@@ -171,6 +176,12 @@ impl NodeStatus {
     /// Whether other nodes have to hear of it as a gateway: it serves an exit that has an address, or says that it could not serve one.
     pub fn is_gateway(&self) -> bool {
         !self.unfit.is_empty() || self.exits.iter().any(|exit| !exit.egress_ips.is_empty())
+    }
+
+    /// Whether a commit is in this node's kernel, and was put there since this boot. An older version does not say when it was.
+    pub fn is_in_place(&self, revision: &str, boot_id: &str) -> bool {
+        let ready = || self.conditions.iter().any(|condition| condition.kind == "Ready" && condition.is_true());
+        !boot_id.is_empty() && self.boot_id == boot_id && self.revision == revision && ready()
     }
 }
 
@@ -200,6 +211,7 @@ pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) ->
     NodeStatus {
         revision: facts.revision.to_owned(),
         fence: facts.fence,
+        boot_id: facts.boot_id.to_owned(),
         exit_summary: summary(exits.iter().flat_map(|exit| &exit.egress_ips).collect::<BTreeSet<_>>()),
         exits,
         unfit: facts

@@ -191,3 +191,20 @@ fn a_column_names_three_and_counts_the_rest() {
     assert_eq!(summary(["a", "b"]), "a, b");
     assert_eq!(summary(["a", "b", "c", "d", "e"]), "a, b, c +2");
 }
+
+#[test]
+fn what_was_in_place_before_the_node_booted_is_not_in_place_any_more() {
+    let conditions = |ready| vec![Condition::new("Ready", ready, "InForce", "", at(0))];
+    let said = |boot_id: &str, ready| NodeStatus {
+        revision: "0123".to_owned(),
+        boot_id: boot_id.to_owned(),
+        conditions: conditions(ready),
+        ..NodeStatus::default()
+    };
+    assert!(said("b1", true).is_in_place("0123", "b1"));
+    assert!(!said("b1", true).is_in_place("0123", "b2"), "another boot");
+    assert!(!said("b1", true).is_in_place("4567", "b1"), "another commit");
+    assert!(!said("b1", false).is_in_place("0123", "b1"), "not all of it");
+    assert!(!said("", true).is_in_place("0123", ""), "nobody says which boot");
+    assert!(!NodeStatus::default().is_in_place("", "b1"), "nobody said anything");
+}

@@ -13,6 +13,7 @@ mod pushes;
 mod removal;
 mod sayings;
 mod sights;
+mod taints;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use self::proposals::pulls_of;
 pub use self::removal::remove;
 use self::sayings::{admission_news, reports};
 use self::sights::Sights;
+use self::taints::Taints;
 use super::hook::{self, Hook};
 use super::leading::Leading;
 use super::memory::Memory;
@@ -64,7 +66,8 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     let live = Live::connect().await?;
     let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
     let (repository, news) = options.following.start(&options.state_folder, seed)?;
-    let watching = Watching::open(&live, &Scope::Controller, live::Options { seed, ..live::Options::default() });
+    let scope = Scope::Controller { pools: options.pod_networks };
+    let watching = Watching::open(&live, &scope, live::Options { seed, ..live::Options::default() });
     let lease = Lease::new(live.clone(), &options.namespace, &options.lease, &options.identity, options.timing);
     let leading = Leading::start(lease, options.timing);
     let (following, key) = (&options.following, options.signing_key.clone());
@@ -85,12 +88,14 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         intent: None,
         git_fault: None,
         labels: Labels::default(),
+        taints: Taints::new(options.startup_taints),
         sent: None,
         sights: Sights::default(),
         schedule: InForce::default(),
         backoff: Backoff::new(seed),
         due: None,
         led: None,
+        told_closed: BTreeSet::new(),
         told_rejected: BTreeSet::new(),
         begun: false,
         asked: false,
@@ -118,6 +123,7 @@ struct Controller {
     intent: Option<Intent>,
     git_fault: Option<String>,
     labels: Labels,
+    taints: Taints,
     /// What nodes said at the last pass.
     reports: Vec<NodeReport>,
     /// The reports that were last handed over.
@@ -137,6 +143,8 @@ struct Controller {
     followed: Option<CommitId>,
     /// The push that another controller was last told of.
     pushed: Option<String>,
+    /// Kinds of which it was said that they may not be read.
+    told_closed: BTreeSet<&'static str>,
     /// Rejected documents that people were told of.
     told_rejected: BTreeSet<Rejected>,
 }
@@ -289,6 +297,11 @@ impl Controller {
         for (what, fault) in self.watching.faults() {
             tracing::warn!(what, hint = fault.hint, "{}; what is known of it stays", fault.message);
         }
+        let closed = self.watching.closed();
+        for (what, (why, hint)) in closed.iter().filter(|(what, _)| !self.told_closed.contains(*what)) {
+            tracing::warn!(what, hint, "{why}; what is known of it stays");
+        }
+        self.told_closed = closed.keys().copied().collect();
         if let Some(fence) = greatest_fence(self.watching.view()) {
             self.leading.seen_fence(fence);
         }
@@ -309,6 +322,9 @@ impl Controller {
         }
         if self.watching.synced() {
             self.follow(fence.is_some() && fence == led);
+        }
+        if fence.is_some() && self.watching.synced() {
+            self.untaint().await;
         }
         if fence.is_none() || !self.watching.synced() || self.intent.is_none() || self.asked {
             return;
@@ -387,7 +403,7 @@ impl Controller {
         let wait = scheduled.and_then(|at| Duration::try_from(at.duration_since(now())).ok());
         let due = Instant::now() + wait.map_or(LOOK, |wait| wait.min(LOOK));
         let soon = self.publisher.unsettled().then(|| Instant::now() + SETTLES);
-        [self.sights.due(), soon].into_iter().flatten().fold(due, Instant::min)
+        [self.sights.due(), self.taints.due(), soon].into_iter().flatten().fold(due, Instant::min)
     }
 
     async fn pass(&mut self, now: Timestamp) -> Result<(), PassError> {
@@ -402,6 +418,7 @@ impl Controller {
             leading: &self.leading,
             view: self.watching.view(),
             intent: &intent,
+            pools: self.options.pod_networks,
             cluster: &self.options.following.cluster,
             identity: &self.options.identity,
             git_fault: self.git_fault.as_deref(),

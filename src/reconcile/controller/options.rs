@@ -29,6 +29,10 @@ pub struct Options {
     pub identity: String,
     /// The lease's times.
     pub timing: Timing,
+    /// Whether the startup taint is taken off nodes whose agents are done.
+    pub startup_taints: bool,
+    /// Whether pods' networks are read from CNIs and published.
+    pub pod_networks: bool,
     /// Where metrics and health are served, if anywhere.
     pub listen: Option<SocketAddr>,
     /// Where a forge's webhook is listened to, if anywhere.

@@ -15,6 +15,7 @@ use crate::cluster::live::{Live, LiveError, View};
 use crate::core::name::NodeName;
 use crate::core::placement::{Placement, place_but};
 use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
+use crate::core::pools::Network;
 use crate::core::report::history::Rejected;
 use crate::core::status::{HeadFacts, NodeStatus, PolicyStatus, head_status, policy_status, unfit};
 
@@ -40,6 +41,8 @@ pub(super) struct Pass<'a> {
     pub(super) view: &'a View,
     /// What Git asks for.
     pub(super) intent: &'a Intent,
+    /// Whether pods' networks are read from CNIs.
+    pub(super) pools: bool,
     /// The cluster's name.
     pub(super) cluster: &'a str,
     /// This process.
@@ -142,11 +145,24 @@ impl Pass<'_> {
                 digest: published.digest(),
             },
             config: published.config.clone(),
+            pod_networks: self.pod_networks(),
         };
         if !self.view.config.as_ref().is_some_and(|found| found.spec.as_ref() == Ok(&head)) {
             self.live.apply_config(&head).await?;
         }
         Ok(came_upon)
+    }
+
+    /// What CNIs tell of pods' networks, as much of it as the schema takes.
+    fn pod_networks(&self) -> Vec<Network> {
+        const LONGEST: usize = 10_000;
+        let mut networks = if self.pools { self.view.networks_of_pools() } else { Vec::new() };
+        if networks.len() > LONGEST {
+            let (all, hint) = (networks.len(), "name networks that contain them as podCIDRs in egret.yaml");
+            tracing::warn!(all, hint, "CNIs tell more pod networks than can be published; the first {LONGEST} are");
+            networks.truncate(LONGEST);
+        }
+        networks
     }
 
     /// Says of every policy, and of the head, what became of it. Only what is different is written. Gives policies that became ready, or

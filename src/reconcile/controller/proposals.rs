@@ -34,10 +34,11 @@ impl Controller {
         let (live, nodes, reports) =
             (self.live.clone(), self.watching.view().facts.nodes.clone(), self.reports.clone());
         let grounds = grounds(self.watching.view());
+        let pod_networks = self.watching.view().facts.pod_networks.clone();
         tokio::spawn(async move {
             match live.look().await {
                 Ok(facts) => {
-                    let situation = Situation { facts: Facts { nodes, ..facts }, grounds, reports };
+                    let situation = Situation { facts: Facts { nodes, pod_networks, ..facts }, grounds, reports };
                     let _ = tell.send(Ok(situation));
                 }
                 Err(error) => {

@@ -9,7 +9,7 @@ use crate::cluster::live::{self, Live, Scope, Watching};
 /// Takes away all that the controller wrote: labels of nodes, and custom resources.
 pub async fn remove() -> Result<(), ControllerError> {
     let live = Live::connect().await?;
-    let mut watching = Watching::open(&live, &Scope::Controller, live::Options::default());
+    let mut watching = Watching::open(&live, &Scope::Controller { pools: false }, live::Options::default());
     while !watching.synced() {
         watching.changed().await;
         for (what, fault) in watching.faults() {

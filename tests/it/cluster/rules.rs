@@ -146,5 +146,41 @@ pub(super) fn controllers(suite: &mut Suite) -> Outcome {
             refused("a change of a node", answer, &[403, 422], words).map(|()| true)
         })?;
     }
-    Ok(())
+    taints(suite, &controller)
+}
+
+/// What a refusal of the controller's says of taints.
+const TAINTS: &str = "takes the taint egret.dev/agent-not-ready off a node";
+
+/// Of taints, its own comes off, and no other changes.
+fn taints(suite: &Suite, controller: &Api) -> Outcome {
+    let path = format!("/api/v1/nodes/{}", suite.named("kind-worker"));
+    let own = |effect: &str| json!({"key": super::startup::KEY, "effect": effect});
+    // Read each time: where there are controllers, they write taints of new nodes too.
+    let others = || -> Outcome<Vec<Value>> {
+        let node = suite.api.get(&path)?.unwrap_or_default();
+        let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        Ok(taints.into_iter().filter(|taint| taint["key"] != super::startup::KEY).collect())
+    };
+    let with = |more: &[Value]| {
+        let taints = [others()?.as_slice(), more].concat();
+        Outcome::Ok(json!({"spec": {"taints": taints}}))
+    };
+    suite.api.merge(&path, &with(&[own("NoSchedule")])?)?;
+    let tried = format!("{path}?dryRun=All");
+    suite.await_that("the right to take the startup taint off", || {
+        controller.merge(&tried, &with(&[])?).map(|_| true)
+    })?;
+    let mut cordoned = with(&[])?;
+    cordoned["spec"]["unschedulable"] = json!(true);
+    for (what, patch, words) in [
+        ("all of a node's taints", json!({"spec": {"taints": null}}), TAINTS),
+        ("the other taints of a node", json!({"spec": {"taints": [own("NoSchedule")]}}), TAINTS),
+        ("another effect", with(&[own("NoExecute")])?, TAINTS),
+        ("a taint more", with(&[own("NoSchedule"), json!({"key": "egret.dev/more", "effect": "NoSchedule"})])?, TAINTS),
+        ("a cordon beside it", cordoned, "changes labels of nodes, not their spec"),
+    ] {
+        refused(what, controller.send("PATCH", &tried, MERGE, &patch)?, &[403, 422], words)?;
+    }
+    suite.api.merge(&path, &with(&[])?).map(|_| ())
 }

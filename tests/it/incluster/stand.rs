@@ -141,8 +141,13 @@ impl Stand {
 
     /// Starts a controller beside the router, as a candidate of this name.
     pub(super) fn controller(&mut self, identity: &str) -> Outcome {
+        self.controller_with(identity, &[])
+    }
+
+    /// The same, with more arguments.
+    pub(super) fn controller_with(&mut self, identity: &str, more: &[&str]) -> Outcome {
         let state = self.state(&format!("controller-{identity}"))?;
-        let words: Vec<OsString> = vec![
+        let mut words: Vec<OsString> = vec![
             "controller".into(),
             "--repo".into(),
             self.lab.repository().path().into(),
@@ -153,6 +158,7 @@ impl Stand {
             "--lease-duration".into(),
             "3".into(),
         ];
+        words.extend(more.iter().map(OsString::from));
         let process = self.lab.start_beside_router(self.program()?, self.words(words))?;
         process.wait_for("controller runs", DEADLINE)?;
         self.processes.insert(format!("controller-{identity}"), process);

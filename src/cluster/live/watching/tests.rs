@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::super::fake::{Asked, Fake, Watch};
 use super::*;
 use crate::core::facts::PodName;
+use crate::core::pools::PoolKind;
 
 /// Watches the pods of one node and nothing else.
 fn pods(live: &Live, options: Options) -> Watching {
@@ -16,7 +17,7 @@ fn pods(live: &Live, options: Options) -> Watching {
     let query = Query { fields: Some("spec.nodeName=kind-worker".to_owned()), page: Some(2), ..Query::default() };
     start.follow::<Pods>(query, Item::Pods);
     let (tasks, missing) = (start.tasks, start.missing);
-    Watching { news, view: View::default(), faults: BTreeMap::new(), missing, _tasks: tasks }
+    Watching { news, view: View::default(), faults: BTreeMap::new(), closed: BTreeMap::new(), missing, _tasks: tasks }
 }
 
 fn pod(name: &str, version: &str, address: &str) -> Value {
@@ -275,4 +276,80 @@ async fn nothing_more_is_asked_for_once_nobody_watches() {
     drop(watching);
     drop(watch);
     assert!(fake.quiet(Duration::from_millis(300)).await);
+}
+
+/// Watches Calico's pools, which need not be there, and nothing else.
+fn optional(live: &Live) -> Watching {
+    let (out, news) = mpsc::channel(QUEUE);
+    let (tasks, recoveries) = (JoinSet::new(), watch::Sender::new(0));
+    let mut start = Start { live, options: Options::default(), out, recoveries, tasks, missing: BTreeSet::new() };
+    let query = Query { optional: Some(Duration::from_millis(20)), ..start.all() };
+    start.follow::<CalicoPools>(query, |news| Item::Pools(CalicoPools::KIND, news));
+    let (tasks, missing) = (start.tasks, start.missing);
+    Watching { news, view: View::default(), faults: BTreeMap::new(), closed: BTreeMap::new(), missing, _tasks: tasks }
+}
+
+fn pools(names: &[(&str, &str)]) -> Value {
+    let pool = |(name, cidr): &(&str, &str)| json!({"metadata": {"name": name, "resourceVersion": "3"}, "spec": {"cidr": cidr}});
+    page("5", "", &names.iter().map(pool).collect::<Vec<_>>())
+}
+
+fn networks(watching: &Watching) -> Vec<String> {
+    watching.view().networks_of_pools().iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn a_kind_that_is_not_installed_holds_nothing_up_and_is_looked_for_again() {
+    let mut fake = Fake::start();
+    let mut watching = optional(&fake.client());
+    let asked = fake.asked().await;
+    assert_eq!(asked.path, "/apis/crd.projectcalico.org/v1/ippools?&limit=500");
+    asked.refuse(404, "NotFound", "the server could not find the requested resource");
+    assert!(changed(&mut watching).await.synced);
+    assert_eq!((networks(&watching), watching.faults().len()), (Vec::new(), 0));
+    fake.asked().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16")]));
+    assert!(changed(&mut watching).await.pod_networks);
+    assert_eq!(networks(&watching), ["10.48.0.0/16"]);
+    // The definition is deleted, and all of the kind with it.
+    drop(fake.asked().await.stream());
+    let mut gone = fake.asked().await;
+    while !gone.path.contains("limit") {
+        gone.refuse(404, "NotFound", "the server could not find the requested resource");
+        gone = fake.asked().await;
+    }
+    gone.refuse(404, "NotFound", "the server could not find the requested resource");
+    while !networks(&watching).is_empty() {
+        changed(&mut watching).await;
+    }
+}
+
+#[tokio::test]
+async fn a_kind_that_may_not_be_read_holds_nothing_up_and_what_is_known_of_it_stays() {
+    const FORBIDDEN: &str = "ippools.crd.projectcalico.org is forbidden";
+    let mut fake = Fake::start();
+    let mut watching = optional(&fake.client());
+    fake.asked().await.refuse(403, "Forbidden", FORBIDDEN);
+    let once = changed(&mut watching).await;
+    assert!(once.synced && once.faults);
+    assert_eq!((watching.faults().len(), watching.closed().len()), (0, 1));
+    // What is published already stays published while nobody knows better.
+    let known = watching.view.facts.pod_networks.clone();
+    assert_eq!(known, []);
+    watching.view.facts.pod_networks = vec!["10.40.0.0/16".parse().expect("a network")];
+    assert_eq!(networks(&watching), ["10.40.0.0/16"]);
+
+    fake.asked().await.refuse(403, "Forbidden", FORBIDDEN);
+    fake.asked().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16")]));
+    let next = changed(&mut watching).await;
+    assert!(next.pod_networks && !next.faults, "a second refusal is no news");
+    assert!(watching.closed().is_empty());
+    let watch = fake.asked().await.stream();
+    watch.expire();
+    fake.asked().await.refuse(403, "Forbidden", FORBIDDEN);
+    assert!(changed(&mut watching).await.faults);
+    assert_eq!(watching.view.pools[&PoolKind::Calico].len(), 1);
+    fake.asked().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16"), ("second", "10.50.0.0/16")]));
+    assert!(changed(&mut watching).await.pod_networks);
+    assert!(networks(&watching).contains(&"10.48.0.0/16".to_owned()));
+    assert_eq!(watching.faults().len(), 0);
 }

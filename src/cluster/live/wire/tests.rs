@@ -22,13 +22,14 @@ fn a_node_is_its_labels_addresses_networks_and_whether_it_is_ready() {
             ],
         },
         "spec": {"podCIDR": "10.1.2.0/24", "podCIDRs": ["10.1.2.0/24", "fd00:10:1:2::/64"], "unschedulable": true,
-                 "taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]},
+                 "taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"},
+                            {"key": "egret.dev/agent-not-ready", "effect": "NoExecute", "timeAdded": "2026-11-22T19:56:38Z"}]},
         "status": {
             "conditions": [{"type": "MemoryPressure", "status": "False"},
                            {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": null}],
             "addresses": [{"type": "InternalIP", "address": "172.18.0.3"}, {"type": "Hostname", "address": "kind-worker2"},
                           {"type": "InternalIP", "address": "fd00:18::3"}, {"type": "InternalIP", "address": "nonsense"}],
-            "nodeInfo": {"machineID": "", "kernelVersion": ""},
+            "nodeInfo": {"machineID": "", "bootID": "4c5c8b69-9b6e-4f65-8a3c-1b1f6f0a5a0e", "kernelVersion": ""},
         },
     });
     let facts = Node {
@@ -52,12 +53,13 @@ fn a_node_is_its_labels_addresses_networks_and_whether_it_is_ready() {
     ];
 
     let whole = serde_json::from_value(node.clone()).expect("a node");
-    let meta = NodeMeta { uid: uid.clone(), label_managers };
+    let starting = Some("4c5c8b69-9b6e-4f65-8a3c-1b1f6f0a5a0e".to_owned());
+    let meta = NodeMeta { uid: uid.clone(), label_managers, starting };
     assert_eq!(Nodes::<Whole>::read(whole), Some((name.clone(), (facts.clone(), meta))));
 
     let slim = serde_json::from_value(node).expect("a node");
     assert_eq!(Nodes::<Slim>::version(&slim), "233");
-    let meta = NodeMeta { uid, label_managers: Vec::new() };
+    let meta = NodeMeta { uid, ..NodeMeta::default() };
     assert_eq!(Nodes::<Slim>::read(slim), Some((name, (facts, meta))));
 }
 

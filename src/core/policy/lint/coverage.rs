@@ -26,6 +26,7 @@ impl Inside {
         let nodes = || facts.into_iter().flat_map(|facts| &facts.nodes);
         let mut pods: Vec<IpNet> = set.config.pod_cidrs.clone();
         pods.extend(nodes().flat_map(|(_, node)| node.pod_cidrs.iter().copied()));
+        pods.extend(facts.into_iter().flat_map(|facts| facts.pod_networks.iter().copied()));
         pods.sort();
         pods.dedup();
         let addresses =

@@ -1,0 +1,150 @@
+//! Networks that CNIs give pods addresses of, where a node's podCIDRs do not tell: Calico's IPPools, Cilium's pools, what a CiliumNode has.
+//!
+//! One form reads them all, since no two have a field in common that means two things. Deliberately absent: whose pods are in which of them
+//! (`compile`), and where they are read (`cluster`).
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// A network.
+pub type Network = IpNet;
+
+/// A kind of object that tells pods' networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PoolKind {
+    /// Calico's IPPool.
+    Calico,
+    /// CiliumPodIPPool: the pools of Cilium's IPAM mode multi-pool.
+    Cilium,
+    /// CiliumNode: what a node has of the cluster's pool.
+    CiliumNode,
+}
+
+impl PoolKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Calico, Self::Cilium, Self::CiliumNode];
+
+    /// As manifests name it.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Calico => "IPPool",
+            Self::Cilium => "CiliumPodIPPool",
+            Self::CiliumNode => "CiliumNode",
+        }
+    }
+}
+
+/// The fields of a `spec` that tell networks. `T` is a network's text, with its place where that is needed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, bound = "T: Deserialize<'de>")]
+pub struct PoolSpec<T = String> {
+    /// Of an IPPool.
+    pub cidr: Option<T>,
+    /// Of an IPPool: no pod gets an address of it. People disable pools from the beginning to say which networks outside are not to be
+    /// masqueraded to, and those are the ones that policies name.
+    pub disabled: Option<bool>,
+    /// Of an IPPool: `Workload`, `Tunnel`, `LoadBalancer`.
+    pub allowed_uses: Option<Vec<String>>,
+    /// Of a CiliumPodIPPool.
+    pub ipv4: Option<Family<T>>,
+    /// Of a CiliumPodIPPool.
+    pub ipv6: Option<Family<T>>,
+    /// Of a CiliumNode.
+    pub ipam: Option<Ipam<T>>,
+}
+
+/// One family of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, bound = "T: Deserialize<'de>")]
+pub struct Family<T = String> {
+    /// Its networks.
+    pub cidrs: Option<Vec<T>>,
+}
+
+/// What a node has of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, bound = "T: Deserialize<'de>")]
+pub struct Ipam<T = String> {
+    /// Its networks.
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: Option<Vec<T>>,
+}
+
+impl<T> Default for PoolSpec<T> {
+    fn default() -> Self {
+        Self { cidr: None, disabled: None, allowed_uses: None, ipv4: None, ipv6: None, ipam: None }
+    }
+}
+
+impl<T> Default for Family<T> {
+    fn default() -> Self {
+        Self { cidrs: None }
+    }
+}
+
+impl<T> Default for Ipam<T> {
+    fn default() -> Self {
+        Self { pod_cidrs: None }
+    }
+}
+
+impl<T> PoolSpec<T> {
+    /// The networks of which pods get addresses.
+    pub fn networks(self) -> Vec<T> {
+        // Empty means the default, which has Workload.
+        let uses = self.allowed_uses.unwrap_or_default();
+        let of_pods = uses.is_empty() || uses.iter().any(|one| one == "Workload");
+        let pool = self.cidr.filter(|_| of_pods && !self.disabled.unwrap_or_default());
+        let families = [self.ipv4, self.ipv6].into_iter().flatten().flat_map(|family| family.cidrs.unwrap_or_default());
+        let node = self.ipam.and_then(|ipam| ipam.pod_cidrs).unwrap_or_default();
+        pool.into_iter().chain(families).chain(node).collect()
+    }
+}
+
+/// The same networks as few, in order: a /24 for each of thousands of nodes is mostly one network. One that has every address is left out:
+/// nothing at all would be steered.
+pub fn union(networks: impl IntoIterator<Item = IpNet>) -> Vec<IpNet> {
+    let all: Vec<IpNet> = networks.into_iter().filter(|net| net.prefix_len() > 0).map(|net| net.trunc()).collect();
+    let mut all = IpNet::aggregate(&all);
+    all.sort();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn networks(spec: Value) -> Vec<String> {
+        serde_json::from_value::<PoolSpec>(spec).expect("a spec").networks()
+    }
+
+    #[test]
+    fn a_pool_of_calicos_tells_its_network_unless_no_pod_gets_an_address_of_it() {
+        assert_eq!(networks(json!({"cidr": "10.48.0.0/16", "blockSize": 26, "natOutgoing": true})), ["10.48.0.0/16"]);
+        assert_eq!(networks(json!({"cidr": "10.48.0.0/16", "disabled": false, "allowedUses": []})), ["10.48.0.0/16"]);
+        let uses = json!({"cidr": "10.48.0.0/16", "allowedUses": ["Workload", "Tunnel"]});
+        assert_eq!(networks(uses), ["10.48.0.0/16"]);
+        assert_eq!(networks(json!({"cidr": "10.88.4.0/24", "disabled": true})), [""; 0], "a network outside");
+        assert_eq!(networks(json!({"cidr": "10.9.0.0/24", "allowedUses": ["LoadBalancer"]})), [""; 0]);
+    }
+
+    #[test]
+    fn pools_of_ciliums_tell_both_families_and_its_nodes_what_they_have() {
+        let pool = json!({"ipv4": {"cidrs": ["10.20.0.0/16", "10.21.0.0/16"], "maskSize": 24}, "ipv6": {"cidrs": ["fd20::/104"]}});
+        assert_eq!(networks(pool), ["10.20.0.0/16", "10.21.0.0/16", "fd20::/104"]);
+        let node = json!({"addresses": [], "ipam": {"podCIDRs": ["10.0.1.0/24"], "pool": {"10.0.1.7": {}}}});
+        assert_eq!(networks(node), ["10.0.1.0/24"]);
+        assert_eq!(networks(json!({"ipam": {"pools": {}}, "ipv4": null})), [""; 0]);
+        assert_eq!(networks(json!({"range": "192.168.2.0/24"})), [""; 0], "an IPPool of another project");
+    }
+
+    #[test]
+    fn a_union_is_as_short_as_it_can_be_and_never_everything() {
+        let nets = ["10.0.1.0/24", "10.0.0.0/24", "10.0.1.64/26", "fd00::1/64", "0.0.0.0/0", "10.0.0.0/24"];
+        let nets: Vec<IpNet> = nets.iter().map(|net| net.parse().expect("a network")).collect();
+        let shown: Vec<String> = union(nets).iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.0.0.0/23", "fd00::/64"]);
+    }
+}
