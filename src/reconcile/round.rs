@@ -3,6 +3,7 @@
 //! Deliberately absent: when a round is due (`node`), and everything pure that it calls.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -14,6 +15,7 @@ use crate::cluster::{Cluster, ClusterError, LabelChanges};
 use crate::core::compile::counters::{Counters, Legend, Totals};
 use crate::core::compile::marks::Marks;
 use crate::core::compile::{Compiled, Input, compile};
+use crate::core::facts::PodName;
 use crate::core::finding::Finding;
 use crate::core::ground::Features;
 use crate::core::interfaces::{Interface, told};
@@ -21,14 +23,16 @@ use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::{Handover, Serving};
 use crate::core::placement::place;
-use crate::core::plan::{Plan, Step, plan};
+use crate::core::plan::sources::Holders;
+use crate::core::plan::{Beside, Plan, Step, plan, plan_beside};
 use crate::core::report::drift::{self, Class};
 use crate::core::report::history::{NodeReport, Sighting};
 use crate::core::state::NodeState;
+use crate::core::state::nft::Family;
 use crate::core::state::ownership::Range;
 use crate::kernel::nft::Generation;
 use crate::kernel::watch::Event;
-use crate::kernel::{Kernel, KernelError, Observed};
+use crate::kernel::{Kernel, KernelError, Observed, conntrack};
 
 /// How often a round looks again because somebody changed nftables meanwhile, or put something else in the way.
 const ATTEMPTS: usize = 8;
@@ -111,6 +115,8 @@ pub struct Engine {
     pub told: Option<Told>,
     /// What was last seen to be in force; none before the first round, and after one that failed.
     in_force: Option<(NodeState, Compiled)>,
+    /// Which pod each address was when all was last in force; none before the first time.
+    holders: Option<BTreeMap<IpAddr, PodName>>,
     /// What each counter in the kernel is of, since all was last in force, and what they have counted.
     legend: Legend,
     totals: Totals,
@@ -130,6 +136,7 @@ impl Engine {
             report,
             told: None,
             in_force: None,
+            holders: None,
             legend: Legend::default(),
             totals: Totals::default(),
             own_generations: VecDeque::new(),
@@ -191,7 +198,8 @@ impl Engine {
                 done.drifted += 1;
                 *done.classes.entry(class).or_default() += 1;
             }
-            left = plan(&compiled.desired, &observed.state, intent.set.config.range);
+            let beside = self.beside(&compiled, &observed).await;
+            left = plan_beside(&compiled.desired, &observed.state, intent.set.config.range, &beside);
             if left.is_empty() {
                 done.took = began.elapsed();
                 done.features = observed.ground.features;
@@ -205,7 +213,10 @@ impl Engine {
             }
             match self.apply(&left, observed.generation, &mut done.steps).await {
                 // What differs at the next look is what somebody else did meanwhile.
-                Ok(()) => self.in_force = Some((compiled.desired.clone(), compiled)),
+                Ok(()) => {
+                    self.holders = Some(compiled.holders.clone());
+                    self.in_force = Some((compiled.desired.clone(), compiled));
+                }
                 Err(RoundError::Kernel(error)) if error.is_stale() => self.in_force = None,
                 Err(error) => {
                     self.in_force = None;
@@ -242,6 +253,15 @@ impl Engine {
         compiled.findings.sort();
         compiled.findings.dedup();
         Ok((compiled, observed))
+    }
+
+    /// What decides steps beside the two states.
+    async fn beside(&self, compiled: &Compiled, observed: &Observed) -> Beside {
+        let holders = Holders { before: self.holders.clone(), now: compiled.holders.clone() };
+        let first = compiled.desired.nft.contains_key(&Family::Inet) && !observed.state.nft.contains_key(&Family::Inet);
+        // A kernel that does not tell has no connections that could be waited for.
+        let untracked = first && conntrack::tracked().await.is_ok_and(|count| count == 0);
+        Beside { holders, untracked }
     }
 
     /// What somebody changed since all was in force.
@@ -358,6 +378,7 @@ impl Engine {
         self.report.emergency = intent.emergency.clone().map(Box::new);
         self.report.set_findings(compiled.findings.clone(), now);
         self.legend = Legend::of(&compiled);
+        self.holders = Some(compiled.holders.clone());
         self.in_force = Some((compiled.desired.clone(), compiled));
         Ok(())
     }

@@ -110,6 +110,11 @@ impl Lab {
         self.claim.namespace("router")
     }
 
+    /// The namespace of the outpost.
+    pub(crate) fn outpost_namespace(&self) -> Namespace {
+        self.claim.namespace("outpost")
+    }
+
     /// The outpost, with what it remembers.
     pub(crate) fn outpost(&self) -> &Outpost {
         &self.outpost
