@@ -6,7 +6,7 @@
 
 mod entries;
 
-pub use entries::{forget_sources, tracked};
+pub use entries::{at_work, forget_sources, tracked};
 
 use thiserror::Error;
 

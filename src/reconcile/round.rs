@@ -259,8 +259,7 @@ impl Engine {
     async fn beside(&self, compiled: &Compiled, observed: &Observed) -> Beside {
         let holders = Holders { before: self.holders.clone(), now: compiled.holders.clone() };
         let first = compiled.desired.nft.contains_key(&Family::Inet) && !observed.state.nft.contains_key(&Family::Inet);
-        // A kernel that does not tell has no connections that could be waited for.
-        let untracked = first && conntrack::tracked().await.is_ok_and(|count| count == 0);
+        let untracked = first && !conntrack::at_work().await.unwrap_or(true);
         Beside { holders, untracked }
     }
 

@@ -295,6 +295,9 @@ fn build(options: &Options, nodes: &[Node], claim: &Claim) -> Result<(), LabErro
     for node in nodes {
         let namespace = claim.namespace(&node.name);
         namespace.ip_batch(topology::node(options, node).text())?;
+        if options.tracks {
+            namespace.nft(topology::TRACK)?;
+        }
         if options.masquerade {
             namespace.nft(topology::MASQUERADE)?;
         }

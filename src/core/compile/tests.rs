@@ -6,7 +6,8 @@ use super::*;
 use crate::core::facts::{Node, Pod};
 use crate::core::ground::{Features, GroundRoute, Interface};
 use crate::core::placement::place;
-use crate::core::plan::Listing;
+use crate::core::plan::sources::{Connection, Sources};
+use crate::core::plan::{Listing, Step, plan};
 use crate::core::policy::catalogue::{Catalogue, Change};
 use crate::core::state::nft::{Chain, Family, Ruleset, Table};
 
@@ -230,4 +231,60 @@ fn the_tunnel_is_as_large_as_the_network_below_and_the_configuration_let_it_be()
     let large = "datapath: {mtu: 8950}";
     let sizes = [mtu("", 1500), mtu("", 9000), mtu("", 1460), mtu(large, 9000), mtu(large, 1500), mtu(large, 0)];
     assert_eq!(sizes, [1450, 1450, 1410, 8950, 1450, 1450]);
+}
+
+/// The plan reads the tables that are made here: by the names of their sets, and by where their chains lead.
+#[test]
+fn which_connections_are_forgotten_is_read_from_the_tables() {
+    let sources = |desired: &Compiled, observed: &Compiled, range| -> Vec<Sources> {
+        let steps = plan(&desired.desired, &observed.desired, range).steps;
+        let of = |step| if let Step::ForgetSources(sources) = step { Some(sources) } else { None };
+        steps.into_iter().filter_map(of).collect()
+    };
+    for (destination, pod, outside, inside) in [
+        ("0.0.0.0/0", "10.1.1.5", "192.0.2.1", "10.1.2.9"),
+        ("2000::/3", "2001:db8:1::5", "2001:db8:4::1", "2001:db8:1::9"),
+    ] {
+        let config = "podCIDRs: [\"10.1.0.0/16\", \"2001:db8:1::/64\"]";
+        let document = policy("a", "empire", destination, "2");
+        let (keep, reset) = (
+            set(std::slice::from_ref(&document), config),
+            set(&[document.replace("spec:\n", "spec:\n  existingConnections: Reset\n")], config),
+        );
+        let range = keep.config.range;
+        let ground = below(1500);
+        let state = |set: &PolicySet, pods: &[(&str, &str, &str)], before: &Compiled| {
+            let marks = Marks::observed(&before.desired.nft, range);
+            compiled(set, &facts(pods), &ground, &marks)
+        };
+        let nobody = state(&keep, &[], &Compiled::default());
+        let (member, other) = ([("t", "empire", pod)], [("t", "hutt", pod)]);
+        let is = |mark, destination: &str, answered| Connection {
+            source: pod.parse().expect("an address"),
+            destination: destination.parse().expect("an address"),
+            mark,
+            answered,
+        };
+        let mark = range.mark(1);
+
+        let [comes] = &sources(&state(&keep, &member, &nobody), &nobody, range)[..] else { panic!("one step") };
+        assert!(comes.include(&is(0, outside, true)) && !comes.include(&is(mark, outside, true)));
+        assert!(comes.include(&is(mark, inside, true)) && !comes.include(&is(0, inside, true)));
+
+        let before = state(&keep, &other, &nobody);
+        let [moves] = &sources(&state(&keep, &member, &before), &before, range)[..] else { panic!("one step") };
+        assert!(moves.include(&is(0, outside, false)) && !moves.include(&is(0, outside, true)));
+        assert!(!moves.include(&is(0, inside, false)));
+
+        let before = state(&keep, &member, &nobody);
+        let resets = sources(&state(&reset, &member, &before), &before, range);
+        assert_eq!(resets.len(), 2, "ahead of the switch and behind it");
+        for resets in resets {
+            assert!(resets.include(&is(0, outside, true)) && !resets.include(&is(mark, outside, true)));
+            assert!(!resets.include(&is(0, inside, true)));
+        }
+
+        let [gone] = &sources(&state(&keep, &[], &before), &before, range)[..] else { panic!("one step") };
+        assert!(gone.include(&is(0, inside, true)));
+    }
 }

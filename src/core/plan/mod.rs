@@ -90,7 +90,7 @@ impl Plan {
 pub struct Beside {
     /// Whose the pods' addresses are and were.
     pub holders: Holders,
-    /// Not one connection is tracked in this kernel, as far as it tells: tracking may not have begun.
+    /// Nothing in this kernel has connections tracked yet.
     pub untracked: bool,
 }
 

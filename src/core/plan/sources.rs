@@ -23,6 +23,8 @@ pub struct Sources {
     pub addresses: BTreeMap<IpAddr, Which>,
     /// Where the groups lead that [`Which`] names.
     pub ways: BTreeMap<String, Ways>,
+    /// Where those lead now that pods leave.
+    pub former: BTreeMap<String, Ways>,
     /// Destinations inside the cluster, which are never steered.
     pub inside: RangeSet,
     /// The bits of a connection's mark that are ours.
@@ -38,8 +40,22 @@ pub enum Which {
     /// policy selects it, and it has no mark anywhere. Its own live connections, to Services or elsewhere, stay.
     Others(Option<String>),
     /// Of a pod whose group leads elsewhere now, what would not survive that: connections that nobody has answered yet and
-    /// that will be steered, though their translation is that of their old way; and live ones that are to be reset.
-    Moved(String),
+    /// that will be steered, though their translation is that of their old way; and live ones that are to be reset. The switch gives
+    /// those the new mark packet by packet, so where its old group leads elsewhere no mark spares one.
+    Moved {
+        /// Its group from now on.
+        group: String,
+        /// Until now.
+        from: Option<String>,
+    },
+    /// Of the same pod, live ones that are to be reset and go where the old group leads, too: those of them that have another mark,
+    /// while the old group still shows which these are.
+    Reset {
+        /// Its group from now on.
+        group: String,
+        /// Until now.
+        from: Option<String>,
+    },
 }
 
 /// Where a group's connections go, by their destination. What is in no range goes its own way.
@@ -104,24 +120,44 @@ impl Sources {
                 let wanted = group.as_ref().and_then(ways).and_then(|ways| at(&ways.new, connection.destination));
                 wanted.unwrap_or(Mark::Is(0)) != Mark::Is(mark)
             }
-            Which::Moved(group) => ways(group).is_some_and(|ways| {
+            Which::Moved { group, from } => ways(group).is_some_and(|ways| {
                 let unanswered = !connection.answered && mark == 0 && steers(at(&ways.new, connection.destination));
                 // Where there is no gateway, the live ones are dropped like the new ones, until there is one.
+                let reset = match at(&ways.live, connection.destination) {
+                    Some(Mark::Is(wanted)) => {
+                        wanted != mark || wanted != 0 && !self.led(from.as_ref(), wanted, connection)
+                    }
+                    _ => false,
+                };
+                unanswered || reset
+            }),
+            Which::Reset { group, from } => ways(group).is_some_and(|ways| {
                 let live = at(&ways.live, connection.destination);
-                unanswered || matches!(live, Some(Mark::Is(wanted)) if wanted != mark)
+                matches!(live, Some(Mark::Is(wanted)) if wanted != mark && self.led(from.as_ref(), wanted, connection))
             }),
         }
+    }
+
+    /// Whether the pod's old group leads there with this mark.
+    fn led(&self, from: Option<&String>, mark: u32, connection: &Connection) -> bool {
+        let former = from.and_then(|from| self.former.get(from));
+        former.and_then(|ways| at(&ways.new, connection.destination)) == Some(Mark::Is(mark))
     }
 
     fn none(inside: RangeSet, range: Range) -> Self {
         Self { inside, mask: range.mask, ..Self::default() }
     }
 
-    fn add(&mut self, address: IpAddr, which: Which, pods: &mut Pods<'_>) {
-        if let Which::Others(Some(group)) | Which::Moved(group) = &which
+    fn add(&mut self, address: IpAddr, which: Which, wanted: &mut Pods<'_>, found: &mut Pods<'_>) {
+        if let Which::Others(Some(group)) | Which::Moved { group, .. } | Which::Reset { group, .. } = &which
             && !self.ways.contains_key(group)
         {
-            self.ways.insert(group.clone(), pods.ways(group).clone());
+            self.ways.insert(group.clone(), wanted.ways(group).clone());
+        }
+        if let Which::Moved { from: Some(from), .. } | Which::Reset { from: Some(from), .. } = &which
+            && !self.former.contains_key(from)
+        {
+            self.former.insert(from.clone(), found.ways(from).clone());
         }
         self.addresses.insert(address, which);
     }
@@ -286,7 +322,7 @@ pub(super) fn due(desired: &Ruleset, observed: &Ruleset, range: Range, holders: 
         let looked_at = found.groups(family);
         let old = looked_at.clone().unwrap_or_default();
         for address in old.keys().filter(|address| !new.contains_key(*address)) {
-            behind.add(*address, Which::All, &mut wanted);
+            behind.add(*address, Which::All, &mut wanted, &mut found);
         }
         for (address, group) in new {
             let same = holders.same(address);
@@ -303,15 +339,20 @@ pub(super) fn due(desired: &Ruleset, observed: &Ruleset, range: Range, holders: 
             // A member that was deleted while nobody looked: whoever got its address since was taken for it.
             let taken_for_a_member = matches!(before, Some(Some(_))) && group.is_none() && same.is_none();
             if comes {
-                ahead.add(address, Which::Others(group.cloned()), &mut wanted);
+                ahead.add(address, Which::Others(group.cloned()), &mut wanted, &mut found);
             } else if before.is_some() && (same == Some(false) || taken_for_a_member) {
-                behind.add(address, Which::Others(group.cloned()), &mut wanted);
+                behind.add(address, Which::Others(group.cloned()), &mut wanted, &mut found);
                 continue;
             }
             if let Some(group) = moved
                 && (!comes || newly_named)
             {
-                behind.add(address, Which::Moved(group.clone()), &mut wanted);
+                let (group, from) = (group.clone(), from.cloned());
+                if !comes && from.is_some() && !wanted.ways(&group).live.is_empty() {
+                    let reset = Which::Reset { group: group.clone(), from: from.clone() };
+                    ahead.add(address, reset, &mut wanted, &mut found);
+                }
+                behind.add(address, Which::Moved { group, from }, &mut wanted, &mut found);
             }
         }
     }
@@ -328,8 +369,11 @@ impl fmt::Display for Sources {
             let kind = match which {
                 Which::All => "all",
                 Which::Others(_) => "those of an earlier pod",
-                Which::Moved(group) if live(group) => "unanswered ones that are steered now, live ones that are reset",
-                Which::Moved(_) => "unanswered ones that are steered now",
+                Which::Reset { .. } => "live ones that are reset",
+                Which::Moved { group, .. } if live(group) => {
+                    "unanswered ones that are steered now, live ones that are reset"
+                }
+                Which::Moved { .. } => "unanswered ones that are steered now",
             };
             kinds.entry(kind).or_default().push(address);
         }

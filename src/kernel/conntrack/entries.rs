@@ -3,7 +3,7 @@
 //! Deliberately absent: the choice, which is the plan's ([`Sources`]).
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use nix::errno::Errno;
 
@@ -92,6 +92,18 @@ pub async fn tracked() -> Result<u32, ConntrackError> {
     };
     socket.ask(request, answer).await.map_err(|source| missing("count", source))?;
     Ok(entries)
+}
+
+/// Whether connections are tracked here. Nothing lists that in every kernel; where there is none, one is made: a datagram over `lo`,
+/// to ourselves.
+/// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
+pub async fn at_work() -> Result<bool, ConntrackError> {
+    if tracked().await? > 0 {
+        return Ok(true);
+    }
+    // Without a loopback that works there is no telling, and nobody is harmed who waits.
+    let made = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|own| own.send_to(b"egret", own.local_addr()?));
+    Ok(made.is_ok() && tracked().await? > 0)
 }
 
 /// nfnetlink says EINVAL for a subsystem that nobody has registered.

@@ -26,7 +26,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect(text)
 }
 
-/// A device that swallows what is sent through it, with these addresses; what they send each other goes over `lo`.
+/// A device with these addresses, and a router behind it that is not there and so swallows everything; what they send each other goes over `lo`.
 ///
 /// Connections to ports 7001 and 7002 have a mark, those to 10.96.0.1 end elsewhere, those to port 7004 are of another zone.
 fn network() {
@@ -34,14 +34,17 @@ fn network() {
         let done = std::process::Command::new("ip").args(words.split(' ')).status().expect("the ip program");
         assert!(done.success(), "ip {words}");
     };
-    ip("link add d0 type dummy");
+    ip("link add d0 type veth peer name d1");
     ip("link set d0 up");
+    ip("link set d1 up");
     for address in [POD, "10.1.1.8", OUTPOST, "10.1.9.9"] {
         ip(&format!("address add {address}/32 dev d0"));
     }
     ip(&format!("address add {POD6}/128 dev d0 nodad"));
-    ip("route add 10.0.0.0/8 dev d0");
-    ip("route add fd00::/16 dev d0");
+    for (router, all) in [("10.255.0.2", "10.0.0.0/8"), ("fd00:ff::2", "fd00::/16")] {
+        ip(&format!("neighbour add {router} lladdr 02:00:00:00:00:01 dev d0 nud permanent"));
+        ip(&format!("route add {all} via {router} dev d0 onlink"));
+    }
     nft(&["table inet other {
         chain zones { type filter hook output priority -300; udp dport 7004 ct zone set 7; }
         chain marks { type filter hook output priority 0; udp dport 7001 ct mark set 0x101; udp dport 7002 ct mark set 2; }
@@ -189,6 +192,18 @@ fn a_pod_that_becomes_a_member_loses_what_nobody_has_answered_and_keeps_what_liv
         let sources = planned(Some(Verdict::Accept), Verdict::Goto("group_a".to_owned()));
         assert_eq!(conntrack::forget_sources(&sources).await.unwrap(), 1);
         assert!(!listed().contains("10.1.1.7 10.0.4.2 7000"));
+    });
+}
+
+#[test]
+fn whether_connections_are_tracked_is_found_out_where_there_are_none() {
+    alone(|| async {
+        assert!(!conntrack::at_work().await.unwrap());
+        assert_eq!(conntrack::tracked().await.unwrap(), 0, "the question does not begin it");
+        nft(&["table inet other { chain c { type filter hook forward priority 0; ct state established accept; }; }"])
+            .unwrap();
+        assert_eq!(conntrack::tracked().await.unwrap(), 0);
+        assert!(conntrack::at_work().await.unwrap());
     });
 }
 

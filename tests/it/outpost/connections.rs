@@ -189,7 +189,7 @@ fn a_live_connection_that_is_to_be_reset_is_reset_and_does_not_hang() -> Outcome
 /// 16: the first packet that is tracked of a connection is one in its middle, and counts as new.
 #[test]
 fn a_connection_in_use_survives_the_first_start_in_a_kernel_that_tracked_nothing() -> Outcome {
-    let stand = Stand::up(Options::default())?;
+    let stand = Stand::up(Options { tracks: false, ..Options::default() })?;
     let own = stand.lab.pod_addresses("tiefighter")?[0];
     let stream = lines(&stand, "tiefighter")?;
     assert_eq!(said(&stream).ok(), Some(own));

@@ -119,7 +119,11 @@ fn each_change_of_an_address_takes_what_it_must_and_no_more() {
         (&[(P, "-")], &[(P, "a")], behind(moved)),
         (&[(P, "a")], &[(P, "b")], behind(moved)),
         (&[(P, "-")], &[(P, "r")], behind(reset)),
-        (&[(P, "a")], &[(P, "r")], behind(reset)),
+        (
+            &[(P, "a")],
+            &[(P, "r")],
+            [format!("forget  conn   from {P}: live ones that are reset"), behind(reset)[1].clone()],
+        ),
         // Nobody saw who has the address now: it may have been given on.
         (&[(P, "a")], &[(P, "-")], behind(earlier)),
         (&[(P, "r")], &[(P, "a")], behind(moved)),
@@ -240,7 +244,21 @@ fn of_an_address_that_is_led_elsewhere_live_ones_stay_unless_they_are_reset() {
         "0x102 answered",
     ]
     .map(|text| format!("{OUTPOST} {text}"));
-    assert_eq!(taken(&behind("b", "r")), reset);
+    let marked = ["0x1 unanswered", "0x1 answered"].map(|text| format!("{OUTPOST} {text}"));
+    let mut all = [reset.clone().to_vec(), marked.to_vec()].concat();
+    all.sort();
+    let sorted = |mut taken: Vec<String>| {
+        taken.sort();
+        taken
+    };
+    // Led elsewhere until now: the switch may have given any of them its mark already.
+    assert_eq!(sorted(taken(&behind("b", "r"))), all);
+    // Led there until now: a mark says which are on that way, and before the switch nothing else gives one.
+    assert_eq!(taken(&behind("a", "r")), reset);
+    let ahead = due(&ruleset(&[(P, "r")]), &ruleset(&[(P, "a")]), RANGE, &Holders::default()).ahead;
+    assert_eq!(taken(&ahead.expect("live ones")), reset);
+    let ahead = due(&ruleset(&[(P, "r")]), &ruleset(&[(P, "b")]), RANGE, &Holders::default()).ahead;
+    assert_eq!(taken(&ahead.expect("a step")), Vec::<String>::new());
     let gone = due(&ruleset(&[]), &ruleset(&[(P, "a")]), RANGE, &Holders::default()).behind.expect("all");
     assert_eq!(taken(&gone).len(), 30);
 }
