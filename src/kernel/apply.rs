@@ -33,11 +33,7 @@ impl Kernel {
                 Err(source) => Err(KernelError::Conntrack { mark: *mark, source }),
             },
             Step::ForgetSources(sources) => match conntrack::forget_sources(sources).await {
-                Ok(count) => {
-                    tracing::debug!(count, "connections of pods' addresses were forgotten");
-                    Ok(())
-                }
-                Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
+                Ok(_) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
                 Err(source) => Err(KernelError::Connections(source)),
             },
             Step::Notice => {
