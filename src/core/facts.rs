@@ -89,6 +89,9 @@ pub struct Pod {
     pub host_network: bool,
     /// Phase Succeeded or Failed: its address may already be another pod's.
     pub finished: bool,
+    /// Has a deletionTimestamp. It keeps its address until it is gone, or until another pod has it: its sandbox, and with it the
+    /// address, may go long before the object does.
+    pub terminating: bool,
 }
 
 impl Pod {

@@ -173,7 +173,8 @@ fn line_of_gateway(name: &NodeName, ground: &Ground) -> String {
 }
 
 fn line_of_pod(name: &PodName, pod: &Pod) -> String {
-    let Pod { labels, node, addresses, host_network, finished } = pod;
+    // A pod that is being deleted at this moment says nothing of the cluster that a reviewer wants to know.
+    let Pod { labels, node, addresses, host_network, finished, terminating: _ } = pod;
     let mut spec: Vec<String> = node.iter().map(|node| format!("nodeName: {}", Word(node.as_str()))).collect();
     if *host_network {
         spec.push("hostNetwork: true".to_owned());

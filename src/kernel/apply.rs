@@ -13,6 +13,10 @@ use super::{Kernel, KernelError, conntrack, encode, nft};
 use crate::core::plan::Step;
 use crate::core::state::net::Sysctl;
 
+/// How long connection tracking, when it begins, is given to see both directions of live connections. Those that say nothing for so
+/// long count as new afterwards; and for so long a node's first policies wait.
+const NOTICE: std::time::Duration = std::time::Duration::from_secs(1);
+
 impl Kernel {
     /// Carries out one step. `generation` is the one of the look that the plan was made from; the first transaction that
     /// succeeds moves it on.
@@ -28,6 +32,14 @@ impl Kernel {
                 Ok(()) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
                 Err(source) => Err(KernelError::Conntrack { mark: *mark, source }),
             },
+            Step::ForgetSources(sources) => match conntrack::forget_sources(sources).await {
+                Ok(_) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
+                Err(source) => Err(KernelError::Connections(source)),
+            },
+            Step::Notice => {
+                tokio::time::sleep(NOTICE).await;
+                Ok(())
+            }
             Step::Settle => {
                 settle().await;
                 Ok(())
@@ -89,6 +101,8 @@ impl Kernel {
             | Step::RemoveLabel(..)
             | Step::Nft(_)
             | Step::Forget { .. }
+            | Step::ForgetSources(_)
+            | Step::Notice
             | Step::Settle
             | Step::SetSysctl(..) => Ok(()),
         }

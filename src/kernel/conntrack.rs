@@ -1,7 +1,12 @@
-//! Connection tracking over netlink (ctnetlink): forgetting the connections that bear a mark, and counting them.
+//! Connection tracking over netlink (ctnetlink): forgetting the connections that bear a mark, and counting them; and forgetting
+//! those of pods' addresses (`entries`).
 //!
 //! A live connection keeps its exit by its connection mark, so an exit that is gone must be forgotten by its connections too.
 //! Deliberately absent: every other property of a connection, and listening.
+
+mod entries;
+
+pub use entries::{at_work, forget_sources, tracked};
 
 use thiserror::Error;
 
@@ -37,6 +42,15 @@ pub enum ConntrackError {
     Missing {
         /// `forget` or `count`.
         doing: &'static str,
+    },
+    /// The exchange about connections of pods' addresses failed.
+    #[error("{doing} connections")]
+    Sources {
+        /// `forget` or `count`.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: ExchangeError,
     },
     /// The exchange failed.
     #[error("{doing} connections with mark {mark:#x}/{mask:#x}")]

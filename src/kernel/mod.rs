@@ -76,6 +76,9 @@ pub enum KernelError {
     /// nftables refused.
     #[error("nftables")]
     Nft(#[source] nft::NftError),
+    /// Connection tracking refused to forget connections of pods' addresses.
+    #[error("forget connections of pods that are gone or changed")]
+    Connections(#[source] conntrack::ConntrackError),
     /// Connection tracking refused.
     #[error("forget connections with mark {mark:#x}")]
     Conntrack {
@@ -100,7 +103,7 @@ impl KernelError {
             Self::Open(_) | Self::Sysctl { .. } => {
                 return Some("Egret needs CAP_NET_ADMIN and a writable /proc/sys/net".into());
             }
-            Self::Nft(_) | Self::Conntrack { .. } => return None,
+            Self::Nft(_) | Self::Conntrack { .. } | Self::Connections(_) => return None,
         };
         source.is_permission().then(|| "Egret needs CAP_NET_ADMIN in this network namespace".to_owned())
     }
@@ -110,7 +113,9 @@ impl KernelError {
         match self {
             Self::Step { source, .. } => !source.is_permission() && !matches!(source, RouteError::Closed),
             Self::Sysctl { source, .. } => matches!(source.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput),
-            Self::Open(_) | Self::Observe { .. } | Self::Nft(_) | Self::Conntrack { .. } => false,
+            Self::Open(_) | Self::Observe { .. } | Self::Nft(_) | Self::Conntrack { .. } | Self::Connections(_) => {
+                false
+            }
         }
     }
 

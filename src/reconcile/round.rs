@@ -3,6 +3,7 @@
 //! Deliberately absent: when a round is due (`node`), and everything pure that it calls.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -15,6 +16,7 @@ use crate::cluster::{Cluster, ClusterError, LabelChanges};
 use crate::core::compile::counters::{Counters, Legend, Totals};
 use crate::core::compile::marks::Marks;
 use crate::core::compile::{Compiled, Input, Refused, compile, unfit};
+use crate::core::facts::PodName;
 use crate::core::finding::Finding;
 use crate::core::ground::Features;
 use crate::core::interfaces::{Interface, told};
@@ -22,14 +24,16 @@ use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::{Handover, Serving};
 use crate::core::placement::{Unfit, place_but};
-use crate::core::plan::{Plan, Step, plan};
+use crate::core::plan::sources::Holders;
+use crate::core::plan::{Beside, Plan, Step, plan, plan_beside};
 use crate::core::report::drift::{self, Class};
 use crate::core::report::history::{NodeReport, Sighting};
 use crate::core::state::NodeState;
+use crate::core::state::nft::Family;
 use crate::core::state::ownership::Range;
 use crate::kernel::nft::Generation;
 use crate::kernel::watch::Event;
-use crate::kernel::{Kernel, KernelError, Observed};
+use crate::kernel::{Kernel, KernelError, Observed, conntrack};
 use crate::telemetry::chain;
 
 /// How often a round looks again because somebody changed nftables meanwhile, or put something else in the way.
@@ -119,6 +123,8 @@ pub struct Engine {
     pub told: Option<Told>,
     /// What was last seen to be in force; none before the first round, and after one that failed.
     in_force: Option<(NodeState, Compiled)>,
+    /// Which pod each address was when all was last in force; none before the first time.
+    holders: Option<BTreeMap<IpAddr, PodName>>,
     /// What each counter in the kernel is of, since all was last in force, and what they have counted.
     legend: Legend,
     totals: Totals,
@@ -140,6 +146,7 @@ impl Engine {
             report,
             told: None,
             in_force: None,
+            holders: None,
             legend: Legend::default(),
             totals: Totals::default(),
             marks: NodeMarks::default(),
@@ -205,7 +212,8 @@ impl Engine {
                 done.drifted += 1;
                 *done.classes.entry(class).or_default() += 1;
             }
-            left = plan(&compiled.desired, &observed.state, range);
+            let beside = self.beside(&compiled, &observed).await;
+            left = plan_beside(&compiled.desired, &observed.state, range, &beside);
             if left.is_empty() {
                 done.took = began.elapsed();
                 done.features = observed.ground.features;
@@ -220,7 +228,10 @@ impl Engine {
             }
             match self.apply(&left, observed.generation, &compiled, range, &mut done.steps).await {
                 // What differs at the next look is what somebody else did meanwhile.
-                Ok(refused) if refused.is_empty() => self.in_force = Some((compiled.desired.clone(), compiled)),
+                Ok(refused) if refused.is_empty() => {
+                    self.holders = Some(compiled.holders.clone());
+                    self.in_force = Some((compiled.desired.clone(), compiled));
+                }
                 Ok(refused) => {
                     self.in_force = None;
                     if done.refused.extend(refused) {
@@ -275,6 +286,14 @@ impl Engine {
         compiled.findings.sort();
         compiled.findings.dedup();
         Ok((compiled, observed))
+    }
+
+    /// What decides steps beside the two states.
+    async fn beside(&self, compiled: &Compiled, observed: &Observed) -> Beside {
+        let holders = Holders { before: self.holders.clone(), now: compiled.holders.clone() };
+        let first = compiled.desired.nft.contains_key(&Family::Inet) && !observed.state.nft.contains_key(&Family::Inet);
+        let untracked = first && !conntrack::at_work().await.unwrap_or(true);
+        Beside { holders, untracked }
     }
 
     /// What somebody changed since all was in force.
@@ -418,6 +437,7 @@ impl Engine {
         self.report.emergency = intent.emergency.clone().map(Box::new);
         self.report.set_findings(compiled.findings.clone(), now);
         self.legend = Legend::of(&compiled);
+        self.holders = Some(compiled.holders.clone());
         self.in_force = Some((compiled.desired.clone(), compiled));
         Ok(())
     }

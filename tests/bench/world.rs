@@ -60,5 +60,6 @@ pub(crate) fn pod(app: usize, node: &str, node_number: usize, host: usize) -> Po
         addresses: vec![format!("10.{high}.{low}.{}", host + 2).parse().expect("an address")],
         host_network: false,
         finished: false,
+        terminating: false,
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Each test has a network namespace of its own. Deliberately absent: packets (`tests/lab`), and what should be there (`core`).
 
+mod connections;
 pub(crate) mod oracle;
 mod samples;
 

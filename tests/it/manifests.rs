@@ -65,7 +65,10 @@ fn kubectl_facts() -> Facts {
         namespaces: [("batuu".to_owned(), labels(&[("kubernetes.io/metadata.name", "batuu")]))].into(),
         pods: [
             (pod_name("batuu/tiefighter"), pod("kind-worker", &empire, &["10.1.1.177", "fd00:10:1:1::b1"])),
-            (pod_name("batuu/xwing"), pod("kind-worker", &[("org", "alliance")], &["10.1.1.234"])),
+            (
+                pod_name("batuu/xwing"),
+                Pod { terminating: true, ..pod("kind-worker", &[("org", "alliance")], &["10.1.1.234"]) },
+            ),
             (pod_name("batuu/migration-x7z2p"), Pod { finished: true, ..pod("kind-worker2", &[], &["10.1.2.9"]) }),
             (
                 pod_name("kube-system/kube-proxy-4hzxc"),

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod claims;
+mod connections;
 mod crashes;
 mod drift;
 mod exits;

@@ -110,6 +110,11 @@ impl Lab {
         self.claim.namespace("router")
     }
 
+    /// The namespace of the outpost.
+    pub(crate) fn outpost_namespace(&self) -> Namespace {
+        self.claim.namespace("outpost")
+    }
+
     /// The outpost, with what it remembers.
     pub(crate) fn outpost(&self) -> &Outpost {
         &self.outpost
@@ -290,6 +295,9 @@ fn build(options: &Options, nodes: &[Node], claim: &Claim) -> Result<(), LabErro
     for node in nodes {
         let namespace = claim.namespace(&node.name);
         namespace.ip_batch(topology::node(options, node).text())?;
+        if options.tracks {
+            namespace.nft(topology::TRACK)?;
+        }
         if options.masquerade {
             namespace.nft(topology::MASQUERADE)?;
         }

@@ -47,6 +47,8 @@ pub(crate) struct Options {
     pub(crate) default_route_over_net1: bool,
     /// Nodes have a table `cni` that gives pods' packets the node's address where they leave the node for outside the cluster.
     pub(crate) masquerade: bool,
+    /// Nodes have a table `kube` that has connections tracked, as kube-proxy's rules do on every node that has them.
+    pub(crate) tracks: bool,
     /// The binary `egret`; none: the one that cargo built beside the test.
     pub(crate) program: Option<PathBuf>,
 }
@@ -65,6 +67,7 @@ impl Default for Options {
             ipv6: true,
             default_route_over_net1: false,
             masquerade: false,
+            tracks: true,
             program: None,
         }
     }
@@ -319,6 +322,15 @@ pub(crate) fn sysctls(options: &Options, forwards: bool, rp_filter: u8) -> Vec<(
     settings.push(("net.ipv6.conf.all.forwarding".to_owned(), u8::from(forwards).to_string()));
     settings
 }
+
+/// A rule that looks at connections, and does nothing.
+pub(crate) const TRACK: &str = "
+table inet kube {
+  chain forward { type filter hook forward priority filter; policy accept;
+    ct state established accept
+  }
+}
+";
 
 /// The table of a CNI that hides pods behind their node, as kindnet's and flannel's does; packets between pods keep their addresses.
 pub(crate) const MASQUERADE: &str = r#"

@@ -94,6 +94,7 @@ pub(super) struct Meta<M: Default> {
     pub resource_version: String,
     pub generation: Option<i64>,
     pub labels: Option<Labels>,
+    deletion_timestamp: Option<IgnoredAny>,
     pub annotations: Option<Annotations>,
     pub managed_fields: M,
 }
@@ -395,6 +396,7 @@ impl Watched for Pods {
             addresses: addresses.iter().filter_map(|address| address.parse().ok()).collect(),
             host_network: spec.host_network.unwrap_or_default(),
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            terminating: metadata.deletion_timestamp.is_some(),
         };
         Some((PodName { namespace: metadata.namespace.unwrap_or_default(), name: metadata.name }, pod))
     }

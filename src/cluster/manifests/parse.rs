@@ -202,7 +202,8 @@ impl Reader<'_> {
                 // kubectl, too, takes a manifest without a namespace for one of `default`.
                 let namespace = document.metadata.namespace.unwrap_or_else(|| "default".to_owned());
                 let key = Key::Pod(PodName { namespace, name: name.value });
-                (key, pod(labels, document.spec, document.status).map(Value::Pod))
+                let terminating = document.metadata.deletion_timestamp.is_some();
+                (key, pod(labels, terminating, document.spec, document.status).map(Value::Pod))
             }
         };
         match value {
@@ -268,8 +269,7 @@ fn networks(spec: Spec) -> Result<Vec<Network>, Unusable> {
     told.iter().chain(&pod_networks).map(|net| value_of(net, "the pod network")).collect()
 }
 
-/// A pod that is being deleted has its address until it is gone: `deletionTimestamp` changes nothing.
-fn pod(labels: Labels, spec: Spec, status: Status) -> Result<Pod, Unusable> {
+fn pod(labels: Labels, terminating: bool, spec: Spec, status: Status) -> Result<Pod, Unusable> {
     let node = spec.node_name.filter(|name| !name.value.is_empty());
     let node = node.map(|name| {
         NodeName::parse(&name.value).map_err(|error| Unusable {
@@ -289,6 +289,7 @@ fn pod(labels: Labels, spec: Spec, status: Status) -> Result<Pod, Unusable> {
             .collect::<Result<_, _>>()?,
         host_network: spec.host_network.unwrap_or(false),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        terminating,
     })
 }
 
@@ -344,6 +345,8 @@ struct Metadata {
     namespace: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
     labels: BTreeMap<String, Option<String>>,
+    #[serde(rename = "deletionTimestamp")]
+    deletion_timestamp: Option<IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]

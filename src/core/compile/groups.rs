@@ -4,6 +4,7 @@
 //! destinations never multiply. Deliberately absent: nftables (`table`) and marks (`marks`).
 
 use std::cmp::Reverse;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -60,10 +61,20 @@ pub(super) struct Grouping {
     pub groups: Vec<Group>,
     /// Every address of a pod of this node, and the name of its group; none: no policy selects it.
     pub addresses: BTreeMap<IpAddr, Option<String>>,
+    /// Every address of a pod of this node, and which pod's it is.
+    pub holders: BTreeMap<IpAddr, PodName>,
     /// Members on this node by policy.
     pub members: BTreeMap<PolicyId, Vec<PodName>>,
     /// Overlaps, and addresses that two pods claim.
     pub findings: Vec<Finding>,
+}
+
+/// Who has an address. Of two pods the one that is not being deleted: the other's address was given on. Of two that are both
+/// running, or both being deleted, the later name.
+struct Owner<'a> {
+    name: &'a PodName,
+    terminating: bool,
+    group: Option<String>,
 }
 
 /// Sorts the pods of the node into groups.
@@ -72,7 +83,7 @@ pub(super) fn gather(input: &Input<'_>) -> Grouping {
     let in_force = || input.set.policies.values().filter(|policy| input.placement.policies.contains_key(&policy.id));
     let index = Members::new(in_force());
     let mut groups: BTreeMap<Vec<(PolicyId, Way)>, Vec<PodName>> = BTreeMap::new();
-    let mut owners: BTreeMap<IpAddr, (&PodName, Option<String>)> = BTreeMap::new();
+    let mut owners: BTreeMap<IpAddr, Owner<'_>> = BTreeMap::new();
     for (name, pod) in local_pods(input) {
         let policies: Vec<(PolicyId, Way)> = index
             .of(name, pod, input.facts)
@@ -83,17 +94,30 @@ pub(super) fn gather(input: &Input<'_>) -> Grouping {
             grouping.members.entry(policy.clone()).or_default().push(name.clone());
         }
         let group = (!policies.is_empty()).then(|| group_name(&policies));
-        for address in &pod.addresses {
-            if let Some((other, _)) = owners.insert(*address, (name, group.clone())) {
-                let message = format!("has the address {address} of {other} too; {name} counts");
-                grouping.findings.push(Finding::new("address-twice", name, message));
+        for address in pod.addresses.iter().collect::<BTreeSet<_>>() {
+            let owner = Owner { name, terminating: pod.terminating, group: group.clone() };
+            match owners.entry(*address) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(owner);
+                }
+                Entry::Occupied(mut other) => {
+                    if !other.get().terminating && !owner.terminating {
+                        let message = format!("has the address {address} of {} too; {name} counts", other.get().name);
+                        grouping.findings.push(Finding::new("address-twice", name, message));
+                    }
+                    // Pods come in the order of their names.
+                    if other.get().terminating || !owner.terminating {
+                        other.insert(owner);
+                    }
+                }
             }
         }
         if !policies.is_empty() {
             groups.entry(policies).or_default().push(name.clone());
         }
     }
-    grouping.addresses = owners.into_iter().map(|(address, (_, group))| (address, group)).collect();
+    grouping.holders = owners.iter().map(|(address, owner)| (*address, owner.name.clone())).collect();
+    grouping.addresses = owners.into_iter().map(|(address, owner)| (address, owner.group)).collect();
     let mut overlaps = BTreeSet::new();
     for (policies, pods) in groups {
         let flat = cidr::flatten(&targets(input.set, &policies, &mut overlaps));

@@ -18,6 +18,7 @@ pub(crate) use groups::{targets, way};
 pub(crate) use own_exits::egress_address;
 pub use own_exits::{OutRoute, WayOut};
 pub use refused::Refused;
+pub(crate) use table::GROUP;
 pub use table::{EXITS, RP_FILTER_BEFORE};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,6 +73,8 @@ pub struct Compiled {
     pub members: BTreeMap<PolicyId, Vec<PodName>>,
     /// Policies that each group of pods stands for, by the group's name: for reports.
     pub groups: BTreeMap<String, BTreeSet<PolicyId>>,
+    /// Which pod each address of a pod of this node is.
+    pub holders: BTreeMap<IpAddr, PodName>,
     /// Policies' ways through exits, by the name of the chain that counts each.
     pub policy_chains: BTreeMap<String, PolicyChain>,
 }
@@ -162,6 +165,7 @@ pub fn compile(input: &Input<'_>) -> Compiled {
         .map(|group| (group.name.clone(), group.policies.iter().map(|(policy, _)| policy.clone()).collect()))
         .collect();
     compiled.members = grouping.members;
+    compiled.holders = grouping.holders;
     compiled.findings.extend(grouping.findings);
     compiled.findings.extend(forwarding::of_pods(input, &compiled.members, &families));
     input.refused.apply(input.node, &mut compiled);

@@ -98,6 +98,8 @@ impl Compiled {
             | Step::AddAddress(..)
             | Step::DeleteAddress(..)
             | Step::Forget { .. }
+            | Step::ForgetSources(_)
+            | Step::Notice
             | Step::Settle
             | Step::Nft(..) => {}
         }

@@ -6,7 +6,8 @@ use super::*;
 use crate::core::facts::{Node, Pod};
 use crate::core::ground::{Features, GroundRoute, Interface};
 use crate::core::placement::place;
-use crate::core::plan::Listing;
+use crate::core::plan::sources::{Connection, Sources};
+use crate::core::plan::{Listing, Step, plan};
 use crate::core::policy::catalogue::{Catalogue, Change};
 use crate::core::state::nft::{Chain, Family, Ruleset, Table};
 
@@ -147,6 +148,26 @@ fn of_two_pods_with_one_address_the_last_counts_and_a_person_is_told() {
 }
 
 #[test]
+fn of_two_pods_with_one_address_the_one_that_is_not_being_deleted_counts_whatever_their_names() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
+    for (gone, runs, expected) in [("one", "two", ["10.1.1.5 : accept"]), ("two", "one", ["10.1.1.5 : goto "])] {
+        let (empire, alliance) = ("empire", "alliance");
+        let of = |name| if name == "one" { empire } else { alliance };
+        let mut facts = facts(&[(gone, of(gone), "10.1.1.5"), (runs, of(runs), "10.1.1.5")]);
+        facts.pods.get_mut(&pod_name(gone)).expect("a pod").terminating = true;
+        let once = compiled(&set, &facts, &Ground::default(), &Marks::default());
+        let found = elements(&once, "group_of4");
+        assert!(found[0].starts_with(expected[0]), "{found:?}");
+        assert_eq!(once.holders, BTreeMap::from([(IpAddr::from([10, 1, 1, 5]), pod_name(runs))]));
+        assert_eq!(once.findings, [], "that is how pods end");
+        // Alone, it keeps its address until it is gone.
+        facts.pods.remove(&pod_name(runs));
+        let once = compiled(&set, &facts, &Ground::default(), &Marks::default());
+        assert_eq!(once.holders, BTreeMap::from([(IpAddr::from([10, 1, 1, 5]), pod_name(gone))]));
+    }
+}
+
+#[test]
 fn a_kernel_without_ipv6_gets_ipv4_alone_and_a_person_is_told() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2"), policy("b", "empire", "2001:db8:4::/64", "2")], "");
     let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &Ground::default(), &Marks::default());
@@ -239,8 +260,8 @@ fn a_step_is_its_exits_or_everybodys() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2"), policy("b", "empire", "10.0.5.0/24", "3")], "");
     let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &below(1500), &Marks::default());
     for (step, parts) in refusals(&compiled, &set) {
-        let second = step.contains("9001") || step.contains("172.18.0.2 dev egret0 lladdr");
-        let third = step.contains("9002") || step.contains("172.18.0.3 dev egret0 lladdr");
+        let second = step.contains("9001") || step.contains("169.254.128.1 dev egret0 lladdr");
+        let third = step.contains("9002") || step.contains("169.254.128.2 dev egret0 lladdr");
         let expected: &[&str] = match (second, third) {
             (true, false) => &["n2 dev net1"],
             (false, true) => &["n3 dev net1"],
@@ -278,9 +299,9 @@ fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
         whole.refused(&crate::core::plan::Step::SetRoute(key.clone(), route.clone(), None), "do it", set.config.range)
     };
     let mut refused = refuse(9001, "0.0.0.0/0");
-    assert!(refused.extend(refuse(9002, "0.0.0.0/0")) && refused.extend(refuse(9000, "10.1.4.0/24")));
+    assert!(refused.extend(refuse(9002, "0.0.0.0/0")) && refused.extend(refuse(9000, "10.1.4.254/32")));
     assert!(!refused.extend(refuse(9001, "0.0.0.0/0")), "the same again is nothing new");
-    assert!(refused.covers(&refuse(9002, "10.1.1.0/24")) && !refused.covers(&refuse(9000, "10.1.3.0/24")));
+    assert!(refused.covers(&refuse(9002, "10.1.1.0/24")) && !refused.covers(&refuse(9000, "10.1.3.254/32")));
     let without = input(&refused);
     let left: Vec<String> = without
         .desired
@@ -292,8 +313,9 @@ fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
     assert_eq!(
         left,
         [
-            "10.1.2.0/24 encap ip id 16777215 dst 172.18.0.2 via 172.18.0.2 dev egret0 onlink table 9000 proto egret",
-            "10.1.3.0/24 encap ip id 16777215 dst 172.18.0.3 via 172.18.0.3 dev egret0 onlink table 9000 proto egret",
+            "default dev egret0 table 9000 proto egret",
+            "10.1.2.254 encap ip id 1 src 172.18.0.1 dst 172.18.0.2 via 169.254.128.0 dev egret0 onlink table 9000 proto egret",
+            "10.1.3.254 encap ip id 1 src 172.18.0.1 dst 172.18.0.3 via 169.254.128.0 dev egret0 onlink table 9000 proto egret",
             "unreachable default table 9001 metric 4278198272 proto egret",
             "unreachable default table 9002 metric 4278198272 proto egret",
         ]
@@ -310,7 +332,7 @@ fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
     assert_eq!(
         found,
         [
-            ("n1", "the kernel refuses to do it; replies to that node's pods do not go through the tunnel"),
+            ("n1", "the kernel refuses to do it; replies to that node's pods are dropped"),
             (
                 "n1 dev net1",
                 "n1's kernel refuses to do it; members' packets are dropped there, and everything else is in force"
@@ -352,4 +374,60 @@ fn an_exit_whose_interface_forwards_nothing_is_not_served_whoever_is_asked_to() 
             "no node that matches gw=1 is fit: n1 does not forward packets for it; members' packets to its destinations are dropped"
         ]
     );
+}
+
+/// The plan reads the tables that are made here: by the names of their sets, and by where their chains lead.
+#[test]
+fn which_connections_are_forgotten_is_read_from_the_tables() {
+    let sources = |desired: &Compiled, observed: &Compiled, range| -> Vec<Sources> {
+        let steps = plan(&desired.desired, &observed.desired, range).steps;
+        let of = |step| if let Step::ForgetSources(sources) = step { Some(sources) } else { None };
+        steps.into_iter().filter_map(of).collect()
+    };
+    for (destination, pod, outside, inside) in [
+        ("0.0.0.0/0", "10.1.1.5", "192.0.2.1", "10.1.2.9"),
+        ("2000::/3", "2001:db8:1::5", "2001:db8:4::1", "2001:db8:1::9"),
+    ] {
+        let config = "podCIDRs: [\"10.1.0.0/16\", \"2001:db8:1::/64\"]";
+        let document = policy("a", "empire", destination, "2");
+        let (keep, reset) = (
+            set(std::slice::from_ref(&document), config),
+            set(&[document.replace("spec:\n", "spec:\n  existingConnections: Reset\n")], config),
+        );
+        let range = keep.config.range;
+        let ground = below(1500);
+        let state = |set: &PolicySet, pods: &[(&str, &str, &str)], before: &Compiled| {
+            let marks = Marks::observed(&before.desired.nft, range);
+            compiled(set, &facts(pods), &ground, &marks)
+        };
+        let nobody = state(&keep, &[], &Compiled::default());
+        let (member, other) = ([("t", "empire", pod)], [("t", "hutt", pod)]);
+        let is = |mark, destination: &str, answered| Connection {
+            source: pod.parse().expect("an address"),
+            destination: destination.parse().expect("an address"),
+            mark,
+            answered,
+        };
+        let mark = range.mark(1);
+
+        let [comes] = &sources(&state(&keep, &member, &nobody), &nobody, range)[..] else { panic!("one step") };
+        assert!(comes.include(&is(0, outside, true)) && !comes.include(&is(mark, outside, true)));
+        assert!(comes.include(&is(mark, inside, true)) && !comes.include(&is(0, inside, true)));
+
+        let before = state(&keep, &other, &nobody);
+        let [moves] = &sources(&state(&keep, &member, &before), &before, range)[..] else { panic!("one step") };
+        assert!(moves.include(&is(0, outside, false)) && !moves.include(&is(0, outside, true)));
+        assert!(!moves.include(&is(0, inside, false)));
+
+        let before = state(&keep, &member, &nobody);
+        let resets = sources(&state(&reset, &member, &before), &before, range);
+        assert_eq!(resets.len(), 2, "ahead of the switch and behind it");
+        for resets in resets {
+            assert!(resets.include(&is(0, outside, true)) && !resets.include(&is(mark, outside, true)));
+            assert!(!resets.include(&is(0, inside, true)));
+        }
+
+        let [gone] = &sources(&state(&keep, &[], &before), &before, range)[..] else { panic!("one step") };
+        assert!(gone.include(&is(0, inside, true)));
+    }
 }

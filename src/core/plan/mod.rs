@@ -5,6 +5,7 @@
 
 mod nft;
 pub mod simulate;
+pub mod sources;
 pub mod summary;
 mod text;
 
@@ -14,6 +15,8 @@ use super::state::NodeState;
 use super::state::net::{Address, Link, LinkName, Neighbour, Route, RouteKey, Rule, Sysctl};
 use super::state::nft::{Data, Family, Key, Transaction};
 use super::state::ownership::Range;
+
+use self::sources::{Holders, Sources};
 
 pub use text::{Listing, text_diff, unified_diff};
 
@@ -63,6 +66,11 @@ pub enum Step {
         /// Its bits that count.
         mask: u32,
     },
+    /// Forget connections by the pod's address that opened them: the address is given up, given on, or led elsewhere.
+    ForgetSources(Sources),
+    /// Wait a bounded time for live connections to be seen: connection tracking has just begun, and what it sees first of a
+    /// connection counts as new, however old it is.
+    Notice,
     /// Wait until the packets that are on their way through this kernel now have left it: they were sent on by what the steps
     /// before took back, and nothing that they still need may go.
     Settle,
@@ -77,14 +85,32 @@ impl Plan {
     }
 }
 
+/// What decides steps and is in neither state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Whose the pods' addresses are and were.
+    pub holders: Holders,
+    /// Nothing in this kernel has connections tracked yet.
+    pub untracked: bool,
+}
+
+/// The steps from observed to desired, where nothing else is known.
+pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
+    plan_beside(desired, observed, range, &Beside::default())
+}
+
 /// The steps from observed to desired.
 ///
 /// Make before break: devices, neighbours, routes and rules come first, then the one transaction that sends packets there, then,
 /// when the packets are through that were on their way, what nobody uses any more goes. So the packets of a flow take the old way or the new way, or are dropped where there is
 /// neither; they never take the main table's way with the pod's own address.
-pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
+pub fn plan_beside(desired: &NodeState, observed: &NodeState, range: Range, beside: &Beside) -> Plan {
     let mut steps = Vec::new();
-    let observed = &links(desired, observed, &mut steps);
+    let due = sources::due(&desired.nft, &observed.nft, range, &beside.holders);
+    let mut observed = links(desired, observed, &mut steps);
+    let woken = if beside.untracked { nft::wake(&desired.nft, &observed.nft).map(Step::Nft) } else { None };
+    woken.iter().for_each(|step| simulate::apply(step, &mut observed));
+    let observed = &observed;
     let nft = nft::transactions(&desired.nft, &observed.nft);
     let mut order = Order::default();
     order.labels(desired, observed);
@@ -111,12 +137,15 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
     all.extend(order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules));
     all.extend(fresh.into_iter().map(|mark| Step::Forget { mark, mask: range.mask }));
     all.extend(restore);
+    all.extend(due.ahead.map(Step::ForgetSources));
+    all.extend(woken.into_iter().flat_map(|step| [step, Step::Notice]));
     all.extend(nft.prepare.map(Step::Nft));
     all.extend(nft.switch.map(Step::Nft));
     all.extend(late);
-    if !stale.is_empty() || nft.last.is_some() {
+    if !stale.is_empty() || due.behind.is_some() || nft.last.is_some() {
         all.push(Step::Settle);
     }
+    all.extend(due.behind.map(Step::ForgetSources));
     all.extend(stale.into_iter().map(|(mark, mask)| Step::Forget { mark, mask }));
     all.extend(order.delete_rules.into_iter().chain(order.delete_routes).chain(order.delete_neighbours));
     all.extend(order.delete_addresses);

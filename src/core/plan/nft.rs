@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::compile::marks::EXIT_CHAIN;
-use super::super::compile::{EXITS, RP_FILTER_BEFORE};
+use super::super::compile::{EXITS, GROUP, RP_FILTER_BEFORE};
 use super::super::state::nft::{
-    Chain, Change, Data, Family, Field, Hook, Key, Ruleset, Set, Statement, Table, Transaction, Verdict,
+    Chain, Change, Data, Family, Field, Hook, Key, Rule, Ruleset, Set, Statement, Table, Transaction, Verdict,
 };
 use super::super::state::ownership::Range;
 
@@ -142,6 +142,25 @@ pub(super) fn gate(desired: &Ruleset, observed: &Ruleset) -> Option<Transaction>
     let mut changes = Vec::new();
     become_table(Family::Netdev, &shut, found, &mut changes);
     transaction(changes)
+}
+
+/// A rule that does nothing but have connections tracked (`nft_ct_get_init` asks for it, net/netfilter/nft_ct.c), in the chain that
+/// will steer; before a table of ours is there, and where pods will be steered.
+///
+/// Without it a kernel that tracks nothing yet would take the next packet of every live connection for a new connection's first
+/// one, and the switch would steer it.
+pub(super) fn wake(desired: &Ruleset, observed: &Ruleset) -> Option<Transaction> {
+    let wanted = desired.get(&Family::Inet).filter(|_| !observed.contains_key(&Family::Inet))?;
+    let (name, chain) = wanted.chains.iter().find(|(_, chain)| is_prerouting(chain))?;
+    let members = wanted.chains.keys().any(|name| name.starts_with(GROUP));
+    let new = Statement::CtState { bits: 8, negated: false };
+    let rule = Rule(vec![new, Statement::Verdict(Verdict::Accept)]);
+    let changes = vec![
+        (Family::Inet, Change::AddTable { owned: wanted.owned }),
+        (Family::Inet, Change::AddChain(name.clone(), chain.base.clone(), chain.comment.clone())),
+        (Family::Inet, Change::AddRule(name.clone(), rule)),
+    ];
+    members.then_some(Transaction { changes })
 }
 
 /// A table of another shape, as an older version of Egret leaves, is replaced: the new one takes its place at once.

@@ -50,7 +50,7 @@ pub fn apply(step: &Step, state: &mut NodeState) {
         Step::DeleteRule(rule) => {
             state.rules.remove(rule);
         }
-        Step::Forget { .. } | Step::Settle => {}
+        Step::Forget { .. } | Step::ForgetSources(_) | Step::Notice | Step::Settle => {}
         Step::Nft(transaction) => {
             for (family, change) in &transaction.changes {
                 match change {

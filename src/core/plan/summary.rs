@@ -113,6 +113,7 @@ fn pods<'a>(members: impl IntoIterator<Item = &'a PodName>) -> String {
 fn lines_of(step: &Step) -> Vec<String> {
     match step {
         Step::Nft(transaction) => nft_lines(transaction),
+        Step::ForgetSources(sources) => sources.to_string().lines().map(str::to_owned).collect(),
         other => {
             let line = other.to_string();
             vec![line.strip_suffix(" proto egret").unwrap_or(&line).to_owned()]

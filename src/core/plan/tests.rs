@@ -230,10 +230,48 @@ fn a_pod_that_comes_and_one_that_goes_and_one_that_moves_are_elements() {
             &state(&[("10.1.1.1", "exit_1"), ("10.1.1.2", "exit_1"), ("10.1.1.4", "exit_1")])
         ),
         "\
+forget  conn   from 10.1.1.3: those of an earlier pod
 change  nft    inet delete element group_of4 { 10.1.1.2 : goto exit_1, 10.1.1.4 : goto exit_1 }
 change  nft    inet add element group_of4 { 10.1.1.2 : goto exit_2, 10.1.1.3 : goto exit_1 }
+wait    packet until those on their way are through
+forget  conn   from 10.1.1.4: all
 "
     );
+}
+
+#[test]
+fn where_nothing_is_tracked_yet_live_connections_are_seen_before_the_first_switch() {
+    let base = Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150, policy: Policy::Accept };
+    let steer = Chain { base: Some(base), ..Chain::default() };
+    let members = only_table(table(&[("group_a", Chain::default()), ("steer", steer.clone())], &[]));
+    let plan_where = |untracked, desired: &NodeState, observed: &NodeState| {
+        let plan = plan_beside(desired, observed, RANGE, &Beside { untracked, ..Beside::default() });
+        let mut state = observed.clone();
+        plan.steps.iter().for_each(|step| simulate::apply(step, &mut state));
+        assert_eq!(state, *desired);
+        plan.to_string()
+    };
+    let nothing = NodeState::default();
+    assert_eq!(
+        plan_where(true, &members, &nothing),
+        "\
+change  nft    inet add table { flags owner,persist; }
+change  nft    inet add chain steer { type filter hook prerouting priority -150; policy accept; }
+change  nft    inet add rule steer ct state new accept
+wait    conn   until live ones have been seen
+change  nft    inet add chain group_a
+change  nft    inet flush chain steer
+"
+    );
+    for (untracked, desired, observed) in [
+        (false, &members, &nothing),
+        // Nobody is steered here.
+        (true, &only_table(table(&[("steer", steer.clone())], &[])), &nothing),
+        // A table that is there has had connections tracked.
+        (true, &members, &only_table(table(&[("steer", steer)], &[]))),
+    ] {
+        assert!(!plan_where(untracked, desired, observed).contains("wait"));
+    }
 }
 
 #[test]

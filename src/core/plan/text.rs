@@ -29,6 +29,8 @@ impl fmt::Display for Step {
             Self::AddRule(rule) => write!(f, "add     rule   {rule}"),
             Self::DeleteRule(rule) => write!(f, "remove  rule   {rule}"),
             Self::Forget { mark, mask } => write!(f, "forget  conn   mark {mark:#x}/{mask:#x}"),
+            Self::ForgetSources(sources) => sources.fmt(f),
+            Self::Notice => f.write_str("wait    conn   until live ones have been seen"),
             Self::Settle => f.write_str("wait    packet until those on their way are through"),
             Self::Nft(transaction) => {
                 for (position, (family, change)) in transaction.changes.iter().enumerate() {

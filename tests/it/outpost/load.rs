@@ -178,10 +178,6 @@ fn a_live_connection_moves_with_its_policy_where_that_is_asked_for() -> Outcome 
 #[test]
 fn a_connection_older_than_any_policy_stays_as_it_is() -> Outcome {
     let stand = Stand::up(Options::default())?;
-    // Every node with kube-proxy tracks connections. One that does not would meet this one in its middle, and take it for new.
-    stand.lab.node("kind-worker")?.nft(
-        "table inet kube { chain c { type filter hook forward priority 0; policy accept; ct state established accept; }; }",
-    )?;
     let own = stand.lab.pod_addresses("tiefighter")?[0];
     let mut old = stand.lab.long_connection("tiefighter", OUTPOST)?;
     assert_eq!(old.echo()?, own);

@@ -149,7 +149,7 @@ fn pod(number: u8) -> impl Strategy<Value = (PodName, Pod)> {
             }
             let name = PodName { namespace: namespace.to_owned(), name: format!("pod{number}") };
             let node = (!unbound).then(|| node_name(node));
-            (name, Pod { labels, node, addresses, host_network, finished })
+            (name, Pod { labels, node, addresses, host_network, finished, terminating: false })
         },
     )
 }

@@ -102,6 +102,19 @@ fn a_pod_is_where_it_runs_with_which_addresses_and_whether_it_still_does() {
 }
 
 #[test]
+fn a_pod_is_terminating_from_the_moment_it_has_a_deletion_timestamp() {
+    let read = |metadata: Value| {
+        let wire = serde_json::from_value(json!({"metadata": metadata, "spec": {}, "status": {}})).expect("a pod");
+        Pods::read(wire).expect("a pod").1.terminating
+    };
+    assert!(read(
+        json!({"name": "tiefighter", "deletionTimestamp": "2026-11-28T12:00:00Z", "deletionGracePeriodSeconds": 30})
+    ));
+    assert!(!read(json!({"name": "tiefighter", "deletionTimestamp": null})));
+    assert!(!read(json!({"name": "tiefighter"})));
+}
+
+#[test]
 fn a_policy_is_its_spec_and_for_the_controller_who_wrote_it_and_what_was_said_of_it() {
     let policy = json!({
         "apiVersion": "egret.dev/v1alpha1", "kind": "EgressPolicy",

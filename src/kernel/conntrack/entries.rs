@@ -1,0 +1,230 @@
+//! Connections by who opened them: a listing, and each of those that are chosen deleted by its own tuple and number.
+//!
+//! Deliberately absent: the choice, which is the plan's ([`Sources`]).
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+use nix::errno::Errno;
+
+use super::super::nft::socket::{self, ExchangeError, NetfilterSocket};
+use super::super::nft::uapi::{NFPROTO_UNSPEC, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
+use super::super::nft::wire::{self, Malformed, Message, Writer};
+use super::{
+    CTA_MARK, ConntrackError, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW, NFNL_SUBSYS_CTNETLINK,
+};
+use crate::core::plan::sources::{Connection, Sources};
+
+/// include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+const IPCTNL_MSG_CT_GET_STATS: u16 = 5;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_STATUS: u16 = 3;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
+/// `CTA_FILTER_FLAG(CTA_IP_SRC)`, net/netfilter/nf_conntrack_netlink.c.
+const BY_SOURCE: u32 = 1;
+/// include/uapi/linux/netfilter/nf_conntrack_common.h.
+const IPS_SEEN_REPLY: u32 = 1 << 1;
+/// linux/netfilter.h.
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+/// linux/netlink.h.
+const NLA_F_NESTED: u16 = 0x8000;
+
+/// Up to so many IPv4 addresses each get a listing that the kernel filters; more share one that it does not. A filtered listing
+/// walks the whole table too, but makes no message of what it leaves out.
+///
+/// IPv6 addresses always share one: the kernel's filter has the comparison the wrong way round there, and leaves out what it is
+/// asked for (`ctnetlink_filter_match_tuple`, net/netfilter/nf_conntrack_netlink.c: `!ipv6_addr_cmp`; seen on Linux 6.18).
+const SINGLY: usize = 16;
+
+/// One connection, as a request names it.
+struct Entry {
+    family: u8,
+    tuple: Vec<u8>,
+    zone: Option<Vec<u8>>,
+    id: Option<Vec<u8>>,
+}
+
+/// Deletes the connections that are chosen; the next packet of each is a new connection's. Returns how many there were.
+/// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
+pub async fn forget_sources(sources: &Sources) -> Result<usize, ConntrackError> {
+    let failed = |source| ConntrackError::Sources { doing: "forget", source };
+    let mut socket =
+        NetfilterSocket::open(socket::LARGE_BUFFER).map_err(|error| failed(ExchangeError::Socket(error)))?;
+    let mut chosen = Vec::new();
+    let few = sources.addresses.keys().filter(|address| address.is_ipv4()).count() <= SINGLY;
+    let singly = |address: &IpAddr| Some(*address).filter(|address| few && address.is_ipv4());
+    let listings: BTreeSet<(u8, Option<IpAddr>)> =
+        sources.addresses.keys().map(|address| (family_of(*address), singly(address))).collect();
+    for (family, source) in listings {
+        list(&mut socket, (family, source), sources, &mut chosen).await?;
+    }
+    for entry in &chosen {
+        delete(&mut socket, entry).await.map_err(failed)?;
+    }
+    Ok(chosen.len())
+}
+
+/// How many connections are tracked at all. None are either where there are none, or where nothing has asked for tracking.
+/// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
+pub async fn tracked() -> Result<u32, ConntrackError> {
+    let failed = |source| ConntrackError::Sources { doing: "count", source };
+    let mut socket =
+        NetfilterSocket::open(socket::LARGE_BUFFER).map_err(|error| failed(ExchangeError::Socket(error)))?;
+    let mut entries = 0;
+    let request = |sequence| {
+        let kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS;
+        let mut writer = Writer::default();
+        writer.message((kind, NLM_F_REQUEST | NLM_F_ACK, sequence), (NFPROTO_UNSPEC, 0), |_| {});
+        writer.finish().unwrap_or_default()
+    };
+    let answer = |message: &Message<'_>| {
+        if message.of_subsystem(NFNL_SUBSYS_CTNETLINK) == Some(IPCTNL_MSG_CT_GET_STATS.to_le_bytes()[0]) {
+            entries = wire::find_u32(message.netfilter()?.1, CTA_STATS_GLOBAL_ENTRIES)?.unwrap_or(0);
+        }
+        Ok(())
+    };
+    socket.ask(request, answer).await.map_err(|source| missing("count", source))?;
+    Ok(entries)
+}
+
+/// Whether connections are tracked here. Nothing lists that in every kernel; where there is none, one is made: a datagram over `lo`,
+/// to ourselves.
+/// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
+pub async fn at_work() -> Result<bool, ConntrackError> {
+    if tracked().await? > 0 {
+        return Ok(true);
+    }
+    // Without a loopback that works there is no telling, and nobody is harmed who waits.
+    let made = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|own| own.send_to(b"egret", own.local_addr()?));
+    Ok(made.is_ok() && tracked().await? > 0)
+}
+
+/// nfnetlink says EINVAL for a subsystem that nobody has registered.
+fn missing(doing: &'static str, source: ExchangeError) -> ConntrackError {
+    match source {
+        ExchangeError::Refused { errno, .. } if socket::is(&errno, Errno::EINVAL) => ConntrackError::Missing { doing },
+        source => ConntrackError::Sources { doing, source },
+    }
+}
+
+fn family_of(address: IpAddr) -> u8 {
+    if address.is_ipv4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 }
+}
+
+/// The kernel's filter came with Linux 5.8. An older one does not know the attribute and lists everything, or refuses: then it is
+/// asked without. What it lists is looked at here in any case.
+async fn list(
+    socket: &mut NetfilterSocket,
+    (family, source): (u8, Option<IpAddr>),
+    sources: &Sources,
+    chosen: &mut Vec<Entry>,
+) -> Result<(), ConntrackError> {
+    let before = chosen.len();
+    let mut filter = source;
+    loop {
+        let request = |sequence| {
+            let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_GET);
+            let mut writer = Writer::default();
+            writer.message((kind, NLM_F_REQUEST | NLM_F_DUMP, sequence), (family, 0), |message| {
+                if let Some(source) = filter {
+                    by_source(message, source);
+                }
+            });
+            writer.finish().unwrap_or_default()
+        };
+        let answer = |message: &Message<'_>| {
+            if message.of_subsystem(NFNL_SUBSYS_CTNETLINK) == Some(IPCTNL_MSG_CT_NEW) {
+                let (family, attributes) = message.netfilter()?;
+                if let Some(connection) = connection(attributes)?
+                    && source.is_none_or(|source| source == connection.source)
+                    && sources.include(&connection)
+                {
+                    chosen.push(entry(family, attributes)?);
+                }
+            }
+            Ok(())
+        };
+        match socket.ask(request, answer).await {
+            Ok(()) => return Ok(()),
+            Err(ExchangeError::Refused { .. }) if filter.is_some() => {
+                filter = None;
+                chosen.truncate(before);
+            }
+            Err(source) => return Err(missing("forget", source)),
+        }
+    }
+}
+
+/// `CTA_FILTER` names the parts of the tuple that count. Its flags are in this machine's order (`NLA_U32`).
+fn by_source(message: &mut Writer, source: IpAddr) {
+    message.nested(CTA_TUPLE_ORIG, |tuple| {
+        tuple.nested(CTA_TUPLE_IP, |addresses| match source {
+            IpAddr::V4(source) => addresses.bytes(CTA_IP_V4_SRC, &source.octets()),
+            IpAddr::V6(source) => addresses.bytes(CTA_IP_V6_SRC, &source.octets()),
+        });
+    });
+    message.nested(CTA_FILTER, |filter| filter.bytes(CTA_FILTER_ORIG_FLAGS, &BY_SOURCE.to_ne_bytes()));
+}
+
+/// What matters of an entry; none if it has no addresses, as no entry of these families is.
+fn connection(attributes: &[u8]) -> Result<Option<Connection>, Malformed> {
+    let source = |tuple| -> Result<Option<IpAddr>, Malformed> {
+        let Some(tuple) = wire::find(attributes, tuple)? else { return Ok(None) };
+        let Some(addresses) = wire::find(tuple, CTA_TUPLE_IP)? else { return Ok(None) };
+        if let Some(octets) = wire::find(addresses, CTA_IP_V4_SRC)? {
+            return <[u8; 4]>::try_from(octets)
+                .map(|octets| Some(octets.into()))
+                .map_err(|_| Malformed { what: "address" });
+        }
+        let octets = wire::find(addresses, CTA_IP_V6_SRC)?.map(<[u8; 16]>::try_from);
+        octets.transpose().map(|octets| octets.map(IpAddr::from)).map_err(|_| Malformed { what: "address" })
+    };
+    let (Some(from), Some(to)) = (source(CTA_TUPLE_ORIG)?, source(CTA_TUPLE_REPLY)?) else { return Ok(None) };
+    let status = wire::find_u32(attributes, CTA_STATUS)?.unwrap_or(0);
+    Ok(Some(Connection {
+        source: from,
+        destination: to,
+        // One without CTA_MARK has no mark.
+        mark: wire::find_u32(attributes, CTA_MARK)?.unwrap_or(0),
+        answered: status & IPS_SEEN_REPLY != 0,
+    }))
+}
+
+fn entry(family: u8, attributes: &[u8]) -> Result<Entry, Malformed> {
+    let copy = |kind| Ok(wire::find(attributes, kind)?.map(<[u8]>::to_vec));
+    let tuple = copy(CTA_TUPLE_ORIG)?.ok_or(Malformed { what: "connection" })?;
+    Ok(Entry { family, tuple, zone: copy(CTA_ZONE)?, id: copy(CTA_ID)? })
+}
+
+/// By its tuple, and by its number: a connection that has come into being since under the same tuple stays.
+async fn delete(socket: &mut NetfilterSocket, entry: &Entry) -> Result<(), ExchangeError> {
+    let request = |sequence| {
+        let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_DELETE);
+        let mut writer = Writer::default();
+        writer.message((kind, NLM_F_REQUEST | NLM_F_ACK, sequence), (entry.family, 0), |message| {
+            message.bytes(CTA_TUPLE_ORIG | NLA_F_NESTED, &entry.tuple);
+            for (kind, bytes) in [(CTA_ZONE, &entry.zone), (CTA_ID, &entry.id)] {
+                if let Some(bytes) = bytes {
+                    message.bytes(kind, bytes);
+                }
+            }
+        });
+        writer.finish().unwrap_or_default()
+    };
+    match socket.ask(request, |_| Ok(())).await {
+        // It has ended meanwhile.
+        Err(ExchangeError::Refused { errno, .. }) if socket::is(&errno, Errno::ENOENT) => Ok(()),
+        // Some kernels do not let go of one that a flow table has taken over. Its packets come to no rule of ours either.
+        Err(ExchangeError::Refused { errno, .. }) if socket::is(&errno, Errno::EBUSY) => Ok(()),
+        other => other,
+    }
+}
