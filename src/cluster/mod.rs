@@ -138,6 +138,7 @@ impl Cluster {
                     nodes: BTreeMap::new(),
                     namespaces: BTreeMap::new(),
                     pods: BTreeMap::new(),
+                    held: BTreeMap::new(),
                     grounds: BTreeMap::new(),
                 };
                 &NOTHING

@@ -142,13 +142,16 @@ impl Watch {
                 self.own_links.contains(&neighbour.header.ifindex).then_some(Subject::Neighbour)
             }
             RouteNetlinkMessage::NewRule(rule) | RouteNetlinkMessage::DelRule(rule) => {
+                // Of others only those that may say by which table an egress address goes.
+                let looks_at_source = routes::source_rule(rule).is_some();
                 let (rule, of) = routes::rule(rule)?;
-                (of == PROTOCOL).then_some(Subject::Rule(rule.priority))
+                (of == PROTOCOL || looks_at_source).then_some(Subject::Rule(rule.priority))
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 let table = routes::table(route);
-                let main = table == u32::from(rtnetlink::packet_route::route::RouteHeader::RT_TABLE_MAIN);
-                (main || routes::protocol(route.header.protocol) == PROTOCOL).then_some(Subject::Route(table))
+                // Which tables of others a rule leads to is known at the look; what nobody needs is the kernel's own table.
+                let matters = table != routes::LOCAL || routes::protocol(route.header.protocol) == PROTOCOL;
+                matters.then_some(Subject::Route(table))
             }
             _ => None,
         }

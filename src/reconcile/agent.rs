@@ -227,8 +227,14 @@ impl Agent {
             let now = serving(nodes.iter().map(|(name, node)| (name, &node.status)));
             due |= told.serving != now;
             told.serving = now;
+            // What this agent said before it was started anew: an address is not here since now because of that.
+            if changed.synced
+                && let Some(own) = nodes.get(&self.keeper.engine.node)
+            {
+                told.holds.extend(own.status.holds.iter().map(|one| (one.address, one.since)));
+            }
             let seen = nodes.contains_key(&self.keeper.engine.node);
-            if std::mem::replace(&mut self.seen, seen) && !seen && self.said.serves() {
+            if std::mem::replace(&mut self.seen, seen) && !seen && self.said.concerns_others() {
                 tracing::warn!("somebody took away what was said of this node; it is said again");
                 self.lost += 1;
                 due = true;
@@ -376,12 +382,14 @@ impl Agent {
             _ => None,
         };
         let revision = intent.map(|intent| intent.commit.id.to_string()).unwrap_or_default();
+        let holds = self.keeper.engine.told.as_ref().map(|told| told.holds.clone()).unwrap_or_default();
         let facts = NodeFacts {
             revision: &revision,
             fence: self.shelf.fence(),
             compiled: self.keeper.engine.in_force(),
             report: &self.keeper.engine.report,
             features: self.features,
+            holds: &holds,
             interfaces: &self.interfaces,
             kernel: &self.kernel,
             fault,

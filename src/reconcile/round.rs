@@ -3,6 +3,7 @@
 //! Deliberately absent: when a round is due (`node`), and everything pure that it calls.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -16,11 +17,11 @@ use crate::core::compile::marks::Marks;
 use crate::core::compile::{Compiled, Input, compile};
 use crate::core::finding::Finding;
 use crate::core::ground::Features;
-use crate::core::interfaces::{Interface, told};
+use crate::core::interfaces::{self, Interface, told};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::{Handover, Serving};
-use crate::core::placement::place;
+use crate::core::placement::{place, place_with};
 use crate::core::plan::{Plan, Step, plan};
 use crate::core::report::drift::{self, Class};
 use crate::core::report::history::{NodeReport, Sighting};
@@ -91,6 +92,8 @@ pub struct Done {
 pub struct Told {
     /// Which exits each gateway serves.
     pub serving: Serving,
+    /// Egress addresses that this node has, since when: they are told.
+    pub holds: BTreeMap<IpAddr, Timestamp>,
     /// The ways that were in force.
     pub handover: Handover,
 }
@@ -223,10 +226,19 @@ impl Engine {
         let wanted = intent.set.labels_of(&node, &labels);
         let observed = self.observe(&wanted).await?;
         let facts = self.cluster.facts();
-        let mut placement = place(&intent.set, facts, now);
-        if let Some(Told { serving, handover }) = &mut self.told {
-            placement = handover.next(placement, &node, &intent.set, facts, serving, now);
-        }
+        let placement = match &mut self.told {
+            // What this node's kernel has is known here before anybody is told.
+            Some(Told { serving, holds, handover }) => {
+                let mut here = interfaces::held(&observed.ground, &intent.set, &labels);
+                holds.retain(|address, _| here.remove(address));
+                holds.extend(here.into_iter().map(|address| (address, now)));
+                let mut held = facts.held.clone();
+                held.insert(node.clone(), holds.clone());
+                let placement = place_with(&intent.set, facts, &held, now);
+                handover.next(placement, &node, &intent.set, facts, serving, now)
+            }
+            None => place(&intent.set, facts, now),
+        };
         let marks = Marks::observed(&observed.state.nft, intent.set.config.range);
         let input = Input {
             node: &node,

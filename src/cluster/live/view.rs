@@ -12,6 +12,7 @@ use super::wire::{LabelManager, Manager};
 use crate::core::facts::{Facts, Node, Pod, PodName};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
+use crate::core::status::held;
 
 /// What is known. A resource that is not watched is empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -107,6 +108,8 @@ pub struct Changed {
     pub config: bool,
     /// An EgressNode's status or labels.
     pub egress_nodes: bool,
+    /// Which node has which egress address.
+    pub held: bool,
     /// The last of the first lists came in just now: from here on everything is known.
     pub synced: bool,
     /// A fault came or went, or has another reason now.
@@ -119,9 +122,9 @@ impl Changed {
         self != Self::default()
     }
 
-    /// Whether nodes, namespaces or pods changed.
+    /// Whether nodes, namespaces or pods changed, or who has which egress address.
     pub fn facts(self) -> bool {
-        self.nodes || self.namespaces || self.pods
+        self.nodes || self.namespaces || self.pods || self.held
     }
 
     /// Both.
@@ -134,6 +137,7 @@ impl Changed {
             policies: self.policies || other.policies,
             config: self.config || other.config,
             egress_nodes: self.egress_nodes || other.egress_nodes,
+            held: self.held || other.held,
             synced: self.synced || other.synced,
             faults: self.faults || other.faults,
         }
@@ -172,7 +176,14 @@ impl View {
             Item::Pods(news) => changed.pods = put(&mut self.facts.pods, news, PartialEq::eq),
             Item::Policies(news) => changed.policies = put(&mut self.policies, news, PolicyObject::says_the_same),
             Item::Config(news) => changed.config = self.apply_config(news),
-            Item::EgressNodes(news) => changed.egress_nodes = put(&mut self.egress_nodes, news, PartialEq::eq),
+            Item::EgressNodes(news) => {
+                changed.egress_nodes = put(&mut self.egress_nodes, news, PartialEq::eq);
+                if changed.egress_nodes {
+                    let held = held(self.egress_nodes.iter().map(|(name, node)| (name, &node.status)));
+                    changed.held = self.facts.held != held;
+                    self.facts.held = held;
+                }
+            }
         }
         changed
     }

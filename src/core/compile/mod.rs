@@ -6,12 +6,13 @@ pub mod counters;
 mod groups;
 pub mod marks;
 mod own_exits;
+mod peers;
 mod routing;
 mod table;
 
 pub use groups::{Target, Way};
 pub(crate) use groups::{targets, way};
-pub(crate) use own_exits::egress_address;
+pub(crate) use own_exits::{NO_WAY_OUT, egress_address};
 pub use own_exits::{OutRoute, WayOut};
 pub use table::{EXITS, RP_FILTER_BEFORE};
 
@@ -135,6 +136,8 @@ pub fn compile(input: &Input<'_>) -> Compiled {
     let grouping = groups::gather(input);
     let networks = networks(input, &grouping, &mut compiled.findings);
     compiled.exits = exits(input, &grouping, &families, &mut compiled.findings);
+    let is_gateway = compiled.exits.values().any(|exit| matches!(exit.role, Role::Own { .. }));
+    compiled.findings.extend(peers::findings(input, is_gateway));
     routing::add(&mut compiled.desired, input, &networks, &families, &compiled.exits);
     compiled.policy_chains = table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
     compiled.groups = grouping
@@ -205,8 +208,8 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
         .keys()
         .flat_map(|policy| input.set.policies[policy].destinations.iter().copied())
         .collect();
-    let peers =
-        nodes.iter().filter(|(name, _)| *name != input.node).filter_map(|(_, node)| node.tunnel_address()).collect();
+    let others = nodes.iter().filter(|(name, _)| *name != input.node).filter_map(|(_, node)| node.tunnel_address());
+    let peers = others.filter(|address| !peers::is_own(input, *address)).collect();
     Networks { cluster, local_pods, all_pods, guarded, peers }
 }
 
@@ -270,6 +273,15 @@ fn exits(
             let (ways, missing) = own_exits::resolve(&key, families, input.ground);
             findings.extend(missing);
             Role::Own { vni: exit.vni, ways }
+        } else if peers::is_own(input, exit.peer) {
+            let message = format!(
+                "{}, the InternalIP of its gateway, is an address of this node itself; its members are dropped",
+                exit.peer
+            );
+            findings.push(
+                Finding::new("peer-is-own-address", &key, message).hint("each node needs an InternalIP of its own"),
+            );
+            continue;
         } else {
             Role::Remote { vni: exit.vni, peer: exit.peer }
         };

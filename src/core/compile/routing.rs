@@ -120,12 +120,9 @@ fn add_exit(desired: &mut NodeState, exit: &NodeExit, networks: &Networks, famil
                 tunnel_route(desired, key(everything(family), default_metric(family)), *vni, *peer);
             }
             Role::Own { ways, .. } => {
-                for out in
-                    ways.get(&family).into_iter().flat_map(|way| way.routes.iter().map(move |route| (way, route)))
-                {
-                    let (way, out) = out;
+                for out in ways.get(&family).into_iter().flat_map(|way| &way.routes) {
                     let route = Route::Via {
-                        link: way.interface.clone(),
+                        link: out.interface.clone(),
                         gateway: out.gateway,
                         onlink: out.onlink,
                         encap: None,
@@ -161,8 +158,8 @@ fn add_replies(desired: &mut NodeState, input: &Input<'_>, families: &[AddressFa
     let table = range.table(0);
     for family in families.iter().copied() {
         let mut any = false;
-        for (name, node) in &input.facts.nodes {
-            let Some(peer) = node.tunnel_address().filter(|_| name != input.node) else { continue };
+        for (name, peer) in super::peers::peers(input) {
+            let Some(node) = input.facts.nodes.get(name) else { continue };
             for net in node.pod_cidrs.iter().filter(|net| AddressFamily::of(net.addr()) == family) {
                 let key = RouteKey { family, table, destination: net.trunc(), metric: default_metric(family) };
                 tunnel_route(desired, key, REPLY_VNI, peer);
@@ -198,11 +195,13 @@ pub(super) fn strict_interfaces(input: &Input<'_>, exits: &BTreeMap<ExitKey, Nod
     for exit in exits.values() {
         let Role::Own { ways, .. } = &exit.role else { continue };
         let Some(way) = ways.get(&AddressFamily::V4) else { continue };
-        let Some(interface) = ground.interfaces.get(&way.interface) else { continue };
-        if let Some(before) = ground.loosened.get(&way.interface) {
-            strict.insert(way.interface.clone(), *before);
-        } else if interface.rp_filter.max(ground.rp_filter_all) == 1 {
-            strict.insert(way.interface.clone(), interface.rp_filter);
+        for name in way.interfaces() {
+            let Some(interface) = ground.interfaces.get(name) else { continue };
+            if let Some(before) = ground.loosened.get(name) {
+                strict.insert(name.to_owned(), *before);
+            } else if interface.rp_filter.max(ground.rp_filter_all) == 1 {
+                strict.insert(name.to_owned(), interface.rp_filter);
+            }
         }
     }
     strict

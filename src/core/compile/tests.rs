@@ -185,12 +185,17 @@ fn pods_with_the_same_policies_are_one_group_and_each_policy_knows_its_members()
 
 /// A ground whose interface below the tunnel carries packets of this many bytes.
 fn below(mtu: u32) -> Ground {
-    let eth0 = Interface { up: true, addresses: vec!["172.18.0.1/16".parse().expect("a network")], rp_filter: 0, mtu };
+    let eth0 = Interface {
+        up: true,
+        addresses: vec!["172.18.0.1/16".parse().expect("a network")],
+        mtu,
+        ..Interface::default()
+    };
     let route = GroundRoute {
         destination: "0.0.0.0/0".parse().expect("a network"),
         interface: "eth0".to_owned(),
         gateway: Some(IpAddr::from([172, 18, 255, 254])),
-        metric: 0,
+        ..GroundRoute::default()
     };
     Ground {
         interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]),
@@ -210,4 +215,51 @@ fn the_tunnel_is_as_large_as_the_network_below_and_the_configuration_let_it_be()
     let large = "datapath: {mtu: 8950}";
     let sizes = [mtu("", 1500), mtu("", 9000), mtu("", 1460), mtu(large, 9000), mtu(large, 1500), mtu(large, 0)];
     assert_eq!(sizes, [1450, 1450, 1410, 8950, 1450, 1450]);
+}
+
+#[test]
+fn no_tunnel_leads_to_this_nodes_own_address_or_to_one_that_two_nodes_have() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "1")], "");
+    let mut facts = facts(&[]);
+    let addresses = |facts: &mut Facts, of: &str, last: u8| {
+        facts.nodes.get_mut(&name(of)).expect(of).addresses = vec![IpAddr::from([172, 18, 0, last])];
+    };
+    // n2 is an object that was left behind: it has the address of n1, this node, which is its gateway.
+    addresses(&mut facts, "n2", 1);
+    facts.nodes.get_mut(&name("n2")).expect("n2").ready = false;
+    addresses(&mut facts, "n4", 3);
+    let compiled = compiled(&set, &facts, &below(1500), &Marks::default());
+    let tunnels: Vec<&crate::core::state::net::Route> = compiled
+        .desired
+        .routes
+        .values()
+        .filter(|route| matches!(route, crate::core::state::net::Route::Via { encap: Some(_), .. }))
+        .collect();
+    assert_eq!(tunnels, Vec::<&crate::core::state::net::Route>::new());
+    let shared: Vec<&str> = compiled
+        .findings
+        .iter()
+        .filter(|finding| finding.code == "node-address-shared")
+        .map(|finding| finding.message.as_str())
+        .collect();
+    let expected = [
+        "172.18.0.1 is the InternalIP of n1 and n2; no tunnel leads there",
+        "172.18.0.3 is the InternalIP of n3 and n4; no tunnel leads there",
+    ];
+    assert_eq!(shared, expected);
+    assert_eq!(ids(&compiled), [("n1 dev net1".to_owned(), 1)], "the gateway goes on for others");
+}
+
+#[test]
+fn a_gateway_whose_address_this_node_has_itself_is_not_sent_to() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
+    let mut ground = below(1500);
+    let second = "172.18.0.2/16".parse().expect("a network");
+    ground.interfaces.get_mut("eth0").expect("eth0").addresses.push(second);
+    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &ground, &Marks::default());
+    assert_eq!(ids(&compiled), []);
+    assert!(compiled.findings.iter().any(|finding| finding.code == "peer-is-own-address"));
+    let group = compiled.groups.keys().next().expect("a group");
+    let elements = elements(&compiled, &format!("to4_{group}"));
+    assert!(elements.iter().any(|element| element.contains("10.0.4.0/24") && element.contains("drop")), "{elements:?}");
 }

@@ -10,16 +10,21 @@ mod members;
 pub use exit::{Exit, ExitKey};
 pub use members::Members;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use super::facts::{Facts, PodName};
+use super::facts::{Facts, Node, Owner, Owners, PodName};
 use super::finding::Finding;
 use super::labels::Labels;
 use super::name::NodeName;
-use super::policy::{GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, Suspend};
+use super::policy::{Egress, GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, Suspend};
 use super::state::net::fnv1a;
+
+/// Which of the addresses that policies name each node has, and since when.
+pub type Held = BTreeMap<NodeName, BTreeMap<IpAddr, Timestamp>>;
 
 /// The placement of every policy in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,10 +54,10 @@ pub struct Placed {
 /// The choice for one entry of `egressGateway(s)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The first fit node that matches.
+    /// Of the fit nodes that match, the one that tells to have the address that the policy names, if one does; else the first.
     pub gateway: Option<NodeName>,
     /// Nodes that match and were passed over, with the reason.
-    pub unfit: Vec<(NodeName, &'static str)>,
+    pub unfit: Vec<(NodeName, Cow<'static, str>)>,
 }
 
 impl Placed {
@@ -77,6 +82,11 @@ fn weight(pod: &PodName, exit: &ExitKey) -> u64 {
 
 /// Places every policy that is in force at `now`.
 pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
+    place_with(set, facts, &facts.held, now)
+}
+
+/// The same with another word on who has which address: a node knows its own kernel sooner than others do.
+pub fn place_with(set: &PolicySet, facts: &Facts, held: &Held, now: Timestamp) -> Placement {
     let mut placement = Placement::default();
     let nodes = NodeIndex::new(facts);
     for policy in set.policies.values() {
@@ -84,7 +94,7 @@ pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
             placement.findings.push(suspended(policy));
             continue;
         }
-        let placed = place_one(policy, facts, &nodes, &mut placement.findings);
+        let placed = place_one(policy, facts, held, &nodes, &mut placement.findings);
         placement.policies.insert(policy.id.clone(), placed);
     }
     collect_exits(&mut placement, facts);
@@ -97,8 +107,14 @@ fn suspended(policy: &Policy) -> Finding {
     Finding::new("suspended", &policy.id, format!("is suspended {why}"))
 }
 
-fn place_one(policy: &Policy, facts: &Facts, nodes: &NodeIndex<'_>, findings: &mut Vec<Finding>) -> Placed {
-    let choices: Vec<Choice> = policy.gateways.iter().map(|gateway| choose(gateway, facts, nodes)).collect();
+fn place_one(
+    policy: &Policy,
+    facts: &Facts,
+    held: &Held,
+    nodes: &NodeIndex<'_>,
+    findings: &mut Vec<Finding>,
+) -> Placed {
+    let choices: Vec<Choice> = policy.gateways.iter().map(|gateway| choose(gateway, facts, held, nodes)).collect();
     let exits: BTreeSet<ExitKey> = policy
         .gateways
         .iter()
@@ -129,20 +145,40 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &Choice, none_at_all:
     Finding::new("no-gateway", &policy.id, format!("{reason}; {consequence}"))
 }
 
-fn choose(spec: &GatewaySpec, facts: &Facts, nodes: &NodeIndex<'_>) -> Choice {
-    let mut unfit = Vec::new();
+/// Without an address to look for, nodes behind the first fit one are not asked.
+fn choose(spec: &GatewaySpec, facts: &Facts, held: &Held, nodes: &NodeIndex<'_>) -> Choice {
+    let mut choice = Choice { gateway: None, unfit: Vec::new() };
+    let mut newest: Option<Timestamp> = None;
     for (name, node) in nodes.matching(&spec.node, facts) {
-        match node.unfit() {
-            None => return Choice { gateway: Some(name.clone()), unfit },
-            Some(reason) => unfit.push((name.clone(), reason)),
+        if let Some(reason) = nodes.unfit(name, node) {
+            if choice.gateway.is_none() {
+                choice.unfit.push((name.clone(), reason));
+            }
+            continue;
+        }
+        let Egress::Address(address) = &spec.egress else {
+            choice.gateway = Some(name.clone());
+            break;
+        };
+        let since = since(name, *address, facts, held);
+        if choice.gateway.is_none() || since > newest {
+            (choice.gateway, newest) = (Some(name.clone()), since);
         }
     }
-    Choice { gateway: None, unfit }
+    choice
+}
+
+/// Since when a node has an address, as it tells; a snapshot does not say since when.
+fn since(node: &NodeName, address: IpAddr, facts: &Facts, held: &Held) -> Option<Timestamp> {
+    let told = held.get(node).and_then(|held| held.get(&address)).copied();
+    let known = || facts.grounds.get(node)?.holder(address).map(|_| Timestamp::MIN);
+    told.or_else(known)
 }
 
 /// Nodes by label, so that ten thousand policies do not each look at five thousand nodes.
 struct NodeIndex<'a> {
     by_label: BTreeMap<(&'a str, &'a str), Vec<&'a NodeName>>,
+    owners: Owners<'a>,
 }
 
 impl<'a> NodeIndex<'a> {
@@ -153,7 +189,21 @@ impl<'a> NodeIndex<'a> {
                 by_label.entry((key.as_str(), value.as_str())).or_default().push(name);
             }
         }
-        Self { by_label }
+        Self { by_label, owners: facts.owners() }
+    }
+
+    /// Why a node is no gateway now. One that shares its address with another is none: nobody can tell to which of them a packet goes.
+    fn unfit(&self, name: &NodeName, node: &Node) -> Option<Cow<'static, str>> {
+        if let Some(reason) = node.unfit() {
+            return Some(Cow::Borrowed(reason));
+        }
+        let address = node.tunnel_address()?;
+        match self.owners.of(name, address) {
+            Owner::This => None,
+            Owner::Shared(other) | Owner::Another(other) => {
+                Some(Cow::Owned(format!("shares its InternalIP {address} with {other}")))
+            }
+        }
     }
 
     /// The nodes that match, in the order of their names.
@@ -161,7 +211,7 @@ impl<'a> NodeIndex<'a> {
         &'s self,
         selector: &'s super::labels::Selector,
         facts: &'s Facts,
-    ) -> Box<dyn Iterator<Item = (&'s NodeName, &'s super::facts::Node)> + 's> {
+    ) -> Box<dyn Iterator<Item = (&'s NodeName, &'s Node)> + 's> {
         let matches = move |labels: &Labels| selector.matches(labels);
         match members::single_label(selector) {
             Some((key, value)) => Box::new(

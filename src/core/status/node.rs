@@ -3,6 +3,7 @@
 //! Deliberately absent: when it is told: counts of pods wait for something else to be said, since a pod's start writes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
@@ -13,6 +14,7 @@ use crate::core::compile::{Compiled, Role};
 use crate::core::ground::Features;
 use crate::core::interfaces::Interface;
 use crate::core::name::NodeName;
+use crate::core::placement::Held;
 use crate::core::placement::handover::Serving;
 use crate::core::policy::{PolicyId, PolicyKind};
 use crate::core::report::history::NodeReport;
@@ -32,6 +34,9 @@ pub struct NodeStatus {
     pub exits: Vec<ServedExit>,
     /// Their addresses, for a column.
     pub exit_summary: String,
+    /// Egress addresses that policies name and that it has, where a policy could choose it: policies follow them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<HeldAddress>,
     /// Its interfaces, where a policy could choose it for a gateway: for previews.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<Interface>,
@@ -76,6 +81,16 @@ pub struct ServedExit {
     pub egress_ips: Vec<String>,
 }
 
+/// An egress address that a node has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Since when its agent sees it there. Of several nodes that have it the last is followed: so an address moves.
+    pub since: Timestamp,
+}
+
 /// How many pods of a node a policy selects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -115,6 +130,8 @@ pub struct NodeFacts<'a> {
     pub report: &'a NodeReport,
     /// What the kernel can do.
     pub features: Features,
+    /// Which egress addresses it has, and since when.
+    pub holds: &'a BTreeMap<IpAddr, Timestamp>,
     /// What it tells of its interfaces.
     pub interfaces: &'a [Interface],
     /// The kernel's release.
@@ -127,6 +144,11 @@ impl NodeStatus {
     /// Whether this node serves an exit that has an address.
     pub fn serves(&self) -> bool {
         self.exits.iter().any(|exit| !exit.egress_ips.is_empty())
+    }
+
+    /// Whether other nodes' agents have to know what it says: of one that could serve, too, as it has the address.
+    pub fn concerns_others(&self) -> bool {
+        self.serves() || !self.holds.is_empty()
     }
 }
 
@@ -158,6 +180,7 @@ pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) ->
         fence: facts.fence,
         exit_summary: summary(exits.iter().flat_map(|exit| &exit.egress_ips).collect::<BTreeSet<_>>()),
         exits,
+        holds: facts.holds.iter().map(|(address, since)| HeldAddress { address: *address, since: *since }).collect(),
         interfaces: facts.interfaces.to_vec(),
         policies,
         members: pods.len() as u64,
@@ -240,4 +263,11 @@ pub fn serving<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus
         exits.map(|exit| exit.identity.clone()).collect()
     };
     nodes.into_iter().map(|(name, status)| (name.clone(), served(status))).collect::<BTreeMap<_, _>>()
+}
+
+/// Which node has which of the addresses that policies name, and since when.
+pub fn held<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> Held {
+    let told = nodes.into_iter().filter(|(_, status)| !status.holds.is_empty());
+    told.map(|(name, status)| (name.clone(), status.holds.iter().map(|one| (one.address, one.since)).collect()))
+        .collect()
 }

@@ -37,7 +37,7 @@ struct Additions {
     priority: i32,
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
-    next_hops: Vec<IpAddr>,
+    next_hops: Vec<(IpAddr, Span)>,
     suspend: Option<Suspend>,
     suspend_at: Option<Span>,
 }
@@ -107,7 +107,7 @@ fn destinations(entry: &Entry, spans: &mut PolicySpans, out: &mut Findings<'_>) 
 fn gateways(
     spec: &Object<'_>,
     kind: PolicyKind,
-    next_hops: &[IpAddr],
+    next_hops: &[(IpAddr, Span)],
     destinations: &[IpNet],
     spans: &mut PolicySpans,
     out: &mut Findings<'_>,
@@ -152,7 +152,7 @@ fn gateway(
     node: &Node,
     at: Span,
     kind: PolicyKind,
-    next_hops: &[IpAddr],
+    next_hops: &[(IpAddr, Span)],
     destinations: &[IpNet],
     out: &mut Findings<'_>,
 ) -> Option<(GatewaySpec, Span)> {
@@ -167,6 +167,11 @@ fn gateway(
     let mut next_hops = next_hops.to_vec();
     next_hops.extend(next_hops_of(&object, out));
     check_families_of_hops(&next_hops, object.get("nextHops").map_or(at, |entry| entry.key_span), out);
+    let address = fixed.as_ref().and_then(|(_, found)| *found);
+    for (hop, at) in &next_hops {
+        check_hop(*hop, *at, address, destinations, &next_hops, out);
+    }
+    let next_hops = next_hops.into_iter().map(|(hop, _)| hop).collect();
     let egress = match (named, fixed) {
         (Some(_), Some((entry, _))) => {
             out.error(entry.key_span, "interface-and-address", "interface and egressIP are both given")
@@ -177,6 +182,12 @@ fn gateway(
         (None, Some((entry, found))) => {
             if let Some(found) = found {
                 check_family(found, entry.value.span, destinations, out);
+                if matches!(found, IpAddr::V4(v4) if v4.is_link_local())
+                    || matches!(found, IpAddr::V6(v6) if v6.is_unicast_link_local())
+                {
+                    let message = format!("egressIP is {found}, which no router forwards: it lives on one link");
+                    out.error(entry.value.span, "bad-address", message);
+                }
             }
             found.map(Egress::Address)
         }
@@ -202,9 +213,42 @@ fn check_family(egress: IpAddr, at: Span, destinations: &[IpNet], out: &mut Find
     }
 }
 
-fn check_families_of_hops(next_hops: &[IpAddr], at: Span, out: &mut Findings<'_>) {
+/// What no gateway could use as a router, as far as the document alone tells; the gateway knows its own networks
+/// ([`crate::core::ground::Ground::no_router`]).
+fn check_hop(
+    hop: IpAddr,
+    at: Span,
+    egress: Option<IpAddr>,
+    destinations: &[IpNet],
+    all: &[(IpAddr, Span)],
+    out: &mut Findings<'_>,
+) {
+    let family = |is_ipv4: bool| if is_ipv4 { "IPv4" } else { "IPv6" };
+    let serves = |hop: IpAddr| destinations.iter().any(|net| net.addr().is_ipv4() == hop.is_ipv4());
+    if let IpAddr::V4(v4) = hop
+        && (v4.octets()[0] == 0 || v4.octets()[0] >= 240)
+    {
+        // `ipv4_is_zeronet` and `ipv4_is_lbcast` (include/linux/in.h), and class E, which no router has.
+        out.error(at, "bad-next-hop", format!("the next hop {hop} is no address that a router has"))
+            .hint("the address of the router in the network of the gateway's interface");
+    } else if egress == Some(hop) {
+        out.error(at, "bad-next-hop", format!("the next hop {hop} is the egress address itself"))
+            .hint("the address of the router behind the interface: a gateway cannot send on to itself");
+    } else if !serves(hop) && !destinations.is_empty() {
+        let message = format!("no destination is {}, so nothing is sent to the next hop {hop}", family(hop.is_ipv4()));
+        let hint = format!("the {} address of the router", family(!hop.is_ipv4()));
+        // Beside one that is used it is only idle.
+        if all.iter().any(|(other, _)| serves(*other)) {
+            out.warning(at, "idle-next-hop", message).hint("take it out");
+        } else {
+            out.error(at, "bad-next-hop", message).hint(hint);
+        }
+    }
+}
+
+fn check_families_of_hops(next_hops: &[(IpAddr, Span)], at: Span, out: &mut Findings<'_>) {
     for is_ipv4 in [true, false] {
-        if next_hops.iter().filter(|hop| hop.is_ipv4() == is_ipv4).count() > 1 {
+        if next_hops.iter().filter(|(hop, _)| hop.is_ipv4() == is_ipv4).count() > 1 {
             let family = if is_ipv4 { "IPv4" } else { "IPv6" };
             out.error(at, "next-hops", format!("a gateway has more than one {family} next hop"))
                 .hint("one a family; a second gateway entry for a second router");
@@ -212,7 +256,7 @@ fn check_families_of_hops(next_hops: &[IpAddr], at: Span, out: &mut Findings<'_>
     }
 }
 
-fn next_hops_of(object: &Object<'_>, out: &mut Findings<'_>) -> Vec<IpAddr> {
+fn next_hops_of(object: &Object<'_>, out: &mut Findings<'_>) -> Vec<(IpAddr, Span)> {
     let mut found = Vec::new();
     let mut nodes: Vec<&Node> = object.get("nextHop").map(|entry| &entry.value).into_iter().collect();
     if let Some(entry) = object.get("nextHops") {
@@ -220,7 +264,7 @@ fn next_hops_of(object: &Object<'_>, out: &mut Findings<'_>) -> Vec<IpAddr> {
     }
     for node in nodes {
         if let Some(written) = text(node, "a next hop", out) {
-            found.extend(address(written, node.span, "a next hop", out));
+            found.extend(address(written, node.span, "a next hop", out).map(|hop| (hop, node.span)));
         }
     }
     found
@@ -270,7 +314,8 @@ fn from_annotations(document: &Document<'_>, out: &mut Findings<'_>) -> Addition
             }
             "next-hop" => {
                 for written in text(&entry.value, &quoted(&entry.key), out).unwrap_or("").split(',') {
-                    additions.next_hops.extend(address(written.trim(), entry.value.span, "a next hop", out));
+                    let at = entry.value.span;
+                    additions.next_hops.extend(address(written.trim(), at, "a next hop", out).map(|hop| (hop, at)));
                 }
             }
             "suspend-until" => until = Some((entry.key_span, timestamp(&entry.value, out))),

@@ -1,0 +1,58 @@
+//! Other nodes as ends of tunnels: which address leads to which of them, where that can be told.
+//!
+//! Deliberately absent: who is a gateway (`placement`), and routes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::Input;
+use crate::core::facts::Owner;
+use crate::core::finding::Finding;
+use crate::core::name::NodeName;
+
+/// Addresses that tunnels lead to, by node: without this node's own, which the kernel refuses as a next hop, and without those of which
+/// nobody can tell whose they are.
+pub(super) fn peers<'a>(input: &Input<'a>) -> BTreeMap<&'a NodeName, IpAddr> {
+    let owners = input.facts.owners();
+    let others = input.facts.nodes.iter().filter(|(name, _)| *name != input.node);
+    others
+        .filter_map(|(name, node)| Some((name, node.tunnel_address()?)))
+        .filter(|(name, address)| owners.of(name, *address) == Owner::This && !is_own(input, *address))
+        .collect()
+}
+
+/// Whether an address is this node's own, as its Node or its kernel says.
+pub(super) fn is_own(input: &Input<'_>, address: IpAddr) -> bool {
+    let says_node = input.facts.nodes.get(input.node).is_some_and(|node| node.addresses.contains(&address));
+    says_node || input.ground.interfaces.values().any(|interface| interface.has(address))
+}
+
+/// Nodes with an InternalIP that is this node's own, and, on a gateway, nodes that share one: nothing can be sent back to them.
+pub(super) fn findings(input: &Input<'_>, is_gateway: bool) -> Vec<Finding> {
+    const HINT: &str = "each node needs an InternalIP of its own: delete Node objects of machines that are gone, and give the kubelet \
+                        --node-ip where every machine has the same address, as behind VirtualBox's NAT (10.0.2.15)";
+    let owners = input.facts.owners();
+    let mut by_address: BTreeMap<IpAddr, Vec<&NodeName>> = BTreeMap::new();
+    for (name, node) in &input.facts.nodes {
+        let Some(address) = node.tunnel_address() else { continue };
+        let own = name != input.node && is_own(input, address);
+        // A node that is not Ready and has the address of one that is: its object was left behind, and takes nothing from anybody else.
+        if own || is_gateway && matches!(owners.of(name, address), Owner::Shared(_)) {
+            by_address.entry(address).or_default().push(name);
+        }
+    }
+    let finding = |(address, mut nodes): (IpAddr, Vec<&NodeName>)| {
+        if is_own(input, address) && !nodes.contains(&input.node) {
+            nodes.insert(0, input.node);
+        }
+        const SHOWN: usize = 4;
+        let more = nodes.len().saturating_sub(SHOWN);
+        let mut names: Vec<String> = nodes.iter().take(SHOWN).map(ToString::to_string).collect();
+        if more > 0 {
+            names.push(format!("{more} more"));
+        }
+        let message = format!("{address} is the InternalIP of {}; no tunnel leads there", names.join(" and "));
+        Finding::new("node-address-shared", input.node, message).hint(HINT)
+    };
+    by_address.into_iter().map(finding).collect()
+}
