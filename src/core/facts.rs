@@ -49,14 +49,11 @@ impl<'a> Owners<'a> {
         let all = self.0.get(&address).map_or(&[][..], Vec::as_slice);
         let is_ready = all.iter().any(|(name, ready)| *name == node && *ready);
         let mut others = all.iter().filter(|(name, _)| *name != node);
-        let rival = match is_ready {
-            true => return others.find(|(_, ready)| *ready).map_or(Owner::This, |(name, _)| Owner::Shared(name)),
-            false => others.clone().find(|(_, ready)| *ready),
-        };
-        match (rival, others.next()) {
-            (Some((name, _)), _) => Owner::Another(name),
-            (None, Some((name, _))) => Owner::Shared(name),
-            (None, None) => Owner::This,
+        let rival = others.clone().find(|(_, ready)| *ready);
+        match (is_ready, rival, others.next()) {
+            (true, Some((name, _)), _) | (false, None, Some((name, _))) => Owner::Shared(name),
+            (false, Some((name, _)), _) => Owner::Another(name),
+            (true | false, None, _) => Owner::This,
         }
     }
 }

@@ -185,6 +185,11 @@ impl Interface {
     }
 }
 
+/// Whether no host has this address: 0.0.0.0/8, class E and the limited broadcast (`ipv4_is_zeronet`, `ipv4_is_lbcast`, include/linux/in.h).
+pub fn is_no_host(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 240)
+}
+
 /// Whether an interface is where kube-proxy keeps the addresses of Services.
 pub fn is_of_services(name: &str) -> bool {
     name.starts_with(OF_SERVICES)
@@ -232,6 +237,9 @@ impl Ground {
 
     /// Why no packet can be sent on to this address as to a router, in the words of a sentence; nothing where that is not known.
     pub fn no_router(&self, hop: IpAddr) -> Option<String> {
+        if is_no_host(hop) {
+            return Some("is no address that a router has".to_owned());
+        }
         for (name, interface) in &self.interfaces {
             if interface.has(hop) || interface.unusable.contains_key(&hop) {
                 return Some(format!("is this node's own address, on {name}"));

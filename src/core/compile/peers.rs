@@ -31,6 +31,7 @@ pub(super) fn is_own(input: &Input<'_>, address: IpAddr) -> bool {
 pub(super) fn findings(input: &Input<'_>, is_gateway: bool) -> Vec<Finding> {
     const HINT: &str = "each node needs an InternalIP of its own: delete Node objects of machines that are gone, and give the kubelet \
                         --node-ip where every machine has the same address, as behind VirtualBox's NAT (10.0.2.15)";
+    const SHOWN: usize = 4;
     let owners = input.facts.owners();
     let mut by_address: BTreeMap<IpAddr, Vec<&NodeName>> = BTreeMap::new();
     for (name, node) in &input.facts.nodes {
@@ -45,7 +46,6 @@ pub(super) fn findings(input: &Input<'_>, is_gateway: bool) -> Vec<Finding> {
         if is_own(input, address) && !nodes.contains(&input.node) {
             nodes.insert(0, input.node);
         }
-        const SHOWN: usize = 4;
         let more = nodes.len().saturating_sub(SHOWN);
         let mut names: Vec<String> = nodes.iter().take(SHOWN).map(ToString::to_string).collect();
         if more > 0 {

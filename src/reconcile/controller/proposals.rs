@@ -33,11 +33,12 @@ impl Controller {
         }
         let (live, nodes, reports) =
             (self.live.clone(), self.watching.view().facts.nodes.clone(), self.reports.clone());
-        let grounds = grounds(self.watching.view());
+        let view = self.watching.view();
+        let (grounds, held) = (grounds(view), view.facts.held.clone());
         tokio::spawn(async move {
             match live.look().await {
                 Ok(facts) => {
-                    let situation = Situation { facts: Facts { nodes, ..facts }, grounds, reports };
+                    let situation = Situation { facts: Facts { nodes, held, ..facts }, grounds, reports };
                     let _ = tell.send(Ok(situation));
                 }
                 Err(error) => {

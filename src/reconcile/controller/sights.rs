@@ -77,7 +77,12 @@ impl Sights {
             Ok((facts, taken)) => {
                 (self.pause, self.told) = (None, None);
                 self.grounds = grounds(view);
-                let facts = Facts { nodes: view.facts.nodes.clone(), grounds: self.grounds.clone(), ..facts };
+                let facts = Facts {
+                    nodes: view.facts.nodes.clone(),
+                    held: view.facts.held.clone(),
+                    grounds: self.grounds.clone(),
+                    ..facts
+                };
                 Some(Sight { facts, taken, only_own: false, own: None })
             }
             Err(error) => {

@@ -153,7 +153,7 @@ fn an_interface_that_goes_down_takes_its_own_exit_out_of_force_and_nothing_else(
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
     await_code(&stand, "interface-renamed", true);
     let own = stand.lab.pod_addresses("xwing")?;
-    stand.assert_no_leak_but(&[&[eth0], own.as_slice()].concat())
+    stand.assert_no_leak_but(&[&[eth0][..], own.as_slice()].concat())
 }
 
 #[test]

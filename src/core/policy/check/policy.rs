@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use super::CheckedPolicy;
 use super::address::{address, cidrs, interface};
 use super::selector::{members, nodes};
+use crate::core::ground::is_no_host;
 use crate::core::policy::document::{
-    ANNOTATION_PREFIX, CILIUM_GATEWAY, CILIUM_SPEC, Document, EGRET_GATEWAY, EGRET_SPEC, ROOT, SUSPEND,
+    ANNOTATION_PREFIX, CILIUM_GATEWAY, CILIUM_SPEC, Document, EGRET_GATEWAY, EGRET_SPEC, PUBLISHED, ROOT, SUSPEND,
 };
 use crate::core::policy::findings::{Findings, Span, quoted};
 use crate::core::policy::reader::{Object, choice, first_line, in_range, integer, list, text, wrong_type};
@@ -38,6 +39,9 @@ struct Additions {
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
     next_hops: Vec<(IpAddr, Span)>,
+    /// The document is of a cluster, where an older version may have let it in: what cannot work is the gateway's to find, and one policy of
+    /// that kind keeps no agent from all others.
+    published: bool,
     suspend: Option<Suspend>,
     suspend_at: Option<Span>,
 }
@@ -52,6 +56,7 @@ pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Findings
         PolicyKind::Cilium => from_annotations(document, out),
         PolicyKind::Egret => from_fields(&spec, out),
     };
+    let additions = Additions { published: document.origin.file == PUBLISHED, ..additions };
     spans.suspend = additions.suspend_at;
     let selectors = spec.required("selectors", out).map(|entry| {
         spans.selectors = entry.key_span;
@@ -60,7 +65,7 @@ pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Findings
     let destinations = spec.required("destinationCIDRs", out).map(|entry| destinations(entry, &mut spans, out));
     let excluded = spec.get("excludedCIDRs").map(|entry| cidrs(entry, "exclusion", out)).unwrap_or_default();
     let destinations = destinations.unwrap_or_default();
-    let gateways = gateways(&spec, kind, &additions.next_hops, &destinations, &mut spans, out);
+    let gateways = gateways(&spec, kind, &additions, &destinations, &mut spans, out);
     let policy = Policy {
         id: PolicyId { name: document.name.clone()?, kind },
         selectors: selectors.unwrap_or_default(),
@@ -107,7 +112,7 @@ fn destinations(entry: &Entry, spans: &mut PolicySpans, out: &mut Findings<'_>) 
 fn gateways(
     spec: &Object<'_>,
     kind: PolicyKind,
-    next_hops: &[(IpAddr, Span)],
+    additions: &Additions,
     destinations: &[IpNet],
     spans: &mut PolicySpans,
     out: &mut Findings<'_>,
@@ -140,7 +145,7 @@ fn gateways(
     };
     let mut found = Vec::new();
     for (node, at) in entries {
-        if let Some((gateway, place)) = gateway(node, at, kind, next_hops, destinations, out) {
+        if let Some((gateway, place)) = gateway(node, at, kind, additions, destinations, out) {
             found.push(gateway);
             spans.gateways.push(place);
         }
@@ -152,7 +157,7 @@ fn gateway(
     node: &Node,
     at: Span,
     kind: PolicyKind,
-    next_hops: &[(IpAddr, Span)],
+    additions: &Additions,
     destinations: &[IpNet],
     out: &mut Findings<'_>,
 ) -> Option<(GatewaySpec, Span)> {
@@ -164,11 +169,11 @@ fn gateway(
         let written = text(&entry.value, "`egressIP`", out);
         (entry, written.and_then(|written| address(written, entry.value.span, "egressIP", out)))
     });
-    let mut next_hops = next_hops.to_vec();
+    let mut next_hops = additions.next_hops.clone();
     next_hops.extend(next_hops_of(&object, out));
     check_families_of_hops(&next_hops, object.get("nextHops").map_or(at, |entry| entry.key_span), out);
     let address = fixed.as_ref().and_then(|(_, found)| *found);
-    for (hop, at) in &next_hops {
+    for (hop, at) in next_hops.iter().filter(|_| !additions.published) {
         check_hop(*hop, *at, address, destinations, &next_hops, out);
     }
     let next_hops = next_hops.into_iter().map(|(hop, _)| hop).collect();
@@ -182,9 +187,11 @@ fn gateway(
         (None, Some((entry, found))) => {
             if let Some(found) = found {
                 check_family(found, entry.value.span, destinations, out);
-                if matches!(found, IpAddr::V4(v4) if v4.is_link_local())
-                    || matches!(found, IpAddr::V6(v6) if v6.is_unicast_link_local())
-                {
+                let link_local = match found {
+                    IpAddr::V4(v4) => v4.is_link_local(),
+                    IpAddr::V6(v6) => v6.is_unicast_link_local(),
+                };
+                if link_local && !additions.published {
                     let message = format!("egressIP is {found}, which no router forwards: it lives on one link");
                     out.error(entry.value.span, "bad-address", message);
                 }
@@ -225,10 +232,7 @@ fn check_hop(
 ) {
     let family = |is_ipv4: bool| if is_ipv4 { "IPv4" } else { "IPv6" };
     let serves = |hop: IpAddr| destinations.iter().any(|net| net.addr().is_ipv4() == hop.is_ipv4());
-    if let IpAddr::V4(v4) = hop
-        && (v4.octets()[0] == 0 || v4.octets()[0] >= 240)
-    {
-        // `ipv4_is_zeronet` and `ipv4_is_lbcast` (include/linux/in.h), and class E, which no router has.
+    if is_no_host(hop) {
         out.error(at, "bad-next-hop", format!("the next hop {hop} is no address that a router has"))
             .hint("the address of the router in the network of the gateway's interface");
     } else if egress == Some(hop) {
@@ -292,6 +296,7 @@ fn from_fields(spec: &Object<'_>, out: &mut Findings<'_>) -> Additions {
         on_no_gateway,
         existing_connections,
         next_hops: Vec::new(),
+        published: false,
         suspend,
         suspend_at: spec.get("suspend").map(|entry| entry.key_span),
     }
