@@ -53,7 +53,7 @@ impl<'a> Owners<'a> {
         match (is_ready, rival, others.next()) {
             (true, Some((name, _)), _) | (false, None, Some((name, _))) => Owner::Shared(name),
             (false, Some((name, _)), _) => Owner::Another(name),
-            (true | false, None, _) => Owner::This,
+            (_, None, _) => Owner::This,
         }
     }
 }
