@@ -139,6 +139,7 @@ impl Cluster {
                     namespaces: BTreeMap::new(),
                     pods: BTreeMap::new(),
                     pod_networks: Vec::new(),
+                    held: BTreeMap::new(),
                     grounds: BTreeMap::new(),
                 };
                 &NOTHING

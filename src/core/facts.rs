@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 
 use super::ground::Ground;
 use super::labels::Labels;
@@ -22,8 +23,55 @@ pub struct Facts {
     pub pods: BTreeMap<PodName, Pod>,
     /// Networks of pods that CNIs tell, in order: beside those of nodes, of which pods' addresses need not be.
     pub pod_networks: Vec<IpNet>,
+    /// Egress addresses that policies name and that nodes tell to have, and since when: whoever moves an address moves it to the last.
+    pub held: BTreeMap<NodeName, BTreeMap<IpAddr, Timestamp>>,
     /// Interfaces of nodes, where a snapshot tells them. Previews ask them, and nothing else: a node looks at its own kernel.
     pub grounds: BTreeMap<NodeName, Ground>,
+}
+
+/// Whose an InternalIP is, seen from a node that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner<'a> {
+    /// That node's.
+    This,
+    /// Another's: that one is Ready, and this one is not.
+    Another(&'a NodeName),
+    /// Nobody can tell: this is another node that has it and is as Ready.
+    Shared(&'a NodeName),
+}
+
+/// Which nodes have which InternalIPs.
+#[derive(Debug)]
+pub struct Owners<'a>(BTreeMap<IpAddr, Vec<(&'a NodeName, bool)>>);
+
+impl<'a> Owners<'a> {
+    /// Whose an address is, seen from a node that has it. A Node object that was left behind is not Ready, and takes no address from one
+    /// that is.
+    pub fn of(&self, node: &NodeName, address: IpAddr) -> Owner<'a> {
+        let all = self.0.get(&address).map_or(&[][..], Vec::as_slice);
+        let is_ready = all.iter().any(|(name, ready)| *name == node && *ready);
+        let mut others = all.iter().filter(|(name, _)| *name != node);
+        let rival = others.clone().find(|(_, ready)| *ready);
+        match (is_ready, rival, others.next()) {
+            (true, Some((name, _)), _) | (false, None, Some((name, _))) => Owner::Shared(name),
+            (false, Some((name, _)), _) => Owner::Another(name),
+            (_, None, _) => Owner::This,
+        }
+    }
+}
+
+impl Facts {
+    /// Which nodes have which InternalIPs.
+    pub fn owners(&self) -> Owners<'_> {
+        let mut owners: BTreeMap<IpAddr, Vec<(&NodeName, bool)>> = BTreeMap::new();
+        for (name, node) in &self.nodes {
+            // A node may list an address twice.
+            for address in node.addresses.iter().collect::<std::collections::BTreeSet<_>>() {
+                owners.entry(*address).or_default().push((name, node.ready));
+            }
+        }
+        Owners(owners)
+    }
 }
 
 /// A pod's namespace and name.
@@ -98,5 +146,29 @@ impl Pod {
     /// Whether it has addresses of its own that can be steered.
     pub fn routable(&self) -> bool {
         !self.host_network && !self.finished && !self.addresses.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_the_ready_nodes_and_of_two_alike_nobodys() {
+        let name = |text: &str| NodeName::parse(text).unwrap();
+        let shared: IpAddr = [10, 0, 2, 15].into();
+        let node = |ready| Node { addresses: vec![shared, shared], ready, ..Node::default() };
+        let owner = |a: bool, b: bool| {
+            let facts =
+                Facts { nodes: BTreeMap::from([(name("a"), node(a)), (name("b"), node(b))]), ..Facts::default() };
+            let owner = facts.owners().of(&name("a"), shared);
+            format!("{owner:?}")
+        };
+        assert!(owner(true, true).starts_with("Shared"));
+        assert!(owner(false, false).starts_with("Shared"));
+        assert!(owner(false, true).starts_with("Another"));
+        assert_eq!(owner(true, false), "This");
+        let alone = Facts { nodes: BTreeMap::from([(name("a"), node(false))]), ..Facts::default() };
+        assert_eq!(alone.owners().of(&name("a"), shared), Owner::This);
     }
 }

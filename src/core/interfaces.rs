@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::ground::{self, Features, Ground, GroundRoute};
+use super::ground::{self, Features, Ground, GroundRoute, Kind, is_of_services};
 use super::labels::Labels;
 use super::policy::{Egress, PolicySet};
 
@@ -18,8 +18,8 @@ use super::policy::{Egress, PolicySet};
 const MOST: usize = 64;
 /// Routes of one interface beside its default routes. Where a CNI writes one for each node they say nothing of a way out.
 const ROUTES: usize = 16;
-/// How the interface begins on which kube-proxy keeps the address of every Service. No packet leaves by it.
-const OF_SERVICES: &str = "kube-ipvs";
+/// Egress addresses that a node tells to have, as many as its status takes.
+const HELD: usize = 1024;
 /// What is not written down, because nearly every interface has it.
 const ETHERNET: u32 = 1500;
 
@@ -40,7 +40,16 @@ pub struct Interface {
     /// Packets from where the main table does not lead are dropped (`rp_filter` is 1).
     #[serde(skip_serializing_if = "is_false")]
     pub strict: bool,
+    /// Those of its addresses that only a policy that names them takes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub only_named: Vec<String>,
+    /// What it is beside a device that sends: any of [`TRAITS`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub traits: Vec<String>,
 }
+
+/// What an interface may be beside a device that is up and has carrier.
+pub const TRAITS: [&str; 5] = ["down", "no-carrier", "loopback", "dummy", "point-to-point"];
 
 /// A route through an interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +88,36 @@ pub fn told(ground: &Ground, set: &PolicySet, labels: &Labels) -> Vec<Interface>
             Egress::DefaultRoute => None,
         })
         .collect();
-    of(ground, &named)
+    // Privacy addresses change every day, and a status only with a reason: of those that count only by name, the others say nothing.
+    let by_name: BTreeSet<IpAddr> = gateways()
+        .filter_map(|spec| match spec.egress {
+            Egress::Address(address) => Some(address),
+            Egress::Interface(_) | Egress::DefaultRoute => None,
+        })
+        .collect();
+    let mut worth = ground.clone();
+    for interface in worth.interfaces.values_mut() {
+        interface.only_named.retain(|address| {
+            let told = by_name.contains(address);
+            if !told {
+                interface.addresses.retain(|net| net.addr() != *address);
+            }
+            told
+        });
+    }
+    of(&worth, &named)
+}
+
+/// Which of the addresses that policies name are on this node now, by an interface that can send, where a policy could choose the node:
+/// whoever places may follow them. What policies name bounds it.
+pub fn held(ground: &Ground, set: &PolicySet, labels: &Labels) -> BTreeSet<IpAddr> {
+    let gateways = set.policies.values().flat_map(|policy| &policy.gateways);
+    let named = gateways.filter_map(|spec| match spec.egress {
+        Egress::Address(address) if spec.node.matches(labels) => Some(address),
+        _ => None,
+    });
+    let has = |address: &IpAddr| ground.holders(*address).first().is_some_and(|(_, interface)| interface.works());
+    named.collect::<BTreeSet<_>>().into_iter().filter(has).take(HELD).collect()
 }
 
 /// Interfaces of a ground. `named`: those that policies name. One without an address is told only then: a network plugin may make one for
@@ -90,7 +128,7 @@ pub fn of(ground: &Ground, named: &BTreeSet<&str>) -> Vec<Interface> {
         let is_named = named.contains(name.as_str());
         // Where neither a policy nor a route leads, many addresses are of something else: Services, the host's own daemons.
         let others = interface.addresses.len() > MOST && !is_named && !leads(name);
-        (is_named || !interface.addresses.is_empty()) && !others && !name.starts_with(OF_SERVICES)
+        (is_named || !interface.addresses.is_empty()) && !others && !is_of_services(name)
     });
     let told: Vec<Interface> = worth.map(|(name, interface)| one(name, interface, ground)).collect();
     if told.len() > MOST || told.iter().any(|interface| interface.addresses.len() > MOST) { Vec::new() } else { told }
@@ -120,7 +158,20 @@ fn one(name: &str, interface: &ground::Interface, ground: &Ground) -> Interface 
             .collect(),
         mtu: (interface.mtu != ETHERNET).then_some(interface.mtu),
         strict: filter == 1,
+        only_named: interface.only_named.iter().map(ToString::to_string).collect(),
+        traits: traits(interface),
     }
+}
+
+fn traits(interface: &ground::Interface) -> Vec<String> {
+    let is = [
+        !interface.up,
+        interface.no_carrier,
+        interface.kind == Kind::Loopback,
+        interface.kind == Kind::Dummy,
+        interface.point_to_point,
+    ];
+    TRAITS.iter().zip(is).filter(|(_, is)| *is).map(|(name, _)| (*name).to_owned()).collect()
 }
 
 fn is_link_local(net: IpNet) -> bool {
@@ -143,19 +194,30 @@ pub fn ground(told: &[Interface]) -> Option<Ground> {
         let mut routes: BTreeMap<IpNet, GroundRoute> = BTreeMap::new();
         for net in addresses.iter().filter(|net| net.prefix_len() < net.max_prefix_len()) {
             let (destination, interface) = (net.trunc(), interface.name.clone());
-            routes.insert(destination, GroundRoute { destination, interface, gateway: None, metric: 0 });
+            routes.insert(destination, GroundRoute { destination, interface, ..GroundRoute::default() });
         }
         ground.routes.extend(routes.into_values());
         for route in &interface.routes {
             let gateway: Option<IpAddr> = if route.via.is_empty() { None } else { Some(route.via.parse().ok()?) };
             let (destination, interface) = (route.to.parse().ok()?, interface.name.clone());
-            ground.routes.push(GroundRoute { destination, interface, gateway, metric: route.metric });
+            ground.routes.push(GroundRoute { destination, interface, gateway, metric: route.metric, source: None });
         }
+        let only_named = interface.only_named.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
+        let is = |name: &str| interface.traits.iter().any(|one| one == name);
         let known = ground::Interface {
-            up: true,
+            up: !is("down"),
+            no_carrier: is("no-carrier"),
+            kind: match (is("loopback"), is("dummy")) {
+                (true, _) => Kind::Loopback,
+                (false, true) => Kind::Dummy,
+                (false, false) => Kind::Device,
+            },
+            point_to_point: is("point-to-point"),
             addresses,
+            only_named,
             rp_filter: u8::from(interface.strict),
             mtu: interface.mtu.unwrap_or(ETHERNET),
+            ..ground::Interface::default()
         };
         ground.interfaces.insert(interface.name.clone(), known);
     }
@@ -172,12 +234,12 @@ mod tests {
 
     fn route(to: &str, interface: &str, via: Option<&str>) -> GroundRoute {
         let gateway = via.map(|via| via.parse().unwrap());
-        GroundRoute { destination: net(to), interface: interface.to_owned(), gateway, metric: 0 }
+        GroundRoute { destination: net(to), interface: interface.to_owned(), gateway, ..GroundRoute::default() }
     }
 
     fn interface(addresses: &[&str]) -> ground::Interface {
         let addresses = addresses.iter().map(|text| net(text)).collect();
-        ground::Interface { up: true, addresses, rp_filter: 0, mtu: ETHERNET }
+        ground::Interface { up: true, addresses, mtu: ETHERNET, ..ground::Interface::default() }
     }
 
     fn gateway() -> Ground {
@@ -252,5 +314,66 @@ mod tests {
         ground.routes.splice(0..0, others.collect::<Vec<_>>());
         let told = of(&ground, &BTreeSet::new());
         assert_eq!((told[0].routes.len(), told[0].routes[0].to.as_str()), (17, "0.0.0.0/0"));
+    }
+
+    #[test]
+    fn what_decides_the_way_out_is_told_with_it() {
+        let mut ground = gateway();
+        let mut add = |name: &str, interface| drop(ground.interfaces.insert(name.to_owned(), interface));
+        add("lo", ground::Interface { kind: Kind::Loopback, ..interface(&["192.0.2.9/32"]) });
+        let only_named = [net("10.0.5.9/32").addr()].into();
+        add("down", ground::Interface { up: false, only_named, ..interface(&["10.0.5.9/32"]) });
+        add("wg0", ground::Interface { point_to_point: true, ..interface(&["10.0.6.2/24"]) });
+        ground.routes.insert(0, route("10.0.6.0/24", "wg0", None));
+        let again = super::ground(&of(&ground, &BTreeSet::from(["net2"]))).expect("a ground");
+        assert_eq!(again.interfaces, ground.interfaces);
+    }
+
+    fn policies(egress: Egress) -> PolicySet {
+        let text = match egress {
+            Egress::Address(address) => format!(", egressIP: {address}"),
+            Egress::Interface(_) | Egress::DefaultRoute => String::new(),
+        };
+        let text = format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumEgressGatewayPolicy\nmetadata: {{name: p}}\nspec:\n  selectors: [{{podSelector: {{}}}}]\n  \
+             destinationCIDRs: [10.0.4.0/24]\n  egressGateway: {{nodeSelector: {{matchLabels: {{gw: a}}}}{text}}}\n"
+        );
+        let mut catalogue = crate::core::policy::catalogue::Catalogue::new("prod");
+        let files = [("p.yaml".to_owned(), crate::core::policy::catalogue::Change::Text(text))];
+        catalogue.update(files.into());
+        assert_eq!(catalogue.diagnostics(), []);
+        catalogue.policies().clone()
+    }
+
+    #[test]
+    fn a_node_that_could_be_chosen_tells_that_it_has_an_address_wherever_it_is() {
+        let labels = Labels::from([("gw".to_owned(), "a".to_owned())]);
+        let address: IpAddr = "10.0.3.9".parse().expect("an address");
+        let set = policies(Egress::Address(address));
+        let mut ground = gateway();
+        let held = |ground: &Ground, labels: &Labels| super::held(ground, &set, labels).into_iter().collect::<Vec<_>>();
+        assert_eq!(held(&ground, &labels), Vec::<IpAddr>::new());
+        ground.interfaces.insert("kube-ipvs0".to_owned(), interface(&["10.0.3.9/32"]));
+        assert_eq!(held(&ground, &labels), Vec::<IpAddr>::new(), "every node has it there");
+        ground.interfaces.insert("vip".to_owned(), ground::Interface { up: false, ..interface(&["10.0.3.9/32"]) });
+        assert_eq!(held(&ground, &labels), Vec::<IpAddr>::new(), "it cannot send");
+        let only_named = [address].into();
+        ground.interfaces.insert("vip".to_owned(), ground::Interface { only_named, ..interface(&["10.0.3.9/32"]) });
+        assert_eq!(held(&ground, &labels), [address]);
+        assert_eq!(held(&ground, &Labels::new()), Vec::<IpAddr>::new(), "no policy could choose it");
+    }
+
+    #[test]
+    fn privacy_addresses_are_not_told_unless_a_policy_names_them() {
+        let labels = Labels::from([("gw".to_owned(), "a".to_owned())]);
+        let privacy: IpAddr = "fd00::aaaa".parse().expect("an address");
+        let mut ground = gateway();
+        let eth0 = ground.interfaces.get_mut("eth0").expect("eth0");
+        eth0.addresses.push(net("fd00::aaaa/64"));
+        eth0.only_named.insert(privacy);
+        let told = |egress| super::told(&ground, &policies(egress), &labels)[0].clone();
+        assert_eq!(told(Egress::DefaultRoute).addresses, ["172.18.0.4/16", "fd00::4/64"]);
+        let named = Egress::Address("10.0.3.42".parse().expect("an address"));
+        assert_eq!(told(named).only_named, Vec::<String>::new());
     }
 }

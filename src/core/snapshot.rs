@@ -150,7 +150,7 @@ fn line_of_gateway(name: &NodeName, ground: &Ground) -> String {
     let quoted = |text: &str| format!("\"{text}\"");
     let told = interfaces::of(ground, &ground.interfaces.keys().map(String::as_str).collect());
     let all = told.iter().map(|interface| {
-        let Interface { name, addresses, routes, mtu, strict } = interface;
+        let Interface { name, addresses, routes, mtu, strict, only_named, traits } = interface;
         let mut line =
             format!("{{name: {}, addresses: {}", Word(name), list(addresses.iter().map(|text| quoted(text))));
         if !routes.is_empty() {
@@ -166,6 +166,12 @@ fn line_of_gateway(name: &NodeName, ground: &Ground) -> String {
         }
         if *strict {
             line.push_str(", strict: true");
+        }
+        if !only_named.is_empty() {
+            let _ = write!(line, ", onlyNamed: {}", list(only_named.iter().map(|text| quoted(text))));
+        }
+        if !traits.is_empty() {
+            let _ = write!(line, ", traits: {}", list(traits.iter().map(|text| quoted(text))));
         }
         line + "}"
     });
@@ -242,8 +248,13 @@ mod tests {
     }
 
     fn facts(namespace: &str, address: &str) -> Facts {
-        let interface =
-            ground::Interface { up: true, addresses: vec![address.parse().unwrap()], rp_filter: 1, mtu: 9000 };
+        let interface = ground::Interface {
+            up: true,
+            addresses: vec![address.parse().unwrap()],
+            rp_filter: 1,
+            mtu: 9000,
+            ..ground::Interface::default()
+        };
         let told = Ground { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..Ground::default() };
         let told = interfaces::ground(&interfaces::of(&told, &std::collections::BTreeSet::new())).unwrap();
         Facts {

@@ -8,30 +8,38 @@ use std::path::Path;
 use super::links::{Seen, SeenAddress};
 use super::nft;
 use crate::core::compile::RP_FILTER_BEFORE;
-use crate::core::ground::{Features, Forwarding, Ground, GroundRoute, Interface};
+use crate::core::ground::{Features, Forwarding, Ground, GroundRoute, Interface, Listed, SourceTable};
 use crate::core::state::nft::{Data, Family, Key, Ruleset};
 
 pub(super) fn ground(
     links: &BTreeMap<u32, Seen>,
     addresses: &[SeenAddress],
-    routes: Vec<GroundRoute>,
+    (routes, sources): (Vec<GroundRoute>, Vec<SourceTable>),
     ours: &Ruleset,
     can: nft::Features,
 ) -> Ground {
-    let mut interfaces: BTreeMap<u32, (String, Interface)> = links
+    let mut listed: BTreeMap<u32, Vec<Listed>> = BTreeMap::new();
+    for address in addresses {
+        listed.entry(address.index).or_default().push(address.listed);
+    }
+    let interfaces = links
         .iter()
         .filter(|(_, link)| !link.is_ours())
         .map(|(index, link)| {
             let rp_filter = number(&format!("/proc/sys/net/ipv4/conf/{}/rp_filter", link.name)).unwrap_or(0);
-            let interface = Interface { up: link.up, addresses: Vec::new(), rp_filter, mtu: link.mtu };
-            (*index, (link.name.clone(), interface))
+            let interface = Interface {
+                up: link.up,
+                no_carrier: link.no_carrier,
+                kind: link.kind,
+                point_to_point: link.point_to_point,
+                other_names: link.other_names.clone(),
+                rp_filter,
+                mtu: link.mtu,
+                ..Interface::default()
+            };
+            (link.name.clone(), interface.arrange(listed.get(index).map_or(&[], Vec::as_slice)))
         })
         .collect();
-    for address in addresses.iter().filter(|address| address.usable) {
-        if let Some((_, interface)) = interfaces.get_mut(&address.index) {
-            interface.addresses.push(address.net);
-        }
-    }
     let off4: BTreeSet<String> = links
         .values()
         .filter(|link| {
@@ -40,8 +48,9 @@ pub(super) fn ground(
         .map(|link| link.name.clone())
         .collect();
     Ground {
-        interfaces: interfaces.into_values().collect(),
+        interfaces,
         routes,
+        sources,
         rp_filter_all: number("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or(0),
         src_valid_mark: number("/proc/sys/net/ipv4/conf/all/src_valid_mark") == Some(1),
         loosened: loosened(ours),

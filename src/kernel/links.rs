@@ -2,13 +2,16 @@
 //!
 //! Deliberately absent: what is wanted of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop, State,
+};
 
+use crate::core::ground::{Kind, Listed};
 use crate::core::state::net::{Address, Link, Mac};
 use crate::core::state::ownership::LINK_PREFIX;
 
@@ -17,6 +20,11 @@ use crate::core::state::ownership::LINK_PREFIX;
 pub(super) struct Seen {
     pub(super) name: String,
     pub(super) up: bool,
+    /// Up, and nothing is at the other end.
+    pub(super) no_carrier: bool,
+    pub(super) kind: Kind,
+    pub(super) point_to_point: bool,
+    pub(super) other_names: BTreeSet<String>,
     pub(super) mtu: u32,
     /// It is a tunnel device as ours are; of another kind if `port` is 0.
     pub(super) link: Link,
@@ -36,7 +44,11 @@ pub(super) fn is_ours(name: &str) -> bool {
 
 /// A link's number and what is seen of it.
 pub(super) fn decode(message: &LinkMessage) -> Option<(u32, Seen)> {
-    let up = message.header.flags.contains(LinkFlags::Up);
+    let flags = message.header.flags;
+    let up = flags.contains(LinkFlags::Up);
+    let mut kind = if flags.contains(LinkFlags::Loopback) { Kind::Loopback } else { Kind::Device };
+    let mut carrier = flags.contains(LinkFlags::LowerUp);
+    let mut other_names = BTreeSet::new();
     let mut link = Link { port: 0, mac: Mac([0; 6]), mtu: 0, up, external: false };
     let mut name = None;
     for attribute in &message.attributes {
@@ -48,11 +60,34 @@ pub(super) fn decode(message: &LinkMessage) -> Option<(u32, Seen)> {
                     link.mac = Mac(mac);
                 }
             }
-            LinkAttribute::LinkInfo(infos) => vxlan(infos, &mut link),
+            LinkAttribute::LinkInfo(infos) => {
+                vxlan(infos, &mut link);
+                if infos.contains(&LinkInfo::Kind(InfoKind::Dummy)) {
+                    kind = Kind::Dummy;
+                }
+            }
+            // Many drivers never say more than Unknown. Dormant is a port that waits for 802.1X (RFC 2863, 3.1.12).
+            LinkAttribute::OperState(State::NotPresent | State::Down | State::LowerLayerDown | State::Dormant) => {
+                carrier = false;
+            }
+            LinkAttribute::PropList(props) => other_names.extend(props.iter().filter_map(|prop| match prop {
+                Prop::AltIfName(name) => Some(name.clone()),
+                _ => None,
+            })),
             _ => {}
         }
     }
-    Some((message.header.index, Seen { name: name?, up, mtu: link.mtu, link }))
+    let seen = Seen {
+        name: name?,
+        up,
+        no_carrier: up && !carrier,
+        kind,
+        point_to_point: flags.contains(LinkFlags::Pointopoint),
+        other_names,
+        mtu: link.mtu,
+        link,
+    };
+    Some((message.header.index, seen))
 }
 
 fn vxlan(infos: &[LinkInfo], link: &mut Link) {
@@ -69,12 +104,10 @@ fn vxlan(infos: &[LinkInfo], link: &mut Link) {
     }
 }
 
-/// An address as the kernel lists it: on which link, and whether packets may be given it as their source.
+/// An address as the kernel lists it, and on which link.
 pub(super) struct SeenAddress {
     pub(super) index: u32,
-    pub(super) net: IpNet,
-    /// Global scope, and neither deprecated nor waiting for duplicate address detection.
-    pub(super) usable: bool,
+    pub(super) listed: Listed,
     /// The kernel gives every IPv6 link one of these by itself.
     pub(super) link_local: bool,
 }
@@ -93,11 +126,19 @@ pub(super) fn decode_address(message: &AddressMessage) -> Option<SeenAddress> {
     }
     // On a point-to-point link `Address` is the peer's.
     let own: IpAddr = local.or(address)?;
-    let unusable = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
+    let listed = Listed {
+        net: IpNet::new(own, message.header.prefix_len).ok()?,
+        global: message.header.scope == AddressScope::Universe,
+        deprecated: flags.contains(AddressFlags::Deprecated),
+        // One bit for both (`IFA_F_TEMPORARY` is `IFA_F_SECONDARY`, include/uapi/linux/if_addr.h).
+        secondary_or_temporary: flags.contains(AddressFlags::Secondary),
+        // With optimistic detection (RFC 4429) the kernel already answers for it.
+        tentative: flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic),
+        duplicate: flags.contains(AddressFlags::Dadfailed),
+    };
     Some(SeenAddress {
         index: message.header.index,
-        net: IpNet::new(own, message.header.prefix_len).ok()?,
-        usable: message.header.scope == AddressScope::Universe && !flags.intersects(unusable),
+        listed,
         link_local: matches!(own, IpAddr::V6(v6) if v6.is_unicast_link_local()),
     })
 }
@@ -105,5 +146,5 @@ pub(super) fn decode_address(message: &AddressMessage) -> Option<SeenAddress> {
 /// Our own addresses among those seen.
 pub(super) fn own_address(seen: &SeenAddress, links: &BTreeMap<u32, Seen>) -> Option<Address> {
     let link = links.get(&seen.index).filter(|link| link.is_ours())?;
-    (!seen.link_local).then(|| Address { link: link.name.clone(), address: seen.net })
+    (!seen.link_local).then(|| Address { link: link.name.clone(), address: seen.listed.net })
 }

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
@@ -12,11 +13,14 @@ use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessag
 
 use super::links::{self, Seen, SeenAddress};
 use super::{Kernel, KernelError, Observed, encode, ground, routes};
-use crate::core::ground::GroundRoute;
+use crate::core::ground::{GroundRoute, SourceTable};
 use crate::core::state::NodeState;
 use crate::core::state::net::{Neighbour, Route, RouteKey, Rule, Sysctl};
 use crate::core::state::nft::{AddressFamily, RuleCounters};
 use crate::core::state::ownership::PROTOCOL;
+
+/// A rule of others: its priority, the addresses it is about, and the table it names.
+type Lookup = (u32, IpNet, u32);
 
 impl Kernel {
     /// One look at everything. Labels are left empty: the caller knows them from the facts.
@@ -25,7 +29,9 @@ impl Kernel {
         let links = self.links().await?;
         let addresses = self.addresses().await?;
         let (own_routes, ground_routes) = self.all_routes(&links).await?;
-        let ground = ground::ground(&links, &addresses, ground_routes, &ruleset, self.features);
+        let (rules, lookups) = self.rules().await?;
+        let sources = self.sources(lookups, &addresses, &links).await?;
+        let ground = ground::ground(&links, &addresses, (ground_routes, sources), &ruleset, self.features);
         let state = NodeState {
             labels: BTreeMap::new(),
             links: links
@@ -35,7 +41,7 @@ impl Kernel {
                 .collect(),
             addresses: addresses.iter().filter_map(|seen| links::own_address(seen, &links)).collect(),
             sysctls: sysctls(&links, &ground.loosened, ground.features.ipv6),
-            rules: self.rules().await?,
+            rules,
             routes: own_routes,
             neighbours: self.neighbours(&links).await?,
             nft: ruleset,
@@ -74,23 +80,54 @@ impl Kernel {
         Ok(addresses.collect())
     }
 
-    async fn rules(&self) -> Result<BTreeSet<Rule>, KernelError> {
+    /// Our rules, and those of others that name a table for packets from some addresses, in their order.
+    async fn rules(&self) -> Result<(BTreeSet<Rule>, Vec<Lookup>), KernelError> {
         let mut rules = BTreeSet::new();
+        let mut lookups = Vec::new();
         for family in AddressFamily::BOTH {
             let mut request = RuleMessage::default();
             request.header.family = encode::family(family);
             for answer in self.dump("rules", RouteNetlinkMessage::GetRule(request)).await? {
                 // Ours by its protocol and its place; one of the two alone is somebody else's.
-                if let RouteNetlinkMessage::NewRule(message) = answer
-                    && let Some((rule, of)) = routes::rule(&message)
-                    && of == PROTOCOL
-                    && self.owns(rule.priority)
-                {
-                    rules.insert(rule);
+                let RouteNetlinkMessage::NewRule(message) = answer else { continue };
+                match routes::rule(&message) {
+                    Some((rule, of)) if of == PROTOCOL && self.owns(rule.priority) => drop(rules.insert(rule)),
+                    _ => lookups.extend(routes::source_rule(&message)),
                 }
             }
         }
-        Ok(rules)
+        lookups.sort_by_key(|(priority, ..)| *priority);
+        Ok((rules, lookups))
+    }
+
+    /// The routes of tables that rules of others name for addresses of this node. A network plugin may have such a rule for each pod
+    /// (AWS VPC CNI does): those are of no address here, and nobody looks at their tables.
+    async fn sources(
+        &self,
+        lookups: Vec<Lookup>,
+        addresses: &[SeenAddress],
+        links: &BTreeMap<u32, Seen>,
+    ) -> Result<Vec<SourceTable>, KernelError> {
+        let mut sources = Vec::new();
+        for (_, from, table) in lookups {
+            if !addresses.iter().any(|seen| from.contains(&seen.listed.net.addr())) {
+                continue;
+            }
+            let request = routes::table_dump(AddressFamily::of(from.addr()), table);
+            let answers = match self.routes.dump(request).await {
+                Ok(answers) => answers,
+                // A table without a route is not there.
+                Err(source) if source.is_missing() => Vec::new(),
+                Err(source) => return Err(KernelError::Observe { what: "a routing table", source }),
+            };
+            let of_table = answers.iter().filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewRoute(message) if routes::table(message) == table => Some(message),
+                _ => None,
+            });
+            let routes = of_table.flat_map(|message| routes::ground_route(message, links)).collect();
+            sources.push(SourceTable { from, routes });
+        }
+        Ok(sources)
     }
 
     async fn all_routes(
@@ -110,7 +147,9 @@ impl Kernel {
                 }
             }
             for answer in self.dump("the main routing table", encode::route_dump(family, true)).await? {
-                if let RouteNetlinkMessage::NewRoute(message) = answer {
+                if let RouteNetlinkMessage::NewRoute(message) = answer
+                    && routes::is_main(&message)
+                {
                     ground.extend(routes::ground_route(&message, links));
                 }
             }

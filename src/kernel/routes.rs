@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use rtnetlink::packet_route::AddressFamily as NetlinkFamily;
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteIp6Tunnel, RouteIp6TunnelFlags, RouteIpTunnel,
-    RouteIpTunnelFlags, RouteLwTunnelEncap, RouteMessage, RouteMetric, RouteProtocol, RouteType, RouteVia,
+    RouteIpTunnelFlags, RouteLwTunnelEncap, RouteMessage, RouteMetric, RouteNextHopFlags, RouteProtocol, RouteType,
+    RouteVia,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
 
 use super::links::Seen;
 use crate::core::ground::GroundRoute;
@@ -188,31 +189,97 @@ pub(super) fn own_route(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> 
     Some((key, route))
 }
 
-/// A unicast route of the main table through one interface that is not ours. The first way of several is taken.
-pub(super) fn ground_route(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> Option<GroundRoute> {
-    let family = family_of(message.header.address_family)?;
-    let mut parts = parts(message);
-    if message.header.kind != RouteType::Unicast || parts.table != u32::from(RouteHeader::RT_TABLE_MAIN) {
-        return None;
+/// A unicast route of others, of whatever table, through interfaces that are not ours: one for each next hop that is alive, the heaviest
+/// first, as an exit takes the best of them. Of nexthop objects the kernel lists what they stand for, too (unless
+/// `net.ipv4.nexthop_compat_mode` is 0).
+pub(super) fn ground_route(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> Vec<GroundRoute> {
+    let parts = parts(message);
+    let family = family_of(message.header.address_family);
+    let destination = family.and_then(|family| destination(message, &parts, family));
+    let (RouteType::Unicast, Some(destination)) = (message.header.kind, destination) else { return Vec::new() };
+    // A route for packets from some sources only (`ip -6 route add default from 2001:db8::/64`) is none for others.
+    if message.header.source_prefix_length > 0 {
+        return Vec::new();
+    }
+    let source = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(found) => address(found),
+        _ => None,
+    });
+    let mut hops: Vec<(u8, u32, Option<IpAddr>)> = Vec::new();
+    if !message.header.flags.contains(RouteFlags::Dead) {
+        hops.extend(parts.link.map(|link| (0, link, parts.gateway)));
     }
     for attribute in &message.attributes {
-        if let RouteAttribute::MultiPath(hops) = attribute
-            && let Some(hop) = hops.first()
-        {
-            parts.link = Some(hop.interface_index);
-            parts.gateway = hop.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::Gateway(found) => address(found),
-                _ => None,
-            });
+        let RouteAttribute::MultiPath(several) = attribute else { continue };
+        for hop in several.iter().filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead)) {
+            let gateway = hop.attributes.iter().find_map(next_hop);
+            hops.push((hop.hops, hop.interface_index, gateway));
         }
     }
-    let link = links.get(&parts.link?).filter(|link| !link.is_ours())?;
-    Some(GroundRoute {
-        destination: destination(message, &parts, family)?,
-        interface: link.name.clone(),
-        gateway: parts.gateway,
-        metric: parts.metric,
-    })
+    // Stable: of equal weights the first listed stays first.
+    hops.sort_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
+    let route = |(_, link, gateway): (u8, u32, Option<IpAddr>)| {
+        let link = links.get(&link).filter(|link| !link.is_ours())?;
+        Some(GroundRoute { destination, interface: link.name.clone(), gateway, metric: parts.metric, source })
+    };
+    hops.into_iter().filter_map(route).collect()
+}
+
+fn next_hop(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(found) => address(found),
+        RouteAttribute::Via(RouteVia::Inet6(found)) => Some(IpAddr::V6(*found)),
+        RouteAttribute::Via(RouteVia::Inet(found)) => Some(IpAddr::V4(*found)),
+        _ => None,
+    }
+}
+
+/// Whether a route is of the main table.
+pub(super) fn is_main(message: &RouteMessage) -> bool {
+    table(message) == MAIN
+}
+
+const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+/// `RT_TABLE_LOCAL`, include/uapi/linux/rtnetlink.h: the kernel's own.
+pub(super) const LOCAL: u32 = 255;
+/// `RT_TABLE_DEFAULT`: looked at after the main table, for everybody.
+const DEFAULT: u32 = 253;
+
+/// A rule of others by which packets from some addresses, and without another condition, go by a table: its priority, the addresses, the
+/// table. A rule that only an incoming packet, a mark, a protocol or a destination leads to is no word on what an address uses.
+pub(super) fn source_rule(message: &RuleMessage) -> Option<(u32, IpNet, u32)> {
+    let header = &message.header;
+    let plain = header.action == RuleAction::ToTable
+        && header.src_len > 0
+        && header.dst_len == 0
+        && header.tos == 0
+        && header.flags.bits() & RULE_INVERT == 0;
+    if !plain {
+        return None;
+    }
+    let (mut priority, mut from, mut table) = (0, None, u32::from(header.table));
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(found) => priority = *found,
+            RuleAttribute::Source(found) => from = Some(*found),
+            RuleAttribute::Table(found) => table = *found,
+            RuleAttribute::Protocol(_)
+            | RuleAttribute::SuppressPrefixLen(u32::MAX)
+            | RuleAttribute::SuppressIfGroup(u32::MAX)
+            | RuleAttribute::L3MDev(false) => {}
+            _ => return None,
+        }
+    }
+    let from = IpNet::new(from?, header.src_len).ok()?.trunc();
+    (![MAIN, LOCAL, DEFAULT].contains(&table)).then_some((priority, from, table))
+}
+
+/// The request for all routes of one table.
+pub(super) fn table_dump(of: AddressFamily, table: u32) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = super::encode::family(of);
+    message.attributes.push(RouteAttribute::Table(table));
+    RouteNetlinkMessage::GetRoute(message)
 }
 
 /// A static neighbour on one of our devices.

@@ -148,14 +148,18 @@ impl Watch {
                 self.own_links.contains(&neighbour.header.ifindex).then_some(Subject::Neighbour)
             }
             RouteNetlinkMessage::NewRule(rule) | RouteNetlinkMessage::DelRule(rule) => {
+                // Of others only those that may say by which table an egress address goes.
+                let looks_at_source = routes::source_rule(rule).is_some();
                 let (rule, of) = routes::rule(rule)?;
-                // Of others, those that look at marks: the bits may be ours (`marks`).
-                (of == PROTOCOL || rule.mark != 0 || rule.mask != u32::MAX).then_some(Subject::Rule(rule.priority))
+                // Of others also those that look at marks: the bits may be ours (`marks`).
+                let looks_at_marks = rule.mark != 0 || rule.mask != u32::MAX;
+                (of == PROTOCOL || looks_at_source || looks_at_marks).then_some(Subject::Rule(rule.priority))
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 let table = routes::table(route);
-                let main = table == u32::from(rtnetlink::packet_route::route::RouteHeader::RT_TABLE_MAIN);
-                (main || routes::protocol(route.header.protocol) == PROTOCOL).then_some(Subject::Route(table))
+                // Which tables of others a rule leads to is known at the look; what nobody needs is the kernel's own table.
+                let matters = table != routes::LOCAL || routes::protocol(route.header.protocol) == PROTOCOL;
+                matters.then_some(Subject::Route(table))
             }
             _ => None,
         }

@@ -240,8 +240,14 @@ impl Agent {
             due |= told.serving != now || told.unfit != cannot;
             told.serving = now;
             told.unfit = cannot;
+            // What this agent said before it was started anew: an address is not here since now because of that.
+            if changed.synced
+                && let Some(own) = nodes.get(&self.keeper.engine.node)
+            {
+                told.holds.extend(own.status.holds.iter().map(|one| (one.address, one.since)));
+            }
             let seen = nodes.contains_key(&self.keeper.engine.node);
-            if std::mem::replace(&mut self.seen, seen) && !seen && self.said.is_gateway() {
+            if std::mem::replace(&mut self.seen, seen) && !seen && self.said.concerns_others() {
                 tracing::warn!("somebody took away what was said of this node; it is said again");
                 self.lost += 1;
                 due = true;
@@ -398,6 +404,7 @@ impl Agent {
             _ => None,
         };
         let revision = intent.map(|intent| intent.commit.id.to_string()).unwrap_or_default();
+        let holds = self.keeper.engine.told.as_ref().map(|told| told.holds.clone()).unwrap_or_default();
         let facts = NodeFacts {
             revision: &revision,
             fence: self.shelf.fence(),
@@ -405,6 +412,7 @@ impl Agent {
             compiled: self.keeper.engine.in_force(),
             report: &self.keeper.engine.report,
             features: self.features,
+            holds: &holds,
             interfaces: &self.interfaces,
             range: self.keeper.engine.memory.kept().range(),
             unfit: &self.unfit,

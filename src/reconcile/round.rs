@@ -19,11 +19,11 @@ use crate::core::compile::{Compiled, Input, Refused, compile, unfit};
 use crate::core::facts::PodName;
 use crate::core::finding::Finding;
 use crate::core::ground::Features;
-use crate::core::interfaces::{Interface, told};
+use crate::core::interfaces::{self, Interface, told};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::{Handover, Serving};
-use crate::core::placement::{Unfit, place_but};
+use crate::core::placement::{Said, Unfit, place, place_with};
 use crate::core::plan::sources::Holders;
 use crate::core::plan::{Beside, Plan, Step, plan, plan_beside};
 use crate::core::report::drift::{self, Class};
@@ -103,6 +103,8 @@ pub struct Told {
     pub serving: Serving,
     /// Which exits each says it could not serve.
     pub unfit: Unfit,
+    /// Egress addresses that this node has, since when: they are told.
+    pub holds: BTreeMap<IpAddr, Timestamp>,
     /// The ways that were in force.
     pub handover: Handover,
 }
@@ -261,14 +263,22 @@ impl Engine {
         let wanted = intent.set.labels_of(&node, &labels);
         let observed = self.observe(&wanted).await?;
         let facts = self.cluster.facts();
-        let everybody = Unfit::new();
-        let unfit = self.told.as_ref().map_or(&everybody, |told| &told.unfit);
-        let mut placement = place_but(&intent.set, facts, unfit, now);
-        if let Some(Told { serving, handover, unfit }) = &mut self.told {
-            placement = handover.next(placement, &node, &intent.set, facts, serving, now);
-            // Connections of a gateway that forwards nothing are lost; they may begin anew elsewhere.
-            placement.left.retain(|exit, _| !exit.is_among(unfit));
-        }
+        let placement = match &mut self.told {
+            // What this node's kernel has is known here before anybody is told.
+            Some(Told { serving, holds, handover, unfit }) => {
+                let mut here = interfaces::held(&observed.ground, &intent.set, &labels);
+                holds.retain(|address, _| here.remove(address));
+                holds.extend(here.into_iter().map(|address| (address, now)));
+                let mut held = facts.held.clone();
+                held.insert(node.clone(), holds.clone());
+                let placement = place_with(&intent.set, facts, Said { held: &held, unfit }, now);
+                let mut placement = handover.next(placement, &node, &intent.set, facts, serving, now);
+                // Connections of a gateway that forwards nothing are lost; they may begin anew elsewhere.
+                placement.left.retain(|exit, _| !exit.is_among(unfit));
+                placement
+            }
+            None => place(&intent.set, facts, now),
+        };
         let marks = Marks::observed(&observed.state.nft, intent.set.config.range);
         let input = Input {
             node: &node,

@@ -298,3 +298,50 @@ fn lint_says_what_a_policy_would_cut_off_and_what_reaches_nothing() {
         ]
     );
 }
+
+#[test]
+fn nodes_that_share_an_address_are_told_where_a_policy_means_them() {
+    let mut facts = facts();
+    let first = facts.nodes[&node_name("n1")].addresses.clone();
+    for node in facts.nodes.values_mut() {
+        node.addresses.clone_from(&first);
+        node.labels.insert("gw".to_owned(), "true".to_owned());
+    }
+    let catalogue = read(&[("p.yaml", &policy("p", "empire", "192.0.2.0/24", "", "true"))]);
+    let found = lint(catalogue.policies(), Some(&facts), catalogue.spans());
+    let lines: Vec<String> =
+        found.iter().map(|one| format!("{}:{} {}", one.file, one.start.line, one.message)).collect();
+    assert_eq!(lines, ["p.yaml:9 n1 and n2 have the same InternalIP 172.18.0.2; neither can be a gateway"]);
+    facts.nodes.get_mut(&node_name("n2")).expect("n2").ready = false;
+    assert_eq!(lint(catalogue.policies(), Some(&facts), catalogue.spans()), [], "an object that was left behind");
+}
+
+#[test]
+fn a_next_hop_that_cannot_be_one_is_refused_where_it_stands() {
+    let found = |destinations: &str, gateway: &str| {
+        let text = format!(
+            "apiVersion: egret.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: p}}\nspec:\n  selectors: [{{podSelector: {{}}}}]\n  \
+             destinationCIDRs: [{destinations}]\n  egressGateway:\n    nodeSelector: {{}}\n    {gateway}\n"
+        );
+        let found = findings("a.yaml", &text);
+        found.iter().map(|line| line.split(" | ").next().unwrap_or_default().to_owned()).collect::<Vec<String>>()
+    };
+    let v4 = "192.0.2.0/24";
+    assert_eq!(found(v4, "nextHop: 10.0.3.1"), Vec::<String>::new());
+    assert_eq!(
+        found(v4, "nextHop: 224.0.0.1"),
+        ["9:14 error bad-address: a next hop is 224.0.0.1, which is a multicast group"]
+    );
+    for hop in ["0.0.3.1", "250.0.0.1"] {
+        let expected = format!("9:14 error bad-next-hop: the next hop {hop} is no address that a router has");
+        assert_eq!(found(v4, &format!("nextHop: {hop}")), [expected]);
+    }
+    let own = "egressIP: 10.0.3.42\n    nextHop: 10.0.3.42";
+    assert_eq!(found(v4, own), ["10:14 error bad-next-hop: the next hop 10.0.3.42 is the egress address itself"]);
+    let other = "9:14 error bad-next-hop: no destination is IPv6, so nothing is sent to the next hop fd00:3::1";
+    assert_eq!(found(v4, "nextHop: \"fd00:3::1\""), [other]);
+    let idle = "9:26 warning idle-next-hop: no destination is IPv6, so nothing is sent to the next hop fd00:3::1";
+    assert_eq!(found(v4, "nextHops: [10.0.3.1, \"fd00:3::1\"]"), [idle]);
+    let link = "9:15 error bad-address: egressIP is 169.254.3.42, which no router forwards: it lives on one link";
+    assert_eq!(found(v4, "egressIP: 169.254.3.42"), [link]);
+}

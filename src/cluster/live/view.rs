@@ -13,6 +13,7 @@ use crate::core::facts::{Facts, Node, Pod, PodName};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::pools::{Network, PoolKind, union};
+use crate::core::status::held;
 
 /// What is known. A resource that is not watched is empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -114,6 +115,8 @@ pub struct Changed {
     pub egress_nodes: bool,
     /// Networks of pods: those that are published, or what a CNI tells.
     pub pod_networks: bool,
+    /// Which node has which egress address.
+    pub held: bool,
     /// The last of the first lists came in just now: from here on everything is known.
     pub synced: bool,
     /// A fault came or went, or has another reason now.
@@ -126,9 +129,9 @@ impl Changed {
         self != Self::default()
     }
 
-    /// Whether nodes, namespaces, pods or their networks changed.
+    /// Whether nodes, namespaces, pods or their networks changed, or who has which egress address.
     pub fn facts(self) -> bool {
-        self.nodes || self.namespaces || self.pods || self.pod_networks
+        self.nodes || self.namespaces || self.pods || self.pod_networks || self.held
     }
 
     /// Both.
@@ -142,6 +145,7 @@ impl Changed {
             config: self.config || other.config,
             egress_nodes: self.egress_nodes || other.egress_nodes,
             pod_networks: self.pod_networks || other.pod_networks,
+            held: self.held || other.held,
             synced: self.synced || other.synced,
             faults: self.faults || other.faults,
         }
@@ -184,7 +188,14 @@ impl View {
                 changed.config = self.apply_config(news);
                 changed.pod_networks = self.take_networks();
             }
-            Item::EgressNodes(news) => changed.egress_nodes = put(&mut self.egress_nodes, news, PartialEq::eq),
+            Item::EgressNodes(news) => {
+                changed.egress_nodes = put(&mut self.egress_nodes, news, PartialEq::eq);
+                if changed.egress_nodes {
+                    let held = held(self.egress_nodes.iter().map(|(name, node)| (name, &node.status)));
+                    changed.held = self.facts.held != held;
+                    self.facts.held = held;
+                }
+            }
             Item::Pools(kind, news) => {
                 changed.pod_networks = put(self.pools.entry(kind).or_default(), news, PartialEq::eq);
             }

@@ -7,6 +7,7 @@ mod forwarding;
 mod groups;
 pub mod marks;
 mod own_exits;
+mod peers;
 mod refused;
 mod routing;
 mod table;
@@ -15,7 +16,7 @@ mod tunnel;
 pub use forwarding::unfit;
 pub use groups::{Target, Way};
 pub(crate) use groups::{targets, way};
-pub(crate) use own_exits::egress_address;
+pub(crate) use own_exits::{NO_WAY_OUT, egress_address};
 pub use own_exits::{OutRoute, WayOut};
 pub use refused::Refused;
 pub(crate) use table::GROUP;
@@ -157,6 +158,8 @@ pub fn compile(input: &Input<'_>) -> Compiled {
     let networks = networks(input, &grouping, &mut compiled.findings);
     compiled.exits = exits(input, &grouping, &networks, &families, &mut compiled.findings);
     compiled.findings.extend(too_small_for_ipv6(input, &networks, &families, &compiled.exits));
+    let is_gateway = compiled.exits.values().any(|exit| matches!(exit.role, Role::Own { .. }));
+    compiled.findings.extend(peers::findings(input, is_gateway));
     routing::add(&mut compiled.desired, input, &networks, &families, &compiled.exits);
     compiled.policy_chains = table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
     compiled.groups = grouping
@@ -232,8 +235,12 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
         .keys()
         .flat_map(|policy| input.set.policies[policy].destinations.iter().copied())
         .collect();
-    let mut others = tunnel::ends(nodes);
+    let mut others = tunnel::ends(input.facts);
     let own = others.remove(input.node);
+    // The kernel takes none of its own addresses for a peer's.
+    for end in others.values_mut() {
+        end.outer.retain(|address| !peers::is_own(input, *address));
+    }
     let own_addresses = nodes.get(input.node).map(|node| node.addresses.as_slice()).unwrap_or_default();
     let is_pod = |address| grouping.addresses.contains_key(&address);
     let uplinks = tunnel::uplinks(input.ground, own_addresses, &others, is_pod);
@@ -345,12 +352,7 @@ fn exits(
             let outer =
                 networks.own.as_ref().zip(networks.others.get(&key.gateway)).and_then(|(own, peer)| own.to(peer));
             if outer.is_none() {
-                let message = format!(
-                    "{} and this node have no InternalIP of one family that is theirs alone; members here are dropped",
-                    key.gateway
-                );
-                let hint = "`kubectl get nodes -o wide` shows the addresses; two nodes must not have the same";
-                findings.push(Finding::new("no-tunnel-address", &key, message).hint(hint));
+                findings.push(peers::unreachable(input, &key));
             }
             Role::Remote { mac: exit.mac, outer }
         };

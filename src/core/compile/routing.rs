@@ -136,8 +136,8 @@ fn add_exit(desired: &mut NodeState, exit: &NodeExit, networks: &Networks, famil
         desired.routes.insert(key(everything(family), LAST), Route::Unreachable);
         if let Role::Own { ways, .. } = &exit.role {
             let way_out = ways.get(&family);
-            for (way, out) in way_out.into_iter().flat_map(|way| way.routes.iter().map(move |route| (way, route))) {
-                let (link, gateway, onlink) = (way.interface.clone(), out.gateway, out.onlink);
+            for out in way_out.into_iter().flat_map(|way| &way.routes) {
+                let (link, gateway, onlink) = (out.interface.clone(), out.gateway, out.onlink);
                 let route = Route::Via { link, gateway, onlink, encap: None };
                 desired.routes.insert(key(out.destination, default_metric(family)), route);
             }
@@ -204,11 +204,13 @@ pub(super) fn strict_interfaces(input: &Input<'_>, exits: &BTreeMap<ExitKey, Nod
     for exit in exits.values() {
         let Role::Own { ways, .. } = &exit.role else { continue };
         let Some(way) = ways.get(&AddressFamily::V4) else { continue };
-        let Some(interface) = ground.interfaces.get(&way.interface) else { continue };
-        if let Some(before) = ground.loosened.get(&way.interface) {
-            strict.insert(way.interface.clone(), *before);
-        } else if interface.rp_filter.max(ground.rp_filter_all) == 1 {
-            strict.insert(way.interface.clone(), interface.rp_filter);
+        for name in way.interfaces() {
+            let Some(interface) = ground.interfaces.get(name) else { continue };
+            if let Some(before) = ground.loosened.get(name) {
+                strict.insert(name.to_owned(), *before);
+            } else if interface.rp_filter.max(ground.rp_filter_all) == 1 {
+                strict.insert(name.to_owned(), interface.rp_filter);
+            }
         }
     }
     strict

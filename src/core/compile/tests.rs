@@ -207,12 +207,17 @@ fn pods_with_the_same_policies_are_one_group_and_each_policy_knows_its_members()
 
 /// A ground whose interface below the tunnel carries packets of this many bytes.
 fn below(mtu: u32) -> Ground {
-    let eth0 = Interface { up: true, addresses: vec!["172.18.0.1/16".parse().expect("a network")], rp_filter: 0, mtu };
+    let eth0 = Interface {
+        up: true,
+        addresses: vec!["172.18.0.1/16".parse().expect("a network")],
+        mtu,
+        ..Interface::default()
+    };
     let route = GroundRoute {
         destination: "0.0.0.0/0".parse().expect("a network"),
         interface: "eth0".to_owned(),
         gateway: Some(IpAddr::from([172, 18, 255, 254])),
-        metric: 0,
+        ..GroundRoute::default()
     };
     Ground {
         interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]),
@@ -366,7 +371,8 @@ fn an_exit_whose_interface_forwards_nothing_is_not_served_whoever_is_asked_to() 
     assert!(matches!(role, Role::Own { ways, .. } if ways.is_empty()));
 
     let now = "2026-06-01T12:00:00Z".parse().expect("a time");
-    let everybody = crate::core::placement::place_but(&set, &facts, &[(name("n1"), says)].into(), now);
+    let said = crate::core::placement::Said { held: &facts.held, unfit: &[(name("n1"), says)].into() };
+    let everybody = crate::core::placement::place_with(&set, &facts, said, now);
     assert_eq!(everybody.exits, BTreeMap::new());
     assert_eq!(
         everybody.findings.iter().map(|finding| finding.message.as_str()).collect::<Vec<_>>(),
@@ -430,4 +436,52 @@ fn which_connections_are_forgotten_is_read_from_the_tables() {
         let [gone] = &sources(&state(&keep, &[], &before), &before, range)[..] else { panic!("one step") };
         assert!(gone.include(&is(0, inside, true)));
     }
+}
+
+#[test]
+fn no_tunnel_leads_to_this_nodes_own_address_or_to_one_that_two_nodes_have() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "1")], "");
+    let mut facts = facts(&[]);
+    let addresses = |facts: &mut Facts, of: &str, last: u8| {
+        facts.nodes.get_mut(&name(of)).expect(of).addresses = vec![IpAddr::from([172, 18, 0, last])];
+    };
+    // n2 is an object that was left behind: it has the address of n1, this node, which is its gateway.
+    addresses(&mut facts, "n2", 1);
+    facts.nodes.get_mut(&name("n2")).expect("n2").ready = false;
+    addresses(&mut facts, "n4", 3);
+    let compiled = compiled(&set, &facts, &below(1500), &Marks::default());
+    let tunnels: Vec<&crate::core::state::net::Route> = compiled
+        .desired
+        .routes
+        .values()
+        .filter(|route| matches!(route, crate::core::state::net::Route::Via { encap: Some(_), .. }))
+        .collect();
+    assert_eq!(tunnels, Vec::<&crate::core::state::net::Route>::new());
+    let shared: Vec<&str> = compiled
+        .findings
+        .iter()
+        .filter(|finding| finding.code == "node-address-shared")
+        .map(|finding| finding.message.as_str())
+        .collect();
+    let expected = [
+        "172.18.0.1 is the InternalIP of n1 and n2; no tunnel leads there",
+        "172.18.0.3 is the InternalIP of n3 and n4; no tunnel leads there",
+    ];
+    assert_eq!(shared, expected);
+    assert_eq!(ids(&compiled), [("n1 dev net1".to_owned(), 1)], "the gateway goes on for others");
+}
+
+#[test]
+fn a_gateway_whose_address_this_node_has_itself_is_not_sent_to() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
+    let mut ground = below(1500);
+    let second = "172.18.0.2/16".parse().expect("a network");
+    ground.interfaces.get_mut("eth0").expect("eth0").addresses.push(second);
+    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &ground, &Marks::default());
+    assert!(compiled.findings.iter().any(|finding| finding.code == "peer-is-own-address"));
+    // Its members' packets end in its table.
+    let routes =
+        compiled.desired.routes.iter().filter(|(key, _)| key.table == 9001 && key.destination.prefix_len() == 0);
+    let routes: Vec<_> = routes.map(|(_, route)| route).collect();
+    assert_eq!(routes, [&crate::core::state::net::Route::Unreachable]);
 }

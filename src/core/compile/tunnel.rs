@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::core::cidr::Range;
-use crate::core::facts::Node;
+use crate::core::facts::{Facts, Node, Owner};
 use crate::core::ground::Ground;
 use crate::core::name::NodeName;
 use crate::core::state::net::{fnv1a, mix};
@@ -50,14 +50,15 @@ impl End {
 pub(crate) type Ends = BTreeMap<NodeName, End>;
 
 /// How the nodes of a cluster know each other.
-pub(crate) fn ends(nodes: &BTreeMap<NodeName, Node>) -> Ends {
-    let owners = owners(nodes);
+pub(crate) fn ends(facts: &Facts) -> Ends {
+    let (nodes, owners) = (&facts.nodes, facts.owners());
+    let taken: BTreeSet<IpAddr> = nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
     let shared = shared_networks(nodes);
     let mut ids = BTreeSet::from([0]);
     let mut inner = BTreeSet::new();
     let mut ends = Ends::new();
     for (name, node) in nodes.iter().filter(|(_, node)| !node.addresses.is_empty()) {
-        let owned = |address: &IpAddr| owners.get(address) == Some(&Some(name));
+        let owned = |address: &IpAddr| owners.of(name, *address) == Owner::This;
         let outer: Vec<IpAddr> = node.addresses.iter().copied().filter(owned).collect();
         let mut id = id_of(node);
         while !ids.insert(id) {
@@ -71,7 +72,7 @@ pub(crate) fn ends(nodes: &BTreeMap<NodeName, Node>) -> Ends {
                 .copied()
                 .find(|net| AddressFamily::of(net.addr()) == family && !shared.contains(&(name, *net)));
             let address = network
-                .and_then(|network| free_host(network, |address| owners.contains_key(&address)))
+                .and_then(|network| free_host(network, |address| taken.contains(&address)))
                 .or_else(|| outer.iter().find(of_family).copied())
                 .unwrap_or_else(|| derived(node, family));
             let mut address = address;
@@ -84,29 +85,6 @@ pub(crate) fn ends(nodes: &BTreeMap<NodeName, Node>) -> Ends {
         ends.insert(name.clone(), End { id, outer, inner });
     }
     ends
-}
-
-/// Whose each InternalIP is. Of several nodes that claim one it is the only Ready one's: the others are objects that outlived
-/// their node. Where that does not decide it is nobody's, for a packet to it would reach whoever has it.
-fn owners(nodes: &BTreeMap<NodeName, Node>) -> BTreeMap<IpAddr, Option<&NodeName>> {
-    let mut claims: BTreeMap<IpAddr, Vec<(&NodeName, bool)>> = BTreeMap::new();
-    for (name, node) in nodes {
-        for address in &node.addresses {
-            claims.entry(*address).or_default().push((name, node.ready));
-        }
-    }
-    claims.into_iter().map(|(address, claims)| (address, owner(&claims))).collect()
-}
-
-fn owner<'a>(claims: &[(&'a NodeName, bool)]) -> Option<&'a NodeName> {
-    if let [(only, _)] = claims {
-        return Some(only);
-    }
-    let mut ready = claims.iter().filter(|(_, ready)| *ready);
-    match (ready.next(), ready.next()) {
-        (Some((name, _)), None) => Some(name),
-        _ => None,
-    }
 }
 
 /// Pod networks that overlap another node's: an address of such a one stands for nobody.

@@ -13,10 +13,10 @@ use jiff::{SignedDuration, Timestamp};
 
 pub use self::kept::Kept;
 use super::{Exit, ExitKey, Placement};
-use crate::core::facts::Facts;
+use crate::core::facts::{Facts, Owner, Owners};
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
-use crate::core::policy::{ExistingConnections, PolicyId, PolicySet};
+use crate::core::policy::{Egress, ExistingConnections, PolicyId, PolicySet};
 use crate::core::state::net::Mac;
 
 /// Which exits each gateway says it serves, by their identities.
@@ -65,12 +65,13 @@ impl Handover {
         let ready = |exit: &ExitKey| {
             exit.gateway == *own || serving.get(&exit.gateway).is_some_and(|exits| exits.contains(&exit.identity()))
         };
+        let owners = facts.owners();
         let before = std::mem::take(self);
         let mut carried = BTreeMap::new();
         for (policy, placed) in &mut placement.policies {
             let carried_by = || {
                 let old = before.carried.get(policy).into_iter().flatten().cloned();
-                old.filter(|exit| is_there(exit, facts) && ready(exit)).collect::<Vec<ExitKey>>()
+                old.filter(|exit| is_there(exit, facts, &owners) && ready(exit)).collect::<Vec<ExitKey>>()
             };
             if placed.exits.is_empty() {
                 let (alive, until) = (carried_by(), now.saturating_add(HOLD).unwrap_or(now));
@@ -97,6 +98,12 @@ impl Handover {
         }
         self.carried = carried;
         self.leave(&before, &placement, set, facts, now);
+        // An address that somebody moved to another node is used there: its connections go on there, if anywhere.
+        let has_moved = |exit: &ExitKey| {
+            let says = serving.get(&exit.gateway).map(|exits| exits.contains(&exit.identity()));
+            matches!(exit.egress, Egress::Address(_)) && !says.unwrap_or(exit.gateway == *own)
+        };
+        self.left.retain(|exit, _| !has_moved(exit));
         self.keep(&mut placement, facts);
         placement.findings.sort();
         placement
@@ -109,6 +116,7 @@ impl Handover {
 
     /// Which exits a policy has left, and until when each is kept.
     fn leave(&mut self, before: &Self, placement: &Placement, set: &PolicySet, facts: &Facts, now: Timestamp) {
+        let owners = facts.owners();
         let used: BTreeSet<&ExitKey> = placement.policies.values().flat_map(|placed| &placed.exits).collect();
         let keeps = |policy: &PolicyId| {
             placement.policies.contains_key(policy)
@@ -130,7 +138,7 @@ impl Handover {
         }
         left.retain(|exit, left| {
             left.policies.retain(|policy| keeps(policy));
-            !left.policies.is_empty() && !used.contains(exit) && is_there(exit, facts) && now < left.until
+            !left.policies.is_empty() && !used.contains(exit) && is_there(exit, facts, &owners) && now < left.until
         });
         self.left = left;
     }
@@ -147,8 +155,9 @@ impl Handover {
         }
         // What carries a policy until its gateway is ready must be known, too.
         let carrying: Vec<ExitKey> = placement.policies.values().flat_map(|placed| placed.exits.clone()).collect();
+        let owners = facts.owners();
         for key in carrying {
-            if is_there(&key, facts) {
+            if is_there(&key, facts, &owners) {
                 placement.exits.entry(key.clone()).or_insert_with(|| Exit { mac: key.mac() });
             }
         }
@@ -156,8 +165,9 @@ impl Handover {
 }
 
 /// Whether a gateway is still there to carry somebody: cordoned or without its label, but alive.
-fn is_there(exit: &ExitKey, facts: &Facts) -> bool {
-    facts.nodes.get(&exit.gateway).is_some_and(|node| node.ready && !node.addresses.is_empty())
+fn is_there(exit: &ExitKey, facts: &Facts, owners: &Owners<'_>) -> bool {
+    let Some(node) = facts.nodes.get(&exit.gateway).filter(|node| node.ready) else { return false };
+    node.tunnel_address().is_some_and(|address| owners.of(&exit.gateway, address) == Owner::This)
 }
 
 #[cfg(test)]

@@ -10,17 +10,22 @@ mod members;
 pub use exit::{Exit, ExitKey};
 pub use members::Members;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use super::facts::{Facts, PodName};
+use super::facts::{Facts, Node, Owner, Owners, PodName};
 use super::finding::Finding;
 use super::labels::Labels;
 use super::name::NodeName;
 use super::policy::grants::NOT_FROM_GIT;
-use super::policy::{GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, Suspend};
+use super::policy::{Egress, GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, Suspend};
 use super::state::net::{Mac, fnv1a, mix};
+
+/// Which of the addresses that policies name each node has, and since when.
+pub type Held = BTreeMap<NodeName, BTreeMap<IpAddr, Timestamp>>;
 
 /// The placement of every policy in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,10 +55,10 @@ pub struct Placed {
 /// The choice for one entry of `egressGateway(s)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The first fit node that matches.
+    /// Of the fit nodes that match, the one that tells to have the address that the policy names, if one does; else the first.
     pub gateway: Option<NodeName>,
     /// Nodes that match and were passed over, with the reason.
-    pub unfit: Vec<(NodeName, &'static str)>,
+    pub unfit: Vec<(NodeName, Cow<'static, str>)>,
 }
 
 impl Placed {
@@ -77,11 +82,20 @@ pub type Unfit = BTreeMap<NodeName, BTreeMap<String, String>>;
 
 /// Places every policy that is in force at `now`, where no gateway says that it could not serve.
 pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
-    place_but(set, facts, &Unfit::new(), now)
+    place_with(set, facts, Said { held: &facts.held, unfit: &Unfit::new() }, now)
 }
 
-/// Places every policy that is in force at `now`, and none where a gateway says that it could not serve it.
-pub fn place_but(set: &PolicySet, facts: &Facts, unfit: &Unfit, now: Timestamp) -> Placement {
+/// What nodes say of themselves as gateways.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    /// Which egress addresses they have.
+    pub held: &'a Held,
+    /// Which exits they could not serve.
+    pub unfit: &'a Unfit,
+}
+
+/// The same with another word of nodes about themselves: a node knows its own kernel sooner than others do.
+pub fn place_with(set: &PolicySet, facts: &Facts, said: Said<'_>, now: Timestamp) -> Placement {
     let mut placement = Placement::default();
     let nodes = NodeIndex::new(facts);
     for policy in set.policies.values() {
@@ -89,7 +103,7 @@ pub fn place_but(set: &PolicySet, facts: &Facts, unfit: &Unfit, now: Timestamp) 
             placement.findings.push(suspended(policy));
             continue;
         }
-        let placed = place_one(policy, set, facts, (&nodes, unfit), &mut placement.findings);
+        let placed = place_one(policy, set, facts, (&nodes, said), &mut placement.findings);
         placement.policies.insert(policy.id.clone(), placed);
     }
     collect_exits(&mut placement, facts);
@@ -106,11 +120,10 @@ fn place_one(
     policy: &Policy,
     set: &PolicySet,
     facts: &Facts,
-    (nodes, unfit): (&NodeIndex<'_>, &Unfit),
+    nodes: (&NodeIndex<'_>, Said<'_>),
     findings: &mut Vec<Finding>,
 ) -> Placed {
-    let choices: Vec<Choice> =
-        policy.gateways.iter().map(|gateway| choose(gateway, set, facts, (nodes, unfit))).collect();
+    let choices: Vec<Choice> = policy.gateways.iter().map(|gateway| choose(gateway, set, facts, nodes)).collect();
     let exits: BTreeSet<ExitKey> = policy
         .gateways
         .iter()
@@ -141,16 +154,36 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &Choice, none_at_all:
     Finding::new("no-gateway", &policy.id, format!("{reason}; {consequence}"))
 }
 
-fn choose(spec: &GatewaySpec, set: &PolicySet, facts: &Facts, (nodes, says): (&NodeIndex<'_>, &Unfit)) -> Choice {
-    let mut unfit = Vec::new();
+/// Without an address to look for, nodes behind the first fit one are not asked.
+fn choose(spec: &GatewaySpec, set: &PolicySet, facts: &Facts, (nodes, said): (&NodeIndex<'_>, Said<'_>)) -> Choice {
+    let mut choice = Choice { gateway: None, unfit: Vec::new() };
+    let mut newest: Option<Timestamp> = None;
     for (name, node) in nodes.matching(&spec.node, facts) {
         let stranger = !set.may_answer(&spec.node, name, &node.labels);
-        match stranger.then_some(NOT_FROM_GIT).or_else(|| node.unfit()).or_else(|| unserved(name, spec, says)) {
-            None => return Choice { gateway: Some(name.clone()), unfit },
-            Some(reason) => unfit.push((name.clone(), reason)),
+        let unfit = stranger.then_some(NOT_FROM_GIT.into()).or_else(|| nodes.unfit(name, node));
+        if let Some(reason) = unfit.or_else(|| unserved(name, spec, said.unfit).map(Into::into)) {
+            if choice.gateway.is_none() {
+                choice.unfit.push((name.clone(), reason));
+            }
+            continue;
+        }
+        let Egress::Address(address) = &spec.egress else {
+            choice.gateway = Some(name.clone());
+            break;
+        };
+        let since = since(name, *address, facts, said.held);
+        if choice.gateway.is_none() || since > newest {
+            (choice.gateway, newest) = (Some(name.clone()), since);
         }
     }
-    Choice { gateway: None, unfit }
+    choice
+}
+
+/// Since when a node has an address, as it tells; a snapshot does not say since when.
+fn since(node: &NodeName, address: IpAddr, facts: &Facts, held: &Held) -> Option<Timestamp> {
+    let told = held.get(node).and_then(|held| held.get(&address)).copied();
+    let known = || facts.grounds.get(node)?.holder(address).map(|_| Timestamp::MIN);
+    told.or_else(known)
 }
 
 /// What a node says of itself. Its reason stands in its own report.
@@ -164,6 +197,7 @@ fn unserved(node: &NodeName, spec: &GatewaySpec, says: &Unfit) -> Option<&'stati
 /// Nodes by label, so that ten thousand policies do not each look at five thousand nodes.
 struct NodeIndex<'a> {
     by_label: BTreeMap<(&'a str, &'a str), Vec<&'a NodeName>>,
+    owners: Owners<'a>,
 }
 
 impl<'a> NodeIndex<'a> {
@@ -174,7 +208,21 @@ impl<'a> NodeIndex<'a> {
                 by_label.entry((key.as_str(), value.as_str())).or_default().push(name);
             }
         }
-        Self { by_label }
+        Self { by_label, owners: facts.owners() }
+    }
+
+    /// Why a node is no gateway now. One that shares its address with another is none: nobody can tell to which of them a packet goes.
+    fn unfit(&self, name: &NodeName, node: &Node) -> Option<Cow<'static, str>> {
+        if let Some(reason) = node.unfit() {
+            return Some(Cow::Borrowed(reason));
+        }
+        let address = node.tunnel_address()?;
+        match self.owners.of(name, address) {
+            Owner::This => None,
+            Owner::Shared(other) | Owner::Another(other) => {
+                Some(Cow::Owned(format!("shares its InternalIP {address} with {other}")))
+            }
+        }
     }
 
     /// The nodes that match, in the order of their names.
@@ -182,7 +230,7 @@ impl<'a> NodeIndex<'a> {
         &'s self,
         selector: &'s super::labels::Selector,
         facts: &'s Facts,
-    ) -> Box<dyn Iterator<Item = (&'s NodeName, &'s super::facts::Node)> + 's> {
+    ) -> Box<dyn Iterator<Item = (&'s NodeName, &'s Node)> + 's> {
         let matches = move |labels: &Labels| selector.matches(labels);
         match members::single_label(selector) {
             Some((key, value)) => Box::new(

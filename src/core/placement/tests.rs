@@ -153,3 +153,68 @@ fn an_identity_fits_into_a_comment_and_stays_unique() {
     assert!(long("b").identity().len() <= 127);
     assert_ne!(long("b").identity(), long("c").identity());
 }
+
+fn naming(address: &str) -> GatewaySpec {
+    GatewaySpec { egress: Egress::Address(address.parse().unwrap()), ..gateway("gw", "a") }
+}
+
+/// Who tells to have 10.0.3.9, and since which second.
+fn held(by: &[(&str, i64)]) -> Held {
+    let address: IpAddr = "10.0.3.9".parse().unwrap();
+    let since = |second| BTreeMap::from([(address, Timestamp::from_second(second).unwrap())]);
+    by.iter().map(|(node, second)| (NodeName::parse(node).unwrap(), since(*second))).collect()
+}
+
+#[test]
+fn the_node_that_tells_to_have_a_named_address_answers_and_of_several_the_last() {
+    let set = set(vec![policy("p", vec![naming("10.0.3.9")])]);
+    let mut facts = facts(&[("a", true, false), ("b", true, false), ("c", true, false), ("d", true, true)]);
+    let chosen = |facts: &Facts, by: &[(&str, i64)]| {
+        gateways(&place_with(&set, facts, Said { held: &held(by), unfit: &Unfit::new() }, Timestamp::UNIX_EPOCH), "p")
+    };
+    assert_eq!(chosen(&facts, &[]), ["a"], "nobody tells");
+    assert_eq!(chosen(&facts, &[("b", 7)]), ["b"]);
+    assert_eq!(chosen(&facts, &[("b", 7), ("c", 8)]), ["c"], "it was moved to the last");
+    assert_eq!(chosen(&facts, &[("b", 8), ("c", 8)]), ["b"], "at the same time: by name");
+    assert_eq!(chosen(&facts, &[("d", 9)]), ["a"], "one that is cordoned is not fit");
+    facts.held = held(&[("c", 1)]);
+    assert_eq!(gateways(&place(&set, &facts, Timestamp::UNIX_EPOCH), "p"), ["c"]);
+    let by_route = super::tests::set(vec![policy("p", vec![gateway("gw", "a")])]);
+    assert_eq!(gateways(&place(&by_route, &facts, Timestamp::UNIX_EPOCH), "p"), ["a"], "no address is named");
+}
+
+#[test]
+fn a_snapshot_says_who_has_an_address_too() {
+    let mut facts = facts(&[("a", true, false), ("b", true, false)]);
+    let mut ground = crate::core::ground::Ground::default();
+    let net1 = crate::core::ground::Interface {
+        up: true,
+        addresses: vec!["10.0.3.9/24".parse().unwrap()],
+        ..crate::core::ground::Interface::default()
+    };
+    ground.interfaces.insert("net1".to_owned(), net1);
+    facts.grounds.insert(NodeName::parse("b").unwrap(), ground);
+    let set = set(vec![policy("p", vec![naming("10.0.3.9")])]);
+    assert_eq!(gateways(&place(&set, &facts, Timestamp::UNIX_EPOCH), "p"), ["b"]);
+}
+
+#[test]
+fn nodes_that_cannot_be_told_apart_are_no_gateways() {
+    let mut facts = facts(&[("a", true, false), ("b", true, false), ("c", true, false)]);
+    let shared: Vec<IpAddr> = vec!["10.0.2.15".parse().unwrap()];
+    for name in ["a", "b"] {
+        facts.nodes.get_mut(&NodeName::parse(name).unwrap()).unwrap().addresses.clone_from(&shared);
+    }
+    let set = set(vec![policy("p", vec![gateway("gw", "a")])]);
+    let placement = place(&set, &facts, Timestamp::UNIX_EPOCH);
+    assert_eq!(gateways(&placement, "p"), ["c"]);
+    let unfit: Vec<String> = placement.policies.values().next().unwrap().choices[0]
+        .unfit
+        .iter()
+        .map(|(node, why)| format!("{node} {why}"))
+        .collect();
+    assert_eq!(unfit, ["a shares its InternalIP 10.0.2.15 with b", "b shares its InternalIP 10.0.2.15 with a"]);
+    // A Node object that was left behind is not Ready: the machine that has the address now goes on.
+    facts.nodes.get_mut(&NodeName::parse("b").unwrap()).unwrap().ready = false;
+    assert_eq!(gateways(&place(&set, &facts, Timestamp::UNIX_EPOCH), "p"), ["a"]);
+}

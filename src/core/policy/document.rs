@@ -54,6 +54,9 @@ impl Kind {
     }
 }
 
+/// In the place of a file's name: the document is what a cluster has of one. No path in Git begins like that.
+pub(in crate::core::policy) const PUBLISHED: &str = "//spec.json";
+
 /// Fields of a document other than a Config.
 pub const ROOT: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
 /// Fields of `metadata`: those of Kubernetes' ObjectMeta, since people commit what `kubectl get -o yaml` prints.

@@ -9,6 +9,7 @@ mod coverage;
 mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -18,8 +19,8 @@ use super::findings::{Span, diagnostic};
 use super::spans::{NodeLabelsSpans, Spans};
 use super::{MemberSelector, NodeLabels, ObjectName, Policy, PolicySet};
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::facts::{Facts, PodName};
-use crate::core::labels::{Labels, Operator};
+use crate::core::facts::{Facts, Owner, PodName};
+use crate::core::labels::{Labels, Operator, Selector};
 use crate::core::name::NodeName;
 
 /// A suspension that ends later is one that is forgotten.
@@ -30,6 +31,7 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
     let mut found = Vec::new();
     let inside = coverage::Inside::of(set, facts);
     let nodes = facts.map(|facts| labels_by_node(set, facts));
+    let shared = facts.map(shared_addresses).unwrap_or_default();
     for policy in set.policies.values() {
         let Some(places) = spans.policies.get(&policy.id) else { continue };
         let file = policy.origin.file.as_str();
@@ -51,6 +53,7 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
                     let hint = "the policy's packets are dropped, or pass through if it says so, until a node has them";
                     found.push(warning(file, *span, "no-gateway", message, hint));
                 }
+                found.extend(shared_address(&gateway.node, &shared, nodes, file, *span));
             }
         }
     }
@@ -101,6 +104,34 @@ pub fn suspensions(set: &PolicySet, spans: &Spans, now: Timestamp) -> Vec<Diagno
 
 fn warning(file: &str, span: Span, code: &'static str, message: String, hint: &str) -> Diagnostic {
     Diagnostic { hint: Some(hint.to_owned()), ..diagnostic(file, Severity::Warning, span, code, message) }
+}
+
+/// Nodes that share an InternalIP with another, the address, and the other.
+fn shared_addresses(facts: &Facts) -> BTreeMap<&NodeName, (IpAddr, &NodeName)> {
+    let owners = facts.owners();
+    let shared = facts.nodes.iter().filter_map(|(name, node)| {
+        let address = node.tunnel_address()?;
+        match owners.of(name, address) {
+            Owner::Shared(other) => Some((name, (address, other))),
+            Owner::This | Owner::Another(_) => None,
+        }
+    });
+    shared.collect()
+}
+
+/// A node that matches and shares an InternalIP with another: neither can be a gateway.
+fn shared_address(
+    selector: &Selector,
+    shared: &BTreeMap<&NodeName, (IpAddr, &NodeName)>,
+    labels: &BTreeMap<NodeName, Labels>,
+    file: &str,
+    span: Span,
+) -> Option<Diagnostic> {
+    let matches = |name: &NodeName| labels.get(name).is_some_and(|labels| selector.matches(labels));
+    let (name, (address, other)) = shared.iter().find(|(name, _)| matches(name))?;
+    let message = format!("{name} and {other} have the same InternalIP {address}; neither can be a gateway");
+    let hint = "delete the Node object of a machine that is gone, or give the kubelets --node-ip";
+    Some(warning(file, span, "node-address-shared", message, hint))
 }
 
 fn selects_nothing(policy: &Policy, facts: &Facts, file: &str, span: Span) -> Option<Diagnostic> {

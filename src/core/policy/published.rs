@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::check::REQUIRE;
 use super::config::Config;
-use super::document::{CONFIG_FILE, Kind};
+use super::document::{CONFIG_FILE, Kind, PUBLISHED};
 use super::grants::Grant;
 use super::{
     Egress, GatewaySpec, MemberSelector, ObjectName, Origin, Policy, PolicyId, PolicyKind, PolicySet, Suspend, file,
@@ -302,7 +302,7 @@ pub fn read_policy(name: &str, spec: &Value) -> Result<Policy, Unreadable> {
         "metadata": {"name": id.name.as_str()},
         "spec": fields,
     });
-    let parsed = file::parse("spec.json", &document.to_string());
+    let parsed = file::parse(PUBLISHED, &document.to_string());
     let checked = parsed.good.first().and_then(|(_, checked)| checked.policy());
     let Some(checked) = checked else { return Err(fault(first_error(&parsed))) };
     Ok(Policy { id, origin, ..checked.policy.clone() })

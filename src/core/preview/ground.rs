@@ -49,7 +49,7 @@ impl Footing {
     fn interface(&mut self, number: u8, name: &str, own: &BTreeSet<IpAddr>) {
         let v4 = |last| IpAddr::V4(Ipv4Addr::new(240, number, 0, last));
         let v6 = |last| IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, u16::from(number) + 1, 0, 0, 0, last));
-        let mut interface = Interface { up: true, addresses: Vec::new(), rp_filter: 0, mtu: MTU };
+        let mut interface = Interface { up: true, mtu: MTU, ..Interface::default() };
         let mut family = |address: IpAddr, router: IpAddr, network: IpNet| {
             interface.addresses.push(match address {
                 IpAddr::V4(address) => IpNet::V4(Ipv4Net::new_assert(address, 16)),
@@ -64,6 +64,7 @@ impl Footing {
                 interface: name.to_owned(),
                 gateway,
                 metric: u32::from(number),
+                source: None,
             };
             self.ground.routes.extend([route(network, None), route(everything, Some(router))]);
             for (stand_in, what) in

@@ -10,8 +10,8 @@ mod policy;
 
 pub use head::{HeadFacts, HeadStatus, Tally, head_status};
 pub use node::{
-    NodeDatapath, NodeFacts, NodeFeatures, NodeStatus, PolicyMembers, ServedExit, UnfitExit, node_status, serving,
-    unfit,
+    HeldAddress, NodeDatapath, NodeFacts, NodeFeatures, NodeStatus, PolicyMembers, ServedExit, UnfitExit, held,
+    node_status, serving, unfit,
 };
 pub use policy::{GatewayStatus, PolicyStatus, policy_status};
 

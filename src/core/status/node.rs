@@ -3,6 +3,7 @@
 //! Deliberately absent: when it is told: counts of pods wait for something else to be said, since a pod's start writes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
@@ -13,8 +14,8 @@ use crate::core::compile::{Compiled, Role};
 use crate::core::ground::Features;
 use crate::core::interfaces::Interface;
 use crate::core::name::NodeName;
-use crate::core::placement::Unfit;
 use crate::core::placement::handover::Serving;
+use crate::core::placement::{Held, Unfit};
 use crate::core::policy::{PolicyId, PolicyKind};
 use crate::core::report::history::NodeReport;
 use crate::core::state::ownership::Range;
@@ -40,6 +41,9 @@ pub struct NodeStatus {
     /// Exits that it could not serve if it were asked to, with the reason: it is passed over.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unfit: Vec<UnfitExit>,
+    /// Egress addresses that policies name and that it has, where a policy could choose it: policies follow them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<HeldAddress>,
     /// Its interfaces, where a policy could choose it for a gateway: for previews.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<Interface>,
@@ -95,6 +99,16 @@ pub struct UnfitExit {
     pub identity: String,
     /// `net.ipv4.conf.net1.forwarding is 0`
     pub reason: String,
+}
+
+/// An egress address that a node has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Since when its agent sees it there. Of several nodes that have it the last is followed: so an address moves.
+    pub since: Timestamp,
 }
 
 /// How many pods of a node a policy selects.
@@ -160,6 +174,8 @@ pub struct NodeFacts<'a> {
     pub report: &'a NodeReport,
     /// What the kernel can do.
     pub features: Features,
+    /// Which egress addresses it has, and since when.
+    pub holds: &'a BTreeMap<IpAddr, Timestamp>,
     /// What it tells of its interfaces.
     pub interfaces: &'a [Interface],
     /// The range of what is in the kernel.
@@ -182,6 +198,11 @@ impl NodeStatus {
     pub fn is_in_place(&self, revision: &str, boot_id: &str) -> bool {
         let ready = || self.conditions.iter().any(|condition| condition.kind == "Ready" && condition.is_true());
         !boot_id.is_empty() && self.boot_id == boot_id && self.revision == revision && ready()
+    }
+
+    /// Whether other nodes' agents have to know what it says: of one that could serve, too, as it has the address.
+    pub fn concerns_others(&self) -> bool {
+        self.is_gateway() || !self.holds.is_empty()
     }
 }
 
@@ -219,6 +240,7 @@ pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) ->
             .iter()
             .map(|(identity, reason)| UnfitExit { identity: identity.clone(), reason: reason.clone() })
             .collect(),
+        holds: facts.holds.iter().map(|(address, since)| HeldAddress { address: *address, since: *since }).collect(),
         interfaces: facts.interfaces.to_vec(),
         policies,
         members: pods.len() as u64,
@@ -310,4 +332,11 @@ pub fn serving<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus
         exits.map(|exit| exit.identity.clone()).collect()
     };
     nodes.into_iter().map(|(name, status)| (name.clone(), served(status))).collect::<BTreeMap<_, _>>()
+}
+
+/// Which node has which of the addresses that policies name, and since when.
+pub fn held<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> Held {
+    let told = nodes.into_iter().filter(|(_, status)| !status.holds.is_empty());
+    told.map(|(name, status)| (name.clone(), status.holds.iter().map(|one| (one.address, one.since)).collect()))
+        .collect()
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::node::NodeStatus;
 use super::{Condition, since, summary};
+use crate::core::compile::NO_WAY_OUT;
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::placement::{ExitKey, Placement};
@@ -117,15 +118,13 @@ fn ready(
         return is(false, "NoGateway", why.to_owned());
     }
     for gateway in gateways.iter().filter(|gateway| !gateway.ready) {
-        let reasons = [
-            ("egress-address-missing", "EgressIPMissing"),
-            ("kernel-refused", "KernelRefused"),
-            ("not-forwarding", "NotForwarding"),
-        ];
-        for (code, reason) in reasons {
+        for (code, reason) in [("kernel-refused", "KernelRefused"), ("not-forwarding", "NotForwarding")] {
             if let Some(finding) = finding_of(gateway, code, nodes) {
                 return is(false, reason, format!("{}: {}", gateway.exit, finding.message));
             }
+        }
+        if let Some(finding) = NO_WAY_OUT.iter().find_map(|code| finding_of(gateway, code, nodes)) {
+            return is(false, "EgressIPMissing", format!("{}: {}", gateway.exit, finding.message));
         }
     }
     let waiting: Vec<&str> =

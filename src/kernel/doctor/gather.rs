@@ -122,7 +122,7 @@ async fn listings(asked: &Asked) -> Result<Listings, RouteError> {
     let ground = ground::ground(
         &seen,
         &addresses,
-        main,
+        (main, Vec::new()),
         &Ruleset::default(),
         crate::kernel::nft::Features { owned_tables: false, interface_kinds: true },
     );
@@ -164,7 +164,9 @@ async fn all_routes(
     request.header.address_family = encode::family(family);
     for answer in socket.dump(RouteNetlinkMessage::GetRoute(request)).await? {
         let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
-        main.extend(routes::ground_route(&message, links));
+        if routes::is_main(&message) {
+            main.extend(routes::ground_route(&message, links));
+        }
         let protocol = routes::protocol(message.header.protocol);
         if protocol != PROTOCOL
             && range.owns(routes::table(&message))

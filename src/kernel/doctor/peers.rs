@@ -123,7 +123,8 @@ mod tests {
     fn survey(ways: &[(&str, &str, Result<(&str, u32, bool), &str>)]) -> Survey {
         let mut survey = Survey::healthy();
         for (name, address) in [("eth0", "172.18.0.2/16"), ("lo", "10.9.9.1/32")] {
-            let interface = Interface { up: true, addresses: vec![address.parse().unwrap()], rp_filter: 0, mtu: 1500 };
+            let interface =
+                Interface { up: true, addresses: vec![address.parse().unwrap()], mtu: 1500, ..Interface::default() };
             survey.ground.interfaces.insert(name.to_owned(), interface);
         }
         survey.ways = ways

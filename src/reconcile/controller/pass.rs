@@ -13,7 +13,7 @@ use super::super::repository::Intent;
 use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
 use crate::cluster::live::{Live, LiveError, View};
 use crate::core::name::NodeName;
-use crate::core::placement::{Placement, place_but};
+use crate::core::placement::{Placement, Said, place_with};
 use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
 use crate::core::pools::Network;
 use crate::core::report::history::Rejected;
@@ -224,7 +224,8 @@ impl Pass<'_> {
     fn placement(&self, now: Timestamp) -> Placement {
         let nodes = &self.view.egress_nodes;
         let unfit = unfit(nodes.iter().map(|(name, node)| (name, &node.status)));
-        place_but(&self.intent.set, &self.view.facts, &unfit, now)
+        let facts = &self.view.facts;
+        place_with(&self.intent.set, facts, Said { held: &facts.held, unfit: &unfit }, now)
     }
 }
 

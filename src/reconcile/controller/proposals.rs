@@ -33,12 +33,14 @@ impl Controller {
         }
         let (live, nodes, reports) =
             (self.live.clone(), self.watching.view().facts.nodes.clone(), self.reports.clone());
-        let grounds = grounds(self.watching.view());
-        let pod_networks = self.watching.view().facts.pod_networks.clone();
+        let view = self.watching.view();
+        let (grounds, held) = (grounds(view), view.facts.held.clone());
+        let pod_networks = view.facts.pod_networks.clone();
         tokio::spawn(async move {
             match live.look().await {
                 Ok(facts) => {
-                    let situation = Situation { facts: Facts { nodes, pod_networks, ..facts }, grounds, reports };
+                    let facts = Facts { nodes, pod_networks, held, ..facts };
+                    let situation = Situation { facts, grounds, reports };
                     let _ = tell.send(Ok(situation));
                 }
                 Err(error) => {

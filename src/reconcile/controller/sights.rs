@@ -80,6 +80,7 @@ impl Sights {
                 let facts = Facts {
                     nodes: view.facts.nodes.clone(),
                     pod_networks: view.facts.pod_networks.clone(),
+                    held: view.facts.held.clone(),
                     grounds: self.grounds.clone(),
                     ..facts
                 };

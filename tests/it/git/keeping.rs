@@ -105,7 +105,8 @@ fn facts(nodes: &[&str], pods: usize) -> Facts {
 }
 
 fn ground(address: &str) -> Ground {
-    let interface = Interface { up: true, addresses: vec![address.parse().expect("a net")], rp_filter: 0, mtu: 1500 };
+    let interface =
+        Interface { up: true, addresses: vec![address.parse().expect("a net")], mtu: 1500, ..Interface::default() };
     let ground = Ground { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..Ground::default() };
     interfaces::ground(&interfaces::of(&ground, &std::collections::BTreeSet::new())).expect("a ground")
 }

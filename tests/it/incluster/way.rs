@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: labels (`labels`), pods (`pods`), and an API server that misbehaves (`faults`).
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::apiserver::Filter;
@@ -92,4 +93,48 @@ fn agents_that_die_or_are_started_anew_let_no_packet_out_wrongly() -> Outcome {
         assert!(other.is_empty(), "of {}: {other:?}", requests.len());
     }
     stand.assert_no_leak_but(&[])
+}
+
+/// Adds or deletes an address of net1 on a node, as keepalived, kube-vip or Pacemaker do.
+fn move_address(stand: &Stand, what: &str, address: IpAddr, node: &str) -> Outcome {
+    let words = ["ip", "address", what, &format!("{address}/32"), "dev", "net1"];
+    stand.lab.node(node)?.exec(words)?;
+    // Who moves an address announces it, which `ip address add` does not.
+    stand.lab.router().exec(["ip", "neigh", "flush", "dev", "br1"]).map(|_| ())
+}
+
+#[test]
+fn a_named_address_is_followed_to_the_node_that_has_it() -> Outcome {
+    let mut stand = Stand::up(Options { gateways: 2, ..Options::default() })?;
+    let vip = IpAddr::from([10, 0, 3, 99]);
+    stand.lab.outpost().allow([vip]);
+    move_address(&stand, "add", vip, "kind-worker3")?;
+    let text = policy("egress-gw: \"true\"").replace("interface: net1", "egressIP: 10.0.3.99");
+    let text = text.replace(", \"fd00:10:4::/64\"", "");
+    let labels = LABELS.replace("[kind-worker2]", "[kind-worker2, kind-worker3]");
+    stand.push(&[("nodes/gateways.yaml", &labels), ("policies/outpost.yaml", &text)])?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(vip))?;
+    stand.lab.forget()?;
+    let gateway = |stand: &Stand| stand.object("egresspolicies", "outpost")["status"]["gatewaySummary"].clone();
+    stand.await_that("the second of both nodes as gateway", || gateway(&stand) == "kind-worker3")?;
+    for (from, to) in [("kind-worker3", "kind-worker2"), ("kind-worker2", "kind-worker3")] {
+        let begun = Instant::now();
+        move_address(&stand, "del", vip, from)?;
+        move_address(&stand, "add", vip, to)?;
+        stand.await_answer("tiefighter", OUTPOST, Answer::Granted(vip))?;
+        println!("measured: an address moved to another node to the first request let in: {:.1?}", begun.elapsed());
+        stand.await_that("the policy's status", || gateway(&stand) == to)?;
+    }
+    // It comes to the other before this one has lost it: the last counts.
+    move_address(&stand, "add", vip, "kind-worker2")?;
+    stand.await_that("the gateway that took it over", || gateway(&stand) == "kind-worker2")?;
+    move_address(&stand, "del", vip, "kind-worker3")?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(vip))?;
+    // Whose agent is dead says what it said before.
+    stand.kill9("kind-worker2")?;
+    move_address(&stand, "del", vip, "kind-worker2")?;
+    move_address(&stand, "add", vip, "kind-worker3")?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(vip))?;
+    assert_eq!(stand.object("egressnodes", "kind-worker2")["status"]["holds"][0]["address"], "10.0.3.99");
+    stand.assert_no_leak_but(&[vip])
 }

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::stand::{Document, HELD_BACK, Outcome, Stand, labels};
-use crate::lab::{Answer, EGRESS, EGRESS6, LabError, OUTPOST, OUTPOST6, Options};
+use crate::lab::{Answer, EGRESS, EGRESS6, EXCLUDED, LabError, OUTPOST, OUTPOST6, Options};
 
 /// Runs `ip` on the gateway.
 fn ip(stand: &Stand, words: &str) -> Outcome {
@@ -75,4 +75,161 @@ fn a_named_address_is_followed_from_one_interface_to_another() -> Outcome {
 /// The router has learned behind which MAC the address was; who moves an address announces it, which `ip address add` does not.
 fn forget_neighbour(router: &crate::lab::Namespace) -> Result<(), LabError> {
     router.exec(["ip", "neigh", "flush", "dev", "br1"]).map(|_| ())
+}
+
+/// The policy with another gateway, for IPv4 alone.
+fn only_v4(egress: &str) -> String {
+    let egress = format!("nodeSelector: {{matchLabels: {{egress-gw: \"true\"}}}}, {egress}");
+    let text = Document { egress, ..Document::default() }.text();
+    text.replace(", \"fd00:10:4::/64\"", "").replace(", \"fd00:10:4::99/128\"", "")
+}
+
+fn push_only_v4(stand: &Stand, egress: &str) -> Outcome {
+    stand.lab.repository().write("nodes/gateways.yaml", &labels("kind-worker2"))?;
+    stand.push("policies/outpost.yaml", &only_v4(egress))
+}
+
+/// Waits until the gateway's report has a finding, or has it no more.
+fn await_code(stand: &Stand, code: &str, there: bool) {
+    stand.await_report("kind-worker2", code, |report| {
+        report.findings.iter().any(|since| since.finding.code == code) == there
+    });
+}
+
+#[test]
+fn a_vip_is_used_by_its_name_and_does_not_become_the_interfaces_own() -> Outcome {
+    let stand = Stand::in_force(Options::default())?;
+    stand.lab.outpost().allow([EGRESS, EGRESS6, moved_to()]);
+    // As kube-vip, keepalived and people add them: the newest is listed first in IPv6.
+    for address in ["10.0.3.52/32 dev net1 preferred_lft 0", "10.0.3.53/24 dev net1", "fd00:10:3::52/64 dev net1 nodad"]
+    {
+        ip(&stand, &format!("address add {address}"))?;
+    }
+    ip(&stand, "address add fd00:10:3::53/128 dev net1 nodad")?;
+    stand.await_settled()?;
+    stand.await_granted("tiefighter")?;
+    push_only_v4(&stand, "egressIP: 10.0.3.52")?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(moved_to()))?;
+    await_code(&stand, "next-hop-assumed", true);
+    stand.await_settled()?;
+    stand.assert_no_leak_but(&[moved_to()])
+}
+
+#[test]
+fn an_interface_that_goes_down_takes_its_own_exit_out_of_force_and_nothing_else() -> Outcome {
+    let stand = Stand::up(Options::default())?;
+    push_only_v4(&stand, "interface: net1")?;
+    let other =
+        only_v4("interface: eth0").replace("name: outpost", "name: other").replace("org: empire", "org: alliance");
+    stand.push("policies/other.yaml", &other)?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
+    let eth0 = stand.lab.nodes()[1].addresses()[0];
+    stand.await_answer("xwing", OUTPOST, Answer::Denied(eth0))?;
+    stand.lab.forget()?;
+    let router = stand.lab.router();
+    let turns: [(&str, &dyn Fn(&str) -> Outcome); 2] = [
+        ("interface-down", &|state: &str| ip(&stand, &format!("link set net1 {state}"))),
+        ("no-carrier", &|state: &str| router.exec(["ip", "link", "set", "n-kind-worker2", state]).map(|_| ())),
+    ];
+    for (code, set) in turns {
+        set("down")?;
+        await_code(&stand, code, true);
+        assert_eq!(stand.lab.ask_within("tiefighter", OUTPOST, HELD_BACK)?, Answer::NoAnswer);
+        // Whatever else is asked for comes into force.
+        stand.push("policies/other.yaml", &other.replace("10.0.4.99/32", "10.0.4.98/32"))?;
+        stand.await_answer("xwing", EXCLUDED, Answer::Denied(eth0))?;
+        stand.push("policies/other.yaml", &other)?;
+        stand.await_settled()?;
+        set("up")?;
+        await_code(&stand, code, false);
+        stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
+    }
+    ip(&stand, "link set net1 down")?;
+    ip(&stand, "link set net1 name enp3s0")?;
+    ip(&stand, "link set enp3s0 up")?;
+    await_finding(&stand, true);
+    // A name that it had is as good.
+    ip(&stand, "link property add dev enp3s0 altname net1")?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
+    await_code(&stand, "interface-renamed", true);
+    let own = stand.lab.pod_addresses("xwing")?;
+    stand.assert_no_leak_but(&[&[eth0][..], own.as_slice()].concat())
+}
+
+#[test]
+fn a_next_hop_that_the_kernel_would_refuse_stops_nothing_else() -> Outcome {
+    let stand = Stand::up(Options::default())?;
+    ip(&stand, "address add 10.0.3.52/24 dev net1")?;
+    let text = |hop: &str| {
+        let text = only_v4("interface: net1");
+        text.replace("annotations: {}", &format!("annotations: {{egret.dev/next-hop: {hop}}}"))
+    };
+    stand.lab.repository().write("nodes/gateways.yaml", &labels("kind-worker2"))?;
+    stand.push("policies/outpost.yaml", &text("10.0.3.1"))?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
+    stand.lab.forget()?;
+    for hop in ["10.0.3.255", "10.0.3.52", "10.0.3.0", "172.18.0.255"] {
+        stand.push("policies/outpost.yaml", &text(hop))?;
+        await_code(&stand, "bad-next-hop", true);
+        assert_eq!(stand.lab.ask_within("tiefighter", OUTPOST, HELD_BACK)?, Answer::NoAnswer, "{hop}");
+        stand.await_settled()?;
+        stand.push("policies/outpost.yaml", &text("10.0.3.1"))?;
+        stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
+        await_code(&stand, "bad-next-hop", false);
+    }
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
+fn an_address_goes_by_the_table_that_a_rule_names_for_it() -> Outcome {
+    let stand = Stand::up(Options::default())?;
+    push_only_v4(&stand, "interface: net1")?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
+    stand.lab.forget()?;
+    await_code(&stand, "next-hop-assumed", true);
+    ip(&stand, "route add default via 10.0.3.1 dev net1 table 77")?;
+    ip(&stand, "rule add from 10.0.3.42 lookup 77")?;
+    await_code(&stand, "next-hop-assumed", false);
+    stand.await_settled()?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
+    // Into nowhere: packets follow the table, whatever would be assumed without it.
+    ip(&stand, "route replace default via 10.0.3.200 dev net1 table 77")?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::NoAnswer)?;
+    ip(&stand, "rule del from 10.0.3.42 lookup 77")?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
+    await_code(&stand, "next-hop-assumed", true);
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
+fn an_address_on_lo_leaves_by_the_nodes_own_routes() -> Outcome {
+    let stand = Stand::up(Options::default())?;
+    let vip = IpAddr::from([192, 0, 2, 52]);
+    stand.lab.outpost().allow([vip]);
+    ip(&stand, "address add 192.0.2.52/32 dev lo")?;
+    // As a router that speaks BGP with the node.
+    stand.lab.router().exec(["ip", "route", "add", "192.0.2.52", "via", "172.18.0.3"])?;
+    push_only_v4(&stand, "egressIP: 192.0.2.52")?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(vip))?;
+    stand.lab.forget()?;
+    // Several next hops: one of those that are alive is taken.
+    ip(&stand, "route replace default nexthop via 172.18.0.1 dev eth0 nexthop via 10.0.3.1 dev net1 weight 5")?;
+    stand.await_settled()?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(vip))?;
+    stand.assert_no_leak_but(&[vip])
+}
+
+#[test]
+fn of_two_interfaces_with_one_address_the_one_with_carrier_is_taken() -> Outcome {
+    let stand = Stand::up(Options::default())?;
+    push_only_v4(&stand, "egressIP: 10.0.3.42")?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
+    stand.lab.forget()?;
+    ip(&stand, "link add a-dead type veth peer name a-peer")?;
+    ip(&stand, "address add 10.0.3.42/32 dev a-dead")?;
+    ip(&stand, "link set a-dead up")?;
+    await_code(&stand, "egress-address-twice", true);
+    stand.await_settled()?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
+    stand.assert_no_leak_but(&[])
 }

@@ -53,6 +53,7 @@ pub(crate) fn read(place: &str, text: &str) -> Ground {
         addresses: of.addresses.iter().map(address).collect(),
         rp_filter: of.rp_filter,
         mtu: of.mtu,
+        ..Interface::default()
     };
     Ground {
         interfaces: written.interfaces.into_iter().map(|(name, of)| (name, interface(of))).collect(),
@@ -83,5 +84,6 @@ fn route(place: &str, line: &str) -> GroundRoute {
         interface: (*behind("dev").unwrap_or_else(|| panic!("{place}: {line}: no dev"))).to_owned(),
         gateway,
         metric: behind("metric").map_or(0, |text| text.parse().expect(line)),
+        source: behind("src").map(|text| text.parse().expect(line)),
     }
 }

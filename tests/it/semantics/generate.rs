@@ -188,7 +188,7 @@ fn ground(number: u8) -> impl Strategy<Value = Ground> {
             let mut ground = Ground { features, ..Ground::default() };
             let mut add = |name: &str, addresses: Vec<String>| {
                 let addresses = addresses.iter().map(|text| network(text)).collect();
-                let interface = Interface { up: true, addresses, rp_filter, mtu: 1500 };
+                let interface = Interface { up: true, addresses, rp_filter, mtu: 1500, ..Interface::default() };
                 ground.interfaces.insert(name.to_owned(), interface);
             };
             let n = u16::from(number);
@@ -206,6 +206,7 @@ fn ground(number: u8) -> impl Strategy<Value = Ground> {
                 interface: "eth0".to_owned(),
                 gateway: Some(gateway.parse().expect("an address")),
                 metric: 100,
+                ..GroundRoute::default()
             };
             ground.routes.push(route("0.0.0.0/0", "172.18.0.1"));
             if default6 {

@@ -1,12 +1,11 @@
 //! What stands for nodes, and whose an address is.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::{ends, uplinks};
-use crate::core::facts::Node;
+use crate::core::facts::{Facts, Node};
 use crate::core::ground::{Ground, GroundRoute, Interface};
 use crate::core::name::NodeName;
 use crate::core::state::nft::AddressFamily;
@@ -28,11 +27,11 @@ fn node(addresses: &[&str], pod_cidrs: &[&str]) -> Node {
     }
 }
 
-fn nodes(list: &[(&str, Node)]) -> BTreeMap<NodeName, Node> {
-    list.iter().map(|(text, node)| (name(text), node.clone())).collect()
+fn nodes(list: &[(&str, Node)]) -> Facts {
+    Facts { nodes: list.iter().map(|(text, node)| (name(text), node.clone())).collect(), ..Facts::default() }
 }
 
-fn inner(nodes: &BTreeMap<NodeName, Node>, of: &str) -> [String; 2] {
+fn inner(nodes: &Facts, of: &str) -> [String; 2] {
     ends(nodes)[&name(of)].inner.map(|address| address.to_string())
 }
 
@@ -97,6 +96,7 @@ fn uplinks_are_where_the_kernel_sends_what_leaves_the_node_and_a_pod_is_none() {
         interface: interface.to_owned(),
         gateway: gateway.map(address),
         metric: 0,
+        ..GroundRoute::default()
     };
     let mut ground = Ground::default();
     let eth0 = Interface {

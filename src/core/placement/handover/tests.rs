@@ -1,5 +1,7 @@
 //! Tests of handover: one policy, two gateways, and a third node that has its members.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::core::facts::Node;
 use crate::core::labels::{Labels, Operator, Requirement, Selector};
@@ -174,4 +176,46 @@ fn every_way_to_an_address_is_remembered_as_it_is() {
     let carried = BTreeMap::from([(id(PolicyKind::Cilium), exits.to_vec()), (id(PolicyKind::Egret), Vec::new())]);
     let handover = Handover { carried, ..Handover::default() };
     assert_eq!(Handover::from(Kept::from(&handover)), handover);
+}
+
+#[test]
+fn an_address_that_moves_takes_its_members_along_when_its_new_node_serves_it() {
+    let address: IpAddr = "10.0.3.9".parse().unwrap();
+    let mut set = set(ExistingConnections::Keep);
+    for policy in set.policies.values_mut() {
+        policy.gateways[0].egress = Egress::Address(address);
+    }
+    let mut facts = facts("one", &[]);
+    facts.nodes.get_mut(&name("two")).unwrap().labels.insert("gw".to_owned(), "a".to_owned());
+    let mut memory = Handover::default();
+    let mut at = |holds: &[(&str, i64)], serve: &[&str], second: i64| {
+        let now = Timestamp::from_second(second).unwrap();
+        facts.held = holds
+            .iter()
+            .map(|(node, since)| (name(node), BTreeMap::from([(address, Timestamp::from_second(*since).unwrap())])))
+            .collect();
+        let serving: Serving = ["one", "two"]
+            .into_iter()
+            .map(|node| {
+                (name(node), serve.iter().filter(|by| **by == node).map(|by| format!("{by} {address}")).collect())
+            })
+            .collect();
+        let placed = place(&set, &facts, now);
+        let placement = memory.next(placed, &name("three"), &set, &facts, &serving, now);
+        let carried: Vec<String> =
+            placement.policies.values().flat_map(|placed| &placed.exits).map(ExitKey::identity).collect();
+        (carried, placement.left.keys().map(ExitKey::identity).collect::<Vec<String>>())
+    };
+    let is = |node: &str, left: &[&str]| {
+        (
+            vec![format!("{node} {address}")],
+            left.iter().map(|node| format!("{node} {address}")).collect::<Vec<String>>(),
+        )
+    };
+    assert_eq!(at(&[("two", 0)], &["two"], 0), is("two", &[]), "the second of two has it");
+    // The first takes it over, and the second does not know yet.
+    assert_eq!(at(&[("two", 0), ("one", 5)], &["two"], 5), is("two", &[]), "until the first serves it");
+    assert_eq!(at(&[("two", 0), ("one", 5)], &["one", "two"], 6), is("one", &["two"]));
+    // The second has lost it: what began there goes on where the address is.
+    assert_eq!(at(&[("one", 5)], &["one"], 7), is("one", &[]));
 }

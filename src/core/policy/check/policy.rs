@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use super::CheckedPolicy;
 use super::address::{address, cidrs, interface};
 use super::selector::{members, nodes};
+use crate::core::ground::is_no_host;
 use crate::core::policy::document::{
-    ANNOTATION_PREFIX, CILIUM_GATEWAY, CILIUM_SPEC, Document, EGRET_GATEWAY, EGRET_SPEC, ROOT, SUSPEND,
+    ANNOTATION_PREFIX, CILIUM_GATEWAY, CILIUM_SPEC, Document, EGRET_GATEWAY, EGRET_SPEC, PUBLISHED, ROOT, SUSPEND,
 };
 use crate::core::policy::findings::{Findings, Span, quoted};
 use crate::core::policy::reader::{Object, choice, first_line, in_range, integer, list, text, wrong_type};
@@ -37,7 +38,10 @@ struct Additions {
     priority: i32,
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
-    next_hops: Vec<IpAddr>,
+    next_hops: Vec<(IpAddr, Span)>,
+    /// The document is of a cluster, where an older version may have let it in: what cannot work is the gateway's to find, and one policy of
+    /// that kind keeps no agent from all others.
+    published: bool,
     suspend: Option<Suspend>,
     suspend_at: Option<Span>,
 }
@@ -52,6 +56,7 @@ pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Findings
         PolicyKind::Cilium => from_annotations(document, out),
         PolicyKind::Egret => from_fields(&spec, out),
     };
+    let additions = Additions { published: document.origin.file == PUBLISHED, ..additions };
     spans.suspend = additions.suspend_at;
     let selectors: Option<Vec<MemberSelector>> = spec.required("selectors", out).map(|entry| {
         spans.selectors = entry.key_span;
@@ -62,7 +67,7 @@ pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Findings
     let destinations = spec.required("destinationCIDRs", out).map(|entry| destinations(entry, &mut spans, out));
     let excluded = spec.get("excludedCIDRs").map(|entry| cidrs(entry, "exclusion", out)).unwrap_or_default();
     let destinations = destinations.unwrap_or_default();
-    let gateways = gateways(&spec, kind, &additions.next_hops, &destinations, &mut spans, out);
+    let gateways = gateways(&spec, kind, &additions, &destinations, &mut spans, out);
     let policy = Policy {
         id: PolicyId { name: document.name.clone()?, kind },
         selectors: selectors.unwrap_or_default(),
@@ -109,7 +114,7 @@ fn destinations(entry: &Entry, spans: &mut PolicySpans, out: &mut Findings<'_>) 
 fn gateways(
     spec: &Object<'_>,
     kind: PolicyKind,
-    next_hops: &[IpAddr],
+    additions: &Additions,
     destinations: &[IpNet],
     spans: &mut PolicySpans,
     out: &mut Findings<'_>,
@@ -142,7 +147,7 @@ fn gateways(
     };
     let mut found = Vec::new();
     for (node, at) in entries {
-        if let Some((gateway, place)) = gateway(node, at, kind, next_hops, destinations, out) {
+        if let Some((gateway, place)) = gateway(node, at, kind, additions, destinations, out) {
             found.push(gateway);
             spans.gateways.push(place);
         }
@@ -154,7 +159,7 @@ fn gateway(
     node: &Node,
     at: Span,
     kind: PolicyKind,
-    next_hops: &[IpAddr],
+    additions: &Additions,
     destinations: &[IpNet],
     out: &mut Findings<'_>,
 ) -> Option<(GatewaySpec, Span)> {
@@ -166,9 +171,14 @@ fn gateway(
         let written = text(&entry.value, "`egressIP`", out);
         (entry, written.and_then(|written| address(written, entry.value.span, "egressIP", out)))
     });
-    let mut next_hops = next_hops.to_vec();
+    let mut next_hops = additions.next_hops.clone();
     next_hops.extend(next_hops_of(&object, out));
     check_families_of_hops(&next_hops, object.get("nextHops").map_or(at, |entry| entry.key_span), out);
+    let address = fixed.as_ref().and_then(|(_, found)| *found);
+    for (hop, at) in next_hops.iter().filter(|_| !additions.published) {
+        check_hop(*hop, *at, address, destinations, &next_hops, out);
+    }
+    let next_hops = next_hops.into_iter().map(|(hop, _)| hop).collect();
     let egress = match (named, fixed) {
         (Some(_), Some((entry, _))) => {
             out.error(entry.key_span, "interface-and-address", "interface and egressIP are both given")
@@ -179,6 +189,14 @@ fn gateway(
         (None, Some((entry, found))) => {
             if let Some(found) = found {
                 check_family(found, entry.value.span, destinations, out);
+                let link_local = match found {
+                    IpAddr::V4(v4) => v4.is_link_local(),
+                    IpAddr::V6(v6) => v6.is_unicast_link_local(),
+                };
+                if link_local && !additions.published {
+                    let message = format!("egressIP is {found}, which no router forwards: it lives on one link");
+                    out.error(entry.value.span, "bad-address", message);
+                }
             }
             found.map(Egress::Address)
         }
@@ -204,9 +222,39 @@ fn check_family(egress: IpAddr, at: Span, destinations: &[IpNet], out: &mut Find
     }
 }
 
-fn check_families_of_hops(next_hops: &[IpAddr], at: Span, out: &mut Findings<'_>) {
+/// What no gateway could use as a router, as far as the document alone tells; the gateway knows its own networks
+/// ([`crate::core::ground::Ground::no_router`]).
+fn check_hop(
+    hop: IpAddr,
+    at: Span,
+    egress: Option<IpAddr>,
+    destinations: &[IpNet],
+    all: &[(IpAddr, Span)],
+    out: &mut Findings<'_>,
+) {
+    let family = |is_ipv4: bool| if is_ipv4 { "IPv4" } else { "IPv6" };
+    let serves = |hop: IpAddr| destinations.iter().any(|net| net.addr().is_ipv4() == hop.is_ipv4());
+    if is_no_host(hop) {
+        out.error(at, "bad-next-hop", format!("the next hop {hop} is no address that a router has"))
+            .hint("the address of the router in the network of the gateway's interface");
+    } else if egress == Some(hop) {
+        out.error(at, "bad-next-hop", format!("the next hop {hop} is the egress address itself"))
+            .hint("the address of the router behind the interface: a gateway cannot send on to itself");
+    } else if !serves(hop) && !destinations.is_empty() {
+        let message = format!("no destination is {}, so nothing is sent to the next hop {hop}", family(hop.is_ipv4()));
+        let hint = format!("the {} address of the router", family(!hop.is_ipv4()));
+        // Beside one that is used it is only idle.
+        if all.iter().any(|(other, _)| serves(*other)) {
+            out.warning(at, "idle-next-hop", message).hint("take it out");
+        } else {
+            out.error(at, "bad-next-hop", message).hint(hint);
+        }
+    }
+}
+
+fn check_families_of_hops(next_hops: &[(IpAddr, Span)], at: Span, out: &mut Findings<'_>) {
     for is_ipv4 in [true, false] {
-        if next_hops.iter().filter(|hop| hop.is_ipv4() == is_ipv4).count() > 1 {
+        if next_hops.iter().filter(|(hop, _)| hop.is_ipv4() == is_ipv4).count() > 1 {
             let family = if is_ipv4 { "IPv4" } else { "IPv6" };
             out.error(at, "next-hops", format!("a gateway has more than one {family} next hop"))
                 .hint("one a family; a second gateway entry for a second router");
@@ -214,7 +262,7 @@ fn check_families_of_hops(next_hops: &[IpAddr], at: Span, out: &mut Findings<'_>
     }
 }
 
-fn next_hops_of(object: &Object<'_>, out: &mut Findings<'_>) -> Vec<IpAddr> {
+fn next_hops_of(object: &Object<'_>, out: &mut Findings<'_>) -> Vec<(IpAddr, Span)> {
     let mut found = Vec::new();
     let mut nodes: Vec<&Node> = object.get("nextHop").map(|entry| &entry.value).into_iter().collect();
     if let Some(entry) = object.get("nextHops") {
@@ -222,7 +270,7 @@ fn next_hops_of(object: &Object<'_>, out: &mut Findings<'_>) -> Vec<IpAddr> {
     }
     for node in nodes {
         if let Some(written) = text(node, "a next hop", out) {
-            found.extend(address(written, node.span, "a next hop", out));
+            found.extend(address(written, node.span, "a next hop", out).map(|hop| (hop, node.span)));
         }
     }
     found
@@ -250,6 +298,7 @@ fn from_fields(spec: &Object<'_>, out: &mut Findings<'_>) -> Additions {
         on_no_gateway,
         existing_connections,
         next_hops: Vec::new(),
+        published: false,
         suspend,
         suspend_at: spec.get("suspend").map(|entry| entry.key_span),
     }
@@ -272,7 +321,8 @@ fn from_annotations(document: &Document<'_>, out: &mut Findings<'_>) -> Addition
             }
             "next-hop" => {
                 for written in text(&entry.value, &quoted(&entry.key), out).unwrap_or("").split(',') {
-                    additions.next_hops.extend(address(written.trim(), entry.value.span, "a next hop", out));
+                    let at = entry.value.span;
+                    additions.next_hops.extend(address(written.trim(), at, "a next hop", out).map(|hop| (hop, at)));
                 }
             }
             "suspend-until" => until = Some((entry.key_span, timestamp(&entry.value, out))),

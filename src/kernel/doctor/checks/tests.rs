@@ -12,7 +12,7 @@ fn attempt(feature: &'static str, optional: Option<&'static str>, refusal: Optio
 
 fn interface(addresses: &[&str], mtu: u32) -> Interface {
     let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-    Interface { up: true, addresses, rp_filter: 0, mtu }
+    Interface { up: true, addresses, mtu, ..Interface::default() }
 }
 
 fn asked(address: &str) -> Asked {
@@ -116,8 +116,7 @@ fn the_tunnel_must_fit_the_interface_of_the_nodes_address() {
     let route = GroundRoute {
         destination: "0.0.0.0/0".parse().unwrap(),
         interface: "net1".to_owned(),
-        gateway: None,
-        metric: 0,
+        ..GroundRoute::default()
     };
     survey.ground.routes.push(route);
     let severity = tunnel_mtu(&survey, &Asked::default()).map(|check| check.severity);

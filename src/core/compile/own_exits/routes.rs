@@ -1,0 +1,232 @@
+//! The routes by which packets of an exit leave: of its interface, or of the table that a rule names for its address.
+//!
+//! Of several routes to one destination an exit has one: that with the lowest metric, and of its next hops the heaviest that is alive
+//! (docs/decisions/0017). Deliberately absent: which address it is (`address`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{OutRoute, WayOut};
+use crate::core::finding::Finding;
+use crate::core::ground::{Ground, GroundRoute, Interface, Kind};
+use crate::core::placement::ExitKey;
+use crate::core::state::nft::AddressFamily;
+
+/// Who looks for routes.
+struct Search<'a> {
+    exit: &'a ExitKey,
+    family: AddressFamily,
+    /// The interface that has the address.
+    holder: &'a str,
+    address: IpAddr,
+    ground: &'a Ground,
+}
+
+/// The way out by an interface that can send, with one of its addresses.
+pub(super) fn way_out(
+    exit: &ExitKey,
+    family: AddressFamily,
+    holder: &str,
+    address: IpAddr,
+    ground: &Ground,
+    findings: &mut Vec<Finding>,
+) -> WayOut {
+    let search = Search { exit, family, holder, address, ground };
+    let mut routes = search.routes();
+    let everything = everything(family);
+    // The router that the policy names comes before all others, also if it cannot be one: nobody asked for another.
+    if let Some(hop) = exit.next_hops.iter().copied().find(|hop| AddressFamily::of(*hop) == family) {
+        routes.remove(&everything);
+        match search.named(hop) {
+            Ok(route) => drop(routes.insert(everything, route)),
+            Err(finding) => findings.push(finding),
+        }
+    } else if !routes.contains_key(&everything) {
+        let (route, finding) = search.guess();
+        routes.extend(route.map(|route| (everything, route)));
+        findings.push(finding);
+    }
+    let interface = match routes.get(&everything) {
+        Some(default) if search.sends_nothing() => default.interface.clone(),
+        _ => holder.to_owned(),
+    };
+    WayOut { address, interface, routes: routes.into_values().collect() }
+}
+
+impl Search<'_> {
+    /// Whether the holder is one by which nothing leaves: `lo`, or a dummy that nobody has given a router.
+    fn sends_nothing(&self) -> bool {
+        match self.ground.interfaces.get(self.holder).map(|interface| interface.kind) {
+            Some(Kind::Loopback) => true,
+            Some(Kind::Dummy) => {
+                let mut through = self.ground.routes.iter().filter(|route| route.interface == self.holder);
+                let routed = through.any(|route| route.gateway.is_some() || route.destination.prefix_len() == 0);
+                !routed && !self.exit.next_hops.iter().any(|hop| self.is_on(self.holder, *hop))
+            }
+            Some(Kind::Device) | None => false,
+        }
+    }
+
+    fn fits(&self, route: &GroundRoute) -> bool {
+        AddressFamily::of(route.destination.addr()) == self.family
+            && !is_link_local(route.destination)
+            && self.ground.can_send(&route.interface)
+    }
+
+    /// What the kernel would look at for packets from this address: tables that rules name for it, up to one that knows a way to
+    /// everywhere, then the main table. Of that only what leads through the holder: the policy named it. An address on `lo` is reached by
+    /// any of its routes, but for those to single hosts on a link, which are pods.
+    fn routes(&self) -> BTreeMap<IpNet, OutRoute> {
+        let mut found = BTreeMap::new();
+        let sources = self.ground.sources.iter().filter(|source| source.from.contains(&self.address));
+        for source in sources {
+            self.add(&mut found, source.routes.iter());
+            if found.contains_key(&everything(self.family)) {
+                return found;
+            }
+        }
+        let anywhere = self.sends_nothing();
+        let of_pod = |route: &GroundRoute| {
+            route.gateway.is_none() && route.destination.prefix_len() == route.destination.max_prefix_len()
+        };
+        let wanted = |route: &&GroundRoute| if anywhere { !of_pod(route) } else { route.interface == self.holder };
+        self.add(&mut found, self.ground.routes.iter().filter(wanted));
+        found
+    }
+
+    /// Adds the best route of a table to each destination that has none yet.
+    fn add<'g>(&self, found: &mut BTreeMap<IpNet, OutRoute>, table: impl Iterator<Item = &'g GroundRoute>) {
+        let mut routes: Vec<&GroundRoute> = table.filter(|route| self.fits(route)).collect();
+        // Stable: of equal metrics the first listed comes first.
+        routes.sort_by_key(|route| route.metric);
+        for route in routes {
+            let hop = route.gateway.map(|gateway| (gateway, route.interface.as_str()));
+            let out = match hop {
+                Some((gateway, interface)) => self.by(route.destination, gateway, interface),
+                None => OutRoute {
+                    destination: route.destination,
+                    gateway: None,
+                    onlink: false,
+                    interface: route.interface.clone(),
+                },
+            };
+            found.entry(route.destination).or_insert(out);
+        }
+    }
+
+    fn by(&self, destination: IpNet, gateway: IpAddr, interface: &str) -> OutRoute {
+        let onlink = !self.is_on(interface, gateway);
+        OutRoute { destination, gateway: Some(gateway), onlink, interface: interface.to_owned() }
+    }
+
+    /// Whether a next hop is on the link of an interface, as the main table has it: the kernel asks that, too. A link-local router is on
+    /// the link by its nature (RFC 4291, 2.5.6).
+    fn is_on(&self, interface: &str, hop: IpAddr) -> bool {
+        is_link_local(hop.into())
+            || self.ground.routes.iter().any(|route| {
+                route.interface == interface
+                    && route.gateway.is_none()
+                    && !is_link_local(route.destination)
+                    && route.destination.contains(&hop)
+            })
+    }
+
+    fn everywhere(&self, gateway: IpAddr, interface: &str) -> OutRoute {
+        self.by(everything(self.family), gateway, interface)
+    }
+
+    /// The default route by the router that the policy names.
+    fn named(&self, hop: IpAddr) -> Result<OutRoute, Finding> {
+        let useless = |why: &str| {
+            let message = format!("{hop}, its next hop, {why}; only the networks of its interface are reached");
+            Finding::new("bad-next-hop", self.exit, message).hint("name the router's own address in the policy")
+        };
+        if let Some(why) = self.ground.no_router(hop) {
+            return Err(useless(&why));
+        }
+        if !self.sends_nothing() {
+            return Ok(self.everywhere(hop, self.holder));
+        }
+        let mut works = self.ground.interfaces.iter().filter(|(_, interface)| interface.works());
+        match works.find(|(name, _)| self.is_on(name, hop) && !is_link_local(hop.into())) {
+            Some((name, _)) => Ok(self.everywhere(hop, name)),
+            None => match self.ground.default_route(self.family).filter(|route| self.fits(route)) {
+                Some(route) => Ok(self.everywhere(hop, &route.interface)),
+                None => Err(useless("is in no network of this node")),
+            },
+        }
+    }
+
+    /// The default route where neither the policy nor a table has one: the first address of a network of the interface that the address
+    /// is in, as Cilium assumed for cloud interfaces (`pkg/datapath/linux/linux_defaults` of 1.14), with a finding, for it is a guess.
+    fn guess(&self) -> (Option<OutRoute>, Finding) {
+        let (exit, family, holder) = (self.exit, self.family, self.holder);
+        let hint = "name the router in the policy: nextHop, or the annotation egret.dev/next-hop";
+        if self.sends_nothing() {
+            let message = format!(
+                "{} is on {holder}, which sends nothing, and {} has no {family} default route; what no route leads to is dropped",
+                self.address, exit.gateway
+            );
+            return (None, Finding::new("no-next-hop", exit, message).hint(hint));
+        }
+        let interface = self.ground.interfaces.get(holder);
+        if interface.is_some_and(|interface| interface.point_to_point) {
+            let route = OutRoute {
+                destination: everything(family),
+                gateway: None,
+                onlink: false,
+                interface: holder.to_owned(),
+            };
+            let message = format!(
+                "{holder} is a point-to-point link without a {family} default route; everything is sent to its other end"
+            );
+            return (Some(route), Finding::new("point-to-point", exit, message).hint(hint));
+        }
+        match interface.and_then(|interface| self.router(interface)) {
+            Some(hop) => {
+                let message = format!(
+                    "{holder} has no {family} default route; {hop}, the first address of its network, is taken for the router"
+                );
+                (Some(self.everywhere(hop, holder)), Finding::new("next-hop-assumed", exit, message).hint(hint))
+            }
+            None => {
+                let message = format!(
+                    "{holder} has no {family} default route and no network to find a router in; only its own networks are reached"
+                );
+                (None, Finding::new("no-next-hop", exit, message).hint(hint))
+            }
+        }
+    }
+
+    /// The first address of the smallest network that the address is in and that has room for a router.
+    fn router(&self, interface: &Interface) -> Option<IpAddr> {
+        let mut networks: Vec<&IpNet> = interface.addresses.iter().filter(|net| net.contains(&self.address)).collect();
+        networks.sort_by_key(|net| std::cmp::Reverse(net.prefix_len()));
+        let hosts = networks.into_iter().filter_map(|net| first_host(*net));
+        hosts.into_iter().next().filter(|hop| self.ground.no_router(*hop).is_none())
+    }
+}
+
+fn everything(family: AddressFamily) -> IpNet {
+    match family {
+        AddressFamily::V4 => IpNet::V4(ipnet::Ipv4Net::default()),
+        AddressFamily::V6 => IpNet::V6(ipnet::Ipv6Net::default()),
+    }
+}
+
+fn is_link_local(net: IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => net.addr().is_multicast(),
+        IpNet::V6(net) => net.addr().is_unicast_link_local() || net.addr().is_multicast(),
+    }
+}
+
+/// The first address behind the network's own; none where a network has no room for a router.
+fn first_host(net: IpNet) -> Option<IpAddr> {
+    match net {
+        IpNet::V4(net) => (net.prefix_len() <= 30).then(|| IpAddr::V4((u32::from(net.network()) + 1).into())),
+        IpNet::V6(net) => (net.prefix_len() <= 126).then(|| IpAddr::V6((u128::from(net.network()) + 1).into())),
+    }
+}
