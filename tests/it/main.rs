@@ -30,3 +30,6 @@ mod scenarios;
 mod semantics;
 mod serve;
 mod tidy;
+#[path = "../lab/worlds/mod.rs"]
+mod world;
+mod worlds;
