@@ -74,6 +74,9 @@ pub(super) const CLAIMS: &[Claim] = &[
     Claim { column: "ct-mark", sentence: "somebody else's connection mark steers nobody", hold: foreign_mark },
 ];
 
+/// Those of them that hold without Egret, too, or the world itself is broken.
+pub(super) const OF_THE_WORLD: [fn(&Standing, &Secrets) -> Judged; 3] = [others, unnamed, service_in];
+
 /// Watched ports, so that no claim takes another's packets for its own.
 const HELD_PORT: u16 = 4700;
 const TUNNEL_PORT: u16 = 4710;
@@ -247,7 +250,7 @@ fn replies(standing: &Standing, _: &Secrets) -> Judged {
         }
         // As large as the pod's own interface lets it be, so that the tunnel is too small for it.
         let size = usize::try_from(world.mtu()).unwrap_or_default() - if family == Family::V4 { 28 } else { 48 };
-        let seen = pod.enter(|| datagram(0, to, &"x".repeat(size), PATIENCE / 3))?;
+        let seen = pod.enter(|| datagram(0, to, &"x".repeat(size), PATIENCE / 5))?;
         if seen != Some(egress) {
             wrong.push(format!("a datagram of {size} bytes {family:?}: {seen:?}"));
         }
@@ -439,7 +442,7 @@ fn foreign_mark(standing: &Standing, secrets: &Secrets) -> Judged {
             format!("    udp sport {port} ct mark set {mark:#x}\n    tcp sport {port} ct mark set {mark:#x}\n")
         })
         .collect();
-    let chain = "chain mark { type filter hook prerouting priority -190; policy accept;\n";
+    let chain = "chain marking { type filter hook prerouting priority -190; policy accept;\n";
     standing.node(Node::N1).nft(&format!("table inet stranger {{ {chain}{rules} }}\n}}"))?;
     let mut wrong = Vec::new();
     if secrets.marks.is_empty() {

@@ -49,8 +49,22 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// Builds a world, and starts Egret on every node with the policy in the repository.
+    /// Builds a world, and starts Egret on every node.
     pub(crate) fn up(world: World) -> Result<Self, LabError> {
+        let mut standing = Self::without_egret(world)?;
+        for node in Node::ALL {
+            let log = standing.claim.folder().join(format!("{}.log", node.name()));
+            let words = [env!("CARGO_BIN_EXE_egret").to_owned(), "run".to_owned()];
+            let words = words.into_iter().chain(standing.arguments(node));
+            let home = standing.claim.folder().join("home");
+            let process = Process::start(&standing.node(node), words, &home, log)?;
+            standing.processes.insert(node, process);
+        }
+        Ok(standing)
+    }
+
+    /// Builds a world with the policy in the repository and its objects in a folder.
+    pub(crate) fn without_egret(world: World) -> Result<Self, LabError> {
         sweep()?;
         let (claim, repository, outside, server) = {
             let _growing = growing();
@@ -78,16 +92,7 @@ impl Standing {
         ] {
             replace(&cluster.join(name), &format!("{objects:#}\n"), claim.folder())?;
         }
-        let mut standing = Self { world, processes: BTreeMap::new(), outside, server, repository, claim };
-        for node in Node::ALL {
-            let log = standing.claim.folder().join(format!("{}.log", node.name()));
-            let words = [env!("CARGO_BIN_EXE_egret").to_owned(), "run".to_owned()];
-            let words = words.into_iter().chain(standing.arguments(node));
-            let home = standing.claim.folder().join("home");
-            let process = Process::start(&standing.node(node), words, &home, log)?;
-            standing.processes.insert(node, process);
-        }
-        Ok(standing)
+        Ok(Self { world, processes: BTreeMap::new(), outside, server, repository, claim })
     }
 
     fn arguments(&self, node: Node) -> Vec<String> {
@@ -199,9 +204,9 @@ pub(crate) fn datagram(from_port: u16, to: IpAddr, line: &str, patience: Duratio
 pub(crate) fn echo(socket: &UdpSocket, line: &str, patience: Duration) -> Option<IpAddr> {
     socket.set_read_timeout(Some(patience)).ok()?;
     let mut buffer = [0; 9000];
-    // The first may be too large for the way, which the kernel learns by it; then it is cut into fragments.
-    for _ in 0..2 {
-        // An error that waits on the socket (the ICMP of the first) is reported here; the next one goes out.
+    // It may be too large for the way, and then its answer: a kernel on the way says so to each of the two, who cut the next into fragments.
+    // The error of the one before is reported by the socket, too.
+    for _ in 0..5 {
         let _ = socket.send(line.as_bytes());
         if let Ok(length) = socket.recv(&mut buffer) {
             let reply = String::from_utf8_lossy(&buffer[..length]).into_owned();

@@ -17,18 +17,20 @@ const CALICO: &str = include_str!("rules/calico.iptables");
 const AWS: &str = include_str!("rules/aws_vpc_cni.nft");
 const TAILSCALE: &str = include_str!("rules/tailscale.iptables");
 
-/// Every bit of what pods send is set before anything else looks, and once more behind destination NAT.
+/// Every bit of what pods send is set before anything else looks, and once more behind destination NAT; but for kube-proxy's, with which everything
+/// would be masqueraded.
 const SET_IN_FRONT: &str = "table inet somebody {
-  chain first { type filter hook prerouting priority -299; policy accept; iifname { \"lxc*\", \"cni0\" } meta mark set 0xffffffff; }
-  chain later { type filter hook prerouting priority dstnat + 10; policy accept; iifname { \"lxc*\", \"cni0\" } meta mark set 0xffffffff; }
+  chain first { type filter hook prerouting priority -299; policy accept; iifname { \"lxc*\", \"cni0\" } meta mark set 0xffffbfff; }
+  chain later { type filter hook prerouting priority dstnat + 10; policy accept; iifname { \"lxc*\", \"cni0\" } meta mark set 0xffffbfff; }
 }
 ";
 
-/// The packet mark is gone behind the routing decision, and another one is there before and behind source NAT.
+/// The packet mark is gone behind the routing decision, and another one is there before and behind source NAT. Kube-proxy's bit stays, or it would
+/// be broken itself.
 const WIPED_BEHIND: &str = "table inet somebody {
-  chain forward { type filter hook forward priority filter; policy accept; meta mark set 0x0; }
-  chain before { type filter hook postrouting priority mangle; policy accept; meta mark set 0x0; }
-  chain behind { type filter hook postrouting priority srcnat + 50; policy accept; meta mark set 0xffffffff; }
+  chain forward { type filter hook forward priority filter; policy accept; meta mark set meta mark & 0x4000; }
+  chain before { type filter hook postrouting priority mangle; policy accept; meta mark set meta mark & 0x4000; }
+  chain behind { type filter hook postrouting priority srcnat + 50; policy accept; meta mark set meta mark | 0xffffbfff; }
 }
 ";
 
@@ -82,26 +84,30 @@ impl World {
             let program = if family == Family::V4 { "iptables-restore" } else { "ip6tables-restore" };
             namespace.enter(|| run(Command::new(program).arg("--noflush"), &text))??;
         }
-        namespace.ip_batch(&self.rule_lines())
+        for line in self.routing_rules() {
+            namespace.exec(["ip"].into_iter().chain(line.split(' ')))?;
+        }
+        Ok(())
     }
 
-    /// Lines for `ip -batch` that make the routing rules that go with the marks.
-    fn rule_lines(&self) -> String {
-        let each = |text: &str| -> String {
-            let six = |family| if family == Family::V6 { "-6 " } else { "" };
-            self.families().into_iter().map(|family| text.replace("FAMILY ", six(family))).collect()
-        };
+    /// The routing rules that go with the marks, as `ip` takes them: a batch has no word for a rule's family.
+    fn routing_rules(&self) -> Vec<String> {
         match self.marks {
             Marks::Aws if self.families().contains(&Family::V4) => {
-                "rule add priority 1024 from all fwmark 0x80/0x80 lookup main\n".to_owned()
+                vec!["-4 rule add priority 1024 from all fwmark 0x80/0x80 lookup main".to_owned()]
             }
-            Marks::Tailscale => each(
-                "FAMILY rule add priority 5210 from all fwmark 0x80000/0xff0000 lookup main
-FAMILY rule add priority 5230 from all fwmark 0x80000/0xff0000 lookup default
-FAMILY rule add priority 5250 from all fwmark 0x80000/0xff0000 unreachable
-FAMILY rule add priority 5270 from all lookup 52\n",
-            ),
-            _ => String::new(),
+            Marks::Tailscale => {
+                let rules = [
+                    "5210 from all fwmark 0x80000/0xff0000 lookup main",
+                    "5230 from all fwmark 0x80000/0xff0000 lookup default",
+                    "5250 from all fwmark 0x80000/0xff0000 unreachable",
+                    "5270 from all lookup 52",
+                ];
+                let number = |family| if family == Family::V4 { "-4" } else { "-6" };
+                let each = |family| rules.map(|rule| format!("{} rule add priority {rule}", number(family)));
+                self.families().into_iter().flat_map(each).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
