@@ -3,6 +3,7 @@
 //! `make worlds` tries every pair of differences and prints a table; `make test` tries a few worlds that have each difference once.
 //! Deliberately absent: claims about one mechanism (`outpost`, `semantics`).
 
+mod attacks;
 mod claims;
 
 use std::fmt::Write;

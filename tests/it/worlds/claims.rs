@@ -5,11 +5,12 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use crate::lab::{Answer, DATAGRAMS, HTTP, LabError, LongConnection, get};
+use super::attacks::{foreign_mark, forged, nodes, tunnel};
+use crate::lab::{Answer, HTTP, LabError, LongConnection, get};
 use crate::world::dimensions::{Family, Firewall, Ipam, Marks, Masquerade, Services, World};
-use crate::world::forge::{Outer, Secrets, packet, send};
+use crate::world::forge::Secrets;
 use crate::world::layout::{self, LATE, MEMBER, NEIGHBOUR, Node, OTHER, Pod, RESIDENT, SERVER, STRAY};
-use crate::world::{HELD_BACK, PATIENCE, Standing, datagram, echo};
+use crate::world::{HELD_BACK, PATIENCE, Standing, datagram};
 
 /// What became of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub(super) enum Verdict {
     Fails(String),
 }
 
-type Judged = Result<Verdict, LabError>;
+pub(super) type Judged = Result<Verdict, LabError>;
 
 /// A claim: its column in the table, its sentence, its function.
 pub(super) struct Claim {
@@ -70,6 +71,11 @@ pub(super) const CLAIMS: &[Claim] = &[
     },
     Claim { column: "tunnel", sentence: "no pod can write to the tunnel", hold: tunnel },
     Claim { column: "forged", sentence: "no pod can forge an answer through the tunnel", hold: forged },
+    Claim {
+        column: "nodes",
+        sentence: "a node cannot use the tunnel in another's name, nor for what no policy names",
+        hold: nodes,
+    },
     Claim { column: "notrack", sentence: "the tunnel's own packets are no connections", hold: untracked },
     Claim { column: "ct-mark", sentence: "somebody else's connection mark steers nobody", hold: foreign_mark },
 ];
@@ -79,21 +85,18 @@ pub(super) const OF_THE_WORLD: [fn(&Standing, &Secrets) -> Judged; 3] = [others,
 
 /// Watched ports, so that no claim takes another's packets for its own.
 const HELD_PORT: u16 = 4700;
-const TUNNEL_PORT: u16 = 4710;
-const OWN_SOCKET: u16 = 4799;
-/// Source ports that get a foreign mark.
-const MARKED_FROM: u16 = 4800;
+const HELD_PORTS: std::ops::Range<u16> = HELD_PORT..HELD_PORT + 2;
 
 /// The path of a request that may come from egress addresses alone, and of one that may not come at all.
 pub(super) const STEERED: &str = "/steered";
 pub(super) const HELD: &str = "/held";
 
-fn judge(seen: Vec<String>) -> Judged {
+pub(super) fn judge(seen: Vec<String>) -> Judged {
     Ok(if seen.is_empty() { Verdict::Holds } else { Verdict::Fails(seen.join("; ")) })
 }
 
 /// The addresses that the outside may see of a pod that goes its own way.
-fn own_way(world: &World, pod: Pod, family: Family) -> BTreeSet<IpAddr> {
+pub(super) fn own_way(world: &World, pod: Pod, family: Family) -> BTreeSet<IpAddr> {
     let mut node: BTreeSet<IpAddr> = world.all_of_node(pod.node, family).into_iter().collect();
     node.remove(&layout::egress(family));
     match world.masquerade {
@@ -112,7 +115,7 @@ fn on_own_way(world: &World, pod: Pod, family: Family, answer: Answer) -> Option
 }
 
 /// Whether members get through at all: `None` where either is right, since the packet mark is gone behind the routing decision.
-fn gets_through(world: &World, pod: Pod, family: Family) -> Option<bool> {
+pub(super) fn gets_through(world: &World, pod: Pod, family: Family) -> Option<bool> {
     if world.marks == Marks::WipedBehind {
         None
     } else {
@@ -228,7 +231,7 @@ fn held(standing: &Standing, _: &Secrets) -> Judged {
             }
         }
     }
-    let leaked = standing.watched()?.into_iter().filter(|((port, _), _)| (HELD_PORT..TUNNEL_PORT).contains(port));
+    let leaked = standing.watched()?.into_iter().filter(|((port, _), _)| HELD_PORTS.contains(port));
     wrong.extend(leaked.map(|((port, from), packets)| format!("{packets} packets to port {port} from {from}")));
     judge(wrong)
 }
@@ -308,155 +311,6 @@ fn service_in(standing: &Standing, _: &Secrets) -> Judged {
             wrong.extend(
                 answer?.err().map(|error| format!("{family:?} the outside at the NodePort of {name}: {error}")),
             );
-        }
-    }
-    judge(wrong)
-}
-
-/// Where attackers sit: beside a member, on a node that is neither, on the gateway.
-const ATTACKERS: [Pod; 3] = [OTHER, SERVER, NEIGHBOUR];
-
-/// All ways to send an outer packet: as it is, and with the address of a node that has a right to.
-fn outers(world: &World) -> Vec<(Outer, Option<Family>)> {
-    let nodes = [Node::N1, Node::N3];
-    let spoofed = world
-        .families()
-        .into_iter()
-        .flat_map(|family| nodes.map(|node| (Outer::Spoofed(world.internal(node, family)), Some(family))));
-    [(Outer::Plain, None)].into_iter().chain(spoofed).collect()
-}
-
-fn attack(
-    standing: &Standing,
-    secrets: &Secrets,
-    node: Node,
-    inner: impl Fn(Pod) -> Vec<Vec<u8>>,
-) -> Result<usize, LabError> {
-    let mut sent = 0;
-    for attacker in ATTACKERS {
-        let inner = inner(attacker);
-        for (outer, family) in outers(&standing.world) {
-            let mut targets = standing.targets(node);
-            targets.retain(|target| family.is_none_or(|family| target.is_ipv4() == (family == Family::V4)));
-            sent += standing.pod(attacker).enter(|| send(secrets, outer, &targets, &inner))?;
-        }
-    }
-    Ok(sent)
-}
-
-fn tunnel(standing: &Standing, secrets: &Secrets) -> Judged {
-    let world = &standing.world;
-    // Whatever comes out of the tunnel for the gateway's own sockets would arrive here.
-    let open = || {
-        let own: Vec<IpAddr> = world.families().into_iter().map(|family| world.internal(Node::N2, family)).collect();
-        own.into_iter().map(|address| UdpSocket::bind((address, OWN_SOCKET))).collect::<Result<Vec<_>, _>>()
-    };
-    let sockets = standing.node(Node::N2).enter(open)?.map_err(LabError::doing("listen on the gateway"))?;
-    let inner = |attacker: Pod| {
-        let mut all = Vec::new();
-        for family in world.families() {
-            let own = SocketAddr::new(world.internal(Node::N2, family), OWN_SOCKET);
-            for source in standing.inner_sources(secrets, attacker, family) {
-                let goals = standing.goals(family, TUNNEL_PORT);
-                let to = goals.into_iter().chain([own]);
-                all.extend(to.filter_map(|to| packet(SocketAddr::new(source, 4444), to, b"FORGED")));
-            }
-        }
-        all
-    };
-    let sent = attack(standing, secrets, Node::N2, inner)?;
-    let mut wrong = Vec::new();
-    if sent == 0 {
-        wrong.push("nothing could be sent".to_owned());
-    }
-    fence(standing)?;
-    let came = standing.watched()?.into_iter().filter(|((port, _), _)| *port == TUNNEL_PORT);
-    wrong.extend(came.map(|((_, from), packets)| format!("{packets} of {sent} packets came to the outside as {from}")));
-    for socket in sockets {
-        let _ = socket.set_nonblocking(true);
-        let mut buffer = [0; 64];
-        if let Ok((_, from)) = socket.recv_from(&mut buffer) {
-            wrong.push(format!("the gateway's own socket heard {from}"));
-        }
-    }
-    judge(wrong)
-}
-
-/// A question and its answer on each way, behind which everything that was sent before has arrived or never will.
-fn fence(standing: &Standing) -> Result<(), LabError> {
-    for family in standing.world.families() {
-        for pod in ATTACKERS.into_iter().chain([MEMBER, RESIDENT]) {
-            standing.pod(pod).enter(|| datagram(0, layout::named(family), "fence", HELD_BACK / 2))?;
-        }
-    }
-    Ok(())
-}
-
-fn forged(standing: &Standing, secrets: &Secrets) -> Judged {
-    let world = &standing.world;
-    let mut wrong = Vec::new();
-    let mut any = false;
-    for family in world.families().into_iter().filter(|family| gets_through(world, MEMBER, *family) == Some(true)) {
-        any = true;
-        let to = SocketAddr::new(layout::named(family), DATAGRAMS);
-        let connect = || {
-            let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
-            let socket = UdpSocket::bind((any, 0)).ok()?;
-            socket.connect(to).ok()?;
-            echo(&socket, "first", PATIENCE).map(|_| socket)
-        };
-        let Some(socket) = standing.pod(MEMBER).enter(connect)? else {
-            wrong.push(format!("{family:?}: a member has no connection to begin with"));
-            continue;
-        };
-        let port = socket.local_addr().map_err(LabError::doing("find the port of a member"))?.port();
-        let inner = |attacker: Pod| {
-            let towards = standing.inner_sources(secrets, attacker, family);
-            towards.into_iter().filter_map(|at| packet(to, SocketAddr::new(at, port), b"FORGED ")).collect()
-        };
-        attack(standing, secrets, Node::N1, inner)?;
-        let _ = socket.send(b"second");
-        let mut buffer = [0; 64];
-        loop {
-            let Ok(length) = socket.recv(&mut buffer) else {
-                wrong.push(format!("{family:?}: the connection is dead"));
-                break;
-            };
-            if buffer.starts_with(b"FORGED") {
-                wrong.push(format!("{family:?}: a forged answer arrived"));
-                break;
-            }
-            if buffer[..length].ends_with(b"second") {
-                break;
-            }
-        }
-    }
-    if any { judge(wrong) } else { Ok(Verdict::NotHere) }
-}
-
-fn foreign_mark(standing: &Standing, secrets: &Secrets) -> Judged {
-    let world = &standing.world;
-    let numbered = || (MARKED_FROM..).zip(&secrets.marks);
-    let rules: String = numbered()
-        .map(|(port, mark)| {
-            format!("    udp sport {port} ct mark set {mark:#x}\n    tcp sport {port} ct mark set {mark:#x}\n")
-        })
-        .collect();
-    let chain = "chain marking { type filter hook prerouting priority -190; policy accept;\n";
-    standing.node(Node::N1).nft(&format!("table inet stranger {{ {chain}{rules} }}\n}}"))?;
-    let mut wrong = Vec::new();
-    if secrets.marks.is_empty() {
-        wrong.push("no exit has a mark".to_owned());
-    }
-    for family in world.families() {
-        for (port, mark) in numbered() {
-            for to in [layout::named(family), layout::unnamed(family)] {
-                let seen = standing.pod(OTHER).enter(|| datagram(port, to, "marked", HELD_BACK))?;
-                let own = own_way(world, OTHER, family);
-                if !seen.is_some_and(|seen| own.contains(&seen)) {
-                    wrong.push(format!("with the mark {mark:#x} at {to}: {seen:?}, not {own:?}"));
-                }
-            }
         }
     }
     judge(wrong)

@@ -3,7 +3,7 @@
 //!
 //! Deliberately absent: judgement. Whether something came through is seen where it would arrive.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 
@@ -27,8 +27,8 @@ pub(crate) struct Secrets {
     pub(crate) ids: BTreeSet<u32>,
     /// Inner destination MACs.
     pub(crate) macs: BTreeSet<[u8; 6]>,
-    /// Addresses that stand for nodes inside of the tunnel.
-    pub(crate) inside: BTreeSet<IpAddr>,
+    /// Addresses that routes lead into the tunnel for, such as those that stand for nodes inside of it, with the node that they lead to.
+    pub(crate) inside: BTreeMap<IpAddr, Option<IpAddr>>,
     /// Marks of exits on the source.
     pub(crate) marks: BTreeSet<u32>,
 }
@@ -53,7 +53,9 @@ impl Secrets {
                     };
                     secrets.ids.extend(after("id").and_then(|id| id.parse::<u32>().ok()));
                     let first = words.first().copied().unwrap_or_default();
-                    secrets.inside.extend(first.split('/').next().and_then(|address| address.parse::<IpAddr>().ok()));
+                    if let Some(address) = first.split('/').next().and_then(|address| address.parse::<IpAddr>().ok()) {
+                        secrets.inside.insert(address, after("dst").and_then(|node| node.parse().ok()));
+                    }
                 }
             }
         }
@@ -173,12 +175,13 @@ fn raw(frames: &[Vec<u8>], from: SocketAddr, to: SocketAddr) -> usize {
 }
 
 impl Standing {
-    /// All that an attacker may put in as the inner source: what stands for nodes inside, the nodes themselves, a member, himself.
-    pub(crate) fn inner_sources(&self, secrets: &Secrets, attacker: Pod, family: Family) -> BTreeSet<IpAddr> {
+    /// All that an attacker may put in as the inner source: what stands for nodes inside, the nodes themselves, a member, and himself, if he is in a
+    /// pod.
+    pub(crate) fn inner_sources(&self, secrets: &Secrets, attacker: Option<Pod>, family: Family) -> BTreeSet<IpAddr> {
         let four = family == Family::V4;
         let nodes = Node::ALL.map(|node| self.world.internal(node, family));
-        let pods = [self.world.pod(MEMBER, family), self.world.pod(attacker, family)];
-        let known = secrets.inside.iter().copied().filter(|address| address.is_ipv4() == four);
+        let pods = [Some(MEMBER), attacker].into_iter().flatten().map(|pod| self.world.pod(pod, family));
+        let known = secrets.inside.keys().copied().filter(|address| address.is_ipv4() == four);
         known.chain(nodes).chain(pods).collect()
     }
 
