@@ -78,7 +78,10 @@ fn see(world: World) -> Result<Seen, LabError> {
     leaks.extend(settled.err().map(|error| format!("(not in force) {error}")));
     let mut seen = Seen { world, verdicts, leaks, logs: String::new(), took: begun.elapsed() };
     if !seen.holds() {
-        seen.logs = Node::ALL.iter().map(|node| format!("--- {}\n{}", node.name(), standing.log(*node))).collect();
+        for node in Node::ALL {
+            let rules = standing.node(node).exec(["nft", "list", "ruleset"])?;
+            let _ = writeln!(seen.logs, "--- {}\n{}\n{rules}", node.name(), standing.log(node));
+        }
     }
     Ok(seen)
 }

@@ -159,7 +159,7 @@ fn steered(standing: &Standing, _: &Secrets) -> Judged {
     let mut wrong = leaves_by_exit(standing, MEMBER)?;
     let world = &standing.world;
     if world.families().into_iter().any(|family| gets_through(world, MEMBER, family) == Some(false)) {
-        let (_, said) = standing.egret(Node::N2, &["doctor"])?;
+        let said = standing.doctor(Node::N2)?;
         if !said.lines().any(|line| line.contains("forward") && line.contains("drop")) {
             wrong.push(format!("the gateway's doctor says nothing of a firewall that drops: {said}"));
         }

@@ -59,12 +59,14 @@ impl Secrets {
                 }
             }
         }
-        let rules = standing.ip(Node::N1, &["-j", "rule"])?;
-        let rules: Value =
-            serde_json::from_str(&rules).map_err(|_| LabError::Nonsense { what: "what `ip -j rule` says" })?;
-        for rule in rules.as_array().into_iter().flatten().filter(|rule| rule["protocol"] == "180") {
-            let number = |key: &str| u32::from_str_radix(rule[key].as_str()?.strip_prefix("0x")?, 16).ok();
-            secrets.marks.extend(number("fwmark"));
+        for family in ["-4", "-6"] {
+            let rules = standing.ip(Node::N1, &["-j", family, "rule"])?;
+            let rules: Value =
+                serde_json::from_str(&rules).map_err(|_| LabError::Nonsense { what: "what `ip -j rule` says" })?;
+            for rule in rules.as_array().into_iter().flatten().filter(|rule| rule["protocol"] == "180") {
+                let number = |key: &str| u32::from_str_radix(rule[key].as_str()?.strip_prefix("0x")?, 16).ok();
+                secrets.marks.extend(number("fwmark"));
+            }
         }
         Ok(secrets)
     }

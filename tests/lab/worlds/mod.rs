@@ -118,6 +118,13 @@ impl Standing {
         Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
     }
 
+    /// What `egret doctor` says on a node: it asks the kernel alone.
+    pub(crate) fn doctor(&self, node: Node) -> Result<String, LabError> {
+        let run = || Command::new(env!("CARGO_BIN_EXE_egret")).arg("doctor").output();
+        let output = self.node(node).enter(run)?.map_err(LabError::doing("run egret doctor"))?;
+        Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    }
+
     /// Waits until every node has nothing left to do, by its own word.
     pub(crate) fn await_settled(&self) -> Result<(), LabError> {
         for (node, process) in &self.processes {
