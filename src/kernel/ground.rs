@@ -36,10 +36,11 @@ pub(super) fn ground(
         interfaces: interfaces.into_values().collect(),
         routes,
         rp_filter_all: number("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or(0),
+        src_valid_mark: number("/proc/sys/net/ipv4/conf/all/src_valid_mark") == Some(1),
         loosened: loosened(ours),
         features: Features {
             owned_tables: can.owned_tables,
-            blind_tunnels: !can.tunnel_id,
+            interface_kinds: can.interface_kinds,
             ipv6: number("/proc/sys/net/ipv6/conf/all/disable_ipv6") == Some(0),
         },
     }

@@ -77,7 +77,7 @@ fn main() -> io::Result<()> {
 
 fn compile_node(node: &NodeName, set: &PolicySet, placement: &Placement, facts: &Facts) -> Compiled {
     let ground =
-        Ground { features: Features { owned_tables: true, blind_tunnels: false, ipv6: true }, ..Ground::default() };
+        Ground { features: Features { owned_tables: true, interface_kinds: true, ipv6: true }, ..Ground::default() };
     let marks = Marks::default();
     compile(&Input { node, set, placement, facts, ground: &ground, marks: &marks })
 }

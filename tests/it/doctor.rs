@@ -52,7 +52,7 @@ fn a_healthy_node_has_nothing_but_good_lines_and_is_left_as_it_was() {
     let expected = format!(
         "\
 ok     {repository} ({commit}): 1 document is fine
-ok     kernel RELEASE: nf_tables, policy routing, IPv6 policy routing, vxlan, lwtunnel, nft_tunnel, owned tables, conntrack netlink
+ok     kernel RELEASE: nf_tables, policy routing, IPv6 policy routing, vxlan, lwtunnel, interface kinds, owned tables, conntrack netlink
 ok     capabilities: NET_ADMIN
 ok     settings: /proc/sys/net is writable, IPv4 and IPv6 are forwarded
 ok     reverse path filters: none is strict; they do not look at marks
@@ -83,7 +83,7 @@ fn everything_that_somebody_put_in_the_way_is_named_with_what_to_do() {
     let before = everything(&node);
     let said = doctor(&node, &[]);
     let expected = "\
-ok     kernel RELEASE: nf_tables, policy routing, IPv6 policy routing, vxlan, lwtunnel, nft_tunnel, owned tables, conntrack netlink
+ok     kernel RELEASE: nf_tables, policy routing, IPv6 policy routing, vxlan, lwtunnel, interface kinds, owned tables, conntrack netlink
 ok     capabilities: NET_ADMIN
 error  net.ipv4.ip_forward is 0: no pod's packet leaves this node
        hint: `sysctl -w net.ipv4.ip_forward=1`

@@ -203,7 +203,7 @@ fn nodes_said_to_change_are_exactly_those_whose_compiled_state_differs() {
 }
 
 fn state_differs(case: &Case, node: &NodeName) -> bool {
-    let features = Features { owned_tables: true, blind_tunnels: false, ipv6: true };
+    let features = Features { owned_tables: true, interface_kinds: true, ipv6: true };
     let empty = Ground { features, ..Ground::default() };
     let ground = case.grounds.get(node).unwrap_or(&empty);
     let state = |set: &PolicySet, marks: &Marks| {

@@ -52,7 +52,7 @@ fn counters(exits: &[(&str, bool)]) -> Counters {
     Counters {
         leak_guard: counter(1),
         start_guard: counter(2),
-        tunnel: [(TunnelDrop::Address, counter(3))].into(),
+        tunnel: [(TunnelDrop::Source, counter(3))].into(),
         exits: exits
             .iter()
             .map(|(identity, gateway)| {
@@ -108,8 +108,8 @@ fn the_page_has_what_was_told_and_nothing_else() {
             "egret_watch_faults_total{resource=\"pods\"} 1",
             "egret_leak_guard_dropped_packets_total 1",
             "egret_start_guard_dropped_packets_total 2",
-            "egret_tunnel_dropped_packets_total{reason=\"address\"} 3",
-            "egret_tunnel_dropped_packets_total{reason=\"identifier\"} 0",
+            "egret_tunnel_dropped_packets_total{reason=\"source\"} 3",
+            "egret_tunnel_dropped_packets_total{reason=\"exit\"} 0",
             "egret_exit_packets_total{exit=\"n2 dev net1\",role=\"gateway\"} 4",
             "egret_exit_bytes_total{exit=\"n2 dev net1\",role=\"gateway\"} 400",
             "egret_policy_connections_total{policy=\"outpost\",kind=\"CiliumEgressGatewayPolicy\",exit=\"n2 dev net1\"} 5",

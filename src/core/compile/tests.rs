@@ -139,7 +139,8 @@ fn of_two_pods_with_one_address_the_last_counts_and_a_person_is_told() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
     let facts = facts(&[("one", "empire", "10.1.1.5"), ("two", "alliance", "10.1.1.5")]);
     let compiled = compiled(&set, &facts, &Ground::default(), &Marks::default());
-    assert_eq!(elements(&compiled, "group_of4"), ["10.1.1.5 : accept"]);
+    assert_eq!(elements(&compiled, "group_of4"), [] as [&str; 0]);
+    assert_eq!(elements(&compiled, "others4"), ["10.1.1.5"]);
     let told =
         Finding::new("address-twice", "batuu/two", "has the address 10.1.1.5 of batuu/one too; batuu/two counts");
     assert_eq!(compiled.findings, [told]);
@@ -153,7 +154,7 @@ fn a_kernel_without_ipv6_gets_ipv4_alone_and_a_person_is_told() {
         compiled.desired.nft[&Family::Inet].sets.keys().filter(|set| !set.contains('4')).collect();
     assert_eq!(
         not_four,
-        ["exit_of_mark", "exits", "multicast6", "nodes6"],
+        ["exit_of_mac", "exit_of_mark", "exits", "multicast6", "nodes6", "peers6"],
         "tunnel packets of strangers are kept out, and what bears a mark is guarded, all the same"
     );
     assert!(compiled.desired.rules.iter().all(|rule| rule.family == AddressFamily::V4));
@@ -195,7 +196,7 @@ fn below(mtu: u32) -> Ground {
     Ground {
         interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]),
         routes: vec![route],
-        features: Features { owned_tables: true, blind_tunnels: false, ipv6: true },
+        features: Features { owned_tables: true, interface_kinds: true, ipv6: true },
         ..Ground::default()
     }
 }

@@ -19,7 +19,7 @@ use super::finding::Finding;
 use super::labels::Labels;
 use super::name::NodeName;
 use super::policy::{GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, Suspend};
-use super::state::net::fnv1a;
+use super::state::net::{Mac, fnv1a, mix};
 
 /// The placement of every policy in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,11 +68,7 @@ impl Placed {
 }
 
 fn weight(pod: &PodName, exit: &ExitKey) -> u64 {
-    let mut hash = fnv1a(format!("{pod}\0{}", exit.identity()).as_bytes());
-    // FNV's high bits hardly depend on the last bytes; splitmix64's finaliser makes them (Steele, Lea and Flood, 2014).
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
+    mix(fnv1a(format!("{pod}\0{}", exit.identity()).as_bytes()))
 }
 
 /// Places every policy that is in force at `now`.
@@ -177,21 +173,22 @@ impl<'a> NodeIndex<'a> {
     }
 }
 
-/// Gathers the exits of all policies. Two of one gateway that share a tunnel identifier (3 in a million for ten exits) cannot
-/// both be told apart on the wire: the later one is refused rather than sent out with the other's address.
+/// Gathers the exits of all policies. Two of one gateway with one MAC address (7 in 10^13 for ten exits) could not be told apart
+/// on the wire: the later one is refused rather than sent out with the other's address.
 fn collect_exits(placement: &mut Placement, facts: &Facts) {
     let wanted: BTreeSet<ExitKey> =
         placement.policies.values().flat_map(|placed| placed.exits.iter().cloned()).collect();
-    let mut taken: BTreeSet<(NodeName, u32)> = BTreeSet::new();
+    let mut taken: BTreeSet<(NodeName, Mac)> = BTreeSet::new();
     let mut refused: BTreeSet<ExitKey> = BTreeSet::new();
     for key in wanted {
-        let Some(peer) = facts.nodes.get(&key.gateway).and_then(super::facts::Node::tunnel_address) else { continue };
-        let vni = key.vni();
-        if taken.insert((key.gateway.clone(), vni)) {
-            placement.exits.insert(key, Exit { vni, peer });
+        if facts.nodes.get(&key.gateway).is_none_or(|node| node.addresses.is_empty()) {
+            continue;
+        }
+        let mac = key.mac();
+        if taken.insert((key.gateway.clone(), mac)) {
+            placement.exits.insert(key, Exit { mac });
         } else {
-            let message =
-                format!("has the tunnel identifier {vni}, as another exit of its gateway; its members are dropped");
+            let message = format!("has the MAC address {mac}, as another exit of its gateway; its members are dropped");
             placement.findings.push(
                 Finding::new("identifier-clash", key.identity(), message)
                     .hint("name the address by egressIP instead of interface, or the other way round"),

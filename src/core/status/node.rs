@@ -94,8 +94,8 @@ pub struct PolicyMembers {
 pub struct NodeFeatures {
     /// Its release: `6.18.44`.
     pub kernel: String,
-    /// It can tell the exits of a gateway apart.
-    pub nft_tunnel: bool,
+    /// nftables can ask for the kind of interface that a packet came in by.
+    pub interface_kinds: bool,
     /// Nobody else can flush our table.
     pub owned_tables: bool,
     /// IPv6 is on.
@@ -163,7 +163,7 @@ pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) ->
         members: pods.len() as u64,
         features: NodeFeatures {
             kernel: facts.kernel.to_owned(),
-            nft_tunnel: !facts.features.blind_tunnels,
+            interface_kinds: facts.features.interface_kinds,
             owned_tables: facts.features.owned_tables,
             ipv6: facts.features.ipv6,
         },

@@ -101,7 +101,7 @@ async fn listings(range: Range) -> Result<Listings, RouteError> {
         &addresses,
         main,
         &Ruleset::default(),
-        crate::kernel::nft::Features { owned_tables: false, tunnel_id: true },
+        crate::kernel::nft::Features { owned_tables: false, interface_kinds: true },
     );
     Ok(Listings { devices, ground, rules, foreign_routes: foreign })
 }

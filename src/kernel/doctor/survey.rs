@@ -109,7 +109,7 @@ impl Survey {
             },
             devices: BTreeMap::new(),
             ground: Ground {
-                features: crate::core::ground::Features { owned_tables: true, blind_tunnels: false, ipv6: true },
+                features: crate::core::ground::Features { owned_tables: true, interface_kinds: true, ipv6: true },
                 ..Ground::default()
             },
             rules: Vec::new(),
