@@ -78,6 +78,7 @@ fn see(world: World) -> Result<Seen, LabError> {
     leaks.extend(settled.err().map(|error| format!("(not in force) {error}")));
     let mut seen = Seen { world, verdicts, leaks, logs: String::new(), took: begun.elapsed() };
     if !seen.holds() {
+        seen.logs = format!("--- router\n{}\n", standing.router_rules()?);
         for node in Node::ALL {
             let rules = standing.node(node).exec(["nft", "list", "ruleset"])?;
             let _ = writeln!(seen.logs, "--- {}\n{}\n{rules}", node.name(), standing.log(node));

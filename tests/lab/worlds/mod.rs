@@ -168,6 +168,11 @@ impl Standing {
         self.claim.namespace("outside")
     }
 
+    /// The router's rules with their counters: what came, and what the ports of a cloud dropped.
+    pub(crate) fn router_rules(&self) -> Result<String, LabError> {
+        self.claim.namespace("router").exec(["nft", "list", "ruleset"])
+    }
+
     /// What came to the outside.
     pub(crate) fn outside(&self) -> &Outpost {
         &self.outside
