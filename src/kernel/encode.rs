@@ -193,6 +193,20 @@ pub(super) fn link_change(index: u32, link: &Link) -> LinkMessage {
     message
 }
 
+/// The question which way the kernel would take to another node from an address of this one, for a packet without a mark.
+pub(super) fn route_to(peer: IpAddr, from: IpAddr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(AddressFamily::of(peer));
+    let whole = if peer.is_ipv4() { 32 } else { 128 };
+    message.header.destination_prefix_length = whole;
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(peer)));
+    if peer.is_ipv4() == from.is_ipv4() {
+        message.header.source_prefix_length = whole;
+        message.attributes.push(RouteAttribute::Source(RouteAddress::from(from)));
+    }
+    RouteNetlinkMessage::GetRoute(message)
+}
+
 /// A dump request for the routes of one family: those of ours, or those of the main table.
 pub(super) fn route_dump(of: AddressFamily, main: bool) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();

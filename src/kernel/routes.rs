@@ -10,7 +10,7 @@ use rtnetlink::packet_route::AddressFamily as NetlinkFamily;
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteIp6Tunnel, RouteIp6TunnelFlags, RouteIpTunnel,
-    RouteIpTunnelFlags, RouteLwTunnelEncap, RouteMessage, RouteProtocol, RouteType, RouteVia,
+    RouteIpTunnelFlags, RouteLwTunnelEncap, RouteMessage, RouteMetric, RouteProtocol, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
@@ -148,6 +148,20 @@ fn encapsulation(parts: &[RouteLwTunnelEncap]) -> Option<Encap> {
 fn destination(message: &RouteMessage, parts: &Parts, family: AddressFamily) -> Option<IpNet> {
     let address = parts.destination.unwrap_or(crate::core::state::nft::unspecified(family));
     IpNet::new(address, message.header.destination_prefix_length).ok()
+}
+
+/// The way that the kernel would take: the interface, the largest packet, and whether it ends here.
+pub(super) fn way(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> Option<(String, u32, bool)> {
+    let link = links.get(&parts(message).link?)?;
+    let of_route = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        }),
+        _ => None,
+    });
+    let mtu = of_route.unwrap_or(link.mtu).min(link.mtu);
+    Some((link.name.clone(), mtu, message.header.kind == RouteType::Local))
 }
 
 /// A route of ours.

@@ -143,7 +143,8 @@ impl Watch {
             }
             RouteNetlinkMessage::NewRule(rule) | RouteNetlinkMessage::DelRule(rule) => {
                 let (rule, of) = routes::rule(rule)?;
-                (of == PROTOCOL).then_some(Subject::Rule(rule.priority))
+                // Of others, those that look at marks: the bits may be ours (`marks`).
+                (of == PROTOCOL || rule.mark != 0 || rule.mask != u32::MAX).then_some(Subject::Rule(rule.priority))
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 let table = routes::table(route);

@@ -383,6 +383,7 @@ impl Agent {
             report: &self.keeper.engine.report,
             features: self.features,
             interfaces: &self.interfaces,
+            range: self.keeper.engine.memory.kept().range(),
             kernel: &self.kernel,
             fault,
         };

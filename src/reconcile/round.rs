@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::blame::{wanted_by, who};
+use super::marks::NodeMarks;
 use super::memory::{Memory, MemoryError};
 use super::repository::Intent;
 use crate::cluster::{Cluster, ClusterError, LabelChanges};
@@ -114,6 +115,8 @@ pub struct Engine {
     /// What each counter in the kernel is of, since all was last in force, and what they have counted.
     legend: Legend,
     totals: Totals,
+    /// The mark bits of this node.
+    marks: NodeMarks,
     /// Generations of nftables that we made: their events are our own doing.
     own_generations: VecDeque<Generation>,
 }
@@ -132,6 +135,7 @@ impl Engine {
             in_force: None,
             legend: Legend::default(),
             totals: Totals::default(),
+            marks: NodeMarks::default(),
             own_generations: VecDeque::new(),
         }
     }
@@ -180,6 +184,7 @@ impl Engine {
         if !self.cluster.facts().nodes.contains_key(&self.node) {
             return Err(RoundError::UnknownNode(self.node.clone()));
         }
+        let intent = &*self.marks.resolve(intent, self.memory.kept().range(), events).await;
         self.adopt_range(intent.set.config.range)?;
         let mut done = Done::default();
         let mut left = Plan::default();
@@ -239,6 +244,7 @@ impl Engine {
         let mut compiled = compile(&input);
         let own = placement.findings.iter().filter(|finding| concerns(finding, &compiled)).cloned();
         compiled.findings.extend(own.collect::<Vec<_>>());
+        compiled.findings.extend(self.marks.findings(&node));
         compiled.findings.sort();
         compiled.findings.dedup();
         Ok((compiled, observed))

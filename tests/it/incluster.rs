@@ -8,5 +8,6 @@ mod pods;
 mod reports;
 mod signatures;
 mod stand;
+mod strangers;
 mod way;
 mod windows;

@@ -29,6 +29,7 @@ mod proposals;
 mod scenarios;
 mod semantics;
 mod serve;
+mod strangers;
 mod tidy;
 #[path = "../lab/worlds/mod.rs"]
 mod world;

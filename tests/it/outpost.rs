@@ -10,6 +10,7 @@ mod crashes;
 mod drift;
 mod listing;
 mod load;
+mod marks;
 mod metrics;
 mod mistakes;
 mod neighbours;

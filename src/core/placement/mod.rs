@@ -18,6 +18,7 @@ use super::facts::{Facts, PodName};
 use super::finding::Finding;
 use super::labels::Labels;
 use super::name::NodeName;
+use super::policy::grants::NOT_FROM_GIT;
 use super::policy::{GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, Suspend};
 use super::state::net::{Mac, fnv1a, mix};
 
@@ -80,7 +81,7 @@ pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
             placement.findings.push(suspended(policy));
             continue;
         }
-        let placed = place_one(policy, facts, &nodes, &mut placement.findings);
+        let placed = place_one(policy, set, facts, &nodes, &mut placement.findings);
         placement.policies.insert(policy.id.clone(), placed);
     }
     collect_exits(&mut placement, facts);
@@ -93,8 +94,14 @@ fn suspended(policy: &Policy) -> Finding {
     Finding::new("suspended", &policy.id, format!("is suspended {why}"))
 }
 
-fn place_one(policy: &Policy, facts: &Facts, nodes: &NodeIndex<'_>, findings: &mut Vec<Finding>) -> Placed {
-    let choices: Vec<Choice> = policy.gateways.iter().map(|gateway| choose(gateway, facts, nodes)).collect();
+fn place_one(
+    policy: &Policy,
+    set: &PolicySet,
+    facts: &Facts,
+    nodes: &NodeIndex<'_>,
+    findings: &mut Vec<Finding>,
+) -> Placed {
+    let choices: Vec<Choice> = policy.gateways.iter().map(|gateway| choose(gateway, set, facts, nodes)).collect();
     let exits: BTreeSet<ExitKey> = policy
         .gateways
         .iter()
@@ -125,10 +132,11 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &Choice, none_at_all:
     Finding::new("no-gateway", &policy.id, format!("{reason}; {consequence}"))
 }
 
-fn choose(spec: &GatewaySpec, facts: &Facts, nodes: &NodeIndex<'_>) -> Choice {
+fn choose(spec: &GatewaySpec, set: &PolicySet, facts: &Facts, nodes: &NodeIndex<'_>) -> Choice {
     let mut unfit = Vec::new();
     for (name, node) in nodes.matching(&spec.node, facts) {
-        match node.unfit() {
+        let stranger = !set.may_answer(&spec.node, name, &node.labels);
+        match stranger.then_some(NOT_FROM_GIT).or_else(|| node.unfit()) {
             None => return Choice { gateway: Some(name.clone()), unfit },
             Some(reason) => unfit.push((name.clone(), reason)),
         }

@@ -16,6 +16,7 @@ use crate::core::name::NodeName;
 use crate::core::placement::handover::Serving;
 use crate::core::policy::{PolicyId, PolicyKind};
 use crate::core::report::history::NodeReport;
+use crate::core::state::ownership::Range;
 
 /// Records that a status carries of each kind; the reports branch has more.
 const CARRIED: usize = 20;
@@ -41,6 +42,9 @@ pub struct NodeStatus {
     pub members: u64,
     /// What the kernel can do.
     pub features: NodeFeatures,
+    /// The kernel's numbers that are Egret's there; none before the first round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub datapath: Option<NodeDatapath>,
     /// Objects that differ and are not put right.
     pub drift: u64,
     /// What had drifted, and findings.
@@ -102,6 +106,28 @@ pub struct NodeFeatures {
     pub ipv6: bool,
 }
 
+/// Numbers of the kernel's that are Egret's on a node. Nodes may have other marks than each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeDatapath {
+    /// The bits of marks, as `0x1fff`.
+    pub mark_mask: String,
+    /// The first routing table and rule priority, and the last.
+    pub tables: [u32; 2],
+    /// The tunnel's UDP port.
+    pub port: u16,
+}
+
+impl From<Range> for NodeDatapath {
+    fn from(range: Range) -> Self {
+        Self {
+            mark_mask: format!("{:#x}", range.mask),
+            tables: [range.table(0), range.table(range.last_id())],
+            port: range.port,
+        }
+    }
+}
+
 /// What an agent knows of its node.
 #[derive(Debug, Clone, Copy)]
 pub struct NodeFacts<'a> {
@@ -117,6 +143,8 @@ pub struct NodeFacts<'a> {
     pub features: Features,
     /// What it tells of its interfaces.
     pub interfaces: &'a [Interface],
+    /// The range of what is in the kernel.
+    pub range: Option<Range>,
     /// The kernel's release.
     pub kernel: &'a str,
     /// Why what is asked for is not in force: a reason and a sentence.
@@ -167,6 +195,7 @@ pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) ->
             owned_tables: facts.features.owned_tables,
             ipv6: facts.features.ipv6,
         },
+        datapath: facts.range.map(NodeDatapath::from),
         drift: drift as u64,
         report: Some(report),
         conditions: since(conditions, &before.conditions),
