@@ -120,7 +120,6 @@ fn table(all: &[Seen]) -> String {
 /// `make worlds`. `EGRET_WORLDS` in the environment picks those whose name contains it.
 #[test]
 #[ignore = "`make worlds`: every pair of differences, some minutes"]
-#[expect(clippy::print_stdout, reason = "the table is what `make worlds` is for")]
 fn every_claim_holds_in_every_world() {
     let wanted = std::env::var("EGRET_WORLDS").unwrap_or_default();
     let worlds: Vec<World> =

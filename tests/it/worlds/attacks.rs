@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use super::claims::{Judged, Verdict, gets_through, judge, own_way};
 use crate::lab::{DATAGRAMS, LabError};
 use crate::world::dimensions::{Family, World};
-use crate::world::forge::{Outer, Secrets, packet, send};
+use crate::world::forge::{Outer, Secrets, goals, packet, send};
 use crate::world::layout::{self, MEMBER, NEIGHBOUR, Node, OTHER, Pod, RESIDENT, SERVER};
 use crate::world::{HELD_BACK, PATIENCE, Standing, datagram, echo};
 
@@ -22,7 +22,7 @@ const MARKED_FROM: u16 = 4800;
 const ATTACKERS: [Pod; 3] = [OTHER, SERVER, NEIGHBOUR];
 
 /// All ways to send an outer packet: as it is, and with the address of a node that has a right to.
-fn outers(world: &World) -> Vec<(Outer, Option<Family>)> {
+fn outers(world: World) -> Vec<(Outer, Option<Family>)> {
     let nodes = [Node::N1, Node::N3];
     let spoofed = world
         .families()
@@ -40,7 +40,7 @@ fn attack(
     let mut sent = 0;
     for attacker in ATTACKERS {
         let inner = inner(attacker);
-        for (outer, family) in outers(&standing.world) {
+        for (outer, family) in outers(standing.world) {
             let mut targets = standing.targets(node);
             targets.retain(|target| family.is_none_or(|family| target.is_ipv4() == (family == Family::V4)));
             sent += standing.pod(attacker).enter(|| send(secrets, outer, &targets, &inner))?;
@@ -50,7 +50,7 @@ fn attack(
 }
 
 pub(super) fn tunnel(standing: &Standing, secrets: &Secrets) -> Judged {
-    let world = &standing.world;
+    let world = standing.world;
     // Whatever comes out of the tunnel for the gateway's own sockets would arrive here.
     let open = || {
         let own: Vec<IpAddr> = world.families().into_iter().map(|family| world.internal(Node::N2, family)).collect();
@@ -62,7 +62,7 @@ pub(super) fn tunnel(standing: &Standing, secrets: &Secrets) -> Judged {
         for family in world.families() {
             let own = SocketAddr::new(world.internal(Node::N2, family), OWN_SOCKET);
             for source in standing.inner_sources(secrets, Some(attacker), family) {
-                let goals = standing.goals(family, TUNNEL_PORT);
+                let goals = goals(family, TUNNEL_PORT);
                 let to = goals.into_iter().chain([own]);
                 all.extend(to.filter_map(|to| packet(SocketAddr::new(source, 4444), to, b"FORGED")));
             }
@@ -84,12 +84,12 @@ pub(super) fn tunnel(standing: &Standing, secrets: &Secrets) -> Judged {
             wrong.push(format!("the gateway's own socket heard {from}"));
         }
     }
-    judge(wrong)
+    Ok(judge(&wrong))
 }
 
 /// The third node has no member. It is believed what it says of itself, and nothing else.
 pub(super) fn nodes(standing: &Standing, secrets: &Secrets) -> Judged {
-    let world = &standing.world;
+    let world = standing.world;
     let tells = world.told_addresses(Node::N3);
     let mut inner = Vec::new();
     for family in world.families() {
@@ -115,9 +115,10 @@ pub(super) fn nodes(standing: &Standing, secrets: &Secrets) -> Judged {
     fence(standing)?;
     let came = standing.watched()?.into_iter().filter(|((port, _), _)| (NODES_PORT..NODES_PORT + 2).contains(port));
     let what = |port| if port == NODES_PORT { "in another's name" } else { "to what no policy names" };
-    let shown =
-        came.map(|((port, from), packets)| format!("{packets} of {sent} packets {} came as {from}", what(port)));
-    judge(shown.collect())
+    let shown: Vec<String> = came
+        .map(|((port, from), packets)| format!("{packets} of {sent} packets {} came as {from}", what(port)))
+        .collect();
+    Ok(judge(&shown))
 }
 
 /// A question and its answer on each way, behind which everything that was sent before has arrived or never will.
@@ -131,7 +132,7 @@ fn fence(standing: &Standing) -> Result<(), LabError> {
 }
 
 pub(super) fn forged(standing: &Standing, secrets: &Secrets) -> Judged {
-    let world = &standing.world;
+    let world = standing.world;
     let mut wrong = Vec::new();
     let mut any = false;
     for family in world.families().into_iter().filter(|family| gets_through(world, MEMBER, *family) == Some(true)) {
@@ -177,12 +178,12 @@ pub(super) fn forged(standing: &Standing, secrets: &Secrets) -> Judged {
             }
         }
     }
-    if any { judge(wrong) } else { Ok(Verdict::NotHere) }
+    Ok(if any { judge(&wrong) } else { Verdict::NotHere })
 }
 
 pub(super) fn foreign_mark(standing: &Standing, secrets: &Secrets) -> Judged {
-    let world = &standing.world;
-    let goals = || {
+    let world = standing.world;
+    let destinations = || {
         world
             .families()
             .into_iter()
@@ -190,12 +191,12 @@ pub(super) fn foreign_mark(standing: &Standing, secrets: &Secrets) -> Judged {
     };
     // No port twice: a program that another claim starts may hold a socket for a moment after it was closed here.
     let tries: Vec<_> = (MARKED_FROM..)
-        .zip(secrets.marks.iter().flat_map(|mark| goals().map(move |(family, to)| (*mark, family, to))))
+        .zip(secrets.marks.iter().flat_map(|mark| destinations().map(move |(family, to)| (*mark, family, to))))
         .collect();
-    let rules: String =
+    let rules: Vec<String> =
         tries.iter().map(|(port, (mark, ..))| format!("    udp sport {port} ct mark set {mark:#x}\n")).collect();
     let chain = "chain marking { type filter hook prerouting priority -190; policy accept;\n";
-    standing.node(Node::N1).nft(&format!("table inet stranger {{ {chain}{rules} }}\n}}"))?;
+    standing.node(Node::N1).nft(&format!("table inet stranger {{ {chain}{} }}\n}}", rules.concat()))?;
     let mut wrong = Vec::new();
     if tries.is_empty() {
         wrong.push("no exit has a mark".to_owned());
@@ -207,5 +208,5 @@ pub(super) fn foreign_mark(standing: &Standing, secrets: &Secrets) -> Judged {
             wrong.push(format!("with the mark {mark:#x} at {to}: {seen:?}, not {own:?}"));
         }
     }
-    judge(wrong)
+    Ok(judge(&wrong))
 }

@@ -91,12 +91,12 @@ const HELD_PORTS: std::ops::Range<u16> = HELD_PORT..HELD_PORT + 2;
 pub(super) const STEERED: &str = "/steered";
 pub(super) const HELD: &str = "/held";
 
-pub(super) fn judge(seen: Vec<String>) -> Judged {
-    Ok(if seen.is_empty() { Verdict::Holds } else { Verdict::Fails(seen.join("; ")) })
+pub(super) fn judge(seen: &[String]) -> Verdict {
+    if seen.is_empty() { Verdict::Holds } else { Verdict::Fails(seen.join("; ")) }
 }
 
 /// The addresses that the outside may see of a pod that goes its own way.
-pub(super) fn own_way(world: &World, pod: Pod, family: Family) -> BTreeSet<IpAddr> {
+pub(super) fn own_way(world: World, pod: Pod, family: Family) -> BTreeSet<IpAddr> {
     let mut node: BTreeSet<IpAddr> = world.all_of_node(pod.node, family).into_iter().collect();
     node.remove(&layout::egress(family));
     match world.masquerade {
@@ -108,14 +108,14 @@ pub(super) fn own_way(world: &World, pod: Pod, family: Family) -> BTreeSet<IpAdd
     }
 }
 
-fn on_own_way(world: &World, pod: Pod, family: Family, answer: Answer) -> Option<String> {
+fn on_own_way(world: World, pod: Pod, family: Family, answer: Answer) -> Option<String> {
     let own = own_way(world, pod, family);
     let right = matches!(answer, Answer::Denied(seen) if own.contains(&seen));
     (!right).then(|| format!("{}: {answer}, not {own:?}", pod.name))
 }
 
 /// Whether members get through at all: `None` where either is right, since the packet mark is gone behind the routing decision.
-pub(super) fn gets_through(world: &World, pod: Pod, family: Family) -> Option<bool> {
+pub(super) fn gets_through(world: World, pod: Pod, family: Family) -> Option<bool> {
     if world.marks == Marks::WipedBehind {
         None
     } else {
@@ -125,7 +125,7 @@ pub(super) fn gets_through(world: &World, pod: Pod, family: Family) -> Option<bo
 }
 
 /// What is wrong with an answer that a member had from a named destination.
-fn on_its_exit(world: &World, pod: Pod, family: Family, answer: Option<IpAddr>) -> Option<String> {
+fn on_its_exit(world: World, pod: Pod, family: Family, answer: Option<IpAddr>) -> Option<String> {
     let egress = layout::egress(family);
     let right = match (gets_through(world, pod, family), answer) {
         (Some(true) | None, Some(seen)) => seen == egress,
@@ -144,7 +144,7 @@ fn seen(answer: Answer) -> Option<IpAddr> {
 }
 
 fn leaves_by_exit(standing: &Standing, pod: Pod) -> Result<Vec<String>, LabError> {
-    let world = &standing.world;
+    let world = standing.world;
     let mut wrong = Vec::new();
     for family in world.families() {
         let tcp = seen(standing.ask(pod, layout::named(family), STEERED)?);
@@ -157,7 +157,7 @@ fn leaves_by_exit(standing: &Standing, pod: Pod) -> Result<Vec<String>, LabError
 
 fn steered(standing: &Standing, _: &Secrets) -> Judged {
     let mut wrong = leaves_by_exit(standing, MEMBER)?;
-    let world = &standing.world;
+    let world = standing.world;
     if world.families().into_iter().any(|family| gets_through(world, MEMBER, family) == Some(false)) {
         let said = standing.doctor(Node::N2)?;
         let found = said.lines().filter(|line| line.starts_with("warn") || line.starts_with("error"));
@@ -166,11 +166,11 @@ fn steered(standing: &Standing, _: &Secrets) -> Judged {
             wrong.push(format!("the gateway's doctor says nothing of a firewall that drops: {said}"));
         }
     }
-    judge(wrong)
+    Ok(judge(&wrong))
 }
 
 fn resident(standing: &Standing, _: &Secrets) -> Judged {
-    judge(leaves_by_exit(standing, RESIDENT)?)
+    Ok(judge(&leaves_by_exit(standing, RESIDENT)?))
 }
 
 fn others(standing: &Standing, _: &Secrets) -> Judged {
@@ -179,11 +179,11 @@ fn others(standing: &Standing, _: &Secrets) -> Judged {
         for pod in [OTHER, NEIGHBOUR, SERVER] {
             for to in [layout::named(family), layout::unnamed(family)] {
                 let answer = standing.ask(pod, to, "/other")?;
-                wrong.extend(on_own_way(&standing.world, pod, family, answer).map(|what| format!("{what} at {to}")));
+                wrong.extend(on_own_way(standing.world, pod, family, answer).map(|what| format!("{what} at {to}")));
             }
         }
     }
-    judge(wrong)
+    Ok(judge(&wrong))
 }
 
 fn unnamed(standing: &Standing, _: &Secrets) -> Judged {
@@ -192,7 +192,7 @@ fn unnamed(standing: &Standing, _: &Secrets) -> Judged {
         for pod in [MEMBER, RESIDENT] {
             for to in [layout::unnamed(family), layout::excluded(family)] {
                 let answer = standing.ask(pod, to, "/unnamed")?;
-                wrong.extend(on_own_way(&standing.world, pod, family, answer).map(|what| format!("{what} at {to}")));
+                wrong.extend(on_own_way(standing.world, pod, family, answer).map(|what| format!("{what} at {to}")));
             }
         }
         // The cluster itself, also a pod of another node.
@@ -202,11 +202,11 @@ fn unnamed(standing: &Standing, _: &Secrets) -> Judged {
             wrong.push(format!("another pod answers a member with {answer}"));
         }
     }
-    judge(wrong)
+    Ok(judge(&wrong))
 }
 
 fn held(standing: &Standing, _: &Secrets) -> Judged {
-    let world = &standing.world;
+    let world = standing.world;
     let mut wrong = Vec::new();
     for family in world.families() {
         for (number, pod) in (0..).zip([LATE, STRAY]) {
@@ -235,11 +235,11 @@ fn held(standing: &Standing, _: &Secrets) -> Judged {
     }
     let leaked = standing.watched()?.into_iter().filter(|((port, _), _)| HELD_PORTS.contains(port));
     wrong.extend(leaked.map(|((port, from), packets)| format!("{packets} packets to port {port} from {from}")));
-    judge(wrong)
+    Ok(judge(&wrong))
 }
 
 fn replies(standing: &Standing, _: &Secrets) -> Judged {
-    let world = &standing.world;
+    let world = standing.world;
     let mut wrong = Vec::new();
     let mut any = false;
     for family in world.families().into_iter().filter(|family| gets_through(world, MEMBER, *family) == Some(true)) {
@@ -260,11 +260,11 @@ fn replies(standing: &Standing, _: &Secrets) -> Judged {
             wrong.push(format!("a datagram of {size} bytes {family:?}: {seen:?}"));
         }
     }
-    if any { judge(wrong) } else { Ok(Verdict::NotHere) }
+    Ok(if any { judge(&wrong) } else { Verdict::NotHere })
 }
 
 fn service_out(standing: &Standing, _: &Secrets) -> Judged {
-    let world = &standing.world;
+    let world = standing.world;
     if world.services == Services::None {
         return Ok(Verdict::NotHere);
     }
@@ -281,11 +281,11 @@ fn service_out(standing: &Standing, _: &Secrets) -> Judged {
             wrong.push("a pod of which nobody tells is answered through a Service".to_owned());
         }
     }
-    judge(wrong)
+    Ok(judge(&wrong))
 }
 
 fn service_in(standing: &Standing, _: &Secrets) -> Judged {
-    let world = &standing.world;
+    let world = standing.world;
     if world.services == Services::None {
         return Ok(Verdict::NotHere);
     }
@@ -315,12 +315,12 @@ fn service_in(standing: &Standing, _: &Secrets) -> Judged {
             );
         }
     }
-    judge(wrong)
+    Ok(judge(&wrong))
 }
 
 /// A flow of a pod would otherwise be two entries on each node, and the outer one is never answered.
 fn untracked(standing: &Standing, _: &Secrets) -> Judged {
-    let world = &standing.world;
+    let world = standing.world;
     let nodes: BTreeSet<String> = world
         .families()
         .into_iter()
@@ -344,7 +344,7 @@ fn untracked(standing: &Standing, _: &Secrets) -> Judged {
             wrong.extend(listing.lines().find(between_nodes).map(|line| format!("{}: {line}", node.name())));
         }
     }
-    judge(wrong)
+    Ok(judge(&wrong))
 }
 
 /// What came to the outside that must not have, whichever claim sent it.

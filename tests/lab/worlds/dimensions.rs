@@ -153,7 +153,7 @@ const SIZES: [usize; 8] = [
 
 impl World {
     /// The families that pods and nodes have.
-    pub(crate) fn families(&self) -> Vec<Family> {
+    pub(crate) fn families(self) -> Vec<Family> {
         match self.families {
             Families::V4 => vec![Family::V4],
             Families::V6 => vec![Family::V6],
@@ -176,7 +176,7 @@ impl World {
     }
 
     /// The values, as `dimension=value`.
-    pub(crate) fn values(&self) -> BTreeSet<String> {
+    pub(crate) fn values(self) -> BTreeSet<String> {
         let Self { ipam, addresses, services, masquerade, firewall, attachment, families, marks } = self;
         [
             format!("ipam={ipam}"),
@@ -216,7 +216,7 @@ impl World {
                     possible.rev().max_by_key(|value| with(*value).filter(|pair| missing.contains(pair)).count());
                 chosen[dimension] = best;
             }
-            let at = chosen.map(|value| value.unwrap_or_default());
+            let at = chosen.map(Option::unwrap_or_default);
             for (dimension, value) in at.iter().enumerate() {
                 for (other, other_value) in at.iter().enumerate().skip(dimension + 1) {
                     missing.remove(&((dimension, *value), (other, *other_value)));
@@ -303,6 +303,6 @@ fn all_pairs_are_met_by_few_worlds_and_always_the_same() {
 
 #[test]
 fn the_share_has_every_value_of_every_dimension() {
-    let of = |worlds: Vec<World>| worlds.iter().flat_map(World::values).collect::<BTreeSet<_>>();
+    let of = |worlds: Vec<World>| worlds.iter().flat_map(|world| world.values()).collect::<BTreeSet<_>>();
     assert_eq!(of(share()), of(World::all_pairs()));
 }

@@ -191,9 +191,9 @@ impl Standing {
     pub(crate) fn targets(&self, node: Node) -> Vec<IpAddr> {
         self.world.families().into_iter().flat_map(|family| self.world.all_of_node(node, family)).collect()
     }
+}
 
-    /// Where an attacker would like to get to with the egress address, with a watched port.
-    pub(crate) fn goals(&self, family: Family, port: u16) -> [SocketAddr; 2] {
-        [layout::named(family), layout::unnamed(family)].map(|address| SocketAddr::new(address, port))
-    }
+/// Where an attacker would like to get to with the egress address, with a watched port.
+pub(crate) fn goals(family: Family, port: u16) -> [SocketAddr; 2] {
+    [layout::named(family), layout::unnamed(family)].map(|address| SocketAddr::new(address, port))
 }

@@ -110,12 +110,12 @@ pub(crate) fn full(family: Family) -> u8 {
 
 impl World {
     /// InternalIP of a node, whether its object tells it or not.
-    pub(crate) fn internal(&self, node: Node, family: Family) -> IpAddr {
+    pub(crate) fn internal(self, node: Node, family: Family) -> IpAddr {
         self.node_address(family, 10 + node as u8)
     }
 
     /// The address beside InternalIP, where nodes have one.
-    pub(crate) fn second(&self, node: Node, family: Family) -> Option<IpAddr> {
+    pub(crate) fn second(self, node: Node, family: Family) -> Option<IpAddr> {
         match self.addresses {
             Addresses::Second => Some(self.node_address(family, 200 + node as u8)),
             Addresses::Vip => Some(self.node_address(family, 240 + node as u8)),
@@ -124,33 +124,33 @@ impl World {
     }
 
     /// The address on a second interface, where nodes have one.
-    pub(crate) fn on_second_interface(&self, node: Node, family: Family) -> Option<IpAddr> {
+    pub(crate) fn on_second_interface(self, node: Node, family: Family) -> Option<IpAddr> {
         let last = 10 + node as u8;
         (self.addresses == Addresses::TwoNics)
             .then(|| of(family, [172, 20, 7, last], &format!("fd00:172:20:7::{last}")))
     }
 
     /// Everything that a node answers to.
-    pub(crate) fn all_of_node(&self, node: Node, family: Family) -> Vec<IpAddr> {
+    pub(crate) fn all_of_node(self, node: Node, family: Family) -> Vec<IpAddr> {
         let gateway = (node == Node::N2).then(|| egress(family));
         let more = [self.second(node, family), self.on_second_interface(node, family), gateway];
         [self.internal(node, family)].into_iter().chain(more.into_iter().flatten()).collect()
     }
 
     #[expect(clippy::unused_self, reason = "nodes have one network in every world; this is where another would begin")]
-    fn node_address(&self, family: Family, last: u8) -> IpAddr {
+    fn node_address(self, family: Family, last: u8) -> IpAddr {
         of(family, [172, 19, 7, last], &format!("fd00:172:19:7::{last}"))
     }
 
     /// The addresses that Node objects tell.
-    pub(crate) fn told_addresses(&self, node: Node) -> Vec<IpAddr> {
+    pub(crate) fn told_addresses(self, node: Node) -> Vec<IpAddr> {
         let families = self.families();
         let told = families.iter().filter(|family| self.addresses != Addresses::Ipv6Only || **family == Family::V6);
         told.map(|family| self.internal(node, *family)).collect()
     }
 
     /// The pod networks that Node objects tell.
-    pub(crate) fn told_pod_cidrs(&self, node: Node) -> Vec<String> {
+    pub(crate) fn told_pod_cidrs(self, node: Node) -> Vec<String> {
         match self.ipam {
             Ipam::PodCidr | Ipam::Blocks => self.families().into_iter().map(|family| pod_cidr(node, family)).collect(),
             Ipam::Pool | Ipam::Vpc => Vec::new(),
@@ -158,7 +158,7 @@ impl World {
     }
 
     /// The pods of this world.
-    pub(crate) fn pods(&self) -> Vec<Pod> {
+    pub(crate) fn pods(self) -> Vec<Pod> {
         let mut pods = vec![MEMBER, OTHER, LATE, RESIDENT, NEIGHBOUR, SERVER];
         // A bridge's pods are in its network.
         if self.attachment == Attachment::Routed {
@@ -168,7 +168,7 @@ impl World {
     }
 
     /// A pod's address.
-    pub(crate) fn pod(&self, pod: Pod, family: Family) -> IpAddr {
+    pub(crate) fn pod(self, pod: Pod, family: Family) -> IpAddr {
         let host = pod.host;
         if pod == STRAY {
             return of(family, [10, 66, 0, host], &format!("fd00:10:66::{host}"));
@@ -183,7 +183,7 @@ impl World {
     }
 
     /// The networks that the CNI and the host's firewall know as the pods'.
-    pub(crate) fn pod_networks(&self, family: Family) -> &'static str {
+    pub(crate) fn pod_networks(self, family: Family) -> &'static str {
         match (self.ipam, family) {
             (Ipam::Vpc, Family::V4) => "172.19.7.0/24",
             (Ipam::Vpc, Family::V6) => "fd00:172:19:7::/64",
@@ -194,7 +194,7 @@ impl World {
 
     /// Whether a gateway's firewall forwards what comes out of the tunnel: the inner source is of the source's podCIDR where its object tells
     /// one, else its InternalIP.
-    pub(crate) fn forwards(&self, family: Family) -> bool {
+    pub(crate) fn forwards(self, family: Family) -> bool {
         use super::dimensions::Firewall;
         let told_cidr = matches!(self.ipam, Ipam::PodCidr | Ipam::Blocks);
         let told_internal = self.addresses != Addresses::Ipv6Only || family == Family::V6;
@@ -202,7 +202,7 @@ impl World {
     }
 
     /// The MTU between nodes, and that of pods.
-    pub(crate) fn mtu(&self) -> u32 {
+    pub(crate) fn mtu(self) -> u32 {
         match self.addresses {
             Addresses::Mtu1280 => 1280,
             Addresses::Mtu9000 => 9000,
@@ -211,7 +211,7 @@ impl World {
     }
 
     /// Node objects.
-    pub(crate) fn node_objects(&self) -> Value {
+    pub(crate) fn node_objects(self) -> Value {
         let node = |node: Node| {
             let addresses: Vec<Value> =
                 self.told_addresses(node).iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
@@ -226,17 +226,17 @@ impl World {
                 "spec": spec,
                 "status": {"addresses": addresses, "conditions": [{"type": "Ready", "status": "True"}]}})
         };
-        list(Node::ALL.into_iter().map(node).collect())
+        list(&Node::ALL.map(node))
     }
 
     /// Namespace objects.
-    pub(crate) fn namespace_objects(&self) -> Value {
+    pub(crate) fn namespace_objects() -> Value {
         let labels = json!({"kubernetes.io/metadata.name": "batuu"});
-        list(vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "batuu", "labels": labels}})])
+        list(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "batuu", "labels": labels}})])
     }
 
     /// Pod objects, of those pods of which there are any.
-    pub(crate) fn pod_objects(&self) -> Value {
+    pub(crate) fn pod_objects(self) -> Value {
         let object = |pod: Pod| {
             let families = self.families();
             let addresses: Vec<Value> = families.iter().map(|family| json!({"ip": self.pod(pod, *family)})).collect();
@@ -246,11 +246,11 @@ impl World {
                 "spec": {"nodeName": pod.node.name()},
                 "status": {"phase": "Running", "podIP": addresses[0]["ip"], "podIPs": addresses}})
         };
-        list(self.pods().into_iter().filter(|pod| pod.told).map(object).collect())
+        list(&self.pods().into_iter().filter(|pod| pod.told).map(object).collect::<Vec<_>>())
     }
 
     /// The policy: members to the named destination through the gateway's net1.
-    pub(crate) fn policy(&self) -> String {
+    pub(crate) fn policy(self) -> String {
         let families = self.families();
         let each = |four: &str, six: &str| -> String {
             let texts: Vec<String> = families
@@ -291,6 +291,6 @@ pub(crate) fn bridge_address(node: Node, family: Family) -> IpAddr {
     of(family, [10, 61, number, 1], &format!("fd00:10:61:{number}::1"))
 }
 
-fn list(items: Vec<Value>) -> Value {
+fn list(items: &[Value]) -> Value {
     json!({"apiVersion": "v1", "kind": "List", "items": items})
 }

@@ -69,7 +69,7 @@ impl Standing {
         let (claim, repository, outside, server) = {
             let _growing = growing();
             let claim = Claim::new()?;
-            network::build(&world, &claim)?;
+            network::build(world, &claim)?;
             let families = world.families();
             let listens = families
                 .iter()
@@ -87,7 +87,7 @@ impl Standing {
         fs::create_dir(&cluster).map_err(LabError::doing(format!("make the folder {}", cluster.display())))?;
         for (name, objects) in [
             ("nodes.yaml", world.node_objects()),
-            ("namespaces.yaml", world.namespace_objects()),
+            ("namespaces.yaml", World::namespace_objects()),
             ("pods.yaml", world.pod_objects()),
         ] {
             replace(&cluster.join(name), &format!("{objects:#}\n"), claim.folder())?;

@@ -55,7 +55,7 @@ fn any(family: Family) -> &'static str {
 }
 
 /// Makes it all.
-pub(super) fn build(world: &World, claim: &Claim) -> Result<(), LabError> {
+pub(super) fn build(world: World, claim: &Claim) -> Result<(), LabError> {
     let pods = world.pods();
     let roles =
         ["router", "outside"].into_iter().chain(Node::ALL.map(Node::name)).chain(pods.iter().map(|pod| pod.name));
@@ -96,7 +96,7 @@ pub(super) fn build(world: &World, claim: &Claim) -> Result<(), LabError> {
     Ok(())
 }
 
-fn router_lines(world: &World, claim: &Claim) -> String {
+fn router_lines(world: World, claim: &Claim) -> String {
     let mut lines = Lines::new();
     let mtu = world.mtu();
     for (bridge, last) in [("br0", 1), ("br1", 2), ("br2", 3)] {
@@ -134,7 +134,7 @@ fn router_lines(world: &World, claim: &Claim) -> String {
     lines.0
 }
 
-fn outside_lines(world: &World) -> String {
+fn outside_lines(world: World) -> String {
     let mut lines = Lines::new();
     for family in world.families() {
         for address in super::outside_of(family) {
@@ -148,7 +148,7 @@ fn outside_lines(world: &World) -> String {
     lines.0
 }
 
-fn node_lines(world: &World, claim: &Claim, node: Node) -> String {
+fn node_lines(world: World, claim: &Claim, node: Node) -> String {
     let mut lines = Lines::new();
     for family in world.families() {
         node_addresses(&mut lines, world, node, family);
@@ -192,7 +192,7 @@ fn node_lines(world: &World, claim: &Claim, node: Node) -> String {
 
 /// What the kernel would choose as a source is the first address in IPv4, and in IPv6 that which came last (`ipv6_link_dev_addr` in the
 /// kernel's net/ipv6/addrconf.c puts it in front).
-fn node_addresses(lines: &mut Lines, world: &World, node: Node, family: Family) {
+fn node_addresses(lines: &mut Lines, world: World, node: Node, family: Family) {
     let internal = (world.internal(node, family), subnet(family));
     let second = world.second(node, family);
     let mut addresses = vec![internal];
@@ -219,7 +219,7 @@ fn mac(pod: Pod) -> String {
 }
 
 /// What a CNI puts on a pod's node.
-fn attach(lines: &mut Lines, world: &World, claim: &Claim, pod: Pod) {
+fn attach(lines: &mut Lines, world: World, claim: &Claim, pod: Pod) {
     let (link, mac, mtu) = (format!("{}-{}", world.link_prefix(), pod.name), mac(pod), world.mtu());
     let inside = claim.namespace(pod.name);
     let peer = format!("peer name eth0 address {mac} mtu {mtu} netns {}", inside.name());
@@ -238,7 +238,7 @@ fn attach(lines: &mut Lines, world: &World, claim: &Claim, pod: Pod) {
 }
 
 /// What a CNI puts inside a pod.
-fn pod_lines(world: &World, pod: Pod) -> String {
+fn pod_lines(world: World, pod: Pod) -> String {
     let mut lines = Lines::new();
     let bridge = world.attachment == Attachment::Bridge;
     for family in world.families() {
@@ -264,7 +264,7 @@ fn pod_lines(world: &World, pod: Pod) -> String {
 
 /// The watch at the router: every datagram to a watched port of the outside by its source, counted before anything has a say. In a VPC also
 /// the checks of the nodes' ports.
-fn watch_table(world: &World) -> String {
+fn watch_table(world: World) -> String {
     let (first, last) = (super::WATCHED.start, super::WATCHED.end - 1);
     let mut text = format!(
         "table inet watch {{

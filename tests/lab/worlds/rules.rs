@@ -36,7 +36,7 @@ const WIPED_BEHIND: &str = "table inet somebody {
 
 impl World {
     /// The prefix of the names of pods' interfaces, as their CNI has it.
-    pub(crate) fn link_prefix(&self) -> &'static str {
+    pub(crate) fn link_prefix(self) -> &'static str {
         match self.marks {
             Marks::Calico => "cali",
             Marks::Aws => "eni",
@@ -45,7 +45,7 @@ impl World {
     }
 
     /// Puts everybody else's rules into a node.
-    pub(crate) fn put_rules(&self, namespace: &Namespace, node: Node) -> Result<(), LabError> {
+    pub(crate) fn put_rules(self, namespace: &Namespace, node: Node) -> Result<(), LabError> {
         let mut nft = String::new();
         // Those of one family, for each family.
         let mut iptables: Vec<(Family, String)> = Vec::new();
@@ -91,7 +91,7 @@ impl World {
     }
 
     /// The routing rules that go with the marks, as `ip` takes them: a batch has no word for a rule's family.
-    fn routing_rules(&self) -> Vec<String> {
+    fn routing_rules(self) -> Vec<String> {
         match self.marks {
             Marks::Aws if self.families().contains(&Family::V4) => {
                 vec!["-4 rule add priority 1024 from all fwmark 0x80/0x80 lookup main".to_owned()]
@@ -111,7 +111,7 @@ impl World {
         }
     }
 
-    fn fill(&self, text: &str, node: Node, family: Family) -> String {
+    fn fill(self, text: &str, node: Node, family: Family) -> String {
         let four = family == Family::V4;
         let choose = |v4: &str, v6: &str| if four { v4.to_owned() } else { v6.to_owned() };
         let (server, outside) = (self.pod(SERVER, family), layout::named(family));
@@ -141,7 +141,7 @@ impl World {
     }
 
     /// What the CNI hides behind the node. In a network of pods and nodes there is nothing to hide from nodes.
-    fn masquerade_table(&self, node: Node, family: Family) -> String {
+    fn masquerade_table(self, node: Node, family: Family) -> String {
         let ip = if family == Family::V4 { "ip" } else { "ip6" };
         let nodes = if family == Family::V4 { "172.19.7.0/24" } else { "fd00:172:19:7::/64" };
         let internal = self.internal(node, family);
@@ -169,7 +169,7 @@ impl World {
         )
     }
 
-    fn firewalld(&self) -> String {
+    fn firewalld(self) -> String {
         let trusted = |family: Family| {
             let (ip, nodes) =
                 if family == Family::V4 { ("ip", "172.19.7.0/24") } else { ("ip6", "fd00:172:19:7::/64") };
