@@ -12,7 +12,7 @@ use super::output::{self, CHANGES, Failure, Form, painted_diff};
 use crate::cluster::Cluster;
 use crate::core::admission::{ChangeWindows, Rules, Verdict, Why};
 use crate::core::compile::marks::Marks;
-use crate::core::compile::{Compiled, Input, compile};
+use crate::core::compile::{Compiled, Input, Refused, compile};
 use crate::core::facts::Facts;
 use crate::core::finding::Finding;
 use crate::core::labels::Labels;
@@ -151,8 +151,15 @@ fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, obs
     let facts = set.labelled(facts);
     let placement: Placement = place(set, &facts, now());
     let marks = Marks::observed(&observed.state.nft, set.config.range);
-    let input =
-        Input { node: &node, set, placement: &placement, facts: &facts, ground: &observed.ground, marks: &marks };
+    let input = Input {
+        node: &node,
+        set,
+        placement: &placement,
+        facts: &facts,
+        ground: &observed.ground,
+        marks: &marks,
+        refused: Refused::NOTHING,
+    };
     let compiled = compile(&input);
     let plan = plan(&compiled.desired, &observed.state, set.config.range);
     let mut findings = placement.findings;

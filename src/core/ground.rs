@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: how it is read (`kernel::ground`) and any way to change it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -25,6 +25,17 @@ pub struct Ground {
     pub loosened: BTreeMap<String, u8>,
     /// What the kernel can do.
     pub features: Features,
+    /// Where it forwards nothing.
+    pub forwarding: Forwarding,
+}
+
+/// Where a kernel forwards nothing of what comes in: by default nowhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// Interfaces with `net.ipv4.conf.NAME.forwarding` 0; `net.ipv4.ip_forward` is a switch for all of them.
+    pub off4: BTreeSet<String>,
+    /// `net.ipv6.conf.all.forwarding` is 0.
+    pub off6: bool,
 }
 
 /// An interface that is not ours.

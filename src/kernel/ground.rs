@@ -2,13 +2,13 @@
 //!
 //! Deliberately absent: any change to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::links::{Seen, SeenAddress};
 use super::nft;
 use crate::core::compile::RP_FILTER_BEFORE;
-use crate::core::ground::{Features, Ground, GroundRoute, Interface};
+use crate::core::ground::{Features, Forwarding, Ground, GroundRoute, Interface};
 use crate::core::state::nft::{Data, Family, Key, Ruleset};
 
 pub(super) fn ground(
@@ -32,6 +32,13 @@ pub(super) fn ground(
             interface.addresses.push(address.net);
         }
     }
+    let off4: BTreeSet<String> = links
+        .values()
+        .filter(|link| {
+            !link.is_ours() && number(&format!("/proc/sys/net/ipv4/conf/{}/forwarding", link.name)) == Some(0)
+        })
+        .map(|link| link.name.clone())
+        .collect();
     Ground {
         interfaces: interfaces.into_values().collect(),
         routes,
@@ -43,6 +50,7 @@ pub(super) fn ground(
             interface_kinds: can.interface_kinds,
             ipv6: number("/proc/sys/net/ipv6/conf/all/disable_ipv6") == Some(0),
         },
+        forwarding: Forwarding { off4, off6: number("/proc/sys/net/ipv6/conf/all/forwarding") == Some(0) },
     }
 }
 

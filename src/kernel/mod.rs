@@ -13,12 +13,15 @@ mod foreign;
 mod ground;
 mod links;
 pub mod marks;
+mod netconf;
 pub mod nft;
 mod observe;
 mod routes;
 mod socket;
 mod sysctl;
 pub mod watch;
+
+use std::io::ErrorKind;
 
 use crate::core::ground::Ground;
 use crate::core::state::NodeState;
@@ -100,6 +103,15 @@ impl KernelError {
             Self::Nft(_) | Self::Conntrack { .. } => return None,
         };
         source.is_permission().then(|| "Egret needs CAP_NET_ADMIN in this network namespace".to_owned())
+    }
+
+    /// The kernel says no to one thing, and would say so to nobody else's: not for want of rights, and not because it cannot be asked.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Step { source, .. } => !source.is_permission() && !matches!(source, RouteError::Closed),
+            Self::Sysctl { source, .. } => matches!(source.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput),
+            Self::Open(_) | Self::Observe { .. } | Self::Nft(_) | Self::Conntrack { .. } => false,
+        }
     }
 
     /// Somebody changed nftables between the look and the transaction: look again, nothing is wrong.

@@ -192,7 +192,7 @@ fn a_plan_tells_of_changes_until_they_are_made() {
     assert_eq!((before.code, before.stderr.as_str()), (Some(2), ""));
     let (summary, diff) = before.stdout.split_once("\n--- ").unwrap();
     let expected = "\
-kind-worker · 15 steps
+kind-worker · 16 steps
 
   source of outpost: 1 pod (batuu/tiefighter) leaves through kind-worker2 (172.18.0.3), dev net1
 
@@ -206,6 +206,7 @@ kind-worker · 15 steps
   change  link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu
                  1450 up
   add     addr   169.254.90.1/32 dev egret0
+  set     sysctl net.ipv4.conf.egret0.forwarding = 1
   set     sysctl net.ipv4.conf.egret0.rp_filter = 2
   set     sysctl net.ipv6.conf.egret0.disable_ipv6 = 0
   set     neigh  169.254.128.1 dev egret0 lladdr 36:c2:80:90:a1:dc nud permanent

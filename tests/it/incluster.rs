@@ -3,6 +3,7 @@
 //! Deliberately absent: a real API server, which `make test-cluster` has.
 
 mod faults;
+mod forwarding;
 mod labels;
 mod pods;
 mod reports;

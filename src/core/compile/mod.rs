@@ -3,17 +3,21 @@
 //! Deliberately absent: which node answers (`placement`), what the kernel holds now and in which order to change it (`plan`).
 
 pub mod counters;
+mod forwarding;
 mod groups;
 pub mod marks;
 mod own_exits;
+mod refused;
 mod routing;
 mod table;
 mod tunnel;
 
+pub use forwarding::unfit;
 pub use groups::{Target, Way};
 pub(crate) use groups::{targets, way};
 pub(crate) use own_exits::egress_address;
 pub use own_exits::{OutRoute, WayOut};
+pub use refused::Refused;
 pub use table::{EXITS, RP_FILTER_BEFORE};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +55,8 @@ pub struct Input<'a> {
     pub ground: &'a Ground,
     /// The marks that were given out before.
     pub marks: &'a Marks,
+    /// What its kernel refused, and is to do without.
+    pub refused: &'a Refused,
 }
 
 /// What a node has to hold, and what a person should know of it.
@@ -86,6 +92,8 @@ pub struct NodeExit {
     pub id: u32,
     /// Where packets go from here.
     pub role: Role,
+    /// The kernel refused a part of it: packets go nowhere.
+    pub refused: bool,
     /// The policies that lead there.
     pub policies: BTreeSet<PolicyId>,
     /// Pods of this node that leave by it, by policy. A policy whose destinations all go to others has none.
@@ -155,6 +163,8 @@ pub fn compile(input: &Input<'_>) -> Compiled {
         .collect();
     compiled.members = grouping.members;
     compiled.findings.extend(grouping.findings);
+    compiled.findings.extend(forwarding::of_pods(input, &compiled.members, &families));
+    input.refused.apply(input.node, &mut compiled);
     compiled.findings.sort();
     compiled.findings.dedup();
     compiled
@@ -312,9 +322,14 @@ fn exits(
             findings.push(Finding::new("marks-used-up", &key, message).hint("a wider datapath.markMask in egret.yaml"));
             continue;
         };
+        let refused = input.refused.exits.contains_key(&key);
         let role = if key.gateway == *input.node {
-            let (ways, missing) = own_exits::resolve(&key, families, input.ground);
+            let (mut ways, missing) = own_exits::resolve(&key, families, input.ground);
             findings.extend(missing);
+            findings.extend(forwarding::close(&key, &mut ways, input.ground));
+            if refused {
+                ways.clear();
+            }
             Role::Own { mac: exit.mac, ways }
         } else {
             let outer =
@@ -330,7 +345,7 @@ fn exits(
             Role::Remote { mac: exit.mac, outer }
         };
         let members = members_of(&key, grouping);
-        exits.insert(key, NodeExit { id, role, policies, members });
+        exits.insert(key, NodeExit { id, role, refused, policies, members });
     }
     exits
 }

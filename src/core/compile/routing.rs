@@ -66,6 +66,8 @@ fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, (own, networks): (&End
     desired.addresses.insert(address);
     let setting = |family, name| Sysctl { family, link: TUNNEL.to_owned(), name };
     desired.sysctls.insert(setting(AddressFamily::V4, "rp_filter"), "2".to_owned());
+    // What comes out of the tunnel is forwarded, whatever `conf.default` gave the device when it was made.
+    desired.sysctls.insert(setting(AddressFamily::V4, "forwarding"), "1".to_owned());
     if input.ground.features.ipv6 && mtu >= IPV6_MINIMUM_MTU {
         desired.sysctls.insert(setting(AddressFamily::V6, "disable_ipv6"), "0".to_owned());
     }
@@ -151,6 +153,9 @@ fn add_exit(desired: &mut NodeState, exit: &NodeExit, networks: &Networks, famil
 /// The way of a remote exit into the tunnel.
 fn add_way_in(desired: &mut NodeState, exit: &NodeExit, families: &[AddressFamily], range: Range) {
     let Role::Remote { mac, outer: Some(outer) } = exit.role else { return };
+    if exit.refused {
+        return;
+    }
     let table = range.table(exit.id);
     for family in families.iter().copied() {
         let key = RouteKey { family, table, destination: everything(family), metric: default_metric(family) };

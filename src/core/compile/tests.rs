@@ -61,7 +61,7 @@ fn facts(pods: &[(&str, &str, &str)]) -> Facts {
 
 fn compiled(set: &PolicySet, facts: &Facts, ground: &Ground, marks: &Marks) -> Compiled {
     let placement = place(set, facts, "2026-06-01T12:00:00Z".parse().expect("a time"));
-    compile(&Input { node: &name("n1"), set, placement: &placement, facts, ground, marks })
+    compile(&Input { node: &name("n1"), set, placement: &placement, facts, ground, marks, refused: Refused::NOTHING })
 }
 
 /// Of a map or set, the elements as text; policies' chains by what they are of.
@@ -211,4 +211,145 @@ fn the_tunnel_is_as_large_as_the_network_below_and_the_configuration_let_it_be()
     let large = "datapath: {mtu: 8950}";
     let sizes = [mtu("", 1500), mtu("", 9000), mtu("", 1460), mtu(large, 9000), mtu(large, 1500), mtu(large, 0)];
     assert_eq!(sizes, [1450, 1450, 1410, 8950, 1450, 1450]);
+}
+
+/// The same with an egress interface.
+fn gateway() -> Ground {
+    let mut ground = below(1500);
+    let net1 =
+        Interface { addresses: vec!["10.0.3.42/24".parse().expect("a network")], ..ground.interfaces["eth0"].clone() };
+    ground.interfaces.insert("net1".to_owned(), net1);
+    ground
+}
+
+/// Whatever a plan from nothing does with routes, rules, neighbours and foreign settings, and what has to be left out if the kernel refuses it.
+fn refusals(compiled: &Compiled, set: &PolicySet) -> Vec<(String, Vec<String>)> {
+    use crate::core::plan::{Step, plan};
+    let steps = plan(&compiled.desired, &NodeState::default(), set.config.range).steps;
+    let parts = |step: &Step| {
+        let refused = compiled.refused(step, "no", set.config.range);
+        let exits = refused.exits.keys().map(ToString::to_string);
+        exits.chain(refused.replies.keys().map(|key| format!("back to {}", key.destination))).collect()
+    };
+    steps.iter().map(|step| (step.to_string(), parts(step))).collect()
+}
+
+#[test]
+fn a_step_is_its_exits_or_everybodys() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "2"), policy("b", "empire", "10.0.5.0/24", "3")], "");
+    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &below(1500), &Marks::default());
+    for (step, parts) in refusals(&compiled, &set) {
+        let second = step.contains("9001") || step.contains("172.18.0.2 dev egret0 lladdr");
+        let third = step.contains("9002") || step.contains("172.18.0.3 dev egret0 lladdr");
+        let expected: &[&str] = match (second, third) {
+            (true, false) => &["n2 dev net1"],
+            (false, true) => &["n3 dev net1"],
+            _ => &[],
+        };
+        assert_eq!(parts, expected, "{step}");
+    }
+}
+
+#[test]
+fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "1"), policy("b", "empire", "10.0.5.0/24", "2")], "");
+    let facts = facts(&[("t", "empire", "10.1.1.177")]);
+    let ground = gateway();
+    let placement = place(&set, &facts, "2026-06-01T12:00:00Z".parse().expect("a time"));
+    let marks = Marks::default();
+    let input = |refused| {
+        compile(&Input {
+            node: &name("n1"),
+            set: &set,
+            placement: &placement,
+            facts: &facts,
+            ground: &ground,
+            marks: &marks,
+            refused,
+        })
+    };
+    let whole = input(Refused::NOTHING);
+    let refuse = |table: u32, destination: &str| {
+        let routes = whole.desired.routes.iter();
+        let (key, route) = routes
+            .filter(|(key, _)| key.table == table && key.destination.to_string() == destination)
+            .min_by_key(|(key, _)| key.metric)
+            .expect("a route");
+        whole.refused(&crate::core::plan::Step::SetRoute(key.clone(), route.clone(), None), "do it", set.config.range)
+    };
+    let mut refused = refuse(9001, "0.0.0.0/0");
+    assert!(refused.extend(refuse(9002, "0.0.0.0/0")) && refused.extend(refuse(9000, "10.1.4.0/24")));
+    assert!(!refused.extend(refuse(9001, "0.0.0.0/0")), "the same again is nothing new");
+    assert!(refused.covers(&refuse(9002, "10.1.1.0/24")) && !refused.covers(&refuse(9000, "10.1.3.0/24")));
+    let without = input(&refused);
+    let left: Vec<String> = without
+        .desired
+        .routes
+        .iter()
+        .filter(|(_, route)| **route != crate::core::state::net::Route::Throw)
+        .map(|(key, route)| crate::core::state::net::route_text(key, route))
+        .collect();
+    assert_eq!(
+        left,
+        [
+            "10.1.2.0/24 encap ip id 16777215 dst 172.18.0.2 via 172.18.0.2 dev egret0 onlink table 9000 proto egret",
+            "10.1.3.0/24 encap ip id 16777215 dst 172.18.0.3 via 172.18.0.3 dev egret0 onlink table 9000 proto egret",
+            "unreachable default table 9001 metric 4278198272 proto egret",
+            "unreachable default table 9002 metric 4278198272 proto egret",
+        ]
+    );
+    assert_eq!(whole.desired.rules, without.desired.rules, "their packets end in their tables");
+    assert_eq!(elements(&whole, "leaves4"), ["0x00000001 . 10.0.3.42"]);
+    assert_eq!(without.desired.nft[&Family::Inet].sets.get("leaves4"), None, "nobody leaves");
+    let found: Vec<(&str, &str)> = without
+        .findings
+        .iter()
+        .filter(|finding| finding.code == "kernel-refused")
+        .map(|finding| (finding.subject.as_str(), finding.message.as_str()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("n1", "the kernel refuses to do it; replies to that node's pods do not go through the tunnel"),
+            (
+                "n1 dev net1",
+                "n1's kernel refuses to do it; members' packets are dropped there, and everything else is in force"
+            ),
+            (
+                "n2 dev net1",
+                "n1's kernel refuses to do it; members' packets are dropped here, and everything else is in force"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn an_exit_whose_interface_forwards_nothing_is_not_served_whoever_is_asked_to() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "1")], "");
+    let facts = facts(&[("t", "empire", "10.1.1.177")]);
+    let mut ground = gateway();
+    let node = &facts.nodes[&name("n1")];
+    assert_eq!(unfit(&name("n1"), &node.labels, &set, &ground), BTreeMap::new());
+    ground.forwarding.off4 = BTreeSet::from(["eth0".to_owned()]);
+    assert_eq!(
+        unfit(&name("n1"), &node.labels, &set, &ground),
+        BTreeMap::new(),
+        "another interface's is nothing to it"
+    );
+    ground.forwarding.off4 = BTreeSet::from(["net1".to_owned()]);
+    let says = unfit(&name("n1"), &node.labels, &set, &ground);
+    assert_eq!(says, [("n1 dev net1".to_owned(), "net.ipv4.conf.net1.forwarding is 0".to_owned())].into());
+    assert_eq!(unfit(&name("n2"), &facts.nodes[&name("n2")].labels, &set, &ground), BTreeMap::new());
+    let role = compiled(&set, &facts, &ground, &Marks::default()).exits.into_values().next().expect("an exit").role;
+    assert!(matches!(role, Role::Own { ways, .. } if ways.is_empty()));
+
+    let now = "2026-06-01T12:00:00Z".parse().expect("a time");
+    let everybody = crate::core::placement::place_but(&set, &facts, &[(name("n1"), says)].into(), now);
+    assert_eq!(everybody.exits, BTreeMap::new());
+    assert_eq!(
+        everybody.findings.iter().map(|finding| finding.message.as_str()).collect::<Vec<_>>(),
+        [
+            "no node that matches gw=1 is fit: n1 does not forward packets for it; members' packets to its destinations are dropped"
+        ]
+    );
 }

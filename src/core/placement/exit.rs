@@ -43,6 +43,11 @@ impl ExitKey {
         format!("{}#{:016x}", &text[..cut], fnv1a(text.as_bytes()))
     }
 
+    /// Whether its gateway says that it could not serve it.
+    pub fn is_among(&self, unfit: &super::Unfit) -> bool {
+        unfit.get(&self.gateway).is_some_and(|exits| exits.contains_key(&self.identity()))
+    }
+
     /// The destination MAC address of the inner frame. It is derived from what every node knows, so nobody has to give it out,
     /// and only has to be unique among the exits of one gateway: the outer packet is addressed to that gateway.
     pub fn mac(&self) -> Mac {

@@ -72,8 +72,16 @@ fn weight(pod: &PodName, exit: &ExitKey) -> u64 {
     mix(fnv1a(format!("{pod}\0{}", exit.identity()).as_bytes()))
 }
 
-/// Places every policy that is in force at `now`.
+/// Exits that a gateway says it could not serve, by their identities, with the reason.
+pub type Unfit = BTreeMap<NodeName, BTreeMap<String, String>>;
+
+/// Places every policy that is in force at `now`, where no gateway says that it could not serve.
 pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
+    place_but(set, facts, &Unfit::new(), now)
+}
+
+/// Places every policy that is in force at `now`, and none where a gateway says that it could not serve it.
+pub fn place_but(set: &PolicySet, facts: &Facts, unfit: &Unfit, now: Timestamp) -> Placement {
     let mut placement = Placement::default();
     let nodes = NodeIndex::new(facts);
     for policy in set.policies.values() {
@@ -81,7 +89,7 @@ pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
             placement.findings.push(suspended(policy));
             continue;
         }
-        let placed = place_one(policy, set, facts, &nodes, &mut placement.findings);
+        let placed = place_one(policy, set, facts, (&nodes, unfit), &mut placement.findings);
         placement.policies.insert(policy.id.clone(), placed);
     }
     collect_exits(&mut placement, facts);
@@ -98,10 +106,11 @@ fn place_one(
     policy: &Policy,
     set: &PolicySet,
     facts: &Facts,
-    nodes: &NodeIndex<'_>,
+    (nodes, unfit): (&NodeIndex<'_>, &Unfit),
     findings: &mut Vec<Finding>,
 ) -> Placed {
-    let choices: Vec<Choice> = policy.gateways.iter().map(|gateway| choose(gateway, set, facts, nodes)).collect();
+    let choices: Vec<Choice> =
+        policy.gateways.iter().map(|gateway| choose(gateway, set, facts, (nodes, unfit))).collect();
     let exits: BTreeSet<ExitKey> = policy
         .gateways
         .iter()
@@ -132,16 +141,24 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &Choice, none_at_all:
     Finding::new("no-gateway", &policy.id, format!("{reason}; {consequence}"))
 }
 
-fn choose(spec: &GatewaySpec, set: &PolicySet, facts: &Facts, nodes: &NodeIndex<'_>) -> Choice {
+fn choose(spec: &GatewaySpec, set: &PolicySet, facts: &Facts, (nodes, says): (&NodeIndex<'_>, &Unfit)) -> Choice {
     let mut unfit = Vec::new();
     for (name, node) in nodes.matching(&spec.node, facts) {
         let stranger = !set.may_answer(&spec.node, name, &node.labels);
-        match stranger.then_some(NOT_FROM_GIT).or_else(|| node.unfit()) {
+        match stranger.then_some(NOT_FROM_GIT).or_else(|| node.unfit()).or_else(|| unserved(name, spec, says)) {
             None => return Choice { gateway: Some(name.clone()), unfit },
             Some(reason) => unfit.push((name.clone(), reason)),
         }
     }
     Choice { gateway: None, unfit }
+}
+
+/// What a node says of itself. Its reason stands in its own report.
+fn unserved(node: &NodeName, spec: &GatewaySpec, says: &Unfit) -> Option<&'static str> {
+    // Nearly nobody says so, and an identity is a text to be made.
+    says.get(node).filter(|exits| !exits.is_empty())?;
+    let exit = ExitKey { gateway: node.clone(), egress: spec.egress.clone(), next_hops: spec.next_hops.clone() };
+    exit.is_among(says).then_some("does not forward packets for it")
 }
 
 /// Nodes by label, so that ten thousand policies do not each look at five thousand nodes.

@@ -267,7 +267,8 @@ fn change(
     let state = |world: &World<'_>, marks: &Marks| {
         let World { set, facts, placement, .. } = world;
         let ground = &footing.ground;
-        compile(&compile::Input { node, set, placement, facts, ground, marks }).desired
+        compile(&compile::Input { node, set, placement, facts, ground, marks, refused: compile::Refused::NOTHING })
+            .desired
     };
     let old = state(before, &Marks::default());
     let new = state(after, &Marks::observed(&old.nft, after.set.config.range));

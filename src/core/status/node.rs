@@ -13,6 +13,7 @@ use crate::core::compile::{Compiled, Role};
 use crate::core::ground::Features;
 use crate::core::interfaces::Interface;
 use crate::core::name::NodeName;
+use crate::core::placement::Unfit;
 use crate::core::placement::handover::Serving;
 use crate::core::policy::{PolicyId, PolicyKind};
 use crate::core::report::history::NodeReport;
@@ -33,6 +34,9 @@ pub struct NodeStatus {
     pub exits: Vec<ServedExit>,
     /// Their addresses, for a column.
     pub exit_summary: String,
+    /// Exits that it could not serve if it were asked to, with the reason: it is passed over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unfit: Vec<UnfitExit>,
     /// Its interfaces, where a policy could choose it for a gateway: for previews.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<Interface>,
@@ -78,6 +82,16 @@ pub struct ServedExit {
     /// The addresses that packets leave with.
     #[serde(rename = "egressIPs")]
     pub egress_ips: Vec<String>,
+}
+
+/// An exit that a node could not serve.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UnfitExit {
+    /// `kind-worker2 dev net1`
+    pub identity: String,
+    /// `net.ipv4.conf.net1.forwarding is 0`
+    pub reason: String,
 }
 
 /// How many pods of a node a policy selects.
@@ -145,6 +159,8 @@ pub struct NodeFacts<'a> {
     pub interfaces: &'a [Interface],
     /// The range of what is in the kernel.
     pub range: Option<Range>,
+    /// Which exits it could not serve, with the reason.
+    pub unfit: &'a BTreeMap<String, String>,
     /// The kernel's release.
     pub kernel: &'a str,
     /// Why what is asked for is not in force: a reason and a sentence.
@@ -152,9 +168,9 @@ pub struct NodeFacts<'a> {
 }
 
 impl NodeStatus {
-    /// Whether this node serves an exit that has an address.
-    pub fn serves(&self) -> bool {
-        self.exits.iter().any(|exit| !exit.egress_ips.is_empty())
+    /// Whether other nodes have to hear of it as a gateway: it serves an exit that has an address, or says that it could not serve one.
+    pub fn is_gateway(&self) -> bool {
+        !self.unfit.is_empty() || self.exits.iter().any(|exit| !exit.egress_ips.is_empty())
     }
 }
 
@@ -186,6 +202,11 @@ pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) ->
         fence: facts.fence,
         exit_summary: summary(exits.iter().flat_map(|exit| &exit.egress_ips).collect::<BTreeSet<_>>()),
         exits,
+        unfit: facts
+            .unfit
+            .iter()
+            .map(|(identity, reason)| UnfitExit { identity: identity.clone(), reason: reason.clone() })
+            .collect(),
         interfaces: facts.interfaces.to_vec(),
         policies,
         members: pods.len() as u64,
@@ -260,6 +281,14 @@ fn members(compiled: &Compiled) -> Vec<PolicyMembers> {
             members: pods.len() as u64,
         })
         .collect()
+}
+
+/// Which exits each node says it could not serve.
+pub fn unfit<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> Unfit {
+    let with = nodes.into_iter().filter(|(_, status)| !status.unfit.is_empty());
+    let exits =
+        |status: &NodeStatus| status.unfit.iter().map(|exit| (exit.identity.clone(), exit.reason.clone())).collect();
+    with.map(|(name, status)| (name.clone(), exits(status))).collect()
 }
 
 /// Which exits each node says it serves. One without an address has nothing to serve with.

@@ -1,6 +1,6 @@
 //! Drift made by hand while Egret runs: each is seen by event, put right, and told on the reports branch with who did it and who wants it.
 //!
-//! Deliberately absent: what stands right beside ours and must stay (`neighbours`), and drift while Egret is away (`crashes`).
+//! Deliberately absent: what stands right beside ours and must stay (`neighbours`), settings (`settings`), and drift while Egret is away (`crashes`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -218,19 +218,6 @@ fn drift_at_the_source_is_put_right_and_told() -> Outcome {
 #[test]
 fn drift_at_the_gateway_is_put_right_and_told() -> Outcome {
     put_right(&AT_THE_GATEWAY)
-}
-
-#[test]
-fn a_setting_that_nobody_tells_of_is_put_right_at_the_next_look() -> Outcome {
-    let stand = Stand::in_force(Options { rp_filter: 1, ..Options::default() })?;
-    let worker = stand.lab.node("kind-worker")?;
-    let before = everything(&worker)?;
-    worker.sysctl("net.ipv4.conf.egret0.rp_filter", "1")?;
-    worker.exec(["ip", "rule", "del", "priority", "9001"])?;
-    await_listing(&stand, "kind-worker", &before)?;
-    let record = stand.await_corrected("kind-worker", "sysctl net.ipv4.conf.egret0.rp_filter", 1);
-    assert_eq!(record.observed.as_deref(), Some("net.ipv4.conf.egret0.rp_filter = 1"));
-    stand.await_granted("tiefighter")
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub(crate) fn read(place: &str, text: &str) -> Ground {
         src_valid_mark: written.src_valid_mark,
         loosened: BTreeMap::new(),
         features: Features { owned_tables: written.owned_tables, interface_kinds: true, ipv6: written.ipv6 },
+        ..Ground::default()
     }
 }
 

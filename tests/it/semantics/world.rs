@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use egret::core::compile::marks::Marks;
-use egret::core::compile::{Compiled, Input, RP_FILTER_BEFORE, compile};
+use egret::core::compile::{Compiled, Input, RP_FILTER_BEFORE, Refused, compile};
 use egret::core::facts::Facts;
 use egret::core::ground::Ground;
 use egret::core::name::NodeName;
@@ -50,6 +50,7 @@ impl World {
             facts: &self.facts,
             ground: &ground,
             marks: &Marks::observed(&before.nft, self.set.config.range),
+            refused: Refused::NOTHING,
         })
     }
 
