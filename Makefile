@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster test-openapi chart lint bench advisories static image
+.PHONY: help demo test worlds test-cluster test-openapi chart lint bench advisories static image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -12,6 +12,8 @@ build := cc:build-essential make:build-essential prove:perl
 servers := mount:mount sshd:openssh-server ssh:openssh-client lighttpd:lighttpd lighttpd:lighttpd-mod-openssl openssl:openssl
 signers := gpg:gnupg gpg-agent:gpg-agent
 lab := ip:iproute2 nft:nftables git:git curl:curl
+# Other programs' rules in the tests of worlds, and what connection tracking knows.
+worlds := iptables-restore:iptables conntrack:conntrack modprobe:kmod
 
 # `+crt-static` needs the target's name, or it would hold for build scripts and macros too.
 host = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -44,9 +46,13 @@ demo: ## as root: the outpost scenario with real packets, from git push to clean
 	@cargo run --quiet --locked --example demo
 
 test: ## as root: all tests, most of them in network namespaces of their own (about 7 min; the first build 4 min)
-	$(call need,$(build) $(lab) $(servers) $(signers) python3:python3)
+	$(call need,$(build) $(lab) $(worlds) $(servers) $(signers) python3:python3)
 	@echo "unit tests, then one integration binary with labs and servers for SSH, HTTPS and git:// of its own, then doc tests"
 	@tests=0; cargo test --locked --no-fail-fast || tests=$$?; $(MAKE) --no-print-directory chart || tests=$$?; exit $$tests
+
+worlds: ## as root: every claim in every kind of cluster, with a table; EGRET_WORLDS=calico picks some (about 5 min)
+	$(call need,$(build) $(lab) $(worlds))
+	@cargo test --locked --test it worlds::every_claim_holds_in_every_world -- --ignored --nocapture
 
 test-cluster: ## as root: the outpost scenario against the API server that KUBECONFIG names, a bare one will do (about 1 min)
 	$(call need,$(build) $(lab) python3:python3)

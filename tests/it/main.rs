@@ -31,3 +31,6 @@ mod semantics;
 mod serve;
 mod strangers;
 mod tidy;
+#[path = "../lab/worlds/mod.rs"]
+mod world;
+mod worlds;

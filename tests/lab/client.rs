@@ -192,6 +192,15 @@ impl LongConnection {
         seen.ok_or(LabError::Nonsense { what: "the outpost's answer on a long connection" })
     }
 
+    /// The same with a line of this many bytes.
+    pub(crate) fn echo_large(&mut self, length: usize) -> Result<IpAddr, LabError> {
+        let reply =
+            self.exchange(&"x".repeat(length)).map_err(LabError::doing("talk at length on a long connection"))?;
+        let seen =
+            reply.split_once(' ').filter(|(_, line)| line.len() == length).and_then(|(seen, _)| seen.parse().ok());
+        seen.ok_or(LabError::Nonsense { what: "the outpost's answer to a long line" })
+    }
+
     fn exchange(&mut self, line: &str) -> io::Result<String> {
         match &mut self.line {
             Line::Tcp(stream) => {

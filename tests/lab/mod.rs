@@ -30,16 +30,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-pub(crate) use claim::take_down_on_signals;
-pub(crate) use client::{Answer, Hammer, LongConnection, PATIENCE, Request, get};
-pub(crate) use error::LabError;
+pub(crate) use claim::{Claim, growing, sweep, take_down_on_signals};
+pub(crate) use client::{Answer, Hammer, LongConnection, PATIENCE, Request, ask, get};
+pub(crate) use error::{LabError, run};
+pub(crate) use manifests::replace;
 pub(crate) use namespace::{NAMED, Namespace};
-pub(crate) use outpost::{DATAGRAMS, Outpost, Visit};
+pub(crate) use outpost::{DATAGRAMS, HTTP, LINES, Outpost, Visit};
 pub(crate) use process::{Process, ended_by, wait_until};
 pub(crate) use repository::Repository;
-pub(crate) use topology::{EGRESS, EGRESS6, EXCLUDED, EXCLUDED6, Node, OUTPOST, OUTPOST6, Options, Pod};
+pub(crate) use topology::{EGRESS, EGRESS6, EXCLUDED, EXCLUDED6, Node, OUTPOST, OUTPOST6, Options, Pod, sysctls};
 
-use claim::Claim;
 use pods::Wired;
 
 /// A lab that stands. Dropping it takes everything of it away.
@@ -77,7 +77,8 @@ impl Lab {
         build(&options, &nodes, &claim)?;
         let repository = Repository::create(claim.folder())?;
         let allowed = nodes.iter().filter_map(Node::egress).flatten().collect();
-        let outpost = Outpost::start(claim.namespace("outpost"), &options, allowed)?;
+        let listens = [[OUTPOST, OUTPOST6], [EXCLUDED, EXCLUDED6]].into_iter().flat_map(|pair| options.families(pair));
+        let outpost = Outpost::start(claim.namespace("outpost"), listens.collect(), allowed)?;
         let cluster = claim.folder().join("cluster");
         fs::create_dir(&cluster).map_err(LabError::doing(format!("make the folder {}", cluster.display())))?;
         manifests::replace(&cluster.join("nodes.yaml"), &manifests::nodes(&options), claim.folder())?;

@@ -23,7 +23,6 @@ use tokio::sync::oneshot;
 
 use super::error::LabError;
 use super::namespace::Namespace;
-use super::topology::{EXCLUDED, EXCLUDED6, OUTPOST, OUTPOST6, Options};
 
 /// The port of the HTTP server.
 pub(crate) const HTTP: u16 = 8000;
@@ -55,13 +54,17 @@ pub(crate) struct Outpost {
 }
 
 impl Outpost {
-    /// Starts it in a namespace and returns when all ports listen.
-    pub(crate) fn start(namespace: Namespace, options: &Options, allowed: BTreeSet<IpAddr>) -> Result<Self, LabError> {
+    /// Starts it in a namespace that has these addresses, and returns when all ports listen.
+    pub(crate) fn start(
+        namespace: Namespace,
+        addresses: Vec<IpAddr>,
+        allowed: BTreeSet<IpAddr>,
+    ) -> Result<Self, LabError> {
         let record =
             Arc::new(Record { allowed: Mutex::new(allowed), visits: Mutex::default(), connections: AtomicU64::new(0) });
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = mpsc::channel();
-        let (shared, options) = (Arc::clone(&record), options.clone());
+        let shared = Arc::clone(&record);
         let thread = std::thread::spawn(move || {
             // Sockets belong to the namespace of the thread that makes them, hence a runtime that is this thread alone.
             let runtime = namespace.move_in().and_then(|()| {
@@ -71,7 +74,7 @@ impl Outpost {
                     .map_err(LabError::doing("start the outpost"))
             });
             match runtime {
-                Ok(runtime) => runtime.block_on(serve(shared, &options, &ready, stopped)),
+                Ok(runtime) => runtime.block_on(serve(shared, &addresses, &ready, stopped)),
                 Err(error) => drop(ready.send(Err(error))),
             }
         });
@@ -151,11 +154,11 @@ impl Connected<IncomingStream<'_, TcpListener>> for Caller {
 
 async fn serve(
     record: Arc<Record>,
-    options: &Options,
+    addresses: &[IpAddr],
     ready: &mpsc::Sender<Result<(), LabError>>,
     stopped: oneshot::Receiver<()>,
 ) {
-    match listen(options).await {
+    match listen(addresses).await {
         Ok((http, lines, datagrams)) => {
             let router = Router::new().fallback(answer).with_state(Arc::clone(&record));
             let http = axum::serve(http, router.into_make_service_with_connect_info::<Caller>());
@@ -176,11 +179,12 @@ async fn serve(
 
 /// TCP has one for all addresses: IPv4 callers come as mapped addresses and are named by their IPv4 address.
 /// UDP has one for each: over a common one the kernel would choose the source of an answer, and may choose the other address.
-async fn listen(options: &Options) -> io::Result<(TcpListener, TcpListener, Vec<UdpSocket>)> {
-    let any: IpAddr = if options.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+async fn listen(addresses: &[IpAddr]) -> io::Result<(TcpListener, TcpListener, Vec<UdpSocket>)> {
+    let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+    let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let mut datagrams = Vec::new();
-    for address in [[OUTPOST, OUTPOST6], [EXCLUDED, EXCLUDED6]].into_iter().flat_map(|pair| options.families(pair)) {
-        datagrams.push(UdpSocket::bind((address, DATAGRAMS)).await?);
+    for address in addresses {
+        datagrams.push(UdpSocket::bind((*address, DATAGRAMS)).await?);
     }
     Ok((TcpListener::bind((any, HTTP)).await?, TcpListener::bind((any, LINES)).await?, datagrams))
 }
