@@ -53,6 +53,8 @@ pub struct Interface {
     pub no_carrier: bool,
     /// Whether packets leave by it at all.
     pub kind: Kind,
+    /// Frames of others are forwarded by it: behind it may be pods.
+    pub bridge: bool,
     /// There is one other end and no network: nobody has to be asked for a hardware address.
     pub point_to_point: bool,
     /// Addresses by which packets can leave, the one that an exit without a named address takes first ([`Interface::arrange`]).

@@ -27,7 +27,7 @@ pub(super) fn family(family: AddressFamily) -> NetlinkFamily {
     }
 }
 
-/// `ip rule add fwmark 0x1/0x1fff lookup 9001 priority 9001 protocol 180`
+/// `ip rule add fwmark 0x1/0x1fff lookup 9001 priority 501 protocol 180`
 pub(super) fn rule(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family(rule.family);
@@ -42,7 +42,7 @@ pub(super) fn rule(rule: &Rule) -> RuleMessage {
     message
 }
 
-/// `ip rule del priority 9001 lookup 9001 protocol 180`: the kernel takes what is not said for anything, so that a rule that
+/// `ip rule del priority 501 lookup 9001 protocol 180`: the kernel takes what is not said for anything, so that a rule that
 /// somebody bent, or an older version left, goes too.
 pub(super) fn rule_deletion(rule: &Rule) -> RuleMessage {
     let mut message = self::rule(rule);

@@ -31,6 +31,7 @@ pub(super) fn ground(
                 up: link.up,
                 no_carrier: link.no_carrier,
                 kind: link.kind,
+                bridge: link.bridge,
                 point_to_point: link.point_to_point,
                 other_names: link.other_names.clone(),
                 rp_filter,

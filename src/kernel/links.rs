@@ -23,6 +23,8 @@ pub(super) struct Seen {
     /// Up, and nothing is at the other end.
     pub(super) no_carrier: bool,
     pub(super) kind: Kind,
+    /// A bridge.
+    pub(super) bridge: bool,
     pub(super) point_to_point: bool,
     pub(super) other_names: BTreeSet<String>,
     pub(super) mtu: u32,
@@ -46,6 +48,7 @@ pub(super) fn is_ours(name: &str) -> bool {
 pub(super) fn decode(message: &LinkMessage) -> Option<(u32, Seen)> {
     let flags = message.header.flags;
     let up = flags.contains(LinkFlags::Up);
+    let mut bridge = false;
     let mut kind = if flags.contains(LinkFlags::Loopback) { Kind::Loopback } else { Kind::Device };
     let mut carrier = flags.contains(LinkFlags::LowerUp);
     let mut other_names = BTreeSet::new();
@@ -62,6 +65,7 @@ pub(super) fn decode(message: &LinkMessage) -> Option<(u32, Seen)> {
             }
             LinkAttribute::LinkInfo(infos) => {
                 vxlan(infos, &mut link);
+                bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
                 if infos.contains(&LinkInfo::Kind(InfoKind::Dummy)) {
                     kind = Kind::Dummy;
                 }
@@ -82,6 +86,7 @@ pub(super) fn decode(message: &LinkMessage) -> Option<(u32, Seen)> {
         up,
         no_carrier: up && !carrier,
         kind,
+        bridge,
         point_to_point: flags.contains(LinkFlags::Pointopoint),
         other_names,
         mtu: link.mtu,

@@ -167,6 +167,10 @@ impl Kernel {
         self.ranges.iter().any(|range| range.owns(number))
     }
 
+    fn owns_priority(&self, priority: u32) -> bool {
+        self.ranges.iter().any(|range| range.owns_priority(priority))
+    }
+
     /// What the kernel's nftables can do.
     pub fn features(&self) -> &nft::Features {
         &self.features

@@ -91,7 +91,7 @@ impl Kernel {
                 // Ours by its protocol and its place; one of the two alone is somebody else's.
                 let RouteNetlinkMessage::NewRule(message) = answer else { continue };
                 match routes::rule(&message) {
-                    Some((rule, of)) if of == PROTOCOL && self.owns(rule.priority) => drop(rules.insert(rule)),
+                    Some((rule, of)) if of == PROTOCOL && self.owns_priority(rule.priority) => drop(rules.insert(rule)),
                     _ => lookups.extend(routes::source_rule(&message)),
                 }
             }

@@ -215,8 +215,8 @@ kind-worker · 16 steps
   add     route  default encap ip id 1 src 172.18.0.2 dst 172.18.0.3 via 169.254.128.1 dev egret0
                  onlink table 9001
   add     route  throw 10.1.1.0/24 table 9001
-  add     rule   9000: from all fwmark 0x1fff/0x1fff lookup 9000
-  add     rule   9001: from all fwmark 0x1/0x1fff lookup 9001
+  add     rule   500: from all fwmark 0x1fff/0x1fff lookup 9000
+  add     rule   501: from all fwmark 0x1/0x1fff lookup 9001
   forget  conn   mark 0x1/0x1fff
   add     nft    inet table egret: 18 chains, 59 rules, 18 sets, 28 elements
   add     nft    netdev rule arrive ip daddr 10.1.1.254 meta mark @gateways meta pkttype set host

@@ -60,7 +60,7 @@ ok     UDP port 4790: it is free
 ok     MTU: 1450 in the tunnel, 1500 on eth0
 ok     kind-worker2 is here: 172.18.0.3 on eth0
 ok     routes to the other node: from 172.18.0.3 through eth0
-ok     marks 0x1fff (auto: the default, and nobody else's), tables and priorities 9000 to 17190, UDP port 4790
+ok     marks 0x1fff (auto: the default, and nobody else's), tables 9000 to 17190, rules from priority 500 on, UDP port 4790
 ok     firewalls of others: none drops forwarded packets
 "
     );
@@ -76,7 +76,7 @@ fn everything_that_somebody_put_in_the_way_is_named_with_what_to_do() {
     node.exec(["ip", "link", "set", "vxlan7", "up"]).unwrap();
     node.exec(["ip", "link", "add", "cilium_host", "type", "bridge"]).unwrap();
     node.exec(["ip", "link", "set", "eth0", "mtu", "1400"]).unwrap();
-    node.exec(["ip", "rule", "add", "priority", "9003", "from", "10.9.0.0/16", "lookup", "100"]).unwrap();
+    node.exec(["ip", "rule", "add", "priority", "90", "lookup", "100"]).unwrap();
     node.exec(["ip", "rule", "add", "priority", "9", "fwmark", "0x200/0xf00", "lookup", "2004"]).unwrap();
     node.exec(["ip", "route", "add", "10.9.0.0/16", "dev", "eth0", "table", "9003"]).unwrap();
     node.nft("table inet site { chain forward { type filter hook forward priority 0; policy drop; }; }").unwrap();
@@ -94,9 +94,9 @@ error  UDP port 4790 is the tunnel port of vxlan7, which is not ours: two cannot
 warn   MTU: tunnel packets of 1450 bytes need 1500 with what is put around them, and eth0 takes 1400
        hint: set datapath.mtu to 1350 in egret.yaml, or raise the MTU of eth0
 ok     routes to the other nodes: not looked at without --cluster and --node
-ok     marks 0xff (auto: the default is in use), tables and priorities 9000 to 9254, UDP port 4790; marks of others: Cilium 0xffff0f00, the ip rule 9 0xf00
-warn   an ip rule of somebody else has a priority of ours: 9003: lookup 100
-       hint: `ip rule show priority 9003` shows it whole; move it, or set datapath.firstTable in egret.yaml
+ok     marks 0xff (auto: the default is in use), tables 9000 to 9254, rules from priority 500 on, UDP port 4790; marks of others: Cilium 0xffff0f00, the ip rule 9 0xf00
+warn   an ip rule of another program stands ahead of ours and looks at every packet: 90: lookup 100
+       hint: members' packets go by its table where it has a route for them; move it behind 754
 error  a route of somebody else is in a table of ours: 10.9.0.0/16 dev eth0 table 9003
        hint: `ip route del 10.9.0.0/16 dev eth0 table 9003`, or set datapath.firstTable in egret.yaml
 warn   the chain inet site forward drops what a gateway forwards out of egret0
@@ -274,7 +274,18 @@ fn bits_that_anything_on_a_node_uses_are_left_to_it() {
 }
 
 /// Firewalls that drop forwarded packets, and what the doctor says of what a gateway forwards.
-const FIREWALLS: [(&str, &[&str], &str); 8] = [
+const FIREWALLS: [(&str, &[&str], &str); 9] = [
+    (
+        "firewalld, which rejects what no rule of it lets through behind a policy of accept",
+        &[
+            "nft add table inet firewalld",
+            "nft add chain inet firewalld filter_FORWARD { type filter hook forward priority 10 ; policy accept ; }",
+            "nft add rule inet firewalld filter_FORWARD ct state { established, related } accept",
+            "nft add rule inet firewalld filter_FORWARD ct status dnat accept",
+            "nft add rule inet firewalld filter_FORWARD reject with icmpx type admin-prohibited",
+        ],
+        "warn   the chain inet firewalld filter_FORWARD may drop what a gateway forwards out of egret0 from 10.1.1.0/24",
+    ),
     (
         "flannel and kube-proxy beside a policy of drop",
         &[

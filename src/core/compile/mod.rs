@@ -242,7 +242,7 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
         end.outer.retain(|address| !peers::is_own(input, *address));
     }
     let own_addresses = nodes.get(input.node).map(|node| node.addresses.as_slice()).unwrap_or_default();
-    let is_pod = |address| grouping.addresses.contains_key(&address);
+    let is_pod = |address| grouping.addresses.contains_key(&address) || pods.contains(address);
     let uplinks = tunnel::uplinks(input.ground, own_addresses, &others, is_pod);
     let nodes = nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
     Networks { cluster, pods, local_pods, guarded, nodes, own, others, uplinks }

@@ -126,7 +126,7 @@ fn add_exit(desired: &mut NodeState, exit: &NodeExit, networks: &Networks, famil
         let key = |destination, metric| RouteKey { family, table, destination, metric };
         desired.rules.insert(Rule {
             family,
-            priority: table,
+            priority: range.priority(exit.id),
             mark: range.mark(exit.id),
             mask: range.mask,
             table,
@@ -176,7 +176,7 @@ fn add_replies(
 ) {
     let table = range.table(0);
     for family in families.iter().copied() {
-        let (priority, mark, mask) = (table, range.reply_mark(), range.mask);
+        let (priority, mark, mask) = (range.priority(0), range.reply_mark(), range.mask);
         desired.rules.insert(Rule { family, priority, mark, mask, table, odd: None });
         let key = |destination| RouteKey { family, table, destination, metric: default_metric(family) };
         let into_the_device = Route::Via { link: TUNNEL.to_owned(), gateway: None, onlink: false, encap: None };

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::core::cidr::Range;
 use crate::core::facts::{Facts, Node, Owner};
-use crate::core::ground::Ground;
+use crate::core::ground::{Ground, Kind};
 use crate::core::name::NodeName;
 use crate::core::state::net::{fnv1a, mix};
 use crate::core::state::nft::AddressFamily;
@@ -168,32 +168,44 @@ fn hash_of(node: &Node) -> u64 {
     mix(fnv1a(first.as_bytes()))
 }
 
-/// Interfaces that lead out of the node, by what its kernel says: they have the node's own InternalIP, a route with a next hop,
-/// or the way to another node. What comes in by one is no pod of this node; and only there may a node's packets come in where
-/// the way back leads elsewhere, as with several network cards.
+/// Interfaces that lead out of the node, by what its kernel says: the one that has the node's own InternalIP; and, where they do
+/// not lead to pods, those that have a network of their own, a route with a next hop, or the way to another node. What comes in
+/// by one is no pod of this node; and only there may a node's packets come in where the way back leads elsewhere, as with several
+/// network cards.
+///
+/// A bridge's network may be that of containers (docker0), and an interface of a CNI's own leads to pods (flannel.1, antrea-gw0).
 pub(crate) fn uplinks(
     ground: &Ground,
     own: &[IpAddr],
     others: &Ends,
     is_pod: impl Fn(IpAddr) -> bool,
 ) -> BTreeSet<String> {
-    let mut uplinks: BTreeSet<&str> = own.iter().filter_map(|address| ground.holder(*address)).collect();
+    let is_wide = |net: &IpNet| net.prefix_len() < net.max_prefix_len();
     let leads_out = |gateway: Option<IpAddr>| gateway.is_some_and(|gateway| !is_pod(gateway));
-    uplinks.extend(ground.routes.iter().filter(|route| leads_out(route.gateway)).map(|route| route.interface.as_str()));
+    let mut found: BTreeSet<&str> = BTreeSet::new();
+    found.extend(ground.routes.iter().filter(|route| leads_out(route.gateway)).map(|route| route.interface.as_str()));
+    for (name, interface) in &ground.interfaces {
+        if !interface.bridge && interface.kind == Kind::Device && interface.addresses.iter().any(is_wide) {
+            found.insert(name);
+        }
+    }
     // A pod's own route, as many CNIs have one for each, leads to no node.
-    let wide: Vec<_> = ground
-        .routes
-        .iter()
-        .filter(|route| route.destination.prefix_len() < route.destination.max_prefix_len())
-        .collect();
+    let wide: Vec<_> = ground.routes.iter().filter(|route| is_wide(&route.destination)).collect();
     for address in others.values().flat_map(|end| &end.outer) {
         let best = wide
             .iter()
             .filter(|route| route.destination.contains(address))
             .max_by_key(|route| (route.destination.prefix_len(), std::cmp::Reverse(route.metric)));
-        uplinks.extend(best.map(|route| route.interface.as_str()));
+        found.extend(best.map(|route| route.interface.as_str()));
     }
-    uplinks.into_iter().map(str::to_owned).collect()
+    let to_pods = |name: &str| {
+        let routes = ground.routes.iter().filter(|route| route.interface == name && route.destination.prefix_len() > 0);
+        let networks = ground.interfaces.get(name).into_iter().flat_map(|interface| &interface.addresses);
+        routes.map(|route| route.destination.network()).chain(networks.map(IpNet::addr)).any(&is_pod)
+    };
+    found.retain(|name| !to_pods(name));
+    found.extend(own.iter().filter_map(|address| ground.holder(*address)));
+    found.into_iter().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

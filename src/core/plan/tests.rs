@@ -115,7 +115,7 @@ change  label  rack: \"r1\" → \"r2\"
 set     neigh  172.18.0.4 dev egret0 lladdr 02:00:ac:12:00:04 nud permanent
 add     route  unreachable default table 9002 metric 4278198272 proto egret
 add     route  default via 172.18.0.4 dev egret0 onlink table 9002 proto egret
-add     rule   9002: from all fwmark 0x2/0x1fff lookup 9002 proto egret
+add     rule   502: from all fwmark 0x2/0x1fff lookup 9002 proto egret
 forget  conn   mark 0x2/0x1fff
 change  nft    inet add chain exit_2 { comment \"172.18.0.4\"; }
 change  nft    inet add rule exit_2 ct mark set ct mark & 0xffffe000 | 0x00000002
@@ -123,7 +123,7 @@ change  nft    inet delete element group_of4 { 10.1.1.177 : goto exit_1 }
 change  nft    inet add element group_of4 { 10.1.1.177 : goto exit_2 }
 wait    packet until those on their way are through
 forget  conn   mark 0x1/0x1fff
-remove  rule   9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret
+remove  rule   501: from all fwmark 0x1/0x1fff lookup 9001 proto egret
 remove  route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
 remove  route  unreachable default table 9001 metric 4278198272 proto egret
 remove  neigh  172.18.0.3 dev egret0 lladdr 02:00:ac:12:00:03 nud permanent
@@ -146,7 +146,7 @@ fn a_node_that_is_left_gets_back_what_it_was() {
 remove  label  rack: \"r1\"
 wait    packet until those on their way are through
 forget  conn   mark 0x1/0x1fff
-remove  rule   9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret
+remove  rule   501: from all fwmark 0x1/0x1fff lookup 9001 proto egret
 remove  route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
 remove  route  unreachable default table 9001 metric 4278198272 proto egret
 remove  link   egret0
@@ -211,8 +211,8 @@ fn a_route_and_a_rule_that_differ_are_put_right() {
         text(&desired, &observed),
         "\
 change  route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
-add     rule   9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret
-remove  rule   9001: from all fwmark 0x1/0x1fff iif eth0 lookup 9001 proto egret
+add     rule   501: from all fwmark 0x1/0x1fff lookup 9001 proto egret
+remove  rule   501: from all fwmark 0x1/0x1fff iif eth0 lookup 9001 proto egret
 remove  route  throw 10.9.0.0/16 table 9001 proto egret
 "
     );

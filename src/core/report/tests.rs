@@ -23,7 +23,7 @@ fn at(second: u8) -> Timestamp {
 
 fn rule(odd: Option<&str>) -> Rule {
     let odd = odd.map(ToOwned::to_owned);
-    Rule { family: AddressFamily::V4, priority: 9001, mark: 1, mask: 0x1fff, table: 9001, odd }
+    Rule { family: AddressFamily::V4, priority: 501, mark: 1, mask: 0x1fff, table: 9001, odd }
 }
 
 fn map(addresses: &[u8]) -> Set {
@@ -96,9 +96,9 @@ fn each_object_differs_in_its_own_words() {
              | - | Link(\"egret0\")",
             "Missing ip route -6 default table 9001 metric 4278198272 | -6 unreachable default table 9001 metric 4278198272 \
              proto egret | - | Route(9001)",
-            "Extra ip rule 9001: from all fwmark 0x1/0x1fff iif eth0 lookup 9001 proto egret | - | 9001: from all fwmark \
+            "Extra ip rule 501: from all fwmark 0x1/0x1fff iif eth0 lookup 9001 proto egret | - | 501: from all fwmark \
              0x1/0x1fff iif eth0 lookup 9001 proto egret | Rule(9001)",
-            "Missing ip rule 9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret | 9001: from all fwmark 0x1/0x1fff \
+            "Missing ip rule 501: from all fwmark 0x1/0x1fff lookup 9001 proto egret | 501: from all fwmark 0x1/0x1fff \
              lookup 9001 proto egret | - | Rule(9001)",
             "Changed label rack | rack: \"r1\" | rack: \"r2\" | Label",
             "Changed nft inet egret chain steer | accept |  | Nft(\"steer\")",

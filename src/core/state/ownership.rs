@@ -21,12 +21,15 @@ pub const LINK_PREFIX: &str = "egret";
 /// nftables can read (`tunnel id` needs CONFIG_NFT_TUNNEL, which RHEL's family does not build).
 pub const TUNNEL_VNI: u32 = 1;
 
+/// The priorities of our rules.
+pub const PRIORITIES: std::ops::RangeInclusive<u32> = 500..=1023;
+
 /// The part of ownership that a site can move out of somebody else's way (`datapath` in egret.yaml).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     /// The bits of the packet mark and connection mark that are ours: one run of bits. The others belong to the CNI and kube-proxy.
     pub mask: u32,
-    /// The first routing table and the first rule priority of ours. An exit with mark id 3 has table and priority `first + 3`.
+    /// The first routing table of ours. An exit with mark id 3 has table `first + 3`.
     pub first: u32,
     /// The UDP port of the tunnel.
     pub port: u16,
@@ -67,14 +70,26 @@ impl Range {
         (mark & self.others() == 0 && id >= 1 && id <= self.last_id()).then_some(id)
     }
 
-    /// The routing table, and the priority of the rule, of the exit with this id. Id 0 is the replies'.
+    /// The routing table of the exit with this id. Id 0 is the replies'.
     pub fn table(self, id: u32) -> u32 {
         self.first + id
     }
 
-    /// Whether a table's number or a rule's priority is in our range.
+    /// The priority of the rule of the exit with this id. Ours stand ahead of those by which CNIs and VPNs look at marks of their
+    /// own (AWS VPC CNI's 1024, Tailscale's 5210 to 5270): a member's packet may bear such a mark beside ours. Beyond the last
+    /// priority rules share it; they differ by their marks.
+    pub fn priority(self, id: u32) -> u32 {
+        PRIORITIES.start() + id.min(PRIORITIES.end() - PRIORITIES.start())
+    }
+
+    /// Whether a table's number is in our range.
     pub fn owns(self, number: u32) -> bool {
         (self.first..=self.first + self.last_id()).contains(&number)
+    }
+
+    /// Whether a rule's priority is one of ours, or one of those that older versions took: the tables' numbers.
+    pub fn owns_priority(self, priority: u32) -> bool {
+        PRIORITIES.contains(&priority) || self.owns(priority)
     }
 }
 
@@ -91,5 +106,6 @@ mod tests {
         assert_eq!(range.id(0x00ff_0000), None, "the replies' mark is no exit's");
         assert_eq!(range.id(0x0003_0001), None);
         assert!(range.owns(9254) && !range.owns(9255));
+        assert_eq!([0, 3, 523, 8190].map(|id| range.priority(id)), [500, 503, 1023, 1023]);
     }
 }

@@ -75,8 +75,7 @@ impl Fate {
 
 /// What a base chain makes of a packet.
 pub(super) fn fate(base: &Chain, rules: &[Rule], packet: Packet) -> Fate {
-    let walk = Walk { base, rules, packet };
-    let fate = walk.chain(&base.name, 0);
+    let fate = Walk { base, rules, packet, unknown: Meets::Perhaps }.chain(&base.name, 0);
     if !fate.through {
         return fate;
     }
@@ -84,10 +83,18 @@ pub(super) fn fate(base: &Chain, rules: &[Rule], packet: Packet) -> Fate {
     Fate { through: false, ..fate.or(policy) }
 }
 
+/// Whether a base chain drops what no rule of its is known to let through: by its policy, or by a last rule as firewalld has one.
+pub(super) fn drops_by_default(base: &Chain, rules: &[Rule], packet: Packet) -> bool {
+    let fate = Walk { base, rules, packet, unknown: Meets::No }.chain(&base.name, 0);
+    if fate.through { base.drops } else { fate.dropped }
+}
+
 struct Walk<'a> {
     base: &'a Chain,
     rules: &'a [Rule],
     packet: Packet,
+    /// What a condition counts for that cannot be judged.
+    unknown: Meets,
 }
 
 /// Whether a packet meets a condition.
@@ -126,6 +133,7 @@ impl Walk<'_> {
         let mut fate = Fate::default();
         for rule in self.rules.iter().filter(here) {
             let (meets, verdict) = self.rule(rule, depth);
+            let meets = if meets == Meets::Perhaps { self.unknown } else { meets };
             if meets == Meets::No {
                 continue;
             }

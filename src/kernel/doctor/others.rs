@@ -19,6 +19,9 @@ use crate::core::state::ownership::{PROTOCOL, Range, TABLE, TUNNEL};
 /// More peers than these have networks that are like theirs.
 const PEERS: usize = 32;
 
+/// `RT_TABLE_LOCAL` (include/uapi/linux/rtnetlink.h).
+const LOCAL_TABLE: u32 = 255;
+
 /// All of them, in the order they are shown.
 pub(super) fn others(survey: &Survey, asked: &Asked) -> Vec<Check> {
     let range = asked.range;
@@ -39,8 +42,11 @@ fn numbers(survey: &Survey, range: Range) -> Check {
     };
     let Range { mask, port, .. } = range;
     let last = range.table(range.last_id());
-    let mut message =
-        format!("marks {mask:#x} ({why}), tables and priorities {} to {last}, UDP port {port}", range.first);
+    let mut message = format!(
+        "marks {mask:#x} ({why}), tables {} to {last}, rules from priority {} on, UDP port {port}",
+        range.first,
+        range.priority(0)
+    );
     if let Ok(Marks { used, .. }) = &survey.marks
         && !used.is_empty()
     {
@@ -88,18 +94,20 @@ fn marks(survey: &Survey, range: Range) -> Vec<Check> {
 
 fn rules(rules: &[(Rule, Protocol)], range: Range) -> Vec<Check> {
     let mut found = Vec::new();
-    for (rule, protocol) in rules.iter().filter(|(rule, of)| !(*of == PROTOCOL && range.owns(rule.priority))) {
+    for (rule, protocol) in rules.iter().filter(|(rule, of)| !(*of == PROTOCOL && range.owns_priority(rule.priority))) {
         // `fwmark 0/0xffffffff` is how a rule without a mark is listed.
         let marked = rule.mark != 0 || rule.mask != u32::MAX;
-        let shown = rule_text(rule, marked, *protocol);
-        let look = format!("`ip rule show priority {}` shows it whole", rule.priority);
-        if range.owns(rule.priority) {
-            let message = format!("an ip rule of somebody else has a priority of ours: {shown}");
-            found.push(Check::warn(
-                "foreign-rule",
-                message,
-                format!("{look}; move it, or set datapath.firstTable in egret.yaml"),
-            ));
+        // `local` decides over this host's own addresses alone.
+        let takes_all = !marked && rule.odd.is_none() && rule.table != LOCAL_TABLE;
+        if rule.priority < range.priority(0) && takes_all {
+            let shown = rule_text(rule, marked, *protocol);
+            let message =
+                format!("an ip rule of another program stands ahead of ours and looks at every packet: {shown}");
+            let hint = format!(
+                "members' packets go by its table where it has a route for them; move it behind {}",
+                range.priority(range.last_id())
+            );
+            found.push(Check::warn("foreign-rule", message, hint));
         }
     }
     found
@@ -185,7 +193,8 @@ fn forwarding(chain: &Chain, survey: &Survey, packets: &[Packet]) -> Option<Chec
     let bad = packets.find_map(|packet| {
         let fate = forward::fate(chain, &survey.foreign, *packet);
         let surely = fate.dropped && !fate.accepted;
-        (surely || (fate.dropped && chain.drops)).then_some((surely, packet))
+        let may = fate.dropped && forward::drops_by_default(chain, &survey.foreign, *packet);
+        (surely || may).then_some((surely, packet))
     });
     let Some((surely, packet)) = bad else {
         let message = format!(

@@ -120,7 +120,7 @@ fn tried(range: Range, owned: bool) -> [(Attempt, Vec<Step>); 5] {
     let link = Link { port: range.port, mac: Mac::of_node(PEER), mtu: range.mtu, up: true, external: true };
     let rule = |family| RoutingRule {
         family,
-        priority: range.table(1),
+        priority: range.priority(1),
         mark: range.mark(1),
         mask: range.mask,
         table: range.table(1),

@@ -152,7 +152,7 @@ table ip egret { chain kept { accept; }; }
 "#;
 
 const OLDER_ROUTING: &str = "
-rule add priority 9001 fwmark 0x3/0xff lookup 9044 protocol 180
+rule add priority 501 fwmark 0x3/0xff lookup 9044 protocol 180
 rule add priority 9044 to 192.0.2.0/24 lookup 9044 protocol 180
 route add 192.0.2.0/24 via 172.18.0.1 dev eth0 table 9044 proto 180
 route add blackhole 198.51.101.0/24 table 9001 proto 180

@@ -44,15 +44,15 @@ const GATEWAY: &str = "kind-worker2";
 const AT_THE_SOURCE: [Act; 12] = [
     takes(
         WORKER,
-        "ip rule del priority 9001",
-        "ip rule 9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret",
-        "9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret",
+        "ip rule del priority 501",
+        "ip rule 501: from all fwmark 0x1/0x1fff lookup 9001 proto egret",
+        "501: from all fwmark 0x1/0x1fff lookup 9001 proto egret",
     ),
     takes(
         WORKER,
-        "ip -6 rule del priority 9001",
-        "ip rule -6 9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret",
-        "-6 9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret",
+        "ip -6 rule del priority 501",
+        "ip rule -6 501: from all fwmark 0x1/0x1fff lookup 9001 proto egret",
+        "-6 501: from all fwmark 0x1/0x1fff lookup 9001 proto egret",
     ),
     takes(
         WORKER,
@@ -114,9 +114,9 @@ const AT_THE_SOURCE: [Act; 12] = [
 const AT_THE_GATEWAY: [Act; 6] = [
     takes(
         GATEWAY,
-        "ip rule del priority 9000",
-        "ip rule 9000: from all fwmark 0x1fff/0x1fff lookup 9000 proto egret",
-        "9000: from all fwmark 0x1fff/0x1fff lookup 9000 proto egret",
+        "ip rule del priority 500",
+        "ip rule 500: from all fwmark 0x1fff/0x1fff lookup 9000 proto egret",
+        "500: from all fwmark 0x1fff/0x1fff lookup 9000 proto egret",
     ),
     takes(
         GATEWAY,
@@ -138,9 +138,9 @@ const AT_THE_GATEWAY: [Act; 6] = [
     ),
     adds(
         GATEWAY,
-        "ip rule add priority 9007 fwmark 7 lookup 9007 protocol 180",
-        "ip rule 9007: from all fwmark 0x7/0xffffffff lookup 9007 proto egret",
-        "9007: from all fwmark 0x7/0xffffffff lookup 9007 proto egret",
+        "ip rule add priority 507 fwmark 7 lookup 9007 protocol 180",
+        "ip rule 507: from all fwmark 0x7/0xffffffff lookup 9007 proto egret",
+        "507: from all fwmark 0x7/0xffffffff lookup 9007 proto egret",
     ),
     adds(
         GATEWAY,

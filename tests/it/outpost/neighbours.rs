@@ -10,8 +10,8 @@ use crate::lab::{Lab, LabError, Namespace, Options, Pod};
 /// What others have: rules at our priorities without our protocol and with it outside our range, routes in our tables, tables of our name in
 /// other families, a device whose name is ours without its last letter, on the port beside ours.
 const RULES_AND_ROUTES: &str = "
-rule add priority 9001 fwmark 0x77 lookup 77
-rule add priority 9001 fwmark 0x1/0x1fff lookup 9001 protocol 201
+rule add priority 501 fwmark 0x77 lookup 77
+rule add priority 501 fwmark 0x1/0x1fff lookup 9001 protocol 201
 rule add priority 8999 fwmark 0x78 lookup 78 protocol 180
 rule add priority 30000 from 198.51.100.7 lookup 9001 protocol 180
 route add 198.51.100.0/24 via 172.18.0.1 dev eth0 table 9001 proto static

@@ -23,8 +23,8 @@ fn await_that(stand: &Stand, awaited: &str, holds: impl FnMut() -> bool) {
 
 /// Takes a rule of Egret's away, and waits until it is back.
 fn drift(stand: &Stand, node: &str) -> Outcome {
-    let rules = || stand.lab.node(node).and_then(|place| place.exec("ip rule show priority 9001".split(' ')));
-    stand.lab.node(node)?.exec("ip rule del priority 9001".split(' '))?;
+    let rules = || stand.lab.node(node).and_then(|place| place.exec("ip rule show priority 501".split(' ')));
+    stand.lab.node(node)?.exec("ip rule del priority 501".split(' '))?;
     await_that(stand, "the rule is back", || rules().is_ok_and(|text| !text.is_empty()));
     Ok(())
 }
@@ -45,7 +45,7 @@ fn nodes_write_one_page_and_one_snapshot_together_and_come_to_rest() -> Outcome 
         }
     }
     for node in stand.nodes() {
-        let rule = "ip rule 9001: from all fwmark 0x1/0x1fff lookup 9001 proto egret";
+        let rule = "ip rule 501: from all fwmark 0x1/0x1fff lookup 9001 proto egret";
         stand.await_corrected(&node, rule, 3);
     }
     await_that(&stand, "a page that tells both", || {

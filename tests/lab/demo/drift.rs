@@ -15,7 +15,7 @@ const REPORTS: &str = "egret/reports/default";
 
 /// What is deleted: the command, and how `ip monitor` begins the line that tells of it.
 const DELETIONS: [(&str, &str); 2] =
-    [("ip rule delete priority 9001", "9001:"), ("ip route delete default dev egret0 table 9001", "default ")];
+    [("ip rule delete priority 501", "501:"), ("ip route delete default dev egret0 table 9001", "default ")];
 
 impl Stage<'_> {
     /// A rule and a route are deleted, each put back at once, while a client asks without pause.

@@ -62,7 +62,7 @@ impl Stage<'_> {
         self.screen.title("The plans that were applied, as the nodes' logs tell them")?;
         for (node, process, marks) in [
             (GATEWAY, &self.gateway, ["add     label  egress-gw", "add     route  default via 10.0.3.1 dev net1"]),
-            (WORKER, &self.worker, ["add     route  default encap ip id", "add     rule   9001: from all fwmark 0x1"]),
+            (WORKER, &self.worker, ["add     route  default encap ip id", "add     rule   501: from all fwmark 0x1"]),
         ] {
             let said = process.output()?;
             let steps = steps(&said);

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use super::words::{accept, address_key, daddr, device, drop, goto, in_set, is_reply, ranges, saddr, translated_to};
+use super::words::{
+    accept, address_key, daddr, device, drop, goto, in_set, is_original, is_reply, ranges, saddr, translated_to,
+};
 use super::{ARRIVE, ARRIVED, Builder, CLASSIFY, GROUP, LAST, exit_chain};
 use crate::core::compile::{Role, allowed};
 use crate::core::state::nft::{
@@ -20,6 +22,8 @@ const HOME: &str = "home";
 
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` (include/uapi/linux/netfilter/nf_conntrack_common.h).
 const NEW: u32 = 8;
+/// `NF_CT_STATE_BIT(IP_CT_RELATED)`.
+const RELATED: u32 = 4;
 
 impl Builder<'_> {
     /// The chains of prerouting and output, and what they lead to.
@@ -49,7 +53,18 @@ impl Builder<'_> {
         // A second look, at what never was forwarded: kube-proxy in IPVS mode translates in the input hook and sends on from the
         // output hook (net/netfilter/ipvs/ip_vs_xmit.c), and a proxy on the host may speak with a pod's address. What this
         // kernel answers for connections out of the tunnel, as an ICMP error, takes the tunnel too.
-        let mut again = turn_back;
+        let mut again = Vec::new();
+        if self.is_gateway {
+            // An error about a reply, as that it is too large for the tunnel, goes to the outside by the exit that the connection has.
+            let about_a_reply = Statement::CtState { bits: RELATED, negated: false };
+            let by_mark = Statement::VerdictMap {
+                field: Field::CtMark,
+                mask: Some(self.range.mask),
+                map: "exit_of_mark".to_owned(),
+            };
+            again.push(vec![about_a_reply, is_original(), by_mark]);
+        }
+        again.extend(turn_back);
         again.push(vec![is_reply(), accept()]);
         again.push(vec![Statement::FromThisHost, accept()]);
         again.push(vec![goto(OUTBOUND)]);

@@ -13,7 +13,7 @@ use super::{ARRIVE, Builder, LAST, PEERS, RAW, WARD};
 use crate::core::compile::Role;
 use crate::core::state::nft::{
     AddressFamily, Base, Chain, ChainKind, Data, DataType, Field, Hook, Key, KeyType, Policy, Rule, Set, Statement,
-    Table, Value,
+    Table, Value, Verdict,
 };
 use crate::core::state::ownership::TUNNEL;
 
@@ -56,6 +56,7 @@ impl Builder<'_> {
             let known = Statement::MarkFromMap { field: saddr(family), map };
             peers.push(vec![port.clone(), at(daddr(family), address), known, accept()]);
         }
+        raw.extend(self.expected());
         self.base(RAW, ChainKind::Filter, Hook::Prerouting, BEFORE_TRACKING, raw);
         let mut ward = Vec::new();
         for family in AddressFamily::BOTH {
@@ -84,6 +85,30 @@ impl Builder<'_> {
         input.append(&mut peers);
         input.push(vec![port, Statement::Counter, drop()]);
         self.base(PEERS, ChainKind::Filter, Hook::Input, LAST, input);
+    }
+
+    /// What comes for an egress address by the exit's interface bears the exit's mark until `steer`: a firewall that looks whether
+    /// the way back leads through that interface (firewalld's `IPv6_rpfilter`, at -140) looks with the mark, and so into the exit's
+    /// table; the main table may lead elsewhere. The last rules of their chain.
+    fn expected(&mut self) -> Vec<Vec<Statement>> {
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            let mut of_address = BTreeMap::new();
+            for exit in self.exits.values() {
+                let Role::Own { ways, .. } = &exit.role else { continue };
+                let Some(way) = ways.get(&family) else { continue };
+                let chain = format!("expected_{}", exit.id);
+                let mark = self.set_mark(Field::MetaMark, self.range.mark(exit.id));
+                self.chain(&chain, vec![vec![mark]]);
+                of_address.entry(Key::Address(way.address)).or_insert(Some(Data::Verdict(Verdict::Goto(chain))));
+            }
+            if !of_address.is_empty() {
+                let map = format!("expected{}", family.suffix());
+                rules.push(vec![Statement::VerdictMap { field: daddr(family), mask: None, map: map.clone() }]);
+                self.set(&map, &[address_key(family)], Some(DataType::Verdict), false, of_address);
+            }
+        }
+        rules
     }
 
     /// `iifname @uplinks`, or `!=`; nothing where no such interface is known.

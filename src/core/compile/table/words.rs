@@ -64,6 +64,10 @@ pub(super) fn is_reply() -> Statement {
     Statement::Compare { field: Field::CtDirection, mask: None, negated: false, value: Value::Reply(true) }
 }
 
+pub(super) fn is_original() -> Statement {
+    Statement::Compare { field: Field::CtDirection, mask: None, negated: false, value: Value::Reply(false) }
+}
+
 pub(super) fn in_set(field: Field, negated: bool, set: String) -> Statement {
     Statement::InSet { fields: vec![field], mask: None, negated, set }
 }

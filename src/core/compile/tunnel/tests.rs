@@ -90,28 +90,34 @@ fn two_nodes_speak_the_family_that_both_have() {
 }
 
 #[test]
-fn uplinks_are_where_the_kernel_sends_what_leaves_the_node_and_a_pod_is_none() {
+fn uplinks_lead_out_of_the_node_and_not_to_pods() {
     let route = |destination: &str, interface: &str, gateway: Option<&str>| GroundRoute {
         destination: destination.parse::<IpNet>().unwrap(),
         interface: interface.to_owned(),
         gateway: gateway.map(address),
-        metric: 0,
         ..GroundRoute::default()
     };
     let mut ground = Ground::default();
-    let eth0 = Interface {
-        addresses: vec!["172.18.0.200/24".parse().unwrap(), "172.18.0.2/24".parse().unwrap()],
-        ..Interface::default()
+    let mut add = |name: &str, addresses: &[&str], bridge| {
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        ground.interfaces.insert(name.to_owned(), Interface { addresses, bridge, ..Interface::default() });
     };
-    ground.interfaces.insert("eth0".to_owned(), eth0);
+    add("eth0", &["172.18.0.200/24", "172.18.0.2/24"], false);
+    add("eth3", &["172.21.0.2/24"], false);
+    add("docker0", &["172.17.0.1/16"], true);
+    add("antrea-gw0", &["10.1.1.1/24"], false);
+    add("flannel.1", &["10.1.1.0/32"], false);
+    add("veth-kindnet", &["10.1.1.1/32"], false);
     ground.routes = vec![
         route("172.20.0.0/24", "eth1", None),
         route("0.0.0.0/0", "eth2", Some("10.9.0.1")),
         route("10.1.1.7/32", "lxc7", None),
         route("10.1.1.0/24", "cni0", None),
+        route("10.1.2.0/24", "flannel.1", Some("10.1.2.0")),
         route("192.168.9.0/24", "lxc-vpn", Some("10.1.1.8")),
     ];
     let others = ends(&nodes(&[("b", node(&["172.20.0.3"], &[]))]));
-    let found = uplinks(&ground, &[address("172.18.0.2")], &others, |pod| pod == address("10.1.1.8"));
-    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["eth0", "eth1", "eth2"]);
+    let pods = "10.1.0.0/16".parse::<IpNet>().unwrap();
+    let found = uplinks(&ground, &[address("172.18.0.2")], &others, |address| pods.contains(&address));
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["eth0", "eth1", "eth2", "eth3"]);
 }

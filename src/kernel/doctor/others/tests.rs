@@ -23,7 +23,7 @@ fn with_nobody_else_there_are_two_good_lines() {
     let expected = [
         Check::ok(
             "range",
-            "marks 0x1fff (auto: the default, and nobody else's), tables and priorities 9000 to 17190, UDP port 4790",
+            "marks 0x1fff (auto: the default, and nobody else's), tables 9000 to 17190, rules from priority 500 on, UDP port 4790",
         ),
         Check::ok("firewall", "firewalls of others: none drops forwarded packets"),
     ];
@@ -34,15 +34,16 @@ fn with_nobody_else_there_are_two_good_lines() {
 fn rules_of_others_count_by_their_priority() {
     let range = Range::default();
     let no_mark = |priority| (rule(priority, 0, u32::MAX, 254), Protocol(2));
-    let harmless = [no_mark(0), no_mark(32766), (rule(9, 0x200, 0xf00, 2004), Protocol(0))];
+    let local = (rule(100, 0, u32::MAX, 255), Protocol(2));
+    let harmless = [local, no_mark(512), no_mark(32766), (rule(9, 0x200, 0xf00, 2004), Protocol(0))];
     assert_eq!(rules(&harmless, range), []);
-    assert_eq!(rules(&[(rule(9001, 1, 0x1fff, 9001), PROTOCOL)], range), [], "ours");
+    assert_eq!(rules(&[(rule(501, 1, 0x1fff, 9001), PROTOCOL)], range), [], "ours");
     let place = Check::warn(
         "foreign-rule",
-        "an ip rule of somebody else has a priority of ours: 9003: lookup 254 proto kernel",
-        "`ip rule show priority 9003` shows it whole; move it, or set datapath.firstTable in egret.yaml",
+        "an ip rule of another program stands ahead of ours and looks at every packet: 90: lookup 254 proto kernel",
+        "members' packets go by its table where it has a route for them; move it behind 1023",
     );
-    assert_eq!(rules(&[no_mark(9003)], range), [place]);
+    assert_eq!(rules(&[no_mark(90)], range), [place]);
 }
 
 #[test]
@@ -71,7 +72,7 @@ fn marks_that_egret_yaml_gives_are_held_against_those_of_others() {
     let hint = "set datapath.markMask to auto in egret.yaml, or to bits that nobody uses";
     assert_eq!(marks(&survey, Range::default()), [Check::warn("foreign-mark", message, hint)]);
     assert_eq!(marks(&survey, Range { mask: 0x7f, ..Range::default() }), []);
-    let line = "marks 0x7f (as egret.yaml says, or as they are in the kernel), tables and priorities 9000 to 9126, UDP port 4790; \
+    let line = "marks 0x7f (as egret.yaml says, or as they are in the kernel), tables 9000 to 9126, rules from priority 500 on, UDP port 4790; \
                 marks of others: Cilium 0xffff0f00, the ip rule 1024 0x80";
     assert_eq!(numbers(&survey, Range { mask: 0x7f, ..Range::default() }), Check::ok("range", line));
 }
