@@ -17,8 +17,8 @@ use super::plan;
 use crate::cluster::Cluster;
 use crate::core::name::NodeName;
 use crate::core::policy::catalogue::{Catalogue, Change};
+use crate::core::policy::config::Config;
 use crate::core::policy::lint::lint;
-use crate::core::state::ownership::Range;
 use crate::kernel::doctor::{self, Asked, Check, Severity};
 
 /// Cilium's ConfigMap.
@@ -46,8 +46,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut asked = Asked::default();
     let mut found = Vec::new();
     if let Some(options) = &arguments.repository {
-        let (check, range) = repository(options, &arguments.cluster_name);
-        asked.range = range;
+        let (check, config) = repository(options, &arguments.cluster_name);
+        asked.range = config.range;
+        asked.mask_is_given = !config.mask_is_auto;
         found.push(check);
     }
     if let (Some(path), Some(node)) = (&arguments.cluster, &arguments.node) {
@@ -60,13 +61,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 /// Whether policies can be had and read. The marks and tables are those of egret.yaml, where there is one.
-fn repository(options: &RepositoryOptions, cluster_name: &str) -> (Check, Range) {
+fn repository(options: &RepositoryOptions, cluster_name: &str) -> (Check, Config) {
     let (files, revision) = match plan::files(options, None) {
         Ok(read) => read,
         Err(failure) => {
             let (message, hint) = failure.parts();
             let hint = hint.unwrap_or_else(|| "`git ls-remote` with the same address says more".to_owned());
-            return (Check::error("repository", message, hint), Range::default());
+            return (Check::error("repository", message, hint), Config::default());
         }
     };
     let mut catalogue = Catalogue::new(cluster_name);
@@ -82,7 +83,7 @@ fn repository(options: &RepositoryOptions, cluster_name: &str) -> (Check, Range)
     } else {
         Check::warn("repository", message, "`egret validate` with the same --repo shows them")
     };
-    (check, catalogue.policies().config.range)
+    (check, catalogue.policies().config.clone())
 }
 
 /// Whether the cluster's manifests can be read and know this node; what they say of both is put with what is known.
@@ -104,6 +105,10 @@ fn cluster(path: &Path, name: &str, asked: &mut Asked) -> Vec<Check> {
     let known = NodeName::parse(name).ok().and_then(|name| cluster.facts().nodes.get_key_value(&name));
     if let Some((name, node)) = known {
         asked.node = Some((name.clone(), node.clone()));
+        let others = cluster.facts().nodes.iter().filter(|(other, _)| *other != name);
+        let peers =
+            others.filter_map(|(name, node)| Some((name.clone(), node.tunnel_address()?, node.pod_cidrs.clone())));
+        asked.peers = peers.collect();
     } else {
         let (message, hint) = Failure::unknown_node(name, path, cluster.facts()).parts();
         found.push(Check::error("cluster", message, hint.unwrap_or_default()));

@@ -11,6 +11,7 @@ use super::github_app::AppOptions;
 use super::output::Failure;
 use crate::core::admission::ChangeWindows;
 use crate::core::diagnostic::Severity;
+use crate::core::labels::keys::KeyPattern;
 use crate::core::name::NodeName;
 use crate::core::policy::check::windows_file;
 use crate::core::signature::Require;
@@ -161,6 +162,8 @@ pub(super) struct FollowingOptions {
     branch: Option<String>,
     #[command(flatten)]
     admission: AdmissionOptions,
+    #[command(flatten)]
+    labels: LabelOptions,
 }
 
 impl FollowingOptions {
@@ -172,6 +175,7 @@ impl FollowingOptions {
             access: self.repository.access()?,
             signatures: self.signatures.flags(),
             windows: self.admission.windows()?,
+            label_keys: self.labels.keys(),
             cluster: cluster.to_owned(),
             poll: Duration::from_secs_f64(poll),
         })
@@ -277,6 +281,22 @@ impl AdmissionOptions {
             );
             Failure::new(format!("read the change windows {what}"), hint)
         })
+    }
+}
+
+/// Which labels of nodes Egret may write.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct LabelOptions {
+    /// Labels of nodes that NodeLabels may have, as `egress-gw,example.com/*`: a `*` at the end stands for the rest of the name. egret.yaml
+    /// can allow fewer, and never more. All but Kubernetes' own unless it is given.
+    #[arg(long, value_name = "KEYS", env = "EGRET_ALLOWED_LABEL_KEYS", value_delimiter = ',', value_parser = KeyPattern::parse)]
+    allowed_label_keys: Option<Vec<KeyPattern>>,
+}
+
+impl LabelOptions {
+    /// The keys, if they are given.
+    pub(super) fn keys(&self) -> Option<Vec<KeyPattern>> {
+        self.allowed_label_keys.clone()
     }
 }
 

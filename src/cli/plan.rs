@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::diagnostics::Colour;
-use super::options::{AdmissionOptions, NodeOptions, RepositoryOptions, SignatureOptions};
+use super::options::{AdmissionOptions, LabelOptions, NodeOptions, RepositoryOptions, SignatureOptions};
 use super::output::{self, CHANGES, Failure, Form, painted_diff};
 use crate::cluster::Cluster;
 use crate::core::admission::{ChangeWindows, Rules, Verdict, Why};
 use crate::core::compile::marks::Marks;
-use crate::core::compile::{Compiled, Input, compile};
+use crate::core::compile::{Compiled, Input, Refused, compile};
 use crate::core::facts::Facts;
 use crate::core::finding::Finding;
 use crate::core::labels::Labels;
@@ -27,6 +27,7 @@ use crate::git::CommitId;
 use crate::git::mirror::Mirror;
 use crate::git::signature::Flags;
 use crate::kernel::{Kernel, Observed};
+use crate::reconcile::marks::of_this_node;
 use crate::reconcile::memory::{Kept, Memory};
 use crate::reconcile::repository;
 use crate::reconcile::round::now;
@@ -45,6 +46,8 @@ pub(super) struct Arguments {
     rev: Option<String>,
     #[command(flatten)]
     admission: AdmissionOptions,
+    #[command(flatten)]
+    labels: LabelOptions,
     /// The form of the result.
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -69,7 +72,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let judge = Judge { flags: arguments.signatures.flags(), memory: &memory, cluster: cluster_name };
     let Read { files, revision, before, trailers, unsigned } =
         read(&arguments.repository, arguments.rev.as_deref(), Some(&judge))?;
-    let mut catalogue = Catalogue::new(cluster_name);
+    let mut catalogue = Catalogue::new(cluster_name).with_label_keys(arguments.labels.keys().as_deref());
     let given = arguments.admission.windows()?;
     let by_rules = before.and_then(|before| {
         let mut in_force = Catalogue::new(cluster_name);
@@ -82,9 +85,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if !cluster.facts().nodes.contains_key(&node) {
         return Err(Failure::unknown_node(node.as_str(), &arguments.node.cluster, cluster.facts()));
     }
-    let set = catalogue.policies();
-    let observed = output::runtime()?.block_on(look(&memory.labels, set, &node, cluster.facts()))?;
-    let shown = Shown { waits, ..compare(set, cluster.facts(), node, revision, observed) };
+    let runtime = output::runtime()?;
+    let mut set = catalogue.policies().clone();
+    if set.config.mask_is_auto {
+        let choice = runtime.block_on(of_this_node(set.config.range.first, memory.range()));
+        set.config.range.mask = choice.mask;
+    }
+    let observed = runtime.block_on(look(&memory.labels, &set, &node, cluster.facts()))?;
+    let shown = Shown { waits, ..compare(&set, cluster.facts(), node, revision, observed) };
     output::print(&shown.text(arguments.output, output::colour()))?;
     Ok(if shown.plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }
@@ -143,8 +151,15 @@ fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, obs
     let facts = set.labelled(facts);
     let placement: Placement = place(set, &facts, now());
     let marks = Marks::observed(&observed.state.nft, set.config.range);
-    let input =
-        Input { node: &node, set, placement: &placement, facts: &facts, ground: &observed.ground, marks: &marks };
+    let input = Input {
+        node: &node,
+        set,
+        placement: &placement,
+        facts: &facts,
+        ground: &observed.ground,
+        marks: &marks,
+        refused: Refused::NOTHING,
+    };
     let compiled = compile(&input);
     let plan = plan(&compiled.desired, &observed.state, set.config.range);
     let mut findings = placement.findings;

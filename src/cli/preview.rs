@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 
 use super::diagnostics::Colour;
-use super::options::{self, AdmissionOptions, RepositoryOptions, SignatureOptions};
+use super::options::{self, AdmissionOptions, LabelOptions, RepositoryOptions, SignatureOptions};
 use super::output::{self, CHANGES, Failure, Form, Paint, paint};
 use super::plan::Scratch;
 use super::posting::PostOptions;
@@ -31,6 +31,8 @@ pub(super) struct Arguments {
     signatures: SignatureOptions,
     #[command(flatten)]
     admission: AdmissionOptions,
+    #[command(flatten)]
+    labels: LabelOptions,
     /// The branch that the change is to be merged into, or a commit of it.
     #[arg(long, value_name = "REV", default_value = "main")]
     base: String,
@@ -68,7 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if base == head {
         output::note("note: both are the same commit; a preview is of commits, and of nothing that is not committed\n");
     }
-    let first = Base::read(&mirror, base, tip, &arguments.cluster_name)?;
+    let first = Base::read(&mirror, base, tip, &arguments.cluster_name, arguments.labels.keys().as_deref())?;
     // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.
     let branch = first.config().reports_branch.clone();
     let (facts, facts_from, taken) = facts(arguments, &mut mirror, &branch)?;

@@ -31,6 +31,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             access: Access::default(),
             signatures: Flags::default(),
             windows: None,
+            label_keys: None,
             cluster: arguments.node.cluster_name,
             poll: Duration::from_mins(1),
         },

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::diagnostics::{self, Colour};
-use super::options::RepositoryOptions;
+use super::options::{LabelOptions, RepositoryOptions};
 use super::output::{self, Failure};
 use super::plan;
 use crate::cluster::Cluster;
@@ -35,6 +35,8 @@ enum Form {
 pub(super) struct Arguments {
     #[command(flatten)]
     repository: RepositoryOptions,
+    #[command(flatten)]
+    labels: LabelOptions,
     /// The revision to check: a branch, a tag, a commit. The files as they lie in a local folder unless it is given.
     #[arg(long, value_name = "REV")]
     rev: Option<String>,
@@ -50,7 +52,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let mut catalogue = Catalogue::new(&arguments.cluster_name);
+    let mut catalogue = Catalogue::new(&arguments.cluster_name).with_label_keys(arguments.labels.keys().as_deref());
     catalogue.update(read(arguments)?);
     let cluster = arguments.cluster.as_deref().map(Cluster::open).transpose()?;
     let facts = cluster.as_ref().map(Cluster::facts);

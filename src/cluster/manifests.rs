@@ -136,12 +136,20 @@ impl Manifests {
         self.refresh().map(|_| ())
     }
 
-    /// Changes the labels of a node in the manifest that counts, and tells whether anything had to be written.
-    pub(super) fn label(&self, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
+    /// Changes the labels of a node in the manifest that counts, and tells whether anything had to be written. The facts have the
+    /// labels from then on: a file that was written just now may be one that `refresh` does not believe yet.
+    pub(super) fn label(&mut self, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
         let key = Key::Node(node.clone());
-        let file = self.files.iter().rev().find(|(_, file)| file.objects.contains_key(&key)).map(|(path, _)| path);
-        let file = file.ok_or_else(|| ClusterError::UnknownNode { node: node.clone(), path: self.path.clone() })?;
-        write::label(&self.path, file, node, changes)
+        let found = self.files.iter_mut().rev().find_map(|(path, file)| Some((path, file.objects.get_mut(&key)?)));
+        let (path, object) =
+            found.ok_or_else(|| ClusterError::UnknownNode { node: node.clone(), path: self.path.clone() })?;
+        let written = write::label(&self.path, path, node, changes)?;
+        if let Value::Node(known) = &mut object.value {
+            known.labels.retain(|label, _| !changes.remove.contains(label));
+            known.labels.extend(changes.set.clone());
+        }
+        self.merge();
+        Ok(written)
     }
 
     /// A file is watched through its folder: a rename over it is a change of the folder.
@@ -208,7 +216,7 @@ impl KnownFile {
             Ok(text) => parse::parse(&path.display().to_string(), text).map_err(|fault| *fault),
             Err(error) => Err(not_utf8(path, &bytes, error)),
         };
-        let doubtful = parsed.as_ref().map_or(true, |parsed| !bytes.ends_with(b"\n") || self.would_lose(parsed));
+        let doubtful = parsed.as_ref().map_or(true, |parsed| may_be_cut_off(&bytes) || self.would_lose(parsed));
         if doubtful && !self.is_still(stamp) {
             return Look::Doubted;
         }
@@ -284,6 +292,17 @@ impl KnownFile {
         self.faults = faults;
         Look::Changed
     }
+}
+
+/// Whether a text that can be parsed may be the beginning of a longer one. A line of YAML may end anywhere; JSON, which
+/// `json.dump` writes without a newline at its end, is whole once its outermost bracket is closed.
+fn may_be_cut_off(bytes: &[u8]) -> bool {
+    let closed = match bytes.trim_ascii_start().first() {
+        Some(b'{') => bytes.ends_with(b"}"),
+        Some(b'[') => bytes.ends_with(b"]"),
+        _ => false,
+    };
+    !closed && !bytes.ends_with(b"\n")
 }
 
 fn has_less(before: &Value, after: &Value) -> bool {

@@ -162,8 +162,8 @@ impl Cluster {
         }
     }
 
-    /// Changes a node's labels, and tells whether anything had to be written. The facts change with the next `refresh`.
-    pub fn label(&self, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
+    /// Changes a node's labels, and tells whether anything had to be written. The facts have them when this returns.
+    pub fn label(&mut self, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
         match self {
             Self::Manifests(manifests) => manifests.label(node, changes),
             Self::Watched(_) | Self::None => Ok(false),

@@ -26,7 +26,7 @@ impl Finding {
 
     /// Whether something does not work because of it. The others are for knowing.
     pub fn is_problem(&self) -> bool {
-        !matches!(self.code.as_str(), "next-hop-assumed" | "overlap" | "suspended" | "no-pod-network")
+        !matches!(self.code.as_str(), "next-hop-assumed" | "overlap" | "suspended" | "no-pod-network" | "marks-moved")
     }
 
     /// The same with a hint.

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: how it is read (`kernel::ground`) and any way to change it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -18,11 +18,24 @@ pub struct Ground {
     pub routes: Vec<GroundRoute>,
     /// `net.ipv4.conf.all.rp_filter`: the larger of this and the interface's own counts.
     pub rp_filter_all: u8,
+    /// `net.ipv4.conf.all.src_valid_mark`: the reverse-path check looks a packet's source up with the packet's mark.
+    pub src_valid_mark: bool,
     /// Interfaces whose strict filter Egret has loosened, with the value they had before. Kept in our nftables table
     /// ([`super::compile::RP_FILTER_BEFORE`]), so that a process that starts anew can put it back.
     pub loosened: BTreeMap<String, u8>,
     /// What the kernel can do.
     pub features: Features,
+    /// Where it forwards nothing.
+    pub forwarding: Forwarding,
+}
+
+/// Where a kernel forwards nothing of what comes in: by default nowhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// Interfaces with `net.ipv4.conf.NAME.forwarding` 0; `net.ipv4.ip_forward` is a switch for all of them.
+    pub off4: BTreeSet<String>,
+    /// `net.ipv6.conf.all.forwarding` is 0.
+    pub off6: bool,
 }
 
 /// An interface that is not ours.
@@ -56,8 +69,8 @@ pub struct GroundRoute {
 pub struct Features {
     /// nftables' `owner` and `persist` table flags (kernel 6.9).
     pub owned_tables: bool,
-    /// nftables cannot read a tunnel's identifier (`CONFIG_NFT_TUNNEL` is missing): a gateway cannot tell its exits apart.
-    pub blind_tunnels: bool,
+    /// nftables' `meta iifkind` (Linux 5.6): what comes in by a veth is known for a pod's whatever its address.
+    pub interface_kinds: bool,
     /// IPv6 is there and not disabled.
     pub ipv6: bool,
 }

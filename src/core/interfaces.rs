@@ -136,7 +136,7 @@ pub fn ground(told: &[Interface]) -> Option<Ground> {
         return None;
     }
     // What a kernel can do is not told: both sides of a preview take it to be the same.
-    let features = Features { owned_tables: true, blind_tunnels: false, ipv6: true };
+    let features = Features { owned_tables: true, interface_kinds: true, ipv6: true };
     let mut ground = Ground { features, ..Ground::default() };
     for interface in told {
         let addresses = interface.addresses.iter().map(|text| text.parse().ok()).collect::<Option<Vec<IpNet>>>()?;
@@ -181,8 +181,10 @@ mod tests {
     }
 
     fn gateway() -> Ground {
-        let mut ground =
-            Ground { features: Features { owned_tables: true, blind_tunnels: false, ipv6: true }, ..Ground::default() };
+        let mut ground = Ground {
+            features: Features { owned_tables: true, interface_kinds: true, ipv6: true },
+            ..Ground::default()
+        };
         ground.interfaces = BTreeMap::from([
             ("eth0".to_owned(), interface(&["172.18.0.4/16", "fd00::4/64"])),
             ("net1".to_owned(), ground::Interface { rp_filter: 1, mtu: 9000, ..interface(&["10.0.3.42/24"]) }),

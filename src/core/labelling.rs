@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use jiff::{SignedDuration, Timestamp};
 
 use super::labels::Labels;
+use super::labels::keys::LabelKeys;
 use super::report::drift::{Class, Drift, Place};
 use super::report::history::By;
 
@@ -67,6 +68,16 @@ pub struct Apply {
     pub labels: Labels,
     /// Take over what others own.
     pub force: bool,
+}
+
+/// What is desired of a node's labels, without changing any that the API server does not let Egret touch: one of ours stays as it is. With it in
+/// the request to take it off, no other label of the node could be changed.
+pub fn reachable(desired: Labels, seen: Seen<'_>, manager: &str, keys: &LabelKeys) -> Labels {
+    let ours =
+        seen.owners.iter().filter(|owner| owner.applies && owner.manager == manager).flat_map(|owner| &owner.keys);
+    let kept = ours.filter(|key| !keys.within_reach(key)).filter_map(|key| seen.labels.get_key_value(key));
+    let wanted = desired.into_iter().filter(|(key, _)| keys.within_reach(key));
+    wanted.chain(kept.map(|(key, value)| (key.clone(), value.clone()))).collect()
 }
 
 /// What is remembered of one node's labels.
@@ -253,6 +264,19 @@ mod tests {
         let mut memory = Memory { applied: desired.clone(), ..Memory::default() };
         let decision = memory.decide(&desired, seen, MANAGER, OnLabelDrift::Report, at(0));
         assert_eq!((decision.apply, decision.drift.len()), (None, 1));
+    }
+
+    #[test]
+    fn a_label_of_ours_that_is_out_of_reach_now_stays_and_the_others_change() {
+        let role = "node-role.kubernetes.io/egress";
+        let found = labels(&[("egress-gw", "true"), (role, ""), ("os", "linux")]);
+        let owners = [owner(MANAGER, true, &["egress-gw", role]), owner("kubelet", false, &["os"])];
+        let seen = Seen { labels: &found, owners: &owners };
+        let reach = |desired: &Labels| reachable(desired.clone(), seen, MANAGER, &LabelKeys::default());
+        assert_eq!(reach(&labels(&[("rack", "r1")])), labels(&[("rack", "r1"), (role, "")]));
+        assert_eq!(reach(&labels(&[("rack", "r1"), (role, "other")])), labels(&[("rack", "r1"), (role, "")]));
+        let theirs = Seen { labels: &found, owners: &owners[1..] };
+        assert_eq!(reachable(labels(&[(role, "x")]), theirs, MANAGER, &LabelKeys::default()), Labels::new());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: where labels come from, and Cilium's special keys (`policy::check` resolves them).
 
+pub mod keys;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 

@@ -8,14 +8,19 @@
 mod chains;
 mod checks;
 mod cilium;
+mod forward;
 mod gather;
 mod networkd;
 mod others;
+mod peers;
 mod survey;
 mod trial;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use crate::core::facts::Node;
 use crate::core::name::NodeName;
@@ -89,6 +94,10 @@ impl fmt::Display for Check {
 pub struct Asked {
     /// The marks, tables, port and MTU that Egret is to use here.
     pub range: Range,
+    /// The marks of `range` are those to use; else this node takes some that nobody else uses.
+    pub mask_is_given: bool,
+    /// The other nodes: where tunnels to them lead, and the networks of their pods.
+    pub peers: Vec<(NodeName, IpAddr, Vec<IpNet>)>,
     /// This node as the cluster's facts have it; none where they were not given.
     pub node: Option<(NodeName, Node)>,
     /// The data of the ConfigMap `cilium-config`, where it is known.
@@ -98,8 +107,10 @@ pub struct Asked {
 /// Looks at this machine in the network namespace of the calling thread, and says everything there is to say, good and bad,
 /// always in the same order. Has to be called within a tokio runtime. What cannot be looked at is a check of its own.
 pub async fn examine(asked: &Asked) -> Vec<Check> {
-    let survey = gather::gather(asked.range).await;
+    let (survey, asked) = gather::gather(asked).await;
+    let asked = &asked;
     let mut found = checks::machine(&survey, asked);
+    found.extend(peers::peers(&survey, asked));
     found.extend(others::others(&survey, asked));
     found.extend(cilium::cilium(&survey, asked));
     found
@@ -108,7 +119,7 @@ pub async fn examine(asked: &Asked) -> Vec<Check> {
 /// What would keep this node from steering packets: for a node that starts, to be logged before its first round. Nothing of it
 /// is a reason not to start; the datapath may be right for some policies and wrong for others.
 pub async fn blockers(range: Range) -> Vec<Check> {
-    let mut found = examine(&Asked { range, ..Asked::default() }).await;
+    let mut found = examine(&Asked { range, mask_is_given: true, ..Asked::default() }).await;
     found.retain(|check| check.severity == Severity::Error);
     found
 }

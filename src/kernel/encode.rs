@@ -9,8 +9,8 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, Add
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteIp6Tunnel, RouteIpTunnel, RouteLwEnCapType, RouteLwTunnelEncap,
-    RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteIp6Tunnel, RouteIp6TunnelFlags, RouteIpTunnel, RouteIpTunnelFlags,
+    RouteLwEnCapType, RouteLwTunnelEncap, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
@@ -80,7 +80,7 @@ fn kind_of(route: &Route) -> RouteType {
     }
 }
 
-/// `ip route replace default encap ip id 7 dst 172.18.0.3 via 172.18.0.3 dev egret0 onlink table 9001 proto 180`;
+/// `ip route replace default encap ip id 1 src 172.18.0.2 dst 172.18.0.3 via 169.254.128.1 dev egret0 onlink table 9001 proto 180`;
 /// `index` is the device's number, for routes that have one.
 pub(super) fn route(key: &RouteKey, route: &Route, index: u32) -> RouteMessage {
     let mut message = route_key(key, kind_of(route));
@@ -107,18 +107,30 @@ pub(super) fn route(key: &RouteKey, route: &Route, index: u32) -> RouteMessage {
     message
 }
 
-/// `encap ip id 7 dst 172.18.0.3`, `encap ip6 id 7 dst fd00::3`
-fn encapsulation(Encap { id, peer }: Encap) -> [RouteAttribute; 2] {
+/// `encap ip id 1 src 172.18.0.2 dst 172.18.0.3`, `encap ip6 id 1 src fd00::2 dst fd00::3 csum`
+fn encapsulation(Encap { id, source, peer, checksum }: Encap) -> [RouteAttribute; 2] {
     let id = u64::from(id);
     let (kind, parts) = match peer {
-        IpAddr::V4(peer) => (
-            RouteLwEnCapType::Ip,
-            [RouteIpTunnel::Id(id), RouteIpTunnel::Destination(peer)].map(RouteLwTunnelEncap::Ip).to_vec(),
-        ),
-        IpAddr::V6(peer) => (
-            RouteLwEnCapType::Ip6,
-            [RouteIp6Tunnel::Id(id), RouteIp6Tunnel::Destination(peer)].map(RouteLwTunnelEncap::Ip6).to_vec(),
-        ),
+        IpAddr::V4(peer) => {
+            let mut parts = vec![RouteIpTunnel::Id(id), RouteIpTunnel::Destination(peer)];
+            if let Some(IpAddr::V4(source)) = source {
+                parts.push(RouteIpTunnel::Source(source));
+            }
+            if checksum {
+                parts.push(RouteIpTunnel::Flags(RouteIpTunnelFlags::Checksum));
+            }
+            (RouteLwEnCapType::Ip, parts.into_iter().map(RouteLwTunnelEncap::Ip).collect())
+        }
+        IpAddr::V6(peer) => {
+            let mut parts = vec![RouteIp6Tunnel::Id(id), RouteIp6Tunnel::Destination(peer)];
+            if let Some(IpAddr::V6(source)) = source {
+                parts.push(RouteIp6Tunnel::Source(source));
+            }
+            if checksum {
+                parts.push(RouteIp6Tunnel::Flags(RouteIp6TunnelFlags::Checksum));
+            }
+            (RouteLwEnCapType::Ip6, parts.into_iter().map(RouteLwTunnelEncap::Ip6).collect())
+        }
     };
     [RouteAttribute::EncapType(kind), RouteAttribute::Encap(parts)]
 }
@@ -179,6 +191,20 @@ pub(super) fn link_change(index: u32, link: &Link) -> LinkMessage {
         message.header.flags = LinkFlags::Up;
     }
     message
+}
+
+/// The question which way the kernel would take to another node from an address of this one, for a packet without a mark.
+pub(super) fn route_to(peer: IpAddr, from: IpAddr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(AddressFamily::of(peer));
+    let whole = if peer.is_ipv4() { 32 } else { 128 };
+    message.header.destination_prefix_length = whole;
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(peer)));
+    if peer.is_ipv4() == from.is_ipv4() {
+        message.header.source_prefix_length = whole;
+        message.attributes.push(RouteAttribute::Source(RouteAddress::from(from)));
+    }
+    RouteNetlinkMessage::GetRoute(message)
 }
 
 /// A dump request for the routes of one family: those of ours, or those of the main table.

@@ -2,13 +2,13 @@
 //!
 //! Deliberately absent: any change to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::links::{Seen, SeenAddress};
 use super::nft;
 use crate::core::compile::RP_FILTER_BEFORE;
-use crate::core::ground::{Features, Ground, GroundRoute, Interface};
+use crate::core::ground::{Features, Forwarding, Ground, GroundRoute, Interface};
 use crate::core::state::nft::{Data, Family, Key, Ruleset};
 
 pub(super) fn ground(
@@ -32,16 +32,25 @@ pub(super) fn ground(
             interface.addresses.push(address.net);
         }
     }
+    let off4: BTreeSet<String> = links
+        .values()
+        .filter(|link| {
+            !link.is_ours() && number(&format!("/proc/sys/net/ipv4/conf/{}/forwarding", link.name)) == Some(0)
+        })
+        .map(|link| link.name.clone())
+        .collect();
     Ground {
         interfaces: interfaces.into_values().collect(),
         routes,
         rp_filter_all: number("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or(0),
+        src_valid_mark: number("/proc/sys/net/ipv4/conf/all/src_valid_mark") == Some(1),
         loosened: loosened(ours),
         features: Features {
             owned_tables: can.owned_tables,
-            blind_tunnels: !can.tunnel_id,
+            interface_kinds: can.interface_kinds,
             ipv6: number("/proc/sys/net/ipv6/conf/all/disable_ipv6") == Some(0),
         },
+        forwarding: Forwarding { off4, off6: number("/proc/sys/net/ipv6/conf/all/forwarding") == Some(0) },
     }
 }
 

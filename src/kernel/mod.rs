@@ -9,14 +9,19 @@ mod apply;
 pub mod conntrack;
 pub mod doctor;
 mod encode;
+mod foreign;
 mod ground;
 mod links;
+pub mod marks;
+mod netconf;
 pub mod nft;
 mod observe;
 mod routes;
 mod socket;
 mod sysctl;
 pub mod watch;
+
+use std::io::ErrorKind;
 
 use crate::core::ground::Ground;
 use crate::core::state::NodeState;
@@ -90,6 +95,11 @@ impl KernelError {
     pub fn hint(&self) -> Option<String> {
         let source = match self {
             Self::Observe { source, .. } | Self::Step { source, .. } => source,
+            // `conf/DEVICE` is there, or the folder of a family is not: below the smallest MTU that a family stands the kernel takes it off
+            // the device (net/ipv6/addrconf.c, `addrconf_notify`: below 1280).
+            Self::Sysctl { doing, source } if source.kind() == std::io::ErrorKind::NotFound => {
+                return Some(missing_setting(doing));
+            }
             Self::Open(_) | Self::Sysctl { .. } => {
                 return Some("Egret needs CAP_NET_ADMIN and a writable /proc/sys/net".into());
             }
@@ -98,9 +108,31 @@ impl KernelError {
         source.is_permission().then(|| "Egret needs CAP_NET_ADMIN in this network namespace".to_owned())
     }
 
+    /// The kernel says no to one thing, and would say so to nobody else's: not for want of rights, and not because it cannot be asked.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Step { source, .. } => !source.is_permission() && !matches!(source, RouteError::Closed),
+            Self::Sysctl { source, .. } => matches!(source.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput),
+            Self::Open(_) | Self::Observe { .. } | Self::Nft(_) | Self::Conntrack { .. } | Self::Connections(_) => {
+                false
+            }
+        }
+    }
+
     /// Somebody changed nftables between the look and the transaction: look again, nothing is wrong.
     pub fn is_stale(&self) -> bool {
         matches!(self, Self::Nft(nft::NftError::Stale | nft::NftError::AnswerLost))
+    }
+}
+
+/// What to do where a device has no such setting.
+fn missing_setting(doing: &str) -> String {
+    if doing.contains("net.ipv6.") {
+        "the device has no IPv6: the kernel takes it off a device whose MTU is below 1280. The network below the tunnel has to carry 1330 bytes \
+         between nodes with IPv4 addresses, 1350 between ones with IPv6 addresses, for policies with IPv6 destinations; `ip link` shows its MTU"
+            .to_owned()
+    } else {
+        "the device is gone, or /proc/sys/net is another network namespace's".to_owned()
     }
 }
 
@@ -143,5 +175,25 @@ impl Kernel {
     /// The port numbers of our netlink sockets: events that bear them are our own doing.
     pub fn ports(&self) -> Vec<u32> {
         vec![self.routes.port()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_is_not_there_is_no_want_of_rights() {
+        let hint = |doing: &str, errno| {
+            let source = std::io::Error::from_raw_os_error(errno);
+            KernelError::Sysctl { doing: doing.to_owned(), source }.hint().unwrap()
+        };
+        let (missing, refused) = (nix::errno::Errno::ENOENT as i32, nix::errno::Errno::EACCES as i32);
+        let narrow = hint("set    sysctl net.ipv6.conf.egret0.disable_ipv6 = 0", missing);
+        assert!(narrow.starts_with("the device has no IPv6"), "{narrow}");
+        let gone = hint("set    sysctl net.ipv4.conf.egret0.rp_filter = 2", missing);
+        assert!(gone.starts_with("the device is gone"), "{gone}");
+        let rights = "Egret needs CAP_NET_ADMIN and a writable /proc/sys/net";
+        assert_eq!(hint("set    sysctl net.ipv6.conf.egret0.disable_ipv6 = 0", refused), rights);
     }
 }

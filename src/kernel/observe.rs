@@ -136,6 +136,7 @@ fn sysctls(links: &BTreeMap<u32, Seen>, loosened: &BTreeMap<String, u8>, ipv6: b
     let mut wanted: Vec<Sysctl> = Vec::new();
     for name in own {
         wanted.push(Sysctl { family: AddressFamily::V4, link: name.clone(), name: "rp_filter" });
+        wanted.push(Sysctl { family: AddressFamily::V4, link: name.clone(), name: "forwarding" });
         if ipv6 {
             wanted.push(Sysctl { family: AddressFamily::V6, link: name.clone(), name: "disable_ipv6" });
         }

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily as NetlinkFamily;
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteIp6Tunnel, RouteIpTunnel, RouteLwTunnelEncap,
-    RouteMessage, RouteProtocol, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteIp6Tunnel, RouteIp6TunnelFlags, RouteIpTunnel,
+    RouteIpTunnelFlags, RouteLwTunnelEncap, RouteMessage, RouteMetric, RouteProtocol, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
@@ -118,26 +118,50 @@ fn address(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// The kernel lists source, time to live and service type, too, where they were never set; they don't count.
+/// The kernel lists source, time to live and service type, too, where they were never set: a source of all zeros is none.
 fn encapsulation(parts: &[RouteLwTunnelEncap]) -> Option<Encap> {
     let mut id = None;
+    let mut source = None;
     let mut peer = None;
+    let mut checksum = false;
     for part in parts {
         match part {
             RouteLwTunnelEncap::Ip(RouteIpTunnel::Id(found)) | RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Id(found)) => {
                 id = u32::try_from(*found).ok();
+            }
+            RouteLwTunnelEncap::Ip(RouteIpTunnel::Source(found)) => source = Some(IpAddr::V4(*found)),
+            RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Source(found)) => source = Some(IpAddr::V6(*found)),
+            RouteLwTunnelEncap::Ip(RouteIpTunnel::Flags(found)) => {
+                checksum = found.contains(RouteIpTunnelFlags::Checksum);
+            }
+            RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Flags(found)) => {
+                checksum = found.contains(RouteIp6TunnelFlags::Checksum);
             }
             RouteLwTunnelEncap::Ip(RouteIpTunnel::Destination(found)) => peer = Some(IpAddr::V4(*found)),
             RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Destination(found)) => peer = Some(IpAddr::V6(*found)),
             _ => {}
         }
     }
-    Some(Encap { id: id?, peer: peer? })
+    Some(Encap { id: id?, source: source.filter(|source| !source.is_unspecified()), peer: peer?, checksum })
 }
 
 fn destination(message: &RouteMessage, parts: &Parts, family: AddressFamily) -> Option<IpNet> {
     let address = parts.destination.unwrap_or(crate::core::state::nft::unspecified(family));
     IpNet::new(address, message.header.destination_prefix_length).ok()
+}
+
+/// The way that the kernel would take: the interface, the largest packet, and whether it ends here.
+pub(super) fn way(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> Option<(String, u32, bool)> {
+    let link = links.get(&parts(message).link?)?;
+    let of_route = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        }),
+        _ => None,
+    });
+    let mtu = of_route.unwrap_or(link.mtu).min(link.mtu);
+    Some((link.name.clone(), mtu, message.header.kind == RouteType::Local))
 }
 
 /// A route of ours.

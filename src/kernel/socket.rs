@@ -110,6 +110,11 @@ impl RouteSocket {
         self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP).await
     }
 
+    /// Sends a question that has one answer.
+    pub(super) async fn ask(&self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, RouteError> {
+        Ok(self.exchange(message, NLM_F_REQUEST).await?.into_iter().next())
+    }
+
     async fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, RouteError> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = flags;

@@ -12,6 +12,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::sys::SocketAddr;
 
+use super::netconf::{Heard, Netconf};
 use super::nft::{self, Events};
 use super::{KernelError, links, routes};
 use crate::core::state::ownership::PROTOCOL;
@@ -31,6 +32,8 @@ pub enum Subject {
     Route(u32),
     /// nftables.
     Nft,
+    /// A setting below `/proc/sys/net`.
+    Setting,
     /// More happened than could be kept.
     Everything,
 }
@@ -68,10 +71,11 @@ const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Ipv6Rule,
 ];
 
-/// Both event sockets.
+/// The event sockets.
 pub struct Watch {
     route: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
     nft: Events,
+    netconf: Netconf,
     own_ports: Vec<u32>,
     own_links: BTreeSet<u32>,
     task: tokio::task::JoinHandle<()>,
@@ -88,7 +92,8 @@ impl Watch {
     pub fn open(own_ports: Vec<u32>) -> Result<Self, KernelError> {
         let (connection, _, route) = rtnetlink::new_multicast_connection(&GROUPS).map_err(KernelError::Open)?;
         let nft = Events::open().map_err(KernelError::Nft)?;
-        Ok(Self { route, nft, own_ports, own_links: BTreeSet::new(), task: tokio::spawn(connection) })
+        let netconf = Netconf::open().map_err(KernelError::Open)?;
+        Ok(Self { route, nft, netconf, own_ports, own_links: BTreeSet::new(), task: tokio::spawn(connection) })
     }
 
     /// Waits for the next event that matters. Giving up waiting loses nothing.
@@ -100,6 +105,7 @@ impl Watch {
                     None => return Err(KernelError::Open(std::io::ErrorKind::BrokenPipe.into())),
                 },
                 event = self.nft.next() => Some(nft_event(event.map_err(KernelError::Nft)?)),
+                heard = self.netconf.next() => Some(setting_event(heard.map_err(KernelError::Open)?)),
             };
             if let Some(event) = event {
                 return Ok(event);
@@ -143,7 +149,8 @@ impl Watch {
             }
             RouteNetlinkMessage::NewRule(rule) | RouteNetlinkMessage::DelRule(rule) => {
                 let (rule, of) = routes::rule(rule)?;
-                (of == PROTOCOL).then_some(Subject::Rule(rule.priority))
+                // Of others, those that look at marks: the bits may be ours (`marks`).
+                (of == PROTOCOL || rule.mark != 0 || rule.mask != u32::MAX).then_some(Subject::Rule(rule.priority))
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 let table = routes::table(route);
@@ -153,6 +160,15 @@ impl Watch {
             _ => None,
         }
     }
+}
+
+/// The kernel does not say who writes a setting, so that ours are events, too: a round that finds nothing to do.
+fn setting_event(heard: Heard) -> Event {
+    let subject = match heard {
+        Heard::Changed => Subject::Setting,
+        Heard::Overrun => Subject::Everything,
+    };
+    Event { subject, actor: Actor::Unknown, generation: None }
 }
 
 fn nft_event(event: nft::Event) -> Event {

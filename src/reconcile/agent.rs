@@ -3,6 +3,7 @@
 //! A pod that starts is a trigger here and nowhere else. While the API server is away the node goes on with what it knows. Deliberately
 //! absent: what a round does (`round`), who publishes (`controller`), and labels of nodes, which are the controller's.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -20,12 +21,13 @@ use super::teller::{Note, Teller, Word};
 use super::telling::Telling;
 use crate::cluster::Cluster;
 use crate::cluster::live::{self, Changed, Live, LiveError, Scope, Watching};
+use crate::core::compile::Refused;
 use crate::core::ground::Features;
 use crate::core::interfaces::Interface;
 use crate::core::name::NodeName;
 use crate::core::policy::catalogue::GoodDocuments;
 use crate::core::state::net::fnv1a;
-use crate::core::status::{NodeFacts, NodeStatus, node_status, serving};
+use crate::core::status::{NodeFacts, NodeStatus, node_status, serving, unfit};
 use crate::git::{CommitId, CommitInfo};
 use crate::kernel::watch::{Event, Watch};
 use crate::kernel::{Kernel, KernelError};
@@ -128,6 +130,8 @@ struct Agent {
     failed: Option<String>,
     features: Features,
     interfaces: Vec<Interface>,
+    unfit: BTreeMap<String, String>,
+    refused: Refused,
     kernel: String,
     /// What was last said.
     said: NodeStatus,
@@ -155,6 +159,8 @@ impl Agent {
             failed: None,
             features: Features::default(),
             interfaces: Vec::new(),
+            unfit: BTreeMap::new(),
+            refused: Refused::default(),
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             said: NodeStatus::default(),
             seen: false,
@@ -175,7 +181,7 @@ impl Agent {
                 }
                 Trigger::Cluster(changed) => self.heard(changed),
                 Trigger::Kernel(event) => self.keeper.happened(event?),
-                Trigger::Time => self.keeper.time_came() != TimeCame::Nothing,
+                Trigger::Time => matches!(self.keeper.time_came(), TimeCame::Round | TimeCame::Wall),
                 Trigger::Asked(question) => {
                     self.keeper.answer(question).await;
                     false
@@ -225,10 +231,12 @@ impl Agent {
         {
             let nodes = &watching.view().egress_nodes;
             let now = serving(nodes.iter().map(|(name, node)| (name, &node.status)));
-            due |= told.serving != now;
+            let cannot = unfit(nodes.iter().map(|(name, node)| (name, &node.status)));
+            due |= told.serving != now || told.unfit != cannot;
             told.serving = now;
+            told.unfit = cannot;
             let seen = nodes.contains_key(&self.keeper.engine.node);
-            if std::mem::replace(&mut self.seen, seen) && !seen && self.said.serves() {
+            if std::mem::replace(&mut self.seen, seen) && !seen && self.said.is_gateway() {
                 tracing::warn!("somebody took away what was said of this node; it is said again");
                 self.lost += 1;
                 due = true;
@@ -327,6 +335,15 @@ impl Agent {
                 self.failed = None;
                 self.features = done.features;
                 self.interfaces = done.interfaces;
+                self.unfit = done.unfit;
+                if self.refused != done.refused {
+                    for (exit, words) in
+                        done.refused.exits.iter().filter(|(exit, _)| !self.refused.exits.contains_key(*exit))
+                    {
+                        self.note("ExitRefused", format!("{exit} is not in force here: the kernel refuses to {words}"));
+                    }
+                    self.refused = done.refused;
+                }
                 let fence = self.shelf.fence();
                 if let Err(error) = self.keeper.engine.memory.keep(|kept| kept.fence = fence) {
                     tracing::warn!(error = chain(&error), "the leader's generation is not remembered over a restart");
@@ -383,6 +400,8 @@ impl Agent {
             report: &self.keeper.engine.report,
             features: self.features,
             interfaces: &self.interfaces,
+            range: self.keeper.engine.memory.kept().range(),
+            unfit: &self.unfit,
             kernel: &self.kernel,
             fault,
         };

@@ -13,6 +13,7 @@ use super::process::StartError;
 use super::publisher::{self, Publisher};
 use super::repository::{self, News, Repository};
 use crate::core::admission::ChangeWindows;
+use crate::core::labels::keys::KeyPattern;
 use crate::git;
 use crate::git::access::Access;
 use crate::git::mirror::Mirror;
@@ -32,6 +33,8 @@ pub struct Following {
     pub signatures: Flags,
     /// When commits may come into force, whatever egret.yaml says of it.
     pub windows: Option<ChangeWindows>,
+    /// Which labels of nodes Egret may write, whatever egret.yaml says of it; none: all but Kubernetes' own.
+    pub label_keys: Option<Vec<KeyPattern>>,
     /// The cluster's name: whose entry in egret.yaml counts, and whose reports branch is written.
     pub cluster: String,
     /// How often to look although nobody said that something changed.

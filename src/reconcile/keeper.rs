@@ -12,6 +12,7 @@ use super::repository::Intent;
 use super::round::{Done, Engine, RoundError, now};
 use super::telling::Telling;
 use crate::backoff::Backoff;
+use crate::core::compile::Refused;
 use crate::core::plan::Step;
 use crate::kernel::watch::{Event, Subject};
 use crate::serve::Question;
@@ -26,7 +27,7 @@ const FIGHT_WINDOW: Duration = Duration::from_secs(10);
 const GATHER: Duration = Duration::from_millis(2);
 /// The same during a fight.
 const GATHER_IN_FIGHT: Duration = Duration::from_millis(500);
-/// What no event tells, as a setting below /proc/sys, is looked at this often. A look is a few milliseconds and writes nothing.
+/// Everything is looked at this often, whether or not any event came. A look is a few milliseconds and writes nothing.
 const LOOK: Duration = Duration::from_mins(1);
 /// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
 const CLOCK: Duration = Duration::from_secs(30);
@@ -40,6 +41,7 @@ pub struct Keeper {
     /// What is asked for; none until somebody said.
     pub intent: Option<Intent>,
     backoff: Backoff,
+    facts_backoff: Backoff,
     due: Due,
     /// Events that came since the last round that succeeded.
     events: Vec<Event>,
@@ -47,14 +49,21 @@ pub struct Keeper {
     seen: Option<Timestamp>,
     /// Times of drift, for telling a fight.
     fights: Vec<Instant>,
+    /// What the kernel refused in the last round that came to its end.
+    refused: Refused,
 }
 
-/// When the loop wakes by itself.
-#[derive(Debug, Clone, Copy, Default)]
+/// When the loop wakes by itself. Each time has one owner, who sets it and takes it back: what was asked for by one is not lost
+/// because another succeeds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Due {
+    /// A round that failed, or that the kernel refused a part of, is tried again. The rounds' own.
     retry: Option<Instant>,
+    /// Facts that could not be read or are not believed yet are looked at again. The looks' at the facts.
+    facts: Option<Instant>,
+    /// Everything is looked at. The rounds'.
     look: Option<Instant>,
-    /// By the clock on the wall: schedule and ends of suspensions.
+    /// By the clock on the wall: schedule and ends of suspensions. The rounds'.
     wall: Option<Timestamp>,
 }
 
@@ -63,10 +72,51 @@ struct Due {
 pub enum TimeCame {
     /// Nothing: the wait was cut short.
     Nothing,
+    /// A look at the facts; a round only if they changed.
+    Facts,
     /// A round.
     Round,
     /// A round, and a look at everything: the schedule, or the end of something.
     Wall,
+}
+
+impl Due {
+    /// What is due at this time.
+    fn came(&self, instant: Instant, now: Timestamp) -> TimeCame {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= instant);
+        if self.wall.is_some_and(|wall| wall <= now) {
+            TimeCame::Wall
+        } else if due(self.retry) || due(self.look) {
+            TimeCame::Round
+        } else if due(self.facts) {
+            TimeCame::Facts
+        } else {
+            TimeCame::Nothing
+        }
+    }
+
+    /// When to look at the clock again.
+    fn next(&self, instant: Instant, now: Timestamp) -> Instant {
+        let wall = self.wall.map(|wall| instant + Duration::try_from(wall.duration_since(now)).unwrap_or_default());
+        [self.retry, self.facts, self.look, wall].into_iter().flatten().fold(instant + CLOCK, Instant::min)
+    }
+
+    /// A round came to its end. `retry`: it is to be tried again all the same.
+    fn ended(&mut self, instant: Instant, retry: Option<Duration>, wall: Option<Timestamp>) {
+        self.retry = retry.map(|wait| instant + wait);
+        self.look = Some(instant + LOOK);
+        self.wall = wall;
+    }
+
+    /// A round failed.
+    fn failed(&mut self, instant: Instant, wait: Duration) {
+        self.retry = Some(instant + wait);
+    }
+
+    /// The facts were looked at; they are to be looked at again after this time, if at all.
+    fn facts_seen(&mut self, instant: Instant, again: Option<Duration>) {
+        self.facts = again.map(|wait| instant + wait);
+    }
 }
 
 impl Keeper {
@@ -77,10 +127,12 @@ impl Keeper {
             telling,
             intent: None,
             backoff: Backoff::new(seed),
+            facts_backoff: Backoff::new(seed),
             due: Due::default(),
             events: Vec::new(),
             seen: None,
             fights: Vec::new(),
+            refused: Refused::default(),
         }
     }
 
@@ -104,36 +156,24 @@ impl Keeper {
 
     /// What is due now.
     pub fn time_came(&self) -> TimeCame {
-        let instant = Instant::now();
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= instant);
-        if self.due.wall.is_some_and(|wall| wall <= now()) {
-            TimeCame::Wall
-        } else if due(self.due.retry) || due(self.due.look) {
-            TimeCame::Round
-        } else {
-            TimeCame::Nothing
-        }
+        self.due.came(Instant::now(), now())
     }
 
     /// When to look at the clock again.
     pub fn next_wake(&self) -> Instant {
-        let wall = self.due.wall.map(|wall| {
-            let left = wall.duration_since(now());
-            Instant::now() + Duration::try_from(left).unwrap_or_default()
-        });
-        let latest = Instant::now() + CLOCK;
-        [self.due.retry, self.due.look, wall].into_iter().flatten().fold(latest, Instant::min)
+        self.due.next(Instant::now(), now())
     }
 
-    /// A round is to be tried after this time, whatever happens.
-    pub fn retry_after(&mut self, wait: Duration) {
-        self.due.retry = Some(Instant::now() + wait);
+    /// The facts were looked at, and are to be looked at again after this time if something was being written just then.
+    pub fn facts_seen(&mut self, again: Option<Duration>) {
+        self.facts_backoff.reset();
+        self.due.facts_seen(Instant::now(), again);
     }
 
-    /// The same with a wait that grows each time.
-    pub fn retry_later(&mut self) {
-        let wait = self.backoff.next_wait();
-        self.retry_after(wait);
+    /// The facts could not be read: they are looked at again, after a wait that grows each time.
+    pub fn facts_unreadable(&mut self) {
+        let wait = self.facts_backoff.next_wait();
+        self.due.facts_seen(Instant::now(), Some(wait));
     }
 
     /// How long to let a burst go on, so that it is one round.
@@ -152,18 +192,27 @@ impl Keeper {
         self.telling.round(&result, began.elapsed(), &self.engine, &intent);
         match &result {
             Ok(done) => {
-                self.backoff.reset();
+                let retry = if done.refused.is_empty() {
+                    self.backoff.reset();
+                    None
+                } else {
+                    Some(self.backoff.next_wait())
+                };
                 self.events.clear();
                 self.seen = None;
                 self.fights.extend(std::iter::repeat_n(Instant::now(), done.drifted));
                 let wall = [scheduled, done.wake].into_iter().flatten().min();
-                self.due = Due { retry: None, look: Some(Instant::now() + LOOK), wall };
+                self.due.ended(Instant::now(), retry, wall);
                 tell(&intent, done);
+                if done.refused != self.refused {
+                    tell_refused(&done.refused);
+                    self.refused.clone_from(&done.refused);
+                }
             }
             Err(error) => {
                 let wait = self.backoff.next_wait();
                 tracing::error!(error = chain(error), hint = error.hint(), retry = ?wait, "not in force");
-                self.retry_after(wait);
+                self.due.failed(Instant::now(), wait);
             }
         }
         Some(result)
@@ -180,6 +229,15 @@ fn tell(intent: &Intent, done: &Done) {
     log_steps(&done.steps);
 }
 
+fn tell_refused(refused: &Refused) {
+    for (exit, words) in &refused.exits {
+        tracing::warn!(%exit, "the kernel refuses to {words}; the exit is not in force here, and everything else is");
+    }
+    for words in refused.replies.values() {
+        tracing::warn!("the kernel refuses to {words}; replies to that node's pods do not go through the tunnel");
+    }
+}
+
 /// The first steps, a line each: a node that is new has hundreds, and the diff of `egret plan` has them all.
 pub fn log_steps(steps: &[Step]) {
     const SHOWN: usize = 60;
@@ -190,5 +248,50 @@ pub fn log_steps(steps: &[Step]) {
     }
     if lines.len() > SHOWN {
         tracing::info!("  and {} more", lines.len() - SHOWN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGAIN: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn a_second_look_at_the_facts_that_was_asked_for_is_taken_whatever_rounds_do_meanwhile() {
+        let (begun, wall) = (Instant::now(), now());
+        let mut due = Due::default();
+        due.facts_seen(begun, Some(AGAIN));
+        due.ended(begun, None, None);
+        due.failed(begun, Duration::from_secs(5));
+        due.ended(begun, None, None);
+        assert_eq!(due.next(begun, wall), begun + AGAIN);
+        assert_eq!(due.came(begun, wall), TimeCame::Nothing);
+        assert_eq!(due.came(begun + AGAIN, wall), TimeCame::Facts);
+        due.facts_seen(begun + AGAIN, None);
+        assert_eq!(due, Due { look: Some(begun + LOOK), ..Due::default() });
+    }
+
+    #[test]
+    fn a_round_that_is_to_be_tried_again_is_whatever_looks_at_the_facts_say() {
+        let (begun, wall) = (Instant::now(), now());
+        let wait = Duration::from_secs(2);
+        let mut due = Due::default();
+        due.ended(begun, Some(wait), None);
+        due.facts_seen(begun, Some(AGAIN));
+        due.facts_seen(begun + AGAIN, None);
+        assert_eq!(due.next(begun, wall), begun + wait);
+        assert_eq!(due.came(begun + wait, wall), TimeCame::Round);
+        due.ended(begun + wait, None, None);
+        assert_eq!(due.came(begun + wait, wall), TimeCame::Nothing);
+    }
+
+    #[test]
+    fn the_clock_on_the_wall_is_looked_at_every_half_a_minute_at_least() {
+        let (begun, wall) = (Instant::now(), now());
+        let mut due = Due::default();
+        assert_eq!(due.next(begun, wall), begun + CLOCK);
+        due.ended(begun, None, Some(wall));
+        assert_eq!((due.next(begun, wall), due.came(begun, wall)), (begun, TimeCame::Wall));
     }
 }

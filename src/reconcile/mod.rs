@@ -12,6 +12,7 @@ pub mod hook;
 pub mod keeper;
 pub mod leading;
 pub mod lock;
+pub mod marks;
 pub mod memory;
 pub mod node;
 pub mod previewing;

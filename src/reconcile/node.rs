@@ -277,14 +277,12 @@ impl Node {
                 for fault in self.keeper.engine.cluster.faults().iter().filter(|_| refresh.changed) {
                     tracing::warn!("{fault}");
                 }
-                if let Some(again) = refresh.again {
-                    self.keeper.retry_after(again);
-                }
+                self.keeper.facts_seen(refresh.again);
                 refresh.changed
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "the facts cannot be read; those of before count");
-                self.keeper.retry_later();
+                self.keeper.facts_unreadable();
                 false
             }
         }
@@ -296,10 +294,14 @@ impl Node {
             // The schedule compares everything, whether or not anybody said that something changed.
             self.repository.look();
         }
-        if came != TimeCame::Nothing {
-            self.refresh();
+        match came {
+            TimeCame::Nothing => false,
+            TimeCame::Facts => self.refresh(),
+            TimeCame::Round | TimeCame::Wall => {
+                self.refresh();
+                true
+            }
         }
-        came != TimeCame::Nothing
     }
 
     fn take(&mut self, intent: Intent) {

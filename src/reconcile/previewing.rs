@@ -12,6 +12,7 @@ use crate::core::admission::ChangeWindows;
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
 use crate::core::ground::Ground;
+use crate::core::labels::keys::KeyPattern;
 use crate::core::name::NodeName;
 use crate::core::plan::text_diff;
 use crate::core::policy::PolicySet;
@@ -76,9 +77,15 @@ pub struct Surroundings<'a> {
 
 impl Base {
     /// Reads all documents of the commit that a change began from, and what the tip of the branch that it is for says of the rest: a change
-    /// that began before a demand is judged by it, too.
-    pub fn read(mirror: &Mirror, commit: CommitId, tip: CommitId, cluster: &str) -> Result<Self> {
-        let mut catalogue = Catalogue::new(cluster);
+    /// that began before a demand is judged by it, too. `label_keys`: which labels of nodes may be written, where flags say so.
+    pub fn read(
+        mirror: &Mirror,
+        commit: CommitId,
+        tip: CommitId,
+        cluster: &str,
+        label_keys: Option<&[KeyPattern]>,
+    ) -> Result<Self> {
+        let mut catalogue = Catalogue::new(cluster).with_label_keys(label_keys);
         catalogue.update(repository::changes(mirror.files(commit, &[String::new()])?));
         let mut now = Catalogue::new(cluster);
         let old = catalogue.text(CONFIG_FILE).map(str::to_owned);

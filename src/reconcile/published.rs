@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::core::policy::published::{digest_of, hash_of, read_config, read_policy, spec};
+use crate::core::policy::published::{digest_of, hash_of, read_config, read_grants, read_policy, spec};
 use crate::core::policy::{Policy, PolicySet};
 
 /// The head, as far as an agent needs it.
@@ -100,9 +100,10 @@ impl Shelf {
             return Err(NotTaken::Partial { found: self.read.len(), count: head.count, revision });
         }
         let config = read_config(&head.config).map_err(|fault| NotTaken::Unreadable(fault.to_string()))?;
+        let grants = read_grants(&head.config).map_err(|fault| NotTaken::Unreadable(fault.to_string()))?;
         let policies = good().map(|(policy, _)| (policy.id.clone(), policy.clone())).collect();
         self.fence = head.fence;
-        Ok(Arc::new(PolicySet { policies, config, ..PolicySet::default() }))
+        Ok(Arc::new(PolicySet { policies, config, grants, ..PolicySet::default() }))
     }
 
     /// The highest fence that was accepted.

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::blame::{wanted_by, who};
+use super::marks::NodeMarks;
 use super::memory::{Memory, MemoryError};
 use super::repository::Intent;
 use crate::cluster::{Cluster, ClusterError, LabelChanges};
 use crate::core::compile::counters::{Counters, Legend, Totals};
 use crate::core::compile::marks::Marks;
-use crate::core::compile::{Compiled, Input, compile};
+use crate::core::compile::{Compiled, Input, Refused, compile, unfit};
 use crate::core::facts::PodName;
 use crate::core::finding::Finding;
 use crate::core::ground::Features;
@@ -22,7 +23,7 @@ use crate::core::interfaces::{Interface, told};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::{Handover, Serving};
-use crate::core::placement::place;
+use crate::core::placement::{Unfit, place_but};
 use crate::core::plan::sources::Holders;
 use crate::core::plan::{Beside, Plan, Step, plan, plan_beside};
 use crate::core::report::drift::{self, Class};
@@ -33,6 +34,7 @@ use crate::core::state::ownership::Range;
 use crate::kernel::nft::Generation;
 use crate::kernel::watch::Event;
 use crate::kernel::{Kernel, KernelError, Observed, conntrack};
+use crate::telemetry::chain;
 
 /// How often a round looks again because somebody changed nftables meanwhile, or put something else in the way.
 const ATTEMPTS: usize = 8;
@@ -86,6 +88,10 @@ pub struct Done {
     pub features: Features,
     /// What the node tells of its interfaces.
     pub interfaces: Vec<Interface>,
+    /// What the kernel refused, and is in force without.
+    pub refused: Refused,
+    /// The exits that this node cannot serve, whether or not it is asked to, with the reason.
+    pub unfit: BTreeMap<String, String>,
     /// The next time at which something changes by itself: a suspension ends.
     pub wake: Option<Timestamp>,
 }
@@ -95,6 +101,8 @@ pub struct Done {
 pub struct Told {
     /// Which exits each gateway serves.
     pub serving: Serving,
+    /// Which exits each says it could not serve.
+    pub unfit: Unfit,
     /// The ways that were in force.
     pub handover: Handover,
 }
@@ -120,6 +128,8 @@ pub struct Engine {
     /// What each counter in the kernel is of, since all was last in force, and what they have counted.
     legend: Legend,
     totals: Totals,
+    /// The mark bits of this node.
+    marks: NodeMarks,
     /// Generations of nftables that we made: their events are our own doing.
     own_generations: VecDeque<Generation>,
 }
@@ -139,6 +149,7 @@ impl Engine {
             holders: None,
             legend: Legend::default(),
             totals: Totals::default(),
+            marks: NodeMarks::default(),
             own_generations: VecDeque::new(),
         }
     }
@@ -187,40 +198,51 @@ impl Engine {
         if !self.cluster.facts().nodes.contains_key(&self.node) {
             return Err(RoundError::UnknownNode(self.node.clone()));
         }
-        self.adopt_range(intent.set.config.range)?;
+        let intent = &*self.marks.resolve(intent, self.memory.kept().range(), events).await;
+        let range = intent.set.config.range;
+        self.adopt_range(range)?;
         let mut done = Done::default();
         let mut left = Plan::default();
-        for _ in 0..ATTEMPTS {
+        let mut attempts = 0;
+        while attempts < ATTEMPTS {
+            attempts += 1;
             let now = now();
-            let compiled = self.look_and_compile(intent, now).await?;
-            let (compiled, observed) = compiled;
+            let (compiled, observed) = self.look_and_compile(intent, &done.refused, now).await?;
             for class in self.note_drift(&compiled, &observed, intent, events, seen) {
                 done.drifted += 1;
                 *done.classes.entry(class).or_default() += 1;
             }
             let beside = self.beside(&compiled, &observed).await;
-            left = plan_beside(&compiled.desired, &observed.state, intent.set.config.range, &beside);
+            left = plan_beside(&compiled.desired, &observed.state, range, &beside);
             if left.is_empty() {
                 done.took = began.elapsed();
                 done.features = observed.ground.features;
-                let facts = self.cluster.facts().nodes.get(&self.node);
-                done.interfaces =
-                    facts.map(|node| told(&observed.ground, &intent.set, &node.labels)).unwrap_or_default();
+                if let Some(node) = self.cluster.facts().nodes.get(&self.node) {
+                    done.interfaces = told(&observed.ground, &intent.set, &node.labels);
+                    done.unfit = unfit(&self.node, &node.labels, &intent.set, &observed.ground);
+                }
                 let left = self.told.as_ref().and_then(|told| told.handover.wake());
                 done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
                 self.settle(intent, compiled)?;
                 return Ok(done);
             }
-            match self.apply(&left, observed.generation, &mut done.steps).await {
+            match self.apply(&left, observed.generation, &compiled, range, &mut done.steps).await {
                 // What differs at the next look is what somebody else did meanwhile.
-                Ok(()) => {
+                Ok(refused) if refused.is_empty() => {
                     self.holders = Some(compiled.holders.clone());
                     self.in_force = Some((compiled.desired.clone(), compiled));
+                }
+                Ok(refused) => {
+                    self.in_force = None;
+                    if done.refused.extend(refused) {
+                        // A part less to do: this ends by itself.
+                        attempts -= 1;
+                    }
                 }
                 Err(RoundError::Kernel(error)) if error.is_stale() => self.in_force = None,
                 Err(error) => {
                     self.in_force = None;
-                    self.report.not_put_right(&crate::telemetry::chain(&error));
+                    self.report.not_put_right(&chain(&error));
                     return Err(error);
                 }
             }
@@ -228,15 +250,24 @@ impl Engine {
         Err(RoundError::NotConverged(left.to_string().lines().take(3).collect::<Vec<_>>().join("; ")))
     }
 
-    async fn look_and_compile(&mut self, intent: &Intent, now: Timestamp) -> Result<(Compiled, Observed), RoundError> {
+    async fn look_and_compile(
+        &mut self,
+        intent: &Intent,
+        refused: &Refused,
+        now: Timestamp,
+    ) -> Result<(Compiled, Observed), RoundError> {
         let node = self.node.clone();
         let labels = self.cluster.facts().nodes.get(&node).map(|node| node.labels.clone()).unwrap_or_default();
         let wanted = intent.set.labels_of(&node, &labels);
         let observed = self.observe(&wanted).await?;
         let facts = self.cluster.facts();
-        let mut placement = place(&intent.set, facts, now);
-        if let Some(Told { serving, handover }) = &mut self.told {
+        let everybody = Unfit::new();
+        let unfit = self.told.as_ref().map_or(&everybody, |told| &told.unfit);
+        let mut placement = place_but(&intent.set, facts, unfit, now);
+        if let Some(Told { serving, handover, unfit }) = &mut self.told {
             placement = handover.next(placement, &node, &intent.set, facts, serving, now);
+            // Connections of a gateway that forwards nothing are lost; they may begin anew elsewhere.
+            placement.left.retain(|exit, _| !exit.is_among(unfit));
         }
         let marks = Marks::observed(&observed.state.nft, intent.set.config.range);
         let input = Input {
@@ -246,10 +277,12 @@ impl Engine {
             facts,
             ground: &observed.ground,
             marks: &marks,
+            refused,
         };
         let mut compiled = compile(&input);
         let own = placement.findings.iter().filter(|finding| concerns(finding, &compiled)).cloned();
         compiled.findings.extend(own.collect::<Vec<_>>());
+        compiled.findings.extend(self.marks.findings(&node));
         compiled.findings.sort();
         compiled.findings.dedup();
         Ok((compiled, observed))
@@ -294,17 +327,45 @@ impl Engine {
         classes
     }
 
+    /// Carries a plan out. What the kernel refused of parts that the rest can do without is given back; then the plan ends where
+    /// something follows that is everybody's, and has to be made again without these parts.
     async fn apply(
         &mut self,
         plan: &Plan,
         mut generation: Generation,
+        compiled: &Compiled,
+        range: Range,
         taken: &mut Vec<Step>,
-    ) -> Result<(), RoundError> {
+    ) -> Result<Refused, RoundError> {
         // A label that cannot be written, as in a folder that is read-only, keeps nobody's packets from their way.
         let labelled = self.apply_labels(plan);
+        let mut refused = Refused::default();
         for step in &plan.steps {
+            if !refused.is_empty() {
+                let parts = compiled.refused(step, "", range);
+                if parts.is_empty() {
+                    break;
+                }
+                // The rest of what is refused would only be taken out again.
+                if refused.covers(&parts) {
+                    continue;
+                }
+            }
             let before = generation;
-            self.kernel.apply(step, &mut generation).await?;
+            match self.kernel.apply(step, &mut generation).await {
+                Ok(()) => {}
+                Err(error) if error.is_refusal() => {
+                    // A step's text stands in columns.
+                    let words: Vec<String> = chain(&error).split_whitespace().map(str::to_owned).collect();
+                    let parts = compiled.refused(step, &words.join(" "), range);
+                    if parts.is_empty() {
+                        return Err(error.into());
+                    }
+                    refused.extend(parts);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
             if generation != before {
                 self.own_generations.push_back(generation);
                 if self.own_generations.len() > 64 {
@@ -315,7 +376,7 @@ impl Engine {
                 taken.push(step.clone());
             }
         }
-        labelled
+        labelled.map(|()| refused)
     }
 
     /// Labels are remembered before they are written: a crash in between leaves one that is ours and not there, which is
@@ -338,7 +399,6 @@ impl Engine {
         }
         self.memory.keep(|kept| kept.labels.extend(changes.set.clone()))?;
         self.cluster.label(&self.node, &changes)?;
-        self.cluster.refresh()?;
         let removed: BTreeSet<String> = changes.remove;
         Ok(self.memory.keep(|kept| kept.labels.retain(|key, _| !removed.contains(key)))?)
     }
@@ -420,9 +480,9 @@ impl Engine {
                 self.memory.keep(|kept| *kept = super::memory::Kept::default())?;
                 return Ok(taken);
             }
-            match self.apply(&left, observed.generation, &mut taken).await {
+            match self.apply(&left, observed.generation, &Compiled::default(), range, &mut taken).await {
                 Err(RoundError::Kernel(error)) if error.is_stale() => {}
-                other => other?,
+                other => drop(other?),
             }
         }
         Err(RoundError::NotConverged("take everything away".to_owned()))

@@ -155,7 +155,7 @@ async fn tell(live: Live, node: NodeName, mut words: watch::Receiver<Option<Word
 async fn stands(live: &Live, node: &NodeName, told: Option<&Word>) -> bool {
     let Some(word) = told else { return true };
     match live.egress_node(node).await {
-        Ok(Some(found)) if found.status == word.status && found.is_gateway() == word.status.serves() => true,
+        Ok(Some(found)) if found.status == word.status && found.is_gateway() == word.status.is_gateway() => true,
         Ok(_) => {
             tracing::warn!("somebody changed what was said of this node; it is said again");
             false
@@ -171,9 +171,9 @@ async fn stands(live: &Live, node: &NodeName, told: Option<&Word>) -> bool {
 /// exit yet serves none for them.
 async fn write(live: &Live, node: &NodeName, word: &Word, before: Option<&Word>) -> Result<(), LiveError> {
     if before.is_none_or(|before| {
-        (&before.uid, before.lost, before.status.serves()) != (&word.uid, word.lost, word.status.serves())
+        (&before.uid, before.lost, before.status.is_gateway()) != (&word.uid, word.lost, word.status.is_gateway())
     }) {
-        live.apply_node(node, &word.uid, word.status.serves()).await?;
+        live.apply_node(node, &word.uid, word.status.is_gateway()).await?;
     }
     live.apply_node_status(node, &word.status).await?;
     Ok(())

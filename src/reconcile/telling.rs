@@ -19,6 +19,8 @@ pub struct Telling {
     health: Health,
     metrics: Metrics,
     questions: Questions,
+    /// What is not as it should be, and keeps nothing else from it: exits that the kernel refused, reports that are not committed.
+    remarks: [Option<String>; 2],
     _server: Option<Server>,
 }
 
@@ -32,7 +34,7 @@ impl Telling {
         if let Some(server) = &server {
             tracing::info!(address = %server.address(), "metrics and health are served");
         }
-        Ok(Self { questions: metrics.questions(), health, metrics, _server: server })
+        Ok(Self { questions: metrics.questions(), health, metrics, remarks: [None, None], _server: server })
     }
 
     /// The loop turns.
@@ -41,8 +43,14 @@ impl Telling {
     }
 
     /// Whether reports are committed; why not is told beside readiness, which does not depend on it.
-    pub fn reports(&self, fault: Option<String>) {
-        self.health.set_remark(fault.map(|fault| format!("drift reports are not committed: {fault}")));
+    pub fn reports(&mut self, fault: Option<String>) {
+        self.remarks[1] = fault.map(|fault| format!("drift reports are not committed: {fault}"));
+        self.remark();
+    }
+
+    fn remark(&self) {
+        let remarks: Vec<&str> = self.remarks.iter().flatten().map(String::as_str).collect();
+        self.health.set_remark((!remarks.is_empty()).then(|| remarks.join("\n")));
     }
 
     /// Waits until somebody wants to see the counters.
@@ -73,7 +81,7 @@ impl Telling {
     }
 
     /// A round ended.
-    pub fn round(&self, result: &Result<Done, RoundError>, took: Duration, engine: &Engine, intent: &Intent) {
+    pub fn round(&mut self, result: &Result<Done, RoundError>, took: Duration, engine: &Engine, intent: &Intent) {
         self.metrics.reconciled(result.is_ok(), took);
         self.metrics.drift_open(engine.report.drift.len());
         self.metrics.suspended(intent.suspended(now()));
@@ -85,6 +93,14 @@ impl Telling {
                     self.compiled(compiled);
                 }
                 self.health.set_ready(Ok(()));
+                let exits: Vec<String> = done
+                    .refused
+                    .exits
+                    .iter()
+                    .map(|(exit, words)| format!("{exit}: the kernel refuses to {words}"))
+                    .collect();
+                self.remarks[0] = (!exits.is_empty()).then(|| exits.join("\n"));
+                self.remark();
             }
             Err(error) => self.health.set_ready(Err(chain(error))),
         }

@@ -188,8 +188,13 @@ impl Writer<'_, '_> {
         self.counter("leak_guard_dropped_packets", help, leak_guard.packets)?;
         let help = "Packets of pods that nobody had classified yet.";
         self.counter("start_guard_dropped_packets", help, start_guard.packets)?;
-        let reasons =
-            [(TunnelDrop::Node, "node"), (TunnelDrop::Address, "address"), (TunnelDrop::Identifier, "identifier")];
+        let reasons = [
+            (TunnelDrop::Node, "node"),
+            (TunnelDrop::Source, "source"),
+            (TunnelDrop::Exit, "exit"),
+            (TunnelDrop::Destination, "destination"),
+            (TunnelDrop::Host, "host"),
+        ];
         let dropped = |why| tunnel.get(&why).map_or(0, |counter| counter.packets);
         let series = reasons.map(|(why, reason)| ([("reason", reason)], dropped(why))).to_vec();
         let help = "Packets not taken from the tunnel: from no node, with no pod's address, for no exit of this node.";

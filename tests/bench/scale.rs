@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use egret::core::compile::marks::Marks;
-use egret::core::compile::{Compiled, Input, compile};
+use egret::core::compile::{Compiled, Input, Refused, compile};
 use egret::core::facts::{Facts, PodName};
 use egret::core::ground::{Features, Ground};
 use egret::core::name::NodeName;
@@ -77,9 +77,9 @@ fn main() -> io::Result<()> {
 
 fn compile_node(node: &NodeName, set: &PolicySet, placement: &Placement, facts: &Facts) -> Compiled {
     let ground =
-        Ground { features: Features { owned_tables: true, blind_tunnels: false, ipv6: true }, ..Ground::default() };
+        Ground { features: Features { owned_tables: true, interface_kinds: true, ipv6: true }, ..Ground::default() };
     let marks = Marks::default();
-    compile(&Input { node, set, placement, facts, ground: &ground, marks: &marks })
+    compile(&Input { node, set, placement, facts, ground: &ground, marks: &marks, refused: Refused::NOTHING })
 }
 
 fn show(what: &str, work: &mut dyn FnMut()) -> io::Result<Duration> {

@@ -8,7 +8,7 @@ AGENT = {
     "egressconfigs.egret.dev": ["list", "watch"],
     "egressnodes.egret.dev": ["create", "delete", "get", "list", "patch", "watch"],
     "egressnodes.egret.dev/status": ["patch"],
-    "events.events.k8s.io": ["create", "patch"],
+    "default: events.events.k8s.io": ["create", "patch"],
 }
 
 CONTROLLER = {
@@ -20,7 +20,7 @@ CONTROLLER = {
     "egressconfigs.egret.dev": ["create", "get", "list", "patch", "watch"],
     "egressconfigs.egret.dev/status": ["patch"],
     "egressnodes.egret.dev": ["delete", "get", "list", "watch"],
-    "events.events.k8s.io": ["create", "patch"],
+    "default: events.events.k8s.io": ["create", "patch"],
     "egret-system: leases.coordination.k8s.io": ["create"],
     "egret-system: leases.coordination.k8s.io egret-controller": ["get", "update"],
 }
@@ -38,7 +38,7 @@ FLAGS = {
     "controller": {
         "--repo", "--branch", "--cluster-name", "--poll", "--ssh-key", "--known-hosts", "--password-file", "--state-dir",
         "--require-signed", "--allowed-signers", "--openpgp-keys", "--signing-key",
-        "--ca-file", "--client-certificate", "--client-key", "--git-proxy", "--git-connect-timeout", "--git-idle-timeout",
+        "--allowed-label-keys", "--ca-file", "--client-certificate", "--client-key", "--git-proxy", "--git-connect-timeout", "--git-idle-timeout",
         "--git-timeout", "--git-max-size", "--webhook", "--webhook-secret-file",
         "--namespace", "--lease", "--identity", "--listen", "--log-json", "--remove",
         "--github-app-id", "--github-app-key-file", "--github-app-installation", "--github-api",

@@ -2,8 +2,10 @@
 
 import unittest
 
+import yaml
+
 from structural import evaluate
-from tools import CASES, NAMESPACE, named, of_kind
+from tools import CASES, NAMESPACE, SAMPLES, helm, named, of_kind
 
 NODE_NAME = "authentication.kubernetes.io/node-name"
 
@@ -93,6 +95,38 @@ class Controller(unittest.TestCase):
             "finalizers": {"metadata": {"finalizers": ["egret.dev/x"]}},
         }.items():
             self.assertIn(what, self.ask(user("egret-controller"), **change) or "", what)
+
+    def test_of_labels_it_changes_those_that_are_allowed(self):
+        def labels(old, new, case="default"):
+            policy = named(case, "ValidatingAdmissionPolicy", "egret-controller")
+            old, new = ({"metadata": {"name": "kind-worker2", **({"labels": one} if one else {})}} for one in (old, new))
+            request = {"userInfo": user("egret-controller"), "operation": "UPDATE"}
+            return decide(policy, request, object=new, old=old) or ""
+
+        role = "node-role.kubernetes.io/control-plane"
+        self.assertEqual(labels({role: ""}, {role: "", "egress-gw": "true"}), "", "what is there and stays is not looked at")
+        self.assertEqual(labels({"egress-gw": "true", "a": "b"}, {"egress-gw": "false"}), "")
+        self.assertEqual(labels({"egress-gw": "true"}, {}), "")
+        for old, new in (({}, {role: ""}), ({role: "a"}, {role: "b"}), ({role: ""}, {}), ({"a": "b", role: ""}, {"a": "b"})):
+            self.assertIn(f"Egret may not change the label {role} of a node", labels(old, new), (old, new))
+        self.assertEqual(labels({}, {"egress-gw": "true", "egress.example.com/a": "b"}, "ssh"), "")
+        self.assertIn("may not change the label rack", labels({}, {"rack": "r1", "egress-gw": "true"}, "ssh"))
+
+    def test_its_rule_about_keys_is_the_program_s(self):
+        lines = (SAMPLES / "label_keys.txt").read_text().splitlines()
+        cases = [line.split() for line in lines if line and not line.startswith("#")]
+        rules = {}
+        for allowed in {allowed for allowed, _, _ in cases}:
+            keys = [] if allowed == "-" else allowed.split(",")
+            words = [word for place, key in enumerate(keys) for word in ("--set", f"nodeLabels.allowedKeys[{place}]={key}")]
+            code, output, errors = helm("template", *words, case="default")
+            self.assertEqual(code, 0, errors)
+            objects = [one for one in yaml.safe_load_all(output) if one]
+            (rules[allowed],) = (one for one in objects if one["kind"] == "ValidatingAdmissionPolicy" and one["metadata"]["name"] == "egret-controller")
+        for allowed, key, answer in cases:
+            request = {"userInfo": user("egret-controller"), "operation": "UPDATE"}
+            old, new = {"metadata": {"name": "a"}}, {"metadata": {"name": "a", "labels": {key: "x"}}}
+            self.assertEqual(decide(rules[allowed], request, object=new, old=old) is None, answer == "yes", (allowed, key))
 
     def test_others_may(self):
         self.assertIsNone(self.ask({"username": "system:node:kind-worker2"}, spec={"unschedulable": True}))

@@ -192,29 +192,35 @@ fn a_plan_tells_of_changes_until_they_are_made() {
     assert_eq!((before.code, before.stderr.as_str()), (Some(2), ""));
     let (summary, diff) = before.stdout.split_once("\n--- ").unwrap();
     let expected = "\
-kind-worker · 13 steps
+kind-worker · 16 steps
 
   source of outpost: 1 pod (batuu/tiefighter) leaves through kind-worker2 (172.18.0.3), dev net1
 
   add     link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu
                  1450 down
   add     nft    netdev table { flags owner,persist; }
+  add     nft    netdev set gateways { type mark; }
   add     nft    netdev chain arrive { type filter hook ingress device \"egret0\" priority 0; policy
                  drop; }
+  add     nft    netdev element gateways { 0xac120003 }
   change  link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu
                  1450 up
   add     addr   169.254.90.1/32 dev egret0
+  set     sysctl net.ipv4.conf.egret0.forwarding = 1
   set     sysctl net.ipv4.conf.egret0.rp_filter = 2
   set     sysctl net.ipv6.conf.egret0.disable_ipv6 = 0
-  set     neigh  172.18.0.3 dev egret0 lladdr 02:00:ac:12:00:03 nud permanent
+  set     neigh  169.254.128.1 dev egret0 lladdr 36:c2:80:90:a1:dc nud permanent
   add     route  unreachable default table 9001 metric 4278198272
-  add     route  default encap ip id 10634882 dst 172.18.0.3 via 172.18.0.3 dev egret0 onlink table
-                 9001
+  add     route  default dev egret0 table 9000
+  add     route  default encap ip id 1 src 172.18.0.2 dst 172.18.0.3 via 169.254.128.1 dev egret0
+                 onlink table 9001
   add     route  throw 10.1.1.0/24 table 9001
+  add     rule   9000: from all fwmark 0x1fff/0x1fff lookup 9000
   add     rule   9001: from all fwmark 0x1/0x1fff lookup 9001
   forget  conn   mark 0x1/0x1fff
-  add     nft    inet table egret: 10 chains, 27 rules, 12 sets, 21 elements
-  add     nft    netdev rule arrive tunnel id 16777215 meta mark set meta mark & 0xffffe000 accept
+  add     nft    inet table egret: 18 chains, 59 rules, 18 sets, 28 elements
+  add     nft    netdev rule arrive ip daddr 10.1.1.254 meta mark @gateways meta pkttype set host
+                 meta mark set 0x00001fff accept
   add     nft    netdev rule arrive counter drop
 ";
     assert_eq!(summary, expected);

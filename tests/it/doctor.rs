@@ -52,15 +52,16 @@ fn a_healthy_node_has_nothing_but_good_lines_and_is_left_as_it_was() {
     let expected = format!(
         "\
 ok     {repository} ({commit}): 1 document is fine
-ok     kernel RELEASE: nf_tables, policy routing, IPv6 policy routing, vxlan, lwtunnel, nft_tunnel, owned tables, conntrack netlink
+ok     kernel RELEASE: nf_tables, policy routing, IPv6 policy routing, vxlan, lwtunnel, interface kinds, owned tables, conntrack netlink
 ok     capabilities: NET_ADMIN
 ok     settings: /proc/sys/net is writable, IPv4 and IPv6 are forwarded
 ok     reverse path filters: none is strict; they do not look at marks
 ok     UDP port 4790: it is free
 ok     MTU: 1450 in the tunnel, 1500 on eth0
 ok     kind-worker2 is here: 172.18.0.3 on eth0
-ok     marks 0x1fff, tables and priorities 9000 to 17190: nobody else's
-ok     firewalls of others: none drops forwarded packets by policy
+ok     routes to the other node: from 172.18.0.3 through eth0
+ok     marks 0x1fff (auto: the default, and nobody else's), tables and priorities 9000 to 17190, UDP port 4790
+ok     firewalls of others: none drops forwarded packets
 "
     );
     assert_eq!(said, Said { code: Some(0), stdout: expected, stderr: String::new() });
@@ -83,7 +84,7 @@ fn everything_that_somebody_put_in_the_way_is_named_with_what_to_do() {
     let before = everything(&node);
     let said = doctor(&node, &[]);
     let expected = "\
-ok     kernel RELEASE: nf_tables, policy routing, IPv6 policy routing, vxlan, lwtunnel, nft_tunnel, owned tables, conntrack netlink
+ok     kernel RELEASE: nf_tables, policy routing, IPv6 policy routing, vxlan, lwtunnel, interface kinds, owned tables, conntrack netlink
 ok     capabilities: NET_ADMIN
 error  net.ipv4.ip_forward is 0: no pod's packet leaves this node
        hint: `sysctl -w net.ipv4.ip_forward=1`
@@ -92,18 +93,16 @@ error  UDP port 4790 is the tunnel port of vxlan7, which is not ours: two cannot
        hint: set another datapath.port in egret.yaml, the same for all nodes
 warn   MTU: tunnel packets of 1450 bytes need 1500 with what is put around them, and eth0 takes 1400
        hint: set datapath.mtu to 1350 in egret.yaml, or raise the MTU of eth0
-warn   an ip rule of somebody else looks at marks of ours (0x1fff): 9: fwmark 0x200/0xf00 lookup 2004
-       hint: `ip rule show priority 9` shows it whole; set datapath.markMask in egret.yaml to bits nobody uses
+ok     routes to the other nodes: not looked at without --cluster and --node
+ok     marks 0xff (auto: the default is in use), tables and priorities 9000 to 9254, UDP port 4790; marks of others: Cilium 0xffff0f00, the ip rule 9 0xf00
 warn   an ip rule of somebody else has a priority of ours: 9003: lookup 100
        hint: `ip rule show priority 9003` shows it whole; move it, or set datapath.firstTable in egret.yaml
 error  a route of somebody else is in a table of ours: 10.9.0.0/16 dev eth0 table 9003
        hint: `ip route del 10.9.0.0/16 dev eth0 table 9003`, or set datapath.firstTable in egret.yaml
-warn   the chain inet site forward drops forwarded packets by policy; the tunnel's may be among them
-       hint: let pass what comes in or goes out by egret0: `nft insert rule inet site forward iifname egret0 accept`, and oifname
+warn   the chain inet site forward drops what a gateway forwards out of egret0
+       hint: `nft insert rule inet site forward iifname egret0 accept`, and the same with oifname; nothing to do on nodes that are never gateways
 warn   Cilium is here, and whether it routes by eBPF, past netfilter, can't be told
        hint: `cilium status | grep 'Host Routing'` should say Legacy; if not: bpf.hostLegacyRouting=true
-warn   Cilium uses marks 0xffff0f00, of which 0xf00 are in our mask 0x1fff
-       hint: set datapath.markMask to 0xff in egret.yaml
 ";
     assert_eq!(said, Said { code: Some(1), stdout: expected.to_owned(), stderr: String::new() });
     let json: Vec<serde_json::Value> = serde_json::from_str(&doctor(&node, &["--output=json".into()]).stdout).unwrap();
@@ -148,9 +147,256 @@ fn a_node_the_manifests_do_not_know_is_told_which_they_know() {
         "       hint: they have kind-worker, kind-worker2",
         "error  Cilium routes by eBPF (host routing: BPF): pods' packets never reach netfilter, nothing would be steered",
         "       hint: bpf.hostLegacyRouting=true in Cilium's Helm values, then restart its agents",
-        "warn   Cilium uses marks 0xffff0f00, of which 0xf00 are in our mask 0x1fff",
-        "       hint: set datapath.markMask to 0xff in egret.yaml",
     ];
     assert_eq!(bad, expected.map(|line| line.replace("FOLDER", &lab.cluster_dir().display().to_string())));
     assert_eq!(said.code, Some(1));
+}
+
+/// The one line of a doctor's output that begins with this.
+fn line(said: &Said, begins: &str) -> String {
+    let line = said.stdout.lines().find(|line| line.get(7..).is_some_and(|text| text.starts_with(begins)));
+    line.unwrap_or_else(|| panic!("no line begins with {begins}: {}", said.stdout)).to_owned()
+}
+
+/// What a node of another cluster's kind does with marks, the bits of it, and the mask that Egret takes there.
+const MARKS: [(&str, &[&str], u32, &str); 12] = [
+    ("ip rule, as AWS' CNI has it", &["ip rule add priority 1024 fwmark 0x80/0x80 lookup main"], 0x80, "0x1fff0000"),
+    ("ip -6 rule", &["ip -6 rule add priority 70 fwmark 0x3/0x3 lookup main"], 0x3, "0x1fff0000"),
+    ("ip rule without a mask", &["ip rule add priority 71 not fwmark 51820 lookup 51820"], 51820, "0x1fff0000"),
+    (
+        "nft: comparison and change, in place and from the connection",
+        &[
+            "nft add table ip a",
+            "nft add chain ip a p { type filter hook prerouting priority 0 ; }",
+            "nft add rule ip a p meta mark and 0x40 == 0x40 ct mark set ct mark or 0x100",
+            "nft add rule ip a p meta mark set ct mark and 0x800",
+        ],
+        0x940,
+        "0x1fff0000",
+    ),
+    (
+        "nft: constants, sets and maps",
+        &[
+            "nft add table inet a",
+            "nft add chain inet a p { type filter hook prerouting priority 0 ; }",
+            "nft add rule inet a p meta mark { 1, 4 } accept",
+            "nft add rule inet a p meta mark set ip saddr map { 192.0.2.1 : 0x10, 192.0.2.2 : 0x20 }",
+            "nft add rule inet a p ct mark set 0x200",
+        ],
+        0x235,
+        "0x1fff0000",
+    ),
+    (
+        "nft: ranges and numbers",
+        &[
+            "nft add table netdev a",
+            "nft add table ip a",
+            "nft add chain ip a p { type filter hook prerouting priority 0 ; }",
+            "nft add rule ip a p meta mark 16-18 accept",
+            "nft add rule ip a p meta mark set numgen inc mod 4 offset 64",
+        ],
+        0x7f,
+        "0x1fff0000",
+    ),
+    (
+        "nft: shifted",
+        &[
+            "nft add table ip a",
+            "nft add chain ip a p { type filter hook prerouting priority 0 ; }",
+            "nft add rule ip a p meta mark set (ct mark >> 8) & 0x3",
+        ],
+        0x303,
+        "0x1fff0000",
+    ),
+    (
+        "iptables: match and target",
+        &[
+            "iptables-nft -t mangle -A PREROUTING -m mark --mark 0x10/0x30 -j MARK --set-xmark 0x400/0x400",
+            "iptables-nft -t mangle -A PREROUTING -m connmark --mark 0x2/0x2",
+        ],
+        0x432,
+        "0x1fff0000",
+    ),
+    (
+        "iptables: as AWS' CNI has it",
+        &[
+            "iptables-nft -t mangle -A PREROUTING -j CONNMARK --restore-mark --nfmask 0x80 --ctmask 0x80",
+            "iptables-nft -t nat -N AWS-CONNMARK-CHAIN-0",
+            "iptables-nft -t nat -A AWS-CONNMARK-CHAIN-0 -j CONNMARK --set-xmark 0x80/0x80",
+        ],
+        0x80,
+        "0x1fff0000",
+    ),
+    (
+        "ip6tables and TPROXY",
+        &["ip6tables-nft -t mangle -A PREROUTING -p tcp -j TPROXY --on-port 15001 --tproxy-mark 0x1/0x1"],
+        0x1,
+        "0x3ffe",
+    ),
+    (
+        "Calico's devices beside the rule",
+        &["ip link add cali1234 type bridge", "ip rule add priority 1024 fwmark 0x80/0x80 lookup main"],
+        0xffff_0080,
+        "0x7f",
+    ),
+    (
+        "whole marks that come and go are nobody's bits",
+        &[
+            "iptables-nft -t mangle -A PREROUTING -j CONNMARK --restore-mark",
+            "nft add table ip a",
+            "nft add chain ip a p { type filter hook prerouting priority 0 ; }",
+            "nft add rule ip a p ct mark set meta mark",
+        ],
+        0,
+        "0x1fff",
+    ),
+];
+
+#[test]
+fn bits_that_anything_on_a_node_uses_are_left_to_it() {
+    for (what, commands, bits, mask) in MARKS {
+        let lab = Lab::up(Options::default()).unwrap();
+        let node = lab.node("kind-worker2").unwrap();
+        for command in commands {
+            node.exec(command.split(' ')).unwrap();
+        }
+        let said = doctor(&node, &[]);
+        let line = line(&said, "marks 0x");
+        assert!(line.contains(&format!(" marks {mask} (auto: ")), "{what}: {line}");
+        let named = line.split_once("marks of others: ").map_or("", |(_, others)| others);
+        let seen = named
+            .split(", ")
+            .filter_map(|one| one.rsplit_once(" 0x"))
+            .fold(0, |all, (_, bits)| all | u32::from_str_radix(bits, 16).unwrap_or_else(|_| panic!("{what}: {line}")));
+        // The known users' bits are theirs, whichever rules they have.
+        assert_eq!(seen, bits, "{what}: {line}");
+    }
+}
+
+/// Firewalls that drop forwarded packets, and what the doctor says of what a gateway forwards.
+const FIREWALLS: [(&str, &[&str], &str); 8] = [
+    (
+        "flannel and kube-proxy beside a policy of drop",
+        &[
+            "iptables-nft -P FORWARD DROP",
+            "iptables-nft -N KUBE-FORWARD",
+            "iptables-nft -N FLANNEL-FWD",
+            "iptables-nft -A FORWARD -m comment --comment kubernetes -j KUBE-FORWARD",
+            "iptables-nft -A FORWARD -j FLANNEL-FWD",
+            "iptables-nft -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP",
+            "iptables-nft -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT",
+            "iptables-nft -A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "iptables-nft -A FLANNEL-FWD -s 10.1.0.0/16 -m comment --comment flanneld -j ACCEPT",
+            "iptables-nft -A FLANNEL-FWD -d 10.1.0.0/16 -j ACCEPT",
+        ],
+        "ok     the chain ip filter FORWARD drops forwarded packets by policy, and lets through what comes out of egret0 and the replies",
+    ),
+    (
+        "Docker alone",
+        &[
+            "iptables-nft -P FORWARD DROP",
+            "iptables-nft -N DOCKER-USER",
+            "iptables-nft -A FORWARD -j DOCKER-USER",
+            "iptables-nft -A DOCKER-USER -j RETURN",
+            "iptables-nft -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "iptables-nft -A FORWARD -i docker0 ! -o docker0 -j ACCEPT",
+        ],
+        "warn   the chain ip filter FORWARD drops what a gateway forwards out of egret0 from 10.1.1.0/24",
+    ),
+    (
+        "Docker, and what the hint says",
+        &[
+            "iptables-nft -P FORWARD DROP",
+            "iptables-nft -N DOCKER-USER",
+            "iptables-nft -A FORWARD -j DOCKER-USER",
+            "iptables-nft -I DOCKER-USER -i egret0 -j ACCEPT",
+            "iptables-nft -I DOCKER-USER -o egret0 -j ACCEPT",
+        ],
+        "ok     the chain ip filter FORWARD drops",
+    ),
+    (
+        "pods' packets, but not the replies",
+        &["iptables-nft -P FORWARD DROP", "iptables-nft -A FORWARD -s 10.1.1.0/24 -j ACCEPT"],
+        "warn   the chain ip filter FORWARD may drop replies that a gateway forwards into egret0 to 10.1.1.0/24",
+    ),
+    (
+        "another network",
+        &[
+            "nft add table inet site",
+            "nft add chain inet site onward { type filter hook forward priority 0 ; policy drop ; }",
+            "nft add rule inet site onward ct state established,related accept",
+            "nft add rule inet site onward ip saddr 10.1.2.0/23 accept",
+        ],
+        "warn   the chain inet site onward drops what a gateway forwards out of egret0 from 10.1.1.0/24",
+    ),
+    (
+        "nftables, let through by the network it is in, after a jump",
+        &[
+            "nft add table inet site",
+            "nft add chain inet site onward { type filter hook forward priority 0 ; policy drop ; }",
+            "nft add chain inet site pods",
+            "nft add rule inet site onward ct state vmap { established : accept, invalid : drop }",
+            "nft add rule inet site onward ct state established accept",
+            "nft add rule inet site onward jump pods",
+            "nft add rule inet site pods ip saddr 10.1.0.0/20 accept",
+            "nft add rule inet site pods meta nfproto ipv6 accept",
+        ],
+        "warn   the chain inet site onward may drop what a gateway forwards out of egret0 from 10.1.1.0/24",
+    ),
+    (
+        "the same without a map of verdicts",
+        &[
+            "nft add table inet site",
+            "nft add chain inet site onward { type filter hook forward priority 0 ; policy drop ; }",
+            "nft add chain inet site pods",
+            "nft add rule inet site onward ct state established accept",
+            "nft add rule inet site onward jump pods",
+            "nft add rule inet site pods ip saddr 10.1.0.0/20 accept",
+            "nft add rule inet site pods meta nfproto ipv6 accept",
+        ],
+        "ok     the chain inet site onward drops",
+    ),
+    (
+        "a rule that rejects all that is left, behind a policy of accept",
+        &[
+            "iptables-nft -A FORWARD -i eth0 -j ACCEPT",
+            "iptables-nft -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT",
+            "iptables-nft -A FORWARD -j REJECT",
+        ],
+        "warn   the chain ip filter FORWARD drops what a gateway forwards out of egret0 from 10.1.1.0/24",
+    ),
+];
+
+#[test]
+fn a_firewall_is_named_where_it_drops_what_a_gateway_forwards_and_not_where_it_lets_it_through() {
+    for (what, commands, expected) in FIREWALLS {
+        let lab = Lab::up(Options::default()).unwrap();
+        let node = lab.node("kind-worker2").unwrap();
+        for command in commands {
+            node.exec(command.split(' ')).unwrap();
+        }
+        let said = doctor(&node, &of_the_cluster(&lab, "kind-worker2"));
+        assert!(said.stdout.contains(&format!("\n{expected}")), "{what}: {}", said.stdout);
+    }
+}
+
+#[test]
+fn the_kernel_is_asked_for_the_way_to_each_other_node() {
+    let lab = Lab::up(Options::default()).unwrap();
+    let node = lab.node("kind-worker2").unwrap();
+    let of_peers = |expected: &str| {
+        let said = doctor(&node, &of_the_cluster(&lab, "kind-worker2"));
+        assert!(said.stdout.contains(&format!("\n{expected}")), "{}", said.stdout);
+    };
+    node.exec(["ip", "route", "add", "172.18.0.2/32", "dev", "eth0", "mtu", "1300"]).unwrap();
+    of_peers("warn   the way to kind-worker takes packets of 1300 bytes: IPv6 policies need 1330, IPv4 policies work");
+    node.exec(["ip", "route", "replace", "172.18.0.2/32", "dev", "net1"]).unwrap();
+    of_peers(
+        "warn   the way from 172.18.0.3 to kind-worker is through net1, and 172.18.0.3 is on eth0: replies may come in elsewhere",
+    );
+    node.exec(["ip", "route", "replace", "unreachable", "172.18.0.2/32"]).unwrap();
+    of_peers("error  no route from 172.18.0.3 to kind-worker: ");
+    node.exec(["ip", "route", "del", "unreachable", "172.18.0.2/32"]).unwrap();
+    node.exec(["ip", "address", "add", "172.18.0.2/16", "dev", "eth0"]).unwrap();
+    of_peers("error  the InternalIP of kind-worker is an address of this machine");
 }

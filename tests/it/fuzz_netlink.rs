@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use egret::core::state::net::Mac;
 use egret::core::state::nft::{
     AddressFamily, Base, Chain, ChainKind, Change, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule,
     Ruleset, Set, Statement, Table, Transaction, Value, Verdict,
@@ -119,7 +120,12 @@ fn field() -> impl Strategy<Value = Field> {
         Just(Field::Ip6Saddr),
         Just(Field::Ip6Daddr),
         Just(Field::UdpDport),
-        Just(Field::TunnelId),
+        Just(Field::EtherDaddr),
+        Just(Field::Iifkind),
+        Just(Field::CtOriginal4),
+        Just(Field::CtOriginal6),
+        Just(Field::CtReply4),
+        Just(Field::CtReply6),
     ]
 }
 
@@ -127,11 +133,15 @@ fn value(field: Field) -> BoxedStrategy<Value> {
     match field {
         Field::MetaMark | Field::CtMark => any::<u32>().prop_map(Value::Mark).boxed(),
         Field::CtDirection => any::<bool>().prop_map(Value::Reply).boxed(),
-        Field::Iifname | Field::Oifname => "[a-z0-9]{1,15}".prop_map(Value::Interface).boxed(),
-        Field::Ip4Saddr | Field::Ip4Daddr => any::<[u8; 4]>().prop_map(|a| Value::Address(IpAddr::from(a))).boxed(),
-        Field::Ip6Saddr | Field::Ip6Daddr => any::<[u8; 16]>().prop_map(|a| Value::Address(IpAddr::from(a))).boxed(),
+        Field::Iifname | Field::Oifname | Field::Iifkind => "[a-z0-9]{1,15}".prop_map(Value::Interface).boxed(),
+        Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4 => {
+            any::<[u8; 4]>().prop_map(|a| Value::Address(IpAddr::from(a))).boxed()
+        }
+        Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6 => {
+            any::<[u8; 16]>().prop_map(|a| Value::Address(IpAddr::from(a))).boxed()
+        }
         Field::UdpDport => any::<u16>().prop_map(Value::Port).boxed(),
-        Field::TunnelId => any::<u32>().prop_map(Value::TunnelId).boxed(),
+        Field::EtherDaddr => any::<[u8; 6]>().prop_map(|mac| Value::Mac(Mac(mac))).boxed(),
     }
 }
 
@@ -172,7 +182,13 @@ fn statement() -> impl Strategy<Value = Statement> {
         (any::<u32>(), any::<bool>()).prop_map(|(bits, negated)| Statement::CtState { bits, negated }),
         set_mark,
         (family(), any::<u32>(), "[a-z]{1,8}").prop_map(|(family, mask, map)| Statement::SnatMap { family, mask, map }),
-        family().prop_map(|family| Statement::SnatToSelf { family }),
+        any::<[u8; 4]>().prop_map(|a| Statement::SnatTo { address: a.into() }),
+        any::<[u8; 16]>().prop_map(|a| Statement::SnatTo { address: a.into() }),
+        (field(), "[a-z]{1,8}").prop_map(|(field, map)| Statement::MarkFromMap { field, map }),
+        Just(Statement::PacketForHost),
+        Just(Statement::NoTrack),
+        Just(Statement::NoRouteBack),
+        Just(Statement::FromThisHost),
         Just(Statement::Counter),
         Just(Statement::ClampMss),
         verdict().prop_map(Statement::Verdict),
@@ -193,6 +209,7 @@ fn set() -> impl Strategy<Value = Set> {
         Just((vec![KeyType::Ipv6Addr], true)),
         Just((vec![KeyType::Mark], false)),
         Just((vec![KeyType::Ifname], false)),
+        Just((vec![KeyType::EtherAddr], false)),
         Just((vec![KeyType::Mark, KeyType::Ipv4Addr], false)),
         Just((vec![KeyType::Mark, KeyType::Ipv6Addr], false)),
     ];
@@ -223,6 +240,7 @@ fn keys(key: &[KeyType], interval: bool) -> BoxedStrategy<Vec<Key>> {
         ([KeyType::Ipv4Addr], true) => vec(any::<u32>(), 0..32).prop_map(ranges4).boxed(),
         ([KeyType::Ipv6Addr], true) => vec(any::<u128>(), 0..32).prop_map(ranges6).boxed(),
         ([KeyType::Mark], _) => vec(any::<u32>().prop_map(Key::Mark), 0..32).boxed(),
+        ([KeyType::EtherAddr], _) => vec(any::<[u8; 6]>().prop_map(|mac| Key::Mac(Mac(mac))), 0..32).boxed(),
         ([KeyType::Ifname], _) => vec("[a-z0-9]{1,15}".prop_map(Key::Interface), 0..32).boxed(),
         ([KeyType::Mark, KeyType::Ipv4Addr], _) => {
             vec(any::<(u32, [u8; 4])>().prop_map(|(mark, a)| Key::MarkAddress(mark, a.into())), 0..32).boxed()

@@ -3,10 +3,12 @@
 //! Deliberately absent: a real API server, which `make test-cluster` has.
 
 mod faults;
+mod forwarding;
 mod labels;
 mod pods;
 mod reports;
 mod signatures;
 mod stand;
+mod strangers;
 mod way;
 mod windows;

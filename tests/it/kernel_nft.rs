@@ -343,14 +343,14 @@ fn tables_of_others_are_neither_seen_nor_touched() {
 fn what_egret_never_writes_is_shown_and_can_be_taken_away() {
     alone(|| async {
         let foreign = "table inet egret { set ports { type inet_service; elements = { 80 }; }
-            chain odd { type route hook output priority 5; }
+            chain odd { type filter hook ingress device lo priority 5; }
             chain steer { limit rate 5/second; meta nfproto ipv4 accept; ip saddr 10.0.0.0/8 drop; }; }";
         nft(&[foreign]).unwrap();
         let mut kernel = Nft::open().unwrap();
         let table = kernel.observe().await.unwrap().0.remove(&Family::Inet).unwrap();
         let unknown = Set { key: vec![], data: None, interval: false, elements: BTreeMap::new() };
         assert_eq!(table.sets, BTreeMap::from([("ports".to_owned(), unknown)]));
-        let odd = vec![Statement::Unknown("type route hook 3 priority 5".to_owned())];
+        let odd = vec![Statement::Unknown("type filter hook 5 priority 5".to_owned())];
         assert_eq!(table.chains["odd"], chain(vec![odd]));
         let known = |text: &str| Statement::Unknown(text.to_owned());
         let steer = &table.chains["steer"].rules;
@@ -378,7 +378,7 @@ fn finding_out_what_the_kernel_can_do_leaves_nothing() {
         let mut kernel = Nft::open().unwrap();
         let before = kernel.observe().await.unwrap();
         let features = kernel.probe().await.unwrap();
-        assert_eq!(features, Features { owned_tables: true, tunnel_id: true }, "Linux 6.9 with CONFIG_NFT_TUNNEL");
+        assert_eq!(features, Features { owned_tables: true, interface_kinds: true }, "Linux 6.9");
         assert_eq!(kernel.observe().await.unwrap(), before);
         assert_eq!(nft(&["list", "ruleset"]).unwrap(), "");
     });

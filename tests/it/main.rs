@@ -29,4 +29,5 @@ mod proposals;
 mod scenarios;
 mod semantics;
 mod serve;
+mod strangers;
 mod tidy;

@@ -9,6 +9,7 @@ use egret::core::facts::{Facts, Node, Pod, PodName};
 use egret::core::name::NodeName;
 use egret::core::policy::catalogue::{Catalogue, Change, Tally};
 use egret::core::policy::lint::{lint, suspensions};
+use egret::core::policy::published::Published;
 use egret::core::policy::{PolicySet, document, schema};
 use serde_json::Value;
 
@@ -91,6 +92,35 @@ fn reports_are_kept_as_long_as_egret_yaml_says_and_a_cluster_may_differ() {
 }
 
 #[test]
+fn nodes_choose_their_mark_bits_unless_egret_yaml_says_which_and_agents_hear_the_same() {
+    let of = |datapath: &str| {
+        let text = format!(
+            "apiVersion: egret.dev/v1alpha1\nkind: Config\n{datapath}\nclusters: {{prod: {{datapath: {{markMask: auto}}}}}}\n"
+        );
+        ["prod", "test"].map(|cluster| {
+            let mut catalogue = Catalogue::new(cluster);
+            catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), Change::Text(text.clone()))]));
+            assert_eq!(catalogue.diagnostics(), []);
+            let published = Published::of(catalogue.policies());
+            let heard = Published::read(&published.policies, &published.config).expect("what was published").config;
+            assert_eq!((heard.mask_is_auto, heard.range), {
+                let config = &catalogue.policies().config;
+                (config.mask_is_auto, config.range)
+            });
+            (heard.mask_is_auto, heard.range.mask)
+        })
+    };
+    assert_eq!(of(""), [(true, 0x1fff); 2]);
+    assert_eq!(of("datapath: {port: 5790}"), [(true, 0x1fff); 2]);
+    assert_eq!(of("datapath: {markMask: auto}"), [(true, 0x1fff); 2]);
+    assert_eq!(of("datapath: {markMask: 0x1fff}"), [(true, 0x1fff), (false, 0x1fff)]);
+    assert_eq!(of("datapath: {markMask: \"0x3fff0000\"}"), [(true, 0x1fff), (false, 0x3fff_0000)]);
+    let wide = "apiVersion: egret.dev/v1alpha1\nkind: Config\ndatapath: {markMask: \"0xffff0000\"}\n";
+    let expected = "3:22 error bad-mask: `markMask` has 16 bits; an exit's number has at most 15 |  | 0x1fff or 0x00ff0000, for example; or auto";
+    assert_eq!(findings("egret.yaml", wide), [expected]);
+}
+
+#[test]
 fn the_template_is_read_without_a_word_and_gives_the_outpost() {
     let files = template_files();
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
@@ -98,9 +128,11 @@ fn the_template_is_read_without_a_word_and_gives_the_outpost() {
     assert_eq!(catalogue.diagnostics(), []);
     assert_eq!(lint(catalogue.policies(), None, catalogue.spans()), []);
     assert_eq!(catalogue.tally(&[]), Tally { documents: 3, ..Tally::default() });
-    let PolicySet { policies, node_labels, config } = catalogue.policies();
+    let PolicySet { policies, node_labels, config, grants } = catalogue.policies();
     let names: Vec<String> = policies.keys().map(ToString::to_string).collect();
     assert_eq!((names, node_labels.len()), (vec!["outpost".to_owned()], 1));
+    assert_eq!(grants.as_ref().map(Vec::len), Some(1), "only nodes that Git labels are gateways");
+    assert!(config.require_namespace);
     assert_eq!(config.reports_branch, "egret/reports/prod");
 }
 
@@ -184,6 +216,8 @@ fn the_schemas_offer_the_fields_that_the_readers_take() {
         (&schemas["config.json"], "changeWindows.open.*", document::CHANGE_WINDOW),
         (&schemas["config.json"], "suspend", document::SUSPEND),
         (&schemas["config.json"], "datapath", document::DATAPATH),
+        (&schemas["config.json"], "gateways", document::GATEWAYS),
+        (&schemas["config.json"], "nodeLabels", document::NODE_LABELS),
     ] {
         assert_eq!(offered(schema, place), set(fields), "{place}");
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use egret::cluster::Cluster;
 use egret::core::compile::marks::Marks;
-use egret::core::compile::{Input as CompileInput, compile};
+use egret::core::compile::{Input as CompileInput, Refused, compile};
 use egret::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use egret::core::facts::Facts;
 use egret::core::ground::{Features, Ground};
@@ -203,7 +203,7 @@ fn nodes_said_to_change_are_exactly_those_whose_compiled_state_differs() {
 }
 
 fn state_differs(case: &Case, node: &NodeName) -> bool {
-    let features = Features { owned_tables: true, blind_tunnels: false, ipv6: true };
+    let features = Features { owned_tables: true, interface_kinds: true, ipv6: true };
     let empty = Ground { features, ..Ground::default() };
     let ground = case.grounds.get(node).unwrap_or(&empty);
     let state = |set: &PolicySet, marks: &Marks| {
@@ -215,7 +215,16 @@ fn state_differs(case: &Case, node: &NodeName) -> bool {
             known.labels.extend(new);
         }
         let placement = place(set, &facts, now());
-        compile(&CompileInput { node, set, placement: &placement, facts: &facts, ground, marks }).desired
+        compile(&CompileInput {
+            node,
+            set,
+            placement: &placement,
+            facts: &facts,
+            ground,
+            marks,
+            refused: Refused::NOTHING,
+        })
+        .desired
     };
     let before = state(&case.before, &Marks::default());
     state(&case.after, &Marks::observed(&before.nft, case.after.config.range)) != before

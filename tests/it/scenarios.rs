@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use egret::core::compile::marks::Marks;
-use egret::core::compile::{Compiled, Input, RP_FILTER_BEFORE, compile};
+use egret::core::compile::{Compiled, Input, RP_FILTER_BEFORE, Refused, compile};
 use egret::core::diagnostic::Diagnostic;
 use egret::core::ground::Ground;
 use egret::core::labels::Labels;
@@ -156,7 +156,15 @@ fn compiled(
     let facts = set.labelled(&world.facts);
     let placement = place(set, &facts, now());
     let marks = Marks::observed(&observed.nft, set.config.range);
-    let compiled = compile(&Input { node, set, placement: &placement, facts: &facts, ground, marks: &marks });
+    let compiled = compile(&Input {
+        node,
+        set,
+        placement: &placement,
+        facts: &facts,
+        ground,
+        marks: &marks,
+        refused: Refused::NOTHING,
+    });
     let mut findings = placement.findings;
     findings.extend(compiled.findings.iter().cloned());
     findings.sort();

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be prepared has failed")]
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use egret::core::compile::counters::{CountedExit, Counters, TunnelDrop};
@@ -12,6 +12,7 @@ use egret::core::policy::{PolicyId, PolicyKind};
 use egret::core::report::drift::Class;
 use egret::core::state::nft::RuleCounter;
 use egret::serve::{self, Health, Metrics, Server};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Runs a test on one thread, as Egret does.
 fn alone<T>(test: impl Future<Output = T>) -> T {
@@ -52,7 +53,7 @@ fn counters(exits: &[(&str, bool)]) -> Counters {
     Counters {
         leak_guard: counter(1),
         start_guard: counter(2),
-        tunnel: [(TunnelDrop::Address, counter(3))].into(),
+        tunnel: [(TunnelDrop::Source, counter(3))].into(),
         exits: exits
             .iter()
             .map(|(identity, gateway)| {
@@ -108,8 +109,8 @@ fn the_page_has_what_was_told_and_nothing_else() {
             "egret_watch_faults_total{resource=\"pods\"} 1",
             "egret_leak_guard_dropped_packets_total 1",
             "egret_start_guard_dropped_packets_total 2",
-            "egret_tunnel_dropped_packets_total{reason=\"address\"} 3",
-            "egret_tunnel_dropped_packets_total{reason=\"identifier\"} 0",
+            "egret_tunnel_dropped_packets_total{reason=\"source\"} 3",
+            "egret_tunnel_dropped_packets_total{reason=\"exit\"} 0",
             "egret_exit_packets_total{exit=\"n2 dev net1\",role=\"gateway\"} 4",
             "egret_exit_bytes_total{exit=\"n2 dev net1\",role=\"gateway\"} 400",
             "egret_policy_connections_total{policy=\"outpost\",kind=\"CiliumEgressGatewayPolicy\",exit=\"n2 dev net1\"} 5",
@@ -213,6 +214,46 @@ fn who_says_nothing_is_shown_out() {
         for reply in <[_; 2]>::from(tokio::join!(silent, slow)) {
             assert!(!reply.unwrap_or_default().contains(" 200 "));
         }
+    });
+}
+
+/// So many connections from one address of the loopback network, which say nothing.
+async fn idle(to: SocketAddr, from: IpAddr, connections: usize) -> Vec<tokio::net::TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..connections {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(from, 0)).unwrap();
+        streams.push(socket.connect(to).await.unwrap());
+    }
+    streams
+}
+
+#[test]
+fn idle_connections_keep_nobody_from_probing() {
+    alone(async {
+        let server = start(&Health::new(), &Metrics::new());
+        let to = server.address();
+        // From a pod's address, and then from many: a life of 5 s is no way out of 400 connections for 8 probes.
+        let mut streams = idle(to, [127, 0, 0, 2].into(), 400).await;
+        for pod in 3..43 {
+            streams.extend(idle(to, [127, 0, 0, pod].into(), 10).await);
+        }
+        for from in [[127, 0, 0, 1], [127, 0, 0, 2], [127, 0, 0, 99]] {
+            for path in ["/healthz", "/metrics"] {
+                let mut stream = idle(to, from.into(), 1).await.remove(0);
+                stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: egret\r\n\r\n").as_bytes()).await.unwrap();
+                let mut reply = String::new();
+                stream.read_to_string(&mut reply).await.unwrap();
+                assert!(reply.starts_with("HTTP/1.1 200 "), "{path} for {from:?}: {reply}");
+            }
+        }
+        // Most of the idle ones were shown out, and none was left to wait.
+        let mut open = 0;
+        for stream in streams {
+            let read = stream.into_std().unwrap().read(&mut [0; 1]);
+            open += usize::from(read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+        }
+        assert!(open <= 40, "{open} idle connections are open");
     });
 }
 

@@ -193,3 +193,16 @@ capabilities:
 {{- fail "monitoring.podMonitor and monitoring.serviceMonitor are both enabled: everything would be scraped twice" }}
 {{- end }}
 {{- end }}
+
+{{/* In CEL: whether Egret may write the label with this key. egret's core::labels::keys has the same rule. */}}
+{{- define "egret.labelAllowed" -}}
+{{- $tests := list -}}
+{{- range .Values.nodeLabels.allowedKeys -}}
+{{- $tests = append $tests (printf "key.matches('^%s$')" (. | replace "." "[.]" | replace "*" "[^/]*")) -}}
+{{- end -}}
+{{- if $tests -}}
+{{- join " || " $tests -}}
+{{- else -}}
+!key.matches('^([^/]*[.])?(kubernetes|k8s)[.]io/') || key.matches('^([^/]*[.])?node-restriction[.]kubernetes[.]io/')
+{{- end -}}
+{{- end -}}

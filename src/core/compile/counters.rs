@@ -6,20 +6,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
-use super::table::{ARRIVE, CLASSIFY, GROUP, GUARD, PEERS};
+use super::table::{ARRIVE, ARRIVED, CLASSIFY, GROUP, INTO_TUNNEL, LEAVING, PEERS, RAW, WARD};
 use super::{Compiled, Role, marks};
 use crate::core::policy::PolicyId;
-use crate::core::state::nft::{CounterPlace, Family, Rule, RuleCounter, RuleCounters, Statement};
+use crate::core::state::nft::{CounterPlace, Family, Field, Rule, RuleCounter, RuleCounters, Statement};
 
 /// Why a packet was not taken from the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TunnelDrop {
-    /// Its sender is no node of the cluster.
+    /// Its outer sender is no node of the cluster, or a pod wrote it.
     Node,
-    /// The address inside is no pod's.
-    Address,
-    /// Its identifier is that of no exit that this node serves: or not yet, or no more.
-    Identifier,
+    /// The address inside does not stand for the node that sent it, nor is it a reply to this node.
+    Source,
+    /// Its frame is addressed to no exit that this node serves: or not yet, or no more.
+    Exit,
+    /// No policy of its exit names where it goes.
+    Destination,
+    /// It is for the host itself.
+    Host,
 }
 
 /// One exit as one node counts it.
@@ -82,7 +86,7 @@ impl Legend {
 
 fn counted(compiled: &Compiled, family: Family, chain: &str, rule: &Rule) -> Option<Counted> {
     if family == Family::Netdev {
-        return (chain == ARRIVE).then_some(Counted::Tunnel(TunnelDrop::Identifier));
+        return (chain == ARRIVE).then_some(Counted::Tunnel(TunnelDrop::Source));
     }
     if let Some(of) = compiled.policy_chains.get(chain) {
         return Some(Counted::Policy((of.policy.clone(), of.exit.identity())));
@@ -93,12 +97,15 @@ fn counted(compiled: &Compiled, family: Family, chain: &str, rule: &Rule) -> Opt
         return Some(Counted::Exit(CountedExit { identity: key.identity(), gateway }));
     }
     match chain {
-        GUARD => Some(Counted::LeakGuard),
-        PEERS => Some(Counted::Tunnel(TunnelDrop::Node)),
-        ARRIVE if rule.0.iter().any(|statement| matches!(statement, Statement::InSet { .. })) => {
-            Some(Counted::Tunnel(TunnelDrop::Address))
+        LEAVING | INTO_TUNNEL => Some(Counted::LeakGuard),
+        PEERS
+            if rule.0.iter().any(|statement| matches!(statement, Statement::Compare { field: Field::Iifname, .. })) =>
+        {
+            Some(Counted::Tunnel(TunnelDrop::Host))
         }
-        ARRIVE => Some(Counted::Tunnel(TunnelDrop::Identifier)),
+        PEERS | RAW | WARD => Some(Counted::Tunnel(TunnelDrop::Node)),
+        ARRIVE => Some(Counted::Tunnel(TunnelDrop::Exit)),
+        _ if chain.starts_with(ARRIVED) => Some(Counted::Tunnel(TunnelDrop::Destination)),
         _ if chain.starts_with(CLASSIFY) || chain.starts_with(GROUP) => Some(Counted::StartGuard),
         _ => None,
     }
@@ -181,7 +188,7 @@ mod tests {
     use crate::core::name::{NodeName, ObjectName};
     use crate::core::placement::ExitKey;
     use crate::core::policy::{Egress, PolicyKind};
-    use crate::core::state::nft::{Chain, Field, Table, Verdict};
+    use crate::core::state::nft::{Chain, Table, Verdict};
 
     fn drops() -> Rule {
         Rule(vec![Statement::Counter, Statement::Verdict(Verdict::Drop)])
@@ -206,8 +213,8 @@ mod tests {
         };
         let mut compiled = Compiled::default();
         compiled.desired.nft = BTreeMap::from([(Family::Inet, table), (Family::Netdev, arrive)]);
-        let role = Role::Remote { vni: 7, peer: [172, 18, 0, 3].into() };
-        let of = NodeExit { id: 1, role, policies: BTreeSet::new(), members: BTreeMap::new() };
+        let role = Role::Remote { mac: exit(gateway).mac(), outer: None };
+        let of = NodeExit { id: 1, role, refused: false, policies: BTreeSet::new(), members: BTreeMap::new() };
         compiled.exits.insert(exit(gateway), of);
         compiled.policy_chains.insert("policy_a".to_owned(), PolicyChain { policy: outpost(), exit: exit(gateway) });
         compiled
@@ -223,33 +230,36 @@ mod tests {
 
     #[test]
     fn each_counter_is_of_what_its_chain_is_for() {
-        let stranger =
-            Statement::InSet { fields: vec![Field::Ip4Saddr], mask: None, negated: true, set: "podnets4".to_owned() };
+        let tunnel = crate::core::state::nft::Value::Interface("egret0".to_owned());
+        let for_the_host = Statement::Compare { field: Field::Iifname, mask: None, negated: false, value: tunnel };
         let accepts = Rule(vec![Statement::Verdict(Verdict::Accept)]);
-        let from_nowhere = Rule([vec![stranger], drops().0].concat());
+        let for_the_host = Rule([vec![for_the_host], drops().0].concat());
         let chains = [
-            ("arrive", vec![from_nowhere, accepts.clone(), drops()]),
+            ("arrive", vec![accepts.clone(), drops()]),
+            ("arrived_1", vec![accepts.clone(), drops()]),
             ("classify4", vec![accepts.clone(), drops()]),
             ("exit_1", vec![accepts.clone(), drops()]),
             ("foreign", vec![drops()]),
             ("group_b", vec![drops()]),
-            ("guard", vec![drops(), drops()]),
-            ("peers", vec![drops()]),
+            ("into_tunnel", vec![drops()]),
+            ("leaving", vec![drops()]),
+            ("peers", vec![for_the_host, drops()]),
             ("policy_a", vec![drops(), accepts]),
         ];
         let legend = Legend::of(&compiled(&chains, "n2"));
         let inet = Family::Inet;
         let counted = look(&[
-            (inet, "arrive", 0, 1),
-            (inet, "arrive", 2, 2),
+            (inet, "arrived_1", 1, 1),
+            (inet, "arrive", 1, 2),
             (Family::Netdev, "arrive", 0, 4),
             (inet, "classify4", 1, 8),
             (inet, "exit_1", 1, 16),
             (inet, "foreign", 0, 32),
             (inet, "group_b", 0, 64),
-            (inet, "guard", 0, 128),
-            (inet, "guard", 1, 256),
-            (inet, "peers", 0, 512),
+            (inet, "into_tunnel", 0, 128),
+            (inet, "leaving", 0, 256),
+            (inet, "peers", 0, 2048),
+            (inet, "peers", 1, 512),
             (inet, "policy_a", 0, 1024),
         ]);
         let of = |packets| RuleCounter { packets, bytes: packets * 100 };
@@ -258,8 +268,10 @@ mod tests {
             start_guard: of(8 + 64),
             tunnel: BTreeMap::from([
                 (TunnelDrop::Node, of(512)),
-                (TunnelDrop::Address, of(1)),
-                (TunnelDrop::Identifier, of(2 + 4)),
+                (TunnelDrop::Source, of(4)),
+                (TunnelDrop::Exit, of(2)),
+                (TunnelDrop::Destination, of(1)),
+                (TunnelDrop::Host, of(2048)),
             ]),
             exits: BTreeMap::from([(CountedExit { identity: "n2 default".to_owned(), gateway: false }, of(16))]),
             policies: BTreeMap::from([((outpost(), "n2 default".to_owned()), 1024)]),

@@ -3,16 +3,21 @@
 //! Deliberately absent: which node answers (`placement`), what the kernel holds now and in which order to change it (`plan`).
 
 pub mod counters;
+mod forwarding;
 mod groups;
 pub mod marks;
 mod own_exits;
+mod refused;
 mod routing;
 mod table;
+mod tunnel;
 
+pub use forwarding::unfit;
 pub use groups::{Target, Way};
 pub(crate) use groups::{targets, way};
 pub(crate) use own_exits::egress_address;
 pub use own_exits::{OutRoute, WayOut};
+pub use refused::Refused;
 pub(crate) use table::GROUP;
 pub use table::{EXITS, RP_FILTER_BEFORE};
 
@@ -23,6 +28,7 @@ use ipnet::IpNet;
 
 use self::groups::Grouping;
 use self::marks::Marks;
+use self::tunnel::{End, Ends};
 use super::cidr::RangeSet;
 use super::facts::{Facts, PodName};
 use super::finding::Finding;
@@ -31,6 +37,7 @@ use super::name::NodeName;
 use super::placement::{ExitKey, Placement};
 use super::policy::{PolicyId, PolicySet};
 use super::state::NodeState;
+use super::state::net::Mac;
 use super::state::nft::AddressFamily;
 use super::state::ownership::Range;
 
@@ -49,6 +56,8 @@ pub struct Input<'a> {
     pub ground: &'a Ground,
     /// The marks that were given out before.
     pub marks: &'a Marks,
+    /// What its kernel refused, and is to do without.
+    pub refused: &'a Refused,
 }
 
 /// What a node has to hold, and what a person should know of it.
@@ -86,6 +95,8 @@ pub struct NodeExit {
     pub id: u32,
     /// Where packets go from here.
     pub role: Role,
+    /// The kernel refused a part of it: packets go nowhere.
+    pub refused: bool,
     /// The policies that lead there.
     pub policies: BTreeSet<PolicyId>,
     /// Pods of this node that leave by it, by policy. A policy whose destinations all go to others has none.
@@ -97,33 +108,40 @@ pub struct NodeExit {
 pub enum Role {
     /// Into the tunnel, to the gateway.
     Remote {
-        /// The tunnel's identifier.
-        vni: u32,
-        /// The gateway.
-        peer: IpAddr,
+        /// What the inner frame is addressed to.
+        mac: Mac,
+        /// The outer packet's source and destination; none: the two nodes have no family of addresses in common.
+        outer: Option<(IpAddr, IpAddr)>,
     },
     /// Out of this node.
     Own {
-        /// The tunnel's identifier, as others send it.
-        vni: u32,
+        /// What the inner frames of others are addressed to.
+        mac: Mac,
         /// By family.
         ways: BTreeMap<AddressFamily, WayOut>,
     },
 }
 
 /// The networks that decide what is looked at and what is left alone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Networks {
     /// Destinations inside the cluster, and those egret.yaml exempts: never steered.
     pub(crate) cluster: RangeSet,
-    /// Addresses of pods of this node.
-    pub(crate) local_pods: RangeSet,
-    /// Addresses of pods of any node; empty where some node does not tell and egret.yaml does not either.
-    pub(crate) all_pods: RangeSet,
+    /// Networks that pods have their addresses from, whichever node they are on.
+    pub(crate) pods: RangeSet,
+    /// Networks, and single addresses where there is no network for them, that the main table knows the way to pods of this
+    /// node for.
+    pub(crate) local_pods: Vec<IpNet>,
     /// Destinations that some policy names: a pod that nobody has classified yet must not reach them.
     pub(crate) guarded: RangeSet,
-    /// Tunnel addresses of the other nodes.
-    pub(crate) peers: BTreeSet<IpAddr>,
+    /// Every InternalIP of every node, this one's among them.
+    pub(crate) nodes: BTreeSet<IpAddr>,
+    /// This node as the others know it; none where it has no InternalIP.
+    pub(crate) own: Option<End>,
+    /// The other nodes.
+    pub(crate) others: Ends,
+    /// Interfaces that lead out of this node.
+    pub(crate) uplinks: BTreeSet<String>,
 }
 
 /// Compiles one node. With no policy in force there is nothing to hold: not even a table.
@@ -137,7 +155,8 @@ pub fn compile(input: &Input<'_>) -> Compiled {
     let families = families(input, &mut compiled.findings);
     let grouping = groups::gather(input);
     let networks = networks(input, &grouping, &mut compiled.findings);
-    compiled.exits = exits(input, &grouping, &families, &mut compiled.findings);
+    compiled.exits = exits(input, &grouping, &networks, &families, &mut compiled.findings);
+    compiled.findings.extend(too_small_for_ipv6(input, &networks, &families, &compiled.exits));
     routing::add(&mut compiled.desired, input, &networks, &families, &compiled.exits);
     compiled.policy_chains = table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
     compiled.groups = grouping
@@ -148,6 +167,8 @@ pub fn compile(input: &Input<'_>) -> Compiled {
     compiled.members = grouping.members;
     compiled.holders = grouping.holders;
     compiled.findings.extend(grouping.findings);
+    compiled.findings.extend(forwarding::of_pods(input, &compiled.members, &families));
+    input.refused.apply(input.node, &mut compiled);
     compiled.findings.sort();
     compiled.findings.dedup();
     compiled
@@ -182,7 +203,7 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
     let nodes = &input.facts.nodes;
     let node_addresses = nodes.values().flat_map(|node| &node.addresses).map(|address| IpNet::from(*address));
     let node_cidrs = || nodes.values().flat_map(|node| node.pod_cidrs.iter().copied());
-    let cluster = NEVER_FORWARDED
+    let cluster: RangeSet = NEVER_FORWARDED
         .iter()
         .filter_map(|net| net.parse::<IpNet>().ok())
         .chain(node_addresses)
@@ -191,27 +212,62 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
         .chain(config.service_cidrs.iter().copied())
         .chain(config.exclusions.iter().copied())
         .collect();
-    let own: Vec<IpNet> = nodes.get(input.node).map(|node| node.pod_cidrs.clone()).unwrap_or_default();
-    let own = if own.is_empty() { config.pod_cidrs.clone() } else { own };
-    if own.is_empty() {
-        let message = "no pod network is known: a pod that starts is not held back until it is classified";
-        findings.push(Finding::new("no-pod-network", input.node, message).hint("set podCIDRs in egret.yaml"));
-    }
-    // A pod outside its node's network (some CNIs hand addresses out like that) is still classified by its own address.
-    let local_pods =
-        own.iter().copied().chain(grouping.addresses.keys().map(|address| IpNet::from(*address))).collect();
-    let told = !config.pod_cidrs.is_empty() || nodes.values().all(|node| !node.pod_cidrs.is_empty());
-    let all_pods =
-        if told { node_cidrs().chain(config.pod_cidrs.iter().copied()).collect() } else { RangeSet::default() };
+    let pods: RangeSet = node_cidrs().chain(config.pod_cidrs.iter().copied()).collect();
+    let outside: Vec<IpAddr> = grouping.addresses.keys().copied().filter(|address| !pods.contains(*address)).collect();
+    findings.extend(outside_pod_networks(input, &outside));
+    // Nobody else's destination can mean a pod.
+    let cluster = outside.iter().map(|address| IpNet::from(*address)).collect::<RangeSet>().union(&cluster);
+    let own_cidrs = nodes.get(input.node).map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+    let single = outside.into_iter().filter(|_| input.ground.src_valid_mark).map(IpNet::from);
+    let local_pods = own_cidrs.into_iter().chain(config.pod_cidrs.iter().copied()).chain(single).collect();
     let guarded = input
         .placement
         .policies
         .keys()
         .flat_map(|policy| input.set.policies[policy].destinations.iter().copied())
         .collect();
-    let peers =
-        nodes.iter().filter(|(name, _)| *name != input.node).filter_map(|(_, node)| node.tunnel_address()).collect();
-    Networks { cluster, local_pods, all_pods, guarded, peers }
+    let mut others = tunnel::ends(nodes);
+    let own = others.remove(input.node);
+    let own_addresses = nodes.get(input.node).map(|node| node.addresses.as_slice()).unwrap_or_default();
+    let is_pod = |address| grouping.addresses.contains_key(&address);
+    let uplinks = tunnel::uplinks(input.ground, own_addresses, &others, is_pod);
+    let nodes = nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
+    Networks { cluster, pods, local_pods, guarded, nodes, own, others, uplinks }
+}
+
+/// Pods of this node that no known network has. They are classified by their addresses like all; but one that has just started
+/// is only known for a pod where the kernel tells the kind of interface that it comes in by, and a pod of another node that is
+/// meant as a destination is not known for one at all.
+fn outside_pod_networks(input: &Input<'_>, outside: &[IpAddr]) -> Option<Finding> {
+    let first = outside.first()?;
+    let held = if input.ground.features.interface_kinds {
+        ""
+    } else {
+        "a pod that starts there is not held back until it is classified; "
+    };
+    let message = format!(
+        "{} of this node's pods (the first: {first}) have addresses outside of every pod network that is known; {held}policies \
+         whose destinations include such addresses on other nodes would steer connections between pods",
+        outside.len()
+    );
+    Some(Finding::new("pod-outside-networks", input.node, message).hint("name the network in podCIDRs of egret.yaml"))
+}
+
+/// IPv6 needs 1280 bytes inside the tunnel (RFC 8200 5).
+fn too_small_for_ipv6(
+    input: &Input<'_>,
+    networks: &Networks,
+    families: &[AddressFamily],
+    exits: &BTreeMap<ExitKey, NodeExit>,
+) -> Option<Finding> {
+    let own = networks.own.as_ref().filter(|_| routing::needs_tunnel(exits, networks))?;
+    let named = families.contains(&AddressFamily::V6);
+    if !named || routing::fits(input, (own, networks), AddressFamily::V6, input.set.config.range) {
+        return None;
+    }
+    let message = "the network between nodes is too small for IPv6 inside the tunnel: members' IPv6 packets that must take it are dropped";
+    let hint = "IPv6 needs an MTU of 1330 bytes between nodes over IPv4, 1350 over IPv6; datapath.mtu in egret.yaml must be 1280 or more";
+    Some(Finding::new("mtu-too-small-for-ipv6", input.node, message).hint(hint))
 }
 
 /// Exits by the policies that lead there.
@@ -245,10 +301,17 @@ fn used_exits(input: &Input<'_>, grouping: &Grouping) -> BTreeMap<ExitKey, BTree
     policies
 }
 
+/// What a gateway lets out of an exit: the destinations of the policies that lead there.
+pub(crate) fn allowed(set: &PolicySet, policies: &BTreeSet<PolicyId>) -> RangeSet {
+    let policies = policies.iter().filter_map(|policy| set.policies.get(policy));
+    policies.flat_map(|policy| policy.destinations.iter().copied()).collect()
+}
+
 /// The exits that members of this node use, and those that this node is the gateway of.
 fn exits(
     input: &Input<'_>,
     grouping: &Grouping,
+    networks: &Networks,
     families: &[AddressFamily],
     findings: &mut Vec<Finding>,
 ) -> BTreeMap<ExitKey, NodeExit> {
@@ -263,22 +326,30 @@ fn exits(
             findings.push(Finding::new("marks-used-up", &key, message).hint("a wider datapath.markMask in egret.yaml"));
             continue;
         };
+        let refused = input.refused.exits.contains_key(&key);
         let role = if key.gateway == *input.node {
-            if input.ground.features.blind_tunnels {
-                let message =
-                    "this gateway's nftables cannot read a tunnel's identifier; other nodes' members are dropped here";
-                findings.push(
-                    Finding::new("no-nft-tunnel", &key, message).hint("`modprobe nft_tunnel` (CONFIG_NFT_TUNNEL)"),
-                );
-            }
-            let (ways, missing) = own_exits::resolve(&key, families, input.ground);
+            let (mut ways, missing) = own_exits::resolve(&key, families, input.ground);
             findings.extend(missing);
-            Role::Own { vni: exit.vni, ways }
+            findings.extend(forwarding::close(&key, &mut ways, input.ground));
+            if refused {
+                ways.clear();
+            }
+            Role::Own { mac: exit.mac, ways }
         } else {
-            Role::Remote { vni: exit.vni, peer: exit.peer }
+            let outer =
+                networks.own.as_ref().zip(networks.others.get(&key.gateway)).and_then(|(own, peer)| own.to(peer));
+            if outer.is_none() {
+                let message = format!(
+                    "{} and this node have no InternalIP of one family that is theirs alone; members here are dropped",
+                    key.gateway
+                );
+                let hint = "`kubectl get nodes -o wide` shows the addresses; two nodes must not have the same";
+                findings.push(Finding::new("no-tunnel-address", &key, message).hint(hint));
+            }
+            Role::Remote { mac: exit.mac, outer }
         };
         let members = members_of(&key, grouping);
-        exits.insert(key, NodeExit { id, role, policies, members });
+        exits.insert(key, NodeExit { id, role, refused, policies, members });
     }
     exits
 }

@@ -2,19 +2,19 @@
 //!
 //! Deliberately absent: which packets get a mark (`table`).
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::tunnel::End;
 use super::{Input, Networks, NodeExit, Role};
-use crate::core::cidr::Range as Addresses;
 use crate::core::ground::Ground;
 use crate::core::placement::ExitKey;
 use crate::core::state::NodeState;
 use crate::core::state::net::{Address, Encap, Link, Mac, Neighbour, Route, RouteKey, Rule, Sysctl, default_metric};
 use crate::core::state::nft::AddressFamily;
-use crate::core::state::ownership::{REPLY_VNI, Range, TUNNEL};
+use crate::core::state::ownership::{Range, TUNNEL, TUNNEL_VNI};
 
 /// The metric of the unreachable route that ends each exit's table: behind every other.
 const LAST: u32 = 4_278_198_272;
@@ -29,14 +29,20 @@ pub(super) fn add(
 ) {
     let range = input.set.config.range;
     let is_gateway = exits.values().any(|exit| matches!(exit.role, Role::Own { .. }));
-    if needs_tunnel(exits, networks) {
-        add_tunnel(desired, input, range);
+    let tunnel = networks.own.as_ref().filter(|_| needs_tunnel(exits, networks));
+    if let Some(own) = tunnel {
+        let inside: Vec<AddressFamily> =
+            families.iter().copied().filter(|family| fits(input, (own, networks), *family, range)).collect();
+        add_tunnel(desired, input, (own, networks), range);
+        add_replies(desired, (own, networks), &inside, is_gateway, range);
+        for exit in exits.values() {
+            add_way_in(desired, exit, &inside, range);
+        }
     }
     for exit in exits.values() {
         add_exit(desired, exit, networks, families, range);
     }
     if is_gateway {
-        add_replies(desired, input, families, range);
         loosen_reverse_path_filters(desired, input, exits);
     }
 }
@@ -45,16 +51,14 @@ pub(super) fn add(
 pub(super) fn needs_tunnel(exits: &BTreeMap<ExitKey, NodeExit>, networks: &Networks) -> bool {
     exits.values().any(|exit| match exit.role {
         Role::Remote { .. } => true,
-        Role::Own { .. } => !networks.peers.is_empty(),
+        Role::Own { .. } => !networks.others.is_empty(),
     })
 }
 
-fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, range: Range) {
-    let Some(own) = input.facts.nodes.get(input.node).and_then(crate::core::facts::Node::tunnel_address) else {
-        return;
-    };
-    let mtu = tunnel_mtu(input.ground, own, range);
-    let link = Link { port: range.port, mac: Mac::of_node(own), mtu, up: true, external: true };
+fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, (own, networks): (&End, &Networks), range: Range) {
+    let mtu = tunnel_mtu(input.ground, (own, networks), range);
+    let mac = Mac::of_node(own.outer.first().copied().unwrap_or(own.inner(AddressFamily::V4)));
+    let link = Link { port: range.port, mac, mtu, up: true, external: true };
     desired.links.insert(TUNNEL.to_owned(), link);
     // Without an address of its own the kernel fails the reverse-path check on this device in every mode but 0, and 0 is not
     // to be had where conf.all says 1 or 2: the larger of the two counts.
@@ -62,35 +66,50 @@ fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, range: Range) {
     desired.addresses.insert(address);
     let setting = |family, name| Sysctl { family, link: TUNNEL.to_owned(), name };
     desired.sysctls.insert(setting(AddressFamily::V4, "rp_filter"), "2".to_owned());
-    if input.ground.features.ipv6 {
+    // What comes out of the tunnel is forwarded, whatever `conf.default` gave the device when it was made.
+    desired.sysctls.insert(setting(AddressFamily::V4, "forwarding"), "1".to_owned());
+    if input.ground.features.ipv6 && mtu >= IPV6_MINIMUM_MTU {
         desired.sysctls.insert(setting(AddressFamily::V6, "disable_ipv6"), "0".to_owned());
     }
 }
 
-/// What fits into the packets of the interface below: more would be sent in fragments, or not at all. An interface that nobody
+/// What fits into the packets of the interfaces below: more would be sent in fragments, or not at all. An interface that nobody
 /// knows is taken for Ethernet. The headers are the kernel's `VXLAN_HEADROOM` and `VXLAN6_HEADROOM` (include/net/vxlan.h).
-fn tunnel_mtu(ground: &Ground, own: IpAddr, range: Range) -> u32 {
+fn tunnel_mtu(ground: &Ground, (own, networks): (&End, &Networks), range: Range) -> u32 {
     const ETHERNET: u32 = 1500;
-    let headers = if own.is_ipv4() { 50 } else { 70 };
-    let below = ground.holder(own).and_then(|name| ground.interfaces.get(name)).map(|interface| interface.mtu);
-    range.mtu.min(below.filter(|mtu| *mtu > headers).unwrap_or(ETHERNET) - headers)
+    let ways = networks.others.values().filter_map(|end| own.to(end));
+    let sources: BTreeSet<IpAddr> = ways.map(|(source, _)| source).collect();
+    let room = |source: &IpAddr| {
+        let headers = if source.is_ipv4() { 50 } else { 70 };
+        let below = ground.holder(*source).and_then(|name| ground.interfaces.get(name)).map(|interface| interface.mtu);
+        below.filter(|mtu| *mtu > headers).unwrap_or(ETHERNET) - headers
+    };
+    sources.iter().map(room).fold(range.mtu, u32::min)
 }
 
-/// The next hop towards a peer inside the tunnel. IPv4 between nodes with IPv4 addresses is the peer's own address, as
-/// `ip route` shows it best; everything else is the link-local address that goes with the peer's hardware address.
-fn next_hop(family: AddressFamily, peer: IpAddr) -> IpAddr {
-    match (family, peer) {
-        (AddressFamily::V4, IpAddr::V4(_)) => peer,
-        _ => IpAddr::V6(Mac::of_node(peer).link_local()),
+/// RFC 8200 5. A device with a smaller one has no IPv6 at all (net/ipv6/addrconf.c, `addrconf_notify`).
+const IPV6_MINIMUM_MTU: u32 = 1280;
+
+/// Whether packets of a family fit into the tunnel.
+pub(super) fn fits(input: &Input<'_>, ends: (&End, &Networks), family: AddressFamily, range: Range) -> bool {
+    family == AddressFamily::V4 || tunnel_mtu(input.ground, ends, range) >= IPV6_MINIMUM_MTU
+}
+
+/// What stands for an exit, or with number 0 for all nodes, as the next hop inside the tunnel. It is on this node's device
+/// alone, so it only has to be another one for each exit; its neighbour entry bears the MAC address.
+fn next_hop(family: AddressFamily, number: u32) -> IpAddr {
+    match family {
+        // 169.254.128.0/17: link-local (RFC 3927), and not the half that has egret0's own address.
+        AddressFamily::V4 => Ipv4Addr::from(0xa9fe_8000 | number).into(),
+        AddressFamily::V6 => Ipv6Addr::from((0xfe80_u128 << 112) | (0xe9 << 32) | u128::from(number)).into(),
     }
 }
 
-fn tunnel_route(desired: &mut NodeState, key: RouteKey, id: u32, peer: IpAddr) {
-    let hop = next_hop(key.family, peer);
-    let neighbour = Neighbour { link: TUNNEL.to_owned(), address: hop, mac: Mac::of_node(peer) };
-    desired.neighbours.insert(neighbour);
-    let route =
-        Route::Via { link: TUNNEL.to_owned(), gateway: Some(hop), onlink: true, encap: Some(Encap { id, peer }) };
+fn tunnel_route(desired: &mut NodeState, key: RouteKey, (number, mac): (u32, Mac), (own, peer): (IpAddr, IpAddr)) {
+    let hop = next_hop(key.family, number);
+    desired.neighbours.insert(Neighbour { link: TUNNEL.to_owned(), address: hop, mac });
+    let encap = Some(Encap::between(TUNNEL_VNI, own, peer));
+    let route = Route::Via { link: TUNNEL.to_owned(), gateway: Some(hop), onlink: true, encap };
     desired.routes.entry(key).or_insert(route);
 }
 
@@ -115,69 +134,56 @@ fn add_exit(desired: &mut NodeState, exit: &NodeExit, networks: &Networks, famil
         });
         // A packet with our mark never falls through to the main table: with no other route left it ends here.
         desired.routes.insert(key(everything(family), LAST), Route::Unreachable);
-        match &exit.role {
-            Role::Remote { vni, peer } => {
-                tunnel_route(desired, key(everything(family), default_metric(family)), *vni, *peer);
-            }
-            Role::Own { ways, .. } => {
-                for out in
-                    ways.get(&family).into_iter().flat_map(|way| way.routes.iter().map(move |route| (way, route)))
-                {
-                    let (way, out) = out;
-                    let route = Route::Via {
-                        link: way.interface.clone(),
-                        gateway: out.gateway,
-                        onlink: out.onlink,
-                        encap: None,
-                    };
-                    desired.routes.insert(key(out.destination, default_metric(family)), route);
-                }
+        if let Role::Own { ways, .. } = &exit.role {
+            let way_out = ways.get(&family);
+            for (way, out) in way_out.into_iter().flat_map(|way| way.routes.iter().map(move |route| (way, route))) {
+                let (link, gateway, onlink) = (way.interface.clone(), out.gateway, out.onlink);
+                let route = Route::Via { link, gateway, onlink, encap: None };
+                desired.routes.insert(key(out.destination, default_metric(family)), route);
             }
         }
         // Where src_valid_mark is on, the reverse-path check of a pod's own packet is made in this table; a strict one
         // must find the pod's interface, which the main table knows.
-        for net in prefixes(&networks.local_pods, family) {
-            desired.routes.entry(key(net, default_metric(family))).or_insert(Route::Throw);
+        for net in networks.local_pods.iter().filter(|net| AddressFamily::of(net.addr()) == family) {
+            desired.routes.entry(key(net.trunc(), default_metric(family))).or_insert(Route::Throw);
         }
     }
 }
 
-/// Ranges that are whole prefixes, as pod networks are.
-fn prefixes(set: &crate::core::cidr::RangeSet, family: AddressFamily) -> Vec<IpNet> {
-    let prefix = |range: &Addresses| {
-        let length = crate::core::state::nft::prefix_of(range.first(), range.last())?;
-        IpNet::new(range.first(), length).ok()
-    };
-    set.ranges()
-        .iter()
-        .filter(|range| AddressFamily::of(range.first()) == family && range.first() != range.last())
-        .filter_map(prefix)
-        .collect()
+/// The way of a remote exit into the tunnel.
+fn add_way_in(desired: &mut NodeState, exit: &NodeExit, families: &[AddressFamily], range: Range) {
+    let Role::Remote { mac, outer: Some(outer) } = exit.role else { return };
+    if exit.refused {
+        return;
+    }
+    let table = range.table(exit.id);
+    for family in families.iter().copied() {
+        let key = RouteKey { family, table, destination: everything(family), metric: default_metric(family) };
+        tunnel_route(desired, key, (exit.id, mac), outer);
+    }
 }
 
-/// Replies of what this gateway translated go back through the tunnel to the pod's node. Where a node does not tell its pod
-/// network, its replies go the CNI's way: the rule finds nothing and the main table decides.
-fn add_replies(desired: &mut NodeState, input: &Input<'_>, families: &[AddressFamily], range: Range) {
+/// What came out of the tunnel bears the replies' mark until it is known what it is, and so do replies on their way back into
+/// it. Their table leads to the nodes by the addresses that stand for these. Its default route leads into the device as well,
+/// without saying to whom, which the device drops (drivers/net/vxlan, `vxlan_xmit`): it is there for reverse-path checks that look
+/// with the packet's mark (`src_valid_mark`; firewalld's `IPv6_rpfilter`), which find that anything may come from there.
+fn add_replies(
+    desired: &mut NodeState,
+    (own, networks): (&End, &Networks),
+    families: &[AddressFamily],
+    is_gateway: bool,
+    range: Range,
+) {
     let table = range.table(0);
     for family in families.iter().copied() {
-        let mut any = false;
-        for (name, node) in &input.facts.nodes {
-            let Some(peer) = node.tunnel_address().filter(|_| name != input.node) else { continue };
-            for net in node.pod_cidrs.iter().filter(|net| AddressFamily::of(net.addr()) == family) {
-                let key = RouteKey { family, table, destination: net.trunc(), metric: default_metric(family) };
-                tunnel_route(desired, key, REPLY_VNI, peer);
-                any = true;
-            }
-        }
-        if any {
-            desired.rules.insert(Rule {
-                family,
-                priority: table,
-                mark: range.reply_mark(),
-                mask: range.mask,
-                table,
-                odd: None,
-            });
+        let (priority, mark, mask) = (table, range.reply_mark(), range.mask);
+        desired.rules.insert(Rule { family, priority, mark, mask, table, odd: None });
+        let key = |destination| RouteKey { family, table, destination, metric: default_metric(family) };
+        let into_the_device = Route::Via { link: TUNNEL.to_owned(), gateway: None, onlink: false, encap: None };
+        desired.routes.insert(key(everything(family)), into_the_device);
+        for end in networks.others.values().filter(|_| is_gateway) {
+            let Some(outer) = own.to(end) else { continue };
+            tunnel_route(desired, key(IpNet::from(end.inner(family))), (0, Mac::REPLIES), outer);
         }
     }
 }

@@ -62,7 +62,7 @@ fn facts(pods: &[(&str, &str, &str)]) -> Facts {
 
 fn compiled(set: &PolicySet, facts: &Facts, ground: &Ground, marks: &Marks) -> Compiled {
     let placement = place(set, facts, "2026-06-01T12:00:00Z".parse().expect("a time"));
-    compile(&Input { node: &name("n1"), set, placement: &placement, facts, ground, marks })
+    compile(&Input { node: &name("n1"), set, placement: &placement, facts, ground, marks, refused: Refused::NOTHING })
 }
 
 /// Of a map or set, the elements as text; policies' chains by what they are of.
@@ -140,7 +140,8 @@ fn of_two_pods_with_one_address_the_last_counts_and_a_person_is_told() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
     let facts = facts(&[("one", "empire", "10.1.1.5"), ("two", "alliance", "10.1.1.5")]);
     let compiled = compiled(&set, &facts, &Ground::default(), &Marks::default());
-    assert_eq!(elements(&compiled, "group_of4"), ["10.1.1.5 : accept"]);
+    assert_eq!(elements(&compiled, "group_of4"), [] as [&str; 0]);
+    assert_eq!(elements(&compiled, "others4"), ["10.1.1.5"]);
     let told =
         Finding::new("address-twice", "batuu/two", "has the address 10.1.1.5 of batuu/one too; batuu/two counts");
     assert_eq!(compiled.findings, [told]);
@@ -149,14 +150,13 @@ fn of_two_pods_with_one_address_the_last_counts_and_a_person_is_told() {
 #[test]
 fn of_two_pods_with_one_address_the_one_that_is_not_being_deleted_counts_whatever_their_names() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
-    for (gone, runs, expected) in [("one", "two", ["10.1.1.5 : accept"]), ("two", "one", ["10.1.1.5 : goto "])] {
-        let (empire, alliance) = ("empire", "alliance");
-        let of = |name| if name == "one" { empire } else { alliance };
+    for (gone, runs) in [("one", "two"), ("two", "one")] {
+        let of = |name| if name == "one" { "empire" } else { "alliance" };
         let mut facts = facts(&[(gone, of(gone), "10.1.1.5"), (runs, of(runs), "10.1.1.5")]);
         facts.pods.get_mut(&pod_name(gone)).expect("a pod").terminating = true;
         let once = compiled(&set, &facts, &Ground::default(), &Marks::default());
-        let found = elements(&once, "group_of4");
-        assert!(found[0].starts_with(expected[0]), "{found:?}");
+        let members = elements(&once, "group_of4").into_iter().filter(|element| element.contains("goto group_"));
+        assert_eq!(members.count(), usize::from(runs == "one"));
         assert_eq!(once.holders, BTreeMap::from([(IpAddr::from([10, 1, 1, 5]), pod_name(runs))]));
         assert_eq!(once.findings, [], "that is how pods end");
         // Alone, it keeps its address until it is gone.
@@ -174,7 +174,7 @@ fn a_kernel_without_ipv6_gets_ipv4_alone_and_a_person_is_told() {
         compiled.desired.nft[&Family::Inet].sets.keys().filter(|set| !set.contains('4')).collect();
     assert_eq!(
         not_four,
-        ["exit_of_mark", "exits", "multicast6", "nodes6"],
+        ["exit_of_mac", "exit_of_mark", "exits", "multicast6", "nodes6", "peers6"],
         "tunnel packets of strangers are kept out, and what bears a mark is guarded, all the same"
     );
     assert!(compiled.desired.rules.iter().all(|rule| rule.family == AddressFamily::V4));
@@ -216,7 +216,7 @@ fn below(mtu: u32) -> Ground {
     Ground {
         interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]),
         routes: vec![route],
-        features: Features { owned_tables: true, blind_tunnels: false, ipv6: true },
+        features: Features { owned_tables: true, interface_kinds: true, ipv6: true },
         ..Ground::default()
     }
 }
@@ -287,4 +287,145 @@ fn which_connections_are_forgotten_is_read_from_the_tables() {
         let [gone] = &sources(&state(&keep, &[], &before), &before, range)[..] else { panic!("one step") };
         assert!(gone.include(&is(0, inside, true)));
     }
+}
+
+/// The same with an egress interface.
+fn gateway() -> Ground {
+    let mut ground = below(1500);
+    let net1 =
+        Interface { addresses: vec!["10.0.3.42/24".parse().expect("a network")], ..ground.interfaces["eth0"].clone() };
+    ground.interfaces.insert("net1".to_owned(), net1);
+    ground
+}
+
+/// Whatever a plan from nothing does with routes, rules, neighbours and foreign settings, and what has to be left out if the kernel refuses it.
+fn refusals(compiled: &Compiled, set: &PolicySet) -> Vec<(String, Vec<String>)> {
+    use crate::core::plan::{Step, plan};
+    let steps = plan(&compiled.desired, &NodeState::default(), set.config.range).steps;
+    let parts = |step: &Step| {
+        let refused = compiled.refused(step, "no", set.config.range);
+        let exits = refused.exits.keys().map(ToString::to_string);
+        exits.chain(refused.replies.keys().map(|key| format!("back to {}", key.destination))).collect()
+    };
+    steps.iter().map(|step| (step.to_string(), parts(step))).collect()
+}
+
+#[test]
+fn a_step_is_its_exits_or_everybodys() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "2"), policy("b", "empire", "10.0.5.0/24", "3")], "");
+    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &below(1500), &Marks::default());
+    for (step, parts) in refusals(&compiled, &set) {
+        let second = step.contains("9001") || step.contains("172.18.0.2 dev egret0 lladdr");
+        let third = step.contains("9002") || step.contains("172.18.0.3 dev egret0 lladdr");
+        let expected: &[&str] = match (second, third) {
+            (true, false) => &["n2 dev net1"],
+            (false, true) => &["n3 dev net1"],
+            _ => &[],
+        };
+        assert_eq!(parts, expected, "{step}");
+    }
+}
+
+#[test]
+fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "1"), policy("b", "empire", "10.0.5.0/24", "2")], "");
+    let facts = facts(&[("t", "empire", "10.1.1.177")]);
+    let ground = gateway();
+    let placement = place(&set, &facts, "2026-06-01T12:00:00Z".parse().expect("a time"));
+    let marks = Marks::default();
+    let input = |refused| {
+        compile(&Input {
+            node: &name("n1"),
+            set: &set,
+            placement: &placement,
+            facts: &facts,
+            ground: &ground,
+            marks: &marks,
+            refused,
+        })
+    };
+    let whole = input(Refused::NOTHING);
+    let refuse = |table: u32, destination: &str| {
+        let routes = whole.desired.routes.iter();
+        let (key, route) = routes
+            .filter(|(key, _)| key.table == table && key.destination.to_string() == destination)
+            .min_by_key(|(key, _)| key.metric)
+            .expect("a route");
+        whole.refused(&crate::core::plan::Step::SetRoute(key.clone(), route.clone(), None), "do it", set.config.range)
+    };
+    let mut refused = refuse(9001, "0.0.0.0/0");
+    assert!(refused.extend(refuse(9002, "0.0.0.0/0")) && refused.extend(refuse(9000, "10.1.4.0/24")));
+    assert!(!refused.extend(refuse(9001, "0.0.0.0/0")), "the same again is nothing new");
+    assert!(refused.covers(&refuse(9002, "10.1.1.0/24")) && !refused.covers(&refuse(9000, "10.1.3.0/24")));
+    let without = input(&refused);
+    let left: Vec<String> = without
+        .desired
+        .routes
+        .iter()
+        .filter(|(_, route)| **route != crate::core::state::net::Route::Throw)
+        .map(|(key, route)| crate::core::state::net::route_text(key, route))
+        .collect();
+    assert_eq!(
+        left,
+        [
+            "10.1.2.0/24 encap ip id 16777215 dst 172.18.0.2 via 172.18.0.2 dev egret0 onlink table 9000 proto egret",
+            "10.1.3.0/24 encap ip id 16777215 dst 172.18.0.3 via 172.18.0.3 dev egret0 onlink table 9000 proto egret",
+            "unreachable default table 9001 metric 4278198272 proto egret",
+            "unreachable default table 9002 metric 4278198272 proto egret",
+        ]
+    );
+    assert_eq!(whole.desired.rules, without.desired.rules, "their packets end in their tables");
+    assert_eq!(elements(&whole, "leaves4"), ["0x00000001 . 10.0.3.42"]);
+    assert_eq!(without.desired.nft[&Family::Inet].sets.get("leaves4"), None, "nobody leaves");
+    let found: Vec<(&str, &str)> = without
+        .findings
+        .iter()
+        .filter(|finding| finding.code == "kernel-refused")
+        .map(|finding| (finding.subject.as_str(), finding.message.as_str()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("n1", "the kernel refuses to do it; replies to that node's pods do not go through the tunnel"),
+            (
+                "n1 dev net1",
+                "n1's kernel refuses to do it; members' packets are dropped there, and everything else is in force"
+            ),
+            (
+                "n2 dev net1",
+                "n1's kernel refuses to do it; members' packets are dropped here, and everything else is in force"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn an_exit_whose_interface_forwards_nothing_is_not_served_whoever_is_asked_to() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "1")], "");
+    let facts = facts(&[("t", "empire", "10.1.1.177")]);
+    let mut ground = gateway();
+    let node = &facts.nodes[&name("n1")];
+    assert_eq!(unfit(&name("n1"), &node.labels, &set, &ground), BTreeMap::new());
+    ground.forwarding.off4 = BTreeSet::from(["eth0".to_owned()]);
+    assert_eq!(
+        unfit(&name("n1"), &node.labels, &set, &ground),
+        BTreeMap::new(),
+        "another interface's is nothing to it"
+    );
+    ground.forwarding.off4 = BTreeSet::from(["net1".to_owned()]);
+    let says = unfit(&name("n1"), &node.labels, &set, &ground);
+    assert_eq!(says, [("n1 dev net1".to_owned(), "net.ipv4.conf.net1.forwarding is 0".to_owned())].into());
+    assert_eq!(unfit(&name("n2"), &facts.nodes[&name("n2")].labels, &set, &ground), BTreeMap::new());
+    let role = compiled(&set, &facts, &ground, &Marks::default()).exits.into_values().next().expect("an exit").role;
+    assert!(matches!(role, Role::Own { ways, .. } if ways.is_empty()));
+
+    let now = "2026-06-01T12:00:00Z".parse().expect("a time");
+    let everybody = crate::core::placement::place_but(&set, &facts, &[(name("n1"), says)].into(), now);
+    assert_eq!(everybody.exits, BTreeMap::new());
+    assert_eq!(
+        everybody.findings.iter().map(|finding| finding.message.as_str()).collect::<Vec<_>>(),
+        [
+            "no node that matches gw=1 is fit: n1 does not forward packets for it; members' packets to its destinations are dropped"
+        ]
+    );
 }

@@ -2,12 +2,12 @@
 //!
 //! Deliberately absent: the exit's mark and table, which each node gives out for itself (`compile::marks`).
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::core::name::NodeName;
 use crate::core::policy::Egress;
-use crate::core::state::net::fnv1a;
+use crate::core::state::net::{Mac, fnv1a};
 use crate::core::state::nft::COMMENT_LIMIT;
 
 /// What makes an exit this exit and no other.
@@ -24,10 +24,8 @@ pub struct ExitKey {
 /// What all nodes know of an exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// The tunnel's network identifier.
-    pub vni: u32,
-    /// The gateway's address in the tunnel's outer packet.
-    pub peer: IpAddr,
+    /// What the inner frame is addressed to.
+    pub mac: Mac,
 }
 
 impl ExitKey {
@@ -45,17 +43,15 @@ impl ExitKey {
         format!("{}#{:016x}", &text[..cut], fnv1a(text.as_bytes()))
     }
 
-    /// The tunnel's network identifier, 1 to 0xfffffe. It is derived from what every node knows, so nobody has to give it out,
-    /// and only has to be unique among the exits of one gateway: the packet is addressed to that gateway.
-    pub fn vni(&self) -> u32 {
-        let mut text = self.egress.to_string();
-        for hop in &self.next_hops {
-            // Writing to a string cannot fail.
-            let _ = write!(text, " via {hop}");
-        }
-        let hash = fnv1a(text.as_bytes());
-        let folded = (hash ^ (hash >> 24) ^ (hash >> 48)) & 0x00ff_ffff;
-        u32::try_from(folded % 0x00ff_fffe).unwrap_or(0) + 1
+    /// Whether its gateway says that it could not serve it.
+    pub fn is_among(&self, unfit: &super::Unfit) -> bool {
+        unfit.get(&self.gateway).is_some_and(|exits| exits.contains_key(&self.identity()))
+    }
+
+    /// The destination MAC address of the inner frame. It is derived from what every node knows, so nobody has to give it out,
+    /// and only has to be unique among the exits of one gateway: the outer packet is addressed to that gateway.
+    pub fn mac(&self) -> Mac {
+        Mac::of_exit(&self.to_string())
     }
 }
 

@@ -17,6 +17,7 @@ use crate::core::facts::Facts;
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::policy::{ExistingConnections, PolicyId, PolicySet};
+use crate::core::state::net::Mac;
 
 /// Which exits each gateway says it serves, by their identities.
 pub type Serving = BTreeMap<NodeName, BTreeSet<String>>;
@@ -119,12 +120,8 @@ impl Handover {
         let mut left = before.left.clone();
         for (policy, exits) in before.carried.iter().filter(|(policy, _)| keeps(policy)) {
             for exit in exits.iter().filter(|exit| !used.contains(exit)) {
-                let Some(peer) = facts.nodes.get(&exit.gateway).and_then(crate::core::facts::Node::tunnel_address)
-                else {
-                    continue;
-                };
                 let entry = left.entry(exit.clone()).or_insert_with(|| Left {
-                    exit: Exit { vni: exit.vni(), peer },
+                    exit: Exit { mac: exit.mac() },
                     policies: BTreeSet::new(),
                     until: now.saturating_add(DRAIN).unwrap_or(now),
                 });
@@ -138,12 +135,12 @@ impl Handover {
         self.left = left;
     }
 
-    /// What was left is part of the placement, unless another exit of its gateway took its identifier.
+    /// What was left is part of the placement, unless another exit of its gateway has its MAC address.
     fn keep(&self, placement: &mut Placement, facts: &Facts) {
-        let taken: BTreeSet<(NodeName, u32)> =
-            placement.exits.iter().map(|(key, exit)| (key.gateway.clone(), exit.vni)).collect();
+        let taken: BTreeSet<(NodeName, Mac)> =
+            placement.exits.iter().map(|(key, exit)| (key.gateway.clone(), exit.mac)).collect();
         for (key, left) in &self.left {
-            if !taken.contains(&(key.gateway.clone(), left.exit.vni)) {
+            if !taken.contains(&(key.gateway.clone(), left.exit.mac)) {
                 placement.exits.insert(key.clone(), left.exit.clone());
                 placement.left.insert(key.clone(), left.policies.clone());
             }
@@ -151,8 +148,8 @@ impl Handover {
         // What carries a policy until its gateway is ready must be known, too.
         let carrying: Vec<ExitKey> = placement.policies.values().flat_map(|placed| placed.exits.clone()).collect();
         for key in carrying {
-            if let Some(peer) = facts.nodes.get(&key.gateway).and_then(crate::core::facts::Node::tunnel_address) {
-                placement.exits.entry(key.clone()).or_insert_with(|| Exit { vni: key.vni(), peer });
+            if is_there(&key, facts) {
+                placement.exits.entry(key.clone()).or_insert_with(|| Exit { mac: key.mac() });
             }
         }
     }
@@ -160,7 +157,7 @@ impl Handover {
 
 /// Whether a gateway is still there to carry somebody: cordoned or without its label, but alive.
 fn is_there(exit: &ExitKey, facts: &Facts) -> bool {
-    facts.nodes.get(&exit.gateway).is_some_and(|node| node.ready && node.tunnel_address().is_some())
+    facts.nodes.get(&exit.gateway).is_some_and(|node| node.ready && !node.addresses.is_empty())
 }
 
 #[cfg(test)]

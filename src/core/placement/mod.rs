@@ -18,8 +18,9 @@ use super::facts::{Facts, PodName};
 use super::finding::Finding;
 use super::labels::Labels;
 use super::name::NodeName;
+use super::policy::grants::NOT_FROM_GIT;
 use super::policy::{GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, Suspend};
-use super::state::net::fnv1a;
+use super::state::net::{Mac, fnv1a, mix};
 
 /// The placement of every policy in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,15 +69,19 @@ impl Placed {
 }
 
 fn weight(pod: &PodName, exit: &ExitKey) -> u64 {
-    let mut hash = fnv1a(format!("{pod}\0{}", exit.identity()).as_bytes());
-    // FNV's high bits hardly depend on the last bytes; splitmix64's finaliser makes them (Steele, Lea and Flood, 2014).
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
+    mix(fnv1a(format!("{pod}\0{}", exit.identity()).as_bytes()))
 }
 
-/// Places every policy that is in force at `now`.
+/// Exits that a gateway says it could not serve, by their identities, with the reason.
+pub type Unfit = BTreeMap<NodeName, BTreeMap<String, String>>;
+
+/// Places every policy that is in force at `now`, where no gateway says that it could not serve.
 pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
+    place_but(set, facts, &Unfit::new(), now)
+}
+
+/// Places every policy that is in force at `now`, and none where a gateway says that it could not serve it.
+pub fn place_but(set: &PolicySet, facts: &Facts, unfit: &Unfit, now: Timestamp) -> Placement {
     let mut placement = Placement::default();
     let nodes = NodeIndex::new(facts);
     for policy in set.policies.values() {
@@ -84,7 +89,7 @@ pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
             placement.findings.push(suspended(policy));
             continue;
         }
-        let placed = place_one(policy, facts, &nodes, &mut placement.findings);
+        let placed = place_one(policy, set, facts, (&nodes, unfit), &mut placement.findings);
         placement.policies.insert(policy.id.clone(), placed);
     }
     collect_exits(&mut placement, facts);
@@ -97,8 +102,15 @@ fn suspended(policy: &Policy) -> Finding {
     Finding::new("suspended", &policy.id, format!("is suspended {why}"))
 }
 
-fn place_one(policy: &Policy, facts: &Facts, nodes: &NodeIndex<'_>, findings: &mut Vec<Finding>) -> Placed {
-    let choices: Vec<Choice> = policy.gateways.iter().map(|gateway| choose(gateway, facts, nodes)).collect();
+fn place_one(
+    policy: &Policy,
+    set: &PolicySet,
+    facts: &Facts,
+    (nodes, unfit): (&NodeIndex<'_>, &Unfit),
+    findings: &mut Vec<Finding>,
+) -> Placed {
+    let choices: Vec<Choice> =
+        policy.gateways.iter().map(|gateway| choose(gateway, set, facts, (nodes, unfit))).collect();
     let exits: BTreeSet<ExitKey> = policy
         .gateways
         .iter()
@@ -129,15 +141,24 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &Choice, none_at_all:
     Finding::new("no-gateway", &policy.id, format!("{reason}; {consequence}"))
 }
 
-fn choose(spec: &GatewaySpec, facts: &Facts, nodes: &NodeIndex<'_>) -> Choice {
+fn choose(spec: &GatewaySpec, set: &PolicySet, facts: &Facts, (nodes, says): (&NodeIndex<'_>, &Unfit)) -> Choice {
     let mut unfit = Vec::new();
     for (name, node) in nodes.matching(&spec.node, facts) {
-        match node.unfit() {
+        let stranger = !set.may_answer(&spec.node, name, &node.labels);
+        match stranger.then_some(NOT_FROM_GIT).or_else(|| node.unfit()).or_else(|| unserved(name, spec, says)) {
             None => return Choice { gateway: Some(name.clone()), unfit },
             Some(reason) => unfit.push((name.clone(), reason)),
         }
     }
     Choice { gateway: None, unfit }
+}
+
+/// What a node says of itself. Its reason stands in its own report.
+fn unserved(node: &NodeName, spec: &GatewaySpec, says: &Unfit) -> Option<&'static str> {
+    // Nearly nobody says so, and an identity is a text to be made.
+    says.get(node).filter(|exits| !exits.is_empty())?;
+    let exit = ExitKey { gateway: node.clone(), egress: spec.egress.clone(), next_hops: spec.next_hops.clone() };
+    exit.is_among(says).then_some("does not forward packets for it")
 }
 
 /// Nodes by label, so that ten thousand policies do not each look at five thousand nodes.
@@ -177,21 +198,22 @@ impl<'a> NodeIndex<'a> {
     }
 }
 
-/// Gathers the exits of all policies. Two of one gateway that share a tunnel identifier (3 in a million for ten exits) cannot
-/// both be told apart on the wire: the later one is refused rather than sent out with the other's address.
+/// Gathers the exits of all policies. Two of one gateway with one MAC address (7 in 10^13 for ten exits) could not be told apart
+/// on the wire: the later one is refused rather than sent out with the other's address.
 fn collect_exits(placement: &mut Placement, facts: &Facts) {
     let wanted: BTreeSet<ExitKey> =
         placement.policies.values().flat_map(|placed| placed.exits.iter().cloned()).collect();
-    let mut taken: BTreeSet<(NodeName, u32)> = BTreeSet::new();
+    let mut taken: BTreeSet<(NodeName, Mac)> = BTreeSet::new();
     let mut refused: BTreeSet<ExitKey> = BTreeSet::new();
     for key in wanted {
-        let Some(peer) = facts.nodes.get(&key.gateway).and_then(super::facts::Node::tunnel_address) else { continue };
-        let vni = key.vni();
-        if taken.insert((key.gateway.clone(), vni)) {
-            placement.exits.insert(key, Exit { vni, peer });
+        if facts.nodes.get(&key.gateway).is_none_or(|node| node.addresses.is_empty()) {
+            continue;
+        }
+        let mac = key.mac();
+        if taken.insert((key.gateway.clone(), mac)) {
+            placement.exits.insert(key, Exit { mac });
         } else {
-            let message =
-                format!("has the tunnel identifier {vni}, as another exit of its gateway; its members are dropped");
+            let message = format!("has the MAC address {mac}, as another exit of its gateway; its members are dropped");
             placement.findings.push(
                 Finding::new("identifier-clash", key.identity(), message)
                     .hint("name the address by egressIP instead of interface, or the other way round"),

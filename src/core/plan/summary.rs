@@ -66,7 +66,8 @@ fn roles(compiled: &Compiled) -> Vec<String> {
                     lines.push(format!("gateway of {policy}: {}", translation(ways)));
                     lines.extend(members.map(|members| format!("source of {policy}: {members} here")));
                 }
-                Role::Remote { peer, .. } => {
+                Role::Remote { outer, .. } => {
+                    let peer = outer.map_or_else(|| "no address".to_owned(), |(_, peer)| peer.to_string());
                     let through = |members| {
                         format!("source of {policy}: {members} through {} ({peer}), {}", key.gateway, key.egress)
                     };

@@ -12,6 +12,7 @@
 //! A repository of 10,000 policies costs some 10 MB for that.
 
 mod conflicts;
+mod demands;
 mod force;
 mod good;
 #[cfg(test)]
@@ -29,8 +30,10 @@ use super::findings::{Span, diagnostic};
 use super::spans::Spans;
 use super::yaml::MAX_BYTES;
 use crate::core::diagnostic::{Diagnostic, Severity};
+use crate::core::labels::keys::KeyPattern;
 
 pub use self::conflicts::{Disagreement, disagreements};
+pub(super) use self::demands::{NAME_ONE, NO_NAMESPACE};
 pub use self::good::{GoodDocuments, GoodText};
 
 /// What became of a file between two commits.
@@ -114,6 +117,8 @@ pub struct Tally {
 #[derive(Debug)]
 pub struct Catalogue {
     cluster: String,
+    /// The labels of nodes that the operator allows, if somebody said so.
+    label_keys: Option<Vec<KeyPattern>>,
     files: BTreeMap<String, File>,
     /// Good documents of the files as they are now: where each identity is found, by path and place in its file.
     candidates: BTreeMap<Identity, BTreeSet<(String, usize)>>,
@@ -152,6 +157,7 @@ impl Catalogue {
     pub fn new(cluster: &str) -> Self {
         let mut catalogue = Self {
             cluster: cluster.to_owned(),
+            label_keys: None,
             files: BTreeMap::new(),
             candidates: BTreeMap::new(),
             wanted: BTreeMap::new(),
@@ -162,6 +168,14 @@ impl Catalogue {
         };
         catalogue.apply_config();
         catalogue
+    }
+
+    /// With a list of the labels of nodes that Egret may write, before anything is read. egret.yaml can only narrow it.
+    #[must_use]
+    pub fn with_label_keys(mut self, label_keys: Option<&[KeyPattern]>) -> Self {
+        self.label_keys = label_keys.map(<[KeyPattern]>::to_vec);
+        self.apply_config();
+        self
     }
 
     /// Takes what changed, by path. Files whose name does not fit are ignored, so the whole list of a commit can be given.
@@ -199,8 +213,9 @@ impl Catalogue {
         if self.set.config.paths != before.paths {
             self.select_again(touched);
         }
-        // Policies that leave something to the configuration follow it.
-        touched.extend(self.standing.keys().filter(|identity| matches!(identity, Identity::Policy(_))).cloned());
+        // Policies that leave something to the configuration follow it, and all documents do what it asks of them.
+        touched.extend(self.standing.keys().chain(self.candidates.keys()).cloned());
+        touched.remove(&Identity::Config);
     }
 
     fn change(&mut self, path: &str, change: Change, touched: &mut BTreeSet<Identity>) {

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::{ExistingConnections, OnNoGateway};
 use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
+use crate::core::labels::keys::LabelKeys;
 use crate::core::signature::Signatures;
 use crate::core::state::ownership::Range;
 
@@ -39,14 +40,22 @@ pub struct Config {
     pub existing_connections: ExistingConnections,
     /// What becomes of a node label of ours that somebody changed in the cluster.
     pub on_label_drift: OnLabelDrift,
+    /// Only nodes that Git's NodeLabels give the labels of a gateway's nodeSelector may be one ([`super::grants`]).
+    pub only_labelled_from_git: bool,
+    /// Which labels of nodes Egret may write.
+    pub label_keys: LabelKeys,
+    /// A policy's selectors must say which namespaces its members are in.
+    pub require_namespace: bool,
     /// Pod networks of the cluster, where nodes do not tell theirs.
     pub pod_cidrs: Vec<IpNet>,
     /// Service networks of the cluster.
     pub service_cidrs: Vec<IpNet>,
     /// Destinations that are never steered, whatever a policy says.
     pub exclusions: Vec<IpNet>,
-    /// Marks, tables, port, MTU.
+    /// Marks, tables, port, MTU. Where each node takes its mark bits itself, the default ones until it has.
     pub range: Range,
+    /// Each node takes mark bits that nobody else on it uses (`markMask: auto`), as [`choose`](crate::core::state::mask::choose) says.
+    pub mask_is_auto: bool,
 }
 
 /// A crontab line and the time zone it is meant in.
@@ -73,10 +82,14 @@ impl Default for Config {
             on_no_gateway: OnNoGateway::default(),
             existing_connections: ExistingConnections::default(),
             on_label_drift: OnLabelDrift::default(),
+            only_labelled_from_git: false,
+            label_keys: LabelKeys::default(),
+            require_namespace: false,
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             exclusions: Vec::new(),
             range: Range::default(),
+            mask_is_auto: true,
         }
     }
 }

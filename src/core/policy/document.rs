@@ -106,17 +106,24 @@ pub const CONFIG_VALUES: &[&str] = &[
     "onNoGateway",
     "existingConnections",
     "onLabelDrift",
+    "gateways",
+    "nodeLabels",
+    "requireNamespace",
     "podCIDRs",
     "serviceCIDRs",
     "exclusions",
     "datapath",
 ];
 /// Fields of a Config.
-pub const CONFIG: &[&str] = &joined::<17>(&[&["apiVersion", "kind", "metadata"], CONFIG_VALUES, &["clusters"]]);
+pub const CONFIG: &[&str] = &joined::<20>(&[&["apiVersion", "kind", "metadata"], CONFIG_VALUES, &["clusters"]]);
 /// Fields of `reports`.
 pub const REPORTS: &[&str] = &["branch", "enabled", "keep", "snapshot"];
 /// Fields of `reports.snapshot`.
 pub const SNAPSHOT: &[&str] = &["enabled", "every"];
+/// Fields of `gateways`.
+pub const GATEWAYS: &[&str] = &["onlyLabelledFromGit"];
+/// Fields of `nodeLabels`.
+pub const NODE_LABELS: &[&str] = &["allowedKeys"];
 /// Fields of `schedule`.
 pub const SCHEDULE: &[&str] = &["cron", "timeZone"];
 /// Fields of `changeWindows`.

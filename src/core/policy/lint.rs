@@ -6,6 +6,7 @@
 //! Only documents with places in the text of now are looked at. One that is held has an error to mend first.
 
 mod coverage;
+mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,10 +36,17 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
         for (net, span) in policy.destinations.iter().zip(&places.destinations) {
             found.extend(inside.look(policy, *net, &set.config.exclusions, file, *span));
         }
+        found.extend(strangers::any_namespace(set, policy, file, &places.members));
+        for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
+            found.extend(strangers::unlabelled(set, gateway, file, *span));
+        }
         if let (Some(facts), Some(nodes)) = (facts, &nodes) {
             found.extend(selects_nothing(policy, facts, file, places.selectors));
             for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
-                if !nodes.values().any(|labels| gateway.node.matches(labels)) {
+                if strangers::no_gift(set, &gateway.node).is_some() {
+                    continue;
+                }
+                if !nodes.iter().any(|(name, labels)| set.may_answer(&gateway.node, name, labels)) {
                     let message = format!("no node has the labels {}", gateway.node);
                     let hint = "the policy's packets are dropped, or pass through if it says so, until a node has them";
                     found.push(warning(file, *span, "no-gateway", message, hint));
@@ -46,12 +54,12 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
             }
         }
     }
+    for labels in set.node_labels.values() {
+        let Some(places) = spans.node_labels.get(&labels.name) else { continue };
+        found.extend(strangers::own_word(set, labels, places));
+        found.extend(facts.into_iter().flat_map(|facts| unknown_nodes(labels, places, facts)));
+    }
     if let Some(facts) = facts {
-        for labels in set.node_labels.values() {
-            if let Some(places) = spans.node_labels.get(&labels.name) {
-                found.extend(unknown_nodes(labels, places, facts));
-            }
-        }
         found.extend(disagreements(set, facts).iter().flat_map(|one| one.diagnostics(set, spans)));
     }
     found.sort();

@@ -8,6 +8,7 @@ pub mod config;
 pub mod document;
 pub mod file;
 pub mod findings;
+pub mod grants;
 pub mod lint;
 pub mod published;
 pub mod reader;
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use self::config::Config;
+use self::grants::Grant;
 use super::facts::{Facts, Pod, PodName};
 use super::labels::{Labels, Operator, Selector};
 use super::name::{Interface, NodeName, ObjectName};
@@ -36,6 +38,8 @@ pub struct PolicySet {
     pub node_labels: BTreeMap<ObjectName, NodeLabels>,
     /// egret.yaml, or its defaults.
     pub config: Config,
+    /// What Git gives of the labels that gateways are chosen by, where no other counts ([`grants`]).
+    pub grants: Option<Vec<Grant>>,
 }
 
 /// Which kind of document a policy came from.
@@ -211,6 +215,19 @@ impl NodeLabels {
 }
 
 impl MemberSelector {
+    /// Whether it says which namespaces a member is in, by name or by labels that these must have. Without it, whoever may create pods in
+    /// any namespace can make one a member.
+    pub fn names_a_namespace(&self) -> bool {
+        // Every namespace has this label, with its name.
+        const NAME: &str = "kubernetes.io/metadata.name";
+        self.namespace_name.iter().any(|operator| matches!(operator, Operator::In(_)))
+            || self.namespace.requirements.iter().any(|requirement| match requirement.operator {
+                Operator::In(_) => true,
+                Operator::Exists => requirement.key != NAME,
+                Operator::NotIn(_) | Operator::DoesNotExist => false,
+            })
+    }
+
     /// Whether a pod is a member by this selector. The caller has checked that it is [`Pod::routable`].
     pub fn matches(&self, name: &PodName, pod: &Pod, facts: &Facts) -> bool {
         static NONE: Labels = Labels::new();

@@ -11,11 +11,13 @@ use serde_json::{Map, Value, json};
 use super::check::REQUIRE;
 use super::config::Config;
 use super::document::{CONFIG_FILE, Kind};
+use super::grants::Grant;
 use super::{
     Egress, GatewaySpec, MemberSelector, ObjectName, Origin, Policy, PolicyId, PolicyKind, PolicySet, Suspend, file,
 };
 use crate::core::admission::{ChangeWindows, Window};
 use crate::core::labels::{Operator, Requirement, Selector};
+use crate::core::name::NodeName;
 use crate::core::signature::Signatures;
 use crate::core::state::net::fnv1a;
 
@@ -23,6 +25,8 @@ use crate::core::state::net::fnv1a;
 const NAMESPACE_NAME: &str = "io.kubernetes.pod.namespace";
 /// Put behind the name of a Cilium document where an EgressPolicy has the same.
 const CILIUM_SUFFIX: &str = ".cilium.io";
+/// In the published `gateways`: what Git gives of the labels that gateways are chosen by. egret.yaml has no such field.
+const LABELLED: &str = "labelled";
 /// Fields of a published spec that no document has.
 const ENVELOPE: [&str; 2] = ["source", "fence"];
 
@@ -54,7 +58,7 @@ impl Published {
     /// All that a set asks for.
     pub fn of(set: &PolicySet) -> Self {
         let policies = set.policies.values().map(|policy| (resource_name(set, &policy.id), spec(policy))).collect();
-        Self { policies, config: config(&set.config) }
+        Self { policies, config: config(&set.config, set.grants.as_deref()) }
     }
 
     /// A short text that is the same exactly where the policies are. Agents apply no set of policies but one that it describes.
@@ -77,8 +81,8 @@ impl Published {
                 Err(fault) => faults.push(fault),
             }
         }
-        match read_config(config) {
-            Ok(config) => set.config = config,
+        match read_config(config).and_then(|read| Ok((read, read_grants(config)?))) {
+            Ok((config, grants)) => (set.config, set.grants) = (config, grants),
             Err(fault) => faults.push(fault),
         }
         if faults.is_empty() { Ok(set) } else { Err(faults) }
@@ -209,16 +213,19 @@ fn selector(requirements: &[Requirement]) -> Value {
 }
 
 /// What nodes need of egret.yaml. Paths, branch and schedule are the controller's.
-fn config(config: &Config) -> Value {
+fn config(config: &Config, grants: Option<&[Grant]>) -> Value {
     let range = config.range;
     let mut written = json!({
         "datapath": {
-            "markMask": range.mask,
             "firstTable": range.first,
             "port": range.port,
             "mtu": range.mtu,
         },
     });
+    // Left out, a node takes bits that nobody else on it uses; agents that don't know of that take the default.
+    if !config.mask_is_auto {
+        written["datapath"]["markMask"] = json!(range.mask);
+    }
     for (field, nets) in
         [("podCIDRs", &config.pod_cidrs), ("serviceCIDRs", &config.service_cidrs), ("exclusions", &config.exclusions)]
     {
@@ -235,8 +242,24 @@ fn config(config: &Config) -> Value {
             "openPGPKeys": keys.openpgp,
         });
     }
+    if let Some(grants) = grants {
+        let labelled = grants.iter().map(grant).collect::<Vec<_>>();
+        written["gateways"] = json!({"onlyLabelledFromGit": true, LABELLED: labelled});
+    }
     if !config.change_windows.open.is_empty() {
         written["changeWindows"] = windows(&config.change_windows);
+    }
+    written
+}
+
+/// As the `spec` of NodeLabels.
+fn grant(grant: &Grant) -> Value {
+    let mut written = json!({"labels": grant.labels});
+    if !grant.nodes.is_empty() {
+        written["nodes"] = json!(grant.nodes.iter().map(NodeName::as_str).collect::<Vec<_>>());
+    }
+    if let Some(Selector { requirements }) = &grant.node_selector {
+        written["nodeSelector"] = selector(requirements);
     }
     written
 }
@@ -288,12 +311,39 @@ pub fn read_policy(name: &str, spec: &Value) -> Result<Policy, Unreadable> {
 /// The published values of egret.yaml.
 pub fn read_config(config: &Value) -> Result<Config, Unreadable> {
     let mut document = config.as_object().cloned().unwrap_or_default();
+    if let Some(Value::Object(gateways)) = document.get_mut("gateways") {
+        gateways.remove(LABELLED);
+    }
     document.insert("apiVersion".to_owned(), json!(Kind::Config.api_version()));
     document.insert("kind".to_owned(), json!(Kind::Config.name()));
     let parsed = file::parse(CONFIG_FILE, &Value::Object(document).to_string());
     match parsed.good.first().and_then(|(_, checked)| checked.config()) {
         Some(config) => Ok(config.of("")),
         None => Err(Unreadable { name: "spec.config".to_owned(), message: first_error(&parsed) }),
+    }
+}
+
+/// The published labels that gateways are chosen by; `None` where any label counts. They pass the same checks as NodeLabels.
+pub fn read_grants(config: &Value) -> Result<Option<Vec<Grant>>, Unreadable> {
+    let gateways = &config["gateways"];
+    if gateways["onlyLabelledFromGit"] != json!(true) {
+        return Ok(None);
+    }
+    let written = gateways[LABELLED].as_array().map_or(&[][..], Vec::as_slice);
+    written.iter().map(read_grant).collect::<Result<_, _>>().map(Some)
+}
+
+fn read_grant(spec: &Value) -> Result<Grant, Unreadable> {
+    let document = json!({
+        "apiVersion": Kind::NodeLabels.api_version(),
+        "kind": Kind::NodeLabels.name(),
+        "metadata": {"name": LABELLED},
+        "spec": spec,
+    });
+    let parsed = file::parse("spec.json", &document.to_string());
+    match parsed.good.first().and_then(|(_, checked)| checked.node_labels()) {
+        Some(checked) => Ok(Grant::new(&checked.node_labels, |_| true)),
+        None => Err(Unreadable { name: format!("spec.config.gateways.{LABELLED}"), message: first_error(&parsed) }),
     }
 }
 

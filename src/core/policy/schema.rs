@@ -92,13 +92,17 @@ fn config() -> Value {
             "What becomes of a node label that somebody changed: put right and told (the default), or only told.",
             &["Correct", "Report"],
         ),
+        "gateways": gateways(),
+        "nodeLabels": node_labels(),
+        "requireNamespace": {"type": "boolean", "description":
+            "true: a policy's selectors must say which namespaces its members are in; false if left out."},
         "podCIDRs": list("Pod networks, where nodes do not tell theirs.", &cidr()),
         "serviceCIDRs": list("Service networks.", &cidr()),
         "exclusions": list("Destinations that are never steered, whatever a policy says.", &cidr()),
         "datapath": object("What Egret takes of the kernel's numbers. Change it where something else has them.", &[], &json!({
             "markMask": {
                 "type": ["integer", "string"],
-                "description": "The bits of packet and connection marks that are Egret's, in one run: 0x1fff if left out.",
+                "description": "The bits of packet and connection marks that are Egret's, 2 to 15 in one run, as 0x1fff; or auto, which it is if left out: each node takes bits that nobody else on it uses.",
             },
             "firstTable": number("The first routing table and rule priority; 9000 if left out.", 1, 32766),
             "port": number("The UDP port of the tunnel; 4790 if left out.", 1, 65535),
@@ -118,6 +122,25 @@ fn config() -> Value {
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     schema["title"] = json!("egret.yaml");
     schema
+}
+
+fn gateways() -> Value {
+    object(
+        "Which nodes may be gateways.",
+        &[],
+        &json!({"onlyLabelledFromGit": {"type": "boolean", "description":
+            "true: only nodes that NodeLabels of this repository give the labels of a gateway's nodeSelector. A kubelet can set most \
+             labels on its own node; false if left out."}}),
+    )
+}
+
+fn node_labels() -> Value {
+    let keys = list(
+        "Keys that NodeLabels may have; a `*` at the end stands for the rest of the name. All that the cluster's operator allows if \
+         left out, which is all but Kubernetes' own.",
+        &json!({"type": "string", "maxLength": 317}),
+    );
+    object("Labels of nodes that Egret writes.", &[], &json!({"allowedKeys": keys}))
 }
 
 fn change_windows() -> Value {

@@ -14,6 +14,8 @@ pub struct PolicySpans {
     pub name: Span,
     /// The key `selectors`.
     pub selectors: Span,
+    /// Its entries, in the order of [`super::Policy::selectors`].
+    pub members: Vec<Span>,
     /// Destinations, in the order of [`super::Policy::destinations`].
     pub destinations: Vec<Span>,
     /// Gateway entries' `nodeSelector`, in the order of [`super::Policy::gateways`].

@@ -30,7 +30,7 @@ impl Footing {
 
     /// A ground that has what these exits need.
     pub(super) fn assumed<'e>(exits: impl Iterator<Item = &'e ExitKey>) -> Self {
-        let features = Features { owned_tables: true, blind_tunnels: false, ipv6: true };
+        let features = Features { owned_tables: true, interface_kinds: true, ipv6: true };
         let mut footing = Self { ground: Ground { features, ..Ground::default() }, names: Vec::new() };
         let mut interfaces: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
         for exit in exits {

@@ -59,6 +59,7 @@ pub(super) fn each(input: &Input<'_>, after: &mut World<'_>, ways: &Ways, touche
             policies: policies.keys().filter_map(of_policy).collect(),
             node_labels: BTreeMap::new(),
             config: after.set.config.clone(),
+            grants: after.set.grants.clone(),
         };
         let was = after.facts.nodes.get_mut(&gateway).map(|node| std::mem::replace(&mut node.ready, false));
         let placement = place(&set, &after.facts, input.now);

@@ -111,6 +111,15 @@ pub(super) fn compare(input: &Input<'_>, before: &World<'_>, after: &World<'_>, 
     nodes
 }
 
+/// Where each exit of a gateway may lead.
+fn let_out(served: &BTreeSet<Served>, set: &PolicySet) -> BTreeMap<ExitKey, RangeSet> {
+    let mut policies: BTreeMap<ExitKey, BTreeSet<PolicyId>> = BTreeMap::new();
+    for (policy, exit) in served {
+        policies.entry(exit.clone()).or_default().insert(policy.clone());
+    }
+    policies.into_iter().map(|(exit, policies)| (exit, compile::allowed(set, &policies))).collect()
+}
+
 fn roles(input: &Input<'_>, before: &World<'_>, after: &World<'_>, ways: &Ways) -> BTreeMap<NodeName, Role> {
     let mut roles: BTreeMap<NodeName, Role> = BTreeMap::new();
     for (name, node) in &input.facts.nodes {
@@ -131,9 +140,10 @@ fn roles(input: &Input<'_>, before: &World<'_>, after: &World<'_>, ways: &Ways) 
     for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
         let none = BTreeSet::new();
         let (old, new) = (old.get(name).unwrap_or(&none), new.get(name).unwrap_or(&none));
-        if exits(old) != exits(new) {
+        // A gateway also knows which destinations each of its exits is for.
+        if let_out(old, input.before) != let_out(new, input.after) {
             let role = roles.entry((*name).clone()).or_default();
-            role.exits_change = true;
+            role.exits_change = exits(old) != exits(new);
             role.serves = [new - old, old & new, old - new];
         }
     }
@@ -257,7 +267,8 @@ fn change(
     let state = |world: &World<'_>, marks: &Marks| {
         let World { set, facts, placement, .. } = world;
         let ground = &footing.ground;
-        compile(&compile::Input { node, set, placement, facts, ground, marks }).desired
+        compile(&compile::Input { node, set, placement, facts, ground, marks, refused: compile::Refused::NOTHING })
+            .desired
     };
     let old = state(before, &Marks::default());
     let new = state(after, &Marks::observed(&old.nft, after.set.config.range));

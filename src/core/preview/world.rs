@@ -14,7 +14,7 @@ use crate::core::finding::Finding;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::{Members, Placement, place};
-use crate::core::policy::{Policy, PolicyId, PolicySet};
+use crate::core::policy::{GatewaySpec, Policy, PolicyId, PolicySet};
 
 /// A pod's policies and where each leads: pods with the same are alike.
 pub(super) type Key = Vec<(PolicyId, Way)>;
@@ -87,8 +87,9 @@ impl<'a> World<'a> {
 
     /// Whether a node could answer for a policy.
     pub(super) fn is_candidate(&self, policy: &Policy, node: &NodeName) -> bool {
-        let matches = |node: &Node| policy.gateways.iter().any(|spec| spec.node.matches(&node.labels));
-        self.facts.nodes.get(node).is_some_and(|node| node.unfit().is_none() && matches(node))
+        let of = |spec: &GatewaySpec, known: &Node| self.set.may_answer(&spec.node, node, &known.labels);
+        let known = self.facts.nodes.get(node).filter(|known| known.unfit().is_none());
+        known.is_some_and(|known| policy.gateways.iter().any(|spec| of(spec, known)))
     }
 
     /// How many nodes could answer for a policy; counting ends at two.

@@ -3,6 +3,7 @@
 //! Deliberately absent: where a state comes from (`compile` or `kernel::observe`) and how two are compared (`plan`).
 //! A field that the kernel adds by itself (a handle, a counter, a default) has no place here: it would be drift that nobody made.
 
+pub mod mask;
 pub mod net;
 pub mod nft;
 pub mod ownership;

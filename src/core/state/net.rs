@@ -4,7 +4,7 @@
 //! a field here, with the kernel's value, or normalised away in `kernel::observe`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -37,19 +37,28 @@ impl Mac {
         }
     }
 
-    /// The link-local address that goes with it (RFC 4291, appendix A): the next hop for IPv6 inside the tunnel.
-    pub fn link_local(self) -> Ipv6Addr {
-        let mac = self.0;
-        let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
-        let (first, second) = (pair(mac[0] ^ 2, mac[1]), pair(mac[2], 0xff));
-        Ipv6Addr::new(0xfe80, 0, 0, 0, first, second, pair(0xfe, mac[3]), pair(mac[4], mac[5]))
+    /// The address of an exit: 46 bits of a hash, unicast and locally administered (IEEE 802, 8.2). Every node derives the
+    /// same one from the exit's identity, so nothing has to be handed out.
+    pub fn of_exit(identity: &str) -> Self {
+        let hash = mix(fnv1a(identity.as_bytes())).to_be_bytes();
+        Self([hash[2] & 0xfc | 0x02, hash[3], hash[4], hash[5], hash[6], hash[7]])
     }
+
+    /// What replies are addressed to inside the tunnel, whichever node they go to: the outer packet says which.
+    pub const REPLIES: Self = Self([0x02, 0xe9, 0, 0, 0, 0]);
 }
 
 /// FNV-1a, 64 bits: short, and the same everywhere and forever, which the standard library's hashers do not promise.
 /// Nodes agree on tunnel identifiers by it. <http://www.isthe.com/chongo/tech/comp/fnv/>
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The finaliser of splitmix64 (Steele, Lea and Flood, 2014): FNV's high bits hardly depend on the last bytes, these do.
+pub fn mix(mut hash: u64) -> u64 {
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
 }
 
 /// A VXLAN device in external mode: one for all exits, the route says where a packet goes and with which identifier.
@@ -139,13 +148,25 @@ pub enum Route {
     Unknown(String),
 }
 
-/// `encap ip id VNI dst PEER`
+/// `encap ip id VNI src OWN dst PEER`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Encap {
     /// The network identifier, 24 bits.
     pub id: u32,
+    /// The outer packet's source; none: the kernel's choice, which is the first address of the interface and not always the
+    /// one by which the peer knows this node.
+    pub source: Option<IpAddr>,
     /// The peer node.
     pub peer: IpAddr,
+    /// `csum`: the outer UDP packet bears a checksum. Over IPv6 it must (RFC 8200 8.1); a receiver drops it otherwise.
+    pub checksum: bool,
+}
+
+impl Encap {
+    /// From one node to another.
+    pub fn between(id: u32, own: IpAddr, peer: IpAddr) -> Self {
+        Self { id, source: Some(own), peer, checksum: peer.is_ipv6() }
+    }
 }
 
 /// A static neighbour: which hardware address a next hop has.
@@ -242,19 +263,22 @@ impl fmt::Display for Rule {
 impl fmt::Display for RouteKey {
     /// `default`, `10.1.1.0/24`, with its metric where that says something.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.destination.prefix_len() == 0 {
-            f.write_str("default")?;
-        } else {
-            write!(f, "{}", self.destination)?;
+        match self.destination.prefix_len() {
+            0 => f.write_str("default"),
+            whole if whole == self.destination.max_prefix_len() => write!(f, "{}", self.destination.addr()),
+            _ => write!(f, "{}", self.destination),
         }
-        Ok(())
     }
 }
 
 impl fmt::Display for Encap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = if self.peer.is_ipv4() { "ip" } else { "ip6" };
-        write!(f, "encap {word} id {} dst {}", self.id, self.peer)
+        write!(f, "encap {word} id {}", self.id)?;
+        if let Some(source) = self.source {
+            write!(f, " src {source}")?;
+        }
+        write!(f, " dst {}{}", self.peer, if self.checksum { " csum" } else { "" })
     }
 }
 

@@ -8,6 +8,8 @@ mod text;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::net::Mac;
+
 pub use text::{element_text, prefix_of};
 
 /// How many bytes a comment can have (`NFTNL_UDATA_COMMENT_MAXLEN`, 128 with its NUL, libnftnl/udata.h).
@@ -21,7 +23,7 @@ pub type Ruleset = BTreeMap<Family, Table>;
 pub enum Family {
     /// IPv4 and IPv6 together: steering, translation, guards.
     Inet,
-    /// A device's ingress: where a tunnel's network identifier can be read.
+    /// A device's ingress: where what comes out of the tunnel is checked before anything else of the node sees it.
     Netdev,
 }
 
@@ -54,7 +56,7 @@ pub struct Chain {
 /// The hook of a base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
-    /// `filter` or `nat`.
+    /// `filter`, `nat` or `route`.
     pub kind: ChainKind,
     /// Which hook.
     pub hook: Hook,
@@ -71,6 +73,8 @@ pub enum ChainKind {
     Filter,
     /// Sees the first packet of a connection.
     Nat,
+    /// Sees every packet that leaves the host itself; one whose mark it changes is routed again. Only in [`Hook::Output`].
+    Route,
 }
 
 /// Where a base chain hangs.
@@ -168,20 +172,37 @@ pub enum Statement {
         /// Bits that are set; disjoint from `keep`.
         value: u32,
     },
-    /// `snat ip to meta mark & MASK map @MAP`: goes on with the next rule where the map has no such key.
+    /// `meta mark set FIELD map @MAP`: goes on with the next rule where the map has no such key.
+    MarkFromMap {
+        /// The key.
+        field: Field,
+        /// The map's name, without `@`.
+        map: String,
+    },
+    /// `snat ip to ct mark & MASK map @MAP`: goes on with the next rule where the map has no such key.
+    ///
+    /// The connection's mark, not the packet's: a CNI may write the packet's mark between our chain in prerouting and this one.
     SnatMap {
         /// `ip` or `ip6`.
         family: AddressFamily,
-        /// Bits of the packet mark that are the key.
+        /// Bits of the connection mark that are the key.
         mask: u32,
         /// The map's name, without `@`.
         map: String,
     },
-    /// `snat ip to ip saddr`: translates to the address it has, so that nobody behind us translates it to another.
-    SnatToSelf {
-        /// `ip` or `ip6`.
-        family: AddressFamily,
+    /// `snat ip to ADDRESS`: of the address's family; goes on with the next rule for packets of the other.
+    SnatTo {
+        /// The source that the connection's packets get.
+        address: IpAddr,
     },
+    /// `meta pkttype set host`: the packet is for this host, whatever its destination MAC address says.
+    PacketForHost,
+    /// `notrack`: connection tracking passes the packet by.
+    NoTrack,
+    /// `fib saddr . iif oif missing`: the route back to the source does not lead through the interface that the packet came in by.
+    NoRouteBack,
+    /// `fib saddr type local`: the source is an address of this host.
+    FromThisHost,
     /// `tcp flags syn tcp option maxseg size set rt mtu`: a TCP connection's segments are made to fit its way, both ways.
     ClampMss,
     /// `counter`. Packets and bytes are never compared.
@@ -215,8 +236,18 @@ pub enum Field {
     Ip6Daddr,
     /// `udp dport`; matches only UDP packets.
     UdpDport,
-    /// `tunnel id`: the VXLAN network identifier; only in [`Family::Netdev`].
-    TunnelId,
+    /// `ether daddr`: the destination MAC address; matches only what came in by an Ethernet device.
+    EtherDaddr,
+    /// `meta iifkind`: the kind of device that it came in by, as behind `ip link add type`.
+    Iifkind,
+    /// `ct original ip saddr`: who began the connection; matches only tracked IPv4 packets.
+    CtOriginal4,
+    /// `ct original ip6 saddr`
+    CtOriginal6,
+    /// `ct reply ip daddr`: whom the other end answers, which is the source that our end was translated to.
+    CtReply4,
+    /// `ct reply ip6 daddr`
+    CtReply6,
 }
 
 /// A value that a field is compared with.
@@ -226,12 +257,12 @@ pub enum Value {
     Mark(u32),
     /// `original` (false) or `reply` (true).
     Reply(bool),
-    /// An interface's whole name.
+    /// An interface's whole name, or a kind of interface.
     Interface(String),
+    /// A MAC address.
+    Mac(Mac),
     /// A port.
     Port(u16),
-    /// A tunnel's network identifier.
-    TunnelId(u32),
     /// An address.
     Address(IpAddr),
 }
@@ -302,6 +333,8 @@ pub enum KeyType {
     Mark,
     /// `ifname`
     Ifname,
+    /// `ether_addr`
+    EtherAddr,
 }
 
 /// The type of a map's data.
@@ -330,6 +363,8 @@ pub enum Key {
     MarkAddress(u32, IpAddr),
     /// An interface's name.
     Interface(String),
+    /// A MAC address.
+    Mac(Mac),
 }
 
 /// What a key leads to.

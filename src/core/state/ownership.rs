@@ -17,8 +17,9 @@ pub const TUNNEL: &str = "egret0";
 /// What the names of our devices start with.
 pub const LINK_PREFIX: &str = "egret";
 
-/// The tunnel's network identifier of replies on their way back to the pod's node. Exits use the others.
-pub const REPLY_VNI: u32 = 0x00ff_ffff;
+/// The tunnel's network identifier (VNI). It says nothing: the inner frame's destination MAC address tells the exit, which every
+/// nftables can read (`tunnel id` needs CONFIG_NFT_TUNNEL, which RHEL's family does not build).
+pub const TUNNEL_VNI: u32 = 1;
 
 /// The part of ownership that a site can move out of somebody else's way (`datapath` in egret.yaml).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

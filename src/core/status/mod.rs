@@ -9,7 +9,10 @@ mod node;
 mod policy;
 
 pub use head::{HeadFacts, HeadStatus, Tally, head_status};
-pub use node::{NodeFacts, NodeFeatures, NodeStatus, PolicyMembers, ServedExit, node_status, serving};
+pub use node::{
+    NodeDatapath, NodeFacts, NodeFeatures, NodeStatus, PolicyMembers, ServedExit, UnfitExit, node_status, serving,
+    unfit,
+};
 pub use policy::{GatewayStatus, PolicyStatus, policy_status};
 
 use jiff::Timestamp;

@@ -13,9 +13,11 @@ use crate::core::compile::{Compiled, Role};
 use crate::core::ground::Features;
 use crate::core::interfaces::Interface;
 use crate::core::name::NodeName;
+use crate::core::placement::Unfit;
 use crate::core::placement::handover::Serving;
 use crate::core::policy::{PolicyId, PolicyKind};
 use crate::core::report::history::NodeReport;
+use crate::core::state::ownership::Range;
 
 /// Records that a status carries of each kind; the reports branch has more.
 const CARRIED: usize = 20;
@@ -32,6 +34,9 @@ pub struct NodeStatus {
     pub exits: Vec<ServedExit>,
     /// Their addresses, for a column.
     pub exit_summary: String,
+    /// Exits that it could not serve if it were asked to, with the reason: it is passed over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unfit: Vec<UnfitExit>,
     /// Its interfaces, where a policy could choose it for a gateway: for previews.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<Interface>,
@@ -41,6 +46,9 @@ pub struct NodeStatus {
     pub members: u64,
     /// What the kernel can do.
     pub features: NodeFeatures,
+    /// The kernel's numbers that are Egret's there; none before the first round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub datapath: Option<NodeDatapath>,
     /// Objects that differ and are not put right.
     pub drift: u64,
     /// What had drifted, and findings.
@@ -76,6 +84,16 @@ pub struct ServedExit {
     pub egress_ips: Vec<String>,
 }
 
+/// An exit that a node could not serve.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UnfitExit {
+    /// `kind-worker2 dev net1`
+    pub identity: String,
+    /// `net.ipv4.conf.net1.forwarding is 0`
+    pub reason: String,
+}
+
 /// How many pods of a node a policy selects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -94,12 +112,34 @@ pub struct PolicyMembers {
 pub struct NodeFeatures {
     /// Its release: `6.18.44`.
     pub kernel: String,
-    /// It can tell the exits of a gateway apart.
-    pub nft_tunnel: bool,
+    /// nftables can ask for the kind of interface that a packet came in by.
+    pub interface_kinds: bool,
     /// Nobody else can flush our table.
     pub owned_tables: bool,
     /// IPv6 is on.
     pub ipv6: bool,
+}
+
+/// Numbers of the kernel's that are Egret's on a node. Nodes may have other marks than each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeDatapath {
+    /// The bits of marks, as `0x1fff`.
+    pub mark_mask: String,
+    /// The first routing table and rule priority, and the last.
+    pub tables: [u32; 2],
+    /// The tunnel's UDP port.
+    pub port: u16,
+}
+
+impl From<Range> for NodeDatapath {
+    fn from(range: Range) -> Self {
+        Self {
+            mark_mask: format!("{:#x}", range.mask),
+            tables: [range.table(0), range.table(range.last_id())],
+            port: range.port,
+        }
+    }
 }
 
 /// What an agent knows of its node.
@@ -117,6 +157,10 @@ pub struct NodeFacts<'a> {
     pub features: Features,
     /// What it tells of its interfaces.
     pub interfaces: &'a [Interface],
+    /// The range of what is in the kernel.
+    pub range: Option<Range>,
+    /// Which exits it could not serve, with the reason.
+    pub unfit: &'a BTreeMap<String, String>,
     /// The kernel's release.
     pub kernel: &'a str,
     /// Why what is asked for is not in force: a reason and a sentence.
@@ -124,9 +168,9 @@ pub struct NodeFacts<'a> {
 }
 
 impl NodeStatus {
-    /// Whether this node serves an exit that has an address.
-    pub fn serves(&self) -> bool {
-        self.exits.iter().any(|exit| !exit.egress_ips.is_empty())
+    /// Whether other nodes have to hear of it as a gateway: it serves an exit that has an address, or says that it could not serve one.
+    pub fn is_gateway(&self) -> bool {
+        !self.unfit.is_empty() || self.exits.iter().any(|exit| !exit.egress_ips.is_empty())
     }
 }
 
@@ -158,15 +202,21 @@ pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) ->
         fence: facts.fence,
         exit_summary: summary(exits.iter().flat_map(|exit| &exit.egress_ips).collect::<BTreeSet<_>>()),
         exits,
+        unfit: facts
+            .unfit
+            .iter()
+            .map(|(identity, reason)| UnfitExit { identity: identity.clone(), reason: reason.clone() })
+            .collect(),
         interfaces: facts.interfaces.to_vec(),
         policies,
         members: pods.len() as u64,
         features: NodeFeatures {
             kernel: facts.kernel.to_owned(),
-            nft_tunnel: !facts.features.blind_tunnels,
+            interface_kinds: facts.features.interface_kinds,
             owned_tables: facts.features.owned_tables,
             ipv6: facts.features.ipv6,
         },
+        datapath: facts.range.map(NodeDatapath::from),
         drift: drift as u64,
         report: Some(report),
         conditions: since(conditions, &before.conditions),
@@ -231,6 +281,14 @@ fn members(compiled: &Compiled) -> Vec<PolicyMembers> {
             members: pods.len() as u64,
         })
         .collect()
+}
+
+/// Which exits each node says it could not serve.
+pub fn unfit<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> Unfit {
+    let with = nodes.into_iter().filter(|(_, status)| !status.unfit.is_empty());
+    let exits =
+        |status: &NodeStatus| status.unfit.iter().map(|exit| (exit.identity.clone(), exit.reason.clone())).collect();
+    with.map(|(name, status)| (name.clone(), exits(status))).collect()
 }
 
 /// Which exits each node says it serves. One without an address has nothing to serve with.

@@ -117,8 +117,15 @@ fn ready(
         return is(false, "NoGateway", why.to_owned());
     }
     for gateway in gateways.iter().filter(|gateway| !gateway.ready) {
-        if let Some(finding) = finding_of(gateway, "egress-address-missing", nodes) {
-            return is(false, "EgressIPMissing", format!("{}: {}", gateway.exit, finding.message));
+        let reasons = [
+            ("egress-address-missing", "EgressIPMissing"),
+            ("kernel-refused", "KernelRefused"),
+            ("not-forwarding", "NotForwarding"),
+        ];
+        for (code, reason) in reasons {
+            if let Some(finding) = finding_of(gateway, code, nodes) {
+                return is(false, reason, format!("{}: {}", gateway.exit, finding.message));
+            }
         }
     }
     let waiting: Vec<&str> =
@@ -126,6 +133,11 @@ fn ready(
     if !waiting.is_empty() {
         let message = format!("waiting for {} to serve it; its agent has not said so yet", waiting.join(" and "));
         return is(false, "GatewayNotReady", message);
+    }
+    for gateway in gateways {
+        if let Some((node, finding)) = refused_elsewhere(gateway, nodes) {
+            return is(false, "KernelRefused", format!("{} on {node}: {}", gateway.exit, finding.message));
+        }
     }
     let exits: Vec<String> = gateways
         .iter()
@@ -143,6 +155,16 @@ fn finding_of<'n>(
     let node = nodes.iter().find(|(name, _)| name.as_str() == gateway.node)?.1;
     let findings = node.report.iter().flat_map(|report| &report.findings).map(|since| &since.finding);
     findings.into_iter().find(|finding| finding.code == code && finding.subject == gateway.exit)
+}
+
+/// What a node with members could not put in force of an exit that its gateway serves.
+fn refused_elsewhere<'n>(
+    gateway: &GatewayStatus,
+    nodes: &'n BTreeMap<NodeName, NodeStatus>,
+) -> Option<(&'n NodeName, &'n Finding)> {
+    let is_it = |finding: &&Finding| finding.code == "kernel-refused" && finding.subject == gateway.exit;
+    let findings = |status: &'n NodeStatus| status.report.iter().flat_map(|report| &report.findings);
+    nodes.iter().find_map(|(name, status)| Some((name, findings(status).map(|since| &since.finding).find(is_it)?)))
 }
 
 /// What the nodes with members found about it and another policy.

@@ -1,7 +1,6 @@
 //! The chains of all nftables tables, whosever they are: who else decides about forwarded packets.
 //!
-//! Deliberately absent: their rules. Whether a rule lets our packets through before a policy drops them cannot be told without
-//! evaluating somebody else's firewall.
+//! Deliberately absent: their rules (`foreign`), and what they make of a packet (`forward`).
 
 use super::super::nft::socket::{self, ExchangeError, NetfilterSocket};
 use super::super::nft::uapi::{NFPROTO_UNSPEC, NLM_F_DUMP, NLM_F_REQUEST};

@@ -17,6 +17,11 @@ const CAP_NET_ADMIN: u32 = 12;
 const OVERHEAD_IPV4: u32 = 20 + 8 + 8 + 14;
 const OVERHEAD_IPV6: u32 = 40 + 8 + 8 + 14;
 
+/// What is put around a packet to this address.
+pub(super) fn overhead(peer: IpAddr) -> u32 {
+    if peer.is_ipv4() { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 }
+}
+
 /// All of them, in the order they are shown.
 pub(super) fn machine(survey: &Survey, asked: &Asked) -> Vec<Check> {
     let mut found = kernel(survey);
@@ -135,8 +140,7 @@ fn tunnel_port(survey: &Survey, range: Range) -> Check {
 fn tunnel_mtu(survey: &Survey, asked: &Asked) -> Option<Check> {
     let address = asked.node.as_ref().and_then(|(_, node)| node.tunnel_address());
     let (name, overhead) = match address.and_then(|address| Some((address, survey.ground.holder(address)?))) {
-        Some((IpAddr::V6(_), name)) => (name, OVERHEAD_IPV6),
-        Some((IpAddr::V4(_), name)) => (name, OVERHEAD_IPV4),
+        Some((address, name)) => (name, overhead(address)),
         None => (survey.ground.default_route(AddressFamily::V4)?.interface.as_str(), OVERHEAD_IPV4),
     };
     let (tunnel, under) = (asked.range.mtu, survey.ground.interfaces.get(name)?.mtu);
@@ -178,7 +182,7 @@ fn node(survey: &Survey, asked: &Asked) -> Vec<Check> {
 }
 
 /// A few names and how many more there are.
-fn some(names: &[&str]) -> String {
+pub(super) fn some(names: &[&str]) -> String {
     let names: BTreeSet<&str> = names.iter().copied().collect();
     let shown: Vec<&str> = names.iter().copied().take(3).collect();
     match names.len() - shown.len() {

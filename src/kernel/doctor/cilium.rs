@@ -8,11 +8,6 @@ use std::collections::BTreeMap;
 use super::survey::Survey;
 use super::{Asked, Check};
 
-/// What Cilium keeps in the packet mark: a magic number and, above, the identity (bpf/lib/common.h in its sources, `MARK_MAGIC_*`).
-const CILIUM_MARKS: u32 = 0xffff_0f00;
-/// Bits that it leaves to others.
-const FREE_MARKS: &str = "0xff";
-
 /// One end of the pair of devices that Calico's eBPF dataplane makes.
 const CALICO_BPF: &str = "bpfin.cali";
 
@@ -36,7 +31,7 @@ pub(super) fn cilium(survey: &Survey, asked: &Asked) -> Vec<Check> {
     // What the agent here runs with counts more than what a ConfigMap wants of it.
     let mut settings = asked.cilium.clone().unwrap_or_default();
     settings.extend(survey.cilium.clone().unwrap_or_default());
-    let mut found = vec![match host_routing(&settings) {
+    vec![match host_routing(&settings) {
         HostRouting::Legacy => Check::ok("cilium-host-routing", "CNI: Cilium, with host routing by the kernel's stack"),
         HostRouting::Bpf => Check::error(
             "cilium-host-routing",
@@ -48,17 +43,7 @@ pub(super) fn cilium(survey: &Survey, asked: &Asked) -> Vec<Check> {
             "Cilium is here, and whether it routes by eBPF, past netfilter, can't be told",
             "`cilium status | grep 'Host Routing'` should say Legacy; if not: bpf.hostLegacyRouting=true",
         ),
-    }];
-    let common = asked.range.mask & CILIUM_MARKS;
-    if common != 0 {
-        let message = format!(
-            "Cilium uses marks {CILIUM_MARKS:#x}, of which {common:#x} are in our mask {:#x}",
-            asked.range.mask
-        );
-        let hint = format!("set datapath.markMask to {FREE_MARKS} in egret.yaml");
-        found.push(Check::warn("foreign-mark", message, hint));
-    }
-    found
+    }]
 }
 
 /// A CNI that is known by its devices.
@@ -92,7 +77,6 @@ fn host_routing(settings: &BTreeMap<String, String>) -> HostRouting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::state::ownership::Range;
     use crate::kernel::doctor::Severity;
 
     fn settings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -124,8 +108,7 @@ mod tests {
     #[test]
     fn the_agent_here_counts_more_than_the_config_map() {
         let wanted = settings(&[("kube-proxy-replacement", "true"), ("enable-bpf-masquerade", "true")]);
-        let range = Range { mask: 0xff, ..Range::default() };
-        let asked = Asked { cilium: Some(wanted), range, ..Asked::default() };
+        let asked = Asked { cilium: Some(wanted), ..Asked::default() };
         let mut survey = Survey::healthy();
         assert_eq!(severities(&cilium(&survey, &asked)), [("cilium-host-routing", Severity::Error)]);
         survey.cilium = Some(settings(&[("enable-host-legacy-routing", "true")]));
@@ -133,15 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn without_settings_its_devices_are_a_warning_and_so_are_common_marks() {
+    fn without_settings_its_devices_are_a_warning() {
         let mut survey = Survey::healthy();
         survey.device("cilium_host", 0);
-        let expected = [("cilium-host-routing", Severity::Warn), ("foreign-mark", Severity::Warn)];
         let found = cilium(&survey, &Asked::default());
-        assert_eq!(severities(&found), expected);
-        let message = "Cilium uses marks 0xffff0f00, of which 0xf00 are in our mask 0x1fff";
-        assert_eq!(found[1].message, message);
-        assert_eq!(found[1].hint.as_deref(), Some("set datapath.markMask to 0xff in egret.yaml"));
+        assert_eq!(severities(&found), [("cilium-host-routing", Severity::Warn)]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -12,13 +13,17 @@ use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 
+use super::super::foreign::Listing;
 use super::super::links::{self, Seen};
 use super::super::socket::{RouteError, RouteSocket};
-use super::super::{encode, ground, routes, sysctl};
+use super::super::{encode, ground, marks, routes, sysctl};
+use super::Asked;
 use super::networkd::{self, Networkd};
-use super::survey::{Device, Settings, Survey};
+use super::survey::{Device, Settings, Survey, Way};
 use super::{chains, trial};
 use crate::core::ground::{Ground, GroundRoute};
+use crate::core::name::NodeName;
+use crate::core::state::mask::choose;
 use crate::core::state::net::{Protocol, Route, Rule, route_text};
 use crate::core::state::nft::{AddressFamily, Ruleset};
 use crate::core::state::ownership::{PROTOCOL, Range};
@@ -33,10 +38,26 @@ const CILIUM_FIELDS: [(&str, &str); 3] = [
     ("EnableBPFMasquerade", "enable-bpf-masquerade"),
 ];
 
-/// Looks at everything.
-pub(super) async fn gather(range: Range) -> Survey {
-    let listed = listings(range).await.unwrap_or_default();
-    Survey {
+/// Looks at everything. What was asked comes back with the mark bits that this node takes.
+pub(super) async fn gather(asked: &Asked) -> (Survey, Asked) {
+    let marks = marks::look(asked.range.first).await.map_err(|error| crate::telemetry::chain(&error));
+    let mut asked = asked.clone();
+    let seen = marks.as_ref().ok();
+    let choice = seen.filter(|_| !asked.mask_is_given).map(|seen| choose(&seen.used, seen.own));
+    if let Some(choice) = choice {
+        asked.range.mask = choice.mask;
+    }
+    let range = asked.range;
+    let listed = listings(&asked).await.unwrap_or_default();
+    let foreign = match Listing::open() {
+        Ok(mut listing) => listing.rules().await.unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
+    let survey = Survey {
+        marks,
+        choice,
+        ways: listed.ways,
+        foreign,
         release: text("/proc/sys/kernel/osrelease").unwrap_or_else(|| "of unknown release".to_owned()),
         trial: trial::run(range).await,
         capabilities: text("/proc/self/status").and_then(|status| effective(&status)),
@@ -53,7 +74,8 @@ pub(super) async fn gather(range: Range) -> Survey {
             .collect(),
         networkd: networkd_settings(Path::new("/")),
         cilium: text(CILIUM_STATE).and_then(|json| cilium(&json)),
-    }
+    };
+    (survey, asked)
 }
 
 /// What route netlink lists. It needs no rights.
@@ -63,9 +85,10 @@ struct Listings {
     ground: Ground,
     rules: Vec<(Rule, Protocol)>,
     foreign_routes: Vec<String>,
+    ways: Vec<(NodeName, IpAddr, Result<Way, String>)>,
 }
 
-async fn listings(range: Range) -> Result<Listings, RouteError> {
+async fn listings(asked: &Asked) -> Result<Listings, RouteError> {
     let socket = RouteSocket::open().map_err(|_| RouteError::Closed)?;
     let mut seen = BTreeMap::new();
     for answer in socket.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await? {
@@ -88,7 +111,7 @@ async fn listings(range: Range) -> Result<Listings, RouteError> {
                 rules.extend(routes::rule(&message));
             }
         }
-        all_routes(&socket, family, (range, &seen), (&mut main, &mut foreign)).await?;
+        all_routes(&socket, family, (asked.range, &seen), (&mut main, &mut foreign)).await?;
     }
     foreign.sort();
     let devices = seen.values().map(|seen| {
@@ -101,9 +124,33 @@ async fn listings(range: Range) -> Result<Listings, RouteError> {
         &addresses,
         main,
         &Ruleset::default(),
-        crate::kernel::nft::Features { owned_tables: false, tunnel_id: true },
+        crate::kernel::nft::Features { owned_tables: false, interface_kinds: true },
     );
-    Ok(Listings { devices, ground, rules, foreign_routes: foreign })
+    let ways = ways(&socket, asked, &seen).await;
+    Ok(Listings { devices, ground, rules, foreign_routes: foreign, ways })
+}
+
+/// The way to each other node from this one's address.
+async fn ways(
+    socket: &RouteSocket,
+    asked: &Asked,
+    links: &BTreeMap<u32, Seen>,
+) -> Vec<(NodeName, IpAddr, Result<Way, String>)> {
+    let Some(own) = asked.node.as_ref().and_then(|(_, node)| node.tunnel_address()) else { return Vec::new() };
+    let mut found = Vec::new();
+    for (name, peer, _) in &asked.peers {
+        let way = match socket.ask(encode::route_to(*peer, own)).await {
+            Ok(Some(RouteNetlinkMessage::NewRoute(message))) => {
+                routes::way(&message, links).ok_or_else(|| "the kernel's answer names no interface".to_owned())
+            }
+            Ok(_) => Err("the kernel gave no answer".to_owned()),
+            Err(RouteError::Kernel { errno, .. }) => Err(errno.desc().to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        let way = way.map(|(interface, mtu, local)| Way { interface, mtu, local });
+        found.push((name.clone(), *peer, way));
+    }
+    found
 }
 
 /// Routes of the main table, and routes of others in tables of ours. There is no asking for the latter alone.

@@ -1,32 +1,88 @@
 //! Checks of whoever else is at work on this machine: rules, routes and marks in our range, firewalls that drop forwarded packets,
 //! daemons that tidy up what is not theirs.
 //!
-//! Pure. Deliberately absent: CNIs that go past netfilter (`cilium`), and evaluating anybody's firewall: a policy of drop is named, not judged.
+//! Pure. Deliberately absent: CNIs that go past netfilter (`cilium`), and running a firewall's rules (`forward`).
 
+use std::fmt::Write;
+
+use ipnet::IpNet;
+
+use super::super::marks::Marks;
+use super::forward::{self, Packet};
 use super::survey::{Chain, Survey};
 use super::{Asked, Check};
+use crate::core::state::mask::{Choice, Why};
 use crate::core::state::net::{Protocol, Rule};
+use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::{PROTOCOL, Range, TABLE, TUNNEL};
 
-/// Bits of the packet mark that kube-proxy sets: masquerade and drop (its `iptables.masqueradeBit` and the former mark of dropped packets).
-const KUBE_PROXY_MARKS: u32 = 0x4000 | 0x8000;
-/// Felix' `iptablesMarkMask` unless somebody changed it.
-const CALICO_MARKS: u32 = 0xffff_0000;
+/// More peers than these have networks that are like theirs.
+const PEERS: usize = 32;
 
 /// All of them, in the order they are shown.
 pub(super) fn others(survey: &Survey, asked: &Asked) -> Vec<Check> {
     let range = asked.range;
-    let mut found = rules(&survey.rules, range);
-    found.extend(routes(&survey.foreign_routes));
+    let mut found = vec![numbers(survey, range)];
     found.extend(marks(survey, range));
-    if found.is_empty() {
-        let last = range.table(range.last_id());
-        let message =
-            format!("marks {:#x}, tables and priorities {} to {last}: nobody else's", range.mask, range.first);
-        found.push(Check::ok("range", message));
-    }
-    found.extend(firewalls(survey));
+    found.extend(rules(&survey.rules, range));
+    found.extend(routes(&survey.foreign_routes));
+    found.extend(firewalls(survey, asked));
     found.extend(networkd(survey));
+    found
+}
+
+/// What of the kernel's numbers is Egret's on this node, and why.
+fn numbers(survey: &Survey, range: Range) -> Check {
+    let why = match survey.choice {
+        Some(Choice { why, .. }) => format!("auto: {why}"),
+        None => "as egret.yaml says, or as they are in the kernel".to_owned(),
+    };
+    let Range { mask, port, .. } = range;
+    let last = range.table(range.last_id());
+    let mut message =
+        format!("marks {mask:#x} ({why}), tables and priorities {} to {last}, UDP port {port}", range.first);
+    if let Ok(Marks { used, .. }) = &survey.marks
+        && !used.is_empty()
+    {
+        let _ = write!(message, "; marks of others: {used}");
+    }
+    Check::ok("range", message)
+}
+
+/// Marks that others use as well.
+fn marks(survey: &Survey, range: Range) -> Vec<Check> {
+    let mask = range.mask;
+    let used = match &survey.marks {
+        Ok(marks) => &marks.used,
+        Err(why) => {
+            let message = format!("which marks others use can't be told ({why}); {mask:#x} is taken");
+            return vec![Check::warn("marks", message, "see the lines about the kernel and NET_ADMIN")];
+        }
+    };
+    let mut found = Vec::new();
+    let common = used.within(mask);
+    if !common.is_empty() {
+        let message = format!("others use marks of ours, {mask:#x}: {common}");
+        let hint = match survey.choice {
+            None => "set datapath.markMask to auto in egret.yaml, or to bits that nobody uses",
+            Some(_) => "no other bits are free here: give others fewer, by Calico's iptablesMarkMask for example",
+        };
+        found.push(Check::warn("foreign-mark", message, hint));
+    } else if matches!(survey.choice, Some(Choice { why: Why::Narrow, .. })) {
+        let message =
+            format!("no eight mark bits in a row are free: {mask:#x} has room for {} exits", range.last_id() - 1);
+        let hint = "give others fewer bits, by Calico's iptablesMarkMask for example";
+        found.push(Check::warn("marks-scarce", message, hint));
+    }
+    let legacy: Vec<&str> =
+        survey.legacy_tables.iter().map(String::as_str).filter(|table| *table != "filter").collect();
+    if !legacy.is_empty() {
+        let message = format!(
+            "iptables' old engine has the tables {}: which marks their rules use can't be read; those of known users are left to them",
+            legacy.join(", ")
+        );
+        found.push(Check::ok("marks-unread", message));
+    }
     found
 }
 
@@ -44,13 +100,6 @@ fn rules(rules: &[(Rule, Protocol)], range: Range) -> Vec<Check> {
                 message,
                 format!("{look}; move it, or set datapath.firstTable in egret.yaml"),
             ));
-        } else if marked && rule.mask & range.mask != 0 {
-            let message = format!("an ip rule of somebody else looks at marks of ours ({:#x}): {shown}", range.mask);
-            found.push(Check::warn(
-                "foreign-mark",
-                message,
-                format!("{look}; set datapath.markMask in egret.yaml to bits nobody uses"),
-            ));
         }
     }
     found
@@ -58,7 +107,7 @@ fn rules(rules: &[(Rule, Protocol)], range: Range) -> Vec<Check> {
 
 fn rule_text(rule: &Rule, marked: bool, protocol: Protocol) -> String {
     let mark = if marked { format!(" fwmark {:#x}/{:#x}", rule.mark, rule.mask) } else { String::new() };
-    let family = if rule.family == crate::core::state::nft::AddressFamily::V6 { "-6 " } else { "" };
+    let family = if rule.family == AddressFamily::V6 { "-6 " } else { "" };
     // Whoever makes a rule need not say who it is.
     let protocol = if protocol == Protocol(0) { String::new() } else { format!(" proto {protocol}") };
     format!("{family}{}:{mark} lookup {}{protocol}", rule.priority, rule.table)
@@ -75,70 +124,110 @@ fn routes(foreign: &[String]) -> Option<Check> {
     Some(Check::error("foreign-route", message, hint))
 }
 
-/// Marks by whose devices, tables and chains are there: they are set by rules that no listing of ours can judge.
-fn marks(survey: &Survey, range: Range) -> Vec<Check> {
-    let device = |prefix: &str| survey.devices.keys().any(|name| name.starts_with(prefix));
-    let chains = survey.chains.as_deref().unwrap_or_default();
-    let kube_proxy =
-        device("kube-ipvs") || chains.iter().any(|chain| chain.table == "kube-proxy" || chain.name == "KUBE-MARK-MASQ");
-    let calico = device("cali") || device("vxlan.calico");
+fn firewalls(survey: &Survey, asked: &Asked) -> Vec<Check> {
+    let Some(chains) = &survey.chains else {
+        let message = "firewalls of others: nftables cannot be listed, so whether one drops our packets cannot be told";
+        return vec![Check::warn("firewall", message, "see the lines about the kernel and NET_ADMIN")];
+    };
+    let packets = packets(asked);
     let mut found = Vec::new();
-    for (there, who, bits) in [(kube_proxy, "kube-proxy", KUBE_PROXY_MARKS), (calico, "Calico", CALICO_MARKS)] {
-        let common = range.mask & bits;
-        if there && common != 0 {
-            let message = format!("{who} uses marks {bits:#x}, of which {common:#x} are in our mask {:#x}", range.mask);
-            found.push(Check::warn(
-                "foreign-mark",
-                message,
-                "set datapath.markMask in egret.yaml; 0x1fff is clear of it",
-            ));
+    for chain in chains.iter().filter(|chain| chain.forward && chain.table != TABLE) {
+        found.extend(forwarding(chain, survey, &packets));
+    }
+    if survey.legacy_tables.contains("filter") {
+        let message = "iptables' old engine has a filter table; whether its FORWARD drops our packets cannot be told";
+        let hint = format!(
+            "`iptables-legacy -S FORWARD`; where its policy is DROP: `iptables-legacy -I FORWARD -i {TUNNEL} -j ACCEPT`, and the same with -o"
+        );
+        found.push(Check::warn("iptables-legacy", message, hint));
+    }
+    if found.is_empty() {
+        found.push(Check::ok("firewall", "firewalls of others: none drops forwarded packets"));
+    }
+    found
+}
+
+/// What a gateway forwards, as far as it is known of which nodes there are: out of the tunnel comes what bears an address of the sender's
+/// `podCIDR`, or the sender's own; back go replies to it.
+fn packets(asked: &Asked) -> Vec<Packet> {
+    let mut found = Vec::new();
+    for family in AddressFamily::BOTH {
+        let of_family = |net: &IpNet| AddressFamily::of(net.addr()) == family;
+        let mut nodes: Vec<Option<IpNet>> = asked
+            .peers
+            .iter()
+            .take(PEERS)
+            .filter_map(|(_, address, networks)| {
+                networks.iter().copied().find(of_family).or_else(|| Some(IpNet::from(*address)).filter(of_family))
+            })
+            .map(Some)
+            .collect();
+        if asked.peers.is_empty() {
+            nodes.push(None);
+        }
+        for node in nodes {
+            found.extend([false, true].map(|reply| Packet { family, reply, node, ours: asked.range.mask }));
         }
     }
     found
 }
 
-fn firewalls(survey: &Survey) -> Vec<Check> {
-    let Some(chains) = &survey.chains else {
-        let message = "firewalls of others: nftables cannot be listed, so whether one drops our packets cannot be told";
-        return vec![Check::warn("firewall", message, "see the lines about the kernel and NET_ADMIN")];
+/// Whether a chain lets them through. One whose policy is not drop is only named if it surely drops.
+fn forwarding(chain: &Chain, survey: &Survey, packets: &[Packet]) -> Option<Check> {
+    let Chain { family, table, name, .. } = chain;
+    let of_family = |packet: &&Packet| match family.as_str() {
+        "ip" => packet.family == AddressFamily::V4,
+        "ip6" => packet.family == AddressFamily::V6,
+        _ => true,
     };
-    let mut found = Vec::new();
-    for chain in chains.iter().filter(|chain| chain.forward && chain.drops && chain.table != TABLE) {
-        found.push(dropping(chain, chains));
-    }
-    if chains.iter().any(|chain| chain.table == "firewalld") {
-        let message =
-            format!("firewalld decides about forwarded packets; a zone that knows no {TUNNEL} rejects the tunnel's");
-        let hint =
-            format!("`firewall-cmd --permanent --zone=trusted --add-interface={TUNNEL} && firewall-cmd --reload`");
-        found.push(Check::warn("firewalld", message, hint));
-    }
-    if survey.legacy_tables.contains("filter") {
-        let message = "iptables' old engine has a filter table; whether its FORWARD drops our packets cannot be told";
-        found.push(Check::warn("iptables-legacy", message, "`iptables-legacy -S FORWARD`"));
-    }
-    if found.is_empty() {
-        found.push(Check::ok("firewall", "firewalls of others: none drops forwarded packets by policy"));
-    }
-    found
+    let mut packets = packets.iter().filter(of_family).peekable();
+    packets.peek()?;
+    let bad = packets.find_map(|packet| {
+        let fate = forward::fate(chain, &survey.foreign, *packet);
+        let surely = fate.dropped && !fate.accepted;
+        (surely || (fate.dropped && chain.drops)).then_some((surely, packet))
+    });
+    let Some((surely, packet)) = bad else {
+        let message = format!(
+            "the chain {family} {table} {name} drops forwarded packets by policy, and lets through what comes out of {TUNNEL} and the replies"
+        );
+        return chain.drops.then(|| Check::ok("forward-drop", message));
+    };
+    let drops = if surely { "drops" } else { "may drop" };
+    let what = match (packet.reply, packet.node) {
+        (false, None) => format!("what a gateway forwards out of {TUNNEL}"),
+        (false, Some(net)) => format!("what a gateway forwards out of {TUNNEL} from {net}"),
+        (true, None) => format!("replies that a gateway forwards into {TUNNEL}"),
+        (true, Some(net)) => format!("replies that a gateway forwards into {TUNNEL} to {net}"),
+    };
+    let message = format!("the chain {family} {table} {name} {drops} {what}");
+    let (code, hint) = let_through(chain, survey.chains.as_deref().unwrap_or_default());
+    Some(Check::warn(code, message, hint))
 }
 
-/// What to let through depends on who keeps the chain: a rule in a chain of Docker's own is gone after its next start.
-fn dropping(chain: &Chain, chains: &[Chain]) -> Check {
+/// What lets them through depends on who keeps the chain: a rule in a chain of Docker's own is gone after its next start.
+fn let_through(chain: &Chain, chains: &[Chain]) -> (&'static str, String) {
     let Chain { family, table, name, .. } = chain;
-    let docker =
-        chains.iter().any(|other| other.family == *family && other.table == *table && other.name == "DOCKER-USER");
-    let message =
-        format!("the chain {family} {table} {name} drops forwarded packets by policy; the tunnel's may be among them");
-    let hint = if docker {
-        let program = if family == "ip6" { "ip6tables" } else { "iptables" };
-        format!("Docker's: `{program} -I DOCKER-USER -i {TUNNEL} -j ACCEPT`, and the same with -o")
+    let beside =
+        |name: &str| chains.iter().any(|other| other.family == *family && other.table == *table && other.name == name);
+    let program = if family == "ip6" { "ip6tables" } else { "iptables" };
+    let both = format!("-i {TUNNEL} -j ACCEPT`, and the same with -o; nothing to do on nodes that are never gateways");
+    if table == "firewalld" {
+        let hint =
+            format!("`firewall-cmd --permanent --zone=trusted --add-interface={TUNNEL} && firewall-cmd --reload`");
+        ("firewalld", hint)
+    } else if beside("DOCKER-USER") {
+        ("forward-drop", format!("Docker's: `{program} -I DOCKER-USER {both}"))
+    } else if beside("ufw-before-forward") || beside("ufw6-before-forward") {
+        ("forward-drop", format!("ufw's: `ufw route allow in on {TUNNEL}`, and `ufw route allow out on {TUNNEL}`"))
+    } else if table == "filter" && name == "FORWARD" {
+        ("forward-drop", format!("`{program} -I FORWARD {both}"))
     } else {
-        format!(
-            "let pass what comes in or goes out by {TUNNEL}: `nft insert rule {family} {table} {name} iifname {TUNNEL} accept`, and oifname"
-        )
-    };
-    Check::warn("forward-drop", message, hint)
+        let hint = format!(
+            "`nft insert rule {family} {table} {name} iifname {TUNNEL} accept`, and the same with oifname; nothing to do on nodes that are never gateways"
+        );
+        ("forward-drop", hint)
+    }
 }
 
 fn networkd(survey: &Survey) -> Option<Check> {

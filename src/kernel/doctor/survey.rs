@@ -3,10 +3,15 @@
 //! Deliberately absent: how they are gathered (`gather`), and what they mean (`checks`, `others`, `cilium`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use crate::core::ground::Ground;
+use crate::core::name::NodeName;
+use crate::core::state::mask::Choice;
 use crate::core::state::net::{Protocol, Rule};
 
+use super::super::foreign;
+use super::super::marks::Marks;
 use super::networkd::Networkd;
 
 /// Everything that was found. A part that could not be looked at is none, or says why.
@@ -28,6 +33,14 @@ pub(super) struct Survey {
     pub(super) rules: Vec<(Rule, Protocol)>,
     /// Routes of others in tables of our range, as `ip route add` would take them.
     pub(super) foreign_routes: Vec<String>,
+    /// What others use of marks; the text says why that is not known.
+    pub(super) marks: Result<Marks, String>,
+    /// The mark bits that this node takes; none where egret.yaml says which.
+    pub(super) choice: Option<Choice>,
+    /// The other nodes with the addresses that tunnels lead to, and the kernel's way there, or its word against it.
+    pub(super) ways: Vec<(NodeName, IpAddr, Result<Way, String>)>,
+    /// The nftables rules of others; empty where they cannot be listed.
+    pub(super) foreign: Vec<foreign::Rule>,
     /// All nftables chains, of all tables; none where they cannot be listed.
     pub(super) chains: Option<Vec<Chain>>,
     /// UDP ports that some socket of this namespace is bound to, the kernel's own sockets among them.
@@ -64,6 +77,17 @@ pub(super) struct Settings {
     pub(super) forwards6: Option<bool>,
     /// `net.ipv4.conf.all.src_valid_mark`
     pub(super) src_valid_mark: Option<bool>,
+}
+
+/// The kernel's way to another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Way {
+    /// Where it leaves.
+    pub(super) interface: String,
+    /// The largest packet: the route's MTU, or the interface's.
+    pub(super) mtu: u32,
+    /// It ends here: the address is one of this machine's.
+    pub(super) local: bool,
 }
 
 /// A device.
@@ -109,11 +133,15 @@ impl Survey {
             },
             devices: BTreeMap::new(),
             ground: Ground {
-                features: crate::core::ground::Features { owned_tables: true, blind_tunnels: false, ipv6: true },
+                features: crate::core::ground::Features { owned_tables: true, interface_kinds: true, ipv6: true },
                 ..Ground::default()
             },
             rules: Vec::new(),
             foreign_routes: Vec::new(),
+            marks: Ok(Marks::default()),
+            choice: Some(crate::core::state::mask::choose(&crate::core::state::mask::Used::default(), None)),
+            ways: Vec::new(),
+            foreign: Vec::new(),
             chains: Some(Vec::new()),
             udp_ports: BTreeSet::new(),
             legacy_tables: BTreeSet::new(),

@@ -3,6 +3,7 @@
 //!
 //! Deliberately absent: reading kernel configurations and module lists, which say what could be there and not what works.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -58,7 +59,7 @@ async fn attempts(range: Range) -> Vec<Attempt> {
     }
     let features = *kernel.features();
     let unknown = |there: bool| (!there).then(|| "the kernel does not know it".to_owned());
-    found.push(Attempt { refusal: unknown(features.tunnel_id), ..NFT_TUNNEL });
+    found.push(Attempt { refusal: unknown(features.interface_kinds), ..INTERFACE_KINDS });
     found.push(Attempt { refusal: unknown(features.owned_tables), ..OWNED_TABLES });
     let counted = conntrack::count(1, 1).await;
     found.push(Attempt { refusal: counted.err().map(|error| crate::telemetry::chain(&error)), ..CONNTRACK });
@@ -96,9 +97,13 @@ const LWTUNNEL: Attempt = feature("lwtunnel", None, "CONFIG_LWTUNNEL");
 const NFTABLES: Attempt = feature(
     "nf_tables",
     None,
-    "`modprobe nf_tables nft_chain_nat nft_ct`; CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_CT",
+    "`modprobe nf_tables nft_chain_nat nft_ct nft_fib_inet`; CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_CT, CONFIG_NFT_FIB_INET",
 );
-const NFT_TUNNEL: Attempt = feature("nft_tunnel", None, "`modprobe nft_tunnel`; CONFIG_NFT_TUNNEL");
+const INTERFACE_KINDS: Attempt = feature(
+    "interface kinds",
+    Some("a pod that starts outside every known pod network is not held back until it is classified"),
+    "Linux 5.6 or newer has them; podCIDRs in egret.yaml name the networks of pods",
+);
 const OWNED_TABLES: Attempt = feature(
     "owned tables",
     Some("`nft flush ruleset` takes our table away until it is put back"),
@@ -127,7 +132,7 @@ fn tried(range: Range, owned: bool) -> [(Attempt, Vec<Step>); 5] {
         destination: IpNet::new_assert(unspecified(AddressFamily::V4), 0),
         metric: 0,
     };
-    let encap = Some(Encap { id: 1, peer: PEER });
+    let encap = Some(Encap::between(1, OWN, PEER));
     let route = Route::Via { link: TUNNEL.to_owned(), gateway: Some(PEER), onlink: true, encap };
     // As ours has one: without any address in the namespace the kernel takes no next hop.
     let address = Address { link: TUNNEL.to_owned(), address: IpNet::from(OWN) };
@@ -140,22 +145,29 @@ fn tried(range: Range, owned: bool) -> [(Attempt, Vec<Step>); 5] {
     ]
 }
 
-/// A table that keeps a mark in the connection, translates by it, and hangs in the hooks ours does.
+/// A table that keeps a mark in the connection, translates by it, asks what ours asks, and hangs in the hooks ours does.
 fn transaction(range: Range, owned: bool) -> Transaction {
-    let map = Set {
-        key: vec![KeyType::Mark],
-        data: Some(DataType::Ipv4Addr),
-        interval: false,
-        elements: std::collections::BTreeMap::new(),
-    };
+    let map =
+        Set { key: vec![KeyType::Mark], data: Some(DataType::Ipv4Addr), interval: false, elements: BTreeMap::new() };
     let base = |kind, hook, priority| Some(Base { kind, hook, priority, policy: Policy::Accept });
     let keep = Statement::SetMark { field: Field::CtMark, keep: range.others(), value: range.mark(1) };
     let snat = Statement::SnatMap { family: AddressFamily::V4, mask: range.mask, map: "addresses".into() };
+    let began = Statement::InSet { fields: vec![Field::CtReply4], mask: None, negated: false, set: "peers".into() };
+    let peers = Set { key: vec![KeyType::Ipv4Addr], data: None, interval: false, elements: BTreeMap::new() };
+    let macs = Set { key: vec![KeyType::EtherAddr], data: Some(DataType::Verdict), ..peers.clone() };
+    let exit = Statement::VerdictMap { field: Field::EtherDaddr, mask: None, map: "macs".into() };
     let changes = [
         Change::AddTable { owned },
+        Change::AddSet("peers".into(), peers),
+        Change::AddSet("macs".into(), macs),
+        Change::AddChain("raw".into(), base(ChainKind::Filter, Hook::Prerouting, -310), None),
+        Change::AddRule("raw".into(), Rule(vec![Statement::NoRouteBack, Statement::NoTrack])),
+        Change::AddChain("rerouted".into(), base(ChainKind::Route, Hook::Output, 1000), None),
+        Change::AddRule("rerouted".into(), Rule(vec![Statement::FromThisHost, Statement::Counter])),
         Change::AddSet("addresses".into(), map),
-        Change::AddChain("mark".into(), base(ChainKind::Filter, Hook::Prerouting, -150), None),
-        Change::AddRule("mark".into(), Rule(vec![keep, Statement::Counter])),
+        Change::AddChain("mark".into(), base(ChainKind::Filter, Hook::Prerouting, 1000), None),
+        Change::AddRule("mark".into(), Rule(vec![began, keep, Statement::Counter])),
+        Change::AddRule("mark".into(), Rule(vec![exit])),
         Change::AddChain("translate".into(), base(ChainKind::Nat, Hook::Postrouting, 99), None),
         Change::AddRule("translate".into(), Rule(vec![snat])),
     ];

@@ -341,6 +341,7 @@ fn write_base(message: &mut Writer, base: &Base) {
         match base.kind {
             ChainKind::Filter => "filter",
             ChainKind::Nat => "nat",
+            ChainKind::Route => "route",
         },
     );
     message.number(

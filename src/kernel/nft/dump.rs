@@ -171,6 +171,7 @@ fn read_base(attributes: &[u8], hook: &[u8]) -> Result<Result<Base, String>, Mal
     let chain_kind = match kind {
         "filter" => ChainKind::Filter,
         "nat" => ChainKind::Nat,
+        "route" => ChainKind::Route,
         _ => return Ok(Err(unknown())),
     };
     let policy = match wire::find_u32(attributes, NFTA_CHAIN_POLICY)? {

@@ -6,10 +6,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::core::state::net::Mac;
 use crate::core::state::nft::{Data, DataType, Key, KeyType, Set};
 
 use super::expression::{read_verdict, write_verdict};
-use super::statement::{interface_bytes, interface_name};
+use super::statement::{interface_bytes, interface_name, octets};
 use super::uapi::*;
 use super::wire::{self, Malformed, Writer};
 
@@ -40,6 +41,7 @@ pub(super) fn raw_elements(key: &Key, data: Option<&Data>) -> Option<Vec<RawElem
         Key::Mark(mark) => Some(vec![start(mark.to_ne_bytes().to_vec())]),
         Key::MarkAddress(mark, address) => Some(vec![start([&mark.to_ne_bytes(), &octets(*address)[..]].concat())]),
         Key::Interface(name) => Some(vec![start(interface_bytes(name)?.to_vec())]),
+        Key::Mac(mac) => Some(vec![start(mac.0.to_vec())]),
     }
 }
 
@@ -163,6 +165,7 @@ fn read_key(types: &[KeyType], bytes: &[u8]) -> Option<Key> {
     match types {
         [KeyType::Mark] => wire::host_u32(bytes).ok().map(Key::Mark),
         [KeyType::Ifname] => interface_name(bytes).map(Key::Interface),
+        [KeyType::EtherAddr] => <[u8; 6]>::try_from(bytes).ok().map(|mac| Key::Mac(Mac(mac))),
         [kind] => address(*kind, bytes).map(Key::Address),
         [KeyType::Mark, kind] => {
             let (mark, rest) = bytes.split_at_checked(4)?;
@@ -176,14 +179,7 @@ fn address(kind: KeyType, bytes: &[u8]) -> Option<IpAddr> {
     match kind {
         KeyType::Ipv4Addr => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
         KeyType::Ipv6Addr => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
-        KeyType::Mark | KeyType::Ifname => None,
-    }
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
+        KeyType::Mark | KeyType::Ifname | KeyType::EtherAddr => None,
     }
 }
 

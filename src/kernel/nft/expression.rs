@@ -56,14 +56,20 @@ pub(super) enum Expression {
     Meta { key: u32, register: Register },
     /// Stores into a `NFT_META_*` key.
     SetMeta { key: u32, register: Register },
-    /// Loads a `NFT_CT_*` key.
+    /// Loads a `NFT_CT_*` key that is the connection's.
     Ct { key: u32, register: Register },
+    /// Loads a `NFT_CT_*` key of one direction: of replies, or of what they answer.
+    CtOf { key: u32, reply: bool, register: Register },
     /// Stores into a `NFT_CT_*` key.
     SetCt { key: u32, register: Register },
     /// Loads bytes of the packet; `base` is one of `NFT_PAYLOAD_*_HEADER`.
     Payload { base: u32, offset: u32, length: u32, register: Register },
-    /// Loads the tunnel's network identifier.
-    TunnelId { register: Register },
+    /// Asks the routing tables: one of `NFT_FIB_RESULT_*`, by `NFTA_FIB_F_*`.
+    Fib { result: u32, flags: u32, register: Register },
+    /// Puts a value into a register.
+    Value { register: Register, value: Vec<u8> },
+    /// Keeps connection tracking away.
+    NoTrack,
     /// Ends the rule unless the register's bytes are these (or, negated, are not).
     Compare { register: Register, negated: bool, value: Vec<u8> },
     /// `register = (register & mask) ^ xor`, on 32 bits in host order.
@@ -95,13 +101,14 @@ impl Expression {
     fn name(&self) -> Option<&'static str> {
         Some(match self {
             Self::Meta { .. } | Self::SetMeta { .. } => "meta",
-            Self::Ct { .. } | Self::SetCt { .. } => "ct",
+            Self::Ct { .. } | Self::CtOf { .. } | Self::SetCt { .. } => "ct",
             Self::Payload { .. } => "payload",
-            Self::TunnelId { .. } => "tunnel",
+            Self::Fib { .. } => "fib",
+            Self::NoTrack => "notrack",
             Self::Compare { .. } => "cmp",
             Self::Bitwise { .. } => "bitwise",
             Self::Lookup { .. } => "lookup",
-            Self::Verdict(_) => "immediate",
+            Self::Verdict(_) | Self::Value { .. } => "immediate",
             Self::Snat { .. } => "nat",
             Self::Counter { .. } => "counter",
             Self::Mss(part) => part.name(),
@@ -116,6 +123,10 @@ impl Expression {
                 numbers(data, [(NFTA_META_KEY, *key), (NFTA_META_SREG, register.number())]);
             }
             Self::Ct { key, register } => numbers(data, [(NFTA_CT_DREG, register.number()), (NFTA_CT_KEY, *key)]),
+            Self::CtOf { key, reply, register } => {
+                numbers(data, [(NFTA_CT_DREG, register.number()), (NFTA_CT_KEY, *key)]);
+                data.bytes(NFTA_CT_DIRECTION, &[u8::from(*reply)]);
+            }
             Self::SetCt { key, register } => numbers(data, [(NFTA_CT_KEY, *key), (NFTA_CT_SREG, register.number())]),
             Self::Payload { base, offset, length, register } => numbers(
                 data,
@@ -126,8 +137,13 @@ impl Expression {
                     (NFTA_PAYLOAD_LEN, *length),
                 ],
             ),
-            Self::TunnelId { register } => {
-                numbers(data, [(NFTA_TUNNEL_KEY, NFT_TUNNEL_ID), (NFTA_TUNNEL_DREG, register.number())]);
+            Self::Fib { result, flags, register } => numbers(
+                data,
+                [(NFTA_FIB_DREG, register.number()), (NFTA_FIB_RESULT, *result), (NFTA_FIB_FLAGS, *flags)],
+            ),
+            Self::Value { register, value } => {
+                data.number(NFTA_IMMEDIATE_DREG, register.number());
+                data.nested(NFTA_IMMEDIATE_DATA, |nested| nested.bytes(NFTA_DATA_VALUE, value));
             }
             Self::Compare { register, negated, value } => {
                 let operation = if *negated { NFT_CMP_NEQ } else { NFT_CMP_EQ };
@@ -165,7 +181,7 @@ impl Expression {
                 ],
             ),
             Self::Mss(part) => part.write(data),
-            Self::Counter { .. } | Self::Other(_) => {}
+            Self::NoTrack | Self::Counter { .. } | Self::Other(_) => {}
         }
     }
 
@@ -182,11 +198,12 @@ impl Expression {
             "meta" => read_meta(&data),
             "ct" => read_ct(&data),
             "payload" => read_payload(&data),
-            "tunnel" => read_tunnel(&data),
+            "fib" => read_fib(&data),
+            "notrack" => Some(Self::NoTrack),
             "cmp" => read_compare(&data),
             "bitwise" => read_bitwise(&data),
             "lookup" => read_lookup(&data),
-            "immediate" => read_verdict_expression(&data),
+            "immediate" => read_immediate(&data),
             "nat" => read_nat(&data),
             "counter" => read_counter(&data),
             _ => None,
@@ -252,8 +269,13 @@ fn read_meta(data: &Data<'_>) -> Option<Expression> {
 
 fn read_ct(data: &Data<'_>) -> Option<Expression> {
     let key = data.number(NFTA_CT_KEY)?;
-    if data.get(NFTA_CT_DIRECTION).is_some() {
-        return None;
+    if let Some(direction) = data.get(NFTA_CT_DIRECTION) {
+        let reply = match direction {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        };
+        return Some(Expression::CtOf { key, reply, register: data.register(NFTA_CT_DREG)? });
     }
     match (data.register(NFTA_CT_DREG), data.register(NFTA_CT_SREG)) {
         (Some(register), None) => Some(Expression::Ct { key, register }),
@@ -271,10 +293,12 @@ fn read_payload(data: &Data<'_>) -> Option<Expression> {
     })
 }
 
-fn read_tunnel(data: &Data<'_>) -> Option<Expression> {
-    // The mode says on which way of the packet the tunnel is looked for: 0 is both, and what a dump says when none was asked for.
-    let plain = data.number(NFTA_TUNNEL_KEY)? == NFT_TUNNEL_ID && data.number(NFTA_TUNNEL_MODE).unwrap_or(0) == 0;
-    plain.then_some(Expression::TunnelId { register: data.register(NFTA_TUNNEL_DREG)? })
+fn read_fib(data: &Data<'_>) -> Option<Expression> {
+    Some(Expression::Fib {
+        result: data.number(NFTA_FIB_RESULT)?,
+        flags: data.number(NFTA_FIB_FLAGS).unwrap_or(0),
+        register: data.register(NFTA_FIB_DREG)?,
+    })
 }
 
 fn read_compare(data: &Data<'_>) -> Option<Expression> {
@@ -313,9 +337,10 @@ fn read_lookup(data: &Data<'_>) -> Option<Expression> {
     Some(Expression::Lookup { set, key: data.register(NFTA_LOOKUP_SREG)?, found, negated })
 }
 
-fn read_verdict_expression(data: &Data<'_>) -> Option<Expression> {
+fn read_immediate(data: &Data<'_>) -> Option<Expression> {
     if data.number(NFTA_IMMEDIATE_DREG)? != VERDICT_REGISTER {
-        return None;
+        let value = data.value(NFTA_IMMEDIATE_DATA)?.to_vec();
+        return Some(Expression::Value { register: data.register(NFTA_IMMEDIATE_DREG)?, value });
     }
     read_verdict(data.get(NFTA_IMMEDIATE_DATA)?).ok().flatten().map(Expression::Verdict)
 }
@@ -399,11 +424,16 @@ impl fmt::Display for Expression {
             Self::Meta { key, register } => write!(f, "meta load key {key} => {register}"),
             Self::SetMeta { key, register } => write!(f, "meta set key {key} with {register}"),
             Self::Ct { key, register } => write!(f, "ct load key {key} => {register}"),
+            Self::CtOf { key, reply, register } => {
+                write!(f, "ct load key {key} => {register} , dir {}", if *reply { "reply" } else { "original" })
+            }
             Self::SetCt { key, register } => write!(f, "ct set key {key} with {register}"),
             Self::Payload { base, offset, length, register } => {
                 write!(f, "payload load {length}b @ header {base} + {offset} => {register}")
             }
-            Self::TunnelId { register } => write!(f, "tunnel load id => {register}"),
+            Self::Fib { result, flags, register } => write!(f, "fib result {result} flags {flags:#x} => {register}"),
+            Self::Value { register, value } => write!(f, "immediate {register} {}", Hexadecimal(value)),
+            Self::NoTrack => f.write_str("notrack"),
             Self::Compare { register, negated, value } => {
                 write!(f, "cmp {} {register} {}", if *negated { "neq" } else { "eq" }, Hexadecimal(value))
             }

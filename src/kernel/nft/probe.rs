@@ -15,15 +15,15 @@ use super::{Nft, NftError};
 
 /// Names that nothing is ever left under.
 const OWNED_PROBE: &str = "egret-probe-owned";
-const TUNNEL_PROBE: &str = "egret-probe-tunnel";
+const KIND_PROBE: &str = "egret-probe-kind";
 
 /// What the kernel can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {
     /// Tables that belong to a process and stay when it ends: `flags owner,persist`, Linux 6.9.
     pub owned_tables: bool,
-    /// `tunnel id` in a netdev chain: `CONFIG_NFT_TUNNEL`.
-    pub tunnel_id: bool,
+    /// `meta iifkind`, Linux 5.6.
+    pub interface_kinds: bool,
 }
 
 impl Nft {
@@ -34,13 +34,13 @@ impl Nft {
         let first = self.socket.reserve(MESSAGES);
         self.socket.send(&probe_batch(first)).await.map_err(NftError::Probe)?;
         let refusals = self.refusals(first, first.wrapping_add(MESSAGES - 1)).await?;
-        let mut features = Features { owned_tables: true, tunnel_id: true };
+        let mut features = Features { owned_tables: true, interface_kinds: true };
         for (sequence, refusal) in refusals {
             let unknown = [Errno::EOPNOTSUPP, Errno::EINVAL, Errno::ENOENT, Errno::EAFNOSUPPORT];
             let unsupported = unknown.into_iter().any(|errno| errno as i32 == refusal.errno);
             match sequence.wrapping_sub(first) {
                 1 if unsupported => features.owned_tables = false,
-                2..=4 if unsupported => features.tunnel_id = false,
+                2..=4 if unsupported => features.interface_kinds = false,
                 _ => refusal.into_result().map_err(NftError::Probe)?,
             }
         }
@@ -63,20 +63,19 @@ fn probe_batch(first: u32) -> Vec<u8> {
         table.text(NFTA_TABLE_NAME, OWNED_PROBE);
         table.number(NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST);
     });
-    // add table netdev egret-probe-tunnel
-    message(NFT_MSG_NEWTABLE, Family::Netdev, &|table| table.text(NFTA_TABLE_NAME, TUNNEL_PROBE));
-    // add chain netdev egret-probe-tunnel probe
-    message(NFT_MSG_NEWCHAIN, Family::Netdev, &|chain| {
-        chain.text(NFTA_CHAIN_TABLE, TUNNEL_PROBE);
+    // add table inet egret-probe-kind
+    message(NFT_MSG_NEWTABLE, Family::Inet, &|table| table.text(NFTA_TABLE_NAME, KIND_PROBE));
+    // add chain inet egret-probe-kind probe
+    message(NFT_MSG_NEWCHAIN, Family::Inet, &|chain| {
+        chain.text(NFTA_CHAIN_TABLE, KIND_PROBE);
         chain.text(NFTA_CHAIN_NAME, "probe");
     });
-    // add rule netdev egret-probe-tunnel probe tunnel id 1
-    let tunnel_id =
-        Statement::Compare { field: Field::TunnelId, mask: None, negated: false, value: Value::TunnelId(1) };
-    let rule = Rule(vec![tunnel_id]);
-    let expressions = expressions_of(Family::Netdev, &rule).unwrap_or_default();
-    message(NFT_MSG_NEWRULE, Family::Netdev, &|message| {
-        message.text(NFTA_RULE_TABLE, TUNNEL_PROBE);
+    // add rule inet egret-probe-kind probe meta iifkind "veth"
+    let veth = Value::Interface("veth".to_owned());
+    let rule = Rule(vec![Statement::Compare { field: Field::Iifkind, mask: None, negated: false, value: veth }]);
+    let expressions = expressions_of(Family::Inet, &rule).unwrap_or_default();
+    message(NFT_MSG_NEWRULE, Family::Inet, &|message| {
+        message.text(NFTA_RULE_TABLE, KIND_PROBE);
         message.text(NFTA_RULE_CHAIN, "probe");
         message.nested(NFTA_RULE_EXPRESSIONS, |list| expressions.iter().for_each(|one| one.write(list)));
     });

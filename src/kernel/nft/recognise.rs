@@ -4,16 +4,17 @@
 //! with the same look and another meaning passes. What is left over is [`Statement::Unknown`], one for each expression.
 //! Deliberately absent: the bytes (`expression`).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use crate::core::state::nft::{AddressFamily, Family, Field, Rule, Statement, Value};
+use crate::core::state::net::Mac;
+use crate::core::state::nft::{Family, Field, Rule, Statement, Value};
 
 use super::expression::{Expression, Found, Register};
 use super::statement::{self, Dependency, Established};
 use super::uapi::*;
 use super::wire;
 
-const FIELDS: [Field; 11] = [
+const FIELDS: [Field; 16] = [
     Field::MetaMark,
     Field::CtMark,
     Field::CtDirection,
@@ -24,7 +25,12 @@ const FIELDS: [Field; 11] = [
     Field::Ip6Saddr,
     Field::Ip6Daddr,
     Field::UdpDport,
-    Field::TunnelId,
+    Field::EtherDaddr,
+    Field::Iifkind,
+    Field::CtOriginal4,
+    Field::CtOriginal6,
+    Field::CtReply4,
+    Field::CtReply6,
 ];
 
 /// The rule that these expressions are.
@@ -77,8 +83,10 @@ fn equal_but_for_counts(built: &[Expression], found: &[Expression]) -> bool {
 
 fn dependency(expressions: &[Expression]) -> Option<(Dependency, &[Expression])> {
     let (two, behind) = expressions.split_at_checked(2)?;
-    let all = AddressFamily::BOTH.map(Dependency::Network).into_iter().chain([Dependency::Udp]);
-    all.into_iter().find(|dependency| dependency.expressions() == two).map(|dependency| (dependency, behind))
+    Dependency::ALL
+        .into_iter()
+        .find(|dependency| dependency.expressions() == two)
+        .map(|dependency| (dependency, behind))
 }
 
 /// The statement that begins here, by the look of it, and how many expressions it has.
@@ -95,15 +103,29 @@ fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
             Expression::Compare { negated, .. },
             ..,
         ] => Some((Statement::CtState { bits: *mask, negated: !negated }, 3)),
+        [Expression::NoTrack, ..] => Some((Statement::NoTrack, 1)),
+        [Expression::Fib { result: NFT_FIB_RESULT_OIF, .. }, ..] => Some((Statement::NoRouteBack, 2)),
+        [Expression::Fib { .. }, ..] => Some((Statement::FromThisHost, 2)),
         [
-            Expression::Meta { .. },
+            Expression::Ct { .. },
             Expression::Bitwise { mask, .. },
             Expression::Lookup { set, found: Found::Register(_), .. },
             Expression::Snat { family, .. },
             ..,
         ] => Some((Statement::SnatMap { family: *family, mask: *mask, map: set.clone() }, 4)),
-        [Expression::Payload { .. }, Expression::Snat { family, .. }, ..] => {
-            Some((Statement::SnatToSelf { family: *family }, 2))
+        [Expression::Value { value, .. }, Expression::Snat { .. }, ..] => {
+            Some((Statement::SnatTo { address: address_of(value)? }, 2))
+        }
+        [Expression::Value { .. }, Expression::SetMeta { key: NFT_META_PKTTYPE, .. }, ..] => {
+            Some((Statement::PacketForHost, 2))
+        }
+        [Expression::Value { value, .. }, Expression::SetMeta { .. }, ..] => {
+            let value = wire::host_u32(value).ok()?;
+            Some((Statement::SetMark { field: Field::MetaMark, keep: 0, value }, 2))
+        }
+        [Expression::Value { value, .. }, Expression::SetCt { .. }, ..] => {
+            let value = wire::host_u32(value).ok()?;
+            Some((Statement::SetMark { field: Field::CtMark, keep: 0, value }, 2))
         }
         [_, Expression::Bitwise { mask, xor, .. }, Expression::SetMeta { .. }, ..] => {
             Some((Statement::SetMark { field: Field::MetaMark, keep: *mask, value: *xor }, 3))
@@ -128,6 +150,9 @@ fn guess_match(expressions: &[Expression]) -> Option<(Statement, usize)> {
         }
         Expression::Lookup { set, found: Found::Verdict, .. } => {
             Statement::VerdictMap { field: first, mask, map: set.clone() }
+        }
+        Expression::Lookup { set, found: Found::Register(_), .. } => {
+            return Some((Statement::MarkFromMap { field: first, map: set.clone() }, length + 2));
         }
         _ => return None,
     };
@@ -159,19 +184,27 @@ fn loaded_fields(expressions: &[Expression]) -> Option<(Vec<Field>, Option<u32>,
 fn value_of(field: Field, bytes: &[u8]) -> Option<Value> {
     match field {
         Field::MetaMark | Field::CtMark => wire::host_u32(bytes).ok().map(Value::Mark),
-        Field::TunnelId => wire::host_u32(bytes).ok().map(Value::TunnelId),
         Field::CtDirection => match bytes {
             [0] => Some(Value::Reply(false)),
             [1] => Some(Value::Reply(true)),
             _ => None,
         },
-        Field::Iifname | Field::Oifname => statement::interface_name(bytes).map(Value::Interface),
+        Field::EtherDaddr => bytes.try_into().ok().map(|mac| Value::Mac(Mac(mac))),
+        Field::Iifname | Field::Oifname | Field::Iifkind => statement::interface_name(bytes).map(Value::Interface),
         Field::UdpDport => bytes.try_into().ok().map(|port| Value::Port(u16::from_be_bytes(port))),
-        Field::Ip4Saddr | Field::Ip4Daddr => {
-            <[u8; 4]>::try_from(bytes).ok().map(|octets| Value::Address(Ipv4Addr::from(octets).into()))
-        }
-        Field::Ip6Saddr | Field::Ip6Daddr => {
-            <[u8; 16]>::try_from(bytes).ok().map(|octets| Value::Address(Ipv6Addr::from(octets).into()))
-        }
+        Field::Ip4Saddr
+        | Field::Ip4Daddr
+        | Field::Ip6Saddr
+        | Field::Ip6Daddr
+        | Field::CtOriginal4
+        | Field::CtOriginal6
+        | Field::CtReply4
+        | Field::CtReply6 => address_of(bytes).map(Value::Address),
     }
+}
+
+/// An address in network order. That it is of the family that the field has, the rebuilt statement tells.
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }

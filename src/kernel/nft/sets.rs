@@ -23,14 +23,16 @@ const NETWORK_ORDER: u32 = 2;
 /// The bits that one type takes in the number of a joined type, nft's `TYPE_BITS`.
 const TYPE_BITS: u32 = 6;
 
-const KEY_TYPES: [KeyType; 4] = [KeyType::Ipv4Addr, KeyType::Ipv6Addr, KeyType::Mark, KeyType::Ifname];
+const KEY_TYPES: [KeyType; 5] =
+    [KeyType::Ipv4Addr, KeyType::Ipv6Addr, KeyType::Mark, KeyType::Ifname, KeyType::EtherAddr];
 const VALUE_TYPES: [DataType; 3] = [DataType::Ipv4Addr, DataType::Ipv6Addr, DataType::Mark];
 
 /// The keys that elements can have; only addresses can be ranges.
 fn is_known_key(key: &[KeyType], interval: bool) -> bool {
     match key {
         [KeyType::Ipv4Addr | KeyType::Ipv6Addr] => true,
-        [KeyType::Mark | KeyType::Ifname] | [KeyType::Mark, KeyType::Ipv4Addr | KeyType::Ipv6Addr] => !interval,
+        [KeyType::Mark | KeyType::Ifname | KeyType::EtherAddr]
+        | [KeyType::Mark, KeyType::Ipv4Addr | KeyType::Ipv6Addr] => !interval,
         _ => false,
     }
 }
@@ -42,6 +44,7 @@ fn key_numbers(key: KeyType) -> (u32, u32, u32) {
         KeyType::Ipv6Addr => (8, 16, NETWORK_ORDER),
         KeyType::Mark => (19, 4, HOST_ORDER),
         KeyType::Ifname => (41, 16, HOST_ORDER),
+        KeyType::EtherAddr => (9, 6, NETWORK_ORDER),
     }
 }
 

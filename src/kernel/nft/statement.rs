@@ -13,13 +13,18 @@ use super::uapi::*;
 /// What a rule has to have looked at before a field of the packet may be loaded.
 ///
 /// In the `inet` family an IPv6 packet has no `ip saddr`, yet there are bytes at its place: nft therefore puts `meta nfproto ipv4`
-/// before it by itself, and `meta l4proto udp` before a port. In `netdev` Egret looks at no field of the packet's own.
+/// before it, `meta l4proto udp` before a port, and `meta iiftype ether` before a MAC address. In `netdev` a packet is told to be
+/// IPv4 by `meta protocol ip`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dependency {
     /// `meta nfproto ipv4` or `ipv6`.
     Network(AddressFamily),
+    /// The same in `netdev`: `meta protocol ip` or `ip6`.
+    Protocol(AddressFamily),
     /// `meta l4proto udp`.
     Udp,
+    /// `meta iiftype ether`.
+    Ethernet,
 }
 
 /// `IPPROTO_UDP`
@@ -31,25 +36,30 @@ pub(super) struct Established {
     family: Family,
     network: Option<AddressFamily>,
     udp: bool,
+    ethernet: bool,
 }
 
 impl Established {
     /// At the beginning of a rule.
     pub(super) fn nothing(family: Family) -> Self {
-        Self { family, network: None, udp: false }
+        Self { family, network: None, udp: false, ethernet: false }
     }
 
     /// What these fields need and the rule has not established yet; from now on it has.
     pub(super) fn missing_for(&mut self, fields: &[Field]) -> Vec<Dependency> {
         let mut missing = Vec::new();
-        if self.family == Family::Netdev {
-            return missing;
-        }
         for field in fields {
             match dependency(*field) {
                 Some(Dependency::Network(network)) if self.network != Some(network) => {
                     self.network = Some(network);
-                    missing.push(Dependency::Network(network));
+                    missing.push(match self.family {
+                        Family::Inet => Dependency::Network(network),
+                        Family::Netdev => Dependency::Protocol(network),
+                    });
+                }
+                Some(Dependency::Ethernet) if !self.ethernet => {
+                    self.ethernet = true;
+                    missing.push(Dependency::Ethernet);
                 }
                 Some(Dependency::Udp) if !self.udp => {
                     self.udp = true;
@@ -67,47 +77,58 @@ fn dependency(field: Field) -> Option<Dependency> {
         Field::Ip4Saddr | Field::Ip4Daddr => Some(Dependency::Network(AddressFamily::V4)),
         Field::Ip6Saddr | Field::Ip6Daddr => Some(Dependency::Network(AddressFamily::V6)),
         Field::UdpDport => Some(Dependency::Udp),
-        Field::MetaMark | Field::CtMark | Field::CtDirection | Field::Iifname | Field::Oifname | Field::TunnelId => {
-            None
-        }
+        Field::EtherDaddr => Some(Dependency::Ethernet),
+        // What connection tracking has no such address of does not match, whatever its family (net/netfilter/nft_ct.c).
+        Field::CtOriginal4 | Field::CtOriginal6 | Field::CtReply4 | Field::CtReply6 => None,
+        Field::MetaMark | Field::CtMark | Field::CtDirection | Field::Iifname | Field::Oifname | Field::Iifkind => None,
     }
 }
 
 impl Dependency {
-    /// `meta nfproto ipv4`, `meta nfproto ipv6`, `meta l4proto udp`.
+    /// All that there are.
+    pub(super) const ALL: [Self; 6] = [
+        Self::Network(AddressFamily::V4),
+        Self::Network(AddressFamily::V6),
+        Self::Protocol(AddressFamily::V4),
+        Self::Protocol(AddressFamily::V6),
+        Self::Udp,
+        Self::Ethernet,
+    ];
+
+    /// `meta nfproto ipv4`, `meta protocol ip6`, `meta l4proto udp`, `meta iiftype ether`.
     pub(super) fn expressions(self) -> [Expression; 2] {
         let (key, value) = match self {
-            Self::Network(family) => (NFT_META_NFPROTO, super::expression::protocol(family)),
-            Self::Udp => (NFT_META_L4PROTO, UDP),
+            Self::Network(family) => (NFT_META_NFPROTO, vec![super::expression::protocol(family)]),
+            Self::Protocol(AddressFamily::V4) => (NFT_META_PROTOCOL, ETH_P_IP.to_be_bytes().to_vec()),
+            Self::Protocol(AddressFamily::V6) => (NFT_META_PROTOCOL, ETH_P_IPV6.to_be_bytes().to_vec()),
+            Self::Udp => (NFT_META_L4PROTO, vec![UDP]),
+            Self::Ethernet => (NFT_META_IIFTYPE, ARPHRD_ETHER.to_ne_bytes().to_vec()),
         };
         let register = Register::FIRST;
-        [Expression::Meta { key, register }, Expression::Compare { register, negated: false, value: vec![value] }]
+        [Expression::Meta { key, register }, Expression::Compare { register, negated: false, value }]
     }
 }
 
 /// The fields of a statement that a rule must be able to look at.
 pub(super) fn fields(statement: &Statement) -> Vec<Field> {
     match statement {
-        Statement::Compare { field, .. } | Statement::VerdictMap { field, .. } | Statement::SetMark { field, .. } => {
-            vec![*field]
-        }
+        Statement::Compare { field, .. }
+        | Statement::VerdictMap { field, .. }
+        | Statement::MarkFromMap { field, .. }
+        | Statement::SetMark { field, .. } => vec![*field],
         Statement::InSet { fields, .. } => fields.clone(),
-        Statement::SnatToSelf { family } => vec![source_address(*family)],
         // `snat ip` itself passes by packets of the other family (net/netfilter/nft_nat.c, nft_nat_inet_eval).
         Statement::SnatMap { .. }
+        | Statement::SnatTo { .. }
+        | Statement::PacketForHost
+        | Statement::NoTrack
+        | Statement::NoRouteBack
+        | Statement::FromThisHost
         | Statement::CtState { .. }
         | Statement::ClampMss
         | Statement::Counter
         | Statement::Verdict(_)
         | Statement::Unknown(_) => Vec::new(),
-    }
-}
-
-/// `ip saddr` or `ip6 saddr`.
-pub(super) fn source_address(family: AddressFamily) -> Field {
-    match family {
-        AddressFamily::V4 => Field::Ip4Saddr,
-        AddressFamily::V6 => Field::Ip6Saddr,
     }
 }
 
@@ -154,19 +175,47 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
             Expression::Compare { register, negated: !negated, value: vec![0; 4] },
         ]),
         Statement::SetMark { field, keep, value } => set_mark(*field, *keep, *value),
-        // snat ip to meta mark & 0x1fff map @egress_ip4
+        // meta mark set ip saddr map @peers4
+        Statement::MarkFromMap { field, map } => {
+            let mut expressions = load(*field, None, register)?;
+            let found = Found::Register(register);
+            expressions.push(Expression::Lookup { set: map.clone(), key: register, found, negated: false });
+            expressions.push(Expression::SetMeta { key: NFT_META_MARK, register });
+            Some(expressions)
+        }
+        // snat ip to ct mark & 0x1fff map @egress_ip4
         Statement::SnatMap { family, mask, map } => Some(vec![
-            Expression::Meta { key: NFT_META_MARK, register },
+            Expression::Ct { key: NFT_CT_MARK, register },
             Expression::Bitwise { register, mask: *mask, xor: 0 },
             Expression::Lookup { set: map.clone(), key: register, found: Found::Register(register), negated: false },
             Expression::Snat { family: *family, register },
         ]),
-        // snat ip to ip saddr
-        Statement::SnatToSelf { family } => {
-            let mut expressions = load(source_address(*family), None, register)?;
-            expressions.push(Expression::Snat { family: *family, register });
-            Some(expressions)
-        }
+        // snat ip to 10.1.1.254
+        Statement::SnatTo { address } => Some(vec![
+            Expression::Value { register, value: octets(*address) },
+            Expression::Snat { family: AddressFamily::of(*address), register },
+        ]),
+        // meta pkttype set host
+        Statement::PacketForHost => Some(vec![
+            Expression::Value { register, value: vec![PACKET_HOST] },
+            Expression::SetMeta { key: NFT_META_PKTTYPE, register },
+        ]),
+        // notrack
+        Statement::NoTrack => Some(vec![Expression::NoTrack]),
+        // fib saddr . iif oif missing
+        Statement::NoRouteBack => Some(vec![
+            Expression::Fib {
+                result: NFT_FIB_RESULT_OIF,
+                flags: NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT,
+                register,
+            },
+            Expression::Compare { register, negated: false, value: vec![0; 4] },
+        ]),
+        // fib saddr type local
+        Statement::FromThisHost => Some(vec![
+            Expression::Fib { result: NFT_FIB_RESULT_ADDRTYPE, flags: NFTA_FIB_F_SADDR, register },
+            Expression::Compare { register, negated: false, value: RTN_LOCAL.to_ne_bytes().to_vec() },
+        ]),
         // tcp flags syn tcp option maxseg size set rt mtu
         Statement::ClampMss => Some(super::mss::expressions()),
         // counter
@@ -195,7 +244,7 @@ fn in_set(fields: &[Field], mask: Option<u32>, negated: bool, set: &str) -> Opti
 }
 
 /// `meta mark set meta mark & 0xffffe000 | 0x3`: one bitwise expression, as nft builds it. Or-ing is xor-ing because the bits that
-/// are set are not among those that are kept.
+/// are set are not among those that are kept. With no bit kept it is `meta mark set 0x3`.
 fn set_mark(field: Field, keep: u32, value: u32) -> Option<Vec<Expression>> {
     let register = Register::FIRST;
     let (load, store) = match field {
@@ -207,6 +256,9 @@ fn set_mark(field: Field, keep: u32, value: u32) -> Option<Vec<Expression>> {
         }
         _ => return None,
     };
+    if keep == 0 {
+        return Some(vec![Expression::Value { register, value: value.to_ne_bytes().to_vec() }, store]);
+    }
     (keep & value == 0).then(|| vec![load, Expression::Bitwise { register, mask: keep, xor: value }, store])
 }
 
@@ -237,36 +289,64 @@ pub(super) fn load_plain(field: Field, register: Register) -> Expression {
         Field::Ip6Saddr => network(8, 16),
         Field::Ip6Daddr => network(24, 16),
         Field::UdpDport => Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 2, length: 2, register },
-        Field::TunnelId => Expression::TunnelId { register },
+        Field::EtherDaddr => Expression::Payload { base: NFT_PAYLOAD_LL_HEADER, offset: 0, length: 6, register },
+        Field::Iifkind => Expression::Meta { key: NFT_META_IIFKIND, register },
+        Field::CtOriginal4 => Expression::CtOf { key: NFT_CT_SRC_IP, reply: false, register },
+        Field::CtOriginal6 => Expression::CtOf { key: NFT_CT_SRC_IP6, reply: false, register },
+        Field::CtReply4 => Expression::CtOf { key: NFT_CT_DST_IP, reply: true, register },
+        Field::CtReply6 => Expression::CtOf { key: NFT_CT_DST_IP6, reply: true, register },
     }
 }
 
 /// How many 32-bit words a field takes in the registers.
 pub(super) fn words(field: Field) -> u32 {
     match field {
-        Field::Iifname | Field::Oifname | Field::Ip6Saddr | Field::Ip6Daddr => 4,
+        Field::Iifname
+        | Field::Oifname
+        | Field::Iifkind
+        | Field::Ip6Saddr
+        | Field::Ip6Daddr
+        | Field::CtOriginal6
+        | Field::CtReply6 => 4,
+        Field::EtherDaddr => 2,
         Field::MetaMark
         | Field::CtMark
         | Field::CtDirection
         | Field::Ip4Saddr
         | Field::Ip4Daddr
-        | Field::UdpDport
-        | Field::TunnelId => 1,
+        | Field::CtOriginal4
+        | Field::CtReply4
+        | Field::UdpDport => 1,
     }
 }
 
 /// The bytes that the kernel has in the register for this value: numbers of its own in host order, the packet's in network order.
 fn value_bytes(field: Field, value: &Value) -> Option<Vec<u8>> {
     match (field, value) {
-        (Field::MetaMark | Field::CtMark, Value::Mark(number)) | (Field::TunnelId, Value::TunnelId(number)) => {
-            Some(number.to_ne_bytes().to_vec())
-        }
+        (Field::MetaMark | Field::CtMark, Value::Mark(number)) => Some(number.to_ne_bytes().to_vec()),
         (Field::CtDirection, Value::Reply(reply)) => Some(vec![u8::from(*reply)]),
-        (Field::Iifname | Field::Oifname, Value::Interface(name)) => interface_bytes(name).map(Vec::from),
+        (Field::Iifname | Field::Oifname | Field::Iifkind, Value::Interface(name)) => {
+            interface_bytes(name).map(Vec::from)
+        }
+        (Field::EtherDaddr, Value::Mac(mac)) => Some(mac.0.to_vec()),
         (Field::UdpDport, Value::Port(port)) => Some(port.to_be_bytes().to_vec()),
-        (Field::Ip4Saddr | Field::Ip4Daddr, Value::Address(IpAddr::V4(address))) => Some(address.octets().to_vec()),
-        (Field::Ip6Saddr | Field::Ip6Daddr, Value::Address(IpAddr::V6(address))) => Some(address.octets().to_vec()),
+        (
+            Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4,
+            Value::Address(IpAddr::V4(address)),
+        ) => Some(address.octets().to_vec()),
+        (
+            Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6,
+            Value::Address(IpAddr::V6(address)),
+        ) => Some(address.octets().to_vec()),
         _ => None,
+    }
+}
+
+/// An address in network order.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 

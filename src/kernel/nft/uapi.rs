@@ -115,21 +115,30 @@ pub(super) const NFTA_GEN_PROC_PID: u16 = 2;
 pub(super) const NFTA_GEN_PROC_NAME: u16 = 3;
 
 /// nf_tables.h: expressions.
+pub(super) const NFT_META_PROTOCOL: u32 = 1;
 pub(super) const NFT_META_MARK: u32 = 3;
 pub(super) const NFT_META_IIFNAME: u32 = 6;
 pub(super) const NFT_META_OIFNAME: u32 = 7;
+pub(super) const NFT_META_IIFTYPE: u32 = 8;
 pub(super) const NFT_META_NFPROTO: u32 = 15;
 pub(super) const NFT_META_L4PROTO: u32 = 16;
+pub(super) const NFT_META_PKTTYPE: u32 = 19;
+pub(super) const NFT_META_IIFKIND: u32 = 26;
 pub(super) const NFTA_META_DREG: u16 = 1;
 pub(super) const NFTA_META_KEY: u16 = 2;
 pub(super) const NFTA_META_SREG: u16 = 3;
 pub(super) const NFT_CT_STATE: u32 = 0;
 pub(super) const NFT_CT_DIRECTION: u32 = 1;
 pub(super) const NFT_CT_MARK: u32 = 3;
+pub(super) const NFT_CT_SRC_IP: u32 = 19;
+pub(super) const NFT_CT_DST_IP: u32 = 20;
+pub(super) const NFT_CT_SRC_IP6: u32 = 21;
+pub(super) const NFT_CT_DST_IP6: u32 = 22;
 pub(super) const NFTA_CT_DREG: u16 = 1;
 pub(super) const NFTA_CT_KEY: u16 = 2;
 pub(super) const NFTA_CT_DIRECTION: u16 = 3;
 pub(super) const NFTA_CT_SREG: u16 = 4;
+pub(super) const NFT_PAYLOAD_LL_HEADER: u32 = 0;
 pub(super) const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 pub(super) const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 pub(super) const NFTA_PAYLOAD_DREG: u16 = 1;
@@ -164,7 +173,20 @@ pub(super) const NFTA_NAT_FLAGS: u16 = 7;
 pub(super) const NFT_NAT_SNAT: u32 = 0;
 pub(super) const NFTA_COUNTER_BYTES: u16 = 1;
 pub(super) const NFTA_COUNTER_PACKETS: u16 = 2;
-pub(super) const NFTA_TUNNEL_KEY: u16 = 1;
-pub(super) const NFTA_TUNNEL_DREG: u16 = 2;
-pub(super) const NFTA_TUNNEL_MODE: u16 = 3;
-pub(super) const NFT_TUNNEL_ID: u32 = 1;
+pub(super) const NFTA_FIB_DREG: u16 = 1;
+pub(super) const NFTA_FIB_RESULT: u16 = 2;
+pub(super) const NFTA_FIB_FLAGS: u16 = 3;
+pub(super) const NFT_FIB_RESULT_OIF: u32 = 1;
+pub(super) const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
+pub(super) const NFTA_FIB_F_SADDR: u32 = 1;
+pub(super) const NFTA_FIB_F_IIF: u32 = 8;
+pub(super) const NFTA_FIB_F_PRESENT: u32 = 32;
+/// rtnetlink.h: `RTN_LOCAL`.
+pub(super) const RTN_LOCAL: u32 = 2;
+/// if_arp.h: `ARPHRD_ETHER`.
+pub(super) const ARPHRD_ETHER: u16 = 1;
+/// if_ether.h: `ETH_P_IP` and `ETH_P_IPV6`.
+pub(super) const ETH_P_IP: u16 = 0x0800;
+pub(super) const ETH_P_IPV6: u16 = 0x86dd;
+/// if_packet.h: `PACKET_HOST`.
+pub(super) const PACKET_HOST: u8 = 0;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cluster::live::{LabelManager, LabelOutcome, Live, LiveError, Operation, View};
-use crate::core::labelling::{Decision, FIGHT, FIGHT_WINDOW, Memory, Owner, Seen};
+use crate::core::labelling::{Decision, FIGHT, FIGHT_WINDOW, Memory, Owner, Seen, reachable};
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
 use crate::core::report::history::{NodeReport, Sighting, WantedBy};
@@ -97,6 +97,7 @@ impl Labels {
                 }
             }
             let seen = Seen { labels: &node.labels, owners: &owners };
+            let desired = reachable(desired, seen, MANAGER, &set.config.label_keys);
             let decision = known.memory.decide(&desired, seen, MANAGER, set.config.on_label_drift, now);
             known.note(name, &decision, set, commit, told, now);
             if let Err(error) = known.carry_out(live, name, &decision, now).await {

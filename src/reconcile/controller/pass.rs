@@ -13,10 +13,10 @@ use super::super::repository::Intent;
 use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
 use crate::cluster::live::{Live, LiveError, View};
 use crate::core::name::NodeName;
-use crate::core::placement::{Placement, place};
+use crate::core::placement::{Placement, place_but};
 use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
 use crate::core::report::history::Rejected;
-use crate::core::status::{HeadFacts, NodeStatus, PolicyStatus, head_status, policy_status};
+use crate::core::status::{HeadFacts, NodeStatus, PolicyStatus, head_status, policy_status, unfit};
 
 /// Why a pass did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +206,9 @@ impl Pass<'_> {
     }
 
     fn placement(&self, now: Timestamp) -> Placement {
-        place(&self.intent.set, &self.view.facts, now)
+        let nodes = &self.view.egress_nodes;
+        let unfit = unfit(nodes.iter().map(|(name, node)| (name, &node.status)));
+        place_but(&self.intent.set, &self.view.facts, &unfit, now)
     }
 }
 

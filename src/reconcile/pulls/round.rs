@@ -342,7 +342,8 @@ impl<'a> Rounds<'a> {
 
     fn preview(&self, mirror: &Mirror, base: CommitId, head: CommitId, situation: &Situation) -> git::Result<Post> {
         let cluster = &self.options.following.cluster;
-        let base = Base::read(mirror, base, self.tip.unwrap_or(base), cluster)?;
+        let keys = self.options.following.label_keys.as_deref();
+        let base = Base::read(mirror, base, self.tip.unwrap_or(base), cluster, keys)?;
         let surroundings = Surroundings {
             facts: &situation.facts,
             // No time: the same preview is to be the same comment.

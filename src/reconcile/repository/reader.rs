@@ -83,6 +83,7 @@ struct Checked {
 impl Reader {
     pub(super) fn new(options: Options, known: Known) -> Self {
         let mut catalogue = Catalogue::new(&options.following.cluster);
+        catalogue = catalogue.with_label_keys(options.following.label_keys.as_deref());
         catalogue.import_good(&known.good);
         let branch = options.following.branch.clone().unwrap_or_default();
         Self {

@@ -211,6 +211,9 @@ pub(super) fn sweep(api: &Api, prefix: &str) -> Outcome<usize> {
     let collections = admission.map(|plural| format!("{ADMISSION}/{plural}")).into_iter();
     let collections =
         collections.chain(rights.map(|plural| format!("{RIGHTS}/{plural}"))).chain([DEFINITIONS.to_owned()]);
+    // Those of events; the others are in a namespace of the suite's, and go with it.
+    let of_events = ["rolebindings", "roles"].map(|plural| format!("{RIGHTS}/namespaces/default/{plural}"));
+    let collections = collections.chain(of_events);
     let mut found = 0;
     for at in collections {
         for object in api.list(&format!("{at}?labelSelector={MARK}"))? {

@@ -127,6 +127,10 @@ pub(super) fn controllers(suite: &mut Suite) -> Outcome {
     // The server looks for the right to create only once it knows that nothing is there, and gives no reason then.
     refused("an apply to a node that is not there", answer, &[403], "is forbidden")?;
     for (patch, words) in [
+        (
+            json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}}),
+            "may not change the label node-role.kubernetes.io/control-plane of a node",
+        ),
         (json!({"spec": {"unschedulable": true}}), "changes labels of nodes, not their spec"),
         (
             json!({"metadata": {"annotations": {"egret.dev/test": "no"}}}),

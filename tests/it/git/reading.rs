@@ -20,6 +20,7 @@ pub(super) fn following(source: &str) -> Following {
         access: Access::default(),
         signatures: Flags::default(),
         windows: None,
+        label_keys: None,
         cluster: "prod".to_owned(),
         poll: Duration::from_mins(10),
     }

@@ -49,8 +49,14 @@ pub(crate) fn blocks(listing: &str) -> Blocks {
 fn words(line: &str) -> String {
     let line = line.replace(" packets 0 bytes 0", "").replace(" == @", " @");
     let line = line.replace("ct state ! ", "ct state != ").replace(" | established", ",established");
-    let names =
-        [("mangle;", "-150;"), ("srcnat;", "100;"), ("srcnat + 1;", "101;"), ("srcnat - 1;", "99;"), ("filter;", "0;")];
+    let names = [
+        ("raw - 10;", "-310;"),
+        ("mangle;", "-150;"),
+        ("srcnat;", "100;"),
+        ("srcnat + 1;", "101;"),
+        ("srcnat - 1;", "99;"),
+        ("filter;", "0;"),
+    ];
     let line = names
         .iter()
         .fold(line, |line, (name, number)| line.replace(&format!("priority {name}"), &format!("priority {number}")));

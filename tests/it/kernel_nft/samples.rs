@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use egret::core::state::net::Mac;
 use egret::core::state::nft::{
     AddressFamily, Base, Chain, ChainKind, Data, DataType, Field, Hook, Key, KeyType, Policy, Rule, Set, Statement,
     Table, Value, Verdict,
@@ -61,6 +62,15 @@ fn every_set() -> BTreeMap<String, Set> {
         ("egress6", set(&[Mark], Some(DataType::Ipv6Addr), false, &[(Key::Mark(3), Some(Data::Address(one6)))])),
         ("mark_of", set(&[Ipv4Addr], Some(DataType::Mark), false, &[(Key::Address(one), Some(Data::Mark(7)))])),
         (
+            "macs",
+            set(
+                &[KeyType::EtherAddr],
+                Some(DataType::Verdict),
+                false,
+                &[(Key::Mac(Mac([2, 0xe9, 1, 2, 3, 4])), Some(goto("plain")))],
+            ),
+        ),
+        (
             "exits",
             set(
                 &[Mark],
@@ -83,7 +93,10 @@ fn every_set() -> BTreeMap<String, Set> {
 }
 
 fn matches() -> Vec<Vec<Statement>> {
-    use Field::{CtDirection, CtMark, Iifname, Ip4Daddr, Ip4Saddr, Ip6Daddr, Ip6Saddr, MetaMark, Oifname, UdpDport};
+    use Field::{
+        CtDirection, CtMark, CtOriginal4, CtOriginal6, CtReply4, CtReply6, EtherDaddr, Iifkind, Iifname, Ip4Daddr,
+        Ip4Saddr, Ip6Daddr, Ip6Saddr, MetaMark, Oifname, UdpDport,
+    };
     let mask = Some(0x1fff);
     let drop = || Statement::Verdict(Verdict::Drop);
     let interface = |name: &str| Value::Interface(name.to_owned());
@@ -110,6 +123,18 @@ fn matches() -> Vec<Vec<Statement>> {
         vec![in_set(&[CtMark, Ip6Daddr], None, true, "pairs6")],
         vec![Statement::CtState { bits: 8, negated: false }, Statement::CtState { bits: 8, negated: true }],
         vec![Statement::CtState { bits: 2 | 8, negated: false }],
+        vec![compare(Iifkind, None, false, interface("veth")), compare(Iifkind, None, true, interface("bridge"))],
+        vec![in_set(&[CtOriginal4], None, false, "addresses4"), in_set(&[CtOriginal6], None, true, "addresses6")],
+        vec![
+            compare(CtReply4, None, true, Value::Address(address("10.1.1.254"))),
+            compare(CtReply6, None, false, Value::Address(address("fd00::1"))),
+        ],
+        vec![
+            compare(EtherDaddr, None, false, Value::Mac(Mac([2, 0xe9, 1, 2, 3, 4]))),
+            compare(UdpDport, None, false, Value::Port(1)),
+        ],
+        vec![Statement::NoRouteBack, Statement::Counter, drop()],
+        vec![Statement::FromThisHost],
     ]
 }
 
@@ -122,6 +147,9 @@ fn acts() -> Vec<Vec<Statement>> {
         vec![vmap(Field::Ip4Saddr, None, "groups4")],
         vec![vmap(Field::Ip6Saddr, None, "groups6")],
         vec![vmap(Field::CtMark, Some(0x1fff), "exits")],
+        vec![vmap(Field::EtherDaddr, None, "macs")],
+        vec![set_mark(Field::MetaMark, 0, 0x1fff), set_mark(Field::CtMark, 0, 7)],
+        vec![Statement::MarkFromMap { field: Field::Ip4Saddr, map: "mark_of".to_owned() }],
         vec![set_mark(Field::MetaMark, 0xffff_e000, 3), set_mark(Field::CtMark, 0xffff_e000, 3)],
         vec![set_mark(Field::MetaMark, 0xffff_e000, 0)],
         verdict(Verdict::Jump("plain".to_owned())),
@@ -137,14 +165,14 @@ fn translations() -> Vec<Vec<Statement>> {
     vec![
         vec![map(v4, "egress4")],
         vec![map(v6, "egress6")],
-        vec![Statement::SnatToSelf { family: v4 }],
-        vec![Statement::SnatToSelf { family: v6 }],
+        vec![Statement::SnatTo { address: address("10.1.1.254") }],
+        vec![Statement::SnatTo { address: address("fd00::fe") }],
     ]
 }
 
 /// A table in each family with every kind of set, statement, verdict and hook that Egret has a word for.
 pub(crate) fn every_kind() -> (Table, Table) {
-    use ChainKind::{Filter, Nat};
+    use ChainKind::{Filter, Nat, Route};
     let plain = Chain { comment: Some("exit kind-worker2 10.0.3.42".to_owned()), ..chain(vec![]) };
     let chains = [
         ("plain", plain),
@@ -153,21 +181,33 @@ pub(crate) fn every_kind() -> (Table, Table) {
         ("translate", base(Nat, Hook::Postrouting, 100, Policy::Accept, translations())),
         ("guard", base(Filter, Hook::Postrouting, 101, Policy::Accept, vec![vec![Statement::ClampMss]])),
         ("peers", base(Filter, Hook::Input, 0, Policy::Accept, vec![])),
-        ("own", base(Filter, Hook::Output, -150, Policy::Accept, vec![])),
+        ("own", base(Route, Hook::Output, 1000, Policy::Accept, vec![])),
+        ("raw", base(Filter, Hook::Prerouting, -310, Policy::Accept, vec![vec![Statement::NoTrack]])),
     ];
     let chains = chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)).collect();
     let table = Table { owned: true, abandoned: false, chains, sets: every_set() };
-    let tunnel = vec![
-        compare(Field::TunnelId, None, false, Value::TunnelId(7)),
-        Statement::SetMark { field: Field::MetaMark, keep: 0xffff_e000, value: 7 },
-        Statement::Verdict(Verdict::Accept),
+    let take = |matches: Statement| {
+        let mark = Statement::SetMark { field: Field::MetaMark, keep: 0, value: 7 };
+        vec![matches, Statement::PacketForHost, mark, Statement::Verdict(Verdict::Accept)]
+    };
+    let rules = vec![
+        take(in_set(&[Field::MetaMark, Field::Ip4Saddr], None, false, "sources4")),
+        take(in_set(&[Field::MetaMark, Field::Ip6Saddr], None, false, "sources6")),
+        take(compare(Field::Ip6Daddr, None, false, Value::Address(address("fd00::fe")))),
+        take(compare(Field::EtherDaddr, None, false, Value::Mac(Mac([2, 0xe9, 0, 0, 0, 0])))),
     ];
-    let arrive = base(Filter, Hook::Ingress("lo".to_owned()), 0, Policy::Accept, vec![tunnel]);
+    let arrive = base(Filter, Hook::Ingress("lo".to_owned()), 0, Policy::Accept, rules);
+    let pair = |other, address_text: &str| {
+        set(&[KeyType::Mark, other], None, false, &[(Key::MarkAddress(0xac12_0002, address(address_text)), None)])
+    };
     let netdev = Table {
         owned: true,
         abandoned: false,
         chains: BTreeMap::from([("arrive".to_owned(), arrive)]),
-        sets: BTreeMap::new(),
+        sets: BTreeMap::from([
+            ("sources4".to_owned(), pair(KeyType::Ipv4Addr, "10.1.1.254")),
+            ("sources6".to_owned(), pair(KeyType::Ipv6Addr, "fd00::fe")),
+        ]),
     };
     (table, netdev)
 }

@@ -33,8 +33,8 @@ fn a_node_labels_its_own_manifest_and_nothing_else_in_the_file() {
     assert_eq!(fs::read_to_string(&file).expect("read"), expected);
     let metadata = fs::metadata(&file).expect("there");
     assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o640, 1234, 5678));
-    assert!(cluster.refresh().expect("refreshed").changed);
     assert_eq!(cluster.facts().nodes[&node].labels["egress-gw"], "true");
+    assert!(!cluster.refresh().expect("refreshed").changed, "what was written is known");
 
     let inode = metadata.ino();
     assert!(!cluster.label(&node, &set(&[("egress-gw", "true")])).expect("as it is"));
@@ -62,7 +62,7 @@ fn nodes_that_label_one_file_at_once_lose_no_edit() {
         for node in 0..NODES {
             let path = folder.path();
             scope.spawn(move || {
-                let cluster = open(path);
+                let mut cluster = open(path);
                 for edit in 0..EDITS {
                     let changes = set(&[("last", &edit.to_string()), (&format!("edit-{edit}"), "done")]);
                     assert!(cluster.label(&node_name(&format!("n{node}")), &changes).expect("labelled"));
@@ -87,7 +87,7 @@ fn links_within_the_folder_are_followed_and_others_not_written_to() {
     symlink("..2026_11_22", folder.path().join("..data")).expect("linked");
     symlink("..data/a.yaml", folder.path().join("a.yaml")).expect("linked");
     symlink(outside.path().join("b.yaml"), folder.path().join("b.yaml")).expect("linked");
-    let cluster = open(folder.path());
+    let mut cluster = open(folder.path());
     assert_eq!(cluster.facts().nodes.keys().map(NodeName::as_str).collect::<Vec<_>>(), ["a", "b"]);
     assert!(cluster.label(&node_name("a"), &set(&[("k", "v")])).expect("labelled"));
     assert!(folder.path().join("a.yaml").is_symlink());

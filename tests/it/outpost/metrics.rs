@@ -8,7 +8,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use super::stand::{DEADLINE, Document, LISTEN, Outcome, Stand};
-use super::stranger::{identifier, send, tunnel_packet};
+use super::stranger::{STANDS_FOR_WORKER, exit_mac, send, tunnel_packet};
 use crate::lab::{Answer, DATAGRAMS, LabError, Namespace, OUTPOST, OUTPOST6, Options, Pod, get, wait_until};
 
 const SOURCE: &str = "kind-worker";
@@ -182,7 +182,7 @@ fn packets_and_connections_are_counted_at_both_ends_of_the_tunnel() -> Outcome {
         (LEAKS.to_owned(), 0),
         (tunnel("node"), 0),
         (tunnel("address"), 0),
-        (tunnel("identifier"), 0),
+        (tunnel("exit"), 0),
     ]);
     for _ in 0..5 {
         stand.await_granted("tiefighter")?;
@@ -212,17 +212,21 @@ fn what_is_held_back_is_counted_by_who_held_it_back() -> Outcome {
 
     // Somebody on the gateway translates before Egret does, to an address that is no exit's.
     let intruder = "table ip intruder { chain nat { type nat hook postrouting priority 90;
-        udp dport 9001 ip saddr 10.1.1.177 snat to 10.0.3.1; }; }";
+        udp dport 9001 ip saddr 10.1.1.254 snat to 10.0.3.1; }; }";
     stand.lab.node(GATEWAY)?.nft(intruder)?;
     shout(&stand.lab.pod("tiefighter")?, OUTPOST, 6)?;
     source.gained(&[(exit("packets", AT_SOURCE), 6), (CONNECTIONS.to_owned(), 1), (LEAKS.to_owned(), 0)]);
     gateway.gained(&[(exit("packets", AT_GATEWAY), 6), (LEAKS.to_owned(), 6)]);
 
-    let vni = identifier(&stand)?;
+    let mac = exit_mac(&stand)?;
     let (router, worker) = (stand.lab.router(), stand.lab.node(SOURCE)?);
-    send(&router, "172.18.0.1", &tunnel_packet(vni, "the router"))?;
-    send(&worker, "172.18.0.2", &tunnel_packet(vni ^ 1, "an identifier of nobody's"))?;
-    send(&worker, "172.18.0.2", &tunnel_packet(vni ^ 1, "and again"))?;
-    gateway.gained(&[(tunnel("node"), 1), (tunnel("identifier"), 2), (tunnel("address"), 0)]);
+    let packet = |mac, from, to| tunnel_packet(mac, from, to, "forged");
+    let (nobodys, elsewhere) = ([0x02, 0xe9, 9, 9, 9, 9], IpAddr::from([10, 0, 5, 1]));
+    send(&router, "172.18.0.1", &packet(mac, STANDS_FOR_WORKER, OUTPOST))?;
+    send(&worker, "172.18.0.2", &packet(nobodys, STANDS_FOR_WORKER, OUTPOST))?;
+    send(&worker, "172.18.0.2", &packet(nobodys, STANDS_FOR_WORKER, OUTPOST))?;
+    send(&worker, "172.18.0.2", &packet(mac, [10, 1, 2, 254].into(), OUTPOST))?;
+    send(&worker, "172.18.0.2", &packet(mac, STANDS_FOR_WORKER, elsewhere))?;
+    gateway.gained(&[(tunnel("node"), 1), (tunnel("exit"), 2), (tunnel("source"), 1), (tunnel("destination"), 1)]);
     stand.assert_no_leak_but(&stand.lab.pod_addresses("xwing")?)
 }

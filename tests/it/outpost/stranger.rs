@@ -1,4 +1,4 @@
-//! Tunnel packets made by hand, as somebody on the nodes' network could send them: only known nodes, and only known identifiers, are heard.
+//! Tunnel packets made by hand, as somebody on the nodes' network could send them: only known nodes are heard, each with what stands for it alone, and only for exits and destinations that policies name.
 //!
 //! The same bytes are sent by a stranger, who must not be heard, and by a node, who must: else the test would only show that the bytes are
 //! wrong. Deliberately absent: pods, which never see the tunnel.
@@ -9,29 +9,37 @@ use super::stand::{DEADLINE, Outcome, Stand};
 use crate::lab::{EGRESS, LabError, Namespace, OUTPOST, Options, wait_until};
 
 /// Where gateways listen for the tunnel, and the first one's address.
-const TUNNEL: (Ipv4Addr, u16) = (Ipv4Addr::new(172, 18, 0, 3), 4790);
+const TUNNEL: &str = "172.18.0.3:4790";
 /// The node's end of tiefighter.
 const MEMBER: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 177);
 
-/// The identifier of the exit, as the worker's own route says it.
-pub(super) fn identifier(stand: &Stand) -> Result<u32, LabError> {
-    let routes = stand.lab.node("kind-worker")?.exec(["ip", "-d", "route", "show", "table", "9001"])?;
-    let words: Vec<&str> = routes.split_whitespace().collect();
-    let id = words.windows(4).find(|four| four[..3] == ["encap", "ip", "id"]).and_then(|four| four[3].parse().ok());
-    id.ok_or(LabError::Nonsense { what: "the route into the tunnel" })
+/// The MAC address of the exit, as the worker's own neighbour entry says it.
+pub(super) fn exit_mac(stand: &Stand) -> Result<[u8; 6], LabError> {
+    let neighbours =
+        stand.lab.node("kind-worker")?.exec(["ip", "-4", "neigh", "show", "dev", "egret0", "169.254.128.1"])?;
+    let words: Vec<&str> = neighbours.split_whitespace().collect();
+    let mac = words.windows(2).find(|two| two[0] == "lladdr").map(|two| two[1]);
+    let bytes: Option<Vec<u8>> =
+        mac.map(|mac| mac.split(':').filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect());
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(LabError::Nonsense { what: "the neighbour that stands for the exit" })
 }
 
-/// VXLAN (RFC 7348), Ethernet to the gateway's tunnel device, IPv4, and a datagram from a member to the outpost that says `text`.
-pub(super) fn tunnel_packet(vni: u32, text: &str) -> Vec<u8> {
+/// What stands for kind-worker inside the tunnel.
+pub(super) const STANDS_FOR_WORKER: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 254);
+
+/// VXLAN (RFC 7348), Ethernet to an exit, IPv4, and a datagram to `to` that says `text`.
+pub(super) fn tunnel_packet(mac: [u8; 6], from: Ipv4Addr, to: IpAddr, text: &str) -> Vec<u8> {
     let length = |more: usize| u16::try_from(text.len() + more).expect("a short text").to_be_bytes();
-    let mut packet = vec![0x08, 0, 0, 0];
-    packet.extend((vni << 8).to_be_bytes());
-    packet.extend([0x02, 0, 172, 18, 0, 3, 0x02, 0, 172, 18, 0, 2, 0x08, 0x00]);
-    let IpAddr::V4(outpost) = OUTPOST else { unreachable!("the outpost's first address is of IPv4") };
+    let mut packet = vec![0x08, 0, 0, 0, 0, 0, 1, 0];
+    packet.extend(mac);
+    packet.extend([0x02, 0, 172, 18, 0, 2, 0x08, 0x00]);
+    let IpAddr::V4(outpost) = to else { unreachable!("a packet of IPv4") };
     let mut header = vec![0x45, 0];
     header.extend(length(28));
     header.extend([0, 1, 0, 0, 64, 17, 0, 0]);
-    header.extend(MEMBER.octets());
+    header.extend(from.octets());
     header.extend(outpost.octets());
     let sum = checksum(&header).to_be_bytes();
     header[10..12].copy_from_slice(&sum);
@@ -51,7 +59,11 @@ fn checksum(header: &[u8]) -> u16 {
 }
 
 pub(super) fn send(from: &Namespace, source: &str, packet: &[u8]) -> Outcome {
-    let sent = from.enter(|| UdpSocket::bind((source, 0)).and_then(|socket| socket.send_to(packet, TUNNEL)))?;
+    send_to(from, source, TUNNEL, packet)
+}
+
+fn send_to(from: &Namespace, source: &str, to: &str, packet: &[u8]) -> Outcome {
+    let sent = from.enter(|| UdpSocket::bind((source, 0)).and_then(|socket| socket.send_to(packet, to)))?;
     sent.map(|_| ()).map_err(LabError::doing(format!("send a tunnel packet from {source}")))
 }
 
@@ -61,16 +73,22 @@ fn heard(stand: &Stand) -> Vec<(IpAddr, String)> {
 }
 
 #[test]
-fn a_tunnel_packet_is_heard_from_a_known_node_with_a_known_identifier_and_from_nobody_else() -> Outcome {
+fn a_tunnel_packet_is_heard_from_a_known_node_to_a_known_exit_and_from_nobody_else() -> Outcome {
     let stand = Stand::in_force(Options::default())?;
-    let vni = identifier(&stand)?;
+    let mac = exit_mac(&stand)?;
     let (router, worker) = (stand.lab.router(), stand.lab.node("kind-worker")?);
     router.exec(["ip", "address", "add", "172.18.0.77/24", "dev", "br0"])?;
-    send(&router, "172.18.0.77", &tunnel_packet(vni, "a stranger with the right identifier"))?;
-    send(&router, "172.18.0.1", &tunnel_packet(vni, "the router with the right identifier"))?;
-    send(&worker, "172.18.0.2", &tunnel_packet(vni ^ 1, "a node with an identifier of nobody's"))?;
+    let packet = |text| tunnel_packet(mac, STANDS_FOR_WORKER, OUTPOST, text);
+    send(&router, "172.18.0.77", &packet("a stranger with the right exit"))?;
+    send(&router, "172.18.0.1", &packet("the router with the right exit"))?;
+    let (nobodys, elsewhere) = ([0x02, 0xe9, 9, 9, 9, 9], IpAddr::from([10, 0, 5, 1]));
+    send(&worker, "172.18.0.2", &tunnel_packet(nobodys, STANDS_FOR_WORKER, OUTPOST, "a node to nobody's exit"))?;
+    send(&worker, "172.18.0.2", &tunnel_packet(mac, MEMBER, OUTPOST, "a node with an address that stands for none"))?;
+    send(&worker, "172.18.0.2", &tunnel_packet(mac, [10, 1, 2, 254].into(), OUTPOST, "a node in another's place"))?;
+    send(&worker, "172.18.0.2", &tunnel_packet(mac, STANDS_FOR_WORKER, elsewhere, "a node to where no policy leads"))?;
+    send_to(&worker, "172.18.0.2", "10.0.3.42:4790", &packet("a node to the egress address"))?;
     // What comes last and is heard shows that the others were not on their way any more.
-    send(&worker, "172.18.0.2", &tunnel_packet(vni, "a node"))?;
+    send(&worker, "172.18.0.2", &packet("a node"))?;
     assert!(wait_until(DEADLINE, || !heard(&stand).is_empty()), "the packet of a node is well formed");
     assert_eq!(heard(&stand), [(EGRESS, "a node".to_owned())]);
     stand.assert_no_leak_but(&[])

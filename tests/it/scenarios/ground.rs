@@ -17,6 +17,8 @@ struct Written {
     routes: Vec<String>,
     #[serde(default)]
     rp_filter_all: u8,
+    #[serde(default)]
+    src_valid_mark: bool,
     #[serde(default = "yes")]
     owned_tables: bool,
     #[serde(default = "yes")]
@@ -56,8 +58,10 @@ pub(crate) fn read(place: &str, text: &str) -> Ground {
         interfaces: written.interfaces.into_iter().map(|(name, of)| (name, interface(of))).collect(),
         routes: written.routes.iter().map(|line| route(place, line)).collect(),
         rp_filter_all: written.rp_filter_all,
+        src_valid_mark: written.src_valid_mark,
         loosened: BTreeMap::new(),
-        features: Features { owned_tables: written.owned_tables, blind_tunnels: false, ipv6: written.ipv6 },
+        features: Features { owned_tables: written.owned_tables, interface_kinds: true, ipv6: written.ipv6 },
+        ..Ground::default()
     }
 }
 

@@ -53,11 +53,11 @@ proptest! {
             let tables = before[&node].nft.get(&Family::Inet);
             let has = |map: &str| tables.is_some_and(|table| table.sets.contains_key(&format!("{map}{}", family.suffix())));
             let expected = usize::from(has("group_of") && families.contains(&family));
-            prop_assert_eq!(of_family("group_of"), expected, "{:?}", family);
+            prop_assert_eq!(of_family("group_of") + of_family("others"), expected, "{:?}", family);
             prop_assert!(of_family("reset_of") <= usize::from(has("reset_of")), "{:?}", family);
         }
-        let others: Vec<&String> =
-            changes.keys().filter(|set| !set.starts_with("group_of") && !set.starts_with("reset_of")).collect();
+        let of_pods = ["group_of", "others", "reset_of"];
+        let others: Vec<&String> = changes.keys().filter(|set| !of_pods.iter().any(|of| set.starts_with(of))).collect();
         prop_assert_eq!(others, Vec::<&String>::new());
         // And on no other node anything at all.
         for (other, state) in bigger.desired(&before).into_iter().filter(|(other, _)| *other != node) {

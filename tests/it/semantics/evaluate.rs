@@ -15,6 +15,7 @@ use egret::core::state::net::{Encap, Mac, Route};
 use egret::core::state::nft::{AddressFamily, Family, Hook};
 use egret::core::state::ownership::{Range, TUNNEL};
 
+pub(crate) use chains::Foreign;
 use chains::{Packet, hook};
 
 /// The nodes that a packet may meet.
@@ -37,10 +38,18 @@ pub(crate) struct Host<'a> {
     pub(crate) ground: &'a Ground,
     /// The node's own addresses.
     pub(crate) addresses: Vec<IpAddr>,
-    /// The source of the tunnel packets that it sends.
-    pub(crate) tunnel_address: Option<IpAddr>,
+    /// What others do to packets there; whether the CNI masquerades stands beside it, as it depends on the family.
+    pub(crate) foreign: Foreign,
     /// Whether its CNI translates what leaves it to its own address.
     pub(crate) masquerade: bool,
+}
+
+impl Host<'_> {
+    /// What others do to a packet of this family.
+    fn others(&self, family: AddressFamily) -> Foreign {
+        let own = self.addresses.iter().copied().find(|address| AddressFamily::of(*address) == family);
+        Foreign { masquerade: own.filter(|_| self.masquerade), ..self.foreign.clone() }
+    }
 }
 
 /// What connection tracking remembers of one connection on one node.
@@ -119,18 +128,25 @@ const CNI_CONNECTION_MARK: u32 = 0x2000_0000;
 /// A packet as it comes to a node, with what the node remembers of its connection.
 fn incoming(node: &NodeName, source: IpAddr, destination: IpAddr, memory: &Memory) -> Packet {
     let known = memory.get(node);
+    // In a connection of ours the other end answers the translated source, and connection tracking knows whose that is.
     Packet {
         iif: String::new(),
         oif: String::new(),
         source,
         destination,
         udp_port: None,
-        tunnel_id: None,
+        iif_kind: "",
+        ether_destination: None,
+        for_host: false,
+        from_this_host: false,
+        no_route_back: false,
         mark: CNI_MARK,
         connection_mark: known.map_or(CNI_CONNECTION_MARK, |known| known.mark | CNI_CONNECTION_MARK),
         reply: false,
         new: known.is_none(),
         translated: known.map(|known| known.translated),
+        begun_by: source,
+        back_to: None,
     }
 }
 
@@ -148,7 +164,12 @@ impl Cluster<'_> {
         let mut journey = Journey { outcome: Outcome::Dropped("on its way"), exit: None, memory: memory.clone() };
         let mut packet = incoming(sent.node, sent.source, sent.destination, &journey.memory);
         packet.reply = sent.reply;
-        "veth".clone_into(&mut packet.iif);
+        // A node's own packets come out of no pod's device.
+        packet.from_this_host = self.hosts[sent.node].addresses.contains(&sent.source);
+        if !packet.from_this_host {
+            "lxc-pod".clone_into(&mut packet.iif);
+            packet.iif_kind = "veth";
+        }
         journey.outcome = self.through_node(sent.node, packet, &mut journey, true);
         journey
     }
@@ -160,7 +181,9 @@ impl Cluster<'_> {
         if family == AddressFamily::V6 && !host.ground.features.ipv6 {
             return Outcome::Dropped("the node has no IPv6");
         }
-        if !hook(nft, Family::Inet, &Hook::Prerouting, &mut packet, None) {
+        let foreign = host.others(family);
+        let inward = if packet.from_this_host { Hook::Output } else { Hook::Prerouting };
+        if !hook(nft, Family::Inet, &inward, &mut packet, &foreign) {
             return Outcome::Dropped("prerouting");
         }
         if first {
@@ -173,18 +196,20 @@ impl Cluster<'_> {
             Hop::Interface(name) => name.clone(),
             Hop::Nowhere(why) => return Outcome::Dropped(why),
         };
-        if !hook(later, Family::Inet, &Hook::Forward, &mut packet, None) {
+        if !hook(later, Family::Inet, &Hook::Forward, &mut packet, &foreign) {
             return Outcome::Dropped("forward");
         }
-        let own = host.addresses.iter().copied().find(|address| AddressFamily::of(*address) == family);
-        let cni = own.filter(|_| host.masquerade);
         let marked = packet.mark & self.range.mask != 0;
-        if !hook(later, Family::Inet, &Hook::Postrouting, &mut packet, cni) {
+        if !hook(later, Family::Inet, &Hook::Postrouting, &mut packet, &foreign) {
             return Outcome::Dropped("postrouting");
         }
-        assert_eq!(packet.mark & self.range.others(), CNI_MARK, "the packet mark's other bits are somebody else's");
+        // What came out of the tunnel begins with no bits of anybody's.
+        if first && foreign.mark_before.is_none() && foreign.mark_behind.is_none() {
+            assert_eq!(packet.mark & self.range.others(), CNI_MARK, "the packet mark's other bits are somebody else's");
+        }
         let others = packet.connection_mark & self.range.others();
-        assert_eq!(others, CNI_CONNECTION_MARK, "the connection mark's other bits are somebody else's");
+        let expected = (CNI_CONNECTION_MARK | foreign.connection_bits) & self.range.others();
+        assert_eq!(others, expected, "the connection mark's other bits are somebody else's");
         if let Some(translated) = packet.translated {
             let tracked = Tracked { mark: packet.connection_mark & self.range.mask, translated };
             journey.memory.insert(name.clone(), tracked);
@@ -196,7 +221,7 @@ impl Cluster<'_> {
             Hop::Interface(interface) => Outcome::As { node: name.clone(), interface, address },
             Hop::Tunnel(..) if packet.mark & self.range.mask != 0 => Outcome::Dropped("the tunnel's own packet loops"),
             Hop::Tunnel(encap, mac) => {
-                let out = self.out_of_tunnel(host.tunnel_address, &packet, encap, mac, &journey.memory);
+                let out = self.out_of_tunnel(host, &packet, encap, mac, &journey.memory);
                 out.map_or_else(|lost| lost, |(peer, packet)| self.through_node(&peer, packet, journey, false))
             }
             Hop::Nowhere(why) => Outcome::Dropped(why),
@@ -209,27 +234,30 @@ impl Cluster<'_> {
         let (gateway, interface, address) = left;
         let host = &self.hosts[gateway];
         let family = AddressFamily::of(address);
+        let foreign = host.others(family);
         let mut packet = Packet { reply: true, ..incoming(gateway, sent.destination, address, memory) };
+        // On the gateway the connection was begun by what stands for the pod's node.
+        let begun_by = if gateway == sent.node { sent.source } else { memory.get(sent.node)?.translated };
+        (packet.back_to, packet.begun_by) = (Some(begun_by), begun_by);
         interface.clone_into(&mut packet.iif);
-        if !hook(&host.state.nft, Family::Inet, &Hook::Prerouting, &mut packet, None) {
+        if !hook(&host.state.nft, Family::Inet, &Hook::Prerouting, &mut packet, &foreign) {
             return None;
         }
-        // Behind our chain (-150) connection tracking (-100) gives the answer its true destination.
-        packet.destination = sent.source;
         let (encap, mac) = match route(host, packet.mark, family, packet.destination) {
             Hop::Main => return Some(gateway.clone()),
             Hop::Tunnel(encap, mac) => (encap, mac),
             Hop::Interface(_) | Hop::Nowhere(_) => return None,
         };
         TUNNEL.clone_into(&mut packet.oif);
-        let passes = hook(&host.later.nft, Family::Inet, &Hook::Postrouting, &mut packet, None);
+        let passes = hook(&host.later.nft, Family::Inet, &Hook::Postrouting, &mut packet, &foreign);
         if !passes || packet.mark & self.range.mask != 0 {
             return None;
         }
-        let (name, mut packet) = self.out_of_tunnel(host.tunnel_address, &packet, encap, mac, memory).ok()?;
+        let (name, mut packet) = self.out_of_tunnel(host, &packet, encap, mac, memory).ok()?;
         packet.reply = true;
+        (packet.back_to, packet.begun_by) = (Some(sent.source), sent.source);
         let host = &self.hosts[&name];
-        let passes = hook(&host.state.nft, Family::Inet, &Hook::Prerouting, &mut packet, None);
+        let passes = hook(&host.state.nft, Family::Inet, &Hook::Prerouting, &mut packet, &host.others(family));
         let hop = route(host, packet.mark, family, packet.destination);
         (passes && matches!(hop, Hop::Main)).then_some(name)
     }
@@ -237,28 +265,43 @@ impl Cluster<'_> {
     /// The other end of the tunnel: the outer packet's input, the device, its ingress.
     fn out_of_tunnel(
         &self,
-        outer: Option<IpAddr>,
+        from: &Host<'_>,
         sent: &Packet,
         encap: Encap,
         mac: Mac,
         memory: &Memory,
     ) -> Result<(NodeName, Packet), Outcome> {
-        let peer = self.hosts.iter().find(|(_, host)| host.tunnel_address == Some(encap.peer));
-        let (Some((name, host)), Some(outer)) = (peer, outer) else { return Err(Outcome::Dropped("no such peer")) };
+        let peer = self.hosts.iter().find(|(_, host)| host.addresses.contains(&encap.peer));
+        let Some((name, host)) = peer else { return Err(Outcome::Dropped("no such peer")) };
+        let outer = encap.source.expect("the outer source is named");
+        assert!(from.addresses.contains(&outer), "the outer source {outer} is the sender's");
+        assert_eq!(encap.checksum, encap.peer.is_ipv6(), "a UDP packet over IPv6 has a checksum");
+        let nobody = Foreign::default();
         let mut carrier = incoming(name, outer, encap.peer, &Memory::new());
         carrier.udp_port = Some(self.range.port);
-        if !hook(&host.state.nft, Family::Inet, &Hook::Input, &mut carrier, None) {
+        "eth0".clone_into(&mut carrier.iif);
+        let comes_in = [Hook::Prerouting, Hook::Input]
+            .iter()
+            .all(|place| hook(&host.state.nft, Family::Inet, place, &mut carrier, &nobody));
+        if !comes_in {
             return Err(Outcome::Dropped("a tunnel packet of a stranger"));
         }
-        match host.state.links.get(TUNNEL) {
-            Some(link) if link.up && link.mac == mac && link.port == self.range.port => {}
+        let device = match host.state.links.get(TUNNEL) {
+            Some(link) if link.up && link.port == self.range.port => link,
             _ => return Err(Outcome::Dropped("the peer has no such device")),
-        }
+        };
         let mut packet = incoming(name, sent.source, sent.destination, memory);
         TUNNEL.clone_into(&mut packet.iif);
-        packet.tunnel_id = Some(encap.id);
-        if !hook(&host.state.nft, Family::Netdev, &Hook::Ingress(TUNNEL.to_owned()), &mut packet, None) {
+        packet.iif_kind = "vxlan";
+        packet.ether_destination = Some(mac);
+        packet.for_host = device.mac == mac;
+        // The outer packet's mark is still there behind the device.
+        packet.mark = carrier.mark;
+        if !hook(&host.state.nft, Family::Netdev, &Hook::Ingress(TUNNEL.to_owned()), &mut packet, &nobody) {
             return Err(Outcome::Dropped("ingress"));
+        }
+        if !packet.for_host {
+            return Err(Outcome::Dropped("a frame for another host"));
         }
         Ok((name.clone(), packet))
     }
@@ -284,6 +327,9 @@ fn route(host: &Host<'_>, mark: u32, family: AddressFamily, destination: IpAddr)
             None | Some((_, Route::Throw)) => {}
             Some((_, Route::Unreachable)) => return Hop::Nowhere("unreachable"),
             Some((_, Route::Unknown(text))) => panic!("Egret wrote a route that it does not know: {text}"),
+            Some((_, Route::Via { link, encap: None, .. })) if link == TUNNEL => {
+                return Hop::Nowhere("the device is not told which peer");
+            }
             Some((_, Route::Via { link, encap: None, .. })) => return Hop::Interface(link.clone()),
             Some((_, Route::Via { link, gateway, encap: Some(encap), .. })) => {
                 let neighbours = &state.neighbours;

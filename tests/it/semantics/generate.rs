@@ -21,6 +21,7 @@ use proptest::option::weighted as maybe;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::evaluate::Foreign;
 use super::world::World;
 
 /// Prefixes that lie inside, beside and on each other.
@@ -181,9 +182,9 @@ fn node(number: u8) -> impl Strategy<Value = Node> {
 /// `eth0` with the default routes, `net1` with an egress address of one or both families, `net2` with none or another.
 fn ground(number: u8) -> impl Strategy<Value = Ground> {
     let net1 = (flag(0.8), flag(0.8), flag(0.7));
-    (net1, flag(0.4), flag(0.9), flag(0.8), 0_u8..3).prop_map(
-        move |((there, v4, v6), net2, ipv6, default6, rp_filter)| {
-            let features = Features { owned_tables: true, blind_tunnels: false, ipv6 };
+    (net1, flag(0.4), flag(0.9), (flag(0.8), flag(0.7)), 0_u8..3).prop_map(
+        move |((there, v4, v6), net2, ipv6, (default6, interface_kinds), rp_filter)| {
+            let features = Features { owned_tables: true, interface_kinds, ipv6 };
             let mut ground = Ground { features, ..Ground::default() };
             let mut add = |name: &str, addresses: Vec<String>| {
                 let addresses = addresses.iter().map(|text| network(text)).collect();
@@ -246,7 +247,7 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
             pods.retain(|_, pod| pod.node.as_ref().is_none_or(|node| facts.nodes.contains_key(node)));
             facts.pods = pods;
             let set = PolicySet { policies, config, ..PolicySet::default() };
-            World { set, facts, grounds, now: at(100), masquerade }
+            World { set, facts, grounds, now: at(100), masquerade, foreign: Foreign::default() }
         },
     )
 }

@@ -92,12 +92,16 @@ fn fate_of_new(world: &World, node: &NodeName, source: IpAddr, destination: IpAd
     }
 }
 
-/// An address of the node's pod network (or of the cluster's, where the node does not tell its own) that no pod is known to have: it may be a pod that has just started. Whatever some
-/// policy names waits for it to be known.
+/// What comes out of a pod's device with an address that no pod is known to have may be a pod that has just started. Whatever
+/// some policy names waits for it to be known. A kernel that cannot tell a pod's device knows pods by the networks that nodes and
+/// egret.yaml tell.
 fn fate_of_unknown(world: &World, node: &NodeName, source: IpAddr, destination: IpAddr) -> Fate {
-    let told = &world.facts.nodes[node].pod_cidrs;
-    let pod_network = if told.is_empty() { &world.set.config.pod_cidrs } else { told };
-    if !pod_network.iter().any(|network| network.contains(&source)) {
+    if world.facts.nodes[node].addresses.contains(&source) {
+        return Fate::OwnWay;
+    }
+    let told = world.facts.nodes.values().flat_map(|node| &node.pod_cidrs);
+    let in_a_network = { told }.chain(&world.set.config.pod_cidrs).any(|network| network.contains(&source));
+    if !in_a_network && !world.grounds[node].features.interface_kinds {
         return Fate::OwnWay;
     }
     let named = in_force(world).any(|policy| policy.destinations.iter().any(|network| network.contains(&destination)));

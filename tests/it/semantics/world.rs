@@ -6,18 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use egret::core::compile::marks::Marks;
-use egret::core::compile::{Compiled, Input, RP_FILTER_BEFORE, compile};
+use egret::core::compile::{Compiled, Input, RP_FILTER_BEFORE, Refused, compile};
 use egret::core::facts::Facts;
 use egret::core::ground::Ground;
 use egret::core::name::NodeName;
 use egret::core::placement::place;
 use egret::core::policy::PolicySet;
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, Data, Family, Key};
+use egret::core::state::nft::{AddressFamily, Data, Family, Key, Statement};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::evaluate::{Cluster, Host};
+use super::evaluate::{Cluster, Foreign, Host};
 
 /// Everything that decides what becomes of a packet.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) now: Timestamp,
     /// Whether the CNI translates what leaves a node to the node's address.
     pub(crate) masquerade: bool,
+    /// What others do to packets on every node.
+    pub(crate) foreign: Foreign,
 }
 
 /// The state of every node.
@@ -48,6 +50,7 @@ impl World {
             facts: &self.facts,
             ground: &ground,
             marks: &Marks::observed(&before.nft, self.set.config.range),
+            refused: Refused::NOTHING,
         })
     }
 
@@ -67,7 +70,7 @@ impl World {
                 later: state,
                 ground: &self.grounds[name],
                 addresses: node.addresses.clone(),
-                tunnel_address: node.tunnel_address(),
+                foreign: self.foreign.clone(),
                 masquerade: self.masquerade,
             };
             (name.clone(), host)
@@ -75,14 +78,15 @@ impl World {
         Cluster { hosts: hosts.collect(), range: self.set.config.range }
     }
 
-    /// Sources worth a look on a node: every address of a pod that was ever bound to it, the node's own, and one of its pod
-    /// network that nobody has.
+    /// Sources worth a look on a node: every address of a pod that was ever bound to it, the node's own, one of its pod network
+    /// that nobody has, and one in no network that anybody knows.
     pub(crate) fn sources(&self, node: &NodeName) -> BTreeSet<IpAddr> {
         let pods = self.facts.pods.values().filter(|pod| pod.node.as_ref() == Some(node));
         let mut sources: BTreeSet<IpAddr> = pods.flat_map(|pod| pod.addresses.iter().copied()).collect();
         let known = &self.facts.nodes[node];
         sources.extend(known.addresses.iter().copied());
         sources.extend(known.pod_cidrs.iter().map(last));
+        sources.extend([IpAddr::from([192, 0, 2, 9]), IpAddr::from([0xfd99, 0, 0, 0, 0, 0, 0, 9])]);
         sources
     }
 
@@ -117,6 +121,15 @@ fn observed_ground(ground: &Ground, state: &NodeState) -> Ground {
         }
     }
     ground
+}
+
+/// What stands for a node inside the tunnel, by its state: none where it sends nothing into it.
+pub(crate) fn stands_for(state: &NodeState, family: AddressFamily) -> Option<IpAddr> {
+    let chain = state.nft.get(&Family::Inet)?.chains.get("translate")?;
+    chain.rules.iter().flat_map(|rule| &rule.0).find_map(|statement| match statement {
+        Statement::SnatTo { address } if AddressFamily::of(*address) == family => Some(*address),
+        _ => None,
+    })
 }
 
 /// The last address of a network, the broadcast address of IPv4 included.

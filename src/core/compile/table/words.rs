@@ -25,6 +25,22 @@ pub(super) fn daddr(family: AddressFamily) -> Field {
     }
 }
 
+/// Who began the connection.
+pub(super) fn began_by(family: AddressFamily) -> Field {
+    match family {
+        AddressFamily::V4 => Field::CtOriginal4,
+        AddressFamily::V6 => Field::CtOriginal6,
+    }
+}
+
+/// What the connection's source was translated to.
+pub(super) fn translated_to(family: AddressFamily) -> Field {
+    match family {
+        AddressFamily::V4 => Field::CtReply4,
+        AddressFamily::V6 => Field::CtReply6,
+    }
+}
+
 pub(super) fn address_key(family: AddressFamily) -> KeyType {
     match family {
         AddressFamily::V4 => KeyType::Ipv4Addr,

@@ -44,7 +44,6 @@ struct KeptExit {
 #[serde(rename_all = "camelCase")]
 struct KeptLeft {
     exit: KeptExit,
-    peer: IpAddr,
     policies: Vec<KeptPolicy>,
     until: Timestamp,
 }
@@ -54,7 +53,6 @@ impl From<&Handover> for Kept {
         let carried = handover.carried.iter().map(|(id, exits)| KeptPolicy::new(id, exits)).collect();
         let left = handover.left.iter().map(|(key, left)| KeptLeft {
             exit: KeptExit::from(key),
-            peer: left.exit.peer,
             policies: left.policies.iter().map(|id| KeptPolicy::new(id, &[])).collect(),
             until: left.until,
         });
@@ -68,7 +66,7 @@ impl From<Kept> for Handover {
         let carried = kept.carried.iter().filter_map(|policy| Some((policy.id()?, keys(&policy.exits)))).collect();
         let left = kept.left.iter().filter_map(|left| {
             let key = left.exit.key()?;
-            let exit = Exit { vni: key.vni(), peer: left.peer };
+            let exit = Exit { mac: key.mac() };
             let policies = left.policies.iter().filter_map(KeptPolicy::id).collect();
             Some((key, Left { exit, policies, until: left.until }))
         });

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::check::{Checked, CheckedNodeLabels, CheckedPolicy, ConfigDocument, Identity};
 use super::super::findings::{Span, diagnostic};
 use super::super::{ObjectName, Policy};
-use super::{Catalogue, Disagreement, Standing, disagreements};
+use super::{Catalogue, Disagreement, Standing, demands, disagreements};
 use crate::core::diagnostic::{Diagnostic, Severity};
 
 impl Catalogue {
@@ -40,9 +40,13 @@ impl Catalogue {
             }
             self.set.policies.insert(id.clone(), self.with_defaults(checked));
         }
-        if !touched.iter().any(is_node_labels) {
-            return;
+        if touched.iter().any(is_node_labels) {
+            self.publish_node_labels();
         }
+        self.set.grants = self.set.grants_of_documents();
+    }
+
+    fn publish_node_labels(&mut self) {
         self.set.node_labels.clear();
         self.spans.node_labels.clear();
         for (identity, standing) in &self.standing {
@@ -76,6 +80,7 @@ impl Catalogue {
             Some(document) => document.of(&self.cluster),
             None => ConfigDocument::default().of(&self.cluster),
         };
+        self.set.config.label_keys.operator.clone_from(&self.label_keys);
     }
 
     /// Chooses one identity's version, looking at no other.
@@ -91,7 +96,7 @@ impl Catalogue {
     fn choice(&mut self, identity: &Identity) -> Option<Standing> {
         let places: Vec<(String, usize)> = self.candidates.get(identity).into_iter().flatten().cloned().collect();
         match places.as_slice() {
-            [place] => self.candidate(place),
+            [place] => self.candidate_as_demanded(identity, place),
             [] => {
                 let last = self.standing.get(identity)?;
                 let why = self.why_held(identity, &last.path)?;
@@ -105,6 +110,18 @@ impl Catalogue {
                 Some(Standing { held: Some(why), ..self.standing.get(identity)?.clone() })
             }
         }
+    }
+
+    /// The version in the repository, if it does what egret.yaml asks of it; else the last one that was in force.
+    fn candidate_as_demanded(&mut self, identity: &Identity, place: &(String, usize)) -> Option<Standing> {
+        let candidate = self.candidate(place)?;
+        let found = demands::of(&candidate.document, &candidate.path, &self.set.config);
+        if found.is_empty() {
+            return Some(candidate);
+        }
+        let why = format!("it has errors in {}", candidate.path);
+        self.between.insert(identity.clone(), found);
+        Some(Standing { held: Some(why), ..self.standing.get(identity)?.clone() })
     }
 
     fn candidate(&self, (path, place): &(String, usize)) -> Option<Standing> {

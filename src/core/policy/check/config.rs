@@ -15,13 +15,17 @@ use super::schedule::{crontab, time_zone};
 use super::signatures::signatures;
 use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
+use crate::core::labels::keys::{KeyPattern, LabelKeys};
 use crate::core::policy::config::{Config, Schedule};
-use crate::core::policy::document::{CONFIG, CONFIG_VALUES, DATAPATH, Document, REPORTS, SCHEDULE, SNAPSHOT};
+use crate::core::policy::document::{
+    CONFIG, CONFIG_VALUES, DATAPATH, Document, GATEWAYS, NODE_LABELS, REPORTS, SCHEDULE, SNAPSHOT,
+};
 use crate::core::policy::findings::{Findings, Span, quoted};
 use crate::core::policy::reader::{Object, boolean, choice, in_range, integer, list, mapping, text, wrong_type};
 use crate::core::policy::yaml::{Entry, Node, Value};
 use crate::core::policy::{ExistingConnections, OnNoGateway};
 use crate::core::signature::Signatures;
+use crate::core::state::mask::{KUBE_PROXY, WIDEST};
 use crate::core::state::ownership::Range;
 
 /// The words of `onLabelDrift`.
@@ -33,8 +37,8 @@ const CLUSTER: &str = "<cluster>";
 const REPORTS_BRANCH: &str = "egret/reports/<cluster>";
 /// UDP ports of others' tunnels: IANA's VXLAN, Linux' and Cilium's VXLAN, Spidernet's.
 const FOREIGN_PORTS: [u16; 3] = [4789, 8472, 7789];
-/// Mark bits of kube-proxy (`masquerade-all` and drop).
-const KUBE_PROXY_BITS: u32 = 0xc000;
+/// `markMask` of nodes that take their bits themselves.
+const AUTO: &str = "auto";
 /// The kernel's rule for the main table. Behind it our rules would never be asked.
 const MAIN_RULE: u32 = 32766;
 /// The kernel's tables `default`, `main` and `local`.
@@ -66,13 +70,25 @@ pub struct Settings {
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
     on_label_drift: Option<OnLabelDrift>,
+    only_labelled_from_git: Option<bool>,
+    allowed_keys: Option<Vec<KeyPattern>>,
+    require_namespace: Option<bool>,
     pod_cidrs: Option<Vec<IpNet>>,
     service_cidrs: Option<Vec<IpNet>>,
     exclusions: Option<Vec<IpNet>>,
-    mask: Option<u32>,
+    mask: Option<Mask>,
     first: Option<u32>,
     port: Option<u16>,
     mtu: Option<u32>,
+}
+
+/// What `markMask` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mask {
+    /// Each node takes its own.
+    Auto,
+    /// These bits, on every node.
+    Bits(u32),
 }
 
 impl ConfigDocument {
@@ -98,6 +114,10 @@ impl ConfigDocument {
         let cron = pick(own.cron.as_ref(), common.cron.as_ref());
         let time_zone = pick(own.time_zone.as_ref(), common.time_zone.as_ref());
         let Range { mask, first, port, mtu } = defaults.range;
+        let given = match own.mask.or(common.mask) {
+            Some(Mask::Bits(bits)) => Some(bits),
+            Some(Mask::Auto) | None => None,
+        };
         Config {
             paths: pick(own.paths.as_ref(), common.paths.as_ref()).unwrap_or(defaults.paths),
             reports_branch: branch.unwrap_or_else(|| REPORTS_BRANCH.to_owned()).replace(CLUSTER, cluster),
@@ -116,15 +136,23 @@ impl ConfigDocument {
             on_no_gateway: own.on_no_gateway.or(common.on_no_gateway).unwrap_or_default(),
             existing_connections: own.existing_connections.or(common.existing_connections).unwrap_or_default(),
             on_label_drift: own.on_label_drift.or(common.on_label_drift).unwrap_or_default(),
+            only_labelled_from_git: own.only_labelled_from_git.or(common.only_labelled_from_git).unwrap_or_default(),
+            // What the operator allows is no value of egret.yaml.
+            label_keys: LabelKeys {
+                operator: None,
+                git: pick(own.allowed_keys.as_ref(), common.allowed_keys.as_ref()),
+            },
+            require_namespace: own.require_namespace.or(common.require_namespace).unwrap_or_default(),
             pod_cidrs: pick(own.pod_cidrs.as_ref(), common.pod_cidrs.as_ref()).unwrap_or_default(),
             service_cidrs: pick(own.service_cidrs.as_ref(), common.service_cidrs.as_ref()).unwrap_or_default(),
             exclusions: pick(own.exclusions.as_ref(), common.exclusions.as_ref()).unwrap_or_default(),
             range: Range {
-                mask: own.mask.or(common.mask).unwrap_or(mask),
+                mask: given.unwrap_or(mask),
                 first: own.first.or(common.first).unwrap_or(first),
                 port: own.port.or(common.port).unwrap_or(port),
                 mtu: own.mtu.or(common.mtu).unwrap_or(mtu),
             },
+            mask_is_auto: given.is_none(),
         }
     }
 }
@@ -191,9 +219,12 @@ fn settings(object: &Object<'_>, top: bool, out: &mut Findings<'_>) -> Settings 
         .and_then(|entry| choice(&entry.value, "`existingConnections`", &EXISTING_CONNECTIONS, out));
     found.on_label_drift =
         object.get("onLabelDrift").and_then(|entry| choice(&entry.value, "`onLabelDrift`", &ON_LABEL_DRIFT, out));
+    found.require_namespace =
+        object.get("requireNamespace").and_then(|entry| boolean(&entry.value, "`requireNamespace`", out));
     found.change_windows = object.get("changeWindows").and_then(|entry| change_windows(entry, out));
     found.suspend = object.get("suspend").and_then(|entry| Some((suspension(entry, out)?, entry.key_span)));
     found.signatures = object.get("signatures").and_then(|entry| signatures(entry, out));
+    read_gateways(object, &mut found, out);
     read_reports(object, &mut found, out);
     read_schedule(object, top, &mut found, out);
     read_datapath(object, &mut found, out);
@@ -214,6 +245,35 @@ fn paths(entry: &Entry, out: &mut Findings<'_>) -> Vec<String> {
             out.error(node.span, "bad-path", format!("{} leaves the repository", quoted(written)));
         }
         found.push(parts.join("/"));
+    }
+    found
+}
+
+fn read_gateways(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'_>) {
+    if let Some(entry) = object.get("gateways")
+        && let Some(gateways) = Object::read(&entry.value, "gateways", entry.key_span, GATEWAYS, out)
+    {
+        found.only_labelled_from_git =
+            gateways.get("onlyLabelledFromGit").and_then(|entry| boolean(&entry.value, "`onlyLabelledFromGit`", out));
+    }
+    if let Some(entry) = object.get("nodeLabels")
+        && let Some(labels) = Object::read(&entry.value, "nodeLabels", entry.key_span, NODE_LABELS, out)
+    {
+        found.allowed_keys = labels.get("allowedKeys").map(|entry| allowed_keys(entry, out));
+    }
+}
+
+/// An empty list is one: no label is written.
+fn allowed_keys(entry: &Entry, out: &mut Findings<'_>) -> Vec<KeyPattern> {
+    let mut found = Vec::new();
+    for node in list(&entry.value, "`allowedKeys`", out).unwrap_or(&[]) {
+        let Some(written) = text(node, "a label's key", out) else { continue };
+        match KeyPattern::parse(written) {
+            Ok(pattern) => found.push(pattern),
+            Err(why) => {
+                out.error(node.span, "bad-label-key", format!("{} is no label's key", quoted(written))).hint(why);
+            }
+        }
     }
     found
 }
@@ -291,22 +351,30 @@ fn number(
     integer(&entry.value, &quoted(name), range, out).and_then(|number| u32::try_from(number).ok())
 }
 
-fn mask(node: &Node, out: &mut Findings<'_>) -> Option<u32> {
+fn mask(node: &Node, out: &mut Findings<'_>) -> Option<Mask> {
     let Value::Scalar(scalar) = &node.value else {
-        wrong_type(node, "`markMask`", "a number", out);
+        wrong_type(node, "`markMask`", "a number or `auto`", out);
         return None;
     };
+    if scalar.text == AUTO {
+        return Some(Mask::Auto);
+    }
     let number = in_range(scalar, node.span, "`markMask`", 1..=i64::from(u32::MAX), out)?;
     let mask = u32::try_from(number).ok()?;
     let run = mask >> mask.trailing_zeros();
     if run & run.wrapping_add(1) != 0 || run.count_ones() < 2 {
         out.error(node.span, "bad-mask", "the bits of `markMask` must be two or more in one run")
-            .hint("0x1fff is the default, 0x00ff0000 another that is good");
+            .hint("0x1fff or 0x00ff0000, for example; or auto");
         return None;
     }
-    if mask & KUBE_PROXY_BITS != 0 {
+    if run.count_ones() > WIDEST {
+        let message = format!("`markMask` has {} bits; an exit's number has at most {WIDEST}", run.count_ones());
+        out.error(node.span, "bad-mask", message).hint("0x1fff or 0x00ff0000, for example; or auto");
+        return None;
+    }
+    if mask & KUBE_PROXY != 0 {
         out.warning(node.span, "foreign-mark", "kube-proxy uses the mark bits 0x4000 and 0x8000")
             .hint("leave 0xc000 out of the mask");
     }
-    Some(mask)
+    Some(Mask::Bits(mask))
 }

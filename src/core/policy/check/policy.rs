@@ -18,7 +18,7 @@ use crate::core::policy::reader::{Object, choice, first_line, in_range, integer,
 use crate::core::policy::spans::PolicySpans;
 use crate::core::policy::yaml::{Entry, Node, Value};
 use crate::core::policy::{
-    Egress, ExistingConnections, GatewaySpec, OnNoGateway, Policy, PolicyId, PolicyKind, Suspend,
+    Egress, ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Policy, PolicyId, PolicyKind, Suspend,
 };
 
 /// The most gateway entries of a policy. Each is an exit with a mark of its own on every node with members.
@@ -53,9 +53,11 @@ pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Findings
         PolicyKind::Egret => from_fields(&spec, out),
     };
     spans.suspend = additions.suspend_at;
-    let selectors = spec.required("selectors", out).map(|entry| {
+    let selectors: Option<Vec<MemberSelector>> = spec.required("selectors", out).map(|entry| {
         spans.selectors = entry.key_span;
-        members(entry, out)
+        let (selectors, places) = members(entry, out).into_iter().unzip();
+        spans.members = places;
+        selectors
     });
     let destinations = spec.required("destinationCIDRs", out).map(|entry| destinations(entry, &mut spans, out));
     let excluded = spec.get("excludedCIDRs").map(|entry| cidrs(entry, "exclusion", out)).unwrap_or_default();

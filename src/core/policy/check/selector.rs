@@ -21,14 +21,14 @@ const IDENTITY_LABEL: &str = "io.cilium.k8s.policy.";
 /// A requirement with the place of its key.
 type Placed = (Requirement, Span);
 
-/// `selectors`: who is a member. Empty if there was an error or nothing in it, which was reported.
-pub(super) fn members(entry: &Entry, out: &mut Findings<'_>) -> Vec<MemberSelector> {
+/// `selectors`: who is a member, each with its place. Empty if there was an error or nothing in it, which was reported.
+pub(super) fn members(entry: &Entry, out: &mut Findings<'_>) -> Vec<(MemberSelector, Span)> {
     let items = list(&entry.value, "`selectors`", out);
     if items.is_some_and(<[Node]>::is_empty) {
         out.error(entry.key_span, "no-selector", "`selectors` is empty: the policy selects no pod")
             .hint("`- podSelector: {}` selects every pod");
     }
-    items.unwrap_or(&[]).iter().filter_map(|node| member(node, out)).collect()
+    items.unwrap_or(&[]).iter().filter_map(|node| Some((member(node, out)?, first_line(node)))).collect()
 }
 
 fn member(node: &Node, out: &mut Findings<'_>) -> Option<MemberSelector> {

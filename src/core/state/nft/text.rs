@@ -22,6 +22,7 @@ impl fmt::Display for Base {
         let kind = match self.kind {
             ChainKind::Filter => "filter",
             ChainKind::Nat => "nat",
+            ChainKind::Route => "route",
         };
         let policy = match self.policy {
             Policy::Accept => "accept",
@@ -93,14 +94,21 @@ impl fmt::Display for Statement {
                 write!(f, "ct state {}{}", if *negated { "!= " } else { "" }, names.join(","))
             }
             Self::SetMark { field, keep, value } => {
-                if *value == 0 {
+                if *keep == 0 {
+                    write!(f, "{field} set {value:#010x}")
+                } else if *value == 0 {
                     write!(f, "{field} set {field} & {keep:#010x}")
                 } else {
                     write!(f, "{field} set {field} & {keep:#010x} | {value:#010x}")
                 }
             }
-            Self::SnatMap { family, mask, map } => write!(f, "snat {family} to meta mark & {mask:#x} map @{map}"),
-            Self::SnatToSelf { family } => write!(f, "snat {family} to {family} saddr"),
+            Self::MarkFromMap { field, map } => write!(f, "meta mark set {field} map @{map}"),
+            Self::SnatMap { family, mask, map } => write!(f, "snat {family} to ct mark & {mask:#x} map @{map}"),
+            Self::SnatTo { address } => write!(f, "snat {} to {address}", AddressFamily::of(*address)),
+            Self::PacketForHost => f.write_str("meta pkttype set host"),
+            Self::NoTrack => f.write_str("notrack"),
+            Self::NoRouteBack => f.write_str("fib saddr . iif oif missing"),
+            Self::FromThisHost => f.write_str("fib saddr type local"),
             Self::ClampMss => f.write_str("tcp flags syn tcp option maxseg size set rt mtu"),
             Self::Counter => f.write_str("counter"),
             Self::Verdict(verdict) => write!(f, "{verdict}"),
@@ -131,7 +139,12 @@ impl fmt::Display for Field {
             Self::Ip6Saddr => "ip6 saddr",
             Self::Ip6Daddr => "ip6 daddr",
             Self::UdpDport => "udp dport",
-            Self::TunnelId => "tunnel id",
+            Self::EtherDaddr => "ether daddr",
+            Self::Iifkind => "meta iifkind",
+            Self::CtOriginal4 => "ct original ip saddr",
+            Self::CtOriginal6 => "ct original ip6 saddr",
+            Self::CtReply4 => "ct reply ip daddr",
+            Self::CtReply6 => "ct reply ip6 daddr",
         })
     }
 }
@@ -144,7 +157,7 @@ impl fmt::Display for Value {
             Self::Reply(false) => f.write_str("original"),
             Self::Interface(name) => write!(f, "\"{name}\""),
             Self::Port(port) => write!(f, "{port}"),
-            Self::TunnelId(id) => write!(f, "{id}"),
+            Self::Mac(mac) => write!(f, "{mac}"),
             Self::Address(address) => write!(f, "{address}"),
         }
     }
@@ -169,6 +182,7 @@ impl fmt::Display for KeyType {
             Self::Ipv6Addr => "ipv6_addr",
             Self::Mark => "mark",
             Self::Ifname => "ifname",
+            Self::EtherAddr => "ether_addr",
         })
     }
 }
@@ -220,6 +234,7 @@ impl fmt::Display for Key {
             Self::Mark(mark) => write!(f, "{mark:#010x}"),
             Self::MarkAddress(mark, address) => write!(f, "{mark:#010x} . {address}"),
             Self::Interface(name) => write!(f, "\"{name}\""),
+            Self::Mac(mac) => write!(f, "{mac}"),
         }
     }
 }

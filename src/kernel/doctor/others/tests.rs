@@ -21,31 +21,28 @@ fn codes(found: &[Check]) -> Vec<(&str, Severity)> {
 #[test]
 fn with_nobody_else_there_are_two_good_lines() {
     let expected = [
-        Check::ok("range", "marks 0x1fff, tables and priorities 9000 to 17190: nobody else's"),
-        Check::ok("firewall", "firewalls of others: none drops forwarded packets by policy"),
+        Check::ok(
+            "range",
+            "marks 0x1fff (auto: the default, and nobody else's), tables and priorities 9000 to 17190, UDP port 4790",
+        ),
+        Check::ok("firewall", "firewalls of others: none drops forwarded packets"),
     ];
     assert_eq!(others(&Survey::healthy(), &Asked::default()), expected);
 }
 
 #[test]
-fn rules_of_others_count_by_their_priority_and_by_the_bits_they_look_at() {
+fn rules_of_others_count_by_their_priority() {
     let range = Range::default();
     let no_mark = |priority| (rule(priority, 0, u32::MAX, 254), Protocol(2));
-    let harmless = [no_mark(0), no_mark(32766), (rule(5210, 0x80000, 0xff_0000, 52), Protocol(3))];
+    let harmless = [no_mark(0), no_mark(32766), (rule(9, 0x200, 0xf00, 2004), Protocol(0))];
     assert_eq!(rules(&harmless, range), []);
     assert_eq!(rules(&[(rule(9001, 1, 0x1fff, 9001), PROTOCOL)], range), [], "ours");
-    let foreign = [(rule(9, 0x200, 0xf00, 2004), Protocol(0)), no_mark(9003)];
-    let mark = Check::warn(
-        "foreign-mark",
-        "an ip rule of somebody else looks at marks of ours (0x1fff): 9: fwmark 0x200/0xf00 lookup 2004",
-        "`ip rule show priority 9` shows it whole; set datapath.markMask in egret.yaml to bits nobody uses",
-    );
     let place = Check::warn(
         "foreign-rule",
         "an ip rule of somebody else has a priority of ours: 9003: lookup 254 proto kernel",
         "`ip rule show priority 9003` shows it whole; move it, or set datapath.firstTable in egret.yaml",
     );
-    assert_eq!(rules(&foreign, range), [mark, place]);
+    assert_eq!(rules(&[no_mark(9003)], range), [place]);
 }
 
 #[test]
@@ -60,24 +57,42 @@ fn routes_of_others_in_our_tables_are_an_error() {
     assert_eq!(routes(&[]), None);
 }
 
-#[test]
-fn marks_overlap_only_with_those_who_are_there() {
-    let mut survey = Survey::healthy();
-    let wide = Range { mask: 0xffff_f000, ..Range::default() };
-    assert_eq!(marks(&survey, wide), []);
-    survey.device("cali12ab34", 0);
-    survey.chains = Some(vec![chain("ip", "nat", "KUBE-MARK-MASQ", false)]);
-    let messages: Vec<String> = marks(&survey, wide).into_iter().map(|check| check.message).collect();
-    let expected = [
-        "kube-proxy uses marks 0xc000, of which 0xc000 are in our mask 0xfffff000",
-        "Calico uses marks 0xffff0000, of which 0xffff0000 are in our mask 0xfffff000",
-    ];
-    assert_eq!(messages, expected);
-    assert_eq!(marks(&survey, Range::default()), [], "the default mask is clear of both");
+/// A machine on which others use marks.
+fn used(marks: &[(&str, u32)]) -> Survey {
+    let mut used = crate::core::state::mask::Used::default();
+    marks.iter().for_each(|(who, bits)| used.add(*who, *bits));
+    Survey { marks: Ok(Marks { used, own: None }), ..Survey::healthy() }
 }
 
 #[test]
-fn chains_that_drop_forwarded_packets_are_named_with_what_lets_ours_pass() {
+fn marks_that_egret_yaml_gives_are_held_against_those_of_others() {
+    let survey = Survey { choice: None, ..used(&[("Cilium", 0xffff_0f00), ("the ip rule 1024", 0x80)]) };
+    let message = "others use marks of ours, 0x1fff: Cilium 0xf00, the ip rule 1024 0x80";
+    let hint = "set datapath.markMask to auto in egret.yaml, or to bits that nobody uses";
+    assert_eq!(marks(&survey, Range::default()), [Check::warn("foreign-mark", message, hint)]);
+    assert_eq!(marks(&survey, Range { mask: 0x7f, ..Range::default() }), []);
+    let line = "marks 0x7f (as egret.yaml says, or as they are in the kernel), tables and priorities 9000 to 9126, UDP port 4790; \
+                marks of others: Cilium 0xffff0f00, the ip rule 1024 0x80";
+    assert_eq!(numbers(&survey, Range { mask: 0x7f, ..Range::default() }), Check::ok("range", line));
+}
+
+#[test]
+fn marks_that_could_not_be_chosen_well_are_a_warning() {
+    let mut survey = used(&[("Calico", 0xffff_0000), ("the AWS VPC CNI", 0x80)]);
+    survey.choice = Some(Choice { mask: 0x7f, why: Why::Narrow });
+    assert_eq!(codes(&marks(&survey, Range { mask: 0x7f, ..Range::default() })), [("marks-scarce", Severity::Warn)]);
+    survey.choice = Some(Choice { mask: 0x1fff, why: Why::Taken });
+    assert_eq!(codes(&marks(&survey, Range::default())), [("foreign-mark", Severity::Warn)]);
+    survey.marks = Err("Operation not permitted".to_owned());
+    assert_eq!(codes(&marks(&survey, Range::default())), [("marks", Severity::Warn)]);
+    let mut survey = Survey::healthy();
+    survey.legacy_tables = ["filter", "nat"].map(str::to_owned).into();
+    let message = "iptables' old engine has the tables nat: which marks their rules use can't be read; those of known users are left to them";
+    assert_eq!(marks(&survey, Range::default()), [Check::ok("marks-unread", message)]);
+}
+
+#[test]
+fn chains_that_drop_what_a_gateway_forwards_are_named_with_what_lets_it_pass() {
     let mut survey = Survey::healthy();
     survey.chains = Some(vec![
         chain("inet", TABLE, "forward", true),
@@ -89,26 +104,46 @@ fn chains_that_drop_forwarded_packets_are_named_with_what_lets_ours_pass() {
     ]);
     let site = Check::warn(
         "forward-drop",
-        "the chain inet site forward drops forwarded packets by policy; the tunnel's may be among them",
-        "let pass what comes in or goes out by egret0: `nft insert rule inet site forward iifname egret0 accept`, and oifname",
+        "the chain inet site forward drops what a gateway forwards out of egret0",
+        "`nft insert rule inet site forward iifname egret0 accept`, and the same with oifname; nothing to do on nodes that are never gateways",
     );
     let docker = Check::warn(
         "forward-drop",
-        "the chain ip filter FORWARD drops forwarded packets by policy; the tunnel's may be among them",
-        "Docker's: `iptables -I DOCKER-USER -i egret0 -j ACCEPT`, and the same with -o",
+        "the chain ip filter FORWARD drops what a gateway forwards out of egret0",
+        "Docker's: `iptables -I DOCKER-USER -i egret0 -j ACCEPT`, and the same with -o; nothing to do on nodes that are never gateways",
     );
-    assert_eq!(firewalls(&survey), [site, docker]);
+    assert_eq!(firewalls(&survey, &Asked::default()), [site, docker]);
+}
+
+#[test]
+fn what_a_gateway_forwards_bears_an_address_of_the_senders_pod_network_or_its_own() {
+    let peer = |name: &str, address: &str, networks: &[&str]| {
+        let networks = networks.iter().map(|net| net.parse().unwrap()).collect();
+        (crate::core::name::NodeName::parse(name).unwrap(), address.parse().unwrap(), networks)
+    };
+    let asked = Asked {
+        peers: vec![
+            peer("a", "172.18.0.3", &["10.1.2.0/24", "fd00:1:2::/64"]),
+            peer("b", "172.18.0.4", &["fd00:1:3::/64"]),
+            peer("c", "fd00::5", &[]),
+        ],
+        ..Asked::default()
+    };
+    let nodes: Vec<String> =
+        packets(&asked).iter().filter(|packet| !packet.reply).map(|packet| packet.node.unwrap().to_string()).collect();
+    assert_eq!(nodes, ["10.1.2.0/24", "172.18.0.4/32", "fd00:1:2::/64", "fd00:1:3::/64", "fd00::5/128"]);
+    let unknown: Vec<_> = packets(&Asked::default()).iter().map(|packet| (packet.family, packet.node)).collect();
+    let (four, six) = ((AddressFamily::V4, None), (AddressFamily::V6, None));
+    assert_eq!(unknown, [four, four, six, six]);
 }
 
 #[test]
 fn other_firewalls_that_cannot_be_judged_are_warnings() {
     let mut survey = Survey::healthy();
-    survey.chains = Some(vec![chain("inet", "firewalld", "filter_FORWARD", false)]);
     survey.legacy_tables.insert("filter".to_owned());
-    let expected = [("firewalld", Severity::Warn), ("iptables-legacy", Severity::Warn)];
-    assert_eq!(codes(&firewalls(&survey)), expected);
+    assert_eq!(codes(&firewalls(&survey, &Asked::default())), [("iptables-legacy", Severity::Warn)]);
     survey.chains = None;
-    assert_eq!(codes(&firewalls(&survey)), [("firewall", Severity::Warn)]);
+    assert_eq!(codes(&firewalls(&survey, &Asked::default())), [("firewall", Severity::Warn)]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use egret::core::state::net::Mac;
 use egret::core::state::nft::{
     AddressFamily, Chain, ChainKind, Data, Family, Field, Hook, Key, Policy, Rule, Ruleset, Set, Statement, Table,
     Value, Verdict,
@@ -22,8 +23,16 @@ pub(crate) struct Packet {
     pub(crate) destination: IpAddr,
     /// The port of a UDP packet.
     pub(crate) udp_port: Option<u16>,
-    /// The network identifier of the tunnel that it came out of.
-    pub(crate) tunnel_id: Option<u32>,
+    /// The kind of device that it came in by.
+    pub(crate) iif_kind: &'static str,
+    /// Its frame's destination.
+    pub(crate) ether_destination: Option<Mac>,
+    /// The kernel takes it for its own, whatever its frame's destination is.
+    pub(crate) for_host: bool,
+    /// It left a socket of this host, or has this host's address.
+    pub(crate) from_this_host: bool,
+    /// The way back to its source leads through another interface.
+    pub(crate) no_route_back: bool,
     /// `meta mark`
     pub(crate) mark: u32,
     /// `ct mark`
@@ -34,6 +43,25 @@ pub(crate) struct Packet {
     pub(crate) new: bool,
     /// The source that the connection's packets are given; none: not decided yet, as in a connection's first packet.
     pub(crate) translated: Option<IpAddr>,
+    /// The source of the connection's first packet, as connection tracking keeps it.
+    pub(crate) begun_by: IpAddr,
+    /// What a reply's destination becomes where destinations are translated: whoever began the connection.
+    pub(crate) back_to: Option<IpAddr>,
+}
+
+/// What others do to packets on a node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Foreign {
+    /// The address that a CNI translates to whatever leaves.
+    pub(crate) masquerade: Option<IpAddr>,
+    /// Destinations that a service turns into others, as kube-proxy does.
+    pub(crate) services: Vec<(IpAddr, IpAddr)>,
+    /// The whole packet mark, as somebody writes it behind destination translation and ahead of us.
+    pub(crate) mark_before: Option<u32>,
+    /// The same behind us.
+    pub(crate) mark_behind: Option<u32>,
+    /// Bits that somebody sets in the mark of each new connection.
+    pub(crate) connection_bits: u32,
 }
 
 /// How a chain ended.
@@ -56,37 +84,57 @@ enum Said {
 ///
 /// Connections are translated at priority 100, whatever the priority of a `nat` chain is: that only says in which order those
 /// are asked (nf_nat_core.c), and the first that has an answer is the only one.
-pub(crate) fn hook(ruleset: &Ruleset, family: Family, hook: &Hook, packet: &mut Packet, cni: Option<IpAddr>) -> bool {
-    const SOURCE_TRANSLATION: i32 = 100;
-    let Some(table) = ruleset.get(&family) else {
-        translate(None, hook, packet, cni);
-        return true;
-    };
+pub(crate) fn hook(ruleset: &Ruleset, family: Family, hook: &Hook, packet: &mut Packet, foreign: &Foreign) -> bool {
+    // Destinations are translated in prerouting, sources in postrouting.
+    let translation = if *hook == Hook::Prerouting { -100 } else { 100 };
+    let nothing = Table::default();
+    let table = ruleset.get(&family).unwrap_or(&nothing);
     let mut chains: Vec<(i32, &Chain)> = table
         .chains
         .values()
         .filter_map(|chain| chain.base.as_ref().map(|base| (base, chain)))
-        .filter(|(base, _)| base.hook == *hook && base.kind == ChainKind::Filter)
+        .filter(|(base, _)| base.hook == *hook && base.kind != ChainKind::Nat)
         .map(|(base, chain)| (base.priority, chain))
         .collect();
     chains.sort_by_key(|(priority, _)| *priority);
-    let (before, behind): (Vec<_>, Vec<_>) =
-        chains.into_iter().partition(|(priority, _)| *priority < SOURCE_TRANSLATION);
+    let (before, behind): (Vec<_>, Vec<_>) = chains.into_iter().partition(|(priority, _)| *priority < translation);
     if !before.into_iter().all(|(_, chain)| base_chain(table, chain, packet)) {
         return false;
     }
-    translate(Some(table), hook, packet, cni);
-    behind.into_iter().all(|(_, chain)| base_chain(table, chain, packet))
+    match hook {
+        Hook::Prerouting => others_in_prerouting(packet, foreign),
+        _ => translate(table, hook, packet, foreign.masquerade),
+    }
+    let passed = behind.into_iter().all(|(_, chain)| base_chain(table, chain, packet));
+    if let (Hook::Prerouting, Some(mark)) = (hook, foreign.mark_behind) {
+        packet.mark = mark;
+    }
+    passed
+}
+
+/// Destination translation, and whoever writes marks behind it.
+fn others_in_prerouting(packet: &mut Packet, foreign: &Foreign) {
+    if let Some(back_to) = packet.back_to.take() {
+        packet.destination = back_to;
+    } else if let Some((_, endpoint)) = foreign.services.iter().find(|(service, _)| *service == packet.destination) {
+        packet.destination = *endpoint;
+    }
+    if let Some(mark) = foreign.mark_before {
+        packet.mark = mark;
+    }
+    if packet.new {
+        packet.connection_mark |= foreign.connection_bits;
+    }
 }
 
 /// Source translation: of a connection's first packet by our chains, then by the CNI's; of its others as it was decided then.
-fn translate(table: Option<&Table>, hook: &Hook, packet: &mut Packet, cni: Option<IpAddr>) {
+fn translate(table: &Table, hook: &Hook, packet: &mut Packet, cni: Option<IpAddr>) {
     if *hook != Hook::Postrouting || packet.reply {
         return;
     }
-    for chain in table.into_iter().flat_map(|table| table.chains.values()) {
+    for chain in table.chains.values() {
         let ours = chain.base.as_ref().is_some_and(|base| base.hook == *hook && base.kind == ChainKind::Nat);
-        if let (true, Some(table), None) = (ours, table, packet.translated) {
+        if ours && packet.translated.is_none() {
             base_chain(table, chain, packet);
         }
     }
@@ -156,20 +204,35 @@ fn apply(table: &Table, rule: &Rule, packet: &mut Packet) -> Said {
                 packet.connection_mark = packet.connection_mark & keep | value;
                 true
             }
+            Statement::MarkFromMap { field, map } => {
+                let found = read(*field, None, packet).and_then(|value| find(set_of(table, map), &[value]));
+                match found {
+                    Some(Some(Data::Mark(mark))) => packet.mark = *mark,
+                    Some(other) => panic!("@{map} leads to {other:?}"),
+                    None => return Said::Nothing,
+                }
+                true
+            }
             Statement::SnatMap { family, mask, map } => {
-                let key = [Value::Mark(packet.mark & mask)];
+                let key = [Value::Mark(packet.connection_mark & mask)];
                 match find(set_of(table, map), &key).filter(|_| AddressFamily::of(packet.source) == *family) {
                     Some(Some(Data::Address(address))) => return snat(packet, *address),
                     Some(other) => panic!("@{map} leads to {other:?}"),
                     None => false,
                 }
             }
-            Statement::SnatToSelf { family } if AddressFamily::of(packet.source) == *family => {
-                return snat(packet, packet.source);
+            Statement::SnatTo { address } if address.is_ipv4() == packet.source.is_ipv4() => {
+                return snat(packet, *address);
             }
-            Statement::SnatToSelf { .. } => false,
-            // Lowering a segment size changes no address and no way.
-            Statement::ClampMss | Statement::Counter => true,
+            Statement::SnatTo { .. } => false,
+            Statement::PacketForHost => {
+                packet.for_host = true;
+                true
+            }
+            Statement::NoRouteBack => packet.no_route_back,
+            Statement::FromThisHost => packet.from_this_host,
+            // Lowering a segment size changes no address and no way, and nobody asks for the state of what is not tracked.
+            Statement::NoTrack | Statement::ClampMss | Statement::Counter => true,
             Statement::Verdict(verdict) => return Said::Verdict(verdict.clone()),
             Statement::Unknown(text) => panic!("Egret wrote something that it does not know: {text}"),
         };
@@ -205,7 +268,12 @@ fn read(field: Field, mask: Option<u32>, packet: &Packet) -> Option<Value> {
         Field::Ip6Saddr => v6(packet.source),
         Field::Ip6Daddr => v6(packet.destination),
         Field::UdpDport => packet.udp_port.map(Value::Port),
-        Field::TunnelId => packet.tunnel_id.map(Value::TunnelId),
+        Field::EtherDaddr => packet.ether_destination.map(Value::Mac),
+        Field::Iifkind => Some(Value::Interface(packet.iif_kind.to_owned())),
+        Field::CtOriginal4 => v4(packet.begun_by),
+        Field::CtOriginal6 => v6(packet.begun_by),
+        Field::CtReply4 => v4(packet.translated.unwrap_or(packet.begun_by)),
+        Field::CtReply6 => v6(packet.translated.unwrap_or(packet.begun_by)),
     }
 }
 
@@ -217,6 +285,7 @@ fn find<'a>(set: &'a Set, key: &[Value]) -> Option<&'a Option<Data>> {
         (Key::Mark(a), [Value::Mark(b)]) => a == b,
         (Key::MarkAddress(mark, address), [Value::Mark(a), Value::Address(b)]) => mark == a && address == b,
         (Key::Interface(a), [Value::Interface(b)]) => a == b,
+        (Key::Mac(a), [Value::Mac(b)]) => a == b,
         (element, key) => panic!("an element {element} in a set that is asked for {key:?}"),
     };
     let mut found = set.elements.iter().filter(|(element, _)| fits(element));

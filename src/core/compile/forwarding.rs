@@ -1,0 +1,132 @@
+//! Forwarding: a kernel that forwards nothing of what comes in by an interface drops it without a word. Where that is not Egret's
+//! own device, it is found and said.
+//!
+//! IPv4 asks the interface that a packet comes in by (`IN_DEV_FORWARD` in net/ipv4/route.c, `ip_route_input_slow`): the pod's for
+//! what its pod sends, the egress interface for what is answered. IPv6 asks `conf.all` (`ip6_forward` in net/ipv6/ip6_output.c).
+//! Deliberately absent: switching it on where it is not ours, and the tunnel's device, where it is (`routing`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{Input, WayOut, own_exits};
+use crate::core::facts::PodName;
+use crate::core::finding::Finding;
+use crate::core::ground::Ground;
+use crate::core::labels::Labels;
+use crate::core::name::NodeName;
+use crate::core::placement::ExitKey;
+use crate::core::policy::{PolicyId, PolicySet};
+use crate::core::state::nft::AddressFamily;
+
+/// What the findings are called.
+const CODE: &str = "not-forwarding";
+/// As many pods are named.
+const NAMED: usize = 3;
+
+/// Takes the ways out of a gateway that lead through an interface which forwards nothing: replies would end there.
+pub(super) fn close(exit: &ExitKey, ways: &mut BTreeMap<AddressFamily, WayOut>, ground: &Ground) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    ways.retain(|family, way| {
+        let open = forwards(ground, &way.interface, *family);
+        if !open {
+            let setting = setting(&way.interface, *family);
+            let message = format!(
+                "{setting} is 0: {} forwards no reply, so it does not serve; members' packets are dropped there",
+                exit.gateway
+            );
+            findings.push(Finding::new(CODE, exit, message).hint(hint(&way.interface, *family)));
+        }
+        open
+    });
+    findings
+}
+
+/// Where pods of this node that some policy selects send into an interface which forwards nothing.
+pub(super) fn of_pods(
+    input: &Input<'_>,
+    members: &BTreeMap<PolicyId, Vec<PodName>>,
+    families: &[AddressFamily],
+) -> Vec<Finding> {
+    let ground = input.ground;
+    let off = &ground.forwarding;
+    if off.off4.is_empty() && !off.off6 {
+        return Vec::new();
+    }
+    let mut pods: BTreeMap<(AddressFamily, &str), BTreeSet<&PodName>> = BTreeMap::new();
+    for name in members.values().flatten() {
+        let addresses = input.facts.pods.get(name).map(|pod| pod.addresses.as_slice()).unwrap_or_default();
+        for address in addresses {
+            let family = AddressFamily::of(*address);
+            if let Some(interface) = towards(ground, *address)
+                && families.contains(&family)
+                && !forwards(ground, interface, family)
+            {
+                pods.entry((family, interface)).or_default().insert(name);
+            }
+        }
+    }
+    let finding = |((family, interface), pods): ((AddressFamily, &str), BTreeSet<&PodName>)| {
+        let mut names: Vec<String> = pods.iter().take(NAMED).map(ToString::to_string).collect();
+        if pods.len() > NAMED {
+            names.push(format!("{} more", pods.len() - NAMED));
+        }
+        let message = format!("{} is 0: what {} sends ends on this node", setting(interface, family), names.join(", "));
+        Finding::new(CODE, input.node, message).hint(hint(interface, family))
+    };
+    pods.into_iter().map(finding).collect()
+}
+
+/// The exits that this node could be asked to serve and that its kernel would not forward for, with the reason. Which node a policy is
+/// placed on does not matter here, or the answer would change what it is asked for.
+pub fn unfit(node: &NodeName, labels: &Labels, set: &PolicySet, ground: &Ground) -> BTreeMap<String, String> {
+    let mut unfit = BTreeMap::new();
+    for policy in set.policies.values() {
+        let families: BTreeSet<AddressFamily> =
+            policy.destinations.iter().map(|net| AddressFamily::of(net.addr())).collect();
+        for spec in policy.gateways.iter().filter(|spec| spec.node.matches(labels)) {
+            let exit =
+                ExitKey { gateway: node.clone(), egress: spec.egress.clone(), next_hops: spec.next_hops.clone() };
+            for family in &families {
+                if let Ok(Some((interface, _))) = own_exits::egress_address(&exit, *family, ground)
+                    && !forwards(ground, &interface, *family)
+                {
+                    unfit.entry(exit.identity()).or_insert_with(|| format!("{} is 0", setting(&interface, *family)));
+                }
+            }
+        }
+    }
+    unfit
+}
+
+fn forwards(ground: &Ground, interface: &str, family: AddressFamily) -> bool {
+    match family {
+        AddressFamily::V4 => !ground.forwarding.off4.contains(interface),
+        AddressFamily::V6 => !ground.forwarding.off6,
+    }
+}
+
+fn setting(interface: &str, family: AddressFamily) -> String {
+    match family {
+        AddressFamily::V4 => format!("net.ipv4.conf.{interface}.forwarding"),
+        AddressFamily::V6 => "net.ipv6.conf.all.forwarding".to_owned(),
+    }
+}
+
+fn hint(interface: &str, family: AddressFamily) -> String {
+    let all = match family {
+        AddressFamily::V4 => "net.ipv4.ip_forward=1",
+        AddressFamily::V6 => "net.ipv6.conf.all.forwarding=1",
+    };
+    let alone = if family == AddressFamily::V4 {
+        format!(", or `sysctl -w {}=1`", setting(interface, family))
+    } else {
+        String::new()
+    };
+    format!("`sysctl -w {all}`{alone}; look in /etc/sysctl.d for what switched it off")
+}
+
+/// The interface that the main table sends an address by.
+fn towards(ground: &Ground, address: IpAddr) -> Option<&str> {
+    let routes = ground.routes.iter().filter(|route| route.destination.contains(&address));
+    routes.max_by_key(|route| route.destination.prefix_len()).map(|route| route.interface.as_str())
+}

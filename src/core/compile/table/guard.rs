@@ -1,0 +1,150 @@
+//! Which address a packet leaves with, and what must never leave: postrouting.
+//!
+//! Deliberately absent: who is steered (`steer`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::words::{
+    accept, address_key, began_by, daddr, device, drop, goto, in_set, is_reply, multicast_range, saddr, translated_to,
+};
+use super::{Builder, GUARD, INTO_TUNNEL, LAST, LEAVING};
+use crate::core::compile::Role;
+use crate::core::state::nft::{AddressFamily, ChainKind, Data, DataType, Field, Hook, Key, KeyType, Statement, Value};
+
+/// Just before `srcnat` (100), where a CNI masquerades: the first chain that translates a connection is the only one.
+const TRANSLATE: i32 = 99;
+/// Where what goes into the tunnel loses its mark.
+const UNTAG: &str = "untag";
+
+impl Builder<'_> {
+    /// Source translation: into the tunnel, to what stands for this node; out of an exit, to its address.
+    pub(super) fn translate(&mut self) {
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            if let Some(own) = self.tunnel {
+                rules.push(vec![device(Field::Oifname), Statement::SnatTo { address: own.inner(family) }]);
+            }
+            let addresses = self.own_addresses(family);
+            if !addresses.is_empty() {
+                let map = format!("egress_ip{}", family.suffix());
+                rules.push(vec![Statement::SnatMap { family, mask: self.range.mask, map: map.clone() }]);
+                let data = match family {
+                    AddressFamily::V4 => DataType::Ipv4Addr,
+                    AddressFamily::V6 => DataType::Ipv6Addr,
+                };
+                let elements =
+                    addresses.into_iter().map(|(mark, address)| (Key::Mark(mark), Some(Data::Address(address))));
+                self.set(&map, &[KeyType::Mark], Some(data), false, elements.collect());
+            }
+        }
+        self.base("translate", ChainKind::Nat, Hook::Postrouting, TRANSLATE, rules);
+    }
+
+    /// What bears an exit's mark leaves with that exit's address or not at all: whoever took a rule or route away, whoever
+    /// translated it to something else, and whatever address the gateway has lost. The connection's mark counts as well as the
+    /// packet's, which a CNI may have written anew behind us.
+    ///
+    /// It stands for both families, whichever are named: a node that has not heard yet that one is named no longer may still
+    /// send its packets here.
+    pub(super) fn guard(&mut self) {
+        for family in AddressFamily::BOTH {
+            let range = [(multicast_range(family), None)].into();
+            self.set(&multicast(family), &[address_key(family)], None, true, range);
+        }
+        let mut rules = Vec::new();
+        if self.tunnel.is_some() {
+            rules.push(vec![device(Field::Oifname), goto(INTO_TUNNEL)]);
+            self.into_tunnel();
+        }
+        rules.push(vec![is_reply(), accept()]);
+        rules.push(vec![self.of_an_exit(Field::MetaMark, false), goto(LEAVING)]);
+        rules.push(vec![self.of_an_exit(Field::CtMark, true), accept()]);
+        // The connection's mark alone: a CNI took the packet's away behind us, or another daemon uses the same bits. Whoever is
+        // no member, the host itself, and what no policy names is left to that daemon.
+        for family in self.families.iter().copied() {
+            let set = |name: &str| format!("{name}{}", family.suffix());
+            rules.push(vec![in_set(began_by(family), false, set("others")), accept()]);
+            rules.push(vec![in_set(began_by(family), false, set("host")), accept()]);
+            rules.push(vec![in_set(translated_to(family), false, set("translated")), goto(LEAVING)]);
+            rules.push(vec![in_set(daddr(family), false, set("cluster")), accept()]);
+            rules.push(vec![in_set(daddr(family), false, set("guarded")), goto(LEAVING)]);
+            self.set(&set("host"), &[address_key(family)], None, false, self.host_addresses(family));
+        }
+        self.base(GUARD, ChainKind::Filter, Hook::Postrouting, LAST, rules);
+        self.leaving();
+    }
+
+    /// By another way than the tunnel: with the address of the connection's exit.
+    ///
+    /// The kernel's own multicast (MLD and IGMP reports) is let pass: in those packets the mark is the kernel's scratch space
+    /// (`reserved_tailroom` shares a union with `mark` in `struct sk_buff`, include/linux/skbuff.h) and says anything.
+    fn leaving(&mut self) {
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            let addresses = self.own_addresses(family);
+            if !addresses.is_empty() {
+                let set = format!("leaves{}", family.suffix());
+                let fields = vec![Field::CtMark, saddr(family)];
+                let leaves = Statement::InSet { fields, mask: Some(self.range.mask), negated: false, set: set.clone() };
+                rules.push(vec![leaves, accept()]);
+                let elements =
+                    addresses.into_iter().map(|(mark, address)| (Key::MarkAddress(mark, address), None)).collect();
+                self.set(&set, &[KeyType::Mark, address_key(family)], None, false, elements);
+            }
+        }
+        for family in AddressFamily::BOTH {
+            rules.push(vec![in_set(daddr(family), true, multicast(family)), Statement::Counter, drop()]);
+        }
+        self.chain(LEAVING, rules);
+    }
+
+    /// Into the tunnel: replies, and connections of ours with the address that stands for this node. The mark ends here, or the
+    /// outer packets would be routed by it into the tunnel again.
+    fn into_tunnel(&mut self) {
+        let Some(own) = self.tunnel else { return };
+        // The kernel's own, which the device drops for want of a peer.
+        let mut rules: Vec<Vec<Statement>> =
+            AddressFamily::BOTH.map(|family| vec![in_set(daddr(family), false, multicast(family)), accept()]).into();
+        rules.push(vec![is_reply(), goto(UNTAG)]);
+        rules.push(vec![self.of_an_exit(Field::CtMark, true), Statement::Counter, drop()]);
+        for family in self.families.iter().copied() {
+            let value = Value::Address(own.inner(family));
+            let stands = Statement::Compare { field: saddr(family), mask: None, negated: false, value };
+            rules.push(vec![stands, goto(UNTAG)]);
+        }
+        rules.push(vec![Statement::Counter, drop()]);
+        self.chain(INTO_TUNNEL, rules);
+        let clean = self.set_mark(Field::MetaMark, 0);
+        // A pod does not know that its packets go through a tunnel, nor does the other end; and the ICMP that would tell the
+        // other end is often filtered on its way.
+        self.chain(UNTAG, vec![vec![clean], vec![Statement::ClampMss]]);
+    }
+
+    /// Marks and egress addresses of the exits of this node.
+    fn own_addresses(&self, family: AddressFamily) -> BTreeSet<(u32, IpAddr)> {
+        self.exits
+            .values()
+            .filter_map(|exit| match &exit.role {
+                Role::Own { ways, .. } => ways.get(&family).map(|way| (self.range.mark(exit.id), way.address)),
+                Role::Remote { .. } => None,
+            })
+            .collect()
+    }
+
+    /// Addresses of this host, by its kernel and by its Node object.
+    fn host_addresses(&self, family: AddressFamily) -> BTreeMap<Key, Option<Data>> {
+        let of_interfaces =
+            self.input.ground.interfaces.values().flat_map(|interface| &interface.addresses).map(IpNet::addr);
+        let node = self.input.facts.nodes.get(self.input.node);
+        let of_node = node.into_iter().flat_map(|node| node.addresses.iter().copied());
+        let of_family = of_interfaces.chain(of_node).filter(|address| AddressFamily::of(*address) == family);
+        of_family.map(|address| (Key::Address(address), None)).collect()
+    }
+}
+
+fn multicast(family: AddressFamily) -> String {
+    format!("multicast{}", family.suffix())
+}

@@ -1,0 +1,224 @@
+//! Who is steered, who is held back, who comes back: prerouting, and the host's own output.
+//!
+//! Deliberately absent: what a mark then means (`guard`, and routing).
+
+use std::collections::BTreeMap;
+
+use super::words::{accept, address_key, daddr, device, drop, goto, in_set, is_reply, ranges, saddr, translated_to};
+use super::{ARRIVE, ARRIVED, Builder, CLASSIFY, GROUP, LAST, exit_chain};
+use crate::core::compile::{Role, allowed};
+use crate::core::state::nft::{
+    AddressFamily, ChainKind, Data, DataType, Field, Hook, Key, KeyType, Statement, Value, Verdict,
+};
+
+/// Where what a pod sends goes on from prerouting and from the host's output.
+const OUTBOUND: &str = "outbound";
+/// Where replies to what came out of the tunnel turn back into it.
+const REPLY: &str = "reply";
+/// Where a reply that came out of the tunnel goes on.
+const HOME: &str = "home";
+
+/// `NF_CT_STATE_BIT(IP_CT_NEW)` (include/uapi/linux/netfilter/nf_conntrack_common.h).
+const NEW: u32 = 8;
+
+impl Builder<'_> {
+    /// The chains of prerouting and output, and what they lead to.
+    pub(super) fn steer(&mut self) {
+        let mut rules = Vec::new();
+        if self.tunnel.is_some() {
+            rules.push(vec![device(Field::Iifname), goto(ARRIVE)]);
+            self.arrive();
+        }
+        // Bits of ours that a packet comes with are somebody else's writing, and would lead it through an exit. Other bits, and
+        // values of ours that stand for nothing here, are left alone: whoever wrote them may need them.
+        let clean = self.set_mark(Field::MetaMark, 0);
+        let reply_mark = Value::Mark(self.range.reply_mark());
+        let as_reply = Statement::Compare {
+            field: Field::MetaMark,
+            mask: Some(self.range.mask),
+            negated: false,
+            value: reply_mark,
+        };
+        rules.push(vec![self.of_an_exit(Field::MetaMark, false), clean.clone()]);
+        rules.push(vec![as_reply, clean]);
+        let turn_back = self.turn_back();
+        rules.extend(turn_back.iter().cloned());
+        rules.push(vec![is_reply(), accept()]);
+        rules.push(vec![goto(OUTBOUND)]);
+        self.base("steer", ChainKind::Filter, Hook::Prerouting, LAST, rules);
+        // A second look, at what never was forwarded: kube-proxy in IPVS mode translates in the input hook and sends on from the
+        // output hook (net/netfilter/ipvs/ip_vs_xmit.c), and a proxy on the host may speak with a pod's address. What this
+        // kernel answers for connections out of the tunnel, as an ICMP error, takes the tunnel too.
+        let mut again = turn_back;
+        again.push(vec![is_reply(), accept()]);
+        again.push(vec![Statement::FromThisHost, accept()]);
+        again.push(vec![goto(OUTBOUND)]);
+        self.base("steer_output", ChainKind::Route, Hook::Output, LAST, again);
+        self.outbound();
+    }
+
+    /// Replies to what came out of the tunnel. Behind destination NAT they are addressed to what stands for the node.
+    fn turn_back(&mut self) -> Vec<Vec<Statement>> {
+        if self.tunnel.is_none() || !self.is_gateway {
+            return Vec::new();
+        }
+        let reply = self.set_mark(Field::MetaMark, self.range.reply_mark());
+        self.chain(REPLY, vec![vec![reply, accept()]]);
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            let set = format!("tunnels{}", family.suffix());
+            let others = self.networks.others.values().map(|end| (Key::Address(end.inner(family)), None));
+            self.set(&set, &[address_key(family)], None, false, others.collect());
+            let to_a_node = in_set(daddr(family), false, set);
+            rules.push(vec![is_reply(), to_a_node, self.of_an_exit(Field::CtMark, false), goto(REPLY)]);
+        }
+        rules
+    }
+
+    /// What a pod sends of its own accord.
+    fn outbound(&mut self) {
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            let name = format!("cluster{}", family.suffix());
+            rules.push(vec![in_set(daddr(family), false, name.clone()), accept()]);
+            self.set(&name, &[address_key(family)], None, true, ranges(&self.networks.cluster, family));
+        }
+        rules.extend(self.resets());
+        // A live connection stays on its exit: one that has the exit's mark and a translation of ours. The mark alone is not
+        // enough, for another daemon may use the same bits.
+        for family in self.families.iter().copied() {
+            let name = format!("translated{}", family.suffix());
+            let by_mark = Statement::VerdictMap {
+                field: Field::CtMark,
+                mask: Some(self.range.mask),
+                map: "exit_of_mark".to_owned(),
+            };
+            rules.push(vec![in_set(translated_to(family), false, name.clone()), by_mark]);
+            self.set(&name, &[address_key(family)], None, false, self.translations(family));
+        }
+        for family in self.families.iter().copied() {
+            let guarded = format!("guarded{}", family.suffix());
+            let classify = format!("{CLASSIFY}{}", family.suffix());
+            rules.push(vec![in_set(daddr(family), false, guarded.clone()), goto(&classify)]);
+            self.set(&guarded, &[address_key(family)], None, true, ranges(&self.networks.guarded, family));
+            self.classify(family, &classify);
+        }
+        self.chain(OUTBOUND, rules);
+    }
+
+    /// Every pod of this node is in the map or in the set; one that is in neither has just started and is held back, not leaked.
+    fn classify(&mut self, family: AddressFamily, chain: &str) {
+        let (members, others) = (format!("group_of{}", family.suffix()), format!("others{}", family.suffix()));
+        let (mut of_group, mut of_none) = (BTreeMap::new(), BTreeMap::new());
+        for (address, group) in
+            self.grouping.addresses.iter().filter(|(address, _)| AddressFamily::of(**address) == family)
+        {
+            match group {
+                Some(name) => {
+                    let verdict = Data::Verdict(Verdict::Goto(format!("{GROUP}{name}")));
+                    of_group.insert(Key::Address(*address), Some(verdict));
+                }
+                None => {
+                    of_none.insert(Key::Address(*address), None);
+                }
+            }
+        }
+        let mut rules = vec![
+            self.older_than_its_policy(family),
+            vec![Statement::VerdictMap { field: saddr(family), mask: None, map: members.clone() }],
+            vec![in_set(saddr(family), false, others.clone()), accept()],
+        ];
+        // Whom nobody has classified: the address says that it is a pod, or the interface does. What comes in from outside of the
+        // node is neither, whatever its address: in some clouds pods and nodes have theirs from one network.
+        if let Some(from_outside) = self.from_uplinks(false) {
+            rules.push(vec![from_outside, accept()]);
+        }
+        let podnets = format!("podnets{}", family.suffix());
+        rules.push(vec![in_set(saddr(family), false, podnets.clone()), Statement::Counter, drop()]);
+        if self.input.ground.features.interface_kinds {
+            let veth = Value::Interface("veth".to_owned());
+            let of_a_pod = Statement::Compare { field: Field::Iifkind, mask: None, negated: false, value: veth };
+            rules.push(vec![of_a_pod, Statement::Counter, drop()]);
+        }
+        self.chain(chain, rules);
+        self.set(&members, &[address_key(family)], Some(DataType::Verdict), false, of_group);
+        self.set(&others, &[address_key(family)], None, false, of_none);
+        self.set(&podnets, &[address_key(family)], None, true, ranges(&self.networks.pods, family));
+    }
+
+    /// A connection that has no mark began before any policy did and stays as it is, unless it has a translation that can only be
+    /// ours: then somebody took its mark away, and it is classified anew, as one is whose exit is gone.
+    fn older_than_its_policy(&self, family: AddressFamily) -> Vec<Statement> {
+        let mut rule = vec![Statement::CtState { bits: NEW, negated: true }, self.unmarked(Field::CtMark, false)];
+        let stands = self.tunnel.map(|own| own.inner(family));
+        // A CNI translates to the node's own address, too.
+        if let Some(own) = stands.filter(|own| !self.networks.nodes.contains(own)) {
+            let value = Value::Address(own);
+            rule.push(Statement::Compare { field: translated_to(family), mask: None, negated: true, value });
+        }
+        rule.push(accept());
+        rule
+    }
+
+    /// What connections of ours are translated to on this node.
+    fn translations(&self, family: AddressFamily) -> BTreeMap<Key, Option<Data>> {
+        let ways = self.exits.values().filter_map(|exit| match &exit.role {
+            Role::Own { ways, .. } => ways.get(&family).map(|way| way.address),
+            Role::Remote { .. } => None,
+        });
+        let own = self.tunnel.map(|own| own.inner(family));
+        ways.chain(own).map(|address| (Key::Address(address), None)).collect()
+    }
+
+    /// Members of policies with `existingConnections: Reset`: every packet is classified, whatever its connection remembers.
+    fn resets(&mut self) -> Vec<Vec<Statement>> {
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            let mut elements = BTreeMap::new();
+            for (address, group) in &self.grouping.addresses {
+                let chain = group.as_ref().map(|name| format!("reset_{name}"));
+                if let Some(chain) = chain.filter(|chain| self.table.chains.contains_key(chain))
+                    && AddressFamily::of(*address) == family
+                {
+                    elements.insert(Key::Address(*address), Some(Data::Verdict(Verdict::Jump(chain))));
+                }
+            }
+            if !elements.is_empty() {
+                let map = format!("reset_of{}", family.suffix());
+                rules.push(vec![Statement::VerdictMap { field: saddr(family), mask: None, map: map.clone() }]);
+                self.set(&map, &[address_key(family)], Some(DataType::Verdict), false, elements);
+            }
+        }
+        rules
+    }
+
+    /// What comes out of the tunnel: replies go on to the pod; members' packets to the exit that their frame is addressed to, if
+    /// a policy of that exit names where they go; anything else was not meant for it.
+    fn arrive(&mut self) {
+        let clean = self.set_mark(Field::MetaMark, 0);
+        self.chain(HOME, vec![vec![clean, accept()]]);
+        let exit = Statement::VerdictMap { field: Field::EtherDaddr, mask: None, map: "exit_of_mac".to_owned() };
+        self.chain(ARRIVE, vec![vec![is_reply(), goto(HOME)], vec![exit], vec![Statement::Counter, drop()]]);
+        let mut of_mac = BTreeMap::new();
+        for exit in self.exits.values() {
+            let Role::Own { mac, .. } = exit.role else { continue };
+            let chain = format!("{ARRIVED}{}", exit.id);
+            // A connection that was let through stays, also if its destination is named no longer.
+            let mark = Value::Mark(self.range.mark(exit.id));
+            let known =
+                Statement::Compare { field: Field::CtMark, mask: Some(self.range.mask), negated: false, value: mark };
+            let old = Statement::CtState { bits: NEW, negated: true };
+            let mut rules = vec![vec![old, known, goto(&exit_chain(exit.id))]];
+            let named = allowed(self.input.set, &exit.policies);
+            for family in self.families.iter().copied() {
+                let set = format!("allowed{}_{}", family.suffix(), exit.id);
+                rules.push(vec![in_set(daddr(family), false, set.clone()), goto(&exit_chain(exit.id))]);
+                self.set(&set, &[address_key(family)], None, true, ranges(&named, family));
+            }
+            rules.push(vec![Statement::Counter, drop()]);
+            self.chain(&chain, rules);
+            of_mac.insert(Key::Mac(mac), Some(Data::Verdict(Verdict::Goto(chain))));
+        }
+        self.set("exit_of_mac", &[KeyType::EtherAddr], Some(DataType::Verdict), false, of_mac);
+    }
+}

@@ -1,0 +1,145 @@
+//! Who may write to the tunnel, and what may come out of it.
+//!
+//! A CNI that masquerades what pods send to nodes makes a pod's packet a node's (Calico by default, flannel, kindnet). So the
+//! outer source proves nothing alone: pods may not send to the tunnel's port at all, and what bears a node's address may not come
+//! in where that node is not. Both hold on every node of a cluster in which some policy is in force. Deliberately absent: what a
+//! packet that was let in may do (`steer`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::words::{accept, address_key, daddr, device, drop, in_set, saddr};
+use super::{ARRIVE, Builder, LAST, PEERS, RAW, WARD};
+use crate::core::compile::Role;
+use crate::core::state::nft::{
+    AddressFamily, Base, Chain, ChainKind, Data, DataType, Field, Hook, Key, KeyType, Policy, Rule, Set, Statement,
+    Table, Value,
+};
+use crate::core::state::ownership::TUNNEL;
+
+/// Before connection tracking (-200), and before `raw` (-300), where others keep packets from it.
+const BEFORE_TRACKING: i32 = -310;
+/// `filter`
+const FILTER: i32 = 0;
+
+impl Builder<'_> {
+    /// The chains for outer packets.
+    pub(super) fn underlay(&mut self) {
+        let port = Statement::Compare {
+            field: Field::UdpDport,
+            mask: None,
+            negated: false,
+            value: Value::Port(self.range.port),
+        };
+        let at = |field, address: IpAddr| Statement::Compare {
+            field,
+            mask: None,
+            negated: false,
+            value: Value::Address(address),
+        };
+        let own: Vec<IpAddr> = self.tunnel.map(|own| own.outer.clone()).unwrap_or_default();
+        // Where the way back to the source leads elsewhere the source is forged, except on interfaces that lead out of the
+        // node: with several network cards ways there and back may differ.
+        let mut forged = vec![port.clone()];
+        forged.extend(self.from_uplinks(true));
+        forged.extend([Statement::NoRouteBack, Statement::Counter, drop()]);
+        let mut raw = vec![forged];
+        let mut raw_output = Vec::new();
+        let mut peers = Vec::new();
+        for address in own.iter().copied() {
+            let family = AddressFamily::of(address);
+            // One flow of a pod would be two entries on each node, and nobody ever answers from port to port.
+            raw.push(vec![port.clone(), at(daddr(family), address), Statement::NoTrack]);
+            raw_output.push(vec![port.clone(), at(saddr(family), address), Statement::NoTrack]);
+            // Only to the address that nodes send to: any other, the egress address among them, only a pod would write to.
+            let map = format!("peers{}", family.suffix());
+            let known = Statement::MarkFromMap { field: saddr(family), map };
+            peers.push(vec![port.clone(), at(daddr(family), address), known, accept()]);
+        }
+        self.base(RAW, ChainKind::Filter, Hook::Prerouting, BEFORE_TRACKING, raw);
+        let mut ward = Vec::new();
+        for family in AddressFamily::BOTH {
+            let nodes = format!("nodes{}", family.suffix());
+            ward.push(vec![port.clone(), in_set(daddr(family), false, nodes.clone()), Statement::Counter, drop()]);
+            let of_family = self.networks.nodes.iter().filter(|address| AddressFamily::of(**address) == family);
+            let elements = of_family.map(|address| (Key::Address(*address), None)).collect();
+            self.set(&nodes, &[address_key(family)], None, false, elements);
+        }
+        self.base(WARD, ChainKind::Filter, Hook::Forward, FILTER, ward);
+        if self.tunnel.is_none() {
+            return;
+        }
+        self.base("raw_output", ChainKind::Filter, Hook::Output, BEFORE_TRACKING, raw_output);
+        for family in AddressFamily::BOTH {
+            let ends =
+                self.networks.others.values().flat_map(|end| end.outer.iter().map(move |address| (address, end)));
+            let of_family = ends.filter(|(address, _)| AddressFamily::of(**address) == family);
+            let elements = of_family.map(|(address, end)| (Key::Address(*address), Some(Data::Mark(end.id))));
+            let map = format!("peers{}", family.suffix());
+            self.set(&map, &[address_key(family)], Some(DataType::Mark), false, elements.collect());
+        }
+        // Nothing that comes out of the tunnel is for this node's own sockets: a reply whose connection is forgotten must not make
+        // the host answer with a reset of its own.
+        let mut input = vec![vec![device(Field::Iifname), Statement::Counter, drop()]];
+        input.append(&mut peers);
+        input.push(vec![port, Statement::Counter, drop()]);
+        self.base(PEERS, ChainKind::Filter, Hook::Input, LAST, input);
+    }
+
+    /// `iifname @uplinks`, or `!=`; nothing where no such interface is known.
+    pub(super) fn from_uplinks(&mut self, negated: bool) -> Option<Statement> {
+        const UPLINKS: &str = "uplinks";
+        if self.networks.uplinks.is_empty() {
+            return None;
+        }
+        let elements = self.networks.uplinks.iter().map(|name| (Key::Interface(name.clone()), None)).collect();
+        self.set(UPLINKS, &[KeyType::Ifname], None, false, elements);
+        Some(in_set(Field::Iifname, negated, UPLINKS.to_owned()))
+    }
+
+    /// What comes out of the tunnel, before anything else of the node sees it. Here the mark still tells from which node the outer
+    /// packet came: the inner source must be what stands for that node, or the packet be addressed to what stands for this one
+    /// and come from a gateway that this node uses. The mark that follows is the replies', so that a reverse-path check that looks
+    /// with it finds the device.
+    pub(super) fn arrivals(&self) -> Table {
+        let reply = Statement::SetMark { field: Field::MetaMark, keep: 0, value: self.range.reply_mark() };
+        let take = [Statement::PacketForHost, reply, accept()];
+        let (mut rules, mut sets) = (Vec::new(), BTreeMap::new());
+        let mut set = |name: &str, key: &[KeyType], elements: BTreeMap<Key, Option<Data>>| {
+            sets.insert(name.to_owned(), Set { key: key.to_vec(), data: None, interval: false, elements });
+        };
+        if self.is_gateway {
+            for family in self.families.iter().copied() {
+                let name = format!("sources{}", family.suffix());
+                let fields = vec![Field::MetaMark, saddr(family)];
+                let bound = Statement::InSet { fields, mask: None, negated: false, set: name.clone() };
+                rules.push([&[bound][..], &take].concat());
+                let others = self.networks.others.values();
+                let elements = others.map(|end| (Key::MarkAddress(end.id, end.inner(family)), None)).collect();
+                set(&name, &[KeyType::Mark, address_key(family)], elements);
+            }
+        }
+        let gateways: BTreeMap<Key, Option<Data>> = self
+            .exits
+            .iter()
+            .filter(|(_, exit)| matches!(exit.role, Role::Remote { .. }))
+            .filter_map(|(key, _)| self.networks.others.get(&key.gateway))
+            .map(|end| (Key::Mark(end.id), None))
+            .collect();
+        if let (Some(own), false) = (self.tunnel, gateways.is_empty()) {
+            for family in self.families.iter().copied() {
+                let value = Value::Address(own.inner(family));
+                let to_us = Statement::Compare { field: daddr(family), mask: None, negated: false, value };
+                rules.push([&[to_us, in_set(Field::MetaMark, false, "gateways".to_owned())][..], &take].concat());
+            }
+            set("gateways", &[KeyType::Mark], gateways);
+        }
+        // The policy of the chain would do, and count nothing.
+        rules.push(vec![Statement::Counter, drop()]);
+        let hook = Hook::Ingress(TUNNEL.to_owned());
+        let base = Base { kind: ChainKind::Filter, hook, priority: FILTER, policy: Policy::Drop };
+        let chain = Chain { base: Some(base), comment: None, rules: rules.into_iter().map(Rule).collect() };
+        let owned = self.table.owned;
+        Table { owned, chains: BTreeMap::from([(ARRIVE.to_owned(), chain)]), sets, ..Table::default() }
+    }
+}

@@ -1,0 +1,222 @@
+//! The tunnel's addresses: how nodes know each other outside of it and inside.
+//!
+//! Outside, a node is its InternalIPs. Inside, one address of each family stands for it: what members send is translated to it
+//! before it enters the tunnel, so that the way back leads to nodes and needs to know no pod. Every node derives the same from
+//! the same Node objects. Deliberately absent: exits (`placement`), and what is done with the addresses (`routing`, `table`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use crate::core::cidr::Range;
+use crate::core::facts::Node;
+use crate::core::ground::Ground;
+use crate::core::name::NodeName;
+use crate::core::state::net::{fnv1a, mix};
+use crate::core::state::nft::AddressFamily;
+
+/// One node as the others know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The number that its tunnel packets bear as their mark between the input hook, which sees the outer source, and the
+    /// tunnel device's ingress, which sees the inner one.
+    pub(crate) id: u32,
+    /// Its InternalIPs that no other node claims.
+    pub(crate) outer: Vec<IpAddr>,
+    /// What stands for it inside the tunnel, IPv4 first. Every node has one of each family.
+    pub(crate) inner: [IpAddr; 2],
+}
+
+impl End {
+    /// What stands for it in one family.
+    pub(crate) fn inner(&self, family: AddressFamily) -> IpAddr {
+        let [four, six] = self.inner;
+        match family {
+            AddressFamily::V4 => four,
+            AddressFamily::V6 => six,
+        }
+    }
+
+    /// The outer source and destination from this node to another: IPv4 where both have it, else IPv6.
+    pub(crate) fn to(&self, peer: &Self) -> Option<(IpAddr, IpAddr)> {
+        let first =
+            |end: &Self, family| end.outer.iter().copied().find(|address| AddressFamily::of(*address) == family);
+        AddressFamily::BOTH.into_iter().find_map(|family| Some((first(self, family)?, first(peer, family)?)))
+    }
+}
+
+/// Every node that has an address, by name.
+pub(crate) type Ends = BTreeMap<NodeName, End>;
+
+/// How the nodes of a cluster know each other.
+pub(crate) fn ends(nodes: &BTreeMap<NodeName, Node>) -> Ends {
+    let owners = owners(nodes);
+    let shared = shared_networks(nodes);
+    let mut ids = BTreeSet::from([0]);
+    let mut inner = BTreeSet::new();
+    let mut ends = Ends::new();
+    for (name, node) in nodes.iter().filter(|(_, node)| !node.addresses.is_empty()) {
+        let owned = |address: &IpAddr| owners.get(address) == Some(&Some(name));
+        let outer: Vec<IpAddr> = node.addresses.iter().copied().filter(owned).collect();
+        let mut id = id_of(node);
+        while !ids.insert(id) {
+            id = id.wrapping_add(1);
+        }
+        let mut stands = |family| {
+            let of_family = |address: &&IpAddr| AddressFamily::of(**address) == family;
+            let network = node
+                .pod_cidrs
+                .iter()
+                .copied()
+                .find(|net| AddressFamily::of(net.addr()) == family && !shared.contains(&(name, *net)));
+            let address = network
+                .and_then(|network| free_host(network, |address| owners.contains_key(&address)))
+                .or_else(|| outer.iter().find(of_family).copied())
+                .unwrap_or_else(|| derived(node, family));
+            let mut address = address;
+            while !inner.insert(address) {
+                address = behind(address);
+            }
+            address
+        };
+        let inner = [stands(AddressFamily::V4), stands(AddressFamily::V6)];
+        ends.insert(name.clone(), End { id, outer, inner });
+    }
+    ends
+}
+
+/// Whose each InternalIP is. Of several nodes that claim one it is the only Ready one's: the others are objects that outlived
+/// their node. Where that does not decide it is nobody's, for a packet to it would reach whoever has it.
+fn owners(nodes: &BTreeMap<NodeName, Node>) -> BTreeMap<IpAddr, Option<&NodeName>> {
+    let mut claims: BTreeMap<IpAddr, Vec<(&NodeName, bool)>> = BTreeMap::new();
+    for (name, node) in nodes {
+        for address in &node.addresses {
+            claims.entry(*address).or_default().push((name, node.ready));
+        }
+    }
+    claims.into_iter().map(|(address, claims)| (address, owner(&claims))).collect()
+}
+
+fn owner<'a>(claims: &[(&'a NodeName, bool)]) -> Option<&'a NodeName> {
+    if let [(only, _)] = claims {
+        return Some(only);
+    }
+    let mut ready = claims.iter().filter(|(_, ready)| *ready);
+    match (ready.next(), ready.next()) {
+        (Some((name, _)), None) => Some(name),
+        _ => None,
+    }
+}
+
+/// Pod networks that overlap another node's: an address of such a one stands for nobody.
+fn shared_networks(nodes: &BTreeMap<NodeName, Node>) -> BTreeSet<(&NodeName, IpNet)> {
+    let mut all: Vec<(Range, &NodeName, IpNet)> = Vec::new();
+    for (name, node) in nodes {
+        all.extend(node.pod_cidrs.iter().map(|net| (Range::from(*net), name, *net)));
+    }
+    all.sort_by_key(|(range, name, _)| (range.first(), range.last(), *name));
+    let mut shared = BTreeSet::new();
+    let mut widest: Option<&(Range, &NodeName, IpNet)> = None;
+    for one in &all {
+        let overlapped = widest.filter(|before| before.0.contains(one.0.first()) && before.1 != one.1);
+        if let Some(before) = overlapped {
+            shared.extend([(before.1, before.2), (one.1, one.2)]);
+        }
+        if widest.is_none_or(|before| before.0.last() < one.0.last()) {
+            widest = Some(one);
+        }
+    }
+    shared
+}
+
+/// The last host of a network that is no node's. Not the first addresses: bridges have those, and a gateway whose own bridge
+/// has the same would take the packet for one that it sent itself.
+fn free_host(network: IpNet, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    let (first, last) = (network.network(), network.broadcast());
+    let mut host = if before(last) >= first { before(last) } else { last };
+    for _ in 0..16 {
+        if !taken(host) {
+            return Some(host);
+        }
+        if host <= first {
+            return None;
+        }
+        host = before(host);
+    }
+    None
+}
+
+fn before(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4).wrapping_sub(1)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6).wrapping_sub(1)).into(),
+    }
+}
+
+fn behind(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4).wrapping_add(1)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6).wrapping_add(1)).into(),
+    }
+}
+
+/// For a family in which a node has neither a pod network nor an InternalIP. Only the tunnel's two ends ever see it: of
+/// 240.0.0.0/4, which nobody uses (RFC 1112 4) and Linux forwards, or of a unique local network (RFC 4193).
+fn derived(node: &Node, family: AddressFamily) -> IpAddr {
+    let hash = hash_of(node);
+    match family {
+        AddressFamily::V4 => {
+            let host = u32::try_from(hash & 0x07ff_ffff).unwrap_or(0);
+            Ipv4Addr::from(0xf000_0000 | host).into()
+        }
+        AddressFamily::V6 => {
+            const NETWORK: u128 = 0xfd65_6772_6574_0000 << 64;
+            Ipv6Addr::from(NETWORK | u128::from(hash)).into()
+        }
+    }
+}
+
+fn id_of(node: &Node) -> u32 {
+    let four = node.addresses.iter().find_map(|address| match address {
+        IpAddr::V4(v4) => Some(u32::from(*v4)),
+        IpAddr::V6(_) => None,
+    });
+    four.unwrap_or_else(|| u32::try_from(hash_of(node) >> 32).unwrap_or(1))
+}
+
+fn hash_of(node: &Node) -> u64 {
+    let first = node.addresses.first().map(ToString::to_string).unwrap_or_default();
+    mix(fnv1a(first.as_bytes()))
+}
+
+/// Interfaces that lead out of the node, by what its kernel says: they have the node's own InternalIP, a route with a next hop,
+/// or the way to another node. What comes in by one is no pod of this node; and only there may a node's packets come in where
+/// the way back leads elsewhere, as with several network cards.
+pub(crate) fn uplinks(
+    ground: &Ground,
+    own: &[IpAddr],
+    others: &Ends,
+    is_pod: impl Fn(IpAddr) -> bool,
+) -> BTreeSet<String> {
+    let mut uplinks: BTreeSet<&str> = own.iter().filter_map(|address| ground.holder(*address)).collect();
+    let leads_out = |gateway: Option<IpAddr>| gateway.is_some_and(|gateway| !is_pod(gateway));
+    uplinks.extend(ground.routes.iter().filter(|route| leads_out(route.gateway)).map(|route| route.interface.as_str()));
+    // A pod's own route, as many CNIs have one for each, leads to no node.
+    let wide: Vec<_> = ground
+        .routes
+        .iter()
+        .filter(|route| route.destination.prefix_len() < route.destination.max_prefix_len())
+        .collect();
+    for address in others.values().flat_map(|end| &end.outer) {
+        let best = wide
+            .iter()
+            .filter(|route| route.destination.contains(address))
+            .max_by_key(|route| (route.destination.prefix_len(), std::cmp::Reverse(route.metric)));
+        uplinks.extend(best.map(|route| route.interface.as_str()));
+    }
+    uplinks.into_iter().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests;

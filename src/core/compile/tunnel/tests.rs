@@ -1,0 +1,117 @@
+//! What stands for nodes, and whose an address is.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{ends, uplinks};
+use crate::core::facts::Node;
+use crate::core::ground::{Ground, GroundRoute, Interface};
+use crate::core::name::NodeName;
+use crate::core::state::nft::AddressFamily;
+
+fn name(text: &str) -> NodeName {
+    NodeName::parse(text).unwrap()
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn node(addresses: &[&str], pod_cidrs: &[&str]) -> Node {
+    Node {
+        addresses: addresses.iter().map(|text| address(text)).collect(),
+        pod_cidrs: pod_cidrs.iter().map(|text| text.parse().unwrap()).collect(),
+        ready: true,
+        ..Node::default()
+    }
+}
+
+fn nodes(list: &[(&str, Node)]) -> BTreeMap<NodeName, Node> {
+    list.iter().map(|(text, node)| (name(text), node.clone())).collect()
+}
+
+fn inner(nodes: &BTreeMap<NodeName, Node>, of: &str) -> [String; 2] {
+    ends(nodes)[&name(of)].inner.map(|address| address.to_string())
+}
+
+#[test]
+fn an_address_of_its_pod_network_stands_for_a_node_and_else_its_internal_ip() {
+    let nodes = nodes(&[("a", node(&["172.18.0.2", "fd00::2"], &["10.1.1.0/24"])), ("b", node(&["172.18.0.3"], &[]))]);
+    assert_eq!(inner(&nodes, "a"), ["10.1.1.254", "fd00::2"]);
+    let [four, six] = inner(&nodes, "b");
+    assert_eq!(four, "172.18.0.3");
+    assert!(six.starts_with("fd65:6772:6574:0:"), "{six} is derived");
+}
+
+#[test]
+fn a_pod_network_that_several_nodes_claim_stands_for_none() {
+    let nodes = nodes(&[
+        ("a", node(&["172.18.0.2"], &["10.88.0.0/16"])),
+        ("b", node(&["172.18.0.3"], &["10.88.0.0/16"])),
+        ("c", node(&["172.18.0.4"], &["10.88.4.0/24", "10.99.0.0/24"])),
+    ]);
+    assert_eq!(inner(&nodes, "a")[0], "172.18.0.2");
+    assert_eq!(inner(&nodes, "b")[0], "172.18.0.3");
+    assert_eq!(inner(&nodes, "c")[0], "10.99.0.254");
+}
+
+#[test]
+fn no_nodes_address_stands_for_another_one() {
+    let nodes = nodes(&[("a", node(&["10.0.1.9"], &["10.0.2.0/29"])), ("b", node(&["10.0.2.6"], &[]))]);
+    assert_eq!(inner(&nodes, "a")[0], "10.0.2.5");
+}
+
+#[test]
+fn an_internal_ip_that_two_claim_is_the_only_ready_ones_or_nobodys() {
+    let gone = Node { ready: false, ..node(&["172.18.0.2"], &[]) };
+    let stale = nodes(&[("a", node(&["172.18.0.2"], &[])), ("old", gone)]);
+    assert_eq!(ends(&stale)[&name("a")].outer, [address("172.18.0.2")]);
+    assert_eq!(ends(&stale)[&name("old")].outer, [] as [IpAddr; 0]);
+    let alike = nodes(&[("a", node(&["10.0.2.15"], &[])), ("b", node(&["10.0.2.15"], &[]))]);
+    let ends = ends(&alike);
+    assert_eq!(ends[&name("a")].to(&ends[&name("b")]), None);
+    assert_ne!(ends[&name("a")].id, ends[&name("b")].id);
+    assert_ne!(ends[&name("a")].inner, ends[&name("b")].inner);
+}
+
+#[test]
+fn two_nodes_speak_the_family_that_both_have() {
+    let ends = ends(&nodes(&[
+        ("dual", node(&["172.18.0.2", "fd00::2"], &[])),
+        ("six", node(&["fd00::3"], &[])),
+        ("four", node(&["172.18.0.4"], &[])),
+    ]));
+    let of = |text: &str| &ends[&name(text)];
+    assert_eq!(of("dual").to(of("six")), Some((address("fd00::2"), address("fd00::3"))));
+    assert_eq!(of("dual").to(of("four")), Some((address("172.18.0.2"), address("172.18.0.4"))));
+    assert_eq!(of("six").to(of("four")), None);
+    assert_eq!(of("six").inner(AddressFamily::V6), address("fd00::3"));
+}
+
+#[test]
+fn uplinks_are_where_the_kernel_sends_what_leaves_the_node_and_a_pod_is_none() {
+    let route = |destination: &str, interface: &str, gateway: Option<&str>| GroundRoute {
+        destination: destination.parse::<IpNet>().unwrap(),
+        interface: interface.to_owned(),
+        gateway: gateway.map(address),
+        metric: 0,
+    };
+    let mut ground = Ground::default();
+    let eth0 = Interface {
+        addresses: vec!["172.18.0.200/24".parse().unwrap(), "172.18.0.2/24".parse().unwrap()],
+        ..Interface::default()
+    };
+    ground.interfaces.insert("eth0".to_owned(), eth0);
+    ground.routes = vec![
+        route("172.20.0.0/24", "eth1", None),
+        route("0.0.0.0/0", "eth2", Some("10.9.0.1")),
+        route("10.1.1.7/32", "lxc7", None),
+        route("10.1.1.0/24", "cni0", None),
+        route("192.168.9.0/24", "lxc-vpn", Some("10.1.1.8")),
+    ];
+    let others = ends(&nodes(&[("b", node(&["172.20.0.3"], &[]))]));
+    let found = uplinks(&ground, &[address("172.18.0.2")], &others, |pod| pod == address("10.1.1.8"));
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["eth0", "eth1", "eth2"]);
+}

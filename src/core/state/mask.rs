@@ -1,0 +1,221 @@
+//! Which bits of the packet mark and connection mark a node takes, given those that others on it use (`datapath.markMask: auto`).
+//!
+//! Marks never leave a node, so nodes may differ. Deliberately absent: how use by others is found out (`kernel::marks`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::ownership::Range;
+
+/// A mask of `markMask` has at most so many bits: an exit's id is at most 0x7ffe.
+pub const WIDEST: u32 = 15;
+/// With fewer bits a node has room for fewer than 254 exits, which is worth a finding.
+pub const ENOUGH: u32 = 8;
+/// As many as the default has: more are not taken.
+const WANTED: u32 = 13;
+/// kube-proxy's bits for masquerading and dropping (`iptables.masqueradeBit` 14, and 15). They count as used on every node: kube-proxy may
+/// start after Egret, and CNIs and kubelet use the same two.
+pub const KUBE_PROXY: u32 = 0x4000 | 0x8000;
+
+/// Bits of marks that others on a node use, and by whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Used(BTreeMap<String, u32>);
+
+impl Used {
+    /// Adds what somebody uses.
+    pub fn add(&mut self, who: impl Into<String>, bits: u32) {
+        if bits != 0 {
+            *self.0.entry(who.into()).or_default() |= bits;
+        }
+    }
+
+    /// All bits.
+    pub fn bits(&self) -> u32 {
+        self.0.values().fold(0, |all, bits| all | bits)
+    }
+
+    /// Who uses some of these bits, and which.
+    pub fn within(&self, mask: u32) -> Self {
+        let common = self.0.iter().map(|(who, bits)| (who.clone(), bits & mask));
+        Self(common.filter(|(_, bits)| *bits != 0).collect())
+    }
+
+    /// Whether nobody uses any.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Used {
+    /// `Calico 0xffff0000, the ip rule 1024 0x80`; of many the first few.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 4;
+        let shown: Vec<String> = self.0.iter().take(SHOWN).map(|(who, bits)| format!("{who} {bits:#x}")).collect();
+        f.write_str(&shown.join(", "))?;
+        match self.0.len() {
+            0 => f.write_str("nobody"),
+            more if more > SHOWN => write!(f, " and {} more", more - SHOWN),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The bits that somebody uses who compares a mark under a mask with a value, or sets those bits of it. Without a mask (all bits) only the
+/// bits of the value count: such a rule goes wrong with any other bit set, whichever that is, so no choice of ours is better than another.
+pub fn touched(mask: u32, value: u32) -> u32 {
+    if mask == u32::MAX { value } else { mask | value }
+}
+
+/// Why a node has the mask it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// What is in the kernel stays: connections there have their marks.
+    Kept,
+    /// Nobody uses the default.
+    Default,
+    /// The default is in use: these are the widest that are not.
+    Free,
+    /// Nothing wide enough is free: the widest there is.
+    Narrow,
+    /// No two bits beside each other are free: the default, in spite of who uses it.
+    Taken,
+}
+
+/// The bits a node takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// The bits, one run.
+    pub mask: u32,
+    /// Why these.
+    pub why: Why,
+}
+
+/// Chooses. `before` is the mask of what is in the kernel already: it stays until somebody else uses one of its bits.
+pub fn choose(used: &Used, before: Option<u32>) -> Choice {
+    let taken = used.bits() | KUBE_PROXY;
+    let default = Range::default().mask;
+    let free = |mask: u32| mask & taken == 0;
+    let widest = widest_run(!taken);
+    if let Some(mask) = before
+        && free(mask)
+        && (2..=WIDEST).contains(&mask.count_ones())
+        && mask.count_ones() >= ENOUGH.min(widest.count_ones())
+    {
+        // One that is narrow is said to be narrow in every round, not only in the one that chose it.
+        return Choice { mask, why: if mask.count_ones() < ENOUGH { Why::Narrow } else { Why::Kept } };
+    }
+    if free(default) {
+        return Choice { mask: default, why: Why::Default };
+    }
+    match widest.count_ones() {
+        ENOUGH.. => Choice { mask: widest, why: Why::Free },
+        2.. => Choice { mask: widest, why: Why::Narrow },
+        _ => Choice { mask: default, why: Why::Taken },
+    }
+}
+
+/// The widest run of set bits, of equal ones the lowest; of one that is wider than wanted the lower bits.
+fn widest_run(free: u32) -> u32 {
+    let mut widest = 0_u32;
+    let mut run = 0_u32;
+    for bit in 0..u32::BITS {
+        let bit = 1 << bit;
+        run = if free & bit == 0 || run.count_ones() == WANTED { free & bit } else { run | bit };
+        if run.count_ones() > widest.count_ones() {
+            widest = run;
+        }
+    }
+    widest
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kept => "in use here, and nobody else's",
+            Self::Default => "the default, and nobody else's",
+            Self::Free => "the default is in use",
+            Self::Narrow => "no eight bits in a row are free",
+            Self::Taken => "the default, as nothing is free",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(bits: u32) -> Used {
+        let mut used = Used::default();
+        used.add("somebody", bits);
+        used
+    }
+
+    fn chosen(bits: u32, before: Option<u32>) -> (u32, Why) {
+        let Choice { mask, why } = choose(&used(bits), before);
+        (mask, why)
+    }
+
+    #[test]
+    fn the_default_is_taken_where_nobody_uses_it() {
+        assert_eq!(chosen(0, None), (0x1fff, Why::Default));
+        assert_eq!(chosen(0xffff_0000, None), (0x1fff, Why::Default), "Calico");
+        assert_eq!(chosen(0x00ff_0000, None), (0x1fff, Why::Default), "Tailscale");
+    }
+
+    #[test]
+    fn where_the_default_is_in_use_the_widest_free_run_is_taken_and_never_a_bit_of_kube_proxys() {
+        assert_eq!(chosen(0x80, None), (0x1fff_0000, Why::Free), "AWS");
+        assert_eq!(chosen(0xffff_0f00, None), (0xff, Why::Free), "Cilium");
+        assert_eq!(chosen(0x1, None), (0x3ffe, Why::Free), "Antrea as it was");
+        assert_eq!(chosen(0x0080_0080, None), (0xff00_0000, Why::Free), "eight bits above, seven below");
+        for bits in [0x80, 0x800, 0xca6c, 0x5555, 0x8000_00ff] {
+            let (mask, why) = chosen(bits, None);
+            assert_eq!(why, Why::Free, "{bits:#x}");
+            assert_eq!(mask & (bits | KUBE_PROXY), 0, "{bits:#x}");
+            let run = mask >> mask.trailing_zeros();
+            assert_eq!(run & (run + 1), 0, "{mask:#x} is one run");
+            assert!((ENOUGH..=WANTED).contains(&mask.count_ones()), "{mask:#x}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_kernel_stays_until_somebody_else_uses_a_bit_of_it() {
+        assert_eq!(chosen(0, Some(0x1fff_0000)), (0x1fff_0000, Why::Kept), "also where the default is free again");
+        assert_eq!(chosen(0x80, Some(0x1fff_0000)), (0x1fff_0000, Why::Kept));
+        assert_eq!(chosen(0x80, Some(0x1fff)), (0x1fff_0000, Why::Free));
+        assert_eq!(chosen(0x10_0000, Some(0x1fff_0000)), (0x1fff, Why::Default));
+        assert_eq!(chosen(0, Some(0xff00)), (0x1fff, Why::Default), "bits of kube-proxy's are not kept");
+        assert_eq!(chosen(0, Some(0xffff_0000)), (0x1fff, Why::Default), "nor are more than an exit's id has");
+    }
+
+    #[test]
+    fn where_nothing_wide_is_free_the_widest_there_is_is_taken_and_left_for_a_wide_one() {
+        let aws_and_calico = 0xffff_0080;
+        assert_eq!(chosen(aws_and_calico, None), (0x7f, Why::Narrow));
+        assert_eq!(chosen(aws_and_calico, Some(0x7f)), (0x7f, Why::Narrow), "each time it is looked at");
+        assert_eq!(chosen(0x80, Some(0x7f)), (0x1fff_0000, Why::Free), "Calico has gone");
+        assert_eq!(chosen(u32::MAX, None), (0x1fff, Why::Taken));
+        assert_eq!(chosen(u32::MAX, Some(0x1fff)), (0x1fff, Why::Taken), "no moving to and fro");
+        assert_eq!(chosen(0x5555_5555, None), (0x1fff, Why::Taken), "one bit is none");
+    }
+
+    #[test]
+    fn a_comparison_of_the_whole_mark_uses_the_bits_of_its_value() {
+        assert_eq!(touched(u32::MAX, 0x51), 0x51);
+        assert_eq!(touched(0xf00, 0x200), 0xf00);
+        assert_eq!(touched(0xff, 0x100), 0x1ff, "what is set beside the mask");
+    }
+
+    #[test]
+    fn who_uses_what_is_one_line() {
+        let mut used = Used::default();
+        assert_eq!(used.to_string(), "nobody");
+        used.add("the ip rule 1024", 0x80);
+        used.add("Calico", 0xffff_0000);
+        used.add("nobody", 0);
+        assert_eq!(used.to_string(), "Calico 0xffff0000, the ip rule 1024 0x80");
+        assert_eq!(used.within(0xff).to_string(), "the ip rule 1024 0x80");
+        (0..4).for_each(|number| used.add(format!("x{number}"), 1));
+        assert_eq!(used.to_string(), "Calico 0xffff0000, the ip rule 1024 0x80, x0 0x1, x1 0x1 and 2 more");
+    }
+}

@@ -1,0 +1,387 @@
+//! What the chains of others in the forward hook would make of the packets a gateway forwards: those that come out of the tunnel, and the
+//! replies that go back into it.
+//!
+//! Each rule is run on what is known of such a packet; where a rule asks for something else, both ways are followed. So the answer is a set:
+//! what may become of it. Deliberately absent: sets and maps, which count as asking for something else, and iptables' old engine.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::super::foreign::{Expression, Rule};
+use super::survey::Chain;
+use crate::core::state::nft::AddressFamily;
+use crate::core::state::ownership::TUNNEL;
+
+/// include/uapi/linux/netfilter/nf_tables.h
+const NFT_META_MARK: u32 = 3;
+const NFT_META_IIFNAME: u32 = 6;
+const NFT_META_OIFNAME: u32 = 7;
+const NFT_META_NFPROTO: u32 = 15;
+const NFT_CT_STATE: u32 = 0;
+const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFT_CMP_EQ: u32 = 0;
+const NFT_CMP_NEQ: u32 = 1;
+const NFT_JUMP: i32 = -3;
+const NFT_GOTO: i32 = -4;
+const NFT_RETURN: i32 = -5;
+const NF_DROP: i32 = 0;
+const NF_ACCEPT: i32 = 1;
+/// include/uapi/linux/netfilter/nf_conntrack_common.h: `NF_CT_STATE_BIT` of established and of new connections.
+const ESTABLISHED: u32 = 1 << 1;
+const NEW: u32 = 1 << 3;
+/// More jumps into each other the kernel refuses (`NFT_JUMP_STACK_SIZE`).
+const DEPTH: usize = 16;
+
+/// A packet, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Packet {
+    /// Its family.
+    pub(super) family: AddressFamily,
+    /// On its way back into the tunnel, else out of it.
+    pub(super) reply: bool,
+    /// The addresses that stand for the node at the other end, if they are known: a packet's source, a reply's destination.
+    pub(super) node: Option<IpNet>,
+    /// Bits of its mark that are ours; the others are nobody's, as nobody has marked it.
+    pub(super) ours: u32,
+}
+
+/// What may become of a packet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Fate {
+    /// It may be let through.
+    pub(super) accepted: bool,
+    /// It may be dropped.
+    pub(super) dropped: bool,
+    /// It may come to the end of the chain.
+    through: bool,
+}
+
+impl Fate {
+    const ACCEPTED: Self = Self { accepted: true, dropped: false, through: false };
+    const DROPPED: Self = Self { accepted: false, dropped: true, through: false };
+    const THROUGH: Self = Self { accepted: false, dropped: false, through: true };
+    const ANY: Self = Self { accepted: true, dropped: true, through: true };
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            accepted: self.accepted || other.accepted,
+            dropped: self.dropped || other.dropped,
+            through: self.through || other.through,
+        }
+    }
+}
+
+/// What a base chain makes of a packet.
+pub(super) fn fate(base: &Chain, rules: &[Rule], packet: Packet) -> Fate {
+    let walk = Walk { base, rules, packet };
+    let fate = walk.chain(&base.name, 0);
+    if !fate.through {
+        return fate;
+    }
+    let policy = if base.drops { Fate::DROPPED } else { Fate::ACCEPTED };
+    Fate { through: false, ..fate.or(policy) }
+}
+
+struct Walk<'a> {
+    base: &'a Chain,
+    rules: &'a [Rule],
+    packet: Packet,
+}
+
+/// Whether a packet meets a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meets {
+    Yes,
+    No,
+    Perhaps,
+}
+
+impl Meets {
+    fn of(met: bool) -> Self {
+        if met { Self::Yes } else { Self::No }
+    }
+
+    fn negated(self, negated: bool) -> Self {
+        match self {
+            Self::Yes if negated => Self::No,
+            Self::No if negated => Self::Yes,
+            other => other,
+        }
+    }
+}
+
+impl Walk<'_> {
+    fn chain(&self, name: &str, depth: usize) -> Fate {
+        if depth > DEPTH {
+            return Fate::ANY;
+        }
+        let family = &self.base.family;
+        let here = |rule: &&Rule| {
+            rule.chain == name
+                && rule.table == self.base.table
+                && super::super::foreign::family_name(rule.family) == *family
+        };
+        let mut fate = Fate::default();
+        for rule in self.rules.iter().filter(here) {
+            let (meets, verdict) = self.rule(rule, depth);
+            if meets == Meets::No {
+                continue;
+            }
+            let Verdict { of, ends } = verdict;
+            fate = fate.or(Fate { through: false, ..of });
+            if meets == Meets::Yes {
+                if ends {
+                    return fate.or(Fate { accepted: false, dropped: false, ..of });
+                }
+                if !of.through {
+                    return fate;
+                }
+            } else if ends && of.through {
+                fate.through = true;
+            }
+        }
+        Fate { through: true, ..fate }
+    }
+
+    fn rule(&self, rule: &Rule, depth: usize) -> (Meets, Verdict) {
+        let mut registers = BTreeMap::new();
+        let mut meets = Meets::Yes;
+        for expression in &rule.expressions {
+            let condition = match expression.name.as_str() {
+                "counter" | "log" | "notrack" | "objref" | "last" => continue,
+                "immediate" if expression.register(1).is_none() => {
+                    return (meets, self.verdict(expression, depth));
+                }
+                "reject" => return (meets, Verdict::last(Fate::DROPPED)),
+                "target" => match expression.text(1) {
+                    Some("REJECT") => return (meets, Verdict::last(Fate::DROPPED)),
+                    // Those that translate or queue do more than is known here; the others only mark or count.
+                    Some("NFQUEUE" | "SYNPROXY" | "TPROXY") => return (meets, Verdict::last(Fate::ANY)),
+                    _ => continue,
+                },
+                "queue" | "fwd" | "synproxy" => return (meets, Verdict::last(Fate::ANY)),
+                "match" => self.extension(expression),
+                "cmp" => self.compare(expression, &registers),
+                // A map of verdicts: any of them, or none.
+                "lookup" if expression.number(3) == Some(0) => return (Meets::Perhaps, Verdict::last(Fate::ANY)),
+                "lookup" | "range" | "limit" | "quota" | "connlimit" | "dynset" => Meets::Perhaps,
+                _ => {
+                    self.load(expression, &mut registers);
+                    continue;
+                }
+            };
+            match condition {
+                Meets::No => return (Meets::No, Verdict::next()),
+                Meets::Perhaps => meets = Meets::Perhaps,
+                Meets::Yes => {}
+            }
+        }
+        (meets, Verdict::next())
+    }
+
+    fn verdict(&self, expression: &Expression, depth: usize) -> Verdict {
+        use super::super::nft::wire;
+        // NFTA_IMMEDIATE_DATA { NFTA_DATA_VERDICT { NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN } }
+        let nested = expression.bytes(2).and_then(|data| wire::find(data, 2).ok().flatten()).unwrap_or_default();
+        let code = wire::find_u32(nested, 1).ok().flatten().map(u32::cast_signed);
+        let target = wire::find_text(nested, 2).ok().flatten().unwrap_or_default();
+        match code {
+            Some(NF_ACCEPT) => Verdict::last(Fate::ACCEPTED),
+            Some(NF_DROP) => Verdict::last(Fate::DROPPED),
+            Some(NFT_JUMP) => Verdict { of: self.chain(target, depth + 1), ends: false },
+            Some(NFT_GOTO) => Verdict::last(self.chain(target, depth + 1)),
+            Some(NFT_RETURN) => Verdict::last(Fate::THROUGH),
+            _ => Verdict::last(Fate::ANY),
+        }
+    }
+
+    /// Takes a value into a register, or changes one; what is not known is no value.
+    fn load(&self, expression: &Expression, registers: &mut BTreeMap<u32, Value>) {
+        let (to, value) = match expression.name.as_str() {
+            "meta" => (expression.register(1), expression.number(2).and_then(|key| self.meta(key))),
+            "ct" => {
+                let state = expression.number(2) == Some(NFT_CT_STATE);
+                (expression.register(1), state.then(|| Value::exact(&self.state().to_ne_bytes())))
+            }
+            "payload" => (expression.register(1), self.payload(expression)),
+            "bitwise" => {
+                let from = expression.register(1).and_then(|register| registers.get(&register));
+                (expression.register(2), from.and_then(|value| value.bitwise(expression)))
+            }
+            // Wherever it goes: most have their target first.
+            _ => (expression.register(1), None),
+        };
+        let Some(to) = to else { return };
+        match value {
+            Some(value) => registers.insert(to, value),
+            None => registers.remove(&to),
+        };
+    }
+
+    fn meta(&self, key: u32) -> Option<Value> {
+        let name = || {
+            let mut bytes = [0; 16];
+            bytes[..TUNNEL.len()].copy_from_slice(TUNNEL.as_bytes());
+            Value::exact(&bytes)
+        };
+        match key {
+            NFT_META_IIFNAME if !self.packet.reply => Some(name()),
+            NFT_META_OIFNAME if self.packet.reply => Some(name()),
+            // The other interface is not known, and it is not the tunnel.
+            NFT_META_IIFNAME | NFT_META_OIFNAME => Some(Value { other_than: Some(TUNNEL), ..Value::unknown(16) }),
+            NFT_META_MARK => Some(Value { known: (!self.packet.ours).to_ne_bytes().to_vec(), ..Value::unknown(4) }),
+            NFT_META_NFPROTO => Some(Value::exact(&[match self.packet.family {
+                AddressFamily::V4 => 2,
+                AddressFamily::V6 => 10,
+            }])),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> u32 {
+        if self.packet.reply { ESTABLISHED } else { NEW }
+    }
+
+    /// The address of the node's end, where it is read.
+    fn payload(&self, expression: &Expression) -> Option<Value> {
+        if expression.number(2) != Some(NFT_PAYLOAD_NETWORK_HEADER) {
+            return None;
+        }
+        let (offset, length) = (expression.number(3)?, expression.number(4)?);
+        let size = if self.packet.family == AddressFamily::V4 { 4 } else { 16 };
+        let source = if self.packet.family == AddressFamily::V4 { 12 } else { 8 };
+        let begins = if self.packet.reply { source + size } else { source };
+        let (first, length) = (offset.checked_sub(begins)?, usize::try_from(length).ok()?);
+        let net = self.packet.node?;
+        let whole = Value::network(net);
+        let first = usize::try_from(first).ok()?;
+        Some(Value {
+            known: whole.known.get(first..first + length)?.to_vec(),
+            bytes: whole.bytes.get(first..first + length)?.to_vec(),
+            other_than: None,
+        })
+    }
+
+    fn compare(&self, expression: &Expression, registers: &BTreeMap<u32, Value>) -> Meets {
+        let value = expression.register(1).and_then(|register| registers.get(&register));
+        let (Some(value), Some(with), Some(how)) = (value, expression.value(3), expression.number(2)) else {
+            return Meets::Perhaps;
+        };
+        match how {
+            NFT_CMP_EQ => value.equals(with),
+            NFT_CMP_NEQ => value.equals(with).negated(true),
+            _ => Meets::Perhaps,
+        }
+    }
+
+    /// A match of xtables. `conntrack` is read where it asks for the state alone: `struct xt_conntrack_mtinfo3`.
+    fn extension(&self, expression: &Expression) -> Meets {
+        const STATE_ALONE: u16 = 1;
+        match (expression.text(1), expression.number(2)) {
+            (Some("comment"), _) => Meets::Yes,
+            // `struct xt_mark_mtinfo1`
+            (Some("mark"), Some(1)) => {
+                let info = expression.bytes(3).unwrap_or_default();
+                let word =
+                    |at: usize| info.get(at..at + 4).and_then(|four| Some(u32::from_ne_bytes(four.try_into().ok()?)));
+                let (Some(mark), Some(mask), Some(inverted)) = (word(0), word(4), info.get(8)) else {
+                    return Meets::Perhaps;
+                };
+                if mask & self.packet.ours != 0 {
+                    return Meets::Perhaps;
+                }
+                Meets::of(mark == 0).negated(*inverted != 0)
+            }
+            (Some("conntrack"), Some(3)) => {
+                let info = expression.bytes(3).unwrap_or_default();
+                let half =
+                    |at: usize| info.get(at..at + 2).and_then(|two| Some(u16::from_ne_bytes(two.try_into().ok()?)));
+                match (half(146), half(148), half(150)) {
+                    (Some(STATE_ALONE), Some(inverted), Some(states)) => {
+                        // XT_CONNTRACK_STATE_BIT has the same bits as NF_CT_STATE_BIT.
+                        let met = u32::from(states) & self.state() != 0;
+                        Meets::of(met != (inverted & STATE_ALONE != 0))
+                    }
+                    _ => Meets::Perhaps,
+                }
+            }
+            _ => Meets::Perhaps,
+        }
+    }
+}
+
+/// What a rule does with a packet that meets it.
+struct Verdict {
+    of: Fate,
+    /// The chain ends with it: `through` then is through this chain. Else the next rule is asked where `of` is through.
+    ends: bool,
+}
+
+impl Verdict {
+    fn last(of: Fate) -> Self {
+        Self { of, ends: true }
+    }
+
+    fn next() -> Self {
+        Self { of: Fate::THROUGH, ends: false }
+    }
+}
+
+/// A register's bytes, and which bits of them are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Value {
+    bytes: Vec<u8>,
+    known: Vec<u8>,
+    /// A name that it is not.
+    other_than: Option<&'static str>,
+}
+
+impl Value {
+    fn exact(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), known: vec![0xff; bytes.len()], other_than: None }
+    }
+
+    fn unknown(length: usize) -> Self {
+        Self { bytes: vec![0; length], known: vec![0; length], other_than: None }
+    }
+
+    fn network(net: IpNet) -> Self {
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        Self { bytes: octets(net.network()), known: octets(net.netmask()), other_than: None }
+    }
+
+    /// With a value that may be shorter: a name's beginning, as in `iifname "veth*"`.
+    fn equals(&self, with: &[u8]) -> Meets {
+        if let Some(not) = self.other_than {
+            let name = with.split(|byte| *byte == 0).next().unwrap_or_default();
+            return if with.contains(&0) && name == not.as_bytes() { Meets::No } else { Meets::Perhaps };
+        }
+        let Some(mine) = self.bytes.get(..with.len()) else { return Meets::Perhaps };
+        let differs = mine.iter().zip(with).zip(&self.known).any(|((mine, with), known)| (mine ^ with) & known != 0);
+        let whole = self.known.iter().take(with.len()).all(|known| *known == 0xff);
+        match (differs, whole) {
+            (true, _) => Meets::No,
+            (false, true) => Meets::Yes,
+            (false, false) => Meets::Perhaps,
+        }
+    }
+
+    fn bitwise(&self, expression: &Expression) -> Option<Self> {
+        if expression.number(6).unwrap_or(0) != 0 || self.other_than.is_some() {
+            return None;
+        }
+        let (mask, xor) = (expression.value(4)?, expression.value(5)?);
+        let mut changed = self.clone();
+        for (place, (mask, xor)) in mask.iter().zip(xor).enumerate() {
+            *changed.bytes.get_mut(place)? = (self.bytes.get(place)? & mask) ^ xor;
+            // A bit that is masked out is known to be 0.
+            *changed.known.get_mut(place)? = self.known.get(place)? | !mask;
+        }
+        Some(changed)
+    }
+}

@@ -1,0 +1,187 @@
+//! Checks of the ways to the other nodes, as the kernel would take them with tunnel packets.
+//!
+//! Pure. Deliberately absent: whether anything answers there: nothing is ever sent.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::checks::{overhead, some};
+use super::survey::Survey;
+use super::{Asked, Check};
+
+/// The smallest MTU that IPv6 stands (RFC 8200, section 5).
+const IPV6_MINIMUM: u32 = 1280;
+
+/// What was found of the ways, kind by kind.
+pub(super) fn peers(survey: &Survey, asked: &Asked) -> Vec<Check> {
+    let Some((_, node)) = &asked.node else {
+        return vec![Check::ok("peers", "routes to the other nodes: not looked at without --cluster and --node")];
+    };
+    // A node without an address, or with one that is not here, has been complained of already.
+    let Some(own) = node.tunnel_address() else { return Vec::new() };
+    let Some(holder) = survey.ground.holder(own) else { return Vec::new() };
+    let mut found = Vec::new();
+    let mut names = Names::default();
+    for (peer, address, way) in &survey.ways {
+        let name = peer.as_str();
+        match way {
+            _ if address.is_ipv4() != own.is_ipv4() => names.put("families", "", name),
+            Err(words) => names.put("none", words, name),
+            Ok(way) if way.local => names.put("local", "", name),
+            Ok(way) => {
+                names.put("good", &way.interface, name);
+                if way.interface != *holder && !is_everywhere(holder) {
+                    names.put("elsewhere", &way.interface, name);
+                }
+                if way.mtu < IPV6_MINIMUM + overhead(*address) {
+                    names.put("narrow", &way.mtu.to_string(), name);
+                }
+            }
+        }
+    }
+    for ((kind, detail), of) in &names.0 {
+        found.push(judged(kind, detail, &some(of), own, holder));
+    }
+    let good: Vec<&str> =
+        names.0.keys().filter(|(kind, _)| *kind == "good").map(|(_, interface)| interface.as_str()).collect();
+    let many = survey.ways.len();
+    if found.iter().all(Option::is_none) && many > 0 {
+        let nodes = if many == 1 { "the other node".to_owned() } else { format!("all {many} other nodes") };
+        found.push(Some(Check::ok("peers", format!("routes to {nodes}: from {own} through {}", good.join(", ")))));
+    }
+    found.into_iter().flatten().collect()
+}
+
+/// Names of nodes by what is to be said of them, with what differs.
+#[derive(Default)]
+struct Names<'a>(BTreeMap<(&'static str, String), Vec<&'a str>>);
+
+impl<'a> Names<'a> {
+    fn put(&mut self, kind: &'static str, detail: &str, name: &'a str) {
+        self.0.entry((kind, detail.to_owned())).or_default().push(name);
+    }
+}
+
+/// An address on one of these is reached by every interface: nodes that announce themselves by a routing protocol have it there.
+fn is_everywhere(interface: &str) -> bool {
+    interface == "lo" || interface.starts_with("dummy")
+}
+
+fn judged(kind: &str, detail: &str, names: &str, own: IpAddr, holder: &str) -> Option<Check> {
+    Some(match kind {
+        "families" => Check::error(
+            "peer-family",
+            format!(
+                "{names}: the InternalIP is of another family than {own}, this node's; no tunnel leads from one to the other"
+            ),
+            "give all nodes an InternalIP of one family: kubelet's --node-ip takes one of each",
+        ),
+        "none" => Check::error(
+            "peer-route",
+            format!("no route from {own} to {names}: {detail}"),
+            format!("`ip route get ADDRESS from {own}` with the node's InternalIP; tunnels run between InternalIPs"),
+        ),
+        "local" => Check::error(
+            "peer-address",
+            format!("the InternalIP of {names} is an address of this machine"),
+            "each node needs an InternalIP of its own: kubelet's --node-ip; a Node object that nobody stands behind can be deleted",
+        ),
+        "elsewhere" => Check::warn(
+            "peer-interface",
+            format!(
+                "the way from {own} to {names} is through {detail}, and {own} is on {holder}: replies may come in elsewhere"
+            ),
+            format!("let InternalIPs be reached through {holder}, or give kubelet's --node-ip an address on {detail}"),
+        ),
+        "narrow" => {
+            let needed = IPV6_MINIMUM + overhead(own);
+            Check::warn(
+                "peer-mtu",
+                format!(
+                    "the way to {names} takes packets of {detail} bytes: IPv6 policies need {needed}, IPv4 policies work"
+                ),
+                "raise the MTU of the interface or route; nothing to do where policies name no IPv6 destinations",
+            )
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::survey::Way;
+    use super::*;
+    use crate::core::facts::Node;
+    use crate::core::ground::Interface;
+    use crate::core::name::NodeName;
+
+    fn asked(address: &str) -> Asked {
+        let node = Node { addresses: vec![address.parse().unwrap()], ..Node::default() };
+        Asked { node: Some((NodeName::parse("a").unwrap(), node)), ..Asked::default() }
+    }
+
+    fn survey(ways: &[(&str, &str, Result<(&str, u32, bool), &str>)]) -> Survey {
+        let mut survey = Survey::healthy();
+        for (name, address) in [("eth0", "172.18.0.2/16"), ("lo", "10.9.9.1/32")] {
+            let interface = Interface { up: true, addresses: vec![address.parse().unwrap()], rp_filter: 0, mtu: 1500 };
+            survey.ground.interfaces.insert(name.to_owned(), interface);
+        }
+        survey.ways = ways
+            .iter()
+            .map(|(name, address, way)| {
+                let way = way.map(|(interface, mtu, local)| Way { interface: interface.to_owned(), mtu, local });
+                (NodeName::parse(name).unwrap(), address.parse().unwrap(), way.map_err(str::to_owned))
+            })
+            .collect();
+        survey
+    }
+
+    fn messages(survey: &Survey, own: &str) -> Vec<(&'static str, String)> {
+        peers(survey, &asked(own)).into_iter().map(|check| (check.code, check.message)).collect()
+    }
+
+    #[test]
+    fn a_way_to_each_node_from_the_internal_ip_is_one_good_line() {
+        let survey =
+            survey(&[("b", "172.18.0.3", Ok(("eth0", 1500, false))), ("c", "172.18.0.4", Ok(("eth0", 1330, false)))]);
+        let expected = [("peers", "routes to all 2 other nodes: from 172.18.0.2 through eth0".to_owned())];
+        assert_eq!(messages(&survey, "172.18.0.2"), expected);
+        let unknown = peers(&survey, &Asked::default());
+        assert_eq!(unknown[0].message, "routes to the other nodes: not looked at without --cluster and --node");
+        assert_eq!(messages(&survey, "172.18.0.99"), [], "what is not here has been said");
+    }
+
+    #[test]
+    fn each_way_that_a_tunnel_cannot_take_is_named_and_alike_ones_are_one_line() {
+        let survey = survey(&[
+            ("b", "172.18.0.3", Err("Network is unreachable")),
+            ("c", "172.18.0.4", Err("Network is unreachable")),
+            ("d", "172.18.0.2", Ok(("lo", 65536, true))),
+            ("e", "fd00::5", Ok(("eth0", 1500, false))),
+            ("f", "172.18.0.6", Ok(("eth1", 1329, false))),
+        ]);
+        let expected = [
+            (
+                "peer-interface",
+                "the way from 172.18.0.2 to f is through eth1, and 172.18.0.2 is on eth0: replies may come in elsewhere",
+            ),
+            (
+                "peer-family",
+                "e: the InternalIP is of another family than 172.18.0.2, this node's; no tunnel leads from one to the other",
+            ),
+            ("peer-address", "the InternalIP of d is an address of this machine"),
+            ("peer-mtu", "the way to f takes packets of 1329 bytes: IPv6 policies need 1330, IPv4 policies work"),
+            ("peer-route", "no route from 172.18.0.2 to b, c: Network is unreachable"),
+        ];
+        assert_eq!(messages(&survey, "172.18.0.2"), expected.map(|(code, message)| (code, message.to_owned())));
+    }
+
+    #[test]
+    fn an_address_on_the_loopback_device_is_reached_by_any_interface() {
+        let survey = survey(&[("b", "10.9.9.2", Ok(("eth0", 1500, false)))]);
+        assert_eq!(
+            messages(&survey, "10.9.9.1"),
+            [("peers", "routes to the other node: from 10.9.9.1 through eth0".to_owned())]
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! Netconf: what the kernel tells of a network setting that somebody writes below `/proc/sys/net`, as it happens.
+//!
+//! It tells of `forwarding` in both families and of IPv4's `rp_filter` (`inet_netconf_notify_devconf` in net/ipv4/devinet.c,
+//! `inet6_netconf_notify_devconf` in net/ipv6/addrconf.c), and not by whom. Of `disable_ipv6` it tells only where an address goes or
+//! comes with it; so these few files are read every few seconds. Deliberately absent: what is done about it.
+
+use std::fs::read;
+use std::io;
+use std::time::Duration;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
+use nix::errno::Errno;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::nft::socket::is;
+use super::nft::wire::{self, Malformed, Message, Messages};
+use crate::core::state::ownership::TUNNEL;
+
+/// include/uapi/linux/rtnetlink.h.
+const RTM_NEWNETCONF: u16 = 80;
+const RTNLGRP_IPV4_NETCONF: u32 = 24;
+const RTNLGRP_IPV6_NETCONF: u32 = 25;
+/// include/uapi/linux/netconf.h: whose setting it is, and which.
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_FORWARDING: u16 = 2;
+const NETCONFA_RP_FILTER: u16 = 3;
+const NETCONFA_IFINDEX_DEFAULT: i32 = -2;
+/// `struct netconfmsg`, padded.
+const HEADER: usize = 4;
+
+/// One datagram is one or two small messages.
+const DATAGRAM: usize = 16 * 1024;
+/// How often what the kernel does not tell is read.
+const READ: Duration = Duration::from_secs(5);
+
+/// What was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// A setting was written.
+    Changed,
+    /// More was than could be kept.
+    Overrun,
+}
+
+/// The socket, and what was last read of what it does not tell.
+pub(super) struct Netconf {
+    socket: TokioSocket,
+    datagram: Vec<u8>,
+    reads: Interval,
+    read: [Option<Vec<u8>>; 2],
+}
+
+impl Netconf {
+    /// Begins to listen, in the network namespace of the calling thread. Has to be called within a tokio runtime.
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        socket.socket_mut().bind_auto()?;
+        for group in [RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF] {
+            socket.socket_mut().add_membership(group)?;
+        }
+        let mut reads = interval(READ);
+        reads.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { socket, datagram: Vec::with_capacity(DATAGRAM), reads, read: untold() })
+    }
+
+    /// Waits for the next change. Giving up waiting loses nothing.
+    pub(super) async fn next(&mut self) -> io::Result<Heard> {
+        loop {
+            self.datagram.clear();
+            let received = tokio::select! {
+                received = self.socket.recv(&mut self.datagram) => received,
+                _ = self.reads.tick() => {
+                    let now = untold();
+                    if std::mem::replace(&mut self.read, now.clone()) == now {
+                        continue;
+                    }
+                    return Ok(Heard::Changed);
+                }
+            };
+            match received {
+                Ok(()) if concerns_us(&self.datagram) => return Ok(Heard::Changed),
+                Ok(()) => {}
+                Err(error) if is(&error, Errno::ENOBUFS) => return Ok(Heard::Overrun),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// What no message tells.
+fn untold() -> [Option<Vec<u8>>; 2] {
+    ["all", TUNNEL].map(|of| read(format!("/proc/sys/net/ipv6/conf/{of}/disable_ipv6")).ok())
+}
+
+/// Whether a datagram tells of a setting that was written. What cannot be read is looked after.
+fn concerns_us(datagram: &[u8]) -> bool {
+    Messages(datagram).any(|message| message.and_then(|message| is_written(&message)).unwrap_or(true))
+}
+
+/// A setting that somebody wrote has a message of its own; one with all settings goes before a new interface, which its link tells.
+fn is_written(message: &Message<'_>) -> Result<bool, Malformed> {
+    if message.kind != RTM_NEWNETCONF {
+        return Ok(false);
+    }
+    let attributes = message.body.get(HEADER..).ok_or(Malformed { what: "netconf header" })?;
+    let index = wire::find(attributes, NETCONFA_IFINDEX)?.and_then(|number| number.try_into().ok());
+    let has = |kind| wire::find(attributes, kind).map(|found| found.is_some());
+    let of_future_interfaces = index.map(i32::from_ne_bytes) == Some(NETCONFA_IFINDEX_DEFAULT);
+    Ok((has(NETCONFA_FORWARDING)? != has(NETCONFA_RP_FILTER)?) && !of_future_interfaces)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message of this kind about this interface, with these settings.
+    fn message(kind: u16, index: i32, settings: &[u16]) -> Vec<u8> {
+        let mut body = vec![2, 0, 0, 0];
+        for (setting, value) in [(NETCONFA_IFINDEX, index)].into_iter().chain(settings.iter().map(|one| (*one, 1))) {
+            body.extend(8_u16.to_ne_bytes());
+            body.extend(setting.to_ne_bytes());
+            body.extend(value.to_ne_bytes());
+        }
+        let length = u32::try_from(16 + body.len()).expect("short");
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend(body);
+        bytes
+    }
+
+    #[test]
+    fn a_setting_that_somebody_writes_is_heard_and_a_new_interface_is_not() {
+        const ALL: i32 = -1;
+        for index in [ALL, 7] {
+            assert!(concerns_us(&message(RTM_NEWNETCONF, index, &[NETCONFA_FORWARDING])));
+            assert!(concerns_us(&message(RTM_NEWNETCONF, index, &[NETCONFA_RP_FILTER])));
+        }
+        let new = message(RTM_NEWNETCONF, 7, &[NETCONFA_FORWARDING, NETCONFA_RP_FILTER, 4, 5]);
+        assert!(!concerns_us(&new));
+        assert!(!concerns_us(&message(RTM_NEWNETCONF, NETCONFA_IFINDEX_DEFAULT, &[NETCONFA_FORWARDING])));
+        assert!(!concerns_us(&message(RTM_NEWNETCONF, 7, &[5])), "proxy_arp is nothing to us");
+        assert!(!concerns_us(&message(RTM_NEWNETCONF + 1, 7, &[NETCONFA_FORWARDING])), "an interface that goes");
+        let both = [new, message(RTM_NEWNETCONF, 7, &[NETCONFA_RP_FILTER])].concat();
+        assert!(concerns_us(&both));
+        assert!(concerns_us(&both[..both.len() - 1]), "what cannot be read is a reason to look");
+    }
+}
