@@ -40,8 +40,8 @@ pub enum Which {
     /// policy selects it, and it has no mark anywhere. Its own live connections, to Services or elsewhere, stay.
     Others(Option<String>),
     /// Of a pod whose group leads elsewhere now, what would not survive that: connections that nobody has answered yet and
-    /// that will be steered, though their translation is that of their old way; and live ones that are to be reset. The switch gives
-    /// those the new mark packet by packet, so where its old group leads elsewhere no mark spares one.
+    /// that will be steered, though their translation is that of their old way; and live ones that are to be reset. Since the
+    /// switch each packet gives them the new mark, so where the old group leads elsewhere that mark spares none.
     Moved {
         /// Its group from now on.
         group: String,
@@ -121,7 +121,13 @@ impl Sources {
                 wanted.unwrap_or(Mark::Is(0)) != Mark::Is(mark)
             }
             Which::Moved { group, from } => ways(group).is_some_and(|ways| {
-                let unanswered = !connection.answered && mark == 0 && steers(at(&ways.new, connection.destination));
+                let unanswered = !connection.answered
+                    && match at(&ways.new, connection.destination) {
+                        Some(Mark::Is(to)) if to != 0 => {
+                            mark == 0 || mark == to && !self.led(from.as_ref(), to, connection)
+                        }
+                        _ => false,
+                    };
                 // Where there is no gateway, the live ones are dropped like the new ones, until there is one.
                 let reset = match at(&ways.live, connection.destination) {
                     Some(Mark::Is(wanted)) => {

@@ -230,7 +230,7 @@ fn of_an_address_that_is_led_elsewhere_live_ones_stay_unless_they_are_reset() {
         let due = due(&ruleset(&[(P, to)]), &ruleset(&[(P, from)]), RANGE, &Holders::default());
         due.behind.expect("something is forgotten")
     };
-    let unanswered = [format!("{OUTPOST} 0x0 unanswered"), format!("{OUTPOST} 0x100 unanswered")];
+    let unanswered = ["0x0", "0x100", "0x1"].map(|mark| format!("{OUTPOST} {mark} unanswered"));
     assert_eq!(taken(&behind("-", "a")), unanswered);
     assert_eq!(taken(&behind("b", "a")), unanswered);
     let reset = [
