@@ -113,7 +113,10 @@ impl Compiled {
 
     fn refuse_route(&self, key: &RouteKey, words: &str, range: Range, refused: &mut Refused) {
         if key.table == range.table(0) {
-            refused.replies.insert(key.clone(), words.to_owned());
+            // The default route of that table is nobody's way.
+            if key.destination.prefix_len() > 0 {
+                refused.replies.insert(key.clone(), words.to_owned());
+            }
         } else {
             self.refuse_table(key.table, words, range, refused);
         }

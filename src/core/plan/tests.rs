@@ -34,7 +34,14 @@ fn via(hop: &str) -> Route {
 }
 
 fn rule(id: u32) -> Rule {
-    Rule { family: AddressFamily::V4, priority: 9000 + id, mark: id, mask: RANGE.mask, table: 9000 + id, odd: None }
+    Rule {
+        family: AddressFamily::V4,
+        priority: RANGE.priority(id),
+        mark: id,
+        mask: RANGE.mask,
+        table: 9000 + id,
+        odd: None,
+    }
 }
 
 fn rp_filter(link: &str) -> Sysctl {

@@ -97,9 +97,9 @@ fn each_object_differs_in_its_own_words() {
             "Missing ip route -6 default table 9001 metric 4278198272 | -6 unreachable default table 9001 metric 4278198272 \
              proto egret | - | Route(9001)",
             "Extra ip rule 501: from all fwmark 0x1/0x1fff iif eth0 lookup 9001 proto egret | - | 501: from all fwmark \
-             0x1/0x1fff iif eth0 lookup 9001 proto egret | Rule(9001)",
+             0x1/0x1fff iif eth0 lookup 9001 proto egret | Rule(501)",
             "Missing ip rule 501: from all fwmark 0x1/0x1fff lookup 9001 proto egret | 501: from all fwmark 0x1/0x1fff \
-             lookup 9001 proto egret | - | Rule(9001)",
+             lookup 9001 proto egret | - | Rule(501)",
             "Changed label rack | rack: \"r1\" | rack: \"r2\" | Label",
             "Changed nft inet egret chain steer | accept |  | Nft(\"steer\")",
             "Changed nft inet egret map group_of4 | 10.1.1.1 : accept | 10.1.1.3 : accept, 10.1.1.4 : accept, 10.1.1.5 : accept, \
