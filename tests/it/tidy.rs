@@ -396,3 +396,44 @@ fn every_scenario_is_a_sentence_and_expects_something() {
     }
     assert_eq!(wrong, Vec::<String>::new());
 }
+
+/// Where a text names a test: `tests/it/serve.rs::probes_say_why_not_and_there_is_nothing_else`.
+fn named_tests(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split_once("::"))
+}
+
+/// Whether a file has a test of this name, and one that is run: not with `#[ignore]`. A test of Python is a method, and the claims
+/// of `tests/it/worlds` are named by their columns.
+fn has_test(file: &str, name: &str) -> bool {
+    let Ok(text) = std::fs::read_to_string(root().join(file)) else { return false };
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    if file == "tests/it/worlds/claims.rs" {
+        return text.contains(&format!(" column: \"{name}\","));
+    }
+    if Path::new(file).extension().is_some_and(|extension| extension == "py") {
+        let method = format!("def {name}(");
+        return name.starts_with("test_") && lines.iter().any(|line| line.starts_with(&method));
+    }
+    let is_it = |line: &str| line.trim_start_matches("async ").starts_with(&format!("fn {name}("));
+    lines.iter().enumerate().filter(|(_, line)| is_it(line)).any(|(at, _)| {
+        let attributes: Vec<&str> =
+            lines[..at].iter().rev().copied().take_while(|line| line.starts_with("#[")).collect();
+        let has = |start: &str| attributes.iter().any(|attribute| attribute.starts_with(start));
+        (has("#[test]") || has("#[tokio::test")) && !has("#[ignore")
+    })
+}
+
+#[test]
+fn every_claim_of_the_threat_model_names_tests_that_there_are() {
+    let text = std::fs::read_to_string(root().join("docs/threat-model.md")).expect("docs/threat-model.md");
+    let missing: Vec<String> = named_tests(&text)
+        .filter(|(file, name)| !has_test(file, name))
+        .map(|(file, name)| format!("{file} has no test {name}"))
+        .collect();
+    assert_eq!(missing, Vec::<String>::new());
+    let tables: Vec<&str> = text.split("| claim | held by |\n|---|---|\n").skip(1).collect();
+    assert_eq!(tables.len(), text.lines().filter(|line| line.starts_with("## ") && line.contains(": ")).count());
+    let claims = tables.iter().flat_map(|table| table.lines().take_while(|line| line.starts_with("| ")));
+    let unheld: Vec<&str> = claims.filter(|claim| named_tests(claim).next().is_none()).collect();
+    assert_eq!(unheld, Vec::<&str>::new());
+}
