@@ -197,7 +197,7 @@ impl Writer<'_, '_> {
         ];
         let dropped = |why| tunnel.get(&why).map_or(0, |counter| counter.packets);
         let series = reasons.map(|(why, reason)| ([("reason", reason)], dropped(why))).to_vec();
-        let help = "Packets not taken from the tunnel: from no node, with no pod's address, for no exit of this node.";
+        let help = "Packets not taken from the tunnel, or meant for it and not from a node, by reason.";
         self.counters("tunnel_dropped_packets", help, &series)?;
         let of_exits = |value: fn(&RuleCounter) -> u64| -> Series<'_, 2> {
             exits.iter().map(|(exit, counter)| (exit_labels(exit), value(counter))).collect()

@@ -192,7 +192,7 @@ fn a_plan_tells_of_changes_until_they_are_made() {
     assert_eq!((before.code, before.stderr.as_str()), (Some(2), ""));
     let (summary, diff) = before.stdout.split_once("\n--- ").unwrap();
     let expected = "\
-kind-worker · 16 steps
+kind-worker · 18 steps
 
   source of outpost: 1 pod (batuu/tiefighter) leaves through kind-worker2 (172.18.0.3), dev net1
 
@@ -218,10 +218,12 @@ kind-worker · 16 steps
   add     rule   500: from all fwmark 0x1fff/0x1fff lookup 9000
   add     rule   501: from all fwmark 0x1/0x1fff lookup 9001
   forget  conn   mark 0x1/0x1fff
-  add     nft    inet table egret: 18 chains, 59 rules, 18 sets, 28 elements
+  add     nft    inet table egret: 18 chains, 60 rules, 18 sets, 28 elements
   add     nft    netdev rule arrive ip daddr 10.1.1.254 meta mark @gateways meta pkttype set host
                  meta mark set 0x00001fff accept
   add     nft    netdev rule arrive counter drop
+  wait    packet until those on their way are through
+  forget  conn   from 10.1.1.177: unanswered ones that are steered now
 ";
     assert_eq!(summary, expected);
     let title = format!("kind-worker now\n+++ kind-worker after {}\n@@ -0,0 +1,", &commit[..12]);

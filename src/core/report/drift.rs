@@ -44,7 +44,7 @@ pub enum Place {
 /// One object that differs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Drift {
-    /// `ip rule 9001`, `nft inet egret map group_of4`: what it is called, the same each time it drifts.
+    /// `ip rule 501`, `nft inet egret map group_of4`: what it is called, the same each time it drifts.
     pub object: String,
     /// How.
     pub class: Class,

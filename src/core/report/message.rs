@@ -26,7 +26,7 @@ pub fn gone(nodes: &[String]) -> Option<String> {
     }))
 }
 
-/// `kind-worker: ip rule 9001: … was gone, put right in 38 ms`
+/// `kind-worker: ip rule 501: … was gone, put right in 38 ms`
 pub fn subject(before: Option<&NodeReport>, after: &NodeReport) -> String {
     let what = corrected(before, after)
         .or_else(|| opened(before, after))

@@ -49,7 +49,7 @@ impl Mac {
 }
 
 /// FNV-1a, 64 bits: short, and the same everywhere and forever, which the standard library's hashers do not promise.
-/// Nodes agree on tunnel identifiers by it. <http://www.isthe.com/chongo/tech/comp/fnv/>
+/// Nodes agree on exits' MAC addresses by it. <http://www.isthe.com/chongo/tech/comp/fnv/>
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

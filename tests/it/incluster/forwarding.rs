@@ -64,14 +64,14 @@ fn a_policy_whose_only_gateway_forwards_nothing_says_so() -> Outcome {
 }
 
 #[test]
-fn a_policy_whose_exit_the_kernel_refuses_is_not_ready_and_says_why() -> Outcome {
+fn a_policy_whose_exit_has_no_way_out_is_not_ready_and_says_why() -> Outcome {
     // Over IPv4 alone: an interface that goes down keeps no address of IPv6.
     let stand = Stand::up(Options { ipv6: false, ..Options::default() })?;
     stand.push(&[("nodes/gateways.yaml", LABELS), ("policies/outpost.yaml", &policy("egress-gw: \"true\""))])?;
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(WAYS[0].1))?;
     stand.lab.node("kind-worker2")?.exec(["ip", "link", "set", "net1", "down"])?;
-    stand.await_that("a policy that the kernel refused", || {
-        stand.condition("egresspolicies", "outpost", "Ready") == ("False".to_owned(), "KernelRefused".to_owned())
+    stand.await_that("a policy whose exit has no way out", || {
+        stand.condition("egresspolicies", "outpost", "Ready") == ("False".to_owned(), "EgressIPMissing".to_owned())
     })?;
     // The node itself has everything else in force.
     assert_eq!(stand.condition("egressnodes", "kind-worker2", "Ready").0, "True");

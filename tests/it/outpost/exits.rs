@@ -8,8 +8,9 @@ use crate::lab::{Answer, EGRESS, LabError, OUTPOST, Options};
 
 const GATEWAY: &str = "kind-worker2";
 
-/// What is no next hop: `Nexthop has invalid gateway`, says the kernel. The second is the gateway's own, on its other interface.
-const BROADCAST: &str = "10.0.3.255";
+/// What is no next hop: the main table has no way to this address of the interface's own network (`ip route add unreachable`), which only
+/// trying tells (`Nexthop has invalid gateway`). The second is the gateway's own, on its other interface, which is known beforehand.
+const UNREACHABLE: &str = "10.0.3.77";
 const OWN: &str = "172.18.0.3";
 const ROUTER: &str = "10.0.3.1";
 
@@ -19,7 +20,7 @@ fn through(next_hop: &str) -> Document {
         name: "alliance",
         org: "alliance",
         annotations: match next_hop {
-            BROADCAST => "egret.dev/next-hop: \"10.0.3.255\"",
+            UNREACHABLE => "egret.dev/next-hop: \"10.0.3.77\"",
             OWN => "egret.dev/next-hop: \"172.18.0.3\"",
             _ => "egret.dev/next-hop: \"10.0.3.1\"",
         },
@@ -43,12 +44,10 @@ fn assert_pods_start(stand: &Stand, name: &str, node: &str) -> Outcome {
 }
 
 /// Whether the gateway's report has the finding, with these words of the kernel's.
-fn await_refusal(stand: &Stand, exit: &str, words: &str) {
-    stand.await_report(GATEWAY, &format!("that {exit} is refused: {words}"), |report| {
+fn await_finding(stand: &Stand, code: &str, exit: &str, words: &str) {
+    stand.await_report(GATEWAY, &format!("{code} of {exit}: {words}"), |report| {
         let mut findings = report.findings.iter().map(|since| &since.finding);
-        findings.any(|finding| {
-            finding.code == "kernel-refused" && finding.subject == exit && finding.message.contains(words)
-        })
+        findings.any(|finding| finding.code == code && finding.subject == exit && finding.message.contains(words))
     });
 }
 
@@ -61,14 +60,15 @@ fn await_no_refusal(stand: &Stand) {
 #[test]
 fn a_next_hop_that_the_kernel_refuses_takes_its_own_exit_out_of_force_and_nothing_else() -> Outcome {
     let stand = Stand::up(Options { ipv6: false, ..Options::default() })?;
+    stand.lab.node(GATEWAY)?.exec(["ip", "route", "add", "unreachable", "10.0.3.77/32"])?;
     let repository = stand.lab.repository();
     // Together with what works, and before any of it was in force.
     repository.write("nodes/gateways.yaml", &labels("kind-worker2"))?;
     repository.write("policies/outpost.yaml", &Document::default().text())?;
-    repository.write("policies/alliance.yaml", &through(BROADCAST).text())?;
+    repository.write("policies/alliance.yaml", &through(UNREACHABLE).text())?;
     repository.push("one exit that works and one that does not")?;
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
-    await_refusal(&stand, "kind-worker2 dev net1 via 10.0.3.255", "invalid gateway");
+    await_finding(&stand, "kernel-refused", "kind-worker2 dev net1 via 10.0.3.77", "invalid gateway");
     stand.lab.forget()?;
     assert_eq!(stand.lab.ask("xwing", OUTPOST)?, Answer::NoAnswer);
     for (name, node) in [("first", "kind-worker"), ("second", GATEWAY)] {
@@ -77,7 +77,7 @@ fn a_next_hop_that_the_kernel_refuses_takes_its_own_exit_out_of_force_and_nothin
     assert_eq!(stand.lab.ask("tiefighter", OUTPOST)?, Answer::Granted(EGRESS));
     let (status, body) = fetch(&stand, GATEWAY, "/readyz")?;
     assert_eq!(status, 200, "{body}");
-    assert!(body.contains("kind-worker2 dev net1 via 10.0.3.255: the kernel refuses"), "{body}");
+    assert!(body.contains("kind-worker2 dev net1 via 10.0.3.77: the kernel refuses"), "{body}");
     let own: Vec<_> = ["first", "second"]
         .iter()
         .map(|pod| stand.lab.pod_addresses(pod).map(|own| own[0]))
@@ -85,14 +85,14 @@ fn a_next_hop_that_the_kernel_refuses_takes_its_own_exit_out_of_force_and_nothin
     stand.assert_no_leak_but(&own)?;
 
     assert!(
-        stand.log(GATEWAY).contains("the kernel refuses to add route default via 10.0.3.255"),
+        stand.log(GATEWAY).contains("the kernel refuses to add route default via 10.0.3.77"),
         "{}",
         stand.log(GATEWAY)
     );
 
     // A change of the repository is applied, and so is one that mends it.
     stand.push("policies/alliance.yaml", &through(OWN).text())?;
-    await_refusal(&stand, "kind-worker2 dev net1 via 172.18.0.3", "invalid gateway");
+    await_finding(&stand, "bad-next-hop", "kind-worker2 dev net1 via 172.18.0.3", "172.18.0.3");
     assert_eq!(stand.lab.ask("xwing", OUTPOST)?, Answer::NoAnswer);
     stand.push("policies/alliance.yaml", &through(ROUTER).text())?;
     stand.await_answer("xwing", OUTPOST, Answer::Granted(EGRESS))?;
@@ -106,7 +106,7 @@ fn an_egress_interface_that_is_down_stops_no_node_and_is_in_force_once_it_is_up(
     let stand = in_force()?;
     let gateway = stand.lab.node(GATEWAY)?;
     gateway.exec(["ip", "link", "set", "net1", "down"])?;
-    await_refusal(&stand, "kind-worker2 dev net1", "down");
+    await_finding(&stand, "interface-down", "kind-worker2 dev net1", "down");
     assert_pods_start(&stand, "first", GATEWAY)?;
     assert_eq!(stand.lab.ask("tiefighter", OUTPOST)?, Answer::NoAnswer);
     gateway.exec(["ip", "link", "set", "net1", "up"])?;
@@ -123,13 +123,11 @@ fn a_node_object_with_the_gateways_own_address_stops_no_gateway() -> Outcome {
   kind: Node
   metadata: {name: stale}
   spec: {podCIDRs: [10.1.77.0/24]}
-  status: {addresses: [{type: InternalIP, address: 172.18.0.3}]}
+  status: {addresses: [{type: InternalIP, address: 172.18.0.3}], conditions: [{type: Ready, status: Unknown}]}
 ";
         Ok(text.replacen("items:\n", &format!("items:\n{stale}"), 1))
     })?;
-    stand.await_report(GATEWAY, "what the kernel refuses of it", |report| {
-        report.findings.iter().any(|since| since.finding.code == "kernel-refused")
-    });
+    await_finding(&stand, "node-address-shared", GATEWAY, "172.18.0.3 is the InternalIP of kind-worker2 and stale");
     assert_pods_start(&stand, "first", GATEWAY)?;
     assert_eq!(stand.lab.ask("tiefighter", OUTPOST)?, Answer::Granted(EGRESS));
     stand.assert_no_leak_but(&[stand.lab.pod_addresses("first")?[0]])

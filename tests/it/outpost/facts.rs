@@ -68,8 +68,8 @@ fn a_loss_in_a_manifest_is_seen_though_rounds_succeed_meanwhile() -> Outcome {
         fs::write(&file, text).map_err(LabError::doing("write the pods"))?;
         // Rounds that have something to do, and end well, while the loss is not believed yet: half a dozen in its first 100 ms.
         for _ in 0..10 {
-            worker.exec(["ip", "rule", "del", "priority", "9001"])?;
-            let back = || worker.exec(["ip", "rule", "show", "priority", "9001"]).is_ok_and(|rule| !rule.is_empty());
+            worker.exec(["ip", "rule", "del", "priority", "501"])?;
+            let back = || worker.exec(["ip", "rule", "show", "priority", "501"]).is_ok_and(|rule| !rule.is_empty());
             assert!(wait_until(Duration::from_secs(5), back), "{}", stand.log("kind-worker"));
         }
         stand.await_answer("tiefighter", OUTPOST, answer)?;

@@ -140,8 +140,8 @@ fn a_node_is_ready_when_its_policies_are_in_force_and_alive_all_the_time() -> Ou
     assert!(wait_until(DEADLINE, || metrics(&stand, SOURCE).is_ok_and(|now| count(&now, &packets) >= before)));
 
     let counting = Counting::start(&stand, SOURCE)?;
-    stand.lab.node(SOURCE)?.exec(["ip", "rule", "del", "priority", "9001"])?;
-    stand.await_corrected(SOURCE, "ip rule 9001", 1);
+    stand.lab.node(SOURCE)?.exec(["ip", "rule", "del", "priority", "501"])?;
+    stand.await_corrected(SOURCE, "ip rule 501", 1);
     counting.gained(&[("egret_drift_total{class=\"missing\"}".to_owned(), 1)]);
     stand.lab.repository().remove("policies/outpost.yaml")?;
     stand.lab.repository().push("nobody is let through")?;

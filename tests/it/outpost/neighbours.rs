@@ -54,7 +54,7 @@ fn what_is_not_ours_stays_byte_for_byte_from_before_we_come_until_after_we_go() 
     stand.push_outpost()?;
     stand.await_granted("tiefighter")?;
     for (node, before) in nodes.iter().zip(&before) {
-        node.exec(["ip", "rule", "del", "priority", "9001", "protocol", "180"])?;
+        node.exec(["ip", "rule", "del", "priority", "501", "protocol", "180"])?;
         node.exec(["ip", "link", "del", "egret0"])?;
         // The only setting of others that is changed, and put back when we go.
         let gone = gone_or_changed(before, node)?;

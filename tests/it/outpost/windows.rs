@@ -94,7 +94,7 @@ fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Out
         assert!(page.contains(&line), "{line}{page}");
     }
     // What is in force is looked after meanwhile.
-    stand.lab.node("kind-worker")?.exec(["ip", "rule", "del", "priority", "9001"])?;
+    stand.lab.node("kind-worker")?.exec(["ip", "rule", "del", "priority", "501"])?;
     stand.await_report("kind-worker", "what was put right", |report| !report.corrected.is_empty());
     assert_eq!(stand.lab.ask("tiefighter", OUTPOST)?, Answer::Granted(EGRESS));
     assert!(Timestamp::now() < until, "all of that was before its end");

@@ -48,6 +48,10 @@ impl Builder<'_> {
         let turn_back = self.turn_back();
         rules.extend(turn_back.iter().cloned());
         rules.push(vec![is_reply(), accept()]);
+        // Who sends with a member's address from outside of the node is no member, unless that member is reached that way.
+        if let Some(from_outside) = self.from_uplinks(false) {
+            rules.push(vec![from_outside, Statement::NoRouteBack, accept()]);
+        }
         rules.push(vec![goto(OUTBOUND)]);
         self.base("steer", ChainKind::Filter, Hook::Prerouting, LAST, rules);
         // A second look, at what never was forwarded: kube-proxy in IPVS mode translates in the input hook and sends on from the

@@ -98,8 +98,13 @@ impl Builder<'_> {
                 let Role::Own { ways, .. } = &exit.role else { continue };
                 let Some(way) = ways.get(&family) else { continue };
                 let chain = format!("expected_{}", exit.id);
-                let mark = self.set_mark(Field::MetaMark, self.range.mark(exit.id));
-                self.chain(&chain, vec![vec![mark]]);
+                let rules = way.interfaces().into_iter().map(|name| {
+                    let value = Value::Interface(name.to_owned());
+                    let by = Statement::Compare { field: Field::Iifname, mask: None, negated: false, value };
+                    vec![by, self.set_mark(Field::MetaMark, self.range.mark(exit.id))]
+                });
+                let rules = rules.collect();
+                self.chain(&chain, rules);
                 of_address.entry(Key::Address(way.address)).or_insert(Some(Data::Verdict(Verdict::Goto(chain))));
             }
             if !of_address.is_empty() {

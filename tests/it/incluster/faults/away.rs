@@ -18,9 +18,9 @@ fn while_the_server_is_away_packets_flow_drift_is_repaired_and_new_pods_wait() -
     stand.api.away();
     let commit = stand.turn_to(Side::Third)?;
     let worker = stand.lab.node(WORKER)?;
-    worker.exec(["ip", "rule", "del", "priority", "9001"])?;
+    worker.exec(["ip", "rule", "del", "priority", "501"])?;
     stand.await_that("the rule again that somebody deleted", || {
-        worker.exec(["ip", "rule", "show", "priority", "9001"]).is_ok_and(|rules| !rules.trim().is_empty())
+        worker.exec(["ip", "rule", "show", "priority", "501"]).is_ok_and(|rules| !rules.trim().is_empty())
     })?;
     // Until it is back packets are lost; from here on none is.
     let flow = stand.flow()?;
@@ -45,7 +45,7 @@ fn while_the_server_is_away_packets_flow_drift_is_repaired_and_new_pods_wait() -
         stand.await_answer("scout", outpost, Answer::Granted(egress))?;
     }
     let corrected = stand.object("egressnodes", WORKER)["status"]["report"]["corrected"].clone();
-    assert!(corrected.to_string().contains("9001"), "what happened meanwhile is told: {corrected}");
+    assert!(corrected.to_string().contains("501: from all"), "what happened meanwhile is told: {corrected}");
     stand.assert_quiet();
     flow.end(&stand, &Side::BOTH);
     stand.assert_no_leak_but(&[])
