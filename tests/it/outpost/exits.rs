@@ -8,9 +8,9 @@ use crate::lab::{Answer, EGRESS, LabError, OUTPOST, Options};
 
 const GATEWAY: &str = "kind-worker2";
 
-/// What is no next hop: the main table has no way to this address of the interface's own network (`ip route add unreachable`), which only
-/// trying tells (`Nexthop has invalid gateway`). The second is the gateway's own, on its other interface, which is known beforehand.
-const UNREACHABLE: &str = "10.0.3.77";
+/// What is no next hop: the table `local` has this address for a broadcast one, which no interface shows and only trying tells
+/// (`Nexthop has invalid gateway`). The second is the gateway's own, on its other interface, which is known beforehand.
+const BROADCAST: &str = "10.0.3.77";
 const OWN: &str = "172.18.0.3";
 const ROUTER: &str = "10.0.3.1";
 
@@ -20,7 +20,7 @@ fn through(next_hop: &str) -> Document {
         name: "alliance",
         org: "alliance",
         annotations: match next_hop {
-            UNREACHABLE => "egret.dev/next-hop: \"10.0.3.77\"",
+            BROADCAST => "egret.dev/next-hop: \"10.0.3.77\"",
             OWN => "egret.dev/next-hop: \"172.18.0.3\"",
             _ => "egret.dev/next-hop: \"10.0.3.1\"",
         },
@@ -60,12 +60,12 @@ fn await_no_refusal(stand: &Stand) {
 #[test]
 fn a_next_hop_that_the_kernel_refuses_takes_its_own_exit_out_of_force_and_nothing_else() -> Outcome {
     let stand = Stand::up(Options { ipv6: false, ..Options::default() })?;
-    stand.lab.node(GATEWAY)?.exec(["ip", "route", "add", "unreachable", "10.0.3.77/32"])?;
+    stand.lab.node(GATEWAY)?.exec(["ip", "route", "add", "broadcast", "10.0.3.77", "dev", "net1", "table", "local"])?;
     let repository = stand.lab.repository();
     // Together with what works, and before any of it was in force.
     repository.write("nodes/gateways.yaml", &labels("kind-worker2"))?;
     repository.write("policies/outpost.yaml", &Document::default().text())?;
-    repository.write("policies/alliance.yaml", &through(UNREACHABLE).text())?;
+    repository.write("policies/alliance.yaml", &through(BROADCAST).text())?;
     repository.push("one exit that works and one that does not")?;
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
     await_finding(&stand, "kernel-refused", "kind-worker2 dev net1 via 10.0.3.77", "invalid gateway");
