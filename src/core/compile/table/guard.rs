@@ -30,7 +30,9 @@ impl Builder<'_> {
             let addresses = self.own_addresses(family);
             if !addresses.is_empty() {
                 let map = format!("egress_ip{}", family.suffix());
-                rules.push(vec![Statement::SnatMap { family, mask: self.range.mask, map: map.clone() }]);
+                // The connection's mark alone may be another daemon's, and then the connection is anybody's.
+                let by_mark = Statement::SnatMap { family, mask: self.range.mask, map: map.clone() };
+                rules.push(vec![self.of_an_exit(Field::MetaMark, false), by_mark]);
                 let data = match family {
                     AddressFamily::V4 => DataType::Ipv4Addr,
                     AddressFamily::V6 => DataType::Ipv6Addr,
