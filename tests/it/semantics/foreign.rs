@@ -213,7 +213,7 @@ impl Flow<'_> {
         match fate {
             Fate::OwnWay => {
                 self.is_own_way(journey)
-                    || dropped && self.may_be_dropped()
+                    || dropped && self.may_be_dropped(first)
                     || self.is_misrouted(journey)
                     || !self.told_apart(first)
             }
@@ -222,7 +222,9 @@ impl Flow<'_> {
                 dropped || self.loses_its_interface() && goes_on
             }
             Fate::Through(exits) => {
-                let lost = !self.disturbed().is_empty() || self.by_address() == Some(Fate::Dropped);
+                // A policy with `existingConnections: Reset` that names a service's own address moves what IPVS translates, each time.
+                let torn = |by: &Fate| *by == Fate::Dropped || !first && *by != *fate && *by != Fate::OwnWay;
+                let lost = !self.disturbed().is_empty() || self.by_address().is_some_and(|by| torn(&by));
                 let seen = |exits| self.addresses(exits).contains(&journey.left);
                 seen(exits) || dropped && lost || seen(&self.forced())
             }
@@ -304,15 +306,16 @@ impl Flow<'_> {
     /// - an exit's mark is written behind us; or the replies' mark, ahead of routing.
     /// - an exit's mark is written into connections, and the source is neither the host nor a pod of no policy: where a member's
     ///   packets go their own way a connection with that mark may have lost its way.
-    /// - a service of IPVS has an address for which this source is steered or held back.
-    fn may_be_dropped(&self) -> bool {
+    /// - a service of IPVS has an address for which this source is held back; or, later than its first packet, is steered by a
+    ///   policy with `existingConnections: Reset`.
+    fn may_be_dropped(&self, first: bool) -> bool {
         let exits = marks(&self.states[self.node]);
         let replies = self.world.set.config.range.reply_mark();
         let astray = self.world.foreign.mark_behind.is_some_and(|mark| self.bits(mark) == replies);
         astray
             || !self.disturbed().is_disjoint(&exits)
             || self.has_an_exits_connection_mark() && !is_bystander(self.world, self.node, self.source)
-            || self.by_address().is_some_and(|fate| fate != Fate::OwnWay)
+            || self.by_address().is_some_and(|by| by == Fate::Dropped || !first && by != Fate::OwnWay)
     }
 
     /// By an exit's interface, with its own address: an exit's mark was written behind us, and taken away ahead of the guard.

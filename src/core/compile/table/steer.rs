@@ -52,8 +52,12 @@ impl Builder<'_> {
         self.base("steer", ChainKind::Filter, Hook::Prerouting, LAST, rules);
         // What comes by the output hook has its route already, and is routed once more if its mark changes in the second look: so it
         // comes there without one. For the address of a Service it may have been steered in prerouting, for its endpoint it need not be.
-        let steered = vec![self.of_an_exit(Field::MetaMark, false), clean];
-        let unsteer = vec![vec![Statement::FromThisHost, accept()], steered];
+        let begun = Statement::CtState { bits: NEW, negated: false };
+        let unsteer = vec![
+            vec![Statement::FromThisHost, accept()],
+            vec![begun, self.of_an_exit(Field::MetaMark, false), self.set_mark(Field::CtMark, 0)],
+            vec![self.of_an_exit(Field::MetaMark, false), clean],
+        ];
         self.base("unsteer_output", ChainKind::Filter, Hook::Output, LAST - 1, unsteer);
         // A second look, at what never was forwarded: kube-proxy in IPVS mode translates in the input hook and sends on from the
         // output hook (net/netfilter/ipvs/ip_vs_xmit.c), and a proxy on the host may speak with a pod's address. What this
