@@ -215,6 +215,7 @@ impl Flow<'_> {
                 self.is_own_way(journey)
                     || dropped && self.may_be_dropped(first)
                     || self.is_misrouted(journey)
+                    || !first && self.is_moved_by_its_service(journey)
                     || !self.told_apart(first)
             }
             Fate::Dropped => {
@@ -325,6 +326,13 @@ impl Flow<'_> {
         let written = foreign.mark_behind.is_some_and(|mark| exits.contains(&self.bits(mark)));
         let hidden = foreign.mark_leaving.is_some_and(|mark| !exits.contains(&self.bits(mark)));
         written && hidden && self.keeps_its_address(journey)
+    }
+
+    /// A policy with `existingConnections: Reset` that names a service's own address takes each later packet that IPVS translates for
+    /// one of its own, where the CNI's translation is the address of its exit: that is what the world sees then as before.
+    fn is_moved_by_its_service(&self, journey: &Journey) -> bool {
+        let Some(Fate::Through(exits)) = self.by_address() else { return false };
+        self.addresses(&exits).contains(&journey.left) && self.keeps_its_address(journey)
     }
 
     /// Whether anything tells a packet that goes its own way from a member's. Not where others write an exit's mark into the
