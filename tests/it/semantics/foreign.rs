@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use egret::core::compile::marks::EXIT_CHAIN;
 use egret::core::name::NodeName;
 use egret::core::placement::ExitKey;
+use egret::core::policy::ExistingConnections;
 use egret::core::state::NodeState;
 use egret::core::state::nft::{AddressFamily, Family, Key};
 use ipnet::IpNet;
@@ -24,7 +25,8 @@ use proptest::sample::{select, subsequence};
 use super::evaluate::{Cluster, Foreign, Journey, Memory, Outcome, Sent, Written};
 use super::generate::world;
 use super::oracle::{
-    Connection, Exit, Fate, egress_address, exits_of, fate, in_a_pod_network, in_force, is_bystander, is_known_pod,
+    Connection, Exit, Fate, deciding_policy, egress_address, exits_of, fate, in_a_pod_network, in_force, is_bystander,
+    is_known_pod,
 };
 use super::world::{States, World, flows};
 
@@ -185,7 +187,8 @@ impl Flow<'_> {
             return None;
         }
         let second = cluster.send(&sent, &first.memory);
-        let as_before = second.left == first.left || second.outcome.is_dropped() || !self.told_apart(false);
+        let moved = !self.told_apart(false) || self.is_moved_by_its_service(&second);
+        let as_before = second.left == first.left || second.left.is_none() || moved;
         if !as_before || !self.is_right(&fate, &second, false) {
             return say("the second packet", &second);
         }
@@ -328,11 +331,14 @@ impl Flow<'_> {
         written && hidden && self.keeps_its_address(journey)
     }
 
-    /// A policy with `existingConnections: Reset` that names a service's own address takes each later packet that IPVS translates for
-    /// one of its own, where the CNI's translation is the address of its exit: that is what the world sees then as before.
+    /// A known hole: a policy with `existingConnections: Reset` that names a service's own address marks each later packet of its
+    /// member before IPVS translates it; and where the CNI translates to an address that is ours to translate to, the packet
+    /// leaves with that policy's address, whatever policies say of the endpoint.
     fn is_moved_by_its_service(&self, journey: &Journey) -> bool {
         let Some(Fate::Through(exits)) = self.by_address() else { return false };
-        self.addresses(&exits).contains(&journey.left) && self.keeps_its_address(journey)
+        let policy = deciding_policy(self.world, self.node, self.source, self.destination);
+        let resets = policy.is_some_and(|policy| policy.existing_connections == ExistingConnections::Reset);
+        resets && self.addresses(&exits).contains(&journey.left)
     }
 
     /// Whether anything tells a packet that goes its own way from a member's. Not where others write an exit's mark into the

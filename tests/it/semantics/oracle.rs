@@ -157,7 +157,12 @@ fn longest_prefix<'a>(world: &'a World, name: &PodName, pod: &Pod, destination: 
 }
 
 /// The policy that a live connection asks whether it may stay: the one that steers a new connection of the same kind.
-fn deciding_policy<'a>(world: &'a World, node: &NodeName, source: IpAddr, destination: IpAddr) -> Option<&'a Policy> {
+pub(crate) fn deciding_policy<'a>(
+    world: &'a World,
+    node: &NodeName,
+    source: IpAddr,
+    destination: IpAddr,
+) -> Option<&'a Policy> {
     let (name, pod) = pod_with(world, node, source)?;
     longest_prefix(world, name, pod, destination).filter(|claim| !claim.excluded).map(|claim| claim.policy)
 }
