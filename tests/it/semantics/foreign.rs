@@ -310,16 +310,17 @@ impl Flow<'_> {
     /// - an exit's mark is written behind us; or the replies' mark, ahead of routing.
     /// - an exit's mark is written into connections, and the source is neither the host nor a pod of no policy: where a member's
     ///   packets go their own way a connection with that mark may have lost its way.
-    /// - a service of IPVS has an address for which this source is held back; or, later than its first packet, is steered by a
-    ///   policy with `existingConnections: Reset`.
+    /// - a service of IPVS has an address for which this source is held back; or, is steered, and
+    ///   somebody writes marks behind us, or it is not the first packet (`existingConnections: Reset`).
     fn may_be_dropped(&self, first: bool) -> bool {
         let exits = marks(&self.states[self.node]);
         let replies = self.world.set.config.range.reply_mark();
+        let written = self.world.foreign.mark_behind.is_some();
         let astray = self.world.foreign.mark_behind.is_some_and(|mark| self.bits(mark) == replies);
         astray
             || !self.disturbed().is_disjoint(&exits)
             || self.has_an_exits_connection_mark() && !is_bystander(self.world, self.node, self.source)
-            || self.by_address().is_some_and(|by| by == Fate::Dropped || !first && by != Fate::OwnWay)
+            || self.by_address().is_some_and(|by| by == Fate::Dropped || by != Fate::OwnWay && (!first || written))
     }
 
     /// By an exit's interface, with its own address: an exit's mark was written behind us, and taken away ahead of the guard.
