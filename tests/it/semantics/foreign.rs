@@ -333,13 +333,14 @@ impl Flow<'_> {
     }
 
     /// A known hole: a policy with `existingConnections: Reset` that names a service's own address marks each later packet of its
-    /// member before IPVS translates it; and where the CNI translates to an address that is ours to translate to, the packet
+    /// member before IPVS translates it, and where somebody writes marks behind us the first one's connection keeps one. Where the CNI translates to an address that is ours to translate to, the packet
     /// leaves with that policy's address, whatever policies say of the endpoint.
     fn is_moved_by_its_service(&self, journey: &Journey) -> bool {
         let Some(Fate::Through(exits)) = self.by_address() else { return false };
         let policy = deciding_policy(self.world, self.node, self.source, self.destination);
         let resets = policy.is_some_and(|policy| policy.existing_connections == ExistingConnections::Reset);
-        resets && self.addresses(&exits).contains(&journey.left)
+        let written = self.world.foreign.mark_behind.is_some();
+        (resets || written) && self.addresses(&exits).contains(&journey.left)
     }
 
     /// Whether anything tells a packet that goes its own way from a member's. Not where others write an exit's mark into the
