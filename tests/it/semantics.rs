@@ -7,6 +7,7 @@ mod agreement;
 mod cost;
 mod damage;
 mod evaluate;
+mod foreign;
 mod generate;
 mod oracle;
 mod published;

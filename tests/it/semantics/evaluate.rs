@@ -15,7 +15,7 @@ use egret::core::state::net::{Encap, Mac, Route};
 use egret::core::state::nft::{AddressFamily, Family, Hook};
 use egret::core::state::ownership::{Range, TUNNEL};
 
-pub(crate) use chains::Foreign;
+pub(crate) use chains::{Foreign, Written};
 use chains::{Packet, hook};
 
 /// The nodes that a packet may meet.
@@ -48,7 +48,8 @@ impl Host<'_> {
     /// What others do to a packet of this family.
     fn others(&self, family: AddressFamily) -> Foreign {
         let own = self.addresses.iter().copied().find(|address| AddressFamily::of(*address) == family);
-        Foreign { masquerade: own.filter(|_| self.masquerade), ..self.foreign.clone() }
+        let told = self.foreign.masquerade.filter(|address| AddressFamily::of(*address) == family);
+        Foreign { masquerade: told.or(own.filter(|_| self.masquerade)), ..self.foreign.clone() }
     }
 }
 
@@ -105,6 +106,10 @@ pub(crate) struct Journey {
     pub(crate) exit: Option<String>,
     /// What the nodes remember afterwards.
     pub(crate) memory: Memory,
+    /// It was sent into the tunnel.
+    pub(crate) tunnelled: bool,
+    /// The node and the source that it left with, by whatever way; none where it was dropped.
+    pub(crate) left: Option<(NodeName, IpAddr)>,
 }
 
 /// A packet as a pod sends it.
@@ -141,6 +146,7 @@ fn incoming(node: &NodeName, source: IpAddr, destination: IpAddr, memory: &Memor
         from_this_host: false,
         no_route_back: false,
         mark: CNI_MARK,
+        rerouted: false,
         connection_mark: known.map_or(CNI_CONNECTION_MARK, |known| known.mark | CNI_CONNECTION_MARK),
         reply: false,
         new: known.is_none(),
@@ -161,7 +167,8 @@ enum Hop {
 impl Cluster<'_> {
     /// Sends a packet. `memory` is what the nodes know of its connection: nothing for a first packet.
     pub(crate) fn send(&self, sent: &Sent<'_>, memory: &Memory) -> Journey {
-        let mut journey = Journey { outcome: Outcome::Dropped("on its way"), exit: None, memory: memory.clone() };
+        let outcome = Outcome::Dropped("on its way");
+        let mut journey = Journey { outcome, exit: None, memory: memory.clone(), tunnelled: false, left: None };
         let mut packet = incoming(sent.node, sent.source, sent.destination, &journey.memory);
         packet.reply = sent.reply;
         // A node's own packets come out of no pod's device.
@@ -186,17 +193,36 @@ impl Cluster<'_> {
         if !hook(nft, Family::Inet, &inward, &mut packet, &foreign) {
             return Outcome::Dropped("prerouting");
         }
+        let mut hop = None;
+        // IPVS: the address of a service is the host's own. The endpoint's route is looked up without a mark (`do_output_route4`,
+        // net/netfilter/ipvs/ip_vs_xmit.c).
+        let endpoint = foreign.endpoint(packet.destination);
+        let by_ipvs =
+            first && foreign.ipvs && !packet.reply && !packet.from_this_host && endpoint != packet.destination;
+        if by_ipvs {
+            let nobody = Foreign::default();
+            if !hook(nft, Family::Inet, &Hook::Input, &mut packet, &nobody) {
+                return Outcome::Dropped("input");
+            }
+            packet.destination = endpoint;
+            packet.iif.clear();
+            packet.iif_kind = "";
+            if !hook(nft, Family::Inet, &Hook::Output, &mut packet, &nobody) {
+                return Outcome::Dropped("output");
+            }
+            hop = (!packet.rerouted).then_some(Hop::Main);
+        }
         if first {
             journey.exit = self.exit_of(host, packet.mark);
         }
-        let hop = route(host, packet.mark, family, packet.destination);
+        let hop = hop.unwrap_or_else(|| route(host, packet.mark, family, packet.destination));
         packet.oif = match &hop {
             Hop::Main => "eth0".to_owned(),
             Hop::Tunnel(..) => TUNNEL.to_owned(),
             Hop::Interface(name) => name.clone(),
             Hop::Nowhere(why) => return Outcome::Dropped(why),
         };
-        if !hook(later, Family::Inet, &Hook::Forward, &mut packet, &foreign) {
+        if !by_ipvs && !hook(later, Family::Inet, &Hook::Forward, &mut packet, &foreign) {
             return Outcome::Dropped("forward");
         }
         let marked = packet.mark & self.range.mask != 0;
@@ -204,17 +230,23 @@ impl Cluster<'_> {
             return Outcome::Dropped("postrouting");
         }
         // What came out of the tunnel begins with no bits of anybody's.
-        if first && foreign.mark_before.is_none() && foreign.mark_behind.is_none() {
+        if first && [foreign.mark_before, foreign.mark_behind, foreign.mark_leaving].iter().all(Option::is_none) {
             assert_eq!(packet.mark & self.range.others(), CNI_MARK, "the packet mark's other bits are somebody else's");
         }
         let others = packet.connection_mark & self.range.others();
-        let expected = (CNI_CONNECTION_MARK | foreign.connection_bits) & self.range.others();
+        // Of what others set in a connection's first packet the memory of the next has nothing.
+        let set = if packet.new { foreign.connection_bits } else { 0 };
+        let expected = (CNI_CONNECTION_MARK | set) & self.range.others();
         assert_eq!(others, expected, "the connection mark's other bits are somebody else's");
         if let Some(translated) = packet.translated {
             let tracked = Tracked { mark: packet.connection_mark & self.range.mask, translated };
             journey.memory.insert(name.clone(), tracked);
         }
         let address = packet.source;
+        match &hop {
+            Hop::Tunnel(..) => journey.tunnelled = true,
+            _ => journey.left = Some((name.clone(), address)),
+        }
         match hop {
             Hop::Main if first && !marked => Outcome::Own,
             Hop::Main => Outcome::Leaked { node: name.clone(), address },

@@ -62,7 +62,8 @@ pub(crate) fn fate(
     connection: &Connection,
 ) -> Fate {
     // Never steered, whoever asks: what stays inside the cluster, what egret.yaml exempts, and replies of inbound connections.
-    if in_cluster(world, destination) || exempt(world, destination) || *connection == Connection::Reply {
+    let inside = in_cluster(world, destination) || pod_with(world, node, destination).is_some();
+    if inside || exempt(world, destination) || *connection == Connection::Reply {
         return Fate::OwnWay;
     }
     let anew = fate_of_new(world, node, source, destination);
@@ -99,13 +100,29 @@ fn fate_of_unknown(world: &World, node: &NodeName, source: IpAddr, destination: 
     if world.facts.nodes[node].addresses.contains(&source) {
         return Fate::OwnWay;
     }
-    let told = world.facts.nodes.values().flat_map(|node| &node.pod_cidrs);
-    let in_a_network = { told }.chain(&world.set.config.pod_cidrs).any(|network| network.contains(&source));
-    if !in_a_network && !world.grounds[node].features.interface_kinds {
+    if !in_a_pod_network(world, source) && !world.grounds[node].features.interface_kinds {
         return Fate::OwnWay;
     }
     let named = in_force(world).any(|policy| policy.destinations.iter().any(|network| network.contains(&destination)));
     if named { Fate::Dropped } else { Fate::OwnWay }
+}
+
+/// In a network that nodes or egret.yaml tell.
+pub(crate) fn in_a_pod_network(world: &World, address: IpAddr) -> bool {
+    let told = world.facts.nodes.values().flat_map(|node| &node.pod_cidrs);
+    { told }.chain(&world.set.config.pod_cidrs).any(|network| network.contains(&address))
+}
+
+/// A pod of this node has the address.
+pub(crate) fn is_known_pod(world: &World, node: &NodeName, address: IpAddr) -> bool {
+    pod_with(world, node, address).is_some()
+}
+
+/// The node itself, or a pod of it that no policy selects.
+pub(crate) fn is_bystander(world: &World, node: &NodeName, address: IpAddr) -> bool {
+    let of_no_policy =
+        |(name, pod): (&PodName, &Pod)| !in_force(world).any(|policy| is_member(world, policy, name, pod));
+    world.facts.nodes[node].addresses.contains(&address) || pod_with(world, node, address).is_some_and(of_no_policy)
 }
 
 /// One policy's word on a destination.
@@ -140,7 +157,12 @@ fn longest_prefix<'a>(world: &'a World, name: &PodName, pod: &Pod, destination: 
 }
 
 /// The policy that a live connection asks whether it may stay: the one that steers a new connection of the same kind.
-fn deciding_policy<'a>(world: &'a World, node: &NodeName, source: IpAddr, destination: IpAddr) -> Option<&'a Policy> {
+pub(crate) fn deciding_policy<'a>(
+    world: &'a World,
+    node: &NodeName,
+    source: IpAddr,
+    destination: IpAddr,
+) -> Option<&'a Policy> {
     let (name, pod) = pod_with(world, node, source)?;
     longest_prefix(world, name, pod, destination).filter(|claim| !claim.excluded).map(|claim| claim.policy)
 }

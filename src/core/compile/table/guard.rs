@@ -30,7 +30,9 @@ impl Builder<'_> {
             let addresses = self.own_addresses(family);
             if !addresses.is_empty() {
                 let map = format!("egress_ip{}", family.suffix());
-                rules.push(vec![Statement::SnatMap { family, mask: self.range.mask, map: map.clone() }]);
+                // The connection's mark alone may be another daemon's, and then the connection is anybody's.
+                let by_mark = Statement::SnatMap { family, mask: self.range.mask, map: map.clone() };
+                rules.push(vec![self.of_an_exit(Field::MetaMark, false), by_mark]);
                 let data = match family {
                     AddressFamily::V4 => DataType::Ipv4Addr,
                     AddressFamily::V6 => DataType::Ipv6Addr,
@@ -68,8 +70,8 @@ impl Builder<'_> {
             let set = |name: &str| format!("{name}{}", family.suffix());
             rules.push(vec![in_set(began_by(family), false, set("others")), accept()]);
             rules.push(vec![in_set(began_by(family), false, set("host")), accept()]);
-            rules.push(vec![in_set(translated_to(family), false, set("translated")), goto(LEAVING)]);
             rules.push(vec![in_set(daddr(family), false, set("cluster")), accept()]);
+            rules.push(vec![in_set(translated_to(family), false, set("translated")), goto(LEAVING)]);
             rules.push(vec![in_set(daddr(family), false, set("guarded")), goto(LEAVING)]);
             self.set(&set("host"), &[address_key(family)], None, false, self.host_addresses(family));
         }

@@ -44,7 +44,7 @@ impl Builder<'_> {
             value: reply_mark,
         };
         rules.push(vec![self.of_an_exit(Field::MetaMark, false), clean.clone()]);
-        rules.push(vec![as_reply, clean]);
+        rules.push(vec![as_reply, clean.clone()]);
         let turn_back = self.turn_back();
         rules.extend(turn_back.iter().cloned());
         rules.push(vec![is_reply(), accept()]);
@@ -54,6 +54,15 @@ impl Builder<'_> {
         }
         rules.push(vec![goto(OUTBOUND)]);
         self.base("steer", ChainKind::Filter, Hook::Prerouting, LAST, rules);
+        // What comes by the output hook has its route already, and is routed once more if its mark changes in the second look: so it
+        // comes there without one. For the address of a Service it may have been steered in prerouting, for its endpoint it need not be.
+        let begun = Statement::CtState { bits: NEW, negated: false };
+        let unsteer = vec![
+            vec![Statement::FromThisHost, accept()],
+            vec![begun, self.of_an_exit(Field::MetaMark, false), self.set_mark(Field::CtMark, 0)],
+            vec![self.of_an_exit(Field::MetaMark, false), clean],
+        ];
+        self.base("unsteer_output", ChainKind::Filter, Hook::Output, LAST - 1, unsteer);
         // A second look, at what never was forwarded: kube-proxy in IPVS mode translates in the input hook and sends on from the
         // output hook (net/netfilter/ipvs/ip_vs_xmit.c), and a proxy on the host may speak with a pod's address. What this
         // kernel answers for connections out of the tunnel, as an ICMP error, takes the tunnel too.

@@ -37,6 +37,8 @@ pub(crate) struct Packet {
     pub(crate) mark: u32,
     /// `ct mark`
     pub(crate) connection_mark: u32,
+    /// A chain of type `route` changed its mark: it is routed once more (`nf_route_table_hook4`, net/netfilter/nft_chain_route.c).
+    pub(crate) rerouted: bool,
     /// `ct direction reply`
     pub(crate) reply: bool,
     /// `ct state new`; otherwise established.
@@ -49,6 +51,24 @@ pub(crate) struct Packet {
     pub(crate) back_to: Option<IpAddr>,
 }
 
+/// A packet mark as somebody writes it: whole, whatever was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// This value.
+    Value(u32),
+    /// What the connection's mark is (`meta mark set ct mark`).
+    Connection,
+}
+
+impl Written {
+    fn write(self, packet: &mut Packet) {
+        packet.mark = match self {
+            Self::Value(value) => value,
+            Self::Connection => packet.connection_mark,
+        };
+    }
+}
+
 /// What others do to packets on a node.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Foreign {
@@ -56,12 +76,24 @@ pub(crate) struct Foreign {
     pub(crate) masquerade: Option<IpAddr>,
     /// Destinations that a service turns into others, as kube-proxy does.
     pub(crate) services: Vec<(IpAddr, IpAddr)>,
-    /// The whole packet mark, as somebody writes it behind destination translation and ahead of us.
-    pub(crate) mark_before: Option<u32>,
-    /// The same behind us.
-    pub(crate) mark_behind: Option<u32>,
+    /// Services are translated as IPVS does: in the input hook, and what is to be sent on comes by the output hook.
+    pub(crate) ipvs: bool,
+    /// The packet mark, as somebody writes it behind destination translation and ahead of us.
+    pub(crate) mark_before: Option<Written>,
+    /// The same behind us, ahead of routing.
+    pub(crate) mark_behind: Option<Written>,
+    /// The same behind routing, ahead of source translation and of the guard.
+    pub(crate) mark_leaving: Option<Written>,
     /// Bits that somebody sets in the mark of each new connection.
     pub(crate) connection_bits: u32,
+}
+
+impl Foreign {
+    /// Where a packet to this destination really goes.
+    pub(crate) fn endpoint(&self, destination: IpAddr) -> IpAddr {
+        let service = self.services.iter().find(|(service, _)| *service == destination);
+        service.map_or(destination, |(_, endpoint)| *endpoint)
+    }
 }
 
 /// How a chain ended.
@@ -86,7 +118,7 @@ enum Said {
 /// are asked (nf_nat_core.c), and the first that has an answer is the only one.
 pub(crate) fn hook(ruleset: &Ruleset, family: Family, hook: &Hook, packet: &mut Packet, foreign: &Foreign) -> bool {
     // Destinations are translated in prerouting, sources in postrouting.
-    let translation = if *hook == Hook::Prerouting { -100 } else { 100 };
+    let translation = if *hook == Hook::Postrouting { 100 } else { -100 };
     let nothing = Table::default();
     let table = ruleset.get(&family).unwrap_or(&nothing);
     let mut chains: Vec<(i32, &Chain)> = table
@@ -97,33 +129,36 @@ pub(crate) fn hook(ruleset: &Ruleset, family: Family, hook: &Hook, packet: &mut 
         .map(|(base, chain)| (base.priority, chain))
         .collect();
     chains.sort_by_key(|(priority, _)| *priority);
+    if let (Hook::Postrouting, Some(mark)) = (hook, foreign.mark_leaving) {
+        mark.write(packet);
+    }
     let (before, behind): (Vec<_>, Vec<_>) = chains.into_iter().partition(|(priority, _)| *priority < translation);
     if !before.into_iter().all(|(_, chain)| base_chain(table, chain, packet)) {
         return false;
     }
     match hook {
-        Hook::Prerouting => others_in_prerouting(packet, foreign),
+        Hook::Prerouting | Hook::Output => others_on_the_way_in(hook, packet, foreign),
         _ => translate(table, hook, packet, foreign.masquerade),
     }
     let passed = behind.into_iter().all(|(_, chain)| base_chain(table, chain, packet));
     if let (Hook::Prerouting, Some(mark)) = (hook, foreign.mark_behind) {
-        packet.mark = mark;
+        mark.write(packet);
     }
     passed
 }
 
-/// Destination translation, and whoever writes marks behind it.
-fn others_in_prerouting(packet: &mut Packet, foreign: &Foreign) {
+/// Destination translation, and whoever writes marks behind it. On packets of the host itself nobody writes any.
+fn others_on_the_way_in(hook: &Hook, packet: &mut Packet, foreign: &Foreign) {
     if let Some(back_to) = packet.back_to.take() {
         packet.destination = back_to;
-    } else if let Some((_, endpoint)) = foreign.services.iter().find(|(service, _)| *service == packet.destination) {
-        packet.destination = *endpoint;
-    }
-    if let Some(mark) = foreign.mark_before {
-        packet.mark = mark;
+    } else if !foreign.ipvs && !packet.reply {
+        packet.destination = foreign.endpoint(packet.destination);
     }
     if packet.new {
         packet.connection_mark |= foreign.connection_bits;
+    }
+    if let (Hook::Prerouting, Some(mark)) = (hook, foreign.mark_before) {
+        mark.write(packet);
     }
 }
 
@@ -145,7 +180,10 @@ fn translate(table: &Table, hook: &Hook, packet: &mut Packet, cni: Option<IpAddr
 
 fn base_chain(table: &Table, chain: &Chain, packet: &mut Packet) -> bool {
     let policy = chain.base.as_ref().map(|base| base.policy);
-    match walk(table, chain, packet) {
+    let mark = packet.mark;
+    let end = walk(table, chain, packet);
+    packet.rerouted |= packet.mark != mark && chain.base.as_ref().is_some_and(|base| base.kind == ChainKind::Route);
+    match end {
         End::Accept => true,
         End::Drop => false,
         End::Through => policy != Some(Policy::Drop),
