@@ -46,6 +46,7 @@ pub struct Forwarding {
 
 /// An interface that is not ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's, and none depends on another")]
 pub struct Interface {
     /// Administratively up.
     pub up: bool,

@@ -329,7 +329,7 @@ mod tests {
         assert_eq!(again.interfaces, ground.interfaces);
     }
 
-    fn policies(egress: Egress) -> PolicySet {
+    fn policies(egress: &Egress) -> PolicySet {
         let text = match egress {
             Egress::Address(address) => format!(", egressIP: {address}"),
             Egress::Interface(_) | Egress::DefaultRoute => String::new(),
@@ -349,7 +349,7 @@ mod tests {
     fn a_node_that_could_be_chosen_tells_that_it_has_an_address_wherever_it_is() {
         let labels = Labels::from([("gw".to_owned(), "a".to_owned())]);
         let address: IpAddr = "10.0.3.9".parse().expect("an address");
-        let set = policies(Egress::Address(address));
+        let set = policies(&Egress::Address(address));
         let mut ground = gateway();
         let held = |ground: &Ground, labels: &Labels| super::held(ground, &set, labels).into_iter().collect::<Vec<_>>();
         assert_eq!(held(&ground, &labels), Vec::<IpAddr>::new());
@@ -372,8 +372,8 @@ mod tests {
         eth0.addresses.push(net("fd00::aaaa/64"));
         eth0.only_named.insert(privacy);
         let told = |egress| super::told(&ground, &policies(egress), &labels)[0].clone();
-        assert_eq!(told(Egress::DefaultRoute).addresses, ["172.18.0.4/16", "fd00::4/64"]);
+        assert_eq!(told(&Egress::DefaultRoute).addresses, ["172.18.0.4/16", "fd00::4/64"]);
         let named = Egress::Address("10.0.3.42".parse().expect("an address"));
-        assert_eq!(told(named).only_named, Vec::<String>::new());
+        assert_eq!(told(&named).only_named, Vec::<String>::new());
     }
 }

@@ -17,6 +17,7 @@ use crate::core::state::ownership::LINK_PREFIX;
 
 /// What every link has.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's, and none depends on another")]
 pub(super) struct Seen {
     pub(super) name: String,
     pub(super) up: bool,

@@ -165,6 +165,7 @@ pub(super) enum News<K, V> {
 
 /// News of any kind of object.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and a node is what there is most of beside pods")]
 pub(super) enum Item {
     Nodes(News<NodeName, (Node, NodeMeta)>),
     Namespaces(News<String, Labels>),

@@ -153,8 +153,8 @@ impl Refusal<'_> {
 mod tests {
     use super::*;
 
-    fn patterns(list: &[&str]) -> Option<Vec<KeyPattern>> {
-        Some(list.iter().map(|text| KeyPattern::parse(text).unwrap()).collect())
+    fn patterns(list: &[&str]) -> Vec<KeyPattern> {
+        list.iter().map(|text| KeyPattern::parse(text).unwrap()).collect()
     }
 
     #[test]
@@ -201,7 +201,7 @@ mod tests {
         {
             assert_eq!(keys.refuses(key), None, "{key}");
         }
-        let keys = LabelKeys { operator: patterns(&["node-role.kubernetes.io/egress"]), git: None };
+        let keys = LabelKeys { operator: Some(patterns(&["node-role.kubernetes.io/egress"])), git: None };
         assert_eq!(keys.refuses("node-role.kubernetes.io/egress"), None);
         assert!(matches!(keys.refuses("egress-gw"), Some(Refusal::Operator(_))));
     }
@@ -213,7 +213,7 @@ mod tests {
         let mut seen = 0;
         for line in lines {
             let [allowed, key, answer] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
-            let operator = (allowed != "-").then(|| patterns(&allowed.split(',').collect::<Vec<_>>())).flatten();
+            let operator = (allowed != "-").then(|| patterns(&allowed.split(',').collect::<Vec<_>>()));
             let keys = LabelKeys { operator, git: None };
             assert_eq!(keys.refuses(key).is_none(), answer == "yes", "{line}");
             seen += 1;
@@ -223,8 +223,10 @@ mod tests {
 
     #[test]
     fn git_narrows_what_the_operator_allows_and_adds_nothing() {
-        let keys =
-            LabelKeys { operator: patterns(&["example.com/*", "*"]), git: patterns(&["egress-*", "kubernetes.io/*"]) };
+        let keys = LabelKeys {
+            operator: Some(patterns(&["example.com/*", "*"])),
+            git: Some(patterns(&["egress-*", "kubernetes.io/*"])),
+        };
         assert_eq!(keys.refuses("egress-gw"), None);
         assert!(matches!(keys.refuses("example.com/a"), Some(Refusal::Git(_))));
         assert!(matches!(keys.refuses("kubernetes.io/hostname"), Some(Refusal::Operator(_))));

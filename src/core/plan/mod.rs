@@ -109,7 +109,9 @@ pub fn plan_beside(desired: &NodeState, observed: &NodeState, range: Range, besi
     let due = sources::due(&desired.nft, &observed.nft, range, &beside.holders);
     let mut observed = links(desired, observed, &mut steps);
     let woken = if beside.untracked { nft::wake(&desired.nft, &observed.nft).map(Step::Nft) } else { None };
-    woken.iter().for_each(|step| simulate::apply(step, &mut observed));
+    if let Some(step) = &woken {
+        simulate::apply(step, &mut observed);
+    }
     let observed = &observed;
     let nft = nft::transactions(&desired.nft, &observed.nft);
     let mut order = Order::default();

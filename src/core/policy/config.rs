@@ -15,6 +15,7 @@ use crate::core::state::ownership::Range;
 
 /// The configuration in force for one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own in egret.yaml")]
 pub struct Config {
     /// Folders that hold this cluster's documents, without `/` at either end; `""` is the whole repository.
     pub paths: Vec<String>,

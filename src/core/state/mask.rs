@@ -35,6 +35,7 @@ impl Used {
     }
 
     /// Who uses some of these bits, and which.
+    #[must_use]
     pub fn within(&self, mask: u32) -> Self {
         let common = self.0.iter().map(|(who, bits)| (who.clone(), bits & mask));
         Self(common.filter(|(_, bits)| *bits != 0).collect())

@@ -171,7 +171,7 @@ impl Walk<'_> {
                 },
                 "queue" | "fwd" | "synproxy" => return (meets, Verdict::last(Fate::ANY)),
                 "match" => self.extension(expression),
-                "cmp" => self.compare(expression, &registers),
+                "cmp" => Self::compare(expression, &registers),
                 // A map of verdicts: any of them, or none.
                 "lookup" if expression.number(3) == Some(0) => return (Meets::Perhaps, Verdict::last(Fate::ANY)),
                 "lookup" | "range" | "limit" | "quota" | "connlimit" | "dynset" => Meets::Perhaps,
@@ -272,7 +272,7 @@ impl Walk<'_> {
         })
     }
 
-    fn compare(&self, expression: &Expression, registers: &BTreeMap<u32, Value>) -> Meets {
+    fn compare(expression: &Expression, registers: &BTreeMap<u32, Value>) -> Meets {
         let value = expression.register(1).and_then(|register| registers.get(&register));
         let (Some(value), Some(with), Some(how)) = (value, expression.value(3), expression.number(2)) else {
             return Meets::Perhaps;

@@ -120,6 +120,7 @@ mod tests {
         Asked { node: Some((NodeName::parse("a").unwrap(), node)), ..Asked::default() }
     }
 
+    #[expect(clippy::type_complexity, reason = "a table of cases")]
     fn survey(ways: &[(&str, &str, Result<(&str, u32, bool), &str>)]) -> Survey {
         let mut survey = Survey::healthy();
         for (name, address) in [("eth0", "172.18.0.2/16"), ("lo", "10.9.9.1/32")] {

@@ -79,8 +79,16 @@ fn dependency(field: Field) -> Option<Dependency> {
         Field::UdpDport => Some(Dependency::Udp),
         Field::EtherDaddr => Some(Dependency::Ethernet),
         // What connection tracking has no such address of does not match, whatever its family (net/netfilter/nft_ct.c).
-        Field::CtOriginal4 | Field::CtOriginal6 | Field::CtReply4 | Field::CtReply6 => None,
-        Field::MetaMark | Field::CtMark | Field::CtDirection | Field::Iifname | Field::Oifname | Field::Iifkind => None,
+        Field::CtOriginal4
+        | Field::CtOriginal6
+        | Field::CtReply4
+        | Field::CtReply6
+        | Field::MetaMark
+        | Field::CtMark
+        | Field::CtDirection
+        | Field::Iifname
+        | Field::Oifname
+        | Field::Iifkind => None,
     }
 }
 

@@ -92,7 +92,7 @@ impl Controller {
 async fn take_off(live: Live, name: NodeName, uid: String) -> Result<(), LiveError> {
     match live.remove_startup_taint(&name, &uid).await? {
         TaintOutcome::Removed => {
-            tracing::info!(node = %name, taint = STARTUP_TAINT, "its agent is done: pods may come")
+            tracing::info!(node = %name, taint = STARTUP_TAINT, "its agent is done: pods may come");
         }
         TaintOutcome::Absent => tracing::debug!(node = %name, "its startup taint was off already"),
         TaintOutcome::Gone => tracing::debug!(node = %name, "the node is gone"),

@@ -208,7 +208,6 @@ fn whether_connections_are_tracked_is_found_out_where_there_are_none() {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "measured, never asserted")]
 fn of_a_hundred_thousand_connections_those_of_one_address_and_of_twenty_are_found() {
     alone(|| async {
         network();

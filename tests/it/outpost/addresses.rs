@@ -127,6 +127,7 @@ fn an_interface_that_goes_down_takes_its_own_exit_out_of_force_and_nothing_else(
     stand.await_answer("xwing", OUTPOST, Answer::Denied(eth0))?;
     stand.lab.forget()?;
     let router = stand.lab.router();
+    #[expect(clippy::type_complexity, reason = "a table of cases")]
     let turns: [(&str, &dyn Fn(&str) -> Outcome); 2] = [
         ("interface-down", &|state: &str| ip(&stand, &format!("link set net1 {state}"))),
         ("no-carrier", &|state: &str| router.exec(["ip", "link", "set", "n-kind-worker2", state]).map(|_| ())),

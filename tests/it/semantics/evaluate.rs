@@ -181,6 +181,7 @@ impl Cluster<'_> {
         journey
     }
 
+    #[expect(clippy::too_many_lines, reason = "one hook after the other, in the order of the kernel")]
     fn through_node(&self, name: &NodeName, mut packet: Packet, journey: &mut Journey, first: bool) -> Outcome {
         let host = &self.hosts[name];
         let (nft, later) = (&host.state.nft, &host.later.nft);

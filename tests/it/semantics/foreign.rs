@@ -183,9 +183,7 @@ impl Flow<'_> {
         if !self.is_right(&fate, &first, true) {
             return say("the first packet", &first);
         }
-        if first.left.is_none() {
-            return None;
-        }
+        first.left.as_ref()?;
         let second = cluster.send(&sent, &first.memory);
         let moved = !self.told_apart(false) || self.is_moved_by_its_service(&second);
         let as_before = second.left == first.left || second.left.is_none() || moved;

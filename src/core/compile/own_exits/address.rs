@@ -139,8 +139,8 @@ fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, ground: &'g Groun
     can_send(exit, &format!("{name}, which has the default route,"), interface, None)?;
     let source = route.source.filter(|source| ground.holder(*source).is_some());
     let of_loopback = || {
-        let loopbacks = ground.interfaces.values().filter(|one| one.kind == Kind::Loopback && one.works());
-        loopbacks.filter_map(|one| one.own_address(family)).next()
+        let mut loopbacks = ground.interfaces.values().filter(|one| one.kind == Kind::Loopback && one.works());
+        loopbacks.find_map(|one| one.own_address(family))
     };
     match source.or_else(|| interface.own_address(family)).or_else(of_loopback) {
         Some(address) => Ok(Some((name, address))),

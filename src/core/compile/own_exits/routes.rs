@@ -184,20 +184,16 @@ impl Search<'_> {
             );
             return (Some(route), Finding::new("point-to-point", exit, message).hint(hint));
         }
-        match interface.and_then(|interface| self.router(interface)) {
-            Some(hop) => {
-                let message = format!(
-                    "{holder} has no {family} default route; {hop}, the first address of its network, is taken for the router"
-                );
-                (Some(self.everywhere(hop, holder)), Finding::new("next-hop-assumed", exit, message).hint(hint))
-            }
-            None => {
-                let message = format!(
-                    "{holder} has no {family} default route and no network to find a router in; only its own networks are reached"
-                );
-                (None, Finding::new("no-next-hop", exit, message).hint(hint))
-            }
+        if let Some(hop) = interface.and_then(|interface| self.router(interface)) {
+            let message = format!(
+                "{holder} has no {family} default route; {hop}, the first address of its network, is taken for the router"
+            );
+            return (Some(self.everywhere(hop, holder)), Finding::new("next-hop-assumed", exit, message).hint(hint));
         }
+        let message = format!(
+            "{holder} has no {family} default route and no network to find a router in; only its own networks are reached"
+        );
+        (None, Finding::new("no-next-hop", exit, message).hint(hint))
     }
 
     /// The first address of the smallest network that the address is in and that has room for a router.

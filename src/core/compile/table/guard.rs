@@ -59,7 +59,7 @@ impl Builder<'_> {
         let mut rules = Vec::new();
         if self.tunnel.is_some() {
             rules.push(vec![device(Field::Oifname), goto(INTO_TUNNEL)]);
-            self.into_tunnel();
+            self.tunnel_entry();
         }
         rules.push(vec![is_reply(), accept()]);
         rules.push(vec![self.of_an_exit(Field::MetaMark, false), goto(LEAVING)]);
@@ -105,7 +105,7 @@ impl Builder<'_> {
 
     /// Into the tunnel: replies, and connections of ours with the address that stands for this node. The mark ends here, or the
     /// outer packets would be routed by it into the tunnel again.
-    fn into_tunnel(&mut self) {
+    fn tunnel_entry(&mut self) {
         let Some(own) = self.tunnel else { return };
         // The kernel's own, which the device drops for want of a peer.
         let mut rules: Vec<Vec<Statement>> =

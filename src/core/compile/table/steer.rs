@@ -49,7 +49,7 @@ impl Builder<'_> {
         rules.extend(turn_back.iter().cloned());
         rules.push(vec![is_reply(), accept()]);
         // Who sends with a member's address from outside of the node is no member, unless that member is reached that way.
-        if let Some(from_outside) = self.from_uplinks(false) {
+        if let Some(from_outside) = self.uplink_match(false) {
             rules.push(vec![from_outside, Statement::NoRouteBack, accept()]);
         }
         rules.push(vec![goto(OUTBOUND)]);
@@ -158,7 +158,7 @@ impl Builder<'_> {
         ];
         // Whom nobody has classified: the address says that it is a pod, or the interface does. What comes in from outside of the
         // node is neither, whatever its address: in some clouds pods and nodes have theirs from one network.
-        if let Some(from_outside) = self.from_uplinks(false) {
+        if let Some(from_outside) = self.uplink_match(false) {
             rules.push(vec![from_outside, accept()]);
         }
         let podnets = format!("podnets{}", family.suffix());

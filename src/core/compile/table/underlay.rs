@@ -41,7 +41,7 @@ impl Builder<'_> {
         // Where the way back to the source leads elsewhere the source is forged, except on interfaces that lead out of the
         // node: with several network cards ways there and back may differ.
         let mut forged = vec![port.clone()];
-        forged.extend(self.from_uplinks(true));
+        forged.extend(self.uplink_match(true));
         forged.extend([Statement::NoRouteBack, Statement::Counter, drop()]);
         let mut raw = vec![forged];
         let mut raw_output = Vec::new();
@@ -117,7 +117,7 @@ impl Builder<'_> {
     }
 
     /// `iifname @uplinks`, or `!=`; nothing where no such interface is known.
-    pub(super) fn from_uplinks(&mut self, negated: bool) -> Option<Statement> {
+    pub(super) fn uplink_match(&mut self, negated: bool) -> Option<Statement> {
         const UPLINKS: &str = "uplinks";
         if self.networks.uplinks.is_empty() {
             return None;

@@ -100,7 +100,7 @@ fn uplinks_lead_out_of_the_node_and_not_to_pods() {
     let mut ground = Ground::default();
     let mut add = |name: &str, addresses: &[&str], bridge| {
         let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        ground.interfaces.insert(name.to_owned(), Interface { addresses, bridge, ..Interface::default() });
+        ground.interfaces.insert(name.to_owned(), Interface { bridge, addresses, ..Interface::default() });
     };
     add("eth0", &["172.18.0.200/24", "172.18.0.2/24"], false);
     add("eth3", &["172.21.0.2/24"], false);

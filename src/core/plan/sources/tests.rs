@@ -21,6 +21,7 @@ fn set(interval: bool, data: bool, elements: impl IntoIterator<Item = (Key, Opti
     Set { key: vec![KeyType::Ipv4Addr], data, interval, elements: elements.into_iter().collect() }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as elements have it")]
 fn goto(chain: &str) -> Option<Data> {
     Some(Data::Verdict(Verdict::Goto(chain.to_owned())))
 }

@@ -61,7 +61,9 @@ fn routes_of_others_in_our_tables_are_an_error() {
 /// A machine on which others use marks.
 fn used(marks: &[(&str, u32)]) -> Survey {
     let mut used = crate::core::state::mask::Used::default();
-    marks.iter().for_each(|(who, bits)| used.add(*who, *bits));
+    for (who, bits) in marks {
+        used.add(*who, *bits);
+    }
     Survey { marks: Ok(Marks { used, own: None }), ..Survey::healthy() }
 }
 

@@ -12,6 +12,10 @@ use egret::core::state::nft::{
 
 /// A packet on one node, with what the kernel knows of it.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is what the kernel knows of a packet, and none depends on another"
+)]
 pub(crate) struct Packet {
     /// The device that it came in by.
     pub(crate) iif: String,
