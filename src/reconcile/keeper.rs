@@ -238,11 +238,20 @@ fn tell_refused(refused: &Refused) {
     }
 }
 
-/// The first steps, a line each: a node that is new has hundreds, and the diff of `egret plan` has them all.
+/// The steps, a line each, and of a transaction the first lines: a node that is new has hundreds, and the diff of `egret plan` has
+/// them all.
 pub fn log_steps(steps: &[Step]) {
-    const SHOWN: usize = 60;
-    let text: Vec<String> = steps.iter().map(ToString::to_string).collect();
-    let lines: Vec<&str> = text.iter().flat_map(|step| step.lines()).collect();
+    const SHOWN: usize = 90;
+    const SHOWN_OF_ONE: usize = 10;
+    let mut lines: Vec<String> = Vec::new();
+    for step in steps {
+        let text = step.to_string();
+        let all: Vec<&str> = text.lines().collect();
+        lines.extend(all.iter().take(SHOWN_OF_ONE).map(|line| (*line).to_owned()));
+        if all.len() > SHOWN_OF_ONE {
+            lines.push(format!("and {} more", all.len() - SHOWN_OF_ONE));
+        }
+    }
     for line in lines.iter().take(SHOWN) {
         tracing::info!("  {line}");
     }
