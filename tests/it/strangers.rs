@@ -5,6 +5,7 @@
 //! (`core::policy::grants`, `core::labels::keys`).
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use egret::core::diagnostic::Diagnostic;
 use egret::core::facts::{Facts, Node};
@@ -75,13 +76,12 @@ fn node_name(name: &str) -> NodeName {
 
 /// Ready nodes with these labels.
 fn facts(nodes: &[(&str, &[(&str, &str)])]) -> Facts {
-    let node = |labels: &[(&str, &str)]| Node {
-        labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-        addresses: vec!["172.18.0.2".parse().expect("an address")],
-        ready: true,
-        ..Node::default()
+    let node = |(host, (name, labels)): (u8, &(&str, &[(&str, &str)]))| {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let addresses = vec![Ipv4Addr::new(172, 18, 0, host).into()];
+        (node_name(name), Node { labels, addresses, ready: true, ..Node::default() })
     };
-    Facts { nodes: nodes.iter().map(|(name, labels)| (node_name(name), node(labels))).collect(), ..Facts::default() }
+    Facts { nodes: (2..).zip(nodes).map(node).collect(), ..Facts::default() }
 }
 
 /// The gateway of the one policy, and what is said about it.
