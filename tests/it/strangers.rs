@@ -76,12 +76,12 @@ fn node_name(name: &str) -> NodeName {
 
 /// Ready nodes with these labels.
 fn facts(nodes: &[(&str, &[(&str, &str)])]) -> Facts {
-    let node = |(host, (name, labels)): (u8, &(&str, &[(&str, &str)]))| {
+    let hosts = (2..).map(|host| Ipv4Addr::new(172, 18, 0, host).into());
+    let nodes = hosts.zip(nodes).map(|(address, (name, labels))| {
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let addresses = vec![Ipv4Addr::new(172, 18, 0, host).into()];
-        (node_name(name), Node { labels, addresses, ready: true, ..Node::default() })
-    };
-    Facts { nodes: (2..).zip(nodes).map(node).collect(), ..Facts::default() }
+        (node_name(name), Node { labels, addresses: vec![address], ready: true, ..Node::default() })
+    });
+    Facts { nodes: nodes.collect(), ..Facts::default() }
 }
 
 /// The gateway of the one policy, and what is said about it.
