@@ -155,11 +155,13 @@ fn check(
     let context = format!("{source} on {node} to {destination}, {connection:?}: {expected:?}, but {journey:?}");
     match &expected {
         Fate::OwnWay => {
-            // Reset takes a connection from its exit and forgets it. What still goes with the exit's translation may be lost.
+            // Reset takes a connection from its exit and forgets it. A packet that comes before it is forgotten bears the connection's
+            // mark alone: the guard cannot tell it from one whose own mark a CNI took, and drops it. Nothing else may.
             let reset = deciding_policy(world, node, source, destination)
                 .is_some_and(|policy| policy.existing_connections == ExistingConnections::Reset);
-            let moved = reset && matches!(connection, Connection::LiveThrough(_));
-            let lost = moved && journey.outcome.is_dropped();
+            let translated = memory.get(node).is_some_and(|tracked| tracked.translated != source);
+            let moved = reset && translated && matches!(connection, Connection::LiveThrough(_));
+            let lost = moved && journey.outcome == Outcome::Dropped("postrouting");
             prop_assert!(lost || journey.outcome == Outcome::Own, "{}", context);
         }
         Fate::Dropped => prop_assert!(journey.outcome.is_dropped(), "{}", context),
