@@ -15,11 +15,11 @@ const OF_SERVICES: &str = "kube-ipvs";
 
 /// What is under a node's feet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ground {
+pub struct HostNetwork {
     /// Interfaces of others, by name.
     pub interfaces: BTreeMap<String, Interface>,
     /// Unicast routes of the main table, in the kernel's order; of a route with several next hops one for each, the heaviest first.
-    pub routes: Vec<GroundRoute>,
+    pub routes: Vec<HostRoute>,
     /// What rules of others (`ip rule add from ADDRESS lookup TABLE`) say of addresses of this node, in the order of the rules.
     pub sources: Vec<SourceTable>,
     /// `net.ipv4.conf.all.rp_filter`: the larger of this and the interface's own counts.
@@ -30,7 +30,7 @@ pub struct Ground {
     /// ([`super::compile::RP_FILTER_BEFORE`]), so that a process that starts anew can put it back.
     pub loosened: BTreeMap<String, u8>,
     /// What the kernel can do.
-    pub features: Features,
+    pub features: KernelFeatures,
     /// Where it forwards nothing.
     pub forwarding: Forwarding,
 }
@@ -53,7 +53,7 @@ pub struct Interface {
     /// Up, and no cable, no peer, or a lower device that is down.
     pub no_carrier: bool,
     /// Whether packets leave by it at all.
-    pub kind: Kind,
+    pub kind: InterfaceKind,
     /// Frames of others are forwarded by it: behind it may be pods.
     pub bridge: bool,
     /// There is one other end and no network: nobody has to be asked for a hardware address.
@@ -74,7 +74,7 @@ pub struct Interface {
 
 /// Whether packets leave by an interface.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Kind {
+pub enum InterfaceKind {
     /// They do.
     #[default]
     Device,
@@ -96,7 +96,7 @@ pub enum Unusable {
 /// An address as the kernel lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of the kernel's, and none depends on another")]
-pub struct Listed {
+pub struct ListedAddress {
     /// The address and the length of its network's prefix.
     pub net: IpNet,
     /// Its scope is global.
@@ -113,7 +113,7 @@ pub struct Listed {
 
 /// A route of others: of the main table, or of one that a rule leads to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GroundRoute {
+pub struct HostRoute {
     /// The destination; /0 is the default route.
     pub destination: IpNet,
     /// The interface.
@@ -132,12 +132,12 @@ pub struct SourceTable {
     /// `from`
     pub from: IpNet,
     /// Its routes, as those of the main table.
-    pub routes: Vec<GroundRoute>,
+    pub routes: Vec<HostRoute>,
 }
 
 /// What the kernel can do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Features {
+pub struct KernelFeatures {
     /// nftables' `owner` and `persist` table flags (kernel 6.9).
     pub owned_tables: bool,
     /// nftables' `meta iifkind` (Linux 5.6): what comes in by a veth is known for a pod's whatever its address.
@@ -155,7 +155,7 @@ impl Interface {
     ///
     /// What lives on one link alone (169.254.0.0/16, fe80::/10) and loopback addresses are left out.
     #[must_use]
-    pub fn arrange(mut self, listed: &[Listed]) -> Self {
+    pub fn arrange(mut self, listed: &[ListedAddress]) -> Self {
         let of_links = |address: IpAddr| match address {
             IpAddr::V4(v4) => v4.is_link_local() || v4.is_loopback(),
             IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_loopback(),
@@ -211,7 +211,7 @@ pub fn is_of_services(name: &str) -> bool {
     name.starts_with(OF_SERVICES)
 }
 
-impl Ground {
+impl HostNetwork {
     /// The interface that has this address, if any: of several one that can send, and one that packets leave by.
     pub fn holder(&self, address: IpAddr) -> Option<&str> {
         self.holders(address).first().map(|(name, _)| *name)
@@ -225,7 +225,7 @@ impl Ground {
             .filter(|(name, interface)| interface.has(address) && !is_of_services(name))
             .map(|(name, interface)| (name.as_str(), interface))
             .collect();
-        holders.sort_by_key(|(_, interface)| (!interface.works(), interface.kind != Kind::Device));
+        holders.sort_by_key(|(_, interface)| (!interface.works(), interface.kind != InterfaceKind::Device));
         holders
     }
 
@@ -237,7 +237,7 @@ impl Ground {
     }
 
     /// The default route of a family with the lowest metric, of those whose interface can send if there is one.
-    pub fn default_route(&self, family: AddressFamily) -> Option<&GroundRoute> {
+    pub fn default_route(&self, family: AddressFamily) -> Option<&HostRoute> {
         self.routes
             .iter()
             .filter(|route| {

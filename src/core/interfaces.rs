@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::ground::{self, Features, Ground, GroundRoute, Kind, is_of_services};
+use super::ground::{self, KernelFeatures, HostNetwork, HostRoute, InterfaceKind, is_of_services};
 use super::labels::Labels;
 use super::policy::{Egress, PolicySet};
 
@@ -26,14 +26,14 @@ const ETHERNET: u32 = 1500;
 /// An interface as a node tells of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Interface {
+pub struct GatewayInterface {
     /// Its name.
     pub name: String,
     /// Its global addresses with the length of their network's prefix, the primary one first.
     pub addresses: Vec<String>,
     /// Routes of the main table through it, without those of its own networks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub routes: Vec<Route>,
+    pub routes: Vec<GatewayRoute>,
     /// Its MTU, where it is not an Ethernet's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
@@ -54,7 +54,7 @@ pub const TRAITS: [&str; 5] = ["down", "no-carrier", "loopback", "dummy", "point
 /// A route through an interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Route {
+pub struct GatewayRoute {
     /// The destination; `0.0.0.0/0` and `::/0` are the default routes.
     pub to: String,
     /// The router; none: on the link.
@@ -76,7 +76,7 @@ fn is_zero(value: &u32) -> bool {
 }
 
 /// What a node tells: nothing where no policy could choose it for a gateway, or where there is more than can be told.
-pub fn told(ground: &Ground, set: &PolicySet, labels: &Labels) -> Vec<Interface> {
+pub fn told(ground: &HostNetwork, set: &PolicySet, labels: &Labels) -> Vec<GatewayInterface> {
     let gateways = || set.policies.values().flat_map(|policy| &policy.gateways);
     if !gateways().any(|spec| spec.node.matches(labels)) {
         return Vec::new();
@@ -110,7 +110,7 @@ pub fn told(ground: &Ground, set: &PolicySet, labels: &Labels) -> Vec<Interface>
 
 /// Which of the addresses that policies name are on this node now, by an interface that can send, where a policy could choose the node:
 /// whoever places may follow them. What policies name bounds it.
-pub fn held(ground: &Ground, set: &PolicySet, labels: &Labels) -> BTreeSet<IpAddr> {
+pub fn held(ground: &HostNetwork, set: &PolicySet, labels: &Labels) -> BTreeSet<IpAddr> {
     let gateways = set.policies.values().flat_map(|policy| &policy.gateways);
     let named = gateways.filter_map(|spec| match spec.egress {
         Egress::Address(address) if spec.node.matches(labels) => Some(address),
@@ -122,7 +122,7 @@ pub fn held(ground: &Ground, set: &PolicySet, labels: &Labels) -> BTreeSet<IpAdd
 
 /// Interfaces of a ground. `named`: those that policies name. One without an address is told only then: a network plugin may make one for
 /// each pod, and each pod that starts would be news.
-pub fn of(ground: &Ground, named: &BTreeSet<&str>) -> Vec<Interface> {
+pub fn of(ground: &HostNetwork, named: &BTreeSet<&str>) -> Vec<GatewayInterface> {
     let leads = |name: &str| ground.routes.iter().any(|route| route.interface == name);
     let worth = ground.interfaces.iter().filter(|(name, interface)| {
         let is_named = named.contains(name.as_str());
@@ -130,27 +130,27 @@ pub fn of(ground: &Ground, named: &BTreeSet<&str>) -> Vec<Interface> {
         let others = interface.addresses.len() > MOST && !is_named && !leads(name);
         (is_named || !interface.addresses.is_empty()) && !others && !is_of_services(name)
     });
-    let told: Vec<Interface> = worth.map(|(name, interface)| one(name, interface, ground)).collect();
+    let told: Vec<GatewayInterface> = worth.map(|(name, interface)| one(name, interface, ground)).collect();
     if told.len() > MOST || told.iter().any(|interface| interface.addresses.len() > MOST) { Vec::new() } else { told }
 }
 
-fn one(name: &str, interface: &ground::Interface, ground: &Ground) -> Interface {
+fn one(name: &str, interface: &ground::Interface, ground: &HostNetwork) -> GatewayInterface {
     let own: BTreeSet<IpNet> = interface.addresses.iter().map(IpNet::trunc).collect();
     let through = ground.routes.iter().filter(|route| route.interface == name);
     let through = through.filter(|route| route.gateway.is_some() || !own.contains(&route.destination));
-    let (mut routes, others): (Vec<&GroundRoute>, Vec<&GroundRoute>) = through
+    let (mut routes, others): (Vec<&HostRoute>, Vec<&HostRoute>) = through
         .filter(|route| !is_link_local(route.destination))
         .partition(|route| route.destination.prefix_len() == 0);
     routes.truncate(ROUTES);
     routes.extend(others.into_iter().take(ROUTES));
     // What Egret has loosened itself was strict.
     let filter = ground.loosened.get(name).copied().unwrap_or(interface.rp_filter).max(ground.rp_filter_all);
-    Interface {
+    GatewayInterface {
         name: name.to_owned(),
         addresses: interface.addresses.iter().map(ToString::to_string).collect(),
         routes: routes
             .into_iter()
-            .map(|route| Route {
+            .map(|route| GatewayRoute {
                 to: route.destination.to_string(),
                 via: route.gateway.map(|via| via.to_string()).unwrap_or_default(),
                 metric: route.metric,
@@ -167,8 +167,8 @@ fn traits(interface: &ground::Interface) -> Vec<String> {
     let is = [
         !interface.up,
         interface.no_carrier,
-        interface.kind == Kind::Loopback,
-        interface.kind == Kind::Dummy,
+        interface.kind == InterfaceKind::Loopback,
+        interface.kind == InterfaceKind::Dummy,
         interface.point_to_point,
     ];
     TRAITS.iter().zip(is).filter(|(_, is)| *is).map(|(name, _)| (*name).to_owned()).collect()
@@ -182,25 +182,25 @@ fn is_link_local(net: IpNet) -> bool {
 }
 
 /// The ground that a node told; none where it told nothing, or something that cannot be understood.
-pub fn ground(told: &[Interface]) -> Option<Ground> {
+pub fn ground(told: &[GatewayInterface]) -> Option<HostNetwork> {
     if told.is_empty() {
         return None;
     }
     // What a kernel can do is not told: both sides of a preview take it to be the same.
-    let features = Features { owned_tables: true, interface_kinds: true, ipv6: true };
-    let mut ground = Ground { features, ..Ground::default() };
+    let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
+    let mut ground = HostNetwork { features, ..HostNetwork::default() };
     for interface in told {
         let addresses = interface.addresses.iter().map(|text| text.parse().ok()).collect::<Option<Vec<IpNet>>>()?;
-        let mut routes: BTreeMap<IpNet, GroundRoute> = BTreeMap::new();
+        let mut routes: BTreeMap<IpNet, HostRoute> = BTreeMap::new();
         for net in addresses.iter().filter(|net| net.prefix_len() < net.max_prefix_len()) {
             let (destination, interface) = (net.trunc(), interface.name.clone());
-            routes.insert(destination, GroundRoute { destination, interface, ..GroundRoute::default() });
+            routes.insert(destination, HostRoute { destination, interface, ..HostRoute::default() });
         }
         ground.routes.extend(routes.into_values());
         for route in &interface.routes {
             let gateway: Option<IpAddr> = if route.via.is_empty() { None } else { Some(route.via.parse().ok()?) };
             let (destination, interface) = (route.to.parse().ok()?, interface.name.clone());
-            ground.routes.push(GroundRoute { destination, interface, gateway, metric: route.metric, source: None });
+            ground.routes.push(HostRoute { destination, interface, gateway, metric: route.metric, source: None });
         }
         let only_named = interface.only_named.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
         let is = |name: &str| interface.traits.iter().any(|one| one == name);
@@ -208,9 +208,9 @@ pub fn ground(told: &[Interface]) -> Option<Ground> {
             up: !is("down"),
             no_carrier: is("no-carrier"),
             kind: match (is("loopback"), is("dummy")) {
-                (true, _) => Kind::Loopback,
-                (false, true) => Kind::Dummy,
-                (false, false) => Kind::Device,
+                (true, _) => InterfaceKind::Loopback,
+                (false, true) => InterfaceKind::Dummy,
+                (false, false) => InterfaceKind::Device,
             },
             point_to_point: is("point-to-point"),
             addresses,
@@ -232,9 +232,9 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn route(to: &str, interface: &str, via: Option<&str>) -> GroundRoute {
+    fn route(to: &str, interface: &str, via: Option<&str>) -> HostRoute {
         let gateway = via.map(|via| via.parse().unwrap());
-        GroundRoute { destination: net(to), interface: interface.to_owned(), gateway, ..GroundRoute::default() }
+        HostRoute { destination: net(to), interface: interface.to_owned(), gateway, ..HostRoute::default() }
     }
 
     fn interface(addresses: &[&str]) -> ground::Interface {
@@ -242,10 +242,10 @@ mod tests {
         ground::Interface { up: true, addresses, mtu: ETHERNET, ..ground::Interface::default() }
     }
 
-    fn gateway() -> Ground {
-        let mut ground = Ground {
-            features: Features { owned_tables: true, interface_kinds: true, ipv6: true },
-            ..Ground::default()
+    fn gateway() -> HostNetwork {
+        let mut ground = HostNetwork {
+            features: KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true },
+            ..HostNetwork::default()
         };
         ground.interfaces = BTreeMap::from([
             ("eth0".to_owned(), interface(&["172.18.0.4/16", "fd00::4/64"])),
@@ -266,10 +266,10 @@ mod tests {
     fn what_is_told_is_the_ground_again() {
         let told = of(&gateway(), &BTreeSet::from(["net2"]));
         assert_eq!(ground(&told), Some(gateway()));
-        assert_eq!(told[1].routes, [Route { to: "10.9.0.0/16".to_owned(), via: "10.0.3.7".to_owned(), metric: 0 }]);
+        assert_eq!(told[1].routes, [GatewayRoute { to: "10.9.0.0/16".to_owned(), via: "10.0.3.7".to_owned(), metric: 0 }]);
     }
 
-    fn names(told: &[Interface]) -> Vec<&str> {
+    fn names(told: &[GatewayInterface]) -> Vec<&str> {
         told.iter().map(|interface| interface.name.as_str()).collect()
     }
 
@@ -320,7 +320,7 @@ mod tests {
     fn what_decides_the_way_out_is_told_with_it() {
         let mut ground = gateway();
         let mut add = |name: &str, interface| drop(ground.interfaces.insert(name.to_owned(), interface));
-        add("lo", ground::Interface { kind: Kind::Loopback, ..interface(&["192.0.2.9/32"]) });
+        add("lo", ground::Interface { kind: InterfaceKind::Loopback, ..interface(&["192.0.2.9/32"]) });
         let only_named = [net("10.0.5.9/32").addr()].into();
         add("down", ground::Interface { up: false, only_named, ..interface(&["10.0.5.9/32"]) });
         add("wg0", ground::Interface { point_to_point: true, ..interface(&["10.0.6.2/24"]) });
@@ -339,7 +339,7 @@ mod tests {
              destinationCIDRs: [10.0.4.0/24]\n  egressGateway: {{nodeSelector: {{matchLabels: {{gw: a}}}}{text}}}\n"
         );
         let mut catalogue = crate::core::policy::catalogue::Catalogue::new("prod");
-        let files = [("p.yaml".to_owned(), crate::core::policy::catalogue::Change::Text(text))];
+        let files = [("p.yaml".to_owned(), crate::core::policy::catalogue::FileChange::Text(text))];
         catalogue.update(files.into());
         assert_eq!(catalogue.diagnostics(), []);
         catalogue.policies().clone()
@@ -351,7 +351,7 @@ mod tests {
         let address: IpAddr = "10.0.3.9".parse().expect("an address");
         let set = policies(&Egress::Address(address));
         let mut ground = gateway();
-        let held = |ground: &Ground, labels: &Labels| super::held(ground, &set, labels).into_iter().collect::<Vec<_>>();
+        let held = |ground: &HostNetwork, labels: &Labels| super::held(ground, &set, labels).into_iter().collect::<Vec<_>>();
         assert_eq!(held(&ground, &labels), Vec::<IpAddr>::new());
         ground.interfaces.insert("kube-ipvs0".to_owned(), interface(&["10.0.3.9/32"]));
         assert_eq!(held(&ground, &labels), Vec::<IpAddr>::new(), "every node has it there");

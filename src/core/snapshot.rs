@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::facts::{Facts, Node, Pod, PodName};
-use super::ground::Ground;
-use super::interfaces::{self, Interface};
+use super::ground::HostNetwork;
+use super::interfaces::{self, GatewayInterface};
 use super::labels::Labels;
 use super::name::NodeName;
 
@@ -79,7 +79,7 @@ pub fn worth(there: Option<&str>, new: &str, every: Duration, riding: bool) -> b
 }
 
 /// The interfaces that a snapshot of ours tells, read line by line: a node that writes one anew keeps what the others told.
-pub fn grounds(text: &str) -> BTreeMap<NodeName, Ground> {
+pub fn grounds(text: &str) -> BTreeMap<NodeName, HostNetwork> {
     #[derive(Deserialize)]
     struct Item {
         metadata: Metadata,
@@ -91,7 +91,7 @@ pub fn grounds(text: &str) -> BTreeMap<NodeName, Ground> {
     }
     #[derive(Deserialize)]
     struct Status {
-        interfaces: Vec<Interface>,
+        interfaces: Vec<GatewayInterface>,
     }
     let lines = text.lines().filter(|line| line.starts_with(GATEWAY));
     let items = lines.filter_map(|line| serde_yaml::from_str::<Item>(line.get(2..)?).ok());
@@ -146,11 +146,11 @@ fn line_of_node(name: &NodeName, node: &Node) -> String {
     )
 }
 
-fn line_of_gateway(name: &NodeName, ground: &Ground) -> String {
+fn line_of_gateway(name: &NodeName, ground: &HostNetwork) -> String {
     let quoted = |text: &str| format!("\"{text}\"");
     let told = interfaces::of(ground, &ground.interfaces.keys().map(String::as_str).collect());
     let all = told.iter().map(|interface| {
-        let Interface { name, addresses, routes, mtu, strict, only_named, traits } = interface;
+        let GatewayInterface { name, addresses, routes, mtu, strict, only_named, traits } = interface;
         let mut line =
             format!("{{name: {}, addresses: {}", Word(name), list(addresses.iter().map(|text| quoted(text))));
         if !routes.is_empty() {
@@ -255,7 +255,7 @@ mod tests {
             mtu: 9000,
             ..ground::Interface::default()
         };
-        let told = Ground { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..Ground::default() };
+        let told = HostNetwork { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..HostNetwork::default() };
         let told = interfaces::ground(&interfaces::of(&told, &std::collections::BTreeSet::new())).unwrap();
         Facts {
             namespaces: BTreeMap::from([(namespace.to_owned(), Labels::new())]),

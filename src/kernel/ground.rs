@@ -5,20 +5,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::links::{Seen, SeenAddress};
+use super::links::{LinkState, SeenAddress};
 use super::nft;
 use crate::core::compile::RP_FILTER_BEFORE;
-use crate::core::ground::{Features, Forwarding, Ground, GroundRoute, Interface, Listed, SourceTable};
-use crate::core::state::nft::{Data, Family, Key, Ruleset};
+use crate::core::ground::{KernelFeatures, Forwarding, HostNetwork, HostRoute, Interface, ListedAddress, SourceTable};
+use crate::core::state::nft::{ElementData, TableFamily, ElementKey, Ruleset};
 
 pub(super) fn ground(
-    links: &BTreeMap<u32, Seen>,
+    links: &BTreeMap<u32, LinkState>,
     addresses: &[SeenAddress],
-    (routes, sources): (Vec<GroundRoute>, Vec<SourceTable>),
+    (routes, sources): (Vec<HostRoute>, Vec<SourceTable>),
     ours: &Ruleset,
-    can: nft::Features,
-) -> Ground {
-    let mut listed: BTreeMap<u32, Vec<Listed>> = BTreeMap::new();
+    can: nft::NftFeatures,
+) -> HostNetwork {
+    let mut listed: BTreeMap<u32, Vec<ListedAddress>> = BTreeMap::new();
     for address in addresses {
         listed.entry(address.index).or_default().push(address.listed);
     }
@@ -48,14 +48,14 @@ pub(super) fn ground(
         })
         .map(|link| link.name.clone())
         .collect();
-    Ground {
+    HostNetwork {
         interfaces,
         routes,
         sources,
         rp_filter_all: number("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or(0),
         src_valid_mark: number("/proc/sys/net/ipv4/conf/all/src_valid_mark") == Some(1),
         loosened: loosened(ours),
-        features: Features {
+        features: KernelFeatures {
             owned_tables: can.owned_tables,
             interface_kinds: can.interface_kinds,
             ipv6: number("/proc/sys/net/ipv6/conf/all/disable_ipv6") == Some(0),
@@ -66,11 +66,11 @@ pub(super) fn ground(
 
 /// Interfaces whose filter our table remembers.
 fn loosened(ours: &Ruleset) -> BTreeMap<String, u8> {
-    let map = ours.get(&Family::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
+    let map = ours.get(&TableFamily::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
     map.into_iter()
         .flat_map(|set| &set.elements)
         .filter_map(|(key, data)| match (key, data) {
-            (Key::Interface(name), Some(Data::Mark(before))) => Some((name.clone(), u8::try_from(*before).ok()?)),
+            (ElementKey::Interface(name), Some(ElementData::Mark(before))) => Some((name.clone(), u8::try_from(*before).ok()?)),
             _ => None,
         })
         .collect()

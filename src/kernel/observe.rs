@@ -11,11 +11,11 @@ use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
 
-use super::links::{self, Seen, SeenAddress};
+use super::links::{self, LinkState, SeenAddress};
 use super::{Kernel, KernelError, Observed, encode, ground, routes};
-use crate::core::ground::{GroundRoute, SourceTable};
+use crate::core::ground::{HostRoute, SourceTable};
 use crate::core::state::NodeState;
-use crate::core::state::net::{Neighbour, Route, RouteKey, Rule, Sysctl};
+use crate::core::state::net::{Neighbour, Route, RouteKey, RoutingRule, Sysctl};
 use crate::core::state::nft::{AddressFamily, RuleCounters};
 use crate::core::state::ownership::PROTOCOL;
 
@@ -62,7 +62,7 @@ impl Kernel {
         self.routes.dump(message).await.map_err(|source| KernelError::Observe { what, source })
     }
 
-    pub(super) async fn links(&self) -> Result<BTreeMap<u32, Seen>, KernelError> {
+    pub(super) async fn links(&self) -> Result<BTreeMap<u32, LinkState>, KernelError> {
         let answers = self.dump("links", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
         let links = answers.iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewLink(message) => links::decode(message),
@@ -81,7 +81,7 @@ impl Kernel {
     }
 
     /// Our rules, and those of others that name a table for packets from some addresses, in their order.
-    async fn rules(&self) -> Result<(BTreeSet<Rule>, Vec<Lookup>), KernelError> {
+    async fn rules(&self) -> Result<(BTreeSet<RoutingRule>, Vec<Lookup>), KernelError> {
         let mut rules = BTreeSet::new();
         let mut lookups = Vec::new();
         for family in AddressFamily::BOTH {
@@ -106,7 +106,7 @@ impl Kernel {
         &self,
         lookups: Vec<Lookup>,
         addresses: &[SeenAddress],
-        links: &BTreeMap<u32, Seen>,
+        links: &BTreeMap<u32, LinkState>,
     ) -> Result<Vec<SourceTable>, KernelError> {
         let mut sources = Vec::new();
         for (_, from, table) in lookups {
@@ -132,8 +132,8 @@ impl Kernel {
 
     async fn all_routes(
         &self,
-        links: &BTreeMap<u32, Seen>,
-    ) -> Result<(BTreeMap<RouteKey, Route>, Vec<GroundRoute>), KernelError> {
+        links: &BTreeMap<u32, LinkState>,
+    ) -> Result<(BTreeMap<RouteKey, Route>, Vec<HostRoute>), KernelError> {
         let mut own = BTreeMap::new();
         let mut ground = Vec::new();
         for family in AddressFamily::BOTH {
@@ -157,7 +157,7 @@ impl Kernel {
         Ok((own, ground))
     }
 
-    async fn neighbours(&self, links: &BTreeMap<u32, Seen>) -> Result<BTreeSet<Neighbour>, KernelError> {
+    async fn neighbours(&self, links: &BTreeMap<u32, LinkState>) -> Result<BTreeSet<Neighbour>, KernelError> {
         let mut request = NeighbourMessage::default();
         request.header.family = NetlinkFamily::Unspec;
         let answers = self.dump("neighbours", RouteNetlinkMessage::GetNeighbour(request)).await?;
@@ -170,7 +170,7 @@ impl Kernel {
 }
 
 /// Settings of our devices, and the filters that our table remembers having loosened.
-fn sysctls(links: &BTreeMap<u32, Seen>, loosened: &BTreeMap<String, u8>, ipv6: bool) -> BTreeMap<Sysctl, String> {
+fn sysctls(links: &BTreeMap<u32, LinkState>, loosened: &BTreeMap<String, u8>, ipv6: bool) -> BTreeMap<Sysctl, String> {
     let own = links.values().filter(|seen| seen.is_ours()).map(|seen| &seen.name);
     let mut wanted: Vec<Sysctl> = Vec::new();
     for name in own {

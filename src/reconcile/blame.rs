@@ -4,37 +4,37 @@
 
 use std::collections::BTreeSet;
 
-use super::repository::Intent;
+use super::repository::DesiredRevision;
 use crate::core::compile::Compiled;
-use crate::core::report::drift::Place;
-use crate::core::report::history::{By, WantedBy};
-use crate::kernel::watch::{Actor, Event, Subject};
+use crate::core::report::drift::DriftPlace;
+use crate::core::report::history::{Actor, RequestedBy};
+use crate::kernel::watch::{Actor, KernelEvent, EventSubject};
 
 /// Who touched an object, by the events of the kernel.
-pub(super) fn who(place: &Place, events: &[Event]) -> Option<By> {
-    let about = |event: &&Event| match (place, &event.subject) {
-        (Place::Rule(priority), Subject::Rule(of)) => priority == of,
-        (Place::Route(table), Subject::Route(of)) => table == of,
-        (Place::Link(name), Subject::Link(of)) => name == of,
-        (Place::Link(_), Subject::Address(_))
-        | (Place::Neighbour, Subject::Neighbour)
-        | (Place::Nft(_), Subject::Nft) => true,
+pub(super) fn who(place: &DriftPlace, events: &[KernelEvent]) -> Option<Actor> {
+    let about = |event: &&KernelEvent| match (place, &event.subject) {
+        (DriftPlace::Rule(priority), EventSubject::Rule(of)) => priority == of,
+        (DriftPlace::Route(table), EventSubject::Route(of)) => table == of,
+        (DriftPlace::Link(name), EventSubject::Link(of)) => name == of,
+        (DriftPlace::Link(_), EventSubject::Address(_))
+        | (DriftPlace::Neighbour, EventSubject::Neighbour)
+        | (DriftPlace::Nft(_), EventSubject::Nft) => true,
         _ => false,
     };
     // One act by hand has consequences that are the kernel's own, and these may be told first.
-    let by_process = |event: &&Event| matches!(event.actor, Actor::Process(..));
+    let by_process = |event: &&KernelEvent| matches!(event.actor, Actor::Process(..));
     let of_it = || events.iter().filter(about);
     let event = of_it().find(by_process).or_else(|| of_it().next())?;
     Some(match &event.actor {
         // The kernel signs what anybody does to a link's flags itself (`dev_change_flags`, net/core/dev.c): it says nothing.
-        Actor::Kernel if matches!(place, Place::Link(_)) => return None,
+        Actor::Kernel if matches!(place, DriftPlace::Link(_)) => return None,
         Actor::Kernel => {
-            By { guess: "the kernel".to_owned(), because: "its device or address went away or down".to_owned() }
+            Actor { guess: "the kernel".to_owned(), because: "its device or address went away or down".to_owned() }
         }
         Actor::Process(id, Some(name)) => {
-            By { guess: name.clone(), because: format!("the change's netlink message names process {id}") }
+            Actor { guess: name.clone(), because: format!("the change's netlink message names process {id}") }
         }
-        Actor::Process(id, None) => By {
+        Actor::Process(id, None) => Actor {
             guess: format!("process {id}"),
             because: "the change's netlink message names it; it is gone by now, as a command typed by hand is"
                 .to_owned(),
@@ -44,7 +44,7 @@ pub(super) fn who(place: &Place, events: &[Event]) -> Option<By> {
 }
 
 /// The policies that want an object: those of its exit or group, or all that this node serves.
-pub(super) fn wanted_by(place: &Place, known: &Compiled, compiled: &Compiled, intent: &Intent) -> Vec<WantedBy> {
+pub(super) fn wanted_by(place: &DriftPlace, known: &Compiled, compiled: &Compiled, intent: &DesiredRevision) -> Vec<RequestedBy> {
     let range = intent.set.config.range;
     let of_id = |number: u32| {
         let exits = known.exits.values().chain(compiled.exits.values());
@@ -60,16 +60,16 @@ pub(super) fn wanted_by(place: &Place, known: &Compiled, compiled: &Compiled, in
     };
     let all = || known.exits.values().flat_map(|exit| exit.policies.iter()).collect::<BTreeSet<_>>();
     let policies = match place {
-        Place::Label => return labels_wanted_by(known, intent),
-        Place::Rule(number) | Place::Route(number) => of_id(*number),
-        Place::Nft(name) => of_name(name),
-        Place::Link(_) | Place::Neighbour => BTreeSet::new(),
+        DriftPlace::Label => return labels_wanted_by(known, intent),
+        DriftPlace::Rule(number) | DriftPlace::Route(number) => of_id(*number),
+        DriftPlace::Nft(name) => of_name(name),
+        DriftPlace::Link(_) | DriftPlace::Neighbour => BTreeSet::new(),
     };
     let policies = if policies.is_empty() { all() } else { policies };
     policies
         .into_iter()
         .filter_map(|id| intent.set.policies.get(id))
-        .map(|policy| WantedBy {
+        .map(|policy| RequestedBy {
             policy: policy.id.to_string(),
             file: policy.origin.to_string(),
             commit: intent.commit.id.to_string(),
@@ -77,13 +77,13 @@ pub(super) fn wanted_by(place: &Place, known: &Compiled, compiled: &Compiled, in
         .collect()
 }
 
-fn labels_wanted_by(known: &Compiled, intent: &Intent) -> Vec<WantedBy> {
+fn labels_wanted_by(known: &Compiled, intent: &DesiredRevision) -> Vec<RequestedBy> {
     intent
         .set
         .node_labels
         .values()
         .filter(|document| document.labels.keys().any(|key| known.desired.labels.contains_key(key)))
-        .map(|document| WantedBy {
+        .map(|document| RequestedBy {
             policy: document.name.to_string(),
             file: document.origin.to_string(),
             commit: intent.commit.id.to_string(),

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::leading::Leads;
+use super::leading::IsLeader;
 use super::process::StartError;
 use super::publisher::{self, Publisher};
-use super::repository::{self, News, Repository};
+use super::repository::{self, RepositoryEvent, Repository};
 use crate::core::admission::ChangeWindows;
 use crate::core::labels::keys::KeyPattern;
 use crate::git;
@@ -22,7 +22,7 @@ use crate::git::source::Source;
 
 /// The policy repository, as somebody asked to follow it.
 #[derive(Debug, Clone)]
-pub struct Following {
+pub struct TrackedRepository {
     /// The repository.
     pub source: Source,
     /// Its branch; none: its default branch.
@@ -41,17 +41,17 @@ pub struct Following {
     pub poll: Duration,
 }
 
-impl Following {
+impl TrackedRepository {
     /// A mirror of the repository in a folder.
     pub fn mirror(&self, folder: &Path) -> git::Result<Mirror> {
         Mirror::open(folder, self.source.clone(), self.access.clone())
     }
 
     /// Starts the thread that reads the repository, with a mirror of its own in the folder. `seed` is for jitter.
-    pub fn start(&self, folder: &Path, seed: u64) -> Result<(Repository, UnboundedReceiver<News>), StartError> {
+    pub fn start(&self, folder: &Path, seed: u64) -> Result<(Repository, UnboundedReceiver<RepositoryEvent>), StartError> {
         let (sender, news) = unbounded_channel();
         let mirror = folder.join("policy.git");
-        let repository = Repository::start(repository::Options { following: self.clone(), mirror, seed }, sender)
+        let repository = Repository::start(repository::RepositoryOptions { following: self.clone(), mirror, seed }, sender)
             .map_err(StartError::of("the repository's thread"))?;
         Ok((repository, news))
     }
@@ -63,9 +63,9 @@ impl Following {
         folder: &Path,
         signing_key: Option<PathBuf>,
         seed: u64,
-        leads: Leads,
+        leads: IsLeader,
     ) -> Result<Publisher, StartError> {
-        let options = publisher::Options {
+        let options = publisher::PublisherOptions {
             source: self.source.clone(),
             access: self.access.clone(),
             mirror: folder.join("reports.git"),

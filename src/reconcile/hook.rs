@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::serve::Server;
-use crate::serve::webhook::{self, Events};
+use crate::serve::webhook::{self, WebhookEvents};
 
 /// Where a webhook is listened to, and who is believed.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct WebhookOptions {
     /// Where.
     pub listen: SocketAddr,
     /// The secret's file.
@@ -20,35 +20,35 @@ pub struct Options {
 
 /// A webhook, or none.
 #[derive(Debug, Default)]
-pub struct Hook {
-    running: Option<(Server, Events)>,
+pub struct Webhook {
+    running: Option<(Server, WebhookEvents)>,
 }
 
 /// What a forge tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum WebhookEvent {
     /// Somebody pushed.
     Pushed,
     /// A pull request may be another than it was.
     Proposed,
 }
 
-impl Hook {
+impl Webhook {
     /// Listens, if there is something to listen to. `branch` is the only one whose pushes count, where it was given; `pulls`: whether
     /// somebody wants to hear of pull requests.
-    pub fn start(options: Option<Options>, branch: Option<String>, pulls: bool) -> io::Result<Self> {
-        let Some(Options { listen, secret_file }) = options else { return Ok(Self::default()) };
-        let running = webhook::start(webhook::Options { listen, secret_file, branch, pulls })?;
+    pub fn start(options: Option<WebhookOptions>, branch: Option<String>, pulls: bool) -> io::Result<Self> {
+        let Some(WebhookOptions { listen, secret_file }) = options else { return Ok(Self::default()) };
+        let running = webhook::start(webhook::WebhookListener { listen, secret_file, branch, pulls })?;
         tracing::info!(address = %running.0.address(), "webhooks are listened to");
         Ok(Self { running: Some(running) })
     }
 
     /// Waits until a forge tells of something.
-    pub async fn told(&mut self) -> Told {
+    pub async fn told(&mut self) -> WebhookEvent {
         let told = match &mut self.running {
             Some((_, events)) => tokio::select! {
-                Some(()) = events.pushes.recv() => Some(Told::Pushed),
-                Some(()) = events.pulls.recv() => Some(Told::Proposed),
+                Some(()) = events.pushes.recv() => Some(WebhookEvent::Pushed),
+                Some(()) = events.pulls.recv() => Some(WebhookEvent::Proposed),
                 else => None,
             },
             None => None,

@@ -8,14 +8,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::repository::Intent;
-use super::round::{Done, Engine, RoundError, now};
-use super::telling::Telling;
+use super::repository::DesiredRevision;
+use super::round::{RoundResult, Reconciler, RoundError, now};
+use super::telling::MetricsRecorder;
 use crate::backoff::Backoff;
-use crate::core::compile::Refused;
+use crate::core::compile::RefusedParts;
 use crate::core::plan::Step;
-use crate::kernel::watch::{Event, Subject};
-use crate::serve::Question;
+use crate::kernel::watch::{KernelEvent, EventSubject};
+use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 
 /// More than this much drift in [`FIGHT_WINDOW`] is a fight with somebody: then it is put right at a pace that leaves the
@@ -33,24 +33,24 @@ const LOOK: Duration = Duration::from_mins(1);
 const CLOCK: Duration = Duration::from_secs(30);
 
 /// One node's engine and when it is to turn.
-pub struct Keeper {
+pub struct RoundDriver {
     /// The engine.
-    pub engine: Engine,
+    pub engine: Reconciler,
     /// Metrics and health.
-    pub telling: Telling,
+    pub telling: MetricsRecorder,
     /// What is asked for; none until somebody said.
-    pub intent: Option<Intent>,
+    pub intent: Option<DesiredRevision>,
     backoff: Backoff,
     facts_backoff: Backoff,
     due: Due,
     /// Events that came since the last round that succeeded.
-    events: Vec<Event>,
+    events: Vec<KernelEvent>,
     /// When the first of them came.
     seen: Option<Timestamp>,
     /// Times of drift, for telling a fight.
     fights: Vec<Instant>,
     /// What the kernel refused in the last round that came to its end.
-    refused: Refused,
+    refused: RefusedParts,
 }
 
 /// When the loop wakes by itself. Each time has one owner, who sets it and takes it back: what was asked for by one is not lost
@@ -69,7 +69,7 @@ struct Due {
 
 /// What is due because time has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TimeCame {
+pub enum Wakeup {
     /// Nothing: the wait was cut short.
     Nothing,
     /// A look at the facts; a round only if they changed.
@@ -82,16 +82,16 @@ pub enum TimeCame {
 
 impl Due {
     /// What is due at this time.
-    fn came(&self, instant: Instant, now: Timestamp) -> TimeCame {
+    fn came(&self, instant: Instant, now: Timestamp) -> Wakeup {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= instant);
         if self.wall.is_some_and(|wall| wall <= now) {
-            TimeCame::Wall
+            Wakeup::Wall
         } else if due(self.retry) || due(self.look) {
-            TimeCame::Round
+            Wakeup::Round
         } else if due(self.facts) {
-            TimeCame::Facts
+            Wakeup::Facts
         } else {
-            TimeCame::Nothing
+            Wakeup::Nothing
         }
     }
 
@@ -119,9 +119,9 @@ impl Due {
     }
 }
 
-impl Keeper {
+impl RoundDriver {
     /// Puts an engine under this care. `seed` is for jitter.
-    pub fn new(engine: Engine, telling: Telling, seed: u64) -> Self {
+    pub fn new(engine: Reconciler, telling: MetricsRecorder, seed: u64) -> Self {
         Self {
             engine,
             telling,
@@ -132,16 +132,16 @@ impl Keeper {
             events: Vec::new(),
             seen: None,
             fights: Vec::new(),
-            refused: Refused::default(),
+            refused: RefusedParts::default(),
         }
     }
 
     /// Takes a kernel event in; tells whether a round is due because of it.
-    pub fn happened(&mut self, event: Event) -> bool {
+    pub fn happened(&mut self, event: KernelEvent) -> bool {
         if self.engine.is_own(&event) {
             return false;
         }
-        if event.subject == Subject::Everything {
+        if event.subject == EventSubject::Everything {
             tracing::info!("more happened in the kernel than could be followed; everything is looked at");
         }
         self.seen.get_or_insert_with(now);
@@ -150,12 +150,12 @@ impl Keeper {
     }
 
     /// Reads the kernel's counters for who asked.
-    pub async fn answer(&mut self, question: Question) {
+    pub async fn answer(&mut self, question: ScrapeRequest) {
         self.telling.answer(question, &mut self.engine).await;
     }
 
     /// What is due now.
-    pub fn time_came(&self) -> TimeCame {
+    pub fn time_came(&self) -> Wakeup {
         self.due.came(Instant::now(), now())
     }
 
@@ -184,7 +184,7 @@ impl Keeper {
     }
 
     /// One round, if it is known what for. `scheduled` is when the schedule wants the next one. After a fault it is tried again.
-    pub async fn round(&mut self, scheduled: Option<Timestamp>) -> Option<Result<Done, RoundError>> {
+    pub async fn round(&mut self, scheduled: Option<Timestamp>) -> Option<Result<RoundResult, RoundError>> {
         let intent = self.intent.clone()?;
         let seen = self.seen.unwrap_or_else(now);
         let began = Instant::now();
@@ -219,7 +219,7 @@ impl Keeper {
     }
 }
 
-fn tell(intent: &Intent, done: &Done) {
+fn tell(intent: &DesiredRevision, done: &RoundResult) {
     if done.steps.is_empty() {
         tracing::debug!(commit = intent.commit.id.short(), took = ?done.took, "nothing to do");
         return;
@@ -229,7 +229,7 @@ fn tell(intent: &Intent, done: &Done) {
     log_steps(&done.steps);
 }
 
-fn tell_refused(refused: &Refused) {
+fn tell_refused(refused: &RefusedParts) {
     for (exit, words) in &refused.exits {
         tracing::warn!(%exit, "the kernel refuses to {words}; the exit is not in force here, and everything else is");
     }
@@ -275,8 +275,8 @@ mod tests {
         due.failed(begun, Duration::from_secs(5));
         due.ended(begun, None, None);
         assert_eq!(due.next(begun, wall), begun + AGAIN);
-        assert_eq!(due.came(begun, wall), TimeCame::Nothing);
-        assert_eq!(due.came(begun + AGAIN, wall), TimeCame::Facts);
+        assert_eq!(due.came(begun, wall), Wakeup::Nothing);
+        assert_eq!(due.came(begun + AGAIN, wall), Wakeup::Facts);
         due.facts_seen(begun + AGAIN, None);
         assert_eq!(due, Due { look: Some(begun + LOOK), ..Due::default() });
     }
@@ -290,9 +290,9 @@ mod tests {
         due.facts_seen(begun, Some(AGAIN));
         due.facts_seen(begun + AGAIN, None);
         assert_eq!(due.next(begun, wall), begun + wait);
-        assert_eq!(due.came(begun + wait, wall), TimeCame::Round);
+        assert_eq!(due.came(begun + wait, wall), Wakeup::Round);
         due.ended(begun + wait, None, None);
-        assert_eq!(due.came(begun + wait, wall), TimeCame::Nothing);
+        assert_eq!(due.came(begun + wait, wall), Wakeup::Nothing);
     }
 
     #[test]
@@ -301,6 +301,6 @@ mod tests {
         let mut due = Due::default();
         assert_eq!(due.next(begun, wall), begun + CLOCK);
         due.ended(begun, None, Some(wall));
-        assert_eq!((due.next(begun, wall), due.came(begun, wall)), (begun, TimeCame::Wall));
+        assert_eq!((due.next(begun, wall), due.came(begun, wall)), (begun, Wakeup::Wall));
     }
 }

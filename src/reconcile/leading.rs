@@ -8,25 +8,25 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::live::{Lease, Role, Timing};
+use crate::cluster::live::{Lease, LeaseRole, Timing};
 use crate::telemetry::chain;
 
 /// Whether this process leads, for another thread: asked before each word that others would read.
-pub type Leads = Box<dyn Fn() -> bool + Send>;
+pub type IsLeader = Box<dyn Fn() -> bool + Send>;
 
 /// A handle on the task.
 #[derive(Debug)]
-pub struct Leading {
-    role: watch::Receiver<Role>,
+pub struct Leadership {
+    role: watch::Receiver<LeaseRole>,
     seen: watch::Sender<i64>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
-impl Leading {
+impl Leadership {
     /// Starts to stand for the lease.
     pub fn start(lease: Lease, timing: Timing) -> Self {
-        let (tell, role) = watch::channel(Role::Follower { holder: None });
+        let (tell, role) = watch::channel(LeaseRole::Follower { holder: None });
         let (seen, fences) = watch::channel(0);
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(stand(lease, timing.retry, tell, fences, stopped));
@@ -37,7 +37,7 @@ impl Leading {
     /// is over, whether or not its task has come to say so.
     pub fn fence(&self) -> Option<i64> {
         match &*self.role.borrow() {
-            Role::Leader { fence, until } if Instant::now() < (*until).into() => Some(*fence),
+            LeaseRole::Leader { fence, until } if Instant::now() < (*until).into() => Some(*fence),
             _ => None,
         }
     }
@@ -45,14 +45,14 @@ impl Leading {
     /// The same for another thread.
     pub fn asked(&self) -> impl Fn() -> bool + Send + 'static {
         let role = self.role.clone();
-        move || matches!(&*role.borrow(), Role::Leader { until, .. } if Instant::now() < (*until).into())
+        move || matches!(&*role.borrow(), LeaseRole::Leader { until, .. } if Instant::now() < (*until).into())
     }
 
     /// Who leads, as far as this process knows; none if it does itself.
     pub fn holder(&self) -> Option<String> {
         match &*self.role.borrow() {
-            Role::Follower { holder } => holder.clone(),
-            Role::Leader { .. } => None,
+            LeaseRole::Follower { holder } => holder.clone(),
+            LeaseRole::Leader { .. } => None,
         }
     }
 
@@ -83,7 +83,7 @@ impl Leading {
 async fn stand(
     mut lease: Lease,
     pause: Duration,
-    tell: watch::Sender<Role>,
+    tell: watch::Sender<LeaseRole>,
     mut fences: watch::Receiver<i64>,
     mut stopped: oneshot::Receiver<()>,
 ) {
@@ -95,8 +95,8 @@ async fn stand(
         let role = lease.role();
         let before = tell.send_replace(role.clone());
         match (&before, &role) {
-            (Role::Follower { .. }, Role::Leader { fence, .. }) => tracing::info!(fence, "this controller leads"),
-            (Role::Leader { .. }, Role::Follower { .. }) => tracing::warn!("this controller leads no more"),
+            (LeaseRole::Follower { .. }, LeaseRole::Leader { fence, .. }) => tracing::info!(fence, "this controller leads"),
+            (LeaseRole::Leader { .. }, LeaseRole::Follower { .. }) => tracing::warn!("this controller leads no more"),
             _ => {}
         }
         tokio::select! {

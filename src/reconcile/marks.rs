@@ -7,14 +7,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::repository::Intent;
+use super::repository::DesiredRevision;
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
-use crate::core::state::mask::{Choice, Used, Why, choose};
-use crate::core::state::ownership::Range;
-use crate::kernel::marks::{Marks, look};
-use crate::kernel::watch::{Event, Subject};
+use crate::core::state::mask::{MaskChoice, MarkUsage, MaskReason, choose};
+use crate::core::state::ownership::DatapathConfig;
+use crate::kernel::marks::{MarkSurvey, look};
+use crate::kernel::watch::{KernelEvent, EventSubject};
 use crate::telemetry::chain;
 
 /// How long a look at the rules of others counts. A node may have a hundred thousand of them, and a round may come every few milliseconds.
@@ -22,30 +22,30 @@ const LOOK: Duration = Duration::from_mins(1);
 
 /// What this node knows of marks.
 #[derive(Debug, Default)]
-pub struct NodeMarks {
+pub struct MarkMaskChooser {
     looked: Option<Instant>,
-    seen: Marks,
-    choice: Option<Choice>,
+    seen: MarkSurvey,
+    choice: Option<MaskChoice>,
     /// The mask that was left because others use bits of it.
     left: Option<u32>,
     /// What was asked for last, and the same with the bits of this node.
     resolved: Option<(Arc<PolicySet>, Arc<PolicySet>)>,
 }
 
-impl NodeMarks {
+impl MarkMaskChooser {
     /// What is asked for, with the bits of this node. `before` is the range of what is in the kernel, as far as memory has it.
     pub async fn resolve<'a>(
         &mut self,
-        intent: &'a Intent,
-        before: Option<Range>,
-        events: &[Event],
-    ) -> Cow<'a, Intent> {
+        intent: &'a DesiredRevision,
+        before: Option<DatapathConfig>,
+        events: &[KernelEvent],
+    ) -> Cow<'a, DesiredRevision> {
         let config = &intent.set.config;
         if !config.mask_is_auto {
             *self = Self::default();
             return Cow::Borrowed(intent);
         }
-        let of_rules = |event: &Event| matches!(event.subject, Subject::Rule(_) | Subject::Everything);
+        let of_rules = |event: &KernelEvent| matches!(event.subject, EventSubject::Rule(_) | EventSubject::Everything);
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) || events.iter().any(of_rules) {
             self.look(config.range.first).await;
         }
@@ -65,7 +65,7 @@ impl NodeMarks {
         if choice.mask == config.range.mask {
             return Cow::Borrowed(intent);
         }
-        Cow::Owned(Intent { set: self.with_mask(&intent.set, choice.mask), ..intent.clone() })
+        Cow::Owned(DesiredRevision { set: self.with_mask(&intent.set, choice.mask), ..intent.clone() })
     }
 
     async fn look(&mut self, first: u32) {
@@ -101,13 +101,13 @@ impl NodeMarks {
     }
 }
 
-fn findings(node: &NodeName, choice: Choice, used: &Used, left: Option<u32>) -> Vec<Finding> {
+fn findings(node: &NodeName, choice: MaskChoice, used: &MarkUsage, left: Option<u32>) -> Vec<Finding> {
     let mask = choice.mask;
     let mut found = Vec::new();
     match choice.why {
-        Why::Kept | Why::Default | Why::Free => {}
-        Why::Narrow => {
-            let room = Range { mask, ..Range::default() }.last_id() - 1;
+        MaskReason::Kept | MaskReason::Default | MaskReason::Free => {}
+        MaskReason::Narrow => {
+            let room = DatapathConfig { mask, ..DatapathConfig::default() }.last_id() - 1;
             let message = format!(
                 "no eight mark bits in a row are free on this node: marks {mask:#x} have room for {room} exits; others use {used}"
             );
@@ -116,7 +116,7 @@ fn findings(node: &NodeName, choice: Choice, used: &Used, left: Option<u32>) -> 
                     .hint("give others fewer bits, Calico's iptablesMarkMask for example"),
             );
         }
-        Why::Taken => {
+        MaskReason::Taken => {
             let message = format!(
                 "no mark bits are free on this node: marks {mask:#x} are taken in spite of {}",
                 used.within(mask)
@@ -138,7 +138,7 @@ fn findings(node: &NodeName, choice: Choice, used: &Used, left: Option<u32>) -> 
 }
 
 /// The bits that this node takes, for who only looks: `before` as [`NodeMarks::resolve`] has it.
-pub async fn of_this_node(first: u32, before: Option<Range>) -> Choice {
+pub async fn of_this_node(first: u32, before: Option<DatapathConfig>) -> MaskChoice {
     let seen = look(first).await.unwrap_or_default();
     choose(&seen.used, before.map(|range| range.mask).or(seen.own))
 }
@@ -150,16 +150,16 @@ mod tests {
     #[test]
     fn a_move_and_a_want_of_bits_are_findings_and_a_choice_as_it_should_be_is_none() {
         let node = NodeName::parse("kind-worker").unwrap();
-        let mut used = Used::default();
+        let mut used = MarkUsage::default();
         used.add("the ip rule 1024", 0x80);
-        let codes = |choice: Choice, used: &Used, left| -> Vec<String> {
+        let codes = |choice: MaskChoice, used: &MarkUsage, left| -> Vec<String> {
             findings(&node, choice, used, left).into_iter().map(|finding| finding.code).collect()
         };
         assert_eq!(codes(choose(&used, None), &used, None), [""; 0]);
         let moved = findings(&node, choose(&used, Some(0x1fff)), &used, Some(0x1fff));
         let message = "marks 0x1fff were left for 0x1fff0000, and connections with them began anew: others use some of them: the ip rule 1024 0x80";
         assert_eq!(moved, [Finding::new("marks-moved", &node, message)]);
-        assert_eq!(codes(choose(&used, None), &Used::default(), Some(0x1fff)), [""; 0], "nobody uses them any more");
+        assert_eq!(codes(choose(&used, None), &MarkUsage::default(), Some(0x1fff)), [""; 0], "nobody uses them any more");
         used.add("Calico", 0xffff_0000);
         assert_eq!(codes(choose(&used, None), &used, None), ["marks-scarce"]);
         used.add("somebody", u32::MAX);

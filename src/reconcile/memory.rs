@@ -10,19 +10,19 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::repository::Known;
-use crate::core::admission::{ChangeWindows, Emergency, Withheld};
+use super::repository::KnownRevision;
+use crate::core::admission::{ChangeWindows, Emergency, PendingCommit};
 use crate::core::labels::Labels;
 use crate::core::placement::handover::{self, Handover};
-use crate::core::policy::catalogue::GoodDocuments;
+use crate::core::policy::catalogue::LastGoodDocuments;
 use crate::core::signature::Signatures;
-use crate::core::state::ownership::Range;
+use crate::core::state::ownership::DatapathConfig;
 
 /// The file and what is in it.
 #[derive(Debug)]
-pub struct Memory {
+pub struct StateStore {
     path: PathBuf,
-    kept: Kept,
+    kept: PersistedState,
     /// By itself: it grows with the policies, and is looked at in every round.
     ways_path: PathBuf,
     ways: Handover,
@@ -31,19 +31,19 @@ pub struct Memory {
 /// What is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Kept {
+pub struct PersistedState {
     /// The commit that was last in force.
     pub commit: Option<String>,
     /// When it was committed.
     pub committed: Option<Timestamp>,
     /// Texts of documents whose last good version is in force.
-    pub good: GoodDocuments,
+    pub good: LastGoodDocuments,
     /// What egret.yaml in force demands of commits that come in.
     pub signatures: Option<Signatures>,
     /// When egret.yaml in force lets commits come into force.
     pub windows: Option<ChangeWindows>,
     /// The commit that waited when the last round ended.
-    pub withheld: Option<Withheld>,
+    pub withheld: Option<PendingCommit>,
     /// How the commit in force came through a closed change window.
     pub emergency: Option<Emergency>,
     /// Labels on this node that Egret wrote, with the values it wrote.
@@ -54,37 +54,37 @@ pub struct Kept {
     pub fence: i64,
 }
 
-impl Kept {
+impl PersistedState {
     /// What the repository's thread begins with.
-    pub fn known(&self) -> Known {
+    pub fn known(&self) -> KnownRevision {
         let Self { commit, committed, good, signatures, windows, withheld, emergency, .. } = self.clone();
-        Known { commit, committed, good, signatures, windows, withheld, emergency }
+        KnownRevision { commit, committed, good, signatures, windows, withheld, emergency }
     }
 
     /// The range of what is in the kernel, if it is known.
-    pub fn range(&self) -> Option<Range> {
-        self.range.map(|(mask, first, port, mtu)| Range { mask, first, port, mtu })
+    pub fn range(&self) -> Option<DatapathConfig> {
+        self.range.map(|(mask, first, port, mtu)| DatapathConfig { mask, first, port, mtu })
     }
 }
 
 /// Why it could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} {}", path.display())]
-pub struct MemoryError {
+pub struct StateStoreError {
     doing: &'static str,
     path: PathBuf,
     #[source]
     source: io::Error,
 }
 
-impl Memory {
+impl StateStore {
     /// Opens the file in a folder, which is made if need be. One that cannot be understood is set aside, not overwritten: a
     /// node without memory still works, it only no longer knows its labels.
-    pub fn open(folder: &Path) -> Result<Self, MemoryError> {
+    pub fn open(folder: &Path) -> Result<Self, StateStoreError> {
         let path = folder.join("memory.json");
         let fault = |doing| {
             let path = path.clone();
-            move |source| MemoryError { doing, path, source }
+            move |source| StateStoreError { doing, path, source }
         };
         fs::create_dir_all(folder).map_err(fault("make the folder of"))?;
         let kept = match fs::read(&path) {
@@ -93,10 +93,10 @@ impl Memory {
                 Err(error) => {
                     tracing::warn!(file = %path.display(), %error, "memory is not readable; it is set aside");
                     fs::rename(&path, folder.join("memory.json.unreadable")).map_err(fault("set aside"))?;
-                    Kept::default()
+                    PersistedState::default()
                 }
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => PersistedState::default(),
             Err(error) => return Err(fault("read")(error)),
         };
         let ways_path = folder.join("ways.json");
@@ -110,11 +110,11 @@ impl Memory {
     }
 
     /// Keeps other ways; writes only what differs.
-    pub fn keep_ways(&mut self, ways: &Handover) -> Result<(), MemoryError> {
+    pub fn keep_ways(&mut self, ways: &Handover) -> Result<(), StateStoreError> {
         if *ways == self.ways {
             return Ok(());
         }
-        replace(&self.ways_path, &handover::Kept::from(ways)).map_err(|source| MemoryError {
+        replace(&self.ways_path, &handover::PersistedHandover::from(ways)).map_err(|source| StateStoreError {
             doing: "write",
             path: self.ways_path.clone(),
             source,
@@ -124,18 +124,18 @@ impl Memory {
     }
 
     /// What is kept.
-    pub fn kept(&self) -> &Kept {
+    pub fn kept(&self) -> &PersistedState {
         &self.kept
     }
 
     /// Keeps something else; writes only what differs.
-    pub fn keep(&mut self, change: impl FnOnce(&mut Kept)) -> Result<(), MemoryError> {
+    pub fn keep(&mut self, change: impl FnOnce(&mut PersistedState)) -> Result<(), StateStoreError> {
         let mut kept = self.kept.clone();
         change(&mut kept);
         if kept == self.kept {
             return Ok(());
         }
-        replace(&self.path, &kept).map_err(|source| MemoryError { doing: "write", path: self.path.clone(), source })?;
+        replace(&self.path, &kept).map_err(|source| StateStoreError { doing: "write", path: self.path.clone(), source })?;
         self.kept = kept;
         Ok(())
     }
@@ -153,7 +153,7 @@ fn replace(path: &Path, what: &impl Serialize) -> io::Result<()> {
 /// Nothing, where nothing can be understood: then a handover that was under way is not gone on with.
 fn read_ways(path: &Path) -> Handover {
     let Ok(text) = fs::read(path) else { return Handover::default() };
-    match serde_json::from_slice::<handover::Kept>(&text) {
+    match serde_json::from_slice::<handover::PersistedHandover>(&text) {
         Ok(kept) => kept.into(),
         Err(error) => {
             tracing::warn!(file = %path.display(), %error, "the ways that were in force are not readable");

@@ -11,16 +11,16 @@ use super::repository;
 use crate::core::admission::ChangeWindows;
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
-use crate::core::ground::Ground;
+use crate::core::ground::HostNetwork;
 use crate::core::labels::keys::KeyPattern;
 use crate::core::name::NodeName;
 use crate::core::plan::text_diff;
 use crate::core::policy::PolicySet;
-use crate::core::policy::catalogue::{Catalogue, Change as FileChange};
+use crate::core::policy::catalogue::{Catalogue, FileChange as FileChange};
 use crate::core::policy::config::Config;
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::policy::lint::{lint, suspensions};
-use crate::core::preview::{Input, Limits, Most, Preview, Validation, burden, preview};
+use crate::core::preview::{PreviewInput, DisplayLimits, CostLimits, Preview, Validation, burden, preview};
 use crate::core::report::history::NodeReport;
 use crate::git::files::LARGEST_FILE;
 use crate::git::mirror::Mirror;
@@ -29,7 +29,7 @@ use crate::git::{CommitId, Error, Result};
 
 /// The commit that a change began from, and its documents.
 #[derive(Debug)]
-pub struct Base {
+pub struct MergeBase {
     commit: CommitId,
     catalogue: Catalogue,
     decides: Config,
@@ -37,7 +37,7 @@ pub struct Base {
 
 /// A change: two commits, and what they say.
 #[derive(Debug)]
-pub struct Change {
+pub struct ProposedChange {
     base: String,
     head: String,
     cluster: String,
@@ -52,13 +52,13 @@ pub struct Change {
 
 /// What a preview is made from, beside the two commits.
 #[derive(Debug, Clone, Copy)]
-pub struct Surroundings<'a> {
+pub struct ClusterContext<'a> {
     /// Nodes, namespaces and pods.
     pub facts: &'a Facts,
     /// Where they are from, for the line below the title.
     pub facts_from: &'a str,
     /// Nodes' interfaces and addresses, of those that somebody has looked at.
-    pub grounds: &'a BTreeMap<NodeName, Ground>,
+    pub grounds: &'a BTreeMap<NodeName, HostNetwork>,
     /// What nodes report.
     pub reports: &'a [NodeReport],
     /// The time: it decides which suspended policies are in force.
@@ -68,14 +68,14 @@ pub struct Surroundings<'a> {
     /// The change windows that flags set, in place of the base's egret.yaml.
     pub windows: Option<&'a ChangeWindows>,
     /// How much is told.
-    pub limits: Limits,
+    pub limits: DisplayLimits,
     /// So many bytes of text may differ; they are all read.
     pub most: usize,
     /// So much work may it be.
-    pub work: Most,
+    pub work: CostLimits,
 }
 
-impl Base {
+impl MergeBase {
     /// Reads all documents of the commit that a change began from, and what the tip of the branch that it is for says of the rest: a change
     /// that began before a demand is judged by it, too. `label_keys`: which labels of nodes may be written, where flags say so.
     pub fn read(
@@ -103,16 +103,16 @@ impl Base {
     }
 }
 
-impl Change {
+impl ProposedChange {
     /// Takes the head's files on top of the base's, as a cluster will: a document that is bad keeps its version of before.
     pub fn read(
         mirror: &Mirror,
         cluster: &str,
-        base: Base,
+        base: MergeBase,
         head: CommitId,
-        surroundings: Surroundings<'_>,
+        surroundings: ClusterContext<'_>,
     ) -> Result<Self> {
-        let Base { commit, mut catalogue, decides } = base;
+        let MergeBase { commit, mut catalogue, decides } = base;
         let mut before = catalogue.policies().clone();
         before.config.change_windows = surroundings.windows.cloned().unwrap_or(decides.change_windows);
         before.config.signatures = decides.signatures;
@@ -154,8 +154,8 @@ impl Change {
     }
 
     /// Makes the preview.
-    pub fn preview<'a>(&'a self, surroundings: Surroundings<'a>) -> Preview<'a> {
-        preview(Input {
+    pub fn preview<'a>(&'a self, surroundings: ClusterContext<'a>) -> Preview<'a> {
+        preview(PreviewInput {
             cluster: &self.cluster,
             commits: (&self.base, &self.head),
             before: &self.before,
@@ -175,7 +175,7 @@ impl Change {
     }
 }
 
-fn found(catalogue: &Catalogue, surroundings: Surroundings<'_>) -> Vec<Diagnostic> {
+fn found(catalogue: &Catalogue, surroundings: ClusterContext<'_>) -> Vec<Diagnostic> {
     let (set, spans) = (catalogue.policies(), catalogue.spans());
     let mut found = catalogue.diagnostics();
     found.extend(lint(set, Some(surroundings.facts), spans));

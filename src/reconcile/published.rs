@@ -12,7 +12,7 @@ use crate::core::policy::{Policy, PolicySet};
 
 /// The head, as far as an agent needs it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Head {
+pub struct PublishedHead {
     /// The commit of the policy repository.
     pub revision: String,
     /// Its first line.
@@ -29,7 +29,7 @@ pub struct Head {
 
 /// Why what is published is not taken over. What was in force stays.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotTaken {
+pub enum CacheError {
     /// Not all that belongs together is here yet, or somebody edited a policy in the cluster.
     #[error("the {found} policies published are not the {count} of commit {revision} yet")]
     Partial {
@@ -57,7 +57,7 @@ pub enum NotTaken {
 
 /// Everything that was read so far.
 #[derive(Debug, Default)]
-pub struct Shelf {
+pub struct PolicyCache {
     read: BTreeMap<String, Read>,
     /// The highest fence that was accepted.
     fence: i64,
@@ -69,7 +69,7 @@ struct Read {
     outcome: Result<(Policy, u64), String>,
 }
 
-impl Shelf {
+impl PolicyCache {
     /// Begins with the fence that was accepted before a restart.
     pub fn new(fence: i64) -> Self {
         Self { fence, read: BTreeMap::new() }
@@ -86,21 +86,21 @@ impl Shelf {
     }
 
     /// The set that a head describes, if all of it is here.
-    pub fn take(&mut self, head: &Head) -> Result<Arc<PolicySet>, NotTaken> {
+    pub fn take(&mut self, head: &PublishedHead) -> Result<Arc<PolicySet>, CacheError> {
         if head.fence < self.fence {
-            return Err(NotTaken::Stale { revision: head.revision.clone(), fence: head.fence, known: self.fence });
+            return Err(CacheError::Stale { revision: head.revision.clone(), fence: head.fence, known: self.fence });
         }
         let faults = self.read.values().filter_map(|read| read.outcome.as_ref().err());
         if let Some(fault) = faults.into_iter().next() {
-            return Err(NotTaken::Unreadable(fault.clone()));
+            return Err(CacheError::Unreadable(fault.clone()));
         }
         let good = || self.read.values().filter_map(|read| read.outcome.as_ref().ok());
         if self.read.len() != head.count || digest_of(good().map(|(_, hash)| *hash)) != head.digest {
             let revision = head.revision.clone();
-            return Err(NotTaken::Partial { found: self.read.len(), count: head.count, revision });
+            return Err(CacheError::Partial { found: self.read.len(), count: head.count, revision });
         }
-        let config = read_config(&head.config).map_err(|fault| NotTaken::Unreadable(fault.to_string()))?;
-        let grants = read_grants(&head.config).map_err(|fault| NotTaken::Unreadable(fault.to_string()))?;
+        let config = read_config(&head.config).map_err(|fault| CacheError::Unreadable(fault.to_string()))?;
+        let grants = read_grants(&head.config).map_err(|fault| CacheError::Unreadable(fault.to_string()))?;
         let policies = good().map(|(policy, _)| (policy.id.clone(), policy.clone())).collect();
         self.fence = head.fence;
         Ok(Arc::new(PolicySet { policies, config, grants, ..PolicySet::default() }))
@@ -140,30 +140,30 @@ mod tests {
         })
     }
 
-    fn shelf_of(shelf: &mut Shelf, policies: &[(&str, &str)]) {
+    fn shelf_of(shelf: &mut PolicyCache, policies: &[(&str, &str)]) {
         let written: BTreeMap<String, Value> =
             policies.iter().map(|(name, address)| ((*name).to_owned(), policy(name, address))).collect();
         shelf.update(&written);
     }
 
     /// The head that a controller writes for these policies.
-    fn head(fence: i64, policies: &[(&str, &str)]) -> Head {
+    fn head(fence: i64, policies: &[(&str, &str)]) -> PublishedHead {
         let written: BTreeMap<String, Value> =
             policies.iter().map(|(name, address)| ((*name).to_owned(), policy(name, address))).collect();
         let set = Published::read(&written, &json!({})).expect("policies");
         let digest = Published::of(&set).digest();
         let (revision, summary) = ("0123".to_owned(), String::new());
-        Head { revision, summary, fence, count: policies.len(), digest, config: json!({"podCIDRs": ["10.1.0.0/16"]}) }
+        PublishedHead { revision, summary, fence, count: policies.len(), digest, config: json!({"podCIDRs": ["10.1.0.0/16"]}) }
     }
 
     #[test]
     fn a_set_is_taken_when_all_of_it_is_here_and_nothing_else() {
         let (a, b) = (("a", "10.0.3.42"), ("b", "10.0.3.43"));
-        let (mut shelf, wanted) = (Shelf::default(), head(1, &[a, b]));
+        let (mut shelf, wanted) = (PolicyCache::default(), head(1, &[a, b]));
         shelf_of(&mut shelf, &[a]);
-        assert!(matches!(shelf.take(&wanted), Err(NotTaken::Partial { found: 1, count: 2, .. })));
+        assert!(matches!(shelf.take(&wanted), Err(CacheError::Partial { found: 1, count: 2, .. })));
         shelf_of(&mut shelf, &[a, ("b", "10.0.3.99")]);
-        assert!(matches!(shelf.take(&wanted), Err(NotTaken::Partial { found: 2, .. })));
+        assert!(matches!(shelf.take(&wanted), Err(CacheError::Partial { found: 2, .. })));
         shelf_of(&mut shelf, &[a, b]);
         let set = shelf.take(&wanted).expect("the set");
         assert_eq!((set.policies.len(), set.config.pod_cidrs.len()), (2, 1));
@@ -174,18 +174,18 @@ mod tests {
     #[test]
     fn a_leader_that_comes_back_late_is_not_followed() {
         let a = ("a", "10.0.3.42");
-        let mut shelf = Shelf::new(2);
+        let mut shelf = PolicyCache::new(2);
         shelf_of(&mut shelf, &[a]);
-        assert!(matches!(shelf.take(&head(1, &[a])), Err(NotTaken::Stale { fence: 1, known: 2, .. })));
+        assert!(matches!(shelf.take(&head(1, &[a])), Err(CacheError::Stale { fence: 1, known: 2, .. })));
         assert!(shelf.take(&head(3, &[a])).is_ok());
         assert_eq!(shelf.fence(), 3);
     }
 
     #[test]
     fn what_nobody_of_ours_wrote_is_told_and_nothing_is_taken() {
-        let mut shelf = Shelf::default();
+        let mut shelf = PolicyCache::default();
         shelf.update(&BTreeMap::from([("a".to_owned(), json!({"selectors": []}))]));
         let wanted = head(1, &[("a", "10.0.3.42")]);
-        assert!(matches!(shelf.take(&wanted), Err(NotTaken::Unreadable(why)) if why.starts_with("a: ")));
+        assert!(matches!(shelf.take(&wanted), Err(CacheError::Unreadable(why)) if why.starts_with("a: ")));
     }
 }

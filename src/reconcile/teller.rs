@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
-use crate::cluster::live::{EventKind, Live, LiveError, Recorder, Regarding};
+use crate::cluster::live::{EventKind, ApiClient, ApiError, Recorder, Regarding};
 use crate::core::name::NodeName;
 use crate::core::status::NodeStatus;
 use crate::telemetry::chain;
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_mins(10);
 
 /// What is to be told.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Word {
+pub struct StatusUpdate {
     /// The status.
     pub status: NodeStatus,
     /// The Node's uid: what is told of a node goes with it.
@@ -34,7 +34,7 @@ pub struct Word {
     pub lost: u64,
 }
 
-impl Word {
+impl StatusUpdate {
     /// The same without what can wait.
     fn pressing(&self) -> Self {
         let mut word = self.clone();
@@ -46,7 +46,7 @@ impl Word {
 
 /// Something that a person should see beside the Node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
+pub struct EventNote {
     /// The Node's uid.
     pub uid: String,
     /// One word in CamelCase.
@@ -60,15 +60,15 @@ const WAITING: usize = 16;
 
 /// A handle on the tasks, which end with it.
 #[derive(Debug)]
-pub struct Teller {
-    words: watch::Sender<Option<Word>>,
-    notes: mpsc::Sender<Note>,
+pub struct StatusWriter {
+    words: watch::Sender<Option<StatusUpdate>>,
+    notes: mpsc::Sender<EventNote>,
     tasks: [JoinHandle<()>; 2],
 }
 
-impl Teller {
+impl StatusWriter {
     /// Starts the task.
-    pub fn start(live: Live, node: NodeName, seed: u64) -> Self {
+    pub fn start(live: ApiClient, node: NodeName, seed: u64) -> Self {
         let (words, heard) = watch::channel(None);
         let (notes, noted) = mpsc::channel(WAITING);
         let recorder = live.recorder("egret.dev/agent", node.as_str());
@@ -78,14 +78,14 @@ impl Teller {
     }
 
     /// Writes an event, unless too many wait already.
-    pub fn note(&self, note: Note) {
+    pub fn note(&self, note: EventNote) {
         if let Err(error) = self.notes.try_send(note) {
             tracing::debug!(%error, "an event is left out");
         }
     }
 
     /// Says something. The newest counts.
-    pub fn say(&self, word: Word) {
+    pub fn say(&self, word: StatusUpdate) {
         self.words.send_if_modified(|said| {
             let new = said.as_ref() != Some(&word);
             *said = Some(word);
@@ -94,13 +94,13 @@ impl Teller {
     }
 }
 
-impl Drop for Teller {
+impl Drop for StatusWriter {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
-async fn record(mut recorder: Recorder, node: NodeName, mut notes: mpsc::Receiver<Note>) {
+async fn record(mut recorder: Recorder, node: NodeName, mut notes: mpsc::Receiver<EventNote>) {
     while let Some(note) = notes.recv().await {
         let regarding = Regarding::Node { name: node.to_string(), uid: note.uid };
         if let Err(error) = recorder.event(&regarding, EventKind::Warning, note.reason, &note.text).await {
@@ -109,8 +109,8 @@ async fn record(mut recorder: Recorder, node: NodeName, mut notes: mpsc::Receive
     }
 }
 
-async fn tell(live: Live, node: NodeName, mut words: watch::Receiver<Option<Word>>, mut backoff: Backoff) {
-    let mut told: Option<(Word, Instant)> = None;
+async fn tell(live: ApiClient, node: NodeName, mut words: watch::Receiver<Option<StatusUpdate>>, mut backoff: Backoff) {
+    let mut told: Option<(StatusUpdate, Instant)> = None;
     loop {
         let look = backoff.spread(LOOK);
         tokio::select! {
@@ -152,7 +152,7 @@ async fn tell(live: Live, node: NodeName, mut words: watch::Receiver<Option<Word
 }
 
 /// Whether what was told is there. Where that cannot be seen it is taken to be: the next look comes.
-async fn stands(live: &Live, node: &NodeName, told: Option<&Word>) -> bool {
+async fn stands(live: &ApiClient, node: &NodeName, told: Option<&StatusUpdate>) -> bool {
     let Some(word) = told else { return true };
     match live.egress_node(node).await {
         Ok(Some(found)) if found.status == word.status && found.is_gateway() == word.status.concerns_others() => true,
@@ -169,7 +169,7 @@ async fn stands(live: &Live, node: &NodeName, told: Option<&Word>) -> bool {
 
 /// The object first: a status has nothing to stand in before. Its label is what others watch it by; one whose status does not name an
 /// exit yet serves none for them.
-async fn write(live: &Live, node: &NodeName, word: &Word, before: Option<&Word>) -> Result<(), LiveError> {
+async fn write(live: &ApiClient, node: &NodeName, word: &StatusUpdate, before: Option<&StatusUpdate>) -> Result<(), ApiError> {
     if before.is_none_or(|before| {
         (&before.uid, before.lost, before.status.concerns_others())
             != (&word.uid, word.lost, word.status.concerns_others())

@@ -6,30 +6,30 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::repository::{Intent, News};
-use super::round::{Done, Engine, RoundError, now};
-use crate::core::compile::{Compiled, Role};
+use super::repository::{DesiredRevision, RepositoryEvent};
+use super::round::{RoundResult, Reconciler, RoundError, now};
+use crate::core::compile::{Compiled, ExitRole};
 use crate::core::facts::PodName;
-use crate::core::report::drift::Class;
-use crate::serve::{self, Health, Metrics, Question, Questions, Server};
+use crate::core::report::drift::DriftClass;
+use crate::serve::{self, Health, Metrics, ScrapeRequest, ScrapeRequests, Server};
 use crate::telemetry::chain;
 
 /// The loop's side of the server. Without a server it is told all the same; nobody asks.
-pub struct Telling {
+pub struct MetricsRecorder {
     health: Health,
     metrics: Metrics,
-    questions: Questions,
+    questions: ScrapeRequests,
     /// What is not as it should be, and keeps nothing else from it: exits that the kernel refused, reports that are not committed.
     remarks: [Option<String>; 2],
     _server: Option<Server>,
 }
 
-impl Telling {
+impl MetricsRecorder {
     /// Starts the server, if there is to be one. Until something is known, it is not ready, and this is why.
     pub fn start(listen: Option<SocketAddr>, not_yet: &str) -> std::io::Result<Self> {
         let (health, metrics) = (Health::new(), Metrics::new());
         health.set_ready(Err(not_yet.to_owned()));
-        metrics.drift(Class::Missing, 0);
+        metrics.drift(DriftClass::Missing, 0);
         let server = listen.map(|listen| serve::start(listen, health.clone(), metrics.clone())).transpose()?;
         if let Some(server) = &server {
             tracing::info!(address = %server.address(), "metrics and health are served");
@@ -54,12 +54,12 @@ impl Telling {
     }
 
     /// Waits until somebody wants to see the counters.
-    pub async fn asked(&mut self) -> Question {
+    pub async fn asked(&mut self) -> ScrapeRequest {
         self.questions.next().await
     }
 
     /// Reads the counters for who asked. What cannot be read is shown as it last was.
-    pub async fn answer(&self, question: Question, engine: &mut Engine) {
+    pub async fn answer(&self, question: ScrapeRequest, engine: &mut Reconciler) {
         match engine.counters().await {
             Ok(counters) => question.answer(counters),
             Err(error) => tracing::warn!(error = chain(&error), "the kernel's counters cannot be read"),
@@ -67,21 +67,21 @@ impl Telling {
     }
 
     /// Git answered, if it did.
-    pub fn news(&self, news: &News) {
+    pub fn news(&self, news: &RepositoryEvent) {
         match news {
-            News::Unchanged | News::Withheld(_) => self.metrics.git_fetched(Instant::now()),
-            News::Intent(intent) if intent.fetched => self.metrics.git_fetched(Instant::now()),
-            News::Intent(_) | News::Fault(_) => {}
+            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => self.metrics.git_fetched(Instant::now()),
+            RepositoryEvent::Intent(intent) if intent.fetched => self.metrics.git_fetched(Instant::now()),
+            RepositoryEvent::Intent(_) | RepositoryEvent::Fault(_) => {}
         }
         match news {
-            News::Intent(intent) => self.metrics.commit_waits(intent.withheld.as_ref().map(|one| one.why.word())),
-            News::Withheld(withheld) => self.metrics.commit_waits(Some(withheld.why.word())),
-            News::Unchanged | News::Fault(_) => {}
+            RepositoryEvent::Intent(intent) => self.metrics.commit_waits(intent.withheld.as_ref().map(|one| one.why.word())),
+            RepositoryEvent::Withheld(withheld) => self.metrics.commit_waits(Some(withheld.why.word())),
+            RepositoryEvent::Unchanged | RepositoryEvent::Fault(_) => {}
         }
     }
 
     /// A round ended.
-    pub fn round(&mut self, result: &Result<Done, RoundError>, took: Duration, engine: &Engine, intent: &Intent) {
+    pub fn round(&mut self, result: &Result<RoundResult, RoundError>, took: Duration, engine: &Reconciler, intent: &DesiredRevision) {
         self.metrics.reconciled(result.is_ok(), took);
         self.metrics.drift_open(engine.report.drift.len());
         self.metrics.suspended(intent.suspended(now()));
@@ -107,7 +107,7 @@ impl Telling {
     }
 
     fn compiled(&self, compiled: &Compiled) {
-        let gateway = compiled.exits.values().filter(|exit| matches!(exit.role, Role::Own { .. })).count();
+        let gateway = compiled.exits.values().filter(|exit| matches!(exit.role, ExitRole::Own { .. })).count();
         self.metrics.exits(gateway, compiled.exits.len() - gateway);
         let members: BTreeSet<&PodName> = compiled.members.values().flatten().collect();
         self.metrics.members(members.len());

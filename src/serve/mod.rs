@@ -24,8 +24,8 @@ use axum::routing::get;
 use tokio::sync::oneshot;
 
 pub use health::{Health, TURN};
-pub use metrics::{Became, Metrics};
-pub use questions::{Question, Questions};
+pub use metrics::{PreviewResult, Metrics};
+pub use questions::{ScrapeRequest, ScrapeRequests};
 
 /// The running server. It ends when this is dropped; answers that are on their way are given.
 #[derive(Debug)]

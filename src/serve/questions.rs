@@ -20,11 +20,11 @@ const FRESH: Duration = Duration::from_millis(100);
 
 /// The loop's end: what is asked of it.
 #[derive(Debug)]
-pub struct Questions(mpsc::Receiver<Question>);
+pub struct ScrapeRequests(mpsc::Receiver<ScrapeRequest>);
 
-impl Questions {
+impl ScrapeRequests {
     /// Waits for the next question; for ever where nobody asks any more. Giving up waiting loses nothing.
-    pub async fn next(&mut self) -> Question {
+    pub async fn next(&mut self) -> ScrapeRequest {
         match self.0.recv().await {
             Some(question) => question,
             None => std::future::pending().await,
@@ -34,12 +34,12 @@ impl Questions {
 
 /// Somebody wants to know the counters. To drop it is an answer, too: what was last known is shown.
 #[derive(Debug)]
-pub struct Question {
+pub struct ScrapeRequest {
     metrics: Metrics,
     done: oneshot::Sender<()>,
 }
 
-impl Question {
+impl ScrapeRequest {
     /// Answers. An answer that comes late is shown to the next who asks.
     pub fn answer(self, counters: &Counters) {
         self.metrics.counters(counters);
@@ -50,18 +50,18 @@ impl Question {
 
 /// The other end: where questions go, if there is a loop that answers any.
 #[derive(Debug, Default)]
-pub(super) struct Asking {
-    to: Mutex<Option<mpsc::Sender<Question>>>,
+pub(super) struct ScrapeRelay {
+    to: Mutex<Option<mpsc::Sender<ScrapeRequest>>>,
     /// When it was last asked. Held while an answer is waited for, so that one question is open at a time.
     asked: tokio::sync::Mutex<Option<Instant>>,
 }
 
-impl Asking {
+impl ScrapeRelay {
     /// From now on questions go to who holds the other end.
-    pub(super) fn listen(&self) -> Questions {
+    pub(super) fn listen(&self) -> ScrapeRequests {
         let (sender, receiver) = mpsc::channel(1);
         *self.to.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-        Questions(receiver)
+        ScrapeRequests(receiver)
     }
 
     /// Asks, and waits until the answer is in or patience ends.
@@ -73,7 +73,7 @@ impl Asking {
         }
         let (done, answered) = oneshot::channel();
         // Full: the loop has not come to the last one yet.
-        if to.try_send(Question { metrics: metrics.clone(), done }).is_ok() {
+        if to.try_send(ScrapeRequest { metrics: metrics.clone(), done }).is_ok() {
             // Late or dropped: what was last known is shown.
             let _ = timeout(PATIENCE, answered).await;
         }

@@ -11,20 +11,20 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use egret::core::compile::marks::Marks;
-use egret::core::compile::{Compiled, Input, RP_FILTER_BEFORE, Refused, compile};
+use egret::core::compile::marks::ExitIds;
+use egret::core::compile::{Compiled, CompileInput, RP_FILTER_BEFORE, RefusedParts, compile};
 use egret::core::diagnostic::Diagnostic;
-use egret::core::ground::Ground;
+use egret::core::ground::HostNetwork;
 use egret::core::labels::Labels;
 use egret::core::name::NodeName;
 use egret::core::placement::place;
-use egret::core::plan::{Listing, plan, simulate, summary};
+use egret::core::plan::{StateListing, plan, simulate, summary};
 use egret::core::policy::lint::lint;
 use egret::core::report::drift;
 use egret::core::report::files::node_file;
-use egret::core::report::history::{NodeReport, Sighting};
+use egret::core::report::history::{NodeReport, ObservedDrift};
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, Data, Family, Key};
+use egret::core::state::nft::{AddressFamily, ElementData, TableFamily, ElementKey};
 use jiff::Timestamp;
 
 use self::folder::World;
@@ -100,7 +100,7 @@ fn outcome(scenario: &Path) -> BTreeMap<String, String> {
         if other.is_some() && !plan.is_empty() {
             let _ = write!(text, "\nevery step\n\n{plan}");
         }
-        files.insert(format!("{node}.desired.txt"), Listing(&compiled.desired).to_string());
+        files.insert(format!("{node}.desired.txt"), StateListing(&compiled.desired).to_string());
         files.insert(format!("{node}.plan.txt"), text);
         if drifted {
             files.insert(format!("{node}.drift.yaml"), drift_report(node, &compiled.desired, &observed));
@@ -131,10 +131,10 @@ fn observed(world: &World, other: Option<&World>, node: &NodeName) -> NodeState 
 }
 
 /// The ground as it is after Egret was there: filters it loosened are loose, and its table remembers what they were.
-fn remember(ground: &mut Ground, observed: &NodeState) {
-    let map = observed.nft.get(&Family::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
+fn remember(ground: &mut HostNetwork, observed: &NodeState) {
+    let map = observed.nft.get(&TableFamily::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
     for (key, data) in map.into_iter().flat_map(|map| &map.elements) {
-        if let (Key::Interface(name), Some(Data::Mark(before))) = (key, data) {
+        if let (ElementKey::Interface(name), Some(ElementData::Mark(before))) = (key, data) {
             ground.loosened.insert(name.clone(), u8::try_from(*before).expect("a filter's value"));
         }
     }
@@ -149,21 +149,21 @@ fn remember(ground: &mut Ground, observed: &NodeState) {
 fn compiled(
     world: &World,
     node: &NodeName,
-    ground: &Ground,
+    ground: &HostNetwork,
     observed: &NodeState,
 ) -> (Compiled, Vec<egret::core::finding::Finding>) {
     let set = world.set();
     let facts = set.labelled(&world.facts);
     let placement = place(set, &facts, now());
-    let marks = Marks::observed(&observed.nft, set.config.range);
-    let compiled = compile(&Input {
+    let marks = ExitIds::observed(&observed.nft, set.config.range);
+    let compiled = compile(&CompileInput {
         node,
         set,
         placement: &placement,
         facts: &facts,
         ground,
         marks: &marks,
-        refused: Refused::NOTHING,
+        refused: RefusedParts::NOTHING,
     });
     let mut findings = placement.findings;
     findings.extend(compiled.findings.iter().cloned());
@@ -180,7 +180,7 @@ fn leads_there(scenario: &Path, node: &NodeName, desired: &NodeState, observed: 
         simulate::apply(step, &mut state);
     }
     let place = format!("{} on {node}", scenario.display());
-    assert_eq!(Listing(&state).to_string(), Listing(desired).to_string(), "{place}: the plan leads elsewhere");
+    assert_eq!(StateListing(&state).to_string(), StateListing(desired).to_string(), "{place}: the plan leads elsewhere");
     assert_eq!(state, *desired, "{place}: the plan leads elsewhere, and the listing does not show it");
     let mut ground = world.grounds[node].clone();
     remember(&mut ground, &state);
@@ -191,7 +191,7 @@ fn leads_there(scenario: &Path, node: &NodeName, desired: &NodeState, observed: 
 /// The node's report after somebody made of it what was found, one minute ago, and it was put right now.
 fn drift_report(node: &NodeName, desired: &NodeState, found: &NodeState) -> String {
     let seen: Timestamp = "2026-06-01T11:59:59.962Z".parse().expect("a time");
-    let sighting = |drift| Sighting { drift, by: None, wanted_by: Vec::new() };
+    let sighting = |drift| ObservedDrift { drift, by: None, wanted_by: Vec::new() };
     let mut report = NodeReport::new(node.as_str());
     report.seen(drift::between(desired, found).into_iter().map(sighting).collect(), seen);
     report.put_right(now());

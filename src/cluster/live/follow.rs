@@ -15,11 +15,11 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::error::{Cause, LiveError};
-use super::view::{Item, News};
+use super::error::{ApiErrorCause, ApiError};
+use super::view::{WatchItem, ListOrEvent};
 use super::watching::Message;
 use super::wire::Watched;
-use super::{ANSWER, Live, PAGE};
+use super::{ANSWER, ApiClient, PAGE};
 use crate::backoff::Backoff;
 
 /// A watch that brought nothing is taken to be well after this long.
@@ -76,18 +76,18 @@ enum End {
     /// As it should: go on from this version.
     Well(String),
     /// Go on from this version, after a pause; without one, from a new list.
-    Failed(Option<String>, LiveError),
+    Failed(Option<String>, ApiError),
     /// The server has forgotten the version.
-    Expired(LiveError),
+    Expired(ApiError),
     /// Nobody listens any more.
     Unheard,
 }
 
 /// Follows one kind of object.
-pub(super) struct Follower<W: Watched> {
-    live: Live,
+pub(super) struct Reflector<W: Watched> {
+    live: ApiClient,
     query: Query,
-    wrap: fn(News<W::Key, W::Value>) -> Item,
+    wrap: fn(ListOrEvent<W::Key, W::Value>) -> WatchItem,
     out: Sender<Message>,
     /// Changes each time that one of those who follow this server is well again.
     recoveries: watch::Sender<u64>,
@@ -98,11 +98,11 @@ pub(super) struct Follower<W: Watched> {
     whole: bool,
 }
 
-impl<W: Watched> Follower<W> {
+impl<W: Watched> Reflector<W> {
     pub(super) fn new(
-        live: Live,
+        live: ApiClient,
         query: Query,
-        wrap: fn(News<W::Key, W::Value>) -> Item,
+        wrap: fn(ListOrEvent<W::Key, W::Value>) -> WatchItem,
         out: Sender<Message>,
         recoveries: watch::Sender<u64>,
         seed: u64,
@@ -147,10 +147,10 @@ impl<W: Watched> Follower<W> {
 
     /// Where to go on after a failure. A server whose state was put back to a backup refuses versions that it has not come to yet;
     /// a line that cannot be read would come again and again.
-    fn known_version(&mut self, version: Option<String>, error: &LiveError) -> Option<String> {
+    fn known_version(&mut self, version: Option<String>, error: &ApiError) -> Option<String> {
         let of_version = match error.cause() {
-            Cause::Refused { code, .. } => !matches!(code, 401 | 403 | 429 | 503),
-            Cause::Answer(_) => true,
+            ApiErrorCause::Refused { code, .. } => !matches!(code, 401 | 403 | 429 | 503),
+            ApiErrorCause::Answer(_) => true,
             _ => false,
         };
         self.refusals += u32::from(of_version);
@@ -158,7 +158,7 @@ impl<W: Watched> Follower<W> {
     }
 
     /// Tells of a failure and waits. False if nobody listens any more.
-    async fn pause(&mut self, error: LiveError) -> bool {
+    async fn pause(&mut self, error: ApiError) -> bool {
         if self.out.send(Message::Fault(W::NAME, error)).await.is_err() {
             return false;
         }
@@ -179,14 +179,14 @@ impl<W: Watched> Follower<W> {
     }
 
     /// Whether it is not there to be read, and need not be.
-    fn is_spared(&self, error: &LiveError) -> bool {
+    fn is_spared(&self, error: &ApiError) -> bool {
         self.query.optional.is_some() && matches!(error.code(), Some(403 | 404))
     }
 
     /// Tells that there is nothing, or that nothing is known, and waits for long. False if nobody listens any more.
-    async fn rest(&mut self, error: LiveError) -> bool {
+    async fn rest(&mut self, error: ApiError) -> bool {
         let told = match error.code() {
-            Some(404) => self.tell(News::All(BTreeMap::new())).await,
+            Some(404) => self.tell(ListOrEvent::All(BTreeMap::new())).await,
             _ => self.out.send(Message::Closed(W::NAME, error)).await.is_ok(),
         };
         let wait = self.backoff.spread(self.query.optional.unwrap_or(LONGEST));
@@ -196,7 +196,7 @@ impl<W: Watched> Follower<W> {
         }
     }
 
-    async fn tell(&self, news: News<W::Key, W::Value>) -> bool {
+    async fn tell(&self, news: ListOrEvent<W::Key, W::Value>) -> bool {
         self.out.send(Message::News(W::NAME, Box::new((self.wrap)(news)))).await.is_ok()
     }
 
@@ -236,7 +236,7 @@ impl<W: Watched> Follower<W> {
             if next.is_none() {
                 self.whole = false;
                 let version = page.metadata.resource_version;
-                return if self.tell(News::All(found)).await { End::Well(version) } else { End::Unheard };
+                return if self.tell(ListOrEvent::All(found)).await { End::Well(version) } else { End::Unheard };
             }
         }
     }
@@ -267,7 +267,7 @@ impl<W: Watched> Follower<W> {
         &mut self,
         initial: bool,
         version: &str,
-    ) -> Result<(impl Stream<Item = Event<W>> + use<W>, Instant), LiveError> {
+    ) -> Result<(impl Stream<Item = Event<W>> + use<W>, Instant), ApiError> {
         let doing = Self::watching();
         let length = self.backoff.spread(WATCH).as_secs();
         let parameters = WatchParams {
@@ -278,11 +278,11 @@ impl<W: Watched> Follower<W> {
             send_initial_events: initial,
         };
         let request = Request::new(W::PATH).watch(&parameters, version);
-        let request = request.map_err(|error| LiveError::of(&doing, kube::Error::BuildRequest(error)))?;
+        let request = request.map_err(|error| ApiError::of(&doing, kube::Error::BuildRequest(error)))?;
         match timeout(ANSWER, self.live.client.request_events::<W::Wire>(request)).await {
             Ok(Ok(stream)) => Ok((stream, Instant::now() + Duration::from_secs(length) + LATE)),
-            Ok(Err(error)) => Err(LiveError::of(doing, error)),
-            Err(_) => Err(LiveError::new(doing, Cause::Timeout(ANSWER))),
+            Ok(Err(error)) => Err(ApiError::of(doing, error)),
+            Err(_) => Err(ApiError::new(doing, ApiErrorCause::Timeout(ANSWER))),
         }
     }
 
@@ -313,12 +313,12 @@ impl<W: Watched> Follower<W> {
                 Ok(None) => {
                     return match resume {
                         Some(version) if lasted >= BRIEF || version != first => End::Well(version),
-                        resume => End::Failed(resume, LiveError::new(Self::watching(), Cause::Ended)),
+                        resume => End::Failed(resume, ApiError::new(Self::watching(), ApiErrorCause::Ended)),
                     };
                 }
-                Ok(Some(Err(error))) => return End::Failed(resume, LiveError::of(Self::watching(), error)),
+                Ok(Some(Err(error))) => return End::Failed(resume, ApiError::of(Self::watching(), error)),
                 Err(_) if Instant::now() < limit => continue,
-                Err(_) => return End::Failed(resume, LiveError::new(Self::watching(), Cause::Timeout(lasted))),
+                Err(_) => return End::Failed(resume, ApiError::new(Self::watching(), ApiErrorCause::Timeout(lasted))),
             };
             match self.take(event, &mut version, &mut initial).await {
                 Ok(true) => {}
@@ -335,7 +335,7 @@ impl<W: Watched> Follower<W> {
         event: WatchEvent<W::Wire>,
         version: &mut String,
         initial: &mut Option<BTreeMap<W::Key, W::Value>>,
-    ) -> Result<bool, LiveError> {
+    ) -> Result<bool, ApiError> {
         let (wire, gone) = match event {
             WatchEvent::Added(wire) | WatchEvent::Modified(wire) => (wire, false),
             WatchEvent::Deleted(wire) => (wire, true),
@@ -343,11 +343,11 @@ impl<W: Watched> Follower<W> {
                 *version = bookmark.metadata.resource_version;
                 let complete = bookmark.metadata.annotations.contains_key("k8s.io/initial-events-end");
                 return Ok(match initial.take_if(|_| complete) {
-                    Some(all) => self.tell(News::All(all)).await,
+                    Some(all) => self.tell(ListOrEvent::All(all)).await,
                     None => true,
                 });
             }
-            WatchEvent::Error(status) => return Err(LiveError::new(Self::watching(), Cause::from(*status))),
+            WatchEvent::Error(status) => return Err(ApiError::new(Self::watching(), ApiErrorCause::from(*status))),
         };
         let told = W::version(&wire).to_owned();
         if !told.is_empty() {
@@ -355,7 +355,7 @@ impl<W: Watched> Follower<W> {
         }
         let Some((key, value)) = W::read(wire) else { return Ok(true) };
         let Some(all) = initial else {
-            let news = if gone { News::Gone(key) } else { News::Set(key, value) };
+            let news = if gone { ListOrEvent::Gone(key) } else { ListOrEvent::Set(key, value) };
             return Ok(self.tell(news).await);
         };
         if gone {

@@ -8,23 +8,23 @@ use std::collections::BTreeMap;
 use kube::core::Request;
 use kube::core::params::ListParams;
 
-use super::error::LiveError;
+use super::error::ApiError;
 use super::follow::Page;
 use super::wire::{Namespaces, Pods, Watched};
-use super::{Live, PAGE};
+use super::{ApiClient, PAGE};
 use crate::core::facts::Facts;
 
 /// Objects a page: what the server holds ready at once, and what we parse at once.
 const OBJECTS: u32 = 500;
 
-impl Live {
+impl ApiClient {
     /// Namespaces and pods as they are now, page by page; nothing of nodes, which are known.
-    pub async fn look(&self) -> Result<Facts, LiveError> {
+    pub async fn look(&self) -> Result<Facts, ApiError> {
         let namespaces = self.all::<Namespaces>().await?;
         Ok(Facts { namespaces, pods: self.all::<Pods>().await?, ..Facts::default() })
     }
 
-    async fn all<W: Watched>(&self) -> Result<BTreeMap<W::Key, W::Value>, LiveError> {
+    async fn all<W: Watched>(&self) -> Result<BTreeMap<W::Key, W::Value>, ApiError> {
         let doing = format!("listing {} for a snapshot", W::NAME);
         let mut found = BTreeMap::new();
         let mut next: Option<String> = None;

@@ -10,12 +10,12 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::Live;
-use super::error::LiveError;
-use super::follow::{Follower, Query};
+use super::ApiClient;
+use super::error::ApiError;
+use super::follow::{Reflector, Query};
 use super::pools::{CalicoPools, CiliumNodes, CiliumPools, Pools};
 use super::resources::GATEWAY_LABEL;
-use super::view::{Changed, Item, News, View};
+use super::view::{Changed, WatchItem, ListOrEvent, View};
 use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim, Watched, Whole};
 use crate::core::name::NodeName;
 
@@ -29,7 +29,7 @@ const RARELY: Duration = Duration::from_mins(5);
 
 /// Who watches, and so what.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
+pub enum WatchScope {
     /// A node's agent: nodes, namespaces, its own pods, what is published, and the EgressNodes of gateways.
     Agent {
         /// The node.
@@ -49,7 +49,7 @@ pub enum Scope {
 
 /// How to watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub struct WatchOptions {
     /// Objects a page of a list.
     pub page: u32,
     /// Ask for lists as the beginning of watches, as servers from Kubernetes 1.34 on like it. One that refuses is asked for lists.
@@ -58,7 +58,7 @@ pub struct Options {
     pub seed: u64,
 }
 
-impl Default for Options {
+impl Default for WatchOptions {
     fn default() -> Self {
         Self { page: 500, streaming: false, seed: 0 }
     }
@@ -66,7 +66,7 @@ impl Default for Options {
 
 /// Something that cannot be watched at the moment. What was known of it stays known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct WatchError {
     /// What fails and why, in one line.
     pub message: String,
     /// What to do about it.
@@ -81,21 +81,21 @@ pub struct Fault {
 #[derive(Debug)]
 pub(super) enum Message {
     /// Of this kind of object.
-    News(&'static str, Box<Item>),
+    News(&'static str, Box<WatchItem>),
     /// Watching this kind of object works.
     Well(&'static str),
     /// It does not.
-    Fault(&'static str, LiveError),
+    Fault(&'static str, ApiError),
     /// This kind of object may not be read, and need not be.
-    Closed(&'static str, LiveError),
+    Closed(&'static str, ApiError),
 }
 
 /// Watches for as long as it lives.
 #[derive(Debug)]
-pub struct Watching {
+pub struct ClusterWatch {
     news: mpsc::Receiver<Message>,
     view: View,
-    faults: BTreeMap<&'static str, Fault>,
+    faults: BTreeMap<&'static str, WatchError>,
     /// Kinds that may not be read, and need not be: why, and what to do about it.
     closed: BTreeMap<&'static str, (String, Option<String>)>,
     /// Kinds whose first list is not in yet.
@@ -106,8 +106,8 @@ pub struct Watching {
 
 /// The tasks while they are being started.
 struct Start<'a> {
-    live: &'a Live,
-    options: Options,
+    live: &'a ApiClient,
+    options: WatchOptions,
     out: mpsc::Sender<Message>,
     recoveries: watch::Sender<u64>,
     tasks: JoinSet<()>,
@@ -115,18 +115,18 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    fn follow<W: Watched>(&mut self, mut query: Query, wrap: fn(News<W::Key, W::Value>) -> Item) {
+    fn follow<W: Watched>(&mut self, mut query: Query, wrap: fn(ListOrEvent<W::Key, W::Value>) -> WatchItem) {
         query.streaming = self.options.streaming;
         let seed = self.options.seed.wrapping_add(self.missing.len() as u64);
         self.missing.insert(W::NAME);
         let (out, recoveries) = (self.out.clone(), self.recoveries.clone());
-        let follower = Follower::<W>::new(self.live.clone(), query, wrap, out, recoveries, seed);
+        let follower = Reflector::<W>::new(self.live.clone(), query, wrap, out, recoveries, seed);
         self.tasks.spawn(follower.run());
     }
 
     fn pools<W: Pools>(&mut self) {
         let query = Query { optional: Some(RARELY), ..self.all() };
-        self.follow::<W>(query, |news| Item::Pools(W::KIND, news));
+        self.follow::<W>(query, |news| WatchItem::Pools(W::KIND, news));
     }
 
     fn all(&self) -> Query {
@@ -135,15 +135,15 @@ impl Start<'_> {
 
     /// Namespaces, and the pods of one node. They are few: a page would have the server look through all pods for each.
     fn pods_of(&mut self, node: &NodeName) {
-        self.follow::<Namespaces>(self.all(), Item::Namespaces);
+        self.follow::<Namespaces>(self.all(), WatchItem::Namespaces);
         let of_node = Query { fields: Some(format!("spec.nodeName={node}")), ..Query::default() };
-        self.follow::<Pods>(of_node, Item::Pods);
+        self.follow::<Pods>(of_node, WatchItem::Pods);
     }
 }
 
-impl Watching {
+impl ClusterWatch {
     /// Begins to watch. Needs a tokio runtime; nothing is waited for.
-    pub fn open(live: &Live, scope: &Scope, options: Options) -> Self {
+    pub fn open(live: &ApiClient, scope: &WatchScope, options: WatchOptions) -> Self {
         let (out, news) = mpsc::channel(QUEUE);
         let mut start = Start {
             live,
@@ -154,23 +154,23 @@ impl Watching {
             missing: BTreeSet::new(),
         };
         match scope {
-            Scope::Node { node } => {
-                start.follow::<Nodes<Slim>>(start.all(), Item::Nodes);
+            WatchScope::Node { node } => {
+                start.follow::<Nodes<Slim>>(start.all(), WatchItem::Nodes);
                 start.pods_of(node);
             }
-            Scope::Agent { node } => {
-                start.follow::<Nodes<Slim>>(start.all(), Item::Nodes);
+            WatchScope::Agent { node } => {
+                start.follow::<Nodes<Slim>>(start.all(), WatchItem::Nodes);
                 start.pods_of(node);
-                start.follow::<Policies<Slim>>(start.all(), Item::Policies);
-                start.follow::<Configs<Slim>>(start.all(), Item::Config);
+                start.follow::<Policies<Slim>>(start.all(), WatchItem::Policies);
+                start.follow::<Configs<Slim>>(start.all(), WatchItem::Config);
                 let gateways = Query { labels: Some(format!("{GATEWAY_LABEL}=true")), ..start.all() };
-                start.follow::<EgressNodes>(gateways, Item::EgressNodes);
+                start.follow::<EgressNodes>(gateways, WatchItem::EgressNodes);
             }
-            Scope::Controller { pools } => {
-                start.follow::<Nodes<Whole>>(start.all(), Item::Nodes);
-                start.follow::<Policies<Whole>>(start.all(), Item::Policies);
-                start.follow::<Configs<Whole>>(start.all(), Item::Config);
-                start.follow::<EgressNodes>(start.all(), Item::EgressNodes);
+            WatchScope::Controller { pools } => {
+                start.follow::<Nodes<Whole>>(start.all(), WatchItem::Nodes);
+                start.follow::<Policies<Whole>>(start.all(), WatchItem::Policies);
+                start.follow::<Configs<Whole>>(start.all(), WatchItem::Config);
+                start.follow::<EgressNodes>(start.all(), WatchItem::EgressNodes);
                 if *pools {
                     start.pools::<CalicoPools>();
                     start.pools::<CiliumPools>();
@@ -212,7 +212,7 @@ impl Watching {
     }
 
     /// What cannot be watched at the moment, by its plural.
-    pub fn faults(&self) -> &BTreeMap<&'static str, Fault> {
+    pub fn faults(&self) -> &BTreeMap<&'static str, WatchError> {
         &self.faults
     }
 
@@ -237,7 +237,7 @@ impl Watching {
             Message::Well(kind) => Changed { faults: self.faults.remove(kind).is_some(), ..Changed::default() },
             Message::Fault(kind, error) => {
                 let before = self.faults.remove(kind);
-                let fault = Fault {
+                let fault = WatchError {
                     message: crate::telemetry::chain(&error),
                     hint: error.hint(),
                     since: before.as_ref().map_or_else(Timestamp::now, |fault| fault.since),

@@ -8,10 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Input, WayOut, own_exits};
+use super::{CompileInput, EgressRoute, own_exits};
 use crate::core::facts::PodName;
 use crate::core::finding::Finding;
-use crate::core::ground::Ground;
+use crate::core::ground::HostNetwork;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
@@ -24,7 +24,7 @@ const CODE: &str = "not-forwarding";
 const NAMED: usize = 3;
 
 /// Takes the ways out of a gateway that lead through an interface which forwards nothing: replies would end there.
-pub(super) fn close(exit: &ExitKey, ways: &mut BTreeMap<AddressFamily, WayOut>, ground: &Ground) -> Vec<Finding> {
+pub(super) fn close(exit: &ExitKey, ways: &mut BTreeMap<AddressFamily, EgressRoute>, ground: &HostNetwork) -> Vec<Finding> {
     let mut findings = Vec::new();
     ways.retain(|family, way| {
         let open = forwards(ground, &way.interface, *family);
@@ -43,7 +43,7 @@ pub(super) fn close(exit: &ExitKey, ways: &mut BTreeMap<AddressFamily, WayOut>, 
 
 /// Where pods of this node that some policy selects send into an interface which forwards nothing.
 pub(super) fn of_pods(
-    input: &Input<'_>,
+    input: &CompileInput<'_>,
     members: &BTreeMap<PolicyId, Vec<PodName>>,
     families: &[AddressFamily],
 ) -> Vec<Finding> {
@@ -78,7 +78,7 @@ pub(super) fn of_pods(
 
 /// The exits that this node could be asked to serve and that its kernel would not forward for, with the reason. Which node a policy is
 /// placed on does not matter here, or the answer would change what it is asked for.
-pub fn unfit(node: &NodeName, labels: &Labels, set: &PolicySet, ground: &Ground) -> BTreeMap<String, String> {
+pub fn unfit(node: &NodeName, labels: &Labels, set: &PolicySet, ground: &HostNetwork) -> BTreeMap<String, String> {
     let mut unfit = BTreeMap::new();
     for policy in set.policies.values() {
         let families: BTreeSet<AddressFamily> =
@@ -98,7 +98,7 @@ pub fn unfit(node: &NodeName, labels: &Labels, set: &PolicySet, ground: &Ground)
     unfit
 }
 
-fn forwards(ground: &Ground, interface: &str, family: AddressFamily) -> bool {
+fn forwards(ground: &HostNetwork, interface: &str, family: AddressFamily) -> bool {
     match family {
         AddressFamily::V4 => !ground.forwarding.off4.contains(interface),
         AddressFamily::V6 => !ground.forwarding.off6,
@@ -126,7 +126,7 @@ fn hint(interface: &str, family: AddressFamily) -> String {
 }
 
 /// The interface that the main table sends an address by.
-fn towards(ground: &Ground, address: IpAddr) -> Option<&str> {
+fn towards(ground: &HostNetwork, address: IpAddr) -> Option<&str> {
     let routes = ground.routes.iter().filter(|route| route.destination.contains(&address));
     routes.max_by_key(|route| route.destination.prefix_len()).map(|route| route.interface.as_str())
 }

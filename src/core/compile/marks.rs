@@ -7,20 +7,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::placement::ExitKey;
-use crate::core::state::nft::{Family, Ruleset};
-use crate::core::state::ownership::Range;
+use crate::core::state::nft::{TableFamily, Ruleset};
+use crate::core::state::ownership::DatapathConfig;
 
 /// What an exit's chain is called: this and its id.
 pub const EXIT_CHAIN: &str = "exit_";
 
 /// Exits' identities and their ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Marks(BTreeMap<String, u32>);
+pub struct ExitIds(BTreeMap<String, u32>);
 
-impl Marks {
+impl ExitIds {
     /// The ids that are in use in the kernel.
-    pub fn observed(ruleset: &Ruleset, range: Range) -> Self {
-        let chains = ruleset.get(&Family::Inet).map(|table| &table.chains);
+    pub fn observed(ruleset: &Ruleset, range: DatapathConfig) -> Self {
+        let chains = ruleset.get(&TableFamily::Inet).map(|table| &table.chains);
         let known = chains.into_iter().flatten().filter_map(|(name, chain)| {
             let id: u32 = name.strip_prefix(EXIT_CHAIN)?.parse().ok()?;
             let identity = chain.comment.clone()?;
@@ -36,7 +36,7 @@ impl Marks {
 
     /// Ids for the wanted exits: the old ones for those that had one, the smallest free ones for the others, which get none
     /// that was in use until now: their connections have yet to be forgotten. Exits beyond the last id get none.
-    pub fn assign(&self, wanted: &BTreeSet<ExitKey>, range: Range) -> BTreeMap<ExitKey, u32> {
+    pub fn assign(&self, wanted: &BTreeSet<ExitKey>, range: DatapathConfig) -> BTreeMap<ExitKey, u32> {
         let mut taken: BTreeSet<u32> = self.0.values().copied().collect();
         let mut assigned = BTreeMap::new();
         let mut fresh = Vec::new();
@@ -82,16 +82,16 @@ mod tests {
             ("exit_3".to_owned(), chain("b default")),
             ("exit_x".to_owned(), chain("c default")),
         ]);
-        let ruleset = Ruleset::from([(Family::Inet, Table { chains, ..Table::default() })]);
-        let marks = Marks::observed(&ruleset, Range::default());
-        let assigned = marks.assign(&BTreeSet::from([exit("a"), exit("b"), exit("c")]), Range::default());
+        let ruleset = Ruleset::from([(TableFamily::Inet, Table { chains, ..Table::default() })]);
+        let marks = ExitIds::observed(&ruleset, DatapathConfig::default());
+        let assigned = marks.assign(&BTreeSet::from([exit("a"), exit("b"), exit("c")]), DatapathConfig::default());
         assert_eq!(assigned, BTreeMap::from([(exit("a"), 2), (exit("b"), 3), (exit("c"), 4)]));
     }
 
     #[test]
     fn exits_beyond_the_last_id_get_none() {
-        let range = Range { mask: 0x3, ..Range::default() };
-        let assigned = Marks::default().assign(&BTreeSet::from([exit("a"), exit("b"), exit("c")]), range);
+        let range = DatapathConfig { mask: 0x3, ..DatapathConfig::default() };
+        let assigned = ExitIds::default().assign(&BTreeSet::from([exit("a"), exit("b"), exit("c")]), range);
         assert_eq!(assigned, BTreeMap::from([(exit("a"), 1), (exit("b"), 2)]));
     }
 }

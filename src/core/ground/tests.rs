@@ -10,8 +10,8 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect(text)
 }
 
-fn listed(text: &str) -> Listed {
-    Listed {
+fn listed(text: &str) -> ListedAddress {
+    ListedAddress {
         net: net(text),
         global: true,
         deprecated: false,
@@ -21,17 +21,17 @@ fn listed(text: &str) -> Listed {
     }
 }
 
-fn arranged(listed: &[Listed]) -> Interface {
+fn arranged(listed: &[ListedAddress]) -> Interface {
     Interface { up: true, ..Interface::default() }.arrange(listed)
 }
 
-fn own(listed: &[Listed], family: AddressFamily) -> Option<String> {
+fn own(listed: &[ListedAddress], family: AddressFamily) -> Option<String> {
     arranged(listed).own_address(family).map(|address| address.to_string())
 }
 
 #[test]
 fn an_older_address_is_the_interfaces_own_whichever_end_the_kernel_lists_first() {
-    let secondary = Listed { secondary_or_temporary: true, ..listed("10.77.3.3/24") };
+    let secondary = ListedAddress { secondary_or_temporary: true, ..listed("10.77.3.3/24") };
     assert_eq!(own(&[listed("10.77.3.2/24"), secondary], AddressFamily::V4).as_deref(), Some("10.77.3.2"));
     assert_eq!(own(&[secondary, listed("10.77.3.2/24")], AddressFamily::V4).as_deref(), Some("10.77.3.2"));
     // IPv6 lists what came last first.
@@ -51,13 +51,13 @@ fn an_address_that_is_alone_in_its_network_gives_way_to_one_that_is_not() {
 #[test]
 fn deprecated_temporary_and_narrow_addresses_are_taken_only_by_name() {
     let listing = [
-        Listed { secondary_or_temporary: true, ..listed("fd00:3::aaaa/64") },
-        Listed { deprecated: true, ..listed("fd00:3::9/128") },
-        Listed { global: false, ..listed("10.77.3.4/24") },
+        ListedAddress { secondary_or_temporary: true, ..listed("fd00:3::aaaa/64") },
+        ListedAddress { deprecated: true, ..listed("fd00:3::9/128") },
+        ListedAddress { global: false, ..listed("10.77.3.4/24") },
     ];
     let interface = arranged(&listing);
     assert_eq!((interface.own_address(AddressFamily::V4), interface.own_address(AddressFamily::V6)), (None, None));
-    let ground = Ground { interfaces: [("net1".to_owned(), interface)].into(), ..Ground::default() };
+    let ground = HostNetwork { interfaces: [("net1".to_owned(), interface)].into(), ..HostNetwork::default() };
     for address in ["fd00:3::aaaa", "fd00:3::9", "10.77.3.4"] {
         assert_eq!(ground.holder(ip(address)), Some("net1"), "{address}");
     }
@@ -66,8 +66,8 @@ fn deprecated_temporary_and_narrow_addresses_are_taken_only_by_name() {
 #[test]
 fn an_address_that_another_host_has_or_may_have_is_not_used() {
     let listing = [
-        Listed { tentative: true, ..listed("fd00:3::2/64") },
-        Listed { tentative: true, duplicate: true, ..listed("fd00:3::3/64") },
+        ListedAddress { tentative: true, ..listed("fd00:3::2/64") },
+        ListedAddress { tentative: true, duplicate: true, ..listed("fd00:3::3/64") },
     ];
     let interface = arranged(&listing);
     assert_eq!(interface.addresses, []);
@@ -83,18 +83,18 @@ fn what_lives_on_one_link_is_never_an_egress_address() {
 
 #[test]
 fn of_several_holders_the_one_that_can_send_is_taken() {
-    let with = |up: bool, no_carrier: bool, kind: Kind| {
+    let with = |up: bool, no_carrier: bool, kind: InterfaceKind| {
         let addresses = vec![net("10.77.3.9/32")];
         Interface { up, no_carrier, kind, addresses, ..Interface::default() }
     };
-    let mut ground = Ground::default();
+    let mut ground = HostNetwork::default();
     let mut add = |name: &str, interface| drop(ground.interfaces.insert(name.to_owned(), interface));
-    add("a-down", with(false, false, Kind::Device));
-    add("b-pulled", with(true, true, Kind::Device));
-    add("c-lo", with(true, false, Kind::Loopback));
-    add("kube-ipvs0", with(true, false, Kind::Dummy));
+    add("a-down", with(false, false, InterfaceKind::Device));
+    add("b-pulled", with(true, true, InterfaceKind::Device));
+    add("c-lo", with(true, false, InterfaceKind::Loopback));
+    add("kube-ipvs0", with(true, false, InterfaceKind::Dummy));
     assert_eq!(ground.holder(ip("10.77.3.9")), Some("c-lo"));
-    ground.interfaces.insert("z".to_owned(), with(true, false, Kind::Device));
+    ground.interfaces.insert("z".to_owned(), with(true, false, InterfaceKind::Device));
     assert_eq!(ground.holder(ip("10.77.3.9")), Some("z"));
     let names: Vec<&str> = ground.holders(ip("10.77.3.9")).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["z", "c-lo", "a-down", "b-pulled"], "kube-proxy's is no holder");
@@ -103,7 +103,7 @@ fn of_several_holders_the_one_that_can_send_is_taken() {
 #[test]
 fn an_interface_is_found_by_the_name_that_it_had() {
     let renamed = Interface { other_names: ["net1".to_owned()].into(), ..Interface::default() };
-    let ground = Ground { interfaces: [("enp3s0".to_owned(), renamed)].into(), ..Ground::default() };
+    let ground = HostNetwork { interfaces: [("enp3s0".to_owned(), renamed)].into(), ..HostNetwork::default() };
     assert_eq!(ground.interface("net1").map(|(name, _)| name), Some("enp3s0"));
     assert_eq!(ground.interface("net2"), None);
 }
@@ -115,7 +115,7 @@ fn what_the_kernel_refuses_as_a_next_hop_is_known_beforehand() {
         unusable: [(ip("fd00:3::7"), Unusable::Tentative)].into(),
         ..Interface::default()
     };
-    let ground = Ground { interfaces: [("net1".to_owned(), interface)].into(), ..Ground::default() };
+    let ground = HostNetwork { interfaces: [("net1".to_owned(), interface)].into(), ..HostNetwork::default() };
     let bad = ["10.77.3.2", "10.77.3.0", "10.77.3.255", "10.77.5.0", "fd00:3::", "fd00:3::7"];
     assert!(bad.iter().all(|hop| ground.no_router(ip(hop)).is_some()));
     let good = ["10.77.3.1", "10.77.5.1", "fd00:3::1", "fd00:3::ffff:ffff:ffff:ffff", "10.88.0.255", "fe80::1"];

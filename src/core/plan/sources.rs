@@ -8,23 +8,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use super::super::cidr::{Range as Addresses, RangeSet};
+use super::super::cidr::{AddressRange as Addresses, RangeSet};
 use super::super::facts::PodName;
-use super::super::state::nft::{AddressFamily, Data, Family, Field, Key, Ruleset, Statement, Table, Verdict};
-use super::super::state::ownership::Range;
+use super::super::state::nft::{AddressFamily, ElementData, TableFamily, Field, ElementKey, Ruleset, Statement, Table, Verdict};
+use super::super::state::ownership::DatapathConfig;
 
 /// So many addresses are named in a step's text; the rest is counted.
 const NAMED: usize = 3;
 
 /// Which connections are to be forgotten: by the address that opened them, whoever translated it since.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sources {
+pub struct ConntrackFlush {
     /// Which ones of each address.
-    pub addresses: BTreeMap<IpAddr, Which>,
+    pub addresses: BTreeMap<IpAddr, FlushScope>,
     /// Where the groups lead that [`Which`] names.
-    pub ways: BTreeMap<String, Ways>,
+    pub ways: BTreeMap<String, GroupDestinations>,
     /// Where those lead now that pods leave.
-    pub former: BTreeMap<String, Ways>,
+    pub former: BTreeMap<String, GroupDestinations>,
     /// Destinations inside the cluster, which are never steered.
     pub inside: RangeSet,
     /// The bits of a connection's mark that are ours.
@@ -33,7 +33,7 @@ pub struct Sources {
 
 /// Which of an address's connections.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Which {
+pub enum FlushScope {
     /// All: no pod has the address any more.
     All,
     /// Those that the pod which has the address now cannot have: their mark is not the one that its group has there. None: no
@@ -60,7 +60,7 @@ pub enum Which {
 
 /// Where a group's connections go, by their destination. What is in no range goes its own way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ways {
+pub struct GroupDestinations {
     /// New ones. Disjoint and sorted.
     new: Vec<(Addresses, Mark)>,
     /// Live ones that are moved (`existingConnections: Reset`). Disjoint and sorted.
@@ -91,14 +91,14 @@ pub struct Connection {
 
 /// Whose the pods' addresses are. The kernel knows the groups of addresses, not the pods.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Holders {
+pub struct AddressHolders {
     /// When all was last in force; none: this process has not seen that yet.
     pub before: Option<BTreeMap<IpAddr, PodName>>,
     /// Now.
     pub now: BTreeMap<IpAddr, PodName>,
 }
 
-impl Holders {
+impl AddressHolders {
     /// Whether the address is the same pod's as before; none where that is not known.
     fn same(&self, address: IpAddr) -> Option<bool> {
         let before = self.before.as_ref()?;
@@ -107,7 +107,7 @@ impl Holders {
     }
 }
 
-impl Sources {
+impl ConntrackFlush {
     /// Whether this connection is one of those.
     pub fn include(&self, connection: &Connection) -> bool {
         let Some(which) = self.addresses.get(&connection.source) else { return false };
@@ -115,12 +115,12 @@ impl Sources {
         let inside = self.inside.contains(connection.destination);
         let ways = |group: &String| self.ways.get(group).filter(|_| !inside);
         match which {
-            Which::All => true,
-            Which::Others(group) => {
+            FlushScope::All => true,
+            FlushScope::Others(group) => {
                 let wanted = group.as_ref().and_then(ways).and_then(|ways| at(&ways.new, connection.destination));
                 wanted.unwrap_or(Mark::Is(0)) != Mark::Is(mark)
             }
-            Which::Moved { group, from } => ways(group).is_some_and(|ways| {
+            FlushScope::Moved { group, from } => ways(group).is_some_and(|ways| {
                 let unanswered = !connection.answered
                     && match at(&ways.new, connection.destination) {
                         Some(Mark::Is(to)) if to != 0 => {
@@ -137,7 +137,7 @@ impl Sources {
                 };
                 unanswered || reset
             }),
-            Which::Reset { group, from } => ways(group).is_some_and(|ways| {
+            FlushScope::Reset { group, from } => ways(group).is_some_and(|ways| {
                 let live = at(&ways.live, connection.destination);
                 matches!(live, Some(Mark::Is(wanted)) if wanted != mark && self.led(from.as_ref(), wanted, connection))
             }),
@@ -150,17 +150,17 @@ impl Sources {
         former.and_then(|ways| at(&ways.new, connection.destination)) == Some(Mark::Is(mark))
     }
 
-    fn none(inside: RangeSet, range: Range) -> Self {
+    fn none(inside: RangeSet, range: DatapathConfig) -> Self {
         Self { inside, mask: range.mask, ..Self::default() }
     }
 
-    fn add(&mut self, address: IpAddr, which: Which, wanted: &mut Pods<'_>, found: &mut Pods<'_>) {
-        if let Which::Others(Some(group)) | Which::Moved { group, .. } | Which::Reset { group, .. } = &which
+    fn add(&mut self, address: IpAddr, which: FlushScope, wanted: &mut Pods<'_>, found: &mut Pods<'_>) {
+        if let FlushScope::Others(Some(group)) | FlushScope::Moved { group, .. } | FlushScope::Reset { group, .. } = &which
             && !self.ways.contains_key(group)
         {
             self.ways.insert(group.clone(), wanted.ways(group).clone());
         }
-        if let Which::Moved { from: Some(from), .. } | Which::Reset { from: Some(from), .. } = &which
+        if let FlushScope::Moved { from: Some(from), .. } | FlushScope::Reset { from: Some(from), .. } = &which
             && !self.former.contains_key(from)
         {
             self.former.insert(from.clone(), found.ways(from).clone());
@@ -179,7 +179,7 @@ fn at(ways: &[(Addresses, Mark)], address: IpAddr) -> Option<Mark> {
     range.contains(address).then_some(*mark)
 }
 
-impl Ways {
+impl GroupDestinations {
     fn lead_anywhere(&self) -> bool {
         !self.live.is_empty() || self.new.iter().any(|(_, mark)| steers(Some(*mark)))
     }
@@ -188,15 +188,15 @@ impl Ways {
 /// What a table says of pods.
 struct Pods<'a> {
     table: Option<&'a Table>,
-    ways: BTreeMap<String, Ways>,
+    ways: BTreeMap<String, GroupDestinations>,
 }
 
 impl<'a> Pods<'a> {
     fn of(ruleset: &'a Ruleset) -> Self {
-        Self { table: ruleset.get(&Family::Inet), ways: BTreeMap::new() }
+        Self { table: ruleset.get(&TableFamily::Inet), ways: BTreeMap::new() }
     }
 
-    fn elements(&self, name: &str, family: AddressFamily) -> Option<&'a BTreeMap<Key, Option<Data>>> {
+    fn elements(&self, name: &str, family: AddressFamily) -> Option<&'a BTreeMap<ElementKey, Option<ElementData>>> {
         self.table?.sets.get(&format!("{name}{}", family.suffix())).map(|set| &set.elements)
     }
 
@@ -209,17 +209,17 @@ impl<'a> Pods<'a> {
         }
         let all = members.into_iter().flatten().chain(others.into_iter().flatten());
         let pods = all.filter_map(|(key, data)| match (key, data) {
-            (Key::Address(address), Some(Data::Verdict(Verdict::Goto(group) | Verdict::Jump(group)))) => {
+            (ElementKey::Address(address), Some(ElementData::Verdict(Verdict::Goto(group) | Verdict::Jump(group)))) => {
                 Some((*address, Some(group)))
             }
-            (Key::Address(address), _) => Some((*address, None)),
+            (ElementKey::Address(address), _) => Some((*address, None)),
             _ => None,
         });
         Some(pods.collect())
     }
 
     /// Where a group leads. Its live connections are in a chain of their own, which the map `reset_of` leads its pods to.
-    fn ways(&mut self, group: &String) -> &Ways {
+    fn ways(&mut self, group: &String) -> &GroupDestinations {
         if !self.ways.contains_key(group) {
             let ways = self.look_up(group);
             self.ways.insert(group.clone(), ways);
@@ -227,15 +227,15 @@ impl<'a> Pods<'a> {
         &self.ways[group]
     }
 
-    fn look_up(&self, group: &str) -> Ways {
-        let mut ways = Ways { new: self.led(group), live: Vec::new() };
+    fn look_up(&self, group: &str) -> GroupDestinations {
+        let mut ways = GroupDestinations { new: self.led(group), live: Vec::new() };
         let name = group.strip_prefix(super::super::compile::GROUP).unwrap_or(group);
         let live = format!("reset_{name}");
         let is_reset = |family| {
             let of_family = self.elements("reset_of", family).into_iter().flat_map(BTreeMap::values).flatten();
             of_family
                 .into_iter()
-                .any(|data| matches!(data, Data::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) if *to == live))
+                .any(|data| matches!(data, ElementData::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) if *to == live))
         };
         if AddressFamily::BOTH.into_iter().any(is_reset) {
             ways.live = self.led(&live);
@@ -253,11 +253,11 @@ impl<'a> Pods<'a> {
         });
         let led = maps.flat_map(|map| &map.elements).filter_map(|(key, data)| {
             let range = match key {
-                Key::Range(first, last) => Addresses::new(*first, *last)?,
-                Key::Address(address) => Addresses::from(*address),
+                ElementKey::Range(first, last) => Addresses::new(*first, *last)?,
+                ElementKey::Address(address) => Addresses::from(*address),
                 _ => return None,
             };
-            let Some(Data::Verdict(verdict)) = data else { return None };
+            let Some(ElementData::Verdict(verdict)) = data else { return None };
             Some((range, mark_of(table, verdict)))
         });
         let mut led: Vec<_> = led.collect();
@@ -268,8 +268,8 @@ impl<'a> Pods<'a> {
     fn set(&self, name: &str) -> RangeSet {
         let sets = AddressFamily::BOTH.into_iter().filter_map(|family| self.elements(name, family));
         let ranges = sets.flat_map(BTreeMap::keys).filter_map(|key| match key {
-            Key::Range(first, last) => Addresses::new(*first, *last),
-            Key::Address(address) => Some(Addresses::from(*address)),
+            ElementKey::Range(first, last) => Addresses::new(*first, *last),
+            ElementKey::Address(address) => Some(Addresses::from(*address)),
             _ => None,
         });
         ranges.collect()
@@ -304,20 +304,20 @@ fn mark_of(table: &Table, verdict: &Verdict) -> Mark {
 
 /// What is to be forgotten, and when.
 #[derive(Debug, Default)]
-pub(super) struct Due {
+pub(super) struct DueFlushes {
     /// Ahead of the switch: what was left of an address that a pod gets anew. Until the switch that pod is held back, so that
     /// nothing of this comes into being again, and its first packet finds none of it.
-    pub(super) ahead: Option<Sources>,
+    pub(super) ahead: Option<ConntrackFlush>,
     /// When the packets are through that were on their way at the switch: they were still sent on by the old maps, and would
     /// bring such a connection back.
-    pub(super) behind: Option<Sources>,
+    pub(super) behind: Option<ConntrackFlush>,
 }
 
 /// What the change from one ruleset to the other takes with it.
-pub(super) fn due(desired: &Ruleset, observed: &Ruleset, range: Range, holders: &Holders) -> Due {
+pub(super) fn due(desired: &Ruleset, observed: &Ruleset, range: DatapathConfig, holders: &AddressHolders) -> DueFlushes {
     let (mut wanted, mut found) = (Pods::of(desired), Pods::of(observed));
     let inside = wanted.set("cluster");
-    let (mut ahead, mut behind) = (Sources::none(inside.clone(), range), Sources::none(inside, range));
+    let (mut ahead, mut behind) = (ConntrackFlush::none(inside.clone(), range), ConntrackFlush::none(inside, range));
     let mut moves: BTreeMap<(Option<&String>, &String), bool> = BTreeMap::new();
     // What is named from now on was not held back until now.
     let newly_named = !wanted.set("guarded").subtract(&found.set("guarded")).is_empty();
@@ -328,7 +328,7 @@ pub(super) fn due(desired: &Ruleset, observed: &Ruleset, range: Range, holders: 
         let looked_at = found.groups(family);
         let old = looked_at.clone().unwrap_or_default();
         for address in old.keys().filter(|address| !new.contains_key(*address)) {
-            behind.add(*address, Which::All, &mut wanted, &mut found);
+            behind.add(*address, FlushScope::All, &mut wanted, &mut found);
         }
         for (address, group) in new {
             let same = holders.same(address);
@@ -337,7 +337,7 @@ pub(super) fn due(desired: &Ruleset, observed: &Ruleset, range: Range, holders: 
             let moved = group.filter(|group| {
                 *moves.entry((from, group)).or_insert_with(|| {
                     let to = wanted.ways(group);
-                    let nowhere = Ways::default();
+                    let nowhere = GroupDestinations::default();
                     to.lead_anywhere() && to != from.map_or(&nowhere, |from| found.ways(from))
                 })
             });
@@ -345,9 +345,9 @@ pub(super) fn due(desired: &Ruleset, observed: &Ruleset, range: Range, holders: 
             // A member that was deleted while nobody looked: whoever got its address since was taken for it.
             let taken_for_a_member = matches!(before, Some(Some(_))) && group.is_none() && same.is_none();
             if comes {
-                ahead.add(address, Which::Others(group.cloned()), &mut wanted, &mut found);
+                ahead.add(address, FlushScope::Others(group.cloned()), &mut wanted, &mut found);
             } else if before.is_some() && (same == Some(false) || taken_for_a_member) {
-                behind.add(address, Which::Others(group.cloned()), &mut wanted, &mut found);
+                behind.add(address, FlushScope::Others(group.cloned()), &mut wanted, &mut found);
                 continue;
             }
             if let Some(group) = moved
@@ -355,31 +355,31 @@ pub(super) fn due(desired: &Ruleset, observed: &Ruleset, range: Range, holders: 
             {
                 let (group, from) = (group.clone(), from.cloned());
                 if !comes && from.is_some() && !wanted.ways(&group).live.is_empty() {
-                    let reset = Which::Reset { group: group.clone(), from: from.clone() };
+                    let reset = FlushScope::Reset { group: group.clone(), from: from.clone() };
                     ahead.add(address, reset, &mut wanted, &mut found);
                 }
-                behind.add(address, Which::Moved { group, from }, &mut wanted, &mut found);
+                behind.add(address, FlushScope::Moved { group, from }, &mut wanted, &mut found);
             }
         }
     }
-    let some = |sources: Sources| (!sources.addresses.is_empty()).then_some(sources);
-    Due { ahead: some(ahead), behind: some(behind) }
+    let some = |sources: ConntrackFlush| (!sources.addresses.is_empty()).then_some(sources);
+    DueFlushes { ahead: some(ahead), behind: some(behind) }
 }
 
-impl fmt::Display for Sources {
+impl fmt::Display for ConntrackFlush {
     /// One line for each kind.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut kinds: BTreeMap<&str, Vec<&IpAddr>> = BTreeMap::new();
         for (address, which) in &self.addresses {
             let live = |group: &String| self.ways.get(group).is_some_and(|ways| !ways.live.is_empty());
             let kind = match which {
-                Which::All => "all",
-                Which::Others(_) => "those of an earlier pod",
-                Which::Reset { .. } => "live ones that are reset",
-                Which::Moved { group, .. } if live(group) => {
+                FlushScope::All => "all",
+                FlushScope::Others(_) => "those of an earlier pod",
+                FlushScope::Reset { .. } => "live ones that are reset",
+                FlushScope::Moved { group, .. } if live(group) => {
                     "unanswered ones that are steered now, live ones that are reset"
                 }
-                Which::Moved { .. } => "unanswered ones that are steered now",
+                FlushScope::Moved { .. } => "unanswered ones that are steered now",
             };
             kinds.entry(kind).or_default().push(address);
         }

@@ -27,7 +27,7 @@ impl Span {
 
 /// The diagnostics of one file.
 #[derive(Debug)]
-pub struct Findings<'f> {
+pub struct DiagnosticSink<'f> {
     file: &'f str,
     list: Vec<Diagnostic>,
     errors: usize,
@@ -36,13 +36,13 @@ pub struct Findings<'f> {
 
 /// A diagnostic that was just reported, to add a label and a hint to.
 #[derive(Debug)]
-pub struct Draft<'d>(Option<&'d mut Diagnostic>);
+pub struct DiagnosticBuilder<'d>(Option<&'d mut Diagnostic>);
 
 #[expect(
     clippy::return_self_not_must_use,
     reason = "the finding is reported already; what is added to it is added in place"
 )]
-impl Draft<'_> {
+impl DiagnosticBuilder<'_> {
     /// A few words for right under the text.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         if let Some(diagnostic) = &mut self.0 {
@@ -68,7 +68,7 @@ impl Draft<'_> {
     }
 }
 
-impl<'f> Findings<'f> {
+impl<'f> DiagnosticSink<'f> {
     /// Nothing found yet in the file with this path.
     pub fn new(file: &'f str) -> Self {
         Self { file, list: Vec::new(), errors: 0, dropped: 0 }
@@ -85,23 +85,23 @@ impl<'f> Findings<'f> {
     }
 
     /// The document is not applied because of this.
-    pub fn error(&mut self, span: Span, code: &'static str, message: impl Into<String>) -> Draft<'_> {
+    pub fn error(&mut self, span: Span, code: &'static str, message: impl Into<String>) -> DiagnosticBuilder<'_> {
         self.errors += 1;
         self.push(Severity::Error, span, code, message.into())
     }
 
     /// The document is applied, and somebody should look at this.
-    pub fn warning(&mut self, span: Span, code: &'static str, message: impl Into<String>) -> Draft<'_> {
+    pub fn warning(&mut self, span: Span, code: &'static str, message: impl Into<String>) -> DiagnosticBuilder<'_> {
         self.push(Severity::Warning, span, code, message.into())
     }
 
-    fn push(&mut self, severity: Severity, span: Span, code: &'static str, message: String) -> Draft<'_> {
+    fn push(&mut self, severity: Severity, span: Span, code: &'static str, message: String) -> DiagnosticBuilder<'_> {
         if self.list.len() >= MAX_FINDINGS {
             self.dropped += 1;
-            return Draft(None);
+            return DiagnosticBuilder(None);
         }
         self.list.push(diagnostic(self.file, severity, span, code, message));
-        Draft(self.list.last_mut())
+        DiagnosticBuilder(self.list.last_mut())
     }
 
     /// All of them in the order of the file. Beyond [`MAX_FINDINGS`] a last one says how many more there were.
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn findings_beyond_the_limit_are_counted_and_still_make_the_document_bad() {
-        let mut findings = Findings::new("a.yaml");
+        let mut findings = DiagnosticSink::new("a.yaml");
         for _ in 0..MAX_FINDINGS + 3 {
             findings.error(Span::default(), "code", "message").label("label").hint("hint");
         }

@@ -5,33 +5,33 @@
 
 use std::ops::RangeInclusive;
 
-use super::findings::{Findings, Span, nearest, quoted};
-use super::yaml::{Entry, Node, Scalar, ScalarKind, Value};
+use super::findings::{DiagnosticSink, Span, nearest, quoted};
+use super::yaml::{MappingEntry, YamlNode, Scalar, ScalarKind, YamlValue};
 
 /// A mapping whose keys are known.
 #[derive(Debug, Clone, Copy)]
-pub struct Object<'n> {
-    entries: &'n [Entry],
+pub struct MappingReader<'n> {
+    entries: &'n [MappingEntry],
     /// What it is called in a message: `spec`.
     what: &'static str,
     /// Where to point if something is missing in it: its own key, or its beginning.
     at: Span,
 }
 
-impl<'n> Object<'n> {
+impl<'n> MappingReader<'n> {
     /// A node as a mapping with these fields. Reports every field that is none of them.
-    pub fn read(node: &'n Node, what: &'static str, at: Span, fields: &[&str], out: &mut Findings<'_>) -> Option<Self> {
+    pub fn read(node: &'n YamlNode, what: &'static str, at: Span, fields: &[&str], out: &mut DiagnosticSink<'_>) -> Option<Self> {
         Self::read_with(node, what, at, fields, |_| None, out)
     }
 
     /// The same, where some unknown fields have a better hint than the nearest word.
     pub fn read_with(
-        node: &'n Node,
+        node: &'n YamlNode,
         what: &'static str,
         at: Span,
         fields: &[&str],
         hint: impl Fn(&str) -> Option<String>,
-        out: &mut Findings<'_>,
+        out: &mut DiagnosticSink<'_>,
     ) -> Option<Self> {
         let entries = mapping(node, what, out)?;
         for entry in entries.iter().filter(|entry| !fields.contains(&entry.key.as_str())) {
@@ -42,12 +42,12 @@ impl<'n> Object<'n> {
     }
 
     /// A field that says something.
-    pub fn get(&self, name: &str) -> Option<&'n Entry> {
+    pub fn get(&self, name: &str) -> Option<&'n MappingEntry> {
         self.entries.iter().find(|entry| entry.key == name && !entry.value.is_null())
     }
 
     /// A field that must be there.
-    pub fn required(&self, name: &str, out: &mut Findings<'_>) -> Option<&'n Entry> {
+    pub fn required(&self, name: &str, out: &mut DiagnosticSink<'_>) -> Option<&'n MappingEntry> {
         let found = self.get(name);
         if found.is_none() {
             self.missing(name, out);
@@ -56,7 +56,7 @@ impl<'n> Object<'n> {
     }
 
     /// Reports a field that is not there.
-    pub fn missing(&self, name: &str, out: &mut Findings<'_>) {
+    pub fn missing(&self, name: &str, out: &mut DiagnosticSink<'_>) {
         let place = self.entries.iter().find(|entry| entry.key == name).map_or(self.at, |entry| entry.key_span);
         out.error(place, "missing-field", format!("{} has no `{name}`", self.what)).hint(format!("add `{name}`"));
     }
@@ -75,8 +75,8 @@ fn did_you_mean(word: &str, candidates: &[&str]) -> String {
 }
 
 /// A node as a mapping with any keys.
-pub fn mapping<'n>(node: &'n Node, what: &str, out: &mut Findings<'_>) -> Option<&'n [Entry]> {
-    if let Value::Mapping(entries) = &node.value {
+pub fn mapping<'n>(node: &'n YamlNode, what: &str, out: &mut DiagnosticSink<'_>) -> Option<&'n [MappingEntry]> {
+    if let YamlValue::Mapping(entries) = &node.value {
         return Some(entries);
     }
     wrong_type(node, what, "a mapping", out);
@@ -84,8 +84,8 @@ pub fn mapping<'n>(node: &'n Node, what: &str, out: &mut Findings<'_>) -> Option
 }
 
 /// A node as a list.
-pub fn list<'n>(node: &'n Node, what: &str, out: &mut Findings<'_>) -> Option<&'n [Node]> {
-    if let Value::Sequence(items) = &node.value {
+pub fn list<'n>(node: &'n YamlNode, what: &str, out: &mut DiagnosticSink<'_>) -> Option<&'n [YamlNode]> {
+    if let YamlValue::Sequence(items) = &node.value {
         return Some(items);
     }
     wrong_type(node, what, "a list", out);
@@ -93,8 +93,8 @@ pub fn list<'n>(node: &'n Node, what: &str, out: &mut Findings<'_>) -> Option<&'
 }
 
 /// A node as text.
-pub fn text<'n>(node: &'n Node, what: &str, out: &mut Findings<'_>) -> Option<&'n str> {
-    if let Value::Scalar(scalar) = &node.value
+pub fn text<'n>(node: &'n YamlNode, what: &str, out: &mut DiagnosticSink<'_>) -> Option<&'n str> {
+    if let YamlValue::Scalar(scalar) = &node.value
         && scalar.kind() == ScalarKind::Text
     {
         return Some(&scalar.text);
@@ -104,8 +104,8 @@ pub fn text<'n>(node: &'n Node, what: &str, out: &mut Findings<'_>) -> Option<&'
 }
 
 /// A node as `true` or `false`.
-pub fn boolean(node: &Node, what: &str, out: &mut Findings<'_>) -> Option<bool> {
-    if let Value::Scalar(scalar) = &node.value
+pub fn boolean(node: &YamlNode, what: &str, out: &mut DiagnosticSink<'_>) -> Option<bool> {
+    if let YamlValue::Scalar(scalar) = &node.value
         && let ScalarKind::Boolean(value) = scalar.kind()
     {
         return Some(value);
@@ -115,9 +115,9 @@ pub fn boolean(node: &Node, what: &str, out: &mut Findings<'_>) -> Option<bool> 
 }
 
 /// A node as a whole number of a range.
-pub fn integer(node: &Node, what: &str, range: RangeInclusive<i64>, out: &mut Findings<'_>) -> Option<i64> {
+pub fn integer(node: &YamlNode, what: &str, range: RangeInclusive<i64>, out: &mut DiagnosticSink<'_>) -> Option<i64> {
     match &node.value {
-        Value::Scalar(scalar) if scalar.kind() == ScalarKind::Number => in_range(scalar, node.span, what, range, out),
+        YamlValue::Scalar(scalar) if scalar.kind() == ScalarKind::Number => in_range(scalar, node.span, what, range, out),
         _ => {
             wrong_type(node, what, "a number", out);
             None
@@ -131,7 +131,7 @@ pub fn in_range(
     at: Span,
     what: &str,
     range: RangeInclusive<i64>,
-    out: &mut Findings<'_>,
+    out: &mut DiagnosticSink<'_>,
 ) -> Option<i64> {
     let number = scalar.integer().filter(|number| range.contains(number));
     if number.is_none() {
@@ -145,7 +145,7 @@ pub fn in_range(
 }
 
 /// A node as one of a few words.
-pub fn choice<T: Copy>(node: &Node, what: &str, words: &[(&str, T)], out: &mut Findings<'_>) -> Option<T> {
+pub fn choice<T: Copy>(node: &YamlNode, what: &str, words: &[(&str, T)], out: &mut DiagnosticSink<'_>) -> Option<T> {
     let text = text(node, what, out)?;
     let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     if found.is_none() {
@@ -157,11 +157,11 @@ pub fn choice<T: Copy>(node: &Node, what: &str, words: &[(&str, T)], out: &mut F
 }
 
 /// Reports that a value is of another type than its field.
-pub fn wrong_type(node: &Node, what: &str, expected: &str, out: &mut Findings<'_>) {
+pub fn wrong_type(node: &YamlNode, what: &str, expected: &str, out: &mut DiagnosticSink<'_>) {
     let (found, text) = match &node.value {
-        Value::Sequence(_) => ("a list", None),
-        Value::Mapping(_) => ("a mapping", None),
-        Value::Scalar(scalar) => match scalar.kind() {
+        YamlValue::Sequence(_) => ("a list", None),
+        YamlValue::Mapping(_) => ("a mapping", None),
+        YamlValue::Scalar(scalar) => match scalar.kind() {
             ScalarKind::Null => ("nothing", None),
             ScalarKind::Boolean(_) => ("true or false", Some(&scalar.text)),
             ScalarKind::Number => ("a number", Some(&scalar.text)),
@@ -175,11 +175,11 @@ pub fn wrong_type(node: &Node, what: &str, expected: &str, out: &mut Findings<'_
 }
 
 /// A scalar's text; of a collection only its beginning, which may go over a hundred lines.
-pub fn first_line(node: &Node) -> Span {
+pub fn first_line(node: &YamlNode) -> Span {
     match &node.value {
-        Value::Scalar(_) => node.span,
+        YamlValue::Scalar(_) => node.span,
         _ if node.span.start.line == node.span.end.line => node.span,
-        Value::Mapping(entries) => entries.first().map_or(node.span.head(), |entry| entry.key_span),
-        Value::Sequence(items) => items.first().map_or(node.span.head(), first_line),
+        YamlValue::Mapping(entries) => entries.first().map_or(node.span.head(), |entry| entry.key_span),
+        YamlValue::Sequence(items) => items.first().map_or(node.span.head(), first_line),
     }
 }

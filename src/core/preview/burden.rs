@@ -2,14 +2,14 @@
 //!
 //! Deliberately absent: what a cluster costs by itself, which no change can help, and a limit for who makes previews of their own.
 
-use super::{Policies, PolicySet, labels_say};
+use super::{PolicyDifference, PolicySet, labels_say};
 use crate::core::facts::Facts;
 use crate::core::placement::Members;
 use crate::core::policy::{Policy, PolicyId};
 
 /// So much may a change be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Most {
+pub struct CostLimits {
     /// Policies and documents of node labels that differ.
     pub documents: usize,
     /// Destinations and exclusions of such policies.
@@ -20,7 +20,7 @@ pub struct Most {
     pub members: usize,
 }
 
-impl Most {
+impl CostLimits {
     /// What anybody may propose.
     pub const PROPOSED: Self = Self { documents: 1_000, networks: 20_000, questions: 30_000_000, members: 50_000 };
     /// No limit.
@@ -29,8 +29,8 @@ impl Most {
 }
 
 /// What of a change is more than that, if anything is.
-pub fn burden(before: &PolicySet, after: &PolicySet, facts: &Facts, most: Most) -> Option<&'static str> {
-    let Policies { added, changed, removed } = super::nodes::changed_policies(before, after);
+pub fn burden(before: &PolicySet, after: &PolicySet, facts: &Facts, most: CostLimits) -> Option<&'static str> {
+    let PolicyDifference { added, changed, removed } = super::nodes::changed_policies(before, after);
     let labels = labels_differ(before, after);
     if added.len() + changed.len() + removed.len() + labels > most.documents {
         return Some("it changes too many policies");

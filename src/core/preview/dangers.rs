@@ -8,19 +8,19 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Input;
-use super::outcome::{self, Outcome, same_address};
-use super::phrase::{Phrase, counted};
-use super::ways::{Move, Ways};
+use super::PreviewInput;
+use super::outcome::{self, MoveOutcome, same_address};
+use super::phrase::{EscapedText, counted};
+use super::ways::{Move, PodMoves};
 use super::words::{policy as named, source, towards};
-use super::world::World;
+use super::world::RevisionState;
 use crate::core::cidr::RangeSet;
-use crate::core::compile::{Way, egress_address};
+use crate::core::compile::{Disposition, egress_address};
 use crate::core::diagnostic::Severity;
 use crate::core::placement::ExitKey;
 use crate::core::policy::{OnNoGateway, Policy, PolicyId};
 use crate::core::state::nft::AddressFamily;
-use crate::core::state::ownership::Range as Ports;
+use crate::core::state::ownership::DatapathConfig as Ports;
 
 /// So many destinations of one policy are compared with those of another, in all; time and memory grow with the square of a change.
 const MOST_LOOKS: usize = 1_000_000;
@@ -29,7 +29,7 @@ const MOST_PAIRS: usize = 1_000;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub enum RiskLevel {
     /// Packets are lost or leave with a wrong address if nobody does something.
     Danger,
     /// Somebody should look.
@@ -42,33 +42,33 @@ pub enum Level {
 
 /// One thing to look at. Ordered by how bad it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Danger {
+pub struct Risk {
     /// How bad it is.
-    pub level: Level,
+    pub level: RiskLevel,
     /// A stable word: `firewall`, `one-gateway`.
     pub code: &'static str,
     /// Two or three words.
     pub title: &'static str,
     /// The sentence.
-    pub text: Phrase,
+    pub text: EscapedText,
 }
 
 struct Finder<'a, 'w> {
-    input: &'a Input<'a>,
-    before: &'a World<'w>,
-    after: &'a World<'w>,
-    ways: &'a Ways,
-    found: BTreeSet<Danger>,
+    input: &'a PreviewInput<'a>,
+    before: &'a RevisionState<'w>,
+    after: &'a RevisionState<'w>,
+    ways: &'a PodMoves,
+    found: BTreeSet<Risk>,
 }
 
 /// Finds everything.
 pub(super) fn find<'a>(
-    input: &'a Input<'a>,
-    (before, after): (&'a World<'_>, &'a World<'_>),
-    ways: &'a Ways,
+    input: &'a PreviewInput<'a>,
+    (before, after): (&'a RevisionState<'_>, &'a RevisionState<'_>),
+    ways: &'a PodMoves,
     touched: &BTreeSet<PolicyId>,
     drift: &[String],
-) -> Vec<Danger> {
+) -> Vec<Risk> {
     let mut finder = Finder { input, before, after, ways, found: BTreeSet::new() };
     for policy in touched.iter().filter_map(|id| after.set.policies.get(id)) {
         finder.gateways(policy);
@@ -88,8 +88,8 @@ pub(super) fn find<'a>(
 }
 
 impl Finder<'_, '_> {
-    fn add(&mut self, level: Level, code: &'static str, title: &'static str, text: Phrase) {
-        self.found.insert(Danger { level, code, title, text });
+    fn add(&mut self, level: RiskLevel, code: &'static str, title: &'static str, text: EscapedText) {
+        self.found.insert(Risk { level, code, title, text });
     }
 
     /// No gateway, or one only.
@@ -100,7 +100,7 @@ impl Finder<'_, '_> {
                 let text = named(self.input, &policy.id).words(format!(" is not in force until {}", suspend.until));
                 let text = suspend.owner.iter().fold(text, |text, owner| text.words(", says ").quote(owner));
                 let text = text.words(", for the reason \"").quote(suspend.reason.clone()).words("\"");
-                self.add(Level::Note, "suspended", "Suspended", text);
+                self.add(RiskLevel::Note, "suspended", "Suspended", text);
             }
             return;
         };
@@ -113,7 +113,7 @@ impl Finder<'_, '_> {
                 OnNoGateway::Drop => text.words(format!(". What {} to its destinations is dropped", sends(members))),
                 OnNoGateway::Passthrough => text.words(format!(". {} without a gateway", leaves(members))),
             };
-            self.add(Level::Danger, "no-gateway", "No gateway", text);
+            self.add(RiskLevel::Danger, "no-gateway", "No gateway", text);
             return;
         }
         // That there is one only, and has been, is told where gateways are let die.
@@ -123,18 +123,18 @@ impl Finder<'_, '_> {
                 .words(" had a second gateway and would have none: ")
                 .name(&placed.exits[0].gateway)
                 .words(format!(" alone would carry {}", counted(members, "pod")));
-            self.add(Level::Warning, "one-gateway", "One gateway left", text);
+            self.add(RiskLevel::Warning, "one-gateway", "One gateway left", text);
         }
     }
 
     /// Why a policy without a gateway has none.
-    fn why_gone(&self, policy: &Policy, text: Phrase) -> Phrase {
+    fn why_gone(&self, policy: &Policy, text: EscapedText) -> EscapedText {
         let had = self.before.placement.policies.get(&policy.id).map(|had| had.exits.as_slice()).unwrap_or_default();
         if had.is_empty() {
             return text.words("it has no gateway");
         }
         let losses = had.iter().filter_map(|exit| {
-            let labels = |world: &World<'_>| world.facts.nodes.get(&exit.gateway).map(|node| node.labels.clone());
+            let labels = |world: &RevisionState<'_>| world.facts.nodes.get(&exit.gateway).map(|node| node.labels.clone());
             let (old, new) = (labels(self.before)?, labels(self.after)?);
             let lost: Vec<String> = old
                 .iter()
@@ -157,7 +157,7 @@ impl Finder<'_, '_> {
             let Some(ground) = self.input.grounds.get(&exit.gateway) else { continue };
             for finding in families.iter().filter_map(|family| egress_address(exit, *family, ground).err()) {
                 let text = named(self.input, &policy.id).words(": ").quote(finding.message);
-                self.add(Level::Danger, "egress-address-missing", "Address missing", text);
+                self.add(RiskLevel::Danger, "egress-address-missing", "Address missing", text);
             }
         }
     }
@@ -171,25 +171,25 @@ impl Finder<'_, '_> {
                 ": while no gateway is fit, what {} would leave without one, with a wrong address, and no longer be dropped",
                 sends(members)
             ));
-            self.add(Level::Warning, "passthrough", "Passthrough", text);
+            self.add(RiskLevel::Warning, "passthrough", "Passthrough", text);
         }
     }
 
     /// Addresses that nobody has looked for on the gateway that is to have them.
     fn unchecked(&mut self) {
         let news = self.ways.moves.iter().filter_map(|one| match &one.to {
-            Way::Exit(exit) if !self.input.grounds.contains_key(&exit.gateway) => Some((exit, &one.towards)),
-            Way::Exit(_) | Way::Drop | Way::Own => None,
+            Disposition::Exit(exit) if !self.input.grounds.contains_key(&exit.gateway) => Some((exit, &one.towards)),
+            Disposition::Exit(_) | Disposition::Drop | Disposition::Own => None,
         });
         let news: BTreeMap<&ExitKey, _> = news.collect();
         for (exit, towards) in news {
-            let text = Phrase::new()
+            let text = EscapedText::new()
                 .words("nobody has told which interfaces ")
                 .name(&exit.gateway)
                 .words(" has. Without ")
                 .join(source(self.input, exit, towards))
                 .words(" there, pods are dropped; `ip addr` on the node shows it");
-            self.found.insert(Danger { level: Level::Note, code: "unchecked", title: "Not checked", text });
+            self.found.insert(Risk { level: RiskLevel::Note, code: "unchecked", title: "Not checked", text });
         }
     }
 
@@ -198,7 +198,7 @@ impl Finder<'_, '_> {
         if after == 0 && before > 0 && !policy.suspended(self.input.now) {
             let text = named(self.input, &policy.id)
                 .words(format!(" selects no pod any more; {} before", counted(before, "pod")));
-            self.add(Level::Warning, "no-member", "Selects nothing", text);
+            self.add(RiskLevel::Warning, "no-member", "Selects nothing", text);
         }
     }
 
@@ -232,7 +232,7 @@ impl Finder<'_, '_> {
                         .words(", ")
                         .name(address)
                         .words("); packets there are never steered, whatever this says");
-                    self.add(Level::Warning, "covers-cluster", "Covers the cluster", text);
+                    self.add(RiskLevel::Warning, "covers-cluster", "Covers the cluster", text);
                 }
             }
         }
@@ -240,17 +240,17 @@ impl Finder<'_, '_> {
 
     /// Where packets come from another address, somebody's firewall has to know it.
     fn firewall(&mut self) {
-        let mut news: BTreeMap<(PolicyId, Way, Way), RangeSet> = BTreeMap::new();
+        let mut news: BTreeMap<(PolicyId, Disposition, Disposition), RangeSet> = BTreeMap::new();
         for one in &self.ways.moves {
             let Move { policy, from, to, towards, .. } = one;
             let told = match outcome::of(self.input, one) {
-                Outcome::Address => !self.known_before(one),
-                Outcome::Bare | Outcome::Restored => true,
-                Outcome::Cut | Outcome::Gateway | Outcome::Nothing => false,
+                MoveOutcome::Address => !self.known_before(one),
+                MoveOutcome::Bare | MoveOutcome::Restored => true,
+                MoveOutcome::Cut | MoveOutcome::Gateway | MoveOutcome::Nothing => false,
             };
             if told {
                 // Who is dropped comes from nowhere, whatever was to be its exit.
-                let from = if outcome::of(self.input, one) == Outcome::Restored { Way::Drop } else { from.clone() };
+                let from = if outcome::of(self.input, one) == MoveOutcome::Restored { Disposition::Drop } else { from.clone() };
                 let all = news.entry((policy.clone(), from, to.clone())).or_default();
                 *all = all.union(&towards.iter().copied().collect());
             }
@@ -258,24 +258,24 @@ impl Finder<'_, '_> {
         for ((policy, from, to), all) in news {
             let ranges = all.ranges();
             let old = match &from {
-                Way::Exit(exit) => Some(source(self.input, exit, ranges)),
-                Way::Drop | Way::Own => None,
+                Disposition::Exit(exit) => Some(source(self.input, exit, ranges)),
+                Disposition::Drop | Disposition::Own => None,
             };
-            let text = Phrase::new()
+            let text = EscapedText::new()
                 .words("towards ")
                 .join(towards(ranges))
                 .words(", pods of ")
                 .join(named(self.input, &policy));
             let text = match (&to, old) {
-                (Way::Exit(exit), Some(old)) => {
+                (Disposition::Exit(exit), Some(old)) => {
                     let new = source(self.input, exit, ranges);
                     let text = text.words(" come from ").join(new.clone()).words(" instead of ").join(old.clone());
                     let text = text.words(". A firewall there that admits ").join(old);
                     text.words(" has to admit ").join(new).words(" before the merge")
                 }
-                (Way::Exit(exit), None) => {
+                (Disposition::Exit(exit), None) => {
                     let new = source(self.input, exit, ranges);
-                    let was = if from == Way::Drop {
+                    let was = if from == Disposition::Drop {
                         "are dropped today"
                     } else {
                         "no longer from their nodes or themselves"
@@ -286,18 +286,18 @@ impl Finder<'_, '_> {
                 (_, old) => text
                     .words(" come from their nodes or themselves")
                     .join(old.map_or_else(
-                        || Phrase::new().words(", and are dropped today"),
-                        |old| Phrase::new().words(", and no longer from ").join(old),
+                        || EscapedText::new().words(", and are dropped today"),
+                        |old| EscapedText::new().words(", and no longer from ").join(old),
                     ))
                     .words(". A firewall there that admits one address only stops them"),
             };
-            self.add(Level::Warning, "firewall", "Firewall", text);
+            self.add(RiskLevel::Warning, "firewall", "Firewall", text);
         }
     }
 
     /// Whether a policy's packets towards the same destinations might have come from there before: it shares pods out among its exits.
     fn known_before(&self, one: &Move) -> bool {
-        let (Way::Exit(from), Way::Exit(to)) = (&one.from, &one.to) else { return false };
+        let (Disposition::Exit(from), Disposition::Exit(to)) = (&one.from, &one.to) else { return false };
         self.before.placement.policies.get(&one.policy).is_some_and(|placed| {
             let has = |exit: &ExitKey| {
                 placed.exits.iter().any(|old| old == exit || same_address(self.input, old, exit, &one.towards))
@@ -315,34 +315,34 @@ impl Finder<'_, '_> {
         if !gone.is_empty() && gone.len() * 100 > had * percent {
             let many = gone.len() > 2 || gone.len() == had;
             let text =
-                Phrase::new().words(format!("{} of {} removed: ", gone.len(), counted(had, "policy"))).names(gone);
+                EscapedText::new().words(format!("{} of {} removed: ", gone.len(), counted(had, "policy"))).names(gone);
             // One of few is mostly meant.
-            let level = if many { Level::Danger } else { Level::Warning };
+            let level = if many { RiskLevel::Danger } else { RiskLevel::Warning };
             self.add(level, "removed", "Much is removed", text);
         }
         let (selected, still) = self.ways.selected;
         let lost = selected.saturating_sub(still);
         if lost * 100 > selected * percent {
-            let text = Phrase::new().words(format!(
+            let text = EscapedText::new().words(format!(
                 "{lost} of {} that an egress policy selects would be selected by none",
                 counted(selected, "pod")
             ));
-            self.add(Level::Danger, "members-removed", "No policy any more", text);
+            self.add(RiskLevel::Danger, "members-removed", "No policy any more", text);
         }
     }
 
     /// Who wins where two policies name the same, or one names part of the other's.
     fn overlaps(&mut self, touched: &BTreeSet<PolicyId>) {
         for finding in &self.ways.overlaps {
-            let text = Phrase::new().name(&finding.subject).words(": ").quote(finding.message.clone());
-            self.add(Level::Warning, "overlap", "Overlap", text);
+            let text = EscapedText::new().name(&finding.subject).words(": ").quote(finding.message.clone());
+            self.add(RiskLevel::Warning, "overlap", "Overlap", text);
         }
         for (policy, pods) in &self.ways.outdone {
             let members = self.ways.members_of(policy).1;
             let text = named(self.input, policy).words(format!(
                 " would decide nothing more for {pods} of its {members} pods: others win everything there"
             ));
-            self.add(Level::Warning, "outdone", "Overlap", text);
+            self.add(RiskLevel::Warning, "outdone", "Overlap", text);
         }
         let index = self.after.members();
         let mut pairs: BTreeSet<(&PolicyId, IpNet, &PolicyId, IpNet)> = BTreeSet::new();
@@ -380,13 +380,13 @@ impl Finder<'_, '_> {
         pairs.retain(|(_, net, loser, _)| !names(loser, net));
         for (winner, net, loser, wider) in pairs {
             let text =
-                Phrase::new().name(net).words(" of ").join(named(self.input, winner)).words(" lies in ").name(wider);
+                EscapedText::new().name(net).words(" of ").join(named(self.input, winner)).words(" lies in ").name(wider);
             let text = text.words(" of ").join(named(self.input, loser)).words("; the longer prefix wins there");
-            self.found.insert(Danger { level: Level::Note, code: "overlap", title: "Overlap", text });
+            self.found.insert(Risk { level: RiskLevel::Note, code: "overlap", title: "Overlap", text });
         }
         if some {
             let text = "destinations that lie in those of other policies were not all looked for: there are too many";
-            self.add(Level::Note, "overlap", "Overlap", Phrase::new().words(text));
+            self.add(RiskLevel::Note, "overlap", "Overlap", EscapedText::new().words(text));
         }
     }
 
@@ -398,23 +398,23 @@ impl Finder<'_, '_> {
             self.input.validation.found.iter().filter(|(one, known)| !known && one.severity == Severity::Warning);
         for (one, _) in news.filter(|(one, _)| !skip.contains(&one.code)) {
             let place = format!("{}:{}", one.file, one.start.line);
-            let text = Phrase::new().quote(place).words(" ").quote(one.message.clone());
+            let text = EscapedText::new().quote(place).words(" ").quote(one.message.clone());
             let title = match one.code {
                 "unknown-node" => "Unknown node",
                 "no-member" => "Selects nothing",
                 _ => "Warning",
             };
-            self.add(Level::Warning, one.code, title, text);
+            self.add(RiskLevel::Warning, one.code, title, text);
         }
     }
 
     /// What is not as it should be today, where the change is about to build on it.
     fn already(&mut self, drift: &[String]) {
         let Some(first) = drift.first() else { return };
-        let text = Phrase::new().words("not of this change, and not mended by it: ").quote(first.clone());
+        let text = EscapedText::new().words("not of this change, and not mended by it: ").quote(first.clone());
         let more = drift.len() - 1;
         let text = if more > 0 { text.words(format!(" (and {more} more, below)")) } else { text };
-        self.add(Level::Warning, "drift", "Drift already there", text);
+        self.add(RiskLevel::Warning, "drift", "Drift already there", text);
     }
 
     /// What the first policy of a cluster brings to its nodes beside itself.
@@ -423,11 +423,11 @@ impl Finder<'_, '_> {
             return;
         }
         let Ports { port, mtu, .. } = self.after.set.config.range;
-        let text = Phrase::new().words(format!(
+        let text = EscapedText::new().words(format!(
             "first use of Egret here. Nodes with members and gateways get an interface egret0, a VXLAN on UDP port {port} that has to be open \
              between nodes, with an MTU of {mtu} or less; every node gets tables named egret"
         ));
-        self.add(Level::Note, "first", "New on the nodes", text);
+        self.add(RiskLevel::Note, "first", "New on the nodes", text);
     }
 }
 

@@ -8,13 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::core::ground::{Features, Ground, GroundRoute, Interface};
+use crate::core::ground::{KernelFeatures, HostNetwork, HostRoute, Interface};
 use crate::core::placement::ExitKey;
 use crate::core::policy::Egress;
 
 /// A node's ground, known or stood in for.
-pub(super) struct Footing {
-    pub(super) ground: Ground,
+pub(super) struct AssumedNetwork {
+    pub(super) ground: HostNetwork,
     /// Stand-ins and what is written in their place; a longer one comes before its own beginning.
     names: Vec<(String, String)>,
 }
@@ -22,16 +22,16 @@ pub(super) struct Footing {
 /// An Ethernet's MTU.
 const MTU: u32 = 1500;
 
-impl Footing {
+impl AssumedNetwork {
     /// The ground as it was looked at.
-    pub(super) fn known(ground: &Ground) -> Self {
+    pub(super) fn known(ground: &HostNetwork) -> Self {
         Self { ground: ground.clone(), names: Vec::new() }
     }
 
     /// A ground that has what these exits need.
     pub(super) fn assumed<'e>(exits: impl Iterator<Item = &'e ExitKey>) -> Self {
-        let features = Features { owned_tables: true, interface_kinds: true, ipv6: true };
-        let mut footing = Self { ground: Ground { features, ..Ground::default() }, names: Vec::new() };
+        let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
+        let mut footing = Self { ground: HostNetwork { features, ..HostNetwork::default() }, names: Vec::new() };
         let mut interfaces: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
         for exit in exits {
             let addresses = interfaces.entry(interface_of(&exit.egress)).or_default();
@@ -59,7 +59,7 @@ impl Footing {
                 IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
                 IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
             };
-            let route = |destination, gateway| GroundRoute {
+            let route = |destination, gateway| HostRoute {
                 destination,
                 interface: name.to_owned(),
                 gateway,
@@ -118,7 +118,7 @@ mod tests {
             ExitKey { gateway: gateway.clone(), egress: Egress::Interface(net1), next_hops: Vec::new() },
             ExitKey { gateway, egress: Egress::Address([10, 0, 3, 42].into()), next_hops: Vec::new() },
         ];
-        let footing = Footing::assumed(exits.iter());
+        let footing = AssumedNetwork::assumed(exits.iter());
         let net1 = &footing.ground.interfaces["net1"].addresses;
         let text = format!("{} {} {}", net1[0].addr(), net1[1].addr(), footing.ground.routes[0].destination);
         assert_eq!(footing.named(&text), "<address of net1> <address of net1> <network>");

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Nodes, Policies, Ways};
+use super::{NodeChanges, PolicyDifference, PodMoves};
 use crate::core::name::NodeName;
-use crate::core::report::drift::Class;
+use crate::core::report::drift::DriftClass;
 use crate::core::report::history::NodeReport;
 
 /// Open drift and findings of the nodes that change in a way of their own, and of the policies that the change is about.
-pub(super) fn drift(reports: &[NodeReport], policies: &Policies, ways: &Ways, nodes: &Nodes) -> Vec<String> {
+pub(super) fn drift(reports: &[NodeReport], policies: &PolicyDifference, ways: &PodMoves, nodes: &NodeChanges) -> Vec<String> {
     let own = nodes.shown.iter().filter(|shown| shown.alike.is_empty()).map(|shown| shown.node.as_str());
     let own: BTreeSet<&str> = own.chain(nodes.more.iter().map(NodeName::as_str)).collect();
     let named = policies.changed.iter().chain(&policies.removed).chain(ways.moves.iter().map(|one| &one.policy));
@@ -23,9 +23,9 @@ pub(super) fn drift(reports: &[NodeReport], policies: &Policies, ways: &Ways, no
                 continue;
             }
             let how = match record.class {
-                Class::Missing => "is gone",
-                Class::Extra => "does not belong there",
-                Class::Changed => "is changed",
+                DriftClass::Missing => "is gone",
+                DriftClass::Extra => "does not belong there",
+                DriftClass::Changed => "is changed",
             };
             lines.push(format!("{}: {} {how} since {}", report.node, record.object, record.first_seen));
         }

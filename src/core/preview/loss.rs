@@ -5,18 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Input;
+use super::PreviewInput;
 use super::outcome::has_no_address;
-use super::ways::Ways;
-use super::world::World;
-use crate::core::cidr::Range;
+use super::ways::PodMoves;
+use super::world::RevisionState;
+use crate::core::cidr::AddressRange;
 use crate::core::name::NodeName;
 use crate::core::placement::{ExitKey, place};
 use crate::core::policy::{OnNoGateway, PolicyId, PolicySet};
 
 /// What becomes of one policy's pods when a gateway dies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loss {
+pub struct GatewayFailure {
     /// The gateway.
     pub gateway: NodeName,
     /// The policy.
@@ -24,12 +24,12 @@ pub struct Loss {
     /// How many of its pods leave through it.
     pub pods: usize,
     /// What becomes of them.
-    pub then: Then,
+    pub then: FailureOutcome,
 }
 
 /// What becomes of pods without their gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Then {
+pub enum FailureOutcome {
     /// They leave through others.
     Through(Vec<ExitKey>),
     /// They are dropped.
@@ -39,12 +39,12 @@ pub enum Then {
 }
 
 /// Lets every gateway of the touched policies die, one at a time. Sorted by gateway and policy.
-pub(super) fn each(input: &Input<'_>, after: &mut World<'_>, ways: &Ways, touched: &BTreeSet<PolicyId>) -> Vec<Loss> {
+pub(super) fn each(input: &PreviewInput<'_>, after: &mut RevisionState<'_>, ways: &PodMoves, touched: &BTreeSet<PolicyId>) -> Vec<GatewayFailure> {
     let mut serves: BTreeMap<NodeName, BTreeMap<PolicyId, usize>> = BTreeMap::new();
     for (policy, placed) in after.placement.policies.iter().filter(|(id, _)| touched.contains(id)) {
         // Who is dropped while the gateway lives loses nothing when it dies.
-        let destinations: Vec<Range> = match after.set.policies.get(policy) {
-            Some(policy) => policy.destinations.iter().copied().map(Range::from).collect(),
+        let destinations: Vec<AddressRange> = match after.set.policies.get(policy) {
+            Some(policy) => policy.destinations.iter().copied().map(AddressRange::from).collect(),
             None => Vec::new(),
         };
         for exit in placed.exits.iter().filter(|exit| !has_no_address(input, exit, &destinations)) {
@@ -69,11 +69,11 @@ pub(super) fn each(input: &Input<'_>, after: &mut World<'_>, ways: &Ways, touche
         for (policy, pods) in policies.into_iter().filter(|(_, pods)| *pods > 0) {
             let Some(placed) = placement.policies.get(&policy) else { continue };
             let then = match (placed.exits.as_slice(), placed.on_no_gateway) {
-                ([], OnNoGateway::Drop) => Then::Dropped,
-                ([], OnNoGateway::Passthrough) => Then::Own,
-                (exits, _) => Then::Through(exits.to_vec()),
+                ([], OnNoGateway::Drop) => FailureOutcome::Dropped,
+                ([], OnNoGateway::Passthrough) => FailureOutcome::Own,
+                (exits, _) => FailureOutcome::Through(exits.to_vec()),
             };
-            losses.push(Loss { gateway: gateway.clone(), policy, pods, then });
+            losses.push(GatewayFailure { gateway: gateway.clone(), policy, pods, then });
         }
     }
     losses

@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use super::phrase::counted;
 use super::words::{towards, way};
-use super::{Input, Move};
+use super::{PreviewInput, Move};
 
 /// More arrows are no picture.
 const MOST_MOVES: usize = 8;
@@ -17,7 +17,7 @@ const MOST_MOVES: usize = 8;
 const MOST_BYTES: usize = 4_500;
 
 /// The picture; none where there is nothing to draw, or too much.
-pub(super) fn picture(input: &Input<'_>, moves: &[Move]) -> Option<String> {
+pub(super) fn picture(input: &PreviewInput<'_>, moves: &[Move]) -> Option<String> {
     // One move is one row of the table.
     if moves.len() < 2 || moves.len() > MOST_MOVES {
         return None;

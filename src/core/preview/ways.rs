@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::world::{Key, Lane, World};
-use crate::core::cidr::{self, Range};
-use crate::core::compile::Way;
+use super::world::{DispositionKey, EgressPath, RevisionState};
+use crate::core::cidr::{self, AddressRange};
+use crate::core::compile::Disposition;
 use crate::core::facts::{Facts, PodName};
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
@@ -24,20 +24,20 @@ pub struct Move {
     /// The pods' namespace.
     pub namespace: String,
     /// The way they go now.
-    pub from: Way,
+    pub from: Disposition,
     /// The way they will go.
-    pub to: Way,
+    pub to: Disposition,
     /// Whether live connections are torn from their old way.
     pub reset: bool,
     /// Towards what; disjoint, sorted.
-    pub towards: Vec<Range>,
+    pub towards: Vec<AddressRange>,
     /// Which pods.
     pub pods: BTreeSet<PodName>,
 }
 
 /// Everything that is to be known of pods.
 #[derive(Debug, Default)]
-pub(super) struct Ways {
+pub(super) struct PodMoves {
     pub(super) moves: Vec<Move>,
     /// Members by policy, before and after.
     pub(super) members: BTreeMap<PolicyId, (usize, usize)>,
@@ -65,21 +65,21 @@ struct Difference {
 }
 
 /// What the pods of one move share: both policies, namespace, the old and the new way, whether connections are reset, destinations.
-type Alike = ((PolicyId, Option<PolicyId>), String, Way, Way, bool, Vec<Range>);
+type Alike = ((PolicyId, Option<PolicyId>), String, Disposition, Disposition, bool, Vec<AddressRange>);
 
 struct Change {
     policy: PolicyId,
     was: Option<PolicyId>,
-    from: Way,
-    to: Way,
+    from: Disposition,
+    to: Disposition,
     reset: bool,
-    towards: Vec<Range>,
+    towards: Vec<AddressRange>,
 }
 
 /// Looks at every pod with both eyes.
-pub(super) fn compare(before: &World<'_>, after: &World<'_>, facts: &Facts) -> Ways {
-    let mut ways = Ways::default();
-    let mut kinds: BTreeMap<(Key, Key), Vec<&PodName>> = BTreeMap::new();
+pub(super) fn compare(before: &RevisionState<'_>, after: &RevisionState<'_>, facts: &Facts) -> PodMoves {
+    let mut ways = PodMoves::default();
+    let mut kinds: BTreeMap<(DispositionKey, DispositionKey), Vec<&PodName>> = BTreeMap::new();
     let (old, new) = (before.members(), after.members());
     for (name, pod) in facts.pods.iter().filter(|(_, pod)| pod.routable() && pod.node.is_some()) {
         let keys = (before.key(&old, name, pod), after.key(&new, name, pod));
@@ -133,14 +133,14 @@ pub(super) fn compare(before: &World<'_>, after: &World<'_>, facts: &Facts) -> W
     ways
 }
 
-impl Ways {
-    fn count(&mut self, old: &Key, new: &Key, pods: usize) {
+impl PodMoves {
+    fn count(&mut self, old: &DispositionKey, new: &DispositionKey, pods: usize) {
         for (policy, _) in old {
             self.members.entry(policy.clone()).or_default().0 += pods;
         }
         for (policy, way) in new {
             self.members.entry(policy.clone()).or_default().1 += pods;
-            if let Way::Exit(exit) = way {
+            if let Disposition::Exit(exit) = way {
                 *self.carried.entry((policy.clone(), exit.clone())).or_default() += pods;
             }
         }
@@ -155,7 +155,7 @@ impl Ways {
 }
 
 /// Policies that say the same on both sides, wherever they stand.
-fn unchanged(before: &World<'_>, after: &World<'_>) -> BTreeSet<PolicyId> {
+fn unchanged(before: &RevisionState<'_>, after: &RevisionState<'_>) -> BTreeSet<PolicyId> {
     let same = after.set.policies.iter().filter(|(id, policy)| {
         before.set.policies.get(id).is_some_and(|earlier| super::says_the_same(earlier, policy))
     });
@@ -163,9 +163,9 @@ fn unchanged(before: &World<'_>, after: &World<'_>) -> BTreeSet<PolicyId> {
 }
 
 fn difference(
-    before: &World<'_>,
-    after: &World<'_>,
-    (old, new): (&Key, &Key),
+    before: &RevisionState<'_>,
+    after: &RevisionState<'_>,
+    (old, new): (&DispositionKey, &DispositionKey),
     overlaps: &mut (BTreeSet<Finding>, BTreeSet<Finding>),
 ) -> Difference {
     let (old_lanes, new_lanes) = (before.lanes(old, &mut overlaps.0), after.lanes(new, &mut overlaps.1));
@@ -174,9 +174,9 @@ fn difference(
     let mut changes: Vec<Change> = Vec::new();
     let mut places: BTreeMap<_, usize> = BTreeMap::new();
     for (range, was, is) in cidr::differences(&old_lanes, &new_lanes) {
-        let was: Option<&Lane> = was.map(|index| &old_lanes[index].1);
-        let is: Option<&Lane> = is.map(|index| &new_lanes[index].1);
-        let way_of = |lane: Option<&Lane>| lane.map_or(Way::Own, |lane| lane.way.clone());
+        let was: Option<&EgressPath> = was.map(|index| &old_lanes[index].1);
+        let is: Option<&EgressPath> = is.map(|index| &new_lanes[index].1);
+        let way_of = |lane: Option<&EgressPath>| lane.map_or(Disposition::Own, |lane| lane.way.clone());
         let (from, to) = (way_of(was), way_of(is));
         let Some(decides) = is.or(was).filter(|_| from != to) else { continue };
         let reset = is.is_some_and(|lane| lane.reset);
@@ -188,7 +188,7 @@ fn difference(
         }
         changes[place].towards.push(range);
     }
-    let decide = |lanes: &[(Range, Lane)]| lanes.iter().map(|(_, lane)| lane.policy.clone()).collect::<BTreeSet<_>>();
+    let decide = |lanes: &[(AddressRange, EgressPath)]| lanes.iter().map(|(_, lane)| lane.policy.clone()).collect::<BTreeSet<_>>();
     let (did, does) = (decide(&old_lanes), decide(&new_lanes));
     let outdone = new.iter().map(|(id, _)| id).filter(|id| did.contains(id) && !does.contains(id)).cloned().collect();
     Difference { kernel, changes, outdone }

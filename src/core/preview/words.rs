@@ -7,12 +7,12 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
-use super::outcome::{self, Fate, Outcome};
-use super::phrase::{Phrase, counted};
-use super::{Input, Level, Loss, Move, NodeChange, Preview, Then};
-use crate::core::admission::{Why, by_the_clock};
-use crate::core::cidr::{Range, RangeSet};
-use crate::core::compile::{Way, egress_address};
+use super::outcome::{self, ConnectionFate, MoveOutcome};
+use super::phrase::{EscapedText, counted};
+use super::{PreviewInput, RiskLevel, GatewayFailure, Move, NodeChange, Preview, FailureOutcome};
+use crate::core::admission::{PendingReason, by_the_clock};
+use crate::core::cidr::{AddressRange, RangeSet};
+use crate::core::compile::{Disposition, egress_address};
 use crate::core::facts::PodName;
 use crate::core::placement::ExitKey;
 use crate::core::policy::{Egress, PolicyId};
@@ -20,10 +20,10 @@ use crate::core::state::nft::AddressFamily;
 
 /// Sentences about one preview.
 #[derive(Debug, Clone, Copy)]
-pub struct Words<'p>(pub &'p Preview<'p>);
+pub struct Sentences<'p>(pub &'p Preview<'p>);
 
 /// What an exit's packets leave as: its address where it is known, else where it is from.
-pub(super) fn leaves_as(input: &Input<'_>, exit: &ExitKey, towards: &[Range]) -> String {
+pub(super) fn leaves_as(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> String {
     let families: BTreeSet<AddressFamily> = towards.iter().map(|range| AddressFamily::of(range.first())).collect();
     let known = input.grounds.get(&exit.gateway);
     let addresses: Vec<String> = families
@@ -42,12 +42,12 @@ pub(super) fn leaves_as(input: &Input<'_>, exit: &ExitKey, towards: &[Range]) ->
 }
 
 /// A way out.
-pub(super) fn way(input: &Input<'_>, way: &Way, towards: &[Range]) -> Phrase {
+pub(super) fn way(input: &PreviewInput<'_>, way: &Disposition, towards: &[AddressRange]) -> EscapedText {
     match way {
-        Way::Own => Phrase::new().words("no gateway"),
-        Way::Drop => Phrase::new().words("dropped"),
-        Way::Exit(exit) if outcome::has_no_address(input, exit, towards) => {
-            let missing = Phrase::new().words("dropped: no ");
+        Disposition::Own => EscapedText::new().words("no gateway"),
+        Disposition::Drop => EscapedText::new().words("dropped"),
+        Disposition::Exit(exit) if outcome::has_no_address(input, exit, towards) => {
+            let missing = EscapedText::new().words("dropped: no ");
             let missing = match &exit.egress {
                 Egress::Address(address) => missing.name(address),
                 Egress::Interface(name) => missing.words("address on ").name(name),
@@ -55,31 +55,31 @@ pub(super) fn way(input: &Input<'_>, way: &Way, towards: &[Range]) -> Phrase {
             };
             missing.words(" · ").name(&exit.gateway)
         }
-        Way::Exit(exit) => {
+        Disposition::Exit(exit) => {
             let hops: Vec<String> = exit.next_hops.iter().map(|hop| format!(" via {hop}")).collect();
-            Phrase::new().name(leaves_as(input, exit, towards)).words(" · ").name(&exit.gateway).words(hops.concat())
+            EscapedText::new().name(leaves_as(input, exit, towards)).words(" · ").name(&exit.gateway).words(hops.concat())
         }
     }
 }
 
 /// Where packets of an exit come from, in a sentence: the address, or what it is the address of where nobody has looked.
-pub(super) fn source(input: &Input<'_>, exit: &ExitKey, towards: &[Range]) -> Phrase {
+pub(super) fn source(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> EscapedText {
     let address = leaves_as(input, exit, towards);
     if address.starts_with(|letter: char| letter.is_ascii_digit()) || address.contains(':') {
-        return Phrase::new().name(address);
+        return EscapedText::new().name(address);
     }
     let of = match &exit.egress {
-        Egress::Interface(name) => Phrase::new().words("the address of ").name(name),
-        Egress::Address(_) | Egress::DefaultRoute => Phrase::new().words("the default address"),
+        Egress::Interface(name) => EscapedText::new().words("the address of ").name(name),
+        Egress::Address(_) | Egress::DefaultRoute => EscapedText::new().words("the default address"),
     };
     of.words(" on ").name(&exit.gateway)
 }
 
 /// Destinations as prefixes, a few of them.
-pub(super) fn towards(ranges: &[Range]) -> Phrase {
+pub(super) fn towards(ranges: &[AddressRange]) -> EscapedText {
     /// More prefixes than these are counted.
     const LISTED: usize = 4;
-    let prefixes = |range: &Range| -> Vec<IpNet> {
+    let prefixes = |range: &AddressRange| -> Vec<IpNet> {
         match (range.first(), range.last()) {
             (IpAddr::V4(first), IpAddr::V4(last)) => {
                 Ipv4Subnets::new(first, last, 0).take(LISTED + 1).map(IpNet::V4).collect()
@@ -100,17 +100,17 @@ pub(super) fn towards(ranges: &[Range]) -> Phrase {
         }
     }
     let more = texts.len().saturating_sub(LISTED);
-    let listed = texts.iter().take(LISTED).enumerate().fold(Phrase::new(), |phrase, (position, text)| {
+    let listed = texts.iter().take(LISTED).enumerate().fold(EscapedText::new(), |phrase, (position, text)| {
         if position > 0 { phrase.words(", ").name(text) } else { phrase.name(text) }
     });
     if more > 0 { listed.words(format!(" and {more} more")) } else { listed }
 }
 
 /// A policy's name. Two of different kinds may share one.
-pub(super) fn policy(input: &Input<'_>, id: &PolicyId) -> Phrase {
+pub(super) fn policy(input: &PreviewInput<'_>, id: &PolicyId) -> EscapedText {
     let twins =
         |set: &crate::core::policy::PolicySet| set.policies.keys().filter(|other| other.name == id.name).count();
-    let phrase = Phrase::new().name(id);
+    let phrase = EscapedText::new().name(id);
     if twins(input.before).max(twins(input.after)) < 2 {
         return phrase;
     }
@@ -120,7 +120,7 @@ pub(super) fn policy(input: &Input<'_>, id: &PolicyId) -> Phrase {
     })
 }
 
-impl Words<'_> {
+impl Sentences<'_> {
     /// What it comes to, the worst first.
     pub fn verdict(&self) -> String {
         let Preview { nodes, input, .. } = self.0;
@@ -129,12 +129,12 @@ impl Words<'_> {
             let pods: BTreeSet<&PodName> = moves.iter().flat_map(|one| &one.pods).collect();
             let pods = if position == 0 { counted(pods.len(), "pod") } else { pods.len().to_string() };
             match outcome {
-                Outcome::Cut => format!("{pods} would be cut off from {}", all_towards(moves)),
-                Outcome::Bare => format!("{pods} would leave without a gateway"),
-                Outcome::Address => format!("{pods} would come from another address"),
-                Outcome::Gateway => format!("{pods} would leave through another gateway as before"),
-                Outcome::Restored => format!("{pods} would get out again"),
-                Outcome::Nothing => format!("{pods} would be dropped still"),
+                MoveOutcome::Cut => format!("{pods} would be cut off from {}", all_towards(moves)),
+                MoveOutcome::Bare => format!("{pods} would leave without a gateway"),
+                MoveOutcome::Address => format!("{pods} would come from another address"),
+                MoveOutcome::Gateway => format!("{pods} would leave through another gateway as before"),
+                MoveOutcome::Restored => format!("{pods} would get out again"),
+                MoveOutcome::Nothing => format!("{pods} would be dropped still"),
             }
         });
         let change = match (parts.next(), nodes.changed) {
@@ -156,32 +156,32 @@ impl Words<'_> {
         let suspends = self.0.input.before.config.suspend != self.0.input.after.config.suspend;
         match &self.0.waits {
             None => String::new(),
-            Some(Why::Window { opens: Some(opens), time_zone, .. }) => {
+            Some(PendingReason::Window { opens: Some(opens), time_zone, .. }) => {
                 format!("from {}: ", by_the_clock(*opens, time_zone))
             }
-            Some(Why::Window { opens: None, .. }) => "never, as no change window opens: ".to_owned(),
-            Some(Why::Suspended { .. }) if suspends => "suspends the cluster; after that ".to_owned(),
-            Some(Why::Suspended { .. }) => "after the suspension: ".to_owned(),
-            Some(Why::Unsigned { .. }) => "would be refused, not signed as demanded; else ".to_owned(),
+            Some(PendingReason::Window { opens: None, .. }) => "never, as no change window opens: ".to_owned(),
+            Some(PendingReason::Suspended { .. }) if suspends => "suspends the cluster; after that ".to_owned(),
+            Some(PendingReason::Suspended { .. }) => "after the suspension: ".to_owned(),
+            Some(PendingReason::Unsigned { .. }) => "would be refused, not signed as demanded; else ".to_owned(),
         }
     }
 
     /// How bad it is: the worst that happens to a pod, and the worst that is to be looked at.
-    pub fn level(&self) -> Option<Level> {
+    pub fn level(&self) -> Option<RiskLevel> {
         let outcome = self.outcomes().into_keys().next().and_then(|outcome| match outcome {
-            Outcome::Cut => Some(Level::Danger),
-            Outcome::Bare | Outcome::Address => Some(Level::Warning),
-            Outcome::Gateway | Outcome::Restored | Outcome::Nothing => None,
+            MoveOutcome::Cut => Some(RiskLevel::Danger),
+            MoveOutcome::Bare | MoveOutcome::Address => Some(RiskLevel::Warning),
+            MoveOutcome::Gateway | MoveOutcome::Restored | MoveOutcome::Nothing => None,
         });
         let errors = self.0.input.validation.tally.errors > 0;
-        let invalid = errors.then_some(Level::Danger);
-        let dangers = self.0.dangers.iter().map(|danger| danger.level).filter(|level| *level != Level::Note);
+        let invalid = errors.then_some(RiskLevel::Danger);
+        let dangers = self.0.dangers.iter().map(|danger| danger.level).filter(|level| *level != RiskLevel::Note);
         dangers.chain(outcome).chain(invalid).min()
     }
 
     /// Moves by what they come to, the worst first.
-    fn outcomes(&self) -> BTreeMap<Outcome, Vec<&Move>> {
-        let mut outcomes: BTreeMap<Outcome, Vec<&Move>> = BTreeMap::new();
+    fn outcomes(&self) -> BTreeMap<MoveOutcome, Vec<&Move>> {
+        let mut outcomes: BTreeMap<MoveOutcome, Vec<&Move>> = BTreeMap::new();
         for one in &self.0.moves {
             outcomes.entry(outcome::of(&self.0.input, one)).or_default().push(one);
         }
@@ -189,8 +189,8 @@ impl Words<'_> {
     }
 
     /// Commits, cluster, validation.
-    pub fn subtitle(&self) -> Vec<Phrase> {
-        let Input { commits: (base, head), facts_from, validation, .. } = self.0.input;
+    pub fn subtitle(&self) -> Vec<EscapedText> {
+        let PreviewInput { commits: (base, head), facts_from, validation, .. } = self.0.input;
         let tally = validation.tally;
         let counts = format!(
             "{} checked: {}, {}",
@@ -199,9 +199,9 @@ impl Words<'_> {
             counted(tally.warnings, "warning")
         );
         vec![
-            Phrase::new().words("commit ").name(head).words(" onto ").name(base),
-            Phrase::new().words("cluster as of ").quote(facts_from),
-            Phrase::new().words(counts),
+            EscapedText::new().words("commit ").name(head).words(" onto ").name(base),
+            EscapedText::new().words("cluster as of ").quote(facts_from),
+            EscapedText::new().words(counts),
         ]
     }
 
@@ -232,19 +232,19 @@ impl Words<'_> {
     }
 
     /// Where a move's pods go from, where to, towards what.
-    pub fn ways(&self, one: &Move) -> [Phrase; 3] {
+    pub fn ways(&self, one: &Move) -> [EscapedText; 3] {
         let input = &self.0.input;
         [way(input, &one.from, &one.towards), way(input, &one.to, &one.towards), towards(&one.towards)]
     }
 
     /// Which nodes one change is of.
-    pub fn nodes(&self, one: &NodeChange) -> Phrase {
-        let phrase = Phrase::new().name(&one.node);
+    pub fn nodes(&self, one: &NodeChange) -> EscapedText {
+        let phrase = EscapedText::new().name(&one.node);
         if one.alike.is_empty() { phrase } else { phrase.words(", and in the same way ").names(&one.alike) }
     }
 
     /// Whose pods: the policy that decides, and the one that did where that is another.
-    pub fn deciding(&self, one: &Move) -> Phrase {
+    pub fn deciding(&self, one: &Move) -> EscapedText {
         match one.was.as_ref().filter(|was| **was != one.policy) {
             Some(was) => self.policy(was).words(" → ").join(self.policy(&one.policy)),
             None => self.policy(&one.policy),
@@ -255,7 +255,7 @@ impl Words<'_> {
     pub fn remarks(&self) -> Vec<String> {
         let moves = &self.0.moves;
         let mut remarks = Vec::new();
-        if moves.iter().any(|one| one.from == Way::Own || one.to == Way::Own) {
+        if moves.iter().any(|one| one.from == Disposition::Own || one.to == Disposition::Own) {
             remarks.push(
                 "No gateway: packets leave from the pod's own node, with the node's address or the pod's, as the network plugin has it."
                     .to_owned(),
@@ -268,35 +268,35 @@ impl Words<'_> {
     }
 
     /// A policy's name.
-    pub fn policy(&self, id: &PolicyId) -> Phrase {
+    pub fn policy(&self, id: &PolicyId) -> EscapedText {
         policy(&self.0.input, id)
     }
 
     /// What happens if a gateway dies.
-    pub fn loss(&self, loss: &Loss) -> Phrase {
+    pub fn loss(&self, loss: &GatewayFailure) -> EscapedText {
         let pods = counted(loss.pods, "pod");
-        let of = Phrase::new().words(format!("{pods} of ")).join(self.policy(&loss.policy));
+        let of = EscapedText::new().words(format!("{pods} of ")).join(self.policy(&loss.policy));
         match &loss.then {
-            Then::Dropped => of.words(if loss.pods == 1 {
+            FailureOutcome::Dropped => of.words(if loss.pods == 1 {
                 " is dropped: there is no other gateway"
             } else {
                 " are dropped: there is no other gateway"
             }),
-            Then::Own => {
+            FailureOutcome::Own => {
                 of.words(if loss.pods == 1 { " leaves without a gateway" } else { " leave without a gateway" })
             }
-            Then::Through(exits) => {
+            FailureOutcome::Through(exits) => {
                 let everywhere = self.0.input.after.policies.get(&loss.policy);
-                let ranges: Vec<Range> = everywhere
+                let ranges: Vec<AddressRange> = everywhere
                     .into_iter()
                     .flat_map(|policy| &policy.destinations)
-                    .map(|net| Range::from(*net))
+                    .map(|net| AddressRange::from(*net))
                     .collect();
                 exits.iter().enumerate().fold(
                     of.words(if loss.pods == 1 { " leaves as " } else { " leave as " }),
                     |phrase, (position, exit)| {
                         let phrase = if position > 0 { phrase.words(" or ") } else { phrase };
-                        phrase.join(way(&self.0.input, &Way::Exit(exit.clone()), &ranges))
+                        phrase.join(way(&self.0.input, &Disposition::Exit(exit.clone()), &ranges))
                     },
                 )
             }
@@ -304,22 +304,22 @@ impl Words<'_> {
     }
 
     /// What becomes of connections that are open when the change comes into force.
-    pub fn connections(&self) -> Option<Phrase> {
+    pub fn connections(&self) -> Option<EscapedText> {
         /// The ten minutes of `handover::DRAIN`.
         const DRAINED: &str = "keep their address until they end, 10 minutes at the most";
         const KEPT: &str = "keep their way until they end";
-        let mut fates: BTreeMap<Fate, BTreeSet<&PolicyId>> = BTreeMap::new();
-        for (one, fate) in self.0.moves.iter().zip(&self.0.fates).filter(|(one, _)| one.from != Way::Drop) {
+        let mut fates: BTreeMap<ConnectionFate, BTreeSet<&PolicyId>> = BTreeMap::new();
+        for (one, fate) in self.0.moves.iter().zip(&self.0.fates).filter(|(one, _)| one.from != Disposition::Drop) {
             fates.entry(*fate).or_default().insert(one.was.as_ref().unwrap_or(&one.policy));
         }
         let mut rest = fates.into_iter().map(|(fate, policies)| match fate {
-            Fate::Cut => ("are cut", policies),
-            Fate::Drained => (DRAINED, policies),
-            Fate::Kept => (KEPT, policies),
+            ConnectionFate::Cut => ("are cut", policies),
+            ConnectionFate::Drained => (DRAINED, policies),
+            ConnectionFate::Kept => (KEPT, policies),
         });
         let (first, policies) = rest.next()?;
         let rest: Vec<_> = rest.collect();
-        let open = Phrase::new().words("Connections that are open then ");
+        let open = EscapedText::new().words("Connections that are open then ");
         if rest.is_empty() {
             return Some(open.words(first).words("."));
         }
@@ -333,7 +333,7 @@ impl Words<'_> {
 }
 
 /// Destinations of several moves, a few of them.
-fn all_towards(moves: &[&Move]) -> Phrase {
+fn all_towards(moves: &[&Move]) -> EscapedText {
     let all: RangeSet = moves.iter().flat_map(|one| one.towards.iter().copied()).collect();
     towards(all.ranges())
 }

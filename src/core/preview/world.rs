@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::core::cidr::{self, Range, RangeSet};
-use crate::core::compile::{Way, targets, way};
+use crate::core::cidr::{self, AddressRange, RangeSet};
+use crate::core::compile::{Disposition, targets, way};
 use crate::core::facts::{Facts, Node, Pod, PodName};
 use crate::core::finding::Finding;
 use crate::core::labels::Labels;
@@ -17,18 +17,18 @@ use crate::core::placement::{Members, Placement, place};
 use crate::core::policy::{GatewaySpec, Policy, PolicyId, PolicySet};
 
 /// A pod's policies and where each leads: pods with the same are alike.
-pub(super) type Key = Vec<(PolicyId, Way)>;
+pub(super) type DispositionKey = Vec<(PolicyId, Disposition)>;
 
 /// Where packets to a range go: the way, by which policy, and whether live connections are to follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Lane {
-    pub(super) way: Way,
+pub(super) struct EgressPath {
+    pub(super) way: Disposition,
     pub(super) policy: PolicyId,
     pub(super) reset: bool,
 }
 
 /// A revision's policies on the cluster.
-pub(super) struct World<'a> {
+pub(super) struct RevisionState<'a> {
     pub(super) set: &'a PolicySet,
     /// The cluster with the labels that the revision gives it.
     pub(super) facts: Facts,
@@ -37,7 +37,7 @@ pub(super) struct World<'a> {
     pub(super) inside: RangeSet,
 }
 
-impl<'a> World<'a> {
+impl<'a> RevisionState<'a> {
     /// As a set makes it once every node has its labels. Labels that `earlier` set and `set` does not are gone.
     pub(super) fn new(set: &'a PolicySet, earlier: &PolicySet, facts: &Facts, now: Timestamp) -> Self {
         let mut facts = facts.clone();
@@ -56,15 +56,15 @@ impl<'a> World<'a> {
     }
 
     /// A pod's policies and where each leads.
-    pub(super) fn key(&self, index: &Members<'_>, name: &PodName, pod: &Pod) -> Key {
+    pub(super) fn key(&self, index: &Members<'_>, name: &PodName, pod: &Pod) -> DispositionKey {
         let policies = index.of(name, pod, &self.facts).into_iter();
         policies.map(|id| (id.clone(), way(&self.placement, &id, name))).collect()
     }
 
     /// Where packets of pods with a key go. Ranges that are in none go their own way.
-    pub(super) fn lanes(&self, key: &Key, overlaps: &mut BTreeSet<Finding>) -> Vec<(Range, Lane)> {
+    pub(super) fn lanes(&self, key: &DispositionKey, overlaps: &mut BTreeSet<Finding>) -> Vec<(AddressRange, EgressPath)> {
         let entries = targets(self.set, key, overlaps).into_iter().map(|(net, rank, target)| {
-            let lane = Lane { way: target.way, policy: rank.1.clone(), reset: target.reset };
+            let lane = EgressPath { way: target.way, policy: rank.1.clone(), reset: target.reset };
             (net, rank, lane)
         });
         let entries: Vec<_> = entries.collect();
@@ -73,7 +73,7 @@ impl<'a> World<'a> {
     }
 
     /// The lanes without what is never steered.
-    pub(super) fn steered(&self, lanes: &[(Range, Lane)]) -> Vec<(Range, Lane)> {
+    pub(super) fn steered(&self, lanes: &[(AddressRange, EgressPath)]) -> Vec<(AddressRange, EgressPath)> {
         let inside = self.inside.ranges();
         let mut left = Vec::with_capacity(lanes.len());
         for (range, lane) in lanes {

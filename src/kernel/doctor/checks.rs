@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::survey::{Attempt, Survey};
-use super::{Asked, Check};
+use super::{DoctorInput, Check};
 use crate::core::state::nft::AddressFamily;
-use crate::core::state::ownership::Range;
+use crate::core::state::ownership::DatapathConfig;
 
 /// include/uapi/linux/capability.h
 const CAP_NET_ADMIN: u32 = 12;
@@ -23,7 +23,7 @@ pub(super) fn overhead(peer: IpAddr) -> u32 {
 }
 
 /// All of them, in the order they are shown.
-pub(super) fn machine(survey: &Survey, asked: &Asked) -> Vec<Check> {
+pub(super) fn machine(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     let mut found = kernel(survey);
     found.push(capabilities(survey.capabilities));
     found.extend(settings(survey));
@@ -119,7 +119,7 @@ fn filters(survey: &Survey) -> Check {
     Check::ok("rp-filter", message)
 }
 
-fn tunnel_port(survey: &Survey, range: Range) -> Check {
+fn tunnel_port(survey: &Survey, range: DatapathConfig) -> Check {
     let port = range.port;
     let other = survey.devices.iter().find(|(_, device)| !device.ours && device.vxlan_port == port);
     let own = survey.devices.values().any(|device| device.ours && device.vxlan_port == port);
@@ -137,7 +137,7 @@ fn tunnel_port(survey: &Survey, range: Range) -> Check {
 }
 
 /// The interface that tunnel packets leave by: the one with the node's address, else the one with the default route.
-fn tunnel_mtu(survey: &Survey, asked: &Asked) -> Option<Check> {
+fn tunnel_mtu(survey: &Survey, asked: &DoctorInput) -> Option<Check> {
     let address = asked.node.as_ref().and_then(|(_, node)| node.tunnel_address());
     let (name, overhead) = match address.and_then(|address| Some((address, survey.ground.holder(address)?))) {
         Some((address, name)) => (name, overhead(address)),
@@ -156,7 +156,7 @@ fn tunnel_mtu(survey: &Survey, asked: &Asked) -> Option<Check> {
     })
 }
 
-fn node(survey: &Survey, asked: &Asked) -> Vec<Check> {
+fn node(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     let Some((name, node)) = &asked.node else { return Vec::new() };
     let mut found = Vec::new();
     match node.tunnel_address() {

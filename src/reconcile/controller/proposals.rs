@@ -4,18 +4,18 @@
 
 use tokio::sync::oneshot;
 
-use super::super::pulls::{self, Situation};
+use super::super::pulls::{self, PreviewCluster};
 use super::sights::grounds;
-use super::{Controller, Options};
+use super::{Controller, ControllerOptions};
 use crate::core::facts::Facts;
 use crate::serve::Metrics;
 use crate::telemetry::chain;
 
 /// What the thread for pull requests is to do, if anything.
-pub(super) fn pulls_of(options: &Options, metrics: &Metrics, seed: u64) -> Option<pulls::Options> {
+pub(super) fn pulls_of(options: &ControllerOptions, metrics: &Metrics, seed: u64) -> Option<pulls::PullPreviewOptions> {
     let board = options.previews.clone()?;
     metrics.preview(None);
-    Some(pulls::Options {
+    Some(pulls::PullPreviewOptions {
         following: options.following.clone(),
         mirror: options.state_folder.join("pulls.git"),
         seed,
@@ -27,7 +27,7 @@ pub(super) fn pulls_of(options: &Options, metrics: &Metrics, seed: u64) -> Optio
 impl Controller {
     /// Tells what a preview has to know of the cluster. The controller follows no pods: it looks at them on a task of its own, because
     /// that may take a while. Who does not know enough says nothing, and is asked again.
-    pub(super) fn look_for(&self, tell: oneshot::Sender<Result<Situation, String>>) {
+    pub(super) fn look_for(&self, tell: oneshot::Sender<Result<PreviewCluster, String>>) {
         if !self.watching.synced() || self.intent.is_none() {
             return;
         }
@@ -40,7 +40,7 @@ impl Controller {
             match live.look().await {
                 Ok(facts) => {
                     let facts = Facts { nodes, pod_networks, held, ..facts };
-                    let situation = Situation { facts, grounds, reports };
+                    let situation = PreviewCluster { facts, grounds, reports };
                     let _ = tell.send(Ok(situation));
                 }
                 Err(error) => {

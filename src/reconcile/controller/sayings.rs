@@ -2,16 +2,16 @@
 //!
 //! Deliberately absent: sending it (the parent).
 
-use super::super::memory::Kept;
-use super::super::repository::Intent;
-use super::labels::Labels;
+use super::super::memory::PersistedState;
+use super::super::repository::DesiredRevision;
+use super::labels::LabelReconciler;
 use super::pass::Pass;
-use crate::core::admission::Withheld;
+use crate::core::admission::PendingCommit;
 use crate::core::report::history::{NodeReport, Rejected};
 
 /// What people are told of once: a commit that waits, and one that came through a closed window. `before` is what was remembered.
-pub(super) fn admission_news(intent: &Intent, before: &Kept) -> Vec<(&'static str, String)> {
-    let what = |withheld: &Withheld| (withheld.commit.clone(), withheld.why.word());
+pub(super) fn admission_news(intent: &DesiredRevision, before: &PersistedState) -> Vec<(&'static str, String)> {
+    let what = |withheld: &PendingCommit| (withheld.commit.clone(), withheld.why.word());
     let mut news = Vec::new();
     if let Some(withheld) = &intent.withheld
         && before.withheld.as_ref().map(what) != Some(what(withheld))
@@ -25,7 +25,7 @@ pub(super) fn admission_news(intent: &Intent, before: &Kept) -> Vec<(&'static st
 }
 
 /// What agents say of their nodes, and what the controller saw of their labels.
-pub(super) fn reports(pass: &Pass<'_>, labels: &Labels, rejected: &[Rejected]) -> Vec<NodeReport> {
+pub(super) fn reports(pass: &Pass<'_>, labels: &LabelReconciler, rejected: &[Rejected]) -> Vec<NodeReport> {
     let mut reports = Vec::new();
     for (name, status) in pass.nodes() {
         let Some(mut report) = status.report else { continue };

@@ -11,13 +11,13 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::super::publisher::{Letter, Sight};
-use super::super::repository::Intent;
+use super::super::publisher::{ReportBatch, ClusterSnapshot};
+use super::super::repository::DesiredRevision;
 use super::super::round::now;
 use super::Controller;
-use crate::cluster::live::{Live, LiveError, View};
+use crate::cluster::live::{ApiClient, ApiError, View};
 use crate::core::facts::Facts;
-use crate::core::ground::Ground;
+use crate::core::ground::HostNetwork;
 use crate::core::interfaces;
 use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
@@ -29,11 +29,11 @@ const PAUSE: Duration = Duration::from_mins(5);
 const SOON: Duration = Duration::from_secs(1);
 
 /// What a look brings.
-type Found = Arc<Mutex<Option<Result<(Facts, Timestamp), LiveError>>>>;
+type Found = Arc<Mutex<Option<Result<(Facts, Timestamp), ApiError>>>>;
 
 /// Looks, and what they brought.
 #[derive(Default)]
-pub(super) struct Sights {
+pub(super) struct Snapshotter {
     task: Option<JoinHandle<()>>,
     found: Found,
     /// No look before this, because one failed.
@@ -41,17 +41,17 @@ pub(super) struct Sights {
     /// Why the last look failed.
     told: Option<String>,
     /// The interfaces that were last handed over.
-    grounds: BTreeMap<NodeName, Ground>,
+    grounds: BTreeMap<NodeName, HostNetwork>,
 }
 
-impl Sights {
+impl Snapshotter {
     /// Whether gateways' interfaces are others than those that were last handed over.
     pub(super) fn grounds_differ(&self, view: &View) -> bool {
         grounds(view) != self.grounds
     }
 
     /// Begins a look, unless one is under way or has just failed.
-    pub(super) fn look(&mut self, live: &Live) {
+    pub(super) fn look(&mut self, live: &ApiClient) {
         if self.task.is_some() || self.pause.is_some_and(|pause| pause > Instant::now()) {
             return;
         }
@@ -70,7 +70,7 @@ impl Sights {
     }
 
     /// What a look brought, with nodes and interfaces as they are known.
-    pub(super) fn taken(&mut self, view: &View) -> Option<Sight> {
+    pub(super) fn taken(&mut self, view: &View) -> Option<ClusterSnapshot> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         self.task = None;
         match found {
@@ -84,7 +84,7 @@ impl Sights {
                     grounds: self.grounds.clone(),
                     ..facts
                 };
-                Some(Sight { facts, taken, only_own: false, own: None })
+                Some(ClusterSnapshot { facts, taken, only_own: false, own: None })
             }
             Err(error) => {
                 self.pause = Some(Instant::now() + PAUSE);
@@ -101,19 +101,19 @@ impl Sights {
 
 impl Controller {
     /// Hands the reports over if they say something else than the last ones. What was handed over is taken back where nobody wants them.
-    pub(super) fn send(&mut self, reports: Vec<NodeReport>, intent: &Intent) {
+    pub(super) fn send(&mut self, reports: Vec<NodeReport>, intent: &DesiredRevision) {
         let config = &intent.set.config;
         if !config.reports {
             if self.sent.take().is_some() {
                 self.publisher.stop();
             }
-            self.sights = Sights::default();
+            self.sights = Snapshotter::default();
             return;
         }
         if self.publisher.dropped() {
             self.sent = None;
         }
-        let letter = Letter {
+        let letter = ReportBatch {
             reports,
             branch: config.reports_branch.clone(),
             policy_branch: intent.branch.clone(),
@@ -135,7 +135,7 @@ impl Controller {
     }
 }
 
-impl Drop for Sights {
+impl Drop for Snapshotter {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
@@ -144,7 +144,7 @@ impl Drop for Sights {
 }
 
 /// What agents of nodes that are there tell of their interfaces.
-pub(super) fn grounds(view: &View) -> BTreeMap<NodeName, Ground> {
+pub(super) fn grounds(view: &View) -> BTreeMap<NodeName, HostNetwork> {
     let told = view.egress_nodes.iter().filter(|(name, _)| view.facts.nodes.contains_key(*name));
     told.filter_map(|(name, node)| Some((name.clone(), interfaces::ground(&node.status.interfaces)?))).collect()
 }

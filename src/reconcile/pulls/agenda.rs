@@ -10,14 +10,14 @@ const PAUSE: Duration = Duration::from_secs(3);
 
 /// When the next look is due.
 #[derive(Debug)]
-pub(super) struct Agenda {
+pub(super) struct PollSchedule {
     due: Instant,
     last: Option<Instant>,
     /// Whoever is on the other side asked to be left alone until then.
     not_before: Option<Instant>,
 }
 
-impl Agenda {
+impl PollSchedule {
     /// A look is due at once.
     pub(super) fn new(now: Instant) -> Self {
         Self { due: now, last: None, not_before: None }
@@ -54,8 +54,8 @@ mod tests {
     fn wishes_are_heeded_soon_but_not_before_the_other_side_wants_to_be_asked_again() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let seconds = |agenda: &Agenda, now: u64| agenda.wait(at(now)).as_secs();
-        let mut agenda = Agenda::new(start);
+        let seconds = |agenda: &PollSchedule, now: u64| agenda.wait(at(now)).as_secs();
+        let mut agenda = PollSchedule::new(start);
         assert_eq!(seconds(&agenda, 0), 0);
         agenda.begin(at(0));
         agenda.next(at(1), Duration::from_mins(1), None);

@@ -20,7 +20,7 @@ const PATIENCE: u32 = 5;
 
 /// What a pull request comes down to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Subject {
+pub(super) enum PreviewSubject {
     /// Two commits: where the change began, and its head.
     Change { base: CommitId, head: CommitId },
     /// It cannot be previewed, and why.
@@ -30,7 +30,7 @@ pub(super) enum Subject {
 /// What was said of a pull request.
 #[derive(Debug)]
 struct Said {
-    subject: Subject,
+    subject: PreviewSubject,
     digest: u64,
     made: Instant,
     /// Why not all of it was said.
@@ -39,7 +39,7 @@ struct Said {
 
 /// All open pull requests.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct PostedPreviews {
     said: BTreeMap<u64, Said>,
     /// How often a head was looked for in vain.
     absent: BTreeMap<u64, (String, u32)>,
@@ -47,17 +47,17 @@ pub(super) struct Memory {
     without_status: BTreeSet<u64>,
 }
 
-impl Memory {
+impl PostedPreviews {
     /// Whether a preview is to be made.
-    pub(super) fn is_due(&self, number: u64, subject: &Subject, now: Instant) -> bool {
+    pub(super) fn is_due(&self, number: u64, subject: &PreviewSubject, now: Instant) -> bool {
         let Some(said) = self.said.get(&number) else { return true };
         let age = now.duration_since(said.made);
-        let old = matches!(subject, Subject::Change { .. }) && age >= STALE;
+        let old = matches!(subject, PreviewSubject::Change { .. }) && age >= STALE;
         said.subject != *subject || old || (said.fault.is_some() && age >= AGAIN)
     }
 
     /// Whether just this was said already, of just this. The time counts as if it had been said now.
-    pub(super) fn was_said(&mut self, number: u64, subject: &Subject, text: &str, now: Instant) -> bool {
+    pub(super) fn was_said(&mut self, number: u64, subject: &PreviewSubject, text: &str, now: Instant) -> bool {
         match self.said.get_mut(&number) {
             Some(said) if said.fault.is_none() && said.subject == *subject && said.digest == fnv1a(text.as_bytes()) => {
                 said.made = now;
@@ -68,7 +68,7 @@ impl Memory {
     }
 
     /// It was said; or not all of it, and why.
-    pub(super) fn say(&mut self, number: u64, subject: Subject, text: &str, fault: Option<String>, now: Instant) {
+    pub(super) fn say(&mut self, number: u64, subject: PreviewSubject, text: &str, fault: Option<String>, now: Instant) {
         self.said.insert(number, Said { subject, digest: fnv1a(text.as_bytes()), made: now, fault });
     }
 
@@ -119,16 +119,16 @@ impl Memory {
 mod tests {
     use super::*;
 
-    fn change(base: char, head: char) -> Subject {
+    fn change(base: char, head: char) -> PreviewSubject {
         let id = |digit: char| CommitId::parse(&String::from(digit).repeat(40)).expect("an id");
-        Subject::Change { base: id(base), head: id(head) }
+        PreviewSubject::Change { base: id(base), head: id(head) }
     }
 
     #[test]
     fn only_what_is_new_or_old_is_looked_at() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut memory = Memory::default();
+        let mut memory = PostedPreviews::default();
         let (one, pushed, moved) = (change('a', 'b'), change('a', 'c'), change('d', 'b'));
         assert!(memory.is_due(1, &one, start));
         memory.say(1, one.clone(), "text", None, start);
@@ -147,8 +147,8 @@ mod tests {
     #[test]
     fn why_something_is_refused_does_not_get_old() {
         let start = Instant::now();
-        let mut memory = Memory::default();
-        let refused = |why: &str| Subject::Refused { head: "h".to_owned(), why: why.to_owned() };
+        let mut memory = PostedPreviews::default();
+        let refused = |why: &str| PreviewSubject::Refused { head: "h".to_owned(), why: why.to_owned() };
         memory.say(1, refused("too large"), "text", None, start);
         assert!(!memory.is_due(1, &refused("too large"), start + STALE * 2));
         assert!(memory.is_due(1, &refused("no history"), start));
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn what_could_not_be_said_is_tried_again_and_told_until_then() {
         let start = Instant::now();
-        let mut memory = Memory::default();
+        let mut memory = PostedPreviews::default();
         assert_eq!(memory.fault(), None);
         for number in [3, 2] {
             memory.say(number, change('a', 'b'), "text", Some("it may not".to_owned()), start);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_head_that_is_not_there_is_waited_for() {
-        let mut memory = Memory::default();
+        let mut memory = PostedPreviews::default();
         let looks: Vec<bool> = (0..6).map(|_| memory.is_absent(1, "head")).collect();
         assert_eq!(looks, [false, false, false, false, true, true]);
         assert!(!memory.is_absent(1, "another head"));

@@ -9,16 +9,16 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::memory::{Memory, Subject};
-use super::{Leads, Options, Situation, Word};
-use crate::core::preview::{Limits, Most, refusal};
-use crate::forge::app::Use;
-use crate::forge::{self, Fault, Kind, Post, Posted, Pull, Verdict};
+use super::memory::{PostedPreviews, PreviewSubject};
+use super::{IsLeader, PullPreviewOptions, PreviewCluster, PullPreviewEvent};
+use crate::core::preview::{DisplayLimits, CostLimits, refusal};
+use crate::forge::app::TokenPurpose;
+use crate::forge::{self, ForgeErrorKind, ForgeKind, Post, Posted, Pull, CheckConclusion};
 use crate::git::mirror::Mirror;
 use crate::git::pulls::PullHead;
 use crate::git::{self, CommitId, Fate};
-use crate::reconcile::previewing::{Base, Change, Surroundings};
-use crate::serve::Became;
+use crate::reconcile::previewing::{MergeBase, ProposedChange, ClusterContext};
+use crate::serve::PreviewResult;
 use crate::telemetry::chain;
 
 /// So many pull requests are looked after: those that somebody touched last.
@@ -35,16 +35,16 @@ const LONGEST: Duration = Duration::from_hours(1);
 
 /// Why no pull request could be looked after.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Trouble {
+pub(super) enum PollError {
     /// The policy repository is away.
     #[error("fetch pull requests")]
     Git(#[from] git::Error),
     /// The forge is away, or does not let us.
     #[error("talk to the forge about pull requests")]
-    Forge(#[from] forge::Error),
+    Forge(#[from] forge::ForgeError),
 }
 
-impl Trouble {
+impl PollError {
     /// What to do about it.
     pub(super) fn hint(&self) -> Option<String> {
         match self {
@@ -67,15 +67,15 @@ impl Trouble {
 
 /// What became of a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Looked {
-    pub(super) done: Done,
+pub(super) struct PollResult {
+    pub(super) done: PollOutcome,
     /// Why some pull request has not got what it should have.
     pub(super) fault: Option<String>,
 }
 
 /// How far it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Done {
+pub(super) enum PollOutcome {
     /// All is said.
     All,
     /// Git does not have all that the forge knows of, yet.
@@ -85,12 +85,12 @@ pub(super) enum Done {
 }
 
 /// What stays from look to look.
-pub(super) struct Rounds<'a> {
-    options: &'a Options,
-    leads: &'a Leads,
-    words: &'a UnboundedSender<Word>,
+pub(super) struct Poller<'a> {
+    options: &'a PullPreviewOptions,
+    leads: &'a IsLeader,
+    words: &'a UnboundedSender<PullPreviewEvent>,
     mirror: Option<Mirror>,
-    memory: Memory,
+    memory: PostedPreviews,
     /// Heads that are not asked for again, and why.
     hopeless: BTreeMap<PullHead, String>,
     renewed: Option<Instant>,
@@ -102,17 +102,17 @@ pub(super) struct Rounds<'a> {
 /// A pull request and what it comes down to.
 struct Due {
     pull: Pull,
-    subject: Subject,
+    subject: PreviewSubject,
 }
 
-impl<'a> Rounds<'a> {
-    pub(super) fn new(options: &'a Options, leads: &'a Leads, words: &'a UnboundedSender<Word>) -> Self {
+impl<'a> Poller<'a> {
+    pub(super) fn new(options: &'a PullPreviewOptions, leads: &'a IsLeader, words: &'a UnboundedSender<PullPreviewEvent>) -> Self {
         Self {
             options,
             leads,
             words,
             mirror: None,
-            memory: Memory::default(),
+            memory: PostedPreviews::default(),
             hopeless: BTreeMap::new(),
             renewed: None,
             tip: None,
@@ -127,7 +127,7 @@ impl<'a> Rounds<'a> {
     }
 
     /// Looks at the pull requests against a branch.
-    pub(super) fn round(&mut self, branch: &str) -> Result<Looked, Trouble> {
+    pub(super) fn round(&mut self, branch: &str) -> Result<PollResult, PollError> {
         let pulls = self.open_pulls(branch)?;
         let mut mirror = match self.mirror.take() {
             Some(mirror) => mirror,
@@ -138,7 +138,7 @@ impl<'a> Rounds<'a> {
         result
     }
 
-    fn open_pulls(&mut self, branch: &str) -> Result<Vec<Pull>, Trouble> {
+    fn open_pulls(&mut self, branch: &str) -> Result<Vec<Pull>, PollError> {
         let mut pulls = self.options.board.forge.open_pulls(branch).map_err(|error| self.noted(error))?;
         pulls.sort_by_key(|pull| (std::cmp::Reverse(pull.updated), pull.number));
         let left_out = pulls.len().saturating_sub(MOST_PULLS);
@@ -151,7 +151,7 @@ impl<'a> Rounds<'a> {
         Ok(pulls)
     }
 
-    fn look(&mut self, mirror: &mut Mirror, branch: &str, pulls: Vec<Pull>) -> Result<Looked, Trouble> {
+    fn look(&mut self, mirror: &mut Mirror, branch: &str, pulls: Vec<Pull>) -> Result<PollResult, PollError> {
         let now = Instant::now();
         if mirror.size() > ROOM && self.renewed.is_none_or(|renewed| now.duration_since(renewed) >= RENEW) {
             self.renewed = Some(now);
@@ -161,11 +161,11 @@ impl<'a> Rounds<'a> {
         let tip = mirror.head(Some(branch))?.commit;
         self.tip = Some(tip);
         let absent = self.fetch(mirror, &pulls)?;
-        let mut done = Done::All;
+        let mut done = PollOutcome::All;
         let mut due = Vec::new();
         for pull in pulls {
             match self.subject(mirror, tip, &pull, &absent) {
-                None => done = Done::Soon,
+                None => done = PollOutcome::Soon,
                 Some(subject) if self.memory.is_due(pull.number, &subject, now) => due.push(Due { pull, subject }),
                 Some(_) => {}
             }
@@ -173,29 +173,29 @@ impl<'a> Rounds<'a> {
         if !due.is_empty() {
             done = match self.situation() {
                 Some(Ok(situation)) => self.tell_all(mirror, due, &situation, done)?,
-                Some(Err(why)) => return Ok(Looked { done: Done::NotNow, fault: Some(why) }),
-                None => Done::NotNow,
+                Some(Err(why)) => return Ok(PollResult { done: PollOutcome::NotNow, fault: Some(why) }),
+                None => PollOutcome::NotNow,
             };
         }
-        Ok(Looked { done, fault: self.memory.fault() })
+        Ok(PollResult { done, fault: self.memory.fault() })
     }
 
     fn tell_all(
         &mut self,
         mirror: &Mirror,
         due: Vec<Due>,
-        situation: &Situation,
-        mut done: Done,
-    ) -> Result<Done, Trouble> {
+        situation: &PreviewCluster,
+        mut done: PollOutcome,
+    ) -> Result<PollOutcome, PollError> {
         for one in due {
             if !(self.leads)() {
-                return Ok(Done::NotNow);
+                return Ok(PollOutcome::NotNow);
             }
             match self.tell(mirror, one, situation) {
                 Ok(true) => {}
-                Ok(false) => done = Done::Soon,
+                Ok(false) => done = PollOutcome::Soon,
                 Err(trouble) => {
-                    self.options.metrics.preview(Some(Became::Failed));
+                    self.options.metrics.preview(Some(PreviewResult::Failed));
                     return Err(trouble);
                 }
             }
@@ -204,7 +204,7 @@ impl<'a> Rounds<'a> {
     }
 
     /// Fetches what is missing. Gives what is still missing, and why.
-    fn fetch(&mut self, mirror: &mut Mirror, pulls: &[Pull]) -> Result<BTreeMap<PullHead, Option<String>>, Trouble> {
+    fn fetch(&mut self, mirror: &mut Mirror, pulls: &[Pull]) -> Result<BTreeMap<PullHead, Option<String>>, PollError> {
         let heads: Vec<PullHead> = pulls.iter().filter_map(|pull| self.head_of(pull)).collect();
         self.hopeless.retain(|head, _| heads.contains(head));
         let mut absent: BTreeMap<PullHead, Option<String>> =
@@ -224,8 +224,8 @@ impl<'a> Rounds<'a> {
     fn head_of(&self, pull: &Pull) -> Option<PullHead> {
         let commit = CommitId::parse(&pull.head_sha)?;
         let name = match self.options.board.kind {
-            Kind::GitLab => format!("refs/merge-requests/{}/head", pull.number),
-            Kind::GitHub | Kind::Gitea => format!("refs/pull/{}/head", pull.number),
+            ForgeKind::GitLab => format!("refs/merge-requests/{}/head", pull.number),
+            ForgeKind::GitHub | ForgeKind::Gitea => format!("refs/pull/{}/head", pull.number),
         };
         Some(PullHead { name, commit })
     }
@@ -237,8 +237,8 @@ impl<'a> Rounds<'a> {
         tip: CommitId,
         pull: &Pull,
         absent: &BTreeMap<PullHead, Option<String>>,
-    ) -> Option<Subject> {
-        let refused = |why: String| Some(Subject::Refused { head: pull.head_sha.clone(), why });
+    ) -> Option<PreviewSubject> {
+        let refused = |why: String| Some(PreviewSubject::Refused { head: pull.head_sha.clone(), why });
         let Some(head) = self.head_of(pull) else {
             return refused(format!("the forge says that its head is {}, which is no commit", pull.head_sha));
         };
@@ -250,7 +250,7 @@ impl<'a> Rounds<'a> {
         match mirror.merge_base(tip, head.commit) {
             Ok(Some(base)) => {
                 self.memory.is_present(pull.number);
-                Some(Subject::Change { base, head: head.commit })
+                Some(PreviewSubject::Change { base, head: head.commit })
             }
             Ok(None) => refused("it has no history in common with the branch that policies are read from".to_owned()),
             Err(error) if self.memory.is_absent(pull.number, &pull.head_sha) => refused(chain(&error)),
@@ -259,19 +259,19 @@ impl<'a> Rounds<'a> {
     }
 
     /// Asks the loop what the cluster is like.
-    fn situation(&self) -> Option<Result<Situation, String>> {
+    fn situation(&self) -> Option<Result<PreviewCluster, String>> {
         let (tell, told) = oneshot::channel();
-        self.words.send(Word::Ask(tell)).ok()?;
+        self.words.send(PullPreviewEvent::Ask(tell)).ok()?;
         told.blocking_recv().ok()
     }
 
     /// Says of one pull request what is to be said, if it was not said already. Whether that was still its head.
-    fn tell(&mut self, mirror: &Mirror, due: Due, situation: &Situation) -> Result<bool, Trouble> {
+    fn tell(&mut self, mirror: &Mirror, due: Due, situation: &PreviewCluster) -> Result<bool, PollError> {
         let Due { pull, subject } = due;
         let number = pull.number;
         let began = Instant::now();
         let post = match &subject {
-            Subject::Change { base, head } => match self.preview(mirror, *base, *head, situation) {
+            PreviewSubject::Change { base, head } => match self.preview(mirror, *base, *head, situation) {
                 Ok(post) => post,
                 // It will be the same the next time.
                 Err(error) if error.fate() == Fate::NeedsPerson => self.refused(&pull, &chain(&error)),
@@ -280,7 +280,7 @@ impl<'a> Rounds<'a> {
                     return Ok(true);
                 }
             },
-            Subject::Refused { why, .. } => self.refused(&pull, why),
+            PreviewSubject::Refused { why, .. } => self.refused(&pull, why),
         };
         if self.memory.was_said(number, &subject, &post.body, began) || !(self.leads)() {
             return Ok(true);
@@ -293,15 +293,15 @@ impl<'a> Rounds<'a> {
                 return Ok(true);
             }
         };
-        if matches!(posted.comment, forge::Done::Overtaken) {
+        if matches!(posted.comment, forge::PostAction::Overtaken) {
             return Ok(false);
         }
-        if let forge::Done::Refused(error) = &posted.comment {
+        if let forge::PostAction::Refused(error) = &posted.comment {
             self.failed(number, subject, &post.body, (chain(error), error.hint()), began);
             return Ok(true);
         }
         self.without_status(number, &posted);
-        let became = if is_news(&posted) { Became::Posted } else { Became::Unchanged };
+        let became = if is_news(&posted) { PreviewResult::Posted } else { PreviewResult::Unchanged };
         self.options.metrics.preview(Some(became));
         self.memory.say(number, subject, &post.body, None, began);
         tracing::info!(number, head = pull.head_sha, took = ?began.elapsed(), "pull request previewed, {}", post.title);
@@ -312,7 +312,7 @@ impl<'a> Rounds<'a> {
     /// commit of a fork. It is said once.
     fn without_status(&mut self, number: u64, posted: &Posted) {
         match &posted.status {
-            forge::Done::Refused(error) if self.memory.is_first_without_status(number) => {
+            forge::PostAction::Refused(error) if self.memory.is_first_without_status(number) => {
                 tracing::warn!(error = chain(error), hint = error.hint(), number, "the commit's status is not taken");
             }
             _ => {}
@@ -322,29 +322,29 @@ impl<'a> Rounds<'a> {
     fn failed(
         &mut self,
         number: u64,
-        subject: Subject,
+        subject: PreviewSubject,
         text: &str,
         (why, hint): (String, Option<String>),
         now: Instant,
     ) {
-        self.options.metrics.preview(Some(Became::Failed));
+        self.options.metrics.preview(Some(PreviewResult::Failed));
         tracing::warn!(error = why, hint, number, "a pull request is not previewed");
         self.memory.say(number, subject, text, Some(why), now);
     }
 
     /// A token that is not taken is not used again.
-    fn noted(&self, error: forge::Error) -> forge::Error {
-        if let (Some(app), Fault::Refused { status: 401, .. }) = (&self.options.board.app, error.fault()) {
-            app.forget(Use::Pulls);
+    fn noted(&self, error: forge::ForgeError) -> forge::ForgeError {
+        if let (Some(app), ForgeErrorKind::Refused { status: 401, .. }) = (&self.options.board.app, error.fault()) {
+            app.forget(TokenPurpose::Pulls);
         }
         error
     }
 
-    fn preview(&self, mirror: &Mirror, base: CommitId, head: CommitId, situation: &Situation) -> git::Result<Post> {
+    fn preview(&self, mirror: &Mirror, base: CommitId, head: CommitId, situation: &PreviewCluster) -> git::Result<Post> {
         let cluster = &self.options.following.cluster;
         let keys = self.options.following.label_keys.as_deref();
-        let base = Base::read(mirror, base, self.tip.unwrap_or(base), cluster, keys)?;
-        let surroundings = Surroundings {
+        let base = MergeBase::read(mirror, base, self.tip.unwrap_or(base), cluster, keys)?;
+        let surroundings = ClusterContext {
             facts: &situation.facts,
             // No time: the same preview is to be the same comment.
             facts_from: "this preview",
@@ -353,11 +353,11 @@ impl<'a> Rounds<'a> {
             now: Timestamp::now(),
             signatures: &self.options.following.signatures,
             windows: self.options.following.windows.as_ref(),
-            limits: Limits::default(),
+            limits: DisplayLimits::default(),
             most: MOST_TEXT,
-            work: Most::PROPOSED,
+            work: CostLimits::PROPOSED,
         };
-        let change = Change::read(mirror, cluster, base, head, surroundings)?;
+        let change = ProposedChange::read(mirror, cluster, base, head, surroundings)?;
         let preview = change.preview(surroundings);
         Ok(Post::of(&preview, None))
     }
@@ -369,7 +369,7 @@ impl<'a> Rounds<'a> {
             body: refusal(&self.options.following.cluster, &short, why),
             title: format!("{}: not previewed", self.options.following.cluster),
             summary: why.to_owned(),
-            verdict: Verdict::Failed,
+            verdict: CheckConclusion::Failed,
             details: None,
             annotations: Vec::new(),
         }
@@ -377,10 +377,10 @@ impl<'a> Rounds<'a> {
 }
 
 /// Whether the other pull requests would fare no better. Whose comments are ours may be known by the status of one commit, and not of another.
-fn concerns_all(error: &forge::Error) -> bool {
+fn concerns_all(error: &forge::ForgeError) -> bool {
     match error.fault() {
-        Fault::Refused { status, .. } => *status == 401 || *status >= 500,
-        Fault::Answer(_) | Fault::Elsewhere(_) | Fault::Nobody => false,
+        ForgeErrorKind::Refused { status, .. } => *status == 401 || *status >= 500,
+        ForgeErrorKind::Answer(_) | ForgeErrorKind::Elsewhere(_) | ForgeErrorKind::Nobody => false,
         _ => true,
     }
 }
@@ -388,5 +388,5 @@ fn concerns_all(error: &forge::Error) -> bool {
 /// Whether anything was written.
 fn is_news(posted: &Posted) -> bool {
     let parts = [Some(&posted.comment), Some(&posted.status), posted.check.as_ref()];
-    parts.into_iter().flatten().any(|done| matches!(done, forge::Done::Created(_) | forge::Done::Updated(_)))
+    parts.into_iter().flatten().any(|done| matches!(done, forge::PostAction::Created(_) | forge::PostAction::Updated(_)))
 }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use egret::cluster::Cluster;
 use egret::core::facts::Facts;
-use egret::core::ground::Ground;
+use egret::core::ground::HostNetwork;
 use egret::core::name::NodeName;
 use egret::core::policy::PolicySet;
-use egret::core::policy::catalogue::{Catalogue, Change};
+use egret::core::policy::catalogue::{Catalogue, FileChange};
 
 /// The scenario that lends the others what they do not have themselves.
 const USUAL: &str = "the_outpost";
@@ -19,7 +19,7 @@ const USUAL: &str = "the_outpost";
 pub(super) struct World {
     pub(super) catalogue: Catalogue,
     pub(super) facts: Facts,
-    pub(super) grounds: BTreeMap<NodeName, Ground>,
+    pub(super) grounds: BTreeMap<NodeName, HostNetwork>,
 }
 
 impl World {
@@ -32,7 +32,7 @@ impl World {
             own.unwrap_or_else(|| usual.join(name))
         };
         let mut catalogue = Catalogue::new("prod");
-        let documents = texts(&part("policies")).into_iter().map(|(path, text)| (path, Change::Text(text)));
+        let documents = texts(&part("policies")).into_iter().map(|(path, text)| (path, FileChange::Text(text)));
         catalogue.update(documents.collect());
         let cluster = Cluster::open(&part("cluster.yaml")).expect("the cluster");
         assert_eq!(cluster.faults(), [], "{}", part("cluster.yaml").display());
@@ -49,7 +49,7 @@ impl World {
     }
 }
 
-fn grounds(folder: &Path) -> BTreeMap<NodeName, Ground> {
+fn grounds(folder: &Path) -> BTreeMap<NodeName, HostNetwork> {
     let files = texts(folder).into_iter();
     files
         .map(|(path, text)| {

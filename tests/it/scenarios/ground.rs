@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use egret::core::ground::{Features, Ground, GroundRoute, Interface};
+use egret::core::ground::{KernelFeatures, HostNetwork, HostRoute, Interface};
 use egret::core::state::nft::AddressFamily;
 use serde::Deserialize;
 
@@ -45,7 +45,7 @@ fn yes() -> bool {
 }
 
 /// Reads a ground; `place` is for the message when it is none.
-pub(crate) fn read(place: &str, text: &str) -> Ground {
+pub(crate) fn read(place: &str, text: &str) -> HostNetwork {
     let written: Written = serde_yaml::from_str(text).unwrap_or_else(|error| panic!("{place}: {error}"));
     let address = |text: &String| text.parse().unwrap_or_else(|_| panic!("{place}: {text}"));
     let interface = |of: WrittenInterface| Interface {
@@ -55,19 +55,19 @@ pub(crate) fn read(place: &str, text: &str) -> Ground {
         mtu: of.mtu,
         ..Interface::default()
     };
-    Ground {
+    HostNetwork {
         interfaces: written.interfaces.into_iter().map(|(name, of)| (name, interface(of))).collect(),
         routes: written.routes.iter().map(|line| route(place, line)).collect(),
         rp_filter_all: written.rp_filter_all,
         src_valid_mark: written.src_valid_mark,
         loosened: BTreeMap::new(),
-        features: Features { owned_tables: written.owned_tables, interface_kinds: true, ipv6: written.ipv6 },
-        ..Ground::default()
+        features: KernelFeatures { owned_tables: written.owned_tables, interface_kinds: true, ipv6: written.ipv6 },
+        ..HostNetwork::default()
     }
 }
 
 /// `default via 172.18.0.1 dev eth0 metric 100`, `10.0.3.0/24 dev net1`. A bare `default` is IPv4's unless its router is not.
-fn route(place: &str, line: &str) -> GroundRoute {
+fn route(place: &str, line: &str) -> HostRoute {
     let words: Vec<&str> = line.split_whitespace().collect();
     let behind = |word: &str| words.iter().position(|one| *one == word).and_then(|position| words.get(position + 1));
     let gateway: Option<IpAddr> = behind("via").map(|text| text.parse().expect(line));
@@ -79,7 +79,7 @@ fn route(place: &str, line: &str) -> GroundRoute {
         Some(destination) => destination,
         None => panic!("{place}: an empty route"),
     };
-    GroundRoute {
+    HostRoute {
         destination: destination.parse().unwrap_or_else(|_| panic!("{place}: {line}")),
         interface: (*behind("dev").unwrap_or_else(|| panic!("{place}: {line}: no dev"))).to_owned(),
         gateway,

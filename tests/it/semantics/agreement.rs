@@ -10,8 +10,8 @@ use egret::core::name::NodeName;
 use egret::core::placement::ExitKey;
 use egret::core::policy::ExistingConnections;
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, Family};
-use egret::core::state::ownership::Range;
+use egret::core::state::nft::{AddressFamily, TableFamily};
+use egret::core::state::ownership::DatapathConfig;
 use proptest::prelude::*;
 
 use super::evaluate::{Cluster, Journey, Memory, Outcome, Sent, Tracked};
@@ -136,9 +136,9 @@ fn family_is_named(world: &World, family: AddressFamily) -> bool {
 
 /// The mark that an exit has on a node, if the node has the exit.
 fn mark_of(state: &NodeState, exit: &Exit) -> Option<u32> {
-    let chains = &state.nft.get(&Family::Inet)?.chains;
+    let chains = &state.nft.get(&TableFamily::Inet)?.chains;
     let (name, _) = chains.iter().find(|(_, chain)| chain.comment.as_deref() == Some(&identity(exit)))?;
-    name.strip_prefix(EXIT_CHAIN)?.parse().ok().map(|id| Range::default().mark(id))
+    name.strip_prefix(EXIT_CHAIN)?.parse().ok().map(|id| DatapathConfig::default().mark(id))
 }
 
 fn check(

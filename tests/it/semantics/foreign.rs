@@ -15,7 +15,7 @@ use egret::core::name::NodeName;
 use egret::core::placement::ExitKey;
 use egret::core::policy::ExistingConnections;
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, Family, Key};
+use egret::core::state::nft::{AddressFamily, TableFamily, ElementKey};
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option::weighted as maybe;
@@ -238,7 +238,7 @@ impl Flow<'_> {
     fn forced(&self) -> BTreeSet<Exit> {
         let Some(mark) = self.world.foreign.mark_behind else { return BTreeSet::new() };
         let range = self.world.set.config.range;
-        let table = self.states[self.node].nft.get(&Family::Inet);
+        let table = self.states[self.node].nft.get(&TableFamily::Inet);
         let chain = range.id(self.bits(mark)).map(|id| format!("{EXIT_CHAIN}{id}"));
         let identity = chain.and_then(|chain| table?.chains.get(&chain)?.comment.clone());
         let all = in_force(self.world).flat_map(|policy| exits_of(self.world, policy));
@@ -347,9 +347,9 @@ impl Flow<'_> {
     /// - or translate the connection, whose first packet went its own way, to an address that is ours to translate to.
     fn told_apart(&self, first: bool) -> bool {
         let state = &self.states[self.node];
-        let table = state.nft.get(&Family::Inet);
+        let table = state.nft.get(&TableFamily::Inet);
         let ours = ["translated4", "translated6"].map(|set| table.and_then(|table| table.sets.get(set)));
-        let translated = Key::Address(self.translated());
+        let translated = ElementKey::Address(self.translated());
         let like_ours = ours.into_iter().flatten().any(|set| set.elements.contains_key(&translated));
         let marked = !self.disturbed().is_disjoint(&marks(state));
         !self.has_an_exits_connection_mark() || !marked && (first || !like_ours)
@@ -367,7 +367,7 @@ impl Flow<'_> {
 
 /// The marks of the exits that a node knows.
 fn marks(state: &NodeState) -> BTreeSet<u32> {
-    let exits = state.nft.get(&Family::Inet).and_then(|table| table.sets.get("exits"));
+    let exits = state.nft.get(&TableFamily::Inet).and_then(|table| table.sets.get("exits"));
     let keys = exits.into_iter().flat_map(|set| set.elements.keys());
-    keys.filter_map(|key| if let Key::Mark(mark) = key { Some(*mark) } else { None }).collect()
+    keys.filter_map(|key| if let ElementKey::Mark(mark) = key { Some(*mark) } else { None }).collect()
 }

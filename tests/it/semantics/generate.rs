@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use egret::core::facts::{Facts, Node, Pod, PodName};
-use egret::core::ground::{Features, Ground, GroundRoute, Interface};
+use egret::core::ground::{KernelFeatures, HostNetwork, HostRoute, Interface};
 use egret::core::labels::{Labels, Operator, Requirement, Selector};
 use egret::core::name::{Interface as InterfaceName, NodeName, ObjectName};
 use egret::core::policy::config::Config;
@@ -180,12 +180,12 @@ fn node(number: u8) -> impl Strategy<Value = Node> {
 }
 
 /// `eth0` with the default routes, `net1` with an egress address of one or both families, `net2` with none or another.
-fn ground(number: u8) -> impl Strategy<Value = Ground> {
+fn ground(number: u8) -> impl Strategy<Value = HostNetwork> {
     let net1 = (flag(0.8), flag(0.8), flag(0.7));
     (net1, flag(0.4), flag(0.9), (flag(0.8), flag(0.7)), 0_u8..3).prop_map(
         move |((there, v4, v6), net2, ipv6, (default6, interface_kinds), rp_filter)| {
-            let features = Features { owned_tables: true, interface_kinds, ipv6 };
-            let mut ground = Ground { features, ..Ground::default() };
+            let features = KernelFeatures { owned_tables: true, interface_kinds, ipv6 };
+            let mut ground = HostNetwork { features, ..HostNetwork::default() };
             let mut add = |name: &str, addresses: Vec<String>| {
                 let addresses = addresses.iter().map(|text| network(text)).collect();
                 let interface = Interface { up: true, addresses, rp_filter, mtu: 1500, ..Interface::default() };
@@ -201,12 +201,12 @@ fn ground(number: u8) -> impl Strategy<Value = Ground> {
             if net2 {
                 add("net2", vec![format!("10.0.5.{}/24", 42 + n), format!("10.0.5.{}/24", 52 + n)]);
             }
-            let route = |destination: &str, gateway: &str| GroundRoute {
+            let route = |destination: &str, gateway: &str| HostRoute {
                 destination: network(destination),
                 interface: "eth0".to_owned(),
                 gateway: Some(gateway.parse().expect("an address")),
                 metric: 100,
-                ..GroundRoute::default()
+                ..HostRoute::default()
             };
             ground.routes.push(route("0.0.0.0/0", "172.18.0.1"));
             if default6 {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use egret::core::facts::{Pod, PodName};
-use egret::core::ground::Ground;
+use egret::core::ground::HostNetwork;
 use egret::core::labels::{Labels, Requirement};
 use egret::core::name::NodeName;
 use egret::core::policy::{Egress, ExistingConnections, OnNoGateway, Policy};
@@ -236,7 +236,7 @@ pub(crate) fn exits_of(world: &World, policy: &Policy) -> BTreeSet<Exit> {
 }
 
 /// The address that an exit's packets of one family leave the gateway with; none: they are dropped, for there is no right one.
-pub(crate) fn egress_address(ground: &Ground, egress: &Egress, family: AddressFamily) -> Option<IpAddr> {
+pub(crate) fn egress_address(ground: &HostNetwork, egress: &Egress, family: AddressFamily) -> Option<IpAddr> {
     let first_of = |interface: &str| -> Option<IpAddr> {
         let addresses = &ground.interfaces.get(interface)?.addresses;
         addresses.iter().map(IpNet::addr).find(|address| AddressFamily::of(*address) == family)

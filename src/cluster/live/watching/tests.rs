@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::super::fake::{Asked, Fake, Watch};
+use super::super::fake::{FakeRequest, Fake, FakeWatch};
 use super::*;
 use crate::core::facts::PodName;
 use crate::core::pools::PoolKind;
 
 /// Watches the pods of one node and nothing else.
-fn pods(live: &Live, options: Options) -> Watching {
+fn pods(live: &ApiClient, options: WatchOptions) -> ClusterWatch {
     let (out, news) = mpsc::channel(QUEUE);
     let (tasks, recoveries) = (JoinSet::new(), watch::Sender::new(0));
     let mut start = Start { live, options, out, recoveries, tasks, missing: BTreeSet::new() };
     let query = Query { fields: Some("spec.nodeName=kind-worker".to_owned()), page: Some(2), ..Query::default() };
-    start.follow::<Pods>(query, Item::Pods);
+    start.follow::<Pods>(query, WatchItem::Pods);
     let (tasks, missing) = (start.tasks, start.missing);
-    Watching { news, view: View::default(), faults: BTreeMap::new(), closed: BTreeMap::new(), missing, _tasks: tasks }
+    ClusterWatch { news, view: View::default(), faults: BTreeMap::new(), closed: BTreeMap::new(), missing, _tasks: tasks }
 }
 
 fn pod(name: &str, version: &str, address: &str) -> Value {
@@ -33,25 +33,25 @@ fn page(version: &str, next: &str, items: &[Value]) -> Value {
 }
 
 /// Names and addresses of the pods that are known.
-fn known(watching: &Watching) -> Vec<String> {
+fn known(watching: &ClusterWatch) -> Vec<String> {
     let one = |(name, pod): (&PodName, &crate::core::facts::Pod)| format!("{} {}", name.name, pod.addresses[0]);
     watching.view().facts.pods.iter().map(one).collect()
 }
 
-async fn changed(watching: &mut Watching) -> Changed {
+async fn changed(watching: &mut ClusterWatch) -> Changed {
     tokio::time::timeout(Duration::from_secs(20), watching.changed()).await.expect("a change in time")
 }
 
 /// Until this is what is known.
-async fn until(watching: &mut Watching, pods: &[&str]) {
+async fn until(watching: &mut ClusterWatch, pods: &[&str]) {
     while known(watching) != pods {
         changed(watching).await;
     }
 }
 
 /// A watch with one pod known, at version 5.
-async fn begun(fake: &mut Fake) -> (Watching, Watch) {
-    let mut watching = pods(&fake.client(), Options::default());
+async fn begun(fake: &mut Fake) -> (ClusterWatch, FakeWatch) {
+    let mut watching = pods(&fake.client(), WatchOptions::default());
     fake.asked().await.answer(200, &page("5", "", &[pod("xwing", "3", "10.1.1.1")]));
     let asked = fake.asked().await;
     assert!(asked.watches_from("5"), "{}", asked.path);
@@ -63,7 +63,7 @@ async fn begun(fake: &mut Fake) -> (Watching, Watch) {
 #[tokio::test]
 async fn a_list_of_pages_and_then_what_changes_in_its_order() {
     let mut fake = Fake::start();
-    let mut watching = pods(&fake.client(), Options::default());
+    let mut watching = pods(&fake.client(), WatchOptions::default());
     let first = fake.asked().await;
     assert_eq!(first.path, "/api/v1/pods?&fieldSelector=spec.nodeName%3Dkind-worker&limit=2");
     first.answer(200, &page("5", "more", &[pod("xwing", "3", "10.1.1.1")]));
@@ -136,7 +136,7 @@ async fn a_version_that_is_refused_as_gone_before_the_watch_begins_is_listed_ane
 #[tokio::test]
 async fn a_list_too_long_for_its_pages_is_asked_for_in_one() {
     let mut fake = Fake::start();
-    let mut watching = pods(&fake.client(), Options::default());
+    let mut watching = pods(&fake.client(), WatchOptions::default());
     fake.asked().await.answer(200, &page("5", "more", &[]));
     fake.asked().await.refuse(410, "Expired", "The provided continue parameter is too old");
     let asked = fake.asked().await;
@@ -207,7 +207,7 @@ async fn a_watch_that_ends_at_once_is_a_fault_and_not_asked_for_without_a_pause(
 #[tokio::test]
 async fn a_right_that_is_missing_is_told_with_what_to_do() {
     let mut fake = Fake::start();
-    let mut watching = pods(&fake.client(), Options::default());
+    let mut watching = pods(&fake.client(), WatchOptions::default());
     let message = "pods is forbidden: User \"system:serviceaccount:default:egret-agent\" cannot list resource \"pods\" in API \
                    group \"\" at the cluster scope";
     fake.asked().await.refuse(403, "Forbidden", message);
@@ -223,7 +223,7 @@ async fn a_right_that_is_missing_is_told_with_what_to_do() {
 #[tokio::test]
 async fn a_streaming_list_is_whole_at_its_bookmark() {
     let mut fake = Fake::start();
-    let mut watching = pods(&fake.client(), Options { streaming: true, ..Options::default() });
+    let mut watching = pods(&fake.client(), WatchOptions { streaming: true, ..WatchOptions::default() });
     let asked = fake.asked().await;
     assert!(asked.path.contains("&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion="));
     let watch = asked.stream();
@@ -243,7 +243,7 @@ async fn a_streaming_list_is_whole_at_its_bookmark() {
 #[tokio::test]
 async fn a_streaming_list_that_breaks_off_is_no_list() {
     let mut fake = Fake::start();
-    let mut watching = pods(&fake.client(), Options { streaming: true, ..Options::default() });
+    let mut watching = pods(&fake.client(), WatchOptions { streaming: true, ..WatchOptions::default() });
     let watch = fake.asked().await.stream();
     watch.send("ADDED", &pod("xwing", "3", "10.1.1.1"));
     drop(watch);
@@ -259,12 +259,12 @@ async fn a_streaming_list_that_breaks_off_is_no_list() {
 #[tokio::test]
 async fn a_server_that_refuses_streaming_lists_is_asked_for_lists() {
     let mut fake = Fake::start();
-    let mut watching = pods(&fake.client(), Options { streaming: true, ..Options::default() });
+    let mut watching = pods(&fake.client(), WatchOptions { streaming: true, ..WatchOptions::default() });
     let message = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
     fake.asked().await.refuse(422, "Invalid", message);
     fake.asked().await.answer(200, &page("5", "", &[pod("xwing", "3", "10.1.1.1")]));
     until(&mut watching, &["xwing 10.1.1.1"]).await;
-    let asked: Asked = fake.asked().await;
+    let asked: FakeRequest = fake.asked().await;
     assert!(asked.watches_from("5") && !asked.path.contains("sendInitialEvents"), "{}", asked.path);
     assert_eq!(watching.faults().len(), 0);
 }
@@ -279,14 +279,14 @@ async fn nothing_more_is_asked_for_once_nobody_watches() {
 }
 
 /// Watches Calico's pools, which need not be there, and nothing else.
-fn optional(live: &Live) -> Watching {
+fn optional(live: &ApiClient) -> ClusterWatch {
     let (out, news) = mpsc::channel(QUEUE);
     let (tasks, recoveries) = (JoinSet::new(), watch::Sender::new(0));
-    let mut start = Start { live, options: Options::default(), out, recoveries, tasks, missing: BTreeSet::new() };
+    let mut start = Start { live, options: WatchOptions::default(), out, recoveries, tasks, missing: BTreeSet::new() };
     let query = Query { optional: Some(Duration::from_millis(20)), ..start.all() };
-    start.follow::<CalicoPools>(query, |news| Item::Pools(CalicoPools::KIND, news));
+    start.follow::<CalicoPools>(query, |news| WatchItem::Pools(CalicoPools::KIND, news));
     let (tasks, missing) = (start.tasks, start.missing);
-    Watching { news, view: View::default(), faults: BTreeMap::new(), closed: BTreeMap::new(), missing, _tasks: tasks }
+    ClusterWatch { news, view: View::default(), faults: BTreeMap::new(), closed: BTreeMap::new(), missing, _tasks: tasks }
 }
 
 fn pools(names: &[(&str, &str)]) -> Value {
@@ -294,7 +294,7 @@ fn pools(names: &[(&str, &str)]) -> Value {
     page("5", "", &names.iter().map(pool).collect::<Vec<_>>())
 }
 
-fn networks(watching: &Watching) -> Vec<String> {
+fn networks(watching: &ClusterWatch) -> Vec<String> {
     watching.view().networks_of_pools().iter().map(ToString::to_string).collect()
 }
 

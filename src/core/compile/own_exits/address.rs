@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use crate::core::finding::Finding;
-use crate::core::ground::{Ground, Interface, Kind, Unusable, is_of_services};
+use crate::core::ground::{HostNetwork, Interface, InterfaceKind, Unusable, is_of_services};
 use crate::core::placement::ExitKey;
 use crate::core::policy::Egress;
 use crate::core::state::nft::AddressFamily;
@@ -14,7 +14,7 @@ use crate::core::state::nft::AddressFamily;
 pub(crate) fn egress_address(
     exit: &ExitKey,
     family: AddressFamily,
-    ground: &Ground,
+    ground: &HostNetwork,
 ) -> Result<Option<(String, IpAddr)>, Finding> {
     match &exit.egress {
         Egress::Address(address) if AddressFamily::of(*address) != family => Ok(None),
@@ -35,7 +35,7 @@ fn missing<'g>(exit: &ExitKey, message: &str, hint: &str) -> Found<'g> {
     Err(no_way_out("egress-address-missing", exit, message, hint))
 }
 
-fn named<'g>(exit: &ExitKey, address: IpAddr, ground: &'g Ground) -> Found<'g> {
+fn named<'g>(exit: &ExitKey, address: IpAddr, ground: &'g HostNetwork) -> Found<'g> {
     let holders = ground.holders(address);
     if let Some((name, interface)) = holders.first() {
         can_send(exit, name, interface, Some(address))?;
@@ -84,14 +84,14 @@ fn can_send(exit: &ExitKey, name: &str, interface: &Interface, address: Option<I
     Ok(())
 }
 
-fn of_interface<'g>(exit: &ExitKey, name: &str, family: AddressFamily, ground: &'g Ground) -> Found<'g> {
+fn of_interface<'g>(exit: &ExitKey, name: &str, family: AddressFamily, ground: &'g HostNetwork) -> Found<'g> {
     if is_of_services(name) {
         let message = format!("{name} is where kube-proxy keeps the addresses of Services; no packet leaves by it");
         return missing(exit, &message, "name an interface of the gateway");
     }
     let Some((found, interface)) = ground.interface(name) else {
         let message = format!("{} has no interface {name}", exit.gateway);
-        let others = ground.interfaces.iter().filter(|(_, one)| one.kind == Kind::Device && !one.addresses.is_empty());
+        let others = ground.interfaces.iter().filter(|(_, one)| one.kind == InterfaceKind::Device && !one.addresses.is_empty());
         let others: Vec<&str> = others.map(|(name, _)| name.as_str()).take(8).collect();
         let hint = if others.is_empty() {
             "`ip link` on the gateway shows its interfaces".to_owned()
@@ -108,7 +108,7 @@ fn of_interface<'g>(exit: &ExitKey, name: &str, family: AddressFamily, ground: &
 }
 
 /// An interface has no address of its own for a family: what it has in its place is said.
-fn without_address(exit: &ExitKey, name: &str, family: AddressFamily, ground: &Ground, hint: &str) -> Finding {
+fn without_address(exit: &ExitKey, name: &str, family: AddressFamily, ground: &HostNetwork, hint: &str) -> Finding {
     let interface = &ground.interfaces[name];
     let of_family = |address: &&IpAddr| AddressFamily::of(**address) == family;
     if let Some((address, why)) = interface.unusable.iter().find(|(address, _)| of_family(address)) {
@@ -127,7 +127,7 @@ fn without_address(exit: &ExitKey, name: &str, family: AddressFamily, ground: &G
 
 /// The address that the node's own packets leave with: `src` of the default route, else its interface's own; where that has none, as
 /// between routers that need none (RFC 5549), the one on `lo`, as the kernel does (`inet_select_addr`, net/ipv4/devinet.c).
-fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, ground: &'g Ground) -> Found<'g> {
+fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, ground: &'g HostNetwork) -> Found<'g> {
     let hint = "name an interface or an egressIP in the policy";
     let Some(route) = ground.default_route(family) else {
         return missing(exit, &format!("{} has no {family} default route", exit.gateway), hint);
@@ -139,7 +139,7 @@ fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, ground: &'g Groun
     can_send(exit, &format!("{name}, which has the default route,"), interface, None)?;
     let source = route.source.filter(|source| ground.holder(*source).is_some());
     let of_loopback = || {
-        let mut loopbacks = ground.interfaces.values().filter(|one| one.kind == Kind::Loopback && one.works());
+        let mut loopbacks = ground.interfaces.values().filter(|one| one.kind == InterfaceKind::Loopback && one.works());
         loopbacks.find_map(|one| one.own_address(family))
     };
     match source.or_else(|| interface.own_address(family)).or_else(of_loopback) {
@@ -152,7 +152,7 @@ fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, ground: &'g Groun
 }
 
 /// What is worth knowing of an address that is used.
-pub(super) fn remarks(exit: &ExitKey, interface: &str, address: IpAddr, ground: &Ground) -> Vec<Finding> {
+pub(super) fn remarks(exit: &ExitKey, interface: &str, address: IpAddr, ground: &HostNetwork) -> Vec<Finding> {
     let mut found = Vec::new();
     let holders = ground.holders(address);
     if let [(taken, _), others @ ..] = holders.as_slice()

@@ -1,7 +1,7 @@
 //! Tests of exits' ways out: which address, which interface, which route, and what is said where there is none.
 
 use super::*;
-use crate::core::ground::{GroundRoute, Interface, Kind, SourceTable, Unusable};
+use crate::core::ground::{HostRoute, Interface, InterfaceKind, SourceTable, Unusable};
 use crate::core::name::{self, NodeName};
 use crate::core::policy::Egress;
 
@@ -23,10 +23,10 @@ fn device(addresses: &[&str]) -> Interface {
 }
 
 /// `10.0.3.0/24 dev net1`, `default via 10.0.3.1 dev net1 metric 100 src 10.0.3.2`; IPv6 defaults are written `::/0`.
-fn route(line: &str) -> GroundRoute {
+fn route(line: &str) -> HostRoute {
     let words: Vec<&str> = line.split(' ').collect();
     let behind = |word: &str| words.iter().position(|one| *one == word).map(|place| words[place + 1]);
-    GroundRoute {
+    HostRoute {
         destination: net(if words[0] == "default" { "0.0.0.0/0" } else { words[0] }),
         interface: behind("dev").expect(line).to_owned(),
         gateway: behind("via").map(ip),
@@ -36,8 +36,8 @@ fn route(line: &str) -> GroundRoute {
 }
 
 /// A gateway with eth0 (the default route) and net1.
-fn gateway() -> Ground {
-    let mut ground = Ground::default();
+fn gateway() -> HostNetwork {
+    let mut ground = HostNetwork::default();
     ground.interfaces.insert("eth0".to_owned(), device(&["172.18.0.3/24"]));
     ground.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24"]));
     let routes = ["172.18.0.0/24 dev eth0", "10.0.3.0/24 dev net1", "default via 172.18.0.1 dev eth0 metric 100"];
@@ -55,11 +55,11 @@ fn interface(name: &str) -> Egress {
 }
 
 /// What an exit comes to in IPv4: `ADDRESS by INTERFACE` and its routes, and the codes of what was found.
-fn out(egress: Egress, hops: &[&str], ground: &Ground) -> (Vec<String>, Vec<String>) {
+fn out(egress: Egress, hops: &[&str], ground: &HostNetwork) -> (Vec<String>, Vec<String>) {
     of_family(AddressFamily::V4, egress, hops, ground)
 }
 
-fn of_family(family: AddressFamily, egress: Egress, hops: &[&str], ground: &Ground) -> (Vec<String>, Vec<String>) {
+fn of_family(family: AddressFamily, egress: Egress, hops: &[&str], ground: &HostNetwork) -> (Vec<String>, Vec<String>) {
     let (ways, findings) = resolve(&exit(egress, hops), &[family], ground);
     let mut lines = Vec::new();
     for way in ways.values() {
@@ -73,7 +73,7 @@ fn of_family(family: AddressFamily, egress: Egress, hops: &[&str], ground: &Grou
     (lines, findings.into_iter().map(|finding| finding.code).collect())
 }
 
-fn message(egress: Egress, ground: &Ground) -> String {
+fn message(egress: Egress, ground: &HostNetwork) -> String {
     let (ways, findings) = resolve(&exit(egress, &[]), &[AddressFamily::V4], ground);
     assert_eq!((ways.len(), findings.len()), (0, 1), "{findings:?}");
     findings[0].message.clone()
@@ -142,7 +142,7 @@ fn of_several_holders_one_that_sends_is_taken_and_a_person_is_told() {
     let (lines, findings) = out(Egress::Address(ip("10.0.3.2")), &["10.0.3.1"], &ground);
     assert_eq!((lines[0].as_str(), findings), ("10.0.3.2 by net1", vec!["egress-address-twice".to_owned()]));
     let mut ground = gateway();
-    let services = Interface { kind: Kind::Dummy, ..device(&["10.0.3.2/32", "10.0.3.77/32"]) };
+    let services = Interface { kind: InterfaceKind::Dummy, ..device(&["10.0.3.2/32", "10.0.3.77/32"]) };
     ground.interfaces.insert("kube-ipvs0".to_owned(), services);
     assert_eq!(out(Egress::Address(ip("10.0.3.2")), &["10.0.3.1"], &ground).1, Vec::<String>::new());
     assert!(message(Egress::Address(ip("10.0.3.77")), &ground).contains("is only on kube-ipvs0"));
@@ -157,7 +157,7 @@ fn an_address_on_lo_or_a_dummy_leaves_by_the_routes_of_the_node() {
         "10.9.0.0/16 via 10.0.3.7 dev net1",
         "172.18.0.0/24 dev eth0",
     ];
-    for (name, kind) in [("lo", Kind::Loopback), ("dummy0", Kind::Dummy)] {
+    for (name, kind) in [("lo", InterfaceKind::Loopback), ("dummy0", InterfaceKind::Dummy)] {
         let mut ground = gateway();
         ground.interfaces.insert(name.to_owned(), Interface { kind, ..device(&["192.0.2.9/32"]) });
         ground.interfaces.insert("lxc1".to_owned(), device(&[]));
@@ -222,7 +222,7 @@ fn without_a_named_address_the_nodes_own_way_is_taken() {
     // Between routers without addresses of their own (RFC 5549) the node's is on lo.
     let mut ground = gateway();
     ground.interfaces.insert("eth0".to_owned(), device(&[]));
-    ground.interfaces.insert("lo".to_owned(), Interface { kind: Kind::Loopback, ..device(&["192.0.2.1/32"]) });
+    ground.interfaces.insert("lo".to_owned(), Interface { kind: InterfaceKind::Loopback, ..device(&["192.0.2.1/32"]) });
     ground.routes = vec![route("default via fe80::1 dev eth0")];
     let (lines, findings) = out(Egress::DefaultRoute, &[], &ground);
     assert_eq!((lines, findings.len()), (vec!["192.0.2.1 by eth0".into(), "0.0.0.0/0 via fe80::1 dev eth0".into()], 0));

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::core::cidr::{Range as Addresses, RangeSet};
-use crate::core::state::nft::{AddressFamily, Data, Field, Key, KeyType, Statement, Value, Verdict};
+use crate::core::cidr::{AddressRange as Addresses, RangeSet};
+use crate::core::state::nft::{AddressFamily, ElementData, Field, ElementKey, KeyType, Statement, MatchValue, Verdict};
 use crate::core::state::ownership::TUNNEL;
 
 pub(super) fn saddr(family: AddressFamily) -> Field {
@@ -61,11 +61,11 @@ pub(super) fn goto(chain: &str) -> Statement {
 }
 
 pub(super) fn is_reply() -> Statement {
-    Statement::Compare { field: Field::CtDirection, mask: None, negated: false, value: Value::Reply(true) }
+    Statement::Compare { field: Field::CtDirection, mask: None, negated: false, value: MatchValue::Reply(true) }
 }
 
 pub(super) fn is_original() -> Statement {
-    Statement::Compare { field: Field::CtDirection, mask: None, negated: false, value: Value::Reply(false) }
+    Statement::Compare { field: Field::CtDirection, mask: None, negated: false, value: MatchValue::Reply(false) }
 }
 
 pub(super) fn in_set(field: Field, negated: bool, set: String) -> Statement {
@@ -73,12 +73,12 @@ pub(super) fn in_set(field: Field, negated: bool, set: String) -> Statement {
 }
 
 pub(super) fn device(field: Field) -> Statement {
-    Statement::Compare { field, mask: None, negated: false, value: Value::Interface(TUNNEL.to_owned()) }
+    Statement::Compare { field, mask: None, negated: false, value: MatchValue::Interface(TUNNEL.to_owned()) }
 }
 
-pub(super) fn ranges(set: &RangeSet, family: AddressFamily) -> BTreeMap<Key, Option<Data>> {
+pub(super) fn ranges(set: &RangeSet, family: AddressFamily) -> BTreeMap<ElementKey, Option<ElementData>> {
     let of_family = |range: &&Addresses| AddressFamily::of(range.first()) == family;
-    set.ranges().iter().filter(of_family).map(|range| (Key::Range(range.first(), range.last()), None)).collect()
+    set.ranges().iter().filter(of_family).map(|range| (ElementKey::Range(range.first(), range.last()), None)).collect()
 }
 
 /// Every address of a family.
@@ -91,10 +91,10 @@ pub(super) fn whole(family: AddressFamily) -> RangeSet {
 }
 
 /// 224.0.0.0/4 (RFC 5771) and ff00::/8 (RFC 4291).
-pub(super) fn multicast_range(family: AddressFamily) -> Key {
+pub(super) fn multicast_range(family: AddressFamily) -> ElementKey {
     let (first, last): (IpAddr, IpAddr) = match family {
         AddressFamily::V4 => ([224, 0, 0, 0].into(), [239, 255, 255, 255].into()),
         AddressFamily::V6 => ([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), [0xffff; 8].into()),
     };
-    Key::Range(first, last)
+    ElementKey::Range(first, last)
 }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{ends, uplinks};
 use crate::core::facts::{Facts, Node};
-use crate::core::ground::{Ground, GroundRoute, Interface};
+use crate::core::ground::{HostNetwork, HostRoute, Interface};
 use crate::core::name::NodeName;
 use crate::core::state::nft::AddressFamily;
 
@@ -91,13 +91,13 @@ fn two_nodes_speak_the_family_that_both_have() {
 
 #[test]
 fn uplinks_lead_out_of_the_node_and_not_to_pods() {
-    let route = |destination: &str, interface: &str, gateway: Option<&str>| GroundRoute {
+    let route = |destination: &str, interface: &str, gateway: Option<&str>| HostRoute {
         destination: destination.parse::<IpNet>().unwrap(),
         interface: interface.to_owned(),
         gateway: gateway.map(address),
-        ..GroundRoute::default()
+        ..HostRoute::default()
     };
-    let mut ground = Ground::default();
+    let mut ground = HostNetwork::default();
     let mut add = |name: &str, addresses: &[&str], bridge| {
         let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
         ground.interfaces.insert(name.to_owned(), Interface { bridge, addresses, ..Interface::default() });

@@ -16,7 +16,7 @@ use crate::core::policy::{Egress, PolicyId, PolicyKind};
 /// What is to be remembered over a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Kept {
+pub struct PersistedHandover {
     carried: Vec<KeptPolicy>,
     left: Vec<KeptLeft>,
 }
@@ -48,7 +48,7 @@ struct KeptLeft {
     until: Timestamp,
 }
 
-impl From<&Handover> for Kept {
+impl From<&Handover> for PersistedHandover {
     fn from(handover: &Handover) -> Self {
         let carried = handover.carried.iter().map(|(id, exits)| KeptPolicy::new(id, exits)).collect();
         let left = handover.left.iter().map(|(key, left)| KeptLeft {
@@ -60,9 +60,9 @@ impl From<&Handover> for Kept {
     }
 }
 
-impl From<Kept> for Handover {
+impl From<PersistedHandover> for Handover {
     /// What cannot be understood is as good as not remembered.
-    fn from(kept: Kept) -> Self {
+    fn from(kept: PersistedHandover) -> Self {
         let carried = kept.carried.iter().filter_map(|policy| Some((policy.id()?, keys(&policy.exits)))).collect();
         let left = kept.left.iter().filter_map(|left| {
             let key = left.exit.key()?;

@@ -1,9 +1,9 @@
 //! Tests of what is forgotten: each way in which an address can change, and which of its connections that takes with it.
 
-use super::super::super::state::nft::{Chain, DataType, KeyType, Rule, Set};
+use super::super::super::state::nft::{Chain, DataType, KeyType, NftRule, Set};
 use super::*;
 
-const RANGE: Range = Range { mask: 0xff, first: 9000, port: 4790, mtu: 1450 };
+const RANGE: DatapathConfig = DatapathConfig { mask: 0xff, first: 9000, port: 4790, mtu: 1450 };
 const OUTPOST: &str = "10.0.4.2";
 const SERVICE: &str = "10.1.9.9";
 const ELSEWHERE: &str = "192.0.2.1";
@@ -16,19 +16,19 @@ fn name(text: &str) -> PodName {
     PodName { namespace: "batuu".to_owned(), name: text.to_owned() }
 }
 
-fn set(interval: bool, data: bool, elements: impl IntoIterator<Item = (Key, Option<Data>)>) -> Set {
+fn set(interval: bool, data: bool, elements: impl IntoIterator<Item = (ElementKey, Option<ElementData>)>) -> Set {
     let data = data.then_some(DataType::Verdict);
     Set { key: vec![KeyType::Ipv4Addr], data, interval, elements: elements.into_iter().collect() }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "as elements have it")]
-fn goto(chain: &str) -> Option<Data> {
-    Some(Data::Verdict(Verdict::Goto(chain.to_owned())))
+fn goto(chain: &str) -> Option<ElementData> {
+    Some(ElementData::Verdict(Verdict::Goto(chain.to_owned())))
 }
 
-fn network(text: &str) -> Key {
+fn network(text: &str) -> ElementKey {
     let range = Addresses::from(text.parse::<ipnet::IpNet>().expect(text));
-    Key::Range(range.first(), range.last())
+    ElementKey::Range(range.first(), range.last())
 }
 
 /// A table as `compile` makes it: groups `a` and `b` lead 10.0.4.0/24 to exits 1 and 2; `r` leads it to exit 1, live connections
@@ -36,7 +36,7 @@ fn network(text: &str) -> Key {
 fn ruleset(pods: &[(&str, &str)]) -> Ruleset {
     let mut table = Table::default();
     let mut chain = |name: &str, statement| {
-        let chain = Chain { rules: vec![Rule(vec![statement])], ..Chain::default() };
+        let chain = Chain { rules: vec![NftRule(vec![statement])], ..Chain::default() };
         table.chains.insert(name.to_owned(), chain);
     };
     for mark in [1, 2] {
@@ -51,8 +51,8 @@ fn ruleset(pods: &[(&str, &str)]) -> Ruleset {
     chain("reset_r", lookup("reset4_r"));
     let outposts = network("10.0.4.0/24");
     for (group, to) in [("a", goto("policy_1")), ("b", goto("policy_2")), ("r", goto("policy_1")), ("d", None)] {
-        let to = to.or(Some(Data::Verdict(Verdict::Drop)));
-        let own = (network("192.0.2.0/24"), Some(Data::Verdict(Verdict::Accept)));
+        let to = to.or(Some(ElementData::Verdict(Verdict::Drop)));
+        let own = (network("192.0.2.0/24"), Some(ElementData::Verdict(Verdict::Accept)));
         // As wide as 0.0.0.0/0 would be: the cluster is inside.
         let cluster = (network("10.1.0.0/16"), to.clone());
         table.sets.insert(format!("to4_{group}"), set(true, true, [(outposts.clone(), to), own, cluster]));
@@ -61,40 +61,40 @@ fn ruleset(pods: &[(&str, &str)]) -> Ruleset {
     table.sets.insert("guarded4".to_owned(), set(true, false, [(outposts, None)]));
     table.sets.insert("cluster4".to_owned(), set(true, false, [(network("10.1.0.0/16"), None)]));
     let of = |group: &str| match group {
-        "-" => Some(Data::Verdict(Verdict::Accept)),
+        "-" => Some(ElementData::Verdict(Verdict::Accept)),
         group => goto(&format!("group_{group}")),
     };
-    let all = pods.iter().map(|(address, group)| (Key::Address(ip(address)), of(group)));
+    let all = pods.iter().map(|(address, group)| (ElementKey::Address(ip(address)), of(group)));
     table.sets.insert("group_of4".to_owned(), set(false, true, all));
     let reset = pods
         .iter()
         .filter(|(_, group)| *group == "r")
-        .map(|(address, _)| (Key::Address(ip(address)), Some(Data::Verdict(Verdict::Jump("reset_r".to_owned())))));
+        .map(|(address, _)| (ElementKey::Address(ip(address)), Some(ElementData::Verdict(Verdict::Jump("reset_r".to_owned())))));
     table.sets.insert("reset_of4".to_owned(), set(false, true, reset));
-    Ruleset::from([(Family::Inet, table)])
+    Ruleset::from([(TableFamily::Inet, table)])
 }
 
 /// A pod without a policy as an element of a plain set.
 fn with_others(mut ruleset: Ruleset) -> Ruleset {
-    let table = ruleset.get_mut(&Family::Inet).expect("a table");
+    let table = ruleset.get_mut(&TableFamily::Inet).expect("a table");
     let groups = table.sets.get_mut("group_of4").expect("a map");
     let (others, members): (Vec<_>, Vec<_>) = std::mem::take(&mut groups.elements)
         .into_iter()
-        .partition(|(_, data)| *data == Some(Data::Verdict(Verdict::Accept)));
+        .partition(|(_, data)| *data == Some(ElementData::Verdict(Verdict::Accept)));
     groups.elements = members.into_iter().collect();
     let others = others.into_iter().map(|(key, _)| (key, None));
     table.sets.insert("others4".to_owned(), set(false, false, others));
     ruleset
 }
 
-fn lines(sources: Option<Sources>) -> String {
+fn lines(sources: Option<ConntrackFlush>) -> String {
     sources.map(|sources| sources.to_string()).unwrap_or_default()
 }
 
 /// The text of both parts, from these pods to those, whichever way the table names those without a policy.
-fn change(from: &[(&str, &str)], to: &[(&str, &str)], holders: &Holders) -> [String; 2] {
+fn change(from: &[(&str, &str)], to: &[(&str, &str)], holders: &AddressHolders) -> [String; 2] {
     let (observed, desired) = (ruleset(from), ruleset(to));
-    let Due { ahead, behind } = due(&desired, &observed, RANGE, holders);
+    let DueFlushes { ahead, behind } = due(&desired, &observed, RANGE, holders);
     let plain = due(&with_others(desired), &with_others(observed), RANGE, holders);
     assert_eq!((&plain.ahead, &plain.behind), (&ahead, &behind));
     [lines(ahead), lines(behind)]
@@ -104,7 +104,7 @@ const P: &str = "10.1.1.7";
 
 #[test]
 fn each_change_of_an_address_takes_what_it_must_and_no_more() {
-    let nobody = Holders::default();
+    let nobody = AddressHolders::default();
     let nothing = [String::new(), String::new()];
     let ahead = |text: &str| [format!("forget  conn   from {P}: {text}"), String::new()];
     let behind = |text: &str| [String::new(), format!("forget  conn   from {P}: {text}")];
@@ -140,7 +140,7 @@ fn each_change_of_an_address_takes_what_it_must_and_no_more() {
 
 #[test]
 fn whose_the_address_is_decides_where_it_is_known() {
-    let holders = |before: &str, now: &str| Holders {
+    let holders = |before: &str, now: &str| AddressHolders {
         before: Some(BTreeMap::from([(ip(P), name(before))])),
         now: BTreeMap::from([(ip(P), name(now))]),
     };
@@ -160,7 +160,7 @@ fn whose_the_address_is_decides_where_it_is_known() {
 
 #[test]
 fn where_no_pods_were_looked_at_none_is_new_and_where_none_are_none_is_gone() {
-    let nobody = Holders::default();
+    let nobody = AddressHolders::default();
     let pods = ruleset(&[(P, "a"), ("10.1.1.8", "-"), ("10.1.1.9", "r")]);
     let first = due(&pods, &Ruleset::new(), RANGE, &nobody);
     assert_eq!(lines(first.ahead), "");
@@ -176,18 +176,18 @@ fn where_no_pods_were_looked_at_none_is_new_and_where_none_are_none_is_gone() {
 #[test]
 fn a_destination_that_is_named_anew_takes_unanswered_ones_with_it() {
     let mut before = ruleset(&[(P, "a")]);
-    let table = before.get_mut(&Family::Inet).expect("a table");
+    let table = before.get_mut(&TableFamily::Inet).expect("a table");
     for set in ["to4_a", "guarded4"] {
         table.sets.get_mut(set).expect(set).elements.remove(&network("10.0.4.0/24"));
     }
     let after = ruleset(&[(P, "a"), ("10.1.1.8", "b")]);
-    let due = due(&after, &before, RANGE, &Holders::default());
+    let due = due(&after, &before, RANGE, &AddressHolders::default());
     assert_eq!(lines(due.ahead), "forget  conn   from 10.1.1.8: those of an earlier pod");
     assert_eq!(lines(due.behind), "forget  conn   from 10.1.1.7, 10.1.1.8: unanswered ones that are steered now");
 }
 
 /// Which of these connections of the pod go: `destination mark answered`.
-fn taken(sources: &Sources) -> Vec<String> {
+fn taken(sources: &ConntrackFlush) -> Vec<String> {
     let mut taken = Vec::new();
     for destination in [OUTPOST, SERVICE, ELSEWHERE] {
         for mark in [0, 0x100, 1, 2, 0x102] {
@@ -209,7 +209,7 @@ fn taken(sources: &Sources) -> Vec<String> {
 #[test]
 fn of_an_address_that_comes_only_what_its_pod_cannot_have_goes() {
     let ahead = |group| {
-        due(&ruleset(&[(P, group)]), &ruleset(&[]), RANGE, &Holders::default()).ahead.expect("something is forgotten")
+        due(&ruleset(&[(P, group)]), &ruleset(&[]), RANGE, &AddressHolders::default()).ahead.expect("something is forgotten")
     };
     let marked = |destination: &str, marks: &[&str]| -> Vec<String> {
         let both = |mark: &&str| ["unanswered", "answered"].map(|word| format!("{destination} {mark} {word}"));
@@ -228,7 +228,7 @@ fn of_an_address_that_comes_only_what_its_pod_cannot_have_goes() {
 #[test]
 fn of_an_address_that_is_led_elsewhere_live_ones_stay_unless_they_are_reset() {
     let behind = |from, to| {
-        let due = due(&ruleset(&[(P, to)]), &ruleset(&[(P, from)]), RANGE, &Holders::default());
+        let due = due(&ruleset(&[(P, to)]), &ruleset(&[(P, from)]), RANGE, &AddressHolders::default());
         due.behind.expect("something is forgotten")
     };
     let unanswered = ["0x0", "0x100", "0x1"].map(|mark| format!("{OUTPOST} {mark} unanswered"));
@@ -256,10 +256,10 @@ fn of_an_address_that_is_led_elsewhere_live_ones_stay_unless_they_are_reset() {
     assert_eq!(sorted(taken(&behind("b", "r"))), all);
     // Led there until now: a mark says which are on that way, and before the switch nothing else gives one.
     assert_eq!(taken(&behind("a", "r")), reset);
-    let ahead = due(&ruleset(&[(P, "r")]), &ruleset(&[(P, "a")]), RANGE, &Holders::default()).ahead;
+    let ahead = due(&ruleset(&[(P, "r")]), &ruleset(&[(P, "a")]), RANGE, &AddressHolders::default()).ahead;
     assert_eq!(taken(&ahead.expect("live ones")), reset);
-    let ahead = due(&ruleset(&[(P, "r")]), &ruleset(&[(P, "b")]), RANGE, &Holders::default()).ahead;
+    let ahead = due(&ruleset(&[(P, "r")]), &ruleset(&[(P, "b")]), RANGE, &AddressHolders::default()).ahead;
     assert_eq!(taken(&ahead.expect("a step")), Vec::<String>::new());
-    let gone = due(&ruleset(&[]), &ruleset(&[(P, "a")]), RANGE, &Holders::default()).behind.expect("all");
+    let gone = due(&ruleset(&[]), &ruleset(&[(P, "a")]), RANGE, &AddressHolders::default()).behind.expect("all");
     assert_eq!(taken(&gone).len(), 30);
 }

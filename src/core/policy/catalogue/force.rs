@@ -5,29 +5,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::super::check::{Checked, CheckedNodeLabels, CheckedPolicy, ConfigDocument, Identity};
+use super::super::check::{Checked, CheckedNodeLabels, CheckedPolicy, ConfigDocument, DocumentIdentity};
 use super::super::findings::{Span, diagnostic};
 use super::super::{ObjectName, Policy};
-use super::{Catalogue, Disagreement, Standing, demands, disagreements};
+use super::{Catalogue, LabelConflict, Standing, demands, disagreements};
 use crate::core::diagnostic::{Diagnostic, Severity};
 
 impl Catalogue {
     /// Puts the identities that changed in force as they are now.
-    pub(super) fn settle_all(&mut self, touched: &BTreeSet<Identity>) {
+    pub(super) fn settle_all(&mut self, touched: &BTreeSet<DocumentIdentity>) {
         if touched.iter().any(is_node_labels) {
             // They constrain each other, so all of them are looked at; there are few.
             self.settle_node_labels();
         }
-        for identity in touched.iter().filter(|identity| matches!(identity, Identity::Policy(_))) {
+        for identity in touched.iter().filter(|identity| matches!(identity, DocumentIdentity::Policy(_))) {
             self.settle(identity);
         }
         self.publish(touched);
     }
 
     /// Writes what stands into the set that others read.
-    pub(super) fn publish(&mut self, touched: &BTreeSet<Identity>) {
+    pub(super) fn publish(&mut self, touched: &BTreeSet<DocumentIdentity>) {
         for identity in touched {
-            let Identity::Policy(id) = identity else { continue };
+            let DocumentIdentity::Policy(id) = identity else { continue };
             let standing = self.standing.get(identity);
             let found = standing.and_then(|standing| Some((standing.held.is_some(), standing.document.policy()?)));
             self.spans.policies.remove(id);
@@ -50,7 +50,7 @@ impl Catalogue {
         self.set.node_labels.clear();
         self.spans.node_labels.clear();
         for (identity, standing) in &self.standing {
-            if let (Identity::NodeLabels(name), Some(checked)) = (identity, standing.document.node_labels()) {
+            if let (DocumentIdentity::NodeLabels(name), Some(checked)) = (identity, standing.document.node_labels()) {
                 self.set.node_labels.insert(name.clone(), checked.node_labels.clone());
                 if standing.held.is_none() {
                     self.spans.node_labels.insert(name.clone(), checked.spans.clone());
@@ -72,7 +72,7 @@ impl Catalogue {
     }
 
     pub(super) fn apply_config(&mut self) {
-        let standing = self.standing.get(&Identity::Config);
+        let standing = self.standing.get(&DocumentIdentity::Config);
         let document = standing.and_then(|standing| standing.document.config());
         let as_it_stands = standing.is_some_and(|standing| standing.held.is_none());
         self.spans.suspend = document.filter(|_| as_it_stands).and_then(|document| document.suspend_at(&self.cluster));
@@ -84,7 +84,7 @@ impl Catalogue {
     }
 
     /// Chooses one identity's version, looking at no other.
-    pub(super) fn settle(&mut self, identity: &Identity) {
+    pub(super) fn settle(&mut self, identity: &DocumentIdentity) {
         self.between.remove(identity);
         let choice = self.choice(identity);
         match choice {
@@ -93,7 +93,7 @@ impl Catalogue {
         };
     }
 
-    fn choice(&mut self, identity: &Identity) -> Option<Standing> {
+    fn choice(&mut self, identity: &DocumentIdentity) -> Option<Standing> {
         let places: Vec<(String, usize)> = self.candidates.get(identity).into_iter().flatten().cloned().collect();
         match places.as_slice() {
             [place] => self.candidate_as_demanded(identity, place),
@@ -113,7 +113,7 @@ impl Catalogue {
     }
 
     /// The version in the repository, if it does what egret.yaml asks of it; else the last one that was in force.
-    fn candidate_as_demanded(&mut self, identity: &Identity, place: &(String, usize)) -> Option<Standing> {
+    fn candidate_as_demanded(&mut self, identity: &DocumentIdentity, place: &(String, usize)) -> Option<Standing> {
         let candidate = self.candidate(place)?;
         let found = demands::of(&candidate.document, &candidate.path, &self.set.config);
         if found.is_empty() {
@@ -131,7 +131,7 @@ impl Catalogue {
     }
 
     /// Why a document of which no good version is there stays in force; `None` if nobody wants it any more.
-    fn why_held(&self, identity: &Identity, path: &str) -> Option<String> {
+    fn why_held(&self, identity: &DocumentIdentity, path: &str) -> Option<String> {
         if let Some(paths) = self.wanted.get(identity) {
             return Some(format!("it has errors in {}", join(paths.iter().map(String::as_str))));
         }
@@ -145,7 +145,7 @@ impl Catalogue {
         })
     }
 
-    fn duplicates(&self, identity: &Identity, places: &[(String, usize)]) -> Vec<Diagnostic> {
+    fn duplicates(&self, identity: &DocumentIdentity, places: &[(String, usize)]) -> Vec<Diagnostic> {
         let spans: Vec<(&str, Span)> = places
             .iter()
             .filter_map(|(path, place)| {
@@ -171,10 +171,10 @@ impl Catalogue {
     /// Settles all node labels together: those that disagree fall back to their last good versions.
     fn settle_node_labels(&mut self) {
         let standing = self.standing.iter().filter(|(identity, _)| is_node_labels(identity));
-        let last: BTreeMap<Identity, Standing> =
+        let last: BTreeMap<DocumentIdentity, Standing> =
             standing.map(|(identity, standing)| (identity.clone(), standing.clone())).collect();
         let candidates = self.candidates.keys().chain(self.between.keys()).filter(|identity| is_node_labels(identity));
-        let all: BTreeSet<Identity> = last.keys().chain(candidates).cloned().collect();
+        let all: BTreeSet<DocumentIdentity> = last.keys().chain(candidates).cloned().collect();
         for identity in &all {
             self.settle(identity);
         }
@@ -183,13 +183,13 @@ impl Catalogue {
     }
 
     /// Puts documents that disagree back to their last good versions; says whether any was changed.
-    fn fall_back(&mut self, last: &BTreeMap<Identity, Standing>) -> bool {
+    fn fall_back(&mut self, last: &BTreeMap<DocumentIdentity, Standing>) -> bool {
         let checked: BTreeMap<ObjectName, Arc<Checked>> = self
             .standing
             .iter()
             .filter_map(|(identity, standing)| match identity {
-                Identity::NodeLabels(name) => Some((name.clone(), Arc::clone(&standing.document))),
-                Identity::Config | Identity::Policy(_) => None,
+                DocumentIdentity::NodeLabels(name) => Some((name.clone(), Arc::clone(&standing.document))),
+                DocumentIdentity::Config | DocumentIdentity::Policy(_) => None,
             })
             .collect();
         let labels = checked.iter().filter_map(|(name, document)| Some((name, &document.node_labels()?.node_labels)));
@@ -197,7 +197,7 @@ impl Catalogue {
         let mut changed = false;
         for disagreement in &found {
             for (mine, other) in [(&disagreement.one, &disagreement.other), (&disagreement.other, &disagreement.one)] {
-                let identity = Identity::NodeLabels(mine.clone());
+                let identity = DocumentIdentity::NodeLabels(mine.clone());
                 let Some(standing) = self.standing.get(&identity).filter(|standing| standing.held.is_none()) else {
                     continue;
                 };
@@ -209,7 +209,7 @@ impl Catalogue {
             }
         }
         for name in found.iter().flat_map(|disagreement| [&disagreement.one, &disagreement.other]) {
-            let identity = Identity::NodeLabels(name.clone());
+            let identity = DocumentIdentity::NodeLabels(name.clone());
             if self.standing.get(&identity).is_some_and(|standing| standing.held.is_none()) {
                 changed = true;
                 let why = "it disagrees with another document".to_owned();
@@ -221,7 +221,7 @@ impl Catalogue {
         }
         // Versions that were in force together agree. Should two that were read back from a disk not, the second one yields.
         if !changed && let Some(disagreement) = found.first() {
-            self.standing.remove(&Identity::NodeLabels(disagreement.other.clone()));
+            self.standing.remove(&DocumentIdentity::NodeLabels(disagreement.other.clone()));
             return true;
         }
         changed
@@ -231,11 +231,11 @@ impl Catalogue {
         &self,
         path: &str,
         mine: &CheckedNodeLabels,
-        found: &Disagreement,
+        found: &LabelConflict,
         other: &ObjectName,
     ) -> Diagnostic {
         let span = mine.spans.labels.get(&found.key).copied().unwrap_or(mine.spans.name);
-        let place = self.standing.get(&Identity::NodeLabels(other.clone())).map(|other| {
+        let place = self.standing.get(&DocumentIdentity::NodeLabels(other.clone())).map(|other| {
             let line = other.document.node_labels().map_or(0, |labels| labels.node_labels.origin.line);
             format!("{}:{line}", other.path)
         });
@@ -248,8 +248,8 @@ impl Catalogue {
     }
 }
 
-fn is_node_labels(identity: &Identity) -> bool {
-    matches!(identity, Identity::NodeLabels(_))
+fn is_node_labels(identity: &DocumentIdentity) -> bool {
+    matches!(identity, DocumentIdentity::NodeLabels(_))
 }
 
 fn name_span(document: &Checked) -> Span {

@@ -8,19 +8,19 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::super::file::parse;
-use super::{Catalogue, Identity, Standing};
+use super::{Catalogue, DocumentIdentity, Standing};
 
 /// Texts of which some documents are held. What is in force besides is in the repository itself: a start reads this, then the
 /// files of the commit that was last applied, then those of newer ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GoodDocuments {
+pub struct LastGoodDocuments {
     /// Sorted by path and text.
-    pub texts: Vec<GoodText>,
+    pub texts: Vec<LastGoodText>,
 }
 
 /// One version of one file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct GoodText {
+pub struct LastGoodText {
     /// Its path in the repository.
     pub path: String,
     /// What stood in it.
@@ -31,24 +31,24 @@ pub struct GoodText {
 
 impl Catalogue {
     /// What to keep so that the documents that are held now can be in force after a restart.
-    pub fn export_good(&self) -> GoodDocuments {
+    pub fn export_good(&self) -> LastGoodDocuments {
         let mut texts: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
         for (identity, standing) in self.standing.iter().filter(|(_, standing)| standing.held.is_some()) {
             texts.entry((&standing.path, &standing.text)).or_default().insert(identity.to_string());
         }
-        let texts = texts.into_iter().map(|((path, text), documents)| GoodText {
+        let texts = texts.into_iter().map(|((path, text), documents)| LastGoodText {
             path: path.to_owned(),
             text: text.to_owned(),
             documents,
         });
-        GoodDocuments { texts: texts.collect() }
+        LastGoodDocuments { texts: texts.collect() }
     }
 
     /// Takes back what was kept, before the first [`Catalogue::update`]. What cannot be read any more (by a newer Egret with
     /// stricter rules) is left out: it was good to another program.
-    pub fn import_good(&mut self, good: &GoodDocuments) {
+    pub fn import_good(&mut self, good: &LastGoodDocuments) {
         let mut touched = BTreeSet::new();
-        for GoodText { path, text, documents } in &good.texts {
+        for LastGoodText { path, text, documents } in &good.texts {
             let text: Arc<str> = text.as_str().into();
             for (identity, document) in parse(path, &text).good {
                 if documents.contains(&identity.to_string()) && !self.standing.contains_key(&identity) {
@@ -59,7 +59,7 @@ impl Catalogue {
                 }
             }
         }
-        if touched.contains(&Identity::Config) {
+        if touched.contains(&DocumentIdentity::Config) {
             self.apply_config();
         }
         self.publish(&touched);
