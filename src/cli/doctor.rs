@@ -16,10 +16,10 @@ use super::output::{self, Failure, Form, Paint, paint};
 use super::plan;
 use crate::cluster::Cluster;
 use crate::core::name::NodeName;
-use crate::core::policy::catalogue::{Catalogue, FileChange};
+use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::policy::config::Config;
 use crate::core::policy::lint::lint;
-use crate::kernel::doctor::{self, DoctorInput, Check, CheckStatus};
+use crate::kernel::doctor::{self, Check, CheckStatus, DoctorInput};
 
 /// Cilium's ConfigMap.
 const CILIUM_CONFIG: &str = "cilium-config";
@@ -137,7 +137,7 @@ struct Metadata {
 fn cilium_config(path: &Path) -> Option<BTreeMap<String, String>> {
     let texts: Vec<String> = if path.is_dir() {
         let files = plan::folder(path).ok()?.into_values();
-        files.filter_map(|file| if let FileChange::Text(text) = file { Some(text) } else { None }).collect()
+        files.filter_map(|file| if let FileUpdate::Text(text) = file { Some(text) } else { None }).collect()
     } else {
         vec![std::fs::read_to_string(path).ok()?]
     };

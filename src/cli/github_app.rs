@@ -55,7 +55,8 @@ impl AppOptions {
         if !source.is_web() || access.credentials.password.is_some() {
             return Ok(access);
         }
-        let https = https::ClientOptions { roots: access.ca_file.clone(), proxy: access.proxy.clone(), ..Default::default() };
+        let https =
+            https::ClientOptions { roots: access.ca_file.clone(), proxy: access.proxy.clone(), ..Default::default() };
         let Some(app) = self.app(source, https, None)? else { return Ok(access) };
         let own = app.git_host().unwrap_or_default();
         if source.place().is_none_or(|(host, _)| host != own) {

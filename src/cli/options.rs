@@ -21,8 +21,8 @@ use crate::git::credentials::{Credentials, Secret};
 use crate::git::signature::Flags;
 use crate::git::source::{Insecure, Source};
 use crate::https;
-use crate::reconcile::following::TrackedRepository;
-use crate::reconcile::hook;
+use crate::reconcile::tracked_repository::TrackedRepository;
+use crate::reconcile::webhook;
 use crate::telemetry;
 
 /// Which repository, and how to get in.
@@ -233,9 +233,9 @@ pub(super) struct WebhookOptions {
 
 impl WebhookOptions {
     /// Where, and who is believed; none where nobody is listened to.
-    pub(super) fn options(&self) -> Option<hook::WebhookOptions> {
+    pub(super) fn options(&self) -> Option<webhook::WebhookOptions> {
         let (listen, secret_file) = (self.webhook?, self.webhook_secret_file.clone()?);
-        Some(hook::WebhookOptions { listen, secret_file })
+        Some(webhook::WebhookOptions { listen, secret_file })
     }
 }
 

@@ -10,9 +10,9 @@ use super::diagnostics::Colour;
 use super::options::{AdmissionOptions, LabelOptions, NodeOptions, RepositoryOptions, SignatureOptions};
 use super::output::{self, CHANGES, Failure, Form, painted_diff};
 use crate::cluster::Cluster;
-use crate::core::admission::{ChangeWindows, AdmissionRules, AdmissionDecision, PendingReason};
-use crate::core::compile::marks::ExitIds;
-use crate::core::compile::{Compiled, CompileInput, RefusedParts, compile};
+use crate::core::admission::{AdmissionDecision, AdmissionRules, ChangeWindows, PendingReason};
+use crate::core::compile::exit_ids::ExitIds;
+use crate::core::compile::{CompileInput, Compiled, RefusedParts, compile};
 use crate::core::facts::Facts;
 use crate::core::finding::Finding;
 use crate::core::labels::Labels;
@@ -20,17 +20,17 @@ use crate::core::name::NodeName;
 use crate::core::placement::{Placement, place};
 use crate::core::plan::{Plan, plan, summary, unified_diff};
 use crate::core::policy::PolicySet;
-use crate::core::policy::catalogue::{Catalogue, FileChange, FileRefusal};
+use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate};
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::state::NodeState;
 use crate::git::CommitId;
 use crate::git::mirror::Mirror;
 use crate::git::signature::Flags;
 use crate::kernel::{Kernel, Observed};
-use crate::reconcile::marks::of_this_node;
-use crate::reconcile::memory::{PersistedState, StateStore};
+use crate::reconcile::mark_mask::of_this_node;
 use crate::reconcile::repository;
 use crate::reconcile::round::now;
+use crate::reconcile::state_store::{PersistedState, StateStore};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -110,12 +110,12 @@ fn memory(arguments: &Arguments, node: &NodeName) -> Result<PersistedState, Fail
 /// in force nothing waits.
 fn waits(
     in_force: &Catalogue,
-    files: &BTreeMap<String, FileChange>,
+    files: &BTreeMap<String, FileUpdate>,
     trailers: &[(String, String)],
     given: Option<ChangeWindows>,
 ) -> Option<PendingReason> {
     let windows = given.unwrap_or_else(|| in_force.policies().config.change_windows.clone());
-    let without = BTreeMap::from([(CONFIG_FILE.to_owned(), FileChange::Removed)]);
+    let without = BTreeMap::from([(CONFIG_FILE.to_owned(), FileUpdate::Removed)]);
     let config =
         files.get(CONFIG_FILE).map_or(without, |file| BTreeMap::from([(CONFIG_FILE.to_owned(), file.clone())]));
     let suspension = in_force.config_after(&config).and_then(|config| config.suspend);
@@ -156,7 +156,7 @@ fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, obs
         set,
         placement: &placement,
         facts: &facts,
-        ground: &observed.ground,
+        host_network: &observed.host_network,
         marks: &marks,
         refused: RefusedParts::NOTHING,
     };
@@ -218,11 +218,11 @@ impl Shown {
 
 /// A revision, or a folder.
 struct Read {
-    files: BTreeMap<String, FileChange>,
+    files: BTreeMap<String, FileUpdate>,
     /// Its name.
     revision: String,
     /// What is in force, if that is known and another one.
-    before: Option<BTreeMap<String, FileChange>>,
+    before: Option<BTreeMap<String, FileUpdate>>,
     /// Trailers of its message.
     trailers: Vec<(String, String)>,
     /// That it is not signed as demanded.
@@ -251,7 +251,9 @@ impl Judge<'_> {
         };
         let demanded = demanded.or_else(|| self.memory.signatures.clone());
         let judged = self.flags.judge(mirror, demanded.as_ref(), known, commit)?;
-        Ok(judged.err().map(|unsigned| PendingReason::Unsigned { commit: unsigned.commit.to_string(), what: unsigned.what }))
+        Ok(judged
+            .err()
+            .map(|unsigned| PendingReason::Unsigned { commit: unsigned.commit.to_string(), what: unsigned.what }))
     }
 }
 
@@ -259,7 +261,7 @@ impl Judge<'_> {
 pub(super) fn files(
     repository: &RepositoryOptions,
     rev: Option<&str>,
-) -> Result<(BTreeMap<String, FileChange>, String), Failure> {
+) -> Result<(BTreeMap<String, FileUpdate>, String), Failure> {
     read(repository, rev, None).map(|read| (read.files, read.revision))
 }
 
@@ -291,7 +293,7 @@ fn read(repository: &RepositoryOptions, rev: Option<&str>, judge: Option<&Judge<
 }
 
 /// The files of a folder, as they lie there. Links and hidden folders are passed over, as they are in a commit.
-pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, FileChange>, Failure> {
+pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, FileUpdate>, Failure> {
     let mut files = BTreeMap::new();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
@@ -318,16 +320,16 @@ pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, FileChange>, Failur
     Ok(files)
 }
 
-fn read_file(path: &Path, link: bool) -> std::io::Result<FileChange> {
+fn read_file(path: &Path, link: bool) -> std::io::Result<FileUpdate> {
     if link {
-        return Ok(FileChange::Refused(FileRefusal::Symlink));
+        return Ok(FileUpdate::Refused(FileRefusal::Symlink));
     }
     if path.metadata()?.len() > crate::git::files::LARGEST_FILE as u64 {
-        return Ok(FileChange::Refused(FileRefusal::TooLarge));
+        return Ok(FileUpdate::Refused(FileRefusal::TooLarge));
     }
     Ok(match String::from_utf8(std::fs::read(path)?) {
-        Ok(text) => FileChange::Text(text),
-        Err(_) => FileChange::Refused(FileRefusal::NotUtf8),
+        Ok(text) => FileUpdate::Text(text),
+        Err(_) => FileUpdate::Refused(FileRefusal::NotUtf8),
     })
 }
 

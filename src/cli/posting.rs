@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::output::{self, Failure};
 use crate::core::preview::Preview;
-use crate::forge::{self, PostAction, Forge, ForgeKind, Post, Token};
+use crate::forge::{self, Forge, ForgeKind, Post, PostAction, Token};
 use crate::secret::Secret;
 
 #[derive(Debug, clap::Args)]
@@ -23,7 +23,7 @@ pub(super) struct PostOptions {
     pub(super) post: bool,
     /// Which forge the repository is on. Forgejo is `gitea`.
     #[arg(long, value_name = "KIND", value_enum, requires = "post")]
-    forge: Option<ForgeKind>,
+    forge: Option<ForgeArg>,
     /// The forge's address, or its API's root; github.com or gitlab.com otherwise.
     #[arg(long, value_name = "URL", requires = "post")]
     forge_url: Option<String>,
@@ -49,18 +49,18 @@ pub(super) struct PostOptions {
 
 /// Which forge, on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum ForgeKind {
+pub(super) enum ForgeArg {
     Github,
     Gitlab,
     Gitea,
 }
 
-impl From<ForgeKind> for ForgeKind {
-    fn from(kind: ForgeKind) -> Self {
+impl From<ForgeArg> for ForgeKind {
+    fn from(kind: ForgeArg) -> Self {
         match kind {
-            ForgeKind::Github => Self::GitHub,
-            ForgeKind::Gitlab => Self::GitLab,
-            ForgeKind::Gitea => Self::Gitea,
+            ForgeArg::Github => Self::GitHub,
+            ForgeArg::Gitlab => Self::GitLab,
+            ForgeArg::Gitea => Self::Gitea,
         }
     }
 }

@@ -14,14 +14,14 @@ use super::plan::Scratch;
 use super::posting::PostOptions;
 use crate::cluster::{Cluster, read_text};
 use crate::core::facts::Facts;
-use crate::core::preview::{DisplayLimits, LineStyle, CostLimits, Preview, lines, markdown};
+use crate::core::preview::{CostLimits, DisplayLimits, LineStyle, Preview, lines, markdown};
 use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
 use crate::core::snapshot;
 use crate::git::CommitId;
 use crate::git::files::{FileChange, MOST_TEXT};
 use crate::git::mirror::Mirror;
-use crate::reconcile::previewing::{MergeBase, ProposedChange, ClusterContext};
+use crate::reconcile::preview::{ClusterContext, MergeBase, ProposedChange};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -84,7 +84,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let surroundings = ClusterContext {
         facts: &facts,
         facts_from: &facts_from,
-        grounds: &facts.grounds,
+        host_networks: &facts.host_networks,
         reports: &reports,
         now,
         signatures: &flags,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::core::compile::Disposition;
 use crate::core::diagnostic::Diagnostic;
-use crate::core::preview::{ConnectionFate, RiskLevel, Preview, FailureOutcome, Sentences};
+use crate::core::preview::{ConnectionFate, FailureOutcome, Preview, RiskLevel, Sentences};
 
 /// The whole preview.
 pub(super) fn json(preview: &Preview<'_>) -> Value {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::options::RepositoryOptions;
 use super::output::Failure;
-use super::posting::{ForgeKind, is_loopback, token_in};
+use super::posting::{ForgeArg, is_loopback, token_in};
 use crate::forge::app::TokenPurpose;
 use crate::forge::{self, Forge, ForgeKind, Token};
 use crate::reconcile::pulls::ForgeTarget;
@@ -20,7 +20,7 @@ pub(super) struct PreviewsOptions {
     /// Preview open pull requests of the policy repository on this forge, and post what they would do: a comment, a commit status, on GitHub
     /// a check run. Forgejo is `gitea`.
     #[arg(long, value_name = "FORGE", env = "EGRET_PREVIEWS", value_enum)]
-    previews: Option<ForgeKind>,
+    previews: Option<ForgeArg>,
     /// The forge's address, or its API's root; github.com or gitlab.com otherwise.
     #[arg(long, value_name = "URL", env = "EGRET_FORGE_URL", requires = "previews")]
     forge_url: Option<String>,

@@ -10,8 +10,8 @@ use super::output::{self, Failure};
 use crate::git::access::Access;
 use crate::git::signature::Flags;
 use crate::git::source::{Insecure, Source};
-use crate::reconcile::following::TrackedRepository;
-use crate::reconcile::node::{self, NodeOptions, RunError};
+use crate::reconcile::node::{self, RunError, StandaloneOptions};
+use crate::reconcile::tracked_repository::TrackedRepository;
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     telemetry::start(telemetry::Form::Text);
     let node = arguments.node.node()?;
     let source = Source::parse("/", Insecure::Refuse).map_err(|error| Failure::new(error, None))?;
-    let options = NodeOptions {
+    let options = StandaloneOptions {
         following: TrackedRepository {
             source,
             branch: None,

@@ -15,7 +15,7 @@ mod splice;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outline::{Outline, MetadataEntries};
+use outline::{MetadataEntries, Outline};
 
 use crate::core::labels;
 use crate::core::name::NodeName;

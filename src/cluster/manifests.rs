@@ -23,7 +23,7 @@ use nix::fcntl::OFlag;
 
 pub(super) use files::Stamp;
 pub(super) use parse::LISTS;
-use parse::{ManifestKey, ManifestObject, Parsed, ManifestValue};
+use parse::{ManifestKey, ManifestObject, ManifestValue, Parsed};
 
 use super::{ClusterError, LabelChanges, Refresh, WatchPath, write};
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
@@ -56,9 +56,13 @@ pub fn read_text(file: &str, text: &str) -> Result<(Facts, Vec<Diagnostic>), Box
     for (key, object) in parsed.objects {
         match (key, object.value) {
             (ManifestKey::Node(name), ManifestValue::Node(node)) => drop(facts.nodes.insert(name, node)),
-            (ManifestKey::Namespace(name), ManifestValue::Namespace(labels)) => drop(facts.namespaces.insert(name, labels)),
+            (ManifestKey::Namespace(name), ManifestValue::Namespace(labels)) => {
+                drop(facts.namespaces.insert(name, labels))
+            }
             (ManifestKey::Pod(name), ManifestValue::Pod(pod)) => drop(facts.pods.insert(name, pod)),
-            (ManifestKey::EgressNode(name), ManifestValue::EgressNode(Some(ground))) => drop(facts.grounds.insert(name, ground)),
+            (ManifestKey::EgressNode(name), ManifestValue::EgressNode(Some(host_network))) => {
+                drop(facts.host_networks.insert(name, host_network))
+            }
             (ManifestKey::Networks(..), ManifestValue::Networks(networks)) => facts.pod_networks.extend(networks),
             _ => {}
         }
@@ -174,15 +178,21 @@ impl Manifests {
                     faults.push(fault(path, object.place, "twice", message, Severity::Warning));
                 }
                 match (key, &object.value) {
-                    (ManifestKey::Node(name), ManifestValue::Node(node)) => drop(facts.nodes.insert(name.clone(), node.clone())),
+                    (ManifestKey::Node(name), ManifestValue::Node(node)) => {
+                        drop(facts.nodes.insert(name.clone(), node.clone()))
+                    }
                     (ManifestKey::Namespace(name), ManifestValue::Namespace(labels)) => {
                         facts.namespaces.insert(name.clone(), labels.clone());
                     }
-                    (ManifestKey::Pod(name), ManifestValue::Pod(pod)) => drop(facts.pods.insert(name.clone(), pod.clone())),
-                    (ManifestKey::EgressNode(name), ManifestValue::EgressNode(Some(ground))) => {
-                        facts.grounds.insert(name.clone(), ground.clone());
+                    (ManifestKey::Pod(name), ManifestValue::Pod(pod)) => {
+                        drop(facts.pods.insert(name.clone(), pod.clone()))
                     }
-                    (ManifestKey::Networks(..), ManifestValue::Networks(networks)) => facts.pod_networks.extend(networks),
+                    (ManifestKey::EgressNode(name), ManifestValue::EgressNode(Some(host_network))) => {
+                        facts.host_networks.insert(name.clone(), host_network.clone());
+                    }
+                    (ManifestKey::Networks(..), ManifestValue::Networks(networks)) => {
+                        facts.pod_networks.extend(networks)
+                    }
                     _ => {}
                 }
             }

@@ -141,7 +141,7 @@ impl Cluster {
                     pods: BTreeMap::new(),
                     pod_networks: Vec::new(),
                     held: BTreeMap::new(),
-                    grounds: BTreeMap::new(),
+                    host_networks: BTreeMap::new(),
                 };
                 &NOTHING
             }

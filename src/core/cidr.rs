@@ -192,7 +192,10 @@ fn sweep<R, T: Clone + Eq>(sorted: &[&(IpNet, R, T)]) -> RangeMap<T> {
 }
 
 /// Where two maps of disjoint ranges say different things: disjoint, sorted, with what each says; `None`, nothing. O(n log n).
-pub fn differences<T: Eq>(before: &[(AddressRange, T)], after: &[(AddressRange, T)]) -> Vec<(AddressRange, Option<usize>, Option<usize>)> {
+pub fn differences<T: Eq>(
+    before: &[(AddressRange, T)],
+    after: &[(AddressRange, T)],
+) -> Vec<(AddressRange, Option<usize>, Option<usize>)> {
     let ranges = || before.iter().map(|(range, _)| range).chain(after.iter().map(|(range, _)| range));
     let mut points: Vec<IpAddr> = ranges().map(|range| range.first).collect();
     points.extend(ranges().filter_map(|range| successor(range.last)));

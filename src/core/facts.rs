@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::ground::HostNetwork;
+use super::host_network::HostNetwork;
 use super::labels::Labels;
 use super::name::NodeName;
 
@@ -26,7 +26,7 @@ pub struct Facts {
     /// Egress addresses that policies name and that nodes tell to have, and since when: whoever moves an address moves it to the last.
     pub held: BTreeMap<NodeName, BTreeMap<IpAddr, Timestamp>>,
     /// Interfaces of nodes, where a snapshot tells them. Previews ask them, and nothing else: a node looks at its own kernel.
-    pub grounds: BTreeMap<NodeName, HostNetwork>,
+    pub host_networks: BTreeMap<NodeName, HostNetwork>,
 }
 
 /// Whose an InternalIP is, seen from a node that has it.

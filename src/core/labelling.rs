@@ -10,8 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::labels::Labels;
 use super::labels::keys::LabelKeys;
-use super::report::drift::{DriftClass, Drift, DriftPlace};
-use super::report::history::Actor;
+use super::report::drift::{Drift, DriftClass, DriftPlace};
+use super::report::history::DriftActor;
 
 /// So many corrections of one label in [`FIGHT_WINDOW`] are a fight with somebody who wants another value: it is not fought on.
 pub const FIGHT: usize = 5;
@@ -56,7 +56,7 @@ pub struct LabelDecision {
     /// Apply exactly these; nothing to do otherwise.
     pub apply: Option<LabelApply>,
     /// What somebody changed, with who did.
-    pub drift: Vec<(Drift, Option<Actor>)>,
+    pub drift: Vec<(Drift, Option<DriftActor>)>,
     /// Labels that are not fought for any more, with the value somebody else wants.
     pub given_up: BTreeMap<String, String>,
 }
@@ -167,10 +167,10 @@ fn drift(key: &str, class: DriftClass, wanted: &str, found: Option<&String>) -> 
     }
 }
 
-fn by(owner: &LabelOwner) -> Actor {
+fn by(owner: &LabelOwner) -> DriftActor {
     let how = if owner.applies { "applied" } else { "wrote" };
     let when = owner.time.map(|time| format!(" at {time}")).unwrap_or_default();
-    Actor { guess: owner.manager.clone(), because: format!("managedFields: it {how} the label{when}") }
+    DriftActor { guess: owner.manager.clone(), because: format!("managedFields: it {how} the label{when}") }
 }
 
 #[cfg(test)]
@@ -192,7 +192,13 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn decide(memory: &mut LabelHistory, desired: &Labels, found: &Labels, owners: &[LabelOwner], second: i64) -> LabelDecision {
+    fn decide(
+        memory: &mut LabelHistory,
+        desired: &Labels,
+        found: &Labels,
+        owners: &[LabelOwner],
+        second: i64,
+    ) -> LabelDecision {
         let seen = ObservedLabels { labels: found, owners };
         memory.decide(desired, seen, MANAGER, OnLabelDrift::Correct, at(second))
     }

@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use super::Forge;
 use super::dialect::{Call, Dialect};
-use super::error::{ForgeOperation, ForgeError, ForgeErrorKind};
+use super::error::{ForgeError, ForgeErrorKind, ForgeOperation};
 use crate::backoff::Backoff;
-use crate::https::{HttpResponse, Client, Request, full};
+use crate::https::{Client, HttpResponse, Request, full};
 use crate::secret::Secret;
 
 /// So often a read is tried.
@@ -49,7 +49,12 @@ impl<'f> Api<'f> {
     }
 
     /// Reads a list, with all its pages. `below` is where the list is in an answer.
-    pub(super) async fn list(&mut self, act: ForgeOperation, call: &Call, below: &str) -> Result<Vec<Value>, ForgeError> {
+    pub(super) async fn list(
+        &mut self,
+        act: ForgeOperation,
+        call: &Call,
+        below: &str,
+    ) -> Result<Vec<Value>, ForgeError> {
         let mut url = self.url(&call.path);
         let mut all = Vec::new();
         for _ in 0..PAGES {
@@ -138,9 +143,9 @@ impl<'f> Api<'f> {
             None => full(""),
         };
         // Not told why: the builder's error may show a header, and the token is one.
-        let request = request
-            .body(body)
-            .map_err(|_| ForgeErrorKind::Setup("the address or the token has a character that can't be sent".to_owned()))?;
+        let request = request.body(body).map_err(|_| {
+            ForgeErrorKind::Setup("the address or the token has a character that can't be sent".to_owned())
+        })?;
         let answer = self.client.send(request).await.map_err(ForgeErrorKind::Http)?;
         read(&answer)
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::error::ForgeErrorKind;
-use super::{Post, Pull, CheckConclusion};
+use super::{CheckConclusion, Post, Pull};
 use crate::https::Method;
 
 /// One request, below the API's root.

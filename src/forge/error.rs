@@ -160,15 +160,25 @@ impl ForgeError {
     /// The right that an act needs, in the forge's own words.
     fn right(&self) -> &'static str {
         match (self.kind, self.act) {
-            (ForgeKind::GitHub, ForgeOperation::Pulls | ForgeOperation::ReadComments) => "`pull-requests: read`, and the repository must be there",
+            (ForgeKind::GitHub, ForgeOperation::Pulls | ForgeOperation::ReadComments) => {
+                "`pull-requests: read`, and the repository must be there"
+            }
             (ForgeKind::GitHub, ForgeOperation::WriteComment) => "`pull-requests: write`",
             (ForgeKind::GitHub, ForgeOperation::Status) => "`statuses: write`",
             (ForgeKind::GitHub, ForgeOperation::Check) => "`checks: write`, which apps and GITHUB_TOKEN can have",
-            (ForgeKind::GitHub, ForgeOperation::Identity) => "to be of a user, or its author to be named by --forge-author",
+            (ForgeKind::GitHub, ForgeOperation::Identity) => {
+                "to be of a user, or its author to be named by --forge-author"
+            }
             (ForgeKind::GitLab, _) => "the scope `api` and the role Developer, and the project must be there",
-            (ForgeKind::Gitea, ForgeOperation::Identity) => "the scope `read:user`, or its author to be named by --forge-author",
-            (ForgeKind::Gitea, ForgeOperation::Pulls) => "the scope `read:repository`, and the repository must be there",
-            (ForgeKind::Gitea, ForgeOperation::ReadComments) => "the scope `read:issue`, and the repository must be there",
+            (ForgeKind::Gitea, ForgeOperation::Identity) => {
+                "the scope `read:user`, or its author to be named by --forge-author"
+            }
+            (ForgeKind::Gitea, ForgeOperation::Pulls) => {
+                "the scope `read:repository`, and the repository must be there"
+            }
+            (ForgeKind::Gitea, ForgeOperation::ReadComments) => {
+                "the scope `read:issue`, and the repository must be there"
+            }
             (ForgeKind::Gitea, ForgeOperation::WriteComment) => "the scope `write:issue`",
             (ForgeKind::Gitea, ForgeOperation::Status | ForgeOperation::Check) => "the scope `write:repository`",
         }

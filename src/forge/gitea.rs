@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::dialect::{Call, Comment, Dialect, Status, number, sha, shortened, text, text_or_empty, time};
 use super::error::ForgeErrorKind;
-use super::{Post, Pull, CheckConclusion};
+use super::{CheckConclusion, Post, Pull};
 use crate::https::Method;
 
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::dialect::{Call, Comment, Dialect, Status, encoded, number, sha, shortened, text, text_or_empty, time};
 use super::error::ForgeErrorKind;
-use super::{Annotation, Post, Pull, CheckConclusion};
+use super::{Annotation, CheckConclusion, Post, Pull};
 use crate::core::diagnostic::Severity;
 use crate::https::Method;
 

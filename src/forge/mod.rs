@@ -23,11 +23,11 @@ use jiff::Timestamp;
 
 use self::api::Api;
 use self::dialect::Dialect;
-pub use self::error::{ForgeOperation, ForgeError, ForgeErrorKind};
+pub use self::error::{ForgeError, ForgeErrorKind, ForgeOperation};
 use self::gitea::Gitea;
 use self::github::GitHub;
 use self::gitlab::GitLab;
-pub use self::post::{Annotation, Post, CheckConclusion};
+pub use self::post::{Annotation, CheckConclusion, Post};
 use crate::https;
 use crate::secret::Secret;
 
@@ -169,7 +169,8 @@ impl Forge {
         }
         let (root, site) = root_and_site(options.kind, options.url.as_deref()).map_err(wrong)?;
         let project = options.project.clone();
-        let github = (options.kind == ForgeKind::GitHub).then(|| GitHub { project: project.clone(), site: site.clone() });
+        let github =
+            (options.kind == ForgeKind::GitHub).then(|| GitHub { project: project.clone(), site: site.clone() });
         let dialect: Arc<dyn Dialect> = match (&github, options.kind) {
             (Some(github), _) => Arc::new(github.clone()),
             (None, ForgeKind::GitLab) => Arc::new(GitLab { project, site, pipeline: options.pipeline }),
@@ -188,11 +189,16 @@ impl Forge {
         self.run(ForgeOperation::WriteComment, async |api| posting::post(self, api, pull, head_sha, post).await)
     }
 
-    fn run<'f, T>(&'f self, act: ForgeOperation, what: impl AsyncFnOnce(&mut Api<'f>) -> Result<T, ForgeError>) -> Result<T, ForgeError> {
+    fn run<'f, T>(
+        &'f self,
+        act: ForgeOperation,
+        what: impl AsyncFnOnce(&mut Api<'f>) -> Result<T, ForgeError>,
+    ) -> Result<T, ForgeError> {
         // Before the runtime: it may read a file, or ask for a token with a runtime of its own.
         let token = (self.token)().map_err(|why| self.failed(act, ForgeErrorKind::Token(why)))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| self.failed(act, ForgeErrorKind::Setup(format!("no runtime: {error}"))))?;
+        let runtime =
+            runtime.map_err(|error| self.failed(act, ForgeErrorKind::Setup(format!("no runtime: {error}"))))?;
         let mut api = Api::new(self, self.dialect.as_ref(), token)?;
         runtime.block_on(what(&mut api))
     }
@@ -268,9 +274,11 @@ mod tests {
         let gitea = pair("https://git.example/forge/api/v1", "https://git.example/forge");
         assert_eq!(both(ForgeKind::Gitea, Some("https://git.example/forge/api/v1/")), gitea);
         assert_eq!(both(ForgeKind::Gitea, Some("https://git.example/forge")), gitea);
-        for (kind, url) in
-            [(ForgeKind::Gitea, None), (ForgeKind::GitHub, Some("ghe.example")), (ForgeKind::GitLab, Some("https://u:p@h"))]
-        {
+        for (kind, url) in [
+            (ForgeKind::Gitea, None),
+            (ForgeKind::GitHub, Some("ghe.example")),
+            (ForgeKind::GitLab, Some("https://u:p@h")),
+        ] {
             assert!(root_and_site(kind, url).is_err(), "{url:?}");
         }
     }

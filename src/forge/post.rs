@@ -3,7 +3,7 @@
 //! Deliberately absent: how it is said to which forge, and the words, which are `core::preview`'s.
 
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::preview::{RiskLevel, Preview, Sentences, markdown};
+use crate::core::preview::{Preview, RiskLevel, Sentences, markdown};
 
 /// What a preview comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

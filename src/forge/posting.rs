@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::api::Api;
 use super::dialect::{Call, Comment, Status, number, shortened, text_or_empty};
-use super::error::{ForgeOperation, ForgeError, ForgeErrorKind};
+use super::error::{ForgeError, ForgeErrorKind, ForgeOperation};
 use super::github::{GitHub, MOST_ANNOTATIONS};
-use super::{PostAction, Forge, Post, Posted, Pull, CheckConclusion};
+use super::{CheckConclusion, Forge, Post, PostAction, Posted, Pull};
 use crate::core::preview::marker;
 
 /// So often something is looked at and written.
@@ -21,7 +21,8 @@ const MOMENT: Duration = Duration::from_secs(1);
 
 pub(super) async fn open_pulls(forge: &Forge, api: &mut Api<'_>, base: &str) -> Result<Vec<Pull>, ForgeError> {
     let answers = api.list(ForgeOperation::Pulls, &forge.dialect.pulls(base), "").await?;
-    let pulls: Result<Vec<Pull>, ForgeErrorKind> = answers.iter().map(|answer| forge.dialect.read_pull(answer)).collect();
+    let pulls: Result<Vec<Pull>, ForgeErrorKind> =
+        answers.iter().map(|answer| forge.dialect.read_pull(answer)).collect();
     let mut pulls = pulls.map_err(|fault| api.failed(ForgeOperation::Pulls, fault))?;
     pulls.retain(|pull| pull.base == base);
     pulls.sort_by_key(|pull| pull.number);
@@ -48,7 +49,9 @@ pub(super) async fn post<'f>(
         PostAction::Overtaken
     };
     let check = match &forge.github {
-        Some(github) if forge.options.checks && post.verdict != CheckConclusion::Pending => Some(this.check(github).await?),
+        Some(github) if forge.options.checks && post.verdict != CheckConclusion::Pending => {
+            Some(this.check(github).await?)
+        }
         _ => None,
     };
     Ok(Posted { comment, status, check })
@@ -60,7 +63,9 @@ async fn identity(forge: &Forge, api: &mut Api<'_>) -> Result<Option<String>, Fo
         return Ok(Some(author.clone()));
     }
     match api.read(ForgeOperation::Identity, &forge.dialect.identity()).await {
-        Ok(answer) => forge.dialect.login(&answer).map(Some).map_err(|fault| api.failed(ForgeOperation::Identity, fault)),
+        Ok(answer) => {
+            forge.dialect.login(&answer).map(Some).map_err(|fault| api.failed(ForgeOperation::Identity, fault))
+        }
         Err(error) if matches!(error.fault, ForgeErrorKind::Refused { status: 403 | 404, .. }) => Ok(None),
         Err(error) => Err(error),
     }
@@ -92,7 +97,8 @@ impl Posting<'_, '_> {
                 Err(error) if error.is_no() => return Ok((PostAction::Refused(error), None)),
                 listed => listed?,
             };
-            let read: Result<Vec<Status>, ForgeErrorKind> = listed.iter().map(|answer| dialect.read_status(answer)).collect();
+            let read: Result<Vec<Status>, ForgeErrorKind> =
+                listed.iter().map(|answer| dialect.read_status(answer)).collect();
             let read = read.map_err(|fault| self.api.failed(ForgeOperation::Status, fault))?;
             let newest = read.into_iter().filter(|one| one.context == context).max_by_key(|one| one.id);
             let known = newest.is_some();
@@ -183,10 +189,11 @@ impl Posting<'_, '_> {
         let mut round = 0;
         loop {
             round += 1;
-            let listed = match self.api.list(ForgeOperation::Check, &github.checks(self.sha, &name), "/check_runs").await {
-                Err(error) if error.is_no() => return Ok(PostAction::Refused(error)),
-                listed => listed?,
-            };
+            let listed =
+                match self.api.list(ForgeOperation::Check, &github.checks(self.sha, &name), "/check_runs").await {
+                    Err(error) if error.is_no() => return Ok(PostAction::Refused(error)),
+                    listed => listed?,
+                };
             let is_same = |one: &&Value| {
                 text_or_empty(one, "/external_id") == mark && text_or_empty(one, "/status") == "completed"
             };
@@ -206,7 +213,8 @@ impl Posting<'_, '_> {
     }
 
     async fn write_check(&mut self, github: &GitHub, name: &str, mark: &str) -> Result<String, ForgeError> {
-        let first = self.api.write(ForgeOperation::Check, &github.create_check(self.sha, name, self.post, mark)).await?;
+        let first =
+            self.api.write(ForgeOperation::Check, &github.create_check(self.sha, name, self.post, mark)).await?;
         let id = number(&first, "/id").map_err(|fault| self.api.failed(ForgeOperation::Check, fault))?;
         let rest = self.post.annotations.get(MOST_ANNOTATIONS..).unwrap_or_default();
         let batches: Vec<_> = rest.chunks(MOST_ANNOTATIONS).collect();

@@ -311,8 +311,12 @@ fn fault(error: &https::HttpError, doing: &'static str, request: &Request) -> Er
         }
         HttpErrorCause::TooLarge { .. } => return Error::TooMuch { repository, most: request.most },
         HttpErrorCause::Address(_) | HttpErrorCause::Pem { .. } | HttpErrorCause::NoRoots => Trouble::Setup(text),
-        HttpErrorCause::Timeout { .. } if request.proxy.is_some() => Trouble::Proxy(format!("{text}, by way of the proxy")),
-        HttpErrorCause::Dns { .. } | HttpErrorCause::Connect(_) | HttpErrorCause::Timeout { .. } => Trouble::Connect(text),
+        HttpErrorCause::Timeout { .. } if request.proxy.is_some() => {
+            Trouble::Proxy(format!("{text}, by way of the proxy"))
+        }
+        HttpErrorCause::Dns { .. } | HttpErrorCause::Connect(_) | HttpErrorCause::Timeout { .. } => {
+            Trouble::Connect(text)
+        }
         HttpErrorCause::Tls(TlsError::UnknownAuthority) => Trouble::Authority(text),
         HttpErrorCause::Tls(TlsError::WantsClientCertificate(_)) => Trouble::ClientCertificate(text),
         HttpErrorCause::Tls(_) => Trouble::Certificate(text),

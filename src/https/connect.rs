@@ -94,7 +94,9 @@ impl Connector {
         let first = self.proxy.as_ref().map_or(&uri, |proxy| &proxy.uri);
         let mut tcp = tcp(first.clone(), self.limit).await.map_err(|cause| match (&self.proxy, cause) {
             (Some(_), HttpErrorCause::Connect(why)) => HttpErrorCause::Proxy(format!("takes no connection: {why}")),
-            (Some(_), HttpErrorCause::Dns { host, .. }) => HttpErrorCause::Proxy(format!("is not found: the name {host} leads nowhere")),
+            (Some(_), HttpErrorCause::Dns { host, .. }) => {
+                HttpErrorCause::Proxy(format!("is not found: the name {host} leads nowhere"))
+            }
             (_, cause) => cause,
         })?;
         if !secure {
@@ -106,8 +108,8 @@ impl Connector {
             tunnel(&mut tcp, &format!("{host}:{port}"), proxy.authorization.as_ref()).await?;
         }
         let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name =
-            ServerName::try_from(bare).map_err(|_| HttpErrorCause::Address(format!("`{host}` is no name of a server")))?;
+        let name = ServerName::try_from(bare)
+            .map_err(|_| HttpErrorCause::Address(format!("`{host}` is no name of a server")))?;
         let tls = TlsConnector::from(self.trust.config()?).connect(name, tcp).await.map_err(|error| tls(&error))?;
         Ok(Wire::Tls(Box::new(TokioIo::new(tls))))
     }
@@ -171,7 +173,9 @@ async fn tunnel(tcp: &mut TcpStream, authority: &str, authorization: Option<&Sec
     let code = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)).unwrap_or_default();
     match code {
         "200" => Ok(()),
-        "407" if authorization.is_some() => Err(HttpErrorCause::Proxy("does not take the user and the password".to_owned())),
+        "407" if authorization.is_some() => {
+            Err(HttpErrorCause::Proxy("does not take the user and the password".to_owned()))
+        }
         "407" => Err(HttpErrorCause::Proxy("asks for a user and a password".to_owned())),
         "" => Err(HttpErrorCause::Proxy("does not speak HTTP".to_owned())),
         code => Err(HttpErrorCause::Proxy(format!("does not lead to {authority}: it says {code}"))),

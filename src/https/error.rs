@@ -171,11 +171,17 @@ impl HttpError {
     /// Whether the same request may be answered later without anybody's doing.
     pub fn retryable(&self) -> bool {
         match &self.cause {
-            HttpErrorCause::Dns { .. } | HttpErrorCause::Connect(_) | HttpErrorCause::Timeout { .. } | HttpErrorCause::Broken(_) | HttpErrorCause::Proxy(_) => true,
+            HttpErrorCause::Dns { .. }
+            | HttpErrorCause::Connect(_)
+            | HttpErrorCause::Timeout { .. }
+            | HttpErrorCause::Broken(_)
+            | HttpErrorCause::Proxy(_) => true,
             HttpErrorCause::Tls(tls) => matches!(tls, TlsError::Other(_)),
-            HttpErrorCause::Address(_) | HttpErrorCause::File { .. } | HttpErrorCause::Pem { .. } | HttpErrorCause::NoRoots | HttpErrorCause::TooLarge { .. } => {
-                false
-            }
+            HttpErrorCause::Address(_)
+            | HttpErrorCause::File { .. }
+            | HttpErrorCause::Pem { .. }
+            | HttpErrorCause::NoRoots
+            | HttpErrorCause::TooLarge { .. } => false,
         }
     }
 
@@ -194,17 +200,23 @@ impl HttpError {
             HttpErrorCause::Tls(TlsError::UnknownAuthority) => {
                 Some("if the server has an authority of its own, name the file with its certificate")
             }
-            HttpErrorCause::Tls(TlsError::WrongName { .. }) => Some("use a name or an address that the server's certificate has"),
+            HttpErrorCause::Tls(TlsError::WrongName { .. }) => {
+                Some("use a name or an address that the server's certificate has")
+            }
             HttpErrorCause::Tls(TlsError::Expired | TlsError::NotYet) => Some("is the clock right here, and there?"),
             HttpErrorCause::Tls(TlsError::WantsClientCertificate(_)) => {
                 Some("name a client certificate and its key that the server knows")
             }
-            HttpErrorCause::NoRoots => Some("install ca-certificates, set SSL_CERT_FILE, or name a file with an authority"),
+            HttpErrorCause::NoRoots => {
+                Some("install ca-certificates, set SSL_CERT_FILE, or name a file with an authority")
+            }
             HttpErrorCause::Dns { .. } => Some("is the name right, and does it need a proxy to be reached?"),
             HttpErrorCause::Connect(_) | HttpErrorCause::Timeout { what: NO_CONNECTION, .. } => {
                 Some("is the server up, does a firewall stand between, does it need a proxy?")
             }
-            HttpErrorCause::Proxy(_) => Some("a proxy is http://[user:password@]host:port, and has to let CONNECT through"),
+            HttpErrorCause::Proxy(_) => {
+                Some("a proxy is http://[user:password@]host:port, and has to let CONNECT through")
+            }
             _ => None,
         }
     }

@@ -22,7 +22,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-pub use error::{HttpErrorCause, HttpError, TlsError};
+pub use error::{HttpError, HttpErrorCause, TlsError};
 pub use http::{Method, Request};
 pub use hyper::body::Bytes;
 pub use trust::ClientIdentity;

@@ -16,7 +16,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkVxlan};
 
-use crate::core::state::net::{InterfaceAddress, Encap, Link, Neighbour, Route, RouteKey, RoutingRule};
+use crate::core::state::net::{Encap, InterfaceAddress, Link, Neighbour, Route, RouteKey, RoutingRule};
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::PROTOCOL;
 

@@ -11,7 +11,7 @@ use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop, State,
 };
 
-use crate::core::ground::{InterfaceKind, ListedAddress};
+use crate::core::host_network::{InterfaceKind, ListedAddress};
 use crate::core::state::net::{InterfaceAddress, Link, Mac};
 use crate::core::state::ownership::LINK_PREFIX;
 

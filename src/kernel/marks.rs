@@ -13,7 +13,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 
-use super::foreign::{self, ForeignElement, RulesetDump, ForeignRule};
+use super::foreign::{self, ForeignElement, ForeignRule, RulesetDump};
 use super::nft::socket::ExchangeError;
 use super::socket::{RouteError, RouteSocket};
 use super::{encode, links, routes};

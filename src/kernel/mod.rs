@@ -10,7 +10,7 @@ pub mod conntrack;
 pub mod doctor;
 mod encode;
 mod foreign;
-mod ground;
+mod host_network;
 mod links;
 pub mod marks;
 mod netconf;
@@ -23,7 +23,7 @@ pub mod watch;
 
 use std::io::ErrorKind;
 
-use crate::core::ground::HostNetwork;
+use crate::core::host_network::HostNetwork;
 use crate::core::state::NodeState;
 use crate::core::state::ownership::DatapathConfig;
 
@@ -35,7 +35,7 @@ pub struct Observed {
     /// What is ours.
     pub state: NodeState,
     /// What is not, and matters.
-    pub ground: HostNetwork,
+    pub host_network: HostNetwork,
     /// The generation of nftables that was seen: a transaction planned on it is refused once somebody has changed anything.
     pub generation: nft::Generation,
 }

@@ -12,8 +12,8 @@ use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
 
 use super::links::{self, LinkState, SeenAddress};
-use super::{Kernel, KernelError, Observed, encode, ground, routes};
-use crate::core::ground::{HostRoute, SourceTable};
+use super::{Kernel, KernelError, Observed, encode, host_network, routes};
+use crate::core::host_network::{HostRoute, SourceTable};
 use crate::core::state::NodeState;
 use crate::core::state::net::{Neighbour, Route, RouteKey, RoutingRule, Sysctl};
 use crate::core::state::nft::{AddressFamily, RuleCounters};
@@ -31,7 +31,8 @@ impl Kernel {
         let (own_routes, ground_routes) = self.all_routes(&links).await?;
         let (rules, lookups) = self.rules().await?;
         let sources = self.sources(lookups, &addresses, &links).await?;
-        let ground = ground::ground(&links, &addresses, (ground_routes, sources), &ruleset, self.features);
+        let host_network =
+            host_network::host_network(&links, &addresses, (ground_routes, sources), &ruleset, self.features);
         let state = NodeState {
             labels: BTreeMap::new(),
             links: links
@@ -40,13 +41,13 @@ impl Kernel {
                 .map(|seen| (seen.name.clone(), seen.link.clone()))
                 .collect(),
             addresses: addresses.iter().filter_map(|seen| links::own_address(seen, &links)).collect(),
-            sysctls: sysctls(&links, &ground.loosened, ground.features.ipv6),
+            sysctls: sysctls(&links, &host_network.loosened, host_network.features.ipv6),
             rules,
             routes: own_routes,
             neighbours: self.neighbours(&links).await?,
             nft: ruleset,
         };
-        Ok(Observed { state, ground, generation })
+        Ok(Observed { state, host_network, generation })
     }
 
     /// What the counters in our tables say. One dump of rules: whoever wants to know asks, nobody counts along.
@@ -135,7 +136,7 @@ impl Kernel {
         links: &BTreeMap<u32, LinkState>,
     ) -> Result<(BTreeMap<RouteKey, Route>, Vec<HostRoute>), KernelError> {
         let mut own = BTreeMap::new();
-        let mut ground = Vec::new();
+        let mut host_network = Vec::new();
         for family in AddressFamily::BOTH {
             for answer in self.dump("routes", encode::route_dump(family, false)).await? {
                 if let RouteNetlinkMessage::NewRoute(message) = answer
@@ -150,11 +151,11 @@ impl Kernel {
                 if let RouteNetlinkMessage::NewRoute(message) = answer
                     && routes::is_main(&message)
                 {
-                    ground.extend(routes::ground_route(&message, links));
+                    host_network.extend(routes::ground_route(&message, links));
                 }
             }
         }
-        Ok((own, ground))
+        Ok((own, host_network))
     }
 
     async fn neighbours(&self, links: &BTreeMap<u32, LinkState>) -> Result<BTreeSet<Neighbour>, KernelError> {

@@ -16,7 +16,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
 
 use super::links::LinkState;
-use crate::core::ground::HostRoute;
+use crate::core::host_network::HostRoute;
 use crate::core::state::net::{Encap, Mac, Neighbour, Protocol, Route, RouteKey, RoutingRule};
 use crate::core::state::nft::AddressFamily;
 

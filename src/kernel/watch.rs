@@ -12,7 +12,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::sys::SocketAddr;
 
-use super::netconf::{SettingEvent, Netconf};
+use super::netconf::{Netconf, SettingEvent};
 use super::nft::{self, NftEvents};
 use super::{KernelError, links, routes};
 use crate::core::state::ownership::PROTOCOL;
@@ -182,7 +182,9 @@ fn nft_event(event: nft::NftEvent) -> KernelEvent {
             actor: Actor::Process(change.process_id, Some(change.process_name)),
             generation: Some(change.generation),
         },
-        nft::NftEvent::Overrun => KernelEvent { subject: EventSubject::Everything, actor: Actor::Unknown, generation: None },
+        nft::NftEvent::Overrun => {
+            KernelEvent { subject: EventSubject::Everything, actor: Actor::Unknown, generation: None }
+        }
     }
 }
 

@@ -10,19 +10,19 @@ use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::{Instant, sleep_until};
 
-use super::following::TrackedRepository;
-use super::hook::{self, Webhook};
-use super::keeper::{RoundDriver, Wakeup, log_steps};
 use super::lock::{Lock, LockError};
-use super::memory::{StateStore, StateStoreError};
+use super::metrics_recorder::MetricsRecorder;
 use super::process::{StartError, Stop};
-use super::publisher::{ReportBatch, Publisher, ClusterSnapshot};
-use super::repository::{DesiredRevision, RepositoryEvent, Repository};
+use super::publisher::{ClusterSnapshot, Publisher, ReportBatch};
+use super::repository::{DesiredRevision, Repository, RepositoryEvent};
 use super::round::{Reconciler, RoundError, now};
+use super::round_driver::{RoundDriver, Wakeup, log_steps};
 use super::schedule::EffectiveSchedule;
-use super::telling::MetricsRecorder;
+use super::state_store::{StateStore, StateStoreError};
+use super::tracked_repository::TrackedRepository;
+use super::webhook::{self, Webhook};
 use crate::cluster::{Cluster, ClusterError};
-use crate::core::interfaces::{self, GatewayInterface};
+use crate::core::gateway_interfaces::{self, GatewayInterface};
 use crate::core::name::NodeName;
 use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::DatapathConfig;
@@ -34,7 +34,7 @@ use crate::watch::Watcher;
 
 /// What `egret run` was asked for, checked.
 #[derive(Debug, Clone)]
-pub struct NodeOptions {
+pub struct StandaloneOptions {
     /// The policy repository, and what its commits must have.
     pub following: TrackedRepository,
     /// The file of the key that reports are signed with, if they are.
@@ -52,7 +52,7 @@ pub struct NodeOptions {
     /// Where metrics and health are served, if anywhere.
     pub listen: Option<SocketAddr>,
     /// Where a forge's webhook is listened to, if anywhere.
-    pub webhook: Option<hook::WebhookOptions>,
+    pub webhook: Option<webhook::WebhookOptions>,
 }
 
 /// Why the process ends with an error.
@@ -100,7 +100,7 @@ impl RunError {
 }
 
 /// Runs until SIGTERM or SIGINT, which leave the datapath in force; or once.
-pub async fn run(options: NodeOptions) -> Result<(), RunError> {
+pub async fn run(options: StandaloneOptions) -> Result<(), RunError> {
     let _lock = Lock::take()?;
     let folder = options.state_folder.join(options.node.as_str());
     let memory = StateStore::open(&folder)?;
@@ -115,8 +115,9 @@ pub async fn run(options: NodeOptions) -> Result<(), RunError> {
     if options.remove {
         return remove(&mut engine, range).await;
     }
-    let telling = MetricsRecorder::start(options.listen.filter(|_| !options.once), "nothing has been read from Git yet")
-        .map_err(StartError::of("the HTTP server"))?;
+    let telling =
+        MetricsRecorder::start(options.listen.filter(|_| !options.once), "nothing has been read from Git yet")
+            .map_err(StartError::of("the HTTP server"))?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     let following = TrackedRepository { poll: poll(&options.following), ..options.following.clone() };
     let (repository, news) = following.start(&folder, seed)?;
@@ -202,7 +203,7 @@ impl Node {
 
     async fn forever(
         &mut self,
-        options: &NodeOptions,
+        options: &StandaloneOptions,
         mut news: UnboundedReceiver<RepositoryEvent>,
         mut kernel: KernelWatch,
     ) -> Result<(), RunError> {
@@ -258,7 +259,9 @@ impl Node {
             Trigger::News(Some(RepositoryEvent::Fault(error))) => {
                 tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is in force stays");
             }
-            Trigger::News(Some(RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_))) | Trigger::Asked(_) | Trigger::Stop => {}
+            Trigger::News(Some(RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_)))
+            | Trigger::Asked(_)
+            | Trigger::Stop => {}
             Trigger::News(None) => {
                 return Err(StartError::ended("the repository's thread").into());
             }
@@ -365,8 +368,10 @@ impl Node {
     fn sight(&self) -> ClusterSnapshot {
         let engine = &self.keeper.engine;
         let mut facts = engine.cluster.facts().clone();
-        facts.grounds =
-            interfaces::ground(&self.interfaces).map(|own| (engine.node.clone(), own)).into_iter().collect();
+        facts.host_networks = gateway_interfaces::host_network(&self.interfaces)
+            .map(|own| (engine.node.clone(), own))
+            .into_iter()
+            .collect();
         ClusterSnapshot { facts, taken: now(), only_own: true, own: Some(engine.node.clone()) }
     }
 }

@@ -15,11 +15,11 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::reader::RepositoryReader;
-use super::following::TrackedRepository;
-use crate::core::admission::{ChangeWindows, Emergency, PendingReason, PendingCommit};
+use super::tracked_repository::TrackedRepository;
+use crate::core::admission::{ChangeWindows, Emergency, PendingCommit, PendingReason};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::PolicySet;
-use crate::core::policy::catalogue::{Catalogue, FileChange, LastGoodDocuments, FileRefusal as Refused};
+use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate, LastGoodDocuments};
 use crate::core::report::history::Rejected;
 use crate::core::signature::Signatures;
 use crate::git::files::{FileChange, Refusal};
@@ -164,15 +164,15 @@ impl Repository {
 }
 
 /// Git's words for what became of a file, as the catalogue's.
-pub fn changes(files: BTreeMap<String, FileChange>) -> BTreeMap<String, FileChange> {
+pub fn changes(files: BTreeMap<String, FileChange>) -> BTreeMap<String, FileUpdate> {
     let change = |change| match change {
-        FileChange::Text(text) => FileChange::Text(text),
-        FileChange::Removed => FileChange::Removed,
-        FileChange::Refused(refusal) => FileChange::Refused(match refusal {
-            Refusal::Symlink => Refused::Symlink,
-            Refusal::TooLarge { .. } => Refused::TooLarge,
-            Refusal::NotUtf8 => Refused::NotUtf8,
-            _ => Refused::Outside,
+        FileChange::Text(text) => FileUpdate::Text(text),
+        FileChange::Removed => FileUpdate::Removed,
+        FileChange::Refused(refusal) => FileUpdate::Refused(match refusal {
+            Refusal::Symlink => FileRefusal::Symlink,
+            Refusal::TooLarge { .. } => FileRefusal::TooLarge,
+            Refusal::NotUtf8 => FileRefusal::NotUtf8,
+            _ => FileRefusal::Outside,
         }),
     };
     files.into_iter().map(|(path, file)| (path, change(file))).collect()

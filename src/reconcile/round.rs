@@ -8,24 +8,24 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::blame::{wanted_by, who};
-use super::marks::MarkMaskChooser;
-use super::memory::{StateStore, StateStoreError};
+use super::attribution::{wanted_by, who};
+use super::mark_mask::MarkMaskChooser;
 use super::repository::DesiredRevision;
+use super::state_store::{StateStore, StateStoreError};
 use crate::cluster::{Cluster, ClusterError, LabelChanges};
-use crate::core::compile::counters::{Counters, CounterIndex, Totals};
-use crate::core::compile::marks::ExitIds;
-use crate::core::compile::{Compiled, CompileInput, RefusedParts, compile, unfit};
+use crate::core::compile::counters::{CounterIndex, Counters, Totals};
+use crate::core::compile::exit_ids::ExitIds;
+use crate::core::compile::{CompileInput, Compiled, RefusedParts, compile, unfit};
 use crate::core::facts::PodName;
 use crate::core::finding::Finding;
-use crate::core::ground::KernelFeatures;
-use crate::core::interfaces::{self, GatewayInterface, told};
+use crate::core::gateway_interfaces::{self, GatewayInterface, told};
+use crate::core::host_network::KernelFeatures;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::{Handover, Serving};
 use crate::core::placement::{GatewayReports, UnfitExits, place, place_with};
-use crate::core::plan::sources::AddressHolders;
-use crate::core::plan::{PlanContext, Plan, Step, plan, plan_with};
+use crate::core::plan::conntrack::AddressHolders;
+use crate::core::plan::{Plan, PlanContext, Step, plan, plan_with};
 use crate::core::report::drift::{self, DriftClass};
 use crate::core::report::history::{NodeReport, ObservedDrift};
 use crate::core::state::NodeState;
@@ -195,7 +195,12 @@ impl Reconciler {
     }
 
     /// Brings the node to what is asked for. `events` are those that came since the last round, and when the first did.
-    pub async fn round(&mut self, intent: &DesiredRevision, events: &[KernelEvent], seen: Timestamp) -> Result<RoundResult, RoundError> {
+    pub async fn round(
+        &mut self,
+        intent: &DesiredRevision,
+        events: &[KernelEvent],
+        seen: Timestamp,
+    ) -> Result<RoundResult, RoundError> {
         let began = Instant::now();
         if !self.cluster.facts().nodes.contains_key(&self.node) {
             return Err(RoundError::UnknownNode(self.node.clone()));
@@ -218,10 +223,10 @@ impl Reconciler {
             left = plan_with(&compiled.desired, &observed.state, range, &beside);
             if left.is_empty() {
                 done.took = began.elapsed();
-                done.features = observed.ground.features;
+                done.features = observed.host_network.features;
                 if let Some(node) = self.cluster.facts().nodes.get(&self.node) {
-                    done.interfaces = told(&observed.ground, &intent.set, &node.labels);
-                    done.unfit = unfit(&self.node, &node.labels, &intent.set, &observed.ground);
+                    done.interfaces = told(&observed.host_network, &intent.set, &node.labels);
+                    done.unfit = unfit(&self.node, &node.labels, &intent.set, &observed.host_network);
                 }
                 let left = self.told.as_ref().and_then(|told| told.handover.wake());
                 done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
@@ -266,7 +271,7 @@ impl Reconciler {
         let placement = match &mut self.told {
             // What this node's kernel has is known here before anybody is told.
             Some(GatewayState { serving, holds, handover, unfit }) => {
-                let mut here = interfaces::held(&observed.ground, &intent.set, &labels);
+                let mut here = gateway_interfaces::held(&observed.host_network, &intent.set, &labels);
                 holds.retain(|address, _| here.remove(address));
                 holds.extend(here.into_iter().map(|address| (address, now)));
                 let mut held = facts.held.clone();
@@ -285,7 +290,7 @@ impl Reconciler {
             set: &intent.set,
             placement: &placement,
             facts,
-            ground: &observed.ground,
+            host_network: &observed.host_network,
             marks: &marks,
             refused,
         };
@@ -301,7 +306,8 @@ impl Reconciler {
     /// What decides steps beside the two states.
     async fn beside(&self, compiled: &Compiled, observed: &Observed) -> PlanContext {
         let holders = AddressHolders { before: self.holders.clone(), now: compiled.holders.clone() };
-        let first = compiled.desired.nft.contains_key(&TableFamily::Inet) && !observed.state.nft.contains_key(&TableFamily::Inet);
+        let first = compiled.desired.nft.contains_key(&TableFamily::Inet)
+            && !observed.state.nft.contains_key(&TableFamily::Inet);
         let untracked = first && !conntrack::at_work().await.unwrap_or(true);
         PlanContext { holders, untracked }
     }
@@ -487,7 +493,7 @@ impl Reconciler {
             let observed = self.observe(&Labels::new()).await?;
             let left = plan(&NodeState::default(), &observed.state, range);
             if left.is_empty() {
-                self.memory.keep(|kept| *kept = super::memory::PersistedState::default())?;
+                self.memory.keep(|kept| *kept = super::state_store::PersistedState::default())?;
                 return Ok(taken);
             }
             match self.apply(&left, observed.generation, &Compiled::default(), range, &mut taken).await {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::page;
-use super::questions::{ScrapeRelay, ScrapeRequests};
+use super::scrape::{ScrapeRelay, ScrapeRequests};
 use crate::core::compile::counters::Counters;
 use crate::core::report::drift::DriftClass;
 
@@ -169,7 +169,11 @@ impl Metrics {
     /// What became of a preview. None is worth telling once, too: then there is a zero to rise from.
     pub fn preview(&self, became: Option<PreviewResult>) {
         self.tell(|values| {
-            let new = || [PreviewResult::Posted, PreviewResult::Unchanged, PreviewResult::Failed].map(|became| (became.word(), 0)).into();
+            let new = || {
+                [PreviewResult::Posted, PreviewResult::Unchanged, PreviewResult::Failed]
+                    .map(|became| (became.word(), 0))
+                    .into()
+            };
             let previews: &mut BTreeMap<&'static str, u64> = values.previews.get_or_insert_with(new);
             if let Some(became) = became {
                 *previews.entry(became.word()).or_default() += 1;

@@ -10,15 +10,15 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use egret::core::compile::marks::ExitIds;
-use egret::core::compile::{Compiled, CompileInput, RefusedParts, compile};
+use egret::core::compile::exit_ids::ExitIds;
+use egret::core::compile::{CompileInput, Compiled, RefusedParts, compile};
 use egret::core::facts::{Facts, PodName};
-use egret::core::ground::{KernelFeatures, HostNetwork};
+use egret::core::host_network::{HostNetwork, KernelFeatures};
 use egret::core::name::NodeName;
 use egret::core::placement::{Placement, place};
 use egret::core::plan::plan;
 use egret::core::policy::PolicySet;
-use egret::core::policy::catalogue::{Catalogue, FileChange};
+use egret::core::policy::catalogue::{Catalogue, FileUpdate};
 use egret::core::state::NodeState;
 use egret::core::state::ownership::DatapathConfig;
 use jiff::Timestamp;
@@ -32,8 +32,8 @@ const PODS: usize = 100_000;
 fn main() -> io::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "{POLICIES} policies, {NODES} nodes, {PODS} pods; medians of 5 runs\n")?;
-    let texts: BTreeMap<String, FileChange> =
-        (0..POLICIES).map(|number| (path(number), FileChange::Text(policy(number, 24)))).collect();
+    let texts: BTreeMap<String, FileUpdate> =
+        (0..POLICIES).map(|number| (path(number), FileUpdate::Text(policy(number, 24)))).collect();
     let mut catalogue = Catalogue::new("bench");
     let all = show("parse all policies", &mut || {
         catalogue = Catalogue::new("bench");
@@ -42,7 +42,7 @@ fn main() -> io::Result<()> {
     let mut length = 24;
     let one = show("parse one changed file", &mut || {
         length = if length == 24 { 25 } else { 24 };
-        catalogue.update(BTreeMap::from([(path(4711), FileChange::Text(policy(4711, length)))]));
+        catalogue.update(BTreeMap::from([(path(4711), FileUpdate::Text(policy(4711, length)))]));
     })?;
     ratio(one, all)?;
     let set = catalogue.policies().clone();
@@ -76,10 +76,20 @@ fn main() -> io::Result<()> {
 }
 
 fn compile_node(node: &NodeName, set: &PolicySet, placement: &Placement, facts: &Facts) -> Compiled {
-    let ground =
-        HostNetwork { features: KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true }, ..HostNetwork::default() };
+    let host_network = HostNetwork {
+        features: KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true },
+        ..HostNetwork::default()
+    };
     let marks = ExitIds::default();
-    compile(&CompileInput { node, set, placement, facts, ground: &ground, marks: &marks, refused: RefusedParts::NOTHING })
+    compile(&CompileInput {
+        node,
+        set,
+        placement,
+        facts,
+        host_network: &host_network,
+        marks: &marks,
+        refused: RefusedParts::NOTHING,
+    })
 }
 
 fn show(what: &str, work: &mut dyn FnMut()) -> io::Result<Duration> {

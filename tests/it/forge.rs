@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use egret::core::diagnostic::Severity;
-use egret::forge::{Annotation, PostAction, ForgeError, Forge, ForgeKind, ForgeOptions, Post, Posted, Pull, CheckConclusion};
+use egret::forge::{
+    Annotation, CheckConclusion, Forge, ForgeError, ForgeKind, ForgeOptions, Post, PostAction, Posted, Pull,
+};
 use egret::secret::Secret;
 use serde_json::json;
 
@@ -216,9 +218,11 @@ fn an_app_is_known_by_the_status_that_it_set_or_by_name() {
 
 #[test]
 fn whoever_else_set_the_same_status_is_not_taken_for_us() {
-    for (kind, assumed) in
-        [(ForgeKind::GitHub, None), (ForgeKind::GitHub, Some("github-actions[bot]".to_owned())), (ForgeKind::Gitea, None)]
-    {
+    for (kind, assumed) in [
+        (ForgeKind::GitHub, None),
+        (ForgeKind::GitHub, Some("github-actions[bot]".to_owned())),
+        (ForgeKind::Gitea, None),
+    ] {
         let double = Double::start(kind);
         let changes = post(CheckConclusion::Changes, "x");
         let options = ForgeOptions { assumed_author: assumed, ..options(&double) };
@@ -279,7 +283,8 @@ fn all_annotations_arrive_fifty_at_a_time() {
         title: "host-bits".to_owned(),
         message: format!("line {line}"),
     };
-    let many = Post { annotations: (1..=120).map(annotation).collect(), ..post(CheckConclusion::Failed, "does not validate") };
+    let many =
+        Post { annotations: (1..=120).map(annotation).collect(), ..post(CheckConclusion::Failed, "does not validate") };
     assert_eq!(outcome(&send(&double, &many).expect("it is posted"))[2], "created");
     let checks = double.writes().into_iter().filter(|line| line.contains("check-runs")).count();
     assert_eq!(checks, 3);

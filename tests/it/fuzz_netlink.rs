@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use egret::core::state::net::Mac;
 use egret::core::state::nft::{
-    AddressFamily, BaseChain, Chain, ChainKind, NftChange, ElementData, DataType, TableFamily, Field, Hook, ElementKey, KeyType, ChainPolicy, NftRule,
-    Ruleset, Set, Statement, Table, NftTransaction, MatchValue, Verdict,
+    AddressFamily, BaseChain, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType,
+    MatchValue, NftChange, NftRule, NftTransaction, Ruleset, Set, Statement, Table, TableFamily, Verdict,
 };
 use egret::kernel::nft::{Batch, decode};
 use proptest::collection::vec;

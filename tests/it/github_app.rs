@@ -4,7 +4,7 @@
 
 pub(crate) mod double;
 
-use egret::forge::app::{GitHubApp, AppError, AppOptions, TokenPurpose};
+use egret::forge::app::{AppError, AppOptions, GitHubApp, TokenPurpose};
 use egret::https;
 use serde_json::json;
 

@@ -7,7 +7,10 @@ mod stand;
 
 use std::time::Duration;
 
-use egret::https::{HttpResponse, HttpErrorCause, Client, HttpError, ClientIdentity, RequestLimits, Method, ClientOptions, Request, TlsError, full};
+use egret::https::{
+    Client, ClientIdentity, ClientOptions, HttpError, HttpErrorCause, HttpResponse, Method, Request, RequestLimits,
+    TlsError, full,
+};
 use egret::secret::Secret;
 
 use self::stand::{Certificates, Proxy, Reply, Server};
@@ -69,10 +72,14 @@ fn certificates_that_prove_nothing_are_refused_and_the_error_says_what_is_wrong(
     assert!(!error.retryable());
     let system = ClientOptions { roots: None, ..options(&certificates) };
     let fault = ask(system, &good.url("/")).expect_err("the system's authorities");
-    assert!(matches!(fault.cause(), HttpErrorCause::Tls(TlsError::UnknownAuthority) | HttpErrorCause::NoRoots), "{fault:?}");
+    assert!(
+        matches!(fault.cause(), HttpErrorCause::Tls(TlsError::UnknownAuthority) | HttpErrorCause::NoRoots),
+        "{fault:?}"
+    );
 
     let named = Server::start(certificates.server("other-name"), Reply::Echo);
-    let wrong_name = TlsError::WrongName { expected: "127.0.0.1".to_owned(), presented: vec!["git.example".to_owned()] };
+    let wrong_name =
+        TlsError::WrongName { expected: "127.0.0.1".to_owned(), presented: vec!["git.example".to_owned()] };
     assert_eq!(wrong_name.to_string(), "its certificate is not for 127.0.0.1 but for git.example");
     assert_eq!(tls_fault(ask(options(&certificates), &named.url("/"))), wrong_name);
 
@@ -220,7 +227,10 @@ fn what_breaks_off_is_told_and_may_have_happened() {
     for reply in [Reply::Close, Reply::Declared(10)] {
         let server = Server::start(certificates.server("good"), reply);
         let error = ask(options(&certificates), &server.url("/")).expect_err("no whole answer");
-        assert!(matches!(error.cause(), HttpErrorCause::Broken(_)) && error.unknown() && error.retryable(), "{error:?}");
+        assert!(
+            matches!(error.cause(), HttpErrorCause::Broken(_)) && error.unknown() && error.retryable(),
+            "{error:?}"
+        );
     }
     let gone = stand::free_port();
     let error = ask(options(&certificates), &format!("https://127.0.0.1:{gone}/")).expect_err("nobody is there");

@@ -12,11 +12,11 @@ use std::process::Command;
 use std::thread;
 
 use egret::core::state::nft::{
-    BaseChain, ChainKind, NftChange, ElementData, DataType, TableFamily, Field, Hook, ElementKey, KeyType, ChainPolicy, NftRule, RuleCounter, Ruleset,
-    Set, Statement, Table, NftTransaction, MatchValue, Verdict,
+    BaseChain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType, MatchValue, NftChange,
+    NftRule, NftTransaction, RuleCounter, Ruleset, Set, Statement, Table, TableFamily, Verdict,
 };
 use egret::kernel::conntrack;
-use egret::kernel::nft::{NftEvent, NftEvents, NftFeatures, Generation, Nft, NftError};
+use egret::kernel::nft::{Generation, Nft, NftError, NftEvent, NftEvents, NftFeatures};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::fuzz_netlink::making;
@@ -69,7 +69,10 @@ fn every_kind_is_found_again_as_it_was_sent_and_nft_lists_the_same() {
         let generation = apply(&mut kernel, &transaction(changes)).await.map_err(|error| whole_text(&error)).unwrap();
         let expected = Ruleset::from([(TableFamily::Inet, inet.clone()), (TableFamily::Netdev, netdev)]);
         assert_eq!(kernel.observe().await.unwrap(), (expected, generation));
-        assert_eq!(blocks(&nft(&["list", "table", "inet", "egret"]).unwrap()), blocks(&inet.listing(TableFamily::Inet)));
+        assert_eq!(
+            blocks(&nft(&["list", "table", "inet", "egret"]).unwrap()),
+            blocks(&inet.listing(TableFamily::Inet))
+        );
     });
 }
 
@@ -98,7 +101,10 @@ fn ranges_reach_from_the_bottom_to_the_top_and_touch() {
         let mut kernel = Nft::open().unwrap();
         apply(&mut kernel, &transaction(making(TableFamily::Inet, &table))).await.unwrap();
         assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(TableFamily::Inet, table.clone())]));
-        assert_eq!(blocks(&nft(&["list", "table", "inet", "egret"]).unwrap()), blocks(&table.listing(TableFamily::Inet)));
+        assert_eq!(
+            blocks(&nft(&["list", "table", "inet", "egret"]).unwrap()),
+            blocks(&table.listing(TableFamily::Inet))
+        );
 
         // One out of the middle, the one at the top, and a piece back into the gap, touching both sides.
         let gone = vec![adjacent[2].clone(), adjacent[5].clone()];
@@ -189,7 +195,8 @@ fn of_more_refusals_than_fit_the_first_is_named() {
     alone(|| async {
         let mut kernel = Nft::open().unwrap();
         let rule = |number: u32| NftRule(vec![Statement::Verdict(Verdict::Goto(format!("nowhere{number}")))]);
-        let mut changes = vec![NftChange::AddTable { owned: true }, NftChange::AddChain("steer".to_owned(), None, None)];
+        let mut changes =
+            vec![NftChange::AddTable { owned: true }, NftChange::AddChain("steer".to_owned(), None, None)];
         changes.extend((0..20_000).map(|number| NftChange::AddRule("steer".to_owned(), rule(number))));
         let error = apply(&mut kernel, &inet(changes)).await.unwrap_err();
         let expected = "`inet egret: add rule steer goto nowhere0`: No such file or directory (os error 2)";
@@ -290,7 +297,8 @@ fn connections_with_a_mark_are_forgotten_and_the_others_are_not() {
             ])
         };
         assert_eq!(kernel.counters().await.unwrap(), BTreeMap::new(), "there is no table yet");
-        let output = BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: 0, policy: ChainPolicy::Accept };
+        let output =
+            BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: 0, policy: ChainPolicy::Accept };
         let changes = vec![
             NftChange::AddTable { owned: true },
             NftChange::AddChain("output".to_owned(), Some(output), None),
@@ -305,8 +313,8 @@ fn connections_with_a_mark_are_forgotten_and_the_others_are_not() {
         }
         let counted = |bytes| RuleCounter { packets: 2, bytes };
         // 20 or 40 bytes of IP, 8 of UDP, 4 of text.
-        let expected =
-            [("output", 0), ("output", 1)].map(|(chain, rule)| ((TableFamily::Inet, chain.to_owned(), rule), counted(84)));
+        let expected = [("output", 0), ("output", 1)]
+            .map(|(chain, rule)| ((TableFamily::Inet, chain.to_owned(), rule), counted(84)));
         assert_eq!(kernel.counters().await.unwrap(), BTreeMap::from(expected));
         assert_eq!(conntrack::count(3, 0x1fff).await.unwrap(), 2);
         conntrack::forget(3, 0x1fff).await.unwrap();

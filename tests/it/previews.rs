@@ -13,26 +13,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use egret::cluster::Cluster;
-use egret::core::compile::marks::ExitIds;
-use egret::core::compile::{CompileInput as CompileInput, RefusedParts, compile};
+use egret::core::compile::exit_ids::ExitIds;
+use egret::core::compile::{CompileInput, RefusedParts, compile};
 use egret::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use egret::core::facts::Facts;
-use egret::core::ground::{KernelFeatures, HostNetwork};
+use egret::core::host_network::{HostNetwork, KernelFeatures};
 use egret::core::name::NodeName;
 use egret::core::placement::place;
 use egret::core::plan::text_diff;
 use egret::core::policy::PolicySet;
-use egret::core::policy::catalogue::{Catalogue, FileChange};
+use egret::core::policy::catalogue::{Catalogue, FileUpdate};
 use egret::core::policy::document::CONFIG_FILE;
 use egret::core::policy::lint::lint;
-use egret::core::preview::{PreviewInput, DisplayLimits, Preview, Validation, lines, markdown, preview};
+use egret::core::preview::{DisplayLimits, Preview, PreviewInput, Validation, lines, markdown, preview};
 use egret::core::report::files::read_node_file;
 use egret::core::report::history::NodeReport;
 use egret::core::snapshot::snapshot;
 use jiff::Timestamp;
 
 use crate::scenarios::folder::{texts, write};
-use crate::scenarios::ground;
+use crate::scenarios::host_network;
 
 /// The folder that lends the others what they lack.
 const USUAL: &str = "a_gateway_moves";
@@ -50,7 +50,7 @@ pub(crate) struct Case {
     pub(crate) before: PolicySet,
     pub(crate) after: PolicySet,
     pub(crate) facts: Facts,
-    pub(crate) grounds: BTreeMap<NodeName, HostNetwork>,
+    pub(crate) host_networks: BTreeMap<NodeName, HostNetwork>,
     pub(crate) validation: Validation,
     pub(crate) config_diff: String,
     pub(crate) concerned: bool,
@@ -62,7 +62,7 @@ pub(crate) struct Case {
 impl Case {
     pub(crate) fn new(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>, facts: Facts) -> Self {
         let mut catalogue = Catalogue::new("prod");
-        catalogue.update(before.iter().map(|(path, text)| (path.clone(), FileChange::Text(text.clone()))).collect());
+        catalogue.update(before.iter().map(|(path, text)| (path.clone(), FileUpdate::Text(text.clone()))).collect());
         let earlier = catalogue.policies().clone();
         let found = |catalogue: &Catalogue| {
             let mut found = catalogue.diagnostics();
@@ -72,9 +72,10 @@ impl Case {
             found
         };
         let found_before = found(&catalogue);
-        let gone = before.keys().filter(|path| !after.contains_key(*path)).map(|path| (path.clone(), FileChange::Removed));
+        let gone =
+            before.keys().filter(|path| !after.contains_key(*path)).map(|path| (path.clone(), FileUpdate::Removed));
         let other = after.iter().filter(|(path, text)| before.get(*path) != Some(text));
-        let changes = other.map(|(path, text)| (path.clone(), FileChange::Text(text.clone()))).chain(gone);
+        let changes = other.map(|(path, text)| (path.clone(), FileUpdate::Text(text.clone()))).chain(gone);
         let changes = changes.collect();
         let concerned = catalogue.concerned(&changes);
         catalogue.update(changes);
@@ -89,7 +90,7 @@ impl Case {
             before: earlier,
             after,
             facts,
-            grounds: BTreeMap::new(),
+            host_networks: BTreeMap::new(),
             validation,
             config_diff,
             concerned,
@@ -114,10 +115,10 @@ impl Case {
         let cluster = Cluster::open(&part("cluster")).expect("the cluster");
         assert_eq!(cluster.faults(), [], "{}", folder.display());
         let mut case = Self::new(&side("base"), &side("head"), cluster.facts().clone());
-        case.grounds.clone_from(&cluster.facts().grounds);
+        case.host_networks.clone_from(&cluster.facts().host_networks);
         for (file, text) in texts(&folder.join("ground")) {
             let name = NodeName::parse(file.strip_suffix(".yaml").expect("a node's name and .yaml")).expect("a node");
-            case.grounds.insert(name, ground::read(&file, &text));
+            case.host_networks.insert(name, host_network::read(&file, &text));
         }
         case.reports =
             texts(&folder.join("reports")).values().map(|text| read_node_file(text).expect("a report")).collect();
@@ -139,7 +140,7 @@ impl Case {
             after: &self.after,
             facts: &self.facts,
             facts_from: "2026-06-01T11:56:00Z",
-            grounds: &self.grounds,
+            host_networks: &self.host_networks,
             now: now(),
             concerned: self.concerned,
             trailers: &self.trailers,
@@ -205,7 +206,7 @@ fn nodes_said_to_change_are_exactly_those_whose_compiled_state_differs() {
 fn state_differs(case: &Case, node: &NodeName) -> bool {
     let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
     let empty = HostNetwork { features, ..HostNetwork::default() };
-    let ground = case.grounds.get(node).unwrap_or(&empty);
+    let host_network = case.host_networks.get(node).unwrap_or(&empty);
     let state = |set: &PolicySet, marks: &ExitIds| {
         let mut facts = case.facts.clone();
         for (name, known) in &mut facts.nodes {
@@ -220,7 +221,7 @@ fn state_differs(case: &Case, node: &NodeName) -> bool {
             set,
             placement: &placement,
             facts: &facts,
-            ground,
+            host_network,
             marks,
             refused: RefusedParts::NOTHING,
         })

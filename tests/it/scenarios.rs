@@ -5,16 +5,16 @@
 //! tests/scenarios/README.md says what a folder may have. Deliberately absent: kernels; packets are looked at in the lab.
 
 pub(crate) mod folder;
-pub(crate) mod ground;
+pub(crate) mod host_network;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use egret::core::compile::marks::ExitIds;
-use egret::core::compile::{Compiled, CompileInput, RP_FILTER_BEFORE, RefusedParts, compile};
+use egret::core::compile::exit_ids::ExitIds;
+use egret::core::compile::{CompileInput, Compiled, RP_FILTER_BEFORE, RefusedParts, compile};
 use egret::core::diagnostic::Diagnostic;
-use egret::core::ground::HostNetwork;
+use egret::core::host_network::HostNetwork;
 use egret::core::labels::Labels;
 use egret::core::name::NodeName;
 use egret::core::placement::place;
@@ -24,7 +24,7 @@ use egret::core::report::drift;
 use egret::core::report::files::node_file;
 use egret::core::report::history::{NodeReport, ObservedDrift};
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, ElementData, TableFamily, ElementKey};
+use egret::core::state::nft::{AddressFamily, ElementData, ElementKey, TableFamily};
 use jiff::Timestamp;
 
 use self::folder::World;
@@ -89,11 +89,11 @@ fn outcome(scenario: &Path) -> BTreeMap<String, String> {
     if !lines.is_empty() {
         files.insert("diagnostics.txt".to_owned(), lines.concat());
     }
-    for (node, ground) in &world.grounds {
+    for (node, host_network) in &world.host_networks {
         let observed = observed(&world, other.as_ref(), node);
-        let mut ground = ground.clone();
-        remember(&mut ground, &observed);
-        let (compiled, findings) = compiled(&world, node, &ground, &observed);
+        let mut host_network = host_network.clone();
+        remember(&mut host_network, &observed);
+        let (compiled, findings) = compiled(&world, node, &host_network, &observed);
         let plan = plan(&compiled.desired, &observed, world.set().config.range);
         leads_there(scenario, node, &compiled.desired, &observed, &world);
         let mut text = summary::text(node.as_str(), &plan, &compiled, &findings);
@@ -120,8 +120,8 @@ fn diagnostics(world: &World) -> Vec<Diagnostic> {
 /// that Git asks for now or asked for then.
 fn observed(world: &World, other: Option<&World>, node: &NodeName) -> NodeState {
     let mut observed = other.map_or_else(NodeState::default, |other| {
-        let ground = other.grounds.get(node).cloned().unwrap_or_default();
-        compiled(other, node, &ground, &NodeState::default()).0.desired
+        let host_network = other.host_networks.get(node).cloned().unwrap_or_default();
+        compiled(other, node, &host_network, &NodeState::default()).0.desired
     });
     let labels = world.facts.nodes.get(node).map(|node| node.labels.clone()).unwrap_or_default();
     let wanted = world.set().labels_of(node, &labels);
@@ -131,15 +131,15 @@ fn observed(world: &World, other: Option<&World>, node: &NodeName) -> NodeState 
 }
 
 /// The ground as it is after Egret was there: filters it loosened are loose, and its table remembers what they were.
-fn remember(ground: &mut HostNetwork, observed: &NodeState) {
+fn remember(host_network: &mut HostNetwork, observed: &NodeState) {
     let map = observed.nft.get(&TableFamily::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
     for (key, data) in map.into_iter().flat_map(|map| &map.elements) {
         if let (ElementKey::Interface(name), Some(ElementData::Mark(before))) = (key, data) {
-            ground.loosened.insert(name.clone(), u8::try_from(*before).expect("a filter's value"));
+            host_network.loosened.insert(name.clone(), u8::try_from(*before).expect("a filter's value"));
         }
     }
     for (sysctl, value) in observed.sysctls.iter().filter(|(sysctl, _)| sysctl.family == AddressFamily::V4) {
-        if let Some(interface) = ground.interfaces.get_mut(&sysctl.link) {
+        if let Some(interface) = host_network.interfaces.get_mut(&sysctl.link) {
             interface.rp_filter = value.parse().expect("a filter's value");
         }
     }
@@ -149,7 +149,7 @@ fn remember(ground: &mut HostNetwork, observed: &NodeState) {
 fn compiled(
     world: &World,
     node: &NodeName,
-    ground: &HostNetwork,
+    host_network: &HostNetwork,
     observed: &NodeState,
 ) -> (Compiled, Vec<egret::core::finding::Finding>) {
     let set = world.set();
@@ -161,7 +161,7 @@ fn compiled(
         set,
         placement: &placement,
         facts: &facts,
-        ground,
+        host_network,
         marks: &marks,
         refused: RefusedParts::NOTHING,
     });
@@ -180,11 +180,15 @@ fn leads_there(scenario: &Path, node: &NodeName, desired: &NodeState, observed: 
         simulate::apply(step, &mut state);
     }
     let place = format!("{} on {node}", scenario.display());
-    assert_eq!(StateListing(&state).to_string(), StateListing(desired).to_string(), "{place}: the plan leads elsewhere");
+    assert_eq!(
+        StateListing(&state).to_string(),
+        StateListing(desired).to_string(),
+        "{place}: the plan leads elsewhere"
+    );
     assert_eq!(state, *desired, "{place}: the plan leads elsewhere, and the listing does not show it");
-    let mut ground = world.grounds[node].clone();
-    remember(&mut ground, &state);
-    let again = compiled(world, node, &ground, &state).0.desired;
+    let mut host_network = world.host_networks[node].clone();
+    remember(&mut host_network, &state);
+    let again = compiled(world, node, &host_network, &state).0.desired;
     assert_eq!(plan(&again, &state, range).to_string(), "", "{place}: there is something to do again");
 }
 

@@ -126,7 +126,8 @@ impl<'text> Outline<'text> {
 
     /// Whether all but a stretch of each means the same: kinds, values, styles, anchors and tags, but not places.
     pub(super) fn same_around(&self, ours: &Range<usize>, other: &Self, theirs: &Range<usize>) -> bool {
-        let same = |a: &[YamlEvent<'_>], b: &[YamlEvent<'_>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is_like(b));
+        let same =
+            |a: &[YamlEvent<'_>], b: &[YamlEvent<'_>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is_like(b));
         same(&self.items[..ours.start], &other.items[..theirs.start])
             && same(&self.items[ours.end..], &other.items[theirs.end..])
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use serde_yaml::granit_parser::ScalarStyle;
 
 use super::EditError;
-use super::outline::{EventEntry, Outline, Shape, MetadataEntries};
+use super::outline::{EventEntry, MetadataEntries, Outline, Shape};
 use super::quote;
 
 /// How far a block of our own is indented under its key.
@@ -48,7 +48,11 @@ pub(super) fn apply(text: &str, mut splices: Vec<Splice>) -> Result<String, Edit
 }
 
 /// The splices that make the labels of a target the wanted ones.
-pub(super) fn splices(outline: &Outline<'_>, target: &MetadataEntries, wanted: &Labels) -> Result<Vec<Splice>, EditError> {
+pub(super) fn splices(
+    outline: &Outline<'_>,
+    target: &MetadataEntries,
+    wanted: &Labels,
+) -> Result<Vec<Splice>, EditError> {
     let Some(labels) = target.labels else { return new_labels(outline, target, wanted).map(|splice| vec![splice]) };
     match outline.shape(labels)? {
         Shape::Null => fill_null(outline, target, labels, wanted).map(|splice| vec![splice]),
@@ -74,7 +78,12 @@ fn new_labels(outline: &Outline<'_>, target: &MetadataEntries, wanted: &Labels) 
 }
 
 /// Entries for `labels:` with nothing, `~` or `null` behind it.
-fn fill_null(outline: &Outline<'_>, target: &MetadataEntries, labels: EventEntry, wanted: &Labels) -> Result<Splice, EditError> {
+fn fill_null(
+    outline: &Outline<'_>,
+    target: &MetadataEntries,
+    labels: EventEntry,
+    wanted: &Labels,
+) -> Result<Splice, EditError> {
     let null = outline.bytes(labels.value);
     if null.is_empty() && !outline.is_flow(target.metadata) {
         let indent = indent_of(outline, labels)?;
@@ -87,7 +96,12 @@ fn fill_null(outline: &Outline<'_>, target: &MetadataEntries, labels: EventEntry
     Ok(replace_value(outline, labels, braces))
 }
 
-fn block(outline: &Outline<'_>, labels: EventEntry, entries: &[EventEntry], wanted: &Labels) -> Result<Vec<Splice>, EditError> {
+fn block(
+    outline: &Outline<'_>,
+    labels: EventEntry,
+    entries: &[EventEntry],
+    wanted: &Labels,
+) -> Result<Vec<Splice>, EditError> {
     let lines = Lines { text: outline.text };
     let indent = indent_of(outline, entries[0])?;
     let mut splices = Vec::new();

@@ -87,7 +87,9 @@ impl ApiError {
     pub fn retryable(&self) -> bool {
         match &self.cause {
             // An apply of a field that the schema lacks is answered 500, and always will be.
-            ApiErrorCause::Refused { code: 500, message, .. } => !message.contains("failed to create typed patch object"),
+            ApiErrorCause::Refused { code: 500, message, .. } => {
+                !message.contains("failed to create typed patch object")
+            }
             // Rights and missing kinds can be given while we wait: 401, 403 and 404 are worth another try.
             ApiErrorCause::Refused { code, .. } => !matches!(code, 400 | 405 | 406 | 413 | 415 | 422),
             ApiErrorCause::Configuration(_) | ApiErrorCause::Answer(_) => false,

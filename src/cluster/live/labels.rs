@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::error::{ApiErrorCause, ApiError, RefusedField};
+use super::error::{ApiError, ApiErrorCause, RefusedField};
 use super::wire::Meta;
 use super::{ANSWER, ApiClient};
 use crate::core::labels::Labels;

@@ -7,7 +7,7 @@ mod candidate;
 
 use std::time::Instant;
 
-use candidate::{LeaseAction, Candidate, ObservedLease};
+use candidate::{Candidate, LeaseAction, ObservedLease};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease as Object, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -17,7 +17,7 @@ use kube::core::params::{GetParams, PostParams};
 pub use candidate::{LeaseRole, Timing};
 
 use super::ApiClient;
-use super::error::{ApiErrorCause, ApiError};
+use super::error::{ApiError, ApiErrorCause};
 
 /// Who is written down as having written it.
 const MANAGER: &str = "egret-controller";

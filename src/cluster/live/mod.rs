@@ -10,16 +10,16 @@ mod error;
 mod events;
 #[cfg(test)]
 mod fake;
-mod follow;
 mod labels;
 mod lease;
-mod look;
+mod list;
 mod objects;
 mod pools;
+mod reflector;
 pub mod resources;
 mod taints;
 mod view;
-mod watching;
+mod watch;
 mod wire;
 
 use std::path::Path;
@@ -37,14 +37,14 @@ use serde::de::DeserializeOwned;
 use tower::util::option_layer;
 use tower::{BoxError, ServiceExt as _};
 
-pub use error::{ApiErrorCause, ApiError, RefusedField};
+pub use error::{ApiError, ApiErrorCause, RefusedField};
 pub use events::{EventKind, Recorder, Regarding};
 pub use labels::{FieldConflict, LabelOutcome};
 pub use lease::{Lease, LeaseRole, Timing};
 pub use objects::Written;
 pub use taints::TaintOutcome;
 pub use view::{Changed, ConfigObject, EgressNodeObject, NodeMeta, PolicyObject, View};
-pub use watching::{WatchError, WatchOptions, WatchScope, ClusterWatch};
+pub use watch::{ClusterWatch, WatchError, WatchOptions, WatchScope};
 pub use wire::{LabelManager, Manager, Operation};
 
 /// A TCP connection, or none.
@@ -101,8 +101,9 @@ impl ApiClient {
     /// The API server that this file leads to.
     pub async fn with_kubeconfig(file: &Path) -> Result<Self, ApiError> {
         let doing = || format!("reading {}", file.display());
-        let failed =
-            |error: kube::config::KubeconfigError| ApiError::new(doing(), ApiErrorCause::Configuration(error.to_string()));
+        let failed = |error: kube::config::KubeconfigError| {
+            ApiError::new(doing(), ApiErrorCause::Configuration(error.to_string()))
+        };
         let content = Kubeconfig::read_from(file).map_err(failed)?;
         let options = KubeConfigOptions::default();
         Self::open(Config::from_custom_kubeconfig(content, &options).await.map_err(failed)?)
@@ -145,7 +146,9 @@ impl ApiClient {
     async fn call<T: DeserializeOwned>(&self, doing: &str, request: Built, limit: Duration) -> Result<T, ApiError> {
         let request = request.map_err(|error| ApiError::of(doing, kube::Error::BuildRequest(error)))?;
         match tokio::time::timeout(limit, self.client.request_text(request)).await {
-            Ok(Ok(text)) => serde_json::from_str(&text).map_err(|error| ApiError::new(doing, ApiErrorCause::Answer(error))),
+            Ok(Ok(text)) => {
+                serde_json::from_str(&text).map_err(|error| ApiError::new(doing, ApiErrorCause::Answer(error)))
+            }
             Ok(Err(error)) => Err(ApiError::of(doing, error)),
             Err(_) => Err(ApiError::new(doing, ApiErrorCause::Timeout(limit))),
         }

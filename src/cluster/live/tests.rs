@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::fake::{FakeRequest, Fake};
+use super::fake::{Fake, FakeRequest};
 use super::resources::NodeStatus;
 use super::*;
 use crate::core::labels::Labels;

@@ -215,7 +215,9 @@ impl View {
                 }
                 (ListOrEvent::All(facts), ListOrEvent::All(metas))
             }
-            ListOrEvent::Set(name, (node, meta)) => (ListOrEvent::Set(name.clone(), node), ListOrEvent::Set(name, meta)),
+            ListOrEvent::Set(name, (node, meta)) => {
+                (ListOrEvent::Set(name.clone(), node), ListOrEvent::Set(name, meta))
+            }
             ListOrEvent::Gone(name) => (ListOrEvent::Gone(name.clone()), ListOrEvent::Gone(name)),
         };
         let facts = put(&mut self.facts.nodes, facts, PartialEq::eq);
@@ -298,8 +300,9 @@ mod tests {
     #[test]
     fn a_list_replaces_everything_and_says_so_only_if_it_differs() {
         let mut view = View::default();
-        let all =
-            |names: &[&str]| WatchItem::Pods(ListOrEvent::All(names.iter().map(|one| (name(one), pod("10.1.1.1"))).collect()));
+        let all = |names: &[&str]| {
+            WatchItem::Pods(ListOrEvent::All(names.iter().map(|one| (name(one), pod("10.1.1.1"))).collect()))
+        };
         assert!(view.apply(all(&["xwing", "tiefighter"])).pods);
         assert!(!view.apply(all(&["xwing", "tiefighter"])).any());
         assert!(view.apply(all(&["xwing", "deathstar"])).pods);

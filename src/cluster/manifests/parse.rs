@@ -18,11 +18,11 @@ use serde_yaml::{Location, Spanned};
 
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use crate::core::facts::{Node, Pod, PodName};
-use crate::core::ground::HostNetwork;
-use crate::core::interfaces::{self, GatewayInterface};
+use crate::core::gateway_interfaces::{self, GatewayInterface};
+use crate::core::host_network::HostNetwork;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
-use crate::core::pools::{PoolFamily, Ipam, Network, PoolSpec};
+use crate::core::pools::{Ipam, Network, PoolFamily, PoolSpec};
 
 /// The kinds that decide something.
 const KINDS: [&str; 8] =
@@ -179,10 +179,12 @@ impl Reader<'_> {
             "Node" | "EgressNode" => match NodeName::parse(&name.value) {
                 // Another version may tell interfaces in another form: then they are not known.
                 Ok(name) if kind == "EgressNode" => {
-                    let told = interfaces::ground(&document.status.interfaces);
+                    let told = gateway_interfaces::host_network(&document.status.interfaces);
                     (ManifestKey::EgressNode(name), Ok(ManifestValue::EgressNode(told)))
                 }
-                Ok(name) => (ManifestKey::Node(name), node(labels, document.spec, &document.status).map(ManifestValue::Node)),
+                Ok(name) => {
+                    (ManifestKey::Node(name), node(labels, document.spec, &document.status).map(ManifestValue::Node))
+                }
                 Err(error) => {
                     self.parsed.faults.push(fault(
                         self.file,

@@ -2,7 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{ChangeWindows, Emergency, AdmissionRules, Suspension, AdmissionDecision, PendingReason, Window, PendingCommit, by_the_clock};
+use super::{
+    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Suspension, Window,
+    by_the_clock,
+};
 
 fn at(time: &str) -> Timestamp {
     time.parse().unwrap()
@@ -123,13 +126,18 @@ fn a_trailer_passes_a_closed_window_only_if_it_is_named_and_has_a_reason() {
         time_zone: "Europe/Berlin".to_owned(),
         window: "0 22 * * 1-5 for 4h".to_owned(),
     });
-    let emergency = AdmissionDecision::Emergency { trailer: "Egret-Emergency".to_owned(), reason: "the bank is down".to_owned() };
+    let emergency =
+        AdmissionDecision::Emergency { trailer: "Egret-Emergency".to_owned(), reason: "the bank is down".to_owned() };
     assert_eq!(judge(&nightly, "egret-emergency", " the bank is down ", closed), emergency);
     assert_eq!(judge(&nightly, "Egret-Emergency", "  ", closed), waits);
     assert_eq!(judge(&nightly, "Emergency", "the bank is down", closed), waits);
     assert_eq!(judge(&strict, "Egret-Emergency", "the bank is down", closed), waits);
     let open = at("2026-11-24T22:00:00Z");
-    assert_eq!(judge(&nightly, "Egret-Emergency", "the bank is down", open), AdmissionDecision::Admitted, "there is no need");
+    assert_eq!(
+        judge(&nightly, "Egret-Emergency", "the bank is down", open),
+        AdmissionDecision::Admitted,
+        "there is no need"
+    );
 }
 
 #[test]
@@ -168,8 +176,11 @@ fn what_waits_says_for_what() {
     let expected = "a41c9e2a41c9 \"let batuu through\" of Leia <leia@alderaan> waits: the change window is closed; it \
                     opens Tue 2026-11-24 22:00 Europe/Berlin (nights)";
     assert_eq!(message(closed), expected);
-    let suspended =
-        PendingReason::Suspended { until: opens, owner: "Han".to_owned(), reason: "we move to another rack".to_owned() };
+    let suspended = PendingReason::Suspended {
+        until: opens,
+        owner: "Han".to_owned(),
+        reason: "we move to another rack".to_owned(),
+    };
     let expected = "a41c9e2a41c9 \"let batuu through\" of Leia <leia@alderaan> waits: Han suspended the cluster until \
                     Tue 2026-11-24 21:00 UTC (we move to another rack)";
     assert_eq!(message(suspended), expected);

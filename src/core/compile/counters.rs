@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
 use super::table::{ARRIVE, ARRIVED, CLASSIFY, GROUP, INTO_TUNNEL, LEAVING, PEERS, RAW, WARD};
-use super::{Compiled, ExitRole, marks};
+use super::{Compiled, ExitRole, exit_ids};
 use crate::core::policy::PolicyId;
-use crate::core::state::nft::{CounterPlace, TableFamily, Field, NftRule, RuleCounter, RuleCounters, Statement};
+use crate::core::state::nft::{CounterPlace, Field, NftRule, RuleCounter, RuleCounters, Statement, TableFamily};
 
 /// Why a packet was not taken from the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,7 +91,7 @@ fn counted(compiled: &Compiled, family: TableFamily, chain: &str, rule: &NftRule
     if let Some(of) = compiled.policy_chains.get(chain) {
         return Some(Counted::Policy((of.policy.clone(), of.exit.identity())));
     }
-    if let Some(id) = chain.strip_prefix(marks::EXIT_CHAIN).and_then(|id| id.parse::<u32>().ok()) {
+    if let Some(id) = chain.strip_prefix(exit_ids::EXIT_CHAIN).and_then(|id| id.parse::<u32>().ok()) {
         let (key, exit) = compiled.exits.iter().find(|(_, exit)| exit.id == id)?;
         let gateway = matches!(exit.role, ExitRole::Own { .. });
         return Some(Counted::Exit(CountedExit { identity: key.identity(), gateway }));

@@ -3,9 +3,9 @@
 //! Deliberately absent: which node answers (`placement`), what the kernel holds now and in which order to change it (`plan`).
 
 pub mod counters;
+pub mod exit_ids;
 mod forwarding;
 mod groups;
-pub mod marks;
 mod own_exits;
 mod peers;
 mod refused;
@@ -14,10 +14,10 @@ mod table;
 mod tunnel;
 
 pub use forwarding::unfit;
-pub use groups::{RouteTarget, Disposition};
+pub use groups::{Disposition, RouteTarget};
 pub(crate) use groups::{targets, way};
+pub use own_exits::{EgressRoute, ExitRoute};
 pub(crate) use own_exits::{NO_WAY_OUT, egress_address};
-pub use own_exits::{ExitRoute, EgressRoute};
 pub use refused::RefusedParts;
 pub(crate) use table::GROUP;
 pub use table::{EXITS, RP_FILTER_BEFORE};
@@ -27,13 +27,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use self::exit_ids::ExitIds;
 use self::groups::Grouping;
-use self::marks::ExitIds;
 use self::tunnel::{TunnelEndpoint, TunnelEndpoints};
 use super::cidr::RangeSet;
 use super::facts::{Facts, PodName};
 use super::finding::Finding;
-use super::ground::HostNetwork;
+use super::host_network::HostNetwork;
 use super::name::NodeName;
 use super::placement::{ExitKey, Placement};
 use super::policy::{PolicyId, PolicySet};
@@ -54,7 +54,7 @@ pub struct CompileInput<'a> {
     /// The cluster; of pods only this node's matter.
     pub facts: &'a Facts,
     /// This node's kernel, without what is ours.
-    pub ground: &'a HostNetwork,
+    pub host_network: &'a HostNetwork,
     /// The marks that were given out before.
     pub marks: &'a ExitIds,
     /// What its kernel refused, and is to do without.
@@ -187,7 +187,7 @@ fn families(input: &CompileInput<'_>, findings: &mut Vec<Finding>) -> Vec<Addres
         .map(|net| AddressFamily::of(net.addr()))
         .collect();
     let mut families: Vec<AddressFamily> = named.into_iter().collect();
-    if families.contains(&AddressFamily::V6) && !input.ground.features.ipv6 {
+    if families.contains(&AddressFamily::V6) && !input.host_network.features.ipv6 {
         families.retain(|family| *family == AddressFamily::V4);
         let message = "policies name IPv6 destinations and this node's kernel has IPv6 switched off";
         findings.push(Finding::new("no-ipv6", input.node, message));
@@ -223,7 +223,7 @@ fn networks(input: &CompileInput<'_>, grouping: &Grouping, findings: &mut Vec<Fi
     // Nobody else's destination can mean a pod.
     let cluster = outside.iter().map(|address| IpNet::from(*address)).collect::<RangeSet>().union(&cluster);
     let own_cidrs = nodes.get(input.node).map(|node| node.pod_cidrs.clone()).unwrap_or_default();
-    let single = outside.into_iter().filter(|_| input.ground.src_valid_mark).map(IpNet::from);
+    let single = outside.into_iter().filter(|_| input.host_network.src_valid_mark).map(IpNet::from);
     // Of a CNI's, those that have a pod here: there may be one for each node.
     let has_pod = |net: &IpNet| grouping.addresses.keys().any(|address| net.contains(address));
     let of_cni = input.facts.pod_networks.iter().copied().filter(has_pod);
@@ -243,7 +243,7 @@ fn networks(input: &CompileInput<'_>, grouping: &Grouping, findings: &mut Vec<Fi
     }
     let own_addresses = nodes.get(input.node).map(|node| node.addresses.as_slice()).unwrap_or_default();
     let is_pod = |address| grouping.addresses.contains_key(&address) || pods.contains(address);
-    let uplinks = tunnel::uplinks(input.ground, own_addresses, &others, is_pod);
+    let uplinks = tunnel::uplinks(input.host_network, own_addresses, &others, is_pod);
     let nodes = nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
     ClusterNetworks { cluster, pods, local_pods, guarded, nodes, own, others, uplinks }
 }
@@ -253,7 +253,7 @@ fn networks(input: &CompileInput<'_>, grouping: &Grouping, findings: &mut Vec<Fi
 /// meant as a destination is not known for one at all.
 fn outside_pod_networks(input: &CompileInput<'_>, outside: &[IpAddr]) -> Option<Finding> {
     let first = outside.first()?;
-    let held = if input.ground.features.interface_kinds {
+    let held = if input.host_network.features.interface_kinds {
         ""
     } else {
         "a pod that starts there is not held back until it is classified; "
@@ -341,9 +341,9 @@ fn exits(
         };
         let refused = input.refused.exits.contains_key(&key);
         let role = if key.gateway == *input.node {
-            let (mut ways, missing) = own_exits::resolve(&key, families, input.ground);
+            let (mut ways, missing) = own_exits::resolve(&key, families, input.host_network);
             findings.extend(missing);
-            findings.extend(forwarding::close(&key, &mut ways, input.ground));
+            findings.extend(forwarding::close(&key, &mut ways, input.host_network));
             if refused {
                 ways.clear();
             }

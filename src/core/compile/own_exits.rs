@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::core::finding::Finding;
-use crate::core::ground::HostNetwork;
+use crate::core::host_network::HostNetwork;
 use crate::core::placement::ExitKey;
 use crate::core::state::nft::AddressFamily;
 
@@ -56,15 +56,15 @@ pub struct ExitRoute {
 pub(super) fn resolve(
     exit: &ExitKey,
     families: &[AddressFamily],
-    ground: &HostNetwork,
+    host_network: &HostNetwork,
 ) -> (BTreeMap<AddressFamily, EgressRoute>, Vec<Finding>) {
     let mut ways = BTreeMap::new();
     let mut findings = Vec::new();
     for family in families {
-        match egress_address(exit, *family, ground) {
+        match egress_address(exit, *family, host_network) {
             Ok(Some((interface, address))) => {
-                findings.extend(address::remarks(exit, &interface, address, ground));
-                ways.insert(*family, routes::way_out(exit, *family, &interface, address, ground, &mut findings));
+                findings.extend(address::remarks(exit, &interface, address, host_network));
+                ways.insert(*family, routes::way_out(exit, *family, &interface, address, host_network, &mut findings));
             }
             Ok(None) => {}
             Err(finding) => findings.push(finding),

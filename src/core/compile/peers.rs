@@ -31,7 +31,7 @@ pub(super) fn unreachable(input: &CompileInput<'_>, exit: &ExitKey) -> Finding {
 /// Whether an address is this node's own, as its Node or its kernel says.
 pub(super) fn is_own(input: &CompileInput<'_>, address: IpAddr) -> bool {
     let says_node = input.facts.nodes.get(input.node).is_some_and(|node| node.addresses.contains(&address));
-    says_node || input.ground.interfaces.values().any(|interface| interface.has(address))
+    says_node || input.host_network.interfaces.values().any(|interface| interface.has(address))
 }
 
 /// Nodes with an InternalIP that is this node's own, and, on a gateway, nodes that share one: nothing can be sent back to them.

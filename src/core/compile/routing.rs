@@ -8,11 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::tunnel::TunnelEndpoint;
-use super::{CompileInput, ClusterNetworks, NodeExit, ExitRole};
-use crate::core::ground::HostNetwork;
+use super::{ClusterNetworks, CompileInput, ExitRole, NodeExit};
+use crate::core::host_network::HostNetwork;
 use crate::core::placement::ExitKey;
 use crate::core::state::NodeState;
-use crate::core::state::net::{InterfaceAddress, Encap, Link, Mac, Neighbour, Route, RouteKey, RoutingRule, Sysctl, default_metric};
+use crate::core::state::net::{
+    Encap, InterfaceAddress, Link, Mac, Neighbour, Route, RouteKey, RoutingRule, Sysctl, default_metric,
+};
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::{DatapathConfig, TUNNEL, TUNNEL_VNI};
 
@@ -55,8 +57,13 @@ pub(super) fn needs_tunnel(exits: &BTreeMap<ExitKey, NodeExit>, networks: &Clust
     })
 }
 
-fn add_tunnel(desired: &mut NodeState, input: &CompileInput<'_>, (own, networks): (&TunnelEndpoint, &ClusterNetworks), range: DatapathConfig) {
-    let mtu = tunnel_mtu(input.ground, (own, networks), range);
+fn add_tunnel(
+    desired: &mut NodeState,
+    input: &CompileInput<'_>,
+    (own, networks): (&TunnelEndpoint, &ClusterNetworks),
+    range: DatapathConfig,
+) {
+    let mtu = tunnel_mtu(input.host_network, (own, networks), range);
     let mac = Mac::of_node(own.outer.first().copied().unwrap_or(own.inner(AddressFamily::V4)));
     let link = Link { port: range.port, mac, mtu, up: true, external: true };
     desired.links.insert(TUNNEL.to_owned(), link);
@@ -68,20 +75,27 @@ fn add_tunnel(desired: &mut NodeState, input: &CompileInput<'_>, (own, networks)
     desired.sysctls.insert(setting(AddressFamily::V4, "rp_filter"), "2".to_owned());
     // What comes out of the tunnel is forwarded, whatever `conf.default` gave the device when it was made.
     desired.sysctls.insert(setting(AddressFamily::V4, "forwarding"), "1".to_owned());
-    if input.ground.features.ipv6 && mtu >= IPV6_MINIMUM_MTU {
+    if input.host_network.features.ipv6 && mtu >= IPV6_MINIMUM_MTU {
         desired.sysctls.insert(setting(AddressFamily::V6, "disable_ipv6"), "0".to_owned());
     }
 }
 
 /// What fits into the packets of the interfaces below: more would be sent in fragments, or not at all. An interface that nobody
 /// knows is taken for Ethernet. The headers are the kernel's `VXLAN_HEADROOM` and `VXLAN6_HEADROOM` (include/net/vxlan.h).
-fn tunnel_mtu(ground: &HostNetwork, (own, networks): (&TunnelEndpoint, &ClusterNetworks), range: DatapathConfig) -> u32 {
+fn tunnel_mtu(
+    host_network: &HostNetwork,
+    (own, networks): (&TunnelEndpoint, &ClusterNetworks),
+    range: DatapathConfig,
+) -> u32 {
     const ETHERNET: u32 = 1500;
     let ways = networks.others.values().filter_map(|end| own.to(end));
     let sources: BTreeSet<IpAddr> = ways.map(|(source, _)| source).collect();
     let room = |source: &IpAddr| {
         let headers = if source.is_ipv4() { 50 } else { 70 };
-        let below = ground.holder(*source).and_then(|name| ground.interfaces.get(name)).map(|interface| interface.mtu);
+        let below = host_network
+            .holder(*source)
+            .and_then(|name| host_network.interfaces.get(name))
+            .map(|interface| interface.mtu);
         below.filter(|mtu| *mtu > headers).unwrap_or(ETHERNET) - headers
     };
     sources.iter().map(room).fold(range.mtu, u32::min)
@@ -91,8 +105,13 @@ fn tunnel_mtu(ground: &HostNetwork, (own, networks): (&TunnelEndpoint, &ClusterN
 const IPV6_MINIMUM_MTU: u32 = 1280;
 
 /// Whether packets of a family fit into the tunnel.
-pub(super) fn fits(input: &CompileInput<'_>, ends: (&TunnelEndpoint, &ClusterNetworks), family: AddressFamily, range: DatapathConfig) -> bool {
-    family == AddressFamily::V4 || tunnel_mtu(input.ground, ends, range) >= IPV6_MINIMUM_MTU
+pub(super) fn fits(
+    input: &CompileInput<'_>,
+    ends: (&TunnelEndpoint, &ClusterNetworks),
+    family: AddressFamily,
+    range: DatapathConfig,
+) -> bool {
+    family == AddressFamily::V4 || tunnel_mtu(input.host_network, ends, range) >= IPV6_MINIMUM_MTU
 }
 
 /// What stands for an exit, or with number 0 for all nodes, as the next hop inside the tunnel. It is on this node's device
@@ -120,7 +139,13 @@ fn everything(family: AddressFamily) -> IpNet {
     }
 }
 
-fn add_exit(desired: &mut NodeState, exit: &NodeExit, networks: &ClusterNetworks, families: &[AddressFamily], range: DatapathConfig) {
+fn add_exit(
+    desired: &mut NodeState,
+    exit: &NodeExit,
+    networks: &ClusterNetworks,
+    families: &[AddressFamily],
+    range: DatapathConfig,
+) {
     let table = range.table(exit.id);
     for family in families.iter().copied() {
         let key = |destination, metric| RouteKey { family, table, destination, metric };
@@ -199,16 +224,16 @@ fn loosen_reverse_path_filters(desired: &mut NodeState, input: &CompileInput<'_>
 
 /// Egress interfaces with a strict filter, and the value each had before Egret.
 pub(super) fn strict_interfaces(input: &CompileInput<'_>, exits: &BTreeMap<ExitKey, NodeExit>) -> BTreeMap<String, u8> {
-    let ground = input.ground;
+    let host_network = input.host_network;
     let mut strict = BTreeMap::new();
     for exit in exits.values() {
         let ExitRole::Own { ways, .. } = &exit.role else { continue };
         let Some(way) = ways.get(&AddressFamily::V4) else { continue };
         for name in way.interfaces() {
-            let Some(interface) = ground.interfaces.get(name) else { continue };
-            if let Some(before) = ground.loosened.get(name) {
+            let Some(interface) = host_network.interfaces.get(name) else { continue };
+            if let Some(before) = host_network.loosened.get(name) {
                 strict.insert(name.to_owned(), *before);
-            } else if interface.rp_filter.max(ground.rp_filter_all) == 1 {
+            } else if interface.rp_filter.max(host_network.rp_filter_all) == 1 {
                 strict.insert(name.to_owned(), interface.rp_filter);
             }
         }

@@ -4,25 +4,25 @@
 //! docs/datapath.md. Deliberately absent: netlink, and routing (`routing`).
 
 mod guard;
+mod statements;
 mod steer;
 mod underlay;
-mod words;
 
 use std::collections::BTreeMap;
 
-use self::words::{accept, address_key, daddr, drop, goto, ranges, whole};
-use super::groups::{Grouping, Disposition};
-use super::marks::EXIT_CHAIN;
+use self::statements::{accept, address_key, daddr, drop, goto, ranges, whole};
+use super::exit_ids::EXIT_CHAIN;
+use super::groups::{Disposition, Grouping};
 use super::tunnel::TunnelEndpoint;
-use super::{CompileInput, ClusterNetworks, NodeExit, PolicyChain, ExitRole, RouteTarget, routing};
+use super::{ClusterNetworks, CompileInput, ExitRole, NodeExit, PolicyChain, RouteTarget, routing};
 use crate::core::cidr::{AddressRange as Addresses, RangeSet};
 use crate::core::placement::ExitKey;
 use crate::core::policy::PolicyId;
 use crate::core::state::NodeState;
 use crate::core::state::net::fnv1a;
 use crate::core::state::nft::{
-    AddressFamily, BaseChain, COMMENT_LIMIT, Chain, ChainKind, ElementData, DataType, TableFamily, Field, Hook, ElementKey, KeyType, ChainPolicy,
-    NftRule, Set, Statement, Table, MatchValue, Verdict,
+    AddressFamily, BaseChain, COMMENT_LIMIT, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field,
+    Hook, KeyType, MatchValue, NftRule, Set, Statement, Table, TableFamily, Verdict,
 };
 use crate::core::state::ownership::DatapathConfig;
 
@@ -68,7 +68,7 @@ pub(super) fn add(
     families: &[AddressFamily],
     exits: &BTreeMap<ExitKey, NodeExit>,
 ) -> BTreeMap<String, PolicyChain> {
-    let owned = input.ground.features.owned_tables;
+    let owned = input.host_network.features.owned_tables;
     let tunnel = networks.own.as_ref().filter(|_| routing::needs_tunnel(exits, networks));
     let mut builder = Builder {
         table: Table { owned, ..Table::default() },
@@ -94,8 +94,9 @@ pub(super) fn add(
     }
     let strict = routing::strict_interfaces(input, exits);
     if !strict.is_empty() {
-        let elements =
-            strict.into_iter().map(|(name, before)| (ElementKey::Interface(name), Some(ElementData::Mark(u32::from(before)))));
+        let elements = strict
+            .into_iter()
+            .map(|(name, before)| (ElementKey::Interface(name), Some(ElementData::Mark(u32::from(before)))));
         builder.set(RP_FILTER_BEFORE, &[KeyType::Ifname], Some(DataType::Mark), false, elements.collect());
     }
     desired.nft.insert(TableFamily::Inet, builder.table);

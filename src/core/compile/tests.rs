@@ -4,12 +4,12 @@
 
 use super::*;
 use crate::core::facts::{Node, Pod};
-use crate::core::ground::{KernelFeatures, HostRoute, Interface};
+use crate::core::host_network::{HostRoute, Interface, KernelFeatures};
 use crate::core::placement::place;
-use crate::core::plan::sources::{Connection, ConntrackFlush};
+use crate::core::plan::conntrack::{Connection, ConntrackFlush};
 use crate::core::plan::{StateListing, Step, plan};
-use crate::core::policy::catalogue::{Catalogue, FileChange};
-use crate::core::state::nft::{Chain, TableFamily, Ruleset, Table};
+use crate::core::policy::catalogue::{Catalogue, FileUpdate};
+use crate::core::state::nft::{Chain, Ruleset, Table, TableFamily};
 
 /// A policy for the pods with org=ORG, through the node with the label gw=GATEWAY.
 fn policy(name: &str, org: &str, destination: &str, gateway: &str) -> String {
@@ -24,7 +24,7 @@ fn set(documents: &[String], config: &str) -> PolicySet {
     let config = format!("apiVersion: egret.dev/v1alpha1\nkind: Config\n{config}\n");
     let files = [("policies.yaml", documents.concat()), ("egret.yaml", config)];
     let mut catalogue = Catalogue::new("prod");
-    catalogue.update(files.map(|(path, text)| (path.to_owned(), FileChange::Text(text))).into());
+    catalogue.update(files.map(|(path, text)| (path.to_owned(), FileUpdate::Text(text))).into());
     assert_eq!(catalogue.diagnostics(), []);
     catalogue.policies().clone()
 }
@@ -60,9 +60,17 @@ fn facts(pods: &[(&str, &str, &str)]) -> Facts {
     }
 }
 
-fn compiled(set: &PolicySet, facts: &Facts, ground: &HostNetwork, marks: &ExitIds) -> Compiled {
+fn compiled(set: &PolicySet, facts: &Facts, host_network: &HostNetwork, marks: &ExitIds) -> Compiled {
     let placement = place(set, facts, "2026-06-01T12:00:00Z".parse().expect("a time"));
-    compile(&CompileInput { node: &name("n1"), set, placement: &placement, facts, ground, marks, refused: RefusedParts::NOTHING })
+    compile(&CompileInput {
+        node: &name("n1"),
+        set,
+        placement: &placement,
+        facts,
+        host_network,
+        marks,
+        refused: RefusedParts::NOTHING,
+    })
 }
 
 /// Of a map or set, the elements as text; policies' chains by what they are of.
@@ -114,7 +122,8 @@ fn members_of_an_exit_that_gets_no_mark_are_dropped_and_a_person_is_told() {
         .collect();
     // Two bits: 1 and 2 for exits, 3 for replies.
     let set = set(&policies, "datapath: {markMask: \"0x3\"}");
-    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &HostNetwork::default(), &ExitIds::default());
+    let compiled =
+        compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &HostNetwork::default(), &ExitIds::default());
     assert_eq!(ids(&compiled), [("n2 dev net1".to_owned(), 1), ("n3 dev net1".to_owned(), 2)]);
     let group = compiled.groups.keys().next().expect("a group");
     assert_eq!(
@@ -172,7 +181,8 @@ fn of_two_pods_with_one_address_the_one_that_is_not_being_deleted_counts_whateve
 #[test]
 fn a_kernel_without_ipv6_gets_ipv4_alone_and_a_person_is_told() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2"), policy("b", "empire", "2001:db8:4::/64", "2")], "");
-    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &HostNetwork::default(), &ExitIds::default());
+    let compiled =
+        compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &HostNetwork::default(), &ExitIds::default());
     let not_four: Vec<&String> =
         compiled.desired.nft[&TableFamily::Inet].sets.keys().filter(|set| !set.contains('4')).collect();
     assert_eq!(
@@ -243,11 +253,13 @@ fn the_tunnel_is_as_large_as_the_network_below_and_the_configuration_let_it_be()
 
 /// The same with an egress interface.
 fn gateway() -> HostNetwork {
-    let mut ground = below(1500);
-    let net1 =
-        Interface { addresses: vec!["10.0.3.42/24".parse().expect("a network")], ..ground.interfaces["eth0"].clone() };
-    ground.interfaces.insert("net1".to_owned(), net1);
-    ground
+    let mut host_network = below(1500);
+    let net1 = Interface {
+        addresses: vec!["10.0.3.42/24".parse().expect("a network")],
+        ..host_network.interfaces["eth0"].clone()
+    };
+    host_network.interfaces.insert("net1".to_owned(), net1);
+    host_network
 }
 
 /// Whatever a plan from nothing does with routes, rules, neighbours and foreign settings, and what has to be left out if the kernel refuses it.
@@ -282,7 +294,7 @@ fn a_step_is_its_exits_or_everybodys() {
 fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "1"), policy("b", "empire", "10.0.5.0/24", "2")], "");
     let facts = facts(&[("t", "empire", "10.1.1.177")]);
-    let ground = gateway();
+    let host_network = gateway();
     let placement = place(&set, &facts, "2026-06-01T12:00:00Z".parse().expect("a time"));
     let marks = ExitIds::default();
     let input = |refused| {
@@ -291,7 +303,7 @@ fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
             set: &set,
             placement: &placement,
             facts: &facts,
-            ground: &ground,
+            host_network: &host_network,
             marks: &marks,
             refused,
         })
@@ -356,20 +368,21 @@ fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
 fn an_exit_whose_interface_forwards_nothing_is_not_served_whoever_is_asked_to() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "1")], "");
     let facts = facts(&[("t", "empire", "10.1.1.177")]);
-    let mut ground = gateway();
+    let mut host_network = gateway();
     let node = &facts.nodes[&name("n1")];
-    assert_eq!(unfit(&name("n1"), &node.labels, &set, &ground), BTreeMap::new());
-    ground.forwarding.off4 = BTreeSet::from(["eth0".to_owned()]);
+    assert_eq!(unfit(&name("n1"), &node.labels, &set, &host_network), BTreeMap::new());
+    host_network.forwarding.off4 = BTreeSet::from(["eth0".to_owned()]);
     assert_eq!(
-        unfit(&name("n1"), &node.labels, &set, &ground),
+        unfit(&name("n1"), &node.labels, &set, &host_network),
         BTreeMap::new(),
         "another interface's is nothing to it"
     );
-    ground.forwarding.off4 = BTreeSet::from(["net1".to_owned()]);
-    let says = unfit(&name("n1"), &node.labels, &set, &ground);
+    host_network.forwarding.off4 = BTreeSet::from(["net1".to_owned()]);
+    let says = unfit(&name("n1"), &node.labels, &set, &host_network);
     assert_eq!(says, [("n1 dev net1".to_owned(), "net.ipv4.conf.net1.forwarding is 0".to_owned())].into());
-    assert_eq!(unfit(&name("n2"), &facts.nodes[&name("n2")].labels, &set, &ground), BTreeMap::new());
-    let role = compiled(&set, &facts, &ground, &ExitIds::default()).exits.into_values().next().expect("an exit").role;
+    assert_eq!(unfit(&name("n2"), &facts.nodes[&name("n2")].labels, &set, &host_network), BTreeMap::new());
+    let role =
+        compiled(&set, &facts, &host_network, &ExitIds::default()).exits.into_values().next().expect("an exit").role;
     assert!(matches!(role, ExitRole::Own { ways, .. } if ways.is_empty()));
 
     let now = "2026-06-01T12:00:00Z".parse().expect("a time");
@@ -403,10 +416,10 @@ fn which_connections_are_forgotten_is_read_from_the_tables() {
             set(&[document.replace("spec:\n", "spec:\n  existingConnections: Reset\n")], config),
         );
         let range = keep.config.range;
-        let ground = below(1500);
+        let host_network = below(1500);
         let state = |set: &PolicySet, pods: &[(&str, &str, &str)], before: &Compiled| {
             let marks = ExitIds::observed(&before.desired.nft, range);
-            compiled(set, &facts(pods), &ground, &marks)
+            compiled(set, &facts(pods), &host_network, &marks)
         };
         let nobody = state(&keep, &[], &Compiled::default());
         let (member, other) = ([("t", "empire", pod)], [("t", "hutt", pod)]);
@@ -476,10 +489,10 @@ fn no_tunnel_leads_to_this_nodes_own_address_or_to_one_that_two_nodes_have() {
 #[test]
 fn a_gateway_whose_address_this_node_has_itself_is_not_sent_to() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
-    let mut ground = below(1500);
+    let mut host_network = below(1500);
     let second = "172.18.0.2/16".parse().expect("a network");
-    ground.interfaces.get_mut("eth0").expect("eth0").addresses.push(second);
-    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &ground, &ExitIds::default());
+    host_network.interfaces.get_mut("eth0").expect("eth0").addresses.push(second);
+    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &host_network, &ExitIds::default());
     assert!(compiled.findings.iter().any(|finding| finding.code == "peer-is-own-address"));
     // Its members' packets end in its table.
     let routes =

@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::core::cidr::AddressRange;
-use crate::core::facts::{Facts, Node, AddressOwner};
-use crate::core::ground::{HostNetwork, InterfaceKind};
+use crate::core::facts::{AddressOwner, Facts, Node};
+use crate::core::host_network::{HostNetwork, InterfaceKind};
 use crate::core::name::NodeName;
 use crate::core::state::net::{fnv1a, mix};
 use crate::core::state::nft::AddressFamily;
@@ -175,7 +175,7 @@ fn hash_of(node: &Node) -> u64 {
 ///
 /// A bridge's network may be that of containers (docker0), and an interface of a CNI's own leads to pods (flannel.1, antrea-gw0).
 pub(crate) fn uplinks(
-    ground: &HostNetwork,
+    host_network: &HostNetwork,
     own: &[IpAddr],
     others: &TunnelEndpoints,
     is_pod: impl Fn(IpAddr) -> bool,
@@ -183,14 +183,16 @@ pub(crate) fn uplinks(
     let is_wide = |net: &IpNet| net.prefix_len() < net.max_prefix_len();
     let leads_out = |gateway: Option<IpAddr>| gateway.is_some_and(|gateway| !is_pod(gateway));
     let mut found: BTreeSet<&str> = BTreeSet::new();
-    found.extend(ground.routes.iter().filter(|route| leads_out(route.gateway)).map(|route| route.interface.as_str()));
-    for (name, interface) in &ground.interfaces {
+    found.extend(
+        host_network.routes.iter().filter(|route| leads_out(route.gateway)).map(|route| route.interface.as_str()),
+    );
+    for (name, interface) in &host_network.interfaces {
         if !interface.bridge && interface.kind == InterfaceKind::Device && interface.addresses.iter().any(is_wide) {
             found.insert(name);
         }
     }
     // A pod's own route, as many CNIs have one for each, leads to no node.
-    let wide: Vec<_> = ground.routes.iter().filter(|route| is_wide(&route.destination)).collect();
+    let wide: Vec<_> = host_network.routes.iter().filter(|route| is_wide(&route.destination)).collect();
     for address in others.values().flat_map(|end| &end.outer) {
         let best = wide
             .iter()
@@ -199,12 +201,13 @@ pub(crate) fn uplinks(
         found.extend(best.map(|route| route.interface.as_str()));
     }
     let to_pods = |name: &str| {
-        let routes = ground.routes.iter().filter(|route| route.interface == name && route.destination.prefix_len() > 0);
-        let networks = ground.interfaces.get(name).into_iter().flat_map(|interface| &interface.addresses);
+        let routes =
+            host_network.routes.iter().filter(|route| route.interface == name && route.destination.prefix_len() > 0);
+        let networks = host_network.interfaces.get(name).into_iter().flat_map(|interface| &interface.addresses);
         routes.map(|route| route.destination.network()).chain(networks.map(IpNet::addr)).any(&is_pod)
     };
     found.retain(|name| !to_pods(name));
-    found.extend(own.iter().filter_map(|address| ground.holder(*address)));
+    found.extend(own.iter().filter_map(|address| host_network.holder(*address)));
     found.into_iter().map(str::to_owned).collect()
 }
 

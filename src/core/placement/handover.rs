@@ -5,15 +5,15 @@
 //! is fit may only mean that a label is not known yet. Deliberately absent: which node is to answer ([`super::place`]), and the connections
 //! themselves.
 
-mod kept;
+mod persisted;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-pub use self::kept::PersistedHandover;
+pub use self::persisted::PersistedHandover;
 use super::{Exit, ExitKey, Placement};
-use crate::core::facts::{Facts, AddressOwner, AddressOwners};
+use crate::core::facts::{AddressOwner, AddressOwners, Facts};
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::policy::{Egress, ExistingConnections, PolicyId, PolicySet};

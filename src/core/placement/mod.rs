@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use super::facts::{Facts, Node, AddressOwner, AddressOwners, PodName};
+use super::facts::{AddressOwner, AddressOwners, Facts, Node, PodName};
 use super::finding::Finding;
 use super::labels::Labels;
 use super::name::NodeName;
@@ -123,7 +123,8 @@ fn place_one(
     nodes: (&NodeIndex<'_>, GatewayReports<'_>),
     findings: &mut Vec<Finding>,
 ) -> PlacedPolicy {
-    let choices: Vec<GatewayChoice> = policy.gateways.iter().map(|gateway| choose(gateway, set, facts, nodes)).collect();
+    let choices: Vec<GatewayChoice> =
+        policy.gateways.iter().map(|gateway| choose(gateway, set, facts, nodes)).collect();
     let exits: BTreeSet<ExitKey> = policy
         .gateways
         .iter()
@@ -155,7 +156,12 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &GatewayChoice, none_
 }
 
 /// Without an address to look for, nodes behind the first fit one are not asked.
-fn choose(spec: &GatewaySpec, set: &PolicySet, facts: &Facts, (nodes, said): (&NodeIndex<'_>, GatewayReports<'_>)) -> GatewayChoice {
+fn choose(
+    spec: &GatewaySpec,
+    set: &PolicySet,
+    facts: &Facts,
+    (nodes, said): (&NodeIndex<'_>, GatewayReports<'_>),
+) -> GatewayChoice {
     let mut choice = GatewayChoice { gateway: None, unfit: Vec::new() };
     let mut newest: Option<Timestamp> = None;
     for (name, node) in nodes.matching(&spec.node, facts) {
@@ -182,7 +188,7 @@ fn choose(spec: &GatewaySpec, set: &PolicySet, facts: &Facts, (nodes, said): (&N
 /// Since when a node has an address, as it tells; a snapshot does not say since when.
 fn since(node: &NodeName, address: IpAddr, facts: &Facts, held: &HeldAddresses) -> Option<Timestamp> {
     let told = held.get(node).and_then(|held| held.get(&address)).copied();
-    let known = || facts.grounds.get(node)?.holder(address).map(|_| Timestamp::MIN);
+    let known = || facts.host_networks.get(node)?.holder(address).map(|_| Timestamp::MIN);
     told.or_else(known)
 }
 

@@ -3,9 +3,9 @@
 //! A plan holds every choice; who carries it out has none left. Empty means done. Deliberately absent: carrying out
 //! (`kernel::apply`), and why the state is desired (`compile`).
 
+pub mod conntrack;
 mod nft;
 pub mod simulate;
-pub mod sources;
 pub mod summary;
 mod text;
 
@@ -13,10 +13,10 @@ use std::fmt;
 
 use super::state::NodeState;
 use super::state::net::{InterfaceAddress, Link, LinkName, Neighbour, Route, RouteKey, RoutingRule, Sysctl};
-use super::state::nft::{ElementData, TableFamily, ElementKey, NftTransaction};
+use super::state::nft::{ElementData, ElementKey, NftTransaction, TableFamily};
 use super::state::ownership::DatapathConfig;
 
-use self::sources::{AddressHolders, ConntrackFlush};
+use self::conntrack::{AddressHolders, ConntrackFlush};
 
 pub use text::{StateListing, text_diff, unified_diff};
 
@@ -106,7 +106,7 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: DatapathConfig) ->
 /// neither; they never take the main table's way with the pod's own address.
 pub fn plan_with(desired: &NodeState, observed: &NodeState, range: DatapathConfig, beside: &PlanContext) -> Plan {
     let mut steps = Vec::new();
-    let due = sources::due(&desired.nft, &observed.nft, range, &beside.holders);
+    let due = conntrack::due(&desired.nft, &observed.nft, range, &beside.holders);
     let mut observed = links(desired, observed, &mut steps);
     let woken = if beside.untracked { nft::wake(&desired.nft, &observed.nft).map(Step::Nft) } else { None };
     if let Some(step) = &woken {

@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::compile::marks::EXIT_CHAIN;
+use super::super::compile::exit_ids::EXIT_CHAIN;
 use super::super::compile::{EXITS, GROUP, RP_FILTER_BEFORE};
 use super::super::state::nft::{
-    Chain, NftChange, ElementData, TableFamily, Field, Hook, ElementKey, NftRule, Ruleset, Set, Statement, Table, NftTransaction, Verdict,
+    Chain, ElementData, ElementKey, Field, Hook, NftChange, NftRule, NftTransaction, Ruleset, Set, Statement, Table,
+    TableFamily, Verdict,
 };
 use super::super::state::ownership::DatapathConfig;
 
@@ -108,7 +109,8 @@ fn with_what_is_on_its_way(wanted: &Table, found: &Table) -> Table {
     }
     let marks = |table: &Table| table.sets.get(EXITS).map(|set| set.elements.clone()).unwrap_or_default();
     let (known, stay) = (marks(found), marks(wanted));
-    let goes = |mark: &u32| known.contains_key(&ElementKey::Mark(*mark)) && !stay.contains_key(&ElementKey::Mark(*mark));
+    let goes =
+        |mark: &u32| known.contains_key(&ElementKey::Mark(*mark)) && !stay.contains_key(&ElementKey::Mark(*mark));
     for (name, set) in found.sets.iter().filter(|(name, _)| wanted.sets.contains_key(*name)) {
         let of_gone = set.elements.iter().filter(|(key, data)| {
             let of_mark = matches!(key, ElementKey::Mark(mark) | ElementKey::MarkAddress(mark, _) if goes(mark));
@@ -164,7 +166,12 @@ pub(super) fn wake(desired: &Ruleset, observed: &Ruleset) -> Option<NftTransacti
 }
 
 /// A table of another shape, as an older version of Egret leaves, is replaced: the new one takes its place at once.
-fn become_table(family: TableFamily, wanted: &Table, found: Option<&Table>, changes: &mut Vec<(TableFamily, NftChange)>) {
+fn become_table(
+    family: TableFamily,
+    wanted: &Table,
+    found: Option<&Table>,
+    changes: &mut Vec<(TableFamily, NftChange)>,
+) {
     match found {
         Some(found) if can_grow_into(wanted, found) => change(family, wanted, found, changes),
         _ => {
@@ -320,7 +327,8 @@ pub(super) fn gone_exits(desired: &Ruleset, observed: &Ruleset, range: DatapathC
 
 /// Marks whose exit's chain is not there yet, or bears another exit's name.
 pub(super) fn fresh_exits(desired: &Ruleset, observed: &Ruleset, range: DatapathConfig) -> Vec<u32> {
-    let chains = |ruleset: &Ruleset| ruleset.get(&TableFamily::Inet).map(|table| table.chains.clone()).unwrap_or_default();
+    let chains =
+        |ruleset: &Ruleset| ruleset.get(&TableFamily::Inet).map(|table| table.chains.clone()).unwrap_or_default();
     let known = chains(observed);
     chains(desired)
         .into_iter()

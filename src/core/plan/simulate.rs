@@ -6,7 +6,7 @@
 use super::super::compile::RP_FILTER_BEFORE;
 use super::super::state::NodeState;
 use super::super::state::net::Route;
-use super::super::state::nft::{Chain, NftChange, Hook, Table};
+use super::super::state::nft::{Chain, Hook, NftChange, Table};
 use super::Step;
 
 /// Applies one step.

@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::super::compile::{Compiled, ExitRole, EgressRoute};
+use super::super::compile::{Compiled, EgressRoute, ExitRole};
 use super::super::facts::PodName;
 use super::super::finding::Finding;
-use super::super::state::nft::{AddressFamily, NftChange, TableFamily, NftTransaction};
+use super::super::state::nft::{AddressFamily, NftChange, NftTransaction, TableFamily};
 use super::super::state::ownership::TABLE;
 use super::{Plan, Step};
 

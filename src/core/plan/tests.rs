@@ -7,7 +7,7 @@ use super::*;
 use crate::core::compile::RP_FILTER_BEFORE;
 use crate::core::state::net::{Mac, default_metric};
 use crate::core::state::nft::{
-    AddressFamily, BaseChain, Chain, ChainKind, DataType, Field, Hook, KeyType, ChainPolicy, NftRule as NftRule, Set, Statement,
+    AddressFamily, BaseChain, Chain, ChainKind, ChainPolicy, DataType, Field, Hook, KeyType, NftRule, Set, Statement,
     Table, Verdict,
 };
 
@@ -55,9 +55,9 @@ fn exit(identity: &str, mark: u32, mask: u32) -> Chain {
 }
 
 fn map(elements: &[(&str, &str)]) -> Set {
-    let elements = elements
-        .iter()
-        .map(|(from, chain)| (ElementKey::Address(address(from)), Some(ElementData::Verdict(Verdict::Goto((*chain).to_owned())))));
+    let elements = elements.iter().map(|(from, chain)| {
+        (ElementKey::Address(address(from)), Some(ElementData::Verdict(Verdict::Goto((*chain).to_owned()))))
+    });
     Set { key: vec![KeyType::Ipv4Addr], data: Some(DataType::Verdict), interval: false, elements: elements.collect() }
 }
 
@@ -248,7 +248,8 @@ forget  conn   from 10.1.1.4: all
 
 #[test]
 fn where_nothing_is_tracked_yet_live_connections_are_seen_before_the_first_switch() {
-    let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150, policy: ChainPolicy::Accept };
+    let base =
+        BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150, policy: ChainPolicy::Accept };
     let steer = Chain { base: Some(base), ..Chain::default() };
     let members = only_table(table(&[("group_a", Chain::default()), ("steer", steer.clone())], &[]));
     let plan_where = |untracked, desired: &NodeState, observed: &NodeState| {
@@ -359,7 +360,8 @@ change  nft    inet add map group_of4 { type ipv4_addr : verdict; }
 
 #[test]
 fn chains_are_filled_before_anything_leads_to_them_and_emptied_before_they_go() {
-    let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150, policy: ChainPolicy::Accept };
+    let base =
+        BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150, policy: ChainPolicy::Accept };
     let steer = |to: &str| {
         let rules = vec![NftRule(vec![Statement::Verdict(Verdict::Goto(to.to_owned()))])];
         Chain { base: Some(base.clone()), comment: None, rules }

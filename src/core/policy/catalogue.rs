@@ -12,9 +12,9 @@
 //! A repository of 10,000 policies costs some 10 MB for that.
 
 mod conflicts;
-mod demands;
-mod force;
-mod good;
+mod effective;
+mod last_good;
+mod requirements;
 #[cfg(test)]
 mod tests;
 
@@ -24,21 +24,21 @@ use std::sync::Arc;
 use super::PolicySet;
 use super::check::{Checked, ConfigDocument, DocumentIdentity};
 use super::config::Config;
+use super::diagnostic_sink::{Span, diagnostic};
 use super::document::CONFIG_FILE;
 use super::file::{ParsedFile, parse};
-use super::findings::{Span, diagnostic};
 use super::spans::Spans;
 use super::yaml::MAX_BYTES;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::labels::keys::KeyPattern;
 
 pub use self::conflicts::{LabelConflict, disagreements};
-pub(super) use self::demands::{NAME_ONE, NO_NAMESPACE};
-pub use self::good::{LastGoodDocuments, LastGoodText};
+pub use self::last_good::{LastGoodDocuments, LastGoodText};
+pub(super) use self::requirements::{NAME_ONE, NO_NAMESPACE};
 
 /// What became of a file between two commits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FileChange {
+pub enum FileUpdate {
     /// It is new, or has a new text.
     Text(String),
     /// It is gone.
@@ -179,7 +179,7 @@ impl Catalogue {
     }
 
     /// Takes what changed, by path. Files whose name does not fit are ignored, so the whole list of a commit can be given.
-    pub fn update(&mut self, mut changes: BTreeMap<String, FileChange>) {
+    pub fn update(&mut self, mut changes: BTreeMap<String, FileUpdate>) {
         // Held documents are always looked at again: no version of any file may name them. There are few.
         let mut touched = self.held_identities();
         // The configuration comes first, as it says which other files count.
@@ -218,23 +218,23 @@ impl Catalogue {
         touched.remove(&DocumentIdentity::Config);
     }
 
-    fn change(&mut self, path: &str, change: FileChange, touched: &mut BTreeSet<DocumentIdentity>) {
+    fn change(&mut self, path: &str, change: FileUpdate, touched: &mut BTreeSet<DocumentIdentity>) {
         let outside = path.starts_with('/') || path.split('/').any(|part| part == "..");
         let change = match change {
-            FileChange::Text(_) if outside => FileChange::Refused(FileRefusal::Outside),
-            FileChange::Text(text) if text.len() > MAX_BYTES => FileChange::Refused(FileRefusal::TooLarge),
+            FileUpdate::Text(_) if outside => FileUpdate::Refused(FileRefusal::Outside),
+            FileUpdate::Text(text) if text.len() > MAX_BYTES => FileUpdate::Refused(FileRefusal::TooLarge),
             other => other,
         };
         touched.extend(self.forget(path));
         match change {
-            FileChange::Removed => {
+            FileUpdate::Removed => {
                 self.files.remove(path);
                 return;
             }
-            FileChange::Refused(refusal) => {
+            FileUpdate::Refused(refusal) => {
                 self.files.insert(path.to_owned(), File { refused: Some(refusal), ..File::default() });
             }
-            FileChange::Text(text) => {
+            FileUpdate::Text(text) => {
                 self.files.insert(path.to_owned(), File { text: text.into(), ..File::default() });
             }
         }
@@ -312,22 +312,22 @@ impl Catalogue {
 
     /// Whether any of these changes is about a file that counts here. What the files outside of `paths` say is nobody's business: only
     /// egret.yaml could make it so.
-    pub fn concerned(&self, changes: &BTreeMap<String, FileChange>) -> bool {
-        let differs = |path: &str, change: &FileChange| match (change, self.files.get(path)) {
-            (FileChange::Text(text), Some(file)) => file.refused.is_some() || *file.text != **text,
-            (FileChange::Removed, None) => false,
+    pub fn concerned(&self, changes: &BTreeMap<String, FileUpdate>) -> bool {
+        let differs = |path: &str, change: &FileUpdate| match (change, self.files.get(path)) {
+            (FileUpdate::Text(text), Some(file)) => file.refused.is_some() || *file.text != **text,
+            (FileUpdate::Removed, None) => false,
             _ => true,
         };
         changes.iter().any(|(path, change)| fits(path) && self.selected(path) && differs(path, change))
     }
 
     /// What egret.yaml would say of this cluster after these changes; none if it cannot be read.
-    pub fn config_after(&self, changes: &BTreeMap<String, FileChange>) -> Option<Config> {
+    pub fn config_after(&self, changes: &BTreeMap<String, FileUpdate>) -> Option<Config> {
         let text = match changes.get(CONFIG_FILE) {
             None => return Some(self.set.config.clone()),
-            Some(FileChange::Removed) => return Some(ConfigDocument::default().of(&self.cluster)),
-            Some(FileChange::Refused(_)) => return None,
-            Some(FileChange::Text(text)) => text,
+            Some(FileUpdate::Removed) => return Some(ConfigDocument::default().of(&self.cluster)),
+            Some(FileUpdate::Refused(_)) => return None,
+            Some(FileUpdate::Text(text)) => text,
         };
         let parsed = parse(CONFIG_FILE, text);
         let config = parsed.good.iter().find_map(|(_, document)| document.config());

@@ -17,8 +17,8 @@ mod signatures;
 
 use std::fmt;
 
+use super::diagnostic_sink::DiagnosticSink;
 use super::document::{Document, DocumentKind};
-use super::findings::DiagnosticSink;
 use super::spans::{NodeLabelsSpans, PolicySpans};
 use super::{NodeLabels, ObjectName, Policy, PolicyId, PolicyKind};
 

@@ -6,8 +6,8 @@
 //! The Cilium document is the CRD `ciliumegressgatewaypolicies.cilium.io`, version v2, as of Cilium 1.18
 //! (`pkg/k8s/apis/cilium.io/v2/cegp_types.go`).
 
-use super::findings::{DiagnosticSink, Span, nearest, quoted};
-use super::reader::{MappingReader, list, mapping, text};
+use super::diagnostic_sink::{DiagnosticSink, Span, nearest, quoted};
+use super::mapping_reader::{MappingReader, list, mapping, text};
 use super::yaml::{MappingEntry, YamlNode, YamlValue};
 use super::{ObjectName, Origin};
 
@@ -259,7 +259,8 @@ fn meant(kind: DocumentKind, group: &str) -> bool {
 }
 
 fn near_cilium(group: &str, kind: Option<&str>) -> bool {
-    group == "cilium.io" && kind.is_some_and(|kind| nearest(kind, [DocumentKind::CiliumEgressGatewayPolicy.name()]).is_some())
+    group == "cilium.io"
+        && kind.is_some_and(|kind| nearest(kind, [DocumentKind::CiliumEgressGatewayPolicy.name()]).is_some())
 }
 
 /// Reads the head of a document of ours.
@@ -274,7 +275,9 @@ pub fn head<'n>(kind: DocumentKind, root: &'n YamlNode, out: &mut DiagnosticSink
         }
         return document;
     };
-    let Some(metadata) = MappingReader::read(&entry.value, "metadata", entry.key_span, METADATA, out) else { return document };
+    let Some(metadata) = MappingReader::read(&entry.value, "metadata", entry.key_span, METADATA, out) else {
+        return document;
+    };
     document.name_span = entry.key_span;
     if let Some(name) = name_field(kind, &metadata, out) {
         document.name_span = name.value.span;
@@ -297,7 +300,11 @@ pub fn head<'n>(kind: DocumentKind, root: &'n YamlNode, out: &mut DiagnosticSink
     document
 }
 
-fn name_field<'n>(kind: DocumentKind, metadata: &MappingReader<'n>, out: &mut DiagnosticSink<'_>) -> Option<&'n MappingEntry> {
+fn name_field<'n>(
+    kind: DocumentKind,
+    metadata: &MappingReader<'n>,
+    out: &mut DiagnosticSink<'_>,
+) -> Option<&'n MappingEntry> {
     // The configuration is known by its path; a name does no harm.
     if kind == DocumentKind::Config { metadata.get("name") } else { metadata.required("name", out) }
 }

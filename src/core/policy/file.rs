@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::check::{Checked, CheckedNodeLabels, CheckedPolicy, ConfigDocument, DocumentIdentity, check, identity};
+use super::diagnostic_sink::DiagnosticSink;
 use super::document::{CONFIG_FILE, DocumentKind, Recognised, head, recognise};
-use super::findings::DiagnosticSink;
 use super::yaml::{YamlNode, read};
 use crate::core::diagnostic::Diagnostic;
 
@@ -28,7 +28,8 @@ pub struct ParsedFile {
 
 /// Reads a file.
 pub fn parse(path: &str, text: &str) -> ParsedFile {
-    let mut file = Reading { findings: DiagnosticSink::new(path), parsed: ParsedFile::default(), foreign: false, configs: 0 };
+    let mut file =
+        Reading { findings: DiagnosticSink::new(path), parsed: ParsedFile::default(), foreign: false, configs: 0 };
     for tree in read(text, &mut file.findings) {
         file.parsed.starts.push(tree.start.offset);
         if let Some(root) = &tree.root {

@@ -6,7 +6,7 @@
 //! Only documents with places in the text of now are looked at. One that is held has an error to mend first.
 
 mod coverage;
-mod strangers;
+mod open_selectors;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,12 +14,12 @@ use std::net::IpAddr;
 use jiff::{SignedDuration, Timestamp};
 
 use super::check::DocumentIdentity;
+use super::diagnostic_sink::{Span, diagnostic};
 use super::document::CONFIG_FILE;
-use super::findings::{Span, diagnostic};
 use super::spans::{NodeLabelsSpans, Spans};
 use super::{MemberSelector, NodeLabels, ObjectName, Policy, PolicySet};
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::facts::{Facts, AddressOwner, PodName};
+use crate::core::facts::{AddressOwner, Facts, PodName};
 use crate::core::labels::{Labels, Operator, Selector};
 use crate::core::name::NodeName;
 
@@ -38,14 +38,14 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
         for (net, span) in policy.destinations.iter().zip(&places.destinations) {
             found.extend(inside.look(policy, *net, &set.config.exclusions, file, *span));
         }
-        found.extend(strangers::any_namespace(set, policy, file, &places.members));
+        found.extend(open_selectors::any_namespace(set, policy, file, &places.members));
         for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
-            found.extend(strangers::unlabelled(set, gateway, file, *span));
+            found.extend(open_selectors::unlabelled(set, gateway, file, *span));
         }
         if let (Some(facts), Some(nodes)) = (facts, &nodes) {
             found.extend(selects_nothing(policy, facts, file, places.selectors));
             for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
-                if strangers::no_gift(set, &gateway.node).is_some() {
+                if open_selectors::no_gift(set, &gateway.node).is_some() {
                     continue;
                 }
                 if !nodes.iter().any(|(name, labels)| set.may_answer(&gateway.node, name, labels)) {
@@ -59,7 +59,7 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
     }
     for labels in set.node_labels.values() {
         let Some(places) = spans.node_labels.get(&labels.name) else { continue };
-        found.extend(strangers::own_word(set, labels, places));
+        found.extend(open_selectors::own_word(set, labels, places));
         found.extend(facts.into_iter().flat_map(|facts| unknown_nodes(labels, places, facts)));
     }
     if let Some(facts) = facts {

@@ -15,7 +15,7 @@ use serde_yaml::granit_parser::{
     Event, Marker, Options, Parser, ScalarStyle, ScanError, StrInput, StructureStyle, Tag,
 };
 
-use super::findings::{DiagnosticSink, Span, quoted};
+use super::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::diagnostic::SpanPoint;
 
 /// The largest file that is read, in bytes.

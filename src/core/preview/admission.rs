@@ -4,13 +4,16 @@
 //! or one commit of all, has a signature of its own.
 
 use super::phrase::EscapedText;
-use super::{Risk, PreviewInput, RiskLevel};
-use crate::core::admission::{AdmissionRules, AdmissionDecision, PendingReason, by_the_clock};
+use super::{PreviewInput, Risk, RiskLevel};
+use crate::core::admission::{AdmissionDecision, AdmissionRules, PendingReason, by_the_clock};
 
 /// What becomes of the head when it is merged: by its signature, the windows of before, and the suspension of after.
 pub(super) fn verdict(input: &PreviewInput<'_>) -> AdmissionDecision {
     if let Some((commit, what)) = input.unsigned {
-        return AdmissionDecision::Withheld(PendingReason::Unsigned { commit: commit.to_owned(), what: what.to_owned() });
+        return AdmissionDecision::Withheld(PendingReason::Unsigned {
+            commit: commit.to_owned(),
+            what: what.to_owned(),
+        });
     }
     let windows = &input.before.config.change_windows;
     let rules = AdmissionRules { windows, suspension: input.after.config.suspend.as_ref(), trailers: input.trailers };

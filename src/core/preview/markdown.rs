@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::dangers::{Risk, RiskLevel};
+use super::diagram::picture;
 use super::phrase::{EscapedText, counted, fenced, inert, inert_name};
-use super::picture::picture;
-use super::words::Sentences;
+use super::risks::{Risk, RiskLevel};
+use super::sentences::Sentences;
 use super::{GatewayFailure, Move, Preview};
 use crate::core::diagnostic::Severity;
 use crate::core::facts::PodName;

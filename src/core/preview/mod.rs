@@ -8,44 +8,44 @@
 //! head: not its limits, not where its snapshot is read.
 
 mod admission;
-mod burden;
-mod dangers;
-mod ground;
-mod live;
-mod loss;
+mod assumed_network;
+mod cost;
+mod diagram;
+mod existing_drift;
+mod gateway_failure;
 mod markdown;
+mod moves;
 mod nodes;
 mod outcome;
 pub mod phrase;
-mod picture;
 mod refusal;
-mod text;
-mod ways;
-mod words;
-mod world;
+mod revision;
+mod risks;
+mod sentences;
+mod terminal;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-pub use self::burden::{CostLimits, burden};
-pub use self::dangers::{Risk, RiskLevel};
-pub use self::loss::{GatewayFailure, FailureOutcome};
+pub use self::cost::{CostLimits, burden};
+pub use self::gateway_failure::{FailureOutcome, GatewayFailure};
 pub use self::markdown::{markdown, marker};
+pub use self::moves::Move;
+use self::moves::PodMoves;
 pub use self::nodes::{NodeChange, NodeChanges};
 pub use self::outcome::{ConnectionFate, MoveOutcome};
 pub use self::refusal::refusal;
-pub use self::text::{Line, LineStyle, lines};
-pub use self::ways::Move;
-use self::ways::PodMoves;
-pub use self::words::Sentences;
-use self::world::RevisionState;
+use self::revision::RevisionState;
+pub use self::risks::{Risk, RiskLevel};
+pub use self::sentences::Sentences;
+pub use self::terminal::{Line, LineStyle, lines};
 use super::admission::{AdmissionDecision, PendingReason};
 use super::diagnostic::{Diagnostic, Severity};
 use super::facts::{Facts, PodName};
-use super::ground::HostNetwork;
+use super::host_network::HostNetwork;
 use super::name::NodeName;
-use super::policy::catalogue::{HeldDocument, DiagnosticCounts};
+use super::policy::catalogue::{DiagnosticCounts, HeldDocument};
 use super::policy::{NodeLabels, Origin, Policy, PolicyId, PolicySet};
 use super::report::history::NodeReport;
 
@@ -65,7 +65,7 @@ pub struct PreviewInput<'a> {
     /// Where the facts are from, for the line below the title.
     pub facts_from: &'a str,
     /// Nodes' interfaces and addresses, of those that somebody has looked at.
-    pub grounds: &'a BTreeMap<NodeName, HostNetwork>,
+    pub host_networks: &'a BTreeMap<NodeName, HostNetwork>,
     /// The time: it decides which suspended policies are in force.
     pub now: Timestamp,
     /// Whether the change has a file in it that counts for this cluster.
@@ -97,7 +97,12 @@ pub struct Validation {
 
 impl Validation {
     /// Compares what was found before with what is found now. Places may move; file, kind and words stay.
-    pub fn new(before: &[Diagnostic], after: Vec<Diagnostic>, tally: DiagnosticCounts, held: Vec<HeldDocument>) -> Self {
+    pub fn new(
+        before: &[Diagnostic],
+        after: Vec<Diagnostic>,
+        tally: DiagnosticCounts,
+        held: Vec<HeldDocument>,
+    ) -> Self {
         let known: BTreeSet<(&str, &str, &str)> =
             before.iter().map(|one| (one.file.as_str(), one.code, one.message.as_str())).collect();
         let is_known = |one: &Diagnostic| known.contains(&(one.file.as_str(), one.code, one.message.as_str()));
@@ -191,15 +196,15 @@ pub fn preview(input: PreviewInput<'_>) -> Preview<'_> {
     let before = RevisionState::new(input.before, input.before, input.facts, input.now);
     let mut after = RevisionState::new(input.after, input.before, input.facts, input.now);
     let policies = nodes::changed_policies(input.before, input.after);
-    let ways = ways::compare(&before, &after, input.facts);
+    let ways = moves::compare(&before, &after, input.facts);
     let moved: BTreeSet<&PodName> = ways.moves.iter().flat_map(|one| &one.pods).collect();
     let moved = moved.len();
     let nodes = nodes::compare(&input, &before, &after, &ways);
     let touched = touched(&before, &after, &policies, &ways);
     let fates = outcome::fates(&before, &after, &ways.moves);
-    let drift = live::drift(input.reports, &policies, &ways, &nodes);
-    let dangers = dangers::find(&input, (&before, &after), &ways, &touched, &drift);
-    let losses = loss::each(&input, &mut after, &ways, &touched);
+    let drift = existing_drift::drift(input.reports, &policies, &ways, &nodes);
+    let dangers = risks::find(&input, (&before, &after), &ways, &touched, &drift);
+    let losses = gateway_failure::each(&input, &mut after, &ways, &touched);
     let gateways: BTreeSet<&NodeName> = after
         .placement
         .policies
@@ -234,7 +239,12 @@ pub fn preview(input: PreviewInput<'_>) -> Preview<'_> {
 }
 
 /// Policies that the change is about: their words, their gateways or their members differ.
-fn touched(before: &RevisionState<'_>, after: &RevisionState<'_>, policies: &PolicyDifference, ways: &PodMoves) -> BTreeSet<PolicyId> {
+fn touched(
+    before: &RevisionState<'_>,
+    after: &RevisionState<'_>,
+    policies: &PolicyDifference,
+    ways: &PodMoves,
+) -> BTreeSet<PolicyId> {
     let mut touched: BTreeSet<PolicyId> = policies.added.iter().chain(&policies.changed).cloned().collect();
     touched.extend(ways.moves.iter().map(|one| one.policy.clone()));
     let relabelled: Vec<&NodeName> = before

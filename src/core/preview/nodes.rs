@@ -7,14 +7,14 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ground::AssumedNetwork;
+use super::assumed_network::AssumedNetwork;
+use super::moves::PodMoves;
 use super::phrase::{EscapedText, counted};
-use super::ways::PodMoves;
-use super::words::policy as named;
-use super::world::RevisionState;
+use super::revision::RevisionState;
+use super::sentences::policy as named;
 use super::{PreviewInput, says_the_same};
 use crate::core::cidr::RangeSet;
-use crate::core::compile::marks::ExitIds;
+use crate::core::compile::exit_ids::ExitIds;
 use crate::core::compile::{self, compile};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
@@ -72,7 +72,12 @@ struct Role {
 type Served = (PolicyId, ExitKey);
 
 /// Finds the nodes that change, and the exact changes of `limit` of them.
-pub(super) fn compare(input: &PreviewInput<'_>, before: &RevisionState<'_>, after: &RevisionState<'_>, ways: &PodMoves) -> NodeChanges {
+pub(super) fn compare(
+    input: &PreviewInput<'_>,
+    before: &RevisionState<'_>,
+    after: &RevisionState<'_>,
+    ways: &PodMoves,
+) -> NodeChanges {
     let mut roles = roles(input, before, after, ways);
     let everywhere = Everywhere::of(before).difference(&Everywhere::of(after));
     let total = input.facts.nodes.len();
@@ -120,7 +125,12 @@ fn let_out(served: &BTreeSet<Served>, set: &PolicySet) -> BTreeMap<ExitKey, Rang
     policies.into_iter().map(|(exit, policies)| (exit, compile::allowed(set, &policies))).collect()
 }
 
-fn roles(input: &PreviewInput<'_>, before: &RevisionState<'_>, after: &RevisionState<'_>, ways: &PodMoves) -> BTreeMap<NodeName, Role> {
+fn roles(
+    input: &PreviewInput<'_>,
+    before: &RevisionState<'_>,
+    after: &RevisionState<'_>,
+    ways: &PodMoves,
+) -> BTreeMap<NodeName, Role> {
     let mut roles: BTreeMap<NodeName, Role> = BTreeMap::new();
     for (name, node) in &input.facts.nodes {
         let old = input.before.labels_of(name, &node.labels);
@@ -260,15 +270,23 @@ fn change(
     alike: Vec<NodeName>,
 ) -> NodeChange {
     let exits = || [before, after].into_iter().flat_map(|world| world.placement.exits.keys());
-    let footing = match input.grounds.get(node) {
-        Some(ground) => AssumedNetwork::known(ground),
+    let footing = match input.host_networks.get(node) {
+        Some(host_network) => AssumedNetwork::known(host_network),
         None => AssumedNetwork::assumed(exits().filter(|exit| exit.gateway == *node)),
     };
     let state = |world: &RevisionState<'_>, marks: &ExitIds| {
         let RevisionState { set, facts, placement, .. } = world;
-        let ground = &footing.ground;
-        compile(&compile::CompileInput { node, set, placement, facts, ground, marks, refused: compile::RefusedParts::NOTHING })
-            .desired
+        let host_network = &footing.host_network;
+        compile(&compile::CompileInput {
+            node,
+            set,
+            placement,
+            facts,
+            host_network,
+            marks,
+            refused: compile::RefusedParts::NOTHING,
+        })
+        .desired
     };
     let old = state(before, &ExitIds::default());
     let new = state(after, &ExitIds::observed(&old.nft, after.set.config.range));

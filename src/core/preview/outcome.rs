@@ -3,15 +3,15 @@
 //!
 //! Deliberately absent: the words for it (`words`).
 
-use super::world::RevisionState;
-use super::{PreviewInput, Move};
+use super::revision::RevisionState;
+use super::{Move, PreviewInput};
 use crate::core::cidr::AddressRange;
 use crate::core::compile::{Disposition, egress_address};
 use crate::core::placement::ExitKey;
 use crate::core::policy::{ExistingConnections, PolicyId};
 use crate::core::state::nft::AddressFamily;
 
-use super::words::leaves_as;
+use super::sentences::leaves_as;
 
 /// What a change of way comes to, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +54,9 @@ pub(super) fn of(input: &PreviewInput<'_>, one: &Move) -> MoveOutcome {
         }
         (from, _) if dropped(from) => MoveOutcome::Restored,
         (Disposition::Exit(_), Disposition::Own) => MoveOutcome::Bare,
-        (Disposition::Exit(old), Disposition::Exit(new)) if same_address(input, old, new, &one.towards) => MoveOutcome::Gateway,
+        (Disposition::Exit(old), Disposition::Exit(new)) if same_address(input, old, new, &one.towards) => {
+            MoveOutcome::Gateway
+        }
         _ => MoveOutcome::Address,
     }
 }
@@ -70,15 +72,16 @@ fn is_dropped(input: &PreviewInput<'_>, way: &Disposition, towards: &[AddressRan
 
 /// Whether an exit is known to have no address for any of these destinations: its gateway drops what would leave there.
 pub(super) fn has_no_address(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> bool {
-    input.grounds.get(&exit.gateway).is_some_and(|ground| {
-        towards.iter().all(|range| egress_address(exit, AddressFamily::of(range.first()), ground).is_err())
+    input.host_networks.get(&exit.gateway).is_some_and(|host_network| {
+        towards.iter().all(|range| egress_address(exit, AddressFamily::of(range.first()), host_network).is_err())
     })
 }
 
 /// Whether two exits are known to have the same address.
 pub(super) fn same_address(input: &PreviewInput<'_>, one: &ExitKey, other: &ExitKey, towards: &[AddressRange]) -> bool {
     let known = |exit: &ExitKey| {
-        input.grounds.contains_key(&exit.gateway) || matches!(exit.egress, crate::core::policy::Egress::Address(_))
+        input.host_networks.contains_key(&exit.gateway)
+            || matches!(exit.egress, crate::core::policy::Egress::Address(_))
     };
     known(one) && known(other) && leaves_as(input, one, towards) == leaves_as(input, other, towards)
 }

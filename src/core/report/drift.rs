@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::state::NodeState;
 use crate::core::state::net::{LinkName, RouteKey, route_text};
-use crate::core::state::nft::{Chain, ElementData, TableFamily, ElementKey, Set, Table, element_text};
+use crate::core::state::nft::{Chain, ElementData, ElementKey, Set, Table, TableFamily, element_text};
 
 /// How an object differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -203,7 +203,8 @@ impl Found {
             self.push(object.to_owned(), DriftPlace::Nft(name.to_owned()), Some(wanted), Some(found));
             return;
         }
-        let of = |from: &BTreeMap<ElementKey, Option<ElementData>>, without: &BTreeMap<ElementKey, Option<ElementData>>| {
+        let of = |from: &BTreeMap<ElementKey, Option<ElementData>>,
+                  without: &BTreeMap<ElementKey, Option<ElementData>>| {
             let texts: Vec<String> = from
                 .iter()
                 .filter(|(key, data)| without.get(*key) != Some(*data))

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::drift::{DriftClass, Drift};
+use super::drift::{Drift, DriftClass};
 use crate::core::admission::{Emergency, PendingCommit};
 use crate::core::finding::Finding;
 
@@ -92,7 +92,7 @@ pub struct DriftRecord {
     pub observed: Option<String>,
     /// Who did it, as far as the kernel says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<Actor>,
+    pub by: Option<DriftActor>,
     /// When it was first seen.
     pub first_seen: Timestamp,
     /// When it was last seen.
@@ -114,7 +114,7 @@ pub struct DriftRecord {
 
 /// Who is thought to have done it, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Actor {
+pub struct DriftActor {
     /// `nft`, `process 4711`, `the kernel`.
     pub guess: String,
     /// What the guess rests on.
@@ -138,7 +138,7 @@ pub struct ObservedDrift {
     /// What differs.
     pub drift: Drift,
     /// Who did it, if the kernel says.
-    pub by: Option<Actor>,
+    pub by: Option<DriftActor>,
     /// Who wants the object.
     pub wanted_by: Vec<RequestedBy>,
 }
@@ -169,7 +169,8 @@ impl NodeReport {
     /// same way is opened again with its count.
     pub fn seen(&mut self, sightings: Vec<ObservedDrift>, now: Timestamp) {
         for sighting in sightings {
-            let same = |record: &DriftRecord| record.object == sighting.drift.object && record.class == sighting.drift.class;
+            let same =
+                |record: &DriftRecord| record.object == sighting.drift.object && record.class == sighting.drift.class;
             if let Some(open) = self.drift.iter_mut().find(|record| same(record)) {
                 open.observed = sighting.drift.observed;
                 continue;

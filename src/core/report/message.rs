@@ -3,7 +3,7 @@
 //! Deliberately absent: trailers, which the edge adds, and the report itself (`files`).
 
 use super::drift::DriftClass;
-use super::history::{NodeReport, DriftRecord};
+use super::history::{DriftRecord, NodeReport};
 use super::waiting;
 
 /// The subject of what changed on several nodes: the first one's, and how many more there are. None where nothing changed.

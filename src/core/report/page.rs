@@ -10,7 +10,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use super::drift::DriftClass;
-use super::history::{EffectiveCommit, NodeReport, DriftRecord, DatedFinding};
+use super::history::{DatedFinding, DriftRecord, EffectiveCommit, NodeReport};
 use super::waiting;
 use crate::core::preview::phrase::{counted, inert, inert_name};
 

@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::drift::{DriftClass, Drift, DriftPlace, between};
+use super::drift::{Drift, DriftClass, DriftPlace, between};
 use super::files::{node_file, path_of, read_node_file, tree};
-use super::history::{Actor, EffectiveCommit, NodeReport, DriftRecord, Rejected, ObservedDrift, RequestedBy};
+use super::history::{DriftActor, DriftRecord, EffectiveCommit, NodeReport, ObservedDrift, Rejected, RequestedBy};
 use super::message::{gone, subject};
 use super::page::page;
-use crate::core::admission::{Emergency, PendingReason, PendingCommit};
+use crate::core::admission::{Emergency, PendingCommit, PendingReason};
 use crate::core::finding::Finding;
 use crate::core::state::NodeState;
 use crate::core::state::net::{Link, Mac, Route, RouteKey, RoutingRule, Sysctl};
 use crate::core::state::nft::{
-    AddressFamily, Chain, ElementData, DataType, TableFamily, ElementKey, KeyType, NftRule as NftRule, Set, Statement, Table, Verdict,
+    AddressFamily, Chain, DataType, ElementData, ElementKey, KeyType, NftRule, Set, Statement, Table, TableFamily,
+    Verdict,
 };
 
 fn at(second: u8) -> Timestamp {
@@ -126,7 +127,7 @@ fn sighting(object: &str, observed: Option<&str>) -> ObservedDrift {
         observed: observed.map(ToOwned::to_owned),
         place: DriftPlace::Neighbour,
     };
-    let by = Actor { guess: "nft".to_owned(), because: "the message names process 7".to_owned() };
+    let by = DriftActor { guess: "nft".to_owned(), because: "the message names process 7".to_owned() };
     let wanted = RequestedBy {
         policy: "outpost".to_owned(),
         file: "policies/outpost.yaml:1".to_owned(),

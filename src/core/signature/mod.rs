@@ -116,7 +116,8 @@ impl Keys {
         if signature.len() > LARGEST {
             return Err(SignatureRejection::Unreadable("it is longer than any that Git makes".to_owned()));
         }
-        let text = std::str::from_utf8(signature).map_err(|_| SignatureRejection::Unreadable("it is no text".to_owned()))?;
+        let text =
+            std::str::from_utf8(signature).map_err(|_| SignatureRejection::Unreadable("it is no text".to_owned()))?;
         // Libraries read here what anybody wrote who can push. One that stumbles over it has not found it good.
         let judge = || match text.lines().next().unwrap_or_default().trim_end() {
             "-----BEGIN SSH SIGNATURE-----" => ssh::check(&self.ssh, text, payload, time),

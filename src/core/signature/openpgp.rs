@@ -10,7 +10,7 @@ use pgp::packet::{PublicKey, PublicSubkey, Signature, SignatureType, SignatureVe
 use pgp::ser::Serialize;
 use pgp::types::{KeyDetails, PublicParams, Tag};
 
-use super::{BadKey, SignatureRejection, SHORTEST_RSA, day};
+use super::{BadKey, SHORTEST_RSA, SignatureRejection, day};
 
 const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
 const END: &str = "-----END PGP PUBLIC KEY BLOCK-----";
@@ -247,12 +247,16 @@ pub(super) fn check(
         return Err(SignatureRejection::Weak(why));
     }
     let created = signature.created().and_then(time);
-    let created = created.ok_or_else(|| SignatureRejection::Unreadable("it does not say when it was made".to_owned()))?;
+    let created =
+        created.ok_or_else(|| SignatureRejection::Unreadable("it does not say when it was made".to_owned()))?;
     let candidates =
         certificates.iter().flat_map(|certificate| certificate.keys.iter().map(move |key| (certificate, key)));
     let mut named = candidates.filter(|(_, key)| key.material.made(&signature)).peekable();
     if named.peek().is_none() {
-        return Err(SignatureRejection::Unknown { key: issuer(&signature), list: "is none of the OpenPGP keys that count" });
+        return Err(SignatureRejection::Unknown {
+            key: issuer(&signature),
+            list: "is none of the OpenPGP keys that count",
+        });
     }
     let mut refused = None;
     for (certificate, key) in named {

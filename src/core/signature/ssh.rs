@@ -16,7 +16,12 @@ const TOUCHED: u8 = 1;
 /// Flags and counter, behind a security key's signature.
 const SECURITY_KEY_TRAILER: usize = 5;
 
-pub(super) fn check(signers: &[Signer], text: &str, payload: &[u8], time: Timestamp) -> Result<String, SignatureRejection> {
+pub(super) fn check(
+    signers: &[Signer],
+    text: &str,
+    payload: &[u8],
+    time: Timestamp,
+) -> Result<String, SignatureRejection> {
     let signature = SshSig::from_pem(text).map_err(|error| SignatureRejection::Unreadable(error.to_string()))?;
     if signature.namespace() != NAMESPACE {
         return Err(SignatureRejection::Namespace(signature.namespace().to_owned()));

@@ -103,7 +103,10 @@ pub fn choose(used: &MarkUsage, before: Option<u32>) -> MaskChoice {
         && mask.count_ones() >= ENOUGH.min(widest.count_ones())
     {
         // One that is narrow is said to be narrow in every round, not only in the one that chose it.
-        return MaskChoice { mask, why: if mask.count_ones() < ENOUGH { MaskReason::Narrow } else { MaskReason::Kept } };
+        return MaskChoice {
+            mask,
+            why: if mask.count_ones() < ENOUGH { MaskReason::Narrow } else { MaskReason::Kept },
+        };
     }
     if free(default) {
         return MaskChoice { mask: default, why: MaskReason::Default };
@@ -181,7 +184,11 @@ mod tests {
 
     #[test]
     fn what_is_in_the_kernel_stays_until_somebody_else_uses_a_bit_of_it() {
-        assert_eq!(chosen(0, Some(0x1fff_0000)), (0x1fff_0000, MaskReason::Kept), "also where the default is free again");
+        assert_eq!(
+            chosen(0, Some(0x1fff_0000)),
+            (0x1fff_0000, MaskReason::Kept),
+            "also where the default is free again"
+        );
         assert_eq!(chosen(0x80, Some(0x1fff_0000)), (0x1fff_0000, MaskReason::Kept));
         assert_eq!(chosen(0x80, Some(0x1fff)), (0x1fff_0000, MaskReason::Free));
         assert_eq!(chosen(0x10_0000, Some(0x1fff_0000)), (0x1fff, MaskReason::Default));

@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Condition, since, summary};
 use crate::core::compile::{Compiled, ExitRole};
-use crate::core::ground::KernelFeatures;
-use crate::core::interfaces::GatewayInterface;
+use crate::core::gateway_interfaces::GatewayInterface;
+use crate::core::host_network::KernelFeatures;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::Serving;
 use crate::core::placement::{HeldAddresses, UnfitExits};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::core::admission::{PendingReason, PendingCommit};
+use crate::core::admission::{PendingCommit, PendingReason};
 use crate::core::facts::{Facts, Node};
 use crate::core::finding::Finding;
 use crate::core::labels::{Labels, Operator, Requirement, Selector};

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 pub use self::error::AppError;
-use crate::https::{self, HttpResponse, Client, Method, Request, full};
+use crate::https::{self, Client, HttpResponse, Method, Request, full};
 use crate::secret::Secret;
 
 /// A token is not used in its last minutes: a fetch takes a while.
@@ -184,7 +184,13 @@ impl GitHubApp {
         Ok(needed.iter().chain(wanted.iter().filter(|permission| may(permission))).copied().collect())
     }
 
-    async fn send(&self, client: &Client, method: Method, path: &str, body: Option<String>) -> Result<HttpResponse, AppError> {
+    async fn send(
+        &self,
+        client: &Client,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<HttpResponse, AppError> {
         let AppOptions { api, id, key_file, project, .. } = &self.options;
         let now = Timestamp::now();
         let assertion = jwt::assertion(id, key_file, now.as_second())?;

@@ -13,7 +13,7 @@ use super::super::nft::wire::{self, Malformed, Message, Writer};
 use super::{
     CTA_MARK, ConntrackError, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW, NFNL_SUBSYS_CTNETLINK,
 };
-use crate::core::plan::sources::{Connection, ConntrackFlush};
+use crate::core::plan::conntrack::{Connection, ConntrackFlush};
 
 /// include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const IPCTNL_MSG_CT_GET_STATS: u16 = 5;

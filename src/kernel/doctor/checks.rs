@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::survey::{Attempt, Survey};
-use super::{DoctorInput, Check};
+use super::{Check, DoctorInput};
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::DatapathConfig;
 
@@ -88,7 +88,7 @@ fn settings(survey: &Survey) -> Vec<Check> {
         let message = "net.ipv4.ip_forward is 0: no pod's packet leaves this node";
         found.push(Check::error("forwarding", message, "`sysctl -w net.ipv4.ip_forward=1`"));
     }
-    if !survey.ground.features.ipv6 {
+    if !survey.host_network.features.ipv6 {
         found.push(Check::ok("ipv6", "IPv6 is switched off: policies' IPv6 destinations are left out here"));
     } else if survey.settings.forwards6 == Some(false) {
         let message = "net.ipv6.conf.all.forwarding is 0: no pod's IPv6 packet leaves this node";
@@ -104,10 +104,10 @@ fn settings(survey: &Survey) -> Vec<Check> {
 /// For information: Egret loosens strict filters where it needs to, and puts them back.
 fn filters(survey: &Survey) -> Check {
     let strict: Vec<&str> = survey
-        .ground
+        .host_network
         .interfaces
         .iter()
-        .filter(|(_, interface)| interface.rp_filter.max(survey.ground.rp_filter_all) == 1)
+        .filter(|(_, interface)| interface.rp_filter.max(survey.host_network.rp_filter_all) == 1)
         .map(|(name, _)| name.as_str())
         .collect();
     let marks = if survey.settings.src_valid_mark == Some(true) { "look at marks" } else { "do not look at marks" };
@@ -139,11 +139,11 @@ fn tunnel_port(survey: &Survey, range: DatapathConfig) -> Check {
 /// The interface that tunnel packets leave by: the one with the node's address, else the one with the default route.
 fn tunnel_mtu(survey: &Survey, asked: &DoctorInput) -> Option<Check> {
     let address = asked.node.as_ref().and_then(|(_, node)| node.tunnel_address());
-    let (name, overhead) = match address.and_then(|address| Some((address, survey.ground.holder(address)?))) {
+    let (name, overhead) = match address.and_then(|address| Some((address, survey.host_network.holder(address)?))) {
         Some((address, name)) => (name, overhead(address)),
-        None => (survey.ground.default_route(AddressFamily::V4)?.interface.as_str(), OVERHEAD_IPV4),
+        None => (survey.host_network.default_route(AddressFamily::V4)?.interface.as_str(), OVERHEAD_IPV4),
     };
-    let (tunnel, under) = (asked.range.mtu, survey.ground.interfaces.get(name)?.mtu);
+    let (tunnel, under) = (asked.range.mtu, survey.host_network.interfaces.get(name)?.mtu);
     Some(if tunnel + overhead > under {
         let message = format!(
             "MTU: tunnel packets of {tunnel} bytes need {} with what is put around them, and {name} takes {under}",
@@ -165,7 +165,7 @@ fn node(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
             format!("{name} has no InternalIP: the other nodes have nowhere to send its packets"),
             "the Node manifest's status.addresses should have one",
         )),
-        Some(address) => found.push(match survey.ground.holder(address) {
+        Some(address) => found.push(match survey.host_network.holder(address) {
             Some(interface) => Check::ok("node-address", format!("{name} is here: {address} on {interface}")),
             None => Check::error(
                 "node-address",

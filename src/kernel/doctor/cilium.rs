@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::survey::Survey;
-use super::{DoctorInput, Check};
+use super::{Check, DoctorInput};
 
 /// One end of the pair of devices that Calico's eBPF dataplane makes.
 const CALICO_BPF: &str = "bpfin.cali";

@@ -173,7 +173,9 @@ impl Walk<'_> {
                 "match" => self.extension(expression),
                 "cmp" => Self::compare(expression, &registers),
                 // A map of verdicts: any of them, or none.
-                "lookup" if expression.number(3) == Some(0) => return (Meets::Perhaps, Verdict::last(ForwardVerdict::ANY)),
+                "lookup" if expression.number(3) == Some(0) => {
+                    return (Meets::Perhaps, Verdict::last(ForwardVerdict::ANY));
+                }
                 "lookup" | "range" | "limit" | "quota" | "connlimit" | "dynset" => Meets::Perhaps,
                 _ => {
                     self.load(expression, &mut registers);

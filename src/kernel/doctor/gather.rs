@@ -16,17 +16,17 @@ use rtnetlink::packet_route::rule::RuleMessage;
 use super::super::foreign::RulesetDump;
 use super::super::links::{self, LinkState};
 use super::super::socket::{RouteError, RouteSocket};
-use super::super::{encode, ground, marks, routes, sysctl};
+use super::super::{encode, host_network, marks, routes, sysctl};
 use super::DoctorInput;
 use super::networkd::{self, Networkd};
-use super::survey::{Device, SysctlSurvey, Survey, PeerRoute};
+use super::survey::{Device, PeerRoute, Survey, SysctlSurvey};
 use super::{chains, trial};
-use crate::core::ground::{HostNetwork, HostRoute};
+use crate::core::host_network::{HostNetwork, HostRoute};
 use crate::core::name::NodeName;
 use crate::core::state::mask::choose;
 use crate::core::state::net::{Protocol, Route, RoutingRule, route_text};
 use crate::core::state::nft::{AddressFamily, Ruleset};
-use crate::core::state::ownership::{PROTOCOL, DatapathConfig};
+use crate::core::state::ownership::{DatapathConfig, PROTOCOL};
 
 /// Where Cilium's agent writes what it runs with (pkg/option in its sources, `StoreInFile`).
 const CILIUM_STATE: &str = "/var/run/cilium/state/agent-runtime-config.json";
@@ -63,7 +63,7 @@ pub(super) async fn gather(asked: &DoctorInput) -> (Survey, DoctorInput) {
         capabilities: text("/proc/self/status").and_then(|status| effective(&status)),
         settings: settings(),
         devices: listed.devices,
-        ground: listed.ground,
+        host_network: listed.host_network,
         rules: listed.rules,
         foreign_routes: listed.foreign_routes,
         chains: chains::list().await.ok(),
@@ -82,7 +82,7 @@ pub(super) async fn gather(asked: &DoctorInput) -> (Survey, DoctorInput) {
 #[derive(Default)]
 struct Listings {
     devices: BTreeMap<String, Device>,
-    ground: HostNetwork,
+    host_network: HostNetwork,
     rules: Vec<(RoutingRule, Protocol)>,
     foreign_routes: Vec<String>,
     ways: Vec<(NodeName, IpAddr, Result<PeerRoute, String>)>,
@@ -119,7 +119,7 @@ async fn listings(asked: &DoctorInput) -> Result<Listings, RouteError> {
         (seen.name.clone(), device)
     });
     let devices = devices.collect();
-    let ground = ground::ground(
+    let host_network = host_network::host_network(
         &seen,
         &addresses,
         (main, Vec::new()),
@@ -127,7 +127,7 @@ async fn listings(asked: &DoctorInput) -> Result<Listings, RouteError> {
         crate::kernel::nft::NftFeatures { owned_tables: false, interface_kinds: true },
     );
     let ways = ways(&socket, asked, &seen).await;
-    Ok(Listings { devices, ground, rules, foreign_routes: foreign, ways })
+    Ok(Listings { devices, host_network, rules, foreign_routes: foreign, ways })
 }
 
 /// The way to each other node from this one's address.

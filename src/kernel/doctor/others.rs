@@ -10,11 +10,11 @@ use ipnet::IpNet;
 use super::super::marks::MarkSurvey;
 use super::forward::{self, ForwardedPacket};
 use super::survey::{ForeignChain, Survey};
-use super::{DoctorInput, Check};
+use super::{Check, DoctorInput};
 use crate::core::state::mask::{MaskChoice, MaskReason};
 use crate::core::state::net::{Protocol, RoutingRule};
 use crate::core::state::nft::AddressFamily;
-use crate::core::state::ownership::{PROTOCOL, DatapathConfig, TABLE, TUNNEL};
+use crate::core::state::ownership::{DatapathConfig, PROTOCOL, TABLE, TUNNEL};
 
 /// More peers than these have networks that are like theirs.
 const PEERS: usize = 32;

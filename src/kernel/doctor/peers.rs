@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::checks::{overhead, some};
 use super::survey::Survey;
-use super::{DoctorInput, Check};
+use super::{Check, DoctorInput};
 
 /// The smallest MTU that IPv6 stands (RFC 8200, section 5).
 const IPV6_MINIMUM: u32 = 1280;
@@ -19,7 +19,7 @@ pub(super) fn peers(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     };
     // A node without an address, or with one that is not here, has been complained of already.
     let Some(own) = node.tunnel_address() else { return Vec::new() };
-    let Some(holder) = survey.ground.holder(own) else { return Vec::new() };
+    let Some(holder) = survey.host_network.holder(own) else { return Vec::new() };
     let mut found = Vec::new();
     let mut names = Names::default();
     for (peer, address, way) in &survey.ways {
@@ -112,7 +112,7 @@ mod tests {
     use super::super::survey::PeerRoute;
     use super::*;
     use crate::core::facts::Node;
-    use crate::core::ground::Interface;
+    use crate::core::host_network::Interface;
     use crate::core::name::NodeName;
 
     fn asked(address: &str) -> DoctorInput {
@@ -126,7 +126,7 @@ mod tests {
         for (name, address) in [("eth0", "172.18.0.2/16"), ("lo", "10.9.9.1/32")] {
             let interface =
                 Interface { up: true, addresses: vec![address.parse().unwrap()], mtu: 1500, ..Interface::default() };
-            survey.ground.interfaces.insert(name.to_owned(), interface);
+            survey.host_network.interfaces.insert(name.to_owned(), interface);
         }
         survey.ways = ways
             .iter()

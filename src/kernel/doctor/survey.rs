@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::core::ground::HostNetwork;
+use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::core::state::mask::MaskChoice;
 use crate::core::state::net::{Protocol, RoutingRule};
@@ -28,7 +28,7 @@ pub(super) struct Survey {
     /// All devices, ours too, by name.
     pub(super) devices: BTreeMap<String, Device>,
     /// Addresses, routes of the main table, filters of interfaces that are not ours.
-    pub(super) ground: HostNetwork,
+    pub(super) host_network: HostNetwork,
     /// All policy routing rules.
     pub(super) rules: Vec<(RoutingRule, Protocol)>,
     /// Routes of others in tables of our range, as `ip route add` would take them.
@@ -132,8 +132,12 @@ impl Survey {
                 src_valid_mark: Some(false),
             },
             devices: BTreeMap::new(),
-            ground: HostNetwork {
-                features: crate::core::ground::KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true },
+            host_network: HostNetwork {
+                features: crate::core::host_network::KernelFeatures {
+                    owned_tables: true,
+                    interface_kinds: true,
+                    ipv6: true,
+                },
                 ..HostNetwork::default()
             },
             rules: Vec::new(),

@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 use super::super::{Kernel, KernelError, conntrack};
 use super::survey::Attempt;
 use crate::core::plan::Step;
-use crate::core::state::net::{InterfaceAddress, Encap, Link, Mac, Route, RouteKey, RoutingRule as RoutingRule};
+use crate::core::state::net::{Encap, InterfaceAddress, Link, Mac, Route, RouteKey, RoutingRule};
 use crate::core::state::nft::{
-    AddressFamily, BaseChain, ChainKind, NftChange, DataType, TableFamily, Field, Hook, KeyType, ChainPolicy, NftRule, Set, Statement,
-    NftTransaction, unspecified,
+    AddressFamily, BaseChain, ChainKind, ChainPolicy, DataType, Field, Hook, KeyType, NftChange, NftRule,
+    NftTransaction, Set, Statement, TableFamily, unspecified,
 };
 use crate::core::state::ownership::{DatapathConfig, TUNNEL};
 

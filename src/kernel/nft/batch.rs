@@ -5,7 +5,8 @@
 use thiserror::Error;
 
 use crate::core::state::nft::{
-    BaseChain, COMMENT_LIMIT, Chain, ChainKind, NftChange, ElementData, TableFamily, Hook, ElementKey, ChainPolicy, NftTransaction,
+    BaseChain, COMMENT_LIMIT, Chain, ChainKind, ChainPolicy, ElementData, ElementKey, Hook, NftChange, NftTransaction,
+    TableFamily,
 };
 use crate::core::state::ownership::TABLE;
 
@@ -103,7 +104,8 @@ impl Batch {
         let element = offset
             .and_then(|offset| self.blamed_element(origin.offset, offset as usize))
             .map(|within| origin.first_element + within);
-        let only = |elements: &[(ElementKey, Option<ElementData>)]| element.and_then(|index| elements.get(index).cloned());
+        let only =
+            |elements: &[(ElementKey, Option<ElementData>)]| element.and_then(|index| elements.get(index).cloned());
         let text = match change {
             NftChange::AddElements(set, elements) => {
                 only(elements).map(|one| NftChange::AddElements(set.clone(), vec![one]).to_string())

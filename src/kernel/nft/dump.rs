@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::state::nft::{
-    BaseChain, Chain, ChainKind, TableFamily, Hook, ChainPolicy, NftRule, RuleCounter, Ruleset, Set, Statement, Table,
+    BaseChain, Chain, ChainKind, ChainPolicy, Hook, NftRule, RuleCounter, Ruleset, Set, Statement, Table, TableFamily,
 };
 use crate::core::state::ownership::TABLE;
 
@@ -201,7 +201,9 @@ fn read_expressions(attributes: &[u8]) -> Result<(String, Vec<Expression>), Malf
 }
 
 /// The chain of a rule and what its counter says, if the message is a rule of ours and has one.
-pub(super) fn read_counter(message: &Message<'_>) -> Result<Option<(TableFamily, String, Option<RuleCounter>)>, Malformed> {
+pub(super) fn read_counter(
+    message: &Message<'_>,
+) -> Result<Option<(TableFamily, String, Option<RuleCounter>)>, Malformed> {
     if message.of_subsystem(NFNL_SUBSYS_NFTABLES) != Some(NFT_MSG_NEWRULE) {
         return Ok(None);
     }

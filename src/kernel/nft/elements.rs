@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::core::state::net::Mac;
-use crate::core::state::nft::{ElementData, DataType, ElementKey, KeyType, Set};
+use crate::core::state::nft::{DataType, ElementData, ElementKey, KeyType, Set};
 
 use super::expression::{read_verdict, write_verdict};
 use super::statement::{interface_bytes, interface_name, octets};
@@ -39,7 +39,9 @@ pub(super) fn raw_elements(key: &ElementKey, data: Option<&ElementData>) -> Opti
         }
         ElementKey::Address(address) => Some(vec![start(octets(*address))]),
         ElementKey::Mark(mark) => Some(vec![start(mark.to_ne_bytes().to_vec())]),
-        ElementKey::MarkAddress(mark, address) => Some(vec![start([&mark.to_ne_bytes(), &octets(*address)[..]].concat())]),
+        ElementKey::MarkAddress(mark, address) => {
+            Some(vec![start([&mark.to_ne_bytes(), &octets(*address)[..]].concat())])
+        }
         ElementKey::Interface(name) => Some(vec![start(interface_bytes(name)?.to_vec())]),
         ElementKey::Mac(mac) => Some(vec![start(mac.0.to_vec())]),
     }

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::core::state::nft::{TableFamily, RuleCounters, Ruleset, NftTransaction};
+use crate::core::state::nft::{NftTransaction, RuleCounters, Ruleset, TableFamily};
 use crate::core::state::ownership::TABLE;
 
 pub use batch::{Batch, EncodeError};

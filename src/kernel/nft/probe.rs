@@ -5,7 +5,7 @@
 
 use nix::errno::Errno;
 
-use crate::core::state::nft::{TableFamily, Field, NftRule, Statement, MatchValue};
+use crate::core::state::nft::{Field, MatchValue, NftRule, Statement, TableFamily};
 
 use super::batch::protocol;
 use super::statement::expressions_of;

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use crate::core::state::net::Mac;
-use crate::core::state::nft::{TableFamily, Field, NftRule, Statement, MatchValue};
+use crate::core::state::nft::{Field, MatchValue, NftRule, Statement, TableFamily};
 
 use super::expression::{Expression, Found, Register};
 use super::statement::{self, Dependency, Established};

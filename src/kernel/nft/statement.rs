@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::core::state::nft::{AddressFamily, TableFamily, Field, NftRule, Statement, MatchValue};
+use crate::core::state::nft::{AddressFamily, Field, MatchValue, NftRule, Statement, TableFamily};
 
 use super::expression::{Expression, Found, Register};
 use super::uapi::*;

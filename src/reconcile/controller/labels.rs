@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cluster::live::{LabelManager, LabelOutcome, ApiClient, ApiError, Operation, View};
-use crate::core::labelling::{LabelDecision, FIGHT, FIGHT_WINDOW, LabelHistory, LabelOwner, ObservedLabels, reachable};
+use crate::cluster::live::{ApiClient, ApiError, LabelManager, LabelOutcome, Operation, View};
+use crate::core::labelling::{FIGHT, FIGHT_WINDOW, LabelDecision, LabelHistory, LabelOwner, ObservedLabels, reachable};
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
 use crate::core::report::history::{NodeReport, ObservedDrift, RequestedBy};

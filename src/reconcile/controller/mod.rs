@@ -4,15 +4,15 @@
 //! Two stand by, one leads by a lease; both read Git, so that a new leader knows at once what to do. Deliberately absent: any kernel, and
 //! where packets go: agents see to that by themselves, also without a controller.
 
+mod admission_events;
 mod events;
 mod labels;
 mod options;
 mod pass;
-mod proposals;
+mod preview_requests;
 mod pushes;
 mod removal;
-mod sayings;
-mod sights;
+mod snapshotter;
 mod taints;
 
 use std::collections::BTreeSet;
@@ -22,25 +22,25 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
+use self::admission_events::{admission_news, reports};
 use self::labels::LabelReconciler;
 pub use self::options::{ControllerError, ControllerOptions};
 use self::pass::{Pass, PassError};
-use self::proposals::pulls_of;
+use self::preview_requests::pulls_of;
 pub use self::removal::remove;
-use self::sayings::{admission_news, reports};
-use self::sights::Snapshotter;
+use self::snapshotter::Snapshotter;
 use self::taints::TaintRemover;
-use super::hook::{self, Webhook};
-use super::leading::Leadership;
-use super::memory::StateStore;
+use super::leadership::Leadership;
 use super::process::{StartError, Stop};
-use super::publisher::{ReportBatch, Publisher};
-use super::pulls::{PullPreviews, PullPreviewEvent};
-use super::repository::{DesiredRevision, KnownRevision, RepositoryEvent, Repository};
+use super::publisher::{Publisher, ReportBatch};
+use super::pulls::{PullPreviewEvent, PullPreviews};
+use super::repository::{DesiredRevision, KnownRevision, Repository, RepositoryEvent};
 use super::round::now;
 use super::schedule::EffectiveSchedule;
+use super::state_store::StateStore;
+use super::webhook::{self, Webhook};
 use crate::backoff::Backoff;
-use crate::cluster::live::{self, Lease, ApiClient, Recorder, WatchScope, View, ClusterWatch};
+use crate::cluster::live::{self, ApiClient, ClusterWatch, Lease, Recorder, View, WatchScope};
 use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
@@ -185,8 +185,8 @@ impl Controller {
                 told = hook.told() => {
                     self.pass_on();
                     match told {
-                        hook::WebhookEvent::Pushed => Trigger::Pushed,
-                        hook::WebhookEvent::Proposed => Trigger::Proposed,
+                        webhook::WebhookEvent::Pushed => Trigger::Pushed,
+                        webhook::WebhookEvent::Proposed => Trigger::Proposed,
                     }
                 }
                 word = self.pulls.word() => Trigger::Pulls(word),

@@ -5,11 +5,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::super::following::TrackedRepository;
-use super::super::hook;
-use super::super::memory::StateStoreError;
 use super::super::process::StartError;
 use super::super::pulls::ForgeTarget;
+use super::super::state_store::StateStoreError;
+use super::super::tracked_repository::TrackedRepository;
+use super::super::webhook;
 use crate::cluster::live::{ApiError, Timing};
 
 /// What `egret controller` was asked for, checked.
@@ -36,7 +36,7 @@ pub struct ControllerOptions {
     /// Where metrics and health are served, if anywhere.
     pub listen: Option<SocketAddr>,
     /// Where a forge's webhook is listened to, if anywhere.
-    pub webhook: Option<hook::WebhookOptions>,
+    pub webhook: Option<webhook::WebhookOptions>,
     /// Where pull requests are previewed, if anywhere.
     pub previews: Option<ForgeTarget>,
 }

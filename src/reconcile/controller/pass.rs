@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::leading::Leadership;
+use super::super::leadership::Leadership;
 use super::super::repository::DesiredRevision;
 use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
 use crate::cluster::live::{ApiClient, ApiError, View};
 use crate::core::name::NodeName;
-use crate::core::placement::{Placement, GatewayReports, place_with};
+use crate::core::placement::{GatewayReports, Placement, place_with};
 use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
 use crate::core::pools::Network;
 use crate::core::report::history::Rejected;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{ReportBatch, ClusterSnapshot};
+use super::{ClusterSnapshot, ReportBatch};
 use crate::core::facts::Facts;
-use crate::core::report::history::{NodeReport, DriftRecord};
+use crate::core::report::history::{DriftRecord, NodeReport};
 use crate::core::report::{files, message};
 use crate::core::snapshot;
 use crate::git::publish::{BranchState, Draft};
@@ -88,7 +88,9 @@ fn newer(unsent: &NodeReport, before: Option<&NodeReport>) -> NodeReport {
 
 /// Takes away the files of nodes that the cluster does not have any more: they would be behind for ever. Their history stays.
 fn gone(sight: Option<&ClusterSnapshot>, tree: &mut BTreeMap<String, String>) -> Vec<String> {
-    let Some(ClusterSnapshot { facts, .. }) = sight.filter(|sight| !sight.facts.nodes.is_empty()) else { return Vec::new() };
+    let Some(ClusterSnapshot { facts, .. }) = sight.filter(|sight| !sight.facts.nodes.is_empty()) else {
+        return Vec::new();
+    };
     let there: std::collections::BTreeSet<String> =
         facts.nodes.keys().map(|node| files::path_of(node.as_str())).collect();
     let gone: Vec<String> =
@@ -97,7 +99,12 @@ fn gone(sight: Option<&ClusterSnapshot>, tree: &mut BTreeMap<String, String>) ->
 }
 
 /// Puts the snapshot in, if it is worth it; tells whether it alone is worth a commit.
-fn picture(plan: &DraftInput<'_>, tree: &mut BTreeMap<String, String>, riding: bool, planned: &mut PlannedDraft) -> bool {
+fn picture(
+    plan: &DraftInput<'_>,
+    tree: &mut BTreeMap<String, String>,
+    riding: bool,
+    planned: &mut PlannedDraft,
+) -> bool {
     let Some(every) = plan.letter.snapshot_every else {
         // Nobody keeps it up to date any more.
         if riding {
@@ -123,12 +130,12 @@ fn picture(plan: &DraftInput<'_>, tree: &mut BTreeMap<String, String>, riding: b
 fn whole(sight: &ClusterSnapshot, there: Option<&str>) -> Facts {
     let mut facts = sight.facts.clone();
     if sight.only_own {
-        let others = there.map(snapshot::grounds).unwrap_or_default();
-        for (node, ground) in others
+        let others = there.map(snapshot::host_networks).unwrap_or_default();
+        for (node, host_network) in others
             .into_iter()
             .filter(|(node, _)| Some(node) != sight.own.as_ref() && sight.facts.nodes.contains_key(node))
         {
-            facts.grounds.entry(node).or_insert(ground);
+            facts.host_networks.entry(node).or_insert(host_network);
         }
     }
     facts

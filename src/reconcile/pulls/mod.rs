@@ -4,9 +4,9 @@
 //! and asks whether it still does before each word. What is proposed is data: no word of it decides where something is read or said.
 //! Deliberately absent: what a preview says (`core::preview`), and how a forge is talked to (`forge`).
 
-mod agenda;
-mod memory;
-mod round;
+mod poll;
+mod poll_schedule;
+mod posted;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use self::agenda::PollSchedule;
-use self::round::{PollOutcome, Poller};
-use super::following::TrackedRepository;
-use super::leading::IsLeader;
+use self::poll::{PollOutcome, Poller};
+use self::poll_schedule::PollSchedule;
+use super::leadership::IsLeader;
+use super::tracked_repository::TrackedRepository;
 use crate::backoff::Backoff;
 use crate::core::facts::Facts;
-use crate::core::ground::HostNetwork;
+use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
 use crate::forge::app::GitHubApp;
@@ -69,7 +69,7 @@ pub struct PreviewCluster {
     /// Nodes, namespaces and pods.
     pub facts: Facts,
     /// Nodes' interfaces and addresses, of those that told.
-    pub grounds: BTreeMap<NodeName, HostNetwork>,
+    pub host_networks: BTreeMap<NodeName, HostNetwork>,
     /// What nodes report.
     pub reports: Vec<NodeReport>,
 }

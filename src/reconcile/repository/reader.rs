@@ -15,9 +15,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::super::round::now;
 use super::{DesiredRevision, KnownRevision, RepositoryEvent, RepositoryOptions, Wish, changes, rejected};
 use crate::backoff::Backoff;
-use crate::core::admission::{ChangeWindows, Emergency, AdmissionRules, Suspension, AdmissionDecision, PendingReason, PendingCommit};
+use crate::core::admission::{
+    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Suspension,
+};
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::policy::catalogue::{Catalogue, FileChange};
+use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::signature::Signatures;
 use crate::git::mirror::{Head, Mirror};
@@ -65,7 +67,7 @@ pub(super) struct RepositoryReader {
 /// A head, and what it would change.
 struct Pending {
     info: CommitInfo,
-    changes: BTreeMap<String, FileChange>,
+    changes: BTreeMap<String, FileUpdate>,
     trailers: Vec<(String, String)>,
     suspension: Option<Suspension>,
     /// What its own egret.yaml demands: at a first start there is no other.
@@ -230,12 +232,12 @@ impl RepositoryReader {
     }
 
     /// What a commit would change in what is in force.
-    fn changes(&self, mirror: &Mirror, to: CommitId) -> git::Result<BTreeMap<String, FileChange>> {
+    fn changes(&self, mirror: &Mirror, to: CommitId) -> git::Result<BTreeMap<String, FileUpdate>> {
         let from = self.current.as_ref().map(|current| current.id).filter(|current| mirror.has(*current));
         let mut changes = changes(mirror.changes(from, to, &everything())?);
         if from.is_none() {
             for path in &self.paths {
-                changes.entry(path.clone()).or_insert(FileChange::Removed);
+                changes.entry(path.clone()).or_insert(FileUpdate::Removed);
             }
         }
         Ok(changes)
@@ -316,7 +318,8 @@ impl RepositoryReader {
             return Ok(AdmissionDecision::Admitted);
         }
         let windows = self.options.following.windows.clone().unwrap_or_else(|| self.windows());
-        let rules = AdmissionRules { windows: &windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
+        let rules =
+            AdmissionRules { windows: &windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
         Ok(rules.judge(self.looked))
     }
 
@@ -385,9 +388,9 @@ impl RepositoryReader {
     }
 
     /// Takes in what changed.
-    fn take_in(&mut self, changes: BTreeMap<String, FileChange>) {
+    fn take_in(&mut self, changes: BTreeMap<String, FileUpdate>) {
         for (path, change) in &changes {
-            if *change == FileChange::Removed {
+            if *change == FileUpdate::Removed {
                 self.paths.remove(path);
             } else {
                 self.paths.insert(path.clone());

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use egret::forge::{ForgeErrorKind, ForgeKind, CheckConclusion};
+use egret::forge::{CheckConclusion, ForgeErrorKind, ForgeKind};
 
 use super::{KINDS, check, forge, options, outcome, post, send};
 use crate::forge_double::{Double, HEAD, TOKEN, Trouble};

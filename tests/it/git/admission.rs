@@ -3,13 +3,13 @@
 //! The repository's thread of a node, on real repositories. Deliberately absent: packets (`outpost`), and the rules' own cases
 //! (`core::admission`).
 
-use egret::core::admission::{ChangeWindows, PendingReason, PendingCommit};
+use egret::core::admission::{ChangeWindows, PendingCommit, PendingReason};
 use egret::core::policy::catalogue::LastGoodDocuments;
 use egret::core::policy::check::windows_file;
 use egret::core::policy::published::{Published, read_config};
 use egret::git::CommitId;
-use egret::reconcile::following::TrackedRepository;
 use egret::reconcile::repository::{DesiredRevision, KnownRevision, RepositoryEvent};
+use egret::reconcile::tracked_repository::TrackedRepository;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -228,7 +228,8 @@ fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     let second = origin.push(&files, "second\n\nWhy not.\n\nEgret-Emergency: the bank is down");
     assert!(strict.look().withheld.is_some(), "it names the trailer itself");
     // With that in force, a commit passes by it, and one that only mentions it does not.
-    let mut stand = reading(&origin, "test", KnownRevision { commit: Some(second.to_string()), ..KnownRevision::default() }, None);
+    let mut stand =
+        reading(&origin, "test", KnownRevision { commit: Some(second.to_string()), ..KnownRevision::default() }, None);
     assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
     origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nEgret-Emergency: no, this is prose.\n\nReally.");
     assert!(stand.look().withheld.is_some());
@@ -287,7 +288,8 @@ fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
     prod.nothing();
     // After a restart it is still the first that is in force.
     drop(prod);
-    let mut prod = reading(&origin, "prod", KnownRevision { commit: Some(first.to_string()), ..KnownRevision::default() }, None);
+    let mut prod =
+        reading(&origin, "prod", KnownRevision { commit: Some(first.to_string()), ..KnownRevision::default() }, None);
     assert_eq!(in_force(&prod.intent()), (first, vec!["10.1.0.0/16".to_owned()], None));
     // A file that moves out of its folder is gone from it.
     origin.git(&["mv", "prod/a.yaml", "test/b.yaml"]);
@@ -312,5 +314,8 @@ fn what_another_leader_let_in_is_not_taken_back() {
     stand.thread.published(second, None);
     assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
     stand.thread.published(first, None);
-    assert!(matches!(stand.next(), RepositoryEvent::Unchanged), "with nothing that waits, what is published comes later");
+    assert!(
+        matches!(stand.next(), RepositoryEvent::Unchanged),
+        "with nothing that waits, what is published comes later"
+    );
 }

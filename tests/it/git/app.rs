@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use egret::forge::app::{GitHubApp, AppOptions};
+use egret::forge::app::{AppOptions, GitHubApp};
 use egret::git::access::Access;
 use egret::git::publish::Published;
 use egret::git::{Error, Fate};

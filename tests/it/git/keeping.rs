@@ -11,16 +11,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use egret::core::facts::{Facts, Node, Pod, PodName};
-use egret::core::ground::{HostNetwork, Interface};
-use egret::core::interfaces;
+use egret::core::gateway_interfaces;
+use egret::core::host_network::{HostNetwork, Interface};
 use egret::core::name::NodeName;
-use egret::core::report::drift::{DriftClass, Drift, DriftPlace};
+use egret::core::report::drift::{Drift, DriftClass, DriftPlace};
 use egret::core::report::files::{path_of, read_node_file};
 use egret::core::report::history::{NodeReport, ObservedDrift, RequestedBy};
 use egret::core::snapshot;
 use egret::git::source::{Insecure, Source};
-use egret::reconcile::leading::IsLeader;
-use egret::reconcile::publisher::{ReportBatch, PublisherOptions, Publisher, ClusterSnapshot};
+use egret::reconcile::leadership::IsLeader;
+use egret::reconcile::publisher::{ClusterSnapshot, Publisher, PublisherOptions, ReportBatch};
 use jiff::Timestamp;
 
 use super::fixture::Origin;
@@ -104,16 +104,18 @@ fn facts(nodes: &[&str], pods: usize) -> Facts {
     }
 }
 
-fn ground(address: &str) -> HostNetwork {
+fn host_network(address: &str) -> HostNetwork {
     let interface =
         Interface { up: true, addresses: vec![address.parse().expect("a net")], mtu: 1500, ..Interface::default() };
-    let ground = HostNetwork { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..HostNetwork::default() };
-    interfaces::ground(&interfaces::of(&ground, &std::collections::BTreeSet::new())).expect("a ground")
+    let host_network =
+        HostNetwork { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..HostNetwork::default() };
+    gateway_interfaces::host_network(&gateway_interfaces::of(&host_network, &std::collections::BTreeSet::new()))
+        .expect("a ground")
 }
 
 /// What a standalone node sees.
 fn own(facts: Facts, node: &str, address: &str) -> ClusterSnapshot {
-    let facts = Facts { grounds: BTreeMap::from([(name(node), ground(address))]), ..facts };
+    let facts = Facts { host_networks: BTreeMap::from([(name(node), host_network(address))]), ..facts };
     ClusterSnapshot { facts, taken: now(), only_own: true, own: Some(name(node)) }
 }
 
@@ -210,8 +212,8 @@ fn nodes_that_write_one_branch_keep_what_the_others_told_and_come_to_rest() {
         assert_eq!(commits(&origin), 3, "round {round}");
     }
     let files = files_on_branch(&origin);
-    let told = snapshot::grounds(&files[snapshot::FILE]);
-    let expected: BTreeMap<NodeName, HostNetwork> = all.map(|node| (name(node), ground(&address(node)))).into();
+    let told = snapshot::host_networks(&files[snapshot::FILE]);
+    let expected: BTreeMap<NodeName, HostNetwork> = all.map(|node| (name(node), host_network(&address(node)))).into();
     assert_eq!(told, expected);
     // A node that left takes its file and its interfaces along.
     let publisher = publisher(&origin, "state-a");
@@ -220,7 +222,7 @@ fn nodes_that_write_one_branch_keep_what_the_others_told_and_come_to_rest() {
     assert_eq!(origin.in_bare(&["log", "-1", "--format=%s", BRANCH]), "c is no node any more");
     let files = files_on_branch(&origin);
     assert!(!files.contains_key(&path_of("c")) && !files["README.md"].contains("| c |"), "{files:?}");
-    let told: Vec<NodeName> = snapshot::grounds(&files[snapshot::FILE]).into_keys().collect();
+    let told: Vec<NodeName> = snapshot::host_networks(&files[snapshot::FILE]).into_keys().collect();
     assert_eq!(told, [name("a"), name("b")]);
 }
 

@@ -7,10 +7,10 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
-use egret::core::plan::sources::{ConntrackFlush, FlushScope};
+use egret::core::plan::conntrack::{ConntrackFlush, FlushScope};
 use egret::core::plan::{Step, plan};
 use egret::core::state::NodeState;
-use egret::core::state::nft::{ElementData, DataType, TableFamily, Field, KeyType, Statement, Table, Verdict};
+use egret::core::state::nft::{DataType, ElementData, Field, KeyType, Statement, Table, TableFamily, Verdict};
 use egret::core::state::ownership::DatapathConfig;
 use egret::kernel::conntrack;
 
@@ -119,8 +119,10 @@ fn an_address_that_is_given_up_takes_all_its_connections_with_it_and_nobody_else
 /// What a plan forgets of the pod when the map of pods changes from this to that.
 fn planned(from: Option<Verdict>, to: Verdict) -> ConntrackFlush {
     let state = |verdict: Option<Verdict>| {
-        let pods: Vec<_> =
-            verdict.into_iter().map(|verdict| (ElementKey::Address(ip(POD)), Some(ElementData::Verdict(verdict)))).collect();
+        let pods: Vec<_> = verdict
+            .into_iter()
+            .map(|verdict| (ElementKey::Address(ip(POD)), Some(ElementData::Verdict(verdict))))
+            .collect();
         let mark = Statement::SetMark { field: Field::CtMark, keep: !0xff, value: 1 };
         let lookup = Statement::VerdictMap { field: Field::Ip4Daddr, mask: None, map: "to4_a".to_owned() };
         let outposts = [(range("10.0.4.0", "10.0.4.255"), Some(goto("exit_1")))];

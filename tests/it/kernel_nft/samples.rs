@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use egret::core::state::net::Mac;
 use egret::core::state::nft::{
-    AddressFamily, BaseChain, Chain, ChainKind, ElementData, DataType, Field, Hook, ElementKey, KeyType, ChainPolicy, NftRule, Set, Statement,
-    Table, MatchValue, Verdict,
+    AddressFamily, BaseChain, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType,
+    MatchValue, NftRule, Set, Statement, Table, Verdict,
 };
 
 pub(super) fn address(text: &str) -> IpAddr {
@@ -23,7 +23,12 @@ pub(super) fn goto(chain: &str) -> ElementData {
     ElementData::Verdict(Verdict::Goto(chain.to_owned()))
 }
 
-pub(super) fn set(key: &[KeyType], data: Option<DataType>, interval: bool, elements: &[(ElementKey, Option<ElementData>)]) -> Set {
+pub(super) fn set(
+    key: &[KeyType],
+    data: Option<DataType>,
+    interval: bool,
+    elements: &[(ElementKey, Option<ElementData>)],
+) -> Set {
     Set { key: key.to_vec(), data, interval, elements: elements.iter().cloned().collect() }
 }
 
@@ -31,7 +36,13 @@ pub(super) fn chain(rules: Vec<Vec<Statement>>) -> Chain {
     Chain { base: None, comment: None, rules: rules.into_iter().map(NftRule).collect() }
 }
 
-pub(super) fn base(kind: ChainKind, hook: Hook, priority: i32, policy: ChainPolicy, rules: Vec<Vec<Statement>>) -> Chain {
+pub(super) fn base(
+    kind: ChainKind,
+    hook: Hook,
+    priority: i32,
+    policy: ChainPolicy,
+    rules: Vec<Vec<Statement>>,
+) -> Chain {
     Chain { base: Some(BaseChain { kind, hook, priority, policy }), ..chain(rules) }
 }
 
@@ -56,11 +67,26 @@ fn every_set() -> BTreeMap<String, Set> {
         ("pairs6", set(&[Mark, Ipv6Addr], None, false, &[(ElementKey::MarkAddress(3, one6), None)])),
         ("ranges4", set(&[Ipv4Addr], None, true, &[(range("10.0.0.0", "10.0.0.255"), None)])),
         ("ranges6", set(&[Ipv6Addr], None, true, &[(range("fd00::", "fd00::ffff"), None)])),
-        ("groups4", set(&[Ipv4Addr], Some(DataType::Verdict), false, &[(ElementKey::Address(one), Some(goto("plain")))])),
-        ("groups6", set(&[Ipv6Addr], Some(DataType::Verdict), false, &[(ElementKey::Address(one6), Some(goto("plain")))])),
-        ("egress4", set(&[Mark], Some(DataType::Ipv4Addr), false, &[(ElementKey::Mark(3), Some(ElementData::Address(one)))])),
-        ("egress6", set(&[Mark], Some(DataType::Ipv6Addr), false, &[(ElementKey::Mark(3), Some(ElementData::Address(one6)))])),
-        ("mark_of", set(&[Ipv4Addr], Some(DataType::Mark), false, &[(ElementKey::Address(one), Some(ElementData::Mark(7)))])),
+        (
+            "groups4",
+            set(&[Ipv4Addr], Some(DataType::Verdict), false, &[(ElementKey::Address(one), Some(goto("plain")))]),
+        ),
+        (
+            "groups6",
+            set(&[Ipv6Addr], Some(DataType::Verdict), false, &[(ElementKey::Address(one6), Some(goto("plain")))]),
+        ),
+        (
+            "egress4",
+            set(&[Mark], Some(DataType::Ipv4Addr), false, &[(ElementKey::Mark(3), Some(ElementData::Address(one)))]),
+        ),
+        (
+            "egress6",
+            set(&[Mark], Some(DataType::Ipv6Addr), false, &[(ElementKey::Mark(3), Some(ElementData::Address(one6)))]),
+        ),
+        (
+            "mark_of",
+            set(&[Ipv4Addr], Some(DataType::Mark), false, &[(ElementKey::Address(one), Some(ElementData::Mark(7)))]),
+        ),
         (
             "macs",
             set(
@@ -115,7 +141,11 @@ fn matches() -> Vec<Vec<Statement>> {
             compare(Ip6Saddr, None, false, MatchValue::Address(address("fd00::1"))),
             compare(Ip6Daddr, None, true, MatchValue::Address(address("fd00::2"))),
         ],
-        vec![compare(UdpDport, None, true, MatchValue::Port(53)), in_set(&[Ip4Saddr], None, true, "addresses4"), drop()],
+        vec![
+            compare(UdpDport, None, true, MatchValue::Port(53)),
+            in_set(&[Ip4Saddr], None, true, "addresses4"),
+            drop(),
+        ],
         vec![in_set(&[Ip6Saddr], None, false, "addresses6")],
         vec![in_set(&[Ip4Saddr], None, false, "ranges4"), in_set(&[Ip4Daddr], None, true, "ranges4")],
         vec![in_set(&[Iifname], None, false, "names"), in_set(&[MetaMark], mask, false, "marks")],
@@ -198,7 +228,12 @@ pub(crate) fn every_kind() -> (Table, Table) {
     ];
     let arrive = base(Filter, Hook::Ingress("lo".to_owned()), 0, ChainPolicy::Accept, rules);
     let pair = |other, address_text: &str| {
-        set(&[KeyType::Mark, other], None, false, &[(ElementKey::MarkAddress(0xac12_0002, address(address_text)), None)])
+        set(
+            &[KeyType::Mark, other],
+            None,
+            false,
+            &[(ElementKey::MarkAddress(0xac12_0002, address(address_text)), None)],
+        )
     };
     let netdev = Table {
         owned: true,

@@ -166,8 +166,11 @@ fn await_listing(stand: &Stand, node: &str, before: &str) -> Result<(), LabError
 fn put_right(acts: &[Act]) -> Outcome {
     let stand = Stand::in_force(Options::default())?;
     let commit = stand.lab.repository().in_clone(["rev-parse", "HEAD"])?.trim_end().to_owned();
-    let wanted =
-        RequestedBy { policy: "outpost".to_owned(), file: "policies/outpost.yaml:1".to_owned(), commit: commit.clone() };
+    let wanted = RequestedBy {
+        policy: "outpost".to_owned(),
+        file: "policies/outpost.yaml:1".to_owned(),
+        commit: commit.clone(),
+    };
     let (mut times, mut took) = (BTreeMap::new(), Vec::new());
     for act in acts {
         let namespace = stand.lab.node(act.node)?;

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use egret::core::report::files::read_node_file;
-use egret::core::report::history::{NodeReport, DriftRecord};
+use egret::core::report::history::{DriftRecord, NodeReport};
 
 use crate::lab::{
     Answer, EGRESS, EGRESS6, EXCLUDED, EXCLUDED6, Lab, LabError, OUTPOST, OUTPOST6, Options, Pod, Process, wait_until,

@@ -80,7 +80,8 @@ fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Out
     stand.lab.repository().write("egret.yaml", &suspended)?;
     stand.push("policies/outpost.yaml", &Document::through("kind-worker3").text())?;
     let report = stand.await_report("kind-worker", "what waits", |report| report.withheld.is_some());
-    let expected = PendingReason::Suspended { until: Some(until), owner: "Han".to_owned(), reason: "we move".to_owned() };
+    let expected =
+        PendingReason::Suspended { until: Some(until), owner: "Han".to_owned(), reason: "we move".to_owned() };
     assert_eq!(report.withheld.map(|withheld| withheld.why), Some(expected));
     assert_eq!(stand.lab.ask("tiefighter", OUTPOST)?, Answer::Granted(EGRESS));
     // It is told, and the node is ready: what is in force is in force.

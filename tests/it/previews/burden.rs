@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use egret::cluster::Cluster;
 use egret::core::facts::Facts;
-use egret::core::preview::{DisplayLimits, CostLimits, burden};
+use egret::core::preview::{CostLimits, DisplayLimits, burden};
 
 use super::{Case, USUAL, root};
 use crate::scenarios::folder::texts;
@@ -59,7 +59,10 @@ fn a_change_may_be_so_much_and_no_more() {
             CostLimits { questions: most.questions - 1, ..most },
             "policies that it changes have too many selectors for so many pods",
         ),
-        (CostLimits { members: most.members - 1, ..most }, "policies that it changes select too many pods between them"),
+        (
+            CostLimits { members: most.members - 1, ..most },
+            "policies that it changes select too many pods between them",
+        ),
     ];
     for (most, what) in less {
         assert_eq!(weighed(&case, most), Some(what));

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use egret::core::compile::marks::EXIT_CHAIN;
+use egret::core::compile::exit_ids::EXIT_CHAIN;
 use egret::core::facts::{Pod, PodName};
 use egret::core::name::NodeName;
-use egret::core::plan::{StateListing, Plan, Step, plan};
+use egret::core::plan::{Plan, StateListing, Step, plan};
 use egret::core::state::NodeState;
 use egret::core::state::nft::{AddressFamily, NftChange, TableFamily};
 use egret::core::state::ownership::DatapathConfig;

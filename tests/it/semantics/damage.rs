@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use egret::core::plan::{Step, simulate};
 use egret::core::state::NodeState;
 use egret::core::state::net::{Mac, Route};
-use egret::core::state::nft::{ChainPolicy, NftRule, Statement, NftTransaction, Verdict};
+use egret::core::state::nft::{ChainPolicy, NftRule, NftTransaction, Statement, Verdict};
 use proptest::prelude::*;
 
 /// One act: what is done to the object with this number among those of its kind.

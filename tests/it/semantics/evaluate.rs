@@ -8,11 +8,11 @@ mod chains;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use egret::core::ground::HostNetwork;
+use egret::core::host_network::HostNetwork;
 use egret::core::name::NodeName;
 use egret::core::state::NodeState;
 use egret::core::state::net::{Encap, Mac, Route};
-use egret::core::state::nft::{AddressFamily, TableFamily, Hook};
+use egret::core::state::nft::{AddressFamily, Hook, TableFamily};
 use egret::core::state::ownership::{DatapathConfig, TUNNEL};
 
 pub(crate) use chains::{Foreign, Written};
@@ -35,7 +35,7 @@ pub(crate) struct Host<'a> {
     /// The same when it is routed and sent. Much may have changed for a packet that had to wait in between.
     pub(crate) later: &'a NodeState,
     /// What is not.
-    pub(crate) ground: &'a HostNetwork,
+    pub(crate) host_network: &'a HostNetwork,
     /// The node's own addresses.
     pub(crate) addresses: Vec<IpAddr>,
     /// What others do to packets there; whether the CNI masquerades stands beside it, as it depends on the family.
@@ -186,7 +186,7 @@ impl Cluster<'_> {
         let host = &self.hosts[name];
         let (nft, later) = (&host.state.nft, &host.later.nft);
         let family = AddressFamily::of(packet.source);
-        if family == AddressFamily::V6 && !host.ground.features.ipv6 {
+        if family == AddressFamily::V6 && !host.host_network.features.ipv6 {
             return Outcome::Dropped("the node has no IPv6");
         }
         let foreign = host.others(family);

@@ -10,12 +10,12 @@ mod faults;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use egret::core::compile::marks::EXIT_CHAIN;
+use egret::core::compile::exit_ids::EXIT_CHAIN;
 use egret::core::name::NodeName;
 use egret::core::placement::ExitKey;
 use egret::core::policy::ExistingConnections;
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, TableFamily, ElementKey};
+use egret::core::state::nft::{AddressFamily, ElementKey, TableFamily};
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option::weighted as maybe;
@@ -145,7 +145,7 @@ fn violation(world: &World, states: &States, offset: usize) -> Option<String> {
         let stride = all.len().div_ceil(FOLLOWED).max(1);
         let ordinary = all.into_iter().skip(offset % stride).step_by(stride);
         let services = world.foreign.services.iter().map(|(service, _)| *service);
-        let on = |source: IpAddr| world.grounds[node].features.ipv6 || source.is_ipv4();
+        let on = |source: IpAddr| world.host_networks[node].features.ipv6 || source.is_ipv4();
         let sources: Vec<IpAddr> = world.sources(node).into_iter().filter(|source| on(*source)).collect();
         let to_services = services.flat_map(|service| sources.iter().map(move |source| (*source, service)));
         let to_services = to_services.filter(|(source, service)| source.is_ipv4() == service.is_ipv4());
@@ -253,9 +253,9 @@ impl Flow<'_> {
     fn addresses(&self, exits: &BTreeSet<Exit>) -> BTreeSet<Option<(NodeName, IpAddr)>> {
         let family = AddressFamily::of(self.source);
         let seen = |exit: &Exit| {
-            let ground = &self.world.grounds[&exit.gateway];
-            let address = egress_address(ground, &exit.egress, family);
-            let address = address.filter(|_| family == AddressFamily::V4 || ground.features.ipv6);
+            let host_network = &self.world.host_networks[&exit.gateway];
+            let address = egress_address(host_network, &exit.egress, family);
+            let address = address.filter(|_| family == AddressFamily::V4 || host_network.features.ipv6);
             address.map(|address| (exit.gateway.clone(), address))
         };
         exits.iter().map(seen).collect()

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use egret::core::name::NodeName;
-use egret::core::plan::{StateListing, Plan, Step, plan, simulate};
+use egret::core::plan::{Plan, StateListing, Step, plan, simulate};
 use egret::core::state::NodeState;
 use egret::core::state::ownership::DatapathConfig;
 use proptest::prelude::*;

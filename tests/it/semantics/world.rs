@@ -5,15 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use egret::core::compile::marks::ExitIds;
-use egret::core::compile::{Compiled, CompileInput, RP_FILTER_BEFORE, RefusedParts, compile};
+use egret::core::compile::exit_ids::ExitIds;
+use egret::core::compile::{CompileInput, Compiled, RP_FILTER_BEFORE, RefusedParts, compile};
 use egret::core::facts::Facts;
-use egret::core::ground::HostNetwork;
+use egret::core::host_network::HostNetwork;
 use egret::core::name::NodeName;
 use egret::core::placement::place;
 use egret::core::policy::PolicySet;
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, ElementData, TableFamily, ElementKey, Statement};
+use egret::core::state::nft::{AddressFamily, ElementData, ElementKey, Statement, TableFamily};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
@@ -27,7 +27,7 @@ pub(crate) struct World {
     /// Nodes, namespaces, pods.
     pub(crate) facts: Facts,
     /// Each node's kernel, without what is Egret's.
-    pub(crate) grounds: BTreeMap<NodeName, HostNetwork>,
+    pub(crate) host_networks: BTreeMap<NodeName, HostNetwork>,
     /// The time, for suspended policies.
     pub(crate) now: Timestamp,
     /// Whether the CNI translates what leaves a node to the node's address.
@@ -42,13 +42,13 @@ pub(crate) type States = BTreeMap<NodeName, NodeState>;
 impl World {
     /// What Egret wants of one node that holds `before`.
     pub(crate) fn compiled(&self, node: &NodeName, before: &NodeState) -> Compiled {
-        let ground = observed_ground(&self.grounds[node], before);
+        let host_network = observed_ground(&self.host_networks[node], before);
         compile(&CompileInput {
             node,
             set: &self.set,
             placement: &place(&self.set, &self.facts, self.now),
             facts: &self.facts,
-            ground: &ground,
+            host_network: &host_network,
             marks: &ExitIds::observed(&before.nft, self.set.config.range),
             refused: RefusedParts::NOTHING,
         })
@@ -68,7 +68,7 @@ impl World {
             let host = Host {
                 state,
                 later: state,
-                ground: &self.grounds[name],
+                host_network: &self.host_networks[name],
                 addresses: node.addresses.clone(),
                 foreign: self.foreign.clone(),
                 masquerade: self.masquerade,
@@ -110,17 +110,17 @@ impl World {
 }
 
 /// The ground as a node's observation tells it when the node holds `state`: filters that were loosened are, and are remembered.
-fn observed_ground(ground: &HostNetwork, state: &NodeState) -> HostNetwork {
-    let mut ground = ground.clone();
+fn observed_ground(host_network: &HostNetwork, state: &NodeState) -> HostNetwork {
+    let mut host_network = host_network.clone();
     let remembered = state.nft.get(&TableFamily::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
     for (key, data) in remembered.into_iter().flat_map(|set| &set.elements) {
         let (ElementKey::Interface(name), Some(ElementData::Mark(before))) = (key, data) else { continue };
-        ground.loosened.insert(name.clone(), u8::try_from(*before).expect("a filter is 0, 1 or 2"));
-        if let Some(interface) = ground.interfaces.get_mut(name) {
+        host_network.loosened.insert(name.clone(), u8::try_from(*before).expect("a filter is 0, 1 or 2"));
+        if let Some(interface) = host_network.interfaces.get_mut(name) {
             interface.rp_filter = 2;
         }
     }
-    ground
+    host_network
 }
 
 /// What stands for a node inside the tunnel, by its state: none where it sends nothing into it.
@@ -165,7 +165,7 @@ fn is_ordinary(address: IpAddr) -> bool {
 
 /// Pairs of source and destination of one family, and that family is on at the node.
 pub(crate) fn flows(world: &World, node: &NodeName) -> Vec<(IpAddr, IpAddr)> {
-    let ipv6 = world.grounds[node].features.ipv6;
+    let ipv6 = world.host_networks[node].features.ipv6;
     let destinations = world.destinations();
     let mut flows = Vec::new();
     for source in world.sources(node) {

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{ExitRoute, EgressRoute};
+use super::{EgressRoute, ExitRoute};
 use crate::core::finding::Finding;
-use crate::core::ground::{HostNetwork, HostRoute, Interface, InterfaceKind};
+use crate::core::host_network::{HostNetwork, HostRoute, Interface, InterfaceKind};
 use crate::core::placement::ExitKey;
 use crate::core::state::nft::AddressFamily;
 
@@ -21,7 +21,7 @@ struct Search<'a> {
     /// The interface that has the address.
     holder: &'a str,
     address: IpAddr,
-    ground: &'a HostNetwork,
+    host_network: &'a HostNetwork,
 }
 
 /// The way out by an interface that can send, with one of its addresses.
@@ -30,10 +30,10 @@ pub(super) fn way_out(
     family: AddressFamily,
     holder: &str,
     address: IpAddr,
-    ground: &HostNetwork,
+    host_network: &HostNetwork,
     findings: &mut Vec<Finding>,
 ) -> EgressRoute {
-    let search = Search { exit, family, holder, address, ground };
+    let search = Search { exit, family, holder, address, host_network };
     let mut routes = search.routes();
     let everything = everything(family);
     // The router that the policy names comes before all others, also if it cannot be one: nobody asked for another.
@@ -58,10 +58,10 @@ pub(super) fn way_out(
 impl Search<'_> {
     /// Whether the holder is one by which nothing leaves: `lo`, or a dummy that nobody has given a router.
     fn sends_nothing(&self) -> bool {
-        match self.ground.interfaces.get(self.holder).map(|interface| interface.kind) {
+        match self.host_network.interfaces.get(self.holder).map(|interface| interface.kind) {
             Some(InterfaceKind::Loopback) => true,
             Some(InterfaceKind::Dummy) => {
-                let mut through = self.ground.routes.iter().filter(|route| route.interface == self.holder);
+                let mut through = self.host_network.routes.iter().filter(|route| route.interface == self.holder);
                 let routed = through.any(|route| route.gateway.is_some() || route.destination.prefix_len() == 0);
                 !routed && !self.exit.next_hops.iter().any(|hop| self.is_on(self.holder, *hop))
             }
@@ -72,7 +72,7 @@ impl Search<'_> {
     fn fits(&self, route: &HostRoute) -> bool {
         AddressFamily::of(route.destination.addr()) == self.family
             && !is_link_local(route.destination)
-            && self.ground.can_send(&route.interface)
+            && self.host_network.can_send(&route.interface)
     }
 
     /// What the kernel would look at for packets from this address: tables that rules name for it, up to one that knows a way to
@@ -80,7 +80,7 @@ impl Search<'_> {
     /// any of its routes, but for those to single hosts on a link, which are pods.
     fn routes(&self) -> BTreeMap<IpNet, ExitRoute> {
         let mut found = BTreeMap::new();
-        let sources = self.ground.sources.iter().filter(|source| source.from.contains(&self.address));
+        let sources = self.host_network.sources.iter().filter(|source| source.from.contains(&self.address));
         for source in sources {
             self.add(&mut found, source.routes.iter());
             if found.contains_key(&everything(self.family)) {
@@ -92,7 +92,7 @@ impl Search<'_> {
             route.gateway.is_none() && route.destination.prefix_len() == route.destination.max_prefix_len()
         };
         let wanted = |route: &&HostRoute| if anywhere { !of_pod(route) } else { route.interface == self.holder };
-        self.add(&mut found, self.ground.routes.iter().filter(wanted));
+        self.add(&mut found, self.host_network.routes.iter().filter(wanted));
         found
     }
 
@@ -125,7 +125,7 @@ impl Search<'_> {
     /// the link by its nature (RFC 4291, 2.5.6).
     fn is_on(&self, interface: &str, hop: IpAddr) -> bool {
         is_link_local(hop.into())
-            || self.ground.routes.iter().any(|route| {
+            || self.host_network.routes.iter().any(|route| {
                 route.interface == interface
                     && route.gateway.is_none()
                     && !is_link_local(route.destination)
@@ -143,16 +143,16 @@ impl Search<'_> {
             let message = format!("{hop}, its next hop, {why}; only the networks of its interface are reached");
             Finding::new("bad-next-hop", self.exit, message).hint("name the router's own address in the policy")
         };
-        if let Some(why) = self.ground.no_router(hop) {
+        if let Some(why) = self.host_network.no_router(hop) {
             return Err(useless(&why));
         }
         if !self.sends_nothing() {
             return Ok(self.everywhere(hop, self.holder));
         }
-        let mut works = self.ground.interfaces.iter().filter(|(_, interface)| interface.works());
+        let mut works = self.host_network.interfaces.iter().filter(|(_, interface)| interface.works());
         match works.find(|(name, _)| self.is_on(name, hop) && !is_link_local(hop.into())) {
             Some((name, _)) => Ok(self.everywhere(hop, name)),
-            None => match self.ground.default_route(self.family).filter(|route| self.fits(route)) {
+            None => match self.host_network.default_route(self.family).filter(|route| self.fits(route)) {
                 Some(route) => Ok(self.everywhere(hop, &route.interface)),
                 None => Err(useless("is in no network of this node")),
             },
@@ -171,7 +171,7 @@ impl Search<'_> {
             );
             return (None, Finding::new("no-next-hop", exit, message).hint(hint));
         }
-        let interface = self.ground.interfaces.get(holder);
+        let interface = self.host_network.interfaces.get(holder);
         if interface.is_some_and(|interface| interface.point_to_point) {
             let route = ExitRoute {
                 destination: everything(family),
@@ -201,7 +201,7 @@ impl Search<'_> {
         let mut networks: Vec<&IpNet> = interface.addresses.iter().filter(|net| net.contains(&self.address)).collect();
         networks.sort_by_key(|net| std::cmp::Reverse(net.prefix_len()));
         let hosts = networks.into_iter().filter_map(|net| first_host(*net));
-        hosts.into_iter().next().filter(|hop| self.ground.no_router(*hop).is_none())
+        hosts.into_iter().next().filter(|hop| self.host_network.no_router(*hop).is_none())
     }
 }
 

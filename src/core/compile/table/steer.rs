@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use super::words::{
+use super::statements::{
     accept, address_key, daddr, device, drop, goto, in_set, is_original, is_reply, ranges, saddr, translated_to,
 };
 use super::{ARRIVE, ARRIVED, Builder, CLASSIFY, GROUP, LAST, exit_chain};
 use crate::core::compile::{ExitRole, allowed};
 use crate::core::state::nft::{
-    AddressFamily, ChainKind, ElementData, DataType, Field, Hook, ElementKey, KeyType, Statement, MatchValue, Verdict,
+    AddressFamily, ChainKind, DataType, ElementData, ElementKey, Field, Hook, KeyType, MatchValue, Statement, Verdict,
 };
 
 /// Where what a pod sends goes on from prerouting and from the host's output.
@@ -163,7 +163,7 @@ impl Builder<'_> {
         }
         let podnets = format!("podnets{}", family.suffix());
         rules.push(vec![in_set(saddr(family), false, podnets.clone()), Statement::Counter, drop()]);
-        if self.input.ground.features.interface_kinds {
+        if self.input.host_network.features.interface_kinds {
             let veth = MatchValue::Interface("veth".to_owned());
             let of_a_pod = Statement::Compare { field: Field::Iifkind, mask: None, negated: false, value: veth };
             rules.push(vec![of_a_pod, Statement::Counter, drop()]);

@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::words::{accept, address_key, daddr, device, drop, in_set, saddr};
+use super::statements::{accept, address_key, daddr, device, drop, in_set, saddr};
 use super::{ARRIVE, Builder, LAST, PEERS, RAW, WARD};
 use crate::core::compile::ExitRole;
 use crate::core::state::nft::{
-    AddressFamily, BaseChain, Chain, ChainKind, ElementData, DataType, Field, Hook, ElementKey, KeyType, ChainPolicy, NftRule, Set, Statement,
-    Table, MatchValue, Verdict,
+    AddressFamily, BaseChain, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType,
+    MatchValue, NftRule, Set, Statement, Table, Verdict,
 };
 use crate::core::state::ownership::TUNNEL;
 
@@ -75,7 +75,8 @@ impl Builder<'_> {
             let ends =
                 self.networks.others.values().flat_map(|end| end.outer.iter().map(move |address| (address, end)));
             let of_family = ends.filter(|(address, _)| AddressFamily::of(**address) == family);
-            let elements = of_family.map(|(address, end)| (ElementKey::Address(*address), Some(ElementData::Mark(end.id))));
+            let elements =
+                of_family.map(|(address, end)| (ElementKey::Address(*address), Some(ElementData::Mark(end.id))));
             let map = format!("peers{}", family.suffix());
             self.set(&map, &[address_key(family)], Some(DataType::Mark), false, elements.collect());
         }
@@ -105,7 +106,9 @@ impl Builder<'_> {
                 });
                 let rules = rules.collect();
                 self.chain(&chain, rules);
-                of_address.entry(ElementKey::Address(way.address)).or_insert(Some(ElementData::Verdict(Verdict::Goto(chain))));
+                of_address
+                    .entry(ElementKey::Address(way.address))
+                    .or_insert(Some(ElementData::Verdict(Verdict::Goto(chain))));
             }
             if !of_address.is_empty() {
                 let map = format!("expected{}", family.suffix());

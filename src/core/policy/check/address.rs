@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::core::name::Interface;
-use crate::core::policy::findings::{DiagnosticSink, Span, quoted};
-use crate::core::policy::reader::{list, text};
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
+use crate::core::policy::mapping_reader::{list, text};
 use crate::core::policy::yaml::{MappingEntry, YamlNode};
 
 /// A list of CIDRs with the place of each. `noun` is one of them in a message: "destination".

@@ -8,9 +8,9 @@ use super::policy::timestamp;
 use super::schedule::{crontab, time_zone};
 use crate::core::admission::{ChangeWindows, Suspension, Window};
 use crate::core::diagnostic::{Diagnostic, SpanPoint};
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{CHANGE_WINDOW, CHANGE_WINDOWS, SUSPEND};
-use crate::core::policy::findings::{DiagnosticSink, Span, quoted};
-use crate::core::policy::reader::{MappingReader, list, text};
+use crate::core::policy::mapping_reader::{MappingReader, list, text};
 use crate::core::policy::yaml::{MappingEntry, YamlNode, read};
 
 /// A window that is open for longer is open as good as always.

@@ -17,11 +17,13 @@ use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
 use crate::core::labels::keys::{KeyPattern, LabelKeys};
 use crate::core::policy::config::{Config, Schedule};
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{
     CONFIG, CONFIG_VALUES, DATAPATH, Document, GATEWAYS, NODE_LABELS, REPORTS, SCHEDULE, SNAPSHOT,
 };
-use crate::core::policy::findings::{DiagnosticSink, Span, quoted};
-use crate::core::policy::reader::{MappingReader, boolean, choice, in_range, integer, list, mapping, text, wrong_type};
+use crate::core::policy::mapping_reader::{
+    MappingReader, boolean, choice, in_range, integer, list, mapping, text, wrong_type,
+};
 use crate::core::policy::yaml::{MappingEntry, YamlNode, YamlValue};
 use crate::core::policy::{ExistingConnections, OnNoGateway};
 use crate::core::signature::Signatures;

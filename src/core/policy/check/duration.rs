@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use crate::core::policy::findings::{DiagnosticSink, quoted};
-use crate::core::policy::reader::text;
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, quoted};
+use crate::core::policy::mapping_reader::text;
 use crate::core::policy::yaml::MappingEntry;
 
 /// The units, by their letter, in seconds.

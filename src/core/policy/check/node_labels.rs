@@ -9,9 +9,9 @@ use super::selector::{label_key, label_value, nodes};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::policy::NodeLabels;
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, quoted};
 use crate::core::policy::document::{Document, NODE_LABELS_SPEC, ROOT};
-use crate::core::policy::findings::{DiagnosticSink, quoted};
-use crate::core::policy::reader::{MappingReader, list, mapping, text};
+use crate::core::policy::mapping_reader::{MappingReader, list, mapping, text};
 use crate::core::policy::spans::NodeLabelsSpans;
 use crate::core::policy::yaml::{MappingEntry, YamlNode};
 

@@ -10,12 +10,14 @@ use jiff::Timestamp;
 use super::CheckedPolicy;
 use super::address::{address, cidrs, interface};
 use super::selector::{members, nodes};
-use crate::core::ground::is_no_host;
+use crate::core::host_network::is_no_host;
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{
     ANNOTATION_PREFIX, CILIUM_GATEWAY, CILIUM_SPEC, Document, EGRET_GATEWAY, EGRET_SPEC, PUBLISHED, ROOT, SUSPEND,
 };
-use crate::core::policy::findings::{DiagnosticSink, Span, quoted};
-use crate::core::policy::reader::{MappingReader, choice, first_line, in_range, integer, list, text, wrong_type};
+use crate::core::policy::mapping_reader::{
+    MappingReader, choice, first_line, in_range, integer, list, text, wrong_type,
+};
 use crate::core::policy::spans::PolicySpans;
 use crate::core::policy::yaml::{MappingEntry, YamlNode, YamlValue};
 use crate::core::policy::{

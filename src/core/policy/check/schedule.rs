@@ -5,8 +5,8 @@
 use cron::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZoneDatabase;
 
-use crate::core::policy::findings::{DiagnosticSink, nearest, quoted};
-use crate::core::policy::reader::text;
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, nearest, quoted};
+use crate::core::policy::mapping_reader::text;
 use crate::core::policy::yaml::YamlNode;
 
 /// A node as five fields of crontab.

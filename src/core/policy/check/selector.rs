@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use crate::core::labels::{Operator, Requirement, Selector, key_error, value_error};
 use crate::core::policy::MemberSelector;
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{EXPRESSION, LABEL_SELECTOR, MEMBER_SELECTOR};
-use crate::core::policy::findings::{DiagnosticSink, Span, quoted};
-use crate::core::policy::reader::{MappingReader, choice, first_line, list, mapping, text};
+use crate::core::policy::mapping_reader::{MappingReader, choice, first_line, list, mapping, text};
 use crate::core::policy::yaml::{MappingEntry, YamlNode};
 
 /// In a podSelector: the name of the pod's namespace.
@@ -81,7 +81,9 @@ pub(super) fn nodes(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Selec
 }
 
 fn requirements(entry: &MappingEntry, what: &'static str, prefixed: bool, out: &mut DiagnosticSink<'_>) -> Vec<Placed> {
-    let Some(object) = MappingReader::read(&entry.value, what, entry.key_span, LABEL_SELECTOR, out) else { return Vec::new() };
+    let Some(object) = MappingReader::read(&entry.value, what, entry.key_span, LABEL_SELECTOR, out) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     if let Some(labels) = object.get("matchLabels") {
         for entry in mapping(&labels.value, "`matchLabels`", out).unwrap_or(&[]) {

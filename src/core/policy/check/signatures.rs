@@ -2,9 +2,9 @@
 //!
 //! Deliberately absent: whether a commit has one (`core::signature`), and that this counts from the next commit on (`reconcile`).
 
+use crate::core::policy::diagnostic_sink::DiagnosticSink;
 use crate::core::policy::document::SIGNATURES;
-use crate::core::policy::findings::DiagnosticSink;
-use crate::core::policy::reader::{MappingReader, choice, first_line, list, text};
+use crate::core::policy::mapping_reader::{MappingReader, choice, first_line, list, text};
 use crate::core::policy::yaml::MappingEntry;
 use crate::core::signature::{BadKey, KeyTexts, Keys, Require, Signatures};
 

@@ -6,8 +6,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::{
-    AddressFamily, BaseChain, ChainKind, NftChange, ElementData, DataType, TableFamily, Field, Hook, ElementKey, KeyType, ChainPolicy, NftRule, Set,
-    Statement, Table, MatchValue, Verdict,
+    AddressFamily, BaseChain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType,
+    MatchValue, NftChange, NftRule, Set, Statement, Table, TableFamily, Verdict,
 };
 use crate::core::state::ownership::TABLE;
 

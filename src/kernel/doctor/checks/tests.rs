@@ -3,7 +3,7 @@
 use super::super::CheckStatus;
 use super::*;
 use crate::core::facts::Node;
-use crate::core::ground::{HostRoute, Interface};
+use crate::core::host_network::{HostRoute, Interface};
 use crate::core::name::NodeName;
 
 fn attempt(feature: &'static str, optional: Option<&'static str>, refusal: Option<&str>) -> Attempt {
@@ -64,9 +64,10 @@ fn a_node_that_forwards_nothing_is_an_error_and_one_without_ipv6_is_not() {
     let severities = |survey: &Survey| -> Vec<(&str, CheckStatus)> {
         settings(survey).iter().map(|check| (check.code, check.severity)).collect()
     };
-    let expected = [("sysctl", CheckStatus::Error), ("forwarding", CheckStatus::Error), ("forwarding", CheckStatus::Warn)];
+    let expected =
+        [("sysctl", CheckStatus::Error), ("forwarding", CheckStatus::Error), ("forwarding", CheckStatus::Warn)];
     assert_eq!(severities(&survey), expected);
-    survey.ground.features.ipv6 = false;
+    survey.host_network.features.ipv6 = false;
     let expected = [("sysctl", CheckStatus::Error), ("forwarding", CheckStatus::Error), ("ipv6", CheckStatus::Ok)];
     assert_eq!(severities(&survey), expected);
 }
@@ -75,10 +76,10 @@ fn a_node_that_forwards_nothing_is_an_error_and_one_without_ipv6_is_not() {
 fn strict_filters_are_named_whether_by_interface_or_for_all() {
     let mut survey = Survey::healthy();
     for name in ["eth0", "eth1", "eth2", "eth3"] {
-        survey.ground.interfaces.insert(name.to_owned(), interface(&[], 1500));
+        survey.host_network.interfaces.insert(name.to_owned(), interface(&[], 1500));
     }
     assert_eq!(filters(&survey).message, "reverse path filters: none is strict; they do not look at marks");
-    survey.ground.rp_filter_all = 1;
+    survey.host_network.rp_filter_all = 1;
     survey.settings.src_valid_mark = Some(true);
     let expected = "reverse path filters: strict on eth0, eth1, eth2 and 1 more; they look at marks";
     assert_eq!(filters(&survey), Check::ok("rp-filter", expected));
@@ -105,20 +106,17 @@ fn the_tunnels_port_may_be_free_or_ours_but_nobody_elses() {
 #[test]
 fn the_tunnel_must_fit_the_interface_of_the_nodes_address() {
     let mut survey = Survey::healthy();
-    survey.ground.interfaces.insert("eth0".to_owned(), interface(&["172.18.0.2/16", "fd00::2/64"], 1500));
-    survey.ground.interfaces.insert("net1".to_owned(), interface(&["10.0.3.42/24"], 1400));
+    survey.host_network.interfaces.insert("eth0".to_owned(), interface(&["172.18.0.2/16", "fd00::2/64"], 1500));
+    survey.host_network.interfaces.insert("net1".to_owned(), interface(&["10.0.3.42/24"], 1400));
     assert_eq!(tunnel_mtu(&survey, &DoctorInput::default()), None, "neither an address nor a default route");
     let fits = Check::ok("mtu", "MTU: 1450 in the tunnel, 1500 on eth0");
     assert_eq!(tunnel_mtu(&survey, &asked("172.18.0.2")), Some(fits));
     let message = "MTU: tunnel packets of 1450 bytes need 1520 with what is put around them, and eth0 takes 1500";
     let hint = "set datapath.mtu to 1430 in egret.yaml, or raise the MTU of eth0";
     assert_eq!(tunnel_mtu(&survey, &asked("fd00::2")), Some(Check::warn("mtu", message, hint)));
-    let route = HostRoute {
-        destination: "0.0.0.0/0".parse().unwrap(),
-        interface: "net1".to_owned(),
-        ..HostRoute::default()
-    };
-    survey.ground.routes.push(route);
+    let route =
+        HostRoute { destination: "0.0.0.0/0".parse().unwrap(), interface: "net1".to_owned(), ..HostRoute::default() };
+    survey.host_network.routes.push(route);
     let severity = tunnel_mtu(&survey, &DoctorInput::default()).map(|check| check.severity);
     assert_eq!(severity, Some(CheckStatus::Warn), "by the default route");
 }
@@ -126,7 +124,7 @@ fn the_tunnel_must_fit_the_interface_of_the_nodes_address() {
 #[test]
 fn a_node_is_known_by_its_address() {
     let mut survey = Survey::healthy();
-    survey.ground.interfaces.insert("eth0".to_owned(), interface(&["172.18.0.2/16"], 1500));
+    survey.host_network.interfaces.insert("eth0".to_owned(), interface(&["172.18.0.2/16"], 1500));
     assert_eq!(node(&survey, &DoctorInput::default()), []);
     let mut asked = asked("172.18.0.2");
     let no_pods = Check::warn(

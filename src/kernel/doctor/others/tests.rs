@@ -83,7 +83,10 @@ fn marks_that_egret_yaml_gives_are_held_against_those_of_others() {
 fn marks_that_could_not_be_chosen_well_are_a_warning() {
     let mut survey = used(&[("Calico", 0xffff_0000), ("the AWS VPC CNI", 0x80)]);
     survey.choice = Some(MaskChoice { mask: 0x7f, why: MaskReason::Narrow });
-    assert_eq!(codes(&marks(&survey, DatapathConfig { mask: 0x7f, ..DatapathConfig::default() })), [("marks-scarce", CheckStatus::Warn)]);
+    assert_eq!(
+        codes(&marks(&survey, DatapathConfig { mask: 0x7f, ..DatapathConfig::default() })),
+        [("marks-scarce", CheckStatus::Warn)]
+    );
     survey.choice = Some(MaskChoice { mask: 0x1fff, why: MaskReason::Taken });
     assert_eq!(codes(&marks(&survey, DatapathConfig::default())), [("foreign-mark", CheckStatus::Warn)]);
     survey.marks = Err("Operation not permitted".to_owned());

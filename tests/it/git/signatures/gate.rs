@@ -2,11 +2,11 @@
 
 mod rollback;
 
-use egret::core::admission::{PendingReason, PendingCommit};
+use egret::core::admission::{PendingCommit, PendingReason};
 use egret::core::signature::{KeyTexts, Signatures};
 use egret::git::signature::Flags;
-use egret::reconcile::following::TrackedRepository;
 use egret::reconcile::repository::{DesiredRevision, KnownRevision, RepositoryEvent};
+use egret::reconcile::tracked_repository::TrackedRepository;
 
 use super::super::reading::{Reading, following};
 use super::*;
@@ -133,7 +133,8 @@ fn what_flags_demand_nobody_weakens_by_a_commit() {
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada"]));
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut stand = reading(&signed, "mirror", flags(&signed, Some(Require::Every), &["ada"]), KnownRevision::default());
+    let mut stand =
+        reading(&signed, "mirror", flags(&signed, Some(Require::Every), &["ada"]), KnownRevision::default());
     assert_eq!(of(&stand.intent()), (first, None));
     // Signed as both demand it; then in force is that Eve may sign, and the flags say otherwise.
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["eve"]));
@@ -182,7 +183,8 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
         other => panic!("{other:?}"),
     }
     // Who clears the state begins anew: the head must pass by itself.
-    let mut stand = reading(&signed, "cleared", flags(&signed, Some(Require::Every), &["ada"]), KnownRevision::default());
+    let mut stand =
+        reading(&signed, "cleared", flags(&signed, Some(Require::Every), &["ada"]), KnownRevision::default());
     assert_eq!(of(&stand.intent()), (top, None));
 }
 

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use egret::core::state::net::Mac;
 use egret::core::state::nft::{
-    AddressFamily, Chain, ChainKind, ElementData, TableFamily, Field, Hook, ElementKey, ChainPolicy, NftRule, Ruleset, Set, Statement, Table,
-    MatchValue, Verdict,
+    AddressFamily, Chain, ChainKind, ChainPolicy, ElementData, ElementKey, Field, Hook, MatchValue, NftRule, Ruleset,
+    Set, Statement, Table, TableFamily, Verdict,
 };
 
 /// A packet on one node, with what the kernel knows of it.
@@ -120,7 +120,13 @@ enum Said {
 ///
 /// Connections are translated at priority 100, whatever the priority of a `nat` chain is: that only says in which order those
 /// are asked (nf_nat_core.c), and the first that has an answer is the only one.
-pub(crate) fn hook(ruleset: &Ruleset, family: TableFamily, hook: &Hook, packet: &mut Packet, foreign: &Foreign) -> bool {
+pub(crate) fn hook(
+    ruleset: &Ruleset,
+    family: TableFamily,
+    hook: &Hook,
+    packet: &mut Packet,
+    foreign: &Foreign,
+) -> bool {
     // Destinations are translated in prerouting, sources in postrouting.
     let translation = if *hook == Hook::Postrouting { 100 } else { -100 };
     let nothing = Table::default();
@@ -325,7 +331,9 @@ fn find<'a>(set: &'a Set, key: &[MatchValue]) -> Option<&'a Option<ElementData>>
         (ElementKey::Address(a), [MatchValue::Address(b)]) => a == b,
         (ElementKey::Range(first, last), [MatchValue::Address(b)]) => first <= b && b <= last,
         (ElementKey::Mark(a), [MatchValue::Mark(b)]) => a == b,
-        (ElementKey::MarkAddress(mark, address), [MatchValue::Mark(a), MatchValue::Address(b)]) => mark == a && address == b,
+        (ElementKey::MarkAddress(mark, address), [MatchValue::Mark(a), MatchValue::Address(b)]) => {
+            mark == a && address == b
+        }
         (ElementKey::Interface(a), [MatchValue::Interface(b)]) => a == b,
         (ElementKey::Mac(a), [MatchValue::Mac(b)]) => a == b,
         (element, key) => panic!("an element {element} in a set that is asked for {key:?}"),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use egret::core::name::NodeName;
 use egret::core::state::NodeState;
 use egret::core::state::net::{Route, RouteKey};
-use egret::core::state::nft::{Chain, TableFamily, Field, Hook, ElementKey, NftRule, Statement, MatchValue, Verdict};
+use egret::core::state::nft::{Chain, ElementKey, Field, Hook, MatchValue, NftRule, Statement, TableFamily, Verdict};
 use ipnet::IpNet;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
