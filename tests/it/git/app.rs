@@ -11,7 +11,7 @@ use egret::forge::app::{AppOptions, GitHubApp};
 use egret::git::access::Access;
 use egret::git::publish::Published;
 use egret::git::{Error, Fate};
-use egret::reconcile::app::giver;
+use egret::reconcile::gitops::github_app::giver;
 
 use super::fixture::{Origin, PROGRAM};
 use super::https::Https;

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use self::draft::{DraftInput, plan};
 use self::unsent::{Unsent, following};
-use super::leadership::IsLeader;
+use crate::reconcile::leadership::IsLeader;
 use crate::backoff::Backoff;
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
