@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::forge::app::{App, Use};
+use crate::forge::app::{GitHubApp, TokenPurpose};
 use crate::git::tokens::{Giver, NoToken, Tokens};
 use crate::secret::Secret;
 
@@ -12,22 +12,22 @@ use crate::secret::Secret;
 const USER: &str = "x-access-token";
 
 #[derive(Debug)]
-struct ForGit(Arc<App>);
+struct ForGit(Arc<GitHubApp>);
 
 impl Tokens for ForGit {
     fn token(&self) -> Result<Secret, NoToken> {
-        self.0.token(Use::Git).map_err(|error| {
+        self.0.token(TokenPurpose::Git).map_err(|error| {
             let (hint, passes) = (error.hint(), error.retryable());
             NoToken { cause: Box::new(error), hint, passes }
         })
     }
 
     fn refused(&self) {
-        self.0.forget(Use::Git);
+        self.0.forget(TokenPurpose::Git);
     }
 }
 
 /// Has Git ask an App for its password.
-pub fn giver(app: Arc<App>) -> Giver {
+pub fn giver(app: Arc<GitHubApp>) -> Giver {
     Giver { user: USER.to_owned(), tokens: Arc::new(ForGit(app)) }
 }
