@@ -70,18 +70,18 @@ pub struct CounterIndex(BTreeMap<CounterPlace, Counted>);
 impl CounterIndex {
     /// The counters of a compiled state.
     pub fn of(compiled: &Compiled) -> Self {
-        let mut index = BTreeMap::new();
+        let mut entries = BTreeMap::new();
         for (family, table) in &compiled.desired.nft {
             for (name, chain) in &table.chains {
                 let counting = chain.rules.iter().enumerate().filter(|(_, rule)| rule.0.contains(&Statement::Counter));
                 for (index, rule) in counting {
                     if let Some(counted) = counted(compiled, *family, name, rule) {
-                        index.insert((*family, name.clone(), index), counted);
+                        entries.insert((*family, name.clone(), index), counted);
                     }
                 }
             }
         }
-        Self(index)
+        Self(entries)
     }
 }
 
