@@ -203,6 +203,8 @@ pub enum Statement {
     NoRouteBack,
     /// `fib saddr type local`: the source is an address of this host.
     FromThisHost,
+    /// `fib daddr type local`: the destination is an address of this host.
+    ToThisHost,
     /// `tcp flags syn tcp option maxseg size set rt mtu`: a TCP connection's segments are made to fit its way, both ways.
     ClampMss,
     /// `counter`. Packets and bytes are never compared.
@@ -248,6 +250,11 @@ pub enum Field {
     CtReply4,
     /// `ct reply ip6 daddr`
     CtReply6,
+    /// `rt ip nexthop`: the router that the packet's route leads to, or its destination where it leads to none; matches only
+    /// routed IPv4 packets.
+    RtNexthop4,
+    /// `rt ip6 nexthop`
+    RtNexthop6,
 }
 
 /// A value that a field is compared with.

@@ -156,20 +156,29 @@ fn transaction(range: Range, owned: bool) -> Transaction {
     let peers = Set { key: vec![KeyType::Ipv4Addr], data: None, interval: false, elements: BTreeMap::new() };
     let macs = Set { key: vec![KeyType::EtherAddr], data: Some(DataType::Verdict), ..peers.clone() };
     let exit = Statement::VerdictMap { field: Field::EtherDaddr, mask: None, map: "macs".into() };
+    let ways = Set { key: vec![KeyType::Mark, KeyType::Ipv4Addr], ..peers.clone() };
+    let fields = vec![Field::CtMark, Field::RtNexthop4];
+    let way = Statement::InSet { fields, mask: Some(range.mask), negated: false, set: "ways".into() };
     let changes = [
         Change::AddTable { owned },
         Change::AddSet("peers".into(), peers),
+        Change::AddSet("ways".into(), ways),
         Change::AddSet("macs".into(), macs),
         Change::AddChain("raw".into(), base(ChainKind::Filter, Hook::Prerouting, -310), None),
         Change::AddRule("raw".into(), Rule(vec![Statement::NoRouteBack, Statement::NoTrack])),
         Change::AddChain("rerouted".into(), base(ChainKind::Route, Hook::Output, 1000), None),
-        Change::AddRule("rerouted".into(), Rule(vec![Statement::FromThisHost, Statement::Counter])),
+        Change::AddRule(
+            "rerouted".into(),
+            Rule(vec![Statement::FromThisHost, Statement::ToThisHost, Statement::Counter]),
+        ),
         Change::AddSet("addresses".into(), map),
         Change::AddChain("mark".into(), base(ChainKind::Filter, Hook::Prerouting, 1000), None),
         Change::AddRule("mark".into(), Rule(vec![began, keep, Statement::Counter])),
         Change::AddRule("mark".into(), Rule(vec![exit])),
         Change::AddChain("translate".into(), base(ChainKind::Nat, Hook::Postrouting, 99), None),
         Change::AddRule("translate".into(), Rule(vec![snat])),
+        Change::AddChain("guard".into(), base(ChainKind::Filter, Hook::Postrouting, 1000), None),
+        Change::AddRule("guard".into(), Rule(vec![way])),
     ];
     Transaction { changes: changes.into_iter().map(|change| (Family::Inet, change)).collect() }
 }

@@ -23,7 +23,7 @@ fn with_nobody_else_there_are_two_good_lines() {
     let expected = [
         Check::ok(
             "range",
-            "marks 0x1fff (auto: the default, and nobody else's), tables 9000 to 17190, rules from priority 500 on, UDP port 4790",
+            "marks 0x1fff (auto: the default, and nobody else's), tables 9000 to 17189, rules from priority 500 on, UDP port 4790",
         ),
         Check::ok("firewall", "firewalls of others: none drops forwarded packets"),
     ];
