@@ -74,7 +74,7 @@ fn marks_that_egret_yaml_gives_are_held_against_those_of_others() {
     let hint = "set datapath.markMask to auto in egret.yaml, or to bits that nobody uses";
     assert_eq!(marks(&survey, Range::default()), [Check::warn("foreign-mark", message, hint)]);
     assert_eq!(marks(&survey, Range { mask: 0x7f, ..Range::default() }), []);
-    let line = "marks 0x7f (as egret.yaml says, or as they are in the kernel), tables 9000 to 9126, rules from priority 500 on, UDP port 4790; \
+    let line = "marks 0x7f (as egret.yaml says, or as they are in the kernel), tables 9000 to 9125, rules from priority 500 on, UDP port 4790; \
                 marks of others: Cilium 0xffff0f00, the ip rule 1024 0x80";
     assert_eq!(numbers(&survey, Range { mask: 0x7f, ..Range::default() }), Check::ok("range", line));
 }
