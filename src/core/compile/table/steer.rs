@@ -84,7 +84,9 @@ impl Builder<'_> {
     fn remember(&mut self) {
         let Some(unknown) = self.range.unknown_mark().filter(|_| !self.families.is_empty()) else { return };
         let remember = self.set_mark(Field::MetaMark, unknown);
-        let mut rules = vec![vec![is_reply(), accept()]];
+        // Whoever else wrote that mark behind `steer` does not decide who is a pod.
+        let clean = self.set_mark(Field::MetaMark, 0);
+        let mut rules = vec![vec![self.marked(unknown), clean], vec![is_reply(), accept()]];
         rules.extend(self.uplink_match(false).map(|from_outside| vec![from_outside, accept()]));
         for family in self.families.iter().copied() {
             for set in ["others", "host"] {

@@ -14,7 +14,7 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
 use super::{foreign_world, violation};
-use crate::semantics::evaluate::Foreign;
+use crate::semantics::evaluate::{Foreign, Written};
 use crate::semantics::world::{States, World, stands_for};
 
 type Fault = fn(&World, &NodeName, &mut NodeState);
@@ -49,7 +49,7 @@ fn the_property_notices_a_guard_that_believes_the_packets_mark_alone() {
 
 #[test]
 fn the_property_notices_a_tunnel_that_takes_a_connection_to_another_exit() {
-    assert_noticed(any_way, &["Through(", "tunnelled: true"]);
+    assert_noticed_in(&second_exit_written(), any_way, &["Through(", "tunnelled: true"]);
 }
 
 #[test]
@@ -75,6 +75,12 @@ fn assert_noticed(fault: Fault, as_seen: &[&str]) {
 /// Worlds in which others decide who has which address, and nothing else.
 fn ipam_alone() -> impl Strategy<Value = World> {
     foreign_world().prop_map(|world| World { foreign: Foreign::default(), masquerade: false, ..world })
+}
+
+/// Worlds in which another daemon writes the mark of a node's second exit behind `steer`.
+fn second_exit_written() -> impl Strategy<Value = World> {
+    let foreign = Foreign { mark_behind: Some(Written::Value(2)), ..Foreign::default() };
+    foreign_world().prop_map(move |world| World { foreign: foreign.clone(), ..world })
 }
 
 fn assert_noticed_in(worlds: &impl Strategy<Value = World>, fault: Fault, as_seen: &[&str]) {
