@@ -206,8 +206,9 @@ pub enum Statement {
     NoRouteBack,
     /// `fib saddr type local`: the source is an address of this host.
     FromThisHost,
-    /// `tcp flags syn tcp option maxseg size set rt mtu`: clamps the MSS of a TCP connection to its route's MTU, in both
-    /// directions.
+    /// `fib daddr type local`: the destination is an address of this host.
+    ToThisHost,
+    /// `tcp flags syn tcp option maxseg size set rt mtu`: a TCP connection's segments are made to fit its way, both ways.
     ClampMss,
     /// `counter`. Its values are not compared.
     Counter,
@@ -252,6 +253,11 @@ pub enum Field {
     CtReply4,
     /// `ct reply ip6 daddr`
     CtReply6,
+    /// `rt ip nexthop`: the router that the packet's route leads to, or its destination where it leads to none; matches only
+    /// routed IPv4 packets.
+    RtNexthop4,
+    /// `rt ip6 nexthop`
+    RtNexthop6,
 }
 
 /// A value that a field is compared with.

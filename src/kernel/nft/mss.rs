@@ -1,8 +1,8 @@
 //! `tcp flags syn tcp option maxseg size set rt mtu`: the expressions that clamp a TCP connection's MSS to its route's
 //! MTU.
 //!
-//! Four kinds of expression occur only in this statement, always with the same operands, so each is known as a whole. Not
-//! here: why the MSS is clamped (`core::compile::table`).
+//! Three kinds of expression stand in this one statement and nowhere else of ours, always with the same operands, so each is known
+//! as a whole. Deliberately absent: why segments are lowered (`core::compile::table`).
 
 use std::fmt;
 
@@ -10,10 +10,7 @@ use super::expression::{Expression, Register};
 use super::uapi::*;
 use super::wire::{self, Writer};
 
-/// `NFTA_RT_*`, `NFTA_BYTEORDER_*`, `NFTA_EXTHDR_*` (include/uapi/linux/netfilter/nf_tables.h).
-const NFTA_RT_DREG: u16 = 1;
-const NFTA_RT_KEY: u16 = 2;
-const NFT_RT_TCPMSS: u32 = 3;
+/// `NFTA_BYTEORDER_*`, `NFTA_EXTHDR_*` (include/uapi/linux/netfilter/nf_tables.h).
 const NFTA_BYTEORDER_SREG: u16 = 1;
 const NFTA_BYTEORDER_DREG: u16 = 2;
 const NFTA_BYTEORDER_OP: u16 = 3;
@@ -41,8 +38,6 @@ const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 pub(super) enum Part {
     /// `bitwise reg 1 = ( reg 1 & 0x02 ) ^ 0x00`, one byte
     SynFlag,
-    /// `rt load tcpmss => reg 1`
-    PathSize,
     /// `byteorder reg 1 = hton(reg 1, 2, 2)`
     NetworkOrder,
     /// `exthdr write tcpopt reg 1 => 2b @ 2 + 2`; the kernel only ever lowers this option.
@@ -58,20 +53,19 @@ pub(super) fn expressions() -> Vec<Expression> {
         Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: FLAGS_OFFSET, length: 1, register },
         Expression::Mss(Part::SynFlag),
         Expression::Compare { register, negated: true, value: vec![0] },
-        Expression::Mss(Part::PathSize),
+        Expression::Rt { key: NFT_RT_TCPMSS, register },
         Expression::Mss(Part::NetworkOrder),
         Expression::Mss(Part::Write),
     ]
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::SynFlag, Self::PathSize, Self::NetworkOrder, Self::Write];
+    const ALL: [Self; 3] = [Self::SynFlag, Self::NetworkOrder, Self::Write];
 
     /// The kernel's name of the expression.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::SynFlag => "bitwise",
-            Self::PathSize => "rt",
             Self::NetworkOrder => "byteorder",
             Self::Write => "exthdr",
         }
@@ -87,7 +81,6 @@ impl Part {
                 data.nested(NFTA_BITWISE_MASK, |nested| nested.bytes(NFTA_DATA_VALUE, &[SYN]));
                 data.nested(NFTA_BITWISE_XOR, |nested| nested.bytes(NFTA_DATA_VALUE, &[0]));
             }
-            Self::PathSize => numbers(&[(NFTA_RT_DREG, FIRST), (NFTA_RT_KEY, NFT_RT_TCPMSS)]),
             Self::NetworkOrder => numbers(&[
                 (NFTA_BYTEORDER_SREG, FIRST),
                 (NFTA_BYTEORDER_DREG, FIRST),
@@ -121,7 +114,6 @@ impl Part {
                     && byte(NFTA_BITWISE_MASK, SYN)
                     && byte(NFTA_BITWISE_XOR, 0)
             }
-            Self::PathSize => [NFTA_RT_DREG, NFTA_RT_KEY].map(number) == [Some(FIRST), Some(NFT_RT_TCPMSS)],
             Self::NetworkOrder => {
                 let kinds = [
                     NFTA_BYTEORDER_SREG,
@@ -147,7 +139,6 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SynFlag => "bitwise reg 1 = ( reg 1 & 0x02 ) ^ 0x00",
-            Self::PathSize => "rt load tcpmss => reg 1",
             Self::NetworkOrder => "byteorder reg 1 = hton(reg 1, 2, 2)",
             Self::Write => "exthdr write tcpopt reg 1 => 2b @ 2 + 2",
         })

@@ -83,6 +83,9 @@ fn dependency(field: Field) -> Option<Dependency> {
         | Field::CtOriginal6
         | Field::CtReply4
         | Field::CtReply6
+        // Nor does a route of the other family (net/netfilter/nft_rt.c).
+        | Field::RtNexthop4
+        | Field::RtNexthop6
         | Field::MetaMark
         | Field::CtMark
         | Field::CtDirection
@@ -132,6 +135,7 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
         | Statement::NoTrack
         | Statement::NoRouteBack
         | Statement::FromThisHost
+        | Statement::ToThisHost
         | Statement::CtState { .. }
         | Statement::ClampMss
         | Statement::Counter
@@ -220,10 +224,9 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
             Expression::Compare { register, negated: false, value: vec![0; 4] },
         ]),
         // fib saddr type local
-        Statement::FromThisHost => Some(vec![
-            Expression::Fib { result: NFT_FIB_RESULT_ADDRTYPE, flags: NFTA_FIB_F_SADDR, register },
-            Expression::Compare { register, negated: false, value: RTN_LOCAL.to_ne_bytes().to_vec() },
-        ]),
+        Statement::FromThisHost => Some(is_local(NFTA_FIB_F_SADDR)),
+        // fib daddr type local
+        Statement::ToThisHost => Some(is_local(NFTA_FIB_F_DADDR)),
         // tcp flags syn tcp option maxseg size set rt mtu
         Statement::ClampMss => Some(super::mss::expressions()),
         // counter
@@ -234,7 +237,15 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
     }
 }
 
-/// `meta mark & 0x1fff . ip saddr @egress`: the fields are concatenated, each starting at a word boundary.
+fn is_local(flags: u32) -> Vec<Expression> {
+    let register = Register::FIRST;
+    vec![
+        Expression::Fib { result: NFT_FIB_RESULT_ADDRTYPE, flags, register },
+        Expression::Compare { register, negated: false, value: RTN_LOCAL.to_ne_bytes().to_vec() },
+    ]
+}
+
+/// `meta mark & 0x1fff . ip saddr @egress`: the fields stand one behind the other, each from a word of its own on.
 fn in_set(fields: &[Field], mask: Option<u32>, negated: bool, set: &str) -> Option<Vec<Expression>> {
     let mut expressions = Vec::new();
     let mut word = 0;
@@ -303,6 +314,8 @@ pub(super) fn load_plain(field: Field, register: Register) -> Expression {
         Field::CtOriginal6 => Expression::CtOf { key: NFT_CT_SRC_IP6, reply: false, register },
         Field::CtReply4 => Expression::CtOf { key: NFT_CT_DST_IP, reply: true, register },
         Field::CtReply6 => Expression::CtOf { key: NFT_CT_DST_IP6, reply: true, register },
+        Field::RtNexthop4 => Expression::Rt { key: NFT_RT_NEXTHOP4, register },
+        Field::RtNexthop6 => Expression::Rt { key: NFT_RT_NEXTHOP6, register },
     }
 }
 
@@ -315,7 +328,8 @@ pub(super) fn words(field: Field) -> u32 {
         | Field::Ip6Saddr
         | Field::Ip6Daddr
         | Field::CtOriginal6
-        | Field::CtReply6 => 4,
+        | Field::CtReply6
+        | Field::RtNexthop6 => 4,
         Field::EtherDaddr => 2,
         Field::MetaMark
         | Field::CtMark
@@ -324,6 +338,7 @@ pub(super) fn words(field: Field) -> u32 {
         | Field::Ip4Daddr
         | Field::CtOriginal4
         | Field::CtReply4
+        | Field::RtNexthop4
         | Field::UdpDport => 1,
     }
 }
@@ -339,11 +354,11 @@ fn value_bytes(field: Field, value: &MatchValue) -> Option<Vec<u8>> {
         (Field::EtherDaddr, MatchValue::Mac(mac)) => Some(mac.0.to_vec()),
         (Field::UdpDport, MatchValue::Port(port)) => Some(port.to_be_bytes().to_vec()),
         (
-            Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4,
+            Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4 | Field::RtNexthop4,
             MatchValue::Address(IpAddr::V4(address)),
         ) => Some(address.octets().to_vec()),
         (
-            Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6,
+            Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6 | Field::RtNexthop6,
             MatchValue::Address(IpAddr::V6(address)),
         ) => Some(address.octets().to_vec()),
         _ => None,
