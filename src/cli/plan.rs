@@ -25,7 +25,7 @@ use crate::core::policy::document::CONFIG_FILE;
 use crate::core::state::NodeState;
 use crate::git::CommitId;
 use crate::git::mirror::Mirror;
-use crate::git::signature::Flags;
+use crate::git::signature::SignatureFlags;
 use crate::kernel::{Kernel, Observed};
 use crate::reconcile::marks::of_this_node;
 use crate::reconcile::memory::{Kept, Memory};
@@ -231,7 +231,7 @@ struct Read {
 
 /// What a revision is judged by.
 struct Judge<'a> {
-    flags: Flags,
+    flags: SignatureFlags,
     memory: &'a Kept,
     cluster: &'a str,
 }

@@ -1,27 +1,29 @@
-//! Whether a file has a private SSH key that can be used: libssh2 says of one that can't only that it does not like it.
+//! Checks that a file holds a private SSH key without a passphrase, because libssh2's error does not say what is wrong with one.
 //!
-//! Deliberately absent: checking the key itself, which libssh2 does, and passphrases: nobody is there to type one.
+//! Not here: checking the key itself, which libssh2 does.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::digest::from_base64;
-use super::error::{Error, Result};
+use base64::Engine as _;
 
-/// What an OpenSSH key begins with (OpenSSH's PROTOCOL.key).
+use super::error::{Error, Result};
+use super::known_hosts::BASE64;
+
+/// The first bytes of an OpenSSH key (OpenSSH's PROTOCOL.key).
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 
-/// Says what is wrong with a key's file, if anything is.
+/// Error: the file cannot be read, or what is wrong with its content.
 pub(super) fn check(path: &Path) -> Result<()> {
     let wrong = |source| Error::Credential { path: path.to_owned(), source };
     let text = fs::read(path).map_err(wrong)?;
-    fault(&String::from_utf8_lossy(&text)).map_or(Ok(()), |why| Err(wrong(io::Error::other(why))))
+    problem(&String::from_utf8_lossy(&text)).map_or(Ok(()), |why| Err(wrong(io::Error::other(why))))
 }
 
-fn fault(text: &str) -> Option<&'static str> {
-    const NONE: &str = "it is no private key: one begins with `-----BEGIN … PRIVATE KEY-----`";
-    const LOCKED: &str = "the key has a passphrase, and nobody is there to type it; `ssh-keygen -p` takes it away";
+fn problem(text: &str) -> Option<&'static str> {
+    const NONE: &str = "it is not a private key: one begins with `-----BEGIN … PRIVATE KEY-----`";
+    const LOCKED: &str = "the key has a passphrase, which Egret cannot enter; `ssh-keygen -p` removes it";
     let text = text.trim_start();
     if ["ssh-", "ecdsa-", "sk-"].iter().any(|start| text.starts_with(start)) {
         return Some("it is a public key, and the private one is needed");
@@ -39,8 +41,8 @@ fn fault(text: &str) -> Option<&'static str> {
     }
     let base64: String =
         body.lines().take_while(|line| !line.starts_with('-')).flat_map(str::split_whitespace).collect();
-    match from_base64(&base64).as_deref().and_then(|bytes| bytes.strip_prefix(MAGIC)) {
-        // The cipher's name, with its length before it.
+    match BASE64.decode(&base64).as_deref().ok().and_then(|bytes| bytes.strip_prefix(MAGIC)) {
+        // The cipher's name, after its length.
         Some(rest) if rest.starts_with(b"\0\0\0\x04none") => None,
         Some(_) => Some(LOCKED),
         None => Some(NONE),
@@ -52,9 +54,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_key_and_what_is_locked_is_told_apart() {
-        let said = |text: &str| fault(text).map(|why| why.split([',', ':', ';']).next().unwrap_or_default().to_owned());
-        let none = Some("it is no private key".to_owned());
+    fn a_file_without_a_key_and_a_locked_key_are_distinguished() {
+        let said =
+            |text: &str| problem(text).map(|why| why.split([',', ':', ';']).next().unwrap_or_default().to_owned());
+        let none = Some("it is not a private key".to_owned());
         let locked = Some("the key has a passphrase".to_owned());
         // The magic, and "none" or "aes256-ctr" behind it.
         let openssh =

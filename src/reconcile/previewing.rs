@@ -24,7 +24,7 @@ use crate::core::preview::{Input, Limits, Most, Preview, Validation, burden, pre
 use crate::core::report::history::NodeReport;
 use crate::git::files::LARGEST_FILE;
 use crate::git::mirror::Mirror;
-use crate::git::signature::Flags;
+use crate::git::signature::SignatureFlags;
 use crate::git::{CommitId, Error, Result};
 
 /// The commit that a change began from, and its documents.
@@ -64,7 +64,7 @@ pub struct Surroundings<'a> {
     /// The time: it decides which suspended policies are in force.
     pub now: Timestamp,
     /// Whose signatures flags demand, beside the base's egret.yaml.
-    pub signatures: &'a Flags,
+    pub signatures: &'a SignatureFlags,
     /// The change windows that flags set, in place of the base's egret.yaml.
     pub windows: Option<&'a ChangeWindows>,
     /// How much is told.

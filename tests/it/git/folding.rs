@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use egret::git::compact::{Compacted, compact};
 use egret::git::mirror::Mirror;
-use egret::git::publish::{BranchState, Published, Target, publish};
+use egret::git::publish::{BranchState, PublishOutcome, Target, publish};
 use egret::git::signing::Signer;
 use jiff::Timestamp;
 
@@ -25,7 +25,7 @@ pub(super) fn on(day: i64) -> Target {
 
 fn report(mirror: &mut Mirror, day: i64, path: &str) {
     let published = publish(mirror, &on(day), &mut adding(path, &format!("{day}\n")), &mut |_| {}).expect("a report");
-    assert!(matches!(published, Published::Committed { .. }), "{published:?}");
+    assert!(matches!(published, PublishOutcome::Committed { .. }), "{published:?}");
 }
 
 /// A repository with a report on each of these days, each in a file of its own.
@@ -112,7 +112,7 @@ fn another_writer_that_is_in_the_middle_of_a_report_plans_it_anew_on_the_new_his
         mine(state)
     };
     let published = publish(&mut other, &on(200), &mut replan, &mut |_| {}).expect("a report");
-    assert!(matches!(published, Published::Committed { tries: 2, .. }), "{published:?}");
+    assert!(matches!(published, PublishOutcome::Committed { tries: 2, .. }), "{published:?}");
     let all = vec!["day-1", "day-190", "day-2", "day-3"];
     assert_eq!(seen, [all.clone(), all]);
     assert_eq!(origin.in_bare(&["rev-list", "--count", BRANCH]), "3");

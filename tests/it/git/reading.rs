@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use egret::git::access::Access;
-use egret::git::signature::Flags;
+use egret::git::signature::SignatureFlags;
 use egret::git::source::{Insecure, Source};
 use egret::reconcile::following::Following;
 use egret::reconcile::repository::{Intent, Known, News, Options, Repository};
@@ -18,7 +18,7 @@ pub(super) fn following(source: &str) -> Following {
         source: Source::parse(source, Insecure::Allow).expect("a source"),
         branch: None,
         access: Access::default(),
-        signatures: Flags::default(),
+        signatures: SignatureFlags::default(),
         windows: None,
         label_keys: None,
         cluster: "prod".to_owned(),

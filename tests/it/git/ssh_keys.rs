@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use egret::git::credentials::Credentials;
-use egret::git::{Error, Fate};
+use egret::git::{Error, ErrorKind};
 
 use super::fixture::Origin;
 use super::ssh::{Server, generate_key};
@@ -74,14 +74,14 @@ fn a_key_that_is_none_or_has_a_passphrase_is_told_for_what_it_is() {
     fs::write(server.folder.join("empty"), "").expect("a file");
     for (name, what) in [
         ("locked", "the key has a passphrase"),
-        ("garbage", "it is no private key"),
-        ("empty", "it is no private key"),
+        ("garbage", "it is not a private key"),
+        ("empty", "it is not a private key"),
         ("user.pub", "it is a public key"),
     ] {
         let error = look(name);
         assert!(told(&error).contains(what), "{name}: {}", told(&error));
         assert!(told(&error).contains(&format!("ssh/{name}")), "{name}: {}", told(&error));
-        assert_eq!(error.fate(), Fate::Retry, "{name}");
+        assert_eq!(error.kind(), ErrorKind::Transient, "{name}");
     }
 }
 
@@ -94,9 +94,10 @@ fn a_revoked_host_key_is_refused_although_it_is_pinned_too() {
     let lines = format!("[127.0.0.1]:{0} {key}\n@revoked [127.0.0.1]:{0} {key}\n", server.port);
     fs::write(server.folder.join("known_hosts"), lines).expect("a file");
     let error = server.mirror(&origin, "state").head(None).expect_err("a revoked key");
-    let expected = format!("it offers ssh-ed25519 {}, and known_hosts has revoked it", server.fingerprint("host"));
+    let expected =
+        format!("offers the host key ssh-ed25519 {}, and known_hosts has revoked it", server.fingerprint("host"));
     assert!(error.to_string().ends_with(&expected), "{error}");
-    assert_eq!(error.fate(), Fate::NeedsPerson);
+    assert_eq!(error.kind(), ErrorKind::NeedsIntervention);
 }
 
 #[test]
@@ -119,7 +120,7 @@ fn a_host_that_gets_another_key_is_refused_until_that_one_is_pinned() {
     let error = mirror.head(None).expect_err("another key");
     let Error::HostKey { offered, .. } = &error else { panic!("{error:?}") };
     assert_eq!(*offered, format!("ssh-ed25519 {}", server.fingerprint("host")));
-    assert!(error.hint().is_some_and(|hint| hint.starts_with("somebody may be in between")), "{:?}", error.hint());
+    assert!(error.hint().is_some_and(|hint| hint.starts_with("this may be an attack")), "{:?}", error.hint());
     fs::write(
         server.folder.join("known_hosts"),
         pinned + &format!("[127.0.0.1]:{port} {}\n", server.public_key("host")),

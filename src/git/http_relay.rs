@@ -1,13 +1,11 @@
-//! What stands between libgit2 and an HTTPS server, inside the worker process: libgit2 speaks plain HTTP with a port on loopback, and
-//! each of its requests is made anew by Egret's own client (`crate::https`), which has the credentials, the certificates and the proxy.
+//! The relay between libgit2 and an HTTPS server, inside the worker process (decision 0014): libgit2 sends plain HTTP to a port on loopback,
+//! and Egret's own client (`crate::https`), which has the credentials, the certificates and the proxy, sends each request to the server.
 //!
-//! Nothing that libgit2 knows is worth anything elsewhere: its address for the repository is a random path on that port, for as long as
-//! the process lives. Deliberately absent: redirects, any request but Git's four (`errand`), and a deadline: whoever started the
-//! process has one (`overseer`).
+//! libgit2 knows no secret that is useful elsewhere: its address of the repository is a random path on that port, valid while the process
+//! lives. Redirects and requests other than the four of `smart_http` are refused. The deadline is the supervisor's.
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::hint::black_box;
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures::StreamExt as _;
 use futures::stream;
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
@@ -28,31 +26,33 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use subtle::ConstantTimeEq as _;
 
-use super::errand::{Errand, Service, encoded};
 use super::error::{Error, Result};
-use super::trouble::Trouble;
-use super::wire::{Request, Task};
+use super::smart_http::{Service, SmartRequest, encode_url};
+use super::transport_error::TransportError;
+use super::worker_protocol::{Task, WorkerRequest};
 use crate::https;
 
-/// Some servers take only those for Git that say so.
-const AGENT: &str = concat!("git/2.0 (egret/", env!("CARGO_PKG_VERSION"), ")");
-/// A question up to this size is sent with its length, since not every server and proxy takes one without; as Git's own
+/// Some servers speak Git only with clients that have `git/` in their name.
+const USER_AGENT_NAME: &str = concat!("git/2.0 (egret/", env!("CARGO_PKG_VERSION"), ")");
+/// A request body up to this size is sent with its length, since some servers and proxies require one; as Git's own
 /// `http.postBuffer`.
-const WHOLE: usize = 1 << 20;
-/// The first bytes of a request, its headers and all, may take this long and be this large. libgit2 needs a millisecond and 300 bytes.
+const POST_BUFFER: usize = 1 << 20;
+/// Limits of a request's head. libgit2 needs a millisecond and 300 bytes.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 const HEAD_SIZE: usize = 16 << 10;
-/// So many connections at a time. libgit2 has one.
+/// The most connections at a time. libgit2 has one.
 const CONNECTIONS: usize = 8;
-const ONE_MOMENT: Duration = Duration::from_millis(20);
-/// Whoever started us counts the time.
-const UNCOUNTED: Duration = Duration::from_hours(24);
-/// Of an answer that is not the pack: what frames it, and what the server tells.
-const BESIDE: u64 = 16 << 20;
+/// The wait after a failed `accept`.
+const ACCEPT_RETRY: Duration = Duration::from_millis(20);
+/// The supervisor has the deadline.
+const NO_LIMIT: Duration = Duration::from_hours(24);
+/// Allowance for the part of a response that is not the pack: framing and progress text.
+const OVERHEAD: u64 = 16 << 20;
 
-/// The port, for as long as the process lives.
-pub(super) struct Relay {
+/// The port on loopback, open while the process lives.
+pub(super) struct HttpRelay {
     url: String,
     shared: Arc<Shared>,
 }
@@ -60,30 +60,30 @@ pub(super) struct Relay {
 struct Shared {
     secret: String,
     /// The repository's own address.
-    there: String,
+    address: String,
     service: Service,
-    request: Request,
+    request: WorkerRequest,
     client: https::Client,
-    /// Why a request came to nothing: the first reason. libgit2 only hears a number.
-    fault: Mutex<Option<Error>>,
+    /// The first error of a request. libgit2 only gets a status.
+    error: Mutex<Option<Error>>,
 }
 
-impl Relay {
-    /// Opens the port for this request's repository.
-    pub(super) fn start(request: &Request) -> Result<Self> {
+impl HttpRelay {
+    /// Opens the port for the repository of this request.
+    pub(super) fn start(request: &WorkerRequest) -> Result<Self> {
         let repository = || request.source.to_string();
         let failed = |error: io::Error| Error::Worker { repository: repository(), what: error.to_string() };
         let service = match request.task {
-            Task::Look => Service::Upload,
-            Task::Push { .. } => Service::Receive,
+            Task::Fetch => Service::UploadPack,
+            Task::Push { .. } => Service::ReceivePack,
         };
         let shared = Arc::new(Shared {
             secret: secret().map_err(failed)?,
-            there: encoded(request.source.url()),
+            address: encode_url(request.source.url()),
             service,
             request: request.clone(),
-            client: client(request).map_err(|error| fault(&error, "connect to", request))?,
-            fault: Mutex::new(None),
+            client: client(request).map_err(|error| from_client(&error, "connect to", request))?,
+            error: Mutex::new(None),
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
@@ -101,30 +101,20 @@ impl Relay {
         &self.url
     }
 
-    /// Why a request came to nothing, if one did.
-    pub(super) fn fault(&self) -> Option<Error> {
-        self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The error of a request that failed, if one did.
+    pub(super) fn take_error(&self) -> Option<Error> {
+        self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// 32 random bytes, in hexadecimal digits.
+/// 32 random bytes in base64.
 fn secret() -> io::Result<String> {
     let mut bytes = [0; 32];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect())
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// Takes as long for any two texts of one length.
-fn same(one: &[u8], other: &[u8]) -> bool {
-    let difference = one.iter().zip(other).fold(0, |sum, (one, other)| black_box(sum | (one ^ other)));
-    one.len() == other.len() && difference == 0
-}
-
-fn client(request: &Request) -> std::result::Result<https::Client, https::Error> {
+fn client(request: &WorkerRequest) -> std::result::Result<https::Client, https::Error> {
     https::Client::new(https::Options {
         roots: request.ca_file.clone(),
         identity: request
@@ -132,25 +122,25 @@ fn client(request: &Request) -> std::result::Result<https::Client, https::Error>
             .as_ref()
             .map(|own| https::Identity { certificate: own.certificate.clone(), key: own.key.clone() }),
         proxy: request.proxy.clone(),
-        // Only a source that was let in as such has such an address.
+        // Only a source that was parsed with `Insecure::Allow` has a plain address.
         plain: true,
         limits: https::Limits {
             connect: request.connect,
-            idle: UNCOUNTED,
-            total: UNCOUNTED,
-            most: request.most.saturating_add(BESIDE),
+            idle: NO_LIMIT,
+            total: NO_LIMIT,
+            most: request.max_bytes.saturating_add(OVERHEAD),
         },
     })
 }
 
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let Ok((socket, peer)) = listener.accept().await else {
-            // Out of files, say: not to be asked again at once.
-            tokio::time::sleep(ONE_MOMENT).await;
+            // No free file descriptors, for example.
+            tokio::time::sleep(ACCEPT_RETRY).await;
             continue;
         };
         if !peer.ip().is_loopback() {
@@ -158,138 +148,140 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         }
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            let answering = service_fn(|asked| {
+            let service = service_fn(|received| {
                 let shared = Arc::clone(&shared);
-                async move { Ok::<_, Infallible>(shared.answer(asked).await) }
+                async move { Ok::<_, Infallible>(shared.answer(received).await) }
             });
             let mut connection = http1::Builder::new();
             connection.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_SIZE);
-            // If libgit2 breaks off there is nothing to say to it.
-            let _ = connection.serve_connection(TokioIo::new(socket), answering).await;
-            drop(place);
+            // An error means that libgit2 has closed the connection.
+            let _ = connection.serve_connection(TokioIo::new(socket), service).await;
+            drop(slot);
         });
     }
 }
 
 impl Shared {
-    async fn answer(self: &Arc<Self>, asked: hyper::Request<Incoming>) -> Response<https::Body> {
-        let Some(errand) = self.errand(&asked) else { return refusal(StatusCode::NOT_FOUND) };
-        match self.pass_on(errand, asked.into_body()).await {
-            Ok(answer) => answer,
+    async fn answer(self: &Arc<Self>, received: hyper::Request<Incoming>) -> Response<https::Body> {
+        let Some(request) = self.authorized(&received) else { return error_response(StatusCode::NOT_FOUND) };
+        match self.forward(request, received.into_body()).await {
+            Ok(response) => response,
             Err(error) => {
                 self.note(error);
-                refusal(StatusCode::BAD_GATEWAY)
+                error_response(StatusCode::BAD_GATEWAY)
             }
         }
     }
 
-    /// What is asked for. None: by somebody else than libgit2, or something that is no business of this conversation.
-    fn errand(&self, asked: &hyper::Request<Incoming>) -> Option<Errand> {
-        let (secret, path) = asked.uri().path().strip_prefix('/')?.split_at_checked(self.secret.len())?;
-        if !same(secret.as_bytes(), self.secret.as_bytes()) {
+    /// The request, if it has the secret path and belongs to this exchange.
+    fn authorized(&self, received: &hyper::Request<Incoming>) -> Option<SmartRequest> {
+        let (secret, path) = received.uri().path().strip_prefix('/')?.split_at_checked(self.secret.len())?;
+        if !bool::from(secret.as_bytes().ct_eq(self.secret.as_bytes())) {
             return None;
         }
-        Errand::of(asked.method().as_str(), path, asked.uri().query(), self.service)
+        SmartRequest::parse(received.method().as_str(), path, received.uri().query(), self.service)
     }
 
     fn note(&self, error: Error) {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
-    /// Asks the server the same, as ourselves.
-    async fn pass_on(self: &Arc<Self>, errand: Errand, body: Incoming) -> Result<Response<https::Body>> {
-        let broken = |what: String| Error::Worker { repository: self.request.source.to_string(), what };
-        let body = question(body).await.map_err(|error| broken(error.to_string()))?;
-        let method = if errand.question().is_some() { https::Method::POST } else { https::Method::GET };
-        let mut asking = https::Request::builder()
+    /// Sends the request to the server, with Egret's credentials.
+    async fn forward(self: &Arc<Self>, request: SmartRequest, body: Incoming) -> Result<Response<https::Body>> {
+        let failed = |what: String| Error::Worker { repository: self.request.source.to_string(), what };
+        let body = request_body(body).await.map_err(|error| failed(error.to_string()))?;
+        let method = if request.body_type().is_some() { https::Method::POST } else { https::Method::GET };
+        let mut builder = https::Request::builder()
             .method(method)
-            .uri(format!("{}{}", self.there, errand.target()))
-            .header(USER_AGENT, AGENT)
-            .header(ACCEPT, errand.answer())
+            .uri(format!("{}{}", self.address, request.path_and_query()))
+            .header(USER_AGENT, USER_AGENT_NAME)
+            .header(ACCEPT, request.response_type())
             .header(PRAGMA, "no-cache");
-        if let Some(kind) = errand.question() {
-            asking = asking.header(CONTENT_TYPE, kind);
+        if let Some(kind) = request.body_type() {
+            builder = builder.header(CONTENT_TYPE, kind);
         }
-        if let Some(proof) = self.authorization()? {
-            asking = asking.header(AUTHORIZATION, proof);
+        if let Some(credentials) = self.authorization()? {
+            builder = builder.header(AUTHORIZATION, credentials);
         }
-        let asking = asking.body(body).map_err(|error| {
-            let trouble = Trouble::Setup(format!("the address can't be asked: {error}"));
-            Error::Web { doing: errand.doing(), repository: self.request.source.to_string(), source: trouble }
+        let outgoing = builder.body(body).map_err(|error| {
+            let source = TransportError::Configuration(format!("the address is not valid for HTTP: {error}"));
+            Error::Transport { action: request.action(), repository: self.request.source.to_string(), source }
         })?;
-        let there = self.client.start(asking).await.map_err(|error| fault(&error, errand.doing(), &self.request))?;
-        self.check(errand, there.status, &there.headers)?;
-        let (shared, doing) = (Arc::clone(self), errand.doing());
-        let pieces = stream::unfold(Some(there), move |there| {
+        let response =
+            self.client.start(outgoing).await.map_err(|error| from_client(&error, request.action(), &self.request))?;
+        self.check(request, response.status, &response.headers)?;
+        let (shared, action) = (Arc::clone(self), request.action());
+        let pieces = stream::unfold(Some(response), move |response| {
             let shared = Arc::clone(&shared);
             async move {
-                let mut there = there?;
-                match there.next().await {
-                    Ok(piece) => piece.map(|piece| (Ok(Frame::data(piece)), Some(there))),
+                let mut response = response?;
+                match response.next().await {
+                    Ok(piece) => piece.map(|piece| (Ok(Frame::data(piece)), Some(response))),
                     Err(error) => {
-                        shared.note(fault(&error, doing, &shared.request));
+                        shared.note(from_client(&error, action, &shared.request));
                         Some((Err::<Frame<Bytes>, _>(error), None))
                     }
                 }
             }
         });
         let mut answer = Response::new(https::body(StreamBody::new(pieces)));
-        if let Ok(kind) = HeaderValue::from_str(&errand.answer()) {
+        if let Ok(kind) = HeaderValue::from_str(&request.response_type()) {
             answer.headers_mut().insert(CONTENT_TYPE, kind);
         }
         Ok(answer)
     }
 
-    /// Who we are. The file is read anew: a rotated token is used at the next request.
+    /// The `Authorization` header. The password file is read for each request, so that a rotated token is used at once.
     fn authorization(&self) -> Result<Option<HeaderValue>> {
-        let Request { source, credentials, .. } = &self.request;
+        let WorkerRequest { source, credentials, .. } = &self.request;
         let read = credentials.read_password()?;
         let Some(password) = read.as_ref().or(source.password()) else { return Ok(None) };
-        // Hosts that take a token take any name with it.
+        // Forges accept any user name with a token.
         let user = credentials.user.as_deref().or(source.user()).unwrap_or("git");
-        let proof = STANDARD.encode(format!("{user}:{}", password.reveal()));
-        Ok(HeaderValue::from_str(&format!("Basic {proof}")).ok().map(|mut value| {
+        let basic = STANDARD.encode(format!("{user}:{}", password.reveal()));
+        Ok(HeaderValue::from_str(&format!("Basic {basic}")).ok().map(|mut value| {
             value.set_sensitive(true);
             value
         }))
     }
 
-    /// Whether the answer is Git's.
-    fn check(&self, errand: Errand, status: StatusCode, headers: &HeaderMap) -> Result<()> {
+    /// Error: the response is not Git's.
+    fn check(&self, request: SmartRequest, status: StatusCode, headers: &HeaderMap) -> Result<()> {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let kind = text(CONTENT_TYPE).unwrap_or_default();
-        // A kind may have parameters behind it.
-        if status == StatusCode::OK && kind.split(';').next().is_some_and(|kind| kind.trim() == errand.answer()) {
+        // A content type may have parameters.
+        if status == StatusCode::OK && kind.split(';').next().is_some_and(|kind| kind.trim() == request.response_type())
+        {
             return Ok(());
         }
         let repository = self.request.source.to_string();
         if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
-            let Request { credentials, source, .. } = &self.request;
-            let proven = credentials.password.is_some() || source.password().is_some();
-            let tried = if proven { "tried the password" } else { "nothing to prove who we are" };
+            let WorkerRequest { credentials, source, .. } = &self.request;
+            let has_password = credentials.password.is_some() || source.password().is_some();
+            let tried = if has_password { "tried the password" } else { "no credentials are configured" };
             return Err(Error::Denied { repository, tried: tried.to_owned(), source: None });
         }
-        let source = Trouble::of_answer(status.as_u16(), text(LOCATION), text(RETRY_AFTER), kind);
-        Err(Error::Web { doing: errand.doing(), repository, source })
+        let source = TransportError::from_response(status.as_u16(), text(LOCATION), text(RETRY_AFTER), kind);
+        Err(Error::Transport { action: request.action(), repository, source })
     }
 }
 
-/// A no, after which the connection is closed.
-fn refusal(status: StatusCode) -> Response<https::Body> {
+/// An error response, after which the connection is closed.
+fn error_response(status: StatusCode) -> Response<https::Body> {
     let mut answer = Response::new(https::full(""));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
 }
 
-/// What libgit2 says, whole if it is small, else as it comes.
-async fn question(mut body: Incoming) -> std::result::Result<https::Body, hyper::Error> {
+/// The body that libgit2 sends: buffered if it is small, else streamed.
+async fn request_body(mut body: Incoming) -> std::result::Result<https::Body, hyper::Error> {
     let mut start = Vec::new();
     while let Some(frame) = body.frame().await {
         if let Ok(piece) = frame?.into_data() {
             start.extend_from_slice(&piece);
         }
-        if start.len() > WHOLE {
+        if start.len() > POST_BUFFER {
             let first = stream::iter([Ok(Frame::data(Bytes::from(start)))]);
             return Ok(https::body(StreamBody::new(first.chain(BodyStream::new(body)))));
         }
@@ -297,8 +289,8 @@ async fn question(mut body: Incoming) -> std::result::Result<https::Body, hyper:
     Ok(https::full(start))
 }
 
-/// Our client's error, as one of Git's.
-fn fault(error: &https::Error, doing: &'static str, request: &Request) -> Error {
+/// An error of the HTTPS client, as one of this folder's.
+fn from_client(error: &https::Error, action: &'static str, request: &WorkerRequest) -> Error {
     use https::{Cause, Tls};
     let repository = request.source.to_string();
     let text = error.cause().to_string();
@@ -309,17 +301,17 @@ fn fault(error: &https::Error, doing: &'static str, request: &Request) -> Error 
                 .map_or_else(|| io::Error::other(source.to_string()), io::Error::from_raw_os_error);
             return Error::Credential { path: path.clone(), source };
         }
-        Cause::TooLarge { .. } => return Error::TooMuch { repository, most: request.most },
-        Cause::Address(_) | Cause::Pem { .. } | Cause::NoRoots => Trouble::Setup(text),
-        Cause::Timeout { .. } if request.proxy.is_some() => Trouble::Proxy(format!("{text}, by way of the proxy")),
-        Cause::Dns { .. } | Cause::Connect(_) | Cause::Timeout { .. } => Trouble::Connect(text),
-        Cause::Tls(Tls::UnknownAuthority) => Trouble::Authority(text),
-        Cause::Tls(Tls::WantsClientCertificate(_)) => Trouble::ClientCertificate(text),
-        Cause::Tls(_) => Trouble::Certificate(text),
-        Cause::Proxy(_) => Trouble::Proxy(text),
-        Cause::Broken(_) => Trouble::Broken(text),
+        Cause::TooLarge { .. } => return Error::TooMuch { repository, max_bytes: request.max_bytes },
+        Cause::Address(_) | Cause::Pem { .. } | Cause::NoRoots => TransportError::Configuration(text),
+        Cause::Timeout { .. } if request.proxy.is_some() => TransportError::Proxy(format!("{text}, through the proxy")),
+        Cause::Dns { .. } | Cause::Connect(_) | Cause::Timeout { .. } => TransportError::Connect(text),
+        Cause::Tls(Tls::UnknownAuthority) => TransportError::UnknownAuthority(text),
+        Cause::Tls(Tls::WantsClientCertificate(_)) => TransportError::ClientCertificate(text),
+        Cause::Tls(_) => TransportError::Certificate(text),
+        Cause::Proxy(_) => TransportError::Proxy(text),
+        Cause::Broken(_) => TransportError::Interrupted(text),
     };
-    Error::Web { doing, repository, source }
+    Error::Transport { action, repository, source }
 }
 
 #[cfg(test)]
@@ -347,9 +339,9 @@ mod tests {
         (port, thread)
     }
 
-    fn relay(port: u16) -> Relay {
+    fn relay(port: u16) -> HttpRelay {
         let source = Source::parse(&format!("http://127.0.0.1:{port}/p.git"), Insecure::Allow).expect("a source");
-        let request = Request {
+        let request = WorkerRequest {
             source,
             credentials: crate::git::credentials::Credentials::default(),
             ca_file: None,
@@ -359,14 +351,14 @@ mod tests {
             home: None,
             mirror: "/nonexistent".into(),
             parent: 0,
-            most: 1 << 20,
-            task: Task::Look,
+            max_bytes: 1 << 20,
+            task: Task::Fetch,
         };
-        Relay::start(&request).expect("a relay")
+        HttpRelay::start(&request).expect("a relay")
     }
 
     /// Everything that the relay answers, until it closes.
-    fn ask(relay: &Relay, line: &str) -> String {
+    fn ask(relay: &HttpRelay, line: &str) -> String {
         let place = relay.url().split('/').nth(2).expect("a port");
         let mut socket = TcpStream::connect(place).expect("it listens");
         socket
@@ -378,17 +370,17 @@ mod tests {
     }
 
     #[test]
-    fn whoever_does_not_know_the_path_is_shown_out_and_the_server_never_hears_of_it() {
+    fn a_request_without_the_secret_path_is_404_and_never_forwarded() {
         let (port, asked) = server();
         let relay = relay(port);
         let path = relay.url().rsplit('/').next().expect("a path").to_owned();
-        let wrong = "0".repeat(64);
+        let wrong = "0".repeat(43);
         for line in [
             format!("GET /{wrong}/info/refs?service=git-upload-pack"),
-            format!("GET /{}/info/refs?service=git-upload-pack", &path[..63]),
+            format!("GET /{}/info/refs?service=git-upload-pack", &path[..42]),
             "GET /info/refs?service=git-upload-pack".to_owned(),
             "GET /".to_owned(),
-            // What knows it, and asks for something that this conversation is not about.
+            // With the secret, but not a request of this exchange.
             format!("GET /{path}/info/refs?service=git-receive-pack"),
             format!("POST /{path}/git-receive-pack"),
             format!("GET /{path}/HEAD"),
@@ -397,7 +389,7 @@ mod tests {
             let answer = ask(&relay, &line);
             assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n"), "{line}: {answer}");
         }
-        assert!(relay.fault().is_none() && !asked.is_finished());
+        assert!(relay.take_error().is_none() && !asked.is_finished());
         let place = relay.url().split('/').nth(2).expect("a port");
         let mut socket = TcpStream::connect(place).expect("it listens");
         let question =
@@ -411,11 +403,9 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_64_digits_and_never_the_same() {
+    fn a_secret_has_32_bytes_and_is_never_the_same() {
         let (one, other) = (secret().expect("a secret"), secret().expect("a secret"));
-        assert!(one.len() == 64 && one.bytes().all(|digit| digit.is_ascii_hexdigit()), "{one}");
-        assert!(!same(one.as_bytes(), other.as_bytes()));
-        assert!(same(one.as_bytes(), one.as_bytes()));
-        assert!(!same(one.as_bytes(), &one.as_bytes()[..63]));
+        assert_eq!(URL_SAFE_NO_PAD.decode(&one).expect("base64").len(), 32);
+        assert_ne!(one, other);
     }
 }
