@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use super::options::{ServingOptions, node_name};
 use super::output::{self, Failure};
-use crate::reconcile::agent::{self, AgentError, Options};
+use crate::reconcile::agent::{self, AgentError, AgentOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.serving.log();
-    let options = Options {
+    let options = AgentOptions {
         node: node_name(arguments.node.as_deref())?,
         state_folder: arguments.state_dir.clone(),
         remove: arguments.remove,

@@ -10,7 +10,7 @@ use super::options::{FollowingOptions, ServingOptions, WebhookOptions, cluster_n
 use super::output::{self, Failure};
 use super::previews::PreviewsOptions;
 use crate::cluster::live::Timing;
-use crate::reconcile::controller::{self, ControllerError, Options};
+use crate::reconcile::controller::{self, ControllerError, ControllerOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -62,7 +62,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     } else {
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         let duration = Duration::from_secs_f64(arguments.lease_duration);
-        let options = Options {
+        let options = ControllerOptions {
             following: arguments.following.following(&arguments.cluster_name, arguments.poll)?,
             previews: arguments.previews.board(&arguments.following.repository)?,
             signing_key: arguments.following.signing_key,

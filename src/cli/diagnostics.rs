@@ -10,7 +10,7 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
 
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::policy::catalogue::Tally;
+use crate::core::policy::catalogue::DiagnosticCounts;
 
 /// The longest line that is shown whole, in bytes. Of a longer one, as in minified JSON, only the place is told.
 const LONGEST_LINE: usize = 400;
@@ -159,8 +159,8 @@ fn github_property(text: &str) -> String {
 }
 
 /// The last line of a validation: `2 errors, 1 warning in 2 of 41 documents; the other 39 are fine`.
-pub fn summary(tally: Tally) -> String {
-    let Tally { errors, warnings, touched, documents } = tally;
+pub fn summary(tally: DiagnosticCounts) -> String {
+    let DiagnosticCounts { errors, warnings, touched, documents } = tally;
     let all = counted(documents, "document");
     if errors + warnings == 0 {
         return match documents {
@@ -303,7 +303,7 @@ error: a destination has host bits set
 
     #[test]
     fn the_last_line_counts() {
-        let tally = |errors, warnings, touched, documents| Tally { errors, warnings, touched, documents };
+        let tally = |errors, warnings, touched, documents| DiagnosticCounts { errors, warnings, touched, documents };
         for (tally, expected) in [
             (tally(2, 1, 2, 41), "2 errors, 1 warning in 2 of 41 documents; the other 39 are fine"),
             (tally(0, 1, 1, 2), "1 warning in 1 of 2 documents; the other one is fine"),

@@ -16,10 +16,10 @@ use super::output::{self, Failure, Form, Paint, paint};
 use super::plan;
 use crate::cluster::Cluster;
 use crate::core::name::NodeName;
-use crate::core::policy::catalogue::{Catalogue, Change};
+use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::policy::config::Config;
 use crate::core::policy::lint::lint;
-use crate::kernel::doctor::{self, Asked, Check, Severity};
+use crate::kernel::doctor::{self, Check, CheckStatus, DoctorInput};
 
 /// Cilium's ConfigMap.
 const CILIUM_CONFIG: &str = "cilium-config";
@@ -43,7 +43,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let mut asked = Asked::default();
+    let mut asked = DoctorInput::default();
     let mut found = Vec::new();
     if let Some(options) = &arguments.repository {
         let (check, config) = repository(options, &arguments.cluster_name);
@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     found.extend(output::runtime()?.block_on(doctor::examine(&asked)));
     output::print(&shown(&found, arguments.output, output::colour()))?;
-    let bad = found.iter().any(|check| check.severity == Severity::Error);
+    let bad = found.iter().any(|check| check.severity == CheckStatus::Error);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -87,7 +87,7 @@ fn repository(options: &RepositoryOptions, cluster_name: &str) -> (Check, Config
 }
 
 /// Whether the cluster's manifests can be read and know this node; what they say of both is put with what is known.
-fn cluster(path: &Path, name: &str, asked: &mut Asked) -> Vec<Check> {
+fn cluster(path: &Path, name: &str, asked: &mut DoctorInput) -> Vec<Check> {
     let opened = Cluster::open(path).map_err(Failure::from);
     let cluster = match opened {
         Ok(cluster) => cluster,
@@ -137,7 +137,7 @@ struct Metadata {
 fn cilium_config(path: &Path) -> Option<BTreeMap<String, String>> {
     let texts: Vec<String> = if path.is_dir() {
         let files = plan::folder(path).ok()?.into_values();
-        files.filter_map(|file| if let Change::Text(text) = file { Some(text) } else { None }).collect()
+        files.filter_map(|file| if let FileUpdate::Text(text) = file { Some(text) } else { None }).collect()
     } else {
         vec![std::fs::read_to_string(path).ok()?]
     };
@@ -158,9 +158,9 @@ fn shown(found: &[Check], form: Form, colour: Colour) -> String {
     for Check { severity, message, hint, .. } in found {
         let word = format!("{severity:<5}");
         let paint_of = match severity {
-            Severity::Ok => Paint::Good,
-            Severity::Warn => Paint::Doubtful,
-            Severity::Error => Paint::Bad,
+            CheckStatus::Ok => Paint::Good,
+            CheckStatus::Warn => Paint::Doubtful,
+            CheckStatus::Error => Paint::Bad,
         };
         let _ = match form {
             Form::Markdown => writeln!(text, "- **{severity}** {message}"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::output::Failure;
 use super::posting::is_loopback;
-use crate::forge::app::{self, App};
+use crate::forge::app::{self, GitHubApp};
 use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::https;
@@ -27,9 +27,9 @@ impl AppOptions {
     pub(super) fn app(
         &self,
         source: &Source,
-        https: https::Options,
+        https: https::ClientOptions,
         named: Option<&str>,
-    ) -> Result<Option<Arc<App>>, Failure> {
+    ) -> Result<Option<Arc<GitHubApp>>, Failure> {
         let (Some(id), Some(key_file)) = (&self.id, &self.key_file) else { return Ok(None) };
         let (host, path) = source.place().unwrap_or_default();
         let project = named.unwrap_or(&path).to_owned();
@@ -39,13 +39,13 @@ impl AppOptions {
         }
         let api = self.api.clone().unwrap_or_else(|| api_of(&host));
         let plain = https.plain || is_loopback(&api);
-        Ok(Some(Arc::new(App::new(app::Options {
+        Ok(Some(Arc::new(GitHubApp::new(app::AppOptions {
             api,
             project,
             id: id.clone(),
             key_file: key_file.clone(),
             installation: self.installation,
-            https: https::Options { plain, ..https },
+            https: https::ClientOptions { plain, ..https },
         }))))
     }
 
@@ -55,7 +55,8 @@ impl AppOptions {
         if !source.is_web() || access.credentials.password.is_some() {
             return Ok(access);
         }
-        let https = https::Options { roots: access.ca_file.clone(), proxy: access.proxy.clone(), ..Default::default() };
+        let https =
+            https::ClientOptions { roots: access.ca_file.clone(), proxy: access.proxy.clone(), ..Default::default() };
         let Some(app) = self.app(source, https, None)? else { return Ok(access) };
         let own = app.git_host().unwrap_or_default();
         if source.place().is_none_or(|(host, _)| host != own) {

@@ -15,14 +15,14 @@ use crate::core::labels::keys::KeyPattern;
 use crate::core::name::NodeName;
 use crate::core::policy::check::windows_file;
 use crate::core::signature::Require;
-use crate::forge::app::App;
+use crate::forge::app::GitHubApp;
 use crate::git::access::{Access, ClientCertificate, TransferLimits};
 use crate::git::credentials::{Credentials, Secret};
 use crate::git::signature::SignatureFlags;
 use crate::git::source::{Insecure, Source};
 use crate::https;
-use crate::reconcile::following::Following;
-use crate::reconcile::hook;
+use crate::reconcile::tracked_repository::TrackedRepository;
+use crate::reconcile::webhook;
 use crate::telemetry;
 
 /// Which repository, and how to get in.
@@ -113,9 +113,9 @@ impl RepositoryOptions {
     pub(super) fn app(
         &self,
         source: &Source,
-        https: https::Options,
+        https: https::ClientOptions,
         project: &str,
-    ) -> Result<Option<Arc<App>>, Failure> {
+    ) -> Result<Option<Arc<GitHubApp>>, Failure> {
         self.app_options().app(source, https, Some(project))
     }
 
@@ -168,8 +168,8 @@ pub(super) struct FollowingOptions {
 
 impl FollowingOptions {
     /// For a cluster, asked every `poll` seconds.
-    pub(super) fn following(&self, cluster: &str, poll: f64) -> Result<Following, Failure> {
-        Ok(Following {
+    pub(super) fn following(&self, cluster: &str, poll: f64) -> Result<TrackedRepository, Failure> {
+        Ok(TrackedRepository {
             source: self.repository.source()?,
             branch: self.branch.clone(),
             access: self.repository.access()?,
@@ -233,9 +233,9 @@ pub(super) struct WebhookOptions {
 
 impl WebhookOptions {
     /// Where, and who is believed; none where nobody is listened to.
-    pub(super) fn options(&self) -> Option<hook::Options> {
+    pub(super) fn options(&self) -> Option<webhook::WebhookOptions> {
         let (listen, secret_file) = (self.webhook?, self.webhook_secret_file.clone()?);
-        Some(hook::Options { listen, secret_file })
+        Some(webhook::WebhookOptions { listen, secret_file })
     }
 }
 

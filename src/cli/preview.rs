@@ -14,14 +14,14 @@ use super::plan::Scratch;
 use super::posting::PostOptions;
 use crate::cluster::{Cluster, read_text};
 use crate::core::facts::Facts;
-use crate::core::preview::{Limits, Look, Most, Preview, lines, markdown};
+use crate::core::preview::{CostLimits, DisplayLimits, LineStyle, Preview, lines, markdown};
 use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
 use crate::core::snapshot;
 use crate::git::CommitId;
 use crate::git::files::{FileChange, MOST_TEXT};
 use crate::git::mirror::Mirror;
-use crate::reconcile::previewing::{Base, Change, Surroundings};
+use crate::reconcile::preview::{ClusterContext, MergeBase, ProposedChange};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if base == head {
         output::note("note: both are the same commit; a preview is of commits, and of nothing that is not committed\n");
     }
-    let first = Base::read(&mirror, base, tip, &arguments.cluster_name, arguments.labels.keys().as_deref())?;
+    let first = MergeBase::read(&mirror, base, tip, &arguments.cluster_name, arguments.labels.keys().as_deref())?;
     // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.
     let branch = first.config().reports_branch.clone();
     let (facts, facts_from, taken) = facts(arguments, &mut mirror, &branch)?;
@@ -81,19 +81,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .and_then(|taken| snapshot::age(taken, now))
         .map_or(facts_from.clone(), |age| format!("{facts_from}, {age} old"));
     let (flags, windows) = (arguments.signatures.flags(), arguments.admission.windows()?);
-    let surroundings = Surroundings {
+    let surroundings = ClusterContext {
         facts: &facts,
         facts_from: &facts_from,
-        grounds: &facts.grounds,
+        host_networks: &facts.host_networks,
         reports: &reports,
         now,
         signatures: &flags,
         windows: windows.as_ref(),
         limits: limits(arguments.limit),
         most: MOST_TEXT,
-        work: Most::ANY,
+        work: CostLimits::ANY,
     };
-    let change = Change::read(&mirror, &arguments.cluster_name, first, head, surroundings)?;
+    let change = ProposedChange::read(&mirror, &arguments.cluster_name, first, head, surroundings)?;
     let preview = change.preview(surroundings);
     output::print(&shown(&preview, arguments.output, output::colour()))?;
     if let Some(target) = target {
@@ -106,9 +106,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     })
 }
 
-fn limits(limit: Option<usize>) -> Limits {
-    let usual = Limits::default();
-    limit.map_or(usual, |limit| Limits { names: limit, nodes: limit, lines: usize::MAX, ..usual })
+fn limits(limit: Option<usize>) -> DisplayLimits {
+    let usual = DisplayLimits::default();
+    limit.map_or(usual, |limit| DisplayLimits { names: limit, nodes: limit, lines: usize::MAX, ..usual })
 }
 
 /// The tip that the change is for, where it began, and its head.
@@ -169,13 +169,13 @@ fn shown(preview: &Preview<'_>, form: Form, colour: Colour) -> String {
         Form::Text => {
             let painted = lines(preview).into_iter().map(|line| {
                 let look = match line.look {
-                    Look::Title => Paint::Title,
-                    Look::Bad => Paint::Bad,
-                    Look::Doubtful => Paint::Doubtful,
-                    Look::Added => Paint::Good,
-                    Look::Removed => Paint::Gone,
-                    Look::Place => Paint::Place,
-                    Look::Plain => return line.text + "\n",
+                    LineStyle::Title => Paint::Title,
+                    LineStyle::Bad => Paint::Bad,
+                    LineStyle::Doubtful => Paint::Doubtful,
+                    LineStyle::Added => Paint::Good,
+                    LineStyle::Removed => Paint::Gone,
+                    LineStyle::Place => Paint::Place,
+                    LineStyle::Plain => return line.text + "\n",
                 };
                 paint(&line.text, look, colour) + "\n"
             });

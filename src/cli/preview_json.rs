@@ -4,13 +4,13 @@
 
 use serde_json::{Value, json};
 
-use crate::core::compile::Way;
+use crate::core::compile::Disposition;
 use crate::core::diagnostic::Diagnostic;
-use crate::core::preview::{Fate, Level, Preview, Then, Words};
+use crate::core::preview::{ConnectionFate, FailureOutcome, Preview, RiskLevel, Sentences};
 
 /// The whole preview.
 pub(super) fn json(preview: &Preview<'_>) -> Value {
-    let words = Words(preview);
+    let words = Sentences(preview);
     let input = &preview.input;
     let found = input.validation.found.iter().map(|(one, known)| diagnostic(one, *known));
     json!({
@@ -45,7 +45,7 @@ pub(super) fn json(preview: &Preview<'_>) -> Value {
 }
 
 fn moves(preview: &Preview<'_>) -> Vec<Value> {
-    let words = Words(preview);
+    let words = Sentences(preview);
     let moves = preview.moves.iter().zip(&preview.fates).map(|(one, fate)| {
         let [from, to, _] = words.ways(one).map(|phrase| phrase.to_string());
         json!({
@@ -56,9 +56,9 @@ fn moves(preview: &Preview<'_>) -> Vec<Value> {
             "to": {"way": kind(&one.to), "text": to},
             "towards": one.towards.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "openConnections": match fate {
-                Fate::Cut => "cut",
-                Fate::Drained => "keptForTenMinutes",
-                Fate::Kept => "kept",
+                ConnectionFate::Cut => "cut",
+                ConnectionFate::Drained => "keptForTenMinutes",
+                ConnectionFate::Kept => "kept",
             },
             "pods": one.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(),
         })
@@ -69,10 +69,10 @@ fn moves(preview: &Preview<'_>) -> Vec<Value> {
 fn dangers(preview: &Preview<'_>) -> Vec<Value> {
     let dangers = preview.dangers.iter().map(|danger| {
         let level = match danger.level {
-            Level::Danger => "danger",
-            Level::Warning => "warning",
-            Level::Note => "note",
-            Level::Waits => "waits",
+            RiskLevel::Danger => "danger",
+            RiskLevel::Warning => "warning",
+            RiskLevel::Note => "note",
+            RiskLevel::Waits => "waits",
         };
         json!({"level": level, "code": danger.code, "title": danger.title, "text": danger.text.to_string()})
     });
@@ -83,11 +83,11 @@ fn names(policies: &[crate::core::policy::PolicyId]) -> Vec<String> {
     policies.iter().map(ToString::to_string).collect()
 }
 
-fn kind(way: &Way) -> &'static str {
+fn kind(way: &Disposition) -> &'static str {
     match way {
-        Way::Exit(_) => "exit",
-        Way::Drop => "dropped",
-        Way::Own => "own",
+        Disposition::Exit(_) => "exit",
+        Disposition::Drop => "dropped",
+        Disposition::Own => "own",
     }
 }
 
@@ -107,9 +107,9 @@ fn diagnostic(one: &Diagnostic, known: bool) -> Value {
 fn losses(preview: &Preview<'_>) -> Vec<Value> {
     let losses = preview.losses.iter().map(|loss| {
         let (then, exits) = match &loss.then {
-            Then::Through(exits) => ("through", exits.iter().map(ToString::to_string).collect()),
-            Then::Dropped => ("dropped", Vec::new()),
-            Then::Own => ("own", Vec::new()),
+            FailureOutcome::Through(exits) => ("through", exits.iter().map(ToString::to_string).collect()),
+            FailureOutcome::Dropped => ("dropped", Vec::new()),
+            FailureOutcome::Own => ("own", Vec::new()),
         };
         json!({
             "gateway": loss.gateway.as_str(),

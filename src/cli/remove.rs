@@ -10,8 +10,8 @@ use super::output::{self, Failure};
 use crate::git::access::Access;
 use crate::git::signature::SignatureFlags;
 use crate::git::source::{Insecure, Source};
-use crate::reconcile::following::Following;
-use crate::reconcile::node::{self, Options, RunError};
+use crate::reconcile::node::{self, RunError, StandaloneOptions};
+use crate::reconcile::tracked_repository::TrackedRepository;
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
@@ -24,8 +24,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     telemetry::start(telemetry::Form::Text);
     let node = arguments.node.node()?;
     let source = Source::parse("/", Insecure::Refuse).map_err(|error| Failure::new(error, None))?;
-    let options = Options {
-        following: Following {
+    let options = StandaloneOptions {
+        following: TrackedRepository {
             source,
             branch: None,
             access: Access::default(),

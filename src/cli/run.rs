@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::options::{FollowingOptions, NodeOptions, ServingOptions, WebhookOptions, seconds};
 use super::output::{self, Failure};
-use crate::reconcile::node::{self, Options, RunError};
+use crate::reconcile::node::{self, RunError, StandaloneOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -31,7 +31,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     arguments.serving.log();
-    let options = Options {
+    let options = StandaloneOptions {
         following: arguments.following.following(&arguments.node.cluster_name, arguments.poll)?,
         signing_key: arguments.following.signing_key,
         cluster: arguments.node.cluster.clone(),

@@ -12,7 +12,7 @@ use super::output::{self, Failure};
 use super::plan;
 use crate::cluster::Cluster;
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::policy::catalogue::{Catalogue, Change};
+use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::policy::lint::{lint, suspensions};
 use crate::reconcile::round::now;
 
@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 /// The files: of a revision, or as they lie in a folder, so that a mistake is found before it is committed.
-fn read(arguments: &Arguments) -> Result<BTreeMap<String, Change>, Failure> {
+fn read(arguments: &Arguments) -> Result<BTreeMap<String, FileUpdate>, Failure> {
     let source = arguments.repository.source()?;
     if let (Some(folder), None) = (source.is_local(), &arguments.rev)
         && folder.join("HEAD").metadata().is_err()

@@ -15,7 +15,7 @@ use super::exchange::PushOutcome;
 use super::mirror::Mirror;
 use super::publish::{CommitSpec, Target, check_branch, make, push, read_branch, signature};
 use super::signing::Signer;
-use crate::core::signature::Refused;
+use crate::core::signature::SignatureRejection;
 
 /// Compaction pays off when it saves this many commits, or when the oldest is twice as old as the age to keep.
 pub const MANY: usize = 1_000;
@@ -113,8 +113,8 @@ fn history<'r>(mirror: &'r Mirror, target: &Target, tip: Oid) -> std::result::Re
         });
         let verdict = own.check_commit(objects.read(id)?.data());
         let foreign = foreign.or_else(|| match &verdict {
-            Ok(_) | Err(Refused::Missing) => None,
-            Err(Refused::NoKeys | Refused::Unknown { .. }) => {
+            Ok(_) | Err(SignatureRejection::Missing) => None,
+            Err(SignatureRejection::NoKeys | SignatureRejection::Unknown { .. }) => {
                 Some("Egret, signed with a key other than the present one".to_owned())
             }
             Err(refused) => Some(format!("another author who uses Egret's name: {refused}")),

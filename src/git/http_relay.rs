@@ -114,17 +114,17 @@ fn secret() -> io::Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-fn client(request: &WorkerRequest) -> std::result::Result<https::Client, https::Error> {
-    https::Client::new(https::Options {
+fn client(request: &WorkerRequest) -> std::result::Result<https::Client, https::HttpError> {
+    https::Client::new(https::ClientOptions {
         roots: request.ca_file.clone(),
         identity: request
             .client_certificate
             .as_ref()
-            .map(|own| https::Identity { certificate: own.certificate.clone(), key: own.key.clone() }),
+            .map(|own| https::ClientIdentity { certificate: own.certificate.clone(), key: own.key.clone() }),
         proxy: request.proxy.clone(),
         // Only a source that was parsed with `Insecure::Allow` has a plain address.
         plain: true,
-        limits: https::Limits {
+        limits: https::RequestLimits {
             connect: request.connect,
             idle: NO_LIMIT,
             total: NO_LIMIT,
@@ -290,26 +290,32 @@ async fn request_body(mut body: Incoming) -> std::result::Result<https::Body, hy
 }
 
 /// An error of the HTTPS client, as one of this folder's.
-fn from_client(error: &https::Error, action: &'static str, request: &WorkerRequest) -> Error {
-    use https::{Cause, Tls};
+fn from_client(error: &https::HttpError, action: &'static str, request: &WorkerRequest) -> Error {
+    use https::{HttpErrorCause, TlsError};
     let repository = request.source.to_string();
     let text = error.cause().to_string();
     let source = match error.cause() {
-        Cause::File { path, source } => {
+        HttpErrorCause::File { path, source } => {
             let source = source
                 .raw_os_error()
                 .map_or_else(|| io::Error::other(source.to_string()), io::Error::from_raw_os_error);
             return Error::Credential { path: path.clone(), source };
         }
-        Cause::TooLarge { .. } => return Error::TooMuch { repository, max_bytes: request.max_bytes },
-        Cause::Address(_) | Cause::Pem { .. } | Cause::NoRoots => TransportError::Configuration(text),
-        Cause::Timeout { .. } if request.proxy.is_some() => TransportError::Proxy(format!("{text}, through the proxy")),
-        Cause::Dns { .. } | Cause::Connect(_) | Cause::Timeout { .. } => TransportError::Connect(text),
-        Cause::Tls(Tls::UnknownAuthority) => TransportError::UnknownAuthority(text),
-        Cause::Tls(Tls::WantsClientCertificate(_)) => TransportError::ClientCertificate(text),
-        Cause::Tls(_) => TransportError::Certificate(text),
-        Cause::Proxy(_) => TransportError::Proxy(text),
-        Cause::Broken(_) => TransportError::Interrupted(text),
+        HttpErrorCause::TooLarge { .. } => return Error::TooMuch { repository, max_bytes: request.max_bytes },
+        HttpErrorCause::Address(_) | HttpErrorCause::Pem { .. } | HttpErrorCause::NoRoots => {
+            TransportError::Configuration(text)
+        }
+        HttpErrorCause::Timeout { .. } if request.proxy.is_some() => {
+            TransportError::Proxy(format!("{text}, through the proxy"))
+        }
+        HttpErrorCause::Dns { .. } | HttpErrorCause::Connect(_) | HttpErrorCause::Timeout { .. } => {
+            TransportError::Connect(text)
+        }
+        HttpErrorCause::Tls(TlsError::UnknownAuthority) => TransportError::UnknownAuthority(text),
+        HttpErrorCause::Tls(TlsError::WantsClientCertificate(_)) => TransportError::ClientCertificate(text),
+        HttpErrorCause::Tls(_) => TransportError::Certificate(text),
+        HttpErrorCause::Proxy(_) => TransportError::Proxy(text),
+        HttpErrorCause::Broken(_) => TransportError::Interrupted(text),
     };
     Error::Transport { action, repository, source }
 }

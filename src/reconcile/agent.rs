@@ -10,33 +10,33 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
-use super::keeper::{Keeper, TimeCame, log_steps};
 use super::lock::{Lock, LockError};
-use super::memory::{Memory, MemoryError};
+use super::metrics_recorder::MetricsRecorder;
+use super::policy_cache::{CacheError, PolicyCache, PublishedHead};
 use super::process::{StartError, Stop};
-use super::published::{Head, NotTaken, Shelf};
-use super::repository::Intent;
-use super::round::{Engine, RoundError, Told, now};
-use super::teller::{Note, Teller, Word};
-use super::telling::Telling;
+use super::repository::DesiredRevision;
+use super::round::{GatewayState, Reconciler, RoundError, now};
+use super::round_driver::{RoundDriver, Wakeup, log_steps};
+use super::state_store::{StateStore, StateStoreError};
+use super::status_writer::{EventNote, StatusUpdate, StatusWriter};
 use crate::cluster::Cluster;
-use crate::cluster::live::{self, Changed, Live, LiveError, Scope, Watching};
-use crate::core::compile::Refused;
-use crate::core::ground::Features;
-use crate::core::interfaces::Interface;
+use crate::cluster::live::{self, ApiClient, ApiError, Changed, ClusterWatch, WatchScope};
+use crate::core::compile::RefusedParts;
+use crate::core::gateway_interfaces::GatewayInterface;
+use crate::core::host_network::KernelFeatures;
 use crate::core::name::NodeName;
-use crate::core::policy::catalogue::GoodDocuments;
+use crate::core::policy::catalogue::LastGoodDocuments;
 use crate::core::state::net::fnv1a;
-use crate::core::status::{NodeFacts, NodeStatus, node_status, serving, unfit};
+use crate::core::status::{NodeStatus, NodeStatusInput, node_status, serving, unfit};
 use crate::git::{CommitId, CommitInfo};
-use crate::kernel::watch::{Event, Watch};
+use crate::kernel::watch::{KernelEvent, KernelWatch};
 use crate::kernel::{Kernel, KernelError};
-use crate::serve::Question;
+use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 
 /// What `egret agent` was asked for, checked.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct AgentOptions {
     /// This node.
     pub node: NodeName,
     /// Where memory is; a folder for the node below it.
@@ -55,13 +55,13 @@ pub enum AgentError {
     Lock(#[from] LockError),
     /// Memory is out of reach.
     #[error(transparent)]
-    Memory(#[from] MemoryError),
+    Memory(#[from] StateStoreError),
     /// The kernel cannot be spoken to.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// It is not known where the API server is, or what was to be taken away there is not.
     #[error(transparent)]
-    Live(#[from] LiveError),
+    Live(#[from] ApiError),
     /// Something could not be taken away.
     #[error(transparent)]
     Round(#[from] RoundError),
@@ -87,51 +87,51 @@ impl AgentError {
 }
 
 /// Runs until SIGTERM or SIGINT, which leave the datapath in force.
-pub async fn run(options: Options) -> Result<(), AgentError> {
+pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let _lock = Lock::take()?;
-    let memory = Memory::open(&options.state_folder.join(options.node.as_str()))?;
+    let memory = StateStore::open(&options.state_folder.join(options.node.as_str()))?;
     let range = memory.kept().range().unwrap_or_default();
     let kernel = Kernel::open(range).await?;
     for check in crate::kernel::doctor::blockers(range).await {
         tracing::error!(code = check.code, "{check}");
     }
-    let live = Live::connect().await?;
+    let live = ApiClient::connect().await?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     if options.remove {
-        let mut engine = Engine::new(kernel, Cluster::None, options.node.clone(), memory);
+        let mut engine = Reconciler::new(kernel, Cluster::None, options.node.clone(), memory);
         let steps = engine.remove(range).await?;
         tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
         log_steps(&steps);
         live.delete_node(&options.node).await?;
         return Ok(());
     }
-    let telling = Telling::start(options.listen, "not all is known of the cluster yet")
+    let telling = MetricsRecorder::start(options.listen, "not all is known of the cluster yet")
         .map_err(StartError::of("the HTTP server"))?;
-    let events = Watch::open(kernel.ports())?;
-    let scope = Scope::Agent { node: options.node.clone() };
-    let watching = Watching::open(&live, &scope, live::Options { seed, ..live::Options::default() });
-    let shelf = Shelf::new(memory.kept().fence);
+    let events = KernelWatch::open(kernel.ports())?;
+    let scope = WatchScope::Agent { node: options.node.clone() };
+    let watching = ClusterWatch::open(&live, &scope, live::WatchOptions { seed, ..live::WatchOptions::default() });
+    let shelf = PolicyCache::new(memory.kept().fence);
     let handover = memory.ways().clone();
-    let mut engine = Engine::new(kernel, Cluster::Watched(Box::new(watching)), options.node.clone(), memory);
-    engine.told = Some(Told { handover, ..Told::default() });
-    let teller = Teller::start(live.clone(), options.node.clone(), seed);
+    let mut engine = Reconciler::new(kernel, Cluster::Watched(Box::new(watching)), options.node.clone(), memory);
+    engine.told = Some(GatewayState { handover, ..GatewayState::default() });
+    let teller = StatusWriter::start(live.clone(), options.node.clone(), seed);
     tracing::info!(node = %options.node, server = live.server(), "egret runs");
-    Agent::new(Keeper::new(engine, telling, seed), shelf, teller).forever(events).await
+    Agent::new(RoundDriver::new(engine, telling, seed), shelf, teller).forever(events).await
 }
 
 /// What the loop holds.
 struct Agent {
-    keeper: Keeper,
-    shelf: Shelf,
-    teller: Teller,
+    keeper: RoundDriver,
+    shelf: PolicyCache,
+    teller: StatusWriter,
     /// Why what is published is not in force.
-    not_taken: Option<NotTaken>,
+    not_taken: Option<CacheError>,
     /// Why the last round failed.
     failed: Option<String>,
-    features: Features,
-    interfaces: Vec<Interface>,
+    features: KernelFeatures,
+    interfaces: Vec<GatewayInterface>,
     unfit: BTreeMap<String, String>,
-    refused: Refused,
+    refused: RefusedParts,
     kernel: String,
     /// Which boot of the node this is; as the kubelet reads it.
     boot_id: String,
@@ -145,14 +145,14 @@ struct Agent {
 /// What woke the loop.
 enum Trigger {
     Cluster(Changed),
-    Kernel(Result<Event, KernelError>),
+    Kernel(Result<KernelEvent, KernelError>),
     Time,
-    Asked(Question),
+    Asked(ScrapeRequest),
     Stop,
 }
 
 impl Agent {
-    fn new(keeper: Keeper, shelf: Shelf, teller: Teller) -> Self {
+    fn new(keeper: RoundDriver, shelf: PolicyCache, teller: StatusWriter) -> Self {
         let of_kernel =
             |name: &str| std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).unwrap_or_default();
         Self {
@@ -161,10 +161,10 @@ impl Agent {
             teller,
             not_taken: None,
             failed: None,
-            features: Features::default(),
+            features: KernelFeatures::default(),
             interfaces: Vec::new(),
             unfit: BTreeMap::new(),
-            refused: Refused::default(),
+            refused: RefusedParts::default(),
             kernel: of_kernel("osrelease").trim().to_owned(),
             boot_id: of_kernel("random/boot_id").trim().to_owned(),
             said: NodeStatus::default(),
@@ -173,7 +173,7 @@ impl Agent {
         }
     }
 
-    async fn forever(&mut self, mut kernel: Watch) -> Result<(), AgentError> {
+    async fn forever(&mut self, mut kernel: KernelWatch) -> Result<(), AgentError> {
         let mut stop = Stop::listen()?;
         loop {
             self.keeper.telling.beat();
@@ -186,7 +186,7 @@ impl Agent {
                 }
                 Trigger::Cluster(changed) => self.heard(changed),
                 Trigger::Kernel(event) => self.keeper.happened(event?),
-                Trigger::Time => matches!(self.keeper.time_came(), TimeCame::Round | TimeCame::Wall),
+                Trigger::Time => matches!(self.keeper.time_came(), Wakeup::Round | Wakeup::Wall),
                 Trigger::Asked(question) => {
                     self.keeper.answer(question).await;
                     false
@@ -199,7 +199,7 @@ impl Agent {
         }
     }
 
-    async fn next(&mut self, stop: &mut Stop, kernel: &mut Watch, wake: Instant) -> Trigger {
+    async fn next(&mut self, stop: &mut Stop, kernel: &mut KernelWatch, wake: Instant) -> Trigger {
         tokio::select! {
             biased;
             () = stop.asked() => Trigger::Stop,
@@ -212,10 +212,10 @@ impl Agent {
 
     /// Whether enough is known to do anything: until all lists are in, what is missing may only not have come yet.
     fn is_told(&self) -> bool {
-        self.watching().is_some_and(Watching::synced) && self.keeper.intent.is_some()
+        self.watching().is_some_and(ClusterWatch::synced) && self.keeper.intent.is_some()
     }
 
-    fn watching(&self) -> Option<&Watching> {
+    fn watching(&self) -> Option<&ClusterWatch> {
         self.keeper.engine.cluster.watching()
     }
 
@@ -261,7 +261,7 @@ impl Agent {
 
     /// Takes over what is published, if it is whole. Tells whether something else is asked for now.
     fn take_over(&mut self) -> bool {
-        let Some(view) = self.watching().map(Watching::view) else { return false };
+        let Some(view) = self.watching().map(ClusterWatch::view) else { return false };
         let specs: Vec<(String, Value)> =
             view.policies.iter().map(|(name, policy)| (name.clone(), policy.spec.clone())).collect();
         let head = match view.config.as_ref().map(|config| &config.spec) {
@@ -270,8 +270,8 @@ impl Agent {
                 tracing::info!("nothing is published in the cluster; what is in force stays");
                 return false;
             }
-            Some(Err(why)) => return self.refuse(NotTaken::Unreadable(why.clone())),
-            Some(Ok(head)) => Head {
+            Some(Err(why)) => return self.refuse(CacheError::Unreadable(why.clone())),
+            Some(Ok(head)) => PublishedHead {
                 revision: head.revision.clone(),
                 summary: head.summary.clone(),
                 fence: head.fence,
@@ -284,19 +284,19 @@ impl Agent {
         match self.shelf.take(&head) {
             Ok(set) => {
                 let Some(id) = CommitId::parse(&head.revision) else {
-                    return self.refuse(NotTaken::Unreadable(format!("`{}` is no commit", head.revision)));
+                    return self.refuse(CacheError::Unreadable(format!("`{}` is no commit", head.revision)));
                 };
                 let commit = CommitInfo::reported(id, head.summary);
                 let refused = self.not_taken.take().is_some();
                 let same =
                     self.keeper.intent.as_ref().is_some_and(|intent| intent.commit == commit && intent.set == set);
-                self.keeper.intent = Some(Intent {
+                self.keeper.intent = Some(DesiredRevision {
                     set,
                     commit,
                     branch: String::new(),
                     diagnostics: Vec::new(),
                     rejected: Vec::new(),
-                    good: GoodDocuments::default(),
+                    good: LastGoodDocuments::default(),
                     withheld: None,
                     emergency: None,
                     fetched: true,
@@ -311,12 +311,12 @@ impl Agent {
         }
     }
 
-    fn refuse(&mut self, why: NotTaken) -> bool {
+    fn refuse(&mut self, why: CacheError) -> bool {
         if self.not_taken.as_ref() != Some(&why) {
             match &why {
                 // A publication in the making is seen from the middle as a rule.
-                NotTaken::Partial { .. } => tracing::debug!("{why}; what is in force stays"),
-                NotTaken::Stale { .. } | NotTaken::Unreadable(_) => tracing::warn!("{why}; what is in force stays"),
+                CacheError::Partial { .. } => tracing::debug!("{why}; what is in force stays"),
+                CacheError::Stale { .. } | CacheError::Unreadable(_) => tracing::warn!("{why}; what is in force stays"),
             }
         }
         self.not_taken = Some(why);
@@ -325,7 +325,7 @@ impl Agent {
     }
 
     /// Lets a burst end, so that it is one round.
-    async fn gather(&mut self, kernel: &mut Watch) -> Result<(), AgentError> {
+    async fn gather(&mut self, kernel: &mut KernelWatch) -> Result<(), AgentError> {
         let until = Instant::now() + self.keeper.gathering();
         loop {
             tokio::select! {
@@ -383,9 +383,9 @@ impl Agent {
     }
 
     fn note(&self, reason: &'static str, text: String) {
-        let Some(view) = self.watching().map(Watching::view) else { return };
+        let Some(view) = self.watching().map(ClusterWatch::view) else { return };
         if let Some(meta) = view.nodes.get(&self.keeper.engine.node) {
-            self.teller.note(Note { uid: meta.uid.clone(), reason, text });
+            self.teller.note(EventNote { uid: meta.uid.clone(), reason, text });
         }
     }
 
@@ -399,13 +399,13 @@ impl Agent {
         let refused = self.not_taken.as_ref().map(ToString::to_string);
         let fault = match (&self.failed, &refused, &self.not_taken) {
             (Some(failed), _, _) => Some(("KernelRefused", failed.as_str())),
-            (None, Some(refused), Some(NotTaken::Partial { .. })) => Some(("Waiting", refused.as_str())),
+            (None, Some(refused), Some(CacheError::Partial { .. })) => Some(("Waiting", refused.as_str())),
             (None, Some(refused), Some(_)) => Some(("PublicationRefused", refused.as_str())),
             _ => None,
         };
         let revision = intent.map(|intent| intent.commit.id.to_string()).unwrap_or_default();
         let holds = self.keeper.engine.told.as_ref().map(|told| told.holds.clone()).unwrap_or_default();
-        let facts = NodeFacts {
+        let facts = NodeStatusInput {
             revision: &revision,
             fence: self.shelf.fence(),
             boot_id: &self.boot_id,
@@ -421,6 +421,6 @@ impl Agent {
         };
         let status = node_status(facts, &self.said, now());
         self.said = status.clone();
-        self.teller.say(Word { status, uid, lost: self.lost });
+        self.teller.say(StatusUpdate { status, uid, lost: self.lost });
     }
 }

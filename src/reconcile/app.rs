@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::forge::app::{App, Use};
+use crate::forge::app::{GitHubApp, TokenPurpose};
 use crate::git::TokenError;
 use crate::git::credential_provider::{CredentialProvider, TokenSource};
 use crate::secret::Secret;
@@ -12,22 +12,22 @@ use crate::secret::Secret;
 const USER: &str = "x-access-token";
 
 #[derive(Debug)]
-struct ForGit(Arc<App>);
+struct ForGit(Arc<GitHubApp>);
 
 impl TokenSource for ForGit {
     fn token(&self) -> Result<Secret, TokenError> {
-        self.0.token(Use::Git).map_err(|error| {
+        self.0.token(TokenPurpose::Git).map_err(|error| {
             let (hint, retryable) = (error.hint(), error.retryable());
             TokenError { cause: Box::new(error), hint, retryable }
         })
     }
 
     fn rejected(&self) {
-        self.0.forget(Use::Git);
+        self.0.forget(TokenPurpose::Git);
     }
 }
 
 /// The credential provider that requests tokens from an App.
-pub fn credential_provider(app: Arc<App>) -> CredentialProvider {
+pub fn credential_provider(app: Arc<GitHubApp>) -> CredentialProvider {
     CredentialProvider { user: USER.to_owned(), tokens: Arc::new(ForGit(app)) }
 }

@@ -10,33 +10,33 @@ use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::{Instant, sleep_until};
 
-use super::following::Following;
-use super::hook::{self, Hook};
-use super::keeper::{Keeper, TimeCame, log_steps};
 use super::lock::{Lock, LockError};
-use super::memory::{Memory, MemoryError};
+use super::metrics_recorder::MetricsRecorder;
 use super::process::{StartError, Stop};
-use super::publisher::{Letter, Publisher, Sight};
-use super::repository::{Intent, News, Repository};
-use super::round::{Engine, RoundError, now};
-use super::schedule::InForce;
-use super::telling::Telling;
+use super::publisher::{ClusterSnapshot, Publisher, ReportBatch};
+use super::repository::{DesiredRevision, Repository, RepositoryEvent};
+use super::round::{Reconciler, RoundError, now};
+use super::round_driver::{RoundDriver, Wakeup, log_steps};
+use super::schedule::EffectiveSchedule;
+use super::state_store::{StateStore, StateStoreError};
+use super::tracked_repository::TrackedRepository;
+use super::webhook::{self, Webhook};
 use crate::cluster::{Cluster, ClusterError};
-use crate::core::interfaces::{self, Interface};
+use crate::core::gateway_interfaces::{self, GatewayInterface};
 use crate::core::name::NodeName;
 use crate::core::state::net::fnv1a;
-use crate::core::state::ownership::Range;
-use crate::kernel::watch::{Event, Watch};
+use crate::core::state::ownership::DatapathConfig;
+use crate::kernel::watch::{KernelEvent, KernelWatch};
 use crate::kernel::{Kernel, KernelError};
-use crate::serve::Question;
+use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 use crate::watch::Watcher;
 
 /// What `egret run` was asked for, checked.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct StandaloneOptions {
     /// The policy repository, and what its commits must have.
-    pub following: Following,
+    pub following: TrackedRepository,
     /// The file of the key that reports are signed with, if they are.
     pub signing_key: Option<PathBuf>,
     /// Manifests of the cluster.
@@ -52,7 +52,7 @@ pub struct Options {
     /// Where metrics and health are served, if anywhere.
     pub listen: Option<SocketAddr>,
     /// Where a forge's webhook is listened to, if anywhere.
-    pub webhook: Option<hook::Options>,
+    pub webhook: Option<webhook::WebhookOptions>,
 }
 
 /// Why the process ends with an error.
@@ -63,7 +63,7 @@ pub enum RunError {
     Lock(#[from] LockError),
     /// Memory is out of reach.
     #[error(transparent)]
-    Memory(#[from] MemoryError),
+    Memory(#[from] StateStoreError),
     /// The cluster cannot be read at all.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -81,7 +81,7 @@ pub enum RunError {
     Start(#[from] StartError),
     /// Files cannot be watched.
     #[error("watch files")]
-    Watch(#[from] crate::watch::Error),
+    Watch(#[from] crate::watch::FileWatchError),
 }
 
 impl RunError {
@@ -100,43 +100,44 @@ impl RunError {
 }
 
 /// Runs until SIGTERM or SIGINT, which leave the datapath in force; or once.
-pub async fn run(options: Options) -> Result<(), RunError> {
+pub async fn run(options: StandaloneOptions) -> Result<(), RunError> {
     let _lock = Lock::take()?;
     let folder = options.state_folder.join(options.node.as_str());
-    let memory = Memory::open(&folder)?;
+    let memory = StateStore::open(&folder)?;
     let range = memory.kept().range().unwrap_or_default();
     let kernel = Kernel::open(range).await?;
     for check in crate::kernel::doctor::blockers(range).await {
         tracing::error!(code = check.code, "{check}");
     }
-    let watch = Watch::open(kernel.ports())?;
+    let watch = KernelWatch::open(kernel.ports())?;
     let cluster = Cluster::open(&options.cluster)?;
-    let mut engine = Engine::new(kernel, cluster, options.node.clone(), memory);
+    let mut engine = Reconciler::new(kernel, cluster, options.node.clone(), memory);
     if options.remove {
         return remove(&mut engine, range).await;
     }
-    let telling = Telling::start(options.listen.filter(|_| !options.once), "nothing has been read from Git yet")
-        .map_err(StartError::of("the HTTP server"))?;
+    let telling =
+        MetricsRecorder::start(options.listen.filter(|_| !options.once), "nothing has been read from Git yet")
+            .map_err(StartError::of("the HTTP server"))?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
-    let following = Following { poll: poll(&options.following), ..options.following.clone() };
+    let following = TrackedRepository { poll: poll(&options.following), ..options.following.clone() };
     let (repository, news) = following.start(&folder, seed)?;
     // Nobody else writes its file.
     let publisher = following.publisher(&folder, options.signing_key.clone(), seed, Box::new(|| true))?;
     repository.begin(engine.memory.kept().known());
-    let mut node = Node::new(Keeper::new(engine, telling, seed), repository, publisher);
+    let mut node = Node::new(RoundDriver::new(engine, telling, seed), repository, publisher);
     let result = if options.once { node.once(news).await } else { node.forever(&options, news, watch).await };
     node.publisher.finish();
     result
 }
 
 /// A push to a repository on this machine is seen by notify; polling it is only the backstop.
-fn poll(following: &Following) -> Duration {
-    let Following { source, poll, .. } = following;
+fn poll(following: &TrackedRepository) -> Duration {
+    let TrackedRepository { source, poll, .. } = following;
     if source.is_local().is_some() { (*poll).max(Duration::from_mins(1)) } else { *poll }
 }
 
 /// Takes everything of ours away: kernel objects, and labels that Egret wrote.
-async fn remove(engine: &mut Engine, range: Range) -> Result<(), RunError> {
+async fn remove(engine: &mut Reconciler, range: DatapathConfig) -> Result<(), RunError> {
     let steps = engine.remove(range).await?;
     tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
     log_steps(&steps);
@@ -145,52 +146,52 @@ async fn remove(engine: &mut Engine, range: Range) -> Result<(), RunError> {
 
 /// What the loop holds.
 struct Node {
-    keeper: Keeper,
+    keeper: RoundDriver,
     repository: Repository,
     publisher: Publisher,
-    schedule: InForce,
+    schedule: EffectiveSchedule,
     /// What the node tells of its interfaces.
-    interfaces: Vec<Interface>,
+    interfaces: Vec<GatewayInterface>,
     /// The same as it was last handed over.
-    interfaces_sent: Vec<Interface>,
+    interfaces_sent: Vec<GatewayInterface>,
     /// The report that was last handed over.
-    sent: Option<Letter>,
+    sent: Option<ReportBatch>,
 }
 
 /// What woke the loop.
 enum Trigger {
-    News(Option<News>),
+    News(Option<RepositoryEvent>),
     Pushed,
     Manifests,
-    Kernel(Result<Event, KernelError>),
+    Kernel(Result<KernelEvent, KernelError>),
     Time,
-    Asked(Question),
+    Asked(ScrapeRequest),
     Stop,
 }
 
 impl Node {
-    fn new(keeper: Keeper, repository: Repository, publisher: Publisher) -> Self {
+    fn new(keeper: RoundDriver, repository: Repository, publisher: Publisher) -> Self {
         Self {
             keeper,
             repository,
             publisher,
-            schedule: InForce::default(),
+            schedule: EffectiveSchedule::default(),
             interfaces: Vec::new(),
             interfaces_sent: Vec::new(),
             sent: None,
         }
     }
 
-    async fn once(&mut self, mut news: UnboundedReceiver<News>) -> Result<(), RunError> {
+    async fn once(&mut self, mut news: UnboundedReceiver<RepositoryEvent>) -> Result<(), RunError> {
         while let Some(message) = news.recv().await {
             match message {
-                News::Intent(intent) => {
+                RepositoryEvent::Intent(intent) => {
                     self.take(*intent);
                     break;
                 }
-                News::Unchanged => {}
-                News::Withheld(_) => return Ok(()),
-                News::Fault(error) => return Err(error.into()),
+                RepositoryEvent::Unchanged => {}
+                RepositoryEvent::Withheld(_) => return Ok(()),
+                RepositoryEvent::Fault(error) => return Err(error.into()),
             }
         }
         if let Some(result) = self.keeper.round(None).await {
@@ -202,12 +203,12 @@ impl Node {
 
     async fn forever(
         &mut self,
-        options: &Options,
-        mut news: UnboundedReceiver<News>,
-        mut kernel: Watch,
+        options: &StandaloneOptions,
+        mut news: UnboundedReceiver<RepositoryEvent>,
+        mut kernel: KernelWatch,
     ) -> Result<(), RunError> {
         let (_pushes, mut pushes) = Watcher::new(&options.following.source.watched())?;
-        let mut hook = Hook::start(options.webhook.clone(), options.following.branch.clone(), false)
+        let mut hook = Webhook::start(options.webhook.clone(), options.following.branch.clone(), false)
             .map_err(StartError::of("the webhook"))?;
         let places: Vec<PathBuf> =
             self.keeper.engine.cluster.watch_paths().into_iter().map(|place| place.path).collect();
@@ -248,17 +249,19 @@ impl Node {
             self.keeper.telling.news(news);
         }
         match trigger {
-            Trigger::News(Some(News::Intent(intent))) => {
+            Trigger::News(Some(RepositoryEvent::Intent(intent))) => {
                 self.take(*intent);
                 return Ok(true);
             }
-            Trigger::News(Some(News::Fault(error @ crate::git::Error::Empty { .. }))) => {
+            Trigger::News(Some(RepositoryEvent::Fault(error @ crate::git::Error::Empty { .. }))) => {
                 tracing::info!("{error}; waiting for the first");
             }
-            Trigger::News(Some(News::Fault(error))) => {
+            Trigger::News(Some(RepositoryEvent::Fault(error))) => {
                 tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is in force stays");
             }
-            Trigger::News(Some(News::Unchanged | News::Withheld(_))) | Trigger::Asked(_) | Trigger::Stop => {}
+            Trigger::News(Some(RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_)))
+            | Trigger::Asked(_)
+            | Trigger::Stop => {}
             Trigger::News(None) => {
                 return Err(StartError::ended("the repository's thread").into());
             }
@@ -290,28 +293,28 @@ impl Node {
 
     fn time_came(&mut self) -> bool {
         let came = self.keeper.time_came();
-        if came == TimeCame::Wall {
+        if came == Wakeup::Wall {
             // The schedule compares everything, whether or not anybody said that something changed.
             self.repository.look();
         }
         match came {
-            TimeCame::Nothing => false,
-            TimeCame::Facts => self.refresh(),
-            TimeCame::Round | TimeCame::Wall => {
+            Wakeup::Nothing => false,
+            Wakeup::Facts => self.refresh(),
+            Wakeup::Round | Wakeup::Wall => {
                 self.refresh();
                 true
             }
         }
     }
 
-    fn take(&mut self, intent: Intent) {
+    fn take(&mut self, intent: DesiredRevision) {
         intent.log_diagnostics(self.keeper.intent.as_ref());
         self.schedule.follow(intent.set.config.schedule.as_ref());
         self.keeper.intent = Some(intent);
     }
 
     /// Lets a burst end, so that it is one round.
-    async fn gather(&mut self, manifests: &mut Receiver<()>, kernel: &mut Watch) -> Result<(), RunError> {
+    async fn gather(&mut self, manifests: &mut Receiver<()>, kernel: &mut KernelWatch) -> Result<(), RunError> {
         let until = Instant::now() + self.keeper.gathering();
         loop {
             tokio::select! {
@@ -342,7 +345,7 @@ impl Node {
             }
             return;
         }
-        let letter = Letter {
+        let letter = ReportBatch {
             reports: vec![self.keeper.engine.report.clone()],
             branch: config.reports_branch.clone(),
             policy_branch: intent.branch.clone(),
@@ -362,11 +365,13 @@ impl Node {
     }
 
     /// The cluster as its manifests are now, with this node's interfaces.
-    fn sight(&self) -> Sight {
+    fn sight(&self) -> ClusterSnapshot {
         let engine = &self.keeper.engine;
         let mut facts = engine.cluster.facts().clone();
-        facts.grounds =
-            interfaces::ground(&self.interfaces).map(|own| (engine.node.clone(), own)).into_iter().collect();
-        Sight { facts, taken: now(), only_own: true, own: Some(engine.node.clone()) }
+        facts.host_networks = gateway_interfaces::host_network(&self.interfaces)
+            .map(|own| (engine.node.clone(), own))
+            .into_iter()
+            .collect();
+        ClusterSnapshot { facts, taken: now(), only_own: true, own: Some(engine.node.clone()) }
     }
 }

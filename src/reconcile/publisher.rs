@@ -14,9 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 
-use self::draft::{Plan, plan};
+use self::draft::{DraftInput, plan};
 use self::unsent::{Unsent, following};
-use super::leading::Leads;
+use super::leadership::IsLeader;
 use crate::backoff::Backoff;
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
@@ -32,7 +32,7 @@ use crate::git::{self, ErrorKind};
 
 /// Where reports go.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct PublisherOptions {
     /// The repository.
     pub source: Source,
     /// How to get in.
@@ -49,7 +49,7 @@ pub struct Options {
 
 /// Reports and where they go.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Letter {
+pub struct ReportBatch {
     /// The reports, one a node: of the standalone node its own, of the controller everybody's.
     pub reports: Vec<NodeReport>,
     /// The reports branch.
@@ -64,7 +64,7 @@ pub struct Letter {
 
 /// The cluster as it was at a time.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sight {
+pub struct ClusterSnapshot {
     /// Nodes, namespaces, pods, and gateways' interfaces.
     pub facts: Facts,
     /// When.
@@ -93,7 +93,7 @@ pub struct Publisher {
 }
 
 /// What the thread is handed: reports, or none any more.
-type Message = Option<(Letter, Option<Sight>)>;
+type Message = Option<(ReportBatch, Option<ClusterSnapshot>)>;
 
 /// What the thread tells, and is told at once.
 #[derive(Debug, Default)]
@@ -113,21 +113,21 @@ struct Told {
 
 impl Publisher {
     /// Starts the thread. It writes only while `leads` says that this process may.
-    pub fn start(options: Options, leads: Leads) -> std::io::Result<Self> {
+    pub fn start(options: PublisherOptions, leads: IsLeader) -> std::io::Result<Self> {
         let (letters, received) = channel();
         let told = Arc::<Mutex<Told>>::default();
         let (tell, seed) = (Arc::clone(&told), options.seed);
         let thread = thread::Builder::new().name("publisher".to_owned()).spawn(move || {
             let unsent = Unsent::open(&options.mirror);
             let told = tell;
-            let mut writer = Writer { options, leads, mirror: None, unsent, told, fold: None, shy: Shy::default() };
+            let mut writer = Writer { options, leads, mirror: None, unsent, told, fold: None, shy: LogOnce::default() };
             writer.serve(&received, &mut Backoff::new(seed));
         })?;
         Ok(Self { letters: Some(letters), thread: Some(thread), told })
     }
 
     /// Hands over reports, and the cluster as it is now where that is wanted. The newest counts.
-    pub fn send(&self, letter: Letter, sight: Option<Sight>) {
+    pub fn send(&self, letter: ReportBatch, sight: Option<ClusterSnapshot>) {
         {
             let mut told = self.told();
             (told.busy, told.stopped, told.dropped) = (true, false, false);
@@ -189,19 +189,19 @@ impl Publisher {
 
 /// What lives on the thread.
 struct Writer {
-    options: Options,
-    leads: Leads,
+    options: PublisherOptions,
+    leads: IsLeader,
     mirror: Option<Mirror>,
     unsent: Unsent,
     told: Arc<Mutex<Told>>,
     /// When the history was last looked at.
     fold: Option<Instant>,
-    shy: Shy,
+    shy: LogOnce,
 }
 
 /// What is said once, however often it is met.
 #[derive(Default)]
-struct Shy {
+struct LogOnce {
     too_large: bool,
     unfoldable: bool,
 }
@@ -220,8 +220,8 @@ impl Writer {
     /// Tries until a letter is committed, or nobody wants it any more, or it is not this process's to write.
     fn deliver(
         &mut self,
-        mut letter: Letter,
-        mut sight: Option<Sight>,
+        mut letter: ReportBatch,
+        mut sight: Option<ClusterSnapshot>,
         received: &Receiver<Message>,
         backoff: &mut Backoff,
     ) {
@@ -235,7 +235,7 @@ impl Writer {
                     Ok(Some((newer, seen))) => {
                         // What was never tried is told by nobody else, if its agent has started anew since.
                         let reports = following(&newer.reports, &letter.reports);
-                        (letter, sight) = (Letter { reports, ..newer }, seen.or(sight));
+                        (letter, sight) = (ReportBatch { reports, ..newer }, seen.or(sight));
                         until = until.min((began + early).max(Instant::now() + SETTLE));
                     }
                     Ok(None) => return self.given_up(false),
@@ -285,7 +285,7 @@ impl Writer {
         change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn committed(&mut self, published: &PublishOutcome, letter: &Letter) {
+    fn committed(&mut self, published: &PublishOutcome, letter: &ReportBatch) {
         let mut before = None;
         self.tell(|told| (before, told.busy) = (told.fault.take(), false));
         self.unsent.clear();
@@ -297,7 +297,7 @@ impl Writer {
         }
     }
 
-    fn failed(&mut self, error: &git::Error, letter: &Letter) {
+    fn failed(&mut self, error: &git::Error, letter: &ReportBatch) {
         let hint = error.hint();
         let words = crate::telemetry::chain(error);
         let fault = hint.as_ref().map_or_else(|| words.clone(), |hint| format!("{words} (hint: {hint})"));
@@ -311,7 +311,7 @@ impl Writer {
         }
     }
 
-    fn target(&self, letter: &Letter) -> git::Result<Target> {
+    fn target(&self, letter: &ReportBatch) -> git::Result<Target> {
         Ok(Target {
             branch: letter.branch.clone(),
             policy_branch: letter.policy_branch.clone(),
@@ -323,19 +323,19 @@ impl Writer {
     }
 
     fn mirror(&mut self) -> git::Result<Mirror> {
-        let Options { mirror, source, access, .. } = &self.options;
+        let PublisherOptions { mirror, source, access, .. } = &self.options;
         self.mirror.take().map_or_else(|| Mirror::open(mirror, source.clone(), access.clone()), Ok)
     }
 
     /// None: it was not to be written any more.
-    fn write(&mut self, letter: &Letter, sight: Option<&Sight>) -> git::Result<Option<PublishOutcome>> {
+    fn write(&mut self, letter: &ReportBatch, sight: Option<&ClusterSnapshot>) -> git::Result<Option<PublishOutcome>> {
         if !self.may_write() {
             return Ok(None);
         }
         let target = self.target(letter)?;
         let mut mirror = self.mirror()?;
         let mut backoff = Backoff::new(self.options.seed);
-        let said = Plan { cluster: &self.options.cluster, letter, sight, unsent: self.unsent.reports() };
+        let said = DraftInput { cluster: &self.options.cluster, letter, sight, unsent: self.unsent.reports() };
         let (mut age, mut too_large, mut given_up) = (None, None, false);
         let result = publish(
             &mut mirror,
@@ -373,7 +373,7 @@ impl Writer {
     }
 
     /// When somebody is to look at the cluster again.
-    fn next_sight(&self, letter: &Letter, seen: bool, age: Option<Duration>) {
+    fn next_sight(&self, letter: &ReportBatch, seen: bool, age: Option<Duration>) {
         let now = Instant::now();
         let every = letter.snapshot_every.unwrap_or(FOLD);
         self.tell(|told| match age {
@@ -390,7 +390,7 @@ impl Writer {
     }
 
     /// Folds what is old, once a day. That it cannot be done is told once, and the branch grows on.
-    fn fold(&mut self, letter: &Letter) {
+    fn fold(&mut self, letter: &ReportBatch) {
         if self.shy.unfoldable || self.fold.is_some_and(|at| at.elapsed() < FOLD) || !self.may_write() {
             return;
         }

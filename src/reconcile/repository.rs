@@ -14,12 +14,12 @@ use std::thread;
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
-use self::reader::Reader;
-use super::following::Following;
-use crate::core::admission::{ChangeWindows, Emergency, Why, Withheld};
+use self::reader::RepositoryReader;
+use super::tracked_repository::TrackedRepository;
+use crate::core::admission::{ChangeWindows, Emergency, PendingCommit, PendingReason};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::PolicySet;
-use crate::core::policy::catalogue::{Catalogue, Change, GoodDocuments, Refusal as Refused};
+use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate, LastGoodDocuments};
 use crate::core::report::history::Rejected;
 use crate::core::signature::Signatures;
 use crate::git::files::{FileChange, Refusal};
@@ -27,9 +27,9 @@ use crate::git::{self, CommitId, CommitInfo};
 
 /// What to read, and from where.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct RepositoryOptions {
     /// The repository, and what its commits must have.
-    pub following: Following,
+    pub following: TrackedRepository,
     /// The folder of the mirror.
     pub mirror: PathBuf,
     /// For jitter: differs between nodes.
@@ -38,7 +38,7 @@ pub struct Options {
 
 /// What the repository asks for.
 #[derive(Debug, Clone)]
-pub struct Intent {
+pub struct DesiredRevision {
     /// Policies, labels and configuration in force.
     pub set: Arc<PolicySet>,
     /// The commit.
@@ -50,16 +50,16 @@ pub struct Intent {
     /// Documents that are not in force as they stand in the repository.
     pub rejected: Vec<Rejected>,
     /// What to remember so that they are still in force after a restart.
-    pub good: GoodDocuments,
+    pub good: LastGoodDocuments,
     /// The newest commit, if it is not in force but waits.
-    pub withheld: Option<Withheld>,
+    pub withheld: Option<PendingCommit>,
     /// How this commit came through a closed change window, if it did.
     pub emergency: Option<Emergency>,
     /// Git has just answered; else it is what was last in force, because Git is away.
     pub fetched: bool,
 }
 
-impl Intent {
+impl DesiredRevision {
     /// Logs what is wrong with the files, unless it was logged of the same commit `before`.
     pub fn log_diagnostics(&self, before: Option<&Self>) {
         if before.is_none_or(|before| before.commit.id != self.commit.id) {
@@ -72,7 +72,7 @@ impl Intent {
     /// What somebody suspended, the cluster and policies, and until when, in seconds since the epoch.
     pub fn suspended(&self, now: Timestamp) -> BTreeMap<String, u64> {
         let waits = match self.withheld.as_ref().map(|withheld| &withheld.why) {
-            Some(Why::Suspended { until, .. }) => *until,
+            Some(PendingReason::Suspended { until, .. }) => *until,
             _ => self.set.config.suspend.as_ref().map(|suspension| suspension.until),
         };
         let policies = self.set.policies.values();
@@ -85,32 +85,32 @@ impl Intent {
 
 /// What the thread says.
 #[derive(Debug)]
-pub enum News {
+pub enum RepositoryEvent {
     /// Something else is asked for.
-    Intent(Box<Intent>),
+    Intent(Box<DesiredRevision>),
     /// It was looked, and all is as before.
     Unchanged,
     /// The newest commit is not let in, and nothing was in force before.
-    Withheld(Box<Withheld>),
+    Withheld(Box<PendingCommit>),
     /// Git failed. It is tried again.
     Fault(git::Error),
 }
 
 /// What is known of earlier, before the first look.
 #[derive(Debug, Clone, Default)]
-pub struct Known {
+pub struct KnownRevision {
     /// The commit that is in force.
     pub commit: Option<String>,
     /// When it was committed, by the committer's clock, should it be in no history any more.
     pub committed: Option<Timestamp>,
     /// What was remembered with it.
-    pub good: GoodDocuments,
+    pub good: LastGoodDocuments,
     /// What egret.yaml demanded of commits, should it be out of reach with the commit.
     pub signatures: Option<Signatures>,
     /// When egret.yaml let commits come into force, in the same case.
     pub windows: Option<ChangeWindows>,
     /// The commit that waited.
-    pub withheld: Option<Withheld>,
+    pub withheld: Option<PendingCommit>,
     /// How the one in force came through a closed window.
     pub emergency: Option<Emergency>,
 }
@@ -118,7 +118,7 @@ pub struct Known {
 /// What is asked of the thread.
 enum Wish {
     /// The first look: until then it is not known what is in force.
-    Begin(Box<Known>),
+    Begin(Box<KnownRevision>),
     /// A look.
     Look,
     /// A look, and to know that another process put this commit in force, of this time.
@@ -133,12 +133,12 @@ pub struct Repository {
 
 impl Repository {
     /// Starts the thread, which waits for [`Repository::begin`].
-    pub fn start(options: Options, news: UnboundedSender<News>) -> std::io::Result<Self> {
+    pub fn start(options: RepositoryOptions, news: UnboundedSender<RepositoryEvent>) -> std::io::Result<Self> {
         let (wishes, wished) = channel();
         thread::Builder::new().name("repository".to_owned()).spawn(move || {
             loop {
                 match wished.recv() {
-                    Ok(Wish::Begin(known)) => return Reader::new(options, *known).serve(&wished, &news),
+                    Ok(Wish::Begin(known)) => return RepositoryReader::new(options, *known).serve(&wished, &news),
                     Ok(Wish::Look | Wish::Published(..)) => {}
                     Err(_) => return,
                 }
@@ -148,7 +148,7 @@ impl Repository {
     }
 
     /// Begins with what is in force.
-    pub fn begin(&self, known: Known) {
+    pub fn begin(&self, known: KnownRevision) {
         let _ = self.wishes.send(Wish::Begin(Box::new(known)));
     }
 
@@ -164,15 +164,15 @@ impl Repository {
 }
 
 /// Git's words for what became of a file, as the catalogue's.
-pub fn changes(files: BTreeMap<String, FileChange>) -> BTreeMap<String, Change> {
+pub fn changes(files: BTreeMap<String, FileChange>) -> BTreeMap<String, FileUpdate> {
     let change = |change| match change {
-        FileChange::Text(text) => Change::Text(text),
-        FileChange::Removed => Change::Removed,
-        FileChange::Refused(refusal) => Change::Refused(match refusal {
-            Refusal::Symlink => Refused::Symlink,
-            Refusal::TooLarge { .. } => Refused::TooLarge,
-            Refusal::NotUtf8 => Refused::NotUtf8,
-            _ => Refused::Outside,
+        FileChange::Text(text) => FileUpdate::Text(text),
+        FileChange::Removed => FileUpdate::Removed,
+        FileChange::Refused(refusal) => FileUpdate::Refused(match refusal {
+            Refusal::Symlink => FileRefusal::Symlink,
+            Refusal::TooLarge { .. } => FileRefusal::TooLarge,
+            Refusal::NotUtf8 => FileRefusal::NotUtf8,
+            _ => FileRefusal::Outside,
         }),
     };
     files.into_iter().map(|(path, file)| (path, change(file))).collect()

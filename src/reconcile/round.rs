@@ -8,31 +8,31 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::blame::{wanted_by, who};
-use super::marks::NodeMarks;
-use super::memory::{Memory, MemoryError};
-use super::repository::Intent;
+use super::attribution::{wanted_by, who};
+use super::mark_mask::MarkMaskChooser;
+use super::repository::DesiredRevision;
+use super::state_store::{StateStore, StateStoreError};
 use crate::cluster::{Cluster, ClusterError, LabelChanges};
-use crate::core::compile::counters::{Counters, Legend, Totals};
-use crate::core::compile::marks::Marks;
-use crate::core::compile::{Compiled, Input, Refused, compile, unfit};
+use crate::core::compile::counters::{CounterIndex, Counters, Totals};
+use crate::core::compile::exit_ids::ExitIds;
+use crate::core::compile::{CompileInput, Compiled, RefusedParts, compile, unfit};
 use crate::core::facts::PodName;
 use crate::core::finding::Finding;
-use crate::core::ground::Features;
-use crate::core::interfaces::{self, Interface, told};
+use crate::core::gateway_interfaces::{self, GatewayInterface, told};
+use crate::core::host_network::KernelFeatures;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::{Handover, Serving};
-use crate::core::placement::{Said, Unfit, place, place_with};
-use crate::core::plan::sources::Holders;
-use crate::core::plan::{Beside, Plan, Step, plan, plan_beside};
-use crate::core::report::drift::{self, Class};
-use crate::core::report::history::{NodeReport, Sighting};
+use crate::core::placement::{GatewayReports, UnfitExits, place, place_with};
+use crate::core::plan::conntrack::AddressHolders;
+use crate::core::plan::{Plan, PlanContext, Step, plan, plan_with};
+use crate::core::report::drift::{self, DriftClass};
+use crate::core::report::history::{NodeReport, ObservedDrift};
 use crate::core::state::NodeState;
-use crate::core::state::nft::Family;
-use crate::core::state::ownership::Range;
+use crate::core::state::nft::TableFamily;
+use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::nft::Generation;
-use crate::kernel::watch::Event;
+use crate::kernel::watch::KernelEvent;
 use crate::kernel::{Kernel, KernelError, Observed, conntrack};
 use crate::telemetry::chain;
 
@@ -50,7 +50,7 @@ pub enum RoundError {
     Cluster(#[from] ClusterError),
     /// Memory could not be written.
     #[error(transparent)]
-    Memory(#[from] MemoryError),
+    Memory(#[from] StateStoreError),
     /// The facts do not know this node: nothing is known of what it should do.
     #[error("{0} is not among the nodes of the cluster; its kernel is left as it is")]
     UnknownNode(NodeName),
@@ -75,21 +75,21 @@ impl RoundError {
 
 /// What a round did.
 #[derive(Debug, Default)]
-pub struct Done {
+pub struct RoundResult {
     /// Steps that were taken, in order.
     pub steps: Vec<Step>,
     /// What had drifted.
     pub drifted: usize,
     /// The same by how it differed.
-    pub classes: BTreeMap<Class, usize>,
+    pub classes: BTreeMap<DriftClass, usize>,
     /// From the first look to the last.
     pub took: Duration,
     /// What the kernel can do.
-    pub features: Features,
+    pub features: KernelFeatures,
     /// What the node tells of its interfaces.
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Vec<GatewayInterface>,
     /// What the kernel refused, and is in force without.
-    pub refused: Refused,
+    pub refused: RefusedParts,
     /// The exits that this node cannot serve, whether or not it is asked to, with the reason.
     pub unfit: BTreeMap<String, String>,
     /// The next time at which something changes by itself: a suspension ends.
@@ -98,11 +98,11 @@ pub struct Done {
 
 /// What gateways tell, and what was made of it so far.
 #[derive(Debug, Clone, Default)]
-pub struct Told {
+pub struct GatewayState {
     /// Which exits each gateway serves.
     pub serving: Serving,
     /// Which exits each says it could not serve.
-    pub unfit: Unfit,
+    pub unfit: UnfitExits,
     /// Egress addresses that this node has, since when: they are told.
     pub holds: BTreeMap<IpAddr, Timestamp>,
     /// The ways that were in force.
@@ -110,7 +110,7 @@ pub struct Told {
 }
 
 /// One node: its kernel, its cluster's facts, and what is known of both.
-pub struct Engine {
+pub struct Reconciler {
     /// The kernel.
     pub kernel: Kernel,
     /// The cluster.
@@ -118,27 +118,27 @@ pub struct Engine {
     /// The node's name.
     pub node: NodeName,
     /// What outlives the process.
-    pub memory: Memory,
+    pub memory: StateStore,
     /// The report of this node.
     pub report: NodeReport,
     /// What gateways tell of themselves, where they do: without a live cluster there is nobody to ask.
-    pub told: Option<Told>,
+    pub told: Option<GatewayState>,
     /// What was last seen to be in force; none before the first round, and after one that failed.
     in_force: Option<(NodeState, Compiled)>,
     /// Which pod each address was when all was last in force; none before the first time.
     holders: Option<BTreeMap<IpAddr, PodName>>,
     /// What each counter in the kernel is of, since all was last in force, and what they have counted.
-    legend: Legend,
+    legend: CounterIndex,
     totals: Totals,
     /// The mark bits of this node.
-    marks: NodeMarks,
+    marks: MarkMaskChooser,
     /// Generations of nftables that we made: their events are our own doing.
     own_generations: VecDeque<Generation>,
 }
 
-impl Engine {
+impl Reconciler {
     /// Puts the parts together.
-    pub fn new(kernel: Kernel, cluster: Cluster, node: NodeName, memory: Memory) -> Self {
+    pub fn new(kernel: Kernel, cluster: Cluster, node: NodeName, memory: StateStore) -> Self {
         let report = NodeReport::new(node.as_str());
         Self {
             kernel,
@@ -149,9 +149,9 @@ impl Engine {
             told: None,
             in_force: None,
             holders: None,
-            legend: Legend::default(),
+            legend: CounterIndex::default(),
             totals: Totals::default(),
-            marks: NodeMarks::default(),
+            marks: MarkMaskChooser::default(),
             own_generations: VecDeque::new(),
         }
     }
@@ -168,7 +168,7 @@ impl Engine {
     }
 
     /// Whether an event is our own doing.
-    pub fn is_own(&self, event: &Event) -> bool {
+    pub fn is_own(&self, event: &KernelEvent) -> bool {
         event.generation.is_some_and(|generation| self.own_generations.contains(&generation))
     }
 
@@ -195,7 +195,12 @@ impl Engine {
     }
 
     /// Brings the node to what is asked for. `events` are those that came since the last round, and when the first did.
-    pub async fn round(&mut self, intent: &Intent, events: &[Event], seen: Timestamp) -> Result<Done, RoundError> {
+    pub async fn round(
+        &mut self,
+        intent: &DesiredRevision,
+        events: &[KernelEvent],
+        seen: Timestamp,
+    ) -> Result<RoundResult, RoundError> {
         let began = Instant::now();
         if !self.cluster.facts().nodes.contains_key(&self.node) {
             return Err(RoundError::UnknownNode(self.node.clone()));
@@ -203,7 +208,7 @@ impl Engine {
         let intent = &*self.marks.resolve(intent, self.memory.kept().range(), events).await;
         let range = intent.set.config.range;
         self.adopt_range(range)?;
-        let mut done = Done::default();
+        let mut done = RoundResult::default();
         let mut left = Plan::default();
         let mut attempts = 0;
         while attempts < ATTEMPTS {
@@ -215,13 +220,13 @@ impl Engine {
                 *done.classes.entry(class).or_default() += 1;
             }
             let beside = self.beside(&compiled, &observed).await;
-            left = plan_beside(&compiled.desired, &observed.state, range, &beside);
+            left = plan_with(&compiled.desired, &observed.state, range, &beside);
             if left.is_empty() {
                 done.took = began.elapsed();
-                done.features = observed.ground.features;
+                done.features = observed.host_network.features;
                 if let Some(node) = self.cluster.facts().nodes.get(&self.node) {
-                    done.interfaces = told(&observed.ground, &intent.set, &node.labels);
-                    done.unfit = unfit(&self.node, &node.labels, &intent.set, &observed.ground);
+                    done.interfaces = told(&observed.host_network, &intent.set, &node.labels);
+                    done.unfit = unfit(&self.node, &node.labels, &intent.set, &observed.host_network);
                 }
                 let left = self.told.as_ref().and_then(|told| told.handover.wake());
                 done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
@@ -254,8 +259,8 @@ impl Engine {
 
     async fn look_and_compile(
         &mut self,
-        intent: &Intent,
-        refused: &Refused,
+        intent: &DesiredRevision,
+        refused: &RefusedParts,
         now: Timestamp,
     ) -> Result<(Compiled, Observed), RoundError> {
         let node = self.node.clone();
@@ -265,13 +270,13 @@ impl Engine {
         let facts = self.cluster.facts();
         let placement = match &mut self.told {
             // What this node's kernel has is known here before anybody is told.
-            Some(Told { serving, holds, handover, unfit }) => {
-                let mut here = interfaces::held(&observed.ground, &intent.set, &labels);
+            Some(GatewayState { serving, holds, handover, unfit }) => {
+                let mut here = gateway_interfaces::held(&observed.host_network, &intent.set, &labels);
                 holds.retain(|address, _| here.remove(address));
                 holds.extend(here.into_iter().map(|address| (address, now)));
                 let mut held = facts.held.clone();
                 held.insert(node.clone(), holds.clone());
-                let placement = place_with(&intent.set, facts, Said { held: &held, unfit }, now);
+                let placement = place_with(&intent.set, facts, GatewayReports { held: &held, unfit }, now);
                 let mut placement = handover.next(placement, &node, &intent.set, facts, serving, now);
                 // Connections of a gateway that forwards nothing are lost; they may begin anew elsewhere.
                 placement.left.retain(|exit, _| !exit.is_among(unfit));
@@ -279,13 +284,13 @@ impl Engine {
             }
             None => place(&intent.set, facts, now),
         };
-        let marks = Marks::observed(&observed.state.nft, intent.set.config.range);
-        let input = Input {
+        let marks = ExitIds::observed(&observed.state.nft, intent.set.config.range);
+        let input = CompileInput {
             node: &node,
             set: &intent.set,
             placement: &placement,
             facts,
-            ground: &observed.ground,
+            host_network: &observed.host_network,
             marks: &marks,
             refused,
         };
@@ -299,11 +304,12 @@ impl Engine {
     }
 
     /// What decides steps beside the two states.
-    async fn beside(&self, compiled: &Compiled, observed: &Observed) -> Beside {
-        let holders = Holders { before: self.holders.clone(), now: compiled.holders.clone() };
-        let first = compiled.desired.nft.contains_key(&Family::Inet) && !observed.state.nft.contains_key(&Family::Inet);
+    async fn beside(&self, compiled: &Compiled, observed: &Observed) -> PlanContext {
+        let holders = AddressHolders { before: self.holders.clone(), now: compiled.holders.clone() };
+        let first = compiled.desired.nft.contains_key(&TableFamily::Inet)
+            && !observed.state.nft.contains_key(&TableFamily::Inet);
         let untracked = first && !conntrack::at_work().await.unwrap_or(true);
-        Beside { holders, untracked }
+        PlanContext { holders, untracked }
     }
 
     /// What somebody changed since all was in force.
@@ -311,14 +317,14 @@ impl Engine {
         &mut self,
         compiled: &Compiled,
         observed: &Observed,
-        intent: &Intent,
-        events: &[Event],
+        intent: &DesiredRevision,
+        events: &[KernelEvent],
         seen: Timestamp,
-    ) -> Vec<Class> {
+    ) -> Vec<DriftClass> {
         let Some((before, known)) = &self.in_force else { return Vec::new() };
-        let sightings: Vec<Sighting> = drift::between(before, &observed.state)
+        let sightings: Vec<ObservedDrift> = drift::between(before, &observed.state)
             .into_iter()
-            .map(|drift| Sighting {
+            .map(|drift| ObservedDrift {
                 by: who(&drift.place, events),
                 wanted_by: wanted_by(&drift.place, known, compiled, intent),
                 drift,
@@ -344,12 +350,12 @@ impl Engine {
         plan: &Plan,
         mut generation: Generation,
         compiled: &Compiled,
-        range: Range,
+        range: DatapathConfig,
         taken: &mut Vec<Step>,
-    ) -> Result<Refused, RoundError> {
+    ) -> Result<RefusedParts, RoundError> {
         // A label that cannot be written, as in a folder that is read-only, keeps nobody's packets from their way.
         let labelled = self.apply_labels(plan);
-        let mut refused = Refused::default();
+        let mut refused = RefusedParts::default();
         for step in &plan.steps {
             if !refused.is_empty() {
                 let parts = compiled.refused(step, "", range);
@@ -414,7 +420,7 @@ impl Engine {
     }
 
     /// While the kernel still holds objects of another range, both are ours: the new ones are made before the old ones go.
-    fn adopt_range(&mut self, range: Range) -> Result<(), RoundError> {
+    fn adopt_range(&mut self, range: DatapathConfig) -> Result<(), RoundError> {
         let before = self.memory.kept().range().unwrap_or(range);
         self.kernel.set_ranges(if before == range { vec![range] } else { vec![range, before] });
         if self.memory.kept().range.is_none() {
@@ -424,7 +430,7 @@ impl Engine {
     }
 
     /// All is in force.
-    fn settle(&mut self, intent: &Intent, compiled: Compiled) -> Result<(), RoundError> {
+    fn settle(&mut self, intent: &DesiredRevision, compiled: Compiled) -> Result<(), RoundError> {
         let now = now();
         let range = intent.set.config.range;
         self.memory.keep(|kept| {
@@ -446,7 +452,7 @@ impl Engine {
         self.report.withheld = intent.withheld.clone().map(Box::new);
         self.report.emergency = intent.emergency.clone().map(Box::new);
         self.report.set_findings(compiled.findings.clone(), now);
-        self.legend = Legend::of(&compiled);
+        self.legend = CounterIndex::of(&compiled);
         self.holders = Some(compiled.holders.clone());
         self.in_force = Some((compiled.desired.clone(), compiled));
         Ok(())
@@ -468,7 +474,7 @@ fn concerns(finding: &Finding, compiled: &Compiled) -> bool {
 }
 
 /// The end of the first suspension that ends.
-fn next_wake(intent: &Intent, now: Timestamp) -> Option<Timestamp> {
+fn next_wake(intent: &DesiredRevision, now: Timestamp) -> Option<Timestamp> {
     intent
         .set
         .policies
@@ -479,15 +485,15 @@ fn next_wake(intent: &Intent, now: Timestamp) -> Option<Timestamp> {
         .min()
 }
 
-impl Engine {
+impl Reconciler {
     /// Takes everything of ours away, kernel objects and labels; returns what was done.
-    pub async fn remove(&mut self, range: Range) -> Result<Vec<Step>, RoundError> {
+    pub async fn remove(&mut self, range: DatapathConfig) -> Result<Vec<Step>, RoundError> {
         let mut taken = Vec::new();
         for _ in 0..ATTEMPTS {
             let observed = self.observe(&Labels::new()).await?;
             let left = plan(&NodeState::default(), &observed.state, range);
             if left.is_empty() {
-                self.memory.keep(|kept| *kept = super::memory::Kept::default())?;
+                self.memory.keep(|kept| *kept = super::state_store::PersistedState::default())?;
                 return Ok(taken);
             }
             match self.apply(&left, observed.generation, &Compiled::default(), range, &mut taken).await {

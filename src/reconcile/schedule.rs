@@ -12,15 +12,15 @@ use crate::core::policy::config::Schedule;
 
 /// A crontab line in a time zone.
 #[derive(Debug, Clone)]
-pub struct Timetable {
+pub struct CronSchedule {
     cron: Cron,
     zone: TimeZone,
 }
 
 /// The schedule of the egret.yaml in force.
 #[derive(Debug, Default)]
-pub struct InForce {
-    timetable: Option<(Schedule, Timetable)>,
+pub struct EffectiveSchedule {
+    timetable: Option<(Schedule, CronSchedule)>,
 }
 
 /// Why a schedule is none.
@@ -39,7 +39,7 @@ pub enum ScheduleError {
     Zone(String),
 }
 
-impl Timetable {
+impl CronSchedule {
     /// Understands a schedule of egret.yaml.
     pub fn new(schedule: &Schedule) -> Result<Self, ScheduleError> {
         let zone = TimeZone::get(&schedule.time_zone).map_err(|_| ScheduleError::Zone(schedule.time_zone.clone()))?;
@@ -55,13 +55,13 @@ impl Timetable {
     }
 }
 
-impl InForce {
+impl EffectiveSchedule {
     /// Follows this one from now on. One that is none is told of, and not followed.
     pub fn follow(&mut self, schedule: Option<&Schedule>) {
         if schedule == self.timetable.as_ref().map(|(schedule, _)| schedule) {
             return;
         }
-        self.timetable = schedule.and_then(|schedule| match Timetable::new(schedule) {
+        self.timetable = schedule.and_then(|schedule| match CronSchedule::new(schedule) {
             Ok(timetable) => Some((schedule.clone(), timetable)),
             Err(error) => {
                 tracing::warn!(%error, "the schedule of egret.yaml is not followed");
@@ -82,7 +82,7 @@ mod tests {
 
     fn next(cron: &str, zone: &str, now: &str) -> String {
         let schedule = Schedule { cron: cron.into(), time_zone: zone.into() };
-        Timetable::new(&schedule).unwrap().next_after(now.parse().unwrap()).unwrap().to_string()
+        CronSchedule::new(&schedule).unwrap().next_after(now.parse().unwrap()).unwrap().to_string()
     }
 
     #[test]
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_the_line() {
-        let of = |cron: &str, zone: &str| Timetable::new(&Schedule { cron: cron.into(), time_zone: zone.into() });
+        let of = |cron: &str, zone: &str| CronSchedule::new(&Schedule { cron: cron.into(), time_zone: zone.into() });
         assert!(of("61 * * * *", "UTC").unwrap_err().to_string().starts_with("`61 * * * *` is no crontab line"));
         assert_eq!(of("* * * * *", "Mars/Base").unwrap_err().to_string(), "`Mars/Base` is no time zone");
     }

@@ -28,10 +28,10 @@ impl fmt::Display for Step {
             Self::DeleteRoute(key, route) => write!(f, "remove  route  {}", route_text(key, route)),
             Self::AddRule(rule) => write!(f, "add     rule   {rule}"),
             Self::DeleteRule(rule) => write!(f, "remove  rule   {rule}"),
-            Self::Forget { mark, mask } => write!(f, "forget  conn   mark {mark:#x}/{mask:#x}"),
-            Self::ForgetSources(sources) => sources.fmt(f),
+            Self::FlushConntrack { mark, mask } => write!(f, "forget  conn   mark {mark:#x}/{mask:#x}"),
+            Self::FlushSources(sources) => sources.fmt(f),
             Self::Notice => f.write_str("wait    conn   until live ones have been seen"),
-            Self::Settle => f.write_str("wait    packet until those on their way are through"),
+            Self::RcuBarrier => f.write_str("wait    packet until those on their way are through"),
             Self::Nft(transaction) => {
                 for (position, (family, change)) in transaction.changes.iter().enumerate() {
                     if position > 0 {
@@ -47,9 +47,9 @@ impl fmt::Display for Step {
 
 /// A node's state as text, in sections; the same state is always the same text.
 #[derive(Debug)]
-pub struct Listing<'a>(pub &'a NodeState);
+pub struct StateListing<'a>(pub &'a NodeState);
 
-impl fmt::Display for Listing<'_> {
+impl fmt::Display for StateListing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // No `..`: a new part of the state must find its place here.
         let NodeState { labels, links, addresses, sysctls, rules, routes, neighbours, nft } = self.0;
@@ -78,7 +78,7 @@ fn section(f: &mut fmt::Formatter<'_>, title: &str, lines: impl Iterator<Item = 
 
 /// A unified diff of two states with three lines of context; empty if they are the same.
 pub fn unified_diff(before: &NodeState, after: &NodeState, before_name: &str, after_name: &str) -> String {
-    let (before, after) = (Listing(before).to_string(), Listing(after).to_string());
+    let (before, after) = (StateListing(before).to_string(), StateListing(after).to_string());
     text_diff(&before, &after, before_name, after_name)
 }
 

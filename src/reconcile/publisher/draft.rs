@@ -7,25 +7,25 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Letter, Sight};
+use super::{ClusterSnapshot, ReportBatch};
 use crate::core::facts::Facts;
-use crate::core::report::history::{NodeReport, Record};
+use crate::core::report::history::{DriftRecord, NodeReport};
 use crate::core::report::{files, message};
 use crate::core::snapshot;
 use crate::git::publish::{BranchState, Draft};
 
 /// What is to be said, and of what.
-pub(super) struct Plan<'a> {
+pub(super) struct DraftInput<'a> {
     pub(super) cluster: &'a str,
-    pub(super) letter: &'a Letter,
-    pub(super) sight: Option<&'a Sight>,
+    pub(super) letter: &'a ReportBatch,
+    pub(super) sight: Option<&'a ClusterSnapshot>,
     /// What an earlier process could not commit.
     pub(super) unsent: &'a [NodeReport],
 }
 
 /// What was made of it.
 #[derive(Default)]
-pub(super) struct Planned {
+pub(super) struct PlannedDraft {
     /// The branch as it is to be; nothing where only the times of nothing new would differ.
     pub(super) draft: Option<Draft>,
     /// How old the snapshot will be that is there then; none: there is none.
@@ -35,9 +35,9 @@ pub(super) struct Planned {
 }
 
 /// Plans.
-pub(super) fn plan(plan: &Plan<'_>, state: &BranchState, now: Timestamp) -> Planned {
+pub(super) fn plan(plan: &DraftInput<'_>, state: &BranchState, now: Timestamp) -> PlannedDraft {
     let changed = changed(plan, state);
-    let mut planned = Planned::default();
+    let mut planned = PlannedDraft::default();
     let mut tree = state.files.clone();
     let gone = gone(plan.sight, &mut tree);
     let news = !changed.is_empty() || !gone.is_empty();
@@ -62,7 +62,7 @@ pub(super) fn plan(plan: &Plan<'_>, state: &BranchState, now: Timestamp) -> Plan
 }
 
 /// Reports that say something else than what is there, with what is there.
-fn changed(plan: &Plan<'_>, state: &BranchState) -> Vec<(Option<NodeReport>, NodeReport)> {
+fn changed(plan: &DraftInput<'_>, state: &BranchState) -> Vec<(Option<NodeReport>, NodeReport)> {
     let known = |node: &str| state.files.get(&files::path_of(node)).and_then(|text| files::read_node_file(text));
     let reports = plan.letter.reports.iter().map(|report| {
         let before = known(&report.node);
@@ -77,7 +77,7 @@ fn changed(plan: &Plan<'_>, state: &BranchState) -> Vec<(Option<NodeReport>, Nod
 /// What could not be committed without what somebody else has told since, who led meanwhile.
 fn newer(unsent: &NodeReport, before: Option<&NodeReport>) -> NodeReport {
     let mut unsent = unsent.clone();
-    let known = |record: &Record| {
+    let known = |record: &DriftRecord| {
         before.iter().flat_map(|before| &before.corrected).any(|known| {
             known.object == record.object && known.class == record.class && known.last_seen >= record.last_seen
         })
@@ -87,8 +87,10 @@ fn newer(unsent: &NodeReport, before: Option<&NodeReport>) -> NodeReport {
 }
 
 /// Takes away the files of nodes that the cluster does not have any more: they would be behind for ever. Their history stays.
-fn gone(sight: Option<&Sight>, tree: &mut BTreeMap<String, String>) -> Vec<String> {
-    let Some(Sight { facts, .. }) = sight.filter(|sight| !sight.facts.nodes.is_empty()) else { return Vec::new() };
+fn gone(sight: Option<&ClusterSnapshot>, tree: &mut BTreeMap<String, String>) -> Vec<String> {
+    let Some(ClusterSnapshot { facts, .. }) = sight.filter(|sight| !sight.facts.nodes.is_empty()) else {
+        return Vec::new();
+    };
     let there: std::collections::BTreeSet<String> =
         facts.nodes.keys().map(|node| files::path_of(node.as_str())).collect();
     let gone: Vec<String> =
@@ -97,7 +99,12 @@ fn gone(sight: Option<&Sight>, tree: &mut BTreeMap<String, String>) -> Vec<Strin
 }
 
 /// Puts the snapshot in, if it is worth it; tells whether it alone is worth a commit.
-fn picture(plan: &Plan<'_>, tree: &mut BTreeMap<String, String>, riding: bool, planned: &mut Planned) -> bool {
+fn picture(
+    plan: &DraftInput<'_>,
+    tree: &mut BTreeMap<String, String>,
+    riding: bool,
+    planned: &mut PlannedDraft,
+) -> bool {
     let Some(every) = plan.letter.snapshot_every else {
         // Nobody keeps it up to date any more.
         if riding {
@@ -120,22 +127,22 @@ fn picture(plan: &Plan<'_>, tree: &mut BTreeMap<String, String>, riding: bool, p
 }
 
 /// The facts with what other gateways told of their interfaces before.
-fn whole(sight: &Sight, there: Option<&str>) -> Facts {
+fn whole(sight: &ClusterSnapshot, there: Option<&str>) -> Facts {
     let mut facts = sight.facts.clone();
     if sight.only_own {
-        let others = there.map(snapshot::grounds).unwrap_or_default();
-        for (node, ground) in others
+        let others = there.map(snapshot::host_networks).unwrap_or_default();
+        for (node, host_network) in others
             .into_iter()
             .filter(|(node, _)| Some(node) != sight.own.as_ref() && sight.facts.nodes.contains_key(node))
         {
-            facts.grounds.entry(node).or_insert(ground);
+            facts.host_networks.entry(node).or_insert(host_network);
         }
     }
     facts
 }
 
-fn of_picture(sight: Option<&Sight>) -> String {
-    let Some(Sight { facts, .. }) = sight else { return "snapshot of the cluster".to_owned() };
+fn of_picture(sight: Option<&ClusterSnapshot>) -> String {
+    let Some(ClusterSnapshot { facts, .. }) = sight else { return "snapshot of the cluster".to_owned() };
     format!("snapshot of the cluster: {} nodes, {} pods", facts.nodes.len(), facts.pods.len())
 }
 

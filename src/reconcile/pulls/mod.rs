@@ -4,9 +4,9 @@
 //! and asks whether it still does before each word. What is proposed is data: no word of it decides where something is read or said.
 //! Deliberately absent: what a preview says (`core::preview`), and how a forge is talked to (`forge`).
 
-mod agenda;
-mod memory;
-mod round;
+mod poll;
+mod poll_schedule;
+mod posted;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,17 +18,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use self::agenda::Agenda;
-use self::round::{Done, Rounds};
-use super::following::Following;
-use super::leading::Leads;
+use self::poll::{PollOutcome, Poller};
+use self::poll_schedule::PollSchedule;
+use super::leadership::IsLeader;
+use super::tracked_repository::TrackedRepository;
 use crate::backoff::Backoff;
 use crate::core::facts::Facts;
-use crate::core::ground::Ground;
+use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
-use crate::forge::app::App;
-use crate::forge::{Forge, Kind};
+use crate::forge::app::GitHubApp;
+use crate::forge::{Forge, ForgeKind};
 use crate::serve::Metrics;
 use crate::telemetry::chain;
 
@@ -39,61 +39,61 @@ const SOON: Duration = Duration::from_secs(2);
 
 /// Where pull requests are.
 #[derive(Debug, Clone)]
-pub struct Board {
+pub struct ForgeTarget {
     /// The repository there.
     pub forge: Forge,
     /// Which forge it is: each has its own names for heads.
-    pub kind: Kind,
+    pub kind: ForgeKind,
     /// By which tokens are had, where they are a GitHub App's.
-    pub app: Option<Arc<App>>,
+    pub app: Option<Arc<GitHubApp>>,
 }
 
 /// What to preview, and where.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct PullPreviewOptions {
     /// The policy repository, and what its commits must have.
-    pub following: Following,
+    pub following: TrackedRepository,
     /// The folder of a mirror of its own.
     pub mirror: PathBuf,
     /// For jitter.
     pub seed: u64,
     /// Where they are.
-    pub board: Board,
+    pub board: ForgeTarget,
     /// What is counted.
     pub metrics: Metrics,
 }
 
 /// What a preview has to know of the cluster.
 #[derive(Debug, Clone)]
-pub struct Situation {
+pub struct PreviewCluster {
     /// Nodes, namespaces and pods.
     pub facts: Facts,
     /// Nodes' interfaces and addresses, of those that told.
-    pub grounds: BTreeMap<NodeName, Ground>,
+    pub host_networks: BTreeMap<NodeName, HostNetwork>,
     /// What nodes report.
     pub reports: Vec<NodeReport>,
 }
 
 /// What the thread says to the loop.
 #[derive(Debug)]
-pub enum Word {
+pub enum PullPreviewEvent {
     /// It has to know what the cluster is like. Who does not know (yet) drops it.
-    Ask(oneshot::Sender<Result<Situation, String>>),
+    Ask(oneshot::Sender<Result<PreviewCluster, String>>),
     /// What [`Pulls::fault`] says is another thing now.
     Changed,
 }
 
 /// What the loop says to the thread.
 #[derive(Debug)]
-enum Wish {
+enum PullPreviewCommand {
     Look,
     Branch(String),
 }
 
 /// A handle on the thread, or on none; it ends when this is dropped.
 #[derive(Debug, Default)]
-pub struct Pulls {
-    running: Option<(Sender<Wish>, UnboundedReceiver<Word>)>,
+pub struct PullPreviews {
+    running: Option<(Sender<PullPreviewCommand>, UnboundedReceiver<PullPreviewEvent>)>,
     branch: Option<String>,
     fault: Fault,
 }
@@ -101,9 +101,9 @@ pub struct Pulls {
 /// Why the last round was not all it should have been.
 type Fault = Arc<Mutex<Option<String>>>;
 
-impl Pulls {
+impl PullPreviews {
     /// Starts the thread, if there is something to do for it.
-    pub fn start(options: Option<Options>, leads: Leads) -> std::io::Result<Self> {
+    pub fn start(options: Option<PullPreviewOptions>, leads: IsLeader) -> std::io::Result<Self> {
         let Some(options) = options else { return Ok(Self::default()) };
         let (wishes, wished) = channel();
         let (words, said) = unbounded_channel();
@@ -117,7 +117,7 @@ impl Pulls {
 
     /// Something may have changed: a pull request, or who leads.
     pub fn look(&self) {
-        self.wish(Wish::Look);
+        self.wish(PullPreviewCommand::Look);
     }
 
     /// The branch that policies are read from has news.
@@ -126,17 +126,17 @@ impl Pulls {
             return self.look();
         }
         self.branch = Some(branch.to_owned());
-        self.wish(Wish::Branch(branch.to_owned()));
+        self.wish(PullPreviewCommand::Branch(branch.to_owned()));
     }
 
-    fn wish(&self, wish: Wish) {
+    fn wish(&self, wish: PullPreviewCommand) {
         if let Some((wishes, _)) = &self.running {
             let _ = wishes.send(wish);
         }
     }
 
     /// The next word of the thread; there never is one where there is no thread.
-    pub async fn word(&mut self) -> Word {
+    pub async fn word(&mut self) -> PullPreviewEvent {
         let word = match &mut self.running {
             Some((_, words)) => words.recv().await,
             None => None,
@@ -157,25 +157,25 @@ impl Pulls {
 
 /// What lives on the thread.
 struct Thread {
-    options: Options,
-    leads: Leads,
-    wished: Receiver<Wish>,
-    words: UnboundedSender<Word>,
+    options: PullPreviewOptions,
+    leads: IsLeader,
+    wished: Receiver<PullPreviewCommand>,
+    words: UnboundedSender<PullPreviewEvent>,
     fault: Fault,
 }
 
 impl Thread {
     fn serve(self) {
         let mut backoff = Backoff::new(self.options.seed);
-        let mut rounds = Rounds::new(&self.options, &self.leads, &self.words);
+        let mut rounds = Poller::new(&self.options, &self.leads, &self.words);
         let mut branch = None;
-        let mut agenda = Agenda::new(Instant::now());
+        let mut agenda = PollSchedule::new(Instant::now());
         loop {
             match self.wished.recv_timeout(agenda.wait(Instant::now())) {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(wish) => {
-                    if let Wish::Branch(name) = wish {
+                    if let PullPreviewCommand::Branch(name) = wish {
                         branch = Some(name);
                     }
                     agenda.wish(Instant::now());
@@ -195,12 +195,12 @@ impl Thread {
                 Ok(done) => {
                     self.tell(done.fault);
                     match done.done {
-                        Done::All => {
+                        PollOutcome::All => {
                             backoff.reset();
                             backoff.spread(LOOK)
                         }
-                        Done::Soon => SOON,
-                        Done::NotNow => backoff.next_wait().max(SOON),
+                        PollOutcome::Soon => SOON,
+                        PollOutcome::NotNow => backoff.next_wait().max(SOON),
                     }
                 }
                 Err(error) => {
@@ -219,7 +219,7 @@ impl Thread {
         let mut known = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != fault {
             *known = fault;
-            let _ = self.words.send(Word::Changed);
+            let _ = self.words.send(PullPreviewEvent::Changed);
         }
     }
 }

@@ -13,11 +13,13 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::super::round::now;
-use super::{Intent, Known, News, Options, Wish, changes, rejected};
+use super::{DesiredRevision, KnownRevision, RepositoryEvent, RepositoryOptions, Wish, changes, rejected};
 use crate::backoff::Backoff;
-use crate::core::admission::{ChangeWindows, Emergency, Rules, Suspension, Verdict, Why, Withheld};
+use crate::core::admission::{
+    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Suspension,
+};
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::policy::catalogue::{Catalogue, Change};
+use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::signature::Signatures;
 use crate::git::mirror::{Head, Mirror};
@@ -28,8 +30,8 @@ use crate::git::{self, CommitId, CommitInfo, ErrorKind};
 const CLOCK: Duration = Duration::from_secs(10);
 
 /// What lives on the thread.
-pub(super) struct Reader {
-    options: Options,
+pub(super) struct RepositoryReader {
+    options: RepositoryOptions,
     mirror: Option<Mirror>,
     catalogue: Catalogue,
     /// What was in force when we began, as long as it was not found.
@@ -50,7 +52,7 @@ pub(super) struct Reader {
     seen: Option<CommitId>,
     /// The same, if it waits.
     pending: Option<Pending>,
-    withheld: Option<Withheld>,
+    withheld: Option<PendingCommit>,
     /// How the commit in force came through a closed window, if it did.
     emergency: Option<Emergency>,
     /// The paths that the catalogue was told of: when a whole tree is read again, what is not in it is gone.
@@ -65,7 +67,7 @@ pub(super) struct Reader {
 /// A head, and what it would change.
 struct Pending {
     info: CommitInfo,
-    changes: BTreeMap<String, Change>,
+    changes: BTreeMap<String, FileUpdate>,
     trailers: Vec<(String, String)>,
     suspension: Option<Suspension>,
     /// What its own egret.yaml demands: at a first start there is no other.
@@ -80,8 +82,8 @@ struct Checked {
     found: Result<(), Unsigned>,
 }
 
-impl Reader {
-    pub(super) fn new(options: Options, known: Known) -> Self {
+impl RepositoryReader {
+    pub(super) fn new(options: RepositoryOptions, known: KnownRevision) -> Self {
         let mut catalogue = Catalogue::new(&options.following.cluster);
         catalogue = catalogue.with_label_keys(options.following.label_keys.as_deref());
         catalogue.import_good(&known.good);
@@ -109,7 +111,7 @@ impl Reader {
     }
 
     /// Looks and tells until nobody listens any more.
-    pub(super) fn serve(mut self, wished: &Receiver<Wish>, news: &UnboundedSender<News>) {
+    pub(super) fn serve(mut self, wished: &Receiver<Wish>, news: &UnboundedSender<RepositoryEvent>) {
         let mut backoff = Backoff::new(self.options.seed);
         loop {
             let result = self.look();
@@ -128,8 +130,8 @@ impl Reader {
                 Ok(message) => vec![message],
                 // Git is away at the start: what was in force is still in the mirror.
                 Err(error) => match self.last_in_force() {
-                    Some(intent) => vec![News::Intent(intent), News::Fault(error)],
-                    None => vec![News::Fault(error)],
+                    Some(intent) => vec![RepositoryEvent::Intent(intent), RepositoryEvent::Fault(error)],
+                    None => vec![RepositoryEvent::Fault(error)],
                 },
             };
             if messages.into_iter().any(|message| news.send(message).is_err()) || !self.wait(wished, wait) {
@@ -180,7 +182,7 @@ impl Reader {
     }
 
     /// Looks where the branch is, and judges what is there.
-    fn look(&mut self) -> git::Result<News> {
+    fn look(&mut self) -> git::Result<RepositoryEvent> {
         self.looked = now();
         let mut mirror = if let Some(mirror) = self.mirror.take() {
             mirror
@@ -192,7 +194,7 @@ impl Reader {
         result
     }
 
-    fn look_at(&mut self, mirror: &mut Mirror) -> git::Result<News> {
+    fn look_at(&mut self, mirror: &mut Mirror) -> git::Result<RepositoryEvent> {
         self.recall(mirror)?;
         mirror.keep(self.current.as_ref().map(|current| current.id).into_iter().chain(self.known).chain(self.gone));
         let head = mirror.head(self.options.following.branch.as_deref())?;
@@ -205,14 +207,14 @@ impl Reader {
         let same_branch = self.branch == head.branch;
         let settled = self.pending.is_none() && self.seen == Some(head.commit);
         if self.told && settled && same_branch {
-            return Ok(News::Unchanged);
+            return Ok(RepositoryEvent::Unchanged);
         }
         if self.seen != Some(head.commit) {
             self.prepare(mirror, &head)?;
         }
         self.branch = head.branch;
         Ok(match self.pass(mirror)? {
-            News::Unchanged if !same_branch => self.tell(true),
+            RepositoryEvent::Unchanged if !same_branch => self.tell(true),
             news => news,
         })
     }
@@ -232,12 +234,12 @@ impl Reader {
     }
 
     /// What a commit would change in what is in force.
-    fn changes(&self, mirror: &Mirror, to: CommitId) -> git::Result<BTreeMap<String, Change>> {
+    fn changes(&self, mirror: &Mirror, to: CommitId) -> git::Result<BTreeMap<String, FileUpdate>> {
         let from = self.current.as_ref().map(|current| current.id).filter(|current| mirror.has(*current));
         let mut changes = changes(mirror.changes(from, to, &everything())?);
         if from.is_none() {
             for path in &self.paths {
-                changes.entry(path.clone()).or_insert(Change::Removed);
+                changes.entry(path.clone()).or_insert(FileUpdate::Removed);
             }
         }
         Ok(changes)
@@ -266,7 +268,7 @@ impl Reader {
     /// The suspension that was last known to hold.
     fn last_suspension(&self) -> Option<Suspension> {
         match self.withheld.as_ref().map(|withheld| &withheld.why) {
-            Some(Why::Suspended { until: Some(until), owner, reason }) => {
+            Some(PendingReason::Suspended { until: Some(until), owner, reason }) => {
                 Some(Suspension { until: *until, owner: owner.clone(), reason: reason.clone() })
             }
             _ => self.catalogue.policies().config.suspend.clone(),
@@ -274,13 +276,13 @@ impl Reader {
     }
 
     /// Lets the head in, or not.
-    fn pass(&mut self, mirror: &Mirror) -> git::Result<News> {
+    fn pass(&mut self, mirror: &Mirror) -> git::Result<RepositoryEvent> {
         let Some(pending) = self.pending.take() else {
             let waited = self.withheld.take().is_some();
-            return Ok(if waited || !self.told { self.tell(true) } else { News::Unchanged });
+            return Ok(if waited || !self.told { self.tell(true) } else { RepositoryEvent::Unchanged });
         };
         let why = match self.judge(mirror, &pending) {
-            Ok(Verdict::Withheld(why)) => why,
+            Ok(AdmissionDecision::Withheld(why)) => why,
             Ok(verdict) => return Ok(self.admit(pending, verdict)),
             Err(error) => {
                 self.pending = Some(pending);
@@ -291,7 +293,7 @@ impl Reader {
         let commit = id.to_string();
         let before = self.withheld.as_ref().filter(|before| before.commit == commit);
         let since = before.map_or(self.looked, |before| before.since);
-        let withheld = Withheld { commit, summary: summary.clone(), author: author.clone(), since, why };
+        let withheld = PendingCommit { commit, summary: summary.clone(), author: author.clone(), since, why };
         let same = before == Some(&withheld);
         if !same {
             tracing::warn!(reason = withheld.why.word(), "{}", withheld.message());
@@ -299,26 +301,27 @@ impl Reader {
         self.withheld = Some(withheld.clone());
         self.pending = Some(pending);
         Ok(match &self.current {
-            _ if self.told && same => News::Unchanged,
+            _ if self.told && same => RepositoryEvent::Unchanged,
             Some(_) => self.tell(true),
             None => {
                 self.told = true;
-                News::Withheld(Box::new(withheld))
+                RepositoryEvent::Withheld(Box::new(withheld))
             }
         })
     }
 
     /// Whether a head comes into force: its signature first, then a suspension, then the windows. A first start is let in whatever the
     /// time: who has nothing in force sends packets with wrong addresses.
-    fn judge(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<Verdict> {
+    fn judge(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<AdmissionDecision> {
         if let Err(Unsigned { commit, what }) = self.check_signatures(mirror, pending)? {
-            return Ok(Verdict::Withheld(Why::Unsigned { commit: commit.to_string(), what }));
+            return Ok(AdmissionDecision::Withheld(PendingReason::Unsigned { commit: commit.to_string(), what }));
         }
         if self.current.is_none() && self.gone.is_none() {
-            return Ok(Verdict::Admitted);
+            return Ok(AdmissionDecision::Admitted);
         }
         let windows = self.options.following.windows.clone().unwrap_or_else(|| self.windows());
-        let rules = Rules { windows: &windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
+        let rules =
+            AdmissionRules { windows: &windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
         Ok(rules.judge(self.looked))
     }
 
@@ -369,16 +372,16 @@ impl Reader {
         self.current.is_none() || self.catalogue.diagnostics().iter().any(broken)
     }
 
-    fn admit(&mut self, pending: Pending, verdict: Verdict) -> News {
+    fn admit(&mut self, pending: Pending, verdict: AdmissionDecision) -> RepositoryEvent {
         let Pending { info, changes, .. } = pending;
         self.withheld = None;
         self.emergency = match verdict {
-            Verdict::Emergency { trailer, reason } => {
+            AdmissionDecision::Emergency { trailer, reason } => {
                 let emergency = Emergency { commit: info.id.to_string(), author: info.author.clone(), trailer, reason };
                 tracing::warn!("{}", emergency.message());
                 Some(emergency)
             }
-            Verdict::Admitted | Verdict::Withheld(_) => None,
+            AdmissionDecision::Admitted | AdmissionDecision::Withheld(_) => None,
         };
         self.take_in(changes);
         self.current = Some(info);
@@ -387,9 +390,9 @@ impl Reader {
     }
 
     /// Takes in what changed.
-    fn take_in(&mut self, changes: BTreeMap<String, Change>) {
+    fn take_in(&mut self, changes: BTreeMap<String, FileUpdate>) {
         for (path, change) in &changes {
-            if *change == Change::Removed {
+            if *change == FileUpdate::Removed {
                 self.paths.remove(path);
             } else {
                 self.paths.insert(path.clone());
@@ -399,18 +402,18 @@ impl Reader {
     }
 
     /// What was last in force, if the first look failed and the mirror still has it.
-    fn last_in_force(&mut self) -> Option<Box<Intent>> {
+    fn last_in_force(&mut self) -> Option<Box<DesiredRevision>> {
         if self.told {
             return None;
         }
         match self.tell(false) {
-            News::Intent(intent) => Some(intent),
+            RepositoryEvent::Intent(intent) => Some(intent),
             _ => None,
         }
     }
 
-    fn tell(&mut self, fetched: bool) -> News {
-        let Some(commit) = self.current.clone() else { return News::Unchanged };
+    fn tell(&mut self, fetched: bool) -> RepositoryEvent {
+        let Some(commit) = self.current.clone() else { return RepositoryEvent::Unchanged };
         self.told = true;
         let diagnostics = self.catalogue.diagnostics();
         let mut set = self.catalogue.policies().clone();
@@ -418,7 +421,7 @@ impl Reader {
         self.signatures.clone_from(&set.config.signatures);
         set.config.change_windows = self.windows();
         self.windows = Some(set.config.change_windows.clone());
-        News::Intent(Box::new(Intent {
+        RepositoryEvent::Intent(Box::new(DesiredRevision {
             set: Arc::new(set),
             commit,
             branch: self.branch.clone(),
