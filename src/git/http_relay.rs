@@ -5,15 +5,13 @@
 //! lives. Redirects and requests other than the four of `smart_http` are refused. The deadline is the supervisor's.
 
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt as _;
 use futures::stream;
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
@@ -26,12 +24,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use subtle::ConstantTimeEq as _;
+use tokio::net::TcpStream;
 
 use super::error::{Error, Result};
+use super::loopback::{self, SecretPath};
 use super::smart_http::{Service, SmartRequest, encode_url};
 use super::transport_error::TransportError;
-use super::worker_protocol::{Task, WorkerRequest};
+use super::worker_protocol::WorkerRequest;
 use crate::https;
 
 /// Some servers speak Git only with clients that have `git/` in their name.
@@ -39,13 +38,8 @@ const USER_AGENT_NAME: &str = concat!("git/2.0 (egret/", env!("CARGO_PKG_VERSION
 /// A request body up to this size is sent with its length, since some servers and proxies require one; as Git's own
 /// `http.postBuffer`.
 const POST_BUFFER: usize = 1 << 20;
-/// Limits of a request's head. libgit2 needs a millisecond and 300 bytes.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+/// The largest head of a request. libgit2's has 300 bytes.
 const HEAD_SIZE: usize = 16 << 10;
-/// The most connections at a time. libgit2 has one.
-const CONNECTIONS: usize = 8;
-/// The wait after a failed `accept`.
-const ACCEPT_RETRY: Duration = Duration::from_millis(20);
 /// The supervisor has the deadline.
 const NO_LIMIT: Duration = Duration::from_hours(24);
 /// Allowance for the part of a response that is not the pack: framing and progress text.
@@ -58,7 +52,7 @@ pub(super) struct HttpRelay {
 }
 
 struct Shared {
-    secret: String,
+    secret: SecretPath,
     /// The repository's own address.
     address: String,
     service: Service,
@@ -73,26 +67,21 @@ impl HttpRelay {
     pub(super) fn start(request: &WorkerRequest) -> Result<Self> {
         let repository = || request.source.to_string();
         let failed = |error: io::Error| Error::Worker { repository: repository(), what: error.to_string() };
-        let service = match request.task {
-            Task::Fetch => Service::UploadPack,
-            Task::Push { .. } => Service::ReceivePack,
-        };
         let shared = Arc::new(Shared {
-            secret: secret().map_err(failed)?,
+            secret: SecretPath::new().map_err(failed)?,
             address: encode_url(request.source.url()),
-            service,
+            service: request.task.service(),
             request: request.clone(),
             client: client(request).map_err(|error| from_client(&error, "connect to", request))?,
             error: Mutex::new(None),
         });
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let port = listener.local_addr().map_err(failed)?.port();
-        let url = format!("http://127.0.0.1:{port}/{}", shared.secret);
+        let (listener, port) = loopback::listen().map_err(failed)?;
+        let url = shared.secret.url("http", port);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let serving = Arc::clone(&shared);
         let thread = thread::Builder::new().name("git-relay".to_owned());
-        thread.spawn(move || runtime.block_on(serve(listener, serving))).map_err(failed)?;
+        let serve = move |socket| serve(socket, Arc::clone(&serving));
+        thread.spawn(move || runtime.block_on(loopback::accept(listener, serve))).map_err(failed)?;
         Ok(Self { url, shared })
     }
 
@@ -105,13 +94,6 @@ impl HttpRelay {
     pub(super) fn take_error(&self) -> Option<Error> {
         self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-}
-
-/// 32 random bytes in base64.
-fn secret() -> io::Result<String> {
-    let mut bytes = [0; 32];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 fn client(request: &WorkerRequest) -> std::result::Result<https::Client, https::HttpError> {
@@ -133,32 +115,16 @@ fn client(request: &WorkerRequest) -> std::result::Result<https::Client, https::
     })
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let Ok((socket, peer)) = listener.accept().await else {
-            // No free file descriptors, for example.
-            tokio::time::sleep(ACCEPT_RETRY).await;
-            continue;
-        };
-        if !peer.ip().is_loopback() {
-            continue;
-        }
+/// Answers the requests of one connection.
+async fn serve(socket: TcpStream, shared: Arc<Shared>) {
+    let service = service_fn(|received| {
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let service = service_fn(|received| {
-                let shared = Arc::clone(&shared);
-                async move { Ok::<_, Infallible>(shared.answer(received).await) }
-            });
-            let mut connection = http1::Builder::new();
-            connection.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_SIZE);
-            // An error means that libgit2 has closed the connection.
-            let _ = connection.serve_connection(TokioIo::new(socket), service).await;
-            drop(slot);
-        });
-    }
+        async move { Ok::<_, Infallible>(shared.answer(received).await) }
+    });
+    let mut connection = http1::Builder::new();
+    connection.timer(TokioTimer::new()).header_read_timeout(loopback::HEAD_TIME).max_buf_size(HEAD_SIZE);
+    // An error means that libgit2 has closed the connection.
+    let _ = connection.serve_connection(TokioIo::new(socket), service).await;
 }
 
 impl Shared {
@@ -175,10 +141,7 @@ impl Shared {
 
     /// The request, if it has the secret path and belongs to this exchange.
     fn authorized(&self, received: &hyper::Request<Incoming>) -> Option<SmartRequest> {
-        let (secret, path) = received.uri().path().strip_prefix('/')?.split_at_checked(self.secret.len())?;
-        if !bool::from(secret.as_bytes().ct_eq(self.secret.as_bytes())) {
-            return None;
-        }
+        let path = self.secret.strip(received.uri().path())?;
         SmartRequest::parse(received.method().as_str(), path, received.uri().query(), self.service)
     }
 
@@ -322,11 +285,12 @@ fn from_client(error: &https::HttpError, action: &'static str, request: &WorkerR
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead as _, BufReader, Write as _};
-    use std::net::TcpStream;
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
     use super::*;
     use crate::git::source::{Insecure, Source};
+    use crate::git::worker_protocol::Task;
 
     const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\nConnection: close\r\n\
                           Set-Cookie: a=b\r\nContent-Length: 4\r\n\r\n0000";
@@ -406,12 +370,5 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("0000"), "{answer}");
         assert!(!answer.to_lowercase().contains("cookie"), "{answer}");
         assert_eq!(asked.join().expect("it was asked"), "GET /p.git/info/refs?service=git-upload-pack HTTP/1.1\r\n");
-    }
-
-    #[test]
-    fn a_secret_has_32_bytes_and_is_never_the_same() {
-        let (one, other) = (secret().expect("a secret"), secret().expect("a secret"));
-        assert_eq!(URL_SAFE_NO_PAD.decode(&one).expect("base64").len(), 32);
-        assert_ne!(one, other);
     }
 }

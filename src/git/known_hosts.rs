@@ -1,7 +1,7 @@
 //! The check of an SSH server's host key against OpenSSH's `known_hosts` (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT").
 //!
-//! Unknown hosts are never added: an operator does that. `@cert-authority` lines are skipped, since libssh2 does not ask for host
-//! certificates. libssh2 has a reader of its own, but for `~/.ssh/known_hosts` only.
+//! Unknown hosts are never added: an operator does that. `@cert-authority` lines are skipped, since Egret asks for no host certificates
+//! (`ssh_relay`).
 
 use std::fmt;
 
@@ -11,9 +11,10 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
 
 /// Base64 as OpenSSH prints fingerprints, without padding; decodes with and without it.
-pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
+const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
@@ -25,14 +26,12 @@ pub struct OfferedKey {
     pub kind: String,
     /// The key's blob in the SSH wire format (RFC 4253 §6.6).
     pub blob: Vec<u8>,
-    /// Its SHA-256.
-    pub sha256: [u8; 32],
 }
 
 impl fmt::Display for OfferedKey {
     /// `ssh-ed25519 SHA256:...`, as `ssh-keygen -l` prints it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} SHA256:{}", self.kind, BASE64.encode(&self.sha256))
+        write!(f, "{} SHA256:{}", self.kind, BASE64.encode(Sha256::digest(&self.blob)))
     }
 }
 
@@ -45,7 +44,7 @@ pub enum HostKeyStatus {
     Unknown,
     /// The file has another key of the same kind: the server was reinstalled, or this is an attack.
     Changed,
-    /// The file has keys of these other kinds only; the SSH client chooses which kind is offered.
+    /// The file has keys of these other kinds only, none of which the server has.
     OtherKinds(Vec<String>),
     /// The key is marked `@revoked`.
     Revoked,
@@ -87,16 +86,15 @@ pub fn check_host_key(file: &str, host: &str, port: u16, offered: &OfferedKey) -
     }
 }
 
-/// The lines for `host:port`, without markers, patterns and hashes: `name kind key`.
-pub(super) fn lines_of(file: &str, host: &str, port: u16) -> String {
+/// The kinds of the keys that the file has for `host:port`.
+pub(super) fn kinds_of(file: &str, host: &str, port: u16) -> Vec<String> {
     let name = name_of(host, port);
-    let lines = file.lines().filter_map(|line| {
+    let kinds = file.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
-        let (patterns, kind, blob) = (words.next()?, words.next()?, words.next()?);
-        let plain = !patterns.starts_with(['#', '@']) && names_host(patterns, &name);
-        plain.then(|| format!("{name} {kind} {blob}\n"))
+        let (patterns, kind) = (words.next()?, words.next()?);
+        (!patterns.starts_with(['#', '@']) && names_host(patterns, &name)).then(|| kind.to_owned())
     });
-    lines.collect()
+    kinds.collect()
 }
 
 fn name_of(host: &str, port: u16) -> String {
@@ -163,7 +161,7 @@ mod tests {
     use super::*;
 
     fn key(kind: &str, blob: &[u8]) -> OfferedKey {
-        OfferedKey { kind: kind.to_owned(), blob: blob.to_vec(), sha256: [0; 32] }
+        OfferedKey { kind: kind.to_owned(), blob: blob.to_vec() }
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! a [`mirror::Mirror`] is used by one thread at a time.
 //!
 //! Everything on the network runs in a worker process with a deadline (decision 0011): `supervisor` starts it, `worker` and
-//! `smart_protocol` run in it, `worker_protocol` is what they exchange. HTTPS is Egret's own client; `http_relay` connects
-//! libgit2 to it (decision 0014). There is no work tree, and the `git` program is never run.
+//! `smart_protocol` run in it, `worker_protocol` is what they exchange. libgit2 itself has neither TLS nor SSH:
+//! `http_relay` and `ssh_relay` connect it to Egret's own clients (decisions 0014 and 0022). There is no work tree, and the `git` program is never run.
 
 pub mod access;
 pub mod commit;
@@ -20,6 +20,7 @@ mod http_relay;
 mod key_file;
 pub mod known_hosts;
 mod local;
+mod loopback;
 pub mod mirror;
 pub mod object_limits;
 pub mod publish;
@@ -31,6 +32,7 @@ pub mod signing;
 mod smart_http;
 mod smart_protocol;
 pub mod source;
+mod ssh_relay;
 mod supervisor;
 pub mod transport_error;
 mod tree;

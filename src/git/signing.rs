@@ -75,6 +75,13 @@ impl Signer {
     }
 }
 
+/// An `rsa-sha2-512` signature (RFC 8332) by an RSA key in OpenSSH's format; none if the key cannot sign.
+pub(super) fn rsa_sha512(openssh: &str, bytes: &[u8]) -> Option<Vec<u8>> {
+    let key = PrivateKey::from_openssh(openssh).ok()?;
+    let KeypairData::Rsa(pair) = key.key_data() else { return None };
+    rsa_signature(pair, bytes).ok().map(|signature| signature.as_bytes().to_vec())
+}
+
 /// With blinding, so that its time reveals nothing of the key.
 fn rsa_signature(pair: &RsaKeypair, bytes: &[u8]) -> std::result::Result<Signature, ssh_key::Error> {
     let primes = vec![BigUint::try_from(&pair.private.p)?, BigUint::try_from(&pair.private.q)?];

@@ -1,28 +1,21 @@
-//! Fetch and push over the network by libgit2's smart protocol, with its callbacks for credentials, host keys and progress. Runs in the worker
-//! process only, and may block there. HTTPS goes through `http_relay`: libgit2 gets an address on loopback.
+//! Fetch and push over the network by libgit2's smart protocol. Runs in the worker process only, and may block there.
+//!
+//! libgit2 gets an address on loopback: `http_relay` and `ssh_relay` connect it to the server, and have the credentials.
 
 use std::cell::RefCell;
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use git2::{
-    AutotagOption, CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, FetchOptions, PushOptions,
-    PushUpdate, RemoteCallbacks, RemoteConnection, RemoteRedirect, RemoteUpdateFlags, Repository,
+    AutotagOption, Direction, ErrorClass, FetchOptions, PushOptions, PushUpdate, RemoteCallbacks, RemoteConnection,
+    RemoteRedirect, RemoteUpdateFlags, Repository,
 };
-
-use git2::cert::Cert;
 
 use super::error::{Error, Result};
 use super::exchange::{PushOutcome, PushRequest, Refspec, RemoteRefs};
 use super::http_relay::HttpRelay;
-use super::key_file;
-use super::known_hosts::{self, HostKeyStatus, OfferedKey, check_host_key};
 use super::object_limits;
+use super::ssh_relay::SshRelay;
 use super::worker_protocol::WorkerRequest;
-
-/// libgit2 asks until it gets no answer: once for the user name, and once for each kind of credential, is enough.
-const MOST_CREDENTIALS: usize = 3;
 
 /// The most bytes kept of the output of a server's hooks.
 const MOST_OUTPUT: usize = 1_000;
@@ -30,10 +23,30 @@ const MOST_OUTPUT: usize = 1_000;
 /// The request, and what the exchange reports progress to.
 pub(super) struct TransferContext<'a> {
     pub(super) request: &'a WorkerRequest,
-    /// The relay to an HTTPS server.
-    pub(super) relay: Option<&'a HttpRelay>,
+    pub(super) relay: &'a Relay,
     /// Called with the number of bytes received so far.
     pub(super) heartbeat: &'a dyn Fn(u64),
+}
+
+/// What libgit2 connects to.
+pub(super) enum Relay {
+    Http(HttpRelay),
+    Ssh(SshRelay),
+    /// The server itself, by `git://`.
+    None,
+}
+
+impl Relay {
+    /// Opens the relay for the source of a request.
+    pub(super) fn start(request: &WorkerRequest) -> Result<Self> {
+        if request.source.is_web() {
+            HttpRelay::start(request).map(Self::Http)
+        } else if request.source.ssh_host().is_some() {
+            SshRelay::start(request).map(Self::Ssh)
+        } else {
+            Ok(Self::None)
+        }
+    }
 }
 
 /// Selects what to fetch, in the main process.
@@ -42,7 +55,6 @@ type SelectRefs<'a> = dyn FnMut(&RemoteRefs) -> Result<Vec<Refspec>> + 'a;
 /// One connection, and the error that stopped it: libgit2 passes only a number and a text through its callbacks.
 struct Session<'a> {
     context: &'a TransferContext<'a>,
-    tried: RefCell<Vec<&'static str>>,
     error: RefCell<Option<Error>>,
 }
 
@@ -52,28 +64,9 @@ pub(super) fn fetch(
     mirror: &Repository,
     select: &mut SelectRefs<'_>,
 ) -> Result<RemoteRefs> {
-    match fetch_once(context, mirror, select) {
-        // It has no key of a known kind: let it offer any, so that the error can name the fingerprint.
-        Err(Error::Unreachable { action, repository, source }) if no_common_key(&source) => {
-            remove_known_hosts();
-            match fetch_once(context, mirror, select) {
-                Err(shown @ Error::HostKey { .. }) => Err(shown),
-                _ => Err(Error::Unreachable { action, repository, source }),
-            }
-        }
-        result => result,
-    }
-}
-
-/// libssh2 has no code for it.
-fn no_common_key(error: &git2::Error) -> bool {
-    error.class() == ErrorClass::Ssh && error.message().contains("failed to start SSH session")
-}
-
-fn fetch_once(context: &TransferContext<'_>, mirror: &Repository, select: &mut SelectRefs<'_>) -> Result<RemoteRefs> {
     let session = Session::new(context);
-    let mut there = mirror.remote_anonymous(session.url()).map_err(|error| session.fault("name", error))?;
-    let mut connection = there
+    let mut remote = mirror.remote_anonymous(session.url()).map_err(|error| session.fault("name", error))?;
+    let mut connection = remote
         .connect_auth(Direction::Fetch, Some(session.callbacks()), None)
         .map_err(|error| session.fault("connect to", error))?;
     let refs = list(&connection).map_err(|error| session.fault("list the branches of", error))?;
@@ -135,10 +128,10 @@ pub(super) fn push(
     });
     let mut options = PushOptions::new();
     options.remote_callbacks(callbacks).follow_redirects(RemoteRedirect::None);
-    let mut there = mirror.remote_anonymous(session.url()).map_err(|error| session.fault("name", error))?;
+    let mut remote = mirror.remote_anonymous(session.url()).map_err(|error| session.fault("name", error))?;
     // Forced, because a compacted branch does not descend from the old one. It overwrites nothing: the branch must be at the expected
     // commit, which is checked above, and by the server under its lock.
-    let result = there.push(&[format!("+{}:{}", request.commit, request.name)], Some(&mut options));
+    let result = remote.push(&[format!("+{}:{}", request.commit, request.name)], Some(&mut options));
     drop(options);
     if stale.into_inner() {
         return Ok(PushOutcome::Stale);
@@ -150,12 +143,13 @@ pub(super) fn push(
             Err(session.fault("push to", git2::Error::from_str("the server does not report the outcome")))
         }
         (Err(error), _) if error.code() == git2::ErrorCode::NotFastForward => Ok(PushOutcome::Stale),
-        (Err(error), _) if permission_denied(&error).is_some() => {
-            Ok(PushOutcome::Rejected(permission_denied(&error).unwrap_or_default()))
-        }
         (Err(error), _) => match session.fault("push to", error) {
             // The same credentials have just read the repository, so they lack only the permission to write.
             Error::Denied { .. } => Ok(PushOutcome::Rejected(READ_ONLY.to_owned())),
+            Error::Unreachable { source, action, repository } => match permission_denied(&source) {
+                Some(why) => Ok(PushOutcome::Rejected(why)),
+                None => Err(Error::Unreachable { source, action, repository }),
+            },
             other => Err(other),
         },
     }
@@ -180,9 +174,8 @@ fn permission_denied(error: &git2::Error) -> Option<String> {
 }
 
 /// A rejection with the output of a hook, in one line without control characters.
-fn with_output(why: &str, said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    let clean = said.replace(char::is_control, " ");
+fn with_output(why: &str, output: &[u8]) -> String {
+    let clean = String::from_utf8_lossy(output).replace(char::is_control, " ");
     let words: Vec<&str> = clean.split_whitespace().collect();
     if words.is_empty() { why.to_owned() } else { format!("{why}: {}", words.join(" ")) }
 }
@@ -204,7 +197,7 @@ fn list(connection: &RemoteConnection<'_, '_, '_>) -> std::result::Result<Remote
 
 impl<'a> Session<'a> {
     fn new(context: &'a TransferContext<'a>) -> Self {
-        Self { context, tried: RefCell::new(Vec::new()), error: RefCell::new(None) }
+        Self { context, error: RefCell::new(None) }
     }
 
     fn request(&self) -> &'a WorkerRequest {
@@ -212,7 +205,11 @@ impl<'a> Session<'a> {
     }
 
     fn url(&self) -> &'a str {
-        self.context.relay.map_or(self.request().source.url(), HttpRelay::url)
+        match self.context.relay {
+            Relay::Http(relay) => relay.url(),
+            Relay::Ssh(relay) => relay.url(),
+            Relay::None => self.request().source.url(),
+        }
     }
 
     /// Reports progress. Past the limit of bytes it stops libgit2.
@@ -226,13 +223,21 @@ impl<'a> Session<'a> {
         !too_much
     }
 
-    /// The error that stopped libgit2 if there is one, else libgit2's.
+    /// The error that stopped libgit2 if remote is one, else the server's, else libgit2's.
     fn fault(&self, action: &'static str, error: git2::Error) -> Error {
-        self.error
-            .borrow_mut()
-            .take()
-            .or_else(|| self.context.relay.and_then(HttpRelay::take_error))
-            .unwrap_or_else(|| Error::during(action, &self.request().source.to_string(), error))
+        let stopped = self.error.borrow_mut().take();
+        stopped.or_else(|| self.relay_error()).unwrap_or_else(|| {
+            Error::during(action, &self.request().source.to_string(), self.server_error().unwrap_or(error))
+        })
+    }
+
+    fn relay_error(&self) -> Option<Error> {
+        if let Relay::Http(relay) = self.context.relay { relay.take_error() } else { None }
+    }
+
+    /// What an SSH server's program reported, see [`SshRelay::server_error`].
+    fn server_error(&self) -> Option<git2::Error> {
+        if let Relay::Ssh(relay) = self.context.relay { relay.server_error() } else { None }
     }
 
     /// Keeps the error, and returns one for libgit2. `GIT_EAUTH` would make libgit2 ask again.
@@ -243,92 +248,11 @@ impl<'a> Session<'a> {
 
     fn callbacks(&self) -> RemoteCallbacks<'_> {
         let mut callbacks = RemoteCallbacks::new();
-        callbacks.credentials(|_, user, allowed| self.credential(user, allowed));
-        callbacks.certificate_check(|certificate, host| self.check_server(certificate, host));
         callbacks.transfer_progress(|progress| self.arrived(progress.received_bytes()));
         callbacks.sideband_progress(|_| {
             (self.context.heartbeat)(0);
             true
         });
         callbacks
-    }
-
-    fn credential(&self, user: Option<&str>, allowed: CredentialType) -> std::result::Result<Cred, git2::Error> {
-        let WorkerRequest { source, credentials, .. } = self.request();
-        let user = user.or(source.user()).unwrap_or("git");
-        let tried = self.tried.borrow().clone();
-        if allowed.contains(CredentialType::USERNAME) && tried.len() < MOST_CREDENTIALS {
-            self.tried.borrow_mut().push("the user's name");
-            return Cred::username(user);
-        }
-        let untried = |kind| !tried.contains(&kind) && tried.len() < MOST_CREDENTIALS;
-        if allowed.contains(CredentialType::SSH_KEY) {
-            if let Some(key) = credentials.ssh_key.as_deref().filter(|_| untried("the SSH key")) {
-                self.tried.borrow_mut().push("the SSH key");
-                key_file::check(key).map_err(|fault| self.abort(fault))?;
-                return Cred::ssh_key(user, None, key, None);
-            }
-            if credentials.ssh_key.is_none() && std::env::var_os("SSH_AUTH_SOCK").is_some() && untried("the SSH agent")
-            {
-                self.tried.borrow_mut().push("the SSH agent");
-                return Cred::ssh_key_from_agent(user);
-            }
-        }
-        if allowed.contains(CredentialType::USER_PASS_PLAINTEXT) && untried("the password") {
-            let password = credentials.read_password().map_err(|fault| self.abort(fault))?;
-            if let Some(password) = password.as_ref().or(source.password()) {
-                self.tried.borrow_mut().push("the password");
-                return Cred::userpass_plaintext(credentials.user.as_deref().unwrap_or(user), password.reveal());
-            }
-        }
-        Err(self.abort(Error::Denied {
-            repository: source.to_string(),
-            tried: if tried.is_empty() {
-                "no credentials are configured".to_owned()
-            } else {
-                format!("tried {}", tried.join(", "))
-            },
-            source: None,
-        }))
-    }
-
-    /// Checks an SSH server's host key against `known_hosts`. TLS does not reach libgit2.
-    fn check_server(
-        &self,
-        certificate: &Cert<'_>,
-        host: &str,
-    ) -> std::result::Result<CertificateCheckStatus, git2::Error> {
-        let Some(hostkey) = certificate.as_hostkey() else { return Ok(CertificateCheckStatus::CertificatePassthrough) };
-        let WorkerRequest { source, credentials, .. } = self.request();
-        let offered = OfferedKey {
-            kind: hostkey.hostkey_type().map_or("unknown", |kind| kind.name()).to_owned(),
-            blob: hostkey.hostkey().unwrap_or_default().to_vec(),
-            sha256: hostkey.hash_sha256().copied().unwrap_or_default(),
-        };
-        let file = credentials.read_known_hosts(self.request().home.as_deref()).map_err(|fault| self.abort(fault))?;
-        match check_host_key(&file, host, source.ssh_host().map_or(22, |(_, port)| port), &offered) {
-            HostKeyStatus::Known => Ok(CertificateCheckStatus::CertificateOk),
-            status => {
-                let (repository, host) = (source.to_string(), host.to_owned());
-                Err(self.abort(Error::HostKey { repository, host, offered: offered.to_string(), status }))
-            }
-        }
-    }
-}
-
-/// Writes the known keys of this host to the file that libgit2 reads. It does not decide by them, but asks the server for a key of a kind
-/// that is there: otherwise a server with several keys might offer one that is not pinned.
-pub(super) fn write_known_hosts(request: &WorkerRequest) {
-    let (Some(home), Some((host, port))) = (std::env::var_os("HOME"), request.source.ssh_host()) else { return };
-    let Ok(file) = request.credentials.read_known_hosts(request.home.as_deref()) else { return };
-    let folder = Path::new(&home).join(".ssh");
-    let lines = known_hosts::lines_of(&file, host, port);
-    let _ = fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join("known_hosts"), lines));
-}
-
-/// Removes that file, so that a server without any of the known keys offers the one that it has.
-fn remove_known_hosts() {
-    if let Some(home) = std::env::var_os("HOME") {
-        let _ = fs::remove_file(Path::new(&home).join(".ssh/known_hosts"));
     }
 }

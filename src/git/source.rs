@@ -120,6 +120,19 @@ impl Source {
         self.password.as_ref()
     }
 
+    /// The path on an SSH server: `ssh://host/path` is absolute, `ssh://host/~user/path` and `host:path` begin at a home.
+    pub(super) fn ssh_path(&self) -> Option<&str> {
+        if !matches!(self.kind, Kind::Ssh { .. }) {
+            return None;
+        }
+        match self.url.split_once("://") {
+            Some((_, rest)) => {
+                rest.find('/').map(|at| &rest[at..]).map(|path| if path.starts_with("/~") { &path[1..] } else { path })
+            }
+            None => self.url.split_once(':').map(|(_, path)| path),
+        }
+    }
+
     /// Whether it is reached by HTTPS (or HTTP, where that is allowed).
     pub fn is_web(&self) -> bool {
         self.kind == Kind::Http
@@ -251,6 +264,15 @@ mod tests {
         let url = source("ssh://me@[::1]:2222/srv/p.git");
         assert_eq!((url.ssh_host(), url.user(), url.is_local()), (Some(("::1", 2222)), Some("me"), None));
         assert_eq!(url.to_string(), "ssh://me@[::1]:2222/srv/p.git");
+        for (text, path) in [
+            ("ssh://me@[::1]:2222/srv/p.git", "/srv/p.git"),
+            ("ssh://host/~ada/p", "~ada/p"),
+            ("git@example.org:team/policies", "team/policies"),
+            ("example.org:/srv/p", "/srv/p"),
+        ] {
+            assert_eq!(source(text).ssh_path(), Some(path), "{text}");
+        }
+        assert_eq!(source("https://example.org/p").ssh_path(), None);
     }
 
     #[test]

@@ -103,8 +103,8 @@ impl TransportError {
     pub(super) fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Connect(_) => {
-                "check the address, that the server is up, and that every firewall on the route allows Egret. A proxy is \
-                 used only if --git-proxy names it"
+                "check the address, that the server is up, and that every firewall on the route allows Egret. HTTPS goes \
+                 through a proxy only if --git-proxy names it"
             }
             Self::Certificate(_) => {
                 "check that the certificate is for the name in the address, and that both clocks are right"

@@ -15,8 +15,7 @@ use nix::unistd::getppid;
 
 use super::error::{Error, Result};
 use super::exchange::{PushRequest, Refspec};
-use super::http_relay::HttpRelay;
-use super::smart_protocol::{self, TransferContext};
+use super::smart_protocol::{self, Relay, TransferContext};
 use super::worker_protocol::{Task, WireError, WorkerMessage, WorkerRequest};
 
 /// A heartbeat is sent at most this often, or whenever this much has arrived.
@@ -92,10 +91,9 @@ fn run<Output: Write>(
         source,
     })?;
     let failed = |error: io::Error| Error::Worker { repository: repository.clone(), what: error.to_string() };
-    smart_protocol::write_known_hosts(request);
     let heartbeat = |bytes| progress.heartbeat(bytes);
-    let relay = request.source.is_web().then(|| HttpRelay::start(request)).transpose()?;
-    let context = TransferContext { request, relay: relay.as_ref(), heartbeat: &heartbeat };
+    let relay = Relay::start(request)?;
+    let context = TransferContext { request, relay: &relay, heartbeat: &heartbeat };
     match &request.task {
         Task::Fetch => {
             smart_protocol::fetch(&context, &mirror, &mut |refs| {

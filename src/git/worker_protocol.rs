@@ -16,6 +16,7 @@ use super::credentials::{Credentials, Secret};
 use super::error::Error;
 use super::exchange::{PushOutcome, RemoteRefs};
 use super::known_hosts::HostKeyStatus;
+use super::smart_http::Service;
 use super::source::Source;
 use super::transport_error::TransportError;
 
@@ -48,6 +49,16 @@ pub(super) enum Task {
     Fetch,
     /// Move a reference.
     Push { commit: String, name: String, expected: Option<String> },
+}
+
+impl Task {
+    /// The service of the server that the task needs.
+    pub(super) fn service(&self) -> Service {
+        match self {
+            Self::Fetch => Service::UploadPack,
+            Self::Push { .. } => Service::ReceivePack,
+        }
+    }
 }
 
 /// A line of the worker's output.

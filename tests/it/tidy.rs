@@ -14,7 +14,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["cli/diagnostics.rs"]),
     // In tests of the live cluster beside the server of our own.
     ("axum", &["cluster/live/fake.rs", "serve/"]),
-    ("base64", &["forge/app/jwt.rs", "git/http_relay.rs", "git/key_file.rs", "git/known_hosts.rs", "https/connect.rs"]),
+    ("base64", &["forge/app/jwt.rs", "git/http_relay.rs", "git/known_hosts.rs", "git/loopback.rs", "https/connect.rs"]),
     ("clap", &["cli/"]),
     ("cron", &["core/admission/windows.rs", "core/policy/check/schedule.rs", "reconcile/schedule.rs"]),
     ("futures", &["cluster/live/", "git/http_relay.rs", "kernel/"]),
@@ -41,6 +41,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["serve/"]),
     ("rsa", &["git/signing.rs"]),
     ("rtnetlink", &["kernel/"]),
+    ("russh", &["git/key_file.rs", "git/ssh_relay.rs"]),
     ("rustix", &["kernel/apply.rs"]),
     ("rustls_native_certs", &["https/trust.rs"]),
     (
@@ -96,10 +97,10 @@ const PACKAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("sha1", &["git/known_hosts.rs"]),
-    ("sha2", &["forge/posting.rs", "serve/webhook.rs"]),
+    ("sha2", &["forge/posting.rs", "git/known_hosts.rs", "serve/webhook.rs"]),
     ("similar", &["core/plan/text.rs"]),
     ("ssh_key", &["core/signature/", "git/signing.rs"]),
-    ("subtle", &["git/http_relay.rs"]),
+    ("subtle", &["git/loopback.rs"]),
     (
         "thiserror",
         &[
@@ -121,6 +122,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cluster/live/",
             "forge/",
             "git/http_relay.rs",
+            "git/loopback.rs",
+            "git/ssh_relay.rs",
             "https/",
             "kernel/",
             "reconcile/",

@@ -4,12 +4,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use egret::git::credentials::Credentials;
 use egret::git::{Error, ErrorKind};
 
-use super::fixture::Origin;
+use super::fixture::{Origin, PROGRAM};
 use super::ssh::{Server, generate_key};
 use super::ways_in::told;
 
@@ -83,6 +85,51 @@ fn a_key_that_is_none_or_has_a_passphrase_is_told_for_what_it_is() {
         assert!(told(&error).contains(&format!("ssh/{name}")), "{name}: {}", told(&error));
         assert_eq!(error.kind(), ErrorKind::Transient, "{name}");
     }
+}
+
+/// An agent that ends with the test.
+struct SshAgent(Child);
+
+impl Drop for SshAgent {
+    fn drop(&mut self) {
+        self.0.kill().expect("it can be ended");
+        self.0.wait().expect("it ends");
+    }
+}
+
+/// What `egret preview` says with this agent and no key file; if it names the snapshot, it got through to the repository.
+fn preview_with_agent(server: &Server, source: &str, socket: &Path) -> String {
+    let mut command = Command::new(PROGRAM);
+    command.args(["preview", "--repo", source, "--base", "main", "--head", "main", "--cluster", "/nowhere/snapshot"]);
+    command.arg("--known-hosts").arg(server.folder.join("known_hosts")).env("SSH_AUTH_SOCK", socket);
+    String::from_utf8_lossy(&command.output().expect("it runs").stderr).into_owned()
+}
+
+#[test]
+fn the_keys_of_an_agent_are_tried_where_no_file_is_named() {
+    let origin = Origin::new();
+    let server = Server::with(&origin, &["ed25519"], "rsa");
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let source = format!("ssh://root@127.0.0.1:{}{}", server.port, origin.bare.display());
+    let socket = server.folder.join("agent");
+    let agent = Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn();
+    let _agent = SshAgent(agent.expect("ssh-agent is installed"));
+    let add = |name: &str| {
+        let mut command = Command::new("ssh-add");
+        let added = command.arg("-q").arg(server.folder.join(name)).env("SSH_AUTH_SOCK", &socket).output();
+        added.expect("ssh-add is installed").status.success()
+    };
+    generate_key(&server.folder.join("other"), "ed25519");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !add("other") {
+        assert!(Instant::now() < deadline, "the agent does not listen");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let denied = preview_with_agent(&server, &source, &socket);
+    assert!(denied.contains("denied access (tried the SSH agent)"), "{denied}");
+    assert!(add("user"));
+    let through = preview_with_agent(&server, &source, &socket);
+    assert!(through.contains("/nowhere/snapshot"), "{through} {}", server.log());
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn packs(mirror: &Path) -> Vec<PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|kind| kind == "pack")).collect()
 }
 
-fn ada(signed: &Signed, require: Require) -> Flags {
+fn ada(signed: &Signed, require: Require) -> SignatureFlags {
     flags(signed, Some(require), &["ada"])
 }
 
