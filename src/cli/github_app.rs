@@ -11,7 +11,7 @@ use crate::forge::app::{self, GitHubApp};
 use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::https;
-use crate::reconcile::app::credential_provider;
+use crate::reconcile::gitops::github_app::credential_provider;
 
 /// Which App, if any. Its options stand among those of the repository: clap can't tell whether a group is given that has another in it.
 #[derive(Debug, Clone, Default)]

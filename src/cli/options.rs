@@ -21,8 +21,8 @@ use crate::git::credentials::{Credentials, Secret};
 use crate::git::signature::SignatureFlags;
 use crate::git::source::{Insecure, Source};
 use crate::https;
-use crate::reconcile::tracked_repository::TrackedRepository;
-use crate::reconcile::webhook;
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
+use crate::reconcile::gitops::webhook;
 use crate::telemetry;
 
 /// Which repository, and how to get in.

@@ -27,10 +27,10 @@ use crate::git::CommitId;
 use crate::git::mirror::Mirror;
 use crate::git::signature::SignatureFlags;
 use crate::kernel::{Kernel, Observed};
-use crate::reconcile::mark_mask::of_this_node;
-use crate::reconcile::repository;
-use crate::reconcile::round::now;
-use crate::reconcile::state_store::{PersistedState, StateStore};
+use crate::reconcile::gitops::repository;
+use crate::reconcile::node::mark_mask::of_this_node;
+use crate::reconcile::node::round::now;
+use crate::reconcile::persistence::state_store::{PersistedState, StateStore};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

@@ -21,7 +21,7 @@ use crate::core::snapshot;
 use crate::git::CommitId;
 use crate::git::files::{FileChange, MOST_TEXT};
 use crate::git::mirror::Mirror;
-use crate::reconcile::preview::{ClusterContext, MergeBase, ProposedChange};
+use crate::reconcile::gitops::preview::{ClusterContext, MergeBase, ProposedChange};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

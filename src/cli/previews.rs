@@ -10,7 +10,7 @@ use super::output::Failure;
 use super::posting::{ForgeArg, is_loopback, token_in};
 use crate::forge::app::TokenPurpose;
 use crate::forge::{self, Forge, ForgeKind, Token};
-use crate::reconcile::pulls::ForgeTarget;
+use crate::reconcile::gitops::pulls::ForgeTarget;
 use crate::secret::Secret;
 use crate::telemetry::chain;
 

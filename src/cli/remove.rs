@@ -10,8 +10,8 @@ use super::output::{self, Failure};
 use crate::git::access::Access;
 use crate::git::signature::SignatureFlags;
 use crate::git::source::{Insecure, Source};
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::node::{self, RunError, StandaloneOptions};
-use crate::reconcile::tracked_repository::TrackedRepository;
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]

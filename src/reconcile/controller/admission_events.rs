@@ -2,12 +2,12 @@
 //!
 //! Deliberately absent: sending it (the parent).
 
-use super::super::repository::DesiredRevision;
-use super::super::state_store::PersistedState;
 use super::labels::LabelReconciler;
 use super::pass::Pass;
 use crate::core::admission::PendingCommit;
 use crate::core::report::history::{NodeReport, Rejected};
+use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::reconcile::persistence::state_store::PersistedState;
 
 /// What people are told of once: a commit that waits, and one that came through a closed window. `before` is what was remembered.
 pub(super) fn admission_news(intent: &DesiredRevision, before: &PersistedState) -> Vec<(&'static str, String)> {

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::super::process::StartError;
-use super::super::pulls::ForgeTarget;
-use super::super::state_store::StateStoreError;
-use super::super::tracked_repository::TrackedRepository;
-use super::super::webhook;
 use crate::cluster::live::{ApiError, Timing};
+use crate::reconcile::gitops::pulls::ForgeTarget;
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
+use crate::reconcile::gitops::webhook;
+use crate::reconcile::persistence::state_store::StateStoreError;
 
 /// What `egret controller` was asked for, checked.
 #[derive(Debug, Clone)]

@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::leadership::Leadership;
-use super::super::repository::DesiredRevision;
 use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
 use crate::cluster::live::{ApiClient, ApiError, View};
 use crate::core::name::NodeName;
@@ -18,6 +17,7 @@ use crate::core::policy::published::{Published, hash_of, read_policy, resource_n
 use crate::core::pools::Network;
 use crate::core::report::history::Rejected;
 use crate::core::status::{HeadStatusInput, NodeStatus, PolicyStatus, head_status, policy_status, unfit};
+use crate::reconcile::gitops::repository::DesiredRevision;
 
 /// Why a pass did not come to its end.
 #[derive(Debug, thiserror::Error)]

@@ -4,10 +4,10 @@
 
 use tokio::sync::oneshot;
 
-use super::super::pulls::{self, PreviewCluster};
 use super::snapshotter::host_networks;
 use super::{Controller, ControllerOptions};
 use crate::core::facts::Facts;
+use crate::reconcile::gitops::pulls::{self, PreviewCluster};
 use crate::serve::Metrics;
 use crate::telemetry::chain;
 

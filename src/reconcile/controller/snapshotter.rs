@@ -11,9 +11,6 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::super::publisher::{ClusterSnapshot, ReportBatch};
-use super::super::repository::DesiredRevision;
-use super::super::round::now;
 use super::Controller;
 use crate::cluster::live::{ApiClient, ApiError, View};
 use crate::core::facts::Facts;
@@ -21,6 +18,9 @@ use crate::core::gateway_interfaces;
 use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
+use crate::reconcile::gitops::publisher::{ClusterSnapshot, ReportBatch};
+use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::reconcile::node::round::now;
 use crate::telemetry::chain;
 
 /// A look that failed is followed by another after this.

@@ -8,8 +8,8 @@ use egret::core::policy::catalogue::LastGoodDocuments;
 use egret::core::policy::check::windows_file;
 use egret::core::policy::published::{Published, read_config};
 use egret::git::CommitId;
-use egret::reconcile::repository::{DesiredRevision, KnownRevision, RepositoryEvent};
-use egret::reconcile::tracked_repository::TrackedRepository;
+use egret::reconcile::gitops::repository::{DesiredRevision, KnownRevision, RepositoryEvent};
+use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 

@@ -11,7 +11,7 @@ use egret::forge::app::{AppOptions, GitHubApp};
 use egret::git::access::Access;
 use egret::git::publish::PublishOutcome;
 use egret::git::{Error, ErrorKind};
-use egret::reconcile::app::credential_provider;
+use egret::reconcile::gitops::github_app::credential_provider;
 
 use super::fixture::{Origin, PROGRAM};
 use super::https::Https;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use egret::git::access::{Access, TransferLimits};
 use egret::git::mirror::Mirror;
 use egret::git::{CommitId, Error, ErrorKind};
-use egret::reconcile::repository::{KnownRevision, RepositoryEvent};
-use egret::reconcile::tracked_repository::TrackedRepository;
+use egret::reconcile::gitops::repository::{KnownRevision, RepositoryEvent};
+use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
 use super::crooked::{Crooked, Mood, Serving, git_daemon};
 use super::fixture::{Origin, PROGRAM};

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use egret::git::access::{Access, TransferLimits};
 use egret::git::credentials::Credentials;
 use egret::git::{Error, ErrorKind};
-use egret::reconcile::repository::KnownRevision;
-use egret::reconcile::tracked_repository::TrackedRepository;
+use egret::reconcile::gitops::repository::KnownRevision;
+use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
 use super::bad_servers::{LIMITS, access};
 use super::fixture::Origin;

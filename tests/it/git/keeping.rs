@@ -19,8 +19,8 @@ use egret::core::report::files::{path_of, read_node_file};
 use egret::core::report::history::{NodeReport, ObservedDrift, RequestedBy};
 use egret::core::snapshot;
 use egret::git::source::{Insecure, Source};
+use egret::reconcile::gitops::publisher::{ClusterSnapshot, Publisher, PublisherOptions, ReportBatch};
 use egret::reconcile::leadership::IsLeader;
-use egret::reconcile::publisher::{ClusterSnapshot, Publisher, PublisherOptions, ReportBatch};
 use jiff::Timestamp;
 
 use super::fixture::Origin;

@@ -8,8 +8,10 @@ use std::time::Duration;
 use egret::git::access::Access;
 use egret::git::signature::SignatureFlags;
 use egret::git::source::{Insecure, Source};
-use egret::reconcile::repository::{DesiredRevision, KnownRevision, Repository, RepositoryEvent, RepositoryOptions};
-use egret::reconcile::tracked_repository::TrackedRepository;
+use egret::reconcile::gitops::repository::{
+    DesiredRevision, KnownRevision, Repository, RepositoryEvent, RepositoryOptions,
+};
+use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// A repository's default branch for the cluster `prod`, with no demands, and looked at when a test says so.

@@ -5,8 +5,8 @@ mod rollback;
 use egret::core::admission::{PendingCommit, PendingReason};
 use egret::core::signature::{KeyTexts, Signatures};
 use egret::git::signature::SignatureFlags;
-use egret::reconcile::repository::{DesiredRevision, KnownRevision, RepositoryEvent};
-use egret::reconcile::tracked_repository::TrackedRepository;
+use egret::reconcile::gitops::repository::{DesiredRevision, KnownRevision, RepositoryEvent};
+use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
 use super::super::reading::{Reading, following};
 use super::*;

@@ -17,7 +17,7 @@ use crate::forge::{self, CheckConclusion, ForgeErrorKind, ForgeKind, Post, Poste
 use crate::git::mirror::Mirror;
 use crate::git::pull_requests::PullHead;
 use crate::git::{self, CommitId, ErrorKind};
-use crate::reconcile::preview::{ClusterContext, MergeBase, ProposedChange};
+use crate::reconcile::gitops::preview::{ClusterContext, MergeBase, ProposedChange};
 use crate::serve::PreviewResult;
 use crate::telemetry::chain;
 

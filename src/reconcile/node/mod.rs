@@ -3,6 +3,13 @@
 //! Triggers come from Git, from the manifests, from the kernel and from the clock; each only says what has to be looked at. One
 //! round at a time. Deliberately absent: what a round does (`round`), and the live cluster.
 
+pub(in crate::reconcile) mod attribution;
+pub mod mark_mask;
+pub mod metrics_recorder;
+pub mod round;
+pub mod round_driver;
+pub mod schedule;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,17 +17,6 @@ use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::{Instant, sleep_until};
 
-use super::lock::{Lock, LockError};
-use super::metrics_recorder::MetricsRecorder;
-use super::process::{StartError, Stop};
-use super::publisher::{ClusterSnapshot, Publisher, ReportBatch};
-use super::repository::{DesiredRevision, Repository, RepositoryEvent};
-use super::round::{Reconciler, RoundError, now};
-use super::round_driver::{RoundDriver, Wakeup, log_steps};
-use super::schedule::EffectiveSchedule;
-use super::state_store::{StateStore, StateStoreError};
-use super::tracked_repository::TrackedRepository;
-use super::webhook::{self, Webhook};
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::gateway_interfaces::{self, GatewayInterface};
 use crate::core::name::NodeName;
@@ -28,6 +24,17 @@ use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::watch::{KernelEvent, KernelWatch};
 use crate::kernel::{Kernel, KernelError};
+use crate::reconcile::gitops::publisher::{ClusterSnapshot, Publisher, ReportBatch};
+use crate::reconcile::gitops::repository::{DesiredRevision, Repository, RepositoryEvent};
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
+use crate::reconcile::gitops::webhook::{self, Webhook};
+use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::round::{Reconciler, RoundError, now};
+use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
+use crate::reconcile::node::schedule::EffectiveSchedule;
+use crate::reconcile::persistence::lock::{Lock, LockError};
+use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
+use crate::reconcile::process::{StartError, Stop};
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 use crate::watch::Watcher;

@@ -8,10 +8,6 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::attribution::{wanted_by, who};
-use super::mark_mask::MarkMaskChooser;
-use super::repository::DesiredRevision;
-use super::state_store::{StateStore, StateStoreError};
 use crate::cluster::{Cluster, ClusterError, LabelChanges};
 use crate::core::compile::counters::{CounterIndex, Counters, Totals};
 use crate::core::compile::exit_ids::ExitIds;
@@ -34,6 +30,10 @@ use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::nft::Generation;
 use crate::kernel::watch::KernelEvent;
 use crate::kernel::{Kernel, KernelError, Observed, conntrack};
+use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::reconcile::node::attribution::{wanted_by, who};
+use crate::reconcile::node::mark_mask::MarkMaskChooser;
+use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::telemetry::chain;
 
 /// How often a round looks again because somebody changed nftables meanwhile, or put something else in the way.
@@ -493,7 +493,8 @@ impl Reconciler {
             let observed = self.observe(&Labels::new()).await?;
             let left = plan(&NodeState::default(), &observed.state, range);
             if left.is_empty() {
-                self.memory.keep(|kept| *kept = super::state_store::PersistedState::default())?;
+                self.memory
+                    .keep(|kept| *kept = crate::reconcile::persistence::state_store::PersistedState::default())?;
                 return Ok(taken);
             }
             match self.apply(&left, observed.generation, &Compiled::default(), range, &mut taken).await {

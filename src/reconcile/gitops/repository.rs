@@ -15,7 +15,6 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::reader::RepositoryReader;
-use super::tracked_repository::TrackedRepository;
 use crate::core::admission::{ChangeWindows, Emergency, PendingCommit, PendingReason};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::PolicySet;
@@ -24,6 +23,7 @@ use crate::core::report::history::Rejected;
 use crate::core::signature::Signatures;
 use crate::git::files::{FileChange, Refusal};
 use crate::git::{self, CommitId, CommitInfo};
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 
 /// What to read, and from where.
 #[derive(Debug, Clone)]

@@ -8,13 +8,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::metrics_recorder::MetricsRecorder;
-use super::repository::DesiredRevision;
-use super::round::{Reconciler, RoundError, RoundResult, now};
 use crate::backoff::Backoff;
 use crate::core::compile::RefusedParts;
 use crate::core::plan::Step;
 use crate::kernel::watch::{EventSubject, KernelEvent};
+use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult, now};
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 

@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::repository::KnownRevision;
 use crate::core::admission::{ChangeWindows, Emergency, PendingCommit};
 use crate::core::labels::Labels;
 use crate::core::placement::handover::{self, Handover};
 use crate::core::policy::catalogue::LastGoodDocuments;
 use crate::core::signature::Signatures;
 use crate::core::state::ownership::DatapathConfig;
+use crate::reconcile::gitops::repository::KnownRevision;
 
 /// The file and what is in it.
 #[derive(Debug)]

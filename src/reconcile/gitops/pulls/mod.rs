@@ -20,8 +20,6 @@ use tokio::sync::oneshot;
 
 use self::poll::{PollOutcome, Poller};
 use self::poll_schedule::PollSchedule;
-use super::leadership::IsLeader;
-use super::tracked_repository::TrackedRepository;
 use crate::backoff::Backoff;
 use crate::core::facts::Facts;
 use crate::core::host_network::HostNetwork;
@@ -29,6 +27,8 @@ use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
 use crate::forge::app::GitHubApp;
 use crate::forge::{Forge, ForgeKind};
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
+use crate::reconcile::leadership::IsLeader;
 use crate::serve::Metrics;
 use crate::telemetry::chain;
 

@@ -4,14 +4,14 @@
 
 use std::collections::BTreeSet;
 
-use super::repository::DesiredRevision;
 use crate::core::compile::Compiled;
 use crate::core::report::drift::DriftPlace;
 use crate::core::report::history::{DriftActor, RequestedBy};
 use crate::kernel::watch::{Actor, EventSubject, KernelEvent};
+use crate::reconcile::gitops::repository::DesiredRevision;
 
 /// Who touched an object, by the events of the kernel.
-pub(super) fn who(place: &DriftPlace, events: &[KernelEvent]) -> Option<DriftActor> {
+pub(in crate::reconcile) fn who(place: &DriftPlace, events: &[KernelEvent]) -> Option<DriftActor> {
     let about = |event: &&KernelEvent| match (place, &event.subject) {
         (DriftPlace::Rule(priority), EventSubject::Rule(of)) => priority == of,
         (DriftPlace::Route(table), EventSubject::Route(of)) => table == of,
@@ -44,7 +44,7 @@ pub(super) fn who(place: &DriftPlace, events: &[KernelEvent]) -> Option<DriftAct
 }
 
 /// The policies that want an object: those of its exit or group, or all that this node serves.
-pub(super) fn wanted_by(
+pub(in crate::reconcile) fn wanted_by(
     place: &DriftPlace,
     known: &Compiled,
     compiled: &Compiled,

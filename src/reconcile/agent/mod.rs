@@ -3,6 +3,9 @@
 //! A pod that starts is a trigger here and nowhere else. While the API server is away the node goes on with what it knows. Deliberately
 //! absent: what a round does (`round`), who publishes (`controller`), and labels of nodes, which are the controller's.
 
+pub mod policy_cache;
+pub mod status_writer;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,15 +13,6 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
-use super::lock::{Lock, LockError};
-use super::metrics_recorder::MetricsRecorder;
-use super::policy_cache::{CacheError, PolicyCache, PublishedHead};
-use super::process::{StartError, Stop};
-use super::repository::DesiredRevision;
-use super::round::{GatewayState, Reconciler, RoundError, now};
-use super::round_driver::{RoundDriver, Wakeup, log_steps};
-use super::state_store::{StateStore, StateStoreError};
-use super::status_writer::{EventNote, StatusUpdate, StatusWriter};
 use crate::cluster::Cluster;
 use crate::cluster::live::{self, ApiClient, ApiError, Changed, ClusterWatch, WatchScope};
 use crate::core::compile::RefusedParts;
@@ -31,6 +25,15 @@ use crate::core::status::{NodeStatus, NodeStatusInput, node_status, serving, unf
 use crate::git::{CommitId, CommitInfo};
 use crate::kernel::watch::{KernelEvent, KernelWatch};
 use crate::kernel::{Kernel, KernelError};
+use crate::reconcile::agent::policy_cache::{CacheError, PolicyCache, PublishedHead};
+use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWriter};
+use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::round::{GatewayState, Reconciler, RoundError, now};
+use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
+use crate::reconcile::persistence::lock::{Lock, LockError};
+use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
+use crate::reconcile::process::{StartError, Stop};
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 

@@ -8,10 +8,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::leadership::IsLeader;
-use super::process::StartError;
-use super::publisher::{self, Publisher};
-use super::repository::{self, Repository, RepositoryEvent};
 use crate::core::admission::ChangeWindows;
 use crate::core::labels::keys::KeyPattern;
 use crate::git;
@@ -19,6 +15,10 @@ use crate::git::access::Access;
 use crate::git::mirror::Mirror;
 use crate::git::signature::SignatureFlags;
 use crate::git::source::Source;
+use crate::reconcile::gitops::publisher::{self, Publisher};
+use crate::reconcile::gitops::repository::{self, Repository, RepositoryEvent};
+use crate::reconcile::leadership::IsLeader;
+use crate::reconcile::process::StartError;
 
 /// The policy repository, as somebody asked to follow it.
 #[derive(Debug, Clone)]

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::super::round::now;
 use super::{DesiredRevision, KnownRevision, RepositoryEvent, RepositoryOptions, Wish, changes, rejected};
 use crate::backoff::Backoff;
 use crate::core::admission::{
@@ -25,6 +24,7 @@ use crate::core::signature::Signatures;
 use crate::git::mirror::{Head, Mirror};
 use crate::git::signature::{Unsigned, not_later, verify};
 use crate::git::{self, CommitId, CommitInfo, ErrorKind};
+use crate::reconcile::node::round::now;
 
 /// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
 const CLOCK: Duration = Duration::from_secs(10);

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::repository::{DesiredRevision, RepositoryEvent};
-use super::round::{Reconciler, RoundError, RoundResult, now};
 use crate::core::compile::{Compiled, ExitRole};
 use crate::core::facts::PodName;
 use crate::core::report::drift::DriftClass;
+use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
+use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult, now};
 use crate::serve::{self, Health, Metrics, ScrapeRequest, ScrapeRequests, Server};
 use crate::telemetry::chain;
 

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::repository;
 use crate::core::admission::ChangeWindows;
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
@@ -26,6 +25,7 @@ use crate::git::files::LARGEST_FILE;
 use crate::git::mirror::Mirror;
 use crate::git::signature::SignatureFlags;
 use crate::git::{CommitId, Error, Result};
+use crate::reconcile::gitops::repository;
 
 /// The commit that a change began from, and its documents.
 #[derive(Debug)]

@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::repository::DesiredRevision;
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
@@ -15,6 +14,7 @@ use crate::core::state::mask::{MarkUsage, MaskChoice, MaskReason, choose};
 use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::marks::{MarkSurvey, look};
 use crate::kernel::watch::{EventSubject, KernelEvent};
+use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::telemetry::chain;
 
 /// How long a look at the rules of others counts. A node may have a hundred thousand of them, and a round may come every few milliseconds.
