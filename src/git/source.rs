@@ -308,7 +308,7 @@ mod tests {
             Source::parse("ftp://me:hunter2@example.org/p", Insecure::Refuse).expect_err("a scheme we don't know");
         assert_eq!(
             error.to_string(),
-            r#""ftp://***@example.org/p" is no source of a Git repository: this scheme is unknown"#
+            r#""ftp://***@example.org/p" is not the address of a Git repository: this scheme is unknown"#
         );
     }
 

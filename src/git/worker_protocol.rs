@@ -301,7 +301,7 @@ mod tests {
         let other = sent_over(Error::Empty { repository: "https://h/p".to_owned() });
         assert_eq!(
             other.to_string(),
-            "the process that talks to https://h/p failed: https://h/p is empty: nothing was pushed to it yet"
+            "the Git worker process for https://h/p failed: https://h/p is empty: nothing was pushed to it yet"
         );
     }
 }

@@ -178,7 +178,7 @@ fn signed_reports_are_signed_again_and_never_folded_without_the_key() {
         publish(&mut mirror, &signed(day), &mut plan, &mut |_| {}).expect("a report");
     }
     let compacted = compact(&mut mirror, &on(200), KEEP).expect("a look");
-    let by = "Egret, signed by a key that is not given now";
+    let by = "Egret, signed with a key other than the present one";
     assert!(matches!(&compacted, Compacted::Others { by: other, .. } if other == by), "{compacted:?}");
     let compacted = compact(&mut mirror, &signed(200), KEEP).expect("it is folded");
     assert!(matches!(compacted, Compacted::Done { folded: 3, kept: 1, .. }), "{compacted:?}");
@@ -224,7 +224,7 @@ fn what_another_key_signed_is_left_as_it_is() {
     }
     let before = origin.in_bare(&["rev-parse", BRANCH]);
     let compacted = compact(&mut mirror, &signed(200, &own), KEEP).expect("a look");
-    let by = "Egret, signed by a key that is not given now";
+    let by = "Egret, signed with a key other than the present one";
     assert!(matches!(&compacted, Compacted::Others { by: other, .. } if other == by), "{compacted:?}");
     assert_eq!(origin.in_bare(&["rev-parse", BRANCH]), before);
 }

@@ -168,7 +168,7 @@ fn a_host_with_another_key_is_refused_and_the_fingerprint_is_named() {
 
 #[test]
 fn every_kind_of_key_lets_its_user_in() {
-    for kind in ["ed25519", "ecdsa", "rsa"] {
+    for kind in ["ed25519", "ecdsa -b 384", "rsa"] {
         let origin = Origin::new();
         let server = Server::with(&origin, &[kind], kind);
         let commit = origin.push(&[("a.yaml", "a: 1\n")], "first");

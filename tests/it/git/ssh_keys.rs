@@ -33,11 +33,11 @@ fn a_private_key_lets_in_in_every_form_that_it_comes_in() {
     // As a Secret has it that somebody made by hand: no end of line, another system's ends of lines, empty lines around it.
     let unended = |text: &str| text.trim_end().to_owned();
     let returns = |text: &str| text.replace('\n', "\r\n");
-    let forms: [(&str, Form); 11] = [
+    // P-256 not in OpenSSH's format: one key in 256 is shorter than its curve, and ssh-key does not read it (decision 0022).
+    let forms: [(&str, Form); 10] = [
         ("ed25519", &as_it_is),
         ("ed25519", &unended),
         ("ed25519", &returns),
-        ("ecdsa -b 256", &as_it_is),
         ("ecdsa -b 384", &as_it_is),
         ("ecdsa -b 521", &as_it_is),
         ("ecdsa -m PEM", &as_it_is),

@@ -204,7 +204,7 @@ fn a_list_of_keys_that_changes_counts_at_the_next_look() {
         (
             Some("# people\nada rubbish\n"),
             format!(
-                "cannot take the keys of {} that commits must be signed with: line 2: there is no key of a kind that is known",
+                "cannot use {} as the list of keys that commits must be signed with: line 2: there is no key of a kind that is known",
                 file.display()
             ),
         ),
