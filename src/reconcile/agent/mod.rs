@@ -289,7 +289,7 @@ impl Agent {
                 let Some(id) = CommitId::parse(&head.revision) else {
                     return self.refuse(CacheError::Unreadable(format!("`{}` is no commit", head.revision)));
                 };
-                let commit = CommitInfo::told(id, head.summary);
+                let commit = CommitInfo::reported(id, head.summary);
                 let refused = self.not_taken.take().is_some();
                 let same =
                     self.keeper.intent.as_ref().is_some_and(|intent| intent.commit == commit && intent.set == set);

@@ -353,7 +353,7 @@ fn a_refusal_is_told_with_what_to_do_and_ends_with_the_next_report_that_is_taken
     publisher.send(letter(vec![report("a", &[])]), None);
     wait("it is said", || publisher.fault().is_some());
     let fault = publisher.fault().expect("a fault");
-    assert!(fault.contains("was not made by this cluster's Egret"), "{fault}");
+    assert!(fault.contains("was not created by this cluster's Egret"), "{fault}");
     assert!(fault.ends_with("(hint: rename that branch, or set another reports.branch in egret.yaml)"), "{fault}");
     origin.in_bare(&["update-ref", "-d", &format!("refs/heads/{BRANCH}")]);
     publisher.send(letter(vec![report("a", &["ip rule 9001"])]), None);
