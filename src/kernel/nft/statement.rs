@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use crate::core::state::nft::{AddressFamily, Field, MatchValue, NftRule, Statement, TableFamily};
 
 use super::expression::{Expression, Found, Register};
+use super::mss;
 use super::uapi::*;
 
 /// What a rule has to have tested before it may load a field of the packet.
@@ -225,13 +226,28 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
             Expression::Compare { register, negated: false, value: RTN_LOCAL.to_ne_bytes().to_vec() },
         ]),
         // tcp flags syn tcp option maxseg size set rt mtu
-        Statement::ClampMss => Some(super::mss::expressions()),
+        Statement::ClampMss => Some(clamp_mss()),
         // counter
         Statement::Counter => Some(vec![Expression::Counter { packets: 0, bytes: 0 }]),
         // goto group_1
         Statement::Verdict(verdict) => Some(vec![Expression::Verdict(verdict.clone())]),
         Statement::Unknown(_) => None,
     }
+}
+
+/// `tcp flags syn tcp option maxseg size set rt mtu`
+pub(super) fn clamp_mss() -> Vec<Expression> {
+    let register = Register::FIRST;
+    vec![
+        Expression::Meta { key: NFT_META_L4PROTO, register },
+        Expression::Compare { register, negated: false, value: vec![mss::TCP] },
+        Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: mss::FLAGS_OFFSET, length: 1, register },
+        Expression::Mss(mss::Part::SynFlag),
+        Expression::Compare { register, negated: true, value: vec![0] },
+        Expression::Mss(mss::Part::PathSize),
+        Expression::Mss(mss::Part::NetworkOrder),
+        Expression::Mss(mss::Part::Write),
+    ]
 }
 
 /// `meta mark & 0x1fff . ip saddr @egress`: the fields are concatenated, each starting at a word boundary.
