@@ -29,7 +29,7 @@ use crate::git::signature::SignatureFlags;
 use crate::kernel::{Kernel, Observed};
 use crate::reconcile::gitops::repository;
 use crate::reconcile::node::mark_mask::of_this_node;
-use crate::reconcile::node::round::now;
+use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::{PersistedState, StateStore};
 
 #[derive(Debug, clap::Args)]

@@ -9,6 +9,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub use super::AddressFamily;
 use super::net::Mac;
 
 pub use text::{element_text, prefix_of};
@@ -275,33 +276,6 @@ pub enum MatchValue {
     Port(u16),
     /// An address.
     Address(IpAddr),
-}
-
-/// `ip` or `ip6`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AddressFamily {
-    /// IPv4
-    V4,
-    /// IPv6
-    V6,
-}
-
-impl AddressFamily {
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    /// Both, IPv4 first.
-    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    /// `4` or `6`, the suffix of Egret's sets' names.
-    pub fn suffix(self) -> char {
-        match self {
-            Self::V4 => '4',
-            Self::V6 => '6',
-        }
-    }
 }
 
 /// What happens to a packet.

@@ -1,12 +1,11 @@
 //! `tcp flags syn tcp option maxseg size set rt mtu`: the expressions that clamp a TCP connection's MSS to its route's
 //! MTU.
 //!
-//! Three kinds of expression stand in this one statement and nowhere else of ours, always with the same operands, so each is known
-//! as a whole. Deliberately absent: why segments are lowered (`core::compile::table`).
+//! Three kinds of expression occur only in this statement, always with the same operands, so each is known as a whole. Not
+//! here: the whole statement (`statement`), and why the MSS is clamped (`core::compile::table`).
 
 use std::fmt;
 
-use super::expression::{Expression, Register};
 use super::uapi::*;
 use super::wire::{self, Writer};
 
@@ -23,12 +22,12 @@ const NFTA_EXTHDR_LEN: u16 = 4;
 const NFTA_EXTHDR_OP: u16 = 6;
 const NFTA_EXTHDR_SREG: u16 = 7;
 const NFT_EXTHDR_OP_TCPOPT: u32 = 1;
-/// `NFT_REG_1`, as [`Register::FIRST`].
+/// `NFT_REG_1`, as `Register::FIRST` of `expression`.
 const FIRST: u32 = 1;
 /// `IPPROTO_TCP`
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 /// TCP's flags are the 14th byte of its header, and SYN is their second bit (RFC 9293, 3.1).
-const FLAGS_OFFSET: u32 = 13;
+pub(super) const FLAGS_OFFSET: u32 = 13;
 const SYN: u8 = 2;
 /// The option's number, and where its value begins (RFC 9293, 3.2).
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
@@ -42,21 +41,6 @@ pub(super) enum Part {
     NetworkOrder,
     /// `exthdr write tcpopt reg 1 => 2b @ 2 + 2`; the kernel only ever lowers this option.
     Write,
-}
-
-/// The whole statement.
-pub(super) fn expressions() -> Vec<Expression> {
-    let register = Register::FIRST;
-    vec![
-        Expression::Meta { key: NFT_META_L4PROTO, register },
-        Expression::Compare { register, negated: false, value: vec![TCP] },
-        Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: FLAGS_OFFSET, length: 1, register },
-        Expression::Mss(Part::SynFlag),
-        Expression::Compare { register, negated: true, value: vec![0] },
-        Expression::Rt { key: NFT_RT_TCPMSS, register },
-        Expression::Mss(Part::NetworkOrder),
-        Expression::Mss(Part::Write),
-    ]
 }
 
 impl Part {

@@ -96,7 +96,7 @@ fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
     match expressions {
         [Expression::Counter { .. }, ..] => Some((Statement::Counter, 1)),
         [Expression::Meta { key: NFT_META_L4PROTO, .. }, _, Expression::Payload { .. }, Expression::Mss(_), ..] => {
-            Some((Statement::ClampMss, super::mss::expressions().len()))
+            Some((Statement::ClampMss, statement::clamp_mss().len()))
         }
         [Expression::Verdict(verdict), ..] => Some((Statement::Verdict(verdict.clone()), 1)),
         [

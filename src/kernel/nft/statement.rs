@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use crate::core::state::nft::{AddressFamily, Field, MatchValue, NftRule, Statement, TableFamily};
 
 use super::expression::{Expression, Found, Register};
+use super::mss;
 use super::uapi::*;
 
 /// What a rule has to have tested before it may load a field of the packet.
@@ -228,7 +229,7 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
         // fib daddr type local
         Statement::ToThisHost => Some(is_local(NFTA_FIB_F_DADDR)),
         // tcp flags syn tcp option maxseg size set rt mtu
-        Statement::ClampMss => Some(super::mss::expressions()),
+        Statement::ClampMss => Some(clamp_mss()),
         // counter
         Statement::Counter => Some(vec![Expression::Counter { packets: 0, bytes: 0 }]),
         // goto group_1
@@ -245,7 +246,22 @@ fn is_local(flags: u32) -> Vec<Expression> {
     ]
 }
 
-/// `meta mark & 0x1fff . ip saddr @egress`: the fields stand one behind the other, each from a word of its own on.
+/// `tcp flags syn tcp option maxseg size set rt mtu`
+pub(super) fn clamp_mss() -> Vec<Expression> {
+    let register = Register::FIRST;
+    vec![
+        Expression::Meta { key: NFT_META_L4PROTO, register },
+        Expression::Compare { register, negated: false, value: vec![mss::TCP] },
+        Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: mss::FLAGS_OFFSET, length: 1, register },
+        Expression::Mss(mss::Part::SynFlag),
+        Expression::Compare { register, negated: true, value: vec![0] },
+        Expression::Rt { key: NFT_RT_TCPMSS, register },
+        Expression::Mss(mss::Part::NetworkOrder),
+        Expression::Mss(mss::Part::Write),
+    ]
+}
+
+/// `meta mark & 0x1fff . ip saddr @egress`: the fields are concatenated, each starting at a word boundary.
 fn in_set(fields: &[Field], mask: Option<u32>, negated: bool, set: &str) -> Option<Vec<Expression>> {
     let mut expressions = Vec::new();
     let mut word = 0;

@@ -29,8 +29,9 @@ use crate::reconcile::agent::policy_cache::{CacheError, PolicyCache, PublishedHe
 use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWriter};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
-use crate::reconcile::node::round::{GatewayState, Reconciler, RoundError, now};
+use crate::reconcile::node::round::{GatewayState, Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
+use crate::reconcile::now;
 use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::reconcile::process::{StartError, Stop};

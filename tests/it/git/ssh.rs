@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use egret::git::credentials::Credentials;
 use egret::git::mirror::Mirror;
@@ -15,6 +15,7 @@ use egret::git::{Error, ErrorKind};
 
 use super::fixture::Origin;
 use super::publishing::{BRANCH, files_on_branch, publish_file};
+use crate::lab::wait_until;
 
 /// An sshd that lets one key in, and ends with the test.
 pub(super) struct Server {
@@ -73,11 +74,8 @@ impl Server {
         let child =
             Command::new("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(folder.join("config")).stderr(log).spawn();
         let server = Self { child: child.expect("sshd is installed"), port, folder };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "{}", server.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let listens = wait_until(Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        assert!(listens, "{}", server.log());
         server.write_known_hosts(&server.public_key("host"));
         server
     }

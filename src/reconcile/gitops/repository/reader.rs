@@ -24,7 +24,7 @@ use crate::core::signature::Signatures;
 use crate::git::mirror::{Head, Mirror};
 use crate::git::signature::{Unsigned, not_later, verify};
 use crate::git::{self, CommitId, CommitInfo, ErrorKind};
-use crate::reconcile::node::round::now;
+use crate::reconcile::now;
 
 /// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
 const CLOCK: Duration = Duration::from_secs(10);
