@@ -136,7 +136,7 @@ impl Error {
             Self::Keys { hint, .. } => (*hint).to_owned(),
             Self::SigningKey { .. } => "make one: ssh-keygen -t ed25519 -N '' -f FILE".to_owned(),
             Self::NoToken { source, .. } => return source.hint.clone(),
-            Self::Denied { .. } => "give a key (--ssh-key) or a token that may read the repository".to_owned(),
+            Self::Denied { .. } => "give a key (--git-ssh-key) or a token that may read the repository".to_owned(),
             Self::HostKey { host, verdict, offered, .. } => host_key_hint(host, verdict, offered),
             Self::NoRepository { .. } => "the path must be a bare repository or a work tree's top folder".to_owned(),
             Self::ForeignOwner { repository, .. } => {

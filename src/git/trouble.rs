@@ -110,10 +110,10 @@ impl Trouble {
                 "does the address have a name that the certificate is for, and is the clock right here and there?"
             }
             Self::Authority(_) => {
-                "if an authority of your own signed the server's certificate, name its file by --ca-file"
+                "if an authority of your own signed the server's certificate, name its file by --git-ca-file"
             }
             Self::ClientCertificate(_) => {
-                "name a certificate that the server takes by --client-certificate, and its key by --client-key"
+                "name a certificate that the server takes by --git-client-certificate, and its key by --git-client-key"
             }
             Self::Proxy(_) => "see --git-proxy; a user and a password for it stand in its address, before an @",
             Self::Redirect { .. } => {

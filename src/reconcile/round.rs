@@ -26,6 +26,7 @@ use crate::core::placement::handover::{Handover, Serving};
 use crate::core::placement::{Said, Unfit, place, place_with};
 use crate::core::plan::sources::Holders;
 use crate::core::plan::{Beside, Plan, Step, plan, plan_beside};
+use crate::core::policy::PolicyId;
 use crate::core::report::drift::{self, Class};
 use crate::core::report::history::{NodeReport, Sighting};
 use crate::core::state::NodeState;
@@ -78,6 +79,8 @@ impl RoundError {
 pub struct Done {
     /// Steps that were taken, in order.
     pub steps: Vec<Step>,
+    /// The policies that they are about; none where only drift was corrected.
+    pub policies: BTreeSet<PolicyId>,
     /// What had drifted.
     pub drifted: usize,
     /// The same by how it differed.
@@ -227,6 +230,9 @@ impl Engine {
                 done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
                 self.settle(intent, compiled)?;
                 return Ok(done);
+            }
+            if done.steps.is_empty() {
+                done.policies = compiled.policies_that_differ(self.in_force.as_ref().map(|(_, before)| before));
             }
             match self.apply(&left, observed.generation, &compiled, range, &mut done.steps).await {
                 // What differs at the next look is what somebody else did meanwhile.

@@ -105,7 +105,9 @@ warn   Cilium is here, and whether it routes by eBPF, past netfilter, can't be t
        hint: `cilium status | grep 'Host Routing'` should say Legacy; if not: bpf.hostLegacyRouting=true
 ";
     assert_eq!(said, Said { code: Some(1), stdout: expected.to_owned(), stderr: String::new() });
-    let json: Vec<serde_json::Value> = serde_json::from_str(&doctor(&node, &["--output=json".into()]).stdout).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&doctor(&node, &["--output=json".into()]).stdout).unwrap();
+    assert_eq!(json["formatVersion"], 1);
+    let json = json["checks"].as_array().unwrap();
     let errors: Vec<&str> =
         json.iter().filter(|check| check["severity"] == "error").filter_map(|check| check["code"].as_str()).collect();
     assert_eq!(errors, ["forwarding", "tunnel-port", "foreign-route"]);

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: which node answers (`placement`), what the kernel holds now and in which order to change it (`plan`).
 
+mod concerned;
 pub mod counters;
 mod forwarding;
 mod groups;

@@ -18,7 +18,7 @@ use super::state::ownership::Range;
 
 use self::sources::{Holders, Sources};
 
-pub use text::{Listing, text_diff, unified_diff};
+pub use text::{Listing, StepLine, text_diff, unified_diff};
 
 /// Steps in the order they are to be taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

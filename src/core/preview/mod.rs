@@ -35,7 +35,7 @@ pub use self::markdown::{markdown, marker};
 pub use self::nodes::{NodeChange, Nodes};
 pub use self::outcome::{Fate, Outcome};
 pub use self::refusal::refusal;
-pub use self::text::{Line, Look, lines};
+pub use self::text::{Line, Look, TextForm, lines};
 pub use self::ways::Move;
 use self::ways::Ways;
 pub use self::words::Words;

@@ -2,12 +2,13 @@
 //!
 //! Deliberately absent: the clock. Whether a window is open, or a suspension is over, is asked of the values (`core::admission`).
 
-use jiff::{SignedDuration, Span as Length, SpanRelativeTo, Timestamp};
+use jiff::{SignedDuration, Timestamp};
 
 use super::policy::timestamp;
 use super::schedule::{crontab, time_zone};
 use crate::core::admission::{ChangeWindows, Suspension, Window};
 use crate::core::diagnostic::{Diagnostic, SpanPoint};
+use crate::core::duration::parse;
 use crate::core::policy::document::{CHANGE_WINDOW, CHANGE_WINDOWS, SUSPEND};
 use crate::core::policy::findings::{Findings, Span, quoted};
 use crate::core::policy::reader::{Object, list, text};
@@ -72,9 +73,7 @@ fn window(node: &Node, out: &mut Findings<'_>) -> Option<Window> {
 
 fn duration(node: &Node, out: &mut Findings<'_>) -> Option<SignedDuration> {
     let written = text(node, "`duration`", out)?;
-    let length: Option<Length> = written.parse().ok();
-    let length = length.and_then(|length| length.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
-    let Some(length) = length else {
+    let Some(length) = parse(written) else {
         out.error(node.span, "bad-duration", format!("{} is no length of time", quoted(written)))
             .hint("as in 4h, 90m, 1h 30m, 2d");
         return None;

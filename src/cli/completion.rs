@@ -1,0 +1,21 @@
+//! `egret completion SHELL`: a completion script, made by clap.
+
+use std::process::ExitCode;
+
+use clap_complete::Shell;
+
+use super::output::{self, Failure};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CompletionArgs {
+    /// The shell. For bash: source <(egret completion bash).
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+pub(super) fn run(args: &CompletionArgs) -> Result<ExitCode, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::command(), "egret", &mut script);
+    output::print(&String::from_utf8_lossy(&script))?;
+    Ok(ExitCode::SUCCESS)
+}
