@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Why a watch cannot be kept.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum FileWatchError {
     /// The kernel gave no inotify instance: `fs.inotify.max_user_instances` is what limits them.
     #[error("cannot watch files for changes")]
     Inotify(#[source] notify::Error),
@@ -52,14 +52,14 @@ enum Message {
 impl Watcher {
     /// Begins to watch. A change before this returns is not told; every change after it is, by one `()` for one or many.
     /// A path that cannot be watched (the limit `fs.inotify.max_user_watches`) is looked at every few seconds instead.
-    pub fn new(paths: &[PathBuf]) -> Result<(Self, mpsc::Receiver<()>), Error> {
+    pub fn new(paths: &[PathBuf]) -> Result<(Self, mpsc::Receiver<()>), FileWatchError> {
         let (wake, events) = blocking::channel();
         let handler = wake.clone();
         let inotify = notify::recommended_watcher(move |event| {
             // Nobody listens any more: the watcher is being dropped.
             let _ = handler.send(Message::Event(event));
         })
-        .map_err(Error::Inotify)?;
+        .map_err(FileWatchError::Inotify)?;
         // Room for one: a second change before the first was looked at says nothing new.
         let (tell, told) = mpsc::channel(1);
         let mut watch = Watch { inotify, roots: paths.to_vec(), laid: BTreeSet::new(), inodes: Vec::new(), tell };
@@ -67,7 +67,7 @@ impl Watcher {
         thread::Builder::new()
             .name("egret-watch".to_owned())
             .spawn(move || watch.run(&events))
-            .map_err(Error::Thread)?;
+            .map_err(FileWatchError::Thread)?;
         Ok((Self { wake }, told))
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::args::{CLUSTER, LogArgs, ServeArgs, node_name};
 use super::output::{self, Failure, Verbosity};
-use crate::reconcile::agent::{self, AgentError, Options};
+use crate::reconcile::agent::{self, AgentError, AgentOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AgentArgs {
@@ -26,7 +26,7 @@ pub(super) struct AgentArgs {
 
 pub(super) fn run(args: &AgentArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
     args.log.start(verbosity);
-    let options = Options {
+    let options = AgentOptions {
         node: node_name(args.node.as_deref())?,
         state_folder: args.state_dir.clone(),
         remove: args.remove,

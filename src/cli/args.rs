@@ -18,8 +18,8 @@ use crate::core::name::NodeName;
 use crate::core::policy::check::windows_file;
 use crate::core::signature::Require;
 use crate::git::signature::Flags;
-use crate::reconcile::following::Following;
-use crate::reconcile::hook;
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
+use crate::reconcile::gitops::webhook;
 use crate::telemetry;
 
 /// The heading of options for the form of results and logs.
@@ -73,8 +73,8 @@ impl FollowArgs {
         branch: &BranchArgs,
         cluster: &str,
         poll: Duration,
-    ) -> Result<Following, Failure> {
-        Ok(Following {
+    ) -> Result<TrackedRepository, Failure> {
+        Ok(TrackedRepository {
             source: repository.source()?,
             branch: branch.branch.clone(),
             access: repository.access()?,
@@ -162,9 +162,9 @@ pub(super) struct WebhookArgs {
 
 impl WebhookArgs {
     /// Address and secret; none where no webhook is accepted.
-    pub(super) fn options(&self) -> Option<hook::Options> {
+    pub(super) fn options(&self) -> Option<webhook::WebhookOptions> {
         let (listen, secret_file) = (self.webhook?, self.webhook_secret_file.clone()?);
-        Some(hook::Options { listen, secret_file })
+        Some(webhook::WebhookOptions { listen, secret_file })
     }
 }
 

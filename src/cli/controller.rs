@@ -10,7 +10,7 @@ use super::args::{
 use super::output::{self, Failure, Verbosity};
 use super::pull_requests::PullRequestArgs;
 use crate::cluster::live::Timing;
-use crate::reconcile::controller::{self, ControllerError, Options};
+use crate::reconcile::controller::{self, ControllerError, ControllerOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ControllerArgs {
@@ -80,7 +80,7 @@ pub(super) fn run(args: ControllerArgs, verbosity: &Verbosity) -> Result<ExitCod
         let repository = args.repo.with(&args.git);
         let cluster = args.cluster;
         let duration = cluster.lease_duration;
-        let options = Options {
+        let options = ControllerOptions {
             following: args.follow.following(repository, &args.branch, &cluster.cluster_name, args.poll)?,
             previews: args.pull_requests.board(repository)?,
             signing_key: args.follow.signing_key,

@@ -11,7 +11,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet,
 use serde::Serialize;
 
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::policy::catalogue::Tally;
+use crate::core::policy::catalogue::DiagnosticCounts;
 
 /// The longest line that is shown whole, in bytes. Of a longer one, as in minified JSON, only the place is named.
 const LONGEST_LINE: usize = 400;
@@ -171,8 +171,8 @@ fn github_property(text: &str) -> String {
 }
 
 /// The last line of a validation: `2 errors, 1 warning in 2 of 41 documents; the other 39 are fine`.
-pub fn summary(tally: Tally) -> String {
-    let Tally { errors, warnings, touched, documents } = tally;
+pub fn summary(tally: DiagnosticCounts) -> String {
+    let DiagnosticCounts { errors, warnings, touched, documents } = tally;
     let all = counted(documents, "document");
     if errors + warnings == 0 {
         return match documents {
@@ -314,7 +314,7 @@ error: a destination has host bits set
 
     #[test]
     fn the_last_line_counts() {
-        let tally = |errors, warnings, touched, documents| Tally { errors, warnings, touched, documents };
+        let tally = |errors, warnings, touched, documents| DiagnosticCounts { errors, warnings, touched, documents };
         for (tally, expected) in [
             (tally(2, 1, 2, 41), "2 errors, 1 warning in 2 of 41 documents; the other 39 are fine"),
             (tally(0, 1, 1, 2), "1 warning in 1 of 2 documents; the other one is fine"),

@@ -14,10 +14,10 @@ use super::diagnostics::{self, Colour};
 use super::output::{self, Failure, Form, Manifests, Paint, is_standard_input, paint, standard_input};
 use super::{json, plan};
 use crate::core::name::NodeName;
-use crate::core::policy::catalogue::{Catalogue, Change};
+use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::policy::config::Config;
 use crate::core::policy::lint::lint;
-use crate::kernel::doctor::{self, Asked, Check, Severity};
+use crate::kernel::doctor::{self, Check, CheckStatus, DoctorInput};
 
 /// Cilium's ConfigMap.
 const CILIUM_CONFIG: &str = "cilium-config";
@@ -44,7 +44,7 @@ pub(super) struct DoctorArgs {
 }
 
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
-    let mut asked = Asked::default();
+    let mut asked = DoctorInput::default();
     let mut found = Vec::new();
     if let Some(address) = &args.repo {
         let (check, config) = repository(Repository { address, git: &args.git }, &args.cluster_name);
@@ -57,7 +57,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     }
     found.extend(output::runtime()?.block_on(doctor::examine(&asked)));
     output::print(&shown(&found, args.output, output::colour()))?;
-    let bad = found.iter().any(|check| check.severity == Severity::Error);
+    let bad = found.iter().any(|check| check.severity == CheckStatus::Error);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -88,7 +88,7 @@ fn repository(repository: Repository<'_>, cluster_name: &str) -> (Check, Config)
 }
 
 /// Whether the cluster's manifests can be read and have this node. What they hold of both is added to `asked`.
-fn cluster(path: &Path, name: &str, asked: &mut Asked) -> Vec<Check> {
+fn cluster(path: &Path, name: &str, asked: &mut DoctorInput) -> Vec<Check> {
     let read = if is_standard_input(path) {
         standard_input().and_then(|text| Ok((Manifests::of_text(&text)?, vec![text])))
     } else {
@@ -142,7 +142,7 @@ struct Metadata {
 fn texts(path: &Path) -> Vec<String> {
     if path.is_dir() {
         let files = plan::folder(path).unwrap_or_default().into_values();
-        return files.filter_map(|file| if let Change::Text(text) = file { Some(text) } else { None }).collect();
+        return files.filter_map(|file| if let FileUpdate::Text(text) = file { Some(text) } else { None }).collect();
     }
     std::fs::read_to_string(path).into_iter().collect()
 }
@@ -172,9 +172,9 @@ fn shown(found: &[Check], form: Form, colour: Colour) -> String {
     for Check { severity, message, hint, .. } in found {
         let word = format!("{severity:<5}");
         let paint_of = match severity {
-            Severity::Ok => Paint::Good,
-            Severity::Warn => Paint::Doubtful,
-            Severity::Error => Paint::Bad,
+            CheckStatus::Ok => Paint::Good,
+            CheckStatus::Warn => Paint::Doubtful,
+            CheckStatus::Error => Paint::Bad,
         };
         let _ = match form {
             Form::Markdown => writeln!(text, "- **{severity}** {message}"),

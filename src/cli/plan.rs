@@ -12,9 +12,9 @@ use super::diagnostics::Colour;
 use super::exit::CHANGES;
 use super::json;
 use super::output::{self, Failure, Form, Manifests, painted_diff};
-use crate::core::admission::{ChangeWindows, Rules, Verdict, Why};
-use crate::core::compile::marks::Marks;
-use crate::core::compile::{Compiled, Input, Refused, compile};
+use crate::core::admission::{AdmissionDecision, AdmissionRules, ChangeWindows, PendingReason};
+use crate::core::compile::exit_ids::ExitIds;
+use crate::core::compile::{CompileInput, Compiled, RefusedParts, compile};
 use crate::core::facts::Facts;
 use crate::core::finding::Finding;
 use crate::core::labels::Labels;
@@ -22,7 +22,7 @@ use crate::core::name::NodeName;
 use crate::core::placement::{Placement, place};
 use crate::core::plan::{Plan, Step, StepLine, plan, summary, unified_diff};
 use crate::core::policy::PolicySet;
-use crate::core::policy::catalogue::{Catalogue, Change, Refusal};
+use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate};
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::state::NodeState;
 use crate::core::text::wrapped;
@@ -30,10 +30,10 @@ use crate::git::CommitId;
 use crate::git::mirror::Mirror;
 use crate::git::signature::Flags;
 use crate::kernel::{Kernel, Observed};
-use crate::reconcile::marks::of_this_node;
-use crate::reconcile::memory::{Kept, Memory};
-use crate::reconcile::repository;
-use crate::reconcile::round::now;
+use crate::reconcile::gitops::repository;
+use crate::reconcile::node::mark_mask::of_this_node;
+use crate::reconcile::node::round::now;
+use crate::reconcile::persistence::state_store::{PersistedState, StateStore};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 nothing would change, 2 there are changes, 1 failure.")]
@@ -74,8 +74,8 @@ struct Shown {
     observed: NodeState,
     compiled: Compiled,
     findings: Vec<Finding>,
-    /// Why none of it happens yet.
-    waits: Option<Why>,
+    /// PendingReason none of it happens yet.
+    waits: Option<PendingReason>,
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, Failure> {
@@ -112,30 +112,30 @@ pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, Failure> {
 }
 
 /// What Egret on this node has stored, if it has run.
-fn memory(args: &PlanArgs, node: &NodeName) -> Result<Kept, Failure> {
+fn memory(args: &PlanArgs, node: &NodeName) -> Result<PersistedState, Failure> {
     let folder = args.node.state_dir.join(node.as_str());
     if !folder.is_dir() {
-        return Ok(Kept::default());
+        return Ok(PersistedState::default());
     }
-    Ok(Memory::open(&folder).map_err(|error| Failure::new(error, None))?.kept().clone())
+    Ok(StateStore::open(&folder).map_err(|error| Failure::new(error, None))?.kept().clone())
 }
 
 /// What the revision waits for, judged as the node will: by what egret.yaml in force says of windows. On a node where nothing was ever
 /// in force nothing waits.
 fn waits(
     in_force: &Catalogue,
-    files: &BTreeMap<String, Change>,
+    files: &BTreeMap<String, FileUpdate>,
     trailers: &[(String, String)],
     given: Option<ChangeWindows>,
-) -> Option<Why> {
+) -> Option<PendingReason> {
     let windows = given.unwrap_or_else(|| in_force.policies().config.change_windows.clone());
-    let without = BTreeMap::from([(CONFIG_FILE.to_owned(), Change::Removed)]);
+    let without = BTreeMap::from([(CONFIG_FILE.to_owned(), FileUpdate::Removed)]);
     let config =
         files.get(CONFIG_FILE).map_or(without, |file| BTreeMap::from([(CONFIG_FILE.to_owned(), file.clone())]));
     let suspension = in_force.config_after(&config).and_then(|config| config.suspend);
-    match (Rules { windows: &windows, suspension: suspension.as_ref(), trailers }).judge(now()) {
-        Verdict::Withheld(why) => Some(why),
-        Verdict::Admitted | Verdict::Emergency { .. } => None,
+    match (AdmissionRules { windows: &windows, suspension: suspension.as_ref(), trailers }).judge(now()) {
+        AdmissionDecision::Withheld(why) => Some(why),
+        AdmissionDecision::Admitted | AdmissionDecision::Emergency { .. } => None,
     }
 }
 
@@ -164,15 +164,15 @@ fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, obs
     // As it will be once every node has the labels that Git asks for: a plan that stops at the label would show nothing.
     let facts = set.labelled(facts);
     let placement: Placement = place(set, &facts, now());
-    let marks = Marks::observed(&observed.state.nft, set.config.range);
-    let input = Input {
+    let marks = ExitIds::observed(&observed.state.nft, set.config.range);
+    let input = CompileInput {
         node: &node,
         set,
         placement: &placement,
         facts: &facts,
-        ground: &observed.ground,
+        host_network: &observed.host_network,
         marks: &marks,
-        refused: Refused::NOTHING,
+        refused: RefusedParts::NOTHING,
     };
     let compiled = compile(&input);
     let plan = plan(&compiled.desired, &observed.state, set.config.range);
@@ -202,7 +202,7 @@ struct PlanJson<'p> {
     verdict: String,
     steps: Vec<StepLine>,
     findings: &'p [Finding],
-    waits: Option<&'p Why>,
+    waits: Option<&'p PendingReason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     diff: Option<String>,
 }
@@ -238,11 +238,11 @@ impl Shown {
         text
     }
 
-    /// Why the revision does not take effect at once, where it changes something.
+    /// PendingReason the revision does not take effect at once, where it changes something.
     fn later(&self) -> Option<String> {
         let why = self.waits.as_ref().filter(|_| !self.plan.is_empty())?;
         let until = match why {
-            Why::Unsigned { .. } => "does not take effect",
+            PendingReason::Unsigned { .. } => "does not take effect",
             _ => "does not take effect until then",
         };
         Some(format!("{why}; {} {until}", self.revision))
@@ -277,27 +277,27 @@ impl Shown {
 
 /// A revision, or a folder.
 struct Read {
-    files: BTreeMap<String, Change>,
+    files: BTreeMap<String, FileUpdate>,
     /// Its name.
     revision: String,
     /// What is active, if that is known and another one.
-    before: Option<BTreeMap<String, Change>>,
+    before: Option<BTreeMap<String, FileUpdate>>,
     /// Trailers of its message.
     trailers: Vec<(String, String)>,
     /// That it is not signed as demanded.
-    unsigned: Option<Why>,
+    unsigned: Option<PendingReason>,
 }
 
 /// What a revision is judged by.
 struct Judge<'a> {
     flags: Flags,
-    memory: &'a Kept,
+    memory: &'a PersistedState,
     cluster: &'a str,
 }
 
 impl Judge<'_> {
     /// Whether a commit is signed as the node will demand it: by egret.yaml in force, and by the commit's own where nothing is.
-    fn unsigned(&self, mirror: &Mirror, commit: CommitId) -> Result<Option<Why>, Failure> {
+    fn unsigned(&self, mirror: &Mirror, commit: CommitId) -> Result<Option<PendingReason>, Failure> {
         let known = self.memory.commit.as_deref().and_then(CommitId::parse);
         let from = known.unwrap_or(commit);
         let demanded = if mirror.has(from) {
@@ -310,7 +310,9 @@ impl Judge<'_> {
         };
         let demanded = demanded.or_else(|| self.memory.signatures.clone());
         let judged = self.flags.judge(mirror, demanded.as_ref(), known, commit)?;
-        Ok(judged.err().map(|unsigned| Why::Unsigned { commit: unsigned.commit.to_string(), what: unsigned.what }))
+        Ok(judged
+            .err()
+            .map(|unsigned| PendingReason::Unsigned { commit: unsigned.commit.to_string(), what: unsigned.what }))
     }
 }
 
@@ -318,7 +320,7 @@ impl Judge<'_> {
 pub(super) fn files(
     repository: Repository<'_>,
     rev: Option<&str>,
-) -> Result<(BTreeMap<String, Change>, String), Failure> {
+) -> Result<(BTreeMap<String, FileUpdate>, String), Failure> {
     read(repository, rev, None).map(|read| (read.files, read.revision))
 }
 
@@ -350,7 +352,7 @@ fn read(repository: Repository<'_>, rev: Option<&str>, judge: Option<&Judge<'_>>
 }
 
 /// The files of a folder, as they lie there. Links and hidden folders are passed over, as they are in a commit.
-pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, Change>, Failure> {
+pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, FileUpdate>, Failure> {
     let mut files = BTreeMap::new();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
@@ -377,16 +379,16 @@ pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, Change>, Failure> {
     Ok(files)
 }
 
-fn read_file(path: &Path, link: bool) -> std::io::Result<Change> {
+fn read_file(path: &Path, link: bool) -> std::io::Result<FileUpdate> {
     if link {
-        return Ok(Change::Refused(Refusal::Symlink));
+        return Ok(FileUpdate::Refused(FileRefusal::Symlink));
     }
     if path.metadata()?.len() > crate::git::files::LARGEST_FILE as u64 {
-        return Ok(Change::Refused(Refusal::TooLarge));
+        return Ok(FileUpdate::Refused(FileRefusal::TooLarge));
     }
     Ok(match String::from_utf8(std::fs::read(path)?) {
-        Ok(text) => Change::Text(text),
-        Err(_) => Change::Refused(Refusal::NotUtf8),
+        Ok(text) => FileUpdate::Text(text),
+        Err(_) => FileUpdate::Refused(FileRefusal::NotUtf8),
     })
 }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::args::is_loopback;
 use super::output::{self, Failure, Verbosity};
 use crate::core::preview::Preview;
-use crate::forge::{self, Done, Forge, Kind, Post, Token};
+use crate::forge::{self, Forge, ForgeKind, Post, PostAction, Token};
 use crate::secret::Secret;
 
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub(super) struct PostArgs {
     pub(super) post: bool,
     /// Which forge the repository is on. Forgejo is `gitea`.
     #[arg(long, value_name = "KIND", value_enum, requires = "post")]
-    forge: Option<ForgeKind>,
+    forge: Option<ForgeArg>,
     /// The forge's address, or its API's root [default: github.com or gitlab.com].
     #[arg(long, value_name = "URL", requires = "post")]
     forge_url: Option<String>,
@@ -51,18 +51,18 @@ pub(super) struct PostArgs {
 
 /// Which forge, on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum ForgeKind {
+pub(super) enum ForgeArg {
     Github,
     Gitlab,
     Gitea,
 }
 
-impl From<ForgeKind> for Kind {
-    fn from(kind: ForgeKind) -> Self {
+impl From<ForgeArg> for ForgeKind {
+    fn from(kind: ForgeArg) -> Self {
         match kind {
-            ForgeKind::Github => Self::GitHub,
-            ForgeKind::Gitlab => Self::GitLab,
-            ForgeKind::Gitea => Self::Gitea,
+            ForgeArg::Github => Self::GitHub,
+            ForgeArg::Gitlab => Self::GitLab,
+            ForgeArg::Gitea => Self::Gitea,
         }
     }
 }
@@ -70,7 +70,7 @@ impl From<ForgeKind> for Kind {
 /// Where a CI run is, as far as its environment has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Place {
-    kind: Option<Kind>,
+    kind: Option<ForgeKind>,
     url: Option<String>,
     project: Option<String>,
     pull: Option<u64>,
@@ -98,9 +98,9 @@ impl Place {
             return Self::default();
         }
         let (kind, author) = match (environment("GITEA_ACTIONS"), environment("FORGEJO_ACTIONS")) {
-            (_, Some(_)) => (Kind::Gitea, "forgejo-actions"),
-            (Some(_), None) => (Kind::Gitea, "gitea-actions"),
-            (None, None) => (Kind::GitHub, "github-actions[bot]"),
+            (_, Some(_)) => (ForgeKind::Gitea, "forgejo-actions"),
+            (Some(_), None) => (ForgeKind::Gitea, "gitea-actions"),
+            (None, None) => (ForgeKind::GitHub, "github-actions[bot]"),
         };
         let event = environment("GITHUB_EVENT_PATH").and_then(|path| read(&path)).unwrap_or_default();
         let by_reference = || environment("GITHUB_REF")?.strip_prefix("refs/pull/")?.split('/').next()?.parse().ok();
@@ -129,7 +129,7 @@ impl Place {
         let project = environment("CI_MERGE_REQUEST_PROJECT_ID").or_else(|| here.clone());
         let pipeline = environment("CI_PIPELINE_ID").and_then(|id| id.parse().ok()).filter(|_| project == here);
         Self {
-            kind: Some(Kind::GitLab),
+            kind: Some(ForgeKind::GitLab),
             url: environment("CI_API_V4_URL"),
             project,
             pull: environment("CI_MERGE_REQUEST_IID").and_then(|iid| iid.parse().ok()),
@@ -173,14 +173,14 @@ impl PostArgs {
                 Some(format!("name it by {flag}, or run in a forge's CI for pull requests")),
             )
         };
-        let kind = self.forge.map(Kind::from).or(place.kind).ok_or_else(|| missing("the forge", "--forge"))?;
+        let kind = self.forge.map(ForgeKind::from).or(place.kind).ok_or_else(|| missing("the forge", "--forge"))?;
         // The environment of another forge is of no use for this one.
         let place = if place.kind == Some(kind) { place } else { Place::default() };
         let project = self.project.clone().or(place.project).ok_or_else(|| missing("the repository", "--project"))?;
         let pull = self.pull.or(place.pull).ok_or_else(|| missing("the pull request", "--pull"))?;
         let (token, own) = self.token(place.tokens, environment)?;
         let url = self.forge_url.clone().or(place.url);
-        let mut options = forge::Options::new(kind, project);
+        let mut options = forge::ForgeOptions::new(kind, project);
         options.https.plain = url.as_deref().is_some_and(is_loopback);
         options.https.roots.clone_from(&self.forge_ca_file);
         options.https.proxy = self.forge_proxy.clone().map(Secret::new);
@@ -217,7 +217,7 @@ pub(super) fn token_in(path: PathBuf) -> Token {
     })
 }
 
-fn failure(error: forge::Error) -> Failure {
+fn failure(error: forge::ForgeError) -> Failure {
     let hint = error.hint();
     Failure::new(error, hint)
 }
@@ -235,7 +235,7 @@ impl Target {
             report("check run", check, verbosity);
         }
         match posted.comment {
-            Done::Refused(error) => instead(&post, error, verbosity),
+            PostAction::Refused(error) => instead(&post, error, verbosity),
             done => {
                 report("comment", done, verbosity);
                 Ok(())
@@ -245,8 +245,8 @@ impl Target {
 }
 
 /// The comment on the run's page, or in its log.
-fn instead(post: &Post, error: forge::Error, verbosity: &Verbosity) -> Result<(), Failure> {
-    report("comment", Done::Refused(error), verbosity);
+fn instead(post: &Post, error: forge::ForgeError, verbosity: &Verbosity) -> Result<(), Failure> {
+    report("comment", PostAction::Refused(error), verbosity);
     let Some(path) = variable("GITHUB_STEP_SUMMARY") else { return output::print(&post.body) };
     let written = OpenOptions::new().append(true).create(true).open(&path);
     written
@@ -256,15 +256,15 @@ fn instead(post: &Post, error: forge::Error, verbosity: &Verbosity) -> Result<()
     Ok(())
 }
 
-fn report(what: &str, done: Done, verbosity: &Verbosity) {
+fn report(what: &str, done: PostAction, verbosity: &Verbosity) {
     let note = |text: String| output::note(&text, verbosity);
     match done {
-        Done::Created(url) => note(format!("{what} created: {url}")),
-        Done::Updated(url) => note(format!("{what} updated: {url}")),
-        Done::Same(url) => note(format!("{what} is up to date: {url}")),
-        Done::Unneeded => note(format!("no {what}: nothing changes")),
-        Done::Overtaken => note(format!("no {what}: the pull request has a newer head")),
-        Done::Refused(error) => {
+        PostAction::Created(url) => note(format!("{what} created: {url}")),
+        PostAction::Updated(url) => note(format!("{what} updated: {url}")),
+        PostAction::Same(url) => note(format!("{what} is up to date: {url}")),
+        PostAction::Unneeded => note(format!("no {what}: nothing changes")),
+        PostAction::Overtaken => note(format!("no {what}: the pull request has a newer head")),
+        PostAction::Refused(error) => {
             let (error, hint) = failure(error).parts();
             note(format!("no {what}: {error}"));
             if let Some(hint) = hint {
@@ -302,7 +302,7 @@ mod tests {
         ];
         let found = place(&variables, &json!({"pull_request": {"number": 11, "head": {"sha": "abc"}}}));
         let expected = Place {
-            kind: Some(Kind::GitHub),
+            kind: Some(ForgeKind::GitHub),
             url: Some("https://api.github.com".to_owned()),
             project: Some("mos-eisley/policies".to_owned()),
             pull: Some(11),
@@ -319,9 +319,9 @@ mod tests {
             let found = place(&[&variables[..], more].concat(), &Value::Null);
             (found.kind, found.author)
         };
-        assert_eq!(kind(&[("GITEA_ACTIONS", "true")]), (Some(Kind::Gitea), Some("gitea-actions")));
+        assert_eq!(kind(&[("GITEA_ACTIONS", "true")]), (Some(ForgeKind::Gitea), Some("gitea-actions")));
         let forgejo = [("GITEA_ACTIONS", "true"), ("FORGEJO_ACTIONS", "true")];
-        assert_eq!(kind(&forgejo), (Some(Kind::Gitea), Some("forgejo-actions")));
+        assert_eq!(kind(&forgejo), (Some(ForgeKind::Gitea), Some("forgejo-actions")));
     }
 
     #[test]
@@ -336,7 +336,7 @@ mod tests {
             ("CI_JOB_URL", "https://gitlab.example/job"),
         ];
         let expected = Place {
-            kind: Some(Kind::GitLab),
+            kind: Some(ForgeKind::GitLab),
             url: Some("https://gitlab.example/api/v4".to_owned()),
             project: Some("42".to_owned()),
             pull: Some(3),

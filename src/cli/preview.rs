@@ -16,14 +16,14 @@ use super::preview_json::PreviewJson;
 use crate::cluster::read_text;
 use crate::core::diagnostic::Severity;
 use crate::core::facts::Facts;
-use crate::core::preview::{Limits, Look, Most, Preview, TextForm, lines, markdown};
+use crate::core::preview::{CostLimits, DisplayLimits, LineStyle, Preview, TextForm, lines, markdown};
 use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
 use crate::core::snapshot;
 use crate::git::CommitId;
 use crate::git::files::{FileChange, MOST_TEXT};
 use crate::git::mirror::Mirror;
-use crate::reconcile::previewing::{Base, Change, Surroundings};
+use crate::reconcile::gitops::preview::{ClusterContext, MergeBase, ProposedChange};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -93,7 +93,7 @@ pub(super) fn run(args: &PreviewArgs, verbosity: &Verbosity) -> Result<ExitCode,
         output::note(note, verbosity);
     }
     let name = &args.cluster.cluster_name;
-    let first = Base::read(&mirror, base, tip, name, args.admission.labels.keys().as_deref())?;
+    let first = MergeBase::read(&mirror, base, tip, name, args.admission.labels.keys().as_deref())?;
     // The head's reports branch is not read: who writes the head would choose the snapshot.
     let branch = first.config().reports_branch.clone();
     let (facts, facts_from, taken) = facts(args, &mut mirror, &branch)?;
@@ -104,19 +104,19 @@ pub(super) fn run(args: &PreviewArgs, verbosity: &Verbosity) -> Result<ExitCode,
         .and_then(|taken| snapshot::age(taken, now))
         .map_or(facts_from.clone(), |age| format!("{facts_from}, {age} old"));
     let (flags, windows) = (args.admission.flags(), args.admission.windows()?);
-    let surroundings = Surroundings {
+    let surroundings = ClusterContext {
         facts: &facts,
         facts_from: &facts_from,
-        grounds: &facts.grounds,
+        host_networks: &facts.host_networks,
         reports: &reports,
         now,
         signatures: &flags,
         windows: windows.as_ref(),
         limits: limits(args.output.limit),
         most: MOST_TEXT,
-        work: Most::ANY,
+        work: CostLimits::ANY,
     };
-    let change = Change::read(&mirror, name, first, head, surroundings)?;
+    let change = ProposedChange::read(&mirror, name, first, head, surroundings)?;
     let preview = change.preview(surroundings);
     let (code, meaning) = match (change.validation().fails(), preview.changes()) {
         (true, _) => (exit::FAILED, "a document has an error"),
@@ -130,9 +130,9 @@ pub(super) fn run(args: &PreviewArgs, verbosity: &Verbosity) -> Result<ExitCode,
     Ok(ExitCode::from(code))
 }
 
-fn limits(limit: Option<usize>) -> Limits {
-    let usual = Limits::default();
-    limit.map_or(usual, |limit| Limits { names: limit, nodes: limit, lines: usize::MAX, ..usual })
+fn limits(limit: Option<usize>) -> DisplayLimits {
+    let usual = DisplayLimits::default();
+    limit.map_or(usual, |limit| DisplayLimits { names: limit, nodes: limit, lines: usize::MAX, ..usual })
 }
 
 /// The tip that the change is for, where it began, and its head.
@@ -193,13 +193,13 @@ fn shown(preview: &Preview<'_>, args: &OutputArgs, code: u8, meaning: &str) -> S
             let form = TextForm { width: output::width(), diff: !args.no_diff };
             let painted = lines(preview, form).into_iter().map(|line| {
                 let look = match line.look {
-                    Look::Title => Paint::Title,
-                    Look::Bad => Paint::Bad,
-                    Look::Doubtful => Paint::Doubtful,
-                    Look::Added => Paint::Good,
-                    Look::Removed => Paint::Gone,
-                    Look::Place => Paint::Place,
-                    Look::Plain => return line.text + "\n",
+                    LineStyle::Title => Paint::Title,
+                    LineStyle::Bad => Paint::Bad,
+                    LineStyle::Doubtful => Paint::Doubtful,
+                    LineStyle::Added => Paint::Good,
+                    LineStyle::Removed => Paint::Gone,
+                    LineStyle::Place => Paint::Place,
+                    LineStyle::Plain => return line.text + "\n",
                 };
                 paint(&line.text, look, colour) + "\n"
             });

@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use crate::core::admission::Why;
-use crate::core::compile::Way;
+use crate::core::admission::PendingReason;
+use crate::core::compile::Disposition;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::name::NodeName;
 use crate::core::policy::PolicyId;
-use crate::core::preview::{Fate, Level, Preview, Then, Words};
+use crate::core::preview::{ConnectionFate, FailureOutcome, Preview, RiskLevel, Sentences};
 
 /// The whole preview.
 #[derive(Debug, Serialize)]
@@ -25,7 +25,7 @@ pub(super) struct PreviewJson<'p> {
     pods_moved: usize,
     moves: Vec<MoveJson<'p>>,
     dangers: Vec<DangerJson>,
-    waits: Option<&'p Why>,
+    waits: Option<&'p PendingReason>,
     if_a_gateway_dies: Vec<LossJson<'p>>,
     nodes: NodesJson<'p>,
     config_diff: &'p str,
@@ -127,7 +127,7 @@ impl<'p> PreviewJson<'p> {
             cluster_as_of: input.facts_from,
             changes: preview.changes(),
             concerns_cluster: input.concerned,
-            verdict: Words(preview).verdict(),
+            verdict: Sentences(preview).verdict(),
             validation: ValidationJson {
                 errors: input.validation.tally.errors,
                 warnings: input.validation.tally.warnings,
@@ -166,7 +166,7 @@ fn found(one: &Diagnostic, known: bool) -> FoundJson<'_> {
 }
 
 fn moves<'p>(preview: &'p Preview<'p>) -> Vec<MoveJson<'p>> {
-    let words = Words(preview);
+    let words = Sentences(preview);
     let moves = preview.moves.iter().zip(&preview.fates).map(|(one, fate)| {
         let [from, to, _] = words.ways(one).map(|phrase| phrase.to_string());
         MoveJson {
@@ -177,9 +177,9 @@ fn moves<'p>(preview: &'p Preview<'p>) -> Vec<MoveJson<'p>> {
             to: WayJson { way: kind(&one.to), text: to },
             towards: one.towards.iter().map(ToString::to_string).collect(),
             open_connections: match fate {
-                Fate::Cut => "cut",
-                Fate::Drained => "keptForTenMinutes",
-                Fate::Kept => "kept",
+                ConnectionFate::Cut => "cut",
+                ConnectionFate::Drained => "keptForTenMinutes",
+                ConnectionFate::Kept => "kept",
             },
             pods: one.pods.iter().map(|pod| pod.name.as_str()).collect(),
         }
@@ -187,21 +187,21 @@ fn moves<'p>(preview: &'p Preview<'p>) -> Vec<MoveJson<'p>> {
     moves.collect()
 }
 
-fn kind(way: &Way) -> &'static str {
+fn kind(way: &Disposition) -> &'static str {
     match way {
-        Way::Exit(_) => "exit",
-        Way::Drop => "dropped",
-        Way::Own => "own",
+        Disposition::Exit(_) => "exit",
+        Disposition::Drop => "dropped",
+        Disposition::Own => "own",
     }
 }
 
 fn dangers(preview: &Preview<'_>) -> Vec<DangerJson> {
     let dangers = preview.dangers.iter().map(|danger| {
         let level = match danger.level {
-            Level::Danger => "danger",
-            Level::Warning => "warning",
-            Level::Note => "note",
-            Level::Waits => "waits",
+            RiskLevel::Danger => "danger",
+            RiskLevel::Warning => "warning",
+            RiskLevel::Note => "note",
+            RiskLevel::Waits => "waits",
         };
         DangerJson { level, code: danger.code, title: danger.title, text: danger.text.to_string() }
     });
@@ -211,9 +211,9 @@ fn dangers(preview: &Preview<'_>) -> Vec<DangerJson> {
 fn losses<'p>(preview: &'p Preview<'p>) -> Vec<LossJson<'p>> {
     let losses = preview.losses.iter().map(|loss| {
         let (then, exits) = match &loss.then {
-            Then::Through(exits) => ("through", exits.iter().map(ToString::to_string).collect()),
-            Then::Dropped => ("dropped", Vec::new()),
-            Then::Own => ("own", Vec::new()),
+            FailureOutcome::Through(exits) => ("through", exits.iter().map(ToString::to_string).collect()),
+            FailureOutcome::Dropped => ("dropped", Vec::new()),
+            FailureOutcome::Own => ("own", Vec::new()),
         };
         let (gateway, policy) = (loss.gateway.as_str(), loss.policy.to_string());
         LossJson { gateway, policy, pods: loss.pods, then, exits }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::args::{Repository, is_loopback};
 use super::output::Failure;
-use super::post::{ForgeKind, token_in};
-use crate::forge::app::Use;
-use crate::forge::{self, Forge, Kind, Token};
-use crate::reconcile::pulls::Board;
+use super::post::{ForgeArg, token_in};
+use crate::forge::app::TokenPurpose;
+use crate::forge::{self, Forge, ForgeKind, Token};
+use crate::reconcile::gitops::pulls::ForgeTarget;
 use crate::secret::Secret;
 use crate::telemetry::chain;
 
@@ -19,7 +19,7 @@ pub(super) struct PullRequestArgs {
     /// Preview open pull requests of the policy repository on this forge, and post each preview: a comment, a commit status, on GitHub
     /// a check run. Forgejo is `gitea`.
     #[arg(long, value_name = "FORGE", env = "EGRET_PREVIEWS", value_enum)]
-    previews: Option<ForgeKind>,
+    previews: Option<ForgeArg>,
     /// The forge's address, or its API's root [default: github.com or gitlab.com].
     #[arg(long, value_name = "URL", env = "EGRET_FORGE_URL", requires = "previews")]
     forge_url: Option<String>,
@@ -42,8 +42,8 @@ pub(super) struct PullRequestArgs {
 
 impl PullRequestArgs {
     /// The forge, with credentials; none without --previews.
-    pub(super) fn board(&self, repository: Repository<'_>) -> Result<Option<Board>, Failure> {
-        let Some(kind) = self.previews.map(Kind::from) else { return Ok(None) };
+    pub(super) fn board(&self, repository: Repository<'_>) -> Result<Option<ForgeTarget>, Failure> {
+        let Some(kind) = self.previews.map(ForgeKind::from) else { return Ok(None) };
         let failed =
             |what: &str, hint: &str| Failure::new(format!("preview pull requests: {what}"), Some(hint.to_owned()));
         let source = repository.source()?;
@@ -52,21 +52,21 @@ impl PullRequestArgs {
             .clone()
             .or_else(|| source.place().map(|(_, path)| path))
             .ok_or_else(|| failed("the repository on the forge is not known", "name it by --project OWNER/NAME"))?;
-        let mut options = forge::Options::new(kind, project);
+        let mut options = forge::ForgeOptions::new(kind, project);
         options.https.plain = self.forge_url.as_deref().is_some_and(is_loopback);
         options.https.roots = self.forge_ca_file.clone().or_else(|| repository.ca_file());
         options.https.proxy = self.forge_proxy.clone().map(Secret::new).or_else(|| repository.proxy());
         options.url.clone_from(&self.forge_url);
         options.author.clone_from(&self.forge_author);
         let app = match (&self.forge_token_file, kind) {
-            (None, Kind::GitHub) => repository.app(options.https.clone(), &options.project)?,
+            (None, ForgeKind::GitHub) => repository.app(options.https.clone(), &options.project)?,
             _ => None,
         };
         let token: Token = match (&app, self.forge_token_file.clone()) {
             (Some(app), _) => {
                 let app = Arc::clone(app);
                 Arc::new(move || {
-                    app.token(Use::Pulls).map_err(|error| match error.hint() {
+                    app.token(TokenPurpose::Pulls).map_err(|error| match error.hint() {
                         Some(hint) => format!("{}; {hint}", chain(&error)),
                         None => chain(&error),
                     })
@@ -84,6 +84,6 @@ impl PullRequestArgs {
             let hint = error.hint();
             Failure::new(error, hint)
         })?;
-        Ok(Some(Board { forge, kind, app }))
+        Ok(Some(ForgeTarget { forge, kind, app }))
     }
 }

@@ -8,8 +8,8 @@ use super::output::{self, Failure, Verbosity, no_standard_input};
 use crate::git::access::Access;
 use crate::git::signature::Flags;
 use crate::git::source::{Insecure, Source};
-use crate::reconcile::following::Following;
-use crate::reconcile::node::{self, Options, RunError};
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
+use crate::reconcile::node::{self, RunError, StandaloneOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RemoveArgs {
@@ -24,8 +24,8 @@ pub(super) fn run(args: RemoveArgs, verbosity: &Verbosity) -> Result<ExitCode, F
     no_standard_input(&args.node.cluster)?;
     let node = args.node.node()?;
     let source = Source::parse("/", Insecure::Refuse).map_err(|error| Failure::new(error, None))?;
-    let options = Options {
-        following: Following {
+    let options = StandaloneOptions {
+        following: TrackedRepository {
             source,
             branch: None,
             access: Access::default(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::args::{BranchArgs, FollowArgs, GitArgs, LogArgs, NodeArgs, RepoArgs, ServeArgs, WebhookArgs, duration};
 use super::output::{self, Failure, Verbosity, no_standard_input};
-use crate::reconcile::node::{self, Options, RunError};
+use crate::reconcile::node::{self, RunError, StandaloneOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RunArgs {
@@ -40,7 +40,7 @@ pub(super) fn run(args: RunArgs, verbosity: &Verbosity) -> Result<ExitCode, Fail
     args.log.start(verbosity);
     no_standard_input(&args.node.cluster)?;
     let repository = args.repo.with(&args.git);
-    let options = Options {
+    let options = StandaloneOptions {
         following: args.follow.following(repository, &args.branch, &args.node.cluster_name, args.poll)?,
         signing_key: args.follow.signing_key,
         cluster: args.node.cluster.clone(),

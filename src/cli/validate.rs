@@ -12,9 +12,9 @@ use super::diagnostics::{self, Colour, DiagnosticJson};
 use super::output::{self, Failure, Manifests};
 use super::{json, plan};
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::policy::catalogue::{Catalogue, Change, Tally};
+use crate::core::policy::catalogue::{Catalogue, DiagnosticCounts, FileUpdate};
 use crate::core::policy::lint::{lint, suspensions};
-use crate::reconcile::round::now;
+use crate::reconcile::node::round::now;
 
 /// The form of what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -78,7 +78,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<ExitCode, Failure> {
 }
 
 /// The files: of a revision, or as they lie in a folder, so that a mistake is found before it is committed.
-fn read(args: &ValidateArgs) -> Result<BTreeMap<String, Change>, Failure> {
+fn read(args: &ValidateArgs) -> Result<BTreeMap<String, FileUpdate>, Failure> {
     let source = args.repository().source()?;
     if let (Some(folder), None) = (source.is_local(), &args.rev)
         && folder.join("HEAD").metadata().is_err()
@@ -126,8 +126,8 @@ struct ValidationJson<'d> {
     diagnostics: Vec<DiagnosticJson<'d>>,
 }
 
-fn json(tally: &Tally, found: &[Diagnostic], cluster: &str) -> String {
-    let Tally { errors, warnings, documents, .. } = *tally;
+fn json(tally: &DiagnosticCounts, found: &[Diagnostic], cluster: &str) -> String {
+    let DiagnosticCounts { errors, warnings, documents, .. } = *tally;
     let diagnostics = found.iter().map(DiagnosticJson::from).collect();
     json::text(ValidationJson { cluster, documents, errors, warnings, diagnostics })
 }

@@ -15,7 +15,7 @@ mod splice;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outline::{Outline, Target};
+use outline::{MetadataEntries, Outline};
 
 use crate::core::labels;
 use crate::core::name::NodeName;
@@ -96,7 +96,7 @@ fn check(set: &BTreeMap<String, String>) -> Result<(), EditError> {
 /// Reads the edited text again: the labels must be the wanted ones, and all around them the same as before.
 fn verify(
     before: &Outline<'_>,
-    target: &Target,
+    target: &MetadataEntries,
     edited: &str,
     node: &NodeName,
     wanted: &BTreeMap<String, String>,

@@ -23,7 +23,7 @@ use nix::fcntl::OFlag;
 
 pub(super) use files::Stamp;
 pub(super) use parse::LISTS;
-use parse::{Key, Object, Parsed, Value};
+use parse::{ManifestKey, ManifestObject, ManifestValue, Parsed};
 
 use super::{ClusterError, LabelChanges, Refresh, WatchPath, write};
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
@@ -55,11 +55,15 @@ pub fn read_text(file: &str, text: &str) -> Result<(Facts, Vec<Diagnostic>), Box
     let mut facts = Facts::default();
     for (key, object) in parsed.objects {
         match (key, object.value) {
-            (Key::Node(name), Value::Node(node)) => drop(facts.nodes.insert(name, node)),
-            (Key::Namespace(name), Value::Namespace(labels)) => drop(facts.namespaces.insert(name, labels)),
-            (Key::Pod(name), Value::Pod(pod)) => drop(facts.pods.insert(name, pod)),
-            (Key::EgressNode(name), Value::EgressNode(Some(ground))) => drop(facts.grounds.insert(name, ground)),
-            (Key::Networks(..), Value::Networks(networks)) => facts.pod_networks.extend(networks),
+            (ManifestKey::Node(name), ManifestValue::Node(node)) => drop(facts.nodes.insert(name, node)),
+            (ManifestKey::Namespace(name), ManifestValue::Namespace(labels)) => {
+                drop(facts.namespaces.insert(name, labels))
+            }
+            (ManifestKey::Pod(name), ManifestValue::Pod(pod)) => drop(facts.pods.insert(name, pod)),
+            (ManifestKey::EgressNode(name), ManifestValue::EgressNode(Some(host_network))) => {
+                drop(facts.host_networks.insert(name, host_network))
+            }
+            (ManifestKey::Networks(..), ManifestValue::Networks(networks)) => facts.pod_networks.extend(networks),
             _ => {}
         }
     }
@@ -72,7 +76,7 @@ pub fn read_text(file: &str, text: &str) -> Result<(Facts, Vec<Diagnostic>), Box
 struct KnownFile {
     /// As it was when it was last read; none if it never could be.
     read: Option<Reading>,
-    objects: BTreeMap<Key, Object>,
+    objects: BTreeMap<ManifestKey, ManifestObject>,
     faults: Vec<Diagnostic>,
     /// A state of the file that is not believed yet, and when it was first seen.
     doubted: Option<(Stamp, Instant)>,
@@ -142,12 +146,12 @@ impl Manifests {
     /// Changes the labels of a node in the manifest that counts, and tells whether anything had to be written. The facts have the
     /// labels from then on: a file that was written just now may be one that `refresh` does not believe yet.
     pub(super) fn label(&mut self, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
-        let key = Key::Node(node.clone());
+        let key = ManifestKey::Node(node.clone());
         let found = self.files.iter_mut().rev().find_map(|(path, file)| Some((path, file.objects.get_mut(&key)?)));
         let (path, object) =
             found.ok_or_else(|| ClusterError::UnknownNode { node: node.clone(), path: self.path.clone() })?;
         let written = write::label(&self.path, path, node, changes)?;
-        if let Value::Node(known) = &mut object.value {
+        if let ManifestValue::Node(known) = &mut object.value {
             known.labels.retain(|label, _| !changes.remove.contains(label));
             known.labels.extend(changes.set.clone());
         }
@@ -165,7 +169,7 @@ impl Manifests {
     fn merge(&mut self) -> bool {
         let mut facts = Facts::default();
         let mut faults = Vec::new();
-        let mut owners: BTreeMap<&Key, &Path> = BTreeMap::new();
+        let mut owners: BTreeMap<&ManifestKey, &Path> = BTreeMap::new();
         for (path, file) in &self.files {
             faults.extend(file.faults.iter().cloned());
             for (key, object) in &file.objects {
@@ -174,15 +178,21 @@ impl Manifests {
                     faults.push(fault(path, object.place, "twice", message, Severity::Warning));
                 }
                 match (key, &object.value) {
-                    (Key::Node(name), Value::Node(node)) => drop(facts.nodes.insert(name.clone(), node.clone())),
-                    (Key::Namespace(name), Value::Namespace(labels)) => {
+                    (ManifestKey::Node(name), ManifestValue::Node(node)) => {
+                        drop(facts.nodes.insert(name.clone(), node.clone()))
+                    }
+                    (ManifestKey::Namespace(name), ManifestValue::Namespace(labels)) => {
                         facts.namespaces.insert(name.clone(), labels.clone());
                     }
-                    (Key::Pod(name), Value::Pod(pod)) => drop(facts.pods.insert(name.clone(), pod.clone())),
-                    (Key::EgressNode(name), Value::EgressNode(Some(ground))) => {
-                        facts.grounds.insert(name.clone(), ground.clone());
+                    (ManifestKey::Pod(name), ManifestValue::Pod(pod)) => {
+                        drop(facts.pods.insert(name.clone(), pod.clone()))
                     }
-                    (Key::Networks(..), Value::Networks(networks)) => facts.pod_networks.extend(networks),
+                    (ManifestKey::EgressNode(name), ManifestValue::EgressNode(Some(host_network))) => {
+                        facts.host_networks.insert(name.clone(), host_network.clone());
+                    }
+                    (ManifestKey::Networks(..), ManifestValue::Networks(networks)) => {
+                        facts.pod_networks.extend(networks)
+                    }
                     _ => {}
                 }
             }
@@ -268,7 +278,7 @@ impl KnownFile {
 
     /// Whether an object would be gone, or have less to it, as if the file had been cut off.
     fn would_lose(&self, parsed: &Parsed) -> bool {
-        let broken: BTreeSet<&Key> = parsed.broken.iter().collect();
+        let broken: BTreeSet<&ManifestKey> = parsed.broken.iter().collect();
         self.objects.iter().any(|(key, before)| match parsed.objects.get(key) {
             Some(after) => has_less(&before.value, &after.value),
             None => !broken.contains(key),
@@ -310,15 +320,15 @@ fn may_be_cut_off(bytes: &[u8]) -> bool {
     !closed && !bytes.ends_with(b"\n")
 }
 
-fn has_less(before: &Value, after: &Value) -> bool {
+fn has_less(before: &ManifestValue, after: &ManifestValue) -> bool {
     match (before, after) {
-        (Value::Node(before), Value::Node(after)) => {
+        (ManifestValue::Node(before), ManifestValue::Node(after)) => {
             after.labels.len() < before.labels.len()
                 || after.addresses.len() < before.addresses.len()
                 || after.pod_cidrs.len() < before.pod_cidrs.len()
         }
-        (Value::Namespace(before), Value::Namespace(after)) => after.len() < before.len(),
-        (Value::Pod(before), Value::Pod(after)) => {
+        (ManifestValue::Namespace(before), ManifestValue::Namespace(after)) => after.len() < before.len(),
+        (ManifestValue::Pod(before), ManifestValue::Pod(after)) => {
             let node_lost = |before: &Pod, after: &Pod| before.node.is_some() && after.node.is_none();
             after.labels.len() < before.labels.len()
                 || after.addresses.len() < before.addresses.len()
@@ -327,8 +337,8 @@ fn has_less(before: &Value, after: &Value) -> bool {
                 || before.finished && !after.finished
                 || before.host_network && !after.host_network
         }
-        (Value::EgressNode(before), Value::EgressNode(after)) => before.is_some() && after.is_none(),
-        (Value::Networks(before), Value::Networks(after)) => after.len() < before.len(),
+        (ManifestValue::EgressNode(before), ManifestValue::EgressNode(after)) => before.is_some() && after.is_none(),
+        (ManifestValue::Networks(before), ManifestValue::Networks(after)) => after.len() < before.len(),
         _ => true,
     }
 }

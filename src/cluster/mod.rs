@@ -28,7 +28,7 @@ pub enum Cluster {
     /// A file, or a folder, of Node, Namespace and Pod manifests.
     Manifests(Manifests),
     /// An API server that is watched. Labels are not written through it: that is the controller's.
-    Watched(Box<live::Watching>),
+    Watched(Box<live::ClusterWatch>),
     /// None: for taking everything away, nobody is asked.
     None,
 }
@@ -141,7 +141,7 @@ impl Cluster {
                     pods: BTreeMap::new(),
                     pod_networks: Vec::new(),
                     held: BTreeMap::new(),
-                    grounds: BTreeMap::new(),
+                    host_networks: BTreeMap::new(),
                 };
                 &NOTHING
             }
@@ -187,7 +187,7 @@ impl Cluster {
     }
 
     /// What is watched, where it is.
-    pub fn watching(&self) -> Option<&live::Watching> {
+    pub fn watching(&self) -> Option<&live::ClusterWatch> {
         match self {
             Self::Watched(watching) => Some(watching),
             Self::Manifests(_) | Self::None => None,

@@ -14,7 +14,7 @@ pub use self::windows::{ChangeWindows, Window, by_the_clock};
 
 /// A fetched commit that is not in force, and why. The last one in force stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Withheld {
+pub struct PendingCommit {
     /// Its full name.
     pub commit: String,
     /// The first line of its message.
@@ -24,13 +24,13 @@ pub struct Withheld {
     /// When it was first seen to wait.
     pub since: Timestamp,
     /// What it waits for.
-    pub why: Why,
+    pub why: PendingReason,
 }
 
 /// What a commit waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all_fields = "camelCase")]
-pub enum Why {
+pub enum PendingReason {
     /// The change window is closed.
     #[serde(rename = "ChangeWindowClosed")]
     Window {
@@ -60,7 +60,7 @@ pub enum Why {
     },
 }
 
-impl Why {
+impl PendingReason {
     /// One word for programs: the reason of a condition and of an event.
     pub fn word(&self) -> &'static str {
         match self {
@@ -80,7 +80,7 @@ impl Why {
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for PendingReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Window { opens: Some(opens), time_zone, window } => {
@@ -99,7 +99,7 @@ impl fmt::Display for Why {
     }
 }
 
-impl Withheld {
+impl PendingCommit {
     /// One line for people.
     pub fn message(&self) -> String {
         format!("{} \"{}\" of {} waits: {}", short(&self.commit), self.summary, self.author, self.why)
@@ -152,7 +152,7 @@ impl Emergency {
 
 /// What a commit is judged by, signatures apart.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules<'a> {
+pub struct AdmissionRules<'a> {
     /// Those of egret.yaml in force: a commit cannot open the window for itself.
     pub windows: &'a ChangeWindows,
     /// That of egret.yaml in the commit itself, so that it holds at once and can be lifted at once.
@@ -163,7 +163,7 @@ pub struct Rules<'a> {
 
 /// What becomes of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AdmissionDecision {
     /// It comes into force.
     Admitted,
     /// It comes into force although the window is closed: the trailer that it names, and the reason given there.
@@ -174,28 +174,28 @@ pub enum Verdict {
         reason: String,
     },
     /// It waits.
-    Withheld(Why),
+    Withheld(PendingReason),
 }
 
-impl Rules<'_> {
+impl AdmissionRules<'_> {
     /// Judges a commit. A suspension comes first: no trailer passes it, only the commit that takes it out of egret.yaml.
-    pub fn judge(&self, now: Timestamp) -> Verdict {
+    pub fn judge(&self, now: Timestamp) -> AdmissionDecision {
         if let Some(Suspension { until, owner, reason }) = self.suspension.filter(|suspension| suspension.holds(now)) {
-            return Verdict::Withheld(Why::Suspended {
+            return AdmissionDecision::Withheld(PendingReason::Suspended {
                 until: Some(*until),
                 owner: owner.clone(),
                 reason: reason.clone(),
             });
         }
         if self.windows.is_open(now) {
-            return Verdict::Admitted;
+            return AdmissionDecision::Admitted;
         }
         if let Some((trailer, reason)) = self.emergency() {
-            return Verdict::Emergency { trailer: trailer.to_owned(), reason: reason.to_owned() };
+            return AdmissionDecision::Emergency { trailer: trailer.to_owned(), reason: reason.to_owned() };
         }
         let next = self.windows.next_opening(now);
         let (opens, window) = next.map_or((None, None), |(opens, window)| (Some(opens), Some(window)));
-        Verdict::Withheld(Why::Window {
+        AdmissionDecision::Withheld(PendingReason::Window {
             opens,
             time_zone: window.map_or_else(|| "UTC".to_owned(), |window| window.time_zone.clone()),
             window: window.map(ToString::to_string).unwrap_or_default(),

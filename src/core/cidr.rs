@@ -12,12 +12,12 @@ use ipnet::IpNet;
 
 /// Addresses from the first to the last, both included and of one family; never empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Range {
+pub struct AddressRange {
     first: IpAddr,
     last: IpAddr,
 }
 
-impl Range {
+impl AddressRange {
     /// From the first to the last address; `None` if they are of two families or the wrong way round.
     pub fn new(first: IpAddr, last: IpAddr) -> Option<Self> {
         (first.is_ipv4() == last.is_ipv4() && first <= last).then_some(Self { first, last })
@@ -40,20 +40,20 @@ impl Range {
     }
 }
 
-impl From<IpNet> for Range {
+impl From<IpNet> for AddressRange {
     /// All addresses of a prefix, its network and broadcast address too. Host bits are ignored.
     fn from(net: IpNet) -> Self {
         Self { first: net.network(), last: net.broadcast() }
     }
 }
 
-impl From<IpAddr> for Range {
+impl From<IpAddr> for AddressRange {
     fn from(address: IpAddr) -> Self {
         Self { first: address, last: address }
     }
 }
 
-impl std::fmt::Display for Range {
+impl std::fmt::Display for AddressRange {
     /// As nft writes a range; a single address stands alone.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
@@ -63,12 +63,12 @@ impl std::fmt::Display for Range {
 /// A set of addresses, kept as the fewest ranges: disjoint, sorted, no two of them touching.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RangeSet {
-    ranges: Vec<Range>,
+    ranges: Vec<AddressRange>,
 }
 
 impl RangeSet {
     /// The ranges, sorted, IPv4 first.
-    pub fn ranges(&self) -> &[Range] {
+    pub fn ranges(&self) -> &[AddressRange] {
         &self.ranges
     }
 
@@ -107,10 +107,10 @@ impl RangeSet {
                 if let Some(before) = predecessor(hole.first)
                     && hole.first > left.first
                 {
-                    ranges.push(Range { first: left.first, last: before });
+                    ranges.push(AddressRange { first: left.first, last: before });
                 }
                 // The hole is kept: where it ends behind this range, the next range may begin inside it.
-                rest = successor(hole.last).and_then(|after| Range::new(after, left.last));
+                rest = successor(hole.last).and_then(|after| AddressRange::new(after, left.last));
             }
             ranges.extend(rest);
         }
@@ -118,12 +118,12 @@ impl RangeSet {
     }
 }
 
-impl FromIterator<Range> for RangeSet {
+impl FromIterator<AddressRange> for RangeSet {
     /// The union of ranges that may overlap and touch, in any order.
-    fn from_iter<I: IntoIterator<Item = Range>>(ranges: I) -> Self {
-        let mut sorted: Vec<Range> = ranges.into_iter().collect();
+    fn from_iter<I: IntoIterator<Item = AddressRange>>(ranges: I) -> Self {
+        let mut sorted: Vec<AddressRange> = ranges.into_iter().collect();
         sorted.sort_unstable();
-        let mut disjoint: Vec<Range> = Vec::with_capacity(sorted.len());
+        let mut disjoint: Vec<AddressRange> = Vec::with_capacity(sorted.len());
         for range in sorted {
             match disjoint.last_mut() {
                 Some(last) if range.first <= last.last || successor(last.last) == Some(range.first) => {
@@ -138,7 +138,7 @@ impl FromIterator<Range> for RangeSet {
 
 impl FromIterator<IpNet> for RangeSet {
     fn from_iter<I: IntoIterator<Item = IpNet>>(nets: I) -> Self {
-        nets.into_iter().map(Range::from).collect()
+        nets.into_iter().map(AddressRange::from).collect()
     }
 }
 
@@ -152,7 +152,7 @@ pub struct PerFamily<T> {
 }
 
 /// Disjoint ranges with what holds for each, sorted. Two that touch have different values.
-pub type RangeMap<T> = Vec<(Range, T)>;
+pub type RangeMap<T> = Vec<(AddressRange, T)>;
 
 /// Turns overlapping prefixes into disjoint ranges, each with the value of the longest prefix that covers it.
 ///
@@ -172,10 +172,10 @@ pub fn flatten<R: Ord, T: Clone + Eq>(entries: &[(IpNet, R, T)]) -> PerFamily<Ra
 /// Goes once over distinct prefixes of one family, sorted by their first address, the wider first. Prefixes nest or are disjoint,
 /// never half of each: those that are open at a point are a stack, and the top is the longest.
 fn sweep<R, T: Clone + Eq>(sorted: &[&(IpNet, R, T)]) -> RangeMap<T> {
-    let mut open: Vec<(Range, &T)> = Vec::new();
+    let mut open: Vec<(AddressRange, &T)> = Vec::new();
     let mut flat = Flat { next: None, ranges: Vec::with_capacity(sorted.len()) };
     for (net, _, value) in sorted {
-        let range = Range::from(*net);
+        let range = AddressRange::from(*net);
         while let Some((ended, ended_value)) = open.pop_if(|(ended, _)| ended.last < range.first) {
             flat.fill_to(ended.last, ended_value);
         }
@@ -192,13 +192,16 @@ fn sweep<R, T: Clone + Eq>(sorted: &[&(IpNet, R, T)]) -> RangeMap<T> {
 }
 
 /// Where two maps of disjoint ranges say different things: disjoint, sorted, with what each says; `None`, nothing. O(n log n).
-pub fn differences<T: Eq>(before: &[(Range, T)], after: &[(Range, T)]) -> Vec<(Range, Option<usize>, Option<usize>)> {
+pub fn differences<T: Eq>(
+    before: &[(AddressRange, T)],
+    after: &[(AddressRange, T)],
+) -> Vec<(AddressRange, Option<usize>, Option<usize>)> {
     let ranges = || before.iter().map(|(range, _)| range).chain(after.iter().map(|(range, _)| range));
     let mut points: Vec<IpAddr> = ranges().map(|range| range.first).collect();
     points.extend(ranges().filter_map(|range| successor(range.last)));
     points.sort_unstable();
     points.dedup();
-    let at = |map: &[(Range, T)], point: IpAddr| {
+    let at = |map: &[(AddressRange, T)], point: IpAddr| {
         let behind = map.partition_point(|(range, _)| range.first <= point);
         (behind > 0 && map[behind - 1].0.contains(point)).then(|| behind - 1)
     };
@@ -214,7 +217,7 @@ pub fn differences<T: Eq>(before: &[(Range, T)], after: &[(Range, T)]) -> Vec<(R
             (old, new) => old.is_none() && new.is_none(),
         };
         if !same {
-            found.push((Range { first: *point, last }, old, new));
+            found.push((AddressRange { first: *point, last }, old, new));
         }
     }
     found
@@ -230,7 +233,7 @@ struct Flat<T> {
 impl<T: Clone + Eq> Flat<T> {
     /// Gives a value to everything from the next address to `last`, if anything is left there.
     fn fill_to(&mut self, last: IpAddr, value: &T) {
-        let Some(range) = self.next.and_then(|first| Range::new(first, last)) else { return };
+        let Some(range) = self.next.and_then(|first| AddressRange::new(first, last)) else { return };
         match self.ranges.last_mut() {
             Some((before, same)) if same == value && successor(before.last) == Some(range.first) => before.last = last,
             _ => self.ranges.push((range, value.clone())),
@@ -341,13 +344,13 @@ mod tests {
         let ends = set(&["255.255.255.255/32", "::/128"]);
         assert_eq!(texts(&ends), ["255.255.255.255", "::"]);
         assert!(!set(&["10.0.0.0/8"]).contains(IpAddr::V6("::ffff:10.0.0.1".parse().expect("an address"))));
-        assert_eq!(Range::new(net("10.0.0.0/8").addr(), net("::/0").addr()), None);
+        assert_eq!(AddressRange::new(net("10.0.0.0/8").addr(), net("::/0").addr()), None);
     }
 
     #[test]
     fn one_hole_may_reach_over_several_ranges() {
         let from = set(&["10.0.0.0/30", "10.0.0.8/30", "10.0.0.16/30"]);
-        let hole = Range::new(net("10.0.0.2/32").addr(), net("10.0.0.17/32").addr());
+        let hole = AddressRange::new(net("10.0.0.2/32").addr(), net("10.0.0.17/32").addr());
         assert_eq!(texts(&from.subtract(&hole.into_iter().collect())), ["10.0.0.0-10.0.0.1", "10.0.0.18-10.0.0.19"]);
     }
 

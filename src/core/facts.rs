@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::ground::Ground;
+use super::host_network::HostNetwork;
 use super::labels::Labels;
 use super::name::NodeName;
 
@@ -26,12 +26,12 @@ pub struct Facts {
     /// Egress addresses that policies name and that nodes tell to have, and since when: whoever moves an address moves it to the last.
     pub held: BTreeMap<NodeName, BTreeMap<IpAddr, Timestamp>>,
     /// Interfaces of nodes, where a snapshot tells them. Previews ask them, and nothing else: a node looks at its own kernel.
-    pub grounds: BTreeMap<NodeName, Ground>,
+    pub host_networks: BTreeMap<NodeName, HostNetwork>,
 }
 
 /// Whose an InternalIP is, seen from a node that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner<'a> {
+pub enum AddressOwner<'a> {
     /// That node's.
     This,
     /// Another's: that one is Ready, and this one is not.
@@ -42,27 +42,27 @@ pub enum Owner<'a> {
 
 /// Which nodes have which InternalIPs.
 #[derive(Debug)]
-pub struct Owners<'a>(BTreeMap<IpAddr, Vec<(&'a NodeName, bool)>>);
+pub struct AddressOwners<'a>(BTreeMap<IpAddr, Vec<(&'a NodeName, bool)>>);
 
-impl<'a> Owners<'a> {
+impl<'a> AddressOwners<'a> {
     /// Whose an address is, seen from a node that has it. A Node object that was left behind is not Ready, and takes no address from one
     /// that is.
-    pub fn of(&self, node: &NodeName, address: IpAddr) -> Owner<'a> {
+    pub fn of(&self, node: &NodeName, address: IpAddr) -> AddressOwner<'a> {
         let all = self.0.get(&address).map_or(&[][..], Vec::as_slice);
         let is_ready = all.iter().any(|(name, ready)| *name == node && *ready);
         let mut others = all.iter().filter(|(name, _)| *name != node);
         let rival = others.clone().find(|(_, ready)| *ready);
         match (is_ready, rival, others.next()) {
-            (true, Some((name, _)), _) | (false, None, Some((name, _))) => Owner::Shared(name),
-            (false, Some((name, _)), _) => Owner::Another(name),
-            (_, None, _) => Owner::This,
+            (true, Some((name, _)), _) | (false, None, Some((name, _))) => AddressOwner::Shared(name),
+            (false, Some((name, _)), _) => AddressOwner::Another(name),
+            (_, None, _) => AddressOwner::This,
         }
     }
 }
 
 impl Facts {
     /// Which nodes have which InternalIPs.
-    pub fn owners(&self) -> Owners<'_> {
+    pub fn owners(&self) -> AddressOwners<'_> {
         let mut owners: BTreeMap<IpAddr, Vec<(&NodeName, bool)>> = BTreeMap::new();
         for (name, node) in &self.nodes {
             // A node may list an address twice.
@@ -70,7 +70,7 @@ impl Facts {
                 owners.entry(*address).or_default().push((name, node.ready));
             }
         }
-        Owners(owners)
+        AddressOwners(owners)
     }
 }
 
@@ -169,6 +169,6 @@ mod tests {
         assert!(owner(false, true).starts_with("Another"));
         assert_eq!(owner(true, false), "This");
         let alone = Facts { nodes: BTreeMap::from([(name("a"), node(false))]), ..Facts::default() };
-        assert_eq!(alone.owners().of(&name("a"), shared), Owner::This);
+        assert_eq!(alone.owners().of(&name("a"), shared), AddressOwner::This);
     }
 }

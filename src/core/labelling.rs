@@ -10,8 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::labels::Labels;
 use super::labels::keys::LabelKeys;
-use super::report::drift::{Class, Drift, Place};
-use super::report::history::By;
+use super::report::drift::{Drift, DriftClass, DriftPlace};
+use super::report::history::DriftActor;
 
 /// So many corrections of one label in [`FIGHT_WINDOW`] are a fight with somebody who wants another value: it is not fought on.
 pub const FIGHT: usize = 5;
@@ -20,7 +20,7 @@ pub const FIGHT_WINDOW: SignedDuration = SignedDuration::from_mins(10);
 
 /// A field manager and the labels it owns, as `metadata.managedFields` tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
+pub struct LabelOwner {
     /// The manager.
     pub manager: String,
     /// By server-side apply; otherwise by any other write.
@@ -43,27 +43,27 @@ pub enum OnLabelDrift {
 
 /// One node's labels.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen<'a> {
+pub struct ObservedLabels<'a> {
     /// All of them.
     pub labels: &'a Labels,
     /// Who owns which.
-    pub owners: &'a [Owner],
+    pub owners: &'a [LabelOwner],
 }
 
 /// What to do about one node's labels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Decision {
+pub struct LabelDecision {
     /// Apply exactly these; nothing to do otherwise.
-    pub apply: Option<Apply>,
+    pub apply: Option<LabelApply>,
     /// What somebody changed, with who did.
-    pub drift: Vec<(Drift, Option<By>)>,
+    pub drift: Vec<(Drift, Option<DriftActor>)>,
     /// Labels that are not fought for any more, with the value somebody else wants.
     pub given_up: BTreeMap<String, String>,
 }
 
 /// One server-side apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Apply {
+pub struct LabelApply {
     /// All labels of ours.
     pub labels: Labels,
     /// Take over what others own.
@@ -72,7 +72,7 @@ pub struct Apply {
 
 /// What is desired of a node's labels, without changing any that the API server does not let Egret touch: one of ours stays as it is. With it in
 /// the request to take it off, no other label of the node could be changed.
-pub fn reachable(desired: Labels, seen: Seen<'_>, manager: &str, keys: &LabelKeys) -> Labels {
+pub fn reachable(desired: Labels, seen: ObservedLabels<'_>, manager: &str, keys: &LabelKeys) -> Labels {
     let ours =
         seen.owners.iter().filter(|owner| owner.applies && owner.manager == manager).flat_map(|owner| &owner.keys);
     let kept = ours.filter(|key| !keys.within_reach(key)).filter_map(|key| seen.labels.get_key_value(key));
@@ -82,25 +82,25 @@ pub fn reachable(desired: Labels, seen: Seen<'_>, manager: &str, keys: &LabelKey
 
 /// What is remembered of one node's labels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct LabelHistory {
     /// What was last applied.
     pub applied: Labels,
     corrections: BTreeMap<String, VecDeque<Timestamp>>,
 }
 
-impl Memory {
+impl LabelHistory {
     /// Decides, and remembers corrections. The caller sets [`Memory::applied`] once the apply has gone through.
     pub fn decide(
         &mut self,
         desired: &Labels,
-        seen: Seen<'_>,
+        seen: ObservedLabels<'_>,
         manager: &str,
         on: OnLabelDrift,
         now: Timestamp,
-    ) -> Decision {
-        let own = |owner: &&Owner| owner.applies && owner.manager == manager;
+    ) -> LabelDecision {
+        let own = |owner: &&LabelOwner| owner.applies && owner.manager == manager;
         let owned: BTreeSet<&String> = seen.owners.iter().filter(own).flat_map(|owner| &owner.keys).collect();
-        let mut decision = Decision::default();
+        let mut decision = LabelDecision::default();
         let mut labels = desired.clone();
         let mut force = false;
         self.corrections.retain(|key, _| desired.contains_key(key));
@@ -130,7 +130,7 @@ impl Memory {
         }
         let settled = labels.keys().collect::<BTreeSet<_>>() == owned
             && labels.iter().all(|(key, value)| seen.labels.get(key) == Some(value));
-        decision.apply = (!settled).then_some(Apply { labels, force });
+        decision.apply = (!settled).then_some(LabelApply { labels, force });
         decision
     }
 
@@ -150,27 +150,27 @@ impl Memory {
     }
 }
 
-fn class(found: Option<&String>, was_applied: bool) -> Option<Class> {
+fn class(found: Option<&String>, was_applied: bool) -> Option<DriftClass> {
     match found {
-        Some(_) => Some(Class::Changed),
-        None => was_applied.then_some(Class::Missing),
+        Some(_) => Some(DriftClass::Changed),
+        None => was_applied.then_some(DriftClass::Missing),
     }
 }
 
-fn drift(key: &str, class: Class, wanted: &str, found: Option<&String>) -> Drift {
+fn drift(key: &str, class: DriftClass, wanted: &str, found: Option<&String>) -> Drift {
     Drift {
         object: format!("label {key}"),
         class,
         desired: Some(format!("{key}: \"{wanted}\"")),
         observed: found.map(|value| format!("{key}: \"{value}\"")),
-        place: Place::Label,
+        place: DriftPlace::Label,
     }
 }
 
-fn by(owner: &Owner) -> By {
+fn by(owner: &LabelOwner) -> DriftActor {
     let how = if owner.applies { "applied" } else { "wrote" };
     let when = owner.time.map(|time| format!(" at {time}")).unwrap_or_default();
-    By { guess: owner.manager.clone(), because: format!("managedFields: it {how} the label{when}") }
+    DriftActor { guess: owner.manager.clone(), because: format!("managedFields: it {how} the label{when}") }
 }
 
 #[cfg(test)]
@@ -183,42 +183,48 @@ mod tests {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn owner(manager: &str, applies: bool, keys: &[&str]) -> Owner {
+    fn owner(manager: &str, applies: bool, keys: &[&str]) -> LabelOwner {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-        Owner { manager: manager.to_owned(), applies, time: None, keys }
+        LabelOwner { manager: manager.to_owned(), applies, time: None, keys }
     }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn decide(memory: &mut Memory, desired: &Labels, found: &Labels, owners: &[Owner], second: i64) -> Decision {
-        let seen = Seen { labels: found, owners };
+    fn decide(
+        memory: &mut LabelHistory,
+        desired: &Labels,
+        found: &Labels,
+        owners: &[LabelOwner],
+        second: i64,
+    ) -> LabelDecision {
+        let seen = ObservedLabels { labels: found, owners };
         memory.decide(desired, seen, MANAGER, OnLabelDrift::Correct, at(second))
     }
 
     #[test]
     fn what_is_as_it_should_be_costs_no_request_and_a_new_label_is_no_drift() {
         let desired = labels(&[("egress-gw", "true")]);
-        let mut memory = Memory::default();
+        let mut memory = LabelHistory::default();
         let new = decide(&mut memory, &desired, &labels(&[("os", "linux")]), &[], 0);
-        assert_eq!(new.apply, Some(Apply { labels: desired.clone(), force: false }));
+        assert_eq!(new.apply, Some(LabelApply { labels: desired.clone(), force: false }));
         assert_eq!(new.drift, []);
         let found = labels(&[("os", "linux"), ("egress-gw", "true")]);
         let own = [owner(MANAGER, true, &["egress-gw"])];
-        assert_eq!(decide(&mut memory, &desired, &found, &own, 1), Decision::default());
+        assert_eq!(decide(&mut memory, &desired, &found, &own, 1), LabelDecision::default());
     }
 
     #[test]
     fn another_value_in_git_is_no_drift_unless_somebody_else_wants_the_old_one() {
         let (before, desired) = (labels(&[("zone", "a")]), labels(&[("zone", "b")]));
         let own = owner(MANAGER, true, &["zone"]);
-        let mut memory = Memory { applied: before.clone(), ..Memory::default() };
+        let mut memory = LabelHistory { applied: before.clone(), ..LabelHistory::default() };
         let decision = decide(&mut memory, &desired, &before, std::slice::from_ref(&own), 0);
-        assert_eq!(decision.apply, Some(Apply { labels: desired.clone(), force: false }));
+        assert_eq!(decision.apply, Some(LabelApply { labels: desired.clone(), force: false }));
         assert_eq!(decision.drift, []);
         let shared = decide(&mut memory, &desired, &before, &[own, owner("other", true, &["zone"])], 0);
-        assert_eq!(shared.apply, Some(Apply { labels: desired, force: true }));
+        assert_eq!(shared.apply, Some(LabelApply { labels: desired, force: true }));
         assert_eq!(shared.drift.len(), 1);
     }
 
@@ -226,8 +232,8 @@ mod tests {
     fn a_label_that_git_no_longer_asks_for_is_given_back_and_others_are_not_looked_at() {
         let found = labels(&[("egress-gw", "true"), ("os", "linux")]);
         let own = [owner(MANAGER, true, &["egress-gw"]), owner("kubelet", false, &["os"])];
-        let decision = decide(&mut Memory::default(), &Labels::new(), &found, &own, 0);
-        assert_eq!(decision.apply, Some(Apply { labels: Labels::new(), force: false }));
+        let decision = decide(&mut LabelHistory::default(), &Labels::new(), &found, &own, 0);
+        assert_eq!(decision.apply, Some(LabelApply { labels: Labels::new(), force: false }));
         assert_eq!(decision.drift, []);
     }
 
@@ -235,8 +241,8 @@ mod tests {
     fn a_label_that_somebody_else_set_to_the_same_value_is_applied_too_so_that_it_is_ours_as_well() {
         let desired = labels(&[("egress-gw", "true")]);
         let hers = [owner("kubectl-label", false, &["egress-gw"])];
-        let decision = decide(&mut Memory::default(), &desired, &desired, &hers, 0);
-        assert_eq!(decision.apply, Some(Apply { labels: desired.clone(), force: false }));
+        let decision = decide(&mut LabelHistory::default(), &desired, &desired, &hers, 0);
+        assert_eq!(decision.apply, Some(LabelApply { labels: desired.clone(), force: false }));
         assert_eq!(decision.drift, []);
     }
 
@@ -245,14 +251,14 @@ mod tests {
         let desired = labels(&[("egress-gw", "true")]);
         let found = labels(&[("egress-gw", "maybe")]);
         let hand = [owner(MANAGER, true, &[]), owner("kubectl-label", false, &["egress-gw"])];
-        let mut memory = Memory { applied: desired.clone(), ..Memory::default() };
+        let mut memory = LabelHistory { applied: desired.clone(), ..LabelHistory::default() };
         let decision = decide(&mut memory, &desired, &found, &hand, 0);
-        assert_eq!(decision.apply, Some(Apply { labels: desired.clone(), force: true }));
+        assert_eq!(decision.apply, Some(LabelApply { labels: desired.clone(), force: true }));
         let (drift, by) = &decision.drift[0];
-        assert_eq!((drift.class, drift.observed.as_deref()), (Class::Changed, Some("egress-gw: \"maybe\"")));
+        assert_eq!((drift.class, drift.observed.as_deref()), (DriftClass::Changed, Some("egress-gw: \"maybe\"")));
         assert_eq!(by.as_ref().unwrap().guess, "kubectl-label");
         let gone = decide(&mut memory, &desired, &Labels::new(), &[], 1);
-        assert_eq!((gone.drift[0].0.class, gone.apply.unwrap().force), (Class::Missing, true));
+        assert_eq!((gone.drift[0].0.class, gone.apply.unwrap().force), (DriftClass::Missing, true));
     }
 
     #[test]
@@ -260,8 +266,8 @@ mod tests {
         let desired = labels(&[("egress-gw", "true"), ("rack", "r1")]);
         let found = labels(&[("egress-gw", "maybe"), ("rack", "r1")]);
         let owners = [owner(MANAGER, true, &["rack"]), owner("kubectl-label", false, &["egress-gw"])];
-        let seen = Seen { labels: &found, owners: &owners };
-        let mut memory = Memory { applied: desired.clone(), ..Memory::default() };
+        let seen = ObservedLabels { labels: &found, owners: &owners };
+        let mut memory = LabelHistory { applied: desired.clone(), ..LabelHistory::default() };
         let decision = memory.decide(&desired, seen, MANAGER, OnLabelDrift::Report, at(0));
         assert_eq!((decision.apply, decision.drift.len()), (None, 1));
     }
@@ -271,11 +277,11 @@ mod tests {
         let role = "node-role.kubernetes.io/egress";
         let found = labels(&[("egress-gw", "true"), (role, ""), ("os", "linux")]);
         let owners = [owner(MANAGER, true, &["egress-gw", role]), owner("kubelet", false, &["os"])];
-        let seen = Seen { labels: &found, owners: &owners };
+        let seen = ObservedLabels { labels: &found, owners: &owners };
         let reach = |desired: &Labels| reachable(desired.clone(), seen, MANAGER, &LabelKeys::default());
         assert_eq!(reach(&labels(&[("rack", "r1")])), labels(&[("rack", "r1"), (role, "")]));
         assert_eq!(reach(&labels(&[("rack", "r1"), (role, "other")])), labels(&[("rack", "r1"), (role, "")]));
-        let theirs = Seen { labels: &found, owners: &owners[1..] };
+        let theirs = ObservedLabels { labels: &found, owners: &owners[1..] };
         assert_eq!(reachable(labels(&[(role, "x")]), theirs, MANAGER, &LabelKeys::default()), Labels::new());
     }
 
@@ -284,7 +290,7 @@ mod tests {
         let desired = labels(&[("egress-gw", "true")]);
         let found = labels(&[("egress-gw", "maybe")]);
         let other = [owner("operator", true, &["egress-gw"])];
-        let mut memory = Memory { applied: desired.clone(), ..Memory::default() };
+        let mut memory = LabelHistory { applied: desired.clone(), ..LabelHistory::default() };
         for second in 0..5 {
             let decision = decide(&mut memory, &desired, &found, &other, second);
             assert!(decision.apply.is_some_and(|apply| apply.force));

@@ -46,9 +46,9 @@ pub struct PoolSpec<T = String> {
     /// Of an IPPool: `Workload`, `Tunnel`, `LoadBalancer`.
     pub allowed_uses: Option<Vec<String>>,
     /// Of a CiliumPodIPPool.
-    pub ipv4: Option<Family<T>>,
+    pub ipv4: Option<PoolFamily<T>>,
     /// Of a CiliumPodIPPool.
-    pub ipv6: Option<Family<T>>,
+    pub ipv6: Option<PoolFamily<T>>,
     /// Of a CiliumNode.
     pub ipam: Option<Ipam<T>>,
 }
@@ -56,7 +56,7 @@ pub struct PoolSpec<T = String> {
 /// One family of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, bound = "T: Deserialize<'de>")]
-pub struct Family<T = String> {
+pub struct PoolFamily<T = String> {
     /// Its networks.
     pub cidrs: Option<Vec<T>>,
 }
@@ -76,7 +76,7 @@ impl<T> Default for PoolSpec<T> {
     }
 }
 
-impl<T> Default for Family<T> {
+impl<T> Default for PoolFamily<T> {
     fn default() -> Self {
         Self { cidrs: None }
     }

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::facts::{Facts, Node, Pod, PodName};
-use super::ground::Ground;
-use super::interfaces::{self, Interface};
+use super::gateway_interfaces::{self, GatewayInterface};
+use super::host_network::HostNetwork;
 use super::labels::Labels;
 use super::name::NodeName;
 
@@ -75,11 +75,11 @@ pub fn worth(there: Option<&str>, new: &str, every: Duration, riding: bool) -> b
     if said(there) == said(new) {
         return age >= every.saturating_mul(24);
     }
-    age >= every || riding && (age >= every / RIDING || grounds(there) != grounds(new))
+    age >= every || riding && (age >= every / RIDING || host_networks(there) != host_networks(new))
 }
 
 /// The interfaces that a snapshot of ours tells, read line by line: a node that writes one anew keeps what the others told.
-pub fn grounds(text: &str) -> BTreeMap<NodeName, Ground> {
+pub fn host_networks(text: &str) -> BTreeMap<NodeName, HostNetwork> {
     #[derive(Deserialize)]
     struct Item {
         metadata: Metadata,
@@ -91,13 +91,16 @@ pub fn grounds(text: &str) -> BTreeMap<NodeName, Ground> {
     }
     #[derive(Deserialize)]
     struct Status {
-        interfaces: Vec<Interface>,
+        interfaces: Vec<GatewayInterface>,
     }
     let lines = text.lines().filter(|line| line.starts_with(GATEWAY));
     let items = lines.filter_map(|line| serde_yaml::from_str::<Item>(line.get(2..)?).ok());
     items
         .filter_map(|item| {
-            Some((NodeName::parse(&item.metadata.name).ok()?, interfaces::ground(&item.status.interfaces)?))
+            Some((
+                NodeName::parse(&item.metadata.name).ok()?,
+                gateway_interfaces::host_network(&item.status.interfaces)?,
+            ))
         })
         .collect()
 }
@@ -115,8 +118,8 @@ pub fn snapshot(facts: &Facts) -> String {
     for (name, node) in &facts.nodes {
         let _ = writeln!(text, "- {}", line_of_node(name, node));
     }
-    for (name, ground) in &facts.grounds {
-        let _ = writeln!(text, "{}", line_of_gateway(name, ground));
+    for (name, host_network) in &facts.host_networks {
+        let _ = writeln!(text, "{}", line_of_gateway(name, host_network));
     }
     if !facts.pod_networks.is_empty() {
         let networks = list(facts.pod_networks.iter().map(|net| format!("\"{net}\"")));
@@ -146,11 +149,11 @@ fn line_of_node(name: &NodeName, node: &Node) -> String {
     )
 }
 
-fn line_of_gateway(name: &NodeName, ground: &Ground) -> String {
+fn line_of_gateway(name: &NodeName, host_network: &HostNetwork) -> String {
     let quoted = |text: &str| format!("\"{text}\"");
-    let told = interfaces::of(ground, &ground.interfaces.keys().map(String::as_str).collect());
+    let told = gateway_interfaces::of(host_network, &host_network.interfaces.keys().map(String::as_str).collect());
     let all = told.iter().map(|interface| {
-        let Interface { name, addresses, routes, mtu, strict, only_named, traits } = interface;
+        let GatewayInterface { name, addresses, routes, mtu, strict, only_named, traits } = interface;
         let mut line =
             format!("{{name: {}, addresses: {}", Word(name), list(addresses.iter().map(|text| quoted(text))));
         if !routes.is_empty() {
@@ -241,25 +244,27 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::core::ground;
+    use crate::core::host_network;
 
     fn at(minute: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + minute * 60).unwrap()
     }
 
     fn facts(namespace: &str, address: &str) -> Facts {
-        let interface = ground::Interface {
+        let interface = host_network::Interface {
             up: true,
             addresses: vec![address.parse().unwrap()],
             rp_filter: 1,
             mtu: 9000,
-            ..ground::Interface::default()
+            ..host_network::Interface::default()
         };
-        let told = Ground { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..Ground::default() };
-        let told = interfaces::ground(&interfaces::of(&told, &std::collections::BTreeSet::new())).unwrap();
+        let told =
+            HostNetwork { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..HostNetwork::default() };
+        let told = gateway_interfaces::host_network(&gateway_interfaces::of(&told, &std::collections::BTreeSet::new()))
+            .unwrap();
         Facts {
             namespaces: BTreeMap::from([(namespace.to_owned(), Labels::new())]),
-            grounds: BTreeMap::from([(NodeName::parse("kind-worker2").unwrap(), told)]),
+            host_networks: BTreeMap::from([(NodeName::parse("kind-worker2").unwrap(), told)]),
             ..Facts::default()
         }
     }
@@ -273,7 +278,7 @@ mod tests {
         let ages = [0, 59, 60, 119, 120, 2_880].map(|minutes| age(at(0), at(minutes)));
         let words = [None, Some("59 min"), Some("60 min"), Some("119 min"), Some("2 h"), Some("2 days")];
         assert_eq!(ages, words.map(|words| words.map(str::to_owned)));
-        assert_eq!(grounds(&text), facts.grounds);
+        assert_eq!(host_networks(&text), facts.host_networks);
         let line = "- {kind: EgressNode, metadata: {name: kind-worker2}, status: {interfaces: [{name: net1, addresses: \
                     [\"10.0.3.42/24\"], mtu: 9000, strict: true}]}}";
         assert_eq!(text.lines().find(|text| text.starts_with(GATEWAY)), Some(line));

@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use super::Forge;
 use super::dialect::{Call, Dialect};
-use super::error::{Act, Error, Fault};
+use super::error::{ForgeError, ForgeErrorKind, ForgeOperation};
 use crate::backoff::Backoff;
-use crate::https::{Answer, Client, Request, full};
+use crate::https::{Client, HttpResponse, Request, full};
 use crate::secret::Secret;
 
 /// So often a read is tried.
@@ -34,22 +34,27 @@ pub(super) struct Api<'f> {
 }
 
 impl<'f> Api<'f> {
-    pub(super) fn new(forge: &'f Forge, dialect: &'f dyn Dialect, token: Secret) -> Result<Self, Error> {
+    pub(super) fn new(forge: &'f Forge, dialect: &'f dyn Dialect, token: Secret) -> Result<Self, ForgeError> {
         let client = Client::new(forge.options.https.clone())
-            .map_err(|error| forge.failed(Act::Identity, Fault::Http(error)))?;
+            .map_err(|error| forge.failed(ForgeOperation::Identity, ForgeErrorKind::Http(error)))?;
         let seed = u64::from(std::process::id());
         let end = Instant::now() + forge.options.patience;
         Ok(Self { forge, dialect, client, token, end, backoff: Backoff::new(seed) })
     }
 
     /// Reads one value. An empty answer is null.
-    pub(super) async fn read(&mut self, act: Act, call: &Call) -> Result<Value, Error> {
+    pub(super) async fn read(&mut self, act: ForgeOperation, call: &Call) -> Result<Value, ForgeError> {
         let url = self.url(&call.path);
         Ok(self.get(act, &url).await?.0)
     }
 
     /// Reads a list, with all its pages. `below` is where the list is in an answer.
-    pub(super) async fn list(&mut self, act: Act, call: &Call, below: &str) -> Result<Vec<Value>, Error> {
+    pub(super) async fn list(
+        &mut self,
+        act: ForgeOperation,
+        call: &Call,
+        below: &str,
+    ) -> Result<Vec<Value>, ForgeError> {
         let mut url = self.url(&call.path);
         let mut all = Vec::new();
         for _ in 0..PAGES {
@@ -58,19 +63,19 @@ impl<'f> Api<'f> {
                 Some(Value::Array(items)) => all.extend(items.iter().cloned()),
                 // Gitea answers nothing at all where there is nothing.
                 Some(Value::Null) => {}
-                _ => return Err(self.failed(act, Fault::Answer("it is no list".to_owned()))),
+                _ => return Err(self.failed(act, ForgeErrorKind::Answer("it is no list".to_owned()))),
             }
             match next(&headers) {
                 None => return Ok(all),
                 Some(there) if self.is_ours(&there) => url = there,
-                Some(there) => return Err(self.failed(act, Fault::Elsewhere(there))),
+                Some(there) => return Err(self.failed(act, ForgeErrorKind::Elsewhere(there))),
             }
         }
-        Err(self.failed(act, Fault::Answer(format!("the list has more than {PAGES} pages"))))
+        Err(self.failed(act, ForgeErrorKind::Answer(format!("the list has more than {PAGES} pages"))))
     }
 
     /// Writes, once; again only where the forge said that it did nothing because it was asked too often.
-    pub(super) async fn write(&mut self, act: Act, call: &Call) -> Result<Value, Error> {
+    pub(super) async fn write(&mut self, act: ForgeOperation, call: &Call) -> Result<Value, ForgeError> {
         let url = self.url(&call.path);
         loop {
             match self.once(call, &url).await {
@@ -91,11 +96,11 @@ impl<'f> Api<'f> {
         true
     }
 
-    pub(super) fn failed(&self, act: Act, fault: Fault) -> Error {
+    pub(super) fn failed(&self, act: ForgeOperation, fault: ForgeErrorKind) -> ForgeError {
         self.forge.failed(act, fault)
     }
 
-    async fn get(&mut self, act: Act, url: &str) -> Result<(Value, HeaderMap), Error> {
+    async fn get(&mut self, act: ForgeOperation, url: &str) -> Result<(Value, HeaderMap), ForgeError> {
         let call = Call::get(String::new());
         let mut tries = 1;
         loop {
@@ -114,12 +119,12 @@ impl<'f> Api<'f> {
         }
     }
 
-    async fn wait_until(&mut self, act: Act, until: Timestamp) -> Result<(), Error> {
+    async fn wait_until(&mut self, act: ForgeOperation, until: Timestamp) -> Result<(), ForgeError> {
         let wait = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
         // A clock that is a little behind must not make us ask too early; and never at once.
         let wait = wait.max(Duration::from_millis(500)) + Duration::from_millis(200);
         if Instant::now() + wait > self.end {
-            return Err(self.failed(act, Fault::Limited { until }));
+            return Err(self.failed(act, ForgeErrorKind::Limited { until }));
         }
         tokio::time::sleep(wait).await;
         Ok(())
@@ -138,10 +143,10 @@ impl<'f> Api<'f> {
             None => full(""),
         };
         // Not told why: the builder's error may show a header, and the token is one.
-        let request = request
-            .body(body)
-            .map_err(|_| Fault::Setup("the address or the token has a character that can't be sent".to_owned()))?;
-        let answer = self.client.send(request).await.map_err(Fault::Http)?;
+        let request = request.body(body).map_err(|_| {
+            ForgeErrorKind::Setup("the address or the token has a character that can't be sent".to_owned())
+        })?;
+        let answer = self.client.send(request).await.map_err(ForgeErrorKind::Http)?;
         read(&answer)
     }
 
@@ -158,34 +163,34 @@ impl<'f> Api<'f> {
 /// Why there is no value.
 enum Trouble {
     Limited(Timestamp),
-    Other(Fault),
+    Other(ForgeErrorKind),
 }
 
-impl From<Fault> for Trouble {
-    fn from(fault: Fault) -> Self {
+impl From<ForgeErrorKind> for Trouble {
+    fn from(fault: ForgeErrorKind) -> Self {
         Self::Other(fault)
     }
 }
 
-fn read(answer: &Answer) -> Result<(Value, HeaderMap), Trouble> {
+fn read(answer: &HttpResponse) -> Result<(Value, HeaderMap), Trouble> {
     let status = answer.status.as_u16();
     if answer.status.is_success() {
         if answer.body.iter().all(u8::is_ascii_whitespace) {
             return Ok((Value::Null, answer.headers.clone()));
         }
-        let value = serde_json::from_slice(&answer.body).map_err(|error| Fault::Answer(error.to_string()))?;
+        let value = serde_json::from_slice(&answer.body).map_err(|error| ForgeErrorKind::Answer(error.to_string()))?;
         return Ok((value, answer.headers.clone()));
     }
     if answer.status.is_redirection() {
         let to = answer.headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("it does not say where");
         // What follows the question mark may be a secret.
-        return Err(Fault::Moved { to: to.split('?').next().unwrap_or_default().to_owned() }.into());
+        return Err(ForgeErrorKind::Moved { to: to.split('?').next().unwrap_or_default().to_owned() }.into());
     }
     let message = message(&answer.body);
     if let Some(until) = limited(status, &answer.headers, &message, Timestamp::now()) {
         return Err(Trouble::Limited(until));
     }
-    Err(Fault::Refused { status, message }.into())
+    Err(ForgeErrorKind::Refused { status, message }.into())
 }
 
 /// When to come back, where an answer says "too often": GitHub's "Rate limits for the REST API" and "Best practices", GitLab's "Rate

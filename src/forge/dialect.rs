@@ -5,8 +5,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::error::Fault;
-use super::{Post, Pull, Verdict};
+use super::error::ForgeErrorKind;
+use super::{CheckConclusion, Post, Pull};
 use crate::https::Method;
 
 /// One request, below the API's root.
@@ -55,21 +55,21 @@ pub(super) trait Dialect: Send + Sync {
     /// Who the token is of.
     fn identity(&self) -> Call;
     /// The login in the answer to `identity`.
-    fn login(&self, answer: &Value) -> Result<String, Fault>;
+    fn login(&self, answer: &Value) -> Result<String, ForgeErrorKind>;
     fn pull(&self, number: u64) -> Call;
     fn pulls(&self, base: &str) -> Call;
-    fn read_pull(&self, answer: &Value) -> Result<Pull, Fault>;
+    fn read_pull(&self, answer: &Value) -> Result<Pull, ForgeErrorKind>;
     fn comments(&self, pull: u64) -> Call;
     /// None for what is no comment of a person or a program.
-    fn read_comment(&self, answer: &Value, pull: &str) -> Result<Option<Comment>, Fault>;
+    fn read_comment(&self, answer: &Value, pull: &str) -> Result<Option<Comment>, ForgeErrorKind>;
     fn create_comment(&self, pull: u64, body: &str) -> Call;
     fn update_comment(&self, pull: u64, comment: u64, body: &str) -> Call;
     /// Statuses of a commit.
     fn statuses(&self, sha: &str, context: &str) -> Call;
-    fn read_status(&self, answer: &Value) -> Result<Status, Fault>;
+    fn read_status(&self, answer: &Value) -> Result<Status, ForgeErrorKind>;
     fn create_status(&self, sha: &str, context: &str, post: &Post) -> Call;
     /// The forge's word for a verdict.
-    fn state(&self, verdict: Verdict) -> &'static str;
+    fn state(&self, verdict: CheckConclusion) -> &'static str;
     /// Where a pull request is for people.
     fn address(&self, pull: u64) -> String;
     /// The most characters of a status' description.
@@ -77,9 +77,9 @@ pub(super) trait Dialect: Send + Sync {
 }
 
 /// A text of an answer.
-pub(super) fn text(answer: &Value, pointer: &str) -> Result<String, Fault> {
+pub(super) fn text(answer: &Value, pointer: &str) -> Result<String, ForgeErrorKind> {
     let found = answer.pointer(pointer).and_then(Value::as_str);
-    found.map(str::to_owned).ok_or_else(|| Fault::Answer(format!("it has no text at {pointer}")))
+    found.map(str::to_owned).ok_or_else(|| ForgeErrorKind::Answer(format!("it has no text at {pointer}")))
 }
 
 /// A text that may be missing or null.
@@ -88,22 +88,22 @@ pub(super) fn text_or_empty(answer: &Value, pointer: &str) -> String {
 }
 
 /// A number of an answer.
-pub(super) fn number(answer: &Value, pointer: &str) -> Result<u64, Fault> {
+pub(super) fn number(answer: &Value, pointer: &str) -> Result<u64, ForgeErrorKind> {
     let found = answer.pointer(pointer).and_then(Value::as_u64);
-    found.ok_or_else(|| Fault::Answer(format!("it has no number at {pointer}")))
+    found.ok_or_else(|| ForgeErrorKind::Answer(format!("it has no number at {pointer}")))
 }
 
 /// A time of an answer.
-pub(super) fn time(answer: &Value, pointer: &str) -> Result<Timestamp, Fault> {
+pub(super) fn time(answer: &Value, pointer: &str) -> Result<Timestamp, ForgeErrorKind> {
     let found = text(answer, pointer)?;
-    found.parse().map_err(|error| Fault::Answer(format!("{pointer} is no time: {error}")))
+    found.parse().map_err(|error| ForgeErrorKind::Answer(format!("{pointer} is no time: {error}")))
 }
 
 /// A full commit id, as forges take it.
-pub(super) fn sha(answer: &Value, pointer: &str) -> Result<String, Fault> {
+pub(super) fn sha(answer: &Value, pointer: &str) -> Result<String, ForgeErrorKind> {
     let found = text(answer, pointer)?;
     let hexadecimal = matches!(found.len(), 40 | 64) && found.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if hexadecimal { Ok(found) } else { Err(Fault::Answer(format!("{pointer} is no commit"))) }
+    if hexadecimal { Ok(found) } else { Err(ForgeErrorKind::Answer(format!("{pointer} is no commit"))) }
 }
 
 /// A text as a part of a path or a query (RFC 3986, 2.3).

@@ -4,24 +4,24 @@
 
 use jiff::Timestamp;
 
-use super::Kind;
+use super::ForgeKind;
 use crate::https;
 
 /// What a forge did not do, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{act} on {place}")]
-pub struct Error {
-    pub(super) act: Act,
+pub struct ForgeError {
+    pub(super) act: ForgeOperation,
     /// `github.com/mos-eisley/policies`: no secret is in it.
     pub(super) place: String,
-    pub(super) kind: Kind,
+    pub(super) kind: ForgeKind,
     #[source]
-    pub(super) fault: Fault,
+    pub(super) fault: ForgeErrorKind,
 }
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+pub enum ForgeOperation {
     /// Who the token is of.
     Identity,
     /// The list of pull requests, or one of them.
@@ -36,7 +36,7 @@ pub enum Act {
     Check,
 }
 
-impl std::fmt::Display for Act {
+impl std::fmt::Display for ForgeOperation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Identity => "ask who the token is of",
@@ -51,7 +51,7 @@ impl std::fmt::Display for Act {
 
 /// Why.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum ForgeErrorKind {
     /// The options make no forge.
     #[error("{0}")]
     Setup(String),
@@ -60,7 +60,7 @@ pub enum Fault {
     Token(String),
     /// Nobody answered.
     #[error(transparent)]
-    Http(#[from] https::Error),
+    Http(#[from] https::HttpError),
     /// The forge says no, or that it can't.
     #[error("the forge says {status}: {message}")]
     Refused {
@@ -92,29 +92,29 @@ pub enum Fault {
     Nobody,
 }
 
-impl Error {
+impl ForgeError {
     /// Why.
-    pub fn fault(&self) -> &Fault {
+    pub fn fault(&self) -> &ForgeErrorKind {
         &self.fault
     }
 
     /// Whether the token lacks the right: it may be meant so, for pull requests from forks.
     pub fn denied(&self) -> bool {
-        matches!(self.fault, Fault::Refused { status: 401 | 403 | 404, .. })
+        matches!(self.fault, ForgeErrorKind::Refused { status: 401 | 403 | 404, .. })
     }
 
     /// Whether the forge understood, and says no. A comment is told in words all the same where a status was not taken: GitLab has none for
     /// a commit of a fork, and takes no step from one state to some others.
     pub(super) fn is_no(&self) -> bool {
-        matches!(self.fault, Fault::Refused { status: 400..500, .. })
+        matches!(self.fault, ForgeErrorKind::Refused { status: 400..500, .. })
     }
 
     /// Whether the same may go well later, without anybody's doing.
     pub fn retryable(&self) -> bool {
         match &self.fault {
-            Fault::Http(error) => error.retryable(),
-            Fault::Refused { status, .. } => *status >= 500,
-            Fault::Limited { .. } => true,
+            ForgeErrorKind::Http(error) => error.retryable(),
+            ForgeErrorKind::Refused { status, .. } => *status >= 500,
+            ForgeErrorKind::Limited { .. } => true,
             _ => false,
         }
     }
@@ -122,7 +122,7 @@ impl Error {
     /// When to come back, where the forge said so.
     pub fn until(&self) -> Option<Timestamp> {
         match self.fault {
-            Fault::Limited { until } => Some(until),
+            ForgeErrorKind::Limited { until } => Some(until),
             _ => None,
         }
     }
@@ -130,9 +130,9 @@ impl Error {
     /// Whether a write may have been done all the same.
     pub(super) fn unknown(&self) -> bool {
         match &self.fault {
-            Fault::Http(error) => error.unknown(),
-            Fault::Refused { status, .. } => *status >= 500,
-            Fault::Answer(_) => true,
+            ForgeErrorKind::Http(error) => error.unknown(),
+            ForgeErrorKind::Refused { status, .. } => *status >= 500,
+            ForgeErrorKind::Answer(_) => true,
             _ => false,
         }
     }
@@ -140,19 +140,19 @@ impl Error {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match &self.fault {
-            Fault::Refused { status: 401, .. } => Some("the token is not valid (any more)".to_owned()),
-            Fault::Refused { status: 403 | 404, .. } => Some(format!("the token needs {}", self.right())),
-            Fault::Refused { status: 422, .. } if self.act == Act::Status => {
+            ForgeErrorKind::Refused { status: 401, .. } => Some("the token is not valid (any more)".to_owned()),
+            ForgeErrorKind::Refused { status: 403 | 404, .. } => Some(format!("the token needs {}", self.right())),
+            ForgeErrorKind::Refused { status: 422, .. } if self.act == ForgeOperation::Status => {
                 Some("is the commit in that repository?".to_owned())
             }
-            Fault::Moved { .. } => {
+            ForgeErrorKind::Moved { .. } => {
                 Some("was the repository moved or renamed? name its new place by --project or --forge-url".to_owned())
             }
-            Fault::Nobody => {
+            ForgeErrorKind::Nobody => {
                 Some("name the author of the token's comments by --forge-author, `egret[bot]` for an app".to_owned())
             }
-            Fault::Token(_) => Some("give a token by --forge-token-file or EGRET_FORGE_TOKEN".to_owned()),
-            Fault::Http(error) => error.hint().map(str::to_owned),
+            ForgeErrorKind::Token(_) => Some("give a token by --forge-token-file or EGRET_FORGE_TOKEN".to_owned()),
+            ForgeErrorKind::Http(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }
@@ -160,17 +160,27 @@ impl Error {
     /// The right that an act needs, in the forge's own words.
     fn right(&self) -> &'static str {
         match (self.kind, self.act) {
-            (Kind::GitHub, Act::Pulls | Act::ReadComments) => "`pull-requests: read`, and the repository must be there",
-            (Kind::GitHub, Act::WriteComment) => "`pull-requests: write`",
-            (Kind::GitHub, Act::Status) => "`statuses: write`",
-            (Kind::GitHub, Act::Check) => "`checks: write`, which apps and GITHUB_TOKEN can have",
-            (Kind::GitHub, Act::Identity) => "to be of a user, or its author to be named by --forge-author",
-            (Kind::GitLab, _) => "the scope `api` and the role Developer, and the project must be there",
-            (Kind::Gitea, Act::Identity) => "the scope `read:user`, or its author to be named by --forge-author",
-            (Kind::Gitea, Act::Pulls) => "the scope `read:repository`, and the repository must be there",
-            (Kind::Gitea, Act::ReadComments) => "the scope `read:issue`, and the repository must be there",
-            (Kind::Gitea, Act::WriteComment) => "the scope `write:issue`",
-            (Kind::Gitea, Act::Status | Act::Check) => "the scope `write:repository`",
+            (ForgeKind::GitHub, ForgeOperation::Pulls | ForgeOperation::ReadComments) => {
+                "`pull-requests: read`, and the repository must be there"
+            }
+            (ForgeKind::GitHub, ForgeOperation::WriteComment) => "`pull-requests: write`",
+            (ForgeKind::GitHub, ForgeOperation::Status) => "`statuses: write`",
+            (ForgeKind::GitHub, ForgeOperation::Check) => "`checks: write`, which apps and GITHUB_TOKEN can have",
+            (ForgeKind::GitHub, ForgeOperation::Identity) => {
+                "to be of a user, or its author to be named by --forge-author"
+            }
+            (ForgeKind::GitLab, _) => "the scope `api` and the role Developer, and the project must be there",
+            (ForgeKind::Gitea, ForgeOperation::Identity) => {
+                "the scope `read:user`, or its author to be named by --forge-author"
+            }
+            (ForgeKind::Gitea, ForgeOperation::Pulls) => {
+                "the scope `read:repository`, and the repository must be there"
+            }
+            (ForgeKind::Gitea, ForgeOperation::ReadComments) => {
+                "the scope `read:issue`, and the repository must be there"
+            }
+            (ForgeKind::Gitea, ForgeOperation::WriteComment) => "the scope `write:issue`",
+            (ForgeKind::Gitea, ForgeOperation::Status | ForgeOperation::Check) => "the scope `write:repository`",
         }
     }
 }

@@ -6,8 +6,8 @@
 use serde_json::{Value, json};
 
 use super::dialect::{Call, Comment, Dialect, Status, number, sha, shortened, text, text_or_empty, time};
-use super::error::Fault;
-use super::{Post, Pull, Verdict};
+use super::error::ForgeErrorKind;
+use super::{CheckConclusion, Post, Pull};
 use crate::https::Method;
 
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ impl Dialect for Gitea {
         Call::get("/user".to_owned())
     }
 
-    fn login(&self, answer: &Value) -> Result<String, Fault> {
+    fn login(&self, answer: &Value) -> Result<String, ForgeErrorKind> {
         text(answer, "/login")
     }
 
@@ -39,7 +39,7 @@ impl Dialect for Gitea {
         Call::get(format!("/repos/{}/pulls?state=open&limit=50", self.project))
     }
 
-    fn read_pull(&self, answer: &Value) -> Result<Pull, Fault> {
+    fn read_pull(&self, answer: &Value) -> Result<Pull, ForgeErrorKind> {
         Ok(Pull {
             number: number(answer, "/number")?,
             title: text(answer, "/title")?,
@@ -55,7 +55,7 @@ impl Dialect for Gitea {
         Call::get(format!("/repos/{}/issues/{pull}/comments", self.project))
     }
 
-    fn read_comment(&self, answer: &Value, _: &str) -> Result<Option<Comment>, Fault> {
+    fn read_comment(&self, answer: &Value, _: &str) -> Result<Option<Comment>, ForgeErrorKind> {
         let url = text_or_empty(answer, "/html_url");
         let author = text_or_empty(answer, "/user/login");
         Ok(Some(Comment { id: number(answer, "/id")?, author, body: text_or_empty(answer, "/body"), url }))
@@ -74,7 +74,7 @@ impl Dialect for Gitea {
         Call::get(format!("/repos/{}/statuses/{sha}?sort=recentupdate&limit=50", self.project))
     }
 
-    fn read_status(&self, answer: &Value) -> Result<Status, Fault> {
+    fn read_status(&self, answer: &Value) -> Result<Status, ForgeErrorKind> {
         Ok(Status {
             id: number(answer, "/id")?,
             context: text(answer, "/context")?,
@@ -94,11 +94,11 @@ impl Dialect for Gitea {
         Call::new(Method::POST, path, body)
     }
 
-    fn state(&self, verdict: Verdict) -> &'static str {
+    fn state(&self, verdict: CheckConclusion) -> &'static str {
         match verdict {
-            Verdict::Pending => "pending",
-            Verdict::Failed => "failure",
-            Verdict::Changes | Verdict::NoChanges => "success",
+            CheckConclusion::Pending => "pending",
+            CheckConclusion::Failed => "failure",
+            CheckConclusion::Changes | CheckConclusion::NoChanges => "success",
         }
     }
 

@@ -6,8 +6,8 @@
 use serde_json::{Value, json};
 
 use super::dialect::{Call, Comment, Dialect, Status, encoded, number, sha, shortened, text, text_or_empty, time};
-use super::error::Fault;
-use super::{Annotation, Post, Pull, Verdict};
+use super::error::ForgeErrorKind;
+use super::{Annotation, CheckConclusion, Post, Pull};
 use crate::core::diagnostic::Severity;
 use crate::https::Method;
 
@@ -37,7 +37,7 @@ impl Dialect for GitHub {
         Call::get("/user".to_owned())
     }
 
-    fn login(&self, answer: &Value) -> Result<String, Fault> {
+    fn login(&self, answer: &Value) -> Result<String, ForgeErrorKind> {
         text(answer, "/login")
     }
 
@@ -49,7 +49,7 @@ impl Dialect for GitHub {
         Call::get(format!("/repos/{}/pulls?state=open&base={}&per_page=100", self.project, encoded(base)))
     }
 
-    fn read_pull(&self, answer: &Value) -> Result<Pull, Fault> {
+    fn read_pull(&self, answer: &Value) -> Result<Pull, ForgeErrorKind> {
         Ok(Pull {
             number: number(answer, "/number")?,
             title: text(answer, "/title")?,
@@ -66,7 +66,7 @@ impl Dialect for GitHub {
         Call::get(format!("/repos/{}/issues/{pull}/comments?per_page=100", self.project))
     }
 
-    fn read_comment(&self, answer: &Value, _: &str) -> Result<Option<Comment>, Fault> {
+    fn read_comment(&self, answer: &Value, _: &str) -> Result<Option<Comment>, ForgeErrorKind> {
         let url = text_or_empty(answer, "/html_url");
         let author = text_or_empty(answer, "/user/login");
         Ok(Some(Comment { id: number(answer, "/id")?, author, body: text_or_empty(answer, "/body"), url }))
@@ -85,7 +85,7 @@ impl Dialect for GitHub {
         Call::get(format!("/repos/{}/commits/{sha}/statuses?per_page=100", self.project))
     }
 
-    fn read_status(&self, answer: &Value) -> Result<Status, Fault> {
+    fn read_status(&self, answer: &Value) -> Result<Status, ForgeErrorKind> {
         Ok(Status {
             id: number(answer, "/id")?,
             context: text(answer, "/context")?,
@@ -105,11 +105,11 @@ impl Dialect for GitHub {
         Call::new(Method::POST, path, body)
     }
 
-    fn state(&self, verdict: Verdict) -> &'static str {
+    fn state(&self, verdict: CheckConclusion) -> &'static str {
         match verdict {
-            Verdict::Pending => "pending",
-            Verdict::Failed => "failure",
-            Verdict::Changes | Verdict::NoChanges => "success",
+            CheckConclusion::Pending => "pending",
+            CheckConclusion::Failed => "failure",
+            CheckConclusion::Changes | CheckConclusion::NoChanges => "success",
         }
     }
 
@@ -161,11 +161,11 @@ impl GitHub {
     }
 }
 
-fn conclusion(verdict: Verdict) -> &'static str {
+fn conclusion(verdict: CheckConclusion) -> &'static str {
     match verdict {
-        Verdict::Failed => "failure",
-        Verdict::Pending | Verdict::Changes => "neutral",
-        Verdict::NoChanges => "success",
+        CheckConclusion::Failed => "failure",
+        CheckConclusion::Pending | CheckConclusion::Changes => "neutral",
+        CheckConclusion::NoChanges => "success",
     }
 }
 

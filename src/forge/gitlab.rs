@@ -6,8 +6,8 @@
 use serde_json::{Value, json};
 
 use super::dialect::{Call, Comment, Dialect, Status, encoded, number, sha, shortened, text, text_or_empty, time};
-use super::error::Fault;
-use super::{Post, Pull, Verdict};
+use super::error::ForgeErrorKind;
+use super::{CheckConclusion, Post, Pull};
 use crate::https::Method;
 
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ impl Dialect for GitLab {
         Call::get("/user".to_owned())
     }
 
-    fn login(&self, answer: &Value) -> Result<String, Fault> {
+    fn login(&self, answer: &Value) -> Result<String, ForgeErrorKind> {
         text(answer, "/username")
     }
 
@@ -47,7 +47,7 @@ impl Dialect for GitLab {
         Call::get(self.path(&format!("merge_requests?{query}")))
     }
 
-    fn read_pull(&self, answer: &Value) -> Result<Pull, Fault> {
+    fn read_pull(&self, answer: &Value) -> Result<Pull, ForgeErrorKind> {
         Ok(Pull {
             number: number(answer, "/iid")?,
             title: text(answer, "/title")?,
@@ -63,7 +63,7 @@ impl Dialect for GitLab {
         Call::get(self.path(&format!("merge_requests/{pull}/notes?sort=asc&order_by=created_at&per_page=100")))
     }
 
-    fn read_comment(&self, answer: &Value, pull: &str) -> Result<Option<Comment>, Fault> {
+    fn read_comment(&self, answer: &Value, pull: &str) -> Result<Option<Comment>, ForgeErrorKind> {
         // "changed the title", and the like.
         if answer.pointer("/system").and_then(Value::as_bool) == Some(true) {
             return Ok(None);
@@ -86,7 +86,7 @@ impl Dialect for GitLab {
         Call::get(self.path(&format!("repository/commits/{sha}/statuses?{query}")))
     }
 
-    fn read_status(&self, answer: &Value) -> Result<Status, Fault> {
+    fn read_status(&self, answer: &Value) -> Result<Status, ForgeErrorKind> {
         Ok(Status {
             id: number(answer, "/id")?,
             context: text(answer, "/name")?,
@@ -108,11 +108,11 @@ impl Dialect for GitLab {
         Call::new(Method::POST, self.path(&format!("statuses/{sha}")), body)
     }
 
-    fn state(&self, verdict: Verdict) -> &'static str {
+    fn state(&self, verdict: CheckConclusion) -> &'static str {
         match verdict {
-            Verdict::Pending => "pending",
-            Verdict::Failed => "failed",
-            Verdict::Changes | Verdict::NoChanges => "success",
+            CheckConclusion::Pending => "pending",
+            CheckConclusion::Failed => "failed",
+            CheckConclusion::Changes | CheckConclusion::NoChanges => "success",
         }
     }
 

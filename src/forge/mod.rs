@@ -23,17 +23,17 @@ use jiff::Timestamp;
 
 use self::api::Api;
 use self::dialect::Dialect;
-pub use self::error::{Act, Error, Fault};
+pub use self::error::{ForgeError, ForgeErrorKind, ForgeOperation};
 use self::gitea::Gitea;
 use self::github::GitHub;
 use self::gitlab::GitLab;
-pub use self::post::{Annotation, Post, Verdict};
+pub use self::post::{Annotation, CheckConclusion, Post};
 use crate::https;
 use crate::secret::Secret;
 
 /// Which forge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ForgeKind {
     /// github.com and GitHub Enterprise.
     GitHub,
     /// gitlab.com and GitLab of one's own.
@@ -48,9 +48,9 @@ pub type Token = Arc<dyn Fn() -> Result<Secret, String> + Send + Sync>;
 
 /// Which forge, which repository, and how it is reached.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct ForgeOptions {
     /// Which forge.
-    pub kind: Kind,
+    pub kind: ForgeKind,
     /// The API's root, or the forge's address, which the root is made of. None: github.com or gitlab.com.
     pub url: Option<String>,
     /// `OWNER/NAME`; for GitLab also `GROUP/SUBGROUP/NAME` or the project's number.
@@ -64,15 +64,15 @@ pub struct Options {
     /// Whether a check run is written where the forge has them.
     pub checks: bool,
     /// How it is reached.
-    pub https: https::Options,
+    pub https: https::ClientOptions,
     /// How long a call may wait and try again in all.
     pub patience: Duration,
 }
 
-impl Options {
+impl ForgeOptions {
     /// A repository of a forge with everything else as it mostly is.
-    pub fn new(kind: Kind, project: impl Into<String>) -> Self {
-        let limits = https::Limits { total: Duration::from_secs(30), ..https::Limits::default() };
+    pub fn new(kind: ForgeKind, project: impl Into<String>) -> Self {
+        let limits = https::RequestLimits { total: Duration::from_secs(30), ..https::RequestLimits::default() };
         Self {
             kind,
             url: None,
@@ -81,7 +81,7 @@ impl Options {
             assumed_author: None,
             pipeline: None,
             checks: true,
-            https: https::Options { limits, ..https::Options::default() },
+            https: https::ClientOptions { limits, ..https::ClientOptions::default() },
             patience: Duration::from_mins(2),
         }
     }
@@ -110,16 +110,16 @@ pub struct Pull {
 #[derive(Debug)]
 pub struct Posted {
     /// Of the comment.
-    pub comment: Done,
+    pub comment: PostAction,
     /// Of the commit's status.
-    pub status: Done,
+    pub status: PostAction,
     /// Of the check run. None where the forge has none, or none was wanted.
-    pub check: Option<Done>,
+    pub check: Option<PostAction>,
 }
 
 /// What became of one part. The texts are addresses for people.
 #[derive(Debug)]
-pub enum Done {
+pub enum PostAction {
     /// It was not there.
     Created(String),
     /// It said something else.
@@ -131,13 +131,13 @@ pub enum Done {
     /// The pull request has a newer head by now: its own run will tell.
     Overtaken,
     /// The token may not.
-    Refused(Error),
+    Refused(ForgeError),
 }
 
 /// A repository on a forge.
 #[derive(Clone)]
 pub struct Forge {
-    options: Options,
+    options: ForgeOptions,
     /// Without a slash at its end.
     root: String,
     dialect: Arc<dyn Dialect>,
@@ -157,72 +157,78 @@ impl std::fmt::Debug for Forge {
 
 impl Forge {
     /// A repository on a forge. Nothing is sent yet.
-    pub fn new(options: Options, token: Token) -> Result<Self, Error> {
-        let wrong = |what: String| Error {
-            act: Act::Pulls,
+    pub fn new(options: ForgeOptions, token: Token) -> Result<Self, ForgeError> {
+        let wrong = |what: String| ForgeError {
+            act: ForgeOperation::Pulls,
             place: options.project.clone(),
             kind: options.kind,
-            fault: Fault::Setup(what),
+            fault: ForgeErrorKind::Setup(what),
         };
         if !is_project(options.kind, &options.project) {
             return Err(wrong("a project is OWNER/NAME, of letters, digits and `-_.`".to_owned()));
         }
         let (root, site) = root_and_site(options.kind, options.url.as_deref()).map_err(wrong)?;
         let project = options.project.clone();
-        let github = (options.kind == Kind::GitHub).then(|| GitHub { project: project.clone(), site: site.clone() });
+        let github =
+            (options.kind == ForgeKind::GitHub).then(|| GitHub { project: project.clone(), site: site.clone() });
         let dialect: Arc<dyn Dialect> = match (&github, options.kind) {
             (Some(github), _) => Arc::new(github.clone()),
-            (None, Kind::GitLab) => Arc::new(GitLab { project, site, pipeline: options.pipeline }),
+            (None, ForgeKind::GitLab) => Arc::new(GitLab { project, site, pipeline: options.pipeline }),
             (None, _) => Arc::new(Gitea { project, site }),
         };
         Ok(Self { options, root, dialect, github, token })
     }
 
     /// Open pull requests into a branch, by number.
-    pub fn open_pulls(&self, base: &str) -> Result<Vec<Pull>, Error> {
-        self.run(Act::Pulls, async |api| posting::open_pulls(self, api, base).await)
+    pub fn open_pulls(&self, base: &str) -> Result<Vec<Pull>, ForgeError> {
+        self.run(ForgeOperation::Pulls, async |api| posting::open_pulls(self, api, base).await)
     }
 
     /// Says something at a pull request whose head it is about. What is there already is not said again.
-    pub fn post(&self, pull: u64, head_sha: &str, post: &Post) -> Result<Posted, Error> {
-        self.run(Act::WriteComment, async |api| posting::post(self, api, pull, head_sha, post).await)
+    pub fn post(&self, pull: u64, head_sha: &str, post: &Post) -> Result<Posted, ForgeError> {
+        self.run(ForgeOperation::WriteComment, async |api| posting::post(self, api, pull, head_sha, post).await)
     }
 
-    fn run<'f, T>(&'f self, act: Act, what: impl AsyncFnOnce(&mut Api<'f>) -> Result<T, Error>) -> Result<T, Error> {
+    fn run<'f, T>(
+        &'f self,
+        act: ForgeOperation,
+        what: impl AsyncFnOnce(&mut Api<'f>) -> Result<T, ForgeError>,
+    ) -> Result<T, ForgeError> {
         // Before the runtime: it may read a file, or ask for a token with a runtime of its own.
-        let token = (self.token)().map_err(|why| self.failed(act, Fault::Token(why)))?;
+        let token = (self.token)().map_err(|why| self.failed(act, ForgeErrorKind::Token(why)))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| self.failed(act, Fault::Setup(format!("no runtime: {error}"))))?;
+        let runtime =
+            runtime.map_err(|error| self.failed(act, ForgeErrorKind::Setup(format!("no runtime: {error}"))))?;
         let mut api = Api::new(self, self.dialect.as_ref(), token)?;
         runtime.block_on(what(&mut api))
     }
 
-    fn failed(&self, act: Act, fault: Fault) -> Error {
+    fn failed(&self, act: ForgeOperation, fault: ForgeErrorKind) -> ForgeError {
         let host = self.root.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or(&self.root);
-        Error { act, place: format!("{host}/{}", self.options.project), kind: self.options.kind, fault }
+        ForgeError { act, place: format!("{host}/{}", self.options.project), kind: self.options.kind, fault }
     }
 }
 
 /// Only what can stand in a path as it is, so that no project leads elsewhere.
-fn is_project(kind: Kind, project: &str) -> bool {
+fn is_project(kind: ForgeKind, project: &str) -> bool {
     let part = |part: &str| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         !part.is_empty() && part.bytes().all(plain) && part != "." && part != ".."
     };
     let parts = project.split('/').count();
     let enough = match kind {
-        Kind::GitLab => parts >= 2 || project.bytes().all(|byte| byte.is_ascii_digit()),
-        Kind::GitHub | Kind::Gitea => parts == 2,
+        ForgeKind::GitLab => parts >= 2 || project.bytes().all(|byte| byte.is_ascii_digit()),
+        ForgeKind::GitHub | ForgeKind::Gitea => parts == 2,
     };
     enough && project.split('/').all(part)
 }
 
 /// The API's root, and where people look.
-fn root_and_site(kind: Kind, url: Option<&str>) -> Result<(String, String), String> {
+fn root_and_site(kind: ForgeKind, url: Option<&str>) -> Result<(String, String), String> {
     let (suffix, usual) = match kind {
-        Kind::GitHub => ("/api/v3", Some("https://api.github.com")),
-        Kind::GitLab => ("/api/v4", Some("https://gitlab.com")),
-        Kind::Gitea => ("/api/v1", None),
+        ForgeKind::GitHub => ("/api/v3", Some("https://api.github.com")),
+        ForgeKind::GitLab => ("/api/v4", Some("https://gitlab.com")),
+        ForgeKind::Gitea => ("/api/v1", None),
     };
     let url = url.or(usual).ok_or("a forge of one's own has an address: name it by --forge-url")?;
     let url = url.trim_end_matches('/');
@@ -230,14 +236,14 @@ fn root_and_site(kind: Kind, url: Option<&str>) -> Result<(String, String), Stri
     if rest.is_empty() || rest.contains(['@', '?', '#', ' ']) {
         return Err("a forge's address is https://HOST, with a path at most".to_owned());
     }
-    if kind == Kind::GitHub && matches!(rest, "github.com" | "api.github.com") {
+    if kind == ForgeKind::GitHub && matches!(rest, "github.com" | "api.github.com") {
         return Ok((format!("{scheme}://api.github.com"), format!("{scheme}://github.com")));
     }
     if let Some(site) = url.strip_suffix(suffix) {
         return Ok((url.to_owned(), site.to_owned()));
     }
     // GitHub's own clouds for enterprises have hosts for their APIs: https://api.OCTOCORP.ghe.com.
-    if let Some(host) = rest.strip_prefix("api.").filter(|_| kind == Kind::GitHub) {
+    if let Some(host) = rest.strip_prefix("api.").filter(|_| kind == ForgeKind::GitHub) {
         return Ok((url.to_owned(), format!("{scheme}://{host}")));
     }
     Ok((format!("{url}{suffix}"), url.to_owned()))
@@ -251,37 +257,39 @@ mod tests {
     fn a_forges_address_or_its_apis_root_are_both_understood() {
         let both = |kind, url: Option<&str>| root_and_site(kind, url).expect("an address");
         let pair = |root: &str, site: &str| (root.to_owned(), site.to_owned());
-        assert_eq!(both(Kind::GitHub, None), pair("https://api.github.com", "https://github.com"));
+        assert_eq!(both(ForgeKind::GitHub, None), pair("https://api.github.com", "https://github.com"));
         assert_eq!(
-            both(Kind::GitHub, Some("https://github.com/")),
+            both(ForgeKind::GitHub, Some("https://github.com/")),
             pair("https://api.github.com", "https://github.com")
         );
         assert_eq!(
-            both(Kind::GitHub, Some("https://ghe.example")),
+            both(ForgeKind::GitHub, Some("https://ghe.example")),
             pair("https://ghe.example/api/v3", "https://ghe.example")
         );
         assert_eq!(
-            both(Kind::GitHub, Some("https://api.corp.ghe.com")),
+            both(ForgeKind::GitHub, Some("https://api.corp.ghe.com")),
             pair("https://api.corp.ghe.com", "https://corp.ghe.com")
         );
-        assert_eq!(both(Kind::GitLab, None), pair("https://gitlab.com/api/v4", "https://gitlab.com"));
+        assert_eq!(both(ForgeKind::GitLab, None), pair("https://gitlab.com/api/v4", "https://gitlab.com"));
         let gitea = pair("https://git.example/forge/api/v1", "https://git.example/forge");
-        assert_eq!(both(Kind::Gitea, Some("https://git.example/forge/api/v1/")), gitea);
-        assert_eq!(both(Kind::Gitea, Some("https://git.example/forge")), gitea);
-        for (kind, url) in
-            [(Kind::Gitea, None), (Kind::GitHub, Some("ghe.example")), (Kind::GitLab, Some("https://u:p@h"))]
-        {
+        assert_eq!(both(ForgeKind::Gitea, Some("https://git.example/forge/api/v1/")), gitea);
+        assert_eq!(both(ForgeKind::Gitea, Some("https://git.example/forge")), gitea);
+        for (kind, url) in [
+            (ForgeKind::Gitea, None),
+            (ForgeKind::GitHub, Some("ghe.example")),
+            (ForgeKind::GitLab, Some("https://u:p@h")),
+        ] {
             assert!(root_and_site(kind, url).is_err(), "{url:?}");
         }
     }
 
     #[test]
     fn a_project_leads_nowhere_else() {
-        assert!(is_project(Kind::GitHub, "mos-eisley/policies.git_1"));
-        assert!(is_project(Kind::GitLab, "a/b/c") && is_project(Kind::GitLab, "42"));
+        assert!(is_project(ForgeKind::GitHub, "mos-eisley/policies.git_1"));
+        assert!(is_project(ForgeKind::GitLab, "a/b/c") && is_project(ForgeKind::GitLab, "42"));
         for project in ["policies", "a/b/c", "a/..", "a/b?c", "/b", "a/b%2f", ""] {
-            assert!(!is_project(Kind::Gitea, project), "{project}");
+            assert!(!is_project(ForgeKind::Gitea, project), "{project}");
         }
-        assert!(!is_project(Kind::GitLab, "a/../b"));
+        assert!(!is_project(ForgeKind::GitLab, "a/../b"));
     }
 }

@@ -3,11 +3,11 @@
 //! Deliberately absent: how it is said to which forge, and the words, which are `core::preview`'s.
 
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::preview::{Level, Preview, Words, markdown};
+use crate::core::preview::{Preview, RiskLevel, Sentences, markdown};
 
 /// What a preview comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CheckConclusion {
     /// It is being made. No comment is written.
     Pending,
     /// A document has an error, or the preview could not be made.
@@ -26,7 +26,7 @@ pub struct Post {
     /// The comment, with the marker as its first line.
     pub body: String,
     /// What it comes to.
-    pub verdict: Verdict,
+    pub verdict: CheckConclusion,
     /// A line for the check run's head.
     pub title: String,
     /// A line for the status; it is cut where the forge takes no more.
@@ -44,14 +44,14 @@ const MOST_ANNOTATIONS: usize = 100;
 impl Post {
     /// What a preview says, in the places that a forge has for it.
     pub fn of(preview: &Preview<'_>, details: Option<String>) -> Self {
-        let words = Words(preview);
+        let words = Sentences(preview);
         let (validation, cluster) = (preview.input.validation, preview.input.cluster);
         let verdict = match (validation.fails(), preview.changes()) {
-            (true, _) => Verdict::Failed,
-            (false, true) => Verdict::Changes,
-            (false, false) => Verdict::NoChanges,
+            (true, _) => CheckConclusion::Failed,
+            (false, true) => CheckConclusion::Changes,
+            (false, false) => CheckConclusion::NoChanges,
         };
-        let dangers = preview.dangers.iter().filter(|danger| danger.level == Level::Danger).count();
+        let dangers = preview.dangers.iter().filter(|danger| danger.level == RiskLevel::Danger).count();
         let dangers = match dangers {
             0 => String::new(),
             1 => "; 1 danger".to_owned(),

@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::api::Api;
 use super::dialect::{Call, Comment, Status, number, shortened, text_or_empty};
-use super::error::{Act, Error, Fault};
+use super::error::{ForgeError, ForgeErrorKind, ForgeOperation};
 use super::github::{GitHub, MOST_ANNOTATIONS};
-use super::{Done, Forge, Post, Posted, Pull, Verdict};
+use super::{CheckConclusion, Forge, Post, PostAction, Posted, Pull};
 use crate::core::preview::marker;
 
 /// So often something is looked at and written.
@@ -19,10 +19,11 @@ const ROUNDS: usize = 4;
 /// A forge may list a comment a moment after it took it.
 const MOMENT: Duration = Duration::from_secs(1);
 
-pub(super) async fn open_pulls(forge: &Forge, api: &mut Api<'_>, base: &str) -> Result<Vec<Pull>, Error> {
-    let answers = api.list(Act::Pulls, &forge.dialect.pulls(base), "").await?;
-    let pulls: Result<Vec<Pull>, Fault> = answers.iter().map(|answer| forge.dialect.read_pull(answer)).collect();
-    let mut pulls = pulls.map_err(|fault| api.failed(Act::Pulls, fault))?;
+pub(super) async fn open_pulls(forge: &Forge, api: &mut Api<'_>, base: &str) -> Result<Vec<Pull>, ForgeError> {
+    let answers = api.list(ForgeOperation::Pulls, &forge.dialect.pulls(base), "").await?;
+    let pulls: Result<Vec<Pull>, ForgeErrorKind> =
+        answers.iter().map(|answer| forge.dialect.read_pull(answer)).collect();
+    let mut pulls = pulls.map_err(|fault| api.failed(ForgeOperation::Pulls, fault))?;
     pulls.retain(|pull| pull.base == base);
     pulls.sort_by_key(|pull| pull.number);
     Ok(pulls)
@@ -34,34 +35,38 @@ pub(super) async fn post<'f>(
     number: u64,
     sha: &str,
     post: &Post,
-) -> Result<Posted, Error> {
+) -> Result<Posted, ForgeError> {
     let author = identity(forge, api).await?;
-    let answer = api.read(Act::Pulls, &forge.dialect.pull(number)).await?;
-    let pull = forge.dialect.read_pull(&answer).map_err(|fault| api.failed(Act::Pulls, fault))?;
+    let answer = api.read(ForgeOperation::Pulls, &forge.dialect.pull(number)).await?;
+    let pull = forge.dialect.read_pull(&answer).map_err(|fault| api.failed(ForgeOperation::Pulls, fault))?;
     let mut this = Posting { forge, api, pull: number, sha, post };
     let (status, setter) = this.status(author.is_some()).await?;
     let comment = if pull.head_sha == sha {
         let author = author.or(setter).or_else(|| forge.options.assumed_author.clone());
-        let author = author.ok_or_else(|| this.api.failed(Act::Identity, Fault::Nobody))?;
+        let author = author.ok_or_else(|| this.api.failed(ForgeOperation::Identity, ForgeErrorKind::Nobody))?;
         this.comment(&author).await?
     } else {
-        Done::Overtaken
+        PostAction::Overtaken
     };
     let check = match &forge.github {
-        Some(github) if forge.options.checks && post.verdict != Verdict::Pending => Some(this.check(github).await?),
+        Some(github) if forge.options.checks && post.verdict != CheckConclusion::Pending => {
+            Some(this.check(github).await?)
+        }
         _ => None,
     };
     Ok(Posted { comment, status, check })
 }
 
 /// Who writes with this token. An app's installation, GITHUB_TOKEN for instance, may not ask.
-async fn identity(forge: &Forge, api: &mut Api<'_>) -> Result<Option<String>, Error> {
+async fn identity(forge: &Forge, api: &mut Api<'_>) -> Result<Option<String>, ForgeError> {
     if let Some(author) = &forge.options.author {
         return Ok(Some(author.clone()));
     }
-    match api.read(Act::Identity, &forge.dialect.identity()).await {
-        Ok(answer) => forge.dialect.login(&answer).map(Some).map_err(|fault| api.failed(Act::Identity, fault)),
-        Err(error) if matches!(error.fault, Fault::Refused { status: 403 | 404, .. }) => Ok(None),
+    match api.read(ForgeOperation::Identity, &forge.dialect.identity()).await {
+        Ok(answer) => {
+            forge.dialect.login(&answer).map(Some).map_err(|fault| api.failed(ForgeOperation::Identity, fault))
+        }
+        Err(error) if matches!(error.fault, ForgeErrorKind::Refused { status: 403 | 404, .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -77,7 +82,7 @@ struct Posting<'p, 'f> {
 impl Posting<'_, '_> {
     /// The commit's status; and who we are, where that is known by it. One that is there may be by anybody: where it has to tell who we are
     /// and is not by whom we take ourselves for, it is set once more.
-    async fn status(&mut self, known_author: bool) -> Result<(Done, Option<String>), Error> {
+    async fn status(&mut self, known_author: bool) -> Result<(PostAction, Option<String>), ForgeError> {
         let dialect = self.forge.dialect.clone();
         let context = format!("egret/preview ({})", self.post.cluster);
         let state = dialect.state(self.post.verdict);
@@ -88,25 +93,26 @@ impl Posting<'_, '_> {
         let mut round = 0;
         loop {
             round += 1;
-            let listed = match self.api.list(Act::Status, &dialect.statuses(self.sha, &context), "").await {
-                Err(error) if error.is_no() => return Ok((Done::Refused(error), None)),
+            let listed = match self.api.list(ForgeOperation::Status, &dialect.statuses(self.sha, &context), "").await {
+                Err(error) if error.is_no() => return Ok((PostAction::Refused(error), None)),
                 listed => listed?,
             };
-            let read: Result<Vec<Status>, Fault> = listed.iter().map(|answer| dialect.read_status(answer)).collect();
-            let read = read.map_err(|fault| self.api.failed(Act::Status, fault))?;
+            let read: Result<Vec<Status>, ForgeErrorKind> =
+                listed.iter().map(|answer| dialect.read_status(answer)).collect();
+            let read = read.map_err(|fault| self.api.failed(ForgeOperation::Status, fault))?;
             let newest = read.into_iter().filter(|one| one.context == context).max_by_key(|one| one.id);
             let known = newest.is_some();
             let assumed = &self.forge.options.assumed_author;
             let tells = |one: &Status| known_author || one.author.is_none() || one.author == *assumed;
             if newest.is_some_and(|one| one.state == state && one.description == description && tells(&one)) {
-                return Ok((if wrote { Done::Created(place) } else { Done::Same(place) }, None));
+                return Ok((if wrote { PostAction::Created(place) } else { PostAction::Same(place) }, None));
             }
-            match self.api.write(Act::Status, &call).await {
+            match self.api.write(ForgeOperation::Status, &call).await {
                 Ok(answer) => {
                     let setter = Some(text_or_empty(&answer, "/creator/login")).filter(|login| !login.is_empty());
-                    return Ok((if known { Done::Updated(place) } else { Done::Created(place) }, setter));
+                    return Ok((if known { PostAction::Updated(place) } else { PostAction::Created(place) }, setter));
                 }
-                Err(error) if error.is_no() => return Ok((Done::Refused(error), None)),
+                Err(error) if error.is_no() => return Ok((PostAction::Refused(error), None)),
                 Err(error) if !error.unknown() || round >= ROUNDS || !self.api.pause(MOMENT).await => {
                     return Err(error);
                 }
@@ -116,40 +122,40 @@ impl Posting<'_, '_> {
     }
 
     /// The comment by this author that bears our marker, made or made anew.
-    async fn comment(&mut self, author: &str) -> Result<Done, Error> {
-        if self.post.verdict == Verdict::Pending {
-            return Ok(Done::Unneeded);
+    async fn comment(&mut self, author: &str) -> Result<PostAction, ForgeError> {
+        if self.post.verdict == CheckConclusion::Pending {
+            return Ok(PostAction::Unneeded);
         }
         let dialect = self.forge.dialect.clone();
         let mut tried = None;
         let mut round = 0;
         loop {
             round += 1;
-            let listed = match self.api.list(Act::ReadComments, &dialect.comments(self.pull), "").await {
-                Err(error) if error.denied() => return Ok(Done::Refused(error)),
+            let listed = match self.api.list(ForgeOperation::ReadComments, &dialect.comments(self.pull), "").await {
+                Err(error) if error.denied() => return Ok(PostAction::Refused(error)),
                 listed => listed?,
             };
             let ours = self.ours(&listed, author)?;
             let (call, known) = match ours {
                 Some(comment) if same(&comment.body, &self.post.body) => {
                     return Ok(match tried {
-                        None => Done::Same(comment.url),
-                        Some(false) => Done::Created(comment.url),
-                        Some(true) => Done::Updated(comment.url),
+                        None => PostAction::Same(comment.url),
+                        Some(false) => PostAction::Created(comment.url),
+                        Some(true) => PostAction::Updated(comment.url),
                     });
                 }
                 Some(comment) => (dialect.update_comment(self.pull, comment.id, &self.post.body), true),
-                None if self.post.verdict == Verdict::NoChanges => return Ok(Done::Unneeded),
+                None if self.post.verdict == CheckConclusion::NoChanges => return Ok(PostAction::Unneeded),
                 None => (dialect.create_comment(self.pull, &self.post.body), false),
             };
-            let error = match self.api.write(Act::WriteComment, &call).await {
+            let error = match self.api.write(ForgeOperation::WriteComment, &call).await {
                 Ok(answer) => return Ok(self.written(&answer, known)),
                 Err(error) => error,
             };
             // Somebody deleted it since we looked.
-            let gone = known && matches!(error.fault, Fault::Refused { status: 404, .. }) && round == 1;
+            let gone = known && matches!(error.fault, ForgeErrorKind::Refused { status: 404, .. }) && round == 1;
             if error.denied() && !gone {
-                return Ok(Done::Refused(error));
+                return Ok(PostAction::Refused(error));
             }
             if !(gone || error.unknown()) || round >= ROUNDS || !self.api.pause(MOMENT).await {
                 return Err(error);
@@ -158,45 +164,46 @@ impl Posting<'_, '_> {
         }
     }
 
-    fn ours(&self, listed: &[Value], author: &str) -> Result<Option<Comment>, Error> {
+    fn ours(&self, listed: &[Value], author: &str) -> Result<Option<Comment>, ForgeError> {
         let marker = marker(&self.post.cluster);
         let place = self.forge.dialect.address(self.pull);
-        let comments: Result<Vec<Option<Comment>>, Fault> =
+        let comments: Result<Vec<Option<Comment>>, ForgeErrorKind> =
             listed.iter().map(|answer| self.forge.dialect.read_comment(answer, &place)).collect();
-        let comments = comments.map_err(|fault| self.api.failed(Act::ReadComments, fault))?;
+        let comments = comments.map_err(|fault| self.api.failed(ForgeOperation::ReadComments, fault))?;
         let mine = |one: &Comment| one.author.eq_ignore_ascii_case(author) && one.body.starts_with(&marker);
         Ok(comments.into_iter().flatten().filter(mine).max_by_key(|comment| comment.id))
     }
 
-    fn written(&self, answer: &Value, known: bool) -> Done {
+    fn written(&self, answer: &Value, known: bool) -> PostAction {
         let place = self.forge.dialect.address(self.pull);
         let comment = self.forge.dialect.read_comment(answer, &place).ok().flatten();
         let url = comment.map(|comment| comment.url).filter(|url| !url.is_empty()).unwrap_or(place);
-        if known { Done::Updated(url) } else { Done::Created(url) }
+        if known { PostAction::Updated(url) } else { PostAction::Created(url) }
     }
 
     /// The check run: one for each content, of which GitHub shows the newest.
-    async fn check(&mut self, github: &GitHub) -> Result<Done, Error> {
+    async fn check(&mut self, github: &GitHub) -> Result<PostAction, ForgeError> {
         let name = format!("egret preview ({})", self.post.cluster);
         let mark = mark(self.post);
         let mut tried = false;
         let mut round = 0;
         loop {
             round += 1;
-            let listed = match self.api.list(Act::Check, &github.checks(self.sha, &name), "/check_runs").await {
-                Err(error) if error.is_no() => return Ok(Done::Refused(error)),
-                listed => listed?,
-            };
+            let listed =
+                match self.api.list(ForgeOperation::Check, &github.checks(self.sha, &name), "/check_runs").await {
+                    Err(error) if error.is_no() => return Ok(PostAction::Refused(error)),
+                    listed => listed?,
+                };
             let is_same = |one: &&Value| {
                 text_or_empty(one, "/external_id") == mark && text_or_empty(one, "/status") == "completed"
             };
             if let Some(same) = listed.iter().find(is_same) {
                 let url = text_or_empty(same, "/html_url");
-                return Ok(if tried { Done::Created(url) } else { Done::Same(url) });
+                return Ok(if tried { PostAction::Created(url) } else { PostAction::Same(url) });
             }
             match self.write_check(github, &name, &mark).await {
-                Ok(url) => return Ok(Done::Created(url)),
-                Err(error) if error.is_no() => return Ok(Done::Refused(error)),
+                Ok(url) => return Ok(PostAction::Created(url)),
+                Err(error) if error.is_no() => return Ok(PostAction::Refused(error)),
                 Err(error) if !error.unknown() || round >= ROUNDS || !self.api.pause(MOMENT).await => {
                     return Err(error);
                 }
@@ -205,15 +212,16 @@ impl Posting<'_, '_> {
         }
     }
 
-    async fn write_check(&mut self, github: &GitHub, name: &str, mark: &str) -> Result<String, Error> {
-        let first = self.api.write(Act::Check, &github.create_check(self.sha, name, self.post, mark)).await?;
-        let id = number(&first, "/id").map_err(|fault| self.api.failed(Act::Check, fault))?;
+    async fn write_check(&mut self, github: &GitHub, name: &str, mark: &str) -> Result<String, ForgeError> {
+        let first =
+            self.api.write(ForgeOperation::Check, &github.create_check(self.sha, name, self.post, mark)).await?;
+        let id = number(&first, "/id").map_err(|fault| self.api.failed(ForgeOperation::Check, fault))?;
         let rest = self.post.annotations.get(MOST_ANNOTATIONS..).unwrap_or_default();
         let batches: Vec<_> = rest.chunks(MOST_ANNOTATIONS).collect();
         for (index, more) in batches.iter().enumerate() {
             let last = index + 1 == batches.len();
             let call: Call = github.continue_check(id, self.post, more, last);
-            self.api.write(Act::Check, &call).await?;
+            self.api.write(ForgeOperation::Check, &call).await?;
         }
         Ok(text_or_empty(&first, "/html_url"))
     }

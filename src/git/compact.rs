@@ -14,7 +14,7 @@ use super::mirror::Mirror;
 use super::publish::{Made, Target, check_branch, make, push, read_branch, signature};
 use super::remote::Pushed;
 use super::signing::Signer;
-use crate::core::signature::Refused;
+use crate::core::signature::SignatureRejection;
 
 /// Folding has to save this many commits, or the oldest has to be twice as old as what is kept.
 pub const MANY: usize = 1_000;
@@ -111,8 +111,8 @@ fn history<'r>(mirror: &'r Mirror, target: &Target, tip: Oid) -> std::result::Re
         });
         let verdict = own.check_commit(objects.read(id)?.data());
         let stranger = stranger.or_else(|| match &verdict {
-            Ok(_) | Err(Refused::Missing) => None,
-            Err(Refused::NoKeys | Refused::Unknown { .. }) => {
+            Ok(_) | Err(SignatureRejection::Missing) => None,
+            Err(SignatureRejection::NoKeys | SignatureRejection::Unknown { .. }) => {
                 Some("Egret, signed by a key that is not given now".to_owned())
             }
             Err(refused) => Some(format!("somebody in Egret's name: {refused}")),

@@ -124,17 +124,17 @@ fn same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && difference == 0
 }
 
-fn client(request: &Request) -> std::result::Result<https::Client, https::Error> {
-    https::Client::new(https::Options {
+fn client(request: &Request) -> std::result::Result<https::Client, https::HttpError> {
+    https::Client::new(https::ClientOptions {
         roots: request.ca_file.clone(),
         identity: request
             .client_certificate
             .as_ref()
-            .map(|own| https::Identity { certificate: own.certificate.clone(), key: own.key.clone() }),
+            .map(|own| https::ClientIdentity { certificate: own.certificate.clone(), key: own.key.clone() }),
         proxy: request.proxy.clone(),
         // Only a source that was let in as such has such an address.
         plain: true,
-        limits: https::Limits {
+        limits: https::RequestLimits {
             connect: request.connect,
             idle: UNCOUNTED,
             total: UNCOUNTED,
@@ -298,26 +298,30 @@ async fn question(mut body: Incoming) -> std::result::Result<https::Body, hyper:
 }
 
 /// Our client's error, as one of Git's.
-fn fault(error: &https::Error, doing: &'static str, request: &Request) -> Error {
-    use https::{Cause, Tls};
+fn fault(error: &https::HttpError, doing: &'static str, request: &Request) -> Error {
+    use https::{HttpErrorCause, TlsError};
     let repository = request.source.to_string();
     let text = error.cause().to_string();
     let source = match error.cause() {
-        Cause::File { path, source } => {
+        HttpErrorCause::File { path, source } => {
             let source = source
                 .raw_os_error()
                 .map_or_else(|| io::Error::other(source.to_string()), io::Error::from_raw_os_error);
             return Error::Credential { path: path.clone(), source };
         }
-        Cause::TooLarge { .. } => return Error::TooMuch { repository, most: request.most },
-        Cause::Address(_) | Cause::Pem { .. } | Cause::NoRoots => Trouble::Setup(text),
-        Cause::Timeout { .. } if request.proxy.is_some() => Trouble::Proxy(format!("{text}, by way of the proxy")),
-        Cause::Dns { .. } | Cause::Connect(_) | Cause::Timeout { .. } => Trouble::Connect(text),
-        Cause::Tls(Tls::UnknownAuthority) => Trouble::Authority(text),
-        Cause::Tls(Tls::WantsClientCertificate(_)) => Trouble::ClientCertificate(text),
-        Cause::Tls(_) => Trouble::Certificate(text),
-        Cause::Proxy(_) => Trouble::Proxy(text),
-        Cause::Broken(_) => Trouble::Broken(text),
+        HttpErrorCause::TooLarge { .. } => return Error::TooMuch { repository, most: request.most },
+        HttpErrorCause::Address(_) | HttpErrorCause::Pem { .. } | HttpErrorCause::NoRoots => Trouble::Setup(text),
+        HttpErrorCause::Timeout { .. } if request.proxy.is_some() => {
+            Trouble::Proxy(format!("{text}, by way of the proxy"))
+        }
+        HttpErrorCause::Dns { .. } | HttpErrorCause::Connect(_) | HttpErrorCause::Timeout { .. } => {
+            Trouble::Connect(text)
+        }
+        HttpErrorCause::Tls(TlsError::UnknownAuthority) => Trouble::Authority(text),
+        HttpErrorCause::Tls(TlsError::WantsClientCertificate(_)) => Trouble::ClientCertificate(text),
+        HttpErrorCause::Tls(_) => Trouble::Certificate(text),
+        HttpErrorCause::Proxy(_) => Trouble::Proxy(text),
+        HttpErrorCause::Broken(_) => Trouble::Broken(text),
     };
     Error::Web { doing, repository, source }
 }

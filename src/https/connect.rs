@@ -28,8 +28,8 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tower::{Service, service_fn};
 
 use super::USER_AGENT;
-use super::error::{Cause, NO_CONNECTION, Shared};
-use super::trust::Trust;
+use super::error::{HttpErrorCause, NO_CONNECTION, Shared};
+use super::trust::TrustAnchors;
 use crate::secret::Secret;
 
 /// The most that a proxy may say before the way is open.
@@ -45,8 +45,8 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// Of `http://[user:password@]host:port`. Nothing of it is told in the error: it may hold a password.
-    pub(super) fn parse(text: &Secret) -> Result<Self, Cause> {
-        let wrong = || Cause::Proxy("is not of the form http://[user:password@]host:port".to_owned());
+    pub(super) fn parse(text: &Secret) -> Result<Self, HttpErrorCause> {
+        let wrong = || HttpErrorCause::Proxy("is not of the form http://[user:password@]host:port".to_owned());
         let rest = text.reveal().trim_end_matches('/').strip_prefix("http://").ok_or_else(wrong)?;
         let (user, place) = rest.rsplit_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
         let uri: Uri = format!("http://{place}/").parse().map_err(|_| wrong())?;
@@ -83,18 +83,20 @@ fn decoded(text: &str) -> Vec<u8> {
 /// Makes connections. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
-    pub(super) trust: Arc<Trust>,
+    pub(super) trust: Arc<TrustAnchors>,
     pub(super) proxy: Option<Arc<Proxy>>,
     pub(super) limit: Duration,
 }
 
 impl Connector {
-    async fn connect(self, uri: Uri) -> Result<Wire, Cause> {
+    async fn connect(self, uri: Uri) -> Result<Wire, HttpErrorCause> {
         let secure = uri.scheme() == Some(&Scheme::HTTPS);
         let first = self.proxy.as_ref().map_or(&uri, |proxy| &proxy.uri);
         let mut tcp = tcp(first.clone(), self.limit).await.map_err(|cause| match (&self.proxy, cause) {
-            (Some(_), Cause::Connect(why)) => Cause::Proxy(format!("takes no connection: {why}")),
-            (Some(_), Cause::Dns { host, .. }) => Cause::Proxy(format!("is not found: the name {host} leads nowhere")),
+            (Some(_), HttpErrorCause::Connect(why)) => HttpErrorCause::Proxy(format!("takes no connection: {why}")),
+            (Some(_), HttpErrorCause::Dns { host, .. }) => {
+                HttpErrorCause::Proxy(format!("is not found: the name {host} leads nowhere"))
+            }
             (_, cause) => cause,
         })?;
         if !secure {
@@ -106,22 +108,22 @@ impl Connector {
             tunnel(&mut tcp, &format!("{host}:{port}"), proxy.authorization.as_ref()).await?;
         }
         let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name =
-            ServerName::try_from(bare).map_err(|_| Cause::Address(format!("`{host}` is no name of a server")))?;
+        let name = ServerName::try_from(bare)
+            .map_err(|_| HttpErrorCause::Address(format!("`{host}` is no name of a server")))?;
         let tls = TlsConnector::from(self.trust.config()?).connect(name, tcp).await.map_err(|error| tls(&error))?;
         Ok(Wire::Tls(Box::new(TokioIo::new(tls))))
     }
 }
 
-fn tls(error: &io::Error) -> Cause {
+fn tls(error: &io::Error) -> HttpErrorCause {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(tls) => Cause::Tls(tls.into()),
-        None => Cause::Connect(format!("the server breaks off when TLS begins: {error}")),
+        Some(tls) => HttpErrorCause::Tls(tls.into()),
+        None => HttpErrorCause::Connect(format!("the server breaks off when TLS begins: {error}")),
     }
 }
 
 /// Looks the name up and tries its addresses, of both families side by side (RFC 8305).
-async fn tcp(uri: Uri, limit: Duration) -> Result<TcpStream, Cause> {
+async fn tcp(uri: Uri, limit: Duration) -> Result<TcpStream, HttpErrorCause> {
     let host = uri.host().unwrap_or_default().to_owned();
     let resolver = service_fn(|name: Name| async move {
         let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(NotFound)?;
@@ -137,12 +139,12 @@ async fn tcp(uri: Uri, limit: Duration) -> Result<TcpStream, Cause> {
         let mut last = String::new();
         while let Some(one) = next {
             if let Some(NotFound(why)) = one.downcast_ref::<NotFound>() {
-                return Cause::Dns { host: host.clone(), source: io::Error::new(why.kind(), why.to_string()) };
+                return HttpErrorCause::Dns { host: host.clone(), source: io::Error::new(why.kind(), why.to_string()) };
             }
             last = one.to_string();
             next = one.source();
         }
-        Cause::Connect(last)
+        HttpErrorCause::Connect(last)
     })
 }
 
@@ -152,8 +154,8 @@ async fn tcp(uri: Uri, limit: Duration) -> Result<TcpStream, Cause> {
 struct NotFound(#[source] io::Error);
 
 /// Asks the proxy for the way (RFC 9110, 9.3.6).
-async fn tunnel(tcp: &mut TcpStream, authority: &str, authorization: Option<&Secret>) -> Result<(), Cause> {
-    let broken = |error: io::Error| Cause::Proxy(format!("breaks off: {error}"));
+async fn tunnel(tcp: &mut TcpStream, authority: &str, authorization: Option<&Secret>) -> Result<(), HttpErrorCause> {
+    let broken = |error: io::Error| HttpErrorCause::Proxy(format!("breaks off: {error}"));
     let proof = authorization.map(|text| format!("Proxy-Authorization: {}\r\n", text.reveal())).unwrap_or_default();
     let question =
         format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {USER_AGENT}\r\n{proof}\r\n");
@@ -162,7 +164,7 @@ async fn tunnel(tcp: &mut TcpStream, authority: &str, authorization: Option<&Sec
     // One at a time: what comes after the empty line is the server's.
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() >= LONGEST_GREETING {
-            return Err(Cause::Proxy("says too much".to_owned()));
+            return Err(HttpErrorCause::Proxy("says too much".to_owned()));
         }
         head.push(tcp.read_u8().await.map_err(broken)?);
     }
@@ -171,10 +173,12 @@ async fn tunnel(tcp: &mut TcpStream, authority: &str, authorization: Option<&Sec
     let code = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)).unwrap_or_default();
     match code {
         "200" => Ok(()),
-        "407" if authorization.is_some() => Err(Cause::Proxy("does not take the user and the password".to_owned())),
-        "407" => Err(Cause::Proxy("asks for a user and a password".to_owned())),
-        "" => Err(Cause::Proxy("does not speak HTTP".to_owned())),
-        code => Err(Cause::Proxy(format!("does not lead to {authority}: it says {code}"))),
+        "407" if authorization.is_some() => {
+            Err(HttpErrorCause::Proxy("does not take the user and the password".to_owned()))
+        }
+        "407" => Err(HttpErrorCause::Proxy("asks for a user and a password".to_owned())),
+        "" => Err(HttpErrorCause::Proxy("does not speak HTTP".to_owned())),
+        code => Err(HttpErrorCause::Proxy(format!("does not lead to {authority}: it says {code}"))),
     }
 }
 
@@ -191,7 +195,7 @@ impl Service<Uri> for Connector {
         let (this, limit) = (self.clone(), self.limit);
         Box::pin(async move {
             let made = tokio::time::timeout(limit, this.connect(uri)).await;
-            made.unwrap_or(Err(Cause::Timeout { what: NO_CONNECTION, after: limit })).map_err(Shared::from)
+            made.unwrap_or(Err(HttpErrorCause::Timeout { what: NO_CONNECTION, after: limit })).map_err(Shared::from)
         })
     }
 }

@@ -13,16 +13,16 @@ use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
 /// A request that was not answered.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}")]
-pub struct Error {
+pub struct HttpError {
     /// `GET https://api.github.com/repos`: no query, no user, no password.
     doing: String,
     #[source]
-    cause: Cause,
+    cause: HttpErrorCause,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Cause {
+pub enum HttpErrorCause {
     /// The address can't be asked, or may not.
     #[error("{0}")]
     Address(String),
@@ -58,7 +58,7 @@ pub enum Cause {
     Connect(String),
     /// No agreement on TLS. The text says what is wrong, with the certificate for instance.
     #[error("{0}")]
-    Tls(Tls),
+    Tls(TlsError),
     /// The proxy does not lead there.
     #[error("the proxy {0}")]
     Proxy(String),
@@ -83,7 +83,7 @@ pub enum Cause {
 
 /// What is wrong with the other side's proof, or with ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tls {
+pub enum TlsError {
     /// The certificate is by an authority that is not believed.
     UnknownAuthority,
     /// The certificate is for others.
@@ -103,7 +103,7 @@ pub enum Tls {
     Other(String),
 }
 
-impl fmt::Display for Tls {
+impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownAuthority => f.write_str("its certificate is by an authority that is not known"),
@@ -123,7 +123,7 @@ impl fmt::Display for Tls {
     }
 }
 
-impl From<&rustls::Error> for Tls {
+impl From<&rustls::Error> for TlsError {
     fn from(error: &rustls::Error) -> Self {
         match error {
             rustls::Error::InvalidCertificate(certificate) => match certificate {
@@ -158,32 +158,38 @@ fn plain_name(shown: &str) -> String {
     shown.split('"').nth(1).unwrap_or(shown).to_owned()
 }
 
-impl Error {
-    pub(super) fn new(doing: impl Into<String>, cause: Cause) -> Self {
+impl HttpError {
+    pub(super) fn new(doing: impl Into<String>, cause: HttpErrorCause) -> Self {
         Self { doing: doing.into(), cause }
     }
 
     /// Why.
-    pub fn cause(&self) -> &Cause {
+    pub fn cause(&self) -> &HttpErrorCause {
         &self.cause
     }
 
     /// Whether the same request may be answered later without anybody's doing.
     pub fn retryable(&self) -> bool {
         match &self.cause {
-            Cause::Dns { .. } | Cause::Connect(_) | Cause::Timeout { .. } | Cause::Broken(_) | Cause::Proxy(_) => true,
-            Cause::Tls(tls) => matches!(tls, Tls::Other(_)),
-            Cause::Address(_) | Cause::File { .. } | Cause::Pem { .. } | Cause::NoRoots | Cause::TooLarge { .. } => {
-                false
-            }
+            HttpErrorCause::Dns { .. }
+            | HttpErrorCause::Connect(_)
+            | HttpErrorCause::Timeout { .. }
+            | HttpErrorCause::Broken(_)
+            | HttpErrorCause::Proxy(_) => true,
+            HttpErrorCause::Tls(tls) => matches!(tls, TlsError::Other(_)),
+            HttpErrorCause::Address(_)
+            | HttpErrorCause::File { .. }
+            | HttpErrorCause::Pem { .. }
+            | HttpErrorCause::NoRoots
+            | HttpErrorCause::TooLarge { .. } => false,
         }
     }
 
     /// Whether the server may have done what was asked although nobody heard of it.
     pub fn unknown(&self) -> bool {
         match &self.cause {
-            Cause::Timeout { what, .. } => *what != NO_CONNECTION,
-            Cause::Broken(_) | Cause::TooLarge { .. } => true,
+            HttpErrorCause::Timeout { what, .. } => *what != NO_CONNECTION,
+            HttpErrorCause::Broken(_) | HttpErrorCause::TooLarge { .. } => true,
             _ => false,
         }
     }
@@ -191,20 +197,26 @@ impl Error {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match &self.cause {
-            Cause::Tls(Tls::UnknownAuthority) => {
+            HttpErrorCause::Tls(TlsError::UnknownAuthority) => {
                 Some("if the server has an authority of its own, name the file with its certificate")
             }
-            Cause::Tls(Tls::WrongName { .. }) => Some("use a name or an address that the server's certificate has"),
-            Cause::Tls(Tls::Expired | Tls::NotYet) => Some("is the clock right here, and there?"),
-            Cause::Tls(Tls::WantsClientCertificate(_)) => {
+            HttpErrorCause::Tls(TlsError::WrongName { .. }) => {
+                Some("use a name or an address that the server's certificate has")
+            }
+            HttpErrorCause::Tls(TlsError::Expired | TlsError::NotYet) => Some("is the clock right here, and there?"),
+            HttpErrorCause::Tls(TlsError::WantsClientCertificate(_)) => {
                 Some("name a client certificate and its key that the server knows")
             }
-            Cause::NoRoots => Some("install ca-certificates, set SSL_CERT_FILE, or name a file with an authority"),
-            Cause::Dns { .. } => Some("is the name right, and does it need a proxy to be reached?"),
-            Cause::Connect(_) | Cause::Timeout { what: NO_CONNECTION, .. } => {
+            HttpErrorCause::NoRoots => {
+                Some("install ca-certificates, set SSL_CERT_FILE, or name a file with an authority")
+            }
+            HttpErrorCause::Dns { .. } => Some("is the name right, and does it need a proxy to be reached?"),
+            HttpErrorCause::Connect(_) | HttpErrorCause::Timeout { what: NO_CONNECTION, .. } => {
                 Some("is the server up, does a firewall stand between, does it need a proxy?")
             }
-            Cause::Proxy(_) => Some("a proxy is http://[user:password@]host:port, and has to let CONNECT through"),
+            HttpErrorCause::Proxy(_) => {
+                Some("a proxy is http://[user:password@]host:port, and has to let CONNECT through")
+            }
             _ => None,
         }
     }
@@ -214,13 +226,13 @@ impl Error {
 pub(super) const NO_CONNECTION: &str = "no connection";
 
 /// The cause below what hyper makes of it. A connector's is handed up whole; everything else has a rustls error or text at its end.
-pub(super) fn cause_of(error: &(dyn StdError + 'static)) -> Cause {
-    borrowed(error).unwrap_or_else(|| Cause::Broken(format!("the connection broke: {}", last(error))))
+pub(super) fn cause_of(error: &(dyn StdError + 'static)) -> HttpErrorCause {
+    borrowed(error).unwrap_or_else(|| HttpErrorCause::Broken(format!("the connection broke: {}", last(error))))
 }
 
 /// The cause of an answer that breaks off.
-pub(super) fn cause_of_body(error: &(dyn StdError + 'static)) -> Cause {
-    borrowed(error).unwrap_or_else(|| Cause::Broken(format!("the answer breaks off: {}", last(error))))
+pub(super) fn cause_of_body(error: &(dyn StdError + 'static)) -> HttpErrorCause {
+    borrowed(error).unwrap_or_else(|| HttpErrorCause::Broken(format!("the answer breaks off: {}", last(error))))
 }
 
 fn last(error: &(dyn StdError + 'static)) -> String {
@@ -228,14 +240,14 @@ fn last(error: &(dyn StdError + 'static)) -> String {
 }
 
 /// A TLS error, or a connector's cause, anywhere below.
-fn borrowed(error: &(dyn StdError + 'static)) -> Option<Cause> {
+fn borrowed(error: &(dyn StdError + 'static)) -> Option<HttpErrorCause> {
     let mut next = Some(error);
     while let Some(one) = next {
         if let Some(Shared(cause)) = one.downcast_ref::<Shared>() {
             return cause.lock().ok().and_then(|mut cause| cause.take());
         }
         if let Some(tls) = one.downcast_ref::<rustls::Error>() {
-            return Some(Cause::Tls(tls.into()));
+            return Some(HttpErrorCause::Tls(tls.into()));
         }
         // An io::Error's source is its inner error's source: the inner one itself would be passed over.
         if let Some(inner) = one.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
@@ -248,10 +260,10 @@ fn borrowed(error: &(dyn StdError + 'static)) -> Option<Cause> {
 
 /// A cause on its way through hyper, which gives errors back by reference only.
 #[derive(Debug)]
-pub(super) struct Shared(std::sync::Mutex<Option<Cause>>);
+pub(super) struct Shared(std::sync::Mutex<Option<HttpErrorCause>>);
 
-impl From<Cause> for Shared {
-    fn from(cause: Cause) -> Self {
+impl From<HttpErrorCause> for Shared {
+    fn from(cause: HttpErrorCause) -> Self {
         Self(std::sync::Mutex::new(Some(cause)))
     }
 }

@@ -22,14 +22,14 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-pub use error::{Cause, Error, Tls};
+pub use error::{HttpError, HttpErrorCause, TlsError};
 pub use http::{Method, Request};
 pub use hyper::body::Bytes;
-pub use trust::Identity;
+pub use trust::ClientIdentity;
 
 use self::connect::{Connector, Proxy};
 use self::error::{cause_of, cause_of_body};
-use self::trust::Trust;
+use self::trust::TrustAnchors;
 use crate::secret::Secret;
 
 /// Who asks.
@@ -40,22 +40,22 @@ pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Box<dyn std::e
 
 /// How servers are reached.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct ClientOptions {
     /// The authorities that a certificate may be by, in PEM. None: the system's, see `trust`.
     pub roots: Option<PathBuf>,
     /// Our certificate, for servers that want one.
-    pub identity: Option<Identity>,
+    pub identity: Option<ClientIdentity>,
     /// `http://[user:password@]host:port`. None: no proxy, whatever the environment says.
     pub proxy: Option<Secret>,
     /// Whether `http://` may be asked for. A token goes over it in the clear.
     pub plain: bool,
     /// How much time and room a server is given.
-    pub limits: Limits,
+    pub limits: RequestLimits,
 }
 
 /// How much time and room a server is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct RequestLimits {
     /// For the name, the connection, the proxy and TLS.
     pub connect: Duration,
     /// From the request to the answer's head, and between two pieces of its body.
@@ -66,7 +66,7 @@ pub struct Limits {
     pub most: u64,
 }
 
-impl Default for Limits {
+impl Default for RequestLimits {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
@@ -83,15 +83,15 @@ pub struct Client {
     pool: Pool<Connector, Body>,
     proxy: Option<Arc<Proxy>>,
     plain: bool,
-    limits: Limits,
+    limits: RequestLimits,
 }
 
 impl Client {
     /// A client. Nothing is sent yet, but named files are looked at, so that a wrong one is told at the start.
-    pub fn new(options: Options) -> Result<Self, Error> {
-        let failed = |cause| Error::new("set up HTTPS", cause);
+    pub fn new(options: ClientOptions) -> Result<Self, HttpError> {
+        let failed = |cause| HttpError::new("set up HTTPS", cause);
         let named = options.roots.is_some() || options.identity.is_some();
-        let trust = Arc::new(Trust::new(options.roots, options.identity));
+        let trust = Arc::new(TrustAnchors::new(options.roots, options.identity));
         if named {
             trust.config().map_err(failed)?;
         }
@@ -107,16 +107,16 @@ impl Client {
     }
 
     /// Sends a request and reads the whole answer.
-    pub async fn send(&self, request: Request<Body>) -> Result<Answer, Error> {
+    pub async fn send(&self, request: Request<Body>) -> Result<HttpResponse, HttpError> {
         self.start(request).await?.whole().await
     }
 
     /// Sends a request and gives the answer as soon as its head is there. The request's body is sent as it comes, also while the answer does.
-    pub async fn start(&self, mut request: Request<Body>) -> Result<Incoming, Error> {
+    pub async fn start(&self, mut request: Request<Body>) -> Result<Incoming, HttpError> {
         let doing = shown(&request);
         let secure = request.uri().scheme() == Some(&Scheme::HTTPS);
         if let Err(cause) = self.permitted(&request) {
-            return Err(Error::new(doing, cause));
+            return Err(HttpError::new(doing, cause));
         }
         let headers = request.headers_mut();
         headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
@@ -130,42 +130,42 @@ impl Client {
         let after = (self.limits.connect + self.limits.idle).min(self.limits.total);
         let answer = match tokio::time::timeout(after, self.pool.request(request)).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(Error::new(doing, cause_of(&error))),
-            Err(_) => return Err(Error::new(doing, Cause::Timeout { what: "no answer", after })),
+            Ok(Err(error)) => return Err(HttpError::new(doing, cause_of(&error))),
+            Err(_) => return Err(HttpError::new(doing, HttpErrorCause::Timeout { what: "no answer", after })),
         };
         let (head, body) = answer.into_parts();
         let declared =
             head.headers.get(header::CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > self.limits.most) {
-            return Err(Error::new(doing, Cause::TooLarge { most: self.limits.most }));
+            return Err(HttpError::new(doing, HttpErrorCause::TooLarge { most: self.limits.most }));
         }
         let (status, headers) = (head.status, head.headers);
         Ok(Incoming { status, headers, doing, body, deadline, limits: self.limits, taken: 0 })
     }
 
-    fn permitted(&self, request: &Request<Body>) -> Result<(), Cause> {
+    fn permitted(&self, request: &Request<Body>) -> Result<(), HttpErrorCause> {
         let uri = request.uri();
         if uri.host().is_none_or(str::is_empty) {
-            return Err(Cause::Address("the address names no server".to_owned()));
+            return Err(HttpErrorCause::Address("the address names no server".to_owned()));
         }
         // hyper would send it on as an authorization that nobody asked for.
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err(Cause::Address("the address has a user in it".to_owned()));
+            return Err(HttpErrorCause::Address("the address has a user in it".to_owned()));
         }
         match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => Ok(()),
             Some(scheme) if *scheme == Scheme::HTTP && self.plain => Ok(()),
             Some(scheme) if *scheme == Scheme::HTTP => {
-                Err(Cause::Address("http:// has neither secrecy nor proof: use https://".to_owned()))
+                Err(HttpErrorCause::Address("http:// has neither secrecy nor proof: use https://".to_owned()))
             }
-            _ => Err(Cause::Address("only https:// is spoken".to_owned())),
+            _ => Err(HttpErrorCause::Address("only https:// is spoken".to_owned())),
         }
     }
 }
 
 /// An answer that is here as a whole.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct HttpResponse {
     /// Its status.
     pub status: StatusCode,
     /// Its headers.
@@ -184,13 +184,13 @@ pub struct Incoming {
     doing: String,
     body: hyper::body::Incoming,
     deadline: Instant,
-    limits: Limits,
+    limits: RequestLimits,
     taken: u64,
 }
 
 impl Incoming {
     /// The next piece; none at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
             let wait = self.limits.idle.min(left);
@@ -203,29 +203,29 @@ impl Incoming {
                 Ok(None) => return Ok(None),
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(error))) => return Err(self.failed(cause_of_body(&error))),
-                Err(_) => return Err(self.failed(Cause::Timeout { what, after })),
+                Err(_) => return Err(self.failed(HttpErrorCause::Timeout { what, after })),
             };
             // A frame that is not data is a trailer, which nobody here asks for.
             let Ok(data) = frame.into_data() else { continue };
             self.taken = self.taken.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
             if self.taken > self.limits.most {
-                return Err(self.failed(Cause::TooLarge { most: self.limits.most }));
+                return Err(self.failed(HttpErrorCause::TooLarge { most: self.limits.most }));
             }
             return Ok(Some(data));
         }
     }
 
     /// Reads the rest.
-    pub async fn whole(mut self) -> Result<Answer, Error> {
+    pub async fn whole(mut self) -> Result<HttpResponse, HttpError> {
         let mut body = Vec::new();
         while let Some(piece) = self.next().await? {
             body.extend_from_slice(&piece);
         }
-        Ok(Answer { status: self.status, headers: self.headers, body: body.into() })
+        Ok(HttpResponse { status: self.status, headers: self.headers, body: body.into() })
     }
 
-    fn failed(&self, cause: Cause) -> Error {
-        Error::new(self.doing.clone(), cause)
+    fn failed(&self, cause: HttpErrorCause) -> HttpError {
+        HttpError::new(self.doing.clone(), cause)
     }
 }
 

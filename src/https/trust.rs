@@ -15,11 +15,11 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::error::Cause;
+use super::error::HttpErrorCause;
 
 /// Who we are to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct ClientIdentity {
     /// A PEM file with our certificate, and those between it and the authority.
     pub certificate: PathBuf,
     /// A PEM file with its key. It may be the same file.
@@ -28,35 +28,35 @@ pub struct Identity {
 
 /// Files of certificates, and what the system has.
 #[derive(Debug)]
-pub(super) struct Trust {
+pub(super) struct TrustAnchors {
     roots: Option<PathBuf>,
-    identity: Option<Identity>,
+    identity: Option<ClientIdentity>,
     system: OnceLock<Arc<RootCertStore>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl Trust {
-    pub(super) fn new(roots: Option<PathBuf>, identity: Option<Identity>) -> Self {
+impl TrustAnchors {
+    pub(super) fn new(roots: Option<PathBuf>, identity: Option<ClientIdentity>) -> Self {
         Self { roots, identity, system: OnceLock::new(), provider: Arc::new(ring::default_provider()) }
     }
 
     /// How the next connection is to be made.
-    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, Cause> {
+    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, HttpErrorCause> {
         let roots = match &self.roots {
             Some(path) => Arc::new(authorities(path)?),
             None => self.system()?,
         };
-        let tls = |error: tokio_rustls::rustls::Error| Cause::Tls((&error).into());
+        let tls = |error: tokio_rustls::rustls::Error| HttpErrorCause::Tls((&error).into());
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, self.provider.clone())
             .build()
-            .map_err(|_| Cause::NoRoots)?;
+            .map_err(|_| HttpErrorCause::NoRoots)?;
         let builder = ClientConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(tls)?
             .with_webpki_verifier(verifier);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
-            Some(Identity { certificate, key }) => {
+            Some(ClientIdentity { certificate, key }) => {
                 let chain = certificates(certificate)?;
                 let secret = PrivateKeyDer::from_pem_slice(&read(key)?)
                     .map_err(|error| pem(key, format!("has no private key: {error}")))?;
@@ -69,7 +69,7 @@ impl Trust {
         Ok(Arc::new(config))
     }
 
-    fn system(&self) -> Result<Arc<RootCertStore>, Cause> {
+    fn system(&self) -> Result<Arc<RootCertStore>, HttpErrorCause> {
         if let Some(store) = self.system.get() {
             return Ok(store.clone());
         }
@@ -77,13 +77,13 @@ impl Trust {
         // One certificate that is no good does not make the others bad.
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if store.is_empty() {
-            return Err(Cause::NoRoots);
+            return Err(HttpErrorCause::NoRoots);
         }
         Ok(self.system.get_or_init(|| Arc::new(store)).clone())
     }
 }
 
-fn authorities(path: &Path) -> Result<RootCertStore, Cause> {
+fn authorities(path: &Path) -> Result<RootCertStore, HttpErrorCause> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(path)? {
         store.add(certificate).map_err(|error| pem(path, format!("has a certificate of no authority: {error}")))?;
@@ -91,17 +91,17 @@ fn authorities(path: &Path) -> Result<RootCertStore, Cause> {
     Ok(store)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Cause> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, HttpErrorCause> {
     let text = read(path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let all = all.map_err(|error| pem(path, format!("has no certificates in PEM: {error}")))?;
     if all.is_empty() { Err(pem(path, "has no certificate in PEM".to_owned())) } else { Ok(all) }
 }
 
-fn pem(path: &Path, what: String) -> Cause {
-    Cause::Pem { path: path.to_owned(), what }
+fn pem(path: &Path, what: String) -> HttpErrorCause {
+    HttpErrorCause::Pem { path: path.to_owned(), what }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Cause> {
-    fs::read(path).map_err(|source| Cause::File { path: path.to_owned(), source })
+fn read(path: &Path) -> Result<Vec<u8>, HttpErrorCause> {
+    fs::read(path).map_err(|source| HttpErrorCause::File { path: path.to_owned(), source })
 }

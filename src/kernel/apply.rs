@@ -8,7 +8,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::link::LinkMessage;
 use rustix::thread::MembarrierCommand;
 
-use super::socket::{Manner, RouteError};
+use super::socket::{CreateMode, RouteError};
 use super::{Kernel, KernelError, conntrack, encode, nft};
 use crate::core::plan::Step;
 use crate::core::state::net::Sysctl;
@@ -27,12 +27,12 @@ impl Kernel {
                 *generation = self.nft.commit(transaction, *generation).await.map_err(KernelError::Nft)?;
                 Ok(())
             }
-            Step::Forget { mark, mask } => match conntrack::forget(*mark, *mask).await {
+            Step::FlushConntrack { mark, mask } => match conntrack::forget(*mark, *mask).await {
                 // Without connection tracking over netlink there is nothing to forget by; a mark in use is never given out.
                 Ok(()) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
                 Err(source) => Err(KernelError::Conntrack { mark: *mark, source }),
             },
-            Step::ForgetSources(sources) => match conntrack::forget_sources(sources).await {
+            Step::FlushSources(sources) => match conntrack::forget_sources(sources).await {
                 Ok(_) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
                 Err(source) => Err(KernelError::Connections(source)),
             },
@@ -40,7 +40,7 @@ impl Kernel {
                 tokio::time::sleep(NOTICE).await;
                 Ok(())
             }
-            Step::Settle => {
+            Step::RcuBarrier => {
                 settle().await;
                 Ok(())
             }
@@ -54,56 +54,56 @@ impl Kernel {
     async fn apply_route(&self, step: &Step) -> Result<(), RouteError> {
         match step {
             Step::AddLink(name, link) => {
-                self.routes.execute(Message::NewLink(encode::link(name, link)), Manner::Create).await
+                self.routes.execute(Message::NewLink(encode::link(name, link)), CreateMode::Create).await
             }
             Step::ChangeLink(name, link) => {
                 let message = encode::link_change(index(name)?, link);
-                self.routes.execute(Message::SetLink(message), Manner::Plain).await
+                self.routes.execute(Message::SetLink(message), CreateMode::Plain).await
             }
             Step::DeleteLink(name) => {
                 let mut message = LinkMessage::default();
                 message.header.index = index(name)?;
-                gone(self.routes.execute(Message::DelLink(message), Manner::Plain).await)
+                gone(self.routes.execute(Message::DelLink(message), CreateMode::Plain).await)
             }
             Step::AddAddress(address) => {
                 let message = encode::address(address, index(&address.link)?);
-                there(self.routes.execute(Message::NewAddress(message), Manner::Create).await)
+                there(self.routes.execute(Message::NewAddress(message), CreateMode::Create).await)
             }
             Step::DeleteAddress(address) => {
                 let message = encode::address(address, index(&address.link)?);
-                gone(self.routes.execute(Message::DelAddress(message), Manner::Plain).await)
+                gone(self.routes.execute(Message::DelAddress(message), CreateMode::Plain).await)
             }
             Step::SetNeighbour(neighbour) => {
                 let message = encode::neighbour(neighbour, index(&neighbour.link)?);
-                self.routes.execute(Message::NewNeighbour(message), Manner::Replace).await
+                self.routes.execute(Message::NewNeighbour(message), CreateMode::Replace).await
             }
             Step::DeleteNeighbour(neighbour) => {
                 let message = encode::neighbour(neighbour, index(&neighbour.link)?);
-                gone(self.routes.execute(Message::DelNeighbour(message), Manner::Plain).await)
+                gone(self.routes.execute(Message::DelNeighbour(message), CreateMode::Plain).await)
             }
             Step::SetRoute(key, route, _) => {
                 let index = match route {
                     crate::core::state::net::Route::Via { link, .. } => index(link)?,
                     _ => 0,
                 };
-                self.routes.execute(Message::NewRoute(encode::route(key, route, index)), Manner::Replace).await
+                self.routes.execute(Message::NewRoute(encode::route(key, route, index)), CreateMode::Replace).await
             }
             Step::DeleteRoute(key, _) => {
-                gone(self.routes.execute(Message::DelRoute(encode::route_deletion(key)), Manner::Plain).await)
+                gone(self.routes.execute(Message::DelRoute(encode::route_deletion(key)), CreateMode::Plain).await)
             }
             Step::AddRule(rule) => {
-                there(self.routes.execute(Message::NewRule(encode::rule(rule)), Manner::Create).await)
+                there(self.routes.execute(Message::NewRule(encode::rule(rule)), CreateMode::Create).await)
             }
             Step::DeleteRule(rule) => {
-                gone(self.routes.execute(Message::DelRule(encode::rule_deletion(rule)), Manner::Plain).await)
+                gone(self.routes.execute(Message::DelRule(encode::rule_deletion(rule)), CreateMode::Plain).await)
             }
             Step::SetLabel(..)
             | Step::RemoveLabel(..)
             | Step::Nft(_)
-            | Step::Forget { .. }
-            | Step::ForgetSources(_)
+            | Step::FlushConntrack { .. }
+            | Step::FlushSources(_)
             | Step::Notice
-            | Step::Settle
+            | Step::RcuBarrier
             | Step::SetSysctl(..) => Ok(()),
         }
     }

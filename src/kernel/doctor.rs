@@ -24,12 +24,12 @@ use ipnet::IpNet;
 
 use crate::core::facts::Node;
 use crate::core::name::NodeName;
-use crate::core::state::ownership::Range;
+use crate::core::state::ownership::DatapathConfig;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
+pub enum CheckStatus {
     /// As it should be, or good to know.
     Ok,
     /// Steering works; something may disturb it.
@@ -44,7 +44,7 @@ pub struct Check {
     /// A stable word for filters: `tunnel-port`, `forward-drop`.
     pub code: &'static str,
     /// How bad it is.
-    pub severity: Severity,
+    pub severity: CheckStatus,
     /// One line.
     pub message: String,
     /// What to do about it; always there unless the severity is [`Severity::Ok`].
@@ -54,21 +54,21 @@ pub struct Check {
 impl Check {
     /// As it should be.
     pub fn ok(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, severity: Severity::Ok, message: message.into(), hint: None }
+        Self { code, severity: CheckStatus::Ok, message: message.into(), hint: None }
     }
 
     /// Something that may disturb.
     pub fn warn(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, severity: Severity::Warn, message: message.into(), hint: Some(hint.into()) }
+        Self { code, severity: CheckStatus::Warn, message: message.into(), hint: Some(hint.into()) }
     }
 
     /// Something that keeps packets from being steered.
     pub fn error(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, severity: Severity::Error, message: message.into(), hint: Some(hint.into()) }
+        Self { code, severity: CheckStatus::Error, message: message.into(), hint: Some(hint.into()) }
     }
 }
 
-impl fmt::Display for Severity {
+impl fmt::Display for CheckStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Ok => "ok",
@@ -91,9 +91,9 @@ impl fmt::Display for Check {
 
 /// What is known beforehand, and decides what counts as a conflict.
 #[derive(Debug, Clone, Default)]
-pub struct Asked {
+pub struct DoctorInput {
     /// The marks, tables, port and MTU that Egret is to use here.
-    pub range: Range,
+    pub range: DatapathConfig,
     /// The marks of `range` are those to use; else this node takes some that nobody else uses.
     pub mask_is_given: bool,
     /// The other nodes: where tunnels to them lead, and the networks of their pods.
@@ -106,7 +106,7 @@ pub struct Asked {
 
 /// Looks at this machine in the network namespace of the calling thread, and says everything there is to say, good and bad,
 /// always in the same order. Has to be called within a tokio runtime. What cannot be looked at is a check of its own.
-pub async fn examine(asked: &Asked) -> Vec<Check> {
+pub async fn examine(asked: &DoctorInput) -> Vec<Check> {
     let (survey, asked) = gather::gather(asked).await;
     let asked = &asked;
     let mut found = checks::machine(&survey, asked);
@@ -118,8 +118,8 @@ pub async fn examine(asked: &Asked) -> Vec<Check> {
 
 /// What would keep this node from steering packets: for a node that starts, to be logged before its first round. Nothing of it
 /// is a reason not to start; the datapath may be right for some policies and wrong for others.
-pub async fn blockers(range: Range) -> Vec<Check> {
-    let mut found = examine(&Asked { range, mask_is_given: true, ..Asked::default() }).await;
-    found.retain(|check| check.severity == Severity::Error);
+pub async fn blockers(range: DatapathConfig) -> Vec<Check> {
+    let mut found = examine(&DoctorInput { range, mask_is_given: true, ..DoctorInput::default() }).await;
+    found.retain(|check| check.severity == CheckStatus::Error);
     found
 }

@@ -16,7 +16,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkVxlan};
 
-use crate::core::state::net::{Address, Encap, Link, Neighbour, Route, RouteKey, Rule};
+use crate::core::state::net::{Encap, InterfaceAddress, Link, Neighbour, Route, RouteKey, RoutingRule};
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::PROTOCOL;
 
@@ -28,7 +28,7 @@ pub(super) fn family(family: AddressFamily) -> NetlinkFamily {
 }
 
 /// `ip rule add fwmark 0x1/0x1fff lookup 9001 priority 501 protocol 180`
-pub(super) fn rule(rule: &Rule) -> RuleMessage {
+pub(super) fn rule(rule: &RoutingRule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family(rule.family);
     message.header.action = RuleAction::ToTable;
@@ -44,7 +44,7 @@ pub(super) fn rule(rule: &Rule) -> RuleMessage {
 
 /// `ip rule del priority 501 lookup 9001 protocol 180`: the kernel takes what is not said for anything, so that a rule that
 /// somebody bent, or an older version left, goes too.
-pub(super) fn rule_deletion(rule: &Rule) -> RuleMessage {
+pub(super) fn rule_deletion(rule: &RoutingRule) -> RuleMessage {
     let mut message = self::rule(rule);
     message.header.action = RuleAction::Unspec;
     if rule.odd.is_some() {
@@ -156,7 +156,7 @@ pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
 }
 
 /// `ip addr add 169.254.90.1/32 scope link dev egret0`
-pub(super) fn address(address: &Address, index: u32) -> AddressMessage {
+pub(super) fn address(address: &InterfaceAddress, index: u32) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(AddressFamily::of(address.address.addr()));
     message.header.prefix_len = address.address.prefix_len();

@@ -31,7 +31,7 @@ const NFPROTO_UNSPEC: u8 = 0;
 
 /// A rule of somebody else.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rule {
+pub(super) struct ForeignRule {
     /// The family of its table, `NFPROTO_*`.
     pub(super) family: u8,
     /// Its table.
@@ -39,12 +39,12 @@ pub(super) struct Rule {
     /// Its chain.
     pub(super) chain: String,
     /// What it does, in order.
-    pub(super) expressions: Vec<Expression>,
+    pub(super) expressions: Vec<ForeignExpression>,
 }
 
 /// One instruction of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Expression {
+pub(super) struct ForeignExpression {
     /// `meta`, `cmp`, `match`.
     pub(super) name: String,
     attributes: Vec<u8>,
@@ -52,12 +52,12 @@ pub(super) struct Expression {
 
 /// An element of a set: the bytes of its key and, in a map, of its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Element {
+pub(super) struct ForeignElement {
     pub(super) key: Vec<u8>,
     pub(super) data: Vec<u8>,
 }
 
-impl Expression {
+impl ForeignExpression {
     /// An attribute's bytes.
     pub(super) fn bytes(&self, kind: u16) -> Option<&[u8]> {
         wire::find(&self.attributes, kind).ok().flatten()
@@ -102,16 +102,16 @@ pub(super) fn family_name(family: u8) -> String {
 }
 
 /// Where foreign rules are asked for: a socket of its own, so that nobody's answers mix.
-pub(super) struct Listing(NetfilterSocket);
+pub(super) struct RulesetDump(NetfilterSocket);
 
-impl Listing {
+impl RulesetDump {
     /// Opens it in the network namespace of the calling thread, within a tokio runtime.
     pub(super) fn open() -> Result<Self, ExchangeError> {
         NetfilterSocket::open(socket::LARGE_BUFFER).map(Self).map_err(ExchangeError::Socket)
     }
 
     /// All rules of all tables that are not ours, each chain's in their order.
-    pub(super) async fn rules(&mut self) -> Result<Vec<Rule>, ExchangeError> {
+    pub(super) async fn rules(&mut self) -> Result<Vec<ForeignRule>, ExchangeError> {
         let mut rules = Vec::new();
         self.dump((NFT_MSG_GETRULE, NFPROTO_UNSPEC), &[], |message| {
             rules.extend(rule(message)?);
@@ -122,7 +122,7 @@ impl Listing {
     }
 
     /// The elements of a set.
-    pub(super) async fn elements(&mut self, of: &Rule, set: &str) -> Result<Vec<Element>, ExchangeError> {
+    pub(super) async fn elements(&mut self, of: &ForeignRule, set: &str) -> Result<Vec<ForeignElement>, ExchangeError> {
         let names = [(NFTA_SET_ELEM_LIST_TABLE, of.table.as_str()), (NFTA_SET_ELEM_LIST_SET, set)];
         let mut found = Vec::new();
         self.dump((NFT_MSG_GETSETELEM, of.family), &names, |message| {
@@ -153,7 +153,7 @@ impl Listing {
     }
 }
 
-fn rule(message: &Message<'_>) -> Result<Option<Rule>, Malformed> {
+fn rule(message: &Message<'_>) -> Result<Option<ForeignRule>, Malformed> {
     if message.of_subsystem(NFNL_SUBSYS_NFTABLES) != Some(NFT_MSG_NEWRULE) {
         return Ok(None);
     }
@@ -162,7 +162,7 @@ fn rule(message: &Message<'_>) -> Result<Option<Rule>, Malformed> {
     if table == TABLE {
         return Ok(None);
     }
-    let mut rule = Rule {
+    let mut rule = ForeignRule {
         family,
         table: table.to_owned(),
         chain: wire::find_text(attributes, NFTA_RULE_CHAIN)?.unwrap_or_default().to_owned(),
@@ -170,7 +170,7 @@ fn rule(message: &Message<'_>) -> Result<Option<Rule>, Malformed> {
     };
     for element in Attributes(wire::find(attributes, NFTA_RULE_EXPRESSIONS)?.unwrap_or_default()) {
         let (_, element) = element?;
-        rule.expressions.push(Expression {
+        rule.expressions.push(ForeignExpression {
             name: wire::find_text(element, NFTA_EXPR_NAME)?.unwrap_or_default().to_owned(),
             attributes: wire::find(element, NFTA_EXPR_DATA)?.unwrap_or_default().to_vec(),
         });
@@ -178,7 +178,7 @@ fn rule(message: &Message<'_>) -> Result<Option<Rule>, Malformed> {
     Ok(Some(rule))
 }
 
-fn elements(message: &Message<'_>) -> Result<Vec<Element>, Malformed> {
+fn elements(message: &Message<'_>) -> Result<Vec<ForeignElement>, Malformed> {
     if message.of_subsystem(NFNL_SUBSYS_NFTABLES) != Some(NFT_MSG_NEWSETELEM) {
         return Ok(Vec::new());
     }
@@ -190,7 +190,7 @@ fn elements(message: &Message<'_>) -> Result<Vec<Element>, Malformed> {
             let nested = wire::find(element, kind)?.unwrap_or_default();
             Ok(wire::find(nested, NFTA_DATA_VALUE)?.unwrap_or_default().to_vec())
         };
-        found.push(Element { key: value(NFTA_SET_ELEM_KEY)?, data: value(NFTA_SET_ELEM_DATA)? });
+        found.push(ForeignElement { key: value(NFTA_SET_ELEM_KEY)?, data: value(NFTA_SET_ELEM_DATA)? });
     }
     Ok(found)
 }

@@ -11,19 +11,19 @@ use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop, State,
 };
 
-use crate::core::ground::{Kind, Listed};
-use crate::core::state::net::{Address, Link, Mac};
+use crate::core::host_network::{InterfaceKind, ListedAddress};
+use crate::core::state::net::{InterfaceAddress, Link, Mac};
 use crate::core::state::ownership::LINK_PREFIX;
 
 /// What every link has.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's, and none depends on another")]
-pub(super) struct Seen {
+pub(super) struct LinkState {
     pub(super) name: String,
     pub(super) up: bool,
     /// Up, and nothing is at the other end.
     pub(super) no_carrier: bool,
-    pub(super) kind: Kind,
+    pub(super) kind: InterfaceKind,
     /// A bridge.
     pub(super) bridge: bool,
     pub(super) point_to_point: bool,
@@ -33,7 +33,7 @@ pub(super) struct Seen {
     pub(super) link: Link,
 }
 
-impl Seen {
+impl LinkState {
     /// By its name, which is all the ownership a device can bear.
     pub(super) fn is_ours(&self) -> bool {
         is_ours(&self.name)
@@ -46,11 +46,11 @@ pub(super) fn is_ours(name: &str) -> bool {
 }
 
 /// A link's number and what is seen of it.
-pub(super) fn decode(message: &LinkMessage) -> Option<(u32, Seen)> {
+pub(super) fn decode(message: &LinkMessage) -> Option<(u32, LinkState)> {
     let flags = message.header.flags;
     let up = flags.contains(LinkFlags::Up);
     let mut bridge = false;
-    let mut kind = if flags.contains(LinkFlags::Loopback) { Kind::Loopback } else { Kind::Device };
+    let mut kind = if flags.contains(LinkFlags::Loopback) { InterfaceKind::Loopback } else { InterfaceKind::Device };
     let mut carrier = flags.contains(LinkFlags::LowerUp);
     let mut other_names = BTreeSet::new();
     let mut link = Link { port: 0, mac: Mac([0; 6]), mtu: 0, up, external: false };
@@ -68,7 +68,7 @@ pub(super) fn decode(message: &LinkMessage) -> Option<(u32, Seen)> {
                 vxlan(infos, &mut link);
                 bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
                 if infos.contains(&LinkInfo::Kind(InfoKind::Dummy)) {
-                    kind = Kind::Dummy;
+                    kind = InterfaceKind::Dummy;
                 }
             }
             // Many drivers never say more than Unknown. Dormant is a port that waits for 802.1X (RFC 2863, 3.1.12).
@@ -82,7 +82,7 @@ pub(super) fn decode(message: &LinkMessage) -> Option<(u32, Seen)> {
             _ => {}
         }
     }
-    let seen = Seen {
+    let seen = LinkState {
         name: name?,
         up,
         no_carrier: up && !carrier,
@@ -113,7 +113,7 @@ fn vxlan(infos: &[LinkInfo], link: &mut Link) {
 /// An address as the kernel lists it, and on which link.
 pub(super) struct SeenAddress {
     pub(super) index: u32,
-    pub(super) listed: Listed,
+    pub(super) listed: ListedAddress,
     /// The kernel gives every IPv6 link one of these by itself.
     pub(super) link_local: bool,
 }
@@ -132,7 +132,7 @@ pub(super) fn decode_address(message: &AddressMessage) -> Option<SeenAddress> {
     }
     // On a point-to-point link `Address` is the peer's.
     let own: IpAddr = local.or(address)?;
-    let listed = Listed {
+    let listed = ListedAddress {
         net: IpNet::new(own, message.header.prefix_len).ok()?,
         global: message.header.scope == AddressScope::Universe,
         deprecated: flags.contains(AddressFlags::Deprecated),
@@ -150,7 +150,7 @@ pub(super) fn decode_address(message: &AddressMessage) -> Option<SeenAddress> {
 }
 
 /// Our own addresses among those seen.
-pub(super) fn own_address(seen: &SeenAddress, links: &BTreeMap<u32, Seen>) -> Option<Address> {
+pub(super) fn own_address(seen: &SeenAddress, links: &BTreeMap<u32, LinkState>) -> Option<InterfaceAddress> {
     let link = links.get(&seen.index).filter(|link| link.is_ours())?;
-    (!seen.link_local).then(|| Address { link: link.name.clone(), address: seen.listed.net })
+    (!seen.link_local).then(|| InterfaceAddress { link: link.name.clone(), address: seen.listed.net })
 }

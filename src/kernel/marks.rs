@@ -13,11 +13,11 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 
-use super::foreign::{self, Element, Listing, Rule};
+use super::foreign::{self, ForeignElement, ForeignRule, RulesetDump};
 use super::nft::socket::ExchangeError;
 use super::socket::{RouteError, RouteSocket};
 use super::{encode, links, routes};
-use crate::core::state::mask::{Used, touched};
+use crate::core::state::mask::{MarkUsage, touched};
 use crate::core::state::net::Protocol;
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::PROTOCOL;
@@ -28,16 +28,16 @@ const ATTEMPTS: usize = 5;
 
 /// What was seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Marks {
+pub struct MarkSurvey {
     /// What others use.
-    pub used: Used,
+    pub used: MarkUsage,
     /// The mask of our own rules, if there are any.
     pub own: Option<u32>,
 }
 
 /// Why not all could be looked at.
 #[derive(Debug, thiserror::Error)]
-pub enum MarksError {
+pub enum MarkSurveyError {
     /// Links or rules.
     #[error("look at policy routing rules")]
     Rules(#[source] RouteError),
@@ -47,9 +47,9 @@ pub enum MarksError {
 }
 
 /// Looks, in the network namespace of the calling thread and within a tokio runtime. `first` is the first priority of our rules.
-pub async fn look(first: u32) -> Result<Marks, MarksError> {
-    let (mut found, devices) = rules_and_devices(first).await.map_err(MarksError::Rules)?;
-    let (rules, sets) = nftables().await.map_err(MarksError::Nft)?;
+pub async fn look(first: u32) -> Result<MarkSurvey, MarkSurveyError> {
+    let (mut found, devices) = rules_and_devices(first).await.map_err(MarkSurveyError::Rules)?;
+    let (rules, sets) = nftables().await.map_err(MarkSurveyError::Nft)?;
     let mut names: BTreeSet<String> = BTreeSet::new();
     for rule in &rules {
         names.insert(rule.table.clone());
@@ -67,13 +67,13 @@ pub async fn look(first: u32) -> Result<Marks, MarksError> {
 }
 
 /// By its table: a CNI has hundreds of chains.
-fn whose(rule: &Rule) -> String {
+fn whose(rule: &ForeignRule) -> String {
     format!("the nftables table {} {}", foreign::family_name(rule.family), rule.table)
 }
 
-async fn rules_and_devices(first: u32) -> Result<(Marks, Vec<String>), RouteError> {
+async fn rules_and_devices(first: u32) -> Result<(MarkSurvey, Vec<String>), RouteError> {
     let socket = RouteSocket::open().map_err(|_| RouteError::Closed)?;
-    let mut found = Marks::default();
+    let mut found = MarkSurvey::default();
     for family in AddressFamily::BOTH {
         let mut request = RuleMessage::default();
         request.header.family = encode::family(family);
@@ -92,7 +92,7 @@ async fn rules_and_devices(first: u32) -> Result<(Marks, Vec<String>), RouteErro
     Ok((found, devices.collect()))
 }
 
-fn take_rule(found: &mut Marks, rule: &crate::core::state::net::Rule, protocol: Protocol, first: u32) {
+fn take_rule(found: &mut MarkSurvey, rule: &crate::core::state::net::RoutingRule, protocol: Protocol, first: u32) {
     // `fwmark 0/0xffffffff` is how a rule without a mark is listed.
     if rule.mark == 0 && rule.mask == u32::MAX {
         return;
@@ -106,8 +106,8 @@ fn take_rule(found: &mut Marks, rule: &crate::core::state::net::Rule, protocol: 
 }
 
 /// The rules of others, and what the elements of their sets have of marks.
-async fn nftables() -> Result<(Vec<Rule>, Vec<(String, u32)>), ExchangeError> {
-    let mut listing = Listing::open()?;
+async fn nftables() -> Result<(Vec<ForeignRule>, Vec<(String, u32)>), ExchangeError> {
+    let mut listing = RulesetDump::open()?;
     let mut attempt = 1;
     let rules = loop {
         match listing.rules().await {
@@ -133,7 +133,7 @@ async fn nftables() -> Result<(Vec<Rule>, Vec<(String, u32)>), ExchangeError> {
     Ok((rules, found))
 }
 
-fn in_element(element: &Element, part: &InSet) -> Option<u32> {
+fn in_element(element: &ForeignElement, part: &InSet) -> Option<u32> {
     let bytes = if part.data { &element.data } else { &element.key };
     let number = u32::from_ne_bytes(bytes.get(part.offset..part.offset + 4)?.try_into().ok()?);
     Some(if part.swapped { number.swap_bytes() } else { number })

@@ -10,7 +10,7 @@ pub mod conntrack;
 pub mod doctor;
 mod encode;
 mod foreign;
-mod ground;
+mod host_network;
 mod links;
 pub mod marks;
 mod netconf;
@@ -23,9 +23,9 @@ pub mod watch;
 
 use std::io::ErrorKind;
 
-use crate::core::ground::Ground;
+use crate::core::host_network::HostNetwork;
 use crate::core::state::NodeState;
-use crate::core::state::ownership::Range;
+use crate::core::state::ownership::DatapathConfig;
 
 pub use socket::RouteError;
 
@@ -35,7 +35,7 @@ pub struct Observed {
     /// What is ours.
     pub state: NodeState,
     /// What is not, and matters.
-    pub ground: Ground,
+    pub host_network: HostNetwork,
     /// The generation of nftables that was seen: a transaction planned on it is refused once somebody has changed anything.
     pub generation: nft::Generation,
 }
@@ -140,13 +140,13 @@ fn missing_setting(doing: &str) -> String {
 pub struct Kernel {
     routes: socket::RouteSocket,
     nft: nft::Nft,
-    features: nft::Features,
-    ranges: Vec<Range>,
+    features: nft::NftFeatures,
+    ranges: Vec<DatapathConfig>,
 }
 
 impl Kernel {
     /// Opens the sockets in the network namespace of this thread, and finds out what the kernel can do.
-    pub async fn open(range: Range) -> Result<Self, KernelError> {
+    pub async fn open(range: DatapathConfig) -> Result<Self, KernelError> {
         let routes = socket::RouteSocket::open().map_err(KernelError::Open)?;
         let mut nft = nft::Nft::open().map_err(KernelError::Nft)?;
         let features = nft.probe().await.map_err(KernelError::Nft)?;
@@ -154,7 +154,7 @@ impl Kernel {
     }
 
     /// The ranges of marks and tables that are ours: two while objects move from one to the other.
-    pub fn set_ranges(&mut self, ranges: Vec<Range>) {
+    pub fn set_ranges(&mut self, ranges: Vec<DatapathConfig>) {
         self.ranges = ranges;
     }
 
@@ -172,7 +172,7 @@ impl Kernel {
     }
 
     /// What the kernel's nftables can do.
-    pub fn features(&self) -> &nft::Features {
+    pub fn features(&self) -> &nft::NftFeatures {
         &self.features
     }
 

@@ -36,7 +36,7 @@ const READ: Duration = Duration::from_secs(5);
 
 /// What was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum SettingEvent {
     /// A setting was written.
     Changed,
     /// More was than could be kept.
@@ -65,7 +65,7 @@ impl Netconf {
     }
 
     /// Waits for the next change. Giving up waiting loses nothing.
-    pub(super) async fn next(&mut self) -> io::Result<Heard> {
+    pub(super) async fn next(&mut self) -> io::Result<SettingEvent> {
         loop {
             self.datagram.clear();
             let received = tokio::select! {
@@ -75,13 +75,13 @@ impl Netconf {
                     if std::mem::replace(&mut self.read, now.clone()) == now {
                         continue;
                     }
-                    return Ok(Heard::Changed);
+                    return Ok(SettingEvent::Changed);
                 }
             };
             match received {
-                Ok(()) if concerns_us(&self.datagram) => return Ok(Heard::Changed),
+                Ok(()) if concerns_us(&self.datagram) => return Ok(SettingEvent::Changed),
                 Ok(()) => {}
-                Err(error) if is(&error, Errno::ENOBUFS) => return Ok(Heard::Overrun),
+                Err(error) if is(&error, Errno::ENOBUFS) => return Ok(SettingEvent::Overrun),
                 Err(error) => return Err(error),
             }
         }

@@ -11,11 +11,11 @@ use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
 
-use super::links::{self, Seen, SeenAddress};
-use super::{Kernel, KernelError, Observed, encode, ground, routes};
-use crate::core::ground::{GroundRoute, SourceTable};
+use super::links::{self, LinkState, SeenAddress};
+use super::{Kernel, KernelError, Observed, encode, host_network, routes};
+use crate::core::host_network::{HostRoute, SourceTable};
 use crate::core::state::NodeState;
-use crate::core::state::net::{Neighbour, Route, RouteKey, Rule, Sysctl};
+use crate::core::state::net::{Neighbour, Route, RouteKey, RoutingRule, Sysctl};
 use crate::core::state::nft::{AddressFamily, RuleCounters};
 use crate::core::state::ownership::PROTOCOL;
 
@@ -31,7 +31,8 @@ impl Kernel {
         let (own_routes, ground_routes) = self.all_routes(&links).await?;
         let (rules, lookups) = self.rules().await?;
         let sources = self.sources(lookups, &addresses, &links).await?;
-        let ground = ground::ground(&links, &addresses, (ground_routes, sources), &ruleset, self.features);
+        let host_network =
+            host_network::host_network(&links, &addresses, (ground_routes, sources), &ruleset, self.features);
         let state = NodeState {
             labels: BTreeMap::new(),
             links: links
@@ -40,13 +41,13 @@ impl Kernel {
                 .map(|seen| (seen.name.clone(), seen.link.clone()))
                 .collect(),
             addresses: addresses.iter().filter_map(|seen| links::own_address(seen, &links)).collect(),
-            sysctls: sysctls(&links, &ground.loosened, ground.features.ipv6),
+            sysctls: sysctls(&links, &host_network.loosened, host_network.features.ipv6),
             rules,
             routes: own_routes,
             neighbours: self.neighbours(&links).await?,
             nft: ruleset,
         };
-        Ok(Observed { state, ground, generation })
+        Ok(Observed { state, host_network, generation })
     }
 
     /// What the counters in our tables say. One dump of rules: whoever wants to know asks, nobody counts along.
@@ -62,7 +63,7 @@ impl Kernel {
         self.routes.dump(message).await.map_err(|source| KernelError::Observe { what, source })
     }
 
-    pub(super) async fn links(&self) -> Result<BTreeMap<u32, Seen>, KernelError> {
+    pub(super) async fn links(&self) -> Result<BTreeMap<u32, LinkState>, KernelError> {
         let answers = self.dump("links", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
         let links = answers.iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewLink(message) => links::decode(message),
@@ -81,7 +82,7 @@ impl Kernel {
     }
 
     /// Our rules, and those of others that name a table for packets from some addresses, in their order.
-    async fn rules(&self) -> Result<(BTreeSet<Rule>, Vec<Lookup>), KernelError> {
+    async fn rules(&self) -> Result<(BTreeSet<RoutingRule>, Vec<Lookup>), KernelError> {
         let mut rules = BTreeSet::new();
         let mut lookups = Vec::new();
         for family in AddressFamily::BOTH {
@@ -106,7 +107,7 @@ impl Kernel {
         &self,
         lookups: Vec<Lookup>,
         addresses: &[SeenAddress],
-        links: &BTreeMap<u32, Seen>,
+        links: &BTreeMap<u32, LinkState>,
     ) -> Result<Vec<SourceTable>, KernelError> {
         let mut sources = Vec::new();
         for (_, from, table) in lookups {
@@ -132,10 +133,10 @@ impl Kernel {
 
     async fn all_routes(
         &self,
-        links: &BTreeMap<u32, Seen>,
-    ) -> Result<(BTreeMap<RouteKey, Route>, Vec<GroundRoute>), KernelError> {
+        links: &BTreeMap<u32, LinkState>,
+    ) -> Result<(BTreeMap<RouteKey, Route>, Vec<HostRoute>), KernelError> {
         let mut own = BTreeMap::new();
-        let mut ground = Vec::new();
+        let mut host_network = Vec::new();
         for family in AddressFamily::BOTH {
             for answer in self.dump("routes", encode::route_dump(family, false)).await? {
                 if let RouteNetlinkMessage::NewRoute(message) = answer
@@ -150,14 +151,14 @@ impl Kernel {
                 if let RouteNetlinkMessage::NewRoute(message) = answer
                     && routes::is_main(&message)
                 {
-                    ground.extend(routes::ground_route(&message, links));
+                    host_network.extend(routes::ground_route(&message, links));
                 }
             }
         }
-        Ok((own, ground))
+        Ok((own, host_network))
     }
 
-    async fn neighbours(&self, links: &BTreeMap<u32, Seen>) -> Result<BTreeSet<Neighbour>, KernelError> {
+    async fn neighbours(&self, links: &BTreeMap<u32, LinkState>) -> Result<BTreeSet<Neighbour>, KernelError> {
         let mut request = NeighbourMessage::default();
         request.header.family = NetlinkFamily::Unspec;
         let answers = self.dump("neighbours", RouteNetlinkMessage::GetNeighbour(request)).await?;
@@ -170,7 +171,7 @@ impl Kernel {
 }
 
 /// Settings of our devices, and the filters that our table remembers having loosened.
-fn sysctls(links: &BTreeMap<u32, Seen>, loosened: &BTreeMap<String, u8>, ipv6: bool) -> BTreeMap<Sysctl, String> {
+fn sysctls(links: &BTreeMap<u32, LinkState>, loosened: &BTreeMap<String, u8>, ipv6: bool) -> BTreeMap<Sysctl, String> {
     let own = links.values().filter(|seen| seen.is_ours()).map(|seen| &seen.name);
     let mut wanted: Vec<Sysctl> = Vec::new();
     for name in own {

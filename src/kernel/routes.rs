@@ -15,9 +15,9 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessage};
 
-use super::links::Seen;
-use crate::core::ground::GroundRoute;
-use crate::core::state::net::{Encap, Mac, Neighbour, Protocol, Route, RouteKey, Rule};
+use super::links::LinkState;
+use crate::core::host_network::HostRoute;
+use crate::core::state::net::{Encap, Mac, Neighbour, Protocol, Route, RouteKey, RoutingRule};
 use crate::core::state::nft::AddressFamily;
 
 fn family_of(family: NetlinkFamily) -> Option<AddressFamily> {
@@ -34,8 +34,8 @@ pub(super) fn protocol(protocol: RouteProtocol) -> Protocol {
 }
 
 /// A rule and its protocol.
-pub(super) fn rule(message: &RuleMessage) -> Option<(Rule, Protocol)> {
-    let mut rule = Rule {
+pub(super) fn rule(message: &RuleMessage) -> Option<(RoutingRule, Protocol)> {
+    let mut rule = RoutingRule {
         family: family_of(message.header.family)?,
         priority: 0,
         mark: 0,
@@ -152,7 +152,7 @@ fn destination(message: &RouteMessage, parts: &Parts, family: AddressFamily) -> 
 }
 
 /// The way that the kernel would take: the interface, the largest packet, and whether it ends here.
-pub(super) fn way(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> Option<(String, u32, bool)> {
+pub(super) fn way(message: &RouteMessage, links: &BTreeMap<u32, LinkState>) -> Option<(String, u32, bool)> {
     let link = links.get(&parts(message).link?)?;
     let of_route = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
@@ -166,7 +166,7 @@ pub(super) fn way(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> Option
 }
 
 /// A route of ours.
-pub(super) fn own_route(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> Option<(RouteKey, Route)> {
+pub(super) fn own_route(message: &RouteMessage, links: &BTreeMap<u32, LinkState>) -> Option<(RouteKey, Route)> {
     let family = family_of(message.header.address_family)?;
     let parts = parts(message);
     let key = RouteKey {
@@ -192,7 +192,7 @@ pub(super) fn own_route(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> 
 /// A unicast route of others, of whatever table, through interfaces that are not ours: one for each next hop that is alive, the heaviest
 /// first, as an exit takes the best of them. Of nexthop objects the kernel lists what they stand for, too (unless
 /// `net.ipv4.nexthop_compat_mode` is 0).
-pub(super) fn ground_route(message: &RouteMessage, links: &BTreeMap<u32, Seen>) -> Vec<GroundRoute> {
+pub(super) fn ground_route(message: &RouteMessage, links: &BTreeMap<u32, LinkState>) -> Vec<HostRoute> {
     let parts = parts(message);
     let family = family_of(message.header.address_family);
     let destination = family.and_then(|family| destination(message, &parts, family));
@@ -220,7 +220,7 @@ pub(super) fn ground_route(message: &RouteMessage, links: &BTreeMap<u32, Seen>) 
     hops.sort_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
     let route = |(_, link, gateway): (u8, u32, Option<IpAddr>)| {
         let link = links.get(&link).filter(|link| !link.is_ours())?;
-        Some(GroundRoute { destination, interface: link.name.clone(), gateway, metric: parts.metric, source })
+        Some(HostRoute { destination, interface: link.name.clone(), gateway, metric: parts.metric, source })
     };
     hops.into_iter().filter_map(route).collect()
 }
@@ -283,7 +283,7 @@ pub(super) fn table_dump(of: AddressFamily, table: u32) -> RouteNetlinkMessage {
 }
 
 /// A static neighbour on one of our devices.
-pub(super) fn neighbour(message: &NeighbourMessage, links: &BTreeMap<u32, Seen>) -> Option<Neighbour> {
+pub(super) fn neighbour(message: &NeighbourMessage, links: &BTreeMap<u32, LinkState>) -> Option<Neighbour> {
     let link = links.get(&message.header.ifindex).filter(|link| link.is_ours())?;
     if message.header.state != NeighbourState::Permanent {
         return None;

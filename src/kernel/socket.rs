@@ -15,7 +15,7 @@ use rtnetlink::sys::AsyncSocket;
 
 /// How a message is meant.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Manner {
+pub(super) enum CreateMode {
     /// Make it; an error if it is there.
     Create,
     /// Make it, or put it in the place of the one that is there.
@@ -96,11 +96,11 @@ impl RouteSocket {
     }
 
     /// Sends a message and waits until it has taken effect.
-    pub(super) async fn execute(&self, message: RouteNetlinkMessage, manner: Manner) -> Result<(), RouteError> {
+    pub(super) async fn execute(&self, message: RouteNetlinkMessage, manner: CreateMode) -> Result<(), RouteError> {
         let flags = match manner {
-            Manner::Create => NLM_F_CREATE | NLM_F_EXCL,
-            Manner::Replace => NLM_F_CREATE | NLM_F_REPLACE,
-            Manner::Plain => 0,
+            CreateMode::Create => NLM_F_CREATE | NLM_F_EXCL,
+            CreateMode::Replace => NLM_F_CREATE | NLM_F_REPLACE,
+            CreateMode::Plain => 0,
         };
         self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).await.map(|_| ())
     }

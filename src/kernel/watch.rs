@@ -12,14 +12,14 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::sys::SocketAddr;
 
-use super::netconf::{Heard, Netconf};
-use super::nft::{self, Events};
+use super::netconf::{Netconf, SettingEvent};
+use super::nft::{self, NftEvents};
 use super::{KernelError, links, routes};
 use crate::core::state::ownership::PROTOCOL;
 
 /// What something happened to. Precise enough to tell who touched an object of ours.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Subject {
+pub enum EventSubject {
     /// A link, by name.
     Link(String),
     /// An address on a link, by its number.
@@ -51,9 +51,9 @@ pub enum Actor {
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct KernelEvent {
     /// To what.
-    pub subject: Subject,
+    pub subject: EventSubject,
     /// By whom.
     pub actor: Actor,
     /// The generation of nftables it made, to tell our own changes.
@@ -72,32 +72,32 @@ const GROUPS: [MulticastGroup; 8] = [
 ];
 
 /// The event sockets.
-pub struct Watch {
+pub struct KernelWatch {
     route: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
-    nft: Events,
+    nft: NftEvents,
     netconf: Netconf,
     own_ports: Vec<u32>,
     own_links: BTreeSet<u32>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Watch {
+impl Drop for KernelWatch {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Watch {
+impl KernelWatch {
     /// Begins to listen, in the network namespace of this thread. What bears one of `own_ports` is our own doing.
     pub fn open(own_ports: Vec<u32>) -> Result<Self, KernelError> {
         let (connection, _, route) = rtnetlink::new_multicast_connection(&GROUPS).map_err(KernelError::Open)?;
-        let nft = Events::open().map_err(KernelError::Nft)?;
+        let nft = NftEvents::open().map_err(KernelError::Nft)?;
         let netconf = Netconf::open().map_err(KernelError::Open)?;
         Ok(Self { route, nft, netconf, own_ports, own_links: BTreeSet::new(), task: tokio::spawn(connection) })
     }
 
     /// Waits for the next event that matters. Giving up waiting loses nothing.
-    pub async fn next(&mut self) -> Result<Event, KernelError> {
+    pub async fn next(&mut self) -> Result<KernelEvent, KernelError> {
         loop {
             let event = tokio::select! {
                 message = self.route.next() => match message {
@@ -113,22 +113,22 @@ impl Watch {
         }
     }
 
-    fn route_event(&mut self, message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
+    fn route_event(&mut self, message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<KernelEvent> {
         let port = message.header.port_number;
         let subject = match &message.payload {
             NetlinkPayload::InnerMessage(inner) => self.subject(inner)?,
-            NetlinkPayload::Overrun(_) => Subject::Everything,
+            NetlinkPayload::Overrun(_) => EventSubject::Everything,
             _ => return None,
         };
         if self.own_ports.contains(&port) {
             return None;
         }
         let actor = if port == 0 { Actor::Kernel } else { Actor::Process(port, process_name(port)) };
-        Some(Event { subject, actor, generation: None })
+        Some(KernelEvent { subject, actor, generation: None })
     }
 
     /// What a message is about; nothing if it cannot concern us.
-    fn subject(&mut self, message: &RouteNetlinkMessage) -> Option<Subject> {
+    fn subject(&mut self, message: &RouteNetlinkMessage) -> Option<EventSubject> {
         match message {
             RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
                 let name = link.attributes.iter().find_map(|attribute| match attribute {
@@ -138,14 +138,14 @@ impl Watch {
                 if links::is_ours(&name) {
                     self.own_links.insert(link.header.index);
                 }
-                Some(Subject::Link(name))
+                Some(EventSubject::Link(name))
             }
             RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
-                Some(Subject::Address(address.header.index))
+                Some(EventSubject::Address(address.header.index))
             }
             // Every ARP answer on every other link is a message here.
             RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour) => {
-                self.own_links.contains(&neighbour.header.ifindex).then_some(Subject::Neighbour)
+                self.own_links.contains(&neighbour.header.ifindex).then_some(EventSubject::Neighbour)
             }
             RouteNetlinkMessage::NewRule(rule) | RouteNetlinkMessage::DelRule(rule) => {
                 // Of others only those that may say by which table an egress address goes.
@@ -153,13 +153,13 @@ impl Watch {
                 let (rule, of) = routes::rule(rule)?;
                 // Of others also those that look at marks: the bits may be ours (`marks`).
                 let looks_at_marks = rule.mark != 0 || rule.mask != u32::MAX;
-                (of == PROTOCOL || looks_at_source || looks_at_marks).then_some(Subject::Rule(rule.priority))
+                (of == PROTOCOL || looks_at_source || looks_at_marks).then_some(EventSubject::Rule(rule.priority))
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 let table = routes::table(route);
                 // Which tables of others a rule leads to is known at the look; what nobody needs is the kernel's own table.
                 let matters = table != routes::LOCAL || routes::protocol(route.header.protocol) == PROTOCOL;
-                matters.then_some(Subject::Route(table))
+                matters.then_some(EventSubject::Route(table))
             }
             _ => None,
         }
@@ -167,22 +167,24 @@ impl Watch {
 }
 
 /// The kernel does not say who writes a setting, so that ours are events, too: a round that finds nothing to do.
-fn setting_event(heard: Heard) -> Event {
+fn setting_event(heard: SettingEvent) -> KernelEvent {
     let subject = match heard {
-        Heard::Changed => Subject::Setting,
-        Heard::Overrun => Subject::Everything,
+        SettingEvent::Changed => EventSubject::Setting,
+        SettingEvent::Overrun => EventSubject::Everything,
     };
-    Event { subject, actor: Actor::Unknown, generation: None }
+    KernelEvent { subject, actor: Actor::Unknown, generation: None }
 }
 
-fn nft_event(event: nft::Event) -> Event {
+fn nft_event(event: nft::NftEvent) -> KernelEvent {
     match event {
-        nft::Event::Changed(change) => Event {
-            subject: Subject::Nft,
+        nft::NftEvent::Changed(change) => KernelEvent {
+            subject: EventSubject::Nft,
             actor: Actor::Process(change.process_id, Some(change.process_name)),
             generation: Some(change.generation),
         },
-        nft::Event::Overrun => Event { subject: Subject::Everything, actor: Actor::Unknown, generation: None },
+        nft::NftEvent::Overrun => {
+            KernelEvent { subject: EventSubject::Everything, actor: Actor::Unknown, generation: None }
+        }
     }
 }
 

@@ -1,27 +1,12 @@
-//! Reconcile: the loop that joins the edges. Triggers in, one round at a time, bursts merged.
+//! Reconcile: the loops that join the edges. Triggers in, one round at a time, bursts merged.
 //!
-//! `repository` and `publisher` are threads that own what blocks on Git; `round` is one pass from a look at the kernel to an
-//! empty plan; `node` is the standalone process around it. Deliberately absent: every decision, which is `core`'s.
+//! `node` is the standalone process and the round that it shares with `agent`; `controller` publishes what Git asks for; `gitops` has the threads
+//! that block on Git and forges; `persistence` is what outlives a process. No decision is made here: those are `core`'s.
 
 pub mod agent;
-pub mod app;
-mod blame;
 pub mod controller;
-pub mod following;
-pub mod hook;
-pub mod keeper;
-pub mod leading;
-pub mod lock;
-pub mod marks;
-pub mod memory;
+pub mod gitops;
+pub mod leadership;
 pub mod node;
-pub mod previewing;
+pub mod persistence;
 pub mod process;
-pub mod published;
-pub mod publisher;
-pub mod pulls;
-pub mod repository;
-pub mod round;
-pub mod schedule;
-pub mod teller;
-pub mod telling;

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::page;
-use super::questions::{Asking, Questions};
+use super::scrape::{ScrapeRelay, ScrapeRequests};
 use crate::core::compile::counters::Counters;
-use crate::core::report::drift::Class;
+use crate::core::report::drift::DriftClass;
 
 /// Upper ends of the histogram of rounds, in seconds: from a look with nothing to do to a node that is new.
 const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
@@ -27,12 +27,12 @@ pub struct Metrics(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     values: Mutex<Values>,
-    asking: Asking,
+    asking: ScrapeRelay,
 }
 
 /// What became of a preview of a pull request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Became {
+pub enum PreviewResult {
     /// It was said, or said anew.
     Posted,
     /// It had been said already.
@@ -41,7 +41,7 @@ pub enum Became {
     Failed,
 }
 
-impl Became {
+impl PreviewResult {
     fn word(self) -> &'static str {
         match self {
             Self::Posted => "posted",
@@ -55,7 +55,7 @@ impl Became {
 #[derive(Debug)]
 pub(super) struct Values {
     pub(super) reconciled: Option<Reconciled>,
-    pub(super) drift: Option<BTreeMap<Class, u64>>,
+    pub(super) drift: Option<BTreeMap<DriftClass, u64>>,
     pub(super) drift_open: Option<usize>,
     pub(super) exits: Option<(usize, usize)>,
     pub(super) members: Option<usize>,
@@ -103,7 +103,7 @@ impl Metrics {
             waits: BTreeMap::new(),
             suspended: BTreeMap::new(),
         };
-        Self(Arc::new(Inner { values: Mutex::new(values), asking: Asking::default() }))
+        Self(Arc::new(Inner { values: Mutex::new(values), asking: ScrapeRelay::default() }))
     }
 
     /// A round ended.
@@ -117,10 +117,10 @@ impl Metrics {
     }
 
     /// Something had drifted in that many objects. None at all is worth telling once: then there is a zero to rise from.
-    pub fn drift(&self, class: Class, objects: usize) {
+    pub fn drift(&self, class: DriftClass, objects: usize) {
         self.tell(|values| {
-            let new = || [Class::Missing, Class::Extra, Class::Changed].map(|class| (class, 0)).into();
-            let drift: &mut BTreeMap<Class, u64> = values.drift.get_or_insert_with(new);
+            let new = || [DriftClass::Missing, DriftClass::Extra, DriftClass::Changed].map(|class| (class, 0)).into();
+            let drift: &mut BTreeMap<DriftClass, u64> = values.drift.get_or_insert_with(new);
             *drift.entry(class).or_default() += u64::try_from(objects).unwrap_or(u64::MAX);
         });
     }
@@ -167,9 +167,13 @@ impl Metrics {
     }
 
     /// What became of a preview. None is worth telling once, too: then there is a zero to rise from.
-    pub fn preview(&self, became: Option<Became>) {
+    pub fn preview(&self, became: Option<PreviewResult>) {
         self.tell(|values| {
-            let new = || [Became::Posted, Became::Unchanged, Became::Failed].map(|became| (became.word(), 0)).into();
+            let new = || {
+                [PreviewResult::Posted, PreviewResult::Unchanged, PreviewResult::Failed]
+                    .map(|became| (became.word(), 0))
+                    .into()
+            };
             let previews: &mut BTreeMap<&'static str, u64> = values.previews.get_or_insert_with(new);
             if let Some(became) = became {
                 *previews.entry(became.word()).or_default() += 1;
@@ -202,7 +206,7 @@ impl Metrics {
     }
 
     /// The end where the kernel's counters are asked for; the loop that reads them listens there.
-    pub fn questions(&self) -> Questions {
+    pub fn questions(&self) -> ScrapeRequests {
         self.0.asking.listen()
     }
 

@@ -8,7 +8,7 @@ mod health;
 mod limits;
 mod metrics;
 mod page;
-mod questions;
+mod scrape;
 pub mod webhook;
 
 use std::io;
@@ -24,8 +24,8 @@ use axum::routing::get;
 use tokio::sync::oneshot;
 
 pub use health::{Health, TURN};
-pub use metrics::{Became, Metrics};
-pub use questions::{Question, Questions};
+pub use metrics::{Metrics, PreviewResult};
+pub use scrape::{ScrapeRequest, ScrapeRequests};
 
 /// The running server. It ends when this is dropped; answers that are on their way are given.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use super::Metrics;
 use super::metrics::Values;
 use crate::core::compile::counters::{CountedExit, Counters, TunnelDrop};
 use crate::core::policy::PolicyKind;
-use crate::core::report::drift::Class;
+use crate::core::report::drift::DriftClass;
 use crate::core::state::nft::RuleCounter;
 
 /// The format's name (OpenMetrics 1.0.0, "Overall Structure").
@@ -115,10 +115,10 @@ impl Writer<'_, '_> {
             reconciled.took.encode(family)?;
         }
         if let Some(drift) = &values.drift {
-            let name = |class: &Class| match class {
-                Class::Missing => "missing",
-                Class::Extra => "extra",
-                Class::Changed => "changed",
+            let name = |class: &DriftClass| match class {
+                DriftClass::Missing => "missing",
+                DriftClass::Extra => "extra",
+                DriftClass::Changed => "changed",
             };
             let series = drift.iter().map(|(class, objects)| ([("class", name(class))], *objects)).collect();
             self.counters("drift", "Objects that somebody else changed, took away or added.", &series)?;

@@ -34,7 +34,7 @@ const OWN_BRANCHES: &str = "refs/heads/egret/reports/";
 
 /// What to listen to, and whom to believe.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct WebhookListener {
     /// Where to listen.
     pub listen: SocketAddr,
     /// A file with the secret; several lines are several secrets, so that one can be changed without a gap. Read anew for every request.
@@ -47,7 +47,7 @@ pub struct Options {
 
 /// What is heard.
 #[derive(Debug)]
-pub struct Events {
+pub struct WebhookEvents {
     /// Somebody pushed to a branch that counts.
     pub pushes: mpsc::Receiver<()>,
     /// A pull request may be another than it was.
@@ -55,7 +55,7 @@ pub struct Events {
 }
 
 /// Listens. Each push that counts is a message, and so is each word of a pull request.
-pub fn start(options: Options) -> io::Result<(Server, Events)> {
+pub fn start(options: WebhookListener) -> io::Result<(Server, WebhookEvents)> {
     let listen = options.listen;
     let told = |error: io::Error| io::Error::new(error.kind(), format!("listen on {listen}: {error}"));
     // A secret that cannot be read would be noticed at the first push only.
@@ -76,11 +76,11 @@ pub fn start(options: Options) -> io::Result<(Server, Events)> {
         let _ = stopped.await;
     });
     tokio::spawn(async { served.await });
-    Ok((Server { address, _stop: stop }, Events { pushes, pulls }))
+    Ok((Server { address, _stop: stop }, WebhookEvents { pushes, pulls }))
 }
 
 struct Door {
-    options: Options,
+    options: WebhookListener,
     pushed: mpsc::Sender<()>,
     proposed: mpsc::Sender<()>,
     bucket: Mutex<Bucket>,

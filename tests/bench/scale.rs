@@ -10,17 +10,17 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use egret::core::compile::marks::Marks;
-use egret::core::compile::{Compiled, Input, Refused, compile};
+use egret::core::compile::exit_ids::ExitIds;
+use egret::core::compile::{CompileInput, Compiled, RefusedParts, compile};
 use egret::core::facts::{Facts, PodName};
-use egret::core::ground::{Features, Ground};
+use egret::core::host_network::{HostNetwork, KernelFeatures};
 use egret::core::name::NodeName;
 use egret::core::placement::{Placement, place};
 use egret::core::plan::plan;
 use egret::core::policy::PolicySet;
-use egret::core::policy::catalogue::{Catalogue, Change};
+use egret::core::policy::catalogue::{Catalogue, FileUpdate};
 use egret::core::state::NodeState;
-use egret::core::state::ownership::Range;
+use egret::core::state::ownership::DatapathConfig;
 use jiff::Timestamp;
 
 use self::world::{path, pod, policy, world};
@@ -32,8 +32,8 @@ const PODS: usize = 100_000;
 fn main() -> io::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "{POLICIES} policies, {NODES} nodes, {PODS} pods; medians of 5 runs\n")?;
-    let texts: BTreeMap<String, Change> =
-        (0..POLICIES).map(|number| (path(number), Change::Text(policy(number, 24)))).collect();
+    let texts: BTreeMap<String, FileUpdate> =
+        (0..POLICIES).map(|number| (path(number), FileUpdate::Text(policy(number, 24)))).collect();
     let mut catalogue = Catalogue::new("bench");
     let all = show("parse all policies", &mut || {
         catalogue = Catalogue::new("bench");
@@ -42,7 +42,7 @@ fn main() -> io::Result<()> {
     let mut length = 24;
     let one = show("parse one changed file", &mut || {
         length = if length == 24 { 25 } else { 24 };
-        catalogue.update(BTreeMap::from([(path(4711), Change::Text(policy(4711, length)))]));
+        catalogue.update(BTreeMap::from([(path(4711), FileUpdate::Text(policy(4711, length)))]));
     })?;
     ratio(one, all)?;
     let set = catalogue.policies().clone();
@@ -58,10 +58,10 @@ fn main() -> io::Result<()> {
     let whole = show("compile one node", &mut || compiled = compile_node(&node, &set, &placement, &facts))?;
     assert!(compiled.members.len() > 1, "the node has members");
     show("plan from nothing", &mut || {
-        black_box(plan(&compiled.desired, &NodeState::default(), Range::default()).steps.len());
+        black_box(plan(&compiled.desired, &NodeState::default(), DatapathConfig::default()).steps.len());
     })?;
     show("plan with nothing to do", &mut || {
-        assert!(plan(&compiled.desired, &compiled.desired, Range::default()).is_empty());
+        assert!(plan(&compiled.desired, &compiled.desired, DatapathConfig::default()).is_empty());
     })?;
 
     let mut more = facts.clone();
@@ -69,17 +69,27 @@ fn main() -> io::Result<()> {
     more.pods.insert(name, pod(2500, "node-02500", 2500, 200));
     let mut with_pod = Compiled::default();
     show("compile with one more pod", &mut || with_pod = compile_node(&node, &set, &placement, &more))?;
-    let steps = plan(&with_pod.desired, &compiled.desired, Range::default());
+    let steps = plan(&with_pod.desired, &compiled.desired, DatapathConfig::default());
     writeln!(out, "\none more pod is this plan:\n{steps}")?;
     writeln!(out, "one node against all policies: {whole:?} for {} members", compiled.members.len())?;
     Ok(())
 }
 
 fn compile_node(node: &NodeName, set: &PolicySet, placement: &Placement, facts: &Facts) -> Compiled {
-    let ground =
-        Ground { features: Features { owned_tables: true, interface_kinds: true, ipv6: true }, ..Ground::default() };
-    let marks = Marks::default();
-    compile(&Input { node, set, placement, facts, ground: &ground, marks: &marks, refused: Refused::NOTHING })
+    let host_network = HostNetwork {
+        features: KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true },
+        ..HostNetwork::default()
+    };
+    let marks = ExitIds::default();
+    compile(&CompileInput {
+        node,
+        set,
+        placement,
+        facts,
+        host_network: &host_network,
+        marks: &marks,
+        refused: RefusedParts::NOTHING,
+    })
 }
 
 fn show(what: &str, work: &mut dyn FnMut()) -> io::Result<Duration> {

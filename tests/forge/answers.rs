@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: who may ask (`routes`).
 
-use egret::forge::Kind;
+use egret::forge::ForgeKind;
 use serde_json::{Value, json};
 
 use super::{Comment, Pull, Status, World};
@@ -12,21 +12,21 @@ pub(super) fn pull(world: &World, number: u64, one: &Pull) -> Value {
     let Pull { head, title, draft, updated: time, .. } = one;
     let state = match world.kind {
         _ if !one.open => "closed",
-        Kind::GitLab => "opened",
-        Kind::GitHub | Kind::Gitea => "open",
+        ForgeKind::GitLab => "opened",
+        ForgeKind::GitHub | ForgeKind::Gitea => "open",
     };
     match world.kind {
-        Kind::GitHub => json!({
+        ForgeKind::GitHub => json!({
             "number": number, "title": title, "draft": draft, "updated_at": time, "state": state,
             "base": { "ref": "main", "repo": { "id": 1 } },
             "head": { "ref": "change", "sha": head, "repo": { "id": source } },
         }),
-        Kind::GitLab => json!({
+        ForgeKind::GitLab => json!({
             "id": 900 + number, "iid": number, "title": title, "draft": draft, "updated_at": time,
             "state": state, "target_branch": "main", "source_branch": "change", "sha": head,
             "source_project_id": source, "target_project_id": 1,
         }),
-        Kind::Gitea => json!({
+        ForgeKind::Gitea => json!({
             "number": number, "title": title, "draft": draft, "updated_at": time, "state": state,
             "base": { "ref": "main", "repo_id": 1 },
             "head": { "ref": "change", "sha": head, "repo_id": source },
@@ -37,11 +37,11 @@ pub(super) fn pull(world: &World, number: u64, one: &Pull) -> Value {
 pub(super) fn comment(world: &World, one: &Comment) -> Value {
     let url = format!("http://127.0.0.1:{}/comment/{}", world.port, one.id);
     match world.kind {
-        Kind::GitLab => json!({
+        ForgeKind::GitLab => json!({
             "id": one.id, "body": one.body, "system": one.system, "noteable_iid": one.pull,
             "author": { "id": 7, "username": one.author },
         }),
-        Kind::GitHub | Kind::Gitea => {
+        ForgeKind::GitHub | ForgeKind::Gitea => {
             json!({ "id": one.id, "body": one.body, "html_url": url, "user": { "id": 7, "login": one.author } })
         }
     }
@@ -52,12 +52,12 @@ pub(super) fn status(world: &World, id: usize, one: &Status) -> Value {
     let set = &one.set;
     let (state, description) = (&set["state"], &set["description"]);
     match world.kind {
-        Kind::GitHub => json!({
+        ForgeKind::GitHub => json!({
             "id": id, "state": state, "context": set["context"], "description": description,
             "creator": { "login": one.author },
         }),
-        Kind::GitLab => json!({ "id": id, "status": state, "name": set["name"], "description": description }),
-        Kind::Gitea => json!({
+        ForgeKind::GitLab => json!({ "id": id, "status": state, "name": set["name"], "description": description }),
+        ForgeKind::Gitea => json!({
             "id": id, "status": state, "context": set["context"], "description": description,
             "creator": { "login": one.author },
         }),

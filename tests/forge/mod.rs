@@ -15,7 +15,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use egret::forge::Kind;
+use egret::forge::ForgeKind;
 use serde_json::{Value, json};
 
 /// The token that is let in, of `egret-bot`.
@@ -79,7 +79,7 @@ pub(crate) struct Status {
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a right, or a fact of its own")]
 pub(crate) struct World {
-    pub(crate) kind: Kind,
+    pub(crate) kind: ForgeKind,
     /// The repository: `OWNER/NAME`.
     pub(crate) project: String,
     /// All against `main`.
@@ -115,7 +115,7 @@ pub(crate) struct Double {
 }
 
 impl Double {
-    pub(crate) fn start(kind: Kind) -> Self {
+    pub(crate) fn start(kind: ForgeKind) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
         listener.set_nonblocking(true).expect("a socket");
         let port = listener.local_addr().expect("an address").port();
@@ -293,7 +293,7 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, request: Request) -> Res
             let at = jiff::Timestamp::now().as_second() + i64::try_from(seconds).expect("small");
             let (status, prefix) = {
                 let world = world.lock().unwrap_or_else(PoisonError::into_inner);
-                if world.kind == Kind::GitHub { (403, "x-ratelimit") } else { (429, "ratelimit") }
+                if world.kind == ForgeKind::GitHub { (403, "x-ratelimit") } else { (429, "ratelimit") }
             };
             let mut answer = said(status, &json!({ "message": "too often" }));
             for (name, value) in [("remaining", 0), ("reset", at)] {

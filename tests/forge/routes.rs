@@ -4,7 +4,7 @@
 
 use axum::http::request::Parts;
 use axum::response::Response;
-use egret::forge::Kind;
+use egret::forge::ForgeKind;
 use serde_json::{Value, json};
 
 use super::answers::{comment, pull, status};
@@ -12,9 +12,9 @@ use super::{Asked, Status, World, said};
 
 pub(super) fn route(world: &mut World, head: &Parts, body: &[u8]) -> Response {
     let root = match world.kind {
-        Kind::GitHub => "/api/v3",
-        Kind::GitLab => "/api/v4",
-        Kind::Gitea => "/api/v1",
+        ForgeKind::GitHub => "/api/v3",
+        ForgeKind::GitLab => "/api/v4",
+        ForgeKind::Gitea => "/api/v1",
     };
     let line = format!("{} {}", head.method, head.uri);
     let Some(path) = head.uri.path().strip_prefix(root) else {
@@ -25,7 +25,7 @@ pub(super) fn route(world: &mut World, head: &Parts, body: &[u8]) -> Response {
         world.wrong.push(format!("{line}: {what}"));
         return said(400, &json!({ "message": what }));
     }
-    let scheme = if world.kind == Kind::Gitea { "token" } else { "Bearer" };
+    let scheme = if world.kind == ForgeKind::Gitea { "token" } else { "Bearer" };
     let token = head.headers.get("authorization").and_then(|value| value.to_str().ok());
     let token = token.and_then(|text| text.strip_prefix(scheme)?.strip_prefix(' '));
     let Some(login) = token.and_then(|token| world.tokens.get(token)).cloned() else {
@@ -40,9 +40,9 @@ pub(super) fn route(world: &mut World, head: &Parts, body: &[u8]) -> Response {
         body: serde_json::from_slice(body).unwrap_or_default(),
     };
     let answer = match world.kind {
-        Kind::GitHub => github(world, &asked),
-        Kind::GitLab => gitlab(world, &asked),
-        Kind::Gitea => gitea(world, &asked),
+        ForgeKind::GitHub => github(world, &asked),
+        ForgeKind::GitLab => gitlab(world, &asked),
+        ForgeKind::Gitea => gitea(world, &asked),
     };
     answer.unwrap_or_else(|| {
         world.wrong.push(format!("{line}: nothing of that kind, with {}", asked.body));
@@ -50,15 +50,15 @@ pub(super) fn route(world: &mut World, head: &Parts, body: &[u8]) -> Response {
     })
 }
 
-fn headers(kind: Kind, head: &Parts, body: &[u8]) -> Option<String> {
+fn headers(kind: ForgeKind, head: &Parts, body: &[u8]) -> Option<String> {
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !header("user-agent").starts_with("egret/") {
         return Some("GitHub refuses requests without a user agent".to_owned());
     }
-    if kind == Kind::GitHub && header("accept") != "application/vnd.github+json" {
+    if kind == ForgeKind::GitHub && header("accept") != "application/vnd.github+json" {
         return Some(format!("accept is {:?}", header("accept")));
     }
-    if kind == Kind::GitHub && header("x-github-api-version") != "2022-11-28" {
+    if kind == ForgeKind::GitHub && header("x-github-api-version") != "2022-11-28" {
         return Some("no version".to_owned());
     }
     if head.method == "GET" {
@@ -80,7 +80,7 @@ fn forbidden() -> Response {
 
 /// A page of a list, with the link to the next.
 fn page(world: &World, asked: &Asked, size: &str, all: Vec<Value>, below: Option<&str>) -> Response {
-    let per = asked.number(size).unwrap_or(if world.kind == Kind::GitLab { 20 } else { 30 }).clamp(1, 100);
+    let per = asked.number(size).unwrap_or(if world.kind == ForgeKind::GitLab { 20 } else { 30 }).clamp(1, 100);
     let number = asked.number("page").unwrap_or(1).max(1);
     let total = all.len();
     let shown: Vec<Value> = all.into_iter().skip((number - 1) * per).take(per).collect();
@@ -88,9 +88,9 @@ fn page(world: &World, asked: &Asked, size: &str, all: Vec<Value>, below: Option
     let mut answer = said(200, &value);
     if number * per < total {
         let root = match world.kind {
-            Kind::GitHub => "/api/v3",
-            Kind::GitLab => "/api/v4",
-            Kind::Gitea => "/api/v1",
+            ForgeKind::GitHub => "/api/v3",
+            ForgeKind::GitLab => "/api/v4",
+            ForgeKind::Gitea => "/api/v1",
         };
         let others = asked.query.iter().filter(|(name, _)| name != "page");
         let others: Vec<String> = others.map(|(name, value)| format!("{name}={value}&")).collect();
@@ -105,7 +105,7 @@ fn user(world: &World, asked: &Asked) -> Response {
     if asked.login.ends_with("[bot]") {
         return forbidden();
     }
-    let name = if world.kind == Kind::GitLab { "username" } else { "login" };
+    let name = if world.kind == ForgeKind::GitLab { "username" } else { "login" };
     said(200, &json!({ "id": 7, name: asked.login }))
 }
 

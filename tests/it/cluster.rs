@@ -7,7 +7,7 @@
 mod account;
 mod api;
 mod chart;
-mod ground;
+mod host_network;
 mod labels;
 mod leaders;
 mod relay;

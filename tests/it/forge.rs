@@ -10,29 +10,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use egret::core::diagnostic::Severity;
-use egret::forge::{Annotation, Done, Error, Forge, Kind, Options, Post, Posted, Pull, Verdict};
+use egret::forge::{
+    Annotation, CheckConclusion, Forge, ForgeError, ForgeKind, ForgeOptions, Post, PostAction, Posted, Pull,
+};
 use egret::secret::Secret;
 use serde_json::json;
 
 use crate::forge_double::{Double, HEAD, Status, TOKEN};
 
-const KINDS: [Kind; 3] = [Kind::GitHub, Kind::GitLab, Kind::Gitea];
+const KINDS: [ForgeKind; 3] = [ForgeKind::GitHub, ForgeKind::GitLab, ForgeKind::Gitea];
 const MARKER: &str = "<!-- egret-preview:{\"cluster\":\"prod\",\"v\":1} -->";
 
-fn options(double: &Double) -> Options {
-    let mut options = Options::new(double.world().kind, "mos-eisley/policies");
+fn options(double: &Double) -> ForgeOptions {
+    let mut options = ForgeOptions::new(double.world().kind, "mos-eisley/policies");
     options.url = Some(double.url());
     options.https.plain = true;
     options.patience = Duration::from_secs(20);
     options
 }
 
-fn forge(options: Options, token: &str) -> Forge {
+fn forge(options: ForgeOptions, token: &str) -> Forge {
     let token = token.to_owned();
     Forge::new(options, Arc::new(move || Ok(Secret::new(token.clone())))).expect("a forge")
 }
 
-fn post(verdict: Verdict, words: &str) -> Post {
+fn post(verdict: CheckConclusion, words: &str) -> Post {
     Post {
         cluster: "prod".to_owned(),
         body: format!("{MARKER}\n### {words}\n"),
@@ -44,51 +46,51 @@ fn post(verdict: Verdict, words: &str) -> Post {
     }
 }
 
-fn send(double: &Double, post: &Post) -> Result<Posted, Error> {
+fn send(double: &Double, post: &Post) -> Result<Posted, ForgeError> {
     forge(options(double), TOKEN).post(11, HEAD, post)
 }
 
 /// `created`, `same`, `refused`: what became of comment, status and check.
 fn outcome(posted: &Posted) -> [&'static str; 3] {
-    let word = |done: &Done| match done {
-        Done::Created(_) => "created",
-        Done::Updated(_) => "updated",
-        Done::Same(_) => "same",
-        Done::Unneeded => "unneeded",
-        Done::Overtaken => "overtaken",
-        Done::Refused(_) => "refused",
+    let word = |done: &PostAction| match done {
+        PostAction::Created(_) => "created",
+        PostAction::Updated(_) => "updated",
+        PostAction::Same(_) => "same",
+        PostAction::Unneeded => "unneeded",
+        PostAction::Overtaken => "overtaken",
+        PostAction::Refused(_) => "refused",
     };
     [word(&posted.comment), word(&posted.status), posted.check.as_ref().map_or("none", word)]
 }
 
 /// GitHub alone has checks.
 fn check(double: &Double, there: &'static str) -> &'static str {
-    if double.world().kind == Kind::GitHub { there } else { "none" }
+    if double.world().kind == ForgeKind::GitHub { there } else { "none" }
 }
 
 #[test]
 fn the_first_post_is_written_the_same_again_is_not_and_another_takes_its_place() {
     for kind in KINDS {
         let double = Double::start(kind);
-        let changes = post(Verdict::Changes, "2 pods would leave another way");
+        let changes = post(CheckConclusion::Changes, "2 pods would leave another way");
         let posted = send(&double, &changes).expect("it is posted");
         assert_eq!(outcome(&posted), ["created", "created", check(&double, "created")], "{kind:?}");
-        assert_eq!(double.writes().len(), if kind == Kind::GitHub { 3 } else { 2 }, "{kind:?}");
+        assert_eq!(double.writes().len(), if kind == ForgeKind::GitHub { 3 } else { 2 }, "{kind:?}");
 
         let again = send(&double, &Post { details: Some("https://ci.example/run/2".to_owned()), ..changes.clone() });
         assert_eq!(outcome(&again.expect("it is posted")), ["same", "same", check(&double, "same")], "{kind:?}");
         assert_eq!(double.writes(), Vec::<String>::new(), "{kind:?}");
 
-        let failed = post(Verdict::Failed, "does not validate");
+        let failed = post(CheckConclusion::Failed, "does not validate");
         let posted = send(&double, &failed).expect("it is posted");
         assert_eq!(outcome(&posted), ["updated", "updated", check(&double, "created")], "{kind:?}");
         let world = double.world();
         let comments: Vec<&str> = world.comments.iter().map(|one| one.body.as_str()).collect();
         assert_eq!(comments, [failed.body.as_str()], "{kind:?}");
         let states: Vec<&str> = world.statuses.iter().filter_map(|one| one.set["state"].as_str()).collect();
-        let bad = if kind == Kind::GitLab { "failed" } else { "failure" };
+        let bad = if kind == ForgeKind::GitLab { "failed" } else { "failure" };
         assert_eq!(states, ["success", bad], "{kind:?}");
-        let name = if kind == Kind::GitLab { "name" } else { "context" };
+        let name = if kind == ForgeKind::GitLab { "name" } else { "context" };
         assert_eq!(world.statuses[0].set[name], "egret/preview (prod)", "{kind:?}");
         drop(world);
         double.assert_strict();
@@ -99,15 +101,15 @@ fn the_first_post_is_written_the_same_again_is_not_and_another_takes_its_place()
 fn nobody_is_told_that_nothing_changes_unless_they_were_told_otherwise() {
     for kind in KINDS {
         let double = Double::start(kind);
-        let nothing = post(Verdict::NoChanges, "nothing changes");
+        let nothing = post(CheckConclusion::NoChanges, "nothing changes");
         let posted = send(&double, &nothing).expect("it is posted");
         assert_eq!(outcome(&posted), ["unneeded", "created", check(&double, "created")], "{kind:?}");
         assert_eq!(double.world().comments, []);
-        send(&double, &post(Verdict::Changes, "1 pod would leave another way")).expect("it is posted");
+        send(&double, &post(CheckConclusion::Changes, "1 pod would leave another way")).expect("it is posted");
         let posted = send(&double, &nothing).expect("it is posted");
         assert_eq!(outcome(&posted)[0], "updated", "{kind:?}");
         assert_eq!(double.world().comments[0].body, nothing.body);
-        let pending = send(&double, &post(Verdict::Pending, "is being made")).expect("it is posted");
+        let pending = send(&double, &post(CheckConclusion::Pending, "is being made")).expect("it is posted");
         assert_eq!(outcome(&pending), ["unneeded", "updated", "none"], "{kind:?}");
         double.assert_strict();
     }
@@ -117,7 +119,7 @@ fn nobody_is_told_that_nothing_changes_unless_they_were_told_otherwise() {
 fn a_comment_that_a_person_deleted_is_written_anew() {
     for kind in KINDS {
         let double = Double::start(kind);
-        let changes = post(Verdict::Changes, "1 pod would leave another way");
+        let changes = post(CheckConclusion::Changes, "1 pod would leave another way");
         send(&double, &changes).expect("it is posted");
         double.world().comments.clear();
         let posted = send(&double, &changes).expect("it is posted");
@@ -139,7 +141,7 @@ fn the_own_comment_is_found_on_the_last_page_and_that_of_another_cluster_is_anot
             let mut world = double.world();
             (world.say("egret-bot", &other), world.say("egret-bot", &format!("{MARKER}\nold")))
         };
-        let changes = post(Verdict::Changes, "1 pod would leave another way");
+        let changes = post(CheckConclusion::Changes, "1 pod would leave another way");
         let posted = send(&double, &changes).expect("it is posted");
         assert_eq!(outcome(&posted)[0], "updated", "{kind:?}");
         let world = double.world();
@@ -162,10 +164,10 @@ fn a_comment_with_our_marker_by_somebody_else_is_theirs() {
             world.say("egret-bot", &format!("> {MARKER}\nour account, quoting"));
             let system = world.say("egret-bot", MARKER);
             let note = world.comments.iter_mut().find(|one| one.id == system).expect("a note");
-            note.system = kind == Kind::GitLab;
-            note.author = if kind == Kind::GitLab { "egret-bot" } else { "greedo" }.to_owned();
+            note.system = kind == ForgeKind::GitLab;
+            note.author = if kind == ForgeKind::GitLab { "egret-bot" } else { "greedo" }.to_owned();
         }
-        let changes = post(Verdict::Changes, "1 pod would leave another way");
+        let changes = post(CheckConclusion::Changes, "1 pod would leave another way");
         assert_eq!(outcome(&send(&double, &changes).expect("it is posted"))[0], "created", "{kind:?}");
         let world = double.world();
         assert_eq!(world.comments.iter().find(|one| one.id == id).map(|one| one.body.clone()), Some(theirs));
@@ -175,12 +177,12 @@ fn a_comment_with_our_marker_by_somebody_else_is_theirs() {
 
 #[test]
 fn of_several_comments_of_ours_the_newest_is_kept_up_to_date() {
-    let double = Double::start(Kind::GitHub);
+    let double = Double::start(ForgeKind::GitHub);
     let (old, new) = {
         let mut world = double.world();
         (world.say("egret-bot", &format!("{MARKER}\nold")), world.say("Egret-Bot", &format!("{MARKER}\r\nnew\r\n")))
     };
-    let changes = post(Verdict::Changes, "x");
+    let changes = post(CheckConclusion::Changes, "x");
     send(&double, &changes).expect("it is posted");
     let bodies = |id: u64| double.world().comments.iter().find(|one| one.id == id).map(|one| one.body.clone());
     assert_eq!((bodies(old), bodies(new)), (Some(format!("{MARKER}\nold")), Some(changes.body)));
@@ -188,12 +190,12 @@ fn of_several_comments_of_ours_the_newest_is_kept_up_to_date() {
 
 #[test]
 fn an_app_is_known_by_the_status_that_it_set_or_by_name() {
-    let double = Double::start(Kind::GitHub);
+    let double = Double::start(ForgeKind::GitHub);
     {
         let mut world = double.world();
         world.tokens.insert(TOKEN.to_owned(), "egret[bot]".to_owned());
     }
-    let changes = post(Verdict::Changes, "x");
+    let changes = post(CheckConclusion::Changes, "x");
     for expected in ["created", "same"] {
         assert_eq!(outcome(&send(&double, &changes).expect("it is posted"))[0], expected);
     }
@@ -208,7 +210,7 @@ fn an_app_is_known_by_the_status_that_it_set_or_by_name() {
         error.hint().as_deref(),
         Some("name the author of the token's comments by --forge-author, `egret[bot]` for an app")
     );
-    let named = Options { author: Some("egret[bot]".to_owned()), ..options(&double) };
+    let named = ForgeOptions { author: Some("egret[bot]".to_owned()), ..options(&double) };
     let posted = forge(named, TOKEN).post(11, HEAD, &changes).expect("it is posted");
     assert_eq!(outcome(&posted), ["same", "refused", "same"]);
     double.assert_strict();
@@ -216,12 +218,14 @@ fn an_app_is_known_by_the_status_that_it_set_or_by_name() {
 
 #[test]
 fn whoever_else_set_the_same_status_is_not_taken_for_us() {
-    for (kind, assumed) in
-        [(Kind::GitHub, None), (Kind::GitHub, Some("github-actions[bot]".to_owned())), (Kind::Gitea, None)]
-    {
+    for (kind, assumed) in [
+        (ForgeKind::GitHub, None),
+        (ForgeKind::GitHub, Some("github-actions[bot]".to_owned())),
+        (ForgeKind::Gitea, None),
+    ] {
         let double = Double::start(kind);
-        let changes = post(Verdict::Changes, "x");
-        let options = Options { assumed_author: assumed, ..options(&double) };
+        let changes = post(CheckConclusion::Changes, "x");
+        let options = ForgeOptions { assumed_author: assumed, ..options(&double) };
         let theirs = {
             let mut world = double.world();
             world.tokens.insert(TOKEN.to_owned(), "github-actions[bot]".to_owned());
@@ -251,8 +255,8 @@ fn whoever_else_set_the_same_status_is_not_taken_for_us() {
             world.may_status = false;
             world.statuses.truncate(1);
         }
-        let posted = forge(Options { assumed_author: None, ..options }, TOKEN).post(11, HEAD, &changes);
-        assert!(matches!(posted.expect_err("nobody").fault(), egret::forge::Fault::Nobody), "{kind:?}");
+        let posted = forge(ForgeOptions { assumed_author: None, ..options }, TOKEN).post(11, HEAD, &changes);
+        assert!(matches!(posted.expect_err("nobody").fault(), egret::forge::ForgeErrorKind::Nobody), "{kind:?}");
         double.assert_strict();
     }
 }
@@ -262,7 +266,7 @@ fn a_run_that_was_overtaken_leaves_the_comment_alone() {
     for kind in KINDS {
         let double = Double::start(kind);
         double.world().pull().head = "2".repeat(40);
-        let posted = send(&double, &post(Verdict::Changes, "x")).expect("it is posted");
+        let posted = send(&double, &post(CheckConclusion::Changes, "x")).expect("it is posted");
         assert_eq!(outcome(&posted), ["overtaken", "created", check(&double, "created")], "{kind:?}");
         assert_eq!(double.world().comments, []);
     }
@@ -270,7 +274,7 @@ fn a_run_that_was_overtaken_leaves_the_comment_alone() {
 
 #[test]
 fn all_annotations_arrive_fifty_at_a_time() {
-    let double = Double::start(Kind::GitHub);
+    let double = Double::start(ForgeKind::GitHub);
     let annotation = |line: usize| Annotation {
         file: "policies/a.yaml".to_owned(),
         line,
@@ -279,7 +283,8 @@ fn all_annotations_arrive_fifty_at_a_time() {
         title: "host-bits".to_owned(),
         message: format!("line {line}"),
     };
-    let many = Post { annotations: (1..=120).map(annotation).collect(), ..post(Verdict::Failed, "does not validate") };
+    let many =
+        Post { annotations: (1..=120).map(annotation).collect(), ..post(CheckConclusion::Failed, "does not validate") };
     assert_eq!(outcome(&send(&double, &many).expect("it is posted"))[2], "created");
     let checks = double.writes().into_iter().filter(|line| line.contains("check-runs")).count();
     assert_eq!(checks, 3);

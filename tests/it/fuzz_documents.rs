@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use egret::core::policy::catalogue::{Catalogue, Change};
-use egret::core::policy::findings::MAX_FINDINGS;
+use egret::core::policy::catalogue::{Catalogue, FileUpdate};
+use egret::core::policy::diagnostic_sink::MAX_FINDINGS;
 
 const SEEDS: [&str; 4] = [
     include_str!("../../repo-template/policies/outpost.yaml"),
@@ -17,9 +17,9 @@ const SEEDS: [&str; 4] = [
 /// Reads a text as a configuration and as documents; gives everything that came of it.
 fn read(text: &str) -> String {
     let mut catalogue = Catalogue::new("prod");
-    let change = Change::Text(text.to_owned());
+    let change = FileUpdate::Text(text.to_owned());
     // The first version is good, so that there is something to hold.
-    catalogue.update(BTreeMap::from([("a.yaml".to_owned(), Change::Text(SEEDS[3].to_owned()))]));
+    catalogue.update(BTreeMap::from([("a.yaml".to_owned(), FileUpdate::Text(SEEDS[3].to_owned()))]));
     catalogue.update(BTreeMap::from([("a.yaml".to_owned(), change.clone()), ("b.yaml".to_owned(), change.clone())]));
     catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), change)]));
     let diagnostics = catalogue.diagnostics();

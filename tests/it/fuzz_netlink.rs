@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use egret::core::state::net::Mac;
 use egret::core::state::nft::{
-    AddressFamily, Base, Chain, ChainKind, Change, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule,
-    Ruleset, Set, Statement, Table, Transaction, Value, Verdict,
+    AddressFamily, BaseChain, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType,
+    MatchValue, NftChange, NftRule, NftTransaction, Ruleset, Set, Statement, Table, TableFamily, Verdict,
 };
 use egret::kernel::nft::{Batch, decode};
 use proptest::collection::vec;
@@ -23,7 +23,7 @@ fn arbitrary_bytes_are_read_or_refused() {
 
 #[test]
 fn arbitrary_damage_to_a_real_batch_is_read_or_refused() {
-    let batch = Batch::encode(&Transaction { changes: everything() }, None, 1).unwrap();
+    let batch = Batch::encode(&NftTransaction { changes: everything() }, None, 1).unwrap();
     let whole = batch.bytes().to_vec();
     assert!(decode(&whole, 1).is_ok());
     bolero::check!().with_type::<Vec<(u16, u8)>>().for_each(|damage| {
@@ -39,48 +39,48 @@ fn arbitrary_damage_to_a_real_batch_is_read_or_refused() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 400, ..ProptestConfig::default() })]
     #[test]
-    fn what_is_encoded_is_decoded(inet in table(Family::Inet), netdev in table(Family::Netdev)) {
-        let ruleset = Ruleset::from([(Family::Inet, inet), (Family::Netdev, netdev)]);
+    fn what_is_encoded_is_decoded(inet in table(TableFamily::Inet), netdev in table(TableFamily::Netdev)) {
+        let ruleset = Ruleset::from([(TableFamily::Inet, inet), (TableFamily::Netdev, netdev)]);
         let changes = ruleset.iter().flat_map(|(family, table)| making(*family, table)).collect();
-        let batch = Batch::encode(&Transaction { changes }, None, 7).unwrap();
+        let batch = Batch::encode(&NftTransaction { changes }, None, 7).unwrap();
         prop_assert_eq!(decode(batch.bytes(), 1).unwrap(), ruleset);
     }
 }
 
 /// The changes that make a table out of nothing.
-pub(crate) fn making(family: Family, table: &Table) -> Vec<(Family, Change)> {
-    let mut changes = vec![Change::AddTable { owned: table.owned }];
+pub(crate) fn making(family: TableFamily, table: &Table) -> Vec<(TableFamily, NftChange)> {
+    let mut changes = vec![NftChange::AddTable { owned: table.owned }];
     for (name, set) in &table.sets {
-        changes.push(Change::AddSet(name.clone(), Set { elements: BTreeMap::new(), ..set.clone() }));
+        changes.push(NftChange::AddSet(name.clone(), Set { elements: BTreeMap::new(), ..set.clone() }));
     }
     for (name, chain) in &table.chains {
-        changes.push(Change::AddChain(name.clone(), chain.base.clone(), chain.comment.clone()));
+        changes.push(NftChange::AddChain(name.clone(), chain.base.clone(), chain.comment.clone()));
     }
     for (name, set) in &table.sets {
         let elements = set.elements.iter().map(|(key, data)| (key.clone(), data.clone())).collect();
-        changes.push(Change::AddElements(name.clone(), elements));
+        changes.push(NftChange::AddElements(name.clone(), elements));
     }
     for (name, chain) in &table.chains {
-        changes.extend(chain.rules.iter().map(|rule| Change::AddRule(name.clone(), rule.clone())));
+        changes.extend(chain.rules.iter().map(|rule| NftChange::AddRule(name.clone(), rule.clone())));
     }
     changes.into_iter().map(|change| (family, change)).collect()
 }
 
-fn everything() -> Vec<(Family, Change)> {
+fn everything() -> Vec<(TableFamily, NftChange)> {
     let (inet, netdev) = crate::kernel_nft::every_kind();
-    [making(Family::Inet, &inet), making(Family::Netdev, &netdev)].concat()
+    [making(TableFamily::Inet, &inet), making(TableFamily::Netdev, &netdev)].concat()
 }
 
-fn table(family: Family) -> impl Strategy<Value = Table> {
+fn table(family: TableFamily) -> impl Strategy<Value = Table> {
     let chains = proptest::collection::btree_map("[a-z]{1,8}", chain(family), 0..4);
     let sets = proptest::collection::btree_map("[a-z]{1,8}", set(), 0..4);
     (any::<bool>(), chains, sets).prop_map(|(owned, chains, sets)| Table { owned, abandoned: false, chains, sets })
 }
 
-fn chain(family: Family) -> impl Strategy<Value = Chain> {
+fn chain(family: TableFamily) -> impl Strategy<Value = Chain> {
     let hook = match family {
-        Family::Netdev => "[a-z]{1,15}".prop_map(Hook::Ingress).boxed(),
-        Family::Inet => prop_oneof![
+        TableFamily::Netdev => "[a-z]{1,15}".prop_map(Hook::Ingress).boxed(),
+        TableFamily::Inet => prop_oneof![
             Just(Hook::Prerouting),
             Just(Hook::Input),
             Just(Hook::Forward),
@@ -90,10 +90,10 @@ fn chain(family: Family) -> impl Strategy<Value = Chain> {
         .boxed(),
     };
     let kind = prop_oneof![Just(ChainKind::Filter), Just(ChainKind::Nat)];
-    let policy = prop_oneof![Just(Policy::Accept), Just(Policy::Drop)];
+    let policy = prop_oneof![Just(ChainPolicy::Accept), Just(ChainPolicy::Drop)];
     let base = (kind, hook, any::<i32>(), policy);
-    let base = base.prop_map(|(kind, hook, priority, policy)| Base { kind, hook, priority, policy });
-    let rule = vec(statement(), 0..6).prop_map(Rule);
+    let base = base.prop_map(|(kind, hook, priority, policy)| BaseChain { kind, hook, priority, policy });
+    let rule = vec(statement(), 0..6).prop_map(NftRule);
     (proptest::option::of(base), proptest::option::of("[ -~]{0,127}"), vec(rule, 0..4))
         .prop_map(|(base, comment, rules)| Chain { base, comment, rules })
 }
@@ -129,19 +129,19 @@ fn field() -> impl Strategy<Value = Field> {
     ]
 }
 
-fn value(field: Field) -> BoxedStrategy<Value> {
+fn value(field: Field) -> BoxedStrategy<MatchValue> {
     match field {
-        Field::MetaMark | Field::CtMark => any::<u32>().prop_map(Value::Mark).boxed(),
-        Field::CtDirection => any::<bool>().prop_map(Value::Reply).boxed(),
-        Field::Iifname | Field::Oifname | Field::Iifkind => "[a-z0-9]{1,15}".prop_map(Value::Interface).boxed(),
+        Field::MetaMark | Field::CtMark => any::<u32>().prop_map(MatchValue::Mark).boxed(),
+        Field::CtDirection => any::<bool>().prop_map(MatchValue::Reply).boxed(),
+        Field::Iifname | Field::Oifname | Field::Iifkind => "[a-z0-9]{1,15}".prop_map(MatchValue::Interface).boxed(),
         Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4 => {
-            any::<[u8; 4]>().prop_map(|a| Value::Address(IpAddr::from(a))).boxed()
+            any::<[u8; 4]>().prop_map(|a| MatchValue::Address(IpAddr::from(a))).boxed()
         }
         Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6 => {
-            any::<[u8; 16]>().prop_map(|a| Value::Address(IpAddr::from(a))).boxed()
+            any::<[u8; 16]>().prop_map(|a| MatchValue::Address(IpAddr::from(a))).boxed()
         }
-        Field::UdpDport => any::<u16>().prop_map(Value::Port).boxed(),
-        Field::EtherDaddr => any::<[u8; 6]>().prop_map(|mac| Value::Mac(Mac(mac))).boxed(),
+        Field::UdpDport => any::<u16>().prop_map(MatchValue::Port).boxed(),
+        Field::EtherDaddr => any::<[u8; 6]>().prop_map(|mac| MatchValue::Mac(Mac(mac))).boxed(),
     }
 }
 
@@ -225,50 +225,50 @@ fn set() -> impl Strategy<Value = Set> {
     })
 }
 
-fn data_of(data: Option<DataType>) -> BoxedStrategy<Option<Data>> {
+fn data_of(data: Option<DataType>) -> BoxedStrategy<Option<ElementData>> {
     match data {
         None => Just(None).boxed(),
-        Some(DataType::Verdict) => verdict().prop_map(Data::Verdict).prop_map(Some).boxed(),
-        Some(DataType::Mark) => any::<u32>().prop_map(Data::Mark).prop_map(Some).boxed(),
-        Some(DataType::Ipv4Addr) => any::<[u8; 4]>().prop_map(|a| Some(Data::Address(a.into()))).boxed(),
-        Some(DataType::Ipv6Addr) => any::<[u8; 16]>().prop_map(|a| Some(Data::Address(a.into()))).boxed(),
+        Some(DataType::Verdict) => verdict().prop_map(ElementData::Verdict).prop_map(Some).boxed(),
+        Some(DataType::Mark) => any::<u32>().prop_map(ElementData::Mark).prop_map(Some).boxed(),
+        Some(DataType::Ipv4Addr) => any::<[u8; 4]>().prop_map(|a| Some(ElementData::Address(a.into()))).boxed(),
+        Some(DataType::Ipv6Addr) => any::<[u8; 16]>().prop_map(|a| Some(ElementData::Address(a.into()))).boxed(),
     }
 }
 
-fn keys(key: &[KeyType], interval: bool) -> BoxedStrategy<Vec<Key>> {
+fn keys(key: &[KeyType], interval: bool) -> BoxedStrategy<Vec<ElementKey>> {
     match (key, interval) {
         ([KeyType::Ipv4Addr], true) => vec(any::<u32>(), 0..32).prop_map(ranges4).boxed(),
         ([KeyType::Ipv6Addr], true) => vec(any::<u128>(), 0..32).prop_map(ranges6).boxed(),
-        ([KeyType::Mark], _) => vec(any::<u32>().prop_map(Key::Mark), 0..32).boxed(),
-        ([KeyType::EtherAddr], _) => vec(any::<[u8; 6]>().prop_map(|mac| Key::Mac(Mac(mac))), 0..32).boxed(),
-        ([KeyType::Ifname], _) => vec("[a-z0-9]{1,15}".prop_map(Key::Interface), 0..32).boxed(),
+        ([KeyType::Mark], _) => vec(any::<u32>().prop_map(ElementKey::Mark), 0..32).boxed(),
+        ([KeyType::EtherAddr], _) => vec(any::<[u8; 6]>().prop_map(|mac| ElementKey::Mac(Mac(mac))), 0..32).boxed(),
+        ([KeyType::Ifname], _) => vec("[a-z0-9]{1,15}".prop_map(ElementKey::Interface), 0..32).boxed(),
         ([KeyType::Mark, KeyType::Ipv4Addr], _) => {
-            vec(any::<(u32, [u8; 4])>().prop_map(|(mark, a)| Key::MarkAddress(mark, a.into())), 0..32).boxed()
+            vec(any::<(u32, [u8; 4])>().prop_map(|(mark, a)| ElementKey::MarkAddress(mark, a.into())), 0..32).boxed()
         }
         ([KeyType::Mark, _], _) => {
-            vec(any::<(u32, [u8; 16])>().prop_map(|(mark, a)| Key::MarkAddress(mark, a.into())), 0..32).boxed()
+            vec(any::<(u32, [u8; 16])>().prop_map(|(mark, a)| ElementKey::MarkAddress(mark, a.into())), 0..32).boxed()
         }
-        _ => vec(any::<[u8; 4]>().prop_map(|a| Key::Address(a.into())), 0..32).boxed(),
+        _ => vec(any::<[u8; 4]>().prop_map(|a| ElementKey::Address(a.into())), 0..32).boxed(),
     }
 }
 
 /// Disjoint ranges, each pair of them adjacent, from the bottom to the top of the address space.
-fn ranges4(mut cuts: Vec<u32>) -> Vec<Key> {
+fn ranges4(mut cuts: Vec<u32>) -> Vec<ElementKey> {
     cuts.sort_unstable();
     cuts.dedup();
     let lasts: Vec<u32> = cuts.iter().skip(1).map(|next| next - 1).chain([u32::MAX]).collect();
     cuts.into_iter()
         .zip(lasts)
-        .map(|(first, last)| Key::Range(IpAddr::V4(first.into()), IpAddr::V4(last.into())))
+        .map(|(first, last)| ElementKey::Range(IpAddr::V4(first.into()), IpAddr::V4(last.into())))
         .collect()
 }
 
-fn ranges6(mut cuts: Vec<u128>) -> Vec<Key> {
+fn ranges6(mut cuts: Vec<u128>) -> Vec<ElementKey> {
     cuts.sort_unstable();
     cuts.dedup();
     let lasts: Vec<u128> = cuts.iter().skip(1).map(|next| next - 1).chain([u128::MAX]).collect();
     cuts.into_iter()
         .zip(lasts)
-        .map(|(first, last)| Key::Range(IpAddr::V6(first.into()), IpAddr::V6(last.into())))
+        .map(|(first, last)| ElementKey::Range(IpAddr::V6(first.into()), IpAddr::V6(last.into())))
         .collect()
 }

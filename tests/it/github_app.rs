@@ -4,21 +4,21 @@
 
 pub(crate) mod double;
 
-use egret::forge::app::{App, Error, Options, Use};
+use egret::forge::app::{AppError, AppOptions, GitHubApp, TokenPurpose};
 use egret::https;
 use serde_json::json;
 
 use crate::lab::wait_until;
 use double::{Double, ID, INSTALLATION};
 
-fn app(double: &Double, key: &str) -> App {
-    App::new(Options {
+fn app(double: &Double, key: &str) -> GitHubApp {
+    GitHubApp::new(AppOptions {
         api: double.api(),
         project: "empire/policies".to_owned(),
         id: ID.to_owned(),
         key_file: double.key(key),
         installation: None,
-        https: https::Options { plain: true, ..https::Options::default() },
+        https: https::ClientOptions { plain: true, ..https::ClientOptions::default() },
     })
 }
 
@@ -26,9 +26,9 @@ fn app(double: &Double, key: &str) -> App {
 fn a_token_is_for_one_repository_and_one_use_and_is_used_again() {
     let double = Double::start();
     let app = app(&double, "app");
-    let first = app.token(Use::Git).expect("a token");
-    assert_eq!(app.token(Use::Git).expect("the same"), first);
-    let pulls = app.token(Use::Pulls).expect("another token");
+    let first = app.token(TokenPurpose::Git).expect("a token");
+    assert_eq!(app.token(TokenPurpose::Git).expect("the same"), first);
+    let pulls = app.token(TokenPurpose::Pulls).expect("another token");
     assert_ne!(pulls, first);
     let permissions = [
         json!({ "contents": "write" }),
@@ -36,9 +36,9 @@ fn a_token_is_for_one_repository_and_one_use_and_is_used_again() {
     ];
     let expected = permissions.map(|permissions| json!({ "repositories": ["policies"], "permissions": permissions }));
     assert_eq!(double.with(|state| state.given.clone()), expected);
-    app.forget(Use::Git);
-    assert_ne!(app.token(Use::Git).expect("a new one"), first);
-    assert_eq!(app.token(Use::Pulls).expect("the same"), pulls);
+    app.forget(TokenPurpose::Git);
+    assert_ne!(app.token(TokenPurpose::Git).expect("a new one"), first);
+    assert_eq!(app.token(TokenPurpose::Pulls).expect("the same"), pulls);
     assert_eq!(double.with(|state| state.given.len()), 3);
 }
 
@@ -48,8 +48,8 @@ fn a_token_that_is_about_to_end_is_replaced_by_githubs_clock() {
     // It lives five minutes and a second, and the last five minutes it is not used. What our clock makes of its end does not count.
     double.with(|state| (state.lifetime, state.ahead) = (301, 20));
     let app = app(&double, "app");
-    let first = app.token(Use::Git).expect("a token");
-    let other = || app.token(Use::Git).expect("a token") != first;
+    let first = app.token(TokenPurpose::Git).expect("a token");
+    let other = || app.token(TokenPurpose::Git).expect("a token") != first;
     assert!(wait_until(std::time::Duration::from_secs(30), other));
 }
 
@@ -57,18 +57,18 @@ fn a_token_that_is_about_to_end_is_replaced_by_githubs_clock() {
 fn an_installation_that_is_named_is_not_looked_for_by_repository() {
     let double = Double::start();
     let named = |installation| {
-        let options = Options {
+        let options = AppOptions {
             api: double.api(),
             project: "empire/policies".to_owned(),
             id: ID.to_owned(),
             key_file: double.key("app"),
             installation: Some(installation),
-            https: https::Options { plain: true, ..https::Options::default() },
+            https: https::ClientOptions { plain: true, ..https::ClientOptions::default() },
         };
-        App::new(options).token(Use::Git)
+        GitHubApp::new(options).token(TokenPurpose::Git)
     };
     named(INSTALLATION).expect("a token");
-    assert!(matches!(named(1), Err(Error::NotInstalled { .. })));
+    assert!(matches!(named(1), Err(AppError::NotInstalled { .. })));
     let asked = double.with(|state| state.asked.clone());
     let tokens = format!("POST /app/installations/{INSTALLATION}/access_tokens 201");
     assert_eq!(
@@ -81,7 +81,7 @@ fn an_installation_that_is_named_is_not_looked_for_by_repository() {
 fn what_is_wrong_is_told_with_what_to_do() {
     let double = Double::start();
     let told = |key: &str| {
-        let error = app(&double, key).token(Use::Pulls).expect_err("no token");
+        let error = app(&double, key).token(TokenPurpose::Pulls).expect_err("no token");
         (error.to_string(), error.hint().unwrap_or_default(), error.retryable())
     };
     let host = format!("127.0.0.1:{}", double.port);
@@ -115,7 +115,7 @@ fn what_is_wrong_is_told_with_what_to_do() {
 fn nothing_that_is_shown_holds_a_token() {
     let double = Double::start();
     let app = app(&double, "app");
-    let token = app.token(Use::Git).expect("a token");
+    let token = app.token(TokenPurpose::Git).expect("a token");
     let shown = format!("{app:?} {token:?}");
     assert!(!shown.contains("ghs_1"), "{shown}");
 }

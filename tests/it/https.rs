@@ -7,24 +7,27 @@ mod stand;
 
 use std::time::Duration;
 
-use egret::https::{Answer, Cause, Client, Error, Identity, Limits, Method, Options, Request, Tls, full};
+use egret::https::{
+    Client, ClientIdentity, ClientOptions, HttpError, HttpErrorCause, HttpResponse, Method, Request, RequestLimits,
+    TlsError, full,
+};
 use egret::secret::Secret;
 
 use self::stand::{Certificates, Proxy, Reply, Server};
 
 /// Short enough for a test, long enough for a loaded machine.
-const LIMITS: Limits = Limits {
+const LIMITS: RequestLimits = RequestLimits {
     connect: Duration::from_secs(4),
     idle: Duration::from_millis(900),
     total: Duration::from_secs(2),
     most: 100_000,
 };
 
-fn options(certificates: &Certificates) -> Options {
-    Options { roots: Some(certificates.path("ca.pem")), limits: LIMITS, ..Options::default() }
+fn options(certificates: &Certificates) -> ClientOptions {
+    ClientOptions { roots: Some(certificates.path("ca.pem")), limits: LIMITS, ..ClientOptions::default() }
 }
 
-fn ask(options: Options, url: &str) -> Result<Answer, Error> {
+fn ask(options: ClientOptions, url: &str) -> Result<HttpResponse, HttpError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let request = Request::builder().method(Method::POST).uri(url).body(full("question")).expect("a request");
@@ -32,16 +35,16 @@ fn ask(options: Options, url: &str) -> Result<Answer, Error> {
     })
 }
 
-fn tls_fault(result: Result<Answer, Error>) -> Tls {
+fn tls_fault(result: Result<HttpResponse, HttpError>) -> TlsError {
     match result.expect_err("it is not believed").cause() {
-        Cause::Tls(tls) => tls.clone(),
+        HttpErrorCause::Tls(tls) => tls.clone(),
         other => panic!("{other:?}"),
     }
 }
 
-fn timeout(result: Result<Answer, Error>) -> String {
+fn timeout(result: Result<HttpResponse, HttpError>) -> String {
     let error = result.expect_err("it takes too long");
-    assert!(matches!(error.cause(), Cause::Timeout { .. }), "{error:?}");
+    assert!(matches!(error.cause(), HttpErrorCause::Timeout { .. }), "{error:?}");
     assert!(error.retryable());
     error.cause().to_string()
 }
@@ -61,23 +64,27 @@ fn a_server_of_the_named_authority_is_asked_and_answers() {
 fn certificates_that_prove_nothing_are_refused_and_the_error_says_what_is_wrong() {
     let certificates = Certificates::new();
     let good = Server::start(certificates.server("good"), Reply::Echo);
-    let stranger = Options { roots: Some(certificates.path("other-ca.pem")), ..options(&certificates) };
+    let stranger = ClientOptions { roots: Some(certificates.path("other-ca.pem")), ..options(&certificates) };
     let error = ask(stranger, &good.url("/a?secret")).expect_err("another authority");
     assert_eq!(error.to_string(), format!("POST {}", good.url("/a")));
     assert_eq!(error.cause().to_string(), "its certificate is by an authority that is not known");
     assert_eq!(error.hint(), Some("if the server has an authority of its own, name the file with its certificate"));
     assert!(!error.retryable());
-    let system = Options { roots: None, ..options(&certificates) };
+    let system = ClientOptions { roots: None, ..options(&certificates) };
     let fault = ask(system, &good.url("/")).expect_err("the system's authorities");
-    assert!(matches!(fault.cause(), Cause::Tls(Tls::UnknownAuthority) | Cause::NoRoots), "{fault:?}");
+    assert!(
+        matches!(fault.cause(), HttpErrorCause::Tls(TlsError::UnknownAuthority) | HttpErrorCause::NoRoots),
+        "{fault:?}"
+    );
 
     let named = Server::start(certificates.server("other-name"), Reply::Echo);
-    let wrong_name = Tls::WrongName { expected: "127.0.0.1".to_owned(), presented: vec!["git.example".to_owned()] };
+    let wrong_name =
+        TlsError::WrongName { expected: "127.0.0.1".to_owned(), presented: vec!["git.example".to_owned()] };
     assert_eq!(wrong_name.to_string(), "its certificate is not for 127.0.0.1 but for git.example");
     assert_eq!(tls_fault(ask(options(&certificates), &named.url("/"))), wrong_name);
 
     let expired = Server::start(certificates.server("expired"), Reply::Echo);
-    assert_eq!(tls_fault(ask(options(&certificates), &expired.url("/"))), Tls::Expired);
+    assert_eq!(tls_fault(ask(options(&certificates), &expired.url("/"))), TlsError::Expired);
     for server in [good, named, expired] {
         assert_eq!(server.heads(), Vec::<String>::new(), "nothing was asked");
     }
@@ -88,9 +95,9 @@ fn a_client_certificate_is_shown_and_missed() {
     let certificates = Certificates::new();
     let server = Server::start(certificates.server_for_clients("good"), Reply::Echo);
     let fault = tls_fault(ask(options(&certificates), &server.url("/")));
-    assert!(matches!(fault, Tls::WantsClientCertificate(_)), "{fault:?}");
-    let identity = |certificate: &str, key: &str| Options {
-        identity: Some(Identity { certificate: certificates.path(certificate), key: certificates.path(key) }),
+    assert!(matches!(fault, TlsError::WantsClientCertificate(_)), "{fault:?}");
+    let identity = |certificate: &str, key: &str| ClientOptions {
+        identity: Some(ClientIdentity { certificate: certificates.path(certificate), key: certificates.path(key) }),
         ..options(&certificates)
     };
     let answer = ask(identity("good.crt", "good.key"), &server.url("/")).expect("an answer");
@@ -98,7 +105,7 @@ fn a_client_certificate_is_shown_and_missed() {
     let error = ask(identity("good.crt", "ca.key"), &server.url("/")).expect_err("another key");
     assert!(error.cause().to_string().contains("is not the key of"), "{error:?}");
     let error = ask(identity("good.crt", "gone.key"), &server.url("/")).expect_err("no key");
-    assert!(matches!(error.cause(), Cause::File { path, .. } if path.ends_with("gone.key")), "{error:?}");
+    assert!(matches!(error.cause(), HttpErrorCause::File { path, .. } if path.ends_with("gone.key")), "{error:?}");
     let error = ask(identity("good.key", "good.key"), &server.url("/")).expect_err("no certificate");
     assert_eq!(
         error.cause().to_string(),
@@ -113,9 +120,9 @@ fn a_rotated_authority_is_believed_at_the_next_connection() {
     let file = certificates.path("rotated.pem");
     std::fs::copy(certificates.path("namesake.pem"), &file).expect("a copy");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let client = Client::new(Options { roots: Some(file.clone()), ..options(&certificates) }).expect("a client");
+    let client = Client::new(ClientOptions { roots: Some(file.clone()), ..options(&certificates) }).expect("a client");
     let request = || Request::builder().uri(server.url("/")).body(full("")).expect("a request");
-    assert_eq!(tls_fault(runtime.block_on(client.send(request()))), Tls::UnknownAuthority);
+    assert_eq!(tls_fault(runtime.block_on(client.send(request()))), TlsError::UnknownAuthority);
     std::fs::copy(certificates.path("ca.pem"), &file).expect("a copy");
     assert_eq!(runtime.block_on(client.send(request())).expect("an answer").status.as_u16(), 200);
 }
@@ -124,7 +131,7 @@ fn a_rotated_authority_is_believed_at_the_next_connection() {
 fn a_proxy_leads_to_the_server_and_says_why_not() {
     let certificates = Certificates::new();
     let server = Server::start(certificates.server("good"), Reply::Echo);
-    let with = |proxy: &str| Options { proxy: Some(Secret::new(proxy.to_owned())), ..options(&certificates) };
+    let with = |proxy: &str| ClientOptions { proxy: Some(Secret::new(proxy.to_owned())), ..options(&certificates) };
     let open = Proxy::start(None);
     ask(with(&format!("http://127.0.0.1:{}", open.port)), &server.url("/")).expect("an answer");
     assert_eq!(open.asked(), [format!("CONNECT 127.0.0.1:{} HTTP/1.1", server.port)]);
@@ -157,11 +164,11 @@ fn plain_http_is_spoken_only_where_it_is_asked_for_and_a_proxy_gets_the_whole_ad
     let server = Server::start(None, Reply::Echo);
     let error = ask(options(&certificates), &server.url("/")).expect_err("no TLS");
     assert_eq!(error.cause().to_string(), "http:// has neither secrecy nor proof: use https://");
-    let plain = Options { plain: true, ..options(&certificates) };
+    let plain = ClientOptions { plain: true, ..options(&certificates) };
     assert_eq!(ask(plain.clone(), &server.url("/")).expect("an answer").body.as_ref(), b"question");
     // The server itself is good enough a proxy for a request in absolute form.
     let proxy = Some(Secret::new(format!("http://ada:p@127.0.0.1:{}", server.port)));
-    ask(Options { proxy, ..plain.clone() }, "http://nowhere.example/x").expect("an answer");
+    ask(ClientOptions { proxy, ..plain.clone() }, "http://nowhere.example/x").expect("an answer");
     let head = server.heads().pop().expect("a request");
     assert!(head.starts_with("POST http://nowhere.example/x HTTP/1.1\r\n"), "{head}");
     assert!(head.contains("proxy-authorization: Basic YWRhOnA=\r\n"), "{head}");
@@ -187,8 +194,8 @@ fn a_server_that_stalls_or_trickles_is_left() {
     assert_eq!(fault(Reply::Trickle), "the answer was not complete within 2s");
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
     let port = silent.local_addr().expect("an address").port();
-    let quick = Limits { connect: Duration::from_millis(300), ..LIMITS };
-    let error = ask(Options { limits: quick, ..options(&certificates) }, &format!("https://127.0.0.1:{port}/"));
+    let quick = RequestLimits { connect: Duration::from_millis(300), ..LIMITS };
+    let error = ask(ClientOptions { limits: quick, ..options(&certificates) }, &format!("https://127.0.0.1:{port}/"));
     let error = error.expect_err("no TLS");
     assert_eq!((error.cause().to_string().as_str(), error.unknown()), ("no connection within 300ms", false));
 }
@@ -208,7 +215,7 @@ fn a_redirect_is_an_answer_and_nobody_goes_there() {
     let certificates = Certificates::new();
     let other = Server::start(None, Reply::Echo);
     let server = Server::start(certificates.server("good"), Reply::Redirect(other.url("/elsewhere")));
-    let answer = ask(Options { plain: true, ..options(&certificates) }, &server.url("/")).expect("an answer");
+    let answer = ask(ClientOptions { plain: true, ..options(&certificates) }, &server.url("/")).expect("an answer");
     assert_eq!(answer.status.as_u16(), 301);
     assert_eq!(answer.headers.get("location").and_then(|to| to.to_str().ok()), Some(other.url("/elsewhere").as_str()));
     assert_eq!(other.heads(), Vec::<String>::new());
@@ -220,11 +227,14 @@ fn what_breaks_off_is_told_and_may_have_happened() {
     for reply in [Reply::Close, Reply::Declared(10)] {
         let server = Server::start(certificates.server("good"), reply);
         let error = ask(options(&certificates), &server.url("/")).expect_err("no whole answer");
-        assert!(matches!(error.cause(), Cause::Broken(_)) && error.unknown() && error.retryable(), "{error:?}");
+        assert!(
+            matches!(error.cause(), HttpErrorCause::Broken(_)) && error.unknown() && error.retryable(),
+            "{error:?}"
+        );
     }
     let gone = stand::free_port();
     let error = ask(options(&certificates), &format!("https://127.0.0.1:{gone}/")).expect_err("nobody is there");
-    assert!(matches!(error.cause(), Cause::Connect(_)) && !error.unknown(), "{error:?}");
+    assert!(matches!(error.cause(), HttpErrorCause::Connect(_)) && !error.unknown(), "{error:?}");
     let error = ask(options(&certificates), "https://nowhere.invalid/").expect_err("no name");
-    assert!(matches!(error.cause(), Cause::Dns { host, .. } if host == "nowhere.invalid"), "{error:?}");
+    assert!(matches!(error.cause(), HttpErrorCause::Dns { host, .. } if host == "nowhere.invalid"), "{error:?}");
 }

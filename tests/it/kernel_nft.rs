@@ -12,11 +12,11 @@ use std::process::Command;
 use std::thread;
 
 use egret::core::state::nft::{
-    Base, ChainKind, Change, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule, RuleCounter, Ruleset,
-    Set, Statement, Table, Transaction, Value, Verdict,
+    BaseChain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType, MatchValue, NftChange,
+    NftRule, NftTransaction, RuleCounter, Ruleset, Set, Statement, Table, TableFamily, Verdict,
 };
 use egret::kernel::conntrack;
-use egret::kernel::nft::{Event, Events, Features, Generation, Nft, NftError};
+use egret::kernel::nft::{Generation, Nft, NftError, NftEvent, NftEvents, NftFeatures};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::fuzz_netlink::making;
@@ -38,16 +38,16 @@ fn alone<T: Future<Output = ()>>(test: impl FnOnce() -> T + Send + 'static) {
     }
 }
 
-fn transaction(changes: Vec<(Family, Change)>) -> Transaction {
-    Transaction { changes }
+fn transaction(changes: Vec<(TableFamily, NftChange)>) -> NftTransaction {
+    NftTransaction { changes }
 }
 
-fn inet(changes: Vec<Change>) -> Transaction {
-    transaction(changes.into_iter().map(|change| (Family::Inet, change)).collect())
+fn inet(changes: Vec<NftChange>) -> NftTransaction {
+    transaction(changes.into_iter().map(|change| (TableFamily::Inet, change)).collect())
 }
 
 /// Commits on top of what is there now.
-async fn apply(kernel: &mut Nft, transaction: &Transaction) -> Result<Generation, NftError> {
+async fn apply(kernel: &mut Nft, transaction: &NftTransaction) -> Result<Generation, NftError> {
     let (_, generation) = kernel.observe().await?;
     kernel.commit(transaction, generation).await
 }
@@ -65,17 +65,20 @@ fn every_kind_is_found_again_as_it_was_sent_and_nft_lists_the_same() {
     alone(|| async {
         let (inet, netdev) = every_kind();
         let mut kernel = Nft::open().unwrap();
-        let changes = [making(Family::Inet, &inet), making(Family::Netdev, &netdev)].concat();
+        let changes = [making(TableFamily::Inet, &inet), making(TableFamily::Netdev, &netdev)].concat();
         let generation = apply(&mut kernel, &transaction(changes)).await.map_err(|error| whole_text(&error)).unwrap();
-        let expected = Ruleset::from([(Family::Inet, inet.clone()), (Family::Netdev, netdev)]);
+        let expected = Ruleset::from([(TableFamily::Inet, inet.clone()), (TableFamily::Netdev, netdev)]);
         assert_eq!(kernel.observe().await.unwrap(), (expected, generation));
-        assert_eq!(blocks(&nft(&["list", "table", "inet", "egret"]).unwrap()), blocks(&inet.listing(Family::Inet)));
+        assert_eq!(
+            blocks(&nft(&["list", "table", "inet", "egret"]).unwrap()),
+            blocks(&inet.listing(TableFamily::Inet))
+        );
     });
 }
 
 #[test]
 fn ranges_reach_from_the_bottom_to_the_top_and_touch() {
-    let verdict = |verdict| Some(Data::Verdict(verdict));
+    let verdict = |verdict| Some(ElementData::Verdict(verdict));
     let adjacent = vec![
         (range("0.0.0.0", "0.0.0.0"), verdict(Verdict::Drop)),
         (range("0.0.0.1", "9.255.255.255"), verdict(Verdict::Accept)),
@@ -96,18 +99,21 @@ fn ranges_reach_from_the_bottom_to_the_top_and_touch() {
         ]);
         let mut table = Table { owned: true, abandoned: false, chains: BTreeMap::new(), sets };
         let mut kernel = Nft::open().unwrap();
-        apply(&mut kernel, &transaction(making(Family::Inet, &table))).await.unwrap();
-        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(Family::Inet, table.clone())]));
-        assert_eq!(blocks(&nft(&["list", "table", "inet", "egret"]).unwrap()), blocks(&table.listing(Family::Inet)));
+        apply(&mut kernel, &transaction(making(TableFamily::Inet, &table))).await.unwrap();
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(TableFamily::Inet, table.clone())]));
+        assert_eq!(
+            blocks(&nft(&["list", "table", "inet", "egret"]).unwrap()),
+            blocks(&table.listing(TableFamily::Inet))
+        );
 
         // One out of the middle, the one at the top, and a piece back into the gap, touching both sides.
         let gone = vec![adjacent[2].clone(), adjacent[5].clone()];
         let back = vec![(range("10.0.0.0", "10.0.0.0"), verdict(Verdict::Return))];
         let changes = vec![
-            Change::DeleteElements("adjacent".to_owned(), gone.clone()),
-            Change::AddElements("adjacent".to_owned(), back.clone()),
-            Change::DeleteElements("all".to_owned(), all.clone()),
-            Change::DeleteElements("all6".to_owned(), all6.clone()),
+            NftChange::DeleteElements("adjacent".to_owned(), gone.clone()),
+            NftChange::AddElements("adjacent".to_owned(), back.clone()),
+            NftChange::DeleteElements("all".to_owned(), all.clone()),
+            NftChange::DeleteElements("all6".to_owned(), all6.clone()),
         ];
         apply(&mut kernel, &inet(changes)).await.unwrap();
         let elements = table.sets.get_mut("adjacent").map(|set| &mut set.elements).unwrap();
@@ -117,7 +123,7 @@ fn ranges_reach_from_the_bottom_to_the_top_and_touch() {
         elements.extend(back);
         table.sets.get_mut("all").unwrap().elements.clear();
         table.sets.get_mut("all6").unwrap().elements.clear();
-        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(Family::Inet, table)]));
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(TableFamily::Inet, table)]));
     });
 }
 
@@ -125,7 +131,7 @@ fn ranges_reach_from_the_bottom_to_the_top_and_touch() {
 fn a_hundred_thousand_elements_are_one_transaction_and_one_more_is_another() {
     alone(|| async {
         let pods = (0..100_000_u32)
-            .map(|number| (Key::Address(Ipv4Addr::from(0x0a00_0000 + number).into()), Some(goto("group"))));
+            .map(|number| (ElementKey::Address(Ipv4Addr::from(0x0a00_0000 + number).into()), Some(goto("group"))));
         let pods = set(&[KeyType::Ipv4Addr], Some(DataType::Verdict), false, &pods.collect::<Vec<_>>());
         let mut table = Table {
             owned: true,
@@ -134,21 +140,21 @@ fn a_hundred_thousand_elements_are_one_transaction_and_one_more_is_another() {
             sets: BTreeMap::from([("pods".to_owned(), pods)]),
         };
         let mut kernel = Nft::open().unwrap();
-        apply(&mut kernel, &transaction(making(Family::Inet, &table))).await.unwrap();
+        apply(&mut kernel, &transaction(making(TableFamily::Inet, &table))).await.unwrap();
         let (ruleset, generation) = kernel.observe().await.unwrap();
-        assert!(ruleset == Ruleset::from([(Family::Inet, table.clone())]), "too large to print");
+        assert!(ruleset == Ruleset::from([(TableFamily::Inet, table.clone())]), "too large to print");
 
-        let newborn = (Key::Address(address("192.0.2.1")), Some(goto("group")));
-        let gone = (Key::Address(address("10.0.0.77")), Some(goto("group")));
+        let newborn = (ElementKey::Address(address("192.0.2.1")), Some(goto("group")));
+        let gone = (ElementKey::Address(address("10.0.0.77")), Some(goto("group")));
         let changes = vec![
-            Change::AddElements("pods".to_owned(), vec![newborn.clone()]),
-            Change::DeleteElements("pods".to_owned(), vec![gone.clone()]),
+            NftChange::AddElements("pods".to_owned(), vec![newborn.clone()]),
+            NftChange::DeleteElements("pods".to_owned(), vec![gone.clone()]),
         ];
         kernel.commit(&inet(changes), generation).await.unwrap();
         let elements = &mut table.sets.get_mut("pods").unwrap().elements;
         elements.remove(&gone.0);
         elements.extend([newborn]);
-        assert!(kernel.observe().await.unwrap().0 == Ruleset::from([(Family::Inet, table)]), "too large to print");
+        assert!(kernel.observe().await.unwrap().0 == Ruleset::from([(TableFamily::Inet, table)]), "too large to print");
     });
 }
 
@@ -158,11 +164,11 @@ fn a_transaction_on_an_older_generation_is_refused_and_changes_nothing() {
         let mut kernel = Nft::open().unwrap();
         let (_, seen) = kernel.observe().await.unwrap();
         nft(&["add", "table", "ip", "neighbour"]).unwrap();
-        let error = kernel.commit(&inet(vec![Change::AddTable { owned: true }]), seen).await.unwrap_err();
+        let error = kernel.commit(&inet(vec![NftChange::AddTable { owned: true }]), seen).await.unwrap_err();
         assert!(matches!(error, NftError::Stale), "{error}");
         let (ruleset, seen) = kernel.observe().await.unwrap();
         assert_eq!(ruleset, Ruleset::new());
-        kernel.commit(&inet(vec![Change::AddTable { owned: true }]), seen).await.unwrap();
+        kernel.commit(&inet(vec![NftChange::AddTable { owned: true }]), seen).await.unwrap();
     });
 }
 
@@ -170,12 +176,12 @@ fn a_transaction_on_an_older_generation_is_refused_and_changes_nothing() {
 fn a_transaction_that_fails_in_its_middle_changes_nothing_and_names_the_change() {
     alone(|| async {
         let mut kernel = Nft::open().unwrap();
-        let nowhere = Rule(vec![Statement::Verdict(Verdict::Goto("nowhere".to_owned()))]);
+        let nowhere = NftRule(vec![Statement::Verdict(Verdict::Goto("nowhere".to_owned()))]);
         let changes = vec![
-            Change::AddTable { owned: true },
-            Change::AddChain("steer".to_owned(), None, None),
-            Change::AddRule("steer".to_owned(), nowhere),
-            Change::AddChain("guard".to_owned(), None, None),
+            NftChange::AddTable { owned: true },
+            NftChange::AddChain("steer".to_owned(), None, None),
+            NftChange::AddRule("steer".to_owned(), nowhere),
+            NftChange::AddChain("guard".to_owned(), None, None),
         ];
         let error = apply(&mut kernel, &inet(changes)).await.unwrap_err();
         let expected = "`inet egret: add rule steer goto nowhere`: No such file or directory (os error 2)";
@@ -188,9 +194,10 @@ fn a_transaction_that_fails_in_its_middle_changes_nothing_and_names_the_change()
 fn of_more_refusals_than_fit_the_first_is_named() {
     alone(|| async {
         let mut kernel = Nft::open().unwrap();
-        let rule = |number: u32| Rule(vec![Statement::Verdict(Verdict::Goto(format!("nowhere{number}")))]);
-        let mut changes = vec![Change::AddTable { owned: true }, Change::AddChain("steer".to_owned(), None, None)];
-        changes.extend((0..20_000).map(|number| Change::AddRule("steer".to_owned(), rule(number))));
+        let rule = |number: u32| NftRule(vec![Statement::Verdict(Verdict::Goto(format!("nowhere{number}")))]);
+        let mut changes =
+            vec![NftChange::AddTable { owned: true }, NftChange::AddChain("steer".to_owned(), None, None)];
+        changes.extend((0..20_000).map(|number| NftChange::AddRule("steer".to_owned(), rule(number))));
         let error = apply(&mut kernel, &inet(changes)).await.unwrap_err();
         let expected = "`inet egret: add rule steer goto nowhere0`: No such file or directory (os error 2)";
         assert_eq!(whole_text(&error), expected);
@@ -203,14 +210,14 @@ fn of_many_elements_the_one_that_the_kernel_refused_is_named() {
     alone(|| async {
         let mut kernel = Nft::open().unwrap();
         let mut elements: Vec<_> = (0..5_000)
-            .map(|number| (Key::Address(Ipv4Addr::from(0x0a00_0000 + number).into()), Some(goto("group"))))
+            .map(|number| (ElementKey::Address(Ipv4Addr::from(0x0a00_0000 + number).into()), Some(goto("group"))))
             .collect();
         elements[4_321].1 = Some(goto("nowhere"));
         let changes = vec![
-            Change::AddTable { owned: true },
-            Change::AddChain("group".to_owned(), None, None),
-            Change::AddSet("pods".to_owned(), set(&[KeyType::Ipv4Addr], Some(DataType::Verdict), false, &[])),
-            Change::AddElements("pods".to_owned(), elements),
+            NftChange::AddTable { owned: true },
+            NftChange::AddChain("group".to_owned(), None, None),
+            NftChange::AddSet("pods".to_owned(), set(&[KeyType::Ipv4Addr], Some(DataType::Verdict), false, &[])),
+            NftChange::AddElements("pods".to_owned(), elements),
         ];
         let error = apply(&mut kernel, &inet(changes)).await.unwrap_err();
         let expected =
@@ -224,36 +231,36 @@ fn an_owned_table_withstands_others_and_is_taken_over_by_the_next_process() {
     alone(|| async {
         let mut first = Nft::open().unwrap();
         let (table, _) = every_kind();
-        apply(&mut first, &transaction(making(Family::Inet, &table))).await.unwrap();
+        apply(&mut first, &transaction(making(TableFamily::Inet, &table))).await.unwrap();
         nft(&["flush", "ruleset"]).unwrap();
         let refused = nft(&["delete", "table", "inet", "egret"]).unwrap_err();
         assert!(refused.contains("Operation not permitted"), "{refused}");
-        assert_eq!(first.observe().await.unwrap().0, Ruleset::from([(Family::Inet, table.clone())]));
+        assert_eq!(first.observe().await.unwrap().0, Ruleset::from([(TableFamily::Inet, table.clone())]));
 
         drop(first);
         let mut next = Nft::open().unwrap();
         let orphan = Table { owned: false, abandoned: true, ..table.clone() };
-        assert_eq!(next.observe().await.unwrap().0, Ruleset::from([(Family::Inet, orphan)]));
-        let changes = vec![Change::AddTable { owned: true }, Change::FlushChain("act".to_owned())];
+        assert_eq!(next.observe().await.unwrap().0, Ruleset::from([(TableFamily::Inet, orphan)]));
+        let changes = vec![NftChange::AddTable { owned: true }, NftChange::FlushChain("act".to_owned())];
         apply(&mut next, &inet(changes)).await.unwrap();
         let mut taken = table;
         taken.chains.get_mut("act").unwrap().rules.clear();
-        assert_eq!(next.observe().await.unwrap().0, Ruleset::from([(Family::Inet, taken)]));
+        assert_eq!(next.observe().await.unwrap().0, Ruleset::from([(TableFamily::Inet, taken)]));
         let other = Nft::open().unwrap().observe().await.unwrap().0;
-        assert!(!other[&Family::Inet].owned, "a table that belongs to somebody else is not ours");
+        assert!(!other[&TableFamily::Inet].owned, "a table that belongs to somebody else is not ours");
     });
 }
 
 #[test]
 fn events_name_the_process_and_the_generation_of_our_own_commits() {
     alone(|| async {
-        let mut events = Events::open().unwrap();
+        let mut events = NftEvents::open().unwrap();
         let mut kernel = Nft::open().unwrap();
-        let own = apply(&mut kernel, &inet(vec![Change::AddTable { owned: false }])).await.unwrap();
+        let own = apply(&mut kernel, &inet(vec![NftChange::AddTable { owned: false }])).await.unwrap();
         nft(&["add", "chain", "inet", "egret", "foreign"]).unwrap();
-        let Event::Changed(first) = events.next().await.unwrap() else { panic!("an overrun") };
+        let NftEvent::Changed(first) = events.next().await.unwrap() else { panic!("an overrun") };
         assert_eq!(first.generation, own);
-        let Event::Changed(second) = events.next().await.unwrap() else { panic!("an overrun") };
+        let NftEvent::Changed(second) = events.next().await.unwrap() else { panic!("an overrun") };
         assert_eq!((second.process_name.as_str(), second.generation.0), ("nft", own.0 + 1));
         assert!(second.process_id != 0);
     });
@@ -262,18 +269,18 @@ fn events_name_the_process_and_the_generation_of_our_own_commits() {
 #[test]
 fn an_overrun_of_events_is_reported_and_listening_goes_on() {
     alone(|| async {
-        let mut events = Events::open().unwrap();
+        let mut events = NftEvents::open().unwrap();
         let mut kernel = Nft::open().unwrap();
-        let pods = (0..20_000_u32).map(|number| (Key::Address(Ipv4Addr::from(number).into()), None)).collect();
+        let pods = (0..20_000_u32).map(|number| (ElementKey::Address(Ipv4Addr::from(number).into()), None)).collect();
         let changes = vec![
-            Change::AddTable { owned: false },
-            Change::AddSet("pods".to_owned(), set(&[KeyType::Ipv4Addr], None, false, &[])),
-            Change::AddElements("pods".to_owned(), pods),
+            NftChange::AddTable { owned: false },
+            NftChange::AddSet("pods".to_owned(), set(&[KeyType::Ipv4Addr], None, false, &[])),
+            NftChange::AddElements("pods".to_owned(), pods),
         ];
         apply(&mut kernel, &inet(changes)).await.unwrap();
-        assert_eq!(events.next().await.unwrap(), Event::Overrun);
+        assert_eq!(events.next().await.unwrap(), NftEvent::Overrun);
         nft(&["add", "chain", "inet", "egret", "foreign"]).unwrap();
-        let Event::Changed(change) = events.next().await.unwrap() else { panic!("a second overrun") };
+        let NftEvent::Changed(change) = events.next().await.unwrap() else { panic!("a second overrun") };
         assert_eq!(change.process_name, "nft");
     });
 }
@@ -283,19 +290,20 @@ fn connections_with_a_mark_are_forgotten_and_the_others_are_not() {
     alone(|| async {
         let mut kernel = Nft::open().unwrap();
         let rule = |port, value| {
-            Rule(vec![
-                compare(Field::UdpDport, None, false, Value::Port(port)),
+            NftRule(vec![
+                compare(Field::UdpDport, None, false, MatchValue::Port(port)),
                 Statement::SetMark { field: Field::CtMark, keep: 0xffff_e000, value },
                 Statement::Counter,
             ])
         };
         assert_eq!(kernel.counters().await.unwrap(), BTreeMap::new(), "there is no table yet");
-        let output = Base { kind: ChainKind::Filter, hook: Hook::Output, priority: 0, policy: Policy::Accept };
+        let output =
+            BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: 0, policy: ChainPolicy::Accept };
         let changes = vec![
-            Change::AddTable { owned: true },
-            Change::AddChain("output".to_owned(), Some(output), None),
-            Change::AddRule("output".to_owned(), rule(7001, 3)),
-            Change::AddRule("output".to_owned(), rule(7002, 5)),
+            NftChange::AddTable { owned: true },
+            NftChange::AddChain("output".to_owned(), Some(output), None),
+            NftChange::AddRule("output".to_owned(), rule(7001, 3)),
+            NftChange::AddRule("output".to_owned(), rule(7002, 5)),
         ];
         apply(&mut kernel, &inet(changes)).await.unwrap();
         let [client4, client6] = ["127.0.0.1:0", "[::1]:0"].map(|local| UdpSocket::bind(local).unwrap());
@@ -305,8 +313,8 @@ fn connections_with_a_mark_are_forgotten_and_the_others_are_not() {
         }
         let counted = |bytes| RuleCounter { packets: 2, bytes };
         // 20 or 40 bytes of IP, 8 of UDP, 4 of text.
-        let expected =
-            [("output", 0), ("output", 1)].map(|(chain, rule)| ((Family::Inet, chain.to_owned(), rule), counted(84)));
+        let expected = [("output", 0), ("output", 1)]
+            .map(|(chain, rule)| ((TableFamily::Inet, chain.to_owned(), rule), counted(84)));
         assert_eq!(kernel.counters().await.unwrap(), BTreeMap::from(expected));
         assert_eq!(conntrack::count(3, 0x1fff).await.unwrap(), 2);
         conntrack::forget(3, 0x1fff).await.unwrap();
@@ -332,9 +340,9 @@ fn tables_of_others_are_neither_seen_nor_touched() {
         let mut kernel = Nft::open().unwrap();
         assert_eq!(kernel.observe().await.unwrap().0, Ruleset::new());
         let (table, _) = every_kind();
-        apply(&mut kernel, &transaction(making(Family::Inet, &table))).await.unwrap();
-        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(Family::Inet, table)]));
-        apply(&mut kernel, &inet(vec![Change::DeleteTable])).await.unwrap();
+        apply(&mut kernel, &transaction(making(TableFamily::Inet, &table))).await.unwrap();
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(TableFamily::Inet, table)]));
+        apply(&mut kernel, &inet(vec![NftChange::DeleteTable])).await.unwrap();
         assert_eq!(nft(&["list", "ruleset"]).unwrap(), before);
     });
 }
@@ -347,7 +355,7 @@ fn what_egret_never_writes_is_shown_and_can_be_taken_away() {
             chain steer { limit rate 5/second; meta nfproto ipv4 accept; ip saddr 10.0.0.0/8 drop; }; }";
         nft(&[foreign]).unwrap();
         let mut kernel = Nft::open().unwrap();
-        let table = kernel.observe().await.unwrap().0.remove(&Family::Inet).unwrap();
+        let table = kernel.observe().await.unwrap().0.remove(&TableFamily::Inet).unwrap();
         let unknown = Set { key: vec![], data: None, interval: false, elements: BTreeMap::new() };
         assert_eq!(table.sets, BTreeMap::from([("ports".to_owned(), unknown)]));
         let odd = vec![Statement::Unknown("type filter hook 5 priority 5".to_owned())];
@@ -362,13 +370,13 @@ fn what_egret_never_writes_is_shown_and_can_be_taken_away() {
         assert_eq!(steer[1].0, [known("meta load key 15 => reg 1"), known("cmp eq reg 1 0x02"), accept]);
         assert!(steer[2].0.iter().any(|statement| matches!(statement, Statement::Unknown(_))), "{steer:?}");
         let changes = [
-            Change::FlushChain("steer".to_owned()),
-            Change::DeleteChain("steer".to_owned()),
-            Change::DeleteChain("odd".to_owned()),
-            Change::DeleteSet("ports".to_owned()),
+            NftChange::FlushChain("steer".to_owned()),
+            NftChange::DeleteChain("steer".to_owned()),
+            NftChange::DeleteChain("odd".to_owned()),
+            NftChange::DeleteSet("ports".to_owned()),
         ];
         apply(&mut kernel, &inet(changes.to_vec())).await.unwrap();
-        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(Family::Inet, Table::default())]));
+        assert_eq!(kernel.observe().await.unwrap().0, Ruleset::from([(TableFamily::Inet, Table::default())]));
     });
 }
 
@@ -378,7 +386,7 @@ fn finding_out_what_the_kernel_can_do_leaves_nothing() {
         let mut kernel = Nft::open().unwrap();
         let before = kernel.observe().await.unwrap();
         let features = kernel.probe().await.unwrap();
-        assert_eq!(features, Features { owned_tables: true, interface_kinds: true }, "Linux 6.9");
+        assert_eq!(features, NftFeatures { owned_tables: true, interface_kinds: true }, "Linux 6.9");
         assert_eq!(kernel.observe().await.unwrap(), before);
         assert_eq!(nft(&["list", "ruleset"]).unwrap(), "");
     });

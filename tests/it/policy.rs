@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use egret::core::facts::{Facts, Node, Pod, PodName};
 use egret::core::name::NodeName;
-use egret::core::policy::catalogue::{Catalogue, Change, Tally};
+use egret::core::policy::catalogue::{Catalogue, DiagnosticCounts, FileUpdate};
 use egret::core::policy::lint::{lint, suspensions};
 use egret::core::policy::published::Published;
 use egret::core::policy::{PolicySet, document, schema};
@@ -15,7 +15,8 @@ use serde_json::Value;
 
 fn read(files: &[(&str, &str)]) -> Catalogue {
     let mut catalogue = Catalogue::new("prod");
-    catalogue.update(files.iter().map(|(path, text)| ((*path).to_owned(), Change::Text((*text).to_owned()))).collect());
+    catalogue
+        .update(files.iter().map(|(path, text)| ((*path).to_owned(), FileUpdate::Text((*text).to_owned()))).collect());
     catalogue
 }
 
@@ -83,7 +84,7 @@ fn reports_are_kept_as_long_as_egret_yaml_says_and_a_cluster_may_differ() {
                 prod: {reports: {snapshot: {enabled: false}}}\n  test: {reports: {keep: 2d, snapshot: {every: 1d}}}\n";
     let of = |cluster: &str| {
         let mut catalogue = Catalogue::new(cluster);
-        catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), Change::Text(text.to_owned()))]));
+        catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), FileUpdate::Text(text.to_owned()))]));
         assert_eq!(catalogue.diagnostics(), []);
         let config = &catalogue.policies().config;
         (config.reports_keep.as_secs() / 86_400, config.snapshot_every.map(|every| every.as_secs()))
@@ -99,7 +100,7 @@ fn nodes_choose_their_mark_bits_unless_egret_yaml_says_which_and_agents_hear_the
         );
         ["prod", "test"].map(|cluster| {
             let mut catalogue = Catalogue::new(cluster);
-            catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), Change::Text(text.clone()))]));
+            catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), FileUpdate::Text(text.clone()))]));
             assert_eq!(catalogue.diagnostics(), []);
             let published = Published::of(catalogue.policies());
             let heard = Published::read(&published.policies, &published.config).expect("what was published").config;
@@ -127,7 +128,7 @@ fn the_template_is_read_without_a_word_and_gives_the_outpost() {
     let catalogue = read(&files);
     assert_eq!(catalogue.diagnostics(), []);
     assert_eq!(lint(catalogue.policies(), None, catalogue.spans()), []);
-    assert_eq!(catalogue.tally(&[]), Tally { documents: 3, ..Tally::default() });
+    assert_eq!(catalogue.tally(&[]), DiagnosticCounts { documents: 3, ..DiagnosticCounts::default() });
     let PolicySet { policies, node_labels, config, grants } = catalogue.policies();
     let names: Vec<String> = policies.keys().map(ToString::to_string).collect();
     assert_eq!((names, node_labels.len()), (vec!["outpost".to_owned()], 1));

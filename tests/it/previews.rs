@@ -13,26 +13,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use egret::cluster::Cluster;
-use egret::core::compile::marks::Marks;
-use egret::core::compile::{Input as CompileInput, Refused, compile};
+use egret::core::compile::exit_ids::ExitIds;
+use egret::core::compile::{CompileInput, RefusedParts, compile};
 use egret::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use egret::core::facts::Facts;
-use egret::core::ground::{Features, Ground};
+use egret::core::host_network::{HostNetwork, KernelFeatures};
 use egret::core::name::NodeName;
 use egret::core::placement::place;
 use egret::core::plan::text_diff;
 use egret::core::policy::PolicySet;
-use egret::core::policy::catalogue::{Catalogue, Change};
+use egret::core::policy::catalogue::{Catalogue, FileUpdate};
 use egret::core::policy::document::CONFIG_FILE;
 use egret::core::policy::lint::lint;
-use egret::core::preview::{Input, Limits, Preview, TextForm, Validation, lines, markdown, preview};
+use egret::core::preview::{DisplayLimits, Preview, PreviewInput, TextForm, Validation, lines, markdown, preview};
 use egret::core::report::files::read_node_file;
 use egret::core::report::history::NodeReport;
 use egret::core::snapshot::snapshot;
 use jiff::Timestamp;
 
 use crate::scenarios::folder::{texts, write};
-use crate::scenarios::ground;
+use crate::scenarios::host_network;
 
 /// The folder that lends the others what they lack.
 const USUAL: &str = "a_gateway_moves";
@@ -53,7 +53,7 @@ pub(crate) struct Case {
     pub(crate) before: PolicySet,
     pub(crate) after: PolicySet,
     pub(crate) facts: Facts,
-    pub(crate) grounds: BTreeMap<NodeName, Ground>,
+    pub(crate) host_networks: BTreeMap<NodeName, HostNetwork>,
     pub(crate) validation: Validation,
     pub(crate) config_diff: String,
     pub(crate) concerned: bool,
@@ -65,7 +65,7 @@ pub(crate) struct Case {
 impl Case {
     pub(crate) fn new(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>, facts: Facts) -> Self {
         let mut catalogue = Catalogue::new("prod");
-        catalogue.update(before.iter().map(|(path, text)| (path.clone(), Change::Text(text.clone()))).collect());
+        catalogue.update(before.iter().map(|(path, text)| (path.clone(), FileUpdate::Text(text.clone()))).collect());
         let earlier = catalogue.policies().clone();
         let found = |catalogue: &Catalogue| {
             let mut found = catalogue.diagnostics();
@@ -75,9 +75,10 @@ impl Case {
             found
         };
         let found_before = found(&catalogue);
-        let gone = before.keys().filter(|path| !after.contains_key(*path)).map(|path| (path.clone(), Change::Removed));
+        let gone =
+            before.keys().filter(|path| !after.contains_key(*path)).map(|path| (path.clone(), FileUpdate::Removed));
         let other = after.iter().filter(|(path, text)| before.get(*path) != Some(text));
-        let changes = other.map(|(path, text)| (path.clone(), Change::Text(text.clone()))).chain(gone);
+        let changes = other.map(|(path, text)| (path.clone(), FileUpdate::Text(text.clone()))).chain(gone);
         let changes = changes.collect();
         let concerned = catalogue.concerned(&changes);
         catalogue.update(changes);
@@ -92,7 +93,7 @@ impl Case {
             before: earlier,
             after,
             facts,
-            grounds: BTreeMap::new(),
+            host_networks: BTreeMap::new(),
             validation,
             config_diff,
             concerned,
@@ -117,10 +118,10 @@ impl Case {
         let cluster = Cluster::open(&part("cluster")).expect("the cluster");
         assert_eq!(cluster.faults(), [], "{}", folder.display());
         let mut case = Self::new(&side("base"), &side("head"), cluster.facts().clone());
-        case.grounds.clone_from(&cluster.facts().grounds);
+        case.host_networks.clone_from(&cluster.facts().host_networks);
         for (file, text) in texts(&folder.join("ground")) {
             let name = NodeName::parse(file.strip_suffix(".yaml").expect("a node's name and .yaml")).expect("a node");
-            case.grounds.insert(name, ground::read(&file, &text));
+            case.host_networks.insert(name, host_network::read(&file, &text));
         }
         case.reports =
             texts(&folder.join("reports")).values().map(|text| read_node_file(text).expect("a report")).collect();
@@ -134,15 +135,15 @@ impl Case {
         case
     }
 
-    pub(crate) fn preview(&self, limits: Limits) -> Preview<'_> {
-        preview(Input {
+    pub(crate) fn preview(&self, limits: DisplayLimits) -> Preview<'_> {
+        preview(PreviewInput {
             cluster: "prod",
             commits: ("77d02fb0c1de", "a41c9e2b7f00"),
             before: &self.before,
             after: &self.after,
             facts: &self.facts,
             facts_from: "2026-06-01T11:56:00Z",
-            grounds: &self.grounds,
+            host_networks: &self.host_networks,
             now: now(),
             concerned: self.concerned,
             trailers: &self.trailers,
@@ -169,7 +170,7 @@ fn every_preview_says_what_its_folder_expects() {
     let mut report = String::new();
     for folder in folders() {
         let case = Case::read(&folder);
-        let preview = case.preview(Limits::default());
+        let preview = case.preview(DisplayLimits::default());
         let text: String = lines(&preview, FORM).into_iter().map(|line| line.text + "\n").collect();
         let given = BTreeMap::from([("comment.md".to_owned(), markdown(&preview)), ("terminal.txt".to_owned(), text)]);
         let expected = texts(&folder.join("expect"));
@@ -193,7 +194,7 @@ fn every_preview_says_what_its_folder_expects() {
 fn nodes_said_to_change_are_exactly_those_whose_compiled_state_differs() {
     for folder in folders() {
         let case = Case::read(&folder);
-        let limits = Limits { nodes: 1_000, ..Limits::default() };
+        let limits = DisplayLimits { nodes: 1_000, ..DisplayLimits::default() };
         let preview = case.preview(limits);
         let said: BTreeSet<NodeName> = preview.nodes.shown.iter().map(|one| one.node.clone()).collect();
         let alike: usize = preview.nodes.shown.iter().map(|one| one.alike.len()).sum();
@@ -206,10 +207,10 @@ fn nodes_said_to_change_are_exactly_those_whose_compiled_state_differs() {
 }
 
 fn state_differs(case: &Case, node: &NodeName) -> bool {
-    let features = Features { owned_tables: true, interface_kinds: true, ipv6: true };
-    let empty = Ground { features, ..Ground::default() };
-    let ground = case.grounds.get(node).unwrap_or(&empty);
-    let state = |set: &PolicySet, marks: &Marks| {
+    let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
+    let empty = HostNetwork { features, ..HostNetwork::default() };
+    let host_network = case.host_networks.get(node).unwrap_or(&empty);
+    let state = |set: &PolicySet, marks: &ExitIds| {
         let mut facts = case.facts.clone();
         for (name, known) in &mut facts.nodes {
             let old = case.before.labels_of(name, &known.labels);
@@ -223,14 +224,14 @@ fn state_differs(case: &Case, node: &NodeName) -> bool {
             set,
             placement: &placement,
             facts: &facts,
-            ground,
+            host_network,
             marks,
-            refused: Refused::NOTHING,
+            refused: RefusedParts::NOTHING,
         })
         .desired
     };
-    let before = state(&case.before, &Marks::default());
-    state(&case.after, &Marks::observed(&before.nft, case.after.config.range)) != before
+    let before = state(&case.before, &ExitIds::default());
+    state(&case.after, &ExitIds::observed(&before.nft, case.after.config.range)) != before
 }
 
 /// A repository of 1,000 policies for 1,000 nodes in which everything changes; every text of the world is as long and wide as it may be.
@@ -279,11 +280,11 @@ fn huge() -> Case {
 #[test]
 fn a_comment_fits_whatever_changes_and_says_that_it_was_shortened() {
     let case = huge();
-    let preview = case.preview(Limits::default());
+    let preview = case.preview(DisplayLimits::default());
     assert_eq!((preview.moved, preview.nodes.changed), (5_000, 1_000));
     for limit in [65_000, 30_000, 12_000] {
-        let limits = Limits { comment: limit, ..Limits::default() };
-        let preview = Preview { input: Input { limits, ..preview.input }, ..preview.clone() };
+        let limits = DisplayLimits { comment: limit, ..DisplayLimits::default() };
+        let preview = Preview { input: PreviewInput { limits, ..preview.input }, ..preview.clone() };
         let comment = markdown(&preview);
         assert!(comment.len() <= limit, "{} bytes of {limit}", comment.len());
         assert!(comment.contains("5000 pods would come from another address"), "{comment}");
@@ -311,10 +312,10 @@ fn a_comment_fits_whatever_texts_a_head_has() {
     case.validation.found = found.map(|one| (one, false)).collect();
     case.validation.tally.errors = 300;
     case.unsigned = Some(("a41c9e2b7f00".to_owned(), "\u{e0001}".repeat(5_000)));
-    let preview = case.preview(Limits::default());
+    let preview = case.preview(DisplayLimits::default());
     for limit in [65_000, 12_000, 6_000] {
-        let limits = Limits { comment: limit, ..Limits::default() };
-        let comment = markdown(&Preview { input: Input { limits, ..preview.input }, ..preview.clone() });
+        let limits = DisplayLimits { comment: limit, ..DisplayLimits::default() };
+        let comment = markdown(&Preview { input: PreviewInput { limits, ..preview.input }, ..preview.clone() });
         assert!(comment.len() <= limit, "{} bytes of {limit}", comment.len());
         assert!(comment.starts_with("<!-- egret-preview:{\"cluster\":\"prod\",\"v\":1} -->\n### "), "{comment}");
         for words in ["**It does not validate**", "**Look at this before you merge**", "Shortened to fit"] {
@@ -326,7 +327,7 @@ fn a_comment_fits_whatever_texts_a_head_has() {
 
 #[test]
 fn nothing_of_a_hostile_repository_is_a_mention_a_link_or_html() {
-    let comment = markdown(&Case::read(&root().join("hostile_text_has_no_power")).preview(Limits::default()));
+    let comment = markdown(&Case::read(&root().join("hostile_text_has_no_power")).preview(DisplayLimits::default()));
     let mut fence: Option<String> = None;
     for line in comment.lines() {
         let ticks: String = line.chars().take_while(|letter| *letter == '`').collect();
@@ -383,7 +384,7 @@ fn a_snapshot_reads_back_as_what_it_was_made_from() {
 fn no_line_on_a_terminal_is_wider_than_a_hundred_columns_unless_it_cannot_be_broken() {
     for folder in folders() {
         let case = Case::read(&folder);
-        for line in lines(&case.preview(Limits::default()), FORM) {
+        for line in lines(&case.preview(DisplayLimits::default()), FORM) {
             let long = line.text.trim_start_matches(['+', '-', ' ']).contains(' ') && !line.text.starts_with("    ");
             assert!(!long || line.text.chars().count() <= 100, "{}: {}", folder.display(), line.text);
         }

@@ -6,7 +6,7 @@ mod stand;
 
 use std::time::Instant;
 
-use egret::forge::Kind;
+use egret::forge::ForgeKind;
 use serde_json::json;
 
 use crate::github_app::double::{Double, ID};
@@ -52,7 +52,7 @@ fn a_pull_request_gets_a_comment_that_follows_its_head_and_its_base() {
 
 #[test]
 fn on_gitlab_and_gitea_it_is_the_same() {
-    for (kind, bad) in [(Kind::GitLab, "failed"), (Kind::Gitea, "failure")] {
+    for (kind, bad) in [(ForgeKind::GitLab, "failed"), (ForgeKind::Gitea, "failure")] {
         let mut stand = Stand::empty(kind);
         stand.controller("one");
         let first = stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
@@ -227,7 +227,7 @@ fn a_push_that_only_a_controller_without_the_lead_is_told_of_is_in_force_at_once
 
 #[test]
 fn a_github_app_reads_the_repository_and_posts_and_a_token_that_is_taken_back_is_replaced() {
-    let mut stand = Stand::empty(Kind::GitHub);
+    let mut stand = Stand::empty(ForgeKind::GitHub);
     let github = Double::start();
     github.with(|state| {
         "git/policies".clone_into(&mut state.project);

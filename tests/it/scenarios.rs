@@ -5,26 +5,26 @@
 //! tests/scenarios/README.md says what a folder may have. Deliberately absent: kernels; packets are looked at in the lab.
 
 pub(crate) mod folder;
-pub(crate) mod ground;
+pub(crate) mod host_network;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use egret::core::compile::marks::Marks;
-use egret::core::compile::{Compiled, Input, RP_FILTER_BEFORE, Refused, compile};
+use egret::core::compile::exit_ids::ExitIds;
+use egret::core::compile::{CompileInput, Compiled, RP_FILTER_BEFORE, RefusedParts, compile};
 use egret::core::diagnostic::Diagnostic;
-use egret::core::ground::Ground;
+use egret::core::host_network::HostNetwork;
 use egret::core::labels::Labels;
 use egret::core::name::NodeName;
 use egret::core::placement::place;
-use egret::core::plan::{Listing, plan, simulate, summary};
+use egret::core::plan::{StateListing, plan, simulate, summary};
 use egret::core::policy::lint::lint;
 use egret::core::report::drift;
 use egret::core::report::files::node_file;
-use egret::core::report::history::{NodeReport, Sighting};
+use egret::core::report::history::{NodeReport, ObservedDrift};
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, Data, Family, Key};
+use egret::core::state::nft::{AddressFamily, ElementData, ElementKey, TableFamily};
 use jiff::Timestamp;
 
 use self::folder::World;
@@ -89,18 +89,18 @@ fn outcome(scenario: &Path) -> BTreeMap<String, String> {
     if !lines.is_empty() {
         files.insert("diagnostics.txt".to_owned(), lines.concat());
     }
-    for (node, ground) in &world.grounds {
+    for (node, host_network) in &world.host_networks {
         let observed = observed(&world, other.as_ref(), node);
-        let mut ground = ground.clone();
-        remember(&mut ground, &observed);
-        let (compiled, findings) = compiled(&world, node, &ground, &observed);
+        let mut host_network = host_network.clone();
+        remember(&mut host_network, &observed);
+        let (compiled, findings) = compiled(&world, node, &host_network, &observed);
         let plan = plan(&compiled.desired, &observed, world.set().config.range);
         leads_there(scenario, node, &compiled.desired, &observed, &world);
         let mut text = summary::text(node.as_str(), &plan, &compiled, &findings, Some(100));
         if other.is_some() && !plan.is_empty() {
             let _ = write!(text, "\nevery step\n\n{plan}");
         }
-        files.insert(format!("{node}.desired.txt"), Listing(&compiled.desired).to_string());
+        files.insert(format!("{node}.desired.txt"), StateListing(&compiled.desired).to_string());
         files.insert(format!("{node}.plan.txt"), text);
         if drifted {
             files.insert(format!("{node}.drift.yaml"), drift_report(node, &compiled.desired, &observed));
@@ -120,8 +120,8 @@ fn diagnostics(world: &World) -> Vec<Diagnostic> {
 /// that Git asks for now or asked for then.
 fn observed(world: &World, other: Option<&World>, node: &NodeName) -> NodeState {
     let mut observed = other.map_or_else(NodeState::default, |other| {
-        let ground = other.grounds.get(node).cloned().unwrap_or_default();
-        compiled(other, node, &ground, &NodeState::default()).0.desired
+        let host_network = other.host_networks.get(node).cloned().unwrap_or_default();
+        compiled(other, node, &host_network, &NodeState::default()).0.desired
     });
     let labels = world.facts.nodes.get(node).map(|node| node.labels.clone()).unwrap_or_default();
     let wanted = world.set().labels_of(node, &labels);
@@ -131,15 +131,15 @@ fn observed(world: &World, other: Option<&World>, node: &NodeName) -> NodeState 
 }
 
 /// The ground as it is after Egret was there: filters it loosened are loose, and its table remembers what they were.
-fn remember(ground: &mut Ground, observed: &NodeState) {
-    let map = observed.nft.get(&Family::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
+fn remember(host_network: &mut HostNetwork, observed: &NodeState) {
+    let map = observed.nft.get(&TableFamily::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
     for (key, data) in map.into_iter().flat_map(|map| &map.elements) {
-        if let (Key::Interface(name), Some(Data::Mark(before))) = (key, data) {
-            ground.loosened.insert(name.clone(), u8::try_from(*before).expect("a filter's value"));
+        if let (ElementKey::Interface(name), Some(ElementData::Mark(before))) = (key, data) {
+            host_network.loosened.insert(name.clone(), u8::try_from(*before).expect("a filter's value"));
         }
     }
     for (sysctl, value) in observed.sysctls.iter().filter(|(sysctl, _)| sysctl.family == AddressFamily::V4) {
-        if let Some(interface) = ground.interfaces.get_mut(&sysctl.link) {
+        if let Some(interface) = host_network.interfaces.get_mut(&sysctl.link) {
             interface.rp_filter = value.parse().expect("a filter's value");
         }
     }
@@ -149,21 +149,21 @@ fn remember(ground: &mut Ground, observed: &NodeState) {
 fn compiled(
     world: &World,
     node: &NodeName,
-    ground: &Ground,
+    host_network: &HostNetwork,
     observed: &NodeState,
 ) -> (Compiled, Vec<egret::core::finding::Finding>) {
     let set = world.set();
     let facts = set.labelled(&world.facts);
     let placement = place(set, &facts, now());
-    let marks = Marks::observed(&observed.nft, set.config.range);
-    let compiled = compile(&Input {
+    let marks = ExitIds::observed(&observed.nft, set.config.range);
+    let compiled = compile(&CompileInput {
         node,
         set,
         placement: &placement,
         facts: &facts,
-        ground,
+        host_network,
         marks: &marks,
-        refused: Refused::NOTHING,
+        refused: RefusedParts::NOTHING,
     });
     let mut findings = placement.findings;
     findings.extend(compiled.findings.iter().cloned());
@@ -180,18 +180,22 @@ fn leads_there(scenario: &Path, node: &NodeName, desired: &NodeState, observed: 
         simulate::apply(step, &mut state);
     }
     let place = format!("{} on {node}", scenario.display());
-    assert_eq!(Listing(&state).to_string(), Listing(desired).to_string(), "{place}: the plan leads elsewhere");
+    assert_eq!(
+        StateListing(&state).to_string(),
+        StateListing(desired).to_string(),
+        "{place}: the plan leads elsewhere"
+    );
     assert_eq!(state, *desired, "{place}: the plan leads elsewhere, and the listing does not show it");
-    let mut ground = world.grounds[node].clone();
-    remember(&mut ground, &state);
-    let again = compiled(world, node, &ground, &state).0.desired;
+    let mut host_network = world.host_networks[node].clone();
+    remember(&mut host_network, &state);
+    let again = compiled(world, node, &host_network, &state).0.desired;
     assert_eq!(plan(&again, &state, range).to_string(), "", "{place}: there is something to do again");
 }
 
 /// The node's report after somebody made of it what was found, one minute ago, and it was put right now.
 fn drift_report(node: &NodeName, desired: &NodeState, found: &NodeState) -> String {
     let seen: Timestamp = "2026-06-01T11:59:59.962Z".parse().expect("a time");
-    let sighting = |drift| Sighting { drift, by: None, wanted_by: Vec::new() };
+    let sighting = |drift| ObservedDrift { drift, by: None, wanted_by: Vec::new() };
     let mut report = NodeReport::new(node.as_str());
     report.seen(drift::between(desired, found).into_iter().map(sighting).collect(), seen);
     report.put_right(now());

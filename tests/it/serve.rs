@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use egret::core::compile::counters::{CountedExit, Counters, TunnelDrop};
 use egret::core::name::ObjectName;
 use egret::core::policy::{PolicyId, PolicyKind};
-use egret::core::report::drift::Class;
+use egret::core::report::drift::DriftClass;
 use egret::core::state::nft::RuleCounter;
 use egret::serve::{self, Health, Metrics, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -81,7 +81,7 @@ fn the_page_has_what_was_told_and_nothing_else() {
 
         metrics.reconciled(true, Duration::from_millis(3));
         metrics.reconciled(false, Duration::from_millis(300));
-        metrics.drift(Class::Missing, 2);
+        metrics.drift(DriftClass::Missing, 2);
         metrics.drift_open(1);
         metrics.exits(1, 2);
         metrics.members(7);
@@ -270,7 +270,7 @@ fn a_webhook_is_believed_by_its_secret_and_says_no_more_than_that_somebody_pushe
     let folder = tempfile::tempdir().unwrap();
     let secret_file = folder.path().join("secret");
     std::fs::write(&secret_file, "old\nnew\n").unwrap();
-    let options = |secret_file: &std::path::Path| serve::webhook::Options {
+    let options = |secret_file: &std::path::Path| serve::webhook::WebhookListener {
         listen: "127.0.0.1:0".parse().unwrap(),
         secret_file: secret_file.to_owned(),
         branch: Some("main".to_owned()),

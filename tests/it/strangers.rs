@@ -13,7 +13,7 @@ use egret::core::labels::keys::KeyPattern;
 use egret::core::name::NodeName;
 use egret::core::placement::place;
 use egret::core::policy::PolicySet;
-use egret::core::policy::catalogue::{Catalogue, Change};
+use egret::core::policy::catalogue::{Catalogue, FileUpdate};
 use egret::core::policy::grants::Grant;
 use egret::core::policy::lint::lint;
 use egret::core::policy::published::Published;
@@ -43,7 +43,8 @@ fn policy(name: &str, selector: &str, gateway: &str) -> String {
 const NAMED: &str = "podSelector: {matchLabels: {org: empire, io.kubernetes.pod.namespace: batuu}}";
 
 fn update(catalogue: &mut Catalogue, files: &[(&str, &str)]) {
-    catalogue.update(files.iter().map(|(path, text)| ((*path).to_owned(), Change::Text((*text).to_owned()))).collect());
+    catalogue
+        .update(files.iter().map(|(path, text)| ((*path).to_owned(), FileUpdate::Text((*text).to_owned()))).collect());
 }
 
 fn read(files: &[(&str, &str)]) -> Catalogue {
@@ -218,7 +219,7 @@ fn with_labels_from_git_alone_a_node_that_labels_itself_is_passed_over() {
     assert_eq!(gateway(with(&but_prod).policies(), &facts).0.as_deref(), Some("alpha"));
 
     let mut catalogue = with(&on);
-    catalogue.update(BTreeMap::from([("l.yaml".to_owned(), Change::Removed)]));
+    catalogue.update(BTreeMap::from([("l.yaml".to_owned(), FileUpdate::Removed)]));
     let said = "no node that matches gw=true is fit: alpha was not given these labels by Git, beta was not given these labels by Git; \
                 members' packets to its destinations are dropped";
     assert_eq!(gateway(catalogue.policies(), &facts), (None, vec![said.to_owned()]));

@@ -100,7 +100,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("sha2", &["forge/posting.rs", "serve/webhook.rs"]),
     ("similar", &["core/plan/text.rs"]),
     ("ssh_key", &["core/signature/", "git/signing.rs"]),
-    ("strsim", &["core/policy/findings.rs"]),
+    ("strsim", &["core/policy/diagnostic_sink.rs"]),
     ("terminal_size", &["cli/output.rs"]),
     ("textwrap", &["core/text.rs"]),
     (

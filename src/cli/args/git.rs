@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::super::output::Failure;
 use super::duration;
 use super::github_app::AppIdentity;
-use crate::forge::app::App;
+use crate::forge::app::GitHubApp;
 use crate::git::access::{Access, ClientCertificate, Limits};
 use crate::git::credentials::{Credentials, Secret};
 use crate::git::source::{Insecure, Source};
@@ -123,7 +123,11 @@ impl Repository<'_> {
     }
 
     /// The GitHub App for a project, if there is one.
-    pub(in crate::cli) fn app(&self, https: https::Options, project: &str) -> Result<Option<Arc<App>>, Failure> {
+    pub(in crate::cli) fn app(
+        &self,
+        https: https::ClientOptions,
+        project: &str,
+    ) -> Result<Option<Arc<GitHubApp>>, Failure> {
         self.identity().app(&self.source()?, https, Some(project))
     }
 

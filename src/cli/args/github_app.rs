@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::super::output::Failure;
 use super::is_loopback;
-use crate::forge::app::{self, App};
+use crate::forge::app::{self, GitHubApp};
 use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::https;
-use crate::reconcile::app::giver;
+use crate::reconcile::gitops::github_app::giver;
 
 /// Which App, if any.
 #[derive(Debug, Clone, Default)]
@@ -27,9 +27,9 @@ impl AppIdentity {
     pub(in crate::cli) fn app(
         &self,
         source: &Source,
-        https: https::Options,
+        https: https::ClientOptions,
         named: Option<&str>,
-    ) -> Result<Option<Arc<App>>, Failure> {
+    ) -> Result<Option<Arc<GitHubApp>>, Failure> {
         let (Some(id), Some(key_file)) = (&self.id, &self.key_file) else { return Ok(None) };
         let (host, path) = source.place().unwrap_or_default();
         let project = named.unwrap_or(&path).to_owned();
@@ -39,23 +39,24 @@ impl AppIdentity {
         }
         let api = self.api.clone().unwrap_or_else(|| api_of(&host));
         let plain = https.plain || is_loopback(&api);
-        Ok(Some(Arc::new(App::new(app::Options {
+        Ok(Some(Arc::new(GitHubApp::new(app::AppOptions {
             api,
             project,
             id: id.clone(),
             key_file: key_file.clone(),
             installation: self.installation,
-            https: https::Options { plain, ..https },
+            https: https::ClientOptions { plain, ..https },
         }))))
     }
 
     /// Has Git authenticate as the App, where the repository is reached by HTTPS.
     pub(in crate::cli) fn sign_in(&self, source: &Source, access: Access) -> Result<Access, Failure> {
-        // A password that was named is meant for Git, and the App for previews alone.
+        // A password that was named is meant for Git, and the GitHubApp for previews alone.
         if !source.is_web() || access.credentials.password.is_some() {
             return Ok(access);
         }
-        let https = https::Options { roots: access.ca_file.clone(), proxy: access.proxy.clone(), ..Default::default() };
+        let https =
+            https::ClientOptions { roots: access.ca_file.clone(), proxy: access.proxy.clone(), ..Default::default() };
         let Some(app) = self.app(source, https, None)? else { return Ok(access) };
         let own = app.git_host().unwrap_or_default();
         if source.place().is_none_or(|(host, _)| host != own) {

@@ -14,7 +14,7 @@ use super::EditError;
 const KEPT: [&str; 3] = ["items", "metadata", "labels"];
 
 /// One event that was kept.
-pub(super) struct Item<'text> {
+pub(super) struct YamlEvent<'text> {
     pub event: Event<'text>,
     /// Where it stands: of a scalar all of it, with its quotes; of a mapping within braces only one brace.
     pub bytes: Range<usize>,
@@ -23,15 +23,15 @@ pub(super) struct Item<'text> {
     folded: u64,
 }
 
-impl Item<'_> {
+impl YamlEvent<'_> {
     /// Whether two mean the same: kind, value, style, anchor, tag and what was folded, but not the place.
-    pub(super) fn is_like(&self, other: &Item<'_>) -> bool {
+    pub(super) fn is_like(&self, other: &YamlEvent<'_>) -> bool {
         self.event == other.event && self.folded == other.folded
     }
 }
 
 /// Reads a text.
-pub(super) fn read(text: &str) -> Result<Vec<Item<'_>>, EditError> {
+pub(super) fn read(text: &str) -> Result<Vec<YamlEvent<'_>>, EditError> {
     let mut reader = Reader { open: Vec::new(), folding: None, items: Vec::new() };
     let mut options = Options::default();
     // Comments are no events, whatever another package switches on for the whole build: what is not here is left as it stands.
@@ -52,7 +52,7 @@ struct Reader<'text> {
     /// What is open and kept, outermost first.
     open: Vec<Open>,
     folding: Option<Folding>,
-    items: Vec<Item<'text>>,
+    items: Vec<YamlEvent<'text>>,
 }
 
 #[derive(Clone, Copy)]
@@ -80,7 +80,7 @@ impl<'text> Reader<'text> {
             if ends && folding.depth == 0 {
                 let folded = folding.hasher.finish();
                 self.folding = None;
-                self.items.push(Item { event, bytes, folded });
+                self.items.push(YamlEvent { event, bytes, folded });
                 self.done(None);
             } else {
                 hash(&event, &mut folding.hasher);
@@ -102,7 +102,7 @@ impl<'text> Reader<'text> {
         } else if matches!(event, Event::Alias(_)) {
             self.done(None);
         }
-        self.items.push(Item { event, bytes, folded: 0 });
+        self.items.push(YamlEvent { event, bytes, folded: 0 });
     }
 
     /// A whole node has gone by: in a mapping, keys and values alternate. As a key, it says whether its value is kept.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use serde_yaml::granit_parser::{Event, ScalarStyle, StructureStyle};
 
 use super::EditError;
-use super::events::{self, Item};
+use super::events::{self, YamlEvent};
 use crate::cluster::manifests::LISTS;
 use crate::core::diagnostic::SpanPoint;
 use crate::core::name::NodeName;
@@ -18,23 +18,23 @@ use crate::core::name::NodeName;
 pub(super) struct Outline<'text> {
     /// What they were read from.
     pub text: &'text str,
-    items: Vec<Item<'text>>,
+    items: Vec<YamlEvent<'text>>,
 }
 
 /// Where a node's labels are, or would be. All numbers are of events.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct MetadataEntries {
     /// The mapping `metadata`.
     pub metadata: usize,
     /// Its entry `name`.
-    pub name: Entry,
+    pub name: EventEntry,
     /// Its entry `labels`.
-    pub labels: Option<Entry>,
+    pub labels: Option<EventEntry>,
 }
 
 /// One entry of a mapping: the events at which its key and its value begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct EventEntry {
     pub key: usize,
     pub value: usize,
 }
@@ -44,9 +44,9 @@ pub(super) enum Shape {
     /// Nothing, `~` or `null`.
     Null,
     /// One entry a line.
-    Block(Vec<Entry>),
+    Block(Vec<EventEntry>),
     /// Within braces.
-    Flow(Vec<Entry>),
+    Flow(Vec<EventEntry>),
 }
 
 impl<'text> Outline<'text> {
@@ -56,7 +56,7 @@ impl<'text> Outline<'text> {
     }
 
     /// The last manifest of a node, by itself or in a list.
-    pub(super) fn find(&self, node: &NodeName) -> Option<Target> {
+    pub(super) fn find(&self, node: &NodeName) -> Option<MetadataEntries> {
         let roots = self.items.iter().enumerate().filter(|(_, item)| matches!(item.event, Event::DocumentStart(..)));
         let mut found = None;
         for (start, _) in roots {
@@ -74,11 +74,11 @@ impl<'text> Outline<'text> {
     }
 
     /// An object as a target, if it is the node's. The API server leaves `kind` out of a list's items.
-    fn node(&self, object: usize, default_kind: &str, node: &NodeName) -> Option<Target> {
+    fn node(&self, object: usize, default_kind: &str, node: &NodeName) -> Option<MetadataEntries> {
         let kind = self.field(object, "kind").and_then(|kind| self.scalar(kind.value)).unwrap_or(default_kind);
         let metadata = self.field(object, "metadata").filter(|_| kind == "Node")?.value;
         let name = self.field(metadata, "name")?;
-        (self.scalar(name.value)? == node.as_str()).then(|| Target {
+        (self.scalar(name.value)? == node.as_str()).then(|| MetadataEntries {
             metadata,
             name,
             labels: self.field(metadata, "labels"),
@@ -86,7 +86,7 @@ impl<'text> Outline<'text> {
     }
 
     /// What the labels are. An error if they are written in a way that cannot be edited.
-    pub(super) fn labels(&self, target: &Target) -> Result<BTreeMap<String, String>, EditError> {
+    pub(super) fn labels(&self, target: &MetadataEntries) -> Result<BTreeMap<String, String>, EditError> {
         let mut labels = BTreeMap::new();
         if let Some(entry) = self.entries(target.metadata).iter().find(|entry| self.scalar(entry.key) == Some("<<")) {
             return Err(self.unusual(entry.key, "a merge key in metadata"));
@@ -107,7 +107,7 @@ impl<'text> Outline<'text> {
     }
 
     /// How the labels are written.
-    pub(super) fn shape(&self, labels: Entry) -> Result<Shape, EditError> {
+    pub(super) fn shape(&self, labels: EventEntry) -> Result<Shape, EditError> {
         match &self.items[labels.value].event {
             Event::MappingStart(StructureStyle::Block, 0, None) => Ok(Shape::Block(self.entries(labels.value))),
             Event::MappingStart(StructureStyle::Flow, 0, None) => Ok(Shape::Flow(self.entries(labels.value))),
@@ -117,7 +117,7 @@ impl<'text> Outline<'text> {
     }
 
     /// The events that are the labels' value; empty, right behind the name, where there are none.
-    pub(super) fn labels_events(&self, target: &Target) -> Range<usize> {
+    pub(super) fn labels_events(&self, target: &MetadataEntries) -> Range<usize> {
         match target.labels {
             Some(labels) => labels.value..self.behind(labels.value),
             None => self.behind(target.name.value)..self.behind(target.name.value),
@@ -126,7 +126,8 @@ impl<'text> Outline<'text> {
 
     /// Whether all but a stretch of each means the same: kinds, values, styles, anchors and tags, but not places.
     pub(super) fn same_around(&self, ours: &Range<usize>, other: &Self, theirs: &Range<usize>) -> bool {
-        let same = |a: &[Item<'_>], b: &[Item<'_>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is_like(b));
+        let same =
+            |a: &[YamlEvent<'_>], b: &[YamlEvent<'_>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is_like(b));
         same(&self.items[..ours.start], &other.items[..theirs.start])
             && same(&self.items[ours.end..], &other.items[theirs.end..])
     }
@@ -163,18 +164,18 @@ impl<'text> Outline<'text> {
     }
 
     /// The value of a label, as facts are read: a null is an empty one.
-    pub(super) fn label(&self, entry: Entry) -> &str {
+    pub(super) fn label(&self, entry: EventEntry) -> &str {
         if self.is_null(entry.value) { "" } else { self.scalar(entry.value).unwrap_or_default() }
     }
 
     /// The entries of a mapping; none of anything else.
-    pub(super) fn entries(&self, mapping: usize) -> Vec<Entry> {
+    pub(super) fn entries(&self, mapping: usize) -> Vec<EventEntry> {
         let mut entries = Vec::new();
         if matches!(self.items.get(mapping).map(|item| &item.event), Some(Event::MappingStart(..))) {
             let mut key = mapping + 1;
             while !matches!(self.items[key].event, Event::MappingEnd) {
                 let value = self.behind(key);
-                entries.push(Entry { key, value });
+                entries.push(EventEntry { key, value });
                 key = self.behind(value);
             }
         }
@@ -186,7 +187,7 @@ impl<'text> Outline<'text> {
         EditError::Unusual { line: SpanPoint::at(self.text, self.items[event].bytes.start).line, what }
     }
 
-    fn field(&self, mapping: usize, name: &str) -> Option<Entry> {
+    fn field(&self, mapping: usize, name: &str) -> Option<EventEntry> {
         self.entries(mapping).into_iter().find(|entry| self.scalar(entry.key) == Some(name))
     }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 use serde_yaml::granit_parser::ScalarStyle;
 
 use super::EditError;
-use super::outline::{Entry, Outline, Shape, Target};
+use super::outline::{EventEntry, MetadataEntries, Outline, Shape};
 use super::quote;
 
 /// How far a block of our own is indented under its key.
@@ -48,7 +48,11 @@ pub(super) fn apply(text: &str, mut splices: Vec<Splice>) -> Result<String, Edit
 }
 
 /// The splices that make the labels of a target the wanted ones.
-pub(super) fn splices(outline: &Outline<'_>, target: &Target, wanted: &Labels) -> Result<Vec<Splice>, EditError> {
+pub(super) fn splices(
+    outline: &Outline<'_>,
+    target: &MetadataEntries,
+    wanted: &Labels,
+) -> Result<Vec<Splice>, EditError> {
     let Some(labels) = target.labels else { return new_labels(outline, target, wanted).map(|splice| vec![splice]) };
     match outline.shape(labels)? {
         Shape::Null => fill_null(outline, target, labels, wanted).map(|splice| vec![splice]),
@@ -58,7 +62,7 @@ pub(super) fn splices(outline: &Outline<'_>, target: &Target, wanted: &Labels) -
 }
 
 /// `labels` put right behind `name`.
-fn new_labels(outline: &Outline<'_>, target: &Target, wanted: &Labels) -> Result<Splice, EditError> {
+fn new_labels(outline: &Outline<'_>, target: &MetadataEntries, wanted: &Labels) -> Result<Splice, EditError> {
     let lines = Lines { text: outline.text };
     if outline.is_flow(target.metadata) {
         let metadata = outline.entries(target.metadata);
@@ -74,7 +78,12 @@ fn new_labels(outline: &Outline<'_>, target: &Target, wanted: &Labels) -> Result
 }
 
 /// Entries for `labels:` with nothing, `~` or `null` behind it.
-fn fill_null(outline: &Outline<'_>, target: &Target, labels: Entry, wanted: &Labels) -> Result<Splice, EditError> {
+fn fill_null(
+    outline: &Outline<'_>,
+    target: &MetadataEntries,
+    labels: EventEntry,
+    wanted: &Labels,
+) -> Result<Splice, EditError> {
     let null = outline.bytes(labels.value);
     if null.is_empty() && !outline.is_flow(target.metadata) {
         let indent = indent_of(outline, labels)?;
@@ -87,7 +96,12 @@ fn fill_null(outline: &Outline<'_>, target: &Target, labels: Entry, wanted: &Lab
     Ok(replace_value(outline, labels, braces))
 }
 
-fn block(outline: &Outline<'_>, labels: Entry, entries: &[Entry], wanted: &Labels) -> Result<Vec<Splice>, EditError> {
+fn block(
+    outline: &Outline<'_>,
+    labels: EventEntry,
+    entries: &[EventEntry],
+    wanted: &Labels,
+) -> Result<Vec<Splice>, EditError> {
     let lines = Lines { text: outline.text };
     let indent = indent_of(outline, entries[0])?;
     let mut splices = Vec::new();
@@ -116,10 +130,10 @@ fn block(outline: &Outline<'_>, labels: Entry, entries: &[Entry], wanted: &Label
     Ok(splices)
 }
 
-fn flow(outline: &Outline<'_>, labels: Entry, entries: &[Entry], wanted: &Labels) -> Vec<Splice> {
+fn flow(outline: &Outline<'_>, labels: EventEntry, entries: &[EventEntry], wanted: &Labels) -> Vec<Splice> {
     let layout =
         Layout::of(outline, labels.value, if entries.is_empty() { std::slice::from_ref(&labels) } else { entries });
-    let is_kept = |entry: &Entry| outline.scalar(entry.key).is_some_and(|key| wanted.contains_key(key));
+    let is_kept = |entry: &EventEntry| outline.scalar(entry.key).is_some_and(|key| wanted.contains_key(key));
     let Some(first_kept) = entries.iter().position(is_kept) else {
         // All new: what stands between the braces, comments too, belonged to labels that go.
         let inside = outline.bytes(labels.value).end..outline.closing(labels.value);
@@ -139,7 +153,7 @@ fn flow(outline: &Outline<'_>, labels: Entry, entries: &[Entry], wanted: &Labels
             None => splices.push(Splice::cut(end_of(outline, entries[number - 1])..end_of(outline, *entry))),
         }
     }
-    let kept: Vec<Entry> = entries.iter().filter(|entry| is_kept(entry)).copied().collect();
+    let kept: Vec<EventEntry> = entries.iter().filter(|entry| is_kept(entry)).copied().collect();
     for (key, value) in added(outline, entries, wanted) {
         let pair = layout.pair(key, value);
         splices.push(match before(outline, &kept, key) {
@@ -151,21 +165,21 @@ fn flow(outline: &Outline<'_>, labels: Entry, entries: &[Entry], wanted: &Labels
 }
 
 /// What is wanted and not there yet, in order.
-fn added<'a>(outline: &Outline<'_>, entries: &[Entry], wanted: &'a Labels) -> Vec<(&'a String, &'a String)> {
+fn added<'a>(outline: &Outline<'_>, entries: &[EventEntry], wanted: &'a Labels) -> Vec<(&'a String, &'a String)> {
     let there = |key: &str| entries.iter().any(|entry| outline.scalar(entry.key) == Some(key));
     wanted.iter().filter(|(key, _)| !there(key)).collect()
 }
 
 /// The last entry that a key comes behind: where entries are sorted, as kubectl prints them, they stay so.
-fn before(outline: &Outline<'_>, kept: &[Entry], key: &str) -> Option<Entry> {
+fn before(outline: &Outline<'_>, kept: &[EventEntry], key: &str) -> Option<EventEntry> {
     kept.iter().rev().find(|entry| outline.scalar(entry.key).is_some_and(|other| other < key)).copied()
 }
 
-fn new_value(outline: &Outline<'_>, entry: Entry, value: &str, style: ScalarStyle) -> Option<Splice> {
+fn new_value(outline: &Outline<'_>, entry: EventEntry, value: &str, style: ScalarStyle) -> Option<Splice> {
     (outline.label(entry) != value).then(|| replace_value(outline, entry, quote::scalar(value, style)))
 }
 
-fn replace_value(outline: &Outline<'_>, entry: Entry, with: String) -> Splice {
+fn replace_value(outline: &Outline<'_>, entry: EventEntry, with: String) -> Splice {
     let value = outline.bytes(entry.value);
     if !value.is_empty() {
         return Splice { at: value, with };
@@ -176,7 +190,7 @@ fn replace_value(outline: &Outline<'_>, entry: Entry, with: String) -> Splice {
 }
 
 /// Behind a key's colon; behind the key where it has none, as in `{key}`.
-fn end_of_key(outline: &Outline<'_>, entry: Entry) -> usize {
+fn end_of_key(outline: &Outline<'_>, entry: EventEntry) -> usize {
     let end = outline.bytes(entry.key).end;
     let rest = &outline.text[end..];
     let spaces = rest.len() - rest.trim_start_matches([' ', '\t']).len();
@@ -184,13 +198,13 @@ fn end_of_key(outline: &Outline<'_>, entry: Entry) -> usize {
 }
 
 /// Behind an entry's value.
-fn end_of(outline: &Outline<'_>, entry: Entry) -> usize {
+fn end_of(outline: &Outline<'_>, entry: EventEntry) -> usize {
     let value = outline.bytes(entry.value);
     if value.is_empty() { end_of_key(outline, entry) } else { value.end }
 }
 
 /// What a block mapping's entry is indented by. An error if more than that stands before its key.
-fn indent_of(outline: &Outline<'_>, entry: Entry) -> Result<String, EditError> {
+fn indent_of(outline: &Outline<'_>, entry: EventEntry) -> Result<String, EditError> {
     let key = outline.bytes(entry.key).start;
     let indent = &outline.text[Lines { text: outline.text }.start(key)..key];
     if indent.bytes().all(|byte| byte == b' ') {
@@ -216,7 +230,7 @@ struct Layout {
 
 impl Layout {
     /// Taken from the entries of the mapping; of an empty one, from the entry that holds it.
-    fn of(outline: &Outline<'_>, mapping: usize, entries: &[Entry]) -> Self {
+    fn of(outline: &Outline<'_>, mapping: usize, entries: &[EventEntry]) -> Self {
         let text = outline.text;
         let first = entries[0];
         let gap = text.get(outline.bytes(first.key).end..outline.bytes(first.value).start).unwrap_or_default();

@@ -11,15 +11,15 @@ use kube::core::response::StatusCause;
 /// What the API server did not do, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}")]
-pub struct LiveError {
+pub struct ApiError {
     doing: String,
     #[source]
-    cause: Cause,
+    cause: ApiErrorCause,
 }
 
 /// Why the API server did not do it.
 #[derive(Debug, thiserror::Error)]
-pub enum Cause {
+pub enum ApiErrorCause {
     /// It is not known where the API server is, or who we are.
     #[error("{0}")]
     Configuration(String),
@@ -60,25 +60,25 @@ pub struct RefusedField {
     pub message: String,
 }
 
-impl LiveError {
-    pub(super) fn new(doing: impl Into<String>, cause: Cause) -> Self {
+impl ApiError {
+    pub(super) fn new(doing: impl Into<String>, cause: ApiErrorCause) -> Self {
         Self { doing: doing.into(), cause }
     }
 
     /// Of what kube says.
     pub(super) fn of(doing: impl Into<String>, error: kube::Error) -> Self {
-        Self::new(doing, Cause::from(error))
+        Self::new(doing, ApiErrorCause::from(error))
     }
 
     /// Why.
-    pub fn cause(&self) -> &Cause {
+    pub fn cause(&self) -> &ApiErrorCause {
         &self.cause
     }
 
     /// The HTTP status, if there was an answer.
     pub fn code(&self) -> Option<u16> {
         match &self.cause {
-            Cause::Refused { code, .. } => Some(*code),
+            ApiErrorCause::Refused { code, .. } => Some(*code),
             _ => None,
         }
     }
@@ -87,47 +87,49 @@ impl LiveError {
     pub fn retryable(&self) -> bool {
         match &self.cause {
             // An apply of a field that the schema lacks is answered 500, and always will be.
-            Cause::Refused { code: 500, message, .. } => !message.contains("failed to create typed patch object"),
+            ApiErrorCause::Refused { code: 500, message, .. } => {
+                !message.contains("failed to create typed patch object")
+            }
             // Rights and missing kinds can be given while we wait: 401, 403 and 404 are worth another try.
-            Cause::Refused { code, .. } => !matches!(code, 400 | 405 | 406 | 413 | 415 | 422),
-            Cause::Configuration(_) | Cause::Answer(_) => false,
-            Cause::Unreachable(_) | Cause::Timeout(_) | Cause::Ended => true,
+            ApiErrorCause::Refused { code, .. } => !matches!(code, 400 | 405 | 406 | 413 | 415 | 422),
+            ApiErrorCause::Configuration(_) | ApiErrorCause::Answer(_) => false,
+            ApiErrorCause::Unreachable(_) | ApiErrorCause::Timeout(_) | ApiErrorCause::Ended => true,
         }
     }
 
     /// Whether the write may have happened although we were not told.
     pub fn unknown(&self) -> bool {
         match &self.cause {
-            Cause::Unreachable(_) | Cause::Timeout(_) | Cause::Answer(_) => true,
-            Cause::Refused { code, .. } => *code >= 500,
+            ApiErrorCause::Unreachable(_) | ApiErrorCause::Timeout(_) | ApiErrorCause::Answer(_) => true,
+            ApiErrorCause::Refused { code, .. } => *code >= 500,
             _ => false,
         }
     }
 
     /// Whether the server refused the write because a newer leader wrote already: a rule of the custom resources' schemas.
     pub fn fenced(&self) -> bool {
-        matches!(&self.cause, Cause::Refused { code: 422, fields, message, .. }
+        matches!(&self.cause, ApiErrorCause::Refused { code: 422, fields, message, .. }
             if message.contains("fence") || fields.iter().any(|field| field.field.ends_with("fence")))
     }
 
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match &self.cause {
-            Cause::Configuration(_) => Some(
+            ApiErrorCause::Configuration(_) => Some(
                 "set KUBECONFIG to a file with a cluster and a user, or run in a pod with a service account".into(),
             ),
-            Cause::Refused { code: 401, .. } => {
+            ApiErrorCause::Refused { code: 401, .. } => {
                 Some("the token is not valid (any more): is the service account still there?".into())
             }
-            Cause::Refused { code: 403, message, .. } => missing_right(message),
-            Cause::Refused { code: 404, message, .. } if kind_is_missing(message) => Some(
+            ApiErrorCause::Refused { code: 403, message, .. } => missing_right(message),
+            ApiErrorCause::Refused { code: 404, message, .. } if kind_is_missing(message) => Some(
                 "the custom resources are not installed: kubectl apply --server-side -f charts/egret/crds/".to_owned(),
             ),
-            Cause::Refused { code: 500, .. } if !self.retryable() => Some(
+            ApiErrorCause::Refused { code: 500, .. } if !self.retryable() => Some(
                 "the installed custom resources are of another version than this program: apply charts/egret/crds/"
                     .to_owned(),
             ),
-            Cause::Refused { code: 429, .. } => Some("the API server is busy".to_owned()),
+            ApiErrorCause::Refused { code: 429, .. } => Some("the API server is busy".to_owned()),
             _ => None,
         }
     }
@@ -147,7 +149,7 @@ fn kind_is_missing(message: &str) -> bool {
     message.contains("page not found") || message.contains("could not find the requested")
 }
 
-impl From<kube::Error> for Cause {
+impl From<kube::Error> for ApiErrorCause {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::from(*status),
@@ -158,7 +160,7 @@ impl From<kube::Error> for Cause {
     }
 }
 
-impl From<Status> for Cause {
+impl From<Status> for ApiErrorCause {
     fn from(status: Status) -> Self {
         let field =
             |cause: StatusCause| RefusedField { field: cause.field, reason: cause.reason, message: cause.message };
@@ -186,8 +188,8 @@ fn innermost(error: &dyn Error) -> String {
 mod tests {
     use super::*;
 
-    fn refused(code: u16, message: &str) -> LiveError {
-        LiveError::new("doing something", Cause::from(Status::failure(message, "Reason").with_code(code)))
+    fn refused(code: u16, message: &str) -> ApiError {
+        ApiError::new("doing something", ApiErrorCause::from(Status::failure(message, "Reason").with_code(code)))
     }
 
     #[test]

@@ -11,9 +11,9 @@ use kube::core::params::{Patch, PatchParams, PostParams};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::error::LiveError;
+use super::error::ApiError;
 use super::resources::{API_VERSION, CONFIG_NAME};
-use super::{ANSWER, Live};
+use super::{ANSWER, ApiClient};
 
 /// Events of objects that are in no namespace are in this one.
 const PATH: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
@@ -62,7 +62,7 @@ pub enum EventKind {
 /// Writes events, and remembers which.
 #[derive(Debug)]
 pub struct Recorder {
-    live: Live,
+    live: ApiClient,
     controller: &'static str,
     instance: String,
     known: BTreeMap<Key, Known>,
@@ -87,7 +87,7 @@ enum Write {
     Nothing,
 }
 
-impl Live {
+impl ApiClient {
     /// A recorder for `egret.dev/controller` or `egret.dev/agent`, and the name of this pod or node.
     pub fn recorder(&self, controller: &'static str, instance: &str) -> Recorder {
         Recorder { live: self.clone(), controller, instance: cut(instance, 128).to_owned(), known: BTreeMap::new() }
@@ -102,7 +102,7 @@ impl Recorder {
         kind: EventKind,
         reason: &str,
         note: &str,
-    ) -> Result<(), LiveError> {
+    ) -> Result<(), ApiError> {
         let now = Timestamp::now();
         let key = (regarding.clone(), kind, reason.to_owned(), note.to_owned());
         let doing = format!("writing the event {reason}");
@@ -211,7 +211,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_event_that_comes_again_is_counted_and_told_every_few_minutes() {
-        let mut recorder = Live::at("http://127.0.0.1:1").recorder("egret.dev/agent", "kind-worker");
+        let mut recorder = ApiClient::at("http://127.0.0.1:1").recorder("egret.dev/agent", "kind-worker");
         let (start, clock) = (Instant::now(), Timestamp::UNIX_EPOCH);
         let at = |minutes: u64| start + Duration::from_mins(minutes);
         let name = "kind-worker.0".to_owned();
@@ -225,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_is_remembered_than_there_is_room_for() {
-        let mut recorder = Live::at("http://127.0.0.1:1").recorder("egret.dev/agent", "kind-worker");
+        let mut recorder = ApiClient::at("http://127.0.0.1:1").recorder("egret.dev/agent", "kind-worker");
         let start = Instant::now();
         for number in 0..600_u64 {
             let time = start + Duration::from_millis(number);

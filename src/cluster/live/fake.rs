@@ -15,7 +15,7 @@ use futures::stream;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Live;
+use super::ApiClient;
 
 /// Longer than any pause of ours after a first failure.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,12 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The server. It ends, with all of its connections, when this is dropped.
 pub(super) struct Fake {
     pub(super) address: String,
-    asked: mpsc::UnboundedReceiver<Asked>,
+    asked: mpsc::UnboundedReceiver<FakeRequest>,
     thread: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
 }
 
 /// A request that waits for its answer.
-pub(super) struct Asked {
+pub(super) struct FakeRequest {
     pub(super) method: String,
     /// With the query.
     pub(super) path: String,
@@ -38,7 +38,7 @@ pub(super) struct Asked {
 }
 
 /// The server's end of a watch. Dropping it ends the watch as it should end.
-pub(super) struct Watch(mpsc::UnboundedSender<Bytes>);
+pub(super) struct FakeWatch(mpsc::UnboundedSender<Bytes>);
 
 impl Fake {
     pub(super) fn start() -> Self {
@@ -71,12 +71,12 @@ impl Fake {
         Self { address, asked, thread: Some((stop, thread)) }
     }
 
-    pub(super) fn client(&self) -> Live {
-        Live::at(&self.address)
+    pub(super) fn client(&self) -> ApiClient {
+        ApiClient::at(&self.address)
     }
 
     /// The next request.
-    pub(super) async fn asked(&mut self) -> Asked {
+    pub(super) async fn asked(&mut self) -> FakeRequest {
         tokio::time::timeout(PATIENCE, self.asked.recv()).await.expect("a request in time").expect("a server")
     }
 
@@ -96,14 +96,14 @@ impl Drop for Fake {
     }
 }
 
-async fn hand_over(State(tell): State<mpsc::UnboundedSender<Asked>>, request: Request) -> Response {
+async fn hand_over(State(tell): State<mpsc::UnboundedSender<FakeRequest>>, request: Request) -> Response {
     let method = request.method().to_string();
     let path = request.uri().to_string();
     let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.expect("a body");
     let body = String::from_utf8(body.to_vec()).expect("a text");
     let (answer, answered) = oneshot::channel();
-    tell.send(Asked { method, path, body, authorization, answer }).expect("a test");
+    tell.send(FakeRequest { method, path, body, authorization, answer }).expect("a test");
     // A request that is dropped unanswered is never answered.
     match answered.await {
         Ok(response) => response,
@@ -111,7 +111,7 @@ async fn hand_over(State(tell): State<mpsc::UnboundedSender<Asked>>, request: Re
     }
 }
 
-impl Asked {
+impl FakeRequest {
     /// Whether it asks for a watch, and whether from this version.
     pub(super) fn watches_from(&self, version: &str) -> bool {
         self.path.contains("watch=true") && self.path.ends_with(&format!("&resourceVersion={version}"))
@@ -130,7 +130,7 @@ impl Asked {
     }
 
     /// Answers with a watch.
-    pub(super) fn stream(self) -> Watch {
+    pub(super) fn stream(self) -> FakeWatch {
         let (lines, rest) = mpsc::unbounded_channel::<Bytes>();
         let lines_of = stream::unfold(rest, async |mut rest| {
             let line = rest.recv().await?;
@@ -138,11 +138,11 @@ impl Asked {
         });
         let response = Response::builder().body(Body::from_stream(lines_of)).expect("a response");
         let _ = self.answer.send(response);
-        Watch(lines)
+        FakeWatch(lines)
     }
 }
 
-impl Watch {
+impl FakeWatch {
     pub(super) fn send(&self, kind: &str, object: &Value) {
         let line = format!("{}\n", serde_json::json!({"type": kind, "object": object}));
         self.0.send(Bytes::from(line)).expect("a watch");

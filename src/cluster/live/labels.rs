@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::error::{Cause, LiveError, RefusedField};
+use super::error::{ApiError, ApiErrorCause, RefusedField};
 use super::wire::Meta;
-use super::{ANSWER, Live};
+use super::{ANSWER, ApiClient};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 
@@ -49,7 +49,7 @@ struct Identity {
     metadata: Meta<IgnoredAny>,
 }
 
-impl Live {
+impl ApiClient {
     /// Applies exactly these labels as all that the manager `egret` owns on this node. What it owned before and is not among them
     /// is removed. With `force`, labels that others own are taken over.
     pub async fn apply_labels(
@@ -58,7 +58,7 @@ impl Live {
         uid: &str,
         labels: &Labels,
         force: bool,
-    ) -> Result<LabelOutcome, LiveError> {
+    ) -> Result<LabelOutcome, ApiError> {
         let doing = format!("labelling node {node}");
         let request = Request::new(NODES).get(node.as_str(), &GetParams::default());
         let before: Identity = match self.call(&doing, request, ANSWER).await {
@@ -95,8 +95,8 @@ fn body(node: &NodeName, uid: &str, labels: &Labels) -> Value {
 }
 
 /// What a refusal means. There are three kinds of 409, told apart by what stands beside it.
-fn refused(error: LiveError) -> Result<LabelOutcome, LiveError> {
-    let Cause::Refused { code, message, fields, .. } = error.cause() else { return Err(error) };
+fn refused(error: ApiError) -> Result<LabelOutcome, ApiError> {
+    let ApiErrorCause::Refused { code, message, fields, .. } = error.cause() else { return Err(error) };
     let gone =
         *code == 404 || *code == 409 && ["uid mismatch", "UID in precondition"].iter().any(|w| message.contains(w));
     let conflicts: Vec<FieldConflict> = fields.iter().filter_map(conflict).collect();
@@ -123,9 +123,9 @@ mod tests {
 
     use super::*;
 
-    fn outcome(status: &Value) -> Result<LabelOutcome, LiveError> {
+    fn outcome(status: &Value) -> Result<LabelOutcome, ApiError> {
         let status: Status = serde_json::from_value(status.clone()).expect("a Status");
-        refused(LiveError::new("labelling node kind-worker2", Cause::from(status)))
+        refused(ApiError::new("labelling node kind-worker2", ApiErrorCause::from(status)))
     }
 
     #[test]

@@ -7,17 +7,17 @@ mod candidate;
 
 use std::time::Instant;
 
-use candidate::{Act, Candidate, Seen};
+use candidate::{Candidate, LeaseAction, ObservedLease};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease as Object, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::core::Request;
 use kube::core::params::{GetParams, PostParams};
 
-pub use candidate::{Role, Timing};
+pub use candidate::{LeaseRole, Timing};
 
-use super::Live;
-use super::error::{Cause, LiveError};
+use super::ApiClient;
+use super::error::{ApiError, ApiErrorCause};
 
 /// Who is written down as having written it.
 const MANAGER: &str = "egret-controller";
@@ -25,7 +25,7 @@ const MANAGER: &str = "egret-controller";
 /// A candidate for a Lease, or its holder.
 #[derive(Debug)]
 pub struct Lease {
-    live: Live,
+    live: ApiClient,
     namespace: String,
     name: String,
     candidate: Candidate,
@@ -35,13 +35,13 @@ pub struct Lease {
 
 impl Lease {
     /// A candidate. `identity` must be no other candidate's: the pod's name.
-    pub fn new(live: Live, namespace: &str, name: &str, identity: &str, timing: Timing) -> Self {
+    pub fn new(live: ApiClient, namespace: &str, name: &str, identity: &str, timing: Timing) -> Self {
         let candidate = Candidate::new(identity, timing);
         Self { live, namespace: namespace.to_owned(), name: name.to_owned(), candidate, object: None }
     }
 
     /// What we are just now, without asking anyone. A leader stops being one at `until` even if it hears nothing.
-    pub fn role(&self) -> Role {
+    pub fn role(&self) -> LeaseRole {
         self.candidate.role(Instant::now())
     }
 
@@ -52,10 +52,10 @@ impl Lease {
     }
 
     /// Looks, and does what is to be done. After an error the role may still be that of a leader, until its time is over.
-    pub async fn step(&mut self) -> Result<Role, LiveError> {
+    pub async fn step(&mut self) -> Result<LeaseRole, ApiError> {
         // Who leads writes without looking: a write that somebody else's preceded is refused.
         let mut act = self.candidate.decide(Instant::now());
-        if act != Act::Renew || self.object.is_none() {
+        if act != LeaseAction::Renew || self.object.is_none() {
             act = self.look().await?;
         }
         for last in [false, true] {
@@ -70,8 +70,8 @@ impl Lease {
     }
 
     /// Gives the lease away, if it is ours, so that the next leader need not wait. To be called when nothing is written any more.
-    pub async fn release(&mut self) -> Result<(), LiveError> {
-        let Role::Leader { .. } = self.role() else { return Ok(()) };
+    pub async fn release(&mut self) -> Result<(), ApiError> {
+        let LeaseRole::Leader { .. } = self.role() else { return Ok(()) };
         let Some(mut object) = self.object.clone() else { return Ok(()) };
         if let Some(spec) = &mut object.spec {
             spec.holder_identity = Some(String::new());
@@ -91,7 +91,7 @@ impl Lease {
         format!("{what} Lease {}/{}", self.namespace, self.name)
     }
 
-    async fn look(&mut self) -> Result<Act, LiveError> {
+    async fn look(&mut self) -> Result<LeaseAction, ApiError> {
         let request = self.path().get(&self.name, &GetParams::default());
         let limit = self.candidate.timing().request();
         let found: Option<Object> = match self.live.call(&self.doing("reading"), request, limit).await {
@@ -105,12 +105,12 @@ impl Lease {
         Ok(self.candidate.decide(now))
     }
 
-    async fn act(&mut self, act: &Act) -> Result<(), LiveError> {
+    async fn act(&mut self, act: &LeaseAction) -> Result<(), ApiError> {
         let wall = MicroTime(Timestamp::now());
         let transitions = match act {
-            Act::Wait => return Ok(()),
-            Act::Renew => None,
-            Act::Take(transitions) => Some(*transitions),
+            LeaseAction::Wait => return Ok(()),
+            LeaseAction::Renew => None,
+            LeaseAction::Take(transitions) => Some(*transitions),
         };
         let mut object = self.object.clone().unwrap_or_else(|| Object {
             metadata: ObjectMeta {
@@ -137,9 +137,9 @@ impl Lease {
         Ok(())
     }
 
-    async fn put(&self, object: &Object) -> Result<Object, LiveError> {
+    async fn put(&self, object: &Object) -> Result<Object, ApiError> {
         let doing = self.doing("writing");
-        let body = serde_json::to_vec(object).map_err(|error| LiveError::new(&doing, Cause::Answer(error)))?;
+        let body = serde_json::to_vec(object).map_err(|error| ApiError::new(&doing, ApiErrorCause::Answer(error)))?;
         let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         let request = match object.metadata.resource_version {
             Some(_) => self.path().replace(&self.name, &parameters, body),
@@ -150,9 +150,9 @@ impl Lease {
 }
 
 /// What a lease says that decides something. Times of other machines' clocks are no part of it.
-fn seen(object: &Object) -> Seen {
+fn seen(object: &Object) -> ObservedLease {
     let spec = object.spec.clone().unwrap_or_default();
-    Seen {
+    ObservedLease {
         version: object.metadata.resource_version.clone().unwrap_or_default(),
         holder: spec.holder_identity.unwrap_or_default(),
         transitions: spec.lease_transitions.unwrap_or_default().into(),

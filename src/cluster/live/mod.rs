@@ -10,16 +10,16 @@ mod error;
 mod events;
 #[cfg(test)]
 mod fake;
-mod follow;
 mod labels;
 mod lease;
-mod look;
+mod list;
 mod objects;
 mod pools;
+mod reflector;
 pub mod resources;
 mod taints;
 mod view;
-mod watching;
+mod watch;
 mod wire;
 
 use std::path::Path;
@@ -37,14 +37,14 @@ use serde::de::DeserializeOwned;
 use tower::util::option_layer;
 use tower::{BoxError, ServiceExt as _};
 
-pub use error::{Cause, LiveError, RefusedField};
+pub use error::{ApiError, ApiErrorCause, RefusedField};
 pub use events::{EventKind, Recorder, Regarding};
 pub use labels::{FieldConflict, LabelOutcome};
-pub use lease::{Lease, Role, Timing};
+pub use lease::{Lease, LeaseRole, Timing};
 pub use objects::Written;
 pub use taints::TaintOutcome;
 pub use view::{Changed, ConfigObject, EgressNodeObject, NodeMeta, PolicyObject, View};
-pub use watching::{Fault, Options, Scope, Watching};
+pub use watch::{ClusterWatch, WatchError, WatchOptions, WatchScope};
 pub use wire::{LabelManager, Manager, Operation};
 
 /// A TCP connection, or none.
@@ -72,22 +72,22 @@ fn json_patch(path: &str, manager: &str, patch: &serde_json::Value) -> Built {
 
 /// A connection to an API server. Cheap to clone.
 #[derive(Clone)]
-pub struct Live {
+pub struct ApiClient {
     client: Client,
     server: String,
 }
 
-impl std::fmt::Debug for Live {
+impl std::fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Live").field("server", &self.server).finish_non_exhaustive()
     }
 }
 
-impl Live {
+impl ApiClient {
     /// The API server that the file named by KUBECONFIG leads to; without KUBECONFIG, the one of the cluster this pod runs in.
     /// Nothing is sent yet. A token or certificate that lies in a file is read again every minute, as the kubelet rotates it.
-    pub async fn connect() -> Result<Self, LiveError> {
-        let failed = |why: String| LiveError::new("finding the API server", Cause::Configuration(why));
+    pub async fn connect() -> Result<Self, ApiError> {
+        let failed = |why: String| ApiError::new("finding the API server", ApiErrorCause::Configuration(why));
         match std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()) {
             Some(_) => {
                 let options = KubeConfigOptions::default();
@@ -99,10 +99,11 @@ impl Live {
     }
 
     /// The API server that this file leads to.
-    pub async fn with_kubeconfig(file: &Path) -> Result<Self, LiveError> {
+    pub async fn with_kubeconfig(file: &Path) -> Result<Self, ApiError> {
         let doing = || format!("reading {}", file.display());
-        let failed =
-            |error: kube::config::KubeconfigError| LiveError::new(doing(), Cause::Configuration(error.to_string()));
+        let failed = |error: kube::config::KubeconfigError| {
+            ApiError::new(doing(), ApiErrorCause::Configuration(error.to_string()))
+        };
         let content = Kubeconfig::read_from(file).map_err(failed)?;
         let options = KubeConfigOptions::default();
         Self::open(Config::from_custom_kubeconfig(content, &options).await.map_err(failed)?)
@@ -114,9 +115,9 @@ impl Live {
     }
 
     /// kube's own client has neither keepalive nor a limit to a TLS handshake, and retries by itself what we want to see.
-    fn open(mut config: Config) -> Result<Self, LiveError> {
+    fn open(mut config: Config) -> Result<Self, ApiError> {
         let server = config.cluster_url.to_string();
-        let failed = |why: String| LiveError::new(format!("connecting to {server}"), Cause::Configuration(why));
+        let failed = |why: String| ApiError::new(format!("connecting to {server}"), ApiErrorCause::Configuration(why));
         if let Some(proxy) = &config.proxy_url {
             return Err(failed(format!("the proxy {proxy} is not supported")));
         }
@@ -129,7 +130,7 @@ impl Live {
         tcp.set_keepalive_interval(Some(KEEPALIVE_PAUSE));
         tcp.set_keepalive_retries(Some(KEEPALIVE_TRIES));
         tcp.set_tcp_user_timeout(Some(KEEPALIVE + KEEPALIVE_PAUSE * KEEPALIVE_TRIES));
-        let refused = |error: kube::Error| LiveError::of(format!("connecting to {server}"), error);
+        let refused = |error: kube::Error| ApiError::of(format!("connecting to {server}"), error);
         let tls = config.rustls_https_connector_with_connector(tcp).map_err(refused)?;
         let http = HttpClient::builder(TokioExecutor::new()).build::<_, Body>(tls);
         let auth = config.auth_layer().map_err(refused)?;
@@ -142,18 +143,20 @@ impl Live {
     }
 
     /// Sends a request and reads the answer, within a time.
-    async fn call<T: DeserializeOwned>(&self, doing: &str, request: Built, limit: Duration) -> Result<T, LiveError> {
-        let request = request.map_err(|error| LiveError::of(doing, kube::Error::BuildRequest(error)))?;
+    async fn call<T: DeserializeOwned>(&self, doing: &str, request: Built, limit: Duration) -> Result<T, ApiError> {
+        let request = request.map_err(|error| ApiError::of(doing, kube::Error::BuildRequest(error)))?;
         match tokio::time::timeout(limit, self.client.request_text(request)).await {
-            Ok(Ok(text)) => serde_json::from_str(&text).map_err(|error| LiveError::new(doing, Cause::Answer(error))),
-            Ok(Err(error)) => Err(LiveError::of(doing, error)),
-            Err(_) => Err(LiveError::new(doing, Cause::Timeout(limit))),
+            Ok(Ok(text)) => {
+                serde_json::from_str(&text).map_err(|error| ApiError::new(doing, ApiErrorCause::Answer(error)))
+            }
+            Ok(Err(error)) => Err(ApiError::of(doing, error)),
+            Err(_) => Err(ApiError::new(doing, ApiErrorCause::Timeout(limit))),
         }
     }
 }
 
 #[cfg(test)]
-impl Live {
+impl ApiClient {
     /// A server without a name or a secret, for tests.
     fn at(address: &str) -> Self {
         Self::open(Config::new(address.parse().expect("an address"))).expect("a client")

@@ -8,11 +8,11 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::error::LiveError;
+use super::error::ApiError;
 use super::resources::{API_VERSION, CONFIG_NAME, ConfigSpec, ConfigStatus, GATEWAY_LABEL, NodeStatus, PolicyStatus};
 use super::view::EgressNodeObject;
 use super::wire::{Configs, EgressNodes, Meta, Policies, Slim, Watched};
-use super::{ANSWER, Live, PAGE};
+use super::{ANSWER, ApiClient, PAGE};
 use crate::core::name::NodeName;
 
 /// Who writes policies and the configuration.
@@ -54,51 +54,51 @@ struct Names {
     items: Vec<Answer>,
 }
 
-impl Live {
+impl ApiClient {
     /// Publishes a policy: creates it, or makes its spec this one.
-    pub async fn apply_policy(&self, name: &str, spec: &Value) -> Result<Written, LiveError> {
+    pub async fn apply_policy(&self, name: &str, spec: &Value) -> Result<Written, ApiError> {
         self.apply(&POLICY, name, None, &json!({"metadata": {"name": name}, "spec": spec})).await
     }
 
     /// Makes a policy's status this one. 404 if there is no such policy.
-    pub async fn apply_policy_status(&self, name: &str, status: &PolicyStatus) -> Result<Written, LiveError> {
+    pub async fn apply_policy_status(&self, name: &str, status: &PolicyStatus) -> Result<Written, ApiError> {
         self.apply_status(&POLICY, name, status).await
     }
 
     /// Takes a policy out of force; false if it was gone already. With a resource version, only just as it was seen: 409 if it was
     /// written since.
-    pub async fn delete_policy(&self, name: &str, resource_version: Option<&str>) -> Result<bool, LiveError> {
+    pub async fn delete_policy(&self, name: &str, resource_version: Option<&str>) -> Result<bool, ApiError> {
         self.delete(&POLICY, name, resource_version).await
     }
 
     /// The names of all policies in the cluster, for taking them away.
-    pub async fn policy_names(&self) -> Result<Vec<String>, LiveError> {
+    pub async fn policy_names(&self) -> Result<Vec<String>, ApiError> {
         self.names(&POLICY).await
     }
 
     /// Publishes the head of what is published.
-    pub async fn apply_config(&self, spec: &ConfigSpec) -> Result<Written, LiveError> {
+    pub async fn apply_config(&self, spec: &ConfigSpec) -> Result<Written, ApiError> {
         self.apply(&CONFIG, CONFIG_NAME, None, &json!({"metadata": {"name": CONFIG_NAME}, "spec": spec})).await
     }
 
     /// Tells whoever leads that somebody pushed. An error where nothing was published yet.
-    pub async fn tell_pushed(&self, when: &str) -> Result<Written, LiveError> {
+    pub async fn tell_pushed(&self, when: &str) -> Result<Written, ApiError> {
         let metadata = json!({"name": CONFIG_NAME, "annotations": {"egret.dev/pushed": when}});
         self.apply(&PUSHED, CONFIG_NAME, None, &json!({"metadata": metadata})).await
     }
 
     /// Makes the configuration's status this one. 404 if nothing was published yet.
-    pub async fn apply_config_status(&self, status: &ConfigStatus) -> Result<Written, LiveError> {
+    pub async fn apply_config_status(&self, status: &ConfigStatus) -> Result<Written, ApiError> {
         self.apply_status(&CONFIG, CONFIG_NAME, status).await
     }
 
     /// Takes the configuration away; false if it was gone already.
-    pub async fn delete_config(&self) -> Result<bool, LiveError> {
+    pub async fn delete_config(&self) -> Result<bool, ApiError> {
         self.delete(&CONFIG, CONFIG_NAME, None).await
     }
 
     /// Creates this node's object, or puts its label right. It goes when the Node with this uid goes.
-    pub async fn apply_node(&self, node: &NodeName, owner_uid: &str, is_gateway: bool) -> Result<Written, LiveError> {
+    pub async fn apply_node(&self, node: &NodeName, owner_uid: &str, is_gateway: bool) -> Result<Written, ApiError> {
         let owner = json!({"apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": owner_uid});
         let mut metadata = json!({"name": node.as_str(), "ownerReferences": [owner]});
         if is_gateway {
@@ -108,12 +108,12 @@ impl Live {
     }
 
     /// Makes the status of this node's object this one. 404 if there is no such object.
-    pub async fn apply_node_status(&self, node: &NodeName, status: &NodeStatus) -> Result<Written, LiveError> {
+    pub async fn apply_node_status(&self, node: &NodeName, status: &NodeStatus) -> Result<Written, ApiError> {
         self.apply_status(&NODE, node.as_str(), status).await
     }
 
     /// A node's object as it is now: agents do not watch their own.
-    pub async fn egress_node(&self, node: &NodeName) -> Result<Option<EgressNodeObject>, LiveError> {
+    pub async fn egress_node(&self, node: &NodeName) -> Result<Option<EgressNodeObject>, ApiError> {
         let doing = format!("reading {} {node}", NODE.name);
         let request = Request::new(NODE.path).get(node.as_str(), &GetParams::default());
         match self.call::<<EgressNodes as Watched>::Wire>(&doing, request, ANSWER).await {
@@ -124,20 +124,20 @@ impl Live {
     }
 
     /// Takes a node's object away; false if it was gone already.
-    pub async fn delete_node(&self, node: &NodeName) -> Result<bool, LiveError> {
+    pub async fn delete_node(&self, node: &NodeName) -> Result<bool, ApiError> {
         self.delete(&NODE, node.as_str(), None).await
     }
 
     /// The names of all EgressNodes in the cluster, for taking them away.
-    pub async fn node_names(&self) -> Result<Vec<String>, LiveError> {
+    pub async fn node_names(&self) -> Result<Vec<String>, ApiError> {
         self.names(&NODE).await
     }
 
-    async fn apply_status(&self, kind: &Kind, name: &str, status: &impl Serialize) -> Result<Written, LiveError> {
+    async fn apply_status(&self, kind: &Kind, name: &str, status: &impl Serialize) -> Result<Written, ApiError> {
         self.apply(kind, name, Some("status"), &json!({"metadata": {"name": name}, "status": status})).await
     }
 
-    async fn apply(&self, kind: &Kind, name: &str, part: Option<&str>, body: &Value) -> Result<Written, LiveError> {
+    async fn apply(&self, kind: &Kind, name: &str, part: Option<&str>, body: &Value) -> Result<Written, ApiError> {
         let mut body = body.clone();
         body["apiVersion"] = json!(API_VERSION);
         body["kind"] = json!(kind.name);
@@ -157,7 +157,7 @@ impl Live {
         Ok(Written { uid: metadata.uid, resource_version: metadata.resource_version, generation })
     }
 
-    async fn delete(&self, kind: &Kind, name: &str, version: Option<&str>) -> Result<bool, LiveError> {
+    async fn delete(&self, kind: &Kind, name: &str, version: Option<&str>) -> Result<bool, ApiError> {
         let resource_version = version.map(str::to_owned);
         let preconditions =
             resource_version.map(|version| Preconditions { resource_version: Some(version), uid: None });
@@ -171,7 +171,7 @@ impl Live {
     }
 
     /// In one page: this is for taking everything away, and there are few.
-    async fn names(&self, kind: &Kind) -> Result<Vec<String>, LiveError> {
+    async fn names(&self, kind: &Kind) -> Result<Vec<String>, ApiError> {
         let request = Request::new(kind.path).list(&ListParams::default());
         match self.call::<Names>(&format!("listing {}s", kind.name), request, PAGE).await {
             Ok(names) => Ok(names.items.into_iter().map(|one| one.metadata.name).collect()),
@@ -182,6 +182,6 @@ impl Live {
     }
 }
 
-fn is_absent(error: &LiveError) -> bool {
+fn is_absent(error: &ApiError) -> bool {
     error.code() == Some(404)
 }

@@ -11,10 +11,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::error::LiveError;
+use super::error::ApiError;
 use super::resources::STARTUP_TAINT;
 use super::wire::{Meta, Nodes, Slim, Watched};
-use super::{ANSWER, Live, json_patch};
+use super::{ANSWER, ApiClient, json_patch};
 use crate::core::name::NodeName;
 
 /// So often a list that changes under the patch is read anew.
@@ -45,9 +45,9 @@ struct Spec {
     taints: Option<Vec<Value>>,
 }
 
-impl Live {
+impl ApiClient {
     /// Takes the startup taint off the node with this uid, with whatever effect it has. Who changes other taints meanwhile loses nothing.
-    pub async fn remove_startup_taint(&self, node: &NodeName, uid: &str) -> Result<TaintOutcome, LiveError> {
+    pub async fn remove_startup_taint(&self, node: &NodeName, uid: &str) -> Result<TaintOutcome, ApiError> {
         let doing = format!("taking the taint {STARTUP_TAINT} off node {node}");
         let mut tries = 0;
         loop {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::fake::{Asked, Fake};
+use super::fake::{Fake, FakeRequest};
 use super::resources::NodeStatus;
 use super::*;
 use crate::core::labels::Labels;
@@ -18,7 +18,7 @@ fn object(uid: &str, version: &str) -> Value {
     json!({"metadata": {"name": "kind-worker2", "uid": uid, "resourceVersion": version, "generation": 1}})
 }
 
-fn body(asked: &Asked) -> Value {
+fn body(asked: &FakeRequest) -> Value {
     serde_json::from_str(&asked.body).expect("a body")
 }
 
@@ -110,7 +110,7 @@ fn timing() -> Timing {
 }
 
 /// As a server keeps what was written.
-fn stored(asked: &Asked, version: &str) -> Value {
+fn stored(asked: &FakeRequest, version: &str) -> Value {
     let mut object = body(asked);
     object["metadata"]["resourceVersion"] = json!(version);
     object
@@ -134,7 +134,7 @@ async fn a_lease_is_created_renewed_without_looking_and_released() {
         post.answer(201, &created);
         created
     });
-    assert!(matches!(role.expect("a role"), Role::Leader { fence: 1, .. }));
+    assert!(matches!(role.expect("a role"), LeaseRole::Leader { fence: 1, .. }));
     assert_eq!(created["spec"]["holderIdentity"], json!("a"));
     assert_eq!(created["spec"]["leaseTransitions"], json!(1));
 
@@ -145,7 +145,7 @@ async fn a_lease_is_created_renewed_without_looking_and_released() {
         assert_eq!(renewed["spec"]["acquireTime"], created["spec"]["acquireTime"]);
         put.answer(200, &renewed);
     });
-    assert!(matches!(role.expect("a role"), Role::Leader { fence: 1, .. }));
+    assert!(matches!(role.expect("a role"), LeaseRole::Leader { fence: 1, .. }));
 
     let (released, ()) = tokio::join!(lease.release(), async {
         let put = fake.asked().await;
@@ -155,7 +155,7 @@ async fn a_lease_is_created_renewed_without_looking_and_released() {
         put.answer(200, &object);
     });
     released.expect("released");
-    assert!(matches!(lease.role(), Role::Follower { .. }));
+    assert!(matches!(lease.role(), LeaseRole::Follower { .. }));
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn who_was_overtaken_learns_it_from_the_refusal() {
             .await
             .answer(200, &json!({"metadata": {"name": "egret-controller", "resourceVersion": "1"}, "spec": spec}));
     });
-    assert_eq!(role.expect("a role"), Role::Follower { holder: Some("b".to_owned()) });
+    assert_eq!(role.expect("a role"), LeaseRole::Follower { holder: Some("b".to_owned()) });
 }
 
 #[tokio::test]
@@ -188,15 +188,15 @@ async fn a_leader_whose_writes_are_not_answered_stops_in_time_and_comes_back_wit
         post.answer(201, &object);
         object
     });
-    let Ok(Role::Leader { until, .. }) = role else { panic!("{role:?}") };
+    let Ok(LeaseRole::Leader { until, .. }) = role else { panic!("{role:?}") };
     let error = lease.step().await.expect_err("no answer");
-    assert!(error.unknown() && matches!(error.cause(), Cause::Timeout(_)));
+    assert!(error.unknown() && matches!(error.cause(), ApiErrorCause::Timeout(_)));
     // The write had come to the server, only its answer was lost.
     let _lost = fake.asked().await;
     object["metadata"]["resourceVersion"] = json!("2");
-    assert!(matches!(lease.role(), Role::Leader { fence: 1, .. }), "there is some time left");
+    assert!(matches!(lease.role(), LeaseRole::Leader { fence: 1, .. }), "there is some time left");
     tokio::time::sleep_until(until.into()).await;
-    assert!(matches!(lease.role(), Role::Follower { .. }));
+    assert!(matches!(lease.role(), LeaseRole::Follower { .. }));
 
     let (role, ()) = tokio::join!(lease.step(), async {
         fake.asked().await.answer(200, &object);
@@ -204,7 +204,7 @@ async fn a_leader_whose_writes_are_not_answered_stops_in_time_and_comes_back_wit
         let object = stored(&put, "3");
         put.answer(200, &object);
     });
-    assert!(matches!(role.expect("a role"), Role::Leader { fence: 2, .. }));
+    assert!(matches!(role.expect("a role"), LeaseRole::Leader { fence: 2, .. }));
 }
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn a_token_that_lies_in_a_file_goes_along() {
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
     });
     std::fs::write(&config, text.to_string()).expect("a configuration");
-    let live = Live::with_kubeconfig(&config).await.expect("a client");
+    let live = ApiClient::with_kubeconfig(&config).await.expect("a client");
     let node = node();
     let (found, ()) = tokio::join!(live.egress_node(&node), async {
         let asked = fake.asked().await;

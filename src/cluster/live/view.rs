@@ -154,7 +154,7 @@ impl Changed {
 
 /// News of one kind of object.
 #[derive(Debug, Clone)]
-pub(super) enum News<K, V> {
+pub(super) enum ListOrEvent<K, V> {
     /// This is all there is.
     All(BTreeMap<K, V>),
     /// This one is new, or different.
@@ -166,30 +166,30 @@ pub(super) enum News<K, V> {
 /// News of any kind of object.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "one at a time, and a node is what there is most of beside pods")]
-pub(super) enum Item {
-    Nodes(News<NodeName, (Node, NodeMeta)>),
-    Namespaces(News<String, Labels>),
-    Pods(News<PodName, Pod>),
-    Policies(News<String, PolicyObject>),
-    Config(News<(), ConfigObject>),
-    EgressNodes(News<NodeName, EgressNodeObject>),
-    Pools(PoolKind, News<String, Vec<Network>>),
+pub(super) enum WatchItem {
+    Nodes(ListOrEvent<NodeName, (Node, NodeMeta)>),
+    Namespaces(ListOrEvent<String, Labels>),
+    Pods(ListOrEvent<PodName, Pod>),
+    Policies(ListOrEvent<String, PolicyObject>),
+    Config(ListOrEvent<(), ConfigObject>),
+    EgressNodes(ListOrEvent<NodeName, EgressNodeObject>),
+    Pools(PoolKind, ListOrEvent<String, Vec<Network>>),
 }
 
 impl View {
     /// Takes the news in, and tells what is different by them.
-    pub(super) fn apply(&mut self, item: Item) -> Changed {
+    pub(super) fn apply(&mut self, item: WatchItem) -> Changed {
         let mut changed = Changed::default();
         match item {
-            Item::Nodes(news) => changed.nodes = self.apply_nodes(news),
-            Item::Namespaces(news) => changed.namespaces = put(&mut self.facts.namespaces, news, PartialEq::eq),
-            Item::Pods(news) => changed.pods = put(&mut self.facts.pods, news, PartialEq::eq),
-            Item::Policies(news) => changed.policies = put(&mut self.policies, news, PolicyObject::says_the_same),
-            Item::Config(news) => {
+            WatchItem::Nodes(news) => changed.nodes = self.apply_nodes(news),
+            WatchItem::Namespaces(news) => changed.namespaces = put(&mut self.facts.namespaces, news, PartialEq::eq),
+            WatchItem::Pods(news) => changed.pods = put(&mut self.facts.pods, news, PartialEq::eq),
+            WatchItem::Policies(news) => changed.policies = put(&mut self.policies, news, PolicyObject::says_the_same),
+            WatchItem::Config(news) => {
                 changed.config = self.apply_config(news);
                 changed.pod_networks = self.take_networks();
             }
-            Item::EgressNodes(news) => {
+            WatchItem::EgressNodes(news) => {
                 changed.egress_nodes = put(&mut self.egress_nodes, news, PartialEq::eq);
                 if changed.egress_nodes {
                     let held = held(self.egress_nodes.iter().map(|(name, node)| (name, &node.status)));
@@ -197,7 +197,7 @@ impl View {
                     self.facts.held = held;
                 }
             }
-            Item::Pools(kind, news) => {
+            WatchItem::Pools(kind, news) => {
                 changed.pod_networks = put(self.pools.entry(kind).or_default(), news, PartialEq::eq);
             }
         }
@@ -205,18 +205,20 @@ impl View {
     }
 
     /// One wire object is in two maps here.
-    fn apply_nodes(&mut self, news: News<NodeName, (Node, NodeMeta)>) -> bool {
+    fn apply_nodes(&mut self, news: ListOrEvent<NodeName, (Node, NodeMeta)>) -> bool {
         let (facts, metas) = match news {
-            News::All(all) => {
+            ListOrEvent::All(all) => {
                 let (mut facts, mut metas) = (BTreeMap::new(), BTreeMap::new());
                 for (name, (node, meta)) in all {
                     facts.insert(name.clone(), node);
                     metas.insert(name, meta);
                 }
-                (News::All(facts), News::All(metas))
+                (ListOrEvent::All(facts), ListOrEvent::All(metas))
             }
-            News::Set(name, (node, meta)) => (News::Set(name.clone(), node), News::Set(name, meta)),
-            News::Gone(name) => (News::Gone(name.clone()), News::Gone(name)),
+            ListOrEvent::Set(name, (node, meta)) => {
+                (ListOrEvent::Set(name.clone(), node), ListOrEvent::Set(name, meta))
+            }
+            ListOrEvent::Gone(name) => (ListOrEvent::Gone(name.clone()), ListOrEvent::Gone(name)),
         };
         let facts = put(&mut self.facts.nodes, facts, PartialEq::eq);
         put(&mut self.nodes, metas, PartialEq::eq) || facts
@@ -239,7 +241,7 @@ impl View {
         union(told.chain(published.iter().copied()))
     }
 
-    fn apply_config(&mut self, news: News<(), ConfigObject>) -> bool {
+    fn apply_config(&mut self, news: ListOrEvent<(), ConfigObject>) -> bool {
         let mut one: BTreeMap<(), ConfigObject> = self.config.take().map(|config| ((), config)).into_iter().collect();
         let changed = put(&mut one, news, ConfigObject::says_the_same);
         self.config = one.remove(&());
@@ -262,9 +264,9 @@ impl ConfigObject {
 }
 
 /// Takes news into a map; tells whether it says something else than before.
-fn put<K: Ord + Clone, V>(known: &mut BTreeMap<K, V>, news: News<K, V>, same: impl Fn(&V, &V) -> bool) -> bool {
+fn put<K: Ord + Clone, V>(known: &mut BTreeMap<K, V>, news: ListOrEvent<K, V>, same: impl Fn(&V, &V) -> bool) -> bool {
     match news {
-        News::All(all) => {
+        ListOrEvent::All(all) => {
             let keys = |map: &BTreeMap<K, V>| map.keys().cloned().collect::<BTreeSet<K>>();
             let unchanged = known.len() == all.len()
                 && keys(known) == keys(&all)
@@ -272,12 +274,12 @@ fn put<K: Ord + Clone, V>(known: &mut BTreeMap<K, V>, news: News<K, V>, same: im
             *known = all;
             !unchanged
         }
-        News::Set(key, value) => {
+        ListOrEvent::Set(key, value) => {
             let unchanged = known.get(&key).is_some_and(|old| same(old, &value));
             known.insert(key, value);
             !unchanged
         }
-        News::Gone(key) => known.remove(&key).is_some(),
+        ListOrEvent::Gone(key) => known.remove(&key).is_some(),
     }
 }
 
@@ -298,8 +300,9 @@ mod tests {
     #[test]
     fn a_list_replaces_everything_and_says_so_only_if_it_differs() {
         let mut view = View::default();
-        let all =
-            |names: &[&str]| Item::Pods(News::All(names.iter().map(|one| (name(one), pod("10.1.1.1"))).collect()));
+        let all = |names: &[&str]| {
+            WatchItem::Pods(ListOrEvent::All(names.iter().map(|one| (name(one), pod("10.1.1.1"))).collect()))
+        };
         assert!(view.apply(all(&["xwing", "tiefighter"])).pods);
         assert!(!view.apply(all(&["xwing", "tiefighter"])).any());
         assert!(view.apply(all(&["xwing", "deathstar"])).pods);
@@ -310,11 +313,11 @@ mod tests {
     #[test]
     fn an_object_that_says_the_same_again_is_no_news() {
         let mut view = View::default();
-        assert!(view.apply(Item::Pods(News::Set(name("xwing"), pod("10.1.1.1")))).pods);
-        assert!(!view.apply(Item::Pods(News::Set(name("xwing"), pod("10.1.1.1")))).any());
-        assert!(view.apply(Item::Pods(News::Set(name("xwing"), pod("10.1.1.2")))).pods);
-        assert!(view.apply(Item::Pods(News::Gone(name("xwing")))).pods);
-        assert!(!view.apply(Item::Pods(News::Gone(name("xwing")))).any());
+        assert!(view.apply(WatchItem::Pods(ListOrEvent::Set(name("xwing"), pod("10.1.1.1")))).pods);
+        assert!(!view.apply(WatchItem::Pods(ListOrEvent::Set(name("xwing"), pod("10.1.1.1")))).any());
+        assert!(view.apply(WatchItem::Pods(ListOrEvent::Set(name("xwing"), pod("10.1.1.2")))).pods);
+        assert!(view.apply(WatchItem::Pods(ListOrEvent::Gone(name("xwing")))).pods);
+        assert!(!view.apply(WatchItem::Pods(ListOrEvent::Gone(name("xwing")))).any());
     }
 
     #[test]
@@ -328,7 +331,7 @@ mod tests {
             spec,
             status: None,
         };
-        let set = |policy| Item::Policies(News::Set("outpost".to_owned(), policy));
+        let set = |policy| WatchItem::Policies(ListOrEvent::Set("outpost".to_owned(), policy));
         assert!(view.apply(set(policy("1", json!({"fence": 1})))).policies);
         assert!(!view.apply(set(policy("2", json!({"fence": 1})))).any());
         assert_eq!(view.policies["outpost"].resource_version, "2");
@@ -346,9 +349,9 @@ mod tests {
             spec: Err("missing field `fence`".to_owned()),
             status: None,
         };
-        assert!(view.apply(Item::Config(News::Set((), config.clone()))).config);
-        assert!(!view.apply(Item::Config(News::All(BTreeMap::from([((), config)])))).any());
-        assert!(view.apply(Item::Config(News::All(BTreeMap::new()))).config);
+        assert!(view.apply(WatchItem::Config(ListOrEvent::Set((), config.clone()))).config);
+        assert!(!view.apply(WatchItem::Config(ListOrEvent::All(BTreeMap::from([((), config)])))).any());
+        assert!(view.apply(WatchItem::Config(ListOrEvent::All(BTreeMap::new()))).config);
         assert_eq!(view.config, None);
     }
 
@@ -365,15 +368,15 @@ mod tests {
             ConfigObject { uid, resource_version, generation: 1, pushed: None, spec, status: None }
         };
         let known = |view: &View| view.facts.pod_networks.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let changed = view.apply(Item::Config(News::Set((), head(&["10.48.0.0/16"]))));
+        let changed = view.apply(WatchItem::Config(ListOrEvent::Set((), head(&["10.48.0.0/16"]))));
         assert!(changed.pod_networks && changed.facts());
         assert_eq!(known(&view), ["10.48.0.0/16"]);
-        assert!(!view.apply(Item::Config(News::Set((), head(&["10.48.0.0/16"])))).any());
+        assert!(!view.apply(WatchItem::Config(ListOrEvent::Set((), head(&["10.48.0.0/16"])))).any());
         let unreadable = ConfigObject { spec: Err("another version wrote it".to_owned()), ..head(&[]) };
-        assert!(!view.apply(Item::Config(News::Set((), unreadable))).pod_networks);
-        assert!(!view.apply(Item::Config(News::Gone(()))).pod_networks);
+        assert!(!view.apply(WatchItem::Config(ListOrEvent::Set((), unreadable))).pod_networks);
+        assert!(!view.apply(WatchItem::Config(ListOrEvent::Gone(()))).pod_networks);
         assert_eq!(known(&view), ["10.48.0.0/16"]);
-        assert!(view.apply(Item::Config(News::Set((), head(&[])))).pod_networks);
+        assert!(view.apply(WatchItem::Config(ListOrEvent::Set((), head(&[])))).pod_networks);
         assert_eq!(known(&view), [""; 0]);
     }
 
@@ -383,12 +386,12 @@ mod tests {
         let node = NodeName::parse("kind-worker2").expect("a name");
         let set = |uid: &str| {
             let meta = NodeMeta { uid: uid.to_owned(), ..NodeMeta::default() };
-            Item::Nodes(News::Set(node.clone(), (Node::default(), meta)))
+            WatchItem::Nodes(ListOrEvent::Set(node.clone(), (Node::default(), meta)))
         };
         assert!(view.apply(set("one")).nodes);
         assert!(!view.apply(set("one")).any());
         assert!(view.apply(set("two")).nodes);
-        assert!(view.apply(Item::Nodes(News::All(BTreeMap::new()))).nodes);
+        assert!(view.apply(WatchItem::Nodes(ListOrEvent::All(BTreeMap::new()))).nodes);
         assert_eq!(view, View::default());
     }
 }

@@ -45,7 +45,7 @@ pub(super) trait Detail: Send + Sync + 'static {
     /// Whether it is kept which nodes bear the startup taint.
     const STARTING: bool;
     /// The entries.
-    fn managers(managers: Self::Managers) -> Vec<Entry>;
+    fn managers(managers: Self::Managers) -> Vec<ManagedFieldsEntry>;
     /// The status.
     fn status(status: Self::Status) -> Option<Value>;
 }
@@ -61,7 +61,7 @@ impl Detail for Slim {
     type Status = IgnoredAny;
     const STARTING: bool = false;
 
-    fn managers(_: IgnoredAny) -> Vec<Entry> {
+    fn managers(_: IgnoredAny) -> Vec<ManagedFieldsEntry> {
         Vec::new()
     }
 
@@ -71,11 +71,11 @@ impl Detail for Slim {
 }
 
 impl Detail for Whole {
-    type Managers = Option<Vec<Entry>>;
+    type Managers = Option<Vec<ManagedFieldsEntry>>;
     type Status = Option<Value>;
     const STARTING: bool = true;
 
-    fn managers(managers: Option<Vec<Entry>>) -> Vec<Entry> {
+    fn managers(managers: Option<Vec<ManagedFieldsEntry>>) -> Vec<ManagedFieldsEntry> {
         managers.unwrap_or_default()
     }
 
@@ -110,7 +110,7 @@ pub(super) struct Annotations {
 /// One entry of managedFields.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Entry {
+pub(super) struct ManagedFieldsEntry {
     manager: String,
     operation: String,
     subresource: Option<String>,
@@ -194,7 +194,7 @@ pub struct Manager {
     pub time: Option<Timestamp>,
 }
 
-impl Entry {
+impl ManagedFieldsEntry {
     fn operation(&self) -> Operation {
         if self.operation == "Apply" { Operation::Apply } else { Operation::Update }
     }
@@ -311,7 +311,7 @@ impl<D: Detail> Watched for Nodes<D> {
         let facts = wire.facts();
         let starting = wire.starting().filter(|_| D::STARTING);
         let managers = D::managers(wire.metadata.managed_fields);
-        let label_managers = managers.iter().filter_map(Entry::labels).collect();
+        let label_managers = managers.iter().filter_map(ManagedFieldsEntry::labels).collect();
         Some((name, (facts, NodeMeta { uid: wire.metadata.uid, label_managers, starting })))
     }
 
@@ -431,7 +431,7 @@ impl<D: Detail> Watched for Policies<D> {
             uid: metadata.uid,
             resource_version: metadata.resource_version,
             generation: metadata.generation.unwrap_or_default(),
-            managers: D::managers(metadata.managed_fields).iter().filter_map(Entry::writer).collect(),
+            managers: D::managers(metadata.managed_fields).iter().filter_map(ManagedFieldsEntry::writer).collect(),
             spec,
             status: D::status(status).and_then(|status| serde_json::from_value(status).ok()),
         };

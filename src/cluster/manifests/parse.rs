@@ -18,11 +18,11 @@ use serde_yaml::{Location, Spanned};
 
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use crate::core::facts::{Node, Pod, PodName};
-use crate::core::ground::Ground;
-use crate::core::interfaces::{self, Interface};
+use crate::core::gateway_interfaces::{self, GatewayInterface};
+use crate::core::host_network::HostNetwork;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
-use crate::core::pools::{Family, Ipam, Network, PoolSpec};
+use crate::core::pools::{Ipam, Network, PoolFamily, PoolSpec};
 
 /// The kinds that decide something.
 const KINDS: [&str; 8] =
@@ -43,7 +43,7 @@ pub(in crate::cluster) const LISTS: [&str; 9] = [
 
 /// What an object is called. Its text form is `node kind-worker`, `pod batuu/xwing`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Key {
+pub(crate) enum ManifestKey {
     /// A node.
     Node(NodeName),
     /// A namespace.
@@ -56,7 +56,7 @@ pub(crate) enum Key {
     Networks(&'static str, String),
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ManifestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(name) => write!(f, "node {name}"),
@@ -70,16 +70,16 @@ impl fmt::Display for Key {
 
 /// One object as its file has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Object {
+pub(crate) struct ManifestObject {
     /// Where its name stands.
     pub place: SpanPoint,
     /// What it says.
-    pub value: Value,
+    pub value: ManifestValue,
 }
 
 /// What an object says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Value {
+pub(crate) enum ManifestValue {
     /// Of a node.
     Node(Node),
     /// Of a namespace: its labels.
@@ -87,7 +87,7 @@ pub(crate) enum Value {
     /// Of a pod.
     Pod(Pod),
     /// Of a node's interfaces; none where it tells none.
-    EgressNode(Option<Ground>),
+    EgressNode(Option<HostNetwork>),
     /// Networks of pods.
     Networks(Vec<Network>),
 }
@@ -96,9 +96,9 @@ pub(crate) enum Value {
 #[derive(Debug, Default)]
 pub(crate) struct Parsed {
     /// The good objects. Of two with one name the later wins.
-    pub objects: BTreeMap<Key, Object>,
+    pub objects: BTreeMap<ManifestKey, ManifestObject>,
     /// Objects that are there and that something is wrong with.
-    pub broken: Vec<Key>,
+    pub broken: Vec<ManifestKey>,
     /// What is wrong with single objects.
     pub faults: Vec<Diagnostic>,
 }
@@ -179,10 +179,12 @@ impl Reader<'_> {
             "Node" | "EgressNode" => match NodeName::parse(&name.value) {
                 // Another version may tell interfaces in another form: then they are not known.
                 Ok(name) if kind == "EgressNode" => {
-                    let told = interfaces::ground(&document.status.interfaces);
-                    (Key::EgressNode(name), Ok(Value::EgressNode(told)))
+                    let told = gateway_interfaces::host_network(&document.status.interfaces);
+                    (ManifestKey::EgressNode(name), Ok(ManifestValue::EgressNode(told)))
                 }
-                Ok(name) => (Key::Node(name), node(labels, document.spec, &document.status).map(Value::Node)),
+                Ok(name) => {
+                    (ManifestKey::Node(name), node(labels, document.spec, &document.status).map(ManifestValue::Node))
+                }
                 Err(error) => {
                     self.parsed.faults.push(fault(
                         self.file,
@@ -193,21 +195,21 @@ impl Reader<'_> {
                     return;
                 }
             },
-            "Namespace" => (Key::Namespace(name.value), Ok(Value::Namespace(labels))),
+            "Namespace" => (ManifestKey::Namespace(name.value), Ok(ManifestValue::Namespace(labels))),
             "EgressConfig" | "IPPool" | "CiliumPodIPPool" | "CiliumNode" => {
                 let kind = KINDS.iter().find(|known| **known == kind).copied().unwrap_or_default();
-                (Key::Networks(kind, name.value), networks(document.spec).map(Value::Networks))
+                (ManifestKey::Networks(kind, name.value), networks(document.spec).map(ManifestValue::Networks))
             }
             _ => {
                 // kubectl, too, takes a manifest without a namespace for one of `default`.
                 let namespace = document.metadata.namespace.unwrap_or_else(|| "default".to_owned());
-                let key = Key::Pod(PodName { namespace, name: name.value });
+                let key = ManifestKey::Pod(PodName { namespace, name: name.value });
                 let terminating = document.metadata.deletion_timestamp.is_some();
-                (key, pod(labels, terminating, document.spec, document.status).map(Value::Pod))
+                (key, pod(labels, terminating, document.spec, document.status).map(ManifestValue::Pod))
             }
         };
         match value {
-            Ok(value) => self.insert(key, Object { place, value }),
+            Ok(value) => self.insert(key, ManifestObject { place, value }),
             Err(Unusable { location, message }) => {
                 self.parsed.faults.push(fault(self.file, point(location), "bad-value", format!("{key}: {message}")));
                 self.parsed.broken.push(key);
@@ -215,7 +217,7 @@ impl Reader<'_> {
         }
     }
 
-    fn insert(&mut self, key: Key, object: Object) {
+    fn insert(&mut self, key: ManifestKey, object: ManifestObject) {
         let place = object.place;
         match self.parsed.objects.entry(key) {
             Entry::Vacant(vacant) => {
@@ -363,8 +365,8 @@ struct Spec {
     cidr: Option<Spanned<String>>,
     disabled: Option<bool>,
     allowed_uses: Option<Vec<String>>,
-    ipv4: Option<Family<Spanned<String>>>,
-    ipv6: Option<Family<Spanned<String>>>,
+    ipv4: Option<PoolFamily<Spanned<String>>>,
+    ipv6: Option<PoolFamily<Spanned<String>>>,
     ipam: Option<Ipam<Spanned<String>>>,
     #[serde(default, deserialize_with = "null_is_default")]
     pod_networks: Vec<Spanned<String>>,
@@ -383,7 +385,7 @@ struct Status {
     #[serde(default, deserialize_with = "null_is_default")]
     conditions: Vec<Condition>,
     #[serde(default, deserialize_with = "null_is_default")]
-    interfaces: Vec<Interface>,
+    interfaces: Vec<GatewayInterface>,
 }
 
 #[derive(Deserialize)]

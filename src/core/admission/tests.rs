@@ -2,7 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{ChangeWindows, Emergency, Rules, Suspension, Verdict, Why, Window, Withheld, by_the_clock};
+use super::{
+    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Suspension, Window,
+    by_the_clock,
+};
 
 fn at(time: &str) -> Timestamp {
     time.parse().unwrap()
@@ -116,20 +119,25 @@ fn a_trailer_passes_a_closed_window_only_if_it_is_named_and_has_a_reason() {
     let strict = ChangeWindows { emergency_trailer: None, ..nightly.clone() };
     let judge = |windows: &ChangeWindows, key: &str, value: &str, now| {
         let trailers = [("Signed-off-by".to_owned(), "Leia".to_owned()), (key.to_owned(), value.to_owned())];
-        Rules { windows, suspension: None, trailers: &trailers }.judge(now)
+        AdmissionRules { windows, suspension: None, trailers: &trailers }.judge(now)
     };
-    let waits = Verdict::Withheld(Why::Window {
+    let waits = AdmissionDecision::Withheld(PendingReason::Window {
         opens: Some(at("2026-11-24T21:00:00Z")),
         time_zone: "Europe/Berlin".to_owned(),
         window: "0 22 * * 1-5 for 4h".to_owned(),
     });
-    let emergency = Verdict::Emergency { trailer: "Egret-Emergency".to_owned(), reason: "the bank is down".to_owned() };
+    let emergency =
+        AdmissionDecision::Emergency { trailer: "Egret-Emergency".to_owned(), reason: "the bank is down".to_owned() };
     assert_eq!(judge(&nightly, "egret-emergency", " the bank is down ", closed), emergency);
     assert_eq!(judge(&nightly, "Egret-Emergency", "  ", closed), waits);
     assert_eq!(judge(&nightly, "Emergency", "the bank is down", closed), waits);
     assert_eq!(judge(&strict, "Egret-Emergency", "the bank is down", closed), waits);
     let open = at("2026-11-24T22:00:00Z");
-    assert_eq!(judge(&nightly, "Egret-Emergency", "the bank is down", open), Verdict::Admitted, "there is no need");
+    assert_eq!(
+        judge(&nightly, "Egret-Emergency", "the bank is down", open),
+        AdmissionDecision::Admitted,
+        "there is no need"
+    );
 }
 
 #[test]
@@ -141,20 +149,20 @@ fn a_suspension_ends_by_itself_and_no_trailer_passes_it() {
         reason: "we move to another rack".to_owned(),
     };
     let windows = windows(&[]);
-    let rules = Rules { windows: &windows, suspension: Some(&suspension), trailers: &trailers };
-    let waits = Verdict::Withheld(Why::Suspended {
+    let rules = AdmissionRules { windows: &windows, suspension: Some(&suspension), trailers: &trailers };
+    let waits = AdmissionDecision::Withheld(PendingReason::Suspended {
         until: Some(suspension.until),
         owner: suspension.owner.clone(),
         reason: suspension.reason.clone(),
     });
     assert_eq!(rules.judge(at("2026-11-24T11:59:59Z")), waits);
-    assert_eq!(rules.judge(at("2026-11-24T12:00:00Z")), Verdict::Admitted);
+    assert_eq!(rules.judge(at("2026-11-24T12:00:00Z")), AdmissionDecision::Admitted);
 }
 
 #[test]
 fn what_waits_says_for_what() {
     let message = |why| {
-        let withheld = Withheld {
+        let withheld = PendingCommit {
             commit: "a41c9e2".repeat(6)[..40].to_owned(),
             summary: "let batuu through".to_owned(),
             author: "Leia <leia@alderaan>".to_owned(),
@@ -164,16 +172,19 @@ fn what_waits_says_for_what() {
         withheld.message()
     };
     let opens = Some(at("2026-11-24T21:00:00Z"));
-    let closed = Why::Window { opens, time_zone: "Europe/Berlin".to_owned(), window: "nights".to_owned() };
+    let closed = PendingReason::Window { opens, time_zone: "Europe/Berlin".to_owned(), window: "nights".to_owned() };
     let expected = "a41c9e2a41c9 \"let batuu through\" of Leia <leia@alderaan> waits: the change window is closed; it \
                     opens Tue 2026-11-24 22:00 Europe/Berlin (nights)";
     assert_eq!(message(closed), expected);
-    let suspended =
-        Why::Suspended { until: opens, owner: "Han".to_owned(), reason: "we move to another rack".to_owned() };
+    let suspended = PendingReason::Suspended {
+        until: opens,
+        owner: "Han".to_owned(),
+        reason: "we move to another rack".to_owned(),
+    };
     let expected = "a41c9e2a41c9 \"let batuu through\" of Leia <leia@alderaan> waits: Han suspended the cluster until \
                     Tue 2026-11-24 21:00 UTC (we move to another rack)";
     assert_eq!(message(suspended), expected);
-    let unsigned = Why::Unsigned { commit: "b".repeat(40), what: "it has no signature".to_owned() };
+    let unsigned = PendingReason::Unsigned { commit: "b".repeat(40), what: "it has no signature".to_owned() };
     let expected = "a41c9e2a41c9 \"let batuu through\" of Leia <leia@alderaan> waits: bbbbbbbbbbbb is not signed as \
                     demanded: it has no signature";
     assert_eq!(message(unsigned), expected);

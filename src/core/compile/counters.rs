@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
 use super::table::{ARRIVE, ARRIVED, CLASSIFY, GROUP, INTO_TUNNEL, LEAVING, PEERS, RAW, WARD};
-use super::{Compiled, Role, marks};
+use super::{Compiled, ExitRole, exit_ids};
 use crate::core::policy::PolicyId;
-use crate::core::state::nft::{CounterPlace, Family, Field, Rule, RuleCounter, RuleCounters, Statement};
+use crate::core::state::nft::{CounterPlace, Field, NftRule, RuleCounter, RuleCounters, Statement, TableFamily};
 
 /// Why a packet was not taken from the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,9 +64,9 @@ enum Counted {
 
 /// Which counter counts what, in the tables that are in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Legend(BTreeMap<CounterPlace, Counted>);
+pub struct CounterIndex(BTreeMap<CounterPlace, Counted>);
 
-impl Legend {
+impl CounterIndex {
     /// Of what was compiled.
     pub fn of(compiled: &Compiled) -> Self {
         let mut legend = BTreeMap::new();
@@ -84,16 +84,16 @@ impl Legend {
     }
 }
 
-fn counted(compiled: &Compiled, family: Family, chain: &str, rule: &Rule) -> Option<Counted> {
-    if family == Family::Netdev {
+fn counted(compiled: &Compiled, family: TableFamily, chain: &str, rule: &NftRule) -> Option<Counted> {
+    if family == TableFamily::Netdev {
         return (chain == ARRIVE).then_some(Counted::Tunnel(TunnelDrop::Source));
     }
     if let Some(of) = compiled.policy_chains.get(chain) {
         return Some(Counted::Policy((of.policy.clone(), of.exit.identity())));
     }
-    if let Some(id) = chain.strip_prefix(marks::EXIT_CHAIN).and_then(|id| id.parse::<u32>().ok()) {
+    if let Some(id) = chain.strip_prefix(exit_ids::EXIT_CHAIN).and_then(|id| id.parse::<u32>().ok()) {
         let (key, exit) = compiled.exits.iter().find(|(_, exit)| exit.id == id)?;
-        let gateway = matches!(exit.role, Role::Own { .. });
+        let gateway = matches!(exit.role, ExitRole::Own { .. });
         return Some(Counted::Exit(CountedExit { identity: key.identity(), gateway }));
     }
     match chain {
@@ -120,7 +120,7 @@ pub struct Totals {
 
 impl Totals {
     /// Takes a look at the counters in. Exits and policies that the legend does not know any more are forgotten.
-    pub fn add(&mut self, legend: &Legend, look: &RuleCounters) -> &Counters {
+    pub fn add(&mut self, legend: &CounterIndex, look: &RuleCounters) -> &Counters {
         self.forget_but(legend);
         let mut seen = BTreeMap::new();
         for (place, counted) in &legend.0 {
@@ -136,7 +136,7 @@ impl Totals {
         &self.sums
     }
 
-    fn forget_but(&mut self, legend: &Legend) {
+    fn forget_but(&mut self, legend: &CounterIndex) {
         let (mut exits, mut policies) = (BTreeSet::new(), BTreeSet::new());
         for counted in legend.0.values() {
             match counted {
@@ -190,8 +190,8 @@ mod tests {
     use crate::core::policy::{Egress, PolicyKind};
     use crate::core::state::nft::{Chain, Table, Verdict};
 
-    fn drops() -> Rule {
-        Rule(vec![Statement::Counter, Statement::Verdict(Verdict::Drop)])
+    fn drops() -> NftRule {
+        NftRule(vec![Statement::Counter, Statement::Verdict(Verdict::Drop)])
     }
 
     fn exit(node: &str) -> ExitKey {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     /// A node with these chains, of which `exit_1` is that of a gateway's exit, and `policy_a` that of a policy through it.
-    fn compiled(chains: &[(&str, Vec<Rule>)], gateway: &str) -> Compiled {
+    fn compiled(chains: &[(&str, Vec<NftRule>)], gateway: &str) -> Compiled {
         let chains =
             chains.iter().map(|(name, rules)| ((*name).to_owned(), Chain { rules: rules.clone(), ..Chain::default() }));
         let table = Table { chains: chains.collect(), ..Table::default() };
@@ -212,15 +212,15 @@ mod tests {
             ..Table::default()
         };
         let mut compiled = Compiled::default();
-        compiled.desired.nft = BTreeMap::from([(Family::Inet, table), (Family::Netdev, arrive)]);
-        let role = Role::Remote { mac: exit(gateway).mac(), outer: None };
+        compiled.desired.nft = BTreeMap::from([(TableFamily::Inet, table), (TableFamily::Netdev, arrive)]);
+        let role = ExitRole::Remote { mac: exit(gateway).mac(), outer: None };
         let of = NodeExit { id: 1, role, refused: false, policies: BTreeSet::new(), members: BTreeMap::new() };
         compiled.exits.insert(exit(gateway), of);
         compiled.policy_chains.insert("policy_a".to_owned(), PolicyChain { policy: outpost(), exit: exit(gateway) });
         compiled
     }
 
-    fn look(counts: &[(Family, &str, usize, u64)]) -> RuleCounters {
+    fn look(counts: &[(TableFamily, &str, usize, u64)]) -> RuleCounters {
         let counter = |packets| RuleCounter { packets, bytes: packets * 100 };
         counts
             .iter()
@@ -230,10 +230,10 @@ mod tests {
 
     #[test]
     fn each_counter_is_of_what_its_chain_is_for() {
-        let tunnel = crate::core::state::nft::Value::Interface("egret0".to_owned());
+        let tunnel = crate::core::state::nft::MatchValue::Interface("egret0".to_owned());
         let for_the_host = Statement::Compare { field: Field::Iifname, mask: None, negated: false, value: tunnel };
-        let accepts = Rule(vec![Statement::Verdict(Verdict::Accept)]);
-        let for_the_host = Rule([vec![for_the_host], drops().0].concat());
+        let accepts = NftRule(vec![Statement::Verdict(Verdict::Accept)]);
+        let for_the_host = NftRule([vec![for_the_host], drops().0].concat());
         let chains = [
             ("arrive", vec![accepts.clone(), drops()]),
             ("arrived_1", vec![accepts.clone(), drops()]),
@@ -246,12 +246,12 @@ mod tests {
             ("peers", vec![for_the_host, drops()]),
             ("policy_a", vec![drops(), accepts]),
         ];
-        let legend = Legend::of(&compiled(&chains, "n2"));
-        let inet = Family::Inet;
+        let legend = CounterIndex::of(&compiled(&chains, "n2"));
+        let inet = TableFamily::Inet;
         let counted = look(&[
             (inet, "arrived_1", 1, 1),
             (inet, "arrive", 1, 2),
-            (Family::Netdev, "arrive", 0, 4),
+            (TableFamily::Netdev, "arrive", 0, 4),
             (inet, "classify4", 1, 8),
             (inet, "exit_1", 1, 16),
             (inet, "foreign", 0, 32),
@@ -282,16 +282,16 @@ mod tests {
     #[test]
     fn a_rule_made_anew_goes_on_counting_and_an_exit_that_is_another_one_does_not() {
         let chains = [("exit_1", vec![drops()])];
-        let (first, second) = (Legend::of(&compiled(&chains, "n2")), Legend::of(&compiled(&chains, "n3")));
+        let (first, second) = (CounterIndex::of(&compiled(&chains, "n2")), CounterIndex::of(&compiled(&chains, "n3")));
         let mut totals = Totals::default();
-        let packets = |totals: &mut Totals, legend: &Legend, now: u64| -> Vec<(String, u64)> {
-            let counters = totals.add(legend, &look(&[(Family::Inet, "exit_1", 0, now)]));
+        let packets = |totals: &mut Totals, legend: &CounterIndex, now: u64| -> Vec<(String, u64)> {
+            let counters = totals.add(legend, &look(&[(TableFamily::Inet, "exit_1", 0, now)]));
             counters.exits.iter().map(|(exit, counter)| (exit.identity.clone(), counter.packets)).collect()
         };
         assert_eq!(packets(&mut totals, &first, 10), [("n2 default".to_owned(), 10)]);
         assert_eq!(packets(&mut totals, &first, 15), [("n2 default".to_owned(), 15)]);
         assert_eq!(packets(&mut totals, &first, 3), [("n2 default".to_owned(), 18)]);
         assert_eq!(packets(&mut totals, &second, 4), [("n3 default".to_owned(), 4)]);
-        assert_eq!(totals.add(&Legend::default(), &RuleCounters::new()).exits, BTreeMap::new());
+        assert_eq!(totals.add(&CounterIndex::default(), &RuleCounters::new()).exits, BTreeMap::new());
     }
 }

@@ -8,10 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Input, WayOut, own_exits};
+use super::{CompileInput, EgressRoute, own_exits};
 use crate::core::facts::PodName;
 use crate::core::finding::Finding;
-use crate::core::ground::Ground;
+use crate::core::host_network::HostNetwork;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
@@ -24,10 +24,14 @@ const CODE: &str = "not-forwarding";
 const NAMED: usize = 3;
 
 /// Takes the ways out of a gateway that lead through an interface which forwards nothing: replies would end there.
-pub(super) fn close(exit: &ExitKey, ways: &mut BTreeMap<AddressFamily, WayOut>, ground: &Ground) -> Vec<Finding> {
+pub(super) fn close(
+    exit: &ExitKey,
+    ways: &mut BTreeMap<AddressFamily, EgressRoute>,
+    host_network: &HostNetwork,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     ways.retain(|family, way| {
-        let open = forwards(ground, &way.interface, *family);
+        let open = forwards(host_network, &way.interface, *family);
         if !open {
             let setting = setting(&way.interface, *family);
             let message = format!(
@@ -43,12 +47,12 @@ pub(super) fn close(exit: &ExitKey, ways: &mut BTreeMap<AddressFamily, WayOut>, 
 
 /// Where pods of this node that some policy selects send into an interface which forwards nothing.
 pub(super) fn of_pods(
-    input: &Input<'_>,
+    input: &CompileInput<'_>,
     members: &BTreeMap<PolicyId, Vec<PodName>>,
     families: &[AddressFamily],
 ) -> Vec<Finding> {
-    let ground = input.ground;
-    let off = &ground.forwarding;
+    let host_network = input.host_network;
+    let off = &host_network.forwarding;
     if off.off4.is_empty() && !off.off6 {
         return Vec::new();
     }
@@ -57,9 +61,9 @@ pub(super) fn of_pods(
         let addresses = input.facts.pods.get(name).map(|pod| pod.addresses.as_slice()).unwrap_or_default();
         for address in addresses {
             let family = AddressFamily::of(*address);
-            if let Some(interface) = towards(ground, *address)
+            if let Some(interface) = towards(host_network, *address)
                 && families.contains(&family)
-                && !forwards(ground, interface, family)
+                && !forwards(host_network, interface, family)
             {
                 pods.entry((family, interface)).or_default().insert(name);
             }
@@ -78,7 +82,12 @@ pub(super) fn of_pods(
 
 /// The exits that this node could be asked to serve and that its kernel would not forward for, with the reason. Which node a policy is
 /// placed on does not matter here, or the answer would change what it is asked for.
-pub fn unfit(node: &NodeName, labels: &Labels, set: &PolicySet, ground: &Ground) -> BTreeMap<String, String> {
+pub fn unfit(
+    node: &NodeName,
+    labels: &Labels,
+    set: &PolicySet,
+    host_network: &HostNetwork,
+) -> BTreeMap<String, String> {
     let mut unfit = BTreeMap::new();
     for policy in set.policies.values() {
         let families: BTreeSet<AddressFamily> =
@@ -87,8 +96,8 @@ pub fn unfit(node: &NodeName, labels: &Labels, set: &PolicySet, ground: &Ground)
             let exit =
                 ExitKey { gateway: node.clone(), egress: spec.egress.clone(), next_hops: spec.next_hops.clone() };
             for family in &families {
-                if let Ok(Some((interface, _))) = own_exits::egress_address(&exit, *family, ground)
-                    && !forwards(ground, &interface, *family)
+                if let Ok(Some((interface, _))) = own_exits::egress_address(&exit, *family, host_network)
+                    && !forwards(host_network, &interface, *family)
                 {
                     unfit.entry(exit.identity()).or_insert_with(|| format!("{} is 0", setting(&interface, *family)));
                 }
@@ -98,10 +107,10 @@ pub fn unfit(node: &NodeName, labels: &Labels, set: &PolicySet, ground: &Ground)
     unfit
 }
 
-fn forwards(ground: &Ground, interface: &str, family: AddressFamily) -> bool {
+fn forwards(host_network: &HostNetwork, interface: &str, family: AddressFamily) -> bool {
     match family {
-        AddressFamily::V4 => !ground.forwarding.off4.contains(interface),
-        AddressFamily::V6 => !ground.forwarding.off6,
+        AddressFamily::V4 => !host_network.forwarding.off4.contains(interface),
+        AddressFamily::V6 => !host_network.forwarding.off6,
     }
 }
 
@@ -126,7 +135,7 @@ fn hint(interface: &str, family: AddressFamily) -> String {
 }
 
 /// The interface that the main table sends an address by.
-fn towards(ground: &Ground, address: IpAddr) -> Option<&str> {
-    let routes = ground.routes.iter().filter(|route| route.destination.contains(&address));
+fn towards(host_network: &HostNetwork, address: IpAddr) -> Option<&str> {
+    let routes = host_network.routes.iter().filter(|route| route.destination.contains(&address));
     routes.max_by_key(|route| route.destination.prefix_len()).map(|route| route.interface.as_str())
 }

@@ -11,8 +11,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Input;
-use crate::core::cidr::{self, Range};
+use super::CompileInput;
+use crate::core::cidr::{self, AddressRange};
 use crate::core::facts::{Pod, PodName};
 use crate::core::finding::Finding;
 use crate::core::placement::{ExitKey, Members, Placement};
@@ -21,7 +21,7 @@ use crate::core::state::net::fnv1a;
 
 /// Where a packet goes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
+pub enum Disposition {
     /// Through an exit.
     Exit(ExitKey),
     /// Nowhere: no gateway is fit.
@@ -32,9 +32,9 @@ pub enum Way {
 
 /// Where packets to a range of addresses go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct RouteTarget {
     /// Where.
-    pub way: Way,
+    pub way: Disposition,
     /// Live connections too, whatever way they began on.
     pub reset: bool,
     /// Whose destination it is, where it leads to an exit: its chain counts.
@@ -47,11 +47,11 @@ pub(super) struct Group {
     /// Derived from the policies and ways, so that it stays the same when others come and go.
     pub name: String,
     /// Its policies and where each leads.
-    pub policies: Vec<(PolicyId, Way)>,
+    pub policies: Vec<(PolicyId, Disposition)>,
     /// Its pods.
     pub pods: Vec<PodName>,
     /// Destinations, disjoint and sorted, IPv4 first. What is in none goes its own way.
-    pub targets: Vec<(Range, Target)>,
+    pub targets: Vec<(AddressRange, RouteTarget)>,
 }
 
 /// The pods of one node, sorted out.
@@ -78,14 +78,14 @@ struct Owner<'a> {
 }
 
 /// Sorts the pods of the node into groups.
-pub(super) fn gather(input: &Input<'_>) -> Grouping {
+pub(super) fn gather(input: &CompileInput<'_>) -> Grouping {
     let mut grouping = Grouping::default();
     let in_force = || input.set.policies.values().filter(|policy| input.placement.policies.contains_key(&policy.id));
     let index = Members::new(in_force());
-    let mut groups: BTreeMap<Vec<(PolicyId, Way)>, Vec<PodName>> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<(PolicyId, Disposition)>, Vec<PodName>> = BTreeMap::new();
     let mut owners: BTreeMap<IpAddr, Owner<'_>> = BTreeMap::new();
     for (name, pod) in local_pods(input) {
-        let policies: Vec<(PolicyId, Way)> = index
+        let policies: Vec<(PolicyId, Disposition)> = index
             .of(name, pod, input.facts)
             .into_iter()
             .map(|id| (id.clone(), way(input.placement, &id, name)))
@@ -130,31 +130,31 @@ pub(super) fn gather(input: &Input<'_>) -> Grouping {
 }
 
 /// The pods of this node that have a network of their own.
-pub(super) fn local_pods<'a>(input: &Input<'a>) -> impl Iterator<Item = (&'a PodName, &'a Pod)> {
+pub(super) fn local_pods<'a>(input: &CompileInput<'a>) -> impl Iterator<Item = (&'a PodName, &'a Pod)> {
     let node = input.node;
     input.facts.pods.iter().filter(move |(_, pod)| pod.routable() && pod.node.as_ref() == Some(node))
 }
 
 /// Where a policy that is in force sends one of its members.
-pub(crate) fn way(placement: &Placement, policy: &PolicyId, pod: &PodName) -> Way {
+pub(crate) fn way(placement: &Placement, policy: &PolicyId, pod: &PodName) -> Disposition {
     let placed = &placement.policies[policy];
     match (placed.exit_of(pod), placed.on_no_gateway) {
-        (Some(exit), _) => Way::Exit(exit.clone()),
-        (None, OnNoGateway::Drop) => Way::Drop,
-        (None, OnNoGateway::Passthrough) => Way::Own,
+        (Some(exit), _) => Disposition::Exit(exit.clone()),
+        (None, OnNoGateway::Drop) => Disposition::Drop,
+        (None, OnNoGateway::Passthrough) => Disposition::Own,
     }
 }
 
 /// Twelve hexadecimal digits: among a thousand groups of a node two are alike once in 500 million.
-fn group_name(policies: &[(PolicyId, Way)]) -> String {
+fn group_name(policies: &[(PolicyId, Disposition)]) -> String {
     let mut text = String::new();
     for (policy, way) in policies {
         // Writing to a string cannot fail.
         let _ = write!(text, "{:?}/{}=", policy.kind, policy.name);
         match way {
-            Way::Exit(exit) => text.push_str(&exit.to_string()),
-            Way::Drop => text.push_str("!drop"),
-            Way::Own => text.push_str("!own"),
+            Disposition::Exit(exit) => text.push_str(&exit.to_string()),
+            Disposition::Drop => text.push_str("!drop"),
+            Disposition::Own => text.push_str("!own"),
         }
         text.push('\n');
     }
@@ -167,22 +167,22 @@ pub(crate) type Rank = (Reverse<i32>, PolicyId, bool);
 /// What [`cidr::flatten`] takes: the longest prefix wins over all policies of a pod, destinations and exclusions alike.
 pub(crate) fn targets(
     set: &PolicySet,
-    policies: &[(PolicyId, Way)],
+    policies: &[(PolicyId, Disposition)],
     overlaps: &mut BTreeSet<Finding>,
-) -> Vec<(IpNet, Rank, Target)> {
-    let mut entries: Vec<(IpNet, Rank, Target)> = Vec::new();
+) -> Vec<(IpNet, Rank, RouteTarget)> {
+    let mut entries: Vec<(IpNet, Rank, RouteTarget)> = Vec::new();
     let mut first_of: BTreeMap<IpNet, &Policy> = BTreeMap::new();
     for (id, way) in policies {
         let policy = &set.policies[id];
         let reset = policy.existing_connections == ExistingConnections::Reset;
         for net in &policy.destinations {
             note_overlap(&mut first_of, *net, policy, overlaps);
-            let by = matches!(way, Way::Exit(_)).then(|| id.clone());
-            let target = Target { way: way.clone(), reset, policy: by };
+            let by = matches!(way, Disposition::Exit(_)).then(|| id.clone());
+            let target = RouteTarget { way: way.clone(), reset, policy: by };
             entries.push((*net, (Reverse(policy.priority), id.clone(), true), target));
         }
         for net in &policy.excluded {
-            let target = Target { way: Way::Own, reset: false, policy: None };
+            let target = RouteTarget { way: Disposition::Own, reset: false, policy: None };
             entries.push((*net, (Reverse(policy.priority), id.clone(), false), target));
         }
     }

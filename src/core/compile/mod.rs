@@ -4,9 +4,9 @@
 
 mod concerned;
 pub mod counters;
+pub mod exit_ids;
 mod forwarding;
 mod groups;
-pub mod marks;
 mod own_exits;
 mod peers;
 mod refused;
@@ -15,11 +15,11 @@ mod table;
 mod tunnel;
 
 pub use forwarding::unfit;
-pub use groups::{Target, Way};
+pub use groups::{Disposition, RouteTarget};
 pub(crate) use groups::{targets, way};
+pub use own_exits::{EgressRoute, ExitRoute};
 pub(crate) use own_exits::{NO_WAY_OUT, egress_address};
-pub use own_exits::{OutRoute, WayOut};
-pub use refused::Refused;
+pub use refused::RefusedParts;
 pub(crate) use table::GROUP;
 pub use table::{EXITS, RP_FILTER_BEFORE};
 
@@ -28,24 +28,24 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use self::exit_ids::ExitIds;
 use self::groups::Grouping;
-use self::marks::Marks;
-use self::tunnel::{End, Ends};
+use self::tunnel::{TunnelEndpoint, TunnelEndpoints};
 use super::cidr::RangeSet;
 use super::facts::{Facts, PodName};
 use super::finding::Finding;
-use super::ground::Ground;
+use super::host_network::HostNetwork;
 use super::name::NodeName;
 use super::placement::{ExitKey, Placement};
 use super::policy::{PolicyId, PolicySet};
 use super::state::NodeState;
 use super::state::net::Mac;
 use super::state::nft::AddressFamily;
-use super::state::ownership::Range;
+use super::state::ownership::DatapathConfig;
 
 /// Everything that decides a node's state.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
+pub struct CompileInput<'a> {
     /// The node. It must be among the facts.
     pub node: &'a NodeName,
     /// Policies, labels and configuration in force.
@@ -55,11 +55,11 @@ pub struct Input<'a> {
     /// The cluster; of pods only this node's matter.
     pub facts: &'a Facts,
     /// This node's kernel, without what is ours.
-    pub ground: &'a Ground,
+    pub host_network: &'a HostNetwork,
     /// The marks that were given out before.
-    pub marks: &'a Marks,
+    pub marks: &'a ExitIds,
     /// What its kernel refused, and is to do without.
-    pub refused: &'a Refused,
+    pub refused: &'a RefusedParts,
 }
 
 /// What a node has to hold, and what a person should know of it.
@@ -96,7 +96,7 @@ pub struct NodeExit {
     /// Its small number: mark, table and priority follow from it.
     pub id: u32,
     /// Where packets go from here.
-    pub role: Role,
+    pub role: ExitRole,
     /// The kernel refused a part of it: packets go nowhere.
     pub refused: bool,
     /// The policies that lead there.
@@ -107,7 +107,7 @@ pub struct NodeExit {
 
 /// Which end of an exit a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
+pub enum ExitRole {
     /// Into the tunnel, to the gateway.
     Remote {
         /// What the inner frame is addressed to.
@@ -120,13 +120,13 @@ pub enum Role {
         /// What the inner frames of others are addressed to.
         mac: Mac,
         /// By family.
-        ways: BTreeMap<AddressFamily, WayOut>,
+        ways: BTreeMap<AddressFamily, EgressRoute>,
     },
 }
 
 /// The networks that decide what is looked at and what is left alone.
 #[derive(Debug, Clone)]
-pub(crate) struct Networks {
+pub(crate) struct ClusterNetworks {
     /// Destinations inside the cluster, and those egret.yaml exempts: never steered.
     pub(crate) cluster: RangeSet,
     /// Networks that pods have their addresses from, whichever node they are on.
@@ -139,15 +139,15 @@ pub(crate) struct Networks {
     /// Every InternalIP of every node, this one's among them.
     pub(crate) nodes: BTreeSet<IpAddr>,
     /// This node as the others know it; none where it has no InternalIP.
-    pub(crate) own: Option<End>,
+    pub(crate) own: Option<TunnelEndpoint>,
     /// The other nodes.
-    pub(crate) others: Ends,
+    pub(crate) others: TunnelEndpoints,
     /// Interfaces that lead out of this node.
     pub(crate) uplinks: BTreeSet<String>,
 }
 
 /// Compiles one node. With no policy in force there is nothing to hold: not even a table.
-pub fn compile(input: &Input<'_>) -> Compiled {
+pub fn compile(input: &CompileInput<'_>) -> Compiled {
     let mut compiled = Compiled::default();
     let labels = input.facts.nodes.get(input.node).map(|node| &node.labels);
     compiled.desired.labels = labels.map(|labels| input.set.labels_of(input.node, labels)).unwrap_or_default();
@@ -159,7 +159,7 @@ pub fn compile(input: &Input<'_>) -> Compiled {
     let networks = networks(input, &grouping, &mut compiled.findings);
     compiled.exits = exits(input, &grouping, &networks, &families, &mut compiled.findings);
     compiled.findings.extend(too_small_for_ipv6(input, &networks, &families, &compiled.exits));
-    let is_gateway = compiled.exits.values().any(|exit| matches!(exit.role, Role::Own { .. }));
+    let is_gateway = compiled.exits.values().any(|exit| matches!(exit.role, ExitRole::Own { .. }));
     compiled.findings.extend(peers::findings(input, is_gateway));
     routing::add(&mut compiled.desired, input, &networks, &families, &compiled.exits);
     compiled.policy_chains = table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
@@ -179,7 +179,7 @@ pub fn compile(input: &Input<'_>) -> Compiled {
 }
 
 /// The families that some policy names destinations of.
-fn families(input: &Input<'_>, findings: &mut Vec<Finding>) -> Vec<AddressFamily> {
+fn families(input: &CompileInput<'_>, findings: &mut Vec<Finding>) -> Vec<AddressFamily> {
     let named: BTreeSet<AddressFamily> = input
         .placement
         .policies
@@ -188,7 +188,7 @@ fn families(input: &Input<'_>, findings: &mut Vec<Finding>) -> Vec<AddressFamily
         .map(|net| AddressFamily::of(net.addr()))
         .collect();
     let mut families: Vec<AddressFamily> = named.into_iter().collect();
-    if families.contains(&AddressFamily::V6) && !input.ground.features.ipv6 {
+    if families.contains(&AddressFamily::V6) && !input.host_network.features.ipv6 {
         families.retain(|family| *family == AddressFamily::V4);
         let message = "policies name IPv6 destinations and this node's kernel has IPv6 switched off";
         findings.push(Finding::new("no-ipv6", input.node, message));
@@ -202,7 +202,7 @@ fn families(input: &Input<'_>, findings: &mut Vec<Finding>) -> Vec<AddressFamily
 const NEVER_FORWARDED: [&str; 7] =
     ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::1/128", "fe80::/10", "ff00::/8"];
 
-fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>) -> Networks {
+fn networks(input: &CompileInput<'_>, grouping: &Grouping, findings: &mut Vec<Finding>) -> ClusterNetworks {
     let config = &input.set.config;
     let nodes = &input.facts.nodes;
     let node_addresses = nodes.values().flat_map(|node| &node.addresses).map(|address| IpNet::from(*address));
@@ -224,7 +224,7 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
     // Nobody else's destination can mean a pod.
     let cluster = outside.iter().map(|address| IpNet::from(*address)).collect::<RangeSet>().union(&cluster);
     let own_cidrs = nodes.get(input.node).map(|node| node.pod_cidrs.clone()).unwrap_or_default();
-    let single = outside.into_iter().filter(|_| input.ground.src_valid_mark).map(IpNet::from);
+    let single = outside.into_iter().filter(|_| input.host_network.src_valid_mark).map(IpNet::from);
     // Of a CNI's, those that have a pod here: there may be one for each node.
     let has_pod = |net: &IpNet| grouping.addresses.keys().any(|address| net.contains(address));
     let of_cni = input.facts.pod_networks.iter().copied().filter(has_pod);
@@ -244,17 +244,17 @@ fn networks(input: &Input<'_>, grouping: &Grouping, findings: &mut Vec<Finding>)
     }
     let own_addresses = nodes.get(input.node).map(|node| node.addresses.as_slice()).unwrap_or_default();
     let is_pod = |address| grouping.addresses.contains_key(&address) || pods.contains(address);
-    let uplinks = tunnel::uplinks(input.ground, own_addresses, &others, is_pod);
+    let uplinks = tunnel::uplinks(input.host_network, own_addresses, &others, is_pod);
     let nodes = nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
-    Networks { cluster, pods, local_pods, guarded, nodes, own, others, uplinks }
+    ClusterNetworks { cluster, pods, local_pods, guarded, nodes, own, others, uplinks }
 }
 
 /// Pods of this node that no known network has. They are classified by their addresses like all; but one that has just started
 /// is only known for a pod where the kernel tells the kind of interface that it comes in by, and a pod of another node that is
 /// meant as a destination is not known for one at all.
-fn outside_pod_networks(input: &Input<'_>, outside: &[IpAddr]) -> Option<Finding> {
+fn outside_pod_networks(input: &CompileInput<'_>, outside: &[IpAddr]) -> Option<Finding> {
     let first = outside.first()?;
-    let held = if input.ground.features.interface_kinds {
+    let held = if input.host_network.features.interface_kinds {
         ""
     } else {
         "a pod that starts there is not held back until it is classified; "
@@ -269,8 +269,8 @@ fn outside_pod_networks(input: &Input<'_>, outside: &[IpAddr]) -> Option<Finding
 
 /// IPv6 needs 1280 bytes inside the tunnel (RFC 8200 5).
 fn too_small_for_ipv6(
-    input: &Input<'_>,
-    networks: &Networks,
+    input: &CompileInput<'_>,
+    networks: &ClusterNetworks,
     families: &[AddressFamily],
     exits: &BTreeMap<ExitKey, NodeExit>,
 ) -> Option<Finding> {
@@ -285,10 +285,10 @@ fn too_small_for_ipv6(
 }
 
 /// Exits by the policies that lead there.
-fn used_exits(input: &Input<'_>, grouping: &Grouping) -> BTreeMap<ExitKey, BTreeSet<PolicyId>> {
+fn used_exits(input: &CompileInput<'_>, grouping: &Grouping) -> BTreeMap<ExitKey, BTreeSet<PolicyId>> {
     let mut policies: BTreeMap<ExitKey, BTreeSet<PolicyId>> = BTreeMap::new();
     for (policy, way) in grouping.groups.iter().flat_map(|group| &group.policies) {
-        if let Way::Exit(exit) = way {
+        if let Disposition::Exit(exit) = way {
             policies.entry(exit.clone()).or_default().insert(policy.clone());
         }
     }
@@ -323,14 +323,14 @@ pub(crate) fn allowed(set: &PolicySet, policies: &BTreeSet<PolicyId>) -> RangeSe
 
 /// The exits that members of this node use, and those that this node is the gateway of.
 fn exits(
-    input: &Input<'_>,
+    input: &CompileInput<'_>,
     grouping: &Grouping,
-    networks: &Networks,
+    networks: &ClusterNetworks,
     families: &[AddressFamily],
     findings: &mut Vec<Finding>,
 ) -> BTreeMap<ExitKey, NodeExit> {
     let policies = used_exits(input, grouping);
-    let range: Range = input.set.config.range;
+    let range: DatapathConfig = input.set.config.range;
     let ids = input.marks.assign(&policies.keys().cloned().collect(), range);
     let mut exits = BTreeMap::new();
     for (key, policies) in policies {
@@ -342,20 +342,20 @@ fn exits(
         };
         let refused = input.refused.exits.contains_key(&key);
         let role = if key.gateway == *input.node {
-            let (mut ways, missing) = own_exits::resolve(&key, families, input.ground);
+            let (mut ways, missing) = own_exits::resolve(&key, families, input.host_network);
             findings.extend(missing);
-            findings.extend(forwarding::close(&key, &mut ways, input.ground));
+            findings.extend(forwarding::close(&key, &mut ways, input.host_network));
             if refused {
                 ways.clear();
             }
-            Role::Own { mac: exit.mac, ways }
+            ExitRole::Own { mac: exit.mac, ways }
         } else {
             let outer =
                 networks.own.as_ref().zip(networks.others.get(&key.gateway)).and_then(|(own, peer)| own.to(peer));
             if outer.is_none() {
                 findings.push(peers::unreachable(input, &key));
             }
-            Role::Remote { mac: exit.mac, outer }
+            ExitRole::Remote { mac: exit.mac, outer }
         };
         let members = members_of(&key, grouping);
         exits.insert(key, NodeExit { id, role, refused, policies, members });
@@ -365,7 +365,7 @@ fn exits(
 
 /// Who leaves by an exit. A group may have a policy that leads there and no destination left to it: another policy's won.
 fn members_of(exit: &ExitKey, grouping: &Grouping) -> BTreeMap<PolicyId, BTreeSet<PodName>> {
-    let leads = |way: &Way| matches!(way, Way::Exit(to) if to == exit);
+    let leads = |way: &Disposition| matches!(way, Disposition::Exit(to) if to == exit);
     let mut members: BTreeMap<PolicyId, BTreeSet<PodName>> = BTreeMap::new();
     for group in grouping.groups.iter().filter(|group| group.targets.iter().any(|(_, target)| leads(&target.way))) {
         for (policy, _) in group.policies.iter().filter(|(_, way)| leads(way)) {

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::core::finding::Finding;
-use crate::core::ground::Ground;
+use crate::core::host_network::HostNetwork;
 use crate::core::placement::ExitKey;
 use crate::core::state::nft::AddressFamily;
 
@@ -22,16 +22,16 @@ pub(crate) const NO_WAY_OUT: [&str; 3] = ["egress-address-missing", "interface-d
 
 /// The way out of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WayOut {
+pub struct EgressRoute {
     /// The address that packets leave with.
     pub address: IpAddr,
     /// The interface that they leave by; that which has the address, unless that is `lo` or another that sends nothing.
     pub interface: String,
     /// Routes, the default route included if there is a way to make one.
-    pub routes: Vec<OutRoute>,
+    pub routes: Vec<ExitRoute>,
 }
 
-impl WayOut {
+impl EgressRoute {
     /// The interfaces by which answers may come: those with a router behind them.
     pub fn interfaces(&self) -> BTreeSet<&str> {
         let routed = self.routes.iter().filter(|route| route.gateway.is_some() || route.destination.prefix_len() == 0);
@@ -41,7 +41,7 @@ impl WayOut {
 
 /// One route out of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct OutRoute {
+pub struct ExitRoute {
     /// The destination.
     pub destination: IpNet,
     /// The next hop; none: on the link.
@@ -56,15 +56,15 @@ pub struct OutRoute {
 pub(super) fn resolve(
     exit: &ExitKey,
     families: &[AddressFamily],
-    ground: &Ground,
-) -> (BTreeMap<AddressFamily, WayOut>, Vec<Finding>) {
+    host_network: &HostNetwork,
+) -> (BTreeMap<AddressFamily, EgressRoute>, Vec<Finding>) {
     let mut ways = BTreeMap::new();
     let mut findings = Vec::new();
     for family in families {
-        match egress_address(exit, *family, ground) {
+        match egress_address(exit, *family, host_network) {
             Ok(Some((interface, address))) => {
-                findings.extend(address::remarks(exit, &interface, address, ground));
-                ways.insert(*family, routes::way_out(exit, *family, &interface, address, ground, &mut findings));
+                findings.extend(address::remarks(exit, &interface, address, host_network));
+                ways.insert(*family, routes::way_out(exit, *family, &interface, address, host_network, &mut findings));
             }
             Ok(None) => {}
             Err(finding) => findings.push(finding),

@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::Input;
-use crate::core::facts::Owner;
+use super::CompileInput;
+use crate::core::facts::AddressOwner;
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
 
 /// Why no tunnel leads to the gateway of an exit.
-pub(super) fn unreachable(input: &Input<'_>, exit: &ExitKey) -> Finding {
+pub(super) fn unreachable(input: &CompileInput<'_>, exit: &ExitKey) -> Finding {
     let addresses = input.facts.nodes.get(&exit.gateway).map(|node| node.addresses.as_slice()).unwrap_or_default();
     if let Some(own) = addresses.iter().find(|address| is_own(input, **address)) {
         let message = format!(
@@ -29,13 +29,13 @@ pub(super) fn unreachable(input: &Input<'_>, exit: &ExitKey) -> Finding {
 }
 
 /// Whether an address is this node's own, as its Node or its kernel says.
-pub(super) fn is_own(input: &Input<'_>, address: IpAddr) -> bool {
+pub(super) fn is_own(input: &CompileInput<'_>, address: IpAddr) -> bool {
     let says_node = input.facts.nodes.get(input.node).is_some_and(|node| node.addresses.contains(&address));
-    says_node || input.ground.interfaces.values().any(|interface| interface.has(address))
+    says_node || input.host_network.interfaces.values().any(|interface| interface.has(address))
 }
 
 /// Nodes with an InternalIP that is this node's own, and, on a gateway, nodes that share one: nothing can be sent back to them.
-pub(super) fn findings(input: &Input<'_>, is_gateway: bool) -> Vec<Finding> {
+pub(super) fn findings(input: &CompileInput<'_>, is_gateway: bool) -> Vec<Finding> {
     const HINT: &str = "each node needs an InternalIP of its own: delete Node objects of machines that are gone, and give the kubelet \
                         --node-ip where every machine has the same address, as behind VirtualBox's NAT (10.0.2.15)";
     const SHOWN: usize = 4;
@@ -45,7 +45,7 @@ pub(super) fn findings(input: &Input<'_>, is_gateway: bool) -> Vec<Finding> {
         let Some(address) = node.tunnel_address() else { continue };
         let own = name != input.node && is_own(input, address);
         // A node that is not Ready and has the address of one that is: its object was left behind, and takes nothing from anybody else.
-        if own || is_gateway && matches!(owners.of(name, address), Owner::Shared(_)) {
+        if own || is_gateway && matches!(owners.of(name, address), AddressOwner::Shared(_)) {
             by_address.entry(address).or_default().push(name);
         }
     }

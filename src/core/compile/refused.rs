@@ -5,25 +5,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Compiled, Role};
+use super::{Compiled, ExitRole};
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
 use crate::core::plan::Step;
 use crate::core::state::NodeState;
 use crate::core::state::net::{Neighbour, Route, RouteKey};
-use crate::core::state::ownership::Range;
+use crate::core::state::ownership::DatapathConfig;
 
 /// Parts that a kernel refused, each with what it said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedParts {
     /// Exits: their members' packets end on this node.
     pub exits: BTreeMap<ExitKey, String>,
     /// Ways back to a node: replies to its pods end on this one.
     pub replies: BTreeMap<RouteKey, String>,
 }
 
-impl Refused {
+impl RefusedParts {
     /// Nothing was refused.
     pub const NOTHING: &'static Self = &Self { exits: BTreeMap::new(), replies: BTreeMap::new() };
 
@@ -75,8 +75,8 @@ const HINT: &str = "see that the interface is up and the next hop is another hos
 
 impl Compiled {
     /// What has to be left out if the kernel refuses a step with these words. Empty: the step is everybody's.
-    pub fn refused(&self, step: &Step, words: &str, range: Range) -> Refused {
-        let mut refused = Refused::default();
+    pub fn refused(&self, step: &Step, words: &str, range: DatapathConfig) -> RefusedParts {
+        let mut refused = RefusedParts::default();
         match step {
             Step::SetRoute(key, ..) | Step::DeleteRoute(key, _) => self.refuse_route(key, words, range, &mut refused),
             Step::AddRule(rule) | Step::DeleteRule(rule) => self.refuse_table(rule.table, words, range, &mut refused),
@@ -86,7 +86,7 @@ impl Compiled {
                 }
             }
             Step::SetSysctl(sysctl, ..) => {
-                let leaves = |role: &Role| matches!(role, Role::Own { ways, .. } if ways.values().any(|way| way.interface == sysctl.link));
+                let leaves = |role: &ExitRole| matches!(role, ExitRole::Own { ways, .. } if ways.values().any(|way| way.interface == sysctl.link));
                 let exits = self.exits.iter().filter(|(_, exit)| leaves(&exit.role));
                 refused.exits.extend(exits.map(|(key, _)| (key.clone(), words.to_owned())));
             }
@@ -97,21 +97,21 @@ impl Compiled {
             | Step::DeleteLink(..)
             | Step::AddAddress(..)
             | Step::DeleteAddress(..)
-            | Step::Forget { .. }
-            | Step::ForgetSources(_)
+            | Step::FlushConntrack { .. }
+            | Step::FlushSources(_)
             | Step::Notice
-            | Step::Settle
+            | Step::RcuBarrier
             | Step::Nft(..) => {}
         }
         refused
     }
 
-    fn refuse_table(&self, table: u32, words: &str, range: Range, refused: &mut Refused) {
+    fn refuse_table(&self, table: u32, words: &str, range: DatapathConfig, refused: &mut RefusedParts) {
         let exits = self.exits.iter().filter(|(_, exit)| range.table(exit.id) == table);
         refused.exits.extend(exits.map(|(key, _)| (key.clone(), words.to_owned())));
     }
 
-    fn refuse_route(&self, key: &RouteKey, words: &str, range: Range, refused: &mut Refused) {
+    fn refuse_route(&self, key: &RouteKey, words: &str, range: DatapathConfig, refused: &mut RefusedParts) {
         if key.table == range.table(0) {
             // The default route of that table is nobody's way.
             if key.destination.prefix_len() > 0 {

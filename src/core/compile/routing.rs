@@ -7,14 +7,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::tunnel::End;
-use super::{Input, Networks, NodeExit, Role};
-use crate::core::ground::Ground;
+use super::tunnel::TunnelEndpoint;
+use super::{ClusterNetworks, CompileInput, ExitRole, NodeExit};
+use crate::core::host_network::HostNetwork;
 use crate::core::placement::ExitKey;
 use crate::core::state::NodeState;
-use crate::core::state::net::{Address, Encap, Link, Mac, Neighbour, Route, RouteKey, Rule, Sysctl, default_metric};
+use crate::core::state::net::{
+    Encap, InterfaceAddress, Link, Mac, Neighbour, Route, RouteKey, RoutingRule, Sysctl, default_metric,
+};
 use crate::core::state::nft::AddressFamily;
-use crate::core::state::ownership::{Range, TUNNEL, TUNNEL_VNI};
+use crate::core::state::ownership::{DatapathConfig, TUNNEL, TUNNEL_VNI};
 
 /// The metric of the unreachable route that ends each exit's table: behind every other.
 const LAST: u32 = 4_278_198_272;
@@ -22,13 +24,13 @@ const LAST: u32 = 4_278_198_272;
 /// Adds links, addresses, settings, rules, routes and neighbours.
 pub(super) fn add(
     desired: &mut NodeState,
-    input: &Input<'_>,
-    networks: &Networks,
+    input: &CompileInput<'_>,
+    networks: &ClusterNetworks,
     families: &[AddressFamily],
     exits: &BTreeMap<ExitKey, NodeExit>,
 ) {
     let range = input.set.config.range;
-    let is_gateway = exits.values().any(|exit| matches!(exit.role, Role::Own { .. }));
+    let is_gateway = exits.values().any(|exit| matches!(exit.role, ExitRole::Own { .. }));
     let tunnel = networks.own.as_ref().filter(|_| needs_tunnel(exits, networks));
     if let Some(own) = tunnel {
         let inside: Vec<AddressFamily> =
@@ -48,40 +50,52 @@ pub(super) fn add(
 }
 
 /// A node that sends into the tunnel, or that others send to.
-pub(super) fn needs_tunnel(exits: &BTreeMap<ExitKey, NodeExit>, networks: &Networks) -> bool {
+pub(super) fn needs_tunnel(exits: &BTreeMap<ExitKey, NodeExit>, networks: &ClusterNetworks) -> bool {
     exits.values().any(|exit| match exit.role {
-        Role::Remote { .. } => true,
-        Role::Own { .. } => !networks.others.is_empty(),
+        ExitRole::Remote { .. } => true,
+        ExitRole::Own { .. } => !networks.others.is_empty(),
     })
 }
 
-fn add_tunnel(desired: &mut NodeState, input: &Input<'_>, (own, networks): (&End, &Networks), range: Range) {
-    let mtu = tunnel_mtu(input.ground, (own, networks), range);
+fn add_tunnel(
+    desired: &mut NodeState,
+    input: &CompileInput<'_>,
+    (own, networks): (&TunnelEndpoint, &ClusterNetworks),
+    range: DatapathConfig,
+) {
+    let mtu = tunnel_mtu(input.host_network, (own, networks), range);
     let mac = Mac::of_node(own.outer.first().copied().unwrap_or(own.inner(AddressFamily::V4)));
     let link = Link { port: range.port, mac, mtu, up: true, external: true };
     desired.links.insert(TUNNEL.to_owned(), link);
     // Without an address of its own the kernel fails the reverse-path check on this device in every mode but 0, and 0 is not
     // to be had where conf.all says 1 or 2: the larger of the two counts.
-    let address = Address { link: TUNNEL.to_owned(), address: IpNet::from(IpAddr::from([169, 254, 90, 1])) };
+    let address = InterfaceAddress { link: TUNNEL.to_owned(), address: IpNet::from(IpAddr::from([169, 254, 90, 1])) };
     desired.addresses.insert(address);
     let setting = |family, name| Sysctl { family, link: TUNNEL.to_owned(), name };
     desired.sysctls.insert(setting(AddressFamily::V4, "rp_filter"), "2".to_owned());
     // What comes out of the tunnel is forwarded, whatever `conf.default` gave the device when it was made.
     desired.sysctls.insert(setting(AddressFamily::V4, "forwarding"), "1".to_owned());
-    if input.ground.features.ipv6 && mtu >= IPV6_MINIMUM_MTU {
+    if input.host_network.features.ipv6 && mtu >= IPV6_MINIMUM_MTU {
         desired.sysctls.insert(setting(AddressFamily::V6, "disable_ipv6"), "0".to_owned());
     }
 }
 
 /// What fits into the packets of the interfaces below: more would be sent in fragments, or not at all. An interface that nobody
 /// knows is taken for Ethernet. The headers are the kernel's `VXLAN_HEADROOM` and `VXLAN6_HEADROOM` (include/net/vxlan.h).
-fn tunnel_mtu(ground: &Ground, (own, networks): (&End, &Networks), range: Range) -> u32 {
+fn tunnel_mtu(
+    host_network: &HostNetwork,
+    (own, networks): (&TunnelEndpoint, &ClusterNetworks),
+    range: DatapathConfig,
+) -> u32 {
     const ETHERNET: u32 = 1500;
     let ways = networks.others.values().filter_map(|end| own.to(end));
     let sources: BTreeSet<IpAddr> = ways.map(|(source, _)| source).collect();
     let room = |source: &IpAddr| {
         let headers = if source.is_ipv4() { 50 } else { 70 };
-        let below = ground.holder(*source).and_then(|name| ground.interfaces.get(name)).map(|interface| interface.mtu);
+        let below = host_network
+            .holder(*source)
+            .and_then(|name| host_network.interfaces.get(name))
+            .map(|interface| interface.mtu);
         below.filter(|mtu| *mtu > headers).unwrap_or(ETHERNET) - headers
     };
     sources.iter().map(room).fold(range.mtu, u32::min)
@@ -91,8 +105,13 @@ fn tunnel_mtu(ground: &Ground, (own, networks): (&End, &Networks), range: Range)
 const IPV6_MINIMUM_MTU: u32 = 1280;
 
 /// Whether packets of a family fit into the tunnel.
-pub(super) fn fits(input: &Input<'_>, ends: (&End, &Networks), family: AddressFamily, range: Range) -> bool {
-    family == AddressFamily::V4 || tunnel_mtu(input.ground, ends, range) >= IPV6_MINIMUM_MTU
+pub(super) fn fits(
+    input: &CompileInput<'_>,
+    ends: (&TunnelEndpoint, &ClusterNetworks),
+    family: AddressFamily,
+    range: DatapathConfig,
+) -> bool {
+    family == AddressFamily::V4 || tunnel_mtu(input.host_network, ends, range) >= IPV6_MINIMUM_MTU
 }
 
 /// What stands for an exit, or with number 0 for all nodes, as the next hop inside the tunnel. It is on this node's device
@@ -120,11 +139,17 @@ fn everything(family: AddressFamily) -> IpNet {
     }
 }
 
-fn add_exit(desired: &mut NodeState, exit: &NodeExit, networks: &Networks, families: &[AddressFamily], range: Range) {
+fn add_exit(
+    desired: &mut NodeState,
+    exit: &NodeExit,
+    networks: &ClusterNetworks,
+    families: &[AddressFamily],
+    range: DatapathConfig,
+) {
     let table = range.table(exit.id);
     for family in families.iter().copied() {
         let key = |destination, metric| RouteKey { family, table, destination, metric };
-        desired.rules.insert(Rule {
+        desired.rules.insert(RoutingRule {
             family,
             priority: range.priority(exit.id),
             mark: range.mark(exit.id),
@@ -134,7 +159,7 @@ fn add_exit(desired: &mut NodeState, exit: &NodeExit, networks: &Networks, famil
         });
         // A packet with our mark never falls through to the main table: with no other route left it ends here.
         desired.routes.insert(key(everything(family), LAST), Route::Unreachable);
-        if let Role::Own { ways, .. } = &exit.role {
+        if let ExitRole::Own { ways, .. } = &exit.role {
             let way_out = ways.get(&family);
             for out in way_out.into_iter().flat_map(|way| &way.routes) {
                 let (link, gateway, onlink) = (out.interface.clone(), out.gateway, out.onlink);
@@ -151,8 +176,8 @@ fn add_exit(desired: &mut NodeState, exit: &NodeExit, networks: &Networks, famil
 }
 
 /// The way of a remote exit into the tunnel.
-fn add_way_in(desired: &mut NodeState, exit: &NodeExit, families: &[AddressFamily], range: Range) {
-    let Role::Remote { mac, outer: Some(outer) } = exit.role else { return };
+fn add_way_in(desired: &mut NodeState, exit: &NodeExit, families: &[AddressFamily], range: DatapathConfig) {
+    let ExitRole::Remote { mac, outer: Some(outer) } = exit.role else { return };
     if exit.refused {
         return;
     }
@@ -169,15 +194,15 @@ fn add_way_in(desired: &mut NodeState, exit: &NodeExit, families: &[AddressFamil
 /// with the packet's mark (`src_valid_mark`; firewalld's `IPv6_rpfilter`), which find that anything may come from there.
 fn add_replies(
     desired: &mut NodeState,
-    (own, networks): (&End, &Networks),
+    (own, networks): (&TunnelEndpoint, &ClusterNetworks),
     families: &[AddressFamily],
     is_gateway: bool,
-    range: Range,
+    range: DatapathConfig,
 ) {
     let table = range.table(0);
     for family in families.iter().copied() {
         let (priority, mark, mask) = (range.priority(0), range.reply_mark(), range.mask);
-        desired.rules.insert(Rule { family, priority, mark, mask, table, odd: None });
+        desired.rules.insert(RoutingRule { family, priority, mark, mask, table, odd: None });
         let key = |destination| RouteKey { family, table, destination, metric: default_metric(family) };
         let into_the_device = Route::Via { link: TUNNEL.to_owned(), gateway: None, onlink: false, encap: None };
         desired.routes.insert(key(everything(family)), into_the_device);
@@ -190,7 +215,7 @@ fn add_replies(
 
 /// Replies arrive at the egress interface from where the main table may not send: a strict reverse-path filter would drop them.
 /// It is loosened on that interface alone, and only where it is strict; what it was is remembered in our table.
-fn loosen_reverse_path_filters(desired: &mut NodeState, input: &Input<'_>, exits: &BTreeMap<ExitKey, NodeExit>) {
+fn loosen_reverse_path_filters(desired: &mut NodeState, input: &CompileInput<'_>, exits: &BTreeMap<ExitKey, NodeExit>) {
     for interface in strict_interfaces(input, exits).into_keys() {
         let sysctl = Sysctl { family: AddressFamily::V4, link: interface, name: "rp_filter" };
         desired.sysctls.insert(sysctl, "2".to_owned());
@@ -198,17 +223,17 @@ fn loosen_reverse_path_filters(desired: &mut NodeState, input: &Input<'_>, exits
 }
 
 /// Egress interfaces with a strict filter, and the value each had before Egret.
-pub(super) fn strict_interfaces(input: &Input<'_>, exits: &BTreeMap<ExitKey, NodeExit>) -> BTreeMap<String, u8> {
-    let ground = input.ground;
+pub(super) fn strict_interfaces(input: &CompileInput<'_>, exits: &BTreeMap<ExitKey, NodeExit>) -> BTreeMap<String, u8> {
+    let host_network = input.host_network;
     let mut strict = BTreeMap::new();
     for exit in exits.values() {
-        let Role::Own { ways, .. } = &exit.role else { continue };
+        let ExitRole::Own { ways, .. } = &exit.role else { continue };
         let Some(way) = ways.get(&AddressFamily::V4) else { continue };
         for name in way.interfaces() {
-            let Some(interface) = ground.interfaces.get(name) else { continue };
-            if let Some(before) = ground.loosened.get(name) {
+            let Some(interface) = host_network.interfaces.get(name) else { continue };
+            if let Some(before) = host_network.loosened.get(name) {
                 strict.insert(name.to_owned(), *before);
-            } else if interface.rp_filter.max(ground.rp_filter_all) == 1 {
+            } else if interface.rp_filter.max(host_network.rp_filter_all) == 1 {
                 strict.insert(name.to_owned(), interface.rp_filter);
             }
         }

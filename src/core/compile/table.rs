@@ -4,27 +4,27 @@
 //! docs/datapath.md. Deliberately absent: netlink, and routing (`routing`).
 
 mod guard;
+mod statements;
 mod steer;
 mod underlay;
-mod words;
 
 use std::collections::BTreeMap;
 
-use self::words::{accept, address_key, daddr, drop, goto, ranges, whole};
-use super::groups::{Grouping, Way};
-use super::marks::EXIT_CHAIN;
-use super::tunnel::End;
-use super::{Input, Networks, NodeExit, PolicyChain, Role, Target, routing};
-use crate::core::cidr::{Range as Addresses, RangeSet};
+use self::statements::{accept, address_key, daddr, drop, goto, ranges, whole};
+use super::exit_ids::EXIT_CHAIN;
+use super::groups::{Disposition, Grouping};
+use super::tunnel::TunnelEndpoint;
+use super::{ClusterNetworks, CompileInput, ExitRole, NodeExit, PolicyChain, RouteTarget, routing};
+use crate::core::cidr::{AddressRange as Addresses, RangeSet};
 use crate::core::placement::ExitKey;
 use crate::core::policy::PolicyId;
 use crate::core::state::NodeState;
 use crate::core::state::net::fnv1a;
 use crate::core::state::nft::{
-    AddressFamily, Base, COMMENT_LIMIT, Chain, ChainKind, Data, DataType, Family, Field, Hook, Key, KeyType, Policy,
-    Rule, Set, Statement, Table, Value, Verdict,
+    AddressFamily, BaseChain, COMMENT_LIMIT, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field,
+    Hook, KeyType, MatchValue, NftRule, Set, Statement, Table, TableFamily, Verdict,
 };
-use crate::core::state::ownership::Range;
+use crate::core::state::ownership::DatapathConfig;
 
 /// The map that remembers `rp_filter` of the interfaces that were loosened.
 pub const RP_FILTER_BEFORE: &str = "rp_filter_before";
@@ -62,13 +62,13 @@ const LAST: i32 = 1000;
 /// Adds both tables. Returns the chains that count for a policy, by name.
 pub(super) fn add(
     desired: &mut NodeState,
-    input: &Input<'_>,
+    input: &CompileInput<'_>,
     grouping: &Grouping,
-    networks: &Networks,
+    networks: &ClusterNetworks,
     families: &[AddressFamily],
     exits: &BTreeMap<ExitKey, NodeExit>,
 ) -> BTreeMap<String, PolicyChain> {
-    let owned = input.ground.features.owned_tables;
+    let owned = input.host_network.features.owned_tables;
     let tunnel = networks.own.as_ref().filter(|_| routing::needs_tunnel(exits, networks));
     let mut builder = Builder {
         table: Table { owned, ..Table::default() },
@@ -80,7 +80,7 @@ pub(super) fn add(
         families,
         exits,
         tunnel,
-        is_gateway: exits.values().any(|exit| matches!(exit.role, Role::Own { .. })),
+        is_gateway: exits.values().any(|exit| matches!(exit.role, ExitRole::Own { .. })),
     };
     builder.exit_chains();
     builder.group_chains();
@@ -90,15 +90,16 @@ pub(super) fn add(
     builder.underlay();
     if tunnel.is_some() {
         let arrivals = builder.arrivals();
-        desired.nft.insert(Family::Netdev, arrivals);
+        desired.nft.insert(TableFamily::Netdev, arrivals);
     }
     let strict = routing::strict_interfaces(input, exits);
     if !strict.is_empty() {
-        let elements =
-            strict.into_iter().map(|(name, before)| (Key::Interface(name), Some(Data::Mark(u32::from(before)))));
+        let elements = strict
+            .into_iter()
+            .map(|(name, before)| (ElementKey::Interface(name), Some(ElementData::Mark(u32::from(before)))));
         builder.set(RP_FILTER_BEFORE, &[KeyType::Ifname], Some(DataType::Mark), false, elements.collect());
     }
-    desired.nft.insert(Family::Inet, builder.table);
+    desired.nft.insert(TableFamily::Inet, builder.table);
     builder.policies
 }
 
@@ -106,14 +107,14 @@ pub(super) fn add(
 struct Builder<'a> {
     table: Table,
     policies: BTreeMap<String, PolicyChain>,
-    range: Range,
-    input: &'a Input<'a>,
+    range: DatapathConfig,
+    input: &'a CompileInput<'a>,
     grouping: &'a Grouping,
-    networks: &'a Networks,
+    networks: &'a ClusterNetworks,
     families: &'a [AddressFamily],
     exits: &'a BTreeMap<ExitKey, NodeExit>,
     /// This node as the others know it, where it has the tunnel device.
-    tunnel: Option<&'a End>,
+    tunnel: Option<&'a TunnelEndpoint>,
     is_gateway: bool,
 }
 
@@ -128,13 +129,13 @@ fn policy_chain(policy: &PolicyId, exit: &ExitKey) -> String {
 
 impl Builder<'_> {
     fn chain(&mut self, name: &str, rules: Vec<Vec<Statement>>) {
-        let chain = Chain { base: None, comment: None, rules: rules.into_iter().map(Rule).collect() };
+        let chain = Chain { base: None, comment: None, rules: rules.into_iter().map(NftRule).collect() };
         self.table.chains.insert(name.to_owned(), chain);
     }
 
     fn base(&mut self, name: &str, kind: ChainKind, hook: Hook, priority: i32, rules: Vec<Vec<Statement>>) {
-        let base = Base { kind, hook, priority, policy: Policy::Accept };
-        let chain = Chain { base: Some(base), comment: None, rules: rules.into_iter().map(Rule).collect() };
+        let base = BaseChain { kind, hook, priority, policy: ChainPolicy::Accept };
+        let chain = Chain { base: Some(base), comment: None, rules: rules.into_iter().map(NftRule).collect() };
         self.table.chains.insert(name.to_owned(), chain);
     }
 
@@ -144,14 +145,14 @@ impl Builder<'_> {
         key: &[KeyType],
         data: Option<DataType>,
         interval: bool,
-        elements: BTreeMap<Key, Option<Data>>,
+        elements: BTreeMap<ElementKey, Option<ElementData>>,
     ) {
         self.table.sets.insert(name.to_owned(), Set { key: key.to_vec(), data, interval, elements });
     }
 
     /// `FIELD & MASK == 0`, or `!= 0`.
     fn unmarked(&self, field: Field, negated: bool) -> Statement {
-        Statement::Compare { field, mask: Some(self.range.mask), negated, value: Value::Mark(0) }
+        Statement::Compare { field, mask: Some(self.range.mask), negated, value: MatchValue::Mark(0) }
     }
 
     /// `FIELD & MASK @exits`, or `!=`.
@@ -178,10 +179,10 @@ impl Builder<'_> {
             if let Some(chain) = self.table.chains.get_mut(&name) {
                 chain.comment = Some(key.identity());
             }
-            of_mark.insert(Key::Mark(mark), Some(Data::Verdict(Verdict::Goto(name))));
+            of_mark.insert(ElementKey::Mark(mark), Some(ElementData::Verdict(Verdict::Goto(name))));
         }
         self.set("exit_of_mark", &[KeyType::Mark], Some(DataType::Verdict), false, of_mark);
-        let marks = self.exits.values().map(|exit| (Key::Mark(self.range.mark(exit.id)), None)).collect();
+        let marks = self.exits.values().map(|exit| (ElementKey::Mark(self.range.mark(exit.id)), None)).collect();
         self.set(EXITS, &[KeyType::Mark], None, false, marks);
     }
 
@@ -203,14 +204,14 @@ impl Builder<'_> {
     }
 
     /// None for what goes its own way. An exit that got no mark drops.
-    fn verdict_of(&mut self, target: &Target) -> Option<Verdict> {
+    fn verdict_of(&mut self, target: &RouteTarget) -> Option<Verdict> {
         match (&target.way, &target.policy) {
-            (Way::Exit(key), Some(policy)) => match self.exits.get(key) {
+            (Disposition::Exit(key), Some(policy)) => match self.exits.get(key) {
                 Some(exit) => Some(Verdict::Goto(self.policy_chain(policy, key, exit))),
                 None => Some(Verdict::Drop),
             },
-            (Way::Drop | Way::Exit(_), _) => Some(Verdict::Drop),
-            (Way::Own, _) => None,
+            (Disposition::Drop | Disposition::Exit(_), _) => Some(Verdict::Drop),
+            (Disposition::Own, _) => None,
         }
     }
 
@@ -227,12 +228,12 @@ impl Builder<'_> {
                 let led: Vec<(&Addresses, bool, Option<Verdict>)> =
                     of_family.map(|(range, target)| (range, target.reset, self.verdict_of(target))).collect();
                 let element = |range: &Addresses, verdict: &Verdict| {
-                    (Key::Range(range.first(), range.last()), Some(Data::Verdict(verdict.clone())))
+                    (ElementKey::Range(range.first(), range.last()), Some(ElementData::Verdict(verdict.clone())))
                 };
                 let led_away: RangeSet =
                     led.iter().filter(|(.., verdict)| verdict.is_some()).map(|(range, ..)| **range).collect();
                 let own_way = ranges(&whole(family).subtract(&led_away), family).into_keys();
-                let own_way = own_way.map(|range| (range, Some(Data::Verdict(Verdict::Accept))));
+                let own_way = own_way.map(|range| (range, Some(ElementData::Verdict(Verdict::Accept))));
                 let away = led.iter().filter_map(|(range, _, verdict)| verdict.as_ref().map(|to| element(range, to)));
                 let all: BTreeMap<_, _> = away.chain(own_way).collect();
                 // A live connection whose new way is its own must leave its exit too: for it that is a verdict like any other.

@@ -4,12 +4,12 @@
 
 use super::*;
 use crate::core::facts::{Node, Pod};
-use crate::core::ground::{Features, GroundRoute, Interface};
+use crate::core::host_network::{HostRoute, Interface, KernelFeatures};
 use crate::core::placement::place;
-use crate::core::plan::sources::{Connection, Sources};
-use crate::core::plan::{Listing, Step, plan};
-use crate::core::policy::catalogue::{Catalogue, Change};
-use crate::core::state::nft::{Chain, Family, Ruleset, Table};
+use crate::core::plan::conntrack::{Connection, ConntrackFlush};
+use crate::core::plan::{StateListing, Step, plan};
+use crate::core::policy::catalogue::{Catalogue, FileUpdate};
+use crate::core::state::nft::{Chain, Ruleset, Table, TableFamily};
 
 /// A policy for the pods with org=ORG, through the node with the label gw=GATEWAY.
 fn policy(name: &str, org: &str, destination: &str, gateway: &str) -> String {
@@ -24,7 +24,7 @@ fn set(documents: &[String], config: &str) -> PolicySet {
     let config = format!("apiVersion: egret.dev/v1alpha1\nkind: Config\n{config}\n");
     let files = [("policies.yaml", documents.concat()), ("egret.yaml", config)];
     let mut catalogue = Catalogue::new("prod");
-    catalogue.update(files.map(|(path, text)| (path.to_owned(), Change::Text(text))).into());
+    catalogue.update(files.map(|(path, text)| (path.to_owned(), FileUpdate::Text(text))).into());
     assert_eq!(catalogue.diagnostics(), []);
     catalogue.policies().clone()
 }
@@ -60,14 +60,22 @@ fn facts(pods: &[(&str, &str, &str)]) -> Facts {
     }
 }
 
-fn compiled(set: &PolicySet, facts: &Facts, ground: &Ground, marks: &Marks) -> Compiled {
+fn compiled(set: &PolicySet, facts: &Facts, host_network: &HostNetwork, marks: &ExitIds) -> Compiled {
     let placement = place(set, facts, "2026-06-01T12:00:00Z".parse().expect("a time"));
-    compile(&Input { node: &name("n1"), set, placement: &placement, facts, ground, marks, refused: Refused::NOTHING })
+    compile(&CompileInput {
+        node: &name("n1"),
+        set,
+        placement: &placement,
+        facts,
+        host_network,
+        marks,
+        refused: RefusedParts::NOTHING,
+    })
 }
 
 /// Of a map or set, the elements as text; policies' chains by what they are of.
 fn elements(compiled: &Compiled, set: &str) -> Vec<String> {
-    let listing = compiled.desired.nft[&Family::Inet].sets[set].elements.iter();
+    let listing = compiled.desired.nft[&TableFamily::Inet].sets[set].elements.iter();
     listing
         .map(|(key, data)| {
             let text = crate::core::state::nft::element_text(key, data.as_ref());
@@ -88,8 +96,8 @@ fn ids(compiled: &Compiled) -> Vec<(String, u32)> {
 fn without_a_policy_there_is_nothing_but_labels() {
     let labels =
         "apiVersion: egret.dev/v1alpha1\nkind: NodeLabels\nmetadata: {name: l}\nspec: {nodes: [n1], labels: {a: b}}\n";
-    let compiled = compiled(&set(&[labels.to_owned()], ""), &facts(&[]), &Ground::default(), &Marks::default());
-    assert_eq!(Listing(&compiled.desired).to_string(), "labels\n\ta: \"b\"\n");
+    let compiled = compiled(&set(&[labels.to_owned()], ""), &facts(&[]), &HostNetwork::default(), &ExitIds::default());
+    assert_eq!(StateListing(&compiled.desired).to_string(), "labels\n\ta: \"b\"\n");
     assert_eq!(compiled, Compiled { desired: compiled.desired.clone(), ..Compiled::default() });
 }
 
@@ -100,9 +108,9 @@ fn an_exit_keeps_the_mark_that_the_kernel_remembers() {
     let exit = |identity: &str| Chain { comment: Some(identity.to_owned()), ..Chain::default() };
     let chains =
         BTreeMap::from([("exit_1".to_owned(), exit("n3 dev net1")), ("exit_2".to_owned(), exit("n9 dev gone"))]);
-    let ruleset = Ruleset::from([(Family::Inet, Table { chains, ..Table::default() })]);
-    let marks = Marks::observed(&ruleset, set.config.range);
-    let compiled = compiled(&set, &facts, &Ground::default(), &marks);
+    let ruleset = Ruleset::from([(TableFamily::Inet, Table { chains, ..Table::default() })]);
+    let marks = ExitIds::observed(&ruleset, set.config.range);
+    let compiled = compiled(&set, &facts, &HostNetwork::default(), &marks);
     assert_eq!(ids(&compiled), [("n2 dev net1".to_owned(), 3), ("n3 dev net1".to_owned(), 1)]);
     assert_eq!(elements(&compiled, "exit_of_mark"), ["0x00000001 : goto exit_1", "0x00000003 : goto exit_3"]);
 }
@@ -114,7 +122,8 @@ fn members_of_an_exit_that_gets_no_mark_are_dropped_and_a_person_is_told() {
         .collect();
     // Two bits: 1 and 2 for exits, 3 for replies.
     let set = set(&policies, "datapath: {markMask: \"0x3\"}");
-    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &Ground::default(), &Marks::default());
+    let compiled =
+        compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &HostNetwork::default(), &ExitIds::default());
     assert_eq!(ids(&compiled), [("n2 dev net1".to_owned(), 1), ("n3 dev net1".to_owned(), 2)]);
     let group = compiled.groups.keys().next().expect("a group");
     assert_eq!(
@@ -139,7 +148,7 @@ fn members_of_an_exit_that_gets_no_mark_are_dropped_and_a_person_is_told() {
 fn of_two_pods_with_one_address_the_last_counts_and_a_person_is_told() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
     let facts = facts(&[("one", "empire", "10.1.1.5"), ("two", "alliance", "10.1.1.5")]);
-    let compiled = compiled(&set, &facts, &Ground::default(), &Marks::default());
+    let compiled = compiled(&set, &facts, &HostNetwork::default(), &ExitIds::default());
     assert_eq!(elements(&compiled, "group_of4"), [] as [&str; 0]);
     assert_eq!(elements(&compiled, "others4"), ["10.1.1.5"]);
     let told =
@@ -157,14 +166,14 @@ fn of_two_pods_with_one_address_the_one_that_is_not_being_deleted_counts_whateve
         let of = |name| if name == "one" { empire } else { alliance };
         let mut facts = facts(&[(gone, of(gone), "10.1.1.5"), (runs, of(runs), "10.1.1.5")]);
         facts.pods.get_mut(&pod_name(gone)).expect("a pod").terminating = true;
-        let once = compiled(&set, &facts, &Ground::default(), &Marks::default());
+        let once = compiled(&set, &facts, &HostNetwork::default(), &ExitIds::default());
         let found = elements(&once, map);
         assert!(found[0].starts_with(expected), "{found:?}");
         assert_eq!(once.holders, BTreeMap::from([(IpAddr::from([10, 1, 1, 5]), pod_name(runs))]));
         assert_eq!(once.findings, [], "that is how pods end");
         // Alone, it keeps its address until it is gone.
         facts.pods.remove(&pod_name(runs));
-        let once = compiled(&set, &facts, &Ground::default(), &Marks::default());
+        let once = compiled(&set, &facts, &HostNetwork::default(), &ExitIds::default());
         assert_eq!(once.holders, BTreeMap::from([(IpAddr::from([10, 1, 1, 5]), pod_name(gone))]));
     }
 }
@@ -172,9 +181,10 @@ fn of_two_pods_with_one_address_the_one_that_is_not_being_deleted_counts_whateve
 #[test]
 fn a_kernel_without_ipv6_gets_ipv4_alone_and_a_person_is_told() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2"), policy("b", "empire", "2001:db8:4::/64", "2")], "");
-    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &Ground::default(), &Marks::default());
+    let compiled =
+        compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &HostNetwork::default(), &ExitIds::default());
     let not_four: Vec<&String> =
-        compiled.desired.nft[&Family::Inet].sets.keys().filter(|set| !set.contains('4')).collect();
+        compiled.desired.nft[&TableFamily::Inet].sets.keys().filter(|set| !set.contains('4')).collect();
     assert_eq!(
         not_four,
         ["exit_of_mac", "exit_of_mark", "exits", "multicast6", "nodes6", "peers6"],
@@ -194,7 +204,7 @@ fn pods_with_the_same_policies_are_one_group_and_each_policy_knows_its_members()
         ("x", "alliance", "10.1.1.3"),
         ("y", "hutt", "10.1.1.4"),
     ]);
-    let compiled = compiled(&set, &facts, &Ground::default(), &Marks::default());
+    let compiled = compiled(&set, &facts, &HostNetwork::default(), &ExitIds::default());
     let policies: BTreeSet<Vec<String>> =
         compiled.groups.values().map(|policies| policies.iter().map(ToString::to_string).collect()).collect();
     assert_eq!(policies, BTreeSet::from([vec!["a".to_owned()], vec!["b".to_owned()]]));
@@ -208,24 +218,24 @@ fn pods_with_the_same_policies_are_one_group_and_each_policy_knows_its_members()
 }
 
 /// A ground whose interface below the tunnel carries packets of this many bytes.
-fn below(mtu: u32) -> Ground {
+fn below(mtu: u32) -> HostNetwork {
     let eth0 = Interface {
         up: true,
         addresses: vec!["172.18.0.1/16".parse().expect("a network")],
         mtu,
         ..Interface::default()
     };
-    let route = GroundRoute {
+    let route = HostRoute {
         destination: "0.0.0.0/0".parse().expect("a network"),
         interface: "eth0".to_owned(),
         gateway: Some(IpAddr::from([172, 18, 255, 254])),
-        ..GroundRoute::default()
+        ..HostRoute::default()
     };
-    Ground {
+    HostNetwork {
         interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]),
         routes: vec![route],
-        features: Features { owned_tables: true, interface_kinds: true, ipv6: true },
-        ..Ground::default()
+        features: KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true },
+        ..HostNetwork::default()
     }
 }
 
@@ -234,7 +244,7 @@ fn the_tunnel_is_as_large_as_the_network_below_and_the_configuration_let_it_be()
     let facts = facts(&[("t", "empire", "10.1.1.177")]);
     let mtu = |config: &str, below_it: u32| {
         let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], config);
-        compiled(&set, &facts, &below(below_it), &Marks::default()).desired.links["egret0"].mtu
+        compiled(&set, &facts, &below(below_it), &ExitIds::default()).desired.links["egret0"].mtu
     };
     let large = "datapath: {mtu: 8950}";
     let sizes = [mtu("", 1500), mtu("", 9000), mtu("", 1460), mtu(large, 9000), mtu(large, 1500), mtu(large, 0)];
@@ -242,12 +252,14 @@ fn the_tunnel_is_as_large_as_the_network_below_and_the_configuration_let_it_be()
 }
 
 /// The same with an egress interface.
-fn gateway() -> Ground {
-    let mut ground = below(1500);
-    let net1 =
-        Interface { addresses: vec!["10.0.3.42/24".parse().expect("a network")], ..ground.interfaces["eth0"].clone() };
-    ground.interfaces.insert("net1".to_owned(), net1);
-    ground
+fn gateway() -> HostNetwork {
+    let mut host_network = below(1500);
+    let net1 = Interface {
+        addresses: vec!["10.0.3.42/24".parse().expect("a network")],
+        ..host_network.interfaces["eth0"].clone()
+    };
+    host_network.interfaces.insert("net1".to_owned(), net1);
+    host_network
 }
 
 /// Whatever a plan from nothing does with routes, rules, neighbours and foreign settings, and what has to be left out if the kernel refuses it.
@@ -265,7 +277,7 @@ fn refusals(compiled: &Compiled, set: &PolicySet) -> Vec<(String, Vec<String>)> 
 #[test]
 fn a_step_is_its_exits_or_everybodys() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2"), policy("b", "empire", "10.0.5.0/24", "3")], "");
-    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &below(1500), &Marks::default());
+    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &below(1500), &ExitIds::default());
     for (step, parts) in refusals(&compiled, &set) {
         let second = step.contains("9001") || step.contains("169.254.128.1 dev egret0 lladdr");
         let third = step.contains("9002") || step.contains("169.254.128.2 dev egret0 lladdr");
@@ -282,21 +294,21 @@ fn a_step_is_its_exits_or_everybodys() {
 fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "1"), policy("b", "empire", "10.0.5.0/24", "2")], "");
     let facts = facts(&[("t", "empire", "10.1.1.177")]);
-    let ground = gateway();
+    let host_network = gateway();
     let placement = place(&set, &facts, "2026-06-01T12:00:00Z".parse().expect("a time"));
-    let marks = Marks::default();
+    let marks = ExitIds::default();
     let input = |refused| {
-        compile(&Input {
+        compile(&CompileInput {
             node: &name("n1"),
             set: &set,
             placement: &placement,
             facts: &facts,
-            ground: &ground,
+            host_network: &host_network,
             marks: &marks,
             refused,
         })
     };
-    let whole = input(Refused::NOTHING);
+    let whole = input(RefusedParts::NOTHING);
     let refuse = |table: u32, destination: &str| {
         let routes = whole.desired.routes.iter();
         let (key, route) = routes
@@ -329,7 +341,7 @@ fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
     );
     assert_eq!(whole.desired.rules, without.desired.rules, "their packets end in their tables");
     assert_eq!(elements(&whole, "leaves4"), ["0x00000001 . 10.0.3.42"]);
-    assert_eq!(without.desired.nft[&Family::Inet].sets.get("leaves4"), None, "nobody leaves");
+    assert_eq!(without.desired.nft[&TableFamily::Inet].sets.get("leaves4"), None, "nobody leaves");
     let found: Vec<(&str, &str)> = without
         .findings
         .iter()
@@ -356,24 +368,25 @@ fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
 fn an_exit_whose_interface_forwards_nothing_is_not_served_whoever_is_asked_to() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "1")], "");
     let facts = facts(&[("t", "empire", "10.1.1.177")]);
-    let mut ground = gateway();
+    let mut host_network = gateway();
     let node = &facts.nodes[&name("n1")];
-    assert_eq!(unfit(&name("n1"), &node.labels, &set, &ground), BTreeMap::new());
-    ground.forwarding.off4 = BTreeSet::from(["eth0".to_owned()]);
+    assert_eq!(unfit(&name("n1"), &node.labels, &set, &host_network), BTreeMap::new());
+    host_network.forwarding.off4 = BTreeSet::from(["eth0".to_owned()]);
     assert_eq!(
-        unfit(&name("n1"), &node.labels, &set, &ground),
+        unfit(&name("n1"), &node.labels, &set, &host_network),
         BTreeMap::new(),
         "another interface's is nothing to it"
     );
-    ground.forwarding.off4 = BTreeSet::from(["net1".to_owned()]);
-    let says = unfit(&name("n1"), &node.labels, &set, &ground);
+    host_network.forwarding.off4 = BTreeSet::from(["net1".to_owned()]);
+    let says = unfit(&name("n1"), &node.labels, &set, &host_network);
     assert_eq!(says, [("n1 dev net1".to_owned(), "net.ipv4.conf.net1.forwarding is 0".to_owned())].into());
-    assert_eq!(unfit(&name("n2"), &facts.nodes[&name("n2")].labels, &set, &ground), BTreeMap::new());
-    let role = compiled(&set, &facts, &ground, &Marks::default()).exits.into_values().next().expect("an exit").role;
-    assert!(matches!(role, Role::Own { ways, .. } if ways.is_empty()));
+    assert_eq!(unfit(&name("n2"), &facts.nodes[&name("n2")].labels, &set, &host_network), BTreeMap::new());
+    let role =
+        compiled(&set, &facts, &host_network, &ExitIds::default()).exits.into_values().next().expect("an exit").role;
+    assert!(matches!(role, ExitRole::Own { ways, .. } if ways.is_empty()));
 
     let now = "2026-06-01T12:00:00Z".parse().expect("a time");
-    let said = crate::core::placement::Said { held: &facts.held, unfit: &[(name("n1"), says)].into() };
+    let said = crate::core::placement::GatewayReports { held: &facts.held, unfit: &[(name("n1"), says)].into() };
     let everybody = crate::core::placement::place_with(&set, &facts, said, now);
     assert_eq!(everybody.exits, BTreeMap::new());
     assert_eq!(
@@ -387,9 +400,9 @@ fn an_exit_whose_interface_forwards_nothing_is_not_served_whoever_is_asked_to() 
 /// The plan reads the tables that are made here: by the names of their sets, and by where their chains lead.
 #[test]
 fn which_connections_are_forgotten_is_read_from_the_tables() {
-    let sources = |desired: &Compiled, observed: &Compiled, range| -> Vec<Sources> {
+    let sources = |desired: &Compiled, observed: &Compiled, range| -> Vec<ConntrackFlush> {
         let steps = plan(&desired.desired, &observed.desired, range).steps;
-        let of = |step| if let Step::ForgetSources(sources) = step { Some(sources) } else { None };
+        let of = |step| if let Step::FlushSources(sources) = step { Some(sources) } else { None };
         steps.into_iter().filter_map(of).collect()
     };
     for (destination, pod, outside, inside) in [
@@ -403,10 +416,10 @@ fn which_connections_are_forgotten_is_read_from_the_tables() {
             set(&[document.replace("spec:\n", "spec:\n  existingConnections: Reset\n")], config),
         );
         let range = keep.config.range;
-        let ground = below(1500);
+        let host_network = below(1500);
         let state = |set: &PolicySet, pods: &[(&str, &str, &str)], before: &Compiled| {
-            let marks = Marks::observed(&before.desired.nft, range);
-            compiled(set, &facts(pods), &ground, &marks)
+            let marks = ExitIds::observed(&before.desired.nft, range);
+            compiled(set, &facts(pods), &host_network, &marks)
         };
         let nobody = state(&keep, &[], &Compiled::default());
         let (member, other) = ([("t", "empire", pod)], [("t", "hutt", pod)]);
@@ -451,7 +464,7 @@ fn no_tunnel_leads_to_this_nodes_own_address_or_to_one_that_two_nodes_have() {
     addresses(&mut facts, "n2", 1);
     facts.nodes.get_mut(&name("n2")).expect("n2").ready = false;
     addresses(&mut facts, "n4", 3);
-    let compiled = compiled(&set, &facts, &below(1500), &Marks::default());
+    let compiled = compiled(&set, &facts, &below(1500), &ExitIds::default());
     let tunnels: Vec<&crate::core::state::net::Route> = compiled
         .desired
         .routes
@@ -476,10 +489,10 @@ fn no_tunnel_leads_to_this_nodes_own_address_or_to_one_that_two_nodes_have() {
 #[test]
 fn a_gateway_whose_address_this_node_has_itself_is_not_sent_to() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
-    let mut ground = below(1500);
+    let mut host_network = below(1500);
     let second = "172.18.0.2/16".parse().expect("a network");
-    ground.interfaces.get_mut("eth0").expect("eth0").addresses.push(second);
-    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &ground, &Marks::default());
+    host_network.interfaces.get_mut("eth0").expect("eth0").addresses.push(second);
+    let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &host_network, &ExitIds::default());
     assert!(compiled.findings.iter().any(|finding| finding.code == "peer-is-own-address"));
     // Its members' packets end in its table.
     let routes =

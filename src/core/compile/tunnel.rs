@@ -9,16 +9,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::core::cidr::Range;
-use crate::core::facts::{Facts, Node, Owner};
-use crate::core::ground::{Ground, Kind};
+use crate::core::cidr::AddressRange;
+use crate::core::facts::{AddressOwner, Facts, Node};
+use crate::core::host_network::{HostNetwork, InterfaceKind};
 use crate::core::name::NodeName;
 use crate::core::state::net::{fnv1a, mix};
 use crate::core::state::nft::AddressFamily;
 
 /// One node as the others know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct End {
+pub(crate) struct TunnelEndpoint {
     /// The number that its tunnel packets bear as their mark between the input hook, which sees the outer source, and the
     /// tunnel device's ingress, which sees the inner one.
     pub(crate) id: u32,
@@ -28,7 +28,7 @@ pub(crate) struct End {
     pub(crate) inner: [IpAddr; 2],
 }
 
-impl End {
+impl TunnelEndpoint {
     /// What stands for it in one family.
     pub(crate) fn inner(&self, family: AddressFamily) -> IpAddr {
         let [four, six] = self.inner;
@@ -47,18 +47,18 @@ impl End {
 }
 
 /// Every node that has an address, by name.
-pub(crate) type Ends = BTreeMap<NodeName, End>;
+pub(crate) type TunnelEndpoints = BTreeMap<NodeName, TunnelEndpoint>;
 
 /// How the nodes of a cluster know each other.
-pub(crate) fn ends(facts: &Facts) -> Ends {
+pub(crate) fn ends(facts: &Facts) -> TunnelEndpoints {
     let (nodes, owners) = (&facts.nodes, facts.owners());
     let taken: BTreeSet<IpAddr> = nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
     let shared = shared_networks(nodes);
     let mut ids = BTreeSet::from([0]);
     let mut inner = BTreeSet::new();
-    let mut ends = Ends::new();
+    let mut ends = TunnelEndpoints::new();
     for (name, node) in nodes.iter().filter(|(_, node)| !node.addresses.is_empty()) {
-        let owned = |address: &IpAddr| owners.of(name, *address) == Owner::This;
+        let owned = |address: &IpAddr| owners.of(name, *address) == AddressOwner::This;
         let outer: Vec<IpAddr> = node.addresses.iter().copied().filter(owned).collect();
         let mut id = id_of(node);
         while !ids.insert(id) {
@@ -82,20 +82,20 @@ pub(crate) fn ends(facts: &Facts) -> Ends {
             address
         };
         let inner = [stands(AddressFamily::V4), stands(AddressFamily::V6)];
-        ends.insert(name.clone(), End { id, outer, inner });
+        ends.insert(name.clone(), TunnelEndpoint { id, outer, inner });
     }
     ends
 }
 
 /// Pod networks that overlap another node's: an address of such a one stands for nobody.
 fn shared_networks(nodes: &BTreeMap<NodeName, Node>) -> BTreeSet<(&NodeName, IpNet)> {
-    let mut all: Vec<(Range, &NodeName, IpNet)> = Vec::new();
+    let mut all: Vec<(AddressRange, &NodeName, IpNet)> = Vec::new();
     for (name, node) in nodes {
-        all.extend(node.pod_cidrs.iter().map(|net| (Range::from(*net), name, *net)));
+        all.extend(node.pod_cidrs.iter().map(|net| (AddressRange::from(*net), name, *net)));
     }
     all.sort_by_key(|(range, name, _)| (range.first(), range.last(), *name));
     let mut shared = BTreeSet::new();
-    let mut widest: Option<&(Range, &NodeName, IpNet)> = None;
+    let mut widest: Option<&(AddressRange, &NodeName, IpNet)> = None;
     for one in &all {
         let overlapped = widest.filter(|before| before.0.contains(one.0.first()) && before.1 != one.1);
         if let Some(before) = overlapped {
@@ -175,22 +175,24 @@ fn hash_of(node: &Node) -> u64 {
 ///
 /// A bridge's network may be that of containers (docker0), and an interface of a CNI's own leads to pods (flannel.1, antrea-gw0).
 pub(crate) fn uplinks(
-    ground: &Ground,
+    host_network: &HostNetwork,
     own: &[IpAddr],
-    others: &Ends,
+    others: &TunnelEndpoints,
     is_pod: impl Fn(IpAddr) -> bool,
 ) -> BTreeSet<String> {
     let is_wide = |net: &IpNet| net.prefix_len() < net.max_prefix_len();
     let leads_out = |gateway: Option<IpAddr>| gateway.is_some_and(|gateway| !is_pod(gateway));
     let mut found: BTreeSet<&str> = BTreeSet::new();
-    found.extend(ground.routes.iter().filter(|route| leads_out(route.gateway)).map(|route| route.interface.as_str()));
-    for (name, interface) in &ground.interfaces {
-        if !interface.bridge && interface.kind == Kind::Device && interface.addresses.iter().any(is_wide) {
+    found.extend(
+        host_network.routes.iter().filter(|route| leads_out(route.gateway)).map(|route| route.interface.as_str()),
+    );
+    for (name, interface) in &host_network.interfaces {
+        if !interface.bridge && interface.kind == InterfaceKind::Device && interface.addresses.iter().any(is_wide) {
             found.insert(name);
         }
     }
     // A pod's own route, as many CNIs have one for each, leads to no node.
-    let wide: Vec<_> = ground.routes.iter().filter(|route| is_wide(&route.destination)).collect();
+    let wide: Vec<_> = host_network.routes.iter().filter(|route| is_wide(&route.destination)).collect();
     for address in others.values().flat_map(|end| &end.outer) {
         let best = wide
             .iter()
@@ -199,12 +201,13 @@ pub(crate) fn uplinks(
         found.extend(best.map(|route| route.interface.as_str()));
     }
     let to_pods = |name: &str| {
-        let routes = ground.routes.iter().filter(|route| route.interface == name && route.destination.prefix_len() > 0);
-        let networks = ground.interfaces.get(name).into_iter().flat_map(|interface| &interface.addresses);
+        let routes =
+            host_network.routes.iter().filter(|route| route.interface == name && route.destination.prefix_len() > 0);
+        let networks = host_network.interfaces.get(name).into_iter().flat_map(|interface| &interface.addresses);
         routes.map(|route| route.destination.network()).chain(networks.map(IpNet::addr)).any(&is_pod)
     };
     found.retain(|name| !to_pods(name));
-    found.extend(own.iter().filter_map(|address| ground.holder(*address)));
+    found.extend(own.iter().filter_map(|address| host_network.holder(*address)));
     found.into_iter().map(str::to_owned).collect()
 }
 

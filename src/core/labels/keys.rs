@@ -100,7 +100,7 @@ pub struct LabelKeys {
 
 /// Why a key is not written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal<'k> {
+pub enum KeyRefusal<'k> {
     /// It is Kubernetes' own.
     Reserved,
     /// It is not on the operator's list.
@@ -111,14 +111,14 @@ pub enum Refusal<'k> {
 
 impl LabelKeys {
     /// Why Egret does not write a label with this key; `None` if it does.
-    pub fn refuses(&self, key: &str) -> Option<Refusal<'_>> {
+    pub fn refuses(&self, key: &str) -> Option<KeyRefusal<'_>> {
         let lacks = |list: &[KeyPattern]| !list.iter().any(|pattern| pattern.matches(key));
         match &self.operator {
-            None if reserved(key) => return Some(Refusal::Reserved),
-            Some(list) if lacks(list) => return Some(Refusal::Operator(list)),
+            None if reserved(key) => return Some(KeyRefusal::Reserved),
+            Some(list) if lacks(list) => return Some(KeyRefusal::Operator(list)),
             _ => {}
         }
-        self.git.as_deref().filter(|list| lacks(list)).map(Refusal::Git)
+        self.git.as_deref().filter(|list| lacks(list)).map(KeyRefusal::Git)
     }
 
     /// Whether the API server lets Egret set, change or take off a label with this key, whatever Git says.
@@ -128,7 +128,7 @@ impl LabelKeys {
     }
 }
 
-impl Refusal<'_> {
+impl KeyRefusal<'_> {
     /// What to do about it.
     pub fn hint(&self) -> String {
         let list = |patterns: &[KeyPattern]| match patterns {
@@ -194,7 +194,7 @@ mod tests {
             "a.k8s.io/b",
         ];
         for key in own {
-            assert_eq!(keys.refuses(key), Some(Refusal::Reserved), "{key}");
+            assert_eq!(keys.refuses(key), Some(KeyRefusal::Reserved), "{key}");
         }
         for key in
             ["egress-gw", "example.com/a", "node-restriction.kubernetes.io/a", "x.node-restriction.kubernetes.io/a"]
@@ -203,7 +203,7 @@ mod tests {
         }
         let keys = LabelKeys { operator: Some(patterns(&["node-role.kubernetes.io/egress"])), git: None };
         assert_eq!(keys.refuses("node-role.kubernetes.io/egress"), None);
-        assert!(matches!(keys.refuses("egress-gw"), Some(Refusal::Operator(_))));
+        assert!(matches!(keys.refuses("egress-gw"), Some(KeyRefusal::Operator(_))));
     }
 
     #[test]
@@ -228,8 +228,8 @@ mod tests {
             git: Some(patterns(&["egress-*", "kubernetes.io/*"])),
         };
         assert_eq!(keys.refuses("egress-gw"), None);
-        assert!(matches!(keys.refuses("example.com/a"), Some(Refusal::Git(_))));
-        assert!(matches!(keys.refuses("kubernetes.io/hostname"), Some(Refusal::Operator(_))));
+        assert!(matches!(keys.refuses("example.com/a"), Some(KeyRefusal::Git(_))));
+        assert!(matches!(keys.refuses("kubernetes.io/hostname"), Some(KeyRefusal::Operator(_))));
         assert!(keys.within_reach("example.com/a") && !keys.within_reach("kubernetes.io/hostname"));
     }
 

@@ -44,7 +44,7 @@ impl ExitKey {
     }
 
     /// Whether its gateway says that it could not serve it.
-    pub fn is_among(&self, unfit: &super::Unfit) -> bool {
+    pub fn is_among(&self, unfit: &super::UnfitExits) -> bool {
         unfit.get(&self.gateway).is_some_and(|exits| exits.contains_key(&self.identity()))
     }
 

@@ -5,15 +5,15 @@
 //! is fit may only mean that a label is not known yet. Deliberately absent: which node is to answer ([`super::place`]), and the connections
 //! themselves.
 
-mod kept;
+mod persisted;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-pub use self::kept::Kept;
+pub use self::persisted::PersistedHandover;
 use super::{Exit, ExitKey, Placement};
-use crate::core::facts::{Facts, Owner, Owners};
+use crate::core::facts::{AddressOwner, AddressOwners, Facts};
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::policy::{Egress, ExistingConnections, PolicyId, PolicySet};
@@ -165,9 +165,9 @@ impl Handover {
 }
 
 /// Whether a gateway is still there to carry somebody: cordoned or without its label, but alive.
-fn is_there(exit: &ExitKey, facts: &Facts, owners: &Owners<'_>) -> bool {
+fn is_there(exit: &ExitKey, facts: &Facts, owners: &AddressOwners<'_>) -> bool {
     let Some(node) = facts.nodes.get(&exit.gateway).filter(|node| node.ready) else { return false };
-    node.tunnel_address().is_some_and(|address| owners.of(&exit.gateway, address) == Owner::This)
+    node.tunnel_address().is_some_and(|address| owners.of(&exit.gateway, address) == AddressOwner::This)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use super::facts::{Facts, Node, Owner, Owners, PodName};
+use super::facts::{AddressOwner, AddressOwners, Facts, Node, PodName};
 use super::finding::Finding;
 use super::labels::Labels;
 use super::name::NodeName;
@@ -25,13 +25,13 @@ use super::policy::{Egress, GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySe
 use super::state::net::{Mac, fnv1a, mix};
 
 /// Which of the addresses that policies name each node has, and since when.
-pub type Held = BTreeMap<NodeName, BTreeMap<IpAddr, Timestamp>>;
+pub type HeldAddresses = BTreeMap<NodeName, BTreeMap<IpAddr, Timestamp>>;
 
 /// The placement of every policy in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
     /// By policy; suspended ones are not there.
-    pub policies: BTreeMap<PolicyId, Placed>,
+    pub policies: BTreeMap<PolicyId, PlacedPolicy>,
     /// Every exit that some policy uses.
     pub exits: BTreeMap<ExitKey, Exit>,
     /// Exits that no policy is placed on any more and that are kept for live connections, with the policies that left them
@@ -43,25 +43,25 @@ pub struct Placement {
 
 /// Where one policy leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed {
+pub struct PlacedPolicy {
     /// Its exits, each once, in order; empty while no gateway is fit.
     pub exits: Vec<ExitKey>,
     /// What was chosen for each entry of its gateways, in their order.
-    pub choices: Vec<Choice>,
+    pub choices: Vec<GatewayChoice>,
     /// What becomes of members while there is no exit.
     pub on_no_gateway: OnNoGateway,
 }
 
 /// The choice for one entry of `egressGateway(s)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
+pub struct GatewayChoice {
     /// Of the fit nodes that match, the one that tells to have the address that the policy names, if one does; else the first.
     pub gateway: Option<NodeName>,
     /// Nodes that match and were passed over, with the reason.
     pub unfit: Vec<(NodeName, Cow<'static, str>)>,
 }
 
-impl Placed {
+impl PlacedPolicy {
     /// The exit of one member. With several, members are spread by rendezvous hashing: an exit that comes or goes moves only
     /// the members that it gains or loses (Thaler and Ravishankar, 1998).
     pub fn exit_of(&self, pod: &PodName) -> Option<&ExitKey> {
@@ -78,24 +78,24 @@ fn weight(pod: &PodName, exit: &ExitKey) -> u64 {
 }
 
 /// Exits that a gateway says it could not serve, by their identities, with the reason.
-pub type Unfit = BTreeMap<NodeName, BTreeMap<String, String>>;
+pub type UnfitExits = BTreeMap<NodeName, BTreeMap<String, String>>;
 
 /// Places every policy that is in force at `now`, where no gateway says that it could not serve.
 pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
-    place_with(set, facts, Said { held: &facts.held, unfit: &Unfit::new() }, now)
+    place_with(set, facts, GatewayReports { held: &facts.held, unfit: &UnfitExits::new() }, now)
 }
 
 /// What nodes say of themselves as gateways.
 #[derive(Debug, Clone, Copy)]
-pub struct Said<'a> {
+pub struct GatewayReports<'a> {
     /// Which egress addresses they have.
-    pub held: &'a Held,
+    pub held: &'a HeldAddresses,
     /// Which exits they could not serve.
-    pub unfit: &'a Unfit,
+    pub unfit: &'a UnfitExits,
 }
 
 /// The same with another word of nodes about themselves: a node knows its own kernel sooner than others do.
-pub fn place_with(set: &PolicySet, facts: &Facts, said: Said<'_>, now: Timestamp) -> Placement {
+pub fn place_with(set: &PolicySet, facts: &Facts, said: GatewayReports<'_>, now: Timestamp) -> Placement {
     let mut placement = Placement::default();
     let nodes = NodeIndex::new(facts);
     for policy in set.policies.values() {
@@ -120,10 +120,11 @@ fn place_one(
     policy: &Policy,
     set: &PolicySet,
     facts: &Facts,
-    nodes: (&NodeIndex<'_>, Said<'_>),
+    nodes: (&NodeIndex<'_>, GatewayReports<'_>),
     findings: &mut Vec<Finding>,
-) -> Placed {
-    let choices: Vec<Choice> = policy.gateways.iter().map(|gateway| choose(gateway, set, facts, nodes)).collect();
+) -> PlacedPolicy {
+    let choices: Vec<GatewayChoice> =
+        policy.gateways.iter().map(|gateway| choose(gateway, set, facts, nodes)).collect();
     let exits: BTreeSet<ExitKey> = policy
         .gateways
         .iter()
@@ -136,10 +137,10 @@ fn place_one(
     for (spec, choice) in policy.gateways.iter().zip(&choices).filter(|(_, choice)| choice.gateway.is_none()) {
         findings.push(no_gateway(policy, spec, choice, exits.is_empty()));
     }
-    Placed { exits: exits.into_iter().collect(), choices, on_no_gateway: policy.on_no_gateway }
+    PlacedPolicy { exits: exits.into_iter().collect(), choices, on_no_gateway: policy.on_no_gateway }
 }
 
-fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &Choice, none_at_all: bool) -> Finding {
+fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &GatewayChoice, none_at_all: bool) -> Finding {
     let consequence = match (none_at_all, policy.on_no_gateway) {
         (false, _) => "the others of the policy carry its members",
         (true, OnNoGateway::Drop) => "members' packets to its destinations are dropped",
@@ -155,8 +156,13 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &Choice, none_at_all:
 }
 
 /// Without an address to look for, nodes behind the first fit one are not asked.
-fn choose(spec: &GatewaySpec, set: &PolicySet, facts: &Facts, (nodes, said): (&NodeIndex<'_>, Said<'_>)) -> Choice {
-    let mut choice = Choice { gateway: None, unfit: Vec::new() };
+fn choose(
+    spec: &GatewaySpec,
+    set: &PolicySet,
+    facts: &Facts,
+    (nodes, said): (&NodeIndex<'_>, GatewayReports<'_>),
+) -> GatewayChoice {
+    let mut choice = GatewayChoice { gateway: None, unfit: Vec::new() };
     let mut newest: Option<Timestamp> = None;
     for (name, node) in nodes.matching(&spec.node, facts) {
         let stranger = !set.may_answer(&spec.node, name, &node.labels);
@@ -180,14 +186,14 @@ fn choose(spec: &GatewaySpec, set: &PolicySet, facts: &Facts, (nodes, said): (&N
 }
 
 /// Since when a node has an address, as it tells; a snapshot does not say since when.
-fn since(node: &NodeName, address: IpAddr, facts: &Facts, held: &Held) -> Option<Timestamp> {
+fn since(node: &NodeName, address: IpAddr, facts: &Facts, held: &HeldAddresses) -> Option<Timestamp> {
     let told = held.get(node).and_then(|held| held.get(&address)).copied();
-    let known = || facts.grounds.get(node)?.holder(address).map(|_| Timestamp::MIN);
+    let known = || facts.host_networks.get(node)?.holder(address).map(|_| Timestamp::MIN);
     told.or_else(known)
 }
 
 /// What a node says of itself. Its reason stands in its own report.
-fn unserved(node: &NodeName, spec: &GatewaySpec, says: &Unfit) -> Option<&'static str> {
+fn unserved(node: &NodeName, spec: &GatewaySpec, says: &UnfitExits) -> Option<&'static str> {
     // Nearly nobody says so, and an identity is a text to be made.
     says.get(node).filter(|exits| !exits.is_empty())?;
     let exit = ExitKey { gateway: node.clone(), egress: spec.egress.clone(), next_hops: spec.next_hops.clone() };
@@ -197,7 +203,7 @@ fn unserved(node: &NodeName, spec: &GatewaySpec, says: &Unfit) -> Option<&'stati
 /// Nodes by label, so that ten thousand policies do not each look at five thousand nodes.
 struct NodeIndex<'a> {
     by_label: BTreeMap<(&'a str, &'a str), Vec<&'a NodeName>>,
-    owners: Owners<'a>,
+    owners: AddressOwners<'a>,
 }
 
 impl<'a> NodeIndex<'a> {
@@ -218,8 +224,8 @@ impl<'a> NodeIndex<'a> {
         }
         let address = node.tunnel_address()?;
         match self.owners.of(name, address) {
-            Owner::This => None,
-            Owner::Shared(other) | Owner::Another(other) => {
+            AddressOwner::This => None,
+            AddressOwner::Shared(other) | AddressOwner::Another(other) => {
                 Some(Cow::Owned(format!("shares its InternalIP {address} with {other}")))
             }
         }

@@ -159,7 +159,7 @@ fn naming(address: &str) -> GatewaySpec {
 }
 
 /// Who tells to have 10.0.3.9, and since which second.
-fn held(by: &[(&str, i64)]) -> Held {
+fn held(by: &[(&str, i64)]) -> HeldAddresses {
     let address: IpAddr = "10.0.3.9".parse().unwrap();
     let since = |second| BTreeMap::from([(address, Timestamp::from_second(second).unwrap())]);
     by.iter().map(|(node, second)| (NodeName::parse(node).unwrap(), since(*second))).collect()
@@ -170,7 +170,15 @@ fn the_node_that_tells_to_have_a_named_address_answers_and_of_several_the_last()
     let set = set(vec![policy("p", vec![naming("10.0.3.9")])]);
     let mut facts = facts(&[("a", true, false), ("b", true, false), ("c", true, false), ("d", true, true)]);
     let chosen = |facts: &Facts, by: &[(&str, i64)]| {
-        gateways(&place_with(&set, facts, Said { held: &held(by), unfit: &Unfit::new() }, Timestamp::UNIX_EPOCH), "p")
+        gateways(
+            &place_with(
+                &set,
+                facts,
+                GatewayReports { held: &held(by), unfit: &UnfitExits::new() },
+                Timestamp::UNIX_EPOCH,
+            ),
+            "p",
+        )
     };
     assert_eq!(chosen(&facts, &[]), ["a"], "nobody tells");
     assert_eq!(chosen(&facts, &[("b", 7)]), ["b"]);
@@ -186,14 +194,14 @@ fn the_node_that_tells_to_have_a_named_address_answers_and_of_several_the_last()
 #[test]
 fn a_snapshot_says_who_has_an_address_too() {
     let mut facts = facts(&[("a", true, false), ("b", true, false)]);
-    let mut ground = crate::core::ground::Ground::default();
-    let net1 = crate::core::ground::Interface {
+    let mut host_network = crate::core::host_network::HostNetwork::default();
+    let net1 = crate::core::host_network::Interface {
         up: true,
         addresses: vec!["10.0.3.9/24".parse().unwrap()],
-        ..crate::core::ground::Interface::default()
+        ..crate::core::host_network::Interface::default()
     };
-    ground.interfaces.insert("net1".to_owned(), net1);
-    facts.grounds.insert(NodeName::parse("b").unwrap(), ground);
+    host_network.interfaces.insert("net1".to_owned(), net1);
+    facts.host_networks.insert(NodeName::parse("b").unwrap(), host_network);
     let set = set(vec![policy("p", vec![naming("10.0.3.9")])]);
     assert_eq!(gateways(&place(&set, &facts, Timestamp::UNIX_EPOCH), "p"), ["b"]);
 }

@@ -3,22 +3,22 @@
 //! A plan holds every choice; who carries it out has none left. Empty means done. Deliberately absent: carrying out
 //! (`kernel::apply`), and why the state is desired (`compile`).
 
+pub mod conntrack;
 mod nft;
 pub mod simulate;
-pub mod sources;
 pub mod summary;
 mod text;
 
 use std::fmt;
 
 use super::state::NodeState;
-use super::state::net::{Address, Link, LinkName, Neighbour, Route, RouteKey, Rule, Sysctl};
-use super::state::nft::{Data, Family, Key, Transaction};
-use super::state::ownership::Range;
+use super::state::net::{InterfaceAddress, Link, LinkName, Neighbour, Route, RouteKey, RoutingRule, Sysctl};
+use super::state::nft::{ElementData, ElementKey, NftTransaction, TableFamily};
+use super::state::ownership::DatapathConfig;
 
-use self::sources::{Holders, Sources};
+use self::conntrack::{AddressHolders, ConntrackFlush};
 
-pub use text::{Listing, StepLine, text_diff, unified_diff};
+pub use text::{StateListing, StepLine, text_diff, unified_diff};
 
 /// Steps in the order they are to be taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,9 +42,9 @@ pub enum Step {
     /// Take a tunnel device away, and all routes through it.
     DeleteLink(LinkName),
     /// Put an address on a tunnel device.
-    AddAddress(Address),
+    AddAddress(InterfaceAddress),
     /// Take it off.
-    DeleteAddress(Address),
+    DeleteAddress(InterfaceAddress),
     /// Write a setting; what it was before, for the text.
     SetSysctl(Sysctl, String, Option<String>),
     /// Put a static neighbour in, or another hardware address to it.
@@ -56,26 +56,26 @@ pub enum Step {
     /// Take a route out.
     DeleteRoute(RouteKey, Route),
     /// Put a rule in.
-    AddRule(Rule),
+    AddRule(RoutingRule),
     /// Take a rule out.
-    DeleteRule(Rule),
+    DeleteRule(RoutingRule),
     /// Forget connections that bear a mark which is given out anew or no more, so that they don't take another exit's way.
-    Forget {
+    FlushConntrack {
         /// The mark.
         mark: u32,
         /// Its bits that count.
         mask: u32,
     },
     /// Forget connections by the pod's address that opened them: the address is given up, given on, or led elsewhere.
-    ForgetSources(Sources),
+    FlushSources(ConntrackFlush),
     /// Wait a bounded time for live connections to be seen: connection tracking has just begun, and what it sees first of a
     /// connection counts as new, however old it is.
     Notice,
     /// Wait until the packets that are on their way through this kernel now have left it: they were sent on by what the steps
     /// before took back, and nothing that they still need may go.
-    Settle,
+    RcuBarrier,
     /// Change nftables in one transaction.
-    Nft(Transaction),
+    Nft(NftTransaction),
 }
 
 impl Plan {
@@ -87,16 +87,16 @@ impl Plan {
 
 /// What decides steps and is in neither state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Beside {
+pub struct PlanContext {
     /// Whose the pods' addresses are and were.
-    pub holders: Holders,
+    pub holders: AddressHolders,
     /// Nothing in this kernel has connections tracked yet.
     pub untracked: bool,
 }
 
 /// The steps from observed to desired, where nothing else is known.
-pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
-    plan_beside(desired, observed, range, &Beside::default())
+pub fn plan(desired: &NodeState, observed: &NodeState, range: DatapathConfig) -> Plan {
+    plan_with(desired, observed, range, &PlanContext::default())
 }
 
 /// The steps from observed to desired.
@@ -104,9 +104,9 @@ pub fn plan(desired: &NodeState, observed: &NodeState, range: Range) -> Plan {
 /// Make before break: devices, neighbours, routes and rules come first, then the one transaction that sends packets there, then,
 /// when the packets are through that were on their way, what nobody uses any more goes. So the packets of a flow take the old way or the new way, or are dropped where there is
 /// neither; they never take the main table's way with the pod's own address.
-pub fn plan_beside(desired: &NodeState, observed: &NodeState, range: Range, beside: &Beside) -> Plan {
+pub fn plan_with(desired: &NodeState, observed: &NodeState, range: DatapathConfig, beside: &PlanContext) -> Plan {
     let mut steps = Vec::new();
-    let due = sources::due(&desired.nft, &observed.nft, range, &beside.holders);
+    let due = conntrack::due(&desired.nft, &observed.nft, range, &beside.holders);
     let mut observed = links(desired, observed, &mut steps);
     let woken = if beside.untracked { nft::wake(&desired.nft, &observed.nft).map(Step::Nft) } else { None };
     if let Some(step) = &woken {
@@ -137,18 +137,18 @@ pub fn plan_beside(desired: &NodeState, observed: &NodeState, range: Range, besi
     all.extend(nft.record.map(Step::Nft));
     all.extend(early);
     all.extend(order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules));
-    all.extend(fresh.into_iter().map(|mark| Step::Forget { mark, mask: range.mask }));
+    all.extend(fresh.into_iter().map(|mark| Step::FlushConntrack { mark, mask: range.mask }));
     all.extend(restore);
-    all.extend(due.ahead.map(Step::ForgetSources));
+    all.extend(due.ahead.map(Step::FlushSources));
     all.extend(woken.into_iter().flat_map(|step| [step, Step::Notice]));
     all.extend(nft.prepare.map(Step::Nft));
     all.extend(nft.switch.map(Step::Nft));
     all.extend(late);
     if !stale.is_empty() || due.behind.is_some() || nft.last.is_some() {
-        all.push(Step::Settle);
+        all.push(Step::RcuBarrier);
     }
-    all.extend(due.behind.map(Step::ForgetSources));
-    all.extend(stale.into_iter().map(|(mark, mask)| Step::Forget { mark, mask }));
+    all.extend(due.behind.map(Step::FlushSources));
+    all.extend(stale.into_iter().map(|(mark, mask)| Step::FlushConntrack { mark, mask }));
     all.extend(order.delete_rules.into_iter().chain(order.delete_routes).chain(order.delete_neighbours));
     all.extend(order.delete_addresses);
     all.extend(observed.links.keys().filter(|name| !desired.links.contains_key(*name)).cloned().map(Step::DeleteLink));
@@ -281,10 +281,10 @@ fn sysctls(desired: &NodeState, observed: &NodeState) -> (Vec<Step>, Vec<Step>, 
 
 /// What an interface's filter was before Egret, as our table remembers it.
 fn value_before(observed: &NodeState, interface: &str) -> Option<String> {
-    let table = observed.nft.get(&Family::Inet)?;
+    let table = observed.nft.get(&TableFamily::Inet)?;
     let map = table.sets.get(super::compile::RP_FILTER_BEFORE)?;
-    match map.elements.get(&Key::Interface(interface.to_owned()))? {
-        Some(Data::Mark(before)) => Some(before.to_string()),
+    match map.elements.get(&ElementKey::Interface(interface.to_owned()))? {
+        Some(ElementData::Mark(before)) => Some(before.to_string()),
         _ => None,
     }
 }

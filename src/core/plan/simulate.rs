@@ -6,7 +6,7 @@
 use super::super::compile::RP_FILTER_BEFORE;
 use super::super::state::NodeState;
 use super::super::state::net::Route;
-use super::super::state::nft::{Chain, Change, Hook, Table};
+use super::super::state::nft::{Chain, Hook, NftChange, Table};
 use super::Step;
 
 /// Applies one step.
@@ -50,14 +50,14 @@ pub fn apply(step: &Step, state: &mut NodeState) {
         Step::DeleteRule(rule) => {
             state.rules.remove(rule);
         }
-        Step::Forget { .. } | Step::ForgetSources(_) | Step::Notice | Step::Settle => {}
+        Step::FlushConntrack { .. } | Step::FlushSources(_) | Step::Notice | Step::RcuBarrier => {}
         Step::Nft(transaction) => {
             for (family, change) in &transaction.changes {
                 match change {
-                    Change::DeleteTable => {
+                    NftChange::DeleteTable => {
                         state.nft.remove(family);
                     }
-                    Change::AddTable { owned } => {
+                    NftChange::AddTable { owned } => {
                         let table = state.nft.entry(*family).or_default();
                         (table.owned, table.abandoned) = (*owned, false);
                     }
@@ -82,44 +82,44 @@ fn delete_link(name: &str, state: &mut NodeState) {
     }
 }
 
-fn change_table(change: &Change, table: &mut Table) {
+fn change_table(change: &NftChange, table: &mut Table) {
     match change {
-        Change::AddSet(name, set) => {
+        NftChange::AddSet(name, set) => {
             table.sets.insert(name.clone(), set.clone());
         }
-        Change::DeleteSet(name) => {
+        NftChange::DeleteSet(name) => {
             table.sets.remove(name);
         }
-        Change::AddChain(name, base, comment) => {
+        NftChange::AddChain(name, base, comment) => {
             let chain = Chain { base: base.clone(), comment: comment.clone(), rules: Vec::new() };
             table.chains.insert(name.clone(), chain);
         }
-        Change::DeleteChain(name) => {
+        NftChange::DeleteChain(name) => {
             table.chains.remove(name);
         }
-        Change::FlushChain(name) => {
+        NftChange::FlushChain(name) => {
             if let Some(chain) = table.chains.get_mut(name) {
                 chain.rules.clear();
             }
         }
-        Change::AddRule(name, rule) => {
+        NftChange::AddRule(name, rule) => {
             if let Some(chain) = table.chains.get_mut(name) {
                 chain.rules.push(rule.clone());
             }
         }
-        Change::AddElements(name, elements) => {
+        NftChange::AddElements(name, elements) => {
             if let Some(set) = table.sets.get_mut(name) {
                 set.elements.extend(elements.iter().cloned());
             }
         }
-        Change::DeleteElements(name, elements) => {
+        NftChange::DeleteElements(name, elements) => {
             if let Some(set) = table.sets.get_mut(name) {
                 for (key, _) in elements {
                     set.elements.remove(key);
                 }
             }
         }
-        Change::AddTable { .. } | Change::DeleteTable => {}
+        NftChange::AddTable { .. } | NftChange::DeleteTable => {}
     }
 }
 

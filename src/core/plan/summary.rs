@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::super::compile::{Compiled, Role, WayOut};
+use super::super::compile::{Compiled, EgressRoute, ExitRole};
 use super::super::facts::PodName;
 use super::super::finding::Finding;
-use super::super::state::nft::{AddressFamily, Change, Family, Transaction};
+use super::super::state::nft::{AddressFamily, NftChange, NftTransaction, TableFamily};
 use super::super::state::ownership::TABLE;
 use super::super::text::wrapped;
 use super::text::{StepLine, nft_line};
@@ -84,11 +84,11 @@ fn roles(compiled: &Compiled) -> Vec<String> {
         for policy in &exit.policies {
             let members = exit.members.get(policy).map(leaving);
             match &exit.role {
-                Role::Own { ways, .. } => {
+                ExitRole::Own { ways, .. } => {
                     lines.push(format!("gateway of {policy}: {}", translation(ways)));
                     lines.extend(members.map(|members| format!("source of {policy}: {members} here")));
                 }
-                Role::Remote { outer, .. } => {
+                ExitRole::Remote { outer, .. } => {
                     let peer = outer.map_or_else(|| "no address".to_owned(), |(_, peer)| peer.to_string());
                     let through = |members| {
                         format!("source of {policy}: {members} through {} ({peer}), {}", key.gateway, key.egress)
@@ -109,7 +109,7 @@ fn roles(compiled: &Compiled) -> Vec<String> {
     lines
 }
 
-fn translation(ways: &BTreeMap<AddressFamily, WayOut>) -> String {
+fn translation(ways: &BTreeMap<AddressFamily, EgressRoute>) -> String {
     let addresses: Vec<String> = ways.values().map(|way| format!("{} on {}", way.address, way.interface)).collect();
     if addresses.is_empty() {
         return "there is no address to leave with, members' packets are dropped".to_owned();
@@ -143,13 +143,13 @@ fn lines_of(step: &Step) -> Vec<String> {
     step.lines().into_iter().map(plain).collect()
 }
 
-fn nft_lines(transaction: &Transaction) -> Vec<String> {
+fn nft_lines(transaction: &NftTransaction) -> Vec<String> {
     let mut lines = Vec::new();
-    for family in [Family::Inet, Family::Netdev] {
-        let changes: Vec<&Change> =
+    for family in [TableFamily::Inet, TableFamily::Netdev] {
+        let changes: Vec<&NftChange> =
             transaction.changes.iter().filter(|(of, _)| *of == family).map(|(_, change)| change).collect();
         // An `AddTable` beside changes that take something away takes over a table that is there.
-        let new = changes.iter().any(|change| matches!(change, Change::AddTable { .. }))
+        let new = changes.iter().any(|change| matches!(change, NftChange::AddTable { .. }))
             && !changes.iter().any(|change| takes_away(change));
         if new && changes.len() > LISTED {
             lines.push(counted(family, &changes));
@@ -160,30 +160,30 @@ fn nft_lines(transaction: &Transaction) -> Vec<String> {
     lines
 }
 
-fn takes_away(change: &Change) -> bool {
+fn takes_away(change: &NftChange) -> bool {
     match change {
-        Change::DeleteTable
-        | Change::DeleteSet(_)
-        | Change::DeleteChain(_)
-        | Change::FlushChain(_)
-        | Change::DeleteElements(..) => true,
-        Change::AddTable { .. }
-        | Change::AddSet(..)
-        | Change::AddChain(..)
-        | Change::AddRule(..)
-        | Change::AddElements(..) => false,
+        NftChange::DeleteTable
+        | NftChange::DeleteSet(_)
+        | NftChange::DeleteChain(_)
+        | NftChange::FlushChain(_)
+        | NftChange::DeleteElements(..) => true,
+        NftChange::AddTable { .. }
+        | NftChange::AddSet(..)
+        | NftChange::AddChain(..)
+        | NftChange::AddRule(..)
+        | NftChange::AddElements(..) => false,
     }
 }
 
 /// `add     nft    inet table egret: 10 chains, 21 rules, 12 sets, 9 elements`
-fn counted(family: Family, changes: &[&Change]) -> String {
+fn counted(family: TableFamily, changes: &[&NftChange]) -> String {
     let (mut chains, mut rules, mut sets, mut elements) = (0, 0, 0, 0);
     for change in changes {
         match change {
-            Change::AddChain(..) => chains += 1,
-            Change::AddRule(..) => rules += 1,
-            Change::AddSet(..) => sets += 1,
-            Change::AddElements(_, added) => elements += added.len(),
+            NftChange::AddChain(..) => chains += 1,
+            NftChange::AddRule(..) => rules += 1,
+            NftChange::AddSet(..) => sets += 1,
+            NftChange::AddElements(_, added) => elements += added.len(),
             _ => {}
         }
     }
@@ -198,39 +198,43 @@ fn counted(family: Family, changes: &[&Change]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::state::nft::{Key, Rule};
+    use super::super::super::state::nft::{ElementKey, NftRule};
     use super::*;
 
     #[test]
     fn a_new_table_is_counted_and_a_change_of_one_is_listed() {
-        let element = |last| (Key::Address([10, 1, 1, last].into()), None);
-        let add = Change::AddElements("pods4".to_owned(), vec![element(1), element(2)]);
-        let flush = (Family::Inet, Change::FlushChain("guard".to_owned()));
-        let mut changes = vec![(Family::Inet, add), flush.clone(), (Family::Netdev, Change::DeleteTable)];
+        let element = |last| (ElementKey::Address([10, 1, 1, last].into()), None);
+        let add = NftChange::AddElements("pods4".to_owned(), vec![element(1), element(2)]);
+        let flush = (TableFamily::Inet, NftChange::FlushChain("guard".to_owned()));
+        let mut changes = vec![(TableFamily::Inet, add), flush.clone(), (TableFamily::Netdev, NftChange::DeleteTable)];
         let expected = [
             "add     nft    inet element pods4 { 10.1.1.1, 10.1.1.2 }",
             "flush   nft    inet chain guard",
             "remove  nft    netdev table",
         ];
-        assert_eq!(nft_lines(&Transaction { changes: changes.clone() }), expected);
-        changes.insert(0, (Family::Inet, Change::AddTable { owned: true }));
+        assert_eq!(nft_lines(&NftTransaction { changes: changes.clone() }), expected);
+        changes.insert(0, (TableFamily::Inet, NftChange::AddTable { owned: true }));
         for name in ["a", "b", "c", "d"] {
-            changes.push((Family::Inet, Change::AddChain(name.to_owned(), None, None)));
-            changes.push((Family::Inet, Change::AddRule(name.to_owned(), Rule::default())));
+            changes.push((TableFamily::Inet, NftChange::AddChain(name.to_owned(), None, None)));
+            changes.push((TableFamily::Inet, NftChange::AddRule(name.to_owned(), NftRule::default())));
         }
-        assert_eq!(nft_lines(&Transaction { changes: changes.clone() }).len(), 12, "it was there before");
+        assert_eq!(nft_lines(&NftTransaction { changes: changes.clone() }).len(), 12, "it was there before");
         changes.retain(|change| *change != flush);
         let expected =
             ["add     nft    inet table egret: 4 chains, 4 rules, 2 elements", "remove  nft    netdev table"];
-        assert_eq!(nft_lines(&Transaction { changes }), expected);
+        assert_eq!(nft_lines(&NftTransaction { changes }), expected);
     }
 
     #[test]
     fn a_plan_is_counted_by_what_it_does_to_which_kind_of_object() {
-        let change = Change::AddChain("a".to_owned(), None, None);
-        let nft = vec![(Family::Inet, change.clone()), (Family::Inet, change), (Family::Netdev, Change::DeleteTable)];
+        let change = NftChange::AddChain("a".to_owned(), None, None);
+        let nft = vec![
+            (TableFamily::Inet, change.clone()),
+            (TableFamily::Inet, change),
+            (TableFamily::Netdev, NftChange::DeleteTable),
+        ];
         let label = Step::SetLabel("a".to_owned(), "b".to_owned(), None);
-        let steps = [label.clone(), Step::Settle, Step::Nft(Transaction { changes: nft }), label];
+        let steps = [label.clone(), Step::RcuBarrier, Step::Nft(NftTransaction { changes: nft }), label];
         assert_eq!(counts(&steps), "add 2 label, 2 nft; remove 1 nft");
         assert_eq!(counts(&[]), "");
     }

@@ -7,11 +7,11 @@ use super::*;
 use crate::core::compile::RP_FILTER_BEFORE;
 use crate::core::state::net::{Mac, default_metric};
 use crate::core::state::nft::{
-    AddressFamily, Base, Chain, ChainKind, DataType, Field, Hook, KeyType, Policy, Rule as NftRule, Set, Statement,
+    AddressFamily, BaseChain, Chain, ChainKind, ChainPolicy, DataType, Field, Hook, KeyType, NftRule, Set, Statement,
     Table, Verdict,
 };
 
-const RANGE: Range = Range { mask: 0x1fff, first: 9000, port: 4790, mtu: 1450 };
+const RANGE: DatapathConfig = DatapathConfig { mask: 0x1fff, first: 9000, port: 4790, mtu: 1450 };
 
 fn address(text: &str) -> IpAddr {
     text.parse().expect(text)
@@ -33,8 +33,8 @@ fn via(hop: &str) -> Route {
     Route::Via { link: "egret0".to_owned(), gateway: Some(address(hop)), onlink: true, encap: None }
 }
 
-fn rule(id: u32) -> Rule {
-    Rule {
+fn rule(id: u32) -> RoutingRule {
+    RoutingRule {
         family: AddressFamily::V4,
         priority: RANGE.priority(id),
         mark: id,
@@ -55,14 +55,14 @@ fn exit(identity: &str, mark: u32, mask: u32) -> Chain {
 }
 
 fn map(elements: &[(&str, &str)]) -> Set {
-    let elements = elements
-        .iter()
-        .map(|(from, chain)| (Key::Address(address(from)), Some(Data::Verdict(Verdict::Goto((*chain).to_owned())))));
+    let elements = elements.iter().map(|(from, chain)| {
+        (ElementKey::Address(address(from)), Some(ElementData::Verdict(Verdict::Goto((*chain).to_owned()))))
+    });
     Set { key: vec![KeyType::Ipv4Addr], data: Some(DataType::Verdict), interval: false, elements: elements.collect() }
 }
 
 fn before(interface: &str, value: u32) -> Set {
-    let elements = BTreeMap::from([(Key::Interface(interface.to_owned()), Some(Data::Mark(value)))]);
+    let elements = BTreeMap::from([(ElementKey::Interface(interface.to_owned()), Some(ElementData::Mark(value)))]);
     Set { key: vec![KeyType::Ifname], data: Some(DataType::Mark), interval: false, elements }
 }
 
@@ -76,7 +76,7 @@ fn table(chains: &[(&str, Chain)], sets: &[(&str, Set)]) -> Table {
 }
 
 fn only_table(table: Table) -> NodeState {
-    NodeState { nft: BTreeMap::from([(Family::Inet, table)]), ..NodeState::default() }
+    NodeState { nft: BTreeMap::from([(TableFamily::Inet, table)]), ..NodeState::default() }
 }
 
 /// A node with one exit through the tunnel.
@@ -85,7 +85,7 @@ fn node(id: u32, hop: &str) -> NodeState {
     NodeState {
         labels: BTreeMap::from([("rack".to_owned(), format!("r{id}"))]),
         links: BTreeMap::from([("egret0".to_owned(), link(4790, 1450))]),
-        addresses: BTreeSet::from([Address {
+        addresses: BTreeSet::from([InterfaceAddress {
             link: "egret0".to_owned(),
             address: "169.254.90.1/32".parse().expect("an address"),
         }]),
@@ -97,7 +97,7 @@ fn node(id: u32, hop: &str) -> NodeState {
         ]),
         neighbours: BTreeSet::from([neighbour(hop, hop)]),
         nft: BTreeMap::from([(
-            Family::Inet,
+            TableFamily::Inet,
             table(&[(&name, exit(hop, id, RANGE.mask))], &[("group_of4", map(&[("10.1.1.177", &name)]))]),
         )]),
     }
@@ -213,7 +213,7 @@ fn a_route_and_a_rule_that_differ_are_put_right() {
     let mut observed = desired.clone();
     observed.routes.insert(key("0.0.0.0/0", 9001, 0), Route::Unknown("blackhole".to_owned()));
     observed.routes.insert(key("10.9.0.0/16", 9001, default_metric(AddressFamily::V4)), Route::Throw);
-    observed.rules = BTreeSet::from([Rule { odd: Some("iif eth0".to_owned()), ..rule(1) }]);
+    observed.rules = BTreeSet::from([RoutingRule { odd: Some("iif eth0".to_owned()), ..rule(1) }]);
     assert_eq!(
         text(&desired, &observed),
         "\
@@ -248,11 +248,12 @@ forget  conn   from 10.1.1.4: all
 
 #[test]
 fn where_nothing_is_tracked_yet_live_connections_are_seen_before_the_first_switch() {
-    let base = Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150, policy: Policy::Accept };
+    let base =
+        BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150, policy: ChainPolicy::Accept };
     let steer = Chain { base: Some(base), ..Chain::default() };
     let members = only_table(table(&[("group_a", Chain::default()), ("steer", steer.clone())], &[]));
     let plan_where = |untracked, desired: &NodeState, observed: &NodeState| {
-        let plan = plan_beside(desired, observed, RANGE, &Beside { untracked, ..Beside::default() });
+        let plan = plan_with(desired, observed, RANGE, &PlanContext { untracked, ..PlanContext::default() });
         let mut state = observed.clone();
         plan.steps.iter().for_each(|step| simulate::apply(step, &mut state));
         assert_eq!(state, *desired);
@@ -359,7 +360,8 @@ change  nft    inet add map group_of4 { type ipv4_addr : verdict; }
 
 #[test]
 fn chains_are_filled_before_anything_leads_to_them_and_emptied_before_they_go() {
-    let base = Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150, policy: Policy::Accept };
+    let base =
+        BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150, policy: ChainPolicy::Accept };
     let steer = |to: &str| {
         let rules = vec![NftRule(vec![Statement::Verdict(Verdict::Goto(to.to_owned()))])];
         Chain { base: Some(base.clone()), comment: None, rules }

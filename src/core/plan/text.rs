@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::super::state::NodeState;
 use super::super::state::net::route_text;
-use super::super::state::nft::{Change, Family};
+use super::super::state::nft::{NftChange, TableFamily};
 use super::Step;
 
 /// A step as people and programs read it: what is done to which kind of object, and to which one.
@@ -48,12 +48,12 @@ impl Step {
             Self::DeleteRoute(key, route) => line("remove", "route", route_text(key, route)),
             Self::AddRule(rule) => line("add", "rule", rule.to_string()),
             Self::DeleteRule(rule) => line("remove", "rule", rule.to_string()),
-            Self::Forget { mark, mask } => line("forget", "conn", format!("mark {mark:#x}/{mask:#x}")),
-            Self::ForgetSources(sources) => {
+            Self::FlushConntrack { mark, mask } => line("forget", "conn", format!("mark {mark:#x}/{mask:#x}")),
+            Self::FlushSources(sources) => {
                 return sources.to_string().lines().map(|of| line("forget", "conn", of.to_owned())).collect();
             }
             Self::Notice => line("wait", "conn", "until live ones have been seen".to_owned()),
-            Self::Settle => line("wait", "packet", "until those on their way are through".to_owned()),
+            Self::RcuBarrier => line("wait", "packet", "until those on their way are through".to_owned()),
             Self::Nft(transaction) => {
                 return transaction.changes.iter().map(|(family, change)| nft_line(*family, change)).collect();
             }
@@ -62,17 +62,20 @@ impl Step {
 }
 
 /// `add     nft    inet element group_of4 { 10.1.1.177 : goto group_1 }`
-pub(super) fn nft_line(family: Family, change: &Change) -> StepLine {
+pub(super) fn nft_line(family: TableFamily, change: &NftChange) -> StepLine {
     let text = change.to_string();
     let object = text.split_once(' ').map_or("", |(_, object)| object);
     let action = match change {
-        Change::AddTable { .. }
-        | Change::AddSet(..)
-        | Change::AddChain(..)
-        | Change::AddRule(..)
-        | Change::AddElements(..) => "add",
-        Change::FlushChain(_) => "flush",
-        Change::DeleteTable | Change::DeleteSet(_) | Change::DeleteChain(_) | Change::DeleteElements(..) => "remove",
+        NftChange::AddTable { .. }
+        | NftChange::AddSet(..)
+        | NftChange::AddChain(..)
+        | NftChange::AddRule(..)
+        | NftChange::AddElements(..) => "add",
+        NftChange::FlushChain(_) => "flush",
+        NftChange::DeleteTable
+        | NftChange::DeleteSet(_)
+        | NftChange::DeleteChain(_)
+        | NftChange::DeleteElements(..) => "remove",
     };
     StepLine { action, kind: "nft", object: format!("{family} {object}") }
 }
@@ -93,9 +96,9 @@ impl fmt::Display for Step {
 
 /// A node's state as text, in sections; the same state is always the same text.
 #[derive(Debug)]
-pub struct Listing<'a>(pub &'a NodeState);
+pub struct StateListing<'a>(pub &'a NodeState);
 
-impl fmt::Display for Listing<'_> {
+impl fmt::Display for StateListing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // No `..`: a new part of the state must find its place here.
         let NodeState { labels, links, addresses, sysctls, rules, routes, neighbours, nft } = self.0;
@@ -124,7 +127,7 @@ fn section(f: &mut fmt::Formatter<'_>, title: &str, lines: impl Iterator<Item = 
 
 /// A unified diff of two states with three lines of context; empty if they are the same.
 pub fn unified_diff(before: &NodeState, after: &NodeState, before_name: &str, after_name: &str) -> String {
-    let (before, after) = (Listing(before).to_string(), Listing(after).to_string());
+    let (before, after) = (StateListing(before).to_string(), StateListing(after).to_string());
     text_diff(&before, &after, before_name, after_name)
 }
 

@@ -12,9 +12,9 @@
 //! A repository of 10,000 policies costs some 10 MB for that.
 
 mod conflicts;
-mod demands;
-mod force;
-mod good;
+mod effective;
+mod last_good;
+mod requirements;
 #[cfg(test)]
 mod tests;
 
@@ -22,34 +22,34 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::PolicySet;
-use super::check::{Checked, ConfigDocument, Identity};
+use super::check::{Checked, ConfigDocument, DocumentIdentity};
 use super::config::Config;
+use super::diagnostic_sink::{Span, diagnostic};
 use super::document::CONFIG_FILE;
 use super::file::{ParsedFile, parse};
-use super::findings::{Span, diagnostic};
 use super::spans::Spans;
 use super::yaml::MAX_BYTES;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::labels::keys::KeyPattern;
 
-pub use self::conflicts::{Disagreement, disagreements};
-pub(super) use self::demands::{NAME_ONE, NO_NAMESPACE};
-pub use self::good::{GoodDocuments, GoodText};
+pub use self::conflicts::{LabelConflict, disagreements};
+pub use self::last_good::{LastGoodDocuments, LastGoodText};
+pub(super) use self::requirements::{NAME_ONE, NO_NAMESPACE};
 
 /// What became of a file between two commits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum FileUpdate {
     /// It is new, or has a new text.
     Text(String),
     /// It is gone.
     Removed,
     /// It is there and must not or cannot be read.
-    Refused(Refusal),
+    Refused(FileRefusal),
 }
 
 /// Why a file is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum FileRefusal {
     /// It is a symbolic link: what it points to is not under the repository's review.
     Symlink,
     /// It is larger than [`MAX_BYTES`].
@@ -60,7 +60,7 @@ pub enum Refusal {
     Outside,
 }
 
-impl Refusal {
+impl FileRefusal {
     fn code(self) -> &'static str {
         match self {
             Self::Symlink => "symlink",
@@ -91,18 +91,18 @@ impl Refusal {
 
 /// A document whose last good version is in force, because the one in the repository is bad.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Held {
+pub struct HeldDocument {
     /// The file that the good version was in.
     pub path: String,
     /// Which document.
-    pub identity: Identity,
+    pub identity: DocumentIdentity,
     /// Why it is held, in a few words.
     pub why: String,
 }
 
 /// What was counted for the last line of a validation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct DiagnosticCounts {
     /// Errors.
     pub errors: usize,
     /// Warnings.
@@ -121,13 +121,13 @@ pub struct Catalogue {
     label_keys: Option<Vec<KeyPattern>>,
     files: BTreeMap<String, File>,
     /// Good documents of the files as they are now: where each identity is found, by path and place in its file.
-    candidates: BTreeMap<Identity, BTreeSet<(String, usize)>>,
+    candidates: BTreeMap<DocumentIdentity, BTreeSet<(String, usize)>>,
     /// Bad documents of the files as they are now, by path.
-    wanted: BTreeMap<Identity, BTreeSet<String>>,
+    wanted: BTreeMap<DocumentIdentity, BTreeSet<String>>,
     /// What is in force.
-    standing: BTreeMap<Identity, Standing>,
+    standing: BTreeMap<DocumentIdentity, Standing>,
     /// Findings between documents.
-    between: BTreeMap<Identity, Vec<Diagnostic>>,
+    between: BTreeMap<DocumentIdentity, Vec<Diagnostic>>,
     set: PolicySet,
     spans: Spans,
 }
@@ -136,7 +136,7 @@ pub struct Catalogue {
 #[derive(Debug, Default)]
 struct File {
     text: Arc<str>,
-    refused: Option<Refusal>,
+    refused: Option<FileRefusal>,
     /// None: outside of `paths`, or refused.
     parsed: Option<ParsedFile>,
 }
@@ -179,15 +179,15 @@ impl Catalogue {
     }
 
     /// Takes what changed, by path. Files whose name does not fit are ignored, so the whole list of a commit can be given.
-    pub fn update(&mut self, mut changes: BTreeMap<String, Change>) {
+    pub fn update(&mut self, mut changes: BTreeMap<String, FileUpdate>) {
         // Held documents are always looked at again: no version of any file may name them. There are few.
         let mut touched = self.held_identities();
         // The configuration comes first, as it says which other files count.
         if let Some(change) = changes.remove(CONFIG_FILE) {
             self.change(CONFIG_FILE, change, &mut touched);
-            touched.insert(Identity::Config);
+            touched.insert(DocumentIdentity::Config);
         }
-        if touched.remove(&Identity::Config) {
+        if touched.remove(&DocumentIdentity::Config) {
             self.update_config(&mut touched);
         }
         for (path, change) in changes {
@@ -198,14 +198,14 @@ impl Catalogue {
         self.settle_all(&touched);
     }
 
-    fn held_identities(&self) -> BTreeSet<Identity> {
+    fn held_identities(&self) -> BTreeSet<DocumentIdentity> {
         let held = self.standing.iter().filter(|(_, standing)| standing.held.is_some());
         held.map(|(identity, _)| identity.clone()).collect()
     }
 
-    fn update_config(&mut self, touched: &mut BTreeSet<Identity>) {
+    fn update_config(&mut self, touched: &mut BTreeSet<DocumentIdentity>) {
         let before = self.set.config.clone();
-        self.settle(&Identity::Config);
+        self.settle(&DocumentIdentity::Config);
         self.apply_config();
         if self.set.config == before {
             return;
@@ -215,26 +215,26 @@ impl Catalogue {
         }
         // Policies that leave something to the configuration follow it, and all documents do what it asks of them.
         touched.extend(self.standing.keys().chain(self.candidates.keys()).cloned());
-        touched.remove(&Identity::Config);
+        touched.remove(&DocumentIdentity::Config);
     }
 
-    fn change(&mut self, path: &str, change: Change, touched: &mut BTreeSet<Identity>) {
+    fn change(&mut self, path: &str, change: FileUpdate, touched: &mut BTreeSet<DocumentIdentity>) {
         let outside = path.starts_with('/') || path.split('/').any(|part| part == "..");
         let change = match change {
-            Change::Text(_) if outside => Change::Refused(Refusal::Outside),
-            Change::Text(text) if text.len() > MAX_BYTES => Change::Refused(Refusal::TooLarge),
+            FileUpdate::Text(_) if outside => FileUpdate::Refused(FileRefusal::Outside),
+            FileUpdate::Text(text) if text.len() > MAX_BYTES => FileUpdate::Refused(FileRefusal::TooLarge),
             other => other,
         };
         touched.extend(self.forget(path));
         match change {
-            Change::Removed => {
+            FileUpdate::Removed => {
                 self.files.remove(path);
                 return;
             }
-            Change::Refused(refusal) => {
+            FileUpdate::Refused(refusal) => {
                 self.files.insert(path.to_owned(), File { refused: Some(refusal), ..File::default() });
             }
-            Change::Text(text) => {
+            FileUpdate::Text(text) => {
                 self.files.insert(path.to_owned(), File { text: text.into(), ..File::default() });
             }
         }
@@ -244,9 +244,9 @@ impl Catalogue {
     }
 
     /// Takes a file's documents out of the indexes; says which they were.
-    fn forget(&mut self, path: &str) -> BTreeSet<Identity> {
+    fn forget(&mut self, path: &str) -> BTreeSet<DocumentIdentity> {
         let Some(parsed) = self.files.get_mut(path).and_then(|file| file.parsed.take()) else { return BTreeSet::new() };
-        let mut gone: BTreeSet<Identity> = parsed.bad.clone();
+        let mut gone: BTreeSet<DocumentIdentity> = parsed.bad.clone();
         for identity in parsed.bad {
             if let Some(paths) = self.wanted.get_mut(&identity) {
                 paths.remove(path);
@@ -268,10 +268,10 @@ impl Catalogue {
     }
 
     /// Parses a file and puts its documents into the indexes; says which they are.
-    fn learn(&mut self, path: &str) -> BTreeSet<Identity> {
+    fn learn(&mut self, path: &str) -> BTreeSet<DocumentIdentity> {
         let Some(file) = self.files.get_mut(path).filter(|file| file.refused.is_none()) else { return BTreeSet::new() };
         let parsed = parse(path, &file.text);
-        let mut new: BTreeSet<Identity> = parsed.bad.clone();
+        let mut new: BTreeSet<DocumentIdentity> = parsed.bad.clone();
         for identity in &parsed.bad {
             self.wanted.entry(identity.clone()).or_default().insert(path.to_owned());
         }
@@ -284,7 +284,7 @@ impl Catalogue {
     }
 
     /// Follows a new `paths`: parses what is in it now, forgets what is not.
-    fn select_again(&mut self, touched: &mut BTreeSet<Identity>) {
+    fn select_again(&mut self, touched: &mut BTreeSet<DocumentIdentity>) {
         let paths: Vec<String> = self.files.keys().cloned().collect();
         for path in paths {
             let parsed = self.files.get(&path).is_some_and(|file| file.parsed.is_some());
@@ -312,22 +312,22 @@ impl Catalogue {
 
     /// Whether any of these changes is about a file that counts here. What the files outside of `paths` say is nobody's business: only
     /// egret.yaml could make it so.
-    pub fn concerned(&self, changes: &BTreeMap<String, Change>) -> bool {
-        let differs = |path: &str, change: &Change| match (change, self.files.get(path)) {
-            (Change::Text(text), Some(file)) => file.refused.is_some() || *file.text != **text,
-            (Change::Removed, None) => false,
+    pub fn concerned(&self, changes: &BTreeMap<String, FileUpdate>) -> bool {
+        let differs = |path: &str, change: &FileUpdate| match (change, self.files.get(path)) {
+            (FileUpdate::Text(text), Some(file)) => file.refused.is_some() || *file.text != **text,
+            (FileUpdate::Removed, None) => false,
             _ => true,
         };
         changes.iter().any(|(path, change)| fits(path) && self.selected(path) && differs(path, change))
     }
 
     /// What egret.yaml would say of this cluster after these changes; none if it cannot be read.
-    pub fn config_after(&self, changes: &BTreeMap<String, Change>) -> Option<Config> {
+    pub fn config_after(&self, changes: &BTreeMap<String, FileUpdate>) -> Option<Config> {
         let text = match changes.get(CONFIG_FILE) {
             None => return Some(self.set.config.clone()),
-            Some(Change::Removed) => return Some(ConfigDocument::default().of(&self.cluster)),
-            Some(Change::Refused(_)) => return None,
-            Some(Change::Text(text)) => text,
+            Some(FileUpdate::Removed) => return Some(ConfigDocument::default().of(&self.cluster)),
+            Some(FileUpdate::Refused(_)) => return None,
+            Some(FileUpdate::Text(text)) => text,
         };
         let parsed = parse(CONFIG_FILE, text);
         let config = parsed.good.iter().find_map(|(_, document)| document.config());
@@ -364,18 +364,18 @@ impl Catalogue {
     }
 
     /// Documents whose last good version is in force, sorted.
-    pub fn held(&self) -> Vec<Held> {
+    pub fn held(&self) -> Vec<HeldDocument> {
         let held = self.standing.iter().filter_map(|(identity, standing)| {
             let why = standing.held.clone()?;
-            Some(Held { path: standing.path.clone(), identity: identity.clone(), why })
+            Some(HeldDocument { path: standing.path.clone(), identity: identity.clone(), why })
         });
-        let mut held: Vec<Held> = held.collect();
+        let mut held: Vec<HeldDocument> = held.collect();
         held.sort();
         held
     }
 
     /// Counts documents, and those that the diagnostics are about. A file that is not read counts as one.
-    pub fn tally(&self, diagnostics: &[Diagnostic]) -> Tally {
+    pub fn tally(&self, diagnostics: &[Diagnostic]) -> DiagnosticCounts {
         let errors = diagnostics.iter().filter(|one| one.severity == Severity::Error).count();
         let touched: BTreeSet<(&str, usize)> = diagnostics
             .iter()
@@ -392,11 +392,11 @@ impl Catalogue {
             None => 1,
         });
         let documents = documents.sum::<usize>().max(touched.len());
-        Tally { errors, warnings: diagnostics.len() - errors, touched: touched.len(), documents }
+        DiagnosticCounts { errors, warnings: diagnostics.len() - errors, touched: touched.len(), documents }
     }
 }
 
-fn refusal_of(path: &str, refusal: Refusal) -> Diagnostic {
+fn refusal_of(path: &str, refusal: FileRefusal) -> Diagnostic {
     let message = refusal.message().to_owned();
     let found = diagnostic(path, Severity::Error, Span::default(), refusal.code(), message);
     Diagnostic { hint: Some(refusal.hint()), ..found }

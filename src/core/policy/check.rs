@@ -17,20 +17,20 @@ mod signatures;
 
 use std::fmt;
 
-use super::document::{Document, Kind};
-use super::findings::Findings;
+use super::diagnostic_sink::DiagnosticSink;
+use super::document::{Document, DocumentKind};
 use super::spans::{NodeLabelsSpans, PolicySpans};
 use super::{NodeLabels, ObjectName, Policy, PolicyId, PolicyKind};
 
 pub use self::admission::windows_file;
-pub use self::config::{ConfigDocument, Settings};
+pub use self::config::{ConfigDocument, ConfigFields};
 pub use self::policy::MAX_GATEWAYS;
 pub(super) use self::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
 pub(super) use self::signatures::REQUIRE;
 
 /// What makes two documents the same one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Identity {
+pub enum DocumentIdentity {
     /// egret.yaml.
     Config,
     /// A policy of either kind.
@@ -39,7 +39,7 @@ pub enum Identity {
     NodeLabels(ObjectName),
 }
 
-impl fmt::Display for Identity {
+impl fmt::Display for DocumentIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config => f.write_str("Config"),
@@ -49,10 +49,10 @@ impl fmt::Display for Identity {
     }
 }
 
-fn kind_of(kind: PolicyKind) -> Kind {
+fn kind_of(kind: PolicyKind) -> DocumentKind {
     match kind {
-        PolicyKind::Cilium => Kind::CiliumEgressGatewayPolicy,
-        PolicyKind::Egret => Kind::EgressPolicy,
+        PolicyKind::Cilium => DocumentKind::CiliumEgressGatewayPolicy,
+        PolicyKind::Egret => DocumentKind::EgressPolicy,
     }
 }
 
@@ -90,22 +90,22 @@ pub struct CheckedNodeLabels {
 }
 
 /// Who a document is, good or not; `None` if its name cannot be read.
-pub fn identity(document: &Document<'_>) -> Option<Identity> {
-    let policy = |kind| document.name.clone().map(|name| Identity::Policy(PolicyId { name, kind }));
+pub fn identity(document: &Document<'_>) -> Option<DocumentIdentity> {
+    let policy = |kind| document.name.clone().map(|name| DocumentIdentity::Policy(PolicyId { name, kind }));
     match document.kind {
-        Kind::CiliumEgressGatewayPolicy => policy(PolicyKind::Cilium),
-        Kind::EgressPolicy => policy(PolicyKind::Egret),
-        Kind::NodeLabels => document.name.clone().map(Identity::NodeLabels),
-        Kind::Config => Some(Identity::Config),
+        DocumentKind::CiliumEgressGatewayPolicy => policy(PolicyKind::Cilium),
+        DocumentKind::EgressPolicy => policy(PolicyKind::Egret),
+        DocumentKind::NodeLabels => document.name.clone().map(DocumentIdentity::NodeLabels),
+        DocumentKind::Config => Some(DocumentIdentity::Config),
     }
 }
 
 /// Checks a document. `None` only if an error was reported here or in its head.
-pub fn check(document: &Document<'_>, out: &mut Findings<'_>) -> Option<Checked> {
+pub fn check(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Option<Checked> {
     match document.kind {
-        Kind::CiliumEgressGatewayPolicy => policy::read(document, PolicyKind::Cilium, out).map(Checked::Policy),
-        Kind::EgressPolicy => policy::read(document, PolicyKind::Egret, out).map(Checked::Policy),
-        Kind::NodeLabels => node_labels::read(document, out).map(Checked::NodeLabels),
-        Kind::Config => config::read(document, out).map(Checked::Config),
+        DocumentKind::CiliumEgressGatewayPolicy => policy::read(document, PolicyKind::Cilium, out).map(Checked::Policy),
+        DocumentKind::EgressPolicy => policy::read(document, PolicyKind::Egret, out).map(Checked::Policy),
+        DocumentKind::NodeLabels => node_labels::read(document, out).map(Checked::NodeLabels),
+        DocumentKind::Config => config::read(document, out).map(Checked::Config),
     }
 }

@@ -11,7 +11,7 @@ use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
 use crate::core::labels::keys::LabelKeys;
 use crate::core::signature::Signatures;
-use crate::core::state::ownership::Range;
+use crate::core::state::ownership::DatapathConfig;
 
 /// The configuration in force for one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct Config {
     /// Destinations that are never steered, whatever a policy says.
     pub exclusions: Vec<IpNet>,
     /// Marks, tables, port, MTU. Where each node takes its mark bits itself, the default ones until it has.
-    pub range: Range,
+    pub range: DatapathConfig,
     /// Each node takes mark bits that nobody else on it uses (`markMask: auto`), as [`choose`](crate::core::state::mask::choose) says.
     pub mask_is_auto: bool,
 }
@@ -89,7 +89,7 @@ impl Default for Config {
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             exclusions: Vec::new(),
-            range: Range::default(),
+            range: DatapathConfig::default(),
             mask_is_auto: true,
         }
     }

@@ -6,9 +6,9 @@
 //! The Cilium document is the CRD `ciliumegressgatewaypolicies.cilium.io`, version v2, as of Cilium 1.18
 //! (`pkg/k8s/apis/cilium.io/v2/cegp_types.go`).
 
-use super::findings::{Findings, Span, nearest, quoted};
-use super::reader::{Object, list, mapping, text};
-use super::yaml::{Entry, Node, Value};
+use super::diagnostic_sink::{DiagnosticSink, Span, nearest, quoted};
+use super::mapping_reader::{MappingReader, list, mapping, text};
+use super::yaml::{MappingEntry, YamlNode, YamlValue};
 use super::{ObjectName, Origin};
 
 /// The path of the configuration. A document of kind Config stands here and nowhere else.
@@ -16,7 +16,7 @@ pub const CONFIG_FILE: &str = "egret.yaml";
 
 /// The kinds that are ours to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum DocumentKind {
     /// `cilium.io/v2 CiliumEgressGatewayPolicy`
     CiliumEgressGatewayPolicy,
     /// `egret.dev/v1alpha1 EgressPolicy`
@@ -27,7 +27,7 @@ pub enum Kind {
     Config,
 }
 
-impl Kind {
+impl DocumentKind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::CiliumEgressGatewayPolicy, Self::EgressPolicy, Self::NodeLabels, Self::Config];
 
@@ -168,15 +168,15 @@ const fn joined<const N: usize>(lists: &[&[&'static str]]) -> [&'static str; N] 
 #[derive(Debug)]
 pub struct Document<'n> {
     /// What it is.
-    pub kind: Kind,
+    pub kind: DocumentKind,
     /// `metadata.name`; none if it is missing or no name, which was reported.
     pub name: Option<ObjectName>,
     /// The name's text, or where it should be.
     pub name_span: Span,
     /// Annotations that start with `egret.dev/`.
-    pub annotations: Vec<&'n Entry>,
+    pub annotations: Vec<&'n MappingEntry>,
     /// All of it.
-    pub root: &'n Node,
+    pub root: &'n YamlNode,
     /// Where it is.
     pub origin: Origin,
 }
@@ -185,9 +185,9 @@ pub struct Document<'n> {
 #[derive(Debug)]
 pub enum Recognised<'n> {
     /// One of ours.
-    Ours(Kind),
+    Ours(DocumentKind),
     /// Kubernetes' `v1 List`, with its items.
-    List(&'n [Node]),
+    List(&'n [YamlNode]),
     /// An object of somebody else: its kind.
     Foreign(&'n str),
     /// No Kubernetes object.
@@ -196,26 +196,26 @@ pub enum Recognised<'n> {
     Mistaken,
 }
 
-fn field<'n>(node: &'n Node, name: &str) -> Option<&'n Entry> {
+fn field<'n>(node: &'n YamlNode, name: &str) -> Option<&'n MappingEntry> {
     match &node.value {
-        Value::Mapping(entries) => entries.iter().find(|entry| entry.key == name),
+        YamlValue::Mapping(entries) => entries.iter().find(|entry| entry.key == name),
         _ => None,
     }
 }
 
-fn word(entry: Option<&Entry>) -> Option<&str> {
+fn word(entry: Option<&MappingEntry>) -> Option<&str> {
     match &entry?.value.value {
-        Value::Scalar(scalar) => Some(&scalar.text),
+        YamlValue::Scalar(scalar) => Some(&scalar.text),
         _ => None,
     }
 }
 
 /// Says what a document is, by `apiVersion` and `kind`.
-pub fn recognise<'n>(root: &'n Node, out: &mut Findings<'_>) -> Recognised<'n> {
+pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recognised<'n> {
     let (version_entry, kind_entry) = (field(root, "apiVersion"), field(root, "kind"));
     let (version, kind) = (word(version_entry), word(kind_entry));
     let group = version.and_then(|version| version.split_once('/')).map_or("", |(group, _)| group);
-    let known = Kind::ALL.into_iter().find(|known| kind == Some(known.name()));
+    let known = DocumentKind::ALL.into_iter().find(|known| kind == Some(known.name()));
     match (version_entry, kind_entry, known) {
         (_, _, Some(known)) if version == Some(known.api_version()) => Recognised::Ours(known),
         (Some(entry), _, Some(known)) if meant(known, group) => {
@@ -229,14 +229,14 @@ pub fn recognise<'n>(root: &'n Node, out: &mut Findings<'_>) -> Recognised<'n> {
             Recognised::Mistaken
         }
         (Some(_), Some(entry), None) if group == "egret.dev" || near_cilium(group, kind) => {
-            let names = Kind::ALL.iter().filter(|known| known.group() == group).map(|known| known.name());
+            let names = DocumentKind::ALL.iter().filter(|known| known.group() == group).map(|known| known.name());
             let hint = nearest(kind.unwrap_or(""), names).map(|name| format!("did you mean `{name}`?"));
             let message = format!("{group} has no kind {}", quoted(kind.unwrap_or("")));
             out.error(entry.value.span, "unknown-kind", message).hint_if(hint);
             Recognised::Mistaken
         }
         (Some(entry), None, _) if group == "egret.dev" => {
-            let names: Vec<&str> = Kind::ALL[1..].iter().map(|known| known.name()).collect();
+            let names: Vec<&str> = DocumentKind::ALL[1..].iter().map(|known| known.name()).collect();
             out.error(entry.key_span, "missing-field", "the document has no `kind`").hint(names.join(", "));
             Recognised::Mistaken
         }
@@ -254,34 +254,37 @@ pub fn recognise<'n>(root: &'n Node, out: &mut Findings<'_>) -> Recognised<'n> {
 
 /// Whether a document with a kind's name and another apiVersion was meant to be of that kind. Others have an EgressPolicy too
 /// (Spidernet), and a Config (kubectl); nobody else has a CiliumEgressGatewayPolicy.
-fn meant(kind: Kind, group: &str) -> bool {
-    kind == Kind::CiliumEgressGatewayPolicy || group == kind.group() || nearest(group, [kind.group()]).is_some()
+fn meant(kind: DocumentKind, group: &str) -> bool {
+    kind == DocumentKind::CiliumEgressGatewayPolicy || group == kind.group() || nearest(group, [kind.group()]).is_some()
 }
 
 fn near_cilium(group: &str, kind: Option<&str>) -> bool {
-    group == "cilium.io" && kind.is_some_and(|kind| nearest(kind, [Kind::CiliumEgressGatewayPolicy.name()]).is_some())
+    group == "cilium.io"
+        && kind.is_some_and(|kind| nearest(kind, [DocumentKind::CiliumEgressGatewayPolicy.name()]).is_some())
 }
 
 /// Reads the head of a document of ours.
-pub fn head<'n>(kind: Kind, root: &'n Node, out: &mut Findings<'_>) -> Document<'n> {
+pub fn head<'n>(kind: DocumentKind, root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Document<'n> {
     let at = root.span.head();
     let origin = Origin { file: out.file().to_owned(), line: root.span.start.line };
     let mut document = Document { kind, name: None, name_span: at, annotations: Vec::new(), root, origin };
     let Some(entry) = field(root, "metadata").filter(|entry| !entry.value.is_null()) else {
-        if kind != Kind::Config {
+        if kind != DocumentKind::Config {
             let place = field(root, "kind").map_or(at, |entry| entry.key_span);
             out.error(place, "missing-field", "the document has no `metadata`").hint("metadata: {name: …}");
         }
         return document;
     };
-    let Some(metadata) = Object::read(&entry.value, "metadata", entry.key_span, METADATA, out) else { return document };
+    let Some(metadata) = MappingReader::read(&entry.value, "metadata", entry.key_span, METADATA, out) else {
+        return document;
+    };
     document.name_span = entry.key_span;
     if let Some(name) = name_field(kind, &metadata, out) {
         document.name_span = name.value.span;
         document.name = object_name(&name.value, out);
     }
     if let Some(entry) = metadata.get("namespace")
-        && kind != Kind::Config
+        && kind != DocumentKind::Config
     {
         out.warning(entry.key_span, "cluster-scoped", format!("a {} belongs to no namespace", kind.name()))
             .hint("take `namespace` out; it holds for the whole cluster");
@@ -297,12 +300,16 @@ pub fn head<'n>(kind: Kind, root: &'n Node, out: &mut Findings<'_>) -> Document<
     document
 }
 
-fn name_field<'n>(kind: Kind, metadata: &Object<'n>, out: &mut Findings<'_>) -> Option<&'n Entry> {
+fn name_field<'n>(
+    kind: DocumentKind,
+    metadata: &MappingReader<'n>,
+    out: &mut DiagnosticSink<'_>,
+) -> Option<&'n MappingEntry> {
     // The configuration is known by its path; a name does no harm.
-    if kind == Kind::Config { metadata.get("name") } else { metadata.required("name", out) }
+    if kind == DocumentKind::Config { metadata.get("name") } else { metadata.required("name", out) }
 }
 
-fn object_name(node: &Node, out: &mut Findings<'_>) -> Option<ObjectName> {
+fn object_name(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<ObjectName> {
     let name = text(node, "`name`", out)?;
     match ObjectName::parse(name) {
         Ok(name) => Some(name),
@@ -314,15 +321,15 @@ fn object_name(node: &Node, out: &mut Findings<'_>) -> Option<ObjectName> {
 }
 
 /// Entries of a mapping whose values are text.
-fn text_map<'n>(node: &'n Node, what: &str, out: &mut Findings<'_>) -> Vec<&'n Entry> {
+fn text_map<'n>(node: &'n YamlNode, what: &str, out: &mut DiagnosticSink<'_>) -> Vec<&'n MappingEntry> {
     let entries = mapping(node, what, out).unwrap_or(&[]);
     entries.iter().filter(|entry| text(&entry.value, &quoted(&entry.key), out).is_some()).collect()
 }
 
-fn check_annotations(kind: Kind, annotations: &[&Entry], out: &mut Findings<'_>) {
+fn check_annotations(kind: DocumentKind, annotations: &[&MappingEntry], out: &mut DiagnosticSink<'_>) {
     for entry in annotations {
         let word = entry.key.strip_prefix(ANNOTATION_PREFIX).unwrap_or("");
-        if kind != Kind::CiliumEgressGatewayPolicy {
+        if kind != DocumentKind::CiliumEgressGatewayPolicy {
             out.warning(entry.key_span, "idle-annotation", format!("{} says nothing in this kind", quoted(&entry.key)))
                 .hint("an EgressPolicy has fields of its own for it");
         } else if !ANNOTATIONS.contains(&word) {

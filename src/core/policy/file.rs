@@ -5,19 +5,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::check::{Checked, CheckedNodeLabels, CheckedPolicy, ConfigDocument, Identity, check, identity};
-use super::document::{CONFIG_FILE, Kind, Recognised, head, recognise};
-use super::findings::Findings;
-use super::yaml::{Node, read};
+use super::check::{Checked, CheckedNodeLabels, CheckedPolicy, ConfigDocument, DocumentIdentity, check, identity};
+use super::diagnostic_sink::DiagnosticSink;
+use super::document::{CONFIG_FILE, DocumentKind, Recognised, head, recognise};
+use super::yaml::{YamlNode, read};
 use crate::core::diagnostic::Diagnostic;
 
 /// What a file says.
 #[derive(Debug, Default)]
 pub struct ParsedFile {
     /// Documents without an error, in the file's order, each with its identity. An identity may be there twice.
-    pub good: Vec<(Identity, Arc<Checked>)>,
+    pub good: Vec<(DocumentIdentity, Arc<Checked>)>,
     /// Documents of ours with errors whose name could be read.
-    pub bad: BTreeSet<Identity>,
+    pub bad: BTreeSet<DocumentIdentity>,
     /// Byte offsets at which documents begin, ours or not, in order.
     pub starts: Vec<usize>,
     /// Everything found.
@@ -28,7 +28,8 @@ pub struct ParsedFile {
 
 /// Reads a file.
 pub fn parse(path: &str, text: &str) -> ParsedFile {
-    let mut file = Reading { findings: Findings::new(path), parsed: ParsedFile::default(), foreign: false, configs: 0 };
+    let mut file =
+        Reading { findings: DiagnosticSink::new(path), parsed: ParsedFile::default(), foreign: false, configs: 0 };
     for tree in read(text, &mut file.findings) {
         file.parsed.starts.push(tree.start.offset);
         if let Some(root) = &tree.root {
@@ -42,7 +43,7 @@ pub fn parse(path: &str, text: &str) -> ParsedFile {
 }
 
 struct Reading<'f> {
-    findings: Findings<'f>,
+    findings: DiagnosticSink<'f>,
     parsed: ParsedFile,
     /// An object of somebody else was reported: once a file is enough.
     foreign: bool,
@@ -50,7 +51,7 @@ struct Reading<'f> {
 }
 
 impl Reading<'_> {
-    fn document(&mut self, root: &Node, broken: bool, in_list: bool) {
+    fn document(&mut self, root: &YamlNode, broken: bool, in_list: bool) {
         match recognise(root, &mut self.findings) {
             Recognised::Ours(kind) => self.ours(kind, root, broken),
             // A list in a list is nothing kubectl writes.
@@ -76,19 +77,19 @@ impl Reading<'_> {
         }
     }
 
-    fn ours(&mut self, kind: Kind, root: &Node, broken: bool) {
+    fn ours(&mut self, kind: DocumentKind, root: &YamlNode, broken: bool) {
         let errors = self.findings.errors();
         let at = root.span.head();
-        let in_its_place = (kind == Kind::Config) == (self.findings.file() == CONFIG_FILE);
+        let in_its_place = (kind == DocumentKind::Config) == (self.findings.file() == CONFIG_FILE);
         if !in_its_place {
-            let (message, hint) = if kind == Kind::Config {
+            let (message, hint) = if kind == DocumentKind::Config {
                 ("a Config counts only in egret.yaml at the root of the repository", "move it there")
             } else {
                 ("egret.yaml holds the Config and nothing else", "move the document into a file of its own")
             };
             self.findings.error(at, "wrong-place", message).hint(hint);
         }
-        if kind == Kind::Config {
+        if kind == DocumentKind::Config {
             self.configs += 1;
             if self.configs > 1 {
                 self.findings

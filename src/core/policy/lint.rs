@@ -6,20 +6,20 @@
 //! Only documents with places in the text of now are looked at. One that is held has an error to mend first.
 
 mod coverage;
-mod strangers;
+mod open_selectors;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::check::Identity;
+use super::check::DocumentIdentity;
+use super::diagnostic_sink::{Span, diagnostic};
 use super::document::CONFIG_FILE;
-use super::findings::{Span, diagnostic};
 use super::spans::{NodeLabelsSpans, Spans};
 use super::{MemberSelector, NodeLabels, ObjectName, Policy, PolicySet};
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::facts::{Facts, Owner, PodName};
+use crate::core::facts::{AddressOwner, Facts, PodName};
 use crate::core::labels::{Labels, Operator, Selector};
 use crate::core::name::NodeName;
 
@@ -38,14 +38,14 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
         for (net, span) in policy.destinations.iter().zip(&places.destinations) {
             found.extend(inside.look(policy, *net, &set.config.exclusions, file, *span));
         }
-        found.extend(strangers::any_namespace(set, policy, file, &places.members));
+        found.extend(open_selectors::any_namespace(set, policy, file, &places.members));
         for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
-            found.extend(strangers::unlabelled(set, gateway, file, *span));
+            found.extend(open_selectors::unlabelled(set, gateway, file, *span));
         }
         if let (Some(facts), Some(nodes)) = (facts, &nodes) {
             found.extend(selects_nothing(policy, facts, file, places.selectors));
             for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
-                if strangers::no_gift(set, &gateway.node).is_some() {
+                if open_selectors::no_gift(set, &gateway.node).is_some() {
                     continue;
                 }
                 if !nodes.iter().any(|(name, labels)| set.may_answer(&gateway.node, name, labels)) {
@@ -59,7 +59,7 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
     }
     for labels in set.node_labels.values() {
         let Some(places) = spans.node_labels.get(&labels.name) else { continue };
-        found.extend(strangers::own_word(set, labels, places));
+        found.extend(open_selectors::own_word(set, labels, places));
         found.extend(facts.into_iter().flat_map(|facts| unknown_nodes(labels, places, facts)));
     }
     if let Some(facts) = facts {
@@ -112,8 +112,8 @@ fn shared_addresses(facts: &Facts) -> BTreeMap<&NodeName, (IpAddr, &NodeName)> {
     let shared = facts.nodes.iter().filter_map(|(name, node)| {
         let address = node.tunnel_address()?;
         match owners.of(name, address) {
-            Owner::Shared(other) => Some((name, (address, other))),
-            Owner::This | Owner::Another(_) => None,
+            AddressOwner::Shared(other) => Some((name, (address, other))),
+            AddressOwner::This | AddressOwner::Another(_) => None,
         }
     });
     shared.collect()
@@ -171,7 +171,7 @@ fn unknown_nodes(labels: &NodeLabels, places: &NodeLabelsSpans, facts: &Facts) -
 
 /// Two documents that give a node two values of one label, by whatever way they reach it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Disagreement {
+pub struct LabelDisagreement {
     /// The first document, by name.
     pub one: ObjectName,
     /// The other.
@@ -182,10 +182,10 @@ pub struct Disagreement {
     pub node: NodeName,
 }
 
-impl Disagreement {
+impl LabelDisagreement {
     /// Both documents.
-    pub fn identities(&self) -> [Identity; 2] {
-        [Identity::NodeLabels(self.one.clone()), Identity::NodeLabels(self.other.clone())]
+    pub fn identities(&self) -> [DocumentIdentity; 2] {
+        [DocumentIdentity::NodeLabels(self.one.clone()), DocumentIdentity::NodeLabels(self.other.clone())]
     }
 
     fn diagnostics(&self, set: &PolicySet, spans: &Spans) -> Vec<Diagnostic> {
@@ -206,7 +206,7 @@ impl Disagreement {
 
 /// Finds node labels that meet on a known node and disagree, once for each pair and key. Who applies labels leaves such keys
 /// as they are: which document is right nobody can tell.
-pub fn disagreements(set: &PolicySet, facts: &Facts) -> BTreeSet<Disagreement> {
+pub fn disagreements(set: &PolicySet, facts: &Facts) -> BTreeSet<LabelDisagreement> {
     let mut found: BTreeMap<(&ObjectName, &ObjectName, &str), &NodeName> = BTreeMap::new();
     for (node, known) in &facts.nodes {
         let mut first: BTreeMap<&str, (&str, &ObjectName)> = BTreeMap::new();
@@ -219,7 +219,7 @@ pub fn disagreements(set: &PolicySet, facts: &Facts) -> BTreeSet<Disagreement> {
             }
         }
     }
-    let found = found.into_iter().map(|((one, other, key), node)| Disagreement {
+    let found = found.into_iter().map(|((one, other, key), node)| LabelDisagreement {
         one: one.clone(),
         other: other.clone(),
         key: key.to_owned(),

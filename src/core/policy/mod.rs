@@ -5,13 +5,13 @@
 pub mod catalogue;
 pub mod check;
 pub mod config;
+pub mod diagnostic_sink;
 pub mod document;
 pub mod file;
-pub mod findings;
 pub mod grants;
 pub mod lint;
+pub mod mapping_reader;
 pub mod published;
-pub mod reader;
 pub mod schema;
 pub mod spans;
 pub mod yaml;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::check::REQUIRE;
 use super::config::Config;
-use super::document::{CONFIG_FILE, Kind, PUBLISHED};
+use super::document::{CONFIG_FILE, DocumentKind, PUBLISHED};
 use super::grants::Grant;
 use super::{
     Egress, GatewaySpec, MemberSelector, ObjectName, Origin, Policy, PolicyId, PolicyKind, PolicySet, Suspend, file,
@@ -114,8 +114,8 @@ pub fn resource_name(set: &PolicySet, id: &PolicyId) -> String {
 
 fn kind_name(kind: PolicyKind) -> &'static str {
     match kind {
-        PolicyKind::Cilium => Kind::CiliumEgressGatewayPolicy.name(),
-        PolicyKind::Egret => Kind::EgressPolicy.name(),
+        PolicyKind::Cilium => DocumentKind::CiliumEgressGatewayPolicy.name(),
+        PolicyKind::Egret => DocumentKind::EgressPolicy.name(),
     }
 }
 
@@ -297,8 +297,8 @@ pub fn read_policy(name: &str, spec: &Value) -> Result<Policy, Unreadable> {
     let mut fields = spec.as_object().cloned().unwrap_or_default();
     fields.retain(|field, _| !ENVELOPE.contains(&field.as_str()));
     let document = json!({
-        "apiVersion": Kind::EgressPolicy.api_version(),
-        "kind": Kind::EgressPolicy.name(),
+        "apiVersion": DocumentKind::EgressPolicy.api_version(),
+        "kind": DocumentKind::EgressPolicy.name(),
         "metadata": {"name": id.name.as_str()},
         "spec": fields,
     });
@@ -314,8 +314,8 @@ pub fn read_config(config: &Value) -> Result<Config, Unreadable> {
     if let Some(Value::Object(gateways)) = document.get_mut("gateways") {
         gateways.remove(LABELLED);
     }
-    document.insert("apiVersion".to_owned(), json!(Kind::Config.api_version()));
-    document.insert("kind".to_owned(), json!(Kind::Config.name()));
+    document.insert("apiVersion".to_owned(), json!(DocumentKind::Config.api_version()));
+    document.insert("kind".to_owned(), json!(DocumentKind::Config.name()));
     let parsed = file::parse(CONFIG_FILE, &Value::Object(document).to_string());
     match parsed.good.first().and_then(|(_, checked)| checked.config()) {
         Some(config) => Ok(config.of("")),
@@ -335,8 +335,8 @@ pub fn read_grants(config: &Value) -> Result<Option<Vec<Grant>>, Unreadable> {
 
 fn read_grant(spec: &Value) -> Result<Grant, Unreadable> {
     let document = json!({
-        "apiVersion": Kind::NodeLabels.api_version(),
-        "kind": Kind::NodeLabels.name(),
+        "apiVersion": DocumentKind::NodeLabels.api_version(),
+        "kind": DocumentKind::NodeLabels.name(),
         "metadata": {"name": LABELLED},
         "spec": spec,
     });

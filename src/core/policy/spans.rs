@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::findings::Span;
+use super::diagnostic_sink::Span;
 use super::{ObjectName, PolicyId};
 
 /// The places in one policy.

@@ -15,7 +15,7 @@ use serde_yaml::granit_parser::{
     Event, Marker, Options, Parser, ScalarStyle, ScanError, StrInput, StructureStyle, Tag,
 };
 
-use super::findings::{Findings, Span, quoted};
+use super::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::diagnostic::SpanPoint;
 
 /// The largest file that is read, in bytes.
@@ -27,33 +27,33 @@ pub const MAX_NODES: usize = 400_000;
 
 /// A value and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
+pub struct YamlNode {
     /// What it is.
-    pub value: Value,
+    pub value: YamlValue,
     /// Its text. What came through an alias points at the anchor's text, where it must be mended.
     pub span: Span,
 }
 
 /// The three kinds of nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+pub enum YamlValue {
     /// Text, number, boolean or nothing; see [`Scalar::kind`].
     Scalar(Scalar),
     /// A list.
-    Sequence(Vec<Node>),
+    Sequence(Vec<YamlNode>),
     /// A mapping in the order it was written, without duplicate keys.
-    Mapping(Vec<Entry>),
+    Mapping(Vec<MappingEntry>),
 }
 
 /// One key of a mapping with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct MappingEntry {
     /// The key.
     pub key: String,
     /// The key's text.
     pub key_span: Span,
     /// The value.
-    pub value: Node,
+    pub value: YamlNode,
 }
 
 /// A scalar as it was written, without quotes and escapes.
@@ -116,27 +116,27 @@ fn is_number(text: &str) -> bool {
         || (starts && unsigned.replace('_', "").parse::<f64>().is_ok())
 }
 
-impl Node {
+impl YamlNode {
     /// Whether it says nothing: Kubernetes treats a field that is null as one that is not there.
     pub fn is_null(&self) -> bool {
-        matches!(&self.value, Value::Scalar(scalar) if scalar.kind() == ScalarKind::Null)
+        matches!(&self.value, YamlValue::Scalar(scalar) if scalar.kind() == ScalarKind::Null)
     }
 
     /// How many nodes it is, itself included.
     fn size(&self) -> usize {
         1 + match &self.value {
-            Value::Scalar(_) => 0,
-            Value::Sequence(items) => items.iter().map(Self::size).sum(),
-            Value::Mapping(entries) => entries.iter().map(|entry| 1 + entry.value.size()).sum(),
+            YamlValue::Scalar(_) => 0,
+            YamlValue::Sequence(items) => items.iter().map(Self::size).sum(),
+            YamlValue::Mapping(entries) => entries.iter().map(|entry| 1 + entry.value.size()).sum(),
         }
     }
 }
 
 /// One document of a stream. Empty ones are left out, unless they are broken.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Tree {
+pub struct YamlTree {
     /// Its content; `None` if it is not YAML.
-    pub root: Option<Node>,
+    pub root: Option<YamlNode>,
     /// Where it begins.
     pub start: SpanPoint,
     /// Whether an error was reported while it was put together: its content may still be read for more of them.
@@ -144,11 +144,11 @@ pub struct Tree {
 }
 
 /// Reads all documents of a text. Never fails: what is wrong goes to `findings`.
-pub fn read(text: &str, findings: &mut Findings<'_>) -> Vec<Tree> {
+pub fn read(text: &str, findings: &mut DiagnosticSink<'_>) -> Vec<YamlTree> {
     if text.len() > MAX_BYTES {
         let message = format!("the file has {} bytes; {MAX_BYTES} are the most that is read", text.len());
         findings.error(Span::default(), "too-large", message).hint("split it into several files");
-        return vec![Tree { root: None, start: SpanPoint::default(), broken: true }];
+        return vec![YamlTree { root: None, start: SpanPoint::default(), broken: true }];
     }
     let mut options = Options::default();
     options.flow_nesting_limit = MAX_DEPTH;
@@ -175,9 +175,9 @@ enum Stop {
 
 struct Composer<'t, 'c, 'f> {
     parser: Parser<'t, StrInput<'t>>,
-    findings: &'c mut Findings<'f>,
+    findings: &'c mut DiagnosticSink<'f>,
     /// What each anchor of this document stands for, and how many nodes that is.
-    anchors: BTreeMap<usize, (Node, usize)>,
+    anchors: BTreeMap<usize, (YamlNode, usize)>,
     /// Nodes made so far, over all documents: the memory is the file's.
     nodes: usize,
     /// The last event's place.
@@ -185,7 +185,7 @@ struct Composer<'t, 'c, 'f> {
 }
 
 impl<'t> Composer<'t, '_, '_> {
-    fn stream(&mut self) -> Vec<Tree> {
+    fn stream(&mut self) -> Vec<YamlTree> {
         let mut trees = Vec::new();
         loop {
             let errors = self.findings.errors();
@@ -193,7 +193,7 @@ impl<'t> Composer<'t, '_, '_> {
                 Ok(Some(root)) => {
                     let broken = self.findings.errors() > errors;
                     if !root.is_null() || broken {
-                        trees.push(Tree { start: root.span.start, root: Some(root), broken });
+                        trees.push(YamlTree { start: root.span.start, root: Some(root), broken });
                     }
                     continue;
                 }
@@ -201,7 +201,7 @@ impl<'t> Composer<'t, '_, '_> {
                 Err(stop) => stop,
             };
             let start = self.give_up(stop);
-            trees.push(Tree { root: None, start, broken: true });
+            trees.push(YamlTree { root: None, start, broken: true });
             // Behind a limit nothing more is read: the next document could not add a node either.
             if self.nodes > MAX_NODES || !matches!(self.parser.proceed_next_document(), Ok(true)) {
                 return trees;
@@ -223,7 +223,7 @@ impl<'t> Composer<'t, '_, '_> {
     }
 
     /// The next document's root; `None` behind the last one.
-    fn document(&mut self) -> Result<Option<Node>, Stop> {
+    fn document(&mut self) -> Result<Option<YamlNode>, Stop> {
         self.anchors.clear();
         loop {
             match self.next()? {
@@ -245,7 +245,7 @@ impl<'t> Composer<'t, '_, '_> {
         }
     }
 
-    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, Stop> {
+    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<YamlNode, Stop> {
         self.count(1, span)?;
         if depth > MAX_DEPTH {
             let message = format!("lists and mappings are nested more than {MAX_DEPTH} deep");
@@ -264,7 +264,7 @@ impl<'t> Composer<'t, '_, '_> {
             }
             Event::Alias(anchor) => return self.alias(anchor, span),
             // Every other event ends or announces something; the parser never puts one where a node must be.
-            _ => (Node { value: Value::Scalar(Scalar { text: String::new(), plain: true }), span }, 0),
+            _ => (YamlNode { value: YamlValue::Scalar(Scalar { text: String::new(), plain: true }), span }, 0),
         };
         if anchor != 0 {
             let size = node.size();
@@ -284,7 +284,7 @@ impl<'t> Composer<'t, '_, '_> {
         Err(Stop::Limit)
     }
 
-    fn alias(&mut self, anchor: usize, span: Span) -> Result<Node, Stop> {
+    fn alias(&mut self, anchor: usize, span: Span) -> Result<YamlNode, Stop> {
         let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
             self.findings.error(span, "yaml-alias", "an alias stands inside of what it stands for");
             return Err(Stop::Limit);
@@ -293,14 +293,14 @@ impl<'t> Composer<'t, '_, '_> {
         Ok(node)
     }
 
-    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Node {
+    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> YamlNode {
         let mut plain = style == ScalarStyle::Plain;
         match tag.map(|tag| (tag, tag.core_suffix())) {
             None | Some((_, Some("int" | "float" | "bool" | "null"))) => {}
             Some((_, Some("str"))) => plain = false,
             Some((tag, _)) => self.unknown_tag(tag, span),
         }
-        Node { value: Value::Scalar(Scalar { text: text.to_owned(), plain }), span }
+        YamlNode { value: YamlValue::Scalar(Scalar { text: text.to_owned(), plain }), span }
     }
 
     fn check_tag(&mut self, tag: Option<&Tag>, expected: &str, span: Span) {
@@ -316,7 +316,7 @@ impl<'t> Composer<'t, '_, '_> {
         self.findings.error(span.head(), "yaml-tag", message).hint("leave it out");
     }
 
-    fn sequence(&mut self, style: StructureStyle, start: Span, depth: usize) -> Result<Node, Stop> {
+    fn sequence(&mut self, style: StructureStyle, start: Span, depth: usize) -> Result<YamlNode, Stop> {
         let mut items = Vec::new();
         while let Some((event, span)) = self.next()? {
             if event == Event::SequenceEnd {
@@ -325,13 +325,13 @@ impl<'t> Composer<'t, '_, '_> {
             items.push(self.node(event, span, depth + 1)?);
         }
         let span = self.whole(style, start, items.last().map(|last| last.span));
-        Ok(Node { value: Value::Sequence(items), span })
+        Ok(YamlNode { value: YamlValue::Sequence(items), span })
     }
 
-    fn mapping(&mut self, style: StructureStyle, start: Span, depth: usize) -> Result<Node, Stop> {
-        let mut entries: Vec<Entry> = Vec::new();
+    fn mapping(&mut self, style: StructureStyle, start: Span, depth: usize) -> Result<YamlNode, Stop> {
+        let mut entries: Vec<MappingEntry> = Vec::new();
         let mut places: BTreeMap<String, usize> = BTreeMap::new();
-        let mut merged: Vec<Node> = Vec::new();
+        let mut merged: Vec<YamlNode> = Vec::new();
         let mut last = None;
         while let Some((event, span)) = self.next()? {
             if event == Event::MappingEnd {
@@ -342,7 +342,7 @@ impl<'t> Composer<'t, '_, '_> {
             let Some((event, span)) = self.next()? else { break };
             let value = self.node(event, span, depth + 1)?;
             last = Some(if value.is_null() { key.span } else { value.span });
-            let Value::Scalar(Scalar { text, .. }) = key.value else {
+            let YamlValue::Scalar(Scalar { text, .. }) = key.value else {
                 self.findings.error(key.span, "yaml-key", "a key must be text, not a list or a mapping");
                 continue;
             };
@@ -356,20 +356,20 @@ impl<'t> Composer<'t, '_, '_> {
                     .hint(format!("it stands on line {line} already"));
             } else {
                 places.insert(text.clone(), entries.len());
-                entries.push(Entry { key: text, key_span: key.span, value });
+                entries.push(MappingEntry { key: text, key_span: key.span, value });
             }
         }
         for node in merged {
             self.merge(node, &mut entries, &mut places);
         }
         let span = self.whole(style, start, last);
-        Ok(Node { value: Value::Mapping(entries), span })
+        Ok(YamlNode { value: YamlValue::Mapping(entries), span })
     }
 
     /// `<<`: keys of a mapping, or of several, that are not given beside it (<https://yaml.org/type/merge.html>).
-    fn merge(&mut self, node: Node, entries: &mut Vec<Entry>, places: &mut BTreeMap<String, usize>) {
+    fn merge(&mut self, node: YamlNode, entries: &mut Vec<MappingEntry>, places: &mut BTreeMap<String, usize>) {
         match node.value {
-            Value::Mapping(more) => {
+            YamlValue::Mapping(more) => {
                 for entry in more {
                     if !places.contains_key(&entry.key) {
                         places.insert(entry.key.clone(), entries.len());
@@ -377,7 +377,7 @@ impl<'t> Composer<'t, '_, '_> {
                     }
                 }
             }
-            Value::Sequence(items) if items.iter().all(|item| matches!(item.value, Value::Mapping(_))) => {
+            YamlValue::Sequence(items) if items.iter().all(|item| matches!(item.value, YamlValue::Mapping(_))) => {
                 for item in items {
                     self.merge(item, entries, places);
                 }

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::dangers::{Danger, Level};
-use super::phrase::{Phrase, counted, fenced, inert, inert_name};
-use super::picture::picture;
-use super::words::Words;
-use super::{Loss, Move, Preview};
+use super::diagram::picture;
+use super::phrase::{EscapedText, counted, fenced, inert, inert_name};
+use super::risks::{Risk, RiskLevel};
+use super::sentences::Sentences;
+use super::{GatewayFailure, Move, Preview};
 use crate::core::diagnostic::Severity;
 use crate::core::facts::PodName;
 use crate::core::name::NodeName;
@@ -45,13 +45,13 @@ const LADDER: [Detail; 6] = [
 pub fn markdown(preview: &Preview<'_>) -> String {
     let limit = preview.input.limits.comment;
     for (rung, detail) in LADDER.into_iter().enumerate() {
-        let comment = Comment { preview, words: Words(preview), detail, whole: rung == 0 }.text();
+        let comment = Comment { preview, words: Sentences(preview), detail, whole: rung == 0 }.text();
         if comment.len() <= limit {
             return comment;
         }
     }
     let [.., detail] = LADDER;
-    Comment { preview, words: Words(preview), detail, whole: false }.cut(limit)
+    Comment { preview, words: Sentences(preview), detail, whole: false }.cut(limit)
 }
 
 /// What writes a section.
@@ -59,7 +59,7 @@ type Section<'p> = fn(&Comment<'p>, &mut String);
 
 struct Comment<'p> {
     preview: &'p Preview<'p>,
-    words: Words<'p>,
+    words: Sentences<'p>,
     detail: Detail,
     whole: bool,
 }
@@ -85,13 +85,13 @@ impl<'p> Comment<'p> {
         let cluster = self.preview.input.cluster;
         let _ = writeln!(text, "{}1}} -->", marker(cluster));
         let sign = match self.words.level() {
-            Some(Level::Danger) => "⛔ ",
-            Some(Level::Warning) => "⚠️ ",
-            Some(Level::Waits) => "🕑 ",
-            Some(Level::Note) | None => "",
+            Some(RiskLevel::Danger) => "⛔ ",
+            Some(RiskLevel::Warning) => "⚠️ ",
+            Some(RiskLevel::Waits) => "🕑 ",
+            Some(RiskLevel::Note) | None => "",
         };
         let _ = writeln!(text, "### Egret · {} · {sign}{}\n", inert_name(cluster), self.words.verdict());
-        let subtitle: Vec<String> = self.words.subtitle().iter().map(Phrase::markdown).collect();
+        let subtitle: Vec<String> = self.words.subtitle().iter().map(EscapedText::markdown).collect();
         let _ = writeln!(text, "{}  \n{}", subtitle.join(" · "), self.words.counts());
     }
 
@@ -132,7 +132,7 @@ impl<'p> Comment<'p> {
     }
 
     fn dangers_in_short(&self, text: &mut String) {
-        let dangers: Vec<&Danger> = self.preview.dangers.iter().collect();
+        let dangers: Vec<&Risk> = self.preview.dangers.iter().collect();
         if !dangers.is_empty() {
             let _ = writeln!(text, "\n**Look at this before you merge**: {}", kinds(&dangers));
         }
@@ -154,7 +154,7 @@ impl<'p> Comment<'p> {
         }
         if !validation.held.is_empty() {
             let held = validation.held.iter().map(|held| format!("{} ({})", held.identity, held.path));
-            let phrase = Phrase::new()
+            let phrase = EscapedText::new()
                 .words(
                     "If it is merged all the same, these stay in force as they were before, and the rest is applied: ",
                 )
@@ -204,14 +204,14 @@ impl<'p> Comment<'p> {
         text.push_str("\n**Look at this before you merge**\n\n");
         let shown = dangers.len().min(self.detail.rows.max(5));
         // When it comes into force is said whatever else is left out.
-        let (waits, rest): (Vec<&Danger>, Vec<&Danger>) =
-            dangers[shown..].iter().partition(|danger| danger.level == Level::Waits);
-        for Danger { level, title, text: phrase, .. } in dangers[..shown].iter().chain(waits) {
+        let (waits, rest): (Vec<&Risk>, Vec<&Risk>) =
+            dangers[shown..].iter().partition(|danger| danger.level == RiskLevel::Waits);
+        for Risk { level, title, text: phrase, .. } in dangers[..shown].iter().chain(waits) {
             let sign = match level {
-                Level::Danger => "⛔",
-                Level::Warning => "⚠️",
-                Level::Note => "ℹ️",
-                Level::Waits => "🕑",
+                RiskLevel::Danger => "⛔",
+                RiskLevel::Warning => "⚠️",
+                RiskLevel::Note => "ℹ️",
+                RiskLevel::Waits => "🕑",
             };
             let _ = writeln!(text, "- {sign} **{title}:** {}", phrase.markdown());
         }
@@ -226,7 +226,7 @@ impl<'p> Comment<'p> {
             return;
         }
         text.push_str("\n**If a gateway dies after this change**\n\n");
-        let mut gateways: BTreeMap<&NodeName, Vec<&Loss>> = BTreeMap::new();
+        let mut gateways: BTreeMap<&NodeName, Vec<&GatewayFailure>> = BTreeMap::new();
         for loss in losses {
             gateways.entry(&loss.gateway).or_default().push(loss);
         }
@@ -294,7 +294,7 @@ impl<'p> Comment<'p> {
             }
         }
         if !nodes.more.is_empty() {
-            let phrase = Phrase::new().words("Each in its own way: ").names(&nodes.more);
+            let phrase = EscapedText::new().words("Each in its own way: ").names(&nodes.more);
             let _ = writeln!(text, "\n{}", phrase.markdown());
         }
         text.push_str(
@@ -352,7 +352,7 @@ impl<'p> Comment<'p> {
 }
 
 /// `Address missing 2, Firewall 1`
-fn kinds(dangers: &[&Danger]) -> String {
+fn kinds(dangers: &[&Risk]) -> String {
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     for danger in dangers {
         *kinds.entry(danger.title).or_default() += 1;

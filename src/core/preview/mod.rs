@@ -8,50 +8,50 @@
 //! head: not its limits, not where its snapshot is read.
 
 mod admission;
-mod burden;
-mod dangers;
-mod ground;
-mod live;
-mod loss;
+mod assumed_network;
+mod cost;
+mod diagram;
+mod existing_drift;
+mod gateway_failure;
 mod markdown;
+mod moves;
 mod nodes;
 mod outcome;
 pub mod phrase;
-mod picture;
 mod refusal;
-mod text;
-mod ways;
-mod words;
-mod world;
+mod revision;
+mod risks;
+mod sentences;
+mod terminal;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-pub use self::burden::{Most, burden};
-pub use self::dangers::{Danger, Level};
-pub use self::loss::{Loss, Then};
+pub use self::cost::{CostLimits, burden};
+pub use self::gateway_failure::{FailureOutcome, GatewayFailure};
 pub use self::markdown::{markdown, marker};
-pub use self::nodes::{NodeChange, Nodes};
-pub use self::outcome::{Fate, Outcome};
+pub use self::moves::Move;
+use self::moves::PodMoves;
+pub use self::nodes::{NodeChange, NodeChanges};
+pub use self::outcome::{ConnectionFate, MoveOutcome};
 pub use self::refusal::refusal;
-pub use self::text::{Line, Look, TextForm, lines};
-pub use self::ways::Move;
-use self::ways::Ways;
-pub use self::words::Words;
-use self::world::World;
-use super::admission::{Verdict, Why};
+use self::revision::RevisionState;
+pub use self::risks::{Risk, RiskLevel};
+pub use self::sentences::Sentences;
+pub use self::terminal::{Line, LineStyle, TextForm, lines};
+use super::admission::{AdmissionDecision, PendingReason};
 use super::diagnostic::{Diagnostic, Severity};
 use super::facts::{Facts, PodName};
-use super::ground::Ground;
+use super::host_network::HostNetwork;
 use super::name::NodeName;
-use super::policy::catalogue::{Held, Tally};
+use super::policy::catalogue::{DiagnosticCounts, HeldDocument};
 use super::policy::{NodeLabels, Origin, Policy, PolicyId, PolicySet};
 use super::report::history::NodeReport;
 
 /// Everything that decides a preview.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
+pub struct PreviewInput<'a> {
     /// The cluster's name in egret.yaml.
     pub cluster: &'a str,
     /// The commit that the change began from, and its head, as they are shown.
@@ -65,7 +65,7 @@ pub struct Input<'a> {
     /// Where the facts are from, for the line below the title.
     pub facts_from: &'a str,
     /// Nodes' interfaces and addresses, of those that somebody has looked at.
-    pub grounds: &'a BTreeMap<NodeName, Ground>,
+    pub host_networks: &'a BTreeMap<NodeName, HostNetwork>,
     /// The time: it decides which suspended policies are in force.
     pub now: Timestamp,
     /// Whether the change has a file in it that counts for this cluster.
@@ -81,7 +81,7 @@ pub struct Input<'a> {
     /// What nodes report; what has drifted of the objects that the change is about is told apart.
     pub reports: &'a [NodeReport],
     /// How much is told.
-    pub limits: Limits,
+    pub limits: DisplayLimits,
 }
 
 /// What was found in the documents of the head.
@@ -90,14 +90,19 @@ pub struct Validation {
     /// Everything, sorted, with whether the commit before had it too.
     pub found: Vec<(Diagnostic, bool)>,
     /// Counted.
-    pub tally: Tally,
+    pub tally: DiagnosticCounts,
     /// Documents whose version of before stays in force.
-    pub held: Vec<Held>,
+    pub held: Vec<HeldDocument>,
 }
 
 impl Validation {
     /// Compares what was found before with what is found now. Places may move; file, kind and words stay.
-    pub fn new(before: &[Diagnostic], after: Vec<Diagnostic>, tally: Tally, held: Vec<Held>) -> Self {
+    pub fn new(
+        before: &[Diagnostic],
+        after: Vec<Diagnostic>,
+        tally: DiagnosticCounts,
+        held: Vec<HeldDocument>,
+    ) -> Self {
         let known: BTreeSet<(&str, &str, &str)> =
             before.iter().map(|one| (one.file.as_str(), one.code, one.message.as_str())).collect();
         let is_known = |one: &Diagnostic| known.contains(&(one.file.as_str(), one.code, one.message.as_str()));
@@ -113,7 +118,7 @@ impl Validation {
 
 /// How much is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct DisplayLimits {
     /// Names of pods in a list.
     pub names: usize,
     /// Nodes whose exact changes are shown.
@@ -129,7 +134,7 @@ pub struct Limits {
     pub comment: usize,
 }
 
-impl Default for Limits {
+impl Default for DisplayLimits {
     fn default() -> Self {
         Self { names: 20, nodes: 10, lines: 120, gateways: 20, removed_percent: 20, comment: 65_000 }
     }
@@ -137,7 +142,7 @@ impl Default for Limits {
 
 /// Policies that differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Policies {
+pub struct PolicyDifference {
     /// Only the head has them.
     pub added: Vec<PolicyId>,
     /// They say something else.
@@ -150,33 +155,33 @@ pub struct Policies {
 #[derive(Debug, Clone)]
 pub struct Preview<'a> {
     /// What it was made from.
-    pub input: Input<'a>,
+    pub input: PreviewInput<'a>,
     /// Policies that differ.
-    pub policies: Policies,
+    pub policies: PolicyDifference,
     /// Who changes the way out.
     pub moves: Vec<Move>,
     /// What becomes of open connections, for each of them.
-    pub fates: Vec<Fate>,
+    pub fates: Vec<ConnectionFate>,
     /// How many pods that are.
     pub moved: usize,
     /// What to look at before it is merged; the worst first.
-    pub dangers: Vec<Danger>,
+    pub dangers: Vec<Risk>,
     /// What happens if a gateway dies.
-    pub losses: Vec<Loss>,
+    pub losses: Vec<GatewayFailure>,
     /// Gateways that were not let die, because there are too many.
     pub losses_left_out: usize,
     /// What changes on nodes.
-    pub nodes: Nodes,
+    pub nodes: NodeChanges,
     /// What has drifted already, of the objects that the change is about.
     pub drift: Vec<String>,
     /// Why it would not come into force at once.
-    pub waits: Option<Why>,
+    pub waits: Option<PendingReason>,
 }
 
 impl Preview<'_> {
     /// Whether anything would be another than it is.
     pub fn changes(&self) -> bool {
-        let Policies { added, changed, removed } = &self.policies;
+        let PolicyDifference { added, changed, removed } = &self.policies;
         self.nodes.changed > 0
             || !self.moves.is_empty()
             || !self.input.config_diff.is_empty()
@@ -187,19 +192,19 @@ impl Preview<'_> {
 }
 
 /// Makes a preview.
-pub fn preview(input: Input<'_>) -> Preview<'_> {
-    let before = World::new(input.before, input.before, input.facts, input.now);
-    let mut after = World::new(input.after, input.before, input.facts, input.now);
+pub fn preview(input: PreviewInput<'_>) -> Preview<'_> {
+    let before = RevisionState::new(input.before, input.before, input.facts, input.now);
+    let mut after = RevisionState::new(input.after, input.before, input.facts, input.now);
     let policies = nodes::changed_policies(input.before, input.after);
-    let ways = ways::compare(&before, &after, input.facts);
+    let ways = moves::compare(&before, &after, input.facts);
     let moved: BTreeSet<&PodName> = ways.moves.iter().flat_map(|one| &one.pods).collect();
     let moved = moved.len();
     let nodes = nodes::compare(&input, &before, &after, &ways);
     let touched = touched(&before, &after, &policies, &ways);
     let fates = outcome::fates(&before, &after, &ways.moves);
-    let drift = live::drift(input.reports, &policies, &ways, &nodes);
-    let dangers = dangers::find(&input, (&before, &after), &ways, &touched, &drift);
-    let losses = loss::each(&input, &mut after, &ways, &touched);
+    let drift = existing_drift::drift(input.reports, &policies, &ways, &nodes);
+    let dangers = risks::find(&input, (&before, &after), &ways, &touched, &drift);
+    let losses = gateway_failure::each(&input, &mut after, &ways, &touched);
     let gateways: BTreeSet<&NodeName> = after
         .placement
         .policies
@@ -224,7 +229,7 @@ pub fn preview(input: Input<'_>) -> Preview<'_> {
     // What changes nothing waits for nothing.
     if preview.changes() {
         let verdict = admission::verdict(&input);
-        if let Verdict::Withheld(why) = &verdict {
+        if let AdmissionDecision::Withheld(why) = &verdict {
             preview.waits = Some(why.clone());
         }
         preview.dangers.extend(admission::told(&input, verdict));
@@ -234,7 +239,12 @@ pub fn preview(input: Input<'_>) -> Preview<'_> {
 }
 
 /// Policies that the change is about: their words, their gateways or their members differ.
-fn touched(before: &World<'_>, after: &World<'_>, policies: &Policies, ways: &Ways) -> BTreeSet<PolicyId> {
+fn touched(
+    before: &RevisionState<'_>,
+    after: &RevisionState<'_>,
+    policies: &PolicyDifference,
+    ways: &PodMoves,
+) -> BTreeSet<PolicyId> {
     let mut touched: BTreeSet<PolicyId> = policies.added.iter().chain(&policies.changed).cloned().collect();
     touched.extend(ways.moves.iter().map(|one| one.policy.clone()));
     let relabelled: Vec<&NodeName> = before

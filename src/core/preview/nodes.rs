@@ -7,14 +7,14 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ground::Footing;
-use super::phrase::{Phrase, counted};
-use super::ways::Ways;
-use super::words::policy as named;
-use super::world::World;
-use super::{Input, says_the_same};
+use super::assumed_network::AssumedNetwork;
+use super::moves::PodMoves;
+use super::phrase::{EscapedText, counted};
+use super::revision::RevisionState;
+use super::sentences::policy as named;
+use super::{PreviewInput, says_the_same};
 use crate::core::cidr::RangeSet;
-use crate::core::compile::marks::Marks;
+use crate::core::compile::exit_ids::ExitIds;
 use crate::core::compile::{self, compile};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
@@ -32,7 +32,7 @@ pub struct NodeChange {
     /// Others that change in the same way.
     pub alike: Vec<NodeName>,
     /// What it is, in a few words.
-    pub title: Phrase,
+    pub title: EscapedText,
     /// Hunks of a unified diff; empty if it is not shown.
     pub diff: String,
     /// Lines of the diff that were left out.
@@ -41,7 +41,7 @@ pub struct NodeChange {
 
 /// All nodes that change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Nodes {
+pub struct NodeChanges {
     /// How many nodes there are.
     pub total: usize,
     /// How many of them change.
@@ -72,13 +72,18 @@ struct Role {
 type Served = (PolicyId, ExitKey);
 
 /// Finds the nodes that change, and the exact changes of `limit` of them.
-pub(super) fn compare(input: &Input<'_>, before: &World<'_>, after: &World<'_>, ways: &Ways) -> Nodes {
+pub(super) fn compare(
+    input: &PreviewInput<'_>,
+    before: &RevisionState<'_>,
+    after: &RevisionState<'_>,
+    ways: &PodMoves,
+) -> NodeChanges {
     let mut roles = roles(input, before, after, ways);
     let everywhere = Everywhere::of(before).difference(&Everywhere::of(after));
     let total = input.facts.nodes.len();
     let changed = if everywhere.is_some() { total } else { roles.len() };
     let relabelled = roles.values().filter(|role| role.labels != Default::default()).count();
-    let mut nodes = Nodes { total, changed, relabelled, ..Nodes::default() };
+    let mut nodes = NodeChanges { total, changed, relabelled, ..NodeChanges::default() };
     let moved: BTreeSet<_> = ways.moves.iter().flat_map(|one| &one.pods).collect();
     let mut order: Vec<NodeName> = roles.keys().cloned().collect();
     order.sort_by_key(|name| {
@@ -100,7 +105,7 @@ pub(super) fn compare(input: &Input<'_>, before: &World<'_>, after: &World<'_>, 
     if let Some(what) = everywhere {
         let others: Vec<NodeName> = others.cloned().collect();
         if let Some((first, alike)) = others.split_first() {
-            nodes.shown.push(change(input, before, after, first, Phrase::new().words(what), alike.to_vec()));
+            nodes.shown.push(change(input, before, after, first, EscapedText::new().words(what), alike.to_vec()));
         }
     }
     // A change that makes no difference in the kernel is none.
@@ -120,7 +125,12 @@ fn let_out(served: &BTreeSet<Served>, set: &PolicySet) -> BTreeMap<ExitKey, Rang
     policies.into_iter().map(|(exit, policies)| (exit, compile::allowed(set, &policies))).collect()
 }
 
-fn roles(input: &Input<'_>, before: &World<'_>, after: &World<'_>, ways: &Ways) -> BTreeMap<NodeName, Role> {
+fn roles(
+    input: &PreviewInput<'_>,
+    before: &RevisionState<'_>,
+    after: &RevisionState<'_>,
+    ways: &PodMoves,
+) -> BTreeMap<NodeName, Role> {
     let mut roles: BTreeMap<NodeName, Role> = BTreeMap::new();
     for (name, node) in &input.facts.nodes {
         let old = input.before.labels_of(name, &node.labels);
@@ -156,7 +166,7 @@ fn roles(input: &Input<'_>, before: &World<'_>, after: &World<'_>, ways: &Ways) 
 }
 
 /// What each gateway serves.
-fn served(world: &World<'_>) -> BTreeMap<NodeName, BTreeSet<Served>> {
+fn served(world: &RevisionState<'_>) -> BTreeMap<NodeName, BTreeSet<Served>> {
     let mut served: BTreeMap<NodeName, BTreeSet<Served>> = BTreeMap::new();
     for (policy, placed) in &world.placement.policies {
         for exit in &placed.exits {
@@ -177,7 +187,7 @@ struct Everywhere {
 }
 
 impl Everywhere {
-    fn of(world: &World<'_>) -> Self {
+    fn of(world: &RevisionState<'_>) -> Self {
         let policies = world.placement.policies.keys().map(|id| &world.set.policies[id]);
         let destinations = || policies.clone().flat_map(|policy| policy.destinations.iter().copied());
         let in_force = !world.placement.policies.is_empty();
@@ -204,10 +214,10 @@ impl Everywhere {
     }
 }
 
-fn title(input: &Input<'_>, role: &Role, moved: usize) -> Phrase {
+fn title(input: &PreviewInput<'_>, role: &Role, moved: usize) -> EscapedText {
     let [comes, stays, goes] = &role.serves;
     // The node is named already.
-    let list = |phrase: Phrase, served: &BTreeSet<Served>| {
+    let list = |phrase: EscapedText, served: &BTreeSet<Served>| {
         served.iter().enumerate().fold(phrase, |phrase, (position, (policy, exit))| {
             let joint = if position == 0 { "" } else { ", " };
             let phrase = phrase.words(joint).join(named(input, policy)).words(" (");
@@ -215,35 +225,35 @@ fn title(input: &Input<'_>, role: &Role, moved: usize) -> Phrase {
             phrase.name(egress.strip_prefix("dev ").unwrap_or(&egress)).words(")")
         })
     };
-    let mut parts: Vec<Phrase> = Vec::new();
+    let mut parts: Vec<EscapedText> = Vec::new();
     if !comes.is_empty() {
         let what =
             if stays.is_empty() && goes.is_empty() { "becomes a gateway, of " } else { "becomes the gateway of " };
-        parts.push(list(Phrase::new().words(what), comes));
+        parts.push(list(EscapedText::new().words(what), comes));
     }
     if !goes.is_empty() {
         let none = stays.is_empty() && comes.is_empty();
         let what = if none { "is no gateway any more; it was that of " } else { "is no longer the gateway of " };
-        parts.push(list(Phrase::new().words(what), goes));
+        parts.push(list(EscapedText::new().words(what), goes));
     }
     if !stays.is_empty() {
-        parts.push(list(Phrase::new().words("stays the gateway of "), stays));
+        parts.push(list(EscapedText::new().words("stays the gateway of "), stays));
     }
     let pair = |(key, value): (&String, &String)| format!("{key}={value}");
     if !role.labels.0.is_empty() {
-        parts.push(Phrase::new().words("gets ").names(role.labels.0.iter().map(pair)));
+        parts.push(EscapedText::new().words("gets ").names(role.labels.0.iter().map(pair)));
     }
     if !role.labels.1.is_empty() {
-        parts.push(Phrase::new().words("loses ").names(role.labels.1.iter().map(pair)));
+        parts.push(EscapedText::new().words("loses ").names(role.labels.1.iter().map(pair)));
     }
     if role.moved > 0 {
         let here = if role.moved == moved { "all".to_owned() } else { role.moved.to_string() };
         let run = if role.moved == 1 { "runs" } else { "run" };
-        parts.push(Phrase::new().words(format!("{here} of the {} {run} here", counted(moved, "pod"))));
+        parts.push(EscapedText::new().words(format!("{here} of the {} {run} here", counted(moved, "pod"))));
     } else if role.classes > 0 && parts.is_empty() {
-        parts.push(Phrase::new().words("holds its pods' policies in another form"));
+        parts.push(EscapedText::new().words("holds its pods' policies in another form"));
     }
-    let mut title = Phrase::new();
+    let mut title = EscapedText::new();
     for (position, part) in parts.into_iter().enumerate() {
         title = if position > 0 { title.words("; ").join(part) } else { part };
     }
@@ -252,26 +262,34 @@ fn title(input: &Input<'_>, role: &Role, moved: usize) -> Phrase {
 
 /// Compiles both sides on one node.
 fn change(
-    input: &Input<'_>,
-    before: &World<'_>,
-    after: &World<'_>,
+    input: &PreviewInput<'_>,
+    before: &RevisionState<'_>,
+    after: &RevisionState<'_>,
     node: &NodeName,
-    title: Phrase,
+    title: EscapedText,
     alike: Vec<NodeName>,
 ) -> NodeChange {
     let exits = || [before, after].into_iter().flat_map(|world| world.placement.exits.keys());
-    let footing = match input.grounds.get(node) {
-        Some(ground) => Footing::known(ground),
-        None => Footing::assumed(exits().filter(|exit| exit.gateway == *node)),
+    let footing = match input.host_networks.get(node) {
+        Some(host_network) => AssumedNetwork::known(host_network),
+        None => AssumedNetwork::assumed(exits().filter(|exit| exit.gateway == *node)),
     };
-    let state = |world: &World<'_>, marks: &Marks| {
-        let World { set, facts, placement, .. } = world;
-        let ground = &footing.ground;
-        compile(&compile::Input { node, set, placement, facts, ground, marks, refused: compile::Refused::NOTHING })
-            .desired
+    let state = |world: &RevisionState<'_>, marks: &ExitIds| {
+        let RevisionState { set, facts, placement, .. } = world;
+        let host_network = &footing.host_network;
+        compile(&compile::CompileInput {
+            node,
+            set,
+            placement,
+            facts,
+            host_network,
+            marks,
+            refused: compile::RefusedParts::NOTHING,
+        })
+        .desired
     };
-    let old = state(before, &Marks::default());
-    let new = state(after, &Marks::observed(&old.nft, after.set.config.range));
+    let old = state(before, &ExitIds::default());
+    let new = state(after, &ExitIds::observed(&old.nft, after.set.config.range));
     let whole = unified_diff(&old, &new, "", "");
     // The two lines with the names say nothing here.
     let lines: Vec<&str> = whole.lines().skip(2).collect();
@@ -281,8 +299,8 @@ fn change(
 }
 
 /// Names of policies that differ.
-pub(super) fn changed_policies(before: &PolicySet, after: &PolicySet) -> super::Policies {
-    let mut policies = super::Policies::default();
+pub(super) fn changed_policies(before: &PolicySet, after: &PolicySet) -> super::PolicyDifference {
+    let mut policies = super::PolicyDifference::default();
     for (id, policy) in &after.policies {
         match before.policies.get(id) {
             None => policies.added.push(id.clone()),

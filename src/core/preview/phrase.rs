@@ -8,7 +8,7 @@ use std::fmt::{self, Write};
 
 /// A sentence. Its `Display` is the plain text, safe for a terminal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Phrase(Vec<Part>);
+pub struct EscapedText(Vec<Part>);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
@@ -20,7 +20,7 @@ enum Part {
     Quote(String),
 }
 
-impl Phrase {
+impl EscapedText {
     /// Nothing yet.
     pub fn new() -> Self {
         Self::default()
@@ -80,7 +80,7 @@ impl Phrase {
     }
 }
 
-impl fmt::Display for Phrase {
+impl fmt::Display for EscapedText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|part| match part {
             Part::Words(text) => f.write_str(text),

@@ -3,11 +3,11 @@
 //! Deliberately absent: what a preview says.
 
 use super::markdown::marker;
-use super::phrase::{Phrase, inert_name};
+use super::phrase::{EscapedText, inert_name};
 
 /// The comment of a change that cannot be previewed: it takes the place of an earlier preview, so that nobody takes that for this head's.
 pub fn refusal(cluster: &str, head: &str, why: &str) -> String {
-    let head = Phrase::new().words("There is no preview of ").name(head).words(": ").quote(why);
+    let head = EscapedText::new().words("There is no preview of ").name(head).words(": ").quote(why);
     let cluster_name = inert_name(cluster);
     format!(
         "{}1}} -->\n### Egret · {cluster_name} · not previewed\n\n{}.\n",

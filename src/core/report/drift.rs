@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::state::NodeState;
 use crate::core::state::net::{LinkName, RouteKey, route_text};
-use crate::core::state::nft::{Chain, Data, Family, Key, Set, Table, element_text};
+use crate::core::state::nft::{Chain, ElementData, ElementKey, Set, Table, TableFamily, element_text};
 
 /// How an object differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Class {
+pub enum DriftClass {
     /// It was there and is gone.
     Missing,
     /// It bears our marks and is not ours.
@@ -26,7 +26,7 @@ pub enum Class {
 
 /// What kind of object, and the number that it and the kernel's events have in common.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum DriftPlace {
     /// A label of the node.
     Label,
     /// A device, its addresses and settings.
@@ -47,13 +47,13 @@ pub struct Drift {
     /// `ip rule 501`, `nft inet egret map group_of4`: what it is called, the same each time it drifts.
     pub object: String,
     /// How.
-    pub class: Class,
+    pub class: DriftClass,
     /// What it was to be.
     pub desired: Option<String>,
     /// What it is.
     pub observed: Option<String>,
     /// For finding who did it, and which policy wants it.
-    pub place: Place,
+    pub place: DriftPlace,
 }
 
 /// What differs, sorted.
@@ -64,37 +64,37 @@ pub fn between(desired: &NodeState, observed: &NodeState) -> Vec<Drift> {
     found.maps(labels, &observed.labels, |key, value| Entry {
         object: format!("label {key}"),
         text: format!("{key}: \"{value}\""),
-        place: Place::Label,
+        place: DriftPlace::Label,
     });
     found.maps(links, &observed.links, |name, link| Entry {
         object: format!("ip link {name}"),
         text: format!("{name} {link}"),
-        place: Place::Link(name.clone()),
+        place: DriftPlace::Link(name.clone()),
     });
     found.sets(addresses, &observed.addresses, |address| Entry {
         object: format!("ip address {address}"),
         text: address.to_string(),
-        place: Place::Link(address.link.clone()),
+        place: DriftPlace::Link(address.link.clone()),
     });
     found.maps(sysctls, &observed.sysctls, |sysctl, value| Entry {
         object: format!("sysctl {sysctl}"),
         text: format!("{sysctl} = {value}"),
-        place: Place::Link(sysctl.link.clone()),
+        place: DriftPlace::Link(sysctl.link.clone()),
     });
     found.sets(rules, &observed.rules, |rule| Entry {
         object: format!("ip rule {rule}"),
         text: rule.to_string(),
-        place: Place::Rule(rule.priority),
+        place: DriftPlace::Rule(rule.priority),
     });
     found.maps(routes, &observed.routes, |key, route| Entry {
         object: format!("ip route {}", route_name(key)),
         text: route_text(key, route),
-        place: Place::Route(key.table),
+        place: DriftPlace::Route(key.table),
     });
     found.sets(neighbours, &observed.neighbours, |neighbour| Entry {
         object: format!("ip neigh {} dev {}", neighbour.address, neighbour.link),
         text: neighbour.to_string(),
-        place: Place::Neighbour,
+        place: DriftPlace::Neighbour,
     });
     for (family, table) in nft {
         found.table(*family, table, observed.nft.get(family));
@@ -120,18 +120,18 @@ fn route_name(key: &RouteKey) -> String {
 struct Entry {
     object: String,
     text: String,
-    place: Place,
+    place: DriftPlace,
 }
 
 #[derive(Default)]
 struct Found(Vec<Drift>);
 
 impl Found {
-    fn push(&mut self, object: String, place: Place, desired: Option<String>, observed: Option<String>) {
+    fn push(&mut self, object: String, place: DriftPlace, desired: Option<String>, observed: Option<String>) {
         let class = match (&desired, &observed) {
-            (Some(_), None) => Class::Missing,
-            (None, _) => Class::Extra,
-            (Some(_), Some(_)) => Class::Changed,
+            (Some(_), None) => DriftClass::Missing,
+            (None, _) => DriftClass::Extra,
+            (Some(_), Some(_)) => DriftClass::Changed,
         };
         self.0.push(Drift { object, class, desired, observed, place });
     }
@@ -163,36 +163,36 @@ impl Found {
         }
     }
 
-    fn table(&mut self, family: Family, desired: &Table, observed: Option<&Table>) {
+    fn table(&mut self, family: TableFamily, desired: &Table, observed: Option<&Table>) {
         let object = |noun: &str, name: &str| format!("nft {family} egret {noun} {name}");
         let Some(observed) = observed else {
             let (chains, sets) = (desired.chains.len(), desired.sets.len());
             let text =
                 format!("{}, {}", counted(chains, "chain", "chains"), counted(sets, "set or map", "sets and maps"));
-            self.push(format!("nft table {family} egret"), Place::Nft(String::new()), Some(text), None);
+            self.push(format!("nft table {family} egret"), DriftPlace::Nft(String::new()), Some(text), None);
             return;
         };
         if desired.owned && !observed.owned {
             let text = |owned: bool| if owned { "flags owner,persist" } else { "no owner" }.to_owned();
             let object = format!("nft table {family} egret");
-            self.push(object, Place::Nft(String::new()), Some(text(true)), Some(text(false)));
+            self.push(object, DriftPlace::Nft(String::new()), Some(text(true)), Some(text(false)));
         }
         self.maps(&desired.chains, &observed.chains, |name, chain| Entry {
             object: object("chain", name),
             text: chain_text(chain),
-            place: Place::Nft(name.clone()),
+            place: DriftPlace::Nft(name.clone()),
         });
         for (name, set) in &desired.sets {
             match observed.sets.get(name) {
                 None => {
                     let text = format!("{} {}", set.definition(), counted(set.elements.len(), "element", "elements"));
-                    self.push(object(set.noun(), name), Place::Nft(name.clone()), Some(text), None);
+                    self.push(object(set.noun(), name), DriftPlace::Nft(name.clone()), Some(text), None);
                 }
                 Some(found) => self.elements(&object(set.noun(), name), name, set, found),
             }
         }
         for (name, set) in observed.sets.iter().filter(|(name, _)| !desired.sets.contains_key(*name)) {
-            self.push(object(set.noun(), name), Place::Nft(name.clone()), None, Some(set.definition()));
+            self.push(object(set.noun(), name), DriftPlace::Nft(name.clone()), None, Some(set.definition()));
         }
     }
 
@@ -200,10 +200,11 @@ impl Found {
     fn elements(&mut self, object: &str, name: &str, desired: &Set, observed: &Set) {
         if desired.definition() != observed.definition() {
             let (wanted, found) = (desired.definition(), observed.definition());
-            self.push(object.to_owned(), Place::Nft(name.to_owned()), Some(wanted), Some(found));
+            self.push(object.to_owned(), DriftPlace::Nft(name.to_owned()), Some(wanted), Some(found));
             return;
         }
-        let of = |from: &BTreeMap<Key, Option<Data>>, without: &BTreeMap<Key, Option<Data>>| {
+        let of = |from: &BTreeMap<ElementKey, Option<ElementData>>,
+                  without: &BTreeMap<ElementKey, Option<ElementData>>| {
             let texts: Vec<String> = from
                 .iter()
                 .filter(|(key, data)| without.get(*key) != Some(*data))
@@ -214,7 +215,7 @@ impl Found {
         let missing = of(&desired.elements, &observed.elements);
         let extra = of(&observed.elements, &desired.elements);
         if missing.is_some() || extra.is_some() {
-            self.push(object.to_owned(), Place::Nft(name.to_owned()), missing, extra);
+            self.push(object.to_owned(), DriftPlace::Nft(name.to_owned()), missing, extra);
         }
     }
 }

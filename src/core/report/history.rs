@@ -6,8 +6,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::drift::{Class, Drift};
-use crate::core::admission::{Emergency, Withheld};
+use super::drift::{Drift, DriftClass};
+use crate::core::admission::{Emergency, PendingCommit};
 use crate::core::finding::Finding;
 
 /// How many records of what was put right are kept in the file; older ones are in the branch's history.
@@ -21,30 +21,30 @@ pub struct NodeReport {
     pub node: String,
     /// The commit that is in force there; none before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub in_force: Option<InForce>,
+    pub in_force: Option<EffectiveCommit>,
     /// The newest commit, if it is not in force but waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub withheld: Option<Box<Withheld>>,
+    pub withheld: Option<Box<PendingCommit>>,
     /// How the commit in force came through a closed change window, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emergency: Option<Box<Emergency>>,
     /// Found different and not put right (yet).
     #[serde(default)]
-    pub drift: Vec<Record>,
+    pub drift: Vec<DriftRecord>,
     /// Put right, the newest first.
     #[serde(default)]
-    pub corrected: Vec<Record>,
+    pub corrected: Vec<DriftRecord>,
     /// Documents that are not in force as they stand in the repository.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<Rejected>,
     /// Reasons worth a person's eye, and since when.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub findings: Vec<Since>,
+    pub findings: Vec<DatedFinding>,
 }
 
 /// A commit of the policy repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InForce {
+pub struct EffectiveCommit {
     /// Its full id.
     pub commit: String,
     /// Its first line.
@@ -68,7 +68,7 @@ pub struct Rejected {
 
 /// A finding and when it was first made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Since {
+pub struct DatedFinding {
     /// The finding.
     #[serde(flatten)]
     pub finding: Finding,
@@ -79,11 +79,11 @@ pub struct Since {
 /// One object's drift.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Record {
+pub struct DriftRecord {
     /// The object, as [`Drift::object`].
     pub object: String,
     /// How it differs.
-    pub class: Class,
+    pub class: DriftClass,
     /// What it was to be; absent for what was not to be at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired: Option<String>,
@@ -92,7 +92,7 @@ pub struct Record {
     pub observed: Option<String>,
     /// Who did it, as far as the kernel says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<By>,
+    pub by: Option<DriftActor>,
     /// When it was first seen.
     pub first_seen: Timestamp,
     /// When it was last seen.
@@ -106,7 +106,7 @@ pub struct Record {
     pub action: String,
     /// Who wants it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub wanted_by: Vec<WantedBy>,
+    pub wanted_by: Vec<RequestedBy>,
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
@@ -114,7 +114,7 @@ pub struct Record {
 
 /// Who is thought to have done it, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct By {
+pub struct DriftActor {
     /// `nft`, `process 4711`, `the kernel`.
     pub guess: String,
     /// What the guess rests on.
@@ -123,7 +123,7 @@ pub struct By {
 
 /// A policy that wants an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct WantedBy {
+pub struct RequestedBy {
     /// Its name.
     pub policy: String,
     /// `policies/outpost.yaml:1`
@@ -134,16 +134,16 @@ pub struct WantedBy {
 
 /// A drift as it was just seen.
 #[derive(Debug, Clone)]
-pub struct Sighting {
+pub struct ObservedDrift {
     /// What differs.
     pub drift: Drift,
     /// Who did it, if the kernel says.
-    pub by: Option<By>,
+    pub by: Option<DriftActor>,
     /// Who wants the object.
-    pub wanted_by: Vec<WantedBy>,
+    pub wanted_by: Vec<RequestedBy>,
 }
 
-impl Record {
+impl DriftRecord {
     /// From when it was last seen until it was put right, in milliseconds. A clock that jumped back in between makes it 0.
     pub fn took_milliseconds(&self) -> Option<i128> {
         self.corrected.map(|corrected| corrected.duration_since(self.last_seen).as_millis().max(0))
@@ -167,15 +167,16 @@ impl NodeReport {
 
     /// Takes down what was seen. Drift that is open already is seen again; an object that was put right before and drifted the
     /// same way is opened again with its count.
-    pub fn seen(&mut self, sightings: Vec<Sighting>, now: Timestamp) {
+    pub fn seen(&mut self, sightings: Vec<ObservedDrift>, now: Timestamp) {
         for sighting in sightings {
-            let same = |record: &Record| record.object == sighting.drift.object && record.class == sighting.drift.class;
+            let same =
+                |record: &DriftRecord| record.object == sighting.drift.object && record.class == sighting.drift.class;
             if let Some(open) = self.drift.iter_mut().find(|record| same(record)) {
                 open.observed = sighting.drift.observed;
                 continue;
             }
             let before = self.corrected.iter().position(same).map(|position| self.corrected.remove(position));
-            self.drift.push(Record {
+            self.drift.push(DriftRecord {
                 first_seen: before.as_ref().map_or(now, |record| record.first_seen),
                 times: before.map_or(0, |record| record.times) + 1,
                 object: sighting.drift.object,
@@ -198,10 +199,10 @@ impl NodeReport {
     #[must_use]
     pub fn after(mut self, before: Option<&Self>) -> Self {
         let Some(before) = before else { return self };
-        let known = |record: &Record, records: &[Record]| {
+        let known = |record: &DriftRecord, records: &[DriftRecord]| {
             records.iter().any(|own| own.object == record.object && own.class == record.class)
         };
-        let older: Vec<Record> = before
+        let older: Vec<DriftRecord> = before
             .corrected
             .iter()
             .filter(|record| !known(record, &self.corrected) && !known(record, &self.drift))
@@ -243,7 +244,7 @@ impl NodeReport {
     pub fn set_in_force(&mut self, commit: &str, summary: &str, now: Timestamp) {
         let known = self.in_force.as_ref().filter(|known| known.commit == commit);
         let since = known.map_or(Some(now), |known| known.since);
-        self.in_force = Some(InForce { commit: commit.to_owned(), summary: summary.to_owned(), since });
+        self.in_force = Some(EffectiveCommit { commit: commit.to_owned(), summary: summary.to_owned(), since });
     }
 
     /// Replaces the findings; those that were there keep their time.
@@ -253,7 +254,7 @@ impl NodeReport {
             .into_iter()
             .map(|finding| {
                 let since = before.iter().find(|known| known.finding == finding).map_or(now, |known| known.since);
-                Since { finding, since }
+                DatedFinding { finding, since }
             })
             .collect();
     }

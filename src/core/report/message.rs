@@ -2,8 +2,8 @@
 //!
 //! Deliberately absent: trailers, which the edge adds, and the report itself (`files`).
 
-use super::drift::Class;
-use super::history::{NodeReport, Record};
+use super::drift::DriftClass;
+use super::history::{DriftRecord, NodeReport};
 use super::waiting;
 
 /// The subject of what changed on several nodes: the first one's, and how many more there are. None where nothing changed.
@@ -38,8 +38,8 @@ pub fn subject(before: Option<&NodeReport>, after: &NodeReport) -> String {
     shorten(&format!("{}: {what}", after.node))
 }
 
-fn fresh<'a>(before: Option<&'a [Record]>, after: &'a [Record]) -> Vec<&'a Record> {
-    let known = |record: &Record| before.is_some_and(|before| before.contains(record));
+fn fresh<'a>(before: Option<&'a [DriftRecord]>, after: &'a [DriftRecord]) -> Vec<&'a DriftRecord> {
+    let known = |record: &DriftRecord| before.is_some_and(|before| before.contains(record));
     after.iter().filter(|record| !known(record)).collect()
 }
 
@@ -84,11 +84,11 @@ fn in_force(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
     (!same).then(|| format!("{short} \"{}\" is in force", commit.summary))
 }
 
-fn how(record: &Record) -> &'static str {
+fn how(record: &DriftRecord) -> &'static str {
     match record.class {
-        Class::Missing => "was gone",
-        Class::Extra => "did not belong there",
-        Class::Changed => "was changed",
+        DriftClass::Missing => "was gone",
+        DriftClass::Extra => "did not belong there",
+        DriftClass::Changed => "was changed",
     }
 }
 

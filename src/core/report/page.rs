@@ -9,8 +9,8 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 
-use super::drift::Class;
-use super::history::{InForce, NodeReport, Record, Since};
+use super::drift::DriftClass;
+use super::history::{DatedFinding, DriftRecord, EffectiveCommit, NodeReport};
 use super::waiting;
 use crate::core::preview::phrase::{counted, inert, inert_name};
 
@@ -38,7 +38,7 @@ pub fn page(cluster: &str, branch: &str, reports: &[NodeReport]) -> String {
     page
 }
 
-fn problems(report: &NodeReport) -> impl Iterator<Item = &Since> {
+fn problems(report: &NodeReport) -> impl Iterator<Item = &DatedFinding> {
     report.findings.iter().filter(|since| since.finding.is_problem())
 }
 
@@ -48,8 +48,8 @@ fn time(at: Timestamp) -> String {
 }
 
 /// What most nodes should have: of the revisions in force the one that came last, which is the one whose first node has had it least long.
-fn newest(reports: &[NodeReport]) -> Option<&InForce> {
-    let mut first: BTreeMap<&str, (Option<Timestamp>, usize, &InForce)> = BTreeMap::new();
+fn newest(reports: &[NodeReport]) -> Option<&EffectiveCommit> {
+    let mut first: BTreeMap<&str, (Option<Timestamp>, usize, &EffectiveCommit)> = BTreeMap::new();
     for commit in reports.iter().filter_map(|report| report.in_force.as_ref()) {
         let known = first.entry(&commit.commit).or_insert((commit.since, 0, commit));
         known.0 = known.0.min(commit.since);
@@ -146,7 +146,7 @@ fn differs(page: &mut String, reports: &[NodeReport]) {
 }
 
 fn came_back(page: &mut String, reports: &[NodeReport]) {
-    let mut all: Vec<(&str, &Record)> = reports
+    let mut all: Vec<(&str, &DriftRecord)> = reports
         .iter()
         .flat_map(|report| report.corrected.iter().map(|record| (report.node.as_str(), record)))
         .collect();
@@ -298,15 +298,15 @@ fn history(page: &mut String, branch: &str) {
     );
 }
 
-fn policies(record: &Record) -> String {
+fn policies(record: &DriftRecord) -> String {
     names(record.wanted_by.iter().map(|wanted| wanted.policy.as_str()).collect::<BTreeSet<_>>())
 }
 
-fn what(record: &Record) -> String {
+fn what(record: &DriftRecord) -> String {
     let how = match record.class {
-        Class::Missing => "was gone",
-        Class::Extra => "did not belong there",
-        Class::Changed => "was changed",
+        DriftClass::Missing => "was gone",
+        DriftClass::Extra => "did not belong there",
+        DriftClass::Changed => "was changed",
     };
     let by = record.by.as_ref().map(|by| format!(", by {}", inert(&by.guess))).unwrap_or_default();
     format!("{} {how}{by}", inert(&record.object))

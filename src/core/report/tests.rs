@@ -4,31 +4,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::drift::{Class, Drift, Place, between};
+use super::drift::{Drift, DriftClass, DriftPlace, between};
 use super::files::{node_file, path_of, read_node_file, tree};
-use super::history::{By, InForce, NodeReport, Record, Rejected, Sighting, WantedBy};
+use super::history::{DriftActor, DriftRecord, EffectiveCommit, NodeReport, ObservedDrift, Rejected, RequestedBy};
 use super::message::{gone, subject};
 use super::page::page;
-use crate::core::admission::{Emergency, Why, Withheld};
+use crate::core::admission::{Emergency, PendingCommit, PendingReason};
 use crate::core::finding::Finding;
 use crate::core::state::NodeState;
-use crate::core::state::net::{Link, Mac, Route, RouteKey, Rule, Sysctl};
+use crate::core::state::net::{Link, Mac, Route, RouteKey, RoutingRule, Sysctl};
 use crate::core::state::nft::{
-    AddressFamily, Chain, Data, DataType, Family, Key, KeyType, Rule as NftRule, Set, Statement, Table, Verdict,
+    AddressFamily, Chain, DataType, ElementData, ElementKey, KeyType, NftRule, Set, Statement, Table, TableFamily,
+    Verdict,
 };
 
 fn at(second: u8) -> Timestamp {
     format!("2026-06-01T12:00:{second:02}Z").parse().expect("a time")
 }
 
-fn rule(odd: Option<&str>) -> Rule {
+fn rule(odd: Option<&str>) -> RoutingRule {
     let odd = odd.map(ToOwned::to_owned);
-    Rule { family: AddressFamily::V4, priority: 501, mark: 1, mask: 0x1fff, table: 9001, odd }
+    RoutingRule { family: AddressFamily::V4, priority: 501, mark: 1, mask: 0x1fff, table: 9001, odd }
 }
 
 fn map(addresses: &[u8]) -> Set {
-    let accept = || Some(Data::Verdict(Verdict::Accept));
-    let elements = addresses.iter().map(|last| (Key::Address([10, 1, 1, *last].into()), accept()));
+    let accept = || Some(ElementData::Verdict(Verdict::Accept));
+    let elements = addresses.iter().map(|last| (ElementKey::Address([10, 1, 1, *last].into()), accept()));
     Set { key: vec![KeyType::Ipv4Addr], data: Some(DataType::Verdict), interval: false, elements: elements.collect() }
 }
 
@@ -49,7 +50,7 @@ fn state() -> NodeState {
         rules: BTreeSet::from([rule(None)]),
         routes: BTreeMap::from([(route, Route::Unreachable)]),
         nft: BTreeMap::from([(
-            Family::Inet,
+            TableFamily::Inet,
             Table {
                 owned: true,
                 abandoned: false,
@@ -84,7 +85,7 @@ fn each_object_differs_in_its_own_words() {
     observed.sysctls.values_mut().for_each(|value| "1".clone_into(value));
     observed.rules = BTreeSet::from([rule(Some("iif eth0"))]);
     observed.routes.clear();
-    let table = observed.nft.get_mut(&Family::Inet).expect("a table");
+    let table = observed.nft.get_mut(&TableFamily::Inet).expect("a table");
     table.owned = false;
     table.chains.values_mut().for_each(|chain| chain.rules.clear());
     table.sets =
@@ -118,26 +119,26 @@ fn a_table_that_is_gone_is_one_drift() {
     assert_eq!(lines(&state(), &observed), ["Missing nft table inet egret | 1 chain, 1 set or map | - | Nft(\"\")"]);
 }
 
-fn sighting(object: &str, observed: Option<&str>) -> Sighting {
+fn sighting(object: &str, observed: Option<&str>) -> ObservedDrift {
     let drift = Drift {
         object: object.to_owned(),
-        class: if observed.is_some() { Class::Changed } else { Class::Missing },
+        class: if observed.is_some() { DriftClass::Changed } else { DriftClass::Missing },
         desired: Some("as it should be".to_owned()),
         observed: observed.map(ToOwned::to_owned),
-        place: Place::Neighbour,
+        place: DriftPlace::Neighbour,
     };
-    let by = By { guess: "nft".to_owned(), because: "the message names process 7".to_owned() };
-    let wanted = WantedBy {
+    let by = DriftActor { guess: "nft".to_owned(), because: "the message names process 7".to_owned() };
+    let wanted = RequestedBy {
         policy: "outpost".to_owned(),
         file: "policies/outpost.yaml:1".to_owned(),
         commit: "c0ffee".to_owned(),
     };
-    Sighting { drift, by: Some(by), wanted_by: vec![wanted] }
+    ObservedDrift { drift, by: Some(by), wanted_by: vec![wanted] }
 }
 
-fn record(object: &str, first: u8, last: u8, corrected: Option<u8>, times: u32) -> Record {
-    let Sighting { drift, by, wanted_by } = sighting(object, None);
-    Record {
+fn record(object: &str, first: u8, last: u8, corrected: Option<u8>, times: u32) -> DriftRecord {
+    let ObservedDrift { drift, by, wanted_by } = sighting(object, None);
+    DriftRecord {
         object: drift.object,
         class: drift.class,
         desired: drift.desired,
@@ -174,7 +175,7 @@ fn drift_that_stays_open_is_one_record_and_says_why_it_stays() {
     report.seen(vec![sighting("rule", None)], at(1));
     report.not_put_right("the kernel refused");
     report.seen(vec![sighting("rule", None)], at(5));
-    let open = Record { action: "not put right: the kernel refused".to_owned(), ..record("rule", 1, 1, None, 1) };
+    let open = DriftRecord { action: "not put right: the kernel refused".to_owned(), ..record("rule", 1, 1, None, 1) };
     assert_eq!(report.drift, [open]);
 }
 
@@ -204,12 +205,12 @@ fn a_finding_that_stays_keeps_its_time() {
 /// A node with something of each kind, all of it written by somebody who means harm to the page.
 fn full() -> NodeReport {
     let mut report = NodeReport::new("kind-worker");
-    report.withheld = Some(Box::new(Withheld {
+    report.withheld = Some(Box::new(PendingCommit {
         commit: "decaf00123456789".to_owned(),
         summary: "c | d @all".to_owned(),
         author: "Leia <leia@alderaan>".to_owned(),
         since: at(7),
-        why: Why::Window {
+        why: PendingReason::Window {
             opens: Some("2026-06-01T13:00:00Z".parse().unwrap()),
             time_zone: "Europe/Berlin".to_owned(),
             window: "`nights`".to_owned(),
@@ -343,7 +344,7 @@ fn the_subject_says_what_is_new() {
     let settled = NodeReport { findings: Vec::new(), ..in_force.clone() };
     let good = NodeReport { rejected: Vec::new(), ..settled.clone() };
     let long = NodeReport {
-        in_force: Some(InForce { commit: "abc".to_owned(), summary: "x".repeat(200), since: None }),
+        in_force: Some(EffectiveCommit { commit: "abc".to_owned(), summary: "x".repeat(200), since: None }),
         ..good.clone()
     };
     let waits = NodeReport { withheld: full().withheld, ..long.clone() };

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::history::NodeReport;
 use super::page::{names, short};
-use crate::core::admission::{Emergency, Withheld, by_the_clock};
+use crate::core::admission::{Emergency, PendingCommit, by_the_clock};
 use crate::core::preview::phrase::inert;
 
 /// The page's lines: what waits on which nodes, and what was let through.
@@ -17,7 +17,7 @@ pub(super) fn page(page: &mut String, reports: &[NodeReport]) {
     let mut waiting: BTreeMap<(String, String), (Timestamp, Vec<&str>)> = BTreeMap::new();
     let mut passed: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for report in reports {
-        if let Some(Withheld { commit, summary, author, since, why }) = report.withheld.as_deref() {
+        if let Some(PendingCommit { commit, summary, author, since, why }) = report.withheld.as_deref() {
             let what = format!("{} “{}” of {}", short(commit), inert(summary), inert(author));
             // Each node has a clock of its own, and saw it at another time.
             let (first, nodes) = waiting.entry((what, inert(&why.to_string()))).or_insert((*since, Vec::new()));

@@ -6,11 +6,11 @@
 
 use jiff::Timestamp;
 
-use super::Refused;
+use super::SignatureRejection;
 
 /// A signed commit, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parts {
+pub struct SignedCommit {
     /// The signature's text.
     pub signature: Vec<u8>,
     /// The bytes that were signed: the commit without its signature.
@@ -20,11 +20,11 @@ pub struct Parts {
 }
 
 /// Takes a commit apart. Error: it has no signature, several, or a form that Git would not have given it.
-pub fn parts(raw: &[u8]) -> Result<Parts, Refused> {
+pub fn parts(raw: &[u8]) -> Result<SignedCommit, SignatureRejection> {
     if raw.contains(&0) {
-        return Err(Refused::Ambiguous("it has a NUL byte, where some programs stop to read"));
+        return Err(SignatureRejection::Ambiguous("it has a NUL byte, where some programs stop to read"));
     }
-    let odd = || Refused::Ambiguous("its header is not as Git writes it");
+    let odd = || SignatureRejection::Ambiguous("its header is not as Git writes it");
     let end = find(raw, b"\n\n").ok_or_else(odd)? + 1;
     let (header, message) = raw.split_at(end);
     let mut payload = Vec::with_capacity(raw.len());
@@ -47,7 +47,7 @@ pub fn parts(raw: &[u8]) -> Result<Parts, Refused> {
         in_signature = name == b"gpgsig";
         if in_signature {
             if signature.is_some() {
-                return Err(Refused::Several);
+                return Err(SignatureRejection::Several);
             }
             signature = Some(value.to_vec());
             continue;
@@ -59,8 +59,8 @@ pub fn parts(raw: &[u8]) -> Result<Parts, Refused> {
     }
     payload.extend_from_slice(message);
     let time = time.ok_or_else(odd)?;
-    let signature = signature.ok_or(Refused::Missing)?;
-    Ok(Parts { signature, payload, time })
+    let signature = signature.ok_or(SignatureRejection::Missing)?;
+    Ok(SignedCommit { signature, payload, time })
 }
 
 /// The line of a header that may come next.

@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::commit::{Parts, parts};
+pub use self::commit::{SignedCommit, parts};
 
 /// A signature has a few thousand bytes at most. More than this is not looked at.
 const LARGEST: usize = 64 << 10;
@@ -112,26 +112,27 @@ impl Keys {
     }
 
     /// Who signed these bytes at that time, or why the signature does not count.
-    pub fn check(&self, signature: &[u8], payload: &[u8], time: Timestamp) -> Result<String, Refused> {
+    pub fn check(&self, signature: &[u8], payload: &[u8], time: Timestamp) -> Result<String, SignatureRejection> {
         if signature.len() > LARGEST {
-            return Err(Refused::Unreadable("it is longer than any that Git makes".to_owned()));
+            return Err(SignatureRejection::Unreadable("it is longer than any that Git makes".to_owned()));
         }
-        let text = std::str::from_utf8(signature).map_err(|_| Refused::Unreadable("it is no text".to_owned()))?;
+        let text =
+            std::str::from_utf8(signature).map_err(|_| SignatureRejection::Unreadable("it is no text".to_owned()))?;
         // Libraries read here what anybody wrote who can push. One that stumbles over it has not found it good.
         let judge = || match text.lines().next().unwrap_or_default().trim_end() {
             "-----BEGIN SSH SIGNATURE-----" => ssh::check(&self.ssh, text, payload, time),
             "-----BEGIN PGP SIGNATURE-----" => openpgp::check(&self.openpgp, text, payload, time),
-            "-----BEGIN SIGNED MESSAGE-----" => Err(Refused::X509),
-            _ => Err(Refused::Unreadable("it is neither an SSH nor an OpenPGP signature".to_owned())),
+            "-----BEGIN SIGNED MESSAGE-----" => Err(SignatureRejection::X509),
+            _ => Err(SignatureRejection::Unreadable("it is neither an SSH nor an OpenPGP signature".to_owned())),
         };
-        without_panic(judge).unwrap_or_else(|()| Err(Refused::Unreadable("its form is broken".to_owned())))
+        without_panic(judge).unwrap_or_else(|()| Err(SignatureRejection::Unreadable("its form is broken".to_owned())))
     }
 
     /// Who signed a commit, which is given as Git stores it; or why it does not count.
-    pub fn check_commit(&self, raw: &[u8]) -> Result<String, Refused> {
+    pub fn check_commit(&self, raw: &[u8]) -> Result<String, SignatureRejection> {
         let parts = parts(raw)?;
         if self.is_empty() {
-            return Err(Refused::NoKeys);
+            return Err(SignatureRejection::NoKeys);
         }
         self.check(&parts.signature, &parts.payload, parts.time)
     }
@@ -143,7 +144,7 @@ fn without_panic<T>(act: impl FnOnce() -> T) -> Result<T, ()> {
 
 /// Why a signature does not count: half a sentence about the commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
+pub enum SignatureRejection {
     /// There is none.
     Missing,
     /// Two signatures: programs differ about which of them is meant.
@@ -181,7 +182,7 @@ pub enum Refused {
     },
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for SignatureRejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("it has no signature"),

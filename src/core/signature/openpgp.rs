@@ -10,7 +10,7 @@ use pgp::packet::{PublicKey, PublicSubkey, Signature, SignatureType, SignatureVe
 use pgp::ser::Serialize;
 use pgp::types::{KeyDetails, PublicParams, Tag};
 
-use super::{BadKey, Refused, SHORTEST_RSA, day};
+use super::{BadKey, SHORTEST_RSA, SignatureRejection, day};
 
 const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
 const END: &str = "-----END PGP PUBLIC KEY BLOCK-----";
@@ -238,21 +238,25 @@ pub(super) fn check(
     text: &str,
     payload: &[u8],
     commit_time: Timestamp,
-) -> Result<String, Refused> {
+) -> Result<String, SignatureRejection> {
     let signature = single(text)?;
     if signature.typ() != Some(SignatureType::Binary) {
-        return Err(Refused::Unreadable("it is not one over bytes as they are".to_owned()));
+        return Err(SignatureRejection::Unreadable("it is not one over bytes as they are".to_owned()));
     }
     if let Some(why) = weakness(&signature) {
-        return Err(Refused::Weak(why));
+        return Err(SignatureRejection::Weak(why));
     }
     let created = signature.created().and_then(time);
-    let created = created.ok_or_else(|| Refused::Unreadable("it does not say when it was made".to_owned()))?;
+    let created =
+        created.ok_or_else(|| SignatureRejection::Unreadable("it does not say when it was made".to_owned()))?;
     let candidates =
         certificates.iter().flat_map(|certificate| certificate.keys.iter().map(move |key| (certificate, key)));
     let mut named = candidates.filter(|(_, key)| key.material.made(&signature)).peekable();
     if named.peek().is_none() {
-        return Err(Refused::Unknown { key: issuer(&signature), list: "is none of the OpenPGP keys that count" });
+        return Err(SignatureRejection::Unknown {
+            key: issuer(&signature),
+            list: "is none of the OpenPGP keys that count",
+        });
     }
     let mut refused = None;
     for (certificate, key) in named {
@@ -261,22 +265,22 @@ pub(super) fn check(
         let fit = key.state.clone().and_then(|span| fit(span, created).and_then(|()| fit(span, commit_time)));
         let fit = fit.and_then(|()| unexpired(&signature, created, commit_time));
         match fit {
-            Err(why) => refused = refused.or(Some(Refused::Unfit { key: name, why })),
+            Err(why) => refused = refused.or(Some(SignatureRejection::Unfit { key: name, why })),
             Ok(()) if key.material.verifies(&signature, payload) => return Ok(name),
-            Ok(()) => refused = Some(Refused::Mismatch { key: name }),
+            Ok(()) => refused = Some(SignatureRejection::Mismatch { key: name }),
         }
     }
-    Err(refused.unwrap_or(Refused::Missing))
+    Err(refused.unwrap_or(SignatureRejection::Missing))
 }
 
 /// The one signature of a block. Git believes no block with several either.
-fn single(text: &str) -> Result<Signature, Refused> {
-    let broken = |error: pgp::errors::Error| Refused::Unreadable(first_line(&error.to_string()));
+fn single(text: &str) -> Result<Signature, SignatureRejection> {
+    let broken = |error: pgp::errors::Error| SignatureRejection::Unreadable(first_line(&error.to_string()));
     let (mut all, _) = DetachedSignature::from_armor_many(text.as_bytes()).map_err(broken)?;
-    let first = all.next().ok_or_else(|| Refused::Unreadable("it is empty".to_owned()))?.map_err(broken)?;
+    let first = all.next().ok_or_else(|| SignatureRejection::Unreadable("it is empty".to_owned()))?.map_err(broken)?;
     match all.next() {
         None => Ok(first.signature),
-        Some(_) => Err(Refused::Several),
+        Some(_) => Err(SignatureRejection::Several),
     }
 }
 

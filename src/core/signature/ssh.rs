@@ -7,7 +7,7 @@ use ssh_key::public::KeyData;
 use ssh_key::{Algorithm, HashAlg, SshSig};
 
 use super::allowed::Signer;
-use super::{Refused, day};
+use super::{SignatureRejection, day};
 
 /// What Git signs for.
 pub(super) const NAMESPACE: &str = "git";
@@ -16,27 +16,32 @@ const TOUCHED: u8 = 1;
 /// Flags and counter, behind a security key's signature.
 const SECURITY_KEY_TRAILER: usize = 5;
 
-pub(super) fn check(signers: &[Signer], text: &str, payload: &[u8], time: Timestamp) -> Result<String, Refused> {
-    let signature = SshSig::from_pem(text).map_err(|error| Refused::Unreadable(error.to_string()))?;
+pub(super) fn check(
+    signers: &[Signer],
+    text: &str,
+    payload: &[u8],
+    time: Timestamp,
+) -> Result<String, SignatureRejection> {
+    let signature = SshSig::from_pem(text).map_err(|error| SignatureRejection::Unreadable(error.to_string()))?;
     if signature.namespace() != NAMESPACE {
-        return Err(Refused::Namespace(signature.namespace().to_owned()));
+        return Err(SignatureRejection::Namespace(signature.namespace().to_owned()));
     }
     let key = name_of(signature.public_key());
     let lines: Vec<&Signer> = signers.iter().filter(|line| line.key.key_data() == signature.public_key()).collect();
     if lines.is_empty() {
-        return Err(Refused::Unknown { key, list: "no line of allowed_signers has" });
+        return Err(SignatureRejection::Unknown { key, list: "no line of allowed_signers has" });
     }
     let fit = lines.iter().map(|line| fit(line, time)).collect::<Vec<_>>();
     let Some(signer) = lines.iter().zip(&fit).find(|(_, fit)| fit.is_ok()).map(|(line, _)| line) else {
         let why = fit.into_iter().find_map(Result::err).unwrap_or_default();
-        return Err(Refused::Unfit { key, why });
+        return Err(SignatureRejection::Unfit { key, why });
     };
     if !touched(&signature) {
-        return Err(Refused::Weak(format!("nobody touched the security key {key}")));
+        return Err(SignatureRejection::Weak(format!("nobody touched the security key {key}")));
     }
     match signer.key.verify(NAMESPACE, payload, &signature) {
         Ok(()) => Ok(format!("{} ({key})", signer.name)),
-        Err(_) => Err(Refused::Mismatch { key }),
+        Err(_) => Err(SignatureRejection::Mismatch { key }),
     }
 }
 

@@ -50,7 +50,7 @@ fn a_commit_comes_apart_into_what_was_signed_and_the_signature() {
     let payload = format!("{COMMIT}encoding UTF-8\n\nWords\n\nwith a gpgsig of their own\n");
     let raw = signed(&payload, "-----BEGIN X-----\n\nabc\n-----END X-----\n");
     let found = parts(&raw).expect("a signed commit");
-    let expected = Parts {
+    let expected = SignedCommit {
         signature: b"-----BEGIN X-----\n\nabc\n-----END X-----\n".to_vec(),
         payload: payload.into_bytes(),
         time: Timestamp::from_second(1_700_000_001).expect("a time"),
@@ -61,12 +61,12 @@ fn a_commit_comes_apart_into_what_was_signed_and_the_signature() {
 #[test]
 fn what_two_programs_could_read_in_two_ways_is_refused() {
     let twice = format!("{COMMIT}gpgsig a\ngpgsig b\n\nWords\n");
-    let odd = Refused::Ambiguous("its header is not as Git writes it");
-    let nul = Refused::Ambiguous("it has a NUL byte, where some programs stop to read");
+    let odd = SignatureRejection::Ambiguous("its header is not as Git writes it");
+    let nul = SignatureRejection::Ambiguous("it has a NUL byte, where some programs stop to read");
     for (raw, expected) in [
-        (format!("{COMMIT}\nWords\n"), Refused::Missing),
-        (format!("{COMMIT}\nWords\ngpgsig in the message\n"), Refused::Missing),
-        (twice, Refused::Several),
+        (format!("{COMMIT}\nWords\n"), SignatureRejection::Missing),
+        (format!("{COMMIT}\nWords\ngpgsig in the message\n"), SignatureRejection::Missing),
+        (twice, SignatureRejection::Several),
         (format!("{COMMIT}gpgsig a\n\nWords\0more\n"), nul),
         (format!("{COMMIT}gpgsig a\ntree 1111111111111111111111111111111111111111\n\nWords\n"), odd.clone()),
         (format!("gpgsig a\n{COMMIT}\nWords\n"), odd.clone()),
@@ -87,16 +87,16 @@ fn a_signature_counts_for_its_commit_its_namespace_and_its_key_alone() {
     let good = signature_of(&ada, "git", &payload);
     assert_eq!(keys.check_commit(&signed(&payload, &good)), Ok(format!("ada@example.org ({name})")));
     let other = payload.replace("Words", "Other words");
-    assert_eq!(keys.check_commit(&signed(&other, &good)), Err(Refused::Mismatch { key: name }));
+    assert_eq!(keys.check_commit(&signed(&other, &good)), Err(SignatureRejection::Mismatch { key: name }));
     let file = signature_of(&ada, "file", &payload);
-    assert_eq!(keys.check_commit(&signed(&payload, &file)), Err(Refused::Namespace("file".to_owned())));
+    assert_eq!(keys.check_commit(&signed(&payload, &file)), Err(SignatureRejection::Namespace("file".to_owned())));
     let stranger = signature_of(&eve, "git", &payload);
     let key = format!("ssh-ed25519 {}", eve.fingerprint(HashAlg::Sha256));
     let list = "no line of allowed_signers has";
-    assert_eq!(keys.check_commit(&signed(&payload, &stranger)), Err(Refused::Unknown { key, list }));
-    assert_eq!(Keys::default().check_commit(&signed(&payload, &good)), Err(Refused::NoKeys));
+    assert_eq!(keys.check_commit(&signed(&payload, &stranger)), Err(SignatureRejection::Unknown { key, list }));
+    assert_eq!(Keys::default().check_commit(&signed(&payload, &good)), Err(SignatureRejection::NoKeys));
     let x509 = "-----BEGIN SIGNED MESSAGE-----\nMII\n-----END SIGNED MESSAGE-----";
-    assert_eq!(keys.check_commit(&signed(&payload, x509)), Err(Refused::X509));
+    assert_eq!(keys.check_commit(&signed(&payload, x509)), Err(SignatureRejection::X509));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_security_key_counts_only_when_somebody_touched_it() {
     };
     let name = format!("sk-ssh-ed25519@openssh.com {}", public.fingerprint(HashAlg::Sha256));
     assert_eq!(signed_with(1), Ok(format!("ada@example.org ({name})")));
-    assert_eq!(signed_with(4), Err(Refused::Weak(format!("nobody touched the security key {name}"))));
+    assert_eq!(signed_with(4), Err(SignatureRejection::Weak(format!("nobody touched the security key {name}"))));
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_line_says_for_what_and_when_its_key_counts() {
     ] {
         assert_eq!(with(good), Ok(format!("ada@example.org ({key})")), "{good}");
     }
-    let unfit = |why: &str| Err(Refused::Unfit { key: key.clone(), why: why.to_owned() });
+    let unfit = |why: &str| Err(SignatureRejection::Unfit { key: key.clone(), why: why.to_owned() });
     let namespace = "allowed_signers has for other namespaces than git";
     for (bad, why) in [
         ("namespaces=\"file\"", namespace),

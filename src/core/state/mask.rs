@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::ownership::Range;
+use super::ownership::DatapathConfig;
 
 /// A mask of `markMask` has at most so many bits: an exit's id is at most 0x7ffe.
 pub const WIDEST: u32 = 15;
@@ -19,9 +19,9 @@ pub const KUBE_PROXY: u32 = 0x4000 | 0x8000;
 
 /// Bits of marks that others on a node use, and by whom.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Used(BTreeMap<String, u32>);
+pub struct MarkUsage(BTreeMap<String, u32>);
 
-impl Used {
+impl MarkUsage {
     /// Adds what somebody uses.
     pub fn add(&mut self, who: impl Into<String>, bits: u32) {
         if bits != 0 {
@@ -47,7 +47,7 @@ impl Used {
     }
 }
 
-impl fmt::Display for Used {
+impl fmt::Display for MarkUsage {
     /// `Calico 0xffff0000, the ip rule 1024 0x80`; of many the first few.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 4;
@@ -69,7 +69,7 @@ pub fn touched(mask: u32, value: u32) -> u32 {
 
 /// Why a node has the mask it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum MaskReason {
     /// What is in the kernel stays: connections there have their marks.
     Kept,
     /// Nobody uses the default.
@@ -84,17 +84,17 @@ pub enum Why {
 
 /// The bits a node takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Choice {
+pub struct MaskChoice {
     /// The bits, one run.
     pub mask: u32,
     /// Why these.
-    pub why: Why,
+    pub why: MaskReason,
 }
 
 /// Chooses. `before` is the mask of what is in the kernel already: it stays until somebody else uses one of its bits.
-pub fn choose(used: &Used, before: Option<u32>) -> Choice {
+pub fn choose(used: &MarkUsage, before: Option<u32>) -> MaskChoice {
     let taken = used.bits() | KUBE_PROXY;
-    let default = Range::default().mask;
+    let default = DatapathConfig::default().mask;
     let free = |mask: u32| mask & taken == 0;
     let widest = widest_run(!taken);
     if let Some(mask) = before
@@ -103,15 +103,18 @@ pub fn choose(used: &Used, before: Option<u32>) -> Choice {
         && mask.count_ones() >= ENOUGH.min(widest.count_ones())
     {
         // One that is narrow is said to be narrow in every round, not only in the one that chose it.
-        return Choice { mask, why: if mask.count_ones() < ENOUGH { Why::Narrow } else { Why::Kept } };
+        return MaskChoice {
+            mask,
+            why: if mask.count_ones() < ENOUGH { MaskReason::Narrow } else { MaskReason::Kept },
+        };
     }
     if free(default) {
-        return Choice { mask: default, why: Why::Default };
+        return MaskChoice { mask: default, why: MaskReason::Default };
     }
     match widest.count_ones() {
-        ENOUGH.. => Choice { mask: widest, why: Why::Free },
-        2.. => Choice { mask: widest, why: Why::Narrow },
-        _ => Choice { mask: default, why: Why::Taken },
+        ENOUGH.. => MaskChoice { mask: widest, why: MaskReason::Free },
+        2.. => MaskChoice { mask: widest, why: MaskReason::Narrow },
+        _ => MaskChoice { mask: default, why: MaskReason::Taken },
     }
 }
 
@@ -129,7 +132,7 @@ fn widest_run(free: u32) -> u32 {
     widest
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for MaskReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kept => "in use here, and nobody else's",
@@ -145,33 +148,33 @@ impl fmt::Display for Why {
 mod tests {
     use super::*;
 
-    fn used(bits: u32) -> Used {
-        let mut used = Used::default();
+    fn used(bits: u32) -> MarkUsage {
+        let mut used = MarkUsage::default();
         used.add("somebody", bits);
         used
     }
 
-    fn chosen(bits: u32, before: Option<u32>) -> (u32, Why) {
-        let Choice { mask, why } = choose(&used(bits), before);
+    fn chosen(bits: u32, before: Option<u32>) -> (u32, MaskReason) {
+        let MaskChoice { mask, why } = choose(&used(bits), before);
         (mask, why)
     }
 
     #[test]
     fn the_default_is_taken_where_nobody_uses_it() {
-        assert_eq!(chosen(0, None), (0x1fff, Why::Default));
-        assert_eq!(chosen(0xffff_0000, None), (0x1fff, Why::Default), "Calico");
-        assert_eq!(chosen(0x00ff_0000, None), (0x1fff, Why::Default), "Tailscale");
+        assert_eq!(chosen(0, None), (0x1fff, MaskReason::Default));
+        assert_eq!(chosen(0xffff_0000, None), (0x1fff, MaskReason::Default), "Calico");
+        assert_eq!(chosen(0x00ff_0000, None), (0x1fff, MaskReason::Default), "Tailscale");
     }
 
     #[test]
     fn where_the_default_is_in_use_the_widest_free_run_is_taken_and_never_a_bit_of_kube_proxys() {
-        assert_eq!(chosen(0x80, None), (0x1fff_0000, Why::Free), "AWS");
-        assert_eq!(chosen(0xffff_0f00, None), (0xff, Why::Free), "Cilium");
-        assert_eq!(chosen(0x1, None), (0x3ffe, Why::Free), "Antrea as it was");
-        assert_eq!(chosen(0x0080_0080, None), (0xff00_0000, Why::Free), "eight bits above, seven below");
+        assert_eq!(chosen(0x80, None), (0x1fff_0000, MaskReason::Free), "AWS");
+        assert_eq!(chosen(0xffff_0f00, None), (0xff, MaskReason::Free), "Cilium");
+        assert_eq!(chosen(0x1, None), (0x3ffe, MaskReason::Free), "Antrea as it was");
+        assert_eq!(chosen(0x0080_0080, None), (0xff00_0000, MaskReason::Free), "eight bits above, seven below");
         for bits in [0x80, 0x800, 0xca6c, 0x5555, 0x8000_00ff] {
             let (mask, why) = chosen(bits, None);
-            assert_eq!(why, Why::Free, "{bits:#x}");
+            assert_eq!(why, MaskReason::Free, "{bits:#x}");
             assert_eq!(mask & (bits | KUBE_PROXY), 0, "{bits:#x}");
             let run = mask >> mask.trailing_zeros();
             assert_eq!(run & (run + 1), 0, "{mask:#x} is one run");
@@ -181,23 +184,27 @@ mod tests {
 
     #[test]
     fn what_is_in_the_kernel_stays_until_somebody_else_uses_a_bit_of_it() {
-        assert_eq!(chosen(0, Some(0x1fff_0000)), (0x1fff_0000, Why::Kept), "also where the default is free again");
-        assert_eq!(chosen(0x80, Some(0x1fff_0000)), (0x1fff_0000, Why::Kept));
-        assert_eq!(chosen(0x80, Some(0x1fff)), (0x1fff_0000, Why::Free));
-        assert_eq!(chosen(0x10_0000, Some(0x1fff_0000)), (0x1fff, Why::Default));
-        assert_eq!(chosen(0, Some(0xff00)), (0x1fff, Why::Default), "bits of kube-proxy's are not kept");
-        assert_eq!(chosen(0, Some(0xffff_0000)), (0x1fff, Why::Default), "nor are more than an exit's id has");
+        assert_eq!(
+            chosen(0, Some(0x1fff_0000)),
+            (0x1fff_0000, MaskReason::Kept),
+            "also where the default is free again"
+        );
+        assert_eq!(chosen(0x80, Some(0x1fff_0000)), (0x1fff_0000, MaskReason::Kept));
+        assert_eq!(chosen(0x80, Some(0x1fff)), (0x1fff_0000, MaskReason::Free));
+        assert_eq!(chosen(0x10_0000, Some(0x1fff_0000)), (0x1fff, MaskReason::Default));
+        assert_eq!(chosen(0, Some(0xff00)), (0x1fff, MaskReason::Default), "bits of kube-proxy's are not kept");
+        assert_eq!(chosen(0, Some(0xffff_0000)), (0x1fff, MaskReason::Default), "nor are more than an exit's id has");
     }
 
     #[test]
     fn where_nothing_wide_is_free_the_widest_there_is_is_taken_and_left_for_a_wide_one() {
         let aws_and_calico = 0xffff_0080;
-        assert_eq!(chosen(aws_and_calico, None), (0x7f, Why::Narrow));
-        assert_eq!(chosen(aws_and_calico, Some(0x7f)), (0x7f, Why::Narrow), "each time it is looked at");
-        assert_eq!(chosen(0x80, Some(0x7f)), (0x1fff_0000, Why::Free), "Calico has gone");
-        assert_eq!(chosen(u32::MAX, None), (0x1fff, Why::Taken));
-        assert_eq!(chosen(u32::MAX, Some(0x1fff)), (0x1fff, Why::Taken), "no moving to and fro");
-        assert_eq!(chosen(0x5555_5555, None), (0x1fff, Why::Taken), "one bit is none");
+        assert_eq!(chosen(aws_and_calico, None), (0x7f, MaskReason::Narrow));
+        assert_eq!(chosen(aws_and_calico, Some(0x7f)), (0x7f, MaskReason::Narrow), "each time it is looked at");
+        assert_eq!(chosen(0x80, Some(0x7f)), (0x1fff_0000, MaskReason::Free), "Calico has gone");
+        assert_eq!(chosen(u32::MAX, None), (0x1fff, MaskReason::Taken));
+        assert_eq!(chosen(u32::MAX, Some(0x1fff)), (0x1fff, MaskReason::Taken), "no moving to and fro");
+        assert_eq!(chosen(0x5555_5555, None), (0x1fff, MaskReason::Taken), "one bit is none");
     }
 
     #[test]
@@ -209,7 +216,7 @@ mod tests {
 
     #[test]
     fn who_uses_what_is_one_line() {
-        let mut used = Used::default();
+        let mut used = MarkUsage::default();
         assert_eq!(used.to_string(), "nobody");
         used.add("the ip rule 1024", 0x80);
         used.add("Calico", 0xffff_0000);

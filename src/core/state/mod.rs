@@ -10,7 +10,7 @@ pub mod ownership;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use net::{Address, Link, LinkName, Neighbour, Route, RouteKey, Rule, Sysctl};
+use net::{InterfaceAddress, Link, LinkName, Neighbour, Route, RouteKey, RoutingRule, Sysctl};
 use nft::Ruleset;
 
 use super::labels::Labels;
@@ -23,11 +23,11 @@ pub struct NodeState {
     /// Tunnel devices.
     pub links: BTreeMap<LinkName, Link>,
     /// Addresses on our own tunnel devices.
-    pub addresses: BTreeSet<Address>,
+    pub addresses: BTreeSet<InterfaceAddress>,
     /// `net.*` settings of our own devices, and those of others that a gateway's interface has to have.
     pub sysctls: BTreeMap<Sysctl, String>,
     /// Policy routing rules in our range.
-    pub rules: BTreeSet<Rule>,
+    pub rules: BTreeSet<RoutingRule>,
     /// Routes of our protocol in our tables.
     pub routes: BTreeMap<RouteKey, Route>,
     /// Static neighbours on our own devices.

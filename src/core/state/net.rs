@@ -78,7 +78,7 @@ pub struct Link {
 
 /// An address on a device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Address {
+pub struct InterfaceAddress {
     /// The device.
     pub link: LinkName,
     /// Address and prefix length; the host bits are the address.
@@ -98,7 +98,7 @@ pub struct Sysctl {
 
 /// A policy routing rule: packets that bear a mark are looked up in a table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rule {
+pub struct RoutingRule {
     /// IPv4 or IPv6 packets.
     pub family: AddressFamily,
     /// Lower comes first.
@@ -218,7 +218,7 @@ impl fmt::Display for Link {
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for InterfaceAddress {
     /// As behind `ip address add`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} dev {}", self.address, self.link)
@@ -246,7 +246,7 @@ impl Sysctl {
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for RoutingRule {
     /// As `ip rule` lists it; IPv6 rules start with `-6`, as the option of `ip` that they need.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.family == AddressFamily::V6 {

@@ -16,11 +16,11 @@ pub use text::{element_text, prefix_of};
 pub const COMMENT_LIMIT: usize = 127;
 
 /// Everything of ours in nftables: the tables by family. Two at most: `inet egret` and `netdev egret`.
-pub type Ruleset = BTreeMap<Family, Table>;
+pub type Ruleset = BTreeMap<TableFamily, Table>;
 
 /// The families that Egret has a table in (include/uapi/linux/netfilter.h, `NFPROTO_INET` 1 and `NFPROTO_NETDEV` 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
+pub enum TableFamily {
     /// IPv4 and IPv6 together: steering, translation, guards.
     Inet,
     /// A device's ingress: where what comes out of the tunnel is checked before anything else of the node sees it.
@@ -46,16 +46,16 @@ pub struct Table {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
     /// Where it hangs in the packet's way.
-    pub base: Option<Base>,
+    pub base: Option<BaseChain>,
     /// `comment "..."`: [`COMMENT_LIMIT`] bytes at most. An exit's chain says here which exit it is, so that a new process finds its marks again.
     pub comment: Option<String>,
     /// The rules, in the order they are evaluated.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<NftRule>,
 }
 
 /// The hook of a base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Base {
+pub struct BaseChain {
     /// `filter`, `nat` or `route`.
     pub kind: ChainKind,
     /// Which hook.
@@ -63,7 +63,7 @@ pub struct Base {
     /// Lower comes first. `mangle` is -150, `filter` 0, `srcnat` 100.
     pub priority: i32,
     /// What happens to a packet that reaches the end of the chain.
-    pub policy: Policy,
+    pub policy: ChainPolicy,
 }
 
 /// The type of a base chain.
@@ -96,7 +96,7 @@ pub enum Hook {
 
 /// A base chain's policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
+pub enum ChainPolicy {
     /// Go on.
     Accept,
     /// Drop.
@@ -105,10 +105,10 @@ pub enum Policy {
 
 /// A rule: statements evaluated in order; the first match that fails ends the rule.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Rule(pub Vec<Statement>);
+pub struct NftRule(pub Vec<Statement>);
 
 /// A counter in our tables: family, chain, and the index of its rule in the chain.
-pub type CounterPlace = (Family, String, usize);
+pub type CounterPlace = (TableFamily, String, usize);
 
 /// What the counters in our tables say.
 pub type RuleCounters = BTreeMap<CounterPlace, RuleCounter>;
@@ -134,7 +134,7 @@ pub enum Statement {
         /// `true` for `!=`.
         negated: bool,
         /// What it is compared with.
-        value: Value,
+        value: MatchValue,
     },
     /// `FIELD [& MASK] [. FIELD] @SET` or `!= @SET`.
     InSet {
@@ -252,7 +252,7 @@ pub enum Field {
 
 /// A value that a field is compared with.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Value {
+pub enum MatchValue {
     /// A mark.
     Mark(u32),
     /// `original` (false) or `reply` (true).
@@ -319,7 +319,7 @@ pub struct Set {
     /// `flags interval`: elements are ranges. They are kept disjoint: interval maps know no longest prefix.
     pub interval: bool,
     /// The elements.
-    pub elements: BTreeMap<Key, Option<Data>>,
+    pub elements: BTreeMap<ElementKey, Option<ElementData>>,
 }
 
 /// The type of (a part of) a key.
@@ -352,7 +352,7 @@ pub enum DataType {
 
 /// An element's key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
+pub enum ElementKey {
     /// One address.
     Address(IpAddr),
     /// Both ends belong to it; `first <= last`, same family. Only in interval sets, and there always (`first == last` for one).
@@ -369,7 +369,7 @@ pub enum Key {
 
 /// What a key leads to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Data {
+pub enum ElementData {
     /// A verdict.
     Verdict(Verdict),
     /// An address.
@@ -378,7 +378,7 @@ pub enum Data {
     Mark(u32),
 }
 
-impl Family {
+impl TableFamily {
     /// `inet` or `netdev`
     pub fn as_str(self) -> &'static str {
         match self {
@@ -398,7 +398,7 @@ pub fn unspecified(family: AddressFamily) -> IpAddr {
 
 /// One change of a transaction. All of them happen at once or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum NftChange {
     /// Make the table, or take over one that has no owner.
     AddTable {
         /// Whether it is to belong to this process.
@@ -411,22 +411,22 @@ pub enum Change {
     /// Take a set away; nothing may use it any more.
     DeleteSet(String),
     /// Make a chain; its rules are added apart.
-    AddChain(String, Option<Base>, Option<String>),
+    AddChain(String, Option<BaseChain>, Option<String>),
     /// Take an empty chain away; nothing may lead to it any more.
     DeleteChain(String),
     /// Take all rules of a chain away.
     FlushChain(String),
     /// Add a rule at the end of a chain.
-    AddRule(String, Rule),
+    AddRule(String, NftRule),
     /// Add elements to a set.
-    AddElements(String, Vec<(Key, Option<Data>)>),
+    AddElements(String, Vec<(ElementKey, Option<ElementData>)>),
     /// Take elements out of a set. The data is of no account to the kernel; it is kept for the text.
-    DeleteElements(String, Vec<(Key, Option<Data>)>),
+    DeleteElements(String, Vec<(ElementKey, Option<ElementData>)>),
 }
 
 /// What is changed in one table in one go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transaction {
+pub struct NftTransaction {
     /// The changes, in the order they are put into the batch; families may mix.
-    pub changes: Vec<(Family, Change)>,
+    pub changes: Vec<(TableFamily, NftChange)>,
 }

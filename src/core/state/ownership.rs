@@ -26,7 +26,7 @@ pub const PRIORITIES: std::ops::RangeInclusive<u32> = 500..=1023;
 
 /// The part of ownership that a site can move out of somebody else's way (`datapath` in egret.yaml).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
+pub struct DatapathConfig {
     /// The bits of the packet mark and connection mark that are ours: one run of bits. The others belong to the CNI and kube-proxy.
     pub mask: u32,
     /// The first routing table of ours. An exit with mark id 3 has table `first + 3`.
@@ -37,13 +37,13 @@ pub struct Range {
     pub mtu: u32,
 }
 
-impl Default for Range {
+impl Default for DatapathConfig {
     fn default() -> Self {
         Self { mask: 0x1fff, first: 9000, port: 4790, mtu: 1450 }
     }
 }
 
-impl Range {
+impl DatapathConfig {
     /// The bits of others.
     pub fn others(self) -> u32 {
         !self.mask
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_mask_may_stand_anywhere() {
-        let range = Range { mask: 0x00ff_0000, ..Range::default() };
+        let range = DatapathConfig { mask: 0x00ff_0000, ..DatapathConfig::default() };
         assert_eq!(range.last_id(), 254);
         assert_eq!(range.mark(3), 0x0003_0000);
         assert_eq!(range.id(0x0003_0000), Some(3));

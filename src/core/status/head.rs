@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::node::NodeStatus;
 use super::{Condition, since};
-use crate::core::admission::Withheld;
+use crate::core::admission::PendingCommit;
 use crate::core::name::NodeName;
 use crate::core::report::history::Rejected;
 
@@ -23,7 +23,7 @@ pub struct HeadStatus {
     /// The controller that leads.
     pub leader: String,
     /// Nodes by how far they are.
-    pub nodes: Tally,
+    pub nodes: NodeCounts,
     /// `3/3`, for a column.
     pub node_summary: String,
     /// Documents that are not in force as they stand in the repository.
@@ -35,7 +35,7 @@ pub struct HeadStatus {
 /// Nodes by how far they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Tally {
+pub struct NodeCounts {
     /// Nodes of the cluster.
     pub total: u64,
     /// Those that have this revision in force.
@@ -46,7 +46,7 @@ pub struct Tally {
 
 /// What the controller knows.
 #[derive(Debug, Clone, Copy)]
-pub struct HeadFacts<'a> {
+pub struct HeadStatusInput<'a> {
     /// Itself.
     pub leader: &'a str,
     /// What is published.
@@ -58,7 +58,7 @@ pub struct HeadFacts<'a> {
     /// Documents that were not accepted.
     pub rejected: &'a [Rejected],
     /// The newest commit, if it is not in force but waits.
-    pub withheld: Option<&'a Withheld>,
+    pub withheld: Option<&'a PendingCommit>,
     /// Why Git cannot be read.
     pub git_fault: Option<&'a str>,
     /// Whether reports are committed, or why not; none where nobody wants that.
@@ -68,12 +68,12 @@ pub struct HeadFacts<'a> {
 }
 
 /// The status of the head. `before` is the one until now.
-pub fn head_status(facts: HeadFacts<'_>, before: &HeadStatus, now: Timestamp) -> HeadStatus {
+pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timestamp) -> HeadStatus {
     let has = |node: &&NodeStatus| {
         node.revision == facts.revision
             && node.conditions.iter().any(|condition| condition.kind == "Ready" && condition.is_true())
     };
-    let nodes = Tally {
+    let nodes = NodeCounts {
         total: facts.total as u64,
         in_force: facts.nodes.values().filter(has).count() as u64,
         drifting: facts.nodes.values().filter(|node| node.drift > 0).count() as u64,

@@ -8,9 +8,9 @@ mod head;
 mod node;
 mod policy;
 
-pub use head::{HeadFacts, HeadStatus, Tally, head_status};
+pub use head::{HeadStatus, HeadStatusInput, NodeCounts, head_status};
 pub use node::{
-    HeldAddress, NodeDatapath, NodeFacts, NodeFeatures, NodeStatus, PolicyMembers, ServedExit, UnfitExit, held,
+    HeldAddress, NodeDatapath, NodeFeatures, NodeStatus, NodeStatusInput, PolicyMembers, ServedExit, UnfitExit, held,
     node_status, serving, unfit,
 };
 pub use policy::{GatewayStatus, PolicyStatus, policy_status};

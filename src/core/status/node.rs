@@ -10,15 +10,15 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Condition, since, summary};
-use crate::core::compile::{Compiled, Role};
-use crate::core::ground::Features;
-use crate::core::interfaces::Interface;
+use crate::core::compile::{Compiled, ExitRole};
+use crate::core::gateway_interfaces::GatewayInterface;
+use crate::core::host_network::KernelFeatures;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::Serving;
-use crate::core::placement::{Held, Unfit};
+use crate::core::placement::{HeldAddresses, UnfitExits};
 use crate::core::policy::{PolicyId, PolicyKind};
 use crate::core::report::history::NodeReport;
-use crate::core::state::ownership::Range;
+use crate::core::state::ownership::DatapathConfig;
 
 /// Records that a status carries of each kind; the reports branch has more.
 const CARRIED: usize = 20;
@@ -46,7 +46,7 @@ pub struct NodeStatus {
     pub holds: Vec<HeldAddress>,
     /// Its interfaces, where a policy could choose it for a gateway: for previews.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Vec<GatewayInterface>,
     /// Policies with pods here.
     pub policies: Vec<PolicyMembers>,
     /// Pods that some policy selects.
@@ -149,8 +149,8 @@ pub struct NodeDatapath {
     pub port: u16,
 }
 
-impl From<Range> for NodeDatapath {
-    fn from(range: Range) -> Self {
+impl From<DatapathConfig> for NodeDatapath {
+    fn from(range: DatapathConfig) -> Self {
         Self {
             mark_mask: format!("{:#x}", range.mask),
             tables: [range.table(0), range.table(range.last_id())],
@@ -161,7 +161,7 @@ impl From<Range> for NodeDatapath {
 
 /// What an agent knows of its node.
 #[derive(Debug, Clone, Copy)]
-pub struct NodeFacts<'a> {
+pub struct NodeStatusInput<'a> {
     /// The commit in force.
     pub revision: &'a str,
     /// The fence of its head.
@@ -173,13 +173,13 @@ pub struct NodeFacts<'a> {
     /// The report.
     pub report: &'a NodeReport,
     /// What the kernel can do.
-    pub features: Features,
+    pub features: KernelFeatures,
     /// Which egress addresses it has, and since when.
     pub holds: &'a BTreeMap<IpAddr, Timestamp>,
     /// What it tells of its interfaces.
-    pub interfaces: &'a [Interface],
+    pub interfaces: &'a [GatewayInterface],
     /// The range of what is in the kernel.
-    pub range: Option<Range>,
+    pub range: Option<DatapathConfig>,
     /// Which exits it could not serve, with the reason.
     pub unfit: &'a BTreeMap<String, String>,
     /// The kernel's release.
@@ -221,7 +221,7 @@ fn kind_name(kind: PolicyKind) -> &'static str {
 }
 
 /// The status of a node. `before` is the one until now.
-pub fn node_status(facts: NodeFacts<'_>, before: &NodeStatus, now: Timestamp) -> NodeStatus {
+pub fn node_status(facts: NodeStatusInput<'_>, before: &NodeStatus, now: Timestamp) -> NodeStatus {
     let report = carried(facts.report);
     let exits = facts.compiled.map(served).unwrap_or_default();
     let policies = facts.compiled.map(members).unwrap_or_default();
@@ -273,7 +273,7 @@ fn carried(report: &NodeReport) -> NodeReport {
     report
 }
 
-fn ready(facts: NodeFacts<'_>, now: Timestamp) -> Condition {
+fn ready(facts: NodeStatusInput<'_>, now: Timestamp) -> Condition {
     match (facts.fault, facts.compiled) {
         (Some((reason, message)), _) => Condition::new("Ready", false, reason, message, now),
         (None, None) => Condition::new("Ready", false, "Waiting", "waiting for policies to be published", now),
@@ -296,8 +296,8 @@ fn drifting(report: &NodeReport, now: Timestamp) -> Condition {
 
 fn served(compiled: &Compiled) -> Vec<ServedExit> {
     let own = compiled.exits.iter().filter_map(|(key, exit)| match &exit.role {
-        Role::Own { ways, .. } => Some((key, ways)),
-        Role::Remote { .. } => None,
+        ExitRole::Own { ways, .. } => Some((key, ways)),
+        ExitRole::Remote { .. } => None,
     });
     own.map(|(key, ways)| ServedExit {
         identity: key.identity(),
@@ -318,7 +318,7 @@ fn members(compiled: &Compiled) -> Vec<PolicyMembers> {
 }
 
 /// Which exits each node says it could not serve.
-pub fn unfit<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> Unfit {
+pub fn unfit<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> UnfitExits {
     let with = nodes.into_iter().filter(|(_, status)| !status.unfit.is_empty());
     let exits =
         |status: &NodeStatus| status.unfit.iter().map(|exit| (exit.identity.clone(), exit.reason.clone())).collect();
@@ -335,7 +335,7 @@ pub fn serving<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus
 }
 
 /// Which node has which of the addresses that policies name, and since when.
-pub fn held<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> Held {
+pub fn held<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> HeldAddresses {
     let told = nodes.into_iter().filter(|(_, status)| !status.holds.is_empty());
     told.map(|(name, status)| (name.clone(), status.holds.iter().map(|one| (one.address, one.since)).collect()))
         .collect()

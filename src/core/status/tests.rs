@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::core::admission::{Why, Withheld};
+use crate::core::admission::{PendingCommit, PendingReason};
 use crate::core::facts::{Facts, Node};
 use crate::core::finding::Finding;
 use crate::core::labels::{Labels, Operator, Requirement, Selector};
@@ -148,7 +148,7 @@ fn the_head_counts_nodes_that_have_its_revision_in_force() {
         [("a", in_force("1", true, 0)), ("b", in_force("0", true, 0)), ("c", in_force("1", false, 2))]
             .map(|(name, status)| (NodeName::parse(name).unwrap(), status)),
     );
-    let facts = HeadFacts {
+    let facts = HeadStatusInput {
         leader: "one",
         revision: "1",
         total: 4,
@@ -166,21 +166,21 @@ fn the_head_counts_nodes_that_have_its_revision_in_force() {
     let expected =
         [("GitReachable", false), ("UpToDate", true), ("PoliciesAccepted", true), ("ReportsPublished", true)];
     assert_eq!(is, expected);
-    let off = head_status(HeadFacts { reports: None, ..facts }, &status, at(2));
+    let off = head_status(HeadStatusInput { reports: None, ..facts }, &status, at(2));
     assert!(off.conditions.iter().all(|condition| condition.kind != "ReportsPublished"), "{:?}", off.conditions);
-    let withheld = Withheld {
+    let withheld = PendingCommit {
         commit: "a".repeat(40),
         summary: "more".to_owned(),
         author: "Leia".to_owned(),
         since: at(2),
-        why: Why::Suspended { until: Some(at(60)), owner: "Han".to_owned(), reason: "we move".to_owned() },
+        why: PendingReason::Suspended { until: Some(at(60)), owner: "Han".to_owned(), reason: "we move".to_owned() },
     };
-    let status = head_status(HeadFacts { withheld: Some(&withheld), ..facts }, &status, at(3));
+    let status = head_status(HeadStatusInput { withheld: Some(&withheld), ..facts }, &status, at(3));
     let message =
         "aaaaaaaaaaaa \"more\" of Leia waits: Han suspended the cluster until Thu 1970-01-01 00:01 UTC (we move)";
     assert_eq!(status.conditions[1], Condition::new("UpToDate", false, "Suspended", message, at(3)));
     for (previews, shown) in [(Ok(()), true), (Err("pull request 7: too many requests"), false)] {
-        let status = head_status(HeadFacts { previews: Some(previews), ..facts }, &status, at(2));
+        let status = head_status(HeadStatusInput { previews: Some(previews), ..facts }, &status, at(2));
         let last = status.conditions.last().unwrap();
         assert_eq!((last.kind.as_str(), last.is_true()), ("PreviewsPosted", shown), "{}", last.message);
     }

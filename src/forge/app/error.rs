@@ -10,13 +10,13 @@ use crate::https;
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's message says what it is; the fields are what the message shows")]
-pub enum Error {
+pub enum AppError {
     #[error("cannot read the key of the GitHub App, {}", path.display())]
     KeyFile { path: PathBuf, source: io::Error },
     #[error("the key of the GitHub App, {}, {what}", path.display())]
     Key { path: PathBuf, what: String },
     #[error("sign in as the GitHub App {id}")]
-    Https { id: String, source: https::Error },
+    Https { id: String, source: https::HttpError },
     #[error("{host} does not believe the GitHub App {id}: {said}")]
     NotBelieved { host: String, id: String, said: String, ahead: Option<i64> },
     #[error("the GitHub App {id} is not installed for {project}")]
@@ -31,7 +31,7 @@ pub enum Error {
     Start(#[source] io::Error),
 }
 
-impl Error {
+impl AppError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {

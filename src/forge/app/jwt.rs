@@ -12,7 +12,7 @@ use tokio_rustls::rustls::crypto::ring::sign::any_supported_type;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
-use super::error::Error;
+use super::error::AppError;
 use crate::secret::Secret;
 
 /// A token begins so long before now: clocks differ.
@@ -21,9 +21,9 @@ const BEFORE: i64 = 60;
 const AFTER: i64 = 9 * 60;
 
 /// Who an App is, at a time in seconds since 1970. The key is read anew each time: it may have been replaced.
-pub(super) fn assertion(id: &str, key_file: &Path, now: i64) -> Result<Secret, Error> {
-    let no_key = |what: String| Error::Key { path: key_file.to_owned(), what };
-    let text = std::fs::read(key_file).map_err(|source| Error::KeyFile { path: key_file.to_owned(), source })?;
+pub(super) fn assertion(id: &str, key_file: &Path, now: i64) -> Result<Secret, AppError> {
+    let no_key = |what: String| AppError::Key { path: key_file.to_owned(), what };
+    let text = std::fs::read(key_file).map_err(|source| AppError::KeyFile { path: key_file.to_owned(), source })?;
     // GitHub gives PKCS#1 (`BEGIN RSA PRIVATE KEY`); PKCS#8 is what people make of it.
     let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| no_key("holds no private key in PEM".to_owned()))?;
     let key = any_supported_type(&key).map_err(|_| no_key("holds a key that cannot be used".to_owned()))?;
@@ -85,6 +85,6 @@ mod tests {
             assert_eq!(error.to_string(), format!("the key of the GitHub App, {}, {what}", at.join(name).display()));
         }
         let missing = assertion("42", &at.join("missing.pem"), 0).expect_err("there is none");
-        assert!(matches!(missing, Error::KeyFile { .. }), "{missing:?}");
+        assert!(matches!(missing, AppError::KeyFile { .. }), "{missing:?}");
     }
 }

@@ -16,8 +16,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
-pub use self::error::Error;
-use crate::https::{self, Answer, Client, Method, Request, full};
+pub use self::error::AppError;
+use crate::https::{self, Client, HttpResponse, Method, Request, full};
 use crate::secret::Secret;
 
 /// A token is not used in its last minutes: a fetch takes a while.
@@ -29,7 +29,7 @@ const VERSION: &str = "2022-11-28";
 
 /// Which App, and where.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct AppOptions {
     /// The API: `https://api.github.com`, or `https://HOST/api/v3`.
     pub api: String,
     /// The repository: `OWNER/NAME`.
@@ -41,19 +41,19 @@ pub struct Options {
     /// Its installation; found by the API unless it is given.
     pub installation: Option<u64>,
     /// How the API is reached.
-    pub https: https::Options,
+    pub https: https::ClientOptions,
 }
 
 /// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Use {
+pub enum TokenPurpose {
     /// Fetching, and pushing reports where the App may.
     Git,
     /// Comments, statuses and checks.
     Pulls,
 }
 
-impl Use {
+impl TokenPurpose {
     /// What it takes at least, and what else it is good for.
     fn permissions(self) -> (&'static [Permission], &'static [Permission]) {
         match self {
@@ -70,9 +70,9 @@ type Permission = (&'static str, &'static str);
 
 /// An App, and the tokens that it was given.
 #[derive(Debug)]
-pub struct App {
-    options: Options,
-    kept: Mutex<BTreeMap<Use, Kept>>,
+pub struct GitHubApp {
+    options: AppOptions,
+    kept: Mutex<BTreeMap<TokenPurpose, Kept>>,
 }
 
 #[derive(Debug, Clone)]
@@ -94,9 +94,9 @@ struct Given {
     expires_at: Timestamp,
 }
 
-impl App {
+impl GitHubApp {
     /// An App that nobody has asked for anything yet.
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: AppOptions) -> Self {
         Self { options, kept: Mutex::default() }
     }
 
@@ -111,7 +111,7 @@ impl App {
     }
 
     /// A token, good for five minutes at least. Blocks while one is asked for, whoever else wants one: they get the same.
-    pub fn token(&self, of: Use) -> Result<Secret, Error> {
+    pub fn token(&self, of: TokenPurpose) -> Result<Secret, AppError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = kept.get(&of).filter(|known| Instant::now() < known.until) {
             return Ok(known.token.clone());
@@ -120,8 +120,8 @@ impl App {
         // A thread of its own, because whoever asks may be within a runtime, which cannot be blocked.
         let fresh = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("github-app".to_owned());
-            let asking = thread.spawn_scoped(scope, || self.exchange(of)).map_err(Error::Start)?;
-            asking.join().unwrap_or_else(|_| Err(Error::Nonsense { host: self.host() }))
+            let asking = thread.spawn_scoped(scope, || self.exchange(of)).map_err(AppError::Start)?;
+            asking.join().unwrap_or_else(|_| Err(AppError::Nonsense { host: self.host() }))
         })?;
         let token = fresh.token.clone();
         kept.insert(of, fresh);
@@ -129,7 +129,7 @@ impl App {
     }
 
     /// A token that was given is not taken any more: the next one is a new one.
-    pub fn forget(&self, of: Use) {
+    pub fn forget(&self, of: TokenPurpose) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&of);
     }
 
@@ -138,16 +138,16 @@ impl App {
         rest.split('/').next().unwrap_or_default().to_owned()
     }
 
-    fn exchange(&self, of: Use) -> Result<Kept, Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
+    fn exchange(&self, of: TokenPurpose) -> Result<Kept, AppError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AppError::Start)?;
         runtime.block_on(async {
             let client = Client::new(self.options.https.clone()).map_err(|source| self.https(source))?;
             self.ask(&client, of).await
         })
     }
 
-    async fn ask(&self, client: &Client, of: Use) -> Result<Kept, Error> {
-        let Options { project, installation, .. } = &self.options;
+    async fn ask(&self, client: &Client, of: TokenPurpose) -> Result<Kept, AppError> {
+        let AppOptions { project, installation, .. } = &self.options;
         let path = match installation {
             Some(id) => format!("app/installations/{id}"),
             None => format!("repos/{project}/installation"),
@@ -168,14 +168,14 @@ impl App {
     /// What is needed, as far as the App may: to ask for more is refused as a whole.
     fn narrowed(
         &self,
-        of: Use,
+        of: TokenPurpose,
         granted: &BTreeMap<String, String>,
-    ) -> Result<BTreeMap<&'static str, &'static str>, Error> {
+    ) -> Result<BTreeMap<&'static str, &'static str>, AppError> {
         let may = |(what, how): &Permission| granted.get(*what).is_some_and(|level| covers(level, how));
         let (needed, wanted) = of.permissions();
         if let Some((what, how)) = needed.iter().find(|permission| !may(permission)) {
-            let Options { id, project, .. } = &self.options;
-            return Err(Error::Lacks {
+            let AppOptions { id, project, .. } = &self.options;
+            return Err(AppError::Lacks {
                 id: id.clone(),
                 project: project.clone(),
                 permission: format!("{what}: {how}"),
@@ -184,11 +184,17 @@ impl App {
         Ok(needed.iter().chain(wanted.iter().filter(|permission| may(permission))).copied().collect())
     }
 
-    async fn send(&self, client: &Client, method: Method, path: &str, body: Option<String>) -> Result<Answer, Error> {
-        let Options { api, id, key_file, project, .. } = &self.options;
+    async fn send(
+        &self,
+        client: &Client,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<HttpResponse, AppError> {
+        let AppOptions { api, id, key_file, project, .. } = &self.options;
         let now = Timestamp::now();
         let assertion = jwt::assertion(id, key_file, now.as_second())?;
-        let nonsense = || Error::Nonsense { host: self.host() };
+        let nonsense = || AppError::Nonsense { host: self.host() };
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", assertion.reveal())).map_err(|_| nonsense())?;
         bearer.set_sensitive(true);
         let request = Request::builder()
@@ -207,20 +213,20 @@ impl App {
             401 => {
                 let ahead = date(&answer).map(|there| now.as_second() - there.as_second());
                 let ahead = ahead.filter(|ahead| ahead.abs() > TOLERANCE);
-                Err(Error::NotBelieved { host, id, said: said(&answer), ahead })
+                Err(AppError::NotBelieved { host, id, said: said(&answer), ahead })
             }
-            404 => Err(Error::NotInstalled { id, project: project.clone() }),
-            status => Err(Error::Refused { host, id, status, said: said(&answer) }),
+            404 => Err(AppError::NotInstalled { id, project: project.clone() }),
+            status => Err(AppError::Refused { host, id, status, said: said(&answer) }),
         }
     }
 
-    fn https(&self, source: https::Error) -> Error {
-        Error::Https { id: self.options.id.clone(), source }
+    fn https(&self, source: https::HttpError) -> AppError {
+        AppError::Https { id: self.options.id.clone(), source }
     }
 
-    fn read<T: serde::de::DeserializeOwned>(&self, answer: &Answer) -> Result<T, Error> {
+    fn read<T: serde::de::DeserializeOwned>(&self, answer: &HttpResponse) -> Result<T, AppError> {
         // What is wrong with it is not told: it may hold a token.
-        serde_json::from_slice(&answer.body).map_err(|_| Error::Nonsense { host: self.host() })
+        serde_json::from_slice(&answer.body).map_err(|_| AppError::Nonsense { host: self.host() })
     }
 }
 
@@ -231,13 +237,13 @@ fn covers(granted: &str, wanted: &str) -> bool {
 }
 
 /// The server's clock.
-fn date(answer: &Answer) -> Option<Timestamp> {
+fn date(answer: &HttpResponse) -> Option<Timestamp> {
     let text = answer.headers.get(DATE)?.to_str().ok()?;
     jiff::fmt::rfc2822::parse(text).ok().map(|time| time.timestamp())
 }
 
 /// `message` of an answer that says no, in one line of bounded length.
-fn said(answer: &Answer) -> String {
+fn said(answer: &HttpResponse) -> String {
     const LONGEST: usize = 200;
     let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let message = body["message"].as_str().unwrap_or("it does not say why");
@@ -248,14 +254,14 @@ fn said(answer: &Answer) -> String {
 mod tests {
     use super::*;
 
-    fn app(api: &str) -> App {
-        App::new(Options {
+    fn app(api: &str) -> GitHubApp {
+        GitHubApp::new(AppOptions {
             api: api.to_owned(),
             project: "empire/policies".to_owned(),
             id: "42".to_owned(),
             key_file: "/nonexistent".into(),
             installation: None,
-            https: https::Options::default(),
+            https: https::ClientOptions::default(),
         })
     }
 
@@ -279,12 +285,12 @@ mod tests {
         };
         let all =
             granted(&[("contents", "write"), ("issues", "write"), ("pull_requests", "admin"), ("checks", "read")]);
-        assert_eq!(app.narrowed(Use::Git, &all).expect("granted"), BTreeMap::from([("contents", "write")]));
+        assert_eq!(app.narrowed(TokenPurpose::Git, &all).expect("granted"), BTreeMap::from([("contents", "write")]));
         let pulls = BTreeMap::from([("contents", "read"), ("pull_requests", "write")]);
-        assert_eq!(app.narrowed(Use::Pulls, &all).expect("granted"), pulls);
+        assert_eq!(app.narrowed(TokenPurpose::Pulls, &all).expect("granted"), pulls);
         let reader = granted(&[("contents", "read")]);
-        assert_eq!(app.narrowed(Use::Git, &reader).expect("granted"), BTreeMap::from([("contents", "read")]));
-        let error = app.narrowed(Use::Pulls, &reader).expect_err("it may only read");
+        assert_eq!(app.narrowed(TokenPurpose::Git, &reader).expect("granted"), BTreeMap::from([("contents", "read")]));
+        let error = app.narrowed(TokenPurpose::Pulls, &reader).expect_err("it may only read");
         assert_eq!(error.to_string(), "the GitHub App 42 may not `pull_requests: write` in empire/policies");
     }
 }

@@ -13,7 +13,7 @@ use super::super::nft::wire::{self, Malformed, Message, Writer};
 use super::{
     CTA_MARK, ConntrackError, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW, NFNL_SUBSYS_CTNETLINK,
 };
-use crate::core::plan::sources::{Connection, Sources};
+use crate::core::plan::conntrack::{Connection, ConntrackFlush};
 
 /// include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const IPCTNL_MSG_CT_GET_STATS: u16 = 5;
@@ -55,7 +55,7 @@ struct Entry {
 
 /// Deletes the connections that are chosen; the next packet of each is a new connection's. Returns how many there were.
 /// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
-pub async fn forget_sources(sources: &Sources) -> Result<usize, ConntrackError> {
+pub async fn forget_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackError> {
     let failed = |source| ConntrackError::Sources { doing: "forget", source };
     let mut socket =
         NetfilterSocket::open(socket::LARGE_BUFFER).map_err(|error| failed(ExchangeError::Socket(error)))?;
@@ -125,7 +125,7 @@ fn family_of(address: IpAddr) -> u8 {
 async fn list(
     socket: &mut NetfilterSocket,
     (family, source): (u8, Option<IpAddr>),
-    sources: &Sources,
+    sources: &ConntrackFlush,
     chosen: &mut Vec<Entry>,
 ) -> Result<(), ConntrackError> {
     let before = chosen.len();

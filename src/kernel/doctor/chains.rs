@@ -5,7 +5,7 @@
 use super::super::nft::socket::{self, ExchangeError, NetfilterSocket};
 use super::super::nft::uapi::{NFPROTO_UNSPEC, NLM_F_DUMP, NLM_F_REQUEST};
 use super::super::nft::wire::{self, Malformed, Message, Writer};
-use super::survey::Chain;
+use super::survey::ForeignChain;
 
 /// include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h.
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -24,7 +24,7 @@ const NF_INET_FORWARD: u32 = 2;
 const NF_DROP: u32 = 0;
 
 /// Lists all chains, sorted. In the network namespace of the calling thread, within a tokio runtime.
-pub(super) async fn list() -> Result<Vec<Chain>, ExchangeError> {
+pub(super) async fn list() -> Result<Vec<ForeignChain>, ExchangeError> {
     let mut socket = NetfilterSocket::open(socket::LARGE_BUFFER).map_err(ExchangeError::Socket)?;
     let request = |sequence| {
         let kind = NFNL_SUBSYS_NFTABLES << 8 | u16::from(NFT_MSG_GETCHAIN);
@@ -43,7 +43,7 @@ pub(super) async fn list() -> Result<Vec<Chain>, ExchangeError> {
     Ok(chains)
 }
 
-fn read(message: &Message<'_>) -> Result<Option<Chain>, Malformed> {
+fn read(message: &Message<'_>) -> Result<Option<ForeignChain>, Malformed> {
     if message.of_subsystem(NFNL_SUBSYS_NFTABLES) != Some(NFT_MSG_NEWCHAIN) {
         return Ok(None);
     }
@@ -53,7 +53,7 @@ fn read(message: &Message<'_>) -> Result<Option<Chain>, Malformed> {
         None => None,
     };
     let layer3 = [NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6].contains(&family);
-    Ok(Some(Chain {
+    Ok(Some(ForeignChain {
         family: match family {
             NFPROTO_INET => "inet".to_owned(),
             NFPROTO_IPV4 => "ip".to_owned(),

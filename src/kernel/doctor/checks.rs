@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::survey::{Attempt, Survey};
-use super::{Asked, Check};
+use super::{Check, DoctorInput};
 use crate::core::state::nft::AddressFamily;
-use crate::core::state::ownership::Range;
+use crate::core::state::ownership::DatapathConfig;
 
 /// include/uapi/linux/capability.h
 const CAP_NET_ADMIN: u32 = 12;
@@ -23,7 +23,7 @@ pub(super) fn overhead(peer: IpAddr) -> u32 {
 }
 
 /// All of them, in the order they are shown.
-pub(super) fn machine(survey: &Survey, asked: &Asked) -> Vec<Check> {
+pub(super) fn machine(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     let mut found = kernel(survey);
     found.push(capabilities(survey.capabilities));
     found.extend(settings(survey));
@@ -88,7 +88,7 @@ fn settings(survey: &Survey) -> Vec<Check> {
         let message = "net.ipv4.ip_forward is 0: no pod's packet leaves this node";
         found.push(Check::error("forwarding", message, "`sysctl -w net.ipv4.ip_forward=1`"));
     }
-    if !survey.ground.features.ipv6 {
+    if !survey.host_network.features.ipv6 {
         found.push(Check::ok("ipv6", "IPv6 is switched off: policies' IPv6 destinations are left out here"));
     } else if survey.settings.forwards6 == Some(false) {
         let message = "net.ipv6.conf.all.forwarding is 0: no pod's IPv6 packet leaves this node";
@@ -104,10 +104,10 @@ fn settings(survey: &Survey) -> Vec<Check> {
 /// For information: Egret loosens strict filters where it needs to, and puts them back.
 fn filters(survey: &Survey) -> Check {
     let strict: Vec<&str> = survey
-        .ground
+        .host_network
         .interfaces
         .iter()
-        .filter(|(_, interface)| interface.rp_filter.max(survey.ground.rp_filter_all) == 1)
+        .filter(|(_, interface)| interface.rp_filter.max(survey.host_network.rp_filter_all) == 1)
         .map(|(name, _)| name.as_str())
         .collect();
     let marks = if survey.settings.src_valid_mark == Some(true) { "look at marks" } else { "do not look at marks" };
@@ -119,7 +119,7 @@ fn filters(survey: &Survey) -> Check {
     Check::ok("rp-filter", message)
 }
 
-fn tunnel_port(survey: &Survey, range: Range) -> Check {
+fn tunnel_port(survey: &Survey, range: DatapathConfig) -> Check {
     let port = range.port;
     let other = survey.devices.iter().find(|(_, device)| !device.ours && device.vxlan_port == port);
     let own = survey.devices.values().any(|device| device.ours && device.vxlan_port == port);
@@ -137,13 +137,13 @@ fn tunnel_port(survey: &Survey, range: Range) -> Check {
 }
 
 /// The interface that tunnel packets leave by: the one with the node's address, else the one with the default route.
-fn tunnel_mtu(survey: &Survey, asked: &Asked) -> Option<Check> {
+fn tunnel_mtu(survey: &Survey, asked: &DoctorInput) -> Option<Check> {
     let address = asked.node.as_ref().and_then(|(_, node)| node.tunnel_address());
-    let (name, overhead) = match address.and_then(|address| Some((address, survey.ground.holder(address)?))) {
+    let (name, overhead) = match address.and_then(|address| Some((address, survey.host_network.holder(address)?))) {
         Some((address, name)) => (name, overhead(address)),
-        None => (survey.ground.default_route(AddressFamily::V4)?.interface.as_str(), OVERHEAD_IPV4),
+        None => (survey.host_network.default_route(AddressFamily::V4)?.interface.as_str(), OVERHEAD_IPV4),
     };
-    let (tunnel, under) = (asked.range.mtu, survey.ground.interfaces.get(name)?.mtu);
+    let (tunnel, under) = (asked.range.mtu, survey.host_network.interfaces.get(name)?.mtu);
     Some(if tunnel + overhead > under {
         let message = format!(
             "MTU: tunnel packets of {tunnel} bytes need {} with what is put around them, and {name} takes {under}",
@@ -156,7 +156,7 @@ fn tunnel_mtu(survey: &Survey, asked: &Asked) -> Option<Check> {
     })
 }
 
-fn node(survey: &Survey, asked: &Asked) -> Vec<Check> {
+fn node(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     let Some((name, node)) = &asked.node else { return Vec::new() };
     let mut found = Vec::new();
     match node.tunnel_address() {
@@ -165,7 +165,7 @@ fn node(survey: &Survey, asked: &Asked) -> Vec<Check> {
             format!("{name} has no InternalIP: the other nodes have nowhere to send its packets"),
             "the Node manifest's status.addresses should have one",
         )),
-        Some(address) => found.push(match survey.ground.holder(address) {
+        Some(address) => found.push(match survey.host_network.holder(address) {
             Some(interface) => Check::ok("node-address", format!("{name} is here: {address} on {interface}")),
             None => Check::error(
                 "node-address",

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::survey::Survey;
-use super::{Asked, Check};
+use super::{Check, DoctorInput};
 
 /// One end of the pair of devices that Calico's eBPF dataplane makes.
 const CALICO_BPF: &str = "bpfin.cali";
@@ -23,7 +23,7 @@ enum HostRouting {
 }
 
 /// The CNI: Cilium's lines, or one line with the name of another.
-pub(super) fn cilium(survey: &Survey, asked: &Asked) -> Vec<Check> {
+pub(super) fn cilium(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     let device = survey.devices.keys().any(|name| name == "cilium_host" || name == "cilium_net");
     if !device && asked.cilium.is_none() {
         return another(survey).into_iter().collect();
@@ -77,13 +77,13 @@ fn host_routing(settings: &BTreeMap<String, String>) -> HostRouting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::doctor::Severity;
+    use crate::kernel::doctor::CheckStatus;
 
     fn settings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn severities(found: &[Check]) -> Vec<(&str, Severity)> {
+    fn severities(found: &[Check]) -> Vec<(&str, CheckStatus)> {
         found.iter().map(|check| (check.code, check.severity)).collect()
     }
 
@@ -108,28 +108,28 @@ mod tests {
     #[test]
     fn the_agent_here_counts_more_than_the_config_map() {
         let wanted = settings(&[("kube-proxy-replacement", "true"), ("enable-bpf-masquerade", "true")]);
-        let asked = Asked { cilium: Some(wanted), ..Asked::default() };
+        let asked = DoctorInput { cilium: Some(wanted), ..DoctorInput::default() };
         let mut survey = Survey::healthy();
-        assert_eq!(severities(&cilium(&survey, &asked)), [("cilium-host-routing", Severity::Error)]);
+        assert_eq!(severities(&cilium(&survey, &asked)), [("cilium-host-routing", CheckStatus::Error)]);
         survey.cilium = Some(settings(&[("enable-host-legacy-routing", "true")]));
-        assert_eq!(severities(&cilium(&survey, &asked)), [("cilium-host-routing", Severity::Ok)]);
+        assert_eq!(severities(&cilium(&survey, &asked)), [("cilium-host-routing", CheckStatus::Ok)]);
     }
 
     #[test]
     fn without_settings_its_devices_are_a_warning() {
         let mut survey = Survey::healthy();
         survey.device("cilium_host", 0);
-        let found = cilium(&survey, &Asked::default());
-        assert_eq!(severities(&found), [("cilium-host-routing", Severity::Warn)]);
+        let found = cilium(&survey, &DoctorInput::default());
+        assert_eq!(severities(&found), [("cilium-host-routing", CheckStatus::Warn)]);
     }
 
     #[test]
     fn another_cni_is_named() {
         let mut survey = Survey::healthy();
-        assert_eq!(cilium(&survey, &Asked::default()), []);
+        assert_eq!(cilium(&survey, &DoctorInput::default()), []);
         survey.device("cali12ab34", 0);
-        assert_eq!(cilium(&survey, &Asked::default()), [Check::ok("cni", "CNI: Calico")]);
+        assert_eq!(cilium(&survey, &DoctorInput::default()), [Check::ok("cni", "CNI: Calico")]);
         survey.device(CALICO_BPF, 0);
-        assert_eq!(severities(&cilium(&survey, &Asked::default())), [("calico-ebpf", Severity::Warn)]);
+        assert_eq!(severities(&cilium(&survey, &DoctorInput::default())), [("calico-ebpf", CheckStatus::Warn)]);
     }
 }

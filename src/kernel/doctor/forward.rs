@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::super::foreign::{Expression, Rule};
-use super::survey::Chain;
+use super::super::foreign::{ForeignExpression, ForeignRule};
+use super::survey::ForeignChain;
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::TUNNEL;
 
@@ -36,7 +36,7 @@ const DEPTH: usize = 16;
 
 /// A packet, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Packet {
+pub(super) struct ForwardedPacket {
     /// Its family.
     pub(super) family: AddressFamily,
     /// On its way back into the tunnel, else out of it.
@@ -49,7 +49,7 @@ pub(super) struct Packet {
 
 /// What may become of a packet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Fate {
+pub(super) struct ForwardVerdict {
     /// It may be let through.
     pub(super) accepted: bool,
     /// It may be dropped.
@@ -58,7 +58,7 @@ pub(super) struct Fate {
     through: bool,
 }
 
-impl Fate {
+impl ForwardVerdict {
     const ACCEPTED: Self = Self { accepted: true, dropped: false, through: false };
     const DROPPED: Self = Self { accepted: false, dropped: true, through: false };
     const THROUGH: Self = Self { accepted: false, dropped: false, through: true };
@@ -74,25 +74,25 @@ impl Fate {
 }
 
 /// What a base chain makes of a packet.
-pub(super) fn fate(base: &Chain, rules: &[Rule], packet: Packet) -> Fate {
+pub(super) fn fate(base: &ForeignChain, rules: &[ForeignRule], packet: ForwardedPacket) -> ForwardVerdict {
     let fate = Walk { base, rules, packet, unknown: Meets::Perhaps }.chain(&base.name, 0);
     if !fate.through {
         return fate;
     }
-    let policy = if base.drops { Fate::DROPPED } else { Fate::ACCEPTED };
-    Fate { through: false, ..fate.or(policy) }
+    let policy = if base.drops { ForwardVerdict::DROPPED } else { ForwardVerdict::ACCEPTED };
+    ForwardVerdict { through: false, ..fate.or(policy) }
 }
 
 /// Whether a base chain drops what no rule of its is known to let through: by its policy, or by a last rule as firewalld has one.
-pub(super) fn drops_by_default(base: &Chain, rules: &[Rule], packet: Packet) -> bool {
+pub(super) fn drops_by_default(base: &ForeignChain, rules: &[ForeignRule], packet: ForwardedPacket) -> bool {
     let fate = Walk { base, rules, packet, unknown: Meets::No }.chain(&base.name, 0);
     if fate.through { base.drops } else { fate.dropped }
 }
 
 struct Walk<'a> {
-    base: &'a Chain,
-    rules: &'a [Rule],
-    packet: Packet,
+    base: &'a ForeignChain,
+    rules: &'a [ForeignRule],
+    packet: ForwardedPacket,
     /// What a condition counts for that cannot be judged.
     unknown: Meets,
 }
@@ -120,17 +120,17 @@ impl Meets {
 }
 
 impl Walk<'_> {
-    fn chain(&self, name: &str, depth: usize) -> Fate {
+    fn chain(&self, name: &str, depth: usize) -> ForwardVerdict {
         if depth > DEPTH {
-            return Fate::ANY;
+            return ForwardVerdict::ANY;
         }
         let family = &self.base.family;
-        let here = |rule: &&Rule| {
+        let here = |rule: &&ForeignRule| {
             rule.chain == name
                 && rule.table == self.base.table
                 && super::super::foreign::family_name(rule.family) == *family
         };
-        let mut fate = Fate::default();
+        let mut fate = ForwardVerdict::default();
         for rule in self.rules.iter().filter(here) {
             let (meets, verdict) = self.rule(rule, depth);
             let meets = if meets == Meets::Perhaps { self.unknown } else { meets };
@@ -138,10 +138,10 @@ impl Walk<'_> {
                 continue;
             }
             let Verdict { of, ends } = verdict;
-            fate = fate.or(Fate { through: false, ..of });
+            fate = fate.or(ForwardVerdict { through: false, ..of });
             if meets == Meets::Yes {
                 if ends {
-                    return fate.or(Fate { accepted: false, dropped: false, ..of });
+                    return fate.or(ForwardVerdict { accepted: false, dropped: false, ..of });
                 }
                 if !of.through {
                     return fate;
@@ -150,10 +150,10 @@ impl Walk<'_> {
                 fate.through = true;
             }
         }
-        Fate { through: true, ..fate }
+        ForwardVerdict { through: true, ..fate }
     }
 
-    fn rule(&self, rule: &Rule, depth: usize) -> (Meets, Verdict) {
+    fn rule(&self, rule: &ForeignRule, depth: usize) -> (Meets, Verdict) {
         let mut registers = BTreeMap::new();
         let mut meets = Meets::Yes;
         for expression in &rule.expressions {
@@ -162,18 +162,20 @@ impl Walk<'_> {
                 "immediate" if expression.register(1).is_none() => {
                     return (meets, self.verdict(expression, depth));
                 }
-                "reject" => return (meets, Verdict::last(Fate::DROPPED)),
+                "reject" => return (meets, Verdict::last(ForwardVerdict::DROPPED)),
                 "target" => match expression.text(1) {
-                    Some("REJECT") => return (meets, Verdict::last(Fate::DROPPED)),
+                    Some("REJECT") => return (meets, Verdict::last(ForwardVerdict::DROPPED)),
                     // Those that translate or queue do more than is known here; the others only mark or count.
-                    Some("NFQUEUE" | "SYNPROXY" | "TPROXY") => return (meets, Verdict::last(Fate::ANY)),
+                    Some("NFQUEUE" | "SYNPROXY" | "TPROXY") => return (meets, Verdict::last(ForwardVerdict::ANY)),
                     _ => continue,
                 },
-                "queue" | "fwd" | "synproxy" => return (meets, Verdict::last(Fate::ANY)),
+                "queue" | "fwd" | "synproxy" => return (meets, Verdict::last(ForwardVerdict::ANY)),
                 "match" => self.extension(expression),
                 "cmp" => Self::compare(expression, &registers),
                 // A map of verdicts: any of them, or none.
-                "lookup" if expression.number(3) == Some(0) => return (Meets::Perhaps, Verdict::last(Fate::ANY)),
+                "lookup" if expression.number(3) == Some(0) => {
+                    return (Meets::Perhaps, Verdict::last(ForwardVerdict::ANY));
+                }
                 "lookup" | "range" | "limit" | "quota" | "connlimit" | "dynset" => Meets::Perhaps,
                 _ => {
                     self.load(expression, &mut registers);
@@ -189,24 +191,24 @@ impl Walk<'_> {
         (meets, Verdict::next())
     }
 
-    fn verdict(&self, expression: &Expression, depth: usize) -> Verdict {
+    fn verdict(&self, expression: &ForeignExpression, depth: usize) -> Verdict {
         use super::super::nft::wire;
         // NFTA_IMMEDIATE_DATA { NFTA_DATA_VERDICT { NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN } }
         let nested = expression.bytes(2).and_then(|data| wire::find(data, 2).ok().flatten()).unwrap_or_default();
         let code = wire::find_u32(nested, 1).ok().flatten().map(u32::cast_signed);
         let target = wire::find_text(nested, 2).ok().flatten().unwrap_or_default();
         match code {
-            Some(NF_ACCEPT) => Verdict::last(Fate::ACCEPTED),
-            Some(NF_DROP) => Verdict::last(Fate::DROPPED),
+            Some(NF_ACCEPT) => Verdict::last(ForwardVerdict::ACCEPTED),
+            Some(NF_DROP) => Verdict::last(ForwardVerdict::DROPPED),
             Some(NFT_JUMP) => Verdict { of: self.chain(target, depth + 1), ends: false },
             Some(NFT_GOTO) => Verdict::last(self.chain(target, depth + 1)),
-            Some(NFT_RETURN) => Verdict::last(Fate::THROUGH),
-            _ => Verdict::last(Fate::ANY),
+            Some(NFT_RETURN) => Verdict::last(ForwardVerdict::THROUGH),
+            _ => Verdict::last(ForwardVerdict::ANY),
         }
     }
 
     /// Takes a value into a register, or changes one; what is not known is no value.
-    fn load(&self, expression: &Expression, registers: &mut BTreeMap<u32, Value>) {
+    fn load(&self, expression: &ForeignExpression, registers: &mut BTreeMap<u32, Value>) {
         let (to, value) = match expression.name.as_str() {
             "meta" => (expression.register(1), expression.number(2).and_then(|key| self.meta(key))),
             "ct" => {
@@ -253,7 +255,7 @@ impl Walk<'_> {
     }
 
     /// The address of the node's end, where it is read.
-    fn payload(&self, expression: &Expression) -> Option<Value> {
+    fn payload(&self, expression: &ForeignExpression) -> Option<Value> {
         if expression.number(2) != Some(NFT_PAYLOAD_NETWORK_HEADER) {
             return None;
         }
@@ -272,7 +274,7 @@ impl Walk<'_> {
         })
     }
 
-    fn compare(expression: &Expression, registers: &BTreeMap<u32, Value>) -> Meets {
+    fn compare(expression: &ForeignExpression, registers: &BTreeMap<u32, Value>) -> Meets {
         let value = expression.register(1).and_then(|register| registers.get(&register));
         let (Some(value), Some(with), Some(how)) = (value, expression.value(3), expression.number(2)) else {
             return Meets::Perhaps;
@@ -285,7 +287,7 @@ impl Walk<'_> {
     }
 
     /// A match of xtables. `conntrack` is read where it asks for the state alone: `struct xt_conntrack_mtinfo3`.
-    fn extension(&self, expression: &Expression) -> Meets {
+    fn extension(&self, expression: &ForeignExpression) -> Meets {
         const STATE_ALONE: u16 = 1;
         match (expression.text(1), expression.number(2)) {
             (Some("comment"), _) => Meets::Yes,
@@ -322,18 +324,18 @@ impl Walk<'_> {
 
 /// What a rule does with a packet that meets it.
 struct Verdict {
-    of: Fate,
+    of: ForwardVerdict,
     /// The chain ends with it: `through` then is through this chain. Else the next rule is asked where `of` is through.
     ends: bool,
 }
 
 impl Verdict {
-    fn last(of: Fate) -> Self {
+    fn last(of: ForwardVerdict) -> Self {
         Self { of, ends: true }
     }
 
     fn next() -> Self {
-        Self { of: Fate::THROUGH, ends: false }
+        Self { of: ForwardVerdict::THROUGH, ends: false }
     }
 }
 
@@ -379,7 +381,7 @@ impl Value {
         }
     }
 
-    fn bitwise(&self, expression: &Expression) -> Option<Self> {
+    fn bitwise(&self, expression: &ForeignExpression) -> Option<Self> {
         if expression.number(6).unwrap_or(0) != 0 || self.other_than.is_some() {
             return None;
         }

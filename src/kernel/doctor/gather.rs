@@ -13,20 +13,20 @@ use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 
-use super::super::foreign::Listing;
-use super::super::links::{self, Seen};
+use super::super::foreign::RulesetDump;
+use super::super::links::{self, LinkState};
 use super::super::socket::{RouteError, RouteSocket};
-use super::super::{encode, ground, marks, routes, sysctl};
-use super::Asked;
+use super::super::{encode, host_network, marks, routes, sysctl};
+use super::DoctorInput;
 use super::networkd::{self, Networkd};
-use super::survey::{Device, Settings, Survey, Way};
+use super::survey::{Device, PeerRoute, Survey, SysctlSurvey};
 use super::{chains, trial};
-use crate::core::ground::{Ground, GroundRoute};
+use crate::core::host_network::{HostNetwork, HostRoute};
 use crate::core::name::NodeName;
 use crate::core::state::mask::choose;
-use crate::core::state::net::{Protocol, Route, Rule, route_text};
+use crate::core::state::net::{Protocol, Route, RoutingRule, route_text};
 use crate::core::state::nft::{AddressFamily, Ruleset};
-use crate::core::state::ownership::{PROTOCOL, Range};
+use crate::core::state::ownership::{DatapathConfig, PROTOCOL};
 
 /// Where Cilium's agent writes what it runs with (pkg/option in its sources, `StoreInFile`).
 const CILIUM_STATE: &str = "/var/run/cilium/state/agent-runtime-config.json";
@@ -39,7 +39,7 @@ const CILIUM_FIELDS: [(&str, &str); 3] = [
 ];
 
 /// Looks at everything. What was asked comes back with the mark bits that this node takes.
-pub(super) async fn gather(asked: &Asked) -> (Survey, Asked) {
+pub(super) async fn gather(asked: &DoctorInput) -> (Survey, DoctorInput) {
     let marks = marks::look(asked.range.first).await.map_err(|error| crate::telemetry::chain(&error));
     let mut asked = asked.clone();
     let seen = marks.as_ref().ok();
@@ -49,7 +49,7 @@ pub(super) async fn gather(asked: &Asked) -> (Survey, Asked) {
     }
     let range = asked.range;
     let listed = listings(&asked).await.unwrap_or_default();
-    let foreign = match Listing::open() {
+    let foreign = match RulesetDump::open() {
         Ok(mut listing) => listing.rules().await.unwrap_or_default(),
         Err(_) => Vec::new(),
     };
@@ -63,7 +63,7 @@ pub(super) async fn gather(asked: &Asked) -> (Survey, Asked) {
         capabilities: text("/proc/self/status").and_then(|status| effective(&status)),
         settings: settings(),
         devices: listed.devices,
-        ground: listed.ground,
+        host_network: listed.host_network,
         rules: listed.rules,
         foreign_routes: listed.foreign_routes,
         chains: chains::list().await.ok(),
@@ -82,13 +82,13 @@ pub(super) async fn gather(asked: &Asked) -> (Survey, Asked) {
 #[derive(Default)]
 struct Listings {
     devices: BTreeMap<String, Device>,
-    ground: Ground,
-    rules: Vec<(Rule, Protocol)>,
+    host_network: HostNetwork,
+    rules: Vec<(RoutingRule, Protocol)>,
     foreign_routes: Vec<String>,
-    ways: Vec<(NodeName, IpAddr, Result<Way, String>)>,
+    ways: Vec<(NodeName, IpAddr, Result<PeerRoute, String>)>,
 }
 
-async fn listings(asked: &Asked) -> Result<Listings, RouteError> {
+async fn listings(asked: &DoctorInput) -> Result<Listings, RouteError> {
     let socket = RouteSocket::open().map_err(|_| RouteError::Closed)?;
     let mut seen = BTreeMap::new();
     for answer in socket.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await? {
@@ -119,23 +119,23 @@ async fn listings(asked: &Asked) -> Result<Listings, RouteError> {
         (seen.name.clone(), device)
     });
     let devices = devices.collect();
-    let ground = ground::ground(
+    let host_network = host_network::host_network(
         &seen,
         &addresses,
         (main, Vec::new()),
         &Ruleset::default(),
-        crate::kernel::nft::Features { owned_tables: false, interface_kinds: true },
+        crate::kernel::nft::NftFeatures { owned_tables: false, interface_kinds: true },
     );
     let ways = ways(&socket, asked, &seen).await;
-    Ok(Listings { devices, ground, rules, foreign_routes: foreign, ways })
+    Ok(Listings { devices, host_network, rules, foreign_routes: foreign, ways })
 }
 
 /// The way to each other node from this one's address.
 async fn ways(
     socket: &RouteSocket,
-    asked: &Asked,
-    links: &BTreeMap<u32, Seen>,
-) -> Vec<(NodeName, IpAddr, Result<Way, String>)> {
+    asked: &DoctorInput,
+    links: &BTreeMap<u32, LinkState>,
+) -> Vec<(NodeName, IpAddr, Result<PeerRoute, String>)> {
     let Some(own) = asked.node.as_ref().and_then(|(_, node)| node.tunnel_address()) else { return Vec::new() };
     let mut found = Vec::new();
     for (name, peer, _) in &asked.peers {
@@ -147,7 +147,7 @@ async fn ways(
             Err(RouteError::Kernel { errno, .. }) => Err(errno.desc().to_owned()),
             Err(error) => Err(error.to_string()),
         };
-        let way = way.map(|(interface, mtu, local)| Way { interface, mtu, local });
+        let way = way.map(|(interface, mtu, local)| PeerRoute { interface, mtu, local });
         found.push((name.clone(), *peer, way));
     }
     found
@@ -157,8 +157,8 @@ async fn ways(
 async fn all_routes(
     socket: &RouteSocket,
     family: AddressFamily,
-    (range, links): (Range, &BTreeMap<u32, Seen>),
-    (main, foreign): (&mut Vec<GroundRoute>, &mut Vec<String>),
+    (range, links): (DatapathConfig, &BTreeMap<u32, LinkState>),
+    (main, foreign): (&mut Vec<HostRoute>, &mut Vec<String>),
 ) -> Result<(), RouteError> {
     let mut request = RouteMessage::default();
     request.header.address_family = encode::family(family);
@@ -205,11 +205,11 @@ fn effective(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-fn settings() -> Settings {
+fn settings() -> SysctlSurvey {
     let flag = |path: &str| text(path).map(|value| value != "0");
     // Opening for writing asks for the right and uses none of it.
     let opened = sysctl::open("/proc/sys/net/ipv4/ip_forward");
-    Settings {
+    SysctlSurvey {
         read_only: opened.err().map(|error| error.to_string()),
         forwards4: flag("/proc/sys/net/ipv4/ip_forward"),
         forwards6: flag("/proc/sys/net/ipv6/conf/all/forwarding"),

@@ -7,14 +7,14 @@ use std::fmt::Write;
 
 use ipnet::IpNet;
 
-use super::super::marks::Marks;
-use super::forward::{self, Packet};
-use super::survey::{Chain, Survey};
-use super::{Asked, Check};
-use crate::core::state::mask::{Choice, Why};
-use crate::core::state::net::{Protocol, Rule};
+use super::super::marks::MarkSurvey;
+use super::forward::{self, ForwardedPacket};
+use super::survey::{ForeignChain, Survey};
+use super::{Check, DoctorInput};
+use crate::core::state::mask::{MaskChoice, MaskReason};
+use crate::core::state::net::{Protocol, RoutingRule};
 use crate::core::state::nft::AddressFamily;
-use crate::core::state::ownership::{PROTOCOL, Range, TABLE, TUNNEL};
+use crate::core::state::ownership::{DatapathConfig, PROTOCOL, TABLE, TUNNEL};
 
 /// More peers than these have networks that are like theirs.
 const PEERS: usize = 32;
@@ -23,7 +23,7 @@ const PEERS: usize = 32;
 const LOCAL_TABLE: u32 = 255;
 
 /// All of them, in the order they are shown.
-pub(super) fn others(survey: &Survey, asked: &Asked) -> Vec<Check> {
+pub(super) fn others(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     let range = asked.range;
     let mut found = vec![numbers(survey, range)];
     found.extend(marks(survey, range));
@@ -35,19 +35,19 @@ pub(super) fn others(survey: &Survey, asked: &Asked) -> Vec<Check> {
 }
 
 /// What of the kernel's numbers is Egret's on this node, and why.
-fn numbers(survey: &Survey, range: Range) -> Check {
+fn numbers(survey: &Survey, range: DatapathConfig) -> Check {
     let why = match survey.choice {
-        Some(Choice { why, .. }) => format!("auto: {why}"),
+        Some(MaskChoice { why, .. }) => format!("auto: {why}"),
         None => "as egret.yaml says, or as they are in the kernel".to_owned(),
     };
-    let Range { mask, port, .. } = range;
+    let DatapathConfig { mask, port, .. } = range;
     let last = range.table(range.last_id());
     let mut message = format!(
         "marks {mask:#x} ({why}), tables {} to {last}, rules from priority {} on, UDP port {port}",
         range.first,
         range.priority(0)
     );
-    if let Ok(Marks { used, .. }) = &survey.marks
+    if let Ok(MarkSurvey { used, .. }) = &survey.marks
         && !used.is_empty()
     {
         let _ = write!(message, "; marks of others: {used}");
@@ -56,7 +56,7 @@ fn numbers(survey: &Survey, range: Range) -> Check {
 }
 
 /// Marks that others use as well.
-fn marks(survey: &Survey, range: Range) -> Vec<Check> {
+fn marks(survey: &Survey, range: DatapathConfig) -> Vec<Check> {
     let mask = range.mask;
     let used = match &survey.marks {
         Ok(marks) => &marks.used,
@@ -74,7 +74,7 @@ fn marks(survey: &Survey, range: Range) -> Vec<Check> {
             Some(_) => "no other bits are free here: give others fewer, by Calico's iptablesMarkMask for example",
         };
         found.push(Check::warn("foreign-mark", message, hint));
-    } else if matches!(survey.choice, Some(Choice { why: Why::Narrow, .. })) {
+    } else if matches!(survey.choice, Some(MaskChoice { why: MaskReason::Narrow, .. })) {
         let message =
             format!("no eight mark bits in a row are free: {mask:#x} has room for {} exits", range.last_id() - 1);
         let hint = "give others fewer bits, by Calico's iptablesMarkMask for example";
@@ -92,7 +92,7 @@ fn marks(survey: &Survey, range: Range) -> Vec<Check> {
     found
 }
 
-fn rules(rules: &[(Rule, Protocol)], range: Range) -> Vec<Check> {
+fn rules(rules: &[(RoutingRule, Protocol)], range: DatapathConfig) -> Vec<Check> {
     let mut found = Vec::new();
     for (rule, protocol) in rules.iter().filter(|(rule, of)| !(*of == PROTOCOL && range.owns_priority(rule.priority))) {
         // `fwmark 0/0xffffffff` is how a rule without a mark is listed.
@@ -113,7 +113,7 @@ fn rules(rules: &[(Rule, Protocol)], range: Range) -> Vec<Check> {
     found
 }
 
-fn rule_text(rule: &Rule, marked: bool, protocol: Protocol) -> String {
+fn rule_text(rule: &RoutingRule, marked: bool, protocol: Protocol) -> String {
     let mark = if marked { format!(" fwmark {:#x}/{:#x}", rule.mark, rule.mask) } else { String::new() };
     let family = if rule.family == AddressFamily::V6 { "-6 " } else { "" };
     // Whoever makes a rule need not say who it is.
@@ -132,7 +132,7 @@ fn routes(foreign: &[String]) -> Option<Check> {
     Some(Check::error("foreign-route", message, hint))
 }
 
-fn firewalls(survey: &Survey, asked: &Asked) -> Vec<Check> {
+fn firewalls(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     let Some(chains) = &survey.chains else {
         let message = "firewalls of others: nftables cannot be listed, so whether one drops our packets cannot be told";
         return vec![Check::warn("firewall", message, "see the lines about the kernel and NET_ADMIN")];
@@ -157,7 +157,7 @@ fn firewalls(survey: &Survey, asked: &Asked) -> Vec<Check> {
 
 /// What a gateway forwards, as far as it is known of which nodes there are: out of the tunnel comes what bears an address of the sender's
 /// `podCIDR`, or the sender's own; back go replies to it.
-fn packets(asked: &Asked) -> Vec<Packet> {
+fn packets(asked: &DoctorInput) -> Vec<ForwardedPacket> {
     let mut found = Vec::new();
     for family in AddressFamily::BOTH {
         let of_family = |net: &IpNet| AddressFamily::of(net.addr()) == family;
@@ -174,16 +174,16 @@ fn packets(asked: &Asked) -> Vec<Packet> {
             nodes.push(None);
         }
         for node in nodes {
-            found.extend([false, true].map(|reply| Packet { family, reply, node, ours: asked.range.mask }));
+            found.extend([false, true].map(|reply| ForwardedPacket { family, reply, node, ours: asked.range.mask }));
         }
     }
     found
 }
 
 /// Whether a chain lets them through. One whose policy is not drop is only named if it surely drops.
-fn forwarding(chain: &Chain, survey: &Survey, packets: &[Packet]) -> Option<Check> {
-    let Chain { family, table, name, .. } = chain;
-    let of_family = |packet: &&Packet| match family.as_str() {
+fn forwarding(chain: &ForeignChain, survey: &Survey, packets: &[ForwardedPacket]) -> Option<Check> {
+    let ForeignChain { family, table, name, .. } = chain;
+    let of_family = |packet: &&ForwardedPacket| match family.as_str() {
         "ip" => packet.family == AddressFamily::V4,
         "ip6" => packet.family == AddressFamily::V6,
         _ => true,
@@ -215,8 +215,8 @@ fn forwarding(chain: &Chain, survey: &Survey, packets: &[Packet]) -> Option<Chec
 }
 
 /// What lets them through depends on who keeps the chain: a rule in a chain of Docker's own is gone after its next start.
-fn let_through(chain: &Chain, chains: &[Chain]) -> (&'static str, String) {
-    let Chain { family, table, name, .. } = chain;
+fn let_through(chain: &ForeignChain, chains: &[ForeignChain]) -> (&'static str, String) {
+    let ForeignChain { family, table, name, .. } = chain;
     let beside =
         |name: &str| chains.iter().any(|other| other.family == *family && other.table == *table && other.name == name);
     let program = if family == "ip6" { "ip6tables" } else { "iptables" };

@@ -7,19 +7,19 @@ use std::net::IpAddr;
 
 use super::checks::{overhead, some};
 use super::survey::Survey;
-use super::{Asked, Check};
+use super::{Check, DoctorInput};
 
 /// The smallest MTU that IPv6 stands (RFC 8200, section 5).
 const IPV6_MINIMUM: u32 = 1280;
 
 /// What was found of the ways, kind by kind.
-pub(super) fn peers(survey: &Survey, asked: &Asked) -> Vec<Check> {
+pub(super) fn peers(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     let Some((_, node)) = &asked.node else {
         return vec![Check::ok("peers", "routes to the other nodes: not looked at without --cluster and --node")];
     };
     // A node without an address, or with one that is not here, has been complained of already.
     let Some(own) = node.tunnel_address() else { return Vec::new() };
-    let Some(holder) = survey.ground.holder(own) else { return Vec::new() };
+    let Some(holder) = survey.host_network.holder(own) else { return Vec::new() };
     let mut found = Vec::new();
     let mut names = Names::default();
     for (peer, address, way) in &survey.ways {
@@ -109,15 +109,15 @@ fn judged(kind: &str, detail: &str, names: &str, own: IpAddr, holder: &str) -> O
 
 #[cfg(test)]
 mod tests {
-    use super::super::survey::Way;
+    use super::super::survey::PeerRoute;
     use super::*;
     use crate::core::facts::Node;
-    use crate::core::ground::Interface;
+    use crate::core::host_network::Interface;
     use crate::core::name::NodeName;
 
-    fn asked(address: &str) -> Asked {
+    fn asked(address: &str) -> DoctorInput {
         let node = Node { addresses: vec![address.parse().unwrap()], ..Node::default() };
-        Asked { node: Some((NodeName::parse("a").unwrap(), node)), ..Asked::default() }
+        DoctorInput { node: Some((NodeName::parse("a").unwrap(), node)), ..DoctorInput::default() }
     }
 
     #[expect(clippy::type_complexity, reason = "a table of cases")]
@@ -126,12 +126,12 @@ mod tests {
         for (name, address) in [("eth0", "172.18.0.2/16"), ("lo", "10.9.9.1/32")] {
             let interface =
                 Interface { up: true, addresses: vec![address.parse().unwrap()], mtu: 1500, ..Interface::default() };
-            survey.ground.interfaces.insert(name.to_owned(), interface);
+            survey.host_network.interfaces.insert(name.to_owned(), interface);
         }
         survey.ways = ways
             .iter()
             .map(|(name, address, way)| {
-                let way = way.map(|(interface, mtu, local)| Way { interface: interface.to_owned(), mtu, local });
+                let way = way.map(|(interface, mtu, local)| PeerRoute { interface: interface.to_owned(), mtu, local });
                 (NodeName::parse(name).unwrap(), address.parse().unwrap(), way.map_err(str::to_owned))
             })
             .collect();
@@ -148,7 +148,7 @@ mod tests {
             survey(&[("b", "172.18.0.3", Ok(("eth0", 1500, false))), ("c", "172.18.0.4", Ok(("eth0", 1330, false)))]);
         let expected = [("peers", "routes to all 2 other nodes: from 172.18.0.2 through eth0".to_owned())];
         assert_eq!(messages(&survey, "172.18.0.2"), expected);
-        let unknown = peers(&survey, &Asked::default());
+        let unknown = peers(&survey, &DoctorInput::default());
         assert_eq!(unknown[0].message, "routes to the other nodes: not looked at without --cluster and --node");
         assert_eq!(messages(&survey, "172.18.0.99"), [], "what is not here has been said");
     }

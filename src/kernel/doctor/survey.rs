@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::core::ground::Ground;
+use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
-use crate::core::state::mask::Choice;
-use crate::core::state::net::{Protocol, Rule};
+use crate::core::state::mask::MaskChoice;
+use crate::core::state::net::{Protocol, RoutingRule};
 
 use super::super::foreign;
-use super::super::marks::Marks;
+use super::super::marks::MarkSurvey;
 use super::networkd::Networkd;
 
 /// Everything that was found. A part that could not be looked at is none, or says why.
@@ -24,25 +24,25 @@ pub(super) struct Survey {
     /// The effective capabilities of this process, one bit each (include/uapi/linux/capability.h).
     pub(super) capabilities: Option<u64>,
     /// Settings below `/proc/sys/net`.
-    pub(super) settings: Settings,
+    pub(super) settings: SysctlSurvey,
     /// All devices, ours too, by name.
     pub(super) devices: BTreeMap<String, Device>,
     /// Addresses, routes of the main table, filters of interfaces that are not ours.
-    pub(super) ground: Ground,
+    pub(super) host_network: HostNetwork,
     /// All policy routing rules.
-    pub(super) rules: Vec<(Rule, Protocol)>,
+    pub(super) rules: Vec<(RoutingRule, Protocol)>,
     /// Routes of others in tables of our range, as `ip route add` would take them.
     pub(super) foreign_routes: Vec<String>,
     /// What others use of marks; the text says why that is not known.
-    pub(super) marks: Result<Marks, String>,
+    pub(super) marks: Result<MarkSurvey, String>,
     /// The mark bits that this node takes; none where egret.yaml says which.
-    pub(super) choice: Option<Choice>,
+    pub(super) choice: Option<MaskChoice>,
     /// The other nodes with the addresses that tunnels lead to, and the kernel's way there, or its word against it.
-    pub(super) ways: Vec<(NodeName, IpAddr, Result<Way, String>)>,
+    pub(super) ways: Vec<(NodeName, IpAddr, Result<PeerRoute, String>)>,
     /// The nftables rules of others; empty where they cannot be listed.
-    pub(super) foreign: Vec<foreign::Rule>,
+    pub(super) foreign: Vec<foreign::ForeignRule>,
     /// All nftables chains, of all tables; none where they cannot be listed.
-    pub(super) chains: Option<Vec<Chain>>,
+    pub(super) chains: Option<Vec<ForeignChain>>,
     /// UDP ports that some socket of this namespace is bound to, the kernel's own sockets among them.
     pub(super) udp_ports: BTreeSet<u16>,
     /// Tables of iptables' old engine (`/proc/net/ip_tables_names`, `ip6_tables_names`).
@@ -68,7 +68,7 @@ pub(super) struct Attempt {
 
 /// Settings below `/proc/sys/net`; none where a file is not there.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Settings {
+pub(super) struct SysctlSurvey {
     /// Why they cannot be written, if so.
     pub(super) read_only: Option<String>,
     /// `net.ipv4.ip_forward`
@@ -81,7 +81,7 @@ pub(super) struct Settings {
 
 /// The kernel's way to another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct PeerRoute {
     /// Where it leaves.
     pub(super) interface: String,
     /// The largest packet: the route's MTU, or the interface's.
@@ -103,7 +103,7 @@ pub(super) struct Device {
 
 /// A chain of nftables, whosever it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Chain {
+pub(super) struct ForeignChain {
     /// `ip`, `ip6`, `inet`, or a number for the rest.
     pub(super) family: String,
     /// Its table.
@@ -125,21 +125,25 @@ impl Survey {
             release: "6.18.0".to_owned(),
             trial: Ok(vec![feature("nf_tables"), feature("vxlan")]),
             capabilities: Some(u64::MAX),
-            settings: Settings {
+            settings: SysctlSurvey {
                 read_only: None,
                 forwards4: Some(true),
                 forwards6: Some(true),
                 src_valid_mark: Some(false),
             },
             devices: BTreeMap::new(),
-            ground: Ground {
-                features: crate::core::ground::Features { owned_tables: true, interface_kinds: true, ipv6: true },
-                ..Ground::default()
+            host_network: HostNetwork {
+                features: crate::core::host_network::KernelFeatures {
+                    owned_tables: true,
+                    interface_kinds: true,
+                    ipv6: true,
+                },
+                ..HostNetwork::default()
             },
             rules: Vec::new(),
             foreign_routes: Vec::new(),
-            marks: Ok(Marks::default()),
-            choice: Some(crate::core::state::mask::choose(&crate::core::state::mask::Used::default(), None)),
+            marks: Ok(MarkSurvey::default()),
+            choice: Some(crate::core::state::mask::choose(&crate::core::state::mask::MarkUsage::default(), None)),
             ways: Vec::new(),
             foreign: Vec::new(),
             chains: Some(Vec::new()),

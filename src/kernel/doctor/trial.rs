@@ -13,19 +13,19 @@ use tokio::sync::oneshot;
 use super::super::{Kernel, KernelError, conntrack};
 use super::survey::Attempt;
 use crate::core::plan::Step;
-use crate::core::state::net::{Address, Encap, Link, Mac, Route, RouteKey, Rule as RoutingRule};
+use crate::core::state::net::{Encap, InterfaceAddress, Link, Mac, Route, RouteKey, RoutingRule};
 use crate::core::state::nft::{
-    AddressFamily, Base, ChainKind, Change, DataType, Family, Field, Hook, KeyType, Policy, Rule, Set, Statement,
-    Transaction, unspecified,
+    AddressFamily, BaseChain, ChainKind, ChainPolicy, DataType, Field, Hook, KeyType, NftChange, NftRule,
+    NftTransaction, Set, Statement, TableFamily, unspecified,
 };
-use crate::core::state::ownership::{Range, TUNNEL};
+use crate::core::state::ownership::{DatapathConfig, TUNNEL};
 
 /// Some peer and some address of ours (RFC 5737); nothing is ever sent.
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
 /// Tries everything. The error says why nothing could be tried.
-pub(super) async fn run(range: Range) -> Result<Vec<Attempt>, String> {
+pub(super) async fn run(range: DatapathConfig) -> Result<Vec<Attempt>, String> {
     let (sender, receiver) = oneshot::channel();
     let work = move || {
         // Nobody waits any more: then nobody wants to know.
@@ -36,13 +36,13 @@ pub(super) async fn run(range: Range) -> Result<Vec<Attempt>, String> {
 }
 
 /// Moves the thread for good: it must not be one of a pool.
-fn in_a_namespace_of_its_own(range: Range) -> Result<Vec<Attempt>, String> {
+fn in_a_namespace_of_its_own(range: DatapathConfig) -> Result<Vec<Attempt>, String> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| format!("make a network namespace: {}", errno.desc()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|error| error.to_string())?.block_on(attempts(range)))
 }
 
-async fn attempts(range: Range) -> Vec<Attempt> {
+async fn attempts(range: DatapathConfig) -> Vec<Attempt> {
     let mut kernel = match Kernel::open(range).await {
         Ok(kernel) => kernel,
         Err(error) => return vec![Attempt { refusal: Some(words(&error)), ..NFTABLES }],
@@ -116,7 +116,7 @@ const CONNTRACK: Attempt = feature(
 );
 
 /// Steps of each kind that a plan has, in an order in which each finds what it needs.
-fn tried(range: Range, owned: bool) -> [(Attempt, Vec<Step>); 5] {
+fn tried(range: DatapathConfig, owned: bool) -> [(Attempt, Vec<Step>); 5] {
     let link = Link { port: range.port, mac: Mac::of_node(PEER), mtu: range.mtu, up: true, external: true };
     let rule = |family| RoutingRule {
         family,
@@ -135,7 +135,7 @@ fn tried(range: Range, owned: bool) -> [(Attempt, Vec<Step>); 5] {
     let encap = Some(Encap::between(1, OWN, PEER));
     let route = Route::Via { link: TUNNEL.to_owned(), gateway: Some(PEER), onlink: true, encap };
     // As ours has one: without any address in the namespace the kernel takes no next hop.
-    let address = Address { link: TUNNEL.to_owned(), address: IpNet::from(OWN) };
+    let address = InterfaceAddress { link: TUNNEL.to_owned(), address: IpNet::from(OWN) };
     [
         (NFTABLES, vec![Step::Nft(transaction(range, owned))]),
         (RULES4, vec![Step::AddRule(rule(AddressFamily::V4))]),
@@ -146,10 +146,10 @@ fn tried(range: Range, owned: bool) -> [(Attempt, Vec<Step>); 5] {
 }
 
 /// A table that keeps a mark in the connection, translates by it, asks what ours asks, and hangs in the hooks ours does.
-fn transaction(range: Range, owned: bool) -> Transaction {
+fn transaction(range: DatapathConfig, owned: bool) -> NftTransaction {
     let map =
         Set { key: vec![KeyType::Mark], data: Some(DataType::Ipv4Addr), interval: false, elements: BTreeMap::new() };
-    let base = |kind, hook, priority| Some(Base { kind, hook, priority, policy: Policy::Accept });
+    let base = |kind, hook, priority| Some(BaseChain { kind, hook, priority, policy: ChainPolicy::Accept });
     let keep = Statement::SetMark { field: Field::CtMark, keep: range.others(), value: range.mark(1) };
     let snat = Statement::SnatMap { family: AddressFamily::V4, mask: range.mask, map: "addresses".into() };
     let began = Statement::InSet { fields: vec![Field::CtReply4], mask: None, negated: false, set: "peers".into() };
@@ -157,19 +157,19 @@ fn transaction(range: Range, owned: bool) -> Transaction {
     let macs = Set { key: vec![KeyType::EtherAddr], data: Some(DataType::Verdict), ..peers.clone() };
     let exit = Statement::VerdictMap { field: Field::EtherDaddr, mask: None, map: "macs".into() };
     let changes = [
-        Change::AddTable { owned },
-        Change::AddSet("peers".into(), peers),
-        Change::AddSet("macs".into(), macs),
-        Change::AddChain("raw".into(), base(ChainKind::Filter, Hook::Prerouting, -310), None),
-        Change::AddRule("raw".into(), Rule(vec![Statement::NoRouteBack, Statement::NoTrack])),
-        Change::AddChain("rerouted".into(), base(ChainKind::Route, Hook::Output, 1000), None),
-        Change::AddRule("rerouted".into(), Rule(vec![Statement::FromThisHost, Statement::Counter])),
-        Change::AddSet("addresses".into(), map),
-        Change::AddChain("mark".into(), base(ChainKind::Filter, Hook::Prerouting, 1000), None),
-        Change::AddRule("mark".into(), Rule(vec![began, keep, Statement::Counter])),
-        Change::AddRule("mark".into(), Rule(vec![exit])),
-        Change::AddChain("translate".into(), base(ChainKind::Nat, Hook::Postrouting, 99), None),
-        Change::AddRule("translate".into(), Rule(vec![snat])),
+        NftChange::AddTable { owned },
+        NftChange::AddSet("peers".into(), peers),
+        NftChange::AddSet("macs".into(), macs),
+        NftChange::AddChain("raw".into(), base(ChainKind::Filter, Hook::Prerouting, -310), None),
+        NftChange::AddRule("raw".into(), NftRule(vec![Statement::NoRouteBack, Statement::NoTrack])),
+        NftChange::AddChain("rerouted".into(), base(ChainKind::Route, Hook::Output, 1000), None),
+        NftChange::AddRule("rerouted".into(), NftRule(vec![Statement::FromThisHost, Statement::Counter])),
+        NftChange::AddSet("addresses".into(), map),
+        NftChange::AddChain("mark".into(), base(ChainKind::Filter, Hook::Prerouting, 1000), None),
+        NftChange::AddRule("mark".into(), NftRule(vec![began, keep, Statement::Counter])),
+        NftChange::AddRule("mark".into(), NftRule(vec![exit])),
+        NftChange::AddChain("translate".into(), base(ChainKind::Nat, Hook::Postrouting, 99), None),
+        NftChange::AddRule("translate".into(), NftRule(vec![snat])),
     ];
-    Transaction { changes: changes.into_iter().map(|change| (Family::Inet, change)).collect() }
+    NftTransaction { changes: changes.into_iter().map(|change| (TableFamily::Inet, change)).collect() }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::foreign::{Expression, Rule};
+use super::super::foreign::{ForeignExpression, ForeignRule};
 use crate::core::state::mask::touched;
 
 /// include/uapi/linux/netfilter/nf_tables.h, of each expression that is looked at.
@@ -141,7 +141,7 @@ fn host(bytes: &[u8]) -> Option<u32> {
 }
 
 /// What a rule uses.
-pub(super) fn uses(rule: &Rule) -> Uses {
+pub(super) fn uses(rule: &ForeignRule) -> Uses {
     let mut following = Following::default();
     for expression in &rule.expressions {
         following.step(expression);
@@ -157,7 +157,7 @@ struct Following {
 }
 
 impl Following {
-    fn step(&mut self, expression: &Expression) {
+    fn step(&mut self, expression: &ForeignExpression) {
         let is_mark = |kind, mark| expression.number(kind) == Some(mark);
         match expression.name.as_str() {
             "meta" => {
@@ -202,7 +202,7 @@ impl Following {
         }
     }
 
-    fn content(&self, expression: &Expression, register: u16) -> Option<&Content> {
+    fn content(&self, expression: &ForeignExpression, register: u16) -> Option<&Content> {
         self.registers.get(&expression.register(register)?)
     }
 
@@ -218,7 +218,7 @@ impl Following {
         self.put(register, from.map(Content::of));
     }
 
-    fn move_in_or_out(&mut self, expression: &Expression, load: u16, store: u16, mark: Option<From>) {
+    fn move_in_or_out(&mut self, expression: &ForeignExpression, load: u16, store: u16, mark: Option<From>) {
         self.load(expression.register(load), mark.clone());
         let (Some(content), Some(to)) = (self.content(expression, store), mark) else { return };
         let visible = content.visible;
@@ -239,14 +239,14 @@ impl Following {
         }
     }
 
-    fn generated(&mut self, expression: &Expression, register: u16, (modulus, offset): (u16, u16)) {
+    fn generated(&mut self, expression: &ForeignExpression, register: u16, (modulus, offset): (u16, u16)) {
         let modulus = expression.number(modulus).unwrap_or(0);
         let offset = expression.number(offset).unwrap_or(0);
         let most = offset.saturating_add(modulus.saturating_sub(1));
         self.load(expression.register(register), Some(From::UpTo(most)));
     }
 
-    fn bitwise(&mut self, expression: &Expression) {
+    fn bitwise(&mut self, expression: &ForeignExpression) {
         let to = expression.register(NFTA_BITWISE_DREG);
         let Some(mut content) = self.content(expression, NFTA_BITWISE_SREG).cloned() else {
             return self.put(to, None);
@@ -276,7 +276,7 @@ impl Following {
         self.put(to, Some(content));
     }
 
-    fn compare(&mut self, expression: &Expression, register: u16, value: Option<u32>, of_size: bool) {
+    fn compare(&mut self, expression: &ForeignExpression, register: u16, value: Option<u32>, of_size: bool) {
         if let (Some(content), Some(value)) = (self.content(expression, register), value)
             && content.is_mark()
         {
@@ -284,7 +284,7 @@ impl Following {
         }
     }
 
-    fn lookup(&mut self, expression: &Expression) {
+    fn lookup(&mut self, expression: &ForeignExpression) {
         let (Some(set), Some(key)) = (expression.text(NFTA_LOOKUP_SET), expression.register(NFTA_LOOKUP_SREG)) else {
             return;
         };
@@ -307,7 +307,7 @@ impl Following {
 }
 
 /// The matches and targets of xtables that have to do with marks: include/uapi/linux/netfilter/xt_mark.h, xt_connmark.h, xt_TPROXY.h.
-fn compat(expression: &Expression) -> Option<u32> {
+fn compat(expression: &ForeignExpression) -> Option<u32> {
     const CONNMARK_SET: u8 = 0;
     let info = expression.bytes(NFTA_COMPAT_INFO)?;
     let word = |index: usize| info.get(index * 4..index * 4 + 4).and_then(host);

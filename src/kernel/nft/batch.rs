@@ -5,7 +5,8 @@
 use thiserror::Error;
 
 use crate::core::state::nft::{
-    Base, COMMENT_LIMIT, Chain, ChainKind, Change, Data, Family, Hook, Key, Policy, Transaction,
+    BaseChain, COMMENT_LIMIT, Chain, ChainKind, ChainPolicy, ElementData, ElementKey, Hook, NftChange, NftTransaction,
+    TableFamily,
 };
 use crate::core::state::ownership::TABLE;
 
@@ -60,7 +61,7 @@ impl Batch {
     /// Encodes a transaction. `expected` makes the kernel refuse it if the ruleset has another generation by then.
     /// The messages are numbered from `first_sequence` on.
     pub fn encode(
-        transaction: &Transaction,
+        transaction: &NftTransaction,
         expected: Option<Generation>,
         first_sequence: u32,
     ) -> Result<Self, EncodeError> {
@@ -96,20 +97,21 @@ impl Batch {
 
     /// The change, as a line of nft, that the kernel means by this message number and this offset into the message. Of many
     /// elements only the one it means is shown, where it says so.
-    pub(super) fn blame(&self, transaction: &Transaction, sequence: u32, offset: Option<u32>) -> Option<String> {
+    pub(super) fn blame(&self, transaction: &NftTransaction, sequence: u32, offset: Option<u32>) -> Option<String> {
         let position = sequence.wrapping_sub(self.first_sequence).checked_sub(1)? as usize;
         let origin = self.origins.get(position)?;
         let (family, change) = transaction.changes.get(origin.change)?;
         let element = offset
             .and_then(|offset| self.blamed_element(origin.offset, offset as usize))
             .map(|within| origin.first_element + within);
-        let only = |elements: &[(Key, Option<Data>)]| element.and_then(|index| elements.get(index).cloned());
+        let only =
+            |elements: &[(ElementKey, Option<ElementData>)]| element.and_then(|index| elements.get(index).cloned());
         let text = match change {
-            Change::AddElements(set, elements) => {
-                only(elements).map(|one| Change::AddElements(set.clone(), vec![one]).to_string())
+            NftChange::AddElements(set, elements) => {
+                only(elements).map(|one| NftChange::AddElements(set.clone(), vec![one]).to_string())
             }
-            Change::DeleteElements(set, elements) => {
-                only(elements).map(|one| Change::DeleteElements(set.clone(), vec![one]).to_string())
+            NftChange::DeleteElements(set, elements) => {
+                only(elements).map(|one| NftChange::DeleteElements(set.clone(), vec![one]).to_string())
             }
             _ => None,
         };
@@ -141,20 +143,20 @@ impl Batch {
 }
 
 /// `inet egret: add chain steer`
-fn describe(family: Family, change: &str) -> String {
+fn describe(family: TableFamily, change: &str) -> String {
     format!("{family} {TABLE}: {change}")
 }
 
 /// The change's text, with no more than three of its elements.
-fn shortened(change: &Change) -> String {
+fn shortened(change: &NftChange) -> String {
     const SHOWN: usize = 3;
-    let first = |elements: &[(Key, Option<Data>)]| elements[..SHOWN].to_vec();
+    let first = |elements: &[(ElementKey, Option<ElementData>)]| elements[..SHOWN].to_vec();
     let (short, total) = match change {
-        Change::AddElements(set, elements) if elements.len() > SHOWN => {
-            (Change::AddElements(set.clone(), first(elements)), elements.len())
+        NftChange::AddElements(set, elements) if elements.len() > SHOWN => {
+            (NftChange::AddElements(set.clone(), first(elements)), elements.len())
         }
-        Change::DeleteElements(set, elements) if elements.len() > SHOWN => {
-            (Change::DeleteElements(set.clone(), first(elements)), elements.len())
+        NftChange::DeleteElements(set, elements) if elements.len() > SHOWN => {
+            (NftChange::DeleteElements(set.clone(), first(elements)), elements.len())
         }
         _ => return change.to_string(),
     };
@@ -162,10 +164,10 @@ fn shortened(change: &Change) -> String {
 }
 
 /// `NFPROTO_INET` or `NFPROTO_NETDEV`.
-pub(super) fn protocol(family: Family) -> u8 {
+pub(super) fn protocol(family: TableFamily) -> u8 {
     match family {
-        Family::Inet => NFPROTO_INET,
-        Family::Netdev => NFPROTO_NETDEV,
+        TableFamily::Inet => NFPROTO_INET,
+        TableFamily::Netdev => NFPROTO_NETDEV,
     }
 }
 
@@ -207,7 +209,7 @@ impl Encoder {
         &mut self,
         (change, first_element): (usize, usize),
         (kind, flags): (u8, u16),
-        family: Family,
+        family: TableFamily,
         attributes: impl FnOnce(&mut Writer),
     ) {
         let sequence = self.next_sequence();
@@ -217,21 +219,21 @@ impl Encoder {
     }
 
     /// Writes one change; the part of it that has no form, otherwise.
-    fn change(&mut self, index: usize, family: Family, change: &Change) -> Result<(), String> {
+    fn change(&mut self, index: usize, family: TableFamily, change: &NftChange) -> Result<(), String> {
         let at = (index, 0);
         let create = NLM_F_CREATE | NLM_F_EXCL;
         match change {
             // Without NLM_F_EXCL: a table that is there already is what is wanted. Without flags the kernel leaves its flags alone.
-            Change::AddTable { owned } => self.message(at, (NFT_MSG_NEWTABLE, NLM_F_CREATE), family, |message| {
+            NftChange::AddTable { owned } => self.message(at, (NFT_MSG_NEWTABLE, NLM_F_CREATE), family, |message| {
                 message.text(NFTA_TABLE_NAME, TABLE);
                 if *owned {
                     message.number(NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST);
                 }
             }),
-            Change::DeleteTable => self.message(at, (NFT_MSG_DELTABLE, 0), family, |message| {
+            NftChange::DeleteTable => self.message(at, (NFT_MSG_DELTABLE, 0), family, |message| {
                 message.text(NFTA_TABLE_NAME, TABLE);
             }),
-            Change::AddSet(name, set) => {
+            NftChange::AddSet(name, set) => {
                 self.sets += 1;
                 let id = self.sets;
                 let mut known = true;
@@ -241,24 +243,24 @@ impl Encoder {
                 });
                 return if known { Ok(()) } else { Err("a key that no element of ours can have".to_owned()) };
             }
-            Change::DeleteSet(name) => self.message(at, (NFT_MSG_DELSET, 0), family, |message| {
+            NftChange::DeleteSet(name) => self.message(at, (NFT_MSG_DELSET, 0), family, |message| {
                 message.text(NFTA_SET_TABLE, TABLE);
                 message.text(NFTA_SET_NAME, name);
             }),
-            Change::AddChain(name, base, comment) => {
+            NftChange::AddChain(name, base, comment) => {
                 let chain = Chain { base: base.clone(), comment: comment.clone(), rules: Vec::new() };
                 return self.add_chain(at, family, name, &chain);
             }
-            Change::DeleteChain(name) => self.message(at, (NFT_MSG_DELCHAIN, 0), family, |message| {
+            NftChange::DeleteChain(name) => self.message(at, (NFT_MSG_DELCHAIN, 0), family, |message| {
                 message.text(NFTA_CHAIN_TABLE, TABLE);
                 message.text(NFTA_CHAIN_NAME, name);
             }),
             // A rule's deletion without a handle is that of all the chain's rules.
-            Change::FlushChain(name) => self.message(at, (NFT_MSG_DELRULE, 0), family, |message| {
+            NftChange::FlushChain(name) => self.message(at, (NFT_MSG_DELRULE, 0), family, |message| {
                 message.text(NFTA_RULE_TABLE, TABLE);
                 message.text(NFTA_RULE_CHAIN, name);
             }),
-            Change::AddRule(chain, rule) => {
+            NftChange::AddRule(chain, rule) => {
                 let expressions =
                     statement::expressions_of(family, rule).map_err(|statement| format!("`{statement}`"))?;
                 self.message(at, (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND), family, |message| {
@@ -271,17 +273,17 @@ impl Encoder {
                     });
                 });
             }
-            Change::AddElements(set, elements) => {
+            NftChange::AddElements(set, elements) => {
                 return self.elements(index, (NFT_MSG_NEWSETELEM, create), family, set, elements, true);
             }
-            Change::DeleteElements(set, elements) => {
+            NftChange::DeleteElements(set, elements) => {
                 return self.elements(index, (NFT_MSG_DELSETELEM, 0), family, set, elements, false);
             }
         }
         Ok(())
     }
 
-    fn add_chain(&mut self, at: (usize, usize), family: Family, name: &str, chain: &Chain) -> Result<(), String> {
+    fn add_chain(&mut self, at: (usize, usize), family: TableFamily, name: &str, chain: &Chain) -> Result<(), String> {
         if chain.comment.as_ref().is_some_and(|comment| comment.len() > COMMENT_LIMIT) {
             return Err(format!("a comment of more than {COMMENT_LIMIT} bytes"));
         }
@@ -304,9 +306,9 @@ impl Encoder {
         &mut self,
         index: usize,
         kind: (u8, u16),
-        family: Family,
+        family: TableFamily,
         set: &str,
-        elements: &[(Key, Option<Data>)],
+        elements: &[(ElementKey, Option<ElementData>)],
         with_data: bool,
     ) -> Result<(), String> {
         let mut done = 0;
@@ -335,7 +337,7 @@ impl Encoder {
     }
 }
 
-fn write_base(message: &mut Writer, base: &Base) {
+fn write_base(message: &mut Writer, base: &BaseChain) {
     message.text(
         NFTA_CHAIN_TYPE,
         match base.kind {
@@ -347,8 +349,8 @@ fn write_base(message: &mut Writer, base: &Base) {
     message.number(
         NFTA_CHAIN_POLICY,
         match base.policy {
-            Policy::Accept => NF_ACCEPT,
-            Policy::Drop => NF_DROP,
+            ChainPolicy::Accept => NF_ACCEPT,
+            ChainPolicy::Drop => NF_DROP,
         },
     );
     message.nested(NFTA_CHAIN_HOOK, |hook| {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::state::nft::{
-    Base, Chain, ChainKind, Family, Hook, Policy, Rule, RuleCounter, Ruleset, Set, Statement, Table,
+    BaseChain, Chain, ChainKind, ChainPolicy, Hook, NftRule, RuleCounter, Ruleset, Set, Statement, Table, TableFamily,
 };
 use crate::core::state::ownership::TABLE;
 
@@ -20,24 +20,24 @@ use super::{recognise, sets};
 /// Reads netlink messages as a listing of the tables named `egret`; those of other tables are passed by. A table counts as owned if
 /// it belongs to the netlink port `port`, or if nothing says whom it belongs to.
 pub fn decode(messages: &[u8], port: u32) -> Result<Ruleset, Malformed> {
-    let mut listing = Listing::new(Some(port));
+    let mut listing = TableListing::new(Some(port));
     for message in Messages(messages) {
         listing.read(&message?)?;
     }
-    listing.finish().map_err(|Torn| Malformed { what: "listing: an element is in it twice" })
+    listing.finish().map_err(|InterruptedDump| Malformed { what: "listing: an element is in it twice" })
 }
 
 /// A listing in which an element is twice, and so another one perhaps not at all; see [`Misfit::Torn`]. Asking again helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Torn;
+pub(super) struct InterruptedDump;
 
 /// What has been read so far.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub(super) struct TableListing {
     /// Whose tables count as owned; none: whoever they belong to.
     port: Option<u32>,
     tables: Ruleset,
-    elements: BTreeMap<(Family, String), Elements>,
+    elements: BTreeMap<(TableFamily, String), Elements>,
 }
 
 /// A set's elements before their ranges are put together.
@@ -47,19 +47,19 @@ struct Elements {
     unknown: bool,
 }
 
-impl Listing {
+impl TableListing {
     pub(super) fn new(port: Option<u32>) -> Self {
         Self { port, tables: Ruleset::new(), elements: BTreeMap::new() }
     }
 
     /// Families that have a table of ours.
-    pub(super) fn families(&self) -> Vec<Family> {
+    pub(super) fn families(&self) -> Vec<TableFamily> {
         self.tables.keys().copied().collect()
     }
 
     /// The sets seen so far whose elements Egret has words for.
-    pub(super) fn known_sets(&self) -> Vec<(Family, String)> {
-        let sets_of = |(family, table): (&Family, &Table)| {
+    pub(super) fn known_sets(&self) -> Vec<(TableFamily, String)> {
+        let sets_of = |(family, table): (&TableFamily, &Table)| {
             let family = *family;
             let known = table.sets.iter().filter(|(_, set)| !set.key.is_empty());
             known.map(|(name, _)| (family, name.clone())).collect::<Vec<_>>()
@@ -109,13 +109,13 @@ impl Listing {
     }
 
     /// All that was read.
-    pub(super) fn finish(mut self) -> Result<Ruleset, Torn> {
+    pub(super) fn finish(mut self) -> Result<Ruleset, InterruptedDump> {
         for ((family, name), Elements { raw, unknown }) in self.elements {
             let Some(set) = self.tables.get_mut(&family).and_then(|table| table.sets.get_mut(&name)) else { continue };
             let filled = if unknown { Err(Misfit::Unknown) } else { elements::fill(set, raw) };
             match filled {
                 Ok(()) => {}
-                Err(Misfit::Torn) => return Err(Torn),
+                Err(Misfit::Torn) => return Err(InterruptedDump),
                 // Elements that Egret has no word for: the whole set is one that nobody could want.
                 Err(Misfit::Unknown) => {
                     *set = Set { key: Vec::new(), data: None, interval: false, elements: BTreeMap::new() };
@@ -126,10 +126,10 @@ impl Listing {
     }
 }
 
-fn family_of(protocol: u8) -> Option<Family> {
+fn family_of(protocol: u8) -> Option<TableFamily> {
     match protocol {
-        NFPROTO_INET => Some(Family::Inet),
-        NFPROTO_NETDEV => Some(Family::Netdev),
+        NFPROTO_INET => Some(TableFamily::Inet),
+        NFPROTO_NETDEV => Some(TableFamily::Netdev),
         _ => None,
     }
 }
@@ -155,14 +155,14 @@ fn read_chain(attributes: &[u8]) -> Result<(String, Chain), Malformed> {
         match read_base(attributes, hook)? {
             Ok(base) => chain.base = Some(base),
             // A hook that Egret never uses must not look like a chain without one.
-            Err(text) => chain.rules.push(Rule(vec![Statement::Unknown(text)])),
+            Err(text) => chain.rules.push(NftRule(vec![Statement::Unknown(text)])),
         }
     }
     Ok((name.to_owned(), chain))
 }
 
 /// The base chain, or what it is in words where Egret has no type for it.
-fn read_base(attributes: &[u8], hook: &[u8]) -> Result<Result<Base, String>, Malformed> {
+fn read_base(attributes: &[u8], hook: &[u8]) -> Result<Result<BaseChain, String>, Malformed> {
     let kind = wire::find_text(attributes, NFTA_CHAIN_TYPE)?.unwrap_or_default();
     let number = wire::find_u32(hook, NFTA_HOOK_HOOKNUM)?.unwrap_or(0);
     let priority = wire::find_u32(hook, NFTA_HOOK_PRIORITY)?.unwrap_or(0).cast_signed();
@@ -175,8 +175,8 @@ fn read_base(attributes: &[u8], hook: &[u8]) -> Result<Result<Base, String>, Mal
         _ => return Ok(Err(unknown())),
     };
     let policy = match wire::find_u32(attributes, NFTA_CHAIN_POLICY)? {
-        Some(NF_DROP) => Policy::Drop,
-        Some(NF_ACCEPT) | None => Policy::Accept,
+        Some(NF_DROP) => ChainPolicy::Drop,
+        Some(NF_ACCEPT) | None => ChainPolicy::Accept,
         Some(_) => return Ok(Err(unknown())),
     };
     let hooks = match device {
@@ -184,12 +184,12 @@ fn read_base(attributes: &[u8], hook: &[u8]) -> Result<Result<Base, String>, Mal
         None => vec![Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting],
     };
     Ok(match hooks.into_iter().find(|hook| hook_number(hook) == number) {
-        Some(hook) => Ok(Base { kind: chain_kind, hook, priority, policy }),
+        Some(hook) => Ok(BaseChain { kind: chain_kind, hook, priority, policy }),
         None => Err(unknown()),
     })
 }
 
-fn read_rule(family: Family, attributes: &[u8]) -> Result<(String, Rule), Malformed> {
+fn read_rule(family: TableFamily, attributes: &[u8]) -> Result<(String, NftRule), Malformed> {
     let (chain, expressions) = read_expressions(attributes)?;
     Ok((chain, recognise::rule_of(family, &expressions)))
 }
@@ -201,7 +201,9 @@ fn read_expressions(attributes: &[u8]) -> Result<(String, Vec<Expression>), Malf
 }
 
 /// The chain of a rule and what its counter says, if the message is a rule of ours and has one.
-pub(super) fn read_counter(message: &Message<'_>) -> Result<Option<(Family, String, Option<RuleCounter>)>, Malformed> {
+pub(super) fn read_counter(
+    message: &Message<'_>,
+) -> Result<Option<(TableFamily, String, Option<RuleCounter>)>, Malformed> {
     if message.of_subsystem(NFNL_SUBSYS_NFTABLES) != Some(NFT_MSG_NEWRULE) {
         return Ok(None);
     }

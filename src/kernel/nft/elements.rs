@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::core::state::net::Mac;
-use crate::core::state::nft::{Data, DataType, Key, KeyType, Set};
+use crate::core::state::nft::{DataType, ElementData, ElementKey, KeyType, Set};
 
 use super::expression::{read_verdict, write_verdict};
 use super::statement::{interface_bytes, interface_name, octets};
@@ -19,15 +19,15 @@ use super::wire::{self, Malformed, Writer};
 pub(super) struct RawElement {
     key: Vec<u8>,
     end: bool,
-    data: Option<Data>,
+    data: Option<ElementData>,
 }
 
 /// The netlink elements of one element of ours: one, or two for a range. None if the key cannot be written: an interface's name
 /// that is too long, or a range whose ends are in the wrong order or of two families.
-pub(super) fn raw_elements(key: &Key, data: Option<&Data>) -> Option<Vec<RawElement>> {
+pub(super) fn raw_elements(key: &ElementKey, data: Option<&ElementData>) -> Option<Vec<RawElement>> {
     let start = |key| RawElement { key, end: false, data: data.cloned() };
     match key {
-        Key::Range(first, last) => {
+        ElementKey::Range(first, last) => {
             if first > last || first.is_ipv4() != last.is_ipv4() {
                 return None;
             }
@@ -37,11 +37,13 @@ pub(super) fn raw_elements(key: &Key, data: Option<&Data>) -> Option<Vec<RawElem
             }
             Some(elements)
         }
-        Key::Address(address) => Some(vec![start(octets(*address))]),
-        Key::Mark(mark) => Some(vec![start(mark.to_ne_bytes().to_vec())]),
-        Key::MarkAddress(mark, address) => Some(vec![start([&mark.to_ne_bytes(), &octets(*address)[..]].concat())]),
-        Key::Interface(name) => Some(vec![start(interface_bytes(name)?.to_vec())]),
-        Key::Mac(mac) => Some(vec![start(mac.0.to_vec())]),
+        ElementKey::Address(address) => Some(vec![start(octets(*address))]),
+        ElementKey::Mark(mark) => Some(vec![start(mark.to_ne_bytes().to_vec())]),
+        ElementKey::MarkAddress(mark, address) => {
+            Some(vec![start([&mark.to_ne_bytes(), &octets(*address)[..]].concat())])
+        }
+        ElementKey::Interface(name) => Some(vec![start(interface_bytes(name)?.to_vec())]),
+        ElementKey::Mac(mac) => Some(vec![start(mac.0.to_vec())]),
     }
 }
 
@@ -55,9 +57,9 @@ impl RawElement {
             element.nested(NFTA_SET_ELEM_KEY, |key| key.bytes(NFTA_DATA_VALUE, &self.key));
             if let Some(data) = &self.data {
                 element.nested(NFTA_SET_ELEM_DATA, |nested| match data {
-                    Data::Verdict(verdict) => write_verdict(nested, verdict),
-                    Data::Address(address) => nested.bytes(NFTA_DATA_VALUE, &octets(*address)),
-                    Data::Mark(mark) => nested.bytes(NFTA_DATA_VALUE, &mark.to_ne_bytes()),
+                    ElementData::Verdict(verdict) => write_verdict(nested, verdict),
+                    ElementData::Address(address) => nested.bytes(NFTA_DATA_VALUE, &octets(*address)),
+                    ElementData::Mark(mark) => nested.bytes(NFTA_DATA_VALUE, &mark.to_ne_bytes()),
                 });
             }
         });
@@ -89,15 +91,15 @@ impl RawElement {
     }
 }
 
-fn read_data(kind: DataType, data: &[u8]) -> Result<Option<Data>, Malformed> {
+fn read_data(kind: DataType, data: &[u8]) -> Result<Option<ElementData>, Malformed> {
     if kind == DataType::Verdict {
-        return Ok(read_verdict(data)?.map(Data::Verdict));
+        return Ok(read_verdict(data)?.map(ElementData::Verdict));
     }
     let Some(value) = wire::find(data, NFTA_DATA_VALUE)? else { return Ok(None) };
     Ok(match kind {
-        DataType::Mark => wire::host_u32(value).ok().map(Data::Mark),
-        DataType::Ipv4Addr => address(KeyType::Ipv4Addr, value).map(Data::Address),
-        DataType::Ipv6Addr => address(KeyType::Ipv6Addr, value).map(Data::Address),
+        DataType::Mark => wire::host_u32(value).ok().map(ElementData::Mark),
+        DataType::Ipv4Addr => address(KeyType::Ipv4Addr, value).map(ElementData::Address),
+        DataType::Ipv6Addr => address(KeyType::Ipv6Addr, value).map(ElementData::Address),
         DataType::Verdict => None,
     })
 }
@@ -141,11 +143,11 @@ fn fill_ranges(set: &mut Set, raw: Vec<RawElement>) -> Result<(), Misfit> {
     if borders.windows(2).any(|pair| matches!(pair, [(a, c, _), (b, d, _)] if (a, c) == (b, d))) {
         return Err(Misfit::Torn);
     }
-    let mut open: Option<(IpAddr, Option<Data>)> = None;
+    let mut open: Option<(IpAddr, Option<ElementData>)> = None;
     for (address, start, data) in borders {
         // An end without a start is nft's own: it marks the space below the first interval.
         if let (Some((first, data)), Some(last)) = (open.take(), predecessor(address)) {
-            set.elements.insert(Key::Range(first, last), data);
+            set.elements.insert(ElementKey::Range(first, last), data);
         }
         if start {
             open = Some((address, data));
@@ -156,20 +158,20 @@ fn fill_ranges(set: &mut Set, raw: Vec<RawElement>) -> Result<(), Misfit> {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::BROADCAST),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(u128::MAX)),
         };
-        set.elements.insert(Key::Range(first, last), data);
+        set.elements.insert(ElementKey::Range(first, last), data);
     }
     Ok(())
 }
 
-fn read_key(types: &[KeyType], bytes: &[u8]) -> Option<Key> {
+fn read_key(types: &[KeyType], bytes: &[u8]) -> Option<ElementKey> {
     match types {
-        [KeyType::Mark] => wire::host_u32(bytes).ok().map(Key::Mark),
-        [KeyType::Ifname] => interface_name(bytes).map(Key::Interface),
-        [KeyType::EtherAddr] => <[u8; 6]>::try_from(bytes).ok().map(|mac| Key::Mac(Mac(mac))),
-        [kind] => address(*kind, bytes).map(Key::Address),
+        [KeyType::Mark] => wire::host_u32(bytes).ok().map(ElementKey::Mark),
+        [KeyType::Ifname] => interface_name(bytes).map(ElementKey::Interface),
+        [KeyType::EtherAddr] => <[u8; 6]>::try_from(bytes).ok().map(|mac| ElementKey::Mac(Mac(mac))),
+        [kind] => address(*kind, bytes).map(ElementKey::Address),
         [KeyType::Mark, kind] => {
             let (mark, rest) = bytes.split_at_checked(4)?;
-            Some(Key::MarkAddress(wire::host_u32(mark).ok()?, address(*kind, rest)?))
+            Some(ElementKey::MarkAddress(wire::host_u32(mark).ok()?, address(*kind, rest)?))
         }
         _ => None,
     }

@@ -15,7 +15,7 @@ const BUFFER: usize = 64 * 1024;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum NftEvent {
     /// Somebody changed the ruleset; perhaps not our part of it, perhaps this process.
     Changed(ChangeEvent),
     /// More happened than could be kept: anything may have changed, by anyone.
@@ -34,12 +34,12 @@ pub struct ChangeEvent {
 }
 
 /// A socket that listens. It is none of [`super::Nft`]'s: announcements must not get between questions and answers.
-pub struct Events {
+pub struct NftEvents {
     socket: NetfilterSocket,
     seen: VecDeque<ChangeEvent>,
 }
 
-impl Events {
+impl NftEvents {
     /// Begins to listen, in the network namespace of the calling thread. Has to be called within a tokio runtime.
     pub fn open() -> Result<Self, NftError> {
         let open = || {
@@ -51,17 +51,17 @@ impl Events {
     }
 
     /// Waits for the next event. Giving up waiting loses nothing.
-    pub async fn next(&mut self) -> Result<Event, NftError> {
+    pub async fn next(&mut self) -> Result<NftEvent, NftError> {
         loop {
             if let Some(event) = self.seen.pop_front() {
-                return Ok(Event::Changed(event));
+                return Ok(NftEvent::Changed(event));
             }
             let datagram = match self.socket.receive().await {
                 Ok(datagram) => datagram,
                 Err(ExchangeError::Lost) => {
                     // Whoever hears of the overrun looks at everything: what is still unread is of no account to them.
                     while self.socket.receive_now().is_some() {}
-                    return Ok(Event::Overrun);
+                    return Ok(NftEvent::Overrun);
                 }
                 Err(source) => return Err(NftError::Listen(source)),
             };

@@ -38,19 +38,19 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::core::state::nft::{Family, RuleCounters, Ruleset, Transaction};
+use crate::core::state::nft::{NftTransaction, RuleCounters, Ruleset, TableFamily};
 use crate::core::state::ownership::TABLE;
 
 pub use batch::{Batch, EncodeError};
 pub use dump::decode;
 pub use error::NftError;
-pub use events::{ChangeEvent, Event, Events};
-pub use probe::Features;
+pub use events::{ChangeEvent, NftEvent, NftEvents};
+pub use probe::NftFeatures;
 pub use socket::ExchangeError;
 pub use wire::Malformed;
 
 use batch::protocol;
-use dump::Listing;
+use dump::TableListing;
 use socket::{NetfilterSocket, Verdict};
 use uapi::*;
 use wire::{Messages, Writer};
@@ -110,7 +110,7 @@ impl Nft {
     /// generation that it makes, so that the event of it can be told from those of others. Nothing to do costs nothing.
     ///
     /// [`NftError::Stale`] asks for another look, and so does [`NftError::AnswerLost`]; the others say what is wrong.
-    pub async fn commit(&mut self, transaction: &Transaction, seen: Generation) -> Result<Generation, NftError> {
+    pub async fn commit(&mut self, transaction: &NftTransaction, seen: Generation) -> Result<Generation, NftError> {
         if transaction.changes.is_empty() {
             return Ok(seen);
         }
@@ -147,8 +147,8 @@ impl Nft {
 
     async fn list_counters(&mut self) -> Result<RuleCounters, ExchangeError> {
         let mut counters = RuleCounters::new();
-        let mut rules: BTreeMap<(Family, String), usize> = BTreeMap::new();
-        for family in [Family::Inet, Family::Netdev] {
+        let mut rules: BTreeMap<(TableFamily, String), usize> = BTreeMap::new();
+        for family in [TableFamily::Inet, TableFamily::Netdev] {
             let read = |message: &wire::Message<'_>| {
                 if let Some((family, chain, counter)) = dump::read_counter(message)? {
                     let next = rules.entry((family, chain.clone())).or_default();
@@ -182,8 +182,8 @@ impl Nft {
 
     /// All of ours, perhaps of more than one moment. The kernel picks out our table by itself, but for tables and chains.
     async fn list(&mut self) -> Result<Ruleset, ExchangeError> {
-        let mut listing = Listing::new((!self.onlooker).then(|| self.socket.port()));
-        for family in [Family::Inet, Family::Netdev] {
+        let mut listing = TableListing::new((!self.onlooker).then(|| self.socket.port()));
+        for family in [TableFamily::Inet, TableFamily::Netdev] {
             self.dump(NFT_MSG_GETTABLE, family, None, |message| listing.read(message)).await?;
         }
         for family in listing.families() {
@@ -194,14 +194,14 @@ impl Nft {
         for (family, set) in listing.known_sets() {
             self.dump(NFT_MSG_GETSETELEM, family, Some(&set), |message| listing.read(message)).await?;
         }
-        listing.finish().map_err(|dump::Torn| ExchangeError::Interrupted)
+        listing.finish().map_err(|dump::InterruptedDump| ExchangeError::Interrupted)
     }
 
     /// Lists the objects of one kind in our table. That `*_TABLE` is 1 and a list of elements' set is 2 holds for all of them.
     async fn dump(
         &mut self,
         kind: u8,
-        family: Family,
+        family: TableFamily,
         set: Option<&str>,
         answer: impl FnMut(&wire::Message<'_>) -> Result<(), Malformed>,
     ) -> Result<(), ExchangeError> {

@@ -5,7 +5,7 @@
 
 use nix::errno::Errno;
 
-use crate::core::state::nft::{Family, Field, Rule, Statement, Value};
+use crate::core::state::nft::{Field, MatchValue, NftRule, Statement, TableFamily};
 
 use super::batch::protocol;
 use super::statement::expressions_of;
@@ -19,7 +19,7 @@ const KIND_PROBE: &str = "egret-probe-kind";
 
 /// What the kernel can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Features {
+pub struct NftFeatures {
     /// Tables that belong to a process and stay when it ends: `flags owner,persist`, Linux 6.9.
     pub owned_tables: bool,
     /// `meta iifkind`, Linux 5.6.
@@ -28,13 +28,13 @@ pub struct Features {
 
 impl Nft {
     /// Finds out what the kernel can do. Changes nothing.
-    pub async fn probe(&mut self) -> Result<Features, NftError> {
+    pub async fn probe(&mut self) -> Result<NftFeatures, NftError> {
         /// The batch's begin, and the four messages in it.
         const MESSAGES: u32 = 5;
         let first = self.socket.reserve(MESSAGES);
         self.socket.send(&probe_batch(first)).await.map_err(NftError::Probe)?;
         let refusals = self.refusals(first, first.wrapping_add(MESSAGES - 1)).await?;
-        let mut features = Features { owned_tables: true, interface_kinds: true };
+        let mut features = NftFeatures { owned_tables: true, interface_kinds: true };
         for (sequence, refusal) in refusals {
             let unknown = [Errno::EOPNOTSUPP, Errno::EINVAL, Errno::ENOENT, Errno::EAFNOSUPPORT];
             let unsupported = unknown.into_iter().any(|errno| errno as i32 == refusal.errno);
@@ -53,28 +53,28 @@ fn probe_batch(first: u32) -> Vec<u8> {
     let begin = (NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, first);
     writer.message(begin, (NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES), |_| {});
     let mut sequence = first;
-    let mut message = |kind: u8, family: Family, attributes: &dyn Fn(&mut Writer)| {
+    let mut message = |kind: u8, family: TableFamily, attributes: &dyn Fn(&mut Writer)| {
         sequence = sequence.wrapping_add(1);
         let header = (NFNL_SUBSYS_NFTABLES << 8 | u16::from(kind), NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK, sequence);
         writer.message(header, (protocol(family), 0), attributes);
     };
     // add table inet egret-probe-owned { flags owner,persist; }
-    message(NFT_MSG_NEWTABLE, Family::Inet, &|table| {
+    message(NFT_MSG_NEWTABLE, TableFamily::Inet, &|table| {
         table.text(NFTA_TABLE_NAME, OWNED_PROBE);
         table.number(NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST);
     });
     // add table inet egret-probe-kind
-    message(NFT_MSG_NEWTABLE, Family::Inet, &|table| table.text(NFTA_TABLE_NAME, KIND_PROBE));
+    message(NFT_MSG_NEWTABLE, TableFamily::Inet, &|table| table.text(NFTA_TABLE_NAME, KIND_PROBE));
     // add chain inet egret-probe-kind probe
-    message(NFT_MSG_NEWCHAIN, Family::Inet, &|chain| {
+    message(NFT_MSG_NEWCHAIN, TableFamily::Inet, &|chain| {
         chain.text(NFTA_CHAIN_TABLE, KIND_PROBE);
         chain.text(NFTA_CHAIN_NAME, "probe");
     });
     // add rule inet egret-probe-kind probe meta iifkind "veth"
-    let veth = Value::Interface("veth".to_owned());
-    let rule = Rule(vec![Statement::Compare { field: Field::Iifkind, mask: None, negated: false, value: veth }]);
-    let expressions = expressions_of(Family::Inet, &rule).unwrap_or_default();
-    message(NFT_MSG_NEWRULE, Family::Inet, &|message| {
+    let veth = MatchValue::Interface("veth".to_owned());
+    let rule = NftRule(vec![Statement::Compare { field: Field::Iifkind, mask: None, negated: false, value: veth }]);
+    let expressions = expressions_of(TableFamily::Inet, &rule).unwrap_or_default();
+    message(NFT_MSG_NEWRULE, TableFamily::Inet, &|message| {
         message.text(NFTA_RULE_TABLE, KIND_PROBE);
         message.text(NFTA_RULE_CHAIN, "probe");
         message.nested(NFTA_RULE_EXPRESSIONS, |list| expressions.iter().for_each(|one| one.write(list)));

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use crate::core::state::net::Mac;
-use crate::core::state::nft::{Family, Field, Rule, Statement, Value};
+use crate::core::state::nft::{Field, MatchValue, NftRule, Statement, TableFamily};
 
 use super::expression::{Expression, Found, Register};
 use super::statement::{self, Dependency, Established};
@@ -34,7 +34,7 @@ const FIELDS: [Field; 16] = [
 ];
 
 /// The rule that these expressions are.
-pub(super) fn rule_of(family: Family, expressions: &[Expression]) -> Rule {
+pub(super) fn rule_of(family: TableFamily, expressions: &[Expression]) -> NftRule {
     let mut established = Established::nothing(family);
     let mut statements = Vec::new();
     let mut rest = expressions;
@@ -47,7 +47,7 @@ pub(super) fn rule_of(family: Family, expressions: &[Expression]) -> Rule {
             rest = &rest[1..];
         }
     }
-    Rule(statements)
+    NftRule(statements)
 }
 
 /// One statement with just the dependencies that were missing before it, and what stands behind it.
@@ -181,17 +181,17 @@ fn loaded_fields(expressions: &[Expression]) -> Option<(Vec<Field>, Option<u32>,
     (!fields.is_empty()).then_some((fields, mask, length))
 }
 
-fn value_of(field: Field, bytes: &[u8]) -> Option<Value> {
+fn value_of(field: Field, bytes: &[u8]) -> Option<MatchValue> {
     match field {
-        Field::MetaMark | Field::CtMark => wire::host_u32(bytes).ok().map(Value::Mark),
+        Field::MetaMark | Field::CtMark => wire::host_u32(bytes).ok().map(MatchValue::Mark),
         Field::CtDirection => match bytes {
-            [0] => Some(Value::Reply(false)),
-            [1] => Some(Value::Reply(true)),
+            [0] => Some(MatchValue::Reply(false)),
+            [1] => Some(MatchValue::Reply(true)),
             _ => None,
         },
-        Field::EtherDaddr => bytes.try_into().ok().map(|mac| Value::Mac(Mac(mac))),
-        Field::Iifname | Field::Oifname | Field::Iifkind => statement::interface_name(bytes).map(Value::Interface),
-        Field::UdpDport => bytes.try_into().ok().map(|port| Value::Port(u16::from_be_bytes(port))),
+        Field::EtherDaddr => bytes.try_into().ok().map(|mac| MatchValue::Mac(Mac(mac))),
+        Field::Iifname | Field::Oifname | Field::Iifkind => statement::interface_name(bytes).map(MatchValue::Interface),
+        Field::UdpDport => bytes.try_into().ok().map(|port| MatchValue::Port(u16::from_be_bytes(port))),
         Field::Ip4Saddr
         | Field::Ip4Daddr
         | Field::Ip6Saddr
@@ -199,7 +199,7 @@ fn value_of(field: Field, bytes: &[u8]) -> Option<Value> {
         | Field::CtOriginal4
         | Field::CtOriginal6
         | Field::CtReply4
-        | Field::CtReply6 => address_of(bytes).map(Value::Address),
+        | Field::CtReply6 => address_of(bytes).map(MatchValue::Address),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::core::state::nft::{AddressFamily, Family, Field, Rule, Statement, Value};
+use crate::core::state::nft::{AddressFamily, Field, MatchValue, NftRule, Statement, TableFamily};
 
 use super::expression::{Expression, Found, Register};
 use super::uapi::*;
@@ -33,7 +33,7 @@ const UDP: u8 = 17;
 /// What the statements of a rule so far have established.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Established {
-    family: Family,
+    family: TableFamily,
     network: Option<AddressFamily>,
     udp: bool,
     ethernet: bool,
@@ -41,7 +41,7 @@ pub(super) struct Established {
 
 impl Established {
     /// At the beginning of a rule.
-    pub(super) fn nothing(family: Family) -> Self {
+    pub(super) fn nothing(family: TableFamily) -> Self {
         Self { family, network: None, udp: false, ethernet: false }
     }
 
@@ -53,8 +53,8 @@ impl Established {
                 Some(Dependency::Network(network)) if self.network != Some(network) => {
                     self.network = Some(network);
                     missing.push(match self.family {
-                        Family::Inet => Dependency::Network(network),
-                        Family::Netdev => Dependency::Protocol(network),
+                        TableFamily::Inet => Dependency::Network(network),
+                        TableFamily::Netdev => Dependency::Protocol(network),
                     });
                 }
                 Some(Dependency::Ethernet) if !self.ethernet => {
@@ -141,7 +141,7 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
 }
 
 /// The expressions of a rule; the statement that has none if it cannot be expressed.
-pub(super) fn expressions_of(family: Family, rule: &Rule) -> Result<Vec<Expression>, &Statement> {
+pub(super) fn expressions_of(family: TableFamily, rule: &NftRule) -> Result<Vec<Expression>, &Statement> {
     let mut established = Established::nothing(family);
     let mut expressions = Vec::new();
     for statement in &rule.0 {
@@ -329,22 +329,22 @@ pub(super) fn words(field: Field) -> u32 {
 }
 
 /// The bytes that the kernel has in the register for this value: numbers of its own in host order, the packet's in network order.
-fn value_bytes(field: Field, value: &Value) -> Option<Vec<u8>> {
+fn value_bytes(field: Field, value: &MatchValue) -> Option<Vec<u8>> {
     match (field, value) {
-        (Field::MetaMark | Field::CtMark, Value::Mark(number)) => Some(number.to_ne_bytes().to_vec()),
-        (Field::CtDirection, Value::Reply(reply)) => Some(vec![u8::from(*reply)]),
-        (Field::Iifname | Field::Oifname | Field::Iifkind, Value::Interface(name)) => {
+        (Field::MetaMark | Field::CtMark, MatchValue::Mark(number)) => Some(number.to_ne_bytes().to_vec()),
+        (Field::CtDirection, MatchValue::Reply(reply)) => Some(vec![u8::from(*reply)]),
+        (Field::Iifname | Field::Oifname | Field::Iifkind, MatchValue::Interface(name)) => {
             interface_bytes(name).map(Vec::from)
         }
-        (Field::EtherDaddr, Value::Mac(mac)) => Some(mac.0.to_vec()),
-        (Field::UdpDport, Value::Port(port)) => Some(port.to_be_bytes().to_vec()),
+        (Field::EtherDaddr, MatchValue::Mac(mac)) => Some(mac.0.to_vec()),
+        (Field::UdpDport, MatchValue::Port(port)) => Some(port.to_be_bytes().to_vec()),
         (
             Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4,
-            Value::Address(IpAddr::V4(address)),
+            MatchValue::Address(IpAddr::V4(address)),
         ) => Some(address.octets().to_vec()),
         (
             Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6,
-            Value::Address(IpAddr::V6(address)),
+            MatchValue::Address(IpAddr::V6(address)),
         ) => Some(address.octets().to_vec()),
         _ => None,
     }

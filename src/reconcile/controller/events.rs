@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use super::Controller;
-use super::labels::Told;
-use super::pass::{CameUpon, Turned};
+use super::labels::LabelEvent;
+use super::pass::{PublicationResult, ReadyTransition};
 use crate::cluster::live::{EventKind, Regarding};
 use crate::core::report::history::Rejected;
 use crate::telemetry::chain;
@@ -16,9 +16,9 @@ impl Controller {
     pub(super) async fn record(
         &mut self,
         admission: Vec<(&'static str, String)>,
-        told: &[Told],
-        came_upon: &CameUpon,
-        turned: &[Turned],
+        told: &[LabelEvent],
+        came_upon: &PublicationResult,
+        turned: &[ReadyTransition],
     ) {
         let mut events = Vec::new();
         let config = self.watching.view().config.as_ref().map(|config| config.uid.clone());

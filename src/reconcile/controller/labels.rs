@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cluster::live::{LabelManager, LabelOutcome, Live, LiveError, Operation, View};
-use crate::core::labelling::{Decision, FIGHT, FIGHT_WINDOW, Memory, Owner, Seen, reachable};
+use crate::cluster::live::{ApiClient, ApiError, LabelManager, LabelOutcome, Operation, View};
+use crate::core::labelling::{FIGHT, FIGHT_WINDOW, LabelDecision, LabelHistory, LabelOwner, ObservedLabels, reachable};
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
-use crate::core::report::history::{NodeReport, Sighting, WantedBy};
+use crate::core::report::history::{NodeReport, ObservedDrift, RequestedBy};
 
 /// The field manager of labels.
 const MANAGER: &str = "egret";
@@ -31,7 +31,7 @@ fn is_own(owner: &LabelManager) -> bool {
 
 /// What is known of every node's labels.
 #[derive(Debug, Default)]
-pub(super) struct Labels {
+pub(super) struct LabelReconciler {
     nodes: BTreeMap<NodeName, Known>,
     /// The commit whose labels were last asked for, and since when.
     since: Option<(String, Timestamp)>,
@@ -41,13 +41,13 @@ pub(super) struct Labels {
 struct Known {
     /// A node that was made anew is another one.
     uid: String,
-    memory: Memory,
+    memory: LabelHistory,
     report: NodeReport,
 }
 
 /// What became of one node's labels that people should hear of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct LabelEvent {
     /// The node.
     pub(super) node: NodeName,
     /// Its uid.
@@ -58,17 +58,17 @@ pub(super) struct Told {
     pub(super) note: String,
 }
 
-impl Labels {
+impl LabelReconciler {
     /// Brings all nodes' labels to what the set asks for. One that fails does not stop the others; the first fault is given back.
     pub(super) async fn apply(
         &mut self,
-        live: &Live,
+        live: &ApiClient,
         view: &View,
         set: &PolicySet,
         commit: &str,
-        told: &mut Vec<Told>,
+        told: &mut Vec<LabelEvent>,
         now: Timestamp,
-    ) -> Result<(), LiveError> {
+    ) -> Result<(), ApiError> {
         let taken_over = self.is_taken_over(view, commit, now);
         self.nodes.retain(|name, known| view.nodes.get(name).is_some_and(|meta| meta.uid == known.uid));
         let mut fault = Ok(());
@@ -76,13 +76,13 @@ impl Labels {
             let Some(node) = view.facts.nodes.get(name) else { continue };
             let known = self.nodes.entry(name.clone()).or_insert_with(|| Known {
                 uid: meta.uid.clone(),
-                memory: Memory::default(),
+                memory: LabelHistory::default(),
                 report: NodeReport::new(name.as_str()),
             });
-            let owners: Vec<Owner> = meta
+            let owners: Vec<LabelOwner> = meta
                 .label_managers
                 .iter()
-                .map(|owner| Owner {
+                .map(|owner| LabelOwner {
                     manager: owner.manager.clone(),
                     applies: owner.operation == Operation::Apply,
                     time: owner.time,
@@ -96,7 +96,7 @@ impl Labels {
                     desired.entry(key.clone()).or_insert_with(|| value.clone());
                 }
             }
-            let seen = Seen { labels: &node.labels, owners: &owners };
+            let seen = ObservedLabels { labels: &node.labels, owners: &owners };
             let desired = reachable(desired, seen, MANAGER, &set.config.label_keys);
             let decision = known.memory.decide(&desired, seen, MANAGER, set.config.on_label_drift, now);
             known.note(name, &decision, set, commit, told, now);
@@ -134,16 +134,16 @@ impl Known {
     fn note(
         &mut self,
         name: &NodeName,
-        decision: &Decision,
+        decision: &LabelDecision,
         set: &PolicySet,
         commit: &str,
-        told: &mut Vec<Told>,
+        told: &mut Vec<LabelEvent>,
         now: Timestamp,
     ) {
-        let sightings: Vec<Sighting> = decision
+        let sightings: Vec<ObservedDrift> = decision
             .drift
             .iter()
-            .map(|(drift, by)| Sighting {
+            .map(|(drift, by)| ObservedDrift {
                 drift: drift.clone(),
                 by: by.clone(),
                 wanted_by: wanted_by(set, drift, commit),
@@ -156,7 +156,7 @@ impl Known {
                 let found = sighting.drift.observed.as_deref().unwrap_or("it is gone");
                 let note = format!("{}: {by} changed it, {found}", sighting.drift.object);
                 tracing::warn!(node = %name, "{note}");
-                told.push(Told { node: name.clone(), uid: self.uid.clone(), reason: "LabelDrift", note });
+                told.push(LabelEvent { node: name.clone(), uid: self.uid.clone(), reason: "LabelDrift", note });
             }
         }
         self.report.seen(sightings, now);
@@ -168,7 +168,7 @@ impl Known {
             if let Some(record) = record.filter(|record| record.action != action) {
                 tracing::warn!(node = %name, "{object} is not fought for any more: {why}");
                 let note = format!("{object} is not fought for any more: {why}");
-                told.push(Told { node: name.clone(), uid: self.uid.clone(), reason: "LabelFight", note });
+                told.push(LabelEvent { node: name.clone(), uid: self.uid.clone(), reason: "LabelFight", note });
                 record.action = action;
                 record.hint = Some("find the other controller, or take the label out of the repository".to_owned());
             }
@@ -186,11 +186,11 @@ impl Known {
 
     async fn carry_out(
         &mut self,
-        live: &Live,
+        live: &ApiClient,
         name: &NodeName,
-        decision: &Decision,
+        decision: &LabelDecision,
         now: Timestamp,
-    ) -> Result<(), LiveError> {
+    ) -> Result<(), ApiError> {
         let Some(apply) = &decision.apply else { return Ok(()) };
         match live.apply_labels(name, &self.uid, &apply.labels, apply.force).await? {
             LabelOutcome::Applied { changed } => {
@@ -212,11 +212,11 @@ impl Known {
     }
 }
 
-fn wanted_by(set: &PolicySet, drift: &crate::core::report::drift::Drift, commit: &str) -> Vec<WantedBy> {
+fn wanted_by(set: &PolicySet, drift: &crate::core::report::drift::Drift, commit: &str) -> Vec<RequestedBy> {
     let key = drift.object.strip_prefix("label ").unwrap_or_default();
     let documents = set.node_labels.values().filter(|document| document.labels.contains_key(key));
     documents
-        .map(|document| WantedBy {
+        .map(|document| RequestedBy {
             policy: document.name.to_string(),
             file: document.origin.to_string(),
             commit: commit.to_owned(),
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn a_label_that_is_to_go_waits_for_agents_that_can_be_waited_for_and_not_for_ever() {
         let at = |second| Timestamp::from_second(second).expect("a time");
-        let mut labels = Labels::default();
+        let mut labels = LabelReconciler::default();
         assert!(labels.is_taken_over(&view(&[]), "a", at(0)), "nobody is there to be waited for");
         let behind = view(&[("one", "b", true), ("two", "a", true)]);
         assert!(!labels.is_taken_over(&behind, "b", at(1)));

@@ -4,15 +4,15 @@
 //! Two stand by, one leads by a lease; both read Git, so that a new leader knows at once what to do. Deliberately absent: any kernel, and
 //! where packets go: agents see to that by themselves, also without a controller.
 
+mod admission_events;
 mod events;
 mod labels;
 mod options;
 mod pass;
-mod proposals;
+mod preview_requests;
 mod pushes;
 mod removal;
-mod sayings;
-mod sights;
+mod snapshotter;
 mod taints;
 
 use std::collections::BTreeSet;
@@ -22,29 +22,29 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
-use self::labels::Labels;
-pub use self::options::{ControllerError, Options};
+use self::admission_events::{admission_news, reports};
+use self::labels::LabelReconciler;
+pub use self::options::{ControllerError, ControllerOptions};
 use self::pass::{Pass, PassError};
-use self::proposals::pulls_of;
+use self::preview_requests::pulls_of;
 pub use self::removal::remove;
-use self::sayings::{admission_news, reports};
-use self::sights::Sights;
-use self::taints::Taints;
-use super::hook::{self, Hook};
-use super::leading::Leading;
-use super::memory::Memory;
-use super::process::{StartError, Stop};
-use super::publisher::{Letter, Publisher};
-use super::pulls::{Pulls, Word};
-use super::repository::{Intent, Known, News, Repository};
-use super::round::now;
-use super::schedule::InForce;
+use self::snapshotter::Snapshotter;
+use self::taints::TaintRemover;
 use crate::backoff::Backoff;
-use crate::cluster::live::{self, Lease, Live, Recorder, Scope, View, Watching};
+use crate::cluster::live::{self, ApiClient, ClusterWatch, Lease, Recorder, View, WatchScope};
 use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
+use crate::reconcile::gitops::publisher::{Publisher, ReportBatch};
+use crate::reconcile::gitops::pulls::{PullPreviewEvent, PullPreviews};
+use crate::reconcile::gitops::repository::{DesiredRevision, KnownRevision, Repository, RepositoryEvent};
+use crate::reconcile::gitops::webhook::{self, Webhook};
+use crate::reconcile::leadership::Leadership;
+use crate::reconcile::node::round::now;
+use crate::reconcile::node::schedule::EffectiveSchedule;
+use crate::reconcile::persistence::state_store::StateStore;
+use crate::reconcile::process::{StartError, Stop};
 use crate::serve::{self, Health, Metrics};
 use crate::telemetry::chain;
 use crate::watch::Watcher;
@@ -57,22 +57,22 @@ const SETTLES: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_mins(1);
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(options: Options) -> Result<(), ControllerError> {
-    let memory = Memory::open(&options.state_folder)?;
+pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
+    let memory = StateStore::open(&options.state_folder)?;
     let (health, metrics) = (Health::new(), Metrics::new());
     let serving = options.listen.map(|listen| serve::start(listen, health.clone(), metrics.clone())).transpose();
     let _server = serving.map_err(StartError::of("the HTTP server"))?;
     health.set_ready(Err("not all is known of the cluster yet".to_owned()));
-    let live = Live::connect().await?;
+    let live = ApiClient::connect().await?;
     let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
     let (repository, news) = options.following.start(&options.state_folder, seed)?;
-    let scope = Scope::Controller { pools: options.pod_networks };
-    let watching = Watching::open(&live, &scope, live::Options { seed, ..live::Options::default() });
+    let scope = WatchScope::Controller { pools: options.pod_networks };
+    let watching = ClusterWatch::open(&live, &scope, live::WatchOptions { seed, ..live::WatchOptions::default() });
     let lease = Lease::new(live.clone(), &options.namespace, &options.lease, &options.identity, options.timing);
-    let leading = Leading::start(lease, options.timing);
+    let leading = Leadership::start(lease, options.timing);
     let (following, key) = (&options.following, options.signing_key.clone());
     let publisher = following.publisher(&options.state_folder, key, seed, Box::new(leading.asked()))?;
-    let pulls = Pulls::start(pulls_of(&options, &metrics, seed), Box::new(leading.asked()))
+    let pulls = PullPreviews::start(pulls_of(&options, &metrics, seed), Box::new(leading.asked()))
         .map_err(StartError::of("the thread for pull requests"))?;
     let controller = Controller {
         health,
@@ -87,11 +87,11 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         memory,
         intent: None,
         git_fault: None,
-        labels: Labels::default(),
-        taints: Taints::new(options.startup_taints),
+        labels: LabelReconciler::default(),
+        taints: TaintRemover::new(options.startup_taints),
         sent: None,
-        sights: Sights::default(),
-        schedule: InForce::default(),
+        sights: Snapshotter::default(),
+        schedule: EffectiveSchedule::default(),
         backoff: Backoff::new(seed),
         due: None,
         led: None,
@@ -109,27 +109,27 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
 
 /// What the loop holds.
 struct Controller {
-    options: Options,
-    live: Live,
-    watching: Watching,
-    leading: Leading,
+    options: ControllerOptions,
+    live: ApiClient,
+    watching: ClusterWatch,
+    leading: Leadership,
     repository: Repository,
     publisher: Publisher,
-    pulls: Pulls,
+    pulls: PullPreviews,
     recorder: Recorder,
     health: Health,
     metrics: Metrics,
-    memory: Memory,
-    intent: Option<Intent>,
+    memory: StateStore,
+    intent: Option<DesiredRevision>,
     git_fault: Option<String>,
-    labels: Labels,
-    taints: Taints,
+    labels: LabelReconciler,
+    taints: TaintRemover,
     /// What nodes said at the last pass.
     reports: Vec<NodeReport>,
     /// The reports that were last handed over.
-    sent: Option<Letter>,
-    sights: Sights,
-    schedule: InForce,
+    sent: Option<ReportBatch>,
+    sights: Snapshotter,
+    schedule: EffectiveSchedule,
     backoff: Backoff,
     /// When the next pass is due although nothing happens.
     due: Option<Instant>,
@@ -151,12 +151,12 @@ struct Controller {
 
 /// What woke the loop.
 enum Trigger {
-    News(Option<News>),
+    News(Option<RepositoryEvent>),
     Pushed,
     /// A pull request may be another than it was.
     Proposed,
     /// The thread for pull requests.
-    Pulls(Word),
+    Pulls(PullPreviewEvent),
     Cluster,
     Role,
     Time,
@@ -164,9 +164,9 @@ enum Trigger {
 }
 
 impl Controller {
-    async fn forever(mut self, mut news: UnboundedReceiver<News>) -> Result<(), ControllerError> {
+    async fn forever(mut self, mut news: UnboundedReceiver<RepositoryEvent>) -> Result<(), ControllerError> {
         let (_pushes, mut pushes) = Watcher::new(&self.options.following.source.watched())?;
-        let mut hook = Hook::start(
+        let mut hook = Webhook::start(
             self.options.webhook.clone(),
             self.options.following.branch.clone(),
             self.options.previews.is_some(),
@@ -185,8 +185,8 @@ impl Controller {
                 told = hook.told() => {
                     self.pass_on();
                     match told {
-                        hook::Told::Pushed => Trigger::Pushed,
-                        hook::Told::Proposed => Trigger::Proposed,
+                        webhook::WebhookEvent::Pushed => Trigger::Pushed,
+                        webhook::WebhookEvent::Proposed => Trigger::Proposed,
                     }
                 }
                 word = self.pulls.word() => Trigger::Pulls(word),
@@ -209,7 +209,7 @@ impl Controller {
                     self.pulls.look();
                     false
                 }
-                Trigger::Pulls(Word::Ask(tell)) => {
+                Trigger::Pulls(PullPreviewEvent::Ask(tell)) => {
                     self.look_for(tell);
                     false
                 }
@@ -217,7 +217,7 @@ impl Controller {
                     self.heed_push();
                     true
                 }
-                Trigger::Pulls(Word::Changed) => true,
+                Trigger::Pulls(PullPreviewEvent::Changed) => true,
                 Trigger::Role => self.leading.fence() != self.led,
                 Trigger::Time => self.time_came(),
             };
@@ -238,11 +238,11 @@ impl Controller {
     }
 
     /// Takes news of Git in; tells whether a pass is due because of them.
-    fn heard(&mut self, news: News) -> bool {
+    fn heard(&mut self, news: RepositoryEvent) -> bool {
         let before = self.git_fault.clone();
         let asked = std::mem::take(&mut self.asked);
         match news {
-            News::Intent(intent) => {
+            RepositoryEvent::Intent(intent) => {
                 if intent.fetched {
                     self.metrics.git_fetched(std::time::Instant::now());
                 }
@@ -250,15 +250,15 @@ impl Controller {
                 self.take(*intent);
                 return true;
             }
-            News::Unchanged | News::Withheld(_) => {
+            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => {
                 self.metrics.git_fetched(std::time::Instant::now());
                 self.git_fault = None;
             }
-            News::Fault(error @ crate::git::Error::Empty { .. }) => {
+            RepositoryEvent::Fault(error @ crate::git::Error::Empty { .. }) => {
                 tracing::info!("{error}; waiting for the first");
                 self.git_fault = Some(error.to_string());
             }
-            News::Fault(error) => {
+            RepositoryEvent::Fault(error) => {
                 tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is published stays");
                 self.git_fault = Some(chain(&error));
             }
@@ -266,7 +266,7 @@ impl Controller {
         self.git_fault != before || asked
     }
 
-    fn take(&mut self, intent: Intent) {
+    fn take(&mut self, intent: DesiredRevision) {
         intent.log_diagnostics(self.intent.as_ref());
         self.schedule.follow(intent.set.config.schedule.as_ref());
         self.pulls.base(&intent.branch);
@@ -316,7 +316,7 @@ impl Controller {
             self.labels.forget();
             // And has told newer things than those that still wait here.
             self.publisher.stop();
-            (self.sent, self.sights) = (None, Sights::default());
+            (self.sent, self.sights) = (None, Snapshotter::default());
             self.led = fence;
             self.pulls.look();
         }
@@ -368,7 +368,7 @@ impl Controller {
     }
 
     /// What is known of earlier. What is published wins: it also says what egret.yaml demanded of commits.
-    fn known(&self) -> Known {
+    fn known(&self) -> KnownRevision {
         let kept = self.memory.kept();
         let mut known = kept.known();
         let head = self.watching.view().config.as_ref().and_then(|config| config.spec.as_ref().ok());

@@ -5,18 +5,18 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::super::following::Following;
-use super::super::hook;
-use super::super::memory::MemoryError;
 use super::super::process::StartError;
-use super::super::pulls::Board;
-use crate::cluster::live::{LiveError, Timing};
+use crate::cluster::live::{ApiError, Timing};
+use crate::reconcile::gitops::pulls::ForgeTarget;
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
+use crate::reconcile::gitops::webhook;
+use crate::reconcile::persistence::state_store::StateStoreError;
 
 /// What `egret controller` was asked for, checked.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct ControllerOptions {
     /// The policy repository, and what its commits must have.
-    pub following: Following,
+    pub following: TrackedRepository,
     /// The file of the key that reports are signed with, if they are.
     pub signing_key: Option<PathBuf>,
     /// Where mirrors and memory are.
@@ -36,9 +36,9 @@ pub struct Options {
     /// Where metrics and health are served, if anywhere.
     pub listen: Option<SocketAddr>,
     /// Where a forge's webhook is listened to, if anywhere.
-    pub webhook: Option<hook::Options>,
+    pub webhook: Option<webhook::WebhookOptions>,
     /// Where pull requests are previewed, if anywhere.
-    pub previews: Option<Board>,
+    pub previews: Option<ForgeTarget>,
 }
 
 /// Why the process ends with an error.
@@ -46,16 +46,16 @@ pub struct Options {
 pub enum ControllerError {
     /// Memory is out of reach.
     #[error(transparent)]
-    Memory(#[from] MemoryError),
+    Memory(#[from] StateStoreError),
     /// It is not known where the API server is, or what was to be taken away there is not.
     #[error(transparent)]
-    Live(#[from] LiveError),
+    Live(#[from] ApiError),
     /// A thread, a server or a signal handler could not be had.
     #[error(transparent)]
     Start(#[from] StartError),
     /// Files cannot be watched.
     #[error("watch files")]
-    Watch(#[from] crate::watch::Error),
+    Watch(#[from] crate::watch::FileWatchError),
 }
 
 impl ControllerError {

@@ -8,23 +8,23 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::leading::Leading;
-use super::super::repository::Intent;
+use super::super::leadership::Leadership;
 use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
-use crate::cluster::live::{Live, LiveError, View};
+use crate::cluster::live::{ApiClient, ApiError, View};
 use crate::core::name::NodeName;
-use crate::core::placement::{Placement, Said, place_with};
+use crate::core::placement::{GatewayReports, Placement, place_with};
 use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
 use crate::core::pools::Network;
 use crate::core::report::history::Rejected;
-use crate::core::status::{HeadFacts, NodeStatus, PolicyStatus, head_status, policy_status, unfit};
+use crate::core::status::{HeadStatusInput, NodeStatus, PolicyStatus, head_status, policy_status, unfit};
+use crate::reconcile::gitops::repository::DesiredRevision;
 
 /// Why a pass did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PassError {
     /// The API server refused, or is away.
     #[error(transparent)]
-    Live(#[from] LiveError),
+    Live(#[from] ApiError),
     /// Another controller leads.
     #[error("another controller leads now")]
     NotLeading,
@@ -34,13 +34,13 @@ pub(super) enum PassError {
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     /// The API server.
-    pub(super) live: &'a Live,
+    pub(super) live: &'a ApiClient,
     /// Whether we lead.
-    pub(super) leading: &'a Leading,
+    pub(super) leading: &'a Leadership,
     /// What is known of the cluster.
     pub(super) view: &'a View,
     /// What Git asks for.
-    pub(super) intent: &'a Intent,
+    pub(super) intent: &'a DesiredRevision,
     /// Whether pods' networks are read from CNIs.
     pub(super) pools: bool,
     /// The cluster's name.
@@ -57,7 +57,7 @@ pub(super) struct Pass<'a> {
 
 /// A policy that became ready, or is so no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Turned {
+pub(super) struct ReadyTransition {
     /// Its resource's name.
     pub(super) name: String,
     /// Its resource's uid.
@@ -70,11 +70,11 @@ pub(super) struct Turned {
     pub(super) message: String,
 }
 
-fn turn(name: &str, uid: &str, before: &PolicyStatus, now: &PolicyStatus) -> Option<Turned> {
+fn turn(name: &str, uid: &str, before: &PolicyStatus, now: &PolicyStatus) -> Option<ReadyTransition> {
     let ready = |status: &PolicyStatus| status.conditions.iter().find(|condition| condition.kind == "Ready").cloned();
     let now = ready(now)?;
     let same = ready(before).is_some_and(|before| before.reason == now.reason);
-    (!same).then(|| Turned {
+    (!same).then(|| ReadyTransition {
         name: name.to_owned(),
         uid: uid.to_owned(),
         ready: now.is_true(),
@@ -85,7 +85,7 @@ fn turn(name: &str, uid: &str, before: &PolicyStatus, now: &PolicyStatus) -> Opt
 
 /// What a publication came upon.
 #[derive(Debug, Default)]
-pub(super) struct CameUpon {
+pub(super) struct PublicationResult {
     /// Policies that somebody edited in the cluster, by the name of their resource, with who did.
     pub(super) edited: BTreeMap<String, String>,
     /// Policies that the API server does not take, though they are good documents.
@@ -100,9 +100,9 @@ impl Pass<'_> {
 
     /// Publishes policies and, behind all of them, the head. One that the API server refuses stops no other: its version of before stays in
     /// force, and it is told.
-    pub(super) async fn publish(&self) -> Result<CameUpon, PassError> {
+    pub(super) async fn publish(&self) -> Result<PublicationResult, PassError> {
         let mut published = Published::of(&self.intent.set);
-        let mut came_upon = CameUpon::default();
+        let mut came_upon = PublicationResult::default();
         for (name, wanted) in published.policies.clone() {
             let (name, wanted) = (&name, &wanted);
             let found = self.view.policies.get(name);
@@ -167,7 +167,7 @@ impl Pass<'_> {
 
     /// Says of every policy, and of the head, what became of it. Only what is different is written. Gives policies that became ready, or
     /// are so no more.
-    pub(super) async fn tell(&self, rejected: &[Rejected], now: Timestamp) -> Result<Vec<Turned>, PassError> {
+    pub(super) async fn tell(&self, rejected: &[Rejected], now: Timestamp) -> Result<Vec<ReadyTransition>, PassError> {
         let mut turned = Vec::new();
         let set = &self.intent.set;
         let revision = self.intent.commit.id.to_string();
@@ -186,7 +186,7 @@ impl Pass<'_> {
         }
         let Some(config) = &self.view.config else { return Ok(turned) };
         let before = config.status.clone().unwrap_or_default();
-        let facts = HeadFacts {
+        let facts = HeadStatusInput {
             leader: self.identity,
             revision: &revision,
             total: self.view.facts.nodes.len(),
@@ -225,11 +225,11 @@ impl Pass<'_> {
         let nodes = &self.view.egress_nodes;
         let unfit = unfit(nodes.iter().map(|(name, node)| (name, &node.status)));
         let facts = &self.view.facts;
-        place_with(&self.intent.set, facts, Said { held: &facts.held, unfit: &unfit }, now)
+        place_with(&self.intent.set, facts, GatewayReports { held: &facts.held, unfit: &unfit }, now)
     }
 }
 
-fn refused(wanted: &Value, error: &LiveError, has_before: bool) -> Rejected {
+fn refused(wanted: &Value, error: &ApiError, has_before: bool) -> Rejected {
     let source = &wanted["source"];
     let instead = if has_before { "the version of before stays in force" } else { "nothing is in force in its place" };
     Rejected {

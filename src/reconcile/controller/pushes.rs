@@ -3,8 +3,8 @@
 //! Who does not lead writes into the EgressConfig that somebody pushed, and whoever leads sees it there. Deliberately absent: the webhook
 //! (`hook`), and what was pushed: that is asked of Git.
 
-use super::super::round::now;
 use super::Controller;
+use crate::reconcile::node::round::now;
 use crate::telemetry::chain;
 
 impl Controller {

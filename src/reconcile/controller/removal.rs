@@ -4,12 +4,13 @@
 
 use super::labels;
 use super::options::ControllerError;
-use crate::cluster::live::{self, Live, Scope, Watching};
+use crate::cluster::live::{self, ApiClient, ClusterWatch, WatchScope};
 
 /// Takes away all that the controller wrote: labels of nodes, and custom resources.
 pub async fn remove() -> Result<(), ControllerError> {
-    let live = Live::connect().await?;
-    let mut watching = Watching::open(&live, &Scope::Controller { pools: false }, live::Options::default());
+    let live = ApiClient::connect().await?;
+    let mut watching =
+        ClusterWatch::open(&live, &WatchScope::Controller { pools: false }, live::WatchOptions::default());
     while !watching.synced() {
         watching.changed().await;
         for (what, fault) in watching.faults() {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Controller;
 use crate::cluster::live::resources::STARTUP_TAINT;
-use crate::cluster::live::{Live, LiveError, NodeMeta, TaintOutcome, View};
+use crate::cluster::live::{ApiClient, ApiError, NodeMeta, TaintOutcome, View};
 use crate::core::name::NodeName;
 use crate::telemetry::chain;
 
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// What was tried.
 #[derive(Debug)]
-pub(super) struct Taints {
+pub(super) struct TaintRemover {
     /// Whether the controller takes them off at all.
     pub(super) wanted: bool,
     /// No try before this, because one failed.
@@ -30,7 +30,7 @@ pub(super) struct Taints {
     said: Option<String>,
 }
 
-impl Taints {
+impl TaintRemover {
     pub(super) fn new(wanted: bool) -> Self {
         Self { wanted, pause: None, said: None }
     }
@@ -62,7 +62,7 @@ impl Controller {
             (self.taints.pause, self.taints.said) = (None, None);
             return;
         }
-        let tries: JoinSet<Result<(), LiveError>> = nodes
+        let tries: JoinSet<Result<(), ApiError>> = nodes
             .into_iter()
             .take(AT_ONCE)
             .map(|(name, meta)| take_off(self.live.clone(), name.clone(), meta.uid.clone()))
@@ -89,7 +89,7 @@ impl Controller {
     }
 }
 
-async fn take_off(live: Live, name: NodeName, uid: String) -> Result<(), LiveError> {
+async fn take_off(live: ApiClient, name: NodeName, uid: String) -> Result<(), ApiError> {
     match live.remove_startup_taint(&name, &uid).await? {
         TaintOutcome::Removed => {
             tracing::info!(node = %name, taint = STARTUP_TAINT, "its agent is done: pods may come");

@@ -147,7 +147,8 @@ impl Chart {
         for plural in ["egresspolicies", "egressconfigs", "egressnodes"] {
             let definition = format!("{DEFINITIONS}/{plural}.egret.dev");
             loop {
-                let (code, _) = api.send("GET", &format!("{}/{plural}", super::ground::CUSTOM), JSON, &Value::Null)?;
+                let (code, _) =
+                    api.send("GET", &format!("{}/{plural}", super::host_network::CUSTOM), JSON, &Value::Null)?;
                 let object = api.get(&definition)?.unwrap_or_default();
                 let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
                 let is = |kind: &str, status: &str| {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::api::{APPLY, JSON, Outcome, fault, said};
-use super::ground::{self, CUSTOM};
+use super::host_network::{self, CUSTOM};
 use super::suite::Suite;
 
 fn fence_of(suite: &Suite) -> Outcome<i64> {
@@ -86,7 +86,7 @@ pub(super) fn remove_controller(suite: &mut Suite) -> Outcome {
             expected[suite.named("theirs")] = json!("kept");
             expected[suite.named("extra")] = found["metadata"]["labels"][suite.named("extra")].clone();
         }
-        if found["metadata"]["labels"] != expected || ground::is_ours(&found) {
+        if found["metadata"]["labels"] != expected || host_network::is_ours(&found) {
             return Err(fault(format!("{node} has labels {}, not {expected}", found["metadata"]["labels"])));
         }
     }

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::api::{APPLY, Api, JSON, MERGE, Outcome, fault, said};
-use super::ground::CUSTOM;
+use super::host_network::CUSTOM;
 use super::suite::Suite;
 
 /// One policy that is right.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::account::{self, Server};
 use super::api::{Api, JSON, Outcome, fault, name};
 use super::chart::{self, Chart};
-use super::ground::{self, ALL, CUSTOM, Held};
+use super::host_network::{self, ALL, CUSTOM, Held};
 use super::relay::Relay;
 use crate::lab::{Answer, EGRESS, EGRESS6, Lab, OUTPOST, OUTPOST6, Options, Process};
 
@@ -78,19 +78,19 @@ impl Suite {
 
     /// From here on a fault takes everything out again: the suite is dropped.
     fn install(&mut self) -> Outcome {
-        let (found, faults) = ground::sweep(&self.api, ALL);
+        let (found, faults) = host_network::sweep(&self.api, ALL);
         if !faults.is_empty() {
             return Err(fault(format!("what a dead run left cannot be taken away: {}", faults.join("; "))));
         }
         if found > 0 {
             self.say(&format!("a dead run had left {found} objects; they are gone"));
         }
-        ground::refuse_others(&self.api)?;
+        host_network::refuse_others(&self.api)?;
         for node in self.api.list("/api/v1/nodes")? {
             self.strangers.insert(name(&node).to_owned(), node["metadata"]["labels"].clone());
         }
         for namespace in [self.namespace(), format!("{}-batuu", self.prefix)] {
-            ground::make_namespace(&self.api, &self.prefix, &namespace)?;
+            host_network::make_namespace(&self.api, &self.prefix, &namespace)?;
         }
         let objects = chart::rendered(&self.namespace())?;
         let is_definition = |object: &&Value| object["kind"] == "CustomResourceDefinition";
@@ -103,14 +103,14 @@ impl Suite {
         }
         self.say(&format!("{} objects of the chart are in place", objects.len()));
         for node in self.lab.nodes() {
-            let made = ground::make_node(&self.api, &self.prefix, node, true)?;
+            let made = host_network::make_node(&self.api, &self.prefix, node, true)?;
             if let Some(held) = &self.held {
                 held.enliven(name(&made));
             }
             self.labels_before.insert(name(&made).to_owned(), made["metadata"]["labels"].clone());
         }
         for pod in Options::default().pods {
-            ground::make_pod(&self.api, &self.prefix, &pod, &self.lab)?;
+            host_network::make_pod(&self.api, &self.prefix, &pod, &self.lab)?;
         }
         self.say("2 nodes and 2 pods are in the cluster; their network is the lab's");
         self.mention_strangers()
@@ -419,7 +419,7 @@ impl Suite {
         let nodes = self.api.list("/api/v1/nodes")?;
         let others = nodes.iter().filter(|node| self.strangers.contains_key(name(node)));
         let harmed =
-            others.filter(|node| ground::is_ours(node) || node["metadata"]["labels"].to_string().contains(ALL));
+            others.filter(|node| host_network::is_ours(node) || node["metadata"]["labels"].to_string().contains(ALL));
         Ok(harmed.map(|node| name(node).to_owned()).collect())
     }
 
@@ -428,7 +428,7 @@ impl Suite {
         self.processes.clear();
         let Some(mut held) = self.held.take() else { return Vec::new() };
         held.be_quiet();
-        let (_, mut faults) = ground::sweep(&self.api, &self.prefix);
+        let (_, mut faults) = host_network::sweep(&self.api, &self.prefix);
         faults.extend(self.chart.take_out(&self.api));
         faults
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::api::{Outcome, fault, name};
-use super::ground;
+use super::host_network;
 use super::suite::Suite;
 use crate::lab::Pod;
 
@@ -74,7 +74,7 @@ pub(super) fn statuses(suite: &mut Suite) -> Outcome {
 fn written(suite: &Suite) -> Outcome<BTreeMap<String, String>> {
     let mut versions = BTreeMap::new();
     for plural in ["egressconfigs", "egresspolicies", "egressnodes"] {
-        for object in suite.api.list(&format!("{}/{plural}", ground::CUSTOM))? {
+        for object in suite.api.list(&format!("{}/{plural}", host_network::CUSTOM))? {
             let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
             versions.insert(format!("{plural}/{}", name(&object)), version.to_owned());
         }
@@ -125,7 +125,7 @@ pub(super) fn pod(suite: &mut Suite) -> Outcome {
     // Nobody knows yet whose packets these are: they are held back, so that none leaks.
     suite.await_held_back("interceptor")?;
     let begun = Instant::now();
-    ground::make_pod(&suite.api, &suite.prefix, &pod, &suite.lab)?;
+    host_network::make_pod(&suite.api, &suite.prefix, &pod, &suite.lab)?;
     suite.await_granted_soon("interceptor")?;
     suite.say(&format!("      measured: a pod's object to both families let in: {:.2?}", begun.elapsed()));
     // Later than any write that would come of it at once.
@@ -141,6 +141,6 @@ pub(super) fn removal(suite: &mut Suite) -> Outcome {
     suite.push(&[])?;
     suite.await_own_way("tiefighter")?;
     suite.await_that("no policy in the cluster", || {
-        Ok(suite.api.list(&format!("{}/egresspolicies", ground::CUSTOM))?.is_empty())
+        Ok(suite.api.list(&format!("{}/egresspolicies", host_network::CUSTOM))?.is_empty())
     })
 }

@@ -7,7 +7,7 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use egret::forge::Kind;
+use egret::forge::ForgeKind;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -39,7 +39,7 @@ struct Stand {
 
 impl Stand {
     /// A repository whose `change` is the head of the forge's pull request.
-    fn new(kind: Kind, policy: &str) -> Self {
+    fn new(kind: ForgeKind, policy: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let repository = folder.path().join("repository");
         fs::create_dir(&repository).unwrap();
@@ -104,7 +104,7 @@ fn error_text(output: &Output) -> String {
 
 #[test]
 fn in_githubs_ci_it_finds_everything_by_itself_and_is_quiet_the_second_time() {
-    let stand = Stand::new(Kind::GitHub, POLICY);
+    let stand = Stand::new(ForgeKind::GitHub, POLICY);
     {
         let mut world = stand.double.world();
         world.tokens.insert(TOKEN.to_owned(), "github-actions[bot]".to_owned());
@@ -133,7 +133,7 @@ fn in_githubs_ci_it_finds_everything_by_itself_and_is_quiet_the_second_time() {
 
 #[test]
 fn a_document_with_an_error_fails_the_status_and_is_annotated() {
-    let stand = Stand::new(Kind::GitHub, &POLICY.replace("10.0.4.0/24", "10.0.4.7/24"));
+    let stand = Stand::new(ForgeKind::GitHub, &POLICY.replace("10.0.4.0/24", "10.0.4.7/24"));
     let output = stand.preview(&borrowed(&stand.github()), &[]);
     assert_eq!(output.status.code(), Some(1), "{}", error_text(&output));
     let world = stand.double.world();
@@ -145,7 +145,7 @@ fn a_document_with_an_error_fails_the_status_and_is_annotated() {
 
 #[test]
 fn a_token_of_a_fork_leaves_the_comment_on_the_summary_page_and_fails_nothing() {
-    let stand = Stand::new(Kind::GitHub, POLICY);
+    let stand = Stand::new(ForgeKind::GitHub, POLICY);
     {
         let mut world = stand.double.world();
         world.tokens.insert(TOKEN.to_owned(), "github-actions[bot]".to_owned());
@@ -166,7 +166,7 @@ fn a_token_of_a_fork_leaves_the_comment_on_the_summary_page_and_fails_nothing() 
 
 #[test]
 fn in_gitlabs_ci_and_by_options_for_gitea() {
-    let stand = Stand::new(Kind::GitLab, POLICY);
+    let stand = Stand::new(ForgeKind::GitLab, POLICY);
     let api = format!("{}/api/v4", stand.double.url());
     let environment = [
         ("GITLAB_CI", "true"),
@@ -185,7 +185,7 @@ fn in_gitlabs_ci_and_by_options_for_gitea() {
     }
     stand.double.assert_strict();
 
-    let stand = Stand::new(Kind::Gitea, POLICY);
+    let stand = Stand::new(ForgeKind::Gitea, POLICY);
     fs::write(stand.path("token"), format!("{TOKEN}\n")).unwrap();
     let (url, token) = (stand.double.url(), stand.path("token"));
     let options = ["--forge", "gitea", "--forge-url", &url, "--project", "mos-eisley/policies", "--pull", "11"];
@@ -197,7 +197,7 @@ fn in_gitlabs_ci_and_by_options_for_gitea() {
 
 #[test]
 fn what_is_missing_is_named_before_anything_is_done() {
-    let stand = Stand::new(Kind::GitHub, POLICY);
+    let stand = Stand::new(ForgeKind::GitHub, POLICY);
     let said = |environment: &[(&str, &str)], more: &[&str]| {
         let output = stand.preview(environment, more);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{output:?}");

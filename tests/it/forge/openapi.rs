@@ -11,7 +11,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use egret::core::diagnostic::Severity;
-use egret::forge::{Annotation, Kind, Options, Post, Verdict};
+use egret::forge::{Annotation, CheckConclusion, ForgeKind, ForgeOptions, Post};
 use egret::https::{self, Client, full};
 
 use super::{forge, outcome, post};
@@ -28,7 +28,8 @@ fn relay(prism: String, log: Log) -> u16 {
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let client = Client::new(https::Options { plain: true, ..https::Options::default() }).expect("a client");
+            let client =
+                Client::new(https::ClientOptions { plain: true, ..https::ClientOptions::default() }).expect("a client");
             let router = Router::new().fallback(pass).with_state((prism, log, client));
             let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
             axum::serve(listener, router).await.expect("a server");
@@ -82,7 +83,7 @@ async fn pass(State((prism, log, client)): State<(String, Log, Client)>, request
 fn every_call_to_github_is_as_github_describes_it() {
     let prism = std::env::var("EGRET_TEST_PRISM").expect("EGRET_TEST_PRISM names a running Prism");
     let log = Log::default();
-    let mut options = Options::new(Kind::GitHub, "mos-eisley/policies");
+    let mut options = ForgeOptions::new(ForgeKind::GitHub, "mos-eisley/policies");
     options.url = Some(format!("http://127.0.0.1:{}", relay(prism.clone(), log.clone())));
     options.https.plain = true;
     let forge = forge(options, "token");
@@ -94,7 +95,8 @@ fn every_call_to_github_is_as_github_describes_it() {
         title: "host-bits".to_owned(),
         message: "an address with host bits".to_owned(),
     };
-    let many = Post { annotations: (1..=120).map(annotation).collect(), ..post(Verdict::Failed, "does not validate") };
+    let many =
+        Post { annotations: (1..=120).map(annotation).collect(), ..post(CheckConclusion::Failed, "does not validate") };
     // The example's own head, so that the run is not overtaken.
     let pulls = forge.open_pulls("master").unwrap_or_else(|error| panic!("{error:?} {:?}", log.lock()));
     let head = pulls.first().map(|pull| pull.head_sha.clone()).expect("the description's example");
@@ -129,7 +131,8 @@ fn every_call_to_github_is_as_github_describes_it() {
     // That Prism would have said no.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let refused = runtime.block_on(async {
-        let client = Client::new(https::Options { plain: true, ..https::Options::default() }).expect("a client");
+        let client =
+            Client::new(https::ClientOptions { plain: true, ..https::ClientOptions::default() }).expect("a client");
         let url = format!("{prism}/repos/mos-eisley/policies/statuses/{head}");
         let request = https::Request::builder().method("POST").uri(url).header("content-type", "application/json");
         client.send(request.body(full(r#"{"state":"fine"}"#)).expect("a request")).await.expect("an answer")

@@ -3,13 +3,13 @@
 //! The repository's thread of a node, on real repositories. Deliberately absent: packets (`outpost`), and the rules' own cases
 //! (`core::admission`).
 
-use egret::core::admission::{ChangeWindows, Why, Withheld};
-use egret::core::policy::catalogue::GoodDocuments;
+use egret::core::admission::{ChangeWindows, PendingCommit, PendingReason};
+use egret::core::policy::catalogue::LastGoodDocuments;
 use egret::core::policy::check::windows_file;
 use egret::core::policy::published::{Published, read_config};
 use egret::git::CommitId;
-use egret::reconcile::following::Following;
-use egret::reconcile::repository::{Intent, Known, News};
+use egret::reconcile::gitops::repository::{DesiredRevision, KnownRevision, RepositoryEvent};
+use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -37,21 +37,21 @@ fn policy(destination: &str) -> String {
 }
 
 /// A thread for a cluster, with windows that flags set.
-fn reading(origin: &Origin, cluster: &str, known: Known, windows: Option<ChangeWindows>) -> Reading {
+fn reading(origin: &Origin, cluster: &str, known: KnownRevision, windows: Option<ChangeWindows>) -> Reading {
     let source = following(origin.bare.to_str().expect("UTF-8"));
-    let following = Following { cluster: cluster.to_owned(), windows, ..source };
+    let following = TrackedRepository { cluster: cluster.to_owned(), windows, ..source };
     Reading::start(following, origin.path().join(format!("mirror-{cluster}")), known)
 }
 
 /// What is in force, and what waits.
-fn in_force(intent: &Intent) -> (CommitId, Vec<String>, Option<&Withheld>) {
+fn in_force(intent: &DesiredRevision) -> (CommitId, Vec<String>, Option<&PendingCommit>) {
     let destinations = intent.set.policies.values().flat_map(|policy| &policy.destinations);
     (intent.commit.id, destinations.map(ToString::to_string).collect(), intent.withheld.as_ref())
 }
 
 /// As a process remembers it.
-fn known(intent: &Intent) -> Known {
-    Known {
+fn known(intent: &DesiredRevision) -> KnownRevision {
+    KnownRevision {
         commit: Some(intent.commit.id.to_string()),
         committed: intent.commit.committed(),
         good: intent.good.clone(),
@@ -66,14 +66,14 @@ fn known(intent: &Intent) -> Known {
 fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", Known::default(), None);
+    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
     let intent = stand.intent();
     assert_eq!(in_force(&intent), (first, vec!["10.1.0.0/16".to_owned()], None));
     let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     let intent = stand.look();
     let withheld = intent.withheld.clone().expect("it waits");
     assert_eq!(in_force(&intent), (first, vec!["10.1.0.0/16".to_owned()], Some(&withheld)));
-    let Why::Window { opens: Some(opens), time_zone, window } = &withheld.why else { panic!("{withheld:?}") };
+    let PendingReason::Window { opens: Some(opens), time_zone, window } = &withheld.why else { panic!("{withheld:?}") };
     assert!(opens.to_string().ends_with("-01-01T00:00:00Z"), "{opens}");
     assert_eq!((time_zone.as_str(), window.as_str()), ("UTC", "new year"));
     let said = (withheld.commit.as_str(), withheld.summary.as_str(), withheld.author.as_str());
@@ -102,12 +102,12 @@ fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
 fn a_suspension_holds_at_once_ends_by_itself_and_lets_the_newest_in_as_one_change() {
     let origin = Origin::new();
     let first = origin.push(&[("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", Known::default(), None);
+    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
     assert_eq!(in_force(&stand.intent()).0, first);
     origin.push(&[("egret.yaml", &suspended(4)), ("a.yaml", &policy("10.2.0.0/16"))], "second");
     let intent = stand.look();
     let withheld = intent.withheld.clone().expect("it waits");
-    let Why::Suspended { until: Some(until), owner, reason } = &withheld.why else { panic!("{withheld:?}") };
+    let PendingReason::Suspended { until: Some(until), owner, reason } = &withheld.why else { panic!("{withheld:?}") };
     assert_eq!((owner.as_str(), reason.as_str()), ("Han", "we move to another rack"));
     // A trailer does not pass it, nor an egret.yaml that cannot be read.
     origin.push(&[("a.yaml", &policy("10.3.0.0/16")), ("egret.yaml", "{")], "third\n\nEgret-Emergency: now");
@@ -137,7 +137,7 @@ fn a_window_opens_by_itself_at_its_minute() {
     );
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(&windows)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", Known::default(), None);
+    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
     stand.intent();
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     let intent = stand.look();
@@ -154,34 +154,34 @@ fn a_window_opens_by_itself_at_its_minute() {
 fn a_history_that_was_rewritten_while_nobody_looked_waits_for_the_window_as_well() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let known = known(&reading(&origin, "prod", Known::default(), None).intent());
+    let known = known(&reading(&origin, "prod", KnownRevision::default(), None).intent());
     let rewrite = |rest: &str, message: &str| {
         origin.git(&["checkout", "--quiet", "--orphan", message]);
         let commit = origin.commit(&[("egret.yaml", &config(rest)), ("a.yaml", &policy("10.2.0.0/16"))], message);
         origin.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
         commit.to_string()
     };
-    let withheld = |known: &Known, mirror: &str| match reading(&origin, mirror, known.clone(), None).next() {
-        News::Withheld(withheld) => (withheld.commit, withheld.why.word()),
+    let withheld = |known: &KnownRevision, mirror: &str| match reading(&origin, mirror, known.clone(), None).next() {
+        RepositoryEvent::Withheld(withheld) => (withheld.commit, withheld.why.word()),
         other => panic!("{other:?}"),
     };
     let other = rewrite("", "other");
     assert_eq!(withheld(&known, "anew"), (other.clone(), "ChangeWindowClosed"));
     // Nobody remembers a window: then there is none. A suspension counts in any case.
-    let none = Known { windows: None, good: GoodDocuments::default(), ..known.clone() };
+    let none = KnownRevision { windows: None, good: LastGoodDocuments::default(), ..known.clone() };
     assert_eq!(reading(&origin, "without", none.clone(), None).intent().commit.id.to_string(), other);
     let until = Timestamp::now() + SignedDuration::from_hours(1);
     let third = rewrite(&format!("suspend: {{until: \"{until}\", owner: Han, reason: we move}}\n"), "third");
     assert_eq!(withheld(&none, "suspended"), (third.clone(), "Suspended"));
     // Where nothing was ever in force it is a first start.
-    assert_eq!(reading(&origin, "first", Known::default(), None).intent().commit.id.to_string(), third);
+    assert_eq!(reading(&origin, "first", KnownRevision::default(), None).intent().commit.id.to_string(), third);
 }
 
 #[test]
 fn an_egret_yaml_that_broke_in_force_opens_no_window_for_a_process_that_begins_with_nothing() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", Known::default(), None);
+    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
     let windows = stand.intent().set.config.change_windows.clone();
     let broken = origin.push(&[("egret.yaml", "{")], "broken\n\nEgret-Emergency: somebody slipped");
     let intent = stand.look();
@@ -191,7 +191,7 @@ fn an_egret_yaml_that_broke_in_force_opens_no_window_for_a_process_that_begins_w
     let published = read_config(&Published::of(&intent.set).config).expect("what was published");
     assert_eq!(published.change_windows, windows);
     let commit = Some(broken.to_string());
-    let found = Known { commit, windows: Some(published.change_windows), ..Known::default() };
+    let found = KnownRevision { commit, windows: Some(published.change_windows), ..KnownRevision::default() };
     let mut stand = reading(&origin, "anew", found, None);
     let intent = stand.intent();
     let withheld = intent.withheld.as_ref().map(|withheld| withheld.commit.clone());
@@ -209,7 +209,7 @@ fn an_egret_yaml_that_broke_in_force_opens_no_window_for_a_process_that_begins_w
 fn a_suspension_is_lifted_by_the_commit_that_takes_it_out() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &suspended(3600)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", Known::default(), None);
+    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
     stand.intent();
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     assert!(stand.look().withheld.is_some());
@@ -221,14 +221,15 @@ fn a_suspension_is_lifted_by_the_commit_that_takes_it_out() {
 fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut strict = reading(&origin, "prod", Known::default(), None);
+    let mut strict = reading(&origin, "prod", KnownRevision::default(), None);
     strict.intent();
     let files = [("egret.yaml", config(EMERGENCY)), ("a.yaml", policy("10.2.0.0/16"))];
     let files = [(files[0].0, files[0].1.as_str()), (files[1].0, files[1].1.as_str())];
     let second = origin.push(&files, "second\n\nWhy not.\n\nEgret-Emergency: the bank is down");
     assert!(strict.look().withheld.is_some(), "it names the trailer itself");
     // With that in force, a commit passes by it, and one that only mentions it does not.
-    let mut stand = reading(&origin, "test", Known { commit: Some(second.to_string()), ..Known::default() }, None);
+    let mut stand =
+        reading(&origin, "test", KnownRevision { commit: Some(second.to_string()), ..KnownRevision::default() }, None);
     assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
     origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nEgret-Emergency: no, this is prose.\n\nReally.");
     assert!(stand.look().withheld.is_some());
@@ -256,7 +257,7 @@ fn windows_of_the_flags_count_whatever_is_in_force() {
     let given = windows_file("windows.yaml", given).expect("windows");
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", Known::default(), Some(given));
+    let mut stand = reading(&origin, "prod", KnownRevision::default(), Some(given));
     assert_eq!(in_force(&stand.intent()).0, first);
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second\n\nEgret-Emergency: the bank is down");
     assert!(stand.look().withheld.is_some(), "the repository's trailer is none here");
@@ -281,13 +282,14 @@ fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
     let paths = config("clusters: {prod: {paths: [prod]}, test: {paths: [test]}}\n");
     let files = [("egret.yaml", paths.as_str()), ("prod/a.yaml", &policy("10.1.0.0/16")), ("test/a.yaml", "")];
     let first = origin.push(&files, "first");
-    let mut prod = reading(&origin, "prod", Known::default(), None);
+    let mut prod = reading(&origin, "prod", KnownRevision::default(), None);
     assert_eq!(in_force(&prod.intent()).0, first);
     origin.push(&[("test/a.yaml", &policy("10.2.0.0/16")), ("prod/README.md", "words\n")], "another cluster's");
     prod.nothing();
     // After a restart it is still the first that is in force.
     drop(prod);
-    let mut prod = reading(&origin, "prod", Known { commit: Some(first.to_string()), ..Known::default() }, None);
+    let mut prod =
+        reading(&origin, "prod", KnownRevision { commit: Some(first.to_string()), ..KnownRevision::default() }, None);
     assert_eq!(in_force(&prod.intent()), (first, vec!["10.1.0.0/16".to_owned()], None));
     // A file that moves out of its folder is gone from it.
     origin.git(&["mv", "prod/a.yaml", "test/b.yaml"]);
@@ -305,12 +307,15 @@ fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
 fn what_another_leader_let_in_is_not_taken_back() {
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", Known::default(), None);
+    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
     stand.intent();
     let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     assert_eq!(in_force(&stand.look()).0, first);
     stand.thread.published(second, None);
     assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
     stand.thread.published(first, None);
-    assert!(matches!(stand.next(), News::Unchanged), "with nothing that waits, what is published comes later");
+    assert!(
+        matches!(stand.next(), RepositoryEvent::Unchanged),
+        "with nothing that waits, what is published comes later"
+    );
 }

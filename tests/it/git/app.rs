@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use egret::forge::app::{App, Options};
+use egret::forge::app::{AppOptions, GitHubApp};
 use egret::git::access::Access;
 use egret::git::publish::Published;
 use egret::git::{Error, Fate};
-use egret::reconcile::app::giver;
+use egret::reconcile::gitops::github_app::giver;
 
 use super::fixture::{Origin, PROGRAM};
 use super::https::Https;
@@ -29,13 +29,13 @@ fn github(server: &Https) -> Double {
 }
 
 fn access(double: &Double, server: &Https) -> Access {
-    let app = App::new(Options {
+    let app = GitHubApp::new(AppOptions {
         api: double.api(),
         project: "git/policies".to_owned(),
         id: ID.to_owned(),
         key_file: double.key("app"),
         installation: None,
-        https: egret::https::Options { plain: true, ..Default::default() },
+        https: egret::https::ClientOptions { plain: true, ..Default::default() },
     });
     let ca_file = Some(server.folder.join("ca.pem"));
     Access { program: PROGRAM.into(), ca_file, giver: Some(giver(Arc::new(app))), ..Access::default() }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use egret::git::access::{Access, Limits};
 use egret::git::mirror::Mirror;
 use egret::git::{CommitId, Error, Fate};
-use egret::reconcile::following::Following;
-use egret::reconcile::repository::{Known, News};
+use egret::reconcile::gitops::repository::{KnownRevision, RepositoryEvent};
+use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
 use super::crooked::{Crooked, Mood, Serving, git_daemon};
 use super::fixture::{Origin, PROGRAM};
@@ -45,13 +45,13 @@ impl Loop {
         let (daemon, port) = git_daemon(&origin);
         let relay = Crooked::before(port);
         let source = format!("git://127.0.0.1:{}{}", relay.port, origin.bare.display());
-        let following = Following {
+        let following = TrackedRepository {
             branch: Some("main".to_owned()),
             access: access(limits),
             poll: Duration::from_millis(50),
             ..following(&source)
         };
-        let reading = Reading::start(following, origin.state(), Known::default());
+        let reading = Reading::start(following, origin.state(), KnownRevision::default());
         Self { origin, relay, _daemon: daemon, reading }
     }
 
@@ -60,7 +60,7 @@ impl Loop {
     }
 
     /// The first news that the test is waiting for.
-    fn wait<T>(&mut self, what: &str, mut wanted: impl FnMut(News) -> Option<T>) -> T {
+    fn wait<T>(&mut self, what: &str, mut wanted: impl FnMut(RepositoryEvent) -> Option<T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let end = Instant::now() + FOR_EVER;
         loop {
@@ -75,15 +75,15 @@ impl Loop {
 
     fn in_force(&mut self, commit: CommitId) {
         self.wait("the commit", |news| {
-            matches!(news, News::Intent(intent) if intent.commit.id == commit).then_some(())
+            matches!(news, RepositoryEvent::Intent(intent) if intent.commit.id == commit).then_some(())
         });
     }
 
     fn fault(&mut self) -> Error {
         self.wait("a fault", |news| match news {
-            News::Fault(error) => Some(error),
-            News::Intent(intent) => panic!("{intent:?}"),
-            News::Unchanged | News::Withheld(_) => None,
+            RepositoryEvent::Fault(error) => Some(error),
+            RepositoryEvent::Intent(intent) => panic!("{intent:?}"),
+            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => None,
         })
     }
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use egret::git::access::{Access, Limits};
 use egret::git::credentials::Credentials;
 use egret::git::{Error, Fate};
-use egret::reconcile::following::Following;
-use egret::reconcile::repository::Known;
+use egret::reconcile::gitops::repository::KnownRevision;
+use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
 use super::bad_servers::{LIMITS, access};
 use super::fixture::Origin;
@@ -158,8 +158,8 @@ fn the_loop_stays_away_for_as_long_as_a_server_asks() {
         client.write_all(answer("429 Too Many Requests", "Retry-After: 3\r\n").as_bytes())
     });
     let following =
-        Following { access: access(LIMITS), poll: Duration::from_millis(50), ..following(&server.source()) };
-    let reading = Reading::start(following, origin.state(), Known::default());
+        TrackedRepository { access: access(LIMITS), poll: Duration::from_millis(50), ..following(&server.source()) };
+    let reading = Reading::start(following, origin.state(), KnownRevision::default());
     let next = || times.recv_timeout(Duration::from_mins(1)).expect("it looks");
     let (first, second) = (next(), next());
     assert!(second - first >= Duration::from_secs(3), "{:?}", second - first);

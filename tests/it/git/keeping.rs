@@ -11,16 +11,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use egret::core::facts::{Facts, Node, Pod, PodName};
-use egret::core::ground::{Ground, Interface};
-use egret::core::interfaces;
+use egret::core::gateway_interfaces;
+use egret::core::host_network::{HostNetwork, Interface};
 use egret::core::name::NodeName;
-use egret::core::report::drift::{Class, Drift, Place};
+use egret::core::report::drift::{Drift, DriftClass, DriftPlace};
 use egret::core::report::files::{path_of, read_node_file};
-use egret::core::report::history::{NodeReport, Sighting, WantedBy};
+use egret::core::report::history::{NodeReport, ObservedDrift, RequestedBy};
 use egret::core::snapshot;
 use egret::git::source::{Insecure, Source};
-use egret::reconcile::leading::Leads;
-use egret::reconcile::publisher::{Letter, Options, Publisher, Sight};
+use egret::reconcile::gitops::publisher::{ClusterSnapshot, Publisher, PublisherOptions, ReportBatch};
+use egret::reconcile::leadership::IsLeader;
 use jiff::Timestamp;
 
 use super::fixture::Origin;
@@ -41,16 +41,16 @@ fn publisher(origin: &Origin, state: &str) -> Publisher {
 }
 
 /// One that writes while `leads` says so.
-fn publisher_while(origin: &Origin, state: &str, leads: Leads) -> Publisher {
+fn publisher_while(origin: &Origin, state: &str, leads: IsLeader) -> Publisher {
     let source = Source::parse(origin.bare.to_str().expect("UTF-8"), Insecure::Refuse).expect("a source");
     let mirror = origin.path().join(state);
     let access = egret::git::credentials::Credentials::default().into();
-    let options = Options { source, access, mirror, cluster: "kind".to_owned(), signing_key: None, seed: 1 };
+    let options = PublisherOptions { source, access, mirror, cluster: "kind".to_owned(), signing_key: None, seed: 1 };
     Publisher::start(options, leads).expect("a thread")
 }
 
-fn letter(reports: Vec<NodeReport>) -> Letter {
-    Letter {
+fn letter(reports: Vec<NodeReport>) -> ReportBatch {
+    ReportBatch {
         reports,
         branch: BRANCH.to_owned(),
         policy_branch: "main".to_owned(),
@@ -66,17 +66,17 @@ fn report(node: &str, objects: &[&str]) -> NodeReport {
     for object in objects {
         let drift = Drift {
             object: (*object).to_owned(),
-            class: Class::Missing,
+            class: DriftClass::Missing,
             desired: Some("as it should be".to_owned()),
             observed: None,
-            place: Place::Neighbour,
+            place: DriftPlace::Neighbour,
         };
-        let wanted = WantedBy {
+        let wanted = RequestedBy {
             policy: "outpost".to_owned(),
             file: "policies/outpost.yaml:1".to_owned(),
             commit: "c0ffee".to_owned(),
         };
-        report.seen(vec![Sighting { drift, by: None, wanted_by: vec![wanted] }], now());
+        report.seen(vec![ObservedDrift { drift, by: None, wanted_by: vec![wanted] }], now());
         report.put_right(now());
     }
     report
@@ -104,17 +104,19 @@ fn facts(nodes: &[&str], pods: usize) -> Facts {
     }
 }
 
-fn ground(address: &str) -> Ground {
+fn host_network(address: &str) -> HostNetwork {
     let interface =
         Interface { up: true, addresses: vec![address.parse().expect("a net")], mtu: 1500, ..Interface::default() };
-    let ground = Ground { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..Ground::default() };
-    interfaces::ground(&interfaces::of(&ground, &std::collections::BTreeSet::new())).expect("a ground")
+    let host_network =
+        HostNetwork { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..HostNetwork::default() };
+    gateway_interfaces::host_network(&gateway_interfaces::of(&host_network, &std::collections::BTreeSet::new()))
+        .expect("a ground")
 }
 
 /// What a standalone node sees.
-fn own(facts: Facts, node: &str, address: &str) -> Sight {
-    let facts = Facts { grounds: BTreeMap::from([(name(node), ground(address))]), ..facts };
-    Sight { facts, taken: now(), only_own: true, own: Some(name(node)) }
+fn own(facts: Facts, node: &str, address: &str) -> ClusterSnapshot {
+    let facts = Facts { host_networks: BTreeMap::from([(name(node), host_network(address))]), ..facts };
+    ClusterSnapshot { facts, taken: now(), only_own: true, own: Some(name(node)) }
 }
 
 fn wait(what: &str, is: impl Fn() -> bool) {
@@ -150,7 +152,7 @@ fn a_preview_needs_no_cluster_because_the_snapshot_is_kept_beside_the_reports() 
     let origin = origin();
     let publisher = publisher(&origin, "state");
     assert!(publisher.wants_sight(false), "nothing is known of the branch yet");
-    let letter = Letter { branch: "egret/reports/default".to_owned(), ..letter(vec![report("a", &[])]) };
+    let letter = ReportBatch { branch: "egret/reports/default".to_owned(), ..letter(vec![report("a", &[])]) };
     publisher.send(letter, Some(own(facts(&["a"], 1), "a", "10.0.3.42/24")));
     publisher.finish();
     origin.git(&["checkout", "--quiet", "-b", "change"]);
@@ -210,8 +212,8 @@ fn nodes_that_write_one_branch_keep_what_the_others_told_and_come_to_rest() {
         assert_eq!(commits(&origin), 3, "round {round}");
     }
     let files = files_on_branch(&origin);
-    let told = snapshot::grounds(&files[snapshot::FILE]);
-    let expected: BTreeMap<NodeName, Ground> = all.map(|node| (name(node), ground(&address(node)))).into();
+    let told = snapshot::host_networks(&files[snapshot::FILE]);
+    let expected: BTreeMap<NodeName, HostNetwork> = all.map(|node| (name(node), host_network(&address(node)))).into();
     assert_eq!(told, expected);
     // A node that left takes its file and its interfaces along.
     let publisher = publisher(&origin, "state-a");
@@ -220,7 +222,7 @@ fn nodes_that_write_one_branch_keep_what_the_others_told_and_come_to_rest() {
     assert_eq!(origin.in_bare(&["log", "-1", "--format=%s", BRANCH]), "c is no node any more");
     let files = files_on_branch(&origin);
     assert!(!files.contains_key(&path_of("c")) && !files["README.md"].contains("| c |"), "{files:?}");
-    let told: Vec<NodeName> = snapshot::grounds(&files[snapshot::FILE]).into_keys().collect();
+    let told: Vec<NodeName> = snapshot::host_networks(&files[snapshot::FILE]).into_keys().collect();
     assert_eq!(told, [name("a"), name("b")]);
 }
 

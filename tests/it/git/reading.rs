@@ -8,13 +8,15 @@ use std::time::Duration;
 use egret::git::access::Access;
 use egret::git::signature::Flags;
 use egret::git::source::{Insecure, Source};
-use egret::reconcile::following::Following;
-use egret::reconcile::repository::{Intent, Known, News, Options, Repository};
+use egret::reconcile::gitops::repository::{
+    DesiredRevision, KnownRevision, Repository, RepositoryEvent, RepositoryOptions,
+};
+use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// A repository's default branch for the cluster `prod`, with no demands, and looked at when a test says so.
-pub(super) fn following(source: &str) -> Following {
-    Following {
+pub(super) fn following(source: &str) -> TrackedRepository {
+    TrackedRepository {
         source: Source::parse(source, Insecure::Allow).expect("a source"),
         branch: None,
         access: Access::default(),
@@ -29,30 +31,30 @@ pub(super) fn following(source: &str) -> Following {
 /// A running thread.
 pub(super) struct Reading {
     pub(super) thread: Repository,
-    pub(super) news: UnboundedReceiver<News>,
+    pub(super) news: UnboundedReceiver<RepositoryEvent>,
 }
 
 impl Reading {
-    pub(super) fn start(following: Following, mirror: PathBuf, known: Known) -> Self {
+    pub(super) fn start(following: TrackedRepository, mirror: PathBuf, known: KnownRevision) -> Self {
         let (sender, news) = unbounded_channel();
-        let thread = Repository::start(Options { following, mirror, seed: 1 }, sender).expect("a thread");
+        let thread = Repository::start(RepositoryOptions { following, mirror, seed: 1 }, sender).expect("a thread");
         thread.begin(known);
         Self { thread, news }
     }
 
-    pub(super) fn next(&mut self) -> News {
+    pub(super) fn next(&mut self) -> RepositoryEvent {
         self.news.blocking_recv().expect("the thread lives")
     }
 
-    pub(super) fn intent(&mut self) -> Intent {
+    pub(super) fn intent(&mut self) -> DesiredRevision {
         match self.next() {
-            News::Intent(intent) => *intent,
+            RepositoryEvent::Intent(intent) => *intent,
             other => panic!("{other:?}"),
         }
     }
 
     /// What it says when it is asked to look, which must be an intent.
-    pub(super) fn look(&mut self) -> Intent {
+    pub(super) fn look(&mut self) -> DesiredRevision {
         self.thread.look();
         self.intent()
     }
@@ -61,6 +63,6 @@ impl Reading {
     pub(super) fn nothing(&mut self) {
         self.thread.look();
         let news = self.next();
-        assert!(matches!(news, News::Unchanged), "{news:?}");
+        assert!(matches!(news, RepositoryEvent::Unchanged), "{news:?}");
     }
 }

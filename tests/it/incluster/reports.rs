@@ -20,17 +20,17 @@ fn snapshot_of(stand: &Stand) -> String {
 fn the_snapshot_has_the_cluster_and_the_gateways_interfaces_and_agents_of_other_nodes_tell_none() -> Outcome {
     let stand = Stand::in_force(Options::default())?;
     stand.await_that("a snapshot with the gateway's interfaces", || {
-        !snapshot::grounds(&snapshot_of(&stand)).is_empty()
+        !snapshot::host_networks(&snapshot_of(&stand)).is_empty()
     })?;
     let text = snapshot_of(&stand);
     assert!(snapshot::taken(&text).is_some(), "{text}");
     let (facts, faults) = egret::cluster::read_text("snapshot.yaml", &text).expect("a snapshot");
-    assert_eq!((faults, facts.grounds.len(), facts.nodes.len()), (Vec::new(), 1, 2), "{text}");
-    assert_eq!(facts.grounds, snapshot::grounds(&text), "both readers read the same");
-    let ground = &facts.grounds[&NodeName::parse("kind-worker2").expect("a node")];
-    let addresses: Vec<String> = ground.interfaces["net1"].addresses.iter().map(ToString::to_string).collect();
+    assert_eq!((faults, facts.host_networks.len(), facts.nodes.len()), (Vec::new(), 1, 2), "{text}");
+    assert_eq!(facts.host_networks, snapshot::host_networks(&text), "both readers read the same");
+    let host_network = &facts.host_networks[&NodeName::parse("kind-worker2").expect("a node")];
+    let addresses: Vec<String> = host_network.interfaces["net1"].addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["10.0.3.42/24", "fd00:10:3::42/64"]);
-    assert_eq!(ground.holder("10.0.3.99".parse().expect("an address")), None);
+    assert_eq!(host_network.holder("10.0.3.99".parse().expect("an address")), None);
     assert!(facts.pods.keys().any(|pod| pod.name == "tiefighter"), "{text}");
     let told = |node: &str| stand.object("egressnodes", node)["status"]["interfaces"].clone();
     assert_eq!(told("kind-worker"), Value::Null);

@@ -7,16 +7,16 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
-use egret::core::plan::sources::{Sources, Which};
+use egret::core::plan::conntrack::{ConntrackFlush, FlushScope};
 use egret::core::plan::{Step, plan};
 use egret::core::state::NodeState;
-use egret::core::state::nft::{Data, DataType, Family, Field, KeyType, Statement, Table, Verdict};
-use egret::core::state::ownership::Range;
+use egret::core::state::nft::{DataType, ElementData, Field, KeyType, Statement, Table, TableFamily, Verdict};
+use egret::core::state::ownership::DatapathConfig;
 use egret::kernel::conntrack;
 
 use super::oracle::nft;
 use super::samples::{chain, goto, range, set};
-use super::{Key, alone};
+use super::{ElementKey, alone};
 
 const POD: &str = "10.1.1.7";
 const POD6: &str = "fd00:10:1:1::7";
@@ -87,9 +87,9 @@ fn texts(lines: &[&str]) -> BTreeSet<String> {
     lines.iter().map(|line| (*line).to_owned()).collect()
 }
 
-fn every(addresses: impl IntoIterator<Item = IpAddr>) -> Sources {
-    let addresses = addresses.into_iter().map(|address| (address, Which::All)).collect();
-    Sources { addresses, mask: 0xff, ..Sources::default() }
+fn every(addresses: impl IntoIterator<Item = IpAddr>) -> ConntrackFlush {
+    let addresses = addresses.into_iter().map(|address| (address, FlushScope::All)).collect();
+    ConntrackFlush { addresses, mask: 0xff, ..ConntrackFlush::default() }
 }
 
 #[test]
@@ -117,10 +117,12 @@ fn an_address_that_is_given_up_takes_all_its_connections_with_it_and_nobody_else
 }
 
 /// What a plan forgets of the pod when the map of pods changes from this to that.
-fn planned(from: Option<Verdict>, to: Verdict) -> Sources {
+fn planned(from: Option<Verdict>, to: Verdict) -> ConntrackFlush {
     let state = |verdict: Option<Verdict>| {
-        let pods: Vec<_> =
-            verdict.into_iter().map(|verdict| (Key::Address(ip(POD)), Some(Data::Verdict(verdict)))).collect();
+        let pods: Vec<_> = verdict
+            .into_iter()
+            .map(|verdict| (ElementKey::Address(ip(POD)), Some(ElementData::Verdict(verdict))))
+            .collect();
         let mark = Statement::SetMark { field: Field::CtMark, keep: !0xff, value: 1 };
         let lookup = Statement::VerdictMap { field: Field::Ip4Daddr, mask: None, map: "to4_a".to_owned() };
         let outposts = [(range("10.0.4.0", "10.0.4.255"), Some(goto("exit_1")))];
@@ -135,12 +137,12 @@ fn planned(from: Option<Verdict>, to: Verdict) -> Sources {
             ]),
             ..Table::default()
         };
-        NodeState { nft: BTreeMap::from([(Family::Inet, table)]), ..NodeState::default() }
+        NodeState { nft: BTreeMap::from([(TableFamily::Inet, table)]), ..NodeState::default() }
     };
-    let range = Range { mask: 0xff, ..Range::default() };
+    let range = DatapathConfig { mask: 0xff, ..DatapathConfig::default() };
     let steps = plan(&state(Some(to)), &state(from), range).steps;
     let mut sources = steps.into_iter().filter_map(|step| match step {
-        Step::ForgetSources(sources) => Some(sources),
+        Step::FlushSources(sources) => Some(sources),
         _ => None,
     });
     sources.next().expect("something is forgotten")

@@ -7,35 +7,46 @@ use std::net::IpAddr;
 
 use egret::core::state::net::Mac;
 use egret::core::state::nft::{
-    AddressFamily, Base, Chain, ChainKind, Data, DataType, Field, Hook, Key, KeyType, Policy, Rule, Set, Statement,
-    Table, Value, Verdict,
+    AddressFamily, BaseChain, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType,
+    MatchValue, NftRule, Set, Statement, Table, Verdict,
 };
 
 pub(super) fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-pub(super) fn range(first: &str, last: &str) -> Key {
-    Key::Range(address(first), address(last))
+pub(super) fn range(first: &str, last: &str) -> ElementKey {
+    ElementKey::Range(address(first), address(last))
 }
 
-pub(super) fn goto(chain: &str) -> Data {
-    Data::Verdict(Verdict::Goto(chain.to_owned()))
+pub(super) fn goto(chain: &str) -> ElementData {
+    ElementData::Verdict(Verdict::Goto(chain.to_owned()))
 }
 
-pub(super) fn set(key: &[KeyType], data: Option<DataType>, interval: bool, elements: &[(Key, Option<Data>)]) -> Set {
+pub(super) fn set(
+    key: &[KeyType],
+    data: Option<DataType>,
+    interval: bool,
+    elements: &[(ElementKey, Option<ElementData>)],
+) -> Set {
     Set { key: key.to_vec(), data, interval, elements: elements.iter().cloned().collect() }
 }
 
 pub(super) fn chain(rules: Vec<Vec<Statement>>) -> Chain {
-    Chain { base: None, comment: None, rules: rules.into_iter().map(Rule).collect() }
+    Chain { base: None, comment: None, rules: rules.into_iter().map(NftRule).collect() }
 }
 
-pub(super) fn base(kind: ChainKind, hook: Hook, priority: i32, policy: Policy, rules: Vec<Vec<Statement>>) -> Chain {
-    Chain { base: Some(Base { kind, hook, priority, policy }), ..chain(rules) }
+pub(super) fn base(
+    kind: ChainKind,
+    hook: Hook,
+    priority: i32,
+    policy: ChainPolicy,
+    rules: Vec<Vec<Statement>>,
+) -> Chain {
+    Chain { base: Some(BaseChain { kind, hook, priority, policy }), ..chain(rules) }
 }
 
-pub(super) fn compare(field: Field, mask: Option<u32>, negated: bool, value: Value) -> Statement {
+pub(super) fn compare(field: Field, mask: Option<u32>, negated: bool, value: MatchValue) -> Statement {
     Statement::Compare { field, mask, negated, value }
 }
 
@@ -48,26 +59,41 @@ fn every_set() -> BTreeMap<String, Set> {
     let one = address("10.1.1.1");
     let one6 = address("fd00::1");
     let sets = [
-        ("addresses4", set(&[Ipv4Addr], None, false, &[(Key::Address(one), None)])),
-        ("addresses6", set(&[Ipv6Addr], None, false, &[(Key::Address(one6), None)])),
-        ("names", set(&[Ifname], None, false, &[(Key::Interface("a-name-of-15-by".to_owned()), None)])),
-        ("marks", set(&[Mark], None, false, &[(Key::Mark(0x1fff), None)])),
-        ("pairs4", set(&[Mark, Ipv4Addr], None, false, &[(Key::MarkAddress(3, one), None)])),
-        ("pairs6", set(&[Mark, Ipv6Addr], None, false, &[(Key::MarkAddress(3, one6), None)])),
+        ("addresses4", set(&[Ipv4Addr], None, false, &[(ElementKey::Address(one), None)])),
+        ("addresses6", set(&[Ipv6Addr], None, false, &[(ElementKey::Address(one6), None)])),
+        ("names", set(&[Ifname], None, false, &[(ElementKey::Interface("a-name-of-15-by".to_owned()), None)])),
+        ("marks", set(&[Mark], None, false, &[(ElementKey::Mark(0x1fff), None)])),
+        ("pairs4", set(&[Mark, Ipv4Addr], None, false, &[(ElementKey::MarkAddress(3, one), None)])),
+        ("pairs6", set(&[Mark, Ipv6Addr], None, false, &[(ElementKey::MarkAddress(3, one6), None)])),
         ("ranges4", set(&[Ipv4Addr], None, true, &[(range("10.0.0.0", "10.0.0.255"), None)])),
         ("ranges6", set(&[Ipv6Addr], None, true, &[(range("fd00::", "fd00::ffff"), None)])),
-        ("groups4", set(&[Ipv4Addr], Some(DataType::Verdict), false, &[(Key::Address(one), Some(goto("plain")))])),
-        ("groups6", set(&[Ipv6Addr], Some(DataType::Verdict), false, &[(Key::Address(one6), Some(goto("plain")))])),
-        ("egress4", set(&[Mark], Some(DataType::Ipv4Addr), false, &[(Key::Mark(3), Some(Data::Address(one)))])),
-        ("egress6", set(&[Mark], Some(DataType::Ipv6Addr), false, &[(Key::Mark(3), Some(Data::Address(one6)))])),
-        ("mark_of", set(&[Ipv4Addr], Some(DataType::Mark), false, &[(Key::Address(one), Some(Data::Mark(7)))])),
+        (
+            "groups4",
+            set(&[Ipv4Addr], Some(DataType::Verdict), false, &[(ElementKey::Address(one), Some(goto("plain")))]),
+        ),
+        (
+            "groups6",
+            set(&[Ipv6Addr], Some(DataType::Verdict), false, &[(ElementKey::Address(one6), Some(goto("plain")))]),
+        ),
+        (
+            "egress4",
+            set(&[Mark], Some(DataType::Ipv4Addr), false, &[(ElementKey::Mark(3), Some(ElementData::Address(one)))]),
+        ),
+        (
+            "egress6",
+            set(&[Mark], Some(DataType::Ipv6Addr), false, &[(ElementKey::Mark(3), Some(ElementData::Address(one6)))]),
+        ),
+        (
+            "mark_of",
+            set(&[Ipv4Addr], Some(DataType::Mark), false, &[(ElementKey::Address(one), Some(ElementData::Mark(7)))]),
+        ),
         (
             "macs",
             set(
                 &[KeyType::EtherAddr],
                 Some(DataType::Verdict),
                 false,
-                &[(Key::Mac(Mac([2, 0xe9, 1, 2, 3, 4])), Some(goto("plain")))],
+                &[(ElementKey::Mac(Mac([2, 0xe9, 1, 2, 3, 4])), Some(goto("plain")))],
             ),
         ),
         (
@@ -77,10 +103,10 @@ fn every_set() -> BTreeMap<String, Set> {
                 Some(DataType::Verdict),
                 false,
                 &[
-                    (Key::Mark(1), Some(Data::Verdict(Verdict::Accept))),
-                    (Key::Mark(2), Some(Data::Verdict(Verdict::Drop))),
-                    (Key::Mark(3), Some(Data::Verdict(Verdict::Return))),
-                    (Key::Mark(4), Some(Data::Verdict(Verdict::Jump("plain".to_owned())))),
+                    (ElementKey::Mark(1), Some(ElementData::Verdict(Verdict::Accept))),
+                    (ElementKey::Mark(2), Some(ElementData::Verdict(Verdict::Drop))),
+                    (ElementKey::Mark(3), Some(ElementData::Verdict(Verdict::Return))),
+                    (ElementKey::Mark(4), Some(ElementData::Verdict(Verdict::Jump("plain".to_owned())))),
                 ],
             ),
         ),
@@ -99,23 +125,27 @@ fn matches() -> Vec<Vec<Statement>> {
     };
     let mask = Some(0x1fff);
     let drop = || Statement::Verdict(Verdict::Drop);
-    let interface = |name: &str| Value::Interface(name.to_owned());
+    let interface = |name: &str| MatchValue::Interface(name.to_owned());
     vec![
-        vec![compare(MetaMark, mask, false, Value::Mark(3)), compare(CtMark, None, true, Value::Mark(5))],
-        vec![compare(MetaMark, mask, true, Value::Mark(0)), Statement::Counter, drop()],
-        vec![compare(CtDirection, None, false, Value::Reply(true))],
-        vec![compare(CtDirection, None, false, Value::Reply(false))],
+        vec![compare(MetaMark, mask, false, MatchValue::Mark(3)), compare(CtMark, None, true, MatchValue::Mark(5))],
+        vec![compare(MetaMark, mask, true, MatchValue::Mark(0)), Statement::Counter, drop()],
+        vec![compare(CtDirection, None, false, MatchValue::Reply(true))],
+        vec![compare(CtDirection, None, false, MatchValue::Reply(false))],
         vec![compare(Iifname, None, false, interface("eth0")), compare(Oifname, None, true, interface("eth1"))],
         vec![
-            compare(Ip4Saddr, None, false, Value::Address(address("10.1.1.1"))),
-            compare(Ip4Daddr, None, true, Value::Address(address("10.2.2.2"))),
-            compare(UdpDport, None, false, Value::Port(4790)),
+            compare(Ip4Saddr, None, false, MatchValue::Address(address("10.1.1.1"))),
+            compare(Ip4Daddr, None, true, MatchValue::Address(address("10.2.2.2"))),
+            compare(UdpDport, None, false, MatchValue::Port(4790)),
         ],
         vec![
-            compare(Ip6Saddr, None, false, Value::Address(address("fd00::1"))),
-            compare(Ip6Daddr, None, true, Value::Address(address("fd00::2"))),
+            compare(Ip6Saddr, None, false, MatchValue::Address(address("fd00::1"))),
+            compare(Ip6Daddr, None, true, MatchValue::Address(address("fd00::2"))),
         ],
-        vec![compare(UdpDport, None, true, Value::Port(53)), in_set(&[Ip4Saddr], None, true, "addresses4"), drop()],
+        vec![
+            compare(UdpDport, None, true, MatchValue::Port(53)),
+            in_set(&[Ip4Saddr], None, true, "addresses4"),
+            drop(),
+        ],
         vec![in_set(&[Ip6Saddr], None, false, "addresses6")],
         vec![in_set(&[Ip4Saddr], None, false, "ranges4"), in_set(&[Ip4Daddr], None, true, "ranges4")],
         vec![in_set(&[Iifname], None, false, "names"), in_set(&[MetaMark], mask, false, "marks")],
@@ -126,12 +156,12 @@ fn matches() -> Vec<Vec<Statement>> {
         vec![compare(Iifkind, None, false, interface("veth")), compare(Iifkind, None, true, interface("bridge"))],
         vec![in_set(&[CtOriginal4], None, false, "addresses4"), in_set(&[CtOriginal6], None, true, "addresses6")],
         vec![
-            compare(CtReply4, None, true, Value::Address(address("10.1.1.254"))),
-            compare(CtReply6, None, false, Value::Address(address("fd00::1"))),
+            compare(CtReply4, None, true, MatchValue::Address(address("10.1.1.254"))),
+            compare(CtReply6, None, false, MatchValue::Address(address("fd00::1"))),
         ],
         vec![
-            compare(EtherDaddr, None, false, Value::Mac(Mac([2, 0xe9, 1, 2, 3, 4]))),
-            compare(UdpDport, None, false, Value::Port(1)),
+            compare(EtherDaddr, None, false, MatchValue::Mac(Mac([2, 0xe9, 1, 2, 3, 4]))),
+            compare(UdpDport, None, false, MatchValue::Port(1)),
         ],
         vec![Statement::NoRouteBack, Statement::Counter, drop()],
         vec![Statement::FromThisHost],
@@ -176,13 +206,13 @@ pub(crate) fn every_kind() -> (Table, Table) {
     let plain = Chain { comment: Some("exit kind-worker2 10.0.3.42".to_owned()), ..chain(vec![]) };
     let chains = [
         ("plain", plain),
-        ("match", base(Filter, Hook::Prerouting, -150, Policy::Accept, matches())),
-        ("act", base(Filter, Hook::Forward, 0, Policy::Drop, acts())),
-        ("translate", base(Nat, Hook::Postrouting, 100, Policy::Accept, translations())),
-        ("guard", base(Filter, Hook::Postrouting, 101, Policy::Accept, vec![vec![Statement::ClampMss]])),
-        ("peers", base(Filter, Hook::Input, 0, Policy::Accept, vec![])),
-        ("own", base(Route, Hook::Output, 1000, Policy::Accept, vec![])),
-        ("raw", base(Filter, Hook::Prerouting, -310, Policy::Accept, vec![vec![Statement::NoTrack]])),
+        ("match", base(Filter, Hook::Prerouting, -150, ChainPolicy::Accept, matches())),
+        ("act", base(Filter, Hook::Forward, 0, ChainPolicy::Drop, acts())),
+        ("translate", base(Nat, Hook::Postrouting, 100, ChainPolicy::Accept, translations())),
+        ("guard", base(Filter, Hook::Postrouting, 101, ChainPolicy::Accept, vec![vec![Statement::ClampMss]])),
+        ("peers", base(Filter, Hook::Input, 0, ChainPolicy::Accept, vec![])),
+        ("own", base(Route, Hook::Output, 1000, ChainPolicy::Accept, vec![])),
+        ("raw", base(Filter, Hook::Prerouting, -310, ChainPolicy::Accept, vec![vec![Statement::NoTrack]])),
     ];
     let chains = chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)).collect();
     let table = Table { owned: true, abandoned: false, chains, sets: every_set() };
@@ -193,12 +223,17 @@ pub(crate) fn every_kind() -> (Table, Table) {
     let rules = vec![
         take(in_set(&[Field::MetaMark, Field::Ip4Saddr], None, false, "sources4")),
         take(in_set(&[Field::MetaMark, Field::Ip6Saddr], None, false, "sources6")),
-        take(compare(Field::Ip6Daddr, None, false, Value::Address(address("fd00::fe")))),
-        take(compare(Field::EtherDaddr, None, false, Value::Mac(Mac([2, 0xe9, 0, 0, 0, 0])))),
+        take(compare(Field::Ip6Daddr, None, false, MatchValue::Address(address("fd00::fe")))),
+        take(compare(Field::EtherDaddr, None, false, MatchValue::Mac(Mac([2, 0xe9, 0, 0, 0, 0])))),
     ];
-    let arrive = base(Filter, Hook::Ingress("lo".to_owned()), 0, Policy::Accept, rules);
+    let arrive = base(Filter, Hook::Ingress("lo".to_owned()), 0, ChainPolicy::Accept, rules);
     let pair = |other, address_text: &str| {
-        set(&[KeyType::Mark, other], None, false, &[(Key::MarkAddress(0xac12_0002, address(address_text)), None)])
+        set(
+            &[KeyType::Mark, other],
+            None,
+            false,
+            &[(ElementKey::MarkAddress(0xac12_0002, address(address_text)), None)],
+        )
     };
     let netdev = Table {
         owned: true,

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use egret::core::report::drift::Class::{self, Changed, Extra, Missing};
-use egret::core::report::history::{Record, WantedBy};
+use egret::core::report::drift::DriftClass::{self, Changed, Extra, Missing};
+use egret::core::report::history::{DriftRecord, RequestedBy};
 
 use super::listing::{difference, everything};
 use super::stand::{DEADLINE, Outcome, Stand, WAYS, tell};
@@ -18,7 +18,7 @@ struct Act {
     command: &'static str,
     /// What the report calls the object.
     object: &'static str,
-    class: Class,
+    class: DriftClass,
     desired: Option<&'static str>,
     observed: Option<&'static str>,
 }
@@ -166,8 +166,11 @@ fn await_listing(stand: &Stand, node: &str, before: &str) -> Result<(), LabError
 fn put_right(acts: &[Act]) -> Outcome {
     let stand = Stand::in_force(Options::default())?;
     let commit = stand.lab.repository().in_clone(["rev-parse", "HEAD"])?.trim_end().to_owned();
-    let wanted =
-        WantedBy { policy: "outpost".to_owned(), file: "policies/outpost.yaml:1".to_owned(), commit: commit.clone() };
+    let wanted = RequestedBy {
+        policy: "outpost".to_owned(),
+        file: "policies/outpost.yaml:1".to_owned(),
+        commit: commit.clone(),
+    };
     let (mut times, mut took) = (BTreeMap::new(), Vec::new());
     for act in acts {
         let namespace = stand.lab.node(act.node)?;
@@ -185,7 +188,7 @@ fn put_right(acts: &[Act]) -> Outcome {
         // What anybody does to a device the kernel signs itself, or tells only after all that went with it.
         let is_told = record.by.as_ref().is_some_and(|by| by.because.contains("names"));
         assert!(is_told || act.object == "ip link egret0", "{record:?}");
-        let whole = Record {
+        let whole = DriftRecord {
             object: act.object.to_owned(),
             class: act.class,
             desired: act.desired.map(str::to_owned),
@@ -206,7 +209,7 @@ fn put_right(acts: &[Act]) -> Outcome {
     stand.assert_no_leak_but(&[])
 }
 
-fn is_of(record: &Record, act: &Act) -> bool {
+fn is_of(record: &DriftRecord, act: &Act) -> bool {
     record.object == act.object && record.class == act.class
 }
 

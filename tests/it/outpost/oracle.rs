@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use egret::core::state::NodeState;
 use egret::core::state::net::route_text;
-use egret::core::state::ownership::Range;
+use egret::core::state::ownership::DatapathConfig;
 use egret::kernel::Kernel;
 
 use super::listing::without_counts;
@@ -20,7 +20,7 @@ fn seen(node: &Namespace) -> Result<NodeState, LabError> {
     node.enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let mut kernel = Kernel::open(Range::default()).await.expect("the kernel");
+            let mut kernel = Kernel::open(DatapathConfig::default()).await.expect("the kernel");
             kernel.look_only();
             kernel.observe().await.expect("a look").state
         })

@@ -34,10 +34,10 @@ fn nodes_write_one_page_and_one_snapshot_together_and_come_to_rest() -> Outcome 
     let stand = Stand::in_force(Options::default())?;
     await_that(&stand, "both nodes on the page", || show(&stand, "README.md").contains("on 2 of 2 nodes"));
     let gateway = NodeName::parse("kind-worker2").expect("a node");
-    let told = || snapshot::grounds(&show(&stand, snapshot::FILE));
+    let told = || snapshot::host_networks(&show(&stand, snapshot::FILE));
     await_that(&stand, "the gateway's interfaces in the snapshot", || told().contains_key(&gateway));
-    let ground = &told()[&gateway];
-    assert_eq!(ground.holder("10.0.3.42".parse().expect("an address")), Some("net1"));
+    let host_network = &told()[&gateway];
+    assert_eq!(host_network.holder("10.0.3.42".parse().expect("an address")), Some("net1"));
     assert_eq!(told().len(), 1, "a node that nobody chooses for a gateway tells nothing");
     for _ in 0..3 {
         for node in stand.nodes() {

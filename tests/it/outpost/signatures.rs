@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use egret::core::admission::Why;
+use egret::core::admission::PendingReason;
 
 use super::stand::{DEADLINE, Document, Outcome, REPORTS, Stand};
 use crate::lab::{Answer, OUTPOST, Options, wait_until};
@@ -51,7 +51,7 @@ fn an_unsigned_push_stays_out_over_a_restart_and_a_signed_one_comes_in() -> Outc
     let stray = repository.push("urgent\n\nEgret-Emergency: let me in")?;
     let refused = |stand: &Stand| {
         let report = stand.await_report("kind-worker", "what is refused", |report| report.withheld.is_some());
-        let expected = Why::Unsigned { commit: stray.clone(), what: "it has no signature".to_owned() };
+        let expected = PendingReason::Unsigned { commit: stray.clone(), what: "it has no signature".to_owned() };
         assert_eq!(report.withheld.map(|withheld| withheld.why), Some(expected));
     };
     refused(&stand);
@@ -103,7 +103,7 @@ fn flags_demand_every_commit_and_reports_are_signed() -> Outcome {
     repository.in_clone(["config", "commit.gpgsign", "true"])?;
     stand.push("policies/outpost.yaml", &Document::through("kind-worker3").text())?;
     let report = stand.await_report("kind-worker", "what is refused", |report| report.withheld.is_some());
-    let expected = Why::Unsigned { commit: stray, what: "it has no signature".to_owned() };
+    let expected = PendingReason::Unsigned { commit: stray, what: "it has no signature".to_owned() };
     assert_eq!(report.withheld.map(|withheld| withheld.why), Some(expected));
     stand.await_granted("tiefighter")?;
     let setting = format!("gpg.ssh.allowedSignersFile={allowed}");

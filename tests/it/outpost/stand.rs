@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use egret::core::report::files::read_node_file;
-use egret::core::report::history::{NodeReport, Record};
+use egret::core::report::history::{DriftRecord, NodeReport};
 
 use crate::lab::{
     Answer, EGRESS, EGRESS6, EXCLUDED, EXCLUDED6, Lab, LabError, OUTPOST, OUTPOST6, Options, Pod, Process, wait_until,
@@ -276,8 +276,8 @@ impl Stand {
     }
 
     /// Waits until a drift was put right that often; its record.
-    pub(super) fn await_corrected(&self, node: &str, object: &str, times: u32) -> Record {
-        let of_it = |record: &&Record| record.object.starts_with(object) && record.times == times;
+    pub(super) fn await_corrected(&self, node: &str, object: &str, times: u32) -> DriftRecord {
+        let of_it = |record: &&DriftRecord| record.object.starts_with(object) && record.times == times;
         let report = self.await_report(node, object, |report| report.corrected.iter().any(|record| of_it(&record)));
         report.corrected.iter().find(of_it).expect("it was just seen").clone()
     }

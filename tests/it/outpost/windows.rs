@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: the gate's own cases (`git::admission`), and the arithmetic of windows (`core::admission`).
 
-use egret::core::admission::Why;
+use egret::core::admission::PendingReason;
 use jiff::{SignedDuration, Timestamp};
 
 use super::metrics::fetch;
@@ -33,7 +33,7 @@ fn a_push_outside_the_window_waits_over_a_restart_and_an_emergency_passes() -> O
             report.withheld.as_ref().is_some_and(|withheld| withheld.summary == "another policies/outpost.yaml")
         });
         let withheld = report.withheld.expect("it was just seen");
-        assert!(matches!(&withheld.why, Why::Window { window, .. } if window == "new year"), "{withheld:?}");
+        assert!(matches!(&withheld.why, PendingReason::Window { window, .. } if window == "new year"), "{withheld:?}");
         let in_force = report.in_force.map(|commit| commit.summary);
         assert_eq!(in_force.as_deref(), Some("another egret.yaml"));
         withheld
@@ -80,7 +80,8 @@ fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Out
     stand.lab.repository().write("egret.yaml", &suspended)?;
     stand.push("policies/outpost.yaml", &Document::through("kind-worker3").text())?;
     let report = stand.await_report("kind-worker", "what waits", |report| report.withheld.is_some());
-    let expected = Why::Suspended { until: Some(until), owner: "Han".to_owned(), reason: "we move".to_owned() };
+    let expected =
+        PendingReason::Suspended { until: Some(until), owner: "Han".to_owned(), reason: "we move".to_owned() };
     assert_eq!(report.withheld.map(|withheld| withheld.why), Some(expected));
     assert_eq!(stand.lab.ask("tiefighter", OUTPOST)?, Answer::Granted(EGRESS));
     // It is told, and the node is ready: what is in force is in force.

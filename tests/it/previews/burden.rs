@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use egret::cluster::Cluster;
 use egret::core::facts::Facts;
-use egret::core::preview::{Limits, Most, burden};
+use egret::core::preview::{CostLimits, DisplayLimits, burden};
 
 use super::{Case, USUAL, root};
 use crate::scenarios::folder::texts;
@@ -34,11 +34,11 @@ fn with(policies: impl Iterator<Item = String>) -> Case {
     Case::new(&before, &after, facts())
 }
 
-fn weighed(case: &Case, most: Most) -> Option<&'static str> {
+fn weighed(case: &Case, most: CostLimits) -> Option<&'static str> {
     let there = burden(&case.before, &case.after, &case.facts, most);
     assert_eq!(burden(&case.after, &case.before, &case.facts, most), there, "to take away is no less than to bring");
     assert_eq!(burden(&case.after, &case.after, &case.facts, most), None, "what stays is nobody's work");
-    assert_eq!(burden(&case.before, &case.after, &case.facts, Most::ANY), None);
+    assert_eq!(burden(&case.before, &case.after, &case.facts, CostLimits::ANY), None);
     there
 }
 
@@ -50,16 +50,19 @@ fn a_change_may_be_so_much_and_no_more() {
         with((0..10).map(|number| policy(number, "org: empire, io.kubernetes.pod.namespace: batuu", &nets(number))));
     let pods = case.facts.pods.len();
     let members = 10 * case.facts.pods.keys().filter(|name| name.name.starts_with("tiefighter")).count();
-    let most = Most { documents: 10, networks: 20, questions: 10 * pods, members: members - pods };
+    let most = CostLimits { documents: 10, networks: 20, questions: 10 * pods, members: members - pods };
     assert_eq!(weighed(&case, most), None);
     let less = [
-        (Most { documents: 9, ..most }, "it changes too many policies"),
-        (Most { networks: 19, ..most }, "policies that it changes have too many destinations"),
+        (CostLimits { documents: 9, ..most }, "it changes too many policies"),
+        (CostLimits { networks: 19, ..most }, "policies that it changes have too many destinations"),
         (
-            Most { questions: most.questions - 1, ..most },
+            CostLimits { questions: most.questions - 1, ..most },
             "policies that it changes have too many selectors for so many pods",
         ),
-        (Most { members: most.members - 1, ..most }, "policies that it changes select too many pods between them"),
+        (
+            CostLimits { members: most.members - 1, ..most },
+            "policies that it changes select too many pods between them",
+        ),
     ];
     for (most, what) in less {
         assert_eq!(weighed(&case, most), Some(what));
@@ -74,7 +77,7 @@ fn node_labels_are_counted_too() {
         )
     };
     let case = with((0..3).map(labels));
-    let most = |documents| Most { documents, ..Most::ANY };
+    let most = |documents| CostLimits { documents, ..CostLimits::ANY };
     assert_eq!(weighed(&case, most(3)), None);
     assert_eq!(weighed(&case, most(2)), Some("it changes too many policies"));
 }
@@ -84,7 +87,7 @@ fn overlaps_without_end_are_not_all_told_and_that_is_said() {
     let nets = |number: usize| ["11.0.0.0/8".to_owned(), format!("11.0.{number}.0/24")];
     let told = |count: usize| {
         let case = with((0..count).map(|number| policy(number, "org: empire", &nets(number))));
-        let preview = case.preview(Limits::default());
+        let preview = case.preview(DisplayLimits::default());
         let overlaps: Vec<String> = preview
             .dangers
             .iter()

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use egret::forge::Kind;
+use egret::forge::ForgeKind;
 use serde_json::{Value, json};
 
 use crate::apiserver::ApiServer;
@@ -77,7 +77,7 @@ pub(super) struct Stand {
 
 impl Stand {
     /// Everything but a controller. The repository has the gateways' labels.
-    pub(super) fn empty(kind: Kind) -> Self {
+    pub(super) fn empty(kind: ForgeKind) -> Self {
         let origin = Origin::new();
         let server = Https::start(&origin);
         let (forge, api) = (Double::start(kind), ApiServer::local().expect("an API server"));
@@ -103,7 +103,7 @@ impl Stand {
 
     /// On GitHub, with a controller that leads.
     pub(super) fn up() -> Self {
-        let mut stand = Self::empty(Kind::GitHub);
+        let mut stand = Self::empty(ForgeKind::GitHub);
         stand.controller("one");
         stand
     }
@@ -148,9 +148,9 @@ impl Stand {
     /// The forge's name as an option has it.
     fn word(&self) -> &'static str {
         match self.forge.world().kind {
-            Kind::GitHub => "github",
-            Kind::GitLab => "gitlab",
-            Kind::Gitea => "gitea",
+            ForgeKind::GitHub => "github",
+            ForgeKind::GitLab => "gitlab",
+            ForgeKind::Gitea => "gitea",
         }
     }
 
@@ -162,10 +162,10 @@ impl Stand {
     /// The forge tells some of the controllers.
     pub(super) fn tell_some(&self, event: &str, body: &Value, to: impl Fn(&str) -> bool) {
         let event = match (self.forge.world().kind, event) {
-            (Kind::GitHub, event) => format!("X-GitHub-Event: {event}"),
-            (Kind::GitLab, "push") => "X-Gitlab-Event: Push Hook".to_owned(),
-            (Kind::GitLab, _) => "X-Gitlab-Event: Merge Request Hook".to_owned(),
-            (Kind::Gitea, event) => format!("X-Gitea-Event: {event}"),
+            (ForgeKind::GitHub, event) => format!("X-GitHub-Event: {event}"),
+            (ForgeKind::GitLab, "push") => "X-Gitlab-Event: Push Hook".to_owned(),
+            (ForgeKind::GitLab, _) => "X-Gitlab-Event: Merge Request Hook".to_owned(),
+            (ForgeKind::Gitea, event) => format!("X-Gitea-Event: {event}"),
         };
         for (_, (_, port)) in self.controllers.iter().filter(|(identity, _)| to(identity)) {
             let body = body.to_string();
@@ -188,7 +188,7 @@ impl Stand {
 
     /// What a forge does when somebody pushed to the branch of a pull request.
     pub(super) fn publish(&self, number: u64, commit: &str) {
-        let heads = if self.forge.world().kind == Kind::GitLab { "merge-requests" } else { "pull" };
+        let heads = if self.forge.world().kind == ForgeKind::GitLab { "merge-requests" } else { "pull" };
         self.origin.git(&["push", "--quiet", "--force", "origin", &format!("{commit}:refs/{heads}/{number}/head")]);
         self.origin.git(&["checkout", "--quiet", "main"]);
         self.forge.open(number, commit);

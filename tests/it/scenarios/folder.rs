@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use egret::cluster::Cluster;
 use egret::core::facts::Facts;
-use egret::core::ground::Ground;
+use egret::core::host_network::HostNetwork;
 use egret::core::name::NodeName;
 use egret::core::policy::PolicySet;
-use egret::core::policy::catalogue::{Catalogue, Change};
+use egret::core::policy::catalogue::{Catalogue, FileUpdate};
 
 /// The scenario that lends the others what they do not have themselves.
 const USUAL: &str = "the_outpost";
@@ -19,7 +19,7 @@ const USUAL: &str = "the_outpost";
 pub(super) struct World {
     pub(super) catalogue: Catalogue,
     pub(super) facts: Facts,
-    pub(super) grounds: BTreeMap<NodeName, Ground>,
+    pub(super) host_networks: BTreeMap<NodeName, HostNetwork>,
 }
 
 impl World {
@@ -32,16 +32,16 @@ impl World {
             own.unwrap_or_else(|| usual.join(name))
         };
         let mut catalogue = Catalogue::new("prod");
-        let documents = texts(&part("policies")).into_iter().map(|(path, text)| (path, Change::Text(text)));
+        let documents = texts(&part("policies")).into_iter().map(|(path, text)| (path, FileUpdate::Text(text)));
         catalogue.update(documents.collect());
         let cluster = Cluster::open(&part("cluster.yaml")).expect("the cluster");
         assert_eq!(cluster.faults(), [], "{}", part("cluster.yaml").display());
         let first = layers.first().map(|layer| layer.join("ground")).filter(|path| path.is_dir());
-        let mut grounds = grounds(&first.unwrap_or_else(|| usual.join("ground")));
+        let mut host_networks = host_networks(&first.unwrap_or_else(|| usual.join("ground")));
         for layer in layers.iter().skip(1) {
-            grounds.extend(self::grounds(&layer.join("ground")));
+            host_networks.extend(self::host_networks(&layer.join("ground")));
         }
-        Self { catalogue, facts: cluster.facts().clone(), grounds }
+        Self { catalogue, facts: cluster.facts().clone(), host_networks }
     }
 
     pub(super) fn set(&self) -> &PolicySet {
@@ -49,12 +49,15 @@ impl World {
     }
 }
 
-fn grounds(folder: &Path) -> BTreeMap<NodeName, Ground> {
+fn host_networks(folder: &Path) -> BTreeMap<NodeName, HostNetwork> {
     let files = texts(folder).into_iter();
     files
         .map(|(path, text)| {
             let name = path.strip_suffix(".yaml").expect("a node's name and .yaml");
-            (NodeName::parse(name).expect(name), super::ground::read(&format!("{}/{path}", folder.display()), &text))
+            (
+                NodeName::parse(name).expect(name),
+                super::host_network::read(&format!("{}/{path}", folder.display()), &text),
+            )
         })
         .collect()
 }

@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use egret::core::compile::marks::EXIT_CHAIN;
+use egret::core::compile::exit_ids::EXIT_CHAIN;
 use egret::core::name::NodeName;
 use egret::core::placement::ExitKey;
 use egret::core::policy::ExistingConnections;
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, Family};
-use egret::core::state::ownership::Range;
+use egret::core::state::nft::{AddressFamily, TableFamily};
+use egret::core::state::ownership::DatapathConfig;
 use proptest::prelude::*;
 
 use super::evaluate::{Cluster, Journey, Memory, Outcome, Sent, Tracked};
@@ -113,7 +113,7 @@ fn connections(world: &World, cluster: &Cluster<'_>, node: &NodeName, source: Ip
         for exit in exits_of(world, policy) {
             let mark = |state: &NodeState| mark_of(state, &exit);
             let Some(here) = mark(cluster.hosts[node].state) else { continue };
-            let address = egress_address(&world.grounds[&exit.gateway], &exit.egress, family);
+            let address = egress_address(&world.host_networks[&exit.gateway], &exit.egress, family);
             // A connection through an exit that has no address any more bears an address that nothing here tells from a CNI's.
             if exit.gateway == *node && address.is_none() {
                 continue;
@@ -136,9 +136,9 @@ fn family_is_named(world: &World, family: AddressFamily) -> bool {
 
 /// The mark that an exit has on a node, if the node has the exit.
 fn mark_of(state: &NodeState, exit: &Exit) -> Option<u32> {
-    let chains = &state.nft.get(&Family::Inet)?.chains;
+    let chains = &state.nft.get(&TableFamily::Inet)?.chains;
     let (name, _) = chains.iter().find(|(_, chain)| chain.comment.as_deref() == Some(&identity(exit)))?;
-    name.strip_prefix(EXIT_CHAIN)?.parse().ok().map(|id| Range::default().mark(id))
+    name.strip_prefix(EXIT_CHAIN)?.parse().ok().map(|id| DatapathConfig::default().mark(id))
 }
 
 fn check(
@@ -179,13 +179,13 @@ fn check(
 
 /// Whether the packet left as this exit means it: with its address, by the interface that has it; dropped if it has none.
 fn leaves_through(world: &World, exit: &Exit, source: IpAddr, journey: &Journey) -> bool {
-    let ground = &world.grounds[&exit.gateway];
+    let host_network = &world.host_networks[&exit.gateway];
     let family = AddressFamily::of(source);
-    let address =
-        egress_address(ground, &exit.egress, family).filter(|_| family == AddressFamily::V4 || ground.features.ipv6);
+    let address = egress_address(host_network, &exit.egress, family)
+        .filter(|_| family == AddressFamily::V4 || host_network.features.ipv6);
     match (address, &journey.outcome) {
         (Some(right), Outcome::As { node, interface, address }) => {
-            *node == exit.gateway && *address == right && ground.holder(right) == Some(interface)
+            *node == exit.gateway && *address == right && host_network.holder(right) == Some(interface)
         }
         (None, outcome) => outcome.is_dropped(),
         _ => false,

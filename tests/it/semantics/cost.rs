@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use egret::core::compile::marks::EXIT_CHAIN;
+use egret::core::compile::exit_ids::EXIT_CHAIN;
 use egret::core::facts::{Pod, PodName};
 use egret::core::name::NodeName;
-use egret::core::plan::{Listing, Plan, Step, plan};
+use egret::core::plan::{Plan, StateListing, Step, plan};
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, Change, Family};
-use egret::core::state::ownership::Range;
+use egret::core::state::nft::{AddressFamily, NftChange, TableFamily};
+use egret::core::state::ownership::DatapathConfig;
 use proptest::prelude::*;
 
 use super::generate::{change, world};
@@ -20,7 +20,7 @@ proptest! {
     #[test]
     fn the_order_of_the_input_never_matters(world in world(), turned in any::<usize>()) {
         let shuffled = in_another_order(&world, turned);
-        let listing = |states: States| -> Vec<String> { states.values().map(|state| Listing(state).to_string()).collect() };
+        let listing = |states: States| -> Vec<String> { states.values().map(|state| StateListing(state).to_string()).collect() };
         prop_assert_eq!(listing(world.desired(&States::new())), listing(shuffled.desired(&States::new())));
     }
 
@@ -46,11 +46,11 @@ proptest! {
         let compiled = bigger.compiled(&node, &before[&node]);
         // A twin that is spread to another exit, or is the first of its kind, makes a group.
         prop_assume!(compiled.groups == world.compiled(&node, &NodeState::default()).groups);
-        let plan = plan(&compiled.desired, &before[&node], Range::default());
+        let plan = plan(&compiled.desired, &before[&node], DatapathConfig::default());
         let Some(changes) = changes(&plan) else { return Err(TestCaseError::fail(plan.to_string())) };
         for family in AddressFamily::BOTH {
             let of_family = |map: &str| changes.get(&format!("{map}{}", family.suffix())).copied().unwrap_or(0);
-            let tables = before[&node].nft.get(&Family::Inet);
+            let tables = before[&node].nft.get(&TableFamily::Inet);
             let has = |map: &str| tables.is_some_and(|table| table.sets.contains_key(&format!("{map}{}", family.suffix())));
             let expected = usize::from(has("group_of") && families.contains(&family));
             prop_assert_eq!(of_family("group_of") + of_family("others"), expected, "{:?}", family);
@@ -93,7 +93,7 @@ fn in_another_order(world: &World, turned: usize) -> World {
 
 /// Exits by their identity, and the id that each has in this state.
 fn marks(state: &NodeState) -> BTreeMap<String, u32> {
-    let chains = state.nft.get(&Family::Inet).map(|table| &table.chains);
+    let chains = state.nft.get(&TableFamily::Inet).map(|table| &table.chains);
     chains
         .into_iter()
         .flatten()
@@ -129,12 +129,12 @@ fn one_more_pod(world: &World, which: prop::sample::Index) -> Option<(World, Nod
 fn changes(plan: &Plan) -> Option<BTreeMap<String, usize>> {
     let mut gained = BTreeMap::new();
     // Ahead of it, what is left of the addresses' connections may go.
-    let steps: Vec<&Step> = plan.steps.iter().skip_while(|step| matches!(step, Step::ForgetSources(_))).collect();
+    let steps: Vec<&Step> = plan.steps.iter().skip_while(|step| matches!(step, Step::FlushSources(_))).collect();
     match steps.as_slice() {
         [] => {}
         [Step::Nft(transaction)] => {
             for (_, change) in &transaction.changes {
-                let Change::AddElements(set, elements) = change else { return None };
+                let NftChange::AddElements(set, elements) = change else { return None };
                 *gained.entry(set.clone()).or_insert(0) += elements.len();
             }
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use egret::core::plan::{Step, simulate};
 use egret::core::state::NodeState;
 use egret::core::state::net::{Mac, Route};
-use egret::core::state::nft::{Policy, Rule, Statement, Transaction, Verdict};
+use egret::core::state::nft::{ChainPolicy, NftRule, NftTransaction, Statement, Verdict};
 use proptest::prelude::*;
 
 /// One act: what is done to the object with this number among those of its kind.
@@ -54,7 +54,7 @@ pub(crate) fn damage(state: &mut NodeState, elsewhere: &NodeState, damage: &Dama
     let mut hops = BTreeSet::new();
     state.neighbours.retain(|neighbour| hops.insert((neighbour.link.clone(), neighbour.address)));
     // Settings of others' interfaces are observed only while our table remembers them; any transaction sees to that.
-    simulate::apply(&Step::Nft(Transaction { changes: Vec::new() }), state);
+    simulate::apply(&Step::Nft(NftTransaction { changes: Vec::new() }), state);
 }
 
 /// A device takes what hangs on it with it, as the kernel does.
@@ -75,9 +75,9 @@ fn chains(state: &mut NodeState, elsewhere: &NodeState, position: usize, act: Ac
     for (family, table) in &mut state.nft {
         let Some(others) = elsewhere.nft.get(family) else { continue };
         map(&mut table.chains, &others.chains, position, act, |chain| match position % 3 {
-            0 => chain.rules.push(Rule(vec![Statement::Verdict(Verdict::Drop)])),
-            1 => chain.rules.insert(0, Rule(vec![Statement::Unknown("a match of another program".to_owned())])),
-            _ => chain.base.iter_mut().for_each(|base| base.policy = Policy::Drop),
+            0 => chain.rules.push(NftRule(vec![Statement::Verdict(Verdict::Drop)])),
+            1 => chain.rules.insert(0, NftRule(vec![Statement::Unknown("a match of another program".to_owned())])),
+            _ => chain.base.iter_mut().for_each(|base| base.policy = ChainPolicy::Drop),
         });
     }
 }

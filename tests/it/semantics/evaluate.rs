@@ -8,12 +8,12 @@ mod chains;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use egret::core::ground::Ground;
+use egret::core::host_network::HostNetwork;
 use egret::core::name::NodeName;
 use egret::core::state::NodeState;
 use egret::core::state::net::{Encap, Mac, Route};
-use egret::core::state::nft::{AddressFamily, Family, Hook};
-use egret::core::state::ownership::{Range, TUNNEL};
+use egret::core::state::nft::{AddressFamily, Hook, TableFamily};
+use egret::core::state::ownership::{DatapathConfig, TUNNEL};
 
 pub(crate) use chains::{Foreign, Written};
 use chains::{Packet, hook};
@@ -24,7 +24,7 @@ pub(crate) struct Cluster<'a> {
     /// By name.
     pub(crate) hosts: BTreeMap<NodeName, Host<'a>>,
     /// Marks and tables that are Egret's.
-    pub(crate) range: Range,
+    pub(crate) range: DatapathConfig,
 }
 
 /// One node.
@@ -35,7 +35,7 @@ pub(crate) struct Host<'a> {
     /// The same when it is routed and sent. Much may have changed for a packet that had to wait in between.
     pub(crate) later: &'a NodeState,
     /// What is not.
-    pub(crate) ground: &'a Ground,
+    pub(crate) host_network: &'a HostNetwork,
     /// The node's own addresses.
     pub(crate) addresses: Vec<IpAddr>,
     /// What others do to packets there; whether the CNI masquerades stands beside it, as it depends on the family.
@@ -186,12 +186,12 @@ impl Cluster<'_> {
         let host = &self.hosts[name];
         let (nft, later) = (&host.state.nft, &host.later.nft);
         let family = AddressFamily::of(packet.source);
-        if family == AddressFamily::V6 && !host.ground.features.ipv6 {
+        if family == AddressFamily::V6 && !host.host_network.features.ipv6 {
             return Outcome::Dropped("the node has no IPv6");
         }
         let foreign = host.others(family);
         let inward = if packet.from_this_host { Hook::Output } else { Hook::Prerouting };
-        if !hook(nft, Family::Inet, &inward, &mut packet, &foreign) {
+        if !hook(nft, TableFamily::Inet, &inward, &mut packet, &foreign) {
             return Outcome::Dropped("prerouting");
         }
         let mut hop = None;
@@ -202,13 +202,13 @@ impl Cluster<'_> {
             first && foreign.ipvs && !packet.reply && !packet.from_this_host && endpoint != packet.destination;
         if by_ipvs {
             let nobody = Foreign::default();
-            if !hook(nft, Family::Inet, &Hook::Input, &mut packet, &nobody) {
+            if !hook(nft, TableFamily::Inet, &Hook::Input, &mut packet, &nobody) {
                 return Outcome::Dropped("input");
             }
             packet.destination = endpoint;
             packet.iif.clear();
             packet.iif_kind = "";
-            if !hook(nft, Family::Inet, &Hook::Output, &mut packet, &nobody) {
+            if !hook(nft, TableFamily::Inet, &Hook::Output, &mut packet, &nobody) {
                 return Outcome::Dropped("output");
             }
             hop = (!packet.rerouted).then_some(Hop::Main);
@@ -223,11 +223,11 @@ impl Cluster<'_> {
             Hop::Interface(name) => name.clone(),
             Hop::Nowhere(why) => return Outcome::Dropped(why),
         };
-        if !by_ipvs && !hook(later, Family::Inet, &Hook::Forward, &mut packet, &foreign) {
+        if !by_ipvs && !hook(later, TableFamily::Inet, &Hook::Forward, &mut packet, &foreign) {
             return Outcome::Dropped("forward");
         }
         let marked = packet.mark & self.range.mask != 0;
-        if !hook(later, Family::Inet, &Hook::Postrouting, &mut packet, &foreign) {
+        if !hook(later, TableFamily::Inet, &Hook::Postrouting, &mut packet, &foreign) {
             return Outcome::Dropped("postrouting");
         }
         // What came out of the tunnel begins with no bits of anybody's.
@@ -273,7 +273,7 @@ impl Cluster<'_> {
         let begun_by = if gateway == sent.node { sent.source } else { memory.get(sent.node)?.translated };
         (packet.back_to, packet.begun_by) = (Some(begun_by), begun_by);
         interface.clone_into(&mut packet.iif);
-        if !hook(&host.state.nft, Family::Inet, &Hook::Prerouting, &mut packet, &foreign) {
+        if !hook(&host.state.nft, TableFamily::Inet, &Hook::Prerouting, &mut packet, &foreign) {
             return None;
         }
         let (encap, mac) = match route(host, packet.mark, family, packet.destination) {
@@ -282,7 +282,7 @@ impl Cluster<'_> {
             Hop::Interface(_) | Hop::Nowhere(_) => return None,
         };
         TUNNEL.clone_into(&mut packet.oif);
-        let passes = hook(&host.later.nft, Family::Inet, &Hook::Postrouting, &mut packet, &foreign);
+        let passes = hook(&host.later.nft, TableFamily::Inet, &Hook::Postrouting, &mut packet, &foreign);
         if !passes || packet.mark & self.range.mask != 0 {
             return None;
         }
@@ -290,7 +290,7 @@ impl Cluster<'_> {
         packet.reply = true;
         (packet.back_to, packet.begun_by) = (Some(sent.source), sent.source);
         let host = &self.hosts[&name];
-        let passes = hook(&host.state.nft, Family::Inet, &Hook::Prerouting, &mut packet, &host.others(family));
+        let passes = hook(&host.state.nft, TableFamily::Inet, &Hook::Prerouting, &mut packet, &host.others(family));
         let hop = route(host, packet.mark, family, packet.destination);
         (passes && matches!(hop, Hop::Main)).then_some(name)
     }
@@ -315,7 +315,7 @@ impl Cluster<'_> {
         "eth0".clone_into(&mut carrier.iif);
         let comes_in = [Hook::Prerouting, Hook::Input]
             .iter()
-            .all(|place| hook(&host.state.nft, Family::Inet, place, &mut carrier, &nobody));
+            .all(|place| hook(&host.state.nft, TableFamily::Inet, place, &mut carrier, &nobody));
         if !comes_in {
             return Err(Outcome::Dropped("a tunnel packet of a stranger"));
         }
@@ -330,7 +330,7 @@ impl Cluster<'_> {
         packet.for_host = device.mac == mac;
         // The outer packet's mark is still there behind the device.
         packet.mark = carrier.mark;
-        if !hook(&host.state.nft, Family::Netdev, &Hook::Ingress(TUNNEL.to_owned()), &mut packet, &nobody) {
+        if !hook(&host.state.nft, TableFamily::Netdev, &Hook::Ingress(TUNNEL.to_owned()), &mut packet, &nobody) {
             return Err(Outcome::Dropped("ingress"));
         }
         if !packet.for_host {
@@ -342,7 +342,7 @@ impl Cluster<'_> {
     /// The identity of the exit that a mark stands for on a node.
     fn exit_of(&self, host: &Host<'_>, mark: u32) -> Option<String> {
         let id = self.range.id(mark & self.range.mask)?;
-        host.state.nft.get(&Family::Inet)?.chains.get(&format!("exit_{id}"))?.comment.clone()
+        host.state.nft.get(&TableFamily::Inet)?.chains.get(&format!("exit_{id}"))?.comment.clone()
     }
 }
 

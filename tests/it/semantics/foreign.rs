@@ -10,12 +10,12 @@ mod faults;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use egret::core::compile::marks::EXIT_CHAIN;
+use egret::core::compile::exit_ids::EXIT_CHAIN;
 use egret::core::name::NodeName;
 use egret::core::placement::ExitKey;
 use egret::core::policy::ExistingConnections;
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, Family, Key};
+use egret::core::state::nft::{AddressFamily, ElementKey, TableFamily};
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option::weighted as maybe;
@@ -145,7 +145,7 @@ fn violation(world: &World, states: &States, offset: usize) -> Option<String> {
         let stride = all.len().div_ceil(FOLLOWED).max(1);
         let ordinary = all.into_iter().skip(offset % stride).step_by(stride);
         let services = world.foreign.services.iter().map(|(service, _)| *service);
-        let on = |source: IpAddr| world.grounds[node].features.ipv6 || source.is_ipv4();
+        let on = |source: IpAddr| world.host_networks[node].features.ipv6 || source.is_ipv4();
         let sources: Vec<IpAddr> = world.sources(node).into_iter().filter(|source| on(*source)).collect();
         let to_services = services.flat_map(|service| sources.iter().map(move |source| (*source, service)));
         let to_services = to_services.filter(|(source, service)| source.is_ipv4() == service.is_ipv4());
@@ -238,7 +238,7 @@ impl Flow<'_> {
     fn forced(&self) -> BTreeSet<Exit> {
         let Some(mark) = self.world.foreign.mark_behind else { return BTreeSet::new() };
         let range = self.world.set.config.range;
-        let table = self.states[self.node].nft.get(&Family::Inet);
+        let table = self.states[self.node].nft.get(&TableFamily::Inet);
         let chain = range.id(self.bits(mark)).map(|id| format!("{EXIT_CHAIN}{id}"));
         let identity = chain.and_then(|chain| table?.chains.get(&chain)?.comment.clone());
         let all = in_force(self.world).flat_map(|policy| exits_of(self.world, policy));
@@ -253,9 +253,9 @@ impl Flow<'_> {
     fn addresses(&self, exits: &BTreeSet<Exit>) -> BTreeSet<Option<(NodeName, IpAddr)>> {
         let family = AddressFamily::of(self.source);
         let seen = |exit: &Exit| {
-            let ground = &self.world.grounds[&exit.gateway];
-            let address = egress_address(ground, &exit.egress, family);
-            let address = address.filter(|_| family == AddressFamily::V4 || ground.features.ipv6);
+            let host_network = &self.world.host_networks[&exit.gateway];
+            let address = egress_address(host_network, &exit.egress, family);
+            let address = address.filter(|_| family == AddressFamily::V4 || host_network.features.ipv6);
             address.map(|address| (exit.gateway.clone(), address))
         };
         exits.iter().map(seen).collect()
@@ -347,9 +347,9 @@ impl Flow<'_> {
     /// - or translate the connection, whose first packet went its own way, to an address that is ours to translate to.
     fn told_apart(&self, first: bool) -> bool {
         let state = &self.states[self.node];
-        let table = state.nft.get(&Family::Inet);
+        let table = state.nft.get(&TableFamily::Inet);
         let ours = ["translated4", "translated6"].map(|set| table.and_then(|table| table.sets.get(set)));
-        let translated = Key::Address(self.translated());
+        let translated = ElementKey::Address(self.translated());
         let like_ours = ours.into_iter().flatten().any(|set| set.elements.contains_key(&translated));
         let marked = !self.disturbed().is_disjoint(&marks(state));
         !self.has_an_exits_connection_mark() || !marked && (first || !like_ours)
@@ -367,7 +367,7 @@ impl Flow<'_> {
 
 /// The marks of the exits that a node knows.
 fn marks(state: &NodeState) -> BTreeSet<u32> {
-    let exits = state.nft.get(&Family::Inet).and_then(|table| table.sets.get("exits"));
+    let exits = state.nft.get(&TableFamily::Inet).and_then(|table| table.sets.get("exits"));
     let keys = exits.into_iter().flat_map(|set| set.elements.keys());
-    keys.filter_map(|key| if let Key::Mark(mark) = key { Some(*mark) } else { None }).collect()
+    keys.filter_map(|key| if let ElementKey::Mark(mark) = key { Some(*mark) } else { None }).collect()
 }

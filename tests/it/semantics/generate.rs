@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use egret::core::facts::{Facts, Node, Pod, PodName};
-use egret::core::ground::{Features, Ground, GroundRoute, Interface};
+use egret::core::host_network::{HostNetwork, HostRoute, Interface, KernelFeatures};
 use egret::core::labels::{Labels, Operator, Requirement, Selector};
 use egret::core::name::{Interface as InterfaceName, NodeName, ObjectName};
 use egret::core::policy::config::Config;
@@ -180,16 +180,16 @@ fn node(number: u8) -> impl Strategy<Value = Node> {
 }
 
 /// `eth0` with the default routes, `net1` with an egress address of one or both families, `net2` with none or another.
-fn ground(number: u8) -> impl Strategy<Value = Ground> {
+fn host_network(number: u8) -> impl Strategy<Value = HostNetwork> {
     let net1 = (flag(0.8), flag(0.8), flag(0.7));
     (net1, flag(0.4), flag(0.9), (flag(0.8), flag(0.7)), 0_u8..3).prop_map(
         move |((there, v4, v6), net2, ipv6, (default6, interface_kinds), rp_filter)| {
-            let features = Features { owned_tables: true, interface_kinds, ipv6 };
-            let mut ground = Ground { features, ..Ground::default() };
+            let features = KernelFeatures { owned_tables: true, interface_kinds, ipv6 };
+            let mut host_network = HostNetwork { features, ..HostNetwork::default() };
             let mut add = |name: &str, addresses: Vec<String>| {
                 let addresses = addresses.iter().map(|text| network(text)).collect();
                 let interface = Interface { up: true, addresses, rp_filter, mtu: 1500, ..Interface::default() };
-                ground.interfaces.insert(name.to_owned(), interface);
+                host_network.interfaces.insert(name.to_owned(), interface);
             };
             let n = u16::from(number);
             add("eth0", vec![format!("172.18.0.{}/24", 2 + n), format!("fd00:18::{:x}/64", 2 + n)]);
@@ -201,18 +201,18 @@ fn ground(number: u8) -> impl Strategy<Value = Ground> {
             if net2 {
                 add("net2", vec![format!("10.0.5.{}/24", 42 + n), format!("10.0.5.{}/24", 52 + n)]);
             }
-            let route = |destination: &str, gateway: &str| GroundRoute {
+            let route = |destination: &str, gateway: &str| HostRoute {
                 destination: network(destination),
                 interface: "eth0".to_owned(),
                 gateway: Some(gateway.parse().expect("an address")),
                 metric: 100,
-                ..GroundRoute::default()
+                ..HostRoute::default()
             };
-            ground.routes.push(route("0.0.0.0/0", "172.18.0.1"));
+            host_network.routes.push(route("0.0.0.0/0", "172.18.0.1"));
             if default6 {
-                ground.routes.push(route("::/0", "fd00:18::1"));
+                host_network.routes.push(route("::/0", "fd00:18::1"));
             }
-            ground
+            host_network
         },
     )
 }
@@ -236,19 +236,19 @@ fn one_label(key: &str, value: &str) -> Labels {
 
 /// A world of one to four nodes.
 pub(crate) fn world() -> impl Strategy<Value = World> {
-    let nodes: Vec<_> = (0..4).map(|number| (node(number), ground(number))).collect();
+    let nodes: Vec<_> = (0..4).map(|number| (node(number), host_network(number))).collect();
     (1_usize..5, nodes, pods(), policies(), config(), flag(0.5)).prop_map(
         |(count, nodes, mut pods, policies, config, masquerade)| {
             let mut facts = Facts { namespaces: namespaces(), ..Facts::default() };
-            let mut grounds = BTreeMap::new();
-            for (number, (node, ground)) in (0_u8..).zip(nodes).take(count) {
+            let mut host_networks = BTreeMap::new();
+            for (number, (node, host_network)) in (0_u8..).zip(nodes).take(count) {
                 facts.nodes.insert(node_name(number), node);
-                grounds.insert(node_name(number), ground);
+                host_networks.insert(node_name(number), host_network);
             }
             pods.retain(|_, pod| pod.node.as_ref().is_none_or(|node| facts.nodes.contains_key(node)));
             facts.pods = pods;
             let set = PolicySet { policies, config, ..PolicySet::default() };
-            World { set, facts, grounds, now: at(100), masquerade, foreign: Foreign::default() }
+            World { set, facts, host_networks, now: at(100), masquerade, foreign: Foreign::default() }
         },
     )
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use egret::core::facts::{Pod, PodName};
-use egret::core::ground::Ground;
+use egret::core::host_network::HostNetwork;
 use egret::core::labels::{Labels, Requirement};
 use egret::core::name::NodeName;
 use egret::core::policy::{Egress, ExistingConnections, OnNoGateway, Policy};
@@ -100,7 +100,7 @@ fn fate_of_unknown(world: &World, node: &NodeName, source: IpAddr, destination: 
     if world.facts.nodes[node].addresses.contains(&source) {
         return Fate::OwnWay;
     }
-    if !in_a_pod_network(world, source) && !world.grounds[node].features.interface_kinds {
+    if !in_a_pod_network(world, source) && !world.host_networks[node].features.interface_kinds {
         return Fate::OwnWay;
     }
     let named = in_force(world).any(|policy| policy.destinations.iter().any(|network| network.contains(&destination)));
@@ -236,19 +236,19 @@ pub(crate) fn exits_of(world: &World, policy: &Policy) -> BTreeSet<Exit> {
 }
 
 /// The address that an exit's packets of one family leave the gateway with; none: they are dropped, for there is no right one.
-pub(crate) fn egress_address(ground: &Ground, egress: &Egress, family: AddressFamily) -> Option<IpAddr> {
+pub(crate) fn egress_address(host_network: &HostNetwork, egress: &Egress, family: AddressFamily) -> Option<IpAddr> {
     let first_of = |interface: &str| -> Option<IpAddr> {
-        let addresses = &ground.interfaces.get(interface)?.addresses;
+        let addresses = &host_network.interfaces.get(interface)?.addresses;
         addresses.iter().map(IpNet::addr).find(|address| AddressFamily::of(*address) == family)
     };
     match egress {
         Egress::Interface(interface) => first_of(interface.as_str()),
         Egress::Address(address) => {
-            let mut held = ground.interfaces.values().flat_map(|interface| &interface.addresses);
+            let mut held = host_network.interfaces.values().flat_map(|interface| &interface.addresses);
             (AddressFamily::of(*address) == family && held.any(|net| net.addr() == *address)).then_some(*address)
         }
         Egress::DefaultRoute => {
-            let defaults = ground.routes.iter().filter(|route| {
+            let defaults = host_network.routes.iter().filter(|route| {
                 route.destination.prefix_len() == 0 && AddressFamily::of(route.destination.addr()) == family
             });
             first_of(&defaults.min_by_key(|route| route.metric)?.interface)

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use egret::core::name::NodeName;
-use egret::core::plan::{Listing, Plan, Step, plan, simulate};
+use egret::core::plan::{Plan, StateListing, Step, plan, simulate};
 use egret::core::state::NodeState;
-use egret::core::state::ownership::Range;
+use egret::core::state::ownership::DatapathConfig;
 use proptest::prelude::*;
 
 use super::damage::{Damage, damage};
@@ -26,11 +26,11 @@ fn after(state: &NodeState, plan: &Plan, count: usize) -> NodeState {
 
 /// Asserts that the plan leads from the one state to the other, and that there is nothing to do then.
 fn arrives(desired: &NodeState, observed: &NodeState) -> Result<(), TestCaseError> {
-    let way = plan(desired, observed, Range::default());
+    let way = plan(desired, observed, DatapathConfig::default());
     let reached = after(observed, &way, way.steps.len());
-    prop_assert_eq!(Listing(&reached).to_string(), Listing(desired).to_string(), "after\n{}", way);
+    prop_assert_eq!(StateListing(&reached).to_string(), StateListing(desired).to_string(), "after\n{}", way);
     prop_assert_eq!(&reached, desired, "after\n{}", way);
-    prop_assert_eq!(plan(desired, &reached, Range::default()), Plan::default());
+    prop_assert_eq!(plan(desired, &reached, DatapathConfig::default()), Plan::default());
     Ok(())
 }
 
@@ -66,7 +66,7 @@ proptest! {
         let afterwards = new.desired(&before);
         let trips = trips(&old, &before, &new, &afterwards);
         for changing in before.keys() {
-            let way = plan(&afterwards[changing], &before[changing], Range::default());
+            let way = plan(&afterwards[changing], &before[changing], DatapathConfig::default());
             let views = views(&before[changing], &way);
             for (position, (early, last)) in views.iter().enumerate() {
                 let overtaken = BTreeSet::from([position, position + 1, position + 2, *last]);
@@ -101,7 +101,7 @@ proptest! {
         let afterwards = new.desired(&before);
         let trips = trips(&old, &before, &new, &afterwards);
         for changing in before.keys() {
-            let way = plan(&afterwards[changing], &before[changing], Range::default());
+            let way = plan(&afterwards[changing], &before[changing], DatapathConfig::default());
             for count in 0..=way.steps.len() {
                 let halfway = after(&before[changing], &way, count);
                 for (others, have) in [(&before, "not begun"), (&afterwards, "arrived")] {
@@ -145,7 +145,7 @@ fn views(state: &NodeState, way: &Plan) -> Vec<(NodeState, usize)> {
     let mut ends = Vec::new();
     for (count, step) in way.steps.iter().enumerate() {
         let next = after(state, way, count + 1);
-        if *step == Step::Settle {
+        if *step == Step::RcuBarrier {
             ends.resize(views.len(), views.len() - 1);
         }
         if matches!(step, Step::Nft(_)) {

@@ -5,15 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use egret::core::compile::marks::Marks;
-use egret::core::compile::{Compiled, Input, RP_FILTER_BEFORE, Refused, compile};
+use egret::core::compile::exit_ids::ExitIds;
+use egret::core::compile::{CompileInput, Compiled, RP_FILTER_BEFORE, RefusedParts, compile};
 use egret::core::facts::Facts;
-use egret::core::ground::Ground;
+use egret::core::host_network::HostNetwork;
 use egret::core::name::NodeName;
 use egret::core::placement::place;
 use egret::core::policy::PolicySet;
 use egret::core::state::NodeState;
-use egret::core::state::nft::{AddressFamily, Data, Family, Key, Statement};
+use egret::core::state::nft::{AddressFamily, ElementData, ElementKey, Statement, TableFamily};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
@@ -27,7 +27,7 @@ pub(crate) struct World {
     /// Nodes, namespaces, pods.
     pub(crate) facts: Facts,
     /// Each node's kernel, without what is Egret's.
-    pub(crate) grounds: BTreeMap<NodeName, Ground>,
+    pub(crate) host_networks: BTreeMap<NodeName, HostNetwork>,
     /// The time, for suspended policies.
     pub(crate) now: Timestamp,
     /// Whether the CNI translates what leaves a node to the node's address.
@@ -42,15 +42,15 @@ pub(crate) type States = BTreeMap<NodeName, NodeState>;
 impl World {
     /// What Egret wants of one node that holds `before`.
     pub(crate) fn compiled(&self, node: &NodeName, before: &NodeState) -> Compiled {
-        let ground = observed_ground(&self.grounds[node], before);
-        compile(&Input {
+        let host_network = observed_ground(&self.host_networks[node], before);
+        compile(&CompileInput {
             node,
             set: &self.set,
             placement: &place(&self.set, &self.facts, self.now),
             facts: &self.facts,
-            ground: &ground,
-            marks: &Marks::observed(&before.nft, self.set.config.range),
-            refused: Refused::NOTHING,
+            host_network: &host_network,
+            marks: &ExitIds::observed(&before.nft, self.set.config.range),
+            refused: RefusedParts::NOTHING,
         })
     }
 
@@ -68,7 +68,7 @@ impl World {
             let host = Host {
                 state,
                 later: state,
-                ground: &self.grounds[name],
+                host_network: &self.host_networks[name],
                 addresses: node.addresses.clone(),
                 foreign: self.foreign.clone(),
                 masquerade: self.masquerade,
@@ -110,22 +110,22 @@ impl World {
 }
 
 /// The ground as a node's observation tells it when the node holds `state`: filters that were loosened are, and are remembered.
-fn observed_ground(ground: &Ground, state: &NodeState) -> Ground {
-    let mut ground = ground.clone();
-    let remembered = state.nft.get(&Family::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
+fn observed_ground(host_network: &HostNetwork, state: &NodeState) -> HostNetwork {
+    let mut host_network = host_network.clone();
+    let remembered = state.nft.get(&TableFamily::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
     for (key, data) in remembered.into_iter().flat_map(|set| &set.elements) {
-        let (Key::Interface(name), Some(Data::Mark(before))) = (key, data) else { continue };
-        ground.loosened.insert(name.clone(), u8::try_from(*before).expect("a filter is 0, 1 or 2"));
-        if let Some(interface) = ground.interfaces.get_mut(name) {
+        let (ElementKey::Interface(name), Some(ElementData::Mark(before))) = (key, data) else { continue };
+        host_network.loosened.insert(name.clone(), u8::try_from(*before).expect("a filter is 0, 1 or 2"));
+        if let Some(interface) = host_network.interfaces.get_mut(name) {
             interface.rp_filter = 2;
         }
     }
-    ground
+    host_network
 }
 
 /// What stands for a node inside the tunnel, by its state: none where it sends nothing into it.
 pub(crate) fn stands_for(state: &NodeState, family: AddressFamily) -> Option<IpAddr> {
-    let chain = state.nft.get(&Family::Inet)?.chains.get("translate")?;
+    let chain = state.nft.get(&TableFamily::Inet)?.chains.get("translate")?;
     chain.rules.iter().flat_map(|rule| &rule.0).find_map(|statement| match statement {
         Statement::SnatTo { address } if AddressFamily::of(*address) == family => Some(*address),
         _ => None,
@@ -165,7 +165,7 @@ fn is_ordinary(address: IpAddr) -> bool {
 
 /// Pairs of source and destination of one family, and that family is on at the node.
 pub(crate) fn flows(world: &World, node: &NodeName) -> Vec<(IpAddr, IpAddr)> {
-    let ipv6 = world.grounds[node].features.ipv6;
+    let ipv6 = world.host_networks[node].features.ipv6;
     let destinations = world.destinations();
     let mut flows = Vec::new();
     for source in world.sources(node) {

@@ -34,7 +34,7 @@ impl Timing {
 
 /// What we are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
+pub enum LeaseRole {
     /// We lead.
     Leader {
         /// Greater than that of every leader before. It is the `leaseTransitions` of the Lease.
@@ -51,7 +51,7 @@ pub enum Role {
 
 /// What a lease says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct ObservedLease {
     pub version: String,
     pub holder: String,
     pub transitions: i64,
@@ -60,7 +60,7 @@ pub(super) struct Seen {
 
 /// What to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum LeaseAction {
     /// Nothing: it is somebody else's.
     Wait,
     /// That we are still here.
@@ -80,7 +80,7 @@ struct Term {
 pub(super) struct Candidate {
     identity: String,
     timing: Timing,
-    seen: Option<Seen>,
+    seen: Option<ObservedLease>,
     /// When it was first seen as it is.
     since: Option<Instant>,
     term: Option<Term>,
@@ -106,15 +106,15 @@ impl Candidate {
     }
 
     /// The lease was read. `None`: there is none.
-    pub(super) fn observe(&mut self, seen: Option<Seen>, now: Instant) {
-        let version = |seen: &Option<Seen>| seen.as_ref().map(|seen| seen.version.clone());
+    pub(super) fn observe(&mut self, seen: Option<ObservedLease>, now: Instant) {
+        let version = |seen: &Option<ObservedLease>| seen.as_ref().map(|seen| seen.version.clone());
         if self.since.is_none() || version(&self.seen) != version(&seen) {
             self.since = Some(now);
         }
         if let Some(seen) = &seen {
             self.floor = self.floor.max(seen.transitions);
         }
-        let ours = |seen: &Seen, term: &Term| seen.holder == self.identity && seen.transitions == term.fence;
+        let ours = |seen: &ObservedLease, term: &Term| seen.holder == self.identity && seen.transitions == term.fence;
         let keeps = matches!((&seen, &self.term), (Some(seen), Some(term)) if ours(seen, term));
         if !keeps {
             self.term = None;
@@ -123,8 +123,8 @@ impl Candidate {
     }
 
     /// What is to be written now.
-    pub(super) fn decide(&self, now: Instant) -> Act {
-        let next = Act::Take(self.floor + 1);
+    pub(super) fn decide(&self, now: Instant) -> LeaseAction {
+        let next = LeaseAction::Take(self.floor + 1);
         let Some(seen) = &self.seen else { return next };
         if seen.holder.is_empty() {
             return next;
@@ -132,16 +132,16 @@ impl Candidate {
         if seen.holder == self.identity {
             // Ours by name alone is a former self's, or a write of ours whose answer was lost.
             let leads = self.leads(now).is_some_and(|term| term.fence >= self.floor);
-            return if leads { Act::Renew } else { next };
+            return if leads { LeaseAction::Renew } else { next };
         }
         // What it says counts if it is longer, within reason: a number somebody wrote by hand must not stop us for ever.
         let said = Duration::from_secs(seen.seconds).min(self.timing.duration * 4);
         let over = self.since.is_some_and(|since| now.duration_since(since) >= self.timing.duration.max(said));
-        if over { next } else { Act::Wait }
+        if over { next } else { LeaseAction::Wait }
     }
 
     /// A write of ours was taken; it had been sent at `sent`.
-    pub(super) fn wrote(&mut self, seen: Seen, sent: Instant, now: Instant) {
+    pub(super) fn wrote(&mut self, seen: ObservedLease, sent: Instant, now: Instant) {
         self.floor = self.floor.max(seen.transitions);
         self.term = (seen.holder == self.identity).then_some(Term { fence: seen.transitions, renewed: sent });
         self.seen = Some(seen);
@@ -152,10 +152,10 @@ impl Candidate {
         self.term = None;
     }
 
-    pub(super) fn role(&self, now: Instant) -> Role {
+    pub(super) fn role(&self, now: Instant) -> LeaseRole {
         match self.leads(now) {
-            Some(term) => Role::Leader { fence: term.fence, until: term.renewed + self.timing.deadline },
-            None => Role::Follower {
+            Some(term) => LeaseRole::Leader { fence: term.fence, until: term.renewed + self.timing.deadline },
+            None => LeaseRole::Follower {
                 holder: self.seen.as_ref().map(|seen| seen.holder.clone()).filter(|holder| !holder.is_empty()),
             },
         }

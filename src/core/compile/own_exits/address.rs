@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use crate::core::finding::Finding;
-use crate::core::ground::{Ground, Interface, Kind, Unusable, is_of_services};
+use crate::core::host_network::{HostNetwork, Interface, InterfaceKind, Unusable, is_of_services};
 use crate::core::placement::ExitKey;
 use crate::core::policy::Egress;
 use crate::core::state::nft::AddressFamily;
@@ -14,13 +14,13 @@ use crate::core::state::nft::AddressFamily;
 pub(crate) fn egress_address(
     exit: &ExitKey,
     family: AddressFamily,
-    ground: &Ground,
+    host_network: &HostNetwork,
 ) -> Result<Option<(String, IpAddr)>, Finding> {
     match &exit.egress {
         Egress::Address(address) if AddressFamily::of(*address) != family => Ok(None),
-        Egress::Address(address) => named(exit, *address, ground),
-        Egress::Interface(name) => of_interface(exit, name.as_str(), family, ground),
-        Egress::DefaultRoute => of_default_route(exit, family, ground),
+        Egress::Address(address) => named(exit, *address, host_network),
+        Egress::Interface(name) => of_interface(exit, name.as_str(), family, host_network),
+        Egress::DefaultRoute => of_default_route(exit, family, host_network),
     }
     .map(|found| found.map(|(interface, address)| (interface.to_owned(), address)))
 }
@@ -35,17 +35,17 @@ fn missing<'g>(exit: &ExitKey, message: &str, hint: &str) -> Found<'g> {
     Err(no_way_out("egress-address-missing", exit, message, hint))
 }
 
-fn named<'g>(exit: &ExitKey, address: IpAddr, ground: &'g Ground) -> Found<'g> {
-    let holders = ground.holders(address);
+fn named<'g>(exit: &ExitKey, address: IpAddr, host_network: &'g HostNetwork) -> Found<'g> {
+    let holders = host_network.holders(address);
     if let Some((name, interface)) = holders.first() {
         can_send(exit, name, interface, Some(address))?;
         return Ok(Some((name, address)));
     }
     let with = |wanted: &dyn Fn(&str, &Interface) -> bool| {
-        ground.interfaces.iter().find(|(name, interface)| wanted(name, interface)).map(|(name, _)| name)
+        host_network.interfaces.iter().find(|(name, interface)| wanted(name, interface)).map(|(name, _)| name)
     };
     if let Some(name) = with(&|_, interface| interface.unusable.contains_key(&address)) {
-        return Err(unusable(exit, name, address, ground.interfaces[name].unusable[&address]));
+        return Err(unusable(exit, name, address, host_network.interfaces[name].unusable[&address]));
     }
     if let Some(name) = with(&|name, interface| is_of_services(name) && interface.has(address)) {
         let message = format!("{address} is only on {name}, where kube-proxy keeps the addresses of Services");
@@ -84,14 +84,17 @@ fn can_send(exit: &ExitKey, name: &str, interface: &Interface, address: Option<I
     Ok(())
 }
 
-fn of_interface<'g>(exit: &ExitKey, name: &str, family: AddressFamily, ground: &'g Ground) -> Found<'g> {
+fn of_interface<'g>(exit: &ExitKey, name: &str, family: AddressFamily, host_network: &'g HostNetwork) -> Found<'g> {
     if is_of_services(name) {
         let message = format!("{name} is where kube-proxy keeps the addresses of Services; no packet leaves by it");
         return missing(exit, &message, "name an interface of the gateway");
     }
-    let Some((found, interface)) = ground.interface(name) else {
+    let Some((found, interface)) = host_network.interface(name) else {
         let message = format!("{} has no interface {name}", exit.gateway);
-        let others = ground.interfaces.iter().filter(|(_, one)| one.kind == Kind::Device && !one.addresses.is_empty());
+        let others = host_network
+            .interfaces
+            .iter()
+            .filter(|(_, one)| one.kind == InterfaceKind::Device && !one.addresses.is_empty());
         let others: Vec<&str> = others.map(|(name, _)| name.as_str()).take(8).collect();
         let hint = if others.is_empty() {
             "`ip link` on the gateway shows its interfaces".to_owned()
@@ -103,13 +106,21 @@ fn of_interface<'g>(exit: &ExitKey, name: &str, family: AddressFamily, ground: &
     can_send(exit, found, interface, None)?;
     match interface.own_address(family) {
         Some(address) => Ok(Some((found, address))),
-        None => Err(without_address(exit, found, family, ground, "put the address on it; it is followed at once")),
+        None => {
+            Err(without_address(exit, found, family, host_network, "put the address on it; it is followed at once"))
+        }
     }
 }
 
 /// An interface has no address of its own for a family: what it has in its place is said.
-fn without_address(exit: &ExitKey, name: &str, family: AddressFamily, ground: &Ground, hint: &str) -> Finding {
-    let interface = &ground.interfaces[name];
+fn without_address(
+    exit: &ExitKey,
+    name: &str,
+    family: AddressFamily,
+    host_network: &HostNetwork,
+    hint: &str,
+) -> Finding {
+    let interface = &host_network.interfaces[name];
     let of_family = |address: &&IpAddr| AddressFamily::of(**address) == family;
     if let Some((address, why)) = interface.unusable.iter().find(|(address, _)| of_family(address)) {
         return unusable(exit, name, *address, *why);
@@ -127,19 +138,20 @@ fn without_address(exit: &ExitKey, name: &str, family: AddressFamily, ground: &G
 
 /// The address that the node's own packets leave with: `src` of the default route, else its interface's own; where that has none, as
 /// between routers that need none (RFC 5549), the one on `lo`, as the kernel does (`inet_select_addr`, net/ipv4/devinet.c).
-fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, ground: &'g Ground) -> Found<'g> {
+fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, host_network: &'g HostNetwork) -> Found<'g> {
     let hint = "name an interface or an egressIP in the policy";
-    let Some(route) = ground.default_route(family) else {
+    let Some(route) = host_network.default_route(family) else {
         return missing(exit, &format!("{} has no {family} default route", exit.gateway), hint);
     };
-    let Some(interface) = ground.interfaces.get(&route.interface) else {
+    let Some(interface) = host_network.interfaces.get(&route.interface) else {
         return missing(exit, &format!("{} has no interface {}", exit.gateway, route.interface), hint);
     };
     let name = route.interface.as_str();
     can_send(exit, &format!("{name}, which has the default route,"), interface, None)?;
-    let source = route.source.filter(|source| ground.holder(*source).is_some());
+    let source = route.source.filter(|source| host_network.holder(*source).is_some());
     let of_loopback = || {
-        let mut loopbacks = ground.interfaces.values().filter(|one| one.kind == Kind::Loopback && one.works());
+        let mut loopbacks =
+            host_network.interfaces.values().filter(|one| one.kind == InterfaceKind::Loopback && one.works());
         loopbacks.find_map(|one| one.own_address(family))
     };
     match source.or_else(|| interface.own_address(family)).or_else(of_loopback) {
@@ -147,14 +159,14 @@ fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, ground: &'g Groun
         None if interface.only_named.is_empty() && interface.unusable.is_empty() => {
             missing(exit, &format!("{name}, which has the default route, has no global {family} address"), hint)
         }
-        None => Err(without_address(exit, name, family, ground, hint)),
+        None => Err(without_address(exit, name, family, host_network, hint)),
     }
 }
 
 /// What is worth knowing of an address that is used.
-pub(super) fn remarks(exit: &ExitKey, interface: &str, address: IpAddr, ground: &Ground) -> Vec<Finding> {
+pub(super) fn remarks(exit: &ExitKey, interface: &str, address: IpAddr, host_network: &HostNetwork) -> Vec<Finding> {
     let mut found = Vec::new();
-    let holders = ground.holders(address);
+    let holders = host_network.holders(address);
     if let [(taken, _), others @ ..] = holders.as_slice()
         && !others.is_empty()
     {

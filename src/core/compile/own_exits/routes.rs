@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{OutRoute, WayOut};
+use super::{EgressRoute, ExitRoute};
 use crate::core::finding::Finding;
-use crate::core::ground::{Ground, GroundRoute, Interface, Kind};
+use crate::core::host_network::{HostNetwork, HostRoute, Interface, InterfaceKind};
 use crate::core::placement::ExitKey;
 use crate::core::state::nft::AddressFamily;
 
@@ -21,7 +21,7 @@ struct Search<'a> {
     /// The interface that has the address.
     holder: &'a str,
     address: IpAddr,
-    ground: &'a Ground,
+    host_network: &'a HostNetwork,
 }
 
 /// The way out by an interface that can send, with one of its addresses.
@@ -30,10 +30,10 @@ pub(super) fn way_out(
     family: AddressFamily,
     holder: &str,
     address: IpAddr,
-    ground: &Ground,
+    host_network: &HostNetwork,
     findings: &mut Vec<Finding>,
-) -> WayOut {
-    let search = Search { exit, family, holder, address, ground };
+) -> EgressRoute {
+    let search = Search { exit, family, holder, address, host_network };
     let mut routes = search.routes();
     let everything = everything(family);
     // The router that the policy names comes before all others, also if it cannot be one: nobody asked for another.
@@ -52,35 +52,35 @@ pub(super) fn way_out(
         Some(default) if search.sends_nothing() => default.interface.clone(),
         _ => holder.to_owned(),
     };
-    WayOut { address, interface, routes: routes.into_values().collect() }
+    EgressRoute { address, interface, routes: routes.into_values().collect() }
 }
 
 impl Search<'_> {
     /// Whether the holder is one by which nothing leaves: `lo`, or a dummy that nobody has given a router.
     fn sends_nothing(&self) -> bool {
-        match self.ground.interfaces.get(self.holder).map(|interface| interface.kind) {
-            Some(Kind::Loopback) => true,
-            Some(Kind::Dummy) => {
-                let mut through = self.ground.routes.iter().filter(|route| route.interface == self.holder);
+        match self.host_network.interfaces.get(self.holder).map(|interface| interface.kind) {
+            Some(InterfaceKind::Loopback) => true,
+            Some(InterfaceKind::Dummy) => {
+                let mut through = self.host_network.routes.iter().filter(|route| route.interface == self.holder);
                 let routed = through.any(|route| route.gateway.is_some() || route.destination.prefix_len() == 0);
                 !routed && !self.exit.next_hops.iter().any(|hop| self.is_on(self.holder, *hop))
             }
-            Some(Kind::Device) | None => false,
+            Some(InterfaceKind::Device) | None => false,
         }
     }
 
-    fn fits(&self, route: &GroundRoute) -> bool {
+    fn fits(&self, route: &HostRoute) -> bool {
         AddressFamily::of(route.destination.addr()) == self.family
             && !is_link_local(route.destination)
-            && self.ground.can_send(&route.interface)
+            && self.host_network.can_send(&route.interface)
     }
 
     /// What the kernel would look at for packets from this address: tables that rules name for it, up to one that knows a way to
     /// everywhere, then the main table. Of that only what leads through the holder: the policy named it. An address on `lo` is reached by
     /// any of its routes, but for those to single hosts on a link, which are pods.
-    fn routes(&self) -> BTreeMap<IpNet, OutRoute> {
+    fn routes(&self) -> BTreeMap<IpNet, ExitRoute> {
         let mut found = BTreeMap::new();
-        let sources = self.ground.sources.iter().filter(|source| source.from.contains(&self.address));
+        let sources = self.host_network.sources.iter().filter(|source| source.from.contains(&self.address));
         for source in sources {
             self.add(&mut found, source.routes.iter());
             if found.contains_key(&everything(self.family)) {
@@ -88,24 +88,24 @@ impl Search<'_> {
             }
         }
         let anywhere = self.sends_nothing();
-        let of_pod = |route: &GroundRoute| {
+        let of_pod = |route: &HostRoute| {
             route.gateway.is_none() && route.destination.prefix_len() == route.destination.max_prefix_len()
         };
-        let wanted = |route: &&GroundRoute| if anywhere { !of_pod(route) } else { route.interface == self.holder };
-        self.add(&mut found, self.ground.routes.iter().filter(wanted));
+        let wanted = |route: &&HostRoute| if anywhere { !of_pod(route) } else { route.interface == self.holder };
+        self.add(&mut found, self.host_network.routes.iter().filter(wanted));
         found
     }
 
     /// Adds the best route of a table to each destination that has none yet.
-    fn add<'g>(&self, found: &mut BTreeMap<IpNet, OutRoute>, table: impl Iterator<Item = &'g GroundRoute>) {
-        let mut routes: Vec<&GroundRoute> = table.filter(|route| self.fits(route)).collect();
+    fn add<'g>(&self, found: &mut BTreeMap<IpNet, ExitRoute>, table: impl Iterator<Item = &'g HostRoute>) {
+        let mut routes: Vec<&HostRoute> = table.filter(|route| self.fits(route)).collect();
         // Stable: of equal metrics the first listed comes first.
         routes.sort_by_key(|route| route.metric);
         for route in routes {
             let hop = route.gateway.map(|gateway| (gateway, route.interface.as_str()));
             let out = match hop {
                 Some((gateway, interface)) => self.by(route.destination, gateway, interface),
-                None => OutRoute {
+                None => ExitRoute {
                     destination: route.destination,
                     gateway: None,
                     onlink: false,
@@ -116,16 +116,16 @@ impl Search<'_> {
         }
     }
 
-    fn by(&self, destination: IpNet, gateway: IpAddr, interface: &str) -> OutRoute {
+    fn by(&self, destination: IpNet, gateway: IpAddr, interface: &str) -> ExitRoute {
         let onlink = !self.is_on(interface, gateway);
-        OutRoute { destination, gateway: Some(gateway), onlink, interface: interface.to_owned() }
+        ExitRoute { destination, gateway: Some(gateway), onlink, interface: interface.to_owned() }
     }
 
     /// Whether a next hop is on the link of an interface, as the main table has it: the kernel asks that, too. A link-local router is on
     /// the link by its nature (RFC 4291, 2.5.6).
     fn is_on(&self, interface: &str, hop: IpAddr) -> bool {
         is_link_local(hop.into())
-            || self.ground.routes.iter().any(|route| {
+            || self.host_network.routes.iter().any(|route| {
                 route.interface == interface
                     && route.gateway.is_none()
                     && !is_link_local(route.destination)
@@ -133,26 +133,26 @@ impl Search<'_> {
             })
     }
 
-    fn everywhere(&self, gateway: IpAddr, interface: &str) -> OutRoute {
+    fn everywhere(&self, gateway: IpAddr, interface: &str) -> ExitRoute {
         self.by(everything(self.family), gateway, interface)
     }
 
     /// The default route by the router that the policy names.
-    fn named(&self, hop: IpAddr) -> Result<OutRoute, Finding> {
+    fn named(&self, hop: IpAddr) -> Result<ExitRoute, Finding> {
         let useless = |why: &str| {
             let message = format!("{hop}, its next hop, {why}; only the networks of its interface are reached");
             Finding::new("bad-next-hop", self.exit, message).hint("name the router's own address in the policy")
         };
-        if let Some(why) = self.ground.no_router(hop) {
+        if let Some(why) = self.host_network.no_router(hop) {
             return Err(useless(&why));
         }
         if !self.sends_nothing() {
             return Ok(self.everywhere(hop, self.holder));
         }
-        let mut works = self.ground.interfaces.iter().filter(|(_, interface)| interface.works());
+        let mut works = self.host_network.interfaces.iter().filter(|(_, interface)| interface.works());
         match works.find(|(name, _)| self.is_on(name, hop) && !is_link_local(hop.into())) {
             Some((name, _)) => Ok(self.everywhere(hop, name)),
-            None => match self.ground.default_route(self.family).filter(|route| self.fits(route)) {
+            None => match self.host_network.default_route(self.family).filter(|route| self.fits(route)) {
                 Some(route) => Ok(self.everywhere(hop, &route.interface)),
                 None => Err(useless("is in no network of this node")),
             },
@@ -161,7 +161,7 @@ impl Search<'_> {
 
     /// The default route where neither the policy nor a table has one: the first address of a network of the interface that the address
     /// is in, as Cilium assumed for cloud interfaces (`pkg/datapath/linux/linux_defaults` of 1.14), with a finding, for it is a guess.
-    fn guess(&self) -> (Option<OutRoute>, Finding) {
+    fn guess(&self) -> (Option<ExitRoute>, Finding) {
         let (exit, family, holder) = (self.exit, self.family, self.holder);
         let hint = "name the router in the policy: nextHop, or the annotation egret.dev/next-hop";
         if self.sends_nothing() {
@@ -171,9 +171,9 @@ impl Search<'_> {
             );
             return (None, Finding::new("no-next-hop", exit, message).hint(hint));
         }
-        let interface = self.ground.interfaces.get(holder);
+        let interface = self.host_network.interfaces.get(holder);
         if interface.is_some_and(|interface| interface.point_to_point) {
-            let route = OutRoute {
+            let route = ExitRoute {
                 destination: everything(family),
                 gateway: None,
                 onlink: false,
@@ -201,7 +201,7 @@ impl Search<'_> {
         let mut networks: Vec<&IpNet> = interface.addresses.iter().filter(|net| net.contains(&self.address)).collect();
         networks.sort_by_key(|net| std::cmp::Reverse(net.prefix_len()));
         let hosts = networks.into_iter().filter_map(|net| first_host(*net));
-        hosts.into_iter().next().filter(|hop| self.ground.no_router(*hop).is_none())
+        hosts.into_iter().next().filter(|hop| self.host_network.no_router(*hop).is_none())
     }
 }
 

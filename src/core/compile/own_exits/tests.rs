@@ -1,7 +1,7 @@
 //! Tests of exits' ways out: which address, which interface, which route, and what is said where there is none.
 
 use super::*;
-use crate::core::ground::{GroundRoute, Interface, Kind, SourceTable, Unusable};
+use crate::core::host_network::{HostRoute, Interface, InterfaceKind, SourceTable, Unusable};
 use crate::core::name::{self, NodeName};
 use crate::core::policy::Egress;
 
@@ -23,10 +23,10 @@ fn device(addresses: &[&str]) -> Interface {
 }
 
 /// `10.0.3.0/24 dev net1`, `default via 10.0.3.1 dev net1 metric 100 src 10.0.3.2`; IPv6 defaults are written `::/0`.
-fn route(line: &str) -> GroundRoute {
+fn route(line: &str) -> HostRoute {
     let words: Vec<&str> = line.split(' ').collect();
     let behind = |word: &str| words.iter().position(|one| *one == word).map(|place| words[place + 1]);
-    GroundRoute {
+    HostRoute {
         destination: net(if words[0] == "default" { "0.0.0.0/0" } else { words[0] }),
         interface: behind("dev").expect(line).to_owned(),
         gateway: behind("via").map(ip),
@@ -36,13 +36,13 @@ fn route(line: &str) -> GroundRoute {
 }
 
 /// A gateway with eth0 (the default route) and net1.
-fn gateway() -> Ground {
-    let mut ground = Ground::default();
-    ground.interfaces.insert("eth0".to_owned(), device(&["172.18.0.3/24"]));
-    ground.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24"]));
+fn gateway() -> HostNetwork {
+    let mut host_network = HostNetwork::default();
+    host_network.interfaces.insert("eth0".to_owned(), device(&["172.18.0.3/24"]));
+    host_network.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24"]));
     let routes = ["172.18.0.0/24 dev eth0", "10.0.3.0/24 dev net1", "default via 172.18.0.1 dev eth0 metric 100"];
-    ground.routes = routes.map(route).to_vec();
-    ground
+    host_network.routes = routes.map(route).to_vec();
+    host_network
 }
 
 fn exit(egress: Egress, hops: &[&str]) -> ExitKey {
@@ -55,12 +55,17 @@ fn interface(name: &str) -> Egress {
 }
 
 /// What an exit comes to in IPv4: `ADDRESS by INTERFACE` and its routes, and the codes of what was found.
-fn out(egress: Egress, hops: &[&str], ground: &Ground) -> (Vec<String>, Vec<String>) {
-    of_family(AddressFamily::V4, egress, hops, ground)
+fn out(egress: Egress, hops: &[&str], host_network: &HostNetwork) -> (Vec<String>, Vec<String>) {
+    of_family(AddressFamily::V4, egress, hops, host_network)
 }
 
-fn of_family(family: AddressFamily, egress: Egress, hops: &[&str], ground: &Ground) -> (Vec<String>, Vec<String>) {
-    let (ways, findings) = resolve(&exit(egress, hops), &[family], ground);
+fn of_family(
+    family: AddressFamily,
+    egress: Egress,
+    hops: &[&str],
+    host_network: &HostNetwork,
+) -> (Vec<String>, Vec<String>) {
+    let (ways, findings) = resolve(&exit(egress, hops), &[family], host_network);
     let mut lines = Vec::new();
     for way in ways.values() {
         lines.push(format!("{} by {}", way.address, way.interface));
@@ -73,32 +78,32 @@ fn of_family(family: AddressFamily, egress: Egress, hops: &[&str], ground: &Grou
     (lines, findings.into_iter().map(|finding| finding.code).collect())
 }
 
-fn message(egress: Egress, ground: &Ground) -> String {
-    let (ways, findings) = resolve(&exit(egress, &[]), &[AddressFamily::V4], ground);
+fn message(egress: Egress, host_network: &HostNetwork) -> String {
+    let (ways, findings) = resolve(&exit(egress, &[]), &[AddressFamily::V4], host_network);
     assert_eq!((ways.len(), findings.len()), (0, 1), "{findings:?}");
     findings[0].message.clone()
 }
 
 #[test]
 fn a_vip_beside_a_wider_address_finds_its_router_in_the_wider_network() {
-    let mut ground = gateway();
-    ground.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24", "10.0.3.9/32"]));
-    let (lines, findings) = out(Egress::Address(ip("10.0.3.9")), &[], &ground);
+    let mut host_network = gateway();
+    host_network.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24", "10.0.3.9/32"]));
+    let (lines, findings) = out(Egress::Address(ip("10.0.3.9")), &[], &host_network);
     assert_eq!(lines, ["10.0.3.9 by net1", "0.0.0.0/0 via 10.0.3.1 dev net1", "10.0.3.0/24 dev net1"]);
     assert_eq!(findings, ["next-hop-assumed"]);
-    ground.interfaces.insert("net1".to_owned(), device(&["10.0.3.9/32"]));
-    assert_eq!(out(Egress::Address(ip("10.0.3.9")), &[], &ground).1, ["no-next-hop"]);
+    host_network.interfaces.insert("net1".to_owned(), device(&["10.0.3.9/32"]));
+    assert_eq!(out(Egress::Address(ip("10.0.3.9")), &[], &host_network).1, ["no-next-hop"]);
     // The first address of the network is this node's own.
-    ground.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24", "10.0.3.1/32"]));
-    assert_eq!(out(interface("net1"), &[], &ground).1, ["no-next-hop"]);
+    host_network.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24", "10.0.3.1/32"]));
+    assert_eq!(out(interface("net1"), &[], &host_network).1, ["no-next-hop"]);
 }
 
 #[test]
 fn an_interface_that_cannot_send_has_no_way_out_and_the_reason_is_said() {
     let broken = |change: fn(&mut Interface)| {
-        let mut ground = gateway();
-        change(ground.interfaces.get_mut("net1").expect("net1"));
-        ground
+        let mut host_network = gateway();
+        change(host_network.interfaces.get_mut("net1").expect("net1"));
+        host_network
     };
     let down = broken(|net1| net1.up = false);
     let pulled = broken(|net1| net1.no_carrier = true);
@@ -121,32 +126,34 @@ fn an_interface_that_cannot_send_has_no_way_out_and_the_reason_is_said() {
 
 #[test]
 fn what_an_interface_has_in_place_of_an_address_is_said() {
-    let mut ground = gateway();
-    let net1 = ground.interfaces.get_mut("net1").expect("net1");
+    let mut host_network = gateway();
+    let net1 = host_network.interfaces.get_mut("net1").expect("net1");
     net1.only_named.insert(ip("10.0.3.2"));
-    assert!(message(interface("net1"), &ground).contains("no global ip address but 10.0.3.2, which is deprecated"));
-    assert_eq!(out(Egress::Address(ip("10.0.3.2")), &["10.0.3.1"], &ground).0[0], "10.0.3.2 by net1");
-    let net1 = ground.interfaces.get_mut("net1").expect("net1");
+    assert!(
+        message(interface("net1"), &host_network).contains("no global ip address but 10.0.3.2, which is deprecated")
+    );
+    assert_eq!(out(Egress::Address(ip("10.0.3.2")), &["10.0.3.1"], &host_network).0[0], "10.0.3.2 by net1");
+    let net1 = host_network.interfaces.get_mut("net1").expect("net1");
     net1.addresses.clear();
     net1.only_named.clear();
     net1.unusable.insert(ip("10.0.3.2"), Unusable::Tentative);
-    assert!(message(interface("net1"), &ground).starts_with("10.0.3.2 on net1 is tentative"));
-    ground.interfaces.get_mut("net1").expect("net1").unusable.insert(ip("10.0.3.2"), Unusable::Duplicate);
-    assert!(message(Egress::Address(ip("10.0.3.2")), &ground).contains("(dadfailed)"));
+    assert!(message(interface("net1"), &host_network).starts_with("10.0.3.2 on net1 is tentative"));
+    host_network.interfaces.get_mut("net1").expect("net1").unusable.insert(ip("10.0.3.2"), Unusable::Duplicate);
+    assert!(message(Egress::Address(ip("10.0.3.2")), &host_network).contains("(dadfailed)"));
 }
 
 #[test]
 fn of_several_holders_one_that_sends_is_taken_and_a_person_is_told() {
-    let mut ground = gateway();
-    ground.interfaces.insert("a0".to_owned(), Interface { up: false, ..device(&["10.0.3.2/24"]) });
-    let (lines, findings) = out(Egress::Address(ip("10.0.3.2")), &["10.0.3.1"], &ground);
+    let mut host_network = gateway();
+    host_network.interfaces.insert("a0".to_owned(), Interface { up: false, ..device(&["10.0.3.2/24"]) });
+    let (lines, findings) = out(Egress::Address(ip("10.0.3.2")), &["10.0.3.1"], &host_network);
     assert_eq!((lines[0].as_str(), findings), ("10.0.3.2 by net1", vec!["egress-address-twice".to_owned()]));
-    let mut ground = gateway();
-    let services = Interface { kind: Kind::Dummy, ..device(&["10.0.3.2/32", "10.0.3.77/32"]) };
-    ground.interfaces.insert("kube-ipvs0".to_owned(), services);
-    assert_eq!(out(Egress::Address(ip("10.0.3.2")), &["10.0.3.1"], &ground).1, Vec::<String>::new());
-    assert!(message(Egress::Address(ip("10.0.3.77")), &ground).contains("is only on kube-ipvs0"));
-    assert!(message(interface("kube-ipvs0"), &ground).contains("no packet leaves by it"));
+    let mut host_network = gateway();
+    let services = Interface { kind: InterfaceKind::Dummy, ..device(&["10.0.3.2/32", "10.0.3.77/32"]) };
+    host_network.interfaces.insert("kube-ipvs0".to_owned(), services);
+    assert_eq!(out(Egress::Address(ip("10.0.3.2")), &["10.0.3.1"], &host_network).1, Vec::<String>::new());
+    assert!(message(Egress::Address(ip("10.0.3.77")), &host_network).contains("is only on kube-ipvs0"));
+    assert!(message(interface("kube-ipvs0"), &host_network).contains("no packet leaves by it"));
 }
 
 #[test]
@@ -157,42 +164,42 @@ fn an_address_on_lo_or_a_dummy_leaves_by_the_routes_of_the_node() {
         "10.9.0.0/16 via 10.0.3.7 dev net1",
         "172.18.0.0/24 dev eth0",
     ];
-    for (name, kind) in [("lo", Kind::Loopback), ("dummy0", Kind::Dummy)] {
-        let mut ground = gateway();
-        ground.interfaces.insert(name.to_owned(), Interface { kind, ..device(&["192.0.2.9/32"]) });
-        ground.interfaces.insert("lxc1".to_owned(), device(&[]));
-        ground.routes.extend(["10.9.0.0/16 via 10.0.3.7 dev net1", "10.1.2.7/32 dev lxc1"].map(route));
-        let (lines, findings) = out(Egress::Address(ip("192.0.2.9")), &[], &ground);
+    for (name, kind) in [("lo", InterfaceKind::Loopback), ("dummy0", InterfaceKind::Dummy)] {
+        let mut host_network = gateway();
+        host_network.interfaces.insert(name.to_owned(), Interface { kind, ..device(&["192.0.2.9/32"]) });
+        host_network.interfaces.insert("lxc1".to_owned(), device(&[]));
+        host_network.routes.extend(["10.9.0.0/16 via 10.0.3.7 dev net1", "10.1.2.7/32 dev lxc1"].map(route));
+        let (lines, findings) = out(Egress::Address(ip("192.0.2.9")), &[], &host_network);
         assert_eq!((&lines[1..], findings), (&routes.map(str::to_owned)[..], vec![]));
         assert_eq!(lines[0], "192.0.2.9 by eth0");
-        let (lines, findings) = out(Egress::Address(ip("192.0.2.9")), &["10.0.3.1"], &ground);
+        let (lines, findings) = out(Egress::Address(ip("192.0.2.9")), &["10.0.3.1"], &host_network);
         assert_eq!((lines[1].as_str(), findings), ("0.0.0.0/0 via 10.0.3.1 dev net1", vec![]));
         assert_eq!(lines[0], "192.0.2.9 by net1");
-        ground.routes.retain(|route| route.destination.prefix_len() > 0);
-        assert_eq!(out(Egress::Address(ip("192.0.2.9")), &[], &ground).1, ["no-next-hop"]);
+        host_network.routes.retain(|route| route.destination.prefix_len() > 0);
+        assert_eq!(out(Egress::Address(ip("192.0.2.9")), &[], &host_network).1, ["no-next-hop"]);
     }
 }
 
 #[test]
 fn the_table_that_a_rule_names_for_an_address_is_what_it_uses() {
-    let mut ground = gateway();
+    let mut host_network = gateway();
     let table = ["default via 10.0.3.254 dev net1", "10.7.0.0/16 via 10.0.3.7 dev net1"].map(route).to_vec();
-    ground.sources = vec![SourceTable { from: net("10.0.3.2/32"), routes: table }];
-    let (lines, findings) = out(interface("net1"), &[], &ground);
+    host_network.sources = vec![SourceTable { from: net("10.0.3.2/32"), routes: table }];
+    let (lines, findings) = out(interface("net1"), &[], &host_network);
     let expected = ["10.0.3.2 by net1", "0.0.0.0/0 via 10.0.3.254 dev net1", "10.7.0.0/16 via 10.0.3.7 dev net1"];
     assert_eq!((lines, findings), (expected.map(str::to_owned).to_vec(), vec![]));
     // What it does not know is looked up in the main table.
-    ground.sources[0].routes.remove(0);
-    let (lines, findings) = out(interface("net1"), &[], &ground);
+    host_network.sources[0].routes.remove(0);
+    let (lines, findings) = out(interface("net1"), &[], &host_network);
     assert_eq!((lines.len(), findings), (4, vec!["next-hop-assumed".to_owned()]));
     // A rule about other addresses is none of this exit's business.
-    ground.sources[0].from = net("10.0.3.3/32");
-    assert_eq!(out(interface("net1"), &[], &ground).0.len(), 3);
+    host_network.sources[0].from = net("10.0.3.3/32");
+    assert_eq!(out(interface("net1"), &[], &host_network).0.len(), 3);
 }
 
 #[test]
 fn of_several_routes_the_lowest_metric_wins_and_then_the_first() {
-    let mut ground = gateway();
+    let mut host_network = gateway();
     let more = [
         "default via 10.0.3.200 dev net1 metric 300",
         "default via 10.0.3.5 dev net1 metric 50",
@@ -200,65 +207,67 @@ fn of_several_routes_the_lowest_metric_wins_and_then_the_first() {
         "10.9.0.0/16 via 10.0.3.7 dev net1 metric 20",
         "10.9.0.0/16 via 10.0.3.8 dev net1 metric 10",
     ];
-    ground.routes.extend(more.map(route));
-    let (lines, _) = out(interface("net1"), &[], &ground);
+    host_network.routes.extend(more.map(route));
+    let (lines, _) = out(interface("net1"), &[], &host_network);
     assert_eq!(lines[1], "0.0.0.0/0 via 10.0.3.5 dev net1");
     assert_eq!(lines[3], "10.9.0.0/16 via 10.0.3.8 dev net1");
 }
 
 #[test]
 fn without_a_named_address_the_nodes_own_way_is_taken() {
-    let mut ground = gateway();
-    assert_eq!(out(Egress::DefaultRoute, &[], &ground).0[0], "172.18.0.3 by eth0");
+    let mut host_network = gateway();
+    assert_eq!(out(Egress::DefaultRoute, &[], &host_network).0[0], "172.18.0.3 by eth0");
     // The interface of the better default route is down.
-    ground.routes.push(route("default via 10.0.3.1 dev net1 metric 200"));
-    ground.interfaces.get_mut("eth0").expect("eth0").no_carrier = true;
-    assert_eq!(out(Egress::DefaultRoute, &[], &ground).0[0], "10.0.3.2 by net1");
+    host_network.routes.push(route("default via 10.0.3.1 dev net1 metric 200"));
+    host_network.interfaces.get_mut("eth0").expect("eth0").no_carrier = true;
+    assert_eq!(out(Egress::DefaultRoute, &[], &host_network).0[0], "10.0.3.2 by net1");
     // `src` says which address the node's own packets have.
-    let mut ground = gateway();
-    ground.interfaces.insert("eth0".to_owned(), device(&["172.18.0.3/24", "172.18.0.8/24"]));
-    ground.routes[2] = route("default via 172.18.0.1 dev eth0 src 172.18.0.8");
-    assert_eq!(out(Egress::DefaultRoute, &[], &ground).0[0], "172.18.0.8 by eth0");
+    let mut host_network = gateway();
+    host_network.interfaces.insert("eth0".to_owned(), device(&["172.18.0.3/24", "172.18.0.8/24"]));
+    host_network.routes[2] = route("default via 172.18.0.1 dev eth0 src 172.18.0.8");
+    assert_eq!(out(Egress::DefaultRoute, &[], &host_network).0[0], "172.18.0.8 by eth0");
     // Between routers without addresses of their own (RFC 5549) the node's is on lo.
-    let mut ground = gateway();
-    ground.interfaces.insert("eth0".to_owned(), device(&[]));
-    ground.interfaces.insert("lo".to_owned(), Interface { kind: Kind::Loopback, ..device(&["192.0.2.1/32"]) });
-    ground.routes = vec![route("default via fe80::1 dev eth0")];
-    let (lines, findings) = out(Egress::DefaultRoute, &[], &ground);
+    let mut host_network = gateway();
+    host_network.interfaces.insert("eth0".to_owned(), device(&[]));
+    host_network
+        .interfaces
+        .insert("lo".to_owned(), Interface { kind: InterfaceKind::Loopback, ..device(&["192.0.2.1/32"]) });
+    host_network.routes = vec![route("default via fe80::1 dev eth0")];
+    let (lines, findings) = out(Egress::DefaultRoute, &[], &host_network);
     assert_eq!((lines, findings.len()), (vec!["192.0.2.1 by eth0".into(), "0.0.0.0/0 via fe80::1 dev eth0".into()], 0));
 }
 
 #[test]
 fn a_point_to_point_link_needs_no_router() {
-    let mut ground = gateway();
-    ground.interfaces.insert("wg0".to_owned(), Interface { point_to_point: true, ..device(&["10.66.0.2/32"]) });
-    let (lines, findings) = out(interface("wg0"), &[], &ground);
+    let mut host_network = gateway();
+    host_network.interfaces.insert("wg0".to_owned(), Interface { point_to_point: true, ..device(&["10.66.0.2/32"]) });
+    let (lines, findings) = out(interface("wg0"), &[], &host_network);
     assert_eq!(lines, ["10.66.0.2 by wg0", "0.0.0.0/0 dev wg0"]);
     assert_eq!(findings, ["point-to-point"]);
 }
 
 #[test]
 fn a_next_hop_that_cannot_be_one_leaves_the_exit_without_that_route_and_nothing_else() {
-    let mut ground = gateway();
-    ground.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24", "10.0.3.9/24"]));
-    ground.routes.push(route("default via 10.0.3.1 dev net1 metric 7"));
+    let mut host_network = gateway();
+    host_network.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24", "10.0.3.9/24"]));
+    host_network.routes.push(route("default via 10.0.3.1 dev net1 metric 7"));
     for hop in ["10.0.3.9", "10.0.3.2", "172.18.0.3", "10.0.3.0", "10.0.3.255", "172.18.0.255"] {
-        let (lines, findings) = out(interface("net1"), &[hop], &ground);
+        let (lines, findings) = out(interface("net1"), &[hop], &host_network);
         assert_eq!(lines, ["10.0.3.2 by net1", "10.0.3.0/24 dev net1"], "{hop}");
         assert_eq!(findings, ["bad-next-hop"], "{hop}");
     }
-    assert_eq!(out(interface("net1"), &["10.0.9.1"], &ground).0[1], "0.0.0.0/0 via 10.0.9.1 dev net1 onlink");
+    assert_eq!(out(interface("net1"), &["10.0.9.1"], &host_network).0[1], "0.0.0.0/0 via 10.0.9.1 dev net1 onlink");
 }
 
 #[test]
 fn ipv6_has_its_ways_by_the_same_rules() {
-    let mut ground = gateway();
-    ground.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24", "fd00:3::2/64", "fd00:3::9/128"]));
-    ground.routes.extend(["fd00:3::/64 dev net1 metric 256", "fe80::/64 dev net1 metric 256"].map(route));
-    let (lines, findings) = of_family(AddressFamily::V6, Egress::Address(ip("fd00:3::9")), &[], &ground);
+    let mut host_network = gateway();
+    host_network.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24", "fd00:3::2/64", "fd00:3::9/128"]));
+    host_network.routes.extend(["fd00:3::/64 dev net1 metric 256", "fe80::/64 dev net1 metric 256"].map(route));
+    let (lines, findings) = of_family(AddressFamily::V6, Egress::Address(ip("fd00:3::9")), &[], &host_network);
     assert_eq!(lines, ["fd00:3::9 by net1", "::/0 via fd00:3::1 dev net1", "fd00:3::/64 dev net1"]);
     assert_eq!(findings, ["next-hop-assumed"]);
-    ground.routes.push(route("::/0 via fe80::1 dev net1 metric 1024"));
-    let (lines, findings) = of_family(AddressFamily::V6, interface("net1"), &[], &ground);
+    host_network.routes.push(route("::/0 via fe80::1 dev net1 metric 1024"));
+    let (lines, findings) = of_family(AddressFamily::V6, interface("net1"), &[], &host_network);
     assert_eq!((lines[1].as_str(), findings.len()), ("::/0 via fe80::1 dev net1", 0));
 }

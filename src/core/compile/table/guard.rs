@@ -7,12 +7,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::words::{
+use super::statements::{
     accept, address_key, began_by, daddr, device, drop, goto, in_set, is_reply, multicast_range, saddr, translated_to,
 };
 use super::{Builder, GUARD, INTO_TUNNEL, LAST, LEAVING};
-use crate::core::compile::Role;
-use crate::core::state::nft::{AddressFamily, ChainKind, Data, DataType, Field, Hook, Key, KeyType, Statement, Value};
+use crate::core::compile::ExitRole;
+use crate::core::state::nft::{
+    AddressFamily, ChainKind, DataType, ElementData, ElementKey, Field, Hook, KeyType, MatchValue, Statement,
+};
 
 /// Just before `srcnat` (100), where a CNI masquerades: the first chain that translates a connection is the only one.
 const TRANSLATE: i32 = 99;
@@ -37,8 +39,9 @@ impl Builder<'_> {
                     AddressFamily::V4 => DataType::Ipv4Addr,
                     AddressFamily::V6 => DataType::Ipv6Addr,
                 };
-                let elements =
-                    addresses.into_iter().map(|(mark, address)| (Key::Mark(mark), Some(Data::Address(address))));
+                let elements = addresses
+                    .into_iter()
+                    .map(|(mark, address)| (ElementKey::Mark(mark), Some(ElementData::Address(address))));
                 self.set(&map, &[KeyType::Mark], Some(data), false, elements.collect());
             }
         }
@@ -92,8 +95,10 @@ impl Builder<'_> {
                 let fields = vec![Field::CtMark, saddr(family)];
                 let leaves = Statement::InSet { fields, mask: Some(self.range.mask), negated: false, set: set.clone() };
                 rules.push(vec![leaves, accept()]);
-                let elements =
-                    addresses.into_iter().map(|(mark, address)| (Key::MarkAddress(mark, address), None)).collect();
+                let elements = addresses
+                    .into_iter()
+                    .map(|(mark, address)| (ElementKey::MarkAddress(mark, address), None))
+                    .collect();
                 self.set(&set, &[KeyType::Mark, address_key(family)], None, false, elements);
             }
         }
@@ -113,7 +118,7 @@ impl Builder<'_> {
         rules.push(vec![is_reply(), goto(UNTAG)]);
         rules.push(vec![self.of_an_exit(Field::CtMark, true), Statement::Counter, drop()]);
         for family in self.families.iter().copied() {
-            let value = Value::Address(own.inner(family));
+            let value = MatchValue::Address(own.inner(family));
             let stands = Statement::Compare { field: saddr(family), mask: None, negated: false, value };
             rules.push(vec![stands, goto(UNTAG)]);
         }
@@ -130,20 +135,20 @@ impl Builder<'_> {
         self.exits
             .values()
             .filter_map(|exit| match &exit.role {
-                Role::Own { ways, .. } => ways.get(&family).map(|way| (self.range.mark(exit.id), way.address)),
-                Role::Remote { .. } => None,
+                ExitRole::Own { ways, .. } => ways.get(&family).map(|way| (self.range.mark(exit.id), way.address)),
+                ExitRole::Remote { .. } => None,
             })
             .collect()
     }
 
     /// Addresses of this host, by its kernel and by its Node object.
-    fn host_addresses(&self, family: AddressFamily) -> BTreeMap<Key, Option<Data>> {
+    fn host_addresses(&self, family: AddressFamily) -> BTreeMap<ElementKey, Option<ElementData>> {
         let of_interfaces =
-            self.input.ground.interfaces.values().flat_map(|interface| &interface.addresses).map(IpNet::addr);
+            self.input.host_network.interfaces.values().flat_map(|interface| &interface.addresses).map(IpNet::addr);
         let node = self.input.facts.nodes.get(self.input.node);
         let of_node = node.into_iter().flat_map(|node| node.addresses.iter().copied());
         let of_family = of_interfaces.chain(of_node).filter(|address| AddressFamily::of(*address) == family);
-        of_family.map(|address| (Key::Address(address), None)).collect()
+        of_family.map(|address| (ElementKey::Address(address), None)).collect()
     }
 }
 

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use super::words::{
+use super::statements::{
     accept, address_key, daddr, device, drop, goto, in_set, is_original, is_reply, ranges, saddr, translated_to,
 };
 use super::{ARRIVE, ARRIVED, Builder, CLASSIFY, GROUP, LAST, exit_chain};
-use crate::core::compile::{Role, allowed};
+use crate::core::compile::{ExitRole, allowed};
 use crate::core::state::nft::{
-    AddressFamily, ChainKind, Data, DataType, Field, Hook, Key, KeyType, Statement, Value, Verdict,
+    AddressFamily, ChainKind, DataType, ElementData, ElementKey, Field, Hook, KeyType, MatchValue, Statement, Verdict,
 };
 
 /// Where what a pod sends goes on from prerouting and from the host's output.
@@ -36,7 +36,7 @@ impl Builder<'_> {
         // Bits of ours that a packet comes with are somebody else's writing, and would lead it through an exit. Other bits, and
         // values of ours that stand for nothing here, are left alone: whoever wrote them may need them.
         let clean = self.set_mark(Field::MetaMark, 0);
-        let reply_mark = Value::Mark(self.range.reply_mark());
+        let reply_mark = MatchValue::Mark(self.range.reply_mark());
         let as_reply = Statement::Compare {
             field: Field::MetaMark,
             mask: Some(self.range.mask),
@@ -95,7 +95,7 @@ impl Builder<'_> {
         let mut rules = Vec::new();
         for family in self.families.iter().copied() {
             let set = format!("tunnels{}", family.suffix());
-            let others = self.networks.others.values().map(|end| (Key::Address(end.inner(family)), None));
+            let others = self.networks.others.values().map(|end| (ElementKey::Address(end.inner(family)), None));
             self.set(&set, &[address_key(family)], None, false, others.collect());
             let to_a_node = in_set(daddr(family), false, set);
             rules.push(vec![is_reply(), to_a_node, self.of_an_exit(Field::CtMark, false), goto(REPLY)]);
@@ -143,11 +143,11 @@ impl Builder<'_> {
         {
             match group {
                 Some(name) => {
-                    let verdict = Data::Verdict(Verdict::Goto(format!("{GROUP}{name}")));
-                    of_group.insert(Key::Address(*address), Some(verdict));
+                    let verdict = ElementData::Verdict(Verdict::Goto(format!("{GROUP}{name}")));
+                    of_group.insert(ElementKey::Address(*address), Some(verdict));
                 }
                 None => {
-                    of_none.insert(Key::Address(*address), None);
+                    of_none.insert(ElementKey::Address(*address), None);
                 }
             }
         }
@@ -163,8 +163,8 @@ impl Builder<'_> {
         }
         let podnets = format!("podnets{}", family.suffix());
         rules.push(vec![in_set(saddr(family), false, podnets.clone()), Statement::Counter, drop()]);
-        if self.input.ground.features.interface_kinds {
-            let veth = Value::Interface("veth".to_owned());
+        if self.input.host_network.features.interface_kinds {
+            let veth = MatchValue::Interface("veth".to_owned());
             let of_a_pod = Statement::Compare { field: Field::Iifkind, mask: None, negated: false, value: veth };
             rules.push(vec![of_a_pod, Statement::Counter, drop()]);
         }
@@ -181,7 +181,7 @@ impl Builder<'_> {
         let stands = self.tunnel.map(|own| own.inner(family));
         // A CNI translates to the node's own address, too.
         if let Some(own) = stands.filter(|own| !self.networks.nodes.contains(own)) {
-            let value = Value::Address(own);
+            let value = MatchValue::Address(own);
             rule.push(Statement::Compare { field: translated_to(family), mask: None, negated: true, value });
         }
         rule.push(accept());
@@ -189,13 +189,13 @@ impl Builder<'_> {
     }
 
     /// What connections of ours are translated to on this node.
-    fn translations(&self, family: AddressFamily) -> BTreeMap<Key, Option<Data>> {
+    fn translations(&self, family: AddressFamily) -> BTreeMap<ElementKey, Option<ElementData>> {
         let ways = self.exits.values().filter_map(|exit| match &exit.role {
-            Role::Own { ways, .. } => ways.get(&family).map(|way| way.address),
-            Role::Remote { .. } => None,
+            ExitRole::Own { ways, .. } => ways.get(&family).map(|way| way.address),
+            ExitRole::Remote { .. } => None,
         });
         let own = self.tunnel.map(|own| own.inner(family));
-        ways.chain(own).map(|address| (Key::Address(address), None)).collect()
+        ways.chain(own).map(|address| (ElementKey::Address(address), None)).collect()
     }
 
     /// Members of policies with `existingConnections: Reset`: every packet is classified, whatever its connection remembers.
@@ -208,7 +208,7 @@ impl Builder<'_> {
                 if let Some(chain) = chain.filter(|chain| self.table.chains.contains_key(chain))
                     && AddressFamily::of(*address) == family
                 {
-                    elements.insert(Key::Address(*address), Some(Data::Verdict(Verdict::Jump(chain))));
+                    elements.insert(ElementKey::Address(*address), Some(ElementData::Verdict(Verdict::Jump(chain))));
                 }
             }
             if !elements.is_empty() {
@@ -229,10 +229,10 @@ impl Builder<'_> {
         self.chain(ARRIVE, vec![vec![is_reply(), goto(HOME)], vec![exit], vec![Statement::Counter, drop()]]);
         let mut of_mac = BTreeMap::new();
         for exit in self.exits.values() {
-            let Role::Own { mac, .. } = exit.role else { continue };
+            let ExitRole::Own { mac, .. } = exit.role else { continue };
             let chain = format!("{ARRIVED}{}", exit.id);
             // A connection that was let through stays, also if its destination is named no longer.
-            let mark = Value::Mark(self.range.mark(exit.id));
+            let mark = MatchValue::Mark(self.range.mark(exit.id));
             let known =
                 Statement::Compare { field: Field::CtMark, mask: Some(self.range.mask), negated: false, value: mark };
             let old = Statement::CtState { bits: NEW, negated: true };
@@ -245,7 +245,7 @@ impl Builder<'_> {
             }
             rules.push(vec![Statement::Counter, drop()]);
             self.chain(&chain, rules);
-            of_mac.insert(Key::Mac(mac), Some(Data::Verdict(Verdict::Goto(chain))));
+            of_mac.insert(ElementKey::Mac(mac), Some(ElementData::Verdict(Verdict::Goto(chain))));
         }
         self.set("exit_of_mac", &[KeyType::EtherAddr], Some(DataType::Verdict), false, of_mac);
     }

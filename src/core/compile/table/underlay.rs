@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::words::{accept, address_key, daddr, device, drop, in_set, saddr};
+use super::statements::{accept, address_key, daddr, device, drop, in_set, saddr};
 use super::{ARRIVE, Builder, LAST, PEERS, RAW, WARD};
-use crate::core::compile::Role;
+use crate::core::compile::ExitRole;
 use crate::core::state::nft::{
-    AddressFamily, Base, Chain, ChainKind, Data, DataType, Field, Hook, Key, KeyType, Policy, Rule, Set, Statement,
-    Table, Value, Verdict,
+    AddressFamily, BaseChain, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType,
+    MatchValue, NftRule, Set, Statement, Table, Verdict,
 };
 use crate::core::state::ownership::TUNNEL;
 
@@ -29,13 +29,13 @@ impl Builder<'_> {
             field: Field::UdpDport,
             mask: None,
             negated: false,
-            value: Value::Port(self.range.port),
+            value: MatchValue::Port(self.range.port),
         };
         let at = |field, address: IpAddr| Statement::Compare {
             field,
             mask: None,
             negated: false,
-            value: Value::Address(address),
+            value: MatchValue::Address(address),
         };
         let own: Vec<IpAddr> = self.tunnel.map(|own| own.outer.clone()).unwrap_or_default();
         // Where the way back to the source leads elsewhere the source is forged, except on interfaces that lead out of the
@@ -63,7 +63,7 @@ impl Builder<'_> {
             let nodes = format!("nodes{}", family.suffix());
             ward.push(vec![port.clone(), in_set(daddr(family), false, nodes.clone()), Statement::Counter, drop()]);
             let of_family = self.networks.nodes.iter().filter(|address| AddressFamily::of(**address) == family);
-            let elements = of_family.map(|address| (Key::Address(*address), None)).collect();
+            let elements = of_family.map(|address| (ElementKey::Address(*address), None)).collect();
             self.set(&nodes, &[address_key(family)], None, false, elements);
         }
         self.base(WARD, ChainKind::Filter, Hook::Forward, FILTER, ward);
@@ -75,7 +75,8 @@ impl Builder<'_> {
             let ends =
                 self.networks.others.values().flat_map(|end| end.outer.iter().map(move |address| (address, end)));
             let of_family = ends.filter(|(address, _)| AddressFamily::of(**address) == family);
-            let elements = of_family.map(|(address, end)| (Key::Address(*address), Some(Data::Mark(end.id))));
+            let elements =
+                of_family.map(|(address, end)| (ElementKey::Address(*address), Some(ElementData::Mark(end.id))));
             let map = format!("peers{}", family.suffix());
             self.set(&map, &[address_key(family)], Some(DataType::Mark), false, elements.collect());
         }
@@ -95,17 +96,19 @@ impl Builder<'_> {
         for family in self.families.iter().copied() {
             let mut of_address = BTreeMap::new();
             for exit in self.exits.values() {
-                let Role::Own { ways, .. } = &exit.role else { continue };
+                let ExitRole::Own { ways, .. } = &exit.role else { continue };
                 let Some(way) = ways.get(&family) else { continue };
                 let chain = format!("expected_{}", exit.id);
                 let rules = way.interfaces().into_iter().map(|name| {
-                    let value = Value::Interface(name.to_owned());
+                    let value = MatchValue::Interface(name.to_owned());
                     let by = Statement::Compare { field: Field::Iifname, mask: None, negated: false, value };
                     vec![by, self.set_mark(Field::MetaMark, self.range.mark(exit.id))]
                 });
                 let rules = rules.collect();
                 self.chain(&chain, rules);
-                of_address.entry(Key::Address(way.address)).or_insert(Some(Data::Verdict(Verdict::Goto(chain))));
+                of_address
+                    .entry(ElementKey::Address(way.address))
+                    .or_insert(Some(ElementData::Verdict(Verdict::Goto(chain))));
             }
             if !of_address.is_empty() {
                 let map = format!("expected{}", family.suffix());
@@ -122,7 +125,7 @@ impl Builder<'_> {
         if self.networks.uplinks.is_empty() {
             return None;
         }
-        let elements = self.networks.uplinks.iter().map(|name| (Key::Interface(name.clone()), None)).collect();
+        let elements = self.networks.uplinks.iter().map(|name| (ElementKey::Interface(name.clone()), None)).collect();
         self.set(UPLINKS, &[KeyType::Ifname], None, false, elements);
         Some(in_set(Field::Iifname, negated, UPLINKS.to_owned()))
     }
@@ -135,7 +138,7 @@ impl Builder<'_> {
         let reply = Statement::SetMark { field: Field::MetaMark, keep: 0, value: self.range.reply_mark() };
         let take = [Statement::PacketForHost, reply, accept()];
         let (mut rules, mut sets) = (Vec::new(), BTreeMap::new());
-        let mut set = |name: &str, key: &[KeyType], elements: BTreeMap<Key, Option<Data>>| {
+        let mut set = |name: &str, key: &[KeyType], elements: BTreeMap<ElementKey, Option<ElementData>>| {
             sets.insert(name.to_owned(), Set { key: key.to_vec(), data: None, interval: false, elements });
         };
         if self.is_gateway {
@@ -145,20 +148,20 @@ impl Builder<'_> {
                 let bound = Statement::InSet { fields, mask: None, negated: false, set: name.clone() };
                 rules.push([&[bound][..], &take].concat());
                 let others = self.networks.others.values();
-                let elements = others.map(|end| (Key::MarkAddress(end.id, end.inner(family)), None)).collect();
+                let elements = others.map(|end| (ElementKey::MarkAddress(end.id, end.inner(family)), None)).collect();
                 set(&name, &[KeyType::Mark, address_key(family)], elements);
             }
         }
-        let gateways: BTreeMap<Key, Option<Data>> = self
+        let gateways: BTreeMap<ElementKey, Option<ElementData>> = self
             .exits
             .iter()
-            .filter(|(_, exit)| matches!(exit.role, Role::Remote { .. }))
+            .filter(|(_, exit)| matches!(exit.role, ExitRole::Remote { .. }))
             .filter_map(|(key, _)| self.networks.others.get(&key.gateway))
-            .map(|end| (Key::Mark(end.id), None))
+            .map(|end| (ElementKey::Mark(end.id), None))
             .collect();
         if let (Some(own), false) = (self.tunnel, gateways.is_empty()) {
             for family in self.families.iter().copied() {
-                let value = Value::Address(own.inner(family));
+                let value = MatchValue::Address(own.inner(family));
                 let to_us = Statement::Compare { field: daddr(family), mask: None, negated: false, value };
                 rules.push([&[to_us, in_set(Field::MetaMark, false, "gateways".to_owned())][..], &take].concat());
             }
@@ -167,8 +170,8 @@ impl Builder<'_> {
         // The policy of the chain would do, and count nothing.
         rules.push(vec![Statement::Counter, drop()]);
         let hook = Hook::Ingress(TUNNEL.to_owned());
-        let base = Base { kind: ChainKind::Filter, hook, priority: FILTER, policy: Policy::Drop };
-        let chain = Chain { base: Some(base), comment: None, rules: rules.into_iter().map(Rule).collect() };
+        let base = BaseChain { kind: ChainKind::Filter, hook, priority: FILTER, policy: ChainPolicy::Drop };
+        let chain = Chain { base: Some(base), comment: None, rules: rules.into_iter().map(NftRule).collect() };
         let owned = self.table.owned;
         Table { owned, chains: BTreeMap::from([(ARRIVE.to_owned(), chain)]), sets, ..Table::default() }
     }

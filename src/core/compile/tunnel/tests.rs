@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{ends, uplinks};
 use crate::core::facts::{Facts, Node};
-use crate::core::ground::{Ground, GroundRoute, Interface};
+use crate::core::host_network::{HostNetwork, HostRoute, Interface};
 use crate::core::name::NodeName;
 use crate::core::state::nft::AddressFamily;
 
@@ -91,16 +91,16 @@ fn two_nodes_speak_the_family_that_both_have() {
 
 #[test]
 fn uplinks_lead_out_of_the_node_and_not_to_pods() {
-    let route = |destination: &str, interface: &str, gateway: Option<&str>| GroundRoute {
+    let route = |destination: &str, interface: &str, gateway: Option<&str>| HostRoute {
         destination: destination.parse::<IpNet>().unwrap(),
         interface: interface.to_owned(),
         gateway: gateway.map(address),
-        ..GroundRoute::default()
+        ..HostRoute::default()
     };
-    let mut ground = Ground::default();
+    let mut host_network = HostNetwork::default();
     let mut add = |name: &str, addresses: &[&str], bridge| {
         let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        ground.interfaces.insert(name.to_owned(), Interface { bridge, addresses, ..Interface::default() });
+        host_network.interfaces.insert(name.to_owned(), Interface { bridge, addresses, ..Interface::default() });
     };
     add("eth0", &["172.18.0.200/24", "172.18.0.2/24"], false);
     add("eth3", &["172.21.0.2/24"], false);
@@ -108,7 +108,7 @@ fn uplinks_lead_out_of_the_node_and_not_to_pods() {
     add("antrea-gw0", &["10.1.1.1/24"], false);
     add("flannel.1", &["10.1.1.0/32"], false);
     add("veth-kindnet", &["10.1.1.1/32"], false);
-    ground.routes = vec![
+    host_network.routes = vec![
         route("172.20.0.0/24", "eth1", None),
         route("0.0.0.0/0", "eth2", Some("10.9.0.1")),
         route("10.1.1.7/32", "lxc7", None),
@@ -118,6 +118,6 @@ fn uplinks_lead_out_of_the_node_and_not_to_pods() {
     ];
     let others = ends(&nodes(&[("b", node(&["172.20.0.3"], &[]))]));
     let pods = "10.1.0.0/16".parse::<IpNet>().unwrap();
-    let found = uplinks(&ground, &[address("172.18.0.2")], &others, |address| pods.contains(&address));
+    let found = uplinks(&host_network, &[address("172.18.0.2")], &others, |address| pods.contains(&address));
     assert_eq!(found.into_iter().collect::<Vec<_>>(), ["eth0", "eth1", "eth2", "eth3"]);
 }

@@ -150,7 +150,7 @@ fn a_policy_for_which_nobody_is_fit_stays_for_a_moment_where_it_was_if_that_is_t
 
 #[test]
 fn a_node_that_is_started_anew_goes_on_where_it_was() {
-    let again = |stage: &mut Stage| stage.memory = Kept::from(&stage.memory).into();
+    let again = |stage: &mut Stage| stage.memory = PersistedHandover::from(&stage.memory).into();
     let mut stage = Stage::new(ExistingConnections::Keep);
     stage.at("three", "one", &[], &["one"], 0);
     again(&mut stage);
@@ -175,7 +175,7 @@ fn every_way_to_an_address_is_remembered_as_it_is() {
     let id = |kind| PolicyId { name: ObjectName::parse("p").unwrap(), kind };
     let carried = BTreeMap::from([(id(PolicyKind::Cilium), exits.to_vec()), (id(PolicyKind::Egret), Vec::new())]);
     let handover = Handover { carried, ..Handover::default() };
-    assert_eq!(Handover::from(Kept::from(&handover)), handover);
+    assert_eq!(Handover::from(PersistedHandover::from(&handover)), handover);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::core::labels::Requirement;
 
 /// Two documents that cannot both be followed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Disagreement {
+pub struct LabelConflict {
     /// The first document, by name.
     pub one: ObjectName,
     /// The other.
@@ -28,7 +28,7 @@ enum Whom<'l> {
 }
 
 /// Finds documents that disagree for a node they both name, or by the same selector. Once for each pair and key, sorted.
-pub fn disagreements<'l>(all: impl IntoIterator<Item = (&'l ObjectName, &'l NodeLabels)>) -> Vec<Disagreement> {
+pub fn disagreements<'l>(all: impl IntoIterator<Item = (&'l ObjectName, &'l NodeLabels)>) -> Vec<LabelConflict> {
     let mut first: BTreeMap<(Whom<'l>, &'l str), (&'l str, &'l ObjectName)> = BTreeMap::new();
     let mut found: BTreeMap<(&ObjectName, &ObjectName, &str), (String, usize)> = BTreeMap::new();
     for (name, document) in all {
@@ -52,7 +52,7 @@ pub fn disagreements<'l>(all: impl IntoIterator<Item = (&'l ObjectName, &'l Node
     }
     found
         .into_iter()
-        .map(|((one, other, key), (label, more))| Disagreement {
+        .map(|((one, other, key), (label, more))| LabelConflict {
             one: one.clone(),
             other: other.clone(),
             key: key.to_owned(),

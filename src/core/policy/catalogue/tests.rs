@@ -18,8 +18,8 @@ fn labels(name: &str, node: &str, value: &str) -> String {
     )
 }
 
-fn changes(list: &[(&str, &str)]) -> BTreeMap<String, Change> {
-    list.iter().map(|(path, text)| ((*path).to_owned(), Change::Text((*text).to_owned()))).collect()
+fn changes(list: &[(&str, &str)]) -> BTreeMap<String, FileUpdate> {
+    list.iter().map(|(path, text)| ((*path).to_owned(), FileUpdate::Text((*text).to_owned()))).collect()
 }
 
 fn in_force(catalogue: &Catalogue) -> Vec<String> {
@@ -44,13 +44,16 @@ fn a_bad_document_leaves_its_last_good_version_in_force_and_the_others_alone() {
     catalogue.update(changes(&[("a.yaml", &policy("a", "10.0.0.7/8")), ("b.yaml", &policy("b", "10.2.0.0/16"))]));
     assert_eq!(in_force(&catalogue), ["a [10.0.0.0/8]", "b [10.2.0.0/16]"]);
     assert_eq!(codes(&catalogue), [("a.yaml".to_owned(), "host-bits")]);
-    let expected = Held {
+    let expected = HeldDocument {
         path: "a.yaml".to_owned(),
-        identity: Identity::Policy(PolicyId { name: ObjectName::parse("a").unwrap(), kind: PolicyKind::Cilium }),
+        identity: DocumentIdentity::Policy(PolicyId {
+            name: ObjectName::parse("a").unwrap(),
+            kind: PolicyKind::Cilium,
+        }),
         why: "it has errors in a.yaml".to_owned(),
     };
     assert_eq!(catalogue.held(), [expected]);
-    catalogue.update(BTreeMap::from([("a.yaml".to_owned(), Change::Removed)]));
+    catalogue.update(BTreeMap::from([("a.yaml".to_owned(), FileUpdate::Removed)]));
     assert_eq!(in_force(&catalogue), ["b [10.2.0.0/16]"]);
     assert_eq!(catalogue.held(), []);
 }
@@ -58,9 +61,11 @@ fn a_bad_document_leaves_its_last_good_version_in_force_and_the_others_alone() {
 #[test]
 fn in_a_file_that_cannot_be_read_every_document_of_its_last_good_version_stays() {
     let both = format!("{}---\n{}", policy("a", "10.0.0.0/8"), policy("b", "10.1.0.0/16"));
-    for bad in
-        [Change::Text("{".to_owned()), Change::Refused(Refusal::Symlink), Change::Text("x".repeat(MAX_BYTES + 1))]
-    {
+    for bad in [
+        FileUpdate::Text("{".to_owned()),
+        FileUpdate::Refused(FileRefusal::Symlink),
+        FileUpdate::Text("x".repeat(MAX_BYTES + 1)),
+    ] {
         let mut catalogue = Catalogue::new("prod");
         catalogue.update(changes(&[("a.yaml", &both)]));
         catalogue.update(BTreeMap::from([("a.yaml".to_owned(), bad.clone())]));
@@ -75,7 +80,7 @@ fn a_document_that_moves_into_another_file_with_a_mistake_stays_in_force() {
     let mut catalogue = Catalogue::new("prod");
     catalogue.update(changes(&[("a.yaml", &policy("a", "10.0.0.0/8"))]));
     let mut moved = changes(&[("b.yaml", &policy("a", "10.0.0.7/8"))]);
-    moved.insert("a.yaml".to_owned(), Change::Removed);
+    moved.insert("a.yaml".to_owned(), FileUpdate::Removed);
     catalogue.update(moved);
     assert_eq!(in_force(&catalogue), ["a [10.0.0.0/8]"]);
     catalogue.update(changes(&[("b.yaml", &policy("a", "10.9.0.0/16"))]));
@@ -93,7 +98,7 @@ fn two_documents_with_one_name_are_an_error_in_both_and_the_one_in_force_stays()
     assert_eq!(codes(&catalogue), expected);
     let hint = "the other is in b.yaml:3; rename one or take it out".to_owned();
     assert_eq!(catalogue.diagnostics()[0].hint, Some(hint));
-    catalogue.update(BTreeMap::from([("a.yaml".to_owned(), Change::Removed)]));
+    catalogue.update(BTreeMap::from([("a.yaml".to_owned(), FileUpdate::Removed)]));
     assert_eq!(in_force(&catalogue), ["a [10.1.0.0/16]"]);
     assert_eq!(codes(&catalogue), []);
 }
@@ -145,7 +150,7 @@ fn a_bad_configuration_leaves_the_last_good_one_in_force() {
     catalogue.update(changes(&[("egret.yaml", &config("clusters: {prod: {paths: [q/]}}\n"))]));
     assert_eq!(in_force(&catalogue), ["b [10.1.0.0/16]"]);
     assert_eq!(on_no_gateway(&catalogue), [OnNoGateway::Drop]);
-    catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), Change::Removed)]));
+    catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), FileUpdate::Removed)]));
     assert_eq!(in_force(&catalogue), ["a [10.0.0.0/8]", "b [10.1.0.0/16]"]);
 }
 
@@ -181,6 +186,6 @@ fn files_that_are_none_of_ours_are_left_alone() {
     ]));
     let expected = [("../up.yaml", "outside"), ("kustomization.yaml", "no-object"), ("other.yaml", "foreign-document")];
     assert_eq!(codes(&catalogue), expected.map(|(file, code)| (file.to_owned(), code)));
-    let tally = Tally { errors: 1, warnings: 2, touched: 3, documents: 4 };
+    let tally = DiagnosticCounts { errors: 1, warnings: 2, touched: 3, documents: 4 };
     assert_eq!(catalogue.tally(&catalogue.diagnostics()), tally);
 }

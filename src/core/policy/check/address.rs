@@ -8,12 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::core::name::Interface;
-use crate::core::policy::findings::{Findings, Span, quoted};
-use crate::core::policy::reader::{list, text};
-use crate::core::policy::yaml::{Entry, Node};
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
+use crate::core::policy::mapping_reader::{list, text};
+use crate::core::policy::yaml::{MappingEntry, YamlNode};
 
 /// A list of CIDRs with the place of each. `noun` is one of them in a message: "destination".
-pub(super) fn cidrs(entry: &Entry, noun: &str, out: &mut Findings<'_>) -> Vec<(IpNet, Span)> {
+pub(super) fn cidrs(entry: &MappingEntry, noun: &str, out: &mut DiagnosticSink<'_>) -> Vec<(IpNet, Span)> {
     let what = quoted(&entry.key);
     let mut found: Vec<(IpNet, Span)> = Vec::new();
     let mut seen = BTreeSet::new();
@@ -28,7 +28,7 @@ pub(super) fn cidrs(entry: &Entry, noun: &str, out: &mut Findings<'_>) -> Vec<(I
     found
 }
 
-fn cidr(node: &Node, noun: &str, out: &mut Findings<'_>) -> Option<IpNet> {
+fn cidr(node: &YamlNode, noun: &str, out: &mut DiagnosticSink<'_>) -> Option<IpNet> {
     let written = text(node, &format!("each {noun}"), out)?;
     let Ok(net) = written.parse::<IpNet>() else {
         let hint = match written.parse::<IpAddr>() {
@@ -65,7 +65,7 @@ fn host_part(net: IpNet) -> String {
 }
 
 /// An address that packets can leave with, or be sent to.
-pub(super) fn address(written: &str, at: Span, what: &str, out: &mut Findings<'_>) -> Option<IpAddr> {
+pub(super) fn address(written: &str, at: Span, what: &str, out: &mut DiagnosticSink<'_>) -> Option<IpAddr> {
     let Ok(address) = written.parse::<IpAddr>() else {
         let hint = written.split_once('/').map(|(address, _)| format!("an address without prefix: {address}"));
         out.error(at, "bad-address", format!("{what} is {}, which is no IP address", quoted(written))).hint_if(hint);
@@ -88,7 +88,7 @@ pub(super) fn address(written: &str, at: Span, what: &str, out: &mut Findings<'_
 }
 
 /// The name of an interface.
-pub(super) fn interface(node: &Node, out: &mut Findings<'_>) -> Option<Interface> {
+pub(super) fn interface(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<Interface> {
     let written = text(node, "`interface`", out)?;
     match Interface::parse(written) {
         Ok(name) => Some(name),

@@ -9,17 +9,17 @@ use super::schedule::{crontab, time_zone};
 use crate::core::admission::{ChangeWindows, Suspension, Window};
 use crate::core::diagnostic::{Diagnostic, SpanPoint};
 use crate::core::duration::parse;
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{CHANGE_WINDOW, CHANGE_WINDOWS, SUSPEND};
-use crate::core::policy::findings::{Findings, Span, quoted};
-use crate::core::policy::reader::{Object, list, text};
-use crate::core::policy::yaml::{Entry, Node, read};
+use crate::core::policy::mapping_reader::{MappingReader, list, text};
+use crate::core::policy::yaml::{MappingEntry, YamlNode, read};
 
 /// A window that is open for longer is open as good as always.
 const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// A file that holds nothing but what `changeWindows` of egret.yaml may have. Findings are at their places in it.
 pub fn windows_file(path: &str, text: &str) -> Result<ChangeWindows, Vec<Diagnostic>> {
-    let mut findings = Findings::new(path);
+    let mut findings = DiagnosticSink::new(path);
     let trees = read(text, &mut findings);
     let root = trees.first().and_then(|tree| tree.root.as_ref());
     let windows = root.and_then(|root| windows(root, root.span.head(), &mut findings));
@@ -35,12 +35,12 @@ pub fn windows_file(path: &str, text: &str) -> Result<ChangeWindows, Vec<Diagnos
 }
 
 /// Reads `changeWindows`. None after an error: then the document is not in force.
-pub(super) fn change_windows(entry: &Entry, out: &mut Findings<'_>) -> Option<ChangeWindows> {
+pub(super) fn change_windows(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Option<ChangeWindows> {
     windows(&entry.value, entry.key_span, out)
 }
 
-fn windows(node: &Node, at: Span, out: &mut Findings<'_>) -> Option<ChangeWindows> {
-    let object = Object::read(node, "changeWindows", at, CHANGE_WINDOWS, out)?;
+fn windows(node: &YamlNode, at: Span, out: &mut DiagnosticSink<'_>) -> Option<ChangeWindows> {
+    let object = MappingReader::read(node, "changeWindows", at, CHANGE_WINDOWS, out)?;
     let mut found = ChangeWindows::default();
     if let Some(entry) = object.get("open") {
         let windows = list(&entry.value, "`open`", out).unwrap_or(&[]);
@@ -52,8 +52,8 @@ fn windows(node: &Node, at: Span, out: &mut Findings<'_>) -> Option<ChangeWindow
     Some(found)
 }
 
-fn window(node: &Node, out: &mut Findings<'_>) -> Option<Window> {
-    let object = Object::read(node, "a window", node.span.head(), CHANGE_WINDOW, out)?;
+fn window(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<Window> {
+    let object = MappingReader::read(node, "a window", node.span.head(), CHANGE_WINDOW, out)?;
     let line = object.required("cron", out);
     let cron = line.and_then(|entry| crontab(&entry.value, out));
     let zone = object.get("timeZone").map_or(Some("UTC"), |entry| time_zone(&entry.value, out));
@@ -71,7 +71,7 @@ fn window(node: &Node, out: &mut Findings<'_>) -> Option<Window> {
     Some(window)
 }
 
-fn duration(node: &Node, out: &mut Findings<'_>) -> Option<SignedDuration> {
+fn duration(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<SignedDuration> {
     let written = text(node, "`duration`", out)?;
     let Some(length) = parse(written) else {
         out.error(node.span, "bad-duration", format!("{} is no length of time", quoted(written)))
@@ -87,7 +87,7 @@ fn duration(node: &Node, out: &mut Findings<'_>) -> Option<SignedDuration> {
 }
 
 /// What Git takes for the name of a trailer: letters, digits and hyphens.
-fn trailer(node: &Node, out: &mut Findings<'_>) -> Option<String> {
+fn trailer(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<String> {
     let name = text(node, "`emergencyTrailer`", out)?;
     let good = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     if !good {
@@ -98,8 +98,8 @@ fn trailer(node: &Node, out: &mut Findings<'_>) -> Option<String> {
 }
 
 /// Reads `suspend`. None after an error.
-pub(super) fn suspension(entry: &Entry, out: &mut Findings<'_>) -> Option<Suspension> {
-    let object = Object::read(&entry.value, "suspend", entry.key_span, SUSPEND, out)?;
+pub(super) fn suspension(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Option<Suspension> {
+    let object = MappingReader::read(&entry.value, "suspend", entry.key_span, SUSPEND, out)?;
     let until = object.required("until", out).and_then(|entry| timestamp(&entry.value, out));
     let mut said = |name, what| {
         let entry = object.required(name, out)?;

@@ -17,16 +17,18 @@ use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
 use crate::core::labels::keys::{KeyPattern, LabelKeys};
 use crate::core::policy::config::{Config, Schedule};
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{
     CONFIG, CONFIG_VALUES, DATAPATH, Document, GATEWAYS, NODE_LABELS, REPORTS, SCHEDULE, SNAPSHOT,
 };
-use crate::core::policy::findings::{Findings, Span, quoted};
-use crate::core::policy::reader::{Object, boolean, choice, in_range, integer, list, mapping, text, wrong_type};
-use crate::core::policy::yaml::{Entry, Node, Value};
+use crate::core::policy::mapping_reader::{
+    MappingReader, boolean, choice, in_range, integer, list, mapping, text, wrong_type,
+};
+use crate::core::policy::yaml::{MappingEntry, YamlNode, YamlValue};
 use crate::core::policy::{ExistingConnections, OnNoGateway};
 use crate::core::signature::Signatures;
 use crate::core::state::mask::{KUBE_PROXY, WIDEST};
-use crate::core::state::ownership::Range;
+use crate::core::state::ownership::DatapathConfig;
 
 /// The words of `onLabelDrift`.
 const ON_LABEL_DRIFT: [(&str, OnLabelDrift); 2] =
@@ -48,14 +50,14 @@ const KERNEL_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigDocument {
     /// What holds where a cluster says nothing.
-    pub common: Settings,
+    pub common: ConfigFields,
     /// What a cluster says of its own.
-    pub clusters: BTreeMap<String, Settings>,
+    pub clusters: BTreeMap<String, ConfigFields>,
 }
 
 /// The values a Config, or a cluster in it, may give. `None` says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct ConfigFields {
     paths: Option<Vec<String>>,
     reports_branch: Option<String>,
     reports: Option<bool>,
@@ -107,13 +109,13 @@ impl ConfigDocument {
         fn pick<T: Clone>(own: Option<&T>, common: Option<&T>) -> Option<T> {
             own.or(common).cloned()
         }
-        let none = Settings::default();
+        let none = ConfigFields::default();
         let (own, common) = (self.clusters.get(cluster).unwrap_or(&none), &self.common);
         let defaults = Config::default();
         let branch = pick(own.reports_branch.as_ref(), common.reports_branch.as_ref());
         let cron = pick(own.cron.as_ref(), common.cron.as_ref());
         let time_zone = pick(own.time_zone.as_ref(), common.time_zone.as_ref());
-        let Range { mask, first, port, mtu } = defaults.range;
+        let DatapathConfig { mask, first, port, mtu } = defaults.range;
         let given = match own.mask.or(common.mask) {
             Some(Mask::Bits(bits)) => Some(bits),
             Some(Mask::Auto) | None => None,
@@ -146,7 +148,7 @@ impl ConfigDocument {
             pod_cidrs: pick(own.pod_cidrs.as_ref(), common.pod_cidrs.as_ref()).unwrap_or_default(),
             service_cidrs: pick(own.service_cidrs.as_ref(), common.service_cidrs.as_ref()).unwrap_or_default(),
             exclusions: pick(own.exclusions.as_ref(), common.exclusions.as_ref()).unwrap_or_default(),
-            range: Range {
+            range: DatapathConfig {
                 mask: given.unwrap_or(mask),
                 first: own.first.or(common.first).unwrap_or(first),
                 port: own.port.or(common.port).unwrap_or(port),
@@ -157,17 +159,17 @@ impl ConfigDocument {
     }
 }
 
-pub(super) fn read(document: &Document<'_>, out: &mut Findings<'_>) -> Option<ConfigDocument> {
+pub(super) fn read(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Option<ConfigDocument> {
     let at = document.root.span.head();
-    let root = Object::read(document.root, "a Config", at, CONFIG, out)?;
+    let root = MappingReader::read(document.root, "a Config", at, CONFIG, out)?;
     let mut found = ConfigDocument { common: settings(&root, true, out), clusters: BTreeMap::new() };
     if let Some(entry) = root.get("clusters") {
         for cluster in mapping(&entry.value, "`clusters`", out).unwrap_or(&[]) {
             // `prod:` with nothing behind it is a cluster without values of its own.
             let own = if cluster.value.is_null() {
-                Some(Settings::default())
+                Some(ConfigFields::default())
             } else {
-                Object::read(&cluster.value, "a cluster", cluster.key_span, CONFIG_VALUES, out)
+                MappingReader::read(&cluster.value, "a cluster", cluster.key_span, CONFIG_VALUES, out)
                     .map(|object| settings(&object, false, out))
             };
             if let Some(own) = own {
@@ -180,11 +182,11 @@ pub(super) fn read(document: &Document<'_>, out: &mut Findings<'_>) -> Option<Co
 }
 
 /// Marks and tables are checked where they have come together: each may be given in another place.
-fn check_ranges(found: &ConfigDocument, root: &Object<'_>, out: &mut Findings<'_>) {
+fn check_ranges(found: &ConfigDocument, root: &MappingReader<'_>, out: &mut DiagnosticSink<'_>) {
     let at = root.get("datapath").map_or(root.at(), |entry| entry.key_span);
     let clusters = root.get("clusters").map_or(&[][..], |entry| match &entry.value.value {
-        Value::Mapping(clusters) => clusters.as_slice(),
-        Value::Scalar(_) | Value::Sequence(_) => &[],
+        YamlValue::Mapping(clusters) => clusters.as_slice(),
+        YamlValue::Scalar(_) | YamlValue::Sequence(_) => &[],
     });
     let places = clusters.iter().map(|cluster| (cluster.key.as_str(), cluster.key_span));
     let mut seen = Vec::new();
@@ -203,9 +205,9 @@ fn check_ranges(found: &ConfigDocument, root: &Object<'_>, out: &mut Findings<'_
 }
 
 /// Reads the values at the top, or those of a cluster.
-fn settings(object: &Object<'_>, top: bool, out: &mut Findings<'_>) -> Settings {
-    let mut found = Settings::default();
-    let nets = |name: &str, noun: &str, out: &mut Findings<'_>| {
+fn settings(object: &MappingReader<'_>, top: bool, out: &mut DiagnosticSink<'_>) -> ConfigFields {
+    let mut found = ConfigFields::default();
+    let nets = |name: &str, noun: &str, out: &mut DiagnosticSink<'_>| {
         object.get(name).map(|entry| cidrs(entry, noun, out).into_iter().map(|(net, _)| net).collect())
     };
     found.pod_cidrs = nets("podCIDRs", "pod network", out);
@@ -231,9 +233,9 @@ fn settings(object: &Object<'_>, top: bool, out: &mut Findings<'_>) -> Settings 
     found
 }
 
-fn paths(entry: &Entry, out: &mut Findings<'_>) -> Vec<String> {
+fn paths(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Vec<String> {
     let items = list(&entry.value, "`paths`", out);
-    if items.is_some_and(<[Node]>::is_empty) {
+    if items.is_some_and(<[YamlNode]>::is_empty) {
         out.error(entry.key_span, "no-path", "`paths` is empty: no document would be read")
             .hint("[\".\"] is everything");
     }
@@ -249,22 +251,22 @@ fn paths(entry: &Entry, out: &mut Findings<'_>) -> Vec<String> {
     found
 }
 
-fn read_gateways(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'_>) {
+fn read_gateways(object: &MappingReader<'_>, found: &mut ConfigFields, out: &mut DiagnosticSink<'_>) {
     if let Some(entry) = object.get("gateways")
-        && let Some(gateways) = Object::read(&entry.value, "gateways", entry.key_span, GATEWAYS, out)
+        && let Some(gateways) = MappingReader::read(&entry.value, "gateways", entry.key_span, GATEWAYS, out)
     {
         found.only_labelled_from_git =
             gateways.get("onlyLabelledFromGit").and_then(|entry| boolean(&entry.value, "`onlyLabelledFromGit`", out));
     }
     if let Some(entry) = object.get("nodeLabels")
-        && let Some(labels) = Object::read(&entry.value, "nodeLabels", entry.key_span, NODE_LABELS, out)
+        && let Some(labels) = MappingReader::read(&entry.value, "nodeLabels", entry.key_span, NODE_LABELS, out)
     {
         found.allowed_keys = labels.get("allowedKeys").map(|entry| allowed_keys(entry, out));
     }
 }
 
 /// An empty list is one: no label is written.
-fn allowed_keys(entry: &Entry, out: &mut Findings<'_>) -> Vec<KeyPattern> {
+fn allowed_keys(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Vec<KeyPattern> {
     let mut found = Vec::new();
     for node in list(&entry.value, "`allowedKeys`", out).unwrap_or(&[]) {
         let Some(written) = text(node, "a label's key", out) else { continue };
@@ -278,13 +280,13 @@ fn allowed_keys(entry: &Entry, out: &mut Findings<'_>) -> Vec<KeyPattern> {
     found
 }
 
-fn read_reports(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'_>) {
+fn read_reports(object: &MappingReader<'_>, found: &mut ConfigFields, out: &mut DiagnosticSink<'_>) {
     let Some(entry) = object.get("reports") else { return };
-    let Some(reports) = Object::read(&entry.value, "reports", entry.key_span, REPORTS, out) else { return };
+    let Some(reports) = MappingReader::read(&entry.value, "reports", entry.key_span, REPORTS, out) else { return };
     found.reports = reports.get("enabled").and_then(|entry| boolean(&entry.value, "`enabled`", out));
     found.reports_keep = reports.get("keep").and_then(|entry| duration(entry, 86_400, out));
     if let Some(entry) = reports.get("snapshot")
-        && let Some(snapshot) = Object::read(&entry.value, "reports.snapshot", entry.key_span, SNAPSHOT, out)
+        && let Some(snapshot) = MappingReader::read(&entry.value, "reports.snapshot", entry.key_span, SNAPSHOT, out)
     {
         found.snapshot = snapshot.get("enabled").and_then(|entry| boolean(&entry.value, "`enabled`", out));
         found.snapshot_every = snapshot.get("every").and_then(|entry| duration(entry, 60, out));
@@ -312,9 +314,9 @@ fn is_branch(name: &str) -> bool {
         && !name.chars().any(|c| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\'))
 }
 
-fn read_schedule(object: &Object<'_>, top: bool, found: &mut Settings, out: &mut Findings<'_>) {
+fn read_schedule(object: &MappingReader<'_>, top: bool, found: &mut ConfigFields, out: &mut DiagnosticSink<'_>) {
     let Some(entry) = object.get("schedule") else { return };
-    let Some(schedule) = Object::read(&entry.value, "schedule", entry.key_span, SCHEDULE, out) else { return };
+    let Some(schedule) = MappingReader::read(&entry.value, "schedule", entry.key_span, SCHEDULE, out) else { return };
     // A cluster may give another time zone to the line at the top.
     let cron = if top { schedule.required("cron", out) } else { schedule.get("cron") };
     if let Some(line) = cron.and_then(|entry| crontab(&entry.value, out)) {
@@ -325,9 +327,9 @@ fn read_schedule(object: &Object<'_>, top: bool, found: &mut Settings, out: &mut
     }
 }
 
-fn read_datapath(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'_>) {
+fn read_datapath(object: &MappingReader<'_>, found: &mut ConfigFields, out: &mut DiagnosticSink<'_>) {
     let Some(entry) = object.get("datapath") else { return };
-    let Some(datapath) = Object::read(&entry.value, "datapath", entry.key_span, DATAPATH, out) else { return };
+    let Some(datapath) = MappingReader::read(&entry.value, "datapath", entry.key_span, DATAPATH, out) else { return };
     found.mask = datapath.get("markMask").and_then(|entry| mask(&entry.value, out));
     found.first = number(&datapath, "firstTable", 1..=i64::from(MAIN_RULE), out);
     found.mtu = number(&datapath, "mtu", 1280..=65535, out);
@@ -342,17 +344,17 @@ fn read_datapath(object: &Object<'_>, found: &mut Settings, out: &mut Findings<'
 }
 
 fn number(
-    object: &Object<'_>,
+    object: &MappingReader<'_>,
     name: &str,
     range: std::ops::RangeInclusive<i64>,
-    out: &mut Findings<'_>,
+    out: &mut DiagnosticSink<'_>,
 ) -> Option<u32> {
     let entry = object.get(name)?;
     integer(&entry.value, &quoted(name), range, out).and_then(|number| u32::try_from(number).ok())
 }
 
-fn mask(node: &Node, out: &mut Findings<'_>) -> Option<Mask> {
-    let Value::Scalar(scalar) = &node.value else {
+fn mask(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<Mask> {
+    let YamlValue::Scalar(scalar) = &node.value else {
         wrong_type(node, "`markMask`", "a number or `auto`", out);
         return None;
     };

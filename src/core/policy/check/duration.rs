@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use crate::core::duration::{parse, shown};
-use crate::core::policy::findings::{Findings, quoted};
-use crate::core::policy::reader::text;
-use crate::core::policy::yaml::Entry;
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, quoted};
+use crate::core::policy::mapping_reader::text;
+use crate::core::policy::yaml::MappingEntry;
 
 /// A field as a duration of at least so many seconds; ten years are the most.
-pub(super) fn duration(entry: &Entry, least: u64, out: &mut Findings<'_>) -> Option<Duration> {
+pub(super) fn duration(entry: &MappingEntry, least: u64, out: &mut DiagnosticSink<'_>) -> Option<Duration> {
     const MOST: u64 = 3_653 * 86_400;
     let what = quoted(&entry.key);
     let written = text(&entry.value, &what, out)?;

@@ -9,16 +9,16 @@ use super::selector::{label_key, label_value, nodes};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::policy::NodeLabels;
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, quoted};
 use crate::core::policy::document::{Document, NODE_LABELS_SPEC, ROOT};
-use crate::core::policy::findings::{Findings, quoted};
-use crate::core::policy::reader::{Object, list, mapping, text};
+use crate::core::policy::mapping_reader::{MappingReader, list, mapping, text};
 use crate::core::policy::spans::NodeLabelsSpans;
-use crate::core::policy::yaml::{Entry, Node};
+use crate::core::policy::yaml::{MappingEntry, YamlNode};
 
-pub(super) fn read(document: &Document<'_>, out: &mut Findings<'_>) -> Option<CheckedNodeLabels> {
-    let root = Object::read(document.root, "a NodeLabels", document.root.span.head(), ROOT, out)?;
+pub(super) fn read(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Option<CheckedNodeLabels> {
+    let root = MappingReader::read(document.root, "a NodeLabels", document.root.span.head(), ROOT, out)?;
     let spec = root.required("spec", out)?;
-    let spec = Object::read(&spec.value, "spec", spec.key_span, NODE_LABELS_SPEC, out)?;
+    let spec = MappingReader::read(&spec.value, "spec", spec.key_span, NODE_LABELS_SPEC, out)?;
     let mut spans = NodeLabelsSpans { name: document.name_span, ..NodeLabelsSpans::default() };
     let (by_name, by_selector) = (spec.get("nodes"), spec.get("nodeSelector"));
     match (by_name, by_selector) {
@@ -46,9 +46,9 @@ pub(super) fn read(document: &Document<'_>, out: &mut Findings<'_>) -> Option<Ch
     })
 }
 
-fn names(entry: &Entry, spans: &mut NodeLabelsSpans, out: &mut Findings<'_>) -> Vec<NodeName> {
+fn names(entry: &MappingEntry, spans: &mut NodeLabelsSpans, out: &mut DiagnosticSink<'_>) -> Vec<NodeName> {
     let items = list(&entry.value, "`nodes`", out);
-    if items.is_some_and(<[Node]>::is_empty) {
+    if items.is_some_and(<[YamlNode]>::is_empty) {
         out.error(entry.key_span, "no-nodes", "`nodes` is empty: no node gets these labels");
     }
     let mut found: Vec<NodeName> = Vec::new();
@@ -73,10 +73,10 @@ fn names(entry: &Entry, spans: &mut NodeLabelsSpans, out: &mut Findings<'_>) -> 
     found
 }
 
-fn labels(entry: &Entry, spans: &mut NodeLabelsSpans, out: &mut Findings<'_>) -> Labels {
+fn labels(entry: &MappingEntry, spans: &mut NodeLabelsSpans, out: &mut DiagnosticSink<'_>) -> Labels {
     let mut found = Labels::new();
     let entries = mapping(&entry.value, "`labels`", out);
-    if entries.is_some_and(<[Entry]>::is_empty) {
+    if entries.is_some_and(<[MappingEntry]>::is_empty) {
         out.error(entry.key_span, "no-labels", "`labels` is empty: the document does nothing");
     }
     for label in entries.unwrap_or(&[]) {

@@ -10,14 +10,16 @@ use jiff::Timestamp;
 use super::CheckedPolicy;
 use super::address::{address, cidrs, interface};
 use super::selector::{members, nodes};
-use crate::core::ground::is_no_host;
+use crate::core::host_network::is_no_host;
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{
     ANNOTATION_PREFIX, CILIUM_GATEWAY, CILIUM_SPEC, Document, EGRET_GATEWAY, EGRET_SPEC, PUBLISHED, ROOT, SUSPEND,
 };
-use crate::core::policy::findings::{Findings, Span, quoted};
-use crate::core::policy::reader::{Object, choice, first_line, in_range, integer, list, text, wrong_type};
+use crate::core::policy::mapping_reader::{
+    MappingReader, choice, first_line, in_range, integer, list, text, wrong_type,
+};
 use crate::core::policy::spans::PolicySpans;
-use crate::core::policy::yaml::{Entry, Node, Value};
+use crate::core::policy::yaml::{MappingEntry, YamlNode, YamlValue};
 use crate::core::policy::{
     Egress, ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Policy, PolicyId, PolicyKind, Suspend,
 };
@@ -46,11 +48,11 @@ struct Additions {
     suspend_at: Option<Span>,
 }
 
-pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Findings<'_>) -> Option<CheckedPolicy> {
+pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut DiagnosticSink<'_>) -> Option<CheckedPolicy> {
     let fields = if kind == PolicyKind::Cilium { CILIUM_SPEC } else { EGRET_SPEC };
-    let root = Object::read(document.root, "a policy", document.root.span.head(), ROOT, out)?;
+    let root = MappingReader::read(document.root, "a policy", document.root.span.head(), ROOT, out)?;
     let spec = root.required("spec", out)?;
-    let spec = Object::read_with(&spec.value, "spec", spec.key_span, fields, annotation_for, out)?;
+    let spec = MappingReader::read_with(&spec.value, "spec", spec.key_span, fields, annotation_for, out)?;
     let mut spans = PolicySpans { name: document.name_span, ..PolicySpans::default() };
     let additions = match kind {
         PolicyKind::Cilium => from_annotations(document, out),
@@ -101,8 +103,8 @@ fn annotation_for(field: &str) -> Option<String> {
     Some(format!("Cilium has no such field: write the annotation {ANNOTATION_PREFIX}{word}, or an EgressPolicy"))
 }
 
-fn destinations(entry: &Entry, spans: &mut PolicySpans, out: &mut Findings<'_>) -> Vec<IpNet> {
-    if matches!(&entry.value.value, Value::Sequence(items) if items.is_empty()) {
+fn destinations(entry: &MappingEntry, spans: &mut PolicySpans, out: &mut DiagnosticSink<'_>) -> Vec<IpNet> {
+    if matches!(&entry.value.value, YamlValue::Sequence(items) if items.is_empty()) {
         out.error(entry.key_span, "no-destination", "`destinationCIDRs` is empty: the policy steers nothing")
             .hint("[0.0.0.0/0, \"::/0\"] is everything outside of the cluster");
     }
@@ -112,16 +114,16 @@ fn destinations(entry: &Entry, spans: &mut PolicySpans, out: &mut Findings<'_>) 
 }
 
 fn gateways(
-    spec: &Object<'_>,
+    spec: &MappingReader<'_>,
     kind: PolicyKind,
     additions: &Additions,
     destinations: &[IpNet],
     spans: &mut PolicySpans,
-    out: &mut Findings<'_>,
+    out: &mut DiagnosticSink<'_>,
 ) -> Vec<GatewaySpec> {
     let one = spec.get("egressGateway");
     let many = spec.get("egressGateways");
-    let listed: &[Node] = many.and_then(|entry| list(&entry.value, "`egressGateways`", out)).unwrap_or(&[]);
+    let listed: &[YamlNode] = many.and_then(|entry| list(&entry.value, "`egressGateways`", out)).unwrap_or(&[]);
     if listed.len() > MAX_GATEWAYS
         && let Some(entry) = many
     {
@@ -129,7 +131,7 @@ fn gateways(
         out.error(entry.key_span, "too-many-gateways", message);
         return Vec::new();
     }
-    let entries: Vec<(&Node, Span)> = match (one, listed.is_empty()) {
+    let entries: Vec<(&YamlNode, Span)> = match (one, listed.is_empty()) {
         (Some(entry), false) => {
             out.warning(entry.key_span, "ignored-gateway", "`egressGateway` is ignored beside `egressGateways`")
                 .hint("take it out, or make it an entry of `egressGateways`");
@@ -139,7 +141,7 @@ fn gateways(
         (Some(entry), true) => vec![(&entry.value, entry.key_span)],
         (None, true) => {
             // A list that is no list was reported already.
-            if many.is_none_or(|entry| matches!(entry.value.value, Value::Sequence(_))) {
+            if many.is_none_or(|entry| matches!(entry.value.value, YamlValue::Sequence(_))) {
                 spec.missing("egressGateway", out);
             }
             Vec::new()
@@ -156,15 +158,15 @@ fn gateways(
 }
 
 fn gateway(
-    node: &Node,
+    node: &YamlNode,
     at: Span,
     kind: PolicyKind,
     additions: &Additions,
     destinations: &[IpNet],
-    out: &mut Findings<'_>,
+    out: &mut DiagnosticSink<'_>,
 ) -> Option<(GatewaySpec, Span)> {
     let fields = if kind == PolicyKind::Cilium { CILIUM_GATEWAY } else { EGRET_GATEWAY };
-    let object = Object::read_with(node, "a gateway", at, fields, annotation_for, out)?;
+    let object = MappingReader::read_with(node, "a gateway", at, fields, annotation_for, out)?;
     let selector = object.required("nodeSelector", out).map(|entry| (nodes(entry, out), entry.key_span));
     let named = object.get("interface").map(|entry| (entry, interface(&entry.value, out)));
     let fixed = object.get("egressIP").map(|entry| {
@@ -207,7 +209,7 @@ fn gateway(
 }
 
 /// Members' packets of the other family would find no address to leave with, and be dropped.
-fn check_family(egress: IpAddr, at: Span, destinations: &[IpNet], out: &mut Findings<'_>) {
+fn check_family(egress: IpAddr, at: Span, destinations: &[IpNet], out: &mut DiagnosticSink<'_>) {
     let other: Vec<String> = destinations
         .iter()
         .filter(|net| net.addr().is_ipv4() != egress.is_ipv4())
@@ -230,7 +232,7 @@ fn check_hop(
     egress: Option<IpAddr>,
     destinations: &[IpNet],
     all: &[(IpAddr, Span)],
-    out: &mut Findings<'_>,
+    out: &mut DiagnosticSink<'_>,
 ) {
     let family = |is_ipv4: bool| if is_ipv4 { "IPv4" } else { "IPv6" };
     let serves = |hop: IpAddr| destinations.iter().any(|net| net.addr().is_ipv4() == hop.is_ipv4());
@@ -252,7 +254,7 @@ fn check_hop(
     }
 }
 
-fn check_families_of_hops(next_hops: &[(IpAddr, Span)], at: Span, out: &mut Findings<'_>) {
+fn check_families_of_hops(next_hops: &[(IpAddr, Span)], at: Span, out: &mut DiagnosticSink<'_>) {
     for is_ipv4 in [true, false] {
         if next_hops.iter().filter(|(hop, _)| hop.is_ipv4() == is_ipv4).count() > 1 {
             let family = if is_ipv4 { "IPv4" } else { "IPv6" };
@@ -262,9 +264,9 @@ fn check_families_of_hops(next_hops: &[(IpAddr, Span)], at: Span, out: &mut Find
     }
 }
 
-fn next_hops_of(object: &Object<'_>, out: &mut Findings<'_>) -> Vec<(IpAddr, Span)> {
+fn next_hops_of(object: &MappingReader<'_>, out: &mut DiagnosticSink<'_>) -> Vec<(IpAddr, Span)> {
     let mut found = Vec::new();
-    let mut nodes: Vec<&Node> = object.get("nextHop").map(|entry| &entry.value).into_iter().collect();
+    let mut nodes: Vec<&YamlNode> = object.get("nextHop").map(|entry| &entry.value).into_iter().collect();
     if let Some(entry) = object.get("nextHops") {
         nodes.extend(list(&entry.value, "`nextHops`", out).unwrap_or(&[]));
     }
@@ -276,7 +278,7 @@ fn next_hops_of(object: &Object<'_>, out: &mut Findings<'_>) -> Vec<(IpAddr, Spa
     found
 }
 
-fn from_fields(spec: &Object<'_>, out: &mut Findings<'_>) -> Additions {
+fn from_fields(spec: &MappingReader<'_>, out: &mut DiagnosticSink<'_>) -> Additions {
     let priority = spec
         .get("priority")
         .and_then(|entry| integer(&entry.value, "`priority`", i32::MIN.into()..=i32::MAX.into(), out))
@@ -287,7 +289,7 @@ fn from_fields(spec: &Object<'_>, out: &mut Findings<'_>) -> Additions {
         .get("existingConnections")
         .and_then(|entry| choice(&entry.value, "`existingConnections`", &EXISTING_CONNECTIONS, out));
     let suspend = spec.get("suspend").and_then(|entry| {
-        let object = Object::read(&entry.value, "suspend", entry.key_span, SUSPEND, out)?;
+        let object = MappingReader::read(&entry.value, "suspend", entry.key_span, SUSPEND, out)?;
         let until = object.required("until", out).and_then(|entry| timestamp(&entry.value, out));
         let reason = object.required("reason", out).and_then(|entry| text(&entry.value, "`reason`", out));
         let owner = object.get("owner").and_then(|entry| text(&entry.value, "`owner`", out)).map(str::to_owned);
@@ -304,13 +306,13 @@ fn from_fields(spec: &Object<'_>, out: &mut Findings<'_>) -> Additions {
     }
 }
 
-fn from_annotations(document: &Document<'_>, out: &mut Findings<'_>) -> Additions {
+fn from_annotations(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Additions {
     let mut additions = Additions::default();
     let (mut until, mut reason, mut owner) = (None, None, None);
     for entry in &document.annotations {
         match entry.key.strip_prefix(ANNOTATION_PREFIX).unwrap_or("") {
             "priority" => {
-                let Value::Scalar(scalar) = &entry.value.value else { continue };
+                let YamlValue::Scalar(scalar) = &entry.value.value else { continue };
                 let range = i32::MIN.into()..=i32::MAX.into();
                 let number = in_range(scalar, entry.value.span, "the priority", range, out);
                 additions.priority = number.and_then(|number| i32::try_from(number).ok()).unwrap_or_default();
@@ -351,8 +353,8 @@ fn from_annotations(document: &Document<'_>, out: &mut Findings<'_>) -> Addition
 }
 
 /// A node as a point in time.
-pub(super) fn timestamp(node: &Node, out: &mut Findings<'_>) -> Option<Timestamp> {
-    let Value::Scalar(scalar) = &node.value else {
+pub(super) fn timestamp(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<Timestamp> {
+    let YamlValue::Scalar(scalar) = &node.value else {
         wrong_type(node, "a time", "text", out);
         return None;
     };

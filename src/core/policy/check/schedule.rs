@@ -5,12 +5,12 @@
 use cron::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZoneDatabase;
 
-use crate::core::policy::findings::{Findings, nearest, quoted};
-use crate::core::policy::reader::text;
-use crate::core::policy::yaml::Node;
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, nearest, quoted};
+use crate::core::policy::mapping_reader::text;
+use crate::core::policy::yaml::YamlNode;
 
 /// A node as five fields of crontab.
-pub(super) fn crontab<'n>(node: &'n Node, out: &mut Findings<'_>) -> Option<&'n str> {
+pub(super) fn crontab<'n>(node: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Option<&'n str> {
     let line = text(node, "`cron`", out)?;
     let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
     if let Err(error) = parser.parse(line) {
@@ -22,7 +22,7 @@ pub(super) fn crontab<'n>(node: &'n Node, out: &mut Findings<'_>) -> Option<&'n 
 }
 
 /// A node as the name of a time zone.
-pub(super) fn time_zone<'n>(node: &'n Node, out: &mut Findings<'_>) -> Option<&'n str> {
+pub(super) fn time_zone<'n>(node: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Option<&'n str> {
     let name = text(node, "`timeZone`", out)?;
     let zones = TimeZoneDatabase::bundled();
     if zones.get(name).is_ok() {

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 
 use crate::core::labels::{Operator, Requirement, Selector, key_error, value_error};
 use crate::core::policy::MemberSelector;
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{EXPRESSION, LABEL_SELECTOR, MEMBER_SELECTOR};
-use crate::core::policy::findings::{Findings, Span, quoted};
-use crate::core::policy::reader::{Object, choice, first_line, list, mapping, text};
-use crate::core::policy::yaml::{Entry, Node};
+use crate::core::policy::mapping_reader::{MappingReader, choice, first_line, list, mapping, text};
+use crate::core::policy::yaml::{MappingEntry, YamlNode};
 
 /// In a podSelector: the name of the pod's namespace.
 const NAMESPACE_NAME: &str = "io.kubernetes.pod.namespace";
@@ -22,17 +22,17 @@ const IDENTITY_LABEL: &str = "io.cilium.k8s.policy.";
 type Placed = (Requirement, Span);
 
 /// `selectors`: who is a member, each with its place. Empty if there was an error or nothing in it, which was reported.
-pub(super) fn members(entry: &Entry, out: &mut Findings<'_>) -> Vec<(MemberSelector, Span)> {
+pub(super) fn members(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Vec<(MemberSelector, Span)> {
     let items = list(&entry.value, "`selectors`", out);
-    if items.is_some_and(<[Node]>::is_empty) {
+    if items.is_some_and(<[YamlNode]>::is_empty) {
         out.error(entry.key_span, "no-selector", "`selectors` is empty: the policy selects no pod")
             .hint("`- podSelector: {}` selects every pod");
     }
     items.unwrap_or(&[]).iter().filter_map(|node| Some((member(node, out)?, first_line(node)))).collect()
 }
 
-fn member(node: &Node, out: &mut Findings<'_>) -> Option<MemberSelector> {
-    let object = Object::read(node, "an entry of selectors", first_line(node), MEMBER_SELECTOR, out)?;
+fn member(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<MemberSelector> {
+    let object = MappingReader::read(node, "an entry of selectors", first_line(node), MEMBER_SELECTOR, out)?;
     if object.get("podSelector").is_none() && object.get("namespaceSelector").is_none() {
         out.error(object.at(), "no-selector", "a selector has neither podSelector nor namespaceSelector")
             .hint("`podSelector: {}` selects every pod");
@@ -51,7 +51,7 @@ fn bare(placed: Vec<Placed>) -> Vec<Requirement> {
 }
 
 /// Puts a requirement of a podSelector where its key says.
-fn sort_in(requirement: Requirement, at: Span, member: &mut MemberSelector, out: &mut Findings<'_>) {
+fn sort_in(requirement: Requirement, at: Span, member: &mut MemberSelector, out: &mut DiagnosticSink<'_>) {
     if requirement.key == NAMESPACE_NAME {
         member.namespace_name.push(requirement.operator);
     } else if let Some(key) = requirement.key.strip_prefix(NAMESPACE_LABEL) {
@@ -71,17 +71,19 @@ fn sort_in(requirement: Requirement, at: Span, member: &mut MemberSelector, out:
 }
 
 /// The label selector in a field of an object; without requirements if the field is not there.
-fn placed(object: &Object<'_>, name: &'static str, prefixed: bool, out: &mut Findings<'_>) -> Vec<Placed> {
+fn placed(object: &MappingReader<'_>, name: &'static str, prefixed: bool, out: &mut DiagnosticSink<'_>) -> Vec<Placed> {
     object.get(name).map(|entry| requirements(entry, name, prefixed, out)).unwrap_or_default()
 }
 
 /// A label selector of nodes.
-pub(super) fn nodes(entry: &Entry, out: &mut Findings<'_>) -> Selector {
+pub(super) fn nodes(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Selector {
     Selector { requirements: bare(requirements(entry, "nodeSelector", false, out)) }
 }
 
-fn requirements(entry: &Entry, what: &'static str, prefixed: bool, out: &mut Findings<'_>) -> Vec<Placed> {
-    let Some(object) = Object::read(&entry.value, what, entry.key_span, LABEL_SELECTOR, out) else { return Vec::new() };
+fn requirements(entry: &MappingEntry, what: &'static str, prefixed: bool, out: &mut DiagnosticSink<'_>) -> Vec<Placed> {
+    let Some(object) = MappingReader::read(&entry.value, what, entry.key_span, LABEL_SELECTOR, out) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     if let Some(labels) = object.get("matchLabels") {
         for entry in mapping(&labels.value, "`matchLabels`", out).unwrap_or(&[]) {
@@ -98,7 +100,7 @@ fn requirements(entry: &Entry, what: &'static str, prefixed: bool, out: &mut Fin
     found
 }
 
-fn expression(node: &Node, prefixed: bool, out: &mut Findings<'_>) -> Option<Placed> {
+fn expression(node: &YamlNode, prefixed: bool, out: &mut DiagnosticSink<'_>) -> Option<Placed> {
     #[derive(Clone, Copy, PartialEq)]
     enum Word {
         In,
@@ -108,7 +110,7 @@ fn expression(node: &Node, prefixed: bool, out: &mut Findings<'_>) -> Option<Pla
     }
     const WORDS: [(&str, Word); 4] =
         [("In", Word::In), ("NotIn", Word::NotIn), ("Exists", Word::Exists), ("DoesNotExist", Word::DoesNotExist)];
-    let object = Object::read(node, "an entry of matchExpressions", first_line(node), EXPRESSION, out)?;
+    let object = MappingReader::read(node, "an entry of matchExpressions", first_line(node), EXPRESSION, out)?;
     let key = object.required("key", out).and_then(|entry| {
         let written = text(&entry.value, "`key`", out)?;
         Some((label_key(written, entry.value.span, prefixed, out)?, entry.value.span))
@@ -116,7 +118,7 @@ fn expression(node: &Node, prefixed: bool, out: &mut Findings<'_>) -> Option<Pla
     let operator = object.required("operator", out);
     let word = operator.and_then(|entry| choice(&entry.value, "`operator`", &WORDS, out));
     let values = object.get("values");
-    let listed: Vec<&Node> =
+    let listed: Vec<&YamlNode> =
         values.and_then(|entry| list(&entry.value, "`values`", out)).unwrap_or(&[]).iter().collect();
     let set: BTreeSet<String> = listed.iter().filter_map(|node| label_value(node, out)).collect();
     let (word, operator) = (word?, operator?);
@@ -138,7 +140,7 @@ fn expression(node: &Node, prefixed: bool, out: &mut Findings<'_>) -> Option<Pla
 }
 
 /// A label's key. Cilium's sources `k8s:` and `any:` are taken off where it allows them.
-pub(super) fn label_key(written: &str, at: Span, prefixed: bool, out: &mut Findings<'_>) -> Option<String> {
+pub(super) fn label_key(written: &str, at: Span, prefixed: bool, out: &mut DiagnosticSink<'_>) -> Option<String> {
     let stripped = ["k8s:", "any:"].into_iter().find_map(|source| written.strip_prefix(source));
     let key = stripped.filter(|_| prefixed).unwrap_or(written);
     // What follows the prefix of a namespace's label is checked as the label that it is.
@@ -152,7 +154,7 @@ pub(super) fn label_key(written: &str, at: Span, prefixed: bool, out: &mut Findi
 }
 
 /// A label's value.
-pub(super) fn label_value(node: &Node, out: &mut Findings<'_>) -> Option<String> {
+pub(super) fn label_value(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<String> {
     let written = text(node, "a label's value", out)?;
     if let Some(why) = value_error(written) {
         out.error(node.span, "bad-label-value", format!("{} is no label's value", quoted(written))).hint(why);

@@ -2,18 +2,18 @@
 //!
 //! Deliberately absent: whether a commit has one (`core::signature`), and that this counts from the next commit on (`reconcile`).
 
+use crate::core::policy::diagnostic_sink::DiagnosticSink;
 use crate::core::policy::document::SIGNATURES;
-use crate::core::policy::findings::Findings;
-use crate::core::policy::reader::{Object, choice, first_line, list, text};
-use crate::core::policy::yaml::Entry;
+use crate::core::policy::mapping_reader::{MappingReader, choice, first_line, list, text};
+use crate::core::policy::yaml::MappingEntry;
 use crate::core::signature::{BadKey, KeyTexts, Keys, Require, Signatures};
 
 /// The words of `require`.
 pub(in crate::core::policy) const REQUIRE: [(&str, Require); 2] = [("Head", Require::Head), ("Every", Require::Every)];
 
 /// Reads `signatures`. None after an error: then the document is not in force.
-pub(super) fn signatures(entry: &Entry, out: &mut Findings<'_>) -> Option<Signatures> {
-    let object = Object::read(&entry.value, "signatures", entry.key_span, SIGNATURES, out)?;
+pub(super) fn signatures(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Option<Signatures> {
+    let object = MappingReader::read(&entry.value, "signatures", entry.key_span, SIGNATURES, out)?;
     let require = object.required("require", out);
     let require = require.and_then(|entry| choice(&entry.value, "`require`", &REQUIRE, out));
     let named = ["allowedSigners", "openPGPKeys"].iter().any(|key| object.get(key).is_some());
@@ -34,10 +34,10 @@ pub(super) fn signatures(entry: &Entry, out: &mut Findings<'_>) -> Option<Signat
 }
 
 fn read_keys(
-    entry: &Entry,
+    entry: &MappingEntry,
     what: &str,
     take: impl Fn(&mut Keys, &str) -> Result<(), BadKey>,
-    out: &mut Findings<'_>,
+    out: &mut DiagnosticSink<'_>,
 ) -> Vec<String> {
     let mut found = Vec::new();
     for node in list(&entry.value, &format!("`{}`", entry.key), out).unwrap_or(&[]) {

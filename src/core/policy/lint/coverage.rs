@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::super::findings::Span;
+use super::super::diagnostic_sink::Span;
 use super::super::{Policy, PolicySet};
 use super::warning;
 use crate::core::diagnostic::Diagnostic;

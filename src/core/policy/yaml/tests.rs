@@ -2,19 +2,19 @@
 
 use super::*;
 
-fn trees(text: &str) -> (Vec<Tree>, Vec<String>) {
-    let mut findings = Findings::new("f.yaml");
+fn trees(text: &str) -> (Vec<YamlTree>, Vec<String>) {
+    let mut findings = DiagnosticSink::new("f.yaml");
     let trees = read(text, &mut findings);
     (trees, findings.into_diagnostics().iter().map(ToString::to_string).collect())
 }
 
 /// A tree without its places, in JSON's syntax.
-fn plain(node: &Node) -> String {
+fn plain(node: &YamlNode) -> String {
     match &node.value {
-        Value::Scalar(scalar) if scalar.plain => scalar.text.clone(),
-        Value::Scalar(scalar) => format!("{:?}", scalar.text),
-        Value::Sequence(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(", ")),
-        Value::Mapping(entries) => {
+        YamlValue::Scalar(scalar) if scalar.plain => scalar.text.clone(),
+        YamlValue::Scalar(scalar) => format!("{:?}", scalar.text),
+        YamlValue::Sequence(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(", ")),
+        YamlValue::Mapping(entries) => {
             let entries = entries.iter().map(|entry| format!("{}: {}", entry.key, plain(&entry.value)));
             format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
         }
@@ -27,7 +27,7 @@ fn plains(text: &str) -> Vec<String> {
     trees.iter().filter_map(|tree| tree.root.as_ref().map(plain)).collect()
 }
 
-fn check_places(text: &str, node: &Node) {
+fn check_places(text: &str, node: &YamlNode) {
     for point in [node.span.start, node.span.end] {
         let mut expected = SpanPoint::at(text, point.offset);
         if text.starts_with('\u{feff}') && expected.line == 1 {
@@ -36,9 +36,9 @@ fn check_places(text: &str, node: &Node) {
         assert_eq!(point, expected, "{text:?}");
     }
     match &node.value {
-        Value::Scalar(_) => {}
-        Value::Sequence(items) => items.iter().for_each(|item| check_places(text, item)),
-        Value::Mapping(entries) => entries.iter().for_each(|entry| {
+        YamlValue::Scalar(_) => {}
+        YamlValue::Sequence(items) => items.iter().for_each(|item| check_places(text, item)),
+        YamlValue::Mapping(entries) => entries.iter().for_each(|entry| {
             assert_eq!(&text[entry.key_span.start.offset..entry.key_span.end.offset].trim_matches('"'), &entry.key);
             check_places(text, &entry.value);
         }),

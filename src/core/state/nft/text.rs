@@ -6,18 +6,18 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::{
-    AddressFamily, Base, ChainKind, Change, Data, DataType, Family, Field, Hook, Key, KeyType, Policy, Rule, Set,
-    Statement, Table, Value, Verdict,
+    AddressFamily, BaseChain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType,
+    MatchValue, NftChange, NftRule, Set, Statement, Table, TableFamily, Verdict,
 };
 use crate::core::state::ownership::TABLE;
 
-impl fmt::Display for Family {
+impl fmt::Display for TableFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl fmt::Display for Base {
+impl fmt::Display for BaseChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
             ChainKind::Filter => "filter",
@@ -25,8 +25,8 @@ impl fmt::Display for Base {
             ChainKind::Route => "route",
         };
         let policy = match self.policy {
-            Policy::Accept => "accept",
-            Policy::Drop => "drop",
+            ChainPolicy::Accept => "accept",
+            ChainPolicy::Drop => "drop",
         };
         write!(f, "type {kind} hook ")?;
         match &self.hook {
@@ -41,7 +41,7 @@ impl fmt::Display for Base {
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for NftRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, statement) in self.0.iter().enumerate() {
             if position > 0 {
@@ -149,7 +149,7 @@ impl fmt::Display for Field {
     }
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for MatchValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mark(mark) => write!(f, "{mark:#010x}"),
@@ -219,7 +219,7 @@ impl Set {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ElementKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => write!(f, "{address}"),
@@ -239,7 +239,7 @@ impl fmt::Display for Key {
     }
 }
 
-impl fmt::Display for Data {
+impl fmt::Display for ElementData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Verdict(verdict) => write!(f, "{verdict}"),
@@ -250,7 +250,7 @@ impl fmt::Display for Data {
 }
 
 /// `KEY : DATA`, or `KEY` in a set.
-pub fn element_text(key: &Key, data: Option<&Data>) -> String {
+pub fn element_text(key: &ElementKey, data: Option<&ElementData>) -> String {
     match data {
         Some(data) => format!("{key} : {data}"),
         None => key.to_string(),
@@ -273,7 +273,7 @@ pub fn prefix_of(first: IpAddr, last: IpAddr) -> Option<u8> {
 
 impl Table {
     /// The table as `nft list table` prints it, sets before chains, everything in the order of names.
-    pub fn listing(&self, family: Family) -> String {
+    pub fn listing(&self, family: TableFamily) -> String {
         use fmt::Write;
         let mut text = format!("table {family} {TABLE} {{\n");
         if self.owned {
@@ -305,10 +305,10 @@ impl Table {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for NftChange {
     /// The change as a line of nft, without family and table.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |elements: &[(Key, Option<Data>)]| {
+        let list = |elements: &[(ElementKey, Option<ElementData>)]| {
             let texts: Vec<String> = elements.iter().map(|(key, data)| element_text(key, data.as_ref())).collect();
             texts.join(", ")
         };

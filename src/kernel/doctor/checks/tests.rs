@@ -1,9 +1,9 @@
 //! Each judgement of the machine itself, on machines made up for it.
 
-use super::super::Severity;
+use super::super::CheckStatus;
 use super::*;
 use crate::core::facts::Node;
-use crate::core::ground::{GroundRoute, Interface};
+use crate::core::host_network::{HostRoute, Interface};
 use crate::core::name::NodeName;
 
 fn attempt(feature: &'static str, optional: Option<&'static str>, refusal: Option<&str>) -> Attempt {
@@ -15,9 +15,9 @@ fn interface(addresses: &[&str], mtu: u32) -> Interface {
     Interface { up: true, addresses, mtu, ..Interface::default() }
 }
 
-fn asked(address: &str) -> Asked {
+fn asked(address: &str) -> DoctorInput {
     let node = Node { addresses: vec![address.parse().unwrap()], ready: true, ..Node::default() };
-    Asked { node: Some((NodeName::parse("kind-worker").unwrap(), node)), ..Asked::default() }
+    DoctorInput { node: Some((NodeName::parse("kind-worker").unwrap(), node)), ..DoctorInput::default() }
 }
 
 #[test]
@@ -48,9 +48,9 @@ fn a_kernel_that_could_not_be_tried_is_not_called_good() {
 
 #[test]
 fn only_net_admin_counts() {
-    assert_eq!(capabilities(Some(1 << 12)).severity, Severity::Ok);
-    assert_eq!(capabilities(Some(!(1 << 12))).severity, Severity::Error);
-    assert_eq!(capabilities(None).severity, Severity::Warn);
+    assert_eq!(capabilities(Some(1 << 12)).severity, CheckStatus::Ok);
+    assert_eq!(capabilities(Some(!(1 << 12))).severity, CheckStatus::Error);
+    assert_eq!(capabilities(None).severity, CheckStatus::Warn);
 }
 
 #[test]
@@ -61,13 +61,14 @@ fn a_node_that_forwards_nothing_is_an_error_and_one_without_ipv6_is_not() {
     survey.settings.forwards4 = Some(false);
     survey.settings.forwards6 = Some(false);
     survey.settings.read_only = Some("Read-only file system (os error 30)".to_owned());
-    let severities = |survey: &Survey| -> Vec<(&str, Severity)> {
+    let severities = |survey: &Survey| -> Vec<(&str, CheckStatus)> {
         settings(survey).iter().map(|check| (check.code, check.severity)).collect()
     };
-    let expected = [("sysctl", Severity::Error), ("forwarding", Severity::Error), ("forwarding", Severity::Warn)];
+    let expected =
+        [("sysctl", CheckStatus::Error), ("forwarding", CheckStatus::Error), ("forwarding", CheckStatus::Warn)];
     assert_eq!(severities(&survey), expected);
-    survey.ground.features.ipv6 = false;
-    let expected = [("sysctl", Severity::Error), ("forwarding", Severity::Error), ("ipv6", Severity::Ok)];
+    survey.host_network.features.ipv6 = false;
+    let expected = [("sysctl", CheckStatus::Error), ("forwarding", CheckStatus::Error), ("ipv6", CheckStatus::Ok)];
     assert_eq!(severities(&survey), expected);
 }
 
@@ -75,10 +76,10 @@ fn a_node_that_forwards_nothing_is_an_error_and_one_without_ipv6_is_not() {
 fn strict_filters_are_named_whether_by_interface_or_for_all() {
     let mut survey = Survey::healthy();
     for name in ["eth0", "eth1", "eth2", "eth3"] {
-        survey.ground.interfaces.insert(name.to_owned(), interface(&[], 1500));
+        survey.host_network.interfaces.insert(name.to_owned(), interface(&[], 1500));
     }
     assert_eq!(filters(&survey).message, "reverse path filters: none is strict; they do not look at marks");
-    survey.ground.rp_filter_all = 1;
+    survey.host_network.rp_filter_all = 1;
     survey.settings.src_valid_mark = Some(true);
     let expected = "reverse path filters: strict on eth0, eth1, eth2 and 1 more; they look at marks";
     assert_eq!(filters(&survey), Check::ok("rp-filter", expected));
@@ -87,7 +88,7 @@ fn strict_filters_are_named_whether_by_interface_or_for_all() {
 #[test]
 fn the_tunnels_port_may_be_free_or_ours_but_nobody_elses() {
     let mut survey = Survey::healthy();
-    let look = |survey: &Survey| tunnel_port(survey, Range::default());
+    let look = |survey: &Survey| tunnel_port(survey, DatapathConfig::default());
     assert_eq!(look(&survey), Check::ok("tunnel-port", "UDP port 4790: it is free"));
     survey.udp_ports.insert(4790);
     let hint = "`ss -ulpn sport = :4790` names it; or set another datapath.port in egret.yaml";
@@ -99,35 +100,32 @@ fn the_tunnels_port_may_be_free_or_ours_but_nobody_elses() {
     let message = "UDP port 4790 is the tunnel port of vxlan7, which is not ours: two cannot share it";
     assert_eq!(look(&survey).message, message);
     survey.device("vxlan7", 4789);
-    assert_eq!(look(&survey).severity, Severity::Ok);
+    assert_eq!(look(&survey).severity, CheckStatus::Ok);
 }
 
 #[test]
 fn the_tunnel_must_fit_the_interface_of_the_nodes_address() {
     let mut survey = Survey::healthy();
-    survey.ground.interfaces.insert("eth0".to_owned(), interface(&["172.18.0.2/16", "fd00::2/64"], 1500));
-    survey.ground.interfaces.insert("net1".to_owned(), interface(&["10.0.3.42/24"], 1400));
-    assert_eq!(tunnel_mtu(&survey, &Asked::default()), None, "neither an address nor a default route");
+    survey.host_network.interfaces.insert("eth0".to_owned(), interface(&["172.18.0.2/16", "fd00::2/64"], 1500));
+    survey.host_network.interfaces.insert("net1".to_owned(), interface(&["10.0.3.42/24"], 1400));
+    assert_eq!(tunnel_mtu(&survey, &DoctorInput::default()), None, "neither an address nor a default route");
     let fits = Check::ok("mtu", "MTU: 1450 in the tunnel, 1500 on eth0");
     assert_eq!(tunnel_mtu(&survey, &asked("172.18.0.2")), Some(fits));
     let message = "MTU: tunnel packets of 1450 bytes need 1520 with what is put around them, and eth0 takes 1500";
     let hint = "set datapath.mtu to 1430 in egret.yaml, or raise the MTU of eth0";
     assert_eq!(tunnel_mtu(&survey, &asked("fd00::2")), Some(Check::warn("mtu", message, hint)));
-    let route = GroundRoute {
-        destination: "0.0.0.0/0".parse().unwrap(),
-        interface: "net1".to_owned(),
-        ..GroundRoute::default()
-    };
-    survey.ground.routes.push(route);
-    let severity = tunnel_mtu(&survey, &Asked::default()).map(|check| check.severity);
-    assert_eq!(severity, Some(Severity::Warn), "by the default route");
+    let route =
+        HostRoute { destination: "0.0.0.0/0".parse().unwrap(), interface: "net1".to_owned(), ..HostRoute::default() };
+    survey.host_network.routes.push(route);
+    let severity = tunnel_mtu(&survey, &DoctorInput::default()).map(|check| check.severity);
+    assert_eq!(severity, Some(CheckStatus::Warn), "by the default route");
 }
 
 #[test]
 fn a_node_is_known_by_its_address() {
     let mut survey = Survey::healthy();
-    survey.ground.interfaces.insert("eth0".to_owned(), interface(&["172.18.0.2/16"], 1500));
-    assert_eq!(node(&survey, &Asked::default()), []);
+    survey.host_network.interfaces.insert("eth0".to_owned(), interface(&["172.18.0.2/16"], 1500));
+    assert_eq!(node(&survey, &DoctorInput::default()), []);
     let mut asked = asked("172.18.0.2");
     let no_pods = Check::warn(
         "pod-cidrs",

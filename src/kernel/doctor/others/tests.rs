@@ -1,20 +1,20 @@
 //! Each judgement of whoever else is there, on machines made up for it.
 
-use super::super::Severity;
+use super::super::CheckStatus;
 use super::super::networkd::Networkd;
 use super::*;
 use crate::core::state::nft::AddressFamily;
 
-fn rule(priority: u32, mark: u32, mask: u32, table: u32) -> Rule {
-    Rule { family: AddressFamily::V4, priority, mark, mask, table, odd: None }
+fn rule(priority: u32, mark: u32, mask: u32, table: u32) -> RoutingRule {
+    RoutingRule { family: AddressFamily::V4, priority, mark, mask, table, odd: None }
 }
 
-fn chain(family: &str, table: &str, name: &str, drops: bool) -> Chain {
+fn chain(family: &str, table: &str, name: &str, drops: bool) -> ForeignChain {
     let forward = name.eq_ignore_ascii_case("forward");
-    Chain { family: family.into(), table: table.into(), name: name.into(), forward, drops }
+    ForeignChain { family: family.into(), table: table.into(), name: name.into(), forward, drops }
 }
 
-fn codes(found: &[Check]) -> Vec<(&str, Severity)> {
+fn codes(found: &[Check]) -> Vec<(&str, CheckStatus)> {
     found.iter().map(|check| (check.code, check.severity)).collect()
 }
 
@@ -27,12 +27,12 @@ fn with_nobody_else_there_are_two_good_lines() {
         ),
         Check::ok("firewall", "firewalls of others: none drops forwarded packets"),
     ];
-    assert_eq!(others(&Survey::healthy(), &Asked::default()), expected);
+    assert_eq!(others(&Survey::healthy(), &DoctorInput::default()), expected);
 }
 
 #[test]
 fn rules_of_others_count_by_their_priority() {
-    let range = Range::default();
+    let range = DatapathConfig::default();
     let no_mark = |priority| (rule(priority, 0, u32::MAX, 254), Protocol(2));
     let local = (rule(100, 0, u32::MAX, 255), Protocol(2));
     let harmless = [local, no_mark(512), no_mark(32766), (rule(9, 0x200, 0xf00, 2004), Protocol(0))];
@@ -60,11 +60,11 @@ fn routes_of_others_in_our_tables_are_an_error() {
 
 /// A machine on which others use marks.
 fn used(marks: &[(&str, u32)]) -> Survey {
-    let mut used = crate::core::state::mask::Used::default();
+    let mut used = crate::core::state::mask::MarkUsage::default();
     for (who, bits) in marks {
         used.add(*who, *bits);
     }
-    Survey { marks: Ok(Marks { used, own: None }), ..Survey::healthy() }
+    Survey { marks: Ok(MarkSurvey { used, own: None }), ..Survey::healthy() }
 }
 
 #[test]
@@ -72,26 +72,29 @@ fn marks_that_egret_yaml_gives_are_held_against_those_of_others() {
     let survey = Survey { choice: None, ..used(&[("Cilium", 0xffff_0f00), ("the ip rule 1024", 0x80)]) };
     let message = "others use marks of ours, 0x1fff: Cilium 0xf00, the ip rule 1024 0x80";
     let hint = "set datapath.markMask to auto in egret.yaml, or to bits that nobody uses";
-    assert_eq!(marks(&survey, Range::default()), [Check::warn("foreign-mark", message, hint)]);
-    assert_eq!(marks(&survey, Range { mask: 0x7f, ..Range::default() }), []);
+    assert_eq!(marks(&survey, DatapathConfig::default()), [Check::warn("foreign-mark", message, hint)]);
+    assert_eq!(marks(&survey, DatapathConfig { mask: 0x7f, ..DatapathConfig::default() }), []);
     let line = "marks 0x7f (as egret.yaml says, or as they are in the kernel), tables 9000 to 9126, rules from priority 500 on, UDP port 4790; \
                 marks of others: Cilium 0xffff0f00, the ip rule 1024 0x80";
-    assert_eq!(numbers(&survey, Range { mask: 0x7f, ..Range::default() }), Check::ok("range", line));
+    assert_eq!(numbers(&survey, DatapathConfig { mask: 0x7f, ..DatapathConfig::default() }), Check::ok("range", line));
 }
 
 #[test]
 fn marks_that_could_not_be_chosen_well_are_a_warning() {
     let mut survey = used(&[("Calico", 0xffff_0000), ("the AWS VPC CNI", 0x80)]);
-    survey.choice = Some(Choice { mask: 0x7f, why: Why::Narrow });
-    assert_eq!(codes(&marks(&survey, Range { mask: 0x7f, ..Range::default() })), [("marks-scarce", Severity::Warn)]);
-    survey.choice = Some(Choice { mask: 0x1fff, why: Why::Taken });
-    assert_eq!(codes(&marks(&survey, Range::default())), [("foreign-mark", Severity::Warn)]);
+    survey.choice = Some(MaskChoice { mask: 0x7f, why: MaskReason::Narrow });
+    assert_eq!(
+        codes(&marks(&survey, DatapathConfig { mask: 0x7f, ..DatapathConfig::default() })),
+        [("marks-scarce", CheckStatus::Warn)]
+    );
+    survey.choice = Some(MaskChoice { mask: 0x1fff, why: MaskReason::Taken });
+    assert_eq!(codes(&marks(&survey, DatapathConfig::default())), [("foreign-mark", CheckStatus::Warn)]);
     survey.marks = Err("Operation not permitted".to_owned());
-    assert_eq!(codes(&marks(&survey, Range::default())), [("marks", Severity::Warn)]);
+    assert_eq!(codes(&marks(&survey, DatapathConfig::default())), [("marks", CheckStatus::Warn)]);
     let mut survey = Survey::healthy();
     survey.legacy_tables = ["filter", "nat"].map(str::to_owned).into();
     let message = "iptables' old engine has the tables nat: which marks their rules use can't be read; those of known users are left to them";
-    assert_eq!(marks(&survey, Range::default()), [Check::ok("marks-unread", message)]);
+    assert_eq!(marks(&survey, DatapathConfig::default()), [Check::ok("marks-unread", message)]);
 }
 
 #[test]
@@ -115,7 +118,7 @@ fn chains_that_drop_what_a_gateway_forwards_are_named_with_what_lets_it_pass() {
         "the chain ip filter FORWARD drops what a gateway forwards out of egret0",
         "Docker's: `iptables -I DOCKER-USER -i egret0 -j ACCEPT`, and the same with -o; nothing to do on nodes that are never gateways",
     );
-    assert_eq!(firewalls(&survey, &Asked::default()), [site, docker]);
+    assert_eq!(firewalls(&survey, &DoctorInput::default()), [site, docker]);
 }
 
 #[test]
@@ -124,18 +127,18 @@ fn what_a_gateway_forwards_bears_an_address_of_the_senders_pod_network_or_its_ow
         let networks = networks.iter().map(|net| net.parse().unwrap()).collect();
         (crate::core::name::NodeName::parse(name).unwrap(), address.parse().unwrap(), networks)
     };
-    let asked = Asked {
+    let asked = DoctorInput {
         peers: vec![
             peer("a", "172.18.0.3", &["10.1.2.0/24", "fd00:1:2::/64"]),
             peer("b", "172.18.0.4", &["fd00:1:3::/64"]),
             peer("c", "fd00::5", &[]),
         ],
-        ..Asked::default()
+        ..DoctorInput::default()
     };
     let nodes: Vec<String> =
         packets(&asked).iter().filter(|packet| !packet.reply).map(|packet| packet.node.unwrap().to_string()).collect();
     assert_eq!(nodes, ["10.1.2.0/24", "172.18.0.4/32", "fd00:1:2::/64", "fd00:1:3::/64", "fd00::5/128"]);
-    let unknown: Vec<_> = packets(&Asked::default()).iter().map(|packet| (packet.family, packet.node)).collect();
+    let unknown: Vec<_> = packets(&DoctorInput::default()).iter().map(|packet| (packet.family, packet.node)).collect();
     let (four, six) = ((AddressFamily::V4, None), (AddressFamily::V6, None));
     assert_eq!(unknown, [four, four, six, six]);
 }
@@ -144,9 +147,9 @@ fn what_a_gateway_forwards_bears_an_address_of_the_senders_pod_network_or_its_ow
 fn other_firewalls_that_cannot_be_judged_are_warnings() {
     let mut survey = Survey::healthy();
     survey.legacy_tables.insert("filter".to_owned());
-    assert_eq!(codes(&firewalls(&survey, &Asked::default())), [("iptables-legacy", Severity::Warn)]);
+    assert_eq!(codes(&firewalls(&survey, &DoctorInput::default())), [("iptables-legacy", CheckStatus::Warn)]);
     survey.chains = None;
-    assert_eq!(codes(&firewalls(&survey, &Asked::default())), [("firewall", Severity::Warn)]);
+    assert_eq!(codes(&firewalls(&survey, &DoctorInput::default())), [("firewall", CheckStatus::Warn)]);
 }
 
 #[test]

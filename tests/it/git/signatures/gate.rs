@@ -2,19 +2,19 @@
 
 mod rollback;
 
-use egret::core::admission::{Why, Withheld};
+use egret::core::admission::{PendingCommit, PendingReason};
 use egret::core::signature::{KeyTexts, Signatures};
 use egret::git::signature::Flags;
-use egret::reconcile::following::Following;
-use egret::reconcile::repository::{Intent, Known, News};
+use egret::reconcile::gitops::repository::{DesiredRevision, KnownRevision, RepositoryEvent};
+use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
 use super::super::reading::{Reading, following};
 use super::*;
 
 /// A thread on a mirror of its own.
-fn reading(signed: &Signed, mirror: &str, signatures: Flags, known: Known) -> Reading {
+fn reading(signed: &Signed, mirror: &str, signatures: Flags, known: KnownRevision) -> Reading {
     let source = following(signed.origin.bare.to_str().expect("UTF-8"));
-    Reading::start(Following { signatures, ..source }, signed.origin.path().join(mirror), known)
+    Reading::start(TrackedRepository { signatures, ..source }, signed.origin.path().join(mirror), known)
 }
 
 impl Reading {
@@ -25,13 +25,13 @@ impl Reading {
     }
 }
 
-fn of(intent: &Intent) -> (CommitId, Option<Unsigned>) {
+fn of(intent: &DesiredRevision) -> (CommitId, Option<Unsigned>) {
     (intent.commit.id, intent.withheld.as_ref().map(refusal))
 }
 
-fn refusal(withheld: &Withheld) -> Unsigned {
+fn refusal(withheld: &PendingCommit) -> Unsigned {
     match &withheld.why {
-        Why::Unsigned { commit, what } => {
+        PendingReason::Unsigned { commit, what } => {
             Unsigned { commit: CommitId::parse(commit).expect("a commit"), what: what.clone() }
         }
         other => panic!("{other:?}"),
@@ -87,8 +87,8 @@ fn an_unsigned_push_stays_out_and_a_signed_one_on_top_comes_in_unless_every_comm
     let signed = stand();
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut head = reading(&signed, "head", flags(&signed, Some(Require::Head), &["ada"]), Known::default());
-    let mut every = reading(&signed, "every", flags(&signed, Some(Require::Every), &["ada"]), Known::default());
+    let mut head = reading(&signed, "head", flags(&signed, Some(Require::Head), &["ada"]), KnownRevision::default());
+    let mut every = reading(&signed, "every", flags(&signed, Some(Require::Every), &["ada"]), KnownRevision::default());
     assert_eq!(of(&head.intent()), (first, None));
     assert_eq!(of(&every.intent()), (first, None));
     let stray = change(&signed, None, "10.1.0.0/16");
@@ -105,7 +105,7 @@ fn the_egret_yaml_in_force_decides_and_no_commit_opens_the_door_for_itself() {
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada"]));
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut stand = reading(&signed, "mirror", Flags::default(), Known::default());
+    let mut stand = reading(&signed, "mirror", Flags::default(), KnownRevision::default());
     assert_eq!(of(&stand.intent()), (first, None), "at the first start there is no other");
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada", "eve"]));
     let own = change(&signed, Some("eve"), "10.1.0.0/16");
@@ -133,7 +133,8 @@ fn what_flags_demand_nobody_weakens_by_a_commit() {
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada"]));
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut stand = reading(&signed, "mirror", flags(&signed, Some(Require::Every), &["ada"]), Known::default());
+    let mut stand =
+        reading(&signed, "mirror", flags(&signed, Some(Require::Every), &["ada"]), KnownRevision::default());
     assert_eq!(of(&stand.intent()), (first, None));
     // Signed as both demand it; then in force is that Eve may sign, and the flags say otherwise.
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["eve"]));
@@ -155,12 +156,12 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let known = {
-        let intent = reading(&signed, "mirror", Flags::default(), Known::default()).intent();
+        let intent = reading(&signed, "mirror", Flags::default(), KnownRevision::default()).intent();
         let signatures = intent.set.config.signatures.clone();
         let keys =
             KeyTexts { allowed_signers: vec![signed.line("ada", "").trim_end().to_owned()], ..KeyTexts::default() };
         assert_eq!(signatures, Some(Signatures { require: Require::Every, keys }));
-        Known { commit: Some(intent.commit.id.to_string()), signatures, ..Known::default() }
+        KnownRevision { commit: Some(intent.commit.id.to_string()), signatures, ..KnownRevision::default() }
     };
     signed.origin.git(&["rm", "--quiet", "egret.yaml"]);
     let stray = change(&signed, None, "10.1.0.0/16");
@@ -176,13 +177,14 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     signed.origin.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
     let mut stand = reading(&signed, "never saw it", Flags::default(), known);
     match stand.next() {
-        News::Withheld(withheld) => {
+        RepositoryEvent::Withheld(withheld) => {
             assert_eq!((withheld.commit.clone(), refusal(&withheld)), (top.to_string(), nothing(other)));
         }
         other => panic!("{other:?}"),
     }
     // Who clears the state begins anew: the head must pass by itself.
-    let mut stand = reading(&signed, "cleared", flags(&signed, Some(Require::Every), &["ada"]), Known::default());
+    let mut stand =
+        reading(&signed, "cleared", flags(&signed, Some(Require::Every), &["ada"]), KnownRevision::default());
     assert_eq!(of(&stand.intent()), (top, None));
 }
 
@@ -191,8 +193,8 @@ fn a_list_of_keys_that_changes_counts_at_the_next_look() {
     let signed = stand();
     let first = change(&signed, Some("eve"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut stand = reading(&signed, "mirror", flags(&signed, Some(Require::Head), &["ada"]), Known::default());
-    assert!(matches!(stand.next(), News::Withheld(withheld) if withheld.commit == first.to_string()));
+    let mut stand = reading(&signed, "mirror", flags(&signed, Some(Require::Head), &["ada"]), KnownRevision::default());
+    assert!(matches!(stand.next(), RepositoryEvent::Withheld(withheld) if withheld.commit == first.to_string()));
     let file = flags(&signed, None, &["ada", "eve"]).allowed_signers.expect("a file");
     stand.thread.look();
     assert_eq!(of(&stand.intent()), (first, None));
@@ -215,7 +217,7 @@ fn a_list_of_keys_that_changes_counts_at_the_next_look() {
         signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
         stand.thread.look();
         match stand.next() {
-            News::Fault(error) => assert_eq!(error.to_string(), message),
+            RepositoryEvent::Fault(error) => assert_eq!(error.to_string(), message),
             other => panic!("{other:?}"),
         }
     }
@@ -230,8 +232,8 @@ fn a_demand_without_keys_lets_nobody_in_and_says_why() {
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let flags = Flags { require: Some(Require::Head), ..Flags::default() };
-    match reading(&signed, "mirror", flags, Known::default()).next() {
-        News::Withheld(withheld) => {
+    match reading(&signed, "mirror", flags, KnownRevision::default()).next() {
+        RepositoryEvent::Withheld(withheld) => {
             let what = "nobody's signature counts yet: no key is given".to_owned();
             assert_eq!(refusal(&withheld), Unsigned { commit: first, what });
         }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use egret::core::state::net::Mac;
 use egret::core::state::nft::{
-    AddressFamily, Chain, ChainKind, Data, Family, Field, Hook, Key, Policy, Rule, Ruleset, Set, Statement, Table,
-    Value, Verdict,
+    AddressFamily, Chain, ChainKind, ChainPolicy, ElementData, ElementKey, Field, Hook, MatchValue, NftRule, Ruleset,
+    Set, Statement, Table, TableFamily, Verdict,
 };
 
 /// A packet on one node, with what the kernel knows of it.
@@ -120,7 +120,13 @@ enum Said {
 ///
 /// Connections are translated at priority 100, whatever the priority of a `nat` chain is: that only says in which order those
 /// are asked (nf_nat_core.c), and the first that has an answer is the only one.
-pub(crate) fn hook(ruleset: &Ruleset, family: Family, hook: &Hook, packet: &mut Packet, foreign: &Foreign) -> bool {
+pub(crate) fn hook(
+    ruleset: &Ruleset,
+    family: TableFamily,
+    hook: &Hook,
+    packet: &mut Packet,
+    foreign: &Foreign,
+) -> bool {
     // Destinations are translated in prerouting, sources in postrouting.
     let translation = if *hook == Hook::Postrouting { 100 } else { -100 };
     let nothing = Table::default();
@@ -190,7 +196,7 @@ fn base_chain(table: &Table, chain: &Chain, packet: &mut Packet) -> bool {
     match end {
         End::Accept => true,
         End::Drop => false,
-        End::Through => policy != Some(Policy::Drop),
+        End::Through => policy != Some(ChainPolicy::Drop),
     }
 }
 
@@ -216,20 +222,20 @@ fn walk(table: &Table, chain: &Chain, packet: &mut Packet) -> End {
     End::Through
 }
 
-fn apply(table: &Table, rule: &Rule, packet: &mut Packet) -> Said {
+fn apply(table: &Table, rule: &NftRule, packet: &mut Packet) -> Said {
     for statement in &rule.0 {
         let goes_on = match statement {
             Statement::Compare { field, mask, negated, value } => {
                 read(*field, *mask, packet).is_some_and(|found| (found == *value) != *negated)
             }
             Statement::InSet { fields, mask, negated, set } => {
-                let key: Option<Vec<Value>> = fields.iter().map(|field| read(*field, *mask, packet)).collect();
+                let key: Option<Vec<MatchValue>> = fields.iter().map(|field| read(*field, *mask, packet)).collect();
                 key.is_some_and(|key| find(set_of(table, set), &key).is_some() != *negated)
             }
             Statement::VerdictMap { field, mask, map } => {
                 let found = read(*field, *mask, packet).and_then(|value| find(set_of(table, map), &[value]));
                 match found {
-                    Some(Some(Data::Verdict(verdict))) => return Said::Verdict(verdict.clone()),
+                    Some(Some(ElementData::Verdict(verdict))) => return Said::Verdict(verdict.clone()),
                     Some(other) => panic!("@{map} leads to {other:?}"),
                     None => false,
                 }
@@ -249,16 +255,16 @@ fn apply(table: &Table, rule: &Rule, packet: &mut Packet) -> Said {
             Statement::MarkFromMap { field, map } => {
                 let found = read(*field, None, packet).and_then(|value| find(set_of(table, map), &[value]));
                 match found {
-                    Some(Some(Data::Mark(mark))) => packet.mark = *mark,
+                    Some(Some(ElementData::Mark(mark))) => packet.mark = *mark,
                     Some(other) => panic!("@{map} leads to {other:?}"),
                     None => return Said::Nothing,
                 }
                 true
             }
             Statement::SnatMap { family, mask, map } => {
-                let key = [Value::Mark(packet.connection_mark & mask)];
+                let key = [MatchValue::Mark(packet.connection_mark & mask)];
                 match find(set_of(table, map), &key).filter(|_| AddressFamily::of(packet.source) == *family) {
-                    Some(Some(Data::Address(address))) => return snat(packet, *address),
+                    Some(Some(ElementData::Address(address))) => return snat(packet, *address),
                     Some(other) => panic!("@{map} leads to {other:?}"),
                     None => false,
                 }
@@ -295,23 +301,23 @@ fn set_of<'a>(table: &'a Table, name: &str) -> &'a Set {
 }
 
 /// A field's value; none where the packet has no such field, and then no match on it holds, negated or not.
-fn read(field: Field, mask: Option<u32>, packet: &Packet) -> Option<Value> {
+fn read(field: Field, mask: Option<u32>, packet: &Packet) -> Option<MatchValue> {
     let bits = mask.unwrap_or(u32::MAX);
-    let v4 = |address: IpAddr| address.is_ipv4().then_some(Value::Address(address));
-    let v6 = |address: IpAddr| address.is_ipv6().then_some(Value::Address(address));
+    let v4 = |address: IpAddr| address.is_ipv4().then_some(MatchValue::Address(address));
+    let v6 = |address: IpAddr| address.is_ipv6().then_some(MatchValue::Address(address));
     match field {
-        Field::MetaMark => Some(Value::Mark(packet.mark & bits)),
-        Field::CtMark => Some(Value::Mark(packet.connection_mark & bits)),
-        Field::CtDirection => Some(Value::Reply(packet.reply)),
-        Field::Iifname => Some(Value::Interface(packet.iif.clone())),
-        Field::Oifname => Some(Value::Interface(packet.oif.clone())),
+        Field::MetaMark => Some(MatchValue::Mark(packet.mark & bits)),
+        Field::CtMark => Some(MatchValue::Mark(packet.connection_mark & bits)),
+        Field::CtDirection => Some(MatchValue::Reply(packet.reply)),
+        Field::Iifname => Some(MatchValue::Interface(packet.iif.clone())),
+        Field::Oifname => Some(MatchValue::Interface(packet.oif.clone())),
         Field::Ip4Saddr => v4(packet.source),
         Field::Ip4Daddr => v4(packet.destination),
         Field::Ip6Saddr => v6(packet.source),
         Field::Ip6Daddr => v6(packet.destination),
-        Field::UdpDport => packet.udp_port.map(Value::Port),
-        Field::EtherDaddr => packet.ether_destination.map(Value::Mac),
-        Field::Iifkind => Some(Value::Interface(packet.iif_kind.to_owned())),
+        Field::UdpDport => packet.udp_port.map(MatchValue::Port),
+        Field::EtherDaddr => packet.ether_destination.map(MatchValue::Mac),
+        Field::Iifkind => Some(MatchValue::Interface(packet.iif_kind.to_owned())),
         Field::CtOriginal4 => v4(packet.begun_by),
         Field::CtOriginal6 => v6(packet.begun_by),
         Field::CtReply4 => v4(packet.translated.unwrap_or(packet.begun_by)),
@@ -320,14 +326,16 @@ fn read(field: Field, mask: Option<u32>, packet: &Packet) -> Option<Value> {
 }
 
 /// The element that a key finds, with its data. An interval map must not hold two that fit: the kernel would refuse it.
-fn find<'a>(set: &'a Set, key: &[Value]) -> Option<&'a Option<Data>> {
-    let fits = |element: &Key| match (element, key) {
-        (Key::Address(a), [Value::Address(b)]) => a == b,
-        (Key::Range(first, last), [Value::Address(b)]) => first <= b && b <= last,
-        (Key::Mark(a), [Value::Mark(b)]) => a == b,
-        (Key::MarkAddress(mark, address), [Value::Mark(a), Value::Address(b)]) => mark == a && address == b,
-        (Key::Interface(a), [Value::Interface(b)]) => a == b,
-        (Key::Mac(a), [Value::Mac(b)]) => a == b,
+fn find<'a>(set: &'a Set, key: &[MatchValue]) -> Option<&'a Option<ElementData>> {
+    let fits = |element: &ElementKey| match (element, key) {
+        (ElementKey::Address(a), [MatchValue::Address(b)]) => a == b,
+        (ElementKey::Range(first, last), [MatchValue::Address(b)]) => first <= b && b <= last,
+        (ElementKey::Mark(a), [MatchValue::Mark(b)]) => a == b,
+        (ElementKey::MarkAddress(mark, address), [MatchValue::Mark(a), MatchValue::Address(b)]) => {
+            mark == a && address == b
+        }
+        (ElementKey::Interface(a), [MatchValue::Interface(b)]) => a == b,
+        (ElementKey::Mac(a), [MatchValue::Mac(b)]) => a == b,
         (element, key) => panic!("an element {element} in a set that is asked for {key:?}"),
     };
     let mut found = set.elements.iter().filter(|(element, _)| fits(element));

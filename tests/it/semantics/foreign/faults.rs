@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use egret::core::name::NodeName;
 use egret::core::state::NodeState;
 use egret::core::state::net::{Route, RouteKey};
-use egret::core::state::nft::{Chain, Family, Field, Hook, Key, Rule, Statement, Value, Verdict};
+use egret::core::state::nft::{Chain, ElementKey, Field, Hook, MatchValue, NftRule, Statement, TableFamily, Verdict};
 use ipnet::IpNet;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -78,13 +78,13 @@ fn assert_noticed_in(worlds: &impl Strategy<Value = World>, fault: Fault, as_see
     panic!("{WORLDS} worlds and not one packet astray as in {as_seen:?}");
 }
 
-fn chain<'a>(state: &'a mut NodeState, family: Family, name: &str) -> Option<&'a mut Chain> {
+fn chain<'a>(state: &'a mut NodeState, family: TableFamily, name: &str) -> Option<&'a mut Chain> {
     state.nft.get_mut(&family)?.chains.get_mut(name)
 }
 
 /// World 3: at `mangle`, as the first form had it.
 fn steer_early(_: &World, _: &NodeName, state: &mut NodeState) {
-    let base = chain(state, Family::Inet, "steer").and_then(|chain| chain.base.as_mut());
+    let base = chain(state, TableFamily::Inet, "steer").and_then(|chain| chain.base.as_mut());
     if let Some(base) = base {
         base.priority = -150;
     }
@@ -92,7 +92,7 @@ fn steer_early(_: &World, _: &NodeName, state: &mut NodeState) {
 
 /// World 2: who is a pod is known by its node's `spec.podCIDR` and by nothing else.
 fn guard_own_network_alone(world: &World, node: &NodeName, state: &mut NodeState) {
-    let Some(table) = state.nft.get_mut(&Family::Inet) else { return };
+    let Some(table) = state.nft.get_mut(&TableFamily::Inet) else { return };
     let kind = |statement: &Statement| matches!(statement, Statement::Compare { field: Field::Iifkind, .. });
     for name in ["classify4", "classify6"] {
         table.chains.entry(name.to_owned()).and_modify(|chain| chain.rules.retain(|rule| !rule.0.iter().any(kind)));
@@ -100,7 +100,7 @@ fn guard_own_network_alone(world: &World, node: &NodeName, state: &mut NodeState
     for (name, v4) in [("podnets4", true), ("podnets6", false)] {
         let Some(set) = table.sets.get_mut(name) else { continue };
         let own = world.facts.nodes[node].pod_cidrs.iter().filter(|net| net.addr().is_ipv4() == v4);
-        set.elements = own.map(|net| (Key::Range(net.network(), net.broadcast()), None)).collect();
+        set.elements = own.map(|net| (ElementKey::Range(net.network(), net.broadcast()), None)).collect();
     }
 }
 
@@ -138,17 +138,17 @@ fn pods_addresses_in_the_tunnel(world: &World, node: &NodeName, state: &mut Node
             value,
             ..
         } => {
-            matches!(value, Value::Address(address) if own.contains(address))
+            matches!(value, MatchValue::Address(address) if own.contains(address))
         }
         Statement::InSet { set, .. } => bound.contains(&set.as_str()),
         _ => false,
     };
-    for chain in [(Family::Inet, "into_tunnel"), (Family::Inet, "steer"), (Family::Netdev, "arrive")] {
+    for chain in [(TableFamily::Inet, "into_tunnel"), (TableFamily::Inet, "steer"), (TableFamily::Netdev, "arrive")] {
         let chain = self::chain(state, chain.0, chain.1);
-        chain.into_iter().flat_map(|chain| &mut chain.rules).for_each(|Rule(rule)| rule.retain(|one| !told(one)));
+        chain.into_iter().flat_map(|chain| &mut chain.rules).for_each(|NftRule(rule)| rule.retain(|one| !told(one)));
     }
-    let to_stand = |Rule(rule): &Rule| rule.iter().any(|one| matches!(one, Statement::SnatTo { .. }));
-    let translate = chain(state, Family::Inet, "translate");
+    let to_stand = |NftRule(rule): &NftRule| rule.iter().any(|one| matches!(one, Statement::SnatTo { .. }));
+    let translate = chain(state, TableFamily::Inet, "translate");
     if let Some(chain) = translate {
         chain.rules.retain(|rule| !to_stand(rule));
     }
@@ -157,12 +157,12 @@ fn pods_addresses_in_the_tunnel(world: &World, node: &NodeName, state: &mut Node
 
 /// World 7: of the connection's mark the guard knows nothing.
 fn guard_by_packet_mark(_: &World, _: &NodeName, state: &mut NodeState) {
-    let Some(chain) = chain(state, Family::Inet, "guard") else { return };
+    let Some(chain) = chain(state, TableFamily::Inet, "guard") else { return };
     assert!(chain.base.as_ref().is_some_and(|base| base.hook == Hook::Postrouting), "it is where packets leave");
-    let by_mark = |Rule(rule): &Rule| {
+    let by_mark = |NftRule(rule): &NftRule| {
         rule.iter().any(|one| matches!(one, Statement::InSet { fields, .. } if fields == &[Field::MetaMark]))
     };
     let Some(last) = chain.rules.iter().position(by_mark) else { return };
     chain.rules.truncate(last + 1);
-    chain.rules.push(Rule(vec![Statement::Verdict(Verdict::Accept)]));
+    chain.rules.push(NftRule(vec![Statement::Verdict(Verdict::Accept)]));
 }

@@ -4,29 +4,29 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn seen(version: u64, holder: &str, transitions: i64) -> Seen {
-    Seen { version: version.to_string(), holder: holder.to_owned(), transitions, seconds: 15 }
+fn seen(version: u64, holder: &str, transitions: i64) -> ObservedLease {
+    ObservedLease { version: version.to_string(), holder: holder.to_owned(), transitions, seconds: 15 }
 }
 
 fn candidate() -> Candidate {
     Candidate::new("a", Timing::default())
 }
 
-fn follower(holder: Option<&str>) -> Role {
-    Role::Follower { holder: holder.map(str::to_owned) }
+fn follower(holder: Option<&str>) -> LeaseRole {
+    LeaseRole::Follower { holder: holder.map(str::to_owned) }
 }
 
 #[test]
 fn the_first_one_takes_it_and_renews() {
     let start = Instant::now();
     let mut a = candidate();
-    assert_eq!(a.decide(start), Act::Take(1));
+    assert_eq!(a.decide(start), LeaseAction::Take(1));
     assert_eq!(a.role(start), follower(None));
     a.observe(None, start);
-    assert_eq!(a.decide(start), Act::Take(1));
+    assert_eq!(a.decide(start), LeaseAction::Take(1));
     a.wrote(seen(1, "a", 1), start, start + SECOND);
-    assert_eq!(a.role(start + SECOND), Role::Leader { fence: 1, until: start + 10 * SECOND });
-    assert_eq!(a.decide(start + 2 * SECOND), Act::Renew);
+    assert_eq!(a.role(start + SECOND), LeaseRole::Leader { fence: 1, until: start + 10 * SECOND });
+    assert_eq!(a.decide(start + 2 * SECOND), LeaseAction::Renew);
 }
 
 #[test]
@@ -36,10 +36,10 @@ fn a_leader_that_cannot_renew_stops_before_others_may_start() {
     a.wrote(seen(1, "a", 1), start, start);
     let mut b = Candidate::new("b", Timing::default());
     b.observe(Some(seen(1, "a", 1)), start);
-    assert!(matches!(a.role(start + 9 * SECOND), Role::Leader { .. }));
+    assert!(matches!(a.role(start + 9 * SECOND), LeaseRole::Leader { .. }));
     assert_eq!(a.role(start + 10 * SECOND), follower(Some("a")));
-    assert_eq!(b.decide(start + 14 * SECOND), Act::Wait);
-    assert_eq!(b.decide(start + 15 * SECOND), Act::Take(2));
+    assert_eq!(b.decide(start + 14 * SECOND), LeaseAction::Wait);
+    assert_eq!(b.decide(start + 15 * SECOND), LeaseAction::Take(2));
 }
 
 #[test]
@@ -49,8 +49,8 @@ fn only_a_change_that_we_see_ourselves_counts() {
     b.observe(Some(seen(1, "a", 1)), start);
     b.observe(Some(seen(2, "a", 1)), start + 14 * SECOND);
     b.observe(Some(seen(2, "a", 1)), start + 20 * SECOND);
-    assert_eq!(b.decide(start + 28 * SECOND), Act::Wait, "it was renewed 14 s ago");
-    assert_eq!(b.decide(start + 29 * SECOND), Act::Take(2));
+    assert_eq!(b.decide(start + 28 * SECOND), LeaseAction::Wait, "it was renewed 14 s ago");
+    assert_eq!(b.decide(start + 29 * SECOND), LeaseAction::Take(2));
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_released_lease_is_taken_at_once() {
     let start = Instant::now();
     let mut b = Candidate::new("b", Timing::default());
     b.observe(Some(seen(5, "", 3)), start);
-    assert_eq!(b.decide(start), Act::Take(4));
+    assert_eq!(b.decide(start), LeaseAction::Take(4));
     assert_eq!(b.role(start), follower(None));
 }
 
@@ -69,7 +69,7 @@ fn our_own_name_alone_is_no_title() {
     // A former self held it, or our write was taken and its answer lost.
     a.observe(Some(seen(5, "a", 3)), start);
     assert_eq!(a.role(start), follower(Some("a")));
-    assert_eq!(a.decide(start), Act::Take(4));
+    assert_eq!(a.decide(start), LeaseAction::Take(4));
     // A second process by our name: whoever wrote last leads, the other one sees another fence.
     a.wrote(seen(6, "a", 4), start, start);
     a.observe(Some(seen(7, "a", 5)), start + SECOND);
@@ -83,7 +83,7 @@ fn whose_lease_was_taken_is_told_by_the_next_look() {
     a.wrote(seen(1, "a", 1), start, start);
     a.observe(Some(seen(2, "b", 2)), start + SECOND);
     assert_eq!(a.role(start + SECOND), follower(Some("b")));
-    assert_eq!(a.decide(start + SECOND), Act::Wait);
+    assert_eq!(a.decide(start + SECOND), LeaseAction::Wait);
 }
 
 #[test]
@@ -92,24 +92,24 @@ fn a_fence_never_goes_back_also_where_the_lease_was_deleted() {
     let mut a = candidate();
     a.wrote(seen(9, "a", 7), start, start);
     a.observe(None, start + SECOND);
-    assert_eq!(a.decide(start + SECOND), Act::Take(8));
+    assert_eq!(a.decide(start + SECOND), LeaseAction::Take(8));
 
     let mut fresh = candidate();
     fresh.wrote(seen(10, "a", 1), start, start);
     fresh.raise(7);
-    assert_eq!(fresh.decide(start + SECOND), Act::Take(8), "what is published has a greater one");
+    assert_eq!(fresh.decide(start + SECOND), LeaseAction::Take(8), "what is published has a greater one");
     fresh.wrote(seen(11, "a", 8), start, start);
     fresh.raise(8);
-    assert_eq!(fresh.decide(start + SECOND), Act::Renew);
+    assert_eq!(fresh.decide(start + SECOND), LeaseAction::Renew);
 }
 
 #[test]
 fn a_duration_by_hand_does_not_stop_us_for_ever() {
     let start = Instant::now();
     let mut b = Candidate::new("b", Timing::default());
-    b.observe(Some(Seen { seconds: 86_400, ..seen(1, "a", 1) }), start);
-    assert_eq!(b.decide(start + 59 * SECOND), Act::Wait);
-    assert_eq!(b.decide(start + 60 * SECOND), Act::Take(2));
+    b.observe(Some(ObservedLease { seconds: 86_400, ..seen(1, "a", 1) }), start);
+    assert_eq!(b.decide(start + 59 * SECOND), LeaseAction::Wait);
+    assert_eq!(b.decide(start + 60 * SECOND), LeaseAction::Take(2));
 }
 
 /// Marsaglia's xorshift: the same numbers every time.
@@ -127,12 +127,12 @@ impl Random {
 /// The server's side: one lease, written only over the version that the writer has seen.
 #[derive(Default)]
 struct Server {
-    lease: Option<Seen>,
+    lease: Option<ObservedLease>,
     writes: u64,
 }
 
 impl Server {
-    fn write(&mut self, over: Option<&Seen>, holder: &str, transitions: i64) -> Option<Seen> {
+    fn write(&mut self, over: Option<&ObservedLease>, holder: &str, transitions: i64) -> Option<ObservedLease> {
         if over.map(|seen| &seen.version) != self.lease.as_ref().map(|seen| &seen.version) {
             return None;
         }
@@ -176,9 +176,9 @@ impl Node {
         }
         self.candidate.observe(server.lease.clone(), answered);
         let transitions = match self.candidate.decide(answered) {
-            Act::Wait => return,
-            Act::Renew => self.candidate.seen.as_ref().map_or(0, |seen| seen.transitions),
-            Act::Take(transitions) => transitions,
+            LeaseAction::Wait => return,
+            LeaseAction::Renew => self.candidate.seen.as_ref().map_or(0, |seen| seen.transitions),
+            LeaseAction::Take(transitions) => transitions,
         };
         self.write = Some((answered, transitions));
         self.next = now.max(answered) + sends;
@@ -201,8 +201,8 @@ fn there_are_never_two_leaders_and_every_leader_has_a_greater_fence() {
             let now = next.next;
             next.turn(&mut server, &mut random);
             let fence = |node: &Node| match node.candidate.role(now) {
-                Role::Leader { fence, .. } => Some(fence),
-                Role::Follower { .. } => None,
+                LeaseRole::Leader { fence, .. } => Some(fence),
+                LeaseRole::Follower { .. } => None,
             };
             let leaders: Vec<i64> = nodes.iter().filter_map(fence).collect();
             assert!(leaders.len() <= 1, "seed {seed}: {leaders:?}");

@@ -1,0 +1,376 @@
+//! Following one kind of object: a list, then a watch from there, then the watch again, for ever. One task each.
+//!
+//! Own instead of `kube::runtime::watcher`, which does not tell when it is well again, tries a version that is gone for ever if the
+//! refusal comes as an HTTP status, waits for a server's first byte without end, and turns without a pause where a watch ends at
+//! once. Deliberately absent: what is done with the news (`view`), and any state that outlives the task.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use kube::core::params::{ListParams, WatchParams};
+use kube::core::{Request, WatchEvent};
+use serde::Deserialize;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::error::{ApiError, ApiErrorCause};
+use super::view::{ListOrEvent, WatchItem};
+use super::watch::Message;
+use super::wire::Watched;
+use super::{ANSWER, ApiClient, PAGE};
+use crate::backoff::Backoff;
+
+/// A watch that brought nothing is taken to be well after this long.
+const SETTLED: Duration = Duration::from_secs(2);
+/// A watch that ends sooner, and not further than it began, is a fault.
+const BRIEF: Duration = Duration::from_secs(1);
+/// How long a watch lasts at most: drawn from the upper half, so that a cluster's agents do not all come back at once. (kube takes
+/// no more.)
+const WATCH: Duration = Duration::from_secs(290);
+/// How much later than it promised a server may end a watch.
+const LATE: Duration = Duration::from_secs(15);
+/// No failure is followed by a longer pause. Pods that start meanwhile are not seen.
+const LONGEST: Duration = Duration::from_secs(30);
+/// A server that answers somebody again is asked by the others of this process within this time.
+const SOON: Duration = Duration::from_millis(500);
+/// How often a server may refuse to go on from a version before everything is listed anew.
+const PATIENCE: u32 = 3;
+
+/// What of a kind of object is followed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Query {
+    pub labels: Option<String>,
+    pub fields: Option<String>,
+    /// Objects a page. None where the server would look through many objects to find few: it does so for every page.
+    pub page: Option<u32>,
+    /// Ask for the list as the beginning of the watch.
+    pub streaming: bool,
+    /// Nobody misses it where it is not installed, or may not be read: it is looked for again after this time.
+    pub optional: Option<Duration>,
+}
+
+/// One line of a watch.
+type Event<W> = kube::Result<WatchEvent<<W as Watched>::Wire>>;
+
+/// The answer to a list.
+#[derive(Deserialize)]
+#[serde(bound = "T: serde::de::DeserializeOwned")]
+pub(super) struct Page<T> {
+    #[serde(default)]
+    pub(super) metadata: PageMeta,
+    pub(super) items: Option<Vec<T>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct PageMeta {
+    resource_version: String,
+    #[serde(rename = "continue")]
+    pub(super) next: Option<String>,
+}
+
+/// How a list or a watch came to its end.
+enum End {
+    /// As it should: go on from this version.
+    Well(String),
+    /// Go on from this version, after a pause; without one, from a new list.
+    Failed(Option<String>, ApiError),
+    /// The server has forgotten the version.
+    Expired(ApiError),
+    /// Nobody listens any more.
+    Unheard,
+}
+
+/// Follows one kind of object.
+pub(super) struct Reflector<W: Watched> {
+    live: ApiClient,
+    query: Query,
+    wrap: fn(ListOrEvent<W::Key, W::Value>) -> WatchItem,
+    out: Sender<Message>,
+    /// Changes each time that one of those who follow this server is well again.
+    recoveries: watch::Sender<u64>,
+    backoff: Backoff,
+    /// Refusals of one version in a row.
+    refusals: u32,
+    /// The listing lasts longer than the server keeps what it needs to go on with the next page.
+    whole: bool,
+}
+
+impl<W: Watched> Reflector<W> {
+    pub(super) fn new(
+        live: ApiClient,
+        query: Query,
+        wrap: fn(ListOrEvent<W::Key, W::Value>) -> WatchItem,
+        out: Sender<Message>,
+        recoveries: watch::Sender<u64>,
+        seed: u64,
+    ) -> Self {
+        Self { live, query, wrap, out, recoveries, backoff: Backoff::new(seed), refusals: 0, whole: false }
+    }
+
+    /// Until nobody listens any more.
+    pub(super) async fn run(mut self) {
+        let mut version: Option<String> = None;
+        loop {
+            let end = match version.take() {
+                Some(version) => self.watch(version).await,
+                None if self.query.streaming => self.stream_list().await,
+                None => self.list().await,
+            };
+            match end {
+                End::Well(next) => version = Some(next),
+                End::Failed(_, error) if self.is_spared(&error) => {
+                    if !self.rest(error).await {
+                        return;
+                    }
+                }
+                End::Failed(next, error) => {
+                    version = self.known_version(next, &error);
+                    if !self.pause(error).await {
+                        return;
+                    }
+                }
+                // Once is nothing to tell of; it comes of a server that was away for some minutes.
+                End::Expired(error) if self.backoff.failures() > 0 => {
+                    if !self.pause(error).await {
+                        return;
+                    }
+                }
+                // Counted, so that a server that forgets everything at once is not asked without a pause.
+                End::Expired(_) => drop(self.backoff.next_wait()),
+                End::Unheard => return,
+            }
+        }
+    }
+
+    /// Where to go on after a failure. A server whose state was put back to a backup refuses versions that it has not come to yet;
+    /// a line that cannot be read would come again and again.
+    fn known_version(&mut self, version: Option<String>, error: &ApiError) -> Option<String> {
+        let of_version = match error.cause() {
+            ApiErrorCause::Refused { code, .. } => !matches!(code, 401 | 403 | 429 | 503),
+            ApiErrorCause::Answer(_) => true,
+            _ => false,
+        };
+        self.refusals += u32::from(of_version);
+        version.filter(|_| self.refusals < PATIENCE)
+    }
+
+    /// Tells of a failure and waits. False if nobody listens any more.
+    async fn pause(&mut self, error: ApiError) -> bool {
+        if self.out.send(Message::Fault(W::NAME, error)).await.is_err() {
+            return false;
+        }
+        let mut until = Instant::now() + self.backoff.next_wait().min(LONGEST);
+        let mut recoveries = self.recoveries.subscribe();
+        let mut alone = true;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return true,
+                () = self.out.closed() => return false,
+                // What is heard of one kind of object only means something with the others.
+                _ = recoveries.changed(), if alone => {
+                    until = until.min(Instant::now() + self.backoff.spread(SOON));
+                    alone = false;
+                }
+            }
+        }
+    }
+
+    /// Whether it is not there to be read, and need not be.
+    fn is_spared(&self, error: &ApiError) -> bool {
+        self.query.optional.is_some() && matches!(error.code(), Some(403 | 404))
+    }
+
+    /// Tells that there is nothing, or that nothing is known, and waits for long. False if nobody listens any more.
+    async fn rest(&mut self, error: ApiError) -> bool {
+        let told = match error.code() {
+            Some(404) => self.tell(ListOrEvent::All(BTreeMap::new())).await,
+            _ => self.out.send(Message::Closed(W::NAME, error)).await.is_ok(),
+        };
+        let wait = self.backoff.spread(self.query.optional.unwrap_or(LONGEST));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => told,
+            () = self.out.closed() => false,
+        }
+    }
+
+    async fn tell(&self, news: ListOrEvent<W::Key, W::Value>) -> bool {
+        self.out.send(Message::News(W::NAME, Box::new((self.wrap)(news)))).await.is_ok()
+    }
+
+    async fn well(&mut self) -> bool {
+        if self.backoff.failures() > 0 {
+            self.recoveries.send_modify(|count| *count += 1);
+        }
+        self.backoff.reset();
+        self.refusals = 0;
+        self.out.send(Message::Well(W::NAME)).await.is_ok()
+    }
+
+    /// Everything, page by page. The pages are all of one version.
+    async fn list(&mut self) -> End {
+        let doing = format!("listing {}", W::NAME);
+        let mut found = BTreeMap::new();
+        let mut next: Option<String> = None;
+        loop {
+            let parameters = ListParams {
+                label_selector: self.query.labels.clone(),
+                field_selector: self.query.fields.clone(),
+                limit: self.query.page.filter(|_| !self.whole),
+                continue_token: next.clone(),
+                ..ListParams::default()
+            };
+            let request = Request::new(W::PATH).list(&parameters);
+            let page: Page<W::Wire> = match self.live.call(&doing, request, PAGE).await {
+                Ok(page) => page,
+                Err(error) if error.code() == Some(410) => {
+                    self.whole = next.is_some();
+                    return End::Expired(error);
+                }
+                Err(error) => return End::Failed(None, error),
+            };
+            found.extend(page.items.unwrap_or_default().into_iter().filter_map(W::read));
+            next = page.metadata.next.filter(|token| !token.is_empty());
+            if next.is_none() {
+                self.whole = false;
+                let version = page.metadata.resource_version;
+                return if self.tell(ListOrEvent::All(found)).await { End::Well(version) } else { End::Unheard };
+            }
+        }
+    }
+
+    /// The list as the beginning of a watch, and then that watch.
+    async fn stream_list(&mut self) -> End {
+        // A server without this feature refuses it, and a list it always has.
+        match self.open(true, "").await {
+            Ok((stream, limit)) => self.read(stream, limit, String::new(), Some(BTreeMap::new())).await,
+            Err(error) if matches!(error.code(), Some(400 | 404 | 405 | 422)) => {
+                self.query.streaming = false;
+                self.list().await
+            }
+            Err(error) => End::Failed(None, error),
+        }
+    }
+
+    async fn watch(&mut self, version: String) -> End {
+        match self.open(false, &version).await {
+            Ok((stream, limit)) => self.read(stream, limit, version, None).await,
+            Err(error) if error.code() == Some(410) => End::Expired(error),
+            Err(error) => End::Failed(Some(version), error),
+        }
+    }
+
+    /// The stream of a watch, and by when it is over.
+    async fn open(
+        &mut self,
+        initial: bool,
+        version: &str,
+    ) -> Result<(impl Stream<Item = Event<W>> + use<W>, Instant), ApiError> {
+        let doing = Self::watching();
+        let length = self.backoff.spread(WATCH).as_secs();
+        let parameters = WatchParams {
+            label_selector: self.query.labels.clone(),
+            field_selector: self.query.fields.clone(),
+            timeout: Some(u32::try_from(length).unwrap_or(u32::MAX)),
+            bookmarks: true,
+            send_initial_events: initial,
+        };
+        let request = Request::new(W::PATH).watch(&parameters, version);
+        let request = request.map_err(|error| ApiError::of(&doing, kube::Error::BuildRequest(error)))?;
+        match timeout(ANSWER, self.live.client.request_events::<W::Wire>(request)).await {
+            Ok(Ok(stream)) => Ok((stream, Instant::now() + Duration::from_secs(length) + LATE)),
+            Ok(Err(error)) => Err(ApiError::of(doing, error)),
+            Err(_) => Err(ApiError::new(doing, ApiErrorCause::Timeout(ANSWER))),
+        }
+    }
+
+    /// Reads a watch to its end. `initial` collects what is there already, until the server says that this was all.
+    async fn read(
+        &mut self,
+        stream: impl Stream<Item = Event<W>>,
+        limit: Instant,
+        mut version: String,
+        mut initial: Option<BTreeMap<W::Key, W::Value>>,
+    ) -> End {
+        let mut stream = std::pin::pin!(stream);
+        let (began, first) = (Instant::now(), version.clone());
+        let mut well = false;
+        loop {
+            let wait = if well { limit } else { limit.min(began + SETTLED) };
+            let next = tokio::time::timeout_at(wait, stream.next()).await;
+            let lasted = began.elapsed();
+            if !well && (lasted >= SETTLED || matches!(next, Ok(Some(Ok(ref event))) if !is_error(event))) {
+                well = true;
+                if !self.well().await {
+                    return End::Unheard;
+                }
+            }
+            let resume = initial.is_none().then(|| version.clone());
+            let event = match next {
+                Ok(Some(Ok(event))) => event,
+                Ok(None) => {
+                    return match resume {
+                        Some(version) if lasted >= BRIEF || version != first => End::Well(version),
+                        resume => End::Failed(resume, ApiError::new(Self::watching(), ApiErrorCause::Ended)),
+                    };
+                }
+                Ok(Some(Err(error))) => return End::Failed(resume, ApiError::of(Self::watching(), error)),
+                Err(_) if Instant::now() < limit => continue,
+                Err(_) => return End::Failed(resume, ApiError::new(Self::watching(), ApiErrorCause::Timeout(lasted))),
+            };
+            match self.take(event, &mut version, &mut initial).await {
+                Ok(true) => {}
+                Ok(false) => return End::Unheard,
+                Err(error) if error.code() == Some(410) => return End::Expired(error),
+                Err(error) => return End::Failed(resume, error),
+            }
+        }
+    }
+
+    /// Takes one event. False if nobody listens any more.
+    async fn take(
+        &mut self,
+        event: WatchEvent<W::Wire>,
+        version: &mut String,
+        initial: &mut Option<BTreeMap<W::Key, W::Value>>,
+    ) -> Result<bool, ApiError> {
+        let (wire, gone) = match event {
+            WatchEvent::Added(wire) | WatchEvent::Modified(wire) => (wire, false),
+            WatchEvent::Deleted(wire) => (wire, true),
+            WatchEvent::Bookmark(bookmark) => {
+                *version = bookmark.metadata.resource_version;
+                let complete = bookmark.metadata.annotations.contains_key("k8s.io/initial-events-end");
+                return Ok(match initial.take_if(|_| complete) {
+                    Some(all) => self.tell(ListOrEvent::All(all)).await,
+                    None => true,
+                });
+            }
+            WatchEvent::Error(status) => return Err(ApiError::new(Self::watching(), ApiErrorCause::from(*status))),
+        };
+        let told = W::version(&wire).to_owned();
+        if !told.is_empty() {
+            *version = told;
+        }
+        let Some((key, value)) = W::read(wire) else { return Ok(true) };
+        let Some(all) = initial else {
+            let news = if gone { ListOrEvent::Gone(key) } else { ListOrEvent::Set(key, value) };
+            return Ok(self.tell(news).await);
+        };
+        if gone {
+            all.remove(&key);
+        } else {
+            all.insert(key, value);
+        }
+        Ok(true)
+    }
+
+    fn watching() -> String {
+        format!("watching {}", W::NAME)
+    }
+}
+
+fn is_error<T>(event: &WatchEvent<T>) -> bool {
+    matches!(event, WatchEvent::Error(_))
+}

@@ -1,0 +1,369 @@
+//! Watching over HTTP, against a server that does what each test says.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::super::fake::{Fake, FakeRequest, FakeWatch};
+use super::*;
+use crate::core::facts::PodName;
+use crate::core::pools::PoolKind;
+
+/// Watches the pods of one node and nothing else.
+fn pods(live: &ApiClient, options: WatchOptions) -> ClusterWatch {
+    let (out, news) = mpsc::channel(QUEUE);
+    let (tasks, recoveries) = (JoinSet::new(), watch::Sender::new(0));
+    let mut start = Start { live, options, out, recoveries, tasks, missing: BTreeSet::new() };
+    let query = Query { fields: Some("spec.nodeName=kind-worker".to_owned()), page: Some(2), ..Query::default() };
+    start.follow::<Pods>(query, WatchItem::Pods);
+    let (tasks, missing) = (start.tasks, start.missing);
+    ClusterWatch {
+        news,
+        view: View::default(),
+        faults: BTreeMap::new(),
+        closed: BTreeMap::new(),
+        missing,
+        _tasks: tasks,
+    }
+}
+
+fn pod(name: &str, version: &str, address: &str) -> Value {
+    json!({
+        "metadata": {"namespace": "batuu", "name": name, "resourceVersion": version, "uid": name},
+        "spec": {"nodeName": "kind-worker", "containers": [{"name": "c"}]},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+    })
+}
+
+fn page(version: &str, next: &str, items: &[Value]) -> Value {
+    json!({"kind": "PodList", "metadata": {"resourceVersion": version, "continue": next}, "items": items})
+}
+
+/// Names and addresses of the pods that are known.
+fn known(watching: &ClusterWatch) -> Vec<String> {
+    let one = |(name, pod): (&PodName, &crate::core::facts::Pod)| format!("{} {}", name.name, pod.addresses[0]);
+    watching.view().facts.pods.iter().map(one).collect()
+}
+
+async fn changed(watching: &mut ClusterWatch) -> Changed {
+    tokio::time::timeout(Duration::from_secs(20), watching.changed()).await.expect("a change in time")
+}
+
+/// Until this is what is known.
+async fn until(watching: &mut ClusterWatch, pods: &[&str]) {
+    while known(watching) != pods {
+        changed(watching).await;
+    }
+}
+
+/// A watch with one pod known, at version 5.
+async fn begun(fake: &mut Fake) -> (ClusterWatch, FakeWatch) {
+    let mut watching = pods(&fake.client(), WatchOptions::default());
+    fake.asked().await.answer(200, &page("5", "", &[pod("xwing", "3", "10.1.1.1")]));
+    let asked = fake.asked().await;
+    assert!(asked.watches_from("5"), "{}", asked.path);
+    let watch = asked.stream();
+    until(&mut watching, &["xwing 10.1.1.1"]).await;
+    (watching, watch)
+}
+
+#[tokio::test]
+async fn a_list_of_pages_and_then_what_changes_in_its_order() {
+    let mut fake = Fake::start();
+    let mut watching = pods(&fake.client(), WatchOptions::default());
+    let first = fake.asked().await;
+    assert_eq!(first.path, "/api/v1/pods?&fieldSelector=spec.nodeName%3Dkind-worker&limit=2");
+    first.answer(200, &page("5", "more", &[pod("xwing", "3", "10.1.1.1")]));
+    let second = fake.asked().await;
+    assert!(second.path.ends_with("&limit=2&continue=more"), "{}", second.path);
+    assert!(!watching.synced());
+    second.answer(200, &page("5", "", &[pod("tiefighter", "4", "10.1.1.2")]));
+    let all = Changed { pods: true, synced: true, ..Changed::default() };
+    assert_eq!(changed(&mut watching).await, all);
+    assert_eq!(known(&watching), ["tiefighter 10.1.1.2", "xwing 10.1.1.1"]);
+
+    let watch = fake.asked().await.stream();
+    // The address of one that goes is another's at once.
+    watch.send("DELETED", &pod("xwing", "6", "10.1.1.1"));
+    watch.send("ADDED", &pod("ywing", "7", "10.1.1.1"));
+    watch.send("BOOKMARK", &json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}}));
+    until(&mut watching, &["tiefighter 10.1.1.2", "ywing 10.1.1.1"]).await;
+    // It ends as watches do: the next goes on from the last bookmark, without a pause and without a fault.
+    drop(watch);
+    let asked = fake.asked().await;
+    assert!(asked.watches_from("9"), "{}", asked.path);
+    assert_eq!(watching.faults().len(), 0);
+}
+
+#[tokio::test]
+async fn what_is_missing_from_a_new_list_goes_only_when_the_list_is_whole() {
+    let mut fake = Fake::start();
+    let (mut watching, watch) = begun(&mut fake).await;
+    watch.expire();
+    fake.asked().await.answer(200, &page("12", "more", &[pod("tiefighter", "10", "10.1.1.2")]));
+    let second = fake.asked().await;
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), watching.changed()).await.is_err(),
+        "half a list is no news"
+    );
+    assert_eq!(known(&watching), ["xwing 10.1.1.1"]);
+    second.answer(200, &page("12", "", &[]));
+    let pods = Changed { pods: true, ..Changed::default() };
+    assert_eq!(changed(&mut watching).await, pods);
+    assert_eq!(known(&watching), ["tiefighter 10.1.1.2"]);
+    assert!(fake.asked().await.watches_from("12"));
+}
+
+#[tokio::test]
+async fn a_new_list_that_says_the_same_is_no_news() {
+    let mut fake = Fake::start();
+    let (mut watching, watch) = begun(&mut fake).await;
+    watch.expire();
+    fake.asked().await.answer(200, &page("12", "", &[pod("xwing", "3", "10.1.1.1")]));
+    let watch = fake.asked().await.stream();
+    watch.send("MODIFIED", &pod("xwing", "13", "10.1.1.9"));
+    let pods = Changed { pods: true, ..Changed::default() };
+    assert_eq!(changed(&mut watching).await, pods, "the first news after the list");
+    assert_eq!(known(&watching), ["xwing 10.1.1.9"]);
+}
+
+#[tokio::test]
+async fn a_version_that_is_refused_as_gone_before_the_watch_begins_is_listed_anew() {
+    let mut fake = Fake::start();
+    let (mut watching, watch) = begun(&mut fake).await;
+    watch.send("MODIFIED", &pod("xwing", "6", "10.1.1.1"));
+    drop(watch);
+    let asked = fake.asked().await;
+    assert!(asked.watches_from("6"), "{}", asked.path);
+    asked.refuse(410, "Expired", "too old resource version");
+    fake.asked().await.answer(200, &page("20", "", &[]));
+    until(&mut watching, &[]).await;
+}
+
+#[tokio::test]
+async fn a_list_too_long_for_its_pages_is_asked_for_in_one() {
+    let mut fake = Fake::start();
+    let mut watching = pods(&fake.client(), WatchOptions::default());
+    fake.asked().await.answer(200, &page("5", "more", &[]));
+    fake.asked().await.refuse(410, "Expired", "The provided continue parameter is too old");
+    let asked = fake.asked().await;
+    assert!(!asked.path.contains("limit"), "{}", asked.path);
+    asked.answer(200, &page("6", "", &[pod("xwing", "3", "10.1.1.1")]));
+    until(&mut watching, &["xwing 10.1.1.1"]).await;
+}
+
+#[tokio::test]
+async fn while_the_server_is_away_everything_stays_known_and_the_fault_is_told() {
+    let mut fake = Fake::start();
+    let (mut watching, watch) = begun(&mut fake).await;
+    watch.send("ADDED", &pod("ywing", "7", "10.1.1.2"));
+    until(&mut watching, &["xwing 10.1.1.1", "ywing 10.1.1.2"]).await;
+    let address = fake.address.clone();
+    drop((watch, fake));
+    while watching.faults().is_empty() {
+        changed(&mut watching).await;
+    }
+    let fault = &watching.faults()["pods"];
+    assert!(fault.message.starts_with("watching pods: "), "{}", fault.message);
+    assert_eq!(known(&watching), ["xwing 10.1.1.1", "ywing 10.1.1.2"]);
+
+    let mut fake = Fake::start_at(&address);
+    let asked = fake.asked().await;
+    assert!(asked.watches_from("7"), "it goes on from where it was: {}", asked.path);
+    let _watch = asked.stream();
+    while !watching.faults().is_empty() {
+        changed(&mut watching).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_was_put_back_to_a_backup_is_asked_for_everything() {
+    let mut fake = Fake::start();
+    let (mut watching, watch) = begun(&mut fake).await;
+    drop(watch);
+    for _ in 0..3 {
+        let asked = fake.asked().await;
+        assert!(asked.watches_from("5"), "{}", asked.path);
+        asked.refuse(504, "Timeout", "Too large resource version: 5, current: 2");
+    }
+    let asked = fake.asked().await;
+    assert!(!asked.path.contains("watch"), "{}", asked.path);
+    asked.answer(200, &page("2", "", &[]));
+    until(&mut watching, &[]).await;
+}
+
+#[tokio::test]
+async fn a_watch_that_ends_at_once_is_a_fault_and_not_asked_for_without_a_pause() {
+    let mut fake = Fake::start();
+    let (mut watching, watch) = begun(&mut fake).await;
+    drop(watch);
+    for _ in 0..3 {
+        drop(fake.asked().await.stream());
+        while watching.faults().is_empty() {
+            changed(&mut watching).await;
+        }
+    }
+    assert_eq!(watching.faults()["pods"].message, "watching pods: the server ends the watch at once");
+    let _watch = fake.asked().await.stream();
+    while !watching.faults().is_empty() {
+        changed(&mut watching).await;
+    }
+    assert!(fake.quiet(Duration::from_millis(100)).await);
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_told_with_what_to_do() {
+    let mut fake = Fake::start();
+    let mut watching = pods(&fake.client(), WatchOptions::default());
+    let message = "pods is forbidden: User \"system:serviceaccount:default:egret-agent\" cannot list resource \"pods\" in API \
+                   group \"\" at the cluster scope";
+    fake.asked().await.refuse(403, "Forbidden", message);
+    let faults = Changed { faults: true, ..Changed::default() };
+    assert_eq!(changed(&mut watching).await, faults);
+    let fault = watching.faults()["pods"].clone();
+    assert_eq!(fault.message, format!("listing pods: {message}"));
+    let hint = "its role lacks a rule with apiGroups [\"\"], resources [\"pods\"], verbs [\"list\"]";
+    assert_eq!((fault.hint.as_deref(), fault.count), (Some(hint), 1));
+    assert!(!watching.synced());
+}
+
+#[tokio::test]
+async fn a_streaming_list_is_whole_at_its_bookmark() {
+    let mut fake = Fake::start();
+    let mut watching = pods(&fake.client(), WatchOptions { streaming: true, ..WatchOptions::default() });
+    let asked = fake.asked().await;
+    assert!(asked.path.contains("&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion="));
+    let watch = asked.stream();
+    watch.send("ADDED", &pod("xwing", "3", "10.1.1.1"));
+    watch.send("ADDED", &pod("ywing", "4", "10.1.1.2"));
+    assert!(tokio::time::timeout(Duration::from_millis(100), watching.changed()).await.is_err());
+    let end = json!({"resourceVersion": "9", "annotations": {"k8s.io/initial-events-end": "true"}});
+    watch.send("BOOKMARK", &json!({"kind": "Pod", "apiVersion": "v1", "metadata": end}));
+    until(&mut watching, &["xwing 10.1.1.1", "ywing 10.1.1.2"]).await;
+    assert!(watching.synced());
+    watch.send("DELETED", &pod("xwing", "10", "10.1.1.1"));
+    until(&mut watching, &["ywing 10.1.1.2"]).await;
+    drop(watch);
+    assert!(fake.asked().await.watches_from("10"));
+}
+
+#[tokio::test]
+async fn a_streaming_list_that_breaks_off_is_no_list() {
+    let mut fake = Fake::start();
+    let mut watching = pods(&fake.client(), WatchOptions { streaming: true, ..WatchOptions::default() });
+    let watch = fake.asked().await.stream();
+    watch.send("ADDED", &pod("xwing", "3", "10.1.1.1"));
+    drop(watch);
+    let asked = fake.asked().await;
+    assert!(asked.path.contains("sendInitialEvents"), "{}", asked.path);
+    assert!(!watching.synced());
+    while watching.faults().is_empty() {
+        changed(&mut watching).await;
+    }
+    assert_eq!(known(&watching), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_streaming_lists_is_asked_for_lists() {
+    let mut fake = Fake::start();
+    let mut watching = pods(&fake.client(), WatchOptions { streaming: true, ..WatchOptions::default() });
+    let message = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+    fake.asked().await.refuse(422, "Invalid", message);
+    fake.asked().await.answer(200, &page("5", "", &[pod("xwing", "3", "10.1.1.1")]));
+    until(&mut watching, &["xwing 10.1.1.1"]).await;
+    let asked: FakeRequest = fake.asked().await;
+    assert!(asked.watches_from("5") && !asked.path.contains("sendInitialEvents"), "{}", asked.path);
+    assert_eq!(watching.faults().len(), 0);
+}
+
+#[tokio::test]
+async fn nothing_more_is_asked_for_once_nobody_watches() {
+    let mut fake = Fake::start();
+    let (watching, watch) = begun(&mut fake).await;
+    drop(watching);
+    drop(watch);
+    assert!(fake.quiet(Duration::from_millis(300)).await);
+}
+
+/// Watches Calico's pools, which need not be there, and nothing else.
+fn optional(live: &ApiClient) -> ClusterWatch {
+    let (out, news) = mpsc::channel(QUEUE);
+    let (tasks, recoveries) = (JoinSet::new(), watch::Sender::new(0));
+    let mut start = Start { live, options: WatchOptions::default(), out, recoveries, tasks, missing: BTreeSet::new() };
+    let query = Query { optional: Some(Duration::from_millis(20)), ..start.all() };
+    start.follow::<CalicoPools>(query, |news| WatchItem::Pools(CalicoPools::KIND, news));
+    let (tasks, missing) = (start.tasks, start.missing);
+    ClusterWatch {
+        news,
+        view: View::default(),
+        faults: BTreeMap::new(),
+        closed: BTreeMap::new(),
+        missing,
+        _tasks: tasks,
+    }
+}
+
+fn pools(names: &[(&str, &str)]) -> Value {
+    let pool = |(name, cidr): &(&str, &str)| json!({"metadata": {"name": name, "resourceVersion": "3"}, "spec": {"cidr": cidr}});
+    page("5", "", &names.iter().map(pool).collect::<Vec<_>>())
+}
+
+fn networks(watching: &ClusterWatch) -> Vec<String> {
+    watching.view().networks_of_pools().iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn a_kind_that_is_not_installed_holds_nothing_up_and_is_looked_for_again() {
+    let mut fake = Fake::start();
+    let mut watching = optional(&fake.client());
+    let asked = fake.asked().await;
+    assert_eq!(asked.path, "/apis/crd.projectcalico.org/v1/ippools?&limit=500");
+    asked.refuse(404, "NotFound", "the server could not find the requested resource");
+    assert!(changed(&mut watching).await.synced);
+    assert_eq!((networks(&watching), watching.faults().len()), (Vec::new(), 0));
+    fake.asked().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16")]));
+    assert!(changed(&mut watching).await.pod_networks);
+    assert_eq!(networks(&watching), ["10.48.0.0/16"]);
+    // The definition is deleted, and all of the kind with it.
+    drop(fake.asked().await.stream());
+    let mut gone = fake.asked().await;
+    while !gone.path.contains("limit") {
+        gone.refuse(404, "NotFound", "the server could not find the requested resource");
+        gone = fake.asked().await;
+    }
+    gone.refuse(404, "NotFound", "the server could not find the requested resource");
+    while !networks(&watching).is_empty() {
+        changed(&mut watching).await;
+    }
+}
+
+#[tokio::test]
+async fn a_kind_that_may_not_be_read_holds_nothing_up_and_what_is_known_of_it_stays() {
+    const FORBIDDEN: &str = "ippools.crd.projectcalico.org is forbidden";
+    let mut fake = Fake::start();
+    let mut watching = optional(&fake.client());
+    fake.asked().await.refuse(403, "Forbidden", FORBIDDEN);
+    let once = changed(&mut watching).await;
+    assert!(once.synced && once.faults);
+    assert_eq!((watching.faults().len(), watching.closed().len()), (0, 1));
+    // What is published already stays published while nobody knows better.
+    let known = watching.view.facts.pod_networks.clone();
+    assert_eq!(known, []);
+    watching.view.facts.pod_networks = vec!["10.40.0.0/16".parse().expect("a network")];
+    assert_eq!(networks(&watching), ["10.40.0.0/16"]);
+
+    fake.asked().await.refuse(403, "Forbidden", FORBIDDEN);
+    fake.asked().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16")]));
+    let next = changed(&mut watching).await;
+    assert!(next.pod_networks && !next.faults, "a second refusal is no news");
+    assert!(watching.closed().is_empty());
+    let watch = fake.asked().await.stream();
+    watch.expire();
+    fake.asked().await.refuse(403, "Forbidden", FORBIDDEN);
+    assert!(changed(&mut watching).await.faults);
+    assert_eq!(watching.view.pools[&PoolKind::Calico].len(), 1);
+    fake.asked().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16"), ("second", "10.50.0.0/16")]));
+    assert!(changed(&mut watching).await.pod_networks);
+    assert!(networks(&watching).contains(&"10.48.0.0/16".to_owned()));
+    assert_eq!(watching.faults().len(), 0);
+}

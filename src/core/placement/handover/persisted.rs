@@ -1,0 +1,109 @@
+//! A handover as a file has it: an agent that is started anew in the middle of one goes on with it.
+//!
+//! The kernel has the exits, but neither which policy they carry nor until when one that was left is kept. Deliberately absent: policies
+//! that are held, which is over in seconds, and the file.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Handover, Left};
+use crate::core::name::{Interface, NodeName, ObjectName};
+use crate::core::placement::{Exit, ExitKey};
+use crate::core::policy::{Egress, PolicyId, PolicyKind};
+
+/// What is to be remembered over a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PersistedHandover {
+    carried: Vec<KeptPolicy>,
+    left: Vec<KeptLeft>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KeptPolicy {
+    name: String,
+    cilium: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    exits: Vec<KeptExit>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KeptExit {
+    gateway: String,
+    /// As it is printed: `dev net1`, an address, `default`.
+    egress: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    next_hops: Vec<IpAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KeptLeft {
+    exit: KeptExit,
+    policies: Vec<KeptPolicy>,
+    until: Timestamp,
+}
+
+impl From<&Handover> for PersistedHandover {
+    fn from(handover: &Handover) -> Self {
+        let carried = handover.carried.iter().map(|(id, exits)| KeptPolicy::new(id, exits)).collect();
+        let left = handover.left.iter().map(|(key, left)| KeptLeft {
+            exit: KeptExit::from(key),
+            policies: left.policies.iter().map(|id| KeptPolicy::new(id, &[])).collect(),
+            until: left.until,
+        });
+        Self { carried, left: left.collect() }
+    }
+}
+
+impl From<PersistedHandover> for Handover {
+    /// What cannot be understood is as good as not remembered.
+    fn from(kept: PersistedHandover) -> Self {
+        let carried = kept.carried.iter().filter_map(|policy| Some((policy.id()?, keys(&policy.exits)))).collect();
+        let left = kept.left.iter().filter_map(|left| {
+            let key = left.exit.key()?;
+            let exit = Exit { mac: key.mac() };
+            let policies = left.policies.iter().filter_map(KeptPolicy::id).collect();
+            Some((key, Left { exit, policies, until: left.until }))
+        });
+        Self { carried, left: left.collect(), ..Self::default() }
+    }
+}
+
+fn keys(exits: &[KeptExit]) -> Vec<ExitKey> {
+    exits.iter().filter_map(KeptExit::key).collect()
+}
+
+impl KeptPolicy {
+    fn new(id: &PolicyId, exits: &[ExitKey]) -> Self {
+        let cilium = id.kind == PolicyKind::Cilium;
+        Self { name: id.name.to_string(), cilium, exits: exits.iter().map(KeptExit::from).collect() }
+    }
+
+    fn id(&self) -> Option<PolicyId> {
+        let kind = if self.cilium { PolicyKind::Cilium } else { PolicyKind::Egret };
+        Some(PolicyId { name: ObjectName::parse(&self.name).ok()?, kind })
+    }
+}
+
+impl From<&ExitKey> for KeptExit {
+    fn from(key: &ExitKey) -> Self {
+        Self { gateway: key.gateway.to_string(), egress: key.egress.to_string(), next_hops: key.next_hops.clone() }
+    }
+}
+
+impl KeptExit {
+    fn key(&self) -> Option<ExitKey> {
+        let egress = match (self.egress.as_str(), self.egress.strip_prefix("dev ")) {
+            (_, Some(name)) => Egress::Interface(Interface::parse(name).ok()?),
+            ("default", None) => Egress::DefaultRoute,
+            (address, None) => Egress::Address(address.parse().ok()?),
+        };
+        let gateway = NodeName::parse(&self.gateway).ok()?;
+        Some(ExitKey { gateway, egress, next_hops: self.next_hops.clone() })
+    }
+}

@@ -1,0 +1,67 @@
+//! What must outlive the process: the texts of documents that are held.
+//!
+//! Deliberately absent: files and directories. The caller keeps the value and gives it back at the next start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::file::parse;
+use super::{Catalogue, DocumentIdentity, Standing};
+
+/// Texts of which some documents are held. What is in force besides is in the repository itself: a start reads this, then the
+/// files of the commit that was last applied, then those of newer ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastGoodDocuments {
+    /// Sorted by path and text.
+    pub texts: Vec<LastGoodText>,
+}
+
+/// One version of one file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LastGoodText {
+    /// Its path in the repository.
+    pub path: String,
+    /// What stood in it.
+    pub text: String,
+    /// The documents in it that are held, as [`Identity`] displays them. Others in it are not in force by it.
+    pub documents: BTreeSet<String>,
+}
+
+impl Catalogue {
+    /// What to keep so that the documents that are held now can be in force after a restart.
+    pub fn export_good(&self) -> LastGoodDocuments {
+        let mut texts: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
+        for (identity, standing) in self.standing.iter().filter(|(_, standing)| standing.held.is_some()) {
+            texts.entry((&standing.path, &standing.text)).or_default().insert(identity.to_string());
+        }
+        let texts = texts.into_iter().map(|((path, text), documents)| LastGoodText {
+            path: path.to_owned(),
+            text: text.to_owned(),
+            documents,
+        });
+        LastGoodDocuments { texts: texts.collect() }
+    }
+
+    /// Takes back what was kept, before the first [`Catalogue::update`]. What cannot be read any more (by a newer Egret with
+    /// stricter rules) is left out: it was good to another program.
+    pub fn import_good(&mut self, good: &LastGoodDocuments) {
+        let mut touched = BTreeSet::new();
+        for LastGoodText { path, text, documents } in &good.texts {
+            let text: Arc<str> = text.as_str().into();
+            for (identity, document) in parse(path, &text).good {
+                if documents.contains(&identity.to_string()) && !self.standing.contains_key(&identity) {
+                    let held = Some("it was held before the restart".to_owned());
+                    let standing = Standing { path: path.clone(), text: Arc::clone(&text), document, held };
+                    self.standing.insert(identity.clone(), standing);
+                    touched.insert(identity);
+                }
+            }
+        }
+        if touched.contains(&DocumentIdentity::Config) {
+            self.apply_config();
+        }
+        self.publish(&touched);
+    }
+}

@@ -1,0 +1,44 @@
+//! What egret.yaml, and the cluster's operator, ask of other documents: which labels NodeLabels may write, and that policies name namespaces.
+//!
+//! It depends on the cluster, so a document alone cannot be judged by it (`check`). One that does not do what is asked is bad as any other with a
+//! mistake: its last good version stays. That is also so where the demand is new and the version is the same: taking a policy out of force
+//! would send its members out with their own addresses. Deliberately absent: what is only worth a warning (`lint`).
+
+use super::super::check::Checked;
+use super::super::config::Config;
+use super::super::diagnostic_sink::diagnostic;
+use crate::core::diagnostic::{Diagnostic, Severity};
+
+/// What is wrong with a selector that names no namespace.
+pub(in crate::core::policy) const NO_NAMESPACE: &str =
+    "the selector names no namespace: whoever may label pods in any namespace can have this egress IP";
+/// What to do about it.
+pub(in crate::core::policy) const NAME_ONE: &str =
+    "add a namespaceSelector, or io.kubernetes.pod.namespace to the podSelector's matchLabels";
+
+/// Every demand that a document does not meet. Empty if it is good.
+pub(super) fn of(document: &Checked, file: &str, config: &Config) -> Vec<Diagnostic> {
+    match document {
+        Checked::Policy(checked) if config.require_namespace => {
+            let selectors = checked.policy.selectors.iter().zip(&checked.spans.members);
+            let unnamed = selectors.filter(|(selector, _)| !selector.names_a_namespace());
+            let found = unnamed.map(|(_, span)| {
+                let found = diagnostic(file, Severity::Error, *span, "no-namespace", NO_NAMESPACE.to_owned());
+                Diagnostic { hint: Some(format!("{NAME_ONE}; egret.yaml has requireNamespace")), ..found }
+            });
+            found.collect()
+        }
+        Checked::NodeLabels(checked) => {
+            let keys = checked.node_labels.labels.keys();
+            let refused = keys.filter_map(|key| Some((key, config.label_keys.refuses(key)?)));
+            let found = refused.map(|(key, refusal)| {
+                let span = checked.spans.labels.get(key).copied().unwrap_or(checked.spans.name);
+                let message = format!("Egret may not write the label {key}");
+                let found = diagnostic(file, Severity::Error, span, "label-not-allowed", message);
+                Diagnostic { hint: Some(refusal.hint()), ..found }
+            });
+            found.collect()
+        }
+        Checked::Policy(_) | Checked::Config(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,180 @@
+//! Where the readers put what they find: diagnostics of one file, with the places they are about.
+//!
+//! Deliberately absent: how a diagnostic looks, and any decision about what to do after one. A reader that finds something
+//! wrong reports it and reads on, so that every mistake of a document is found in one go.
+
+use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
+
+/// What is kept of one file. A file with more mistakes than this is not one somebody mends by reading a list.
+pub const MAX_FINDINGS: usize = 200;
+
+/// From the first byte of a text up to the byte behind it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Its first byte.
+    pub start: SpanPoint,
+    /// The byte behind it.
+    pub end: SpanPoint,
+}
+
+impl Span {
+    /// The empty span where this one begins: for what is missing there.
+    #[must_use]
+    pub fn head(self) -> Self {
+        Self { start: self.start, end: self.start }
+    }
+}
+
+/// The diagnostics of one file.
+#[derive(Debug)]
+pub struct DiagnosticSink<'f> {
+    file: &'f str,
+    list: Vec<Diagnostic>,
+    errors: usize,
+    dropped: usize,
+}
+
+/// A diagnostic that was just reported, to add a label and a hint to.
+#[derive(Debug)]
+pub struct DiagnosticBuilder<'d>(Option<&'d mut Diagnostic>);
+
+#[expect(
+    clippy::return_self_not_must_use,
+    reason = "the finding is reported already; what is added to it is added in place"
+)]
+impl DiagnosticBuilder<'_> {
+    /// A few words for right under the text.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        if let Some(diagnostic) = &mut self.0 {
+            diagnostic.label = label.into();
+        }
+        self
+    }
+
+    /// What to do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        if let Some(diagnostic) = &mut self.0 {
+            diagnostic.hint = Some(hint.into());
+        }
+        self
+    }
+
+    /// What to do about it, if there is something to say.
+    pub fn hint_if(self, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+}
+
+impl<'f> DiagnosticSink<'f> {
+    /// Nothing found yet in the file with this path.
+    pub fn new(file: &'f str) -> Self {
+        Self { file, list: Vec::new(), errors: 0, dropped: 0 }
+    }
+
+    /// Path of the file in the repository.
+    pub fn file(&self) -> &'f str {
+        self.file
+    }
+
+    /// How many errors there were so far, those beyond [`MAX_FINDINGS`] too: a document is good if its reading adds none.
+    pub fn errors(&self) -> usize {
+        self.errors
+    }
+
+    /// The document is not applied because of this.
+    pub fn error(&mut self, span: Span, code: &'static str, message: impl Into<String>) -> DiagnosticBuilder<'_> {
+        self.errors += 1;
+        self.push(Severity::Error, span, code, message.into())
+    }
+
+    /// The document is applied, and somebody should look at this.
+    pub fn warning(&mut self, span: Span, code: &'static str, message: impl Into<String>) -> DiagnosticBuilder<'_> {
+        self.push(Severity::Warning, span, code, message.into())
+    }
+
+    fn push(&mut self, severity: Severity, span: Span, code: &'static str, message: String) -> DiagnosticBuilder<'_> {
+        if self.list.len() >= MAX_FINDINGS {
+            self.dropped += 1;
+            return DiagnosticBuilder(None);
+        }
+        self.list.push(diagnostic(self.file, severity, span, code, message));
+        DiagnosticBuilder(self.list.last_mut())
+    }
+
+    /// All of them in the order of the file. Beyond [`MAX_FINDINGS`] a last one says how many more there were.
+    pub fn into_diagnostics(mut self) -> Vec<Diagnostic> {
+        if self.dropped > 0 {
+            let message = format!("there are {} more findings in this file", self.dropped);
+            let place = self.list.last().map_or_else(Span::default, |last| Span { start: last.end, end: last.end });
+            self.list.push(diagnostic(self.file, Severity::Error, place, "too-many-findings", message));
+        }
+        self.list.sort();
+        self.list
+    }
+}
+
+/// A diagnostic without label and hint.
+pub fn diagnostic(file: &str, severity: Severity, span: Span, code: &'static str, message: String) -> Diagnostic {
+    Diagnostic {
+        file: file.to_owned(),
+        start: span.start,
+        end: span.end,
+        severity,
+        code,
+        message,
+        label: String::new(),
+        hint: None,
+    }
+}
+
+/// A text of the world between quotes, cut where it gets too long to read.
+pub fn quoted(text: &str) -> String {
+    const LONGEST: usize = 80;
+    let mut characters = text.chars();
+    let start: String = characters.by_ref().take(LONGEST).collect();
+    if characters.next().is_some() { format!("`{start}…`") } else { format!("`{start}`") }
+}
+
+/// The candidate that a misspelt word most likely meant, if one is near enough.
+pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    const LONGEST: usize = 64;
+    if word.len() > LONGEST {
+        return None;
+    }
+    let lower = word.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(4).max(1))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_word_finds_what_was_meant() {
+        let fields = ["excludedCIDRs", "destinationCIDRs", "egressGateway", "egressGateways"];
+        assert_eq!(nearest("excludeCIDRs", fields), Some("excludedCIDRs"));
+        assert_eq!(nearest("egressgateway", fields), Some("egressGateway"));
+        assert_eq!(nearest("banana", fields), None);
+        assert_eq!(nearest(&"e".repeat(100_000), fields), None);
+    }
+
+    #[test]
+    fn findings_beyond_the_limit_are_counted_and_still_make_the_document_bad() {
+        let mut findings = DiagnosticSink::new("a.yaml");
+        for _ in 0..MAX_FINDINGS + 3 {
+            findings.error(Span::default(), "code", "message").label("label").hint("hint");
+        }
+        assert_eq!(findings.errors(), MAX_FINDINGS + 3);
+        let list = findings.into_diagnostics();
+        assert_eq!(list.len(), MAX_FINDINGS + 1);
+        assert!(list.iter().any(|one| one.message == "there are 3 more findings in this file"));
+    }
+}

@@ -1,0 +1,127 @@
+//! A ground for a node whose kernel nobody has looked at: what its exits need is there, under names that say that it isn't known.
+//!
+//! The addresses of such a ground are stand-ins from networks that nobody has; [`Ground::named`] writes in their place what they stand for.
+//! Deliberately absent: guesses. What a stand-in decides would be the same on both sides, and so is in no difference.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::core::host_network::{HostNetwork, HostRoute, Interface, KernelFeatures};
+use crate::core::placement::ExitKey;
+use crate::core::policy::Egress;
+
+/// A node's ground, known or stood in for.
+pub(super) struct AssumedNetwork {
+    pub(super) host_network: HostNetwork,
+    /// Stand-ins and what is written in their place; a longer one comes before its own beginning.
+    names: Vec<(String, String)>,
+}
+
+/// An Ethernet's MTU.
+const MTU: u32 = 1500;
+
+impl AssumedNetwork {
+    /// The ground as it was looked at.
+    pub(super) fn known(host_network: &HostNetwork) -> Self {
+        Self { host_network: host_network.clone(), names: Vec::new() }
+    }
+
+    /// A ground that has what these exits need.
+    pub(super) fn assumed<'e>(exits: impl Iterator<Item = &'e ExitKey>) -> Self {
+        let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
+        let mut footing = Self { host_network: HostNetwork { features, ..HostNetwork::default() }, names: Vec::new() };
+        let mut interfaces: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+        for exit in exits {
+            let addresses = interfaces.entry(interface_of(&exit.egress)).or_default();
+            if let Egress::Address(address) = &exit.egress {
+                addresses.insert(*address);
+            }
+        }
+        for (number, (name, addresses)) in (0_u8..=u8::MAX).zip(interfaces) {
+            footing.interface(number, &name, &addresses);
+        }
+        footing.names.sort_by_key(|(stand_in, _)| std::cmp::Reverse(stand_in.len()));
+        footing
+    }
+
+    fn interface(&mut self, number: u8, name: &str, own: &BTreeSet<IpAddr>) {
+        let v4 = |last| IpAddr::V4(Ipv4Addr::new(240, number, 0, last));
+        let v6 = |last| IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, u16::from(number) + 1, 0, 0, 0, last));
+        let mut interface = Interface { up: true, mtu: MTU, ..Interface::default() };
+        let mut family = |address: IpAddr, router: IpAddr, network: IpNet| {
+            interface.addresses.push(match address {
+                IpAddr::V4(address) => IpNet::V4(Ipv4Net::new_assert(address, 16)),
+                IpAddr::V6(address) => IpNet::V6(Ipv6Net::new_assert(address, 64)),
+            });
+            let everything = match address {
+                IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
+                IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
+            };
+            let route = |destination, gateway| HostRoute {
+                destination,
+                interface: name.to_owned(),
+                gateway,
+                metric: u32::from(number),
+                source: None,
+            };
+            self.host_network.routes.extend([route(network, None), route(everything, Some(router))]);
+            for (stand_in, what) in
+                [(network.to_string(), "network"), (router.to_string(), "router"), (address.to_string(), "address")]
+            {
+                // What is of something that nobody knows is not known better by that.
+                let meaning = if name.starts_with('<') { format!("<{what}>") } else { format!("<{what} of {name}>") };
+                self.names.push((stand_in, meaning));
+            }
+        };
+        let (net4, net6) = (Ipv4Net::new_assert(Ipv4Addr::new(240, number, 0, 0), 16), {
+            let first = Ipv6Addr::new(0x100, 0, 0, u16::from(number) + 1, 0, 0, 0, 0);
+            Ipv6Net::new_assert(first, 64)
+        });
+        family(v4(1), v4(2), IpNet::V4(net4));
+        family(v6(1), v6(2), IpNet::V6(net6));
+        interface.addresses.extend(own.iter().map(|address| IpNet::from(*address)));
+        self.host_network.interfaces.insert(name.to_owned(), interface);
+    }
+
+    /// A text with the stand-ins' meanings in their place.
+    pub(super) fn named(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (stand_in, name) in &self.names {
+            if text.contains(stand_in.as_str()) {
+                text = text.replace(stand_in.as_str(), name);
+            }
+        }
+        text
+    }
+}
+
+fn interface_of(egress: &Egress) -> String {
+    match egress {
+        Egress::Interface(name) => name.to_string(),
+        Egress::Address(_) => "<interface>".to_owned(),
+        Egress::DefaultRoute => "<interface of the default route>".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::name::NodeName;
+
+    #[test]
+    fn stand_ins_are_called_what_they_stand_for() {
+        let gateway = NodeName::parse("a").unwrap();
+        let net1 = crate::core::name::Interface::parse("net1").unwrap();
+        let exits = [
+            ExitKey { gateway: gateway.clone(), egress: Egress::Interface(net1), next_hops: Vec::new() },
+            ExitKey { gateway, egress: Egress::Address([10, 0, 3, 42].into()), next_hops: Vec::new() },
+        ];
+        let footing = AssumedNetwork::assumed(exits.iter());
+        let net1 = &footing.host_network.interfaces["net1"].addresses;
+        let text = format!("{} {} {}", net1[0].addr(), net1[1].addr(), footing.host_network.routes[0].destination);
+        assert_eq!(footing.named(&text), "<address of net1> <address of net1> <network>");
+        assert_eq!(footing.host_network.holder([10, 0, 3, 42].into()), Some("<interface>"));
+    }
+}

@@ -1,0 +1,85 @@
+//! What happens if a gateway dies once the change is in force.
+//!
+//! Each gateway is made unfit in turn, and the policies that it serves are placed anew: by the same function that every node would ask.
+//! Deliberately absent: how long it takes, and two gateways at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::PreviewInput;
+use super::moves::PodMoves;
+use super::outcome::has_no_address;
+use super::revision::RevisionState;
+use crate::core::cidr::AddressRange;
+use crate::core::name::NodeName;
+use crate::core::placement::{ExitKey, place};
+use crate::core::policy::{OnNoGateway, PolicyId, PolicySet};
+
+/// What becomes of one policy's pods when a gateway dies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayFailure {
+    /// The gateway.
+    pub gateway: NodeName,
+    /// The policy.
+    pub policy: PolicyId,
+    /// How many of its pods leave through it.
+    pub pods: usize,
+    /// What becomes of them.
+    pub then: FailureOutcome,
+}
+
+/// What becomes of pods without their gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FailureOutcome {
+    /// They leave through others.
+    Through(Vec<ExitKey>),
+    /// They are dropped.
+    Dropped,
+    /// They leave with their own addresses.
+    Own,
+}
+
+/// Lets every gateway of the touched policies die, one at a time. Sorted by gateway and policy.
+pub(super) fn each(
+    input: &PreviewInput<'_>,
+    after: &mut RevisionState<'_>,
+    ways: &PodMoves,
+    touched: &BTreeSet<PolicyId>,
+) -> Vec<GatewayFailure> {
+    let mut serves: BTreeMap<NodeName, BTreeMap<PolicyId, usize>> = BTreeMap::new();
+    for (policy, placed) in after.placement.policies.iter().filter(|(id, _)| touched.contains(id)) {
+        // Who is dropped while the gateway lives loses nothing when it dies.
+        let destinations: Vec<AddressRange> = match after.set.policies.get(policy) {
+            Some(policy) => policy.destinations.iter().copied().map(AddressRange::from).collect(),
+            None => Vec::new(),
+        };
+        for exit in placed.exits.iter().filter(|exit| !has_no_address(input, exit, &destinations)) {
+            let pods = ways.carried.get(&(policy.clone(), exit.clone())).copied().unwrap_or_default();
+            *serves.entry(exit.gateway.clone()).or_default().entry(policy.clone()).or_default() += pods;
+        }
+    }
+    let mut losses = Vec::new();
+    for (gateway, policies) in serves.into_iter().take(input.limits.gateways) {
+        let of_policy = |id: &PolicyId| after.set.policies.get(id).map(|policy| (id.clone(), policy.clone()));
+        let set = PolicySet {
+            policies: policies.keys().filter_map(of_policy).collect(),
+            node_labels: BTreeMap::new(),
+            config: after.set.config.clone(),
+            grants: after.set.grants.clone(),
+        };
+        let was = after.facts.nodes.get_mut(&gateway).map(|node| std::mem::replace(&mut node.ready, false));
+        let placement = place(&set, &after.facts, input.now);
+        if let (Some(was), Some(node)) = (was, after.facts.nodes.get_mut(&gateway)) {
+            node.ready = was;
+        }
+        for (policy, pods) in policies.into_iter().filter(|(_, pods)| *pods > 0) {
+            let Some(placed) = placement.policies.get(&policy) else { continue };
+            let then = match (placed.exits.as_slice(), placed.on_no_gateway) {
+                ([], OnNoGateway::Drop) => FailureOutcome::Dropped,
+                ([], OnNoGateway::Passthrough) => FailureOutcome::Own,
+                (exits, _) => FailureOutcome::Through(exits.to_vec()),
+            };
+            losses.push(GatewayFailure { gateway: gateway.clone(), policy, pods, then });
+        }
+    }
+    losses
+}

@@ -1,0 +1,197 @@
+//! Which pods change their way out, from which address to which, towards which destinations.
+//!
+//! Pods with the same policies on both sides are compared once. Deliberately absent: connections that live; they stay on their way where
+//! the policy says `Keep`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::revision::{DispositionKey, EgressPath, RevisionState};
+use crate::core::cidr::{self, AddressRange};
+use crate::core::compile::Disposition;
+use crate::core::facts::{Facts, PodName};
+use crate::core::finding::Finding;
+use crate::core::name::NodeName;
+use crate::core::placement::ExitKey;
+use crate::core::policy::PolicyId;
+
+/// Pods of one policy and namespace that go another way towards the same destinations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The policy that decides after the change; where none does, the one that did.
+    pub policy: PolicyId,
+    /// The policy that decides now, if one does.
+    pub was: Option<PolicyId>,
+    /// The pods' namespace.
+    pub namespace: String,
+    /// The way they go now.
+    pub from: Disposition,
+    /// The way they will go.
+    pub to: Disposition,
+    /// Whether live connections are torn from their old way.
+    pub reset: bool,
+    /// Towards what; disjoint, sorted.
+    pub towards: Vec<AddressRange>,
+    /// Which pods.
+    pub pods: BTreeSet<PodName>,
+}
+
+/// Everything that is to be known of pods.
+#[derive(Debug, Default)]
+pub(super) struct PodMoves {
+    pub(super) moves: Vec<Move>,
+    /// Members by policy, before and after.
+    pub(super) members: BTreeMap<PolicyId, (usize, usize)>,
+    /// Members after the change by policy and exit.
+    pub(super) carried: BTreeMap<(PolicyId, ExitKey), usize>,
+    /// Pods that some policy selects, before and after.
+    pub(super) selected: (usize, usize),
+    /// Pods that a policy still selects, and for which others have come to decide everything that it did.
+    pub(super) outdone: BTreeMap<PolicyId, usize>,
+    /// Overlaps after the change that were not there before.
+    pub(super) overlaps: BTreeSet<Finding>,
+    /// For each node the classes of its pods whose state in the kernel changes, by number.
+    pub(super) classes: BTreeMap<NodeName, BTreeSet<usize>>,
+    /// For each node the policies of such pods and how many of its pods change their way.
+    pub(super) moved: BTreeMap<NodeName, usize>,
+}
+
+/// What one kind of pods does.
+struct Difference {
+    /// Whether what a kernel holds for them changes.
+    kernel: bool,
+    changes: Vec<Change>,
+    /// Policies that decided something and decide nothing more, though they select the pods still.
+    outdone: Vec<PolicyId>,
+}
+
+/// What the pods of one move share: both policies, namespace, the old and the new way, whether connections are reset, destinations.
+type Alike = ((PolicyId, Option<PolicyId>), String, Disposition, Disposition, bool, Vec<AddressRange>);
+
+struct Change {
+    policy: PolicyId,
+    was: Option<PolicyId>,
+    from: Disposition,
+    to: Disposition,
+    reset: bool,
+    towards: Vec<AddressRange>,
+}
+
+/// Looks at every pod with both eyes.
+pub(super) fn compare(before: &RevisionState<'_>, after: &RevisionState<'_>, facts: &Facts) -> PodMoves {
+    let mut ways = PodMoves::default();
+    let mut kinds: BTreeMap<(DispositionKey, DispositionKey), Vec<&PodName>> = BTreeMap::new();
+    let (old, new) = (before.members(), after.members());
+    for (name, pod) in facts.pods.iter().filter(|(_, pod)| pod.routable() && pod.node.is_some()) {
+        let keys = (before.key(&old, name, pod), after.key(&new, name, pod));
+        if !keys.0.is_empty() || !keys.1.is_empty() {
+            kinds.entry(keys).or_default().push(name);
+        }
+    }
+    let unchanged = unchanged(before, after);
+    let mut overlaps = (BTreeSet::new(), BTreeSet::new());
+    let mut moves: BTreeMap<Alike, BTreeSet<PodName>> = BTreeMap::new();
+    for (class, ((old, new), pods)) in kinds.into_iter().enumerate() {
+        ways.count(&old, &new, pods.len());
+        if before.inside == after.inside && old == new && old.iter().all(|(id, _)| unchanged.contains(id)) {
+            continue;
+        }
+        let difference = difference(before, after, (&old, &new), &mut overlaps);
+        for policy in &difference.outdone {
+            *ways.outdone.entry(policy.clone()).or_default() += pods.len();
+        }
+        for pod in &pods {
+            let node = facts.pods[*pod].node.clone();
+            if let Some(node) = node.filter(|_| difference.kernel) {
+                *ways.moved.entry(node.clone()).or_default() += usize::from(!difference.changes.is_empty());
+                ways.classes.entry(node).or_default().insert(class);
+            }
+        }
+        // Once for each namespace, and not for each pod: there may be thousands of destinations in it.
+        for pods in pods.chunk_by(|one, other| one.namespace == other.namespace) {
+            for change in &difference.changes {
+                let Change { policy, was, from, to, reset, towards } = change;
+                let policies = (policy.clone(), was.clone());
+                let key = (policies, pods[0].namespace.clone(), from.clone(), to.clone(), *reset, towards.clone());
+                moves.entry(key).or_default().extend(pods.iter().map(|pod| (*pod).clone()));
+            }
+        }
+    }
+    ways.overlaps = overlaps.1.difference(&overlaps.0).cloned().collect();
+    let moves = moves.into_iter().map(|(((policy, was), namespace, from, to, reset, towards), pods)| Move {
+        policy,
+        was,
+        namespace,
+        from,
+        to,
+        reset,
+        towards,
+        pods,
+    });
+    ways.moves = moves.collect();
+    // Where most pods are, most is at stake. The sort is stable: equals stay in the order of names.
+    ways.moves.sort_by_key(|one| std::cmp::Reverse(one.pods.len()));
+    ways
+}
+
+impl PodMoves {
+    fn count(&mut self, old: &DispositionKey, new: &DispositionKey, pods: usize) {
+        for (policy, _) in old {
+            self.members.entry(policy.clone()).or_default().0 += pods;
+        }
+        for (policy, way) in new {
+            self.members.entry(policy.clone()).or_default().1 += pods;
+            if let Disposition::Exit(exit) = way {
+                *self.carried.entry((policy.clone(), exit.clone())).or_default() += pods;
+            }
+        }
+        self.selected.0 += if old.is_empty() { 0 } else { pods };
+        self.selected.1 += if new.is_empty() { 0 } else { pods };
+    }
+
+    /// How many pods a policy selects, before and after.
+    pub(super) fn members_of(&self, policy: &PolicyId) -> (usize, usize) {
+        self.members.get(policy).copied().unwrap_or_default()
+    }
+}
+
+/// Policies that say the same on both sides, wherever they stand.
+fn unchanged(before: &RevisionState<'_>, after: &RevisionState<'_>) -> BTreeSet<PolicyId> {
+    let same = after.set.policies.iter().filter(|(id, policy)| {
+        before.set.policies.get(id).is_some_and(|earlier| super::says_the_same(earlier, policy))
+    });
+    same.map(|(id, _)| id.clone()).collect()
+}
+
+fn difference(
+    before: &RevisionState<'_>,
+    after: &RevisionState<'_>,
+    (old, new): (&DispositionKey, &DispositionKey),
+    overlaps: &mut (BTreeSet<Finding>, BTreeSet<Finding>),
+) -> Difference {
+    let (old_lanes, new_lanes) = (before.lanes(old, &mut overlaps.0), after.lanes(new, &mut overlaps.1));
+    let kernel = old != new || old_lanes != new_lanes;
+    let (old_lanes, new_lanes) = (before.steered(&old_lanes), after.steered(&new_lanes));
+    let mut changes: Vec<Change> = Vec::new();
+    let mut places: BTreeMap<_, usize> = BTreeMap::new();
+    for (range, was, is) in cidr::differences(&old_lanes, &new_lanes) {
+        let was: Option<&EgressPath> = was.map(|index| &old_lanes[index].1);
+        let is: Option<&EgressPath> = is.map(|index| &new_lanes[index].1);
+        let way_of = |lane: Option<&EgressPath>| lane.map_or(Disposition::Own, |lane| lane.way.clone());
+        let (from, to) = (way_of(was), way_of(is));
+        let Some(decides) = is.or(was).filter(|_| from != to) else { continue };
+        let reset = is.is_some_and(|lane| lane.reset);
+        let (policy, was) = (decides.policy.clone(), was.map(|lane| lane.policy.clone()));
+        let alike = (policy.clone(), was.clone(), from.clone(), to.clone(), reset);
+        let place = *places.entry(alike).or_insert(changes.len());
+        if place == changes.len() {
+            changes.push(Change { policy, was, from, to, reset, towards: Vec::new() });
+        }
+        changes[place].towards.push(range);
+    }
+    let decide = |lanes: &[(AddressRange, EgressPath)]| {
+        lanes.iter().map(|(_, lane)| lane.policy.clone()).collect::<BTreeSet<_>>()
+    };
+    let (did, does) = (decide(&old_lanes), decide(&new_lanes));
+    let outdone = new.iter().map(|(id, _)| id).filter(|id| did.contains(id) && !does.contains(id)).cloned().collect();
+    Difference { kernel, changes, outdone }
+}

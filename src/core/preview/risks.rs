@@ -1,0 +1,451 @@
+//! What a reviewer has to look at before it is merged.
+//!
+//! Only what the change brings: what was there before is no news. Deliberately absent: mistakes in documents, which are diagnostics; the
+//! warnings among those are told here in their own words.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::PreviewInput;
+use super::moves::{Move, PodMoves};
+use super::outcome::{self, MoveOutcome, same_address};
+use super::phrase::{EscapedText, counted};
+use super::revision::RevisionState;
+use super::sentences::{policy as named, source, towards};
+use crate::core::cidr::RangeSet;
+use crate::core::compile::{Disposition, egress_address};
+use crate::core::diagnostic::Severity;
+use crate::core::placement::ExitKey;
+use crate::core::policy::{OnNoGateway, Policy, PolicyId};
+use crate::core::state::nft::AddressFamily;
+use crate::core::state::ownership::DatapathConfig as Ports;
+
+/// So many destinations of one policy are compared with those of another, in all; time and memory grow with the square of a change.
+const MOST_LOOKS: usize = 1_000_000;
+/// So many overlaps are told, and more than that nobody reads.
+const MOST_PAIRS: usize = 1_000;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RiskLevel {
+    /// Packets are lost or leave with a wrong address if nobody does something.
+    Danger,
+    /// Somebody should look.
+    Warning,
+    /// For knowing.
+    Note,
+    /// It comes into force later, or sooner than others would.
+    Waits,
+}
+
+/// One thing to look at. Ordered by how bad it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Risk {
+    /// How bad it is.
+    pub level: RiskLevel,
+    /// A stable word: `firewall`, `one-gateway`.
+    pub code: &'static str,
+    /// Two or three words.
+    pub title: &'static str,
+    /// The sentence.
+    pub text: EscapedText,
+}
+
+struct Finder<'a, 'w> {
+    input: &'a PreviewInput<'a>,
+    before: &'a RevisionState<'w>,
+    after: &'a RevisionState<'w>,
+    ways: &'a PodMoves,
+    found: BTreeSet<Risk>,
+}
+
+/// Finds everything.
+pub(super) fn find<'a>(
+    input: &'a PreviewInput<'a>,
+    (before, after): (&'a RevisionState<'_>, &'a RevisionState<'_>),
+    ways: &'a PodMoves,
+    touched: &BTreeSet<PolicyId>,
+    drift: &[String],
+) -> Vec<Risk> {
+    let mut finder = Finder { input, before, after, ways, found: BTreeSet::new() };
+    for policy in touched.iter().filter_map(|id| after.set.policies.get(id)) {
+        finder.gateways(policy);
+        finder.missing_addresses(policy);
+        finder.passthrough(policy);
+        finder.nobody(policy);
+        finder.own_cluster(policy);
+    }
+    finder.unchecked();
+    finder.firewall();
+    finder.removals();
+    finder.overlaps(touched);
+    finder.warnings();
+    finder.already(drift);
+    finder.first_of_all();
+    finder.found.into_iter().collect()
+}
+
+impl Finder<'_, '_> {
+    fn add(&mut self, level: RiskLevel, code: &'static str, title: &'static str, text: EscapedText) {
+        self.found.insert(Risk { level, code, title, text });
+    }
+
+    /// No gateway, or one only.
+    fn gateways(&mut self, policy: &Policy) {
+        let Some(placed) = self.after.placement.policies.get(&policy.id) else {
+            let until = policy.suspend.as_ref().filter(|suspend| self.input.now < suspend.until);
+            if let Some(suspend) = until {
+                let text = named(self.input, &policy.id).words(format!(" is not in force until {}", suspend.until));
+                let text = suspend.owner.iter().fold(text, |text, owner| text.words(", says ").quote(owner));
+                let text = text.words(", for the reason \"").quote(suspend.reason.clone()).words("\"");
+                self.add(RiskLevel::Note, "suspended", "Suspended", text);
+            }
+            return;
+        };
+        let members = self.ways.members_of(&policy.id).1;
+        if placed.exits.is_empty() {
+            let labels: Vec<String> = policy.gateways.iter().map(|spec| spec.node.to_string()).collect();
+            let text = named(self.input, &policy.id).words(": ");
+            let text = self.why_gone(policy, text).words("; no fit node has the labels ").names(labels);
+            let text = match policy.on_no_gateway {
+                OnNoGateway::Drop => text.words(format!(". What {} to its destinations is dropped", sends(members))),
+                OnNoGateway::Passthrough => text.words(format!(". {} without a gateway", leaves(members))),
+            };
+            self.add(RiskLevel::Danger, "no-gateway", "No gateway", text);
+            return;
+        }
+        // That there is one only, and has been, is told where gateways are let die.
+        let had_more = self.before.set.policies.get(&policy.id).is_some_and(|was| self.before.candidates(was) > 1);
+        if had_more && self.after.candidates(policy) == 1 && members > 0 {
+            let text = named(self.input, &policy.id)
+                .words(" had a second gateway and would have none: ")
+                .name(&placed.exits[0].gateway)
+                .words(format!(" alone would carry {}", counted(members, "pod")));
+            self.add(RiskLevel::Warning, "one-gateway", "One gateway left", text);
+        }
+    }
+
+    /// Why a policy without a gateway has none.
+    fn why_gone(&self, policy: &Policy, text: EscapedText) -> EscapedText {
+        let had = self.before.placement.policies.get(&policy.id).map(|had| had.exits.as_slice()).unwrap_or_default();
+        if had.is_empty() {
+            return text.words("it has no gateway");
+        }
+        let losses = had.iter().filter_map(|exit| {
+            let labels =
+                |world: &RevisionState<'_>| world.facts.nodes.get(&exit.gateway).map(|node| node.labels.clone());
+            let (old, new) = (labels(self.before)?, labels(self.after)?);
+            let lost: Vec<String> = old
+                .iter()
+                .filter(|(key, value)| new.get(*key) != Some(value))
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
+            (!lost.is_empty()).then(|| (exit.gateway.clone(), lost))
+        });
+        let losses: BTreeMap<_, _> = losses.collect();
+        let Some((gateway, lost)) = losses.first_key_value() else { return text.words("its last gateway is gone") };
+        text.words("its last gateway ").name(gateway).words(" loses the label ").names(lost)
+    }
+
+    /// Addresses that a gateway is known not to have.
+    fn missing_addresses(&mut self, policy: &Policy) {
+        let families: BTreeSet<AddressFamily> =
+            policy.destinations.iter().map(|net| AddressFamily::of(net.addr())).collect();
+        let Some(placed) = self.after.placement.policies.get(&policy.id) else { return };
+        for exit in &placed.exits {
+            let Some(host_network) = self.input.host_networks.get(&exit.gateway) else { continue };
+            for finding in families.iter().filter_map(|family| egress_address(exit, *family, host_network).err()) {
+                let text = named(self.input, &policy.id).words(": ").quote(finding.message);
+                self.add(RiskLevel::Danger, "egress-address-missing", "Address missing", text);
+            }
+        }
+    }
+
+    /// The guard against wrong addresses is taken away, where that changes no way today.
+    fn passthrough(&mut self, policy: &Policy) {
+        let was = self.before.set.policies.get(&policy.id).map(|was| was.on_no_gateway);
+        if was == Some(OnNoGateway::Drop) && policy.on_no_gateway == OnNoGateway::Passthrough {
+            let members = self.ways.members_of(&policy.id).1;
+            let text = named(self.input, &policy.id).words(format!(
+                ": while no gateway is fit, what {} would leave without one, with a wrong address, and no longer be dropped",
+                sends(members)
+            ));
+            self.add(RiskLevel::Warning, "passthrough", "Passthrough", text);
+        }
+    }
+
+    /// Addresses that nobody has looked for on the gateway that is to have them.
+    fn unchecked(&mut self) {
+        let news = self.ways.moves.iter().filter_map(|one| match &one.to {
+            Disposition::Exit(exit) if !self.input.host_networks.contains_key(&exit.gateway) => {
+                Some((exit, &one.towards))
+            }
+            Disposition::Exit(_) | Disposition::Drop | Disposition::Own => None,
+        });
+        let news: BTreeMap<&ExitKey, _> = news.collect();
+        for (exit, towards) in news {
+            let text = EscapedText::new()
+                .words("nobody has told which interfaces ")
+                .name(&exit.gateway)
+                .words(" has. Without ")
+                .join(source(self.input, exit, towards))
+                .words(" there, pods are dropped; `ip addr` on the node shows it");
+            self.found.insert(Risk { level: RiskLevel::Note, code: "unchecked", title: "Not checked", text });
+        }
+    }
+
+    fn nobody(&mut self, policy: &Policy) {
+        let (before, after) = self.ways.members_of(&policy.id);
+        if after == 0 && before > 0 && !policy.suspended(self.input.now) {
+            let text = named(self.input, &policy.id)
+                .words(format!(" selects no pod any more; {} before", counted(before, "pod")));
+            self.add(RiskLevel::Warning, "no-member", "Selects nothing", text);
+        }
+    }
+
+    /// The API server and the cluster's DNS: never steered, but whoever names them may believe otherwise.
+    fn own_cluster(&mut self, policy: &Policy) {
+        const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+        let earlier = self.before.set.policies.get(&policy.id).map(|was| was.destinations.as_slice());
+        let earlier: BTreeSet<&IpNet> = earlier.unwrap_or_default().iter().collect();
+        let facts = &self.after.facts;
+        let servers = facts.nodes.iter().filter(|(_, node)| node.labels.contains_key(CONTROL_PLANE));
+        let servers =
+            servers.flat_map(|(name, node)| node.addresses.iter().map(|address| (name.to_string(), *address)));
+        let resolvers = facts
+            .pods
+            .iter()
+            .filter(|(_, pod)| pod.labels.get("k8s-app").is_some_and(|app| app == "kube-dns" || app == "coredns"));
+        let resolvers =
+            resolvers.flat_map(|(name, pod)| pod.addresses.iter().map(|address| (name.to_string(), *address)));
+        let all: [(&str, Vec<(String, IpAddr)>); 2] =
+            [("the API server", servers.collect()), ("the cluster's DNS", resolvers.collect())];
+        for net in policy.destinations.iter().filter(|net| !earlier.contains(net)) {
+            for (what, places) in &all {
+                let excluded = |address: &IpAddr| policy.excluded.iter().any(|net| net.contains(address));
+                let hit = places.iter().find(|(_, address)| net.contains(address) && !excluded(address));
+                if let Some((name, address)) = hit {
+                    let text = named(self.input, &policy.id)
+                        .words(": ")
+                        .name(net)
+                        .words(format!(" covers {what} ("))
+                        .name(name)
+                        .words(", ")
+                        .name(address)
+                        .words("); packets there are never steered, whatever this says");
+                    self.add(RiskLevel::Warning, "covers-cluster", "Covers the cluster", text);
+                }
+            }
+        }
+    }
+
+    /// Where packets come from another address, somebody's firewall has to know it.
+    fn firewall(&mut self) {
+        let mut news: BTreeMap<(PolicyId, Disposition, Disposition), RangeSet> = BTreeMap::new();
+        for one in &self.ways.moves {
+            let Move { policy, from, to, towards, .. } = one;
+            let told = match outcome::of(self.input, one) {
+                MoveOutcome::Address => !self.known_before(one),
+                MoveOutcome::Bare | MoveOutcome::Restored => true,
+                MoveOutcome::Cut | MoveOutcome::Gateway | MoveOutcome::Nothing => false,
+            };
+            if told {
+                // Who is dropped comes from nowhere, whatever was to be its exit.
+                let from = if outcome::of(self.input, one) == MoveOutcome::Restored {
+                    Disposition::Drop
+                } else {
+                    from.clone()
+                };
+                let all = news.entry((policy.clone(), from, to.clone())).or_default();
+                *all = all.union(&towards.iter().copied().collect());
+            }
+        }
+        for ((policy, from, to), all) in news {
+            let ranges = all.ranges();
+            let old = match &from {
+                Disposition::Exit(exit) => Some(source(self.input, exit, ranges)),
+                Disposition::Drop | Disposition::Own => None,
+            };
+            let text = EscapedText::new()
+                .words("towards ")
+                .join(towards(ranges))
+                .words(", pods of ")
+                .join(named(self.input, &policy));
+            let text = match (&to, old) {
+                (Disposition::Exit(exit), Some(old)) => {
+                    let new = source(self.input, exit, ranges);
+                    let text = text.words(" come from ").join(new.clone()).words(" instead of ").join(old.clone());
+                    let text = text.words(". A firewall there that admits ").join(old);
+                    text.words(" has to admit ").join(new).words(" before the merge")
+                }
+                (Disposition::Exit(exit), None) => {
+                    let new = source(self.input, exit, ranges);
+                    let was = if from == Disposition::Drop {
+                        "are dropped today"
+                    } else {
+                        "no longer from their nodes or themselves"
+                    };
+                    let text = text.words(" come from ").join(new).words(", and ").words(was);
+                    text.words(". It has to be admitted there before the merge")
+                }
+                (_, old) => text
+                    .words(" come from their nodes or themselves")
+                    .join(old.map_or_else(
+                        || EscapedText::new().words(", and are dropped today"),
+                        |old| EscapedText::new().words(", and no longer from ").join(old),
+                    ))
+                    .words(". A firewall there that admits one address only stops them"),
+            };
+            self.add(RiskLevel::Warning, "firewall", "Firewall", text);
+        }
+    }
+
+    /// Whether a policy's packets towards the same destinations might have come from there before: it shares pods out among its exits.
+    fn known_before(&self, one: &Move) -> bool {
+        let (Disposition::Exit(from), Disposition::Exit(to)) = (&one.from, &one.to) else { return false };
+        self.before.placement.policies.get(&one.policy).is_some_and(|placed| {
+            let has = |exit: &ExitKey| {
+                placed.exits.iter().any(|old| old == exit || same_address(self.input, old, exit, &one.towards))
+            };
+            has(from) && has(to)
+        })
+    }
+
+    /// Much that goes at once is often a mistake.
+    fn removals(&mut self) {
+        let percent = self.input.limits.removed_percent;
+        let (before, after) = (self.before.set.policies.keys(), &self.after.set.policies);
+        let had = before.len();
+        let gone: Vec<&PolicyId> = before.filter(|id| !after.contains_key(*id)).collect();
+        if !gone.is_empty() && gone.len() * 100 > had * percent {
+            let many = gone.len() > 2 || gone.len() == had;
+            let text =
+                EscapedText::new().words(format!("{} of {} removed: ", gone.len(), counted(had, "policy"))).names(gone);
+            // One of few is mostly meant.
+            let level = if many { RiskLevel::Danger } else { RiskLevel::Warning };
+            self.add(level, "removed", "Much is removed", text);
+        }
+        let (selected, still) = self.ways.selected;
+        let lost = selected.saturating_sub(still);
+        if lost * 100 > selected * percent {
+            let text = EscapedText::new().words(format!(
+                "{lost} of {} that an egress policy selects would be selected by none",
+                counted(selected, "pod")
+            ));
+            self.add(RiskLevel::Danger, "members-removed", "No policy any more", text);
+        }
+    }
+
+    /// Who wins where two policies name the same, or one names part of the other's.
+    fn overlaps(&mut self, touched: &BTreeSet<PolicyId>) {
+        for finding in &self.ways.overlaps {
+            let text = EscapedText::new().name(&finding.subject).words(": ").quote(finding.message.clone());
+            self.add(RiskLevel::Warning, "overlap", "Overlap", text);
+        }
+        for (policy, pods) in &self.ways.outdone {
+            let members = self.ways.members_of(policy).1;
+            let text = named(self.input, policy).words(format!(
+                " would decide nothing more for {pods} of its {members} pods: others win everything there"
+            ));
+            self.add(RiskLevel::Warning, "outdone", "Overlap", text);
+        }
+        let index = self.after.members();
+        let mut pairs: BTreeSet<(&PolicyId, IpNet, &PolicyId, IpNet)> = BTreeSet::new();
+        let mut looks = 0_usize;
+        for one in &self.ways.moves {
+            let Some(mine) = self.after.set.policies.get(&one.policy).filter(|policy| touched.contains(&policy.id))
+            else {
+                continue;
+            };
+            let Some(pod) = one.pods.first() else { continue };
+            let Some(known) = self.after.facts.pods.get(pod) else { continue };
+            let others = index.of(pod, known, &self.after.facts).into_iter();
+            let others = others.filter(|id| *id != mine.id).filter_map(|id| self.after.set.policies.get(&id));
+            for other in others {
+                looks = looks.saturating_add(mine.destinations.len().saturating_mul(other.destinations.len()));
+                if looks > MOST_LOOKS || pairs.len() > MOST_PAIRS {
+                    break;
+                }
+                for (net, theirs) in
+                    mine.destinations.iter().flat_map(|net| other.destinations.iter().map(move |theirs| (net, theirs)))
+                {
+                    if net != theirs && net.contains(theirs) {
+                        pairs.insert((&other.id, *theirs, &mine.id, *net));
+                    } else if net != theirs && theirs.contains(net) {
+                        pairs.insert((&mine.id, *net, &other.id, *theirs));
+                    }
+                }
+            }
+        }
+        let some = looks > MOST_LOOKS || pairs.len() > MOST_PAIRS;
+        // Who names the same network, too, is told of that, where no length decides.
+        let names = |id: &PolicyId, net: &IpNet| {
+            self.after.set.policies.get(id).is_some_and(|policy| policy.destinations.contains(net))
+        };
+        pairs.retain(|(_, net, loser, _)| !names(loser, net));
+        for (winner, net, loser, wider) in pairs {
+            let text = EscapedText::new()
+                .name(net)
+                .words(" of ")
+                .join(named(self.input, winner))
+                .words(" lies in ")
+                .name(wider);
+            let text = text.words(" of ").join(named(self.input, loser)).words("; the longer prefix wins there");
+            self.found.insert(Risk { level: RiskLevel::Note, code: "overlap", title: "Overlap", text });
+        }
+        if some {
+            let text = "destinations that lie in those of other policies were not all looked for: there are too many";
+            self.add(RiskLevel::Note, "overlap", "Overlap", EscapedText::new().words(text));
+        }
+    }
+
+    /// Warnings of the documents that the change brings.
+    fn warnings(&mut self) {
+        let told: BTreeSet<&str> = self.found.iter().map(|danger| danger.code).collect();
+        let skip: Vec<&str> = ["no-gateway"].into_iter().filter(|code| told.contains(code)).collect();
+        let news =
+            self.input.validation.found.iter().filter(|(one, known)| !known && one.severity == Severity::Warning);
+        for (one, _) in news.filter(|(one, _)| !skip.contains(&one.code)) {
+            let place = format!("{}:{}", one.file, one.start.line);
+            let text = EscapedText::new().quote(place).words(" ").quote(one.message.clone());
+            let title = match one.code {
+                "unknown-node" => "Unknown node",
+                "no-member" => "Selects nothing",
+                _ => "Warning",
+            };
+            self.add(RiskLevel::Warning, one.code, title, text);
+        }
+    }
+
+    /// What is not as it should be today, where the change is about to build on it.
+    fn already(&mut self, drift: &[String]) {
+        let Some(first) = drift.first() else { return };
+        let text = EscapedText::new().words("not of this change, and not mended by it: ").quote(first.clone());
+        let more = drift.len() - 1;
+        let text = if more > 0 { text.words(format!(" (and {more} more, below)")) } else { text };
+        self.add(RiskLevel::Warning, "drift", "Drift already there", text);
+    }
+
+    /// What the first policy of a cluster brings to its nodes beside itself.
+    fn first_of_all(&mut self) {
+        if !self.before.placement.policies.is_empty() || self.after.placement.exits.is_empty() {
+            return;
+        }
+        let Ports { port, mtu, .. } = self.after.set.config.range;
+        let text = EscapedText::new().words(format!(
+            "first use of Egret here. Nodes with members and gateways get an interface egret0, a VXLAN on UDP port {port} that has to be open \
+             between nodes, with an MTU of {mtu} or less; every node gets tables named egret"
+        ));
+        self.add(RiskLevel::Note, "first", "New on the nodes", text);
+    }
+}
+
+fn sends(pods: usize) -> String {
+    if pods == 1 { "1 pod sends".to_owned() } else { format!("{pods} pods send") }
+}
+
+fn leaves(pods: usize) -> String {
+    if pods == 1 { "1 pod leaves".to_owned() } else { format!("{pods} pods leave") }
+}

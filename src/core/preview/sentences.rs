@@ -1,0 +1,347 @@
+//! Sentences that the comment and the terminal share.
+//!
+//! Deliberately absent: how they are laid out (`markdown`, `text`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
+
+use super::outcome::{self, ConnectionFate, MoveOutcome};
+use super::phrase::{EscapedText, counted};
+use super::{FailureOutcome, GatewayFailure, Move, NodeChange, Preview, PreviewInput, RiskLevel};
+use crate::core::admission::{PendingReason, by_the_clock};
+use crate::core::cidr::{AddressRange, RangeSet};
+use crate::core::compile::{Disposition, egress_address};
+use crate::core::facts::PodName;
+use crate::core::placement::ExitKey;
+use crate::core::policy::{Egress, PolicyId};
+use crate::core::state::nft::AddressFamily;
+
+/// Sentences about one preview.
+#[derive(Debug, Clone, Copy)]
+pub struct Sentences<'p>(pub &'p Preview<'p>);
+
+/// What an exit's packets leave as: its address where it is known, else where it is from.
+pub(super) fn leaves_as(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> String {
+    let families: BTreeSet<AddressFamily> = towards.iter().map(|range| AddressFamily::of(range.first())).collect();
+    let known = input.host_networks.get(&exit.gateway);
+    let addresses: Vec<String> = families
+        .into_iter()
+        .filter_map(|family| match egress_address(exit, family, known?) {
+            Ok(Some((_, address))) => Some(address.to_string()),
+            Ok(None) | Err(_) => None,
+        })
+        .collect();
+    match &exit.egress {
+        _ if !addresses.is_empty() => addresses.join(" and "),
+        Egress::Address(address) => address.to_string(),
+        Egress::Interface(name) => name.to_string(),
+        Egress::DefaultRoute => "its default address".to_owned(),
+    }
+}
+
+/// A way out.
+pub(super) fn way(input: &PreviewInput<'_>, way: &Disposition, towards: &[AddressRange]) -> EscapedText {
+    match way {
+        Disposition::Own => EscapedText::new().words("no gateway"),
+        Disposition::Drop => EscapedText::new().words("dropped"),
+        Disposition::Exit(exit) if outcome::has_no_address(input, exit, towards) => {
+            let missing = EscapedText::new().words("dropped: no ");
+            let missing = match &exit.egress {
+                Egress::Address(address) => missing.name(address),
+                Egress::Interface(name) => missing.words("address on ").name(name),
+                Egress::DefaultRoute => missing.words("default route"),
+            };
+            missing.words(" · ").name(&exit.gateway)
+        }
+        Disposition::Exit(exit) => {
+            let hops: Vec<String> = exit.next_hops.iter().map(|hop| format!(" via {hop}")).collect();
+            EscapedText::new()
+                .name(leaves_as(input, exit, towards))
+                .words(" · ")
+                .name(&exit.gateway)
+                .words(hops.concat())
+        }
+    }
+}
+
+/// Where packets of an exit come from, in a sentence: the address, or what it is the address of where nobody has looked.
+pub(super) fn source(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> EscapedText {
+    let address = leaves_as(input, exit, towards);
+    if address.starts_with(|letter: char| letter.is_ascii_digit()) || address.contains(':') {
+        return EscapedText::new().name(address);
+    }
+    let of = match &exit.egress {
+        Egress::Interface(name) => EscapedText::new().words("the address of ").name(name),
+        Egress::Address(_) | Egress::DefaultRoute => EscapedText::new().words("the default address"),
+    };
+    of.words(" on ").name(&exit.gateway)
+}
+
+/// Destinations as prefixes, a few of them.
+pub(super) fn towards(ranges: &[AddressRange]) -> EscapedText {
+    /// More prefixes than these are counted.
+    const LISTED: usize = 4;
+    let prefixes = |range: &AddressRange| -> Vec<IpNet> {
+        match (range.first(), range.last()) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                Ipv4Subnets::new(first, last, 0).take(LISTED + 1).map(IpNet::V4).collect()
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => {
+                Ipv6Subnets::new(first, last, 0).take(LISTED + 1).map(IpNet::V6).collect()
+            }
+            _ => Vec::new(),
+        }
+    };
+    let mut texts: Vec<String> = Vec::new();
+    for range in ranges {
+        let prefixes = prefixes(range);
+        if prefixes.len() > LISTED {
+            texts.push(range.to_string());
+        } else {
+            texts.extend(prefixes.iter().map(ToString::to_string));
+        }
+    }
+    let more = texts.len().saturating_sub(LISTED);
+    let listed = texts.iter().take(LISTED).enumerate().fold(EscapedText::new(), |phrase, (position, text)| {
+        if position > 0 { phrase.words(", ").name(text) } else { phrase.name(text) }
+    });
+    if more > 0 { listed.words(format!(" and {more} more")) } else { listed }
+}
+
+/// A policy's name. Two of different kinds may share one.
+pub(super) fn policy(input: &PreviewInput<'_>, id: &PolicyId) -> EscapedText {
+    let twins =
+        |set: &crate::core::policy::PolicySet| set.policies.keys().filter(|other| other.name == id.name).count();
+    let phrase = EscapedText::new().name(id);
+    if twins(input.before).max(twins(input.after)) < 2 {
+        return phrase;
+    }
+    phrase.words(match id.kind {
+        crate::core::policy::PolicyKind::Cilium => " (Cilium)",
+        crate::core::policy::PolicyKind::Egret => " (EgressPolicy)",
+    })
+}
+
+impl Sentences<'_> {
+    /// What it comes to, the worst first.
+    pub fn verdict(&self) -> String {
+        let Preview { nodes, input, .. } = self.0;
+        let outcomes = self.outcomes();
+        let mut parts = outcomes.iter().enumerate().map(|(position, (outcome, moves))| {
+            let pods: BTreeSet<&PodName> = moves.iter().flat_map(|one| &one.pods).collect();
+            let pods = if position == 0 { counted(pods.len(), "pod") } else { pods.len().to_string() };
+            match outcome {
+                MoveOutcome::Cut => format!("{pods} would be cut off from {}", all_towards(moves)),
+                MoveOutcome::Bare => format!("{pods} would leave without a gateway"),
+                MoveOutcome::Address => format!("{pods} would come from another address"),
+                MoveOutcome::Gateway => format!("{pods} would leave through another gateway as before"),
+                MoveOutcome::Restored => format!("{pods} would get out again"),
+                MoveOutcome::Nothing => format!("{pods} would be dropped still"),
+            }
+        });
+        let change = match (parts.next(), nodes.changed) {
+            (Some(first), _) => std::iter::once(first).chain(parts).collect::<Vec<_>>().join(", "),
+            (None, 0) if !self.0.changes() && !input.concerned => "nothing for this cluster".to_owned(),
+            (None, 0) if !self.0.changes() => "nothing changes".to_owned(),
+            (None, 0) => "nothing changes in the cluster".to_owned(),
+            (None, nodes) => format!("no pod changes its way out, {} changed", is(nodes)),
+        };
+        match (input.validation.tally.errors, outcomes.is_empty() && nodes.changed == 0) {
+            (0, _) => self.when() + &change,
+            (_, true) => "does not validate; it would have no effect".to_owned(),
+            (_, false) => format!("does not validate; {change}"),
+        }
+    }
+
+    /// When that would be, where it is not at once.
+    fn when(self) -> String {
+        let suspends = self.0.input.before.config.suspend != self.0.input.after.config.suspend;
+        match &self.0.waits {
+            None => String::new(),
+            Some(PendingReason::Window { opens: Some(opens), time_zone, .. }) => {
+                format!("from {}: ", by_the_clock(*opens, time_zone))
+            }
+            Some(PendingReason::Window { opens: None, .. }) => "never, as no change window opens: ".to_owned(),
+            Some(PendingReason::Suspended { .. }) if suspends => "suspends the cluster; after that ".to_owned(),
+            Some(PendingReason::Suspended { .. }) => "after the suspension: ".to_owned(),
+            Some(PendingReason::Unsigned { .. }) => "would be refused, not signed as demanded; else ".to_owned(),
+        }
+    }
+
+    /// How bad it is: the worst that happens to a pod, and the worst that is to be looked at.
+    pub fn level(&self) -> Option<RiskLevel> {
+        let outcome = self.outcomes().into_keys().next().and_then(|outcome| match outcome {
+            MoveOutcome::Cut => Some(RiskLevel::Danger),
+            MoveOutcome::Bare | MoveOutcome::Address => Some(RiskLevel::Warning),
+            MoveOutcome::Gateway | MoveOutcome::Restored | MoveOutcome::Nothing => None,
+        });
+        let errors = self.0.input.validation.tally.errors > 0;
+        let invalid = errors.then_some(RiskLevel::Danger);
+        let dangers = self.0.dangers.iter().map(|danger| danger.level).filter(|level| *level != RiskLevel::Note);
+        dangers.chain(outcome).chain(invalid).min()
+    }
+
+    /// Moves by what they come to, the worst first.
+    fn outcomes(&self) -> BTreeMap<MoveOutcome, Vec<&Move>> {
+        let mut outcomes: BTreeMap<MoveOutcome, Vec<&Move>> = BTreeMap::new();
+        for one in &self.0.moves {
+            outcomes.entry(outcome::of(&self.0.input, one)).or_default().push(one);
+        }
+        outcomes
+    }
+
+    /// Commits, cluster, validation.
+    pub fn subtitle(&self) -> Vec<EscapedText> {
+        let PreviewInput { commits: (base, head), facts_from, validation, .. } = self.0.input;
+        let tally = validation.tally;
+        let counts = format!(
+            "{} checked: {}, {}",
+            counted(tally.documents, "document"),
+            counted(tally.errors, "error"),
+            counted(tally.warnings, "warning")
+        );
+        vec![
+            EscapedText::new().words("commit ").name(head).words(" onto ").name(base),
+            EscapedText::new().words("cluster as of ").quote(facts_from),
+            EscapedText::new().words(counts),
+        ]
+    }
+
+    /// `1 policy added, 2 changed, 1 removed · 3 of 120 nodes`
+    pub fn counts(&self) -> String {
+        let policies = &self.0.policies;
+        let all =
+            [(policies.added.len(), "added"), (policies.changed.len(), "changed"), (policies.removed.len(), "removed")];
+        let mut parts: Vec<String> = Vec::new();
+        for (count, what) in all.into_iter().filter(|(count, _)| *count > 0) {
+            parts.push(if parts.is_empty() {
+                format!("{} {what}", counted(count, "policy"))
+            } else {
+                format!("{count} {what}")
+            });
+        }
+        let nodes = &self.0.nodes;
+        if nodes.relabelled > 0 {
+            let labels = format!("labels of {} changed", counted(nodes.relabelled, "node"));
+            parts.push(if parts.is_empty() { format!("{labels}, no policy") } else { labels });
+        }
+        let nodes = format!("{} of {} changed", nodes.changed, counted(nodes.total, "node"));
+        if parts.is_empty() {
+            format!("no policy changed · {nodes}")
+        } else {
+            format!("{} · {nodes}", parts.join(", "))
+        }
+    }
+
+    /// Where a move's pods go from, where to, towards what.
+    pub fn ways(&self, one: &Move) -> [EscapedText; 3] {
+        let input = &self.0.input;
+        [way(input, &one.from, &one.towards), way(input, &one.to, &one.towards), towards(&one.towards)]
+    }
+
+    /// Which nodes one change is of.
+    pub fn nodes(&self, one: &NodeChange) -> EscapedText {
+        let phrase = EscapedText::new().name(&one.node);
+        if one.alike.is_empty() { phrase } else { phrase.words(", and in the same way ").names(&one.alike) }
+    }
+
+    /// Whose pods: the policy that decides, and the one that did where that is another.
+    pub fn deciding(&self, one: &Move) -> EscapedText {
+        match one.was.as_ref().filter(|was| **was != one.policy) {
+            Some(was) => self.policy(was).words(" → ").join(self.policy(&one.policy)),
+            None => self.policy(&one.policy),
+        }
+    }
+
+    /// What a table of moves needs to be understood: what "no gateway" is, and that rows may share pods.
+    pub fn remarks(&self) -> Vec<String> {
+        let moves = &self.0.moves;
+        let mut remarks = Vec::new();
+        if moves.iter().any(|one| one.from == Disposition::Own || one.to == Disposition::Own) {
+            remarks.push(
+                "No gateway: packets leave from the pod's own node, with the node's address or the pod's, as the network plugin has it."
+                    .to_owned(),
+            );
+        }
+        if moves.iter().map(|one| one.pods.len()).sum::<usize>() > self.0.moved {
+            remarks.push(format!("{} in all; some are in more than one row.", counted(self.0.moved, "pod")));
+        }
+        remarks
+    }
+
+    /// A policy's name.
+    pub fn policy(&self, id: &PolicyId) -> EscapedText {
+        policy(&self.0.input, id)
+    }
+
+    /// What happens if a gateway dies.
+    pub fn loss(&self, loss: &GatewayFailure) -> EscapedText {
+        let pods = counted(loss.pods, "pod");
+        let of = EscapedText::new().words(format!("{pods} of ")).join(self.policy(&loss.policy));
+        match &loss.then {
+            FailureOutcome::Dropped => of.words(if loss.pods == 1 {
+                " is dropped: there is no other gateway"
+            } else {
+                " are dropped: there is no other gateway"
+            }),
+            FailureOutcome::Own => {
+                of.words(if loss.pods == 1 { " leaves without a gateway" } else { " leave without a gateway" })
+            }
+            FailureOutcome::Through(exits) => {
+                let everywhere = self.0.input.after.policies.get(&loss.policy);
+                let ranges: Vec<AddressRange> = everywhere
+                    .into_iter()
+                    .flat_map(|policy| &policy.destinations)
+                    .map(|net| AddressRange::from(*net))
+                    .collect();
+                exits.iter().enumerate().fold(
+                    of.words(if loss.pods == 1 { " leaves as " } else { " leave as " }),
+                    |phrase, (position, exit)| {
+                        let phrase = if position > 0 { phrase.words(" or ") } else { phrase };
+                        phrase.join(way(&self.0.input, &Disposition::Exit(exit.clone()), &ranges))
+                    },
+                )
+            }
+        }
+    }
+
+    /// What becomes of connections that are open when the change comes into force.
+    pub fn connections(&self) -> Option<EscapedText> {
+        /// The ten minutes of `handover::DRAIN`.
+        const DRAINED: &str = "keep their address until they end, 10 minutes at the most";
+        const KEPT: &str = "keep their way until they end";
+        let mut fates: BTreeMap<ConnectionFate, BTreeSet<&PolicyId>> = BTreeMap::new();
+        for (one, fate) in self.0.moves.iter().zip(&self.0.fates).filter(|(one, _)| one.from != Disposition::Drop) {
+            fates.entry(*fate).or_default().insert(one.was.as_ref().unwrap_or(&one.policy));
+        }
+        let mut rest = fates.into_iter().map(|(fate, policies)| match fate {
+            ConnectionFate::Cut => ("are cut", policies),
+            ConnectionFate::Drained => (DRAINED, policies),
+            ConnectionFate::Kept => (KEPT, policies),
+        });
+        let (first, policies) = rest.next()?;
+        let rest: Vec<_> = rest.collect();
+        let open = EscapedText::new().words("Connections that are open then ");
+        if rest.is_empty() {
+            return Some(open.words(first).words("."));
+        }
+        let all = std::iter::once((first, policies)).chain(rest).enumerate();
+        let sentence = all.fold(open, |sentence, (position, (what, policies))| {
+            let joint = if position == 0 { "of " } else { ", those of " };
+            sentence.words(joint).names(policies).words(format!(" {what}"))
+        });
+        Some(sentence.words("."))
+    }
+}
+
+/// Destinations of several moves, a few of them.
+fn all_towards(moves: &[&Move]) -> EscapedText {
+    let all: RangeSet = moves.iter().flat_map(|one| one.towards.iter().copied()).collect();
+    towards(all.ranges())
+}
+
+fn is(nodes: usize) -> String {
+    if nodes == 1 { "1 node is".to_owned() } else { format!("{nodes} nodes are") }
+}

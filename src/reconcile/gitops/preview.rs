@@ -1,0 +1,184 @@
+//! The making of a preview: two commits of a mirror and what is known of a cluster, put together for `core::preview`.
+//!
+//! `egret preview` and the controller make theirs here, so that the same commits and the same cluster give the same comment. Deliberately
+//! absent: where a cluster's facts are from, fetching, and what a preview says.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::core::admission::ChangeWindows;
+use crate::core::diagnostic::Diagnostic;
+use crate::core::facts::Facts;
+use crate::core::host_network::HostNetwork;
+use crate::core::labels::keys::KeyPattern;
+use crate::core::name::NodeName;
+use crate::core::plan::text_diff;
+use crate::core::policy::PolicySet;
+use crate::core::policy::catalogue::{Catalogue, FileUpdate};
+use crate::core::policy::config::Config;
+use crate::core::policy::document::CONFIG_FILE;
+use crate::core::policy::lint::{lint, suspensions};
+use crate::core::preview::{CostLimits, DisplayLimits, Preview, PreviewInput, Validation, burden, preview};
+use crate::core::report::history::NodeReport;
+use crate::git::files::LARGEST_FILE;
+use crate::git::mirror::Mirror;
+use crate::git::signature::Flags;
+use crate::git::{CommitId, Error, Result};
+use crate::reconcile::gitops::repository;
+
+/// The commit that a change began from, and its documents.
+#[derive(Debug)]
+pub struct MergeBase {
+    commit: CommitId,
+    catalogue: Catalogue,
+    decides: Config,
+}
+
+/// A change: two commits, and what they say.
+#[derive(Debug)]
+pub struct ProposedChange {
+    base: String,
+    head: String,
+    cluster: String,
+    before: PolicySet,
+    after: PolicySet,
+    validation: Validation,
+    config_diff: String,
+    concerned: bool,
+    trailers: Vec<(String, String)>,
+    unsigned: Option<(String, String)>,
+}
+
+/// What a preview is made from, beside the two commits.
+#[derive(Debug, Clone, Copy)]
+pub struct ClusterContext<'a> {
+    /// Nodes, namespaces and pods.
+    pub facts: &'a Facts,
+    /// Where they are from, for the line below the title.
+    pub facts_from: &'a str,
+    /// Nodes' interfaces and addresses, of those that somebody has looked at.
+    pub host_networks: &'a BTreeMap<NodeName, HostNetwork>,
+    /// What nodes report.
+    pub reports: &'a [NodeReport],
+    /// The time: it decides which suspended policies are in force.
+    pub now: Timestamp,
+    /// Whose signatures flags demand, beside the base's egret.yaml.
+    pub signatures: &'a Flags,
+    /// The change windows that flags set, in place of the base's egret.yaml.
+    pub windows: Option<&'a ChangeWindows>,
+    /// How much is told.
+    pub limits: DisplayLimits,
+    /// So many bytes of text may differ; they are all read.
+    pub most: usize,
+    /// So much work may it be.
+    pub work: CostLimits,
+}
+
+impl MergeBase {
+    /// Reads all documents of the commit that a change began from, and what the tip of the branch that it is for says of the rest: a change
+    /// that began before a demand is judged by it, too. `label_keys`: which labels of nodes may be written, where flags say so.
+    pub fn read(
+        mirror: &Mirror,
+        commit: CommitId,
+        tip: CommitId,
+        cluster: &str,
+        label_keys: Option<&[KeyPattern]>,
+    ) -> Result<Self> {
+        let mut catalogue = Catalogue::new(cluster).with_label_keys(label_keys);
+        catalogue.update(repository::changes(mirror.files(commit, &[String::new()])?));
+        let mut now = Catalogue::new(cluster);
+        let old = catalogue.text(CONFIG_FILE).map(str::to_owned);
+        for text in [old, mirror.text(tip, CONFIG_FILE, LARGEST_FILE)?] {
+            let change = text.map_or(FileUpdate::Removed, FileUpdate::Text);
+            now.update(BTreeMap::from([(CONFIG_FILE.to_owned(), change)]));
+        }
+        let decides = now.policies().config.clone();
+        Ok(Self { commit, catalogue, decides })
+    }
+
+    /// The configuration in force. Whatever steers the preview itself is asked here: who writes the head would choose it.
+    pub fn config(&self) -> &Config {
+        &self.decides
+    }
+}
+
+impl ProposedChange {
+    /// Takes the head's files on top of the base's, as a cluster will: a document that is bad keeps its version of before.
+    pub fn read(
+        mirror: &Mirror,
+        cluster: &str,
+        base: MergeBase,
+        head: CommitId,
+        surroundings: ClusterContext<'_>,
+    ) -> Result<Self> {
+        let MergeBase { commit, mut catalogue, decides } = base;
+        let mut before = catalogue.policies().clone();
+        before.config.change_windows = surroundings.windows.cloned().unwrap_or(decides.change_windows);
+        before.config.signatures = decides.signatures;
+        let demanded = before.config.signatures.as_ref();
+        let unsigned = surroundings.signatures.judge(mirror, demanded, Some(commit), head)?.err();
+        let found_before = found(&catalogue, surroundings);
+        let config = |catalogue: &Catalogue| catalogue.text(CONFIG_FILE).unwrap_or_default().to_owned();
+        let config_before = config(&catalogue);
+        let differs = mirror.changes_within(surroundings.most, Some(commit), head, &[String::new()])?;
+        let changes = repository::changes(differs);
+        let (concerned, trailers) = (catalogue.concerned(&changes), mirror.trailers(head)?);
+        catalogue.update(changes);
+        if let Some(what) = burden(&before, catalogue.policies(), surroundings.facts, surroundings.work) {
+            return Err(Error::TooLarge { commit: head, what });
+        }
+        let diff = text_diff(&config_before, &config(&catalogue), "", "");
+        let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
+        let mut found = found(&catalogue, surroundings);
+        found.sort();
+        found.dedup();
+        let tally = catalogue.tally(&found);
+        Ok(Self {
+            base: commit.short(),
+            head: head.short(),
+            cluster: cluster.to_owned(),
+            before,
+            after: catalogue.policies().clone(),
+            validation: Validation::new(&found_before, found, tally, catalogue.held()),
+            config_diff,
+            concerned,
+            trailers,
+            unsigned: unsigned.map(|unsigned| (unsigned.commit.to_string(), unsigned.what)),
+        })
+    }
+
+    /// What was found in the documents of the head.
+    pub fn validation(&self) -> &Validation {
+        &self.validation
+    }
+
+    /// Makes the preview.
+    pub fn preview<'a>(&'a self, surroundings: ClusterContext<'a>) -> Preview<'a> {
+        preview(PreviewInput {
+            cluster: &self.cluster,
+            commits: (&self.base, &self.head),
+            before: &self.before,
+            after: &self.after,
+            facts: surroundings.facts,
+            facts_from: surroundings.facts_from,
+            host_networks: surroundings.host_networks,
+            now: surroundings.now,
+            concerned: self.concerned,
+            trailers: &self.trailers,
+            unsigned: self.unsigned.as_ref().map(|(commit, what)| (commit.as_str(), what.as_str())),
+            validation: &self.validation,
+            config_diff: &self.config_diff,
+            reports: surroundings.reports,
+            limits: surroundings.limits,
+        })
+    }
+}
+
+fn found(catalogue: &Catalogue, surroundings: ClusterContext<'_>) -> Vec<Diagnostic> {
+    let (set, spans) = (catalogue.policies(), catalogue.spans());
+    let mut found = catalogue.diagnostics();
+    found.extend(lint(set, Some(surroundings.facts), spans));
+    found.extend(suspensions(set, spans, surroundings.now));
+    found
+}

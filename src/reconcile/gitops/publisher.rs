@@ -1,0 +1,436 @@
+//! The publisher's thread: puts nodes' reports and the cluster's snapshot on the reports branch, when they say something new.
+//!
+//! A report is planned anew on whatever is on the branch: other nodes write there, too. A fault is tried again with a growing wait, a
+//! refusal at a slow pace; what is not committed meanwhile is kept. Deliberately absent: what a report says.
+
+mod draft;
+mod unsent;
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use jiff::Timestamp;
+
+use self::draft::{DraftInput, plan};
+use self::unsent::{Unsent, following};
+use crate::backoff::Backoff;
+use crate::core::facts::Facts;
+use crate::core::name::NodeName;
+use crate::core::report::history::NodeReport;
+use crate::core::snapshot::RIDING;
+use crate::git::access::Access;
+use crate::git::compact::{Compacted, compact};
+use crate::git::mirror::Mirror;
+use crate::git::publish::{Author, Published, Target, publish};
+use crate::git::signing::Signer;
+use crate::git::source::Source;
+use crate::git::{self, Fate};
+use crate::reconcile::leadership::IsLeader;
+
+/// Where reports go.
+#[derive(Debug, Clone)]
+pub struct PublisherOptions {
+    /// The repository.
+    pub source: Source,
+    /// How to get in.
+    pub access: Access,
+    /// The folder of a mirror of its own: fetching policies does not wait for it.
+    pub mirror: PathBuf,
+    /// The cluster's name: the branch's identity.
+    pub cluster: String,
+    /// The file of the key that reports are signed with, if they are. It is read for each: a rotated secret counts at once.
+    pub signing_key: Option<PathBuf>,
+    /// For jitter.
+    pub seed: u64,
+}
+
+/// Reports and where they go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReportBatch {
+    /// The reports, one a node: of the standalone node its own, of the controller everybody's.
+    pub reports: Vec<NodeReport>,
+    /// The reports branch.
+    pub branch: String,
+    /// The branch that policies are read from.
+    pub policy_branch: String,
+    /// How long each report stays a commit of its own.
+    pub keep: Duration,
+    /// How old the snapshot may get; none: no snapshot is kept.
+    pub snapshot_every: Option<Duration>,
+}
+
+/// The cluster as it was at a time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterSnapshot {
+    /// Nodes, namespaces, pods, and gateways' interfaces.
+    pub facts: Facts,
+    /// When.
+    pub taken: Timestamp,
+    /// Of interfaces, only those of the node `own` are known here.
+    pub only_own: bool,
+    /// Who looked; nobody in particular where all interfaces are known.
+    pub own: Option<NodeName>,
+}
+
+/// So long is waited for more before a report is written: drift comes in bursts.
+const SETTLE: Duration = Duration::from_millis(150);
+/// What was refused is tried again after this, whether or not there is something new to say.
+const REFUSED: Duration = Duration::from_mins(10);
+/// And with something new to say after this.
+const REFUSED_NEWS: Duration = Duration::from_secs(5);
+/// The history is looked at for what could be folded this often.
+const FOLD: Duration = Duration::from_hours(24);
+
+/// A handle on the thread.
+#[derive(Debug)]
+pub struct Publisher {
+    letters: Option<Sender<Message>>,
+    thread: Option<thread::JoinHandle<()>>,
+    told: Arc<Mutex<Told>>,
+}
+
+/// What the thread is handed: reports, or none any more.
+type Message = Option<(ReportBatch, Option<ClusterSnapshot>)>;
+
+/// What the thread tells, and is told at once.
+#[derive(Debug, Default)]
+struct Told {
+    /// Why the last try was in vain.
+    fault: Option<String>,
+    /// Something was handed over that was not tried yet.
+    busy: bool,
+    /// Nobody wants what was handed over.
+    stopped: bool,
+    /// What was handed over was dropped, because somebody else leads.
+    dropped: bool,
+    /// When a snapshot is wanted by itself, and when it may go with a report. None: now.
+    alone: Option<Instant>,
+    riding: Option<Instant>,
+}
+
+impl Publisher {
+    /// Starts the thread. It writes only while `leads` says that this process may.
+    pub fn start(options: PublisherOptions, leads: IsLeader) -> std::io::Result<Self> {
+        let (letters, received) = channel();
+        let told = Arc::<Mutex<Told>>::default();
+        let (tell, seed) = (Arc::clone(&told), options.seed);
+        let thread = thread::Builder::new().name("publisher".to_owned()).spawn(move || {
+            let unsent = Unsent::open(&options.mirror);
+            let told = tell;
+            let mut writer = Writer { options, leads, mirror: None, unsent, told, fold: None, shy: LogOnce::default() };
+            writer.serve(&received, &mut Backoff::new(seed));
+        })?;
+        Ok(Self { letters: Some(letters), thread: Some(thread), told })
+    }
+
+    /// Hands over reports, and the cluster as it is now where that is wanted. The newest counts.
+    pub fn send(&self, letter: ReportBatch, sight: Option<ClusterSnapshot>) {
+        {
+            let mut told = self.told();
+            (told.busy, told.stopped, told.dropped) = (true, false, false);
+        }
+        if let (Some(every), Some(_)) = (letter.snapshot_every, &sight) {
+            // It is large: while the repository is away, too, nobody looks more often than it could be written.
+            let next = Some(Instant::now() + every / RIDING);
+            let mut told = self.told();
+            (told.alone, told.riding) = (next, next);
+        }
+        if let Some(letters) = &self.letters {
+            let _ = letters.send(Some((letter, sight)));
+        }
+    }
+
+    /// What was handed over is not wanted any more: it is dropped, and with it why it is not committed.
+    pub fn stop(&self) {
+        if let Some(letters) = &self.letters {
+            self.told().stopped = true;
+            let _ = letters.send(None);
+        }
+    }
+
+    /// Whether what was handed over last was dropped because somebody else led. It has to be handed over again, then.
+    pub fn dropped(&self) -> bool {
+        self.told().dropped
+    }
+
+    /// Whether a snapshot should go with the next letter; `news`: the letter says something new, so that a commit is likely.
+    pub fn wants_sight(&self, news: bool) -> bool {
+        let told = self.told();
+        let due = if news { told.riding } else { told.alone };
+        due.is_none_or(|due| due <= Instant::now())
+    }
+
+    /// Whether [`Publisher::fault`] may soon say something else.
+    pub fn unsettled(&self) -> bool {
+        let told = self.told();
+        told.busy || told.fault.is_some()
+    }
+
+    /// Why the last reports are not committed; none where they are.
+    pub fn fault(&self) -> Option<String> {
+        self.told().fault.clone()
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until what was handed over is written, or was tried once more in vain.
+    pub fn finish(mut self) {
+        self.letters = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What lives on the thread.
+struct Writer {
+    options: PublisherOptions,
+    leads: IsLeader,
+    mirror: Option<Mirror>,
+    unsent: Unsent,
+    told: Arc<Mutex<Told>>,
+    /// When the history was last looked at.
+    fold: Option<Instant>,
+    shy: LogOnce,
+}
+
+/// What is said once, however often it is met.
+#[derive(Default)]
+struct LogOnce {
+    too_large: bool,
+    unfoldable: bool,
+}
+
+impl Writer {
+    fn serve(&mut self, received: &Receiver<Message>, backoff: &mut Backoff) {
+        while let Ok(message) = received.recv() {
+            match message {
+                Some((letter, sight)) => self.deliver(letter, sight, received, backoff),
+                None => self.given_up(false),
+            }
+            backoff.reset();
+        }
+    }
+
+    /// Tries until a letter is committed, or nobody wants it any more, or it is not this process's to write.
+    fn deliver(
+        &mut self,
+        mut letter: ReportBatch,
+        mut sight: Option<ClusterSnapshot>,
+        received: &Receiver<Message>,
+        backoff: &mut Backoff,
+    ) {
+        // Not before, and not later than. They differ where there is something new to say and somebody refused before.
+        let (mut early, mut late) = (SETTLE, SETTLE);
+        loop {
+            let began = Instant::now();
+            let mut until = began + late;
+            let ended = loop {
+                match received.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                    Ok(Some((newer, seen))) => {
+                        // What was never tried is told by nobody else, if its agent has started anew since.
+                        let reports = following(&newer.reports, &letter.reports);
+                        (letter, sight) = (ReportBatch { reports, ..newer }, seen.or(sight));
+                        until = until.min((began + early).max(Instant::now() + SETTLE));
+                    }
+                    Ok(None) => return self.given_up(false),
+                    Err(RecvTimeoutError::Timeout) => break false,
+                    Err(RecvTimeoutError::Disconnected) => break true,
+                }
+            };
+            match self.write(&letter, sight.as_ref()) {
+                Ok(Some(published)) => {
+                    self.committed(&published, &letter);
+                    return self.fold(&letter);
+                }
+                Ok(None) => return self.given_up(true),
+                Err(error) => {
+                    self.failed(&error, &letter);
+                    if ended {
+                        return;
+                    }
+                    (early, late) = if error.fate() == Fate::NeedsPerson {
+                        (REFUSED_NEWS, REFUSED)
+                    } else {
+                        let wait = backoff.next_wait().max(error.wait().unwrap_or_default());
+                        (wait, wait)
+                    };
+                }
+            }
+        }
+    }
+
+    /// Whether what was handed over is still to be written, and by this process.
+    fn may_write(&self) -> bool {
+        (self.leads)() && !self.told.lock().unwrap_or_else(PoisonError::into_inner).stopped
+    }
+
+    /// A letter is dropped. What earlier ones had to say and could not is kept: it is history, and takes nobody's place.
+    fn given_up(&self, dropped: bool) {
+        self.tell(|told| {
+            (told.fault, told.dropped) = (None, dropped && !told.stopped);
+            // Something was handed over since.
+            told.busy = !dropped && !told.stopped;
+            (told.alone, told.riding) = (None, None);
+        });
+        tracing::debug!(dropped, "what is not committed yet is not tried any more");
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Told)) {
+        change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn committed(&mut self, published: &Published, letter: &ReportBatch) {
+        let mut before = None;
+        self.tell(|told| (before, told.busy) = (told.fault.take(), false));
+        self.unsent.clear();
+        if before.is_some() {
+            tracing::info!(branch = letter.branch, "drift reports are committed again");
+        }
+        if let Published::Committed { commit, tries } = published {
+            tracing::info!(branch = letter.branch, commit = commit.short(), tries, "drift report committed");
+        }
+    }
+
+    fn failed(&mut self, error: &git::Error, letter: &ReportBatch) {
+        let hint = error.hint();
+        let words = crate::telemetry::chain(error);
+        let fault = hint.as_ref().map_or_else(|| words.clone(), |hint| format!("{words} (hint: {hint})"));
+        let mut before = None;
+        self.tell(|told| (before, told.busy) = (told.fault.replace(fault.clone()), false));
+        self.unsent.keep(&letter.reports);
+        if before.as_ref() == Some(&fault) {
+            tracing::debug!(error = words, "the drift report is still not committed");
+        } else {
+            tracing::warn!(error = words, hint, branch = letter.branch, "the drift report is not committed");
+        }
+    }
+
+    fn target(&self, letter: &ReportBatch) -> git::Result<Target> {
+        Ok(Target {
+            branch: letter.branch.clone(),
+            policy_branch: letter.policy_branch.clone(),
+            identity: self.options.cluster.clone(),
+            author: Author::default(),
+            time: now(),
+            signer: self.options.signing_key.as_deref().map(Signer::read).transpose()?,
+        })
+    }
+
+    fn mirror(&mut self) -> git::Result<Mirror> {
+        let PublisherOptions { mirror, source, access, .. } = &self.options;
+        self.mirror.take().map_or_else(|| Mirror::open(mirror, source.clone(), access.clone()), Ok)
+    }
+
+    /// None: it was not to be written any more.
+    fn write(&mut self, letter: &ReportBatch, sight: Option<&ClusterSnapshot>) -> git::Result<Option<Published>> {
+        if !self.may_write() {
+            return Ok(None);
+        }
+        let target = self.target(letter)?;
+        let mut mirror = self.mirror()?;
+        let mut backoff = Backoff::new(self.options.seed);
+        let said = DraftInput { cluster: &self.options.cluster, letter, sight, unsent: self.unsent.reports() };
+        let (mut age, mut too_large, mut given_up) = (None, None, false);
+        let result = publish(
+            &mut mirror,
+            &target,
+            &mut |state| {
+                // To read the branch may have taken long.
+                given_up = !self.may_write();
+                if given_up {
+                    return None;
+                }
+                let planned = plan(&said, state, now());
+                (age, too_large) = (planned.snapshot_age, planned.too_large);
+                planned.draft
+            },
+            &mut |_| {
+                // Another node was faster: it takes milliseconds, so a short wait will do.
+                thread::sleep(backoff.next_wait().min(Duration::from_millis(300)));
+            },
+        );
+        self.mirror = Some(mirror);
+        if given_up {
+            return Ok(None);
+        }
+        if let Some(bytes) = too_large.filter(|_| !std::mem::replace(&mut self.shy.too_large, true)) {
+            let most = crate::core::snapshot::LARGEST >> 20;
+            tracing::warn!(
+                bytes,
+                "the cluster is too large for a snapshot: it may have {most} MiB; previews need --cluster"
+            );
+        }
+        if result.is_ok() {
+            self.next_sight(letter, sight.is_some(), age);
+        }
+        result.map(Some)
+    }
+
+    /// When somebody is to look at the cluster again.
+    fn next_sight(&self, letter: &ReportBatch, seen: bool, age: Option<Duration>) {
+        let now = Instant::now();
+        let every = letter.snapshot_every.unwrap_or(FOLD);
+        self.tell(|told| match age {
+            // Looked at just now: whatever is there, it is as good as new.
+            _ if seen => {
+                let left = age.map_or(every, |age| every.saturating_sub(age));
+                told.alone = Some(now + left.max(every / RIDING));
+                told.riding = Some(now + every / RIDING);
+            }
+            // Somebody took it away.
+            None if letter.snapshot_every.is_some() => (told.alone, told.riding) = (None, None),
+            _ => {}
+        });
+    }
+
+    /// Folds what is old, once a day. That it cannot be done is told once, and the branch grows on.
+    fn fold(&mut self, letter: &ReportBatch) {
+        if self.shy.unfoldable || self.fold.is_some_and(|at| at.elapsed() < FOLD) || !self.may_write() {
+            return;
+        }
+        self.fold = Some(Instant::now());
+        let folded = self.target(letter).and_then(|target| {
+            let mut mirror = self.mirror()?;
+            let folded = compact(&mut mirror, &target, letter.keep);
+            self.mirror = Some(mirror);
+            folded
+        });
+        let branch = &letter.branch;
+        match folded {
+            Ok(Compacted::Done { commit, folded, kept }) => {
+                tracing::info!(branch, commit = commit.short(), folded, kept, "old reports are folded into one commit");
+            }
+            Ok(Compacted::NotYet) => {}
+            // Next time, then.
+            Ok(Compacted::Overtaken) => self.fold = None,
+            Ok(Compacted::Others { commit, by }) => {
+                self.shy.unfoldable = true;
+                tracing::warn!(
+                    branch,
+                    commit = commit.short(),
+                    by,
+                    "old reports are not folded: somebody else's commit is among them"
+                );
+            }
+            Ok(Compacted::Refused(why)) => {
+                self.shy.unfoldable = true;
+                tracing::warn!(
+                    branch,
+                    why,
+                    "old reports are not folded: the repository does not take it; the branch grows on"
+                );
+            }
+            Err(error) => tracing::warn!(branch, error = crate::telemetry::chain(&error), "old reports are not folded"),
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH)
+}

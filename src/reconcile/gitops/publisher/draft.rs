@@ -1,0 +1,159 @@
+//! What is to be on the reports branch, planned on whatever is there: nodes' files, README.md, the snapshot.
+//!
+//! Deliberately absent: Git, and when it is tried.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{ClusterSnapshot, ReportBatch};
+use crate::core::facts::Facts;
+use crate::core::report::history::{DriftRecord, NodeReport};
+use crate::core::report::{files, message};
+use crate::core::snapshot;
+use crate::git::publish::{BranchState, Draft};
+
+/// What is to be said, and of what.
+pub(super) struct DraftInput<'a> {
+    pub(super) cluster: &'a str,
+    pub(super) letter: &'a ReportBatch,
+    pub(super) sight: Option<&'a ClusterSnapshot>,
+    /// What an earlier process could not commit.
+    pub(super) unsent: &'a [NodeReport],
+}
+
+/// What was made of it.
+#[derive(Default)]
+pub(super) struct PlannedDraft {
+    /// The branch as it is to be; nothing where only the times of nothing new would differ.
+    pub(super) draft: Option<Draft>,
+    /// How old the snapshot will be that is there then; none: there is none.
+    pub(super) snapshot_age: Option<Duration>,
+    /// The cluster is too large for a snapshot: so many bytes.
+    pub(super) too_large: Option<usize>,
+}
+
+/// Plans.
+pub(super) fn plan(plan: &DraftInput<'_>, state: &BranchState, now: Timestamp) -> PlannedDraft {
+    let changed = changed(plan, state);
+    let mut planned = PlannedDraft::default();
+    let mut tree = state.files.clone();
+    let gone = gone(plan.sight, &mut tree);
+    let news = !changed.is_empty() || !gone.is_empty();
+    let pictured = picture(plan, &mut tree, news, &mut planned);
+    if let Some(text) = tree.get(snapshot::FILE) {
+        // A time that nobody can read is as good as an old one.
+        planned.snapshot_age = snapshot::taken(text).map(|taken| now.duration_since(taken).unsigned_abs());
+    }
+    if !news && !pictured {
+        return planned;
+    }
+    let subject =
+        message::subject_of(&changed).or_else(|| message::gone(&gone)).unwrap_or_else(|| of_picture(plan.sight));
+    let reports: Vec<NodeReport> = changed.into_iter().map(|(_, after)| after).collect();
+    match files::tree(&tree, plan.cluster, &plan.letter.branch, &reports) {
+        Ok(tree) => {
+            planned.draft = Some(Draft { files: tree, message: subject, trailers: trailers(plan.cluster, &reports) });
+        }
+        Err(error) => tracing::error!(%error, "a drift report cannot be written as YAML"),
+    }
+    planned
+}
+
+/// Reports that say something else than what is there, with what is there.
+fn changed(plan: &DraftInput<'_>, state: &BranchState) -> Vec<(Option<NodeReport>, NodeReport)> {
+    let known = |node: &str| state.files.get(&files::path_of(node)).and_then(|text| files::read_node_file(text));
+    let reports = plan.letter.reports.iter().map(|report| {
+        let before = known(&report.node);
+        let unsent = plan.unsent.iter().find(|unsent| unsent.node == report.node);
+        let unsent = unsent.map(|unsent| newer(unsent, before.as_ref()));
+        let after = report.clone().after(unsent.as_ref()).after(before.as_ref());
+        (before, after)
+    });
+    reports.filter(|(before, after)| before.as_ref() != Some(after)).collect()
+}
+
+/// What could not be committed without what somebody else has told since, who led meanwhile.
+fn newer(unsent: &NodeReport, before: Option<&NodeReport>) -> NodeReport {
+    let mut unsent = unsent.clone();
+    let known = |record: &DriftRecord| {
+        before.iter().flat_map(|before| &before.corrected).any(|known| {
+            known.object == record.object && known.class == record.class && known.last_seen >= record.last_seen
+        })
+    };
+    unsent.corrected.retain(|record| !known(record));
+    unsent
+}
+
+/// Takes away the files of nodes that the cluster does not have any more: they would be behind for ever. Their history stays.
+fn gone(sight: Option<&ClusterSnapshot>, tree: &mut BTreeMap<String, String>) -> Vec<String> {
+    let Some(ClusterSnapshot { facts, .. }) = sight.filter(|sight| !sight.facts.nodes.is_empty()) else {
+        return Vec::new();
+    };
+    let there: std::collections::BTreeSet<String> =
+        facts.nodes.keys().map(|node| files::path_of(node.as_str())).collect();
+    let gone: Vec<String> =
+        tree.keys().filter(|path| files::node_of(path).is_some() && !there.contains(*path)).cloned().collect();
+    gone.iter().filter_map(|path| tree.remove(path).and(files::node_of(path)).map(str::to_owned)).collect()
+}
+
+/// Puts the snapshot in, if it is worth it; tells whether it alone is worth a commit.
+fn picture(
+    plan: &DraftInput<'_>,
+    tree: &mut BTreeMap<String, String>,
+    riding: bool,
+    planned: &mut PlannedDraft,
+) -> bool {
+    let Some(every) = plan.letter.snapshot_every else {
+        // Nobody keeps it up to date any more.
+        if riding {
+            tree.remove(snapshot::FILE);
+        }
+        return false;
+    };
+    let Some(sight) = plan.sight else { return false };
+    let there = tree.get(snapshot::FILE);
+    let text = snapshot::stamped(&whole(sight, there.map(String::as_str)), sight.taken);
+    if text.len() > snapshot::LARGEST {
+        planned.too_large = Some(text.len());
+        return false;
+    }
+    let worth = snapshot::worth(there.map(String::as_str), &text, every, riding);
+    if worth {
+        tree.insert(snapshot::FILE.to_owned(), text);
+    }
+    worth
+}
+
+/// The facts with what other gateways told of their interfaces before.
+fn whole(sight: &ClusterSnapshot, there: Option<&str>) -> Facts {
+    let mut facts = sight.facts.clone();
+    if sight.only_own {
+        let others = there.map(snapshot::host_networks).unwrap_or_default();
+        for (node, host_network) in others
+            .into_iter()
+            .filter(|(node, _)| Some(node) != sight.own.as_ref() && sight.facts.nodes.contains_key(node))
+        {
+            facts.host_networks.entry(node).or_insert(host_network);
+        }
+    }
+    facts
+}
+
+fn of_picture(sight: Option<&ClusterSnapshot>) -> String {
+    let Some(ClusterSnapshot { facts, .. }) = sight else { return "snapshot of the cluster".to_owned() };
+    format!("snapshot of the cluster: {} nodes, {} pods", facts.nodes.len(), facts.pods.len())
+}
+
+fn trailers(cluster: &str, reports: &[NodeReport]) -> Vec<(String, String)> {
+    let mut trailers = vec![("Egret-Cluster".to_owned(), cluster.to_owned())];
+    if let Some(commit) = reports.iter().find_map(|report| report.in_force.as_ref()) {
+        trailers.push(("Egret-Policy-Commit".to_owned(), commit.commit.clone()));
+    }
+    let records = reports.iter().flat_map(|report| report.drift.iter().chain(&report.corrected));
+    if let Some(seen) = records.map(|record| record.last_seen).max() {
+        trailers.push(("Egret-Observed-At".to_owned(), seen.to_string()));
+    }
+    trailers
+}

@@ -1,0 +1,405 @@
+//! One look at all open pull requests: which there are, which of them are due, what each comes down to, and what is said.
+//!
+//! One that fails keeps none of the others: its failure is said where it belongs, and counted. Deliberately absent: when a look is due.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use super::posted::{PostedPreviews, PreviewSubject};
+use super::{IsLeader, PreviewCluster, PullPreviewEvent, PullPreviewOptions};
+use crate::core::preview::{CostLimits, DisplayLimits, refusal};
+use crate::forge::app::TokenPurpose;
+use crate::forge::{self, CheckConclusion, ForgeErrorKind, ForgeKind, Post, Posted, Pull};
+use crate::git::mirror::Mirror;
+use crate::git::pulls::PullHead;
+use crate::git::{self, CommitId, Fate};
+use crate::reconcile::gitops::preview::{ClusterContext, MergeBase, ProposedChange};
+use crate::serve::PreviewResult;
+use crate::telemetry::chain;
+
+/// So many pull requests are looked after: those that somebody touched last.
+const MOST_PULLS: usize = 50;
+/// A proposal may have this much text that differs. It is all read, parsed and compiled; what is larger no person reads either.
+const MOST_TEXT: usize = 2 << 20;
+/// The mirror may have this much before it is made anew, without what closed pull requests left in it.
+const ROOM: u64 = 256 << 20;
+/// It is made anew for that reason no more often than this.
+const RENEW: Duration = Duration::from_hours(6);
+
+/// A forge that says when to come back is not believed further than this.
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// Why no pull request could be looked after.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PollError {
+    /// The policy repository is away.
+    #[error("fetch pull requests")]
+    Git(#[from] git::Error),
+    /// The forge is away, or does not let us.
+    #[error("talk to the forge about pull requests")]
+    Forge(#[from] forge::ForgeError),
+}
+
+impl PollError {
+    /// What to do about it.
+    pub(super) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Git(error) => error.hint(),
+            Self::Forge(error) => error.hint(),
+        }
+    }
+
+    /// How long the forge, or the Git server, wants to be left alone.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Git(error) => error.wait(),
+            Self::Forge(error) => {
+                let wait = error.until()?.duration_since(Timestamp::now());
+                Some(Duration::try_from(wait).unwrap_or_default().min(LONGEST))
+            }
+        }
+    }
+}
+
+/// What became of a look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PollResult {
+    pub(super) done: PollOutcome,
+    /// Why some pull request has not got what it should have.
+    pub(super) fault: Option<String>,
+}
+
+/// How far it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PollOutcome {
+    /// All is said.
+    All,
+    /// Git does not have all that the forge knows of, yet.
+    Soon,
+    /// Not enough is known of the cluster, or another one leads now.
+    NotNow,
+}
+
+/// What stays from look to look.
+pub(super) struct Poller<'a> {
+    options: &'a PullPreviewOptions,
+    leads: &'a IsLeader,
+    words: &'a UnboundedSender<PullPreviewEvent>,
+    mirror: Option<Mirror>,
+    memory: PostedPreviews,
+    /// Heads that are not asked for again, and why.
+    hopeless: BTreeMap<PullHead, String>,
+    renewed: Option<Instant>,
+    /// Where the branch is that they are for.
+    tip: Option<CommitId>,
+    left_out: usize,
+}
+
+/// A pull request and what it comes down to.
+struct Due {
+    pull: Pull,
+    subject: PreviewSubject,
+}
+
+impl<'a> Poller<'a> {
+    pub(super) fn new(
+        options: &'a PullPreviewOptions,
+        leads: &'a IsLeader,
+        words: &'a UnboundedSender<PullPreviewEvent>,
+    ) -> Self {
+        Self {
+            options,
+            leads,
+            words,
+            mirror: None,
+            memory: PostedPreviews::default(),
+            hopeless: BTreeMap::new(),
+            renewed: None,
+            tip: None,
+            left_out: 0,
+        }
+    }
+
+    /// Somebody else leads: what is remembered is true no more.
+    pub(super) fn forget(&mut self) {
+        self.memory.forget();
+        self.hopeless.clear();
+    }
+
+    /// Looks at the pull requests against a branch.
+    pub(super) fn round(&mut self, branch: &str) -> Result<PollResult, PollError> {
+        let pulls = self.open_pulls(branch)?;
+        let mut mirror = match self.mirror.take() {
+            Some(mirror) => mirror,
+            None => self.options.following.mirror(&self.options.mirror)?,
+        };
+        let result = self.look(&mut mirror, branch, pulls);
+        self.mirror = Some(mirror);
+        result
+    }
+
+    fn open_pulls(&mut self, branch: &str) -> Result<Vec<Pull>, PollError> {
+        let mut pulls = self.options.board.forge.open_pulls(branch).map_err(|error| self.noted(error))?;
+        pulls.sort_by_key(|pull| (std::cmp::Reverse(pull.updated), pull.number));
+        let left_out = pulls.len().saturating_sub(MOST_PULLS);
+        if left_out > 0 && left_out != self.left_out {
+            tracing::warn!(left_out, "only the {MOST_PULLS} pull requests that were touched last are previewed");
+        }
+        self.left_out = left_out;
+        pulls.truncate(MOST_PULLS);
+        self.memory.keep(|number| pulls.iter().any(|pull| pull.number == number));
+        Ok(pulls)
+    }
+
+    fn look(&mut self, mirror: &mut Mirror, branch: &str, pulls: Vec<Pull>) -> Result<PollResult, PollError> {
+        let now = Instant::now();
+        if mirror.size() > ROOM && self.renewed.is_none_or(|renewed| now.duration_since(renewed) >= RENEW) {
+            self.renewed = Some(now);
+            mirror.renew();
+            self.hopeless.clear();
+        }
+        let tip = mirror.head(Some(branch))?.commit;
+        self.tip = Some(tip);
+        let absent = self.fetch(mirror, &pulls)?;
+        let mut done = PollOutcome::All;
+        let mut due = Vec::new();
+        for pull in pulls {
+            match self.subject(mirror, tip, &pull, &absent) {
+                None => done = PollOutcome::Soon,
+                Some(subject) if self.memory.is_due(pull.number, &subject, now) => due.push(Due { pull, subject }),
+                Some(_) => {}
+            }
+        }
+        if !due.is_empty() {
+            done = match self.situation() {
+                Some(Ok(situation)) => self.tell_all(mirror, due, &situation, done)?,
+                Some(Err(why)) => return Ok(PollResult { done: PollOutcome::NotNow, fault: Some(why) }),
+                None => PollOutcome::NotNow,
+            };
+        }
+        Ok(PollResult { done, fault: self.memory.fault() })
+    }
+
+    fn tell_all(
+        &mut self,
+        mirror: &Mirror,
+        due: Vec<Due>,
+        situation: &PreviewCluster,
+        mut done: PollOutcome,
+    ) -> Result<PollOutcome, PollError> {
+        for one in due {
+            if !(self.leads)() {
+                return Ok(PollOutcome::NotNow);
+            }
+            match self.tell(mirror, one, situation) {
+                Ok(true) => {}
+                Ok(false) => done = PollOutcome::Soon,
+                Err(trouble) => {
+                    self.options.metrics.preview(Some(PreviewResult::Failed));
+                    return Err(trouble);
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Fetches what is missing. Gives what is still missing, and why.
+    fn fetch(&mut self, mirror: &mut Mirror, pulls: &[Pull]) -> Result<BTreeMap<PullHead, Option<String>>, PollError> {
+        let heads: Vec<PullHead> = pulls.iter().filter_map(|pull| self.head_of(pull)).collect();
+        self.hopeless.retain(|head, _| heads.contains(head));
+        let mut absent: BTreeMap<PullHead, Option<String>> =
+            self.hopeless.iter().map(|(head, why)| (head.clone(), Some(why.clone()))).collect();
+        let wanted: Vec<PullHead> = heads.into_iter().filter(|head| !self.hopeless.contains_key(head)).collect();
+        for (head, error) in mirror.pull_heads(&wanted, ROOM)? {
+            let why = error.as_ref().map(|error| chain(error));
+            let large = matches!(error, Some(git::Error::TooMuch { .. } | git::Error::Oversized { .. }));
+            if let Some(why) = why.as_ref().filter(|_| large) {
+                self.hopeless.insert(head.clone(), why.clone());
+            }
+            absent.insert(head, why);
+        }
+        Ok(absent)
+    }
+
+    fn head_of(&self, pull: &Pull) -> Option<PullHead> {
+        let commit = CommitId::parse(&pull.head_sha)?;
+        let name = match self.options.board.kind {
+            ForgeKind::GitLab => format!("refs/merge-requests/{}/head", pull.number),
+            ForgeKind::GitHub | ForgeKind::Gitea => format!("refs/pull/{}/head", pull.number),
+        };
+        Some(PullHead { name, commit })
+    }
+
+    /// What a pull request comes down to; none if that is not known yet.
+    fn subject(
+        &mut self,
+        mirror: &Mirror,
+        tip: CommitId,
+        pull: &Pull,
+        absent: &BTreeMap<PullHead, Option<String>>,
+    ) -> Option<PreviewSubject> {
+        let refused = |why: String| Some(PreviewSubject::Refused { head: pull.head_sha.clone(), why });
+        let Some(head) = self.head_of(pull) else {
+            return refused(format!("the forge says that its head is {}, which is no commit", pull.head_sha));
+        };
+        if let Some(why) = absent.get(&head) {
+            let told = self.hopeless.contains_key(&head) || self.memory.is_absent(pull.number, &pull.head_sha);
+            let unknown = || format!("its head is not what {} leads to in the repository", head.name);
+            return if told { refused(why.clone().unwrap_or_else(unknown)) } else { None };
+        }
+        match mirror.merge_base(tip, head.commit) {
+            Ok(Some(base)) => {
+                self.memory.is_present(pull.number);
+                Some(PreviewSubject::Change { base, head: head.commit })
+            }
+            Ok(None) => refused("it has no history in common with the branch that policies are read from".to_owned()),
+            Err(error) if self.memory.is_absent(pull.number, &pull.head_sha) => refused(chain(&error)),
+            Err(_) => None,
+        }
+    }
+
+    /// Asks the loop what the cluster is like.
+    fn situation(&self) -> Option<Result<PreviewCluster, String>> {
+        let (tell, told) = oneshot::channel();
+        self.words.send(PullPreviewEvent::Ask(tell)).ok()?;
+        told.blocking_recv().ok()
+    }
+
+    /// Says of one pull request what is to be said, if it was not said already. Whether that was still its head.
+    fn tell(&mut self, mirror: &Mirror, due: Due, situation: &PreviewCluster) -> Result<bool, PollError> {
+        let Due { pull, subject } = due;
+        let number = pull.number;
+        let began = Instant::now();
+        let post = match &subject {
+            PreviewSubject::Change { base, head } => match self.preview(mirror, *base, *head, situation) {
+                Ok(post) => post,
+                // It will be the same the next time.
+                Err(error) if error.fate() == Fate::NeedsPerson => self.refused(&pull, &chain(&error)),
+                Err(error) => {
+                    self.failed(number, subject, "", (chain(&error), error.hint()), began);
+                    return Ok(true);
+                }
+            },
+            PreviewSubject::Refused { why, .. } => self.refused(&pull, why),
+        };
+        if self.memory.was_said(number, &subject, &post.body, began) || !(self.leads)() {
+            return Ok(true);
+        }
+        let posted = match self.options.board.forge.post(number, &pull.head_sha, &post) {
+            Ok(posted) => posted,
+            Err(error) if concerns_all(&error) => return Err(self.noted(error).into()),
+            Err(error) => {
+                self.failed(number, subject, &post.body, (chain(&error), error.hint()), began);
+                return Ok(true);
+            }
+        };
+        if matches!(posted.comment, forge::PostAction::Overtaken) {
+            return Ok(false);
+        }
+        if let forge::PostAction::Refused(error) = &posted.comment {
+            self.failed(number, subject, &post.body, (chain(error), error.hint()), began);
+            return Ok(true);
+        }
+        self.without_status(number, &posted);
+        let became = if is_news(&posted) { PreviewResult::Posted } else { PreviewResult::Unchanged };
+        self.options.metrics.preview(Some(became));
+        self.memory.say(number, subject, &post.body, None, began);
+        tracing::info!(number, head = pull.head_sha, took = ?began.elapsed(), "pull request previewed, {}", post.title);
+        Ok(true)
+    }
+
+    /// A status that is not taken keeps nobody from reading the comment, and would not be taken the next time: GitLab has none for a
+    /// commit of a fork. It is said once.
+    fn without_status(&mut self, number: u64, posted: &Posted) {
+        match &posted.status {
+            forge::PostAction::Refused(error) if self.memory.is_first_without_status(number) => {
+                tracing::warn!(error = chain(error), hint = error.hint(), number, "the commit's status is not taken");
+            }
+            _ => {}
+        }
+    }
+
+    fn failed(
+        &mut self,
+        number: u64,
+        subject: PreviewSubject,
+        text: &str,
+        (why, hint): (String, Option<String>),
+        now: Instant,
+    ) {
+        self.options.metrics.preview(Some(PreviewResult::Failed));
+        tracing::warn!(error = why, hint, number, "a pull request is not previewed");
+        self.memory.say(number, subject, text, Some(why), now);
+    }
+
+    /// A token that is not taken is not used again.
+    fn noted(&self, error: forge::ForgeError) -> forge::ForgeError {
+        if let (Some(app), ForgeErrorKind::Refused { status: 401, .. }) = (&self.options.board.app, error.fault()) {
+            app.forget(TokenPurpose::Pulls);
+        }
+        error
+    }
+
+    fn preview(
+        &self,
+        mirror: &Mirror,
+        base: CommitId,
+        head: CommitId,
+        situation: &PreviewCluster,
+    ) -> git::Result<Post> {
+        let cluster = &self.options.following.cluster;
+        let keys = self.options.following.label_keys.as_deref();
+        let base = MergeBase::read(mirror, base, self.tip.unwrap_or(base), cluster, keys)?;
+        let surroundings = ClusterContext {
+            facts: &situation.facts,
+            // No time: the same preview is to be the same comment.
+            facts_from: "this preview",
+            host_networks: &situation.host_networks,
+            reports: &situation.reports,
+            now: Timestamp::now(),
+            signatures: &self.options.following.signatures,
+            windows: self.options.following.windows.as_ref(),
+            limits: DisplayLimits::default(),
+            most: MOST_TEXT,
+            work: CostLimits::PROPOSED,
+        };
+        let change = ProposedChange::read(mirror, cluster, base, head, surroundings)?;
+        let preview = change.preview(surroundings);
+        Ok(Post::of(&preview, None))
+    }
+
+    fn refused(&self, pull: &Pull, why: &str) -> Post {
+        let short: String = pull.head_sha.chars().take(12).collect();
+        Post {
+            cluster: self.options.following.cluster.clone(),
+            body: refusal(&self.options.following.cluster, &short, why),
+            title: format!("{}: not previewed", self.options.following.cluster),
+            summary: why.to_owned(),
+            verdict: CheckConclusion::Failed,
+            details: None,
+            annotations: Vec::new(),
+        }
+    }
+}
+
+/// Whether the other pull requests would fare no better. Whose comments are ours may be known by the status of one commit, and not of another.
+fn concerns_all(error: &forge::ForgeError) -> bool {
+    match error.fault() {
+        ForgeErrorKind::Refused { status, .. } => *status == 401 || *status >= 500,
+        ForgeErrorKind::Answer(_) | ForgeErrorKind::Elsewhere(_) | ForgeErrorKind::Nobody => false,
+        _ => true,
+    }
+}
+
+/// Whether anything was written.
+fn is_news(posted: &Posted) -> bool {
+    let parts = [Some(&posted.comment), Some(&posted.status), posted.check.as_ref()];
+    parts
+        .into_iter()
+        .flatten()
+        .any(|done| matches!(done, forge::PostAction::Created(_) | forge::PostAction::Updated(_)))
+}

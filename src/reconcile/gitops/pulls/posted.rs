@@ -1,0 +1,191 @@
+//! What is remembered of each open pull request: whether it has to be looked at again, and whether what is to be said was said.
+//!
+//! Nothing of it is kept over a restart: a leader that is new looks at everything once, and the forge finds the comments that are there.
+//! Deliberately absent: a clock, forges, Git.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::core::state::net::fnv1a;
+use crate::git::CommitId;
+
+/// Pods come and go all the time. For that reason alone, a preview is made anew no sooner than this.
+pub(super) const STALE: Duration = Duration::from_mins(15);
+
+/// What could not be said is tried again after this, or when something changed.
+const AGAIN: Duration = Duration::from_mins(5);
+
+/// A commit that a forge names and Git does not have (yet) is waited for so many looks; then people are told.
+const PATIENCE: u32 = 5;
+
+/// What a pull request comes down to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PreviewSubject {
+    /// Two commits: where the change began, and its head.
+    Change { base: CommitId, head: CommitId },
+    /// It cannot be previewed, and why.
+    Refused { head: String, why: String },
+}
+
+/// What was said of a pull request.
+#[derive(Debug)]
+struct Said {
+    subject: PreviewSubject,
+    digest: u64,
+    made: Instant,
+    /// Why not all of it was said.
+    fault: Option<String>,
+}
+
+/// All open pull requests.
+#[derive(Debug, Default)]
+pub(super) struct PostedPreviews {
+    said: BTreeMap<u64, Said>,
+    /// How often a head was looked for in vain.
+    absent: BTreeMap<u64, (String, u32)>,
+    /// Those of which it was said that their commits' statuses are not taken.
+    without_status: BTreeSet<u64>,
+}
+
+impl PostedPreviews {
+    /// Whether a preview is to be made.
+    pub(super) fn is_due(&self, number: u64, subject: &PreviewSubject, now: Instant) -> bool {
+        let Some(said) = self.said.get(&number) else { return true };
+        let age = now.duration_since(said.made);
+        let old = matches!(subject, PreviewSubject::Change { .. }) && age >= STALE;
+        said.subject != *subject || old || (said.fault.is_some() && age >= AGAIN)
+    }
+
+    /// Whether just this was said already, of just this. The time counts as if it had been said now.
+    pub(super) fn was_said(&mut self, number: u64, subject: &PreviewSubject, text: &str, now: Instant) -> bool {
+        match self.said.get_mut(&number) {
+            Some(said) if said.fault.is_none() && said.subject == *subject && said.digest == fnv1a(text.as_bytes()) => {
+                said.made = now;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// It was said; or not all of it, and why.
+    pub(super) fn say(
+        &mut self,
+        number: u64,
+        subject: PreviewSubject,
+        text: &str,
+        fault: Option<String>,
+        now: Instant,
+    ) {
+        self.said.insert(number, Said { subject, digest: fnv1a(text.as_bytes()), made: now, fault });
+    }
+
+    /// Why some pull request has not got what it should have: of the first one, and how many there are.
+    pub(super) fn fault(&self) -> Option<String> {
+        let mut faults = self.said.iter().filter_map(|(number, said)| Some((number, said.fault.as_ref()?)));
+        let (number, why) = faults.next()?;
+        let more = faults.count();
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        Some(format!("pull request {number}: {why}{more}"))
+    }
+
+    /// A head is not there. Whether that is to be told: not at once, because a forge knows of a push before its Git does.
+    pub(super) fn is_absent(&mut self, number: u64, head: &str) -> bool {
+        let (known, looks) = self.absent.entry(number).or_default();
+        if known != head {
+            head.clone_into(known);
+            *looks = 0;
+        }
+        *looks = looks.saturating_add(1);
+        *looks >= PATIENCE
+    }
+
+    /// A commit's status was not taken. Whether that is news of this pull request.
+    pub(super) fn is_first_without_status(&mut self, number: u64) -> bool {
+        self.without_status.insert(number)
+    }
+
+    /// Forgets pull requests that are open no more.
+    pub(super) fn keep(&mut self, open: impl Fn(u64) -> bool) {
+        self.said.retain(|number, _| open(*number));
+        self.absent.retain(|number, _| open(*number));
+        self.without_status.retain(|number| open(*number));
+    }
+
+    /// Forgets heads that are there now.
+    pub(super) fn is_present(&mut self, number: u64) {
+        self.absent.remove(&number);
+    }
+
+    /// Forgets everything, as whoever has not led for a while must: somebody else may have said something meanwhile.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(base: char, head: char) -> PreviewSubject {
+        let id = |digit: char| CommitId::parse(&String::from(digit).repeat(40)).expect("an id");
+        PreviewSubject::Change { base: id(base), head: id(head) }
+    }
+
+    #[test]
+    fn only_what_is_new_or_old_is_looked_at() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut memory = PostedPreviews::default();
+        let (one, pushed, moved) = (change('a', 'b'), change('a', 'c'), change('d', 'b'));
+        assert!(memory.is_due(1, &one, start));
+        memory.say(1, one.clone(), "text", None, start);
+        assert!(!memory.is_due(1, &one, after(60)));
+        assert!(memory.is_due(1, &pushed, after(60)) && memory.is_due(1, &moved, after(60)));
+        assert!(memory.is_due(1, &one, after(900)), "pods may have come and gone");
+        assert!(memory.was_said(1, &one, "text", after(900)));
+        assert!(!memory.is_due(1, &one, after(901)), "it says the same, and that was seen just now");
+        assert!(!memory.was_said(1, &one, "another text", after(900)));
+        // The same words, of another head: its commit has no status yet.
+        assert!(!memory.was_said(1, &pushed, "text", after(900)));
+        memory.keep(|number| number != 1);
+        assert!(memory.is_due(1, &one, after(902)));
+    }
+
+    #[test]
+    fn why_something_is_refused_does_not_get_old() {
+        let start = Instant::now();
+        let mut memory = PostedPreviews::default();
+        let refused = |why: &str| PreviewSubject::Refused { head: "h".to_owned(), why: why.to_owned() };
+        memory.say(1, refused("too large"), "text", None, start);
+        assert!(!memory.is_due(1, &refused("too large"), start + STALE * 2));
+        assert!(memory.is_due(1, &refused("no history"), start));
+    }
+
+    #[test]
+    fn what_could_not_be_said_is_tried_again_and_told_until_then() {
+        let start = Instant::now();
+        let mut memory = PostedPreviews::default();
+        assert_eq!(memory.fault(), None);
+        for number in [3, 2] {
+            memory.say(number, change('a', 'b'), "text", Some("it may not".to_owned()), start);
+        }
+        assert_eq!(memory.fault().as_deref(), Some("pull request 2: it may not, and 1 more"));
+        assert!(!memory.is_due(2, &change('a', 'b'), start + AGAIN / 2));
+        assert!(memory.is_due(2, &change('a', 'b'), start + AGAIN));
+        assert!(!memory.was_said(2, &change('a', 'b'), "text", start + AGAIN));
+        memory.say(2, change('a', 'b'), "text", None, start);
+        memory.keep(|number| number == 2);
+        assert_eq!(memory.fault(), None);
+    }
+
+    #[test]
+    fn a_head_that_is_not_there_is_waited_for() {
+        let mut memory = PostedPreviews::default();
+        let looks: Vec<bool> = (0..6).map(|_| memory.is_absent(1, "head")).collect();
+        assert_eq!(looks, [false, false, false, false, true, true]);
+        assert!(!memory.is_absent(1, "another head"));
+        assert!((0..6).any(|_| memory.is_absent(2, "head")));
+        memory.is_present(2);
+        assert!(!memory.is_absent(2, "head"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Leading: the task that holds the lease, so that a slow write elsewhere does not lose it.
+//!
+//! Deliberately absent: who leads when (`cluster::live`'s lease), and what a leader does (`controller`).
+
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::cluster::live::{Lease, LeaseRole, Timing};
+use crate::telemetry::chain;
+
+/// Whether this process leads, for another thread: asked before each word that others would read.
+pub type IsLeader = Box<dyn Fn() -> bool + Send>;
+
+/// A handle on the task.
+#[derive(Debug)]
+pub struct Leadership {
+    role: watch::Receiver<LeaseRole>,
+    seen: watch::Sender<i64>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Leadership {
+    /// Starts to stand for the lease.
+    pub fn start(lease: Lease, timing: Timing) -> Self {
+        let (tell, role) = watch::channel(LeaseRole::Follower { holder: None });
+        let (seen, fences) = watch::channel(0);
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(stand(lease, timing.retry, tell, fences, stopped));
+        Self { role, seen, stop: Some(stop), task }
+    }
+
+    /// The fence to write with, while this process leads. Asked before every write: a leader that could not renew is none when its time
+    /// is over, whether or not its task has come to say so.
+    pub fn fence(&self) -> Option<i64> {
+        match &*self.role.borrow() {
+            LeaseRole::Leader { fence, until } if Instant::now() < (*until).into() => Some(*fence),
+            _ => None,
+        }
+    }
+
+    /// The same for another thread.
+    pub fn asked(&self) -> impl Fn() -> bool + Send + 'static {
+        let role = self.role.clone();
+        move || matches!(&*role.borrow(), LeaseRole::Leader { until, .. } if Instant::now() < (*until).into())
+    }
+
+    /// Who leads, as far as this process knows; none if it does itself.
+    pub fn holder(&self) -> Option<String> {
+        match &*self.role.borrow() {
+            LeaseRole::Follower { holder } => holder.clone(),
+            LeaseRole::Leader { .. } => None,
+        }
+    }
+
+    /// Waits until the role changes. Each renewal is a change.
+    pub async fn changed(&mut self) {
+        if self.role.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// This fence was seen in the cluster: ours is to be no smaller.
+    pub fn seen_fence(&self, fence: i64) {
+        self.seen.send_if_modified(|seen| {
+            let greater = fence > *seen;
+            *seen = fence.max(*seen);
+            greater
+        });
+    }
+
+    /// Gives the lease back, so that another one leads at once.
+    pub async fn release(mut self) {
+        drop(self.stop.take());
+        // The task ends by itself; its only fault could be a panic, which was told.
+        let _ = (&mut self.task).await;
+    }
+}
+
+async fn stand(
+    mut lease: Lease,
+    pause: Duration,
+    tell: watch::Sender<LeaseRole>,
+    mut fences: watch::Receiver<i64>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    loop {
+        lease.seen_fence(*fences.borrow_and_update());
+        if let Err(error) = lease.step().await {
+            tracing::warn!(error = chain(&error), hint = error.hint(), "the lease cannot be held or looked at");
+        }
+        let role = lease.role();
+        let before = tell.send_replace(role.clone());
+        match (&before, &role) {
+            (LeaseRole::Follower { .. }, LeaseRole::Leader { fence, .. }) => {
+                tracing::info!(fence, "this controller leads")
+            }
+            (LeaseRole::Leader { .. }, LeaseRole::Follower { .. }) => tracing::warn!("this controller leads no more"),
+            _ => {}
+        }
+        tokio::select! {
+            _ = &mut stopped => break,
+            () = sleep(pause) => {}
+        }
+    }
+    if let Err(error) = lease.release().await {
+        tracing::warn!(error = chain(&error), "the lease is not given back; it runs out by itself");
+    }
+}

@@ -1,0 +1,172 @@
+//! The mark bits of this node, where egret.yaml leaves them to it (`markMask: auto`): what others on it use is looked at, and a choice stays
+//! until somebody else uses a bit of it.
+//!
+//! Deliberately absent: the choice itself (`core::state::mask`), and how objects move from one range to another (`round`, `plan`).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::core::finding::Finding;
+use crate::core::name::NodeName;
+use crate::core::policy::PolicySet;
+use crate::core::state::mask::{MarkUsage, MaskChoice, MaskReason, choose};
+use crate::core::state::ownership::DatapathConfig;
+use crate::kernel::marks::{MarkSurvey, look};
+use crate::kernel::watch::{EventSubject, KernelEvent};
+use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::telemetry::chain;
+
+/// How long a look at the rules of others counts. A node may have a hundred thousand of them, and a round may come every few milliseconds.
+const LOOK: Duration = Duration::from_mins(1);
+
+/// What this node knows of marks.
+#[derive(Debug, Default)]
+pub struct MarkMaskChooser {
+    looked: Option<Instant>,
+    seen: MarkSurvey,
+    choice: Option<MaskChoice>,
+    /// The mask that was left because others use bits of it.
+    left: Option<u32>,
+    /// What was asked for last, and the same with the bits of this node.
+    resolved: Option<(Arc<PolicySet>, Arc<PolicySet>)>,
+}
+
+impl MarkMaskChooser {
+    /// What is asked for, with the bits of this node. `before` is the range of what is in the kernel, as far as memory has it.
+    pub async fn resolve<'a>(
+        &mut self,
+        intent: &'a DesiredRevision,
+        before: Option<DatapathConfig>,
+        events: &[KernelEvent],
+    ) -> Cow<'a, DesiredRevision> {
+        let config = &intent.set.config;
+        if !config.mask_is_auto {
+            *self = Self::default();
+            return Cow::Borrowed(intent);
+        }
+        let of_rules = |event: &KernelEvent| matches!(event.subject, EventSubject::Rule(_) | EventSubject::Everything);
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) || events.iter().any(of_rules) {
+            self.look(config.range.first).await;
+        }
+        let before = before.map(|range| range.mask).or(self.seen.own);
+        let choice = choose(&self.seen.used, before);
+        if let Some(before) = before
+            && before != choice.mask
+            && self.choice != Some(choice)
+        {
+            self.left = Some(before);
+            tracing::warn!(before = format!("{before:#x}"), now = format!("{:#x}", choice.mask), used = %self.seen.used, "mark bits are moved");
+        }
+        if self.choice != Some(choice) {
+            tracing::info!(mask = format!("{:#x}", choice.mask), why = %choice.why, others = %self.seen.used, "mark bits of this node");
+        }
+        self.choice = Some(choice);
+        if choice.mask == config.range.mask {
+            return Cow::Borrowed(intent);
+        }
+        Cow::Owned(DesiredRevision { set: self.with_mask(&intent.set, choice.mask), ..intent.clone() })
+    }
+
+    async fn look(&mut self, first: u32) {
+        match look(first).await {
+            Ok(seen) => {
+                self.seen = seen;
+                self.looked = Some(Instant::now());
+            }
+            // What is in the kernel stays, or the default is taken, until there is more to go by.
+            Err(error) => tracing::warn!(error = chain(&error), "which mark bits others use is not known"),
+        }
+    }
+
+    /// A large set is copied once, not in every round.
+    fn with_mask(&mut self, set: &Arc<PolicySet>, mask: u32) -> Arc<PolicySet> {
+        if let Some((asked, resolved)) = &self.resolved
+            && Arc::ptr_eq(asked, set)
+            && resolved.config.range.mask == mask
+        {
+            return Arc::clone(resolved);
+        }
+        let mut resolved = PolicySet::clone(set);
+        resolved.config.range.mask = mask;
+        let resolved = Arc::new(resolved);
+        self.resolved = Some((Arc::clone(set), Arc::clone(&resolved)));
+        resolved
+    }
+
+    /// What a person should know of it.
+    pub fn findings(&self, node: &NodeName) -> Vec<Finding> {
+        let Some(choice) = self.choice else { return Vec::new() };
+        findings(node, choice, &self.seen.used, self.left)
+    }
+}
+
+fn findings(node: &NodeName, choice: MaskChoice, used: &MarkUsage, left: Option<u32>) -> Vec<Finding> {
+    let mask = choice.mask;
+    let mut found = Vec::new();
+    match choice.why {
+        MaskReason::Kept | MaskReason::Default | MaskReason::Free => {}
+        MaskReason::Narrow => {
+            let room = DatapathConfig { mask, ..DatapathConfig::default() }.last_id() - 1;
+            let message = format!(
+                "no eight mark bits in a row are free on this node: marks {mask:#x} have room for {room} exits; others use {used}"
+            );
+            found.push(
+                Finding::new("marks-scarce", node, message)
+                    .hint("give others fewer bits, Calico's iptablesMarkMask for example"),
+            );
+        }
+        MaskReason::Taken => {
+            let message = format!(
+                "no mark bits are free on this node: marks {mask:#x} are taken in spite of {}",
+                used.within(mask)
+            );
+            found.push(
+                Finding::new("marks-taken", node, message)
+                    .hint("give others fewer bits, Calico's iptablesMarkMask for example"),
+            );
+        }
+    }
+    if let Some(left) = left.filter(|left| *left != mask && !used.within(*left).is_empty()) {
+        let message = format!(
+            "marks {left:#x} were left for {mask:#x}, and connections with them began anew: others use some of them: {}",
+            used.within(left)
+        );
+        found.push(Finding::new("marks-moved", node, message));
+    }
+    found
+}
+
+/// The bits that this node takes, for who only looks: `before` as [`NodeMarks::resolve`] has it.
+pub async fn of_this_node(first: u32, before: Option<DatapathConfig>) -> MaskChoice {
+    let seen = look(first).await.unwrap_or_default();
+    choose(&seen.used, before.map(|range| range.mask).or(seen.own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_and_a_want_of_bits_are_findings_and_a_choice_as_it_should_be_is_none() {
+        let node = NodeName::parse("kind-worker").unwrap();
+        let mut used = MarkUsage::default();
+        used.add("the ip rule 1024", 0x80);
+        let codes = |choice: MaskChoice, used: &MarkUsage, left| -> Vec<String> {
+            findings(&node, choice, used, left).into_iter().map(|finding| finding.code).collect()
+        };
+        assert_eq!(codes(choose(&used, None), &used, None), [""; 0]);
+        let moved = findings(&node, choose(&used, Some(0x1fff)), &used, Some(0x1fff));
+        let message = "marks 0x1fff were left for 0x1fff0000, and connections with them began anew: others use some of them: the ip rule 1024 0x80";
+        assert_eq!(moved, [Finding::new("marks-moved", &node, message)]);
+        assert_eq!(
+            codes(choose(&used, None), &MarkUsage::default(), Some(0x1fff)),
+            [""; 0],
+            "nobody uses them any more"
+        );
+        used.add("Calico", 0xffff_0000);
+        assert_eq!(codes(choose(&used, None), &used, None), ["marks-scarce"]);
+        used.add("somebody", u32::MAX);
+        assert_eq!(codes(choose(&used, None), &used, None), ["marks-taken"]);
+    }
+}

@@ -1,0 +1,123 @@
+//! What the loop of a node tells the HTTP server: that it turns, what a round did, and what the kernel has counted.
+//!
+//! Deliberately absent: HTTP (`serve`), and the report, which says what drifted.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::core::compile::{Compiled, ExitRole};
+use crate::core::facts::PodName;
+use crate::core::report::drift::DriftClass;
+use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
+use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult, now};
+use crate::serve::{self, Health, Metrics, ScrapeRequest, ScrapeRequests, Server};
+use crate::telemetry::chain;
+
+/// The loop's side of the server. Without a server it is told all the same; nobody asks.
+pub struct MetricsRecorder {
+    health: Health,
+    metrics: Metrics,
+    questions: ScrapeRequests,
+    /// What is not as it should be, and keeps nothing else from it: exits that the kernel refused, reports that are not committed.
+    remarks: [Option<String>; 2],
+    _server: Option<Server>,
+}
+
+impl MetricsRecorder {
+    /// Starts the server, if there is to be one. Until something is known, it is not ready, and this is why.
+    pub fn start(listen: Option<SocketAddr>, not_yet: &str) -> std::io::Result<Self> {
+        let (health, metrics) = (Health::new(), Metrics::new());
+        health.set_ready(Err(not_yet.to_owned()));
+        metrics.drift(DriftClass::Missing, 0);
+        let server = listen.map(|listen| serve::start(listen, health.clone(), metrics.clone())).transpose()?;
+        if let Some(server) = &server {
+            tracing::info!(address = %server.address(), "metrics and health are served");
+        }
+        Ok(Self { questions: metrics.questions(), health, metrics, remarks: [None, None], _server: server })
+    }
+
+    /// The loop turns.
+    pub fn beat(&self) {
+        self.health.beat();
+    }
+
+    /// Whether reports are committed; why not is told beside readiness, which does not depend on it.
+    pub fn reports(&mut self, fault: Option<String>) {
+        self.remarks[1] = fault.map(|fault| format!("drift reports are not committed: {fault}"));
+        self.remark();
+    }
+
+    fn remark(&self) {
+        let remarks: Vec<&str> = self.remarks.iter().flatten().map(String::as_str).collect();
+        self.health.set_remark((!remarks.is_empty()).then(|| remarks.join("\n")));
+    }
+
+    /// Waits until somebody wants to see the counters.
+    pub async fn asked(&mut self) -> ScrapeRequest {
+        self.questions.next().await
+    }
+
+    /// Reads the counters for who asked. What cannot be read is shown as it last was.
+    pub async fn answer(&self, question: ScrapeRequest, engine: &mut Reconciler) {
+        match engine.counters().await {
+            Ok(counters) => question.answer(counters),
+            Err(error) => tracing::warn!(error = chain(&error), "the kernel's counters cannot be read"),
+        }
+    }
+
+    /// Git answered, if it did.
+    pub fn news(&self, news: &RepositoryEvent) {
+        match news {
+            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => self.metrics.git_fetched(Instant::now()),
+            RepositoryEvent::Intent(intent) if intent.fetched => self.metrics.git_fetched(Instant::now()),
+            RepositoryEvent::Intent(_) | RepositoryEvent::Fault(_) => {}
+        }
+        match news {
+            RepositoryEvent::Intent(intent) => {
+                self.metrics.commit_waits(intent.withheld.as_ref().map(|one| one.why.word()))
+            }
+            RepositoryEvent::Withheld(withheld) => self.metrics.commit_waits(Some(withheld.why.word())),
+            RepositoryEvent::Unchanged | RepositoryEvent::Fault(_) => {}
+        }
+    }
+
+    /// A round ended.
+    pub fn round(
+        &mut self,
+        result: &Result<RoundResult, RoundError>,
+        took: Duration,
+        engine: &Reconciler,
+        intent: &DesiredRevision,
+    ) {
+        self.metrics.reconciled(result.is_ok(), took);
+        self.metrics.drift_open(engine.report.drift.len());
+        self.metrics.suspended(intent.suspended(now()));
+        match result {
+            Ok(done) => {
+                done.classes.iter().for_each(|(class, objects)| self.metrics.drift(*class, *objects));
+                self.metrics.revision(&intent.commit.id.to_string());
+                if let Some(compiled) = engine.in_force() {
+                    self.compiled(compiled);
+                }
+                self.health.set_ready(Ok(()));
+                let exits: Vec<String> = done
+                    .refused
+                    .exits
+                    .iter()
+                    .map(|(exit, words)| format!("{exit}: the kernel refuses to {words}"))
+                    .collect();
+                self.remarks[0] = (!exits.is_empty()).then(|| exits.join("\n"));
+                self.remark();
+            }
+            Err(error) => self.health.set_ready(Err(chain(error))),
+        }
+    }
+
+    fn compiled(&self, compiled: &Compiled) {
+        let gateway = compiled.exits.values().filter(|exit| matches!(exit.role, ExitRole::Own { .. })).count();
+        self.metrics.exits(gateway, compiled.exits.len() - gateway);
+        let members: BTreeSet<&PodName> = compiled.members.values().flatten().collect();
+        self.metrics.members(members.len());
+    }
+}

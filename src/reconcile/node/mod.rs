@@ -1,0 +1,384 @@
+//! The standalone node: one process that does everything for one machine.
+//!
+//! Triggers come from Git, from the manifests, from the kernel and from the clock; each only says what has to be looked at. One
+//! round at a time. Deliberately absent: what a round does (`round`), and the live cluster.
+
+pub(in crate::reconcile) mod attribution;
+pub mod mark_mask;
+pub mod metrics_recorder;
+pub mod round;
+pub mod round_driver;
+pub mod schedule;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
+use tokio::time::{Instant, sleep_until};
+
+use crate::cluster::{Cluster, ClusterError};
+use crate::core::gateway_interfaces::{self, GatewayInterface};
+use crate::core::name::NodeName;
+use crate::core::state::net::fnv1a;
+use crate::core::state::ownership::DatapathConfig;
+use crate::kernel::watch::{KernelEvent, KernelWatch};
+use crate::kernel::{Kernel, KernelError};
+use crate::reconcile::gitops::publisher::{ClusterSnapshot, Publisher, ReportBatch};
+use crate::reconcile::gitops::repository::{DesiredRevision, Repository, RepositoryEvent};
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
+use crate::reconcile::gitops::webhook::{self, Webhook};
+use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::round::{Reconciler, RoundError, now};
+use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
+use crate::reconcile::node::schedule::EffectiveSchedule;
+use crate::reconcile::persistence::lock::{Lock, LockError};
+use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
+use crate::reconcile::process::{StartError, Stop};
+use crate::serve::ScrapeRequest;
+use crate::telemetry::chain;
+use crate::watch::Watcher;
+
+/// What `egret run` was asked for, checked.
+#[derive(Debug, Clone)]
+pub struct StandaloneOptions {
+    /// The policy repository, and what its commits must have.
+    pub following: TrackedRepository,
+    /// The file of the key that reports are signed with, if they are.
+    pub signing_key: Option<PathBuf>,
+    /// Manifests of the cluster.
+    pub cluster: PathBuf,
+    /// This node.
+    pub node: NodeName,
+    /// Where mirrors and memory are; a folder for each node below it.
+    pub state_folder: PathBuf,
+    /// Reconcile once and end.
+    pub once: bool,
+    /// Take everything away in place of what Git asks for, and end.
+    pub remove: bool,
+    /// Where metrics and health are served, if anywhere.
+    pub listen: Option<SocketAddr>,
+    /// Where a forge's webhook is listened to, if anywhere.
+    pub webhook: Option<webhook::WebhookOptions>,
+}
+
+/// Why the process ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is another one.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Memory is out of reach.
+    #[error(transparent)]
+    Memory(#[from] StateStoreError),
+    /// The cluster cannot be read at all.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The kernel cannot be spoken to.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A round failed, with `--once` or `--remove`.
+    #[error(transparent)]
+    Round(#[from] RoundError),
+    /// Git failed, with `--once`.
+    #[error(transparent)]
+    Git(#[from] crate::git::Error),
+    /// A thread, a server or a signal handler could not be had.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Files cannot be watched.
+    #[error("watch files")]
+    Watch(#[from] crate::watch::FileWatchError),
+}
+
+impl RunError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Lock(_) => {
+                Some("stop it first; `ss -xlp | grep egret.dev/node` in this network namespace names it".to_owned())
+            }
+            Self::Kernel(error) => error.hint(),
+            Self::Round(error) => error.hint(),
+            Self::Git(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, which leave the datapath in force; or once.
+pub async fn run(options: StandaloneOptions) -> Result<(), RunError> {
+    let _lock = Lock::take()?;
+    let folder = options.state_folder.join(options.node.as_str());
+    let memory = StateStore::open(&folder)?;
+    let range = memory.kept().range().unwrap_or_default();
+    let kernel = Kernel::open(range).await?;
+    for check in crate::kernel::doctor::blockers(range).await {
+        tracing::error!(code = check.code, "{check}");
+    }
+    let watch = KernelWatch::open(kernel.ports())?;
+    let cluster = Cluster::open(&options.cluster)?;
+    let mut engine = Reconciler::new(kernel, cluster, options.node.clone(), memory);
+    if options.remove {
+        return remove(&mut engine, range).await;
+    }
+    let telling =
+        MetricsRecorder::start(options.listen.filter(|_| !options.once), "nothing has been read from Git yet")
+            .map_err(StartError::of("the HTTP server"))?;
+    let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
+    let following = TrackedRepository { poll: poll(&options.following), ..options.following.clone() };
+    let (repository, news) = following.start(&folder, seed)?;
+    // Nobody else writes its file.
+    let publisher = following.publisher(&folder, options.signing_key.clone(), seed, Box::new(|| true))?;
+    repository.begin(engine.memory.kept().known());
+    let mut node = Node::new(RoundDriver::new(engine, telling, seed), repository, publisher);
+    let result = if options.once { node.once(news).await } else { node.forever(&options, news, watch).await };
+    node.publisher.finish();
+    result
+}
+
+/// A push to a repository on this machine is seen by notify; polling it is only the backstop.
+fn poll(following: &TrackedRepository) -> Duration {
+    let TrackedRepository { source, poll, .. } = following;
+    if source.is_local().is_some() { (*poll).max(Duration::from_mins(1)) } else { *poll }
+}
+
+/// Takes everything of ours away: kernel objects, and labels that Egret wrote.
+async fn remove(engine: &mut Reconciler, range: DatapathConfig) -> Result<(), RunError> {
+    let steps = engine.remove(range).await?;
+    tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
+    log_steps(&steps);
+    Ok(())
+}
+
+/// What the loop holds.
+struct Node {
+    keeper: RoundDriver,
+    repository: Repository,
+    publisher: Publisher,
+    schedule: EffectiveSchedule,
+    /// What the node tells of its interfaces.
+    interfaces: Vec<GatewayInterface>,
+    /// The same as it was last handed over.
+    interfaces_sent: Vec<GatewayInterface>,
+    /// The report that was last handed over.
+    sent: Option<ReportBatch>,
+}
+
+/// What woke the loop.
+enum Trigger {
+    News(Option<RepositoryEvent>),
+    Pushed,
+    Manifests,
+    Kernel(Result<KernelEvent, KernelError>),
+    Time,
+    Asked(ScrapeRequest),
+    Stop,
+}
+
+impl Node {
+    fn new(keeper: RoundDriver, repository: Repository, publisher: Publisher) -> Self {
+        Self {
+            keeper,
+            repository,
+            publisher,
+            schedule: EffectiveSchedule::default(),
+            interfaces: Vec::new(),
+            interfaces_sent: Vec::new(),
+            sent: None,
+        }
+    }
+
+    async fn once(&mut self, mut news: UnboundedReceiver<RepositoryEvent>) -> Result<(), RunError> {
+        while let Some(message) = news.recv().await {
+            match message {
+                RepositoryEvent::Intent(intent) => {
+                    self.take(*intent);
+                    break;
+                }
+                RepositoryEvent::Unchanged => {}
+                RepositoryEvent::Withheld(_) => return Ok(()),
+                RepositoryEvent::Fault(error) => return Err(error.into()),
+            }
+        }
+        if let Some(result) = self.keeper.round(None).await {
+            self.interfaces = result?.interfaces;
+            self.send_report();
+        }
+        Ok(())
+    }
+
+    async fn forever(
+        &mut self,
+        options: &StandaloneOptions,
+        mut news: UnboundedReceiver<RepositoryEvent>,
+        mut kernel: KernelWatch,
+    ) -> Result<(), RunError> {
+        let (_pushes, mut pushes) = Watcher::new(&options.following.source.watched())?;
+        let mut hook = Webhook::start(options.webhook.clone(), options.following.branch.clone(), false)
+            .map_err(StartError::of("the webhook"))?;
+        let places: Vec<PathBuf> =
+            self.keeper.engine.cluster.watch_paths().into_iter().map(|place| place.path).collect();
+        let (_manifests, mut manifests) = Watcher::new(&places)?;
+        let mut stop = Stop::listen()?;
+        tracing::info!(node = %self.keeper.engine.node, source = %options.following.source, "egret runs");
+        loop {
+            self.keeper.telling.beat();
+            self.keeper.telling.reports(self.publisher.fault());
+            let wake = self.keeper.next_wake();
+            let trigger = tokio::select! {
+                biased;
+                () = stop.asked() => Trigger::Stop,
+                message = news.recv() => Trigger::News(message),
+                Some(()) = pushes.recv() => Trigger::Pushed,
+                _ = hook.told() => Trigger::Pushed,
+                Some(()) = manifests.recv() => Trigger::Manifests,
+                event = kernel.next() => Trigger::Kernel(event),
+                () = sleep_until(wake) => Trigger::Time,
+                question = self.keeper.telling.asked() => Trigger::Asked(question),
+            };
+            if matches!(trigger, Trigger::Stop) {
+                tracing::info!("egret ends; the datapath stays in force");
+                return Ok(());
+            }
+            if let Trigger::Asked(question) = trigger {
+                self.keeper.answer(question).await;
+            } else if self.note(trigger)? {
+                self.gather(&mut manifests, &mut kernel).await?;
+                self.round().await;
+            }
+        }
+    }
+
+    /// Takes a trigger in; tells whether a round is due.
+    fn note(&mut self, trigger: Trigger) -> Result<bool, RunError> {
+        if let Trigger::News(Some(news)) = &trigger {
+            self.keeper.telling.news(news);
+        }
+        match trigger {
+            Trigger::News(Some(RepositoryEvent::Intent(intent))) => {
+                self.take(*intent);
+                return Ok(true);
+            }
+            Trigger::News(Some(RepositoryEvent::Fault(error @ crate::git::Error::Empty { .. }))) => {
+                tracing::info!("{error}; waiting for the first");
+            }
+            Trigger::News(Some(RepositoryEvent::Fault(error))) => {
+                tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is in force stays");
+            }
+            Trigger::News(Some(RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_)))
+            | Trigger::Asked(_)
+            | Trigger::Stop => {}
+            Trigger::News(None) => {
+                return Err(StartError::ended("the repository's thread").into());
+            }
+            Trigger::Pushed => self.repository.look(),
+            Trigger::Manifests => return Ok(self.refresh()),
+            Trigger::Kernel(event) => return Ok(self.keeper.happened(event?)),
+            Trigger::Time => return Ok(self.time_came()),
+        }
+        Ok(false)
+    }
+
+    /// Reads the manifests again; tells whether they say something else now.
+    fn refresh(&mut self) -> bool {
+        match self.keeper.engine.cluster.refresh() {
+            Ok(refresh) => {
+                for fault in self.keeper.engine.cluster.faults().iter().filter(|_| refresh.changed) {
+                    tracing::warn!("{fault}");
+                }
+                self.keeper.facts_seen(refresh.again);
+                refresh.changed
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the facts cannot be read; those of before count");
+                self.keeper.facts_unreadable();
+                false
+            }
+        }
+    }
+
+    fn time_came(&mut self) -> bool {
+        let came = self.keeper.time_came();
+        if came == Wakeup::Wall {
+            // The schedule compares everything, whether or not anybody said that something changed.
+            self.repository.look();
+        }
+        match came {
+            Wakeup::Nothing => false,
+            Wakeup::Facts => self.refresh(),
+            Wakeup::Round | Wakeup::Wall => {
+                self.refresh();
+                true
+            }
+        }
+    }
+
+    fn take(&mut self, intent: DesiredRevision) {
+        intent.log_diagnostics(self.keeper.intent.as_ref());
+        self.schedule.follow(intent.set.config.schedule.as_ref());
+        self.keeper.intent = Some(intent);
+    }
+
+    /// Lets a burst end, so that it is one round.
+    async fn gather(&mut self, manifests: &mut Receiver<()>, kernel: &mut KernelWatch) -> Result<(), RunError> {
+        let until = Instant::now() + self.keeper.gathering();
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return Ok(()),
+                Some(()) = manifests.recv() => { self.refresh(); }
+                event = kernel.next() => { self.keeper.happened(event?); }
+            }
+        }
+    }
+
+    async fn round(&mut self) {
+        let scheduled = self.schedule.next_after(now());
+        if let Some(result) = self.keeper.round(scheduled).await {
+            if let Ok(done) = result {
+                self.interfaces = done.interfaces;
+            }
+            self.send_report();
+        }
+    }
+
+    /// Hands the report over if it says something else than the last one.
+    fn send_report(&mut self) {
+        let Some(intent) = &self.keeper.intent else { return };
+        let config = &intent.set.config;
+        if !config.reports {
+            if self.sent.take().is_some() {
+                self.publisher.stop();
+            }
+            return;
+        }
+        let letter = ReportBatch {
+            reports: vec![self.keeper.engine.report.clone()],
+            branch: config.reports_branch.clone(),
+            policy_branch: intent.branch.clone(),
+            keep: config.reports_keep,
+            snapshot_every: config.snapshot_every,
+        };
+        let news = self.sent.as_ref() != Some(&letter);
+        let wanted = self.publisher.wants_sight(news) || news && self.interfaces != self.interfaces_sent;
+        let sight = (config.snapshot_every.is_some() && wanted).then(|| self.sight());
+        if news || sight.is_some() {
+            if sight.is_some() {
+                self.interfaces_sent.clone_from(&self.interfaces);
+            }
+            self.publisher.send(letter.clone(), sight);
+            self.sent = Some(letter);
+        }
+    }
+
+    /// The cluster as its manifests are now, with this node's interfaces.
+    fn sight(&self) -> ClusterSnapshot {
+        let engine = &self.keeper.engine;
+        let mut facts = engine.cluster.facts().clone();
+        facts.host_networks = gateway_interfaces::host_network(&self.interfaces)
+            .map(|own| (engine.node.clone(), own))
+            .into_iter()
+            .collect();
+        ClusterSnapshot { facts, taken: now(), only_own: true, own: Some(engine.node.clone()) }
+    }
+}

@@ -1,0 +1,302 @@
+//! The keeper: one node's engine with what decides when its next round is: events, retries, the clock.
+//!
+//! Both loops have one: the standalone node's, which reads Git itself, and the agent's, which is told what is in force. Deliberately
+//! absent: where triggers come from, and what a round does (`round`).
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::core::compile::RefusedParts;
+use crate::core::plan::{Step, summary};
+use crate::kernel::watch::{EventSubject, KernelEvent};
+use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult, now};
+use crate::serve::ScrapeRequest;
+use crate::telemetry::chain;
+
+/// More than this much drift in [`FIGHT_WINDOW`] is a fight with somebody: then it is put right at a pace that leaves the
+/// machine usable.
+const FIGHT: usize = 50;
+/// See [`FIGHT`].
+const FIGHT_WINDOW: Duration = Duration::from_secs(10);
+/// How long events are gathered before a round: a burst of a thousand is one round.
+const GATHER: Duration = Duration::from_millis(2);
+/// The same during a fight.
+const GATHER_IN_FIGHT: Duration = Duration::from_millis(500);
+/// Everything is looked at this often, whether or not any event came. A look is a few milliseconds and writes nothing.
+const LOOK: Duration = Duration::from_mins(1);
+/// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
+const CLOCK: Duration = Duration::from_secs(30);
+
+/// One node's engine and when it is to turn.
+pub struct RoundDriver {
+    /// The engine.
+    pub engine: Reconciler,
+    /// Metrics and health.
+    pub telling: MetricsRecorder,
+    /// What is asked for; none until somebody said.
+    pub intent: Option<DesiredRevision>,
+    backoff: Backoff,
+    facts_backoff: Backoff,
+    due: Due,
+    /// Events that came since the last round that succeeded.
+    events: Vec<KernelEvent>,
+    /// When the first of them came.
+    seen: Option<Timestamp>,
+    /// Times of drift, for telling a fight.
+    fights: Vec<Instant>,
+    /// What the kernel refused in the last round that came to its end.
+    refused: RefusedParts,
+}
+
+/// When the loop wakes by itself. Each time has one owner, who sets it and takes it back: what was asked for by one is not lost
+/// because another succeeds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Due {
+    /// A round that failed, or that the kernel refused a part of, is tried again. The rounds' own.
+    retry: Option<Instant>,
+    /// Facts that could not be read or are not believed yet are looked at again. The looks' at the facts.
+    facts: Option<Instant>,
+    /// Everything is looked at. The rounds'.
+    look: Option<Instant>,
+    /// By the clock on the wall: schedule and ends of suspensions. The rounds'.
+    wall: Option<Timestamp>,
+}
+
+/// What is due because time has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wakeup {
+    /// Nothing: the wait was cut short.
+    Nothing,
+    /// A look at the facts; a round only if they changed.
+    Facts,
+    /// A round.
+    Round,
+    /// A round, and a look at everything: the schedule, or the end of something.
+    Wall,
+}
+
+impl Due {
+    /// What is due at this time.
+    fn came(&self, instant: Instant, now: Timestamp) -> Wakeup {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= instant);
+        if self.wall.is_some_and(|wall| wall <= now) {
+            Wakeup::Wall
+        } else if due(self.retry) || due(self.look) {
+            Wakeup::Round
+        } else if due(self.facts) {
+            Wakeup::Facts
+        } else {
+            Wakeup::Nothing
+        }
+    }
+
+    /// When to look at the clock again.
+    fn next(&self, instant: Instant, now: Timestamp) -> Instant {
+        let wall = self.wall.map(|wall| instant + Duration::try_from(wall.duration_since(now)).unwrap_or_default());
+        [self.retry, self.facts, self.look, wall].into_iter().flatten().fold(instant + CLOCK, Instant::min)
+    }
+
+    /// A round came to its end. `retry`: it is to be tried again all the same.
+    fn ended(&mut self, instant: Instant, retry: Option<Duration>, wall: Option<Timestamp>) {
+        self.retry = retry.map(|wait| instant + wait);
+        self.look = Some(instant + LOOK);
+        self.wall = wall;
+    }
+
+    /// A round failed.
+    fn failed(&mut self, instant: Instant, wait: Duration) {
+        self.retry = Some(instant + wait);
+    }
+
+    /// The facts were looked at; they are to be looked at again after this time, if at all.
+    fn facts_seen(&mut self, instant: Instant, again: Option<Duration>) {
+        self.facts = again.map(|wait| instant + wait);
+    }
+}
+
+impl RoundDriver {
+    /// Puts an engine under this care. `seed` is for jitter.
+    pub fn new(engine: Reconciler, telling: MetricsRecorder, seed: u64) -> Self {
+        Self {
+            engine,
+            telling,
+            intent: None,
+            backoff: Backoff::new(seed),
+            facts_backoff: Backoff::new(seed),
+            due: Due::default(),
+            events: Vec::new(),
+            seen: None,
+            fights: Vec::new(),
+            refused: RefusedParts::default(),
+        }
+    }
+
+    /// Takes a kernel event in; tells whether a round is due because of it.
+    pub fn happened(&mut self, event: KernelEvent) -> bool {
+        if self.engine.is_own(&event) {
+            return false;
+        }
+        if event.subject == EventSubject::Everything {
+            tracing::info!("more happened in the kernel than could be followed; everything is looked at");
+        }
+        self.seen.get_or_insert_with(now);
+        self.events.push(event);
+        true
+    }
+
+    /// Reads the kernel's counters for who asked.
+    pub async fn answer(&mut self, question: ScrapeRequest) {
+        self.telling.answer(question, &mut self.engine).await;
+    }
+
+    /// What is due now.
+    pub fn time_came(&self) -> Wakeup {
+        self.due.came(Instant::now(), now())
+    }
+
+    /// When to look at the clock again.
+    pub fn next_wake(&self) -> Instant {
+        self.due.next(Instant::now(), now())
+    }
+
+    /// The facts were looked at, and are to be looked at again after this time if something was being written just then.
+    pub fn facts_seen(&mut self, again: Option<Duration>) {
+        self.facts_backoff.reset();
+        self.due.facts_seen(Instant::now(), again);
+    }
+
+    /// The facts could not be read: they are looked at again, after a wait that grows each time.
+    pub fn facts_unreadable(&mut self) {
+        let wait = self.facts_backoff.next_wait();
+        self.due.facts_seen(Instant::now(), Some(wait));
+    }
+
+    /// How long to let a burst go on, so that it is one round.
+    pub fn gathering(&mut self) -> Duration {
+        let now = Instant::now();
+        self.fights.retain(|at| now.duration_since(*at) < FIGHT_WINDOW);
+        if self.fights.len() > FIGHT { GATHER_IN_FIGHT } else { GATHER }
+    }
+
+    /// One round, if it is known what for. `scheduled` is when the schedule wants the next one. After a fault it is tried again.
+    pub async fn round(&mut self, scheduled: Option<Timestamp>) -> Option<Result<RoundResult, RoundError>> {
+        let intent = self.intent.clone()?;
+        let seen = self.seen.unwrap_or_else(now);
+        let began = Instant::now();
+        let result = self.engine.round(&intent, &self.events, seen).await;
+        self.telling.round(&result, began.elapsed(), &self.engine, &intent);
+        match &result {
+            Ok(done) => {
+                let retry = if done.refused.is_empty() {
+                    self.backoff.reset();
+                    None
+                } else {
+                    Some(self.backoff.next_wait())
+                };
+                self.events.clear();
+                self.seen = None;
+                self.fights.extend(std::iter::repeat_n(Instant::now(), done.drifted));
+                let wall = [scheduled, done.wake].into_iter().flatten().min();
+                self.due.ended(Instant::now(), retry, wall);
+                tell(&intent, done);
+                if done.refused != self.refused {
+                    tell_refused(&done.refused);
+                    self.refused.clone_from(&done.refused);
+                }
+            }
+            Err(error) => {
+                let wait = self.backoff.next_wait();
+                tracing::error!(error = chain(error), hint = error.hint(), retry = ?wait, "not in force");
+                self.due.failed(Instant::now(), wait);
+            }
+        }
+        Some(result)
+    }
+}
+
+fn tell(intent: &DesiredRevision, done: &RoundResult) {
+    if done.steps.is_empty() {
+        tracing::debug!(commit = intent.commit.id.short(), took = ?done.took, "nothing to do");
+        return;
+    }
+    let (commit, summary) = (intent.commit.id.short(), &intent.commit.summary);
+    let (steps, changes, drifted) = (done.steps.len(), summary::counts(&done.steps), done.drifted);
+    tracing::info!(commit, summary, steps, changes, policies = policies(done), drifted, took = ?done.took, "in force");
+    log_steps(&done.steps);
+}
+
+/// The policies that a round was about, a few of them.
+fn policies(done: &RoundResult) -> String {
+    const NAMED: usize = 8;
+    let mut names: Vec<String> = done.policies.iter().take(NAMED).map(ToString::to_string).collect();
+    if done.policies.len() > NAMED {
+        names.push(format!("and {} more", done.policies.len() - NAMED));
+    }
+    names.join(", ")
+}
+
+fn tell_refused(refused: &RefusedParts) {
+    for (exit, words) in &refused.exits {
+        tracing::warn!(%exit, "the kernel refuses to {words}; the exit is not in force here, and everything else is");
+    }
+    for words in refused.replies.values() {
+        tracing::warn!("the kernel refuses to {words}; replies to that node's pods do not go through the tunnel");
+    }
+}
+
+/// The steps, a line each, for who debugs: a node that is new has hundreds. `egret plan` shows them without a log.
+pub fn log_steps(steps: &[Step]) {
+    for line in steps.iter().flat_map(Step::lines) {
+        tracing::debug!(action = line.action, kind = line.kind, "{}", line.object);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGAIN: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn a_second_look_at_the_facts_that_was_asked_for_is_taken_whatever_rounds_do_meanwhile() {
+        let (begun, wall) = (Instant::now(), now());
+        let mut due = Due::default();
+        due.facts_seen(begun, Some(AGAIN));
+        due.ended(begun, None, None);
+        due.failed(begun, Duration::from_secs(5));
+        due.ended(begun, None, None);
+        assert_eq!(due.next(begun, wall), begun + AGAIN);
+        assert_eq!(due.came(begun, wall), Wakeup::Nothing);
+        assert_eq!(due.came(begun + AGAIN, wall), Wakeup::Facts);
+        due.facts_seen(begun + AGAIN, None);
+        assert_eq!(due, Due { look: Some(begun + LOOK), ..Due::default() });
+    }
+
+    #[test]
+    fn a_round_that_is_to_be_tried_again_is_whatever_looks_at_the_facts_say() {
+        let (begun, wall) = (Instant::now(), now());
+        let wait = Duration::from_secs(2);
+        let mut due = Due::default();
+        due.ended(begun, Some(wait), None);
+        due.facts_seen(begun, Some(AGAIN));
+        due.facts_seen(begun + AGAIN, None);
+        assert_eq!(due.next(begun, wall), begun + wait);
+        assert_eq!(due.came(begun + wait, wall), Wakeup::Round);
+        due.ended(begun + wait, None, None);
+        assert_eq!(due.came(begun + wait, wall), Wakeup::Nothing);
+    }
+
+    #[test]
+    fn the_clock_on_the_wall_is_looked_at_every_half_a_minute_at_least() {
+        let (begun, wall) = (Instant::now(), now());
+        let mut due = Due::default();
+        assert_eq!(due.next(begun, wall), begun + CLOCK);
+        due.ended(begun, None, Some(wall));
+        assert_eq!((due.next(begun, wall), due.came(begun, wall)), (begun, Wakeup::Wall));
+    }
+}
