@@ -100,7 +100,8 @@ impl Failure {
             many if many > SHOWN => format!("they have {} and {} more", known.join(", "), many - SHOWN),
             _ => format!("they have {}", known.join(", ")),
         };
-        Self::new(format!("{node} is not among the nodes of {}", path.display()), Some(hint))
+        let of = if is_standard_input(path) { "standard input".to_owned() } else { path.display().to_string() };
+        Self::new(format!("{node} is not among the nodes of {of}"), Some(hint))
     }
 
     /// The error with all its causes, and the hint.

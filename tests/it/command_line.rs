@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::commands::Said;
+use crate::documents::{LABELS, POLICY};
+use crate::lab::{Lab, Options};
 
 const COMMANDS: [&str; 14] = [
     "run",
@@ -214,16 +216,40 @@ fn the_version_is_told_for_people_and_programs() {
 }
 
 #[test]
-fn the_log_is_as_verbose_as_the_options_say_and_the_environment_first() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().to_str().unwrap();
-    // It logs that it runs, and stops because the repository is not there.
-    let words = ["run", "--once", "--repo", "/nonexistent", "--cluster", path, "--node", "a", "--state-dir", path];
-    let logs = |more: &[&str], variables: &[(&str, &str)]| {
-        let said = egret(&[&words, more].concat(), variables, "");
-        said.stderr.contains("egret runs")
+fn a_plan_is_logged_in_one_line_and_its_steps_only_if_more_is_asked_for() {
+    let lab = Lab::up(Options::default()).unwrap();
+    lab.repository().write("nodes/gateways.yaml", LABELS).unwrap();
+    lab.repository().write("policies/outpost.yaml", POLICY).unwrap();
+    lab.repository().push("let the empire through").unwrap();
+    let run = |node: &str, more: &[&str], variables: &[(&str, &str)]| {
+        let arguments = lab.egret_arguments(node).unwrap().into_iter().map(|word| word.into_string().unwrap());
+        let words: Vec<String> = ["run".to_owned()].into_iter().chain(arguments).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        let said = lab.node(node).unwrap().enter(|| egret(&words, variables, "")).unwrap();
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        said.stderr
     };
-    assert!(logs(&[], &[]) && !logs(&["-q"], &[]) && logs(&["-v"], &[]));
-    assert!(logs(&["-q"], &[("EGRET_LOG", "info")]) && !logs(&["-v"], &[("EGRET_LOG", "warn"), ("RUST_LOG", "info")]));
-    assert!(!logs(&[], &[("RUST_LOG", "warn")]));
+    // The gateway first: it gives itself the label that makes it one.
+    run("kind-worker2", &["--once"], &[]);
+    let log = |more: &[&str], variables: &[(&str, &str)]| {
+        let log = run("kind-worker", &[&["--once"], more].concat(), variables);
+        // The next one has the same to do.
+        run("kind-worker", &["--remove"], &[]);
+        log
+    };
+    let usual = log(&[], &[]);
+    let lines: Vec<&str> = usual.lines().filter(|line| line.contains("in force")).collect();
+    assert_eq!(lines.len(), 1, "{usual}");
+    for word in ["changes=\"add 1 link, 1 addr, ", "policies=\"outpost\"", "steps="] {
+        assert!(lines[0].contains(word), "{word}: {}", lines[0]);
+    }
+    let step = "default dev egret0 table 9000";
+    assert!(usual.contains("INFO") && !usual.contains("DEBUG") && !usual.contains(step), "{usual}");
+    let verbose = log(&["-v"], &[]);
+    assert!(verbose.contains("DEBUG") && verbose.contains(step), "{verbose}");
+    let quiet = log(&["-q"], &[]);
+    assert!(!quiet.contains("INFO"), "{quiet}");
+    // The environment is first, and of it Egret's own variable.
+    assert!(log(&["-q"], &[("EGRET_LOG", "info")]).contains("INFO"));
+    assert!(!log(&["-v"], &[("EGRET_LOG", "warn"), ("RUST_LOG", "info")]).contains("INFO"));
 }
