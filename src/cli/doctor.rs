@@ -199,7 +199,7 @@ mod tests {
         let found = [Check::ok("kernel", "kernel 6.18"), Check::error("cilium", "past netfilter", "legacy=true")];
         let text = "ok     kernel 6.18\nerror  past netfilter\n       hint: legacy=true\n";
         assert_eq!(shown(&found, Form::Text, Colour::No), text);
-        let coloured = "\u{1b}[32mok   \u{1b}[0m  kernel 6.18\n\u{1b}[1;31merror\u{1b}[0m  past netfilter\n       hint: legacy=true\n";
+        let coloured = "\u{1b}[32mok   \u{1b}[0m  kernel 6.18\n\u{1b}[1m\u{1b}[31merror\u{1b}[0m  past netfilter\n       hint: legacy=true\n";
         assert_eq!(shown(&found, Form::Text, Colour::Yes), coloured);
         let markdown = "- **ok** kernel 6.18\n- **error** past netfilter\n  <br>hint: legacy=true\n";
         assert_eq!(shown(&found, Form::Markdown, Colour::Yes), markdown);

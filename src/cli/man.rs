@@ -15,8 +15,11 @@ pub(super) struct ManArgs {
 
 pub(super) fn run(args: &ManArgs) -> Result<ExitCode, Failure> {
     let Some(folder) = &args.dir else {
+        // As clap_mangen does for a folder of pages.
+        let mut command = super::command().disable_help_subcommand(true);
+        command.build();
         let mut page = Vec::new();
-        clap_mangen::Man::new(super::command())
+        clap_mangen::Man::new(command)
             .render(&mut page)
             .map_err(|error| Failure::new(format!("make the manual page: {error}"), None))?;
         output::print(&String::from_utf8_lossy(&page))?;

@@ -127,7 +127,7 @@ fn a_program_on_the_tunnels_port_is_seen_and_a_cluster_that_is_none() {
         "error  read /nonexistent: No such file or directory (os error 2)",
         "       hint: --repo takes a folder, a Git repository, or the address of one",
         "error  listing the manifests in /nonexistent: No such file or directory (os error 2)",
-        "       hint: --cluster takes a file or folder, as `kubectl get nodes,namespaces,pods -A -o yaml` prints it",
+        "       hint: --cluster takes a file or folder, as `kubectl get nodes,namespaces,pods -A -o yaml` prints it, or - for standard input",
         "error  UDP port 4790, the tunnel's, is in use by a program",
         "       hint: `ss -ulpn sport = :4790` names it; or set another datapath.port in egret.yaml",
     ];

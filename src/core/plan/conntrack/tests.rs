@@ -105,8 +105,8 @@ const P: &str = "10.1.1.7";
 fn each_change_of_an_address_takes_what_it_must_and_no_more() {
     let nobody = AddressHolders::default();
     let nothing = [String::new(), String::new()];
-    let ahead = |text: &str| [format!("forget  conn   from {P}: {text}"), String::new()];
-    let behind = |text: &str| [String::new(), format!("forget  conn   from {P}: {text}")];
+    let ahead = |text: &str| [format!("from {P}: {text}"), String::new()];
+    let behind = |text: &str| [String::new(), format!("from {P}: {text}")];
     let earlier = "those of an earlier pod";
     let moved = "unanswered ones that are steered now";
     let reset = "unanswered ones that are steered now, live ones that are reset";
@@ -122,7 +122,7 @@ fn each_change_of_an_address_takes_what_it_must_and_no_more() {
         (
             &[(P, "a")],
             &[(P, "r")],
-            [format!("forget  conn   from {P}: live ones that are reset"), behind(reset)[1].clone()],
+            [format!("from {P}: live ones that are reset"), behind(reset)[1].clone()],
         ),
         // Nobody saw who has the address now: it may have been given on.
         (&[(P, "a")], &[(P, "-")], behind(earlier)),
@@ -145,14 +145,14 @@ fn whose_the_address_is_decides_where_it_is_known() {
     };
     let (same, other) = (holders("one", "one"), holders("one", "two"));
     let nothing = [String::new(), String::new()];
-    let earlier = [String::new(), format!("forget  conn   from {P}: those of an earlier pod")];
+    let earlier = [String::new(), format!("from {P}: those of an earlier pod")];
     // A pod that loses its label keeps its connections.
     assert_eq!(change(&[(P, "a")], &[(P, "-")], &same), nothing);
     for (from, to) in [("a", "-"), ("-", "a"), ("a", "b"), ("a", "a"), ("-", "-"), ("-", "d")] {
         assert_eq!(change(&[(P, from)], &[(P, to)], &other), earlier, "{from} → {to}");
     }
     // Somebody took the element out of the map; the pod is the same.
-    let moved = [String::new(), format!("forget  conn   from {P}: unanswered ones that are steered now")];
+    let moved = [String::new(), format!("from {P}: unanswered ones that are steered now")];
     assert_eq!(change(&[], &[(P, "a")], &same), moved);
     assert_eq!(change(&[], &[(P, "-")], &same), nothing);
 }
@@ -165,8 +165,8 @@ fn where_no_pods_were_looked_at_none_is_new_and_where_none_are_none_is_gone() {
     assert_eq!(lines(first.ahead), "");
     assert_eq!(
         lines(first.behind),
-        "forget  conn   from 10.1.1.7: unanswered ones that are steered now\n\
-         forget  conn   from 10.1.1.9: unanswered ones that are steered now, live ones that are reset"
+        "from 10.1.1.7: unanswered ones that are steered now\n\
+         from 10.1.1.9: unanswered ones that are steered now, live ones that are reset"
     );
     let last = due(&Ruleset::new(), &pods, RANGE, &nobody);
     assert_eq!((last.ahead, last.behind), (None, None));
@@ -181,8 +181,8 @@ fn a_destination_that_is_named_anew_takes_unanswered_ones_with_it() {
     }
     let after = ruleset(&[(P, "a"), ("10.1.1.8", "b")]);
     let due = due(&after, &before, RANGE, &AddressHolders::default());
-    assert_eq!(lines(due.ahead), "forget  conn   from 10.1.1.8: those of an earlier pod");
-    assert_eq!(lines(due.behind), "forget  conn   from 10.1.1.7, 10.1.1.8: unanswered ones that are steered now");
+    assert_eq!(lines(due.ahead), "from 10.1.1.8: those of an earlier pod");
+    assert_eq!(lines(due.behind), "from 10.1.1.7, 10.1.1.8: unanswered ones that are steered now");
 }
 
 /// Which of these connections of the pod go: `destination mark answered`.
