@@ -153,7 +153,7 @@ fn dangers(page: &mut Page, preview: &Preview<'_>) {
     if preview.dangers.is_empty() {
         return;
     }
-    page.title("LineStyle at this before you merge");
+    page.title("Look at this before you merge");
     for danger in preview.dangers.iter().take(ROWS) {
         let (word, look) = match danger.level {
             RiskLevel::Danger => ("danger", LineStyle::Bad),

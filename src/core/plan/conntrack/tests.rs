@@ -119,11 +119,7 @@ fn each_change_of_an_address_takes_what_it_must_and_no_more() {
         (&[(P, "-")], &[(P, "a")], behind(moved)),
         (&[(P, "a")], &[(P, "b")], behind(moved)),
         (&[(P, "-")], &[(P, "r")], behind(reset)),
-        (
-            &[(P, "a")],
-            &[(P, "r")],
-            [format!("from {P}: live ones that are reset"), behind(reset)[1].clone()],
-        ),
+        (&[(P, "a")], &[(P, "r")], [format!("from {P}: live ones that are reset"), behind(reset)[1].clone()]),
         // Nobody saw who has the address now: it may have been given on.
         (&[(P, "a")], &[(P, "-")], behind(earlier)),
         (&[(P, "r")], &[(P, "a")], behind(moved)),
