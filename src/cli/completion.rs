@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use clap::Command;
 use clap_complete::Shell;
 
 use super::output::{self, Failure};
@@ -14,8 +15,12 @@ pub(super) struct CompletionArgs {
 }
 
 pub(super) fn run(args: &CompletionArgs) -> Result<ExitCode, Failure> {
+    let all = super::command();
+    // clap_complete offers hidden commands too.
+    let visible = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let mut command = Command::new("egret").version("").args(all.get_arguments().cloned()).subcommands(visible);
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut super::command(), "egret", &mut script);
+    clap_complete::generate(args.shell, &mut command, "egret", &mut script);
     output::print(&String::from_utf8_lossy(&script))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -183,6 +183,7 @@ fn every_shell_gets_a_completion_with_every_command() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let said = plain(&["completion", shell]);
         assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{shell}");
+        assert!(!said.stdout.contains("git-worker"), "{shell} offers a command that is hidden");
         let missing = COMMANDS.iter().filter(|command| !said.stdout.contains(**command));
         assert_eq!(missing.collect::<Vec<_>>(), Vec::<&&str>::new(), "{shell}");
         assert!(
