@@ -252,7 +252,7 @@ fn tell_refused(refused: &RefusedParts) {
 /// The steps, a line each, for who debugs: a node that is new has hundreds. `egret plan` shows them without a log.
 pub fn log_steps(steps: &[Step]) {
     for line in steps.iter().flat_map(Step::lines) {
-        tracing::debug!(action = line.action, kind = line.kind, "{}", line.object);
+        tracing::debug!("  {line}");
     }
 }
 
