@@ -9,9 +9,9 @@ use tracing_subscriber::fmt::format::FmtSpan;
 /// Text for reading, or a JSON object per line for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Text; in colour on a terminal.
+    /// Text, in colour on a terminal.
     Text,
-    /// JSON.
+    /// One JSON object a line.
     Json,
 }
 
@@ -28,14 +28,14 @@ pub fn start(form: Form, level: Level) {
         .with_ansi(colours)
         .with_span_events(FmtSpan::NONE)
         .with_target(false);
-    // A second subscriber, as in tests that start two, is no reason to fail.
+    // A second subscriber, as in tests that start two, is not an error.
     let _ = match form {
         Form::Text => builder.try_init(),
         Form::Json => builder.json().try_init(),
     };
 }
 
-/// An error and its causes, joined by `: `; each says only what it adds.
+/// An error and its causes, joined by `: `; each contributes only its own text.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,6 +1,6 @@
-//! A plan in words: what the node does, for whom, and the steps towards it.
+//! Renders a plan for people: the node's roles, the pods concerned, and the steps.
 //!
-//! Deliberately absent: the diff (`text`), and comparing two revisions, which is a preview.
+//! Not here: the diff (`text`), and the comparison of two revisions (`preview`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -14,10 +14,10 @@ use super::super::text::wrapped;
 use super::text::{StepLine, nft_line};
 use super::{Plan, Step};
 
-/// So many lines of steps are shown; the diff has them all.
+/// At most this many lines of steps are shown; the diff has them all.
 const SHOWN: usize = 40;
 
-/// A new table with more in it than this is counted, not listed: its parts stand in the diff, in their place.
+/// A new table with more parts than this is counted, not listed; the diff has its parts.
 const LISTED: usize = 8;
 
 /// Where a step's object begins, and so where its broken line goes on.
@@ -77,7 +77,7 @@ pub fn counts(steps: &[Step]) -> String {
     ACTIONS.into_iter().filter_map(of).collect::<Vec<_>>().join("; ")
 }
 
-/// What the node is for each of its exits, and whose members have none.
+/// The node's role for each of its exits, and the policies whose members have none.
 fn roles(compiled: &Compiled) -> Vec<String> {
     let mut lines = Vec::new();
     for (key, exit) in &compiled.exits {
@@ -121,7 +121,7 @@ fn leaving(members: &BTreeSet<PodName>) -> String {
     format!("{} {}", pods(members), if members.len() == 1 { "leaves" } else { "leave" })
 }
 
-/// How many, and the first three by name.
+/// The number of pods, and the first three names.
 fn pods<'a>(members: impl IntoIterator<Item = &'a PodName>) -> String {
     let named: Vec<String> = members.into_iter().map(ToString::to_string).collect();
     match named.as_slice() {
@@ -131,7 +131,8 @@ fn pods<'a>(members: impl IntoIterator<Item = &'a PodName>) -> String {
     }
 }
 
-/// A step as one line; a transaction of nftables as a few. That routes and rules are Egret's goes without saying here.
+/// A step as one line; an nftables transaction as a few. Without Egret's protocol number, which all routes and rules
+/// have.
 fn lines_of(step: &Step) -> Vec<String> {
     if let Step::Nft(transaction) = step {
         return nft_lines(transaction);
@@ -148,7 +149,7 @@ fn nft_lines(transaction: &NftTransaction) -> Vec<String> {
     for family in [TableFamily::Inet, TableFamily::Netdev] {
         let changes: Vec<&NftChange> =
             transaction.changes.iter().filter(|(of, _)| *of == family).map(|(_, change)| change).collect();
-        // An `AddTable` beside changes that take something away takes over a table that is there.
+        // An `AddTable` beside deletions takes over an existing table.
         let new = changes.iter().any(|change| matches!(change, NftChange::AddTable { .. }))
             && !changes.iter().any(|change| takes_away(change));
         if new && changes.len() > LISTED {
