@@ -1,6 +1,4 @@
 //! Diagnostics as SARIF 2.1.0 (OASIS), for code scanning: GitHub, GitLab and editors show them at their lines.
-//!
-//! Deliberately absent: everything else of the format: runs, graphs and fixes that nobody has.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
