@@ -114,7 +114,7 @@ fn change_windows_with_a_mistake_are_refused_with_its_place() {
         &windows,
     ]);
     let expected = format!(
-        "error: read the change windows {windows}:1:15: `0 0 31 6 *` names no day that there is\nhint: look at the day of the month \
+        "error: read the change windows {windows}:1:15: `0 0 31 6 *` names no day that there is\nhint: check the day of the month \
          and the month: `0 0 30 2 *` is the 30th of February\n"
     );
     assert_eq!(said, Said::failed(expected));

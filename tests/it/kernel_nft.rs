@@ -324,7 +324,7 @@ fn connections_with_a_mark_are_forgotten_and_the_others_are_not() {
         let error = conntrack::forget(0, 0).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "forget connections with mark 0x0/0x0: the mask is empty or does not cover the mark"
+            "flush connections with mark 0x0/0x0: the mask is empty or does not cover the mark"
         );
     });
 }

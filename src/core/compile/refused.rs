@@ -59,7 +59,7 @@ impl RefusedParts {
             } else {
                 "members' packets are dropped here"
             };
-            let message = format!("{node}'s kernel refuses to {error}; {ends}, and everything else is in force");
+            let message = format!("{node}'s kernel refuses to {error}; {ends}, and everything else is applied");
             compiled.findings.push(Finding::new(CODE, exit, message).hint(HINT));
         }
         for error in self.replies.values() {
@@ -71,7 +71,7 @@ impl RefusedParts {
 
 /// Code of the finding.
 const CODE: &str = "kernel-refused";
-const HINT: &str = "see that the interface is up and the next hop is another host's address on its network; it is tried again by itself";
+const HINT: &str = "see that the interface is up and the next hop is another host's address on its network; Egret retries automatically";
 
 impl Compiled {
     /// What to leave out if the kernel refuses a step with this error. Empty if the step is shared by all.

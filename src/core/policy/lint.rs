@@ -90,7 +90,7 @@ pub fn suspensions(set: &PolicySet, spans: &Spans, now: Timestamp) -> Vec<Diagno
                     span,
                     "suspension-far",
                     message,
-                    "a near end is prolonged by those who still want it",
+                    "set a nearer end; it can be extended later",
                 ))
             } else {
                 None

@@ -37,7 +37,7 @@ pub(super) fn check(
         return Err(SignatureRejection::Unfit { key, why });
     };
     if !touched(&signature) {
-        return Err(SignatureRejection::Weak(format!("nobody touched the security key {key}")));
+        return Err(SignatureRejection::Weak(format!("the security key {key} was not touched")));
     }
     match signer.key.verify(NAMESPACE, payload, &signature) {
         Ok(()) => Ok(format!("{} ({key})", signer.name)),
