@@ -217,13 +217,13 @@ kind-worker · 18 steps
   add     route  throw 10.1.1.0/24 table 9001
   add     rule   500: from all fwmark 0x1fff/0x1fff lookup 9000
   add     rule   501: from all fwmark 0x1/0x1fff lookup 9001
-  forget  conn   mark 0x1/0x1fff
+  flush   conn   mark 0x1/0x1fff
   add     nft    inet table egret: 19 chains, 63 rules, 18 sets, 28 elements
   add     nft    netdev rule arrive ip daddr 10.1.1.254 meta mark @gateways meta pkttype set host
                  meta mark set 0x00001fff accept
   add     nft    netdev rule arrive counter drop
-  wait    packet until those on their way are through
-  forget  conn   from 10.1.1.177: unanswered ones that are steered now
+  wait    packet until those in flight have passed
+  flush   conn   from 10.1.1.177: unanswered ones that are steered now
 ";
     assert_eq!(summary, expected);
     let title = format!("kind-worker now\n+++ kind-worker after {}\n@@ -0,0 +1,", &commit[..12]);

@@ -27,10 +27,10 @@ impl fmt::Display for Step {
             Self::DeleteRoute(key, route) => write!(f, "remove  route  {}", route_text(key, route)),
             Self::AddRule(rule) => write!(f, "add     rule   {rule}"),
             Self::DeleteRule(rule) => write!(f, "remove  rule   {rule}"),
-            Self::FlushConntrack { mark, mask } => write!(f, "forget  conn   mark {mark:#x}/{mask:#x}"),
+            Self::FlushConntrack { mark, mask } => write!(f, "flush   conn   mark {mark:#x}/{mask:#x}"),
             Self::FlushSources(sources) => sources.fmt(f),
-            Self::Notice => f.write_str("wait    conn   until live ones have been seen"),
-            Self::RcuBarrier => f.write_str("wait    packet until those on their way are through"),
+            Self::Notice => f.write_str("wait    conn   until live ones are seen"),
+            Self::RcuBarrier => f.write_str("wait    packet until those in flight have passed"),
             Self::Nft(transaction) => {
                 for (position, (family, change)) in transaction.changes.iter().enumerate() {
                     if position > 0 {

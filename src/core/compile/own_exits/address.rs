@@ -107,9 +107,7 @@ fn of_interface<'g>(exit: &ExitKey, name: &str, family: AddressFamily, host_netw
     can_send(exit, found, interface, None)?;
     match interface.own_address(family) {
         Some(address) => Ok(Some((found, address))),
-        None => {
-            Err(without_address(exit, found, family, host_network, "put the address on it; Egret follows at once"))
-        }
+        None => Err(without_address(exit, found, family, host_network, "put the address on it; Egret follows at once")),
     }
 }
 

@@ -106,7 +106,8 @@ pub(super) fn suspension(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> 
         let entry = object.required(name, out)?;
         let said = text(&entry.value, what, out)?;
         if said.trim().is_empty() {
-            out.error(entry.value.span, "empty", format!("{what} is empty")).hint("a text for other users, shown where the cluster is suspended");
+            out.error(entry.value.span, "empty", format!("{what} is empty"))
+                .hint("a text for other users, shown where the cluster is suspended");
             return None;
         }
         Some(said.trim().to_owned())
