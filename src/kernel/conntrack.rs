@@ -5,7 +5,7 @@
 
 mod entries;
 
-pub use entries::{at_work, forget_sources, tracked};
+pub use entries::{at_work, flush_sources, tracked};
 
 use thiserror::Error;
 
@@ -68,7 +68,7 @@ pub enum ConntrackError {
 
 /// Deletes every connection, IPv4 and IPv6, whose mark under `mask` is `mark`; the next packet of each starts a new
 /// connection. Must be called within a tokio runtime; works in the network namespace of the calling thread.
-pub async fn forget(mark: u32, mask: u32) -> Result<(), ConntrackError> {
+pub async fn flush(mark: u32, mask: u32) -> Result<(), ConntrackError> {
     exchange("flush", (mark, mask), (IPCTNL_MSG_CT_DELETE, NLM_F_ACK), |_| Ok(())).await
 }
 

@@ -54,7 +54,7 @@ struct Entry {
 
 /// Deletes the chosen connections; the next packet of each starts a new connection. Returns their number. Must be called
 /// within a tokio runtime; works in the network namespace of the calling thread.
-pub async fn forget_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackError> {
+pub async fn flush_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackError> {
     let failed = |source| ConntrackError::Sources { doing: "flush", source };
     let mut socket =
         NetfilterSocket::open(socket::LARGE_BUFFER).map_err(|error| failed(ExchangeError::Socket(error)))?;
