@@ -175,7 +175,7 @@ fn node(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
         }),
     }
     if node.pod_cidrs.is_empty() {
-        let message = format!("{name}has no podCIDRs: packets of a new pod are not dropped until it is classified");
+        let message = format!("{name} has no podCIDRs: packets of a new pod are not dropped until it is classified");
         found.push(Check::warn("pod-cidrs", message, "set podCIDRs in egret.yaml"));
     }
     found

@@ -68,7 +68,7 @@ fn marks(survey: &Survey, range: DatapathConfig) -> Vec<Check> {
     let mut found = Vec::new();
     let common = used.within(mask);
     if !common.is_empty() {
-        let message = format!("other programs use Egret's marks,  {mask:#x}: {common}");
+        let message = format!("other programs use Egret's marks, {mask:#x}: {common}");
         let hint = match survey.choice {
             None => "set datapath.markMask to auto in egret.yaml, or to unused bits",
             Some(_) => "no other bits are free here: give others fewer, by Calico's iptablesMarkMask for example",

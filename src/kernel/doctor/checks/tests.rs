@@ -129,7 +129,7 @@ fn a_node_is_recognised_by_its_address() {
     let mut input = input("172.18.0.2");
     let no_pods = Check::warn(
         "pod-cidrs",
-        "kind-workerhas no podCIDRs: packets of a new pod are not dropped until it is classified",
+        "kind-worker has no podCIDRs: packets of a new pod are not dropped until it is classified",
         "set podCIDRs in egret.yaml",
     );
     let here = Check::ok("node-address", "kind-worker is here: 172.18.0.2 on eth0");

@@ -70,7 +70,7 @@ fn used(marks: &[(&str, u32)]) -> Survey {
 #[test]
 fn a_configured_mark_mask_is_compared_with_the_marks_of_other_programs() {
     let survey = Survey { choice: None, ..used(&[("Cilium", 0xffff_0f00), ("the ip rule 1024", 0x80)]) };
-    let message = "other programs use Egret's marks,  0x1fff: Cilium 0xf00, the ip rule 1024 0x80";
+    let message = "other programs use Egret's marks, 0x1fff: Cilium 0xf00, the ip rule 1024 0x80";
     let hint = "set datapath.markMask to auto in egret.yaml, or to unused bits";
     assert_eq!(marks(&survey, DatapathConfig::default()), [Check::warn("foreign-mark", message, hint)]);
     assert_eq!(marks(&survey, DatapathConfig { mask: 0x7f, ..DatapathConfig::default() }), []);
@@ -93,7 +93,7 @@ fn a_poor_choice_of_mark_bits_is_a_warning() {
     assert_eq!(codes(&marks(&survey, DatapathConfig::default())), [("marks", CheckStatus::Warn)]);
     let mut survey = Survey::healthy();
     survey.legacy_tables = ["filter", "nat"].map(str::to_owned).into();
-    let message = "iptables-legacy has the tables nat: the marks of their rules cannot be read; the bits of known programs are avoided to them";
+    let message = "iptables-legacy has the tables nat: the marks of their rules cannot be read; the bits of known programs are avoided";
     assert_eq!(marks(&survey, DatapathConfig::default()), [Check::ok("marks-unread", message)]);
 }
 
