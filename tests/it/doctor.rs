@@ -60,7 +60,7 @@ ok     UDP port 4790: it is free
 ok     MTU: 1450 in the tunnel, 1500 on eth0
 ok     kind-worker2 is here: 172.18.0.3 on eth0
 ok     routes to the other node: from 172.18.0.3 through eth0
-ok     marks 0x1fff (auto: the default, otherwise unused), tables 9000 to 17190, rules from priority 500 on, UDP port 4790
+ok     marks 0x1fff (auto: the default, otherwise unused), tables 9000 to 17189, rules from priority 500 on, UDP port 4790
 ok     other firewalls: none drops forwarded packets
 "
     );
@@ -94,9 +94,9 @@ error  UDP port 4790 is the tunnel port of vxlan7, which is not ours: two cannot
 warn   MTU: tunnel packets of 1450 bytes need 1500 with encapsulation, and eth0 takes 1400
        hint: set datapath.mtu to 1350 in egret.yaml, or raise the MTU of eth0
 ok     routes to the other nodes: not checked without --cluster and --node
-ok     marks 0xff (auto: the default is in use), tables 9000 to 9254, rules from priority 500 on, UDP port 4790; marks of other programs: Cilium 0xffff0f00, the ip rule 9 0xf00
+ok     marks 0xff (auto: the default is in use), tables 9000 to 9253, rules from priority 500 on, UDP port 4790; marks of other programs: Cilium 0xffff0f00, the ip rule 9 0xf00
 warn   an ip rule of another program precedes Egret's and matches every packet: 90: lookup 100
-       hint: members' packets use its table where it has a route for them; move it behind 754
+       hint: members' packets use its table where it has a route for them; move it behind 753
 error  a foreign route is in one of Egret's tables: 10.9.0.0/16 dev eth0 table 9003
        hint: `ip route del 10.9.0.0/16 dev eth0 table 9003`, or set datapath.firstTable in egret.yaml
 warn   the chain inet site forward drops packets that a gateway forwards out of egret0
