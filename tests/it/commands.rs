@@ -114,7 +114,7 @@ fn change_windows_with_a_mistake_are_refused_with_its_place() {
         &windows,
     ]);
     let expected = format!(
-        "error: read the change windows {windows}:1:15: `0 0 31 6 *` names no day that there is\nhint: look at the day of the month \
+        "error: read the change windows {windows}:1:15: `0 0 31 6 *` names no day that there is\nhint: check the day of the month \
          and the month: `0 0 30 2 *` is the 30th of February\n"
     );
     assert_eq!(said, Said::failed(expected));
@@ -214,12 +214,12 @@ kind-worker · 18 steps
   add     route  throw 10.1.1.0/24 table 9001
   add     rule   500: from all fwmark 0x1fff/0x1fff lookup 9000
   add     rule   501: from all fwmark 0x1/0x1fff lookup 9001
-  forget  conn   mark 0x1/0x1fff
+  flush   conn   mark 0x1/0x1fff
   add     nft    inet table egret: 19 chains, 63 rules, 18 sets, 28 elements
   add     nft    netdev rule arrive ip daddr 10.1.1.254 meta mark @gateways meta pkttype set host meta mark set 0x00001fff accept
   add     nft    netdev rule arrive counter drop
-  wait    packet until those on their way are through
-  forget  conn   from 10.1.1.177: unanswered ones that are steered now
+  wait    packet until those in flight have passed
+  flush   conn   from 10.1.1.177: unanswered ones that are steered now
 ";
     assert_eq!(summary, expected);
     let (diff, verdict) = diff.rsplit_once("\n\n").unwrap();

@@ -11,7 +11,7 @@ use super::Step;
 /// A step as people and programs read it: what is done to which kind of object, and to which one.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct StepLine {
-    /// `add`, `change`, `set`, `remove`, `flush`, `forget` or `wait`.
+    /// `add`, `change`, `set`, `remove`, `flush` or `wait`.
     pub action: &'static str,
     /// `label`, `link`, `addr`, `sysctl`, `neigh`, `route`, `rule`, `nft`, `conn` or `packet`.
     pub kind: &'static str,
@@ -26,7 +26,7 @@ impl fmt::Display for StepLine {
 }
 
 impl Step {
-    /// The step as lines: one, but for a transaction of nftables and for connections that are forgotten for several reasons.
+    /// The step as lines: one, but for a transaction of nftables and for connections that are flushed for several reasons.
     pub fn lines(&self) -> Vec<StepLine> {
         let line = |action, kind, object: String| StepLine { action, kind, object };
         vec![match self {
@@ -47,12 +47,12 @@ impl Step {
             Self::DeleteRoute(key, route) => line("remove", "route", route_text(key, route)),
             Self::AddRule(rule) => line("add", "rule", rule.to_string()),
             Self::DeleteRule(rule) => line("remove", "rule", rule.to_string()),
-            Self::FlushConntrack { mark, mask } => line("forget", "conn", format!("mark {mark:#x}/{mask:#x}")),
+            Self::FlushConntrack { mark, mask } => line("flush", "conn", format!("mark {mark:#x}/{mask:#x}")),
             Self::FlushSources(sources) => {
-                return sources.to_string().lines().map(|of| line("forget", "conn", of.to_owned())).collect();
+                return sources.to_string().lines().map(|of| line("flush", "conn", of.to_owned())).collect();
             }
-            Self::Notice => line("wait", "conn", "until live ones have been seen".to_owned()),
-            Self::RcuBarrier => line("wait", "packet", "until those on their way are through".to_owned()),
+            Self::Notice => line("wait", "conn", "until live ones are seen".to_owned()),
+            Self::RcuBarrier => line("wait", "packet", "until those in flight have passed".to_owned()),
             Self::Nft(transaction) => {
                 return transaction.changes.iter().map(|(family, change)| nft_line(*family, change)).collect();
             }

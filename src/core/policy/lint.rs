@@ -85,13 +85,7 @@ pub fn suspensions(set: &PolicySet, spans: &Spans, now: Timestamp) -> Vec<Diagno
                 Some(warning(file, span, "suspension-ended", message, "take `suspend` out"))
             } else if until.duration_since(now) > FAR {
                 let message = format!("{what} is suspended for more than 90 days, until {until}");
-                Some(warning(
-                    file,
-                    span,
-                    "suspension-far",
-                    message,
-                    "a near end is prolonged by those who still want it",
-                ))
+                Some(warning(file, span, "suspension-far", message, "set a nearer end; it can be extended later"))
             } else {
                 None
             }

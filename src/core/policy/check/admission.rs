@@ -65,7 +65,7 @@ fn window(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<Window> {
     if window.next_opening(Timestamp::UNIX_EPOCH).is_none() {
         let place = line.map_or(object.at(), |entry| entry.value.span);
         out.error(place, "never-opens", format!("{} names no day that there is", quoted(&window.cron)))
-            .hint("look at the day of the month and the month: `0 0 30 2 *` is the 30th of February");
+            .hint("check the day of the month and the month: `0 0 30 2 *` is the 30th of February");
         return None;
     }
     Some(window)
@@ -105,7 +105,8 @@ pub(super) fn suspension(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> 
         let entry = object.required(name, out)?;
         let said = text(&entry.value, what, out)?;
         if said.trim().is_empty() {
-            out.error(entry.value.span, "empty", format!("{what} says nothing")).hint("for those who wonder");
+            out.error(entry.value.span, "empty", format!("{what} is empty"))
+                .hint("a text for other users, shown where the cluster is suspended");
             return None;
         }
         Some(said.trim().to_owned())
