@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 
 use super::fake::{Fake, FakeRequest};
@@ -220,7 +221,9 @@ async fn a_token_that_lies_in_a_file_goes_along() {
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
     });
     std::fs::write(&config, text.to_string()).expect("a configuration");
-    let live = ApiClient::with_kubeconfig(&config).await.expect("a client");
+    let config = Kubeconfig::read_from(&config).expect("a configuration");
+    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.expect("a configuration");
+    let live = ApiClient::open(config).expect("a client");
     let node = node();
     let (found, ()) = tokio::join!(live.egress_node(&node), async {
         let asked = fake.asked().await;
