@@ -4,6 +4,7 @@
 //! wrong reports it and reads on, so that every mistake of a document is found in one go.
 
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
+use crate::core::text::shortened;
 
 /// What is kept of one file. A file with more mistakes than this is not one somebody mends by reading a list.
 pub const MAX_FINDINGS: usize = 200;
@@ -132,10 +133,7 @@ pub fn diagnostic(file: &str, severity: Severity, span: Span, code: &'static str
 
 /// A text of the world between quotes, cut where it gets too long to read.
 pub fn quoted(text: &str) -> String {
-    const LONGEST: usize = 80;
-    let mut characters = text.chars();
-    let start: String = characters.by_ref().take(LONGEST).collect();
-    if characters.next().is_some() { format!("`{start}…`") } else { format!("`{start}`") }
+    format!("`{}`", shortened(text, 81))
 }
 
 /// The candidate that a misspelt word most likely meant, if one is near enough.

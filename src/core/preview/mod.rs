@@ -17,7 +17,6 @@ mod markdown;
 mod moves;
 mod nodes;
 mod outcome;
-pub mod phrase;
 mod refusal;
 mod revision;
 mod risks;

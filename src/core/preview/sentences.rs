@@ -8,15 +8,16 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::outcome::{self, ConnectionFate, MoveOutcome};
-use super::phrase::{EscapedText, counted};
 use super::{FailureOutcome, GatewayFailure, Move, NodeChange, Preview, PreviewInput, RiskLevel};
 use crate::core::admission::{PendingReason, by_the_clock};
 use crate::core::cidr::{AddressRange, RangeSet};
 use crate::core::compile::{Disposition, egress_address};
+use crate::core::escape::EscapedText;
 use crate::core::facts::PodName;
 use crate::core::placement::ExitKey;
 use crate::core::policy::{Egress, PolicyId};
 use crate::core::state::nft::AddressFamily;
+use crate::core::text::counted;
 
 /// Sentences about one preview.
 #[derive(Debug, Clone, Copy)]

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 
 use super::Preview;
 use super::markdown::by_namespace;
-use super::phrase::{counted, shown};
 use super::risks::RiskLevel;
 use super::sentences::Sentences;
 use crate::core::diagnostic::Severity;
+use crate::core::escape::shown;
 use crate::core::name::NodeName;
 use crate::core::plan::summary::broken;
+use crate::core::text::counted;
 
 /// What a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //!
 //! What is in force, who is behind, and what waits; what differs now; when each thing drifted and came back; the same by policy and by node; how to read
 //! the history. Made from all nodes' files alone, with the times of events and none of writing, so that whichever node writes last writes
-//! the same. Text of the world is shown and never obeyed (`preview::phrase`). Deliberately absent: what is in the nodes' files in full.
+//! the same. Text of the world is shown and never obeyed (`core::escape`). Deliberately absent: what is in the nodes' files in full.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use super::drift::DriftClass;
 use super::history::{DatedFinding, DriftRecord, EffectiveCommit, NodeReport};
 use super::waiting;
-use crate::core::preview::phrase::{counted, inert, inert_name};
+use crate::core::escape::{inert, inert_name};
+use crate::core::text::{counted, short_commit};
 
 /// Rows of what was put right; the nodes' files have a hundred each, the history all.
 const RIGHT: usize = 50;
@@ -59,7 +60,7 @@ fn newest(reports: &[NodeReport]) -> Option<&EffectiveCommit> {
 }
 
 pub(super) fn short(commit: &str) -> String {
-    let hex: String = commit.chars().take(7).filter(char::is_ascii_alphanumeric).collect();
+    let hex: String = short_commit(commit).chars().filter(char::is_ascii_alphanumeric).collect();
     format!("`{hex}`")
 }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::history::NodeReport;
 use super::page::{names, short};
 use crate::core::admission::{Emergency, PendingCommit, by_the_clock};
-use crate::core::preview::phrase::inert;
+use crate::core::escape::inert;
 
 /// The page's lines: what waits on which nodes, and what was let through.
 pub(super) fn page(page: &mut String, reports: &[NodeReport]) {
