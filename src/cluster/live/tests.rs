@@ -191,7 +191,7 @@ async fn a_leader_whose_writes_are_not_answered_stops_in_time_and_comes_back_wit
     });
     let Ok(LeaseRole::Leader { until, .. }) = role else { panic!("{role:?}") };
     let error = lease.step().await.expect_err("no answer");
-    assert!(error.unknown() && matches!(error.cause(), ApiErrorCause::Timeout(_)));
+    assert!(matches!(error.cause(), ApiErrorCause::Timeout(_)));
     // The write had come to the server, only its answer was lost.
     let _lost = fake.asked().await;
     object["metadata"]["resourceVersion"] = json!("2");

@@ -57,13 +57,6 @@ pub struct KeyTexts {
     pub openpgp: Vec<String>,
 }
 
-impl KeyTexts {
-    /// Whether nobody is named.
-    pub fn is_empty(&self) -> bool {
-        self.allowed_signers.is_empty() && self.openpgp.is_empty()
-    }
-}
-
 /// The keys whose signatures count.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {

@@ -64,12 +64,6 @@ impl DatapathConfig {
         id << self.mask.trailing_zeros()
     }
 
-    /// The id of a mark, if it is one an exit can have.
-    pub fn id(self, mark: u32) -> Option<u32> {
-        let id = mark >> self.mask.trailing_zeros();
-        (mark & self.others() == 0 && id >= 1 && id <= self.last_id()).then_some(id)
-    }
-
     /// The routing table of the exit with this id. Id 0 is the replies'.
     pub fn table(self, id: u32) -> u32 {
         self.first + id
@@ -102,9 +96,6 @@ mod tests {
         let range = DatapathConfig { mask: 0x00ff_0000, ..DatapathConfig::default() };
         assert_eq!(range.last_id(), 254);
         assert_eq!(range.mark(3), 0x0003_0000);
-        assert_eq!(range.id(0x0003_0000), Some(3));
-        assert_eq!(range.id(0x00ff_0000), None, "the replies' mark is no exit's");
-        assert_eq!(range.id(0x0003_0001), None);
         assert!(range.owns(9254) && !range.owns(9255));
         assert_eq!([0, 3, 523, 8190].map(|id| range.priority(id)), [500, 503, 1023, 1023]);
     }
