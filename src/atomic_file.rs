@@ -8,21 +8,21 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Puts these bytes in the place of a file, which anybody may read then.
+/// Replaces a file with these bytes. Every user may read it.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let readable = |file: &File| file.set_permissions(Permissions::from_mode(0o644));
     replace_if(path, bytes, readable, || Ok(true)).map(drop)
 }
 
-/// Puts these bytes in the place of a file. `own` gives the new file, which is root's alone until then, its owner and mode; `may` is asked
-/// last, when all but the rename is done. Returns its answer: after a no, everything is as it was.
+/// Replaces a file with these bytes. `own` sets owner and mode of the new file, which has mode 0600 until then. `may` is called last, when all
+/// but the rename is done; if it returns false, the old file stays. Returns what `may` returned.
 pub fn replace_if(
     path: &Path,
     bytes: &[u8],
     own: impl FnOnce(&File) -> io::Result<()>,
     may: impl FnOnce() -> io::Result<bool>,
 ) -> io::Result<bool> {
-    // One name for each file: what a killed process left behind is found and removed by the next.
+    // One fixed name for each file, so that the next writer finds and removes what a killed process left.
     let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
     let beside = folder(path).join(format!(".egret-{}.tmp", name.to_string_lossy()));
     match std::fs::remove_file(&beside) {
@@ -37,7 +37,7 @@ pub fn replace_if(
         Ok(may)
     });
     if !matches!(done, Ok(true)) {
-        // The first error is the one to return; the next writer removes the rest.
+        // The first error is the one to return. If this fails as well, the next writer removes the file.
         let _ = std::fs::remove_file(&beside);
     }
     done
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_the_old_file_open_reads_it_to_its_end_and_everybody_else_the_new_one() {
+    fn an_open_reader_keeps_the_old_content_and_a_new_one_gets_the_new() {
         let (folder, path) = old();
         let reader = File::open(&path).expect("open");
         replace(&path, b"new").expect("replaced");
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_left_behind_is_in_nobodys_way() {
+    fn the_remains_of_a_killed_process_are_replaced() {
         let (folder, path) = old();
         fs::write(folder.path().join(".egret-a.json.tmp"), "half of the n").expect("written");
         replace(&path, b"new").expect("replaced");
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_no_and_an_error_leave_everything_as_it_was() {
+    fn a_refusal_and_an_error_leave_the_old_file_alone() {
         let (folder, path) = old();
         let mut seen = String::new();
         let beside = folder.path().join(".egret-a.json.tmp");

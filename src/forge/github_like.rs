@@ -1,4 +1,4 @@
-//! GitHub and those who took over its API: GitHub and GitHub Enterprise, Gitea and Forgejo. What differs between them is data.
+//! The API of GitHub, GitHub Enterprise, Gitea and Forgejo. The differences between them are data.
 //!
 //! GitHub: <https://docs.github.com/en/rest> (`issues/comments`, `commits/statuses`, `pulls/pulls`, `users/users`), version 2022-11-28;
 //! `make test-openapi` holds these calls against GitHub's own description. Gitea: <https://docs.gitea.com/api/> and
@@ -31,7 +31,7 @@ pub(super) struct Differences {
     state: &'static str,
     /// The number of the repository that a head or a base is in. A head has none where its fork was deleted.
     repository: &'static str,
-    /// Before a pull request's number where people look.
+    /// The path before a pull request's number on the web site.
     page: &'static str,
 }
 
@@ -46,7 +46,7 @@ pub(super) static GITHUB: Differences = Differences {
     page: "pull",
 };
 
-/// Older ones know no filter by branch: the caller looks at the base. Comments come all at once.
+/// Older versions have no filter by branch: the caller compares the base. Comments come all at once.
 pub(super) static GITEA: Differences = Differences {
     scheme: "token",
     headers: &[("accept", "application/json")],
@@ -62,7 +62,7 @@ pub(super) static GITEA: Differences = Differences {
 pub(super) struct GitHubLike {
     /// `OWNER/NAME`, checked.
     pub(super) project: String,
-    /// For people.
+    /// The web site.
     pub(super) site: String,
     pub(super) differences: &'static Differences,
 }

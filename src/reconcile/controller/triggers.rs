@@ -1,7 +1,7 @@
-//! What wakes the controller, and what each trigger comes to: events of Git and of pull requests, webhooks, the cluster, the lease, time.
+//! What wakes the controller, and how it reacts: events of Git, pull requests, webhooks, the cluster, the lease, and time.
 //!
-//! A webhook reaches any controller, and one of them leads: who does not lead writes into the EgressConfig that somebody pushed, and whoever
-//! leads sees it there. Deliberately absent: a pass (`pass`), the webhook, and what was pushed: that is asked of Git.
+//! A webhook reaches any of the controllers. One that does not lead writes the time of the push into the EgressConfig, and the leader reads it
+//! there. Deliberately absent: a pass (`pass`), and what was pushed: Git says that.
 
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::sync::oneshot;
