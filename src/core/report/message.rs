@@ -5,7 +5,7 @@
 use super::drift::DriftClass;
 use super::history::{DriftRecord, NodeReport};
 use super::waiting;
-use crate::core::text::{short_commit, shortened};
+use crate::core::text::{counted, short_commit, shortened};
 
 /// The subject of what changed on several nodes: the first one's, and how many more there are. None where nothing changed.
 pub fn subject_of(changed: &[(Option<NodeReport>, NodeReport)]) -> Option<String> {
@@ -13,8 +13,7 @@ pub fn subject_of(changed: &[(Option<NodeReport>, NodeReport)]) -> Option<String
     let first = subject(before.as_ref(), after);
     Some(match changed.len() - 1 {
         0 => first,
-        1 => shorten(&format!("{first} (and 1 more node)")),
-        more => shorten(&format!("{first} (and {more} more nodes)")),
+        more => shorten(&format!("{first} (and {})", counted(more, "more node"))),
     })
 }
 
