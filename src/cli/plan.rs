@@ -25,11 +25,11 @@ use crate::core::policy::document::CONFIG_FILE;
 use crate::core::state::NodeState;
 use crate::git::CommitId;
 use crate::git::mirror::Mirror;
-use crate::git::signature::Flags;
+use crate::git::signature::SignatureFlags;
 use crate::kernel::{Kernel, Observed};
 use crate::reconcile::gitops::repository;
 use crate::reconcile::node::mark_mask::of_this_node;
-use crate::reconcile::node::round::now;
+use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::{PersistedState, StateStore};
 
 #[derive(Debug, clap::Args)]
@@ -231,7 +231,7 @@ struct Read {
 
 /// What a revision is judged by.
 struct Judge<'a> {
-    flags: Flags,
+    flags: SignatureFlags,
     memory: &'a PersistedState,
     cluster: &'a str,
 }

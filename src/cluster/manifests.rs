@@ -10,6 +10,7 @@
 
 mod files;
 mod parse;
+mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -21,11 +22,10 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 
-pub(super) use files::Stamp;
-pub(super) use parse::LISTS;
+use files::Stamp;
 use parse::{ManifestKey, ManifestObject, ManifestValue, Parsed};
 
-use super::{ClusterError, LabelChanges, Refresh, WatchPath, write};
+use super::{ClusterError, LabelChanges, Refresh, WatchPath};
 use crate::atomic_file::folder;
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use crate::core::facts::{Facts, Pod};

@@ -381,7 +381,8 @@ impl fmt::Display for ConntrackFlush {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut kinds: BTreeMap<&str, Vec<&IpAddr>> = BTreeMap::new();
         for (address, which) in &self.addresses {
-            let live = |group: &String| self.destinations.get(group).is_some_and(|destinations| !destinations.live.is_empty());
+            let live =
+                |group: &String| self.destinations.get(group).is_some_and(|destinations| !destinations.live.is_empty());
             let kind = match which {
                 FlushScope::All => "all",
                 FlushScope::Others(_) => "those of an earlier pod",

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::sentences::{towards, way};
+use super::named::towards;
+use super::sentences::way;
 use super::{Move, PreviewInput};
 use crate::core::text::counted;
 

@@ -15,6 +15,7 @@ mod existing_drift;
 mod gateway_failure;
 mod markdown;
 mod moves;
+mod named;
 mod nodes;
 mod outcome;
 mod refusal;

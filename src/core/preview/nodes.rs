@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::assumed_network::AssumedNetwork;
 use super::moves::PodMoves;
+use super::named::policy as named;
 use super::revision::RevisionState;
-use super::sentences::policy as named;
 use super::{PreviewInput, says_the_same};
 use crate::core::cidr::RangeSet;
 use crate::core::compile::exit_ids::ExitIds;

@@ -11,15 +11,14 @@ use jiff::Timestamp;
 
 use super::drift::DriftClass;
 use super::history::{DatedFinding, DriftRecord, EffectiveCommit, NodeReport};
-use super::waiting;
+use super::{names, short, waiting};
 use crate::core::escape::{inert, inert_name};
-use crate::core::text::{counted, short_commit};
+use crate::core::text::counted;
 
 /// Rows of what was put right; the nodes' files have a hundred each, the history all.
 const RIGHT: usize = 50;
-/// Rows of the other tables, and names in a list: a forge shows no page of any length.
+/// Rows of the other tables: a forge shows no page of any length.
 const ROWS: usize = 200;
-const NAMES: usize = 12;
 
 /// The page. `branch` is where it stands.
 pub fn page(cluster: &str, branch: &str, reports: &[NodeReport]) -> String {
@@ -57,18 +56,6 @@ fn newest(reports: &[NodeReport]) -> Option<&EffectiveCommit> {
         known.1 += 1;
     }
     first.into_values().max_by_key(|(since, nodes, _)| (*since, *nodes)).map(|(_, _, commit)| commit)
-}
-
-pub(super) fn short(commit: &str) -> String {
-    let hex: String = short_commit(commit).chars().filter(char::is_ascii_alphanumeric).collect();
-    format!("`{hex}`")
-}
-
-pub(super) fn names<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
-    let names: Vec<&str> = names.into_iter().collect();
-    let listed: Vec<String> = names.iter().take(NAMES).map(|name| inert_name(name)).collect();
-    let more = names.len().saturating_sub(NAMES);
-    if more > 0 { format!("{} and {more} more", listed.join(", ")) } else { listed.join(", ") }
 }
 
 fn in_force(page: &mut String, reports: &[NodeReport]) {

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use super::history::NodeReport;
-use super::page::{names, short};
+use super::{names, short};
 use crate::core::admission::{Emergency, PendingCommit, by_the_clock};
 use crate::core::escape::inert;
 

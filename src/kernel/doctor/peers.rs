@@ -132,7 +132,8 @@ mod tests {
         survey.peer_routes = peer_routes
             .iter()
             .map(|(name, address, route)| {
-                let route = route.map(|(interface, mtu, local)| PeerRoute { interface: interface.to_owned(), mtu, local });
+                let route =
+                    route.map(|(interface, mtu, local)| PeerRoute { interface: interface.to_owned(), mtu, local });
                 (NodeName::parse(name).unwrap(), address.parse().unwrap(), route.map_err(str::to_owned))
             })
             .collect();

@@ -13,7 +13,7 @@ use crate::core::facts::Facts;
 use crate::reconcile::gitops::pulls::{PreviewCluster, PullPreviewEvent, PullPreviewOptions};
 use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
 use crate::reconcile::gitops::webhook::{Webhook, WebhookEvent};
-use crate::reconcile::node::round::now;
+use crate::reconcile::now;
 use crate::reconcile::process::{StartError, Stop};
 use crate::serve::Metrics;
 use crate::telemetry::chain;

@@ -33,6 +33,7 @@ use crate::kernel::{Kernel, KernelError, Observed, conntrack};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::attribution::{wanted_by, who};
 use crate::reconcile::node::mark_mask::MarkMaskChooser;
+use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::telemetry::chain;
 
@@ -457,11 +458,6 @@ impl Reconciler {
         self.in_force = Some((compiled.desired.clone(), compiled));
         Ok(())
     }
-}
-
-/// The time now.
-pub fn now() -> Timestamp {
-    Timestamp::now()
 }
 
 /// Findings about policies concern every node that has members or exits of them; the gateway's name and the like, this node.

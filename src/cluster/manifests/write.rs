@@ -11,9 +11,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use super::manifests::Stamp;
-use super::{ClusterError, LabelChanges, edit_labels};
+use super::Stamp;
 use crate::atomic_file::{folder, replace_if};
+use crate::cluster::{ClusterError, LabelChanges, edit_labels};
 use crate::core::name::NodeName;
 
 /// How often an edit is done again because somebody without the lock wrote the file.
