@@ -5,6 +5,8 @@ use std::fmt;
 use git2::{Commit, Oid};
 use jiff::Timestamp;
 
+use crate::core::text::short_commit;
+
 /// The full id of a commit: 40 hexadecimal digits. The mirror need not have the commit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommitId(Oid);
