@@ -14,6 +14,7 @@ pub mod admission;
 pub mod cidr;
 pub mod compile;
 pub mod diagnostic;
+pub mod duration;
 pub mod escape;
 pub mod facts;
 pub mod finding;

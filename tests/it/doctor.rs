@@ -105,7 +105,9 @@ warn   Cilium is here, and whether it routes by eBPF, past netfilter, can't be t
        hint: `cilium status | grep 'Host Routing'` should say Legacy; if not: bpf.hostLegacyRouting=true
 ";
     assert_eq!(said, Said { code: Some(1), stdout: expected.to_owned(), stderr: String::new() });
-    let json: Vec<serde_json::Value> = serde_json::from_str(&doctor(&node, &["--output=json".into()]).stdout).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&doctor(&node, &["--output=json".into()]).stdout).unwrap();
+    assert_eq!(json["formatVersion"], 1);
+    let json = json["checks"].as_array().unwrap();
     let errors: Vec<&str> =
         json.iter().filter(|check| check["severity"] == "error").filter_map(|check| check["code"].as_str()).collect();
     assert_eq!(errors, ["forwarding", "tunnel-port", "foreign-route"]);
@@ -125,7 +127,7 @@ fn a_program_on_the_tunnels_port_is_seen_and_a_cluster_that_is_none() {
         "error  read /nonexistent: No such file or directory (os error 2)",
         "       hint: --repo takes a folder, a Git repository, or the address of one",
         "error  listing the manifests in /nonexistent: No such file or directory (os error 2)",
-        "       hint: --cluster takes a file or folder, as `kubectl get nodes,namespaces,pods -A -o yaml` prints it",
+        "       hint: --cluster takes a file or folder, as `kubectl get nodes,namespaces,pods -A -o yaml` prints it, or - for standard input",
         "error  UDP port 4790, the tunnel's, is in use by a program",
         "       hint: `ss -ulpn sport = :4790` names it; or set another datapath.port in egret.yaml",
     ];
@@ -401,7 +403,9 @@ fn the_kernel_is_asked_for_the_way_to_each_other_node() {
         assert!(said.stdout.contains(&format!("\n{expected}")), "{}", said.stdout);
     };
     node.exec(["ip", "route", "add", "172.18.0.2/32", "dev", "eth0", "mtu", "1300"]).unwrap();
-    of_peers("warn   the route to kind-worker takes packets of 1300 bytes: IPv6 policies need 1330, IPv4 policies work");
+    of_peers(
+        "warn   the route to kind-worker takes packets of 1300 bytes: IPv6 policies need 1330, IPv4 policies work",
+    );
     node.exec(["ip", "route", "replace", "172.18.0.2/32", "dev", "net1"]).unwrap();
     of_peers(
         "warn   the route from 172.18.0.3 to kind-worker is through net1, and 172.18.0.3 is on eth0: replies may come in elsewhere",

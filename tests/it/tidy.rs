@@ -13,11 +13,15 @@ const LONGEST: usize = 600;
 /// Every package of Cargo.toml, by the name the code has for it, and the folders and files of `src` that may name it. Both ways:
 /// a place that does not name it any more must go from here.
 const PACKAGES: &[(&str, &[&str])] = &[
+    ("anstream", &["cli/output.rs", "telemetry.rs"]),
     ("annotate_snippets", &["cli/diagnostics.rs"]),
     // In tests of the live cluster beside the server of our own.
     ("axum", &["cluster/live/fake.rs", "serve/"]),
     ("base64", &["forge/app/jwt.rs", "git/http_relay.rs", "git/known_hosts.rs", "git/loopback.rs", "https/connect.rs"]),
     ("clap", &["cli/"]),
+    ("clap_complete", &["cli/completion.rs"]),
+    ("clap_mangen", &["cli/man.rs"]),
+    ("colorchoice_clap", &["cli/args.rs"]),
     ("cron", &["core/admission/windows.rs", "core/policy/check/schedule.rs", "reconcile/node/schedule.rs"]),
     ("futures", &["cluster/live/", "git/http_relay.rs", "kernel/"]),
     ("git2", &["git/"]),
@@ -30,7 +34,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("hyper", &["git/http_relay.rs", "https/"]),
     ("hyper_util", &["cluster/live/mod.rs", "git/http_relay.rs", "https/"]),
     ("ipnet", &["core/", "kernel/"]),
-    ("jiff", &["cli/preview.rs", "cluster/live/", "core/", "forge/", "git/", "reconcile/"]),
+    ("jiff", &["cli/args.rs", "cli/preview.rs", "cluster/live/", "core/", "forge/", "git/", "reconcile/"]),
     ("k8s_openapi", &["cluster/live/lease.rs"]),
     ("kube", &["cluster/live/"]),
     // Named for its version alone.
@@ -50,7 +54,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     (
         "serde",
         &[
-            "cli/doctor.rs",
+            "cli/",
             "cluster/live/",
             "cluster/manifests/parse.rs",
             "core/",
@@ -103,7 +107,10 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("sha2", &["forge/posting.rs", "git/known_hosts.rs", "serve/webhook.rs"]),
     ("similar", &["core/plan/text.rs"]),
     ("ssh_key", &["core/signature/", "git/signing.rs"]),
+    ("strsim", &["core/policy/diagnostic_sink.rs"]),
     ("subtle", &["git/loopback.rs"]),
+    ("terminal_size", &["cli/output.rs"]),
+    ("textwrap", &["core/text.rs"]),
     (
         "thiserror",
         &[

@@ -2,6 +2,7 @@
 //!
 //! Not here: the choice of gateways (`placement`), and the steps from the current state to this one (`plan`).
 
+mod concerned;
 pub mod counters;
 pub mod exit_ids;
 mod forwarding;

@@ -18,7 +18,7 @@ use super::state::ownership::DatapathConfig;
 
 use self::conntrack::{AddressHolders, ConntrackFlush};
 
-pub use text::{StateListing, text_diff, unified_diff};
+pub use text::{StateListing, StepLine, text_diff, unified_diff};
 
 /// Steps in execution order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

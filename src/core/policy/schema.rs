@@ -317,7 +317,7 @@ fn cidr() -> Value {
 }
 
 fn duration(description: &str) -> Value {
-    json!({"type": "string", "description": description, "pattern": "^[0-9]+[smhdw]$"})
+    json!({"type": "string", "description": description, "examples": ["90d", "1h 30m", "45m"]})
 }
 
 fn number(description: &str, minimum: i64, maximum: i64) -> Value {

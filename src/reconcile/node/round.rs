@@ -22,6 +22,7 @@ use crate::core::placement::handover::{Handover, Serving};
 use crate::core::placement::{GatewayReports, UnfitExits, place, place_with};
 use crate::core::plan::conntrack::AddressHolders;
 use crate::core::plan::{Plan, PlanContext, Step, plan, plan_with};
+use crate::core::policy::PolicyId;
 use crate::core::report::drift::{self, DriftClass};
 use crate::core::report::history::{NodeReport, ObservedDrift};
 use crate::core::state::NodeState;
@@ -79,6 +80,8 @@ impl RoundError {
 pub struct RoundResult {
     /// Steps that were taken, in order.
     pub steps: Vec<Step>,
+    /// The policies that they are about; none where only drift was corrected.
+    pub policies: BTreeSet<PolicyId>,
     /// What had drifted.
     pub drifted: usize,
     /// The same by how it differed.
@@ -233,6 +236,9 @@ impl Reconciler {
                 done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
                 self.settle(intent, compiled)?;
                 return Ok(done);
+            }
+            if done.steps.is_empty() {
+                done.policies = compiled.policies_that_differ(self.in_force.as_ref().map(|(_, before)| before));
             }
             match self.apply(&left, observed.generation, &compiled, range, &mut done.steps).await {
                 // What differs at the next look is what somebody else did meanwhile.
