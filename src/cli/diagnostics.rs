@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::catalogue::DiagnosticCounts;
+use crate::core::text::counted;
 
 /// The longest line that is shown whole, in bytes. Of a longer one, as in minified JSON, only the place is named.
 const LONGEST_LINE: usize = 400;
@@ -92,10 +93,7 @@ fn excerpt<'t>(text: &'t str, diagnostic: &Diagnostic) -> Option<Excerpt<'t>> {
     if end - start > LONGEST_LINE {
         return None;
     }
-    let mut until = diagnostic.end.offset.clamp(at, end);
-    while !text.is_char_boundary(until) {
-        until -= 1;
-    }
+    let until = text.floor_char_boundary(diagnostic.end.offset.clamp(at, end));
     Some(Excerpt { lines: &text[start..end], first_line: diagnostic.start.line, span: at - start..until - start })
 }
 
@@ -188,10 +186,6 @@ pub fn summary(tally: DiagnosticCounts) -> String {
         1 => format!("{found} in {touched} of {all}; the other one is fine"),
         rest => format!("{found} in {touched} of {all}; the other {rest} are fine"),
     }
-}
-
-fn counted(count: usize, word: &str) -> String {
-    format!("{count} {word}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::super::facts::PodName;
 use super::super::finding::Finding;
 use super::super::state::nft::{AddressFamily, NftChange, NftTransaction, TableFamily};
 use super::super::state::ownership::TABLE;
-use super::super::text::wrapped;
+use super::super::text::{counted, wrapped};
 use super::text::{StepLine, nft_line};
 use super::{Plan, Step};
 
@@ -153,7 +153,7 @@ fn nft_lines(transaction: &NftTransaction) -> Vec<String> {
         let new = changes.iter().any(|change| matches!(change, NftChange::AddTable { .. }))
             && !changes.iter().any(|change| takes_away(change));
         if new && changes.len() > LISTED {
-            lines.push(counted(family, &changes));
+            lines.push(counts(family, &changes));
         } else {
             lines.extend(changes.into_iter().map(|change| nft_line(family, change).to_string()));
         }
@@ -177,7 +177,7 @@ fn takes_away(change: &NftChange) -> bool {
 }
 
 /// `add     nft    inet table egret: 10 chains, 21 rules, 12 sets, 9 elements`
-fn counted(family: TableFamily, changes: &[&NftChange]) -> String {
+fn counts(family: TableFamily, changes: &[&NftChange]) -> String {
     let (mut chains, mut rules, mut sets, mut elements) = (0, 0, 0, 0);
     for change in changes {
         match change {
@@ -189,11 +189,8 @@ fn counted(family: TableFamily, changes: &[&NftChange]) -> String {
         }
     }
     let counts = [(chains, "chain"), (rules, "rule"), (sets, "set"), (elements, "element")];
-    let counts: Vec<String> = counts
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, word)| format!("{count} {word}{}", if count == 1 { "" } else { "s" }))
-        .collect();
+    let counts: Vec<String> =
+        counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, word)| counted(count, word)).collect();
     format!("add     nft    {family} table {TABLE}: {}", counts.join(", "))
 }
 

@@ -3,6 +3,7 @@
 //! A reader that finds a mistake reports it and continues, so that all mistakes of a document are reported at once.
 
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
+use crate::core::text::shortened;
 
 /// Maximum number of diagnostics of one file.
 pub const MAX_FINDINGS: usize = 200;
@@ -131,10 +132,7 @@ pub fn diagnostic(file: &str, severity: Severity, span: Span, code: &'static str
 
 /// External text between quotes, truncated where it is too long to read.
 pub fn quoted(text: &str) -> String {
-    const LONGEST: usize = 80;
-    let mut characters = text.chars();
-    let start: String = characters.by_ref().take(LONGEST).collect();
-    if characters.next().is_some() { format!("`{start}…`") } else { format!("`{start}`") }
+    format!("`{}`", shortened(text, 81))
 }
 
 /// The candidate nearest to a misspelt word, if one is near enough.

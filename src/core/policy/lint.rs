@@ -12,7 +12,6 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::check::DocumentIdentity;
 use super::diagnostic_sink::{Span, diagnostic};
 use super::document::CONFIG_FILE;
 use super::spans::{NodeLabelsSpans, Spans};
@@ -176,11 +175,6 @@ pub struct LabelDisagreement {
 }
 
 impl LabelDisagreement {
-    /// Both documents.
-    pub fn identities(&self) -> [DocumentIdentity; 2] {
-        [DocumentIdentity::NodeLabels(self.one.clone()), DocumentIdentity::NodeLabels(self.other.clone())]
-    }
-
     fn diagnostics(&self, set: &PolicySet, spans: &Spans) -> Vec<Diagnostic> {
         let Self { one, other, key, node } = self;
         let pairs = [(one, other), (other, one)].into_iter();

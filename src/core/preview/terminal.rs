@@ -7,9 +7,9 @@ use super::markdown::by_namespace;
 use super::risks::RiskLevel;
 use super::sentences::Sentences;
 use crate::core::diagnostic::Severity;
-use crate::core::escape::{counted, shown};
+use crate::core::escape::shown;
 use crate::core::name::NodeName;
-use crate::core::text::wrapped;
+use crate::core::text::{counted, wrapped};
 
 /// What a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

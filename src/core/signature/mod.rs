@@ -58,13 +58,6 @@ pub struct KeyTexts {
     pub openpgp: Vec<String>,
 }
 
-impl KeyTexts {
-    /// Whether there are no keys.
-    pub fn is_empty(&self) -> bool {
-        self.allowed_signers.is_empty() && self.openpgp.is_empty()
-    }
-}
-
 /// The keys whose signatures count.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
