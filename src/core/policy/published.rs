@@ -65,6 +65,28 @@ impl Published {
     pub fn digest(&self) -> String {
         digest_of(self.policies.iter().map(|(name, spec)| hash_of(name, spec)))
     }
+
+    /// Parses published specs as the API server returns them.
+    pub fn read<'v>(
+        policies: impl IntoIterator<Item = (&'v String, &'v Value)>,
+        config: &Value,
+    ) -> Result<PolicySet, Vec<Unreadable>> {
+        let mut set = PolicySet::default();
+        let mut faults = Vec::new();
+        for (name, spec) in policies {
+            match read_policy(name, spec) {
+                Ok(policy) => {
+                    set.policies.insert(policy.id.clone(), policy);
+                }
+                Err(fault) => faults.push(fault),
+            }
+        }
+        match read_config(config).and_then(|read| Ok((read, read_grants(config)?))) {
+            Ok((config, grants)) => (set.config, set.grants) = (config, grants),
+            Err(fault) => faults.push(fault),
+        }
+        if faults.is_empty() { Ok(set) } else { Err(faults) }
+    }
 }
 
 /// The hash of one published policy, from which [`digest_of`] computes that of all: when one changes, the others need not

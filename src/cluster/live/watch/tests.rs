@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::super::fake::{Fake, FakeRequest, FakeWatch};
+use super::super::fake::{Fake, FakeWatch};
 use super::*;
 use crate::core::facts::PodName;
 use crate::core::pools::PoolKind;
