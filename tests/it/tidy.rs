@@ -380,8 +380,6 @@ fn every_file_says_what_it_is_for_and_none_is_too_long() {
 
 /// Circles that are still there, by the folder and its children that are on one. A circle that is mended must go from here.
 const CIRCLES: &[(&str, &str)] = &[
-    ("src/git", "access credentials error local overseer remote revision sizes source tokens wire"),
-    ("src/git", "smart worker"),
     ("src/reconcile/gitops", "repository tracked_repository"),
     ("src/serve", "metrics page scrape"),
 ];
