@@ -99,7 +99,7 @@ async fn a_policy_is_deleted_as_it_was_seen_and_one_that_is_gone_is_no_error() {
     });
     assert_eq!(deleted.expect_err("refused").code(), Some(409));
     let (deleted, ()) = tokio::join!(live.delete_policy("outpost", None), async {
-        fake.asked().await.refuse(404, "NotFound", "egresspolicies.egret.dev \"outpost\" not found");
+        fake.asked().await.refuse(404, "NotFound", "publishedegresspolicies.egret.dev \"outpost\" not found");
     });
     assert!(!deleted.expect("deleted"));
 }

@@ -1,8 +1,7 @@
-//! Published policies: a policy in force as the `spec` of a custom resource, and back.
+//! Published policies: an active policy as the `spec` of a PublishedEgressPolicy, and back.
 //!
-//! The fields are those of an EgressPolicy document, so whoever knows the repository can read what the cluster holds; and it is read back
-//! by the same checks. What a policy takes from egret.yaml is written out. Deliberately absent: the resource around the `spec`, with its
-//! fence and status (`cluster::live`), and where a policy leads (`placement`).
+//! The fields are those of an EgressPolicy document in one spelling, with what the policy takes from egret.yaml written out, and they are read
+//! back by the same checks. Not here: the resource around the `spec`, with its fencing token and status (`cluster::live`).
 
 use std::collections::BTreeMap;
 
@@ -39,7 +38,7 @@ pub struct Published {
     pub config: Value,
 }
 
-/// Why a published spec is not what Egret publishes: somebody else wrote it, or another version did.
+/// Why a published spec cannot be read: another client wrote it, or another version did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
     /// The resource.
@@ -119,7 +118,7 @@ fn kind_name(kind: PolicyKind) -> &'static str {
     }
 }
 
-/// A policy as the `spec` of an EgressPolicy.
+/// A policy as the `spec` of a PublishedEgressPolicy.
 pub fn spec(policy: &Policy) -> Value {
     let texts = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut spec = json!({
@@ -181,7 +180,7 @@ fn member(member: &MemberSelector) -> Value {
     written
 }
 
-/// Requirements of one value are `matchLabels`, as people write them, unless there are two on one key.
+/// Requirements of one value are `matchLabels`, as in most documents, unless there are two on one key.
 fn selector(requirements: &[Requirement]) -> Value {
     let (mut labels, mut expressions) = (Map::new(), Vec::new());
     let alone = |key: &str| requirements.iter().filter(|requirement| requirement.key == key).count() == 1;
@@ -222,7 +221,7 @@ fn config(config: &Config, grants: Option<&[Grant]>) -> Value {
             "mtu": range.mtu,
         },
     });
-    // Left out, a node takes bits that nobody else on it uses; agents that don't know of that take the default.
+    // Left out, a node takes bits that are free on it; agents of a version without that take the default.
     if !config.mask_is_auto {
         written["datapath"]["markMask"] = json!(range.mask);
     }

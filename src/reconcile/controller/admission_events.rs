@@ -6,20 +6,21 @@ use super::labels::LabelReconciler;
 use super::pass::Pass;
 use crate::core::admission::PendingCommit;
 use crate::core::report::history::{NodeReport, Rejected};
+use crate::core::status::Reason;
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::persistence::state_store::PersistedState;
 
 /// What people are told of once: a commit that waits, and one that came through a closed window. `before` is what was remembered.
-pub(super) fn admission_news(intent: &DesiredRevision, before: &PersistedState) -> Vec<(&'static str, String)> {
+pub(super) fn admission_news(intent: &DesiredRevision, before: &PersistedState) -> Vec<(Reason, String)> {
     let what = |withheld: &PendingCommit| (withheld.commit.clone(), withheld.why.word());
     let mut news = Vec::new();
     if let Some(withheld) = &intent.withheld
         && before.withheld.as_ref().map(what) != Some(what(withheld))
     {
-        news.push((withheld.why.word(), withheld.message()));
+        news.push((Reason::from(&withheld.why), withheld.message()));
     }
     if let Some(emergency) = intent.emergency.as_ref().filter(|one| before.emergency.as_ref() != Some(one)) {
-        news.push(("EmergencyApplied", emergency.message()));
+        news.push((Reason::EmergencyApplied, emergency.message()));
     }
     news
 }

@@ -42,6 +42,7 @@ use crate::reconcile::gitops::publisher::{Publisher, ReportBatch};
 use crate::reconcile::gitops::pulls::{PullPreviewEvent, PullPreviews};
 use crate::reconcile::gitops::repository::{DesiredRevision, KnownRevision, Repository, RepositoryEvent};
 use crate::reconcile::gitops::webhook::{self, Webhook};
+use crate::reconcile::node::metrics_recorder::api_error_counts;
 use crate::reconcile::node::round::now;
 use crate::reconcile::node::schedule::EffectiveSchedule;
 use crate::reconcile::persistence::state_store::StateStore;
@@ -64,6 +65,8 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     let _server = serving.map_err(StartError::of("the HTTP server"))?;
     health.set_ready(Err("not all is known of the cluster yet".to_owned()));
     let live = ApiClient::connect().await?;
+    let errors = live.errors();
+    metrics.api_errors(move || api_error_counts(&errors));
     let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
     let (repository, news) = options.following.start(&options.state_folder, seed)?;
     let scope = WatchScope::Controller { pools: options.pod_networks };
@@ -244,14 +247,14 @@ impl Controller {
         match news {
             RepositoryEvent::Intent(intent) => {
                 if intent.fetched {
-                    self.metrics.git_fetched(std::time::Instant::now());
+                    self.metrics.git_fetched(now());
                 }
                 self.git_fault = None;
                 self.take(*intent);
                 return true;
             }
             RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => {
-                self.metrics.git_fetched(std::time::Instant::now());
+                self.metrics.git_fetched(now());
                 self.git_fault = None;
             }
             RepositoryEvent::Fault(error @ crate::git::Error::Empty { .. }) => {
@@ -338,7 +341,7 @@ impl Controller {
                 self.due = Some(self.next_due());
                 if let Some(intent) = &self.intent {
                     self.metrics.revision(&intent.commit.id.to_string());
-                    self.metrics.commit_waits(intent.withheld.as_ref().map(|withheld| withheld.why.word()));
+                    self.metrics.commit_pending(intent.withheld.as_ref().map(|withheld| withheld.why.word()));
                     self.metrics.suspended(intent.suspended(now()));
                 }
                 tracing::debug!(took = ?began.elapsed(), "published");
@@ -347,7 +350,6 @@ impl Controller {
             Err(error) => {
                 let wait = self.backoff.next_wait();
                 let hint = if let PassError::Live(error) = &error { error.hint() } else { None };
-                self.metrics.api_fault("publish");
                 tracing::error!(error = chain(&error), hint, retry = ?wait, "not all is published");
                 self.due = Some(Instant::now() + wait);
             }
@@ -427,10 +429,19 @@ impl Controller {
         };
         // A label that cannot be written keeps no policy from being published.
         let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut told, now).await;
-        let came_upon = pass.publish().await?;
+        let came_upon = match pass.publish().await {
+            Err(PassError::Live(error)) => {
+                // Where the status cannot be written either, the log has to do.
+                if let Err(error) = pass.tell_head(None, &intent.rejected, Some(&chain(&error)), now).await {
+                    tracing::debug!(error = chain(&error), "the fault is not in the status of the EgressConfig");
+                }
+                return Err(error.into());
+            }
+            outcome => outcome?,
+        };
         pass.sweep().await?;
         let rejected = [intent.rejected.as_slice(), came_upon.refused.as_slice()].concat();
-        let turned = pass.tell(&rejected, now).await?;
+        let turned = pass.tell(&came_upon, &rejected, now).await?;
         let reports = reports(&pass, &self.labels, &rejected);
         let admission = admission_news(&intent, self.memory.kept());
         if let Err(error) = self.memory.keep(|kept| {

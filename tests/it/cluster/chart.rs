@@ -144,7 +144,7 @@ impl Chart {
     /// Waits until custom objects of all three kinds are served.
     pub(super) fn await_kinds(api: &Api) -> Outcome {
         let begun = Instant::now();
-        for plural in ["egresspolicies", "egressconfigs", "egressnodes"] {
+        for plural in ["publishedegresspolicies", "egressconfigs", "egressnodes"] {
             let definition = format!("{DEFINITIONS}/{plural}.egret.dev");
             loop {
                 let (code, _) =

@@ -348,7 +348,7 @@ impl Suite {
             let last = &lines[lines.len().saturating_sub(25)..];
             seen.extend(["--- ", name, "\n", &last.join("\n"), "\n"]);
         }
-        for plural in ["egressconfigs", "egresspolicies", "egressnodes"] {
+        for plural in ["egressconfigs", "publishedegresspolicies", "egressnodes"] {
             for mut object in self.api.list(&format!("{CUSTOM}/{plural}")).unwrap_or_default() {
                 object["metadata"]["managedFields"].take();
                 seen.extend(["--- ", plural, " ", name(&object), "\n", &object.to_string(), "\n"]);

@@ -28,7 +28,7 @@ pub(super) const WAYS: [(IpAddr, IpAddr); 2] = [(OUTPOST, EGRESS), (OUTPOST6, EG
 const DEFINITIONS: [&str; 3] = [
     include_str!("../../../charts/egret/crds/egressconfigs.yaml"),
     include_str!("../../../charts/egret/crds/egressnodes.yaml"),
-    include_str!("../../../charts/egret/crds/egresspolicies.yaml"),
+    include_str!("../../../charts/egret/crds/publishedegresspolicies.yaml"),
 ];
 
 /// The two documents of the scenario.
@@ -231,7 +231,7 @@ impl Stand {
         if wait_until(DEADLINE, &mut holds) {
             return Ok(());
         }
-        let objects: Vec<String> = ["egressconfigs.egret.dev", "egresspolicies.egret.dev", "egressnodes.egret.dev"]
+        let objects: Vec<String> = ["egressconfigs.egret.dev", "publishedegresspolicies.egret.dev", "egressnodes.egret.dev"]
             .iter()
             .flat_map(|resource| self.api.list(resource))
             .map(|object| serde_json::to_string_pretty(&object).unwrap_or_default())

@@ -26,7 +26,7 @@ pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 const DEFINITIONS: [&str; 3] = [
     include_str!("../../../charts/egret/crds/egressconfigs.yaml"),
     include_str!("../../../charts/egret/crds/egressnodes.yaml"),
-    include_str!("../../../charts/egret/crds/egresspolicies.yaml"),
+    include_str!("../../../charts/egret/crds/publishedegresspolicies.yaml"),
 ];
 const CLUSTER: &str = include_str!("../../scenarios/the_outpost/cluster.yaml");
 
@@ -232,7 +232,7 @@ impl Stand {
 
     /// Names of what is published.
     pub(super) fn published(&self) -> Vec<String> {
-        let policies = self.api.list("egresspolicies.egret.dev");
+        let policies = self.api.list("publishedegresspolicies.egret.dev");
         policies.iter().map(|policy| policy["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
