@@ -115,7 +115,8 @@ impl Collector for Page {
             page.controller(values)?;
             page.git(values)?;
             if let Some(api) = api {
-                let series = api.requests.iter().map(|(operation, errors)| ([("operation", operation.as_str())], *errors));
+                let series =
+                    api.requests.iter().map(|(operation, errors)| ([("operation", operation.as_str())], *errors));
                 page.counters("api_errors", &series.collect())?;
                 let series = api.watches.iter().map(|(resource, errors)| ([("resource", *resource)], *errors));
                 page.counters("watch_errors", &series.collect())?;

@@ -5,6 +5,7 @@ mod apiserver;
 mod apiserver_alone;
 mod cluster;
 mod commands;
+mod descriptions;
 mod doctor;
 mod documents;
 mod forge;

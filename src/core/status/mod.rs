@@ -12,8 +12,8 @@ mod policy;
 pub use condition::{Condition, ConditionStatus, ConditionType, Reason, condition, is_ready};
 pub use head::{HeadStatus, HeadStatusInput, NodeCounts, head_status};
 pub use node::{
-    HeldAddress, NodeDatapath, NodeFault, NodeFeatures, NodeStatus, NodeStatusInput, PolicyMembers, ServedExit, UnfitExit, held,
-    node_status, serving, unfit,
+    HeldAddress, NodeDatapath, NodeFault, NodeFeatures, NodeStatus, NodeStatusInput, PolicyMembers, ServedExit,
+    UnfitExit, held, node_status, serving, unfit,
 };
 pub use policy::{GatewayStatus, PolicyStatus, PolicyStatusInput, policy_status};
 

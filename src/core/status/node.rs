@@ -363,6 +363,7 @@ pub fn serving<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus
 /// Which node has which of the addresses that policies name, and since when.
 pub fn held<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> HeldAddresses {
     let holders = nodes.into_iter().filter(|(_, status)| !status.holds.is_empty());
-    holders.map(|(name, status)| (name.clone(), status.holds.iter().map(|one| (one.address, one.since)).collect()))
+    holders
+        .map(|(name, status)| (name.clone(), status.holds.iter().map(|one| (one.address, one.since)).collect()))
         .collect()
 }

@@ -7,10 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::condition::{Condition, ConditionStatus, ConditionType, Reason, observe, readable, settle, with_progress};
 use super::node::NodeStatus;
-use super::condition::{
-    Condition, ConditionStatus, ConditionType, Reason, observe, readable, settle, with_progress,
-};
 use super::summary;
 use crate::core::compile::NO_WAY_OUT;
 use crate::core::finding::Finding;

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
-use crate::reconcile::process::{StartError, Stop};
 use crate::cluster::Cluster;
 use crate::cluster::live::{self, ApiClient, ApiError, Changed, ClusterWatch, WatchScope};
 use crate::core::compile::RefusedParts;
@@ -22,7 +21,9 @@ use crate::core::host_network::KernelFeatures;
 use crate::core::name::NodeName;
 use crate::core::policy::catalogue::LastGoodDocuments;
 use crate::core::state::net::fnv1a;
-use crate::core::status::{ConditionStatus, NodeFault, NodeStatus, NodeStatusInput, Reason, node_status, serving, unfit};
+use crate::core::status::{
+    ConditionStatus, NodeFault, NodeStatus, NodeStatusInput, Reason, node_status, serving, unfit,
+};
 use crate::git::{CommitId, CommitInfo};
 use crate::kernel::watch::{KernelEvent, KernelWatch};
 use crate::kernel::{Kernel, KernelError};
@@ -34,6 +35,7 @@ use crate::reconcile::node::round::{GatewayState, Reconciler, RoundError, now};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
+use crate::reconcile::process::{StartError, Stop};
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 
@@ -355,7 +357,10 @@ impl Agent {
                     for (exit, words) in
                         done.refused.exits.iter().filter(|(exit, _)| !self.refused.exits.contains_key(*exit))
                     {
-                        self.note(Reason::KernelRefused, format!("{exit} is not applied here: the kernel refuses to {words}"));
+                        self.note(
+                            Reason::KernelRefused,
+                            format!("{exit} is not applied here: the kernel refuses to {words}"),
+                        );
                     }
                     self.refused = done.refused;
                 }

@@ -45,7 +45,11 @@ impl Controller {
             events.push((node, EventKind::Warning, one.reason, one.note.clone()));
         }
         for (name, by) in &came_upon.edited {
-            tracing::warn!(policy = name, by, "another client edited a published policy; it is restored to what Git has");
+            tracing::warn!(
+                policy = name,
+                by,
+                "another client edited a published policy; it is restored to what Git has"
+            );
             if let Some(policy) = self.watching.view().policies.get(name) {
                 let regarding = Regarding::Policy { name: name.clone(), uid: policy.uid.clone() };
                 let note = format!("{by} edited it; it is restored to what Git has");

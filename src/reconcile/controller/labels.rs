@@ -157,7 +157,12 @@ impl Known {
                 let found = sighting.drift.observed.as_deref().unwrap_or("it is gone");
                 let note = format!("{}: {by} changed it, {found}", sighting.drift.object);
                 tracing::warn!(node = %name, "{note}");
-                told.push(LabelEvent { node: name.clone(), uid: self.uid.clone(), reason: Reason::DriftDetected, note });
+                told.push(LabelEvent {
+                    node: name.clone(),
+                    uid: self.uid.clone(),
+                    reason: Reason::DriftDetected,
+                    note,
+                });
             }
         }
         self.report.seen(sightings, now);
@@ -169,7 +174,12 @@ impl Known {
             if let Some(record) = record.filter(|record| record.action != action) {
                 tracing::warn!(node = %name, "{object} is not fought for any more: {why}");
                 let note = format!("{object} is not fought for any more: {why}");
-                told.push(LabelEvent { node: name.clone(), uid: self.uid.clone(), reason: Reason::LabelConflict, note });
+                told.push(LabelEvent {
+                    node: name.clone(),
+                    uid: self.uid.clone(),
+                    reason: Reason::LabelConflict,
+                    note,
+                });
                 record.action = action;
                 record.hint = Some("find the other controller, or take the label out of the repository".to_owned());
             }

@@ -42,7 +42,7 @@ pub(super) fn condition(object: &Value, kind: &str) -> (String, String) {
 
 pub(super) fn statuses(suite: &mut Suite) -> Outcome {
     let outpost = suite.named("outpost");
-    let in_force = ("True".to_owned(), "InForce".to_owned());
+    let in_force = ("True".to_owned(), "Programmed".to_owned());
     suite.await_that("a policy that says it is in force, through which gateway and as which addresses", || {
         let policy = suite.object("publishedegresspolicies", &outpost)?;
         let status = &policy["status"];

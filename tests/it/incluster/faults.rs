@@ -121,7 +121,8 @@ impl Stand {
             && head["status"]["nodeSummary"] == format!("{0}/{0}", nodes.len())
             && policy["status"]["revision"] == *commit
             && policy["status"]["gatewaySummary"] == side.gateway()
-            && self.condition("publishedegresspolicies", "outpost", "Ready") == ("True".to_owned(), "InForce".to_owned())
+            && self.condition("publishedegresspolicies", "outpost", "Ready")
+                == ("True".to_owned(), "Programmed".to_owned())
             && nodes.iter().all(|node| said(node) && self.condition("egressnodes", node, "Ready").0 == "True")
             && self.label(side.gateway()).as_deref() == Some(side.label())
             && self.label(side.other().gateway()).is_none()

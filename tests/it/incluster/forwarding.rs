@@ -36,7 +36,8 @@ fn a_gateway_that_forwards_nothing_is_passed_over_until_it_does() -> Outcome {
         stand.await_that("the policy's status to name the other gateway", || {
             let policy = stand.object("publishedegresspolicies", "outpost");
             policy["status"]["gatewaySummary"] == "kind-worker3"
-                && stand.condition("publishedegresspolicies", "outpost", "Ready") == ("True".to_owned(), "InForce".to_owned())
+                && stand.condition("publishedegresspolicies", "outpost", "Ready")
+                    == ("True".to_owned(), "Programmed".to_owned())
         })?;
         second.sysctl(setting, "1")?;
         for (outpost, egress) in WAYS {
@@ -71,13 +72,14 @@ fn a_policy_whose_exit_has_no_way_out_is_not_ready_and_says_why() -> Outcome {
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(WAYS[0].1))?;
     stand.lab.node("kind-worker2")?.exec(["ip", "link", "set", "net1", "down"])?;
     stand.await_that("a policy whose exit has no way out", || {
-        stand.condition("publishedegresspolicies", "outpost", "Ready") == ("False".to_owned(), "EgressIPMissing".to_owned())
+        stand.condition("publishedegresspolicies", "outpost", "Ready")
+            == ("False".to_owned(), "EgressIPMissing".to_owned())
     })?;
     // The node itself has everything else in force.
     assert_eq!(stand.condition("egressnodes", "kind-worker2", "Ready").0, "True");
     stand.lab.node("kind-worker2")?.exec(["ip", "link", "set", "net1", "up"])?;
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(WAYS[0].1))?;
     stand.await_that("a policy that is in force again", || {
-        stand.condition("publishedegresspolicies", "outpost", "Ready") == ("True".to_owned(), "InForce".to_owned())
+        stand.condition("publishedegresspolicies", "outpost", "Ready") == ("True".to_owned(), "Programmed".to_owned())
     })
 }

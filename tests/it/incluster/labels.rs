@@ -37,7 +37,7 @@ fn a_label_changed_by_hand_is_taken_back_and_reported_with_the_name_of_the_hand(
     })?;
     stand.await_that("an event on the node", || {
         let events = stand.api.list("events.events.k8s.io");
-        events.iter().any(|event| event["reason"] == "LabelDrift" && event["regarding"]["name"] == "kind-worker2")
+        events.iter().any(|event| event["reason"] == "DriftDetected" && event["regarding"]["name"] == "kind-worker2")
     })?;
     stand.assert_no_leak_but(&[])
 }

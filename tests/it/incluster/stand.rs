@@ -167,9 +167,15 @@ impl Stand {
 
     /// Starts an agent on a node.
     pub(super) fn agent(&mut self, node: &str) -> Outcome {
+        self.agent_with(node, &[])
+    }
+
+    /// The same, with more arguments.
+    pub(super) fn agent_with(&mut self, node: &str, more: &[&str]) -> Outcome {
         let state = self.state(node)?;
-        let words: Vec<OsString> =
+        let mut words: Vec<OsString> =
             vec!["agent".into(), "--node".into(), node.into(), "--state-dir".into(), state.into()];
+        words.extend(more.iter().map(OsString::from));
         let process = self.lab.start(node, self.program()?, self.words(words))?;
         process.wait_for("egret runs", DEADLINE)?;
         self.processes.insert(node.to_owned(), process);
@@ -231,11 +237,12 @@ impl Stand {
         if wait_until(DEADLINE, &mut holds) {
             return Ok(());
         }
-        let objects: Vec<String> = ["egressconfigs.egret.dev", "publishedegresspolicies.egret.dev", "egressnodes.egret.dev"]
-            .iter()
-            .flat_map(|resource| self.api.list(resource))
-            .map(|object| serde_json::to_string_pretty(&object).unwrap_or_default())
-            .collect();
+        let objects: Vec<String> =
+            ["egressconfigs.egret.dev", "publishedegresspolicies.egret.dev", "egressnodes.egret.dev"]
+                .iter()
+                .flat_map(|resource| self.api.list(resource))
+                .map(|object| serde_json::to_string_pretty(&object).unwrap_or_default())
+                .collect();
         let seen = format!("{}\n{}", self.logs(), objects.join("\n"));
         Err(LabError::Late { awaited: awaited.to_owned(), deadline: DEADLINE, seen })
     }

@@ -37,8 +37,11 @@ fn a_leader_that_stood_still_moves_nothing_back_and_what_it_had_on_its_way_is_re
     stand.controller("two")?;
     let flow = stand.flow()?;
     // Its first write of a policy hangs in the network, and then it stands still for longer than its lease.
-    let late =
-        stand.api.fault_times(Filter::writes().verb("patch").resource("publishedegresspolicies.egret.dev/"), Fault::Hang, 1);
+    let late = stand.api.fault_times(
+        Filter::writes().verb("patch").resource("publishedegresspolicies.egret.dev/"),
+        Fault::Hang,
+        1,
+    );
     stand
         .lab
         .repository()
@@ -143,7 +146,7 @@ fn agents_refuse_a_head_of_a_former_leader_and_a_new_installation_comes_past_it(
     former["spec"]["fence"] = json!(fence - 1);
     former["spec"]["revision"] = json!("0123456789012345678901234567890123456789");
     stand.api.create(&former);
-    let refused = ("False".to_owned(), "PublicationRefused".to_owned());
+    let refused = ("False".to_owned(), "StaleFencingToken".to_owned());
     for node in stand.nodes() {
         stand.await_that("agents that refuse it", || stand.condition("egressnodes", &node, "Ready") == refused)?;
         assert_eq!(stand.object("egressnodes", &node)["status"]["revision"], *commit);
@@ -185,10 +188,11 @@ fn a_policy_that_somebody_edits_takes_no_packet_elsewhere_is_put_back_and_it_is_
             spec
         };
         stand.await_that(&format!("the policy as it was before {edit}"), || {
-            without_fence(stand.object("publishedegresspolicies", "outpost")["spec"].clone()) == without_fence(before.clone())
+            without_fence(stand.object("publishedegresspolicies", "outpost")["spec"].clone())
+                == without_fence(before.clone())
         })?;
         stand.assert_through(&[Side::Second])?;
-        let in_force = ("True".to_owned(), "InForce".to_owned());
+        let in_force = ("True".to_owned(), "Programmed".to_owned());
         stand.await_that("agents that wait for nothing any more", || {
             stand.nodes().iter().all(|node| stand.condition("egressnodes", node, "Ready") == in_force)
         })?;
