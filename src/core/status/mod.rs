@@ -9,6 +9,11 @@ mod head;
 mod node;
 mod policy;
 
+use std::collections::BTreeMap;
+
+use crate::core::facts::Node;
+use crate::core::name::NodeName;
+
 pub use condition::{Condition, ConditionStatus, ConditionType, Reason, condition, is_ready};
 pub use head::{HeadStatus, HeadStatusInput, NodeCounts, head_status};
 pub use node::{
@@ -16,6 +21,16 @@ pub use node::{
     UnfitExit, held, node_status, serving, unfit,
 };
 pub use policy::{GatewayStatus, PolicyStatus, PolicyStatusInput, policy_status};
+
+/// Agents on Ready nodes that do not have a commit yet. Nodes that are not Ready in Kubernetes' sense are not waited for.
+pub fn behind<'n>(
+    cluster: &BTreeMap<NodeName, Node>,
+    nodes: &'n BTreeMap<NodeName, NodeStatus>,
+    revision: &str,
+) -> Vec<&'n NodeName> {
+    let is_up = |name: &NodeName| cluster.get(name).is_some_and(|node| node.ready);
+    nodes.iter().filter(|(name, node)| is_up(name) && node.revision != revision).map(|(name, _)| name).collect()
+}
 
 /// A few names, for a column: `a, b, c +2`.
 fn summary<T: ToString>(names: impl IntoIterator<Item = T>) -> String {

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::condition::{Condition, ConditionStatus, ConditionType, Reason, observe, readable, settle, with_progress};
+use super::condition::{
+    Condition, ConditionStatus, ConditionType, Reason, condition, observe, readable, settle, with_progress,
+};
 use super::node::NodeStatus;
 use super::summary;
 use crate::core::compile::NO_WAY_OUT;
@@ -68,6 +70,8 @@ pub struct PolicyStatusInput<'a> {
     pub placement: &'a Placement,
     /// What every node's agent reported last.
     pub nodes: &'a BTreeMap<NodeName, NodeStatus>,
+    /// Agents that do not have the published commit yet ([`behind`](super::behind)).
+    pub behind: &'a [&'a NodeName],
     /// Documents that were not accepted.
     pub rejected: &'a [Rejected],
     /// The published commit.
@@ -82,7 +86,12 @@ pub fn policy_status(facts: PolicyStatusInput<'_>, before: &PolicyStatus, now: T
     let selects = |node: &&NodeStatus| node.policies.iter().any(|one| one.is_of(&policy.id) && one.members > 0);
     let members = nodes.values().flat_map(|node| &node.policies).filter(|one| one.is_of(&policy.id));
     let addresses: BTreeSet<&String> = gateways.iter().flat_map(|gateway| &gateway.egress_ips).collect();
-    let (status, reason, message) = ready(policy, placement, &gateways, nodes);
+    let (mut status, mut reason, mut message) = ready(policy, placement, &gateways, nodes);
+    // Gateways serve the former version as well. A version is Ready once every agent has it, and stays so when others change.
+    if status == ConditionStatus::True && !facts.behind.is_empty() && is_new(facts.generation, before) {
+        (status, reason) = (ConditionStatus::Unknown, Reason::Pending);
+        message = format!("waiting for the agents of {} to apply it", summary(facts.behind));
+    }
     let ready = Condition::new(ConditionType::Ready, status, reason, message, now);
     let conflicted = overlap(policy, nodes).map(|overlap| {
         let message = overlap.message.clone();
@@ -100,6 +109,12 @@ pub fn policy_status(facts: PolicyStatusInput<'_>, before: &PolicyStatus, now: T
         gateways,
         conditions: settle(conditions, &before.conditions),
     }
+}
+
+/// Whether this generation was not Ready or found at fault yet.
+fn is_new(generation: Option<i64>, before: &PolicyStatus) -> bool {
+    let ready = condition(&before.conditions, ConditionType::Ready);
+    before.observed_generation != generation || ready.is_none_or(|ready| ready.status == ConditionStatus::Unknown)
 }
 
 /// Whether the newest version of the document is the published one.

@@ -76,7 +76,7 @@ fn input<'a>(
     nodes: &'a BTreeMap<NodeName, NodeStatus>,
     rejected: &'a [Rejected],
 ) -> PolicyStatusInput<'a> {
-    PolicyStatusInput { policy, generation: Some(4), placement, nodes, rejected, revision: "0123" }
+    PolicyStatusInput { policy, generation: Some(4), placement, nodes, behind: &[], rejected, revision: "0123" }
 }
 
 fn placement(policy: &Policy, facts: &Facts) -> Placement {
@@ -173,6 +173,35 @@ fn last_transition_time_changes_only_with_status() {
     let lost = next(&said(None), &first, 30);
     assert_eq!(lost.conditions[0].last_transition_time, at(30));
     assert_eq!(condition(&lost.conditions, ConditionType::Accepted).unwrap().last_transition_time, at(10));
+}
+
+#[test]
+fn a_new_version_of_a_policy_is_ready_when_every_agent_has_it_and_stays_so() {
+    let (policy, facts, said) = (policy(), facts(true), said(Some(&["10.0.3.42"])));
+    let placement = placement(&policy, &facts);
+    let name = NodeName::parse("late").unwrap();
+    let late = [&name];
+    let of = |generation, behind, before: &PolicyStatus| {
+        let facts =
+            PolicyStatusInput { generation: Some(generation), behind, ..input(&policy, &placement, &said, &[]) };
+        policy_status(facts, before, at(10))
+    };
+    let first = of(4, &late, &PolicyStatus::default());
+    assert_eq!(ready(&first), (Unknown, Reason::Pending, "waiting for the agents of late to apply it".to_owned()));
+    assert_eq!(ready(&of(4, &late, &first)).0, Unknown, "still");
+    let applied = of(4, &[], &first);
+    assert_eq!(ready(&applied).0, True);
+    assert_eq!(ready(&of(4, &late, &applied)).0, True, "another commit left this policy as it is");
+    assert_eq!(ready(&of(5, &late, &applied)).0, Unknown, "another commit changed it");
+}
+
+#[test]
+fn agents_on_nodes_that_are_down_are_not_behind() {
+    let nodes = named([("a", node_that("1", True, 0)), ("b", node_that("0", True, 0)), ("c", node_that("0", True, 0))]);
+    let name = |name| NodeName::parse(name).unwrap();
+    let mut cluster = cluster(&["a", "b", "c"]);
+    cluster.get_mut(&name("c")).unwrap().ready = false;
+    assert_eq!(behind(&cluster, &nodes, "1"), [&name("b")]);
 }
 
 #[test]

@@ -431,8 +431,10 @@ impl Controller {
         let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut told, now).await;
         let came_upon = match pass.publish().await {
             Err(PassError::Live(error)) => {
-                // Where the status cannot be written either, the log has to do.
-                if let Err(error) = pass.tell_head(None, &intent.rejected, Some(&chain(&error)), now).await {
+                // A server that does not answer takes no status either.
+                if error.code().is_some()
+                    && let Err(error) = pass.tell_head(None, &intent.rejected, Some(&chain(&error)), now).await
+                {
                     tracing::debug!(error = chain(&error), "the fault is not in the status of the EgressConfig");
                 }
                 return Err(error.into());

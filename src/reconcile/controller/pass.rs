@@ -18,7 +18,7 @@ use crate::core::pools::Network;
 use crate::core::report::history::Rejected;
 use crate::core::status::{
     Condition, ConditionStatus, ConditionType, HeadStatusInput, NodeStatus, PolicyStatus, PolicyStatusInput, Reason,
-    condition, head_status, policy_status, unfit,
+    behind, condition, head_status, policy_status, unfit,
 };
 use crate::reconcile::gitops::repository::DesiredRevision;
 
@@ -184,6 +184,7 @@ impl Pass<'_> {
         let revision = self.intent.commit.id.to_string();
         let nodes = self.nodes();
         let placement = self.placement(now);
+        let behind = behind(&self.view.facts.nodes, &nodes, &revision);
         for policy in set.policies.values() {
             let name = resource_name(set, &policy.id);
             let Some(found) = self.view.policies.get(&name) else { continue };
@@ -193,6 +194,7 @@ impl Pass<'_> {
                 generation: Some(came_upon.generations.get(&name).copied().unwrap_or(found.generation)),
                 placement: &placement,
                 nodes: &nodes,
+                behind: &behind,
                 rejected,
                 revision: &revision,
             };
