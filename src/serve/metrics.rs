@@ -5,9 +5,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::page;
@@ -80,7 +79,7 @@ pub(super) struct Values {
     pub(super) exits: Option<(usize, usize)>,
     pub(super) members: Option<usize>,
     pub(super) counters: Option<Counters>,
-    pub(super) git_fetched: Option<Timestamp>,
+    pub(super) git_fetched: Option<SystemTime>,
     pub(super) previews: Option<BTreeMap<&'static str, u64>>,
     pub(super) leader: Option<bool>,
     pub(super) revision: Option<String>,
@@ -163,7 +162,7 @@ impl Metrics {
     }
 
     /// Git answered then, with a new commit or without.
-    pub fn git_fetched(&self, at: Timestamp) {
+    pub fn git_fetched(&self, at: SystemTime) {
         self.tell(|values| values.git_fetched = Some(at));
     }
 

@@ -1,9 +1,10 @@
 //! The metrics' names and texts, and the page that Prometheus reads: OpenMetrics.
 //!
-//! All labels are bounded: by what is written here, by the operations and resources of the API server that Egret knows, and by the exits and
-//! policies that the node has now. Not here: the values (`metrics`).
+//! All labels are bounded: by what is written here, by the operations and resources of the API server that Egret knows, and by the exits
+//! and policies that the node has now. Not here: the values (`metrics`).
 
 use std::fmt;
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -224,9 +225,7 @@ impl Writer<'_, '_> {
             self.gauges("suspended_until_timestamp", &series)?;
         }
         if let Some(at) = values.git_fetched {
-            // Milliseconds fit into the 53 bits of a double.
-            #[expect(clippy::cast_precision_loss, reason = "until the year 287396")]
-            let seconds = at.as_millisecond() as f64 / 1000.0;
+            let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
             ConstGauge::new(seconds).encode(self.family("git_last_success_timestamp")?)?;
         }
         Ok(())

@@ -4,7 +4,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use egret::core::compile::counters::{CountedExit, Counters, TunnelDrop};
 use egret::core::name::ObjectName;
@@ -91,7 +91,7 @@ fn the_page_has_what_was_told_and_nothing_else() {
             requests: [("patch nodes".to_owned(), 1)].into(),
             watches: [("pods", 1)].into(),
         });
-        metrics.git_fetched("2026-11-29T01:02:03.5Z".parse().unwrap());
+        metrics.git_fetched(SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_914_123_500));
         metrics.counters(&counters(&[("n2 dev net1", true)]));
         let page = get(&server, "/metrics").await.2;
         for line in [

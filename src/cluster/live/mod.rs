@@ -153,7 +153,7 @@ impl ApiClient {
     /// Sends a request and reads the answer, within a time.
     async fn call<T: DeserializeOwned>(&self, doing: &str, request: Built, limit: Duration) -> Result<T, ApiError> {
         let request = request.map_err(|error| ApiError::of(doing, kube::Error::BuildRequest(error)))?;
-        let operation = error_counts::operation(request.method(), request.uri().path());
+        let operation = error_counts::operation(request.method().as_str(), request.uri().path());
         let answer = match tokio::time::timeout(limit, self.client.request_text(request)).await {
             Ok(Ok(text)) => {
                 serde_json::from_str(&text).map_err(|error| ApiError::new(doing, ApiErrorCause::Answer(error)))

@@ -1,8 +1,8 @@
 //! Conditions, as Kubernetes' `meta/v1 Condition` has them, with the types and reasons that Egret uses.
 //!
-//! `Ready`, `Reconciling` and `Stalled` have the meaning that kstatus gives them (sigs.k8s.io/cli-utils, `pkg/kstatus`): `Ready` is always there;
-//! the other two only while they are true. Reasons follow Gateway API and kstatus where these have one. `docs/conditions.md` explains each, and a
-//! test compares that page with the two enums here.
+//! `Ready`, `Reconciling` and `Stalled` have the meaning that kstatus gives them (sigs.k8s.io/cli-utils, `pkg/kstatus`): `Ready` is always
+//! there; the other two only while they are true. Reasons follow Gateway API and kstatus where these have one. `docs/conditions.md` has all
+//! of them, and a test compares that page with the two enums here.
 
 use std::fmt;
 
@@ -141,7 +141,8 @@ words! {
 }
 
 impl Reason {
-    /// What kstatus calls a state that is not Ready for this reason. A suspended policy makes no progress because a user wants it so: it is neither.
+    /// What kstatus calls a state that is not Ready for this reason. A suspended policy is neither: it makes no progress because a user
+    /// wants it so.
     fn progress(self) -> Option<ConditionType> {
         match self {
             Self::Suspended => None,

@@ -134,8 +134,8 @@ impl HeadStatusInput<'_> {
         Some(format!("{}: {}, and {} in all", first.place, first.message, self.rejected.len()))
     }
 
-    /// Whether what Git asks for is in the kernels. A commit that waits for a window or while the cluster is suspended does not count: that is
-    /// what a user asked for, and `UpToDate` says so.
+    /// Whether what Git asks for is in the kernels. A commit that waits for a window or while the cluster is suspended does not count:
+    /// that is what a user asked for, and `UpToDate` says so.
     fn ready(&self) -> (ConditionStatus, Reason, String) {
         let no = |reason, message: String| (ConditionStatus::False, reason, message);
         if let Some(fault) = self.publish_fault {

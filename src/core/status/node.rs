@@ -208,8 +208,8 @@ pub struct NodeFault<'a> {
 }
 
 impl NodeStatus {
-    /// The same as it is written: about this generation, and with the times of what the API server has, where that says the same. So a restart
-    /// of the agent is no transition.
+    /// The same as it is written: about this generation, and with the times of what the API server has, where that says the same. So a
+    /// restart of the agent is no transition.
     #[must_use]
     pub fn as_written(&self, generation: i64, before: &Self) -> Self {
         let mut status = self.clone();

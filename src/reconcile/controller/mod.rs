@@ -16,7 +16,7 @@ mod snapshotter;
 mod taints;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -247,14 +247,14 @@ impl Controller {
         match news {
             RepositoryEvent::Intent(intent) => {
                 if intent.fetched {
-                    self.metrics.git_fetched(now());
+                    self.metrics.git_fetched(SystemTime::now());
                 }
                 self.git_fault = None;
                 self.take(*intent);
                 return true;
             }
             RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => {
-                self.metrics.git_fetched(now());
+                self.metrics.git_fetched(SystemTime::now());
                 self.git_fault = None;
             }
             RepositoryEvent::Fault(error @ crate::git::Error::Empty { .. }) => {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::cluster::live::ErrorCounts;
 use crate::core::compile::{Compiled, ExitRole};
@@ -80,8 +80,8 @@ impl MetricsRecorder {
     /// Git answered, if it did.
     pub fn news(&self, news: &RepositoryEvent) {
         match news {
-            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => self.metrics.git_fetched(now()),
-            RepositoryEvent::Intent(intent) if intent.fetched => self.metrics.git_fetched(now()),
+            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => self.metrics.git_fetched(SystemTime::now()),
+            RepositoryEvent::Intent(intent) if intent.fetched => self.metrics.git_fetched(SystemTime::now()),
             RepositoryEvent::Intent(_) | RepositoryEvent::Fault(_) => {}
         }
         match news {
