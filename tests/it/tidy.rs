@@ -71,6 +71,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cluster/live/",
             "core/policy/",
             "core/pools.rs",
+            "core/status/tests.rs",
             "forge/",
             // What is said to the worker process, and by it.
             "git/overseer.rs",

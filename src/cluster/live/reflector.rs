@@ -142,7 +142,7 @@ impl<W: Watched> Reflector<W> {
                 // Counted, so that a server that forgets everything at once is not asked without a pause.
                 End::Expired(_) => {
                     self.live.errors.watch(W::NAME);
-                    drop(self.backoff.next_wait());
+                    let _ = self.backoff.next_wait();
                 }
                 End::Unheard => return,
             }

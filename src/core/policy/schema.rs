@@ -1,16 +1,17 @@
 //! JSON Schemas of the documents, for editors: completion, and most mistakes underlined while typing.
 //!
-//! Egret does not validate with them: the readers (`check`) decide, and know more than a schema can express. A schema must not refuse what
-//! the readers take. `tests/it/descriptions.rs` compares the fields of readers, schemas and custom resource definitions.
+//! Egret does not validate with them: the readers (`check`) are stricter than a schema can be; a schema only must not
+//! reject what the readers accept. `tests/it/descriptions.rs` compares the fields of readers, schemas and custom resource
+//! definitions.
 //!
-//! Draft 7, which is what the YAML language server of the editors reads.
+//! Draft 7, which the editors' YAML language server reads.
 
 use serde_json::{Value, json};
 
 use super::check::MAX_GATEWAYS;
 use super::document::ANNOTATIONS;
 
-/// The schemas, each with the name of its file in `schemas/`.
+/// The schemas, each with its file name in `schemas/`.
 pub fn files() -> [(&'static str, String); 2] {
     [("config.json", format!("{:#}\n", config())), ("document.json", format!("{:#}\n", document()))]
 }
@@ -165,7 +166,7 @@ fn change_windows() -> Value {
     )
 }
 
-/// Policies and node labels. Which one it is `kind` says.
+/// Policies and node labels, distinguished by `kind`.
 fn document() -> Value {
     let kinds = [
         ("CiliumEgressGatewayPolicy", "cilium.io/v2", policy_spec(false)),
