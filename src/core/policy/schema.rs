@@ -48,7 +48,7 @@ fn on_no_gateway() -> Value {
 
 fn existing_connections() -> Value {
     word(
-        "What becomes of live connections when their way changes: they stay on it (the default), or are reset.",
+        "What becomes of live connections when their route changes: they stay on the former one (the default), or are reset.",
         &["Keep", "Reset"],
     )
 }
@@ -71,14 +71,14 @@ fn config() -> Value {
             "timeZone": text("An IANA name as Europe/Berlin; UTC if left out."),
         })),
         "changeWindows": change_windows(),
-        "suspend": object("Commits wait until then; what is in force is looked after.", &["until", "owner", "reason"], &json!({
+        "suspend": object("Commits wait until then; the active one is reconciled meanwhile.", &["until", "owner", "reason"], &json!({
             "until": text("RFC 3339: 2026-12-31T18:00:00Z."),
             "owner": text("Whom to ask."),
-            "reason": text("For those who wonder."),
+            "reason": text("Why; shown in messages."),
         })),
-        "signatures": object("Whose signature a commit must have to come into force.", &["require"], &json!({
+        "signatures": object("Whose signature a commit must have to become active.", &["require"], &json!({
             "require": word(
-                "Of which commits: of the one that comes into force, or of every one that comes in with it.",
+                "Of which commits: of the one that becomes active, or of every one that comes in with it.",
                 &["Head", "Every"],
             ),
             "allowedSigners": list(
@@ -90,7 +90,7 @@ fn config() -> Value {
         "onNoGateway": on_no_gateway(),
         "existingConnections": existing_connections(),
         "onLabelDrift": word(
-            "What becomes of a node label that somebody changed: put right and told (the default), or only told.",
+            "What becomes of a node label that another client changed: corrected and reported (the default), or only reported.",
             &["Correct", "Report"],
         ),
         "gateways": gateways(),
@@ -103,7 +103,7 @@ fn config() -> Value {
         "datapath": object("What Egret takes of the kernel's numbers. Change it where something else has them.", &[], &json!({
             "markMask": {
                 "type": ["integer", "string"],
-                "description": "The bits of packet and connection marks that are Egret's, 2 to 15 in one run, as 0x1fff; or auto, which it is if left out: each node takes bits that nobody else on it uses.",
+                "description": "The bits of packet and connection marks that are Egret's, 2 to 15 in one run, as 0x1fff; or auto, which it is if left out: each node takes bits that are free on it.",
             },
             "firstTable": number("The first routing table and rule priority; 9000 if left out.", 1, 32766),
             "port": number("The UDP port of the tunnel; 4790 if left out.", 1, 65535),
@@ -149,19 +149,19 @@ fn change_windows() -> Value {
         "",
         &["cron", "duration"],
         &json!({
-            "name": text("What people call it."),
+            "name": text("Its name in messages."),
             "cron": text("When it opens. Five fields of crontab: minute, hour, day of the month, month, day of the week."),
             "timeZone": text("An IANA name as Europe/Berlin; UTC if left out."),
             "duration": text("For how long: 4h, 90m, 2d; 7d at most."),
         }),
     );
     object(
-        "When commits may come into force; always if left out.",
+        "When commits may become active; always if left out.",
         &[],
         &json!({
             "open": list("It is open while one of them is.", &window),
             "emergencyTrailer": text(
-                "A commit with this trailer and a reason behind it comes into force outside the windows too: Egret-Emergency."),
+                "A commit with this trailer and a reason behind it becomes active outside the windows too: Egret-Emergency."),
         }),
     )
 }
@@ -245,12 +245,12 @@ fn policy_spec(egret: bool) -> Value {
         properties["onNoGateway"] = on_no_gateway();
         properties["existingConnections"] = existing_connections();
         properties["suspend"] = object(
-            "Takes the policy out of force for a while.",
+            "Deactivates the policy for a while.",
             &["until", "reason"],
             &json!({
                 "until": {"type": "string", "description": "RFC 3339: 2026-12-31T18:00:00Z."},
                 "owner": text("Whom to ask."),
-                "reason": text("For those who wonder."),
+                "reason": text("Why; shown in messages."),
             }),
         );
     }

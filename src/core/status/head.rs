@@ -45,9 +45,9 @@ pub struct NodeCounts {
     /// Nodes of the cluster.
     pub total: u64,
     /// Those that have this revision in their kernel.
-    pub in_force: u64,
+    pub current: u64,
     /// Those with drift that could not be corrected.
-    pub drifting: u64,
+    pub drifted: u64,
 }
 
 /// What the controller knows.
@@ -81,8 +81,8 @@ pub struct HeadStatusInput<'a> {
 pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timestamp) -> HeadStatus {
     let nodes = NodeCounts {
         total: facts.cluster.len() as u64,
-        in_force: facts.nodes.values().filter(|node| facts.is_current(node)).count() as u64,
-        drifting: facts.nodes.values().filter(|node| node.drift > 0).count() as u64,
+        current: facts.nodes.values().filter(|node| facts.is_current(node)).count() as u64,
+        drifted: facts.nodes.values().filter(|node| node.drift > 0).count() as u64,
     };
     let is = |kind, status: bool, reason, message: &str| Condition::new(kind, status, reason, message, now);
     let git = match facts.git_fault {
@@ -117,7 +117,7 @@ pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timesta
     HeadStatus {
         observed_generation: facts.generation,
         leader: facts.leader.to_owned(),
-        node_summary: format!("{}/{}", nodes.in_force, nodes.total),
+        node_summary: format!("{}/{}", nodes.current, nodes.total),
         nodes,
         rejected,
         conditions: settle(conditions, &before.conditions),

@@ -341,7 +341,7 @@ fn the_config_counts_nodes_that_have_its_revision() {
     let facts =
         HeadStatusInput { git_fault: Some("connection refused"), reports: Some(Ok(())), ..head(&cluster, &nodes) };
     let status = head_status(facts, &HeadStatus::default(), at(1));
-    assert_eq!((status.nodes.in_force, status.nodes.drifting, status.node_summary.as_str()), (1, 1, "1/4"));
+    assert_eq!((status.nodes.current, status.nodes.drifted, status.node_summary.as_str()), (1, 1, "1/4"));
     let expected = [
         (ConditionType::Ready, False),
         (ConditionType::Reconciling, True),
