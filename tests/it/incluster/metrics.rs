@@ -84,10 +84,12 @@ fn every_metric_is_set_by_the_controller_or_by_an_agent() -> Outcome {
     assert!(watched.iter().any(|series| series.contains("resource=\"pods\"")), "zero before the first: {watched:?}");
     let failed = "egret_api_errors_total{operation=\"patch egressnodes/status\"} 1";
     assert!(seen["egret_api_errors"].iter().any(|series| series == failed), "{:?}", seen["egret_api_errors"]);
-    stand.api.cut_connections();
+    stand.api.away();
     let broke =
         |page: &String| page.lines().any(|line| line.starts_with("egret_watch_errors_total{") && !line.ends_with(" 0"));
     stand.await_that("watches that broke to be counted, by all processes", || {
         processes().all(|process| page(&stand, process).is_ok_and(|page| broke(&page)))
-    })
+    })?;
+    stand.api.back();
+    Ok(())
 }
