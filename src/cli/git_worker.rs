@@ -1,6 +1,5 @@
-//! `egret git-worker`: the process that talks to a Git server for another one of ours. Nobody types it.
-//!
-//! Deliberately absent: arguments, which others could read, and everything that it does (`git::worker`).
+//! `egret git-worker`: the process that Egret starts for transfers with a Git server (`git::worker`). It takes no arguments: other users of
+//! the machine could read them.
 
 use std::io;
 use std::process::ExitCode;

@@ -1,15 +1,17 @@
-//! `egret plan`: what `run` would change on this node, in words and as a diff, without changing anything.
-//!
-//! Deliberately absent: comparing two revisions without a kernel, which is a preview.
+//! `egret plan`: what `run` would change on this node, in words and as a diff, without changing anything. `preview` compares two revisions
+//! without a kernel.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use serde::Serialize;
+
+use super::args::{AdmissionArgs, GitArgs, NodeArgs, OUTPUT, RepoArgs, Repository};
 use super::diagnostics::Colour;
-use super::options::{AdmissionOptions, LabelOptions, NodeOptions, RepositoryOptions, SignatureOptions};
-use super::output::{self, CHANGES, Failure, Form, painted_diff};
-use crate::cluster::Cluster;
+use super::exit::CHANGES;
+use super::json;
+use super::output::{self, Failure, Form, Manifests, painted_diff};
 use crate::core::admission::{AdmissionDecision, AdmissionRules, ChangeWindows, PendingReason};
 use crate::core::compile::exit_ids::ExitIds;
 use crate::core::compile::{CompileInput, Compiled, RefusedParts, compile};
@@ -18,39 +20,50 @@ use crate::core::finding::Finding;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::{Placement, place};
-use crate::core::plan::{Plan, plan, summary, unified_diff};
+use crate::core::plan::{Plan, Step, StepLine, plan, summary, unified_diff};
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate};
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::state::NodeState;
+use crate::core::text::wrapped;
 use crate::git::CommitId;
 use crate::git::mirror::Mirror;
-use crate::git::signature::Flags;
+use crate::git::signature::SignatureFlags;
 use crate::kernel::{Kernel, Observed};
 use crate::reconcile::gitops::repository;
 use crate::reconcile::node::mark_mask::of_this_node;
-use crate::reconcile::node::round::now;
+use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::{PersistedState, StateStore};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+#[command(after_help = "Exit codes: 0 nothing would change, 2 there are changes, 1 failure.")]
+pub(super) struct PlanArgs {
     #[command(flatten)]
-    repository: RepositoryOptions,
-    #[command(flatten)]
-    signatures: SignatureOptions,
-    #[command(flatten)]
-    node: NodeOptions,
-    /// The revision to compare with: a branch, a tag, a commit. The repository's default branch unless it is given; the files
-    /// as they lie there where the repository is a folder without Git.
+    repo: RepoArgs,
+    /// The revision to compare with: a branch, a tag, a commit [default: the repository's default branch; of a folder without Git, the
+    /// files as they are].
     #[arg(long, value_name = "REV")]
     rev: Option<String>,
     #[command(flatten)]
-    admission: AdmissionOptions,
+    node: NodeArgs,
     #[command(flatten)]
-    labels: LabelOptions,
+    admission: AdmissionArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    git: GitArgs,
+}
+
+/// How the plan is printed.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = OUTPUT)]
+struct OutputArgs {
     /// The form of the result.
-    #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
     output: Form,
+    /// Leave out the diff of the node's `ip` and `nft` objects.
+    #[arg(long)]
+    no_diff: bool,
 }
 
 /// Everything that is shown.
@@ -61,19 +74,19 @@ struct Shown {
     observed: NodeState,
     compiled: Compiled,
     findings: Vec<Finding>,
-    /// Why none of it happens yet.
+    /// PendingReason none of it happens yet.
     waits: Option<PendingReason>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let node = arguments.node.node()?;
-    let memory = memory(arguments, &node)?;
-    let cluster_name = &arguments.node.cluster_name;
-    let judge = Judge { flags: arguments.signatures.flags(), memory: &memory, cluster: cluster_name };
+pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, Failure> {
+    let node = args.node.node()?;
+    let memory = memory(args, &node)?;
+    let cluster_name = &args.node.cluster_name;
+    let judge = Judge { flags: args.admission.flags(), memory: &memory, cluster: cluster_name };
     let Read { files, revision, before, trailers, unsigned } =
-        read(&arguments.repository, arguments.rev.as_deref(), Some(&judge))?;
-    let mut catalogue = Catalogue::new(cluster_name).with_label_keys(arguments.labels.keys().as_deref());
-    let given = arguments.admission.windows()?;
+        read(args.repo.with(&args.git), args.rev.as_deref(), Some(&judge))?;
+    let mut catalogue = Catalogue::new(cluster_name).with_label_keys(args.admission.labels.keys().as_deref());
+    let given = args.admission.windows()?;
     let by_rules = before.and_then(|before| {
         let mut in_force = Catalogue::new(cluster_name);
         in_force.update(before);
@@ -81,9 +94,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     });
     let waits = unsigned.or(by_rules);
     catalogue.update(files);
-    let cluster = Cluster::open(&arguments.node.cluster)?;
-    if !cluster.facts().nodes.contains_key(&node) {
-        return Err(Failure::unknown_node(node.as_str(), &arguments.node.cluster, cluster.facts()));
+    let facts = Manifests::read(&args.node.cluster)?.facts;
+    if !facts.nodes.contains_key(&node) {
+        return Err(Failure::unknown_node(node.as_str(), &args.node.cluster, &facts));
     }
     let runtime = output::runtime()?;
     let mut set = catalogue.policies().clone();
@@ -91,15 +104,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let choice = runtime.block_on(of_this_node(set.config.range.first, memory.range()));
         set.config.range.mask = choice.mask;
     }
-    let observed = runtime.block_on(look(&memory.labels, &set, &node, cluster.facts()))?;
-    let shown = Shown { waits, ..compare(&set, cluster.facts(), node, revision, observed) };
-    output::print(&shown.text(arguments.output, output::colour()))?;
+    let observed = runtime.block_on(look(&memory.labels, &set, &node, &facts))?;
+    let shown = Shown { waits, ..compare(&set, &facts, node, revision, observed) };
+    let layout = Layout { colour: output::colour(), width: output::width(), diff: !args.output.no_diff };
+    output::print(&shown.text(args.output.output, layout))?;
     Ok(if shown.plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }
 
-/// What Egret on this node remembers, if it has run.
-fn memory(arguments: &Arguments, node: &NodeName) -> Result<PersistedState, Failure> {
-    let folder = arguments.node.state_dir.join(node.as_str());
+/// What Egret on this node has stored, if it has run.
+fn memory(args: &PlanArgs, node: &NodeName) -> Result<PersistedState, Failure> {
+    let folder = args.node.state_dir.join(node.as_str());
     if !folder.is_dir() {
         return Ok(PersistedState::default());
     }
@@ -147,7 +161,7 @@ async fn look(written: &Labels, set: &PolicySet, node: &NodeName, facts: &Facts)
 }
 
 fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, observed: Observed) -> Shown {
-    // As it will be once every node has the labels that Git asks for: a plan that stops at the label would tell nothing.
+    // As it will be once every node has the labels that Git asks for: a plan that stops at the label would show nothing.
     let facts = set.labelled(facts);
     let placement: Placement = place(set, &facts, now());
     let marks = ExitIds::observed(&observed.state.nft, set.config.range);
@@ -169,50 +183,95 @@ fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, obs
     Shown { node, revision, plan, observed: observed.state, compiled, findings, waits: None }
 }
 
+/// How a plan is laid out.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    colour: Colour,
+    /// The terminal's width; none in a pipe.
+    width: Option<usize>,
+    diff: bool,
+}
+
+/// A plan, for programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PlanJson<'p> {
+    node: &'p str,
+    revision: &'p str,
+    changes: bool,
+    verdict: String,
+    steps: Vec<StepLine>,
+    findings: &'p [Finding],
+    waits: Option<&'p PendingReason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff: Option<String>,
+}
+
 impl Shown {
-    fn text(&self, form: Form, colour: Colour) -> String {
-        let diff = unified_diff(
-            &self.observed,
-            &self.compiled.desired,
-            &format!("{} now", self.node),
-            &format!("{} after {}", self.node, self.revision),
-        );
+    fn text(&self, form: Form, layout: Layout) -> String {
+        let diff = || {
+            let (now, after) = (format!("{} now", self.node), format!("{} after {}", self.node, self.revision));
+            unified_diff(&self.observed, &self.compiled.desired, &now, &after)
+        };
+        let diff = if layout.diff { diff() } else { String::new() };
         match form {
-            Form::Json => self.json(&diff),
+            Form::Json => self.json(layout.diff.then_some(diff)),
+            Form::Markdown if diff.is_empty() => format!("{}\n{}\n", self.summary(None), self.verdict()),
             Form::Markdown => {
                 let fence = output::fence_for(&diff);
-                format!("{}\n{fence}diff\n{diff}{fence}\n", self.summary())
+                format!("{}\n{fence}diff\n{diff}{fence}\n\n{}\n", self.summary(None), self.verdict())
             }
-            Form::Text if diff.is_empty() => self.summary(),
-            Form::Text => format!("{}\n{}", self.summary(), painted_diff(&diff, colour)),
+            Form::Text => {
+                let diff = if diff.is_empty() { diff } else { format!("\n{}", painted_diff(&diff, layout.colour)) };
+                let verdict = wrapped(&self.verdict(), 2, layout.width);
+                format!("{}{diff}\n{verdict}", self.summary(layout.width))
+            }
         }
     }
 
-    fn summary(&self) -> String {
-        let mut text = summary::text(self.node.as_str(), &self.plan, &self.compiled, &self.findings);
-        if let Some(why) = self.waits.as_ref().filter(|_| !self.plan.is_empty()) {
+    fn summary(&self, width: Option<usize>) -> String {
+        let mut text = summary::text(self.node.as_str(), &self.plan, &self.compiled, &self.findings, width);
+        if let Some(later) = self.later() {
             text.push('\n');
-            let until = match why {
-                PendingReason::Unsigned { .. } => "does not come into force",
-                _ => "is not in force until then",
-            };
-            text.push_str(&summary::broken(&format!("  later   {why}; {} {until}", self.revision), 10));
+            text.push_str(&wrapped(&format!("  later   {later}"), 10, width));
         }
         text
     }
 
-    fn json(&self, diff: &str) -> String {
-        let steps: Vec<String> = self.plan.steps.iter().map(ToString::to_string).collect();
-        let value = serde_json::json!({
-            "node": self.node.as_str(),
-            "revision": self.revision,
-            "changes": !self.plan.is_empty(),
-            "steps": steps,
-            "findings": self.findings,
-            "waits": self.waits,
-            "diff": diff,
-        });
-        format!("{value:#}\n")
+    /// PendingReason the revision does not take effect at once, where it changes something.
+    fn later(&self) -> Option<String> {
+        let why = self.waits.as_ref().filter(|_| !self.plan.is_empty())?;
+        let until = match why {
+            PendingReason::Unsigned { .. } => "does not take effect",
+            _ => "does not take effect until then",
+        };
+        Some(format!("{why}; {} {until}", self.revision))
+    }
+
+    /// The last line: what would change, how much of it, and the exit code.
+    fn verdict(&self) -> String {
+        let (node, revision) = (&self.node, &self.revision);
+        if self.plan.is_empty() {
+            return format!("{node}: nothing would change with {revision} (exit code 0)");
+        }
+        let (steps, counts) = (self.plan.steps.len(), summary::counts(&self.plan.steps));
+        let steps = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
+        let counts = if counts.is_empty() { counts } else { format!(": {counts}") };
+        let waits = if self.waits.is_some() { ", not yet" } else { "" };
+        format!("{node}: {revision} would take {steps}{waits}{counts} (exit code {CHANGES})")
+    }
+
+    fn json(&self, diff: Option<String>) -> String {
+        json::text(PlanJson {
+            node: self.node.as_str(),
+            revision: &self.revision,
+            changes: !self.plan.is_empty(),
+            verdict: self.verdict(),
+            steps: self.plan.steps.iter().flat_map(Step::lines).collect(),
+            findings: &self.findings,
+            waits: self.waits.as_ref(),
+            diff,
+        })
     }
 }
 
@@ -221,7 +280,7 @@ struct Read {
     files: BTreeMap<String, FileUpdate>,
     /// Its name.
     revision: String,
-    /// What is in force, if that is known and another one.
+    /// What is active, if that is known and another one.
     before: Option<BTreeMap<String, FileUpdate>>,
     /// Trailers of its message.
     trailers: Vec<(String, String)>,
@@ -231,7 +290,7 @@ struct Read {
 
 /// What a revision is judged by.
 struct Judge<'a> {
-    flags: Flags,
+    flags: SignatureFlags,
     memory: &'a PersistedState,
     cluster: &'a str,
 }
@@ -259,13 +318,13 @@ impl Judge<'_> {
 
 /// The files of a revision and its name; as they lie there, of a folder without Git.
 pub(super) fn files(
-    repository: &RepositoryOptions,
+    repository: Repository<'_>,
     rev: Option<&str>,
 ) -> Result<(BTreeMap<String, FileUpdate>, String), Failure> {
     read(repository, rev, None).map(|read| (read.files, read.revision))
 }
 
-fn read(repository: &RepositoryOptions, rev: Option<&str>, judge: Option<&Judge<'_>>) -> Result<Read, Failure> {
+fn read(repository: Repository<'_>, rev: Option<&str>, judge: Option<&Judge<'_>>) -> Result<Read, Failure> {
     let source = repository.source()?;
     if let (Some(path), None) = (source.is_local(), rev)
         // One that is not there is no repository either, and a folder's fault is the shorter one to read.

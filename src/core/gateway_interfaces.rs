@@ -135,7 +135,11 @@ pub fn of(host_network: &HostNetwork, named: &BTreeSet<&str>) -> Vec<GatewayInte
         (is_named || !interface.addresses.is_empty()) && !others && !is_of_services(name)
     });
     let reported: Vec<GatewayInterface> = worth.map(|(name, interface)| one(name, interface, host_network)).collect();
-    if reported.len() > MOST || reported.iter().any(|interface| interface.addresses.len() > MOST) { Vec::new() } else { reported }
+    if reported.len() > MOST || reported.iter().any(|interface| interface.addresses.len() > MOST) {
+        Vec::new()
+    } else {
+        reported
+    }
 }
 
 fn one(name: &str, interface: &host_network::Interface, host_network: &HostNetwork) -> GatewayInterface {

@@ -262,8 +262,9 @@ mod tests {
         };
         let reported =
             HostNetwork { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..HostNetwork::default() };
-        let reported = gateway_interfaces::host_network(&gateway_interfaces::of(&reported, &std::collections::BTreeSet::new()))
-            .unwrap();
+        let reported =
+            gateway_interfaces::host_network(&gateway_interfaces::of(&reported, &std::collections::BTreeSet::new()))
+                .unwrap();
         Facts {
             namespaces: BTreeMap::from([(namespace.to_owned(), Labels::new())]),
             host_networks: BTreeMap::from([(NodeName::parse("kind-worker2").unwrap(), reported)]),

@@ -4,6 +4,7 @@
 mod apiserver;
 mod apiserver_alone;
 mod cluster;
+mod command_line;
 mod commands;
 mod descriptions;
 mod doctor;
@@ -16,6 +17,8 @@ mod fuzz_netlink;
 mod fuzz_signatures;
 mod git;
 mod github_app;
+mod golden;
+mod harness;
 mod https;
 mod incluster;
 mod kernel_nft;

@@ -381,7 +381,8 @@ impl fmt::Display for ConntrackFlush {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut kinds: BTreeMap<&str, Vec<&IpAddr>> = BTreeMap::new();
         for (address, which) in &self.addresses {
-            let live = |group: &String| self.destinations.get(group).is_some_and(|destinations| !destinations.live.is_empty());
+            let live =
+                |group: &String| self.destinations.get(group).is_some_and(|destinations| !destinations.live.is_empty());
             let kind = match which {
                 FlushScope::All => "all",
                 FlushScope::Others(_) => "those of an earlier pod",
@@ -400,7 +401,7 @@ impl fmt::Display for ConntrackFlush {
             let named: Vec<String> = addresses.iter().take(NAMED).map(ToString::to_string).collect();
             let more = addresses.len().saturating_sub(NAMED);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            write!(f, "forget  conn   from {}{more}: {kind}", named.join(", "))?;
+            write!(f, "from {}{more}: {kind}", named.join(", "))?;
         }
         Ok(())
     }

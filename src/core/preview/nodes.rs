@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::assumed_network::AssumedNetwork;
 use super::moves::PodMoves;
-use super::phrase::{EscapedText, counted};
+use super::named::policy as named;
 use super::revision::RevisionState;
-use super::sentences::policy as named;
 use super::{PreviewInput, says_the_same};
 use crate::core::cidr::RangeSet;
 use crate::core::compile::exit_ids::ExitIds;
 use crate::core::compile::{self, compile};
+use crate::core::escape::EscapedText;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
@@ -23,6 +23,7 @@ use crate::core::plan::unified_diff;
 use crate::core::policy::config::Config;
 use crate::core::policy::{PolicyId, PolicySet};
 use crate::core::state::nft::AddressFamily;
+use crate::core::text::counted;
 
 /// The changes of one node, or of one that stands for others.
 #[derive(Debug, Clone, PartialEq, Eq)]

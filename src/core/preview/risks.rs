@@ -10,17 +10,18 @@ use ipnet::IpNet;
 
 use super::PreviewInput;
 use super::moves::{Move, PodMoves};
+use super::named::{policy as named, source, towards};
 use super::outcome::{self, MoveOutcome, same_address};
-use super::phrase::{EscapedText, counted};
 use super::revision::RevisionState;
-use super::sentences::{policy as named, source, towards};
 use crate::core::cidr::RangeSet;
 use crate::core::compile::{Disposition, egress_address};
 use crate::core::diagnostic::Severity;
+use crate::core::escape::EscapedText;
 use crate::core::placement::ExitKey;
 use crate::core::policy::{OnNoGateway, Policy, PolicyId};
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::DatapathConfig as Ports;
+use crate::core::text::counted;
 
 /// So many destinations of one policy are compared with those of another, in all; time and memory grow with the square of a change.
 const MOST_LOOKS: usize = 1_000_000;

@@ -11,9 +11,10 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::core::admission::PendingReason;
+use crate::core::text::shortened;
 
 /// The API server takes no message above 32 KiB; a status with a few of them should stay readable.
-const LONGEST_MESSAGE: usize = 1024;
+pub(super) const LONGEST_MESSAGE: usize = 1024;
 
 /// Enums of words: their names are what the API server stores.
 macro_rules! words {
@@ -216,7 +217,7 @@ impl Condition {
             kind,
             status: status.into(),
             reason,
-            message: shorten(message.into()),
+            message: shortened(&message.into(), LONGEST_MESSAGE),
             observed_generation: None,
             last_transition_time: now,
         }
@@ -281,11 +282,4 @@ pub(super) fn readable<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Conditi
         Either::Condition(_) | Either::Other(_) => None,
     });
     Ok(known.collect())
-}
-
-pub(super) fn shorten(message: String) -> String {
-    if message.chars().count() <= LONGEST_MESSAGE {
-        return message;
-    }
-    message.chars().take(LONGEST_MESSAGE - 1).chain(['…']).collect()
 }

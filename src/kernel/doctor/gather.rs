@@ -140,9 +140,8 @@ async fn peer_routes(
     let mut found = Vec::new();
     for (name, peer, _) in &input.peers {
         let route = match socket.ask(encode::route_to(*peer, own)).await {
-            Ok(Some(RouteNetlinkMessage::NewRoute(message))) => {
-                routes::lookup_result(&message, links).ok_or_else(|| "the kernel's answer names no interface".to_owned())
-            }
+            Ok(Some(RouteNetlinkMessage::NewRoute(message))) => routes::lookup_result(&message, links)
+                .ok_or_else(|| "the kernel's answer names no interface".to_owned()),
             Ok(_) => Err("the kernel gave no answer".to_owned()),
             Err(RouteError::Kernel { errno, .. }) => Err(errno.desc().to_owned()),
             Err(error) => Err(error.to_string()),

@@ -33,7 +33,12 @@ const KNOWN: [Known; 8] = [
     // `AWS_VPC_K8S_CNI_CONNMARK`.
     Known { name: "the AWS VPC CNI", bits: 0x80, devices: &["eni"], chains: &["AWS-"] },
     // Marks of traffic that its network policies accepted, and of traffic they have checked.
-    Known { name: "kube-router", bits: 0x3_0000, devices: &["kube-bridge", "kube-dummy-if"], chains: &["KUBE-ROUTER-"] },
+    Known {
+        name: "kube-router",
+        bits: 0x3_0000,
+        devices: &["kube-bridge", "kube-dummy-if"],
+        chains: &["KUBE-ROUTER-"],
+    },
     // Its network policies' bits.
     Known { name: "Weave", bits: 0x6_0000, devices: &["weave"], chains: &["WEAVE-"] },
     // util/linuxfw: `TailscaleFwmarkMask`.

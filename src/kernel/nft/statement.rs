@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use crate::core::state::nft::{AddressFamily, Field, MatchValue, NftRule, Statement, TableFamily};
 
 use super::expression::{Expression, Found, Register};
+use super::mss;
 use super::uapi::*;
 
 /// What a rule has to have tested before it may load a field of the packet.
@@ -83,6 +84,9 @@ fn dependency(field: Field) -> Option<Dependency> {
         | Field::CtOriginal6
         | Field::CtReply4
         | Field::CtReply6
+        // Nor does a route of the other family (net/netfilter/nft_rt.c).
+        | Field::RtNexthop4
+        | Field::RtNexthop6
         | Field::MetaMark
         | Field::CtMark
         | Field::CtDirection
@@ -132,6 +136,7 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
         | Statement::NoTrack
         | Statement::NoRouteBack
         | Statement::FromThisHost
+        | Statement::ToThisHost
         | Statement::CtState { .. }
         | Statement::ClampMss
         | Statement::Counter
@@ -159,22 +164,13 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
     match statement {
         // meta mark & 0x1fff == 0x3
         Statement::Compare { field, mask, negated, value } => {
-            let mut expressions = load(*field, *mask, register)?;
-            let value = value_bytes(*field, value)?;
-            expressions.push(Expression::Compare { register, negated: *negated, value });
-            Some(expressions)
+            let compare = Expression::Compare { register, negated: *negated, value: value_bytes(*field, value)? };
+            Some([load(*field, *mask, register)?, vec![compare]].concat())
         }
         Statement::InSet { fields, mask, negated, set } => in_set(fields, *mask, *negated, set),
         // ip daddr vmap @destinations
         Statement::VerdictMap { field, mask, map } => {
-            let mut expressions = load(*field, *mask, register)?;
-            expressions.push(Expression::Lookup {
-                set: map.clone(),
-                key: register,
-                found: Found::Verdict,
-                negated: false,
-            });
-            Some(expressions)
+            Some([load(*field, *mask, register)?, vec![mapped(map, Found::Verdict)]].concat())
         }
         // ct state new: any of the bits, hence "not equal to 0"
         Statement::CtState { bits, negated } => Some(vec![
@@ -185,17 +181,14 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
         Statement::SetMark { field, keep, value } => set_mark(*field, *keep, *value),
         // meta mark set ip saddr map @peers4
         Statement::MarkFromMap { field, map } => {
-            let mut expressions = load(*field, None, register)?;
-            let found = Found::Register(register);
-            expressions.push(Expression::Lookup { set: map.clone(), key: register, found, negated: false });
-            expressions.push(Expression::SetMeta { key: NFT_META_MARK, register });
-            Some(expressions)
+            let set = Expression::SetMeta { key: NFT_META_MARK, register };
+            Some([load(*field, None, register)?, vec![mapped(map, Found::Register(register)), set]].concat())
         }
         // snat ip to ct mark & 0x1fff map @egress_ip4
         Statement::SnatMap { family, mask, map } => Some(vec![
             Expression::Ct { key: NFT_CT_MARK, register },
             Expression::Bitwise { register, mask: *mask, xor: 0 },
-            Expression::Lookup { set: map.clone(), key: register, found: Found::Register(register), negated: false },
+            mapped(map, Found::Register(register)),
             Expression::Snat { family: *family, register },
         ]),
         // snat ip to 10.1.1.254
@@ -211,27 +204,55 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
         // notrack
         Statement::NoTrack => Some(vec![Expression::NoTrack]),
         // fib saddr . iif oif missing
-        Statement::NoRouteBack => Some(vec![
-            Expression::Fib {
-                result: NFT_FIB_RESULT_OIF,
-                flags: NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT,
-                register,
-            },
-            Expression::Compare { register, negated: false, value: vec![0; 4] },
-        ]),
+        Statement::NoRouteBack => Some(no_route_back()),
         // fib saddr type local
-        Statement::FromThisHost => Some(vec![
-            Expression::Fib { result: NFT_FIB_RESULT_ADDRTYPE, flags: NFTA_FIB_F_SADDR, register },
-            Expression::Compare { register, negated: false, value: RTN_LOCAL.to_ne_bytes().to_vec() },
-        ]),
+        Statement::FromThisHost => Some(is_local(NFTA_FIB_F_SADDR)),
+        // fib daddr type local
+        Statement::ToThisHost => Some(is_local(NFTA_FIB_F_DADDR)),
         // tcp flags syn tcp option maxseg size set rt mtu
-        Statement::ClampMss => Some(super::mss::expressions()),
+        Statement::ClampMss => Some(clamp_mss()),
         // counter
         Statement::Counter => Some(vec![Expression::Counter { packets: 0, bytes: 0 }]),
         // goto group_1
         Statement::Verdict(verdict) => Some(vec![Expression::Verdict(verdict.clone())]),
         Statement::Unknown(_) => None,
     }
+}
+
+/// What a map has for the first register.
+fn mapped(map: &str, found: Found) -> Expression {
+    Expression::Lookup { set: map.to_owned(), key: Register::FIRST, found, negated: false }
+}
+
+fn no_route_back() -> Vec<Expression> {
+    let (register, flags) = (Register::FIRST, NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT);
+    vec![
+        Expression::Fib { result: NFT_FIB_RESULT_OIF, flags, register },
+        Expression::Compare { register, negated: false, value: vec![0; 4] },
+    ]
+}
+
+fn is_local(flags: u32) -> Vec<Expression> {
+    let register = Register::FIRST;
+    vec![
+        Expression::Fib { result: NFT_FIB_RESULT_ADDRTYPE, flags, register },
+        Expression::Compare { register, negated: false, value: RTN_LOCAL.to_ne_bytes().to_vec() },
+    ]
+}
+
+/// `tcp flags syn tcp option maxseg size set rt mtu`
+pub(super) fn clamp_mss() -> Vec<Expression> {
+    let register = Register::FIRST;
+    vec![
+        Expression::Meta { key: NFT_META_L4PROTO, register },
+        Expression::Compare { register, negated: false, value: vec![mss::TCP] },
+        Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: mss::FLAGS_OFFSET, length: 1, register },
+        Expression::Mss(mss::Part::SynFlag),
+        Expression::Compare { register, negated: true, value: vec![0] },
+        Expression::Rt { key: NFT_RT_TCPMSS, register },
+        Expression::Mss(mss::Part::NetworkOrder),
+        Expression::Mss(mss::Part::Write),
+    ]
 }
 
 /// `meta mark & 0x1fff . ip saddr @egress`: the fields are concatenated, each starting at a word boundary.
@@ -303,6 +324,8 @@ pub(super) fn load_plain(field: Field, register: Register) -> Expression {
         Field::CtOriginal6 => Expression::CtOf { key: NFT_CT_SRC_IP6, reply: false, register },
         Field::CtReply4 => Expression::CtOf { key: NFT_CT_DST_IP, reply: true, register },
         Field::CtReply6 => Expression::CtOf { key: NFT_CT_DST_IP6, reply: true, register },
+        Field::RtNexthop4 => Expression::Rt { key: NFT_RT_NEXTHOP4, register },
+        Field::RtNexthop6 => Expression::Rt { key: NFT_RT_NEXTHOP6, register },
     }
 }
 
@@ -315,7 +338,8 @@ pub(super) fn words(field: Field) -> u32 {
         | Field::Ip6Saddr
         | Field::Ip6Daddr
         | Field::CtOriginal6
-        | Field::CtReply6 => 4,
+        | Field::CtReply6
+        | Field::RtNexthop6 => 4,
         Field::EtherDaddr => 2,
         Field::MetaMark
         | Field::CtMark
@@ -324,6 +348,7 @@ pub(super) fn words(field: Field) -> u32 {
         | Field::Ip4Daddr
         | Field::CtOriginal4
         | Field::CtReply4
+        | Field::RtNexthop4
         | Field::UdpDport => 1,
     }
 }
@@ -339,11 +364,11 @@ fn value_bytes(field: Field, value: &MatchValue) -> Option<Vec<u8>> {
         (Field::EtherDaddr, MatchValue::Mac(mac)) => Some(mac.0.to_vec()),
         (Field::UdpDport, MatchValue::Port(port)) => Some(port.to_be_bytes().to_vec()),
         (
-            Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4,
+            Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4 | Field::RtNexthop4,
             MatchValue::Address(IpAddr::V4(address)),
         ) => Some(address.octets().to_vec()),
         (
-            Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6,
+            Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6 | Field::RtNexthop6,
             MatchValue::Address(IpAddr::V6(address)),
         ) => Some(address.octets().to_vec()),
         _ => None,

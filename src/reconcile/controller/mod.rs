@@ -4,51 +4,45 @@
 //! Two stand by, one leads by a lease; both read Git, so that a new leader knows at once what to do. Deliberately absent: any kernel, and
 //! where packets go: agents see to that by themselves, also without a controller.
 
-mod admission_events;
 mod events;
 mod labels;
 mod options;
 mod pass;
-mod preview_requests;
-mod pushes;
-mod removal;
 mod snapshotter;
 mod taints;
+mod triggers;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use self::admission_events::{admission_news, reports};
+use self::events::admission_news;
 use self::labels::LabelReconciler;
 pub use self::options::{ControllerError, ControllerOptions};
 use self::pass::{Pass, PassError};
-use self::preview_requests::pulls_of;
-pub use self::removal::remove;
 use self::snapshotter::Snapshotter;
 use self::taints::TaintRemover;
+use self::triggers::pulls_of;
 use crate::backoff::Backoff;
 use crate::cluster::live::{self, ApiClient, ClusterWatch, Lease, Recorder, View, WatchScope};
+use crate::core::labels::Labels;
 use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
 use crate::reconcile::gitops::publisher::{Publisher, ReportBatch};
-use crate::reconcile::gitops::pulls::{PullPreviewEvent, PullPreviews};
-use crate::reconcile::gitops::repository::{DesiredRevision, KnownRevision, Repository, RepositoryEvent};
-use crate::reconcile::gitops::webhook::{self, Webhook};
+use crate::reconcile::gitops::pulls::PullPreviews;
+use crate::reconcile::gitops::repository::{DesiredRevision, KnownRevision, Repository};
 use crate::reconcile::leadership::Leadership;
 use crate::reconcile::node::metrics_recorder::api_error_counts;
-use crate::reconcile::node::round::now;
 use crate::reconcile::node::schedule::EffectiveSchedule;
+use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::StateStore;
-use crate::reconcile::process::{StartError, Stop};
+use crate::reconcile::process::StartError;
 use crate::serve::{self, Health, Metrics};
 use crate::telemetry::chain;
-use crate::watch::Watcher;
 
 /// Statuses change with every node; they are told in bursts.
 const GATHER: Duration = Duration::from_millis(20);
@@ -110,6 +104,32 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     controller.forever(news).await
 }
 
+/// Takes away all that the controller wrote: labels of nodes, and custom resources.
+pub async fn remove() -> Result<(), ControllerError> {
+    let live = ApiClient::connect().await?;
+    let mut watching =
+        ClusterWatch::open(&live, &WatchScope::Controller { pools: false }, live::WatchOptions::default());
+    while !watching.synced() {
+        watching.changed().await;
+        for (what, fault) in watching.faults() {
+            tracing::warn!(what, hint = fault.hint, "{}", fault.message);
+        }
+    }
+    let nothing = Labels::new();
+    for (node, meta) in &watching.view().nodes {
+        if labels::owns_some(&meta.label_managers) {
+            live.apply_labels(node, &meta.uid, &nothing, false).await?;
+            tracing::info!(%node, "its labels are as they were without Egret");
+        }
+    }
+    live.delete_config().await?;
+    for name in live.policy_names().await? {
+        live.delete_policy(&name, None).await?;
+    }
+    tracing::info!("nothing of the controller's is left in the cluster");
+    Ok(())
+}
+
 /// What the loop holds.
 struct Controller {
     options: ControllerOptions,
@@ -152,149 +172,7 @@ struct Controller {
     told_rejected: BTreeSet<Rejected>,
 }
 
-/// What woke the loop.
-enum Trigger {
-    News(Option<RepositoryEvent>),
-    Pushed,
-    /// A pull request may be another than it was.
-    Proposed,
-    /// The thread for pull requests.
-    Pulls(PullPreviewEvent),
-    Cluster,
-    Role,
-    Time,
-    Stop,
-}
-
 impl Controller {
-    async fn forever(mut self, mut news: UnboundedReceiver<RepositoryEvent>) -> Result<(), ControllerError> {
-        let (_pushes, mut pushes) = Watcher::new(&self.options.following.source.watched())?;
-        let mut hook = Webhook::start(
-            self.options.webhook.clone(),
-            self.options.following.branch.clone(),
-            self.options.previews.is_some(),
-        )
-        .map_err(StartError::of("the webhook"))?;
-        let mut stop = Stop::listen()?;
-        tracing::info!(source = %self.options.following.source, server = self.live.server(), "egret's controller runs");
-        loop {
-            self.health.beat();
-            let wake = self.wake();
-            let trigger = tokio::select! {
-                biased;
-                () = stop.asked() => Trigger::Stop,
-                message = news.recv() => Trigger::News(message),
-                Some(()) = pushes.recv() => Trigger::Pushed,
-                told = hook.told() => {
-                    self.pass_on();
-                    match told {
-                        webhook::WebhookEvent::Pushed => Trigger::Pushed,
-                        webhook::WebhookEvent::Proposed => Trigger::Proposed,
-                    }
-                }
-                word = self.pulls.word() => Trigger::Pulls(word),
-                () = self.leading.changed() => Trigger::Role,
-                _ = self.watching.changed() => Trigger::Cluster,
-                () = sleep_until(wake) => Trigger::Time,
-            };
-            let due = match trigger {
-                Trigger::Stop => break,
-                Trigger::News(Some(message)) => self.heard(message),
-                Trigger::News(None) => {
-                    return Err(StartError::ended("the repository's thread").into());
-                }
-                Trigger::Pushed => {
-                    self.repository.look();
-                    self.pulls.look();
-                    false
-                }
-                Trigger::Proposed => {
-                    self.pulls.look();
-                    false
-                }
-                Trigger::Pulls(PullPreviewEvent::Ask(tell)) => {
-                    self.look_for(tell);
-                    false
-                }
-                Trigger::Cluster => {
-                    self.heed_push();
-                    true
-                }
-                Trigger::Pulls(PullPreviewEvent::Changed) => true,
-                Trigger::Role => self.leading.fence() != self.led,
-                Trigger::Time => self.time_came(),
-            };
-            if due {
-                self.gather().await;
-                self.turn().await;
-            }
-        }
-        tracing::info!("egret's controller ends; nodes go on with what was published");
-        self.leading.release().await;
-        self.publisher.finish();
-        Ok(())
-    }
-
-    fn wake(&self) -> Instant {
-        let latest = Instant::now() + LOOK;
-        self.due.map_or(latest, |due| due.min(latest))
-    }
-
-    /// Takes news of Git in; tells whether a pass is due because of them.
-    fn heard(&mut self, news: RepositoryEvent) -> bool {
-        let before = self.git_fault.clone();
-        let asked = std::mem::take(&mut self.asked);
-        match news {
-            RepositoryEvent::Intent(intent) => {
-                if intent.fetched {
-                    self.metrics.git_fetched(SystemTime::now());
-                }
-                self.git_fault = None;
-                self.take(*intent);
-                return true;
-            }
-            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => {
-                self.metrics.git_fetched(SystemTime::now());
-                self.git_fault = None;
-            }
-            RepositoryEvent::Fault(error @ crate::git::Error::Empty { .. }) => {
-                tracing::info!("{error}; waiting for the first");
-                self.git_fault = Some(error.to_string());
-            }
-            RepositoryEvent::Fault(error) => {
-                tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is published stays");
-                self.git_fault = Some(chain(&error));
-            }
-        }
-        self.git_fault != before || asked
-    }
-
-    fn take(&mut self, intent: DesiredRevision) {
-        intent.log_diagnostics(self.intent.as_ref());
-        self.schedule.follow(intent.set.config.schedule.as_ref());
-        self.pulls.base(&intent.branch);
-        self.intent = Some(intent);
-    }
-
-    fn time_came(&mut self) -> bool {
-        if self.due.is_none_or(|due| due > Instant::now()) {
-            return self.due.is_none();
-        }
-        self.repository.look();
-        true
-    }
-
-    /// Lets a burst end.
-    async fn gather(&mut self) {
-        let until = Instant::now() + GATHER;
-        loop {
-            tokio::select! {
-                () = sleep_until(until) => return,
-                _ = self.watching.changed() => {}
-            }
-        }
-    }
-
     /// One pass, if this process leads and knows enough.
     async fn turn(&mut self) {
         for (what, fault) in self.watching.faults() {
@@ -444,7 +322,7 @@ impl Controller {
         pass.sweep().await?;
         let rejected = [intent.rejected.as_slice(), came_upon.refused.as_slice()].concat();
         let turned = pass.tell(&came_upon, &rejected, now).await?;
-        let reports = reports(&pass, &self.labels, &rejected);
+        let reports = pass.reports(&self.labels, &rejected);
         let admission = admission_news(&intent, self.memory.kept());
         if let Err(error) = self.memory.keep(|kept| {
             kept.commit = Some(commit.clone());

@@ -20,7 +20,7 @@ use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
 use crate::reconcile::gitops::publisher::{ClusterSnapshot, ReportBatch};
 use crate::reconcile::gitops::repository::DesiredRevision;
-use crate::reconcile::node::round::now;
+use crate::reconcile::now;
 use crate::telemetry::chain;
 
 /// A look that failed is followed by another after this.

@@ -22,6 +22,7 @@ use crate::core::placement::handover::{Handover, Serving};
 use crate::core::placement::{GatewayReports, UnfitExits, place, place_with};
 use crate::core::plan::conntrack::AddressHolders;
 use crate::core::plan::{Plan, PlanContext, Step, plan, plan_with};
+use crate::core::policy::PolicyId;
 use crate::core::report::drift::{self, DriftClass};
 use crate::core::report::history::{NodeReport, ObservedDrift};
 use crate::core::state::NodeState;
@@ -33,6 +34,7 @@ use crate::kernel::{Kernel, KernelError, Observed, conntrack};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::attribution::{wanted_by, who};
 use crate::reconcile::node::mark_mask::MarkMaskChooser;
+use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::telemetry::chain;
 
@@ -78,6 +80,8 @@ impl RoundError {
 pub struct RoundResult {
     /// Steps that were taken, in order.
     pub steps: Vec<Step>,
+    /// The policies that they are about; none where only drift was corrected.
+    pub policies: BTreeSet<PolicyId>,
     /// What had drifted.
     pub drifted: usize,
     /// The same by how it differed.
@@ -232,6 +236,9 @@ impl Reconciler {
                 done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
                 self.settle(intent, compiled)?;
                 return Ok(done);
+            }
+            if done.steps.is_empty() {
+                done.policies = compiled.policies_that_differ(self.in_force.as_ref().map(|(_, before)| before));
             }
             match self.apply(&left, observed.generation, &compiled, range, &mut done.steps).await {
                 // What differs at the next look is what somebody else did meanwhile.
@@ -457,11 +464,6 @@ impl Reconciler {
         self.in_force = Some((compiled.desired.clone(), compiled));
         Ok(())
     }
-}
-
-/// The time now.
-pub fn now() -> Timestamp {
-    Timestamp::now()
 }
 
 /// Findings about policies concern every node that has members or exits of them; the gateway's name and the like, this node.

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use egret::git::access::{Access, Limits};
+use egret::git::access::{Access, TransferLimits};
 use egret::git::credentials::Secret;
-use egret::git::publish::Published;
-use egret::git::{Error, Fate};
+use egret::git::publish::PublishOutcome;
+use egret::git::{Error, ErrorKind};
 
 use super::crooked::free_port;
 use super::fixture::{Origin, PROGRAM};
@@ -31,9 +31,9 @@ pub(super) fn told(error: &Error) -> String {
     text
 }
 
-fn fails(origin: &Origin, source: &str, access: Access) -> (String, Fate, Option<String>) {
+fn fails(origin: &Origin, source: &str, access: Access) -> (String, ErrorKind, Option<String>) {
     let error = origin.mirror_by("state-fails", source, access).head(None).expect_err("no way in");
-    (told(&error), error.fate(), error.hint())
+    (told(&error), error.kind(), error.hint())
 }
 
 #[test]
@@ -46,13 +46,13 @@ fn a_client_certificate_lets_in_and_one_that_was_renewed_is_used_at_the_next_loo
     let mut mirror = origin.mirror_by("state", &server.source, access);
     assert_eq!(mirror.head(None).unwrap_or_else(|error| panic!("{error:?} {}", server.log())).commit, first);
     let published = publish_file(&mut mirror, "one", "drift\n").unwrap_or_else(|error| panic!("{error:?}"));
-    assert!(matches!(published, Published::Committed { tries: 1, .. }), "{published:?}");
+    assert!(matches!(published, PublishOutcome::Committed { tries: 1, .. }), "{published:?}");
     // It runs out, and nobody renewed it yet.
     server.client_certificate("clients", RAN_OUT);
     let second = origin.push(&[("a.yaml", "a: 2\n")], "second");
     let error = mirror.head(None).expect_err("a certificate that ran out");
     assert!(told(&error).contains("the server does not take our certificate"), "{}", told(&error));
-    assert_eq!(error.fate(), Fate::Retry);
+    assert_eq!(error.kind(), ErrorKind::Transient);
     // The same mirror, the same files.
     server.client_certificate("clients", GOOD);
     assert_eq!(mirror.head(None).expect("a renewed certificate").commit, second);
@@ -71,8 +71,8 @@ fn without_the_certificate_that_a_server_wants_the_error_says_so() {
             text.starts_with(&format!("cannot connect to {}: the server does not take our certificate", server.source)),
             "{text}"
         );
-        assert_eq!(fate, Fate::Retry);
-        assert!(hint.is_some_and(|hint| hint.contains("--client-certificate")));
+        assert_eq!(fate, ErrorKind::Transient);
+        assert!(hint.is_some_and(|hint| hint.contains("--git-client-certificate")));
     }
 }
 
@@ -103,7 +103,7 @@ fn a_certificate_that_is_for_others_or_ran_out_is_told_in_words() {
     let (text, _, hint) = fails(&origin, &server.source, server.ada());
     let start = format!("cannot connect to {}: its certificate ", server.source);
     assert_eq!(text, format!("{start}is not for 127.0.0.1 but for other.example"));
-    assert!(hint.is_some_and(|hint| hint.contains("a name that the certificate is for")));
+    assert!(hint.is_some_and(|hint| hint.contains("the certificate is for the name")));
     drop(server);
     let server = Https::with(&origin, Demand::Nothing, LOOPBACK, RAN_OUT);
     let (text, ..) = fails(&origin, &server.source, server.ada());
@@ -212,7 +212,7 @@ fn a_proxy_that_wants_another_password_is_told_and_none_is_shown() {
     let place = format!("127.0.0.1:{}", proxy.port);
     let (text, fate, hint) = fails(&origin, &server.source, by(&format!("http://{place}"), server.ada()));
     assert_eq!(text, format!("cannot connect to {}: the proxy asks for a user and a password", server.source));
-    assert_eq!((fate, hint.is_some_and(|hint| hint.contains("--git-proxy"))), (Fate::Retry, true));
+    assert_eq!((fate, hint.is_some_and(|hint| hint.contains("--git-proxy"))), (ErrorKind::Transient, true));
     let (text, ..) = fails(&origin, &server.source, by(&format!("http://ada:s3cret@{place}"), server.ada()));
     assert_eq!(text, format!("cannot connect to {}: the proxy does not take the user and the password", server.source));
 }
@@ -221,11 +221,11 @@ fn a_proxy_that_wants_another_password_is_told_and_none_is_shown() {
 fn a_proxy_that_is_down_refuses_breaks_off_or_stalls_is_told_and_held_by_the_time_for_connections() {
     let origin = Origin::new();
     let server = Https::start(&origin);
-    let limits = Limits { connect: Duration::from_secs(1), ..Limits::default() };
+    let limits = TransferLimits { connect: Duration::from_secs(1), ..TransferLimits::default() };
     let fails = |port: u16| {
         let access = by(&format!("http://127.0.0.1:{port}"), Access { limits, ..server.ada() });
         let (text, fate, _) = fails(&origin, &server.source, access);
-        assert_eq!(fate, Fate::Retry, "{text}");
+        assert_eq!(fate, ErrorKind::Transient, "{text}");
         text.strip_prefix(&format!("cannot connect to {}: ", server.source)).unwrap_or(&text).to_owned()
     };
     let down = fails(free_port());
@@ -234,14 +234,14 @@ fn a_proxy_that_is_down_refuses_breaks_off_or_stalls_is_told_and_held_by_the_tim
     assert_eq!(refuses, format!("the proxy does not lead to 127.0.0.1:{}: it says 403", server.port));
     let hangs = fails(Proxy::start(Manner::Hangs).port);
     assert!(hangs.starts_with("the proxy breaks off"), "{hangs}");
-    assert_eq!(fails(Proxy::start(Manner::Stalls).port), "no connection within 800ms, by way of the proxy");
+    assert_eq!(fails(Proxy::start(Manner::Stalls).port), "no connection within 800ms, through the proxy");
 }
 
 /// What `egret preview` says of a repository, with these arguments and no snapshot: if it names that, it came through.
 fn preview(server: &Https, arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let mut command = Command::new(PROGRAM);
     command.args(["preview", "--repo", &server.source, "--base", "main", "--head", "main", "--git-user", "ada"]);
-    command.arg("--password-file").arg(server.ada().credentials.password.expect("a file"));
+    command.arg("--git-password-file").arg(server.ada().credentials.password.expect("a file"));
     command.args(["--cluster", "/nowhere/snapshot"]).args(arguments).envs(environment.iter().copied());
     String::from_utf8_lossy(&command.output().expect("it runs").stderr).into_owned()
 }
@@ -254,20 +254,28 @@ fn what_is_said_on_the_command_line_and_in_the_environment_reaches_the_server() 
     server.client_certificate("clients", GOOD);
     let path = |name: &str| server.folder.join(name).to_str().expect("UTF-8").to_owned();
     let (authority, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
-    let own = ["--client-certificate", &certificate, "--client-key", &key];
-    let through = preview(&server, &[&own[..], &["--ca-file", &authority]].concat(), &[]);
+    let own = ["--git-client-certificate", &certificate, "--git-client-key", &key];
+    let through = preview(&server, &[&own[..], &["--git-ca-file", &authority]].concat(), &[]);
     assert!(through.contains("/nowhere/snapshot"), "{through}");
     // The system's authorities, wherever it has them.
     let through = preview(&server, &own, &[("SSL_CERT_FILE", &authority)]);
     assert!(through.contains("/nowhere/snapshot"), "{through}");
-    let variables =
-        [("EGRET_CLIENT_CERTIFICATE", certificate.as_str()), ("EGRET_CLIENT_KEY", &key), ("EGRET_CA_FILE", &authority)];
-    let through = preview(&server, &[], &variables);
+    // By their names, and by the former ones, as variables and as options.
+    for [client_certificate, client_key, ca_file] in [
+        ["EGRET_GIT_CLIENT_CERTIFICATE", "EGRET_GIT_CLIENT_KEY", "EGRET_GIT_CA_FILE"],
+        ["EGRET_CLIENT_CERTIFICATE", "EGRET_CLIENT_KEY", "EGRET_CA_FILE"],
+    ] {
+        let variables = [(client_certificate, certificate.as_str()), (client_key, &key), (ca_file, &authority)];
+        let through = preview(&server, &[], &variables);
+        assert!(through.contains("/nowhere/snapshot"), "{through}");
+    }
+    let former = ["--client-certificate", &certificate, "--client-key", &key, "--ca-file", &authority];
+    let through = preview(&server, &former, &[]);
     assert!(through.contains("/nowhere/snapshot"), "{through}");
     let stopped = preview(&server, &own, &[("SSL_CERT_FILE", &path("others.pem"))]);
     assert!(stopped.contains("its certificate is by an authority that is not known"), "{stopped}");
     let half = preview(&server, &own[..2], &[]);
-    assert!(half.contains("--client-key <FILE>"), "{half}");
+    assert!(half.contains("--git-client-key <FILE>"), "{half}");
     let wrong = preview(&server, &["--git-proxy", "socks5://ada:s3cret@proxy:1080"], &[("EGRET_CA_FILE", &authority)]);
     assert!(
         wrong.contains("is not of the form http://[user:password@]host:port") && !wrong.contains("s3cret"),
@@ -285,7 +293,7 @@ fn a_proxy_of_the_environment_is_not_asked() {
     let environment =
         ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HTTP_PROXY", "http_proxy"].map(|name| (name, place.as_str()));
     let authority = server.folder.join("ca.pem");
-    let errors = preview(&server, &["--ca-file", authority.to_str().expect("UTF-8")], &environment);
+    let errors = preview(&server, &["--git-ca-file", authority.to_str().expect("UTF-8")], &environment);
     assert!(errors.contains("/nowhere/snapshot"), "{errors}");
     assert_eq!(proxy.heads(), Vec::<String>::new());
 }

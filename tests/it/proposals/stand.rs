@@ -30,16 +30,7 @@ const DEFINITIONS: [&str; 3] = [
 ];
 const CLUSTER: &str = include_str!("../../scenarios/the_outpost/cluster.yaml");
 
-pub(super) const LABELS: (&str, &str) = (
-    "nodes/gateways.yaml",
-    "apiVersion: egret.dev/v1alpha1
-kind: NodeLabels
-metadata: {name: gateways}
-spec:
-  nodes: [kind-worker2]
-  labels: {egress-gw: \"true\"}
-",
-);
+pub(super) const LABELS: (&str, &str) = ("nodes/gateways.yaml", crate::documents::LABELS);
 
 /// A policy for pods of an organisation.
 pub(super) fn policy(name: &str, organisation: &str) -> String {
@@ -126,7 +117,7 @@ impl Stand {
         let (password, token) = (self.server.folder.join("password"), self.origin.path().join("token"));
         vec![
             "--git-user=ada".to_owned(),
-            format!("--password-file={}", password.display()),
+            format!("--git-password-file={}", password.display()),
             format!("--forge-token-file={}", token.display()),
         ]
     }
@@ -138,7 +129,7 @@ impl Stand {
         let mut command = Command::new(PROGRAM);
         command.arg("controller").env("KUBECONFIG", at("kubeconfig")).args(more);
         command.args(["--repo", &self.server.source, "--previews", self.word(), "--forge-url", &self.forge.url()]);
-        command.arg("--ca-file").arg(self.server.folder.join("ca.pem"));
+        command.arg("--git-ca-file").arg(self.server.folder.join("ca.pem"));
         command.arg("--state-dir").arg(at(&format!("state-{identity}")));
         command.args(["--identity", identity, "--lease-duration", "3", "--poll", "3600"]);
         command.args(["--webhook", &format!("127.0.0.1:{port}")]).arg("--webhook-secret-file").arg(at("webhook"));

@@ -12,11 +12,12 @@ use tokio::sync::oneshot;
 use super::posted::{PostedPreviews, PreviewSubject};
 use super::{IsLeader, PreviewCluster, PullPreviewEvent, PullPreviewOptions};
 use crate::core::preview::{CostLimits, DisplayLimits, refusal};
+use crate::core::text::short_commit;
 use crate::forge::app::TokenPurpose;
 use crate::forge::{self, CheckConclusion, ForgeErrorKind, ForgeKind, Post, Posted, Pull};
 use crate::git::mirror::Mirror;
-use crate::git::pulls::PullHead;
-use crate::git::{self, CommitId, Fate};
+use crate::git::pull_requests::PullHead;
+use crate::git::{self, CommitId, ErrorKind};
 use crate::reconcile::gitops::preview::{ClusterContext, MergeBase, ProposedChange};
 use crate::serve::PreviewResult;
 use crate::telemetry::chain;
@@ -56,7 +57,7 @@ impl PollError {
     /// How long the forge, or the Git server, wants to be left alone.
     pub(super) fn wait(&self) -> Option<Duration> {
         match self {
-            Self::Git(error) => error.wait(),
+            Self::Git(error) => error.retry_after(),
             Self::Forge(error) => {
                 let wait = error.until()?.duration_since(Timestamp::now());
                 Some(Duration::try_from(wait).unwrap_or_default().min(LONGEST))
@@ -278,7 +279,7 @@ impl<'a> Poller<'a> {
             PreviewSubject::Change { base, head } => match self.preview(mirror, *base, *head, situation) {
                 Ok(post) => post,
                 // It will be the same the next time.
-                Err(error) if error.fate() == Fate::NeedsPerson => self.refused(&pull, &chain(&error)),
+                Err(error) if error.kind() == ErrorKind::NeedsIntervention => self.refused(&pull, &chain(&error)),
                 Err(error) => {
                     self.failed(number, subject, "", (chain(&error), error.hint()), began);
                     return Ok(true);
@@ -373,10 +374,9 @@ impl<'a> Poller<'a> {
     }
 
     fn refused(&self, pull: &Pull, why: &str) -> Post {
-        let short: String = pull.head_sha.chars().take(12).collect();
         Post {
             cluster: self.options.following.cluster.clone(),
-            body: refusal(&self.options.following.cluster, &short, why),
+            body: refusal(&self.options.following.cluster, short_commit(&pull.head_sha), why),
             title: format!("{}: not previewed", self.options.following.cluster),
             summary: why.to_owned(),
             verdict: CheckConclusion::Failed,
