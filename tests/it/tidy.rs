@@ -81,6 +81,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cluster/live/",
             "core/policy/",
             "core/pools.rs",
+            "core/status/tests.rs",
             "forge/",
             // What is said to the worker process, and by it.
             "git/supervisor.rs",

@@ -36,6 +36,7 @@ use crate::reconcile::gitops::publisher::{Publisher, ReportBatch};
 use crate::reconcile::gitops::pulls::PullPreviews;
 use crate::reconcile::gitops::repository::{DesiredRevision, KnownRevision, Repository};
 use crate::reconcile::leadership::Leadership;
+use crate::reconcile::node::metrics_recorder::api_error_counts;
 use crate::reconcile::node::schedule::EffectiveSchedule;
 use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::StateStore;
@@ -58,6 +59,8 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     let _server = serving.map_err(StartError::of("the HTTP server"))?;
     health.set_ready(Err("not all is known of the cluster yet".to_owned()));
     let live = ApiClient::connect().await?;
+    let errors = live.errors();
+    metrics.api_errors(move || api_error_counts(&errors));
     let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
     let (repository, news) = options.following.start(&options.state_folder, seed)?;
     let scope = WatchScope::Controller { pools: options.pod_networks };
@@ -216,7 +219,7 @@ impl Controller {
                 self.due = Some(self.next_due());
                 if let Some(intent) = &self.intent {
                     self.metrics.revision(&intent.commit.id.to_string());
-                    self.metrics.commit_waits(intent.withheld.as_ref().map(|withheld| withheld.why.word()));
+                    self.metrics.commit_pending(intent.withheld.as_ref().map(|withheld| withheld.why.word()));
                     self.metrics.suspended(intent.suspended(now()));
                 }
                 tracing::debug!(took = ?began.elapsed(), "published");
@@ -225,7 +228,6 @@ impl Controller {
             Err(error) => {
                 let wait = self.backoff.next_wait();
                 let hint = if let PassError::Live(error) = &error { error.hint() } else { None };
-                self.metrics.api_fault("publish");
                 tracing::error!(error = chain(&error), hint, retry = ?wait, "not all is published");
                 self.due = Some(Instant::now() + wait);
             }
@@ -305,10 +307,21 @@ impl Controller {
         };
         // A label that cannot be written keeps no policy from being published.
         let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut told, now).await;
-        let came_upon = pass.publish().await?;
+        let came_upon = match pass.publish().await {
+            Err(PassError::Live(error)) => {
+                // A server that does not answer takes no status either.
+                if error.code().is_some()
+                    && let Err(error) = pass.tell_head(None, &intent.rejected, Some(&chain(&error)), now).await
+                {
+                    tracing::debug!(error = chain(&error), "the fault is not in the status of the EgressConfig");
+                }
+                return Err(error.into());
+            }
+            outcome => outcome?,
+        };
         pass.sweep().await?;
         let rejected = [intent.rejected.as_slice(), came_upon.refused.as_slice()].concat();
-        let turned = pass.tell(&rejected, now).await?;
+        let turned = pass.tell(&came_upon, &rejected, now).await?;
         let reports = pass.reports(&self.labels, &rejected);
         let admission = admission_news(&intent, self.memory.kept());
         if let Err(error) = self.memory.keep(|kept| {
