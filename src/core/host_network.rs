@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::networks::{SpecialAddress, is_no_host};
 use super::state::nft::AddressFamily;
 
 /// How the interface begins on which kube-proxy keeps the address of every Service. No packet leaves by it, and every node has the same
@@ -156,9 +157,8 @@ impl Interface {
     /// What lives on one link alone (169.254.0.0/16, fe80::/10) and loopback addresses are left out.
     #[must_use]
     pub fn arrange(mut self, listed: &[ListedAddress]) -> Self {
-        let of_links = |address: IpAddr| match address {
-            IpAddr::V4(v4) => v4.is_link_local() || v4.is_loopback(),
-            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_loopback(),
+        let of_links = |address: IpAddr| {
+            matches!(SpecialAddress::of(address), Some(SpecialAddress::LinkLocal | SpecialAddress::Loopback))
         };
         let mut usable = Vec::new();
         for (place, one) in listed.iter().enumerate().filter(|(_, one)| !of_links(one.net.addr())) {
@@ -199,11 +199,6 @@ impl Interface {
     pub fn has(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|net| net.addr() == address)
     }
-}
-
-/// Whether no host has this address: 0.0.0.0/8, class E and the limited broadcast (`ipv4_is_zeronet`, `ipv4_is_lbcast`, include/linux/in.h).
-pub fn is_no_host(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 240)
 }
 
 /// Whether an interface is where kube-proxy keeps the addresses of Services.

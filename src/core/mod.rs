@@ -21,6 +21,7 @@ pub mod host_network;
 pub mod labelling;
 pub mod labels;
 pub mod name;
+pub mod networks;
 pub mod placement;
 pub mod plan;
 pub mod policy;

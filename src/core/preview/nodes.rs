@@ -18,6 +18,7 @@ use crate::core::compile::exit_ids::ExitIds;
 use crate::core::compile::{self, compile};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
+use crate::core::networks;
 use crate::core::placement::ExitKey;
 use crate::core::plan::unified_diff;
 use crate::core::policy::config::Config;
@@ -182,20 +183,19 @@ struct Everywhere {
     /// Destinations that some policy names: a pod that nobody knows yet must not reach them. None: no policy is in force.
     guarded: Option<RangeSet>,
     families: BTreeSet<AddressFamily>,
-    inside: RangeSet,
+    never_steered: RangeSet,
     config: Option<Config>,
 }
 
 impl Everywhere {
     fn of(world: &RevisionState<'_>) -> Self {
-        let policies = world.placement.policies.keys().map(|id| &world.set.policies[id]);
-        let destinations = || policies.clone().flat_map(|policy| policy.destinations.iter().copied());
+        let destinations = networks::destinations(world.set, &world.placement);
         let in_force = !world.placement.policies.is_empty();
         let Config { pod_cidrs, service_cidrs, exclusions, range, .. } = world.set.config.clone();
         Self {
-            guarded: in_force.then(|| destinations().collect()),
-            families: destinations().map(|net| AddressFamily::of(net.addr())).collect(),
-            inside: if in_force { world.inside.clone() } else { RangeSet::default() },
+            guarded: in_force.then(|| networks::guarded(world.set, &world.placement)),
+            families: destinations.map(|net| AddressFamily::of(net.addr())).collect(),
+            never_steered: if in_force { world.never_steered.clone() } else { RangeSet::default() },
             // Of the configuration only what reaches a kernel.
             config: in_force.then(|| Config { pod_cidrs, service_cidrs, exclusions, range, ..Config::default() }),
         }
@@ -208,7 +208,7 @@ impl Everywhere {
             (None, Some(_)) => Some("gets Egret's tables, which hold back what nobody has classified"),
             (Some(_), None) => Some("Egret's tables go"),
             _ if self.config != after.config => Some("the settings of egret.yaml for nodes change"),
-            _ if self.inside != after.inside => Some("the list of the cluster's own networks changes"),
+            _ if self.never_steered != after.never_steered => Some("the list of the cluster's own networks changes"),
             _ => Some("only the list of destinations that policies name changes"),
         }
     }

@@ -16,7 +16,6 @@ use jiff::Timestamp;
 
 use self::draft::{DraftInput, plan};
 use self::unsent::{Unsent, following};
-use crate::reconcile::leadership::IsLeader;
 use crate::backoff::Backoff;
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
@@ -29,6 +28,7 @@ use crate::git::publish::{Author, Published, Target, publish};
 use crate::git::signing::Signer;
 use crate::git::source::Source;
 use crate::git::{self, Fate};
+use crate::reconcile::leadership::IsLeader;
 
 /// Where reports go.
 #[derive(Debug, Clone)]

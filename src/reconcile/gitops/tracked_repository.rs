@@ -8,8 +8,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::reconcile::leadership::IsLeader;
-use crate::reconcile::process::StartError;
 use crate::core::admission::ChangeWindows;
 use crate::core::labels::keys::KeyPattern;
 use crate::git;
@@ -19,6 +17,8 @@ use crate::git::signature::Flags;
 use crate::git::source::Source;
 use crate::reconcile::gitops::publisher::{self, Publisher};
 use crate::reconcile::gitops::repository::{self, Repository, RepositoryEvent};
+use crate::reconcile::leadership::IsLeader;
+use crate::reconcile::process::StartError;
 
 /// The policy repository, as somebody asked to follow it.
 #[derive(Debug, Clone)]

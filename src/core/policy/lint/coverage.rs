@@ -12,6 +12,7 @@ use super::super::{Policy, PolicySet};
 use super::warning;
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
+use crate::core::networks::pod_networks;
 
 /// What is inside of the cluster, as far as it is known.
 pub(super) struct Inside {
@@ -24,9 +25,8 @@ impl Inside {
     /// From the configuration and the nodes.
     pub(super) fn of(set: &PolicySet, facts: Option<&Facts>) -> Self {
         let nodes = || facts.into_iter().flat_map(|facts| &facts.nodes);
-        let mut pods: Vec<IpNet> = set.config.pod_cidrs.clone();
-        pods.extend(nodes().flat_map(|(_, node)| node.pod_cidrs.iter().copied()));
-        pods.extend(facts.into_iter().flat_map(|facts| facts.pod_networks.iter().copied()));
+        let nothing = Facts::default();
+        let mut pods: Vec<IpNet> = pod_networks(&set.config, facts.unwrap_or(&nothing)).collect();
         pods.sort();
         pods.dedup();
         let addresses =

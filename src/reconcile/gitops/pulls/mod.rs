@@ -20,7 +20,6 @@ use tokio::sync::oneshot;
 
 use self::poll::{PollOutcome, Poller};
 use self::poll_schedule::PollSchedule;
-use crate::reconcile::leadership::IsLeader;
 use crate::backoff::Backoff;
 use crate::core::facts::Facts;
 use crate::core::host_network::HostNetwork;
@@ -29,6 +28,7 @@ use crate::core::report::history::NodeReport;
 use crate::forge::app::GitHubApp;
 use crate::forge::{Forge, ForgeKind};
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
+use crate::reconcile::leadership::IsLeader;
 use crate::serve::Metrics;
 use crate::telemetry::chain;
 
