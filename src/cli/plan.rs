@@ -5,32 +5,22 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::diagnostics::Colour;
 use super::options::{AdmissionOptions, LabelOptions, NodeOptions, RepositoryOptions, SignatureOptions};
 use super::output::{self, CHANGES, Failure, Form, painted_diff};
 use crate::cluster::Cluster;
-use crate::core::admission::{AdmissionDecision, AdmissionRules, ChangeWindows, PendingReason};
-use crate::core::compile::exit_ids::ExitIds;
-use crate::core::compile::{CompileInput, Compiled, RefusedParts, compile};
-use crate::core::facts::Facts;
+use crate::core::admission::PendingReason;
 use crate::core::finding::Finding;
-use crate::core::labels::Labels;
 use crate::core::name::NodeName;
-use crate::core::placement::{Placement, place};
-use crate::core::plan::{Plan, plan, summary, unified_diff};
-use crate::core::policy::PolicySet;
-use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate};
-use crate::core::policy::document::CONFIG_FILE;
-use crate::core::state::NodeState;
-use crate::git::CommitId;
+use crate::core::plan::{Plan, summary, unified_diff};
+use crate::core::policy::catalogue::{FileRefusal, FileUpdate};
 use crate::git::mirror::Mirror;
-use crate::git::signature::Flags;
-use crate::kernel::{Kernel, Observed};
 use crate::reconcile::gitops::repository;
-use crate::reconcile::node::mark_mask::of_this_node;
-use crate::reconcile::node::round::now;
-use crate::reconcile::persistence::state_store::{PersistedState, StateStore};
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
+use crate::reconcile::node::dry_run::{DocumentSource, DryRun, DryRunOptions, dry_run};
+use crate::reconcile::node::round::{NodePlan, now};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -57,9 +47,10 @@ pub(super) struct Arguments {
 struct Shown {
     node: NodeName,
     revision: String,
-    plan: Plan,
-    observed: NodeState,
-    compiled: Compiled,
+    /// What happens with the revision.
+    plan: NodePlan,
+    /// The steps that come first, if the revision waits.
+    now: Plan,
     findings: Vec<Finding>,
     /// Why none of it happens yet.
     waits: Option<PendingReason>,
@@ -67,113 +58,57 @@ struct Shown {
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let node = arguments.node.node()?;
-    let memory = memory(arguments, &node)?;
-    let cluster_name = &arguments.node.cluster_name;
-    let judge = Judge { flags: arguments.signatures.flags(), memory: &memory, cluster: cluster_name };
-    let Read { files, revision, before, trailers, unsigned } =
-        read(&arguments.repository, arguments.rev.as_deref(), Some(&judge))?;
-    let mut catalogue = Catalogue::new(cluster_name).with_label_keys(arguments.labels.keys().as_deref());
-    let given = arguments.admission.windows()?;
-    let by_rules = before.and_then(|before| {
-        let mut in_force = Catalogue::new(cluster_name);
-        in_force.update(before);
-        waits(&in_force, &files, &trailers, given)
-    });
-    let waits = unsigned.or(by_rules);
-    catalogue.update(files);
+    let scratch = Scratch::new()?;
+    let following = following(arguments)?;
+    let source = match plain_folder(&arguments.repository, arguments.rev.as_deref())? {
+        Some(folder_without_git) => DocumentSource::Files(folder(&folder_without_git)?),
+        None => DocumentSource::Git { rev: arguments.rev.clone(), mirror: scratch.path().to_path_buf() },
+    };
     let cluster = Cluster::open(&arguments.node.cluster)?;
     if !cluster.facts().nodes.contains_key(&node) {
         return Err(Failure::unknown_node(node.as_str(), &arguments.node.cluster, cluster.facts()));
     }
-    let runtime = output::runtime()?;
-    let mut set = catalogue.policies().clone();
-    if set.config.mask_is_auto {
-        let choice = runtime.block_on(of_this_node(set.config.range.first, memory.range()));
-        set.config.range.mask = choice.mask;
-    }
-    let observed = runtime.block_on(look(&memory.labels, &set, &node, cluster.facts()))?;
-    let shown = Shown { waits, ..compare(&set, cluster.facts(), node, revision, observed) };
+    let state_folder = arguments.node.state_dir.clone();
+    let options = DryRunOptions { following, source, cluster, node: node.clone(), state_folder };
+    let dry_run = dry_run(options, &output::runtime()?).map_err(|error| {
+        let hint = error.hint();
+        Failure::new(error, hint)
+    })?;
+    let shown = Shown::of(node, dry_run)?;
     output::print(&shown.text(arguments.output, output::colour()))?;
-    Ok(if shown.plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
+    Ok(if shown.plan.plan.is_empty() && shown.now.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }
 
-/// What Egret on this node remembers, if it has run.
-fn memory(arguments: &Arguments, node: &NodeName) -> Result<PersistedState, Failure> {
-    let folder = arguments.node.state_dir.join(node.as_str());
-    if !folder.is_dir() {
-        return Ok(PersistedState::default());
-    }
-    Ok(StateStore::open(&folder).map_err(|error| Failure::new(error, None))?.kept().clone())
-}
-
-/// What the revision waits for, judged as the node will: by what egret.yaml in force says of windows. On a node where nothing was ever
-/// in force nothing waits.
-fn waits(
-    in_force: &Catalogue,
-    files: &BTreeMap<String, FileUpdate>,
-    trailers: &[(String, String)],
-    given: Option<ChangeWindows>,
-) -> Option<PendingReason> {
-    let windows = given.unwrap_or_else(|| in_force.policies().config.change_windows.clone());
-    let without = BTreeMap::from([(CONFIG_FILE.to_owned(), FileUpdate::Removed)]);
-    let config =
-        files.get(CONFIG_FILE).map_or(without, |file| BTreeMap::from([(CONFIG_FILE.to_owned(), file.clone())]));
-    let suspension = in_force.config_after(&config).and_then(|config| config.suspend);
-    match (AdmissionRules { windows: &windows, suspension: suspension.as_ref(), trailers }).judge(now()) {
-        AdmissionDecision::Withheld(why) => Some(why),
-        AdmissionDecision::Admitted | AdmissionDecision::Emergency { .. } => None,
-    }
-}
-
-/// What the kernel holds, with the labels that Git asks for or that Egret wrote.
-async fn look(written: &Labels, set: &PolicySet, node: &NodeName, facts: &Facts) -> Result<Observed, Failure> {
-    let mut kernel = Kernel::open(set.config.range).await?;
-    kernel.look_only();
-    let mut observed = kernel.observe().await?;
-    // Nor is it a difference to show that no Egret runs just now: the next one takes the tables over.
-    for table in observed.state.nft.values_mut().filter(|table| table.abandoned) {
-        (table.owned, table.abandoned) = (true, false);
-    }
-    if let Some(known) = facts.nodes.get(node) {
-        let wanted = set.labels_of(node, &known.labels);
-        observed.state.labels = known
-            .labels
-            .iter()
-            .filter(|(key, value)| wanted.contains_key(*key) || written.get(*key) == Some(*value))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-    }
-    Ok(observed)
-}
-
-fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, observed: Observed) -> Shown {
-    // As it will be once every node has the labels that Git asks for: a plan that stops at the label would tell nothing.
-    let facts = set.labelled(facts);
-    let placement: Placement = place(set, &facts, now());
-    let marks = ExitIds::observed(&observed.state.nft, set.config.range);
-    let input = CompileInput {
-        node: &node,
-        set,
-        placement: &placement,
-        facts: &facts,
-        host_network: &observed.host_network,
-        marks: &marks,
-        refused: RefusedParts::NOTHING,
-    };
-    let compiled = compile(&input);
-    let plan = plan(&compiled.desired, &observed.state, set.config.range);
-    let mut findings = placement.findings;
-    findings.extend(compiled.findings.iter().cloned());
-    findings.sort();
-    findings.dedup();
-    Shown { node, revision, plan, observed: observed.state, compiled, findings, waits: None }
+/// The repository as `egret run` would follow it.
+fn following(arguments: &Arguments) -> Result<TrackedRepository, Failure> {
+    Ok(TrackedRepository {
+        source: arguments.repository.source()?,
+        branch: None,
+        access: arguments.repository.access()?,
+        signatures: arguments.signatures.flags(),
+        windows: arguments.admission.windows()?,
+        label_keys: arguments.labels.keys(),
+        cluster: arguments.node.cluster_name.clone(),
+        poll: Duration::ZERO,
+    })
 }
 
 impl Shown {
+    fn of(node: NodeName, dry_run: DryRun) -> Result<Self, Failure> {
+        let findings = dry_run.findings();
+        let DryRun { revision, now, pending, .. } = dry_run;
+        let (plan, now, waits) = match (pending, now) {
+            (Some((commit, plan)), now) => (plan, now.map(|now| now.plan).unwrap_or_default(), Some(commit.why)),
+            (None, Some(plan)) => (plan, Plan::default(), None),
+            (None, None) => return Err(Failure::new(format!("{revision} has nothing for this cluster"), None)),
+        };
+        Ok(Self { node, revision, plan, now, findings, waits })
+    }
+
     fn text(&self, form: Form, colour: Colour) -> String {
         let diff = unified_diff(
-            &self.observed,
-            &self.compiled.desired,
+            &self.plan.observed,
+            &self.plan.evaluation.compiled.desired,
             &format!("{} now", self.node),
             &format!("{} after {}", self.node, self.revision),
         );
@@ -189,8 +124,9 @@ impl Shown {
     }
 
     fn summary(&self) -> String {
-        let mut text = summary::text(self.node.as_str(), &self.plan, &self.compiled, &self.findings);
-        if let Some(why) = self.waits.as_ref().filter(|_| !self.plan.is_empty()) {
+        let mut text =
+            summary::text(self.node.as_str(), &self.plan.plan, &self.plan.evaluation.compiled, &self.findings);
+        if let Some(why) = self.waits.as_ref().filter(|_| !self.plan.plan.is_empty()) {
             text.push('\n');
             let until = match why {
                 PendingReason::Unsigned { .. } => "does not come into force",
@@ -202,12 +138,13 @@ impl Shown {
     }
 
     fn json(&self, diff: &str) -> String {
-        let steps: Vec<String> = self.plan.steps.iter().map(ToString::to_string).collect();
+        let steps = |plan: &Plan| plan.steps.iter().map(ToString::to_string).collect::<Vec<String>>();
         let value = serde_json::json!({
             "node": self.node.as_str(),
             "revision": self.revision,
-            "changes": !self.plan.is_empty(),
-            "steps": steps,
+            "changes": !self.plan.plan.is_empty() || !self.now.is_empty(),
+            "steps": steps(&self.plan.plan),
+            "stepsNow": steps(if self.waits.is_some() { &self.now } else { &self.plan.plan }),
             "findings": self.findings,
             "waits": self.waits,
             "diff": diff,
@@ -216,80 +153,26 @@ impl Shown {
     }
 }
 
-/// A revision, or a folder.
-struct Read {
-    files: BTreeMap<String, FileUpdate>,
-    /// Its name.
-    revision: String,
-    /// What is in force, if that is known and another one.
-    before: Option<BTreeMap<String, FileUpdate>>,
-    /// Trailers of its message.
-    trailers: Vec<(String, String)>,
-    /// That it is not signed as demanded.
-    unsigned: Option<PendingReason>,
-}
-
-/// What a revision is judged by.
-struct Judge<'a> {
-    flags: Flags,
-    memory: &'a PersistedState,
-    cluster: &'a str,
-}
-
-impl Judge<'_> {
-    /// Whether a commit is signed as the node will demand it: by egret.yaml in force, and by the commit's own where nothing is.
-    fn unsigned(&self, mirror: &Mirror, commit: CommitId) -> Result<Option<PendingReason>, Failure> {
-        let known = self.memory.commit.as_deref().and_then(CommitId::parse);
-        let from = known.unwrap_or(commit);
-        let demanded = if mirror.has(from) {
-            let mut catalogue = Catalogue::new(self.cluster);
-            catalogue.import_good(&self.memory.good);
-            catalogue.update(repository::changes(mirror.files(from, &[String::new()])?));
-            catalogue.policies().config.signatures.clone()
-        } else {
-            None
-        };
-        let demanded = demanded.or_else(|| self.memory.signatures.clone());
-        let judged = self.flags.judge(mirror, demanded.as_ref(), known, commit)?;
-        Ok(judged
-            .err()
-            .map(|unsigned| PendingReason::Unsigned { commit: unsigned.commit.to_string(), what: unsigned.what }))
-    }
-}
-
 /// The files of a revision and its name; as they lie there, of a folder without Git.
 pub(super) fn files(
     repository: &RepositoryOptions,
     rev: Option<&str>,
 ) -> Result<(BTreeMap<String, FileUpdate>, String), Failure> {
-    read(repository, rev, None).map(|read| (read.files, read.revision))
-}
-
-fn read(repository: &RepositoryOptions, rev: Option<&str>, judge: Option<&Judge<'_>>) -> Result<Read, Failure> {
-    let source = repository.source()?;
-    if let (Some(path), None) = (source.is_local(), rev)
-        // One that is not there is no repository either, and a folder's fault is the shorter one to read.
-        && !path.join(".git").exists()
-        && !path.join("HEAD").exists()
-    {
-        let revision = "the files as they are".to_owned();
-        return Ok(Read { files: folder(path)?, revision, before: None, trailers: Vec::new(), unsigned: None });
+    if let Some(path) = plain_folder(repository, rev)? {
+        return Ok((folder(&path)?, "the files as they are".to_owned()));
     }
     let scratch = Scratch::new()?;
-    let mut mirror = Mirror::open(scratch.path(), source, repository.access()?)?;
+    let mut mirror = Mirror::open(scratch.path(), repository.source()?, repository.access()?)?;
     let commit = mirror.resolve(rev.unwrap_or("HEAD"))?;
-    let files = |commit| mirror.files(commit, &[String::new()]).map(repository::changes);
-    let in_force = judge
-        .and_then(|judge| judge.memory.commit.as_deref())
-        .and_then(CommitId::parse)
-        .filter(|known| *known != commit && mirror.has(*known));
-    Ok(Read {
-        files: files(commit)?,
-        revision: commit.short(),
-        before: in_force.map(files).transpose()?,
-        trailers: mirror.trailers(commit)?,
-        unsigned: judge.map_or(Ok(None), |judge| judge.unsigned(&mirror, commit))?,
-    })
+    Ok((repository::changes(mirror.files(commit, &[String::new()])?), commit.short()))
+}
+
+/// The repository, where it is a folder without Git and no revision of it is asked for.
+fn plain_folder(repository: &RepositoryOptions, rev: Option<&str>) -> Result<Option<PathBuf>, Failure> {
+    let source = repository.source()?;
+    // One that is not there is no repository either, and a folder's fault is the shorter one to read.
+    let is_plain = |path: &&Path| !path.join(".git").exists() && !path.join("HEAD").exists();
+    Ok(source.is_local().filter(|_| rev.is_none()).filter(is_plain).map(Path::to_path_buf))
 }
 
 /// The files of a folder, as they lie there. Links and hidden folders are passed over, as they are in a commit.

@@ -44,5 +44,5 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         listen: None,
         webhook: None,
     };
-    Failure::ended(output::runtime()?.block_on(node::run(options)), RunError::hint)
+    Failure::ended(output::runtime()?.block_on(node::run(options)).map(|_| ()), RunError::hint)
 }

@@ -42,5 +42,5 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         listen: arguments.serving.listen,
         webhook: arguments.webhook.options(),
     };
-    Failure::ended(output::runtime()?.block_on(node::run(options)), RunError::hint)
+    Failure::ended(output::runtime()?.block_on(node::run(options)).map(|_| ()), RunError::hint)
 }

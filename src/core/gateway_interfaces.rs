@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::address_class::stays_on_link;
 use super::host_network::{self, HostNetwork, HostRoute, InterfaceKind, KernelFeatures, is_of_services};
 use super::labels::Labels;
-use super::networks::stays_on_link;
 use super::policy::{Egress, PolicySet};
 
 /// Where there are more interfaces, or more addresses of one by which packets could leave, nothing is told: half of them would make a preview

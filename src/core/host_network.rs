@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::networks::{SpecialAddress, is_no_host};
+use super::address_class::{SpecialAddress, is_no_host};
 use super::state::nft::AddressFamily;
 
 /// How the interface begins on which kube-proxy keeps the address of every Service. No packet leaves by it, and every node has the same

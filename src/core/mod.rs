@@ -10,12 +10,15 @@
 //! plan, history --report--> drift report
 //! ```
 
+pub mod address_class;
 pub mod admission;
 pub mod cidr;
 pub mod compile;
 pub mod diagnostic;
+pub mod evaluation;
 pub mod facts;
 pub mod finding;
+pub mod gate;
 pub mod gateway_interfaces;
 pub mod host_network;
 pub mod labelling;

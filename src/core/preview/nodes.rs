@@ -14,8 +14,8 @@ use super::revision::RevisionState;
 use super::sentences::policy as named;
 use super::{PreviewInput, says_the_same};
 use crate::core::cidr::RangeSet;
-use crate::core::compile::exit_ids::ExitIds;
-use crate::core::compile::{self, compile};
+use crate::core::compile;
+use crate::core::evaluation::NodeInput;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::networks;
@@ -23,6 +23,7 @@ use crate::core::placement::ExitKey;
 use crate::core::plan::unified_diff;
 use crate::core::policy::config::Config;
 use crate::core::policy::{PolicyId, PolicySet};
+use crate::core::state::NodeState;
 use crate::core::state::nft::AddressFamily;
 
 /// The changes of one node, or of one that stands for others.
@@ -274,22 +275,13 @@ fn change(
         Some(host_network) => AssumedNetwork::known(host_network),
         None => AssumedNetwork::assumed(exits().filter(|exit| exit.gateway == *node)),
     };
-    let state = |world: &RevisionState<'_>, marks: &ExitIds| {
+    let state = |world: &RevisionState<'_>, observed: &NodeState| {
         let RevisionState { set, facts, placement, .. } = world;
-        let host_network = &footing.host_network;
-        compile(&compile::CompileInput {
-            node,
-            set,
-            placement,
-            facts,
-            host_network,
-            marks,
-            refused: compile::RefusedParts::NOTHING,
-        })
-        .desired
+        let (host_network, refused) = (&footing.host_network, compile::RefusedParts::NOTHING);
+        NodeInput { node, set, facts, host_network, observed, refused }.compile(placement).desired
     };
-    let old = state(before, &ExitIds::default());
-    let new = state(after, &ExitIds::observed(&old.nft, after.set.config.range));
+    let old = state(before, &NodeState::default());
+    let new = state(after, &old);
     let whole = unified_diff(&old, &new, "", "");
     // The two lines with the names say nothing here.
     let lines: Vec<&str> = whole.lines().skip(2).collect();

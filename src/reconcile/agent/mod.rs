@@ -16,10 +16,11 @@ use tokio::time::{Instant, sleep_until};
 use crate::cluster::Cluster;
 use crate::cluster::live::{self, ApiClient, ApiError, Changed, ClusterWatch, WatchScope};
 use crate::core::compile::RefusedParts;
+use crate::core::evaluation::GatewayState;
+use crate::core::gate::ActiveRevision;
 use crate::core::gateway_interfaces::GatewayInterface;
 use crate::core::host_network::KernelFeatures;
 use crate::core::name::NodeName;
-use crate::core::policy::catalogue::LastGoodDocuments;
 use crate::core::state::net::fnv1a;
 use crate::core::status::{NodeStatus, NodeStatusInput, node_status, serving, unfit};
 use crate::git::{CommitId, CommitInfo};
@@ -29,7 +30,7 @@ use crate::reconcile::agent::policy_cache::{CacheError, PolicyCache, PublishedHe
 use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWriter};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
-use crate::reconcile::node::round::{GatewayState, Reconciler, RoundError, now};
+use crate::reconcile::node::round::{Reconciler, RoundError, now};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
@@ -293,15 +294,19 @@ impl Agent {
                 let refused = self.not_taken.take().is_some();
                 let same =
                     self.keeper.intent.as_ref().is_some_and(|intent| intent.commit == commit && intent.set == set);
+                let active = ActiveRevision {
+                    commit: Some(id.to_string()),
+                    signatures: set.config.signatures.clone(),
+                    windows: Some(set.config.change_windows.clone()),
+                    ..ActiveRevision::default()
+                };
                 self.keeper.intent = Some(DesiredRevision {
                     set,
                     commit,
                     branch: String::new(),
                     diagnostics: Vec::new(),
                     rejected: Vec::new(),
-                    good: LastGoodDocuments::default(),
-                    withheld: None,
-                    emergency: None,
+                    active,
                     fetched: true,
                 });
                 // What was in the way is gone and nothing is to be done: only that is to be said.

@@ -5,20 +5,19 @@
 use super::labels::LabelReconciler;
 use super::pass::Pass;
 use crate::core::admission::PendingCommit;
+use crate::core::gate::ActiveRevision;
 use crate::core::report::history::{NodeReport, Rejected};
-use crate::reconcile::gitops::repository::DesiredRevision;
-use crate::reconcile::persistence::state_store::PersistedState;
 
 /// What people are told of once: a commit that waits, and one that came through a closed window. `before` is what was remembered.
-pub(super) fn admission_news(intent: &DesiredRevision, before: &PersistedState) -> Vec<(&'static str, String)> {
+pub(super) fn admission_news(active: &ActiveRevision, before: &ActiveRevision) -> Vec<(&'static str, String)> {
     let what = |withheld: &PendingCommit| (withheld.commit.clone(), withheld.why.word());
     let mut news = Vec::new();
-    if let Some(withheld) = &intent.withheld
+    if let Some(withheld) = &active.withheld
         && before.withheld.as_ref().map(what) != Some(what(withheld))
     {
         news.push((withheld.why.word(), withheld.message()));
     }
-    if let Some(emergency) = intent.emergency.as_ref().filter(|one| before.emergency.as_ref() != Some(one)) {
+    if let Some(emergency) = active.emergency.as_ref().filter(|one| before.emergency.as_ref() != Some(one)) {
         news.push(("EmergencyApplied", emergency.message()));
     }
     news
@@ -30,8 +29,8 @@ pub(super) fn reports(pass: &Pass<'_>, labels: &LabelReconciler, rejected: &[Rej
     for (name, status) in pass.nodes() {
         let Some(mut report) = status.report else { continue };
         report.rejected = rejected.to_vec();
-        report.withheld = pass.intent.withheld.clone().map(Box::new);
-        report.emergency = pass.intent.emergency.clone().map(Box::new);
+        report.withheld = pass.intent.active.withheld.clone().map(Box::new);
+        report.emergency = pass.intent.active.emergency.clone().map(Box::new);
         if let Some(own) = labels.report(&name) {
             report.drift.extend(own.drift.iter().cloned());
             report.corrected.extend(own.corrected.iter().cloned());

@@ -192,7 +192,7 @@ impl Pass<'_> {
             total: self.view.facts.nodes.len(),
             nodes: &nodes,
             rejected,
-            withheld: self.intent.withheld.as_ref(),
+            withheld: self.intent.active.withheld.as_ref(),
             git_fault: self.git_fault,
             reports: self.reports_published,
             previews: self.previews,

@@ -75,7 +75,7 @@ impl MetricsRecorder {
         }
         match news {
             RepositoryEvent::Intent(intent) => {
-                self.metrics.commit_waits(intent.withheld.as_ref().map(|one| one.why.word()))
+                self.metrics.commit_waits(intent.active.withheld.as_ref().map(|one| one.why.word()))
             }
             RepositoryEvent::Withheld(withheld) => self.metrics.commit_waits(Some(withheld.why.word())),
             RepositoryEvent::Unchanged | RepositoryEvent::Fault(_) => {}

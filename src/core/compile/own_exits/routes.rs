@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{EgressRoute, ExitRoute};
+use crate::core::address_class::{is_link_local, stays_on_link};
 use crate::core::finding::Finding;
 use crate::core::host_network::{HostNetwork, HostRoute, Interface, InterfaceKind};
-use crate::core::networks::{is_link_local, stays_on_link};
 use crate::core::placement::ExitKey;
 use crate::core::state::nft::AddressFamily;
 

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use crate::core::address_class::SpecialAddress;
 use crate::core::name::Interface;
-use crate::core::networks::SpecialAddress;
 use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::mapping_reader::{list, text};
 use crate::core::policy::yaml::{MappingEntry, YamlNode};

@@ -12,7 +12,6 @@ use super::super::{Policy, PolicySet};
 use super::warning;
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
-use crate::core::networks::pod_networks;
 
 /// What is inside of the cluster, as far as it is known.
 pub(super) struct Inside {
@@ -26,7 +25,7 @@ impl Inside {
     pub(super) fn of(set: &PolicySet, facts: Option<&Facts>) -> Self {
         let nodes = || facts.into_iter().flat_map(|facts| &facts.nodes);
         let nothing = Facts::default();
-        let mut pods: Vec<IpNet> = pod_networks(&set.config, facts.unwrap_or(&nothing)).collect();
+        let mut pods: Vec<IpNet> = set.config.pod_networks(facts.unwrap_or(&nothing)).collect();
         pods.sort();
         pods.dedup();
         let addresses =
