@@ -1,12 +1,11 @@
-//! How long to wait after a failure: exponential, with full jitter, for every edge of the loop.
-//!
-//! Deliberately absent: sleeping, clocks and a source of randomness. The caller gives the seed and does the waiting.
+//! Exponential backoff with full jitter: how long to wait after a failure. The caller provides the seed and does the
+//! waiting.
 
 use std::time::Duration;
 
-/// The first failure waits no longer than this.
+/// Ceiling of the first wait.
 pub const SHORTEST: Duration = Duration::from_secs(1);
-/// No failure waits longer than this.
+/// Ceiling of every wait.
 pub const LONGEST: Duration = Duration::from_mins(1);
 
 /// Waiting times that double from [`SHORTEST`] to [`LONGEST`], each drawn evenly from zero to that ceiling.
@@ -20,31 +19,32 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A backoff with its own sequence of random numbers; give every node another seed, a hash of its name for instance.
+    /// A backoff with its own sequence of random numbers; the seed must differ between nodes, for example a hash of the
+    /// node's name.
     pub fn new(seed: u64) -> Self {
         // xorshift stays at zero for ever, so zero is moved; multiplying spreads seeds that differ in one bit.
         let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         Self { failures: 0, random: if random == 0 { 0x9E37_79B9_7F4A_7C15 } else { random } }
     }
 
-    /// Something worked: the next failure waits the shortest time again.
+    /// After a success: the next failure waits the shortest time again.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// How many failures there were since something worked.
+    /// The number of failures since the last success.
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Something failed: how long to wait before the next try. Never longer than [`LONGEST`], and never quite zero.
+    /// After a failure: how long to wait before the next try. Never longer than [`LONGEST`], and never quite zero.
     pub fn next_wait(&mut self) -> Duration {
         let ceiling = ceiling(self.failures);
         self.failures = self.failures.saturating_add(1);
         self.jittered(ceiling)
     }
 
-    /// A time between a half and the whole of the given one: for polls, which are to spread out and not to fail together.
+    /// A random time between half of `period` and all of it, so that polls of many nodes spread out.
     pub fn spread(&mut self, period: Duration) -> Duration {
         let half = period / 2;
         half + self.jittered(half)
@@ -64,7 +64,7 @@ impl Backoff {
     }
 }
 
-/// The ceiling after that many failures in a row.
+/// The ceiling after this many failures in a row.
 fn ceiling(failures: u32) -> Duration {
     1_u32.checked_shl(failures).map_or(LONGEST, |factor| SHORTEST.saturating_mul(factor)).min(LONGEST)
 }

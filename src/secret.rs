@@ -1,23 +1,23 @@
-//! A text that is never shown: tokens, passwords, proxies with a password in them.
+//! A text that is never printed or logged: tokens, passwords, proxy URLs with a password in them.
 //!
-//! Deliberately absent: where secrets come from, and wiping them from memory. Whoever reads this process's memory reads the files too.
+//! It is not wiped from memory: a process that can read this one's memory can read the files as well.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A text that is never shown. It is serialised for the pipe to Git's worker, and for nothing else.
+/// A secret text. It is serialised only for the pipe to the Git worker process.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Hides a text.
+    /// Wraps a text.
     pub fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// The text, for whoever it is meant for.
+    /// The text, for the one place that has to send it.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,6 +1,4 @@
-//! What the program says while it runs: the tracing subscriber, and errors with all their causes in one line.
-//!
-//! Deliberately absent: what commands print as their result (`cli`).
+//! Logging: sets up the tracing subscriber, and formats an error with its causes on one line.
 
 use std::error::Error;
 use std::io::IsTerminal;
@@ -8,16 +6,16 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// Text for people, or a JSON object a line for programs.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Text; in colour on a terminal.
+    /// Text, in colour on a terminal.
     Text,
-    /// JSON.
+    /// One JSON object a line.
     Json,
 }
 
-/// Starts logging to standard error. `RUST_LOG` says how much; `info` unless it does.
+/// Starts logging to standard error. `RUST_LOG` sets the level; the default is `info`.
 pub fn start(form: Form) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
@@ -26,14 +24,14 @@ pub fn start(form: Form) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_span_events(FmtSpan::NONE)
         .with_target(false);
-    // A second subscriber, as in tests that start two, is no reason to fail.
+    // A second subscriber, as in tests that start two, is not an error.
     let _ = match form {
         Form::Text => builder.try_init(),
         Form::Json => builder.json().try_init(),
     };
 }
 
-/// An error and its causes, joined by `: `; each says only what it adds.
+/// An error and its causes, joined by `: `; each contributes only its own text.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,10 +1,10 @@
-//! "Something below these paths changed": for a repository's references and for folders of manifests.
+//! Watches paths and reports "something below changed": for a repository's references and for folders of manifests.
 //!
-//! A path need not exist yet, may be replaced by another folder or a symbolic link to one (a mounted ConfigMap swaps `..data`),
-//! and its files may be renamed into place, as editors do. inotify watches inodes and not paths, so that after every change the
-//! watches are laid anew where they have to be, and a slow look makes up for what inotify cannot see.
+//! A path need not exist yet, may be replaced by another folder or a symbolic link to one (a mounted ConfigMap swaps
+//! `..data`), and its files may be renamed into place, as editors do. inotify watches inodes and not paths, so after
+//! every change the watches are renewed where necessary, and a slow poll covers what inotify cannot see.
 //!
-//! Deliberately absent: what changed. Events are lost and merged on the way; who is woken looks for himself.
+//! What changed is not reported: events are lost and merged on the way, so the receiver reads the files itself.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,12 +18,12 @@ use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
-/// A change is told when nothing more came for this long: a push writes several files, and half of it is of no use.
+/// A change is reported after no event for this long: a push writes several files, and half of it is of no use.
 const QUIET: Duration = Duration::from_millis(10);
-/// It is told after this long even if more keeps coming.
+/// A change is reported after this long at the latest, even while events keep coming.
 const IMPATIENCE: Duration = Duration::from_millis(100);
-/// How often it is checked that the watched inodes are still the ones at the paths: a folder far above may have been moved,
-/// of which inotify tells nothing.
+/// How often the watched inodes are compared with those at the paths: inotify does not report when a folder far above is
+/// moved.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Why a watch cannot be kept.
@@ -37,7 +37,7 @@ pub enum FileWatchError {
     Thread(#[source] std::io::Error),
 }
 
-/// Watches for as long as it lives.
+/// Watches until it is dropped.
 #[derive(Debug)]
 pub struct Watcher {
     wake: blocking::Sender<Message>,
@@ -50,17 +50,17 @@ enum Message {
 }
 
 impl Watcher {
-    /// Begins to watch. A change before this returns is not told; every change after it is, by one `()` for one or many.
-    /// A path that cannot be watched (the limit `fs.inotify.max_user_watches`) is looked at every few seconds instead.
+    /// Starts watching. A change before this returns is not reported; every later one is, by one `()` for one or many. A
+    /// path that cannot be watched (`fs.inotify.max_user_watches` is reached) is polled every few seconds instead.
     pub fn new(paths: &[PathBuf]) -> Result<(Self, mpsc::Receiver<()>), FileWatchError> {
         let (wake, events) = blocking::channel();
         let handler = wake.clone();
         let inotify = notify::recommended_watcher(move |event| {
-            // Nobody listens any more: the watcher is being dropped.
+            // Fails only while the watcher is being dropped.
             let _ = handler.send(Message::Event(event));
         })
         .map_err(FileWatchError::Inotify)?;
-        // Room for one: a second change before the first was looked at says nothing new.
+        // Capacity one: a second change before the receiver handled the first adds nothing.
         let (tell, told) = mpsc::channel(1);
         let mut watch = Watch { inotify, roots: paths.to_vec(), laid: BTreeSet::new(), inodes: Vec::new(), tell };
         watch.lay();
@@ -74,12 +74,12 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // The thread is gone already if nobody took what it told.
+        // Fails if the thread has ended already because the receiver was dropped.
         let _ = self.wake.send(Message::Stop);
     }
 }
 
-/// One watch of inotify: the path, and whether what is below it belongs to it.
+/// One inotify watch: the path, and whether it is recursive.
 type Place = (PathBuf, bool);
 
 /// What is at a path: device, inode, and the time of its last change.
@@ -110,7 +110,7 @@ impl Watch {
                         Err(_) => false,
                     };
                 }
-                // First the watches and then the word: what changes in between is told once more.
+                // Renew the watches first and report afterwards: a change in between is then reported once more.
                 self.lay();
                 if matches!(self.tell.try_send(()), Err(mpsc::error::TrySendError::Closed(()))) {
                     return;
@@ -119,16 +119,17 @@ impl Watch {
         }
     }
 
-    /// Whether an event is about one of our paths, or about a folder above one. Reading is no change: we do that ourselves.
+    /// Whether an event is about one of the watched paths or a folder above one. Reads do not count: the receiver reads
+    /// too.
     fn concerns_us(&self, event: &notify::Result<notify::Event>) -> bool {
-        // A fault or an overrun means that events are missing.
+        // An error or an overrun means that events are missing.
         let Ok(event) = event else { return true };
         if event.need_rescan() {
             return true;
         }
         let nothing_new = match event.kind {
             EventKind::Access(kind) => kind != AccessKind::Close(AccessMode::Write),
-            // Modes and times: what is in the files is the same.
+            // Modes and times: the contents are unchanged.
             EventKind::Modify(ModifyKind::Metadata(_)) => true,
             _ => false,
         };
@@ -141,15 +142,15 @@ impl Watch {
         })
     }
 
-    /// Lays the watches where the paths are now. Watches that are there already are laid again: at the same path there may be
-    /// another folder, and to watch the same one twice costs nothing.
+    /// Puts the watches where the paths are now. Existing watches are renewed: the same path may lead to another folder,
+    /// and watching one twice costs nothing.
     fn lay(&mut self) {
         let wanted = merged(&self.roots.iter().flat_map(|root| places(root)).collect());
         for (path, _) in &self.laid {
-            // It fails where the path is gone, and the kernel took the watch with it.
+            // Fails where the path is gone; the kernel removed the watch with it.
             let _ = self.inotify.unwatch(path);
         }
-        // What cannot be watched, for the limit or because it has just gone, the slow look sees.
+        // The slow poll covers what cannot be watched, for the limit or because it was just deleted.
         let watch = |(path, below): &Place| {
             let mode = if *below { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
             self.inotify.watch(path, mode).is_ok()
@@ -162,7 +163,7 @@ impl Watch {
         self.inodes != self.inodes_now()
     }
 
-    /// The paths themselves, where they lead to, and the nearest folders above them.
+    /// The inodes of the paths themselves, of their link targets, and of the nearest folders above.
     fn inodes_now(&self) -> Vec<Option<Inode>> {
         let inode = |path: &Path| {
             let data = fs::metadata(path).ok()?;
@@ -172,8 +173,8 @@ impl Watch {
     }
 }
 
-/// What to watch for one path: everything below it, the nearest folder above it that exists, in which it will appear or be
-/// replaced, and the same for where it leads to if it is a link.
+/// What to watch for one path: everything below it, the nearest existing folder above it, in which it will appear or be
+/// replaced, and the same for its target if it is a link.
 fn places(root: &Path) -> Vec<Place> {
     let mut places = Vec::new();
     let nearest = |path: &Path| path.ancestors().skip(1).find(|folder| folder.is_dir()).map(Path::to_owned);
@@ -187,7 +188,8 @@ fn places(root: &Path) -> Vec<Place> {
     places
 }
 
-/// Leaves out what another watch sees anyway: inotify holds one watch for one inode, and the later one would narrow it.
+/// Removes places that a recursive watch covers: inotify holds one watch for one inode, and the later one would narrow
+/// it.
 fn merged(places: &BTreeSet<Place>) -> BTreeSet<Place> {
     let covered = |place: &Place| {
         places.iter().any(|other| other.1 && (place.0 != other.0 || !place.1) && place.0.starts_with(&other.0))

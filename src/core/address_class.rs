@@ -51,7 +51,8 @@ pub fn stays_on_link(destination: IpNet) -> bool {
     matches!(SpecialAddress::of(destination.addr()), Some(SpecialAddress::LinkLocal | SpecialAddress::Multicast))
 }
 
-/// Whether no host has this address: 0.0.0.0/8, class E and the limited broadcast (`ipv4_is_zeronet`, `ipv4_is_lbcast`, include/linux/in.h).
+/// Whether no host can have this address: 0.0.0.0/8, class E and the limited broadcast (`ipv4_is_zeronet`,
+/// `ipv4_is_lbcast`, include/linux/in.h).
 pub fn is_no_host(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 240)
 }

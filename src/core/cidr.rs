@@ -1,10 +1,8 @@
-//! The set algebra of address ranges: what nftables' interval sets and maps need, which know no longest prefix.
+//! Set algebra of address ranges, for nftables' interval sets and maps, which have no longest-prefix match.
 //!
-//! Ranges are inclusive at both ends, so that `0.0.0.0/0` and `::/0` need no address behind the last one. IPv4 and IPv6 never
-//! meet: `::ffff:10.0.0.1` is not `10.0.0.1`. Everything comes out sorted, IPv4 first.
-//!
-//! Deliberately absent: what the ranges stand for (destinations, exclusions, pod CIDRs), and turning ranges back into prefixes:
-//! nftables takes ranges as they are.
+//! Ranges are inclusive at both ends, so that `0.0.0.0/0` and `::/0` need no address behind the last one. IPv4 and IPv6
+//! are disjoint: `::ffff:10.0.0.1` is not `10.0.0.1`. All results are sorted, IPv4 first. Ranges are not converted back
+//! into prefixes: nftables takes them as they are.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,24 +16,24 @@ pub struct AddressRange {
 }
 
 impl AddressRange {
-    /// From the first to the last address; `None` if they are of two families or the wrong way round.
+    /// From the first to the last address; `None` if they are of two families or in the wrong order.
     pub fn new(first: IpAddr, last: IpAddr) -> Option<Self> {
         (first.is_ipv4() == last.is_ipv4() && first <= last).then_some(Self { first, last })
     }
 
-    /// The lowest address that belongs to it.
+    /// The lowest address.
     pub fn first(&self) -> IpAddr {
         self.first
     }
 
-    /// The highest address that belongs to it.
+    /// The highest address.
     pub fn last(&self) -> IpAddr {
         self.last
     }
 
-    /// Whether an address belongs to it.
+    /// Whether it contains an address.
     pub fn contains(&self, address: IpAddr) -> bool {
-        // IpAddr's order puts every IPv4 address before every IPv6 one, so the family needs no check of its own.
+        // IpAddr's order puts every IPv4 address before every IPv6 one, so the family needs no separate check.
         self.first <= address && address <= self.last
     }
 }
@@ -54,13 +52,13 @@ impl From<IpAddr> for AddressRange {
 }
 
 impl std::fmt::Display for AddressRange {
-    /// As nft writes a range; a single address stands alone.
+    /// In nft's syntax; a single address without a range.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
     }
 }
 
-/// A set of addresses, kept as the fewest ranges: disjoint, sorted, no two of them touching.
+/// A set of addresses, stored as the fewest ranges: disjoint, sorted, no two of them adjacent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RangeSet {
     ranges: Vec<AddressRange>,
@@ -72,24 +70,24 @@ impl RangeSet {
         &self.ranges
     }
 
-    /// Whether it has no address at all.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// Whether an address belongs to it. O(log n).
+    /// Whether it contains an address. O(log n).
     pub fn contains(&self, address: IpAddr) -> bool {
         let behind = self.ranges.partition_point(|range| range.first <= address);
         behind > 0 && self.ranges[behind - 1].contains(address)
     }
 
-    /// What belongs to either. O(n log n).
+    /// The union. O(n log n).
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.ranges.iter().chain(&other.ranges).copied().collect()
     }
 
-    /// What belongs to this set and not to the other. O(n + m).
+    /// This set without the addresses of the other. O(n + m).
     #[must_use]
     pub fn subtract(&self, other: &Self) -> Self {
         let mut ranges = Vec::with_capacity(self.ranges.len());
@@ -109,7 +107,7 @@ impl RangeSet {
                 {
                     ranges.push(AddressRange { first: left.first, last: before });
                 }
-                // The hole is kept: where it ends behind this range, the next range may begin inside it.
+                // The hole is kept: if it ends behind this range, the next range may begin inside it.
                 rest = successor(hole.last).and_then(|after| AddressRange::new(after, left.last));
             }
             ranges.extend(rest);
@@ -142,7 +140,7 @@ impl FromIterator<IpNet> for RangeSet {
     }
 }
 
-/// One value for each family: an nft table, its maps and their key types are of one family.
+/// One value for each family: an nft table's maps and key types are each of one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PerFamily<T> {
     /// IPv4's.
@@ -151,13 +149,13 @@ pub struct PerFamily<T> {
     pub v6: T,
 }
 
-/// Disjoint ranges with what holds for each, sorted. Two that touch have different values.
+/// Disjoint ranges with their values, sorted. Two adjacent ranges have different values.
 pub type RangeMap<T> = Vec<(AddressRange, T)>;
 
 /// Turns overlapping prefixes into disjoint ranges, each with the value of the longest prefix that covers it.
 ///
-/// Among equal prefixes the lowest rank wins, and among equal ranks the one that comes first. O(n log n), and at most `2n - 1`
-/// ranges of a family: each prefix begins one and lets the one around it begin again.
+/// Among equal prefixes the lowest rank wins, and among equal ranks the first. O(n log n), and at most `2n - 1` ranges of
+/// a family: each prefix begins one and lets the surrounding one begin again.
 pub fn flatten<R: Ord, T: Clone + Eq>(entries: &[(IpNet, R, T)]) -> PerFamily<RangeMap<T>> {
     let mut sorted: Vec<&(IpNet, R, T)> = entries.iter().collect();
     // The wider prefix first where two begin at the same address. The sort is stable: the first of equals stays first.
@@ -169,8 +167,8 @@ pub fn flatten<R: Ord, T: Clone + Eq>(entries: &[(IpNet, R, T)]) -> PerFamily<Ra
     PerFamily { v4: sweep(&sorted[..v6_begins]), v6: sweep(&sorted[v6_begins..]) }
 }
 
-/// Goes once over distinct prefixes of one family, sorted by their first address, the wider first. Prefixes nest or are disjoint,
-/// never half of each: those that are open at a point are a stack, and the top is the longest.
+/// One pass over distinct prefixes of one family, sorted by first address, the wider first. Prefixes nest or are
+/// disjoint, so those open at a point form a stack, and the top is the longest.
 fn sweep<R, T: Clone + Eq>(sorted: &[&(IpNet, R, T)]) -> RangeMap<T> {
     let mut open: Vec<(AddressRange, &T)> = Vec::new();
     let mut flat = Flat { next: None, ranges: Vec::with_capacity(sorted.len()) };
@@ -191,7 +189,7 @@ fn sweep<R, T: Clone + Eq>(sorted: &[&(IpNet, R, T)]) -> RangeMap<T> {
     flat.ranges
 }
 
-/// Where two maps of disjoint ranges say different things: disjoint, sorted, with what each says; `None`, nothing. O(n log n).
+/// Where two maps of disjoint ranges differ: disjoint, sorted, with the value of each; `None`: no value. O(n log n).
 pub fn differences<T: Eq>(
     before: &[(AddressRange, T)],
     after: &[(AddressRange, T)],
@@ -223,7 +221,7 @@ pub fn differences<T: Eq>(
     found
 }
 
-/// What a sweep has written so far.
+/// The output of a sweep so far.
 struct Flat<T> {
     /// The first address that has no value yet; none behind the family's last address.
     next: Option<IpAddr>,
@@ -231,7 +229,7 @@ struct Flat<T> {
 }
 
 impl<T: Clone + Eq> Flat<T> {
-    /// Gives a value to everything from the next address to `last`, if anything is left there.
+    /// Assigns a value to all addresses from the next one to `last`, if any.
     fn fill_to(&mut self, last: IpAddr, value: &T) {
         let Some(range) = self.next.and_then(|first| AddressRange::new(first, last)) else { return };
         match self.ranges.last_mut() {
@@ -242,7 +240,7 @@ impl<T: Clone + Eq> Flat<T> {
     }
 }
 
-/// The next address of the same family; none behind the last.
+/// The next address of the same family; none after the last.
 fn successor(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => v4.to_bits().checked_add(1).map(|bits| Ipv4Addr::from_bits(bits).into()),
@@ -250,7 +248,7 @@ fn successor(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// The address before it of the same family; none before the first.
+/// The previous address of the same family; none before the first.
 fn predecessor(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => v4.to_bits().checked_sub(1).map(|bits| Ipv4Addr::from_bits(bits).into()),
@@ -281,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prefix_wins_and_the_wider_one_goes_on_behind_it() {
+    fn the_longest_prefix_wins_and_the_wider_one_continues_behind_it() {
         let flat = flatten(&[
             (net("10.0.0.0/8"), 0, 'a'),
             (net("10.0.4.0/24"), 9, 'b'),
@@ -354,7 +352,7 @@ mod tests {
         assert_eq!(texts(&from.subtract(&hole.into_iter().collect())), ["10.0.0.0-10.0.0.1", "10.0.0.18-10.0.0.19"]);
     }
 
-    /// A prefix among the 64 addresses at one end of a family: at the far end arithmetic may overflow.
+    /// A prefix among the 64 addresses at one end of a family, where arithmetic may overflow.
     fn small_net() -> impl Strategy<Value = IpNet> {
         (any::<bool>(), any::<bool>(), 0_u8..64, 0_u8..=6).prop_map(|(v4, far, low, wide)| {
             let (address, length): (IpAddr, u8) = match (v4, far) {
@@ -381,12 +379,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn flattened_ranges_say_of_every_address_what_the_prefixes_say(
+        fn flattened_ranges_agree_with_the_prefixes_for_every_address(
             entries in proptest::collection::vec((small_net(), 0_u8..4, 0_u8..4), 0..24)
         ) {
             let flat = flatten(&entries);
             for address in small_space() {
-                // `max_by` takes the last of equals, hence the reverse.
+                // `max_by` returns the last of equals, hence the reverse.
                 let expected = entries.iter().rev().filter(|(net, ..)| net.contains(&address))
                     .max_by(|(a, a_rank, _), (b, b_rank, _)| (a.prefix_len(), b_rank).cmp(&(b.prefix_len(), a_rank)))
                     .map(|(_, _, value)| *value);
@@ -403,7 +401,7 @@ mod tests {
         }
 
         #[test]
-        fn differences_are_the_addresses_of_which_two_maps_say_different_things(
+        fn differences_are_the_addresses_where_two_maps_differ(
             a in proptest::collection::vec((small_net(), 0_u8..3, 0_u8..3), 0..12),
             b in proptest::collection::vec((small_net(), 0_u8..3, 0_u8..3), 0..12)
         ) {
@@ -414,11 +412,11 @@ mod tests {
             let (a, b) = (map(&a), map(&b));
             let found = differences(&a, &b);
             for address in small_space() {
-                let said = |map: &RangeMap<u8>| map.iter().find(|(range, _)| range.contains(address)).map(|(_, value)| *value);
+                let value_at = |map: &RangeMap<u8>| map.iter().find(|(range, _)| range.contains(address)).map(|(_, value)| *value);
                 let hits: Vec<_> = found.iter().filter(|(range, ..)| range.contains(address)).collect();
-                let expected = (said(&a), said(&b));
-                let told: Vec<_> = hits.iter().map(|(_, old, new)| (old.map(|at| a[at].1), new.map(|at| b[at].1))).collect();
-                prop_assert_eq!(told, if expected.0 == expected.1 { vec![] } else { vec![expected] }, "{}", address);
+                let expected = (value_at(&a), value_at(&b));
+                let actual: Vec<_> = hits.iter().map(|(_, old, new)| (old.map(|at| a[at].1), new.map(|at| b[at].1))).collect();
+                prop_assert_eq!(actual, if expected.0 == expected.1 { vec![] } else { vec![expected] }, "{}", address);
             }
         }
 
@@ -437,7 +435,7 @@ mod tests {
                 prop_assert_eq!(a.subtract(&b).contains(address), in_a(&address) && !in_b(&address));
             }
             for result in [a.union(&b), a.subtract(&b)] {
-                // The fewest ranges are one form only: collecting them again changes nothing.
+                // The fewest ranges are a unique form: collecting them again changes nothing.
                 prop_assert_eq!(result.ranges.iter().copied().collect::<RangeSet>(), result);
             }
         }

@@ -1,35 +1,35 @@
-//! Diagnostics: what is wrong with a document, where exactly, and what to do about it.
+//! Diagnostics: what is wrong with a document, where, and what to do about it.
 //!
-//! Deliberately absent: how they look on a terminal or in CI (`cli::diagnostics`).
+//! Not here: their output on a terminal or in CI (`cli::diagnostics`).
 
 use std::fmt;
 
-/// How bad it is.
+/// Severity of a diagnostic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The document is not applied; its last good version stays in force.
+    /// The document is not applied; its last good version stays active.
     Error,
-    /// It is applied, and somebody should look at it.
+    /// The document is applied, but should be reviewed.
     Warning,
 }
 
-/// One finding in one file.
+/// One problem in one file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Diagnostic {
-    /// Path in the repository, `/` between its parts.
+    /// Path in the repository, separated by `/`.
     pub file: String,
-    /// The first byte of the text it is about.
+    /// The first byte of the text concerned.
     pub start: SpanPoint,
-    /// The byte behind it; equal to `start` if it is about something that is missing there.
+    /// The byte behind it; equal to `start` if something is missing there.
     pub end: SpanPoint,
     /// Error or warning.
     pub severity: Severity,
-    /// A stable word for filters and SARIF: `host-bits`, `unknown-field`.
+    /// A stable code for filters and SARIF: `host-bits`, `unknown-field`.
     pub code: &'static str,
-    /// What is wrong, in one sentence, without the place.
+    /// What is wrong, in one sentence, without the location.
     pub message: String,
-    /// A few words for right under the text: "/24 leaves no room for the .7". May be empty.
+    /// A short note shown below the text: "/24 leaves no room for the .7". May be empty.
     pub label: String,
     /// What to do about it.
     pub hint: Option<String>,

@@ -1,6 +1,6 @@
-//! Facts: what the API server, or a folder of manifests, says of nodes, namespaces and pods. Only what decides something.
+//! Facts about a cluster that decisions need: nodes, namespaces and pods, from the API server or a folder of manifests.
 //!
-//! Deliberately absent: how they are read and watched (`cluster`), and what the kernel of a live node says (`ground`, `state`).
+//! Not here: reading and watching them (`cluster`), and a live node's kernel (`host_network`, `state`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use super::host_network::HostNetwork;
 use super::labels::Labels;
 use super::name::NodeName;
 
-/// Everything known of a cluster.
+/// All facts about a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Nodes by name.
@@ -21,32 +21,32 @@ pub struct Facts {
     pub namespaces: BTreeMap<String, Labels>,
     /// Pods by namespace and name.
     pub pods: BTreeMap<PodName, Pod>,
-    /// Networks of pods that CNIs tell, in order: beside those of nodes, of which pods' addresses need not be.
+    /// Pod networks from CNIs' objects, sorted: pods' addresses need not be from their node's podCIDRs.
     pub pod_networks: Vec<IpNet>,
-    /// Egress addresses that policies name and that nodes tell to have, and since when: whoever moves an address moves it to the last.
+    /// Egress addresses of policies that nodes report having, and since when: the newest holder wins.
     pub held: BTreeMap<NodeName, BTreeMap<IpAddr, Timestamp>>,
-    /// Interfaces of nodes, where a snapshot tells them. Previews ask them, and nothing else: a node looks at its own kernel.
+    /// Nodes' interfaces, if a snapshot has them. Only previews use them: a node reads its own kernel.
     pub host_networks: BTreeMap<NodeName, HostNetwork>,
 }
 
-/// Whose an InternalIP is, seen from a node that has it.
+/// The owner of an InternalIP, from the point of view of a node that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressOwner<'a> {
-    /// That node's.
+    /// This node.
     This,
-    /// Another's: that one is Ready, and this one is not.
+    /// Another node: that one is Ready, and this one is not.
     Another(&'a NodeName),
-    /// Nobody can tell: this is another node that has it and is as Ready.
+    /// Not known: this other node has it and is equally Ready.
     Shared(&'a NodeName),
 }
 
-/// Which nodes have which InternalIPs.
+/// The nodes that have each InternalIP.
 #[derive(Debug)]
 pub struct AddressOwners<'a>(BTreeMap<IpAddr, Vec<(&'a NodeName, bool)>>);
 
 impl<'a> AddressOwners<'a> {
-    /// Whose an address is, seen from a node that has it. A Node object that was left behind is not Ready, and takes no address from one
-    /// that is.
+    /// The owner of an address, from the point of view of a node that has it. A stale Node object is not Ready, and does
+    /// not take an address from a Ready one.
     pub fn of(&self, node: &NodeName, address: IpAddr) -> AddressOwner<'a> {
         let all = self.0.get(&address).map_or(&[][..], Vec::as_slice);
         let is_ready = all.iter().any(|(name, ready)| *name == node && *ready);
@@ -61,7 +61,7 @@ impl<'a> AddressOwners<'a> {
 }
 
 impl Facts {
-    /// Which nodes have which InternalIPs.
+    /// The nodes that have each InternalIP.
     pub fn owners(&self) -> AddressOwners<'_> {
         let mut owners: BTreeMap<IpAddr, Vec<(&NodeName, bool)>> = BTreeMap::new();
         for (name, node) in &self.nodes {
@@ -96,21 +96,22 @@ pub struct Node {
     pub labels: Labels,
     /// `status.addresses` of type InternalIP, in their order.
     pub addresses: Vec<IpAddr>,
-    /// `spec.podCIDRs`; empty where the CNI keeps them to itself.
+    /// `spec.podCIDRs`; empty where the CNI does not publish them.
     pub pod_cidrs: Vec<IpNet>,
-    /// Condition Ready is True. A node without that condition counts as ready: manifests written by hand have none.
+    /// Whether the condition Ready is True. A node without that condition counts as ready: hand-written manifests have
+    /// none.
     pub ready: bool,
     /// Cordoned.
     pub unschedulable: bool,
 }
 
 impl Node {
-    /// The address that tunnels lead to: the first IPv4, else the first of all.
+    /// The tunnel's outer address: the first IPv4 address, otherwise the first of all.
     pub fn tunnel_address(&self) -> Option<IpAddr> {
         self.addresses.iter().copied().find(IpAddr::is_ipv4).or_else(|| self.addresses.first().copied())
     }
 
-    /// Fit to be a gateway: ready and not cordoned, with an address to send to.
+    /// Why the node cannot be a gateway: not ready, cordoned, or without an address to send to.
     pub fn unfit(&self) -> Option<&'static str> {
         if !self.ready {
             Some("is not Ready")
@@ -129,21 +130,21 @@ impl Node {
 pub struct Pod {
     /// Its labels.
     pub labels: Labels,
-    /// The node it was bound to; none while it is unscheduled.
+    /// The node it is bound to; none while it is unscheduled.
     pub node: Option<NodeName>,
     /// `status.podIPs`, or `status.podIP` alone.
     pub addresses: Vec<IpAddr>,
-    /// Shares its node's network: never a member, its address is the node's.
+    /// Shares its node's network namespace: never a member, its address is the node's.
     pub host_network: bool,
     /// Phase Succeeded or Failed: its address may already be another pod's.
     pub finished: bool,
-    /// Has a deletionTimestamp. It keeps its address until it is gone, or until another pod has it: its sandbox, and with it the
-    /// address, may go long before the object does.
+    /// Has a deletionTimestamp. It keeps its address until it is gone, or until another pod has it: its sandbox, and with
+    /// it the address, may be removed long before the object.
     pub terminating: bool,
 }
 
 impl Pod {
-    /// Whether it has addresses of its own that can be steered.
+    /// Whether it has addresses of its own, whose packets can be steered.
     pub fn routable(&self) -> bool {
         !self.host_network && !self.finished && !self.addresses.is_empty()
     }
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_the_ready_nodes_and_of_two_alike_nobodys() {
+    fn an_address_belongs_to_the_ready_node_or_to_neither() {
         let name = |text: &str| NodeName::parse(text).unwrap();
         let shared: IpAddr = [10, 0, 2, 15].into();
         let node = |ready| Node { addresses: vec![shared, shared], ready, ..Node::default() };

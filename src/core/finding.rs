@@ -1,15 +1,15 @@
-//! Findings: reasons worth a person's eye that placing and compiling come upon.
+//! Findings of placement and compilation that an operator should know about. They never stop anything.
 //!
-//! Deliberately absent: mistakes in documents (`diagnostic`), and what somebody else changed (`report::drift`).
+//! Not here: mistakes in documents (`diagnostic`), and changes by other programs (`report::drift`).
 
 use std::fmt;
 
-/// One finding. Ordered by code and subject, so that a list of them is the same every time.
+/// One finding. Ordered by code and subject, so that lists are stable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Finding {
-    /// A stable word: `no-gateway`, `egress-address-missing`.
+    /// A stable code: `no-gateway`, `egress-address-missing`.
     pub code: String,
-    /// What it is about: a policy's name, an exit, a node.
+    /// The policy, exit or node it is about.
     pub subject: String,
     /// One sentence.
     pub message: String,
@@ -24,7 +24,7 @@ impl Finding {
         Self { code: code.to_owned(), subject: subject.to_string(), message: message.into(), hint: None }
     }
 
-    /// Whether something does not work because of it. The others are for knowing.
+    /// Whether something does not work because of it. Other findings are informational.
     pub fn is_problem(&self) -> bool {
         !matches!(
             self.code.as_str(),

@@ -1,7 +1,8 @@
-//! What a gateway tells of its interfaces: enough for a preview to know with which address packets would leave, and by which router.
+//! The interfaces that a gateway reports, so that a preview knows which address and router packets would use.
 //!
-//! It stands in an EgressNode's status and in a snapshot, and so is bounded, and has nothing that changes without a reason. Deliberately
-//! absent: counters, MACs, and what nobody can leave by: the ends of pods' own links, and where kube-proxy keeps the addresses of Services.
+//! They are part of an EgressNode's status and of a snapshot, so their size is bounded and they only change with the
+//! network. Left out: counters, MAC addresses, and interfaces that no exit can use: pods' own links, and the one on which
+//! kube-proxy keeps the addresses of Services.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,17 +15,18 @@ use super::host_network::{self, HostNetwork, HostRoute, InterfaceKind, KernelFea
 use super::labels::Labels;
 use super::policy::{Egress, PolicySet};
 
-/// Where there are more interfaces, or more addresses of one by which packets could leave, nothing is told: half of them would make a preview
-/// say that an address is nowhere.
+/// With more interfaces, or more usable addresses on one, nothing is reported: from an incomplete list a preview would
+/// conclude that an address is missing.
 const MOST: usize = 64;
-/// Routes of one interface beside its default routes. Where a CNI writes one for each node they say nothing of a way out.
+/// Maximum number of routes of an interface, default routes not counted. Where a CNI writes one for each node they are
+/// irrelevant to exits.
 const ROUTES: usize = 16;
-/// Egress addresses that a node tells to have, as many as its status takes.
+/// Maximum number of egress addresses that a node reports, the limit of its status.
 const HELD: usize = 1024;
-/// What is not written down, because nearly every interface has it.
+/// The default MTU, which is left out.
 const ETHERNET: u32 = 1500;
 
-/// An interface as a node tells of it.
+/// An interface as a node reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayInterface {
@@ -35,21 +37,21 @@ pub struct GatewayInterface {
     /// Routes of the main table through it, without those of its own networks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<GatewayRoute>,
-    /// Its MTU, where it is not an Ethernet's.
+    /// Its MTU in bytes, unless it is Ethernet's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// Packets from where the main table does not lead are dropped (`rp_filter` is 1).
+    /// Its reverse-path filter is strict (`rp_filter` is 1).
     #[serde(skip_serializing_if = "is_false")]
     pub strict: bool,
-    /// Those of its addresses that only a policy that names them takes.
+    /// Those of its addresses that are used only if a policy names them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub only_named: Vec<String>,
-    /// What it is beside a device that sends: any of [`TRAITS`].
+    /// Its deviations from a device that can send: any of [`TRAITS`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub traits: Vec<String>,
 }
 
-/// What an interface may be beside a device that is up and has carrier.
+/// How an interface may differ from a device that is up and has carrier.
 pub const TRAITS: [&str; 5] = ["down", "no-carrier", "loopback", "dummy", "point-to-point"];
 
 /// A route through an interface.
@@ -58,10 +60,10 @@ pub const TRAITS: [&str; 5] = ["down", "no-carrier", "loopback", "dummy", "point
 pub struct GatewayRoute {
     /// The destination; `0.0.0.0/0` and `::/0` are the default routes.
     pub to: String,
-    /// The router; none: on the link.
+    /// The next hop; none: on the link.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub via: String,
-    /// Lower wins.
+    /// Lower values win.
     #[serde(skip_serializing_if = "is_zero")]
     pub metric: u32,
 }
@@ -76,7 +78,7 @@ fn is_zero(value: &u32) -> bool {
     *value == 0
 }
 
-/// What a node tells: nothing where no policy could choose it for a gateway, or where there is more than can be told.
+/// What a node reports: nothing if no policy could choose it as a gateway, or if there is too much.
 pub fn told(host_network: &HostNetwork, set: &PolicySet, labels: &Labels) -> Vec<GatewayInterface> {
     let gateways = || set.policies.values().flat_map(|policy| &policy.gateways);
     if !gateways().any(|spec| spec.node.matches(labels)) {
@@ -89,7 +91,8 @@ pub fn told(host_network: &HostNetwork, set: &PolicySet, labels: &Labels) -> Vec
             Egress::DefaultRoute => None,
         })
         .collect();
-    // Privacy addresses change every day, and a status only with a reason: of those that count only by name, the others say nothing.
+    // Privacy addresses change every day, which is no reason to change the status: addresses that are used only by name
+    // are left out unless a policy names them.
     let by_name: BTreeSet<IpAddr> = gateways()
         .filter_map(|spec| match spec.egress {
             Egress::Address(address) => Some(address),
@@ -99,18 +102,18 @@ pub fn told(host_network: &HostNetwork, set: &PolicySet, labels: &Labels) -> Vec
     let mut worth = host_network.clone();
     for interface in worth.interfaces.values_mut() {
         interface.only_named.retain(|address| {
-            let told = by_name.contains(address);
-            if !told {
+            let is_named = by_name.contains(address);
+            if !is_named {
                 interface.addresses.retain(|net| net.addr() != *address);
             }
-            told
+            is_named
         });
     }
     of(&worth, &named)
 }
 
-/// Which of the addresses that policies name are on this node now, by an interface that can send, where a policy could choose the node:
-/// whoever places may follow them. What policies name bounds it.
+/// The egress addresses of policies that this node has now, on an interface that can send, if a policy could choose the
+/// node: placement follows them. The policies bound their number.
 pub fn held(host_network: &HostNetwork, set: &PolicySet, labels: &Labels) -> BTreeSet<IpAddr> {
     let gateways = set.policies.values().flat_map(|policy| &policy.gateways);
     let named = gateways.filter_map(|spec| match spec.egress {
@@ -121,18 +124,23 @@ pub fn held(host_network: &HostNetwork, set: &PolicySet, labels: &Labels) -> BTr
     named.collect::<BTreeSet<_>>().into_iter().filter(has).take(HELD).collect()
 }
 
-/// Interfaces of a ground. `named`: those that policies name. One without an address is told only then: a network plugin may make one for
-/// each pod, and each pod that starts would be news.
+/// The interfaces of a host network. `named`: those that policies name. One without an address is reported only then: a
+/// network plugin may create one for each pod, and each pod start would change the status.
 pub fn of(host_network: &HostNetwork, named: &BTreeSet<&str>) -> Vec<GatewayInterface> {
     let leads = |name: &str| host_network.routes.iter().any(|route| route.interface == name);
     let worth = host_network.interfaces.iter().filter(|(name, interface)| {
         let is_named = named.contains(name.as_str());
-        // Where neither a policy nor a route leads, many addresses are of something else: Services, the host's own daemons.
+        // If neither a policy nor a route uses it, many addresses belong to something else: Services, the host's own
+        // daemons.
         let others = interface.addresses.len() > MOST && !is_named && !leads(name);
         (is_named || !interface.addresses.is_empty()) && !others && !is_of_services(name)
     });
-    let told: Vec<GatewayInterface> = worth.map(|(name, interface)| one(name, interface, host_network)).collect();
-    if told.len() > MOST || told.iter().any(|interface| interface.addresses.len() > MOST) { Vec::new() } else { told }
+    let reported: Vec<GatewayInterface> = worth.map(|(name, interface)| one(name, interface, host_network)).collect();
+    if reported.len() > MOST || reported.iter().any(|interface| interface.addresses.len() > MOST) {
+        Vec::new()
+    } else {
+        reported
+    }
 }
 
 fn one(name: &str, interface: &host_network::Interface, host_network: &HostNetwork) -> GatewayInterface {
@@ -144,7 +152,7 @@ fn one(name: &str, interface: &host_network::Interface, host_network: &HostNetwo
         .partition(|route| route.destination.prefix_len() == 0);
     routes.truncate(ROUTES);
     routes.extend(others.into_iter().take(ROUTES));
-    // What Egret has loosened itself was strict.
+    // A filter that Egret has loosened was strict.
     let filter =
         host_network.loosened.get(name).copied().unwrap_or(interface.rp_filter).max(host_network.rp_filter_all);
     GatewayInterface {
@@ -176,15 +184,15 @@ fn traits(interface: &host_network::Interface) -> Vec<String> {
     TRAITS.iter().zip(is).filter(|(_, is)| *is).map(|(name, _)| (*name).to_owned()).collect()
 }
 
-/// The ground that a node told; none where it told nothing, or something that cannot be understood.
-pub fn host_network(told: &[GatewayInterface]) -> Option<HostNetwork> {
-    if told.is_empty() {
+/// The host network that a node reported; none if it reported nothing, or something invalid.
+pub fn host_network(reported: &[GatewayInterface]) -> Option<HostNetwork> {
+    if reported.is_empty() {
         return None;
     }
-    // What a kernel can do is not told: both sides of a preview take it to be the same.
+    // Kernel features are not reported: both sides of a preview assume the same.
     let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
     let mut host_network = HostNetwork { features, ..HostNetwork::default() };
-    for interface in told {
+    for interface in reported {
         let addresses = interface.addresses.iter().map(|text| text.parse().ok()).collect::<Option<Vec<IpNet>>>()?;
         let mut routes: BTreeMap<IpNet, HostRoute> = BTreeMap::new();
         for net in addresses.iter().filter(|net| net.prefix_len() < net.max_prefix_len()) {
@@ -258,21 +266,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_the_ground_again() {
-        let told = of(&gateway(), &BTreeSet::from(["net2"]));
-        assert_eq!(host_network(&told), Some(gateway()));
+    fn a_reported_host_network_is_read_back_unchanged() {
+        let reported = of(&gateway(), &BTreeSet::from(["net2"]));
+        assert_eq!(host_network(&reported), Some(gateway()));
         assert_eq!(
-            told[1].routes,
+            reported[1].routes,
             [GatewayRoute { to: "10.9.0.0/16".to_owned(), via: "10.0.3.7".to_owned(), metric: 0 }]
         );
     }
 
-    fn names(told: &[GatewayInterface]) -> Vec<&str> {
-        told.iter().map(|interface| interface.name.as_str()).collect()
+    fn names(reported: &[GatewayInterface]) -> Vec<&str> {
+        reported.iter().map(|interface| interface.name.as_str()).collect()
     }
 
     #[test]
-    fn what_has_no_address_is_told_where_a_policy_names_it() {
+    fn an_interface_without_addresses_is_reported_if_a_policy_names_it() {
         let mut host_network = gateway();
         for pod in 0..100 {
             host_network.interfaces.insert(format!("pod{pod}"), interface(&[]));
@@ -282,21 +290,21 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_services_are_not_told_and_keep_nothing_else_from_being_told() {
+    fn service_addresses_are_not_reported_and_do_not_count_towards_the_limit() {
         let mut host_network = gateway();
         let many: Vec<String> = (0..100).map(|number| format!("10.96.0.{number}/32")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         host_network.interfaces.insert("kube-ipvs0".to_owned(), interface(&many[..3]));
         host_network.interfaces.insert("services".to_owned(), interface(&many));
         assert_eq!(names(&of(&host_network, &BTreeSet::new())), ["eth0", "net1"]);
-        // Policies have addresses from there: a preview that knew of some alone would say that the others are missing.
+        // Policies have addresses from there: with only some of them a preview would say that the others are missing.
         assert_eq!(of(&host_network, &BTreeSet::from(["services"])), []);
         host_network.routes.push(route("10.8.0.0/16", "services", None));
         assert_eq!(of(&host_network, &BTreeSet::new()), []);
     }
 
     #[test]
-    fn half_a_list_is_never_given() {
+    fn an_incomplete_list_is_never_reported() {
         let mut host_network = gateway();
         for number in 0..100 {
             host_network.interfaces.insert(format!("vlan{number}"), interface(&["192.0.2.1/32"]));
@@ -310,12 +318,12 @@ mod tests {
         let mut host_network = gateway();
         let others = (0..200_u8).map(|node| route(&format!("10.1.{node}.0/24"), "eth0", Some("172.18.0.9")));
         host_network.routes.splice(0..0, others.collect::<Vec<_>>());
-        let told = of(&host_network, &BTreeSet::new());
-        assert_eq!((told[0].routes.len(), told[0].routes[0].to.as_str()), (17, "0.0.0.0/0"));
+        let reported = of(&host_network, &BTreeSet::new());
+        assert_eq!((reported[0].routes.len(), reported[0].routes[0].to.as_str()), (17, "0.0.0.0/0"));
     }
 
     #[test]
-    fn what_decides_the_way_out_is_told_with_it() {
+    fn everything_that_decides_an_exits_route_is_reported() {
         let mut host_network = gateway();
         let mut add = |name: &str, interface| drop(host_network.interfaces.insert(name.to_owned(), interface));
         add("lo", host_network::Interface { kind: InterfaceKind::Loopback, ..interface(&["192.0.2.9/32"]) });
@@ -323,7 +331,7 @@ mod tests {
         add("down", host_network::Interface { up: false, only_named, ..interface(&["10.0.5.9/32"]) });
         add("wg0", host_network::Interface { point_to_point: true, ..interface(&["10.0.6.2/24"]) });
         host_network.routes.insert(0, route("10.0.6.0/24", "wg0", None));
-        let again = super::host_network(&of(&host_network, &BTreeSet::from(["net2"]))).expect("a ground");
+        let again = super::host_network(&of(&host_network, &BTreeSet::from(["net2"]))).expect("a host network");
         assert_eq!(again.interfaces, host_network.interfaces);
     }
 
@@ -344,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_could_be_chosen_tells_that_it_has_an_address_wherever_it_is() {
+    fn an_eligible_node_reports_named_addresses_on_any_interface() {
         let labels = Labels::from([("gw".to_owned(), "a".to_owned())]);
         let address: IpAddr = "10.0.3.9".parse().expect("an address");
         let set = policies(&Egress::Address(address));
@@ -368,16 +376,16 @@ mod tests {
     }
 
     #[test]
-    fn privacy_addresses_are_not_told_unless_a_policy_names_them() {
+    fn privacy_addresses_are_reported_only_if_a_policy_names_them() {
         let labels = Labels::from([("gw".to_owned(), "a".to_owned())]);
         let privacy: IpAddr = "fd00::aaaa".parse().expect("an address");
         let mut host_network = gateway();
         let eth0 = host_network.interfaces.get_mut("eth0").expect("eth0");
         eth0.addresses.push(net("fd00::aaaa/64"));
         eth0.only_named.insert(privacy);
-        let told = |egress| super::told(&host_network, &policies(egress), &labels)[0].clone();
-        assert_eq!(told(&Egress::DefaultRoute).addresses, ["172.18.0.4/16", "fd00::4/64"]);
+        let report = |egress| super::told(&host_network, &policies(egress), &labels)[0].clone();
+        assert_eq!(report(&Egress::DefaultRoute).addresses, ["172.18.0.4/16", "fd00::4/64"]);
         let named = Egress::Address("10.0.3.42".parse().expect("an address"));
-        assert_eq!(told(&named).only_named, Vec::<String>::new());
+        assert_eq!(report(&named).only_named, Vec::<String>::new());
     }
 }

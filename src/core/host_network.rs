@@ -1,6 +1,6 @@
-//! The ground: what a node's kernel has that is not Egret's and that decides something: interfaces, their addresses, their routes.
+//! The host network: a node's interfaces, addresses, routes and sysctls that are not Egret's and influence its decisions.
 //!
-//! Deliberately absent: how it is read (`kernel::ground`) and any way to change it.
+//! Not here: reading it (`kernel::host_network`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,33 +10,34 @@ use ipnet::IpNet;
 use super::address_class::{SpecialAddress, is_no_host};
 use super::state::nft::AddressFamily;
 
-/// How the interface begins on which kube-proxy keeps the address of every Service. No packet leaves by it, and every node has the same
-/// addresses there, so one of them says nothing of who holds it.
+/// Prefix of the interface on which kube-proxy (IPVS) keeps the address of every Service. No packet leaves by it, and
+/// every node has the same addresses there, so they do not identify a holder.
 const OF_SERVICES: &str = "kube-ipvs";
 
-/// What is under a node's feet.
+/// A node's host network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostNetwork {
-    /// Interfaces of others, by name.
+    /// Interfaces that are not Egret's, by name.
     pub interfaces: BTreeMap<String, Interface>,
-    /// Unicast routes of the main table, in the kernel's order; of a route with several next hops one for each, the heaviest first.
+    /// Unicast routes of the main table, in the kernel's order; a route with several next hops has one entry for each,
+    /// the heaviest first.
     pub routes: Vec<HostRoute>,
-    /// What rules of others (`ip rule add from ADDRESS lookup TABLE`) say of addresses of this node, in the order of the rules.
+    /// Foreign rules for addresses of this node (`ip rule add from ADDRESS lookup TABLE`), in order.
     pub sources: Vec<SourceTable>,
-    /// `net.ipv4.conf.all.rp_filter`: the larger of this and the interface's own counts.
+    /// `net.ipv4.conf.all.rp_filter`: the larger of this and the interface's own applies.
     pub rp_filter_all: u8,
-    /// `net.ipv4.conf.all.src_valid_mark`: the reverse-path check looks a packet's source up with the packet's mark.
+    /// `net.ipv4.conf.all.src_valid_mark`: the reverse-path check uses the packet's mark.
     pub src_valid_mark: bool,
-    /// Interfaces whose strict filter Egret has loosened, with the value they had before. Kept in our nftables table
-    /// ([`super::compile::RP_FILTER_BEFORE`]), so that a process that starts anew can put it back.
+    /// Interfaces whose strict filter Egret has loosened, with the original value. Kept in our nftables table
+    /// ([`super::compile::RP_FILTER_BEFORE`]), so that a new process can restore it.
     pub loosened: BTreeMap<String, u8>,
-    /// What the kernel can do.
+    /// The kernel's features.
     pub features: KernelFeatures,
-    /// Where it forwards nothing.
+    /// Where forwarding is off.
     pub forwarding: Forwarding,
 }
 
-/// Where a kernel forwards nothing of what comes in: by default nowhere.
+/// Where the kernel does not forward incoming packets; empty by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forwarding {
     /// Interfaces with `net.ipv4.conf.NAME.forwarding` 0; `net.ipv4.ip_forward` is a switch for all of them.
@@ -45,27 +46,27 @@ pub struct Forwarding {
     pub off6: bool,
 }
 
-/// An interface that is not ours.
+/// An interface that is not Egret's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's, and none depends on another")]
 pub struct Interface {
     /// Administratively up.
     pub up: bool,
-    /// Up, and no cable, no peer, or a lower device that is down.
+    /// Up without carrier: no cable, no peer, or a lower device that is down.
     pub no_carrier: bool,
     /// Whether packets leave by it at all.
     pub kind: InterfaceKind,
-    /// Frames of others are forwarded by it: behind it may be pods.
+    /// It is a bridge: pods may be behind it.
     pub bridge: bool,
-    /// There is one other end and no network: nobody has to be asked for a hardware address.
+    /// It has one peer and no network, so that no neighbour resolution is needed.
     pub point_to_point: bool,
-    /// Addresses by which packets can leave, the one that an exit without a named address takes first ([`Interface::arrange`]).
+    /// Addresses that packets can leave with, the default choice of an exit first ([`Interface::arrange`]).
     pub addresses: Vec<IpNet>,
-    /// Those of them that only a policy that names them takes: deprecated, temporary, or of a narrower scope than global.
+    /// Those that are used only if a policy names them: deprecated, temporary, or of a narrower scope than global.
     pub only_named: BTreeSet<IpAddr>,
-    /// Addresses that it has and that no packet may leave with.
+    /// Addresses that no packet may leave with.
     pub unusable: BTreeMap<IpAddr, Unusable>,
-    /// Other names that `ip` takes for it (`altname`).
+    /// Alternative names (`altname`).
     pub other_names: BTreeSet<String>,
     /// The interface's own `rp_filter`: 0 off, 1 strict, 2 loose.
     pub rp_filter: u8,
@@ -79,16 +80,16 @@ pub enum InterfaceKind {
     /// They do.
     #[default]
     Device,
-    /// `lo`: it holds addresses, and packets leave by other interfaces.
+    /// `lo`: it has addresses, and packets leave by other interfaces.
     Loopback,
-    /// A dummy device: what is sent by it is gone.
+    /// A dummy device: it discards what is sent by it.
     Dummy,
 }
 
 /// Why no packet may leave with an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unusable {
-    /// The kernel still asks whether another host has it (RFC 4862, 5.4).
+    /// Duplicate address detection is still running (RFC 4862, 5.4).
     Tentative,
     /// Another host has it: duplicate address detection failed.
     Duplicate,
@@ -102,17 +103,18 @@ pub struct ListedAddress {
     pub net: IpNet,
     /// Its scope is global.
     pub global: bool,
-    /// Its preferred lifetime is over, or was 0 from the start as kube-vip has it.
+    /// Its preferred lifetime has ended, or was 0 from the start as with kube-vip.
     pub deprecated: bool,
-    /// IPv4: another address of the same network came first. IPv6: a privacy address (RFC 8981), which changes every day.
+    /// IPv4: another address of the same network was added earlier. IPv6: a privacy address (RFC 8981), which changes
+    /// every day.
     pub secondary_or_temporary: bool,
-    /// Duplicate address detection is not over.
+    /// Duplicate address detection is still running.
     pub tentative: bool,
-    /// It found another host.
+    /// Duplicate address detection found another host.
     pub duplicate: bool,
 }
 
-/// A route of others: of the main table, or of one that a rule leads to.
+/// A foreign route: of the main table, or of one that a rule leads to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostRoute {
     /// The destination; /0 is the default route.
@@ -121,40 +123,40 @@ pub struct HostRoute {
     pub interface: String,
     /// The next hop; none: on the link.
     pub gateway: Option<IpAddr>,
-    /// Lower wins.
+    /// Lower values win.
     pub metric: u32,
     /// `src`: the address that the node's own packets leave with.
     pub source: Option<IpAddr>,
 }
 
-/// The table that a rule of others names for packets from an address.
+/// The table that a foreign rule selects for packets from an address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceTable {
     /// `from`
     pub from: IpNet,
-    /// Its routes, as those of the main table.
+    /// Its routes, in the form of the main table's.
     pub routes: Vec<HostRoute>,
 }
 
-/// What the kernel can do.
+/// The kernel's features.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KernelFeatures {
     /// nftables' `owner` and `persist` table flags (kernel 6.9).
     pub owned_tables: bool,
-    /// nftables' `meta iifkind` (Linux 5.6): what comes in by a veth is known for a pod's whatever its address.
+    /// nftables' `meta iifkind` (Linux 5.6): packets from a veth are recognised as a pod's whatever their address.
     pub interface_kinds: bool,
-    /// IPv6 is there and not disabled.
+    /// IPv6 is available and not disabled.
     pub ipv6: bool,
 }
 
 impl Interface {
-    /// Takes in the addresses that the kernel lists, in its order. First comes the address that an engineer calls the interface's own:
+    /// Takes the addresses in the kernel's order. First comes the address that an engineer calls the interface's own:
     ///
     /// - one whose network has room for others, before a /32 or /128 that was added as a VIP;
     /// - IPv4: a primary one before a secondary one;
-    /// - the one that was there first: IPv4 is listed oldest first, IPv6 newest first (`ipv6_link_dev_addr`, net/ipv6/addrconf.c).
+    /// - the oldest: IPv4 is listed oldest first, IPv6 newest first (`ipv6_link_dev_addr`, net/ipv6/addrconf.c).
     ///
-    /// What lives on one link alone (169.254.0.0/16, fe80::/10) and loopback addresses are left out.
+    /// Link-local (169.254.0.0/16, fe80::/10) and loopback addresses are left out.
     #[must_use]
     pub fn arrange(mut self, listed: &[ListedAddress]) -> Self {
         let of_links = |address: IpAddr| {
@@ -184,7 +186,7 @@ impl Interface {
         self
     }
 
-    /// The address of a family that an exit takes that names none.
+    /// The address of a family for an exit that names none.
     pub fn own_address(&self, family: AddressFamily) -> Option<IpAddr> {
         let of_family = |address: &IpAddr| AddressFamily::of(*address) == family;
         self.addresses.iter().map(IpNet::addr).filter(of_family).find(|address| !self.only_named.contains(address))
@@ -201,13 +203,13 @@ impl Interface {
     }
 }
 
-/// Whether an interface is where kube-proxy keeps the addresses of Services.
+/// Whether kube-proxy keeps the addresses of Services on this interface.
 pub fn is_of_services(name: &str) -> bool {
     name.starts_with(OF_SERVICES)
 }
 
 impl HostNetwork {
-    /// The interface that has this address, if any: of several one that can send, and one that packets leave by.
+    /// The interface that has this address, if any: preferably one that can send and that packets leave by.
     pub fn holder(&self, address: IpAddr) -> Option<&str> {
         self.holders(address).first().map(|(name, _)| *name)
     }
@@ -224,14 +226,14 @@ impl HostNetwork {
         holders
     }
 
-    /// An interface by its name, or by another name of it.
+    /// An interface by its name, or by an alternative name.
     pub fn interface(&self, name: &str) -> Option<(&str, &Interface)> {
         let by_name = self.interfaces.get_key_value(name);
         let found = by_name.or_else(|| self.interfaces.iter().find(|(_, one)| one.other_names.contains(name)))?;
         Some((found.0.as_str(), found.1))
     }
 
-    /// The default route of a family with the lowest metric, of those whose interface can send if there is one.
+    /// The default route of a family with the lowest metric, preferably through an interface that can send.
     pub fn default_route(&self, family: AddressFamily) -> Option<&HostRoute> {
         self.routes
             .iter()
@@ -241,12 +243,12 @@ impl HostNetwork {
             .min_by_key(|route| (!self.can_send(&route.interface), route.metric))
     }
 
-    /// Whether an interface is there and can send.
+    /// Whether an interface exists and can send.
     pub fn can_send(&self, interface: &str) -> bool {
         self.interfaces.get(interface).is_some_and(Interface::works)
     }
 
-    /// Why no packet can be sent on to this address as to a router, in the words of a sentence; nothing where that is not known.
+    /// Why this address cannot be a next hop, as a clause; none if it can or that is not known.
     pub fn no_router(&self, hop: IpAddr) -> Option<String> {
         if is_no_host(hop) {
             return Some("is no address that a router has".to_owned());

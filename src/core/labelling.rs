@@ -1,8 +1,8 @@
-//! Labelling: what to apply to one node so that it has the labels that Git asks for, and what somebody else did about them.
+//! Decides what to apply to one node so that it has the labels that Git asks for, and which changes by others are drift.
 //!
-//! Server-side apply keeps a book of who owns which field; what a manager no longer applies is removed with it. A change by hand takes a
-//! field over without asking, and the next apply is refused: that is how drift of a label looks. Deliberately absent: the requests
-//! (`cluster::live`), and which labels Git asks for ([`super::policy::PolicySet::labels_of`]).
+//! Server-side apply records the owner of each field; a label that a manager no longer applies is removed. A write by
+//! hand takes over ownership, and the next apply conflicts: that is how drift of a label is detected. Not here: the
+//! requests (`cluster::live`), and which labels Git asks for ([`super::policy::PolicySet::labels_of`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -13,17 +13,18 @@ use super::labels::keys::LabelKeys;
 use super::report::drift::{Drift, DriftClass, DriftPlace};
 use super::report::history::DriftActor;
 
-/// So many corrections of one label in [`FIGHT_WINDOW`] are a fight with somebody who wants another value: it is not fought on.
+/// This many corrections of one label in [`FIGHT_WINDOW`] mean that another writer insists on another value: Egret stops
+/// correcting it.
 pub const FIGHT: usize = 5;
-/// See [`FIGHT`]. It is also how long a fight that was given up is let rest.
+/// See [`FIGHT`]. Also how long Egret waits before it corrects such a label again.
 pub const FIGHT_WINDOW: SignedDuration = SignedDuration::from_mins(10);
 
-/// A field manager and the labels it owns, as `metadata.managedFields` tells.
+/// A field manager and the labels it owns, from `metadata.managedFields`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelOwner {
     /// The manager.
     pub manager: String,
-    /// By server-side apply; otherwise by any other write.
+    /// Whether it uses server-side apply; otherwise it made another kind of write.
     pub applies: bool,
     /// When it last changed something.
     pub time: Option<Timestamp>,
@@ -31,47 +32,47 @@ pub struct LabelOwner {
     pub keys: BTreeSet<String>,
 }
 
-/// What to do about a label that somebody changed.
+/// What to do about a label that another writer changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnLabelDrift {
-    /// Put it right, and tell.
+    /// Correct and report it.
     #[default]
     Correct,
-    /// Tell, and leave it.
+    /// Only report it.
     Report,
 }
 
-/// One node's labels.
+/// The labels of one node, as observed.
 #[derive(Debug, Clone, Copy)]
 pub struct ObservedLabels<'a> {
     /// All of them.
     pub labels: &'a Labels,
-    /// Who owns which.
+    /// The owners of labels.
     pub owners: &'a [LabelOwner],
 }
 
 /// What to do about one node's labels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LabelDecision {
-    /// Apply exactly these; nothing to do otherwise.
+    /// The apply request to send, if any.
     pub apply: Option<LabelApply>,
-    /// What somebody changed, with who did.
+    /// Changes by other writers, with the writer.
     pub drift: Vec<(Drift, Option<DriftActor>)>,
-    /// Labels that are not fought for any more, with the value somebody else wants.
+    /// Labels that are no longer corrected, with the value another writer wants.
     pub given_up: BTreeMap<String, String>,
 }
 
 /// One server-side apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelApply {
-    /// All labels of ours.
+    /// All labels that Egret owns.
     pub labels: Labels,
-    /// Take over what others own.
+    /// Take over ownership from other managers.
     pub force: bool,
 }
 
-/// What is desired of a node's labels, without changing any that the API server does not let Egret touch: one of ours stays as it is. With it in
-/// the request to take it off, no other label of the node could be changed.
+/// The desired labels of a node, except that labels which the API server does not let Egret change keep their current
+/// value: a request to remove one would be refused, and with it changes of all other labels.
 pub fn reachable(desired: Labels, seen: ObservedLabels<'_>, manager: &str, keys: &LabelKeys) -> Labels {
     let ours =
         seen.owners.iter().filter(|owner| owner.applies && owner.manager == manager).flat_map(|owner| &owner.keys);
@@ -80,7 +81,7 @@ pub fn reachable(desired: Labels, seen: ObservedLabels<'_>, manager: &str, keys:
     wanted.chain(kept.map(|(key, value)| (key.clone(), value.clone()))).collect()
 }
 
-/// What is remembered of one node's labels.
+/// The persisted state of one node's labels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LabelHistory {
     /// What was last applied.
@@ -89,7 +90,7 @@ pub struct LabelHistory {
 }
 
 impl LabelHistory {
-    /// Decides, and remembers corrections. The caller sets [`Memory::applied`] once the apply has gone through.
+    /// Decides what to do. The caller sets [`LabelHistory::applied`] once the apply has succeeded.
     pub fn decide(
         &mut self,
         desired: &Labels,
@@ -110,12 +111,13 @@ impl LabelHistory {
                 continue;
             }
             let other = seen.owners.iter().find(|owner| owner.keys.contains(key) && !own(owner));
-            // Whoever changes a label owns it from then on: what is ours alone, we wrote, and Git asks for another value now.
+            // A writer that changes a label becomes its owner: a label that only Egret owns is Egret's last value, and
+            // Git asks for another one now.
             if other.is_none() && found.is_some() && owned.contains(key) {
                 continue;
             }
             let by = other.map(by);
-            // One that was never applied and is not there is no drift: it is new.
+            // A label that was never applied and is missing is new, not drift.
             let Some(class) = class(found, self.applied.get(key) == Some(wanted)) else { continue };
             decision.drift.push((drift(key, class, wanted, found), by));
             let fighting = on == OnLabelDrift::Correct && self.fights(key, now);
@@ -134,7 +136,7 @@ impl LabelHistory {
         decision
     }
 
-    /// Takes down that labels were put right.
+    /// Records corrections.
     pub fn corrected(&mut self, keys: impl IntoIterator<Item = String>, now: Timestamp) {
         for key in keys {
             self.corrections.entry(key).or_default().push_back(now);
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_it_should_be_costs_no_request_and_a_new_label_is_no_drift() {
+    fn desired_labels_need_no_request_and_a_new_label_is_no_drift() {
         let desired = labels(&[("egress-gw", "true")]);
         let mut memory = LabelHistory::default();
         let new = decide(&mut memory, &desired, &labels(&[("os", "linux")]), &[], 0);
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn another_value_in_git_is_no_drift_unless_somebody_else_wants_the_old_one() {
+    fn a_new_value_in_git_is_no_drift_unless_another_writer_wants_the_old_one() {
         let (before, desired) = (labels(&[("zone", "a")]), labels(&[("zone", "b")]));
         let own = owner(MANAGER, true, &["zone"]);
         let mut memory = LabelHistory { applied: before.clone(), ..LabelHistory::default() };
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_git_no_longer_asks_for_is_given_back_and_others_are_not_looked_at() {
+    fn a_label_removed_from_git_is_released_and_foreign_labels_are_ignored() {
         let found = labels(&[("egress-gw", "true"), ("os", "linux")]);
         let own = [owner(MANAGER, true, &["egress-gw"]), owner("kubelet", false, &["os"])];
         let decision = decide(&mut LabelHistory::default(), &Labels::new(), &found, &own, 0);
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_somebody_else_set_to_the_same_value_is_applied_too_so_that_it_is_ours_as_well() {
+    fn a_label_that_another_writer_set_to_the_same_value_is_applied_too() {
         let desired = labels(&[("egress-gw", "true")]);
         let hers = [owner("kubectl-label", false, &["egress-gw"])];
         let decision = decide(&mut LabelHistory::default(), &desired, &desired, &hers, 0);
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hand_edit_is_drift_with_a_name_and_is_taken_back() {
+    fn a_hand_edit_is_drift_with_its_writer_and_is_corrected() {
         let desired = labels(&[("egress-gw", "true")]);
         let found = labels(&[("egress-gw", "maybe")]);
         let hand = [owner(MANAGER, true, &[]), owner("kubectl-label", false, &["egress-gw"])];
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn where_drift_is_only_told_the_label_is_left_to_whoever_changed_it() {
+    fn with_report_only_a_drifted_label_is_left_alone() {
         let desired = labels(&[("egress-gw", "true"), ("rack", "r1")]);
         let found = labels(&[("egress-gw", "maybe"), ("rack", "r1")]);
         let owners = [owner(MANAGER, true, &["rack"]), owner("kubectl-label", false, &["egress-gw"])];
@@ -273,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_of_ours_that_is_out_of_reach_now_stays_and_the_others_change() {
+    fn a_label_that_may_no_longer_be_written_stays_and_others_change() {
         let role = "node-role.kubernetes.io/egress";
         let found = labels(&[("egress-gw", "true"), (role, ""), ("os", "linux")]);
         let owners = [owner(MANAGER, true, &["egress-gw", role]), owner("kubelet", false, &["os"])];
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fight_is_given_up_and_taken_up_again_when_it_has_rested() {
+    fn correction_stops_after_repeated_conflicts_and_resumes_later() {
         let desired = labels(&[("egress-gw", "true")]);
         let found = labels(&[("egress-gw", "maybe")]);
         let other = [owner("operator", true, &["egress-gw"])];

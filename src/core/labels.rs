@@ -1,6 +1,6 @@
 //! Labels and label selectors, with Kubernetes' rules (`apimachinery/pkg/labels`, `apimachinery/pkg/util/validation`).
 //!
-//! Deliberately absent: where labels come from, and Cilium's special keys (`policy::check` resolves them).
+//! Not here: Cilium's special keys (`policy::check` resolves them).
 
 pub mod keys;
 
@@ -10,7 +10,7 @@ use std::fmt;
 /// An object's labels.
 pub type Labels = BTreeMap<String, String>;
 
-/// A selector: all of its requirements must hold. Without any it matches everything.
+/// A selector: all of its requirements must hold. An empty one matches everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Selector {
     /// The requirements, in the order they were written.
@@ -22,20 +22,20 @@ pub struct Selector {
 pub struct Requirement {
     /// The label's key.
     pub key: String,
-    /// What must be true of it.
+    /// The condition.
     pub operator: Operator,
 }
 
-/// What must be true of a label.
+/// A condition on a label.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operator {
-    /// It is there with one of these values. `matchLabels` is this with one value.
+    /// It is set to one of these values. `matchLabels` is this with one value.
     In(BTreeSet<String>),
-    /// It is not there, or with another value.
+    /// It is not set, or to another value.
     NotIn(BTreeSet<String>),
-    /// It is there.
+    /// It is set.
     Exists,
-    /// It is not there.
+    /// It is not set.
     DoesNotExist,
 }
 
@@ -61,7 +61,7 @@ impl Requirement {
 }
 
 impl fmt::Display for Selector {
-    /// As `kubectl get -l` takes it.
+    /// In the syntax of `kubectl get -l`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.requirements.is_empty() {
             return f.write_str("everything");
@@ -89,7 +89,8 @@ impl fmt::Display for Requirement {
     }
 }
 
-/// Why a text is no label key; `None` if it is one: an optional DNS prefix and `/`, then 1 to 63 of `[A-Za-z0-9._-]` between letters or digits.
+/// Why a text is not a valid label key; `None` if it is: an optional DNS prefix and `/`, then 1 to 63 of `[A-Za-z0-9._-]`
+/// between letters or digits.
 pub fn key_error(key: &str) -> Option<&'static str> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
@@ -108,7 +109,8 @@ pub fn key_error(key: &str) -> Option<&'static str> {
     None
 }
 
-/// Why a text is no label value; `None` if it is one: empty, or 63 at most of `[A-Za-z0-9._-]` between letters or digits.
+/// Why a text is not a valid label value; `None` if it is: empty, or at most 63 of `[A-Za-z0-9._-]` between letters or
+/// digits.
 pub fn value_error(value: &str) -> Option<&'static str> {
     (!value.is_empty() && !is_qualified(value)).then_some(
         "a label's value has 63 letters, digits, `-`, `_` and `.` at most, and starts and ends with a letter or digit",

@@ -1,10 +1,8 @@
-//! Names that were checked once and are trusted from then on.
-//!
-//! Deliberately absent: what the names stand for. Each is a string with a rule; the rule is enforced by `parse`, the only way in.
+//! Validated names: strings that only `parse` can construct.
 
 use std::fmt;
 
-/// Why a string is no such name. Says the rule, not the value: the caller shows the value in its place.
+/// Why a string is not a valid name. States the rule, not the value, which the caller shows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NameError(pub &'static str);

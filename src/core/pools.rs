@@ -1,7 +1,8 @@
-//! Networks that CNIs give pods addresses of, where a node's podCIDRs do not tell: Calico's IPPools, Cilium's pools, what a CiliumNode has.
+//! Reads pod networks from CNIs' objects, where a node's podCIDRs do not have them: Calico's IPPools, Cilium's pools,
+//! CiliumNodes.
 //!
-//! One form reads them all, since no two have a field in common that means two things. Deliberately absent: whose pods are in which of them
-//! (`compile`), and where they are read (`cluster`).
+//! One struct reads all kinds, since no field means different things in two of them. Not here: which pods are in which
+//! network (`compile`), and watching the objects (`cluster`).
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -9,22 +10,22 @@ use serde::Deserialize;
 /// A network.
 pub type Network = IpNet;
 
-/// A kind of object that tells pods' networks.
+/// A kind of object with pod networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PoolKind {
     /// Calico's IPPool.
     Calico,
     /// CiliumPodIPPool: the pools of Cilium's IPAM mode multi-pool.
     Cilium,
-    /// CiliumNode: what a node has of the cluster's pool.
+    /// CiliumNode: a node's share of the cluster's pool.
     CiliumNode,
 }
 
 impl PoolKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Calico, Self::Cilium, Self::CiliumNode];
 
-    /// As manifests name it.
+    /// The `kind` in manifests.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Calico => "IPPool",
@@ -34,14 +35,14 @@ impl PoolKind {
     }
 }
 
-/// The fields of a `spec` that tell networks. `T` is a network's text, with its place where that is needed.
+/// The fields of a `spec` that contain networks. `T` is a network's text, with its place in the file where needed.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default, bound = "T: Deserialize<'de>")]
 pub struct PoolSpec<T = String> {
     /// Of an IPPool.
     pub cidr: Option<T>,
-    /// Of an IPPool: no pod gets an address of it. People disable pools from the beginning to say which networks outside are not to be
-    /// masqueraded to, and those are the ones that policies name.
+    /// Of an IPPool: no pod gets an address from it. Such pools are commonly created, disabled, to exempt external
+    /// networks from masquerading, and those are the ones that policies have as destinations.
     pub disabled: Option<bool>,
     /// Of an IPPool: `Workload`, `Tunnel`, `LoadBalancer`.
     pub allowed_uses: Option<Vec<String>>,
@@ -61,7 +62,7 @@ pub struct PoolFamily<T = String> {
     pub cidrs: Option<Vec<T>>,
 }
 
-/// What a node has of a pool.
+/// A node's share of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, bound = "T: Deserialize<'de>")]
 pub struct Ipam<T = String> {
@@ -89,9 +90,9 @@ impl<T> Default for Ipam<T> {
 }
 
 impl<T> PoolSpec<T> {
-    /// The networks of which pods get addresses.
+    /// The networks from which pods get addresses.
     pub fn networks(self) -> Vec<T> {
-        // Empty means the default, which has Workload.
+        // Empty means the default, which includes Workload.
         let uses = self.allowed_uses.unwrap_or_default();
         let of_pods = uses.is_empty() || uses.iter().any(|one| one == "Workload");
         let pool = self.cidr.filter(|_| of_pods && !self.disabled.unwrap_or_default());
@@ -101,8 +102,8 @@ impl<T> PoolSpec<T> {
     }
 }
 
-/// The same networks as few, in order: a /24 for each of thousands of nodes is mostly one network. One that has every address is left out:
-/// nothing at all would be steered.
+/// The same addresses in as few networks as possible, sorted: thousands of nodes' /24s are often one network. A network
+/// with all addresses is left out: nothing would be steered otherwise.
 pub fn union(networks: impl IntoIterator<Item = IpNet>) -> Vec<IpNet> {
     let all: Vec<IpNet> = networks.into_iter().filter(|net| net.prefix_len() > 0).map(|net| net.trunc()).collect();
     let mut all = IpNet::aggregate(&all);
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_of_calicos_tells_its_network_unless_no_pod_gets_an_address_of_it() {
+    fn a_calico_pool_has_its_network_unless_no_pod_gets_addresses_from_it() {
         assert_eq!(networks(json!({"cidr": "10.48.0.0/16", "blockSize": 26, "natOutgoing": true})), ["10.48.0.0/16"]);
         assert_eq!(networks(json!({"cidr": "10.48.0.0/16", "disabled": false, "allowedUses": []})), ["10.48.0.0/16"]);
         let uses = json!({"cidr": "10.48.0.0/16", "allowedUses": ["Workload", "Tunnel"]});
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_of_ciliums_tell_both_families_and_its_nodes_what_they_have() {
+    fn cilium_pools_have_both_families_and_cilium_nodes_their_share() {
         let pool = json!({"ipv4": {"cidrs": ["10.20.0.0/16", "10.21.0.0/16"], "maskSize": 24}, "ipv6": {"cidrs": ["fd20::/104"]}});
         assert_eq!(networks(pool), ["10.20.0.0/16", "10.21.0.0/16", "fd20::/104"]);
         let node = json!({"addresses": [], "ipam": {"podCIDRs": ["10.0.1.0/24"], "pool": {"10.0.1.7": {}}}});
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_union_is_as_short_as_it_can_be_and_never_everything() {
+    fn a_union_is_minimal_and_never_has_all_addresses() {
         let nets = ["10.0.1.0/24", "10.0.0.0/24", "10.0.1.64/26", "fd00::1/64", "0.0.0.0/0", "10.0.0.0/24"];
         let nets: Vec<IpNet> = nets.iter().map(|net| net.parse().expect("a network")).collect();
         let shown: Vec<String> = union(nets).iter().map(ToString::to_string).collect();

@@ -1,9 +1,10 @@
-//! A snapshot: what a preview has to know of a cluster and nothing else, as manifests that `--cluster` takes.
+//! A snapshot: the cluster facts that a preview needs, as manifests that `--cluster` accepts.
 //!
-//! Of nodes: labels, addresses, pod networks, whether they are ready and cordoned. Of namespaces: labels. Of pods: labels, node, addresses,
-//! whether they share the node's network or have finished. Of gateways: their interfaces. Pods' networks that CNIs tell. One object is one line, so that a changed pod is
-//! a changed line in Git. The first line says when it was taken; whether it is worth a commit is decided here too ([`worth`]).
-//! Deliberately absent: Git, annotations, environments, images, and everything else that could be a secret or changes without a reason.
+//! Of nodes: labels, addresses, pod networks, ready, cordoned. Of namespaces: labels. Of pods: labels, node, addresses,
+//! `hostNetwork`, finished. Of gateways: their interfaces. Pod networks from CNIs. One object is one line, so that a
+//! changed pod is a changed line in Git. The first line has the time it was taken; [`worth`] decides whether it is
+//! committed. Everything that could be a secret or changes without a reason is left out: annotations, environments,
+//! images.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
@@ -21,29 +22,30 @@ use super::name::NodeName;
 /// Its name on the reports branch.
 pub const FILE: &str = "snapshot.yaml";
 
-/// No larger one is written, nor read from a branch: some 500,000 pods.
+/// Maximum size in bytes of a snapshot that is written or read from a branch: some 500,000 pods.
 pub const LARGEST: usize = 128 << 20;
 
-/// With a report that is committed anyway, a snapshot may go after this part of the interval.
+/// With a report that is committed anyway, a changed snapshot may follow after the interval divided by this.
 pub const RIDING: u32 = 10;
 
-/// How the line begins that says when it was taken.
+/// Prefix of the line with the time it was taken.
 const TAKEN: &str = "# Taken ";
-/// How the line of a gateway's interfaces begins.
+/// Prefix of the line of a gateway's interfaces.
 const GATEWAY: &str = "- {kind: EgressNode, ";
 
-/// The text with the time at which the facts were so.
+/// The text, with the time of its facts.
 pub fn stamped(facts: &Facts, taken: Timestamp) -> String {
     let second = Timestamp::from_second(taken.as_second()).unwrap_or(taken);
     format!("{TAKEN}{second}\n{}", snapshot(facts))
 }
 
-/// When a snapshot was taken, if it says so.
+/// The time a snapshot was taken, if it has one.
 pub fn taken(text: &str) -> Option<Timestamp> {
     text.strip_prefix(TAKEN)?.lines().next()?.parse().ok()
 }
 
-/// How old it is at a time, in words; none where that is no minute. The time is that of the preview, so that the same commits read the same.
+/// Its age at a time, in words; none if below a minute. The time is that of the preview, so that the same commits give
+/// the same text.
 pub fn age(taken: Timestamp, now: Timestamp) -> Option<String> {
     let seconds = now.duration_since(taken).as_secs();
     Some(match seconds {
@@ -54,31 +56,31 @@ pub fn age(taken: Timestamp, now: Timestamp) -> Option<String> {
     })
 }
 
-/// What it says, without when.
-fn said(text: &str) -> &str {
+/// Its content, without the time.
+fn content(text: &str) -> &str {
     if !text.starts_with(TAKEN) {
         return text;
     }
-    text.split_once('\n').map_or("", |(_, said)| said)
+    text.split_once('\n').map_or("", |(_, content)| content)
 }
 
-/// Whether another snapshot is worth writing in place of the one that is there.
+/// Whether to replace a snapshot.
 ///
-/// One that says something else is, once `every` has passed; with a commit that is made anyway (`riding`) after a tenth of that, so that
-/// a burst of drift does not carry the whole cluster each time, and at once where gateways' interfaces differ. One that says the same is
-/// written each 24 times `every`: its age tells whether anybody still looks.
+/// A changed one is written once `every` has passed; with a commit that is made anyway (`riding`) after a tenth of that,
+/// so that a burst of drift does not carry the whole cluster each time, and at once where gateways' interfaces differ. An
+/// unchanged one is written every 24 times `every`: its age shows whether it is still maintained.
 pub fn worth(there: Option<&str>, new: &str, every: Duration, riding: bool) -> bool {
     let Some(there) = there else { return true };
     let (Some(before), Some(now)) = (taken(there), taken(new)) else { return true };
-    // A clock that was ahead must not keep others from writing.
+    // A clock that was ahead must not keep other writers from writing.
     let age = now.duration_since(before).unsigned_abs();
-    if said(there) == said(new) {
+    if content(there) == content(new) {
         return age >= every.saturating_mul(24);
     }
     age >= every || riding && (age >= every / RIDING || host_networks(there) != host_networks(new))
 }
 
-/// The interfaces that a snapshot of ours tells, read line by line: a node that writes one anew keeps what the others told.
+/// The interfaces in a snapshot, parsed line by line: a node that rewrites it keeps what other nodes reported.
 pub fn host_networks(text: &str) -> BTreeMap<NodeName, HostNetwork> {
     #[derive(Deserialize)]
     struct Item {
@@ -105,7 +107,7 @@ pub fn host_networks(text: &str) -> BTreeMap<NodeName, HostNetwork> {
         .collect()
 }
 
-/// The text. The same facts are the same bytes.
+/// The text. Equal facts give equal bytes.
 pub fn snapshot(facts: &Facts) -> String {
     let mut text = "# What `egret preview` has to know of the cluster. Egret writes this file.\n\
                     apiVersion: v1\nkind: List\nitems:"
@@ -151,8 +153,8 @@ fn line_of_node(name: &NodeName, node: &Node) -> String {
 
 fn line_of_gateway(name: &NodeName, host_network: &HostNetwork) -> String {
     let quoted = |text: &str| format!("\"{text}\"");
-    let told = gateway_interfaces::of(host_network, &host_network.interfaces.keys().map(String::as_str).collect());
-    let all = told.iter().map(|interface| {
+    let reported = gateway_interfaces::of(host_network, &host_network.interfaces.keys().map(String::as_str).collect());
+    let all = reported.iter().map(|interface| {
         let GatewayInterface { name, addresses, routes, mtu, strict, only_named, traits } = interface;
         let mut line =
             format!("{{name: {}, addresses: {}", Word(name), list(addresses.iter().map(|text| quoted(text))));
@@ -182,7 +184,7 @@ fn line_of_gateway(name: &NodeName, host_network: &HostNetwork) -> String {
 }
 
 fn line_of_pod(name: &PodName, pod: &Pod) -> String {
-    // A pod that is being deleted at this moment says nothing of the cluster that a reviewer wants to know.
+    // That a pod is being deleted at this moment is irrelevant to a reviewer.
     let Pod { labels, node, addresses, host_network, finished, terminating: _ } = pod;
     let mut spec: Vec<String> = node.iter().map(|node| format!("nodeName: {}", Word(node.as_str()))).collect();
     if *host_network {
@@ -212,7 +214,7 @@ impl Display for Map<'_> {
     }
 }
 
-/// A text as YAML has it: plain where nobody could take it for anything else, else between quotes as in JSON.
+/// A YAML scalar: plain if it cannot be read as anything but this string, otherwise quoted as in JSON.
 struct Word<'a>(&'a str);
 
 impl Display for Word<'_> {
@@ -258,22 +260,23 @@ mod tests {
             mtu: 9000,
             ..host_network::Interface::default()
         };
-        let told =
+        let reported =
             HostNetwork { interfaces: BTreeMap::from([("net1".to_owned(), interface)]), ..HostNetwork::default() };
-        let told = gateway_interfaces::host_network(&gateway_interfaces::of(&told, &std::collections::BTreeSet::new()))
-            .unwrap();
+        let reported =
+            gateway_interfaces::host_network(&gateway_interfaces::of(&reported, &std::collections::BTreeSet::new()))
+                .unwrap();
         Facts {
             namespaces: BTreeMap::from([(namespace.to_owned(), Labels::new())]),
-            host_networks: BTreeMap::from([(NodeName::parse("kind-worker2").unwrap(), told)]),
+            host_networks: BTreeMap::from([(NodeName::parse("kind-worker2").unwrap(), reported)]),
             ..Facts::default()
         }
     }
 
     #[test]
-    fn it_says_when_it_was_taken_and_keeps_interfaces() {
+    fn a_snapshot_has_its_time_and_interfaces() {
         let facts = facts("batuu", "10.0.3.42/24");
         let text = stamped(&facts, at(0));
-        assert_eq!((taken(&text), said(&text)), (Some(at(0)), snapshot(&facts).as_str()));
+        assert_eq!((taken(&text), content(&text)), (Some(at(0)), snapshot(&facts).as_str()));
         assert_eq!(taken(&snapshot(&facts)), None);
         let ages = [0, 59, 60, 119, 120, 2_880].map(|minutes| age(at(0), at(minutes)));
         let words = [None, Some("59 min"), Some("60 min"), Some("119 min"), Some("2 h"), Some("2 days")];
@@ -285,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_once_an_interval_however_often_something_changes() {
+    fn a_snapshot_is_written_once_an_interval_however_often_it_changes() {
         const HOUR: Duration = Duration::from_hours(1);
         let worth = |before: (&str, i64), after: (&str, i64), riding| {
             let text = |(namespace, minute): (&str, i64)| stamped(&facts(namespace, "10.0.3.42/24"), at(minute));

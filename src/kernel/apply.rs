@@ -1,6 +1,6 @@
-//! Apply: each step of a plan as the one or two messages that carry it out.
+//! Carries out each step of a plan as one or two netlink messages. Order and choice are the plan's.
 //!
-//! Deliberately absent: order and choice, which are the plan's, and labels, which are the cluster's.
+//! Not here: label steps, which `cluster` applies.
 
 use std::io::Write as _;
 
@@ -13,13 +13,13 @@ use super::{Kernel, KernelError, conntrack, encode, nft};
 use crate::core::plan::Step;
 use crate::core::state::net::Sysctl;
 
-/// How long connection tracking, when it begins, is given to see both directions of live connections. Those that say nothing for so
-/// long count as new afterwards; and for so long a node's first policies wait.
+/// How long connection tracking, once loaded, gets to see both directions of live connections. A connection that is
+/// silent for longer counts as new afterwards; a node's first policies wait this long.
 const NOTICE: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Kernel {
-    /// Carries out one step. `generation` is the one of the look that the plan was made from; the first transaction that
-    /// succeeds moves it on.
+    /// Carries out one step. `generation` is the nftables generation that the plan was made from; the first transaction
+    /// that succeeds advances it.
     pub async fn apply(&mut self, step: &Step, generation: &mut nft::Generation) -> Result<(), KernelError> {
         match step {
             Step::SetLabel(..) | Step::RemoveLabel(..) => Ok(()),
@@ -28,7 +28,7 @@ impl Kernel {
                 Ok(())
             }
             Step::FlushConntrack { mark, mask } => match conntrack::forget(*mark, *mask).await {
-                // Without connection tracking over netlink there is nothing to forget by; a mark in use is never given out.
+                // Without ctnetlink nothing can be flushed; a mark that is in use is never reassigned.
                 Ok(()) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
                 Err(source) => Err(KernelError::Conntrack { mark: *mark, source }),
             },
@@ -41,7 +41,7 @@ impl Kernel {
                 Ok(())
             }
             Step::RcuBarrier => {
-                settle().await;
+                rcu_barrier().await;
                 Ok(())
             }
             Step::SetSysctl(sysctl, value, _) => write(sysctl, value),
@@ -109,12 +109,13 @@ impl Kernel {
     }
 }
 
-/// Waits until every packet that was on its way from one hook to the next has arrived. Packets are handled inside RCU read-side
-/// sections (`netif_receive_skb` to the neighbour's queue), and `MEMBARRIER_CMD_GLOBAL` waits for all of those that had begun:
-/// it is `synchronize_rcu` (kernel/sched/membarrier.c), some 10 to 30 ms.
+/// Waits until every packet in flight between two hooks has arrived. Packets are handled inside RCU read-side sections
+/// (`netif_receive_skb` to the neighbour's queue), and `MEMBARRIER_CMD_GLOBAL` waits for all sections that had begun: it
+/// is `synchronize_rcu` (kernel/sched/membarrier.c), some 10 to 30 ms.
 ///
-/// Where the kernel has none (`nohz_full` processors, a seccomp filter), a time follows that is long for a packet and short for people.
-async fn settle() {
+/// Where the kernel does not offer it (`nohz_full` processors, a seccomp filter), a fixed wait replaces it that is long
+/// for a packet.
+async fn rcu_barrier() {
     const LONG_FOR_A_PACKET: std::time::Duration = std::time::Duration::from_millis(100);
     let waited = tokio::task::spawn_blocking(|| rustix::thread::membarrier(MembarrierCommand::Global)).await;
     if !matches!(waited, Ok(Ok(()))) {
@@ -122,17 +123,17 @@ async fn settle() {
     }
 }
 
-/// A device's number now: it changes when the device is made anew.
+/// A device's current index; it changes when the device is recreated.
 fn index(name: &str) -> Result<u32, RouteError> {
     nix::net::if_::if_nametoindex(name).map_err(|_| RouteError::NoInterface(name.to_owned()))
 }
 
-/// What was to be made is there: as wanted, whoever made it. The look afterwards tells whether it is the same.
+/// Ignores "exists already", whoever created the object: the read-back after the round compares its properties.
 fn there(result: Result<(), RouteError>) -> Result<(), RouteError> {
     result.or_else(|error| if error.is_exists() { Ok(()) } else { Err(error) })
 }
 
-/// What was to be taken away is gone already: as wanted.
+/// Ignores "does not exist": the object to delete is gone already.
 fn gone(result: Result<(), RouteError>) -> Result<(), RouteError> {
     result.or_else(|error| if error.is_missing() { Ok(()) } else { Err(error) })
 }

@@ -1,8 +1,7 @@
-//! Connection tracking over netlink (ctnetlink): forgetting the connections that bear a mark, and counting them; and forgetting
-//! those of pods' addresses (`entries`).
+//! Connection tracking over netlink (ctnetlink): counts and deletes connections by mark, and those of pods' addresses
+//! (`entries`).
 //!
-//! A live connection keeps its exit by its connection mark, so an exit that is gone must be forgotten by its connections too.
-//! Deliberately absent: every other property of a connection, and listening.
+//! A live connection keeps its exit by its connection mark, so the connections of a removed exit must be deleted too.
 
 mod entries;
 
@@ -24,17 +23,17 @@ const IPCTNL_MSG_CT_DELETE: u8 = 2;
 const CTA_MARK: u16 = 8;
 const CTA_MARK_MASK: u16 = 21;
 
-/// Why connections could not be forgotten or counted.
+/// Why connections could not be deleted or counted.
 #[derive(Debug, Error)]
 pub enum ConntrackError {
-    /// No bit of the mark counts, or it has bits that do not count: that would be all connections, or none.
+    /// The mask is empty, or the mark has bits outside it: that would select all connections, or none.
     #[error("{doing} connections with mark {mark:#x}/{mask:#x}: the mask is empty or does not cover the mark")]
     Mask {
         /// `forget` or `count`.
         doing: &'static str,
         /// The mark.
         mark: u32,
-        /// The bits that count.
+        /// Its mask.
         mask: u32,
     },
     /// The kernel has no ctnetlink: `CONFIG_NF_CT_NETLINK`.
@@ -48,7 +47,7 @@ pub enum ConntrackError {
     Sources {
         /// `forget` or `count`.
         doing: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: ExchangeError,
     },
@@ -59,28 +58,28 @@ pub enum ConntrackError {
         doing: &'static str,
         /// The mark.
         mark: u32,
-        /// The bits that count.
+        /// Its mask.
         mask: u32,
-        /// Why.
+        /// The cause.
         #[source]
         source: ExchangeError,
     },
 }
 
-/// Deletes every connection, IPv4 and IPv6, whose mark has these bits under this mask; the next packet of each is a new connection's.
-/// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
+/// Deletes every connection, IPv4 and IPv6, whose mark under `mask` is `mark`; the next packet of each starts a new
+/// connection. Must be called within a tokio runtime; works in the network namespace of the calling thread.
 pub async fn forget(mark: u32, mask: u32) -> Result<(), ConntrackError> {
     exchange("forget", (mark, mask), (IPCTNL_MSG_CT_DELETE, NLM_F_ACK), |_| Ok(())).await
 }
 
-/// How many connections there are whose mark has these bits under this mask.
-/// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
+/// Counts the connections whose mark under `mask` is `mark`. Must be called within a tokio runtime; works in the network
+/// namespace of the calling thread.
 pub async fn count(mark: u32, mask: u32) -> Result<usize, ConntrackError> {
     let mut count = 0;
     let answer = |message: &Message<'_>| {
         if message.of_subsystem(NFNL_SUBSYS_CTNETLINK) == Some(IPCTNL_MSG_CT_NEW) {
             let (_, attributes) = message.netfilter()?;
-            // Kernels that know no filter list everything. One without CTA_MARK in the listing has no mark.
+            // Kernels without the filter list everything. An entry without CTA_MARK has mark 0.
             let found = wire::find_u32(attributes, CTA_MARK)?.unwrap_or(0);
             count += usize::from(found & mask == mark);
         }
@@ -114,9 +113,9 @@ async fn exchange(
     };
     match socket.ask(request, answer).await {
         Ok(()) => Ok(()),
-        // Deleting what is not there is no fault.
+        // Already gone: not an error.
         Err(ExchangeError::Refused { errno, .. }) if socket::is(&errno, Errno::ENOENT) => Ok(()),
-        // nfnetlink says EINVAL for a subsystem that nobody has registered; with the module there is nothing invalid in this.
+        // nfnetlink answers EINVAL for a subsystem that is not registered; with the module loaded this request is valid.
         Err(ExchangeError::Refused { errno, .. }) if socket::is(&errno, Errno::EINVAL) => {
             Err(ConntrackError::Missing { doing })
         }

@@ -1,9 +1,9 @@
-//! Doctor: whether this machine can do its part, who else is at work on it, and what to do where the two don't go together.
+//! Checks for `egret doctor`: whether this machine's kernel, settings, CNI and other programs let Egret steer packets,
+//! with a hint for each problem.
 //!
-//! Facts are gathered first (`gather`; what the kernel can do is tried in a network namespace that exists for a moment, `trial`),
-//! then judged by pure functions (`checks` for the machine itself, `others` for whoever else is there, `cilium` for the CNI).
-//! Deliberately absent: changing anything on the machine, Git and manifests (the command asks those edges itself), and how the
-//! result looks.
+//! `gather` collects facts first (`trial` tries kernel features in a temporary network namespace), then pure functions
+//! judge them (`checks`: the machine itself, `others`: other programs, `cilium`: the CNI). Nothing on the machine is
+//! changed. Not here: checks of Git and manifests, and the output format (`cli`).
 
 mod chains;
 mod checks;
@@ -26,28 +26,28 @@ use crate::core::facts::Node;
 use crate::core::name::NodeName;
 use crate::core::state::ownership::DatapathConfig;
 
-/// How bad it is.
+/// Severity of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckStatus {
     /// As it should be, or good to know.
     Ok,
-    /// Steering works; something may disturb it.
+    /// Steering works, but something may disturb it.
     Warn,
-    /// Packets would not be steered, or not all of them.
+    /// Some or all packets would not be steered.
     Error,
 }
 
-/// One thing that was looked at. Its serialised form is the `--output json` of `egret doctor`.
+/// Result of one check. Its serialised form is the `--output json` of `egret doctor`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Check {
-    /// A stable word for filters: `tunnel-port`, `forward-drop`.
+    /// A stable identifier for filters: `tunnel-port`, `forward-drop`.
     pub code: &'static str,
-    /// How bad it is.
+    /// Severity.
     pub severity: CheckStatus,
     /// One line.
     pub message: String,
-    /// What to do about it; always there unless the severity is [`Severity::Ok`].
+    /// What to do about it; always present unless the severity is [`CheckStatus::Ok`].
     pub hint: Option<String>,
 }
 
@@ -57,7 +57,7 @@ impl Check {
         Self { code, severity: CheckStatus::Ok, message: message.into(), hint: None }
     }
 
-    /// Something that may disturb.
+    /// Something that may disturb steering.
     pub fn warn(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { code, severity: CheckStatus::Warn, message: message.into(), hint: Some(hint.into()) }
     }
@@ -89,35 +89,35 @@ impl fmt::Display for Check {
     }
 }
 
-/// What is known beforehand, and decides what counts as a conflict.
+/// Configuration and cluster facts that decide what counts as a conflict.
 #[derive(Debug, Clone, Default)]
 pub struct DoctorInput {
     /// The marks, tables, port and MTU that Egret is to use here.
     pub range: DatapathConfig,
-    /// The marks of `range` are those to use; else this node takes some that nobody else uses.
+    /// Whether egret.yaml gives the mark bits of `range`; otherwise this node chooses bits that nothing else uses.
     pub mask_is_given: bool,
-    /// The other nodes: where tunnels to them lead, and the networks of their pods.
+    /// The other nodes: name, tunnel address, pod networks.
     pub peers: Vec<(NodeName, IpAddr, Vec<IpNet>)>,
-    /// This node as the cluster's facts have it; none where they were not given.
+    /// This node in the cluster's facts, if they were given.
     pub node: Option<(NodeName, Node)>,
-    /// The data of the ConfigMap `cilium-config`, where it is known.
+    /// The data of the ConfigMap `cilium-config`, where known.
     pub cilium: Option<BTreeMap<String, String>>,
 }
 
-/// Looks at this machine in the network namespace of the calling thread, and says everything there is to say, good and bad,
-/// always in the same order. Has to be called within a tokio runtime. What cannot be looked at is a check of its own.
-pub async fn examine(asked: &DoctorInput) -> Vec<Check> {
-    let (survey, asked) = gather::gather(asked).await;
-    let asked = &asked;
-    let mut found = checks::machine(&survey, asked);
-    found.extend(peers::peers(&survey, asked));
-    found.extend(others::others(&survey, asked));
-    found.extend(cilium::cilium(&survey, asked));
+/// Checks this machine in the network namespace of the calling thread and returns all results, good and bad, always in
+/// the same order. Must be called within a tokio runtime. What cannot be checked is a result of its own.
+pub async fn examine(input: &DoctorInput) -> Vec<Check> {
+    let (survey, input) = gather::gather(input).await;
+    let input = &input;
+    let mut found = checks::machine(&survey, input);
+    found.extend(peers::peers(&survey, input));
+    found.extend(others::others(&survey, input));
+    found.extend(cilium::cilium(&survey, input));
     found
 }
 
-/// What would keep this node from steering packets: for a node that starts, to be logged before its first round. Nothing of it
-/// is a reason not to start; the datapath may be right for some policies and wrong for others.
+/// What would keep this node from steering packets, to be logged at startup. None of it prevents the start: the datapath
+/// may be right for some policies and wrong for others.
 pub async fn blockers(range: DatapathConfig) -> Vec<Check> {
     let mut found = examine(&DoctorInput { range, mask_is_given: true, ..DoctorInput::default() }).await;
     found.retain(|check| check.severity == CheckStatus::Error);

@@ -1,6 +1,5 @@
-//! Rules, routes, neighbours, addresses and links as route netlink messages.
-//!
-//! The syntax of `ip` stands in the comment above what builds it. Deliberately absent: sending (`socket`).
+//! Encodes rules, routes, neighbours, addresses and links as rtnetlink messages. Each function names the equivalent `ip`
+//! command.
 
 use std::net::IpAddr;
 
@@ -42,8 +41,8 @@ pub(super) fn rule(rule: &RoutingRule) -> RuleMessage {
     message
 }
 
-/// `ip rule del priority 501 lookup 9001 protocol 180`: the kernel takes what is not said for anything, so that a rule that
-/// somebody bent, or an older version left, goes too.
+/// `ip rule del priority 501 lookup 9001 protocol 180`: the kernel treats an attribute that is left out as a wildcard, so
+/// a rule that another program altered, or that an older version left, is deleted too.
 pub(super) fn rule_deletion(rule: &RoutingRule) -> RuleMessage {
     let mut message = self::rule(rule);
     message.header.action = RuleAction::Unspec;
@@ -55,7 +54,7 @@ pub(super) fn rule_deletion(rule: &RoutingRule) -> RuleMessage {
     message
 }
 
-/// What both adding and deleting a route says of it.
+/// The part of a route message that adding and deleting share.
 fn route_key(key: &RouteKey, kind: RouteType) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(key.family);
@@ -80,8 +79,8 @@ fn kind_of(route: &Route) -> RouteType {
     }
 }
 
-/// `ip route replace default encap ip id 1 src 172.18.0.2 dst 172.18.0.3 via 169.254.128.1 dev egret0 onlink table 9001 proto 180`;
-/// `index` is the device's number, for routes that have one.
+/// `ip route replace default encap ip id 1 src 172.18.0.2 dst 172.18.0.3 via 169.254.128.1 dev egret0 onlink table 9001
+/// proto 180`; `index` is the device's index, for routes that have one.
 pub(super) fn route(key: &RouteKey, route: &Route, index: u32) -> RouteMessage {
     let mut message = route_key(key, kind_of(route));
     message.header.scope = RouteScope::Universe;
@@ -135,7 +134,7 @@ fn encapsulation(Encap { id, source, peer, checksum }: Encap) -> [RouteAttribute
     [RouteAttribute::EncapType(kind), RouteAttribute::Encap(parts)]
 }
 
-/// `ip route del ...`: what it leads to need not be said, so that a route somebody bent goes too.
+/// `ip route del ...`: without the next hop, so that a route another program altered is deleted too.
 pub(super) fn route_deletion(key: &RouteKey) -> RouteMessage {
     let mut message = route_key(key, RouteType::Unspec);
     message.header.scope = RouteScope::NoWhere;
@@ -193,7 +192,7 @@ pub(super) fn link_change(index: u32, link: &Link) -> LinkMessage {
     message
 }
 
-/// The question which way the kernel would take to another node from an address of this one, for a packet without a mark.
+/// `ip route get`: the route to another node from an address of this one, for a packet without a mark.
 pub(super) fn route_to(peer: IpAddr, from: IpAddr) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(AddressFamily::of(peer));
@@ -207,7 +206,7 @@ pub(super) fn route_to(peer: IpAddr, from: IpAddr) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetRoute(message)
 }
 
-/// A dump request for the routes of one family: those of ours, or those of the main table.
+/// A dump request for the routes of one family: Egret's, or those of the main table.
 pub(super) fn route_dump(of: AddressFamily, main: bool) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(of);

@@ -1,8 +1,8 @@
-//! The nftables rules of others, as far as something has to be known of them: their expressions, by name, with their attributes as they came.
+//! Reads the nftables rules of other programs as far as Egret needs them: expressions by name, with their raw attributes.
 //!
-//! `iptables-nft` keeps its rules here as well: what nftables has no expression for is a `match` or a `target` with the structure of xtables
-//! in it. Deliberately absent: what the expressions mean (`marks`, `doctor::forward`), and iptables' old engine, whose rules are to be had
-//! by a `getsockopt` that needs `unsafe`.
+//! This includes `iptables-nft`: what nftables has no expression for is a `match` or a `target` that holds an xtables
+//! structure. Not here: the meaning of expressions (`marks`, `doctor::forward`), and iptables-legacy, whose rules only a
+//! `getsockopt` returns that needs `unsafe`.
 
 use super::nft::socket::{self, ExchangeError, NetfilterSocket};
 use super::nft::uapi::{NLM_F_DUMP, NLM_F_REQUEST};
@@ -29,7 +29,7 @@ const NFTA_DATA_VALUE: u16 = 1;
 /// include/uapi/linux/netfilter.h
 const NFPROTO_UNSPEC: u8 = 0;
 
-/// A rule of somebody else.
+/// A rule of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ForeignRule {
     /// The family of its table, `NFPROTO_*`.
@@ -38,19 +38,19 @@ pub(super) struct ForeignRule {
     pub(super) table: String,
     /// Its chain.
     pub(super) chain: String,
-    /// What it does, in order.
+    /// Its expressions, in order.
     pub(super) expressions: Vec<ForeignExpression>,
 }
 
-/// One instruction of a rule.
+/// One expression of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ForeignExpression {
-    /// `meta`, `cmp`, `match`.
+    /// For example `meta`, `cmp`, `match`.
     pub(super) name: String,
     attributes: Vec<u8>,
 }
 
-/// An element of a set: the bytes of its key and, in a map, of its data.
+/// A set element: the bytes of its key and, in a map, of its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ForeignElement {
     pub(super) key: Vec<u8>,
@@ -73,7 +73,7 @@ impl ForeignExpression {
         wire::find_text(&self.attributes, kind).ok().flatten()
     }
 
-    /// The value that is nested in an attribute (`NFTA_DATA_VALUE`).
+    /// The value nested in an attribute (`NFTA_DATA_VALUE`).
     pub(super) fn value(&self, kind: u16) -> Option<&[u8]> {
         wire::find(self.bytes(kind)?, NFTA_DATA_VALUE).ok().flatten()
     }
@@ -88,7 +88,7 @@ impl ForeignExpression {
     }
 }
 
-/// `ip`, `inet`; others by their number.
+/// `ip`, `inet`; other families by number.
 pub(super) fn family_name(family: u8) -> String {
     match family {
         1 => "inet".to_owned(),
@@ -101,16 +101,16 @@ pub(super) fn family_name(family: u8) -> String {
     }
 }
 
-/// Where foreign rules are asked for: a socket of its own, so that nobody's answers mix.
+/// Dumps foreign rules over its own socket, so that answers do not mix with those of other requests.
 pub(super) struct RulesetDump(NetfilterSocket);
 
 impl RulesetDump {
-    /// Opens it in the network namespace of the calling thread, within a tokio runtime.
+    /// Opens the socket in the network namespace of the calling thread, within a tokio runtime.
     pub(super) fn open() -> Result<Self, ExchangeError> {
         NetfilterSocket::open(socket::LARGE_BUFFER).map(Self).map_err(ExchangeError::Socket)
     }
 
-    /// All rules of all tables that are not ours, each chain's in their order.
+    /// All rules of all tables that are not Egret's, each chain's in order.
     pub(super) async fn rules(&mut self) -> Result<Vec<ForeignRule>, ExchangeError> {
         let mut rules = Vec::new();
         self.dump((NFT_MSG_GETRULE, NFPROTO_UNSPEC), &[], |message| {

@@ -1,6 +1,5 @@
-//! The ground: interfaces that are not ours, their addresses and filters, and the main table.
-//!
-//! Deliberately absent: any change to them.
+//! Reads the host network: interfaces that are not Egret's with their addresses and filters, and the main table.
+//! Read-only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -66,7 +65,7 @@ pub(super) fn host_network(
     }
 }
 
-/// Interfaces whose filter our table remembers.
+/// Interfaces whose original `rp_filter` our table remembers.
 fn loosened(ours: &Ruleset) -> BTreeMap<String, u8> {
     let map = ours.get(&TableFamily::Inet).and_then(|table| table.sets.get(RP_FILTER_BEFORE));
     map.into_iter()

@@ -1,6 +1,4 @@
-//! Links and addresses as the kernel lists them.
-//!
-//! Deliberately absent: what is wanted of them.
+//! Decodes links and addresses from rtnetlink dumps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,13 +13,13 @@ use crate::core::host_network::{InterfaceKind, ListedAddress};
 use crate::core::state::net::{InterfaceAddress, Link, Mac};
 use crate::core::state::ownership::LINK_PREFIX;
 
-/// What every link has.
+/// A link's properties, common to all kinds.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's, and none depends on another")]
 pub(super) struct LinkState {
     pub(super) name: String,
     pub(super) up: bool,
-    /// Up, and nothing is at the other end.
+    /// Administratively up, without a carrier.
     pub(super) no_carrier: bool,
     pub(super) kind: InterfaceKind,
     /// A bridge.
@@ -29,23 +27,23 @@ pub(super) struct LinkState {
     pub(super) point_to_point: bool,
     pub(super) other_names: BTreeSet<String>,
     pub(super) mtu: u32,
-    /// It is a tunnel device as ours are; of another kind if `port` is 0.
+    /// As a tunnel device of Egret's; `port` is 0 for any other kind of device.
     pub(super) link: Link,
 }
 
 impl LinkState {
-    /// By its name, which is all the ownership a device can bear.
+    /// Whether it is Egret's, by its name: a device bears no other mark of ownership.
     pub(super) fn is_ours(&self) -> bool {
         is_ours(&self.name)
     }
 }
 
-/// Whether a device of this name is ours.
+/// Whether a device of this name is Egret's.
 pub(super) fn is_ours(name: &str) -> bool {
     name.starts_with(LINK_PREFIX)
 }
 
-/// A link's number and what is seen of it.
+/// A link's index and state.
 pub(super) fn decode(message: &LinkMessage) -> Option<(u32, LinkState)> {
     let flags = message.header.flags;
     let up = flags.contains(LinkFlags::Up);
@@ -71,7 +69,7 @@ pub(super) fn decode(message: &LinkMessage) -> Option<(u32, LinkState)> {
                     kind = InterfaceKind::Dummy;
                 }
             }
-            // Many drivers never say more than Unknown. Dormant is a port that waits for 802.1X (RFC 2863, 3.1.12).
+            // Many drivers only ever report Unknown. Dormant is a port that waits for 802.1X (RFC 2863, 3.1.12).
             LinkAttribute::OperState(State::NotPresent | State::Down | State::LowerLayerDown | State::Dormant) => {
                 carrier = false;
             }
@@ -110,11 +108,11 @@ fn vxlan(infos: &[LinkInfo], link: &mut Link) {
     }
 }
 
-/// An address as the kernel lists it, and on which link.
+/// An address as the kernel lists it, with its link.
 pub(super) struct SeenAddress {
     pub(super) index: u32,
     pub(super) listed: ListedAddress,
-    /// The kernel gives every IPv6 link one of these by itself.
+    /// The kernel gives every IPv6 link one of these automatically.
     pub(super) link_local: bool,
 }
 
@@ -149,7 +147,7 @@ pub(super) fn decode_address(message: &AddressMessage) -> Option<SeenAddress> {
     })
 }
 
-/// Our own addresses among those seen.
+/// The address, if it is on one of Egret's links.
 pub(super) fn own_address(seen: &SeenAddress, links: &BTreeMap<u32, LinkState>) -> Option<InterfaceAddress> {
     let link = links.get(&seen.index).filter(|link| link.is_ours())?;
     (!seen.link_local).then(|| InterfaceAddress { link: link.name.clone(), address: seen.listed.net })

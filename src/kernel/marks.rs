@@ -1,8 +1,8 @@
-//! Which bits of packet and connection marks others on this node use: policy routing rules, nftables, iptables as far as it is kept in
-//! nftables, and those who are known by their devices.
+//! Finds which bits of packet and connection marks other programs on this node use: from policy routing rules, nftables
+//! (including iptables-nft), and devices by which known programs are recognised.
 //!
-//! Deliberately absent: choosing (`core::state::mask`); the rules of iptables' old engine, which can't be read without `unsafe` (who is known
-//! to have some is in `known`); and marks of traffic control, IPsec and sockets.
+//! Not here: choosing a mask (`core::state::mask`); the rules of iptables-legacy, which cannot be read without `unsafe`
+//! (`known` lists programs that have some); marks of traffic control, IPsec and sockets.
 
 mod known;
 mod rule;
@@ -23,30 +23,31 @@ use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::PROTOCOL;
 use rule::InSet;
 
-/// How often a listing is begun anew because somebody changed it meanwhile.
+/// How often a dump is restarted because the ruleset changed meanwhile.
 const ATTEMPTS: usize = 5;
 
-/// What was seen.
+/// Mark bits in use on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MarkSurvey {
-    /// What others use.
+    /// What other programs use.
     pub used: MarkUsage,
     /// The mask of our own rules, if there are any.
     pub own: Option<u32>,
 }
 
-/// Why not all could be looked at.
+/// Why marks could not be read completely.
 #[derive(Debug, thiserror::Error)]
 pub enum MarkSurveyError {
-    /// Links or rules.
+    /// Links or rules could not be listed.
     #[error("look at policy routing rules")]
     Rules(#[source] RouteError),
-    /// nftables.
+    /// nftables could not be listed.
     #[error("look at the nftables rules of others")]
     Nft(#[source] ExchangeError),
 }
 
-/// Looks, in the network namespace of the calling thread and within a tokio runtime. `first` is the first priority of our rules.
+/// Reads all marks in use, in the network namespace of the calling thread and within a tokio runtime. `first` is the
+/// first priority of Egret's rules.
 pub async fn look(first: u32) -> Result<MarkSurvey, MarkSurveyError> {
     let (mut found, devices) = rules_and_devices(first).await.map_err(MarkSurveyError::Rules)?;
     let (rules, sets) = nftables().await.map_err(MarkSurveyError::Nft)?;
@@ -54,20 +55,20 @@ pub async fn look(first: u32) -> Result<MarkSurvey, MarkSurveyError> {
     for rule in &rules {
         names.insert(rule.table.clone());
         names.insert(rule.chain.clone());
-        found.used.add(whose(rule), rule::uses(rule).bits);
+        found.used.add(owner(rule), rule::uses(rule).bits);
     }
-    for (who, bits) in sets {
-        found.used.add(who, bits);
+    for (user, bits) in sets {
+        found.used.add(user, bits);
     }
     let (devices, names): (Vec<_>, Vec<_>) = (devices, names.into_iter().collect());
-    for (who, bits) in known::there(&devices, &names) {
-        found.used.add(who, bits);
+    for (user, bits) in known::there(&devices, &names) {
+        found.used.add(user, bits);
     }
     Ok(found)
 }
 
-/// By its table: a CNI has hundreds of chains.
-fn whose(rule: &ForeignRule) -> String {
+/// The owner, by its table: a CNI has hundreds of chains.
+fn owner(rule: &ForeignRule) -> String {
     format!("the nftables table {} {}", foreign::family_name(rule.family), rule.table)
 }
 
@@ -100,12 +101,13 @@ fn take_rule(found: &mut MarkSurvey, rule: &crate::core::state::net::RoutingRule
     if protocol != PROTOCOL {
         found.used.add(format!("the ip rule {}", rule.priority), touched(rule.mask, rule.mark));
     } else if rule.priority >= first {
-        // While one range is left for another there are rules of both: memory knows which it was.
+        // While objects move from one range to another there are rules of both; the persisted state knows which was
+        // active.
         found.own.get_or_insert(rule.mask);
     }
 }
 
-/// The rules of others, and what the elements of their sets have of marks.
+/// The rules of other programs, and the mark values in their sets' elements.
 async fn nftables() -> Result<(Vec<ForeignRule>, Vec<(String, u32)>), ExchangeError> {
     let mut listing = RulesetDump::open()?;
     let mut attempt = 1;
@@ -122,10 +124,10 @@ async fn nftables() -> Result<(Vec<ForeignRule>, Vec<(String, u32)>), ExchangeEr
             if !seen.insert((rule.family, rule.table.clone(), part.clone())) {
                 continue;
             }
-            // A set that went away meanwhile, or is just being changed, is looked at the next time.
+            // A set that was deleted or is being changed is read in the next round.
             let elements = listing.elements(rule, &part.set).await.unwrap_or_default();
             found.push((
-                whose(rule),
+                owner(rule),
                 elements.iter().filter_map(|element| in_element(element, &part)).fold(0, |all, bits| all | bits),
             ));
         }

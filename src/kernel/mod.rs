@@ -1,7 +1,7 @@
-//! The kernel edge: the only folder that speaks netlink and writes below `/proc/sys/net`.
+//! Reads and changes the kernel: the only module that uses netlink and writes below `/proc/sys/net`.
 //!
-//! It looks ([`Kernel::observe`]), does ([`Kernel::apply`]) and listens ([`watch`]); all three see only what [`ownership`] says is
-//! ours, and the ground we stand on. Deliberately absent: any decision. What to do is in the plan.
+//! [`Kernel::observe`] reads the state, [`Kernel::apply`] carries out a step, [`watch`] reports events. All three touch
+//! only what [`ownership`] marks as Egret's; besides it they read the host network. Decisions are in the plan, not here.
 //!
 //! [`ownership`]: crate::core::state::ownership
 
@@ -29,29 +29,29 @@ use crate::core::state::ownership::DatapathConfig;
 
 pub use socket::RouteError;
 
-/// One look at a node's kernel.
+/// A snapshot of a node's kernel state.
 #[derive(Debug, Clone)]
 pub struct Observed {
-    /// What is ours.
+    /// Egret's objects.
     pub state: NodeState,
-    /// What is not, and matters.
+    /// The rest that matters: interfaces, routes and filters of the host.
     pub host_network: HostNetwork,
-    /// The generation of nftables that was seen: a transaction planned on it is refused once somebody has changed anything.
+    /// The nftables generation of the snapshot: the kernel refuses a transaction planned on it once anything has changed.
     pub generation: nft::Generation,
 }
 
-/// What went wrong at the kernel: what was being done to which object, in the syntax of `ip` and `nft`.
+/// A failed kernel operation: what was being done to which object, in `ip` and `nft` syntax.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// Netlink could not be spoken at all.
+    /// A netlink socket could not be opened.
     #[error("open a netlink socket")]
     Open(#[source] std::io::Error),
-    /// A look failed.
+    /// A dump failed.
     #[error("look at {what}")]
     Observe {
-        /// `routes`, `rules`.
+        /// For example `routes`, `rules`.
         what: &'static str,
-        /// The kernel's word.
+        /// The kernel's error.
         #[source]
         source: RouteError,
     },
@@ -60,31 +60,31 @@ pub enum KernelError {
     Step {
         /// The step, as the plan shows it.
         step: String,
-        /// The kernel's word.
+        /// The kernel's error.
         #[source]
         source: RouteError,
     },
-    /// A setting could not be read or written.
+    /// A sysctl could not be read or written.
     #[error("{doing}")]
     Sysctl {
         /// `set net.ipv4.conf.net1.rp_filter = 2`
         doing: String,
-        /// The kernel's word.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
     /// nftables refused.
     #[error("nftables")]
     Nft(#[source] nft::NftError),
-    /// Connection tracking refused to forget connections of pods' addresses.
+    /// Connections of pods' addresses could not be deleted.
     #[error("forget connections of pods that are gone or changed")]
     Connections(#[source] conntrack::ConntrackError),
-    /// Connection tracking refused.
+    /// Connections with a mark could not be deleted.
     #[error("forget connections with mark {mark:#x}")]
     Conntrack {
         /// The mark.
         mark: u32,
-        /// The kernel's word.
+        /// The cause.
         #[source]
         source: conntrack::ConntrackError,
     },
@@ -95,8 +95,8 @@ impl KernelError {
     pub fn hint(&self) -> Option<String> {
         let source = match self {
             Self::Observe { source, .. } | Self::Step { source, .. } => source,
-            // `conf/DEVICE` is there, or the folder of a family is not: below the smallest MTU that a family stands the kernel takes it off
-            // the device (net/ipv6/addrconf.c, `addrconf_notify`: below 1280).
+            // Either `conf/DEVICE` exists or the folder of the family does not: below a family's minimum MTU the kernel
+            // removes it from the device (net/ipv6/addrconf.c, `addrconf_notify`: below 1280).
             Self::Sysctl { doing, source } if source.kind() == std::io::ErrorKind::NotFound => {
                 return Some(missing_setting(doing));
             }
@@ -108,7 +108,7 @@ impl KernelError {
         source.is_permission().then(|| "Egret needs CAP_NET_ADMIN in this network namespace".to_owned())
     }
 
-    /// The kernel says no to one thing, and would say so to nobody else's: not for want of rights, and not because it cannot be asked.
+    /// Whether the kernel refused this one operation: not for lack of permission, and not because netlink failed.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Step { source, .. } => !source.is_permission() && !matches!(source, RouteError::Closed),
@@ -119,7 +119,7 @@ impl KernelError {
         }
     }
 
-    /// Somebody changed nftables between the look and the transaction: look again, nothing is wrong.
+    /// Whether nftables changed between the dump and the transaction: observe again, nothing is wrong.
     pub fn is_stale(&self) -> bool {
         matches!(self, Self::Nft(nft::NftError::Stale | nft::NftError::AnswerLost))
     }
@@ -136,7 +136,8 @@ fn missing_setting(doing: &str) -> String {
     }
 }
 
-/// One node's kernel. Holds the netlink sockets; the nftables one for as long as Egret runs, because our tables belong to it.
+/// One node's kernel. Holds the netlink sockets; the nftables one for as long as Egret runs, because Egret's tables are
+/// owned by it.
 pub struct Kernel {
     routes: socket::RouteSocket,
     nft: nft::Nft,
@@ -145,7 +146,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Opens the sockets in the network namespace of this thread, and finds out what the kernel can do.
+    /// Opens the sockets in the network namespace of this thread, and probes the kernel's features.
     pub async fn open(range: DatapathConfig) -> Result<Self, KernelError> {
         let routes = socket::RouteSocket::open().map_err(KernelError::Open)?;
         let mut nft = nft::Nft::open().map_err(KernelError::Nft)?;
@@ -153,12 +154,12 @@ impl Kernel {
         Ok(Self { routes, nft, features, ranges: vec![range] })
     }
 
-    /// The ranges of marks and tables that are ours: two while objects move from one to the other.
+    /// Sets the ranges of marks and tables that are Egret's: two while objects move from one to the other.
     pub fn set_ranges(&mut self, ranges: Vec<DatapathConfig>) {
         self.ranges = ranges;
     }
 
-    /// For who looks and changes nothing: what another Egret on this node owns is as it should be.
+    /// For read-only commands: tables owned by another Egret process count as owned.
     pub fn look_only(&mut self) {
         self.nft.look_only();
     }
@@ -171,12 +172,12 @@ impl Kernel {
         self.ranges.iter().any(|range| range.owns_priority(priority))
     }
 
-    /// What the kernel's nftables can do.
+    /// The features of the kernel's nftables.
     pub fn features(&self) -> &nft::NftFeatures {
         &self.features
     }
 
-    /// The port numbers of our netlink sockets: events that bear them are our own doing.
+    /// The port numbers of this process's netlink sockets: events that bear them are its own changes.
     pub fn ports(&self) -> Vec<u32> {
         vec![self.routes.port()]
     }
@@ -187,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_that_is_not_there_is_no_want_of_rights() {
+    fn a_missing_sysctl_is_not_a_permission_problem() {
         let hint = |doing: &str, errno| {
             let source = std::io::Error::from_raw_os_error(errno);
             KernelError::Sysctl { doing: doing.to_owned(), source }.hint().unwrap()

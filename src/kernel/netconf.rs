@@ -1,8 +1,8 @@
-//! Netconf: what the kernel tells of a network setting that somebody writes below `/proc/sys/net`, as it happens.
+//! Watches network sysctls below `/proc/sys/net` for writes by other processes.
 //!
-//! It tells of `forwarding` in both families and of IPv4's `rp_filter` (`inet_netconf_notify_devconf` in net/ipv4/devinet.c,
-//! `inet6_netconf_notify_devconf` in net/ipv6/addrconf.c), and not by whom. Of `disable_ipv6` it tells only where an address goes or
-//! comes with it; so these few files are read every few seconds. Deliberately absent: what is done about it.
+//! The kernel notifies about `forwarding` in both families and IPv4's `rp_filter` (`inet_netconf_notify_devconf` in
+//! net/ipv4/devinet.c, `inet6_netconf_notify_devconf` in net/ipv6/addrconf.c), without the writer. For `disable_ipv6` it
+//! notifies only where an address is added or removed with it, so these few files are polled.
 
 use std::fs::read;
 use std::io;
@@ -29,21 +29,21 @@ const NETCONFA_IFINDEX_DEFAULT: i32 = -2;
 /// `struct netconfmsg`, padded.
 const HEADER: usize = 4;
 
-/// One datagram is one or two small messages.
+/// A datagram holds one or two small messages.
 const DATAGRAM: usize = 16 * 1024;
-/// How often what the kernel does not tell is read.
+/// Polling interval of sysctls without notification.
 const READ: Duration = Duration::from_secs(5);
 
-/// What was heard.
+/// A change of a sysctl.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SettingEvent {
-    /// A setting was written.
+    /// A sysctl was written.
     Changed,
-    /// More was than could be kept.
+    /// The socket overran: changes were lost.
     Overrun,
 }
 
-/// The socket, and what was last read of what it does not tell.
+/// The socket, and the last value read of each polled sysctl.
 pub(super) struct Netconf {
     socket: TokioSocket,
     datagram: Vec<u8>,
@@ -52,7 +52,7 @@ pub(super) struct Netconf {
 }
 
 impl Netconf {
-    /// Begins to listen, in the network namespace of the calling thread. Has to be called within a tokio runtime.
+    /// Opens the socket in the network namespace of the calling thread. Must be called within a tokio runtime.
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         socket.socket_mut().bind_auto()?;
@@ -61,17 +61,17 @@ impl Netconf {
         }
         let mut reads = interval(READ);
         reads.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { socket, datagram: Vec::with_capacity(DATAGRAM), reads, read: untold() })
+        Ok(Self { socket, datagram: Vec::with_capacity(DATAGRAM), reads, read: polled() })
     }
 
-    /// Waits for the next change. Giving up waiting loses nothing.
+    /// Waits for the next change. Cancel-safe.
     pub(super) async fn next(&mut self) -> io::Result<SettingEvent> {
         loop {
             self.datagram.clear();
             let received = tokio::select! {
                 received = self.socket.recv(&mut self.datagram) => received,
                 _ = self.reads.tick() => {
-                    let now = untold();
+                    let now = polled();
                     if std::mem::replace(&mut self.read, now.clone()) == now {
                         continue;
                     }
@@ -88,17 +88,18 @@ impl Netconf {
     }
 }
 
-/// What no message tells.
-fn untold() -> [Option<Vec<u8>>; 2] {
+/// The sysctls that the kernel does not notify about.
+fn polled() -> [Option<Vec<u8>>; 2] {
     ["all", TUNNEL].map(|of| read(format!("/proc/sys/net/ipv6/conf/{of}/disable_ipv6")).ok())
 }
 
-/// Whether a datagram tells of a setting that was written. What cannot be read is looked after.
+/// Whether a datagram announces a write. A malformed one counts as a write.
 fn concerns_us(datagram: &[u8]) -> bool {
     Messages(datagram).any(|message| message.and_then(|message| is_written(&message)).unwrap_or(true))
 }
 
-/// A setting that somebody wrote has a message of its own; one with all settings goes before a new interface, which its link tells.
+/// A write has a message with the one attribute; a message with all attributes announces a new interface, which its link
+/// event covers.
 fn is_written(message: &Message<'_>) -> Result<bool, Malformed> {
     if message.kind != RTM_NEWNETCONF {
         return Ok(false);
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_somebody_writes_is_heard_and_a_new_interface_is_not() {
+    fn a_sysctl_write_is_an_event_and_a_new_interface_is_not() {
         const ALL: i32 = -1;
         for index in [ALL, 7] {
             assert!(concerns_us(&message(RTM_NEWNETCONF, index, &[NETCONFA_FORWARDING])));

@@ -1,6 +1,6 @@
-//! Observe: the node's state as the kernel holds it, of what is ours and nothing else.
+//! Reads the node's state from the kernel: Egret's own objects and the host network.
 //!
-//! Deliberately absent: labels, which are no business of the kernel's, and any memory of what was put there.
+//! Not here: labels, which are in the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,20 +19,20 @@ use crate::core::state::net::{Neighbour, Route, RouteKey, RoutingRule, Sysctl};
 use crate::core::state::nft::{AddressFamily, RuleCounters};
 use crate::core::state::ownership::PROTOCOL;
 
-/// A rule of others: its priority, the addresses it is about, and the table it names.
+/// A foreign rule: its priority, the source addresses it matches, and the table it names.
 type Lookup = (u32, IpNet, u32);
 
 impl Kernel {
-    /// One look at everything. Labels are left empty: the caller knows them from the facts.
+    /// Reads everything. Labels are left empty: the caller knows them from the facts.
     pub async fn observe(&mut self) -> Result<Observed, KernelError> {
         let (ruleset, generation) = self.nft.observe().await.map_err(KernelError::Nft)?;
         let links = self.links().await?;
         let addresses = self.addresses().await?;
-        let (own_routes, ground_routes) = self.all_routes(&links).await?;
+        let (own_routes, host_routes) = self.all_routes(&links).await?;
         let (rules, lookups) = self.rules().await?;
         let sources = self.sources(lookups, &addresses, &links).await?;
         let host_network =
-            host_network::host_network(&links, &addresses, (ground_routes, sources), &ruleset, self.features);
+            host_network::host_network(&links, &addresses, (host_routes, sources), &ruleset, self.features);
         let state = NodeState {
             labels: BTreeMap::new(),
             links: links
@@ -50,7 +50,7 @@ impl Kernel {
         Ok(Observed { state, host_network, generation })
     }
 
-    /// What the counters in our tables say. One dump of rules: whoever wants to know asks, nobody counts along.
+    /// Reads the rule counters in Egret's tables with one dump, on request.
     pub async fn counters(&mut self) -> Result<RuleCounters, KernelError> {
         self.nft.counters().await.map_err(KernelError::Nft)
     }
@@ -81,7 +81,7 @@ impl Kernel {
         Ok(addresses.collect())
     }
 
-    /// Our rules, and those of others that name a table for packets from some addresses, in their order.
+    /// Egret's rules, and foreign rules that choose a table by source address, in order.
     async fn rules(&self) -> Result<(BTreeSet<RoutingRule>, Vec<Lookup>), KernelError> {
         let mut rules = BTreeSet::new();
         let mut lookups = Vec::new();
@@ -89,7 +89,7 @@ impl Kernel {
             let mut request = RuleMessage::default();
             request.header.family = encode::family(family);
             for answer in self.dump("rules", RouteNetlinkMessage::GetRule(request)).await? {
-                // Ours by its protocol and its place; one of the two alone is somebody else's.
+                // Egret's by protocol and priority; a rule with only one of the two belongs to another program.
                 let RouteNetlinkMessage::NewRule(message) = answer else { continue };
                 match routes::rule(&message) {
                     Some((rule, of)) if of == PROTOCOL && self.owns_priority(rule.priority) => drop(rules.insert(rule)),
@@ -101,8 +101,8 @@ impl Kernel {
         Ok((rules, lookups))
     }
 
-    /// The routes of tables that rules of others name for addresses of this node. A network plugin may have such a rule for each pod
-    /// (AWS VPC CNI does): those are of no address here, and nobody looks at their tables.
+    /// The routes of tables that foreign rules name for addresses of this node. A CNI may have such a rule for each pod
+    /// (the AWS VPC CNI does): their addresses are not this node's, so those tables are not read.
     async fn sources(
         &self,
         lookups: Vec<Lookup>,
@@ -117,7 +117,7 @@ impl Kernel {
             let request = routes::table_dump(AddressFamily::of(from.addr()), table);
             let answers = match self.routes.dump(request).await {
                 Ok(answers) => answers,
-                // A table without a route is not there.
+                // The kernel reports an empty table as missing.
                 Err(source) if source.is_missing() => Vec::new(),
                 Err(source) => return Err(KernelError::Observe { what: "a routing table", source }),
             };
@@ -125,7 +125,7 @@ impl Kernel {
                 RouteNetlinkMessage::NewRoute(message) if routes::table(message) == table => Some(message),
                 _ => None,
             });
-            let routes = of_table.flat_map(|message| routes::ground_route(message, links)).collect();
+            let routes = of_table.flat_map(|message| routes::foreign_route(message, links)).collect();
             sources.push(SourceTable { from, routes });
         }
         Ok(sources)
@@ -151,7 +151,7 @@ impl Kernel {
                 if let RouteNetlinkMessage::NewRoute(message) = answer
                     && routes::is_main(&message)
                 {
-                    host_network.extend(routes::ground_route(&message, links));
+                    host_network.extend(routes::foreign_route(&message, links));
                 }
             }
         }
@@ -170,7 +170,7 @@ impl Kernel {
     }
 }
 
-/// Settings of our devices, and the filters that our table remembers having loosened.
+/// Sysctls of Egret's devices, and the filters that Egret's table remembers having loosened.
 fn sysctls(links: &BTreeMap<u32, LinkState>, loosened: &BTreeMap<String, u8>, ipv6: bool) -> BTreeMap<Sysctl, String> {
     let own = links.values().filter(|seen| seen.is_ours()).map(|seen| &seen.name);
     let mut wanted: Vec<Sysctl> = Vec::new();
@@ -186,7 +186,7 @@ fn sysctls(links: &BTreeMap<u32, LinkState>, loosened: &BTreeMap<String, u8>, ip
     }
     wanted
         .into_iter()
-        // A device that went away in this moment has no settings; the next look sees that it is gone.
+        // A device that was just deleted has no sysctls; the next dump shows that it is gone.
         .filter_map(|sysctl| Some((sysctl.clone(), std::fs::read_to_string(sysctl.path()).ok()?.trim().to_owned())))
         .collect()
 }

@@ -1,6 +1,6 @@
-//! Rules, routes and neighbours as the kernel lists them, normalised to what Egret says of them.
+//! Decodes rules, routes and neighbours from rtnetlink dumps, normalised to the types of `core::state`.
 //!
-//! Deliberately absent: filtering by ownership beyond what a message itself says (`observe`).
+//! Not here: filtering by ownership beyond a message's own attributes (`observe`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -55,7 +55,7 @@ pub(super) fn rule(message: &RuleMessage) -> Option<(RoutingRule, Protocol)> {
             RuleAttribute::FwMask(mask) => rule.mask = *mask,
             RuleAttribute::Table(table) => rule.table = *table,
             RuleAttribute::Protocol(found) => of = protocol(*found),
-            // The kernel lists these where they are not set, too.
+            // The kernel lists this attribute even where it is not set.
             RuleAttribute::SuppressPrefixLen(u32::MAX)
             | RuleAttribute::SuppressIfGroup(u32::MAX)
             | RuleAttribute::L3MDev(false) => {}
@@ -72,7 +72,7 @@ pub(super) fn rule(message: &RuleMessage) -> Option<(RoutingRule, Protocol)> {
 /// `FIB_RULE_INVERT` (include/uapi/linux/fib_rules.h): `ip rule add not ...`
 const RULE_INVERT: u32 = 2;
 
-/// What is in a route message, whoever's route it is.
+/// The attributes of a route message, of any owner.
 struct Parts {
     destination: Option<IpAddr>,
     table: u32,
@@ -119,7 +119,7 @@ fn address(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// The kernel lists source, time to live and service type, too, where they were never set: a source of all zeros is none.
+/// The kernel lists source, TTL and TOS even where they were never set: an all-zero source means none.
 fn encapsulation(parts: &[RouteLwTunnelEncap]) -> Option<Encap> {
     let mut id = None;
     let mut source = None;
@@ -151,8 +151,8 @@ fn destination(message: &RouteMessage, parts: &Parts, family: AddressFamily) -> 
     IpNet::new(address, message.header.destination_prefix_length).ok()
 }
 
-/// The way that the kernel would take: the interface, the largest packet, and whether it ends here.
-pub(super) fn way(message: &RouteMessage, links: &BTreeMap<u32, LinkState>) -> Option<(String, u32, bool)> {
+/// The result of a route lookup: the interface, the MTU in bytes, and whether the destination is local.
+pub(super) fn lookup_result(message: &RouteMessage, links: &BTreeMap<u32, LinkState>) -> Option<(String, u32, bool)> {
     let link = links.get(&parts(message).link?)?;
     let of_route = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
@@ -165,7 +165,7 @@ pub(super) fn way(message: &RouteMessage, links: &BTreeMap<u32, LinkState>) -> O
     Some((link.name.clone(), mtu, message.header.kind == RouteType::Local))
 }
 
-/// A route of ours.
+/// Decodes a route of Egret's.
 pub(super) fn own_route(message: &RouteMessage, links: &BTreeMap<u32, LinkState>) -> Option<(RouteKey, Route)> {
     let family = family_of(message.header.address_family)?;
     let parts = parts(message);
@@ -189,15 +189,15 @@ pub(super) fn own_route(message: &RouteMessage, links: &BTreeMap<u32, LinkState>
     Some((key, route))
 }
 
-/// A unicast route of others, of whatever table, through interfaces that are not ours: one for each next hop that is alive, the heaviest
-/// first, as an exit takes the best of them. Of nexthop objects the kernel lists what they stand for, too (unless
-/// `net.ipv4.nexthop_compat_mode` is 0).
-pub(super) fn ground_route(message: &RouteMessage, links: &BTreeMap<u32, LinkState>) -> Vec<HostRoute> {
+/// Decodes a foreign unicast route of any table through interfaces that are not Egret's: one for each next hop that is
+/// alive, the heaviest first, as an exit takes the best. The kernel lists nexthop objects with their expansion, too
+/// (unless `net.ipv4.nexthop_compat_mode` is 0).
+pub(super) fn foreign_route(message: &RouteMessage, links: &BTreeMap<u32, LinkState>) -> Vec<HostRoute> {
     let parts = parts(message);
     let family = family_of(message.header.address_family);
     let destination = family.and_then(|family| destination(message, &parts, family));
     let (RouteType::Unicast, Some(destination)) = (message.header.kind, destination) else { return Vec::new() };
-    // A route for packets from some sources only (`ip -6 route add default from 2001:db8::/64`) is none for others.
+    // A source-specific route (`ip -6 route add default from 2001:db8::/64`) does not apply to other sources.
     if message.header.source_prefix_length > 0 {
         return Vec::new();
     }
@@ -242,11 +242,12 @@ pub(super) fn is_main(message: &RouteMessage) -> bool {
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 /// `RT_TABLE_LOCAL`, include/uapi/linux/rtnetlink.h: the kernel's own.
 pub(super) const LOCAL: u32 = 255;
-/// `RT_TABLE_DEFAULT`: looked at after the main table, for everybody.
+/// `RT_TABLE_DEFAULT`: looked up after the main table, for every packet.
 const DEFAULT: u32 = 253;
 
-/// A rule of others by which packets from some addresses, and without another condition, go by a table: its priority, the addresses, the
-/// table. A rule that only an incoming packet, a mark, a protocol or a destination leads to is no word on what an address uses.
+/// A foreign rule that chooses a table by source address without any other condition: its priority, the addresses, the
+/// table. A rule with an incoming interface, a mark, a protocol or a destination does not decide which route an address
+/// uses.
 pub(super) fn source_rule(message: &RuleMessage) -> Option<(u32, IpNet, u32)> {
     let header = &message.header;
     let plain = header.action == RuleAction::ToTable

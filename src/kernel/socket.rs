@@ -1,7 +1,7 @@
-//! The route netlink socket: a message out, its acknowledgement or its dump back, and the kernel's own words if it refuses.
+//! The rtnetlink socket: sends a message and returns its acknowledgement or dump, with the kernel's extended error text.
 //!
-//! rtnetlink's request types know only some attributes, and its errors lose the extended acknowledgement; hence plain messages.
-//! Deliberately absent: what the messages mean (`encode`, `observe`).
+//! rtnetlink's request types know only some attributes, and its errors lose the extended acknowledgement; hence plain
+//! messages.
 
 use futures::StreamExt;
 use nix::errno::Errno;
@@ -13,48 +13,48 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::AsyncSocket;
 
-/// How a message is meant.
+/// Flags of a message that creates an object.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum CreateMode {
-    /// Make it; an error if it is there.
+    /// Create; an error if it exists.
     Create,
-    /// Make it, or put it in the place of the one that is there.
+    /// Create or replace.
     Replace,
-    /// Change or delete what is there.
+    /// Change or delete what exists.
     Plain,
 }
 
-/// Why the kernel refused: errno and its own words where it gave any.
+/// Why a request failed: errno and the kernel's extended error text, if any.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
-    /// The kernel said no.
-    #[error("{}{} (errno {})", errno.desc(), if words.is_empty() { String::new() } else { format!(": {words}") }, *errno as i32)]
+    /// The kernel refused.
+    #[error("{}{} (errno {})", errno.desc(), if text.is_empty() { String::new() } else { format!(": {text}") }, *errno as i32)]
     Kernel {
         /// The error number.
         errno: Errno,
         /// The extended acknowledgement's text (`NLMSGERR_ATTR_MSG`, include/uapi/linux/netlink.h).
-        words: String,
+        text: String,
     },
-    /// No answer could be had: the connection's task is gone.
+    /// No answer: the connection's task has ended.
     #[error("the netlink connection is closed")]
     Closed,
-    /// An interface that a step needs is not there (any more).
+    /// An interface that a step needs does not exist (any more).
     #[error("there is no interface {0}")]
     NoInterface(String),
 }
 
 impl RouteError {
-    /// The rights were missing.
+    /// Whether permission was missing.
     pub fn is_permission(&self) -> bool {
         matches!(self, Self::Kernel { errno: Errno::EPERM | Errno::EACCES, .. })
     }
 
-    /// It is there already.
+    /// Whether the object exists already.
     pub(super) fn is_exists(&self) -> bool {
         matches!(self, Self::Kernel { errno: Errno::EEXIST, .. })
     }
 
-    /// It is not there (any more).
+    /// Whether the object does not exist (any more).
     pub(super) fn is_missing(&self) -> bool {
         let missing = [Errno::ENOENT, Errno::ESRCH, Errno::ENODEV, Errno::EADDRNOTAVAIL];
         matches!(self, Self::Kernel { errno, .. } if missing.contains(errno))
@@ -78,13 +78,13 @@ impl Drop for RouteSocket {
 impl RouteSocket {
     /// Opens it in this thread's network namespace; must be called within a tokio runtime.
     pub(super) fn open() -> std::io::Result<Self> {
-        // Strict checking makes dump filters count, so that ten thousand routes of others are not sent to us at all.
+        // Strict checking enables dump filters, so that the kernel does not send thousands of foreign routes at all.
         let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
         let socket = connection.socket_mut().socket_mut();
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        // Bound here, or the port is 0 until the first message: that is the kernel's own, and whatever it does by itself (routes that go with
-        // their device) would be taken for our doing.
+        // Bound explicitly: before the first message the port would be 0, the kernel's own, and what the kernel does on
+        // its own (routes deleted with their device) would be taken for this process's changes.
         let address = socket.bind_auto()?;
         let task = tokio::spawn(connection);
         Ok(Self { handle, port: address.port_number(), task })
@@ -105,12 +105,12 @@ impl RouteSocket {
         self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).await.map(|_| ())
     }
 
-    /// Sends a request for a dump and gathers it.
+    /// Sends a dump request and collects the answers.
     pub(super) async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, RouteError> {
         self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP).await
     }
 
-    /// Sends a question that has one answer.
+    /// Sends a request that has one answer.
     pub(super) async fn ask(&self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, RouteError> {
         Ok(self.exchange(message, NLM_F_REQUEST).await?.into_iter().next())
     }
@@ -125,12 +125,12 @@ impl RouteSocket {
                 NetlinkPayload::InnerMessage(message) => messages.push(message),
                 NetlinkPayload::Error(ErrorMessage { code: Some(code), header, .. }) => {
                     let capped = answer.header.flags & NLM_F_CAPPED != 0;
-                    let words = if answer.header.flags & NLM_F_ACK_TLVS == 0 {
+                    let text = if answer.header.flags & NLM_F_ACK_TLVS == 0 {
                         String::new()
                     } else {
-                        extended_words(&header, capped)
+                        extended_text(&header, capped)
                     };
-                    return Err(RouteError::Kernel { errno: Errno::from_raw(code.get().saturating_neg()), words });
+                    return Err(RouteError::Kernel { errno: Errno::from_raw(code.get().saturating_neg()), text });
                 }
                 _ => {}
             }
@@ -139,16 +139,16 @@ impl RouteSocket {
     }
 }
 
-/// The failed request is not repeated in the acknowledgement (include/uapi/linux/netlink.h).
+/// The acknowledgement does not echo the failed request (include/uapi/linux/netlink.h).
 const NLM_F_CAPPED: u16 = 0x100;
 /// Extended acknowledgement attributes follow.
 const NLM_F_ACK_TLVS: u16 = 0x200;
 /// `NLMSGERR_ATTR_MSG`
 const ATTRIBUTE_MESSAGE: u16 = 1;
 
-/// The kernel's words behind an error: attributes behind the header of the failed request, and behind the rest of it unless
-/// it was capped. Never panics, whatever the bytes.
-fn extended_words(bytes: &[u8], capped: bool) -> String {
+/// The error text of an extended acknowledgement: attributes behind the header of the failed request, and behind the rest
+/// of it unless it was capped. Never panics on malformed bytes.
+fn extended_text(bytes: &[u8], capped: bool) -> String {
     let request =
         bytes.get(..4).map_or(0, |length| u32::from_ne_bytes([length[0], length[1], length[2], length[3]]) as usize);
     let skip = if capped { 16 } else { request.next_multiple_of(4) };
@@ -170,16 +170,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_words_are_found_and_junk_never_panics() {
+    fn the_extended_error_text_is_found_and_malformed_bytes_never_panic() {
         let mut bytes = vec![0u8; 16];
         bytes.extend([12, 0, 2, 0, 9, 9, 9, 9, 8, 8, 8, 8]);
         bytes.extend([9, 0, 1, 0]);
         bytes.extend(b"why.\0");
-        assert_eq!(extended_words(&bytes, true), "why.");
+        assert_eq!(extended_text(&bytes, true), "why.");
         for length in 0..bytes.len() {
-            let _ = extended_words(&bytes[..length], true);
-            let _ = extended_words(&bytes[..length], false);
+            let _ = extended_text(&bytes[..length], true);
+            let _ = extended_text(&bytes[..length], false);
         }
-        assert_eq!(extended_words(&[255; 64], true), "");
+        assert_eq!(extended_text(&[255; 64], true), "");
     }
 }

@@ -1,13 +1,13 @@
-//! Opening a setting below `/proc/sys/net` to write it, on a host and in a container.
+//! Opens a sysctl below `/proc/sys/net` for writing, on a host and in a container.
 //!
-//! A container that isn't privileged has `/proc/sys` read-only, and container runtimes refuse to mount anything below `/proc`. The
-//! chart mounts the node's `/proc/sys/net` below `/host` instead. The files are the same there: they act on the network namespace
-//! of whoever opens them. Deliberately absent: what is written, and reading, which works in the usual place.
+//! An unprivileged container has `/proc/sys` read-only, and container runtimes refuse to mount anything below `/proc`.
+//! The chart mounts the node's `/proc/sys/net` below `/host` instead. The files are the same there: they act on the
+//! network namespace of the process that opens them. Reading works in the usual place.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Result};
 
-/// Below here the chart mounts what a container's own `/proc` has read-only.
+/// Where the chart mounts what a container's own `/proc` has read-only.
 const HOST: &str = "/host";
 
 /// Opens a setting for writing.
@@ -17,10 +17,10 @@ pub(super) fn open(path: &str) -> Result<File> {
 
 fn first<T>(path: &str, open: impl Fn(&str) -> Result<T>) -> Result<T> {
     open(path).or_else(|refused| match refused.kind() {
-        // Read-only by its mount, or closed by AppArmor's default profile, which goes by path.
+        // Read-only by its mount, or denied by AppArmor's default profile, which goes by path.
         ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
             open(&format!("{HOST}{path}")).map_err(|error| match error.kind() {
-                // Nothing is mounted there: the first answer is the one to tell.
+                // Nothing is mounted there: the first error is the one to report.
                 ErrorKind::NotFound => refused,
                 _ => error,
             })
@@ -45,23 +45,23 @@ mod tests {
     }
 
     #[test]
-    fn on_a_host_the_usual_place_is_taken() {
+    fn on_a_host_proc_sys_is_used() {
         assert_eq!(opened(None, None), Ok(PATH.to_owned()));
     }
 
     #[test]
-    fn in_a_container_it_is_where_the_chart_mounts_it() {
+    fn in_a_container_the_charts_mount_is_used() {
         for kind in [ErrorKind::ReadOnlyFilesystem, ErrorKind::PermissionDenied] {
             assert_eq!(opened(Some(kind), None), Ok(MOUNTED.to_owned()));
         }
     }
 
     #[test]
-    fn the_answer_that_explains_is_told() {
+    fn the_error_that_explains_the_failure_is_returned() {
         let (missing, read_only) = (ErrorKind::NotFound, ErrorKind::ReadOnlyFilesystem);
         assert_eq!(opened(Some(read_only), Some(missing)), Err(read_only));
         assert_eq!(opened(Some(read_only), Some(ErrorKind::PermissionDenied)), Err(ErrorKind::PermissionDenied));
-        // A device that is gone is gone in both places.
+        // A device that was deleted is missing in both places.
         assert_eq!(opened(Some(missing), None), Err(missing));
     }
 }

@@ -1,6 +1,7 @@
-//! Watch: what happens in the kernel, as it happens, so that drift is seen by event and not by waiting for a poll.
+//! Subscribes to netlink events, so that drift is detected at once instead of by polling.
 //!
-//! An event only says that somebody should look, and who did it where the kernel says so. Deliberately absent: what follows.
+//! An event carries its subject and, where the kernel names it, the process that caused it; the next round reads the
+//! state itself.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +18,7 @@ use super::nft::{self, NftEvents};
 use super::{KernelError, links, routes};
 use crate::core::state::ownership::PROTOCOL;
 
-/// What something happened to. Precise enough to tell who touched an object of ours.
+/// What changed, precise enough to attribute a change of Egret's objects.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventSubject {
     /// A link, by name.
@@ -32,18 +33,18 @@ pub enum EventSubject {
     Route(u32),
     /// nftables.
     Nft,
-    /// A setting below `/proc/sys/net`.
+    /// A sysctl below `/proc/sys/net`.
     Setting,
-    /// More happened than could be kept.
+    /// The socket overran: anything may have changed.
     Everything,
 }
 
-/// Who did it.
+/// Who caused an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Actor {
-    /// The kernel itself: a route that went with its device.
+    /// The kernel itself, for example a route deleted with its device.
     Kernel,
-    /// A process: its number, and its name if it could be had.
+    /// A process: its id, and its name if known.
     Process(u32, Option<String>),
     /// Not known.
     Unknown,
@@ -52,11 +53,11 @@ pub enum Actor {
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelEvent {
-    /// To what.
+    /// What changed.
     pub subject: EventSubject,
-    /// By whom.
+    /// Who changed it.
     pub actor: Actor,
-    /// The generation of nftables it made, to tell our own changes.
+    /// The nftables generation that the change made, to recognise this process's own transactions.
     pub generation: Option<nft::Generation>,
 }
 
@@ -88,7 +89,8 @@ impl Drop for KernelWatch {
 }
 
 impl KernelWatch {
-    /// Begins to listen, in the network namespace of this thread. What bears one of `own_ports` is our own doing.
+    /// Subscribes, in the network namespace of this thread. Events that bear one of `own_ports` are this process's own
+    /// changes.
     pub fn open(own_ports: Vec<u32>) -> Result<Self, KernelError> {
         let (connection, _, route) = rtnetlink::new_multicast_connection(&GROUPS).map_err(KernelError::Open)?;
         let nft = NftEvents::open().map_err(KernelError::Nft)?;
@@ -96,7 +98,7 @@ impl KernelWatch {
         Ok(Self { route, nft, netconf, own_ports, own_links: BTreeSet::new(), task: tokio::spawn(connection) })
     }
 
-    /// Waits for the next event that matters. Giving up waiting loses nothing.
+    /// Waits for the next event that matters. Cancel-safe.
     pub async fn next(&mut self) -> Result<KernelEvent, KernelError> {
         loop {
             let event = tokio::select! {
@@ -127,7 +129,7 @@ impl KernelWatch {
         Some(KernelEvent { subject, actor, generation: None })
     }
 
-    /// What a message is about; nothing if it cannot concern us.
+    /// The subject of a message; none if it cannot concern Egret.
     fn subject(&mut self, message: &RouteNetlinkMessage) -> Option<EventSubject> {
         match message {
             RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
@@ -143,21 +145,22 @@ impl KernelWatch {
             RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
                 Some(EventSubject::Address(address.header.index))
             }
-            // Every ARP answer on every other link is a message here.
+            // Every ARP reply on any other link arrives here as a message.
             RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour) => {
                 self.own_links.contains(&neighbour.header.ifindex).then_some(EventSubject::Neighbour)
             }
             RouteNetlinkMessage::NewRule(rule) | RouteNetlinkMessage::DelRule(rule) => {
-                // Of others only those that may say by which table an egress address goes.
+                // Of foreign rules, those that may decide which table an egress address uses.
                 let looks_at_source = routes::source_rule(rule).is_some();
                 let (rule, of) = routes::rule(rule)?;
-                // Of others also those that look at marks: the bits may be ours (`marks`).
+                // Also foreign rules that match marks: the bits may be Egret's (`marks`).
                 let looks_at_marks = rule.mark != 0 || rule.mask != u32::MAX;
                 (of == PROTOCOL || looks_at_source || looks_at_marks).then_some(EventSubject::Rule(rule.priority))
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 let table = routes::table(route);
-                // Which tables of others a rule leads to is known at the look; what nobody needs is the kernel's own table.
+                // Only the next dump knows which foreign tables a rule leads to; only the kernel's local table never
+                // matters.
                 let matters = table != routes::LOCAL || routes::protocol(route.header.protocol) == PROTOCOL;
                 matters.then_some(EventSubject::Route(table))
             }
@@ -166,7 +169,7 @@ impl KernelWatch {
     }
 }
 
-/// The kernel does not say who writes a setting, so that ours are events, too: a round that finds nothing to do.
+/// The kernel does not name who writes a sysctl, so Egret's own writes are events, too: their round finds nothing to do.
 fn setting_event(heard: SettingEvent) -> KernelEvent {
     let subject = match heard {
         SettingEvent::Changed => EventSubject::Setting,
@@ -188,7 +191,8 @@ fn nft_event(event: nft::NftEvent) -> KernelEvent {
     }
 }
 
-/// A socket's port number is its process's number unless the process has several; a short-lived process is gone by now.
+/// A socket's port number is its process's id unless the process has several; a short-lived process may have ended by
+/// now.
 fn process_name(port: u32) -> Option<String> {
     let name = std::fs::read_to_string(format!("/proc/{port}/comm")).ok()?;
     Some(name.trim().to_owned())

@@ -1,7 +1,7 @@
-//! What the kernel has counted in our rules, in words: what was held back and why, what left by which exit, for which policy.
+//! Maps the kernel's rule counters to their meaning: packets dropped and why, packets and connections by exit and policy.
 //!
-//! Counters start at zero when their rule is made anew; [`Totals`] goes on from what it has seen. Deliberately absent: reading
-//! them (`kernel::nft`) and telling them (`serve`).
+//! A rule's counter restarts at zero when the rule is recreated; [`Totals`] keeps the sums. Not here: reading counters
+//! (`kernel::nft`) and exporting them (`serve`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
@@ -11,48 +11,49 @@ use super::{Compiled, ExitRole, exit_ids};
 use crate::core::policy::PolicyId;
 use crate::core::state::nft::{CounterPlace, Field, NftRule, RuleCounter, RuleCounters, Statement, TableFamily};
 
-/// Why a packet was not taken from the tunnel.
+/// Why a packet from the tunnel was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TunnelDrop {
-    /// Its outer sender is no node of the cluster, or a pod wrote it.
+    /// Its outer source is not a node of the cluster, or a pod sent it.
     Node,
-    /// The address inside does not stand for the node that sent it, nor is it a reply to this node.
+    /// Its inner source does not stand for the node that sent it, and it is not a reply to this node.
     Source,
-    /// Its frame is addressed to no exit that this node serves: or not yet, or no more.
+    /// Its frame is addressed to an exit that this node does not serve (yet, or any more).
     Exit,
-    /// No policy of its exit names where it goes.
+    /// No policy of its exit has its destination.
     Destination,
-    /// It is for the host itself.
+    /// It is addressed to the host itself.
     Host,
 }
 
-/// One exit as one node counts it.
+/// One exit, as counted on one node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CountedExit {
     /// `kind-worker2 dev net1`
     pub identity: String,
-    /// This node is its gateway, and counts everybody's packets; else a source, and counts those of its own pods. A packet
-    /// through the tunnel is counted once at each end.
+    /// Whether this node is its gateway, and counts all members' packets; otherwise it is a source and counts those of
+    /// its own pods. A packet through the tunnel is counted once at each end.
     pub gateway: bool,
 }
 
-/// What was counted.
+/// Sums of all counters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Dropped because they would have left with a wrong address.
+    /// Dropped because they would have left with a wrong source address.
     pub leak_guard: RuleCounter,
-    /// Held back because nobody had classified their pod yet, or a map was just being filled.
+    /// Dropped because their pod was not known yet, or a map was just being filled.
     pub start_guard: RuleCounter,
-    /// Not taken from the tunnel.
+    /// Dropped on arrival from the tunnel.
     pub tunnel: BTreeMap<TunnelDrop, RuleCounter>,
-    /// Packets of members by exit: there, not back. What the kernel had put together to one packet (GRO) is one.
+    /// Packets of members by exit, replies not included. A packet that the kernel merged from several (GRO) counts as
+    /// one.
     pub exits: BTreeMap<CountedExit, RuleCounter>,
-    /// Connections of this node's pods that took a policy's way. A first packet that was dropped on its way and is sent again
-    /// is one again. By policy and the identity of the exit it led to.
+    /// New connections of this node's pods, by policy and the identity of the exit it leads to. A first packet that was
+    /// dropped and is retransmitted counts again.
     pub policies: BTreeMap<(PolicyId, String), u64>,
 }
 
-/// What a counter counts.
+/// The meaning of one counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Counted {
     LeakGuard,
@@ -62,25 +63,25 @@ enum Counted {
     Policy((PolicyId, String)),
 }
 
-/// Which counter counts what, in the tables that are in force.
+/// The meaning of each counter in the active tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CounterIndex(BTreeMap<CounterPlace, Counted>);
 
 impl CounterIndex {
-    /// Of what was compiled.
+    /// The counters of a compiled state.
     pub fn of(compiled: &Compiled) -> Self {
-        let mut legend = BTreeMap::new();
+        let mut entries = BTreeMap::new();
         for (family, table) in &compiled.desired.nft {
             for (name, chain) in &table.chains {
                 let counting = chain.rules.iter().enumerate().filter(|(_, rule)| rule.0.contains(&Statement::Counter));
                 for (index, rule) in counting {
                     if let Some(counted) = counted(compiled, *family, name, rule) {
-                        legend.insert((*family, name.clone(), index), counted);
+                        entries.insert((*family, name.clone(), index), counted);
                     }
                 }
             }
         }
-        Self(legend)
+        Self(entries)
     }
 }
 
@@ -111,7 +112,8 @@ fn counted(compiled: &Compiled, family: TableFamily, chain: &str, rule: &NftRule
     }
 }
 
-/// Sums that go on where a rule was made anew and counts from zero. What such a rule counted after the last look is lost.
+/// Sums that continue when a rule is recreated and counts from zero. What the old rule counted after the last read is
+/// lost.
 #[derive(Debug, Clone, Default)]
 pub struct Totals {
     seen: BTreeMap<CounterPlace, (Counted, RuleCounter)>,
@@ -119,12 +121,12 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Takes a look at the counters in. Exits and policies that the legend does not know any more are forgotten.
-    pub fn add(&mut self, legend: &CounterIndex, look: &RuleCounters) -> &Counters {
-        self.forget_but(legend);
+    /// Adds the counters just read. Exits and policies that are no longer in the index are removed.
+    pub fn add(&mut self, index: &CounterIndex, read: &RuleCounters) -> &Counters {
+        self.forget_but(index);
         let mut seen = BTreeMap::new();
-        for (place, counted) in &legend.0 {
-            let now = look.get(place).copied().unwrap_or_default();
+        for (place, counted) in &index.0 {
+            let now = read.get(place).copied().unwrap_or_default();
             let before = match self.seen.get(place) {
                 Some((same, before)) if same == counted => *before,
                 _ => RuleCounter::default(),
@@ -136,9 +138,9 @@ impl Totals {
         &self.sums
     }
 
-    fn forget_but(&mut self, legend: &CounterIndex) {
+    fn forget_but(&mut self, index: &CounterIndex) {
         let (mut exits, mut policies) = (BTreeSet::new(), BTreeSet::new());
-        for counted in legend.0.values() {
+        for counted in index.0.values() {
             match counted {
                 Counted::Exit(exit) => {
                     exits.insert(exit);
@@ -154,7 +156,7 @@ impl Totals {
     }
 }
 
-/// A counter only goes down by starting anew.
+/// A counter only decreases by restarting at zero.
 fn since(before: RuleCounter, now: RuleCounter) -> RuleCounter {
     match (now.packets.checked_sub(before.packets), now.bytes.checked_sub(before.bytes)) {
         (Some(packets), Some(bytes)) => RuleCounter { packets, bytes },
@@ -202,7 +204,7 @@ mod tests {
         PolicyId { name: ObjectName::parse("outpost").unwrap(), kind: PolicyKind::Egret }
     }
 
-    /// A node with these chains, of which `exit_1` is that of a gateway's exit, and `policy_a` that of a policy through it.
+    /// A node with these chains; `exit_1` belongs to a gateway's exit, and `policy_a` to a policy that uses it.
     fn compiled(chains: &[(&str, Vec<NftRule>)], gateway: &str) -> Compiled {
         let chains =
             chains.iter().map(|(name, rules)| ((*name).to_owned(), Chain { rules: rules.clone(), ..Chain::default() }));
@@ -220,7 +222,7 @@ mod tests {
         compiled
     }
 
-    fn look(counts: &[(TableFamily, &str, usize, u64)]) -> RuleCounters {
+    fn read(counts: &[(TableFamily, &str, usize, u64)]) -> RuleCounters {
         let counter = |packets| RuleCounter { packets, bytes: packets * 100 };
         counts
             .iter()
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn each_counter_is_of_what_its_chain_is_for() {
+    fn each_counter_is_attributed_by_its_chain() {
         let tunnel = crate::core::state::nft::MatchValue::Interface("egret0".to_owned());
         let for_the_host = Statement::Compare { field: Field::Iifname, mask: None, negated: false, value: tunnel };
         let accepts = NftRule(vec![Statement::Verdict(Verdict::Accept)]);
@@ -246,9 +248,9 @@ mod tests {
             ("peers", vec![for_the_host, drops()]),
             ("policy_a", vec![drops(), accepts]),
         ];
-        let legend = CounterIndex::of(&compiled(&chains, "n2"));
+        let index = CounterIndex::of(&compiled(&chains, "n2"));
         let inet = TableFamily::Inet;
-        let counted = look(&[
+        let counted = read(&[
             (inet, "arrived_1", 1, 1),
             (inet, "arrive", 1, 2),
             (TableFamily::Netdev, "arrive", 0, 4),
@@ -276,16 +278,16 @@ mod tests {
             exits: BTreeMap::from([(CountedExit { identity: "n2 default".to_owned(), gateway: false }, of(16))]),
             policies: BTreeMap::from([((outpost(), "n2 default".to_owned()), 1024)]),
         };
-        assert_eq!(*Totals::default().add(&legend, &counted), expected);
+        assert_eq!(*Totals::default().add(&index, &counted), expected);
     }
 
     #[test]
-    fn a_rule_made_anew_goes_on_counting_and_an_exit_that_is_another_one_does_not() {
+    fn sums_continue_for_a_recreated_rule_and_not_for_another_exit() {
         let chains = [("exit_1", vec![drops()])];
         let (first, second) = (CounterIndex::of(&compiled(&chains, "n2")), CounterIndex::of(&compiled(&chains, "n3")));
         let mut totals = Totals::default();
-        let packets = |totals: &mut Totals, legend: &CounterIndex, now: u64| -> Vec<(String, u64)> {
-            let counters = totals.add(legend, &look(&[(TableFamily::Inet, "exit_1", 0, now)]));
+        let packets = |totals: &mut Totals, index: &CounterIndex, now: u64| -> Vec<(String, u64)> {
+            let counters = totals.add(index, &read(&[(TableFamily::Inet, "exit_1", 0, now)]));
             counters.exits.iter().map(|(exit, counter)| (exit.identity.clone(), counter.packets)).collect()
         };
         assert_eq!(packets(&mut totals, &first, 10), [("n2 default".to_owned(), 10)]);

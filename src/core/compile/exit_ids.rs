@@ -1,8 +1,7 @@
-//! Marks: which small number stands for which exit on one node.
+//! Assigns a small number to each exit on a node; its mark, table and rule priority follow from it.
 //!
-//! A number that stood for one exit must not come to stand for another while connections remember it, so what was given out
-//! before is kept. Deliberately absent: any memory of its own. The numbers of before are read back from the kernel, where
-//! each exit's chain bears the exit's identity as its comment.
+//! A number must not move to another exit while connections still bear it, so existing assignments are kept. They are
+//! read back from the kernel, where each exit's chain has the exit's identity as its comment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,15 +9,15 @@ use crate::core::placement::ExitKey;
 use crate::core::state::nft::{Ruleset, TableFamily};
 use crate::core::state::ownership::DatapathConfig;
 
-/// What an exit's chain is called: this and its id.
+/// Prefix of an exit chain's name; its id follows.
 pub const EXIT_CHAIN: &str = "exit_";
 
-/// Exits' identities and their ids.
+/// Ids by exit identity.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExitIds(BTreeMap<String, u32>);
 
 impl ExitIds {
-    /// The ids that are in use in the kernel.
+    /// The ids in use in the kernel.
     pub fn observed(ruleset: &Ruleset, range: DatapathConfig) -> Self {
         let chains = ruleset.get(&TableFamily::Inet).map(|table| &table.chains);
         let known = chains.into_iter().flatten().filter_map(|(name, chain)| {
@@ -29,13 +28,13 @@ impl ExitIds {
         Self(known.collect())
     }
 
-    /// Whether an exit had an id before.
+    /// Whether an exit has an id already.
     pub fn knows(&self, exit: &ExitKey) -> bool {
         self.0.contains_key(&exit.identity())
     }
 
-    /// Ids for the wanted exits: the old ones for those that had one, the smallest free ones for the others, which get none
-    /// that was in use until now: their connections have yet to be forgotten. Exits beyond the last id get none.
+    /// Ids for the wanted exits: existing ones are kept; new exits get the smallest ids not in use until now, because the
+    /// connections of a removed exit have not been flushed yet. Exits beyond the last id get none.
     pub fn assign(&self, wanted: &BTreeSet<ExitKey>, range: DatapathConfig) -> BTreeMap<ExitKey, u32> {
         let mut taken: BTreeSet<u32> = self.0.values().copied().collect();
         let mut assigned = BTreeMap::new();

@@ -1,9 +1,10 @@
-//! Forwarding: a kernel that forwards nothing of what comes in by an interface drops it without a word. Where that is not Egret's
-//! own device, it is found and said.
+//! Finds interfaces on which the kernel does not forward packets and would drop members' traffic silently, and reports
+//! them.
 //!
-//! IPv4 asks the interface that a packet comes in by (`IN_DEV_FORWARD` in net/ipv4/route.c, `ip_route_input_slow`): the pod's for
-//! what its pod sends, the egress interface for what is answered. IPv6 asks `conf.all` (`ip6_forward` in net/ipv6/ip6_output.c).
-//! Deliberately absent: switching it on where it is not ours, and the tunnel's device, where it is (`routing`).
+//! IPv4 checks the incoming interface (`IN_DEV_FORWARD` in net/ipv4/route.c, `ip_route_input_slow`): the pod's for
+//! packets from the pod, the egress interface for replies. IPv6 checks `conf.all` (`ip6_forward` in
+//! net/ipv6/ip6_output.c). Egret does not enable forwarding on interfaces that are not its own; on the tunnel device
+//! `routing` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,12 +19,12 @@ use crate::core::placement::ExitKey;
 use crate::core::policy::{PolicyId, PolicySet};
 use crate::core::state::nft::AddressFamily;
 
-/// What the findings are called.
+/// Code of the findings.
 const CODE: &str = "not-forwarding";
-/// As many pods are named.
+/// At most this many pods are named.
 const NAMED: usize = 3;
 
-/// Takes the ways out of a gateway that lead through an interface which forwards nothing: replies would end there.
+/// Removes a gateway's routes out through an interface that does not forward: replies would be dropped there.
 pub(super) fn close(
     exit: &ExitKey,
     ways: &mut BTreeMap<AddressFamily, EgressRoute>,
@@ -45,7 +46,7 @@ pub(super) fn close(
     findings
 }
 
-/// Where pods of this node that some policy selects send into an interface which forwards nothing.
+/// Reports pods of this node that a policy selects and whose interface does not forward.
 pub(super) fn of_pods(
     input: &CompileInput<'_>,
     members: &BTreeMap<PolicyId, Vec<PodName>>,
@@ -80,8 +81,8 @@ pub(super) fn of_pods(
     pods.into_iter().map(finding).collect()
 }
 
-/// The exits that this node could be asked to serve and that its kernel would not forward for, with the reason. Which node a policy is
-/// placed on does not matter here, or the answer would change what it is asked for.
+/// The exits that this node could be asked to serve but whose packets its kernel would not forward, with the reason. The
+/// current placement is ignored: otherwise the result would change its own input.
 pub fn unfit(
     node: &NodeName,
     labels: &Labels,
@@ -134,7 +135,7 @@ fn hint(interface: &str, family: AddressFamily) -> String {
     format!("`sysctl -w {all}`{alone}; look in /etc/sysctl.d for what switched it off")
 }
 
-/// The interface that the main table sends an address by.
+/// The interface through which the main table routes to an address.
 fn towards(host_network: &HostNetwork, address: IpAddr) -> Option<&str> {
     let routes = host_network.routes.iter().filter(|route| route.destination.contains(&address));
     routes.max_by_key(|route| route.destination.prefix_len()).map(|route| route.interface.as_str())

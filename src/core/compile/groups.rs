@@ -1,7 +1,7 @@
-//! Groups: the pods of one node with the same list of policies share one map of destinations.
+//! Groups the pods of a node: pods with the same list of policies share one map of destinations.
 //!
-//! A pod is one element that leads to its group; a group has one interval map that leads to exits. So pods times
-//! destinations never multiply. Deliberately absent: nftables (`table`) and marks (`marks`).
+//! A pod is one element that leads to its group; a group has one interval map that leads to exits. So the state grows
+//! with pods plus destinations, not with their product. Not here: nftables (`table`) and ids (`exit_ids`).
 
 use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
@@ -19,65 +19,65 @@ use crate::core::placement::{ExitKey, Members, Placement};
 use crate::core::policy::{ExistingConnections, OnNoGateway, Policy, PolicyId, PolicySet};
 use crate::core::state::net::fnv1a;
 
-/// Where a packet goes.
+/// What happens to a packet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Disposition {
-    /// Through an exit.
+    /// It leaves through an exit.
     Exit(ExitKey),
-    /// Nowhere: no gateway is fit.
+    /// It is dropped: no gateway is fit.
     Drop,
-    /// Its own way, as if there were no policy: excluded, or passed through for want of a gateway.
+    /// It is not steered: it is excluded, or passed through for lack of a gateway.
     Own,
 }
 
-/// Where packets to a range of addresses go.
+/// What happens to packets to a range of addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteTarget {
-    /// Where.
+    /// The disposition.
     pub way: Disposition,
-    /// Live connections too, whatever way they began on.
+    /// Whether live connections are steered too, whatever exit they began on.
     pub reset: bool,
-    /// Whose destination it is, where it leads to an exit: its chain counts.
+    /// The policy with this destination, if packets leave through an exit: its chain counts them.
     pub policy: Option<PolicyId>,
 }
 
-/// Pods with the same policies, and where those lead.
+/// Pods with the same policies and dispositions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Group {
-    /// Derived from the policies and ways, so that it stays the same when others come and go.
+    /// Derived from the policies and dispositions, so that it stays the same when other groups come and go.
     pub name: String,
-    /// Its policies and where each leads.
+    /// Its policies, each with its disposition.
     pub policies: Vec<(PolicyId, Disposition)>,
     /// Its pods.
     pub pods: Vec<PodName>,
-    /// Destinations, disjoint and sorted, IPv4 first. What is in none goes its own way.
+    /// Destinations, disjoint and sorted, IPv4 first. Packets to other addresses are not steered.
     pub targets: Vec<(AddressRange, RouteTarget)>,
 }
 
-/// The pods of one node, sorted out.
+/// The pods of one node, in groups.
 #[derive(Debug, Default)]
 pub(super) struct Grouping {
-    /// Groups in the order of their names.
+    /// Groups in order of name.
     pub groups: Vec<Group>,
-    /// Every address of a pod of this node, and the name of its group; none: no policy selects it.
+    /// Every address of a pod of this node, with the name of its group; none: no policy selects it.
     pub addresses: BTreeMap<IpAddr, Option<String>>,
-    /// Every address of a pod of this node, and which pod's it is.
+    /// The pod of each pod address on this node.
     pub holders: BTreeMap<IpAddr, PodName>,
     /// Members on this node by policy.
     pub members: BTreeMap<PolicyId, Vec<PodName>>,
-    /// Overlaps, and addresses that two pods claim.
+    /// Overlapping policies, and addresses that two pods claim.
     pub findings: Vec<Finding>,
 }
 
-/// Who has an address. Of two pods the one that is not being deleted: the other's address was given on. Of two that are both
-/// running, or both being deleted, the later name.
+/// The pod that owns an address. Of two pods with one address it is the one that is not being deleted: its address was
+/// reassigned. Of two that are both running, or both being deleted, the one with the later name.
 struct Owner<'a> {
     name: &'a PodName,
     terminating: bool,
     group: Option<String>,
 }
 
-/// Sorts the pods of the node into groups.
+/// Sorts the node's pods into groups.
 pub(super) fn gather(input: &CompileInput<'_>) -> Grouping {
     let mut grouping = Grouping::default();
     let in_force = || input.set.policies.values().filter(|policy| input.placement.policies.contains_key(&policy.id));
@@ -105,7 +105,7 @@ pub(super) fn gather(input: &CompileInput<'_>) -> Grouping {
                         let message = format!("has the address {address} of {} too; {name} counts", other.get().name);
                         grouping.findings.push(Finding::new("address-twice", name, message));
                     }
-                    // Pods come in the order of their names.
+                    // Pods are iterated in order of name.
                     if other.get().terminating || !owner.terminating {
                         other.insert(owner);
                     }
@@ -129,13 +129,13 @@ pub(super) fn gather(input: &CompileInput<'_>) -> Grouping {
     grouping
 }
 
-/// The pods of this node that have a network of their own.
+/// The pods of this node with a network namespace of their own (no `hostNetwork`).
 pub(super) fn local_pods<'a>(input: &CompileInput<'a>) -> impl Iterator<Item = (&'a PodName, &'a Pod)> {
     let node = input.node;
     input.facts.pods.iter().filter(move |(_, pod)| pod.routable() && pod.node.as_ref() == Some(node))
 }
 
-/// Where a policy that is in force sends one of its members.
+/// The disposition of a policy's packets from one of its members.
 pub(crate) fn way(placement: &Placement, policy: &PolicyId, pod: &PodName) -> Disposition {
     let placed = &placement.policies[policy];
     match (placed.exit_of(pod), placed.on_no_gateway) {
@@ -145,7 +145,7 @@ pub(crate) fn way(placement: &Placement, policy: &PolicyId, pod: &PodName) -> Di
     }
 }
 
-/// Twelve hexadecimal digits: among a thousand groups of a node two are alike once in 500 million.
+/// Twelve hexadecimal digits: the chance that two of a node's thousand groups collide is one in 500 million.
 fn group_name(policies: &[(PolicyId, Disposition)]) -> String {
     let mut text = String::new();
     for (policy, way) in policies {
@@ -161,10 +161,11 @@ fn group_name(policies: &[(PolicyId, Disposition)]) -> String {
     format!("{:012x}", fnv1a(text.as_bytes()) & 0xffff_ffff_ffff)
 }
 
-/// Between equal prefixes: the higher priority, then the name that comes first, and within one policy the exclusion.
+/// Precedence between equal prefixes: the higher priority, then the name that comes first, and within one policy the
+/// exclusion.
 pub(crate) type Rank = (Reverse<i32>, PolicyId, bool);
 
-/// What [`cidr::flatten`] takes: the longest prefix wins over all policies of a pod, destinations and exclusions alike.
+/// The input of [`cidr::flatten`]: the longest prefix wins over all policies of a pod, destinations and exclusions alike.
 pub(crate) fn targets(
     set: &PolicySet,
     policies: &[(PolicyId, Disposition)],

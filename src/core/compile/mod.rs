@@ -1,6 +1,6 @@
-//! Compile: what one node's kernel has to hold so that the placement comes true.
+//! Computes what one node's kernel has to hold so that a placement takes effect.
 //!
-//! Deliberately absent: which node answers (`placement`), what the kernel holds now and in which order to change it (`plan`).
+//! Not here: the choice of gateways (`placement`), and the steps from the current state to this one (`plan`).
 
 pub mod counters;
 pub mod exit_ids;
@@ -43,45 +43,45 @@ use super::state::net::Mac;
 use super::state::nft::AddressFamily;
 use super::state::ownership::DatapathConfig;
 
-/// Everything that decides a node's state.
+/// All inputs that determine a node's state.
 #[derive(Debug, Clone, Copy)]
 pub struct CompileInput<'a> {
     /// The node. It must be among the facts.
     pub node: &'a NodeName,
-    /// Policies, labels and configuration in force.
+    /// The active policies, labels and configuration.
     pub set: &'a PolicySet,
-    /// Where the policies lead.
+    /// The gateways of the policies.
     pub placement: &'a Placement,
-    /// The cluster; of pods only this node's matter.
+    /// The cluster; only this node's pods matter.
     pub facts: &'a Facts,
-    /// This node's kernel, without what is ours.
+    /// This node's host network, without Egret's objects.
     pub host_network: &'a HostNetwork,
-    /// The marks that were given out before.
+    /// The exit ids in use.
     pub marks: &'a ExitIds,
-    /// What its kernel refused, and is to do without.
+    /// What this node's kernel refused, which is left out.
     pub refused: &'a RefusedParts,
 }
 
-/// What a node has to hold, and what a person should know of it.
+/// The desired state of a node, with findings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Compiled {
     /// The state.
     pub desired: NodeState,
-    /// What a person should know, sorted.
+    /// Findings, sorted.
     pub findings: Vec<Finding>,
-    /// The exits that this node knows.
+    /// The exits that this node has rules for.
     pub exits: BTreeMap<ExitKey, NodeExit>,
     /// Members on this node by policy.
     pub members: BTreeMap<PolicyId, Vec<PodName>>,
-    /// Policies that each group of pods stands for, by the group's name: for reports.
+    /// The policies of each group of pods, by the group's name: for reports.
     pub groups: BTreeMap<String, BTreeSet<PolicyId>>,
-    /// Which pod each address of a pod of this node is.
+    /// The pod of each pod address on this node.
     pub holders: BTreeMap<IpAddr, PodName>,
-    /// Policies' ways through exits, by the name of the chain that counts each.
+    /// The policy and exit of each policy chain, by chain name.
     pub policy_chains: BTreeMap<String, PolicyChain>,
 }
 
-/// What a policy's chain is of: the connections of its members on this node that leave by one exit.
+/// What a policy's chain counts: connections of its members on this node that leave by one exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyChain {
     /// The policy.
@@ -93,60 +93,60 @@ pub struct PolicyChain {
 /// An exit as one node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeExit {
-    /// Its small number: mark, table and priority follow from it.
+    /// Its number: mark, table and priority follow from it.
     pub id: u32,
-    /// Where packets go from here.
+    /// What this node does with its packets.
     pub role: ExitRole,
-    /// The kernel refused a part of it: packets go nowhere.
+    /// The kernel refused a part of it: its packets are dropped.
     pub refused: bool,
-    /// The policies that lead there.
+    /// The policies that lead to it.
     pub policies: BTreeSet<PolicyId>,
-    /// Pods of this node that leave by it, by policy. A policy whose destinations all go to others has none.
+    /// Pods of this node that leave by it, by policy. A policy whose destinations are all won by others has none.
     pub members: BTreeMap<PolicyId, BTreeSet<PodName>>,
 }
 
-/// Which end of an exit a node is.
+/// This node's role for an exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExitRole {
-    /// Into the tunnel, to the gateway.
+    /// A source: it sends into the tunnel, to the gateway.
     Remote {
-        /// What the inner frame is addressed to.
+        /// Destination MAC address of the inner frame.
         mac: Mac,
-        /// The outer packet's source and destination; none: the two nodes have no family of addresses in common.
+        /// The outer packet's source and destination; none if the two nodes have no address family in common.
         outer: Option<(IpAddr, IpAddr)>,
     },
-    /// Out of this node.
+    /// The gateway: packets leave from this node.
     Own {
-        /// What the inner frames of others are addressed to.
+        /// Destination MAC address of inner frames from other nodes.
         mac: Mac,
-        /// By family.
+        /// The route out, by family.
         ways: BTreeMap<AddressFamily, EgressRoute>,
     },
 }
 
-/// The networks that decide what is looked at and what is left alone.
+/// The networks that decide which packets are classified and which are never steered.
 #[derive(Debug, Clone)]
 pub(crate) struct ClusterNetworks {
     /// Destinations that are never steered: see [`OwnNetworks`].
     pub(crate) cluster: RangeSet,
-    /// Networks that pods have their addresses from, whichever node they are on.
+    /// Networks of pods' addresses, on all nodes.
     pub(crate) pods: RangeSet,
-    /// Networks, and single addresses where there is no network for them, that the main table knows the way to pods of this
-    /// node for.
+    /// Networks of this node's pods, for which the main table has routes; single addresses where there is no network for
+    /// them.
     pub(crate) local_pods: Vec<IpNet>,
-    /// Destinations that some policy names: a pod that nobody has classified yet must not reach them.
+    /// Destinations of any policy: packets to them from a pod that is not known yet are dropped.
     pub(crate) guarded: RangeSet,
-    /// Every InternalIP of every node, this one's among them.
+    /// Every InternalIP of every node, this one's included.
     pub(crate) nodes: BTreeSet<IpAddr>,
-    /// This node as the others know it; none where it has no InternalIP.
+    /// This node's tunnel endpoint; none where it has no InternalIP.
     pub(crate) own: Option<TunnelEndpoint>,
-    /// The other nodes.
+    /// The other nodes' tunnel endpoints.
     pub(crate) others: TunnelEndpoints,
     /// Interfaces that lead out of this node.
     pub(crate) uplinks: BTreeSet<String>,
 }
 
-/// Compiles one node. With no policy in force there is nothing to hold: not even a table.
+/// Compiles one node. Without an active policy the state is empty: not even a table.
 pub fn compile(input: &CompileInput<'_>) -> Compiled {
     let mut compiled = Compiled::default();
     let labels = input.facts.nodes.get(input.node).map(|node| &node.labels);
@@ -178,7 +178,7 @@ pub fn compile(input: &CompileInput<'_>) -> Compiled {
     compiled
 }
 
-/// The families that some policy names destinations of.
+/// The families for which some policy has destinations.
 fn families(input: &CompileInput<'_>, findings: &mut Vec<Finding>) -> Vec<AddressFamily> {
     let destinations = networks::destinations(input.set, input.placement);
     let named: BTreeSet<AddressFamily> = destinations.map(|net| AddressFamily::of(net.addr())).collect();
@@ -200,7 +200,7 @@ fn cluster_networks(input: &CompileInput<'_>, grouping: &Grouping, findings: &mu
     let (cluster, pods) = (known.never_steered(&outside), known.pods);
     let own_cidrs = nodes.get(input.node).map(|node| node.pod_cidrs.clone()).unwrap_or_default();
     let single = outside.into_iter().filter(|_| input.host_network.src_valid_mark).map(IpNet::from);
-    // Of a CNI's, those that have a pod here: there may be one for each node.
+    // Of a CNI's networks, those with a pod on this node: there may be one for each node.
     let has_pod = |net: &IpNet| grouping.addresses.keys().any(|address| net.contains(address));
     let of_cni = input.facts.pod_networks.iter().copied().filter(has_pod);
     let local_pods =
@@ -208,7 +208,7 @@ fn cluster_networks(input: &CompileInput<'_>, grouping: &Grouping, findings: &mu
     let guarded = networks::guarded(input.set, input.placement);
     let mut others = tunnel::ends(input.facts);
     let own = others.remove(input.node);
-    // The kernel takes none of its own addresses for a peer's.
+    // The kernel does not accept one of its own addresses as a peer's.
     for end in others.values_mut() {
         end.outer.retain(|address| !peers::is_own(input, *address));
     }
@@ -219,9 +219,9 @@ fn cluster_networks(input: &CompileInput<'_>, grouping: &Grouping, findings: &mu
     ClusterNetworks { cluster, pods, local_pods, guarded, nodes, own, others, uplinks }
 }
 
-/// Pods of this node that no known network has. They are classified by their addresses like all; but one that has just started
-/// is only known for a pod where the kernel tells the kind of interface that it comes in by, and a pod of another node that is
-/// meant as a destination is not known for one at all.
+/// Reports pods of this node that are in no known pod network. They are classified by address like all others; but a new
+/// one is recognised as a pod only where the kernel can match the kind of its interface, and such a pod on another node
+/// is not recognised as a cluster-internal destination.
 fn outside_pod_networks(input: &CompileInput<'_>, outside: &[IpAddr]) -> Option<Finding> {
     let first = outside.first()?;
     let held = if input.host_network.features.interface_kinds {
@@ -254,7 +254,7 @@ fn too_small_for_ipv6(
     Some(Finding::new("mtu-too-small-for-ipv6", input.node, message).hint(hint))
 }
 
-/// Exits by the policies that lead there.
+/// Exits, with the policies that lead to them.
 fn used_exits(input: &CompileInput<'_>, grouping: &Grouping) -> BTreeMap<ExitKey, BTreeSet<PolicyId>> {
     let mut policies: BTreeMap<ExitKey, BTreeSet<PolicyId>> = BTreeMap::new();
     for (policy, way) in grouping.groups.iter().flat_map(|group| &group.policies) {
@@ -267,7 +267,7 @@ fn used_exits(input: &CompileInput<'_>, grouping: &Grouping) -> BTreeMap<ExitKey
             policies.entry(exit.clone()).or_default().insert(policy.clone());
         }
     }
-    // An exit that others still use stays known here, too, when no member of this node uses it any more: live connections
+    // An exit that other nodes still use is kept here when no member of this node uses it any more: live connections
     // that began on it stay on it.
     let mut kept: BTreeMap<ExitKey, BTreeSet<PolicyId>> = BTreeMap::new();
     for (policy, placed) in &input.placement.policies {
@@ -285,7 +285,7 @@ fn used_exits(input: &CompileInput<'_>, grouping: &Grouping) -> BTreeMap<ExitKey
     policies
 }
 
-/// What a gateway lets out of an exit: the destinations of the policies that lead there.
+/// The destinations that a gateway accepts for an exit: those of the policies that lead to it.
 pub(crate) fn allowed(set: &PolicySet, policies: &BTreeSet<PolicyId>) -> RangeSet {
     let policies = policies.iter().filter_map(|policy| set.policies.get(policy));
     policies.flat_map(|policy| policy.destinations.iter().copied()).collect()
@@ -333,7 +333,8 @@ fn exits(
     exits
 }
 
-/// Who leaves by an exit. A group may have a policy that leads there and no destination left to it: another policy's won.
+/// The members that leave by an exit. A group may have a policy that leads there but whose destinations are all won by
+/// other policies.
 fn members_of(exit: &ExitKey, grouping: &Grouping) -> BTreeMap<PolicyId, BTreeSet<PodName>> {
     let leads = |way: &Disposition| matches!(way, Disposition::Exit(to) if to == exit);
     let mut members: BTreeMap<PolicyId, BTreeSet<PodName>> = BTreeMap::new();

@@ -1,6 +1,4 @@
-//! What a gateway's own kernel says of its exits: which address packets leave with, through which interface and router.
-//!
-//! Deliberately absent: other nodes' exits, of which a node knows only where they are.
+//! Resolves a gateway's own exits against its kernel: the egress address, interface and routes of each.
 
 mod address;
 mod routes;
@@ -17,42 +15,42 @@ use crate::core::host_network::HostNetwork;
 use crate::core::placement::ExitKey;
 use crate::core::state::nft::AddressFamily;
 
-/// What is found where an exit has no way out for a family.
+/// Codes of the findings of an exit that has no route out in a family.
 pub(crate) const NO_WAY_OUT: [&str; 3] = ["egress-address-missing", "interface-down", "no-carrier"];
 
-/// The way out of one family.
+/// The route out of an exit in one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EgressRoute {
-    /// The address that packets leave with.
+    /// The source address of packets that leave.
     pub address: IpAddr,
-    /// The interface that they leave by; that which has the address, unless that is `lo` or another that sends nothing.
+    /// The outgoing interface: the one with the address, unless that is `lo` or another that sends nothing.
     pub interface: String,
-    /// Routes, the default route included if there is a way to make one.
+    /// Routes, including a default route if one can be found.
     pub routes: Vec<ExitRoute>,
 }
 
 impl EgressRoute {
-    /// The interfaces by which answers may come: those with a router behind them.
+    /// The interfaces on which replies may arrive: those with a router behind them.
     pub fn interfaces(&self) -> BTreeSet<&str> {
         let routed = self.routes.iter().filter(|route| route.gateway.is_some() || route.destination.prefix_len() == 0);
         routed.map(|route| route.interface.as_str()).chain([self.interface.as_str()]).collect()
     }
 }
 
-/// One route out of a gateway.
+/// One route of an exit's table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ExitRoute {
     /// The destination.
     pub destination: IpNet,
     /// The next hop; none: on the link.
     pub gateway: Option<IpAddr>,
-    /// The next hop is in no network of the interface.
+    /// Whether the next hop is in no network of the interface.
     pub onlink: bool,
     /// The interface.
     pub interface: String,
 }
 
-/// The ways out of an exit of this node, by family, and what is missing.
+/// The routes out of an exit of this node, by family, and findings for what is missing.
 pub(super) fn resolve(
     exit: &ExitKey,
     families: &[AddressFamily],

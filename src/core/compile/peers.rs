@@ -1,6 +1,6 @@
-//! Nodes that no tunnel can lead to, because nobody can tell whose their address is.
+//! Reports nodes that cannot be tunnel peers because another node claims their address.
 //!
-//! Deliberately absent: who is a gateway (`placement`), and the addresses that tunnels lead to (`tunnel`).
+//! Not here: the choice of gateways (`placement`), and tunnel addresses (`tunnel`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
 
-/// Why no tunnel leads to the gateway of an exit.
+/// The finding for an exit whose gateway cannot be reached by the tunnel.
 pub(super) fn unreachable(input: &CompileInput<'_>, exit: &ExitKey) -> Finding {
     let addresses = input.facts.nodes.get(&exit.gateway).map(|node| node.addresses.as_slice()).unwrap_or_default();
     if let Some(own) = addresses.iter().find(|address| is_own(input, **address)) {
@@ -28,13 +28,14 @@ pub(super) fn unreachable(input: &CompileInput<'_>, exit: &ExitKey) -> Finding {
     Finding::new("no-tunnel-address", exit, message).hint(hint)
 }
 
-/// Whether an address is this node's own, as its Node or its kernel says.
+/// Whether an address is this node's own, by its Node object or its kernel.
 pub(super) fn is_own(input: &CompileInput<'_>, address: IpAddr) -> bool {
     let says_node = input.facts.nodes.get(input.node).is_some_and(|node| node.addresses.contains(&address));
     says_node || input.host_network.interfaces.values().any(|interface| interface.has(address))
 }
 
-/// Nodes with an InternalIP that is this node's own, and, on a gateway, nodes that share one: nothing can be sent back to them.
+/// Reports nodes with an InternalIP that is this node's own, and, on a gateway, nodes that share one: nothing can be sent
+/// back to them.
 pub(super) fn findings(input: &CompileInput<'_>, is_gateway: bool) -> Vec<Finding> {
     const HINT: &str = "each node needs an InternalIP of its own: delete Node objects of machines that are gone, and give the kubelet \
                         --node-ip where every machine has the same address, as behind VirtualBox's NAT (10.0.2.15)";
@@ -44,7 +45,8 @@ pub(super) fn findings(input: &CompileInput<'_>, is_gateway: bool) -> Vec<Findin
     for (name, node) in &input.facts.nodes {
         let Some(address) = node.tunnel_address() else { continue };
         let own = name != input.node && is_own(input, address);
-        // A node that is not Ready and has the address of one that is: its object was left behind, and takes nothing from anybody else.
+        // A node that is not Ready and has the address of a Ready one is a stale object; it does not affect the other
+        // node.
         if own || is_gateway && matches!(owners.of(name, address), AddressOwner::Shared(_)) {
             by_address.entry(address).or_default().push(name);
         }

@@ -1,7 +1,7 @@
-//! Refused: what one kernel does not take, so that everything else is in its place without it (decision 0019).
+//! Leaves out what a kernel refused, so that everything else takes effect without it (decision 0019).
 //!
-//! A step belongs to the exits in whose tables it works, or to the way back to one node; what belongs to neither is everybody's.
-//! Deliberately absent: the kernel's answer, which comes from who applies, and when it is asked again.
+//! A step belongs to the exits in whose tables it works, or to the return path to one node; any other step is shared by
+//! all. Not here: the kernel's answer, which the caller passes in, and when the step is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,81 +14,81 @@ use crate::core::state::NodeState;
 use crate::core::state::net::{Neighbour, Route, RouteKey};
 use crate::core::state::ownership::DatapathConfig;
 
-/// Parts that a kernel refused, each with what it said.
+/// Parts that a kernel refused, each with its error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RefusedParts {
-    /// Exits: their members' packets end on this node.
+    /// Refused exits: their members' packets are dropped on this node.
     pub exits: BTreeMap<ExitKey, String>,
-    /// Ways back to a node: replies to its pods end on this one.
+    /// Refused return paths to a node: replies to its pods are dropped on this one.
     pub replies: BTreeMap<RouteKey, String>,
 }
 
 impl RefusedParts {
-    /// Nothing was refused.
+    /// Nothing is refused.
     pub const NOTHING: &'static Self = &Self { exits: BTreeMap::new(), replies: BTreeMap::new() };
 
-    /// Nothing was.
+    /// Whether nothing is refused.
     pub fn is_empty(&self) -> bool {
         self.exits.is_empty() && self.replies.is_empty()
     }
 
-    /// Whether all of these parts are among it.
+    /// Whether it contains all of these parts.
     pub fn covers(&self, parts: &Self) -> bool {
         parts.exits.keys().all(|exit| self.exits.contains_key(exit))
             && parts.replies.keys().all(|route| self.replies.contains_key(route))
     }
 
-    /// Takes more in; tells whether any of it is new.
+    /// Adds more parts; returns whether any of them is new.
     pub fn extend(&mut self, more: Self) -> bool {
         let before = self.exits.len() + self.replies.len();
-        for (exit, words) in more.exits {
-            self.exits.entry(exit).or_insert(words);
+        for (exit, error) in more.exits {
+            self.exits.entry(exit).or_insert(error);
         }
-        for (route, words) in more.replies {
-            self.replies.entry(route).or_insert(words);
+        for (route, error) in more.replies {
+            self.replies.entry(route).or_insert(error);
         }
         self.exits.len() + self.replies.len() > before
     }
 
-    /// Takes the ways back out of the state, and says of everything that was refused what comes of it.
+    /// Removes the return paths from the state, and adds a finding with the consequence for everything that was refused.
     pub(super) fn apply(&self, node: &NodeName, compiled: &mut Compiled) {
         compiled.desired.routes.retain(|key, _| !self.replies.contains_key(key));
-        for (exit, words) in self.exits.iter().filter(|(exit, _)| compiled.exits.contains_key(*exit)) {
+        for (exit, error) in self.exits.iter().filter(|(exit, _)| compiled.exits.contains_key(*exit)) {
             let ends = if exit.gateway == *node {
                 "members' packets are dropped there"
             } else {
                 "members' packets are dropped here"
             };
-            let message = format!("{node}'s kernel refuses to {words}; {ends}, and everything else is in force");
+            let message = format!("{node}'s kernel refuses to {error}; {ends}, and everything else is in force");
             compiled.findings.push(Finding::new(CODE, exit, message).hint(HINT));
         }
-        for words in self.replies.values() {
-            let message = format!("the kernel refuses to {words}; replies to that node's pods are dropped");
+        for error in self.replies.values() {
+            let message = format!("the kernel refuses to {error}; replies to that node's pods are dropped");
             compiled.findings.push(Finding::new(CODE, node, message).hint(HINT));
         }
     }
 }
 
-/// What the finding is called.
+/// Code of the finding.
 const CODE: &str = "kernel-refused";
 const HINT: &str = "see that the interface is up and the next hop is another host's address on its network; it is tried again by itself";
 
 impl Compiled {
-    /// What has to be left out if the kernel refuses a step with these words. Empty: the step is everybody's.
-    pub fn refused(&self, step: &Step, words: &str, range: DatapathConfig) -> RefusedParts {
+    /// What to leave out if the kernel refuses a step with this error. Empty if the step is shared by all.
+    pub fn refused(&self, step: &Step, error: &str, range: DatapathConfig) -> RefusedParts {
         let mut refused = RefusedParts::default();
         match step {
-            Step::SetRoute(key, ..) | Step::DeleteRoute(key, _) => self.refuse_route(key, words, range, &mut refused),
-            Step::AddRule(rule) | Step::DeleteRule(rule) => self.refuse_table(rule.table, words, range, &mut refused),
+            Step::SetRoute(key, ..) | Step::DeleteRoute(key, _) => self.refuse_route(key, error, range, &mut refused),
+            Step::AddRule(rule) | Step::DeleteRule(rule) => self.refuse_table(rule.table, error, range, &mut refused),
             Step::SetNeighbour(neighbour) | Step::DeleteNeighbour(neighbour) => {
                 for key in routes_by(neighbour, &self.desired) {
-                    self.refuse_route(key, words, range, &mut refused);
+                    self.refuse_route(key, error, range, &mut refused);
                 }
             }
             Step::SetSysctl(sysctl, ..) => {
                 let leaves = |role: &ExitRole| matches!(role, ExitRole::Own { ways, .. } if ways.values().any(|way| way.interface == sysctl.link));
                 let exits = self.exits.iter().filter(|(_, exit)| leaves(&exit.role));
-                refused.exits.extend(exits.map(|(key, _)| (key.clone(), words.to_owned())));
+                refused.exits.extend(exits.map(|(key, _)| (key.clone(), error.to_owned())));
             }
             Step::SetLabel(..)
             | Step::RemoveLabel(..)
@@ -106,24 +106,24 @@ impl Compiled {
         refused
     }
 
-    fn refuse_table(&self, table: u32, words: &str, range: DatapathConfig, refused: &mut RefusedParts) {
+    fn refuse_table(&self, table: u32, error: &str, range: DatapathConfig, refused: &mut RefusedParts) {
         let exits = self.exits.iter().filter(|(_, exit)| range.table(exit.id) == table);
-        refused.exits.extend(exits.map(|(key, _)| (key.clone(), words.to_owned())));
+        refused.exits.extend(exits.map(|(key, _)| (key.clone(), error.to_owned())));
     }
 
-    fn refuse_route(&self, key: &RouteKey, words: &str, range: DatapathConfig, refused: &mut RefusedParts) {
+    fn refuse_route(&self, key: &RouteKey, error: &str, range: DatapathConfig, refused: &mut RefusedParts) {
         if key.table == range.table(0) {
-            // The default route of that table is nobody's way.
+            // No reply uses the default route of that table.
             if key.destination.prefix_len() > 0 {
-                refused.replies.insert(key.clone(), words.to_owned());
+                refused.replies.insert(key.clone(), error.to_owned());
             }
         } else {
-            self.refuse_table(key.table, words, range, refused);
+            self.refuse_table(key.table, error, range, refused);
         }
     }
 }
 
-/// The routes that lead to a neighbour.
+/// The routes that use a neighbour as next hop.
 fn routes_by<'a>(neighbour: &'a Neighbour, desired: &'a NodeState) -> BTreeSet<&'a RouteKey> {
     let leads = |route: &Route| matches!(route, Route::Via { link, gateway: Some(hop), .. } if *link == neighbour.link && *hop == neighbour.address);
     desired.routes.iter().filter(|(_, route)| leads(route)).map(|(key, _)| key).collect()

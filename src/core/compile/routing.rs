@@ -1,6 +1,6 @@
-//! The tunnel, and policy routing into it, out of it and back.
+//! Computes the tunnel device, and policy routing into it, out of it and back.
 //!
-//! Deliberately absent: which packets get a mark (`table`).
+//! Not here: which packets get a mark (`table`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,10 +18,10 @@ use crate::core::state::net::{
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::{DatapathConfig, TUNNEL, TUNNEL_VNI};
 
-/// The metric of the unreachable route that ends each exit's table: behind every other.
+/// The metric of the unreachable route that ends each exit's table: it comes last.
 const LAST: u32 = 4_278_198_272;
 
-/// Adds links, addresses, settings, rules, routes and neighbours.
+/// Adds links, addresses, sysctls, rules, routes and neighbours.
 pub(super) fn add(
     desired: &mut NodeState,
     input: &CompileInput<'_>,
@@ -49,7 +49,7 @@ pub(super) fn add(
     }
 }
 
-/// A node that sends into the tunnel, or that others send to.
+/// Whether this node sends into the tunnel or receives from it.
 pub(super) fn needs_tunnel(exits: &BTreeMap<ExitKey, NodeExit>, networks: &ClusterNetworks) -> bool {
     exits.values().any(|exit| match exit.role {
         ExitRole::Remote { .. } => true,
@@ -67,21 +67,22 @@ fn add_tunnel(
     let mac = Mac::of_node(own.outer.first().copied().unwrap_or(own.inner(AddressFamily::V4)));
     let link = Link { port: range.port, mac, mtu, up: true, external: true };
     desired.links.insert(TUNNEL.to_owned(), link);
-    // Without an address of its own the kernel fails the reverse-path check on this device in every mode but 0, and 0 is not
-    // to be had where conf.all says 1 or 2: the larger of the two counts.
+    // Without an address of its own the kernel fails the reverse-path check on this device in every mode but 0, and 0
+    // cannot be reached where conf.all is 1 or 2: the larger of the two counts.
     let address = InterfaceAddress { link: TUNNEL.to_owned(), address: IpNet::from(IpAddr::from([169, 254, 90, 1])) };
     desired.addresses.insert(address);
     let setting = |family, name| Sysctl { family, link: TUNNEL.to_owned(), name };
     desired.sysctls.insert(setting(AddressFamily::V4, "rp_filter"), "2".to_owned());
-    // What comes out of the tunnel is forwarded, whatever `conf.default` gave the device when it was made.
+    // Packets from the tunnel must be forwarded, whatever `conf.default` gave the device when it was created.
     desired.sysctls.insert(setting(AddressFamily::V4, "forwarding"), "1".to_owned());
     if input.host_network.features.ipv6 && mtu >= IPV6_MINIMUM_MTU {
         desired.sysctls.insert(setting(AddressFamily::V6, "disable_ipv6"), "0".to_owned());
     }
 }
 
-/// What fits into the packets of the interfaces below: more would be sent in fragments, or not at all. An interface that nobody
-/// knows is taken for Ethernet. The headers are the kernel's `VXLAN_HEADROOM` and `VXLAN6_HEADROOM` (include/net/vxlan.h).
+/// The MTU that fits the packets of the underlying interfaces: larger packets would be fragmented, or dropped. An unknown
+/// interface counts as Ethernet. The header sizes are the kernel's `VXLAN_HEADROOM` and `VXLAN6_HEADROOM`
+/// (include/net/vxlan.h).
 fn tunnel_mtu(
     host_network: &HostNetwork,
     (own, networks): (&TunnelEndpoint, &ClusterNetworks),
@@ -114,11 +115,11 @@ pub(super) fn fits(
     family == AddressFamily::V4 || tunnel_mtu(input.host_network, ends, range) >= IPV6_MINIMUM_MTU
 }
 
-/// What stands for an exit, or with number 0 for all nodes, as the next hop inside the tunnel. It is on this node's device
-/// alone, so it only has to be another one for each exit; its neighbour entry bears the MAC address.
+/// The next hop inside the tunnel for an exit, or with number 0 for all nodes. It exists on this node's device alone, so
+/// it only has to differ between exits; its neighbour entry has the MAC address.
 fn next_hop(family: AddressFamily, number: u32) -> IpAddr {
     match family {
-        // 169.254.128.0/17: link-local (RFC 3927), and not the half that has egret0's own address.
+        // 169.254.128.0/17: link-local (RFC 3927), and not the half that contains egret0's own address.
         AddressFamily::V4 => Ipv4Addr::from(0xa9fe_8000 | number).into(),
         AddressFamily::V6 => Ipv6Addr::from((0xfe80_u128 << 112) | (0xe9 << 32) | u128::from(number)).into(),
     }
@@ -157,7 +158,7 @@ fn add_exit(
             table,
             odd: None,
         });
-        // A packet with our mark never falls through to the main table: with no other route left it ends here.
+        // A packet with Egret's mark never falls through to the main table: without another route it ends here.
         desired.routes.insert(key(everything(family), LAST), Route::Unreachable);
         if let ExitRole::Own { ways, .. } = &exit.role {
             let way_out = ways.get(&family);
@@ -167,15 +168,15 @@ fn add_exit(
                 desired.routes.insert(key(out.destination, default_metric(family)), route);
             }
         }
-        // Where src_valid_mark is on, the reverse-path check of a pod's own packet is made in this table; a strict one
-        // must find the pod's interface, which the main table knows.
+        // Where src_valid_mark is on, the reverse-path check of a pod's own packet uses this table; a strict check must
+        // find the pod's interface, which the main table has.
         for net in networks.local_pods.iter().filter(|net| AddressFamily::of(net.addr()) == family) {
             desired.routes.entry(key(net.trunc(), default_metric(family))).or_insert(Route::Throw);
         }
     }
 }
 
-/// The way of a remote exit into the tunnel.
+/// The routes of a remote exit into the tunnel.
 fn add_way_in(desired: &mut NodeState, exit: &NodeExit, families: &[AddressFamily], range: DatapathConfig) {
     let ExitRole::Remote { mac, outer: Some(outer) } = exit.role else { return };
     if exit.refused {
@@ -188,10 +189,10 @@ fn add_way_in(desired: &mut NodeState, exit: &NodeExit, families: &[AddressFamil
     }
 }
 
-/// What came out of the tunnel bears the replies' mark until it is known what it is, and so do replies on their way back into
-/// it. Their table leads to the nodes by the addresses that stand for these. Its default route leads into the device as well,
-/// without saying to whom, which the device drops (drivers/net/vxlan, `vxlan_xmit`): it is there for reverse-path checks that look
-/// with the packet's mark (`src_valid_mark`; firewalld's `IPv6_rpfilter`), which find that anything may come from there.
+/// Packets from the tunnel bear the replies' mark until they are classified, and so do replies on their way back into it.
+/// The table of that mark leads to the nodes by their inner addresses. Its default route leads into the device without
+/// naming a peer, which the device drops (drivers/net/vxlan, `vxlan_xmit`): it exists for reverse-path checks that use
+/// the packet's mark (`src_valid_mark`; firewalld's `IPv6_rpfilter`), which then accept any source from there.
 fn add_replies(
     desired: &mut NodeState,
     (own, networks): (&TunnelEndpoint, &ClusterNetworks),
@@ -213,8 +214,9 @@ fn add_replies(
     }
 }
 
-/// Replies arrive at the egress interface from where the main table may not send: a strict reverse-path filter would drop them.
-/// It is loosened on that interface alone, and only where it is strict; what it was is remembered in our table.
+/// Replies arrive at the egress interface from sources that the main table may route elsewhere: a strict reverse-path
+/// filter would drop them. It is loosened on that interface alone, and only where it is strict; our table remembers the
+/// original value.
 fn loosen_reverse_path_filters(desired: &mut NodeState, input: &CompileInput<'_>, exits: &BTreeMap<ExitKey, NodeExit>) {
     for interface in strict_interfaces(input, exits).into_keys() {
         let sysctl = Sysctl { family: AddressFamily::V4, link: interface, name: "rp_filter" };
@@ -222,7 +224,7 @@ fn loosen_reverse_path_filters(desired: &mut NodeState, input: &CompileInput<'_>
     }
 }
 
-/// Egress interfaces with a strict filter, and the value each had before Egret.
+/// Egress interfaces with a strict filter, with the value each had before Egret.
 pub(super) fn strict_interfaces(input: &CompileInput<'_>, exits: &BTreeMap<ExitKey, NodeExit>) -> BTreeMap<String, u8> {
     let host_network = input.host_network;
     let mut strict = BTreeMap::new();

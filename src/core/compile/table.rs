@@ -1,7 +1,7 @@
-//! The nftables tables: which packets get a mark, which address they leave with, and what must never leave.
+//! Computes the nftables tables: which packets get a mark, with which address they leave, and what is dropped.
 //!
-//! Chains follow from the exits and groups; with pods only elements change. The packet's way through them is drawn in
-//! docs/datapath.md. Deliberately absent: netlink, and routing (`routing`).
+//! Chains follow from the exits and groups; when pods change, only set elements change. docs/datapath.md has a diagram of
+//! a packet's path through them. Not here: netlink encoding (`kernel::nft`), and routing (`routing`).
 
 mod guard;
 mod statements;
@@ -26,37 +26,37 @@ use crate::core::state::nft::{
 };
 use crate::core::state::ownership::DatapathConfig;
 
-/// The map that remembers `rp_filter` of the interfaces that were loosened.
+/// The map with the original `rp_filter` of the interfaces that were loosened.
 pub const RP_FILTER_BEFORE: &str = "rp_filter_before";
 
-/// The set of the marks that stand for exits: what bears one leaves with its exit's address or not at all.
+/// The set of exits' marks: a packet with one leaves with its exit's address or not at all.
 pub const EXITS: &str = "exits";
 
-/// The chain that drops what would leave with a wrong address, and those that it leads to.
+/// The chain that drops what would leave with a wrong address, and the chains it leads to.
 pub(crate) const GUARD: &str = "guard";
-/// What leaves this node by another way than the tunnel.
+/// For packets that leave this node other than by the tunnel.
 pub(crate) const LEAVING: &str = "leaving";
-/// What leaves by the tunnel.
+/// For packets that leave by the tunnel.
 pub(crate) const INTO_TUNNEL: &str = "into_tunnel";
-/// The chains of what comes out of the tunnel, one in each family.
+/// The chains for packets from the tunnel, one in each family.
 pub(crate) const ARRIVE: &str = "arrive";
-/// What the chain is called of what arrives for one exit: this and the exit's id.
+/// Prefix of the chain for packets that arrive for one exit; the exit's id follows.
 pub(crate) const ARRIVED: &str = "arrived_";
-/// The chain that knows from whom tunnel packets are taken.
+/// The chain with the nodes from which tunnel packets are accepted.
 pub(crate) const PEERS: &str = "peers";
-/// The chains that keep everybody but nodes away from the tunnel: before connection tracking, and where packets are forwarded.
+/// The chains that keep all senders but nodes away from the tunnel's port: before connection tracking, and in forwarding.
 pub(crate) const RAW: &str = "raw";
 /// See [`RAW`].
 pub(crate) const WARD: &str = "ward";
-/// What a family's chain is called that knows the group of each pod: this and the family's digit.
+/// Prefix of the chain that looks up the group of a pod; the family's digit follows.
 pub(crate) const CLASSIFY: &str = "classify";
-/// What a group's chain is called: this and its name.
+/// Prefix of a group's chain; its name follows.
 pub(crate) const GROUP: &str = "group_";
-/// What the chain of a policy's way through one exit is called: this and a hash of both.
+/// Prefix of the chain that counts a policy's connections through one exit; a hash of both follows.
 const POLICY: &str = "policy_";
 
-/// Behind everybody else of a hook, so that what is looked at is where the packet really goes and what it really bears: behind
-/// destination NAT (-100 in prerouting), and behind CNIs that write marks.
+/// Priority behind all other programs of a hook, so that rules see the final destination and marks: behind destination
+/// NAT (-100 in prerouting), and behind CNIs that write marks.
 const LAST: i32 = 1000;
 
 /// Adds both tables. Returns the chains that count for a policy, by name.
@@ -103,7 +103,7 @@ pub(super) fn add(
     builder.policies
 }
 
-/// The table while it is being made.
+/// The table under construction.
 struct Builder<'a> {
     table: Table,
     policies: BTreeMap<String, PolicyChain>,
@@ -113,7 +113,7 @@ struct Builder<'a> {
     networks: &'a ClusterNetworks,
     families: &'a [AddressFamily],
     exits: &'a BTreeMap<ExitKey, NodeExit>,
-    /// This node as the others know it, where it has the tunnel device.
+    /// This node's tunnel endpoint, where it has the tunnel device.
     tunnel: Option<&'a TunnelEndpoint>,
     is_gateway: bool,
 }
@@ -122,7 +122,7 @@ fn exit_chain(id: u32) -> String {
     format!("{EXIT_CHAIN}{id}")
 }
 
-/// Sixteen hexadecimal digits: of two ways with one name one would lead to the other's exit.
+/// Sixteen hexadecimal digits: if two policies' chains had one name, packets would take the other's exit.
 fn policy_chain(policy: &PolicyId, exit: &ExitKey) -> String {
     format!("{POLICY}{:016x}", fnv1a(format!("{:?}/{}\n{exit}", policy.kind, policy.name).as_bytes()))
 }
@@ -164,8 +164,8 @@ impl Builder<'_> {
         Statement::SetMark { field, keep: self.range.others(), value }
     }
 
-    /// One chain for each exit sets the mark, in the packet and in the connection. Only some bits are ours, and setting some
-    /// bits from a map cannot be done before kernel 6.13: hence constants, and maps that lead to them.
+    /// One chain for each exit sets the mark, in the packet and in the connection. Only some bits are Egret's, and
+    /// kernels before 6.13 cannot set some bits from a map: hence constants, and maps that lead to them.
     fn exit_chains(&mut self) {
         let mut of_mark = BTreeMap::new();
         for (key, exit) in self.exits {
@@ -186,16 +186,16 @@ impl Builder<'_> {
         self.set(EXITS, &[KeyType::Mark], None, false, marks);
     }
 
-    /// One chain for each policy's way through an exit counts the connections that take it; their other packets come to the
-    /// exit's chain by the connection's mark. A counter in each element of the maps would be one for each range and CPU.
+    /// One chain for each policy and exit counts the connections; their later packets reach the exit's chain by the
+    /// connection mark. A counter in each map element would cost one for each range and CPU.
     fn policy_chain(&mut self, policy: &PolicyId, key: &ExitKey, exit: &NodeExit) -> String {
         let name = policy_chain(policy, key);
         if !self.policies.contains_key(&name) {
-            // Of `existingConnections: Reset` every packet comes here. Only the first bears no mark yet.
+            // With `existingConnections: Reset` every packet comes here. Only the first has no mark yet.
             let count = vec![self.unmarked(Field::CtMark, false), Statement::Counter];
             self.chain(&name, vec![count, vec![goto(&exit_chain(exit.id))]]);
             if let Some(chain) = self.table.chains.get_mut(&name) {
-                // For people: nothing reads it.
+                // For a reader of `nft list` alone: Egret does not read it.
                 chain.comment = Some(policy.name.as_str().chars().take(COMMENT_LIMIT).collect());
             }
             self.policies.insert(name.clone(), PolicyChain { policy: policy.clone(), exit: key.clone() });
@@ -203,7 +203,7 @@ impl Builder<'_> {
         name
     }
 
-    /// None for what goes its own way. An exit that got no mark drops.
+    /// None for what is not steered. An exit without a mark drops.
     fn verdict_of(&mut self, target: &RouteTarget) -> Option<Verdict> {
         match (&target.way, &target.policy) {
             (Disposition::Exit(key), Some(policy)) => match self.exits.get(key) {
@@ -215,10 +215,10 @@ impl Builder<'_> {
         }
     }
 
-    /// One chain and one map a family for each group. The map names every address there is, and what is in no map is
-    /// dropped: an interval map that comes in a transaction is empty for a moment after the rules that use it are in force
-    /// (`nft_rbtree_commit`, net/netfilter/nft_set_rbtree.c, which builds the array that is searched), and "not found" must
-    /// not mean "its own way" then.
+    /// One chain and one map a family for each group. The map covers all addresses, and a packet that is in no map is
+    /// dropped: an interval map that comes in a transaction is empty for a moment after the rules that use it are active
+    /// (`nft_rbtree_commit`, net/netfilter/nft_set_rbtree.c, which builds the array that is searched), and "not found"
+    /// must not mean "not steered" then.
     fn group_chains(&mut self) {
         for group in &self.grouping.groups {
             let mut lookups = Vec::new();
@@ -236,7 +236,8 @@ impl Builder<'_> {
                 let own_way = own_way.map(|range| (range, Some(ElementData::Verdict(Verdict::Accept))));
                 let away = led.iter().filter_map(|(range, _, verdict)| verdict.as_ref().map(|to| element(range, to)));
                 let all: BTreeMap<_, _> = away.chain(own_way).collect();
-                // A live connection whose new way is its own must leave its exit too: for it that is a verdict like any other.
+                // A live connection that is no longer steered must leave its exit too: for it that is a verdict like any
+                // other.
                 let again = led.iter().filter(|(_, reset, _)| *reset);
                 let reset: BTreeMap<_, _> = again
                     .map(|(range, _, verdict)| element(range, verdict.as_ref().unwrap_or(&Verdict::Accept)))

@@ -1,6 +1,6 @@
-//! Tests of compile that need more than a folder of files: marks of before, marks used up, facts that contradict themselves.
+//! Tests of `compile` that need more than a folder of files: existing ids, exhausted ids, contradictory facts.
 //!
-//! Whole states stand in tests/scenarios.
+//! tests/scenarios has whole states.
 
 use super::*;
 use crate::core::facts::{Node, Pod};
@@ -73,7 +73,7 @@ fn compiled(set: &PolicySet, facts: &Facts, host_network: &HostNetwork, marks: &
     })
 }
 
-/// Of a map or set, the elements as text; policies' chains by what they are of.
+/// The elements of a map or set as text; policy chains by their policy and exit.
 fn elements(compiled: &Compiled, set: &str) -> Vec<String> {
     let listing = compiled.desired.nft[&TableFamily::Inet].sets[set].elements.iter();
     listing
@@ -93,7 +93,7 @@ fn ids(compiled: &Compiled) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn without_a_policy_there_is_nothing_but_labels() {
+fn without_a_policy_only_labels_are_desired() {
     let labels =
         "apiVersion: egret.dev/v1alpha1\nkind: NodeLabels\nmetadata: {name: l}\nspec: {nodes: [n1], labels: {a: b}}\n";
     let compiled = compiled(&set(&[labels.to_owned()], ""), &facts(&[]), &HostNetwork::default(), &ExitIds::default());
@@ -102,7 +102,7 @@ fn without_a_policy_there_is_nothing_but_labels() {
 }
 
 #[test]
-fn an_exit_keeps_the_mark_that_the_kernel_remembers() {
+fn an_exit_keeps_its_mark_in_the_kernel() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2"), policy("b", "empire", "10.0.5.0/24", "3")], "");
     let facts = facts(&[("tiefighter", "empire", "10.1.1.177")]);
     let exit = |identity: &str| Chain { comment: Some(identity.to_owned()), ..Chain::default() };
@@ -116,7 +116,7 @@ fn an_exit_keeps_the_mark_that_the_kernel_remembers() {
 }
 
 #[test]
-fn members_of_an_exit_that_gets_no_mark_are_dropped_and_a_person_is_told() {
+fn members_of_an_exit_without_a_free_id_are_dropped_and_a_finding_says_so() {
     let policies: Vec<String> = (2..=4)
         .map(|number| policy(&format!("p{number}"), "empire", &format!("10.0.{number}.0/24"), &number.to_string()))
         .collect();
@@ -136,28 +136,28 @@ fn members_of_an_exit_that_gets_no_mark_are_dropped_and_a_person_is_told() {
             "10.0.5.0-255.255.255.255 : accept",
         ]
     );
-    let told = Finding::new(
+    let expected = Finding::new(
         "marks-used-up",
         "n4 dev net1",
         "is exit number 3 of this node and marks are used up; its members are dropped",
     );
-    assert_eq!(compiled.findings, [told.hint("a wider datapath.markMask in egret.yaml")]);
+    assert_eq!(compiled.findings, [expected.hint("a wider datapath.markMask in egret.yaml")]);
 }
 
 #[test]
-fn of_two_pods_with_one_address_the_last_counts_and_a_person_is_told() {
+fn of_two_pods_with_one_address_the_last_by_name_counts_and_a_finding_names_both() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
     let facts = facts(&[("one", "empire", "10.1.1.5"), ("two", "alliance", "10.1.1.5")]);
     let compiled = compiled(&set, &facts, &HostNetwork::default(), &ExitIds::default());
     assert_eq!(elements(&compiled, "group_of4"), [] as [&str; 0]);
     assert_eq!(elements(&compiled, "others4"), ["10.1.1.5"]);
-    let told =
+    let expected =
         Finding::new("address-twice", "batuu/two", "has the address 10.1.1.5 of batuu/one too; batuu/two counts");
-    assert_eq!(compiled.findings, [told]);
+    assert_eq!(compiled.findings, [expected]);
 }
 
 #[test]
-fn of_two_pods_with_one_address_the_one_that_is_not_being_deleted_counts_whatever_their_names() {
+fn of_two_pods_with_one_address_the_one_not_being_deleted_counts() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
     for (gone, runs, (map, expected)) in
         [("one", "two", ("others4", "10.1.1.5")), ("two", "one", ("group_of4", "10.1.1.5 : goto "))]
@@ -179,7 +179,7 @@ fn of_two_pods_with_one_address_the_one_that_is_not_being_deleted_counts_whateve
 }
 
 #[test]
-fn a_kernel_without_ipv6_gets_ipv4_alone_and_a_person_is_told() {
+fn a_kernel_without_ipv6_gets_only_ipv4_with_a_finding() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2"), policy("b", "empire", "2001:db8:4::/64", "2")], "");
     let compiled =
         compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &HostNetwork::default(), &ExitIds::default());
@@ -217,7 +217,7 @@ fn pods_with_the_same_policies_are_one_group_and_each_policy_knows_its_members()
     assert_eq!(leaving, [vec![&pod_name("t1"), &pod_name("t2")], vec![&pod_name("x")]]);
 }
 
-/// A ground whose interface below the tunnel carries packets of this many bytes.
+/// A host network whose interface below the tunnel has this MTU.
 fn below(mtu: u32) -> HostNetwork {
     let eth0 = Interface {
         up: true,
@@ -240,7 +240,7 @@ fn below(mtu: u32) -> HostNetwork {
 }
 
 #[test]
-fn the_tunnel_is_as_large_as_the_network_below_and_the_configuration_let_it_be() {
+fn the_tunnel_mtu_is_the_smaller_of_configuration_and_underlay() {
     let facts = facts(&[("t", "empire", "10.1.1.177")]);
     let mtu = |config: &str, below_it: u32| {
         let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], config);
@@ -262,7 +262,8 @@ fn gateway() -> HostNetwork {
     host_network
 }
 
-/// Whatever a plan from nothing does with routes, rules, neighbours and foreign settings, and what has to be left out if the kernel refuses it.
+/// For every step about routes, rules, neighbours and foreign sysctls in a plan from nothing: what has to be left out if
+/// the kernel refuses it.
 fn refusals(compiled: &Compiled, set: &PolicySet) -> Vec<(String, Vec<String>)> {
     use crate::core::plan::{Step, plan};
     let steps = plan(&compiled.desired, &NodeState::default(), set.config.range).steps;
@@ -275,7 +276,7 @@ fn refusals(compiled: &Compiled, set: &PolicySet) -> Vec<(String, Vec<String>)> 
 }
 
 #[test]
-fn a_step_is_its_exits_or_everybodys() {
+fn a_step_belongs_to_its_exits_or_is_shared() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2"), policy("b", "empire", "10.0.5.0/24", "3")], "");
     let compiled = compiled(&set, &facts(&[("t", "empire", "10.1.1.177")]), &below(1500), &ExitIds::default());
     for (step, parts) in refusals(&compiled, &set) {
@@ -291,7 +292,7 @@ fn a_step_is_its_exits_or_everybodys() {
 }
 
 #[test]
-fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
+fn a_refused_exit_drops_and_a_refused_return_path_is_left_out() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "1"), policy("b", "empire", "10.0.5.0/24", "2")], "");
     let facts = facts(&[("t", "empire", "10.1.1.177")]);
     let host_network = gateway();
@@ -365,7 +366,7 @@ fn an_exit_that_was_refused_goes_nowhere_and_a_way_back_is_left_out() {
 }
 
 #[test]
-fn an_exit_whose_interface_forwards_nothing_is_not_served_whoever_is_asked_to() {
+fn an_exit_whose_interface_does_not_forward_is_not_served_on_any_node() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "1")], "");
     let facts = facts(&[("t", "empire", "10.1.1.177")]);
     let mut host_network = gateway();
@@ -386,20 +387,20 @@ fn an_exit_whose_interface_forwards_nothing_is_not_served_whoever_is_asked_to() 
     assert!(matches!(role, ExitRole::Own { ways, .. } if ways.is_empty()));
 
     let now = "2026-06-01T12:00:00Z".parse().expect("a time");
-    let said = crate::core::placement::GatewayReports { held: &facts.held, unfit: &[(name("n1"), says)].into() };
-    let everybody = crate::core::placement::place_with(&set, &facts, said, now);
-    assert_eq!(everybody.exits, BTreeMap::new());
+    let reports = crate::core::placement::GatewayReports { held: &facts.held, unfit: &[(name("n1"), says)].into() };
+    let placement = crate::core::placement::place_with(&set, &facts, reports, now);
+    assert_eq!(placement.exits, BTreeMap::new());
     assert_eq!(
-        everybody.findings.iter().map(|finding| finding.message.as_str()).collect::<Vec<_>>(),
+        placement.findings.iter().map(|finding| finding.message.as_str()).collect::<Vec<_>>(),
         [
             "no node that matches gw=1 is fit: n1 does not forward packets for it; members' packets to its destinations are dropped"
         ]
     );
 }
 
-/// The plan reads the tables that are made here: by the names of their sets, and by where their chains lead.
+/// The plan reads the tables that are compiled here: by the names of their sets, and by where their chains lead.
 #[test]
-fn which_connections_are_forgotten_is_read_from_the_tables() {
+fn the_connections_to_flush_are_read_from_the_tables() {
     let sources = |desired: &Compiled, observed: &Compiled, range| -> Vec<ConntrackFlush> {
         let steps = plan(&desired.desired, &observed.desired, range).steps;
         let of = |step| if let Step::FlushSources(sources) = step { Some(sources) } else { None };
@@ -454,13 +455,13 @@ fn which_connections_are_forgotten_is_read_from_the_tables() {
 }
 
 #[test]
-fn no_tunnel_leads_to_this_nodes_own_address_or_to_one_that_two_nodes_have() {
+fn no_tunnel_leads_to_this_nodes_own_address_or_to_one_that_two_nodes_claim() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "1")], "");
     let mut facts = facts(&[]);
     let addresses = |facts: &mut Facts, of: &str, last: u8| {
         facts.nodes.get_mut(&name(of)).expect(of).addresses = vec![IpAddr::from([172, 18, 0, last])];
     };
-    // n2 is an object that was left behind: it has the address of n1, this node, which is its gateway.
+    // n2 is a stale object: it has the address of n1, this node, which is its gateway.
     addresses(&mut facts, "n2", 1);
     facts.nodes.get_mut(&name("n2")).expect("n2").ready = false;
     addresses(&mut facts, "n4", 3);
@@ -487,7 +488,7 @@ fn no_tunnel_leads_to_this_nodes_own_address_or_to_one_that_two_nodes_have() {
 }
 
 #[test]
-fn a_gateway_whose_address_this_node_has_itself_is_not_sent_to() {
+fn nothing_is_sent_to_a_gateway_whose_address_is_this_nodes_own() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "2")], "");
     let mut host_network = below(1500);
     let second = "172.18.0.2/16".parse().expect("a network");

@@ -1,8 +1,9 @@
-//! The tunnel's addresses: how nodes know each other outside of it and inside.
+//! Derives each node's tunnel addresses, outer and inner.
 //!
-//! Outside, a node is its InternalIPs. Inside, one address of each family stands for it: what members send is translated to it
-//! before it enters the tunnel, so that the way back leads to nodes and needs to know no pod. Every node derives the same from
-//! the same Node objects. Deliberately absent: exits (`placement`), and what is done with the addresses (`routing`, `table`).
+//! The outer addresses of a node are its InternalIPs. Inside the tunnel one address of each family stands for it:
+//! members' packets are translated to it before they enter the tunnel, so that the return path leads to nodes and needs
+//! no knowledge of pods. Every node derives the same from the same Node objects. Not here: exits (`placement`), and the
+//! use of these addresses (`routing`, `table`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,20 +17,20 @@ use crate::core::name::NodeName;
 use crate::core::state::net::{fnv1a, mix};
 use crate::core::state::nft::AddressFamily;
 
-/// One node as the others know it.
+/// A node's tunnel endpoint, as other nodes see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TunnelEndpoint {
-    /// The number that its tunnel packets bear as their mark between the input hook, which sees the outer source, and the
-    /// tunnel device's ingress, which sees the inner one.
+    /// The mark of its tunnel packets between the input hook, which sees the outer source, and the tunnel device's
+    /// ingress, which sees the inner one.
     pub(crate) id: u32,
     /// Its InternalIPs that no other node claims.
     pub(crate) outer: Vec<IpAddr>,
-    /// What stands for it inside the tunnel, IPv4 first. Every node has one of each family.
+    /// The addresses that stand for it inside the tunnel, IPv4 first. Every node has one of each family.
     pub(crate) inner: [IpAddr; 2],
 }
 
 impl TunnelEndpoint {
-    /// What stands for it in one family.
+    /// The inner address of one family.
     pub(crate) fn inner(&self, family: AddressFamily) -> IpAddr {
         let [four, six] = self.inner;
         match family {
@@ -38,7 +39,7 @@ impl TunnelEndpoint {
         }
     }
 
-    /// The outer source and destination from this node to another: IPv4 where both have it, else IPv6.
+    /// The outer source and destination from this node to another: IPv4 where both have it, otherwise IPv6.
     pub(crate) fn to(&self, peer: &Self) -> Option<(IpAddr, IpAddr)> {
         let first =
             |end: &Self, family| end.outer.iter().copied().find(|address| AddressFamily::of(*address) == family);
@@ -49,7 +50,7 @@ impl TunnelEndpoint {
 /// Every node that has an address, by name.
 pub(crate) type TunnelEndpoints = BTreeMap<NodeName, TunnelEndpoint>;
 
-/// How the nodes of a cluster know each other.
+/// The tunnel endpoints of a cluster's nodes.
 pub(crate) fn ends(facts: &Facts) -> TunnelEndpoints {
     let (nodes, owners) = (&facts.nodes, facts.owners());
     let taken: BTreeSet<IpAddr> = nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
@@ -87,7 +88,7 @@ pub(crate) fn ends(facts: &Facts) -> TunnelEndpoints {
     ends
 }
 
-/// Pod networks that overlap another node's: an address of such a one stands for nobody.
+/// Pod networks that overlap another node's: no address of theirs stands for a node.
 fn shared_networks(nodes: &BTreeMap<NodeName, Node>) -> BTreeSet<(&NodeName, IpNet)> {
     let mut all: Vec<(AddressRange, &NodeName, IpNet)> = Vec::new();
     for (name, node) in nodes {
@@ -108,8 +109,8 @@ fn shared_networks(nodes: &BTreeMap<NodeName, Node>) -> BTreeSet<(&NodeName, IpN
     shared
 }
 
-/// The last host of a network that is no node's. Not the first addresses: bridges have those, and a gateway whose own bridge
-/// has the same would take the packet for one that it sent itself.
+/// The last host address of a network that belongs to no node. Not the first addresses: bridges have those, and a gateway
+/// whose own bridge has the same address would take the packet for its own.
 fn free_host(network: IpNet, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let (first, last) = (network.network(), network.broadcast());
     let mut host = if before(last) >= first { before(last) } else { last };
@@ -139,8 +140,9 @@ fn behind(address: IpAddr) -> IpAddr {
     }
 }
 
-/// For a family in which a node has neither a pod network nor an InternalIP. Only the tunnel's two ends ever see it: of
-/// 240.0.0.0/4, which nobody uses (RFC 1112 4) and Linux forwards, or of a unique local network (RFC 4193).
+/// The inner address in a family in which a node has neither a pod network nor an InternalIP. Only the tunnel's two ends
+/// ever see it: from 240.0.0.0/4, which is reserved (RFC 1112 4) and which Linux forwards, or from a unique local network
+/// (RFC 4193).
 fn derived(node: &Node, family: AddressFamily) -> IpAddr {
     let hash = hash_of(node);
     match family {
@@ -168,12 +170,13 @@ fn hash_of(node: &Node) -> u64 {
     mix(fnv1a(first.as_bytes()))
 }
 
-/// Interfaces that lead out of the node, by what its kernel says: the one that has the node's own InternalIP; and, where they do
-/// not lead to pods, those that have a network of their own, a route with a next hop, or the way to another node. What comes in
-/// by one is no pod of this node; and only there may a node's packets come in where the way back leads elsewhere, as with several
-/// network cards.
+/// Interfaces that lead out of the node, according to its kernel: the one with the node's own InternalIP; and, unless
+/// they lead to pods, those with a network of their own, a route with a next hop, or the route to another node. What
+/// arrives on one is not from a pod of this node; and only there may a node's packets arrive although the route back
+/// leads elsewhere, as with several network cards.
 ///
-/// A bridge's network may be that of containers (docker0), and an interface of a CNI's own leads to pods (flannel.1, antrea-gw0).
+/// A bridge's network may be that of containers (docker0), and an interface of a CNI's own leads to pods (flannel.1,
+/// antrea-gw0).
 pub(crate) fn uplinks(
     host_network: &HostNetwork,
     own: &[IpAddr],
@@ -191,7 +194,7 @@ pub(crate) fn uplinks(
             found.insert(name);
         }
     }
-    // A pod's own route, as many CNIs have one for each, leads to no node.
+    // A pod's own route, of which many CNIs have one each, leads to no node.
     let wide: Vec<_> = host_network.routes.iter().filter(|route| is_wide(&route.destination)).collect();
     for address in others.values().flat_map(|end| &end.outer) {
         let best = wide

@@ -1,4 +1,5 @@
-//! Tests of the ground: which address is an interface's own, who holds an address, and what cannot be a router.
+//! Tests of the host network: an interface's own address, the holder of an address, and addresses that cannot be a
+//! router.
 
 use super::*;
 
@@ -30,17 +31,17 @@ fn own(listed: &[ListedAddress], family: AddressFamily) -> Option<String> {
 }
 
 #[test]
-fn an_older_address_is_the_interfaces_own_whichever_end_the_kernel_lists_first() {
+fn the_oldest_address_is_the_interfaces_own_in_both_families() {
     let secondary = ListedAddress { secondary_or_temporary: true, ..listed("10.77.3.3/24") };
     assert_eq!(own(&[listed("10.77.3.2/24"), secondary], AddressFamily::V4).as_deref(), Some("10.77.3.2"));
     assert_eq!(own(&[secondary, listed("10.77.3.2/24")], AddressFamily::V4).as_deref(), Some("10.77.3.2"));
-    // IPv6 lists what came last first.
+    // IPv6 lists the newest first.
     let listing = [listed("fd00:3::9/64"), listed("fd00:3::2/64")];
     assert_eq!(own(&listing, AddressFamily::V6).as_deref(), Some("fd00:3::2"));
 }
 
 #[test]
-fn an_address_that_is_alone_in_its_network_gives_way_to_one_that_is_not() {
+fn a_single_host_address_comes_after_one_with_a_network() {
     let v4 = [listed("10.77.3.9/32"), listed("10.77.3.2/24")];
     assert_eq!(own(&v4, AddressFamily::V4).as_deref(), Some("10.77.3.2"));
     let v6 = [listed("fd00:3::2/64"), listed("fd00:3::9/128")];
@@ -49,7 +50,7 @@ fn an_address_that_is_alone_in_its_network_gives_way_to_one_that_is_not() {
 }
 
 #[test]
-fn deprecated_temporary_and_narrow_addresses_are_taken_only_by_name() {
+fn deprecated_temporary_and_narrow_addresses_are_used_only_by_name() {
     let listing = [
         ListedAddress { secondary_or_temporary: true, ..listed("fd00:3::aaaa/64") },
         ListedAddress { deprecated: true, ..listed("fd00:3::9/128") },
@@ -76,13 +77,13 @@ fn an_address_that_another_host_has_or_may_have_is_not_used() {
 }
 
 #[test]
-fn what_lives_on_one_link_is_never_an_egress_address() {
+fn link_local_addresses_are_never_egress_addresses() {
     let listing = ["169.254.7.7/16", "127.0.0.1/8", "fe80::1/64", "::1/128"].map(listed);
     assert_eq!(arranged(&listing), Interface { up: true, ..Interface::default() });
 }
 
 #[test]
-fn of_several_holders_the_one_that_can_send_is_taken() {
+fn of_several_holders_the_one_that_can_send_is_used() {
     let with = |up: bool, no_carrier: bool, kind: InterfaceKind| {
         let addresses = vec![net("10.77.3.9/32")];
         Interface { up, no_carrier, kind, addresses, ..Interface::default() }
@@ -101,7 +102,7 @@ fn of_several_holders_the_one_that_can_send_is_taken() {
 }
 
 #[test]
-fn an_interface_is_found_by_the_name_that_it_had() {
+fn an_interface_is_found_by_its_alternative_name() {
     let renamed = Interface { other_names: ["net1".to_owned()].into(), ..Interface::default() };
     let host_network = HostNetwork { interfaces: [("enp3s0".to_owned(), renamed)].into(), ..HostNetwork::default() };
     assert_eq!(host_network.interface("net1").map(|(name, _)| name), Some("enp3s0"));
@@ -109,7 +110,7 @@ fn an_interface_is_found_by_the_name_that_it_had() {
 }
 
 #[test]
-fn what_the_kernel_refuses_as_a_next_hop_is_known_beforehand() {
+fn next_hops_that_the_kernel_refuses_are_detected() {
     let interface = Interface {
         addresses: ["10.77.3.2/24", "10.77.5.0/31", "fd00:3::2/64"].map(net).to_vec(),
         unusable: [(ip("fd00:3::7"), Unusable::Tentative)].into(),
@@ -120,6 +121,6 @@ fn what_the_kernel_refuses_as_a_next_hop_is_known_beforehand() {
     assert!(bad.iter().all(|hop| host_network.no_router(ip(hop)).is_some()));
     let good = ["10.77.3.1", "10.77.5.1", "fd00:3::1", "fd00:3::ffff:ffff:ffff:ffff", "10.88.0.255", "fe80::1"];
     assert!(good.iter().all(|hop| host_network.no_router(ip(hop)).is_none()));
-    let said = host_network.no_router(ip("10.77.3.255")).expect("a reason");
-    assert_eq!(said, "is the broadcast address of the network 10.77.3.0/24 of net1");
+    let reason = host_network.no_router(ip("10.77.3.255")).expect("a reason");
+    assert_eq!(reason, "is the broadcast address of the network 10.77.3.0/24 of net1");
 }

@@ -1,17 +1,17 @@
-//! Keys of node labels: which of them a kubelet cannot set on its own node, and which of them Egret may write.
+//! Node label keys: which of them a kubelet cannot set on its own node, and which Egret may write.
 //!
-//! Deliberately absent: where the list of keys comes from (`policy::config`, `cli`), and the same rule in the API server, which is the
-//! chart's (`charts/egret/templates/admission.yaml`; a test compares the two).
+//! Not here: where the allow-lists come from (`policy::config`, `cli`), and the same rule in the API server
+//! (`charts/egret/templates/admission.yaml`; a test compares the two).
 
 use std::fmt;
 
 use super::key_error;
 
-/// Labels of this domain a kubelet may not touch. They are made for saying what a node must not say of itself.
+/// A kubelet may not change labels in this domain. They exist to state what a node must not claim about itself.
 pub const NODE_RESTRICTION: &str = "node-restriction.kubernetes.io";
-/// Kubernetes' own domains. What is in them means something to schedulers, clouds and load balancers.
+/// Kubernetes' own domains. Schedulers, clouds and load balancers give their labels a meaning.
 const KUBERNETES: [&str; 2] = ["kubernetes.io", "k8s.io"];
-/// Domains of Kubernetes' in which a kubelet may set what it likes on its own node.
+/// Kubernetes' domains in which a kubelet may set any label on its own node.
 const KUBELET_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 /// Labels of Kubernetes' that a kubelet may set on its own node (kubelet/pkg/apis/well_known_labels.go of Kubernetes 1.33).
 const KUBELET_KEYS: [&str; 11] = [
@@ -32,7 +32,7 @@ fn domain(key: &str) -> &str {
     key.split_once('/').map_or("", |(domain, _)| domain)
 }
 
-/// Whether a domain is another one or below it.
+/// Whether a domain equals another one or is below it.
 fn within(domain: &str, parent: &str) -> bool {
     domain.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
@@ -41,27 +41,28 @@ fn of_kubernetes(key: &str) -> bool {
     KUBERNETES.iter().any(|parent| within(domain(key), parent))
 }
 
-/// Whether the API server keeps a kubelet from setting this label on its own node, changing it or taking it off: what the admission
-/// plugin `NodeRestriction` does (plugin/pkg/admission/noderestriction/admission.go). Every other label is a node's own word.
+/// Whether the API server prevents a kubelet from setting, changing or removing this label on its own node: the admission
+/// plugin `NodeRestriction` (plugin/pkg/admission/noderestriction/admission.go). Any other label can be set by the node
+/// itself.
 pub fn kept_from_kubelets(key: &str) -> bool {
     let kubelets = KUBELET_KEYS.contains(&key) || KUBELET_DOMAINS.iter().any(|parent| within(domain(key), parent));
     of_kubernetes(key) && !kubelets
 }
 
-/// Whether a label is Kubernetes' own. Egret writes such a one only where the cluster's operator lists it.
+/// Whether a label is Kubernetes' own. Egret writes one only where the cluster's operator lists it.
 fn reserved(key: &str) -> bool {
     of_kubernetes(key) && !within(domain(key), NODE_RESTRICTION)
 }
 
-/// Some keys: `egress-gw`, or with a `*` at the end that stands for the rest of the name: `example.com/*`, `egress-*`.
+/// A pattern of keys: `egress-gw`, or with a `*` at the end for the rest of the name: `example.com/*`, `egress-*`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyPattern(String);
 
 impl KeyPattern {
-    /// Reads one; says why a text is none.
+    /// Parses a pattern; the error says why it is invalid.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let example = match text.strip_suffix('*') {
-            // What a `*` stands for may be one letter, and is never empty where nothing stands before it.
+            // A `*` may stand for one letter, and is never empty where nothing precedes it.
             Some(start) => format!("{start}x"),
             None => text.to_owned(),
         };
@@ -74,7 +75,7 @@ impl KeyPattern {
         }
     }
 
-    /// Whether a key is one of these. A `*` never stands for a `/`: `*` alone is every key without a domain.
+    /// Whether a key matches. A `*` never matches a `/`: `*` alone matches every key without a domain.
     pub fn matches(&self, key: &str) -> bool {
         match self.0.strip_suffix('*') {
             Some(start) => key.strip_prefix(start).is_some_and(|rest| !rest.contains('/')),
@@ -89,12 +90,12 @@ impl fmt::Display for KeyPattern {
     }
 }
 
-/// Which labels of nodes Egret may write. Two lists, and both must have a key: Git can only narrow what the operator allows.
+/// The node labels that Egret may write. A key must be on both lists: Git can only narrow what the operator allows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LabelKeys {
-    /// The operator's, by a flag or the chart's value; none: everything but Kubernetes' own labels.
+    /// The operator's list, from an option or the chart's value; none: all but Kubernetes' own labels.
     pub operator: Option<Vec<KeyPattern>>,
-    /// egret.yaml's; none: everything.
+    /// egret.yaml's list; none: all.
     pub git: Option<Vec<KeyPattern>>,
 }
 
@@ -121,7 +122,7 @@ impl LabelKeys {
         self.git.as_deref().filter(|list| lacks(list)).map(KeyRefusal::Git)
     }
 
-    /// Whether the API server lets Egret set, change or take off a label with this key, whatever Git says.
+    /// Whether the API server lets Egret set, change or remove a label with this key, independent of Git.
     pub fn within_reach(&self, key: &str) -> bool {
         let operators = Self { operator: self.operator.clone(), git: None };
         operators.refuses(key).is_none()
@@ -129,7 +130,7 @@ impl LabelKeys {
 }
 
 impl KeyRefusal<'_> {
-    /// What to do about it.
+    /// What to do about the refusal.
     pub fn hint(&self) -> String {
         let list = |patterns: &[KeyPattern]| match patterns {
             [] => "nothing".to_owned(),
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kubelet_is_kept_from_what_node_restriction_names_and_from_nothing_else() {
+    fn only_keys_of_node_restriction_are_kept_from_kubelets() {
         for key in [
             "node-restriction.kubernetes.io/egress-gateway",
             "rack.node-restriction.kubernetes.io/a",
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rule_is_the_chart_s() {
+    fn the_rule_agrees_with_the_charts() {
         let lines =
             include_str!("../../../tests/chart/samples/label_keys.txt").lines().filter(|line| !line.starts_with('#'));
         let mut seen = 0;
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_the_rest_of_the_name_and_for_no_slash() {
+    fn a_star_matches_the_rest_of_the_name_without_a_slash() {
         let matches = |pattern: &str, key: &str| KeyPattern::parse(pattern).unwrap().matches(key);
         assert!(matches("egress-*", "egress-gw") && matches("example.com/*", "example.com/a") && matches("*", "rack"));
         assert!(

@@ -1,9 +1,9 @@
-//! Handover: from the exits that carry a policy's members to those that are placed for them, without a gap in between.
+//! Moves a policy from the exits that carried its members to the newly placed ones without a gap.
 //!
-//! A gateway that has been placed takes a moment to be ready, and one that has been left still carries live connections. Every node
-//! decides this for itself from the same facts; what they don't share is only how soon each hears of them, and in which order: that nobody
-//! is fit may only mean that a label is not known yet. Deliberately absent: which node is to answer ([`super::place`]), and the connections
-//! themselves.
+//! A newly placed gateway takes a moment to be ready, and one that was left still carries live connections. Every node
+//! decides this itself from the same facts; nodes differ only in when, and in which order, they receive them: that no
+//! node is fit may only mean that a label has not arrived yet. Not here: the choice of gateways ([`super::place`]), and
+//! connections.
 
 mod persisted;
 
@@ -19,25 +19,25 @@ use crate::core::name::NodeName;
 use crate::core::policy::{Egress, ExistingConnections, PolicyId, PolicySet};
 use crate::core::state::net::Mac;
 
-/// Which exits each gateway says it serves, by their identities.
+/// The exits that each gateway reports as served, by identity.
 pub type Serving = BTreeMap<NodeName, BTreeSet<String>>;
 
-/// So long an exit that has been left is kept for the connections that began on it. Most end by themselves sooner; those that do not are
-/// then moved as if their gateway were gone.
+/// How long an exit that was left is kept for the connections that began on it. Most end sooner; the others are then
+/// moved as if their gateway had failed.
 pub const DRAIN: SignedDuration = SignedDuration::from_mins(10);
 
-/// So long a policy for which nobody is fit any more stays on the exits that carried it, if these are there: labels and policies are heard
-/// of in no order, and a label that somebody takes away by hand is back at once.
+/// How long a policy without a fit gateway stays on the exits that carried it, if their gateways are there: labels and
+/// policies arrive in no fixed order, and a label that a user removed is restored at once.
 pub const HOLD: SignedDuration = SignedDuration::from_secs(5);
 
-/// What a node remembers of the ways that were in force.
+/// A node's persisted state of exits in use and being drained.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handover {
     /// The exits of each policy.
     carried: BTreeMap<PolicyId, Vec<ExitKey>>,
-    /// Exits that were left, with the policies that left them, and until when they are kept.
+    /// Exits being drained, with the policies that left them, and until when they are kept.
     left: BTreeMap<ExitKey, Left>,
-    /// Policies for which nobody is fit, and until when they stay where they were.
+    /// Policies without a fit gateway, and until when they stay on their exits.
     held: BTreeMap<PolicyId, Timestamp>,
 }
 
@@ -49,10 +49,11 @@ struct Left {
 }
 
 impl Handover {
-    /// The placement as it is to be in force now on the node `own`, after what was in force before. Remembers it.
+    /// Returns the placement that applies now on the node `own`, given the one that applied before, and stores it.
     ///
-    /// While a gateway that was placed does not yet say that it serves an exit, its policy stays on the exits that carried it, as long as
-    /// one of them is there; while nobody is fit at all, for [`HOLD`]. Exits that no policy is placed on any more stay known for [`DRAIN`].
+    /// While a newly placed gateway does not report that it serves an exit, the policy stays on the exits that carried
+    /// it, as long as one of their gateways is there; without any fit gateway, for [`HOLD`]. Exits without a placed
+    /// policy are kept for [`DRAIN`].
     pub fn next(
         &mut self,
         mut placement: Placement,
@@ -98,7 +99,7 @@ impl Handover {
         }
         self.carried = carried;
         self.leave(&before, &placement, set, facts, now);
-        // An address that somebody moved to another node is used there: its connections go on there, if anywhere.
+        // An address that was moved to another node is used there: its connections can only continue there.
         let has_moved = |exit: &ExitKey| {
             let says = serving.get(&exit.gateway).map(|exits| exits.contains(&exit.identity()));
             matches!(exit.egress, Egress::Address(_)) && !says.unwrap_or(exit.gateway == *own)
@@ -109,12 +110,12 @@ impl Handover {
         placement
     }
 
-    /// When the first exit that was left is forgotten, or the first policy no longer held.
+    /// When the first drained exit is dropped, or the first policy without a gateway is released.
     pub fn wake(&self) -> Option<Timestamp> {
         self.left.values().map(|left| left.until).chain(self.held.values().copied()).min()
     }
 
-    /// Which exits a policy has left, and until when each is kept.
+    /// Records which exits each policy has left, and until when each is kept.
     fn leave(&mut self, before: &Self, placement: &Placement, set: &PolicySet, facts: &Facts, now: Timestamp) {
         let owners = facts.owners();
         let used: BTreeSet<&ExitKey> = placement.policies.values().flat_map(|placed| &placed.exits).collect();
@@ -143,7 +144,7 @@ impl Handover {
         self.left = left;
     }
 
-    /// What was left is part of the placement, unless another exit of its gateway has its MAC address.
+    /// Adds drained exits to the placement, unless another exit of the same gateway has the same MAC address.
     fn keep(&self, placement: &mut Placement, facts: &Facts) {
         let taken: BTreeSet<(NodeName, Mac)> =
             placement.exits.iter().map(|(key, exit)| (key.gateway.clone(), exit.mac)).collect();
@@ -153,7 +154,7 @@ impl Handover {
                 placement.left.insert(key.clone(), left.policies.clone());
             }
         }
-        // What carries a policy until its gateway is ready must be known, too.
+        // Exits that carry a policy until its new gateway is ready must be part of it, too.
         let carrying: Vec<ExitKey> = placement.policies.values().flat_map(|placed| placed.exits.clone()).collect();
         let owners = facts.owners();
         for key in carrying {
@@ -164,7 +165,7 @@ impl Handover {
     }
 }
 
-/// Whether a gateway is still there to carry somebody: cordoned or without its label, but alive.
+/// Whether a gateway can still carry members: it may be cordoned or without its label, but it is alive.
 fn is_there(exit: &ExitKey, facts: &Facts, owners: &AddressOwners<'_>) -> bool {
     let Some(node) = facts.nodes.get(&exit.gateway).filter(|node| node.ready) else { return false };
     node.tunnel_address().is_some_and(|address| owners.of(&exit.gateway, address) == AddressOwner::This)

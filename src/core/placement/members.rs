@@ -1,6 +1,6 @@
-//! Members: which policies select a pod, found without asking every policy about every pod.
+//! Finds the policies that select a pod, by an index instead of testing every policy.
 //!
-//! Deliberately absent: what a selector means ([`crate::core::policy::MemberSelector`]); this is only the index in front of it.
+//! Not here: the meaning of a selector ([`crate::core::policy::MemberSelector`]).
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,7 +9,7 @@ use crate::core::labels::{Operator, Selector};
 use crate::core::policy::{MemberSelector, Policy, PolicyId};
 
 /// An index of policies by one label that a member must have. 100,000 pods times 10,000 policies would be a billion
-/// questions; most selectors name a label's exact value, and that leads to a handful.
+/// tests; most selectors require a label's exact value, which leaves a handful.
 pub struct Members<'a> {
     by_label: HashMap<(&'a str, &'a str), Vec<&'a Policy>>,
     by_namespace: HashMap<&'a str, Vec<&'a Policy>>,
@@ -40,7 +40,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// The policies that select a pod, each once, in the order of their names.
+    /// The policies that select a pod, each once, in order of name.
     pub fn of(&self, name: &PodName, pod: &Pod, facts: &Facts) -> Vec<PolicyId> {
         let labelled = pod.labels.iter().filter_map(|(key, value)| self.by_label.get(&(key.as_str(), value.as_str())));
         let selected: BTreeSet<&PolicyId> = labelled
@@ -54,7 +54,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// A label that everything the selector matches has with exactly this value.
+/// A label value that every match of the selector must have.
 pub(super) fn single_label(selector: &Selector) -> Option<(&str, &str)> {
     selector.requirements.iter().find_map(|requirement| match &requirement.operator {
         Operator::In(values) if values.len() == 1 => {

@@ -1,7 +1,7 @@
-//! Placement: which node answers for a policy, with which address, and why not another.
+//! Chooses the gateway nodes of each policy, and records why other nodes were passed over.
 //!
-//! One placement holds for the whole cluster; every node computes the same one from the same facts. Deliberately absent: what
-//! a node does about it (`compile`) and the address behind an interface's name, which only the gateway's own kernel knows.
+//! One placement applies to the whole cluster; every node computes the same one from the same facts. Not here: the
+//! resulting state of a node (`compile`), and the address of an interface, which only the gateway's own kernel knows.
 
 mod exit;
 pub mod handover;
@@ -24,46 +24,46 @@ use super::policy::grants::NOT_FROM_GIT;
 use super::policy::{Egress, GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, Suspend};
 use super::state::net::{Mac, fnv1a, mix};
 
-/// Which of the addresses that policies name each node has, and since when.
+/// The egress addresses of policies that each node has, and since when.
 pub type HeldAddresses = BTreeMap<NodeName, BTreeMap<IpAddr, Timestamp>>;
 
-/// The placement of every policy in force.
+/// The placement of every active policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// By policy; suspended ones are not there.
+    /// By policy, without suspended ones.
     pub policies: BTreeMap<PolicyId, PlacedPolicy>,
     /// Every exit that some policy uses.
     pub exits: BTreeMap<ExitKey, Exit>,
-    /// Exits that no policy is placed on any more and that are kept for live connections, with the policies that left them
-    /// ([`handover`]).
+    /// Exits that no policy is placed on any more and that are kept for live connections, with the policies that left
+    /// them ([`handover`]).
     pub left: BTreeMap<ExitKey, BTreeSet<PolicyId>>,
-    /// What a person should know.
+    /// Findings.
     pub findings: Vec<Finding>,
 }
 
-/// Where one policy leads.
+/// The exits of one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacedPolicy {
     /// Its exits, each once, in order; empty while no gateway is fit.
     pub exits: Vec<ExitKey>,
-    /// What was chosen for each entry of its gateways, in their order.
+    /// The choice for each entry of its gateways, in their order.
     pub choices: Vec<GatewayChoice>,
-    /// What becomes of members while there is no exit.
+    /// What happens to members' packets while there is no exit.
     pub on_no_gateway: OnNoGateway,
 }
 
 /// The choice for one entry of `egressGateway(s)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayChoice {
-    /// Of the fit nodes that match, the one that tells to have the address that the policy names, if one does; else the first.
+    /// Of the fit nodes that match, the one that reports the address that the policy names, if any; otherwise the first.
     pub gateway: Option<NodeName>,
-    /// Nodes that match and were passed over, with the reason.
+    /// Matching nodes that were passed over, with the reason.
     pub unfit: Vec<(NodeName, Cow<'static, str>)>,
 }
 
 impl PlacedPolicy {
-    /// The exit of one member. With several, members are spread by rendezvous hashing: an exit that comes or goes moves only
-    /// the members that it gains or loses (Thaler and Ravishankar, 1998).
+    /// The exit of one member. With several, members are spread by rendezvous hashing: an exit that is added or removed
+    /// moves only the members that it gains or loses (Thaler and Ravishankar, 1998).
     pub fn exit_of(&self, pod: &PodName) -> Option<&ExitKey> {
         match self.exits.as_slice() {
             [] => None,
@@ -77,25 +77,25 @@ fn weight(pod: &PodName, exit: &ExitKey) -> u64 {
     mix(fnv1a(format!("{pod}\0{}", exit.identity()).as_bytes()))
 }
 
-/// Exits that a gateway says it could not serve, by their identities, with the reason.
+/// Exits that a gateway reports it could not serve, by identity, with the reason.
 pub type UnfitExits = BTreeMap<NodeName, BTreeMap<String, String>>;
 
-/// Places every policy that is in force at `now`, where no gateway says that it could not serve.
+/// Places every policy that is active at `now`, without reports of gateways that could not serve.
 pub fn place(set: &PolicySet, facts: &Facts, now: Timestamp) -> Placement {
     place_with(set, facts, GatewayReports { held: &facts.held, unfit: &UnfitExits::new() }, now)
 }
 
-/// What nodes say of themselves as gateways.
+/// What nodes report about themselves as gateways.
 #[derive(Debug, Clone, Copy)]
 pub struct GatewayReports<'a> {
-    /// Which egress addresses they have.
+    /// The egress addresses they have.
     pub held: &'a HeldAddresses,
-    /// Which exits they could not serve.
+    /// The exits they could not serve.
     pub unfit: &'a UnfitExits,
 }
 
-/// The same with another word of nodes about themselves: a node knows its own kernel sooner than others do.
-pub fn place_with(set: &PolicySet, facts: &Facts, said: GatewayReports<'_>, now: Timestamp) -> Placement {
+/// The same with other reports than those in the facts: a node knows its own kernel sooner than others do.
+pub fn place_with(set: &PolicySet, facts: &Facts, reports: GatewayReports<'_>, now: Timestamp) -> Placement {
     let mut placement = Placement::default();
     let nodes = NodeIndex::new(facts);
     for policy in set.policies.values() {
@@ -103,7 +103,7 @@ pub fn place_with(set: &PolicySet, facts: &Facts, said: GatewayReports<'_>, now:
             placement.findings.push(suspended(policy));
             continue;
         }
-        let placed = place_one(policy, set, facts, (&nodes, said), &mut placement.findings);
+        let placed = place_one(policy, set, facts, (&nodes, reports), &mut placement.findings);
         placement.policies.insert(policy.id.clone(), placed);
     }
     collect_exits(&mut placement, facts);
@@ -155,19 +155,19 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &GatewayChoice, none_
     Finding::new("no-gateway", &policy.id, format!("{reason}; {consequence}"))
 }
 
-/// Without an address to look for, nodes behind the first fit one are not asked.
+/// Without an address to look for, nodes behind the first fit one are not considered.
 fn choose(
     spec: &GatewaySpec,
     set: &PolicySet,
     facts: &Facts,
-    (nodes, said): (&NodeIndex<'_>, GatewayReports<'_>),
+    (nodes, reports): (&NodeIndex<'_>, GatewayReports<'_>),
 ) -> GatewayChoice {
     let mut choice = GatewayChoice { gateway: None, unfit: Vec::new() };
     let mut newest: Option<Timestamp> = None;
     for (name, node) in nodes.matching(&spec.node, facts) {
         let stranger = !set.may_answer(&spec.node, name, &node.labels);
         let unfit = stranger.then_some(NOT_FROM_GIT.into()).or_else(|| nodes.unfit(name, node));
-        if let Some(reason) = unfit.or_else(|| unserved(name, spec, said.unfit).map(Into::into)) {
+        if let Some(reason) = unfit.or_else(|| unserved(name, spec, reports.unfit).map(Into::into)) {
             if choice.gateway.is_none() {
                 choice.unfit.push((name.clone(), reason));
             }
@@ -177,7 +177,7 @@ fn choose(
             choice.gateway = Some(name.clone());
             break;
         };
-        let since = since(name, *address, facts, said.held);
+        let since = since(name, *address, facts, reports.held);
         if choice.gateway.is_none() || since > newest {
             (choice.gateway, newest) = (Some(name.clone()), since);
         }
@@ -185,22 +185,22 @@ fn choose(
     choice
 }
 
-/// Since when a node has an address, as it tells; a snapshot does not say since when.
+/// Since when a node has an address, as it reports; a snapshot contains no time.
 fn since(node: &NodeName, address: IpAddr, facts: &Facts, held: &HeldAddresses) -> Option<Timestamp> {
-    let told = held.get(node).and_then(|held| held.get(&address)).copied();
+    let reported = held.get(node).and_then(|held| held.get(&address)).copied();
     let known = || facts.host_networks.get(node)?.holder(address).map(|_| Timestamp::MIN);
-    told.or_else(known)
+    reported.or_else(known)
 }
 
-/// What a node says of itself. Its reason stands in its own report.
-fn unserved(node: &NodeName, spec: &GatewaySpec, says: &UnfitExits) -> Option<&'static str> {
-    // Nearly nobody says so, and an identity is a text to be made.
-    says.get(node).filter(|exits| !exits.is_empty())?;
+/// The reason for placement if a node reports an exit as unserved. The node's own report has the details.
+fn unserved(node: &NodeName, spec: &GatewaySpec, unfit_exits: &UnfitExits) -> Option<&'static str> {
+    // Building an identity text is only worth it for the few nodes with such a report.
+    unfit_exits.get(node).filter(|exits| !exits.is_empty())?;
     let exit = ExitKey { gateway: node.clone(), egress: spec.egress.clone(), next_hops: spec.next_hops.clone() };
-    exit.is_among(says).then_some("does not forward packets for it")
+    exit.is_among(unfit_exits).then_some("does not forward packets for it")
 }
 
-/// Nodes by label, so that ten thousand policies do not each look at five thousand nodes.
+/// Nodes by label, so that ten thousand policies do not each scan five thousand nodes.
 struct NodeIndex<'a> {
     by_label: BTreeMap<(&'a str, &'a str), Vec<&'a NodeName>>,
     owners: AddressOwners<'a>,
@@ -217,7 +217,8 @@ impl<'a> NodeIndex<'a> {
         Self { by_label, owners: facts.owners() }
     }
 
-    /// Why a node is no gateway now. One that shares its address with another is none: nobody can tell to which of them a packet goes.
+    /// Why a node cannot be a gateway now. A node that shares its address with another cannot: it is unknown which of
+    /// them a packet reaches.
     fn unfit(&self, name: &NodeName, node: &Node) -> Option<Cow<'static, str>> {
         if let Some(reason) = node.unfit() {
             return Some(Cow::Borrowed(reason));
@@ -231,7 +232,7 @@ impl<'a> NodeIndex<'a> {
         }
     }
 
-    /// The nodes that match, in the order of their names.
+    /// The nodes that match, in order of name.
     fn matching<'s>(
         &'s self,
         selector: &'s super::labels::Selector,
@@ -252,8 +253,8 @@ impl<'a> NodeIndex<'a> {
     }
 }
 
-/// Gathers the exits of all policies. Two of one gateway with one MAC address (7 in 10^13 for ten exits) could not be told apart
-/// on the wire: the later one is refused rather than sent out with the other's address.
+/// Collects the exits of all policies. Two exits of one gateway with the same MAC address (probability 7 in 10^13 for ten
+/// exits) could not be reported apart on the wire: the later one is refused rather than sent out with the other's address.
 fn collect_exits(placement: &mut Placement, facts: &Facts) {
     let wanted: BTreeSet<ExitKey> =
         placement.policies.values().flat_map(|placed| placed.exits.iter().cloned()).collect();

@@ -1,4 +1,4 @@
-//! Tests of placement: the semantics of DESIGN §5 on small clusters.
+//! Tests of placement on small clusters.
 
 use super::*;
 use crate::core::facts::{Node, Pod};
@@ -56,7 +56,7 @@ fn gateways(placement: &Placement, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_first_fit_node_in_the_order_of_names_answers() {
+fn the_first_fit_node_by_name_is_the_gateway() {
     let facts = facts(&[("c", true, false), ("a", false, false), ("b", true, true), ("d", true, false)]);
     let placement = place(&set(vec![policy("p", vec![gateway("gw", "a")])]), &facts, Timestamp::UNIX_EPOCH);
     assert_eq!(gateways(&placement, "p"), ["c"]);
@@ -66,7 +66,7 @@ fn the_first_fit_node_in_the_order_of_names_answers() {
 }
 
 #[test]
-fn without_a_fit_node_there_is_a_finding_that_says_why() {
+fn without_a_fit_node_a_finding_names_the_reason() {
     let facts = facts(&[("a", false, false)]);
     let placement = place(&set(vec![policy("p", vec![gateway("gw", "a")])]), &facts, Timestamp::UNIX_EPOCH);
     assert_eq!(gateways(&placement, "p"), Vec::<String>::new());
@@ -77,7 +77,7 @@ fn without_a_fit_node_there_is_a_finding_that_says_why() {
 }
 
 #[test]
-fn an_exit_that_goes_moves_only_its_own_members() {
+fn a_removed_exit_moves_only_its_own_members() {
     let nodes: Vec<String> = (0..5).map(|n| format!("n{n}")).collect();
     let facts = facts(&nodes.iter().map(|name| (name.as_str(), true, false)).collect::<Vec<_>>());
     let all: Vec<GatewaySpec> = nodes.iter().map(|name| gateway("name", name)).collect();
@@ -102,7 +102,7 @@ fn an_exit_that_goes_moves_only_its_own_members() {
 }
 
 #[test]
-fn a_suspended_policy_is_not_in_force_until_its_end() {
+fn a_suspended_policy_is_inactive_until_the_suspension_ends() {
     let mut suspended = policy("p", vec![gateway("gw", "a")]);
     suspended.suspend =
         Some(Suspend { until: "2026-11-22T12:00:00Z".parse().unwrap(), owner: None, reason: "migration".into() });
@@ -113,7 +113,7 @@ fn a_suspended_policy_is_not_in_force_until_its_end() {
 }
 
 #[test]
-fn the_index_finds_the_same_members_as_asking_every_policy() {
+fn the_index_finds_the_same_members_as_testing_every_policy() {
     let mut by_namespace = policy("ns", vec![gateway("gw", "a")]);
     by_namespace.selectors = vec![MemberSelector {
         namespace_name: vec![Operator::In(BTreeSet::from(["batuu".to_owned()]))],
@@ -132,13 +132,13 @@ fn the_index_finds_the_same_members_as_asking_every_policy() {
                 addresses: vec!["10.1.1.1".parse().unwrap()],
                 ..Pod::default()
             };
-            let mut asked: Vec<PolicyId> = policies
+            let mut tested: Vec<PolicyId> = policies
                 .iter()
                 .filter(|policy| policy.selects(&name, &pod, &facts))
                 .map(|policy| policy.id.clone())
                 .collect();
-            asked.sort();
-            assert_eq!(index.of(&name, &pod, &facts), asked);
+            tested.sort();
+            assert_eq!(index.of(&name, &pod, &facts), tested);
         }
     }
 }
@@ -158,7 +158,7 @@ fn naming(address: &str) -> GatewaySpec {
     GatewaySpec { egress: Egress::Address(address.parse().unwrap()), ..gateway("gw", "a") }
 }
 
-/// Who tells to have 10.0.3.9, and since which second.
+/// The nodes that report 10.0.3.9, and since which second.
 fn held(by: &[(&str, i64)]) -> HeldAddresses {
     let address: IpAddr = "10.0.3.9".parse().unwrap();
     let since = |second| BTreeMap::from([(address, Timestamp::from_second(second).unwrap())]);
@@ -166,7 +166,7 @@ fn held(by: &[(&str, i64)]) -> HeldAddresses {
 }
 
 #[test]
-fn the_node_that_tells_to_have_a_named_address_answers_and_of_several_the_last() {
+fn the_node_that_reports_a_named_address_is_the_gateway_and_of_several_the_newest() {
     let set = set(vec![policy("p", vec![naming("10.0.3.9")])]);
     let mut facts = facts(&[("a", true, false), ("b", true, false), ("c", true, false), ("d", true, true)]);
     let chosen = |facts: &Facts, by: &[(&str, i64)]| {
@@ -180,7 +180,7 @@ fn the_node_that_tells_to_have_a_named_address_answers_and_of_several_the_last()
             "p",
         )
     };
-    assert_eq!(chosen(&facts, &[]), ["a"], "nobody tells");
+    assert_eq!(chosen(&facts, &[]), ["a"], "no node reports it");
     assert_eq!(chosen(&facts, &[("b", 7)]), ["b"]);
     assert_eq!(chosen(&facts, &[("b", 7), ("c", 8)]), ["c"], "it was moved to the last");
     assert_eq!(chosen(&facts, &[("b", 8), ("c", 8)]), ["b"], "at the same time: by name");
@@ -192,7 +192,7 @@ fn the_node_that_tells_to_have_a_named_address_answers_and_of_several_the_last()
 }
 
 #[test]
-fn a_snapshot_says_who_has_an_address_too() {
+fn a_snapshot_also_has_the_holders_of_addresses() {
     let mut facts = facts(&[("a", true, false), ("b", true, false)]);
     let mut host_network = crate::core::host_network::HostNetwork::default();
     let net1 = crate::core::host_network::Interface {
@@ -207,7 +207,7 @@ fn a_snapshot_says_who_has_an_address_too() {
 }
 
 #[test]
-fn nodes_that_cannot_be_told_apart_are_no_gateways() {
+fn nodes_with_the_same_address_are_not_gateways() {
     let mut facts = facts(&[("a", true, false), ("b", true, false), ("c", true, false)]);
     let shared: Vec<IpAddr> = vec!["10.0.2.15".parse().unwrap()];
     for name in ["a", "b"] {
@@ -222,7 +222,7 @@ fn nodes_that_cannot_be_told_apart_are_no_gateways() {
         .map(|(node, why)| format!("{node} {why}"))
         .collect();
     assert_eq!(unfit, ["a shares its InternalIP 10.0.2.15 with b", "b shares its InternalIP 10.0.2.15 with a"]);
-    // A Node object that was left behind is not Ready: the machine that has the address now goes on.
+    // A stale Node object is not Ready: the machine that has the address now continues.
     facts.nodes.get_mut(&NodeName::parse("b").unwrap()).unwrap().ready = false;
     assert_eq!(gateways(&place(&set, &facts, Timestamp::UNIX_EPOCH), "p"), ["a"]);
 }

@@ -1,8 +1,8 @@
-//! Connections that a change of pods' addresses takes with it: a connection keeps what it began with, its mark, its translation and
-//! its being an old one, and conntrack knows it by addresses and ports alone. So it outlives its pod, and its group.
+//! Computes which tracked connections must be flushed when pods' addresses change.
 //!
-//! What is forgotten follows from the maps of pods' addresses as they are and as they are to be. Deliberately absent: conntrack
-//! itself (`kernel::conntrack`).
+//! A connection keeps its mark, its translation and its age, and conntrack knows it by addresses and ports alone, so it
+//! outlives its pod and the pod's group. What to flush follows from the maps of pods' addresses, current and desired. Not
+//! here: conntrack itself (`kernel::conntrack`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,93 +15,94 @@ use super::super::state::nft::{
 };
 use super::super::state::ownership::DatapathConfig;
 
-/// So many addresses are named in a step's text; the rest is counted.
+/// At most this many addresses are named in a step's text; the rest is counted.
 const NAMED: usize = 3;
 
-/// Which connections are to be forgotten: by the address that opened them, whoever translated it since.
+/// Connections to flush, by their original source address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConntrackFlush {
-    /// Which ones of each address.
+    /// Which connections of each address.
     pub addresses: BTreeMap<IpAddr, FlushScope>,
-    /// Where the groups lead that [`Which`] names.
-    pub ways: BTreeMap<String, GroupDestinations>,
-    /// Where those lead now that pods leave.
+    /// The destinations of the groups that [`FlushScope`] names.
+    pub destinations: BTreeMap<String, GroupDestinations>,
+    /// The current destinations of groups that pods leave.
     pub former: BTreeMap<String, GroupDestinations>,
     /// Destinations inside the cluster, which are never steered.
     pub inside: RangeSet,
-    /// The bits of a connection's mark that are ours.
+    /// The bits of a connection's mark that are Egret's.
     pub mask: u32,
 }
 
-/// Which of an address's connections.
+/// Which of an address's connections to flush.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FlushScope {
     /// All: no pod has the address any more.
     All,
-    /// Those that the pod which has the address now cannot have: their mark is not the one that its group has there. None: no
-    /// policy selects it, and it has no mark anywhere. Its own live connections, to Services or elsewhere, stay.
+    /// Those that the pod which has the address now cannot have: their mark is not the one that its group has for the
+    /// destination. None: no policy selects it, so it has no mark anywhere. Its own live connections, to Services or
+    /// elsewhere, stay.
     Others(Option<String>),
-    /// Of a pod whose group leads elsewhere now, what would not survive that: connections that nobody has answered yet and
-    /// that will be steered, though their translation is that of their old way; and live ones that are to be reset. Since the
-    /// switch each packet gives them the new mark, so where the old group leads elsewhere that mark spares none.
+    /// Of a pod whose group changes, connections that would be steered wrongly: those without a reply that will be
+    /// steered although their translation is that of the old exit; and live ones to be reset. Since the switch each
+    /// packet gives them the new mark, so where the old group leads to another exit the new mark exempts none.
     Moved {
-        /// Its group from now on.
+        /// Its group after the change.
         group: String,
-        /// Until now.
+        /// Its group before.
         from: Option<String>,
     },
-    /// Of the same pod, live ones that are to be reset and go where the old group leads, too: those of them that have another mark,
-    /// while the old group still shows which these are.
+    /// Of the same pod, live connections to be reset to destinations that the old group steers as well: those with
+    /// another mark, while the old group's rules still show which these are.
     Reset {
-        /// Its group from now on.
+        /// Its group after the change.
         group: String,
-        /// Until now.
+        /// Its group before.
         from: Option<String>,
     },
 }
 
-/// Where a group's connections go, by their destination. What is in no range goes its own way.
+/// The mark of a group's connections, by destination. A destination in no range is not steered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GroupDestinations {
-    /// New ones. Disjoint and sorted.
+    /// Of new connections. Disjoint and sorted.
     new: Vec<(Addresses, Mark)>,
-    /// Live ones that are moved (`existingConnections: Reset`). Disjoint and sorted.
+    /// Of live connections that are reset (`existingConnections: Reset`). Disjoint and sorted.
     live: Vec<(Addresses, Mark)>,
 }
 
-/// What the mark of a connection has to be.
+/// The mark that a connection must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
-    /// An exit's; 0: none, it goes its own way.
+    /// An exit's mark; 0: none, it is not steered.
     Is(u32),
-    /// There is no gateway: no connection has the right one.
+    /// There is no gateway: any mark is wrong.
     Dropped,
 }
 
-/// A connection, as far as it matters here.
+/// The relevant fields of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection {
-    /// Who opened it, before any translation.
+    /// The original source, before any translation.
     pub source: IpAddr,
-    /// Who answers: behind destination translation.
+    /// The address that replies, after destination translation.
     pub destination: IpAddr,
     /// All bits of its mark.
     pub mark: u32,
-    /// Whether an answer was seen.
+    /// Whether a reply was seen.
     pub answered: bool,
 }
 
-/// Whose the pods' addresses are. The kernel knows the groups of addresses, not the pods.
+/// The pod of each pod address. The kernel knows the groups of addresses, not the pods.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AddressHolders {
-    /// When all was last in force; none: this process has not seen that yet.
+    /// When the state was last applied completely; none: this process has not seen that yet.
     pub before: Option<BTreeMap<IpAddr, PodName>>,
     /// Now.
     pub now: BTreeMap<IpAddr, PodName>,
 }
 
 impl AddressHolders {
-    /// Whether the address is the same pod's as before; none where that is not known.
+    /// Whether the address belongs to the same pod as before; none where that is not known.
     fn same(&self, address: IpAddr) -> Option<bool> {
         let before = self.before.as_ref()?;
         let (before, now) = (before.get(&address), self.now.get(&address)?);
@@ -110,46 +111,46 @@ impl AddressHolders {
 }
 
 impl ConntrackFlush {
-    /// Whether this connection is one of those.
+    /// Whether this connection is to be flushed.
     pub fn include(&self, connection: &Connection) -> bool {
         let Some(which) = self.addresses.get(&connection.source) else { return false };
         let mark = connection.mark & self.mask;
         let inside = self.inside.contains(connection.destination);
-        let ways = |group: &String| self.ways.get(group).filter(|_| !inside);
+        let destinations = |group: &String| self.destinations.get(group).filter(|_| !inside);
         match which {
             FlushScope::All => true,
             FlushScope::Others(group) => {
-                let wanted = group.as_ref().and_then(ways).and_then(|ways| at(&ways.new, connection.destination));
+                let wanted = group.as_ref().and_then(destinations).and_then(|destinations| at(&destinations.new, connection.destination));
                 wanted.unwrap_or(Mark::Is(0)) != Mark::Is(mark)
             }
-            FlushScope::Moved { group, from } => ways(group).is_some_and(|ways| {
+            FlushScope::Moved { group, from } => destinations(group).is_some_and(|destinations| {
                 let unanswered = !connection.answered
-                    && match at(&ways.new, connection.destination) {
+                    && match at(&destinations.new, connection.destination) {
                         Some(Mark::Is(to)) if to != 0 => {
-                            mark == 0 || mark == to && !self.led(from.as_ref(), to, connection)
+                            mark == 0 || mark == to && !self.marks_of(from.as_ref(), to, connection)
                         }
                         _ => false,
                     };
-                // Where there is no gateway, the live ones are dropped like the new ones, until there is one.
-                let reset = match at(&ways.live, connection.destination) {
+                // Without a gateway live connections are dropped like new ones, until there is one.
+                let reset = match at(&destinations.live, connection.destination) {
                     Some(Mark::Is(wanted)) => {
-                        wanted != mark || wanted != 0 && !self.led(from.as_ref(), wanted, connection)
+                        wanted != mark || wanted != 0 && !self.marks_of(from.as_ref(), wanted, connection)
                     }
                     _ => false,
                 };
                 unanswered || reset
             }),
-            FlushScope::Reset { group, from } => ways(group).is_some_and(|ways| {
-                let live = at(&ways.live, connection.destination);
-                matches!(live, Some(Mark::Is(wanted)) if wanted != mark && self.led(from.as_ref(), wanted, connection))
+            FlushScope::Reset { group, from } => destinations(group).is_some_and(|destinations| {
+                let live = at(&destinations.live, connection.destination);
+                matches!(live, Some(Mark::Is(wanted)) if wanted != mark && self.marks_of(from.as_ref(), wanted, connection))
             }),
         }
     }
 
-    /// Whether the pod's old group leads there with this mark.
-    fn led(&self, from: Option<&String>, mark: u32, connection: &Connection) -> bool {
+    /// Whether the pod's old group has this mark for the connection's destination.
+    fn marks_of(&self, from: Option<&String>, mark: u32, connection: &Connection) -> bool {
         let former = from.and_then(|from| self.former.get(from));
-        former.and_then(|ways| at(&ways.new, connection.destination)) == Some(Mark::Is(mark))
+        former.and_then(|destinations| at(&destinations.new, connection.destination)) == Some(Mark::Is(mark))
     }
 
     fn none(inside: RangeSet, range: DatapathConfig) -> Self {
@@ -159,14 +160,14 @@ impl ConntrackFlush {
     fn add(&mut self, address: IpAddr, which: FlushScope, wanted: &mut Pods<'_>, found: &mut Pods<'_>) {
         if let FlushScope::Others(Some(group)) | FlushScope::Moved { group, .. } | FlushScope::Reset { group, .. } =
             &which
-            && !self.ways.contains_key(group)
+            && !self.destinations.contains_key(group)
         {
-            self.ways.insert(group.clone(), wanted.ways(group).clone());
+            self.destinations.insert(group.clone(), wanted.destinations(group).clone());
         }
         if let FlushScope::Moved { from: Some(from), .. } | FlushScope::Reset { from: Some(from), .. } = &which
             && !self.former.contains_key(from)
         {
-            self.former.insert(from.clone(), found.ways(from).clone());
+            self.former.insert(from.clone(), found.destinations(from).clone());
         }
         self.addresses.insert(address, which);
     }
@@ -176,9 +177,9 @@ fn steers(mark: Option<Mark>) -> bool {
     matches!(mark, Some(Mark::Is(mark)) if mark != 0)
 }
 
-fn at(ways: &[(Addresses, Mark)], address: IpAddr) -> Option<Mark> {
-    let behind = ways.partition_point(|(range, _)| range.first() <= address);
-    let (range, mark) = ways.get(behind.checked_sub(1)?)?;
+fn at(destinations: &[(Addresses, Mark)], address: IpAddr) -> Option<Mark> {
+    let behind = destinations.partition_point(|(range, _)| range.first() <= address);
+    let (range, mark) = destinations.get(behind.checked_sub(1)?)?;
     range.contains(address).then_some(*mark)
 }
 
@@ -188,23 +189,23 @@ impl GroupDestinations {
     }
 }
 
-/// What a table says of pods.
+/// Pods and groups as read from a table.
 struct Pods<'a> {
     table: Option<&'a Table>,
-    ways: BTreeMap<String, GroupDestinations>,
+    destinations: BTreeMap<String, GroupDestinations>,
 }
 
 impl<'a> Pods<'a> {
     fn of(ruleset: &'a Ruleset) -> Self {
-        Self { table: ruleset.get(&TableFamily::Inet), ways: BTreeMap::new() }
+        Self { table: ruleset.get(&TableFamily::Inet), destinations: BTreeMap::new() }
     }
 
     fn elements(&self, name: &str, family: AddressFamily) -> Option<&'a BTreeMap<ElementKey, Option<ElementData>>> {
         self.table?.sets.get(&format!("{name}{}", family.suffix())).map(|set| &set.elements)
     }
 
-    /// Every pod's address, and the chain of its group; none: no policy selects it. None at all where the table does not know
-    /// pods of this family, which is not the same as that there are none.
+    /// Every pod's address, and the chain of its group; none: no policy selects it. `None` where the table does not
+    /// classify pods of this family, which differs from there being no pods.
     fn groups(&self, family: AddressFamily) -> Option<BTreeMap<IpAddr, Option<&'a String>>> {
         let (members, others) = (self.elements("group_of", family), self.elements("others", family));
         if members.is_none() && others.is_none() {
@@ -221,17 +222,18 @@ impl<'a> Pods<'a> {
         Some(pods.collect())
     }
 
-    /// Where a group leads. Its live connections are in a chain of their own, which the map `reset_of` leads its pods to.
-    fn ways(&mut self, group: &String) -> &GroupDestinations {
-        if !self.ways.contains_key(group) {
-            let ways = self.look_up(group);
-            self.ways.insert(group.clone(), ways);
+    /// A group's destinations. Its live connections are in a chain of their own, which the map `reset_of` leads its pods
+    /// to.
+    fn destinations(&mut self, group: &String) -> &GroupDestinations {
+        if !self.destinations.contains_key(group) {
+            let destinations = self.look_up(group);
+            self.destinations.insert(group.clone(), destinations);
         }
-        &self.ways[group]
+        &self.destinations[group]
     }
 
     fn look_up(&self, group: &str) -> GroupDestinations {
-        let mut ways = GroupDestinations { new: self.led(group), live: Vec::new() };
+        let mut destinations = GroupDestinations { new: self.marks_of(group), live: Vec::new() };
         let name = group.strip_prefix(super::super::compile::GROUP).unwrap_or(group);
         let live = format!("reset_{name}");
         let is_reset = |family| {
@@ -241,20 +243,20 @@ impl<'a> Pods<'a> {
                 .any(|data| matches!(data, ElementData::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) if *to == live))
         };
         if AddressFamily::BOTH.into_iter().any(is_reset) {
-            ways.live = self.led(&live);
+            destinations.live = self.marks_of(&live);
         }
-        ways
+        destinations
     }
 
-    /// What the maps that a chain looks destinations up in lead to.
-    fn led(&self, chain: &str) -> Vec<(Addresses, Mark)> {
+    /// The destinations in the maps that a chain looks up.
+    fn marks_of(&self, chain: &str) -> Vec<(Addresses, Mark)> {
         let Some(table) = self.table else { return Vec::new() };
         let rules = table.chains.get(chain).into_iter().flat_map(|chain| &chain.rules);
         let maps = rules.flat_map(|rule| &rule.0).filter_map(|statement| match statement {
             Statement::VerdictMap { map, .. } => table.sets.get(map),
             _ => None,
         });
-        let led = maps.flat_map(|map| &map.elements).filter_map(|(key, data)| {
+        let marks_of = maps.flat_map(|map| &map.elements).filter_map(|(key, data)| {
             let range = match key {
                 ElementKey::Range(first, last) => Addresses::new(*first, *last)?,
                 ElementKey::Address(address) => Addresses::from(*address),
@@ -263,9 +265,9 @@ impl<'a> Pods<'a> {
             let Some(ElementData::Verdict(verdict)) = data else { return None };
             Some((range, mark_of(table, verdict)))
         });
-        let mut led: Vec<_> = led.collect();
-        led.sort_by_key(|(range, _)| *range);
-        led
+        let mut marks_of: Vec<_> = marks_of.collect();
+        marks_of.sort_by_key(|(range, _)| *range);
+        marks_of
     }
 
     fn set(&self, name: &str) -> RangeSet {
@@ -279,7 +281,7 @@ impl<'a> Pods<'a> {
     }
 }
 
-/// The mark that a connection gets where this verdict leads: that of the exit whose chain it comes to.
+/// The mark that a connection gets by this verdict: that of the exit whose chain it reaches.
 fn mark_of(table: &Table, verdict: &Verdict) -> Mark {
     let (Verdict::Goto(first) | Verdict::Jump(first)) = verdict else {
         return if *verdict == Verdict::Drop { Mark::Dropped } else { Mark::Is(0) };
@@ -305,18 +307,18 @@ fn mark_of(table: &Table, verdict: &Verdict) -> Mark {
     Mark::Dropped
 }
 
-/// What is to be forgotten, and when.
+/// What to flush, and when.
 #[derive(Debug, Default)]
 pub(super) struct DueFlushes {
-    /// Ahead of the switch: what was left of an address that a pod gets anew. Until the switch that pod is held back, so that
-    /// nothing of this comes into being again, and its first packet finds none of it.
+    /// Before the switch: what is left of an address that a new pod gets. That pod's packets are dropped until the
+    /// switch, so that no such connection is created again, and its first packet finds none.
     pub(super) ahead: Option<ConntrackFlush>,
-    /// When the packets are through that were on their way at the switch: they were still sent on by the old maps, and would
-    /// bring such a connection back.
+    /// After the packets in flight at the switch have passed: the old maps still steered them, and they would recreate
+    /// such a connection.
     pub(super) behind: Option<ConntrackFlush>,
 }
 
-/// What the change from one ruleset to the other takes with it.
+/// The connections to flush when one ruleset replaces the other.
 pub(super) fn due(
     desired: &Ruleset,
     observed: &Ruleset,
@@ -327,12 +329,12 @@ pub(super) fn due(
     let inside = wanted.set("cluster");
     let (mut ahead, mut behind) = (ConntrackFlush::none(inside.clone(), range), ConntrackFlush::none(inside, range));
     let mut moves: BTreeMap<(Option<&String>, &String), bool> = BTreeMap::new();
-    // What is named from now on was not held back until now.
+    // Destinations that are named from now on were not guarded until now.
     let newly_named = !wanted.set("guarded").subtract(&found.set("guarded")).is_empty();
     for family in AddressFamily::BOTH {
-        // Where the family is not looked at any more, no address is gone: nothing of it is steered.
+        // Where the family is not classified any more, no address is gone: none of it is steered.
         let Some(new) = wanted.groups(family) else { continue };
-        // And where it was not looked at until now, none is new: what there is began before any policy did.
+        // Where it was not classified until now, no address is new: existing connections began before any policy.
         let looked_at = found.groups(family);
         let old = looked_at.clone().unwrap_or_default();
         for address in old.keys().filter(|address| !new.contains_key(*address)) {
@@ -344,13 +346,13 @@ pub(super) fn due(
             let from = before.copied().flatten();
             let moved = group.filter(|group| {
                 *moves.entry((from, group)).or_insert_with(|| {
-                    let to = wanted.ways(group);
+                    let to = wanted.destinations(group);
                     let nowhere = GroupDestinations::default();
-                    to.lead_anywhere() && to != from.map_or(&nowhere, |from| found.ways(from))
+                    to.lead_anywhere() && to != from.map_or(&nowhere, |from| found.destinations(from))
                 })
             });
             let comes = looked_at.is_some() && before.is_none() && same != Some(true);
-            // A member that was deleted while nobody looked: whoever got its address since was taken for it.
+            // A member that was deleted unseen: a pod that got its address since was flushed for it.
             let taken_for_a_member = matches!(before, Some(Some(_))) && group.is_none() && same.is_none();
             if comes {
                 ahead.add(address, FlushScope::Others(group.cloned()), &mut wanted, &mut found);
@@ -362,7 +364,7 @@ pub(super) fn due(
                 && (!comes || newly_named)
             {
                 let (group, from) = (group.clone(), from.cloned());
-                if !comes && from.is_some() && !wanted.ways(&group).live.is_empty() {
+                if !comes && from.is_some() && !wanted.destinations(&group).live.is_empty() {
                     let reset = FlushScope::Reset { group: group.clone(), from: from.clone() };
                     ahead.add(address, reset, &mut wanted, &mut found);
                 }
@@ -379,7 +381,8 @@ impl fmt::Display for ConntrackFlush {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut kinds: BTreeMap<&str, Vec<&IpAddr>> = BTreeMap::new();
         for (address, which) in &self.addresses {
-            let live = |group: &String| self.ways.get(group).is_some_and(|ways| !ways.live.is_empty());
+            let live =
+                |group: &String| self.destinations.get(group).is_some_and(|destinations| !destinations.live.is_empty());
             let kind = match which {
                 FlushScope::All => "all",
                 FlushScope::Others(_) => "those of an earlier pod",

@@ -1,7 +1,6 @@
-//! Plan: the steps from what a kernel holds to what it is to hold, in make-before-break order.
+//! Computes the steps from a kernel's current state to the desired one, in make-before-break order.
 //!
-//! A plan holds every choice; who carries it out has none left. Empty means done. Deliberately absent: carrying out
-//! (`kernel::apply`), and why the state is desired (`compile`).
+//! A plan contains every decision; `kernel::apply` only carries it out. An empty plan means the state is reached.
 
 pub mod conntrack;
 mod nft;
@@ -20,7 +19,7 @@ use self::conntrack::{AddressHolders, ConntrackFlush};
 
 pub use text::{StateListing, text_diff, unified_diff};
 
-/// Steps in the order they are to be taken.
+/// Steps in execution order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use = "a plan that nobody looks at changes nothing"]
 pub struct Plan {
@@ -28,82 +27,84 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
-/// One reversible act.
+/// One reversible change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Give the node a label; what it was before, for the text.
+    /// Sets a label of the node; the last field is the previous value, for the text.
     SetLabel(String, String, Option<String>),
-    /// Take a label that came from Git off the node; what it was.
+    /// Removes a label that came from Git from the node; with its value.
     RemoveLabel(String, String),
-    /// Make a tunnel device; it is brought up once a chain keeps out what must not come in.
+    /// Creates a tunnel device; it is brought up once a chain protects it.
     AddLink(LinkName, Link),
-    /// Change what can be changed of one that is there: MTU, up.
+    /// Changes an existing device's MTU or state.
     ChangeLink(LinkName, Link),
-    /// Take a tunnel device away, and all routes through it.
+    /// Deletes a tunnel device and all routes through it.
     DeleteLink(LinkName),
-    /// Put an address on a tunnel device.
+    /// Adds an address to a tunnel device.
     AddAddress(InterfaceAddress),
-    /// Take it off.
+    /// Deletes an address.
     DeleteAddress(InterfaceAddress),
-    /// Write a setting; what it was before, for the text.
+    /// Writes a sysctl; the last field is the previous value, for the text.
     SetSysctl(Sysctl, String, Option<String>),
-    /// Put a static neighbour in, or another hardware address to it.
+    /// Adds or replaces a static neighbour.
     SetNeighbour(Neighbour),
-    /// Take a static neighbour out.
+    /// Deletes a static neighbour.
     DeleteNeighbour(Neighbour),
-    /// Put a route in, or another one in its place; what it was before, for the text.
+    /// Adds or replaces a route; the last field is the previous route, for the text.
     SetRoute(RouteKey, Route, Option<Route>),
-    /// Take a route out.
+    /// Deletes a route.
     DeleteRoute(RouteKey, Route),
-    /// Put a rule in.
+    /// Adds a rule.
     AddRule(RoutingRule),
-    /// Take a rule out.
+    /// Deletes a rule.
     DeleteRule(RoutingRule),
-    /// Forget connections that bear a mark which is given out anew or no more, so that they don't take another exit's way.
+    /// Flushes connections with a mark that is reassigned or no longer used, so that they do not take another exit.
     FlushConntrack {
         /// The mark.
         mark: u32,
-        /// Its bits that count.
+        /// Its mask.
         mask: u32,
     },
-    /// Forget connections by the pod's address that opened them: the address is given up, given on, or led elsewhere.
+    /// Flushes connections by the pod address that opened them: the address was released, reassigned, or its group has
+    /// changed.
     FlushSources(ConntrackFlush),
-    /// Wait a bounded time for live connections to be seen: connection tracking has just begun, and what it sees first of a
-    /// connection counts as new, however old it is.
+    /// Waits a bounded time for connection tracking to see live connections: it was just enabled, and the first packet it
+    /// sees of a connection counts as new, however old the connection is.
     Notice,
-    /// Wait until the packets that are on their way through this kernel now have left it: they were sent on by what the steps
-    /// before took back, and nothing that they still need may go.
+    /// Waits until the packets in flight in this kernel have left: the rules that earlier steps removed passed them on,
+    /// and they may still need objects that later steps delete.
     RcuBarrier,
-    /// Change nftables in one transaction.
+    /// Changes nftables in one transaction.
     Nft(NftTransaction),
 }
 
 impl Plan {
-    /// Nothing to do.
+    /// Whether the plan has no steps.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
 }
 
-/// What decides steps and is in neither state.
+/// Inputs of a plan that are in neither state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlanContext {
-    /// Whose the pods' addresses are and were.
+    /// The pods that have and had each address.
     pub holders: AddressHolders,
-    /// Nothing in this kernel has connections tracked yet.
+    /// Nothing in this kernel has enabled connection tracking yet.
     pub untracked: bool,
 }
 
-/// The steps from observed to desired, where nothing else is known.
+/// The steps from observed to desired, without further context.
 pub fn plan(desired: &NodeState, observed: &NodeState, range: DatapathConfig) -> Plan {
     plan_with(desired, observed, range, &PlanContext::default())
 }
 
 /// The steps from observed to desired.
 ///
-/// Make before break: devices, neighbours, routes and rules come first, then the one transaction that sends packets there, then,
-/// when the packets are through that were on their way, what nobody uses any more goes. So the packets of a flow take the old way or the new way, or are dropped where there is
-/// neither; they never take the main table's way with the pod's own address.
+/// Make before break: devices, neighbours, routes and rules come first, then the one transaction that steers packets
+/// there, then, when the packets in flight have passed, unused objects are deleted. So the packets of a flow take the old
+/// route or the new one, or are dropped where there is neither; they never take the main table's route with the pod's own
+/// address.
 pub fn plan_with(desired: &NodeState, observed: &NodeState, range: DatapathConfig, beside: &PlanContext) -> Plan {
     let mut steps = Vec::new();
     let due = conntrack::due(&desired.nft, &observed.nft, range, &beside.holders);
@@ -120,12 +121,12 @@ pub fn plan_with(desired: &NodeState, observed: &NodeState, range: DatapathConfi
     order.neighbours(desired, observed);
     order.routes(desired, observed);
     order.rules(desired, observed);
-    // What an interface's filter was is written down before it is changed: a crash in between must not forget it. Where the
-    // table is replaced, only the switch writes it down.
+    // An interface's original filter is recorded before it is changed, so that a crash in between does not lose it.
+    // Where the table is replaced, only the switch records it.
     let (own, foreign, restore) = sysctls(desired, observed);
     let (early, late) = if nft.record.is_some() { (foreign, Vec::new()) } else { (Vec::new(), foreign) };
     let fresh = nft::fresh_exits(&desired.nft, &observed.nft, range);
-    // Only once nobody gives such marks any more: a connection that is forgotten too early takes its old mark again.
+    // Only once no rule sets such marks any more: a connection flushed too early gets its old mark again.
     let mut stale = nft::stale_marks(&observed.nft, range);
     if stale.is_empty() {
         let gone = nft::gone_exits(&desired.nft, &observed.nft, range);
@@ -156,8 +157,9 @@ pub fn plan_with(desired: &NodeState, observed: &NodeState, range: DatapathConfi
     Plan { steps: all }
 }
 
-/// Links first, for all else hangs on them. A link that cannot be changed into the desired one is made anew; what goes
-/// with it is then missing, and the rest of the plan puts it back. One that comes up is shut until the switch.
+/// Links first, as everything else depends on them. A link that cannot be changed into the desired one is recreated; what
+/// is deleted with it is then missing, and the rest of the plan adds it again. A device that comes up is shut until the
+/// switch.
 fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> NodeState {
     let mut state = observed.clone();
     let mut take = |step: Step, state: &mut NodeState| {
@@ -185,7 +187,7 @@ fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> No
     state
 }
 
-/// Steps by kind, each in its own order; [`plan`] puts the kinds one behind the other.
+/// Steps by kind, each in its own order; [`plan`] concatenates the kinds.
 #[derive(Default)]
 struct Order {
     labels: Vec<Step>,
@@ -227,7 +229,7 @@ impl Order {
     fn neighbours(&mut self, desired: &NodeState, observed: &NodeState) {
         self.set_neighbours
             .extend(desired.neighbours.difference(&observed.neighbours).cloned().map(Step::SetNeighbour));
-        // One whose hardware address changes is replaced in place; one whose device goes, goes with it.
+        // A neighbour whose MAC address changes is replaced in place; one whose device is deleted is deleted with it.
         let stays = |gone: &&Neighbour| {
             desired.links.contains_key(&gone.link)
                 && !desired.neighbours.iter().any(|kept| kept.link == gone.link && kept.address == gone.address)
@@ -237,8 +239,8 @@ impl Order {
         );
     }
 
-    /// A table's unreachable route comes before its others, and goes after them: at no time does a table with a rule end
-    /// without it.
+    /// A table's unreachable route is added before its others and deleted after them: a table with a rule always ends
+    /// with it.
     fn routes(&mut self, desired: &NodeState, observed: &NodeState) {
         let mut set: Vec<(&RouteKey, &Route)> =
             desired.routes.iter().filter(|(key, route)| observed.routes.get(key) != Some(route)).collect();
@@ -259,7 +261,7 @@ impl Order {
     }
 }
 
-/// Settings of our own devices, of others' interfaces, and those of others that get back what they were.
+/// Sysctls of Egret's own devices, of other interfaces, and of interfaces whose original value is restored.
 fn sysctls(desired: &NodeState, observed: &NodeState) -> (Vec<Step>, Vec<Step>, Vec<Step>) {
     let set = |(sysctl, value): (&Sysctl, &String)| {
         let found = observed.sysctls.get(sysctl);
@@ -279,7 +281,7 @@ fn sysctls(desired: &NodeState, observed: &NodeState) -> (Vec<Step>, Vec<Step>, 
     (own.into_iter().filter_map(set).collect(), foreign.into_iter().filter_map(set).collect(), restore)
 }
 
-/// What an interface's filter was before Egret, as our table remembers it.
+/// An interface's filter before Egret, as recorded in our table.
 fn value_before(observed: &NodeState, interface: &str) -> Option<String> {
     let table = observed.nft.get(&TableFamily::Inet)?;
     let map = table.sets.get(super::compile::RP_FILTER_BEFORE)?;

@@ -1,6 +1,6 @@
-//! The nftables part of a plan: two rulesets compared, as the changes of one transaction.
+//! The nftables part of a plan: compares two rulesets and returns the changes as transactions.
 //!
-//! Deliberately absent: netlink, and what the tables mean (`compile`).
+//! Not here: netlink encoding (`kernel::nft`), and the meaning of the tables (`compile`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,18 +12,18 @@ use super::super::state::nft::{
 };
 use super::super::state::ownership::DatapathConfig;
 
-/// The transactions of one plan, by when they are due.
+/// The transactions of one plan, by time.
 pub(super) struct Transactions {
-    /// What has to be written down beforehand.
+    /// Values to record beforehand.
     pub(super) record: Option<NftTransaction>,
-    /// What nothing leads to yet. A packet reads rules by the generation that it began with, and elements by the one that is
-    /// current at each lookup (`nft_do_chain` and `nft_genmask_cur`): one that is on its way while a chain comes into force
-    /// together with an element that leads to it finds that chain empty, and goes its own way.
+    /// Sets and chains that nothing leads to yet. A packet reads rules by the generation at its start, and elements by
+    /// the one current at each lookup (`nft_do_chain` and `nft_genmask_cur`): a packet in flight while a chain becomes
+    /// active together with an element that leads to it finds that chain empty, and is not steered.
     pub(super) prepare: Option<NftTransaction>,
     /// The switch.
     pub(super) switch: Option<NftTransaction>,
-    /// What may go only when no packet can have been sent on by the rules before the switch: what nothing leads to any more, gone exits'
-    /// marks, and tables, which also wait for the tunnel device to be gone.
+    /// Deletions that must wait until the packets which the old rules passed on have left: unreferenced chains and sets,
+    /// removed exits' marks, and tables, which also wait for the tunnel device to be deleted.
     pub(super) last: Option<NftTransaction>,
 }
 
@@ -46,14 +46,14 @@ pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> Transaction
                 change(family, wanted, &kept, &mut last);
             }
             (Some(wanted), found) => become_table(family, wanted, found.as_deref(), &mut switch),
-            // While the device is there, other nodes may still send to it: with no rule left its chain lets nothing in.
+            // While the device exists other nodes may still send to it: without rules its chain drops everything.
             (None, Some(found)) if family == TableFamily::Netdev => {
                 let filled = found.chains.iter().filter(|(_, chain)| !chain.rules.is_empty());
                 switch.extend(filled.map(|(name, _)| (family, NftChange::FlushChain(name.clone()))));
                 last.push((family, NftChange::DeleteTable));
             }
-            // A packet that is on its way through the table finds all sets as they were: were they gone under it, what it
-            // is not found in would be taken for a pod that nobody has classified, and dropped.
+            // A packet in flight through the table must find all sets as they were: if they were deleted, a pod that is
+            // not found would count as not known yet, and its packet be dropped.
             (None, Some(found)) => {
                 let first = found.chains.iter().filter(|(_, chain)| is_prerouting(chain) && !chain.rules.is_empty());
                 switch.extend(first.map(|(name, _)| (family, NftChange::FlushChain(name.clone()))));
@@ -70,8 +70,8 @@ pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> Transaction
     }
 }
 
-/// Puts new sets and new chains into a table, whole; nothing of what is there leads to them. Base chains wait for the switch:
-/// packets come to those by themselves.
+/// Adds new sets and chains to a table, complete; nothing existing leads to them. Base chains wait for the switch:
+/// packets reach those without any reference.
 fn lay_out(family: TableFamily, wanted: &Table, found: &mut Table, prepare: &mut Vec<(TableFamily, NftChange)>) {
     let mut laid = found.clone();
     for (name, set) in &wanted.sets {
@@ -97,8 +97,8 @@ fn leads_to(set: &Set, chain: &str) -> bool {
     })
 }
 
-/// What is wanted, and what a packet may still need that was sent on by the rules before the switch: chains and sets that go, whole, which
-/// nothing new leads to; and of exits that go, what translates and guards.
+/// The desired table, plus what packets that the old rules passed on may still need: chains and sets to be deleted,
+/// complete, which nothing new leads to; and the translation and guards of removed exits.
 fn with_what_is_on_its_way(wanted: &Table, found: &Table) -> Table {
     let mut kept = wanted.clone();
     for (name, chain) in found.chains.iter().filter(|(_, chain)| chain.base.is_none()) {
@@ -114,7 +114,7 @@ fn with_what_is_on_its_way(wanted: &Table, found: &Table) -> Table {
     for (name, set) in found.sets.iter().filter(|(name, _)| wanted.sets.contains_key(*name)) {
         let of_gone = set.elements.iter().filter(|(key, data)| {
             let of_mark = matches!(key, ElementKey::Mark(mark) | ElementKey::MarkAddress(mark, _) if goes(mark));
-            // Where a mark leads to is the switch's to say.
+            // The switch decides where a mark leads.
             of_mark && !matches!(data, Some(ElementData::Verdict(_)))
         });
         let of_gone: Vec<_> = of_gone.map(|(key, data)| (key.clone(), data.clone())).collect();
@@ -129,8 +129,8 @@ fn is_prerouting(chain: &Chain) -> bool {
     chain.base.as_ref().is_some_and(|base| base.hook == Hook::Prerouting)
 }
 
-/// The chain that lets nothing in, for a device that is about to come up: until the switch, what other nodes send already
-/// would be routed on with the pods' own addresses. Nothing where a chain hangs there already.
+/// The chain that drops everything on a device that is about to come up: until the switch, packets that other nodes
+/// already send would be routed on with the pods' own addresses. None where the device has a chain already.
 pub(super) fn gate(desired: &Ruleset, observed: &Ruleset) -> Option<NftTransaction> {
     let mut shut = desired.get(&TableFamily::Netdev)?.clone();
     shut.chains.values_mut().for_each(|chain| chain.rules.clear());
@@ -146,10 +146,10 @@ pub(super) fn gate(desired: &Ruleset, observed: &Ruleset) -> Option<NftTransacti
     transaction(changes)
 }
 
-/// A rule that does nothing but have connections tracked (`nft_ct_get_init` asks for it, net/netfilter/nft_ct.c), in the chain that
-/// will steer; before a table of ours is there, and where pods will be steered.
+/// A rule whose only effect is to enable connection tracking (`nft_ct_get_init`, net/netfilter/nft_ct.c), in the chain
+/// that will steer; added before the first table, on nodes where pods will be steered.
 ///
-/// Without it a kernel that tracks nothing yet would take the next packet of every live connection for a new connection's first
+/// Without it a kernel that tracks nothing yet would take the next packet of every live connection for the first of a new
 /// one, and the switch would steer it.
 pub(super) fn wake(desired: &Ruleset, observed: &Ruleset) -> Option<NftTransaction> {
     let wanted = desired.get(&TableFamily::Inet).filter(|_| !observed.contains_key(&TableFamily::Inet))?;
@@ -165,7 +165,7 @@ pub(super) fn wake(desired: &Ruleset, observed: &Ruleset) -> Option<NftTransacti
     members.then_some(NftTransaction { changes })
 }
 
-/// A table of another shape, as an older version of Egret leaves, is replaced: the new one takes its place at once.
+/// Replaces a table of another shape, as an older version of Egret leaves, in one transaction.
 fn become_table(
     family: TableFamily,
     wanted: &Table,
@@ -188,7 +188,7 @@ fn transaction(changes: Vec<(TableFamily, NftChange)>) -> Option<NftTransaction>
     (!changes.is_empty()).then_some(NftTransaction { changes })
 }
 
-/// Elements of the map of former settings go ahead of everything else, in a table that may not be there yet.
+/// Adds the elements of the map of original sysctls ahead of everything else, in a table that may not exist yet.
 fn write_down(wanted: &Table, set: &Set, observed: &mut Ruleset, record: &mut Vec<(TableFamily, NftChange)>) {
     if observed.get(&TableFamily::Inet).is_some_and(|found| !can_grow_into(wanted, found)) {
         return;
@@ -219,7 +219,7 @@ fn write_down(wanted: &Table, set: &Set, observed: &mut Ruleset, record: &mut Ve
     push(NftChange::AddElements(RP_FILTER_BEFORE.to_owned(), missing));
 }
 
-/// Whether the table can be changed in place: what cannot be changed of sets and chains is the same.
+/// Whether the table can be changed in place: the immutable parts of its sets and chains are equal.
 fn can_grow_into(wanted: &Table, found: &Table) -> bool {
     let sets = wanted
         .sets
@@ -228,12 +228,13 @@ fn can_grow_into(wanted: &Table, found: &Table) -> bool {
     let chains = wanted.chains.iter().all(|(name, chain)| {
         found.chains.get(name).is_none_or(|found| found.base == chain.base && found.comment == chain.comment)
     });
-    // The kernel takes the owner flag on an abandoned table, not on one that never had an owner; and never off again.
+    // The kernel accepts the owner flag on an abandoned table, not on one that never had an owner; and never removes it.
     let tenure = if wanted.owned { found.owned || found.abandoned } else { !found.owned };
     sets && chains && tenure
 }
 
-/// The changes from one table to another: first all that is new, then rules and elements, then what nothing leads to any more.
+/// The changes from one table to another: first additions, then rules and elements, then deletions of what nothing leads
+/// to any more.
 fn change(family: TableFamily, wanted: &Table, found: &Table, changes: &mut Vec<(TableFamily, NftChange)>) {
     let mut push = |change| changes.push((family, change));
     if wanted.owned != found.owned {
@@ -255,7 +256,7 @@ fn change(family: TableFamily, wanted: &Table, found: &Table, changes: &mut Vec<
             chain.rules.iter().for_each(|rule| push(NftChange::AddRule(name.clone(), rule.clone())));
         }
     }
-    // What goes leads nowhere first: chains that refer to each other are all flushed before any is deleted.
+    // References first: chains that refer to each other are all flushed before any is deleted.
     for (name, chain) in gone(&wanted.chains, &found.chains) {
         if !chain.rules.is_empty() {
             push(NftChange::FlushChain(name.clone()));
@@ -288,7 +289,7 @@ fn gone<'a, T>(
 
 type Elements = BTreeMap<ElementKey, Option<ElementData>>;
 
-/// Elements that are in the first and not, or with other data, in the second.
+/// Elements that are in the first and missing, or have other data, in the second.
 fn difference(from: &Elements, to: &Elements) -> Vec<(ElementKey, Option<ElementData>)> {
     from.iter()
         .filter(|(key, data)| to.get(*key) != Some(*data))
@@ -296,8 +297,8 @@ fn difference(from: &Elements, to: &Elements) -> Vec<(ElementKey, Option<Element
         .collect()
 }
 
-/// Marks under another mask than now, as connections remember them from before the mask was moved. Under the new one they have
-/// no mark and would go their own way.
+/// Marks of connections under a mask other than the current one, from before the mask was moved. Under the new mask they
+/// have no mark and would not be steered.
 pub(super) fn stale_marks(observed: &Ruleset, range: DatapathConfig) -> Vec<(u32, u32)> {
     let chains = observed.get(&TableFamily::Inet).into_iter().flat_map(|table| &table.chains);
     let exits = chains.filter(|(name, _)| name.starts_with(EXIT_CHAIN));
@@ -310,10 +311,10 @@ pub(super) fn stale_marks(observed: &Ruleset, range: DatapathConfig) -> Vec<(u32
         .collect()
 }
 
-/// Marks of exits that are no longer wanted. A live connection that still has one keeps the translation it began with, as long
-/// as it is remembered: here to itself, so that nobody behind us would translate it on its new way.
+/// Marks of exits that are no longer wanted. A live connection that still has one keeps its original translation while it
+/// is tracked: to its own address in this case, so that no later chain translates it on its new route.
 ///
-/// The guard's set remembers them until all is done, for those who were interrupted.
+/// The guard's set keeps these marks until all steps are done, in case they are interrupted.
 pub(super) fn gone_exits(desired: &Ruleset, observed: &Ruleset, range: DatapathConfig) -> BTreeSet<u32> {
     let marks = |ruleset: &Ruleset| -> BTreeSet<u32> {
         let set = ruleset.get(&TableFamily::Inet).and_then(|table| table.sets.get(EXITS));
@@ -325,7 +326,7 @@ pub(super) fn gone_exits(desired: &Ruleset, observed: &Ruleset, range: DatapathC
     gone
 }
 
-/// Marks whose exit's chain is not there yet, or bears another exit's name.
+/// Marks whose exit's chain does not exist yet, or has another exit's identity.
 pub(super) fn fresh_exits(desired: &Ruleset, observed: &Ruleset, range: DatapathConfig) -> Vec<u32> {
     let chains =
         |ruleset: &Ruleset| ruleset.get(&TableFamily::Inet).map(|table| table.chains.clone()).unwrap_or_default();

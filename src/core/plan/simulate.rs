@@ -1,7 +1,6 @@
-//! A step applied to a state that is only a value: how previews and property tests see what a plan does.
+//! Applies a step to a state held as a value, for previews and property tests.
 //!
-//! It knows what the kernel does by itself: routes, neighbours and ingress chains go with their device. Deliberately absent:
-//! the kernel.
+//! It models the kernel's own side effects: routes, neighbours and ingress chains are deleted with their device.
 
 use super::super::compile::RP_FILTER_BEFORE;
 use super::super::state::NodeState;
@@ -123,7 +122,7 @@ fn change_table(change: &NftChange, table: &mut Table) {
     }
 }
 
-/// A setting of somebody else's interface is observed only while our table remembers it.
+/// A sysctl of a foreign interface is observed only while our table records it.
 fn forget_restored_settings(state: &mut NodeState) {
     let remembered: Vec<String> = state
         .nft

@@ -1,6 +1,6 @@
-//! A plan in words: what the node does, for whom, and the steps towards it.
+//! Renders a plan for people: the node's roles, the pods concerned, and the steps.
 //!
-//! Deliberately absent: the diff (`text`), and comparing two revisions, which is a preview.
+//! Not here: the diff (`text`), and the comparison of two revisions (`preview`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -12,19 +12,19 @@ use super::super::state::nft::{AddressFamily, NftChange, NftTransaction, TableFa
 use super::super::state::ownership::TABLE;
 use super::{Plan, Step};
 
-/// So many lines of steps are shown; the diff has them all.
+/// At most this many lines of steps are shown; the diff has them all.
 const SHOWN: usize = 40;
 
-/// A new table with more in it than this is counted, not listed: its parts stand in the diff, in their place.
+/// A new table with more parts than this is counted, not listed; the diff has its parts.
 const LISTED: usize = 8;
 
-/// The width that lines are broken at.
+/// Width at which lines are wrapped.
 const WIDTH: usize = 100;
 
-/// Where a step's object begins, and so where its broken line goes on.
+/// The column of a step's object, and the indent of its continuation lines.
 const STEP_INDENT: usize = 17;
 
-/// A few lines for people. Ends with a newline.
+/// The summary, a few lines. Ends with a newline.
 pub fn text(node: &str, plan: &Plan, compiled: &Compiled, findings: &[Finding]) -> String {
     let steps = match plan.steps.len() {
         0 => "nothing to do".to_owned(),
@@ -55,7 +55,7 @@ pub fn text(node: &str, plan: &Plan, compiled: &Compiled, findings: &[Finding]) 
     text
 }
 
-/// What the node is for each of its exits, and whose members have none.
+/// The node's role for each of its exits, and the policies whose members have none.
 fn roles(compiled: &Compiled) -> Vec<String> {
     let mut lines = Vec::new();
     for (key, exit) in &compiled.exits {
@@ -99,7 +99,7 @@ fn leaving(members: &BTreeSet<PodName>) -> String {
     format!("{} {}", pods(members), if members.len() == 1 { "leaves" } else { "leave" })
 }
 
-/// How many, and the first three by name.
+/// The number of pods, and the first three names.
 fn pods<'a>(members: impl IntoIterator<Item = &'a PodName>) -> String {
     let named: Vec<String> = members.into_iter().map(ToString::to_string).collect();
     match named.as_slice() {
@@ -109,7 +109,8 @@ fn pods<'a>(members: impl IntoIterator<Item = &'a PodName>) -> String {
     }
 }
 
-/// A step as one line; a transaction of nftables as a few. That routes and rules are Egret's goes without saying here.
+/// A step as one line; an nftables transaction as a few. Without Egret's protocol number, which all routes and rules
+/// have.
 fn lines_of(step: &Step) -> Vec<String> {
     match step {
         Step::Nft(transaction) => nft_lines(transaction),
@@ -126,7 +127,7 @@ fn nft_lines(transaction: &NftTransaction) -> Vec<String> {
     for family in [TableFamily::Inet, TableFamily::Netdev] {
         let changes: Vec<&NftChange> =
             transaction.changes.iter().filter(|(of, _)| *of == family).map(|(_, change)| change).collect();
-        // An `AddTable` beside changes that take something away takes over a table that is there.
+        // An `AddTable` beside deletions takes over an existing table.
         let new = changes.iter().any(|change| matches!(change, NftChange::AddTable { .. }))
             && !changes.iter().any(|change| takes_away(change));
         if new && changes.len() > LISTED {
@@ -182,14 +183,14 @@ fn nft_line(family: TableFamily, change: &NftChange) -> String {
     format!("{verb:<7} nft    {family} {object}")
 }
 
-/// A line with a newline behind it, broken between words where it is too wide for most terminals. A word that is too long stays whole.
+/// A line with a newline, wrapped between words where it is too wide for most terminals. A longer word stays whole.
 pub(crate) fn broken(line: &str, indent: usize) -> String {
     let mut text = String::new();
     let mut rest = line;
     let mut width = WIDTH;
     while rest.chars().count() > width {
         let end = rest.char_indices().nth(width + 1).map_or(rest.len(), |(at, _)| at);
-        // The spaces a line begins with, and those between its columns, are no place to break it.
+        // Leading spaces and those between columns are not break points.
         let words = rest.len() - rest.trim_start().len();
         let fits = rest[words..end].rfind(' ').map(|at| words + at);
         let Some(at) = fits.or_else(|| rest[end..].find(' ').map(|at| end + at)) else { break };

@@ -1,4 +1,4 @@
-//! Tests of plan: whole plans as text, for each way in which a state can change.
+//! Tests of `plan`: whole plans as text, for each way in which a state can change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -103,7 +103,7 @@ fn node(id: u32, hop: &str) -> NodeState {
     }
 }
 
-/// The plan's text; carried out, it must lead there, and a second plan be empty.
+/// The plan's text; also checks that carrying it out leads to `desired`, and that a second plan is empty.
 fn text(desired: &NodeState, observed: &NodeState) -> String {
     let plan = plan(desired, observed, RANGE);
     let mut state = observed.clone();
@@ -114,7 +114,7 @@ fn text(desired: &NodeState, observed: &NodeState) -> String {
 }
 
 #[test]
-fn what_is_new_comes_before_the_switch_and_what_is_old_goes_behind_it() {
+fn additions_come_before_the_switch_and_deletions_behind_it() {
     assert_eq!(
         text(&node(2, "172.18.0.4"), &node(1, "172.18.0.3")),
         "\
@@ -141,12 +141,12 @@ change  nft    inet delete chain exit_1
 }
 
 #[test]
-fn nothing_is_to_be_done_where_all_is_as_it_should_be() {
+fn the_plan_is_empty_where_the_state_is_reached() {
     assert_eq!(text(&node(1, "172.18.0.3"), &node(1, "172.18.0.3")), "");
 }
 
 #[test]
-fn a_node_that_is_left_gets_back_what_it_was() {
+fn an_unused_node_gets_its_original_state_back() {
     assert_eq!(
         text(&NodeState::default(), &node(1, "172.18.0.3")),
         "\
@@ -163,7 +163,7 @@ change  nft    inet delete table
 }
 
 #[test]
-fn a_link_that_cannot_be_changed_is_made_anew_with_all_that_went_with_it() {
+fn a_link_that_cannot_be_changed_is_recreated_with_everything_on_it() {
     let desired = node(1, "172.18.0.3");
     let mut observed = desired.clone();
     observed.links.insert("egret0".to_owned(), link(8472, 1450));
@@ -182,7 +182,7 @@ add     route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
 }
 
 #[test]
-fn a_link_that_is_only_smaller_is_changed_in_place() {
+fn a_smaller_mtu_is_changed_in_place() {
     let desired = node(1, "172.18.0.3");
     let mut observed = desired.clone();
     observed.links.insert("egret0".to_owned(), link(4790, 1400));
@@ -193,7 +193,7 @@ fn a_link_that_is_only_smaller_is_changed_in_place() {
 }
 
 #[test]
-fn a_neighbour_with_another_hardware_address_is_replaced_and_not_taken_away() {
+fn a_neighbour_with_another_mac_address_is_replaced_in_place() {
     let desired = node(1, "172.18.0.3");
     let mut observed = desired.clone();
     observed.neighbours =
@@ -208,7 +208,7 @@ remove  neigh  172.18.0.8 dev egret0 lladdr 02:00:ac:12:00:08 nud permanent
 }
 
 #[test]
-fn a_route_and_a_rule_that_differ_are_put_right() {
+fn a_route_and_a_rule_that_differ_are_corrected() {
     let desired = node(1, "172.18.0.3");
     let mut observed = desired.clone();
     observed.routes.insert(key("0.0.0.0/0", 9001, 0), Route::Unknown("blackhole".to_owned()));
@@ -226,7 +226,7 @@ remove  route  throw 10.9.0.0/16 table 9001 proto egret
 }
 
 #[test]
-fn a_pod_that_comes_and_one_that_goes_and_one_that_moves_are_elements() {
+fn pods_that_start_stop_or_move_only_change_elements() {
     let (one, two) = (exit("a", 1, RANGE.mask), exit("b", 2, RANGE.mask));
     let state = |elements: &[(&str, &str)]| {
         only_table(table(&[("exit_1", one.clone()), ("exit_2", two.clone())], &[("group_of4", map(elements))]))
@@ -247,7 +247,7 @@ forget  conn   from 10.1.1.4: all
 }
 
 #[test]
-fn where_nothing_is_tracked_yet_live_connections_are_seen_before_the_first_switch() {
+fn without_tracking_live_connections_are_seen_before_the_first_switch() {
     let base =
         BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150, policy: ChainPolicy::Accept };
     let steer = Chain { base: Some(base), ..Chain::default() };
@@ -273,9 +273,9 @@ change  nft    inet flush chain steer
     );
     for (untracked, desired, observed) in [
         (false, &members, &nothing),
-        // Nobody is steered here.
+        // No pod is steered here.
         (true, &only_table(table(&[("steer", steer.clone())], &[])), &nothing),
-        // A table that is there has had connections tracked.
+        // An existing table has already enabled connection tracking.
         (true, &members, &only_table(table(&[("steer", steer)], &[]))),
     ] {
         assert!(!plan_where(untracked, desired, observed).contains("wait"));
@@ -301,9 +301,9 @@ change  nft    inet add rule exit_1 ct mark set ct mark & 0xffffe000 | 0x0000000
     );
 }
 
-/// Until the switch the old exit's chain still gives the mark, so only what is forgotten behind it stays forgotten.
+/// Until the switch the old exit's chain still sets the mark, so only a flush behind it lasts.
 #[test]
-fn an_exit_whose_mark_was_anothers_replaces_the_table_and_its_connections_are_forgotten() {
+fn a_reassigned_mark_replaces_the_table_and_flushes_its_connections() {
     let desired = only_table(table(&[("exit_1", exit("b", 1, RANGE.mask))], &[]));
     let observed = only_table(table(&[("exit_1", exit("a", 1, RANGE.mask))], &[]));
     assert_eq!(
@@ -321,7 +321,7 @@ forget  conn   mark 0x1/0x1fff
 }
 
 #[test]
-fn connections_with_a_mark_of_another_mask_are_forgotten_behind_the_switch() {
+fn connections_with_a_mark_of_another_mask_are_flushed_behind_the_switch() {
     let desired = only_table(table(&[("exit_1", exit("a", 1, RANGE.mask))], &[]));
     let observed = only_table(table(&[("exit_1", exit("a", 0x0001_0000, 0x00ff_0000))], &[]));
     assert_eq!(
@@ -336,7 +336,7 @@ forget  conn   mark 0x10000/0xff0000
 }
 
 #[test]
-fn a_table_that_nobody_owns_is_taken_over() {
+fn an_abandoned_table_is_taken_over() {
     let desired = only_table(table(&[], &[("group_of4", map(&[]))]));
     let observed = only_table(Table { owned: false, abandoned: true, ..table(&[], &[("group_of4", map(&[]))]) });
     assert_eq!(text(&desired, &observed), "change  nft    inet add table { flags owner,persist; }\n");
@@ -385,7 +385,7 @@ change  nft    inet delete chain old
 }
 
 #[test]
-fn what_a_filter_was_is_written_down_before_it_is_loosened() {
+fn a_filters_original_value_is_recorded_before_it_is_loosened() {
     let desired = NodeState {
         sysctls: BTreeMap::from([(rp_filter("net1"), "2".to_owned())]),
         ..only_table(table(&[("exit_1", exit("a", 1, RANGE.mask))], &[(RP_FILTER_BEFORE, before("net1", 1))]))
@@ -405,7 +405,7 @@ change  nft    inet add rule exit_1 ct mark set ct mark & 0xffffe000 | 0x0000000
 }
 
 #[test]
-fn a_filter_gets_back_what_it_was_before_the_table_forgets_it() {
+fn a_filter_is_restored_before_its_record_is_deleted() {
     let observed = NodeState {
         sysctls: BTreeMap::from([(rp_filter("net1"), "2".to_owned())]),
         ..only_table(table(&[], &[(RP_FILTER_BEFORE, before("net1", 1))]))

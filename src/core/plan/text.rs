@@ -1,6 +1,5 @@
-//! A plan and a state in words: steps as lines of `ip` and `nft`, states as listings, two states as a unified diff.
-//!
-//! The only file that names `similar`. Deliberately absent: colours (`cli`), and what a change means for pods (`report`).
+//! Renders plans and states as text: steps as lines of `ip` and `nft`, states as listings, two states as a unified diff.
+//! The only file that uses `similar`.
 
 use std::fmt;
 
@@ -45,13 +44,13 @@ impl fmt::Display for Step {
     }
 }
 
-/// A node's state as text, in sections; the same state is always the same text.
+/// A node's state as text, in sections; equal states give equal text.
 #[derive(Debug)]
 pub struct StateListing<'a>(pub &'a NodeState);
 
 impl fmt::Display for StateListing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // No `..`: a new part of the state must find its place here.
+        // No `..`, so that a new field must be added here.
         let NodeState { labels, links, addresses, sysctls, rules, routes, neighbours, nft } = self.0;
         section(f, "labels", labels.iter().map(|(key, value)| format!("{key}: \"{value}\"")))?;
         section(f, "ip link", links.iter().map(|(name, link)| format!("{name} {link}")))?;

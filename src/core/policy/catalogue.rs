@@ -1,15 +1,15 @@
-//! The catalogue: every file of the repository as it is now, and what is in force because of it.
+//! The catalogue: all files of the repository as they are now, and the active version of each document.
 //!
-//! Deliberately absent: Git (the caller says what changed), the cluster (`lint`), and any memory on disk: [`Catalogue::export_good`]
-//! gives what must be kept, [`Catalogue::import_good`] takes it back.
+//! One rule decides everything: while a document is bad, for whatever reason, its last good version stays active. A
+//! document is identified by kind and name, not by file, so it may move. It ends when no file mentions it any more and
+//! the file it was in has no error: while that file has one, it is unknown whether the document is still wanted.
 //!
-//! One rule decides everything: a document that is bad now, in whatever way, leaves the last version of it in force that was
-//! good. A document is known by its kind and name, not by its file, so it may move. It ends when no file mentions it any more
-//! and the file it stood in has no error: while that file has one, nobody can tell whether the document is still wanted.
+//! Only changed files are parsed again. The texts of all files with a fitting name are kept, also of those outside of
+//! `paths`: when `paths` changes, the catalogue selects again and needs no files from Git. For a repository of 10,000
+//! policies that is some 10 MB.
 //!
-//! Only files that changed are parsed again. The texts of all files with a fitting name are kept, those outside of `paths`
-//! too: when `paths` changes, the catalogue selects again by itself and need not ask for files it was told of before.
-//! A repository of 10,000 policies costs some 10 MB for that.
+//! Not here: Git (the caller passes changes), checks against the cluster (`lint`), and storage:
+//! [`Catalogue::export_good`] returns what has to be persisted, [`Catalogue::import_good`] restores it.
 
 mod conflicts;
 mod effective;
@@ -36,27 +36,27 @@ pub use self::conflicts::{LabelConflict, disagreements};
 pub use self::last_good::{LastGoodDocuments, LastGoodText};
 pub(super) use self::requirements::{NAME_ONE, NO_NAMESPACE};
 
-/// What became of a file between two commits.
+/// A change of a file between two commits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileUpdate {
     /// It is new, or has a new text.
     Text(String),
-    /// It is gone.
+    /// It was deleted.
     Removed,
-    /// It is there and must not or cannot be read.
+    /// It exists and must not or cannot be read.
     Refused(FileRefusal),
 }
 
 /// Why a file is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileRefusal {
-    /// It is a symbolic link: what it points to is not under the repository's review.
+    /// It is a symbolic link: its target is not reviewed with the repository.
     Symlink,
     /// It is larger than [`MAX_BYTES`].
     TooLarge,
-    /// Its bytes are no text.
+    /// It is not UTF-8.
     NotUtf8,
-    /// Its path has `..` in it, or is absolute.
+    /// Its path is absolute or contains `..`.
     Outside,
 }
 
@@ -89,18 +89,18 @@ impl FileRefusal {
     }
 }
 
-/// A document whose last good version is in force, because the one in the repository is bad.
+/// A document whose last good version is active because the one in the repository is bad.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HeldDocument {
-    /// The file that the good version was in.
+    /// The file of the good version.
     pub path: String,
-    /// Which document.
+    /// The document.
     pub identity: DocumentIdentity,
-    /// Why it is held, in a few words.
+    /// Why, in a few words.
     pub why: String,
 }
 
-/// What was counted for the last line of a validation.
+/// Totals for the last line of a validation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiagnosticCounts {
     /// Errors.
@@ -113,26 +113,26 @@ pub struct DiagnosticCounts {
     pub documents: usize,
 }
 
-/// All files and what is in force. See the module's words.
+/// All files and the active documents; see the module's documentation.
 #[derive(Debug)]
 pub struct Catalogue {
     cluster: String,
-    /// The labels of nodes that the operator allows, if somebody said so.
+    /// The node labels that the operator allows, if configured.
     label_keys: Option<Vec<KeyPattern>>,
     files: BTreeMap<String, File>,
-    /// Good documents of the files as they are now: where each identity is found, by path and place in its file.
+    /// Good documents of the current files: by identity, the paths and positions where each is found.
     candidates: BTreeMap<DocumentIdentity, BTreeSet<(String, usize)>>,
-    /// Bad documents of the files as they are now, by path.
+    /// Bad documents of the current files, with their paths.
     wanted: BTreeMap<DocumentIdentity, BTreeSet<String>>,
-    /// What is in force.
+    /// The active documents.
     standing: BTreeMap<DocumentIdentity, Standing>,
-    /// Findings between documents.
+    /// Diagnostics about several documents.
     between: BTreeMap<DocumentIdentity, Vec<Diagnostic>>,
     set: PolicySet,
     spans: Spans,
 }
 
-/// A file as it is now.
+/// A file's current content.
 #[derive(Debug, Default)]
 struct File {
     text: Arc<str>,
@@ -141,19 +141,20 @@ struct File {
     parsed: Option<ParsedFile>,
 }
 
-/// A document in force.
+/// An active document.
 #[derive(Debug, Clone)]
 struct Standing {
     path: String,
-    /// The text it was read from, to be kept for a restart while it is held.
+    /// The text it was read from, to be persisted while it is held.
     text: Arc<str>,
     document: Arc<Checked>,
-    /// Why it is in force although the repository says something else, or nothing that can be understood.
+    /// Why it is active although the repository has another version, none, or an unreadable one.
     held: Option<String>,
 }
 
 impl Catalogue {
-    /// An empty one. The cluster's name chooses an entry of `clusters` in egret.yaml, and stands for `<cluster>` in its branch.
+    /// An empty catalogue. The cluster's name selects an entry of `clusters` in egret.yaml, and replaces `<cluster>` in
+    /// its branch.
     pub fn new(cluster: &str) -> Self {
         let mut catalogue = Self {
             cluster: cluster.to_owned(),
@@ -170,7 +171,7 @@ impl Catalogue {
         catalogue
     }
 
-    /// With a list of the labels of nodes that Egret may write, before anything is read. egret.yaml can only narrow it.
+    /// Sets the node labels that Egret may write, before anything is read. egret.yaml can only narrow the list.
     #[must_use]
     pub fn with_label_keys(mut self, label_keys: Option<&[KeyPattern]>) -> Self {
         self.label_keys = label_keys.map(<[KeyPattern]>::to_vec);
@@ -178,11 +179,11 @@ impl Catalogue {
         self
     }
 
-    /// Takes what changed, by path. Files whose name does not fit are ignored, so the whole list of a commit can be given.
+    /// Applies changes by path. Files with other names are ignored, so the whole list of a commit can be passed.
     pub fn update(&mut self, mut changes: BTreeMap<String, FileUpdate>) {
-        // Held documents are always looked at again: no version of any file may name them. There are few.
+        // Held documents are always reconsidered: they may not be in any version of a file. There are few.
         let mut touched = self.held_identities();
-        // The configuration comes first, as it says which other files count.
+        // The configuration comes first, as it decides which other files count.
         if let Some(change) = changes.remove(CONFIG_FILE) {
             self.change(CONFIG_FILE, change, &mut touched);
             touched.insert(DocumentIdentity::Config);
@@ -213,7 +214,7 @@ impl Catalogue {
         if self.set.config.paths != before.paths {
             self.select_again(touched);
         }
-        // Policies that leave something to the configuration follow it, and all documents do what it asks of them.
+        // Policies with defaults from the configuration follow it, and its requirements apply to all documents.
         touched.extend(self.standing.keys().chain(self.candidates.keys()).cloned());
         touched.remove(&DocumentIdentity::Config);
     }
@@ -243,7 +244,7 @@ impl Catalogue {
         }
     }
 
-    /// Takes a file's documents out of the indexes; says which they were.
+    /// Removes a file's documents from the indexes; returns their identities.
     fn forget(&mut self, path: &str) -> BTreeSet<DocumentIdentity> {
         let Some(parsed) = self.files.get_mut(path).and_then(|file| file.parsed.take()) else { return BTreeSet::new() };
         let mut gone: BTreeSet<DocumentIdentity> = parsed.bad.clone();
@@ -267,7 +268,7 @@ impl Catalogue {
         gone
     }
 
-    /// Parses a file and puts its documents into the indexes; says which they are.
+    /// Parses a file and adds its documents to the indexes; returns their identities.
     fn learn(&mut self, path: &str) -> BTreeSet<DocumentIdentity> {
         let Some(file) = self.files.get_mut(path).filter(|file| file.refused.is_none()) else { return BTreeSet::new() };
         let parsed = parse(path, &file.text);
@@ -283,7 +284,7 @@ impl Catalogue {
         new
     }
 
-    /// Follows a new `paths`: parses what is in it now, forgets what is not.
+    /// Applies a new `paths`: parses files that are now selected, drops the others.
     fn select_again(&mut self, touched: &mut BTreeSet<DocumentIdentity>) {
         let paths: Vec<String> = self.files.keys().cloned().collect();
         for path in paths {
@@ -296,12 +297,12 @@ impl Catalogue {
         }
     }
 
-    /// Whether a file's documents count.
+    /// Whether a file is selected by `paths`.
     fn selected(&self, path: &str) -> bool {
         path == CONFIG_FILE || self.set.config.paths.iter().any(|folder| is_below(path, folder))
     }
 
-    /// Whether a file counts and cannot be understood as a whole.
+    /// Whether a file is selected and could not be parsed as a whole.
     fn unclean(&self, path: &str) -> bool {
         self.selected(path)
             && self.files.get(path).is_some_and(|file| match &file.parsed {
@@ -310,8 +311,8 @@ impl Catalogue {
             })
     }
 
-    /// Whether any of these changes is about a file that counts here. What the files outside of `paths` say is nobody's business: only
-    /// egret.yaml could make it so.
+    /// Whether any of these changes concerns a selected file. Files outside of `paths` are irrelevant: only egret.yaml
+    /// could select them.
     pub fn concerned(&self, changes: &BTreeMap<String, FileUpdate>) -> bool {
         let differs = |path: &str, change: &FileUpdate| match (change, self.files.get(path)) {
             (FileUpdate::Text(text), Some(file)) => file.refused.is_some() || *file.text != **text,
@@ -321,7 +322,7 @@ impl Catalogue {
         changes.iter().any(|(path, change)| fits(path) && self.selected(path) && differs(path, change))
     }
 
-    /// What egret.yaml would say of this cluster after these changes; none if it cannot be read.
+    /// The configuration of this cluster after these changes; none if egret.yaml cannot be read.
     pub fn config_after(&self, changes: &BTreeMap<String, FileUpdate>) -> Option<Config> {
         let text = match changes.get(CONFIG_FILE) {
             None => return Some(self.set.config.clone()),
@@ -338,22 +339,22 @@ impl Catalogue {
         }
     }
 
-    /// What is in force.
+    /// The active documents.
     pub fn policies(&self) -> &PolicySet {
         &self.set
     }
 
-    /// Places in the texts of the documents in force; those that are held have none.
+    /// Locations in the texts of active documents; held ones have none.
     pub fn spans(&self) -> &Spans {
         &self.spans
     }
 
-    /// A file's text as it is now, to show a diagnostic in it.
+    /// A file's current text, to show a diagnostic in it.
     pub fn text(&self, path: &str) -> Option<&str> {
         self.files.get(path).map(|file| &*file.text)
     }
 
-    /// Everything found in the files as they are now, sorted by file and place. `lint` adds to it.
+    /// All diagnostics of the current files, sorted by file and location. `lint` adds to them.
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         let selected = || self.files.iter().filter(|(path, _)| self.selected(path));
         let parsed = selected().filter_map(|(_, file)| file.parsed.as_ref()).flat_map(|parsed| &parsed.diagnostics);
@@ -363,7 +364,7 @@ impl Catalogue {
         all
     }
 
-    /// Documents whose last good version is in force, sorted.
+    /// Documents whose last good version is active, sorted.
     pub fn held(&self) -> Vec<HeldDocument> {
         let held = self.standing.iter().filter_map(|(identity, standing)| {
             let why = standing.held.clone()?;
@@ -374,14 +375,14 @@ impl Catalogue {
         held
     }
 
-    /// Counts documents, and those that the diagnostics are about. A file that is not read counts as one.
+    /// Counts documents, and those with diagnostics. A file that is not read counts as one.
     pub fn tally(&self, diagnostics: &[Diagnostic]) -> DiagnosticCounts {
         let errors = diagnostics.iter().filter(|one| one.severity == Severity::Error).count();
         let touched: BTreeSet<(&str, usize)> = diagnostics
             .iter()
             .map(|one| {
                 let parsed = self.files.get(&one.file).and_then(|file| file.parsed.as_ref());
-                // The document that begins last before the place; what stands before the first belongs to it.
+                // The last document that begins before the location; what precedes the first one belongs to it.
                 let index =
                     parsed.map_or(0, |parsed| parsed.starts.partition_point(|start| *start <= one.start.offset));
                 (one.file.as_str(), index.max(1))
@@ -402,7 +403,7 @@ fn refusal_of(path: &str, refusal: FileRefusal) -> Diagnostic {
     Diagnostic { hint: Some(refusal.hint()), ..found }
 }
 
-/// Whether a path names a document at all: YAML or JSON, and in no hidden folder, where other tools keep theirs.
+/// Whether a path may hold documents: YAML or JSON, and not in a hidden folder, where other tools keep their files.
 fn fits(path: &str) -> bool {
     let suffix = path.rsplit_once('.').map_or("", |(_, suffix)| suffix);
     let hidden = path.split('/').any(|part| part.starts_with('.') && part != "..");

@@ -1,9 +1,8 @@
-//! From a document as written to the checked types: every rule of DESIGN §5 that one document alone can break.
+//! Checks a document and converts it to the typed form: every rule that a single document can break.
 //!
-//! Deliberately absent: rules between documents (`catalogue`) and those that need to know the cluster (`lint`).
-//!
-//! A checked value comes out only where reading the whole document added no error; what is wrong goes to the findings, all of
-//! it, since readers go on after each.
+//! A checked value is returned only if reading the whole document added no error; readers continue after each mistake, so
+//! that all of them are reported. Not here: rules between documents (`catalogue`), and those that need the cluster
+//! (`lint`).
 
 mod address;
 mod admission;
@@ -28,7 +27,7 @@ pub use self::policy::MAX_GATEWAYS;
 pub(super) use self::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
 pub(super) use self::signatures::REQUIRE;
 
-/// What makes two documents the same one.
+/// The identity of a document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DocumentIdentity {
     /// egret.yaml.
@@ -67,29 +66,29 @@ pub enum Checked {
     Config(ConfigDocument),
 }
 
-/// A policy, and what it leaves to the configuration.
+/// A policy, and which of its values come from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedPolicy {
-    /// The policy, with the defaults of Egret where it says nothing.
+    /// The policy, with Egret's defaults for fields that are not set.
     pub policy: Policy,
-    /// It says `onNoGateway` itself.
+    /// Whether it sets `onNoGateway` itself.
     pub says_on_no_gateway: bool,
-    /// It says `existingConnections` itself.
+    /// Whether it sets `existingConnections` itself.
     pub says_existing_connections: bool,
-    /// Its places.
+    /// Locations of its parts.
     pub spans: PolicySpans,
 }
 
-/// A NodeLabels and its places.
+/// A NodeLabels with its locations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedNodeLabels {
     /// The labels.
     pub node_labels: NodeLabels,
-    /// Its places.
+    /// Locations of its parts.
     pub spans: NodeLabelsSpans,
 }
 
-/// Who a document is, good or not; `None` if its name cannot be read.
+/// The identity of a document, good or not; `None` if its name cannot be read.
 pub fn identity(document: &Document<'_>) -> Option<DocumentIdentity> {
     let policy = |kind| document.name.clone().map(|name| DocumentIdentity::Policy(PolicyId { name, kind }));
     match document.kind {

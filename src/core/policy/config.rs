@@ -1,6 +1,6 @@
-//! `egret.yaml`, checked: what holds for a whole cluster.
+//! The checked configuration of one cluster, from `egret.yaml`.
 //!
-//! Deliberately absent: its form as written (`document`), and flags of the command line, which win over it (`cli`).
+//! Not here: the document's form (`document`), and command-line options, which take precedence (`cli`).
 
 use std::time::Duration;
 
@@ -14,58 +14,60 @@ use crate::core::labels::keys::LabelKeys;
 use crate::core::signature::Signatures;
 use crate::core::state::ownership::DatapathConfig;
 
-/// The configuration in force for one cluster.
+/// The active configuration of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own in egret.yaml")]
 pub struct Config {
-    /// Folders that hold this cluster's documents, without `/` at either end; `""` is the whole repository.
+    /// Folders with this cluster's documents, without `/` at either end; `""` is the whole repository.
     pub paths: Vec<String>,
-    /// The branch for drift reports; `<cluster>` was put in.
+    /// The branch for drift reports, with `<cluster>` replaced.
     pub reports_branch: String,
-    /// Whether reports are committed at all.
+    /// Whether reports are committed.
     pub reports: bool,
-    /// How long each report stays a commit of its own; older ones are folded into one.
+    /// How long each report stays a separate commit; older ones are squashed.
     pub reports_keep: Duration,
-    /// How old the snapshot on the reports branch may be while the cluster is another; none: no snapshot is kept there.
+    /// Maximum age of a changed cluster's snapshot on the reports branch; none: no snapshot is committed.
     pub snapshot_every: Option<Duration>,
-    /// When to compare everything even though nothing changed.
+    /// When to run a full comparison even though nothing changed.
     pub schedule: Option<Schedule>,
-    /// When commits may come into force.
+    /// When commits may be activated.
     pub change_windows: ChangeWindows,
-    /// Until when no commit comes into force.
+    /// Until when no commit is activated.
     pub suspend: Option<Suspension>,
-    /// Whose signature a commit must have to come into force; none: nobody's.
+    /// Keys by which a commit must be signed to be activated; none: signatures are not required.
     pub signatures: Option<Signatures>,
-    /// For policies that say nothing of it.
+    /// Default for policies that do not set it.
     pub on_no_gateway: OnNoGateway,
-    /// For policies that say nothing of it.
+    /// Default for policies that do not set it.
     pub existing_connections: ExistingConnections,
-    /// What becomes of a node label of ours that somebody changed in the cluster.
+    /// What to do about a node label that another writer changed.
     pub on_label_drift: OnLabelDrift,
-    /// Only nodes that Git's NodeLabels give the labels of a gateway's nodeSelector may be one ([`super::grants`]).
+    /// Only nodes to which Git's NodeLabels give the labels of a gateway's nodeSelector can be gateways
+    /// ([`super::grants`]).
     pub only_labelled_from_git: bool,
-    /// Which labels of nodes Egret may write.
+    /// The node labels that Egret may write.
     pub label_keys: LabelKeys,
-    /// A policy's selectors must say which namespaces its members are in.
+    /// Whether a policy's selectors must name their members' namespaces.
     pub require_namespace: bool,
-    /// Pod networks of the cluster, where nodes do not tell theirs.
+    /// Pod networks of the cluster, where they are not in Node objects.
     pub pod_cidrs: Vec<IpNet>,
     /// Service networks of the cluster.
     pub service_cidrs: Vec<IpNet>,
-    /// Destinations that are never steered, whatever a policy says.
+    /// Destinations that are never steered, regardless of policies.
     pub exclusions: Vec<IpNet>,
-    /// Marks, tables, port, MTU. Where each node takes its mark bits itself, the default ones until it has.
+    /// Marks, tables, port, MTU. Where each node chooses its mark bits, the default ones until it has.
     pub range: DatapathConfig,
-    /// Each node takes mark bits that nobody else on it uses (`markMask: auto`), as [`choose`](crate::core::state::mask::choose) says.
+    /// Whether each node chooses mark bits that no other program uses (`markMask: auto`,
+    /// [`choose`](crate::core::state::mask::choose)).
     pub mask_is_auto: bool,
 }
 
-/// A crontab line and the time zone it is meant in.
+/// A crontab line with its time zone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
     /// Five fields, POSIX crontab.
     pub cron: String,
-    /// IANA name; UTC unless it says otherwise.
+    /// IANA name; the default is UTC.
     pub time_zone: String,
 }
 

@@ -1,14 +1,13 @@
-//! Where the readers put what they find: diagnostics of one file, with the places they are about.
+//! Collects the diagnostics of one file with their locations.
 //!
-//! Deliberately absent: how a diagnostic looks, and any decision about what to do after one. A reader that finds something
-//! wrong reports it and reads on, so that every mistake of a document is found in one go.
+//! A reader that finds a mistake reports it and continues, so that all mistakes of a document are reported at once.
 
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 
-/// What is kept of one file. A file with more mistakes than this is not one somebody mends by reading a list.
+/// Maximum number of diagnostics of one file.
 pub const MAX_FINDINGS: usize = 200;
 
-/// From the first byte of a text up to the byte behind it.
+/// A range of text, from its first byte to the byte behind it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Span {
     /// Its first byte.
@@ -18,7 +17,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// The empty span where this one begins: for what is missing there.
+    /// The empty span at its beginning: for something that is missing there.
     #[must_use]
     pub fn head(self) -> Self {
         Self { start: self.start, end: self.start }
@@ -34,7 +33,7 @@ pub struct DiagnosticSink<'f> {
     dropped: usize,
 }
 
-/// A diagnostic that was just reported, to add a label and a hint to.
+/// The diagnostic just reported, to add a label and a hint.
 #[derive(Debug)]
 pub struct DiagnosticBuilder<'d>(Option<&'d mut Diagnostic>);
 
@@ -43,7 +42,7 @@ pub struct DiagnosticBuilder<'d>(Option<&'d mut Diagnostic>);
     reason = "the finding is reported already; what is added to it is added in place"
 )]
 impl DiagnosticBuilder<'_> {
-    /// A few words for right under the text.
+    /// A short note shown below the text.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         if let Some(diagnostic) = &mut self.0 {
             diagnostic.label = label.into();
@@ -59,7 +58,7 @@ impl DiagnosticBuilder<'_> {
         self
     }
 
-    /// What to do about it, if there is something to say.
+    /// What to do about it, if known.
     pub fn hint_if(self, hint: Option<String>) -> Self {
         match hint {
             Some(hint) => self.hint(hint),
@@ -69,7 +68,7 @@ impl DiagnosticBuilder<'_> {
 }
 
 impl<'f> DiagnosticSink<'f> {
-    /// Nothing found yet in the file with this path.
+    /// An empty sink for the file with this path.
     pub fn new(file: &'f str) -> Self {
         Self { file, list: Vec::new(), errors: 0, dropped: 0 }
     }
@@ -79,18 +78,18 @@ impl<'f> DiagnosticSink<'f> {
         self.file
     }
 
-    /// How many errors there were so far, those beyond [`MAX_FINDINGS`] too: a document is good if its reading adds none.
+    /// The number of errors so far, including those beyond [`MAX_FINDINGS`]: a document is good if reading it adds none.
     pub fn errors(&self) -> usize {
         self.errors
     }
 
-    /// The document is not applied because of this.
+    /// Adds an error: the document is not applied.
     pub fn error(&mut self, span: Span, code: &'static str, message: impl Into<String>) -> DiagnosticBuilder<'_> {
         self.errors += 1;
         self.push(Severity::Error, span, code, message.into())
     }
 
-    /// The document is applied, and somebody should look at this.
+    /// Adds a warning: the document is applied, but should be reviewed.
     pub fn warning(&mut self, span: Span, code: &'static str, message: impl Into<String>) -> DiagnosticBuilder<'_> {
         self.push(Severity::Warning, span, code, message.into())
     }
@@ -104,7 +103,7 @@ impl<'f> DiagnosticSink<'f> {
         DiagnosticBuilder(self.list.last_mut())
     }
 
-    /// All of them in the order of the file. Beyond [`MAX_FINDINGS`] a last one says how many more there were.
+    /// All diagnostics in file order. Beyond [`MAX_FINDINGS`] a last one has the number of the rest.
     pub fn into_diagnostics(mut self) -> Vec<Diagnostic> {
         if self.dropped > 0 {
             let message = format!("there are {} more findings in this file", self.dropped);
@@ -130,7 +129,7 @@ pub fn diagnostic(file: &str, severity: Severity, span: Span, code: &'static str
     }
 }
 
-/// A text of the world between quotes, cut where it gets too long to read.
+/// External text between quotes, truncated where it is too long to read.
 pub fn quoted(text: &str) -> String {
     const LONGEST: usize = 80;
     let mut characters = text.chars();
@@ -138,7 +137,7 @@ pub fn quoted(text: &str) -> String {
     if characters.next().is_some() { format!("`{start}…`") } else { format!("`{start}`") }
 }
 
-/// The candidate that a misspelt word most likely meant, if one is near enough.
+/// The candidate nearest to a misspelt word, if one is near enough.
 pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     const LONGEST: usize = 64;
     if word.len() > LONGEST {
@@ -153,7 +152,7 @@ pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance: single letters added, taken away or replaced.
+/// Levenshtein distance: single letters inserted, deleted or replaced.
 fn distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();
@@ -174,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_misspelt_word_finds_what_was_meant() {
+    fn the_nearest_candidate_of_a_misspelt_word_is_suggested() {
         let fields = ["excludedCIDRs", "destinationCIDRs", "egressGateway", "egressGateways"];
         assert_eq!(nearest("excludeCIDRs", fields), Some("excludedCIDRs"));
         assert_eq!(nearest("egressgateway", fields), Some("egressGateway"));

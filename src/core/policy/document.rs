@@ -1,7 +1,7 @@
-//! Documents as written: which of them are ours, their heads, and the fields each may have.
+//! Document kinds and heads, and the fields that each kind may have.
 //!
-//! Deliberately absent: what stands in a `spec` (`check`). The tables of fields here are what the readers accept and what the
-//! editor schemas offer; a test holds the two together.
+//! The tables of fields here are what the readers accept and what the editor schemas offer; a test compares the two. Not
+//! here: the contents of a `spec` (`check`).
 //!
 //! The Cilium document is the CRD `ciliumegressgatewaypolicies.cilium.io`, version v2, as of Cilium 1.18
 //! (`pkg/k8s/apis/cilium.io/v2/cegp_types.go`).
@@ -11,10 +11,10 @@ use super::mapping_reader::{MappingReader, list, mapping, text};
 use super::yaml::{MappingEntry, YamlNode, YamlValue};
 use super::{ObjectName, Origin};
 
-/// The path of the configuration. A document of kind Config stands here and nowhere else.
+/// The path of the configuration. A document of kind Config is allowed only here.
 pub const CONFIG_FILE: &str = "egret.yaml";
 
-/// The kinds that are ours to read.
+/// The kinds that Egret reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DocumentKind {
     /// `cilium.io/v2 CiliumEgressGatewayPolicy`
@@ -28,7 +28,7 @@ pub enum DocumentKind {
 }
 
 impl DocumentKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::CiliumEgressGatewayPolicy, Self::EgressPolicy, Self::NodeLabels, Self::Config];
 
     /// `kind` in a document.
@@ -54,12 +54,12 @@ impl DocumentKind {
     }
 }
 
-/// In the place of a file's name: the document is what a cluster has of one. No path in Git begins like that.
+/// Placeholder for a file name: the document is a custom resource of the cluster. No path in Git begins like this.
 pub(in crate::core::policy) const PUBLISHED: &str = "//spec.json";
 
 /// Fields of a document other than a Config.
 pub const ROOT: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
-/// Fields of `metadata`: those of Kubernetes' ObjectMeta, since people commit what `kubectl get -o yaml` prints.
+/// Fields of `metadata`: those of Kubernetes' ObjectMeta, since users commit the output of `kubectl get -o yaml`.
 pub const METADATA: &[&str] = &[
     "name",
     "labels",
@@ -135,7 +135,7 @@ pub const CHANGE_WINDOWS: &[&str] = &["open", "emergencyTrailer"];
 pub const CHANGE_WINDOW: &[&str] = &["name", "cron", "timeZone", "duration"];
 /// Fields of `datapath`.
 pub const DATAPATH: &[&str] = &["markMask", "firstTable", "port", "mtu"];
-/// What annotations of ours start with.
+/// Prefix of Egret's annotations.
 pub const ANNOTATION_PREFIX: &str = "egret.dev/";
 /// Annotations of a CiliumEgressGatewayPolicy, without their prefix.
 pub const ANNOTATIONS: &[&str] = &[
@@ -148,7 +148,7 @@ pub const ANNOTATIONS: &[&str] = &[
     "suspend-reason",
 ];
 
-/// Several lists of fields as one. A length that is not theirs does not compile.
+/// Concatenates lists of fields. A wrong length does not compile.
 const fn joined<const N: usize>(lists: &[&[&'static str]]) -> [&'static str; N] {
     let mut all = [""; N];
     let (mut at, mut list) = (0, 0);
@@ -164,35 +164,35 @@ const fn joined<const N: usize>(lists: &[&[&'static str]]) -> [&'static str; N] 
     all
 }
 
-/// A document of ours with its head read.
+/// A document of Egret's with its head parsed.
 #[derive(Debug)]
 pub struct Document<'n> {
     /// What it is.
     pub kind: DocumentKind,
-    /// `metadata.name`; none if it is missing or no name, which was reported.
+    /// `metadata.name`; none if it is missing or invalid, which was reported.
     pub name: Option<ObjectName>,
-    /// The name's text, or where it should be.
+    /// The location of the name, or where it should be.
     pub name_span: Span,
     /// Annotations that start with `egret.dev/`.
     pub annotations: Vec<&'n MappingEntry>,
-    /// All of it.
+    /// The whole document.
     pub root: &'n YamlNode,
     /// Where it is.
     pub origin: Origin,
 }
 
-/// What a document is to us.
+/// What a YAML document is.
 #[derive(Debug)]
 pub enum Recognised<'n> {
-    /// One of ours.
+    /// One of Egret's.
     Ours(DocumentKind),
     /// Kubernetes' `v1 List`, with its items.
     List(&'n [YamlNode]),
-    /// An object of somebody else: its kind.
+    /// An object of another API: its kind.
     Foreign(&'n str),
-    /// No Kubernetes object.
+    /// Not a Kubernetes object.
     Nothing,
-    /// One that was meant to be ours; what is wrong was reported.
+    /// Meant to be one of Egret's; the mistake was reported.
     Mistaken,
 }
 
@@ -210,7 +210,7 @@ fn word(entry: Option<&MappingEntry>) -> Option<&str> {
     }
 }
 
-/// Says what a document is, by `apiVersion` and `kind`.
+/// Classifies a document by `apiVersion` and `kind`.
 pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recognised<'n> {
     let (version_entry, kind_entry) = (field(root, "apiVersion"), field(root, "kind"));
     let (version, kind) = (word(version_entry), word(kind_entry));
@@ -252,8 +252,8 @@ pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recogn
     }
 }
 
-/// Whether a document with a kind's name and another apiVersion was meant to be of that kind. Others have an EgressPolicy too
-/// (Spidernet), and a Config (kubectl); nobody else has a CiliumEgressGatewayPolicy.
+/// Whether a document with one of Egret's kinds and another apiVersion was meant to be Egret's. EgressPolicy and Config
+/// exist in other APIs too (Spidernet, kubectl); CiliumEgressGatewayPolicy does not.
 fn meant(kind: DocumentKind, group: &str) -> bool {
     kind == DocumentKind::CiliumEgressGatewayPolicy || group == kind.group() || nearest(group, [kind.group()]).is_some()
 }
@@ -263,7 +263,7 @@ fn near_cilium(group: &str, kind: Option<&str>) -> bool {
         && kind.is_some_and(|kind| nearest(kind, [DocumentKind::CiliumEgressGatewayPolicy.name()]).is_some())
 }
 
-/// Reads the head of a document of ours.
+/// Parses the head of a document of Egret's.
 pub fn head<'n>(kind: DocumentKind, root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Document<'n> {
     let at = root.span.head();
     let origin = Origin { file: out.file().to_owned(), line: root.span.start.line };
@@ -305,7 +305,7 @@ fn name_field<'n>(
     metadata: &MappingReader<'n>,
     out: &mut DiagnosticSink<'_>,
 ) -> Option<&'n MappingEntry> {
-    // The configuration is known by its path; a name does no harm.
+    // The configuration is identified by its path; a name is allowed.
     if kind == DocumentKind::Config { metadata.get("name") } else { metadata.required("name", out) }
 }
 

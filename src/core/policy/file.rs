@@ -1,6 +1,6 @@
-//! One file of the repository: its text to checked documents and diagnostics.
+//! Parses one file of the repository into checked documents and diagnostics.
 //!
-//! Deliberately absent: other files, and earlier versions of this one (`catalogue`).
+//! Not here: other files, and earlier versions of this one (`catalogue`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use super::document::{CONFIG_FILE, DocumentKind, Recognised, head, recognise};
 use super::yaml::{YamlNode, read};
 use crate::core::diagnostic::Diagnostic;
 
-/// What a file says.
+/// The result of parsing a file.
 #[derive(Debug, Default)]
 pub struct ParsedFile {
-    /// Documents without an error, in the file's order, each with its identity. An identity may be there twice.
+    /// Documents without an error, in file order, with their identities. An identity may occur twice.
     pub good: Vec<(DocumentIdentity, Arc<Checked>)>,
-    /// Documents of ours with errors whose name could be read.
+    /// Documents of Egret's with errors whose name could be read.
     pub bad: BTreeSet<DocumentIdentity>,
-    /// Byte offsets at which documents begin, ours or not, in order.
+    /// Byte offsets at which documents of any kind begin, in order.
     pub starts: Vec<usize>,
-    /// Everything found.
+    /// All diagnostics.
     pub diagnostics: Vec<Diagnostic>,
-    /// Whether there was no error at all: then what it does not say is not wanted any more.
+    /// Whether there was no error: then documents that are not in it are not wanted any more.
     pub clean: bool,
 }
 
-/// Reads a file.
+/// Parses a file.
 pub fn parse(path: &str, text: &str) -> ParsedFile {
     let mut file =
         Reading { findings: DiagnosticSink::new(path), parsed: ParsedFile::default(), foreign: false, configs: 0 };
@@ -45,7 +45,7 @@ pub fn parse(path: &str, text: &str) -> ParsedFile {
 struct Reading<'f> {
     findings: DiagnosticSink<'f>,
     parsed: ParsedFile,
-    /// An object of somebody else was reported: once a file is enough.
+    /// Whether a foreign object was reported, which is done once for each file.
     foreign: bool,
     configs: usize,
 }
@@ -54,7 +54,7 @@ impl Reading<'_> {
     fn document(&mut self, root: &YamlNode, broken: bool, in_list: bool) {
         match recognise(root, &mut self.findings) {
             Recognised::Ours(kind) => self.ours(kind, root, broken),
-            // A list in a list is nothing kubectl writes.
+            // kubectl never writes nested lists.
             Recognised::List(items) if !in_list => {
                 for item in items {
                     self.document(item, broken, true);
@@ -113,7 +113,7 @@ impl Reading<'_> {
 }
 
 impl Checked {
-    /// The policy it is, if it is one.
+    /// The policy, if it is one.
     pub fn policy(&self) -> Option<&CheckedPolicy> {
         match self {
             Self::Policy(policy) => Some(policy),
@@ -121,7 +121,7 @@ impl Checked {
         }
     }
 
-    /// The node labels it is, if it is some.
+    /// The node labels, if it is such a document.
     pub fn node_labels(&self) -> Option<&CheckedNodeLabels> {
         match self {
             Self::NodeLabels(labels) => Some(labels),
@@ -129,7 +129,7 @@ impl Checked {
         }
     }
 
-    /// The configuration it is, if it is one.
+    /// The configuration, if it is one.
     pub fn config(&self) -> Option<&ConfigDocument> {
         match self {
             Self::Config(config) => Some(config),

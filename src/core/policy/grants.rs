@@ -1,8 +1,10 @@
-//! Grants: the labels that Git gives to nodes, for `gateways.onlyLabelledFromGit` of egret.yaml. A kubelet may set nearly any label on its
-//! own node and so make it a candidate for every gateway that is chosen by that label; with grants it takes a word of Git's, too.
+//! Grants: the labels that Git gives to nodes, for `gateways.onlyLabelledFromGit` of egret.yaml. A kubelet may set nearly
+//! any label on its own node and so make it a candidate for every gateway that is selected by that label; with grants the
+//! label must also come from Git.
 //!
-//! The principle: what a node can say of itself may take it out, and never puts it in. Deliberately absent: writing labels (`labelling`).
-//! Grants come with the policies to agents, which see labels of nodes and no NodeLabels (`published`).
+//! The principle: what a node claims about itself can exclude it as a gateway, and never include it. Agents see labels of
+//! nodes and no NodeLabels, so grants are published with the policies (`published`). Not here: writing labels
+//! (`labelling`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +16,10 @@ use crate::core::name::NodeName;
 /// Why a node whose labels match is passed over.
 pub const NOT_FROM_GIT: &str = "was not given these labels by Git";
 
-/// What one NodeLabels gives, of the labels that gateways are chosen by.
+/// The gateway labels that one NodeLabels document gives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grant {
-    /// Nodes by name; empty if a selector says which.
+    /// Nodes by name; empty if there is a selector.
     pub nodes: BTreeSet<NodeName>,
     /// Nodes by their labels.
     pub node_selector: Option<Selector>,
@@ -26,7 +28,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// The grant of a document, of labels with some keys alone.
+    /// The grant of a document, restricted to some keys.
     pub fn new(document: &NodeLabels, keys: impl Fn(&str) -> bool) -> Self {
         let labels = document.labels.iter().filter(|(key, _)| keys(key));
         Self {
@@ -40,14 +42,14 @@ impl Grant {
         self.nodes.contains(name) || self.node_selector.as_ref().is_some_and(|selector| selector.matches(labels))
     }
 
-    /// Whether no node can bring itself under it.
+    /// Whether no node can make itself match it.
     pub fn is_sound(&self) -> bool {
         self.node_selector.as_ref().is_none_or(|selector| own_word(selector).is_none())
     }
 }
 
-/// Why a selector of a NodeLabels can be answered by a node itself: the key of a label that a kubelet can set or take off, or an empty text
-/// where the selector asks for no label at all. `None` if a node cannot.
+/// Why a node can make itself match a selector of a NodeLabels: the key of a label that a kubelet can set or remove, or
+/// an empty string where the selector requires no label at all. `None` if a node cannot.
 pub fn own_word(selector: &Selector) -> Option<&str> {
     let forgeable = selector.requirements.iter().find(|requirement| !kept_from_kubelets(&requirement.key));
     match forgeable {
@@ -57,13 +59,13 @@ pub fn own_word(selector: &Selector) -> Option<&str> {
     }
 }
 
-/// Whether a requirement is that a label is there, rather than that it is not.
+/// Whether a requirement is that a label is set, rather than that it is not.
 pub fn asks_for(requirement: &Requirement) -> bool {
     matches!(requirement.operator, Operator::In(_) | Operator::Exists)
 }
 
 impl PolicySet {
-    /// What Git gives of the labels that gateways are chosen by; `None` where any label counts.
+    /// The gateway labels that Git gives; `None` where any label counts.
     pub(super) fn grants_of_documents(&self) -> Option<Vec<Grant>> {
         if !self.config.only_labelled_from_git {
             return None;
@@ -75,11 +77,11 @@ impl PolicySet {
         Some(grants.filter(|grant| !grant.labels.is_empty()).collect())
     }
 
-    /// Whether a node with these labels may answer for a gateway's nodeSelector. Where only labels from Git count:
+    /// Whether a node with these labels may be a gateway by this nodeSelector. Where only labels from Git count:
     ///
-    /// - A label that is asked for has to be Git's gift. One that a kubelet cannot set may also be somebody else's (an
-    ///   administrator's, a cloud's), beside at least one that is Git's.
-    /// - A label that must not be there is neither on the node nor Git's gift.
+    /// - Each required label must be granted. One that a kubelet cannot set may also come from elsewhere (an
+    ///   administrator, a cloud), beside at least one that is granted.
+    /// - A label that must not be set is neither on the node nor granted.
     pub fn may_answer(&self, selector: &Selector, name: &NodeName, labels: &Labels) -> bool {
         if !selector.matches(labels) {
             return false;
@@ -101,8 +103,8 @@ impl PolicySet {
     }
 }
 
-/// The labels that Git gives a node by documents that it cannot bring itself under. Where documents disagree none is given, as nobody sets it
-/// ([`PolicySet::labels_of`]).
+/// The labels granted to a node by documents that it cannot make itself match. Where documents conflict none is granted,
+/// as none is set ([`PolicySet::labels_of`]).
 fn given<'g>(grants: &'g [Grant], name: &NodeName, labels: &Labels) -> BTreeMap<&'g str, &'g str> {
     let (mut given, mut sound, mut disputed) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
     for grant in grants.iter().filter(|grant| grant.covers(name, labels)) {
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_labels_itself_is_no_gateway_and_one_that_git_names_is() {
+    fn only_a_node_that_git_labels_is_a_gateway() {
         let grants = [by_name(&["good"], &[("gw", "true")])];
         assert!(may(&grants, &[is("gw", "true")], "good", &[("gw", "true")]));
         assert!(!may(&grants, &[is("gw", "true")], "evil", &[("gw", "true")]));
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_a_kubelet_can_set_counts_only_as_git_s_gift_even_beside_one_that_is() {
+    fn a_label_that_a_kubelet_can_set_counts_only_if_granted_even_beside_a_granted_one() {
         let grants = [by_name(&["a", "b"], &[("gw", "true")]), by_name(&["a"], &[("tier", "pci")])];
         let wanted = [is("gw", "true"), is("tier", "pci")];
         let has = [("gw", "true"), ("tier", "pci")];
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_a_kubelet_cannot_set_may_be_an_administrator_s_beside_one_of_git_s() {
+    fn a_protected_label_may_come_from_an_administrator_beside_a_granted_one() {
         let grants = [by_name(&["a"], &[("gw", "true")])];
         let has = [("gw", "true"), (PROTECTED, "edge")];
         assert!(may(&grants, &[is("gw", "true"), is(PROTECTED, "edge")], "a", &has));
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_must_not_be_there_is_looked_for_on_the_node_and_in_git() {
+    fn a_label_that_must_not_be_set_is_checked_on_the_node_and_in_git() {
         let grants = [by_name(&["a", "b"], &[("gw", "true")]), by_name(&["b"], &[("spare", "yes")])];
         let wanted = [is("gw", "true"), lacks("spare")];
         assert!(may(&grants, &wanted, "a", &[("gw", "true")]));
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_a_node_can_bring_itself_under_gives_nothing() {
+    fn a_document_that_a_node_can_make_itself_match_grants_nothing() {
         for requirements in [
             vec![is("disk", "ssd")],
             vec![is(PROTECTED, "edge"), is("disk", "ssd")],
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn where_documents_disagree_nothing_is_given() {
+    fn conflicting_documents_grant_nothing() {
         let grants = [by_name(&["a"], &[("gw", "true")]), by_labels(&[is("disk", "ssd")], &[("gw", "false")])];
         assert!(may(&grants, &[is("gw", "true")], "a", &[("gw", "true")]));
         assert!(!may(&grants, &[is("gw", "true")], "a", &[("gw", "true"), ("disk", "ssd")]));

@@ -1,9 +1,8 @@
-//! Warnings that need to know the cluster or the configuration: what a policy would cut off, and what reaches nothing.
+//! Warnings that need the cluster or the configuration: what a policy would cut off, and what matches nothing.
 //!
-//! Deliberately absent: everything a document alone, or documents among themselves, get wrong (`check`, `catalogue`). Nothing
-//! here keeps a document out of force, but for one thing: node labels by name and by selector that meet on a node and disagree.
-//!
-//! Only documents with places in the text of now are looked at. One that is held has an error to mend first.
+//! Only documents whose active version is the one in the repository are checked; a held one has an error to fix first.
+//! The diagnostics here never deactivate a document, except conflicting node labels, by name and by selector, that meet
+//! on a node. Not here: mistakes of a document alone or between documents (`check`, `catalogue`).
 
 mod coverage;
 mod open_selectors;
@@ -23,10 +22,10 @@ use crate::core::facts::{AddressOwner, Facts, PodName};
 use crate::core::labels::{Labels, Operator, Selector};
 use crate::core::name::NodeName;
 
-/// A suspension that ends later is one that is forgotten.
+/// A suspension that ends later than this is likely forgotten.
 const FAR: SignedDuration = SignedDuration::from_hours(90 * 24);
 
-/// Looks at everything that is in force. Without facts only at what the configuration tells. Sorted by file and place.
+/// Checks all active documents; without facts only against the configuration. Sorted by file and location.
 pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let inside = coverage::Inside::of(set, facts);
@@ -69,7 +68,7 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
     found
 }
 
-/// Looks at what is suspended: a suspension that has ended, and one that is so far ahead that nobody will think of it. Sorted.
+/// Checks suspensions: those that have ended, and those that end too far ahead. Sorted.
 pub fn suspensions(set: &PolicySet, spans: &Spans, now: Timestamp) -> Vec<Diagnostic> {
     let cluster = set.config.suspend.as_ref().zip(spans.suspend);
     let cluster = cluster.map(|(suspension, span)| (CONFIG_FILE, "the cluster", suspension.until, span));
@@ -106,7 +105,7 @@ fn warning(file: &str, span: Span, code: &'static str, message: String, hint: &s
     Diagnostic { hint: Some(hint.to_owned()), ..diagnostic(file, Severity::Warning, span, code, message) }
 }
 
-/// Nodes that share an InternalIP with another, the address, and the other.
+/// Nodes that share an InternalIP with another, the address, and the other node.
 fn shared_addresses(facts: &Facts) -> BTreeMap<&NodeName, (IpAddr, &NodeName)> {
     let owners = facts.owners();
     let shared = facts.nodes.iter().filter_map(|(name, node)| {
@@ -142,8 +141,8 @@ fn selects_nothing(policy: &Policy, facts: &Facts, file: &str, span: Span) -> Op
     Some(warning(file, span, "no-member", message, "compare with `kubectl get pods --show-labels`"))
 }
 
-/// Whether a selector has a member. One that names its namespaces is asked for their pods only: with 100,000 pods, those of
-/// policies that match nothing are what costs.
+/// Whether a selector has a member. If it names its namespaces only their pods are tested: with 100,000 pods, policies
+/// that match nothing are the expensive ones.
 fn has_member(selector: &MemberSelector, facts: &Facts) -> bool {
     let named = selector.namespace_name.iter().find_map(|operator| match operator {
         Operator::In(names) => Some(names),
@@ -169,7 +168,7 @@ fn unknown_nodes(labels: &NodeLabels, places: &NodeLabelsSpans, facts: &Facts) -
         .collect()
 }
 
-/// Two documents that give a node two values of one label, by whatever way they reach it.
+/// Two documents that give a node two values of one label, by names or selectors.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LabelDisagreement {
     /// The first document, by name.
@@ -178,7 +177,7 @@ pub struct LabelDisagreement {
     pub other: ObjectName,
     /// The label's key.
     pub key: String,
-    /// The first node, by name, that both reach.
+    /// The first node, by name, that both match.
     pub node: NodeName,
 }
 
@@ -204,8 +203,8 @@ impl LabelDisagreement {
     }
 }
 
-/// Finds node labels that meet on a known node and disagree, once for each pair and key. Who applies labels leaves such keys
-/// as they are: which document is right nobody can tell.
+/// Finds node labels that conflict on a known node, once for each pair and key. Such keys are not applied: it is unknown
+/// which document is right.
 pub fn disagreements(set: &PolicySet, facts: &Facts) -> BTreeSet<LabelDisagreement> {
     let mut found: BTreeMap<(&ObjectName, &ObjectName, &str), &NodeName> = BTreeMap::new();
     for (node, known) in &facts.nodes {
@@ -228,7 +227,7 @@ pub fn disagreements(set: &PolicySet, facts: &Facts) -> BTreeSet<LabelDisagreeme
     found.collect()
 }
 
-/// The labels nodes have once Git's are applied.
+/// The labels of nodes once Git's are applied.
 fn labels_by_node(set: &PolicySet, facts: &Facts) -> BTreeMap<NodeName, Labels> {
     let merged = facts.nodes.iter().map(|(name, node)| {
         let mut labels = node.labels.clone();

@@ -1,7 +1,6 @@
-//! Small readers: a node as a field of a known type, or a diagnostic that says what is wrong with it.
+//! Readers of single fields: a node as a value of a known type, or a diagnostic.
 //!
-//! Deliberately absent: every field of every document (`check`). Readers return `None` after they have reported; the caller
-//! reads on with what it has.
+//! Readers return `None` after they have reported; the caller continues with what it has.
 
 use std::ops::RangeInclusive;
 
@@ -12,14 +11,14 @@ use super::yaml::{MappingEntry, Scalar, ScalarKind, YamlNode, YamlValue};
 #[derive(Debug, Clone, Copy)]
 pub struct MappingReader<'n> {
     entries: &'n [MappingEntry],
-    /// What it is called in a message: `spec`.
+    /// Its name in messages: `spec`.
     what: &'static str,
-    /// Where to point if something is missing in it: its own key, or its beginning.
+    /// Where to point if a field is missing: its own key, or its beginning.
     at: Span,
 }
 
 impl<'n> MappingReader<'n> {
-    /// A node as a mapping with these fields. Reports every field that is none of them.
+    /// A node as a mapping with these fields. Reports every other field.
     pub fn read(
         node: &'n YamlNode,
         what: &'static str,
@@ -30,7 +29,7 @@ impl<'n> MappingReader<'n> {
         Self::read_with(node, what, at, fields, |_| None, out)
     }
 
-    /// The same, where some unknown fields have a better hint than the nearest word.
+    /// The same, with better hints for some unknown fields than the nearest word.
     pub fn read_with(
         node: &'n YamlNode,
         what: &'static str,
@@ -47,12 +46,12 @@ impl<'n> MappingReader<'n> {
         Some(Self { entries, what, at })
     }
 
-    /// A field that says something.
+    /// A field with a value.
     pub fn get(&self, name: &str) -> Option<&'n MappingEntry> {
         self.entries.iter().find(|entry| entry.key == name && !entry.value.is_null())
     }
 
-    /// A field that must be there.
+    /// A required field.
     pub fn required(&self, name: &str, out: &mut DiagnosticSink<'_>) -> Option<&'n MappingEntry> {
         let found = self.get(name);
         if found.is_none() {
@@ -61,13 +60,13 @@ impl<'n> MappingReader<'n> {
         found
     }
 
-    /// Reports a field that is not there.
+    /// Reports a missing field.
     pub fn missing(&self, name: &str, out: &mut DiagnosticSink<'_>) {
         let place = self.entries.iter().find(|entry| entry.key == name).map_or(self.at, |entry| entry.key_span);
         out.error(place, "missing-field", format!("{} has no `{name}`", self.what)).hint(format!("add `{name}`"));
     }
 
-    /// Where to point if something about it as a whole is wrong.
+    /// Where to point for a mistake about it as a whole.
     pub fn at(&self) -> Span {
         self.at
     }
@@ -133,7 +132,7 @@ pub fn integer(node: &YamlNode, what: &str, range: RangeInclusive<i64>, out: &mu
     }
 }
 
-/// A scalar's text, in quotes or not, as a whole number of a range: annotations have no numbers.
+/// A scalar's text, quoted or not, as a whole number of a range: annotations have no numbers.
 pub fn in_range(
     scalar: &Scalar,
     at: Span,
@@ -152,7 +151,7 @@ pub fn in_range(
     number
 }
 
-/// A node as one of a few words.
+/// A node as one of several keywords.
 pub fn choice<T: Copy>(node: &YamlNode, what: &str, words: &[(&str, T)], out: &mut DiagnosticSink<'_>) -> Option<T> {
     let text = text(node, what, out)?;
     let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
@@ -164,7 +163,7 @@ pub fn choice<T: Copy>(node: &YamlNode, what: &str, words: &[(&str, T)], out: &m
     found
 }
 
-/// Reports that a value is of another type than its field.
+/// Reports a value of the wrong type.
 pub fn wrong_type(node: &YamlNode, what: &str, expected: &str, out: &mut DiagnosticSink<'_>) {
     let (found, text) = match &node.value {
         YamlValue::Sequence(_) => ("a list", None),
@@ -182,7 +181,7 @@ pub fn wrong_type(node: &YamlNode, what: &str, expected: &str, out: &mut Diagnos
         .hint_if(hint);
 }
 
-/// A scalar's text; of a collection only its beginning, which may go over a hundred lines.
+/// A scalar's text; of a collection only its first line, since it may span many.
 pub fn first_line(node: &YamlNode) -> Span {
     match &node.value {
         YamlValue::Scalar(_) => node.span,

@@ -1,6 +1,6 @@
-//! Policies: what the repository asks for, checked. The only way to make one is through [`document`] and [`check`].
+//! Policies and the other documents of the repository, checked and typed. Only [`document`] and [`check`] construct them.
 //!
-//! Deliberately absent: which node answers for a policy (`placement`), and Git.
+//! Not here: the choice of gateways (`placement`), and Git.
 
 pub mod catalogue;
 pub mod check;
@@ -29,7 +29,7 @@ use super::facts::{Facts, Pod, PodName};
 use super::labels::{Labels, Operator, Selector};
 use super::name::{Interface, NodeName, ObjectName};
 
-/// Everything that is in force: the checked documents of a repository, or the last good versions of those that are not good now.
+/// All active documents: the checked documents of a repository, or the last good versions of bad ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicySet {
     /// Egress policies.
@@ -38,11 +38,11 @@ pub struct PolicySet {
     pub node_labels: BTreeMap<ObjectName, NodeLabels>,
     /// egret.yaml, or its defaults.
     pub config: Config,
-    /// What Git gives of the labels that gateways are chosen by, where no other counts ([`grants`]).
+    /// The gateway labels that Git gives, where no others count ([`grants`]).
     pub grants: Option<Vec<Grant>>,
 }
 
-/// Which kind of document a policy came from.
+/// The kind of a policy's document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PolicyKind {
     /// `cilium.io/v2 CiliumEgressGatewayPolicy`
@@ -51,7 +51,7 @@ pub enum PolicyKind {
     Egret,
 }
 
-/// A policy's identity. Policies are ordered by name first: names decide between equals.
+/// A policy's identity. Ordered by name first, which decides between policies of equal priority.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyId {
     /// `metadata.name`
@@ -66,7 +66,7 @@ impl fmt::Display for PolicyId {
     }
 }
 
-/// Where in the repository something was written.
+/// Where a document was written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     /// Path in the repository.
@@ -86,27 +86,27 @@ impl fmt::Display for Origin {
 pub struct Policy {
     /// Kind and name.
     pub id: PolicyId,
-    /// Who: a pod is a member if any of them matches. Never empty.
+    /// Its members: a pod is one if any selector matches. Never empty.
     pub selectors: Vec<MemberSelector>,
-    /// Where to. Never empty; without host bits.
+    /// Destinations. Never empty; without host bits.
     pub destinations: Vec<IpNet>,
-    /// Where to, but not: as if there were no policy.
+    /// Destinations that are not steered.
     pub excluded: Vec<IpNet>,
-    /// Through what. Never empty; each gives one exit at most.
+    /// Its gateways. Never empty; each gives at most one exit.
     pub gateways: Vec<GatewaySpec>,
-    /// Between policies with the same prefix the higher one wins. 0 unless it says otherwise.
+    /// Between policies with the same prefix the higher one wins. The default is 0.
     pub priority: i32,
-    /// What becomes of members' packets while no gateway is fit.
+    /// What happens to members' packets while no gateway is fit.
     pub on_no_gateway: OnNoGateway,
-    /// What becomes of live connections when their way changes.
+    /// What happens to live connections when their exit changes.
     pub existing_connections: ExistingConnections,
-    /// Not in force until then.
+    /// Inactive until then.
     pub suspend: Option<Suspend>,
     /// Its document.
     pub origin: Origin,
 }
 
-/// Which pods. All four parts must match; an empty part matches everything.
+/// Selects pods. All four parts must match; an empty part matches everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemberSelector {
     /// Labels of the pod's namespace: `namespaceSelector`, and `io.cilium.k8s.namespace.labels.KEY` of a podSelector.
@@ -122,15 +122,15 @@ pub struct MemberSelector {
 /// One entry of `egressGateway(s)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewaySpec {
-    /// Which nodes; the first fit one in the order of names answers.
+    /// Candidate nodes; the first fit one by name is the gateway.
     pub node: Selector,
-    /// With which address.
+    /// How the egress address is found.
     pub egress: Egress,
-    /// The router behind the interface, one a family at most; none: from the interface's own routes.
+    /// The next hops, at most one a family; none: from the interface's own routes.
     pub next_hops: Vec<IpAddr>,
 }
 
-/// How a gateway finds the address that packets leave with.
+/// How a gateway finds the egress address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Egress {
     /// `egressIP`: this address, on whatever interface has it.
@@ -151,34 +151,34 @@ impl fmt::Display for Egress {
     }
 }
 
-/// What becomes of members' packets while no gateway is fit.
+/// What happens to members' packets while no gateway is fit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnNoGateway {
     /// They are dropped: no packet leaves with a wrong address.
     #[default]
     Drop,
-    /// They leave as if there were no policy.
+    /// They are not steered, as if there were no policy.
     Passthrough,
 }
 
-/// What becomes of live connections when their way changes.
+/// What happens to live connections when their exit changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ExistingConnections {
-    /// They stay on the way they began on while it exists.
+    /// They stay on their exit while it exists.
     #[default]
     Keep,
-    /// Every packet goes the new way; the peers reset the connection.
+    /// Every packet uses the new exit; the peers reset the connection.
     Reset,
 }
 
-/// A policy that is taken out of force for a while. It has an end, so that it is not forgotten.
+/// A temporary deactivation of a policy. It has an end, so that it is not forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspend {
-    /// Until when.
+    /// When it ends.
     pub until: Timestamp,
-    /// Whom to ask.
+    /// The contact.
     pub owner: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
@@ -197,26 +197,26 @@ impl fmt::Display for Suspend {
 pub struct NodeLabels {
     /// `metadata.name`
     pub name: ObjectName,
-    /// Nodes by name; empty if a selector says which.
+    /// Nodes by name; empty if there is a selector.
     pub nodes: Vec<NodeName>,
     /// Nodes by their labels.
     pub node_selector: Option<Selector>,
-    /// The labels they are to have.
+    /// The labels to set.
     pub labels: Labels,
     /// Its document.
     pub origin: Origin,
 }
 
 impl NodeLabels {
-    /// Whether it is about this node.
+    /// Whether it applies to this node.
     pub fn covers(&self, name: &NodeName, labels: &Labels) -> bool {
         self.nodes.contains(name) || self.node_selector.as_ref().is_some_and(|selector| selector.matches(labels))
     }
 }
 
 impl MemberSelector {
-    /// Whether it says which namespaces a member is in, by name or by labels that these must have. Without it, whoever may create pods in
-    /// any namespace can make one a member.
+    /// Whether it restricts its members' namespaces, by name or by required labels. Without that, a user who may create
+    /// pods in any namespace can make one a member.
     pub fn names_a_namespace(&self) -> bool {
         // Every namespace has this label, with its name.
         const NAME: &str = "kubernetes.io/metadata.name";
@@ -228,7 +228,7 @@ impl MemberSelector {
             })
     }
 
-    /// Whether a pod is a member by this selector. The caller has checked that it is [`Pod::routable`].
+    /// Whether a pod is a member by this selector. The caller has checked [`Pod::routable`].
     pub fn matches(&self, name: &PodName, pod: &Pod, facts: &Facts) -> bool {
         static NONE: Labels = Labels::new();
         let namespace = facts.namespaces.get(&name.namespace).unwrap_or(&NONE);
@@ -250,20 +250,20 @@ fn name_matches(operator: &Operator, namespace: &str) -> bool {
 }
 
 impl Policy {
-    /// Whether a pod is a member: any selector matches, and it has a network of its own.
+    /// Whether a pod is a member: any selector matches, and it has a network namespace of its own.
     pub fn selects(&self, name: &PodName, pod: &Pod, facts: &Facts) -> bool {
         pod.routable() && self.selectors.iter().any(|selector| selector.matches(name, pod, facts))
     }
 
-    /// Whether it is out of force at this time.
+    /// Whether it is inactive at this time.
     pub fn suspended(&self, now: Timestamp) -> bool {
         self.suspend.as_ref().is_some_and(|suspend| now < suspend.until)
     }
 }
 
 impl PolicySet {
-    /// The labels that a node is to have from Git. Where two documents that meet on this node disagree, neither counts: one
-    /// by names and one by a selector can only be seen to disagree once a node has both.
+    /// The labels that Git gives a node. Where two documents conflict on this node neither counts: a conflict between
+    /// names and a selector only shows once a node matches both.
     pub fn labels_of(&self, node: &NodeName, labels: &Labels) -> Labels {
         let mut wanted = Labels::new();
         let mut disputed = BTreeSet::new();
@@ -278,7 +278,7 @@ impl PolicySet {
         wanted
     }
 
-    /// The facts as they will be once every node has the labels that Git asks for.
+    /// The facts as they will be once every node has Git's labels.
     pub fn labelled(&self, facts: &Facts) -> Facts {
         let mut facts = facts.clone();
         for (name, node) in &mut facts.nodes {

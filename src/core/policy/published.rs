@@ -1,8 +1,8 @@
-//! Published policies: a policy in force as the `spec` of a custom resource, and back.
+//! Converts active policies to the `spec` of custom resources, and back.
 //!
-//! The fields are those of an EgressPolicy document, so whoever knows the repository can read what the cluster holds; and it is read back
-//! by the same checks. What a policy takes from egret.yaml is written out. Deliberately absent: the resource around the `spec`, with its
-//! fence and status (`cluster::live`), and where a policy leads (`placement`).
+//! The fields are those of an EgressPolicy document, so that the cluster's objects read like the repository's; they are
+//! read back by the same checks. Values that a policy takes from egret.yaml are written out. Not here: the resource
+//! around the `spec`, with its fencing token and status (`cluster::live`).
 
 use std::collections::BTreeMap;
 
@@ -21,16 +21,16 @@ use crate::core::name::NodeName;
 use crate::core::signature::Signatures;
 use crate::core::state::net::fnv1a;
 
-/// The label by which a podSelector means the name of the pod's namespace.
+/// The podSelector key for the name of the pod's namespace.
 const NAMESPACE_NAME: &str = "io.kubernetes.pod.namespace";
-/// Put behind the name of a Cilium document where an EgressPolicy has the same.
+/// Suffix of a Cilium document's name where an EgressPolicy has the same name.
 const CILIUM_SUFFIX: &str = ".cilium.io";
-/// In the published `gateways`: what Git gives of the labels that gateways are chosen by. egret.yaml has no such field.
+/// Field of the published `gateways` with the gateway labels that Git gives. egret.yaml has no such field.
 const LABELLED: &str = "labelled";
 /// Fields of a published spec that no document has.
 const ENVELOPE: [&str; 2] = ["source", "fence"];
 
-/// What is published of a repository's commit, apart from the commit.
+/// The published content of a commit.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Published {
     /// Specs by the name of their resource.
@@ -39,7 +39,7 @@ pub struct Published {
     pub config: Value,
 }
 
-/// Why a published spec is not what Egret publishes: somebody else wrote it, or another version did.
+/// Why a published spec is invalid: another writer, or another version of Egret, wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
     /// The resource.
@@ -55,18 +55,18 @@ impl std::fmt::Display for Unreadable {
 }
 
 impl Published {
-    /// All that a set asks for.
+    /// The published form of a policy set.
     pub fn of(set: &PolicySet) -> Self {
         let policies = set.policies.values().map(|policy| (resource_name(set, &policy.id), spec(policy))).collect();
         Self { policies, config: config(&set.config, set.grants.as_deref()) }
     }
 
-    /// A short text that is the same exactly where the policies are. Agents apply no set of policies but one that it describes.
+    /// A digest that is equal exactly where the policies are. Agents only apply a set of policies that it matches.
     pub fn digest(&self) -> String {
         digest_of(self.policies.iter().map(|(name, spec)| hash_of(name, spec)))
     }
 
-    /// Reads back what was published. `policies` are specs as the API server returns them.
+    /// Parses published specs as the API server returns them.
     pub fn read<'v>(
         policies: impl IntoIterator<Item = (&'v String, &'v Value)>,
         config: &Value,
@@ -89,15 +89,16 @@ impl Published {
     }
 }
 
-/// The hash of one published policy, from which [`digest_of`] makes that of all: when one changes, the others need not be read again.
+/// The hash of one published policy, from which [`digest_of`] computes that of all: when one changes, the others need not
+/// be read again.
 pub fn hash_of(name: &str, spec: &Value) -> u64 {
     let mut text = format!("{name}\0");
     canonical(spec, &mut text);
     fnv1a(text.as_bytes())
 }
 
-/// The digest of policies by their hashes, in whatever order. It guards against being early or late, not against malice: who can
-/// write policies can write the head as well.
+/// The digest of policies by their hashes, in any order. It protects against partial updates, not against malice: a
+/// writer of policies can write the EgressConfig as well.
 pub fn digest_of(hashes: impl IntoIterator<Item = u64>) -> String {
     format!("{:016x}", hashes.into_iter().fold(0_u64, u64::wrapping_add))
 }
@@ -181,7 +182,7 @@ fn member(member: &MemberSelector) -> Value {
     written
 }
 
-/// Requirements of one value are `matchLabels`, as people write them, unless there are two on one key.
+/// Requirements with one value become `matchLabels`, the usual form, unless there are two on one key.
 fn selector(requirements: &[Requirement]) -> Value {
     let (mut labels, mut expressions) = (Map::new(), Vec::new());
     let alone = |key: &str| requirements.iter().filter(|requirement| requirement.key == key).count() == 1;
@@ -212,7 +213,7 @@ fn selector(requirements: &[Requirement]) -> Value {
     Value::Object(written)
 }
 
-/// What nodes need of egret.yaml. Paths, branch and schedule are the controller's.
+/// The values of egret.yaml that nodes need. Paths, branch and schedule concern only the controller.
 fn config(config: &Config, grants: Option<&[Grant]>) -> Value {
     let range = config.range;
     let mut written = json!({
@@ -222,7 +223,7 @@ fn config(config: &Config, grants: Option<&[Grant]>) -> Value {
             "mtu": range.mtu,
         },
     });
-    // Left out, a node takes bits that nobody else on it uses; agents that don't know of that take the default.
+    // If left out, a node chooses bits that no other program uses; agents without that feature take the default.
     if !config.mask_is_auto {
         written["datapath"]["markMask"] = json!(range.mask);
     }
@@ -233,7 +234,8 @@ fn config(config: &Config, grants: Option<&[Grant]>) -> Value {
             written[field] = json!(nets.iter().map(ToString::to_string).collect::<Vec<_>>());
         }
     }
-    // For a controller that begins: what was demanded of commits holds even where the commit that demanded it was thrown away.
+    // For a controller that starts: signature requirements hold even if the commit that introduced them was removed from
+    // the branch.
     if let Some(signatures) = &config.signatures {
         let Signatures { require, keys } = signatures;
         written["signatures"] = json!({
@@ -252,7 +254,7 @@ fn config(config: &Config, grants: Option<&[Grant]>) -> Value {
     written
 }
 
-/// As the `spec` of NodeLabels.
+/// In the form of a NodeLabels `spec`.
 fn grant(grant: &Grant) -> Value {
     let mut written = json!({"labels": grant.labels});
     if !grant.nodes.is_empty() {
@@ -264,7 +266,7 @@ fn grant(grant: &Grant) -> Value {
     written
 }
 
-/// For a controller that begins as well: an egret.yaml that cannot be read opens no window.
+/// For a controller that starts as well: an unreadable egret.yaml opens no window.
 fn windows(windows: &ChangeWindows) -> Value {
     let window = |window: &Window| {
         let Window { name, cron, time_zone, duration } = window;
@@ -281,7 +283,7 @@ fn windows(windows: &ChangeWindows) -> Value {
     written
 }
 
-/// One published policy. It passes the same checks as a document in a repository.
+/// Parses one published policy, with the same checks as a document in a repository.
 pub fn read_policy(name: &str, spec: &Value) -> Result<Policy, Unreadable> {
     let fault = |message: String| Unreadable { name: name.to_owned(), message };
     let source = &spec["source"];
@@ -308,7 +310,7 @@ pub fn read_policy(name: &str, spec: &Value) -> Result<Policy, Unreadable> {
     Ok(Policy { id, origin, ..checked.policy.clone() })
 }
 
-/// The published values of egret.yaml.
+/// Parses the published values of egret.yaml.
 pub fn read_config(config: &Value) -> Result<Config, Unreadable> {
     let mut document = config.as_object().cloned().unwrap_or_default();
     if let Some(Value::Object(gateways)) = document.get_mut("gateways") {
@@ -323,7 +325,7 @@ pub fn read_config(config: &Value) -> Result<Config, Unreadable> {
     }
 }
 
-/// The published labels that gateways are chosen by; `None` where any label counts. They pass the same checks as NodeLabels.
+/// Parses the published gateway labels, with the same checks as NodeLabels; `None` where any label counts.
 pub fn read_grants(config: &Value) -> Result<Option<Vec<Grant>>, Unreadable> {
     let gateways = &config["gateways"];
     if gateways["onlyLabelledFromGit"] != json!(true) {
@@ -351,7 +353,7 @@ fn first_error(parsed: &file::ParsedFile) -> String {
     parsed.diagnostics.first().map_or_else(|| "no document".to_owned(), |diagnostic| diagnostic.message.clone())
 }
 
-/// JSON with sorted keys, whatever order the map keeps.
+/// JSON with sorted keys, independent of the map's order.
 fn canonical(value: &Value, text: &mut String) {
     match value {
         Value::Object(fields) => {

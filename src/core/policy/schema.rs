@@ -1,16 +1,16 @@
 //! JSON Schemas of the documents, for editors: completion, and most mistakes underlined while typing.
 //!
-//! Deliberately absent: validation with them. The readers (`check`) decide and know more than a schema can say; these only
-//! must not call wrong what the readers take. Field names come from `document`'s tables by a test.
+//! Egret does not validate with them: the readers (`check`) are stricter than a schema can be; a schema only must not
+//! reject what the readers accept. A test compares field names with `document`'s tables.
 //!
-//! Draft 7, which is what the YAML language server of the editors reads.
+//! Draft 7, which the editors' YAML language server reads.
 
 use serde_json::{Value, json};
 
 use super::check::MAX_GATEWAYS;
 use super::document::ANNOTATIONS;
 
-/// The schemas, each with the name of its file in `schemas/`.
+/// The schemas, each with its file name in `schemas/`.
 pub fn files() -> [(&'static str, String); 2] {
     [("config.json", format!("{:#}\n", config())), ("document.json", format!("{:#}\n", document()))]
 }
@@ -165,7 +165,7 @@ fn change_windows() -> Value {
     )
 }
 
-/// Policies and node labels. Which one it is `kind` says.
+/// Policies and node labels, distinguished by `kind`.
 fn document() -> Value {
     let kinds = [
         ("CiliumEgressGatewayPolicy", "cilium.io/v2", policy_spec(false)),

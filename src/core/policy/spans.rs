@@ -1,13 +1,14 @@
-//! Where the parts of a checked document stand in its text, for findings that come later (`lint`, and what documents say of each other).
+//! Locations of a checked document's parts in its text, for later diagnostics (`lint`, and those about several
+//! documents).
 //!
-//! Deliberately absent: the text itself. A span is 48 bytes; a policy has about one per destination.
+//! A span is 48 bytes; a policy has about one per destination.
 
 use std::collections::BTreeMap;
 
 use super::diagnostic_sink::Span;
 use super::{ObjectName, PolicyId};
 
-/// The places in one policy.
+/// Locations in one policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicySpans {
     /// `metadata.name`.
@@ -20,30 +21,30 @@ pub struct PolicySpans {
     pub destinations: Vec<Span>,
     /// Gateway entries' `nodeSelector`, in the order of [`super::Policy::gateways`].
     pub gateways: Vec<Span>,
-    /// What says that it is suspended.
+    /// The suspension.
     pub suspend: Option<Span>,
 }
 
-/// The places in one NodeLabels document.
+/// Locations in one NodeLabels document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeLabelsSpans {
     /// `metadata.name`.
     pub name: Span,
     /// Node names, in the order of [`super::NodeLabels::nodes`].
     pub nodes: Vec<Span>,
-    /// The key `nodeSelector`, if it is there.
+    /// The key `nodeSelector`, if present.
     pub node_selector: Option<Span>,
     /// Each label.
     pub labels: BTreeMap<String, Span>,
 }
 
-/// The places in all documents whose text is the one in the repository now. Those of a document whose last good version is
-/// in force are not among them: its text has other places.
+/// Locations in all documents whose active version is the repository's. Held documents are left out: their locations
+/// refer to an older text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Spans {
     /// Of policies.
     pub policies: BTreeMap<PolicyId, PolicySpans>,
-    /// What says in egret.yaml that the cluster is suspended.
+    /// The suspension of the cluster in egret.yaml.
     pub suspend: Option<Span>,
     /// Of NodeLabels.
     pub node_labels: BTreeMap<ObjectName, NodeLabelsSpans>,

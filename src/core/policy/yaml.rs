@@ -1,9 +1,9 @@
-//! YAML text to trees of nodes that know their place. The only file that names `serde_yaml`.
+//! Parses YAML into trees of nodes with locations. The only file that uses `serde_yaml`.
 //!
-//! Deliberately absent: serde. It stops at the first mistake, and a tree can be read on; so this goes from the parser's events
-//! to [`Node`]s directly. Also absent: what any field means (`document`, `check`).
+//! serde stops at the first mistake, whereas reading a tree can continue; so this builds [`YamlNode`]s directly from the
+//! parser's events. Not here: the meaning of fields (`document`, `check`).
 //!
-//! The parser itself finds where the documents of a stream begin (a `---` inside a block scalar is text) and goes on at the
+//! The parser finds where the documents of a stream begin (a `---` inside a block scalar is text) and continues at the
 //! next one after a syntax error, so that one broken document never hides the others. JSON is YAML (YAML 1.2, §1.2).
 
 #[cfg(test)]
@@ -18,26 +18,26 @@ use serde_yaml::granit_parser::{
 use super::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::diagnostic::SpanPoint;
 
-/// The largest file that is read, in bytes.
+/// Maximum size of a file in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
-/// How deep lists and mappings may be nested.
+/// Maximum nesting depth.
 pub const MAX_DEPTH: usize = 32;
-/// How many nodes a file may have once its aliases are expanded; bounds the memory of a file to some 50 MB.
+/// Maximum number of nodes of a file after aliases are expanded; limits the memory of a file to some 50 MB.
 pub const MAX_NODES: usize = 400_000;
 
-/// A value and its place.
+/// A value and its location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct YamlNode {
-    /// What it is.
+    /// The value.
     pub value: YamlValue,
-    /// Its text. What came through an alias points at the anchor's text, where it must be mended.
+    /// Its location. A value from an alias has that of the anchor, where it must be fixed.
     pub span: Span,
 }
 
 /// The three kinds of nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum YamlValue {
-    /// Text, number, boolean or nothing; see [`Scalar::kind`].
+    /// Text, number, boolean or null; see [`Scalar::kind`].
     Scalar(Scalar),
     /// A list.
     Sequence(Vec<YamlNode>),
@@ -56,30 +56,31 @@ pub struct MappingEntry {
     pub value: YamlNode,
 }
 
-/// A scalar as it was written, without quotes and escapes.
+/// A scalar, without quotes and escapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scalar {
     /// Its text.
     pub text: String,
-    /// Written without quotes: what it looks like decides what it is.
+    /// Whether it was written without quotes: then its text decides the type.
     pub plain: bool,
 }
 
-/// What a scalar is to the Kubernetes API, which reads YAML as `sigs.k8s.io/yaml` does: the booleans of YAML 1.1 too.
+/// The type of a scalar in the Kubernetes API, which reads YAML as `sigs.k8s.io/yaml` does: including the booleans of
+/// YAML 1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScalarKind {
-    /// Nothing: the same as a field that is not there.
+    /// Null: the same as a missing field.
     Null,
     /// `true`, `yes`, `on` and their opposites.
     Boolean(bool),
-    /// A number, whole or not.
+    /// A number, integer or not.
     Number,
-    /// Everything else, and all that stands in quotes.
+    /// Everything else, and everything in quotes.
     Text,
 }
 
 impl Scalar {
-    /// What it is.
+    /// Its type.
     pub fn kind(&self) -> ScalarKind {
         if !self.plain {
             return ScalarKind::Text;
@@ -93,7 +94,7 @@ impl Scalar {
         }
     }
 
-    /// The whole number it is, decimal or `0x`; `None` if it is none.
+    /// Its integer value, decimal or `0x`; `None` if it is not an integer.
     pub fn integer(&self) -> Option<i64> {
         match self.text.strip_prefix("0x") {
             Some(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
@@ -111,18 +112,18 @@ fn is_number(text: &str) -> bool {
         return !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit() || digit == b'_');
     }
     let starts = unsigned.strip_prefix('.').unwrap_or(unsigned).starts_with(|first: char| first.is_ascii_digit());
-    // `parse` also takes words such as `infinity`, which are text in YAML; its numbers start with a digit.
+    // `parse` also accepts words such as `infinity`, which are text in YAML; its numbers start with a digit.
     matches!(unsigned.to_ascii_lowercase().as_str(), ".inf" | ".nan")
         || (starts && unsigned.replace('_', "").parse::<f64>().is_ok())
 }
 
 impl YamlNode {
-    /// Whether it says nothing: Kubernetes treats a field that is null as one that is not there.
+    /// Whether it is null: Kubernetes treats a null field as missing.
     pub fn is_null(&self) -> bool {
         matches!(&self.value, YamlValue::Scalar(scalar) if scalar.kind() == ScalarKind::Null)
     }
 
-    /// How many nodes it is, itself included.
+    /// The number of nodes, itself included.
     fn size(&self) -> usize {
         1 + match &self.value {
             YamlValue::Scalar(_) => 0,
@@ -139,11 +140,11 @@ pub struct YamlTree {
     pub root: Option<YamlNode>,
     /// Where it begins.
     pub start: SpanPoint,
-    /// Whether an error was reported while it was put together: its content may still be read for more of them.
+    /// Whether an error was reported while it was parsed: its content may still be read for more errors.
     pub broken: bool,
 }
 
-/// Reads all documents of a text. Never fails: what is wrong goes to `findings`.
+/// Parses all documents of a text. Never fails: mistakes go to `findings`.
 pub fn read(text: &str, findings: &mut DiagnosticSink<'_>) -> Vec<YamlTree> {
     if text.len() > MAX_BYTES {
         let message = format!("the file has {} bytes; {MAX_BYTES} are the most that is read", text.len());
@@ -153,7 +154,8 @@ pub fn read(text: &str, findings: &mut DiagnosticSink<'_>) -> Vec<YamlTree> {
     let mut options = Options::default();
     options.flow_nesting_limit = MAX_DEPTH;
     options.block_nesting_limit = MAX_DEPTH;
-    // Comments would be events between those of values wherever another package switches that on for the whole build.
+    // The parser would emit comments as events between values if another package enabled that feature for the whole
+    // build.
     options.emit_comments = false;
     let mut composer = Composer {
         parser: Parser::new_from_str_with_options(text, options),
@@ -165,22 +167,22 @@ pub fn read(text: &str, findings: &mut DiagnosticSink<'_>) -> Vec<YamlTree> {
     composer.stream()
 }
 
-/// Why a document was given up.
+/// Why a document was abandoned.
 enum Stop {
-    /// The parser cannot make sense of it; not reported yet.
+    /// The parser failed; not reported yet.
     Syntax(ScanError),
-    /// A limit; reported.
+    /// A limit was exceeded; reported.
     Limit,
 }
 
 struct Composer<'t, 'c, 'f> {
     parser: Parser<'t, StrInput<'t>>,
     findings: &'c mut DiagnosticSink<'f>,
-    /// What each anchor of this document stands for, and how many nodes that is.
+    /// The value of each anchor of this document, and its number of nodes.
     anchors: BTreeMap<usize, (YamlNode, usize)>,
-    /// Nodes made so far, over all documents: the memory is the file's.
+    /// Nodes created so far, over all documents of the file.
     nodes: usize,
-    /// The last event's place.
+    /// The last event's location.
     last: Span,
 }
 
@@ -202,14 +204,14 @@ impl<'t> Composer<'t, '_, '_> {
             };
             let start = self.give_up(stop);
             trees.push(YamlTree { root: None, start, broken: true });
-            // Behind a limit nothing more is read: the next document could not add a node either.
+            // Nothing is read beyond a limit: the next document could not add a node either.
             if self.nodes > MAX_NODES || !matches!(self.parser.proceed_next_document(), Ok(true)) {
                 return trees;
             }
         }
     }
 
-    /// Reports why a document was given up, and says where that was.
+    /// Reports why a document was abandoned, and returns where.
     fn give_up(&mut self, stop: Stop) -> SpanPoint {
         match stop {
             Stop::Limit => self.last.start,
@@ -222,7 +224,7 @@ impl<'t> Composer<'t, '_, '_> {
         }
     }
 
-    /// The next document's root; `None` behind the last one.
+    /// The next document's root; `None` after the last one.
     fn document(&mut self) -> Result<Option<YamlNode>, Stop> {
         self.anchors.clear();
         loop {
@@ -263,7 +265,7 @@ impl<'t> Composer<'t, '_, '_> {
                 (self.mapping(style, span, depth)?, anchor)
             }
             Event::Alias(anchor) => return self.alias(anchor, span),
-            // Every other event ends or announces something; the parser never puts one where a node must be.
+            // All other events end or announce something; the parser never emits one where a node must be.
             _ => (YamlNode { value: YamlValue::Scalar(Scalar { text: String::new(), plain: true }), span }, 0),
         };
         if anchor != 0 {
@@ -366,7 +368,7 @@ impl<'t> Composer<'t, '_, '_> {
         Ok(YamlNode { value: YamlValue::Mapping(entries), span })
     }
 
-    /// `<<`: keys of a mapping, or of several, that are not given beside it (<https://yaml.org/type/merge.html>).
+    /// `<<`: keys of one or several mappings that are not set beside it (<https://yaml.org/type/merge.html>).
     fn merge(&mut self, node: YamlNode, entries: &mut Vec<MappingEntry>, places: &mut BTreeMap<String, usize>) {
         match node.value {
             YamlValue::Mapping(more) => {
@@ -388,7 +390,7 @@ impl<'t> Composer<'t, '_, '_> {
         }
     }
 
-    /// A collection's text. A block collection's end event stands behind the white space that follows it.
+    /// A collection's location. A block collection's end event is behind the white space that follows it.
     fn whole(&self, style: StructureStyle, start: Span, last: Option<Span>) -> Span {
         let end = match (style, last) {
             (StructureStyle::Block, Some(last)) if last.end >= start.start => last.end,
@@ -399,7 +401,7 @@ impl<'t> Composer<'t, '_, '_> {
     }
 }
 
-/// The parser counts columns from 0, and lines from 1 as we do.
+/// The parser counts columns from 0; its lines from 1, as Egret's.
 fn point(marker: &Marker) -> SpanPoint {
     SpanPoint { offset: marker.byte_offset().unwrap_or(0), line: marker.line(), column: marker.col() + 1 }
 }

@@ -1,7 +1,7 @@
-//! OpenSSH's `allowed_signers` (ssh-keygen(1), "ALLOWED SIGNERS"): a line for each key that counts.
+//! Parses OpenSSH's `allowed_signers` (ssh-keygen(1), "ALLOWED SIGNERS"): one line for each trusted key.
 //!
-//! Deliberately absent: certificate authorities, whose certificates no list here could take back, and the machine's time zone: a time without
-//! `Z` is UTC. Names are for people; Git compares them with nothing in a commit either.
+//! Certificate authorities are refused, because no list here could revoke their certificates. A time without `Z` is UTC,
+//! not the machine's time zone. Principal names are not compared with the commit; Git does not either.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -11,16 +11,16 @@ use ssh_key::{Algorithm, PublicKey};
 
 use super::{BadKey, SHORTEST_RSA};
 
-/// A key that counts, and when.
+/// A trusted key and its restrictions.
 #[derive(Debug, Clone)]
 pub(super) struct Signer {
-    /// Who it is of, as the line says.
+    /// The principal of the line.
     pub(super) name: String,
-    /// What it may sign; none: everything.
+    /// The namespaces it may sign for; none: all.
     pub(super) namespaces: Option<Vec<String>>,
-    /// Not before.
+    /// Not valid before.
     pub(super) after: Option<Timestamp>,
-    /// Not later.
+    /// Not valid after.
     pub(super) before: Option<Timestamp>,
     /// The key.
     pub(super) key: PublicKey,
@@ -52,7 +52,7 @@ fn signer(line: &str) -> Result<Signer, Fault> {
     Ok(Signer { name: name.trim_matches('"').to_owned(), namespaces, after, before, key: key_of(key)? })
 }
 
-/// What the options of a line say.
+/// The options of a line.
 #[derive(Debug, Default)]
 struct Limits {
     namespaces: Option<Vec<String>>,
@@ -60,7 +60,7 @@ struct Limits {
     before: Option<Timestamp>,
 }
 
-/// The first word, in which a quote may hold spaces, and what follows it. None: the quote has no end.
+/// The first word, in which quotes may hold spaces, and the rest. None: a quote is not closed.
 fn word(text: &str) -> Option<(&str, &str)> {
     let mut quoted = false;
     let end = text.char_indices().find(|(_, character)| {
@@ -83,7 +83,7 @@ fn split_options(text: &str) -> Vec<&str> {
     .collect()
 }
 
-/// Whether a key begins here: all of OpenSSH's kinds begin so, and no option does.
+/// Whether a key begins here: all of OpenSSH's key types begin so, and no option does.
 fn is_kind(text: &str) -> bool {
     ["ssh-", "ecdsa-", "sk-", "rsa-"].iter().any(|start| text.starts_with(start))
 }
@@ -144,7 +144,7 @@ fn name_of(algorithm: &Algorithm) -> String {
     algorithm.as_str().to_owned()
 }
 
-/// The bits of a number without leading zeros.
+/// The number of bits without leading zeros.
 fn bits(number: &[u8]) -> usize {
     let zeros = number.first().map_or(0, |byte| byte.leading_zeros() as usize);
     (number.len() * 8).saturating_sub(zeros)

@@ -1,25 +1,25 @@
-//! A commit as Git stores it, taken apart into what was signed, the signature, and when it was made.
+//! Parses a raw commit object into the signed payload, the signature, and the committer's time.
 //!
-//! Stricter than Git: what two programs could read in two ways is refused. libgit2's own function looks for the signature in the
-//! message as well, and stops at a NUL; then part of the commit would be signed by nobody. Deliberately absent: tags, and
-//! `gpgsig-sha256`, which stays a part of what is signed.
+//! Stricter than Git: a form that two programs could interpret differently is refused. libgit2's own function searches
+//! the message for the signature as well, and stops at a NUL; then part of the commit would be unsigned. Not here: tags,
+//! and `gpgsig-sha256`, which stays part of the payload.
 
 use jiff::Timestamp;
 
 use super::SignatureRejection;
 
-/// A signed commit, taken apart.
+/// A signed commit, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedCommit {
     /// The signature's text.
     pub signature: Vec<u8>,
     /// The bytes that were signed: the commit without its signature.
     pub payload: Vec<u8>,
-    /// When it was committed, by the committer's clock.
+    /// The committer's time, by the committer's clock.
     pub time: Timestamp,
 }
 
-/// Takes a commit apart. Error: it has no signature, several, or a form that Git would not have given it.
+/// Parses a commit. Error: it has no signature, several, or a form that Git does not write.
 pub fn parts(raw: &[u8]) -> Result<SignedCommit, SignatureRejection> {
     if raw.contains(&0) {
         return Err(SignatureRejection::Ambiguous("it has a NUL byte, where some programs stop to read"));
@@ -32,7 +32,7 @@ pub fn parts(raw: &[u8]) -> Result<SignedCommit, SignatureRejection> {
     let (mut expected, mut in_signature) = (Expected::Tree, false);
     for line in header.split_inclusive(|byte| *byte == b'\n') {
         if let Some(more) = line.strip_prefix(b" ") {
-            // The four lines of every commit have one line each.
+            // The four mandatory headers have one line each.
             if expected != Expected::Others {
                 return Err(odd());
             }
@@ -63,7 +63,7 @@ pub fn parts(raw: &[u8]) -> Result<SignedCommit, SignatureRejection> {
     Ok(SignedCommit { signature, payload, time })
 }
 
-/// The line of a header that may come next.
+/// The header line that may come next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
     Tree,
@@ -73,7 +73,7 @@ enum Expected {
 }
 
 impl Expected {
-    /// What may follow a line of this name, if that one may stand here.
+    /// What may follow a line of this name, if it is allowed here.
     fn after(self, name: &[u8]) -> Option<Self> {
         match (self, name) {
             (Self::Tree, b"tree") | (Self::ParentOrAuthor, b"parent") => Some(Self::ParentOrAuthor),

@@ -1,11 +1,11 @@
-//! Whether a commit is signed by somebody who may move the way out.
+//! Checks whether a commit is signed by a trusted key.
 //!
-//! All of it is deciding, on bytes: `commit` takes a commit apart, `ssh` and `openpgp` judge its signature, `allowed` reads
-//! OpenSSH's file of keys. A commit says by its own clock when it was made, and keys are judged at that time, as Git does it: the
-//! end of a key is no wall against its thief, taking it from the list is.
+//! Everything here is pure and works on bytes: `commit` parses a commit, `ssh` and `openpgp` verify its signature,
+//! `allowed` parses OpenSSH's list of keys. A commit carries its committer's time, and keys are judged at that time, as
+//! Git does: a key's expiry does not stop a thief, removing the key from the list does.
 //!
-//! Deliberately absent: which commits are looked at (`git::signature`), files, X.509, and the web of trust: a key is believed because
-//! somebody put it on the list.
+//! Not here: which commits are checked (`git::signature`), and files. X.509 and OpenPGP's web of trust are not supported:
+//! a key is trusted because it is on the list.
 
 mod allowed;
 mod commit;
@@ -22,31 +22,32 @@ use serde::{Deserialize, Serialize};
 
 pub use self::commit::{SignedCommit, parts};
 
-/// A signature has a few thousand bytes at most. More than this is not looked at.
+/// Maximum size in bytes of a signature that is parsed; real ones have a few thousand.
 const LARGEST: usize = 64 << 10;
-/// RSA keys with fewer bits are not believed.
+/// RSA keys with fewer bits are refused.
 const SHORTEST_RSA: usize = 2048;
 
-/// Of which commits a signature is demanded.
+/// Which commits must be signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Require {
-    /// Of the one that comes into force. Whoever signs it answers for everything below it.
+    /// The commit to be activated. Its signer vouches for all commits below it.
     Head,
-    /// Of every one that comes in with it.
+    /// Every commit that comes with it.
     Every,
 }
 
-/// What is demanded, as it is written: in egret.yaml, whose form its JSON has, or by flags and the files that they name.
+/// Signature requirements as configured: in egret.yaml, whose form its JSON has, or by options and the files that they
+/// name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signatures {
-    /// Of which commits.
+    /// Which commits must be signed.
     pub require: Require,
-    /// Whose count.
+    /// Whose signatures count.
     #[serde(flatten)]
     pub keys: KeyTexts,
 }
 
-/// Keys as they are written.
+/// Keys in their text form.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct KeyTexts {
@@ -58,7 +59,7 @@ pub struct KeyTexts {
 }
 
 impl KeyTexts {
-    /// Whether nobody is named.
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.allowed_signers.is_empty() && self.openpgp.is_empty()
     }
@@ -71,7 +72,7 @@ pub struct Keys {
     openpgp: Vec<openpgp::Certificate>,
 }
 
-/// A key that cannot be taken, with its place in the text.
+/// A key that cannot be used, with its place in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadKey {
     /// Its line, from 1.
@@ -89,36 +90,36 @@ impl fmt::Display for BadKey {
 }
 
 impl Keys {
-    /// Takes in the text of a file in the format of `allowed_signers` (ssh-keygen(1), "ALLOWED SIGNERS").
+    /// Adds the keys of a file in the format of `allowed_signers` (ssh-keygen(1), "ALLOWED SIGNERS").
     ///
-    /// Error: the first line that cannot be taken. A list that is taken in part would refuse somebody without a word.
+    /// Error: the first invalid line. A partially loaded list would silently reject signers.
     pub fn add_allowed_signers(&mut self, text: &str) -> Result<(), BadKey> {
         self.ssh.extend(allowed::read(text)?);
         Ok(())
     }
 
-    /// Takes in a text with armored OpenPGP public keys, one block behind the other.
+    /// Adds the keys of a text with armored OpenPGP public keys, one block after the other.
     ///
-    /// Error: the first block that cannot be taken.
+    /// Error: the first invalid block.
     pub fn add_openpgp(&mut self, text: &str) -> Result<(), BadKey> {
         let read = without_panic(|| openpgp::read(text)).unwrap_or_else(|()| Err(openpgp::unreadable(1)));
         self.openpgp.extend(read?);
         Ok(())
     }
 
-    /// Whether nobody's signature counts.
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.ssh.is_empty() && self.openpgp.is_empty()
     }
 
-    /// Who signed these bytes at that time, or why the signature does not count.
+    /// The signer of these bytes at that time, or why the signature does not count.
     pub fn check(&self, signature: &[u8], payload: &[u8], time: Timestamp) -> Result<String, SignatureRejection> {
         if signature.len() > LARGEST {
             return Err(SignatureRejection::Unreadable("it is longer than any that Git makes".to_owned()));
         }
         let text =
             std::str::from_utf8(signature).map_err(|_| SignatureRejection::Unreadable("it is no text".to_owned()))?;
-        // Libraries read here what anybody wrote who can push. One that stumbles over it has not found it good.
+        // Libraries parse untrusted input here. A panic counts as a failed check.
         let judge = || match text.lines().next().unwrap_or_default().trim_end() {
             "-----BEGIN SSH SIGNATURE-----" => ssh::check(&self.ssh, text, payload, time),
             "-----BEGIN PGP SIGNATURE-----" => openpgp::check(&self.openpgp, text, payload, time),
@@ -128,7 +129,7 @@ impl Keys {
         without_panic(judge).unwrap_or_else(|()| Err(SignatureRejection::Unreadable("its form is broken".to_owned())))
     }
 
-    /// Who signed a commit, which is given as Git stores it; or why it does not count.
+    /// The signer of a raw commit object; or why its signature does not count.
     pub fn check_commit(&self, raw: &[u8]) -> Result<String, SignatureRejection> {
         let parts = parts(raw)?;
         if self.is_empty() {
@@ -142,40 +143,40 @@ fn without_panic<T>(act: impl FnOnce() -> T) -> Result<T, ()> {
     catch_unwind(AssertUnwindSafe(act)).map_err(|_| ())
 }
 
-/// Why a signature does not count: half a sentence about the commit.
+/// Why a signature does not count: a clause about the commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SignatureRejection {
-    /// There is none.
+    /// No signature.
     Missing,
-    /// Two signatures: programs differ about which of them is meant.
+    /// Two signatures: programs differ in which of them they use.
     Several,
-    /// Bytes that programs read in different ways: what was signed may not be what is read.
+    /// Bytes that programs interpret differently: what was signed may not be what is read.
     Ambiguous(&'static str),
-    /// It is of a kind that Egret does not check.
+    /// A kind of signature that Egret does not check.
     X509,
-    /// Nobody's signature counts.
+    /// No keys are configured.
     NoKeys,
-    /// It cannot be understood.
+    /// It cannot be parsed.
     Unreadable(String),
-    /// It is meant for something else than a commit.
+    /// It was made for another purpose than a commit.
     Namespace(String),
-    /// Nobody of the list made it.
+    /// No key on the list made it.
     Unknown {
-        /// The key, as people know it.
+        /// The key, in its usual form.
         key: String,
-        /// Where it was looked for.
+        /// The list that was searched.
         list: &'static str,
     },
-    /// Its maker is on the list, and may not sign now, or not so.
+    /// Its key is on the list, and may not sign at this time or for this purpose.
     Unfit {
-        /// The key, as people know it.
+        /// The key, in its usual form.
         key: String,
         /// Why it does not count: "expired on 2026-01-01".
         why: String,
     },
-    /// It is too weak to prove anything.
+    /// The algorithm or key is too weak.
     Weak(String),
-    /// The bytes are not those that were signed.
+    /// The payload is not what was signed.
     Mismatch {
         /// The key that it names.
         key: String,
@@ -202,7 +203,7 @@ impl fmt::Display for SignatureRejection {
     }
 }
 
-/// A day, as messages name it.
+/// A day, as shown in messages.
 fn day(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d").to_string()
 }

@@ -1,7 +1,9 @@
-//! OpenPGP (RFC 9580): public keys that count, and detached signatures as `git commit -S` makes them with GnuPG.
+//! OpenPGP (RFC 9580): parses trusted public keys, and verifies detached signatures as `git commit -S` makes them with
+//! GnuPG.
 //!
-//! Stricter than GnuPG: SHA-1 anywhere, also below a key's own statements about itself, and a key with any revocation count for
-//! nothing; a key must say that it may sign. Deliberately absent: trust between keys, key servers, and revocation by others than the key.
+//! Stricter than GnuPG: SHA-1 is refused everywhere, also in a key's self-signatures, and so is a key with any
+//! revocation; a key must be flagged for signing. Not supported: trust between keys, key servers, and revocation by other
+//! keys.
 
 use jiff::Timestamp;
 use pgp::composed::{Deserializable, DetachedSignature, PublicOrSecret, SignedPublicKey, SignedPublicSubKey};
@@ -16,7 +18,7 @@ const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
 const END: &str = "-----END PGP PUBLIC KEY BLOCK-----";
 const EXPORT: &str = "export it by: gpg --armor --export KEY";
 
-/// A key with its subkeys: what may sign, and what may not and why.
+/// A key with its subkeys: which may sign, and why the others may not.
 #[derive(Debug, Clone)]
 pub(super) struct Certificate {
     name: String,
@@ -47,7 +49,7 @@ pub(super) fn unreadable(line: usize) -> BadKey {
     BadKey { line, message: "the OpenPGP key cannot be read".to_owned(), hint: EXPORT }
 }
 
-/// Reads armored blocks. Text around them is for people.
+/// Parses armored blocks. Text around them is ignored.
 pub(super) fn read(text: &str) -> Result<Vec<Certificate>, BadKey> {
     let mut found = Vec::new();
     let mut block: Option<(usize, String)> = None;
@@ -116,7 +118,7 @@ fn certificate(key: &SignedPublicKey) -> Certificate {
     Certificate { name, keys }
 }
 
-/// The newest thing that a key says about itself, in a signature that holds.
+/// The newest valid self-signature of a key.
 fn own_statement(key: &SignedPublicKey) -> Option<Signature> {
     let primary = &key.primary_key;
     let direct = key.details.direct_signatures.iter();
@@ -138,9 +140,10 @@ fn is_own_revocation(signature: &Signature, key: &SignedPublicKey, user: &pgp::t
         && signature.verify_certification(&key.primary_key, Tag::UserId, &user.id).is_ok()
 }
 
-/// Whether the key as a whole counts, and when.
+/// The validity period of the key as a whole, or why it is refused.
 fn whole(key: &SignedPublicKey, own: Option<&Signature>) -> Result<Span, String> {
-    // Also one that cannot be checked, as by somebody else: whoever put it there wants the key not to be believed.
+    // Also a revocation that cannot be verified, for example by another key: it was added so that the key is not
+    // trusted.
     if !key.details.revocation_signatures.is_empty() {
         return Err("is revoked".to_owned());
     }
@@ -156,7 +159,7 @@ fn subkey(primary: &PublicKey, sub: &SignedPublicSubKey, whole: Span) -> Result<
     let bindings = of_kind(SignatureType::SubkeyBinding);
     let bindings = bindings.filter(|one| sound(one) && one.verify_subkey_binding(primary, &sub.key).is_ok());
     let newest = bindings.max_by_key(|signature| signature.created()).ok_or("is not bound to its primary key")?;
-    // It must say itself that it belongs there, or somebody could take another's key for a subkey.
+    // The subkey must confirm the binding itself; otherwise another person's key could be claimed as a subkey.
     let back = newest.embedded_signature();
     let back = back.is_some_and(|back| sound(back) && back.verify_primary_key_binding(&sub.key, primary).is_ok());
     if !newest.key_flags().sign() || !back {
@@ -168,7 +171,7 @@ fn subkey(primary: &PublicKey, sub: &SignedPublicSubKey, whole: Span) -> Result<
     Ok(Span { from: own.from.max(whole.from), until })
 }
 
-/// From when to when a key is valid, as a signature about it says.
+/// The validity period of a key, according to a signature about it.
 fn span(key: &impl KeyDetails, statement: &Signature) -> Result<Span, String> {
     let from = time(key.created_at()).ok_or("has no time of creation")?;
     let seconds = statement.key_expiration_time().map_or(0, pgp::types::Duration::as_secs);
@@ -180,7 +183,7 @@ fn time(time: pgp::types::Timestamp) -> Option<Timestamp> {
     Timestamp::from_second(i64::from(time.as_secs())).ok()
 }
 
-/// Whether a signature can prove anything: a hash that nobody finds collisions of, and nothing critical that is not understood.
+/// Whether a signature can be relied on: a collision-resistant hash, and no unknown critical subpacket.
 fn sound(signature: &Signature) -> bool {
     weakness(signature).is_none()
 }
@@ -212,11 +215,11 @@ fn weakness(signature: &Signature) -> Option<String> {
     critical.then(|| "it has a critical part that is not understood".to_owned())
 }
 
-/// Old kinds of keys, and short ones, prove nothing today.
+/// Refuses obsolete key types and short keys.
 fn strong_enough(params: &PublicParams) -> Result<(), String> {
     match params {
         PublicParams::RSA(rsa) => {
-            // The number of bits stands in front of the first number.
+            // The bit count precedes the first number.
             let bits = rsa
                 .to_bytes()
                 .ok()
@@ -261,7 +264,7 @@ pub(super) fn check(
     let mut refused = None;
     for (certificate, key) in named {
         let name = format!("{} ({})", certificate.name, key.material.fingerprint());
-        // A key that is valid only when the signature says so, or only when the commit does, was not valid.
+        // The key must be valid at both times, the signature's and the commit's.
         let fit = key.state.clone().and_then(|span| fit(span, created).and_then(|()| fit(span, commit_time)));
         let fit = fit.and_then(|()| unexpired(&signature, created, commit_time));
         match fit {
@@ -273,7 +276,7 @@ pub(super) fn check(
     Err(refused.unwrap_or(SignatureRejection::Missing))
 }
 
-/// The one signature of a block. Git believes no block with several either.
+/// The only signature of a block. Git refuses a block with several as well.
 fn single(text: &str) -> Result<Signature, SignatureRejection> {
     let broken = |error: pgp::errors::Error| SignatureRejection::Unreadable(first_line(&error.to_string()));
     let (mut all, _) = DetachedSignature::from_armor_many(text.as_bytes()).map_err(broken)?;
@@ -305,7 +308,7 @@ fn unexpired(signature: &Signature, created: Timestamp, at: Timestamp) -> Result
 }
 
 impl Material {
-    /// Whether a signature says that this key made it.
+    /// Whether a signature names this key as its issuer.
     fn made(&self, signature: &Signature) -> bool {
         match self {
             Self::Primary(key) => names(signature, key),
@@ -333,12 +336,12 @@ fn names(signature: &Signature, key: &impl KeyDetails) -> bool {
         || signature.issuer_key_id().iter().any(|one| **one == key.legacy_key_id())
 }
 
-/// As `gpg --list-keys` has it.
+/// As printed by `gpg --list-keys`.
 fn fingerprint(key: &impl KeyDetails) -> String {
     format!("{:X}", key.fingerprint())
 }
 
-/// The key that a signature names, for people.
+/// The issuer of a signature, for messages.
 fn issuer(signature: &Signature) -> String {
     let by_fingerprint = signature.issuer_fingerprint().first().map(|one| format!("{one:X}"));
     let by_id = || signature.issuer_key_id().first().map(|one| one.to_string().to_uppercase());

@@ -1,6 +1,6 @@
-//! SSH signatures (OpenSSH's PROTOCOL.sshsig), as `git commit -S` makes them with `gpg.format=ssh`.
+//! Verifies SSH signatures (OpenSSH's PROTOCOL.sshsig), as `git commit -S` makes them with `gpg.format=ssh`.
 //!
-//! Deliberately absent: certificates, DSA, and RSA with SHA-1, which the library cannot even express.
+//! Not supported: certificates, DSA, and RSA with SHA-1, which the library cannot even represent.
 
 use jiff::Timestamp;
 use ssh_key::public::KeyData;
@@ -9,11 +9,11 @@ use ssh_key::{Algorithm, HashAlg, SshSig};
 use super::allowed::Signer;
 use super::{SignatureRejection, day};
 
-/// What Git signs for.
+/// Git's signature namespace.
 pub(super) const NAMESPACE: &str = "git";
-/// In the flags of a security key's signature: somebody touched it.
+/// Flag of a security key's signature: the user touched it.
 const TOUCHED: u8 = 1;
-/// Flags and counter, behind a security key's signature.
+/// Length of the flags and counter behind a security key's signature, in bytes.
 const SECURITY_KEY_TRAILER: usize = 5;
 
 pub(super) fn check(
@@ -45,7 +45,7 @@ pub(super) fn check(
     }
 }
 
-/// Whether a line lets its key sign commits at that time, or why not.
+/// Whether a line allows its key to sign commits at that time, or why not.
 fn fit(line: &Signer, time: Timestamp) -> Result<(), String> {
     if line.namespaces.as_ref().is_some_and(|patterns| !matches_list(patterns, NAMESPACE)) {
         return Err("allowed_signers has for other namespaces than git".to_owned());
@@ -59,7 +59,7 @@ fn fit(line: &Signer, time: Timestamp) -> Result<(), String> {
     Ok(())
 }
 
-/// OpenSSH's pattern lists: one that matches, and none with `!` that does.
+/// OpenSSH's pattern lists: one pattern matches, and none with `!` does.
 fn matches_list(patterns: &[String], name: &str) -> bool {
     let forbidden =
         |pattern: &&String| pattern.strip_prefix('!').is_some_and(|rest| matches(rest.as_bytes(), name.as_bytes()));
@@ -67,7 +67,7 @@ fn matches_list(patterns: &[String], name: &str) -> bool {
         && patterns.iter().any(|pattern| !pattern.starts_with('!') && matches(pattern.as_bytes(), name.as_bytes()))
 }
 
-/// `*` stands for anything, `?` for one character. The name is short, or the pattern with the most stars would cost much.
+/// `*` matches anything, `?` one character. Exponential in the number of stars, so it relies on short names.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern.split_first(), name.split_first()) {
         (None, None) => true,
@@ -79,7 +79,8 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
-/// Malware on a person's machine can ask a plugged-in security key for signatures; only the touch shows that somebody wanted it.
+/// Malware on a user's machine can request signatures from a plugged-in security key; only the touch shows the user's
+/// consent.
 fn touched(signature: &SshSig) -> bool {
     let bytes = signature.signature_bytes();
     match signature.algorithm() {
@@ -91,7 +92,7 @@ fn touched(signature: &SshSig) -> bool {
     }
 }
 
-/// `ssh-ed25519 SHA256:…`, as `ssh-keygen -l` has it.
+/// `ssh-ed25519 SHA256:…`, as `ssh-keygen -l` prints it.
 fn name_of(key: &KeyData) -> String {
     format!("{} {}", key.algorithm().as_str(), key.fingerprint(HashAlg::Sha256))
 }

@@ -1,6 +1,7 @@
-//! What needs no program: the forms of commits and of `allowed_signers`, and security keys, which no machine here has.
+//! Tests that need no other program: forms of commits and of `allowed_signers`, and security keys, which no test machine
+//! has.
 //!
-//! Signatures of real programs are in tests/it/signatures.
+//! tests/it/signatures has signatures made by real programs.
 
 use jiff::Timestamp;
 use ssh_key::private::{Ed25519Keypair, KeypairData};
@@ -46,7 +47,7 @@ fn plain_signature<K: ssh_key::SigningKey>(key: &K, bytes: &[u8]) -> Signature {
 }
 
 #[test]
-fn a_commit_comes_apart_into_what_was_signed_and_the_signature() {
+fn a_commit_is_split_into_payload_and_signature() {
     let payload = format!("{COMMIT}encoding UTF-8\n\nWords\n\nwith a gpgsig of their own\n");
     let raw = signed(&payload, "-----BEGIN X-----\n\nabc\n-----END X-----\n");
     let found = parts(&raw).expect("a signed commit");
@@ -59,7 +60,7 @@ fn a_commit_comes_apart_into_what_was_signed_and_the_signature() {
 }
 
 #[test]
-fn what_two_programs_could_read_in_two_ways_is_refused() {
+fn ambiguous_commits_are_refused() {
     let twice = format!("{COMMIT}gpgsig a\ngpgsig b\n\nWords\n");
     let odd = SignatureRejection::Ambiguous("its header is not as Git writes it");
     let nul = SignatureRejection::Ambiguous("it has a NUL byte, where some programs stop to read");
@@ -100,7 +101,7 @@ fn a_signature_counts_for_its_commit_its_namespace_and_its_key_alone() {
 }
 
 #[test]
-fn a_security_key_counts_only_when_somebody_touched_it() {
+fn a_security_key_counts_only_with_a_touch() {
     let pair = Ed25519Keypair::from_seed(&[3; 32]);
     let public: KeyData = SkEd25519::from(pair.public).into();
     let KeyData::SkEd25519(sk) = &public else { panic!("a security key") };
@@ -123,7 +124,7 @@ fn a_security_key_counts_only_when_somebody_touched_it() {
 }
 
 #[test]
-fn a_line_says_for_what_and_when_its_key_counts() {
+fn options_of_a_line_restrict_its_key() {
     let ada = key(1);
     let payload = format!("{COMMIT}\nWords\n");
     let raw = signed(&payload, &signature_of(&ada, "git", &payload));
@@ -156,7 +157,7 @@ fn a_line_says_for_what_and_when_its_key_counts() {
 }
 
 #[test]
-fn a_line_that_cannot_be_taken_is_named_with_its_number() {
+fn an_invalid_line_is_reported_with_its_number() {
     let good = line(key(1).public_key(), "");
     let public = key(1).public_key().to_openssh().expect("a line");
     for (bad, message) in [
@@ -175,7 +176,7 @@ fn a_line_that_cannot_be_taken_is_named_with_its_number() {
 }
 
 #[test]
-fn names_may_have_spaces_and_comments_may_stand_anywhere() {
+fn names_may_have_spaces_and_comments_are_allowed_anywhere() {
     let public = key(1).public_key().to_openssh().expect("a line");
     let text = format!("  # one\n\"Ada Lovelace,ada@*\" namespaces=\"git\"   {public} laptop\r\n\n");
     let payload = format!("{COMMIT}\nWords\n");
@@ -185,7 +186,7 @@ fn names_may_have_spaces_and_comments_may_stand_anywhere() {
 }
 
 #[test]
-fn a_text_without_an_openpgp_key_is_no_list_of_keys() {
+fn a_text_without_an_openpgp_key_is_refused() {
     for (text, message) in [
         ("", "there is no OpenPGP public key"),
         ("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nabc\n", "the block has no end"),

@@ -1,31 +1,32 @@
-//! Which bits of the packet mark and connection mark a node takes, given those that others on it use (`datapath.markMask: auto`).
+//! Chooses the bits of packet and connection marks that a node uses, given those that other programs use
+//! (`datapath.markMask: auto`).
 //!
-//! Marks never leave a node, so nodes may differ. Deliberately absent: how use by others is found out (`kernel::marks`).
+//! Marks never leave a node, so nodes may differ. Not here: finding out what others use (`kernel::marks`).
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::ownership::DatapathConfig;
 
-/// A mask of `markMask` has at most so many bits: an exit's id is at most 0x7ffe.
+/// Maximum number of bits of `markMask`: an exit's id is at most 0x7ffe.
 pub const WIDEST: u32 = 15;
-/// With fewer bits a node has room for fewer than 254 exits, which is worth a finding.
+/// With fewer bits a node has room for fewer than 254 exits, which is reported as a finding.
 pub const ENOUGH: u32 = 8;
-/// As many as the default has: more are not taken.
+/// Number of bits of the default; no more are chosen.
 const WANTED: u32 = 13;
-/// kube-proxy's bits for masquerading and dropping (`iptables.masqueradeBit` 14, and 15). They count as used on every node: kube-proxy may
-/// start after Egret, and CNIs and kubelet use the same two.
+/// kube-proxy's bits for masquerading and dropping (`iptables.masqueradeBit` 14, and 15). They count as used on every
+/// node: kube-proxy may start after Egret, and CNIs and kubelet use the same two.
 pub const KUBE_PROXY: u32 = 0x4000 | 0x8000;
 
-/// Bits of marks that others on a node use, and by whom.
+/// Mark bits that other programs on a node use, by program.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MarkUsage(BTreeMap<String, u32>);
 
 impl MarkUsage {
-    /// Adds what somebody uses.
-    pub fn add(&mut self, who: impl Into<String>, bits: u32) {
+    /// Adds the bits that a program uses.
+    pub fn add(&mut self, user: impl Into<String>, bits: u32) {
         if bits != 0 {
-            *self.0.entry(who.into()).or_default() |= bits;
+            *self.0.entry(user.into()).or_default() |= bits;
         }
     }
 
@@ -34,14 +35,14 @@ impl MarkUsage {
         self.0.values().fold(0, |all, bits| all | bits)
     }
 
-    /// Who uses some of these bits, and which.
+    /// The programs that use some of these bits, and which.
     #[must_use]
     pub fn within(&self, mask: u32) -> Self {
-        let common = self.0.iter().map(|(who, bits)| (who.clone(), bits & mask));
+        let common = self.0.iter().map(|(user, bits)| (user.clone(), bits & mask));
         Self(common.filter(|(_, bits)| *bits != 0).collect())
     }
 
-    /// Whether nobody uses any.
+    /// Whether no program uses any.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -51,7 +52,7 @@ impl fmt::Display for MarkUsage {
     /// `Calico 0xffff0000, the ip rule 1024 0x80`; of many the first few.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 4;
-        let shown: Vec<String> = self.0.iter().take(SHOWN).map(|(who, bits)| format!("{who} {bits:#x}")).collect();
+        let shown: Vec<String> = self.0.iter().take(SHOWN).map(|(user, bits)| format!("{user} {bits:#x}")).collect();
         f.write_str(&shown.join(", "))?;
         match self.0.len() {
             0 => f.write_str("nobody"),
@@ -61,37 +62,37 @@ impl fmt::Display for MarkUsage {
     }
 }
 
-/// The bits that somebody uses who compares a mark under a mask with a value, or sets those bits of it. Without a mask (all bits) only the
-/// bits of the value count: such a rule goes wrong with any other bit set, whichever that is, so no choice of ours is better than another.
+/// The bits used by a rule that compares a mark under a mask with a value, or sets those bits. Without a mask (all bits)
+/// only the bits of the value count: such a rule fails with any other bit set, whichever it is, so no choice avoids it.
 pub fn touched(mask: u32, value: u32) -> u32 {
     if mask == u32::MAX { value } else { mask | value }
 }
 
-/// Why a node has the mask it has.
+/// Why a node has its mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaskReason {
-    /// What is in the kernel stays: connections there have their marks.
+    /// The mask in the kernel is kept: connections there have its marks.
     Kept,
-    /// Nobody uses the default.
+    /// No other program uses the default.
     Default,
-    /// The default is in use: these are the widest that are not.
+    /// The default is in use: this is the widest free run.
     Free,
-    /// Nothing wide enough is free: the widest there is.
+    /// Nothing wide enough is free: this is the widest free run.
     Narrow,
-    /// No two bits beside each other are free: the default, in spite of who uses it.
+    /// No two adjacent bits are free: the default, although it is in use.
     Taken,
 }
 
 /// The bits a node takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MaskChoice {
-    /// The bits, one run.
+    /// The bits, one contiguous run.
     pub mask: u32,
-    /// Why these.
+    /// The reason.
     pub why: MaskReason,
 }
 
-/// Chooses. `before` is the mask of what is in the kernel already: it stays until somebody else uses one of its bits.
+/// Chooses a mask. `before` is the mask in the kernel: it is kept until another program uses one of its bits.
 pub fn choose(used: &MarkUsage, before: Option<u32>) -> MaskChoice {
     let taken = used.bits() | KUBE_PROXY;
     let default = DatapathConfig::default().mask;
@@ -102,7 +103,7 @@ pub fn choose(used: &MarkUsage, before: Option<u32>) -> MaskChoice {
         && (2..=WIDEST).contains(&mask.count_ones())
         && mask.count_ones() >= ENOUGH.min(widest.count_ones())
     {
-        // One that is narrow is said to be narrow in every round, not only in the one that chose it.
+        // A narrow mask is reported in every round, not only in the one that chose it.
         return MaskChoice {
             mask,
             why: if mask.count_ones() < ENOUGH { MaskReason::Narrow } else { MaskReason::Kept },
@@ -118,7 +119,7 @@ pub fn choose(used: &MarkUsage, before: Option<u32>) -> MaskChoice {
     }
 }
 
-/// The widest run of set bits, of equal ones the lowest; of one that is wider than wanted the lower bits.
+/// The widest run of set bits, of equal ones the lowest; of a run wider than wanted the lower bits.
 fn widest_run(free: u32) -> u32 {
     let mut widest = 0_u32;
     let mut run = 0_u32;
@@ -160,14 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_taken_where_nobody_uses_it() {
+    fn the_default_mask_is_used_where_it_is_free() {
         assert_eq!(chosen(0, None), (0x1fff, MaskReason::Default));
         assert_eq!(chosen(0xffff_0000, None), (0x1fff, MaskReason::Default), "Calico");
         assert_eq!(chosen(0x00ff_0000, None), (0x1fff, MaskReason::Default), "Tailscale");
     }
 
     #[test]
-    fn where_the_default_is_in_use_the_widest_free_run_is_taken_and_never_a_bit_of_kube_proxys() {
+    fn where_the_default_is_in_use_the_widest_free_run_is_used_without_kube_proxys_bits() {
         assert_eq!(chosen(0x80, None), (0x1fff_0000, MaskReason::Free), "AWS");
         assert_eq!(chosen(0xffff_0f00, None), (0xff, MaskReason::Free), "Cilium");
         assert_eq!(chosen(0x1, None), (0x3ffe, MaskReason::Free), "Antrea as it was");
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_kernel_stays_until_somebody_else_uses_a_bit_of_it() {
+    fn the_mask_in_the_kernel_is_kept_until_another_program_uses_a_bit_of_it() {
         assert_eq!(
             chosen(0, Some(0x1fff_0000)),
             (0x1fff_0000, MaskReason::Kept),
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_wide_is_free_the_widest_there_is_is_taken_and_left_for_a_wide_one() {
+    fn a_narrow_run_is_used_only_while_no_wide_one_is_free() {
         let aws_and_calico = 0xffff_0080;
         assert_eq!(chosen(aws_and_calico, None), (0x7f, MaskReason::Narrow));
         assert_eq!(chosen(aws_and_calico, Some(0x7f)), (0x7f, MaskReason::Narrow), "each time it is looked at");
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn who_uses_what_is_one_line() {
+    fn mark_usage_is_shown_on_one_line() {
         let mut used = MarkUsage::default();
         assert_eq!(used.to_string(), "nobody");
         used.add("the ip rule 1024", 0x80);

@@ -1,7 +1,7 @@
-//! The one vocabulary that desired and observed share, each word with the syntax of `ip` or `nft` as its text form.
+//! Types of a node's kernel state, shared by the desired and the observed state; the text form of each is the syntax of
+//! `ip` or `nft`.
 //!
-//! Deliberately absent: where a state comes from (`compile` or `kernel::observe`) and how two are compared (`plan`).
-//! A field that the kernel adds by itself (a handle, a counter, a default) has no place here: it would be drift that nobody made.
+//! A value that the kernel adds on its own (a handle, a counter, a default) has no field here: it would show up as drift.
 
 pub mod mask;
 pub mod net;
@@ -15,23 +15,23 @@ use nft::Ruleset;
 
 use super::labels::Labels;
 
-/// All that Egret wants to be true of one node, or found there. Holds only what is Egret's.
+/// The desired or observed state of one node. Holds only Egret's objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeState {
-    /// Labels of the node that Git asks for, or (observed) those of them that are there.
+    /// Labels of the node that Git asks for, or (observed) those of them that are set.
     pub labels: Labels,
     /// Tunnel devices.
     pub links: BTreeMap<LinkName, Link>,
-    /// Addresses on our own tunnel devices.
+    /// Addresses on Egret's tunnel devices.
     pub addresses: BTreeSet<InterfaceAddress>,
-    /// `net.*` settings of our own devices, and those of others that a gateway's interface has to have.
+    /// `net.*` sysctls of Egret's devices, and those that a gateway's interfaces need.
     pub sysctls: BTreeMap<Sysctl, String>,
-    /// Policy routing rules in our range.
+    /// Policy routing rules in Egret's range.
     pub rules: BTreeSet<RoutingRule>,
-    /// Routes of our protocol in our tables.
+    /// Routes with Egret's protocol in Egret's tables.
     pub routes: BTreeMap<RouteKey, Route>,
-    /// Static neighbours on our own devices.
+    /// Static neighbours on Egret's devices.
     pub neighbours: BTreeSet<Neighbour>,
-    /// Our nftables tables.
+    /// Egret's nftables tables.
     pub nft: Ruleset,
 }

@@ -1,7 +1,7 @@
-//! Devices, addresses, settings, rules, routes and neighbours, each with the syntax of iproute2 as its text form.
+//! Devices, addresses, sysctls, rules, routes and neighbours, with iproute2's syntax as text form.
 //!
-//! Deliberately absent: whatever Egret never sets. A value that the kernel fills in (a scope, a default metric) is either
-//! a field here, with the kernel's value, or normalised away in `kernel::observe`.
+//! A value that the kernel fills in (a scope, a default metric) is either a field here, with the kernel's value, or
+//! normalised away in `kernel::observe`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::nft::AddressFamily;
 
-/// The name of a device; any the kernel takes.
+/// The name of a device; any that the kernel accepts.
 pub type LinkName = String;
 
 /// A route's or rule's protocol number (`/etc/iproute2/rt_protos`).
@@ -22,8 +22,9 @@ pub struct Protocol(pub u8);
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// A tunnel device's address, derived from its node's: a peer's needs no lookup, and no two are alike. The kernel
-    /// ignores packets that bear the receiving device's own address, so a fixed one for all would not do.
+    /// A tunnel device's MAC address, derived from its node's address: a peer's needs no lookup, and no two are equal.
+    /// The kernel ignores packets whose source is the receiving device's own address, so one fixed address for all would
+    /// not work.
     pub fn of_node(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(v4) => {
@@ -37,31 +38,32 @@ impl Mac {
         }
     }
 
-    /// The address of an exit: 46 bits of a hash, unicast and locally administered (IEEE 802, 8.2). Every node derives the
-    /// same one from the exit's identity, so nothing has to be handed out.
+    /// The MAC address of an exit: 46 bits of a hash, unicast and locally administered (IEEE 802, 8.2). Every node
+    /// derives the same one from the exit's identity, so none has to be distributed.
     pub fn of_exit(identity: &str) -> Self {
         let hash = mix(fnv1a(identity.as_bytes())).to_be_bytes();
         Self([hash[2] & 0xfc | 0x02, hash[3], hash[4], hash[5], hash[6], hash[7]])
     }
 
-    /// What replies are addressed to inside the tunnel, whichever node they go to: the outer packet says which.
+    /// Destination MAC address of replies inside the tunnel, for every node: the outer packet identifies the node.
     pub const REPLIES: Self = Self([0x02, 0xe9, 0, 0, 0, 0]);
 }
 
-/// FNV-1a, 64 bits: short, and the same everywhere and forever, which the standard library's hashers do not promise.
+/// FNV-1a, 64 bits: short, and stable across platforms and versions, which the standard library's hashers do not promise.
 /// Nodes agree on exits' MAC addresses by it. <http://www.isthe.com/chongo/tech/comp/fnv/>
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The finaliser of splitmix64 (Steele, Lea and Flood, 2014): FNV's high bits hardly depend on the last bytes, these do.
+/// The finaliser of splitmix64 (Steele, Lea and Flood, 2014): FNV's high bits hardly depend on the last bytes; after this
+/// they do.
 pub fn mix(mut hash: u64) -> u64 {
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)
 }
 
-/// A VXLAN device in external mode: one for all exits, the route says where a packet goes and with which identifier.
+/// A VXLAN device in external mode: one for all exits; each route has the peer and the VNI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     /// UDP destination port.
@@ -72,7 +74,7 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
-    /// `external`: the identifier and peer come from the route. Always, for ours; a device without it is replaced.
+    /// `external`: VNI and peer come from the route. Always true for Egret's; a device without it is replaced.
     pub external: bool,
 }
 
@@ -85,35 +87,35 @@ pub struct InterfaceAddress {
     pub address: IpNet,
 }
 
-/// A setting below `/proc/sys/net`.
+/// A sysctl below `/proc/sys/net`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sysctl {
     /// `ipv4` or `ipv6`
     pub family: AddressFamily,
     /// The device.
     pub link: LinkName,
-    /// The setting's name: `rp_filter`.
+    /// Its name, for example `rp_filter`.
     pub name: &'static str,
 }
 
-/// A policy routing rule: packets that bear a mark are looked up in a table.
+/// A policy routing rule: packets with a mark use a table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RoutingRule {
     /// IPv4 or IPv6 packets.
     pub family: AddressFamily,
-    /// Lower comes first.
+    /// Lower values come first.
     pub priority: u32,
     /// The mark.
     pub mark: u32,
-    /// Its bits that count.
+    /// Mask of the mark.
     pub mask: u32,
     /// The table.
     pub table: u32,
-    /// Something in it that Egret never writes (`from 10.0.0.0/8`, `iif eth0`); such a rule is replaced.
+    /// A selector that Egret never writes (`from 10.0.0.0/8`, `iif eth0`); such a rule is replaced.
     pub odd: Option<String>,
 }
 
-/// What tells one route from another.
+/// The key of a route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
     /// IPv4 or IPv6.
@@ -135,16 +137,16 @@ pub enum Route {
         link: LinkName,
         /// The next hop; none: the destination is on the link.
         gateway: Option<IpAddr>,
-        /// `onlink`: the next hop needs no address of ours in its network.
+        /// `onlink`: the next hop need not be in a network of the device.
         onlink: bool,
-        /// The tunnel's outer packet.
+        /// The tunnel encapsulation.
         encap: Option<Encap>,
     },
-    /// ICMP unreachable: the end of a table, so that a packet with our mark never falls through to the main table.
+    /// ICMP unreachable: the end of a table, so that a packet with Egret's mark never falls through to the main table.
     Unreachable,
-    /// Back to the rules: what this table has no say over.
+    /// Continues with the next rule, for destinations that this table does not handle.
     Throw,
-    /// Something Egret never writes: found, shown, replaced.
+    /// A kind that Egret never writes: shown and replaced.
     Unknown(String),
 }
 
@@ -153,30 +155,30 @@ pub enum Route {
 pub struct Encap {
     /// The network identifier, 24 bits.
     pub id: u32,
-    /// The outer packet's source; none: the kernel's choice, which is the first address of the interface and not always the
-    /// one by which the peer knows this node.
+    /// The outer packet's source; none: the kernel's choice, which is the first address of the interface and not always
+    /// the one by which the peer knows this node.
     pub source: Option<IpAddr>,
     /// The peer node.
     pub peer: IpAddr,
-    /// `csum`: the outer UDP packet bears a checksum. Over IPv6 it must (RFC 8200 8.1); a receiver drops it otherwise.
+    /// `csum`: the outer UDP packet has a checksum. Required over IPv6 (RFC 8200 8.1); otherwise a receiver drops it.
     pub checksum: bool,
 }
 
 impl Encap {
-    /// From one node to another.
+    /// The encapsulation from one node to another.
     pub fn between(id: u32, own: IpAddr, peer: IpAddr) -> Self {
         Self { id, source: Some(own), peer, checksum: peer.is_ipv6() }
     }
 }
 
-/// A static neighbour: which hardware address a next hop has.
+/// A static neighbour: the MAC address of a next hop.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Neighbour {
     /// The device.
     pub link: LinkName,
     /// The next hop.
     pub address: IpAddr,
-    /// Its hardware address.
+    /// Its MAC address.
     pub mac: Mac,
 }
 
@@ -236,7 +238,7 @@ impl fmt::Display for Sysctl {
 }
 
 impl Sysctl {
-    /// The file below `/proc/sys`. A device's name has no `/` and no `..`, so this stays there.
+    /// The file below `/proc/sys`. A device name contains neither `/` nor `..`, so the path stays there.
     pub fn path(&self) -> String {
         let family = match self.family {
             AddressFamily::V4 => "ipv4",
@@ -261,7 +263,7 @@ impl fmt::Display for RoutingRule {
 }
 
 impl fmt::Display for RouteKey {
-    /// `default`, `10.1.1.0/24`, with its metric where that says something.
+    /// `default`, `10.1.1.0/24`, with its metric unless it is the default.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.destination.prefix_len() {
             0 => f.write_str("default"),

@@ -1,7 +1,8 @@
-//! The part of nftables that Egret speaks: tables, chains, rules made of a few kinds of statement, sets, maps and their elements.
+//! The part of nftables that Egret uses: tables, chains, rules made of a few kinds of statement, sets, maps and their
+//! elements.
 //!
-//! The text form is nft's own syntax, so what a report says can be compared with `nft list table inet egret`.
-//! Deliberately absent: handles, counters and positions (the kernel's own affair), and netlink (`kernel::nft`).
+//! The text form is nft's own syntax, so that a report can be compared with `nft list table inet egret`. Not here:
+//! handles, counters and positions, which the kernel assigns, and netlink (`kernel::nft`).
 
 mod text;
 
@@ -12,42 +13,43 @@ use super::net::Mac;
 
 pub use text::{element_text, prefix_of};
 
-/// How many bytes a comment can have (`NFTNL_UDATA_COMMENT_MAXLEN`, 128 with its NUL, libnftnl/udata.h).
+/// Maximum length of a comment in bytes (`NFTNL_UDATA_COMMENT_MAXLEN`, 128 with its NUL, libnftnl/udata.h).
 pub const COMMENT_LIMIT: usize = 127;
 
-/// Everything of ours in nftables: the tables by family. Two at most: `inet egret` and `netdev egret`.
+/// Egret's tables by family: at most `inet egret` and `netdev egret`.
 pub type Ruleset = BTreeMap<TableFamily, Table>;
 
-/// The families that Egret has a table in (include/uapi/linux/netfilter.h, `NFPROTO_INET` 1 and `NFPROTO_NETDEV` 5).
+/// The families in which Egret has a table (include/uapi/linux/netfilter.h, `NFPROTO_INET` 1 and `NFPROTO_NETDEV` 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TableFamily {
     /// IPv4 and IPv6 together: steering, translation, guards.
     Inet,
-    /// A device's ingress: where what comes out of the tunnel is checked before anything else of the node sees it.
+    /// A device's ingress: checks packets from the tunnel before anything else of the node sees them.
     Netdev,
 }
 
-/// A table of ours. Its name is always [`super::ownership::TABLE`].
+/// A table of Egret's. Its name is always [`super::ownership::TABLE`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    /// The table belongs to the netlink socket of the process that made it: nobody else can change or flush it.
-    /// Desired where the kernel has both `owner` and `persist`; without `persist` a crash would take the table away.
+    /// Whether it belongs to the netlink socket of the process that created it: no other process can change or flush it.
+    /// Desired where the kernel has both `owner` and `persist`; without `persist` a crash would delete the table.
     pub owned: bool,
-    /// It was owned, its owner has ended, and it waits for the next one. Found after a restart, never desired: a table that
-    /// is neither owned nor abandoned cannot be taken over (the kernel refuses the flags), only replaced.
+    /// It was owned and its owner has ended: the next process can take it over. Found after a restart, never desired. A
+    /// table that is neither owned nor abandoned cannot be taken over (the kernel refuses the flags), only replaced.
     pub abandoned: bool,
     /// Chains by name, in any order; rules within one chain are in order.
     pub chains: BTreeMap<String, Chain>,
-    /// Sets and maps by name. They share one name space in the kernel.
+    /// Sets and maps by name. They share one namespace in the kernel.
     pub sets: BTreeMap<String, Set>,
 }
 
-/// A chain: a base chain when it hangs in a hook, else one that is only jumped to.
+/// A chain: a base chain if it is attached to a hook, otherwise one that rules jump to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// Where it hangs in the packet's way.
+    /// The hook, if it is a base chain.
     pub base: Option<BaseChain>,
-    /// `comment "..."`: [`COMMENT_LIMIT`] bytes at most. An exit's chain says here which exit it is, so that a new process finds its marks again.
+    /// `comment "..."`: [`COMMENT_LIMIT`] bytes at most. An exit's chain has the exit's identity here, so that a new
+    /// process finds its marks again.
     pub comment: Option<String>,
     /// The rules, in the order they are evaluated.
     pub rules: Vec<NftRule>,
@@ -60,7 +62,7 @@ pub struct BaseChain {
     pub kind: ChainKind,
     /// Which hook.
     pub hook: Hook,
-    /// Lower comes first. `mangle` is -150, `filter` 0, `srcnat` 100.
+    /// Lower values come first. `mangle` is -150, `filter` 0, `srcnat` 100.
     pub priority: i32,
     /// What happens to a packet that reaches the end of the chain.
     pub policy: ChainPolicy,
@@ -77,7 +79,7 @@ pub enum ChainKind {
     Route,
 }
 
-/// Where a base chain hangs.
+/// The hook of a base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hook {
     /// `NF_INET_PRE_ROUTING`
@@ -97,23 +99,23 @@ pub enum Hook {
 /// A base chain's policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChainPolicy {
-    /// Go on.
+    /// The packet continues.
     Accept,
-    /// Drop.
+    /// The packet is dropped.
     Drop,
 }
 
-/// A rule: statements evaluated in order; the first match that fails ends the rule.
+/// A rule: statements evaluated in order; the first that does not match ends the rule.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NftRule(pub Vec<Statement>);
 
-/// A counter in our tables: family, chain, and the index of its rule in the chain.
+/// The place of a counter in Egret's tables: family, chain, and the index of its rule in the chain.
 pub type CounterPlace = (TableFamily, String, usize);
 
-/// What the counters in our tables say.
+/// The counters in Egret's tables.
 pub type RuleCounters = BTreeMap<CounterPlace, RuleCounter>;
 
-/// What one counter says.
+/// The value of one counter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RuleCounter {
     /// Packets that reached it.
@@ -127,31 +129,31 @@ pub struct RuleCounter {
 pub enum Statement {
     /// `FIELD [& MASK] == VALUE` or `!=`.
     Compare {
-        /// What is looked at.
+        /// The field compared.
         field: Field,
-        /// Bits that count; only for marks.
+        /// The mask; only for marks.
         mask: Option<u32>,
         /// `true` for `!=`.
         negated: bool,
-        /// What it is compared with.
+        /// The value.
         value: MatchValue,
     },
     /// `FIELD [& MASK] [. FIELD] @SET` or `!= @SET`.
     InSet {
-        /// The fields of the key, joined by ` . ` if there are two; the mask is the first one's.
+        /// The fields of the key, concatenated by ` . ` if there are two; the mask applies to the first.
         fields: Vec<Field>,
-        /// Bits of the first field that count; only for marks.
+        /// The mask of the first field; only for marks.
         mask: Option<u32>,
         /// `true` for `!= @SET`.
         negated: bool,
         /// The set's name, without `@`.
         set: String,
     },
-    /// `FIELD [& MASK] vmap @MAP`: goes on with the next rule where the map has no such key.
+    /// `FIELD [& MASK] vmap @MAP`: continues with the next rule if the map has no such key.
     VerdictMap {
         /// The key.
         field: Field,
-        /// Bits that count; only for marks.
+        /// The mask; only for marks.
         mask: Option<u32>,
         /// The map's name, without `@`.
         map: String,
@@ -165,55 +167,57 @@ pub enum Statement {
     },
     /// `meta mark set meta mark & KEEP | VALUE`, or the same with `ct mark`.
     SetMark {
-        /// Whose mark: [`Field::MetaMark`] or [`Field::CtMark`].
+        /// [`Field::MetaMark`] or [`Field::CtMark`].
         field: Field,
         /// Bits that are kept.
         keep: u32,
         /// Bits that are set; disjoint from `keep`.
         value: u32,
     },
-    /// `meta mark set FIELD map @MAP`: goes on with the next rule where the map has no such key.
+    /// `meta mark set FIELD map @MAP`: continues with the next rule if the map has no such key.
     MarkFromMap {
         /// The key.
         field: Field,
         /// The map's name, without `@`.
         map: String,
     },
-    /// `snat ip to ct mark & MASK map @MAP`: goes on with the next rule where the map has no such key.
+    /// `snat ip to ct mark & MASK map @MAP`: continues with the next rule if the map has no such key.
     ///
-    /// The connection's mark, not the packet's: a CNI may write the packet's mark between our chain in prerouting and this one.
+    /// The connection's mark, not the packet's: a CNI may write the packet's mark between our chain in prerouting and
+    /// this one.
     SnatMap {
         /// `ip` or `ip6`.
         family: AddressFamily,
-        /// Bits of the connection mark that are the key.
+        /// The bits of the connection mark that are the key.
         mask: u32,
         /// The map's name, without `@`.
         map: String,
     },
-    /// `snat ip to ADDRESS`: of the address's family; goes on with the next rule for packets of the other.
+    /// `snat ip to ADDRESS`: for packets of the address's family; continues with the next rule for others.
     SnatTo {
-        /// The source that the connection's packets get.
+        /// The new source address.
         address: IpAddr,
     },
-    /// `meta pkttype set host`: the packet is for this host, whatever its destination MAC address says.
+    /// `meta pkttype set host`: treats the packet as addressed to this host, whatever its destination MAC address.
     PacketForHost,
-    /// `notrack`: connection tracking passes the packet by.
+    /// `notrack`: exempts the packet from connection tracking.
     NoTrack,
-    /// `fib saddr . iif oif missing`: the route back to the source does not lead through the interface that the packet came in by.
+    /// `fib saddr . iif oif missing`: the route back to the source does not use the incoming interface.
     NoRouteBack,
     /// `fib saddr type local`: the source is an address of this host.
     FromThisHost,
-    /// `tcp flags syn tcp option maxseg size set rt mtu`: a TCP connection's segments are made to fit its way, both ways.
+    /// `tcp flags syn tcp option maxseg size set rt mtu`: clamps the MSS of a TCP connection to its route's MTU, in both
+    /// directions.
     ClampMss,
-    /// `counter`. Packets and bytes are never compared.
+    /// `counter`. Its values are not compared.
     Counter,
     /// The rule's verdict; always last.
     Verdict(Verdict),
-    /// Something Egret never writes: found in the kernel, shown, and replaced.
+    /// A statement that Egret never writes: shown and replaced.
     Unknown(String),
 }
 
-/// What a statement looks at.
+/// The field that a statement reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Field {
     /// `meta mark`
@@ -236,15 +240,15 @@ pub enum Field {
     Ip6Daddr,
     /// `udp dport`; matches only UDP packets.
     UdpDport,
-    /// `ether daddr`: the destination MAC address; matches only what came in by an Ethernet device.
+    /// `ether daddr`: the destination MAC address; matches only packets from an Ethernet device.
     EtherDaddr,
-    /// `meta iifkind`: the kind of device that it came in by, as behind `ip link add type`.
+    /// `meta iifkind`: the kind of the incoming device, as in `ip link add type`.
     Iifkind,
-    /// `ct original ip saddr`: who began the connection; matches only tracked IPv4 packets.
+    /// `ct original ip saddr`: the connection's original source; matches only tracked IPv4 packets.
     CtOriginal4,
     /// `ct original ip6 saddr`
     CtOriginal6,
-    /// `ct reply ip daddr`: whom the other end answers, which is the source that our end was translated to.
+    /// `ct reply ip daddr`: the destination of replies, which is the address that the source was translated to.
     CtReply4,
     /// `ct reply ip6 daddr`
     CtReply6,
@@ -257,7 +261,7 @@ pub enum MatchValue {
     Mark(u32),
     /// `original` (false) or `reply` (true).
     Reply(bool),
-    /// An interface's whole name, or a kind of interface.
+    /// An interface's name, or a kind of interface.
     Interface(String),
     /// A MAC address.
     Mac(Mac),
@@ -285,7 +289,7 @@ impl AddressFamily {
     /// Both, IPv4 first.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// `4` or `6`, as our sets' names end.
+    /// `4` or `6`, the suffix of Egret's sets' names.
     pub fn suffix(self) -> char {
         match self {
             Self::V4 => '4',
@@ -294,29 +298,29 @@ impl AddressFamily {
     }
 }
 
-/// What becomes of a packet.
+/// What happens to a packet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
-    /// This base chain is done with it; the next one goes on.
+    /// Ends this base chain; the next one sees the packet.
     Accept,
-    /// Gone.
+    /// Drops the packet.
     Drop,
-    /// On in that chain, and back to the base chain's policy at its end.
+    /// Continues in that chain; at its end the base chain's policy applies.
     Goto(String),
-    /// On in that chain, and back behind this rule at its end.
+    /// Continues in that chain; at its end behind this rule.
     Jump(String),
-    /// Back to where this chain was jumped to from.
+    /// Returns to the calling chain.
     Return,
 }
 
 /// A set or a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
-    /// The key's fields, joined when there are two.
+    /// The key's fields, concatenated if there are two.
     pub key: Vec<KeyType>,
-    /// What a map's keys lead to; none for a set.
+    /// The type of a map's data; none for a set.
     pub data: Option<DataType>,
-    /// `flags interval`: elements are ranges. They are kept disjoint: interval maps know no longest prefix.
+    /// `flags interval`: elements are ranges. They are kept disjoint: interval maps have no longest-prefix match.
     pub interval: bool,
     /// The elements.
     pub elements: BTreeMap<ElementKey, Option<ElementData>>,
@@ -355,7 +359,8 @@ pub enum DataType {
 pub enum ElementKey {
     /// One address.
     Address(IpAddr),
-    /// Both ends belong to it; `first <= last`, same family. Only in interval sets, and there always (`first == last` for one).
+    /// A range, both ends included; `first <= last`, same family. Used only in interval sets, and for all their elements
+    /// (`first == last` for one address).
     Range(IpAddr, IpAddr),
     /// A mark.
     Mark(u32),
@@ -367,14 +372,14 @@ pub enum ElementKey {
     Mac(Mac),
 }
 
-/// What a key leads to.
+/// The data of a map element.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ElementData {
     /// A verdict.
     Verdict(Verdict),
     /// An address.
     Address(IpAddr),
-    /// A number kept as a mark.
+    /// A number in the form of a mark.
     Mark(u32),
 }
 
@@ -388,7 +393,7 @@ impl TableFamily {
     }
 }
 
-/// The unspecified address of a family, for code that needs one of the right width.
+/// The unspecified address of a family.
 pub fn unspecified(family: AddressFamily) -> IpAddr {
     match family {
         AddressFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -396,37 +401,37 @@ pub fn unspecified(family: AddressFamily) -> IpAddr {
     }
 }
 
-/// One change of a transaction. All of them happen at once or not at all.
+/// One change of a transaction, which is atomic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NftChange {
-    /// Make the table, or take over one that has no owner.
+    /// Creates the table, or takes over one that has no owner.
     AddTable {
-        /// Whether it is to belong to this process.
+        /// Whether this process owns it.
         owned: bool,
     },
-    /// Take the table away with all that is in it.
+    /// Deletes the table with its contents.
     DeleteTable,
-    /// Make a set or map with the given definition; its elements are added apart.
+    /// Creates a set or map with this definition; its elements are added separately.
     AddSet(String, Set),
-    /// Take a set away; nothing may use it any more.
+    /// Deletes a set that nothing refers to any more.
     DeleteSet(String),
-    /// Make a chain; its rules are added apart.
+    /// Creates a chain; its rules are added separately.
     AddChain(String, Option<BaseChain>, Option<String>),
-    /// Take an empty chain away; nothing may lead to it any more.
+    /// Deletes an empty chain that nothing refers to any more.
     DeleteChain(String),
-    /// Take all rules of a chain away.
+    /// Deletes all rules of a chain.
     FlushChain(String),
-    /// Add a rule at the end of a chain.
+    /// Appends a rule to a chain.
     AddRule(String, NftRule),
-    /// Add elements to a set.
+    /// Adds elements to a set.
     AddElements(String, Vec<(ElementKey, Option<ElementData>)>),
-    /// Take elements out of a set. The data is of no account to the kernel; it is kept for the text.
+    /// Deletes elements of a set. The kernel ignores the data; it is kept for the text.
     DeleteElements(String, Vec<(ElementKey, Option<ElementData>)>),
 }
 
-/// What is changed in one table in one go.
+/// Changes that are committed atomically.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NftTransaction {
-    /// The changes, in the order they are put into the batch; families may mix.
+    /// The changes in batch order; families may mix.
     pub changes: Vec<(TableFamily, NftChange)>,
 }

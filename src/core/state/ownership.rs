@@ -1,39 +1,40 @@
-//! Every mark by which Egret knows its own objects, on one screen.
+//! All marks by which Egret recognises its own objects: names, protocol number, priorities, tables, mark bits.
 //!
-//! What does not bear one of these marks is never changed, never deleted, and not even seen by `kernel::observe`. Deliberately
-//! absent: the objects themselves (`net`, `nft`).
+//! An object without one of these is never changed or deleted, and `kernel::observe` does not report it.
 
 use super::net::Protocol;
 
-/// The name of our nftables table, in each family.
+/// The name of Egret's nftables table, in each family.
 pub const TABLE: &str = "egret";
 
-/// The protocol of our routes and rules (`rtm_protocol`; 128 to 255 are free for anyone, include/uapi/linux/rtnetlink.h).
+/// The protocol of Egret's routes and rules (`rtm_protocol`; 128 to 255 are free for any program,
+/// include/uapi/linux/rtnetlink.h).
 pub const PROTOCOL: Protocol = Protocol(180);
 
-/// The tunnel device. Every name that starts with [`LINK_PREFIX`] is ours.
+/// The tunnel device. Every device name that starts with [`LINK_PREFIX`] is Egret's.
 pub const TUNNEL: &str = "egret0";
 
-/// What the names of our devices start with.
+/// Prefix of the names of Egret's devices.
 pub const LINK_PREFIX: &str = "egret";
 
-/// The tunnel's network identifier (VNI). It says nothing: the inner frame's destination MAC address tells the exit, which every
-/// nftables can read (`tunnel id` needs CONFIG_NFT_TUNNEL, which RHEL's family does not build).
+/// The tunnel's network identifier (VNI). It carries no information: the inner frame's destination MAC address identifies
+/// the exit, which every nftables can match (`tunnel id` needs CONFIG_NFT_TUNNEL, which RHEL's family does not build).
 pub const TUNNEL_VNI: u32 = 1;
 
-/// The priorities of our rules.
+/// The priorities of Egret's rules.
 pub const PRIORITIES: std::ops::RangeInclusive<u32> = 500..=1023;
 
-/// The part of ownership that a site can move out of somebody else's way (`datapath` in egret.yaml).
+/// The marks, tables, port and MTU that a site can change to avoid conflicts (`datapath` in egret.yaml).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DatapathConfig {
-    /// The bits of the packet mark and connection mark that are ours: one run of bits. The others belong to the CNI and kube-proxy.
+    /// The bits of the packet mark and connection mark that are Egret's: one contiguous run. The others belong to the CNI
+    /// and kube-proxy.
     pub mask: u32,
-    /// The first routing table of ours. An exit with mark id 3 has table `first + 3`.
+    /// Egret's first routing table. An exit with id 3 has table `first + 3`.
     pub first: u32,
     /// The UDP port of the tunnel.
     pub port: u16,
-    /// The largest MTU of the tunnel device; it is smaller where the network below carries less.
+    /// The maximum MTU of the tunnel device in bytes; it is smaller where the underlay carries less.
     pub mtu: u32,
 }
 
@@ -44,17 +45,17 @@ impl Default for DatapathConfig {
 }
 
 impl DatapathConfig {
-    /// The bits of others.
+    /// The mark bits that are not Egret's.
     pub fn others(self) -> u32 {
         !self.mask
     }
 
-    /// The mark of replies: all our bits.
+    /// The mark of replies: all of Egret's bits.
     pub fn reply_mark(self) -> u32 {
         self.mask
     }
 
-    /// The highest id an exit can have; the id above it is the replies'.
+    /// The highest id of an exit; the id above it is that of replies.
     pub fn last_id(self) -> u32 {
         (self.mask >> self.mask.trailing_zeros()) - 1
     }
@@ -64,30 +65,30 @@ impl DatapathConfig {
         id << self.mask.trailing_zeros()
     }
 
-    /// The id of a mark, if it is one an exit can have.
+    /// The id of a mark, if it is a valid exit's.
     pub fn id(self, mark: u32) -> Option<u32> {
         let id = mark >> self.mask.trailing_zeros();
         (mark & self.others() == 0 && id >= 1 && id <= self.last_id()).then_some(id)
     }
 
-    /// The routing table of the exit with this id. Id 0 is the replies'.
+    /// The routing table of the exit with this id. Id 0 is that of replies.
     pub fn table(self, id: u32) -> u32 {
         self.first + id
     }
 
-    /// The priority of the rule of the exit with this id. Ours stand ahead of those by which CNIs and VPNs look at marks of their
-    /// own (AWS VPC CNI's 1024, Tailscale's 5210 to 5270): a member's packet may bear such a mark beside ours. Beyond the last
-    /// priority rules share it; they differ by their marks.
+    /// The priority of the rule of the exit with this id. Egret's rules come before those of CNIs and VPNs that match
+    /// their own marks (AWS VPC CNI's 1024, Tailscale's 5210 to 5270): a member's packet may have such a mark beside
+    /// Egret's. Beyond the last priority rules share it; they differ by their marks.
     pub fn priority(self, id: u32) -> u32 {
         PRIORITIES.start() + id.min(PRIORITIES.end() - PRIORITIES.start())
     }
 
-    /// Whether a table's number is in our range.
+    /// Whether a table is in Egret's range.
     pub fn owns(self, number: u32) -> bool {
         (self.first..=self.first + self.last_id()).contains(&number)
     }
 
-    /// Whether a rule's priority is one of ours, or one of those that older versions took: the tables' numbers.
+    /// Whether a rule's priority is Egret's, or one that older versions used: the tables' numbers.
     pub fn owns_priority(self, priority: u32) -> bool {
         PRIORITIES.contains(&priority) || self.owns(priority)
     }

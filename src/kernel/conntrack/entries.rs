@@ -1,6 +1,4 @@
-//! Connections by who opened them: a listing, and each of those that are chosen deleted by its own tuple and number.
-//!
-//! Deliberately absent: the choice, which is the plan's ([`Sources`]).
+//! Lists connections and deletes chosen ones, each by its own tuple and id. The plan chooses them ([`ConntrackFlush`]).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
@@ -38,14 +36,15 @@ const NFPROTO_IPV6: u8 = 10;
 /// linux/netlink.h.
 const NLA_F_NESTED: u16 = 0x8000;
 
-/// Up to so many IPv4 addresses each get a listing that the kernel filters; more share one that it does not. A filtered listing
-/// walks the whole table too, but makes no message of what it leaves out.
+/// Up to this many IPv4 addresses get a filtered dump each; more share one unfiltered dump. A filtered dump walks the
+/// whole table too, but makes no message of what it leaves out.
 ///
-/// IPv6 addresses always share one: the kernel's filter has the comparison the wrong way round there, and leaves out what it is
-/// asked for (`ctnetlink_filter_match_tuple`, net/netfilter/nf_conntrack_netlink.c: `!ipv6_addr_cmp`; seen on Linux 6.18).
+/// IPv6 addresses always share one: the kernel's filter has the comparison inverted there, and leaves out what was
+/// requested (`ctnetlink_filter_match_tuple`, net/netfilter/nf_conntrack_netlink.c: `!ipv6_addr_cmp`; seen on Linux
+/// 6.18).
 const SINGLY: usize = 16;
 
-/// One connection, as a request names it.
+/// One connection, as a request identifies it.
 struct Entry {
     family: u8,
     tuple: Vec<u8>,
@@ -53,8 +52,8 @@ struct Entry {
     id: Option<Vec<u8>>,
 }
 
-/// Deletes the connections that are chosen; the next packet of each is a new connection's. Returns how many there were.
-/// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
+/// Deletes the chosen connections; the next packet of each starts a new connection. Returns their number. Must be called
+/// within a tokio runtime; works in the network namespace of the calling thread.
 pub async fn forget_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackError> {
     let failed = |source| ConntrackError::Sources { doing: "forget", source };
     let mut socket =
@@ -73,8 +72,8 @@ pub async fn forget_sources(sources: &ConntrackFlush) -> Result<usize, Conntrack
     Ok(chosen.len())
 }
 
-/// How many connections are tracked at all. None are either where there are none, or where nothing has asked for tracking.
-/// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
+/// The number of tracked connections; 0 also where no rule has enabled tracking. Must be called within a tokio runtime;
+/// works in the network namespace of the calling thread.
 pub async fn tracked() -> Result<u32, ConntrackError> {
     let failed = |source| ConntrackError::Sources { doing: "count", source };
     let mut socket =
@@ -96,19 +95,19 @@ pub async fn tracked() -> Result<u32, ConntrackError> {
     Ok(entries)
 }
 
-/// Whether connections are tracked here. Nothing lists that in every kernel; where there is none, one is made: a datagram over `lo`,
-/// to ourselves.
-/// Has to be called within a tokio runtime; works in the network namespace of the calling thread.
+/// Whether connections are tracked here. Not every kernel reports that, so where there is no connection this creates one:
+/// a datagram over `lo` to itself. Must be called within a tokio runtime; works in the network namespace of the calling
+/// thread.
 pub async fn at_work() -> Result<bool, ConntrackError> {
     if tracked().await? > 0 {
         return Ok(true);
     }
-    // Without a loopback that works there is no telling, and nobody is harmed who waits.
+    // Without a working loopback it stays unknown, and the caller waits, which does no harm.
     let made = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|own| own.send_to(b"egret", own.local_addr()?));
     Ok(made.is_ok() && tracked().await? > 0)
 }
 
-/// nfnetlink says EINVAL for a subsystem that nobody has registered.
+/// nfnetlink answers EINVAL for a subsystem that is not registered.
 fn missing(doing: &'static str, source: ExchangeError) -> ConntrackError {
     match source {
         ExchangeError::Refused { errno, .. } if socket::is(&errno, Errno::EINVAL) => ConntrackError::Missing { doing },
@@ -120,8 +119,8 @@ fn family_of(address: IpAddr) -> u8 {
     if address.is_ipv4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 }
 }
 
-/// The kernel's filter came with Linux 5.8. An older one does not know the attribute and lists everything, or refuses: then it is
-/// asked without. What it lists is looked at here in any case.
+/// The kernel's filter came with Linux 5.8. An older kernel ignores the attribute and lists everything, or refuses: then
+/// the request is repeated without it. The result is filtered here in any case.
 async fn list(
     socket: &mut NetfilterSocket,
     (family, source): (u8, Option<IpAddr>),
@@ -164,7 +163,7 @@ async fn list(
     }
 }
 
-/// `CTA_FILTER` names the parts of the tuple that count. Its flags are in this machine's order (`NLA_U32`).
+/// `CTA_FILTER` names the parts of the tuple that count. Its flags are in host order (`NLA_U32`).
 fn by_source(message: &mut Writer, source: IpAddr) {
     message.nested(CTA_TUPLE_ORIG, |tuple| {
         tuple.nested(CTA_TUPLE_IP, |addresses| match source {
@@ -175,7 +174,7 @@ fn by_source(message: &mut Writer, source: IpAddr) {
     message.nested(CTA_FILTER, |filter| filter.bytes(CTA_FILTER_ORIG_FLAGS, &BY_SOURCE.to_ne_bytes()));
 }
 
-/// What matters of an entry; none if it has no addresses, as no entry of these families is.
+/// The relevant fields of an entry; none if it has no addresses, which no entry of these families lacks.
 fn connection(attributes: &[u8]) -> Result<Option<Connection>, Malformed> {
     let source = |tuple| -> Result<Option<IpAddr>, Malformed> {
         let Some(tuple) = wire::find(attributes, tuple)? else { return Ok(None) };
@@ -205,7 +204,7 @@ fn entry(family: u8, attributes: &[u8]) -> Result<Entry, Malformed> {
     Ok(Entry { family, tuple, zone: copy(CTA_ZONE)?, id: copy(CTA_ID)? })
 }
 
-/// By its tuple, and by its number: a connection that has come into being since under the same tuple stays.
+/// By tuple and id: a newer connection with the same tuple stays.
 async fn delete(socket: &mut NetfilterSocket, entry: &Entry) -> Result<(), ExchangeError> {
     let request = |sequence| {
         let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_DELETE);
@@ -223,7 +222,8 @@ async fn delete(socket: &mut NetfilterSocket, entry: &Entry) -> Result<(), Excha
     match socket.ask(request, |_| Ok(())).await {
         // It has ended meanwhile.
         Err(ExchangeError::Refused { errno, .. }) if socket::is(&errno, Errno::ENOENT) => Ok(()),
-        // Some kernels do not let go of one that a flow table has taken over. Its packets come to no rule of ours either.
+        // Some kernels refuse to delete one that a flow table has offloaded. Its packets reach no rule of Egret's
+        // either.
         Err(ExchangeError::Refused { errno, .. }) if socket::is(&errno, Errno::EBUSY) => Ok(()),
         other => other,
     }

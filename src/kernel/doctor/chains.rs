@@ -1,6 +1,6 @@
-//! The chains of all nftables tables, whosever they are: who else decides about forwarded packets.
+//! Lists the chains of all nftables tables, of any owner, to find those that may drop forwarded packets.
 //!
-//! Deliberately absent: their rules (`foreign`), and what they make of a packet (`forward`).
+//! Not here: their rules (`foreign`) and the evaluation of packets (`forward`).
 
 use super::super::nft::socket::{self, ExchangeError, NetfilterSocket};
 use super::super::nft::uapi::{NFPROTO_UNSPEC, NLM_F_DUMP, NLM_F_REQUEST};
@@ -23,7 +23,7 @@ const NFPROTO_IPV6: u8 = 10;
 const NF_INET_FORWARD: u32 = 2;
 const NF_DROP: u32 = 0;
 
-/// Lists all chains, sorted. In the network namespace of the calling thread, within a tokio runtime.
+/// Lists all chains, sorted, in the network namespace of the calling thread. Must be called within a tokio runtime.
 pub(super) async fn list() -> Result<Vec<ForeignChain>, ExchangeError> {
     let mut socket = NetfilterSocket::open(socket::LARGE_BUFFER).map_err(ExchangeError::Socket)?;
     let request = |sequence| {

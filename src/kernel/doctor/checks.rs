@@ -1,6 +1,6 @@
-//! Checks of the machine itself: its kernel, our rights, its settings, the tunnel's port and size, and the node it is in the cluster.
+//! Checks of the machine itself: kernel, capabilities, settings, the tunnel's port and MTU, and its Node object. Pure.
 //!
-//! Pure. Deliberately absent: everybody else's firewall, rules and routes (`others`).
+//! Not here: other programs' firewalls, rules and routes (`others`).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,24 +13,24 @@ use crate::core::state::ownership::DatapathConfig;
 /// include/uapi/linux/capability.h
 const CAP_NET_ADMIN: u32 = 12;
 
-/// What VXLAN puts around a packet: outer IP header, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
+/// VXLAN overhead: outer IP header, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
 const OVERHEAD_IPV4: u32 = 20 + 8 + 8 + 14;
 const OVERHEAD_IPV6: u32 = 40 + 8 + 8 + 14;
 
-/// What is put around a packet to this address.
+/// Encapsulation overhead in bytes for a packet to this address.
 pub(super) fn overhead(peer: IpAddr) -> u32 {
     if peer.is_ipv4() { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 }
 }
 
-/// All of them, in the order they are shown.
-pub(super) fn machine(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
+/// All checks, in the order they are shown.
+pub(super) fn machine(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
     let mut found = kernel(survey);
     found.push(capabilities(survey.capabilities));
     found.extend(settings(survey));
     found.push(filters(survey));
-    found.push(tunnel_port(survey, asked.range));
-    found.extend(tunnel_mtu(survey, asked));
-    found.extend(node(survey, asked));
+    found.push(tunnel_port(survey, input.range));
+    found.extend(tunnel_mtu(survey, input));
+    found.extend(node(survey, input));
     found
 }
 
@@ -101,7 +101,7 @@ fn settings(survey: &Survey) -> Vec<Check> {
     found
 }
 
-/// For information: Egret loosens strict filters where it needs to, and puts them back.
+/// Informational: Egret loosens strict filters where necessary, and restores them.
 fn filters(survey: &Survey) -> Check {
     let strict: Vec<&str> = survey
         .host_network
@@ -132,18 +132,18 @@ fn tunnel_port(survey: &Survey, range: DatapathConfig) -> Check {
         let hint = format!("`ss -ulpn sport = :{port}` names it; or set another datapath.port in egret.yaml");
         return Check::error("tunnel-port", message, hint);
     }
-    let whose = if own { "our tunnel has it" } else { "it is free" };
-    Check::ok("tunnel-port", format!("UDP port {port}: {whose}"))
+    let holder = if own { "our tunnel has it" } else { "it is free" };
+    Check::ok("tunnel-port", format!("UDP port {port}: {holder}"))
 }
 
-/// The interface that tunnel packets leave by: the one with the node's address, else the one with the default route.
-fn tunnel_mtu(survey: &Survey, asked: &DoctorInput) -> Option<Check> {
-    let address = asked.node.as_ref().and_then(|(_, node)| node.tunnel_address());
+/// The interface that tunnel packets leave by: the one with the node's address, otherwise the one with the default route.
+fn tunnel_mtu(survey: &Survey, input: &DoctorInput) -> Option<Check> {
+    let address = input.node.as_ref().and_then(|(_, node)| node.tunnel_address());
     let (name, overhead) = match address.and_then(|address| Some((address, survey.host_network.holder(address)?))) {
         Some((address, name)) => (name, overhead(address)),
         None => (survey.host_network.default_route(AddressFamily::V4)?.interface.as_str(), OVERHEAD_IPV4),
     };
-    let (tunnel, under) = (asked.range.mtu, survey.host_network.interfaces.get(name)?.mtu);
+    let (tunnel, under) = (input.range.mtu, survey.host_network.interfaces.get(name)?.mtu);
     Some(if tunnel + overhead > under {
         let message = format!(
             "MTU: tunnel packets of {tunnel} bytes need {} with what is put around them, and {name} takes {under}",
@@ -156,8 +156,8 @@ fn tunnel_mtu(survey: &Survey, asked: &DoctorInput) -> Option<Check> {
     })
 }
 
-fn node(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
-    let Some((name, node)) = &asked.node else { return Vec::new() };
+fn node(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
+    let Some((name, node)) = &input.node else { return Vec::new() };
     let mut found = Vec::new();
     match node.tunnel_address() {
         None => found.push(Check::error(
@@ -181,7 +181,7 @@ fn node(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     found
 }
 
-/// A few names and how many more there are.
+/// A few names and the number of the rest.
 pub(super) fn some(names: &[&str]) -> String {
     let names: BTreeSet<&str> = names.iter().copied().collect();
     let shown: Vec<&str> = names.iter().copied().take(3).collect();

@@ -1,35 +1,35 @@
-//! CNIs that can take pods' packets past netfilter, where a policy of ours would steer nothing while everything looks well: Cilium by
-//! its eBPF host routing, Calico by its eBPF dataplane.
+//! Checks for CNIs whose pod packets can bypass netfilter, so that a policy would steer nothing although every object is
+//! in place: Cilium by eBPF host routing, Calico by its eBPF dataplane. Pure.
 //!
-//! Pure. Deliberately absent: asking their APIs. Cilium's configuration and devices say enough, or it is said that they don't.
+//! Cilium's configuration and devices decide; its API is not queried.
 
 use std::collections::BTreeMap;
 
 use super::survey::Survey;
 use super::{Check, DoctorInput};
 
-/// One end of the pair of devices that Calico's eBPF dataplane makes.
+/// One end of the veth pair that Calico's eBPF dataplane creates.
 const CALICO_BPF: &str = "bpfin.cali";
 
-/// How Cilium's packets of pods leave the machine.
+/// How Cilium forwards pods' packets out of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HostRouting {
     /// Through the kernel's stack, and so through netfilter.
     Legacy,
-    /// Past it.
+    /// Bypassing it.
     Bpf,
-    /// It can't be told from here.
+    /// Not known.
     Unknown,
 }
 
-/// The CNI: Cilium's lines, or one line with the name of another.
-pub(super) fn cilium(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
+/// The CNI's checks: Cilium's, or one that names another CNI.
+pub(super) fn cilium(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
     let device = survey.devices.keys().any(|name| name == "cilium_host" || name == "cilium_net");
-    if !device && asked.cilium.is_none() {
+    if !device && input.cilium.is_none() {
         return another(survey).into_iter().collect();
     }
-    // What the agent here runs with counts more than what a ConfigMap wants of it.
-    let mut settings = asked.cilium.clone().unwrap_or_default();
+    // The running configuration of the agent overrides the ConfigMap.
+    let mut settings = input.cilium.clone().unwrap_or_default();
     settings.extend(survey.cilium.clone().unwrap_or_default());
     vec![match host_routing(&settings) {
         HostRouting::Legacy => Check::ok("cilium-host-routing", "CNI: Cilium, with host routing by the kernel's stack"),
@@ -46,7 +46,7 @@ pub(super) fn cilium(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     }]
 }
 
-/// A CNI that is known by its devices.
+/// A CNI recognised by its devices.
 fn another(survey: &Survey) -> Option<Check> {
     let known = [("cali", "Calico"), ("vxlan.calico", "Calico"), ("flannel.", "flannel"), ("weave", "Weave")];
     if survey.devices.contains_key(CALICO_BPF) {
@@ -60,8 +60,8 @@ fn another(survey: &Survey) -> Option<Check> {
     Some(Check::ok("cni", format!("CNI: {name}")))
 }
 
-/// As its agent decides (pkg/kpr/initializer in its sources): without its own kube-proxy, or with masquerading by iptables, it falls
-/// back to the kernel's stack whatever it was told.
+/// As Cilium's agent decides (pkg/kpr/initializer in its sources): without its kube-proxy replacement, or with iptables
+/// masquerading, it falls back to the kernel's stack whatever its configuration asks for.
 fn host_routing(settings: &BTreeMap<String, String>) -> HostRouting {
     let of = |key: &str| settings.get(key).map(String::as_str);
     let masquerades = of("enable-ipv4-masquerade") != Some("false");
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn cilium_routes_past_netfilter_only_with_its_own_kube_proxy_and_masquerading() {
+    fn cilium_bypasses_netfilter_only_with_its_own_kube_proxy_and_masquerading() {
         let (legacy, kube_proxy, masquerade) =
             ("enable-host-legacy-routing", "kube-proxy-replacement", "enable-bpf-masquerade");
         for (pairs, expected) in [
@@ -106,17 +106,17 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_here_counts_more_than_the_config_map() {
+    fn the_running_agent_overrides_the_config_map() {
         let wanted = settings(&[("kube-proxy-replacement", "true"), ("enable-bpf-masquerade", "true")]);
-        let asked = DoctorInput { cilium: Some(wanted), ..DoctorInput::default() };
+        let input = DoctorInput { cilium: Some(wanted), ..DoctorInput::default() };
         let mut survey = Survey::healthy();
-        assert_eq!(severities(&cilium(&survey, &asked)), [("cilium-host-routing", CheckStatus::Error)]);
+        assert_eq!(severities(&cilium(&survey, &input)), [("cilium-host-routing", CheckStatus::Error)]);
         survey.cilium = Some(settings(&[("enable-host-legacy-routing", "true")]));
-        assert_eq!(severities(&cilium(&survey, &asked)), [("cilium-host-routing", CheckStatus::Ok)]);
+        assert_eq!(severities(&cilium(&survey, &input)), [("cilium-host-routing", CheckStatus::Ok)]);
     }
 
     #[test]
-    fn without_settings_its_devices_are_a_warning() {
+    fn ciliums_devices_without_its_configuration_are_a_warning() {
         let mut survey = Survey::healthy();
         survey.device("cilium_host", 0);
         let found = cilium(&survey, &DoctorInput::default());
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn another_cni_is_named() {
+    fn another_cni_is_recognised() {
         let mut survey = Survey::healthy();
         assert_eq!(cilium(&survey, &DoctorInput::default()), []);
         survey.device("cali12ab34", 0);

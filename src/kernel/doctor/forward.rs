@@ -1,8 +1,8 @@
-//! What the chains of others in the forward hook would make of the packets a gateway forwards: those that come out of the tunnel, and the
-//! replies that go back into it.
+//! Evaluates what foreign chains in the forward hook do with the packets that a gateway forwards: those that leave the
+//! tunnel, and the replies that re-enter it.
 //!
-//! Each rule is run on what is known of such a packet; where a rule asks for something else, both ways are followed. So the answer is a set:
-//! what may become of it. Deliberately absent: sets and maps, which count as asking for something else, and iptables' old engine.
+//! Each rule runs on what is known of such a packet; where a rule tests something unknown, both branches are followed.
+//! The result is the set of possible verdicts. Not here: sets and maps, which count as unknown, and iptables-legacy.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,30 +31,30 @@ const NF_ACCEPT: i32 = 1;
 /// include/uapi/linux/netfilter/nf_conntrack_common.h: `NF_CT_STATE_BIT` of established and of new connections.
 const ESTABLISHED: u32 = 1 << 1;
 const NEW: u32 = 1 << 3;
-/// More jumps into each other the kernel refuses (`NFT_JUMP_STACK_SIZE`).
+/// The kernel refuses deeper nesting of jumps (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
 
-/// A packet, as far as it is known.
+/// A packet, as far as its fields are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ForwardedPacket {
     /// Its family.
     pub(super) family: AddressFamily,
-    /// On its way back into the tunnel, else out of it.
+    /// Whether it is a reply, which goes into the tunnel; otherwise it comes out of it.
     pub(super) reply: bool,
-    /// The addresses that stand for the node at the other end, if they are known: a packet's source, a reply's destination.
+    /// The addresses that stand for the node at the other end, if known: a packet's source, a reply's destination.
     pub(super) node: Option<IpNet>,
-    /// Bits of its mark that are ours; the others are nobody's, as nobody has marked it.
+    /// The bits of its mark that are Egret's; the others are 0, as nothing else has marked it.
     pub(super) ours: u32,
 }
 
-/// What may become of a packet.
+/// What may happen to a packet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct ForwardVerdict {
     /// It may be let through.
     pub(super) accepted: bool,
     /// It may be dropped.
     pub(super) dropped: bool,
-    /// It may come to the end of the chain.
+    /// It may reach the end of the chain.
     through: bool,
 }
 
@@ -73,7 +73,7 @@ impl ForwardVerdict {
     }
 }
 
-/// What a base chain makes of a packet.
+/// The possible verdicts of a base chain for a packet.
 pub(super) fn fate(base: &ForeignChain, rules: &[ForeignRule], packet: ForwardedPacket) -> ForwardVerdict {
     let fate = Walk { base, rules, packet, unknown: Meets::Perhaps }.chain(&base.name, 0);
     if !fate.through {
@@ -83,7 +83,8 @@ pub(super) fn fate(base: &ForeignChain, rules: &[ForeignRule], packet: Forwarded
     ForwardVerdict { through: false, ..fate.or(policy) }
 }
 
-/// Whether a base chain drops what no rule of its is known to let through: by its policy, or by a last rule as firewalld has one.
+/// Whether a base chain drops what none of its rules is known to accept: by its policy, or by a last rule as in
+/// firewalld.
 pub(super) fn drops_by_default(base: &ForeignChain, rules: &[ForeignRule], packet: ForwardedPacket) -> bool {
     let fate = Walk { base, rules, packet, unknown: Meets::No }.chain(&base.name, 0);
     if fate.through { base.drops } else { fate.dropped }
@@ -93,7 +94,7 @@ struct Walk<'a> {
     base: &'a ForeignChain,
     rules: &'a [ForeignRule],
     packet: ForwardedPacket,
-    /// What a condition counts for that cannot be judged.
+    /// What a condition that cannot be evaluated counts as.
     unknown: Meets,
 }
 
@@ -165,14 +166,14 @@ impl Walk<'_> {
                 "reject" => return (meets, Verdict::last(ForwardVerdict::DROPPED)),
                 "target" => match expression.text(1) {
                     Some("REJECT") => return (meets, Verdict::last(ForwardVerdict::DROPPED)),
-                    // Those that translate or queue do more than is known here; the others only mark or count.
+                    // These translate or queue, with effects not modelled here; other targets only mark or count.
                     Some("NFQUEUE" | "SYNPROXY" | "TPROXY") => return (meets, Verdict::last(ForwardVerdict::ANY)),
                     _ => continue,
                 },
                 "queue" | "fwd" | "synproxy" => return (meets, Verdict::last(ForwardVerdict::ANY)),
                 "match" => self.extension(expression),
                 "cmp" => Self::compare(expression, &registers),
-                // A map of verdicts: any of them, or none.
+                // A verdict map: any of its verdicts, or none.
                 "lookup" if expression.number(3) == Some(0) => {
                     return (Meets::Perhaps, Verdict::last(ForwardVerdict::ANY));
                 }
@@ -207,7 +208,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes a value into a register, or changes one; what is not known is no value.
+    /// Loads a value into a register, or changes one; unknown values are removed.
     fn load(&self, expression: &ForeignExpression, registers: &mut BTreeMap<u32, Value>) {
         let (to, value) = match expression.name.as_str() {
             "meta" => (expression.register(1), expression.number(2).and_then(|key| self.meta(key))),
@@ -220,7 +221,7 @@ impl Walk<'_> {
                 let from = expression.register(1).and_then(|register| registers.get(&register));
                 (expression.register(2), from.and_then(|value| value.bitwise(expression)))
             }
-            // Wherever it goes: most have their target first.
+            // Any other expression makes its destination register unknown; most have it as their first attribute.
             _ => (expression.register(1), None),
         };
         let Some(to) = to else { return };
@@ -239,7 +240,7 @@ impl Walk<'_> {
         match key {
             NFT_META_IIFNAME if !self.packet.reply => Some(name()),
             NFT_META_OIFNAME if self.packet.reply => Some(name()),
-            // The other interface is not known, and it is not the tunnel.
+            // The other interface is not known, but it is not the tunnel.
             NFT_META_IIFNAME | NFT_META_OIFNAME => Some(Value { other_than: Some(TUNNEL), ..Value::unknown(16) }),
             NFT_META_MARK => Some(Value { known: (!self.packet.ours).to_ne_bytes().to_vec(), ..Value::unknown(4) }),
             NFT_META_NFPROTO => Some(Value::exact(&[match self.packet.family {
@@ -254,7 +255,7 @@ impl Walk<'_> {
         if self.packet.reply { ESTABLISHED } else { NEW }
     }
 
-    /// The address of the node's end, where it is read.
+    /// The address of the node's end, where the expression reads it.
     fn payload(&self, expression: &ForeignExpression) -> Option<Value> {
         if expression.number(2) != Some(NFT_PAYLOAD_NETWORK_HEADER) {
             return None;
@@ -286,7 +287,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A match of xtables. `conntrack` is read where it asks for the state alone: `struct xt_conntrack_mtinfo3`.
+    /// An xtables match. `conntrack` is evaluated where it tests the state alone: `struct xt_conntrack_mtinfo3`.
     fn extension(&self, expression: &ForeignExpression) -> Meets {
         const STATE_ALONE: u16 = 1;
         match (expression.text(1), expression.number(2)) {
@@ -322,10 +323,11 @@ impl Walk<'_> {
     }
 }
 
-/// What a rule does with a packet that meets it.
+/// What a rule does with a packet that matches it.
 struct Verdict {
     of: ForwardVerdict,
-    /// The chain ends with it: `through` then is through this chain. Else the next rule is asked where `of` is through.
+    /// Whether evaluation of the chain ends here; `through` then means through this chain. Otherwise the next rule is
+    /// evaluated where `of` is `through`.
     ends: bool,
 }
 
@@ -339,12 +341,12 @@ impl Verdict {
     }
 }
 
-/// A register's bytes, and which bits of them are known.
+/// A register's bytes, and which of their bits are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Value {
     bytes: Vec<u8>,
     known: Vec<u8>,
-    /// A name that it is not.
+    /// A name that it is known to differ from.
     other_than: Option<&'static str>,
 }
 
@@ -365,7 +367,7 @@ impl Value {
         Self { bytes: octets(net.network()), known: octets(net.netmask()), other_than: None }
     }
 
-    /// With a value that may be shorter: a name's beginning, as in `iifname "veth*"`.
+    /// Compares with a value that may be shorter: a name's prefix, as in `iifname "veth*"`.
     fn equals(&self, with: &[u8]) -> Meets {
         if let Some(not) = self.other_than {
             let name = with.split(|byte| *byte == 0).next().unwrap_or_default();

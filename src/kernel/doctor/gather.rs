@@ -1,6 +1,6 @@
-//! Gathering: every file and every listing that the doctor looks at, and nothing that judges them.
+//! Gathers every file and kernel listing that the doctor's checks need. Read-only.
 //!
-//! What cannot be read is left out: the judgement says what that means. Deliberately absent: writing, to anything.
+//! What cannot be read is left out; the checks report what that means.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,27 +28,27 @@ use crate::core::state::net::{Protocol, Route, RoutingRule, route_text};
 use crate::core::state::nft::{AddressFamily, Ruleset};
 use crate::core::state::ownership::{DatapathConfig, PROTOCOL};
 
-/// Where Cilium's agent writes what it runs with (pkg/option in its sources, `StoreInFile`).
+/// Where Cilium's agent writes its running configuration (pkg/option in its sources, `StoreInFile`).
 const CILIUM_STATE: &str = "/var/run/cilium/state/agent-runtime-config.json";
 
-/// Its fields, and what `cilium-config` calls them.
+/// Its fields and the corresponding keys of `cilium-config`.
 const CILIUM_FIELDS: [(&str, &str); 3] = [
     ("EnableHostLegacyRouting", "enable-host-legacy-routing"),
     ("KubeProxyReplacement", "kube-proxy-replacement"),
     ("EnableBPFMasquerade", "enable-bpf-masquerade"),
 ];
 
-/// Looks at everything. What was asked comes back with the mark bits that this node takes.
-pub(super) async fn gather(asked: &DoctorInput) -> (Survey, DoctorInput) {
-    let marks = marks::look(asked.range.first).await.map_err(|error| crate::telemetry::chain(&error));
-    let mut asked = asked.clone();
+/// Gathers everything. Returns the survey, and the input with the mark bits that this node takes.
+pub(super) async fn gather(input: &DoctorInput) -> (Survey, DoctorInput) {
+    let marks = marks::look(input.range.first).await.map_err(|error| crate::telemetry::chain(&error));
+    let mut input = input.clone();
     let seen = marks.as_ref().ok();
-    let choice = seen.filter(|_| !asked.mask_is_given).map(|seen| choose(&seen.used, seen.own));
+    let choice = seen.filter(|_| !input.mask_is_given).map(|seen| choose(&seen.used, seen.own));
     if let Some(choice) = choice {
-        asked.range.mask = choice.mask;
+        input.range.mask = choice.mask;
     }
-    let range = asked.range;
-    let listed = listings(&asked).await.unwrap_or_default();
+    let range = input.range;
+    let listed = listings(&input).await.unwrap_or_default();
     let foreign = match RulesetDump::open() {
         Ok(mut listing) => listing.rules().await.unwrap_or_default(),
         Err(_) => Vec::new(),
@@ -56,7 +56,7 @@ pub(super) async fn gather(asked: &DoctorInput) -> (Survey, DoctorInput) {
     let survey = Survey {
         marks,
         choice,
-        ways: listed.ways,
+        peer_routes: listed.peer_routes,
         foreign,
         release: text("/proc/sys/kernel/osrelease").unwrap_or_else(|| "of unknown release".to_owned()),
         trial: trial::run(range).await,
@@ -75,20 +75,20 @@ pub(super) async fn gather(asked: &DoctorInput) -> (Survey, DoctorInput) {
         networkd: networkd_settings(Path::new("/")),
         cilium: text(CILIUM_STATE).and_then(|json| cilium(&json)),
     };
-    (survey, asked)
+    (survey, input)
 }
 
-/// What route netlink lists. It needs no rights.
+/// What rtnetlink lists. Needs no privileges.
 #[derive(Default)]
 struct Listings {
     devices: BTreeMap<String, Device>,
     host_network: HostNetwork,
     rules: Vec<(RoutingRule, Protocol)>,
     foreign_routes: Vec<String>,
-    ways: Vec<(NodeName, IpAddr, Result<PeerRoute, String>)>,
+    peer_routes: Vec<(NodeName, IpAddr, Result<PeerRoute, String>)>,
 }
 
-async fn listings(asked: &DoctorInput) -> Result<Listings, RouteError> {
+async fn listings(input: &DoctorInput) -> Result<Listings, RouteError> {
     let socket = RouteSocket::open().map_err(|_| RouteError::Closed)?;
     let mut seen = BTreeMap::new();
     for answer in socket.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await? {
@@ -111,7 +111,7 @@ async fn listings(asked: &DoctorInput) -> Result<Listings, RouteError> {
                 rules.extend(routes::rule(&message));
             }
         }
-        all_routes(&socket, family, (asked.range, &seen), (&mut main, &mut foreign)).await?;
+        all_routes(&socket, family, (input.range, &seen), (&mut main, &mut foreign)).await?;
     }
     foreign.sort();
     let devices = seen.values().map(|seen| {
@@ -126,34 +126,33 @@ async fn listings(asked: &DoctorInput) -> Result<Listings, RouteError> {
         &Ruleset::default(),
         crate::kernel::nft::NftFeatures { owned_tables: false, interface_kinds: true },
     );
-    let ways = ways(&socket, asked, &seen).await;
-    Ok(Listings { devices, host_network, rules, foreign_routes: foreign, ways })
+    let peer_routes = peer_routes(&socket, input, &seen).await;
+    Ok(Listings { devices, host_network, rules, foreign_routes: foreign, peer_routes })
 }
 
-/// The way to each other node from this one's address.
-async fn ways(
+/// The route to each other node from this node's address.
+async fn peer_routes(
     socket: &RouteSocket,
-    asked: &DoctorInput,
+    input: &DoctorInput,
     links: &BTreeMap<u32, LinkState>,
 ) -> Vec<(NodeName, IpAddr, Result<PeerRoute, String>)> {
-    let Some(own) = asked.node.as_ref().and_then(|(_, node)| node.tunnel_address()) else { return Vec::new() };
+    let Some(own) = input.node.as_ref().and_then(|(_, node)| node.tunnel_address()) else { return Vec::new() };
     let mut found = Vec::new();
-    for (name, peer, _) in &asked.peers {
-        let way = match socket.ask(encode::route_to(*peer, own)).await {
-            Ok(Some(RouteNetlinkMessage::NewRoute(message))) => {
-                routes::way(&message, links).ok_or_else(|| "the kernel's answer names no interface".to_owned())
-            }
+    for (name, peer, _) in &input.peers {
+        let route = match socket.ask(encode::route_to(*peer, own)).await {
+            Ok(Some(RouteNetlinkMessage::NewRoute(message))) => routes::lookup_result(&message, links)
+                .ok_or_else(|| "the kernel's answer names no interface".to_owned()),
             Ok(_) => Err("the kernel gave no answer".to_owned()),
             Err(RouteError::Kernel { errno, .. }) => Err(errno.desc().to_owned()),
             Err(error) => Err(error.to_string()),
         };
-        let way = way.map(|(interface, mtu, local)| PeerRoute { interface, mtu, local });
-        found.push((name.clone(), *peer, way));
+        let route = route.map(|(interface, mtu, local)| PeerRoute { interface, mtu, local });
+        found.push((name.clone(), *peer, route));
     }
     found
 }
 
-/// Routes of the main table, and routes of others in tables of ours. There is no asking for the latter alone.
+/// Routes of the main table, and foreign routes in tables of ours. The kernel cannot filter for the latter alone.
 async fn all_routes(
     socket: &RouteSocket,
     family: AddressFamily,
@@ -165,7 +164,7 @@ async fn all_routes(
     for answer in socket.dump(RouteNetlinkMessage::GetRoute(request)).await? {
         let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
         if routes::is_main(&message) {
-            main.extend(routes::ground_route(&message, links));
+            main.extend(routes::foreign_route(&message, links));
         }
         let protocol = routes::protocol(message.header.protocol);
         if protocol != PROTOCOL
@@ -178,10 +177,10 @@ async fn all_routes(
     Ok(())
 }
 
-/// A route's text says whose it is: not Egret's here.
+/// A route's text form with its actual protocol in place of Egret's.
 fn foreign_text(text: &str, route: &Route, protocol: Protocol) -> String {
     let text = text.strip_suffix(" proto egret").unwrap_or(text);
-    // What Egret has no word for is said in the kernel's; the protocol is enough to find it.
+    // A route that Egret cannot express is shown in the kernel's form; its protocol is enough to find it.
     let known = !matches!(route, Route::Unknown(_));
     if known && protocol == Protocol(3) { text.to_owned() } else { format!("{text} proto {protocol}") }
 }
@@ -190,7 +189,7 @@ fn text(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// A file below `/proc/net` as the calling thread's network namespace has it; `/proc/net` itself is the main thread's.
+/// Reads a file below `/proc/net` for the calling thread's network namespace; `/proc/net` itself is the main thread's.
 fn of_thread(file: &str) -> String {
     format!("/proc/thread-self/net/{file}")
 }
@@ -207,7 +206,7 @@ fn effective(status: &str) -> Option<u64> {
 
 fn settings() -> SysctlSurvey {
     let flag = |path: &str| text(path).map(|value| value != "0");
-    // Opening for writing asks for the right and uses none of it.
+    // Opening for writing checks the permission without changing anything.
     let opened = sysctl::open("/proc/sys/net/ipv4/ip_forward");
     SysctlSurvey {
         read_only: opened.err().map(|error| error.to_string()),
@@ -224,9 +223,9 @@ fn ports(path: &str) -> BTreeSet<u16> {
     local.filter_map(|(_, port)| u16::from_str_radix(port, 16).ok()).collect()
 }
 
-/// networkd's settings below a root, if it runs: main file and drop-ins as systemd looks for them (networkd.conf(5)).
+/// networkd's settings below a root, if it runs: main file and drop-ins in systemd's search order (networkd.conf(5)).
 fn networkd_settings(root: &Path) -> Option<Networkd> {
-    // The folder alone is made at boot for a networkd that may never run; this file is networkd's own.
+    // The folder alone is created at boot even if networkd never runs; networkd itself writes this file.
     if !root.join("run/systemd/netif/state").is_file() {
         return None;
     }
@@ -235,7 +234,7 @@ fn networkd_settings(root: &Path) -> Option<Networkd> {
     let mut drop_ins: BTreeMap<std::ffi::OsString, PathBuf> = BTreeMap::new();
     for folder in &folders {
         for entry in fs::read_dir(folder.join("networkd.conf.d")).into_iter().flatten().flatten() {
-            // Of two with one name, the one in the first folder counts and hides the other.
+            // Of two drop-ins with one name, the one in the first folder hides the other.
             if entry.path().extension().is_some_and(|extension| extension == "conf") {
                 drop_ins.entry(entry.file_name()).or_insert_with(|| entry.path());
             }
@@ -246,7 +245,7 @@ fn networkd_settings(root: &Path) -> Option<Networkd> {
     Some(networkd::read(texts.iter().map(String::as_str)))
 }
 
-/// What Cilium's agent runs with. Fields that are not there, or of another type than expected, are left out.
+/// The running configuration of Cilium's agent. Fields that are missing or of an unexpected type are left out.
 fn cilium(json: &str) -> Option<BTreeMap<String, String>> {
     let value: serde_json::Value = serde_json::from_str(json).ok()?;
     let known = CILIUM_FIELDS.into_iter().filter_map(|(field, name)| {
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cilium_runs_with_gets_the_names_of_its_config_map() {
+    fn ciliums_running_configuration_gets_the_keys_of_its_config_map() {
         let json = r#"{"EnableHostLegacyRouting": false, "KubeProxyReplacement": "true", "EnableBPFMasquerade": 1}"#;
         let expected = [("enable-host-legacy-routing", "false"), ("kube-proxy-replacement", "true")];
         let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));

@@ -1,18 +1,18 @@
-//! systemd-networkd's settings about rules and routes that it did not make (networkd.conf(5), section `[Network]`).
+//! Reads systemd-networkd's settings about foreign rules and routes (networkd.conf(5), section `[Network]`).
 //!
-//! Deliberately absent: the settings of single networks, which are about what networkd makes itself.
+//! Not here: `.network` files, which concern what networkd itself configures.
 
-/// What it does to what it did not make, when it starts or a link changes.
+/// Whether networkd deletes foreign objects when it starts or a link changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Networkd {
-    /// `ManageForeignRoutingPolicyRules=`: it deletes rules.
+    /// `ManageForeignRoutingPolicyRules=`: deletes rules.
     pub(super) rules: bool,
-    /// `ManageForeignRoutes=`: it deletes routes.
+    /// `ManageForeignRoutes=`: deletes routes.
     pub(super) routes: bool,
 }
 
-/// Reads the files in the order in which they count: the main file, then drop-ins by name; the last word wins.
-/// What no file sets is `yes`, which is networkd's default.
+/// Reads the files in order of precedence: the main file, then drop-ins by name; the last assignment wins. The default is
+/// `yes`, as networkd's.
 pub(super) fn read<'t>(files: impl IntoIterator<Item = &'t str>) -> Networkd {
     let mut networkd = Networkd { rules: true, routes: true };
     for text in files {
@@ -35,7 +35,7 @@ pub(super) fn read<'t>(files: impl IntoIterator<Item = &'t str>) -> Networkd {
     networkd
 }
 
-/// A boolean as systemd reads it (systemd.syntax(7)); what is none changes nothing.
+/// A boolean in systemd's syntax (systemd.syntax(7)); an invalid value changes nothing.
 fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "yes" | "y" | "true" | "t" | "on" => Some(true),
@@ -49,13 +49,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nobody_sets_is_managed() {
+    fn unset_options_default_to_yes() {
         assert_eq!(read([]), Networkd { rules: true, routes: true });
         assert_eq!(read(["[DHCP]\nManageForeignRoutes=no\n"]), Networkd { rules: true, routes: true });
     }
 
     #[test]
-    fn the_last_word_counts_and_comments_and_nonsense_do_not() {
+    fn the_last_assignment_wins_and_comments_and_invalid_values_are_ignored() {
         let main =
             "[Network]\n#ManageForeignRoutes=yes\nManageForeignRoutingPolicyRules = no\nManageForeignRoutes=off\n";
         assert_eq!(read([main]), Networkd { rules: false, routes: false });

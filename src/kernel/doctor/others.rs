@@ -1,7 +1,7 @@
-//! Checks of whoever else is at work on this machine: rules, routes and marks in our range, firewalls that drop forwarded packets,
-//! daemons that tidy up what is not theirs.
+//! Checks of other programs on this machine: rules, routes and marks in Egret's range, firewalls that drop forwarded
+//! packets, daemons that delete foreign objects. Pure.
 //!
-//! Pure. Deliberately absent: CNIs that go past netfilter (`cilium`), and running a firewall's rules (`forward`).
+//! Not here: CNIs that bypass netfilter (`cilium`), and evaluating a firewall's rules (`forward`).
 
 use std::fmt::Write;
 
@@ -16,25 +16,25 @@ use crate::core::state::net::{Protocol, RoutingRule};
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::{DatapathConfig, PROTOCOL, TABLE, TUNNEL};
 
-/// More peers than these have networks that are like theirs.
+/// Above this number, further peers' networks are not tested one by one: they resemble the first.
 const PEERS: usize = 32;
 
 /// `RT_TABLE_LOCAL` (include/uapi/linux/rtnetlink.h).
 const LOCAL_TABLE: u32 = 255;
 
-/// All of them, in the order they are shown.
-pub(super) fn others(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
-    let range = asked.range;
+/// All checks, in the order they are shown.
+pub(super) fn others(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
+    let range = input.range;
     let mut found = vec![numbers(survey, range)];
     found.extend(marks(survey, range));
     found.extend(rules(&survey.rules, range));
     found.extend(routes(&survey.foreign_routes));
-    found.extend(firewalls(survey, asked));
+    found.extend(firewalls(survey, input));
     found.extend(networkd(survey));
     found
 }
 
-/// What of the kernel's numbers is Egret's on this node, and why.
+/// Which marks, tables, priorities and port Egret uses on this node, and why.
 fn numbers(survey: &Survey, range: DatapathConfig) -> Check {
     let why = match survey.choice {
         Some(MaskChoice { why, .. }) => format!("auto: {why}"),
@@ -55,7 +55,7 @@ fn numbers(survey: &Survey, range: DatapathConfig) -> Check {
     Check::ok("range", message)
 }
 
-/// Marks that others use as well.
+/// Marks that other programs use as well.
 fn marks(survey: &Survey, range: DatapathConfig) -> Vec<Check> {
     let mask = range.mask;
     let used = match &survey.marks {
@@ -97,7 +97,7 @@ fn rules(rules: &[(RoutingRule, Protocol)], range: DatapathConfig) -> Vec<Check>
     for (rule, protocol) in rules.iter().filter(|(rule, of)| !(*of == PROTOCOL && range.owns_priority(rule.priority))) {
         // `fwmark 0/0xffffffff` is how a rule without a mark is listed.
         let marked = rule.mark != 0 || rule.mask != u32::MAX;
-        // `local` decides over this host's own addresses alone.
+        // The `local` table only decides about this host's own addresses.
         let takes_all = !marked && rule.odd.is_none() && rule.table != LOCAL_TABLE;
         if rule.priority < range.priority(0) && takes_all {
             let shown = rule_text(rule, marked, *protocol);
@@ -116,12 +116,12 @@ fn rules(rules: &[(RoutingRule, Protocol)], range: DatapathConfig) -> Vec<Check>
 fn rule_text(rule: &RoutingRule, marked: bool, protocol: Protocol) -> String {
     let mark = if marked { format!(" fwmark {:#x}/{:#x}", rule.mark, rule.mask) } else { String::new() };
     let family = if rule.family == AddressFamily::V6 { "-6 " } else { "" };
-    // Whoever makes a rule need not say who it is.
+    // A rule need not name the program that made it.
     let protocol = if protocol == Protocol(0) { String::new() } else { format!(" proto {protocol}") };
     format!("{family}{}:{mark} lookup {}{protocol}", rule.priority, rule.table)
 }
 
-/// A route of somebody else in a table of ours leads packets of ours astray, so this is no mere warning.
+/// An error, not a warning: a foreign route in a table of Egret's misroutes members' packets.
 fn routes(foreign: &[String]) -> Option<Check> {
     let first = foreign.first()?;
     let message = match foreign.len() {
@@ -132,12 +132,12 @@ fn routes(foreign: &[String]) -> Option<Check> {
     Some(Check::error("foreign-route", message, hint))
 }
 
-fn firewalls(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
+fn firewalls(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
     let Some(chains) = &survey.chains else {
         let message = "firewalls of others: nftables cannot be listed, so whether one drops our packets cannot be told";
         return vec![Check::warn("firewall", message, "see the lines about the kernel and NET_ADMIN")];
     };
-    let packets = packets(asked);
+    let packets = packets(input);
     let mut found = Vec::new();
     for chain in chains.iter().filter(|chain| chain.forward && chain.table != TABLE) {
         found.extend(forwarding(chain, survey, &packets));
@@ -155,13 +155,13 @@ fn firewalls(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     found
 }
 
-/// What a gateway forwards, as far as it is known of which nodes there are: out of the tunnel comes what bears an address of the sender's
-/// `podCIDR`, or the sender's own; back go replies to it.
-fn packets(asked: &DoctorInput) -> Vec<ForwardedPacket> {
+/// The packets that a gateway forwards, as far as its peers are known: packets out of the tunnel bear an address of the
+/// sending node's `podCIDR`, or the node's own; replies go back to it.
+fn packets(input: &DoctorInput) -> Vec<ForwardedPacket> {
     let mut found = Vec::new();
     for family in AddressFamily::BOTH {
         let of_family = |net: &IpNet| AddressFamily::of(net.addr()) == family;
-        let mut nodes: Vec<Option<IpNet>> = asked
+        let mut nodes: Vec<Option<IpNet>> = input
             .peers
             .iter()
             .take(PEERS)
@@ -170,17 +170,17 @@ fn packets(asked: &DoctorInput) -> Vec<ForwardedPacket> {
             })
             .map(Some)
             .collect();
-        if asked.peers.is_empty() {
+        if input.peers.is_empty() {
             nodes.push(None);
         }
         for node in nodes {
-            found.extend([false, true].map(|reply| ForwardedPacket { family, reply, node, ours: asked.range.mask }));
+            found.extend([false, true].map(|reply| ForwardedPacket { family, reply, node, ours: input.range.mask }));
         }
     }
     found
 }
 
-/// Whether a chain lets them through. One whose policy is not drop is only named if it surely drops.
+/// Whether a chain accepts these packets. A chain whose policy is not drop is only reported if it certainly drops.
 fn forwarding(chain: &ForeignChain, survey: &Survey, packets: &[ForwardedPacket]) -> Option<Check> {
     let ForeignChain { family, table, name, .. } = chain;
     let of_family = |packet: &&ForwardedPacket| match family.as_str() {
@@ -214,7 +214,7 @@ fn forwarding(chain: &ForeignChain, survey: &Survey, packets: &[ForwardedPacket]
     Some(Check::warn(code, message, hint))
 }
 
-/// What lets them through depends on who keeps the chain: a rule in a chain of Docker's own is gone after its next start.
+/// The fix depends on the program that owns the chain: a rule in a chain of Docker's own is gone after its next start.
 fn let_through(chain: &ForeignChain, chains: &[ForeignChain]) -> (&'static str, String) {
     let ForeignChain { family, table, name, .. } = chain;
     let beside =

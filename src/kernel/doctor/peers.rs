@@ -1,6 +1,6 @@
-//! Checks of the ways to the other nodes, as the kernel would take them with tunnel packets.
+//! Checks of the routes to the other nodes, as the kernel would route tunnel packets. Pure.
 //!
-//! Pure. Deliberately absent: whether anything answers there: nothing is ever sent.
+//! Not here: whether a node answers. No packet is ever sent.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,32 +9,32 @@ use super::checks::{overhead, some};
 use super::survey::Survey;
 use super::{Check, DoctorInput};
 
-/// The smallest MTU that IPv6 stands (RFC 8200, section 5).
+/// The minimum MTU of IPv6 (RFC 8200, section 5).
 const IPV6_MINIMUM: u32 = 1280;
 
-/// What was found of the ways, kind by kind.
-pub(super) fn peers(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
-    let Some((_, node)) = &asked.node else {
+/// Checks of all routes, grouped by kind.
+pub(super) fn peers(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
+    let Some((_, node)) = &input.node else {
         return vec![Check::ok("peers", "routes to the other nodes: not looked at without --cluster and --node")];
     };
-    // A node without an address, or with one that is not here, has been complained of already.
+    // Another check already reports a node without an address, or with one that is not on this machine.
     let Some(own) = node.tunnel_address() else { return Vec::new() };
     let Some(holder) = survey.host_network.holder(own) else { return Vec::new() };
     let mut found = Vec::new();
     let mut names = Names::default();
-    for (peer, address, way) in &survey.ways {
+    for (peer, address, route) in &survey.peer_routes {
         let name = peer.as_str();
-        match way {
+        match route {
             _ if address.is_ipv4() != own.is_ipv4() => names.put("families", "", name),
             Err(words) => names.put("none", words, name),
-            Ok(way) if way.local => names.put("local", "", name),
-            Ok(way) => {
-                names.put("good", &way.interface, name);
-                if way.interface != *holder && !is_everywhere(holder) {
-                    names.put("elsewhere", &way.interface, name);
+            Ok(route) if route.local => names.put("local", "", name),
+            Ok(route) => {
+                names.put("good", &route.interface, name);
+                if route.interface != *holder && !is_everywhere(holder) {
+                    names.put("elsewhere", &route.interface, name);
                 }
-                if way.mtu < IPV6_MINIMUM + overhead(*address) {
-                    names.put("narrow", &way.mtu.to_string(), name);
+                if route.mtu < IPV6_MINIMUM + overhead(*address) {
+                    names.put("narrow", &route.mtu.to_string(), name);
                 }
             }
         }
@@ -44,7 +44,7 @@ pub(super) fn peers(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     }
     let good: Vec<&str> =
         names.0.keys().filter(|(kind, _)| *kind == "good").map(|(_, interface)| interface.as_str()).collect();
-    let many = survey.ways.len();
+    let many = survey.peer_routes.len();
     if found.iter().all(Option::is_none) && many > 0 {
         let nodes = if many == 1 { "the other node".to_owned() } else { format!("all {many} other nodes") };
         found.push(Some(Check::ok("peers", format!("routes to {nodes}: from {own} through {}", good.join(", ")))));
@@ -52,7 +52,7 @@ pub(super) fn peers(survey: &Survey, asked: &DoctorInput) -> Vec<Check> {
     found.into_iter().flatten().collect()
 }
 
-/// Names of nodes by what is to be said of them, with what differs.
+/// Names of nodes grouped by result and differing detail.
 #[derive(Default)]
 struct Names<'a>(BTreeMap<(&'static str, String), Vec<&'a str>>);
 
@@ -62,7 +62,8 @@ impl<'a> Names<'a> {
     }
 }
 
-/// An address on one of these is reached by every interface: nodes that announce themselves by a routing protocol have it there.
+/// An address on one of these is reachable by every interface: nodes that announce their address by a routing protocol
+/// have it there.
 fn is_everywhere(interface: &str) -> bool {
     interface == "lo" || interface.starts_with("dummy")
 }
@@ -89,7 +90,7 @@ fn judged(kind: &str, detail: &str, names: &str, own: IpAddr, holder: &str) -> O
         "elsewhere" => Check::warn(
             "peer-interface",
             format!(
-                "the way from {own} to {names} is through {detail}, and {own} is on {holder}: replies may come in elsewhere"
+                "the route from {own} to {names} is through {detail}, and {own} is on {holder}: replies may come in elsewhere"
             ),
             format!("let InternalIPs be reached through {holder}, or give kubelet's --node-ip an address on {detail}"),
         ),
@@ -98,7 +99,7 @@ fn judged(kind: &str, detail: &str, names: &str, own: IpAddr, holder: &str) -> O
             Check::warn(
                 "peer-mtu",
                 format!(
-                    "the way to {names} takes packets of {detail} bytes: IPv6 policies need {needed}, IPv4 policies work"
+                    "the route to {names} takes packets of {detail} bytes: IPv6 policies need {needed}, IPv4 policies work"
                 ),
                 "raise the MTU of the interface or route; nothing to do where policies name no IPv6 destinations",
             )
@@ -115,35 +116,36 @@ mod tests {
     use crate::core::host_network::Interface;
     use crate::core::name::NodeName;
 
-    fn asked(address: &str) -> DoctorInput {
+    fn input(address: &str) -> DoctorInput {
         let node = Node { addresses: vec![address.parse().unwrap()], ..Node::default() };
         DoctorInput { node: Some((NodeName::parse("a").unwrap(), node)), ..DoctorInput::default() }
     }
 
     #[expect(clippy::type_complexity, reason = "a table of cases")]
-    fn survey(ways: &[(&str, &str, Result<(&str, u32, bool), &str>)]) -> Survey {
+    fn survey(peer_routes: &[(&str, &str, Result<(&str, u32, bool), &str>)]) -> Survey {
         let mut survey = Survey::healthy();
         for (name, address) in [("eth0", "172.18.0.2/16"), ("lo", "10.9.9.1/32")] {
             let interface =
                 Interface { up: true, addresses: vec![address.parse().unwrap()], mtu: 1500, ..Interface::default() };
             survey.host_network.interfaces.insert(name.to_owned(), interface);
         }
-        survey.ways = ways
+        survey.peer_routes = peer_routes
             .iter()
-            .map(|(name, address, way)| {
-                let way = way.map(|(interface, mtu, local)| PeerRoute { interface: interface.to_owned(), mtu, local });
-                (NodeName::parse(name).unwrap(), address.parse().unwrap(), way.map_err(str::to_owned))
+            .map(|(name, address, route)| {
+                let route =
+                    route.map(|(interface, mtu, local)| PeerRoute { interface: interface.to_owned(), mtu, local });
+                (NodeName::parse(name).unwrap(), address.parse().unwrap(), route.map_err(str::to_owned))
             })
             .collect();
         survey
     }
 
     fn messages(survey: &Survey, own: &str) -> Vec<(&'static str, String)> {
-        peers(survey, &asked(own)).into_iter().map(|check| (check.code, check.message)).collect()
+        peers(survey, &input(own)).into_iter().map(|check| (check.code, check.message)).collect()
     }
 
     #[test]
-    fn a_way_to_each_node_from_the_internal_ip_is_one_good_line() {
+    fn routes_to_all_nodes_from_the_internal_ip_are_one_passing_line() {
         let survey =
             survey(&[("b", "172.18.0.3", Ok(("eth0", 1500, false))), ("c", "172.18.0.4", Ok(("eth0", 1330, false)))]);
         let expected = [("peers", "routes to all 2 other nodes: from 172.18.0.2 through eth0".to_owned())];
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_that_a_tunnel_cannot_take_is_named_and_alike_ones_are_one_line() {
+    fn unusable_routes_are_named_and_equal_problems_share_a_line() {
         let survey = survey(&[
             ("b", "172.18.0.3", Err("Network is unreachable")),
             ("c", "172.18.0.4", Err("Network is unreachable")),
@@ -165,14 +167,14 @@ mod tests {
         let expected = [
             (
                 "peer-interface",
-                "the way from 172.18.0.2 to f is through eth1, and 172.18.0.2 is on eth0: replies may come in elsewhere",
+                "the route from 172.18.0.2 to f is through eth1, and 172.18.0.2 is on eth0: replies may come in elsewhere",
             ),
             (
                 "peer-family",
                 "e: the InternalIP is of another family than 172.18.0.2, this node's; no tunnel leads from one to the other",
             ),
             ("peer-address", "the InternalIP of d is an address of this machine"),
-            ("peer-mtu", "the way to f takes packets of 1329 bytes: IPv6 policies need 1330, IPv4 policies work"),
+            ("peer-mtu", "the route to f takes packets of 1329 bytes: IPv6 policies need 1330, IPv4 policies work"),
             ("peer-route", "no route from 172.18.0.2 to b, c: Network is unreachable"),
         ];
         assert_eq!(messages(&survey, "172.18.0.2"), expected.map(|(code, message)| (code, message.to_owned())));

@@ -1,6 +1,5 @@
-//! What the doctor knows of a machine before it judges: plain values, so that every judgement can be tested without a machine.
-//!
-//! Deliberately absent: how they are gathered (`gather`), and what they mean (`checks`, `others`, `cilium`).
+//! Facts about a machine that the doctor's checks judge: plain values, so that every check can be tested without a
+//! machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,42 +13,42 @@ use super::super::foreign;
 use super::super::marks::MarkSurvey;
 use super::networkd::Networkd;
 
-/// Everything that was found. A part that could not be looked at is none, or says why.
+/// Everything that was found. A part that could not be read is none, or holds the reason.
 #[derive(Debug, Clone)]
 pub(super) struct Survey {
     /// `uname -r`
     pub(super) release: String,
-    /// What became of trying the kernel's features; the text says why nothing could be tried.
+    /// The result of each kernel feature tried; the error is why nothing could be tried.
     pub(super) trial: Result<Vec<Attempt>, String>,
     /// The effective capabilities of this process, one bit each (include/uapi/linux/capability.h).
     pub(super) capabilities: Option<u64>,
-    /// Settings below `/proc/sys/net`.
+    /// Sysctls below `/proc/sys/net`.
     pub(super) settings: SysctlSurvey,
-    /// All devices, ours too, by name.
+    /// All devices by name, Egret's included.
     pub(super) devices: BTreeMap<String, Device>,
     /// Addresses, routes of the main table, filters of interfaces that are not ours.
     pub(super) host_network: HostNetwork,
     /// All policy routing rules.
     pub(super) rules: Vec<(RoutingRule, Protocol)>,
-    /// Routes of others in tables of our range, as `ip route add` would take them.
+    /// Routes of other programs in tables of our range, in `ip route add` syntax.
     pub(super) foreign_routes: Vec<String>,
-    /// What others use of marks; the text says why that is not known.
+    /// Mark bits that other programs use; the error is why they are not known.
     pub(super) marks: Result<MarkSurvey, String>,
-    /// The mark bits that this node takes; none where egret.yaml says which.
+    /// The mark bits that this node takes; none where egret.yaml sets them.
     pub(super) choice: Option<MaskChoice>,
-    /// The other nodes with the addresses that tunnels lead to, and the kernel's way there, or its word against it.
-    pub(super) ways: Vec<(NodeName, IpAddr, Result<PeerRoute, String>)>,
-    /// The nftables rules of others; empty where they cannot be listed.
+    /// The other nodes with their tunnel addresses, and the kernel's route to each, or the error of looking it up.
+    pub(super) peer_routes: Vec<(NodeName, IpAddr, Result<PeerRoute, String>)>,
+    /// The nftables rules of other programs; empty where they cannot be listed.
     pub(super) foreign: Vec<foreign::ForeignRule>,
     /// All nftables chains, of all tables; none where they cannot be listed.
     pub(super) chains: Option<Vec<ForeignChain>>,
-    /// UDP ports that some socket of this namespace is bound to, the kernel's own sockets among them.
+    /// UDP ports that sockets of this namespace are bound to, the kernel's own sockets included.
     pub(super) udp_ports: BTreeSet<u16>,
-    /// Tables of iptables' old engine (`/proc/net/ip_tables_names`, `ip6_tables_names`).
+    /// Tables of iptables-legacy (`/proc/net/ip_tables_names`, `ip6_tables_names`).
     pub(super) legacy_tables: BTreeSet<String>,
-    /// What systemd-networkd does to the rules and routes of others; none where it does not run.
+    /// What systemd-networkd does to foreign rules and routes; none where it does not run.
     pub(super) networkd: Option<Networkd>,
-    /// What Cilium's agent on this machine runs with, by the names of `cilium-config`.
+    /// The running configuration of Cilium's agent on this machine, keyed as in `cilium-config`.
     pub(super) cilium: Option<BTreeMap<String, String>>,
 }
 
@@ -58,18 +57,18 @@ pub(super) struct Survey {
 pub(super) struct Attempt {
     /// `vxlan`, `policy routing`
     pub(super) feature: &'static str,
-    /// The kernel's word, if it refused.
+    /// The kernel's error, if it refused.
     pub(super) refusal: Option<String>,
-    /// What does not work without it, and what to do; none: nothing works without it.
+    /// What does not work without the feature, and what to do; none: nothing works without it.
     pub(super) optional: Option<&'static str>,
     /// What to do about a refusal.
     pub(super) hint: &'static str,
 }
 
-/// Settings below `/proc/sys/net`; none where a file is not there.
+/// Sysctls below `/proc/sys/net`; none where a file is missing.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SysctlSurvey {
-    /// Why they cannot be written, if so.
+    /// Why they cannot be written, if they cannot.
     pub(super) read_only: Option<String>,
     /// `net.ipv4.ip_forward`
     pub(super) forwards4: Option<bool>,
@@ -79,14 +78,14 @@ pub(super) struct SysctlSurvey {
     pub(super) src_valid_mark: Option<bool>,
 }
 
-/// The kernel's way to another node.
+/// The kernel's route to another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PeerRoute {
-    /// Where it leaves.
+    /// The outgoing interface.
     pub(super) interface: String,
-    /// The largest packet: the route's MTU, or the interface's.
+    /// The route's MTU, otherwise the interface's, in bytes.
     pub(super) mtu: u32,
-    /// It ends here: the address is one of this machine's.
+    /// Whether the address is one of this machine's own.
     pub(super) local: bool,
 }
 
@@ -97,28 +96,28 @@ pub(super) struct Device {
     pub(super) mtu: u32,
     /// The UDP port of a VXLAN device; 0 for any other.
     pub(super) vxlan_port: u16,
-    /// Bears our name.
+    /// Whether it has an Egret name.
     pub(super) ours: bool,
 }
 
-/// A chain of nftables, whosever it is.
+/// An nftables chain, of any owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ForeignChain {
-    /// `ip`, `ip6`, `inet`, or a number for the rest.
+    /// `ip`, `ip6`, `inet`; other families by number.
     pub(super) family: String,
     /// Its table.
     pub(super) table: String,
     /// Its name.
     pub(super) name: String,
-    /// It hangs in the forward hook of an IP family.
+    /// Whether it is a base chain in the forward hook of an IP family.
     pub(super) forward: bool,
-    /// Its policy is drop.
+    /// Whether its policy is drop.
     pub(super) drops: bool,
 }
 
 #[cfg(test)]
 impl Survey {
-    /// A machine on which everything is as it should be, and nobody else is at work.
+    /// A machine on which every check passes and no other program interferes.
     pub(super) fn healthy() -> Self {
         let feature = |feature| Attempt { feature, refusal: None, optional: None, hint: "" };
         Self {
@@ -144,7 +143,7 @@ impl Survey {
             foreign_routes: Vec::new(),
             marks: Ok(MarkSurvey::default()),
             choice: Some(crate::core::state::mask::choose(&crate::core::state::mask::MarkUsage::default(), None)),
-            ways: Vec::new(),
+            peer_routes: Vec::new(),
             foreign: Vec::new(),
             chains: Some(Vec::new()),
             udp_ports: BTreeSet::new(),

@@ -1,7 +1,7 @@
-//! What this kernel can do, found out by doing it: every kind of object of ours is made once, in a network namespace that is made
-//! for that on a thread of its own and gone with the thread. The machine's own namespace is not touched.
+//! Tests what this kernel supports by doing it: creates one of every kind of Egret's objects in a temporary network
+//! namespace, on a thread of its own that ends with it. The machine's own namespace is not touched.
 //!
-//! Deliberately absent: reading kernel configurations and module lists, which say what could be there and not what works.
+//! Kernel configuration and module lists are not read: they list what could be there, not what works.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,22 +20,22 @@ use crate::core::state::nft::{
 };
 use crate::core::state::ownership::{DatapathConfig, TUNNEL};
 
-/// Some peer and some address of ours (RFC 5737); nothing is ever sent.
+/// Example addresses of a peer and of this node (RFC 5737); no packet is ever sent.
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
-/// Tries everything. The error says why nothing could be tried.
+/// Tries everything. The error is why nothing could be tried.
 pub(super) async fn run(range: DatapathConfig) -> Result<Vec<Attempt>, String> {
     let (sender, receiver) = oneshot::channel();
     let work = move || {
-        // Nobody waits any more: then nobody wants to know.
+        // A dropped receiver needs no result.
         let _ = sender.send(in_a_namespace_of_its_own(range));
     };
     std::thread::Builder::new().name("egret-doctor".into()).spawn(work).map_err(|error| error.to_string())?;
     receiver.await.unwrap_or_else(|_| Err("the thread that tries it has ended".to_owned()))
 }
 
-/// Moves the thread for good: it must not be one of a pool.
+/// Moves the thread to a new namespace for good, so it must not be a pool's.
 fn in_a_namespace_of_its_own(range: DatapathConfig) -> Result<Vec<Attempt>, String> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| format!("make a network namespace: {}", errno.desc()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -50,7 +50,7 @@ async fn attempts(range: DatapathConfig) -> Vec<Attempt> {
     let mut found = Vec::new();
     for (feature, steps) in tried(range, kernel.features().owned_tables) {
         let refusal = attempt(&mut kernel, &steps).await.err();
-        // A route through a device that is not there says nothing of routes.
+        // Without its device a route's failure tells nothing about routes.
         let over = refusal.is_some() && matches!(steps[..], [Step::AddLink(..)]);
         found.push(Attempt { refusal: refusal.map(|error| words(&error)), ..feature });
         if over {
@@ -74,7 +74,7 @@ async fn attempt(kernel: &mut Kernel, steps: &[Step]) -> Result<(), KernelError>
     Ok(())
 }
 
-/// The kernel's words alone: what was tried is in the line already.
+/// The kernel's error text alone: the line already names what was tried.
 fn words(error: &KernelError) -> String {
     match error {
         KernelError::Step { source, .. } => source.to_string(),
@@ -115,7 +115,7 @@ const CONNTRACK: Attempt = feature(
     "`modprobe nf_conntrack_netlink`; CONFIG_NF_CT_NETLINK",
 );
 
-/// Steps of each kind that a plan has, in an order in which each finds what it needs.
+/// Steps of each kind that a plan has, in an order in which each finds what it depends on.
 fn tried(range: DatapathConfig, owned: bool) -> [(Attempt, Vec<Step>); 5] {
     let link = Link { port: range.port, mac: Mac::of_node(PEER), mtu: range.mtu, up: true, external: true };
     let rule = |family| RoutingRule {
@@ -134,7 +134,7 @@ fn tried(range: DatapathConfig, owned: bool) -> [(Attempt, Vec<Step>); 5] {
     };
     let encap = Some(Encap::between(1, OWN, PEER));
     let route = Route::Via { link: TUNNEL.to_owned(), gateway: Some(PEER), onlink: true, encap };
-    // As ours has one: without any address in the namespace the kernel takes no next hop.
+    // As on a real node: without any address in the namespace the kernel accepts no next hop.
     let address = InterfaceAddress { link: TUNNEL.to_owned(), address: IpNet::from(OWN) };
     [
         (NFTABLES, vec![Step::Nft(transaction(range, owned))]),
@@ -145,7 +145,7 @@ fn tried(range: DatapathConfig, owned: bool) -> [(Attempt, Vec<Step>); 5] {
     ]
 }
 
-/// A table that keeps a mark in the connection, translates by it, asks what ours asks, and hangs in the hooks ours does.
+/// A table that keeps a mark in the connection, translates by it, and uses the same expressions and hooks as Egret's.
 fn transaction(range: DatapathConfig, owned: bool) -> NftTransaction {
     let map =
         Set { key: vec![KeyType::Mark], data: Some(DataType::Ipv4Addr), interval: false, elements: BTreeMap::new() };

@@ -1,46 +1,51 @@
-//! Who uses which bits of marks, known by the devices, tables and chains they have on a node: what they set at a later time, by eBPF, or in
-//! iptables' old engine is in no listing.
+//! Known users of mark bits, recognised by their devices, tables and chains: marks set later, by eBPF or in
+//! iptables-legacy appear in no dump.
 //!
-//! Deliberately absent: whoever is known by nothing but rules. Those are read (`rule`).
+//! Not here: programs recognised by their rules alone (`rule`).
 
-/// Somebody who keeps bits for itself.
+/// A program that reserves mark bits.
 struct Known {
     /// Its name.
-    who: &'static str,
+    name: &'static str,
     /// The bits.
     bits: u32,
-    /// What the names of its devices start with.
+    /// Prefixes of its devices' names.
     devices: &'static [&'static str],
-    /// What the names of its tables or chains start with.
+    /// Prefixes of its tables' or chains' names.
     chains: &'static [&'static str],
 }
 
-/// From their sources and documentation.
+/// From each program's sources and documentation.
 const KNOWN: [Known; 8] = [
     // `iptables.masqueradeBit`, and the former mark of dropped packets.
     Known {
-        who: "kube-proxy",
+        name: "kube-proxy",
         bits: crate::core::state::mask::KUBE_PROXY,
         devices: &["kube-ipvs"],
         chains: &["KUBE-", "kube-proxy"],
     },
-    // Felix' `iptablesMarkMask` unless somebody changed it.
-    Known { who: "Calico", bits: 0xffff_0000, devices: &["cali", "vxlan.calico"], chains: &["cali-", "calico"] },
-    // A magic number and, above, the identity (bpf/lib/common.h, `MARK_MAGIC_*`).
-    Known { who: "Cilium", bits: 0xffff_0f00, devices: &["cilium_"], chains: &["CILIUM_"] },
+    // Felix' default `iptablesMarkMask`.
+    Known { name: "Calico", bits: 0xffff_0000, devices: &["cali", "vxlan.calico"], chains: &["cali-", "calico"] },
+    // A magic number and, above it, the identity (bpf/lib/common.h, `MARK_MAGIC_*`).
+    Known { name: "Cilium", bits: 0xffff_0f00, devices: &["cilium_"], chains: &["CILIUM_"] },
     // pkg/agent/types/marks.go: `HostLocalSourceBit`, which was 0 and is 31, and `SNATIPMarkMask`.
-    Known { who: "Antrea", bits: 0x8000_00ff, devices: &["antrea-"], chains: &["ANTREA-"] },
+    Known { name: "Antrea", bits: 0x8000_00ff, devices: &["antrea-"], chains: &["ANTREA-"] },
     // `AWS_VPC_K8S_CNI_CONNMARK`.
-    Known { who: "the AWS VPC CNI", bits: 0x80, devices: &["eni"], chains: &["AWS-"] },
-    // What its network policies let through, and what they have looked at.
-    Known { who: "kube-router", bits: 0x3_0000, devices: &["kube-bridge", "kube-dummy-if"], chains: &["KUBE-ROUTER-"] },
+    Known { name: "the AWS VPC CNI", bits: 0x80, devices: &["eni"], chains: &["AWS-"] },
+    // Marks of traffic that its network policies accepted, and of traffic they have checked.
+    Known {
+        name: "kube-router",
+        bits: 0x3_0000,
+        devices: &["kube-bridge", "kube-dummy-if"],
+        chains: &["KUBE-ROUTER-"],
+    },
     // Its network policies' bits.
-    Known { who: "Weave", bits: 0x6_0000, devices: &["weave"], chains: &["WEAVE-"] },
+    Known { name: "Weave", bits: 0x6_0000, devices: &["weave"], chains: &["WEAVE-"] },
     // util/linuxfw: `TailscaleFwmarkMask`.
-    Known { who: "Tailscale", bits: 0xff_0000, devices: &["tailscale"], chains: &["ts-"] },
+    Known { name: "Tailscale", bits: 0xff_0000, devices: &["tailscale"], chains: &["ts-"] },
 ];
 
-/// Those who are there: their names and bits. `devices` are names of devices, `chains` of tables and chains.
+/// The known programs that are present: names and bits. `devices` are device names, `chains` table and chain names.
 pub(super) fn there<'a>(
     devices: &'a [String],
     chains: &'a [String],
@@ -50,5 +55,5 @@ pub(super) fn there<'a>(
     KNOWN
         .iter()
         .filter(move |known| begins(devices, known.devices) || begins(chains, known.chains))
-        .map(|known| (known.who, known.bits))
+        .map(|known| (known.name, known.bits))
 }

@@ -1,14 +1,14 @@
-//! Which bits of marks a rule of nftables looks at or sets.
+//! Finds which mark bits an nftables rule reads or sets.
 //!
-//! The rule is followed as the kernel would run it, with what is known of each register in place of a value. Deliberately absent: whether the
-//! rule is ever reached. A value that is not known (of another map's data, say) counts for no bits.
+//! The rule is interpreted as the kernel would run it, with what is known of each register in place of a value. A value
+//! that is not known (of another map's data, say) counts for no bits. Whether the rule is ever reached is not considered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::foreign::{ForeignExpression, ForeignRule};
 use crate::core::state::mask::touched;
 
-/// include/uapi/linux/netfilter/nf_tables.h, of each expression that is looked at.
+/// include/uapi/linux/netfilter/nf_tables.h, of each expression that is interpreted.
 const NFTA_META_DREG: u16 = 1;
 const NFTA_META_KEY: u16 = 2;
 const NFTA_META_SREG: u16 = 3;
@@ -36,7 +36,7 @@ const NFTA_BYTEORDER_DREG: u16 = 2;
 const NFTA_CMP_SREG: u16 = 1;
 const NFTA_CMP_OP: u16 = 2;
 const NFTA_CMP_DATA: u16 = 3;
-/// `NFT_CMP_EQ` and `NFT_CMP_NEQ`; above are the comparisons of size.
+/// `NFT_CMP_EQ` and `NFT_CMP_NEQ`; higher values are ordering comparisons.
 const NFT_CMP_NEQ: u32 = 1;
 const NFTA_RANGE_SREG: u16 = 1;
 const NFTA_RANGE_TO_DATA: u16 = 4;
@@ -52,25 +52,25 @@ const NFTA_COMPAT_NAME: u16 = 1;
 const NFTA_COMPAT_REV: u16 = 2;
 const NFTA_COMPAT_INFO: u16 = 3;
 
-/// What a rule has to do with marks.
+/// A rule's use of marks.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Uses {
-    /// Bits.
+    /// Bits read or set.
     pub(super) bits: u32,
-    /// Sets whose elements have more of them.
+    /// Sets whose elements contain further mark values.
     pub(super) sets: BTreeSet<InSet>,
 }
 
-/// Bits that are in the elements of a set.
+/// Mark values in the elements of a set.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct InSet {
     /// Its name.
     pub(super) set: String,
-    /// In each element's data, else in its key.
+    /// In each element's data, otherwise in its key.
     pub(super) data: bool,
-    /// Where in the key.
+    /// Byte offset in the key.
     pub(super) offset: usize,
-    /// In network order, as ranges are compared.
+    /// In network order, as for range comparison.
     pub(super) swapped: bool,
 }
 
@@ -81,12 +81,12 @@ enum From {
     Connection,
     Socket,
     Constant(u32),
-    /// Any number up to this one.
+    /// Any number up to and including this one.
     UpTo(u32),
     Map(String),
 }
 
-/// What is known of a register: bits of what it came from, those that were inverted or set, and how far they were moved to the right.
+/// A register's contents: the bits kept of its source, those inverted or set, and the shift to the right.
 #[derive(Debug, Clone)]
 struct Content {
     from: From,
@@ -105,17 +105,17 @@ impl Content {
         matches!(self.from, From::Packet | From::Connection | From::Socket)
     }
 
-    /// Bits of the register, where they were in what it came from.
+    /// Maps bits of the register to their place in the source.
     fn in_place(&self, bits: u32) -> u32 {
         shift(bits, -self.right)
     }
 
-    /// The bits that somebody uses who compares the register with these.
+    /// The bits that a comparison with this value uses.
     fn compared(&self, value: u32) -> u32 {
         touched(self.visible, self.in_place(if self.swapped { value.swap_bytes() } else { value }))
     }
 
-    /// The same where everything up to a value is meant.
+    /// The same for a comparison with every number up to a value.
     fn compared_up_to(&self, value: u32) -> u32 {
         if self.visible == u32::MAX {
             up_to(self.in_place(if self.swapped { value.swap_bytes() } else { value }))
@@ -135,12 +135,12 @@ fn up_to(number: u32) -> u32 {
     u32::MAX.checked_shr(number.leading_zeros()).unwrap_or(0)
 }
 
-/// A number as registers have it.
+/// A number in register (host) order.
 fn host(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// What a rule uses.
+/// The mark bits that a rule uses.
 pub(super) fn uses(rule: &ForeignRule) -> Uses {
     let mut following = Following::default();
     for expression in &rule.expressions {
@@ -149,7 +149,7 @@ pub(super) fn uses(rule: &ForeignRule) -> Uses {
     following.uses
 }
 
-/// A rule on its way.
+/// State while interpreting a rule.
 #[derive(Default)]
 struct Following {
     registers: BTreeMap<u32, Content>,
@@ -223,11 +223,11 @@ impl Following {
         let (Some(content), Some(to)) = (self.content(expression, store), mark) else { return };
         let visible = content.visible;
         match content.from.clone() {
-            // What goes back to where it came from changes only the bits that were masked out or set.
+            // Writing a mark back to its own source changes only the bits that were masked out or set.
             from if from == to && content.right == 0 => self.uses.bits |= touched(!visible, content.xor),
             From::Packet | From::Connection | From::Socket => {
                 let moved = shift(visible, content.right);
-                // All of it, or what is left of all of it: no bit more than another.
+                // All of it, or what is left of all of it: no further bit.
                 let source = if visible == u32::MAX { 0 } else { visible | moved };
                 self.uses.bits |= source | content.xor;
             }
@@ -260,16 +260,16 @@ impl Following {
                 content.visible &= content.in_place(mask);
                 content.xor = (content.xor & mask) ^ xor;
             }
-            way @ (NFT_BITWISE_LSHIFT | NFT_BITWISE_RSHIFT) => {
+            operation @ (NFT_BITWISE_LSHIFT | NFT_BITWISE_RSHIFT) => {
                 let by = value(NFTA_BITWISE_DATA).and_then(|by| i32::try_from(by).ok()).unwrap_or(0).min(31);
-                let right = if way == NFT_BITWISE_RSHIFT { by } else { -by };
+                let right = if operation == NFT_BITWISE_RSHIFT { by } else { -by };
                 content.right += right;
                 content.xor = shift(content.xor, right);
             }
-            // Of two registers (kernel 6.13): the value is not known.
+            // Combines two registers (kernel 6.13): the value is not known.
             _ => return self.put(to, None),
         }
-        // What was combined with a constant is a constant no more.
+        // A constant combined with another constant is no longer tracked.
         if !content.is_mark() {
             return self.put(to, None);
         }
@@ -288,7 +288,7 @@ impl Following {
         let (Some(set), Some(key)) = (expression.text(NFTA_LOOKUP_SET), expression.register(NFTA_LOOKUP_SREG)) else {
             return;
         };
-        // A key of several parts has each of them in a register behind the one before; how long the key is its elements tell.
+        // A concatenated key has its parts in consecutive registers; the key's length is known only from its elements.
         for (register, content) in self.registers.range(key..key + 4) {
             if !content.is_mark() {
                 continue;
@@ -306,7 +306,7 @@ impl Following {
     }
 }
 
-/// The matches and targets of xtables that have to do with marks: include/uapi/linux/netfilter/xt_mark.h, xt_connmark.h, xt_TPROXY.h.
+/// The xtables matches and targets that use marks: include/uapi/linux/netfilter/xt_mark.h, xt_connmark.h, xt_TPROXY.h.
 fn compat(expression: &ForeignExpression) -> Option<u32> {
     const CONNMARK_SET: u8 = 0;
     let info = expression.bytes(NFTA_COMPAT_INFO)?;

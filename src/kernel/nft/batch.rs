@@ -1,6 +1,5 @@
-//! A transaction as one batch of netlink messages, and which change a kernel's complaint is about.
-//!
-//! Deliberately absent: sending it (`socket`) and what a rule or an element looks like (`statement`, `elements`).
+//! Encodes an nftables transaction as one batch of netlink messages, and maps the kernel's errors back to the change that
+//! caused them.
 
 use thiserror::Error;
 
@@ -16,16 +15,16 @@ use super::uapi::*;
 use super::wire::{self, AttributeTooLong, Attributes, Messages, Writer};
 use super::{Generation, sets};
 
-/// Where a message's list of elements is cut: well below the 65,535 bytes that an attribute can have.
+/// Maximum size in bytes of a message's element list: well below the 65,535 bytes that an attribute can have.
 const LIST_LIMIT: usize = 60_000;
 
 /// `NFTNL_UDATA_CHAIN_COMMENT` of libnftnl: where `nft list` finds a chain's comment.
 const CHAIN_COMMENT: u8 = 0;
 
-/// A change that has no form in netlink.
+/// A change that netlink cannot represent.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EncodeError {
-    /// A statement, set or element that the kernel has no form for.
+    /// A statement, set or element without a netlink representation.
     #[error("`{change}` cannot be expressed: {what}")]
     Inexpressible {
         /// The change, as a line of nft.
@@ -33,7 +32,7 @@ pub enum EncodeError {
         /// Which part of it.
         what: String,
     },
-    /// A name or comment of tens of thousands of bytes.
+    /// A name or comment exceeds an attribute's size.
     #[error("encode the transaction")]
     TooLong(#[source] AttributeTooLong),
 }
@@ -49,7 +48,7 @@ struct Origin {
     first_element: usize,
 }
 
-/// An encoded transaction, to be sent as it is in one piece.
+/// An encoded transaction, to be sent in one piece.
 #[derive(Debug)]
 pub struct Batch {
     bytes: Vec<u8>,
@@ -58,8 +57,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Encodes a transaction. `expected` makes the kernel refuse it if the ruleset has another generation by then.
-    /// The messages are numbered from `first_sequence` on.
+    /// Encodes a transaction. The kernel refuses it if the ruleset's generation is not `expected` by then. Messages are
+    /// numbered from `first_sequence` on.
     pub fn encode(
         transaction: &NftTransaction,
         expected: Option<Generation>,
@@ -80,23 +79,23 @@ impl Batch {
         &self.bytes
     }
 
-    /// How many message numbers it takes, with its begin and its end.
+    /// The number of messages, including the batch's begin and end.
     pub(super) fn length(&self) -> u32 {
         u32::try_from(self.origins.len()).unwrap_or(u32::MAX).saturating_add(2)
     }
 
-    /// The number of the message that begins the batch: complaints about the whole batch bear it.
+    /// The sequence number of the batch's begin message: errors about the whole batch bear it.
     pub(super) fn first_sequence(&self) -> u32 {
         self.first_sequence
     }
 
-    /// The number of the last change's last message: the one that asks for an answer.
+    /// The sequence number of the last change's last message, which requests the acknowledgement.
     pub(super) fn last_sequence(&self) -> u32 {
         self.first_sequence.wrapping_add(u32::try_from(self.origins.len()).unwrap_or(u32::MAX))
     }
 
-    /// The change, as a line of nft, that the kernel means by this message number and this offset into the message. Of many
-    /// elements only the one it means is shown, where it says so.
+    /// The change, as a line of nft, that an error with this sequence number and message offset is about. Of a long
+    /// element list only the element at the offset is shown, if known.
     pub(super) fn blame(&self, transaction: &NftTransaction, sequence: u32, offset: Option<u32>) -> Option<String> {
         let position = sequence.wrapping_sub(self.first_sequence).checked_sub(1)? as usize;
         let origin = self.origins.get(position)?;
@@ -118,7 +117,7 @@ impl Batch {
         Some(describe(*family, &text.unwrap_or_else(|| shortened(change))))
     }
 
-    /// How many of our elements stand before the one at this offset of the message; the end of a range is none of its own.
+    /// The number of Egret's elements before this offset of the message; a range's end element does not count.
     fn blamed_element(&self, message_offset: usize, offset: usize) -> Option<usize> {
         let bytes = self.bytes.get(message_offset..)?;
         let message = Messages(bytes).next()?.ok()?;
@@ -147,7 +146,7 @@ fn describe(family: TableFamily, change: &str) -> String {
     format!("{family} {TABLE}: {change}")
 }
 
-/// The change's text, with no more than three of its elements.
+/// The change's text, with at most three of its elements.
 fn shortened(change: &NftChange) -> String {
     const SHOWN: usize = 3;
     let first = |elements: &[(ElementKey, Option<ElementData>)]| elements[..SHOWN].to_vec();
@@ -188,7 +187,7 @@ impl Encoder {
         });
     }
 
-    /// Only the last change asks for an answer: one for each would overrun the socket's buffer.
+    /// Only the last change requests an acknowledgement: one for each would overrun the socket's buffer.
     fn end(mut self) -> Result<Batch, EncodeError> {
         if let Some(last) = self.origins.last() {
             self.writer.add_flag(last.offset, NLM_F_ACK);
@@ -218,12 +217,12 @@ impl Encoder {
         self.writer.message((kind, NLM_F_REQUEST | flags, sequence), (protocol(family), 0), attributes);
     }
 
-    /// Writes one change; the part of it that has no form, otherwise.
+    /// Writes one change; the error is the part that netlink cannot represent.
     fn change(&mut self, index: usize, family: TableFamily, change: &NftChange) -> Result<(), String> {
         let at = (index, 0);
         let create = NLM_F_CREATE | NLM_F_EXCL;
         match change {
-            // Without NLM_F_EXCL: a table that is there already is what is wanted. Without flags the kernel leaves its flags alone.
+            // Without NLM_F_EXCL an existing table is accepted. Without flags the kernel keeps its flags.
             NftChange::AddTable { owned } => self.message(at, (NFT_MSG_NEWTABLE, NLM_F_CREATE), family, |message| {
                 message.text(NFTA_TABLE_NAME, TABLE);
                 if *owned {
@@ -255,7 +254,7 @@ impl Encoder {
                 message.text(NFTA_CHAIN_TABLE, TABLE);
                 message.text(NFTA_CHAIN_NAME, name);
             }),
-            // A rule's deletion without a handle is that of all the chain's rules.
+            // Deleting a rule without a handle deletes all of the chain's rules.
             NftChange::FlushChain(name) => self.message(at, (NFT_MSG_DELRULE, 0), family, |message| {
                 message.text(NFTA_RULE_TABLE, TABLE);
                 message.text(NFTA_RULE_CHAIN, name);
@@ -301,7 +300,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// As many messages as it takes to keep every list of elements short enough. A range's two elements stay together.
+    /// Splits elements over as many messages as the size limit requires. A range's two elements stay together.
     fn elements(
         &mut self,
         index: usize,

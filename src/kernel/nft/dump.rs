@@ -1,7 +1,7 @@
-//! The kernel's listing, as messages, into a [`Ruleset`]: only tables of ours.
+//! Decodes the kernel's nftables dump into a [`Ruleset`], of Egret's tables only.
 //!
-//! The messages of a batch that makes a ruleset have the same form as those of a listing, so what `batch` writes is read here too.
-//! Deliberately absent: asking for the listing and whether it is of one moment (`super::Nft::observe`).
+//! The messages of a batch that creates a ruleset have the same form as those of a dump, so what `batch` writes is read
+//! here too. Not here: requesting the dump and making sure it is consistent (`super::Nft::observe`).
 
 use std::collections::BTreeMap;
 
@@ -17,8 +17,8 @@ use super::uapi::*;
 use super::wire::{self, Attributes, Malformed, Message, Messages};
 use super::{recognise, sets};
 
-/// Reads netlink messages as a listing of the tables named `egret`; those of other tables are passed by. A table counts as owned if
-/// it belongs to the netlink port `port`, or if nothing says whom it belongs to.
+/// Decodes netlink messages as a dump of the tables named `egret`; other tables are skipped. A table counts as owned if
+/// it belongs to the netlink port `port`, or if the message names no owner.
 pub fn decode(messages: &[u8], port: u32) -> Result<Ruleset, Malformed> {
     let mut listing = TableListing::new(Some(port));
     for message in Messages(messages) {
@@ -27,20 +27,20 @@ pub fn decode(messages: &[u8], port: u32) -> Result<Ruleset, Malformed> {
     listing.finish().map_err(|InterruptedDump| Malformed { what: "listing: an element is in it twice" })
 }
 
-/// A listing in which an element is twice, and so another one perhaps not at all; see [`Misfit::Torn`]. Asking again helps.
+/// A dump in which an element occurs twice, so that another may be missing; see [`Misfit::Torn`]. Dumping again helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InterruptedDump;
 
 /// What has been read so far.
 #[derive(Debug)]
 pub(super) struct TableListing {
-    /// Whose tables count as owned; none: whoever they belong to.
+    /// The port whose tables count as owned; none: any owner.
     port: Option<u32>,
     tables: Ruleset,
     elements: BTreeMap<(TableFamily, String), Elements>,
 }
 
-/// A set's elements before their ranges are put together.
+/// A set's elements before range ends are paired.
 #[derive(Debug, Default)]
 struct Elements {
     raw: Vec<RawElement>,
@@ -52,12 +52,12 @@ impl TableListing {
         Self { port, tables: Ruleset::new(), elements: BTreeMap::new() }
     }
 
-    /// Families that have a table of ours.
+    /// Families that have a table of Egret's.
     pub(super) fn families(&self) -> Vec<TableFamily> {
         self.tables.keys().copied().collect()
     }
 
-    /// The sets seen so far whose elements Egret has words for.
+    /// The sets read so far whose element types Egret knows.
     pub(super) fn known_sets(&self) -> Vec<(TableFamily, String)> {
         let sets_of = |(family, table): (&TableFamily, &Table)| {
             let family = *family;
@@ -67,8 +67,8 @@ impl TableListing {
         self.tables.iter().flat_map(sets_of).collect()
     }
 
-    /// Takes one message in. Tables have to come before what is in them, and sets before their elements; what comes without is
-    /// passed by, because it belongs to somebody else.
+    /// Decodes one message. Tables have to come before their contents, and sets before their elements; a message without
+    /// its container belongs to another program's table and is skipped.
     pub(super) fn read(&mut self, message: &Message<'_>) -> Result<(), Malformed> {
         let Some(kind) = message.of_subsystem(NFNL_SUBSYS_NFTABLES) else { return Ok(()) };
         let (family, attributes) = message.netfilter()?;
@@ -108,7 +108,7 @@ impl TableListing {
         Ok(())
     }
 
-    /// All that was read.
+    /// The complete ruleset.
     pub(super) fn finish(mut self) -> Result<Ruleset, InterruptedDump> {
         for ((family, name), Elements { raw, unknown }) in self.elements {
             let Some(set) = self.tables.get_mut(&family).and_then(|table| table.sets.get_mut(&name)) else { continue };
@@ -116,7 +116,7 @@ impl TableListing {
             match filled {
                 Ok(()) => {}
                 Err(Misfit::Torn) => return Err(InterruptedDump),
-                // Elements that Egret has no word for: the whole set is one that nobody could want.
+                // Elements that Egret cannot express: the set becomes one that differs from any desired set.
                 Err(Misfit::Unknown) => {
                     *set = Set { key: Vec::new(), data: None, interval: false, elements: BTreeMap::new() };
                 }
@@ -141,7 +141,8 @@ fn is_owned(attributes: &[u8], port: Option<u32>) -> Result<bool, Malformed> {
     Ok(flags & BOTH == BOTH && owner.is_none_or(|owner| port.is_none_or(|port| owner == port)))
 }
 
-/// The kernel takes the owner flag off when the owner ends, and leaves the other (net/netfilter/nf_tables_api.c, `nft_rcv_nl_event`).
+/// When the owner ends, the kernel clears the owner flag and keeps the persist flag (net/netfilter/nf_tables_api.c,
+/// `nft_rcv_nl_event`).
 fn is_abandoned(attributes: &[u8]) -> Result<bool, Malformed> {
     let flags = wire::find_u32(attributes, NFTA_TABLE_FLAGS)?.unwrap_or(0);
     Ok(flags & (NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST) == NFT_TABLE_F_PERSIST)
@@ -154,14 +155,14 @@ fn read_chain(attributes: &[u8]) -> Result<(String, Chain), Malformed> {
     if let Some(hook) = wire::find(attributes, NFTA_CHAIN_HOOK)? {
         match read_base(attributes, hook)? {
             Ok(base) => chain.base = Some(base),
-            // A hook that Egret never uses must not look like a chain without one.
+            // A hook that Egret never uses must not compare equal to a chain without one.
             Err(text) => chain.rules.push(NftRule(vec![Statement::Unknown(text)])),
         }
     }
     Ok((name.to_owned(), chain))
 }
 
-/// The base chain, or what it is in words where Egret has no type for it.
+/// The base chain, or its description where Egret has no type for it.
 fn read_base(attributes: &[u8], hook: &[u8]) -> Result<Result<BaseChain, String>, Malformed> {
     let kind = wire::find_text(attributes, NFTA_CHAIN_TYPE)?.unwrap_or_default();
     let number = wire::find_u32(hook, NFTA_HOOK_HOOKNUM)?.unwrap_or(0);
@@ -200,7 +201,7 @@ fn read_expressions(attributes: &[u8]) -> Result<(String, Vec<Expression>), Malf
     Ok((chain.to_owned(), Expression::read_all(expressions)?))
 }
 
-/// The chain of a rule and what its counter says, if the message is a rule of ours and has one.
+/// The chain and counter value of a rule, if the message is a rule of Egret's with a counter.
 pub(super) fn read_counter(
     message: &Message<'_>,
 ) -> Result<Option<(TableFamily, String, Option<RuleCounter>)>, Malformed> {

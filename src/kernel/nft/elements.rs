@@ -1,8 +1,8 @@
-//! The elements of sets and maps, both ways, and ranges as the kernel's interval sets keep them.
+//! Encodes and decodes the elements of sets and maps, and ranges as the kernel's interval sets store them.
 //!
-//! An interval is two elements: its first address, and one flagged as an end at the address behind its last. An interval that
-//! reaches the top of the address space has no end, because there is no address behind it. Adjacent intervals have an end and a
-//! start at the same address, the end first. Deliberately absent: the set's own definition (`sets`).
+//! An interval is two elements: its first address, and one flagged as an end at the address behind its last. An interval
+//! that reaches the top of the address space has no end, because there is no address behind it. Adjacent intervals have
+//! an end and a start at the same address, the end first. Not here: set definitions (`sets`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +14,7 @@ use super::statement::{interface_bytes, interface_name, octets};
 use super::uapi::*;
 use super::wire::{self, Malformed, Writer};
 
-/// One element as netlink has it.
+/// One element in netlink form.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RawElement {
     key: Vec<u8>,
@@ -22,8 +22,8 @@ pub(super) struct RawElement {
     data: Option<ElementData>,
 }
 
-/// The netlink elements of one element of ours: one, or two for a range. None if the key cannot be written: an interface's name
-/// that is too long, or a range whose ends are in the wrong order or of two families.
+/// The netlink elements of one element of Egret's: one, or two for a range. None if the key cannot be represented: an
+/// interface name that is too long, or a range whose ends are in the wrong order or of two families.
 pub(super) fn raw_elements(key: &ElementKey, data: Option<&ElementData>) -> Option<Vec<RawElement>> {
     let start = |key| RawElement { key, end: false, data: data.cloned() };
     match key {
@@ -65,7 +65,7 @@ impl RawElement {
         });
     }
 
-    /// Reads an element of a set with this definition; none if there is anything that Egret has no word for.
+    /// Decodes an element of a set with this definition; none if any part of it is unknown to Egret.
     pub(super) fn read(element: &[u8], set: &Set) -> Result<Option<Self>, Malformed> {
         let end = match wire::find_u32(element, NFTA_SET_ELEM_FLAGS)?.unwrap_or(0) {
             0 => false,
@@ -104,20 +104,20 @@ fn read_data(kind: DataType, data: &[u8]) -> Result<Option<ElementData>, Malform
     })
 }
 
-/// Why listed elements are not those of a set of ours.
+/// Why dumped elements do not form a set of Egret's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Misfit {
-    /// A key that does not fit the set's definition.
+    /// A key that does not match the set's definition.
     Unknown,
-    /// An element is there twice, so another one is missing.
+    /// An element occurs twice, so another one is missing.
     ///
-    /// The kernel lists a hash set in pieces and finds its place again by counting (net/netfilter/nft_set_hash.c,
-    /// `nft_rhash_walk`). While it still makes the table larger, as it does in the background for some time after many elements
-    /// came, places change: the number is right, the elements are not, and no flag says so. Measured on Linux 6.18: 2,850 of 100,000.
+    /// The kernel dumps a hash set in pieces and resumes by counting (net/netfilter/nft_set_hash.c, `nft_rhash_walk`).
+    /// While it still grows the table, in the background for some time after many elements were added, positions change:
+    /// the number is right, the elements are not, and no flag reports it. Measured on Linux 6.18: 2,850 of 100,000.
     Torn,
 }
 
-/// Puts the elements of a whole set into it.
+/// Adds a whole set's elements to it.
 pub(super) fn fill(set: &mut Set, raw: Vec<RawElement>) -> Result<(), Misfit> {
     if set.interval {
         return fill_ranges(set, raw);
@@ -131,7 +131,7 @@ pub(super) fn fill(set: &mut Set, raw: Vec<RawElement>) -> Result<(), Misfit> {
     Ok(())
 }
 
-/// Pairs each start with the end behind it, in the order of addresses and an end before a start at the same one.
+/// Pairs each start with the end behind it, in address order, an end before a start at the same address.
 fn fill_ranges(set: &mut Set, raw: Vec<RawElement>) -> Result<(), Misfit> {
     let [kind] = set.key.as_slice() else { return Err(Misfit::Unknown) };
     let mut borders = Vec::with_capacity(raw.len());
@@ -145,7 +145,7 @@ fn fill_ranges(set: &mut Set, raw: Vec<RawElement>) -> Result<(), Misfit> {
     }
     let mut open: Option<(IpAddr, Option<ElementData>)> = None;
     for (address, start, data) in borders {
-        // An end without a start is nft's own: it marks the space below the first interval.
+        // An end without a start is nft's own marker for the space below the first interval.
         if let (Some((first, data)), Some(last)) = (open.take(), predecessor(address)) {
             set.elements.insert(ElementKey::Range(first, last), data);
         }

@@ -1,6 +1,6 @@
-//! What can go wrong with nftables, in words for people.
+//! Errors of nftables operations.
 //!
-//! Deliberately absent: what to do about it; a caller tells [`NftError::Stale`] and [`NftError::AnswerLost`] (look again) from the rest.
+//! Only [`NftError::Stale`] and [`NftError::AnswerLost`] are solved by observing again.
 
 use std::io;
 
@@ -9,25 +9,25 @@ use thiserror::Error;
 use super::batch::EncodeError;
 use super::socket::ExchangeError;
 
-/// A fault in reading, changing or listening to nftables.
+/// A failure to read, change or watch nftables.
 #[derive(Debug, Error)]
 pub enum NftError {
-    /// There is no socket: no netfilter in the kernel, or no permission.
+    /// No socket: the kernel has no netfilter, or permission is missing.
     #[error("open a netlink socket for nftables")]
     Open(#[source] io::Error),
-    /// The listing failed.
+    /// The dump failed.
     #[error("list the nftables tables named `egret`")]
     Observe(#[source] ExchangeError),
-    /// The ruleset changed during every attempt to list it, or the kernel rearranged a large set all the time.
+    /// The ruleset changed during every attempt to dump it, or the kernel kept rearranging a large set.
     #[error("list the nftables tables named `egret`: it changed during each of {attempts} attempts")]
     Restless {
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
     },
-    /// The transaction has no form in netlink: a fault of ours, not the kernel's.
+    /// The transaction cannot be represented in netlink: a bug of Egret's, not the kernel's.
     #[error("prepare an nftables transaction")]
     Encode(#[source] EncodeError),
-    /// Somebody changed the ruleset since it was looked at. Nothing was changed.
+    /// Another process changed the ruleset since it was dumped. Nothing was changed.
     #[error("nftables was changed by somebody since it was looked at")]
     Stale,
     /// The kernel refused one of the changes, and so the whole transaction. Nothing was changed.
@@ -44,13 +44,13 @@ pub enum NftError {
     /// The transaction as a whole failed. Nothing was changed.
     #[error("commit an nftables transaction")]
     Commit(#[source] ExchangeError),
-    /// What became of a transaction is not known: the kernel's answers were more than the socket's buffer holds.
+    /// The outcome of a transaction is unknown: the kernel's answers overran the socket's buffer.
     #[error("commit an nftables transaction: the kernel's answer was lost")]
     AnswerLost,
-    /// Trying out what the kernel can do failed.
+    /// Probing the kernel's features failed.
     #[error("find out what nftables can do here")]
     Probe(#[source] ExchangeError),
-    /// Listening failed.
+    /// The event socket failed.
     #[error("listen for changes of nftables")]
     Listen(#[source] ExchangeError),
 }

@@ -1,7 +1,8 @@
-//! Who changes nftables, and when: the kernel's announcements of new generations.
+//! Subscribes to nftables generation changes: who changed the ruleset, and when.
 //!
-//! Deliberately absent: what was changed. Each changed element is an announcement of its own, a large change overruns the buffer,
-//! and then the announcement that ends it is lost too; so a change only means that somebody should look (`super::Nft::observe`).
+//! What was changed is not decoded. Each changed element has a notification of its own, a large change overruns the
+//! buffer, and then the generation event behind it is lost too; so an event only triggers a new dump
+//! (`super::Nft::observe`).
 
 use std::collections::VecDeque;
 
@@ -10,15 +11,15 @@ use super::uapi::*;
 use super::wire::{self, Malformed, Message, Messages};
 use super::{Generation, NftError};
 
-/// Small on purpose: what is not read in time only says "look", and a full buffer says the same.
+/// Deliberately small: an overrun triggers the same dump as the events it loses.
 const BUFFER: usize = 64 * 1024;
 
-/// What happened.
+/// A ruleset event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NftEvent {
-    /// Somebody changed the ruleset; perhaps not our part of it, perhaps this process.
+    /// A process changed the ruleset: perhaps not Egret's part of it, perhaps this process itself.
     Changed(ChangeEvent),
-    /// More happened than could be kept: anything may have changed, by anyone.
+    /// The socket overran: anything may have changed, by any process.
     Overrun,
 }
 
@@ -27,20 +28,21 @@ pub enum NftEvent {
 pub struct ChangeEvent {
     /// The generation that the change made. One that [`super::Nft::commit`] returned is our own.
     pub generation: Generation,
-    /// The thread that did it, as numbered in the initial process namespace: in a container, no number of ours.
+    /// The thread that committed it, as numbered in the initial pid namespace: in a container, not a number of this
+    /// namespace.
     pub process_id: u32,
     /// The thread's name, 15 bytes at most: `nft`, `kube-proxy`.
     pub process_name: String,
 }
 
-/// A socket that listens. It is none of [`super::Nft`]'s: announcements must not get between questions and answers.
+/// The event socket. It is separate from [`super::Nft`]'s: notifications must not come between requests and answers.
 pub struct NftEvents {
     socket: NetfilterSocket,
     seen: VecDeque<ChangeEvent>,
 }
 
 impl NftEvents {
-    /// Begins to listen, in the network namespace of the calling thread. Has to be called within a tokio runtime.
+    /// Subscribes, in the network namespace of the calling thread. Must be called within a tokio runtime.
     pub fn open() -> Result<Self, NftError> {
         let open = || {
             let mut socket = NetfilterSocket::open(BUFFER)?;
@@ -50,7 +52,7 @@ impl NftEvents {
         Ok(Self { socket: open().map_err(NftError::Open)?, seen: VecDeque::new() })
     }
 
-    /// Waits for the next event. Giving up waiting loses nothing.
+    /// Waits for the next event. Cancel-safe.
     pub async fn next(&mut self) -> Result<NftEvent, NftError> {
         loop {
             if let Some(event) = self.seen.pop_front() {
@@ -59,7 +61,7 @@ impl NftEvents {
             let datagram = match self.socket.receive().await {
                 Ok(datagram) => datagram,
                 Err(ExchangeError::Lost) => {
-                    // Whoever hears of the overrun looks at everything: what is still unread is of no account to them.
+                    // An overrun triggers a full dump, so pending notifications can be discarded.
                     while self.socket.receive_now().is_some() {}
                     return Ok(NftEvent::Overrun);
                 }
@@ -74,7 +76,7 @@ impl NftEvents {
     }
 }
 
-/// Reads `NFT_MSG_NEWGEN`; none for any other message.
+/// Decodes `NFT_MSG_NEWGEN`; none for any other message.
 pub(super) fn read_generation(message: &Message<'_>) -> Result<Option<ChangeEvent>, Malformed> {
     if message.of_subsystem(NFNL_SUBSYS_NFTABLES) != Some(NFT_MSG_NEWGEN) {
         return Ok(None);

@@ -1,7 +1,7 @@
-//! The kernel's expressions, the small instructions that a rule is compiled to, and their netlink attributes, both ways.
+//! Encodes and decodes nftables expressions, the instructions that a rule is compiled to.
 //!
-//! The text form is the bytecode that `nft --debug=netlink` prints. Deliberately absent: which expressions make a statement
-//! (`statement`, `recognise`). An expression of another kind, or one of these with options Egret never uses, is [`Expression::Other`].
+//! The text form is the bytecode that `nft --debug=netlink` prints. An expression of another kind, or with options Egret
+//! never uses, is [`Expression::Other`]. Not here: which expressions make up a statement (`statement`, `recognise`).
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ use super::wire::{self, Attributes, Malformed, Writer};
 
 /// A register, as the index of its first 32-bit word: 0 to 15. Sixteen bytes take four words.
 ///
-/// On the wire a word that starts a 128-bit register is called by that one's number, as the kernel does when it dumps
+/// On the wire a word that starts a 128-bit register has that register's number, as in the kernel's dumps
 /// (`nft_dump_register`): word 4 is `NFT_REG_2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Register(pub(super) u32);
 
 impl Register {
-    /// Where a statement with one field puts it.
+    /// The register that a statement with one field uses.
     pub(super) const FIRST: Self = Self(0);
 
     fn number(self) -> u32 {
@@ -38,12 +38,12 @@ impl Register {
 /// The number of the verdict register, `NFT_REG_VERDICT`.
 const VERDICT_REGISTER: u32 = 0;
 
-/// Where a lookup puts what it finds.
+/// Where a lookup stores its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Nowhere: a set, that only says whether the key is there.
+    /// Nowhere: a set lookup, which only tests membership.
     Nowhere,
-    /// A verdict, carried out at once.
+    /// A verdict, executed at once.
     Verdict,
     /// A value for the next expression.
     Register(Register),
@@ -56,40 +56,40 @@ pub(super) enum Expression {
     Meta { key: u32, register: Register },
     /// Stores into a `NFT_META_*` key.
     SetMeta { key: u32, register: Register },
-    /// Loads a `NFT_CT_*` key that is the connection's.
+    /// Loads a `NFT_CT_*` key of the connection.
     Ct { key: u32, register: Register },
-    /// Loads a `NFT_CT_*` key of one direction: of replies, or of what they answer.
+    /// Loads a `NFT_CT_*` key of the reply or the original direction.
     CtOf { key: u32, reply: bool, register: Register },
     /// Stores into a `NFT_CT_*` key.
     SetCt { key: u32, register: Register },
     /// Loads bytes of the packet; `base` is one of `NFT_PAYLOAD_*_HEADER`.
     Payload { base: u32, offset: u32, length: u32, register: Register },
-    /// Asks the routing tables: one of `NFT_FIB_RESULT_*`, by `NFTA_FIB_F_*`.
+    /// A routing lookup (`fib`): one of `NFT_FIB_RESULT_*`, by `NFTA_FIB_F_*`.
     Fib { result: u32, flags: u32, register: Register },
-    /// Puts a value into a register.
+    /// Loads a constant.
     Value { register: Register, value: Vec<u8> },
-    /// Keeps connection tracking away.
+    /// Exempts the packet from connection tracking.
     NoTrack,
-    /// Ends the rule unless the register's bytes are these (or, negated, are not).
+    /// Ends the rule unless the register equals these bytes (or, negated, differs).
     Compare { register: Register, negated: bool, value: Vec<u8> },
     /// `register = (register & mask) ^ xor`, on 32 bits in host order.
     Bitwise { register: Register, mask: u32, xor: u32 },
-    /// Ends the rule unless the set has the key (or, negated, has it not).
+    /// Ends the rule unless the set contains the key (or, negated, does not).
     Lookup { set: String, key: Register, found: Found, negated: bool },
     /// A verdict.
     Verdict(Verdict),
     /// Source translation to the address in a register.
     Snat { family: AddressFamily, register: Register },
-    /// Counts.
+    /// A counter.
     Counter { packets: u64, bytes: u64 },
-    /// One that only the statement which lowers segment sizes has.
+    /// An expression that occurs only in the MSS clamping statement.
     Mss(mss::Part),
     /// Anything else, as text.
     Other(String),
 }
 
 impl Expression {
-    /// Writes `NFTA_LIST_ELEM { name, data }`. `Other` has no form and writes nothing: it is never built from a statement.
+    /// Writes `NFTA_LIST_ELEM { name, data }`. `Other` writes nothing: no statement is built from it.
     pub(super) fn write(&self, list: &mut Writer) {
         let Some(name) = self.name() else { return };
         list.nested(NFTA_LIST_ELEM, |element| {
@@ -185,7 +185,7 @@ impl Expression {
         }
     }
 
-    /// Reads all of `NFTA_RULE_EXPRESSIONS`.
+    /// Decodes all of `NFTA_RULE_EXPRESSIONS`.
     pub(super) fn read_all(list: &[u8]) -> Result<Vec<Self>, Malformed> {
         Attributes(list).map(|element| Self::read(element?.1)).collect()
     }
@@ -227,7 +227,7 @@ pub(super) fn protocol(family: AddressFamily) -> u8 {
     }
 }
 
-/// The attributes of one expression, in order. What is read is counted, so that an option nobody asked for is noticed.
+/// The attributes of one expression, in order. Attributes read are counted, so that an unexpected option is noticed.
 struct Data<'a>(Vec<(u16, &'a [u8])>);
 
 impl<'a> Data<'a> {
@@ -350,7 +350,7 @@ fn read_nat(data: &Data<'_>) -> Option<Expression> {
     // One address: the kernel dumps it as both ends of the range.
     let one = data.number(NFTA_NAT_REG_ADDR_MAX).and_then(Register::of_number).is_none_or(|end| end == register);
     let without_ports = data.get(NFTA_NAT_REG_PROTO_MIN).is_none() && data.get(NFTA_NAT_REG_PROTO_MAX).is_none();
-    // NF_NAT_RANGE_MAP_IPS: the kernel adds it by itself where there is an address.
+    // NF_NAT_RANGE_MAP_IPS: the kernel adds it automatically where there is an address.
     let plain = data.number(NFTA_NAT_FLAGS).unwrap_or(0) & !1 == 0;
     if data.number(NFTA_NAT_TYPE)? != NFT_NAT_SNAT || !one || !without_ports || !plain {
         return None;
@@ -387,7 +387,7 @@ pub(super) fn write_verdict(data: &mut Writer, verdict: &Verdict) {
     });
 }
 
-/// Reads the verdict in a data attribute; none if there is none or it is one that Egret has no word for.
+/// The verdict in a data attribute; none if it is missing or of a kind Egret does not use.
 pub(super) fn read_verdict(data: &[u8]) -> Result<Option<Verdict>, Malformed> {
     let Some(verdict) = wire::find(data, NFTA_DATA_VERDICT)? else { return Ok(None) };
     let Some(code) = wire::find_u32(verdict, NFTA_VERDICT_CODE)? else { return Ok(None) };

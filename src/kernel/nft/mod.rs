@@ -1,14 +1,16 @@
-//! nftables over netlink: what is in our tables, changing it in one transaction, and hearing of changes by others.
+//! nftables over netlink: dumps Egret's tables, changes them in one transaction, and watches for changes by other
+//! processes.
 //!
-//! One long-lived socket does it all, because an owned table belongs to the socket that made it: when the process ends the table
-//! stays (the persist flag) and has no owner until the next one takes it over with [`Change::AddTable`]. Each file has one subject:
-//! `wire` (bytes), `expression` (the kernel's instructions), `statement` and `recognise` (a rule there and back), `sets`,
-//! `elements`, `mss`, `batch` (a transaction there), `dump` (a listing back), `socket`, `probe`, `events`.
-//! Deliberately absent: what to change (`core::plan`) and tables that are not named `egret`.
+//! One long-lived socket does all of it, because an owned table belongs to the socket that created it: when the process
+//! ends the table stays (the persist flag) and has no owner until the next process takes it over with
+//! [`NftChange::AddTable`]. Files: `wire` (framing), `expression` (the kernel's instructions), `statement` and
+//! `recognise` (rules to expressions and back), `sets`, `elements`, `mss`, `batch` (encodes a transaction), `dump`
+//! (decodes a listing), `socket`, `probe`, `events`. Tables that are not named `egret` are never touched; what to change
+//! is decided in `core::plan`.
 //!
-//! [`Change::AddTable`]: crate::core::state::nft::Change::AddTable
+//! [`NftChange::AddTable`]: crate::core::state::nft::NftChange::AddTable
 
-// The lint does not look at test builds, where it would be expected in vain.
+// The lint does not run in test builds, where the expectation would be unfulfilled.
 #![cfg_attr(
     not(test),
     expect(
@@ -55,49 +57,50 @@ use socket::{NetfilterSocket, Verdict};
 use uapi::*;
 use wire::{Messages, Writer};
 
-/// How often a listing is begun anew because somebody changed the ruleset meanwhile, or the kernel still rearranges a large set.
+/// How often a dump is restarted because the ruleset changed meanwhile, or the kernel still rearranges a large set.
 const ATTEMPTS: u32 = 20;
 
-/// How much longer each wait between two attempts is than the one before: the kernel needs the processor too.
+/// Increment of the wait between two attempts: the kernel needs the processor too.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// The number of the ruleset's state, of all tables of all programs. The kernel counts one up for each transaction.
+/// The ruleset's generation id, over all tables of all programs. The kernel increments it with each transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation(pub u32);
 
 impl Generation {
-    /// The next one; there is no 0 (net/netfilter/nf_tables_api.c, `nf_tables_commit`).
+    /// The next generation; 0 is skipped (net/netfilter/nf_tables_api.c, `nf_tables_commit`).
     fn next(self) -> Self {
         Self(self.0.checked_add(1).unwrap_or(1))
     }
 }
 
-/// The connection to nftables in one network namespace. A table made owned through it is protected while it lives.
+/// The nftables connection of one network namespace. A table created as owned is protected while this lives.
 pub struct Nft {
     socket: NetfilterSocket,
-    /// Only looks: tables count as owned whoever their owner is.
-    onlooker: bool,
+    /// Read-only: tables count as owned whoever their owner is.
+    read_only: bool,
 }
 
 impl Nft {
-    /// Opens it in the network namespace of the calling thread. Has to be called within a tokio runtime that has IO and time.
+    /// Opens the socket in the network namespace of the calling thread. Must be called within a tokio runtime with IO and
+    /// time enabled.
     pub fn open() -> Result<Self, NftError> {
-        Ok(Self { socket: NetfilterSocket::open(socket::LARGE_BUFFER).map_err(NftError::Open)?, onlooker: false })
+        Ok(Self { socket: NetfilterSocket::open(socket::LARGE_BUFFER).map_err(NftError::Open)?, read_only: false })
     }
 
-    /// From now on tables of another Egret that is at work count as owned, as they do in its own eyes.
+    /// From now on tables owned by another running Egret count as owned.
     pub fn look_only(&mut self) {
-        self.onlooker = true;
+        self.read_only = true;
     }
 
-    /// Everything of ours as it is at one moment, and the generation it is of.
+    /// A consistent snapshot of Egret's tables, with its generation.
     pub async fn observe(&mut self) -> Result<(Ruleset, Generation), NftError> {
         for attempt in 0..ATTEMPTS {
             tokio::time::sleep(PATIENCE * attempt).await;
             let before = self.generation().await?;
             match self.list().await {
                 Ok(ruleset) if self.generation().await? == before => return Ok((ruleset, before)),
-                // Something went away, or changed, between two of the questions.
+                // An object was deleted, or changed, between two of the requests.
                 Ok(_) | Err(ExchangeError::Interrupted | ExchangeError::Lost) => {}
                 Err(ExchangeError::Refused { errno, .. }) if socket::is(&errno, Errno::ENOENT) => {}
                 Err(source) => return Err(NftError::Observe(source)),
@@ -106,10 +109,10 @@ impl Nft {
         Err(NftError::Restless { attempts: ATTEMPTS })
     }
 
-    /// Makes all of a transaction true, or nothing of it, if the ruleset still has the generation that was `seen`. Returns the
-    /// generation that it makes, so that the event of it can be told from those of others. Nothing to do costs nothing.
+    /// Commits a transaction atomically if the ruleset still has the generation `seen`. Returns the generation that it
+    /// makes, so that its event can be told from those of other processes. An empty transaction sends nothing.
     ///
-    /// [`NftError::Stale`] asks for another look, and so does [`NftError::AnswerLost`]; the others say what is wrong.
+    /// [`NftError::Stale`] and [`NftError::AnswerLost`] require observing again; the other errors name the cause.
     pub async fn commit(&mut self, transaction: &NftTransaction, seen: Generation) -> Result<Generation, NftError> {
         if transaction.changes.is_empty() {
             return Ok(seen);
@@ -131,7 +134,7 @@ impl Nft {
         }
     }
 
-    /// What the counters in our rules say, of one generation: a rule's index has to mean the same rule.
+    /// The rule counters of Egret's tables, of one generation: a rule's index has to refer to the same rule.
     pub async fn counters(&mut self) -> Result<RuleCounters, NftError> {
         for attempt in 0..ATTEMPTS {
             tokio::time::sleep(PATIENCE * attempt).await;
@@ -162,7 +165,7 @@ impl Nft {
         Ok(counters)
     }
 
-    /// The generation of this moment.
+    /// The current generation.
     async fn generation(&mut self) -> Result<Generation, NftError> {
         let mut generation = None;
         let request = |sequence| {
@@ -180,9 +183,9 @@ impl Nft {
         generation.map(|event| event.generation).ok_or(NftError::Observe(missing))
     }
 
-    /// All of ours, perhaps of more than one moment. The kernel picks out our table by itself, but for tables and chains.
+    /// Dumps Egret's tables, perhaps not of one moment. The kernel filters by table itself, except for tables and chains.
     async fn list(&mut self) -> Result<Ruleset, ExchangeError> {
-        let mut listing = TableListing::new((!self.onlooker).then(|| self.socket.port()));
+        let mut listing = TableListing::new((!self.read_only).then(|| self.socket.port()));
         for family in [TableFamily::Inet, TableFamily::Netdev] {
             self.dump(NFT_MSG_GETTABLE, family, None, |message| listing.read(message)).await?;
         }
@@ -197,7 +200,7 @@ impl Nft {
         listing.finish().map_err(|dump::InterruptedDump| ExchangeError::Interrupted)
     }
 
-    /// Lists the objects of one kind in our table. That `*_TABLE` is 1 and a list of elements' set is 2 holds for all of them.
+    /// Dumps the objects of one kind in Egret's table. For all kinds `*_TABLE` is 1, and the set of an element list is 2.
     async fn dump(
         &mut self,
         kind: u8,
@@ -222,8 +225,8 @@ impl Nft {
         self.socket.ask(request, answer).await
     }
 
-    /// The kernel's refusals of a batch, in order, by message number. The answer to the last message ends them, and so does one to
-    /// the first: that is about the batch as a whole.
+    /// The kernel's refusals of a batch, in order, by sequence number. They end with the answer to the last message, or
+    /// with one to the first, which is about the batch as a whole.
     async fn refusals(&mut self, first: u32, last: u32) -> Result<Vec<(u32, Verdict)>, NftError> {
         let mut refusals = Vec::new();
         loop {
@@ -236,7 +239,7 @@ impl Nft {
                 return Ok(refusals);
             }
         }
-        // What was lost came later than what is still to be read, and the first refusal is the one that counts.
+        // Lost answers are later than those still to be read, and the first refusal is the one that counts.
         while let Some(datagram) = self.socket.receive_now() {
             let read = collect_refusals(datagram, (first, last), &mut refusals);
             read.map_err(|source| NftError::Commit(ExchangeError::Malformed(source)))?;
@@ -245,7 +248,8 @@ impl Nft {
     }
 }
 
-/// Takes the refusals of a batch with these message numbers out of a datagram; `true` if it has the answer that ends them.
+/// Collects the refusals of a batch with these sequence numbers from a datagram; `true` if it has the answer that ends
+/// them.
 fn collect_refusals(
     datagram: &[u8],
     (first, last): (u32, u32),

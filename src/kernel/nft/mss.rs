@@ -1,7 +1,8 @@
-//! `tcp flags syn tcp option maxseg size set rt mtu`: the expressions that lower a TCP connection's segment size to its way.
+//! `tcp flags syn tcp option maxseg size set rt mtu`: the expressions that clamp a TCP connection's MSS to its route's
+//! MTU.
 //!
-//! Four kinds of expression stand in this one statement and nowhere else of ours, always with the same operands, so each is known
-//! as a whole. Deliberately absent: why segments are lowered (`core::compile::table`).
+//! Four kinds of expression occur only in this statement, always with the same operands, so each is known as a whole. Not
+//! here: why the MSS is clamped (`core::compile::table`).
 
 use std::fmt;
 
@@ -35,7 +36,7 @@ const SYN: u8 = 2;
 /// The option's number, and where its value begins (RFC 9293, 3.2).
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
-/// One of the expressions that only this statement has.
+/// An expression that occurs only in this statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// `bitwise reg 1 = ( reg 1 & 0x02 ) ^ 0x00`, one byte
@@ -104,8 +105,8 @@ impl Part {
         }
     }
 
-    /// The part that an expression of this name with these attributes is. The kernel's listing may have attributes in another
-    /// order, and ones that say nothing more.
+    /// The part with this name and these attributes. The kernel's dump may have attributes in another order, and
+    /// redundant ones.
     pub(super) fn read(name: &str, attributes: &[u8]) -> Option<Self> {
         let number = |kind| wire::find_u32(attributes, kind).ok().flatten();
         let byte = |kind, value: u8| {

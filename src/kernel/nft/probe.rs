@@ -1,7 +1,7 @@
-//! What this kernel's nftables can do, found out by asking it to and not letting it.
+//! Probes which nftables features this kernel supports.
 //!
-//! A batch without its end is checked and then undone by the kernel, as `nft --check` uses it: no generation is counted, nobody is
-//! told, nothing is left. Deliberately absent: what follows from a missing feature.
+//! A batch without its end is validated and then rolled back by the kernel, as `nft --check` uses it: it makes no
+//! generation, sends no notification and leaves nothing behind.
 
 use nix::errno::Errno;
 
@@ -13,23 +13,23 @@ use super::uapi::*;
 use super::wire::Writer;
 use super::{Nft, NftError};
 
-/// Names that nothing is ever left under.
+/// Names that only ever exist inside the probe's batch.
 const OWNED_PROBE: &str = "egret-probe-owned";
 const KIND_PROBE: &str = "egret-probe-kind";
 
-/// What the kernel can do.
+/// The kernel's features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NftFeatures {
-    /// Tables that belong to a process and stay when it ends: `flags owner,persist`, Linux 6.9.
+    /// Tables owned by a process that persist when it ends: `flags owner,persist`, Linux 6.9.
     pub owned_tables: bool,
     /// `meta iifkind`, Linux 5.6.
     pub interface_kinds: bool,
 }
 
 impl Nft {
-    /// Finds out what the kernel can do. Changes nothing.
+    /// Probes the kernel. Changes nothing.
     pub async fn probe(&mut self) -> Result<NftFeatures, NftError> {
-        /// The batch's begin, and the four messages in it.
+        /// The batch's begin, and its four messages.
         const MESSAGES: u32 = 5;
         let first = self.socket.reserve(MESSAGES);
         self.socket.send(&probe_batch(first)).await.map_err(NftError::Probe)?;

@@ -1,8 +1,8 @@
-//! The kernel's expressions back into statements.
+//! Decodes nftables expressions into statements.
 //!
-//! A statement is only recognised in the form that `statement` builds: every guess is built again and compared, so that nothing
-//! with the same look and another meaning passes. What is left over is [`Statement::Unknown`], one for each expression.
-//! Deliberately absent: the bytes (`expression`).
+//! A statement is only recognised in the form that `statement` builds: every guess is built again and compared, so that
+//! nothing that looks alike but means something else passes. Remaining expressions become [`Statement::Unknown`], one
+//! each.
 
 use std::net::IpAddr;
 
@@ -33,7 +33,7 @@ const FIELDS: [Field; 16] = [
     Field::CtReply6,
 ];
 
-/// The rule that these expressions are.
+/// The rule that these expressions represent.
 pub(super) fn rule_of(family: TableFamily, expressions: &[Expression]) -> NftRule {
     let mut established = Established::nothing(family);
     let mut statements = Vec::new();
@@ -50,7 +50,7 @@ pub(super) fn rule_of(family: TableFamily, expressions: &[Expression]) -> NftRul
     NftRule(statements)
 }
 
-/// One statement with just the dependencies that were missing before it, and what stands behind it.
+/// One statement with exactly the dependencies that were missing before it, and the remaining expressions.
 fn with_dependencies<'a>(
     established: &mut Established,
     expressions: &'a [Expression],
@@ -89,7 +89,7 @@ fn dependency(expressions: &[Expression]) -> Option<(Dependency, &[Expression])>
         .map(|dependency| (dependency, behind))
 }
 
-/// The statement that begins here, by the look of it, and how many expressions it has.
+/// A guess at the statement that begins here, and its number of expressions.
 fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
     match expressions {
         [Expression::Counter { .. }, ..] => Some((Statement::Counter, 1)),
@@ -137,7 +137,7 @@ fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
     }
 }
 
-/// A statement that loads fields and compares them or looks them up.
+/// A statement that loads fields and compares or looks them up.
 fn guess_match(expressions: &[Expression]) -> Option<(Statement, usize)> {
     let (fields, mask, length) = loaded_fields(expressions)?;
     let first = *fields.first()?;
@@ -159,7 +159,7 @@ fn guess_match(expressions: &[Expression]) -> Option<(Statement, usize)> {
     Some((statement, length + 1))
 }
 
-/// The fields loaded one behind the other from here on, the first one's mask, and how many expressions they take.
+/// The fields loaded consecutively from here on, the first one's mask, and the number of expressions.
 fn loaded_fields(expressions: &[Expression]) -> Option<(Vec<Field>, Option<u32>, usize)> {
     let mut fields = Vec::new();
     let mut mask = None;
@@ -203,7 +203,7 @@ fn value_of(field: Field, bytes: &[u8]) -> Option<MatchValue> {
     }
 }
 
-/// An address in network order. That it is of the family that the field has, the rebuilt statement tells.
+/// An address in network order. Rebuilding the statement checks that it is of the field's family.
 fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()

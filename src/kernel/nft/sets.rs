@@ -1,8 +1,8 @@
-//! The definitions of sets and maps, both ways.
+//! Encodes and decodes the definitions of sets and maps.
 //!
-//! The kernel only needs lengths and flags; the type numbers and the byte order in the user data are the nft program's, which
-//! prints marks and addresses by them (nftables include/datatype.h, `enum datatypes`; libnftnl include/libnftnl/udata.h,
-//! `enum nftnl_udata_set_types`). Deliberately absent: the elements (`elements`).
+//! The kernel only needs lengths and flags; the type numbers and the byte order in the user data are for the nft program,
+//! which formats marks and addresses by them (nftables include/datatype.h, `enum datatypes`; libnftnl
+//! include/libnftnl/udata.h, `enum nftnl_udata_set_types`). Not here: elements (`elements`).
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use super::wire::{self, Malformed, Writer};
 const KEY_BYTE_ORDER: u8 = 0;
 const DATA_BYTE_ORDER: u8 = 1;
 
-/// nft's `enum byteorder`: none for a joined key, else the machine's or the network's.
+/// nft's `enum byteorder`: none for a concatenated key, otherwise host or network order.
 const NO_ORDER: u32 = 0;
 const HOST_ORDER: u32 = 1;
 const NETWORK_ORDER: u32 = 2;
 
-/// The bits that one type takes in the number of a joined type, nft's `TYPE_BITS`.
+/// The bits that one type takes in the number of a concatenated type, nft's `TYPE_BITS`.
 const TYPE_BITS: u32 = 6;
 
 const KEY_TYPES: [KeyType; 5] =
@@ -62,8 +62,8 @@ fn joined_type(key: &[KeyType]) -> u32 {
     key.iter().fold(0, |joined, part| joined << TYPE_BITS | key_numbers(*part).0)
 }
 
-/// Writes what a set is, behind its table. `id` only has to be another one for each set of a batch.
-/// `false`, and nothing written, for a set that no element could be in: Egret's keys don't fit it.
+/// Writes a set's definition, behind its table. `id` must be unique within a batch. Returns `false` and writes nothing
+/// for a set whose key type no element of Egret's can have.
 pub(super) fn write_definition(message: &mut Writer, name: &str, set: &Set, id: u32) -> bool {
     if !is_known_key(&set.key, set.interval) {
         return false;
@@ -83,7 +83,7 @@ pub(super) fn write_definition(message: &mut Writer, name: &str, set: &Set, id: 
     true
 }
 
-/// nft's note to itself: type and length in one byte each, and the value in host order.
+/// nft's user data: type and length in one byte each, and the value in host order.
 fn user_data(set: &Set) -> Vec<u8> {
     let order = match set.key.as_slice() {
         [key] => key_numbers(*key).2,
@@ -98,8 +98,8 @@ fn user_data(set: &Set) -> Vec<u8> {
     bytes
 }
 
-/// The name and definition, without elements. A set of a kind that Egret never makes has no key types, and so differs from every
-/// set that anybody could want.
+/// The name and definition, without elements. A set of a kind that Egret never makes gets no key types, and so differs
+/// from every desired set.
 pub(super) fn read_definition(attributes: &[u8]) -> Result<(String, Set), Malformed> {
     let name = wire::find_text(attributes, NFTA_SET_NAME)?.ok_or(Malformed { what: "set without a name" })?;
     let unknown = Set { key: Vec::new(), data: None, interval: false, elements: BTreeMap::new() };

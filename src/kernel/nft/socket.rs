@@ -1,7 +1,7 @@
-//! A netlink socket of the netfilter subsystem: one question at a time, answers told apart by their numbers.
+//! A netlink socket of the netfilter subsystem: one request at a time, answers matched by sequence number.
 //!
-//! Deliberately absent: what is asked and what the answers mean. The kernel works on a request within `sendmsg`, so the answers are
-//! there at once; waiting is only ever for the socket to be writable.
+//! The kernel handles a request within `sendmsg`, so the answers are there at once; the only wait is for the socket to be
+//! writable.
 
 use std::io;
 
@@ -16,28 +16,28 @@ use super::wire::{self, Malformed, Message, Messages};
 /// `NETLINK_NETFILTER` of include/uapi/linux/netlink.h.
 const NETLINK_NETFILTER: isize = 12;
 
-/// The most that one `recvmsg` brings: the kernel's listings come in pieces of at most 32 KiB.
+/// Maximum size of one `recvmsg`: the kernel's dumps come in pieces of at most 32 KiB.
 const DATAGRAM: usize = 256 * 1024;
 
-/// A thousand complaints about one batch overrun the default of 208 KiB, and then not even the first is to be had.
+/// A thousand errors about one batch overrun the default of 208 KiB, and then not even the first can be read.
 pub(in crate::kernel) const LARGE_BUFFER: usize = 1 << 20;
 
-/// Why a question to the kernel has no good answer.
+/// Why a request failed.
 #[derive(Debug, Error)]
 pub enum ExchangeError {
     /// The socket failed.
     #[error("talk to the kernel over netlink")]
     Socket(#[source] io::Error),
-    /// The kernel said no.
+    /// The kernel refused.
     #[error("the kernel refused{}", .text.as_deref().map(|text| format!(" ({text})")).unwrap_or_default())]
     Refused {
-        /// The kernel's explanation, where it gives one (`NLMSGERR_ATTR_MSG`).
+        /// The kernel's extended error text, if any (`NLMSGERR_ATTR_MSG`).
         text: Option<String>,
         /// Its error number.
         #[source]
         errno: io::Error,
     },
-    /// What came is no netlink.
+    /// The answer is not valid netlink.
     #[error("read the kernel's answer")]
     Malformed(#[source] Malformed),
     /// The request is larger than a netlink socket may send here.
@@ -45,13 +45,13 @@ pub enum ExchangeError {
         "{bytes} bytes are more than a netlink socket may send at once here (net.core.wmem_max, without CAP_NET_ADMIN)"
     )]
     TooLarge {
-        /// The size of the request.
+        /// The size of the request in bytes.
         bytes: usize,
     },
-    /// More came than the socket could hold.
+    /// The socket overran: answers were lost.
     #[error("the kernel's answer was lost: it was more than the socket's buffer holds")]
     Lost,
-    /// A listing that changed while it was read.
+    /// A dump that changed while it was read.
     #[error("the listing changed while it was read")]
     Interrupted,
 }
@@ -59,16 +59,16 @@ pub enum ExchangeError {
 /// The kernel's answer to one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::kernel) struct Verdict {
-    /// 0 for done, else an error number.
+    /// 0 for success, otherwise an error number.
     pub(in crate::kernel) errno: i32,
-    /// Its explanation.
+    /// Its extended error text.
     pub(in crate::kernel) text: Option<String>,
-    /// Which byte of the message it is about.
+    /// The byte offset in the message that it is about.
     pub(in crate::kernel) offset: Option<u32>,
 }
 
 impl Verdict {
-    /// Reads `NLMSG_ERROR` or `NLMSG_DONE`; none for any other message.
+    /// Decodes `NLMSG_ERROR` or `NLMSG_DONE`; none for any other message.
     pub(in crate::kernel) fn read(message: &Message<'_>) -> Result<Option<Self>, Malformed> {
         if message.kind != NLMSG_ERROR && message.kind != NLMSG_DONE {
             return Ok(None);
@@ -76,7 +76,7 @@ impl Verdict {
         let malformed = Malformed { what: "answer" };
         let errno = match message.body.get(..4) {
             Some(number) => wire::host_u32(number)?.cast_signed().checked_neg().ok_or(malformed)?,
-            // A listing's end without a number.
+            // A dump's end without an error number.
             None => 0,
         };
         let mut verdict = Self { errno, text: None, offset: None };
@@ -97,7 +97,8 @@ impl Verdict {
     }
 }
 
-/// Where the attributes of an answer begin: behind the number and the echo of what was asked, which may be its header alone.
+/// Where the attributes of an answer begin: behind the error number and the echoed request, which may be its header
+/// alone.
 fn echo_end(message: &Message<'_>, errno: i32) -> Result<usize, Malformed> {
     if message.kind == NLMSG_DONE {
         return Ok(4);
@@ -119,8 +120,8 @@ pub(in crate::kernel) struct NetfilterSocket {
 }
 
 impl NetfilterSocket {
-    /// A socket with a port of its own, in the network namespace of the calling thread. It holds at most `receive_buffer` bytes
-    /// that nobody has read yet.
+    /// Opens a socket with a port of its own, in the network namespace of the calling thread. `receive_buffer` is its
+    /// size in bytes.
     pub(in crate::kernel) fn open(receive_buffer: usize) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
         socket.socket_mut().bind_auto()?;
@@ -128,7 +129,7 @@ impl NetfilterSocket {
         socket.socket_ref().set_cap_ack(true)?;
         let mut address = SocketAddr::new(0, 0);
         socket.socket_ref().get_address(&mut address)?;
-        // A larger buffer is a convenience: where neither is allowed the default serves, and an overrun is reported.
+        // A larger buffer is optional: where neither call is permitted the default remains, and an overrun is reported.
         let _ = setsockopt(socket.socket_ref(), sockopt::RcvBufForce, &receive_buffer)
             .or_else(|_| setsockopt(socket.socket_ref(), sockopt::RcvBuf, &receive_buffer));
         let port = address.port_number();
@@ -140,12 +141,12 @@ impl NetfilterSocket {
         self.socket.socket_mut().add_membership(group)
     }
 
-    /// The netlink port: to the kernel, who an owned table's owner is.
+    /// The netlink port, by which the kernel identifies the owner of a table.
     pub(in crate::kernel) fn port(&self) -> u32 {
         self.port
     }
 
-    /// The first of this many message numbers that nothing else has used.
+    /// Reserves this many unused sequence numbers, and returns the first.
     pub(in crate::kernel) fn reserve(&mut self, count: u32) -> u32 {
         let first = self.sequence;
         self.sequence = self.sequence.wrapping_add(count);
@@ -162,7 +163,7 @@ impl NetfilterSocket {
         }
     }
 
-    /// Makes the send buffer large enough, where that is allowed; `send` reports where it is not.
+    /// Enlarges the send buffer, if permitted; otherwise `send` reports the failure.
     fn make_room(&mut self, bytes: usize) {
         /// Below the smallest default (net.core.wmem_default) there is always room.
         const ALWAYS: usize = 64 * 1024;
@@ -174,7 +175,7 @@ impl NetfilterSocket {
         }
     }
 
-    /// The next datagram: one or more messages. After [`ExchangeError::Lost`] there may be more to read with `receive_now`.
+    /// The next datagram: one or more messages. After [`ExchangeError::Lost`], `receive_now` may return more.
     pub(in crate::kernel) async fn receive(&mut self) -> Result<&[u8], ExchangeError> {
         self.wait().await?;
         Ok(&self.datagram)
@@ -189,23 +190,23 @@ impl NetfilterSocket {
         }
     }
 
-    /// A datagram that is there already; none if all are read.
+    /// A datagram that has already arrived; none if all are read.
     ///
-    /// After an overrun everything has to be read: until then the kernel drops what comes, and does not say so again
-    /// (net/netlink/af_netlink.c, `NETLINK_S_CONGESTED`).
+    /// After an overrun everything has to be read: until then the kernel drops further messages without reporting it
+    /// again (net/netlink/af_netlink.c, `NETLINK_S_CONGESTED`).
     pub(in crate::kernel) fn receive_now(&mut self) -> Option<&[u8]> {
         self.datagram.clear();
         loop {
             match self.socket.socket_ref().recv(&mut self.datagram, 0) {
                 Ok(_) => return Some(&self.datagram),
-                // Said once for each overrun, so this ends.
+                // Reported once for each overrun, so this ends.
                 Err(error) if is(&error, Errno::ENOBUFS) || is(&error, Errno::EINTR) => {}
                 Err(_) => return None,
             }
         }
     }
 
-    /// Sends one message, made for the number it gets, and hands over every message of the answer, up to its end.
+    /// Sends one message, built with its sequence number, and passes on every message of the answer, up to its end.
     pub(in crate::kernel) async fn ask(
         &mut self,
         request: impl FnOnce(u32) -> Vec<u8>,
@@ -223,7 +224,7 @@ impl NetfilterSocket {
             for message in Messages(&self.datagram) {
                 let message = message.map_err(ExchangeError::Malformed)?;
                 if message.sequence != sequence {
-                    // The rest of an answer that was given up.
+                    // The rest of an abandoned answer.
                     continue;
                 }
                 interrupted |= message.flags & NLM_F_DUMP_INTR != 0;

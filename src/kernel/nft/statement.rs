@@ -1,7 +1,7 @@
-//! Statements into the kernel's expressions, with nft's syntax above the code that builds each.
+//! Encodes statements as nftables expressions, with nft's syntax above the code that builds each.
 //!
-//! Deliberately absent: the way back (`recognise`) and the bytes (`expression`). What is built here is canonical: a statement has
-//! one form only, the one that the nft program builds too, so that `nft list` prints it as [`Statement`]'s text says.
+//! The output is canonical: a statement has one form only, the one that the nft program builds too, so that `nft list`
+//! prints it as [`Statement`]'s text. Not here: decoding (`recognise`) and the bytes (`expression`).
 
 use std::net::IpAddr;
 
@@ -10,11 +10,11 @@ use crate::core::state::nft::{AddressFamily, Field, MatchValue, NftRule, Stateme
 use super::expression::{Expression, Found, Register};
 use super::uapi::*;
 
-/// What a rule has to have looked at before a field of the packet may be loaded.
+/// What a rule has to have tested before it may load a field of the packet.
 ///
-/// In the `inet` family an IPv6 packet has no `ip saddr`, yet there are bytes at its place: nft therefore puts `meta nfproto ipv4`
-/// before it, `meta l4proto udp` before a port, and `meta iiftype ether` before a MAC address. In `netdev` a packet is told to be
-/// IPv4 by `meta protocol ip`.
+/// In the `inet` family an IPv6 packet has no `ip saddr`, yet there are bytes at its place: nft therefore puts `meta
+/// nfproto ipv4` before it, `meta l4proto udp` before a port, and `meta iiftype ether` before a MAC address. In `netdev`,
+/// `meta protocol ip` identifies IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dependency {
     /// `meta nfproto ipv4` or `ipv6`.
@@ -45,7 +45,7 @@ impl Established {
         Self { family, network: None, udp: false, ethernet: false }
     }
 
-    /// What these fields need and the rule has not established yet; from now on it has.
+    /// The dependencies that these fields need and the rule has not established yet; marks them as established.
     pub(super) fn missing_for(&mut self, fields: &[Field]) -> Vec<Dependency> {
         let mut missing = Vec::new();
         for field in fields {
@@ -78,7 +78,7 @@ fn dependency(field: Field) -> Option<Dependency> {
         Field::Ip6Saddr | Field::Ip6Daddr => Some(Dependency::Network(AddressFamily::V6)),
         Field::UdpDport => Some(Dependency::Udp),
         Field::EtherDaddr => Some(Dependency::Ethernet),
-        // What connection tracking has no such address of does not match, whatever its family (net/netfilter/nft_ct.c).
+        // A connection without such an address does not match, whatever its family (net/netfilter/nft_ct.c).
         Field::CtOriginal4
         | Field::CtOriginal6
         | Field::CtReply4
@@ -93,7 +93,7 @@ fn dependency(field: Field) -> Option<Dependency> {
 }
 
 impl Dependency {
-    /// All that there are.
+    /// All dependencies.
     pub(super) const ALL: [Self; 6] = [
         Self::Network(AddressFamily::V4),
         Self::Network(AddressFamily::V6),
@@ -117,7 +117,7 @@ impl Dependency {
     }
 }
 
-/// The fields of a statement that a rule must be able to look at.
+/// The fields of a statement that need a dependency.
 pub(super) fn fields(statement: &Statement) -> Vec<Field> {
     match statement {
         Statement::Compare { field, .. }
@@ -125,7 +125,7 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
         | Statement::MarkFromMap { field, .. }
         | Statement::SetMark { field, .. } => vec![*field],
         Statement::InSet { fields, .. } => fields.clone(),
-        // `snat ip` itself passes by packets of the other family (net/netfilter/nft_nat.c, nft_nat_inet_eval).
+        // `snat ip` itself skips packets of the other family (net/netfilter/nft_nat.c, nft_nat_inet_eval).
         Statement::SnatMap { .. }
         | Statement::SnatTo { .. }
         | Statement::PacketForHost
@@ -140,7 +140,7 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
     }
 }
 
-/// The expressions of a rule; the statement that has none if it cannot be expressed.
+/// The expressions of a rule; the error is the statement that cannot be expressed.
 pub(super) fn expressions_of(family: TableFamily, rule: &NftRule) -> Result<Vec<Expression>, &Statement> {
     let mut established = Established::nothing(family);
     let mut expressions = Vec::new();
@@ -152,8 +152,8 @@ pub(super) fn expressions_of(family: TableFamily, rule: &NftRule) -> Result<Vec<
     Ok(expressions)
 }
 
-/// A statement's own expressions, without what it depends on. None for what is no statement: a port that is compared with an
-/// address, a mask on a name, or anything unknown.
+/// A statement's own expressions, without its dependencies. None for an invalid statement: a port that is compared with
+/// an address, a mask on a name, or anything unknown.
 pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> {
     let register = Register::FIRST;
     match statement {
@@ -234,7 +234,7 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
     }
 }
 
-/// `meta mark & 0x1fff . ip saddr @egress`: the fields stand one behind the other, each from a word of its own on.
+/// `meta mark & 0x1fff . ip saddr @egress`: the fields are concatenated, each starting at a word boundary.
 fn in_set(fields: &[Field], mask: Option<u32>, negated: bool, set: &str) -> Option<Vec<Expression>> {
     let mut expressions = Vec::new();
     let mut word = 0;
@@ -243,7 +243,7 @@ fn in_set(fields: &[Field], mask: Option<u32>, negated: bool, set: &str) -> Opti
         expressions.extend(load(*field, mask, Register(word))?);
         word += words(*field);
     }
-    // The registers have sixteen words; and without a field there is nothing to look up.
+    // The registers have sixteen words; without a field there is nothing to look up.
     if fields.is_empty() || word > 16 {
         return None;
     }
@@ -251,8 +251,8 @@ fn in_set(fields: &[Field], mask: Option<u32>, negated: bool, set: &str) -> Opti
     Some(expressions)
 }
 
-/// `meta mark set meta mark & 0xffffe000 | 0x3`: one bitwise expression, as nft builds it. Or-ing is xor-ing because the bits that
-/// are set are not among those that are kept. With no bit kept it is `meta mark set 0x3`.
+/// `meta mark set meta mark & 0xffffe000 | 0x3`: one bitwise expression, as nft builds it. XOR acts as OR because the
+/// bits that are set are not among those that are kept. With no bit kept it is `meta mark set 0x3`.
 fn set_mark(field: Field, keep: u32, value: u32) -> Option<Vec<Expression>> {
     let register = Register::FIRST;
     let (load, store) = match field {
@@ -306,7 +306,7 @@ pub(super) fn load_plain(field: Field, register: Register) -> Expression {
     }
 }
 
-/// How many 32-bit words a field takes in the registers.
+/// The number of 32-bit register words a field takes.
 pub(super) fn words(field: Field) -> u32 {
     match field {
         Field::Iifname
@@ -328,7 +328,7 @@ pub(super) fn words(field: Field) -> u32 {
     }
 }
 
-/// The bytes that the kernel has in the register for this value: numbers of its own in host order, the packet's in network order.
+/// The register's bytes for this value: the kernel's own numbers in host order, the packet's in network order.
 fn value_bytes(field: Field, value: &MatchValue) -> Option<Vec<u8>> {
     match (field, value) {
         (Field::MetaMark | Field::CtMark, MatchValue::Mark(number)) => Some(number.to_ne_bytes().to_vec()),
@@ -358,7 +358,7 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// A name as the kernel keeps it: `IFNAMSIZ`, sixteen bytes, at least the last of them NUL.
+/// A name as the kernel stores it: `IFNAMSIZ`, sixteen bytes, at least the last of them NUL.
 pub(super) fn interface_bytes(name: &str) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     let fits = !name.is_empty() && name.len() < bytes.len() && !name.contains('\0');
@@ -368,7 +368,7 @@ pub(super) fn interface_bytes(name: &str) -> Option<[u8; 16]> {
     })
 }
 
-/// The name in sixteen bytes; none if there is no NUL behind it, or something behind the NUL: nft's way to write `"eth*"`.
+/// The name in sixteen bytes; none without a NUL terminator, or with bytes behind it: nft's encoding of `"eth*"`.
 pub(super) fn interface_name(bytes: &[u8]) -> Option<String> {
     let name = bytes.split(|byte| *byte == 0).next()?;
     let name = std::str::from_utf8(name).ok()?;

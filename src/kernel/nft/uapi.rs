@@ -1,7 +1,6 @@
-//! The numbers of the kernel's interface that Egret uses, by their names in the kernel's headers.
+//! Constants of the kernel's netlink interface that Egret uses, by their names in the kernel's headers.
 //!
 //! From include/uapi/linux/netlink.h, netfilter.h, netfilter/nfnetlink.h and netfilter/nf_tables.h.
-//! Deliberately absent: every number that nothing here uses, and any meaning: that is in the modules that write and read them.
 
 /// netlink.h: messages and their flags.
 pub(in crate::kernel) const NLM_F_REQUEST: u16 = 0x1;

@@ -1,18 +1,18 @@
-//! Netlink's framing: messages and attributes, written into one buffer and read from bytes that may be anything.
+//! Netlink framing: writes messages and attributes into one buffer and parses them from untrusted bytes.
 //!
-//! A message is `struct nlmsghdr` (16 bytes, host order), `struct nfgenmsg` (4 bytes, its `res_id` in network order), attributes.
-//! An attribute is its length and type (2 bytes each, host order), a payload, and padding to 4 bytes; netfilter's integers are
-//! in network order. Reading never trusts a length. Deliberately absent: what any message or attribute means.
+//! A message is `struct nlmsghdr` (16 bytes, host order), `struct nfgenmsg` (4 bytes, its `res_id` in network order),
+//! attributes. An attribute is its length and type (2 bytes each, host order), a payload, and padding to 4 bytes;
+//! netfilter's integers are in network order. Reading never trusts a length.
 
 use thiserror::Error;
 
-/// The part of an attribute's type that says what it is; the two bits above are `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
+/// The bits of an attribute's type that hold its number; the two bits above are `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
 const TYPE_MASK: u16 = 0x3fff;
 const NESTED: u16 = 0x8000;
 const MESSAGE_HEADER: usize = 16;
 const NETFILTER_HEADER: usize = 4;
 
-/// Bytes that break netlink's own rules, or a payload of the wrong size.
+/// Bytes that violate netlink's framing, or a payload of the wrong size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("malformed netlink {what}")]
 pub struct Malformed {
@@ -20,12 +20,12 @@ pub struct Malformed {
     pub what: &'static str,
 }
 
-/// An attribute that would need more than the 65,535 bytes its length can say.
+/// An attribute that would exceed the 65,535 bytes its length can express.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("an attribute is longer than netlink can say (65,535 bytes)")]
 pub struct AttributeTooLong;
 
-/// One message, still undecoded.
+/// One message, not yet decoded.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kernel) struct Message<'a> {
     /// `nlmsg_type`: the subsystem in the upper byte, the message in the lower.
@@ -34,12 +34,12 @@ pub(in crate::kernel) struct Message<'a> {
     pub(in crate::kernel) flags: u16,
     /// `nlmsg_seq`
     pub(in crate::kernel) sequence: u32,
-    /// All behind `nlmsghdr`.
+    /// Everything behind `nlmsghdr`.
     pub(in crate::kernel) body: &'a [u8],
 }
 
 impl<'a> Message<'a> {
-    /// The message of this subsystem, if it is one of it.
+    /// The message type, if it is of this subsystem.
     pub(in crate::kernel) fn of_subsystem(&self, subsystem: u16) -> Option<u8> {
         let [low, high] = self.kind.to_le_bytes();
         (u16::from(high) == subsystem).then_some(low)
@@ -54,7 +54,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The messages in a datagram, in order. After one that is malformed nothing more can be told apart.
+/// The messages in a datagram, in order. Parsing ends at the first malformed one.
 pub(in crate::kernel) struct Messages<'a>(pub(in crate::kernel) &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
@@ -143,7 +143,7 @@ pub(super) fn network_u64(payload: &[u8]) -> Result<u64, Malformed> {
     payload.try_into().map(u64::from_be_bytes).map_err(|_| Malformed { what: "64-bit number" })
 }
 
-/// A 32-bit number in this machine's order, as marks are in registers and in messages' headers.
+/// A 32-bit number in host order, as marks are in registers and in messages' headers.
 pub(super) fn host_u32(payload: &[u8]) -> Result<u32, Malformed> {
     payload.try_into().map(u32::from_ne_bytes).map_err(|_| Malformed { what: "32-bit number" })
 }
@@ -158,7 +158,7 @@ pub(super) fn text(payload: &[u8]) -> Result<&str, Malformed> {
     std::str::from_utf8(&payload[..end]).map_err(|_| Malformed { what: "text" })
 }
 
-/// The length with the padding that netlink wants behind it.
+/// The length including netlink's padding.
 pub(super) fn align(length: usize) -> usize {
     length.next_multiple_of(4)
 }
@@ -171,7 +171,8 @@ pub(in crate::kernel) struct Writer {
 }
 
 impl Writer {
-    /// One message: `attributes` writes what stands behind its two headers. `resource` is `res_id`: a batch's subsystem, else 0.
+    /// One message: `attributes` writes what follows its two headers. `resource` is `res_id`: a batch's subsystem, else
+    /// 0.
     pub(in crate::kernel) fn message(
         &mut self,
         (kind, flags, sequence): (u16, u16, u32),
@@ -238,7 +239,7 @@ impl Writer {
         }
     }
 
-    /// How many bytes are written: where the next message will start.
+    /// The number of bytes written: where the next message will start.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_lies_ends_the_reading() {
+    fn parsing_ends_at_an_invalid_length() {
         for bytes in [&[3, 0, 1, 0][..], &[0, 0, 0, 0], &[9, 0, 1, 0, 1, 1, 1, 1], &[1]] {
             let read: Vec<_> = Attributes(bytes).collect();
             assert_eq!(read, [Err(Malformed { what: "attribute" })], "{bytes:?}");
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attribute_longer_than_its_length_can_say_is_refused() {
+    fn an_attribute_longer_than_65535_bytes_is_refused() {
         let mut writer = Writer::default();
         writer.bytes(1, &vec![0; 65_532]);
         assert_eq!(writer.finish(), Err(AttributeTooLong));

@@ -1,6 +1,6 @@
-//! The address that packets of an exit leave with, and the interface that has it: what `ip` shows, read as a network engineer would.
+//! Chooses an exit's egress address and the interface that has it, from what `ip address` shows.
 //!
-//! Deliberately absent: the order of an interface's addresses (`core::ground`), and routes.
+//! Not here: the order of an interface's addresses (`core::host_network`), and routes (`routes`).
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use crate::core::placement::ExitKey;
 use crate::core::policy::Egress;
 use crate::core::state::nft::AddressFamily;
 
-/// The interface and address; nothing where the exit has nothing to say about the family.
+/// The interface and address; none where the exit does not use the family.
 pub(crate) fn egress_address(
     exit: &ExitKey,
     family: AddressFamily,
@@ -69,7 +69,8 @@ fn unusable(exit: &ExitKey, name: &str, address: IpAddr, why: Unusable) -> Findi
     no_way_out("egress-address-missing", exit, &message, hint)
 }
 
-/// Whether an interface can send. The kernel refuses a route through one that is down, and drops by one without carrier.
+/// Whether an interface can send. The kernel refuses a route through one that is down, and drops packets on one without
+/// carrier.
 fn can_send(exit: &ExitKey, name: &str, interface: &Interface, address: Option<IpAddr>) -> Result<(), Finding> {
     let with = address.map(|address| format!(", which has {address},")).unwrap_or_default();
     if !interface.up {
@@ -112,7 +113,7 @@ fn of_interface<'g>(exit: &ExitKey, name: &str, family: AddressFamily, host_netw
     }
 }
 
-/// An interface has no address of its own for a family: what it has in its place is said.
+/// The finding for an interface without a usable address in a family; it names the address there is instead.
 fn without_address(
     exit: &ExitKey,
     name: &str,
@@ -136,8 +137,9 @@ fn without_address(
     }
 }
 
-/// The address that the node's own packets leave with: `src` of the default route, else its interface's own; where that has none, as
-/// between routers that need none (RFC 5549), the one on `lo`, as the kernel does (`inet_select_addr`, net/ipv4/devinet.c).
+/// The address that the node's own packets leave with: `src` of the default route, otherwise the interface's own; where
+/// it has none, as between routers without addresses (RFC 5549), the one on `lo`, as the kernel does (`inet_select_addr`,
+/// net/ipv4/devinet.c).
 fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, host_network: &'g HostNetwork) -> Found<'g> {
     let hint = "name an interface or an egressIP in the policy";
     let Some(route) = host_network.default_route(family) else {
@@ -163,7 +165,7 @@ fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, host_network: &'g
     }
 }
 
-/// What is worth knowing of an address that is used.
+/// Findings about an address that is used.
 pub(super) fn remarks(exit: &ExitKey, interface: &str, address: IpAddr, host_network: &HostNetwork) -> Vec<Finding> {
     let mut found = Vec::new();
     let holders = host_network.holders(address);

@@ -1,7 +1,7 @@
-//! The routes by which packets of an exit leave: of its interface, or of the table that a rule names for its address.
+//! Chooses the routes of an exit's table: those of its interface, or of the table that a rule names for its address.
 //!
-//! Of several routes to one destination an exit has one: that with the lowest metric, and of its next hops the heaviest that is alive
-//! (docs/decisions/0017). Deliberately absent: which address it is (`address`).
+//! Of several routes to one destination an exit has one: that with the lowest metric, and of its next hops the heaviest
+//! that is alive (docs/decisions/0017). Not here: the egress address (`address`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::core::host_network::{HostNetwork, HostRoute, Interface, InterfaceKind
 use crate::core::placement::ExitKey;
 use crate::core::state::nft::AddressFamily;
 
-/// Who looks for routes.
+/// The inputs of one search.
 struct Search<'a> {
     exit: &'a ExitKey,
     family: AddressFamily,
@@ -25,7 +25,7 @@ struct Search<'a> {
     host_network: &'a HostNetwork,
 }
 
-/// The way out by an interface that can send, with one of its addresses.
+/// The route out through an interface that can send, with one of its addresses.
 pub(super) fn way_out(
     exit: &ExitKey,
     family: AddressFamily,
@@ -37,7 +37,7 @@ pub(super) fn way_out(
     let search = Search { exit, family, holder, address, host_network };
     let mut routes = search.routes();
     let everything = everything(family);
-    // The router that the policy names comes before all others, also if it cannot be one: nobody asked for another.
+    // A next hop in the policy takes precedence over all others, even if it is unusable: another was not asked for.
     if let Some(hop) = exit.next_hops.iter().copied().find(|hop| AddressFamily::of(*hop) == family) {
         routes.remove(&everything);
         match search.named(hop) {
@@ -57,7 +57,7 @@ pub(super) fn way_out(
 }
 
 impl Search<'_> {
-    /// Whether the holder is one by which nothing leaves: `lo`, or a dummy that nobody has given a router.
+    /// Whether no packet leaves by the holder: `lo`, or a dummy without a configured router.
     fn sends_nothing(&self) -> bool {
         match self.host_network.interfaces.get(self.holder).map(|interface| interface.kind) {
             Some(InterfaceKind::Loopback) => true,
@@ -76,9 +76,9 @@ impl Search<'_> {
             && self.host_network.can_send(&route.interface)
     }
 
-    /// What the kernel would look at for packets from this address: tables that rules name for it, up to one that knows a way to
-    /// everywhere, then the main table. Of that only what leads through the holder: the policy named it. An address on `lo` is reached by
-    /// any of its routes, but for those to single hosts on a link, which are pods.
+    /// The tables that the kernel consults for packets from this address: those that rules name for it, up to one with a
+    /// default route, then the main table. From the main table only routes through the holder, as the policy named it. An
+    /// address on `lo` may use any of its routes, except those to single hosts on a link, which are pods.
     fn routes(&self) -> BTreeMap<IpNet, ExitRoute> {
         let mut found = BTreeMap::new();
         let sources = self.host_network.sources.iter().filter(|source| source.from.contains(&self.address));
@@ -97,10 +97,10 @@ impl Search<'_> {
         found
     }
 
-    /// Adds the best route of a table to each destination that has none yet.
+    /// Adds the best route of a table for each destination that has none yet.
     fn add<'g>(&self, found: &mut BTreeMap<IpNet, ExitRoute>, table: impl Iterator<Item = &'g HostRoute>) {
         let mut routes: Vec<&HostRoute> = table.filter(|route| self.fits(route)).collect();
-        // Stable: of equal metrics the first listed comes first.
+        // Stable: of equal metrics the first listed stays first.
         routes.sort_by_key(|route| route.metric);
         for route in routes {
             let hop = route.gateway.map(|gateway| (gateway, route.interface.as_str()));
@@ -122,9 +122,8 @@ impl Search<'_> {
         ExitRoute { destination, gateway: Some(gateway), onlink, interface: interface.to_owned() }
     }
 
-    /// Whether a next hop is on the link of an interface, as the main table has it: the kernel asks that, too. A link-local router is on
-    /// the link without a route there if it is IPv6 (RFC 4291, 2.5.6; `ip6_validate_gw`, net/ipv6/route.c). For IPv4 the kernel
-    /// asks for a route like any other.
+    /// Whether a next hop is on the link of an interface according to the main table: the kernel checks that, too. An IPv6 link-local
+    /// router always is (RFC 4291, 2.5.6; `ip6_validate_gw`, net/ipv6/route.c); for an IPv4 one the kernel wants a route like for any other.
     fn is_on(&self, interface: &str, hop: IpAddr) -> bool {
         let routed = |route: &HostRoute| {
             route.interface == interface && route.gateway.is_none() && route.destination.contains(&hop)
@@ -136,7 +135,7 @@ impl Search<'_> {
         self.by(everything(self.family), gateway, interface)
     }
 
-    /// The default route by the router that the policy names.
+    /// The default route through the router that the policy names.
     fn named(&self, hop: IpAddr) -> Result<ExitRoute, Finding> {
         let useless = |why: &str| {
             let message = format!("{hop}, its next hop, {why}; only the networks of its interface are reached");
@@ -158,8 +157,9 @@ impl Search<'_> {
         }
     }
 
-    /// The default route where neither the policy nor a table has one: the first address of a network of the interface that the address
-    /// is in, as Cilium assumed for cloud interfaces (`pkg/datapath/linux/linux_defaults` of 1.14), with a finding, for it is a guess.
+    /// The default route where neither the policy nor a table has one: through the first address of the interface's
+    /// network that contains the egress address, as Cilium assumed for cloud interfaces
+    /// (`pkg/datapath/linux/linux_defaults` of 1.14). It is a guess, so it comes with a finding.
     fn guess(&self) -> (Option<ExitRoute>, Finding) {
         let (exit, family, holder) = (self.exit, self.family, self.holder);
         let hint = "name the router in the policy: nextHop, or the annotation egret.dev/next-hop";
@@ -195,7 +195,7 @@ impl Search<'_> {
         (None, Finding::new("no-next-hop", exit, message).hint(hint))
     }
 
-    /// The first address of the smallest network that the address is in and that has room for a router.
+    /// The first address of the smallest network that contains the egress address and has room for a router.
     fn router(&self, interface: &Interface) -> Option<IpAddr> {
         let mut networks: Vec<&IpNet> = interface.addresses.iter().filter(|net| net.contains(&self.address)).collect();
         networks.sort_by_key(|net| std::cmp::Reverse(net.prefix_len()));

@@ -1,4 +1,4 @@
-//! Tests of exits' ways out: which address, which interface, which route, and what is said where there is none.
+//! Tests of exits' routes out: which address, interface and route, and which finding where there is none.
 
 use super::*;
 use crate::core::host_network::{HostRoute, Interface, InterfaceKind, SourceTable, Unusable};
@@ -24,10 +24,10 @@ fn device(addresses: &[&str]) -> Interface {
 
 /// `10.0.3.0/24 dev net1`, `default via 10.0.3.1 dev net1 metric 100 src 10.0.3.2`; IPv6 defaults are written `::/0`.
 fn route(line: &str) -> HostRoute {
-    let words: Vec<&str> = line.split(' ').collect();
-    let behind = |word: &str| words.iter().position(|one| *one == word).map(|place| words[place + 1]);
+    let fields: Vec<&str> = line.split(' ').collect();
+    let behind = |keyword: &str| fields.iter().position(|one| *one == keyword).map(|place| fields[place + 1]);
     HostRoute {
-        destination: net(if words[0] == "default" { "0.0.0.0/0" } else { words[0] }),
+        destination: net(if fields[0] == "default" { "0.0.0.0/0" } else { fields[0] }),
         interface: behind("dev").expect(line).to_owned(),
         gateway: behind("via").map(ip),
         metric: behind("metric").map_or(0, |text| text.parse().expect(line)),
@@ -54,7 +54,7 @@ fn interface(name: &str) -> Egress {
     Egress::Interface(name::Interface::parse(name).expect(name))
 }
 
-/// What an exit comes to in IPv4: `ADDRESS by INTERFACE` and its routes, and the codes of what was found.
+/// An exit's IPv4 result: `ADDRESS by INTERFACE` and its routes, and the codes of the findings.
 fn out(egress: Egress, hops: &[&str], host_network: &HostNetwork) -> (Vec<String>, Vec<String>) {
     of_family(AddressFamily::V4, egress, hops, host_network)
 }
@@ -99,7 +99,7 @@ fn a_vip_beside_a_wider_address_finds_its_router_in_the_wider_network() {
 }
 
 #[test]
-fn an_interface_that_cannot_send_has_no_way_out_and_the_reason_is_said() {
+fn an_interface_that_cannot_send_has_no_route_out_and_a_finding_names_the_reason() {
     let broken = |change: fn(&mut Interface)| {
         let mut host_network = gateway();
         change(host_network.interfaces.get_mut("net1").expect("net1"));
@@ -125,7 +125,7 @@ fn an_interface_that_cannot_send_has_no_way_out_and_the_reason_is_said() {
 }
 
 #[test]
-fn what_an_interface_has_in_place_of_an_address_is_said() {
+fn a_finding_names_what_an_interface_has_in_place_of_an_address() {
     let mut host_network = gateway();
     let net1 = host_network.interfaces.get_mut("net1").expect("net1");
     net1.only_named.insert(ip("10.0.3.2"));
@@ -143,7 +143,7 @@ fn what_an_interface_has_in_place_of_an_address_is_said() {
 }
 
 #[test]
-fn of_several_holders_one_that_sends_is_taken_and_a_person_is_told() {
+fn of_several_holders_one_that_sends_is_used_with_a_finding() {
     let mut host_network = gateway();
     host_network.interfaces.insert("a0".to_owned(), Interface { up: false, ..device(&["10.0.3.2/24"]) });
     let (lines, findings) = out(Egress::Address(ip("10.0.3.2")), &["10.0.3.1"], &host_network);
@@ -181,7 +181,7 @@ fn an_address_on_lo_or_a_dummy_leaves_by_the_routes_of_the_node() {
 }
 
 #[test]
-fn the_table_that_a_rule_names_for_an_address_is_what_it_uses() {
+fn an_address_uses_the_table_that_a_rule_names_for_it() {
     let mut host_network = gateway();
     let table = ["default via 10.0.3.254 dev net1", "10.7.0.0/16 via 10.0.3.7 dev net1"].map(route).to_vec();
     host_network.sources = vec![SourceTable { from: net("10.0.3.2/32"), routes: table }];
@@ -192,7 +192,7 @@ fn the_table_that_a_rule_names_for_an_address_is_what_it_uses() {
     host_network.sources[0].routes.remove(0);
     let (lines, findings) = out(interface("net1"), &[], &host_network);
     assert_eq!((lines.len(), findings), (4, vec!["next-hop-assumed".to_owned()]));
-    // A rule about other addresses is none of this exit's business.
+    // A rule about other addresses does not concern this exit.
     host_network.sources[0].from = net("10.0.3.3/32");
     assert_eq!(out(interface("net1"), &[], &host_network).0.len(), 3);
 }
@@ -214,14 +214,14 @@ fn of_several_routes_the_lowest_metric_wins_and_then_the_first() {
 }
 
 #[test]
-fn without_a_named_address_the_nodes_own_way_is_taken() {
+fn without_a_named_address_the_nodes_own_default_route_is_used() {
     let mut host_network = gateway();
     assert_eq!(out(Egress::DefaultRoute, &[], &host_network).0[0], "172.18.0.3 by eth0");
     // The interface of the better default route is down.
     host_network.routes.push(route("default via 10.0.3.1 dev net1 metric 200"));
     host_network.interfaces.get_mut("eth0").expect("eth0").no_carrier = true;
     assert_eq!(out(Egress::DefaultRoute, &[], &host_network).0[0], "10.0.3.2 by net1");
-    // `src` says which address the node's own packets have.
+    // `src` is the source address of the node's own packets.
     let mut host_network = gateway();
     host_network.interfaces.insert("eth0".to_owned(), device(&["172.18.0.3/24", "172.18.0.8/24"]));
     host_network.routes[2] = route("default via 172.18.0.1 dev eth0 src 172.18.0.8");
@@ -247,7 +247,7 @@ fn a_point_to_point_link_needs_no_router() {
 }
 
 #[test]
-fn a_next_hop_that_cannot_be_one_leaves_the_exit_without_that_route_and_nothing_else() {
+fn an_unusable_next_hop_removes_only_its_own_route() {
     let mut host_network = gateway();
     host_network.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24", "10.0.3.9/24"]));
     host_network.routes.push(route("default via 10.0.3.1 dev net1 metric 7"));
@@ -260,7 +260,7 @@ fn a_next_hop_that_cannot_be_one_leaves_the_exit_without_that_route_and_nothing_
 }
 
 #[test]
-fn ipv6_has_its_ways_by_the_same_rules() {
+fn ipv6_follows_the_same_rules() {
     let mut host_network = gateway();
     host_network.interfaces.insert("net1".to_owned(), device(&["10.0.3.2/24", "fd00:3::2/64", "fd00:3::9/128"]));
     host_network.routes.extend(["fd00:3::/64 dev net1 metric 256", "fe80::/64 dev net1 metric 256"].map(route));

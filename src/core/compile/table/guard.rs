@@ -1,6 +1,6 @@
-//! Which address a packet leaves with, and what must never leave: postrouting.
+//! Postrouting rules: with which source address a packet leaves, and what is dropped instead of leaking.
 //!
-//! Deliberately absent: who is steered (`steer`).
+//! Not here: which packets are steered (`steer`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

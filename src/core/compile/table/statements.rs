@@ -1,6 +1,4 @@
-//! The words that rules are made of: fields of a family, verdicts, sets of addresses.
-//!
-//! Deliberately absent: what a rule says with them (the parent).
+//! Helpers that build nft statements: fields of a family, verdicts, sets of addresses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,7 +23,7 @@ pub(super) fn daddr(family: AddressFamily) -> Field {
     }
 }
 
-/// Who began the connection.
+/// The original source of the connection.
 pub(super) fn began_by(family: AddressFamily) -> Field {
     match family {
         AddressFamily::V4 => Field::CtOriginal4,
@@ -33,7 +31,7 @@ pub(super) fn began_by(family: AddressFamily) -> Field {
     }
 }
 
-/// What the connection's source was translated to.
+/// The address that the connection's source was translated to.
 pub(super) fn translated_to(family: AddressFamily) -> Field {
     match family {
         AddressFamily::V4 => Field::CtReply4,

@@ -1,6 +1,6 @@
-//! Who is steered, who is held back, who comes back: prerouting, and the host's own output.
+//! Prerouting and output rules: which packets are steered, dropped until their pod is known, or returned into the tunnel.
 //!
-//! Deliberately absent: what a mark then means (`guard`, and routing).
+//! Not here: what a mark then means (`guard` and `routing`).
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
-//! Who may write to the tunnel, and what may come out of it.
+//! Rules that protect the tunnel: who may send to its port, and which packets from it are accepted.
 //!
-//! A CNI that masquerades what pods send to nodes makes a pod's packet a node's (Calico by default, flannel, kindnet). So the
-//! outer source proves nothing alone: pods may not send to the tunnel's port at all, and what bears a node's address may not come
-//! in where that node is not. Both hold on every node of a cluster in which some policy is in force. Deliberately absent: what a
-//! packet that was let in may do (`steer`).
+//! A CNI that masquerades what pods send to nodes makes a pod's packet look like a node's (Calico by default, flannel,
+//! kindnet). So the outer source alone proves nothing: pods may not send to the tunnel's port at all, and a packet with a
+//! node's address must not arrive where that node is not. Both hold on every node of a cluster with an active policy. Not
+//! here: what an accepted packet may do (`steer`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use crate::core::state::nft::{
 };
 use crate::core::state::ownership::TUNNEL;
 
-/// Before connection tracking (-200), and before `raw` (-300), where others keep packets from it.
+/// Before connection tracking (-200), and before `raw` (-300), where other programs exempt packets from it.
 const BEFORE_TRACKING: i32 = -310;
 /// `filter`
 const FILTER: i32 = 0;
@@ -38,8 +38,8 @@ impl Builder<'_> {
             value: MatchValue::Address(address),
         };
         let own: Vec<IpAddr> = self.tunnel.map(|own| own.outer.clone()).unwrap_or_default();
-        // Where the way back to the source leads elsewhere the source is forged, except on interfaces that lead out of the
-        // node: with several network cards ways there and back may differ.
+        // If the route back to the source uses another interface, the source is forged, except on interfaces that lead
+        // out of the node: with several network cards routing may be asymmetric.
         let mut forged = vec![port.clone()];
         forged.extend(self.uplink_match(true));
         forged.extend([Statement::NoRouteBack, Statement::Counter, drop()]);
@@ -48,10 +48,11 @@ impl Builder<'_> {
         let mut peers = Vec::new();
         for address in own.iter().copied() {
             let family = AddressFamily::of(address);
-            // One flow of a pod would be two entries on each node, and nobody ever answers from port to port.
+            // One flow of a pod would be two entries on each node, and no node ever replies from port to port.
             raw.push(vec![port.clone(), at(daddr(family), address), Statement::NoTrack]);
             raw_output.push(vec![port.clone(), at(saddr(family), address), Statement::NoTrack]);
-            // Only to the address that nodes send to: any other, the egress address among them, only a pod would write to.
+            // Only to the address that nodes send to: only a pod would send to another one, an egress address for
+            // example.
             let map = format!("peers{}", family.suffix());
             let known = Statement::MarkFromMap { field: saddr(family), map };
             peers.push(vec![port.clone(), at(daddr(family), address), known, accept()]);
@@ -80,17 +81,17 @@ impl Builder<'_> {
             let map = format!("peers{}", family.suffix());
             self.set(&map, &[address_key(family)], Some(DataType::Mark), false, elements.collect());
         }
-        // Nothing that comes out of the tunnel is for this node's own sockets: a reply whose connection is forgotten must not make
-        // the host answer with a reset of its own.
+        // No packet from the tunnel is for this node's own sockets: a reply whose connection was flushed must not make
+        // the host send a reset.
         let mut input = vec![vec![device(Field::Iifname), Statement::Counter, drop()]];
         input.append(&mut peers);
         input.push(vec![port, Statement::Counter, drop()]);
         self.base(PEERS, ChainKind::Filter, Hook::Input, LAST, input);
     }
 
-    /// What comes for an egress address by the exit's interface bears the exit's mark until `steer`: a firewall that looks whether
-    /// the way back leads through that interface (firewalld's `IPv6_rpfilter`, at -140) looks with the mark, and so into the exit's
-    /// table; the main table may lead elsewhere. The last rules of their chain.
+    /// Packets that arrive for an egress address on the exit's interface bear the exit's mark until `steer`: a firewall
+    /// that checks the reverse path (firewalld's `IPv6_rpfilter`, at -140) looks it up with the mark, and so in the
+    /// exit's table; the main table may lead elsewhere. These are the last rules of their chain.
     fn expected(&mut self) -> Vec<Vec<Statement>> {
         let mut rules = Vec::new();
         for family in self.families.iter().copied() {
@@ -130,10 +131,10 @@ impl Builder<'_> {
         Some(in_set(Field::Iifname, negated, UPLINKS.to_owned()))
     }
 
-    /// What comes out of the tunnel, before anything else of the node sees it. Here the mark still tells from which node the outer
-    /// packet came: the inner source must be what stands for that node, or the packet be addressed to what stands for this one
-    /// and come from a gateway that this node uses. The mark that follows is the replies', so that a reverse-path check that looks
-    /// with it finds the device.
+    /// Rules for packets from the tunnel, before anything else of the node sees them. Here the mark still identifies the
+    /// node that sent the outer packet: the inner source must be what stands for that node, or the packet must be
+    /// addressed to what stands for this one and come from a gateway that this node uses. Then the packet gets the
+    /// replies' mark, so that a reverse-path check that uses it finds the device.
     pub(super) fn arrivals(&self) -> Table {
         let reply = Statement::SetMark { field: Field::MetaMark, keep: 0, value: self.range.reply_mark() };
         let take = [Statement::PacketForHost, reply, accept()];
@@ -167,7 +168,7 @@ impl Builder<'_> {
             }
             set("gateways", &[KeyType::Mark], gateways);
         }
-        // The policy of the chain would do, and count nothing.
+        // The chain's policy would drop as well, but without counting.
         rules.push(vec![Statement::Counter, drop()]);
         let hook = Hook::Ingress(TUNNEL.to_owned());
         let base = BaseChain { kind: ChainKind::Filter, hook, priority: FILTER, policy: ChainPolicy::Drop };

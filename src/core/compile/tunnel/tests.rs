@@ -1,4 +1,4 @@
-//! What stands for nodes, and whose an address is.
+//! Tests of nodes' inner addresses, and of the owner of an address.
 
 use std::net::IpAddr;
 
@@ -36,7 +36,7 @@ fn inner(nodes: &Facts, of: &str) -> [String; 2] {
 }
 
 #[test]
-fn an_address_of_its_pod_network_stands_for_a_node_and_else_its_internal_ip() {
+fn a_node_is_represented_by_an_address_of_its_pod_network_or_its_internal_ip() {
     let nodes = nodes(&[("a", node(&["172.18.0.2", "fd00::2"], &["10.1.1.0/24"])), ("b", node(&["172.18.0.3"], &[]))]);
     assert_eq!(inner(&nodes, "a"), ["10.1.1.254", "fd00::2"]);
     let [four, six] = inner(&nodes, "b");
@@ -45,7 +45,7 @@ fn an_address_of_its_pod_network_stands_for_a_node_and_else_its_internal_ip() {
 }
 
 #[test]
-fn a_pod_network_that_several_nodes_claim_stands_for_none() {
+fn a_pod_network_that_several_nodes_claim_represents_none() {
     let nodes = nodes(&[
         ("a", node(&["172.18.0.2"], &["10.88.0.0/16"])),
         ("b", node(&["172.18.0.3"], &["10.88.0.0/16"])),
@@ -57,13 +57,13 @@ fn a_pod_network_that_several_nodes_claim_stands_for_none() {
 }
 
 #[test]
-fn no_nodes_address_stands_for_another_one() {
+fn no_nodes_address_represents_another() {
     let nodes = nodes(&[("a", node(&["10.0.1.9"], &["10.0.2.0/29"])), ("b", node(&["10.0.2.6"], &[]))]);
     assert_eq!(inner(&nodes, "a")[0], "10.0.2.5");
 }
 
 #[test]
-fn an_internal_ip_that_two_claim_is_the_only_ready_ones_or_nobodys() {
+fn an_internal_ip_that_two_nodes_claim_is_the_only_ready_ones_or_unowned() {
     let gone = Node { ready: false, ..node(&["172.18.0.2"], &[]) };
     let stale = nodes(&[("a", node(&["172.18.0.2"], &[])), ("old", gone)]);
     assert_eq!(ends(&stale)[&name("a")].outer, [address("172.18.0.2")]);
@@ -76,7 +76,7 @@ fn an_internal_ip_that_two_claim_is_the_only_ready_ones_or_nobodys() {
 }
 
 #[test]
-fn two_nodes_speak_the_family_that_both_have() {
+fn two_nodes_use_a_family_that_both_have() {
     let ends = ends(&nodes(&[
         ("dual", node(&["172.18.0.2", "fd00::2"], &[])),
         ("six", node(&["fd00::3"], &[])),

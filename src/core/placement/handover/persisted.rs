@@ -1,7 +1,7 @@
-//! A handover as a file has it: an agent that is started anew in the middle of one goes on with it.
+//! The file format of a handover, so that a restarted agent continues it.
 //!
-//! The kernel has the exits, but neither which policy they carry nor until when one that was left is kept. Deliberately absent: policies
-//! that are held, which is over in seconds, and the file.
+//! The kernel has the exits, but not the policies they carry, nor until when a drained one is kept. Not here: policies
+//! without a fit gateway, whose wait is over in seconds, and file access.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use crate::core::name::{Interface, NodeName, ObjectName};
 use crate::core::placement::{Exit, ExitKey};
 use crate::core::policy::{Egress, PolicyId, PolicyKind};
 
-/// What is to be remembered over a restart.
+/// The persisted part of a handover.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PersistedHandover {
@@ -34,7 +34,7 @@ struct KeptPolicy {
 #[serde(rename_all = "camelCase")]
 struct KeptExit {
     gateway: String,
-    /// As it is printed: `dev net1`, an address, `default`.
+    /// As printed: `dev net1`, an address, `default`.
     egress: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     next_hops: Vec<IpAddr>,
@@ -61,7 +61,7 @@ impl From<&Handover> for PersistedHandover {
 }
 
 impl From<PersistedHandover> for Handover {
-    /// What cannot be understood is as good as not remembered.
+    /// Entries that cannot be parsed are dropped.
     fn from(kept: PersistedHandover) -> Self {
         let carried = kept.carried.iter().filter_map(|policy| Some((policy.id()?, keys(&policy.exits)))).collect();
         let left = kept.left.iter().filter_map(|left| {

@@ -1,4 +1,4 @@
-//! Tests of handover: one policy, two gateways, and a third node that has its members.
+//! Tests of handover: one policy, two gateways, and a third node with its members.
 
 use std::net::IpAddr;
 
@@ -36,7 +36,7 @@ fn set(existing_connections: ExistingConnections) -> PolicySet {
     PolicySet { policies: [(policy.id.clone(), policy)].into(), ..PolicySet::default() }
 }
 
-/// Three nodes; `labelled` is the gateway by its label, and those in `dead` are not Ready.
+/// Three nodes; `labelled` has the gateway label, and those in `dead` are not Ready.
 fn facts(labelled: &str, dead: &[&str]) -> Facts {
     let mut facts = Facts::default();
     for (number, node) in ["one", "three", "two"].into_iter().enumerate() {
@@ -61,7 +61,7 @@ impl Stage {
         Self { set: set(existing), memory: Handover::default() }
     }
 
-    /// The gateways that carry the policy, and the exits that were left, on node `own` at a second.
+    /// The gateways that carry the policy, and the exits being drained, on node `own` at a second.
     fn at(
         &mut self,
         own: &str,
@@ -85,7 +85,7 @@ fn is(carried: &str, left: &[&str]) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn the_old_gateway_carries_until_the_new_one_is_ready_and_is_then_kept_for_its_connections() {
+fn the_old_gateway_carries_until_the_new_one_is_ready_and_then_drains() {
     let mut stage = Stage::new(ExistingConnections::Keep);
     assert_eq!(stage.at("three", "one", &[], &["one"], 0), is("one", &[]));
     assert_eq!(stage.at("three", "two", &[], &["one"], 1), is("one", &[]));
@@ -103,14 +103,14 @@ fn the_new_gateway_takes_its_own_place_at_once() {
 }
 
 #[test]
-fn nobody_waits_for_the_new_one_where_the_old_one_is_dead() {
+fn members_move_at_once_if_the_old_gateway_is_dead() {
     let mut stage = Stage::new(ExistingConnections::Keep);
     assert_eq!(stage.at("three", "one", &[], &["one"], 0), is("one", &[]));
     assert_eq!(stage.at("three", "two", &["one"], &["one"], 1), is("two", &[]));
 }
 
 #[test]
-fn a_gateway_that_dies_after_it_was_left_is_forgotten_and_one_that_is_taken_back_is_no_longer_left() {
+fn a_draining_exit_ends_when_its_gateway_dies_or_is_placed_again() {
     let mut stage = Stage::new(ExistingConnections::Keep);
     stage.at("three", "one", &[], &["one", "two"], 0);
     assert_eq!(stage.at("three", "two", &[], &["one", "two"], 1), is("two", &["one"]));
@@ -119,14 +119,14 @@ fn a_gateway_that_dies_after_it_was_left_is_forgotten_and_one_that_is_taken_back
 }
 
 #[test]
-fn connections_that_are_to_be_reset_keep_no_exit() {
+fn a_policy_that_resets_connections_drains_no_exit() {
     let mut stage = Stage::new(ExistingConnections::Reset);
     stage.at("three", "one", &[], &["one", "two"], 0);
     assert_eq!(stage.at("three", "two", &[], &["one", "two"], 1), is("two", &[]));
 }
 
 #[test]
-fn a_policy_that_is_gone_keeps_nothing() {
+fn a_deleted_policy_drains_nothing() {
     let mut stage = Stage::new(ExistingConnections::Keep);
     stage.at("three", "one", &[], &["one", "two"], 0);
     stage.at("three", "two", &[], &["one", "two"], 1);
@@ -135,21 +135,21 @@ fn a_policy_that_is_gone_keeps_nothing() {
 }
 
 #[test]
-fn a_policy_for_which_nobody_is_fit_stays_for_a_moment_where_it_was_if_that_is_there() {
-    let nobody = |left: &[&str]| (Vec::<String>::new(), is("", left).1);
+fn a_policy_without_a_fit_gateway_stays_on_a_live_one_for_a_moment() {
+    let unplaced = |left: &[&str]| (Vec::<String>::new(), is("", left).1);
     let mut stage = Stage::new(ExistingConnections::Keep);
     assert_eq!(stage.at("three", "one", &[], &["one"], 0), is("one", &[]));
     assert_eq!(stage.at("three", "", &[], &["one"], 10), is("one", &[]));
     assert_eq!(stage.memory.wake(), Some(Timestamp::from_second(15).unwrap()));
     assert_eq!(stage.at("three", "", &[], &["one"], 14), is("one", &[]));
-    assert_eq!(stage.at("three", "", &[], &["one"], 15), nobody(&["one"]));
-    assert_eq!(stage.at("three", "", &[], &["one"], 16), nobody(&["one"]), "once it is over it does not begin again");
+    assert_eq!(stage.at("three", "", &[], &["one"], 15), unplaced(&["one"]));
+    assert_eq!(stage.at("three", "", &[], &["one"], 16), unplaced(&["one"]), "once it is over it does not begin again");
     assert_eq!(stage.at("three", "one", &[], &["one"], 20), is("one", &[]));
-    assert_eq!(stage.at("three", "", &["one"], &["one"], 21), nobody(&[]), "a dead one carries nobody");
+    assert_eq!(stage.at("three", "", &["one"], &["one"], 21), unplaced(&[]), "a dead gateway carries no members");
 }
 
 #[test]
-fn a_node_that_is_started_anew_goes_on_where_it_was() {
+fn a_restarted_node_continues_the_handover() {
     let again = |stage: &mut Stage| stage.memory = PersistedHandover::from(&stage.memory).into();
     let mut stage = Stage::new(ExistingConnections::Keep);
     stage.at("three", "one", &[], &["one"], 0);
@@ -164,7 +164,7 @@ fn a_node_that_is_started_anew_goes_on_where_it_was() {
 }
 
 #[test]
-fn every_way_to_an_address_is_remembered_as_it_is() {
+fn every_kind_of_exit_survives_a_restart() {
     let egresses = [
         Egress::Address("fd00:10:3::42".parse().unwrap()),
         Egress::Interface(crate::core::name::Interface::parse("default").unwrap()),
@@ -179,7 +179,7 @@ fn every_way_to_an_address_is_remembered_as_it_is() {
 }
 
 #[test]
-fn an_address_that_moves_takes_its_members_along_when_its_new_node_serves_it() {
+fn members_follow_a_moved_address_once_its_new_node_serves_it() {
     let address: IpAddr = "10.0.3.9".parse().unwrap();
     let mut set = set(ExistingConnections::Keep);
     for policy in set.policies.values_mut() {
@@ -216,6 +216,6 @@ fn an_address_that_moves_takes_its_members_along_when_its_new_node_serves_it() {
     // The first takes it over, and the second does not know yet.
     assert_eq!(at(&[("two", 0), ("one", 5)], &["two"], 5), is("two", &[]), "until the first serves it");
     assert_eq!(at(&[("two", 0), ("one", 5)], &["one", "two"], 6), is("one", &["two"]));
-    // The second has lost it: what began there goes on where the address is.
+    // The second has lost it: connections that began there continue where the address is.
     assert_eq!(at(&[("one", 5)], &["one"], 7), is("one", &[]));
 }

@@ -1,4 +1,4 @@
-//! Tests of what is forgotten: each way in which an address can change, and which of its connections that takes with it.
+//! Tests of flushing: each way in which an address can change, and which of its connections are flushed.
 
 use super::super::super::state::nft::{Chain, DataType, KeyType, NftRule, Set};
 use super::*;
@@ -31,8 +31,8 @@ fn network(text: &str) -> ElementKey {
     ElementKey::Range(range.first(), range.last())
 }
 
-/// A table as `compile` makes it: groups `a` and `b` lead 10.0.4.0/24 to exits 1 and 2; `r` leads it to exit 1, live connections
-/// too; `d` drops what goes there. Each pod is an address and its group; `-`: no policy selects it.
+/// A table as `compile` makes it: groups `a` and `b` lead 10.0.4.0/24 to exits 1 and 2; `r` leads it to exit 1, live
+/// connections too; `d` drops packets to it. Each pod is an address and its group; `-`: no policy selects it.
 fn ruleset(pods: &[(&str, &str)]) -> Ruleset {
     let mut table = Table::default();
     let mut chain = |name: &str, statement| {
@@ -73,7 +73,7 @@ fn ruleset(pods: &[(&str, &str)]) -> Ruleset {
     Ruleset::from([(TableFamily::Inet, table)])
 }
 
-/// A pod without a policy as an element of a plain set.
+/// The same with a pod without a policy as an element of a plain set.
 fn with_others(mut ruleset: Ruleset) -> Ruleset {
     let table = ruleset.get_mut(&TableFamily::Inet).expect("a table");
     let groups = table.sets.get_mut("group_of4").expect("a map");
@@ -90,7 +90,8 @@ fn lines(sources: Option<ConntrackFlush>) -> String {
     sources.map(|sources| sources.to_string()).unwrap_or_default()
 }
 
-/// The text of both parts, from these pods to those, whichever way the table names those without a policy.
+/// The text of both parts of a change from one list of pods to another, for both forms in which the table has pods
+/// without a policy.
 fn change(from: &[(&str, &str)], to: &[(&str, &str)], holders: &AddressHolders) -> [String; 2] {
     let (observed, desired) = (ruleset(from), ruleset(to));
     let DueFlushes { ahead, behind } = due(&desired, &observed, RANGE, holders);
@@ -102,8 +103,8 @@ fn change(from: &[(&str, &str)], to: &[(&str, &str)], holders: &AddressHolders) 
 const P: &str = "10.1.1.7";
 
 #[test]
-fn each_change_of_an_address_takes_what_it_must_and_no_more() {
-    let nobody = AddressHolders::default();
+fn each_change_of_an_address_flushes_what_it_must_and_no_more() {
+    let unknown = AddressHolders::default();
     let nothing = [String::new(), String::new()];
     let ahead = |text: &str| [format!("forget  conn   from {P}: {text}"), String::new()];
     let behind = |text: &str| [String::new(), format!("forget  conn   from {P}: {text}")];
@@ -124,7 +125,7 @@ fn each_change_of_an_address_takes_what_it_must_and_no_more() {
             &[(P, "r")],
             [format!("forget  conn   from {P}: live ones that are reset"), behind(reset)[1].clone()],
         ),
-        // Nobody saw who has the address now: it may have been given on.
+        // It is not known which pod has the address now: it may have been reassigned.
         (&[(P, "a")], &[(P, "-")], behind(earlier)),
         (&[(P, "r")], &[(P, "a")], behind(moved)),
         // No gateway any more: nothing is steered.
@@ -133,12 +134,12 @@ fn each_change_of_an_address_takes_what_it_must_and_no_more() {
         (&[(P, "-")], &[(P, "-")], nothing),
     ];
     for (from, to, expected) in cases {
-        assert_eq!(change(from, to, &nobody), expected, "{from:?} → {to:?}");
+        assert_eq!(change(from, to, &unknown), expected, "{from:?} → {to:?}");
     }
 }
 
 #[test]
-fn whose_the_address_is_decides_where_it_is_known() {
+fn the_addresss_pod_decides_where_it_is_known() {
     let holders = |before: &str, now: &str| AddressHolders {
         before: Some(BTreeMap::from([(ip(P), name(before))])),
         now: BTreeMap::from([(ip(P), name(now))]),
@@ -151,29 +152,29 @@ fn whose_the_address_is_decides_where_it_is_known() {
     for (from, to) in [("a", "-"), ("-", "a"), ("a", "b"), ("a", "a"), ("-", "-"), ("-", "d")] {
         assert_eq!(change(&[(P, from)], &[(P, to)], &other), earlier, "{from} → {to}");
     }
-    // Somebody took the element out of the map; the pod is the same.
+    // Another process removed the element from the map; the pod is the same.
     let moved = [String::new(), format!("forget  conn   from {P}: unanswered ones that are steered now")];
     assert_eq!(change(&[], &[(P, "a")], &same), moved);
     assert_eq!(change(&[], &[(P, "-")], &same), nothing);
 }
 
 #[test]
-fn where_no_pods_were_looked_at_none_is_new_and_where_none_are_none_is_gone() {
-    let nobody = AddressHolders::default();
+fn no_address_is_new_without_an_old_table_or_gone_without_a_new_one() {
+    let unknown = AddressHolders::default();
     let pods = ruleset(&[(P, "a"), ("10.1.1.8", "-"), ("10.1.1.9", "r")]);
-    let first = due(&pods, &Ruleset::new(), RANGE, &nobody);
+    let first = due(&pods, &Ruleset::new(), RANGE, &unknown);
     assert_eq!(lines(first.ahead), "");
     assert_eq!(
         lines(first.behind),
         "forget  conn   from 10.1.1.7: unanswered ones that are steered now\n\
          forget  conn   from 10.1.1.9: unanswered ones that are steered now, live ones that are reset"
     );
-    let last = due(&Ruleset::new(), &pods, RANGE, &nobody);
+    let last = due(&Ruleset::new(), &pods, RANGE, &unknown);
     assert_eq!((last.ahead, last.behind), (None, None));
 }
 
 #[test]
-fn a_destination_that_is_named_anew_takes_unanswered_ones_with_it() {
+fn a_new_destination_flushes_connections_without_a_reply() {
     let mut before = ruleset(&[(P, "a")]);
     let table = before.get_mut(&TableFamily::Inet).expect("a table");
     for set in ["to4_a", "guarded4"] {
@@ -185,28 +186,28 @@ fn a_destination_that_is_named_anew_takes_unanswered_ones_with_it() {
     assert_eq!(lines(due.behind), "forget  conn   from 10.1.1.7, 10.1.1.8: unanswered ones that are steered now");
 }
 
-/// Which of these connections of the pod go: `destination mark answered`.
-fn taken(sources: &ConntrackFlush) -> Vec<String> {
-    let mut taken = Vec::new();
+/// Which of these connections of the pod are flushed: `destination mark answered`.
+fn flushed(sources: &ConntrackFlush) -> Vec<String> {
+    let mut flushed = Vec::new();
     for destination in [OUTPOST, SERVICE, ELSEWHERE] {
         for mark in [0, 0x100, 1, 2, 0x102] {
             for answered in [false, true] {
                 let connection = Connection { source: ip(P), destination: ip(destination), mark, answered };
-                let stranger = Connection { source: ip("10.1.1.200"), ..connection };
-                assert!(!sources.include(&stranger), "{stranger:?}");
+                let other = Connection { source: ip("10.1.1.200"), ..connection };
+                assert!(!sources.include(&other), "{other:?}");
                 if sources.include(&connection) {
                     let answered = if answered { "answered" } else { "unanswered" };
-                    taken.push(format!("{destination} {mark:#x} {answered}"));
+                    flushed.push(format!("{destination} {mark:#x} {answered}"));
                 }
             }
         }
     }
-    taken
+    flushed
 }
 
-/// Bits of the mark that are others' never count.
+/// Bits of the mark that belong to other programs never count.
 #[test]
-fn of_an_address_that_comes_only_what_its_pod_cannot_have_goes() {
+fn for_a_new_address_only_connections_its_pod_cannot_have_are_flushed() {
     let ahead = |group| {
         due(&ruleset(&[(P, group)]), &ruleset(&[]), RANGE, &AddressHolders::default())
             .ahead
@@ -216,25 +217,26 @@ fn of_an_address_that_comes_only_what_its_pod_cannot_have_goes() {
         let both = |mark: &&str| ["unanswered", "answered"].map(|word| format!("{destination} {mark} {word}"));
         marks.iter().flat_map(both).collect()
     };
-    // A member: what has not its exit's mark there, and any mark elsewhere; the Service's connection without one stays.
+    // A member: connections without its exit's mark there, and with any mark elsewhere; the Service's connection without
+    // one stays.
     let others = [marked(SERVICE, &["0x1", "0x2", "0x102"]), marked(ELSEWHERE, &["0x1", "0x2", "0x102"])].concat();
-    assert_eq!(taken(&ahead("a")), [marked(OUTPOST, &["0x0", "0x100", "0x2", "0x102"]), others.clone()].concat());
+    assert_eq!(flushed(&ahead("a")), [marked(OUTPOST, &["0x0", "0x100", "0x2", "0x102"]), others.clone()].concat());
     assert_eq!(
-        taken(&ahead("d")),
+        flushed(&ahead("d")),
         [marked(OUTPOST, &["0x0", "0x100", "0x1", "0x2", "0x102"]), others.clone()].concat()
     );
-    assert_eq!(taken(&ahead("-")), [marked(OUTPOST, &["0x1", "0x2", "0x102"]), others].concat());
+    assert_eq!(flushed(&ahead("-")), [marked(OUTPOST, &["0x1", "0x2", "0x102"]), others].concat());
 }
 
 #[test]
-fn of_an_address_that_is_led_elsewhere_live_ones_stay_unless_they_are_reset() {
+fn when_a_group_changes_live_connections_stay_unless_they_are_reset() {
     let behind = |from, to| {
         let due = due(&ruleset(&[(P, to)]), &ruleset(&[(P, from)]), RANGE, &AddressHolders::default());
         due.behind.expect("something is forgotten")
     };
     let unanswered = ["0x0", "0x100", "0x1"].map(|mark| format!("{OUTPOST} {mark} unanswered"));
-    assert_eq!(taken(&behind("-", "a")), unanswered);
-    assert_eq!(taken(&behind("b", "a")), unanswered);
+    assert_eq!(flushed(&behind("-", "a")), unanswered);
+    assert_eq!(flushed(&behind("b", "a")), unanswered);
     let reset = [
         "0x0 unanswered",
         "0x0 answered",
@@ -249,18 +251,18 @@ fn of_an_address_that_is_led_elsewhere_live_ones_stay_unless_they_are_reset() {
     let marked = ["0x1 unanswered", "0x1 answered"].map(|text| format!("{OUTPOST} {text}"));
     let mut all = [reset.clone().to_vec(), marked.to_vec()].concat();
     all.sort();
-    let sorted = |mut taken: Vec<String>| {
-        taken.sort();
-        taken
+    let sorted = |mut flushed: Vec<String>| {
+        flushed.sort();
+        flushed
     };
-    // Led elsewhere until now: the switch may have given any of them its mark already.
-    assert_eq!(sorted(taken(&behind("b", "r"))), all);
-    // Led there until now: a mark says which are on that way, and before the switch nothing else gives one.
-    assert_eq!(taken(&behind("a", "r")), reset);
+    // Another exit until now: the switch may have given any of them its mark already.
+    assert_eq!(sorted(flushed(&behind("b", "r"))), all);
+    // The same exit until now: the mark shows which use it, and before the switch nothing else sets it.
+    assert_eq!(flushed(&behind("a", "r")), reset);
     let ahead = due(&ruleset(&[(P, "r")]), &ruleset(&[(P, "a")]), RANGE, &AddressHolders::default()).ahead;
-    assert_eq!(taken(&ahead.expect("live ones")), reset);
+    assert_eq!(flushed(&ahead.expect("live ones")), reset);
     let ahead = due(&ruleset(&[(P, "r")]), &ruleset(&[(P, "b")]), RANGE, &AddressHolders::default()).ahead;
-    assert_eq!(taken(&ahead.expect("a step")), Vec::<String>::new());
+    assert_eq!(flushed(&ahead.expect("a step")), Vec::<String>::new());
     let gone = due(&ruleset(&[]), &ruleset(&[(P, "a")]), RANGE, &AddressHolders::default()).behind.expect("all");
-    assert_eq!(taken(&gone).len(), 30);
+    assert_eq!(flushed(&gone).len(), 30);
 }

@@ -1,13 +1,13 @@
-//! NodeLabels that give one node two values of one label.
+//! Finds NodeLabels that give one node two values of one label.
 //!
-//! Deliberately absent: nodes that a selector and a name both reach; that needs to know the nodes (`lint`).
+//! Not here: nodes that a selector and a name both match, which needs the cluster's nodes (`lint`).
 
 use std::collections::BTreeMap;
 
 use super::super::{NodeLabels, ObjectName};
 use crate::core::labels::Requirement;
 
-/// Two documents that cannot both be followed.
+/// Two documents that conflict.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LabelConflict {
     /// The first document, by name.
@@ -16,18 +16,18 @@ pub struct LabelConflict {
     pub other: ObjectName,
     /// The label's key.
     pub key: String,
-    /// What they give different values to: a node's name, with how many more; or a selector.
+    /// What they give different values to: a node's name, with the number of further ones; or a selector.
     pub on: String,
 }
 
-/// Who is labelled, as it was written.
+/// The nodes labelled, as written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Whom<'l> {
     Node(&'l str),
     Selector(Vec<&'l Requirement>),
 }
 
-/// Finds documents that disagree for a node they both name, or by the same selector. Once for each pair and key, sorted.
+/// Finds documents that conflict for a node they both name, or by the same selector. Once for each pair and key, sorted.
 pub fn disagreements<'l>(all: impl IntoIterator<Item = (&'l ObjectName, &'l NodeLabels)>) -> Vec<LabelConflict> {
     let mut first: BTreeMap<(Whom<'l>, &'l str), (&'l str, &'l ObjectName)> = BTreeMap::new();
     let mut found: BTreeMap<(&ObjectName, &ObjectName, &str), (String, usize)> = BTreeMap::new();
@@ -64,7 +64,7 @@ pub fn disagreements<'l>(all: impl IntoIterator<Item = (&'l ObjectName, &'l Node
 fn whom(document: &NodeLabels) -> Vec<Whom<'_>> {
     let by_name = document.nodes.iter().map(|node| Whom::Node(node.as_str()));
     let by_selector = document.node_selector.iter().map(|selector| {
-        // The order of requirements says nothing.
+        // The order of requirements is irrelevant.
         let mut requirements: Vec<&Requirement> = selector.requirements.iter().collect();
         requirements.sort();
         Whom::Selector(requirements)

@@ -1,6 +1,4 @@
-//! Which version of a document is in force.
-//!
-//! Deliberately absent: reading files. Everything here is decided from the indexes, for the identities that changed.
+//! Decides which version of each document is active, from the catalogue's indexes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,10 +10,10 @@ use super::{Catalogue, LabelConflict, Standing, disagreements, requirements};
 use crate::core::diagnostic::{Diagnostic, Severity};
 
 impl Catalogue {
-    /// Puts the identities that changed in force as they are now.
+    /// Recomputes the active version of the identities that changed.
     pub(super) fn settle_all(&mut self, touched: &BTreeSet<DocumentIdentity>) {
         if touched.iter().any(is_node_labels) {
-            // They constrain each other, so all of them are looked at; there are few.
+            // They constrain each other, so all of them are recomputed; there are few.
             self.settle_node_labels();
         }
         for identity in touched.iter().filter(|identity| matches!(identity, DocumentIdentity::Policy(_))) {
@@ -24,7 +22,7 @@ impl Catalogue {
         self.publish(touched);
     }
 
-    /// Writes what stands into the set that others read.
+    /// Updates the published policy set.
     pub(super) fn publish(&mut self, touched: &BTreeSet<DocumentIdentity>) {
         for identity in touched {
             let DocumentIdentity::Policy(id) = identity else { continue };
@@ -83,7 +81,7 @@ impl Catalogue {
         self.set.config.label_keys.operator.clone_from(&self.label_keys);
     }
 
-    /// Chooses one identity's version, looking at no other.
+    /// Chooses one identity's version, independent of others.
     pub(super) fn settle(&mut self, identity: &DocumentIdentity) {
         self.between.remove(identity);
         let choice = self.choice(identity);
@@ -112,7 +110,7 @@ impl Catalogue {
         }
     }
 
-    /// The version in the repository, if it does what egret.yaml asks of it; else the last one that was in force.
+    /// The version in the repository if it meets egret.yaml's requirements; otherwise the last active one.
     fn candidate_as_demanded(&mut self, identity: &DocumentIdentity, place: &(String, usize)) -> Option<Standing> {
         let candidate = self.candidate(place)?;
         let found = requirements::of(&candidate.document, &candidate.path, &self.set.config);
@@ -130,7 +128,7 @@ impl Catalogue {
         Some(Standing { path: path.clone(), text: Arc::clone(&file.text), document: Arc::clone(document), held: None })
     }
 
-    /// Why a document of which no good version is there stays in force; `None` if nobody wants it any more.
+    /// Why a document without a good version stays active; `None` if it is no longer wanted.
     fn why_held(&self, identity: &DocumentIdentity, path: &str) -> Option<String> {
         if let Some(paths) = self.wanted.get(identity) {
             return Some(format!("it has errors in {}", join(paths.iter().map(String::as_str))));
@@ -168,7 +166,7 @@ impl Catalogue {
             .collect()
     }
 
-    /// Settles all node labels together: those that disagree fall back to their last good versions.
+    /// Chooses all node labels together: those that conflict fall back to their last good versions.
     fn settle_node_labels(&mut self) {
         let standing = self.standing.iter().filter(|(identity, _)| is_node_labels(identity));
         let last: BTreeMap<DocumentIdentity, Standing> =
@@ -178,11 +176,11 @@ impl Catalogue {
         for identity in &all {
             self.settle(identity);
         }
-        // Each round takes at least one version that is in the repository out of force, so this ends.
+        // Each round replaces at least one version from the repository, so this ends.
         while self.fall_back(&last) {}
     }
 
-    /// Puts documents that disagree back to their last good versions; says whether any was changed.
+    /// Reverts conflicting documents to their last good versions; returns whether any changed.
     fn fall_back(&mut self, last: &BTreeMap<DocumentIdentity, Standing>) -> bool {
         let checked: BTreeMap<ObjectName, Arc<Checked>> = self
             .standing
@@ -219,7 +217,8 @@ impl Catalogue {
                 };
             }
         }
-        // Versions that were in force together agree. Should two that were read back from a disk not, the second one yields.
+        // Versions that were active together do not conflict. If two that were restored from disk do, the second one is
+        // dropped.
         if !changed && let Some(disagreement) = found.first() {
             self.standing.remove(&DocumentIdentity::NodeLabels(disagreement.other.clone()));
             return true;

@@ -1,6 +1,4 @@
-//! What must outlive the process: the texts of documents that are held.
-//!
-//! Deliberately absent: files and directories. The caller keeps the value and gives it back at the next start.
+//! The texts of held documents, to be persisted across restarts. The caller stores them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::super::file::parse;
 use super::{Catalogue, DocumentIdentity, Standing};
 
-/// Texts of which some documents are held. What is in force besides is in the repository itself: a start reads this, then the
-/// files of the commit that was last applied, then those of newer ones.
+/// Texts with held documents. All other active documents are in the repository: a start reads this, then the files of the
+/// commit last applied, then those of newer ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastGoodDocuments {
     /// Sorted by path and text.
@@ -23,14 +21,14 @@ pub struct LastGoodDocuments {
 pub struct LastGoodText {
     /// Its path in the repository.
     pub path: String,
-    /// What stood in it.
+    /// Its content.
     pub text: String,
-    /// The documents in it that are held, as [`Identity`] displays them. Others in it are not in force by it.
+    /// The held documents in it, as [`DocumentIdentity`] displays them. Other documents in it are not activated by it.
     pub documents: BTreeSet<String>,
 }
 
 impl Catalogue {
-    /// What to keep so that the documents that are held now can be in force after a restart.
+    /// The texts that have to be persisted so that held documents stay active after a restart.
     pub fn export_good(&self) -> LastGoodDocuments {
         let mut texts: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
         for (identity, standing) in self.standing.iter().filter(|(_, standing)| standing.held.is_some()) {
@@ -44,8 +42,8 @@ impl Catalogue {
         LastGoodDocuments { texts: texts.collect() }
     }
 
-    /// Takes back what was kept, before the first [`Catalogue::update`]. What cannot be read any more (by a newer Egret with
-    /// stricter rules) is left out: it was good to another program.
+    /// Restores persisted texts, before the first [`Catalogue::update`]. Documents that cannot be read any more (by a
+    /// newer Egret with stricter rules) are left out.
     pub fn import_good(&mut self, good: &LastGoodDocuments) {
         let mut touched = BTreeSet::new();
         for LastGoodText { path, text, documents } in &good.texts {

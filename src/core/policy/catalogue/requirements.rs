@@ -1,22 +1,24 @@
-//! What egret.yaml, and the cluster's operator, ask of other documents: which labels NodeLabels may write, and that policies name namespaces.
+//! Checks what egret.yaml and the cluster's operator require of documents: which labels NodeLabels may write, and that
+//! policies name namespaces.
 //!
-//! It depends on the cluster, so a document alone cannot be judged by it (`check`). One that does not do what is asked is bad as any other with a
-//! mistake: its last good version stays. That is also so where the demand is new and the version is the same: taking a policy out of force
-//! would send its members out with their own addresses. Deliberately absent: what is only worth a warning (`lint`).
+//! The requirements depend on the cluster, so `check` cannot test them on a document alone. A document that violates one
+//! is bad like any other: its last good version stays active. That also applies where the requirement is new and the
+//! version is the same: deactivating a policy would send its members' packets out with their own addresses. Not here:
+//! warnings (`lint`).
 
 use super::super::check::Checked;
 use super::super::config::Config;
 use super::super::diagnostic_sink::diagnostic;
 use crate::core::diagnostic::{Diagnostic, Severity};
 
-/// What is wrong with a selector that names no namespace.
+/// Message for a selector that names no namespace.
 pub(in crate::core::policy) const NO_NAMESPACE: &str =
     "the selector names no namespace: whoever may label pods in any namespace can have this egress IP";
-/// What to do about it.
+/// Its hint.
 pub(in crate::core::policy) const NAME_ONE: &str =
     "add a namespaceSelector, or io.kubernetes.pod.namespace to the podSelector's matchLabels";
 
-/// Every demand that a document does not meet. Empty if it is good.
+/// Every requirement that a document violates. Empty if it is good.
 pub(super) fn of(document: &Checked, file: &str, config: &Config) -> Vec<Diagnostic> {
     match document {
         Checked::Policy(checked) if config.require_namespace => {

@@ -1,4 +1,4 @@
-//! What is in force after which change.
+//! Tests of which documents are active after which change.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ fn held(catalogue: &Catalogue) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_bad_document_leaves_its_last_good_version_in_force_and_the_others_alone() {
+fn a_bad_document_keeps_its_last_good_version_active_and_affects_no_other() {
     let mut catalogue = Catalogue::new("prod");
     catalogue.update(changes(&[("a.yaml", &policy("a", "10.0.0.0/8")), ("b.yaml", &policy("b", "10.1.0.0/16"))]));
     catalogue.update(changes(&[("a.yaml", &policy("a", "10.0.0.7/8")), ("b.yaml", &policy("b", "10.2.0.0/16"))]));
@@ -59,7 +59,7 @@ fn a_bad_document_leaves_its_last_good_version_in_force_and_the_others_alone() {
 }
 
 #[test]
-fn in_a_file_that_cannot_be_read_every_document_of_its_last_good_version_stays() {
+fn all_documents_of_a_file_stay_active_when_it_becomes_unreadable() {
     let both = format!("{}---\n{}", policy("a", "10.0.0.0/8"), policy("b", "10.1.0.0/16"));
     for bad in [
         FileUpdate::Text("{".to_owned()),
@@ -76,7 +76,7 @@ fn in_a_file_that_cannot_be_read_every_document_of_its_last_good_version_stays()
 }
 
 #[test]
-fn a_document_that_moves_into_another_file_with_a_mistake_stays_in_force() {
+fn a_document_that_moves_to_another_file_with_a_mistake_stays_active() {
     let mut catalogue = Catalogue::new("prod");
     catalogue.update(changes(&[("a.yaml", &policy("a", "10.0.0.0/8"))]));
     let mut moved = changes(&[("b.yaml", &policy("a", "10.0.0.7/8"))]);
@@ -89,7 +89,7 @@ fn a_document_that_moves_into_another_file_with_a_mistake_stays_in_force() {
 }
 
 #[test]
-fn two_documents_with_one_name_are_an_error_in_both_and_the_one_in_force_stays() {
+fn two_documents_with_one_name_are_an_error_in_both_and_the_active_one_stays() {
     let mut catalogue = Catalogue::new("prod");
     catalogue.update(changes(&[("a.yaml", &policy("a", "10.0.0.0/8"))]));
     catalogue.update(changes(&[("b.yaml", &policy("a", "10.1.0.0/16"))]));
@@ -104,7 +104,7 @@ fn two_documents_with_one_name_are_an_error_in_both_and_the_one_in_force_stays()
 }
 
 #[test]
-fn node_labels_that_disagree_are_an_error_in_both_and_neither_new_one_counts() {
+fn conflicting_node_labels_are_an_error_in_both_and_neither_is_activated() {
     let mut catalogue = Catalogue::new("prod");
     catalogue.update(changes(&[("a.yaml", &labels("a", "n1", "x"))]));
     catalogue.update(changes(&[("b.yaml", &labels("b", "n1", "y")), ("c.yaml", &labels("c", "n2", "z"))]));
@@ -119,10 +119,10 @@ fn node_labels_that_disagree_are_an_error_in_both_and_neither_new_one_counts() {
 }
 
 #[test]
-fn what_falls_back_may_not_disagree_with_what_is_new() {
+fn a_version_restored_by_fallback_may_not_conflict_with_a_new_one() {
     let mut catalogue = Catalogue::new("prod");
     catalogue.update(changes(&[("a.yaml", &labels("a", "n1", "x")), ("b.yaml", &labels("b", "n2", "y"))]));
-    // a leaves n1 and clashes with b, so it falls back to n1, where c has come meanwhile.
+    // a leaves n1 and conflicts with b, so it falls back to n1, where c has been added meanwhile.
     catalogue.update(changes(&[("a.yaml", &labels("a", "n2", "x")), ("c.yaml", &labels("c", "n1", "z"))]));
     assert_eq!(in_force(&catalogue), [r#"a {"gw": "x"}"#, r#"b {"gw": "y"}"#]);
     let nodes: Vec<String> = catalogue.policies().node_labels.values().map(|one| one.nodes[0].to_string()).collect();
@@ -130,7 +130,7 @@ fn what_falls_back_may_not_disagree_with_what_is_new() {
 }
 
 #[test]
-fn a_bad_configuration_leaves_the_last_good_one_in_force() {
+fn a_bad_configuration_keeps_the_last_good_one_active() {
     let config = |rest: &str| format!("apiVersion: egret.dev/v1alpha1\nkind: Config\n{rest}");
     let mut catalogue = Catalogue::new("prod");
     assert_eq!(catalogue.policies().config.reports_branch, "egret/reports/prod");
@@ -155,7 +155,7 @@ fn a_bad_configuration_leaves_the_last_good_one_in_force() {
 }
 
 #[test]
-fn a_restart_at_a_bad_commit_comes_back_to_what_was_in_force() {
+fn a_restart_at_a_bad_commit_restores_the_active_versions() {
     let mut catalogue = Catalogue::new("prod");
     catalogue.update(changes(&[("a.yaml", &policy("a", "10.0.0.0/8")), ("b.yaml", &policy("b", "10.1.0.0/16"))]));
     let bad = changes(&[("a.yaml", &policy("a", "10.0.0.7/8")), ("b.yaml", &policy("b", "10.1.0.0/16"))]);
@@ -174,7 +174,7 @@ fn a_restart_at_a_bad_commit_comes_back_to_what_was_in_force() {
 }
 
 #[test]
-fn files_that_are_none_of_ours_are_left_alone() {
+fn foreign_files_are_ignored() {
     let mut catalogue = Catalogue::new("prod");
     catalogue.update(changes(&[
         (".github/workflows/ci.yaml", "on: push"),

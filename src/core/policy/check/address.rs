@@ -1,6 +1,4 @@
-//! Addresses, CIDRs and interfaces as people write them.
-//!
-//! Deliberately absent: what they are used for, and whether some node has them.
+//! Parses addresses, CIDRs and interface names.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,7 +11,7 @@ use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::mapping_reader::{list, text};
 use crate::core::policy::yaml::{MappingEntry, YamlNode};
 
-/// A list of CIDRs with the place of each. `noun` is one of them in a message: "destination".
+/// A list of CIDRs with their locations. `noun` is used in messages: "destination".
 pub(super) fn cidrs(entry: &MappingEntry, noun: &str, out: &mut DiagnosticSink<'_>) -> Vec<(IpNet, Span)> {
     let what = quoted(&entry.key);
     let mut found: Vec<(IpNet, Span)> = Vec::new();
@@ -52,7 +50,7 @@ fn article(noun: &str) -> &'static str {
     if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
-/// The part of an address that its prefix does not cover: `.7` of 10.0.4.7/24, `::7` of 2001:db8::7/32.
+/// The host bits of an address: `.7` of 10.0.4.7/24, `::7` of 2001:db8::7/32.
 fn host_part(net: IpNet) -> String {
     match (net.addr(), net.hostmask()) {
         (IpAddr::V4(address), _) => {

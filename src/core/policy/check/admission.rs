@@ -1,6 +1,6 @@
-//! `changeWindows` and `suspend` of egret.yaml: what a commit waits for.
+//! Parses `changeWindows` and `suspend` of egret.yaml, which delay commits.
 //!
-//! Deliberately absent: the clock. Whether a window is open, or a suspension is over, is asked of the values (`core::admission`).
+//! Not here: whether a window is open, or a suspension is over, at a time (`core::admission`).
 
 use jiff::{SignedDuration, Span as Length, SpanRelativeTo, Timestamp};
 
@@ -13,10 +13,10 @@ use crate::core::policy::document::{CHANGE_WINDOW, CHANGE_WINDOWS, SUSPEND};
 use crate::core::policy::mapping_reader::{MappingReader, list, text};
 use crate::core::policy::yaml::{MappingEntry, YamlNode, read};
 
-/// A window that is open for longer is open as good as always.
+/// A window that is open for longer is open nearly always.
 const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// A file that holds nothing but what `changeWindows` of egret.yaml may have. Findings are at their places in it.
+/// Parses a file that contains the value of egret.yaml's `changeWindows`. Diagnostics have locations in it.
 pub fn windows_file(path: &str, text: &str) -> Result<ChangeWindows, Vec<Diagnostic>> {
     let mut findings = DiagnosticSink::new(path);
     let trees = read(text, &mut findings);
@@ -33,7 +33,7 @@ pub fn windows_file(path: &str, text: &str) -> Result<ChangeWindows, Vec<Diagnos
     }
 }
 
-/// Reads `changeWindows`. None after an error: then the document is not in force.
+/// Parses `changeWindows`. None after an error: then the document is not activated.
 pub(super) fn change_windows(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Option<ChangeWindows> {
     windows(&entry.value, entry.key_span, out)
 }
@@ -60,7 +60,7 @@ fn window(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<Window> {
     let name = object.get("name").map_or(Some(""), |entry| text(&entry.value, "`name`", out));
     let window =
         Window { name: name?.to_owned(), cron: cron?.to_owned(), time_zone: zone?.to_owned(), duration: duration? };
-    // From when it is looked is all the same: the calendar repeats itself after 400 years.
+    // The start time is irrelevant: the calendar repeats itself after 400 years.
     if window.next_opening(Timestamp::UNIX_EPOCH).is_none() {
         let place = line.map_or(object.at(), |entry| entry.value.span);
         out.error(place, "never-opens", format!("{} names no day that there is", quoted(&window.cron)))
@@ -87,7 +87,7 @@ fn duration(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<SignedDurat
     Some(length)
 }
 
-/// What Git takes for the name of a trailer: letters, digits and hyphens.
+/// A valid Git trailer name: letters, digits and hyphens.
 fn trailer(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<String> {
     let name = text(node, "`emergencyTrailer`", out)?;
     let good = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
@@ -98,7 +98,7 @@ fn trailer(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<String> {
     good.then(|| name.to_owned())
 }
 
-/// Reads `suspend`. None after an error.
+/// Parses `suspend`. None after an error.
 pub(super) fn suspension(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Option<Suspension> {
     let object = MappingReader::read(&entry.value, "suspend", entry.key_span, SUSPEND, out)?;
     let until = object.required("until", out).and_then(|entry| timestamp(&entry.value, out));

@@ -1,6 +1,6 @@
-//! `egret.yaml`: values for every cluster, and those that one cluster has of its own.
+//! Checks `egret.yaml`: values for every cluster, and overrides for single clusters.
 //!
-//! Deliberately absent: crontab lines and time zones (`schedule`), and what commits wait for (`admission`).
+//! Not here: crontab lines and time zones (`schedule`), and what delays commits (`admission`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,32 +30,32 @@ use crate::core::signature::Signatures;
 use crate::core::state::mask::{KUBE_PROXY, WIDEST};
 use crate::core::state::ownership::DatapathConfig;
 
-/// The words of `onLabelDrift`.
+/// Values of `onLabelDrift`.
 const ON_LABEL_DRIFT: [(&str, OnLabelDrift); 2] =
     [("Correct", OnLabelDrift::Correct), ("Report", OnLabelDrift::Report)];
-/// What stands for the cluster's name in `reports.branch`.
+/// Placeholder of the cluster's name in `reports.branch`.
 const CLUSTER: &str = "<cluster>";
-/// The branch of a Config that names none.
+/// The default branch.
 const REPORTS_BRANCH: &str = "egret/reports/<cluster>";
-/// UDP ports of others' tunnels: IANA's VXLAN, Linux' and Cilium's VXLAN, Spidernet's.
+/// UDP ports of other tunnels: IANA's VXLAN, Linux' and Cilium's VXLAN, Spidernet's.
 const FOREIGN_PORTS: [u16; 3] = [4789, 8472, 7789];
-/// `markMask` of nodes that take their bits themselves.
+/// Value of `markMask` with which each node chooses its bits.
 const AUTO: &str = "auto";
-/// The kernel's rule for the main table. Behind it our rules would never be asked.
+/// The priority of the kernel's rule for the main table. Rules behind it would never be evaluated.
 const MAIN_RULE: u32 = 32766;
 /// The kernel's tables `default`, `main` and `local`.
 const KERNEL_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
 
-/// egret.yaml, checked for every cluster it names.
+/// egret.yaml, checked for every cluster in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigDocument {
-    /// What holds where a cluster says nothing.
+    /// Values for clusters without an override.
     pub common: ConfigFields,
-    /// What a cluster says of its own.
+    /// Overrides by cluster.
     pub clusters: BTreeMap<String, ConfigFields>,
 }
 
-/// The values a Config, or a cluster in it, may give. `None` says nothing.
+/// The values a Config, or a cluster in it, may set. `None`: not set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigFields {
     paths: Option<Vec<String>>,
@@ -84,17 +84,17 @@ pub struct ConfigFields {
     mtu: Option<u32>,
 }
 
-/// What `markMask` says.
+/// The value of `markMask`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mask {
-    /// Each node takes its own.
+    /// Each node chooses its own.
     Auto,
     /// These bits, on every node.
     Bits(u32),
 }
 
 impl ConfigDocument {
-    /// Where it says that a cluster is suspended, if it does.
+    /// The location of the cluster's suspension, if it has one.
     pub fn suspend_at(&self, cluster: &str) -> Option<Span> {
         self.suspend_of(cluster).map(|(_, at)| *at)
     }
@@ -139,7 +139,7 @@ impl ConfigDocument {
             existing_connections: own.existing_connections.or(common.existing_connections).unwrap_or_default(),
             on_label_drift: own.on_label_drift.or(common.on_label_drift).unwrap_or_default(),
             only_labelled_from_git: own.only_labelled_from_git.or(common.only_labelled_from_git).unwrap_or_default(),
-            // What the operator allows is no value of egret.yaml.
+            // The operator's list does not come from egret.yaml.
             label_keys: LabelKeys {
                 operator: None,
                 git: pick(own.allowed_keys.as_ref(), common.allowed_keys.as_ref()),
@@ -165,7 +165,7 @@ pub(super) fn read(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Opt
     let mut found = ConfigDocument { common: settings(&root, true, out), clusters: BTreeMap::new() };
     if let Some(entry) = root.get("clusters") {
         for cluster in mapping(&entry.value, "`clusters`", out).unwrap_or(&[]) {
-            // `prod:` with nothing behind it is a cluster without values of its own.
+            // `prod:` without a value is a cluster without overrides.
             let own = if cluster.value.is_null() {
                 Some(ConfigFields::default())
             } else {
@@ -181,7 +181,7 @@ pub(super) fn read(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Opt
     Some(found)
 }
 
-/// Marks and tables are checked where they have come together: each may be given in another place.
+/// Checks marks and tables after merging: each may be given in another place.
 fn check_ranges(found: &ConfigDocument, root: &MappingReader<'_>, out: &mut DiagnosticSink<'_>) {
     let at = root.get("datapath").map_or(root.at(), |entry| entry.key_span);
     let clusters = root.get("clusters").map_or(&[][..], |entry| match &entry.value.value {
@@ -194,7 +194,7 @@ fn check_ranges(found: &ConfigDocument, root: &MappingReader<'_>, out: &mut Diag
         let range = found.of(name).range;
         let last = range.first.saturating_add(range.last_id());
         let meets = last >= MAIN_RULE || (range.first..=last).any(|table| KERNEL_TABLES.contains(&table));
-        // What is wrong at the top is not repeated for every cluster.
+        // Mistakes at the top level are not repeated for every cluster.
         if meets && !seen.contains(&range) {
             seen.push(range);
             let message = format!("the tables and rules {} to {last} meet those of the kernel", range.first);
@@ -204,7 +204,7 @@ fn check_ranges(found: &ConfigDocument, root: &MappingReader<'_>, out: &mut Diag
     }
 }
 
-/// Reads the values at the top, or those of a cluster.
+/// Reads the values at the top level, or those of a cluster.
 fn settings(object: &MappingReader<'_>, top: bool, out: &mut DiagnosticSink<'_>) -> ConfigFields {
     let mut found = ConfigFields::default();
     let nets = |name: &str, noun: &str, out: &mut DiagnosticSink<'_>| {
@@ -265,7 +265,7 @@ fn read_gateways(object: &MappingReader<'_>, found: &mut ConfigFields, out: &mut
     }
 }
 
-/// An empty list is one: no label is written.
+/// An empty list is valid: no label is written.
 fn allowed_keys(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Vec<KeyPattern> {
     let mut found = Vec::new();
     for node in list(&entry.value, "`allowedKeys`", out).unwrap_or(&[]) {
@@ -301,7 +301,7 @@ fn read_reports(object: &MappingReader<'_>, found: &mut ConfigFields, out: &mut 
     }
 }
 
-/// `git check-ref-format --branch`, as far as it speaks of names.
+/// The rules of `git check-ref-format --branch` about names.
 fn is_branch(name: &str) -> bool {
     let part = |part: &str| {
         !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && part.strip_suffix(".lock").is_none()
@@ -317,7 +317,7 @@ fn is_branch(name: &str) -> bool {
 fn read_schedule(object: &MappingReader<'_>, top: bool, found: &mut ConfigFields, out: &mut DiagnosticSink<'_>) {
     let Some(entry) = object.get("schedule") else { return };
     let Some(schedule) = MappingReader::read(&entry.value, "schedule", entry.key_span, SCHEDULE, out) else { return };
-    // A cluster may give another time zone to the line at the top.
+    // A cluster may override only the time zone.
     let cron = if top { schedule.required("cron", out) } else { schedule.get("cron") };
     if let Some(line) = cron.and_then(|entry| crontab(&entry.value, out)) {
         found.cron = Some(line.to_owned());

@@ -1,6 +1,6 @@
-//! Durations as people write them: `90d`, `1h`, `30m`.
+//! Parses durations: `90d`, `1h`, `30m`.
 //!
-//! Deliberately absent: months and years, which have no length, and sums as in `1h30m`.
+//! Months and years, which have no fixed length, and sums as in `1h30m` are not accepted.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::core::policy::diagnostic_sink::{DiagnosticSink, quoted};
 use crate::core::policy::mapping_reader::text;
 use crate::core::policy::yaml::MappingEntry;
 
-/// The units, by their letter, in seconds.
+/// Units by letter, in seconds.
 const UNITS: [(char, u64); 5] = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400), ('w', 604_800)];
 
-/// A field as a duration of at least so many seconds; ten years are the most.
+/// A field as a duration of at least `least` seconds and at most ten years.
 pub(super) fn duration(entry: &MappingEntry, least: u64, out: &mut DiagnosticSink<'_>) -> Option<Duration> {
     const MOST: u64 = 3_653 * 86_400;
     let what = quoted(&entry.key);
@@ -31,7 +31,7 @@ fn parse(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok().filter(|_| plain)?.checked_mul(seconds)
 }
 
-/// Seconds in the largest unit that they are a whole number of.
+/// Seconds in the largest unit that divides them.
 fn shown(seconds: u64) -> String {
     let unit = UNITS.into_iter().rev().find(|(_, unit)| seconds >= *unit && seconds.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{seconds}s"), |(letter, unit)| format!("{}{letter}", seconds / unit))

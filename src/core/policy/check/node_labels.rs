@@ -1,6 +1,6 @@
-//! `egret.dev/v1alpha1 NodeLabels`.
+//! Checks `egret.dev/v1alpha1 NodeLabels`.
 //!
-//! Deliberately absent: whether the nodes exist (`lint`), and documents that disagree (`catalogue`).
+//! Not here: whether the nodes exist (`lint`), and conflicting documents (`catalogue`).
 
 use std::collections::BTreeSet;
 

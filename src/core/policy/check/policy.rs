@@ -1,6 +1,4 @@
-//! Egress policies of both kinds: the same `spec`, with Egret's additions as fields or as annotations.
-//!
-//! Deliberately absent: who is selected and which node answers.
+//! Checks egress policies of both kinds: the same `spec`, with Egret's additions as fields or as annotations.
 
 use std::net::IpAddr;
 
@@ -24,25 +22,25 @@ use crate::core::policy::{
     Egress, ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Policy, PolicyId, PolicyKind, Suspend,
 };
 
-/// The most gateway entries of a policy. Each is an exit with a mark of its own on every node with members.
+/// Maximum number of gateway entries of a policy. Each is an exit with a mark of its own on every node with members.
 pub const MAX_GATEWAYS: usize = 64;
 
-/// The words of `onNoGateway`.
+/// Values of `onNoGateway`.
 pub(in crate::core::policy) const ON_NO_GATEWAY: [(&str, OnNoGateway); 2] =
     [("Drop", OnNoGateway::Drop), ("Passthrough", OnNoGateway::Passthrough)];
-/// The words of `existingConnections`.
+/// Values of `existingConnections`.
 pub(in crate::core::policy) const EXISTING_CONNECTIONS: [(&str, ExistingConnections); 2] =
     [("Keep", ExistingConnections::Keep), ("Reset", ExistingConnections::Reset)];
 
-/// What a document says beyond Cilium's fields.
+/// A document's values beyond Cilium's fields.
 #[derive(Default)]
 struct Additions {
     priority: i32,
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
     next_hops: Vec<(IpAddr, Span)>,
-    /// The document is of a cluster, where an older version may have let it in: what cannot work is the gateway's to find, and one policy of
-    /// that kind keeps no agent from all others.
+    /// Whether the document comes from the cluster, where an older version may have accepted it: the gateway then reports
+    /// what cannot work, so that one such policy does not keep an agent from applying all others.
     published: bool,
     suspend: Option<Suspend>,
     suspend_at: Option<Span>,
@@ -90,7 +88,7 @@ pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Diagnost
     })
 }
 
-/// Where a Cilium document says what is a field of an EgressPolicy only.
+/// The annotation of a Cilium document that corresponds to a field of EgressPolicy.
 fn annotation_for(field: &str) -> Option<String> {
     let word = match field {
         "priority" => "priority",
@@ -140,7 +138,7 @@ fn gateways(
         (None, false) => listed.iter().map(|node| (node, first_line(node))).collect(),
         (Some(entry), true) => vec![(&entry.value, entry.key_span)],
         (None, true) => {
-            // A list that is no list was reported already.
+            // A value of the wrong type was reported already.
             if many.is_none_or(|entry| matches!(entry.value.value, YamlValue::Sequence(_))) {
                 spec.missing("egressGateway", out);
             }
@@ -204,7 +202,7 @@ fn gateway(
     Some((GatewaySpec { node, egress: egress?, next_hops }, place))
 }
 
-/// Members' packets of the other family would find no address to leave with, and be dropped.
+/// Members' packets of the other family would have no address to leave with, and be dropped.
 fn check_family(egress: IpAddr, at: Span, destinations: &[IpNet], out: &mut DiagnosticSink<'_>) {
     let other: Vec<String> = destinations
         .iter()
@@ -220,8 +218,8 @@ fn check_family(egress: IpAddr, at: Span, destinations: &[IpNet], out: &mut Diag
     }
 }
 
-/// What no gateway could use as a router, as far as the document alone tells; the gateway knows its own networks
-/// ([`crate::core::ground::Ground::no_router`]).
+/// Refuses a next hop that no gateway could use, as far as the document alone shows it; the gateway knows its own
+/// networks ([`crate::core::host_network::HostNetwork::no_router`]).
 fn check_hop(
     hop: IpAddr,
     at: Span,
@@ -241,7 +239,7 @@ fn check_hop(
     } else if !serves(hop) && !destinations.is_empty() {
         let message = format!("no destination is {}, so nothing is sent to the next hop {hop}", family(hop.is_ipv4()));
         let hint = format!("the {} address of the router", family(!hop.is_ipv4()));
-        // Beside one that is used it is only idle.
+        // Beside a next hop that is used it is merely unused.
         if all.iter().any(|(other, _)| serves(*other)) {
             out.warning(at, "idle-next-hop", message).hint("take it out");
         } else {
@@ -326,7 +324,7 @@ fn from_annotations(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Ad
             "suspend-until" => until = Some((entry.key_span, timestamp(&entry.value, out))),
             "suspend-owner" => owner = text(&entry.value, &quoted(&entry.key), out).map(str::to_owned),
             "suspend-reason" => reason = Some((entry.key_span, text(&entry.value, &quoted(&entry.key), out))),
-            // Unknown ones were reported with the head.
+            // Unknown annotations were reported with the head.
             _ => {}
         }
     }
@@ -348,7 +346,7 @@ fn from_annotations(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Ad
     additions
 }
 
-/// A node as a point in time.
+/// A node as a timestamp.
 pub(super) fn timestamp(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<Timestamp> {
     let YamlValue::Scalar(scalar) = &node.value else {
         wrong_type(node, "a time", "text", out);

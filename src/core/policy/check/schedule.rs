@@ -1,6 +1,6 @@
-//! Crontab lines and time zones, as the schedule and the change windows of egret.yaml have them.
+//! Parses crontab lines and time zones, for the schedule and the change windows of egret.yaml.
 //!
-//! Deliberately absent: the clock and the machine's time zones; names are looked up in the copy that is built in.
+//! Time zone names are looked up in the built-in database, not in the machine's.
 
 use cron::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZoneDatabase;
@@ -9,7 +9,7 @@ use crate::core::policy::diagnostic_sink::{DiagnosticSink, nearest, quoted};
 use crate::core::policy::mapping_reader::text;
 use crate::core::policy::yaml::YamlNode;
 
-/// A node as five fields of crontab.
+/// A node as the five fields of a crontab line.
 pub(super) fn crontab<'n>(node: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Option<&'n str> {
     let line = text(node, "`cron`", out)?;
     let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();

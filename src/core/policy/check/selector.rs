@@ -1,6 +1,6 @@
-//! Label selectors, and Cilium's special keys in them.
+//! Parses label selectors, and Cilium's special keys in them.
 //!
-//! Deliberately absent: matching (`core::labels`, `MemberSelector::matches`).
+//! Not here: matching (`core::labels`, `MemberSelector::matches`).
 
 use std::collections::BTreeSet;
 
@@ -13,15 +13,15 @@ use crate::core::policy::yaml::{MappingEntry, YamlNode};
 
 /// In a podSelector: the name of the pod's namespace.
 const NAMESPACE_NAME: &str = "io.kubernetes.pod.namespace";
-/// In a podSelector: what stands before a label of the pod's namespace.
+/// Prefix of a podSelector key that refers to a label of the pod's namespace.
 const NAMESPACE_LABEL: &str = "io.cilium.k8s.namespace.labels.";
-/// Labels that Cilium makes up for its identities. No pod has them in the API.
+/// Labels that Cilium derives for its identities. No pod has them in the API.
 const IDENTITY_LABEL: &str = "io.cilium.k8s.policy.";
 
-/// A requirement with the place of its key.
+/// A requirement with the location of its key.
 type Placed = (Requirement, Span);
 
-/// `selectors`: who is a member, each with its place. Empty if there was an error or nothing in it, which was reported.
+/// `selectors`: the member selectors with their locations. Empty if there was an error or no entry, which was reported.
 pub(super) fn members(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Vec<(MemberSelector, Span)> {
     let items = list(&entry.value, "`selectors`", out);
     if items.is_some_and(<[YamlNode]>::is_empty) {
@@ -50,7 +50,7 @@ fn bare(placed: Vec<Placed>) -> Vec<Requirement> {
     placed.into_iter().map(|(requirement, _)| requirement).collect()
 }
 
-/// Puts a requirement of a podSelector where its key says.
+/// Assigns a requirement of a podSelector to the part of the selector that its key refers to.
 fn sort_in(requirement: Requirement, at: Span, member: &mut MemberSelector, out: &mut DiagnosticSink<'_>) {
     if requirement.key == NAMESPACE_NAME {
         member.namespace_name.push(requirement.operator);
@@ -70,7 +70,7 @@ fn sort_in(requirement: Requirement, at: Span, member: &mut MemberSelector, out:
     }
 }
 
-/// The label selector in a field of an object; without requirements if the field is not there.
+/// The label selector in a field of a mapping; without requirements if the field is missing.
 fn placed(object: &MappingReader<'_>, name: &'static str, prefixed: bool, out: &mut DiagnosticSink<'_>) -> Vec<Placed> {
     object.get(name).map(|entry| requirements(entry, name, prefixed, out)).unwrap_or_default()
 }
@@ -139,11 +139,11 @@ fn expression(node: &YamlNode, prefixed: bool, out: &mut DiagnosticSink<'_>) -> 
     key.map(|(key, at)| (Requirement { key, operator }, at))
 }
 
-/// A label's key. Cilium's sources `k8s:` and `any:` are taken off where it allows them.
+/// A label's key. Cilium's source prefixes `k8s:` and `any:` are removed where it allows them.
 pub(super) fn label_key(written: &str, at: Span, prefixed: bool, out: &mut DiagnosticSink<'_>) -> Option<String> {
     let stripped = ["k8s:", "any:"].into_iter().find_map(|source| written.strip_prefix(source));
     let key = stripped.filter(|_| prefixed).unwrap_or(written);
-    // What follows the prefix of a namespace's label is checked as the label that it is.
+    // The part behind the prefix of a namespace's label is checked as a label key itself.
     if !(prefixed && key.starts_with(NAMESPACE_LABEL))
         && let Some(why) = key_error(key)
     {

@@ -1,6 +1,6 @@
-//! `signatures` of egret.yaml: whose signature a commit must have.
+//! Parses `signatures` of egret.yaml: the keys by which commits must be signed.
 //!
-//! Deliberately absent: whether a commit has one (`core::signature`), and that this counts from the next commit on (`reconcile`).
+//! Not here: verifying a commit (`core::signature`), and that a change applies from the next commit on (`reconcile`).
 
 use crate::core::policy::diagnostic_sink::DiagnosticSink;
 use crate::core::policy::document::SIGNATURES;
@@ -8,17 +8,17 @@ use crate::core::policy::mapping_reader::{MappingReader, choice, first_line, lis
 use crate::core::policy::yaml::MappingEntry;
 use crate::core::signature::{BadKey, KeyTexts, Keys, Require, Signatures};
 
-/// The words of `require`.
+/// Values of `require`.
 pub(in crate::core::policy) const REQUIRE: [(&str, Require); 2] = [("Head", Require::Head), ("Every", Require::Every)];
 
-/// Reads `signatures`. None after an error: then the document is not in force.
+/// Parses `signatures`. None after an error: then the document is not activated.
 pub(super) fn signatures(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Option<Signatures> {
     let object = MappingReader::read(&entry.value, "signatures", entry.key_span, SIGNATURES, out)?;
     let require = object.required("require", out);
     let require = require.and_then(|entry| choice(&entry.value, "`require`", &REQUIRE, out));
     let named = ["allowedSigners", "openPGPKeys"].iter().any(|key| object.get(key).is_some());
     if !named {
-        // In force it would keep out every later commit, the one that takes it out again with them.
+        // If activated it would refuse every later commit, including the one that removes it.
         out.error(entry.key_span, "no-key", "`signatures` names no key, so that nobody could make the next commit")
             .hint("add `allowedSigners` or `openPGPKeys`; where flags name the keys, let --require-signed demand it");
         return None;
@@ -43,7 +43,7 @@ fn read_keys(
     for node in list(&entry.value, &format!("`{}`", entry.key), out).unwrap_or(&[]) {
         let Some(written) = text(node, what, out) else { continue };
         if let Err(bad) = take(&mut Keys::default(), written) {
-            // The lines of a block are counted by the block; where it begins in the file is shown.
+            // A block's lines are counted within the block; the diagnostic points at its beginning.
             let line = if bad.line > 1 { format!(" (its line {})", bad.line) } else { String::new() };
             out.error(first_line(node), "bad-key", format!("{what} cannot be taken: {}{line}", bad.message))
                 .hint(bad.hint);

@@ -1,7 +1,6 @@
-//! Destinations that take in more than somebody may have meant: the cluster itself, or the whole world.
+//! Warns of destinations that include more than may be intended: the cluster itself, or all addresses.
 //!
-//! Deliberately absent: steering. Such packets stay as they are whatever a policy says; the warning is for the person who
-//! believes otherwise.
+//! Packets to the cluster are never steered, whatever a policy says; the warning tells an author who expects otherwise.
 
 use std::net::IpAddr;
 
@@ -13,7 +12,7 @@ use super::warning;
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
 
-/// What is inside of the cluster, as far as it is known.
+/// The cluster's networks, as far as they are known.
 pub(super) struct Inside {
     pods: Vec<IpNet>,
     services: Vec<IpNet>,
@@ -33,7 +32,7 @@ impl Inside {
         Self { pods, services: set.config.service_cidrs.clone(), nodes: addresses.collect() }
     }
 
-    /// Looks at one destination of a policy. One warning at most for each kind of thing it takes in.
+    /// Checks one destination of a policy. At most one warning for each kind of network it includes.
     pub(super) fn look(
         &self,
         policy: &Policy,
@@ -45,7 +44,7 @@ impl Inside {
         let same_family = |other: &&IpNet| other.addr().is_ipv4() == net.addr().is_ipv4();
         let excluded: Vec<&IpNet> = policy.excluded.iter().chain(exclusions).filter(same_family).collect();
         if net.prefix_len() == 0 {
-            // It takes in all the rest too; one warning says it.
+            // It includes all the others too; one warning covers them.
             return excluded.is_empty().then(|| everything(net, file, span)).into_iter().collect();
         }
         let out = |inner: &IpNet| excluded.iter().any(|excluded| excluded.contains(inner));

@@ -1,6 +1,7 @@
-//! Ways for strangers: selectors that let anybody's pod be a member, and labels by which a node could make itself a gateway.
+//! Warns of selectors that let pods of any namespace be members, and of labels by which a node could make itself a
+//! gateway.
 //!
-//! Deliberately absent: what follows where gateways are chosen (`grants`), and refusing (`catalogue::demands`).
+//! Not here: refusing them (`catalogue::requirements`), and the effect on the choice of gateways (`grants`).
 
 use super::super::catalogue::{NAME_ONE, NO_NAMESPACE};
 use super::super::diagnostic_sink::{Span, diagnostic};
@@ -12,7 +13,7 @@ use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::labels::Selector;
 use crate::core::labels::keys::kept_from_kubelets;
 
-/// Selectors that name no namespace. Where egret.yaml demands it they are errors, and found before.
+/// Selectors that name no namespace. Where egret.yaml requires it they are errors, reported earlier.
 pub(super) fn any_namespace(set: &PolicySet, policy: &Policy, file: &str, places: &[Span]) -> Vec<Diagnostic> {
     if set.config.require_namespace {
         return Vec::new();
@@ -22,7 +23,8 @@ pub(super) fn any_namespace(set: &PolicySet, policy: &Policy, file: &str, places
     unnamed.map(|(_, span)| warning(file, *span, "no-namespace", NO_NAMESPACE.to_owned(), &hint)).collect()
 }
 
-/// What no NodeLabels gives, of what a gateway's nodeSelector asks for, where only Git's labels count. `None` if some node could be one.
+/// Which label required by a gateway's nodeSelector no NodeLabels gives, where only Git's labels count. `None` if some
+/// node could match.
 pub(super) fn no_gift(set: &PolicySet, selector: &Selector) -> Option<String> {
     let grants = set.grants.as_ref()?;
     let sound = || grants.iter().filter(|grant| grant.is_sound());
@@ -39,14 +41,14 @@ pub(super) fn no_gift(set: &PolicySet, selector: &Selector) -> Option<String> {
     (!some).then(|| format!("the nodeSelector ({selector}) asks for no label that NodeLabels give"))
 }
 
-/// A gateway that no node can be.
+/// A gateway entry that no node can match.
 pub(super) fn unlabelled(set: &PolicySet, gateway: &GatewaySpec, file: &str, span: Span) -> Option<Diagnostic> {
     let message = no_gift(set, &gateway.node)? + ", so no node may be this gateway";
     let hint = "egret.yaml has gateways.onlyLabelledFromGit: give the labels by a NodeLabels that names the nodes";
     Some(warning(file, span, "gateway-not-from-git", message, hint))
 }
 
-/// Labels of gateways for nodes that choose themselves.
+/// Gateway labels given to nodes that can select themselves.
 pub(super) fn own_word(set: &PolicySet, document: &NodeLabels, places: &NodeLabelsSpans) -> Option<Diagnostic> {
     let grants = set.grants.as_ref()?;
     let (key, span) = (word_of(document.node_selector.as_ref()?)?, places.node_selector?);

@@ -1,4 +1,4 @@
-//! Trees and their places, documents and their borders, limits.
+//! Tests of trees and locations, document boundaries, and limits.
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn check_places(text: &str, node: &YamlNode) {
 }
 
 #[test]
-fn places_are_those_of_the_text_whatever_its_line_ends_and_marks() {
+fn locations_are_those_of_the_text_with_any_line_ends_and_byte_order_marks() {
     for text in [
         "a:\n  b: \"x\"\n  c:\nd: [1, {e: f}]\n",
         "\u{feff}a: 1\r\nb: \u{e9}\u{1f600}\r\nc:\r\n- 'x'\r\n",
@@ -59,7 +59,7 @@ fn places_are_those_of_the_text_whatever_its_line_ends_and_marks() {
 }
 
 #[test]
-fn documents_are_told_apart_by_the_parser_and_empty_ones_are_none() {
+fn documents_are_separated_by_the_parser_and_empty_ones_are_skipped() {
     assert_eq!(plains("---\na: |\n  ---\n  x\n---\n# nothing\n---\nb: 1\n...\n"), [r#"{a: "---\nx\n"}"#, "{b: 1}"]);
 }
 
@@ -79,7 +79,7 @@ fn a_broken_document_does_not_hide_the_next() {
 }
 
 #[test]
-fn aliases_and_merge_keys_are_written_out() {
+fn aliases_and_merge_keys_are_expanded() {
     assert_eq!(
         plains("a: &x {b: 1, c: 2}\nd:\n  <<: *x\n  b: 3\ne: *x\n"),
         ["{a: {b: 1, c: 2}, d: {b: 3, c: 2}, e: {b: 1, c: 2}}"]
@@ -87,7 +87,7 @@ fn aliases_and_merge_keys_are_written_out() {
 }
 
 #[test]
-fn a_thousand_laughs_and_a_deep_well_are_refused() {
+fn alias_bombs_and_deep_nesting_are_refused() {
     let lines = (1..20).map(|level| {
         let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
         format!("a{level}: &a{level} [{aliases}]\n")
@@ -104,7 +104,7 @@ fn a_thousand_laughs_and_a_deep_well_are_refused() {
 }
 
 #[test]
-fn scalars_are_what_the_kubernetes_api_takes_them_for() {
+fn scalars_have_the_types_of_the_kubernetes_api() {
     for (text, kind) in [
         ("true", ScalarKind::Boolean(true)),
         ("no", ScalarKind::Boolean(false)),

@@ -1,6 +1,6 @@
-//! Tables, rules, sets and changes in nft's own syntax, as `nft list table inet egret` prints them.
+//! Renders tables, rules, sets and changes in nft's syntax, as `nft list table inet egret` prints them.
 //!
-//! Deliberately absent: the words themselves (`nft`), and reading any of it back: what the kernel holds comes over netlink.
+//! The text is never parsed: the kernel's state comes over netlink.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -199,7 +199,7 @@ impl fmt::Display for DataType {
 }
 
 impl Set {
-    /// `type ipv4_addr : verdict; flags interval;`: what cannot be changed of a set once it is there.
+    /// `type ipv4_addr : verdict; flags interval;`: the immutable part of a set.
     pub fn definition(&self) -> String {
         use fmt::Write;
         let mut text = String::from("type ");
@@ -272,7 +272,7 @@ pub fn prefix_of(first: IpAddr, last: IpAddr) -> Option<u8> {
 }
 
 impl Table {
-    /// The table as `nft list table` prints it, sets before chains, everything in the order of names.
+    /// The table as `nft list table` prints it, sets before chains, each in order of name.
     pub fn listing(&self, family: TableFamily) -> String {
         use fmt::Write;
         let mut text = format!("table {family} {TABLE} {{\n");

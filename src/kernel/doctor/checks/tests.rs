@@ -1,4 +1,4 @@
-//! Each judgement of the machine itself, on machines made up for it.
+//! Tests of the checks of the machine itself, on constructed surveys.
 
 use super::super::CheckStatus;
 use super::*;
@@ -15,13 +15,13 @@ fn interface(addresses: &[&str], mtu: u32) -> Interface {
     Interface { up: true, addresses, mtu, ..Interface::default() }
 }
 
-fn asked(address: &str) -> DoctorInput {
+fn input(address: &str) -> DoctorInput {
     let node = Node { addresses: vec![address.parse().unwrap()], ready: true, ..Node::default() };
     DoctorInput { node: Some((NodeName::parse("kind-worker").unwrap(), node)), ..DoctorInput::default() }
 }
 
 #[test]
-fn features_that_are_there_are_one_line_and_each_missing_one_its_own() {
+fn supported_features_share_a_line_and_each_missing_one_has_its_own() {
     let mut survey = Survey::healthy();
     survey.trial = Ok(vec![
         attempt("vxlan", None, None),
@@ -38,7 +38,7 @@ fn features_that_are_there_are_one_line_and_each_missing_one_its_own() {
 }
 
 #[test]
-fn a_kernel_that_could_not_be_tried_is_not_called_good() {
+fn a_failed_trial_is_not_reported_as_a_pass() {
     let mut survey = Survey::healthy();
     survey.trial = Err("make a network namespace: Operation not permitted".to_owned());
     let message = "kernel 6.18.0: what it can do was not tried (make a network namespace: Operation not permitted)";
@@ -47,14 +47,14 @@ fn a_kernel_that_could_not_be_tried_is_not_called_good() {
 }
 
 #[test]
-fn only_net_admin_counts() {
+fn only_net_admin_is_required() {
     assert_eq!(capabilities(Some(1 << 12)).severity, CheckStatus::Ok);
     assert_eq!(capabilities(Some(!(1 << 12))).severity, CheckStatus::Error);
     assert_eq!(capabilities(None).severity, CheckStatus::Warn);
 }
 
 #[test]
-fn a_node_that_forwards_nothing_is_an_error_and_one_without_ipv6_is_not() {
+fn a_node_without_forwarding_is_an_error_and_one_without_ipv6_is_not() {
     let mut survey = Survey::healthy();
     let fine = Check::ok("forwarding", "settings: /proc/sys/net is writable, IPv4 and IPv6 are forwarded");
     assert_eq!(settings(&survey), [fine]);
@@ -86,7 +86,7 @@ fn strict_filters_are_named_whether_by_interface_or_for_all() {
 }
 
 #[test]
-fn the_tunnels_port_may_be_free_or_ours_but_nobody_elses() {
+fn the_tunnel_port_must_be_free_or_held_by_our_tunnel() {
     let mut survey = Survey::healthy();
     let look = |survey: &Survey| tunnel_port(survey, DatapathConfig::default());
     assert_eq!(look(&survey), Check::ok("tunnel-port", "UDP port 4790: it is free"));
@@ -110,10 +110,10 @@ fn the_tunnel_must_fit_the_interface_of_the_nodes_address() {
     survey.host_network.interfaces.insert("net1".to_owned(), interface(&["10.0.3.42/24"], 1400));
     assert_eq!(tunnel_mtu(&survey, &DoctorInput::default()), None, "neither an address nor a default route");
     let fits = Check::ok("mtu", "MTU: 1450 in the tunnel, 1500 on eth0");
-    assert_eq!(tunnel_mtu(&survey, &asked("172.18.0.2")), Some(fits));
+    assert_eq!(tunnel_mtu(&survey, &input("172.18.0.2")), Some(fits));
     let message = "MTU: tunnel packets of 1450 bytes need 1520 with what is put around them, and eth0 takes 1500";
     let hint = "set datapath.mtu to 1430 in egret.yaml, or raise the MTU of eth0";
-    assert_eq!(tunnel_mtu(&survey, &asked("fd00::2")), Some(Check::warn("mtu", message, hint)));
+    assert_eq!(tunnel_mtu(&survey, &input("fd00::2")), Some(Check::warn("mtu", message, hint)));
     let route =
         HostRoute { destination: "0.0.0.0/0".parse().unwrap(), interface: "net1".to_owned(), ..HostRoute::default() };
     survey.host_network.routes.push(route);
@@ -122,23 +122,23 @@ fn the_tunnel_must_fit_the_interface_of_the_nodes_address() {
 }
 
 #[test]
-fn a_node_is_known_by_its_address() {
+fn a_node_is_recognised_by_its_address() {
     let mut survey = Survey::healthy();
     survey.host_network.interfaces.insert("eth0".to_owned(), interface(&["172.18.0.2/16"], 1500));
     assert_eq!(node(&survey, &DoctorInput::default()), []);
-    let mut asked = asked("172.18.0.2");
+    let mut input = input("172.18.0.2");
     let no_pods = Check::warn(
         "pod-cidrs",
         "kind-worker has no podCIDRs: a pod that starts is not held back until it is classified",
         "set podCIDRs in egret.yaml",
     );
     let here = Check::ok("node-address", "kind-worker is here: 172.18.0.2 on eth0");
-    assert_eq!(node(&survey, &asked), [here, no_pods]);
-    let facts = &mut asked.node.as_mut().unwrap().1;
+    assert_eq!(node(&survey, &input), [here, no_pods]);
+    let facts = &mut input.node.as_mut().unwrap().1;
     facts.pod_cidrs.push("10.1.1.0/24".parse().unwrap());
     facts.addresses = vec!["172.18.0.9".parse().unwrap()];
     let message =
         "172.18.0.9, the InternalIP of kind-worker, is on no interface: this is not kind-worker, or it has moved";
     let elsewhere = Check::error("node-address", message, "compare --node with `ip address`");
-    assert_eq!(node(&survey, &asked), [elsewhere]);
+    assert_eq!(node(&survey, &input), [elsewhere]);
 }

@@ -1,4 +1,4 @@
-//! Each judgement of whoever else is there, on machines made up for it.
+//! Tests of the checks of other programs, on constructed surveys.
 
 use super::super::CheckStatus;
 use super::super::networkd::Networkd;
@@ -19,7 +19,7 @@ fn codes(found: &[Check]) -> Vec<(&str, CheckStatus)> {
 }
 
 #[test]
-fn with_nobody_else_there_are_two_good_lines() {
+fn without_other_programs_there_are_two_passing_lines() {
     let expected = [
         Check::ok(
             "range",
@@ -31,7 +31,7 @@ fn with_nobody_else_there_are_two_good_lines() {
 }
 
 #[test]
-fn rules_of_others_count_by_their_priority() {
+fn foreign_rules_are_judged_by_their_priority() {
     let range = DatapathConfig::default();
     let no_mark = |priority| (rule(priority, 0, u32::MAX, 254), Protocol(2));
     let local = (rule(100, 0, u32::MAX, 255), Protocol(2));
@@ -47,7 +47,7 @@ fn rules_of_others_count_by_their_priority() {
 }
 
 #[test]
-fn routes_of_others_in_our_tables_are_an_error() {
+fn foreign_routes_in_our_tables_are_an_error() {
     let one = vec!["10.9.0.0/16 dev eth0 table 9003".to_owned()];
     let expected = Check::error(
         "foreign-route",
@@ -58,17 +58,17 @@ fn routes_of_others_in_our_tables_are_an_error() {
     assert_eq!(routes(&[]), None);
 }
 
-/// A machine on which others use marks.
+/// A machine on which other programs use marks.
 fn used(marks: &[(&str, u32)]) -> Survey {
     let mut used = crate::core::state::mask::MarkUsage::default();
-    for (who, bits) in marks {
-        used.add(*who, *bits);
+    for (user, bits) in marks {
+        used.add(*user, *bits);
     }
     Survey { marks: Ok(MarkSurvey { used, own: None }), ..Survey::healthy() }
 }
 
 #[test]
-fn marks_that_egret_yaml_gives_are_held_against_those_of_others() {
+fn a_configured_mark_mask_is_compared_with_the_marks_of_other_programs() {
     let survey = Survey { choice: None, ..used(&[("Cilium", 0xffff_0f00), ("the ip rule 1024", 0x80)]) };
     let message = "others use marks of ours, 0x1fff: Cilium 0xf00, the ip rule 1024 0x80";
     let hint = "set datapath.markMask to auto in egret.yaml, or to bits that nobody uses";
@@ -80,7 +80,7 @@ fn marks_that_egret_yaml_gives_are_held_against_those_of_others() {
 }
 
 #[test]
-fn marks_that_could_not_be_chosen_well_are_a_warning() {
+fn a_poor_choice_of_mark_bits_is_a_warning() {
     let mut survey = used(&[("Calico", 0xffff_0000), ("the AWS VPC CNI", 0x80)]);
     survey.choice = Some(MaskChoice { mask: 0x7f, why: MaskReason::Narrow });
     assert_eq!(
@@ -98,7 +98,7 @@ fn marks_that_could_not_be_chosen_well_are_a_warning() {
 }
 
 #[test]
-fn chains_that_drop_what_a_gateway_forwards_are_named_with_what_lets_it_pass() {
+fn chains_that_drop_forwarded_packets_are_named_with_the_rule_that_accepts_them() {
     let mut survey = Survey::healthy();
     survey.chains = Some(vec![
         chain("inet", TABLE, "forward", true),
@@ -122,12 +122,12 @@ fn chains_that_drop_what_a_gateway_forwards_are_named_with_what_lets_it_pass() {
 }
 
 #[test]
-fn what_a_gateway_forwards_bears_an_address_of_the_senders_pod_network_or_its_own() {
+fn forwarded_packets_have_an_address_of_the_sending_node_or_its_pod_network() {
     let peer = |name: &str, address: &str, networks: &[&str]| {
         let networks = networks.iter().map(|net| net.parse().unwrap()).collect();
         (crate::core::name::NodeName::parse(name).unwrap(), address.parse().unwrap(), networks)
     };
-    let asked = DoctorInput {
+    let input = DoctorInput {
         peers: vec![
             peer("a", "172.18.0.3", &["10.1.2.0/24", "fd00:1:2::/64"]),
             peer("b", "172.18.0.4", &["fd00:1:3::/64"]),
@@ -136,7 +136,7 @@ fn what_a_gateway_forwards_bears_an_address_of_the_senders_pod_network_or_its_ow
         ..DoctorInput::default()
     };
     let nodes: Vec<String> =
-        packets(&asked).iter().filter(|packet| !packet.reply).map(|packet| packet.node.unwrap().to_string()).collect();
+        packets(&input).iter().filter(|packet| !packet.reply).map(|packet| packet.node.unwrap().to_string()).collect();
     assert_eq!(nodes, ["10.1.2.0/24", "172.18.0.4/32", "fd00:1:2::/64", "fd00:1:3::/64", "fd00::5/128"]);
     let unknown: Vec<_> = packets(&DoctorInput::default()).iter().map(|packet| (packet.family, packet.node)).collect();
     let (four, six) = ((AddressFamily::V4, None), (AddressFamily::V6, None));
@@ -144,7 +144,7 @@ fn what_a_gateway_forwards_bears_an_address_of_the_senders_pod_network_or_its_ow
 }
 
 #[test]
-fn other_firewalls_that_cannot_be_judged_are_warnings() {
+fn firewalls_that_cannot_be_evaluated_are_warnings() {
     let mut survey = Survey::healthy();
     survey.legacy_tables.insert("filter".to_owned());
     assert_eq!(codes(&firewalls(&survey, &DoctorInput::default())), [("iptables-legacy", CheckStatus::Warn)]);
@@ -153,7 +153,7 @@ fn other_firewalls_that_cannot_be_judged_are_warnings() {
 }
 
 #[test]
-fn networkd_is_a_warning_for_what_it_deletes() {
+fn networkd_is_a_warning_if_it_deletes_foreign_objects() {
     let mut survey = Survey::healthy();
     assert_eq!(networkd(&survey), None);
     survey.networkd = Some(Networkd { rules: false, routes: false });
