@@ -2,13 +2,13 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test worlds test-cluster test-openapi chart lint bench advisories static image
+.PHONY: help demo test test-quick bless worlds test-cluster test-openapi chart lint bench advisories static image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 
-# PROGRAM:PACKAGE. Debian's and Ubuntu's names; the vendored OpenSSL is built with perl, whose modules perl-base lacks.
-build := cc:build-essential make:build-essential prove:perl
+# PROGRAM:PACKAGE. Debian's and Ubuntu's names.
+build := cc:build-essential make:build-essential
 servers := mount:mount sshd:openssh-server ssh:openssh-client lighttpd:lighttpd lighttpd:lighttpd-mod-openssl openssl:openssl
 signers := gpg:gnupg gpg-agent:gpg-agent
 lab := ip:iproute2 nft:nftables git:git curl:curl
@@ -45,10 +45,22 @@ demo: ## as root: the outpost scenario with real packets, from git push to clean
 	@cargo build --locked --bins --example demo
 	@cargo run --quiet --locked --example demo
 
-test: ## as root: all tests, most of them in network namespaces of their own (about 7 min; the first build 4 min)
+test: ## as root: all tests, most of them in network namespaces of their own (about 5 min; the first build 4 min)
 	$(call need,$(build) $(lab) $(worlds) $(servers) $(signers) python3:python3)
 	@echo "unit tests, then one integration binary with labs and servers for SSH, HTTPS and git:// of its own, then doc tests"
 	@tests=0; cargo test --locked --no-fail-fast || tests=$$?; $(MAKE) --no-print-directory chart || tests=$$?; exit $$tests
+
+# Integration tests that need no root and no other program (`previews::command` needs git).
+quick := scenarios:: previews:: semantics:: policy:: tidy:: --skip previews::command
+
+test-quick: ## for the inner loop, without root: units, scenarios, previews, some random worlds, house rules (under 1 min after the build)
+	@PROPTEST_CASES=$${PROPTEST_CASES:-32} cargo test --quiet --locked --lib
+	@PROPTEST_CASES=$${PROPTEST_CASES:-32} cargo test --quiet --locked --test it -- $(quick)
+
+bless: ## write the files anew that tests compare with (scenarios, previews, findings, schemas); read the diff
+	@EGRET_BLESS=1 cargo test --quiet --locked --lib core::report::tests::the_page
+	@EGRET_BLESS=1 cargo test --quiet --locked --test it -- scenarios::every_ previews::every_ policy::
+	@git status --short -- tests src repo-template
 
 worlds: ## as root: every claim in every kind of cluster, with a table; EGRET_WORLDS=calico picks some (about 5 min)
 	$(call need,$(build) $(lab) $(worlds))

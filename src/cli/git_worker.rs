@@ -1,6 +1,6 @@
-//! `egret git-worker`: the process that talks to a Git server for another one of ours. Nobody types it.
+//! `egret git-worker`: the worker process of `git::supervisor`. Hidden, because only Egret starts it.
 //!
-//! Deliberately absent: arguments, which others could read, and everything that it does (`git::worker`).
+//! It has no arguments, since other users could read them. Not here: what it does (`git::worker`).
 
 use std::io;
 use std::process::ExitCode;

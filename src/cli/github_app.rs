@@ -11,7 +11,7 @@ use crate::forge::app::{self, GitHubApp};
 use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::https;
-use crate::reconcile::gitops::github_app::giver;
+use crate::reconcile::gitops::github_app::credential_provider;
 
 /// Which App, if any. Its options stand among those of the repository: clap can't tell whether a group is given that has another in it.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +64,7 @@ impl AppOptions {
             let hint = "name the API of that host by --github-api, or use --password-file".to_owned();
             return Err(Failure::new(message, Some(hint)));
         }
-        Ok(Access { giver: Some(giver(app)), ..access })
+        Ok(Access { credential_provider: Some(credential_provider(app)), ..access })
     }
 }
 

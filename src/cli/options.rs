@@ -16,9 +16,9 @@ use crate::core::name::NodeName;
 use crate::core::policy::check::windows_file;
 use crate::core::signature::Require;
 use crate::forge::app::GitHubApp;
-use crate::git::access::{Access, ClientCertificate, Limits};
+use crate::git::access::{Access, ClientCertificate, TransferLimits};
 use crate::git::credentials::{Credentials, Secret};
-use crate::git::signature::Flags;
+use crate::git::signature::SignatureFlags;
 use crate::git::source::{Insecure, Source};
 use crate::https;
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
@@ -129,12 +129,12 @@ impl RepositoryOptions {
                 .zip(self.client_key.clone())
                 .map(|(certificate, key)| ClientCertificate { certificate, key }),
             proxy: self.git_proxy.clone().map(Secret::new),
-            limits: Limits {
+            limits: TransferLimits {
                 connect: Duration::from_secs_f64(self.git_connect_timeout),
                 idle: Duration::from_secs_f64(self.git_idle_timeout),
                 total: Duration::from_secs_f64(self.git_timeout),
-                most: u64::from(self.git_max_size) << 20,
-                ..Limits::default()
+                max_bytes: u64::from(self.git_max_size) << 20,
+                ..TransferLimits::default()
             },
             ..Access::from(Credentials {
                 ssh_key: self.ssh_key.clone(),
@@ -208,8 +208,8 @@ enum RequireSigned {
 
 impl SignatureOptions {
     /// What the flags demand.
-    pub(super) fn flags(&self) -> Flags {
-        Flags {
+    pub(super) fn flags(&self) -> SignatureFlags {
+        SignatureFlags {
             require: self.require_signed.map(|which| match which {
                 RequireSigned::Head => Require::Head,
                 RequireSigned::Every => Require::Every,

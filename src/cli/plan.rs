@@ -20,7 +20,8 @@ use crate::git::mirror::Mirror;
 use crate::reconcile::gitops::repository;
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::node::dry_run::{DocumentSource, DryRun, DryRunOptions, dry_run};
-use crate::reconcile::node::round::{NodePlan, now};
+use crate::reconcile::node::round::NodePlan;
+use crate::reconcile::now;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

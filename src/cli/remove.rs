@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::options::NodeOptions;
 use super::output::{self, Failure};
 use crate::git::access::Access;
-use crate::git::signature::Flags;
+use crate::git::signature::SignatureFlags;
 use crate::git::source::{Insecure, Source};
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::node::{self, RunError, StandaloneOptions};
@@ -29,7 +29,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             source,
             branch: None,
             access: Access::default(),
-            signatures: Flags::default(),
+            signatures: SignatureFlags::default(),
             windows: None,
             label_keys: None,
             cluster: arguments.node.cluster_name,

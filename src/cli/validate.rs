@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::policy::lint::{lint, suspensions};
-use crate::reconcile::node::round::now;
+use crate::reconcile::now;
 
 /// The form of what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -10,6 +10,7 @@
 
 mod files;
 mod parse;
+mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -21,11 +22,10 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 
-pub(super) use files::Stamp;
-pub(super) use parse::LISTS;
+use files::Stamp;
 use parse::{ManifestKey, ManifestObject, ManifestValue, Parsed};
 
-use super::{ClusterError, LabelChanges, Refresh, WatchPath, write};
+use super::{ClusterError, LabelChanges, Refresh, WatchPath};
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use crate::core::facts::{Facts, Pod};
 use crate::core::name::NodeName;
@@ -358,7 +358,7 @@ fn start() -> SpanPoint {
 }
 
 /// The folder a file is in; `.` for a bare name.
-pub(super) fn parent(file: &Path) -> &Path {
+fn parent(file: &Path) -> &Path {
     match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -7,7 +7,6 @@
 mod edit;
 pub mod live;
 mod manifests;
-mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,6 +19,19 @@ pub use manifests::{Manifests, read_text};
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
+
+/// What objects in manifests may be wrapped in: kubectl prints a `List`, the API server itself one of the others.
+const LISTS: [&str; 9] = [
+    "List",
+    "NodeList",
+    "NamespaceList",
+    "PodList",
+    "EgressNodeList",
+    "EgressConfigList",
+    "IPPoolList",
+    "CiliumPodIPPoolList",
+    "CiliumNodeList",
+];
 
 /// Where facts come from and labels go to.
 #[derive(Debug)]

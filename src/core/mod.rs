@@ -15,6 +15,7 @@ pub mod admission;
 pub mod cidr;
 pub mod compile;
 pub mod diagnostic;
+pub mod escape;
 pub mod evaluation;
 pub mod facts;
 pub mod finding;

@@ -1,67 +1,65 @@
-//! How a repository elsewhere is reached: who we are, whom we believe, and how long we put up with it.
-//!
-//! Deliberately absent: talking to it (`smart`), and counting the time (`overseer`).
+//! How a repository on the network is accessed: credentials, trusted authorities, proxy, and limits of time and size.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::credential_provider::CredentialProvider;
 use super::credentials::{Credentials, Secret};
-use super::tokens::Giver;
 
-/// Everything about the way to a repository that its address does not say.
+/// Everything about the access to a repository that its address does not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// Where the secrets are.
     pub credentials: Credentials,
-    /// Who gives a password for https in place of them.
-    pub giver: Option<Giver>,
-    /// The authorities that an HTTPS server's certificate may be by, in PEM. None: the system's.
+    /// Provides the password for https, in the place of a file.
+    pub credential_provider: Option<CredentialProvider>,
+    /// The authorities that an HTTPS server's certificate may be signed by, in PEM. None: the system's.
     pub ca_file: Option<PathBuf>,
-    /// What we prove with who we are before any request, to an HTTPS server that asks for it. None: nothing.
+    /// The client certificate for an HTTPS server that asks for one.
     pub client_certificate: Option<ClientCertificate>,
-    /// An HTTP proxy for HTTPS, `http://[user:password@]host:port`. None: no proxy, whatever the environment says: there is
-    /// one repository, so that nothing has to be told apart as `NO_PROXY` does.
+    /// An HTTP proxy for HTTPS, `http://[user:password@]host:port`. None: no proxy. The environment (`HTTPS_PROXY`, `NO_PROXY`) is not
+    /// read, see decision 0014.
     pub proxy: Option<Secret>,
-    /// How much time and room a repository is given.
-    pub limits: Limits,
-    /// The program whose hidden subcommand `git-worker` talks to the network.
+    /// Limits of time and size.
+    pub limits: TransferLimits,
+    /// The program whose hidden subcommand `git-worker` is the worker process.
     pub program: PathBuf,
 }
 
-/// A certificate of our own. Both files are read anew for each conversation: one that was renewed is used at the next.
+/// A client certificate. Both files are read for each exchange, so that a renewed one is used at the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientCertificate {
-    /// The certificate in PEM, and behind it those that lead to an authority the server knows.
+    /// The certificate in PEM, followed by those that lead to an authority that the server trusts.
     pub certificate: PathBuf,
     /// Its private key in PEM, without a passphrase.
     pub key: PathBuf,
 }
 
-/// How much time and room a repository is given. A local one is not held to it: nothing there waits for anybody.
+/// Limits of time and size of an exchange. They do not apply to a repository on this machine, which no network can stall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Until it has listed its branches, name lookup and greeting included.
+pub struct TransferLimits {
+    /// Until the server has listed its references, name lookup and handshakes included.
     pub connect: Duration,
-    /// Between two signs of life while something is fetched.
+    /// Between two heartbeats of a fetch.
     pub idle: Duration,
-    /// For the whole conversation. Bytes that arrive add to it, see `slowest`.
+    /// For the whole exchange. Bytes that arrive extend it, see `min_rate`.
     pub total: Duration,
-    /// So many bytes buy a second more. A server that trickles buys next to nothing.
-    pub slowest: u64,
-    /// The most bytes that one fetch may bring. Memory is held to twice that and a little.
-    pub most: u64,
+    /// Bytes a second: `total` grows by a second for every so many bytes received.
+    pub min_rate: u64,
+    /// The most bytes that one fetch may bring. The worker's memory is limited to twice that plus 512 MiB.
+    pub max_bytes: u64,
 }
 
-impl Default for Limits {
+impl Default for TransferLimits {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(30),
             idle: Duration::from_secs(30),
             total: Duration::from_mins(1),
-            slowest: 64 << 10,
-            most: 512 << 20,
+            min_rate: 64 << 10,
+            max_bytes: 512 << 20,
         }
     }
 }
@@ -70,12 +68,12 @@ impl From<Credentials> for Access {
     fn from(credentials: Credentials) -> Self {
         Self {
             credentials,
-            giver: None,
+            credential_provider: None,
             ca_file: None,
             client_certificate: None,
             proxy: None,
-            limits: Limits::default(),
-            // The very program that runs, also when its file was replaced since.
+            limits: TransferLimits::default(),
+            // The running program, also when its file was replaced since.
             program: PathBuf::from("/proc/self/exe"),
         }
     }

@@ -1,24 +1,22 @@
-//! A commit's name, and what people want to know of it.
-//!
-//! Deliberately absent: its files (`files`), and SHA-256 repositories, which libgit2 1.9 cannot read yet.
+//! A commit's id and metadata. SHA-256 repositories are not supported, because libgit2 1.9 cannot read them yet.
 
 use std::fmt;
 
 use git2::{Commit, Oid};
 use jiff::Timestamp;
 
-/// The full name of a commit: 40 hexadecimal digits. That a mirror has it is not said by it.
+/// The full id of a commit: 40 hexadecimal digits. The mirror need not have the commit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommitId(Oid);
 
 impl CommitId {
-    /// A full name, 40 hexadecimal digits; everything else is `None`.
+    /// A full id, 40 hexadecimal digits; `None` for everything else.
     pub fn parse(text: &str) -> Option<Self> {
         let full = text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if full { Oid::from_str(text).ok().map(Self) } else { None }
     }
 
-    /// Its first 12 digits, for people. Enough to be the only one in any repository Egret will read.
+    /// Its first 12 digits, for display: unique in any repository of policies.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
         text.truncate(12);
@@ -49,25 +47,25 @@ impl fmt::Debug for CommitId {
 /// A commit, as reports and `explain` name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitInfo {
-    /// Its name.
+    /// Its id.
     pub id: CommitId,
     /// The first line of its message; bytes that are not UTF-8 are replaced.
     pub summary: String,
-    /// `Name <address>` of its author. What the author wrote, proven by nobody.
+    /// `Name <address>` of its author, as the commit claims; not authenticated.
     pub author: String,
-    /// When it was committed, by the committer's clock.
+    /// The time of the commit, by the committer's clock.
     pub time: Timestamp,
     /// Its parents, in their order; two or more for a merge.
     pub parents: Vec<CommitId>,
 }
 
 impl CommitInfo {
-    /// A commit of which only its name and first line were told, by whoever read the repository.
-    pub fn told(id: CommitId, summary: String) -> Self {
+    /// A commit of which only the id and the first line are known: the controller reports those to the nodes.
+    pub fn reported(id: CommitId, summary: String) -> Self {
         Self { id, summary, author: String::new(), time: Timestamp::UNIX_EPOCH, parents: Vec::new() }
     }
 
-    /// When it was committed; none where nobody told.
+    /// The time of the commit; none if it is not known.
     pub fn committed(&self) -> Option<Timestamp> {
         Some(self.time).filter(|time| *time != Timestamp::UNIX_EPOCH)
     }
@@ -82,7 +80,7 @@ impl CommitInfo {
                 String::from_utf8_lossy(author.name_bytes()),
                 String::from_utf8_lossy(author.email_bytes())
             ),
-            // A commit may claim any second at all; what no calendar has becomes the epoch.
+            // A commit may claim any second; one outside of the calendar becomes the epoch.
             time: Timestamp::from_second(commit.time().seconds()).unwrap_or(Timestamp::UNIX_EPOCH),
             parents: commit.parent_ids().map(CommitId::new).collect(),
         }

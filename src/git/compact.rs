@@ -1,52 +1,53 @@
-//! The reports branch stays small: commits older than a given age are folded into one root commit, newer ones are made again on top of it.
+//! Compaction of the reports branch: commits older than a given age are folded into one root commit, newer ones are recreated on top of it.
 //!
-//! By compare-and-swap, as every report: who commits meanwhile wins, and the branch is as it was. Deliberately absent: folding what somebody
-//! else committed, signing what Egret did not sign, deleting objects on the server (its own `git gc` does), and when to try (`reconcile::publisher`).
+//! By compare-and-swap, as every report: if another client commits meanwhile, the branch stays as it is. Commits of others are never
+//! folded, and commits that Egret did not sign are not signed. The server's own `git gc` deletes the old objects; `reconcile::publisher`
+//! decides when to compact.
 
 use std::time::Duration;
 
 use git2::{Commit, Oid, Signature};
 use jiff::Timestamp;
 
-use super::CommitId;
+use super::commit::CommitId;
 use super::error::Result;
+use super::exchange::PushOutcome;
 use super::mirror::Mirror;
-use super::publish::{Made, Target, check_branch, make, push, read_branch, signature};
-use super::remote::Pushed;
+use super::publish::{CommitSpec, Target, check_branch, make, push, read_branch, signature};
 use super::signing::Signer;
 use crate::core::signature::SignatureRejection;
 
-/// Folding has to save this many commits, or the oldest has to be twice as old as what is kept.
+/// Compaction pays off when it saves this many commits, or when the oldest is twice as old as the age to keep.
 pub const MANY: usize = 1_000;
 
-/// What became of the history.
+/// The outcome of a compaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Compacted {
-    /// There is nothing to gain yet.
+    /// It does not pay off yet.
     NotYet,
-    /// Somebody else committed to the branch: their commit is not touched, and so nothing below it is.
+    /// The branch has a commit of another author: it is not touched, and so nothing below it is.
     Others {
         /// The newest such commit.
         commit: CommitId,
-        /// Who.
+        /// Its author.
         by: String,
     },
-    /// The branch is at this commit now; its files are the same.
+    /// The branch is at this commit now, with the same files.
     Done {
         /// The last commit.
         commit: CommitId,
-        /// So many became one.
+        /// How many commits became one.
         folded: usize,
-        /// So many were made again.
+        /// How many commits were recreated.
         kept: usize,
     },
-    /// Somebody committed meanwhile.
+    /// Another client pushed meanwhile.
     Overtaken,
-    /// The repository takes no other history for the branch, and says this.
+    /// The repository accepts no rewritten history for the branch, with this reason.
     Refused(String),
 }
 
-/// Folds what is older than `keep` at the target's time. The mirror must not be behind by more than it can fetch.
+/// Folds commits that are older than `keep` at the target's time.
 ///
 /// Errors: those of [`super::publish::publish`] about the branch and its source. After an error the branch is as it was.
 pub fn compact(mirror: &mut Mirror, target: &Target, keep: Duration) -> Result<Compacted> {
@@ -54,42 +55,42 @@ pub fn compact(mirror: &mut Mirror, target: &Target, keep: Duration) -> Result<C
     let Some(tip) = mirror.tip_of(&target.branch)? else { return Ok(Compacted::NotYet) };
     read_branch(mirror, target, Some(tip))?;
     let fault = |source| mirror.fault("fold the history of reports", source);
-    let (objects, folded) = match fresh(mirror, target, tip, keep).map_err(fault)? {
-        Ok(fresh) => fresh,
+    let (objects, folded) = match rewrite(mirror, target, tip, keep).map_err(fault)? {
+        Ok(rewritten) => rewritten,
         Err(instead) => return Ok(instead),
     };
     let Some(last) = objects.last().copied() else { return Ok(Compacted::NotYet) };
     match push(mirror, target, Some(tip), last, &objects)? {
-        Pushed::Done => {
+        PushOutcome::Updated => {
             mirror.note_pushed(&target.branch, last)?;
             Ok(Compacted::Done { commit: CommitId::new(last), folded, kept: objects.len() - 1 })
         }
-        Pushed::Overtaken => Ok(Compacted::Overtaken),
-        Pushed::Refused(_) if mirror.tip_of(&target.branch)? != Some(tip) => Ok(Compacted::Overtaken),
-        Pushed::Refused(why) => Ok(Compacted::Refused(why)),
+        PushOutcome::Stale => Ok(Compacted::Overtaken),
+        PushOutcome::Rejected(_) if mirror.tip_of(&target.branch)? != Some(tip) => Ok(Compacted::Overtaken),
+        PushOutcome::Rejected(why) => Ok(Compacted::Refused(why)),
     }
 }
 
-/// The commits of the shorter history, and how many the first of them stands for; or why there is none.
-type Fresh = std::result::Result<(Vec<Oid>, usize), Compacted>;
+/// The commits of the new history, and how many were folded into its first; or why there is none.
+type Rewritten = std::result::Result<(Vec<Oid>, usize), Compacted>;
 
-fn fresh(mirror: &Mirror, target: &Target, tip: Oid, keep: Duration) -> std::result::Result<Fresh, git2::Error> {
+fn rewrite(mirror: &Mirror, target: &Target, tip: Oid, keep: Duration) -> std::result::Result<Rewritten, git2::Error> {
     let history = match history(mirror, target, tip)? {
         Ok(history) => history,
         Err((commit, by)) => return Ok(Err(Compacted::Others { commit: CommitId::new(commit), by })),
     };
-    let Some(fold) = worth(&history, target.time, keep) else { return Ok(Err(Compacted::NotYet)) };
-    Ok(Ok((again(mirror, target, &history, fold)?, fold)))
+    let Some(fold) = commits_to_fold(&history, target.time, keep) else { return Ok(Err(Compacted::NotYet)) };
+    Ok(Ok((recreate(mirror, target, &history, fold)?, fold)))
 }
 
-/// A commit of ours.
+/// A commit of this Egret.
 struct Report<'r> {
     commit: Commit<'r>,
-    /// By the key that is given now. What is not may be anybody's who can push, and gets no signature by being made again.
+    /// By the present signing key. An unsigned commit may be by anyone who can push, and stays unsigned when it is recreated.
     signed: bool,
 }
 
-/// The branch's commits, the oldest first; or one that is not ours, and whose it is.
+/// The branch's commits, the oldest first; or the newest foreign one and its author.
 type History<'r> = std::result::Result<Vec<Report<'r>>, (Oid, String)>;
 
 fn history<'r>(mirror: &'r Mirror, target: &Target, tip: Oid) -> std::result::Result<History<'r>, git2::Error> {
@@ -102,22 +103,23 @@ fn history<'r>(mirror: &'r Mirror, target: &Target, tip: Oid) -> std::result::Re
         let ours = |of: &Signature<'_>| {
             of.name_bytes() == target.author.name.as_bytes() && of.email_bytes() == target.author.email.as_bytes()
         };
-        let stranger = [commit.committer(), commit.author()].into_iter().find(|who| !ours(who)).map(|who| {
+        let foreign = [commit.committer(), commit.author()].into_iter().find(|who| !ours(who)).map(|who| {
             format!("{} <{}>", String::from_utf8_lossy(who.name_bytes()), String::from_utf8_lossy(who.email_bytes()))
         });
-        // Egret makes no merge and writes UTF-8: such a commit only bears its name.
-        let stranger = stranger.or_else(|| {
-            (commit.parent_count() > 1 || commit.message().is_err()).then(|| "somebody in Egret's name".to_owned())
+        // Egret creates no merges and writes UTF-8: such a commit only uses its name.
+        let foreign = foreign.or_else(|| {
+            (commit.parent_count() > 1 || commit.message().is_err())
+                .then(|| "another author who uses Egret's name".to_owned())
         });
         let verdict = own.check_commit(objects.read(id)?.data());
-        let stranger = stranger.or_else(|| match &verdict {
+        let foreign = foreign.or_else(|| match &verdict {
             Ok(_) | Err(SignatureRejection::Missing) => None,
             Err(SignatureRejection::NoKeys | SignatureRejection::Unknown { .. }) => {
-                Some("Egret, signed by a key that is not given now".to_owned())
+                Some("Egret, signed with a key other than the present one".to_owned())
             }
-            Err(refused) => Some(format!("somebody in Egret's name: {refused}")),
+            Err(refused) => Some(format!("another author who uses Egret's name: {refused}")),
         });
-        if let Some(by) = stranger {
+        if let Some(by) = foreign {
             return Ok(Err((id, by)));
         }
         next = commit.parent_ids().next();
@@ -127,8 +129,8 @@ fn history<'r>(mirror: &'r Mirror, target: &Target, tip: Oid) -> std::result::Re
     Ok(Ok(commits))
 }
 
-/// How many of the oldest commits to fold; none where it does not pay: each time, what is kept is sent anew.
-fn worth(history: &[Report<'_>], now: Timestamp, keep: Duration) -> Option<usize> {
+/// How many of the oldest commits to fold; none if it does not pay off, since every compaction pushes the kept commits again.
+fn commits_to_fold(history: &[Report<'_>], now: Timestamp, keep: Duration) -> Option<usize> {
     let age = |commit: &Commit<'_>| now.as_second().saturating_sub(commit.time().seconds());
     let keep = i64::try_from(keep.as_secs()).unwrap_or(i64::MAX);
     let fold = history.iter().take_while(|report| age(&report.commit) > keep).count();
@@ -136,8 +138,8 @@ fn worth(history: &[Report<'_>], now: Timestamp, keep: Duration) -> Option<usize
     (fold > MANY || fold > 1 && oldest > keep.saturating_mul(2)).then_some(fold)
 }
 
-/// Makes the commits anew; the first is what the folded ones came to. Nothing points to them yet.
-fn again(
+/// Creates the new commits; the first has the files of the last folded one. No reference leads to them yet.
+fn recreate(
     mirror: &Mirror,
     target: &Target,
     history: &[Report<'_>],
@@ -150,12 +152,12 @@ fn again(
     let last = &last.commit;
     let message =
         Folded::of(folded.first().map_or(last, |report| &report.commit), last, fold).message(&target.identity);
-    // The time of the newest that is in it, so that the history's times go on growing.
+    // The time of the newest folded commit, so that times grow along the history.
     let by = signature(&target.author, last.time().seconds())?;
-    let root = Made { author: &by, committer: &by, message: &message, tree: last.tree_id(), parent: None };
+    let root = CommitSpec { author: &by, committer: &by, message: &message, tree: last.tree_id(), parent: None };
     made.push(make(mirror, signer(all_signed), &root)?);
     for Report { commit, signed } in &history[fold..] {
-        let copy = Made {
+        let copy = CommitSpec {
             author: &commit.author(),
             committer: &commit.committer(),
             message: commit.message()?,
@@ -167,7 +169,7 @@ fn again(
     Ok(made)
 }
 
-/// What is said of the commits that were folded, those of an earlier time included.
+/// The message of the root commit: what was folded, earlier compactions included.
 #[derive(Debug, PartialEq, Eq)]
 struct Folded {
     count: usize,
@@ -188,7 +190,7 @@ impl Folded {
         let trailer = |key: &str| message.lines().find_map(|line| line.strip_prefix(key).map(str::to_owned));
         let earlier = trailer(COUNT).and_then(|count| count.parse::<usize>().ok());
         Self {
-            // The root that holds them is no report.
+            // The root commit of an earlier compaction is not a report.
             count: fold.saturating_sub(usize::from(earlier.is_some())) + earlier.unwrap_or(0),
             first: trailer(FIRST).filter(|_| earlier.is_some()).unwrap_or_else(|| time(oldest)),
             last: time(newest),

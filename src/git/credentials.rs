@@ -1,7 +1,7 @@
-//! How Egret proves who it is, and how a server proves who it is.
+//! The files of Egret's credentials for a Git server, and of the SSH host keys that it trusts.
 //!
-//! Files are read when they are needed, not once: a rotated secret is used at the next connection.
-//! Deliberately absent: secrets on the command line, Git's credential helpers (they run programs), key passphrases.
+//! Files are read for each connection, so that a rotated secret is used at the next. Git's credential helpers are not supported, because
+//! they run programs, and keys with a passphrase are not, because no user is there to type it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,21 +11,21 @@ use serde::{Deserialize, Serialize};
 use super::error::{Error, Result};
 pub use crate::secret::Secret;
 
-/// Where the secrets are. Every part is optional; the default is what a person's own `ssh` would use.
+/// Where the secrets are. Every part is optional; the default is that of `ssh`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// A private SSH key without a passphrase. None: the SSH agent, if there is one.
     pub ssh_key: Option<PathBuf>,
     /// None: `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.
     pub known_hosts: Option<PathBuf>,
-    /// For https: a file with a token, or with the password that goes with `user`.
+    /// For https: a file with a token, or with the password of `user`.
     pub password: Option<PathBuf>,
-    /// For https: who the password is of. None: a name that the hosts accept with a token.
+    /// For https: the user of the password. None: `git`, since forges accept any name with a token.
     pub user: Option<String>,
 }
 
 impl Credentials {
-    /// What the password file holds, without the line's end that editors put there.
+    /// The content of the password file, without the newline that editors add.
     pub(super) fn read_password(&self) -> Result<Option<Secret>> {
         self.password
             .as_deref()
@@ -33,8 +33,7 @@ impl Credentials {
             .transpose()
     }
 
-    /// The text of the `known_hosts` files that apply, for somebody with that home. A default file that is not there knows nobody; one that was named must be
-    /// there.
+    /// The text of the `known_hosts` files, for a user with this home. A default file may be missing; one that was named must exist.
     pub(super) fn read_known_hosts(&self, home: Option<&Path>) -> Result<String> {
         if let Some(path) = &self.known_hosts {
             return read(path);

@@ -1,51 +1,50 @@
-//! The files of a commit, and only those that differ from another commit's: subtrees with the same id are never opened.
-//!
-//! Deliberately absent: renames (a file's name is no identity here), line diffs, and the files' meaning (`core::policy`).
+//! The files of a commit that differ from another commit's. Subtrees with the same id are never opened. Renames are not detected: a renamed
+//! file is removed and new. Not here: the meaning of the files (`core::policy`).
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use git2::{Commit, ObjectType, Oid, Repository, Tree, TreeEntry};
 
+use super::commit::{CommitId, CommitInfo};
 use super::error::{Error, Result};
 use super::mirror::Mirror;
-use super::{CommitId, CommitInfo};
 
-/// A larger file is refused: no policy is that long, and everything read is parsed.
+/// A larger file is refused: no policy is that long, and every file that is read is parsed.
 pub const LARGEST_FILE: usize = 1 << 20;
-/// A commit may have this many files that concern us.
+/// A commit may have this many files below the configured paths.
 pub const MOST_FILES: usize = 100_000;
-/// What differs between two commits may have this many bytes of text, which are all read.
+/// The files that differ between two commits may have this many bytes in all.
 pub const MOST_TEXT: usize = 256 << 20;
 /// Folders may be nested this deep.
 pub const DEEPEST: usize = 64;
 /// The last paragraph of a message may have this many bytes.
 pub const LONGEST_TRAILERS: usize = 64 << 10;
-/// So many names are read at most, of both commits, and whether they concern us or not: a few kilobytes in a pack may stand for
-/// billions, if folders have each other in them many times.
+/// The most names that are read, of both commits and of all paths: a few kilobytes of a pack may stand for billions of names, if trees
+/// contain each other many times.
 pub const MOST_NAMES: usize = 4_000_000;
-/// So many of them are kept at a time: those of a folder and of the ones that it is in.
+/// The most names in memory at a time: those of a folder and of its parents.
 pub const MOST_NAMES_KEPT: usize = 400_000;
-/// [`Mirror::last_change`] looks at this many commits at most.
+/// [`Mirror::last_change`] reads this many commits at most.
 pub const FURTHEST: usize = 10_000;
 
-/// What became of one file.
+/// The change of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileChange {
     /// It is new or differs; its text.
     Text(String),
-    /// It is not there any more.
+    /// It was removed.
     Removed,
-    /// It is new or differs, and is not read.
+    /// It is new or differs, and is refused.
     Refused(Refusal),
 }
 
-/// Why a file is not read.
+/// Why a file is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// A symbolic link: it could lead out of the repository, or to another cluster's folder.
     Symlink,
-    /// A submodule: another repository, with other people in it.
+    /// A submodule: another repository, with other permissions.
     Submodule,
     /// Its bytes are not UTF-8.
     NotUtf8,
@@ -61,20 +60,20 @@ impl fmt::Display for Refusal {
             Self::Symlink => f.write_str("is a symbolic link; put the file itself there"),
             Self::Submodule => f.write_str("is a submodule; put the files themselves there"),
             Self::NotUtf8 => f.write_str("is not UTF-8 text"),
-            Self::TooLarge(size) => write!(f, "has {size} bytes; {LARGEST_FILE} are the most"),
-            Self::Name => f.write_str("has a name that is no file's name: `..`, a control character, or not UTF-8"),
+            Self::TooLarge(size) => write!(f, "has {size} bytes; the limit is {LARGEST_FILE}"),
+            Self::Name => f.write_str("has a name that no file may have: `..`, a control character, or not UTF-8"),
         }
     }
 }
 
 impl Mirror {
-    /// What is to be known of a commit. Error: [`Error::MissingCommit`].
+    /// The metadata of a commit. Error: [`Error::MissingCommit`].
     pub fn commit_info(&self, commit: CommitId) -> Result<CommitInfo> {
         Ok(CommitInfo::of(&self.find_commit(commit)?))
     }
 
     /// Trailers of a commit's message, by Git's own rules (`git interpret-trailers`): the last paragraph, names and values in their order.
-    /// Of a message that is no text there are none, and none of a last paragraph of more than [`LONGEST_TRAILERS`]. Error: [`Error::MissingCommit`].
+    /// A message that is not UTF-8, or whose last paragraph is longer than [`LONGEST_TRAILERS`], has none. Error: [`Error::MissingCommit`].
     pub fn trailers(&self, commit: CommitId) -> Result<Vec<(String, String)>> {
         let commit = self.find_commit(commit)?;
         let text = String::from_utf8_lossy(end_of(commit.message_raw_bytes())).into_owned();
@@ -88,10 +87,10 @@ impl Mirror {
         self.changes(None, commit, paths)
     }
 
-    /// What differs between two commits, by path; `from` nothing, everything is new. Hidden files and folders (`.github`)
-    /// are passed over. A name that cannot be shown is shown escaped.
+    /// The changes between two commits, by path; without `from`, every file is new. Hidden files and folders (`.github`) are skipped. A
+    /// name with control characters is escaped.
     ///
-    /// Errors: [`Error::MissingCommit`] (a history was rewritten and its old commits are gone: compare from nothing),
+    /// Errors: [`Error::MissingCommit`] (the history was rewritten and its old commits are gone: compare without `from`),
     /// [`Error::TooLarge`], [`Error::Mirror`].
     pub fn changes(
         &self,
@@ -102,8 +101,8 @@ impl Mirror {
         self.changes_within(MOST_TEXT, from, to, paths)
     }
 
-    /// The same with less room: for what anybody may propose. A megabyte of one letter is a kilobyte in a pack, so that a small fetch may
-    /// still be a lot to read.
+    /// The same with a lower limit of bytes, for pull requests, which anyone may open. A megabyte of one letter is a kilobyte in a pack, so
+    /// that a small fetch may still be a lot to read.
     pub fn changes_within(
         &self,
         most: usize,
@@ -125,12 +124,12 @@ impl Mirror {
         match comparison.folder("", old.as_ref(), Some(&new), 0) {
             Ok(()) => Ok(comparison.changes),
             Err(Stop::TooLarge(what)) => Err(Error::TooLarge { commit: to, what }),
-            Err(Stop::Fault(source)) => Err(fault(source)),
+            Err(Stop::WireError(source)) => Err(fault(source)),
         }
     }
 
-    /// The commit at or before `commit` that gave a file its present content, or took it away: `git log -1 -- PATH`. Of a
-    /// merge, the side that it came from is followed. None: [`FURTHEST`] commits back it was the same.
+    /// The commit at or before `commit` that gave a file its present content, or removed it: `git log -1 -- PATH`. Of a merge, the parent with
+    /// the same content is followed. None: the file was the same [`FURTHEST`] commits back.
     pub fn last_change(&self, path: &str, commit: CommitId) -> Result<Option<CommitInfo>> {
         let fault = |source| self.fault("look through the history", source);
         let mut commit = self.find_commit(commit)?;
@@ -172,22 +171,22 @@ fn content_at(commit: &Commit<'_>, path: &str) -> std::result::Result<Option<Oid
     }
 }
 
-/// The last lines of a message, as many as are looked at.
+/// The last lines of a message, as many as are read.
 fn end_of(message: &[u8]) -> &[u8] {
     let Some(cut) = message.len().checked_sub(LONGEST_TRAILERS) else { return message };
-    // What is cut off in the middle is no line of the message.
+    // The first line after the cut may be incomplete.
     let line = message[cut..].iter().position(|byte| *byte == b'\n').map_or(message.len(), |end| cut + end + 1);
     &message[line..]
 }
 
 enum Stop {
     TooLarge(&'static str),
-    Fault(git2::Error),
+    WireError(git2::Error),
 }
 
 impl From<git2::Error> for Stop {
     fn from(error: git2::Error) -> Self {
-        Self::Fault(error)
+        Self::WireError(error)
     }
 }
 
@@ -195,7 +194,7 @@ struct Comparison<'a> {
     repository: &'a Repository,
     paths: &'a [String],
     seen: usize,
-    /// Names that were read, and that are kept now.
+    /// Names that were read, and that are in memory now.
     names: (usize, usize),
     /// Bytes of text that may still be read.
     room: usize,
@@ -256,7 +255,7 @@ impl Comparison<'_> {
         let shown = String::from_utf8_lossy(name);
         let path = format!("{prefix}{}", shown.escape_debug());
         let good = is_good_name(name);
-        if good && (name.starts_with(b".") || !self.concerns_us(&path, kind)) {
+        if good && (name.starts_with(b".") || !self.is_relevant(&path, kind)) {
             return Ok(());
         }
         if !good && kind == Some(ObjectType::Blob) && !is_document(&shown) {
@@ -264,7 +263,7 @@ impl Comparison<'_> {
         }
         self.seen += 1;
         if self.seen > MOST_FILES {
-            return Err(Stop::TooLarge("more than 100000 of its files concern this cluster"));
+            return Err(Stop::TooLarge("more than 100000 of its files are below the paths of this cluster"));
         }
         match (kind, new) {
             (_, Some(_)) if !good => self.note(path, FileChange::Refused(Refusal::Name)),
@@ -289,14 +288,14 @@ impl Comparison<'_> {
         self.changes.insert(path, change);
     }
 
-    /// Whether a path is below one of ours, or, if it is a folder, above one.
-    fn concerns_us(&self, path: &str, kind: Option<ObjectType>) -> bool {
+    /// Whether a path is below a configured one, or, if it is a folder, above one.
+    fn is_relevant(&self, path: &str, kind: Option<ObjectType>) -> bool {
         let below = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
-        let ours = |wanted: &String| wanted.is_empty() || wanted == path || below(wanted, path);
+        let is_below = |wanted: &String| wanted.is_empty() || wanted == path || below(wanted, path);
         match kind {
-            Some(ObjectType::Tree) => self.paths.iter().any(|wanted| ours(wanted) || below(path, wanted)),
-            Some(ObjectType::Commit) => self.paths.iter().any(ours),
-            _ => is_document(path) && self.paths.iter().any(ours),
+            Some(ObjectType::Tree) => self.paths.iter().any(|wanted| is_below(wanted) || below(path, wanted)),
+            Some(ObjectType::Commit) => self.paths.iter().any(is_below),
+            _ => is_document(path) && self.paths.iter().any(is_below),
         }
     }
 
@@ -309,7 +308,7 @@ impl Comparison<'_> {
             return Ok(FileChange::Refused(Refusal::Symlink));
         }
         let objects = self.repository.odb()?;
-        // The size is in the object's header: a huge file is refused without being unpacked.
+        // The size is in the object's header, so that a huge file is refused without being unpacked.
         let (size, _) = objects.read_header(entry.id())?;
         if size > LARGEST_FILE {
             return Ok(FileChange::Refused(Refusal::TooLarge(size)));
@@ -320,8 +319,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Whether a name in a tree is one that a file system would give a file. Git checks it when it makes trees; who pushes
-/// need not use Git.
+/// Whether a file could have a tree entry's name. Git checks it when it creates trees; a client that pushes need not be Git.
 fn is_good_name(name: &[u8]) -> bool {
     let text = std::str::from_utf8(name);
     !matches!(name, b"" | b"." | b"..")

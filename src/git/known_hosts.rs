@@ -1,52 +1,59 @@
-//! Whether an SSH server is the one we know: OpenSSH's `known_hosts` (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT").
+//! The check of an SSH server's host key against OpenSSH's `known_hosts` (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT").
 //!
-//! Deliberately absent: learning new hosts (a person adds them), and certificate authorities: libssh2 never offers a host
-//! certificate, so those lines can match nothing. libssh2 has a reader of its own, but for `~/.ssh/known_hosts` alone.
+//! Unknown hosts are never added: an operator does that. `@cert-authority` lines are skipped, since Egret asks for no host certificates
+//! (`ssh_relay`).
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
 
-use super::digest::{base64_unpadded, from_base64, hmac_sha1};
+/// Base64 as OpenSSH prints fingerprints, without padding; decodes with and without it.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
-/// A public key that a server offered.
+/// A host key that a server offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OfferedKey {
     /// `ssh-ed25519`, `ecdsa-sha2-nistp256`, `ssh-rsa`
     pub kind: String,
     /// The key's blob in the SSH wire format (RFC 4253 §6.6).
     pub blob: Vec<u8>,
-    /// Its SHA-256.
-    pub sha256: [u8; 32],
 }
 
 impl fmt::Display for OfferedKey {
     /// `ssh-ed25519 SHA256:...`, as `ssh-keygen -l` prints it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} SHA256:{}", self.kind, base64_unpadded(&self.sha256))
+        write!(f, "{} SHA256:{}", self.kind, BASE64.encode(Sha256::digest(&self.blob)))
     }
 }
 
-/// What a `known_hosts` file says of a host and the key it offered.
+/// The status of an offered host key by a `known_hosts` file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
-    /// This very key is there.
+pub enum HostKeyStatus {
+    /// The file has this key for the host.
     Known,
-    /// No line is about this host.
+    /// The file has no line for this host.
     Unknown,
-    /// A line has another key of the same kind: the server was set up anew, or somebody is in between.
+    /// The file has another key of the same kind: the server was reinstalled, or this is an attack.
     Changed,
-    /// The host is known by keys of these other kinds only; which kind is offered is libssh2's choice.
+    /// The file has keys of these other kinds only, none of which the server has.
     OtherKinds(Vec<String>),
     /// The key is marked `@revoked`.
     Revoked,
 }
 
-/// What the text of a `known_hosts` file says of a key that `host:port` offered. Lines that are none are passed over, as
-/// OpenSSH does.
-pub fn verdict(file: &str, host: &str, port: u16, offered: &OfferedKey) -> Verdict {
+/// The status of a key that `host:port` offered, by the text of a `known_hosts` file. Malformed lines are skipped, as OpenSSH does.
+pub fn check_host_key(file: &str, host: &str, port: u16, offered: &OfferedKey) -> HostKeyStatus {
     let name = name_of(host, port);
-    let offered_blob = base64_unpadded(&offered.blob);
+    let offered_blob = BASE64.encode(&offered.blob);
     let mut other_kinds = Vec::new();
     let (mut known, mut changed) = (false, false);
     for line in file.lines() {
@@ -59,7 +66,7 @@ pub fn verdict(file: &str, host: &str, port: u16, offered: &OfferedKey) -> Verdi
         let same_key = kind == offered.kind && blob.trim_end_matches('=') == offered_blob;
         if marker == Some("@revoked") {
             if same_key {
-                return Verdict::Revoked;
+                return HostKeyStatus::Revoked;
             }
             continue;
         }
@@ -68,27 +75,26 @@ pub fn verdict(file: &str, host: &str, port: u16, offered: &OfferedKey) -> Verdi
         other_kinds.push(kind.to_owned());
     }
     match (known, changed, other_kinds.is_empty()) {
-        (true, _, _) => Verdict::Known,
-        (false, true, _) => Verdict::Changed,
-        (false, false, true) => Verdict::Unknown,
+        (true, _, _) => HostKeyStatus::Known,
+        (false, true, _) => HostKeyStatus::Changed,
+        (false, false, true) => HostKeyStatus::Unknown,
         (false, false, false) => {
             other_kinds.sort();
             other_kinds.dedup();
-            Verdict::OtherKinds(other_kinds)
+            HostKeyStatus::OtherKinds(other_kinds)
         }
     }
 }
 
-/// The lines about `host:port`, without marks, patterns and hashes: `name kind key`.
-pub(super) fn lines_of(file: &str, host: &str, port: u16) -> String {
+/// The kinds of the keys that the file has for `host:port`.
+pub(super) fn kinds_of(file: &str, host: &str, port: u16) -> Vec<String> {
     let name = name_of(host, port);
-    let lines = file.lines().filter_map(|line| {
+    let kinds = file.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
-        let (patterns, kind, blob) = (words.next()?, words.next()?, words.next()?);
-        let plain = !patterns.starts_with(['#', '@']) && names_host(patterns, &name);
-        plain.then(|| format!("{name} {kind} {blob}\n"))
+        let (patterns, kind) = (words.next()?, words.next()?);
+        (!patterns.starts_with(['#', '@']) && names_host(patterns, &name)).then(|| kind.to_owned())
     });
-    lines.collect()
+    kinds.collect()
 }
 
 fn name_of(host: &str, port: u16) -> String {
@@ -96,11 +102,13 @@ fn name_of(host: &str, port: u16) -> String {
     if port == 22 { host } else { format!("[{host}]:{port}") }
 }
 
-/// Whether the first field of a line is about this host: a hashed name, or patterns between commas.
+/// Whether the first field of a line matches this host: a hashed name, or patterns separated by commas.
 fn names_host(patterns: &str, name: &str) -> bool {
     if let Some(hashed) = patterns.strip_prefix("|1|") {
-        let parts = hashed.split_once('|').and_then(|(salt, hash)| Some((from_base64(salt)?, from_base64(hash)?)));
-        return parts.is_some_and(|(salt, hash)| hmac_sha1(&salt, name.as_bytes()).as_slice() == hash);
+        let decode = |text| BASE64.decode(text).ok();
+        let parts = hashed.split_once('|').and_then(|(salt, hash)| Some((decode(salt)?, decode(hash)?)));
+        return parts
+            .is_some_and(|(salt, hash)| name_hash(&salt, name).is_some_and(|mac| mac.verify_slice(&hash).is_ok()));
     }
     let mut named = false;
     for pattern in patterns.split(',') {
@@ -113,6 +121,11 @@ fn names_host(patterns: &str, name: &str) -> bool {
         }
     }
     named
+}
+
+/// How `ssh-keygen -H` hashes a name (ssh_config(5), HashKnownHosts): HMAC-SHA-1 with the salt as the key.
+fn name_hash(salt: &[u8], name: &str) -> Option<Hmac<Sha1>> {
+    Hmac::<Sha1>::new_from_slice(salt).ok().map(|mac| mac.chain_update(name))
 }
 
 /// `*` stands for any text and `?` for one character (ssh_config(5), PATTERNS).
@@ -129,7 +142,7 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
                 at += 1;
                 position += 1;
             }
-            // Only the last `*` needs to be tried again: what earlier ones took can only grow into it.
+            // Backtracking to the last `*` is enough: what an earlier one matches can only grow into it.
             _ => match star {
                 Some((star_at, taken)) => {
                     star = Some((star_at, taken + 1));
@@ -148,48 +161,45 @@ mod tests {
     use super::*;
 
     fn key(kind: &str, blob: &[u8]) -> OfferedKey {
-        OfferedKey { kind: kind.to_owned(), blob: blob.to_vec(), sha256: [0; 32] }
+        OfferedKey { kind: kind.to_owned(), blob: blob.to_vec() }
     }
 
     #[test]
-    fn a_key_is_known_by_name_by_pattern_and_by_port() {
+    fn a_key_matches_by_name_by_pattern_and_by_port() {
         let file = "# comment\ngit.example.org,10.0.0.1 ssh-ed25519 Zm9v\n[git.example.org]:2222 ssh-ed25519 YmFy\n\
                     *.corp,!bad.corp ssh-rsa Zm9v comment\nnonsense\n";
         let ed25519 = key("ssh-ed25519", b"foo");
-        assert_eq!(verdict(file, "git.example.org", 22, &ed25519), Verdict::Known);
-        assert_eq!(verdict(file, "Git.Example.org", 22, &ed25519), Verdict::Known);
-        assert_eq!(verdict(file, "git.example.org", 2222, &ed25519), Verdict::Changed);
-        assert_eq!(verdict(file, "git.example.org", 2222, &key("ssh-ed25519", b"bar")), Verdict::Known);
-        assert_eq!(verdict(file, "good.corp", 22, &key("ssh-rsa", b"foo")), Verdict::Known);
-        assert_eq!(verdict(file, "bad.corp", 22, &key("ssh-rsa", b"foo")), Verdict::Unknown);
-        assert_eq!(verdict(file, "other.org", 22, &ed25519), Verdict::Unknown);
+        assert_eq!(check_host_key(file, "git.example.org", 22, &ed25519), HostKeyStatus::Known);
+        assert_eq!(check_host_key(file, "Git.Example.org", 22, &ed25519), HostKeyStatus::Known);
+        assert_eq!(check_host_key(file, "git.example.org", 2222, &ed25519), HostKeyStatus::Changed);
+        assert_eq!(check_host_key(file, "git.example.org", 2222, &key("ssh-ed25519", b"bar")), HostKeyStatus::Known);
+        assert_eq!(check_host_key(file, "good.corp", 22, &key("ssh-rsa", b"foo")), HostKeyStatus::Known);
+        assert_eq!(check_host_key(file, "bad.corp", 22, &key("ssh-rsa", b"foo")), HostKeyStatus::Unknown);
+        assert_eq!(check_host_key(file, "other.org", 22, &ed25519), HostKeyStatus::Unknown);
         assert_eq!(
-            verdict(file, "10.0.0.1", 22, &key("ecdsa-sha2-nistp256", b"foo")),
-            Verdict::OtherKinds(vec!["ssh-ed25519".to_owned()])
+            check_host_key(file, "10.0.0.1", 22, &key("ecdsa-sha2-nistp256", b"foo")),
+            HostKeyStatus::OtherKinds(vec!["ssh-ed25519".to_owned()])
         );
     }
 
     #[test]
     fn a_revoked_key_is_refused_although_another_line_has_it() {
         let file = "host ssh-ed25519 Zm9v\n@revoked * ssh-ed25519 Zm9v\n";
-        assert_eq!(verdict(file, "host", 22, &key("ssh-ed25519", b"foo")), Verdict::Revoked);
+        assert_eq!(check_host_key(file, "host", 22, &key("ssh-ed25519", b"foo")), HostKeyStatus::Revoked);
         assert_eq!(
-            verdict("@cert-authority * ssh-ed25519 Zm9v", "host", 22, &key("ssh-ed25519", b"foo")),
-            Verdict::Unknown
+            check_host_key("@cert-authority * ssh-ed25519 Zm9v", "host", 22, &key("ssh-ed25519", b"foo")),
+            HostKeyStatus::Unknown
         );
     }
 
     #[test]
     fn hashed_names_match_as_openssh_hashed_them() {
-        // The form of ssh_config(5), HashKnownHosts; tests/it/git/ssh.rs checks it against ssh-keygen itself.
+        // tests/it/git/ssh.rs compares with ssh-keygen itself.
         let salt: Vec<u8> = (0..20).collect();
-        let line = format!(
-            "|1|{}=|{}= ssh-ed25519 Zm9v",
-            base64_unpadded(&salt),
-            base64_unpadded(&hmac_sha1(&salt, b"[localhost]:2222"))
-        );
-        assert_eq!(verdict(&line, "localhost", 2222, &key("ssh-ed25519", b"foo")), Verdict::Known);
-        assert_eq!(verdict(&line, "localhost", 22, &key("ssh-ed25519", b"foo")), Verdict::Unknown);
+        let hash = name_hash(&salt, "[localhost]:2222").expect("a key of any length").finalize().into_bytes();
+        let line = format!("|1|{}=|{}= ssh-ed25519 Zm9v", BASE64.encode(&salt), BASE64.encode(hash));
+        assert_eq!(check_host_key(&line, "localhost", 2222, &key("ssh-ed25519", b"foo")), HostKeyStatus::Known);
+        assert_eq!(check_host_key(&line, "localhost", 22, &key("ssh-ed25519", b"foo")), HostKeyStatus::Unknown);
     }
 
     #[test]

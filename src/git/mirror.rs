@@ -1,8 +1,8 @@
-//! The mirror: a bare repository in the state folder that holds what was fetched, so that nothing depends on the source
-//! being there. It is a cache: whatever is wrong with it, it is made anew, beside the old one, which is kept until then.
+//! The mirror: a bare repository in the state folder with everything that was fetched, so that Egret also works while the source is down.
+//! It is a cache: a broken one is created anew, beside the old one, which is kept until the new one is complete.
 //!
-//! Deliberately absent: reading files (`files`), a lock between processes (two never share a state folder), and `git gc`:
-//! when many packs, or objects of our own reports, have piled up, the mirror is made anew as well.
+//! There is no `git gc`: a mirror with many packs or loose objects is created anew as well. There is no lock between processes, since two
+//! never share a state folder. Not here: reading files (`files`).
 
 use std::cell::Cell;
 use std::fs;
@@ -11,22 +11,23 @@ use std::path::{Path, PathBuf};
 
 use git2::{ErrorClass, ErrorCode, Oid, Repository, RepositoryInitOptions};
 
-use super::CommitId;
 use super::access::Access;
+use super::commit::CommitId;
 use super::error::{Error, Result};
-use super::overseer::sweep;
-use super::remote::{Listing, Remote, Want};
+use super::exchange::{Refspec, RemoteRefs};
+use super::remote::Remote;
 use super::revision::{Base, Revision, is_branch_name, is_short_id};
 use super::source::Source;
+use super::supervisor::remove_leftovers;
 
-/// A file that says the folder is ours to delete, and whose mirror it is.
+/// The file that marks the folder as created by Egret, and names the source.
 const MARKER: &str = "egret-mirror";
 
-/// Each fetch adds a pack, and each object is looked for in all of them.
+/// Each fetch adds a pack, and every read of an object searches all of them.
 const MOST_PACKS: usize = 256;
 
-/// Each report leaves a handful of objects, one of which may be a whole cluster. Objects lie in 256 folders by their
-/// name's first two digits, evenly: so many in one of them are some 2,500 in all.
+/// The most loose objects in one of the 256 folders, which stands for some 2,500 in all, since ids are evenly distributed. Each report
+/// leaves a handful, one of which may describe a whole cluster.
 const MOST_LOOSE: usize = 10;
 
 /// The mirror of one source.
@@ -35,9 +36,9 @@ pub struct Mirror {
     pub(super) source: Source,
     access: Access,
     pub(super) repository: Repository,
-    /// Reading went wrong: the next look at the source makes the mirror anew.
+    /// Reading failed: the next fetch creates the mirror anew.
     pub(super) suspect: Cell<bool>,
-    /// Commits that a mirror made anew takes over, whatever the source has by then.
+    /// Commits to copy to a mirror that is created anew, even if the source no longer has them.
     kept: Vec<CommitId>,
 }
 
@@ -48,21 +49,21 @@ pub struct Head {
     pub branch: String,
     /// Its last commit; the mirror has it, and every file of it.
     pub commit: CommitId,
-    /// Whether it was fetched just now; false: the mirror was there already, and only a list of references was read.
+    /// Whether it was fetched just now; false: the mirror had it, and only the references were listed.
     pub moved: bool,
 }
 
 impl Mirror {
-    /// Opens the mirror in `folder`, or makes it. The folder may be missing or empty; what Egret did not make itself is
-    /// never deleted. A mirror of another source, or one that cannot be opened, is made anew. Asks the source for nothing.
+    /// Opens the mirror in `folder`, or creates it. The folder may be missing or empty; content that Egret did not create is never deleted.
+    /// A mirror of another source, or one that cannot be opened, is created anew. Does not access the source.
     ///
     /// Errors: [`Error::NotOurFolder`], [`Error::State`].
     pub fn open(folder: &Path, source: Source, access: impl Into<Access>) -> Result<Self> {
         let same = fs::read_to_string(folder.join(MARKER)).is_ok_and(|marked| marked.trim_end() == source.to_string());
         let opened = if same {
-            // Whoever worked in it last may have been killed.
-            sweep(folder);
-            // libgit2 opens what Git would not: with anything in its HEAD.
+            // The last worker may have been killed.
+            remove_leftovers(folder);
+            // libgit2 opens a repository whose HEAD is invalid; Git would not.
             Repository::open_bare(folder).ok().filter(|repository| repository.find_reference("HEAD").is_ok())
         } else {
             None
@@ -80,14 +81,14 @@ impl Mirror {
         &self.source
     }
 
-    /// Keeps these commits and what is below them when the mirror is made anew, as far as they can still be read. Else whoever can
-    /// push could have us forget what was in force.
+    /// Keeps these commits and their ancestors when the mirror is created anew, as far as they can still be read. Otherwise anyone who can
+    /// push could make Egret lose the active commit.
     pub fn keep(&mut self, commits: impl IntoIterator<Item = CommitId>) {
         self.kept = commits.into_iter().collect();
     }
 
-    /// Where a branch is; none is the source's default branch. Lists the references, and fetches only if that branch
-    /// moved, whichever way it moved. Nothing else of the source is fetched.
+    /// The tip of a branch; none is the source's default branch. Lists the references, and fetches only if that branch moved, forward or
+    /// not. No other branch is fetched.
     ///
     /// Errors: all about the source; [`Error::Empty`], [`Error::UnknownBranch`], [`Error::BranchDeleted`],
     /// [`Error::NoDefaultBranch`]. After an error the mirror is as it was.
@@ -98,11 +99,11 @@ impl Mirror {
         }
         self.with_healthy(|repository, remote| {
             let mut moved = false;
-            let listing = remote.look(repository, &mut |listing| {
+            let listing = remote.fetch(repository, &mut |listing| {
                 let name = branch.or(listing.default_branch.as_deref()).map(|name| format!("refs/heads/{name}"));
-                let want = name.and_then(|name| stale(repository, listing, &name));
-                moved = want.is_some();
-                want.into_iter().collect()
+                let refspec = name.and_then(|name| stale(repository, listing, &name));
+                moved = refspec.is_some();
+                refspec.into_iter().collect()
             })?;
             let (branch, tip) = chosen(repository, remote, &listing, branch)?;
             complete(repository, tip).map_err(|source| mirror_fault(remote, "read the newest commit", source))?;
@@ -110,7 +111,7 @@ impl Mirror {
         })
     }
 
-    /// The commit a person means by `text`: see [`Revision`]. Asks the source, and fetches what is missing.
+    /// The commit of a [`Revision`]. Lists the references of the source, and fetches what is missing.
     ///
     /// Errors: [`Error::BadRevision`], [`Error::UnknownRevision`], and what [`Mirror::head`] says.
     pub fn resolve(&mut self, text: &str) -> Result<CommitId> {
@@ -123,7 +124,7 @@ impl Mirror {
             Base::Head => self.head(None)?.commit.oid(),
             Base::Id(id) if complete(&self.repository, id.oid()).is_ok() => id.oid(),
             Base::Id(id) => self.with_healthy(|repository, remote| {
-                remote.look(repository, &mut |listing| everything(repository, listing))?;
+                remote.fetch(repository, &mut |listing| everything(repository, listing))?;
                 complete(repository, id.oid()).map(|()| id.oid()).map_err(|_| unknown(remote))
             })?,
             Base::Name(name) => {
@@ -138,12 +139,12 @@ impl Mirror {
         Ok(CommitId::new(commit.id()))
     }
 
-    /// Where a branch is that need not exist, fetched if it moved.
+    /// The tip of a branch that need not exist, fetched if it moved.
     pub(super) fn tip_of(&mut self, branch: &str) -> Result<Option<Oid>> {
         let name = format!("refs/heads/{branch}");
         self.with_healthy(|repository, remote| {
             let listing =
-                remote.look(repository, &mut |listing| stale(repository, listing, &name).into_iter().collect())?;
+                remote.fetch(repository, &mut |listing| stale(repository, listing, &name).into_iter().collect())?;
             Ok(listing.refs.get(&name).copied())
         })
     }
@@ -152,24 +153,24 @@ impl Mirror {
         Remote { source: &self.source, access: &self.access }
     }
 
-    /// Notes that the source's branch is at a commit that we pushed, so that it is not fetched back.
+    /// Records that the source's branch is at a commit that Egret pushed, so that it is not fetched back.
     pub(super) fn note_pushed(&self, branch: &str, commit: Oid) -> Result<()> {
-        let name = seen(&format!("refs/heads/{branch}"));
+        let name = tracking(&format!("refs/heads/{branch}"));
         let noted = self.repository.reference(&name, commit, true, "");
         noted.map(|_| ()).map_err(|source| self.fault("note what was pushed", source))
     }
 
-    /// A fault of the mirror itself. The next look at the source makes it anew.
-    pub(super) fn fault(&self, doing: &'static str, source: git2::Error) -> Error {
+    /// An error of the mirror itself. The next fetch creates it anew.
+    pub(super) fn fault(&self, action: &'static str, source: git2::Error) -> Error {
         self.suspect.set(true);
-        mirror_fault(&self.remote(), doing, source)
+        mirror_fault(&self.remote(), action, source)
     }
 
-    /// Does something with the mirror; if the mirror is what is wrong, does it with a new one, and only then changes over.
+    /// Runs `act` with the mirror; if the mirror is broken, with a new one, which replaces the old one only after that.
     fn with_healthy<T>(&mut self, mut act: impl FnMut(&Repository, &Remote<'_>) -> Result<T>) -> Result<T> {
         if !self.suspect.get() && packs(&self.folder) < MOST_PACKS && loose(&self.folder) < MOST_LOOSE {
             match act(&self.repository, &self.remote()) {
-                Err(error) if blames_mirror(&error) => self.suspect.set(true),
+                Err(error) if is_mirror_broken(&error) => self.suspect.set(true),
                 result => return result,
             }
         }
@@ -180,13 +181,13 @@ impl Mirror {
             let fresh = create(&beside, &self.source)?;
             let result = act(&fresh, &self.remote())?;
             for commit in self.kept.iter().map(|kept| kept.oid()).filter(|kept| complete(&fresh, *kept).is_err()) {
-                // A mirror that is broken just there has lost it. Who asks for the commit finds that out.
-                let _ = carry_over(&self.repository, &fresh, commit);
+                // If the old mirror is broken at this commit, it is lost; reading it will report that.
+                let _ = copy_history(&self.repository, &fresh, commit);
             }
             result
         };
         let folder = &self.folder;
-        let state = |doing| move |source| Error::State { doing, path: folder.clone(), source };
+        let state = |action| move |source| Error::State { action, path: folder.clone(), source };
         remove(&self.folder).map_err(state("remove the broken mirror"))?;
         fs::rename(&beside, &self.folder).map_err(state("put the new mirror at"))?;
         self.repository =
@@ -196,8 +197,8 @@ impl Mirror {
     }
 }
 
-/// Brings a commit and all below it from one mirror to another: all of it, or nothing.
-fn carry_over(from: &Repository, to: &Repository, commit: Oid) -> std::result::Result<(), git2::Error> {
+/// Copies a commit and its ancestors from one mirror to another: all of them, or none.
+fn copy_history(from: &Repository, to: &Repository, commit: Oid) -> std::result::Result<(), git2::Error> {
     let mut history = from.revwalk()?;
     history.push(commit)?;
     let mut pack = from.packbuilder()?;
@@ -213,13 +214,13 @@ fn carry_over(from: &Repository, to: &Repository, commit: Oid) -> std::result::R
     writer.commit().map(|_| ())
 }
 
-/// An empty mirror in place of the one that was there. What is not marked as ours is left alone.
+/// Creates an empty mirror in the place of the old one. A folder without the marker is not touched.
 fn create(folder: &Path, source: &Source) -> Result<Repository> {
     let filled = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
     if filled && !folder.join(MARKER).exists() {
         return Err(Error::NotOurFolder { path: folder.to_owned() });
     }
-    let state = |doing| move |source| Error::State { doing, path: folder.to_owned(), source };
+    let state = |action| move |source| Error::State { action, path: folder.to_owned(), source };
     remove(folder).map_err(state("clear"))?;
     fs::create_dir_all(folder).map_err(state("make"))?;
     fs::write(folder.join(MARKER), format!("{source}\n")).map_err(state("mark"))?;
@@ -228,11 +229,11 @@ fn create(folder: &Path, source: &Source) -> Result<Repository> {
     let made = Repository::init_opts(folder, &options).and_then(|repository| {
         let mut config = repository.config()?;
         config.set_bool("http.followRedirects", false)?;
-        // Every fetch and every report would leave a line there for ever.
+        // Every fetch and every report would add a line.
         config.set_bool("core.logAllRefUpdates", false)?;
         Ok(repository)
     });
-    made.map_err(|error| Error::Mirror { doing: "make a repository", repository: source.to_string(), source: error })
+    made.map_err(|error| Error::Mirror { action: "make a repository", repository: source.to_string(), source: error })
 }
 
 fn remove(folder: &Path) -> std::io::Result<()> {
@@ -247,33 +248,33 @@ fn packs(folder: &Path) -> usize {
     entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pack")).count()
 }
 
-/// How many objects lie in one of the 256 folders.
+/// How many loose objects are in one of the 256 folders.
 fn loose(folder: &Path) -> usize {
     fs::read_dir(folder.join("objects/17")).into_iter().flatten().count()
 }
 
-/// The mirror's name for a reference of the source. Not the same name: libgit2 would take it for a branch of ours.
-pub(super) fn seen(name: &str) -> String {
+/// The mirror's name for a reference of the source. Not the same name: libgit2 would treat it as a local branch.
+pub(super) fn tracking(name: &str) -> String {
     format!("refs/egret/{}", name.trim_start_matches("refs/"))
 }
 
-/// What to fetch so that the mirror has this reference; none if it has it.
-fn stale(mirror: &Repository, listing: &Listing, name: &str) -> Option<Want> {
+/// The refspec for a reference of the source; none if the mirror is up to date.
+fn stale(mirror: &Repository, listing: &RemoteRefs, name: &str) -> Option<Refspec> {
     let tip = listing.refs.get(name)?;
-    let into = seen(name);
-    let have = mirror.find_reference(&into).ok().and_then(|reference| reference.target());
-    (have != Some(*tip)).then(|| Want { name: name.to_owned(), into })
+    let local = tracking(name);
+    let have = mirror.find_reference(&local).ok().and_then(|reference| reference.target());
+    (have != Some(*tip)).then(|| Refspec { remote: name.to_owned(), local })
 }
 
-fn everything(mirror: &Repository, listing: &Listing) -> Vec<Want> {
+fn everything(mirror: &Repository, listing: &RemoteRefs) -> Vec<Refspec> {
     listing.refs.keys().filter_map(|name| stale(mirror, listing, name)).collect()
 }
 
-/// The commit that a branch, a tag or a shortened id names, in this order, as Git has it; fetched if it is not there.
+/// The commit of a branch, a tag or an abbreviated id, in this order, as in Git; fetched if it is missing.
 fn named(mirror: &Repository, remote: &Remote<'_>, name: &str) -> Result<Option<Oid>> {
     let full_names = [format!("refs/heads/{name}"), format!("refs/tags/{name}")];
     let listing =
-        remote.look(mirror, &mut |listing| match full_names.iter().find(|name| listing.refs.contains_key(*name)) {
+        remote.fetch(mirror, &mut |listing| match full_names.iter().find(|name| listing.refs.contains_key(*name)) {
             Some(name) => stale(mirror, listing, name).into_iter().collect(),
             None if is_short_id(name) => everything(mirror, listing),
             None => Vec::new(),
@@ -292,8 +293,13 @@ fn named(mirror: &Repository, remote: &Remote<'_>, name: &str) -> Result<Option<
     }
 }
 
-/// Which branch it is to be, and where it is; or which of the many ways of not being there it is.
-fn chosen(mirror: &Repository, remote: &Remote<'_>, listing: &Listing, branch: Option<&str>) -> Result<(String, Oid)> {
+/// The chosen branch and its tip; or the error that says why there is none.
+fn chosen(
+    mirror: &Repository,
+    remote: &Remote<'_>,
+    listing: &RemoteRefs,
+    branch: Option<&str>,
+) -> Result<(String, Oid)> {
     let repository = remote.source.to_string();
     let name = branch.or(listing.default_branch.as_deref());
     if let Some(name) = name {
@@ -301,7 +307,7 @@ fn chosen(mirror: &Repository, remote: &Remote<'_>, listing: &Listing, branch: O
         if let Some(tip) = listing.refs.get(&full_name) {
             return Ok((name.to_owned(), *tip));
         }
-        if let Some(last) = mirror.find_reference(&seen(&full_name)).ok().and_then(|reference| reference.target()) {
+        if let Some(last) = mirror.find_reference(&tracking(&full_name)).ok().and_then(|reference| reference.target()) {
             return Err(Error::BranchDeleted { repository, branch: name.to_owned(), last: CommitId::new(last) });
         }
     }
@@ -313,17 +319,17 @@ fn chosen(mirror: &Repository, remote: &Remote<'_>, listing: &Listing, branch: O
     }
 }
 
-/// Whether a commit and its folder are there to be read. Objects come in packs, so that one there means all there.
+/// Whether a commit and its tree can be read. Objects come in packs, so that one object means all of them.
 fn complete(mirror: &Repository, commit: Oid) -> std::result::Result<(), git2::Error> {
     mirror.find_commit(commit)?.tree().map(|_| ())
 }
 
-fn mirror_fault(remote: &Remote<'_>, doing: &'static str, source: git2::Error) -> Error {
-    Error::Mirror { doing, repository: remote.source.to_string(), source }
+fn mirror_fault(remote: &Remote<'_>, action: &'static str, source: git2::Error) -> Error {
+    Error::Mirror { action, repository: remote.source.to_string(), source }
 }
 
-/// Whether it could be the mirror's fault: then a new mirror is worth a try.
-fn blames_mirror(error: &Error) -> bool {
+/// Whether the error may be caused by a broken mirror: then a new mirror may help.
+fn is_mirror_broken(error: &Error) -> bool {
     let broken = |source: &git2::Error| {
         use ErrorClass::{Indexer, Object, Odb, Reference, Tree, Zlib};
         matches!(source.class(), Indexer | Object | Odb | Reference | Tree | Zlib)

@@ -1,40 +1,43 @@
-//! The Git edge: a bare mirror of the policy repository, read at a commit, and the branch that drift reports go to.
+//! Git: a bare mirror of the policy repository, read at a commit, and the branch that drift reports are pushed to.
 //!
-//! The only place of git2. It is blocking on purpose, because libgit2 is: the loop calls it from `spawn_blocking`.
-//! A [`mirror::Mirror`] is `Send`, and one thread at a time works with it.
+//! The only user of git2. Its functions block, because libgit2 does: a thread of its own calls them for each mirror (`reconcile`), and
+//! a [`mirror::Mirror`] is used by one thread at a time.
 //!
-//! What goes over the network runs in a process of its own, with a deadline: `overseer` here, `worker` and `smart` there,
-//! `wire` between them. HTTPS is Egret's own client: `relay` stands between it and libgit2 (decision 0014). Deliberately absent: a work tree, the `git` program, and what the files mean (`core::policy`).
+//! Everything on the network runs in a worker process with a deadline (decision 0011): `supervisor` starts it, `worker` and
+//! `smart_protocol` run in it, `worker_protocol` is what they exchange. libgit2 itself has neither TLS nor SSH:
+//! `http_relay` and `ssh_relay` connect it to Egret's own clients (decisions 0014 and 0022). There is no work tree, and the `git` program is never run.
 
 pub mod access;
 pub mod commit;
 pub mod compact;
-mod compare;
+mod comparison;
+pub mod credential_provider;
 pub mod credentials;
-mod digest;
-mod errand;
 pub mod error;
+mod exchange;
 pub mod files;
+mod http_relay;
 mod key_file;
 pub mod known_hosts;
 mod local;
+mod loopback;
 pub mod mirror;
-mod overseer;
+pub mod object_limits;
 pub mod publish;
-pub mod pulls;
-mod relay;
+pub mod pull_requests;
 mod remote;
 pub mod revision;
 pub mod signature;
 pub mod signing;
-pub mod sizes;
-mod smart;
+mod smart_http;
+mod smart_protocol;
 pub mod source;
-pub mod tokens;
+mod ssh_relay;
+mod supervisor;
+pub mod transport_error;
 mod tree;
-pub mod trouble;
-mod wire;
 pub mod worker;
+mod worker_protocol;
 
 pub use commit::{CommitId, CommitInfo};
-pub use error::{Error, Fate, Result};
+pub use error::{Error, ErrorKind, Result, TokenError};

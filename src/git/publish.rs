@@ -1,43 +1,44 @@
-//! The reports branch: an orphan branch in the policy repository that only Egret writes, by compare-and-swap.
+//! The reports branch: an orphan branch in the policy repository that only Egret writes, by compare-and-swap, so that no commit of another
+//! client is ever overwritten.
 //!
-//! Deliberately absent: what a report says (`core::report`), sleeping (the caller's `pause` does), folding old reports (`compact`), and
-//! force without looking: nobody's commit is ever overwritten.
+//! Not here: the content of a report (`core::report`), the wait between two tries (the caller's `pause`), and `compact`.
 
 use std::collections::BTreeMap;
 
 use git2::{Oid, Signature, Time};
 use jiff::Timestamp;
 
+use super::commit::CommitId;
 use super::error::{Error, Result};
+use super::exchange::{PushOutcome, PushRequest};
 use super::mirror::Mirror;
-use super::remote::{Outgoing, Pushed};
 use super::revision::is_branch_name;
 use super::signing::{Signer, store};
-use super::{CommitId, tree};
+use super::tree;
 
-/// The file that says whose branch it is.
+/// The file that names the cluster that owns the branch.
 pub const MARKER: &str = ".egret-reports";
-/// So often is a report planned anew because somebody else pushed first.
+/// The most tries of one report, if other clients push first.
 pub const MOST_TRIES: u32 = 5;
 
-/// Where reports go, and as whom.
+/// Where reports are pushed, and by which author.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The reports branch, without `refs/heads/`.
     pub branch: String,
-    /// The branch that policies are read from; reports never go there.
+    /// The branch that policies are read from; reports are never pushed there.
     pub policy_branch: String,
-    /// What the file [`MARKER`] holds: the cluster's name. A branch with another content there is somebody else's.
+    /// The content of the file [`MARKER`]: the cluster's name. A branch with other content there belongs to another owner.
     pub identity: String,
     /// The author and committer.
     pub author: Author,
-    /// When the commit is made.
+    /// The time of the commit.
     pub time: Timestamp,
-    /// What it is signed with, if it is.
+    /// The signing key, if commits are signed.
     pub signer: Option<Signer>,
 }
 
-/// Who commits.
+/// An author and committer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Author {
     /// The name, without `<` and `>`.
@@ -52,46 +53,46 @@ impl Default for Author {
     }
 }
 
-/// What is on the branch now.
+/// The present state of the branch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BranchState {
-    /// Its last commit; none, and there is no branch yet.
+    /// Its last commit; none: the branch does not exist yet.
     pub tip: Option<CommitId>,
     /// Its files without [`MARKER`]; text only.
     pub files: BTreeMap<String, String>,
 }
 
-/// What is to be on the branch.
+/// The desired state of the branch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Draft {
-    /// All its files, path to content, without [`MARKER`]. What is not here is gone from the branch.
+    /// All its files, path to content, without [`MARKER`]. Other files of the branch are removed.
     pub files: BTreeMap<String, String>,
     /// The commit's message: a subject, an empty line, a body.
     pub message: String,
-    /// Lines for the message's end: `Egret-Policy-Commit: 1234`. Line ends in them become spaces.
+    /// Trailers of the message: `Egret-Policy-Commit: 1234`. Newlines in them become spaces.
     pub trailers: Vec<(String, String)>,
 }
 
-/// What came of it.
+/// The outcome of [`publish`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Published {
-    /// The branch has this commit now, made in this many tries.
+pub enum PublishOutcome {
+    /// The branch is at a new commit.
     Committed {
         /// The new commit.
         commit: CommitId,
-        /// 1 if nobody was faster.
+        /// 1 if no other client pushed first.
         tries: u32,
     },
-    /// The branch holds exactly these files already: no commit.
+    /// The branch has exactly these files already: no commit.
     Unchanged,
-    /// The caller found nothing worth saying.
+    /// `replan` returned nothing to publish.
     Declined,
 }
 
-/// Puts a report on the reports branch of the mirror's source.
+/// Commits a report to the reports branch of the mirror's source.
 ///
-/// `replan` gets what is there and says what is to be there; it is asked again whenever somebody else pushed first, after
-/// `pause` was called with the number of tries so far.
+/// `replan` computes the desired state from the present one; it is called again whenever another client pushed first, after `pause` was
+/// called with the number of tries so far.
 ///
 /// Errors: [`Error::BadReportsBranch`], [`Error::BadReportFile`], [`Error::ForeignBranch`], [`Error::ReadOnly`],
 /// [`Error::LostRace`] after [`MOST_TRIES`], and everything about the source. After an error the branch is as it was.
@@ -100,24 +101,24 @@ pub fn publish(
     target: &Target,
     replan: &mut dyn FnMut(&BranchState) -> Option<Draft>,
     pause: &mut dyn FnMut(u32),
-) -> Result<Published> {
+) -> Result<PublishOutcome> {
     check_branch(target)?;
     for tries in 1..=MOST_TRIES {
         let tip = mirror.tip_of(&target.branch)?;
         let state = read_branch(mirror, target, tip)?;
-        let Some(draft) = replan(&state) else { return Ok(Published::Declined) };
-        let Some(prepared) = prepare(mirror, target, tip, &draft)? else { return Ok(Published::Unchanged) };
+        let Some(draft) = replan(&state) else { return Ok(PublishOutcome::Declined) };
+        let Some(prepared) = prepare(mirror, target, tip, &draft)? else { return Ok(PublishOutcome::Unchanged) };
         match push(mirror, target, tip, prepared.commit, &prepared.objects)? {
-            Pushed::Done => {
+            PushOutcome::Updated => {
                 mirror.note_pushed(&target.branch, prepared.commit)?;
-                return Ok(Published::Committed { commit: CommitId::new(prepared.commit), tries });
+                return Ok(PublishOutcome::Committed { commit: CommitId::new(prepared.commit), tries });
             }
-            // A server words a lost race as it likes. That the branch has moved tells it from a refusal.
-            Pushed::Refused(why) if mirror.tip_of(&target.branch)? == tip => {
+            // Servers report a lost race in different words; if the branch has moved, it was one.
+            PushOutcome::Rejected(why) if mirror.tip_of(&target.branch)? == tip => {
                 let (repository, branch) = (mirror.source().to_string(), target.branch.clone());
                 return Err(Error::ReadOnly { repository, branch, why });
             }
-            Pushed::Refused(_) | Pushed::Overtaken => {}
+            PushOutcome::Rejected(_) | PushOutcome::Stale => {}
         }
         if tries < MOST_TRIES {
             pause(tries);
@@ -141,7 +142,7 @@ pub(super) fn check_branch(target: &Target) -> Result<()> {
     }
 }
 
-/// What is on the branch. Error: [`Error::ForeignBranch`] if it is not ours.
+/// The state of the branch. Error: [`Error::ForeignBranch`] if it belongs to another owner.
 pub(super) fn read_branch(mirror: &Mirror, target: &Target, tip: Option<Oid>) -> Result<BranchState> {
     let Some(tip) = tip else { return Ok(BranchState::default()) };
     let fault = |source| mirror.fault("read the reports branch", source);
@@ -150,7 +151,7 @@ pub(super) fn read_branch(mirror: &Mirror, target: &Target, tip: Option<Oid>) ->
         let (repository, branch) = (mirror.source().to_string(), target.branch.clone());
         Err(Error::ForeignBranch { repository, branch, why })
     };
-    // The marker first: somebody else's branch may be large, and is not read.
+    // The marker first: a foreign branch may be large, and is not read.
     let marker =
         tree.get_name(MARKER).map(|entry| mirror.repository.find_blob(entry.id())).transpose().map_err(fault)?;
     match marker {
@@ -170,7 +171,7 @@ fn identity(target: &Target) -> String {
     format!("{}\n", target.identity.trim_end())
 }
 
-/// A commit in the mirror's object database that nothing points to yet.
+/// A commit in the mirror's object database that no reference leads to yet.
 struct Prepared {
     commit: Oid,
     objects: Vec<Oid>,
@@ -197,7 +198,7 @@ fn prepare(mirror: &Mirror, target: &Target, tip: Option<Oid>, draft: &Draft) ->
         let commit = make(
             mirror,
             target.signer.as_ref(),
-            &Made { author: &by, committer: &by, message: &message, tree: written.tree, parent: tip },
+            &CommitSpec { author: &by, committer: &by, message: &message, tree: written.tree, parent: tip },
         )?;
         let objects = written.objects.into_iter().chain([commit]).collect();
         Ok(Some(Prepared { commit, objects }))
@@ -219,8 +220,8 @@ fn check_folders(files: &BTreeMap<&str, &str>) -> Result<()> {
     Ok(())
 }
 
-/// A commit as it is to be made.
-pub(super) struct Made<'a> {
+/// The parts of a new commit.
+pub(super) struct CommitSpec<'a> {
     pub(super) author: &'a Signature<'a>,
     pub(super) committer: &'a Signature<'a>,
     pub(super) message: &'a str,
@@ -228,12 +229,12 @@ pub(super) struct Made<'a> {
     pub(super) parent: Option<Oid>,
 }
 
-/// Makes a commit that nothing points to yet: the one place where reports become commits, new ones and those that are made again, and are signed
-/// where there is a key.
+/// Creates a commit that no reference leads to yet, signed if there is a key: the one place for new reports and for those that `compact`
+/// recreates.
 pub(super) fn make(
     mirror: &Mirror,
     signer: Option<&Signer>,
-    commit: &Made<'_>,
+    commit: &CommitSpec<'_>,
 ) -> std::result::Result<Oid, git2::Error> {
     let repository = &mirror.repository;
     let tree = repository.find_tree(commit.tree)?;
@@ -243,15 +244,21 @@ pub(super) fn make(
     store(repository, signer, &bytes)
 }
 
-/// Who commits, at a second of the epoch.
+/// An author at a second of the epoch.
 pub(super) fn signature(author: &Author, second: i64) -> std::result::Result<Signature<'static>, git2::Error> {
     Signature::new(&author.name, &author.email, &Time::new(second, 0))
 }
 
-/// Moves the branch to a commit of ours if it is still where it was.
-pub(super) fn push(mirror: &Mirror, target: &Target, tip: Option<Oid>, commit: Oid, objects: &[Oid]) -> Result<Pushed> {
+/// Moves the branch to a commit if it is still at `tip`.
+pub(super) fn push(
+    mirror: &Mirror,
+    target: &Target,
+    tip: Option<Oid>,
+    commit: Oid,
+    objects: &[Oid],
+) -> Result<PushOutcome> {
     let name = format!("refs/heads/{}", target.branch);
-    mirror.remote().push(&mirror.repository, &Outgoing { commit, objects, name: &name, expected: tip })
+    mirror.remote().push(&mirror.repository, &PushRequest { commit, objects, name: &name, expected: tip })
 }
 
 fn message(draft: &Draft) -> String {
@@ -282,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_never_go_to_the_policy_branch_nor_in_its_way() {
+    fn reports_never_go_to_the_policy_branch_nor_to_a_name_that_conflicts_with_it() {
         assert!(check_branch(&target("egret/reports/kind", "main")).is_ok());
         assert!(check_branch(&target("egret/reports/kind", "egret/reports/kin")).is_ok());
         for (branch, policy_branch) in

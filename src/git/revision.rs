@@ -1,37 +1,38 @@
-//! Which commit a person means: `main`, `v1.2`, `HEAD~3`, a full or shortened id.
+//! Revisions: `main`, `v1.2`, `HEAD~3`, a full or abbreviated id.
 //!
-//! Deliberately absent: the rest of gitrevisions(7). `:/regex`, `@{date}` and the like reach into parsers of libgit2 that had
-//! holes (CVE-2024-24575: an endless loop in `git_revparse_single`), and text from a pull request must never get there.
+//! The rest of gitrevisions(7) is not supported: `:/regex`, `@{date}` and the like reach parsers of libgit2 that had vulnerabilities
+//! (CVE-2024-24575: an endless loop in `git_revparse_single`), and text from a pull request must never get there.
 
 use git2::Reference;
 
+use super::commit::CommitId;
 use super::error::{Error, Result};
 
 /// How many steps back `~n` may go.
 const FURTHEST: usize = 10_000;
 
-/// A revision as a person wrote it, checked for its form only.
+/// A revision, of which only the syntax was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revision {
-    /// What to start from.
+    /// Where to start.
     pub base: Base,
     /// How many first parents to go back from there.
     pub back: usize,
 }
 
-/// What a revision starts from.
+/// Where a revision starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Base {
     /// The default branch of the remote repository.
     Head,
-    /// A branch, a tag, or, if there is neither of that name and it could be one, a shortened id.
+    /// A branch, a tag, or, if there is neither, an abbreviated id.
     Name(String),
     /// A full id, 40 digits.
-    Id(super::CommitId),
+    Id(CommitId),
 }
 
 impl Revision {
-    /// Checks the form of a revision. Error: [`Error::BadRevision`], which says what is allowed.
+    /// Parses a revision. Error: [`Error::BadRevision`].
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |why| Error::BadRevision { revision: text.escape_debug().to_string(), why };
         let (base, back) = match text.split_once('~') {
@@ -44,12 +45,12 @@ impl Revision {
         }
         let base = if base == "HEAD" {
             Base::Head
-        } else if let Some(id) = super::CommitId::parse(base) {
+        } else if let Some(id) = CommitId::parse(base) {
             Base::Id(id)
         } else if is_branch_name(base) {
             Base::Name(base.to_owned())
         } else {
-            return Err(bad("it is neither a name of a branch or tag, nor an id, nor HEAD"));
+            return Err(bad("it is neither the name of a branch or tag, nor an id, nor HEAD"));
         };
         Ok(Self { base, back })
     }
@@ -60,7 +61,7 @@ pub(super) fn is_branch_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('-') && Reference::is_valid_name(&format!("refs/heads/{name}"))
 }
 
-/// Whether a text could be a shortened id: 4 to 39 hexadecimal digits.
+/// Whether a text could be an abbreviated id: 4 to 39 hexadecimal digits.
 pub(super) fn is_short_id(text: &str) -> bool {
     (4..40).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_of_gitrevisions_gets_through() {
+    fn every_other_syntax_of_gitrevisions_is_refused() {
         for text in [
             "",
             "-x",

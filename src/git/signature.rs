@@ -1,8 +1,7 @@
-//! Which commits come in, and whether all of them are signed as demanded.
+//! Verifies that every commit that would become active is signed as required.
 //!
-//! Deliberately absent: whether one signature counts (`core::signature`), and who decides what is demanded (`reconcile`). Nothing that a
-//! repository can say of its own history is believed: replacements and grafts are neither fetched nor asked, and the dates of
-//! commits only make the walk quick.
+//! A repository's own claims about its history are not trusted: replacements and grafts are neither fetched nor read, and commit dates only
+//! speed up the walk. Not here: whether one signature is valid (`core::signature`).
 
 use std::collections::{HashSet, VecDeque};
 use std::fs;
@@ -11,21 +10,21 @@ use std::path::{Path, PathBuf};
 use git2::{ErrorCode, Oid};
 use jiff::Timestamp;
 
+use super::commit::{CommitId, CommitInfo};
 use super::error::{Error, Result};
 use super::mirror::Mirror;
-use super::{CommitId, CommitInfo};
 use crate::core::signature::{BadKey, KeyTexts, Keys, Require, Signatures};
 
-/// More commits than this do not come in at once.
+/// The most new commits at once.
 pub const MOST_COMMITS: usize = 10_000;
-/// So far back is looked for a commit that is in force already. No repository of policies is that old.
+/// How far back the active commit is searched. No repository of policies has a longer history.
 const FURTHEST: usize = 1_000_000;
 
-/// What flags demand. They win over egret.yaml: what they say cannot be weakened by who writes there. The files are read when they
-/// are needed, so that a list that was changed counts at the next look.
+/// The signatures that flags require. They win over egret.yaml, so that who can write there cannot weaken them. The files are read for
+/// each check, so that a changed list takes effect at the next poll.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Flags {
-    /// Of which commits; none: what egret.yaml says.
+pub struct SignatureFlags {
+    /// Which commits must be signed; none: what egret.yaml says.
     pub require: Option<Require>,
     /// A file in the format of `allowed_signers`.
     pub allowed_signers: Option<PathBuf>,
@@ -33,40 +32,40 @@ pub struct Flags {
     pub openpgp_keys: Option<PathBuf>,
 }
 
-impl Flags {
-    /// What is demanded by the flags and by egret.yaml in force together: the stricter of both, and of flags that name keys those alone.
+impl SignatureFlags {
+    /// What the flags and the active egret.yaml require together: the stricter of both. If a flag names keys, only those count.
     ///
     /// Error: a file cannot be read.
-    pub fn with(&self, in_force: Option<&Signatures>) -> Result<Option<Signatures>> {
-        let Some(require) = self.require.max(in_force.map(|signatures| signatures.require)) else { return Ok(None) };
+    pub fn with(&self, active: Option<&Signatures>) -> Result<Option<Signatures>> {
+        let Some(require) = self.require.max(active.map(|signatures| signatures.require)) else { return Ok(None) };
         let own = KeyTexts {
             allowed_signers: read(self.allowed_signers.as_deref())?,
             openpgp: read(self.openpgp_keys.as_deref())?,
         };
         let named = self.allowed_signers.is_some() || self.openpgp_keys.is_some();
-        let keys = if named { own } else { in_force.map(|signatures| signatures.keys.clone()).unwrap_or_default() };
+        let keys = if named { own } else { active.map(|signatures| signatures.keys.clone()).unwrap_or_default() };
         Ok(Some(Signatures { require, keys }))
     }
 
-    /// Whether what comes in with `head` is signed as these flags and egret.yaml in force demand it, see [`verify`].
+    /// Whether the new commits up to `head` are signed as these flags and the active egret.yaml require, see [`verify`].
     ///
-    /// Error: the mirror or a file cannot be read, or a key cannot be taken.
+    /// Error: the mirror or a file cannot be read, or a key is malformed.
     pub fn judge(
         &self,
         mirror: &Mirror,
-        in_force: Option<&Signatures>,
+        active: Option<&Signatures>,
         from: Option<CommitId>,
         head: CommitId,
     ) -> Result<std::result::Result<(), Unsigned>> {
-        match self.with(in_force)? {
+        match self.with(active)? {
             Some(demanded) => verify(mirror, demanded.require, &self.keys(&demanded)?, from, head),
             None => Ok(Ok(())),
         }
     }
 
-    /// The keys that were read.
+    /// The keys.
     ///
-    /// Error: one of them cannot be taken.
+    /// Error: one of them is malformed.
     pub fn keys(&self, signatures: &Signatures) -> Result<Keys> {
         let bad = |from: Option<&Path>, bad: &BadKey| {
             let from = from.map_or_else(|| "egret.yaml".to_owned(), |path| path.display().to_string());
@@ -89,22 +88,22 @@ fn read(path: Option<&Path>) -> Result<Vec<String>> {
     Ok(path.map(read).transpose()?.into_iter().collect())
 }
 
-/// A commit that is not signed as demanded.
+/// A commit that is not signed as required.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsigned {
-    /// Which one: the head, or one below it.
+    /// The head, or a commit below it.
     pub commit: CommitId,
     /// Half a sentence about it: "it has no signature".
     pub what: String,
 }
 
-/// What keeps a head from taking the place of a commit in force that the mirror does not have any more, if anything does. Whether the
-/// head only goes back cannot be seen then, so it must be later, by its committer's clock, which is signed with it.
+/// Why a head must not replace an active commit that the mirror no longer has, if there is a reason. Without that commit a rollback
+/// cannot be detected, so the head must be later by its committer's clock, which its signature covers.
 pub fn not_later(gone: CommitId, committed: Timestamp, head: &CommitInfo) -> Option<Unsigned> {
     let what = || {
         format!(
-            "{}, which is in force, is not in its history, and it is not later: it is of {}, and that is of {committed}; a commit signed \
-             today can take its place",
+            "{}, which is active, is not in its history, and it is not later: it is of {}, and that is of {committed}; a commit signed \
+             today can replace it",
             gone.short(),
             head.time
         )
@@ -112,13 +111,12 @@ pub fn not_later(gone: CommitId, committed: Timestamp, head: &CommitInfo) -> Opt
     (head.time <= committed).then(|| Unsigned { commit: head.id, what: what() })
 }
 
-/// Whether what comes in with `head` is signed as demanded; `from` is what is in force.
+/// Whether the commits up to `head` are signed as required; `from` is the active commit.
 ///
-/// With [`Require::Every`] this is every commit that leads to `head` and not to `from`, of all sides of a merge. Without `from`
-/// it is the head alone: a repository begins somewhere. If the mirror has no such `from`, its history was thrown away, and
-/// everything that leads to `head` is looked at. A head that only leaves out what is in force does not come in, whoever signed it
-/// back then: to undo something is a change like any other, and needs somebody's signature today. Without `from` in the mirror that cannot
-/// be seen: see [`not_later`].
+/// With [`Require::Every`] this is every commit that `head` reaches and `from` does not, of all parents of a merge. Without `from` it is
+/// the head alone: the first commit of Egret's history is trusted by its own signature. If the mirror does not have `from`, the history was
+/// rewritten, and every commit below `head` is checked. A head below `from` is a rollback and is refused, whoever signed it at the time: a
+/// revert is a change like any other, and needs a new signature. Without `from` in the mirror that cannot be seen: see [`not_later`].
 ///
 /// Error: the mirror cannot be read.
 pub fn verify(
@@ -133,10 +131,10 @@ pub fn verify(
     }
     let known = from.filter(|from| mirror.has(*from)).map(CommitId::oid);
     if let Some(from) = known
-        && goes_back(mirror, from, head.oid())?
+        && is_rollback(mirror, from, head.oid())?
     {
         let what = format!(
-            "it only takes back commits up to {}, which is in force; a signed commit can undo them",
+            "it is a rollback from {}, which is active; revert by a new, signed commit",
             CommitId::new(from).short()
         );
         return Ok(Err(Unsigned { commit: head, what }));
@@ -145,15 +143,15 @@ pub fn verify(
         return check(mirror, keys, head.oid());
     }
     let Some(incoming) = incoming(mirror, known, head.oid())? else {
-        let what = format!("more than {MOST_COMMITS} commits come in with it at once, too many to look at");
+        let what = format!("it brings more than {MOST_COMMITS} new commits at once, too many to check");
         return Ok(Err(Unsigned { commit: head, what }));
     };
     let mut ancestors = None;
-    // From the oldest on: the first that is not signed is the one to ask about.
+    // From the oldest on, so that the error names the first unsigned one.
     for commit in incoming.into_iter().rev() {
         let Err(unsigned) = check(mirror, keys, commit)? else { continue };
         if let Some(from) = known {
-            // The walk may list a commit whose descendant is in force, if somebody's clock was wrong. It never leaves one out.
+            // With wrong commit dates the walk may also list ancestors of the active commit. It never omits a new one.
             if ancestors.is_none() {
                 ancestors = Some(below(mirror, from, FURTHEST, None)?);
             }
@@ -174,9 +172,9 @@ fn check(mirror: &Mirror, keys: &Keys, commit: Oid) -> Result<std::result::Resul
     Ok(refused.map_or(Ok(()), |refused| Err(Unsigned { commit: CommitId::new(commit), what: refused.to_string() })))
 }
 
-/// The commits that lead to `head` and not to `known`, newest first, and perhaps a few more; none if they are too many.
+/// The commits that `head` reaches and `known` does not, newest first, and perhaps a few more; none if they are too many.
 fn incoming(mirror: &Mirror, known: Option<Oid>, head: Oid) -> Result<Option<Vec<Oid>>> {
-    let fault = |source| mirror.fault("list the commits that come in", source);
+    let fault = |source| mirror.fault("list the new commits", source);
     let mut walk = mirror.repository.revwalk().map_err(fault)?;
     walk.set_sorting(git2::Sort::TOPOLOGICAL).map_err(fault)?;
     walk.push(head).map_err(fault)?;
@@ -193,16 +191,16 @@ fn incoming(mirror: &Mirror, known: Option<Oid>, head: Oid) -> Result<Option<Vec
     Ok(Some(found))
 }
 
-/// Whether a head is one of the commits that led to what is in force.
-fn goes_back(mirror: &Mirror, from: Oid, head: Oid) -> Result<bool> {
-    // As a rule the head is a few commits above: then it cannot be below as well.
+/// Whether the head is an ancestor of the active commit.
+fn is_rollback(mirror: &Mirror, from: Oid, head: Oid) -> Result<bool> {
+    // Usually the head is a few commits above: then it cannot be below as well.
     if below(mirror, head, MOST_COMMITS, Some(from))?.contains(&from) {
         return Ok(false);
     }
     Ok(below(mirror, from, FURTHEST, Some(head))?.contains(&head))
 }
 
-/// A commit and everything below it, without a look at dates; as far as `wanted`, and so many at most.
+/// A commit and its ancestors, without use of dates; stops at `wanted`, and at `most`.
 fn below(mirror: &Mirror, commit: Oid, most: usize, wanted: Option<Oid>) -> Result<HashSet<Oid>> {
     let fault = |source| mirror.fault("walk the history of a commit", source);
     let mut seen = HashSet::from([commit]);

@@ -1,7 +1,7 @@
 //! Signs report commits with an SSH key, as `git commit -S` does with `gpg.format=ssh`.
 //!
-//! Deliberately absent: passphrases, agents and security keys, which need a person, and OpenPGP. One ECDSA key in 256, and every second of
-//! P-521, has a number that is shorter than its curve: ssh-key 0.6 does not read those.
+//! Not supported: passphrases, agents and security keys, which need a user, and OpenPGP. One ECDSA key in 256, and every second of P-521,
+//! has a private number that is shorter than its curve: ssh-key 0.6 does not read those.
 
 use std::fmt;
 use std::fs;
@@ -19,7 +19,7 @@ use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey, Signature, 
 use super::error::{Error, Result};
 use crate::core::signature::Keys;
 
-/// What Git signs for.
+/// The namespace of Git's signatures.
 const NAMESPACE: &str = "git";
 
 /// The key that report commits are signed with.
@@ -39,19 +39,19 @@ impl Signer {
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).map_err(|source| Error::Credential { path: path.to_owned(), source })?;
         let fault = |what| Error::SigningKey { path: path.to_owned(), what };
-        // What the library says of a key that it cannot read may quote it.
+        // The library's error may quote the key.
         let key = PrivateKey::from_openssh(&text)
             .map_err(|_| fault("it cannot be read as a private key in OpenSSH's format"))?;
         if key.is_encrypted() {
             return Err(fault("it has a passphrase"));
         }
         let signer = Self(key);
-        // What it cannot sign today it cannot sign tomorrow; here it can be told from a fault of the mirror.
+        // A key that cannot sign is reported here, where it is not mistaken for an error of the mirror.
         signer.sign(b"").map_err(|_| fault("it is of a kind that Egret cannot sign with"))?;
         Ok(signer)
     }
 
-    /// What tells its own signatures; nobody's where the key is of a kind that is not believed.
+    /// The keys that verify its own signatures; none if keys of this kind are not accepted.
     pub(super) fn keys(&self) -> Keys {
         let mut keys = Keys::default();
         // Without the comment, which may be anything.
@@ -75,7 +75,14 @@ impl Signer {
     }
 }
 
-/// With blinding, so that the time it takes tells nothing of the key.
+/// An `rsa-sha2-512` signature (RFC 8332) by an RSA key in OpenSSH's format; none if the key cannot sign.
+pub(super) fn rsa_sha512(openssh: &str, bytes: &[u8]) -> Option<Vec<u8>> {
+    let key = PrivateKey::from_openssh(openssh).ok()?;
+    let KeypairData::Rsa(pair) = key.key_data() else { return None };
+    rsa_signature(pair, bytes).ok().map(|signature| signature.as_bytes().to_vec())
+}
+
+/// With blinding, so that its time reveals nothing of the key.
 fn rsa_signature(pair: &RsaKeypair, bytes: &[u8]) -> std::result::Result<Signature, ssh_key::Error> {
     let primes = vec![BigUint::try_from(&pair.private.p)?, BigUint::try_from(&pair.private.q)?];
     let (public, private) = (&pair.public, &pair.private);
@@ -89,7 +96,7 @@ fn rsa_signature(pair: &RsaKeypair, bytes: &[u8]) -> std::result::Result<Signatu
     Signature::new(Algorithm::Rsa { hash: Some(HashAlg::Sha512) }, signature.to_vec())
 }
 
-/// Stores a commit that nothing points to yet, signed if there is a key.
+/// Stores a commit that no reference leads to yet, signed if there is a key.
 pub(super) fn store(
     repository: &Repository,
     signer: Option<&Signer>,

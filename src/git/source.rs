@@ -1,21 +1,23 @@
-//! Where a repository is: what a person types behind `--repo`.
+//! The address of a repository: the value of `--repo`.
 //!
-//! A password in an address is taken out at once, handed over only when the server asks, and never shown.
-//! Deliberately absent: talking to it (`remote`), and relative names of hosts from `~/.ssh/config`, which libssh2 does not read.
+//! A password in an address is separated at once, sent only to the server, and never shown. Host aliases of `~/.ssh/config` are not read.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use git2::Repository;
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::credentials::Secret;
 use super::error::{Error, Result};
 
-/// A repository's address, checked. Equal sources are the same address; who asks (user, password) is part of it.
+/// A repository's address, checked. Two sources are equal if address, user and password are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     kind: Kind,
-    /// What libgit2 gets. Never has a password in it, because libgit2 quotes addresses in its messages.
+    /// The address for libgit2. It never has a password in it, because libgit2 quotes addresses in its messages.
     url: String,
     user: Option<String>,
     password: Option<Secret>,
@@ -29,12 +31,12 @@ enum Kind {
     Daemon,
 }
 
-/// Whether transports that anybody on the way can change are taken.
+/// Whether transports are accepted that anyone on the route can tamper with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Insecure {
     /// `http://` and `git://` are refused.
     Refuse,
-    /// They are taken: for tests on loopback.
+    /// They are accepted: for tests on loopback.
     Allow,
 }
 
@@ -61,7 +63,7 @@ impl Source {
                     Self::with_host(scheme, rest).map(|(source, ..)| Self { kind: Kind::Daemon, ..source })
                 }
                 ("http" | "git", Insecure::Refuse) => {
-                    Err("anybody on the way could change what it says; use https or ssh")
+                    Err("anyone on the route could change what it sends; use https or ssh")
                 }
                 _ => Err("this scheme is unknown"),
             }
@@ -78,12 +80,17 @@ impl Source {
         }
     }
 
-    /// What to watch to see a push to a repository on this machine at once; empty for all others, which are polled.
+    /// The files to watch to notice a push to a repository on this machine at once; empty for all others, which are polled. A push changes
+    /// references; objects, of which there are many, are not watched. Where there is no repository yet, its whole folder.
     pub fn watched(&self) -> Vec<PathBuf> {
-        self.is_local().map(super::local::references).unwrap_or_default()
+        let Some(path) = self.is_local() else { return Vec::new() };
+        match Repository::open(path) {
+            Ok(there) => ["HEAD", "packed-refs", "refs"].iter().map(|name| there.commondir().join(name)).collect(),
+            Err(_) => vec![path.to_owned()],
+        }
     }
 
-    /// The host that it is on, and its path there without `.git`: `github.com` and `empire/policies`. None of a path on this machine.
+    /// Its host, and its path there without `.git`: `github.com` and `empire/policies`. None for a path on this machine.
     pub fn place(&self) -> Option<(String, String)> {
         let (authority, path) = match self.url.split_once("://") {
             Some((_, rest)) => rest.split_once('/')?,
@@ -113,7 +120,20 @@ impl Source {
         self.password.as_ref()
     }
 
-    /// Whether it is reached by HTTPS (or HTTP, where that was let in).
+    /// The path on an SSH server: `ssh://host/path` is absolute, `ssh://host/~user/path` and `host:path` begin at a home.
+    pub(super) fn ssh_path(&self) -> Option<&str> {
+        if !matches!(self.kind, Kind::Ssh { .. }) {
+            return None;
+        }
+        match self.url.split_once("://") {
+            Some((_, rest)) => {
+                rest.find('/').map(|at| &rest[at..]).map(|path| if path.starts_with("/~") { &path[1..] } else { path })
+            }
+            None => self.url.split_once(':').map(|(_, path)| path),
+        }
+    }
+
+    /// Whether it is reached by HTTPS (or HTTP, where that is allowed).
     pub fn is_web(&self) -> bool {
         self.kind == Kind::Http
     }
@@ -201,16 +221,16 @@ fn host_and_port(address: &str) -> std::result::Result<(String, Option<u16>), &'
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
-    let mut parts = text.split('%');
-    let mut bytes = parts.next()?.as_bytes().to_vec();
-    for part in parts {
-        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
-        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    // The decoder leaves a `%` that begins no escape as it is; in an address that is a mistake.
+    let is_escape =
+        |part: &str| part.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    if !text.split('%').skip(1).all(is_escape) {
+        return None;
     }
-    String::from_utf8(bytes).ok()
+    percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned)
 }
 
-/// A text that may hold a password, for a message about why it is no source: everything before the last `@` goes.
+/// A text that may hold a password, for an error message: everything before the last `@` is removed.
 fn redact(text: &str) -> String {
     match (text.find("://"), text.rfind('@')) {
         (Some(scheme), Some(at)) if scheme < at => format!("{}***{}", &text[..scheme + 3], &text[at..]),
@@ -244,10 +264,19 @@ mod tests {
         let url = source("ssh://me@[::1]:2222/srv/p.git");
         assert_eq!((url.ssh_host(), url.user(), url.is_local()), (Some(("::1", 2222)), Some("me"), None));
         assert_eq!(url.to_string(), "ssh://me@[::1]:2222/srv/p.git");
+        for (text, path) in [
+            ("ssh://me@[::1]:2222/srv/p.git", "/srv/p.git"),
+            ("ssh://host/~ada/p", "~ada/p"),
+            ("git@example.org:team/policies", "team/policies"),
+            ("example.org:/srv/p", "/srv/p"),
+        ] {
+            assert_eq!(source(text).ssh_path(), Some(path), "{text}");
+        }
+        assert_eq!(source("https://example.org/p").ssh_path(), None);
     }
 
     #[test]
-    fn a_source_tells_its_host_and_its_path_there() {
+    fn a_source_has_a_host_and_a_path_there() {
         for text in [
             "https://me:hunter2@example.org:8443/team/policies.git",
             "https://example.org/team/policies/",
@@ -279,7 +308,7 @@ mod tests {
             Source::parse("ftp://me:hunter2@example.org/p", Insecure::Refuse).expect_err("a scheme we don't know");
         assert_eq!(
             error.to_string(),
-            r#""ftp://***@example.org/p" is no source of a Git repository: this scheme is unknown"#
+            r#""ftp://***@example.org/p" is not the address of a Git repository: this scheme is unknown"#
         );
     }
 
@@ -292,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_an_option_or_has_no_path_is_refused() {
+    fn an_address_that_could_be_an_option_or_has_no_path_is_refused() {
         for text in [
             "",
             "ssh://-oProxyCommand=x/p",

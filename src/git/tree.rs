@@ -1,6 +1,5 @@
-//! Writing files into a repository's object database as one tree, without an index and without a work tree.
-//!
-//! Deliberately absent: executable files and links; reports are plain text.
+//! Writes files into a repository's object database as one tree, without an index and a work tree. Executable files and links are not
+//! supported; reports are plain text.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +7,13 @@ use git2::{ErrorCode, ObjectType, Oid, Repository, Tree};
 
 use super::error::{Error, Result};
 
-/// A tree that was written: its id, and every object in it.
+/// A written tree: its id, and every object in it.
 pub(super) struct Written {
     pub(super) tree: Oid,
     pub(super) objects: Vec<Oid>,
 }
 
-/// Checks that a path can be a file's in a repository: relative, nothing hidden from Git, nothing that leads out.
+/// Checks that a path can be a file's in a repository: relative, without `..` and `.git`.
 pub(super) fn check_path(path: &str) -> Result<()> {
     let bad = |why| Err(Error::BadReportFile { path: path.escape_debug().to_string(), why });
     if path.chars().any(char::is_control) {
@@ -26,7 +25,7 @@ pub(super) fn check_path(path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes files, path to content, as a tree. A blob that is there already is not written again. The paths were checked.
+/// Writes files, path to content, as a tree. An existing blob is not written again. The caller checks the paths.
 pub(super) fn write(
     repository: &Repository,
     files: &BTreeMap<&str, &str>,
@@ -68,7 +67,7 @@ fn write_blob(repository: &Repository, content: &str) -> std::result::Result<Oid
     if objects.exists(id) { Ok(id) } else { objects.write(ObjectType::Blob, content.as_bytes()) }
 }
 
-/// The text files of a tree, path to content. What is not text is passed over: we never put it there.
+/// The text files of a tree, path to content. Files that are not UTF-8 are skipped, because Egret writes none.
 pub(super) fn read(
     repository: &Repository,
     tree: &Tree<'_>,

@@ -1,12 +1,10 @@
-//! The other process: `egret git-worker`, which talks to one repository on the network, once, and ends.
+//! The worker process, `egret git-worker`: one exchange with one repository on the network, then it ends.
 //!
-//! It may be killed at any moment, and whatever a server makes of libgit2, it makes of this process alone. It holds itself to
-//! limits first, because nobody can set them from outside without unsafe code. Deliberately absent: its deadline (`overseer`).
+//! It may be killed at any moment, and a server that exploits libgit2 has this process only. It first sets its own resource limits, because
+//! the parent cannot set them without unsafe code. The deadline is the supervisor's.
 
 use std::cell::{Cell, RefCell};
-use std::fs;
 use std::io::{self, BufRead, Write};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use git2::{Oid, Repository};
@@ -16,120 +14,105 @@ use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 
 use super::error::{Error, Result};
-use super::known_hosts;
-use super::relay::Relay;
-use super::remote::Outgoing;
-use super::smart::{self, Conversation};
-use super::wire::{Fault, Request, Task, Wants, Word};
+use super::exchange::{PushRequest, Refspec};
+use super::smart_protocol::{self, Relay, TransferContext};
+use super::worker_protocol::{Task, WireError, WorkerMessage, WorkerRequest};
 
-/// A sign of life is passed on this often; or whenever this much has arrived.
-const BREATH: Duration = Duration::from_millis(50);
-const GULP: u64 = 256 << 10;
+/// A heartbeat is sent at most this often, or whenever this much has arrived.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
+const HEARTBEAT_BYTES: u64 = 256 << 10;
 
-/// Room for the program itself, beside what a fetch may take.
+/// Memory for the program itself, besides that of a fetch.
 const OWN_MEMORY: u64 = 512 << 20;
 
-/// Does what the first line of `input` asks for and says on `output` what came of it. Errors: the pipes, and what is no request.
+/// Runs the task of the first line of `input` and writes its messages to `output`. Errors: the pipes, or a malformed request.
 pub fn serve(mut input: impl BufRead, output: impl Write) -> io::Result<()> {
     let mut line = String::new();
     input.read_line(&mut line)?;
-    let request: Request = serde_json::from_str(&line)?;
+    let request: WorkerRequest = serde_json::from_str(&line)?;
     confine(&request)?;
-    let mouth = Mouth { output: RefCell::new(output), breath: Cell::new(Instant::now()), bytes: Cell::new(0) };
-    let word = work(&request, input, &mouth)
-        .unwrap_or_else(|error| Word::Failed(Fault::of(error, &request.source.to_string())));
-    mouth.say(&word)
+    let progress =
+        ProgressWriter { output: RefCell::new(output), last_sent: Cell::new(Instant::now()), bytes: Cell::new(0) };
+    let message = run(&request, input, &progress)
+        .unwrap_or_else(|error| WorkerMessage::Failed(WireError::of(error, &request.source.to_string())));
+    progress.send(&message)
 }
 
-/// The pipe to whoever asked.
-struct Mouth<Output> {
+/// Writes messages and heartbeats to the supervisor.
+struct ProgressWriter<Output> {
     output: RefCell<Output>,
-    breath: Cell<Instant>,
+    last_sent: Cell<Instant>,
     bytes: Cell<u64>,
 }
 
-impl<Output: Write> Mouth<Output> {
-    fn say(&self, word: &impl serde::Serialize) -> io::Result<()> {
-        let mut line = serde_json::to_vec(word)?;
+impl<Output: Write> ProgressWriter<Output> {
+    fn send(&self, message: &impl serde::Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
         let mut output = self.output.borrow_mut();
         output.write_all(&line).and_then(|()| output.flush())
     }
 
-    /// Something arrived. A pipe that nobody reads is no reason to stop: who asked will kill us.
-    fn breathe(&self, bytes: u64) {
-        if self.breath.get().elapsed() >= BREATH || bytes >= self.bytes.get() + GULP {
-            self.breath.set(Instant::now());
+    /// Something arrived. A broken pipe is not an error here: the supervisor kills this process.
+    fn heartbeat(&self, bytes: u64) {
+        if self.last_sent.get().elapsed() >= HEARTBEAT_INTERVAL || bytes >= self.bytes.get() + HEARTBEAT_BYTES {
+            self.last_sent.set(Instant::now());
             self.bytes.set(bytes);
-            let _ = self.say(&Word::Alive { bytes });
+            let _ = self.send(&WorkerMessage::Heartbeat { bytes });
         }
     }
 }
 
-/// Gives up what this process will not need: memory and files without end, more rights, a life of its own.
-fn confine(request: &Request) -> io::Result<()> {
+/// Limits memory and file sizes, drops the right to gain privileges, and ends this process with its parent.
+fn confine(request: &WorkerRequest) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     if getppid().as_raw().cast_unsigned() != request.parent {
-        return Err(io::Error::other("whoever asked is gone"));
+        return Err(io::Error::other("the supervisor has ended"));
     }
     set_no_new_privs()?;
-    let memory = request.most.saturating_mul(2).saturating_add(OWN_MEMORY);
+    let memory = request.max_bytes.saturating_mul(2).saturating_add(OWN_MEMORY);
     setrlimit(Resource::RLIMIT_AS, memory, memory)?;
-    // The fetch is broken off with words before that; this is for what libgit2 may do without telling.
-    let file = request.most.saturating_add(1 << 20);
+    // A fetch is stopped with an error before that; this is for files that libgit2 writes without progress callbacks.
+    let file = request.max_bytes.saturating_add(1 << 20);
     setrlimit(Resource::RLIMIT_FSIZE, file, file)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     Ok(())
 }
 
-fn work<Output: Write>(request: &Request, mut input: impl BufRead, mouth: &Mouth<Output>) -> Result<Word> {
-    let there = request.source.to_string();
+fn run<Output: Write>(
+    request: &WorkerRequest,
+    mut input: impl BufRead,
+    progress: &ProgressWriter<Output>,
+) -> Result<WorkerMessage> {
+    let repository = request.source.to_string();
     let mirror = Repository::open_bare(&request.mirror).map_err(|source| Error::Mirror {
-        doing: "open what was just made",
-        repository: there.clone(),
+        action: "open",
+        repository: repository.clone(),
         source,
     })?;
-    let broken = |error: io::Error| Error::Worker { repository: there.clone(), what: error.to_string() };
-    tell_known_hosts(request);
-    let alive = |bytes| mouth.breathe(bytes);
-    let relay = request.source.is_web().then(|| Relay::start(request)).transpose()?;
-    let conversation = Conversation { request, relay: relay.as_ref(), alive: &alive };
+    let failed = |error: io::Error| Error::Worker { repository: repository.clone(), what: error.to_string() };
+    let heartbeat = |bytes| progress.heartbeat(bytes);
+    let relay = Relay::start(request)?;
+    let context = TransferContext { request, relay: &relay, heartbeat: &heartbeat };
     match &request.task {
-        Task::Look => {
-            smart::look(&conversation, &mirror, &mut |listing| {
-                mouth.say(&Word::listing(listing)).map_err(broken)?;
+        Task::Fetch => {
+            smart_protocol::fetch(&context, &mirror, &mut |refs| {
+                progress.send(&WorkerMessage::refs(refs)).map_err(failed)?;
                 let mut line = String::new();
-                input.read_line(&mut line).map_err(broken)?;
-                serde_json::from_str::<Wants>(&line).map(Wants::wants).map_err(|error| broken(error.into()))
+                input.read_line(&mut line).map_err(failed)?;
+                serde_json::from_str::<Vec<Refspec>>(&line).map_err(|error| failed(error.into()))
             })?;
-            Ok(Word::Fetched)
+            Ok(WorkerMessage::Fetched)
         }
         Task::Push { commit, name, expected } => {
-            let id = |text: &str| Oid::from_str(text).map_err(|error| broken(io::Error::other(error)));
-            let outgoing = Outgoing {
+            let id = |text: &str| Oid::from_str(text).map_err(|error| failed(io::Error::other(error)));
+            let push = PushRequest {
                 commit: id(commit)?,
                 objects: &[],
                 name,
                 expected: expected.as_deref().map(id).transpose()?,
             };
-            smart::push(&conversation, &mirror, &outgoing).map(Word::pushed)
+            smart_protocol::push(&context, &mirror, &push).map(WorkerMessage::Pushed)
         }
-    }
-}
-
-/// Puts the keys that we know of this host where libgit2 looks for them. It does not decide by them, but it asks the server for a
-/// key of a kind that is there: else a server with several keys would offer one that nobody has pinned.
-fn tell_known_hosts(request: &Request) {
-    let (Some(home), Some((host, port))) = (std::env::var_os("HOME"), request.source.ssh_host()) else { return };
-    let Ok(file) = request.credentials.read_known_hosts(request.home.as_deref()) else { return };
-    let folder = Path::new(&home).join(".ssh");
-    let lines = known_hosts::lines_of(&file, host, port);
-    let _ = fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join("known_hosts"), lines));
-}
-
-/// Makes libgit2 forget the keys again, so that a server without any of them shows the one that it has.
-pub(super) fn forget_known_hosts() {
-    if let Some(home) = std::env::var_os("HOME") {
-        let _ = fs::remove_file(Path::new(&home).join(".ssh/known_hosts"));
     }
 }

@@ -10,3 +10,10 @@ pub mod leadership;
 pub mod node;
 pub mod persistence;
 pub mod process;
+
+use jiff::Timestamp;
+
+/// The time now.
+pub fn now() -> Timestamp {
+    Timestamp::now()
+}

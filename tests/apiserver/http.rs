@@ -143,6 +143,7 @@ pub(crate) async fn answer(
         _ => None,
     };
     match &fault {
+        // The delay is the fault that was asked for.
         Some((_, Fault::Delay(time))) => tokio::time::sleep(*time).await,
         Some((id, Fault::Hang)) => wait_for_end(&shared, *id).await,
         _ => {}

@@ -50,6 +50,8 @@ use rbac::User;
 use serve::{Gate, Peer, Shared};
 use store::Key;
 
+use crate::lab::wait_until;
+
 /// A running server. Dropping it ends every connection.
 pub(crate) struct ApiServer {
     shared: Arc<Shared>,
@@ -242,9 +244,8 @@ impl ApiServer {
     fn set_away(&self, away: bool) {
         self.shared.away.store(away, Ordering::SeqCst);
         self.shared.tell();
-        while self.shared.listening.load(Ordering::SeqCst) == away {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let done = wait_until(Duration::from_secs(10), || self.shared.listening.load(Ordering::SeqCst) != away);
+        assert!(done, "the listening socket follows");
     }
 
     /// Ends all watches in order, as the real server does after some minutes.

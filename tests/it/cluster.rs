@@ -121,7 +121,7 @@ fn a_cluster_in_which_egret_is_in_use_is_left_as_it_is() -> Outcome {
         "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}],
     });
     let role = api.create(&role);
-    let refused = Suite::up(kubeconfig).err().map(|fault| fault.0).unwrap_or_default();
+    let refused = Suite::up(kubeconfig).err().map(|fault| fault.to_string()).unwrap_or_default();
     assert!(refused.contains("ClusterRole egret-agent is there already with other content"), "{refused}");
     assert_eq!(left(&api), ["clusterroles.rbac.authorization.k8s.io egret-agent"]);
     assert_eq!(api.get("clusterroles.rbac.authorization.k8s.io", "", "egret-agent"), Some(role));

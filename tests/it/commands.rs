@@ -161,7 +161,7 @@ fn what_cannot_be_asked_says_so_with_a_hint() {
         hint: --repo takes a folder, a Git repository, or the address of one\n";
     let no_cluster = "error: listing the manifests in FOLDER/none: No such file or directory (os error 2)\n\
         hint: --cluster takes a file or folder, as `kubectl get nodes,namespaces,pods -A -o yaml` prints it\n";
-    let insecure = "error: \"http://git.example/p\" is no source of a Git repository: anybody on the way could change what it says; \
+    let insecure = "error: \"http://git.example/p\" is not the address of a Git repository: anyone on the route could change what it sends; \
         use https or ssh\nhint: write a path, or file://, https://, ssh:// or user@host:path\n";
     let unknown = "error: b is not among the nodes of FOLDER/nodes.yaml\nhint: they have a\n";
     for (words, expected) in [

@@ -60,7 +60,7 @@ ok     UDP port 4790: it is free
 ok     MTU: 1450 in the tunnel, 1500 on eth0
 ok     kind-worker2 is here: 172.18.0.3 on eth0
 ok     routes to the other node: from 172.18.0.3 through eth0
-ok     marks 0x1fff (auto: the default, and nobody else's), tables 9000 to 17190, rules from priority 500 on, UDP port 4790
+ok     marks 0x1fff (auto: the default, and nobody else's), tables 9000 to 17189, rules from priority 500 on, UDP port 4790
 ok     firewalls of others: none drops forwarded packets
 "
     );
@@ -94,9 +94,9 @@ error  UDP port 4790 is the tunnel port of vxlan7, which is not ours: two cannot
 warn   MTU: tunnel packets of 1450 bytes need 1500 with what is put around them, and eth0 takes 1400
        hint: set datapath.mtu to 1350 in egret.yaml, or raise the MTU of eth0
 ok     routes to the other nodes: not looked at without --cluster and --node
-ok     marks 0xff (auto: the default is in use), tables 9000 to 9254, rules from priority 500 on, UDP port 4790; marks of others: Cilium 0xffff0f00, the ip rule 9 0xf00
+ok     marks 0xff (auto: the default is in use), tables 9000 to 9253, rules from priority 500 on, UDP port 4790; marks of others: Cilium 0xffff0f00, the ip rule 9 0xf00
 warn   an ip rule of another program stands ahead of ours and looks at every packet: 90: lookup 100
-       hint: members' packets go by its table where it has a route for them; move it behind 754
+       hint: members' packets go by its table where it has a route for them; move it behind 753
 error  a route of somebody else is in a table of ours: 10.9.0.0/16 dev eth0 table 9003
        hint: `ip route del 10.9.0.0/16 dev eth0 table 9003`, or set datapath.firstTable in egret.yaml
 warn   the chain inet site forward drops what a gateway forwards out of egret0
@@ -401,10 +401,12 @@ fn the_kernel_is_asked_for_the_way_to_each_other_node() {
         assert!(said.stdout.contains(&format!("\n{expected}")), "{}", said.stdout);
     };
     node.exec(["ip", "route", "add", "172.18.0.2/32", "dev", "eth0", "mtu", "1300"]).unwrap();
-    of_peers("warn   the way to kind-worker takes packets of 1300 bytes: IPv6 policies need 1330, IPv4 policies work");
+    of_peers(
+        "warn   the route to kind-worker takes packets of 1300 bytes: IPv6 policies need 1330, IPv4 policies work",
+    );
     node.exec(["ip", "route", "replace", "172.18.0.2/32", "dev", "net1"]).unwrap();
     of_peers(
-        "warn   the way from 172.18.0.3 to kind-worker is through net1, and 172.18.0.3 is on eth0: replies may come in elsewhere",
+        "warn   the route from 172.18.0.3 to kind-worker is through net1, and 172.18.0.3 is on eth0: replies may come in elsewhere",
     );
     node.exec(["ip", "route", "replace", "unreachable", "172.18.0.2/32"]).unwrap();
     of_peers("error  no route from 172.18.0.3 to kind-worker: ");

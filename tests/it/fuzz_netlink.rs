@@ -126,6 +126,8 @@ fn field() -> impl Strategy<Value = Field> {
         Just(Field::CtOriginal6),
         Just(Field::CtReply4),
         Just(Field::CtReply6),
+        Just(Field::RtNexthop4),
+        Just(Field::RtNexthop6),
     ]
 }
 
@@ -134,10 +136,10 @@ fn value(field: Field) -> BoxedStrategy<MatchValue> {
         Field::MetaMark | Field::CtMark => any::<u32>().prop_map(MatchValue::Mark).boxed(),
         Field::CtDirection => any::<bool>().prop_map(MatchValue::Reply).boxed(),
         Field::Iifname | Field::Oifname | Field::Iifkind => "[a-z0-9]{1,15}".prop_map(MatchValue::Interface).boxed(),
-        Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4 => {
+        Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4 | Field::RtNexthop4 => {
             any::<[u8; 4]>().prop_map(|a| MatchValue::Address(IpAddr::from(a))).boxed()
         }
-        Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6 => {
+        Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6 | Field::RtNexthop6 => {
             any::<[u8; 16]>().prop_map(|a| MatchValue::Address(IpAddr::from(a))).boxed()
         }
         Field::UdpDport => any::<u16>().prop_map(MatchValue::Port).boxed(),
@@ -189,6 +191,7 @@ fn statement() -> impl Strategy<Value = Statement> {
         Just(Statement::NoTrack),
         Just(Statement::NoRouteBack),
         Just(Statement::FromThisHost),
+        Just(Statement::ToThisHost),
         Just(Statement::Counter),
         Just(Statement::ClampMss),
         verdict().prop_map(Statement::Verdict),

@@ -30,7 +30,7 @@ use std::fs;
 
 use egret::git::files::{FileChange, Refusal};
 use egret::git::mirror::Head;
-use egret::git::{CommitId, Error, Fate};
+use egret::git::{CommitId, Error, ErrorKind};
 
 use fixture::{Origin, all};
 
@@ -134,7 +134,7 @@ fn what_is_not_there_is_told_apart() {
     let mut mirror = origin.mirror();
     let empty = mirror.head(None).expect_err("nothing was pushed");
     assert!(matches!(empty, Error::Empty { .. }), "{empty}");
-    assert_eq!(empty.fate(), Fate::NeedsPerson);
+    assert_eq!(empty.kind(), ErrorKind::NeedsIntervention);
     let last = origin.push(&[("a.yaml", "a: 1\n")], "first");
     origin.git(&["push", "origin", "main:side"]);
     let unknown = mirror.head(Some("mian")).expect_err("there is no such branch");
@@ -275,7 +275,7 @@ fn a_mirror_that_lost_a_file_is_made_anew_at_the_next_look() {
     origin.forget_in_mirror("main:a.yaml");
     let mut mirror = origin.mirror();
     let error = mirror.files(commit, &all()).expect_err("the file is lost");
-    assert_eq!(error.fate(), Fate::Retry);
+    assert_eq!(error.kind(), ErrorKind::Transient);
     mirror.head(None).expect("it heals");
     assert_eq!(mirror.files(commit, &all()).expect("its files"), changes([("a.yaml", text("a: 1\n"))]));
 }

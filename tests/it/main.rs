@@ -15,6 +15,8 @@ mod fuzz_netlink;
 mod fuzz_signatures;
 mod git;
 mod github_app;
+mod golden;
+mod harness;
 mod https;
 mod incluster;
 mod kernel_nft;

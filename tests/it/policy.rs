@@ -13,6 +13,8 @@ use egret::core::policy::published::Published;
 use egret::core::policy::{PolicySet, document, schema};
 use serde_json::Value;
 
+use crate::golden::{Differences, assert_file};
+
 fn read(files: &[(&str, &str)]) -> Catalogue {
     let mut catalogue = Catalogue::new("prod");
     catalogue
@@ -60,22 +62,20 @@ fn template_files() -> Vec<(String, String)> {
 #[test]
 fn every_mistake_of_a_document_is_found_in_one_go() {
     let text = include_str!("documents/mistakes.yaml");
-    let expected = include_str!("documents/mistakes.txt");
-    assert_eq!(findings("a.yaml", text).join("\n") + "\n", expected);
+    assert_file("documents/mistakes.txt", &(findings("a.yaml", text).join("\n") + "\n"));
 }
 
 #[test]
 fn every_mistake_of_a_configuration_is_found_in_one_go() {
     let text = include_str!("documents/mistakes_config.yaml");
-    let expected = include_str!("documents/mistakes_config.txt");
-    assert_eq!(findings("egret.yaml", text).join("\n") + "\n", expected);
+    assert_file("documents/mistakes_config.txt", &(findings("egret.yaml", text).join("\n") + "\n"));
 }
 
 #[test]
 fn every_field_in_its_good_form_is_read_without_a_word() {
     let catalogue = read(&[("a.yaml", include_str!("documents/everything.yaml"))]);
     assert_eq!(catalogue.diagnostics(), []);
-    assert_eq!(format!("{:#?}\n", catalogue.policies()), include_str!("documents/everything.txt"));
+    assert_file("documents/everything.txt", &format!("{:#?}\n", catalogue.policies()));
 }
 
 #[test]
@@ -139,15 +139,11 @@ fn the_template_is_read_without_a_word_and_gives_the_outpost() {
 
 #[test]
 fn the_schemas_in_the_template_are_those_that_are_generated() {
+    let mut differences = Differences::default();
     for (name, text) in schema::files() {
-        let path = template().join("schemas").join(name);
-        assert_eq!(
-            std::fs::read_to_string(&path).ok().as_deref(),
-            Some(text.as_str()),
-            "write it to {}",
-            path.display()
-        );
+        differences.file(&template().join("schemas").join(name), &text);
     }
+    differences.assert_none();
 }
 
 #[test]

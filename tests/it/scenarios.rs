@@ -1,7 +1,6 @@
 //! Scenarios: each folder of tests/scenarios is a repository and a cluster, with what Egret makes of them on each node, as whole files.
 //!
-//! `make bless` (`EGRET_BLESS=1`) writes the expected files anew; the change is then read in the diff like any other. What every
-//! scenario must hold besides: the plan leads to the desired state, and a second plan is empty.
+//! What every scenario must hold besides: the plan leads to the desired state, and a second plan is empty.
 //! tests/scenarios/README.md says what a folder may have. Deliberately absent: kernels; packets are looked at in the lab.
 
 pub(crate) mod folder;
@@ -27,6 +26,7 @@ use egret::core::state::nft::{AddressFamily, ElementData, ElementKey, TableFamil
 use jiff::Timestamp;
 
 use self::folder::World;
+use crate::golden::Differences;
 
 /// The time at which every scenario plays.
 const NOW: &str = "2026-06-01T12:00:00Z";
@@ -51,29 +51,11 @@ pub(crate) fn scenarios() -> Vec<PathBuf> {
 
 #[test]
 fn every_scenario_gives_what_its_folder_expects() {
-    let bless = std::env::var_os("EGRET_BLESS").is_some();
-    let mut report = String::new();
+    let mut differences = Differences::default();
     for scenario in scenarios() {
-        let given = outcome(&scenario);
-        let expected = folder::texts(&scenario.join("expect"));
-        if given == expected {
-            continue;
-        }
-        if bless {
-            folder::write(&scenario.join("expect"), &given);
-            continue;
-        }
-        let name = scenario.file_name().unwrap_or_default().to_string_lossy();
-        let files: std::collections::BTreeSet<&String> = given.keys().chain(expected.keys()).collect();
-        let none = String::new();
-        for file in files {
-            let (was, is) = (expected.get(file).unwrap_or(&none), given.get(file).unwrap_or(&none));
-            let diff = similar::TextDiff::from_lines(was, is);
-            let (was, is) = (format!("expected {name}/expect/{file}"), "given".to_owned());
-            let _ = write!(report, "{}", diff.unified_diff().header(&was, &is));
-        }
+        differences.folder(&scenario.join("expect"), &outcome(&scenario));
     }
-    assert!(report.is_empty(), "{report}\nif this is as it should be, `make bless` writes it down");
+    differences.assert_none();
 }
 
 /// Everything that a scenario gives, by the name of its file.

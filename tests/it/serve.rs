@@ -147,7 +147,7 @@ fn counters_are_read_when_somebody_asks_and_a_busy_loop_keeps_nobody_waiting() {
         });
         assert!(leaks(&page.2), "{}", page.2);
 
-        // The loop is in a round now, and does not come to the question.
+        // The loop is in a round now, and does not come to the question. What was read within a tenth of a second is not asked for again.
         tokio::time::sleep(Duration::from_millis(150)).await;
         let asked = Instant::now();
         let page = get(&server, "/metrics").await.2;

@@ -1,6 +1,8 @@
 //! The borders and house rules, held over the source text: what may be named where, and how a file has to look.
 //!
-//! Text is enough for that: no path to a package is ever built by a macro here. Deliberately absent: what clippy and rustfmt hold.
+//! Text is enough for that: no path to a package is ever built by a macro here. What clippy and rustfmt hold is not held here.
+
+mod circles;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,18 +16,18 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["cli/diagnostics.rs"]),
     // In tests of the live cluster beside the server of our own.
     ("axum", &["cluster/live/fake.rs", "serve/"]),
-    ("base64", &["forge/app/jwt.rs", "git/relay.rs", "https/connect.rs"]),
+    ("base64", &["forge/app/jwt.rs", "git/http_relay.rs", "git/known_hosts.rs", "git/loopback.rs", "https/connect.rs"]),
     ("clap", &["cli/"]),
     ("cron", &["core/admission/windows.rs", "core/policy/check/schedule.rs", "reconcile/node/schedule.rs"]),
-    ("futures", &["cluster/live/", "git/relay.rs", "kernel/"]),
+    ("futures", &["cluster/live/", "git/http_relay.rs", "kernel/"]),
     ("git2", &["git/"]),
-    ("hmac", &["serve/webhook.rs"]),
+    ("hmac", &["git/known_hosts.rs", "serve/webhook.rs"]),
     // What kube's client is made of: built anew, with keepalive.
     ("http", &["cluster/live/mod.rs", "forge/", "https/"]),
-    ("http_body_util", &["git/relay.rs", "https/mod.rs"]),
-    // In git/relay.rs the server side.
-    ("hyper", &["git/relay.rs", "https/"]),
-    ("hyper_util", &["cluster/live/mod.rs", "git/relay.rs", "https/"]),
+    ("http_body_util", &["git/http_relay.rs", "https/mod.rs"]),
+    // In git/http_relay.rs the server side.
+    ("hyper", &["git/http_relay.rs", "https/"]),
+    ("hyper_util", &["cluster/live/mod.rs", "git/http_relay.rs", "https/"]),
     ("ipnet", &["core/", "kernel/"]),
     ("jiff", &["cli/preview.rs", "cluster/live/", "core/", "forge/", "git/", "reconcile/"]),
     ("k8s_openapi", &["cluster/live/lease.rs"]),
@@ -34,12 +36,14 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("libgit2_sys", &[]),
     ("netlink_sys", &["kernel/"]),
     // Elsewhere than in kernel: open flags of files that may be a FIFO or a link; limits of the process for Git, and its end.
-    ("nix", &["cluster/manifests.rs", "git/overseer.rs", "git/worker.rs", "kernel/"]),
+    ("nix", &["cluster/manifests.rs", "git/supervisor.rs", "git/worker.rs", "kernel/"]),
     ("notify", &["watch.rs"]),
+    ("percent_encoding", &["git/smart_http.rs", "git/source.rs"]),
     ("pgp", &["core/signature/openpgp.rs"]),
     ("prometheus_client", &["serve/"]),
     ("rsa", &["git/signing.rs"]),
     ("rtnetlink", &["kernel/"]),
+    ("russh", &["git/key_file.rs", "git/ssh_relay.rs"]),
     ("rustix", &["kernel/apply.rs"]),
     ("rustls_native_certs", &["https/trust.rs"]),
     (
@@ -52,11 +56,12 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "forge/app/mod.rs",
             "git/access.rs",
             "git/credentials.rs",
+            "git/exchange.rs",
             "git/known_hosts.rs",
-            "git/overseer.rs",
+            "git/supervisor.rs",
             "git/source.rs",
-            "git/trouble.rs",
-            "git/wire.rs",
+            "git/transport_error.rs",
+            "git/worker_protocol.rs",
             "git/worker.rs",
             "kernel/doctor.rs",
             "reconcile/persistence/state_store.rs",
@@ -73,8 +78,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "core/pools.rs",
             "forge/",
             // What is said to the worker process, and by it.
-            "git/overseer.rs",
-            "git/wire.rs",
+            "git/supervisor.rs",
+            "git/worker_protocol.rs",
             "git/worker.rs",
             "kernel/doctor/gather.rs",
             "reconcile/",
@@ -93,9 +98,11 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "core/snapshot.rs",
         ],
     ),
-    ("sha2", &["forge/posting.rs", "serve/webhook.rs"]),
+    ("sha1", &["git/known_hosts.rs"]),
+    ("sha2", &["forge/posting.rs", "git/known_hosts.rs", "serve/webhook.rs"]),
     ("similar", &["core/plan/text.rs"]),
     ("ssh_key", &["core/signature/", "git/signing.rs"]),
+    ("subtle", &["git/loopback.rs"]),
     (
         "thiserror",
         &[
@@ -103,7 +110,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "core/name.rs",
             "forge/",
             "git/error.rs",
-            "git/trouble.rs",
+            "git/transport_error.rs",
             "https/",
             "kernel/",
             "reconcile/",
@@ -116,7 +123,9 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cli/output.rs",
             "cluster/live/",
             "forge/",
-            "git/relay.rs",
+            "git/http_relay.rs",
+            "git/loopback.rs",
+            "git/ssh_relay.rs",
             "https/",
             "kernel/",
             "reconcile/",
@@ -314,19 +323,13 @@ fn only_the_command_line_prints() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for_and_what_is_absent() {
+fn every_file_says_what_it_is_for_and_none_is_too_long() {
     let mut wrong = Vec::new();
     for folder in ["src", "tests"] {
         for (file, text) in rust_files(folder) {
             let place = format!("{folder}/{file}");
-            let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
-            if head.is_empty() {
+            if !text.starts_with("//! ") {
                 wrong.push(format!("{place} does not say what it is for"));
-            }
-            // lib.rs has nothing but the names of the others.
-            let exempt = folder == "tests" || file.ends_with("tests.rs") || file == "lib.rs";
-            if !exempt && !head.contains("absent") {
-                wrong.push(format!("{place} does not say what is deliberately absent"));
             }
             let lines = text.lines().count();
             if lines > LONGEST {
@@ -335,6 +338,85 @@ fn every_file_says_what_it_is_for_and_what_is_absent() {
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// Circles that are still there, by the folder and its children that are on one. A circle that is mended must go from here.
+const CIRCLES: &[(&str, &str)] = &[
+    ("src/cluster/live", "reflector watch"),
+    ("src/cluster/live", "view wire"),
+    ("src/git", "access credentials error local overseer remote revision sizes source tokens wire"),
+    ("src/git", "smart worker"),
+    ("src/reconcile/gitops", "repository tracked_repository"),
+    ("src/serve", "metrics page scrape"),
+];
+
+/// The files and folders beside each other in a folder must form no circle: if one names something of a second, the second names
+/// nothing of the first, neither directly nor through others. A folder counts as a whole, with all that is in it; what a module hands on
+/// by `use` counts where it is defined.
+///
+/// A parent is no part of a circle: it may use its children (that is what they are for), and they may use what stands in the parent's own
+/// file. So two children that need one type keep it there, or in a file of its own. Code for tests does not count.
+#[test]
+fn no_modules_beside_each_other_import_in_a_circle() {
+    let found = circles::circles(&rust_files("src"));
+    let is_known = |circle: &circles::Circle| {
+        CIRCLES.iter().any(|(folder, members)| circle.folder == *folder && circle.members.join(" ") == *members)
+    };
+    let new = found.iter().filter(|circle| !is_known(circle));
+    let mut wrong: Vec<String> = new
+        .map(|circle| format!("{}: {} are in a circle:{}", circle.folder, circle.members.join(", "), circle.shown))
+        .collect();
+    let is_there = |(folder, members): &&(&str, &str)| {
+        found.iter().any(|circle| circle.folder == *folder && circle.members.join(" ") == *members)
+    };
+    wrong.extend(
+        CIRCLES
+            .iter()
+            .filter(|known| !is_there(known))
+            .map(|(folder, members)| format!("{folder}: {members} are in no such circle any more: take the line away")),
+    );
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// How often each file of tests sleeps. An event is waited for by `lab::wait_until`, or by reading what brings it; who sleeps has one of
+/// these reasons, and says it beside the line.
+const SLEEPS: &[(&str, usize)] = &[
+    // The one loop that all waiting goes through, and its like for tests on a runtime.
+    ("lab/process.rs", 1),
+    ("it/apiserver_alone/trouble.rs", 1),
+    // That nothing comes is seen by waiting alone.
+    ("it/cluster/labels.rs", 1),
+    ("it/cluster/way.rs", 2),
+    ("it/incluster/way.rs", 1),
+    ("it/incluster/windows.rs", 1),
+    ("it/outpost/mistakes.rs", 1),
+    // Processes are killed at some moment of a change.
+    ("it/incluster/faults/crash.rs", 1),
+    ("it/outpost/crashes.rs", 3),
+    // The pace of a bad network, of a burst, of a backoff is what is tried.
+    ("apiserver/http.rs", 1),
+    ("it/git/crooked.rs", 1),
+    ("it/git/keeping.rs", 1),
+    ("it/git/publishing.rs", 1),
+    ("it/https/stand.rs", 1),
+    // Metrics within a tenth of a second are the same.
+    ("it/outpost/metrics.rs", 1),
+    ("it/serve.rs", 2),
+    // A real API server is asked again, as its clients do.
+    ("it/cluster/api.rs", 2),
+    ("it/cluster/host_network.rs", 1),
+    // A demo is watched by people.
+    ("lab/demo.rs", 2),
+];
+
+#[test]
+fn no_test_sleeps_where_it_could_wait_for_an_event() {
+    let listed: BTreeMap<String, usize> = SLEEPS.iter().map(|(file, times)| ((*file).to_owned(), *times)).collect();
+    let count = |text: &str| code(text).map(|(_, line)| line.matches("sleep(").count()).sum::<usize>();
+    let files = rust_files("tests").into_iter().filter(|(file, _)| !file.ends_with("tidy.rs"));
+    let found: BTreeMap<String, usize> =
+        files.map(|(file, text)| (file, count(&text))).filter(|(_, times)| *times > 0).collect();
+    assert_eq!(found, listed, "a sleep is listed with its reason in tests/it/tidy.rs, or it is none");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// A fault of the lab.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub(crate) enum LabError {
     /// The system refused something.
     #[error("cannot {doing}")]
@@ -60,6 +60,22 @@ pub(crate) enum LabError {
         /// Whose output.
         what: &'static str,
     },
+    /// What a test found, in its words.
+    #[error("{0}")]
+    Found(String),
+}
+
+impl std::fmt::Debug for LabError {
+    /// Plain, with its causes: `main` and `#[test]` show errors so.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")?;
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
 }
 
 impl LabError {

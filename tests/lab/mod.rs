@@ -36,7 +36,7 @@ pub(crate) use error::{LabError, run};
 pub(crate) use manifests::replace;
 pub(crate) use namespace::{NAMED, Namespace};
 pub(crate) use outpost::{DATAGRAMS, HTTP, LINES, Outpost, Visit};
-pub(crate) use process::{Process, ended_by, wait_until};
+pub(crate) use process::{Process, ended_by, wait_until, wait_until_every};
 pub(crate) use repository::Repository;
 pub(crate) use topology::{EGRESS, EGRESS6, EXCLUDED, EXCLUDED6, Node, OUTPOST, OUTPOST6, Options, Pod, sysctls};
 

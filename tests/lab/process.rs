@@ -21,7 +21,12 @@ use super::repository::with_own_home;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Waits until a condition holds; `false` when the deadline passed first. The condition is looked at once at least.
-pub(crate) fn wait_until(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub(crate) fn wait_until(deadline: Duration, condition: impl FnMut() -> bool) -> bool {
+    wait_until_every(LOOK_AGAIN, deadline, condition)
+}
+
+/// The same where a look costs more, or disturbs what is looked at.
+pub(crate) fn wait_until_every(pause: Duration, deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     loop {
         if condition() {
@@ -30,7 +35,7 @@ pub(crate) fn wait_until(deadline: Duration, mut condition: impl FnMut() -> bool
         if begun.elapsed() >= deadline {
             return false;
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(pause);
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::error::LabError;
 use super::namespace::Namespace;
+use super::process::wait_until_every;
 
 /// Counted as packets come in, before the router's own connection tracking or routing has a say.
 const TABLE: &str = "
@@ -27,7 +28,7 @@ table inet lab {
 /// A moment without a packet.
 const QUIET: Duration = Duration::from_millis(20);
 /// Somebody may be asking all the time.
-const QUIET_TRIES: usize = 10;
+const QUIET_TRIES: u32 = 10;
 
 /// Begins to watch in the router's namespace.
 pub(crate) fn begin(router: &Namespace) -> Result<(), LabError> {
@@ -37,15 +38,11 @@ pub(crate) fn begin(router: &Namespace) -> Result<(), LabError> {
 /// Forgets all that was seen. The last packets of a connection come after its client has gone on: a moment without any is waited for, where
 /// there is one.
 pub(crate) fn forget(router: &Namespace) -> Result<(), LabError> {
-    let mut before = seen(router)?;
-    for _ in 0..QUIET_TRIES {
-        std::thread::sleep(QUIET);
-        let now = seen(router)?;
-        if now == before {
-            break;
-        }
-        before = now;
-    }
+    let mut before = None;
+    wait_until_every(QUIET, QUIET * QUIET_TRIES, || {
+        let now = seen(router).ok();
+        std::mem::replace(&mut before, now.clone()) == now
+    });
     router.nft("flush set inet lab towards4\nflush set inet lab towards6\n")
 }
 

@@ -10,7 +10,7 @@ use serde_yaml::granit_parser::{Event, ScalarStyle, StructureStyle};
 
 use super::EditError;
 use super::events::{self, YamlEvent};
-use crate::cluster::manifests::LISTS;
+use crate::cluster::LISTS;
 use crate::core::diagnostic::SpanPoint;
 use crate::core::name::NodeName;
 

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_yaml::{Location, Spanned};
 
+use crate::cluster::LISTS;
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use crate::core::facts::{Node, Pod, PodName};
 use crate::core::gateway_interfaces::{self, GatewayInterface};
@@ -27,19 +28,6 @@ use crate::core::pools::{Ipam, Network, PoolFamily, PoolSpec};
 /// The kinds that decide something.
 const KINDS: [&str; 8] =
     ["Node", "Namespace", "Pod", "EgressNode", "EgressConfig", "IPPool", "CiliumPodIPPool", "CiliumNode"];
-
-/// What they may be wrapped in: kubectl prints a `List`, the API server itself one of the others.
-pub(in crate::cluster) const LISTS: [&str; 9] = [
-    "List",
-    "NodeList",
-    "NamespaceList",
-    "PodList",
-    "EgressNodeList",
-    "EgressConfigList",
-    "IPPoolList",
-    "CiliumPodIPPoolList",
-    "CiliumNodeList",
-];
 
 /// What an object is called. Its text form is `node kind-worker`, `pod batuu/xwing`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

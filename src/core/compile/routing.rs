@@ -115,9 +115,9 @@ pub(super) fn fits(
     family == AddressFamily::V4 || tunnel_mtu(input.host_network, ends, range) >= IPV6_MINIMUM_MTU
 }
 
-/// The next hop inside the tunnel for an exit, or with number 0 for all nodes. It exists on this node's device alone, so
-/// it only has to differ between exits; its neighbour entry has the MAC address.
-fn next_hop(family: AddressFamily, number: u32) -> IpAddr {
+/// What stands for an exit, or with number 0 for all nodes, as the next hop inside the tunnel. It is on this node's device
+/// alone, so it only has to be another one for each exit; its neighbour entry bears the MAC address.
+pub(super) fn next_hop(family: AddressFamily, number: u32) -> IpAddr {
     match family {
         // 169.254.128.0/17: link-local (RFC 3927), and not the half that contains egret0's own address.
         AddressFamily::V4 => Ipv4Addr::from(0xa9fe_8000 | number).into(),

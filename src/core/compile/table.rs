@@ -254,6 +254,8 @@ impl Builder<'_> {
             lookups.push(vec![Statement::Counter, drop()]);
             self.chain(&format!("{GROUP}{}", group.name), lookups);
             if !resets.is_empty() {
+                // As `classify` has it; there what goes on here comes again.
+                resets.insert(0, vec![Statement::ToThisHost, Statement::Verdict(Verdict::Return)]);
                 self.chain(&format!("reset_{}", group.name), resets);
             }
         }

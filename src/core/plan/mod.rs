@@ -4,6 +4,7 @@
 
 pub mod conntrack;
 mod nft;
+mod refused;
 pub mod simulate;
 pub mod summary;
 mod text;

@@ -3,9 +3,9 @@
 //! Deliberately absent: the checking of signatures (`git::signature`). What a forge makes of the change when it is merged, a merge commit
 //! or one commit of all, has a signature of its own.
 
-use super::phrase::EscapedText;
 use super::{PreviewInput, Risk, RiskLevel};
 use crate::core::admission::{AdmissionDecision, AdmissionRules, PendingReason, by_the_clock};
+use crate::core::escape::EscapedText;
 
 /// What becomes of the head when it is merged: by its signature, the windows of before, and the suspension of after.
 pub(super) fn verdict(input: &PreviewInput<'_>) -> AdmissionDecision {

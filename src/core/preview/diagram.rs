@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::phrase::counted;
-use super::sentences::{towards, way};
+use super::named::towards;
+use super::sentences::way;
 use super::{Move, PreviewInput};
+use crate::core::escape::counted;
 
 /// More arrows are no picture.
 const MOST_MOVES: usize = 8;

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::diagram::picture;
-use super::phrase::{EscapedText, counted, fenced, inert, inert_name};
 use super::risks::{Risk, RiskLevel};
 use super::sentences::Sentences;
 use super::{GatewayFailure, Move, Preview};
 use crate::core::diagnostic::Severity;
+use crate::core::escape::{EscapedText, counted, fenced, inert, inert_name};
 use crate::core::facts::PodName;
 use crate::core::name::NodeName;
 

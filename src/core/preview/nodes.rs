@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::assumed_network::AssumedNetwork;
 use super::moves::PodMoves;
-use super::phrase::{EscapedText, counted};
+use super::named::policy as named;
 use super::revision::RevisionState;
-use super::sentences::policy as named;
 use super::{PreviewInput, says_the_same};
 use crate::core::cidr::RangeSet;
 use crate::core::compile;
+use crate::core::escape::{EscapedText, counted};
 use crate::core::evaluation::NodeInput;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;

@@ -11,7 +11,7 @@ use crate::core::placement::ExitKey;
 use crate::core::policy::{ExistingConnections, PolicyId};
 use crate::core::state::nft::AddressFamily;
 
-use super::sentences::leaves_as;
+use super::named::leaves_as;
 
 /// What a change of way comes to, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,7 +3,7 @@
 //! Deliberately absent: what a preview says.
 
 use super::markdown::marker;
-use super::phrase::{EscapedText, inert_name};
+use crate::core::escape::{EscapedText, inert_name};
 
 /// The comment of a change that cannot be previewed: it takes the place of an earlier preview, so that nobody takes that for this head's.
 pub fn refusal(cluster: &str, head: &str, why: &str) -> String {

@@ -10,13 +10,13 @@ use ipnet::IpNet;
 
 use super::PreviewInput;
 use super::moves::{Move, PodMoves};
+use super::named::{policy as named, source, towards};
 use super::outcome::{self, MoveOutcome, same_address};
-use super::phrase::{EscapedText, counted};
 use super::revision::RevisionState;
-use super::sentences::{policy as named, source, towards};
 use crate::core::cidr::RangeSet;
 use crate::core::compile::{Disposition, egress_address};
 use crate::core::diagnostic::Severity;
+use crate::core::escape::{EscapedText, counted};
 use crate::core::placement::ExitKey;
 use crate::core::policy::{OnNoGateway, Policy, PolicyId};
 use crate::core::state::nft::AddressFamily;

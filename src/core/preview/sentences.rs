@@ -3,43 +3,20 @@
 //! Deliberately absent: how they are laid out (`markdown`, `text`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
-
+use super::named::{leaves_as, policy, towards};
 use super::outcome::{self, ConnectionFate, MoveOutcome};
-use super::phrase::{EscapedText, counted};
 use super::{FailureOutcome, GatewayFailure, Move, NodeChange, Preview, PreviewInput, RiskLevel};
 use crate::core::admission::{PendingReason, by_the_clock};
 use crate::core::cidr::{AddressRange, RangeSet};
-use crate::core::compile::{Disposition, egress_address};
+use crate::core::compile::Disposition;
+use crate::core::escape::{EscapedText, counted};
 use crate::core::facts::PodName;
-use crate::core::placement::ExitKey;
 use crate::core::policy::{Egress, PolicyId};
-use crate::core::state::nft::AddressFamily;
 
 /// Sentences about one preview.
 #[derive(Debug, Clone, Copy)]
 pub struct Sentences<'p>(pub &'p Preview<'p>);
-
-/// What an exit's packets leave as: its address where it is known, else where it is from.
-pub(super) fn leaves_as(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> String {
-    let families: BTreeSet<AddressFamily> = towards.iter().map(|range| AddressFamily::of(range.first())).collect();
-    let known = input.host_networks.get(&exit.gateway);
-    let addresses: Vec<String> = families
-        .into_iter()
-        .filter_map(|family| match egress_address(exit, family, known?) {
-            Ok(Some((_, address))) => Some(address.to_string()),
-            Ok(None) | Err(_) => None,
-        })
-        .collect();
-    match &exit.egress {
-        _ if !addresses.is_empty() => addresses.join(" and "),
-        Egress::Address(address) => address.to_string(),
-        Egress::Interface(name) => name.to_string(),
-        Egress::DefaultRoute => "its default address".to_owned(),
-    }
-}
 
 /// A way out.
 pub(super) fn way(input: &PreviewInput<'_>, way: &Disposition, towards: &[AddressRange]) -> EscapedText {
@@ -64,64 +41,6 @@ pub(super) fn way(input: &PreviewInput<'_>, way: &Disposition, towards: &[Addres
                 .words(hops.concat())
         }
     }
-}
-
-/// Where packets of an exit come from, in a sentence: the address, or what it is the address of where nobody has looked.
-pub(super) fn source(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> EscapedText {
-    let address = leaves_as(input, exit, towards);
-    if address.starts_with(|letter: char| letter.is_ascii_digit()) || address.contains(':') {
-        return EscapedText::new().name(address);
-    }
-    let of = match &exit.egress {
-        Egress::Interface(name) => EscapedText::new().words("the address of ").name(name),
-        Egress::Address(_) | Egress::DefaultRoute => EscapedText::new().words("the default address"),
-    };
-    of.words(" on ").name(&exit.gateway)
-}
-
-/// Destinations as prefixes, a few of them.
-pub(super) fn towards(ranges: &[AddressRange]) -> EscapedText {
-    /// More prefixes than these are counted.
-    const LISTED: usize = 4;
-    let prefixes = |range: &AddressRange| -> Vec<IpNet> {
-        match (range.first(), range.last()) {
-            (IpAddr::V4(first), IpAddr::V4(last)) => {
-                Ipv4Subnets::new(first, last, 0).take(LISTED + 1).map(IpNet::V4).collect()
-            }
-            (IpAddr::V6(first), IpAddr::V6(last)) => {
-                Ipv6Subnets::new(first, last, 0).take(LISTED + 1).map(IpNet::V6).collect()
-            }
-            _ => Vec::new(),
-        }
-    };
-    let mut texts: Vec<String> = Vec::new();
-    for range in ranges {
-        let prefixes = prefixes(range);
-        if prefixes.len() > LISTED {
-            texts.push(range.to_string());
-        } else {
-            texts.extend(prefixes.iter().map(ToString::to_string));
-        }
-    }
-    let more = texts.len().saturating_sub(LISTED);
-    let listed = texts.iter().take(LISTED).enumerate().fold(EscapedText::new(), |phrase, (position, text)| {
-        if position > 0 { phrase.words(", ").name(text) } else { phrase.name(text) }
-    });
-    if more > 0 { listed.words(format!(" and {more} more")) } else { listed }
-}
-
-/// A policy's name. Two of different kinds may share one.
-pub(super) fn policy(input: &PreviewInput<'_>, id: &PolicyId) -> EscapedText {
-    let twins =
-        |set: &crate::core::policy::PolicySet| set.policies.keys().filter(|other| other.name == id.name).count();
-    let phrase = EscapedText::new().name(id);
-    if twins(input.before).max(twins(input.after)) < 2 {
-        return phrase;
-    }
-    phrase.words(match id.kind {
-        crate::core::policy::PolicyKind::Cilium => " (Cilium)",
-        crate::core::policy::PolicyKind::Egret => " (EgressPolicy)",
-    })
 }
 
 impl Sentences<'_> {

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use super::Preview;
 use super::markdown::by_namespace;
-use super::phrase::{counted, shown};
 use super::risks::RiskLevel;
 use super::sentences::Sentences;
 use crate::core::diagnostic::Severity;
+use crate::core::escape::{counted, shown};
 use crate::core::name::NodeName;
 use crate::core::plan::summary::broken;
 

@@ -11,5 +11,24 @@ pub mod message;
 pub mod page;
 mod waiting;
 
+use super::escape::inert_name;
+
+/// Names in a list of the page: a forge shows no page of any length.
+const NAMES: usize = 12;
+
+/// A commit on the page.
+fn short(commit: &str) -> String {
+    let hex: String = commit.chars().take(7).filter(char::is_ascii_alphanumeric).collect();
+    format!("`{hex}`")
+}
+
+/// Names in a list of the page.
+fn names<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    let listed: Vec<String> = names.iter().take(NAMES).map(|name| inert_name(name)).collect();
+    let more = names.len().saturating_sub(NAMES);
+    if more > 0 { format!("{} and {more} more", listed.join(", ")) } else { listed.join(", ") }
+}
+
 #[cfg(test)]
 mod tests;

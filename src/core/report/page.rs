@@ -2,7 +2,7 @@
 //!
 //! What is in force, who is behind, and what waits; what differs now; when each thing drifted and came back; the same by policy and by node; how to read
 //! the history. Made from all nodes' files alone, with the times of events and none of writing, so that whichever node writes last writes
-//! the same. Text of the world is shown and never obeyed (`preview::phrase`). Deliberately absent: what is in the nodes' files in full.
+//! the same. Text of the world is shown and never obeyed (`core::escape`). Deliberately absent: what is in the nodes' files in full.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -11,14 +11,13 @@ use jiff::Timestamp;
 
 use super::drift::DriftClass;
 use super::history::{DatedFinding, DriftRecord, EffectiveCommit, NodeReport};
-use super::waiting;
-use crate::core::preview::phrase::{counted, inert, inert_name};
+use super::{names, short, waiting};
+use crate::core::escape::{counted, inert, inert_name};
 
 /// Rows of what was put right; the nodes' files have a hundred each, the history all.
 const RIGHT: usize = 50;
-/// Rows of the other tables, and names in a list: a forge shows no page of any length.
+/// Rows of the other tables: a forge shows no page of any length.
 const ROWS: usize = 200;
-const NAMES: usize = 12;
 
 /// The page. `branch` is where it stands.
 pub fn page(cluster: &str, branch: &str, reports: &[NodeReport]) -> String {
@@ -56,18 +55,6 @@ fn newest(reports: &[NodeReport]) -> Option<&EffectiveCommit> {
         known.1 += 1;
     }
     first.into_values().max_by_key(|(since, nodes, _)| (*since, *nodes)).map(|(_, _, commit)| commit)
-}
-
-pub(super) fn short(commit: &str) -> String {
-    let hex: String = commit.chars().take(7).filter(char::is_ascii_alphanumeric).collect();
-    format!("`{hex}`")
-}
-
-pub(super) fn names<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
-    let names: Vec<&str> = names.into_iter().collect();
-    let listed: Vec<String> = names.iter().take(NAMES).map(|name| inert_name(name)).collect();
-    let more = names.len().saturating_sub(NAMES);
-    if more > 0 { format!("{} and {more} more", listed.join(", ")) } else { listed.join(", ") }
 }
 
 fn in_force(page: &mut String, reports: &[NodeReport]) {

@@ -8,9 +8,9 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use super::history::NodeReport;
-use super::page::{names, short};
+use super::{names, short};
 use crate::core::admission::{Emergency, PendingCommit, by_the_clock};
-use crate::core::preview::phrase::inert;
+use crate::core::escape::inert;
 
 /// The page's lines: what waits on which nodes, and what was let through.
 pub(super) fn page(page: &mut String, reports: &[NodeReport]) {

@@ -9,6 +9,7 @@ pub mod nft;
 pub mod ownership;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use net::{InterfaceAddress, Link, LinkName, Neighbour, Route, RouteKey, RoutingRule, Sysctl};
 use nft::Ruleset;
@@ -34,4 +35,31 @@ pub struct NodeState {
     pub neighbours: BTreeSet<Neighbour>,
     /// Egret's nftables tables.
     pub nft: Ruleset,
+}
+
+/// `ip` or `ip6`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AddressFamily {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+impl AddressFamily {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// Both, IPv4 first.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// `4` or `6`, the suffix of Egret's sets' names.
+    pub fn suffix(self) -> char {
+        match self {
+            Self::V4 => '4',
+            Self::V6 => '6',
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::nft::AddressFamily;
+use super::AddressFamily;
 
 /// The name of a device; any that the kernel accepts.
 pub type LinkName = String;

@@ -9,6 +9,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub use super::AddressFamily;
 use super::net::Mac;
 
 pub use text::{element_text, prefix_of};
@@ -206,8 +207,9 @@ pub enum Statement {
     NoRouteBack,
     /// `fib saddr type local`: the source is an address of this host.
     FromThisHost,
-    /// `tcp flags syn tcp option maxseg size set rt mtu`: clamps the MSS of a TCP connection to its route's MTU, in both
-    /// directions.
+    /// `fib daddr type local`: the destination is an address of this host.
+    ToThisHost,
+    /// `tcp flags syn tcp option maxseg size set rt mtu`: a TCP connection's segments are made to fit its way, both ways.
     ClampMss,
     /// `counter`. Its values are not compared.
     Counter,
@@ -252,6 +254,11 @@ pub enum Field {
     CtReply4,
     /// `ct reply ip6 daddr`
     CtReply6,
+    /// `rt ip nexthop`: the router that the packet's route leads to, or its destination where it leads to none; matches only
+    /// routed IPv4 packets.
+    RtNexthop4,
+    /// `rt ip6 nexthop`
+    RtNexthop6,
 }
 
 /// A value that a field is compared with.
@@ -269,33 +276,6 @@ pub enum MatchValue {
     Port(u16),
     /// An address.
     Address(IpAddr),
-}
-
-/// `ip` or `ip6`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AddressFamily {
-    /// IPv4
-    V4,
-    /// IPv6
-    V6,
-}
-
-impl AddressFamily {
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    /// Both, IPv4 first.
-    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    /// `4` or `6`, the suffix of Egret's sets' names.
-    pub fn suffix(self) -> char {
-        match self {
-            Self::V4 => '4',
-            Self::V6 => '6',
-        }
-    }
 }
 
 /// What happens to a packet.

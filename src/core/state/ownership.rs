@@ -55,9 +55,15 @@ impl DatapathConfig {
         self.mask
     }
 
-    /// The highest id of an exit; the id above it is that of replies.
+    /// The mark of what comes from a pod that nobody has classified, as long as it is on its way through this host's own input
+    /// and output: all our bits but the lowest. None where two bits are all there is, which exits need more.
+    pub fn unknown_mark(self) -> Option<u32> {
+        (self.mask.count_ones() > 2).then_some(self.mask & (self.mask - 1))
+    }
+
+    /// The highest id an exit can have; above it are the replies' and that of [`Self::unknown_mark`].
     pub fn last_id(self) -> u32 {
-        (self.mask >> self.mask.trailing_zeros()) - 1
+        (self.mask >> self.mask.trailing_zeros()) - 1 - u32::from(self.unknown_mark().is_some())
     }
 
     /// The mark of the exit with this id.
@@ -101,12 +107,16 @@ mod tests {
     #[test]
     fn the_mask_may_stand_anywhere() {
         let range = DatapathConfig { mask: 0x00ff_0000, ..DatapathConfig::default() };
-        assert_eq!(range.last_id(), 254);
+        assert_eq!(range.last_id(), 253);
         assert_eq!(range.mark(3), 0x0003_0000);
         assert_eq!(range.id(0x0003_0000), Some(3));
-        assert_eq!(range.id(0x00ff_0000), None, "the replies' mark is no exit's");
+        assert_eq!(range.id(range.reply_mark()), None, "the replies' mark is no exit's");
+        assert_eq!(range.unknown_mark(), Some(0x00fe_0000));
+        assert_eq!(range.id(0x00fe_0000), None, "nor is that of what nobody has classified");
+        let narrow = DatapathConfig { mask: 0x30, ..range };
+        assert_eq!((narrow.unknown_mark(), narrow.last_id()), (None, 2), "two bits are two exits and the replies");
         assert_eq!(range.id(0x0003_0001), None);
-        assert!(range.owns(9254) && !range.owns(9255));
-        assert_eq!([0, 3, 523, 8190].map(|id| range.priority(id)), [500, 503, 1023, 1023]);
+        assert!(range.owns(9253) && !range.owns(9254));
+        assert_eq!([0, 3, 523, 8189].map(|id| range.priority(id)), [500, 503, 1023, 1023]);
     }
 }

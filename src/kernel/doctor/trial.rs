@@ -156,20 +156,29 @@ fn transaction(range: DatapathConfig, owned: bool) -> NftTransaction {
     let peers = Set { key: vec![KeyType::Ipv4Addr], data: None, interval: false, elements: BTreeMap::new() };
     let macs = Set { key: vec![KeyType::EtherAddr], data: Some(DataType::Verdict), ..peers.clone() };
     let exit = Statement::VerdictMap { field: Field::EtherDaddr, mask: None, map: "macs".into() };
+    let ways = Set { key: vec![KeyType::Mark, KeyType::Ipv4Addr], ..peers.clone() };
+    let fields = vec![Field::CtMark, Field::RtNexthop4];
+    let way = Statement::InSet { fields, mask: Some(range.mask), negated: false, set: "ways".into() };
     let changes = [
         NftChange::AddTable { owned },
         NftChange::AddSet("peers".into(), peers),
+        NftChange::AddSet("ways".into(), ways),
         NftChange::AddSet("macs".into(), macs),
         NftChange::AddChain("raw".into(), base(ChainKind::Filter, Hook::Prerouting, -310), None),
         NftChange::AddRule("raw".into(), NftRule(vec![Statement::NoRouteBack, Statement::NoTrack])),
         NftChange::AddChain("rerouted".into(), base(ChainKind::Route, Hook::Output, 1000), None),
-        NftChange::AddRule("rerouted".into(), NftRule(vec![Statement::FromThisHost, Statement::Counter])),
+        NftChange::AddRule(
+            "rerouted".into(),
+            NftRule(vec![Statement::FromThisHost, Statement::ToThisHost, Statement::Counter]),
+        ),
         NftChange::AddSet("addresses".into(), map),
         NftChange::AddChain("mark".into(), base(ChainKind::Filter, Hook::Prerouting, 1000), None),
         NftChange::AddRule("mark".into(), NftRule(vec![began, keep, Statement::Counter])),
         NftChange::AddRule("mark".into(), NftRule(vec![exit])),
         NftChange::AddChain("translate".into(), base(ChainKind::Nat, Hook::Postrouting, 99), None),
         NftChange::AddRule("translate".into(), NftRule(vec![snat])),
+        NftChange::AddChain("guard".into(), base(ChainKind::Filter, Hook::Postrouting, 1000), None),
+        NftChange::AddRule("guard".into(), NftRule(vec![way])),
     ];
     NftTransaction { changes: changes.into_iter().map(|change| (TableFamily::Inet, change)).collect() }
 }

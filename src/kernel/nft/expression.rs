@@ -66,7 +66,9 @@ pub(super) enum Expression {
     Payload { base: u32, offset: u32, length: u32, register: Register },
     /// A routing lookup (`fib`): one of `NFT_FIB_RESULT_*`, by `NFTA_FIB_F_*`.
     Fib { result: u32, flags: u32, register: Register },
-    /// Loads a constant.
+    /// Loads a `NFT_RT_*` key of the packet's route.
+    Rt { key: u32, register: Register },
+    /// Puts a value into a register.
     Value { register: Register, value: Vec<u8> },
     /// Exempts the packet from connection tracking.
     NoTrack,
@@ -104,6 +106,7 @@ impl Expression {
             Self::Ct { .. } | Self::CtOf { .. } | Self::SetCt { .. } => "ct",
             Self::Payload { .. } => "payload",
             Self::Fib { .. } => "fib",
+            Self::Rt { .. } => "rt",
             Self::NoTrack => "notrack",
             Self::Compare { .. } => "cmp",
             Self::Bitwise { .. } => "bitwise",
@@ -141,6 +144,7 @@ impl Expression {
                 data,
                 [(NFTA_FIB_DREG, register.number()), (NFTA_FIB_RESULT, *result), (NFTA_FIB_FLAGS, *flags)],
             ),
+            Self::Rt { key, register } => numbers(data, [(NFTA_RT_DREG, register.number()), (NFTA_RT_KEY, *key)]),
             Self::Value { register, value } => {
                 data.number(NFTA_IMMEDIATE_DREG, register.number());
                 data.nested(NFTA_IMMEDIATE_DATA, |nested| nested.bytes(NFTA_DATA_VALUE, value));
@@ -199,6 +203,7 @@ impl Expression {
             "ct" => read_ct(&data),
             "payload" => read_payload(&data),
             "fib" => read_fib(&data),
+            "rt" => read_rt(&data),
             "notrack" => Some(Self::NoTrack),
             "cmp" => read_compare(&data),
             "bitwise" => read_bitwise(&data),
@@ -299,6 +304,10 @@ fn read_fib(data: &Data<'_>) -> Option<Expression> {
         flags: data.number(NFTA_FIB_FLAGS).unwrap_or(0),
         register: data.register(NFTA_FIB_DREG)?,
     })
+}
+
+fn read_rt(data: &Data<'_>) -> Option<Expression> {
+    Some(Expression::Rt { key: data.number(NFTA_RT_KEY)?, register: data.register(NFTA_RT_DREG)? })
 }
 
 fn read_compare(data: &Data<'_>) -> Option<Expression> {
@@ -432,6 +441,7 @@ impl fmt::Display for Expression {
                 write!(f, "payload load {length}b @ header {base} + {offset} => {register}")
             }
             Self::Fib { result, flags, register } => write!(f, "fib result {result} flags {flags:#x} => {register}"),
+            Self::Rt { key, register } => write!(f, "rt load key {key} => {register}"),
             Self::Value { register, value } => write!(f, "immediate {register} {}", Hexadecimal(value)),
             Self::NoTrack => f.write_str("notrack"),
             Self::Compare { register, negated, value } => {

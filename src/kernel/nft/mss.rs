@@ -1,19 +1,15 @@
 //! `tcp flags syn tcp option maxseg size set rt mtu`: the expressions that clamp a TCP connection's MSS to its route's
 //! MTU.
 //!
-//! Four kinds of expression occur only in this statement, always with the same operands, so each is known as a whole. Not
-//! here: why the MSS is clamped (`core::compile::table`).
+//! Three kinds of expression occur only in this statement, always with the same operands, so each is known as a whole. Not
+//! here: the whole statement (`statement`), and why the MSS is clamped (`core::compile::table`).
 
 use std::fmt;
 
-use super::expression::{Expression, Register};
 use super::uapi::*;
 use super::wire::{self, Writer};
 
-/// `NFTA_RT_*`, `NFTA_BYTEORDER_*`, `NFTA_EXTHDR_*` (include/uapi/linux/netfilter/nf_tables.h).
-const NFTA_RT_DREG: u16 = 1;
-const NFTA_RT_KEY: u16 = 2;
-const NFT_RT_TCPMSS: u32 = 3;
+/// `NFTA_BYTEORDER_*`, `NFTA_EXTHDR_*` (include/uapi/linux/netfilter/nf_tables.h).
 const NFTA_BYTEORDER_SREG: u16 = 1;
 const NFTA_BYTEORDER_DREG: u16 = 2;
 const NFTA_BYTEORDER_OP: u16 = 3;
@@ -26,12 +22,12 @@ const NFTA_EXTHDR_LEN: u16 = 4;
 const NFTA_EXTHDR_OP: u16 = 6;
 const NFTA_EXTHDR_SREG: u16 = 7;
 const NFT_EXTHDR_OP_TCPOPT: u32 = 1;
-/// `NFT_REG_1`, as [`Register::FIRST`].
+/// `NFT_REG_1`, as `Register::FIRST` of `expression`.
 const FIRST: u32 = 1;
 /// `IPPROTO_TCP`
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 /// TCP's flags are the 14th byte of its header, and SYN is their second bit (RFC 9293, 3.1).
-const FLAGS_OFFSET: u32 = 13;
+pub(super) const FLAGS_OFFSET: u32 = 13;
 const SYN: u8 = 2;
 /// The option's number, and where its value begins (RFC 9293, 3.2).
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
@@ -41,37 +37,19 @@ const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 pub(super) enum Part {
     /// `bitwise reg 1 = ( reg 1 & 0x02 ) ^ 0x00`, one byte
     SynFlag,
-    /// `rt load tcpmss => reg 1`
-    PathSize,
     /// `byteorder reg 1 = hton(reg 1, 2, 2)`
     NetworkOrder,
     /// `exthdr write tcpopt reg 1 => 2b @ 2 + 2`; the kernel only ever lowers this option.
     Write,
 }
 
-/// The whole statement.
-pub(super) fn expressions() -> Vec<Expression> {
-    let register = Register::FIRST;
-    vec![
-        Expression::Meta { key: NFT_META_L4PROTO, register },
-        Expression::Compare { register, negated: false, value: vec![TCP] },
-        Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: FLAGS_OFFSET, length: 1, register },
-        Expression::Mss(Part::SynFlag),
-        Expression::Compare { register, negated: true, value: vec![0] },
-        Expression::Mss(Part::PathSize),
-        Expression::Mss(Part::NetworkOrder),
-        Expression::Mss(Part::Write),
-    ]
-}
-
 impl Part {
-    const ALL: [Self; 4] = [Self::SynFlag, Self::PathSize, Self::NetworkOrder, Self::Write];
+    const ALL: [Self; 3] = [Self::SynFlag, Self::NetworkOrder, Self::Write];
 
     /// The kernel's name of the expression.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::SynFlag => "bitwise",
-            Self::PathSize => "rt",
             Self::NetworkOrder => "byteorder",
             Self::Write => "exthdr",
         }
@@ -87,7 +65,6 @@ impl Part {
                 data.nested(NFTA_BITWISE_MASK, |nested| nested.bytes(NFTA_DATA_VALUE, &[SYN]));
                 data.nested(NFTA_BITWISE_XOR, |nested| nested.bytes(NFTA_DATA_VALUE, &[0]));
             }
-            Self::PathSize => numbers(&[(NFTA_RT_DREG, FIRST), (NFTA_RT_KEY, NFT_RT_TCPMSS)]),
             Self::NetworkOrder => numbers(&[
                 (NFTA_BYTEORDER_SREG, FIRST),
                 (NFTA_BYTEORDER_DREG, FIRST),
@@ -121,7 +98,6 @@ impl Part {
                     && byte(NFTA_BITWISE_MASK, SYN)
                     && byte(NFTA_BITWISE_XOR, 0)
             }
-            Self::PathSize => [NFTA_RT_DREG, NFTA_RT_KEY].map(number) == [Some(FIRST), Some(NFT_RT_TCPMSS)],
             Self::NetworkOrder => {
                 let kinds = [
                     NFTA_BYTEORDER_SREG,
@@ -147,7 +123,6 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SynFlag => "bitwise reg 1 = ( reg 1 & 0x02 ) ^ 0x00",
-            Self::PathSize => "rt load tcpmss => reg 1",
             Self::NetworkOrder => "byteorder reg 1 = hton(reg 1, 2, 2)",
             Self::Write => "exthdr write tcpopt reg 1 => 2b @ 2 + 2",
         })

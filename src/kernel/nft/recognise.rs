@@ -14,7 +14,7 @@ use super::statement::{self, Dependency, Established};
 use super::uapi::*;
 use super::wire;
 
-const FIELDS: [Field; 16] = [
+const FIELDS: [Field; 18] = [
     Field::MetaMark,
     Field::CtMark,
     Field::CtDirection,
@@ -31,6 +31,8 @@ const FIELDS: [Field; 16] = [
     Field::CtOriginal6,
     Field::CtReply4,
     Field::CtReply6,
+    Field::RtNexthop4,
+    Field::RtNexthop6,
 ];
 
 /// The rule that these expressions represent.
@@ -94,7 +96,7 @@ fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
     match expressions {
         [Expression::Counter { .. }, ..] => Some((Statement::Counter, 1)),
         [Expression::Meta { key: NFT_META_L4PROTO, .. }, _, Expression::Payload { .. }, Expression::Mss(_), ..] => {
-            Some((Statement::ClampMss, super::mss::expressions().len()))
+            Some((Statement::ClampMss, statement::clamp_mss().len()))
         }
         [Expression::Verdict(verdict), ..] => Some((Statement::Verdict(verdict.clone()), 1)),
         [
@@ -105,6 +107,7 @@ fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
         ] => Some((Statement::CtState { bits: *mask, negated: !negated }, 3)),
         [Expression::NoTrack, ..] => Some((Statement::NoTrack, 1)),
         [Expression::Fib { result: NFT_FIB_RESULT_OIF, .. }, ..] => Some((Statement::NoRouteBack, 2)),
+        [Expression::Fib { flags: NFTA_FIB_F_DADDR, .. }, ..] => Some((Statement::ToThisHost, 2)),
         [Expression::Fib { .. }, ..] => Some((Statement::FromThisHost, 2)),
         [
             Expression::Ct { .. },
@@ -199,7 +202,9 @@ fn value_of(field: Field, bytes: &[u8]) -> Option<MatchValue> {
         | Field::CtOriginal4
         | Field::CtOriginal6
         | Field::CtReply4
-        | Field::CtReply6 => address_of(bytes).map(MatchValue::Address),
+        | Field::CtReply6
+        | Field::RtNexthop4
+        | Field::RtNexthop6 => address_of(bytes).map(MatchValue::Address),
     }
 }
 

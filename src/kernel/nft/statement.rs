@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use crate::core::state::nft::{AddressFamily, Field, MatchValue, NftRule, Statement, TableFamily};
 
 use super::expression::{Expression, Found, Register};
+use super::mss;
 use super::uapi::*;
 
 /// What a rule has to have tested before it may load a field of the packet.
@@ -83,6 +84,9 @@ fn dependency(field: Field) -> Option<Dependency> {
         | Field::CtOriginal6
         | Field::CtReply4
         | Field::CtReply6
+        // Nor does a route of the other family (net/netfilter/nft_rt.c).
+        | Field::RtNexthop4
+        | Field::RtNexthop6
         | Field::MetaMark
         | Field::CtMark
         | Field::CtDirection
@@ -132,6 +136,7 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
         | Statement::NoTrack
         | Statement::NoRouteBack
         | Statement::FromThisHost
+        | Statement::ToThisHost
         | Statement::CtState { .. }
         | Statement::ClampMss
         | Statement::Counter
@@ -220,18 +225,40 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
             Expression::Compare { register, negated: false, value: vec![0; 4] },
         ]),
         // fib saddr type local
-        Statement::FromThisHost => Some(vec![
-            Expression::Fib { result: NFT_FIB_RESULT_ADDRTYPE, flags: NFTA_FIB_F_SADDR, register },
-            Expression::Compare { register, negated: false, value: RTN_LOCAL.to_ne_bytes().to_vec() },
-        ]),
+        Statement::FromThisHost => Some(is_local(NFTA_FIB_F_SADDR)),
+        // fib daddr type local
+        Statement::ToThisHost => Some(is_local(NFTA_FIB_F_DADDR)),
         // tcp flags syn tcp option maxseg size set rt mtu
-        Statement::ClampMss => Some(super::mss::expressions()),
+        Statement::ClampMss => Some(clamp_mss()),
         // counter
         Statement::Counter => Some(vec![Expression::Counter { packets: 0, bytes: 0 }]),
         // goto group_1
         Statement::Verdict(verdict) => Some(vec![Expression::Verdict(verdict.clone())]),
         Statement::Unknown(_) => None,
     }
+}
+
+fn is_local(flags: u32) -> Vec<Expression> {
+    let register = Register::FIRST;
+    vec![
+        Expression::Fib { result: NFT_FIB_RESULT_ADDRTYPE, flags, register },
+        Expression::Compare { register, negated: false, value: RTN_LOCAL.to_ne_bytes().to_vec() },
+    ]
+}
+
+/// `tcp flags syn tcp option maxseg size set rt mtu`
+pub(super) fn clamp_mss() -> Vec<Expression> {
+    let register = Register::FIRST;
+    vec![
+        Expression::Meta { key: NFT_META_L4PROTO, register },
+        Expression::Compare { register, negated: false, value: vec![mss::TCP] },
+        Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: mss::FLAGS_OFFSET, length: 1, register },
+        Expression::Mss(mss::Part::SynFlag),
+        Expression::Compare { register, negated: true, value: vec![0] },
+        Expression::Rt { key: NFT_RT_TCPMSS, register },
+        Expression::Mss(mss::Part::NetworkOrder),
+        Expression::Mss(mss::Part::Write),
+    ]
 }
 
 /// `meta mark & 0x1fff . ip saddr @egress`: the fields are concatenated, each starting at a word boundary.
@@ -303,6 +330,8 @@ pub(super) fn load_plain(field: Field, register: Register) -> Expression {
         Field::CtOriginal6 => Expression::CtOf { key: NFT_CT_SRC_IP6, reply: false, register },
         Field::CtReply4 => Expression::CtOf { key: NFT_CT_DST_IP, reply: true, register },
         Field::CtReply6 => Expression::CtOf { key: NFT_CT_DST_IP6, reply: true, register },
+        Field::RtNexthop4 => Expression::Rt { key: NFT_RT_NEXTHOP4, register },
+        Field::RtNexthop6 => Expression::Rt { key: NFT_RT_NEXTHOP6, register },
     }
 }
 
@@ -315,7 +344,8 @@ pub(super) fn words(field: Field) -> u32 {
         | Field::Ip6Saddr
         | Field::Ip6Daddr
         | Field::CtOriginal6
-        | Field::CtReply6 => 4,
+        | Field::CtReply6
+        | Field::RtNexthop6 => 4,
         Field::EtherDaddr => 2,
         Field::MetaMark
         | Field::CtMark
@@ -324,6 +354,7 @@ pub(super) fn words(field: Field) -> u32 {
         | Field::Ip4Daddr
         | Field::CtOriginal4
         | Field::CtReply4
+        | Field::RtNexthop4
         | Field::UdpDport => 1,
     }
 }
@@ -339,11 +370,11 @@ fn value_bytes(field: Field, value: &MatchValue) -> Option<Vec<u8>> {
         (Field::EtherDaddr, MatchValue::Mac(mac)) => Some(mac.0.to_vec()),
         (Field::UdpDport, MatchValue::Port(port)) => Some(port.to_be_bytes().to_vec()),
         (
-            Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4,
+            Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4 | Field::RtNexthop4,
             MatchValue::Address(IpAddr::V4(address)),
         ) => Some(address.octets().to_vec()),
         (
-            Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6,
+            Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6 | Field::RtNexthop6,
             MatchValue::Address(IpAddr::V6(address)),
         ) => Some(address.octets().to_vec()),
         _ => None,

@@ -178,8 +178,14 @@ pub(super) const NFTA_FIB_FLAGS: u16 = 3;
 pub(super) const NFT_FIB_RESULT_OIF: u32 = 1;
 pub(super) const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 pub(super) const NFTA_FIB_F_SADDR: u32 = 1;
+pub(super) const NFTA_FIB_F_DADDR: u32 = 2;
 pub(super) const NFTA_FIB_F_IIF: u32 = 8;
 pub(super) const NFTA_FIB_F_PRESENT: u32 = 32;
+pub(super) const NFTA_RT_DREG: u16 = 1;
+pub(super) const NFTA_RT_KEY: u16 = 2;
+pub(super) const NFT_RT_NEXTHOP4: u32 = 1;
+pub(super) const NFT_RT_NEXTHOP6: u32 = 2;
+pub(super) const NFT_RT_TCPMSS: u32 = 3;
 /// rtnetlink.h: `RTN_LOCAL`.
 pub(super) const RTN_LOCAL: u32 = 2;
 /// if_arp.h: `ARPHRD_ETHER`.

@@ -30,8 +30,9 @@ use crate::reconcile::agent::policy_cache::{CacheError, PolicyCache, PublishedHe
 use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWriter};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
-use crate::reconcile::node::round::{Reconciler, RoundError, now};
+use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
+use crate::reconcile::now;
 use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::reconcile::process::{StartError, Stop};
@@ -290,7 +291,7 @@ impl Agent {
                 let Some(id) = CommitId::parse(&head.revision) else {
                     return self.refuse(CacheError::Unreadable(format!("`{}` is no commit", head.revision)));
                 };
-                let commit = CommitInfo::told(id, head.summary);
+                let commit = CommitInfo::reported(id, head.summary);
                 let refused = self.not_taken.take().is_some();
                 let same =
                     self.keeper.intent.as_ref().is_some_and(|intent| intent.commit == commit && intent.set == set);

@@ -4,7 +4,7 @@
 //! (`hook`), and what was pushed: that is asked of Git.
 
 use super::Controller;
-use crate::reconcile::node::round::now;
+use crate::reconcile::now;
 use crate::telemetry::chain;
 
 impl Controller {

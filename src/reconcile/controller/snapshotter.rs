@@ -18,7 +18,7 @@ use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::reconcile::gitops::publisher::ClusterSnapshot;
 use crate::reconcile::gitops::report_sender::SnapshotSource;
-use crate::reconcile::node::round::now;
+use crate::reconcile::now;
 use crate::telemetry::chain;
 
 /// A look that failed is followed by another after this.

@@ -1,33 +1,33 @@
-//! A GitHub App for Git: the forge's edge gives tokens, Git's edge wants them, and neither knows the other.
-//!
-//! Deliberately absent: how a token is had (`forge::app`), and when one is needed (`git`).
+//! A GitHub App as Git's credential provider: connects `forge::app`, which requests tokens, with `git`, which needs them.
+//! Neither depends on the other.
 
 use std::sync::Arc;
 
 use crate::forge::app::{GitHubApp, TokenPurpose};
-use crate::git::tokens::{Giver, NoToken, Tokens};
+use crate::git::TokenError;
+use crate::git::credential_provider::{CredentialProvider, TokenSource};
 use crate::secret::Secret;
 
-/// The user that GitHub takes an installation's token as the password of.
+/// The user name that GitHub expects with an installation token as the password.
 const USER: &str = "x-access-token";
 
 #[derive(Debug)]
 struct ForGit(Arc<GitHubApp>);
 
-impl Tokens for ForGit {
-    fn token(&self) -> Result<Secret, NoToken> {
+impl TokenSource for ForGit {
+    fn token(&self) -> Result<Secret, TokenError> {
         self.0.token(TokenPurpose::Git).map_err(|error| {
-            let (hint, passes) = (error.hint(), error.retryable());
-            NoToken { cause: Box::new(error), hint, passes }
+            let (hint, retryable) = (error.hint(), error.retryable());
+            TokenError { cause: Box::new(error), hint, retryable }
         })
     }
 
-    fn refused(&self) {
+    fn rejected(&self) {
         self.0.forget(TokenPurpose::Git);
     }
 }
 
-/// Has Git ask an App for its password.
-pub fn giver(app: Arc<GitHubApp>) -> Giver {
-    Giver { user: USER.to_owned(), tokens: Arc::new(ForGit(app)) }
+/// The credential provider that requests tokens from an App.
+pub fn credential_provider(app: Arc<GitHubApp>) -> CredentialProvider {
+    CredentialProvider { user: USER.to_owned(), tokens: Arc::new(ForGit(app)) }
 }

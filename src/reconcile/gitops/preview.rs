@@ -23,7 +23,7 @@ use crate::core::preview::{CostLimits, DisplayLimits, Preview, PreviewInput, Val
 use crate::core::report::history::NodeReport;
 use crate::git::files::LARGEST_FILE;
 use crate::git::mirror::Mirror;
-use crate::git::signature::Flags;
+use crate::git::signature::SignatureFlags;
 use crate::git::{CommitId, Error, Result};
 use crate::reconcile::gitops::repository;
 
@@ -64,7 +64,7 @@ pub struct ClusterContext<'a> {
     /// The time: it decides which suspended policies are in force.
     pub now: Timestamp,
     /// Whose signatures flags demand, beside the base's egret.yaml.
-    pub signatures: &'a Flags,
+    pub signatures: &'a SignatureFlags,
     /// The change windows that flags set, in place of the base's egret.yaml.
     pub windows: Option<&'a ChangeWindows>,
     /// How much is told.

@@ -24,10 +24,10 @@ use crate::core::snapshot::RIDING;
 use crate::git::access::Access;
 use crate::git::compact::{Compacted, compact};
 use crate::git::mirror::Mirror;
-use crate::git::publish::{Author, Published, Target, publish};
+use crate::git::publish::{Author, PublishOutcome, Target, publish};
 use crate::git::signing::Signer;
 use crate::git::source::Source;
-use crate::git::{self, Fate};
+use crate::git::{self, ErrorKind};
 use crate::reconcile::leadership::IsLeader;
 
 /// Where reports go.
@@ -254,10 +254,10 @@ impl Writer {
                     if ended {
                         return;
                     }
-                    (early, late) = if error.fate() == Fate::NeedsPerson {
+                    (early, late) = if error.kind() == ErrorKind::NeedsIntervention {
                         (REFUSED_NEWS, REFUSED)
                     } else {
-                        let wait = backoff.next_wait().max(error.wait().unwrap_or_default());
+                        let wait = backoff.next_wait().max(error.retry_after().unwrap_or_default());
                         (wait, wait)
                     };
                 }
@@ -285,14 +285,14 @@ impl Writer {
         change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn committed(&mut self, published: &Published, letter: &ReportBatch) {
+    fn committed(&mut self, published: &PublishOutcome, letter: &ReportBatch) {
         let mut before = None;
         self.tell(|told| (before, told.busy) = (told.fault.take(), false));
         self.unsent.clear();
         if before.is_some() {
             tracing::info!(branch = letter.branch, "drift reports are committed again");
         }
-        if let Published::Committed { commit, tries } = published {
+        if let PublishOutcome::Committed { commit, tries } = published {
             tracing::info!(branch = letter.branch, commit = commit.short(), tries, "drift report committed");
         }
     }
@@ -328,7 +328,7 @@ impl Writer {
     }
 
     /// None: it was not to be written any more.
-    fn write(&mut self, letter: &ReportBatch, sight: Option<&ClusterSnapshot>) -> git::Result<Option<Published>> {
+    fn write(&mut self, letter: &ReportBatch, sight: Option<&ClusterSnapshot>) -> git::Result<Option<PublishOutcome>> {
         if !self.may_write() {
             return Ok(None);
         }

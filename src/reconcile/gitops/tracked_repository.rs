@@ -13,7 +13,7 @@ use crate::core::labels::keys::KeyPattern;
 use crate::git;
 use crate::git::access::Access;
 use crate::git::mirror::Mirror;
-use crate::git::signature::Flags;
+use crate::git::signature::SignatureFlags;
 use crate::git::source::Source;
 use crate::reconcile::gitops::publisher::{self, Publisher};
 use crate::reconcile::gitops::repository::{self, Repository, RepositoryEvent};
@@ -30,7 +30,7 @@ pub struct TrackedRepository {
     /// How to get in.
     pub access: Access,
     /// Whose signatures the flags demand.
-    pub signatures: Flags,
+    pub signatures: SignatureFlags,
     /// When commits may come into force, whatever egret.yaml says of it.
     pub windows: Option<ChangeWindows>,
     /// Which labels of nodes Egret may write, whatever egret.yaml says of it; none: all but Kubernetes' own.

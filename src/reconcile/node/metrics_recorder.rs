@@ -10,7 +10,8 @@ use crate::core::compile::{Compiled, ExitRole};
 use crate::core::facts::PodName;
 use crate::core::report::drift::DriftClass;
 use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
-use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult, now};
+use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult};
+use crate::reconcile::now;
 use crate::serve::{self, Health, Metrics, ScrapeRequest, ScrapeRequests, Server};
 use crate::telemetry::chain;
 

@@ -32,9 +32,10 @@ use crate::reconcile::gitops::repository::{DesiredRevision, Repository, Reposito
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::gitops::webhook::{self, Webhook};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
-use crate::reconcile::node::round::{Reconciler, RoundError, now};
+use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::node::schedule::EffectiveSchedule;
+use crate::reconcile::now;
 use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::reconcile::process::{StartError, Stop};

@@ -33,6 +33,7 @@ use crate::kernel::{Kernel, KernelError, Observed, conntrack};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::attribution::{wanted_by, who};
 use crate::reconcile::node::mark_mask::MarkMaskChooser;
+use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::telemetry::chain;
 
@@ -350,11 +351,6 @@ impl Reconciler {
         self.report.seen(sightings, seen);
         classes
     }
-}
-
-/// The time now.
-pub fn now() -> Timestamp {
-    Timestamp::now()
 }
 
 /// The end of the first suspension that ends.

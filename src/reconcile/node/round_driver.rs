@@ -14,7 +14,8 @@ use crate::core::plan::Step;
 use crate::kernel::watch::{EventSubject, KernelEvent};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
-use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult, now};
+use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult};
+use crate::reconcile::now;
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 

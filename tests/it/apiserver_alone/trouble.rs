@@ -89,6 +89,7 @@ async fn a_request_waits_for_its_time_or_for_the_test() {
 async fn until(condition: impl Fn() -> bool) {
     let waited = tokio::time::timeout(SOON, async {
         while !condition() {
+            // The one look of tests that have no thread to wait in (`lab::wait_until`).
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });

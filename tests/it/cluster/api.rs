@@ -11,13 +11,8 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+pub(super) use crate::harness::Outcome;
 use crate::lab::LabError;
-
-/// What went wrong, in words.
-pub(super) struct Fault(pub(super) String);
-
-/// What may go wrong.
-pub(super) type Outcome<T = ()> = Result<T, Fault>;
 
 /// A server that is busy, or a connection that was lost, is asked again for this long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,28 +23,9 @@ pub(super) const JSON: &str = "application/json";
 pub(super) const MERGE: &str = "application/merge-patch+json";
 pub(super) const APPLY: &str = "application/apply-patch+yaml";
 
-impl std::fmt::Debug for Fault {
-    /// Plain: `main` and `#[test]` show errors so.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<LabError> for Fault {
-    fn from(error: LabError) -> Self {
-        let mut text = error.to_string();
-        let mut next = std::error::Error::source(&error);
-        while let Some(cause) = next {
-            text = format!("{text}: {cause}");
-            next = cause.source();
-        }
-        Self(text)
-    }
-}
-
 /// For `?` and `map_err`.
-pub(super) fn fault(text: impl std::fmt::Display) -> Fault {
-    Fault(text.to_string())
+pub(super) fn fault(text: impl std::fmt::Display) -> LabError {
+    LabError::Found(text.to_string())
 }
 
 /// A thread that drives connections. It ends with the last handle.
@@ -110,6 +86,7 @@ impl Api {
             if !again || begun.elapsed() > PATIENCE {
                 return answer;
             }
+            // Before the server is asked again.
             std::thread::sleep(Duration::from_millis(500));
         }
     }
@@ -185,6 +162,7 @@ impl Api {
                     if begun.elapsed() < Duration::from_secs(15) && answer["reason"] != "AlreadyExists" =>
                 {
                     drop(answer);
+                    // Informers inside the server can only be asked.
                     std::thread::sleep(Duration::from_millis(200));
                 }
                 (code, answer) => return Err(fault(format!("POST {path}: {code} {}", said(&answer)))),

@@ -4,11 +4,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::api::{Api, JSON, Outcome, fault, name, said};
+use super::suite::PAUSE;
+use crate::lab::wait_until_every;
 
 /// Every object that the suite makes bears this label with the run's prefix.
 pub(super) const MARK: &str = "egret.dev/test";
@@ -143,30 +145,32 @@ impl Chart {
 
     /// Waits until custom objects of all three kinds are served.
     pub(super) fn await_kinds(api: &Api) -> Outcome {
-        let begun = Instant::now();
         for plural in ["egresspolicies", "egressconfigs", "egressnodes"] {
-            let definition = format!("{DEFINITIONS}/{plural}.egret.dev");
-            loop {
-                let (code, _) =
-                    api.send("GET", &format!("{}/{plural}", super::host_network::CUSTOM), JSON, &Value::Null)?;
-                let object = api.get(&definition)?.unwrap_or_default();
-                let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-                let is = |kind: &str, status: &str| {
-                    conditions.iter().any(|condition| condition["type"] == kind && condition["status"] == status)
-                };
-                if code == 200 && is("Established", "True") {
-                    if is("NonStructuralSchema", "True") {
-                        return Err(fault(format!("the schema of {plural} is not structural: {conditions:?}")));
-                    }
-                    break;
-                }
-                if begun.elapsed() > DEADLINE {
-                    return Err(fault(format!("{plural}.egret.dev are not served: {conditions:?}")));
-                }
-                std::thread::sleep(Duration::from_millis(100));
+            let mut last = Ok(false);
+            wait_until_every(PAUSE, DEADLINE, || {
+                last = Self::is_served(api, plural);
+                !matches!(last, Ok(false))
+            });
+            if !last? {
+                let definition = api.get(&format!("{DEFINITIONS}/{plural}.egret.dev"))?.unwrap_or_default();
+                return Err(fault(format!("{plural}.egret.dev are not served: {}", definition["status"])));
             }
         }
         Ok(())
+    }
+
+    fn is_served(api: &Api, plural: &str) -> Outcome<bool> {
+        let (code, _) = api.send("GET", &format!("{}/{plural}", super::host_network::CUSTOM), JSON, &Value::Null)?;
+        let object = api.get(&format!("{DEFINITIONS}/{plural}.egret.dev"))?.unwrap_or_default();
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let is = |kind: &str, status: &str| {
+            conditions.iter().any(|condition| condition["type"] == kind && condition["status"] == status)
+        };
+        let served = code == 200 && is("Established", "True");
+        if served && is("NonStructuralSchema", "True") {
+            return Err(fault(format!("the schema of {plural} is not structural: {conditions:?}")));
+        }
+        Ok(served)
     }
 
     /// Takes everything out, or puts back what was there. Goes on after a fault.
@@ -177,7 +181,7 @@ impl Chart {
                 Put::Made { path } => remove(api, &path),
                 Put::Replaced { path, before } => put_back(api, &path, before),
             };
-            faults.extend(done.err().map(|fault| fault.0));
+            faults.extend(done.err().map(|fault| format!("{fault:?}")));
         }
         faults
     }
@@ -195,14 +199,13 @@ fn put_back(api: &Api, path: &str, mut before: Value) -> Outcome {
 /// Deletes an object and waits until it is gone: the server itself clears a definition's objects away first.
 fn remove(api: &Api, path: &str) -> Outcome {
     api.delete(path)?;
-    let begun = Instant::now();
-    while api.get(path)?.is_some() {
-        if begun.elapsed() > DEADLINE {
-            return Err(fault(format!("{path} is deleted and does not go away")));
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
+    let mut last = Ok(None);
+    let gone = wait_until_every(PAUSE, DEADLINE, || {
+        last = api.get(path);
+        !matches!(last, Ok(Some(_)))
+    });
+    last?;
+    if gone { Ok(()) } else { Err(fault(format!("{path} is deleted and does not go away"))) }
 }
 
 /// Takes out what dead runs left: objects of the chart with the suite's mark.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, JSON, Outcome, fault, name, said};
 use super::chart;
-use crate::lab::{Lab, Node, Pod};
+use crate::lab::{Lab, Node, Pod, wait_until_every};
 
 /// Where our custom objects are.
 pub(super) const CUSTOM: &str = "/apis/egret.dev/v1alpha1";
@@ -134,7 +134,7 @@ pub(super) fn sweep(api: &Api, prefix: &str) -> (usize, Vec<String>) {
     let (mut found, mut faults) = (0, Vec::new());
     let mut take = |what: Outcome<usize>| match what {
         Ok(number) => found += number,
-        Err(fault) => faults.push(fault.0),
+        Err(fault) => faults.push(format!("{fault:?}")),
     };
     let named = |object: &Value| name(object).starts_with(prefix);
     take(delete_all(api, &format!("{CUSTOM}/egresspolicies"), &named));
@@ -188,26 +188,35 @@ fn delete_namespaces(api: &Api, prefix: &str) -> Outcome<usize> {
 /// at the end is done here: everything in it is gone, so its finalizer may go.
 fn await_gone(api: &Api, namespace: &str, begun: Instant) -> Outcome {
     let path = format!("/api/v1/namespaces/{namespace}");
-    loop {
-        let Some(mut object) = api.get(&path)? else { return Ok(()) };
-        let untouched = object["status"]["conditions"].as_array().is_none_or(Vec::is_empty);
-        if untouched && begun.elapsed() > CONTROLLER {
-            for at in contents(namespace) {
-                delete_all(api, &at, &|_| true)?;
-            }
-            object["spec"]["finalizers"] = json!([]);
-            match api.send("PUT", &format!("{path}/finalize"), JSON, &object)? {
-                (200..300 | 404 | 409, _) => {}
-                (code, answer) => {
-                    return Err(fault(format!("finalize namespace {namespace}: {code} {}", said(&answer))));
-                }
-            }
-        }
-        if begun.elapsed() > DEADLINE {
-            return Err(fault(format!("the namespace {namespace} does not go away: {object}")));
-        }
-        std::thread::sleep(Duration::from_millis(200));
+    let mut last = Ok(false);
+    wait_until_every(Duration::from_millis(200), DEADLINE, || {
+        last = is_gone(api, namespace, begun);
+        !matches!(last, Ok(false))
+    });
+    match last? {
+        true => Ok(()),
+        false => Err(fault(format!("the namespace {namespace} does not go away: {:?}", api.get(&path)?))),
     }
+}
+
+/// Whether it is gone; does the controller's part where there is none.
+fn is_gone(api: &Api, namespace: &str, begun: Instant) -> Outcome<bool> {
+    let path = format!("/api/v1/namespaces/{namespace}");
+    let Some(mut object) = api.get(&path)? else { return Ok(true) };
+    let untouched = object["status"]["conditions"].as_array().is_none_or(Vec::is_empty);
+    if untouched && begun.elapsed() > CONTROLLER {
+        for at in contents(namespace) {
+            delete_all(api, &at, &|_| true)?;
+        }
+        object["spec"]["finalizers"] = json!([]);
+        match api.send("PUT", &format!("{path}/finalize"), JSON, &object)? {
+            (200..300 | 404 | 409, _) => {}
+            (code, answer) => {
+                return Err(fault(format!("finalize namespace {namespace}: {code} {}", said(&answer))));
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// The right to run in this cluster, and the nodes' heartbeat, renewed by a thread until it is dropped.
@@ -245,6 +254,7 @@ impl Held {
             if begun.elapsed() < Duration::from_secs(1) {
                 say(&format!("waiting for {}, which ran here {silent} s ago, to end", other["spec"]["holderIdentity"]));
             }
+            // Another machine's run: its end can only be asked for.
             std::thread::sleep(Duration::from_secs(2));
         }
         let (stop, stopped) = channel::<()>();

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::api::{APPLY, Outcome, fault, said};
-use super::suite::{DEADLINE, Suite};
+use super::suite::{PAUSE, Suite};
+use crate::lab::wait_until_every;
 
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
 const FILE: &str = "nodes/more.yaml";
@@ -117,7 +118,7 @@ pub(super) fn gone(suite: &mut Suite) -> Outcome {
     if suite.node("ghost")?.is_some() {
         return Err(fault("the node that was deleted is there again"));
     }
-    // Another value in Git is no drift: the one before was Egret's own.
+    // Another value in Git is no drift: the one before was Egret's own. That no event comes is seen by waiting alone.
     std::thread::sleep(Duration::from_secs(1));
     let events = suite.api.list(EVENTS)?;
     let of_nobody = events.iter().filter(|event| {
@@ -139,15 +140,9 @@ pub(super) fn fight(suite: &mut Suite) -> Outcome {
         if by_hand(suite, "kind-worker2", "extra", &mine).is_err() {
             return false;
         }
-        let begun = Instant::now();
-        while begun.elapsed() < CORRECTION {
-            if label(suite, "extra").is_ok_and(|found| found == "two") {
-                corrected += 1;
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        true
+        let put_right = wait_until_every(PAUSE, CORRECTION, || label(suite, "extra").is_ok_and(|found| found == "two"));
+        corrected += usize::from(put_right);
+        !put_right
     });
     if !given_up || !(3..=6).contains(&corrected) {
         let why = format!("{corrected} of at most {EDITS} hand edits were put right; given up: {given_up}");
@@ -164,16 +159,13 @@ pub(super) fn fight(suite: &mut Suite) -> Outcome {
     suite.await_that("the head of what is published", || {
         Ok(suite.object("egressconfigs", "default")?["spec"]["revision"] == *revision)
     })?;
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(1).min(DEADLINE) {
-        if !label(suite, "extra")?.as_str().is_some_and(|found| found.starts_with("mine-")) {
-            let node = suite.node("kind-worker2")?.unwrap_or_default();
-            let managers = &node["metadata"]["managedFields"];
-            let why =
-                format!("somebody else's label {before} went away with the document; {managers}\n{}", suite.seen());
-            return Err(fault(why));
-        }
-        std::thread::sleep(Duration::from_millis(200));
+    let is_gone =
+        || !label(suite, "extra").is_ok_and(|found| found.as_str().is_some_and(|found| found.starts_with("mine-")));
+    if wait_until_every(Duration::from_millis(200), Duration::from_secs(1), is_gone) {
+        let node = suite.node("kind-worker2")?.unwrap_or_default();
+        let managers = &node["metadata"]["managedFields"];
+        let why = format!("another's label {before} went away with the document; {managers}\n{}", suite.seen());
+        return Err(fault(why));
     }
     Ok(())
 }

@@ -55,15 +55,15 @@ pub(super) fn fence(suite: &mut Suite) -> Outcome {
 }
 
 pub(super) fn remove_agents(suite: &mut Suite) -> Outcome {
-    suite.terminate("controller-two")?;
+    suite.end("controller-two")?;
     for node in ["kind-worker", "kind-worker2"] {
-        suite.terminate(node)?;
+        suite.end(node)?;
     }
     // What is in force stays when processes end.
     suite.await_granted("tiefighter")?;
     for node in ["kind-worker", "kind-worker2"] {
         suite.agent(node, &["--remove"])?;
-        suite.await_end(node)?;
+        suite.await_good_end(node)?;
     }
     suite.await_own_way("tiefighter")?;
     let left = suite.api.list(&format!("{CUSTOM}/egressnodes"))?;

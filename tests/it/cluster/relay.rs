@@ -4,10 +4,12 @@
 
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use nix::sys::socket::shutdown;
 
 use crate::lab::Lab;
 
@@ -17,14 +19,13 @@ use super::api::{Outcome, fault};
 pub(super) const AT: (&str, u16) = ("172.18.0.1", 6443);
 
 const CONNECT: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(5);
 
 /// The connections there are, to be cut when it ends.
 type Lines = Arc<Mutex<Vec<TcpStream>>>;
 
 /// A running relay. Dropping it cuts what goes over it.
 pub(super) struct Relay {
-    stop: Arc<AtomicBool>,
+    stop: TcpListener,
     lines: Lines,
     thread: Option<JoinHandle<()>>,
 }
@@ -34,18 +35,12 @@ impl Relay {
     /// and connections to the API server are made by threads that never left this process's own namespace.
     pub(super) fn start(lab: &Lab, host: String, port: u16) -> Outcome<Self> {
         let listener = lab.router().enter(|| TcpListener::bind(AT))?.map_err(fault)?;
-        listener.set_nonblocking(true).map_err(fault)?;
-        let (stop, lines) = (Arc::<AtomicBool>::default(), Lines::default());
-        let (stopped, known) = (Arc::clone(&stop), Arc::clone(&lines));
+        let (stop, lines) = (listener.try_clone().map_err(fault)?, Lines::default());
+        let known = Arc::clone(&lines);
         let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((inside, _)) => {
-                        let (host, known) = (host.clone(), Arc::clone(&known));
-                        std::thread::spawn(move || carry(inside, &host, port, &known));
-                    }
-                    Err(_) => std::thread::sleep(LOOK),
-                }
+            for inside in listener.incoming().map_while(Result::ok) {
+                let (host, known) = (host.clone(), Arc::clone(&known));
+                std::thread::spawn(move || carry(inside, &host, port, &known));
             }
         });
         Ok(Self { stop, lines, thread: Some(thread) })
@@ -54,7 +49,8 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        // Whoever waits for a connection on a socket that is shut down is refused (EINVAL; inet_csk_accept of net/ipv4).
+        let _ = shutdown(self.stop.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             // It cannot panic; if it did, nobody connects any more.
             drop(thread.join());

@@ -4,8 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use kube::config::Kubeconfig;
@@ -16,34 +15,56 @@ use super::api::{Api, JSON, Outcome, fault, name};
 use super::chart::{self, Chart};
 use super::host_network::{self, ALL, CUSTOM, Held};
 use super::relay::Relay;
-use crate::lab::{Answer, EGRESS, EGRESS6, Lab, OUTPOST, OUTPOST6, Options, Process};
+use crate::harness::{Harness, WAYS};
+use crate::lab::{Answer, Lab, Options, wait_until_every};
 
 /// Only against hanging: nothing passes by waiting it out.
 pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 /// Seconds for which a leader may be silent. One that loses the lease on a busy machine, and leads again, begins fights over labels anew.
 const LEASE: &str = "10";
-/// How long a pod waits for an answer that should not come.
-const HELD_BACK: Duration = Duration::from_millis(600);
-/// The outpost in both families, with the egress address it lets in.
-pub(super) const WAYS: [(IpAddr, IpAddr); 2] = [(OUTPOST, EGRESS), (OUTPOST6, EGRESS6)];
-/// Where an API server is asked often.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How often an API server is asked that may be a real one.
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// Everything of one run. Processes go first, then what is in the cluster, then the lab.
 pub(super) struct Suite {
-    pub(super) processes: BTreeMap<String, Process>,
+    harness: Harness,
     pub(super) api: Api,
     /// `egret-test-1a2b`: all names begin with it, in the cluster and in Git.
     pub(super) prefix: String,
     /// Labels of our nodes before Egret came.
     pub(super) labels_before: BTreeMap<String, Value>,
-    pub(super) lab: Lab,
     server: Server,
     chart: Chart,
     held: Option<Held>,
     _relay: Relay,
     begun: Instant,
     strangers: BTreeMap<String, Value>,
+}
+
+impl Deref for Suite {
+    type Target = Harness;
+
+    fn deref(&self) -> &Harness {
+        &self.harness
+    }
+}
+
+impl DerefMut for Suite {
+    fn deref_mut(&mut self) -> &mut Harness {
+        &mut self.harness
+    }
+}
+
+/// Our custom objects, for messages.
+fn objects(api: &Api) -> String {
+    let mut seen = String::new();
+    for plural in ["egressconfigs", "egresspolicies", "egressnodes"] {
+        for mut object in api.list(&format!("{CUSTOM}/{plural}")).unwrap_or_default() {
+            object["metadata"]["managedFields"].take();
+            seen.extend(["--- ", plural, " ", name(&object), "\n", &object.to_string(), "\n"]);
+        }
+    }
+    seen
 }
 
 impl Suite {
@@ -59,11 +80,11 @@ impl Suite {
         let lab = Lab::up(Options::default())?;
         let held = Held::take(&api, &prefix, &say)?;
         let relay = Relay::start(&lab, server.host.clone(), server.port)?;
+        let shown = api.clone();
         let mut suite = Self {
-            processes: BTreeMap::new(),
+            harness: Harness::new(lab).within(DEADLINE).showing(move || objects(&shown)),
             api,
             labels_before: BTreeMap::new(),
-            lab,
             server,
             chart: Chart::default(),
             held: Some(held),
@@ -102,7 +123,7 @@ impl Suite {
             self.chart.put(&self.api, &self.prefix, object)?;
         }
         self.say(&format!("{} objects of the chart are in place", objects.len()));
-        for node in self.lab.nodes() {
+        for node in &self.lab.nodes().to_vec() {
             let made = host_network::make_node(&self.api, &self.prefix, node, true)?;
             if let Some(held) = &self.held {
                 held.enliven(name(&made));
@@ -162,14 +183,6 @@ impl Suite {
     /// A Node.
     pub(super) fn node(&self, name: &str) -> Outcome<Option<Value>> {
         self.api.get(&format!("/api/v1/nodes/{}", self.named(name)))
-    }
-
-    /// Pushes files.
-    pub(super) fn push(&self, files: &[(&str, &str)]) -> Outcome {
-        for (path, text) in files {
-            self.lab.repository().write(path, text)?;
-        }
-        self.lab.repository().push("another state of things").map(|_| ()).map_err(Into::into)
     }
 
     /// Labels for nodes of the suite, as a document.
@@ -237,12 +250,6 @@ impl Suite {
         Ok(first.into_iter().chain(words).collect())
     }
 
-    fn state(&self, of: &str) -> Outcome<PathBuf> {
-        let folder = self.lab.folder().join(format!("state-{of}"));
-        std::fs::create_dir_all(&folder).map_err(fault)?;
-        Ok(folder)
-    }
-
     /// Starts a controller beside the router, as a candidate of this name.
     pub(super) fn controller(&mut self, identity: &str) -> Outcome {
         let (token, api) = self.account("egret-controller", None)?;
@@ -270,9 +277,9 @@ impl Suite {
         ];
         let words = self.words(&format!("controller-{identity}"), &token, words)?;
         let process = self.lab.start_beside_router("env", words)?;
-        process.wait_for("controller runs", DEADLINE)?;
-        self.processes.insert(format!("controller-{identity}"), process);
-        Ok(())
+        let name = format!("controller-{identity}");
+        self.keep(&name, process);
+        self.await_words(&name, "controller runs")
     }
 
     /// Starts an agent on a node of the lab, under the node's name in the cluster.
@@ -285,7 +292,7 @@ impl Suite {
         words.extend(more.iter().map(OsString::from));
         let words = self.words(node, &token, words)?;
         let process = self.lab.start(node, "env", words)?;
-        self.processes.insert(node.to_owned(), process);
+        self.keep(node, process);
         Ok(())
     }
 
@@ -295,69 +302,39 @@ impl Suite {
         self.await_rights("egret-remove", &api)?;
         let words = self.words("remove", &token, vec!["controller".into(), "--remove".into()])?;
         let process = self.lab.start_beside_router("env", words)?;
-        self.processes.insert("remove".to_owned(), process);
-        self.await_end("remove")
+        self.keep("remove", process);
+        self.await_good_end("remove")
     }
 
-    /// Waits until a process ends by itself, well.
-    pub(super) fn await_end(&mut self, name: &str) -> Outcome {
-        let Some(mut process) = self.processes.remove(name) else { return Ok(()) };
-        let status = process.wait_exit(DEADLINE)?;
-        if status.success() {
-            return Ok(());
+    /// Waits until a process ends on its own, well.
+    pub(super) fn await_good_end(&mut self, name: &str) -> Outcome {
+        match self.await_end(name)? {
+            None | Some((Some(0), _)) => Ok(()),
+            Some((code, output)) => Err(fault(format!("{name} ended with {code:?}:\n{output}"))),
         }
-        Err(fault(format!("{name} ended with {status}:\n{}", process.output().unwrap_or_default())))
     }
 
-    /// Ends a process as the kubelet does.
-    pub(super) fn terminate(&mut self, name: &str) -> Outcome {
-        if let Some(process) = self.processes.get_mut(name) {
-            process.terminate()?;
-        }
-        self.await_end(name)
-    }
-
-    /// Kills a process where it stands.
-    pub(super) fn kill9(&mut self, name: &str) -> Outcome {
-        self.processes.remove(name).map_or(Ok(()), |mut process| process.kill9()).map_err(Into::into)
+    /// Ends a process as the kubelet does; it must end well.
+    pub(super) fn end(&mut self, name: &str) -> Outcome {
+        self.process_mut(name).terminate()?;
+        self.await_good_end(name)
     }
 
     // What is so.
 
-    /// Waits until something is so, and says what it waited for otherwise, with what everybody said last.
+    /// Waits until something is so, and says what it waited for otherwise, with what went wrong last.
     pub(super) fn await_that(&self, awaited: &str, mut holds: impl FnMut() -> Outcome<bool>) -> Outcome {
-        let begun = Instant::now();
         let mut last = String::new();
-        while begun.elapsed() < DEADLINE {
-            match holds() {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(fault) => last = format!(" (last: {fault:?})"),
-            }
-            std::thread::sleep(PAUSE);
-        }
-        Err(fault(format!("{awaited} did not happen within {DEADLINE:?}{last}\n{}", self.seen())))
+        let held = wait_until_every(PAUSE, DEADLINE, || {
+            holds().unwrap_or_else(|fault| {
+                last = format!("{fault:?}");
+                false
+            })
+        });
+        if held { Ok(()) } else { Err(self.late(awaited, &last)) }
     }
 
-    /// The last words of every process, and our custom objects.
-    pub(super) fn seen(&self) -> String {
-        let mut seen = String::new();
-        for (name, process) in &self.processes {
-            let said = process.output().unwrap_or_default();
-            let lines: Vec<&str> = said.lines().collect();
-            let last = &lines[lines.len().saturating_sub(25)..];
-            seen.extend(["--- ", name, "\n", &last.join("\n"), "\n"]);
-        }
-        for plural in ["egressconfigs", "egresspolicies", "egressnodes"] {
-            for mut object in self.api.list(&format!("{CUSTOM}/{plural}")).unwrap_or_default() {
-                object["metadata"]["managedFields"].take();
-                seen.extend(["--- ", plural, " ", name(&object), "\n", &object.to_string(), "\n"]);
-            }
-        }
-        seen
-    }
-
-    /// The same without waiting long for any answer, for measuring.
+    /// Waits until a pod is let in, without waiting long for any answer, for measuring.
     pub(super) fn await_granted_soon(&self, pod: &str) -> Outcome {
         let soon = Duration::from_millis(20);
         self.await_that(&format!("a way out for {pod}"), || {
@@ -367,29 +344,6 @@ impl Suite {
             }
             Ok(granted)
         })
-    }
-
-    /// Waits until a pod gets exactly this answer.
-    pub(super) fn await_answer(&self, pod: &str, address: IpAddr, answer: Answer) -> Outcome {
-        self.await_that(&format!("`{answer}` for {pod} from {address}"), || {
-            Ok(self.lab.ask_within(pod, address, HELD_BACK)? == answer)
-        })
-    }
-
-    /// Waits until a pod is let in as the gateway's egress address, in both families.
-    pub(super) fn await_granted(&self, pod: &str) -> Outcome {
-        WAYS.iter().try_for_each(|(outpost, egress)| self.await_answer(pod, *outpost, Answer::Granted(*egress)))
-    }
-
-    /// Waits until a pod is turned away as itself, in both families.
-    pub(super) fn await_own_way(&self, pod: &str) -> Outcome {
-        let own = self.lab.pod_addresses(pod)?;
-        WAYS.iter().zip(own).try_for_each(|((outpost, _), own)| self.await_answer(pod, *outpost, Answer::Denied(own)))
-    }
-
-    /// Waits until a pod gets no answer, in both families.
-    pub(super) fn await_held_back(&self, pod: &str) -> Outcome {
-        WAYS.iter().try_for_each(|(outpost, _)| self.await_answer(pod, *outpost, Answer::NoAnswer))
     }
 
     /// A custom object, or nothing.
@@ -425,7 +379,7 @@ impl Suite {
 
     /// Takes everything out. Goes on after a fault; a second time there is nothing to do.
     pub(super) fn down(&mut self) -> Vec<String> {
-        self.processes.clear();
+        self.kill_all();
         let Some(mut held) = self.held.take() else { return Vec::new() };
         held.be_quiet();
         let (_, mut faults) = host_network::sweep(&self.api, &self.prefix);

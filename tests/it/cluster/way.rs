@@ -17,7 +17,7 @@ pub(super) fn start(suite: &mut Suite) -> Outcome {
         suite.agent(node, &[])?;
     }
     for node in ["kind-worker", "kind-worker2"] {
-        suite.processes[node].wait_for("egret runs", super::suite::DEADLINE)?;
+        suite.process(node).wait_for("egret runs", super::suite::DEADLINE)?;
     }
     suite.controller("one")?;
     suite.await_own_way("tiefighter")?;
@@ -114,6 +114,7 @@ fn unchanged(suite: &Suite, before: &BTreeMap<String, String>) -> Outcome {
 
 pub(super) fn quiet(suite: &mut Suite) -> Outcome {
     let before = settle(suite)?;
+    // That nothing comes is seen by waiting alone.
     std::thread::sleep(Duration::from_secs(5));
     unchanged(suite, &before)
 }
@@ -133,7 +134,7 @@ pub(super) fn pod(suite: &mut Suite) -> Outcome {
     unchanged(suite, &before)?;
     suite.api.delete(&format!("/api/v1/namespaces/{}/pods/interceptor", suite.named("batuu")))?;
     suite.await_held_back("interceptor")?;
-    suite.lab.remove_pod("interceptor").map_err(Into::into)
+    suite.lab.remove_pod("interceptor")
 }
 
 pub(super) fn removal(suite: &mut Suite) -> Outcome {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use egret::forge::app::{AppOptions, GitHubApp};
 use egret::git::access::Access;
-use egret::git::publish::Published;
-use egret::git::{Error, Fate};
-use egret::reconcile::gitops::github_app::giver;
+use egret::git::publish::PublishOutcome;
+use egret::git::{Error, ErrorKind};
+use egret::reconcile::gitops::github_app::credential_provider;
 
 use super::fixture::{Origin, PROGRAM};
 use super::https::Https;
@@ -38,7 +38,12 @@ fn access(double: &Double, server: &Https) -> Access {
         https: egret::https::ClientOptions { plain: true, ..Default::default() },
     });
     let ca_file = Some(server.folder.join("ca.pem"));
-    Access { program: PROGRAM.into(), ca_file, giver: Some(giver(Arc::new(app))), ..Access::default() }
+    Access {
+        program: PROGRAM.into(),
+        ca_file,
+        credential_provider: Some(credential_provider(Arc::new(app))),
+        ..Access::default()
+    }
 }
 
 #[test]
@@ -50,7 +55,7 @@ fn an_app_fetches_and_pushes_with_one_token_and_gets_another_when_that_is_not_ta
     let mut mirror = origin.mirror_by("state", &server.source, access(&double, &server));
     assert_eq!(mirror.head(None).expect("a look").commit, first);
     let published = publish_file(&mut mirror, "one", "drift\n").expect("a report");
-    assert!(matches!(published, Published::Committed { tries: 1, .. }), "{published:?}");
+    assert!(matches!(published, PublishOutcome::Committed { tries: 1, .. }), "{published:?}");
     assert_eq!(double.with(|state| state.given.len()), 1);
     // Somebody takes the token back before its end.
     fs::write(server.folder.join("users"), "x-access-token:another\n").expect("a file");
@@ -71,7 +76,7 @@ fn without_a_token_nothing_is_asked_of_the_repository_and_the_reason_is_told() {
     double.with(|state| state.ahead = -300);
     let error = mirror.head(None).expect_err("no token");
     assert_eq!(error.to_string(), format!("there is no token for {}", server.source));
-    assert_eq!(error.fate(), Fate::Retry);
+    assert_eq!(error.kind(), ErrorKind::Transient);
     assert!(error.hint().is_some_and(|hint| hint.contains("clock is") && hint.contains("ahead")), "{:?}", error.hint());
     double.with(|state| state.ahead = 0);
     mirror.head(None).expect("the clock is right again");

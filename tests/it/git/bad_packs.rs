@@ -8,8 +8,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use egret::git::access::{Access, Limits};
-use egret::git::{Error, Fate};
+use egret::git::access::{Access, TransferLimits};
+use egret::git::{Error, ErrorKind};
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -108,7 +108,7 @@ fn spoil(piece: &mut [u8], pack: usize, server: &mut TcpStream, client: &mut Tcp
 }
 
 /// What is said of a mood, and that it is got over.
-fn through(mood: Mood, limits: Limits) -> Error {
+fn through(mood: Mood, limits: TransferLimits) -> Error {
     let origin = Origin::new();
     let server = Https::with(&origin, Demand::Plain, LOOPBACK, GOOD);
     let now = Arc::new(Mutex::new(Mood::Good));
@@ -120,7 +120,7 @@ fn through(mood: Mood, limits: Limits) -> Error {
     *now.lock().expect("a mood") = mood;
     let access = Access { limits, ..plenty.clone() };
     let error = origin.mirror_by("state", &source, access).head(None).expect_err("the pack is spoiled");
-    assert_eq!(error.fate(), Fate::Retry, "{}", told(&error));
+    assert_eq!(error.kind(), ErrorKind::Transient, "{}", told(&error));
     assert!(error.hint().is_some(), "{}", told(&error));
     *now.lock().expect("a mood") = Mood::Good;
     assert_eq!(origin.mirror_by("state", &source, plenty).head(None).expect("a look").commit, second);
@@ -130,39 +130,39 @@ fn through(mood: Mood, limits: Limits) -> Error {
 
 #[test]
 fn a_pack_that_is_cut_off_over_http_is_told() {
-    let text = told(&through(Mood::Truncate, Limits::default()));
+    let text = told(&through(Mood::Truncate, TransferLimits::default()));
     assert!(text.starts_with("cannot fetch from http://") && text.contains(": the answer breaks off"), "{text}");
 }
 
 #[test]
 fn a_connection_that_is_reset_in_a_pack_over_http_is_told() {
-    let text = told(&through(Mood::Reset, Limits::default()));
+    let text = told(&through(Mood::Reset, TransferLimits::default()));
     assert!(text.starts_with("cannot fetch from http://") && text.contains("reset"), "{text}");
 }
 
 #[test]
 fn a_pack_that_stops_coming_over_http_is_given_up() {
-    let limits = Limits { connect: FOR_EVER, total: FOR_EVER, ..LIMITS };
+    let limits = TransferLimits { connect: FOR_EVER, total: FOR_EVER, ..LIMITS };
     let text = told(&through(Mood::Stall, limits));
-    assert!(text.ends_with("is too slow: it said nothing for 700ms in the middle of a fetch"), "{text}");
+    assert!(text.ends_with("is too slow: it sent nothing for 700ms in the middle of a fetch"), "{text}");
 }
 
 #[test]
 fn a_pack_that_trickles_over_http_is_given_up_although_something_always_comes() {
-    let limits = Limits { connect: FOR_EVER, idle: FOR_EVER, ..LIMITS };
+    let limits = TransferLimits { connect: FOR_EVER, idle: FOR_EVER, ..LIMITS };
     let text = told(&through(Mood::Trickle, limits));
     assert!(text.ends_with("is too slow: it was not done after 2s"), "{text}");
 }
 
 #[test]
 fn a_pack_that_is_changed_on_its_way_is_not_taken() {
-    let error = through(Mood::Corrupt, Limits::default());
-    assert!(matches!(&error, Error::Unreachable { doing: "fetch from", .. }), "{}", told(&error));
-    assert!(error.hint().is_some_and(|hint| hint.starts_with("what the server sent is broken")), "{:?}", error.hint());
+    let error = through(Mood::Corrupt, TransferLimits::default());
+    assert!(matches!(&error, Error::Unreachable { action: "fetch from", .. }), "{}", told(&error));
+    assert!(error.hint().is_some_and(|hint| hint.starts_with("the server sent broken data")), "{:?}", error.hint());
 }
 
 #[test]
 fn a_pack_without_end_over_http_is_stopped() {
-    let text = told(&through(Mood::Endless, Limits { connect: FOR_EVER, total: FOR_EVER, ..LIMITS }));
+    let text = told(&through(Mood::Endless, TransferLimits { connect: FOR_EVER, total: FOR_EVER, ..LIMITS }));
     assert!(text.ends_with("sends more than 8 MiB"), "{text}");
 }

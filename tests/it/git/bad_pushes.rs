@@ -11,15 +11,16 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use egret::git::access::{Access, Limits};
-use egret::git::publish::Published;
-use egret::git::{Error, Fate};
+use egret::git::access::{Access, TransferLimits};
+use egret::git::publish::PublishOutcome;
+use egret::git::{Error, ErrorKind};
 
 use super::bad_servers::LIMITS;
 use super::fixture::Origin;
 use super::https::{Demand, GOOD, Https, LOOPBACK};
 use super::publishing::{BRANCH, files_on_branch, publish_file};
 use super::ways_in::told;
+use crate::lab::wait_until_every;
 
 /// What becomes of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +92,9 @@ fn relay(mut client: TcpStream, upstream: u16, mood: Mood) -> io::Result<()> {
             (true, Mood::Swallow) => return io::copy(&mut client, &mut io::sink()).map(|_| ()),
             (true, Mood::Say(answer)) => {
                 client.write_all(answer.as_bytes())?;
-                thread::sleep(Duration::from_millis(20));
-                return client.shutdown(Shutdown::Both);
+                client.shutdown(Shutdown::Write)?;
+                // Closed with something unread it would send a reset, which may overtake the answer.
+                return io::copy(&mut client, &mut io::sink()).map(|_| ());
             }
         }
     }
@@ -129,7 +131,7 @@ impl Scene {
         let spoiler = Spoiler::before(server.port);
         let source = format!("http://127.0.0.1:{}/git/policies.git", spoiler.port);
         // A push through a CGI takes a while on a busy machine: a good one has all the time, and a bad one little.
-        let access = Access { limits: Limits::default(), ca_file: None, ..server.ada() };
+        let access = Access { limits: TransferLimits::default(), ca_file: None, ..server.ada() };
         let mut mirror = origin.mirror_by("state", &source, access.clone());
         publish_file(&mut mirror, "one", "drift\n").unwrap_or_else(|error| panic!("{}", told(&error)));
         Self { origin, _server: server, spoiler, source, access }
@@ -140,7 +142,7 @@ impl Scene {
     }
 
     /// Publishes while the server is in this mood, and then again when it is well: what was said first, and what came of it then.
-    fn through(&self, mood: Mood, limits: Limits) -> (Error, Published) {
+    fn through(&self, mood: Mood, limits: TransferLimits) -> (Error, PublishOutcome) {
         self.spoiler.set(mood);
         let begun = Instant::now();
         let mut mirror = self.origin.mirror_by("state", &self.source, Access { limits, ..self.access.clone() });
@@ -148,11 +150,8 @@ impl Scene {
         assert!(begun.elapsed() < Duration::from_secs(30), "{mood:?} took {:?}", begun.elapsed());
         self.spoiler.set(Mood::Good);
         // The server goes on with what it has, whoever waits for it.
-        let end = begun + Duration::from_mins(1);
-        while matches!(mood, Mood::LoseAnswer | Mood::HoldAnswer) && self.count() != "2" {
-            assert!(Instant::now() < end, "the server never does it");
-            thread::sleep(Duration::from_millis(20));
-        }
+        let done = || !matches!(mood, Mood::LoseAnswer | Mood::HoldAnswer) || self.count() == "2";
+        assert!(wait_until_every(Duration::from_millis(20), Duration::from_mins(1), done), "the server never does it");
         let mut mirror = self.origin.mirror_by("state", &self.source, self.access.clone());
         let published = publish_file(&mut mirror, "two", "drift\n").unwrap_or_else(|error| panic!("{}", told(&error)));
         assert_eq!(self.count(), "2", "{mood:?}: once, and not twice");
@@ -162,8 +161,8 @@ impl Scene {
     }
 }
 
-fn committed(published: &Published) -> bool {
-    matches!(published, Published::Committed { .. })
+fn committed(published: &PublishOutcome) -> bool {
+    matches!(published, PublishOutcome::Committed { .. })
 }
 
 #[test]
@@ -171,33 +170,33 @@ fn a_push_that_is_not_answered_is_given_up_and_made_again() {
     let scene = Scene::set();
     let (error, published) = scene.through(Mood::Swallow, LIMITS);
     assert!(told(&error).ends_with("is too slow: it was not done after 2s"), "{}", told(&error));
-    assert_eq!((error.fate(), committed(&published)), (Fate::Retry, true));
+    assert_eq!((error.kind(), committed(&published)), (ErrorKind::Transient, true));
 }
 
 #[test]
 fn a_push_that_is_reset_is_made_again() {
     let scene = Scene::set();
-    let (error, published) = scene.through(Mood::Reset, Limits::default());
+    let (error, published) = scene.through(Mood::Reset, TransferLimits::default());
     assert!(told(&error).starts_with(&format!("cannot push to {}: the connection broke: ", scene.source)), "{error:?}");
     assert!(told(&error).contains("reset"), "{error:?}");
-    assert_eq!((error.fate(), committed(&published)), (Fate::Retry, true));
+    assert_eq!((error.kind(), committed(&published)), (ErrorKind::Transient, true));
 }
 
 #[test]
 fn a_push_whose_answer_is_lost_is_known_to_be_there_and_not_made_again() {
     let scene = Scene::set();
-    let (error, published) = scene.through(Mood::LoseAnswer, Limits::default());
+    let (error, published) = scene.through(Mood::LoseAnswer, TransferLimits::default());
     assert!(told(&error).starts_with(&format!("cannot push to {}: ", scene.source)), "{}", told(&error));
-    assert_eq!((error.fate(), published), (Fate::Retry, Published::Unchanged));
+    assert_eq!((error.kind(), published), (ErrorKind::Transient, PublishOutcome::Unchanged));
 }
 
 #[test]
 fn a_push_that_is_done_and_never_answered_is_known_to_be_there_and_not_made_again() {
     let scene = Scene::set();
     let (error, published) =
-        scene.through(Mood::HoldAnswer, Limits { total: Duration::from_secs(3), ..Limits::default() });
+        scene.through(Mood::HoldAnswer, TransferLimits { total: Duration::from_secs(3), ..TransferLimits::default() });
     assert!(told(&error).ends_with("is too slow: it was not done after 3s"), "{}", told(&error));
-    assert_eq!((error.fate(), published), (Fate::Retry, Published::Unchanged));
+    assert_eq!((error.kind(), published), (ErrorKind::Transient, PublishOutcome::Unchanged));
 }
 
 #[test]
@@ -224,7 +223,7 @@ fn an_answer_to_a_push_that_is_none_is_no_success() {
         assert!(result.is_err(), "{answer:?}: {result:?}");
         assert_eq!(scene.origin.in_bare(&["rev-parse", BRANCH]), before);
     }
-    let (_, published) = scene.through(Mood::Reset, Limits::default());
+    let (_, published) = scene.through(Mood::Reset, TransferLimits::default());
     assert!(committed(&published), "{published:?}");
 }
 
@@ -236,7 +235,7 @@ fn what_a_hook_says_against_a_push_is_told() {
     let error = publish_file(&mut mirror, "two", "drift\n").expect_err("a hook says no");
     let end = "pre-receive hook declined: GH006: Protected branch update failed";
     assert!(told(&error).contains(end) && !told(&error).contains('\u{1b}'), "{}", told(&error));
-    assert_eq!(error.fate(), Fate::NeedsPerson);
+    assert_eq!(error.kind(), ErrorKind::NeedsIntervention);
 }
 
 #[test]

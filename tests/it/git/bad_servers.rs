@@ -7,9 +7,9 @@
 use std::time::{Duration, Instant};
 
 use egret::core::gate::ActiveRevision;
-use egret::git::access::{Access, Limits};
+use egret::git::access::{Access, TransferLimits};
 use egret::git::mirror::Mirror;
-use egret::git::{CommitId, Error, Fate};
+use egret::git::{CommitId, Error, ErrorKind};
 use egret::reconcile::gitops::repository::RepositoryEvent;
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
@@ -18,17 +18,17 @@ use super::fixture::{Origin, PROGRAM};
 use super::reading::{Reading, following};
 
 /// Short enough for a test, long enough for a loaded machine.
-pub(super) const LIMITS: Limits = Limits {
+pub(super) const LIMITS: TransferLimits = TransferLimits {
     connect: Duration::from_millis(1200),
     idle: Duration::from_millis(700),
     total: Duration::from_secs(2),
-    slowest: 64 << 10,
-    most: 8 << 20,
+    min_rate: 64 << 10,
+    max_bytes: 8 << 20,
 };
 /// Nothing takes this long; a thread that is held for ever does.
 pub(super) const FOR_EVER: Duration = Duration::from_mins(1);
 
-pub(super) fn access(limits: Limits) -> Access {
+pub(super) fn access(limits: TransferLimits) -> Access {
     Access { program: PROGRAM.into(), limits, ..Access::default() }
 }
 
@@ -41,7 +41,7 @@ struct Loop {
 }
 
 impl Loop {
-    fn start(limits: Limits) -> Self {
+    fn start(limits: TransferLimits) -> Self {
         let origin = Origin::new();
         let (daemon, port) = git_daemon(&origin);
         let relay = Crooked::before(port);
@@ -89,14 +89,14 @@ impl Loop {
     }
 
     /// What is said of a mood, and that it is got over.
-    fn through(mood: Mood, limits: Limits) -> Error {
+    fn through(mood: Mood, limits: TransferLimits) -> Error {
         let mut this = Self::start(limits);
         let first = this.push("first");
         this.in_force(first);
         this.relay.set(mood);
         let second = this.push("second");
         let error = this.fault();
-        assert_eq!(error.fate(), Fate::Retry, "{error:?}");
+        assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
         assert!(error.hint().is_some(), "{error:?}");
         this.relay.set(Mood::Good);
         this.reading.thread.look();
@@ -122,14 +122,14 @@ fn a_server_that_trickles_is_given_up() {
 
 #[test]
 fn a_pack_that_trickles_is_given_up_although_something_always_comes() {
-    let limits = Limits { idle: FOR_EVER, ..LIMITS };
+    let limits = TransferLimits { idle: FOR_EVER, ..LIMITS };
     ends_with(&Loop::through(Mood::TrickleInPack, limits), "is too slow: it was not done after 2s");
 }
 
 #[test]
 fn a_pack_that_stops_coming_is_given_up() {
     let error = Loop::through(Mood::StallInPack, LIMITS);
-    ends_with(&error, "is too slow: it said nothing for 700ms in the middle of a fetch");
+    ends_with(&error, "is too slow: it sent nothing for 700ms in the middle of a fetch");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_connection_that_is_reset_is_told() {
 #[test]
 fn a_pack_that_is_cut_off_is_told() {
     let error = Loop::through(Mood::Truncate, LIMITS);
-    assert!(matches!(&error, Error::Unreachable { doing: "fetch from", .. }), "{error:?}");
+    assert!(matches!(&error, Error::Unreachable { action: "fetch from", .. }), "{error:?}");
 }
 
 #[test]
@@ -178,8 +178,8 @@ fn a_server_that_is_away_at_the_start_leaves_the_mirror_alone() {
     };
     let mut mirror = origin.mirror_by("state", &source, access(LIMITS));
     let error = mirror.head(None).expect_err("nobody listens");
-    assert_eq!(error.fate(), Fate::Retry);
-    assert!(error.hint().is_some_and(|hint| hint.contains("is the server up")), "{error:?} {:?}", error.hint());
+    assert_eq!(error.kind(), ErrorKind::Transient);
+    assert!(error.hint().is_some_and(|hint| hint.contains("that the server is up")), "{error:?} {:?}", error.hint());
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn a_worker_that_is_killed_at_any_moment_leaves_a_mirror_that_works() {
     let mut given_up = 0;
     for round in 0..30_u64 {
         let commit = origin.push(&[("a.yaml", &format!("a: {round}\n"))], "round");
-        let short = Limits { total: Duration::from_micros(500 * (round + 1)), ..LIMITS };
+        let short = TransferLimits { total: Duration::from_micros(500 * (round + 1)), ..LIMITS };
         match origin.mirror_by("state", &source, access(short)).head(None) {
             Ok(head) => assert_eq!(head.commit, commit),
             Err(error) => {
@@ -199,7 +199,7 @@ fn a_worker_that_is_killed_at_any_moment_leaves_a_mirror_that_works() {
             }
         }
         // The same folder, opened by the next process.
-        let mut mirror: Mirror = origin.mirror_by("state", &source, access(Limits::default()));
+        let mut mirror: Mirror = origin.mirror_by("state", &source, access(TransferLimits::default()));
         assert_eq!(mirror.head(None).expect("it works").commit, commit);
     }
     assert!(given_up > 3, "{given_up} of 30");
@@ -212,12 +212,12 @@ fn a_lock_that_a_killed_process_left_is_nobodys() {
     let (_daemon, port) = git_daemon(&origin);
     let source = format!("git://127.0.0.1:{port}{}", origin.bare.display());
     origin.push(&[("a.yaml", "a: 1\n")], "first");
-    origin.mirror_by("state", &source, access(Limits::default())).head(None).expect("a look");
+    origin.mirror_by("state", &source, access(TransferLimits::default())).head(None).expect("a look");
     for name in ["refs/egret/heads/main.lock", "packed-refs.lock", "objects/pack/pack_git2_abcdef"] {
         std::fs::write(origin.state().join(name), "").expect("a file");
     }
     let second = origin.push(&[("a.yaml", "a: 2\n")], "second");
-    let mut mirror = origin.mirror_by("state", &source, access(Limits::default()));
+    let mut mirror = origin.mirror_by("state", &source, access(TransferLimits::default()));
     assert_eq!(mirror.head(None).expect("a look").commit, second);
     origin.assert_mirror_is_sound();
 }
@@ -230,6 +230,6 @@ fn a_worker_that_cannot_start_is_told() {
     assert_eq!(error.to_string(), "cannot start the process for Git /nonexistent/egret");
     let access = Access { program: "/bin/false".into(), ..Access::default() };
     let error = origin.mirror_by("state", "git://127.0.0.1:1/p", access).head(None).expect_err("no worker");
-    let expected = "the process that talks to git://127.0.0.1:1/p failed: it ended without an answer (exit status: 1)";
+    let expected = "the Git worker process for git://127.0.0.1:1/p failed: it ended without an answer (exit status: 1)";
     assert_eq!(error.to_string(), expected);
 }

@@ -10,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use egret::core::gate::ActiveRevision;
-use egret::git::access::{Access, Limits};
+use egret::git::access::{Access, TransferLimits};
 use egret::git::credentials::Credentials;
-use egret::git::{Error, Fate};
+use egret::git::{Error, ErrorKind};
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
 use super::bad_servers::{LIMITS, access};
@@ -60,7 +60,7 @@ impl Server {
     }
 }
 
-fn with_password(origin: &Origin, limits: Limits) -> Access {
+fn with_password(origin: &Origin, limits: TransferLimits) -> Access {
     let password = origin.path().join("password");
     std::fs::write(&password, "hunter2\n").expect("a file");
     Access { credentials: Credentials { password: Some(password), ..Credentials::default() }, ..access(limits) }
@@ -89,7 +89,7 @@ fn no_redirect_is_followed_to_another_host_nor_to_the_same() {
         let here = Server::start(&answer(status, &format!("Location: {to}/info/refs?service=git-upload-pack\r\n")));
         let (text, error) = look(&here);
         assert_eq!(text, format!("it redirects to {to} ({})", &status[..3]));
-        assert_eq!(error.fate(), Fate::NeedsPerson);
+        assert_eq!(error.kind(), ErrorKind::NeedsIntervention);
         assert!(error.hint().is_some_and(|hint| hint.starts_with("Egret follows no redirect")), "{error:?}");
         assert_eq!(here.heads().len(), 1, "{status}: {:?}", here.heads());
     }
@@ -122,23 +122,31 @@ fn a_server_is_asked_what_git_asks_with_who_we_are_and_nothing_else() {
 fn every_answer_that_is_no_git_is_told_for_what_it_is() {
     let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 6\r\n\r\n<html>";
     let dumb = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi";
-    let missing = "the server has no such repository, or does not show it to us (404)";
+    let missing = "the server has no such repository, or hides it from these credentials (404)";
     for (answer, text, fate) in [
-        (page.to_owned(), "the server answers with \"text/html; charset=utf-8\", which is not Git's", Fate::Retry),
-        (dumb.to_owned(), "the server answers with \"text/plain\", which is not Git's", Fate::Retry),
-        (answer("404 Not Found", ""), missing, Fate::NeedsPerson),
-        (answer("418 I'm a teapot", ""), "the server answers 418", Fate::NeedsPerson),
-        (answer("500 Internal Server Error", ""), "the server answers 500", Fate::Retry),
-        (answer("429 Too Many Requests", ""), "the server asks to be left alone for a while (429)", Fate::Retry),
+        (
+            page.to_owned(),
+            "the server answers with \"text/html; charset=utf-8\", which is not Git's",
+            ErrorKind::Transient,
+        ),
+        (dumb.to_owned(), "the server answers with \"text/plain\", which is not Git's", ErrorKind::Transient),
+        (answer("404 Not Found", ""), missing, ErrorKind::NeedsIntervention),
+        (answer("418 I'm a teapot", ""), "the server answers 418", ErrorKind::NeedsIntervention),
+        (answer("500 Internal Server Error", ""), "the server answers 500", ErrorKind::Transient),
+        (
+            answer("429 Too Many Requests", ""),
+            "the server is unavailable or limits requests (429)",
+            ErrorKind::Transient,
+        ),
     ] {
         let (found, error) = look(&Server::start(&answer));
-        assert_eq!((found.as_str(), error.fate(), error.wait()), (text, fate, None));
+        assert_eq!((found.as_str(), error.kind(), error.retry_after()), (text, fate, None));
     }
     for status in ["401 Unauthorized", "403 Forbidden"] {
         let server = Server::start(&answer(status, "WWW-Authenticate: Basic realm=\"p\"\r\n"));
         let (text, error) = look(&server);
-        assert_eq!(text, format!("{} did not let Egret in (tried the password)", server.source()));
-        assert_eq!((error.fate(), server.heads().len()), (Fate::NeedsPerson, 1));
+        assert_eq!(text, format!("{} denied access (tried the password)", server.source()));
+        assert_eq!((error.kind(), server.heads().len()), (ErrorKind::NeedsIntervention, 1));
     }
 }
 
@@ -146,7 +154,7 @@ fn every_answer_that_is_no_git_is_told_for_what_it_is() {
 fn a_server_that_wants_to_be_left_alone_is_for_as_long_as_it_says() {
     let busy = Server::start(&answer("503 Service Unavailable", "Retry-After: 120\r\n"));
     let (_, error) = look(&busy);
-    assert_eq!((error.fate(), error.wait()), (Fate::Retry, Some(Duration::from_mins(2))));
+    assert_eq!((error.kind(), error.retry_after()), (ErrorKind::Transient, Some(Duration::from_mins(2))));
 }
 
 #[test]
@@ -173,10 +181,10 @@ fn an_answer_that_is_cut_off_or_no_http_is_told() {
     let listing = "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n";
     let (text, error) = look(&Server::start(&format!("{listing}Content-Length: 1000\r\n\r\n001e# service=git-upload")));
     assert!(text.starts_with("the answer breaks off"), "{text}");
-    assert_eq!(error.fate(), Fate::Retry);
+    assert_eq!(error.kind(), ErrorKind::Transient);
     let (text, error) = look(&Server::start("SSH-2.0-OpenSSH_9.9\r\n"));
     assert!(text.starts_with("the connection broke"), "{text}");
-    assert_eq!(error.fate(), Fate::Retry);
+    assert_eq!(error.kind(), ErrorKind::Transient);
     let (text, _) = look(&Server::start(&format!("{listing}Content-Length: 5\r\n\r\nhello")));
     assert!(!text.is_empty());
 }
@@ -191,7 +199,7 @@ fn an_answer_without_end_is_stopped_in_its_head_and_in_its_body() {
     });
     let (text, error) = look(&headers);
     assert!(text.starts_with("the connection broke"), "{text}");
-    assert_eq!(error.fate(), Fate::Retry);
+    assert_eq!(error.kind(), ErrorKind::Transient);
     let listing = Server::with("127.0.0.1", |_, client| {
         client.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n\r\n")?;
         client.write_all(b"001e# service=git-upload-pack\n0000")?;
@@ -202,7 +210,7 @@ fn an_answer_without_end_is_stopped_in_its_head_and_in_its_body() {
         Ok(())
     });
     let origin = Origin::new();
-    let limits = Limits { connect: Duration::from_mins(1), total: Duration::from_mins(1), ..LIMITS };
+    let limits = TransferLimits { connect: Duration::from_mins(1), total: Duration::from_mins(1), ..LIMITS };
     let error = origin.mirror_by("state", &listing.source(), access(limits)).head(None).expect_err("it never ends");
     assert!(matches!(error, Error::TooMuch { .. }), "{error:?}");
 }
@@ -218,6 +226,6 @@ fn a_server_that_stalls_before_or_in_its_answer_is_given_up() {
     for start in ["", "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n\r\n001e"] {
         let (text, error) = look(&stalls(start));
         assert!(text.ends_with("is too slow: it did not list its branches within 1.2s"), "{text}");
-        assert_eq!(error.fate(), Fate::Retry);
+        assert_eq!(error.kind(), ErrorKind::Transient);
     }
 }

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::fixture::Origin;
+use crate::lab::wait_until;
 
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
@@ -30,11 +31,11 @@ impl Drop for Serving {
 pub(crate) fn serving(command: &mut Command, port: u16) -> Serving {
     let child = command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut serving = Serving(child);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < deadline && serving.0.try_wait().expect("a child").is_none(), "{command:?}");
-        thread::sleep(Duration::from_millis(10));
-    }
+    let listens = wait_until(Duration::from_secs(20), || {
+        assert!(serving.0.try_wait().expect("a child").is_none(), "{command:?} has ended");
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    assert!(listens, "{command:?}");
     serving
 }
 
@@ -125,6 +126,7 @@ fn serve(mut client: TcpStream, upstream: u16, mood: Mood) -> io::Result<()> {
 pub(super) fn trickle(server: &mut impl Read, client: &mut impl Write) -> io::Result<()> {
     for byte in BufReader::new(server).bytes() {
         client.write_all(&[byte?])?;
+        // The pace is what is tried.
         thread::sleep(PAUSE);
     }
     Ok(())

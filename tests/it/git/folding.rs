@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use egret::git::compact::{Compacted, compact};
 use egret::git::mirror::Mirror;
-use egret::git::publish::{BranchState, Published, Target, publish};
+use egret::git::publish::{BranchState, PublishOutcome, Target, publish};
 use egret::git::signing::Signer;
 use jiff::Timestamp;
 
@@ -25,7 +25,7 @@ pub(super) fn on(day: i64) -> Target {
 
 fn report(mirror: &mut Mirror, day: i64, path: &str) {
     let published = publish(mirror, &on(day), &mut adding(path, &format!("{day}\n")), &mut |_| {}).expect("a report");
-    assert!(matches!(published, Published::Committed { .. }), "{published:?}");
+    assert!(matches!(published, PublishOutcome::Committed { .. }), "{published:?}");
 }
 
 /// A repository with a report on each of these days, each in a file of its own.
@@ -112,7 +112,7 @@ fn another_writer_that_is_in_the_middle_of_a_report_plans_it_anew_on_the_new_his
         mine(state)
     };
     let published = publish(&mut other, &on(200), &mut replan, &mut |_| {}).expect("a report");
-    assert!(matches!(published, Published::Committed { tries: 2, .. }), "{published:?}");
+    assert!(matches!(published, PublishOutcome::Committed { tries: 2, .. }), "{published:?}");
     let all = vec!["day-1", "day-190", "day-2", "day-3"];
     assert_eq!(seen, [all.clone(), all]);
     assert_eq!(origin.in_bare(&["rev-list", "--count", BRANCH]), "3");
@@ -178,7 +178,7 @@ fn signed_reports_are_signed_again_and_never_folded_without_the_key() {
         publish(&mut mirror, &signed(day), &mut plan, &mut |_| {}).expect("a report");
     }
     let compacted = compact(&mut mirror, &on(200), KEEP).expect("a look");
-    let by = "Egret, signed by a key that is not given now";
+    let by = "Egret, signed with a key other than the present one";
     assert!(matches!(&compacted, Compacted::Others { by: other, .. } if other == by), "{compacted:?}");
     let compacted = compact(&mut mirror, &signed(200), KEEP).expect("it is folded");
     assert!(matches!(compacted, Compacted::Done { folded: 3, kept: 1, .. }), "{compacted:?}");
@@ -224,7 +224,7 @@ fn what_another_key_signed_is_left_as_it_is() {
     }
     let before = origin.in_bare(&["rev-parse", BRANCH]);
     let compacted = compact(&mut mirror, &signed(200, &own), KEEP).expect("a look");
-    let by = "Egret, signed by a key that is not given now";
+    let by = "Egret, signed with a key other than the present one";
     assert!(matches!(&compacted, Compacted::Others { by: other, .. } if other == by), "{compacted:?}");
     assert_eq!(origin.in_bare(&["rev-parse", BRANCH]), before);
 }

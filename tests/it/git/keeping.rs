@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use egret::core::facts::{Facts, Node, Pod, PodName};
 use egret::core::gateway_interfaces;
@@ -27,6 +27,7 @@ use super::fixture::Origin;
 use super::folding::history;
 use super::publishing::{BRANCH, files_on_branch};
 use crate::commands::egret;
+use crate::lab::wait_until;
 
 fn name(text: &str) -> NodeName {
     NodeName::parse(text).expect("a node")
@@ -120,11 +121,7 @@ fn own(facts: Facts, node: &str, address: &str) -> ClusterSnapshot {
 }
 
 fn wait(what: &str, is: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(40);
-    while !is() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
+    assert!(wait_until(Duration::from_secs(40), is), "{what}");
 }
 
 fn commits(origin: &Origin) -> usize {
@@ -189,6 +186,7 @@ fn pods_that_come_and_go_are_one_commit_an_interval() {
     for pods in 2..20 {
         // Whoever does not ask whether it is wanted is not written either.
         publisher.send(letter(vec![report("a", &[])]), Some(own(facts(&["a"], pods), "a", "10.0.3.42/24")));
+        // Else they were one message to the thread, and not twenty.
         thread::sleep(Duration::from_millis(20));
     }
     publisher.finish();
@@ -353,7 +351,7 @@ fn a_refusal_is_told_with_what_to_do_and_ends_with_the_next_report_that_is_taken
     publisher.send(letter(vec![report("a", &[])]), None);
     wait("it is said", || publisher.fault().is_some());
     let fault = publisher.fault().expect("a fault");
-    assert!(fault.contains("was not made by this cluster's Egret"), "{fault}");
+    assert!(fault.contains("was not created by this cluster's Egret"), "{fault}");
     assert!(fault.ends_with("(hint: rename that branch, or set another reports.branch in egret.yaml)"), "{fault}");
     origin.in_bare(&["update-ref", "-d", &format!("refs/heads/{BRANCH}")]);
     publisher.send(letter(vec![report("a", &["ip rule 9001"])]), None);

@@ -10,8 +10,8 @@ use std::time::Duration;
 use egret::backoff::Backoff;
 use egret::git::credentials::Credentials;
 use egret::git::mirror::Mirror;
-use egret::git::publish::{Author, BranchState, Draft, Published, Target, publish};
-use egret::git::{Error, Fate};
+use egret::git::publish::{Author, BranchState, Draft, PublishOutcome, Target, publish};
+use egret::git::{Error, ErrorKind};
 use jiff::Timestamp;
 
 use super::fixture::Origin;
@@ -42,7 +42,7 @@ pub(super) fn adding(path: &str, content: &str) -> impl FnMut(&BranchState) -> O
 
 /// Waits between tries as the loop does, only shorter: without it, the lock that another holds for a moment is run into five
 /// times within that moment.
-pub(super) fn publish_file(mirror: &mut Mirror, path: &str, content: &str) -> Result<Published, Error> {
+pub(super) fn publish_file(mirror: &mut Mirror, path: &str, content: &str) -> Result<PublishOutcome, Error> {
     let mut backoff = Backoff::new(path.bytes().map(u64::from).sum());
     let mut pause = |tries| thread::sleep(backoff.spread(Duration::from_millis(40) * tries));
     publish(mirror, &target(), &mut adding(path, content), &mut pause)
@@ -59,7 +59,7 @@ fn the_first_report_makes_an_orphan_branch_and_the_same_report_makes_no_commit()
     origin.push(&[("a.yaml", "a: 1\n")], "first");
     let mut mirror = origin.mirror();
     let published = publish_file(&mut mirror, "nodes/kind-worker.yaml", "drift: 1\n").expect("a report");
-    let Published::Committed { commit, tries: 1 } = published else { panic!("{published:?}") };
+    let PublishOutcome::Committed { commit, tries: 1 } = published else { panic!("{published:?}") };
     assert_eq!(origin.in_bare(&["rev-parse", BRANCH]), commit.to_string());
     assert_eq!(
         origin.in_bare(&["log", "--format=%P|%an <%ae>|%at|%B", BRANCH]),
@@ -69,10 +69,10 @@ fn the_first_report_makes_an_orphan_branch_and_the_same_report_makes_no_commit()
     assert_eq!(files_on_branch(&origin), expected.map(|(path, text)| (path.to_owned(), text.to_owned())).into());
     origin.in_bare(&["fsck", "--strict"]);
     let again = publish_file(&mut mirror, "nodes/kind-worker.yaml", "drift: 1\n").expect("the same report");
-    assert_eq!(again, Published::Unchanged);
+    assert_eq!(again, PublishOutcome::Unchanged);
     assert_eq!(origin.in_bare(&["rev-list", "--count", BRANCH]), "1");
     let declined = publish(&mut mirror, &target(), &mut |_| None, &mut |_| {}).expect("nothing to say");
-    assert_eq!(declined, Published::Declined);
+    assert_eq!(declined, PublishOutcome::Declined);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn two_publishers_at_once_lose_nothing() {
                 for report in 0..REPORTS {
                     let published =
                         publish_file(&mut mirror, &format!("{node}/{report}"), "drift\n").expect("a report");
-                    assert!(matches!(published, Published::Committed { .. }), "{published:?}");
+                    assert!(matches!(published, PublishOutcome::Committed { .. }), "{published:?}");
                 }
             });
         }
@@ -141,7 +141,7 @@ fn a_lost_race_is_planned_anew_with_what_the_other_pushed() {
     };
     let mut pauses = Vec::new();
     let published = publish(&mut mirror, &target(), &mut replan, &mut |tries| pauses.push(tries)).expect("a report");
-    assert!(matches!(published, Published::Committed { tries: 2, .. }), "{published:?}");
+    assert!(matches!(published, PublishOutcome::Committed { tries: 2, .. }), "{published:?}");
     assert_eq!(seen, [vec!["zero"], vec!["theirs", "zero"]]);
     assert_eq!(pauses, [1]);
     assert_eq!(files_on_branch(&origin).into_keys().collect::<Vec<_>>(), [".egret-reports", "mine", "theirs", "zero"]);
@@ -162,7 +162,7 @@ fn who_is_always_overtaken_gives_up_after_five_tries_and_may_come_back() {
     };
     let error = publish(&mut mirror, &target(), &mut replan, &mut |_| {}).expect_err("always too late");
     assert!(matches!(error, Error::LostRace { tries: 5, .. }), "{error}");
-    assert_eq!(error.fate(), Fate::Retry);
+    assert_eq!(error.kind(), ErrorKind::Transient);
     assert_eq!(files_on_branch(&origin)["theirs"], "5");
 }
 
@@ -190,7 +190,7 @@ fn a_local_repository_with_a_hook_that_may_refuse_is_not_written_past_it() {
     origin.hook("pre-receive", "exit 1");
     let error = publish_file(&mut origin.mirror(), "mine", "1\n").expect_err("a hook decides");
     assert!(matches!(error, Error::ReadOnly { .. }), "{error}");
-    assert_eq!(error.fate(), Fate::NeedsPerson);
+    assert_eq!(error.kind(), ErrorKind::NeedsIntervention);
     assert_eq!(origin.in_bare(&["branch", "--list", BRANCH]), "");
 }
 

@@ -4,7 +4,7 @@
 
 use egret::git::access::Access;
 use egret::git::mirror::Mirror;
-use egret::git::pulls::{MOST, PullHead};
+use egret::git::pull_requests::{MOST, PullHead};
 use egret::git::{CommitId, Error};
 
 use super::crooked::git_daemon;
@@ -97,10 +97,10 @@ fn one_that_is_too_large_is_told_and_the_others_come() {
     let mut mirror = mirror(&origin, folder, source);
     mirror.head(None).expect("a look");
     let faults = mirror.pull_heads(&[one.clone(), two.clone(), three.clone()], ROOM).expect("heads");
-    let [(head, Some(Error::TooMuch { most, .. }))] = &faults.into_iter().collect::<Vec<_>>()[..] else {
+    let [(head, Some(Error::TooMuch { max_bytes, .. }))] = &faults.into_iter().collect::<Vec<_>>()[..] else {
         panic!("it is larger than that");
     };
-    assert_eq!((head, *most), (&two, MOST));
+    assert_eq!((head, *max_bytes), (&two, MOST));
     assert!(mirror.has(one.commit) && mirror.has(three.commit) && !mirror.has(two.commit));
     assert!(mirror.size() < MOST, "what was broken off is swept away");
 }
@@ -119,8 +119,9 @@ fn a_mirror_that_is_renewed_has_only_what_is_asked_for() {
     let before = mirror.size();
     let three = propose(&origin, "refs/pull/3/head", &[("a.yaml", "a: 4\n")]);
     let faults = mirror.pull_heads(&[one.clone(), three.clone()], 100_000).expect("heads");
-    let full =
-        faults.into_iter().map(|(head, error)| (head, matches!(error, Some(Error::TooMuch { most: 100_000, .. }))));
+    let full = faults
+        .into_iter()
+        .map(|(head, error)| (head, matches!(error, Some(Error::TooMuch { max_bytes: 100_000, .. }))));
     assert_eq!(full.collect::<Vec<_>>(), [(three, true)], "there is no more room");
     mirror.renew();
     assert_eq!(mirror.head(None).expect("a look").commit, first);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use egret::core::gate::ActiveRevision;
 use egret::git::access::Access;
-use egret::git::signature::Flags;
+use egret::git::signature::SignatureFlags;
 use egret::git::source::{Insecure, Source};
 use egret::reconcile::gitops::repository::{DesiredRevision, Repository, RepositoryEvent, RepositoryOptions};
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
@@ -19,7 +19,7 @@ pub(super) fn following(source: &str) -> TrackedRepository {
         source: Source::parse(source, Insecure::Allow).expect("a source"),
         branch: None,
         access: Access::default(),
-        signatures: Flags::default(),
+        signatures: SignatureFlags::default(),
         windows: None,
         label_keys: None,
         cluster: "prod".to_owned(),

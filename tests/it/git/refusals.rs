@@ -7,7 +7,7 @@ use std::thread;
 
 use egret::git::compact::{Compacted, compact};
 use egret::git::mirror::Mirror;
-use egret::git::{Error, Fate};
+use egret::git::{Error, ErrorKind};
 
 use super::fixture::Origin;
 use super::folding::{KEEP, history, on};
@@ -43,8 +43,8 @@ impl Kind {
 /// A refusal, for good until somebody does something; its reason.
 fn refusal(error: &Error) -> String {
     let Error::ReadOnly { why, .. } = error else { panic!("{error:?}") };
-    assert_eq!(error.fate(), Fate::NeedsPerson);
-    assert!(error.hint().is_some_and(|hint| hint.starts_with("let Egret's key push to that branch")), "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::NeedsIntervention);
+    assert!(error.hint().is_some_and(|hint| hint.starts_with("allow Egret's key to push to that branch")), "{error:?}");
     why.clone()
 }
 
@@ -127,7 +127,7 @@ fn what_others_do_to_the_branch_is_followed_or_left_alone() {
         origin.git(&["push", "--quiet", "--force", "origin", &format!("main:{BRANCH}")]);
         let error = publish_file(&mut mirror, "five", "5\n").expect_err("it is a person's branch");
         assert!(matches!(error, Error::ForeignBranch { .. }), "{error:?}");
-        assert_eq!((error.fate(), origin.in_bare(&["rev-parse", BRANCH])), (Fate::NeedsPerson, theirs));
+        assert_eq!((error.kind(), origin.in_bare(&["rev-parse", BRANCH])), (ErrorKind::NeedsIntervention, theirs));
     });
 }
 

@@ -9,8 +9,8 @@ use std::process::Command;
 use egret::git::access::Access;
 use egret::git::files::FileChange;
 use egret::git::mirror::Mirror;
-use egret::git::publish::Published;
-use egret::git::{CommitId, Error, Fate};
+use egret::git::publish::PublishOutcome;
+use egret::git::{CommitId, Error, ErrorKind};
 
 use super::crooked::{Serving, git_daemon};
 use super::fixture::{Origin, PROGRAM, all};
@@ -57,7 +57,7 @@ fn each_fetch_adds_a_pack_at_most_and_whoever_has_256_is_fetched_anew() {
     let scene = Scene::set();
     let mut mirror = scene.mirror("state");
     let published = publish_file(&mut mirror, "one", "drift\n").expect("a report");
-    assert!(matches!(published, Published::Committed { .. }), "{published:?}");
+    assert!(matches!(published, PublishOutcome::Committed { .. }), "{published:?}");
     let mut number = 0;
     for years in 0..8 {
         for _ in 0..4 {
@@ -193,7 +193,7 @@ fn a_full_disk_is_told_keeps_what_was_there_and_is_got_over_when_there_is_room()
         let error = mirror.head(None).expect_err("there is no room");
         assert!(told(&error).contains("No space left on device"), "{}", told(&error));
         assert!(error.hint().is_some_and(|hint| hint.starts_with("make room")), "{:?}", error.hint());
-        assert_eq!(error.fate(), Fate::Retry);
+        assert_eq!(error.kind(), ErrorKind::Transient);
         let files = mirror.files(first, &all()).expect("what was there is there");
         assert_eq!(files.get("a.yaml"), Some(&FileChange::Text("a: 1\n".to_owned())));
     }
@@ -212,7 +212,7 @@ fn a_folder_that_nothing_can_be_written_to_is_told_and_read_on() {
     let second = scene.origin.push(&[("a.yaml", "a: 2\n")], "second");
     let error = mirror.head(None).expect_err("it can't be written to");
     assert!(told(&error).contains("Read-only file system"), "{}", told(&error));
-    assert_eq!(error.fate(), Fate::Retry);
+    assert_eq!(error.kind(), ErrorKind::Transient);
     let files = mirror.files(first, &all()).expect("what was there is there");
     assert_eq!(files.get("a.yaml"), Some(&FileChange::Text("a: 1\n".to_owned())));
     disk.again("rw");

@@ -7,8 +7,8 @@ use std::fs;
 
 use egret::git::access::Access;
 use egret::git::credentials::Credentials;
-use egret::git::publish::Published;
-use egret::git::{Error, Fate};
+use egret::git::publish::PublishOutcome;
+use egret::git::{Error, ErrorKind};
 
 use super::fixture::Origin;
 use super::https::Https;
@@ -25,7 +25,7 @@ fn a_push_is_fetched_and_a_report_comes_back_over_https() {
     let second = origin.push(&[("a.yaml", "a: 2\n")], "second");
     assert_eq!(mirror.head(None).expect("a look").commit, second);
     let published = publish_file(&mut mirror, "one", "drift\n").unwrap_or_else(|error| panic!("{error:?} {}", log()));
-    assert!(matches!(published, Published::Committed { tries: 1, .. }), "{published:?}");
+    assert!(matches!(published, PublishOutcome::Committed { tries: 1, .. }), "{published:?}");
     assert_eq!(origin.in_bare(&["rev-list", "--count", BRANCH]), "1");
     let mut mirror = origin.mirror_by("state-token", &server.source, server.access(Some("token"), "ghp_1"));
     assert_eq!(mirror.head(None).expect("a token").commit, second);
@@ -41,7 +41,7 @@ fn a_wrong_password_is_tried_once_and_told() {
     let error = origin.mirror_by("state", &server.source, server.access(Some("ada"), "wrong")).head(None);
     let error = error.expect_err("a wrong password");
     assert!(matches!(&error, Error::Denied { .. }), "{error:?}");
-    assert_eq!((error.fate(), error.hint().is_some()), (Fate::NeedsPerson, true));
+    assert_eq!((error.kind(), error.hint().is_some()), (ErrorKind::NeedsIntervention, true));
     assert!(!error.to_string().contains("wrong\n"), "{error}");
 }
 

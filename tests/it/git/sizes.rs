@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use egret::git::access::Access;
 use egret::git::files::LONGEST_TRAILERS;
 use egret::git::mirror::Mirror;
-use egret::git::pulls::PullHead;
-use egret::git::sizes::{LARGEST_COMMIT, LARGEST_FOLDER};
-use egret::git::{CommitId, Error, Fate};
+use egret::git::object_limits::{LARGEST_COMMIT, LARGEST_FOLDER};
+use egret::git::pull_requests::PullHead;
+use egret::git::{CommitId, Error, ErrorKind};
 
 use super::crooked::git_daemon;
 use super::fixture::{Origin, PROGRAM, all};
@@ -57,7 +57,7 @@ fn each(act: impl Fn(&Origin, &mut Mirror, PathBuf)) {
 
 fn is_refused(error: &Error, object: &str) {
     let Error::Oversized { id, .. } = error else { panic!("{error:?}") };
-    assert_eq!((id.as_str(), error.fate()), (object, Fate::NeedsPerson), "{error}");
+    assert_eq!((id.as_str(), error.kind()), (object, ErrorKind::NeedsIntervention), "{error}");
 }
 
 fn packs(folder: &PathBuf) -> usize {
@@ -118,7 +118,11 @@ fn folders_that_are_large_together_are_refused_when_they_are_read() {
         let head = propose(origin, 1, commit(origin, &deep, "deep\n"));
         assert_eq!(mirror.pull_heads(std::slice::from_ref(&head), ROOM).expect("heads").len(), 0);
         let error = mirror.files(head.commit, &all()).expect_err("too many names");
-        assert_eq!((error.to_string().contains("too many names"), error.fate()), (true, Fate::NeedsPerson), "{error}");
+        assert_eq!(
+            (error.to_string().contains("too many names"), error.kind()),
+            (true, ErrorKind::NeedsIntervention),
+            "{error}"
+        );
     });
 }
 

@@ -4,12 +4,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use egret::git::credentials::Credentials;
-use egret::git::{Error, Fate};
+use egret::git::{Error, ErrorKind};
 
-use super::fixture::Origin;
+use super::fixture::{Origin, PROGRAM};
 use super::ssh::{Server, generate_key};
 use super::ways_in::told;
 
@@ -31,11 +33,11 @@ fn a_private_key_lets_in_in_every_form_that_it_comes_in() {
     // As a Secret has it that somebody made by hand: no end of line, another system's ends of lines, empty lines around it.
     let unended = |text: &str| text.trim_end().to_owned();
     let returns = |text: &str| text.replace('\n', "\r\n");
-    let forms: [(&str, Form); 11] = [
+    // P-256 not in OpenSSH's format: one key in 256 is shorter than its curve, and ssh-key does not read it (decision 0022).
+    let forms: [(&str, Form); 10] = [
         ("ed25519", &as_it_is),
         ("ed25519", &unended),
         ("ed25519", &returns),
-        ("ecdsa -b 256", &as_it_is),
         ("ecdsa -b 384", &as_it_is),
         ("ecdsa -b 521", &as_it_is),
         ("ecdsa -m PEM", &as_it_is),
@@ -74,15 +76,60 @@ fn a_key_that_is_none_or_has_a_passphrase_is_told_for_what_it_is() {
     fs::write(server.folder.join("empty"), "").expect("a file");
     for (name, what) in [
         ("locked", "the key has a passphrase"),
-        ("garbage", "it is no private key"),
-        ("empty", "it is no private key"),
+        ("garbage", "it is not a private key"),
+        ("empty", "it is not a private key"),
         ("user.pub", "it is a public key"),
     ] {
         let error = look(name);
         assert!(told(&error).contains(what), "{name}: {}", told(&error));
         assert!(told(&error).contains(&format!("ssh/{name}")), "{name}: {}", told(&error));
-        assert_eq!(error.fate(), Fate::Retry, "{name}");
+        assert_eq!(error.kind(), ErrorKind::Transient, "{name}");
     }
+}
+
+/// An agent that ends with the test.
+struct SshAgent(Child);
+
+impl Drop for SshAgent {
+    fn drop(&mut self) {
+        self.0.kill().expect("it can be ended");
+        self.0.wait().expect("it ends");
+    }
+}
+
+/// What `egret preview` says with this agent and no key file; if it names the snapshot, it got through to the repository.
+fn preview_with_agent(server: &Server, source: &str, socket: &Path) -> String {
+    let mut command = Command::new(PROGRAM);
+    command.args(["preview", "--repo", source, "--base", "main", "--head", "main", "--cluster", "/nowhere/snapshot"]);
+    command.arg("--known-hosts").arg(server.folder.join("known_hosts")).env("SSH_AUTH_SOCK", socket);
+    String::from_utf8_lossy(&command.output().expect("it runs").stderr).into_owned()
+}
+
+#[test]
+fn the_keys_of_an_agent_are_tried_where_no_file_is_named() {
+    let origin = Origin::new();
+    let server = Server::with(&origin, &["ed25519"], "rsa");
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let source = format!("ssh://root@127.0.0.1:{}{}", server.port, origin.bare.display());
+    let socket = server.folder.join("agent");
+    let agent = Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn();
+    let _agent = SshAgent(agent.expect("ssh-agent is installed"));
+    let add = |name: &str| {
+        let mut command = Command::new("ssh-add");
+        let added = command.arg("-q").arg(server.folder.join(name)).env("SSH_AUTH_SOCK", &socket).output();
+        added.expect("ssh-add is installed").status.success()
+    };
+    generate_key(&server.folder.join("other"), "ed25519");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !add("other") {
+        assert!(Instant::now() < deadline, "the agent does not listen");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let denied = preview_with_agent(&server, &source, &socket);
+    assert!(denied.contains("denied access (tried the SSH agent)"), "{denied}");
+    assert!(add("user"));
+    let through = preview_with_agent(&server, &source, &socket);
+    assert!(through.contains("/nowhere/snapshot"), "{through} {}", server.log());
 }
 
 #[test]
@@ -94,9 +141,10 @@ fn a_revoked_host_key_is_refused_although_it_is_pinned_too() {
     let lines = format!("[127.0.0.1]:{0} {key}\n@revoked [127.0.0.1]:{0} {key}\n", server.port);
     fs::write(server.folder.join("known_hosts"), lines).expect("a file");
     let error = server.mirror(&origin, "state").head(None).expect_err("a revoked key");
-    let expected = format!("it offers ssh-ed25519 {}, and known_hosts has revoked it", server.fingerprint("host"));
+    let expected =
+        format!("offers the host key ssh-ed25519 {}, and known_hosts has revoked it", server.fingerprint("host"));
     assert!(error.to_string().ends_with(&expected), "{error}");
-    assert_eq!(error.fate(), Fate::NeedsPerson);
+    assert_eq!(error.kind(), ErrorKind::NeedsIntervention);
 }
 
 #[test]
@@ -119,7 +167,7 @@ fn a_host_that_gets_another_key_is_refused_until_that_one_is_pinned() {
     let error = mirror.head(None).expect_err("another key");
     let Error::HostKey { offered, .. } = &error else { panic!("{error:?}") };
     assert_eq!(*offered, format!("ssh-ed25519 {}", server.fingerprint("host")));
-    assert!(error.hint().is_some_and(|hint| hint.starts_with("somebody may be in between")), "{:?}", error.hint());
+    assert!(error.hint().is_some_and(|hint| hint.starts_with("this may be an attack")), "{:?}", error.hint());
     fs::write(
         server.folder.join("known_hosts"),
         pinned + &format!("[127.0.0.1]:{port} {}\n", server.public_key("host")),

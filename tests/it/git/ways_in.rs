@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use egret::git::access::{Access, Limits};
+use egret::git::access::{Access, TransferLimits};
 use egret::git::credentials::Secret;
-use egret::git::publish::Published;
-use egret::git::{Error, Fate};
+use egret::git::publish::PublishOutcome;
+use egret::git::{Error, ErrorKind};
 
 use super::crooked::free_port;
 use super::fixture::{Origin, PROGRAM};
@@ -31,9 +31,9 @@ pub(super) fn told(error: &Error) -> String {
     text
 }
 
-fn fails(origin: &Origin, source: &str, access: Access) -> (String, Fate, Option<String>) {
+fn fails(origin: &Origin, source: &str, access: Access) -> (String, ErrorKind, Option<String>) {
     let error = origin.mirror_by("state-fails", source, access).head(None).expect_err("no way in");
-    (told(&error), error.fate(), error.hint())
+    (told(&error), error.kind(), error.hint())
 }
 
 #[test]
@@ -46,13 +46,13 @@ fn a_client_certificate_lets_in_and_one_that_was_renewed_is_used_at_the_next_loo
     let mut mirror = origin.mirror_by("state", &server.source, access);
     assert_eq!(mirror.head(None).unwrap_or_else(|error| panic!("{error:?} {}", server.log())).commit, first);
     let published = publish_file(&mut mirror, "one", "drift\n").unwrap_or_else(|error| panic!("{error:?}"));
-    assert!(matches!(published, Published::Committed { tries: 1, .. }), "{published:?}");
+    assert!(matches!(published, PublishOutcome::Committed { tries: 1, .. }), "{published:?}");
     // It runs out, and nobody renewed it yet.
     server.client_certificate("clients", RAN_OUT);
     let second = origin.push(&[("a.yaml", "a: 2\n")], "second");
     let error = mirror.head(None).expect_err("a certificate that ran out");
     assert!(told(&error).contains("the server does not take our certificate"), "{}", told(&error));
-    assert_eq!(error.fate(), Fate::Retry);
+    assert_eq!(error.kind(), ErrorKind::Transient);
     // The same mirror, the same files.
     server.client_certificate("clients", GOOD);
     assert_eq!(mirror.head(None).expect("a renewed certificate").commit, second);
@@ -71,7 +71,7 @@ fn without_the_certificate_that_a_server_wants_the_error_says_so() {
             text.starts_with(&format!("cannot connect to {}: the server does not take our certificate", server.source)),
             "{text}"
         );
-        assert_eq!(fate, Fate::Retry);
+        assert_eq!(fate, ErrorKind::Transient);
         assert!(hint.is_some_and(|hint| hint.contains("--client-certificate")));
     }
 }
@@ -103,7 +103,7 @@ fn a_certificate_that_is_for_others_or_ran_out_is_told_in_words() {
     let (text, _, hint) = fails(&origin, &server.source, server.ada());
     let start = format!("cannot connect to {}: its certificate ", server.source);
     assert_eq!(text, format!("{start}is not for 127.0.0.1 but for other.example"));
-    assert!(hint.is_some_and(|hint| hint.contains("a name that the certificate is for")));
+    assert!(hint.is_some_and(|hint| hint.contains("the certificate is for the name")));
     drop(server);
     let server = Https::with(&origin, Demand::Nothing, LOOPBACK, RAN_OUT);
     let (text, ..) = fails(&origin, &server.source, server.ada());
@@ -212,7 +212,7 @@ fn a_proxy_that_wants_another_password_is_told_and_none_is_shown() {
     let place = format!("127.0.0.1:{}", proxy.port);
     let (text, fate, hint) = fails(&origin, &server.source, by(&format!("http://{place}"), server.ada()));
     assert_eq!(text, format!("cannot connect to {}: the proxy asks for a user and a password", server.source));
-    assert_eq!((fate, hint.is_some_and(|hint| hint.contains("--git-proxy"))), (Fate::Retry, true));
+    assert_eq!((fate, hint.is_some_and(|hint| hint.contains("--git-proxy"))), (ErrorKind::Transient, true));
     let (text, ..) = fails(&origin, &server.source, by(&format!("http://ada:s3cret@{place}"), server.ada()));
     assert_eq!(text, format!("cannot connect to {}: the proxy does not take the user and the password", server.source));
 }
@@ -221,11 +221,11 @@ fn a_proxy_that_wants_another_password_is_told_and_none_is_shown() {
 fn a_proxy_that_is_down_refuses_breaks_off_or_stalls_is_told_and_held_by_the_time_for_connections() {
     let origin = Origin::new();
     let server = Https::start(&origin);
-    let limits = Limits { connect: Duration::from_secs(1), ..Limits::default() };
+    let limits = TransferLimits { connect: Duration::from_secs(1), ..TransferLimits::default() };
     let fails = |port: u16| {
         let access = by(&format!("http://127.0.0.1:{port}"), Access { limits, ..server.ada() });
         let (text, fate, _) = fails(&origin, &server.source, access);
-        assert_eq!(fate, Fate::Retry, "{text}");
+        assert_eq!(fate, ErrorKind::Transient, "{text}");
         text.strip_prefix(&format!("cannot connect to {}: ", server.source)).unwrap_or(&text).to_owned()
     };
     let down = fails(free_port());
@@ -234,7 +234,7 @@ fn a_proxy_that_is_down_refuses_breaks_off_or_stalls_is_told_and_held_by_the_tim
     assert_eq!(refuses, format!("the proxy does not lead to 127.0.0.1:{}: it says 403", server.port));
     let hangs = fails(Proxy::start(Manner::Hangs).port);
     assert!(hangs.starts_with("the proxy breaks off"), "{hangs}");
-    assert_eq!(fails(Proxy::start(Manner::Stalls).port), "no connection within 800ms, by way of the proxy");
+    assert_eq!(fails(Proxy::start(Manner::Stalls).port), "no connection within 800ms, through the proxy");
 }
 
 /// What `egret preview` says of a repository, with these arguments and no snapshot: if it names that, it came through.

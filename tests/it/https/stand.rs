@@ -167,6 +167,11 @@ fn head(stream: &mut impl BufRead) -> io::Result<String> {
     Ok(head)
 }
 
+/// Reads on until the client goes away.
+fn until_hung_up(stream: &mut impl Read) -> io::Result<()> {
+    io::copy(stream, &mut io::sink()).map(|_| ())
+}
+
 fn serve(stream: Box<dyn Stream>, reply: &Reply, heads: &Mutex<Vec<String>>) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let head = head(&mut stream)?;
@@ -180,17 +185,18 @@ fn serve(stream: Box<dyn Stream>, reply: &Reply, heads: &Mutex<Vec<String>>) -> 
             write!(out, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")?;
             out.write_all(&body)?;
         }
-        Reply::Nothing => thread::sleep(Duration::from_mins(1)),
+        Reply::Nothing => return until_hung_up(&mut stream),
         Reply::HeadAlone => {
             write!(out, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")?;
             out.flush()?;
-            thread::sleep(Duration::from_mins(1));
+            return until_hung_up(&mut stream);
         }
         Reply::Trickle => {
             write!(out, "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")?;
             for _ in 0..1000 {
                 write!(out, "x")?;
                 out.flush()?;
+                // The pace is what is tried.
                 thread::sleep(Duration::from_millis(100));
             }
         }

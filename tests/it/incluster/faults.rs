@@ -16,15 +16,13 @@ mod leaders;
 mod news;
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use crate::apiserver::Filter;
 use crate::lab::{Answer, Hammer, LabError, OUTPOST, OUTPOST6, Options};
 
-use super::stand::{Outcome, Stand};
+use crate::harness::HELD_BACK;
 
-/// How long a pod waits for an answer that should not come.
-const HELD_BACK: Duration = Duration::from_millis(600);
+use super::stand::{Outcome, Stand};
 
 /// One of two states of the repository. They differ in two documents: the node that is labelled and the label, and the label that the
 /// policy looks for. Half of a move is no gateway at all.
@@ -146,17 +144,6 @@ impl Stand {
     /// Requests without pause in both families.
     fn flow(&self) -> Result<Flow, LabError> {
         Ok(Flow([self.lab.hammer("tiefighter", OUTPOST)?, self.lab.hammer("tiefighter", OUTPOST6)?]))
-    }
-
-    /// Soon nobody has anything left to write.
-    fn assert_quiet(&self) {
-        let ours = controllers_writes().resource("egressnodes");
-        let still = || {
-            self.api.forget_requests();
-            std::thread::sleep(Duration::from_millis(800));
-            self.api.writes(&ours) == 0
-        };
-        assert!((0..5).any(|_| still()), "{:#?}", self.api.requests());
     }
 }
 

@@ -25,7 +25,7 @@ fn a_pod_is_enforced_from_its_first_packet_without_any_write() -> Outcome {
     stand.await_that("a head that counts both nodes", || {
         stand.object("egressconfigs", "default")["status"]["nodeSummary"] == "2/2"
     })?;
-    std::thread::sleep(Duration::from_secs(1));
+    stand.await_quiet()?;
     let mut took = Vec::new();
     for number in 0..5_u8 {
         let name = format!("tie{number}");

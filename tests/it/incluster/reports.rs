@@ -65,8 +65,10 @@ fn reports_that_are_not_taken_are_told_in_the_status_until_they_are() -> Outcome
     let mut happen = || {
         pushes += 1;
         let text = format!("# {pushes}\n{}", policy("egress-gw: \"true\""));
-        stand.push(&[("policies/outpost.yaml", &text)]).expect("a push");
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        stand.lab.repository().write("policies/outpost.yaml", &text).expect("written");
+        let commit = stand.lab.repository().push("another comment").expect("a push");
+        let is_published = || stand.object("egressconfigs", "default")["spec"]["revision"] == *commit;
+        stand.await_that("the commit published", is_published).expect("a controller that leads");
     };
     stand.await_that("a condition that says so", || {
         happen();
@@ -77,7 +79,7 @@ fn reports_that_are_not_taken_are_told_in_the_status_until_they_are() -> Outcome
     let message =
         conditions.iter().find(|one| one["type"] == "ReportsPublished").expect("a condition")["message"].clone();
     let message = message.as_str().unwrap_or_default();
-    assert!(message.contains("does not take commits on the branch \"egret/reports/default\""), "{message}");
+    assert!(message.contains("does not accept commits on the branch \"egret/reports/default\""), "{message}");
     assert!(message.contains("(hint: let Egret's key push to that branch"), "{message}");
     let wanted = |enabled: bool| {
         let text = format!("apiVersion: egret.dev/v1alpha1\nkind: Config\nreports: {{enabled: {enabled}}}\n");

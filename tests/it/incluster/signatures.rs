@@ -57,7 +57,7 @@ fn an_unsigned_push_is_told_and_stays_out_also_for_a_controller_that_never_saw_t
     repository.in_clone(["commit", "--quiet", "--all", "--message", "everything anew"])?;
     repository.in_clone(["push", "--quiet", "--force", "origin", "HEAD:main"])?;
     stand.controller("two")?;
-    stand.processes["controller-two"].wait_for("is not signed as demanded: it has no signature", DEADLINE)?;
+    stand.process("controller-two").wait_for("is not signed as demanded: it has no signature", DEADLINE)?;
     stand.await_granted("tiefighter")?;
     assert_eq!(revision(&stand), pushed);
     stand.assert_no_leak_but(&[])

@@ -1,28 +1,25 @@
 //! A lab whose nodes are those of an API server's double: it listens beside the router, and knows the lab's nodes, namespaces and pods.
 //!
-//! Deliberately absent: any claim of its own.
+//! Not here: what all stands do alike (`harness`).
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::apiserver::ApiServer;
-use crate::lab::{Answer, EGRESS, EGRESS6, Lab, LabError, OUTPOST, OUTPOST6, Options, Process, wait_until};
+use crate::apiserver::{ApiServer, Filter};
+pub(super) use crate::documents::LABELS;
+use crate::harness::Harness;
+pub(super) use crate::harness::{DEADLINE, Outcome, WAYS};
+use crate::lab::{Lab, LabError, Options, wait_until_every};
 
-pub(super) type Outcome = Result<(), LabError>;
-
-/// Only against hanging: no test passes by waiting it out.
-pub(super) const DEADLINE: Duration = Duration::from_secs(30);
-
-/// How long a pod waits for an answer that should not come.
-const HELD_BACK: Duration = Duration::from_millis(600);
-
-/// The outpost in both families, with the egress address it lets in.
-pub(super) const WAYS: [(IpAddr, IpAddr); 2] = [(OUTPOST, EGRESS), (OUTPOST6, EGRESS6)];
+/// What processes say once they are at work; a controller says so whether it leads or not.
+const CONTROLS: &str = "controller runs";
+const RUNS: &str = "egret runs";
 
 /// The custom resource definitions, as the chart installs them.
 const DEFINITIONS: [&str; 3] = [
@@ -30,15 +27,6 @@ const DEFINITIONS: [&str; 3] = [
     include_str!("../../../charts/egret/crds/egressnodes.yaml"),
     include_str!("../../../charts/egret/crds/egresspolicies.yaml"),
 ];
-
-/// The two documents of the scenario.
-pub(super) const LABELS: &str = "apiVersion: egret.dev/v1alpha1
-kind: NodeLabels
-metadata: {name: gateways}
-spec:
-  nodes: [kind-worker2]
-  labels: {egress-gw: \"true\"}
-";
 
 /// The outpost's policy, through the nodes that a selector matches.
 pub(super) fn policy(node_selector: &str) -> String {
@@ -55,11 +43,32 @@ spec:
     )
 }
 
-/// The processes go before the server, and that before the lab.
+/// Processes of a lab, and the API server they talk to.
 pub(super) struct Stand {
-    pub(super) processes: BTreeMap<String, Process>,
-    pub(super) api: ApiServer,
-    pub(super) lab: Lab,
+    pub(super) api: Arc<ApiServer>,
+    /// The last to hold the server: the processes go before it, and it before the lab.
+    harness: Harness,
+}
+
+impl Deref for Stand {
+    type Target = Harness;
+
+    fn deref(&self) -> &Harness {
+        &self.harness
+    }
+}
+
+impl DerefMut for Stand {
+    fn deref_mut(&mut self) -> &mut Harness {
+        &mut self.harness
+    }
+}
+
+/// Egret's objects, for messages.
+fn objects(api: &ApiServer) -> String {
+    let resources = ["egressconfigs.egret.dev", "egresspolicies.egret.dev", "egressnodes.egret.dev"];
+    let objects = resources.iter().flat_map(|resource| api.list(resource));
+    objects.map(|object| format!("{object:#}\n")).collect()
 }
 
 impl Stand {
@@ -68,7 +77,9 @@ impl Stand {
         let lab = Lab::up(options)?;
         let listening = lab.router().enter(|| ApiServer::start(TcpListener::bind(("172.18.0.1", 6443))?))?;
         let api = listening.map_err(LabError::doing("start the API server"))?;
-        let stand = Self { processes: BTreeMap::new(), api, lab };
+        let api = Arc::new(api);
+        let shown = Arc::clone(&api);
+        let stand = Self { api, harness: Harness::new(lab).showing(move || objects(&shown)) };
         for definition in DEFINITIONS {
             stand.api.create(&yaml(definition));
         }
@@ -82,9 +93,13 @@ impl Stand {
     /// The same with a controller and an agent on every node.
     pub(super) fn up(options: Options) -> Result<Self, LabError> {
         let mut stand = Self::empty(options)?;
-        stand.controller("one")?;
+        stand.launch_controller("one", &[])?;
         for node in stand.nodes() {
-            stand.agent(&node)?;
+            stand.launch_agent(&node)?;
+        }
+        stand.await_words("controller-one", CONTROLS)?;
+        for node in stand.nodes() {
+            stand.await_words(&node, RUNS)?;
         }
         Ok(stand)
     }
@@ -134,11 +149,6 @@ impl Stand {
         self.lab.folder().join("kubeconfig")
     }
 
-    /// The names of the nodes.
-    pub(super) fn nodes(&self) -> Vec<String> {
-        self.lab.nodes().iter().map(|node| node.name.clone()).collect()
-    }
-
     /// Starts a controller beside the router, as a candidate of this name.
     pub(super) fn controller(&mut self, identity: &str) -> Outcome {
         self.controller_with(identity, &[])
@@ -146,6 +156,11 @@ impl Stand {
 
     /// The same, with more arguments.
     pub(super) fn controller_with(&mut self, identity: &str, more: &[&str]) -> Outcome {
+        self.launch_controller(identity, more)?;
+        self.await_words(&format!("controller-{identity}"), CONTROLS)
+    }
+
+    fn launch_controller(&mut self, identity: &str, more: &[&str]) -> Outcome {
         let state = self.state(&format!("controller-{identity}"))?;
         let mut words: Vec<OsString> = vec![
             "controller".into(),
@@ -160,19 +175,22 @@ impl Stand {
         ];
         words.extend(more.iter().map(OsString::from));
         let process = self.lab.start_beside_router(self.program()?, self.words(words))?;
-        process.wait_for("controller runs", DEADLINE)?;
-        self.processes.insert(format!("controller-{identity}"), process);
+        self.keep(&format!("controller-{identity}"), process);
         Ok(())
     }
 
     /// Starts an agent on a node.
     pub(super) fn agent(&mut self, node: &str) -> Outcome {
+        self.launch_agent(node)?;
+        self.await_words(node, RUNS)
+    }
+
+    fn launch_agent(&mut self, node: &str) -> Outcome {
         let state = self.state(node)?;
         let words: Vec<OsString> =
             vec!["agent".into(), "--node".into(), node.into(), "--state-dir".into(), state.into()];
         let process = self.lab.start(node, self.program()?, self.words(words))?;
-        process.wait_for("egret runs", DEADLINE)?;
-        self.processes.insert(node.to_owned(), process);
+        self.keep(node, process);
         Ok(())
     }
 
@@ -188,84 +206,17 @@ impl Stand {
         [variable, program.into_os_string()].into_iter().chain(words).collect()
     }
 
-    fn state(&self, of: &str) -> Result<PathBuf, LabError> {
-        let folder = self.lab.folder().join(format!("state-{of}"));
-        std::fs::create_dir_all(&folder).map_err(LabError::doing("make a state folder"))?;
-        Ok(folder)
-    }
-
-    /// Kills a process where it stands.
-    pub(super) fn kill9(&mut self, name: &str) -> Outcome {
-        match self.processes.remove(name) {
-            Some(mut process) => process.kill9(),
-            None => Ok(()),
-        }
-    }
-
-    /// Ends a process as the kubelet does.
-    pub(super) fn terminate(&mut self, name: &str) -> Outcome {
-        let Some(mut process) = self.processes.remove(name) else { return Ok(()) };
-        process.terminate()?;
-        process.wait_exit(DEADLINE).map(|_| ())
-    }
-
-    /// Pushes files.
-    pub(super) fn push(&self, files: &[(&str, &str)]) -> Outcome {
-        for (path, text) in files {
-            self.lab.repository().write(path, text)?;
-        }
-        self.lab.repository().push("another state of things").map(|_| ())
-    }
-
-    /// What everybody said, for messages.
-    pub(super) fn logs(&self) -> String {
-        let said = self
-            .processes
-            .iter()
-            .map(|(name, process)| format!("--- {name}\n{}\n", process.output().unwrap_or_default()));
-        said.collect()
-    }
-
-    /// Waits until something is so, and says what it waited for otherwise.
-    pub(super) fn await_that(&self, awaited: &str, mut holds: impl FnMut() -> bool) -> Outcome {
-        if wait_until(DEADLINE, &mut holds) {
-            return Ok(());
-        }
-        let objects: Vec<String> = ["egressconfigs.egret.dev", "egresspolicies.egret.dev", "egressnodes.egret.dev"]
-            .iter()
-            .flat_map(|resource| self.api.list(resource))
-            .map(|object| serde_json::to_string_pretty(&object).unwrap_or_default())
-            .collect();
-        let seen = format!("{}\n{}", self.logs(), objects.join("\n"));
-        Err(LabError::Late { awaited: awaited.to_owned(), deadline: DEADLINE, seen })
-    }
-
-    /// Waits until a pod gets exactly this answer.
-    pub(super) fn await_answer(&self, pod: &str, address: IpAddr, answer: Answer) -> Outcome {
-        self.await_that(&format!("`{answer}` for {pod} from {address}"), || {
-            self.lab.ask_within(pod, address, HELD_BACK).is_ok_and(|found| found == answer)
-        })
-    }
-
-    /// Waits until a pod is let in as the first gateway's egress address, in both families.
-    pub(super) fn await_granted(&self, pod: &str) -> Outcome {
-        WAYS.iter().try_for_each(|(outpost, egress)| self.await_answer(pod, *outpost, Answer::Granted(*egress)))
-    }
-
-    /// Waits until a pod is turned away as itself, in both families.
-    pub(super) fn await_own_way(&self, pod: &str) -> Outcome {
-        let own = self.lab.pod_addresses(pod)?;
-        WAYS.iter().zip(own).try_for_each(|((outpost, _), own)| self.await_answer(pod, *outpost, Answer::Denied(own)))
-    }
-
-    /// Nobody's packet reached the outpost but from egress addresses and from these.
-    pub(super) fn assert_no_leak_but(&self, allowed: &[IpAddr]) -> Outcome {
-        for (outpost, _) in WAYS {
-            let mut wrong: Vec<IpAddr> = self.lab.wrong_sources(outpost)?.into_keys().collect();
-            wrong.retain(|source| !allowed.contains(source));
-            assert_eq!(wrong, Vec::<IpAddr>::new(), "sources seen towards {outpost}\n{}", self.logs());
-        }
-        Ok(())
+    /// Waits until nobody has anything left to write but leases: what bursts gather is written within less than this pause.
+    pub(super) fn await_quiet(&self) -> Outcome {
+        let mut begun = false;
+        let quiet = wait_until_every(Duration::from_millis(800), DEADLINE, || {
+            let leases = self.api.writes(&Filter::writes().resource("leases"));
+            let quiet = begun && self.api.writes(&Filter::writes()) == leases;
+            begun = true;
+            self.api.forget_requests();
+            quiet
+        });
+        if quiet { Ok(()) } else { Err(self.late("an end of all writes", "")) }
     }
 
     /// A custom object, or nothing.

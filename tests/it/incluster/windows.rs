@@ -93,17 +93,16 @@ fn a_commit_of_another_clusters_costs_no_write() -> Outcome {
     stand.await_that("a head that counts both nodes", || {
         revision(&stand) == pushed && stand.object("egressconfigs", "default")["status"]["nodeSummary"] == "2/2"
     })?;
-    // What was on its way when the head counted both is written within the pause in which bursts are gathered.
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    stand.api.forget_requests();
+    stand.await_quiet()?;
     let reports = stand.lab.repository().log("egret/reports/default")?;
     let other = policy("egress-gw: \"true\"").replace("name: outpost", "name: other");
     stand.push(&[("other/policy.yaml", &other), ("README.md", "words\n")])?;
     let passed_over = "nothing of this cluster's has changed";
-    stand.processes["controller-one"].wait_for(passed_over, DEADLINE)?;
+    stand.process("controller-one").wait_for(passed_over, DEADLINE)?;
     stand.lab.repository().remove("other/policy.yaml")?;
     stand.push(&[])?;
     stand.await_that("both passed over", || stand.logs().matches(passed_over).count() == 2)?;
+    // That nothing comes of it is seen by waiting alone: longer than bursts are gathered.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let leases = stand.api.writes(&Filter::writes().resource("leases"));
     assert_eq!(stand.api.writes(&Filter::writes()), leases, "{:#?}", stand.api.requests());

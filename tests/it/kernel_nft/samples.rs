@@ -121,7 +121,7 @@ fn every_set() -> BTreeMap<String, Set> {
 fn matches() -> Vec<Vec<Statement>> {
     use Field::{
         CtDirection, CtMark, CtOriginal4, CtOriginal6, CtReply4, CtReply6, EtherDaddr, Iifkind, Iifname, Ip4Daddr,
-        Ip4Saddr, Ip6Daddr, Ip6Saddr, MetaMark, Oifname, UdpDport,
+        Ip4Saddr, Ip6Daddr, Ip6Saddr, MetaMark, Oifname, RtNexthop4, RtNexthop6, UdpDport,
     };
     let mask = Some(0x1fff);
     let drop = || Statement::Verdict(Verdict::Drop);
@@ -165,6 +165,12 @@ fn matches() -> Vec<Vec<Statement>> {
         ],
         vec![Statement::NoRouteBack, Statement::Counter, drop()],
         vec![Statement::FromThisHost],
+        vec![Statement::ToThisHost, drop()],
+        vec![in_set(&[CtMark, RtNexthop4], mask, false, "pairs4"), in_set(&[CtMark, RtNexthop6], mask, true, "pairs6")],
+        vec![
+            compare(RtNexthop4, None, false, MatchValue::Address(address("169.254.128.1"))),
+            compare(RtNexthop6, None, true, MatchValue::Address(address("fe80::1"))),
+        ],
     ]
 }
 

@@ -93,6 +93,10 @@ fn a_pod_on_the_gateway_itself_leaves_with_the_egress_address_too() -> Outcome {
 #[test]
 fn without_any_gateway_members_are_dropped_and_others_go_their_own_way() -> Outcome {
     let stand = Stand::in_force(Options::default())?;
+    // The first report may be of the time before the gateway had its label.
+    stand.await_report("kind-worker", "nothing but what is in force", |report| {
+        report.in_force.is_some() && report.findings.is_empty()
+    });
     stand.lab.set_ready("kind-worker2", false)?;
     stand.await_report("kind-worker", "that there is no gateway", |report| {
         report.findings.iter().any(|since| since.finding.code == "no-gateway")

@@ -30,6 +30,7 @@ fn survives(seed: u64) -> Outcome {
         let through = Document::through(if turn % 2 == 0 { "kind-worker3" } else { "kind-worker2" });
         let excluded = if turn % 3 == 0 { "\"10.0.4.77/32\"" } else { through.excluded };
         stand.push("policies/outpost.yaml", &Document { excluded, ..through }.text())?;
+        // Any moment will do, and each is another.
         std::thread::sleep(Duration::from_millis(moments.next(120)));
         let nodes = stand.nodes();
         for node in &nodes {
@@ -74,6 +75,7 @@ fn killed_while_the_last_policy_goes_it_leaves_nothing_behind() -> Outcome {
         }
         stand.lab.repository().write("README.md", &format!("nothing is asked for after {pause} ms\n"))?;
         stand.lab.repository().push("no more policy")?;
+        // Any moment will do, and each is another.
         std::thread::sleep(Duration::from_millis(pause));
         for node in stand.nodes() {
             stand.kill9(&node)?;

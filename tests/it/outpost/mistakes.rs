@@ -62,6 +62,7 @@ fn a_broken_manifest_changes_nothing_and_a_mended_one_counts() -> Outcome {
     for broken in ["", "{\"items\": [", "apiVersion: v1\nkind: List\nitems:\n- kind: Pod\n  metadata: [\n"] {
         fs::write(&pods, broken).expect("written");
         stand.lab.set_ready("kind-worker2", true)?;
+        // A look that changes nothing leaves nothing to wait for.
         std::thread::sleep(std::time::Duration::from_millis(300));
         stand.await_granted("tiefighter")?;
     }

@@ -11,7 +11,7 @@ use egret::core::admission::PendingReason;
 use egret::core::name::NodeName;
 use egret::core::plan::Step;
 use egret::git::access::Access;
-use egret::git::signature::Flags;
+use egret::git::signature::SignatureFlags;
 use egret::git::source::{Insecure, Source};
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 use egret::reconcile::node::dry_run::{DocumentSource, DryRun, DryRunOptions, dry_run};
@@ -53,7 +53,7 @@ impl Bench {
             source: Source::parse(path.to_str().expect("UTF-8"), Insecure::Refuse).expect("a source"),
             branch: None,
             access: Access::default(),
-            signatures: Flags::default(),
+            signatures: SignatureFlags::default(),
             windows: None,
             label_keys: None,
             cluster: "default".to_owned(),

@@ -1,33 +1,29 @@
 //! The scenario in force: a lab, Egret on its nodes, the two documents pushed; and the questions that every test asks of it.
 //!
-//! Deliberately absent: any claim of its own. Texts of `ip` and `nft` are in `listing`.
+//! Not here: what all stands do alike (`harness`), and texts of `ip` and `nft` (`listing`).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use egret::core::report::files::read_node_file;
 use egret::core::report::history::{DriftRecord, NodeReport};
 
+use crate::harness::Harness;
+pub(super) use crate::harness::{DEADLINE, HELD_BACK, Outcome};
 use crate::lab::{
     Answer, EGRESS, EGRESS6, EXCLUDED, EXCLUDED6, Lab, LabError, OUTPOST, OUTPOST6, Options, Pod, Process, wait_until,
 };
-
-pub(super) type Outcome = Result<(), LabError>;
-
-/// Only against hanging: no test passes by waiting it out.
-pub(super) const DEADLINE: Duration = Duration::from_secs(30);
-
-/// How long a pod waits for an answer that should not come. Less than the second after which a SYN is sent again; whether the SYN leaked is
-/// not told by this wait but by the watch at the router.
-pub(super) const HELD_BACK: Duration = Duration::from_millis(600);
 
 /// The outpost in both families, with the address that is excluded beside it and the egress address it lets in.
 pub(super) const WAYS: [(IpAddr, IpAddr, IpAddr); 2] = [(OUTPOST, EXCLUDED, EGRESS), (OUTPOST6, EXCLUDED6, EGRESS6)];
 
 /// Where Egret serves metrics and health, in its node's namespace.
 pub(super) const LISTEN: &str = "127.0.0.1:9090";
+
+/// What Egret says once it listens to the kernel.
+const RUNS: &str = "egret runs";
 
 /// Where the reports of the cluster `default` are committed.
 pub(super) const REPORTS: &str = "egret/reports/default";
@@ -94,10 +90,21 @@ spec:
     }
 }
 
-/// A lab with Egret on its nodes. The processes go before the lab.
-pub(super) struct Stand {
-    processes: BTreeMap<String, Process>,
-    pub(super) lab: Lab,
+/// A lab with Egret on its nodes.
+pub(super) struct Stand(Harness);
+
+impl Deref for Stand {
+    type Target = Harness;
+
+    fn deref(&self) -> &Harness {
+        &self.0
+    }
+}
+
+impl DerefMut for Stand {
+    fn deref_mut(&mut self) -> &mut Harness {
+        &mut self.0
+    }
 }
 
 impl Stand {
@@ -108,9 +115,12 @@ impl Stand {
 
     /// Egret on every node of a lab that is there already.
     pub(super) fn around(lab: Lab) -> Result<Self, LabError> {
-        let mut stand = Self { processes: BTreeMap::new(), lab };
+        let mut stand = Self(Harness::new(lab));
         for node in stand.nodes() {
-            stand.start(&node)?;
+            stand.launch(&node)?;
+        }
+        for node in stand.nodes() {
+            stand.await_words(&node, RUNS)?;
         }
         Ok(stand)
     }
@@ -126,49 +136,31 @@ impl Stand {
 
     /// Pushes the label and the policy.
     pub(super) fn push_outpost(&self) -> Outcome {
-        let repository = self.lab.repository();
-        repository.write("nodes/gateways.yaml", &labels("kind-worker2"))?;
-        repository.write("policies/outpost.yaml", &Document::default().text())?;
-        repository.push("let the empire through").map(|_| ())
+        let (labels, policy) = (labels("kind-worker2"), Document::default().text());
+        let files = [("nodes/gateways.yaml", labels.as_str()), ("policies/outpost.yaml", policy.as_str())];
+        self.push_saying("let the empire through", &files)
     }
 
     /// Pushes one file.
     pub(super) fn push(&self, path: &str, text: &str) -> Outcome {
-        self.lab.repository().write(path, text)?;
-        self.lab.repository().push(&format!("another {path}")).map(|_| ())
-    }
-
-    /// The names of the nodes.
-    pub(super) fn nodes(&self) -> Vec<String> {
-        self.lab.nodes().iter().map(|node| node.name.clone()).collect()
+        self.push_saying(&format!("another {path}"), &[(path, text)])
     }
 
     /// Starts Egret on a node and waits until it listens to the kernel.
     pub(super) fn start(&mut self, node: &str) -> Outcome {
+        self.launch(node)?;
+        self.await_words(node, RUNS)
+    }
+
+    fn launch(&mut self, node: &str) -> Outcome {
         let process = self.lab.egret(node, &["--listen", LISTEN])?;
-        process.wait_for("egret runs", DEADLINE)?;
-        self.processes.insert(node.to_owned(), process);
+        self.keep(node, process);
         Ok(())
     }
 
     /// Egret on a node.
     pub(super) fn egret(&self, node: &str) -> &Process {
-        &self.processes[node]
-    }
-
-    /// Ends Egret on a node as an init system does, and says how it ended.
-    pub(super) fn terminate(&mut self, node: &str) -> Result<Option<i32>, LabError> {
-        let Some(mut process) = self.processes.remove(node) else { return Ok(None) };
-        process.terminate()?;
-        process.wait_exit(DEADLINE).map(|status| status.code())
-    }
-
-    /// Kills Egret on a node where it stands.
-    pub(super) fn kill9(&mut self, node: &str) -> Outcome {
-        match self.processes.remove(node) {
-            Some(mut process) => process.kill9(),
-            None => Ok(()),
-        }
+        self.process(node)
     }
 
     /// Runs another command of `egret` for a node to its end.
@@ -205,53 +197,10 @@ impl Stand {
         Ok(())
     }
 
-    /// What Egret said on a node, for messages.
-    pub(super) fn log(&self, node: &str) -> String {
-        self.processes.get(node).and_then(|process| process.output().ok()).unwrap_or_default()
-    }
-
-    /// Waits until a pod gets exactly this answer from an address.
-    pub(super) fn await_answer(&self, pod: &str, address: IpAddr, answer: Answer) -> Outcome {
-        let mut last = Answer::NoAnswer;
-        let answered = wait_until(DEADLINE, || {
-            last = self.lab.ask_within(pod, address, HELD_BACK).unwrap_or(Answer::NoAnswer);
-            last == answer
-        });
-        if answered {
-            return Ok(());
-        }
-        let logs: Vec<String> = self.nodes().iter().map(|node| format!("--- {node}\n{}", self.log(node))).collect();
-        let awaited = format!("`{answer}` for {pod} from {address}");
-        Err(LabError::Late { awaited, deadline: DEADLINE, seen: format!("{last}\n{}", logs.concat()) })
-    }
-
-    /// Waits until a pod is let in as the first gateway's egress address, in both families.
-    pub(super) fn await_granted(&self, pod: &str) -> Outcome {
-        WAYS.iter().try_for_each(|(outpost, _, egress)| self.await_answer(pod, *outpost, Answer::Granted(*egress)))
-    }
-
-    /// Waits until a pod is turned away as itself, in both families.
-    pub(super) fn await_own_way(&self, pod: &str) -> Outcome {
-        let own = self.lab.pod_addresses(pod)?;
-        WAYS.iter()
-            .zip(own)
-            .try_for_each(|((outpost, _, _), own)| self.await_answer(pod, *outpost, Answer::Denied(own)))
-    }
-
     /// A pod asks in both families and nobody answers; that nothing leaked is another question.
     pub(super) fn assert_silence(&self, pod: &str) -> Outcome {
         for (outpost, _, _) in WAYS {
             assert_eq!(self.lab.ask_within(pod, outpost, HELD_BACK)?, Answer::NoAnswer, "{pod} to {outpost}");
-        }
-        Ok(())
-    }
-
-    /// Nobody's packet reached the outpost but from egress addresses and from these.
-    pub(super) fn assert_no_leak_but(&self, allowed: &[IpAddr]) -> Outcome {
-        for (outpost, _, _) in WAYS {
-            let mut wrong: BTreeSet<IpAddr> = self.lab.wrong_sources(outpost)?.into_keys().collect();
-            wrong.retain(|source| !allowed.contains(source));
-            assert_eq!(wrong, BTreeSet::new(), "sources seen towards {outpost}");
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use egret::core::facts::Facts;
 use egret::core::preview::{CostLimits, DisplayLimits, burden};
 
 use super::{Case, USUAL, root};
-use crate::scenarios::folder::texts;
+use crate::golden::texts;
 
 fn facts() -> Facts {
     let cluster = Cluster::open(&root().join(USUAL).join("cluster")).expect("the cluster");

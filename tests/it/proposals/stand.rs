@@ -30,16 +30,7 @@ const DEFINITIONS: [&str; 3] = [
 ];
 const CLUSTER: &str = include_str!("../../scenarios/the_outpost/cluster.yaml");
 
-pub(super) const LABELS: (&str, &str) = (
-    "nodes/gateways.yaml",
-    "apiVersion: egret.dev/v1alpha1
-kind: NodeLabels
-metadata: {name: gateways}
-spec:
-  nodes: [kind-worker2]
-  labels: {egress-gw: \"true\"}
-",
-);
+pub(super) const LABELS: (&str, &str) = ("nodes/gateways.yaml", crate::documents::LABELS);
 
 /// A policy for pods of an organisation.
 pub(super) fn policy(name: &str, organisation: &str) -> String {

@@ -1,4 +1,4 @@
-//! A scenario's folder on the disk: what is read of it, and what is written to it.
+//! A scenario's folder on the disk.
 //!
 //! Deliberately absent: what is made of it (`scenarios`).
 
@@ -11,6 +11,8 @@ use egret::core::host_network::HostNetwork;
 use egret::core::name::NodeName;
 use egret::core::policy::PolicySet;
 use egret::core::policy::catalogue::{Catalogue, FileUpdate};
+
+use crate::golden::texts;
 
 /// The scenario that lends the others what they do not have themselves.
 const USUAL: &str = "the_outpost";
@@ -60,35 +62,4 @@ fn host_networks(folder: &Path) -> BTreeMap<NodeName, HostNetwork> {
             )
         })
         .collect()
-}
-
-/// The files below a folder by their path in it; none where there is no such folder.
-pub(crate) fn texts(folder: &Path) -> BTreeMap<String, String> {
-    let mut texts = BTreeMap::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(current) = folders.pop() {
-        let Ok(entries) = std::fs::read_dir(&current) else { continue };
-        for entry in entries {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let text = std::fs::read_to_string(&path).expect("a text");
-            let name = path.strip_prefix(folder).expect("a path below").to_string_lossy().into_owned();
-            texts.insert(name, text);
-        }
-    }
-    texts
-}
-
-/// Makes a folder hold exactly these files.
-pub(crate) fn write(folder: &Path, files: &BTreeMap<String, String>) {
-    if folder.exists() {
-        std::fs::remove_dir_all(folder).expect("the old files go");
-    }
-    std::fs::create_dir_all(folder).expect("the folder");
-    for (name, text) in files {
-        std::fs::write(folder.join(name), text).expect("a file");
-    }
 }

@@ -5,7 +5,7 @@
 
 mod chains;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use egret::core::host_network::HostNetwork;
@@ -14,9 +14,10 @@ use egret::core::state::NodeState;
 use egret::core::state::net::{Encap, Mac, Route};
 use egret::core::state::nft::{AddressFamily, Hook, TableFamily};
 use egret::core::state::ownership::{DatapathConfig, TUNNEL};
+use ipnet::IpNet;
 
 pub(crate) use chains::{Foreign, Written};
-use chains::{Packet, hook};
+use chains::{Packet, hook, hook_until};
 
 /// The nodes that a packet may meet.
 #[derive(Debug)]
@@ -45,6 +46,14 @@ pub(crate) struct Host<'a> {
 }
 
 impl Host<'_> {
+    /// The addresses that routing delivers to the host itself: IPVS works for those of its Services alone, so whoever uses it
+    /// gives them to an interface (kube-proxy to kube-ipvs0).
+    fn local(&self) -> BTreeSet<IpAddr> {
+        let of_interfaces = self.host_network.interfaces.values().flat_map(|interface| &interface.addresses);
+        let services = self.foreign.services.iter().filter(|_| self.foreign.ipvs).map(|(service, _)| *service);
+        self.addresses.iter().copied().chain(of_interfaces.map(IpNet::addr)).chain(services).collect()
+    }
+
     /// What others do to a packet of this family.
     fn others(&self, family: AddressFamily) -> Foreign {
         let own = self.addresses.iter().copied().find(|address| AddressFamily::of(*address) == family);
@@ -131,7 +140,7 @@ const CNI_MARK: u32 = 0x4000_0000;
 const CNI_CONNECTION_MARK: u32 = 0x2000_0000;
 
 /// A packet as it comes to a node, with what the node remembers of its connection.
-fn incoming(node: &NodeName, source: IpAddr, destination: IpAddr, memory: &Memory) -> Packet {
+fn incoming((node, host): (&NodeName, &Host<'_>), source: IpAddr, destination: IpAddr, memory: &Memory) -> Packet {
     let known = memory.get(node);
     // In a connection of ours the other end answers the translated source, and connection tracking knows whose that is.
     Packet {
@@ -144,6 +153,8 @@ fn incoming(node: &NodeName, source: IpAddr, destination: IpAddr, memory: &Memor
         ether_destination: None,
         for_host: false,
         from_this_host: false,
+        local: host.local(),
+        next_hop: None,
         no_route_back: false,
         mark: CNI_MARK,
         rerouted: false,
@@ -156,11 +167,14 @@ fn incoming(node: &NodeName, source: IpAddr, destination: IpAddr, memory: &Memor
     }
 }
 
+/// Where IPVS takes packets out of the input hook (`ip_vs_ops4`, net/netfilter/ipvs/ip_vs_core.c).
+const IPVS: i32 = 98;
+
 /// Where routing leads.
 enum Hop {
     Main,
-    Tunnel(Encap, Mac),
-    Interface(String),
+    Tunnel(Encap, Mac, IpAddr),
+    Interface(String, Option<IpAddr>),
     Nowhere(&'static str),
 }
 
@@ -169,7 +183,8 @@ impl Cluster<'_> {
     pub(crate) fn send(&self, sent: &Sent<'_>, memory: &Memory) -> Journey {
         let outcome = Outcome::Dropped("on its way");
         let mut journey = Journey { outcome, exit: None, memory: memory.clone(), tunnelled: false, left: None };
-        let mut packet = incoming(sent.node, sent.source, sent.destination, &journey.memory);
+        let on = (sent.node, &self.hosts[sent.node]);
+        let mut packet = incoming(on, sent.source, sent.destination, &journey.memory);
         packet.reply = sent.reply;
         // A node's own packets come out of no pod's device.
         packet.from_this_host = self.hosts[sent.node].addresses.contains(&sent.source);
@@ -202,7 +217,7 @@ impl Cluster<'_> {
             first && foreign.ipvs && !packet.reply && !packet.from_this_host && endpoint != packet.destination;
         if by_ipvs {
             let nobody = Foreign::default();
-            if !hook(nft, TableFamily::Inet, &Hook::Input, &mut packet, &nobody) {
+            if !hook_until(nft, TableFamily::Inet, &Hook::Input, IPVS, &mut packet, &nobody) {
                 return Outcome::Dropped("input");
             }
             packet.destination = endpoint;
@@ -217,10 +232,10 @@ impl Cluster<'_> {
             journey.exit = self.exit_of(host, packet.mark);
         }
         let hop = hop.unwrap_or_else(|| route(host, packet.mark, family, packet.destination));
-        packet.oif = match &hop {
-            Hop::Main => "eth0".to_owned(),
-            Hop::Tunnel(..) => TUNNEL.to_owned(),
-            Hop::Interface(name) => name.clone(),
+        (packet.oif, packet.next_hop) = match &hop {
+            Hop::Main => ("eth0".to_owned(), None),
+            Hop::Tunnel(.., router) => (TUNNEL.to_owned(), Some(*router)),
+            Hop::Interface(name, router) => (name.clone(), *router),
             Hop::Nowhere(why) => return Outcome::Dropped(why),
         };
         if !by_ipvs && !hook(later, TableFamily::Inet, &Hook::Forward, &mut packet, &foreign) {
@@ -251,9 +266,9 @@ impl Cluster<'_> {
         match hop {
             Hop::Main if first && !marked => Outcome::Own,
             Hop::Main => Outcome::Leaked { node: name.clone(), address },
-            Hop::Interface(interface) => Outcome::As { node: name.clone(), interface, address },
+            Hop::Interface(interface, _) => Outcome::As { node: name.clone(), interface, address },
             Hop::Tunnel(..) if packet.mark & self.range.mask != 0 => Outcome::Dropped("the tunnel's own packet loops"),
-            Hop::Tunnel(encap, mac) => {
+            Hop::Tunnel(encap, mac, _) => {
                 let out = self.out_of_tunnel(host, &packet, encap, mac, &journey.memory);
                 out.map_or_else(|lost| lost, |(peer, packet)| self.through_node(&peer, packet, journey, false))
             }
@@ -268,7 +283,7 @@ impl Cluster<'_> {
         let host = &self.hosts[gateway];
         let family = AddressFamily::of(address);
         let foreign = host.others(family);
-        let mut packet = Packet { reply: true, ..incoming(gateway, sent.destination, address, memory) };
+        let mut packet = Packet { reply: true, ..incoming((gateway, host), sent.destination, address, memory) };
         // On the gateway the connection was begun by what stands for the pod's node.
         let begun_by = if gateway == sent.node { sent.source } else { memory.get(sent.node)?.translated };
         (packet.back_to, packet.begun_by) = (Some(begun_by), begun_by);
@@ -278,8 +293,8 @@ impl Cluster<'_> {
         }
         let (encap, mac) = match route(host, packet.mark, family, packet.destination) {
             Hop::Main => return Some(gateway.clone()),
-            Hop::Tunnel(encap, mac) => (encap, mac),
-            Hop::Interface(_) | Hop::Nowhere(_) => return None,
+            Hop::Tunnel(encap, mac, _) => (encap, mac),
+            Hop::Interface(..) | Hop::Nowhere(_) => return None,
         };
         TUNNEL.clone_into(&mut packet.oif);
         let passes = hook(&host.later.nft, TableFamily::Inet, &Hook::Postrouting, &mut packet, &foreign);
@@ -310,7 +325,7 @@ impl Cluster<'_> {
         assert!(from.addresses.contains(&outer), "the outer source {outer} is the sender's");
         assert_eq!(encap.checksum, encap.peer.is_ipv6(), "a UDP packet over IPv6 has a checksum");
         let nobody = Foreign::default();
-        let mut carrier = incoming(name, outer, encap.peer, &Memory::new());
+        let mut carrier = incoming((name, host), outer, encap.peer, &Memory::new());
         carrier.udp_port = Some(self.range.port);
         "eth0".clone_into(&mut carrier.iif);
         let comes_in = [Hook::Prerouting, Hook::Input]
@@ -323,7 +338,7 @@ impl Cluster<'_> {
             Some(link) if link.up && link.port == self.range.port => link,
             _ => return Err(Outcome::Dropped("the peer has no such device")),
         };
-        let mut packet = incoming(name, sent.source, sent.destination, memory);
+        let mut packet = incoming((name, host), sent.source, sent.destination, memory);
         TUNNEL.clone_into(&mut packet.iif);
         packet.iif_kind = "vxlan";
         packet.ether_destination = Some(mac);
@@ -363,12 +378,12 @@ fn route(host: &Host<'_>, mark: u32, family: AddressFamily, destination: IpAddr)
             Some((_, Route::Via { link, encap: None, .. })) if link == TUNNEL => {
                 return Hop::Nowhere("the device is not told which peer");
             }
-            Some((_, Route::Via { link, encap: None, .. })) => return Hop::Interface(link.clone()),
+            Some((_, Route::Via { link, gateway, encap: None, .. })) => return Hop::Interface(link.clone(), *gateway),
             Some((_, Route::Via { link, gateway, encap: Some(encap), .. })) => {
                 let neighbours = &state.neighbours;
                 let known = neighbours.iter().find(|known| known.link == *link && Some(known.address) == *gateway);
                 return match (state.links.get(link), known) {
-                    (Some(device), Some(known)) if device.up => Hop::Tunnel(*encap, known.mac),
+                    (Some(device), Some(known)) if device.up => Hop::Tunnel(*encap, known.mac, known.address),
                     _ => Hop::Nowhere("no device or neighbour to send by"),
                 };
             }

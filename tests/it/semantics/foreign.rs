@@ -1,19 +1,24 @@
 //! Clusters of other people: services, marks, source translation and addresses of pods that others decide. Whatever they are, a
 //! member's packet to a named destination leaves with its exit's address or not at all, and nobody else's ever does.
 //!
-//! What is right is decided by where a packet really goes, behind destination translation. Where a foreign writer makes that
-//! impossible the methods of [`Flow`] say exactly what is allowed instead. Deliberately absent: foreign rules that
-//! drop or forge packets, and what others do to the tunnel's outer packets.
+//! What is right is decided by where a packet really goes, behind destination translation. No packet is allowed a wrong address.
+//! What is allowed instead of the right way, and why nothing can be done about it:
+//! - whoever writes packets' marks behind `steer` (in prerouting, behind priority 1000) decides on their route, for routing looks
+//!   with the mark (`ip_route_input_slow`, net/ipv4/route.c). A member's packet is dropped then (the guard sees its connection's mark
+//!   and the next hop), and so is anybody's to whom an exit's mark is given or the replies' ([`Flow::may_be_dropped`]): by a rule
+//!   that counts, or where the exit's table ends.
+//! - a gateway translates what bears an exit's mark, so whoever writes marks ahead of translation has members dropped there.
+//! - where an exit's mark is written ahead of routing and is gone behind it, a packet that goes its own way leaves by the exit's
+//!   interface with its own address ([`Flow::is_misrouted`]). The main table may lead the same way, so the route tells nothing.
+//!
+//! Deliberately absent: foreign rules that drop or forge packets, and what others do to the tunnel's outer packets.
 
 mod faults;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use egret::core::compile::exit_ids::EXIT_CHAIN;
 use egret::core::name::NodeName;
-use egret::core::placement::ExitKey;
-use egret::core::policy::ExistingConnections;
 use egret::core::state::NodeState;
 use egret::core::state::nft::{AddressFamily, ElementKey, TableFamily};
 use ipnet::IpNet;
@@ -24,10 +29,7 @@ use proptest::sample::{select, subsequence};
 
 use super::evaluate::{Cluster, Foreign, Journey, Memory, Outcome, Sent, Written};
 use super::generate::world;
-use super::oracle::{
-    Connection, Exit, Fate, deciding_policy, egress_address, exits_of, fate, in_a_pod_network, in_force, is_bystander,
-    is_known_pod,
-};
+use super::oracle::{Connection, Exit, Fate, egress_address, fate};
 use super::world::{States, World, flows};
 
 /// Addresses of services and where each leads: out of the cluster to what may be named or not, to a pod, and from an address that
@@ -44,8 +46,9 @@ const SERVICES: [(&str, &str); 9] = [
     ("fd00:4::5", "fd00:1:1::11"),
 ];
 
-/// Marks that others write whole: of AWS VPC CNI, all bits, none, and what stands for an exit, for the replies or for nothing.
-const MARKS: [Written; 8] = [
+/// Marks that others write whole: of AWS VPC CNI, all bits, none, and what stands for an exit, for replies, for what nobody has
+/// classified, or for nothing.
+const MARKS: [Written; 9] = [
     Written::Connection,
     Written::Value(0x80),
     Written::Value(u32::MAX),
@@ -53,6 +56,7 @@ const MARKS: [Written; 8] = [
     Written::Value(1),
     Written::Value(0x4000_0002),
     Written::Value(0x1fff),
+    Written::Value(0x1ffe),
     Written::Value(0x0004_0000),
 ];
 
@@ -180,14 +184,13 @@ impl Flow<'_> {
             let to = if real == destination { String::new() } else { format!(", which is {real}") };
             Some(format!("{what}: {source} on {node} to {destination}{to}: {fate:?}, but {journey:?}"))
         };
-        if !self.is_right(&fate, &first, true) {
+        if !self.is_right(&fate, &first) {
             return say("the first packet", &first);
         }
         first.left.as_ref()?;
         let second = cluster.send(&sent, &first.memory);
-        let moved = !self.told_apart(false) || self.is_moved_by_its_service(&second);
-        let as_before = second.left == first.left || second.left.is_none() || moved;
-        if !as_before || !self.is_right(&fate, &second, false) {
+        let as_before = second.left == first.left || second.left.is_none();
+        if !as_before || !self.is_right(&fate, &second) {
             return say("the second packet", &second);
         }
         if let Outcome::As { node: gateway, interface, address } = &first.outcome
@@ -209,44 +212,15 @@ impl Flow<'_> {
         if of_host && foreign.ipvs { self.destination } else { foreign.endpoint(self.destination) }
     }
 
-    fn is_right(&self, fate: &Fate, journey: &Journey, first: bool) -> bool {
+    fn is_right(&self, fate: &Fate, journey: &Journey) -> bool {
         let dropped = journey.left.is_none();
         match fate {
-            Fate::OwnWay => {
-                self.is_own_way(journey)
-                    || dropped && self.may_be_dropped(first)
-                    || self.is_misrouted(journey)
-                    || !first && self.is_moved_by_its_service(journey)
-                    || !self.told_apart(first)
-            }
-            Fate::Dropped => {
-                let goes_on = self.is_own_way(journey) || !self.told_apart(first);
-                dropped || self.loses_its_interface() && goes_on
-            }
+            Fate::OwnWay => self.is_own_way(journey) || dropped && self.may_be_dropped() || self.is_misrouted(journey),
+            Fate::Dropped => dropped,
             Fate::Through(exits) => {
-                // A policy with `existingConnections: Reset` that names a service's own address moves what IPVS translates, each time.
-                let torn = |by: &Fate| *by == Fate::Dropped || !first && *by != *fate && *by != Fate::OwnWay;
-                let lost = !self.disturbed().is_empty() || self.by_address().is_some_and(|by| torn(&by));
-                let seen = |exits| self.addresses(exits).contains(&journey.left);
-                seen(exits) || dropped && lost || seen(&self.forced())
+                self.addresses(exits).contains(&journey.left) || dropped && !self.disturbed().is_empty()
             }
         }
-    }
-
-    /// The exits whose mark is written behind us, ahead of routing: a member's packets take the way of such a one in place of
-    /// its own, and where a policy of that exit names their destination they leave with its address.
-    fn forced(&self) -> BTreeSet<Exit> {
-        let Some(mark) = self.world.foreign.mark_behind else { return BTreeSet::new() };
-        let range = self.world.set.config.range;
-        let table = self.states[self.node].nft.get(&TableFamily::Inet);
-        let chain = range.id(self.bits(mark)).map(|id| format!("{EXIT_CHAIN}{id}"));
-        let identity = chain.and_then(|chain| table?.chains.get(&chain)?.comment.clone());
-        let all = in_force(self.world).flat_map(|policy| exits_of(self.world, policy));
-        all.filter(|exit| {
-            let Exit { gateway, egress, next_hops } = exit.clone();
-            Some(ExitKey { gateway, egress, next_hops }.identity()) == identity
-        })
-        .collect()
     }
 
     /// What may be seen of the packets that leave through these: none where there is no right address.
@@ -293,75 +267,22 @@ impl Flow<'_> {
         }
     }
 
-    /// Another daemon writes an exit's mark into the mark of connections.
-    fn has_an_exits_connection_mark(&self) -> bool {
-        marks(&self.states[self.node]).contains(&self.bits(Written::Connection))
-    }
-
-    /// What becomes of the source's packets to a service's own address, which is looked at before IPVS translates.
-    fn by_address(&self) -> Option<Fate> {
-        let translated = self.world.foreign.ipvs && self.real() != self.destination;
-        translated.then(|| fate(self.world, self.node, self.source, self.destination, &Connection::New))
-    }
-
-    /// What goes its own way without others and is dropped with them:
-    /// - an exit's mark is written behind us; or the replies' mark, ahead of routing.
-    /// - an exit's mark is written into connections, and the source is neither the host nor a pod of no policy: where a member's
-    ///   packets go their own way a connection with that mark may have lost its way.
-    /// - a service of IPVS has an address for which this source is held back; or, is steered, and
-    ///   somebody writes marks behind us, or it is not the first packet (`existingConnections: Reset`).
-    fn may_be_dropped(&self, first: bool) -> bool {
-        let exits = marks(&self.states[self.node]);
+    /// What goes its own way without others and is dropped with them: an exit's mark is written behind us, or, ahead of routing, the
+    /// replies'. The guard counts it.
+    fn may_be_dropped(&self) -> bool {
         let replies = self.world.set.config.range.reply_mark();
-        let written = self.world.foreign.mark_behind.is_some();
         let astray = self.world.foreign.mark_behind.is_some_and(|mark| self.bits(mark) == replies);
-        astray
-            || !self.disturbed().is_disjoint(&exits)
-            || self.has_an_exits_connection_mark() && !is_bystander(self.world, self.node, self.source)
-            || self.by_address().is_some_and(|by| by == Fate::Dropped || by != Fate::OwnWay && (!first || written))
+        astray || !self.disturbed().is_disjoint(&marks(&self.states[self.node]))
     }
 
-    /// By an exit's interface, with its own address: an exit's mark was written behind us, and taken away ahead of the guard.
+    /// By an exit's interface, with its own address: an exit's mark was written behind us, and taken away ahead of the guard. The
+    /// connection has none, so that its mark, where it is written, takes it away too.
     fn is_misrouted(&self, journey: &Journey) -> bool {
         let exits = marks(&self.states[self.node]);
         let foreign = &self.world.foreign;
         let written = foreign.mark_behind.is_some_and(|mark| exits.contains(&self.bits(mark)));
-        let hidden = foreign.mark_leaving.is_some_and(|mark| !exits.contains(&self.bits(mark)));
-        written && hidden && self.keeps_its_address(journey)
-    }
-
-    /// A known hole: a policy with `existingConnections: Reset` that names a service's own address marks each later packet of its
-    /// member before IPVS translates it, and where somebody writes marks behind us the first one's connection keeps one. Where the CNI translates to an address that is ours to translate to, the packet
-    /// leaves with that policy's address, whatever policies say of the endpoint.
-    fn is_moved_by_its_service(&self, journey: &Journey) -> bool {
-        let Some(Fate::Through(exits)) = self.by_address() else { return false };
-        let policy = deciding_policy(self.world, self.node, self.source, self.destination);
-        let resets = policy.is_some_and(|policy| policy.existing_connections == ExistingConnections::Reset);
-        let written = self.world.foreign.mark_behind.is_some();
-        (resets || written) && self.addresses(&exits).contains(&journey.left)
-    }
-
-    /// Whether anything tells a packet that goes its own way from a member's. Not where others write an exit's mark into the
-    /// connection, and besides
-    /// - write one into the packet, behind us,
-    /// - or translate the connection, whose first packet went its own way, to an address that is ours to translate to.
-    fn told_apart(&self, first: bool) -> bool {
-        let state = &self.states[self.node];
-        let table = state.nft.get(&TableFamily::Inet);
-        let ours = ["translated4", "translated6"].map(|set| table.and_then(|table| table.sets.get(set)));
-        let translated = ElementKey::Address(self.translated());
-        let like_ours = ours.into_iter().flatten().any(|set| set.elements.contains_key(&translated));
-        let marked = !self.disturbed().is_disjoint(&marks(state));
-        !self.has_an_exits_connection_mark() || !marked && (first || !like_ours)
-    }
-
-    /// What IPVS sends on came in by no interface any more. Who nobody has classified, and has an address of no known network, is
-    /// not known for a pod then.
-    fn loses_its_interface(&self) -> bool {
-        self.world.foreign.ipvs
-            && self.real() != self.destination
-            && !is_known_pod(self.world, self.node, self.source)
-            && !in_a_pod_network(self.world, self.source)
+        let hides = |mark| mark == Written::Connection || !exits.contains(&self.bits(mark));
+        written && foreign.mark_leaving.is_some_and(hides) && self.keeps_its_address(journey)
     }
 }
 

@@ -108,21 +108,9 @@ fn fate_of_unknown(world: &World, node: &NodeName, source: IpAddr, destination: 
 }
 
 /// In a network that nodes or egret.yaml tell.
-pub(crate) fn in_a_pod_network(world: &World, address: IpAddr) -> bool {
+fn in_a_pod_network(world: &World, address: IpAddr) -> bool {
     let told = world.facts.nodes.values().flat_map(|node| &node.pod_cidrs);
     { told }.chain(&world.set.config.pod_cidrs).any(|network| network.contains(&address))
-}
-
-/// A pod of this node has the address.
-pub(crate) fn is_known_pod(world: &World, node: &NodeName, address: IpAddr) -> bool {
-    pod_with(world, node, address).is_some()
-}
-
-/// The node itself, or a pod of it that no policy selects.
-pub(crate) fn is_bystander(world: &World, node: &NodeName, address: IpAddr) -> bool {
-    let of_no_policy =
-        |(name, pod): (&PodName, &Pod)| !in_force(world).any(|policy| is_member(world, policy, name, pod));
-    world.facts.nodes[node].addresses.contains(&address) || pod_with(world, node, address).is_some_and(of_no_policy)
 }
 
 /// One policy's word on a destination.

@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::statements::{
-    accept, address_key, began_by, daddr, device, drop, goto, in_set, is_reply, multicast_range, saddr, translated_to,
+    accept, address_key, began_by, daddr, device, drop, goto, in_set, is_reply, multicast_range, next_hop, saddr,
+    translated_to,
 };
 use super::{Builder, GUARD, INTO_TUNNEL, LAST, LEAVING};
-use crate::core::compile::ExitRole;
+use crate::core::compile::{ExitRole, routing};
 use crate::core::state::nft::{
     AddressFamily, ChainKind, DataType, ElementData, ElementKey, Field, Hook, KeyType, MatchValue, Statement,
 };
@@ -32,6 +33,10 @@ impl Builder<'_> {
             let addresses = self.own_addresses(family);
             if !addresses.is_empty() {
                 let map = format!("egress_ip{}", family.suffix());
+                // Whoever writes marks behind `steer` may give both to a packet of who is no member.
+                for set in ["others", "host"] {
+                    rules.push(vec![in_set(began_by(family), false, format!("{set}{}", family.suffix())), accept()]);
+                }
                 // The connection's mark alone may be another daemon's, and then the connection is anybody's.
                 let by_mark = Statement::SnatMap { family, mask: self.range.mask, map: map.clone() };
                 rules.push(vec![self.of_an_exit(Field::MetaMark, false), by_mark]);
@@ -71,6 +76,10 @@ impl Builder<'_> {
         // no member, the host itself, and what no policy names is left to that daemon.
         for family in self.families.iter().copied() {
             let set = |name: &str| format!("{name}{}", family.suffix());
+            // What came out of the tunnel is a member's, wherever it goes: one node's pod may be outside of the cluster for another.
+            if self.tunnel.is_some() && self.is_gateway {
+                rules.push(vec![in_set(began_by(family), false, set("tunnels")), goto(LEAVING)]);
+            }
             rules.push(vec![in_set(began_by(family), false, set("others")), accept()]);
             rules.push(vec![in_set(began_by(family), false, set("host")), accept()]);
             rules.push(vec![in_set(daddr(family), false, set("cluster")), accept()]);
@@ -108,19 +117,27 @@ impl Builder<'_> {
         self.chain(LEAVING, rules);
     }
 
-    /// Into the tunnel: replies, and connections of ours with the address that stands for this node. The mark ends here, or the
-    /// outer packets would be routed by it into the tunnel again.
+    /// Into the tunnel: replies, and connections of ours with the address that stands for this node, by the way that belongs to
+    /// the connection's mark. Another daemon that writes marks between `steer` and routing may have sent the packet to another
+    /// exit, and a third may have hidden that since: the next hop still tells, as every exit has its own. The mark ends here, or
+    /// the outer packets would be routed by it into the tunnel again.
     fn tunnel_entry(&mut self) {
         let Some(own) = self.tunnel else { return };
         // The kernel's own, which the device drops for want of a peer.
         let mut rules: Vec<Vec<Statement>> =
             AddressFamily::BOTH.map(|family| vec![in_set(daddr(family), false, multicast(family)), accept()]).into();
         rules.push(vec![is_reply(), goto(UNTAG)]);
-        rules.push(vec![self.of_an_exit(Field::CtMark, true), Statement::Counter, drop()]);
         for family in self.families.iter().copied() {
             let value = MatchValue::Address(own.inner(family));
             let stands = Statement::Compare { field: saddr(family), mask: None, negated: false, value };
-            rules.push(vec![stands, goto(UNTAG)]);
+            let set = format!("ways{}", family.suffix());
+            let fields = vec![Field::CtMark, next_hop(family)];
+            let its_way = Statement::InSet { fields, mask: Some(self.range.mask), negated: false, set: set.clone() };
+            rules.push(vec![stands, its_way, goto(UNTAG)]);
+            let remote = self.exits.values().filter(|exit| matches!(exit.role, ExitRole::Remote { .. }));
+            let way = |id| ElementKey::MarkAddress(self.range.mark(id), routing::next_hop(family, id));
+            let elements = remote.map(|exit| (way(exit.id), None)).collect();
+            self.set(&set, &[KeyType::Mark, address_key(family)], None, false, elements);
         }
         rules.push(vec![Statement::Counter, drop()]);
         self.chain(INTO_TUNNEL, rules);

@@ -39,6 +39,14 @@ pub(super) fn translated_to(family: AddressFamily) -> Field {
     }
 }
 
+/// Where its route leads the packet.
+pub(super) fn next_hop(family: AddressFamily) -> Field {
+    match family {
+        AddressFamily::V4 => Field::RtNexthop4,
+        AddressFamily::V6 => Field::RtNexthop6,
+    }
+}
+
 pub(super) fn address_key(family: AddressFamily) -> KeyType {
     match family {
         AddressFamily::V4 => KeyType::Ipv4Addr,

@@ -19,6 +19,8 @@ const OUTBOUND: &str = "outbound";
 const REPLY: &str = "reply";
 /// Where a reply that came out of the tunnel goes on.
 const HOME: &str = "home";
+/// Ahead of IPVS, which takes its packets out of the input hook at 98 and 99 (`ip_vs_ops4`, net/netfilter/ipvs/ip_vs_core.c).
+const BEFORE_IPVS: i32 = 97;
 
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` (include/uapi/linux/netfilter/nf_conntrack_common.h).
 const NEW: u32 = 8;
@@ -36,15 +38,9 @@ impl Builder<'_> {
         // Bits of ours that a packet comes with are somebody else's writing, and would lead it through an exit. Other bits, and
         // values of ours that stand for nothing here, are left alone: whoever wrote them may need them.
         let clean = self.set_mark(Field::MetaMark, 0);
-        let reply_mark = MatchValue::Mark(self.range.reply_mark());
-        let as_reply = Statement::Compare {
-            field: Field::MetaMark,
-            mask: Some(self.range.mask),
-            negated: false,
-            value: reply_mark,
-        };
         rules.push(vec![self.of_an_exit(Field::MetaMark, false), clean.clone()]);
-        rules.push(vec![as_reply, clean.clone()]);
+        rules.push(vec![self.marked(self.range.reply_mark()), clean.clone()]);
+        rules.extend(self.range.unknown_mark().map(|unknown| vec![self.marked(unknown), clean.clone()]));
         let turn_back = self.turn_back();
         rules.extend(turn_back.iter().cloned());
         rules.push(vec![is_reply(), accept()]);
@@ -55,13 +51,9 @@ impl Builder<'_> {
         rules.push(vec![goto(OUTBOUND)]);
         self.base("steer", ChainKind::Filter, Hook::Prerouting, LAST, rules);
         // What comes by the output hook has its route already, and is routed once more if its mark changes in the second look: so it
-        // comes there without one. For the address of a Service it may have been steered in prerouting, for its endpoint it need not be.
-        let begun = Statement::CtState { bits: NEW, negated: false };
-        let unsteer = vec![
-            vec![Statement::FromThisHost, accept()],
-            vec![begun, self.of_an_exit(Field::MetaMark, false), self.set_mark(Field::CtMark, 0)],
-            vec![self.of_an_exit(Field::MetaMark, false), clean],
-        ];
+        // comes there without one.
+        let unsteer =
+            vec![vec![Statement::FromThisHost, accept()], vec![self.of_an_exit(Field::MetaMark, false), clean]];
         self.base("unsteer_output", ChainKind::Filter, Hook::Output, LAST - 1, unsteer);
         // A second look, at what never was forwarded: kube-proxy in IPVS mode translates in the input hook and sends on from the
         // output hook (net/netfilter/ipvs/ip_vs_xmit.c), and a proxy on the host may speak with a pod's address. What this
@@ -83,6 +75,42 @@ impl Builder<'_> {
         again.push(vec![goto(OUTBOUND)]);
         self.base("steer_output", ChainKind::Route, Hook::Output, LAST, again);
         self.outbound();
+        self.remember();
+    }
+
+    /// What IPVS sends on has no input interface in the output hook any more, and that may be all by which a pod can be known that
+    /// nobody has classified. So it gets a mark ahead of IPVS, which [`Self::classify`] knows. Members get it too, and are known
+    /// before it is looked at.
+    fn remember(&mut self) {
+        let Some(unknown) = self.range.unknown_mark().filter(|_| !self.families.is_empty()) else { return };
+        let remember = self.set_mark(Field::MetaMark, unknown);
+        // Whoever else wrote that mark behind `steer` does not decide who is a pod.
+        let clean = self.set_mark(Field::MetaMark, 0);
+        let mut rules = vec![vec![self.marked(unknown), clean], vec![is_reply(), accept()]];
+        rules.extend(self.uplink_match(false).map(|from_outside| vec![from_outside, accept()]));
+        for family in self.families.iter().copied() {
+            for set in ["others", "host"] {
+                rules.push(vec![in_set(saddr(family), false, format!("{set}{}", family.suffix())), accept()]);
+            }
+        }
+        for family in self.families.iter().copied() {
+            rules.push(vec![in_set(saddr(family), false, format!("podnets{}", family.suffix())), remember.clone()]);
+        }
+        rules.extend(self.of_a_pod().map(|of_a_pod| vec![of_a_pod, remember]));
+        self.base("remember", ChainKind::Filter, Hook::Input, BEFORE_IPVS, rules);
+    }
+
+    /// Came in by a pod's interface; none where the kernel can't say what kind an interface is of.
+    fn of_a_pod(&self) -> Option<Statement> {
+        let value = MatchValue::Interface("veth".to_owned());
+        let of_a_pod = Statement::Compare { field: Field::Iifkind, mask: None, negated: false, value };
+        self.input.host_network.features.interface_kinds.then_some(of_a_pod)
+    }
+
+    /// `meta mark & MASK == VALUE`
+    fn marked(&self, value: u32) -> Statement {
+        let (mask, value) = (Some(self.range.mask), MatchValue::Mark(value));
+        Statement::Compare { field: Field::MetaMark, mask, negated: false, value }
     }
 
     /// Replies to what came out of the tunnel. Behind destination NAT they are addressed to what stands for the node.
@@ -106,6 +134,14 @@ impl Builder<'_> {
     /// What a pod sends of its own accord.
     fn outbound(&mut self) {
         let mut rules = Vec::new();
+        // An exit's mark that a connection begins with is another daemon's writing, as in the packet: nothing would tell it later
+        // from a connection that has lost its way. One of ours has a translation of ours when its second packet comes.
+        for family in self.families.iter().copied() {
+            let begun = Statement::CtState { bits: NEW, negated: false };
+            let not_ours = in_set(translated_to(family), true, format!("translated{}", family.suffix()));
+            let clean = self.set_mark(Field::CtMark, 0);
+            rules.push(vec![begun, self.of_an_exit(Field::CtMark, false), not_ours, clean]);
+        }
         for family in self.families.iter().copied() {
             let name = format!("cluster{}", family.suffix());
             rules.push(vec![in_set(daddr(family), false, name.clone()), accept()]);
@@ -151,10 +187,12 @@ impl Builder<'_> {
                 }
             }
         }
+        // What is for an address of this host is for a socket, or for a Service of IPVS, whose endpoint the output hook sees.
         let mut rules = vec![
             self.older_than_its_policy(family),
-            vec![Statement::VerdictMap { field: saddr(family), mask: None, map: members.clone() }],
             vec![in_set(saddr(family), false, others.clone()), accept()],
+            vec![Statement::ToThisHost, accept()],
+            vec![Statement::VerdictMap { field: saddr(family), mask: None, map: members.clone() }],
         ];
         // Whom nobody has classified: the address says that it is a pod, or the interface does. What comes in from outside of the
         // node is neither, whatever its address: in some clouds pods and nodes have theirs from one network.
@@ -163,11 +201,8 @@ impl Builder<'_> {
         }
         let podnets = format!("podnets{}", family.suffix());
         rules.push(vec![in_set(saddr(family), false, podnets.clone()), Statement::Counter, drop()]);
-        if self.input.host_network.features.interface_kinds {
-            let veth = MatchValue::Interface("veth".to_owned());
-            let of_a_pod = Statement::Compare { field: Field::Iifkind, mask: None, negated: false, value: veth };
-            rules.push(vec![of_a_pod, Statement::Counter, drop()]);
-        }
+        rules.extend(self.of_a_pod().map(|of_a_pod| vec![of_a_pod, Statement::Counter, drop()]));
+        rules.extend(self.range.unknown_mark().map(|unknown| vec![self.marked(unknown), Statement::Counter, drop()]));
         self.chain(chain, rules);
         self.set(&members, &[address_key(family)], Some(DataType::Verdict), false, of_group);
         self.set(&others, &[address_key(family)], None, false, of_none);

@@ -109,6 +109,7 @@ impl fmt::Display for Statement {
             Self::NoTrack => f.write_str("notrack"),
             Self::NoRouteBack => f.write_str("fib saddr . iif oif missing"),
             Self::FromThisHost => f.write_str("fib saddr type local"),
+            Self::ToThisHost => f.write_str("fib daddr type local"),
             Self::ClampMss => f.write_str("tcp flags syn tcp option maxseg size set rt mtu"),
             Self::Counter => f.write_str("counter"),
             Self::Verdict(verdict) => write!(f, "{verdict}"),
@@ -145,6 +146,8 @@ impl fmt::Display for Field {
             Self::CtOriginal6 => "ct original ip6 saddr",
             Self::CtReply4 => "ct reply ip daddr",
             Self::CtReply6 => "ct reply ip6 daddr",
+            Self::RtNexthop4 => "rt ip nexthop",
+            Self::RtNexthop6 => "rt ip6 nexthop",
         })
     }
 }

@@ -23,7 +23,7 @@ fn without_other_programs_there_are_two_passing_lines() {
     let expected = [
         Check::ok(
             "range",
-            "marks 0x1fff (auto: the default, and nobody else's), tables 9000 to 17190, rules from priority 500 on, UDP port 4790",
+            "marks 0x1fff (auto: the default, and nobody else's), tables 9000 to 17189, rules from priority 500 on, UDP port 4790",
         ),
         Check::ok("firewall", "firewalls of others: none drops forwarded packets"),
     ];
@@ -74,7 +74,7 @@ fn a_configured_mark_mask_is_compared_with_the_marks_of_other_programs() {
     let hint = "set datapath.markMask to auto in egret.yaml, or to bits that nobody uses";
     assert_eq!(marks(&survey, DatapathConfig::default()), [Check::warn("foreign-mark", message, hint)]);
     assert_eq!(marks(&survey, DatapathConfig { mask: 0x7f, ..DatapathConfig::default() }), []);
-    let line = "marks 0x7f (as egret.yaml says, or as they are in the kernel), tables 9000 to 9126, rules from priority 500 on, UDP port 4790; \
+    let line = "marks 0x7f (as egret.yaml says, or as they are in the kernel), tables 9000 to 9125, rules from priority 500 on, UDP port 4790; \
                 marks of others: Cilium 0xffff0f00, the ip rule 1024 0x80";
     assert_eq!(numbers(&survey, DatapathConfig { mask: 0x7f, ..DatapathConfig::default() }), Check::ok("range", line));
 }

@@ -15,8 +15,8 @@ use crate::core::preview::{CostLimits, DisplayLimits, refusal};
 use crate::forge::app::TokenPurpose;
 use crate::forge::{self, CheckConclusion, ForgeErrorKind, ForgeKind, Post, Posted, Pull};
 use crate::git::mirror::Mirror;
-use crate::git::pulls::PullHead;
-use crate::git::{self, CommitId, Fate};
+use crate::git::pull_requests::PullHead;
+use crate::git::{self, CommitId, ErrorKind};
 use crate::reconcile::gitops::preview::{ClusterContext, MergeBase, ProposedChange};
 use crate::serve::PreviewResult;
 use crate::telemetry::chain;
@@ -56,7 +56,7 @@ impl PollError {
     /// How long the forge, or the Git server, wants to be left alone.
     pub(super) fn wait(&self) -> Option<Duration> {
         match self {
-            Self::Git(error) => error.wait(),
+            Self::Git(error) => error.retry_after(),
             Self::Forge(error) => {
                 let wait = error.until()?.duration_since(Timestamp::now());
                 Some(Duration::try_from(wait).unwrap_or_default().min(LONGEST))
@@ -278,7 +278,7 @@ impl<'a> Poller<'a> {
             PreviewSubject::Change { base, head } => match self.preview(mirror, *base, *head, situation) {
                 Ok(post) => post,
                 // It will be the same the next time.
-                Err(error) if error.fate() == Fate::NeedsPerson => self.refused(&pull, &chain(&error)),
+                Err(error) if error.kind() == ErrorKind::NeedsIntervention => self.refused(&pull, &chain(&error)),
                 Err(error) => {
                     self.failed(number, subject, "", (chain(&error), error.hint()), began);
                     return Ok(true);

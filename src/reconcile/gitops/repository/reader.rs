@@ -20,8 +20,8 @@ use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::signature::Signatures;
 use crate::git::mirror::{Head, Mirror};
 use crate::git::signature::{Unsigned, not_later, verify};
-use crate::git::{self, CommitId, CommitInfo, Fate};
-use crate::reconcile::node::round::now;
+use crate::git::{self, CommitId, CommitInfo, ErrorKind};
+use crate::reconcile::now;
 
 /// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
 const CLOCK: Duration = Duration::from_secs(10);
@@ -122,7 +122,9 @@ impl RepositoryReader {
             let result = self.look();
             let wait = match &result {
                 // A server that asks to be left alone is, unless somebody pushes.
-                Err(error) if error.fate() == Fate::Retry => backoff.next_wait().max(error.wait().unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::Transient => {
+                    backoff.next_wait().max(error.retry_after().unwrap_or_default())
+                }
                 Ok(_) => {
                     backoff.reset();
                     backoff.spread(self.options.following.poll)

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ATTEMPTS, Reconciler, RoundError, now};
+use super::{ATTEMPTS, Reconciler, RoundError};
 use crate::cluster::LabelChanges;
 use crate::core::compile::counters::CounterIndex;
 use crate::core::compile::{Compiled, RefusedParts};
@@ -14,6 +14,7 @@ use crate::core::state::NodeState;
 use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::nft::Generation;
 use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::PersistedState;
 use crate::telemetry::chain;
 

@@ -5,7 +5,7 @@ mod rollback;
 use egret::core::admission::{PendingCommit, PendingReason};
 use egret::core::gate::ActiveRevision;
 use egret::core::signature::{KeyTexts, Signatures};
-use egret::git::signature::Flags;
+use egret::git::signature::SignatureFlags;
 use egret::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
@@ -13,7 +13,7 @@ use super::super::reading::{Reading, following};
 use super::*;
 
 /// A thread on a mirror of its own.
-fn reading(signed: &Signed, mirror: &str, signatures: Flags, known: ActiveRevision) -> Reading {
+fn reading(signed: &Signed, mirror: &str, signatures: SignatureFlags, known: ActiveRevision) -> Reading {
     let source = following(signed.origin.bare.to_str().expect("UTF-8"));
     Reading::start(TrackedRepository { signatures, ..source }, signed.origin.path().join(mirror), known)
 }
@@ -77,10 +77,10 @@ fn stand() -> Signed {
     signed
 }
 
-fn flags(signed: &Signed, require: Option<Require>, names: &[&str]) -> Flags {
+fn flags(signed: &Signed, require: Option<Require>, names: &[&str]) -> SignatureFlags {
     let file = signed.origin.path().join("allowed_signers");
     fs::write(&file, names.iter().map(|name| signed.line(name, "")).collect::<String>()).expect("a file");
-    Flags { require, allowed_signers: Some(file), openpgp_keys: None }
+    SignatureFlags { require, allowed_signers: Some(file), openpgp_keys: None }
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn the_egret_yaml_in_force_decides_and_no_commit_opens_the_door_for_itself() {
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada"]));
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut stand = reading(&signed, "mirror", Flags::default(), ActiveRevision::default());
+    let mut stand = reading(&signed, "mirror", SignatureFlags::default(), ActiveRevision::default());
     assert_eq!(of(&stand.intent()), (first, None), "at the first start there is no other");
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada", "eve"]));
     let own = change(&signed, Some("eve"), "10.1.0.0/16");
@@ -158,7 +158,7 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let known = {
-        let intent = reading(&signed, "mirror", Flags::default(), ActiveRevision::default()).intent();
+        let intent = reading(&signed, "mirror", SignatureFlags::default(), ActiveRevision::default()).intent();
         let signatures = intent.set.config.signatures.clone();
         let keys =
             KeyTexts { allowed_signers: vec![signed.line("ada", "").trim_end().to_owned()], ..KeyTexts::default() };
@@ -169,7 +169,7 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     let stray = change(&signed, None, "10.1.0.0/16");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     for mirror in ["mirror", "made anew"] {
-        let mut stand = reading(&signed, mirror, Flags::default(), known.clone());
+        let mut stand = reading(&signed, mirror, SignatureFlags::default(), known.clone());
         assert_eq!(of(&stand.intent()), (first, Some(nothing(stray))), "{mirror}");
     }
     // History thrown away, and a mirror that never saw it: what was remembered is all there is.
@@ -177,7 +177,7 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     let other = change(&signed, None, "10.2.0.0/16");
     let top = change(&signed, Some("ada"), "10.3.0.0/16");
     signed.origin.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
-    let mut stand = reading(&signed, "never saw it", Flags::default(), known);
+    let mut stand = reading(&signed, "never saw it", SignatureFlags::default(), known);
     match stand.next() {
         RepositoryEvent::Withheld(withheld) => {
             assert_eq!((withheld.commit.clone(), refusal(&withheld)), (top.to_string(), nothing(other)));
@@ -207,7 +207,7 @@ fn a_list_of_keys_that_changes_counts_at_the_next_look() {
         (
             Some("# people\nada rubbish\n"),
             format!(
-                "cannot take the keys of {} that commits must be signed with: line 2: there is no key of a kind that is known",
+                "cannot use {} as the list of keys that commits must be signed with: line 2: there is no key of a kind that is known",
                 file.display()
             ),
         ),
@@ -234,7 +234,7 @@ fn a_demand_without_keys_lets_nobody_in_and_says_why() {
     let signed = stand();
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let flags = Flags { require: Some(Require::Head), ..Flags::default() };
+    let flags = SignatureFlags { require: Some(Require::Head), ..SignatureFlags::default() };
     match reading(&signed, "mirror", flags, ActiveRevision::default()).next() {
         RepositoryEvent::Withheld(withheld) => {
             let what = "nobody's signature counts yet: no key is given".to_owned();

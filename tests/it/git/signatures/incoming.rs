@@ -63,8 +63,7 @@ fn a_head_that_only_leaves_out_what_is_in_force_does_not_come_in() {
     let force = signed.commit(Some("ada"), "in force");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     signed.origin.mirror().head(None).expect("the mirror has what is in force");
-    let what =
-        format!("it only takes back commits up to {}, which is in force; a signed commit can undo them", force.short());
+    let what = format!("it is a rollback from {}, which is active; revert by a new, signed commit", force.short());
     for commit in [back, old] {
         signed.origin.git(&["reset", "--quiet", "--hard", &commit.to_string()]);
         for require in [Require::Head, Require::Every] {
@@ -144,6 +143,6 @@ fn more_commits_than_anybody_reviews_do_not_come_in_at_once() {
         .status();
     assert!(import.expect("git is installed").success());
     let head = signed.head();
-    let what = "more than 10000 commits come in with it at once, too many to look at";
+    let what = "it brings more than 10000 new commits at once, too many to check";
     assert_eq!(signed.judge(Require::Every, &keys, Some(start)), unsigned(head, what));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use egret::git::publish::{BranchState, Draft, Published, Target, publish};
+use egret::git::publish::{BranchState, Draft, PublishOutcome, Target, publish};
 use egret::git::signing::Signer;
 
 use super::super::publishing::target;
@@ -31,7 +31,7 @@ fn git_takes_the_signature_of_a_report_by_every_kind_of_key() {
             Some(Draft { files, message: "Drift\n\nA rule.".to_owned(), trailers: Vec::new() })
         };
         let published = publish(&mut signed.origin.mirror(), &target, &mut replan, &mut |_| {}).expect("a report");
-        let Published::Committed { commit, .. } = published else { panic!("{published:?}") };
+        let PublishOutcome::Committed { commit, .. } = published else { panic!("{published:?}") };
         fs::write(&allowed, signed.line(&name, "namespaces=\"git\"")).expect("a file");
         let setting = format!("gpg.ssh.allowedSignersFile={}", allowed.display());
         // It fails where the signature is not good.

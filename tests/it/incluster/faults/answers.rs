@@ -44,6 +44,6 @@ fn a_write_whose_answer_is_lost_is_made_again_and_does_no_harm() -> Outcome {
         stand.object("egressconfigs", "default")["spec"]["policies"]["count"] == 0
             && stand.object("egressconfigs", "default")["status"]["nodeSummary"] == "3/3"
     })?;
-    stand.assert_quiet();
+    stand.await_quiet()?;
     Ok(())
 }

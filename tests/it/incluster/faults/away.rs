@@ -46,7 +46,7 @@ fn while_the_server_is_away_packets_flow_drift_is_repaired_and_new_pods_wait() -
     }
     let corrected = stand.object("egressnodes", WORKER)["status"]["report"]["corrected"].clone();
     assert!(corrected.to_string().contains("501: from all"), "what happened meanwhile is told: {corrected}");
-    stand.assert_quiet();
+    stand.await_quiet()?;
     flow.end(&stand, &Side::BOTH);
     stand.assert_no_leak_but(&[])
 }

@@ -82,6 +82,7 @@ fn agents_and_controller_that_die_at_any_moment_of_a_move_leave_the_packets_thei
         let moment = Duration::from_millis([3, 41, 87, 20, 130, 62][number % 6] + 7 * number as u64);
         let commit = stand.turn_to(side.other())?;
         side = side.other();
+        // Any moment will do, and each is another.
         std::thread::sleep(moment);
         stand.kill9(victim)?;
         stand.lab.ask("tiefighter", side.ways()[0].0)?;

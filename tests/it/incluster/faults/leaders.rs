@@ -16,7 +16,7 @@ const LEASE: (&str, &str, &str) = ("leases.coordination.k8s.io", "egret-system",
 
 impl Stand {
     fn signal(&mut self, process: &str, signal: Signal) -> Outcome {
-        self.processes.get_mut(process).expect("a process").signal(signal)
+        self.process_mut(process).signal(signal)
     }
 
     fn await_leader(&self, identity: &str) -> Outcome {
@@ -58,9 +58,9 @@ fn a_leader_that_stood_still_moves_nothing_back_and_what_it_had_on_its_way_is_re
     assert_eq!((arrived.status, arrived.wrote), (422, false), "{arrived:?}");
     stand.signal("controller-one", Signal::SIGCONT)?;
     stand.await_that("the first one to know that it leads no more", || {
-        stand.processes["controller-one"].output().unwrap_or_default().contains("this controller leads no more")
+        stand.log("controller-one").contains("this controller leads no more")
     })?;
-    stand.assert_quiet();
+    stand.await_quiet()?;
     assert!(stand.api.version() > before, "the lease is renewed");
     assert_eq!(stand.head()["fence"], fence);
     // It follows: when the other one ends it leads again, with a greater fence.
@@ -120,7 +120,7 @@ fn a_label_that_a_former_leader_sets_too_late_is_taken_away_again() -> Outcome {
         stand.api.writes(&Filter::writes().resource("nodes")) == 2 && stand.label("kind-worker3").is_none()
     })?;
     stand.signal("controller-one", Signal::SIGCONT)?;
-    stand.assert_quiet();
+    stand.await_quiet()?;
     flow.end(&stand, &[Side::Second]);
     stand.assert_no_leak_but(&[])
 }

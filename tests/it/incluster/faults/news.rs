@@ -28,7 +28,7 @@ fn watches_that_end_are_cut_or_forgotten_lose_no_change() -> Outcome {
     stand.await_that("a new head", || stand.object("egressconfigs", "default")["spec"]["revision"] == *commit)?;
     stand.api.compact();
     stand.await_settled(Side::Third, &commit)?;
-    stand.assert_quiet();
+    stand.await_quiet()?;
     flow.end(&stand, &Side::BOTH);
     stand.assert_no_leak_but(&[])
 }

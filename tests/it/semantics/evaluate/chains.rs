@@ -2,6 +2,7 @@
 //!
 //! Written from nft(8), not from what compiles to it. Deliberately absent: counters, and routing (the parent).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use egret::core::state::net::Mac;
@@ -35,6 +36,10 @@ pub(crate) struct Packet {
     pub(crate) for_host: bool,
     /// It left a socket of this host, or has this host's address.
     pub(crate) from_this_host: bool,
+    /// The addresses of the host it is on: its interfaces', and with IPVS its Services' (kube-ipvs0).
+    pub(crate) local: BTreeSet<IpAddr>,
+    /// The router that its route leads to.
+    pub(crate) next_hop: Option<IpAddr>,
     /// The way back to its source leads through another interface.
     pub(crate) no_route_back: bool,
     /// `meta mark`
@@ -127,6 +132,18 @@ pub(crate) fn hook(
     packet: &mut Packet,
     foreign: &Foreign,
 ) -> bool {
+    hook_until(ruleset, family, hook, i32::MAX, packet, foreign)
+}
+
+/// The same, up to the chains of a priority.
+pub(crate) fn hook_until(
+    ruleset: &Ruleset,
+    family: TableFamily,
+    hook: &Hook,
+    end: i32,
+    packet: &mut Packet,
+    foreign: &Foreign,
+) -> bool {
     // Destinations are translated in prerouting, sources in postrouting.
     let translation = if *hook == Hook::Postrouting { 100 } else { -100 };
     let nothing = Table::default();
@@ -135,7 +152,7 @@ pub(crate) fn hook(
         .chains
         .values()
         .filter_map(|chain| chain.base.as_ref().map(|base| (base, chain)))
-        .filter(|(base, _)| base.hook == *hook && base.kind != ChainKind::Nat)
+        .filter(|(base, _)| base.hook == *hook && base.kind != ChainKind::Nat && base.priority < end)
         .map(|(base, chain)| (base.priority, chain))
         .collect();
     chains.sort_by_key(|(priority, _)| *priority);
@@ -279,6 +296,7 @@ fn apply(table: &Table, rule: &NftRule, packet: &mut Packet) -> Said {
             }
             Statement::NoRouteBack => packet.no_route_back,
             Statement::FromThisHost => packet.from_this_host,
+            Statement::ToThisHost => packet.local.contains(&packet.destination),
             // Lowering a segment size changes no address and no way, and nobody asks for the state of what is not tracked.
             Statement::NoTrack | Statement::ClampMss | Statement::Counter => true,
             Statement::Verdict(verdict) => return Said::Verdict(verdict.clone()),
@@ -322,6 +340,12 @@ fn read(field: Field, mask: Option<u32>, packet: &Packet) -> Option<MatchValue> 
         Field::CtOriginal6 => v6(packet.begun_by),
         Field::CtReply4 => v4(packet.translated.unwrap_or(packet.begun_by)),
         Field::CtReply6 => v6(packet.translated.unwrap_or(packet.begun_by)),
+        // `rt_nexthop` (include/net/route.h): the destination where there is no router of the packet's family.
+        Field::RtNexthop4 if packet.destination.is_ipv4() => {
+            v4(packet.next_hop.filter(IpAddr::is_ipv4).unwrap_or(packet.destination))
+        }
+        Field::RtNexthop6 if packet.destination.is_ipv6() => v6(packet.next_hop.unwrap_or(packet.destination)),
+        Field::RtNexthop4 | Field::RtNexthop6 => None,
     }
 }
 

@@ -1,5 +1,5 @@
-//! The property finds what was wrong once: each fault of the datapath's first form (its worlds 2, 3 and 7), made again in what is
-//! compiled today, leads some packet of some random world astray.
+//! The property finds what was wrong once: each fault of the datapath's first form (its worlds 2, 3 and 7) and of its second, made
+//! again in what is compiled today, leads some packet of some random world astray.
 //!
 //! Deliberately absent: faults that nobody has made yet (`damage` breaks anything).
 
@@ -14,7 +14,7 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
 use super::{foreign_world, violation};
-use crate::semantics::evaluate::Foreign;
+use crate::semantics::evaluate::{Foreign, Written};
 use crate::semantics::world::{States, World, stands_for};
 
 type Fault = fn(&World, &NodeName, &mut NodeState);
@@ -47,6 +47,26 @@ fn the_property_notices_a_guard_that_believes_the_packets_mark_alone() {
     assert_noticed(guard_by_packet_mark, &["Through(", "tunnelled: false, left: Some"]);
 }
 
+#[test]
+fn the_property_notices_a_tunnel_that_takes_a_connection_to_another_exit() {
+    assert_noticed_in(&second_exit_written(), any_way, &["Through(", "tunnelled: true"]);
+}
+
+#[test]
+fn the_property_notices_classification_by_an_address_of_ipvs() {
+    assert_noticed(classify_what_is_for_the_host, &[", which is "]);
+}
+
+#[test]
+fn the_property_notices_connections_that_keep_what_others_wrote() {
+    assert_noticed(keep_connection_marks, &["OwnWay, but"]);
+}
+
+#[test]
+fn the_property_notices_pods_that_ipvs_makes_unknown() {
+    assert_noticed(forget_interfaces, &["Dropped, but", ", which is "]);
+}
+
 /// Random worlds, always the same, until a packet goes astray with the fault, and in the way that was seen, that does not without.
 fn assert_noticed(fault: Fault, as_seen: &[&str]) {
     assert_noticed_in(&foreign_world(), fault, as_seen);
@@ -55,6 +75,12 @@ fn assert_noticed(fault: Fault, as_seen: &[&str]) {
 /// Worlds in which others decide who has which address, and nothing else.
 fn ipam_alone() -> impl Strategy<Value = World> {
     foreign_world().prop_map(|world| World { foreign: Foreign::default(), masquerade: false, ..world })
+}
+
+/// Worlds in which another daemon writes the mark of a node's second exit behind `steer`.
+fn second_exit_written() -> impl Strategy<Value = World> {
+    let foreign = Foreign { mark_behind: Some(Written::Value(2)), ..Foreign::default() };
+    foreign_world().prop_map(move |world| World { foreign: foreign.clone(), ..world })
 }
 
 fn assert_noticed_in(worlds: &impl Strategy<Value = World>, fault: Fault, as_seen: &[&str]) {
@@ -165,4 +191,42 @@ fn guard_by_packet_mark(_: &World, _: &NodeName, state: &mut NodeState) {
     let Some(last) = chain.rules.iter().position(by_mark) else { return };
     chain.rules.truncate(last + 1);
     chain.rules.push(NftRule(vec![Statement::Verdict(Verdict::Accept)]));
+}
+
+/// Without the statements that ask this, or without the rules that have them.
+fn without(state: &mut NodeState, is_asked: impl Fn(&Statement) -> bool, whole_rule: bool) {
+    let Some(table) = state.nft.get_mut(&TableFamily::Inet) else { return };
+    for chain in table.chains.values_mut() {
+        if whole_rule {
+            chain.rules.retain(|NftRule(rule)| !rule.iter().any(&is_asked));
+        } else {
+            chain.rules.iter_mut().for_each(|NftRule(rule)| rule.retain(|one| !is_asked(one)));
+        }
+    }
+}
+
+/// Whoever has T as its source may go into the tunnel, whatever exit its route leads to.
+fn any_way(_: &World, _: &NodeName, state: &mut NodeState) {
+    let asks = |one: &Statement| {
+        matches!(one, Statement::InSet { fields, .. }
+            if fields.iter().any(|field| matches!(field, Field::RtNexthop4 | Field::RtNexthop6)))
+    };
+    without(state, asks, false);
+}
+
+/// A Service's own address decides, and so does its endpoint.
+fn classify_what_is_for_the_host(_: &World, _: &NodeName, state: &mut NodeState) {
+    without(state, |one| *one == Statement::ToThisHost, true);
+}
+
+/// What others write into a new connection's mark stays.
+fn keep_connection_marks(_: &World, _: &NodeName, state: &mut NodeState) {
+    without(state, |one| matches!(one, Statement::SetMark { field: Field::CtMark, value: 0, .. }), true);
+}
+
+/// Behind IPVS a pod is known by its address alone.
+fn forget_interfaces(_: &World, _: &NodeName, state: &mut NodeState) {
+    if let Some(table) = state.nft.get_mut(&TableFamily::Inet) {
+        table.chains.remove("remember");
+    }
 }

@@ -39,14 +39,14 @@ fn packs(mirror: &Path) -> Vec<PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|kind| kind == "pack")).collect()
 }
 
-fn ada(signed: &Signed, require: Require) -> Flags {
+fn ada(signed: &Signed, require: Require) -> SignatureFlags {
     flags(signed, Some(require), &["ada"])
 }
 
 fn earlier(old: CommitId, force: CommitId) -> Unsigned {
     let what = format!(
-        "{}, which is in force, is not in its history, and it is not later: it is of 2025-01-02T03:04:05Z, and that is of \
-         2025-02-02T03:04:05Z; a commit signed today can take its place",
+        "{}, which is active, is not in its history, and it is not later: it is of 2025-01-02T03:04:05Z, and that is of \
+         2025-02-02T03:04:05Z; a commit signed today can replace it",
         force.short()
     );
     Unsigned { commit: old, what }
@@ -65,8 +65,7 @@ fn a_mirror_that_was_filled_until_it_is_made_anew_still_knows_what_a_head_takes_
     let (signed, old, force) = two();
     let mut stand = reading(&signed, "mirror", ada(&signed, Require::Head), ActiveRevision::default());
     assert_eq!(of(&stand.intent()), (force, None));
-    let what =
-        format!("it only takes back commits up to {}, which is in force; a signed commit can undo them", force.short());
+    let what = format!("it is a rollback from {}, which is active; revert by a new, signed commit", force.short());
     let back = Some(Unsigned { commit: old, what });
     reset(&signed, old);
     assert_eq!(stand.after_push(&signed), (force, back.clone()));

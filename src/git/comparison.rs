@@ -1,23 +1,24 @@
-//! What a comparison of two commits needs: where they parted, commits that no branch leads to, and single files of any size.
+//! What a comparison of two commits needs: their merge base, commits that no branch leads to, and single files of any size.
 //!
-//! Deliberately absent: the comparison itself (`files` lists what differs, `core::preview` says what it means).
+//! Not here: the comparison itself (`files` lists what differs, `core::preview` what it means).
 
 use git2::{ErrorCode, ObjectType};
 
+use super::commit::CommitId;
 use super::error::{Error, Result};
+use super::local;
 use super::mirror::Mirror;
 use super::revision::Revision;
-use super::{CommitId, local};
 
 impl Mirror {
-    /// The commit a person means, as [`Mirror::resolve`] finds it. In a repository on this machine also what only that one
-    /// knows: HEAD as it is checked out, branches of its remotes, commits that no branch leads to, as CI checks them out.
+    /// The commit of a revision, as [`Mirror::resolve`] finds it. In a repository on this machine also what only that one has: HEAD as it
+    /// is checked out, branches of its remotes, and commits that no branch leads to, as CI checks them out.
     ///
     /// Errors: those of [`Mirror::resolve`].
     pub fn resolve_here(&mut self, text: &str) -> Result<CommitId> {
         let revision = Revision::parse(text)?;
         let Some(path) = self.source.is_local().map(std::path::Path::to_owned) else { return self.resolve(text) };
-        match local::bring(&path, &self.source, &self.repository, &revision)? {
+        match local::fetch_revision(&path, &self.source, &self.repository, &revision)? {
             Some(commit) => Ok(CommitId::new(commit)),
             None => self.resolve(text),
         }
@@ -28,11 +29,11 @@ impl Mirror {
         match self.repository.merge_base(one.oid(), other.oid()) {
             Ok(base) => Ok(Some(CommitId::new(base))),
             Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
-            Err(error) => Err(self.fault("look for where two commits parted", error)),
+            Err(error) => Err(self.fault("find the merge base of two commits", error)),
         }
     }
 
-    /// The text of one file of a commit; none if it is not there, is no text, or has more bytes than `largest`.
+    /// The text of one file of a commit; none if it does not exist, is not UTF-8, or has more bytes than `largest`.
     pub fn text(&self, commit: CommitId, path: &str, largest: usize) -> Result<Option<String>> {
         let fault = |source| self.fault("read a file of a commit", source);
         let missing = |_| Error::MissingCommit { repository: self.source.to_string(), commit };

@@ -1,7 +1,7 @@
-//! How large the objects of a fetched history may be, looked at once for each pack, before any reference leads to it.
+//! The size limits of commits, tags and trees, checked once for each fetched pack, before any reference leads to it.
 //!
-//! A commit and a folder are unpacked whole by whoever walks by them, libgit2 too, and a gigabyte of one line is a megabyte in a pack. A
-//! pack that has one is taken out of the mirror again. Deliberately absent: files (`files` asks for their size before it reads them).
+//! libgit2 unpacks a commit or a tree whole when it walks past it, and a gigabyte of one repeated letter is a megabyte in a pack. A pack that
+//! has such an object is removed from the mirror. Not here: blobs (`files` checks their size before it reads them).
 
 use std::fs;
 use std::io;
@@ -11,37 +11,37 @@ use git2::{ObjectType, Oid, Repository};
 
 use super::error::{Error, Result};
 
-/// A larger commit or tag is refused. It has a message for people in it, and nothing else that is long.
+/// A larger commit or tag is refused. Its message is the only long part of one.
 pub const LARGEST_COMMIT: usize = 1 << 20;
-/// A larger folder is refused. So much is some 150,000 names, not those of what is below it.
+/// A larger tree is refused. That is some 150,000 names directly in it.
 pub const LARGEST_FOLDER: usize = 8 << 20;
 
-/// Where it is noted which packs were looked at. Not beside them: what is no pack is swept away there.
-const NOTED: &str = "egret-packs";
+/// The folder that records which packs were checked. Not beside the packs: `supervisor::remove_leftovers` removes other files there.
+const CHECKED: &str = "egret-packs";
 
-/// Looks at the packs that came since the last time; `alive` is called now and then.
+/// Checks the packs that came since the last time; `heartbeat` is called at intervals.
 ///
 /// Errors: [`Error::Oversized`], and then that pack is gone; [`Error::Mirror`], [`Error::State`].
-pub(super) fn check(mirror: &Repository, repository: &str, alive: &dyn Fn()) -> Result<()> {
-    let state = |doing, path: &Path| {
+pub(super) fn check(mirror: &Repository, repository: &str, heartbeat: &dyn Fn()) -> Result<()> {
+    let state = |action, path: &Path| {
         let path = path.to_owned();
-        move |source| Error::State { doing, path, source }
+        move |source| Error::State { action, path, source }
     };
-    let noted = mirror.path().join(NOTED);
-    for index in new_indexes(mirror.path(), &noted) {
+    let checked = mirror.path().join(CHECKED);
+    for index in new_indexes(mirror.path(), &checked) {
         let bytes = fs::read(&index).map_err(state("read", &index))?;
         let fault =
-            |source| Error::Mirror { doing: "look at what was fetched", repository: repository.to_owned(), source };
-        // Opened for this alone: whoever has a pack open sees what is in it after it is gone.
+            |source| Error::Mirror { action: "check what was fetched", repository: repository.to_owned(), source };
+        // A handle of its own: one that has a pack open still sees the pack's objects after it was removed.
         let alone = Repository::open_bare(mirror.path()).map_err(fault)?;
         let objects = alone.odb().map_err(fault)?;
         for (number, id) in listed(&bytes).map_err(state("read", &index))?.enumerate() {
             if number % 1_000 == 0 {
-                alive();
+                heartbeat();
             }
             let (size, kind) = objects.read_header(id).map_err(fault)?;
-            let Some(what) = refusal(kind, size) else { continue };
-            // The pack first: an index alone leads nowhere.
+            let Some(what) = excess(kind, size) else { continue };
+            // The pack first: an index alone is harmless.
             for path in [index.with_extension("pack"), index.clone()] {
                 remove(&path).map_err(state("remove", &path))?;
             }
@@ -49,14 +49,14 @@ pub(super) fn check(mirror: &Repository, repository: &str, alive: &dyn Fn()) -> 
             return Err(Error::Oversized { repository: repository.to_owned(), id, what: what.to_owned() });
         }
         if let Some(name) = index.file_stem() {
-            let note = noted.join(name);
-            fs::create_dir_all(&noted).and_then(|()| fs::write(&note, "")).map_err(state("write", &note))?;
+            let marker = checked.join(name);
+            fs::create_dir_all(&checked).and_then(|()| fs::write(&marker, "")).map_err(state("write", &marker))?;
         }
     }
     Ok(())
 }
 
-fn refusal(kind: ObjectType, size: usize) -> Option<&'static str> {
+fn excess(kind: ObjectType, size: usize) -> Option<&'static str> {
     match kind {
         ObjectType::Commit if size > LARGEST_COMMIT => Some("a commit of more than 1 MiB"),
         ObjectType::Tag if size > LARGEST_COMMIT => Some("a tag of more than 1 MiB"),
@@ -65,11 +65,11 @@ fn refusal(kind: ObjectType, size: usize) -> Option<&'static str> {
     }
 }
 
-fn new_indexes(mirror: &Path, noted: &Path) -> Vec<PathBuf> {
+fn new_indexes(mirror: &Path, checked: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(mirror.join("objects/pack")).into_iter().flatten().flatten();
     let indexes = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "idx"));
     let mut new: Vec<PathBuf> =
-        indexes.filter(|path| path.file_stem().is_some_and(|name| !noted.join(name).exists())).collect();
+        indexes.filter(|path| path.file_stem().is_some_and(|name| !checked.join(name).exists())).collect();
     new.sort();
     new
 }
@@ -85,7 +85,7 @@ fn remove(path: &Path) -> io::Result<()> {
 fn listed(index: &[u8]) -> io::Result<impl Iterator<Item = Oid>> {
     const NAME: usize = 20;
     const NAMES_BEGIN: usize = 8 + 256 * 4;
-    let broken = || io::Error::new(io::ErrorKind::InvalidData, "it is no index of a pack");
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "it is not the index of a pack");
     let count = index.get(NAMES_BEGIN - 4..NAMES_BEGIN).and_then(|count| count.try_into().ok()).map(u32::from_be_bytes);
     let length = count.and_then(|count| usize::try_from(count).ok()?.checked_mul(NAME)).ok_or_else(broken)?;
     let names = length.checked_add(NAMES_BEGIN).and_then(|end| index.get(NAMES_BEGIN..end));
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_index_is_not_taken_for_an_empty_one() {
+    fn a_malformed_index_is_an_error_and_not_an_empty_one() {
         let mut index = vec![0xff, b't', b'O', b'c', 0, 0, 0, 2];
         index.resize(8 + 256 * 4, 0);
         assert_eq!(listed(&index).expect("an index").count(), 0);

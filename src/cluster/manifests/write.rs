@@ -11,8 +11,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use super::manifests::{Stamp, parent};
-use super::{ClusterError, LabelChanges, edit_labels};
+use super::{Stamp, parent};
+use crate::cluster::{ClusterError, LabelChanges, edit_labels};
 use crate::core::name::NodeName;
 
 /// How often an edit is done again because somebody without the lock wrote the file.

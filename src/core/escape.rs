@@ -1,8 +1,8 @@
-//! Sentences with names of the world in them, written so that no name can be anything but a name.
+//! Escaped text: sentences with names of the world in them, written so that no name can be anything but a name.
 //!
-//! A preview stands in a forge's comment, and most words in it come from a repository or a cluster that anybody may have written to. A
-//! sentence knows which of its parts are ours; the others are shown, and never obeyed: no mention, no reference, no link, no HTML, no end
-//! of a fence or of a table. Deliberately absent: what the sentences say.
+//! A preview stands in a forge's comment and a report in a repository, and most words in them come from a repository or a cluster that anybody
+//! may have written to. A sentence knows which of its parts are ours; the others are shown, and never obeyed: no mention, no reference, no
+//! link, no HTML, no end of a fence or of a table.
 
 use std::fmt::{self, Write};
 
