@@ -65,12 +65,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Some(folder_without_git) => DocumentSource::Files(folder(&folder_without_git)?),
         None => DocumentSource::Git { rev: arguments.rev.clone(), mirror: scratch.path().to_path_buf() },
     };
-    let cluster = Cluster::open(&arguments.node.cluster)?;
-    if !cluster.facts().nodes.contains_key(&node) {
-        return Err(Failure::unknown_node(node.as_str(), &arguments.node.cluster, cluster.facts()));
+    let facts = Cluster::open(&arguments.node.cluster)?.facts().clone();
+    if !facts.nodes.contains_key(&node) {
+        return Err(Failure::unknown_node(node.as_str(), &arguments.node.cluster, &facts));
     }
     let state_folder = arguments.node.state_dir.clone();
-    let options = DryRunOptions { following, source, cluster, node: node.clone(), state_folder };
+    let options = DryRunOptions { following, source, facts, node: node.clone(), state_folder };
     let dry_run = dry_run(options, &output::runtime()?).map_err(|error| {
         let hint = error.hint();
         Failure::new(error, hint)

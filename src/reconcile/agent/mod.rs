@@ -17,6 +17,7 @@ use crate::cluster::Cluster;
 use crate::cluster::live::{self, ApiClient, ApiError, Changed, ClusterWatch, WatchScope};
 use crate::core::compile::RefusedParts;
 use crate::core::evaluation::GatewayState;
+use crate::core::facts::Facts;
 use crate::core::gate::ActiveRevision;
 use crate::core::gateway_interfaces::GatewayInterface;
 use crate::core::host_network::KernelFeatures;
@@ -103,7 +104,7 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let live = ApiClient::connect().await?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     if options.remove {
-        let mut engine = Reconciler::new(kernel, Cluster::None, options.node.clone(), memory);
+        let mut engine = Reconciler::new(kernel, Cluster::Fixed(Facts::default()), options.node.clone(), memory);
         let steps = engine.remove(range).await?;
         tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
         log_steps(&steps);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::cluster::Cluster;
 use crate::core::admission::PendingCommit;
+use crate::core::facts::Facts;
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
@@ -43,7 +44,7 @@ pub struct DryRunOptions {
     /// What is read of it.
     pub source: DocumentSource,
     /// The cluster.
-    pub cluster: Cluster,
+    pub facts: Facts,
     /// This node.
     pub node: NodeName,
     /// Where the state of nodes is; a folder for each below it. It need not be there.
@@ -119,7 +120,7 @@ struct Documents {
 
 /// Finds what a run would do. Reading Git blocks, so this does; `runtime` is for asking the kernel.
 pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Result<DryRun, DryRunError> {
-    let DryRunOptions { following, source, cluster, node, state_folder } = options;
+    let DryRunOptions { following, source, facts, node, state_folder } = options;
     let memory = StateStore::read(&state_folder.join(node.as_str()));
     let documents = match source {
         DocumentSource::Git { rev, mirror } => of_git(following, mirror, rev.as_deref(), &memory)?,
@@ -128,7 +129,7 @@ pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Res
     runtime.block_on(async {
         let mut kernel = Kernel::open(memory.kept().range().unwrap_or_default()).await?;
         kernel.look_only();
-        let mut reconciler = Reconciler::new(kernel, cluster, node, memory);
+        let mut reconciler = Reconciler::new(kernel, Cluster::Fixed(facts), node, memory);
         let now = match &documents.active {
             Some(set) => Some(reconciler.plan(set).await?),
             None => None,

@@ -71,7 +71,7 @@ impl Bench {
         let options = DryRunOptions {
             following: self.following(node)?,
             source: DocumentSource::Git { rev: None, mirror: mirror.path().join("mirror") },
-            cluster: Cluster::open(&self.option(node, "--cluster")?).expect("the cluster"),
+            facts: Cluster::open(&self.option(node, "--cluster")?).expect("the cluster").facts().clone(),
             node: NodeName::parse(node).expect("a name"),
             state_folder,
         };
