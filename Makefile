@@ -91,7 +91,8 @@ lint: ## format, clippy, licences and origins of dependencies
 
 static: ## the program as the image has it: one static file (5 min)
 	$(call need,$(build))
-	@RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --bin egret --target $(host)
+	@commit=$$(git rev-parse --short HEAD 2>/dev/null) && export EGRET_COMMIT="$$commit"; \
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --bin egret --target $(host)
 	@echo $${CARGO_TARGET_DIR:-target}/$(host)/release/egret
 
 image: ## the image, by podman, docker or buildah: make image IMAGE=registry.example/egret:0.1.0

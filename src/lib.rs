@@ -3,6 +3,7 @@
 //! `core` decides and is pure; `git`, `cluster` and `kernel` are the edges and never know each other; `reconcile` is the loop
 //! that joins them; `serve` tells of it; `cli` is what people type. ARCHITECTURE.md has the drawing and the words.
 
+pub mod atomic_file;
 pub mod backoff;
 pub mod cli;
 pub mod cluster;

@@ -1,4 +1,4 @@
-//! The program: reads what was typed and does it. Deliberately absent: everything else, which is in the library.
+//! The program: everything is in the library.
 
 use std::process::ExitCode;
 

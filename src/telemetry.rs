@@ -1,12 +1,12 @@
-//! Logging: sets up the tracing subscriber, and formats an error with its causes on one line.
+//! Logs: the tracing subscriber, and errors with all their causes in one line. Results of commands are printed by `cli`.
 
 use std::error::Error;
-use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
+pub use tracing_subscriber::filter::LevelFilter as Level;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// The format of log lines.
+/// Text for reading, or a JSON object per line for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// Text, in colour on a terminal.
@@ -15,13 +15,17 @@ pub enum Form {
     Json,
 }
 
-/// Starts logging to standard error. `RUST_LOG` sets the level; the default is `info`.
-pub fn start(form: Form) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// Starts logging to standard error: at the level of `EGRET_LOG`, else of `RUST_LOG`, else at the given one.
+pub fn start(form: Form, level: Level) {
+    let from_environment = || ["EGRET_LOG", "RUST_LOG"].into_iter().find_map(|name| EnvFilter::try_from_env(name).ok());
+    // Of more than INFO, Egret's own messages alone: those of HTTP clients would hide them.
+    let own = if level > Level::INFO { format!("info,egret={level}") } else { level.to_string() };
+    let filter = from_environment().unwrap_or_else(|| EnvFilter::new(own));
+    let colours = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(colours)
         .with_span_events(FmtSpan::NONE)
         .with_target(false);
     // A second subscriber, as in tests that start two, is not an error.

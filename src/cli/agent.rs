@@ -1,36 +1,36 @@
-//! `egret agent`: one node of a cluster, told by a controller.
-//!
-//! Deliberately absent: the loop (`reconcile::agent`), and Git.
+//! `egret agent`: one node of a cluster with a controller. The loop is `reconcile::agent`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::options::{ServingOptions, node_name};
-use super::output::{self, Failure};
+use super::args::{CLUSTER, LogArgs, ServeArgs, node_name};
+use super::output::{self, Failure, Verbosity};
 use crate::reconcile::agent::{self, AgentError, AgentOptions};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    /// This node's name in the cluster; the host's name unless it is given.
-    #[arg(long, value_name = "NAME", env = "EGRET_NODE")]
-    node: Option<String>,
-    /// Where the node's memory is kept.
-    #[arg(long, value_name = "DIR", env = "EGRET_STATE_DIR", default_value = "/var/lib/egret")]
-    state_dir: PathBuf,
-    #[command(flatten)]
-    serving: ServingOptions,
-    /// Take everything of Egret's away from this node, and end.
+pub(super) struct AgentArgs {
+    /// Remove everything of Egret's from this node, and exit.
     #[arg(long)]
     remove: bool,
+    /// This node's name in the cluster [default: the host's name].
+    #[arg(long, value_name = "NAME", env = "EGRET_NODE", help_heading = CLUSTER)]
+    node: Option<String>,
+    /// Where the node's state is stored.
+    #[arg(long, value_name = "DIR", env = "EGRET_STATE_DIR", default_value = "/var/lib/egret", help_heading = CLUSTER)]
+    state_dir: PathBuf,
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    arguments.serving.log();
+pub(super) fn run(args: &AgentArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
+    args.log.start(verbosity);
     let options = AgentOptions {
-        node: node_name(arguments.node.as_deref())?,
-        state_folder: arguments.state_dir.clone(),
-        remove: arguments.remove,
-        listen: arguments.serving.listen,
+        node: node_name(args.node.as_deref())?,
+        state_folder: args.state_dir.clone(),
+        remove: args.remove,
+        listen: args.serve.listen,
     };
     Failure::ended(output::runtime()?.block_on(agent::run(options)), AgentError::hint)
 }

@@ -1,80 +1,98 @@
-//! `egret controller`: the one process of a cluster that reads Git, publishes and reports.
-//!
-//! Deliberately absent: the loop (`reconcile::controller`).
+//! `egret controller`: the one process of a cluster that reads Git, publishes and reports. The loop is `reconcile::controller`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::options::{FollowingOptions, ServingOptions, WebhookOptions, cluster_name, seconds};
-use super::output::{self, Failure};
-use super::previews::PreviewsOptions;
+use super::args::{
+    BranchArgs, CLUSTER, FollowArgs, GitArgs, LogArgs, RepoArgs, ServeArgs, WebhookArgs, cluster_name, duration,
+};
+use super::output::{self, Failure, Verbosity};
+use super::pull_requests::PullRequestArgs;
 use crate::cluster::live::Timing;
 use crate::reconcile::controller::{self, ControllerError, ControllerOptions};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct ControllerArgs {
     #[command(flatten)]
-    following: FollowingOptions,
-    /// The cluster's name: its entry in egret.yaml and its reports branch.
+    repo: RepoArgs,
+    #[command(flatten)]
+    branch: BranchArgs,
+    /// How often a remote repository is polled for a new commit of the branch.
+    #[arg(long, value_name = "DURATION", env = "EGRET_POLL", default_value = "30s", value_parser = duration)]
+    poll: Duration,
+    /// Remove Egret's labels from all nodes and its custom resources from the cluster, and exit.
+    #[arg(long)]
+    remove: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    follow: FollowArgs,
+    #[command(flatten)]
+    pull_requests: PullRequestArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(flatten)]
+    webhook: WebhookArgs,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    git: GitArgs,
+}
+
+/// The cluster that is published to, and the lease.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = CLUSTER)]
+struct ClusterArgs {
+    /// The cluster's name: its entry in egret.yaml, and its reports branch.
     #[arg(long, value_name = "NAME", env = "EGRET_CLUSTER_NAME", default_value = "default", value_parser = cluster_name)]
     cluster_name: String,
-    /// How often a remote repository is asked whether its branch has moved, in seconds.
-    #[arg(long, value_name = "SECONDS", env = "EGRET_POLL", default_value_t = 30.0, value_parser = seconds)]
-    poll: f64,
-    /// Where mirrors of the repository and the controller's memory are kept.
+    /// Where mirrors of the repository and the controller's state are stored.
     #[arg(long, value_name = "DIR", env = "EGRET_STATE_DIR", default_value = "/var/lib/egret")]
     state_dir: PathBuf,
-    /// The namespace of the lease by which one of several controllers leads.
+    /// The namespace of the lease by which one of several controllers is elected.
     #[arg(long, value_name = "NAME", env = "EGRET_NAMESPACE", default_value = "egret-system")]
     namespace: String,
     /// The lease's name.
     #[arg(long, value_name = "NAME", env = "EGRET_LEASE", default_value = "egret-controller")]
     lease: String,
-    /// This process among those that may lead, as its pod's name.
+    /// This process's identity in the lease, as its pod's name [default: the host's name].
     #[arg(long, value_name = "NAME", env = "EGRET_IDENTITY")]
     identity: Option<String>,
-    /// How long others wait for a leader that has gone silent before one of them leads, in seconds.
-    #[arg(long, value_name = "SECONDS", env = "EGRET_LEASE_DURATION", default_value_t = 15.0, value_parser = seconds)]
-    lease_duration: f64,
-    /// Read pods' networks from Calico's IPPools and Cilium's pools, and publish them beside those of nodes and egret.yaml.
+    /// How long a lease that its holder does not renew stays valid before another controller takes it.
+    #[arg(long, value_name = "DURATION", env = "EGRET_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    lease_duration: Duration,
+    /// Read pod networks from Calico's IPPools and Cilium's pools, and publish them beside those of nodes and egret.yaml.
     #[arg(long, env = "EGRET_POD_NETWORKS_FROM_CNI")]
     pod_networks_from_cni: bool,
-    /// Leave the taint egret.dev/agent-not-ready on nodes, also where their agents are done.
+    /// Keep the taint egret.dev/agent-not-ready on nodes, also where their agents are ready.
     #[arg(long)]
     keep_startup_taint: bool,
-    #[command(flatten)]
-    serving: ServingOptions,
-    /// Take Egret's labels off all nodes and its custom resources out of the cluster, and end.
-    #[arg(long)]
-    remove: bool,
-    #[command(flatten)]
-    previews: PreviewsOptions,
-    #[command(flatten)]
-    webhook: WebhookOptions,
 }
 
-pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    arguments.serving.log();
+pub(super) fn run(args: ControllerArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
+    args.log.start(verbosity);
     let runtime = output::runtime()?;
-    let result = if arguments.remove {
+    let result = if args.remove {
         runtime.block_on(controller::remove())
     } else {
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-        let duration = Duration::from_secs_f64(arguments.lease_duration);
+        let repository = args.repo.with(&args.git);
+        let cluster = args.cluster;
+        let duration = cluster.lease_duration;
         let options = ControllerOptions {
-            following: arguments.following.following(&arguments.cluster_name, arguments.poll)?,
-            previews: arguments.previews.board(&arguments.following.repository)?,
-            signing_key: arguments.following.signing_key,
-            state_folder: arguments.state_dir,
-            namespace: arguments.namespace,
-            lease: arguments.lease,
-            pod_networks: arguments.pod_networks_from_cni,
-            startup_taints: !arguments.keep_startup_taint,
-            identity: arguments.identity.unwrap_or_else(host),
-            // As the controllers of Kubernetes itself: 15, 10 and 2 seconds.
-            listen: arguments.serving.listen,
-            webhook: arguments.webhook.options(),
+            following: args.follow.following(repository, &args.branch, &cluster.cluster_name, args.poll)?,
+            previews: args.pull_requests.board(repository)?,
+            signing_key: args.follow.signing_key,
+            state_folder: cluster.state_dir,
+            namespace: cluster.namespace,
+            lease: cluster.lease,
+            pod_networks: cluster.pod_networks_from_cni,
+            startup_taints: !cluster.keep_startup_taint,
+            identity: cluster.identity.unwrap_or_else(host),
+            listen: args.serve.listen,
+            webhook: args.webhook.options(),
+            // In the ratio of Kubernetes' own controllers: 15, 10 and 2 seconds.
             timing: Timing { duration, deadline: duration * 2 / 3, retry: duration * 2 / 15 },
         };
         runtime.block_on(controller::run(options))

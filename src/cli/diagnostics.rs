@@ -1,6 +1,5 @@
-//! Diagnostics as people and programs read them: excerpts of the text on a terminal, JSON, and the line that counts.
-//!
-//! Deliberately absent: printing, and the choice of form and colour (the commands decide both).
+//! The forms of diagnostics: excerpts of the text for a terminal, JSON, workflow commands, and the line that counts. The commands choose the
+//! form and the colour.
 
 pub(crate) mod sarif;
 
@@ -9,10 +8,13 @@ use std::fmt::Write;
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
 
+use serde::Serialize;
+
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::catalogue::DiagnosticCounts;
+use crate::core::text::counted;
 
-/// The longest line that is shown whole, in bytes. Of a longer one, as in minified JSON, only the place is told.
+/// The longest line that is shown whole, in bytes. Of a longer one, as in minified JSON, only the place is named.
 const LONGEST_LINE: usize = 400;
 
 /// Whether the text goes to a terminal that shows colours.
@@ -91,34 +93,42 @@ fn excerpt<'t>(text: &'t str, diagnostic: &Diagnostic) -> Option<Excerpt<'t>> {
     if end - start > LONGEST_LINE {
         return None;
     }
-    let mut until = diagnostic.end.offset.clamp(at, end);
-    while !text.is_char_boundary(until) {
-        until -= 1;
-    }
+    let until = text.floor_char_boundary(diagnostic.end.offset.clamp(at, end));
     Some(Excerpt { lines: &text[start..end], first_line: diagnostic.start.line, span: at - start..until - start })
 }
 
-/// The diagnostics as a JSON array with a newline behind it. Lines and columns count from 1; 0 says "the whole file".
-pub fn to_json(diagnostics: &[Diagnostic]) -> String {
-    let all: Vec<serde_json::Value> = diagnostics
-        .iter()
-        .map(|diagnostic| {
-            let Diagnostic { file, start, end, severity, code, message, label, hint } = diagnostic;
-            serde_json::json!({
-                "file": file,
-                "line": start.line,
-                "column": start.column,
-                "endLine": end.line,
-                "endColumn": end.column,
-                "severity": severity,
-                "code": code,
-                "message": message,
-                "label": label,
-                "hint": hint,
-            })
-        })
-        .collect();
-    format!("{:#}\n", serde_json::Value::Array(all))
+/// A diagnostic in JSON. Lines and columns count from 1; 0 is "the whole file".
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DiagnosticJson<'d> {
+    file: &'d str,
+    line: usize,
+    column: usize,
+    end_line: usize,
+    end_column: usize,
+    severity: Severity,
+    code: &'static str,
+    message: &'d str,
+    label: &'d str,
+    hint: Option<&'d str>,
+}
+
+impl<'d> From<&'d Diagnostic> for DiagnosticJson<'d> {
+    fn from(diagnostic: &'d Diagnostic) -> Self {
+        let Diagnostic { file, start, end, severity, code, message, label, hint } = diagnostic;
+        Self {
+            file,
+            line: start.line,
+            column: start.column,
+            end_line: end.line,
+            end_column: end.column,
+            severity: *severity,
+            code,
+            message,
+            label,
+            hint: hint.as_deref(),
+        }
+    }
 }
 
 /// The diagnostics as GitHub's workflow commands, one a line: annotations in the files of a pull request.
@@ -176,10 +186,6 @@ pub fn summary(tally: DiagnosticCounts) -> String {
         1 => format!("{found} in {touched} of {all}; the other one is fine"),
         rest => format!("{found} in {touched} of {all}; the other {rest} are fine"),
     }
-}
-
-fn counted(count: usize, word: &str) -> String {
-    format!("{count} {word}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -275,13 +281,12 @@ error: a destination has host bits set
 
     #[test]
     fn json_has_stable_names() {
-        let expected = serde_json::json!([{
+        let expected = serde_json::json!({
             "file": "policies/outpost.yaml", "line": 3, "column": 5, "endLine": 3, "endColumn": 16,
             "severity": "error", "code": "host-bits", "message": "a destination has host bits set",
             "label": "/24 leaves no room for the .7", "hint": "10.0.4.0/24 for the network, 10.0.4.7/32 for the host",
-        }]);
-        let json: serde_json::Value = serde_json::from_str(&to_json(&[host_bits(TEXT)])).unwrap();
-        assert_eq!(json, expected);
+        });
+        assert_eq!(serde_json::to_value(DiagnosticJson::from(&host_bits(TEXT))).unwrap(), expected);
     }
 
     #[test]

@@ -1,20 +1,18 @@
-//! `egret doctor`: whether this node can do its part, and what to do where it can't.
+//! `egret doctor`: whether this node meets the requirements, and what to do where it does not. It changes nothing.
 //!
-//! The machine is the kernel edge's to look at; repository and manifests are asked here, because edges don't know each other.
-//! Exit code 1 if anything is an error. Deliberately absent: changing anything.
+//! `kernel::doctor` checks the machine; repository and manifests are read here, because edges don't import each other.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::args::{CLUSTER, GitArgs, OUTPUT, Repository};
 use super::diagnostics::{self, Colour};
-use super::options::RepositoryOptions;
-use super::output::{self, Failure, Form, Paint, paint};
-use super::plan;
-use crate::cluster::Cluster;
+use super::output::{self, Failure, Form, Manifests, Paint, is_standard_input, paint, standard_input};
+use super::{json, plan};
 use crate::core::name::NodeName;
 use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::policy::config::Config;
@@ -25,48 +23,51 @@ use crate::kernel::doctor::{self, Check, CheckStatus, DoctorInput};
 const CILIUM_CONFIG: &str = "cilium-config";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    repository: Option<RepositoryOptions>,
-    /// Manifests of the cluster: whether the node is among them, and how its CNI is configured.
-    #[arg(long, value_name = "PATH", env = "EGRET_CLUSTER", requires = "node")]
+pub(super) struct DoctorArgs {
+    /// The policy repository, if it is to be checked: a path, file://, https://, ssh:// or user@host:path.
+    #[arg(long, value_name = "REPO", env = "EGRET_REPO")]
+    repo: Option<String>,
+    /// Manifests of the cluster, or - for standard input: whether the node is among them, and how its CNI is configured.
+    #[arg(long, value_name = "PATH", env = "EGRET_CLUSTER", requires = "node", help_heading = CLUSTER)]
     cluster: Option<PathBuf>,
-    /// The cluster's name: its entry in egret.yaml counts.
-    #[arg(long, value_name = "NAME", env = "EGRET_CLUSTER_NAME", default_value = "default")]
+    /// The cluster's name: its entry in egret.yaml is used.
+    #[arg(long, value_name = "NAME", env = "EGRET_CLUSTER_NAME", default_value = "default", help_heading = CLUSTER)]
     cluster_name: String,
     /// This node's name in the cluster.
-    #[arg(long, value_name = "NAME", env = "EGRET_NODE")]
+    #[arg(long, value_name = "NAME", env = "EGRET_NODE", help_heading = CLUSTER)]
     node: Option<String>,
     /// The form of the result.
-    #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Form::Text, help_heading = OUTPUT)]
     output: Form,
+    #[command(flatten)]
+    git: GitArgs,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let mut asked = DoctorInput::default();
     let mut found = Vec::new();
-    if let Some(options) = &arguments.repository {
-        let (check, config) = repository(options, &arguments.cluster_name);
+    if let Some(address) = &args.repo {
+        let (check, config) = repository(Repository { address, git: &args.git }, &args.cluster_name);
         asked.range = config.range;
         asked.mask_is_given = !config.mask_is_auto;
         found.push(check);
     }
-    if let (Some(path), Some(node)) = (&arguments.cluster, &arguments.node) {
+    if let (Some(path), Some(node)) = (&args.cluster, &args.node) {
         found.extend(cluster(path, node, &mut asked));
     }
     found.extend(output::runtime()?.block_on(doctor::examine(&asked)));
-    output::print(&shown(&found, arguments.output, output::colour()))?;
+    output::print(&shown(&found, args.output, output::colour()))?;
     let bad = found.iter().any(|check| check.severity == CheckStatus::Error);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Whether policies can be had and read. The marks and tables are those of egret.yaml, where there is one.
-fn repository(options: &RepositoryOptions, cluster_name: &str) -> (Check, Config) {
-    let (files, revision) = match plan::files(options, None) {
+/// Whether policies can be fetched and read. The marks and tables are those of egret.yaml, where there is one.
+fn repository(repository: Repository<'_>, cluster_name: &str) -> (Check, Config) {
+    let (files, revision) = match plan::files(repository, None) {
         Ok(read) => read,
         Err(failure) => {
             let (message, hint) = failure.parts();
-            let hint = hint.unwrap_or_else(|| "`git ls-remote` with the same address says more".to_owned());
+            let hint = hint.unwrap_or_else(|| "`git ls-remote` with the same address shows more".to_owned());
             return (Check::error("repository", message, hint), Config::default());
         }
     };
@@ -77,7 +78,7 @@ fn repository(options: &RepositoryOptions, cluster_name: &str) -> (Check, Config
     mistakes.sort();
     mistakes.dedup();
     let tally = catalogue.tally(&mistakes);
-    let message = format!("{} ({revision}): {}", options.repo, diagnostics::summary(tally));
+    let message = format!("{} ({revision}): {}", repository.address, diagnostics::summary(tally));
     let check = if tally.errors + tally.warnings == 0 {
         Check::ok("repository", message)
     } else {
@@ -86,31 +87,35 @@ fn repository(options: &RepositoryOptions, cluster_name: &str) -> (Check, Config
     (check, catalogue.policies().config.clone())
 }
 
-/// Whether the cluster's manifests can be read and know this node; what they say of both is put with what is known.
+/// Whether the cluster's manifests can be read and have this node. What they hold of both is added to `asked`.
 fn cluster(path: &Path, name: &str, asked: &mut DoctorInput) -> Vec<Check> {
-    let opened = Cluster::open(path).map_err(Failure::from);
-    let cluster = match opened {
-        Ok(cluster) => cluster,
+    let read = if is_standard_input(path) {
+        standard_input().and_then(|text| Ok((Manifests::of_text(&text)?, vec![text])))
+    } else {
+        Manifests::read(path).map(|manifests| (manifests, texts(path)))
+    };
+    let (cluster, texts) = match read {
+        Ok(read) => read,
         Err(failure) => {
             let (message, hint) = failure.parts();
             return vec![Check::error("cluster", message, hint.unwrap_or_default())];
         }
     };
-    asked.cilium = cilium_config(path);
+    asked.cilium = cilium_config(&texts);
     let mut found = Vec::new();
-    if let Some(first) = cluster.faults().first() {
-        let message = format!("{}: {} mistakes, the first: {first}", path.display(), cluster.faults().len());
-        found.push(Check::warn("cluster", message, "what is wrong is passed over, or known as it was before"));
+    if let Some(first) = cluster.faults.first() {
+        let message = format!("{}: {} mistakes, the first: {first}", path.display(), cluster.faults.len());
+        found.push(Check::warn("cluster", message, "faulty objects are ignored, or stay as they were"));
     }
-    let known = NodeName::parse(name).ok().and_then(|name| cluster.facts().nodes.get_key_value(&name));
+    let known = NodeName::parse(name).ok().and_then(|name| cluster.facts.nodes.get_key_value(&name));
     if let Some((name, node)) = known {
         asked.node = Some((name.clone(), node.clone()));
-        let others = cluster.facts().nodes.iter().filter(|(other, _)| *other != name);
+        let others = cluster.facts.nodes.iter().filter(|(other, _)| *other != name);
         let peers =
             others.filter_map(|(name, node)| Some((name.clone(), node.tunnel_address()?, node.pod_cidrs.clone())));
         asked.peers = peers.collect();
     } else {
-        let (message, hint) = Failure::unknown_node(name, path, cluster.facts()).parts();
+        let (message, hint) = Failure::unknown_node(name, path, &cluster.facts).parts();
         found.push(Check::error("cluster", message, hint.unwrap_or_default()));
     }
     found
@@ -133,14 +138,17 @@ struct Metadata {
     name: String,
 }
 
-/// The data of Cilium's ConfigMap, if it is among the manifests. A file that cannot be read has been complained of already.
-fn cilium_config(path: &Path) -> Option<BTreeMap<String, String>> {
-    let texts: Vec<String> = if path.is_dir() {
-        let files = plan::folder(path).ok()?.into_values();
-        files.filter_map(|file| if let FileUpdate::Text(text) = file { Some(text) } else { None }).collect()
-    } else {
-        vec![std::fs::read_to_string(path).ok()?]
-    };
+/// The manifests' texts. A file that cannot be read is reported with the facts.
+fn texts(path: &Path) -> Vec<String> {
+    if path.is_dir() {
+        let files = plan::folder(path).unwrap_or_default().into_values();
+        return files.filter_map(|file| if let FileUpdate::Text(text) = file { Some(text) } else { None }).collect();
+    }
+    std::fs::read_to_string(path).into_iter().collect()
+}
+
+/// The data of Cilium's ConfigMap, if it is among the manifests.
+fn cilium_config(texts: &[String]) -> Option<BTreeMap<String, String>> {
     texts.iter().filter(|text| text.contains(CILIUM_CONFIG)).find_map(|text| {
         let documents: Vec<Manifest> = serde_yaml::from_multiple(text).ok()?;
         let all = documents.iter().chain(documents.iter().flat_map(|list| &list.items));
@@ -150,9 +158,15 @@ fn cilium_config(path: &Path) -> Option<BTreeMap<String, String>> {
     })
 }
 
+/// All checks, for programs.
+#[derive(Serialize)]
+struct ChecksJson<'c> {
+    checks: &'c [Check],
+}
+
 fn shown(found: &[Check], form: Form, colour: Colour) -> String {
     if form == Form::Json {
-        return format!("{:#}\n", serde_json::json!(found));
+        return json::text(ChecksJson { checks: found });
     }
     let mut text = String::new();
     for Check { severity, message, hint, .. } in found {
@@ -185,15 +199,15 @@ mod tests {
         let found = [Check::ok("kernel", "kernel 6.18"), Check::error("cilium", "past netfilter", "legacy=true")];
         let text = "ok     kernel 6.18\nerror  past netfilter\n       hint: legacy=true\n";
         assert_eq!(shown(&found, Form::Text, Colour::No), text);
-        let coloured = "\u{1b}[32mok   \u{1b}[0m  kernel 6.18\n\u{1b}[1;31merror\u{1b}[0m  past netfilter\n       hint: legacy=true\n";
+        let coloured = "\u{1b}[32mok   \u{1b}[0m  kernel 6.18\n\u{1b}[1m\u{1b}[31merror\u{1b}[0m  past netfilter\n       hint: legacy=true\n";
         assert_eq!(shown(&found, Form::Text, Colour::Yes), coloured);
         let markdown = "- **ok** kernel 6.18\n- **error** past netfilter\n  <br>hint: legacy=true\n";
         assert_eq!(shown(&found, Form::Markdown, Colour::Yes), markdown);
         let json: serde_json::Value = serde_json::from_str(&shown(&found, Form::Json, Colour::Yes)).unwrap();
-        let expected = serde_json::json!([
+        let expected = serde_json::json!({"formatVersion": 1, "checks": [
             {"code": "kernel", "severity": "ok", "message": "kernel 6.18", "hint": null},
             {"code": "cilium", "severity": "error", "message": "past netfilter", "hint": "legacy=true"},
-        ]);
+        ]});
         assert_eq!(json, expected);
     }
 
@@ -201,14 +215,14 @@ mod tests {
     fn the_config_map_is_found_in_lists_and_streams_among_other_kinds() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("cluster.yaml");
-        assert_eq!(cilium_config(&file), None);
+        assert_eq!(cilium_config(&texts(&file)), None);
         let expected = BTreeMap::from([("kube-proxy-replacement".to_owned(), "true".to_owned())]);
         let map = "kind: ConfigMap\nmetadata: {name: cilium-config}\ndata: {kube-proxy-replacement: \"true\"}\n";
         std::fs::write(&file, format!("kind: Node\nmetadata: {{name: a}}\nspec: {{data: 1}}\n---\n{map}")).unwrap();
-        assert_eq!(cilium_config(&file), Some(expected.clone()));
+        assert_eq!(cilium_config(&texts(&file)), Some(expected.clone()));
         let list = r#"{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "cilium-config-x"}},
             {"metadata": {"name": "cilium-config"}, "data": {"kube-proxy-replacement": "true"}}]}"#;
         std::fs::write(&file, list).unwrap();
-        assert_eq!(cilium_config(folder.path()), Some(expected));
+        assert_eq!(cilium_config(&texts(folder.path())), Some(expected));
     }
 }

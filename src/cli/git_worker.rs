@@ -1,6 +1,5 @@
-//! `egret git-worker`: the worker process of `git::supervisor`. Hidden, because only Egret starts it.
-//!
-//! It has no arguments, since other users could read them. Not here: what it does (`git::worker`).
+//! `egret git-worker`: the process that Egret starts for transfers with a Git server (`git::worker`). It takes no arguments: other users of
+//! the machine could read them.
 
 use std::io;
 use std::process::ExitCode;

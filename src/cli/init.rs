@@ -1,10 +1,10 @@
 //! `egret init DIR`: a policy repository to start from, ready to be committed and pushed.
 //!
-//! What is written is the folder `repo-template`, as it was when the program was built. Deliberately absent: Git: whose repository it becomes,
-//! and with which history, is not ours to say.
+//! What is written is the folder `repo-template`, as it was when the program was built. No Git repository is made: with which history one
+//! begins is for its owner to choose.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -26,41 +26,54 @@ const TEMPLATE: &[(&str, &str)] = &[
 ];
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    /// The folder; it is made if it is not there. Nothing that is there is overwritten.
+pub(super) struct InitArgs {
+    /// The folder; it is made if it does not exist. Files that exist are left as they are.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let folder = &arguments.folder;
-    // All or nothing, as far as can be seen beforehand.
-    let there: Vec<&str> =
-        TEMPLATE.iter().map(|(path, _)| *path).filter(|path| folder.join(path).symlink_metadata().is_ok()).collect();
-    if let Some(first) = there.first() {
-        let hint = "give a folder that is empty or not there; what is missing can be copied from there";
-        let error = format!("{} is there already; nothing was written", folder.join(first).display());
-        return Err(Failure::new(error, Some(hint.to_owned())));
-    }
-    for (path, text) in TEMPLATE {
-        write(&folder.join(path), text)?;
-    }
-    let shown = folder.display();
-    output::print(&format!(
-        "{} files in {shown}. Next:\n\n    cd {shown} && git init -b main && git add -A && git commit -m 'egress'\n    \
-         egret validate\n",
-        TEMPLATE.len()
-    ))?;
+pub(super) fn run(args: &InitArgs) -> Result<ExitCode, Failure> {
+    output::print(&write_missing(&args.folder)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Only where nothing is: somebody may have been faster.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
+/// Writes what is missing, and returns what was done.
+fn write_missing(folder: &Path) -> Result<String, Failure> {
+    let mut left: Vec<&str> = Vec::new();
+    for (path, text) in TEMPLATE {
+        if !write(&folder.join(path), text)? {
+            left.push(path);
+        }
+    }
+    let (shown, written) = (folder.display(), TEMPLATE.len() - left.len());
+    let mut text = match written {
+        0 => format!("{shown} has all files; nothing was written."),
+        1 => format!("1 file written to {shown}."),
+        many => format!("{many} files written to {shown}."),
+    };
+    if written > 0 && !left.is_empty() {
+        text.push_str(&format!(" Left as they were: {}.", left.join(", ")));
+    }
+    if written > 0 {
+        let start = if folder.join(".git").exists() { "" } else { "git init -b main && " };
+        text.push_str(&format!(
+            " Next:\n\n    cd {shown} && {start}git add -A && git commit -m 'egress'\n    egret validate"
+        ));
+    }
+    Ok(text + "\n")
+}
+
+/// Whether the file was written: one that exists stays as it is, also if another process was faster.
+fn write(path: &Path, text: &str) -> Result<bool, Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("write {}: {error}", path.display()), None);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(failed)?;
     }
-    File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
+    match File::create_new(path) {
+        Ok(mut file) => file.write_all(text.as_bytes()).map(|()| true).map_err(failed),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 #[cfg(test)]
@@ -88,12 +101,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_not_overwritten_and_nothing_else_is_written_beside_it() {
+    fn what_is_missing_is_written_and_what_is_there_is_left_and_named() {
         let folder = tempfile::tempdir().unwrap();
+        let shown = folder.path().display();
         fs::write(folder.path().join("README.md"), "mine").unwrap();
-        let failure = run(&Arguments { folder: folder.path().to_owned() }).unwrap_err();
-        assert!(failure.parts().0.ends_with("README.md is there already; nothing was written"), "{failure:?}");
-        assert_eq!(fs::read_to_string(folder.path().join("README.md")).unwrap(), "mine");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        fs::create_dir(folder.path().join("nodes")).unwrap();
+        fs::write(folder.path().join("nodes/gateways.yaml"), "").unwrap();
+        let said = write_missing(folder.path()).unwrap();
+        let expected = format!(
+            "9 files written to {shown}. Left as they were: README.md, nodes/gateways.yaml. Next:\n\n    cd {shown} && git init -b main \
+             && git add -A && git commit -m 'egress'\n    egret validate\n"
+        );
+        assert_eq!(said, expected);
+        for (path, text) in TEMPLATE {
+            let expected = match *path {
+                "README.md" => "mine",
+                "nodes/gateways.yaml" => "",
+                _ => text,
+            };
+            assert_eq!(fs::read_to_string(folder.path().join(path)).unwrap(), expected, "{path}");
+        }
+        let again = write_missing(folder.path()).unwrap();
+        assert_eq!(again, format!("{shown} has all files; nothing was written.\n"));
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_left_too() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/nonexistent/file", folder.path().join("README.md")).unwrap();
+        assert!(write_missing(folder.path()).unwrap().contains("Left as they were: README.md."));
     }
 }

@@ -1,96 +1,190 @@
-//! What people type: `egret COMMAND`, one file for each command.
-//!
-//! Exit codes: 0 fine, or nothing to do; 2 there are changes (`plan`, `preview`); 1 an error. Deliberately absent: whatever a command does
-//! once it knows what is meant.
+//! The command line: `egret COMMAND`, one file for each command. What a command does once its options are known is in the library.
 
 mod agent;
+mod args;
+mod completion;
 mod controller;
 pub mod diagnostics;
 mod doctor;
+mod exit;
 mod git_worker;
-mod github_app;
 mod init;
-mod options;
+mod json;
+mod man;
 mod output;
 mod plan;
-mod posting;
+mod post;
 mod preview;
 mod preview_json;
-mod previews;
+mod pull_requests;
 mod remove;
 mod run;
 mod schema;
 mod snapshot;
 mod validate;
+mod version;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::args::GlobalArgs;
+use self::args::git::FORMER_NAMES;
 use self::output::Failure;
 
 /// A GitOps reconciler for Kubernetes egress gateways.
 #[derive(Debug, Parser)]
-#[command(name = "egret", version, about, propagate_version = true, disable_help_subcommand = true)]
-struct Arguments {
+#[command(name = "egret", version, about, propagate_version = true, after_help = exit::CODES)]
+struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    global: GlobalArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Bring this node to what the policy repository asks for, and keep it there.
-    Run(run::Arguments),
-    /// Publish what the policy repository asks for to a cluster, and commit what its agents report.
-    Controller(controller::Arguments),
-    /// Bring this node to what a controller publishes, and keep it there.
-    Agent(agent::Arguments),
+    /// Reconcile this node with the policy repository, without an API server.
+    Run(run::RunArgs),
+    /// Publish the policy repository to a cluster, and commit the reports of its agents.
+    Controller(controller::ControllerArgs),
+    /// Reconcile this node with the policies that a controller publishes.
+    Agent(agent::AgentArgs),
     /// Check every document of a policy repository.
-    Validate(validate::Arguments),
+    Validate(validate::ValidateArgs),
     /// Write a policy repository to start from.
-    Init(init::Arguments),
+    Init(init::InitArgs),
     /// Print the JSON schema of documents, for editors.
-    Schema(schema::Arguments),
+    Schema(schema::SchemaArgs),
     /// Show what `run` would change on a node, and change nothing.
-    Plan(plan::Arguments),
+    Plan(plan::PlanArgs),
     /// Show what a change of the repository would do to a cluster, for a pull request; needs neither the cluster nor a kernel.
-    Preview(preview::Arguments),
-    /// Write down what a preview has to know of a cluster: labels and addresses of nodes, namespaces and pods, nothing else.
-    Snapshot(snapshot::Arguments),
-    /// Take everything of Egret's away from this node: kernel objects and labels.
-    Remove(remove::Arguments),
-    /// Look whether this node can do its part, and say what to do where it can't.
-    Doctor(doctor::Arguments),
-    /// Talk to a Git server for another process of Egret's.
+    Preview(preview::PreviewArgs),
+    /// Write what a preview needs to know of a cluster: labels and addresses of nodes, namespaces and pods, nothing else.
+    Snapshot(snapshot::SnapshotArgs),
+    /// Remove everything of Egret's from this node: kernel objects and labels.
+    Remove(remove::RemoveArgs),
+    /// Check whether this node meets the requirements, and say what to do where it does not.
+    Doctor(doctor::DoctorArgs),
+    /// Print a completion script for a shell.
+    Completion(completion::CompletionArgs),
+    /// Print the manual page, or write the pages of all commands to a folder.
+    Man(man::ManArgs),
+    /// Print the version, and the commit that the program was built from where it is known.
+    Version(version::VersionArgs),
+    /// Transfer for another Egret process, over standard input and output.
     #[command(hide = true)]
     GitWorker,
 }
 
-/// Runs what was typed.
+/// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Run(arguments) => run::run(arguments),
-        Command::Controller(arguments) => controller::run(arguments),
-        Command::Agent(arguments) => agent::run(&arguments),
-        Command::Validate(arguments) => validate::run(&arguments),
-        Command::Init(arguments) => init::run(&arguments),
-        Command::Schema(arguments) => schema::run(&arguments),
-        Command::Plan(arguments) => plan::run(&arguments),
-        Command::Preview(arguments) => preview::run(&arguments),
-        Command::Snapshot(arguments) => snapshot::run(&arguments),
-        Command::Remove(arguments) => remove::run(arguments),
-        Command::Doctor(arguments) => doctor::run(&arguments),
+    let Cli { command, global } = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = exit::of_usage(&error);
+            let _ = error.print();
+            return code;
+        }
+    };
+    global.color.write_global();
+    let verbosity = &global.verbosity;
+    let result = match command {
+        Command::Run(args) => run::run(args, verbosity),
+        Command::Controller(args) => controller::run(args, verbosity),
+        Command::Agent(args) => agent::run(&args, verbosity),
+        Command::Validate(args) => validate::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Preview(args) => preview::run(&args, verbosity),
+        Command::Snapshot(args) => snapshot::run(&args),
+        Command::Remove(args) => remove::run(args, verbosity),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completion(args) => completion::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Version(args) => version::run(&args),
         Command::GitWorker => git_worker::run(),
     };
     result.unwrap_or_else(|failure: Failure| failure.report())
 }
 
+fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    // `term_width(0)` is clap's "do not wrap".
+    let command = command().term_width(output::width().unwrap_or(0));
+    Cli::from_arg_matches(&command.try_get_matches_from(words)?)
+}
+
+/// All commands, with the former names of their options.
+fn command() -> clap::Command {
+    with_former_names(Cli::command())
+}
+
+/// Former names of options stay as aliases that `--help` does not list, and so do their environment variables.
+fn with_former_names(command: clap::Command) -> clap::Command {
+    command.mut_args(with_former_name).mut_subcommands(with_former_names)
+}
+
+fn with_former_name(arg: Arg) -> Arg {
+    let Some((_, former, variable)) = FORMER_NAMES.iter().find(|(name, ..)| arg.get_long() == Some(*name)) else {
+        return arg;
+    };
+    let is_set = arg.get_env().is_some_and(|present| std::env::var_os(present).is_some());
+    let arg = arg.alias(*former);
+    if is_set || std::env::var_os(variable).is_none() { arg } else { arg.env(*variable) }
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        super::Arguments::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_git_begins_with_git_and_its_former_name_still_works() {
+        let plan = command().find_subcommand("plan").cloned().expect("plan");
+        for (name, former, _) in FORMER_NAMES {
+            assert!(name.starts_with("git-"), "{name}");
+            let arg = plan.get_arguments().find(|arg| arg.get_long() == Some(*name)).expect("an option");
+            assert_eq!(arg.get_all_aliases(), Some(vec![*former]));
+            assert!(arg.get_visible_aliases().is_none_or(|visible| visible.is_empty()), "{former} is hidden");
+        }
+        let git = plan.get_arguments().filter(|arg| arg.get_help_heading() == Some("Git"));
+        let others: Vec<_> = git.filter_map(Arg::get_long).filter(|long| !long.starts_with("git-")).collect();
+        assert_eq!(others, Vec::<&str>::new());
+    }
+
+    /// By heading: Egret's own, the cluster's, what is printed, Git's.
+    #[test]
+    fn options_stand_under_headings_with_gits_last() {
+        for command in command().get_subcommands() {
+            let mut headings: Vec<&str> = Vec::new();
+            for heading in command.get_arguments().filter_map(Arg::get_help_heading) {
+                if !headings.contains(&heading) {
+                    headings.push(heading);
+                }
+            }
+            let place = |heading: &str| headings.iter().position(|other| *other == heading);
+            if let Some(git) = place("Git") {
+                assert_eq!(git, headings.len() - 1, "{}: {headings:?}", command.get_name());
+                assert!(place("Output") < Some(git) && place("Cluster") < place("Output"), "{headings:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_environment_variable_follows_from_its_options_name() {
+        let named: Vec<String> = command()
+            .get_subcommands()
+            .flat_map(clap::Command::get_arguments)
+            .filter_map(|arg| Some((arg.get_long()?.to_owned(), arg.get_env()?.to_string_lossy().into_owned())))
+            .filter(|(long, env)| *env != format!("EGRET_{}", long.replace('-', "_").to_uppercase()))
+            .map(|(long, env)| format!("--{long} {env}"))
+            .collect();
+        assert_eq!(named, Vec::<String>::new());
     }
 }

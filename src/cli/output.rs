@@ -1,32 +1,70 @@
-//! How results and failures reach people: text or JSON on standard output, `error:` and `hint:` on standard error; and the only place
-//! that knows escape sequences, next to the renderer of diagnostics.
-//!
-//! Deliberately absent: logs of a running node (`telemetry`).
+//! Results on standard output, and failures as `error:` and `hint:` on standard error; the terminal's width and colours. Logs of a
+//! running node are in `telemetry`.
 
 use std::error::Error;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::ArgAction;
+use clap::builder::styling::{AnsiColor, Style};
+
 use super::diagnostics::Colour;
-use crate::cluster::ClusterError;
+use crate::cluster::{Cluster, ClusterError, read_text};
+use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
 use crate::kernel::KernelError;
+use crate::telemetry;
 
 /// The form of a command's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Form {
-    /// For people.
+    /// For reading on a terminal.
     Text,
-    /// For programs.
+    /// For programs: an object with `formatVersion`.
     Json,
     /// For comments and pages.
     Markdown,
 }
 
-/// The exit code that says "there are changes".
-pub(super) const CHANGES: u8 = 2;
+/// The form of a result that no page is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum TextOrJson {
+    /// For reading on a terminal.
+    Text,
+    /// For programs: an object with `formatVersion`.
+    Json,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct Verbosity {
+    /// Log more: -v debug messages, -vv also traces. EGRET_LOG and RUST_LOG take precedence.
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+    /// Log less: -q warnings and errors, -qq errors only. Commands that print a result leave their notes out.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    quiet: u8,
+}
+
+impl Verbosity {
+    /// The level, where nothing else sets it.
+    pub(super) fn level(&self) -> telemetry::Level {
+        match (self.verbose, self.quiet) {
+            (0, 0) => telemetry::Level::INFO,
+            (0, 1) => telemetry::Level::WARN,
+            (0, _) => telemetry::Level::ERROR,
+            (1, _) => telemetry::Level::DEBUG,
+            (_, _) => telemetry::Level::TRACE,
+        }
+    }
+
+    /// Whether notes beside a result are left out.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet > 0
+    }
+}
 
 /// A command that failed: what was being done to what, and what to do about it.
 #[derive(Debug)]
@@ -41,7 +79,7 @@ impl Failure {
         Self { error: error.into(), hint }
     }
 
-    /// Of what runs on: how it ended.
+    /// How a process that kept running ended.
     pub(super) fn ended<E: Error + 'static>(
         result: Result<(), E>,
         hint: impl FnOnce(&E) -> Option<String>,
@@ -52,9 +90,9 @@ impl Failure {
         })
     }
 
-    /// A node that the manifests in `path` don't have; the hint says which they have.
+    /// A node that the manifests in `path` don't have; the hint lists those that they have.
     pub(super) fn unknown_node(node: &str, path: &Path, facts: &Facts) -> Self {
-        /// So many names are told: a cluster may have thousands.
+        /// So many names are listed: a cluster may have thousands.
         const SHOWN: usize = 8;
         let known: Vec<&str> = facts.nodes.keys().take(SHOWN).map(NodeName::as_str).collect();
         let hint = match facts.nodes.len() {
@@ -62,7 +100,8 @@ impl Failure {
             many if many > SHOWN => format!("they have {} and {} more", known.join(", "), many - SHOWN),
             _ => format!("they have {}", known.join(", ")),
         };
-        Self::new(format!("{node} is not among the nodes of {}", path.display()), Some(hint))
+        let of = if is_standard_input(path) { "standard input".to_owned() } else { path.display().to_string() };
+        Self::new(format!("{node} is not among the nodes of {of}"), Some(hint))
     }
 
     /// The error with all its causes, and the hint.
@@ -94,10 +133,57 @@ impl From<KernelError> for Failure {
     }
 }
 
+/// A cluster's manifests, read once.
+#[derive(Debug, Clone)]
+pub(super) struct Manifests {
+    /// Nodes, namespaces and pods.
+    pub(super) facts: Facts,
+    /// What is wrong with the manifests, by file and place.
+    pub(super) faults: Vec<Diagnostic>,
+}
+
+impl Manifests {
+    /// What `--cluster` names: a file, a folder, or `-` for standard input.
+    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        if !is_standard_input(path) {
+            let cluster = Cluster::open(path)?;
+            return Ok(Self { facts: cluster.facts().clone(), faults: cluster.faults().to_vec() });
+        }
+        Self::of_text(&standard_input()?)
+    }
+
+    /// Of standard input's text.
+    pub(super) fn of_text(text: &str) -> Result<Self, Failure> {
+        let (facts, faults) = read_text("standard input", text)
+            .map_err(|fault| Failure::new(fault.to_string(), Some(CLUSTER_HINT.to_owned())))?;
+        Ok(Self { facts, faults })
+    }
+}
+
+/// What is written to standard input, to its end.
+pub(super) fn standard_input() -> Result<String, Failure> {
+    io::read_to_string(io::stdin()).map_err(|error| Failure::new(format!("read standard input: {error}"), None))
+}
+
+/// Whether `--cluster` names standard input.
+pub(super) fn is_standard_input(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// For commands that follow manifests, and write labels into them.
+pub(super) fn no_standard_input(path: &Path) -> Result<(), Failure> {
+    if is_standard_input(path) {
+        let hint = "name a file or folder: this command follows its changes and writes labels into it";
+        return Err(Failure::new("--cluster - is standard input, which cannot be followed", Some(hint.to_owned())));
+    }
+    Ok(())
+}
+
+const CLUSTER_HINT: &str = "--cluster takes a file or folder, as `kubectl get nodes,namespaces,pods -A -o yaml` prints it, or - for standard input";
+
 impl From<ClusterError> for Failure {
     fn from(error: ClusterError) -> Self {
-        let hint = "--cluster takes a file or folder, as `kubectl get nodes,namespaces,pods -A -o yaml` prints it";
-        Self::new(error, Some(hint.to_owned()))
+        Self::new(error, Some(CLUSTER_HINT.to_owned()))
     }
 }
 
@@ -111,23 +197,37 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Says on standard error what was done beside the result.
-pub(super) fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+/// Writes to standard error what was done beside the result, unless `-q` is given.
+pub(super) fn note(text: &str, verbosity: &Verbosity) {
+    if !verbosity.is_quiet() {
+        let _ = writeln!(io::stderr(), "{text}");
+    }
 }
 
-/// Colours only on a terminal, and only where nobody asked for none (<https://no-color.org>).
+/// Whether standard output gets colours: as `--color` says, else on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
 pub(super) fn colour() -> Colour {
-    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if wanted && io::stdout().is_terminal() { Colour::Yes } else { Colour::No }
+    match anstream::AutoStream::choice(&io::stdout()) {
+        anstream::ColorChoice::Never => Colour::No,
+        _ => Colour::Yes,
+    }
 }
 
-/// What a colour is to say.
+/// The width that text is wrapped at: `COLUMNS`, where it is set, else the terminal's. None where standard output is no terminal: what
+/// reads a pipe looks for whole lines.
+pub(super) fn width() -> Option<usize> {
+    /// Below this, wrapped text is harder to read than what the terminal breaks.
+    const LEAST: usize = 40;
+    let given = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let terminal = || terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+    given.or_else(terminal).map(|width: usize| width.max(LEAST))
+}
+
+/// What a colour means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Paint {
-    /// Added, or as it should be.
+    /// Added, or correct.
     Good,
-    /// To be looked at.
+    /// Worth checking.
     Doubtful,
     /// An error.
     Bad,
@@ -140,15 +240,14 @@ pub(super) enum Paint {
 }
 
 impl Paint {
-    /// "Select graphic rendition" (ECMA-48, 8.3.117).
-    fn sequence(self) -> &'static str {
+    fn style(self) -> Style {
         match self {
-            Self::Good => "\u{1b}[32m",
-            Self::Doubtful => "\u{1b}[33m",
-            Self::Bad => "\u{1b}[1;31m",
-            Self::Gone => "\u{1b}[31m",
-            Self::Title => "\u{1b}[1m",
-            Self::Place => "\u{1b}[36m",
+            Self::Good => AnsiColor::Green.on_default(),
+            Self::Doubtful => AnsiColor::Yellow.on_default(),
+            Self::Bad => AnsiColor::Red.on_default().bold(),
+            Self::Gone => AnsiColor::Red.on_default(),
+            Self::Title => Style::new().bold(),
+            Self::Place => AnsiColor::Cyan.on_default(),
         }
     }
 }
@@ -156,7 +255,10 @@ impl Paint {
 /// A text in its colour; as it is where there are none.
 pub(super) fn paint(text: &str, paint: Paint, colour: Colour) -> String {
     match colour {
-        Colour::Yes => format!("{}{text}\u{1b}[0m", paint.sequence()),
+        Colour::Yes => {
+            let style = paint.style();
+            format!("{style}{text}{style:#}")
+        }
         Colour::No => text.to_owned(),
     }
 }
@@ -215,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_node_is_told_which_there_are() {
+    fn an_unknown_node_gets_a_hint_with_the_nodes_there_are() {
         let mut facts = Facts::default();
         let hint = |facts: &Facts| Failure::unknown_node("x", Path::new("c"), facts).parts().1.unwrap_or_default();
         assert_eq!(hint(&facts), "they have no node at all; `kubectl get nodes -o yaml` prints them");
@@ -223,5 +325,13 @@ mod tests {
             facts.nodes.insert(NodeName::parse(&format!("n{number}")).unwrap(), crate::core::facts::Node::default());
         }
         assert_eq!(hint(&facts), "they have n0, n1, n2, n3, n4, n5, n6, n7 and 1 more");
+    }
+
+    #[test]
+    fn quiet_and_verbose_move_the_level_from_info() {
+        let level = |verbose, quiet| Verbosity { verbose, quiet }.level();
+        use telemetry::Level;
+        assert_eq!([level(0, 0), level(0, 1), level(0, 2)], [Level::INFO, Level::WARN, Level::ERROR]);
+        assert_eq!([level(1, 0), level(2, 0), level(3, 0)], [Level::DEBUG, Level::TRACE, Level::TRACE]);
     }
 }

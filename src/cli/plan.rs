@@ -1,21 +1,24 @@
-//! `egret plan`: what `run` would change on this node, in words and as a diff, without changing anything.
-//!
-//! Deliberately absent: comparing two revisions without a kernel, which is a preview.
+//! `egret plan`: what `run` would change on this node, in words and as a diff, without changing anything. `preview` compares two revisions
+//! without a kernel.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use serde::Serialize;
+
+use super::args::{AdmissionArgs, GitArgs, NodeArgs, OUTPUT, RepoArgs, Repository};
 use super::diagnostics::Colour;
-use super::options::{AdmissionOptions, LabelOptions, NodeOptions, RepositoryOptions, SignatureOptions};
-use super::output::{self, CHANGES, Failure, Form, painted_diff};
-use crate::cluster::Cluster;
+use super::exit::CHANGES;
+use super::json;
+use super::output::{self, Failure, Form, Manifests, painted_diff};
 use crate::core::admission::PendingReason;
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
-use crate::core::plan::{Plan, summary, unified_diff};
+use crate::core::plan::{Plan, Step, StepLine, summary, unified_diff};
 use crate::core::policy::catalogue::{FileRefusal, FileUpdate};
+use crate::core::text::wrapped;
 use crate::git::mirror::Mirror;
 use crate::reconcile::gitops::repository;
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
@@ -24,24 +27,34 @@ use crate::reconcile::node::round::NodePlan;
 use crate::reconcile::now;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+#[command(after_help = "Exit codes: 0 nothing would change, 2 there are changes, 1 failure.")]
+pub(super) struct PlanArgs {
     #[command(flatten)]
-    repository: RepositoryOptions,
-    #[command(flatten)]
-    signatures: SignatureOptions,
-    #[command(flatten)]
-    node: NodeOptions,
-    /// The revision to compare with: a branch, a tag, a commit. The repository's default branch unless it is given; the files
-    /// as they lie there where the repository is a folder without Git.
+    repo: RepoArgs,
+    /// The revision to compare with: a branch, a tag, a commit [default: the repository's default branch; of a folder without Git, the
+    /// files as they are].
     #[arg(long, value_name = "REV")]
     rev: Option<String>,
     #[command(flatten)]
-    admission: AdmissionOptions,
+    node: NodeArgs,
     #[command(flatten)]
-    labels: LabelOptions,
+    admission: AdmissionArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    git: GitArgs,
+}
+
+/// How the plan is printed.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = OUTPUT)]
+struct OutputArgs {
     /// The form of the result.
-    #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
     output: Form,
+    /// Leave out the diff of the node's `ip` and `nft` objects.
+    #[arg(long)]
+    no_diff: bool,
 }
 
 /// Everything that is shown.
@@ -57,41 +70,69 @@ struct Shown {
     waits: Option<PendingReason>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let node = arguments.node.node()?;
+pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, Failure> {
+    let node = args.node.node()?;
     let scratch = Scratch::new()?;
-    let following = following(arguments)?;
-    let source = match plain_folder(&arguments.repository, arguments.rev.as_deref())? {
+    let following = following(args)?;
+    let source = match plain_folder(args.repo.with(&args.git), args.rev.as_deref())? {
         Some(folder_without_git) => DocumentSource::Files(folder(&folder_without_git)?),
-        None => DocumentSource::Git { rev: arguments.rev.clone(), mirror: scratch.path().to_path_buf() },
+        None => DocumentSource::Git { rev: args.rev.clone(), mirror: scratch.path().to_path_buf() },
     };
-    let facts = Cluster::open(&arguments.node.cluster)?.facts().clone();
+    let facts = Manifests::read(&args.node.cluster)?.facts;
     if !facts.nodes.contains_key(&node) {
-        return Err(Failure::unknown_node(node.as_str(), &arguments.node.cluster, &facts));
+        return Err(Failure::unknown_node(node.as_str(), &args.node.cluster, &facts));
     }
-    let state_folder = arguments.node.state_dir.clone();
+    let state_folder = args.node.state_dir.clone();
     let options = DryRunOptions { following, source, facts, node: node.clone(), state_folder };
     let dry_run = dry_run(options, &output::runtime()?).map_err(|error| {
         let hint = error.hint();
         Failure::new(error, hint)
     })?;
     let shown = Shown::of(node, dry_run)?;
-    output::print(&shown.text(arguments.output, output::colour()))?;
-    Ok(if shown.plan.plan.is_empty() && shown.now.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
+    let layout = Layout { colour: output::colour(), width: output::width(), diff: !args.output.no_diff };
+    output::print(&shown.text(args.output.output, layout))?;
+    Ok(if shown.changes() { ExitCode::from(CHANGES) } else { ExitCode::SUCCESS })
 }
 
 /// The repository as `egret run` would follow it.
-fn following(arguments: &Arguments) -> Result<TrackedRepository, Failure> {
+fn following(args: &PlanArgs) -> Result<TrackedRepository, Failure> {
+    let repository = args.repo.with(&args.git);
     Ok(TrackedRepository {
-        source: arguments.repository.source()?,
+        source: repository.source()?,
         branch: None,
-        access: arguments.repository.access()?,
-        signatures: arguments.signatures.flags(),
-        windows: arguments.admission.windows()?,
-        label_keys: arguments.labels.keys(),
-        cluster: arguments.node.cluster_name.clone(),
+        access: repository.access()?,
+        signatures: args.admission.flags(),
+        windows: args.admission.windows()?,
+        label_keys: args.admission.labels.keys(),
+        cluster: args.node.cluster_name.clone(),
         poll: Duration::ZERO,
     })
+}
+
+/// How a plan is laid out.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    colour: Colour,
+    /// The terminal's width; none in a pipe.
+    width: Option<usize>,
+    diff: bool,
+}
+
+/// A plan, for programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PlanJson<'p> {
+    node: &'p str,
+    revision: &'p str,
+    changes: bool,
+    verdict: String,
+    steps: Vec<StepLine>,
+    /// Those that `run` takes at once: of what is active, if the revision waits.
+    steps_now: Vec<StepLine>,
+    findings: &'p [Finding],
+    waits: Option<&'p PendingReason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff: Option<String>,
 }
 
 impl Shown {
@@ -106,57 +147,84 @@ impl Shown {
         Ok(Self { node, revision, plan, now, findings, waits })
     }
 
-    fn text(&self, form: Form, colour: Colour) -> String {
-        let diff = unified_diff(
-            &self.plan.observed,
-            &self.plan.evaluation.compiled.desired,
-            &format!("{} now", self.node),
-            &format!("{} after {}", self.node, self.revision),
-        );
+    /// Whether a run would do anything, now or once the revision is let in.
+    fn changes(&self) -> bool {
+        !self.plan.plan.is_empty() || !self.now.is_empty()
+    }
+
+    fn text(&self, form: Form, layout: Layout) -> String {
+        let diff = || {
+            let (now, after) = (format!("{} now", self.node), format!("{} after {}", self.node, self.revision));
+            unified_diff(&self.plan.observed, &self.plan.evaluation.compiled.desired, &now, &after)
+        };
+        let diff = if layout.diff { diff() } else { String::new() };
         match form {
-            Form::Json => self.json(&diff),
+            Form::Json => self.json(layout.diff.then_some(diff)),
+            Form::Markdown if diff.is_empty() => format!("{}\n{}\n", self.summary(None), self.verdict()),
             Form::Markdown => {
                 let fence = output::fence_for(&diff);
-                format!("{}\n{fence}diff\n{diff}{fence}\n", self.summary())
+                format!("{}\n{fence}diff\n{diff}{fence}\n\n{}\n", self.summary(None), self.verdict())
             }
-            Form::Text if diff.is_empty() => self.summary(),
-            Form::Text => format!("{}\n{}", self.summary(), painted_diff(&diff, colour)),
+            Form::Text => {
+                let diff = if diff.is_empty() { diff } else { format!("\n{}", painted_diff(&diff, layout.colour)) };
+                let verdict = wrapped(&self.verdict(), 2, layout.width);
+                format!("{}{diff}\n{verdict}", self.summary(layout.width))
+            }
         }
     }
 
-    fn summary(&self) -> String {
-        let mut text =
-            summary::text(self.node.as_str(), &self.plan.plan, &self.plan.evaluation.compiled, &self.findings);
-        if let Some(why) = self.waits.as_ref().filter(|_| !self.plan.plan.is_empty()) {
+    fn summary(&self, width: Option<usize>) -> String {
+        let NodePlan { plan, evaluation, .. } = &self.plan;
+        let mut text = summary::text(self.node.as_str(), plan, &evaluation.compiled, &self.findings, width);
+        if let Some(later) = self.later() {
             text.push('\n');
-            let until = match why {
-                PendingReason::Unsigned { .. } => "does not come into force",
-                _ => "is not in force until then",
-            };
-            text.push_str(&summary::broken(&format!("  later   {why}; {} {until}", self.revision), 10));
+            text.push_str(&wrapped(&format!("  later   {later}"), 10, width));
         }
         text
     }
 
-    fn json(&self, diff: &str) -> String {
-        let steps = |plan: &Plan| plan.steps.iter().map(ToString::to_string).collect::<Vec<String>>();
-        let value = serde_json::json!({
-            "node": self.node.as_str(),
-            "revision": self.revision,
-            "changes": !self.plan.plan.is_empty() || !self.now.is_empty(),
-            "steps": steps(&self.plan.plan),
-            "stepsNow": steps(if self.waits.is_some() { &self.now } else { &self.plan.plan }),
-            "findings": self.findings,
-            "waits": self.waits,
-            "diff": diff,
-        });
-        format!("{value:#}\n")
+    /// PendingReason the revision does not take effect at once, where it changes something.
+    fn later(&self) -> Option<String> {
+        let why = self.waits.as_ref().filter(|_| !self.plan.plan.is_empty())?;
+        let until = match why {
+            PendingReason::Unsigned { .. } => "does not take effect",
+            _ => "does not take effect until then",
+        };
+        Some(format!("{why}; {} {until}", self.revision))
+    }
+
+    /// The last line: what would change, how much of it, and the exit code.
+    fn verdict(&self) -> String {
+        let (node, revision) = (&self.node, &self.revision);
+        if !self.changes() {
+            return format!("{node}: nothing would change with {revision} (exit code 0)");
+        }
+        let (steps, counts) = (self.plan.plan.steps.len(), summary::counts(&self.plan.plan.steps));
+        let steps = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
+        let counts = if counts.is_empty() { counts } else { format!(": {counts}") };
+        let waits = if self.waits.is_some() { ", not yet" } else { "" };
+        format!("{node}: {revision} would take {steps}{waits}{counts} (exit code {CHANGES})")
+    }
+
+    fn json(&self, diff: Option<String>) -> String {
+        let lines = |plan: &Plan| plan.steps.iter().flat_map(Step::lines).collect();
+        json::text(PlanJson {
+            node: self.node.as_str(),
+            revision: &self.revision,
+            changes: self.changes(),
+            verdict: self.verdict(),
+            steps: lines(&self.plan.plan),
+            steps_now: lines(if self.waits.is_some() { &self.now } else { &self.plan.plan }),
+            findings: &self.findings,
+            waits: self.waits.as_ref(),
+            diff,
+        })
     }
 }
 
 /// The files of a revision and its name; as they lie there, of a folder without Git.
 pub(super) fn files(
-    repository: &RepositoryOptions,
+    repository: Repository<'_>,
     rev: Option<&str>,
 ) -> Result<(BTreeMap<String, FileUpdate>, String), Failure> {
     if let Some(path) = plain_folder(repository, rev)? {
@@ -169,7 +237,7 @@ pub(super) fn files(
 }
 
 /// The repository, where it is a folder without Git and no revision of it is asked for.
-fn plain_folder(repository: &RepositoryOptions, rev: Option<&str>) -> Result<Option<PathBuf>, Failure> {
+fn plain_folder(repository: Repository<'_>, rev: Option<&str>) -> Result<Option<PathBuf>, Failure> {
     let source = repository.source()?;
     // One that is not there is no repository either, and a folder's fault is the shorter one to read.
     let is_plain = |path: &&Path| !path.join(".git").exists() && !path.join("HEAD").exists();

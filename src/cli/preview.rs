@@ -1,20 +1,22 @@
-//! `egret preview`: what a change of the repository would do to a cluster, without the cluster and without a kernel.
-//!
-//! Deliberately absent: where it is posted to (`posting`), its making (`reconcile::previewing`), and what it says (`core::preview`).
+//! `egret preview`: what a change of the repository would do to a cluster, without the cluster and without a kernel. `core::preview` has its
+//! contents, `reconcile::previewing` makes it, `post` posts it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
 
-use super::diagnostics::Colour;
-use super::options::{self, AdmissionOptions, LabelOptions, RepositoryOptions, SignatureOptions};
-use super::output::{self, CHANGES, Failure, Form, Paint, paint};
+use super::args::{AdmissionArgs, CLUSTER, GitArgs, OUTPUT, RepoArgs, cluster_name};
+use super::exit::{self, CHANGES};
+use super::json;
+use super::output::{self, Failure, Form, Manifests, Paint, Verbosity, is_standard_input, paint};
 use super::plan::Scratch;
-use super::posting::PostOptions;
-use crate::cluster::{Cluster, read_text};
+use super::post::PostArgs;
+use super::preview_json::PreviewJson;
+use crate::cluster::read_text;
+use crate::core::diagnostic::Severity;
 use crate::core::facts::Facts;
-use crate::core::preview::{CostLimits, DisplayLimits, LineStyle, Preview, lines, markdown};
+use crate::core::preview::{CostLimits, DisplayLimits, LineStyle, Preview, TextForm, lines, markdown};
 use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
 use crate::core::snapshot;
@@ -24,63 +26,84 @@ use crate::git::mirror::Mirror;
 use crate::reconcile::gitops::preview::{ClusterContext, MergeBase, ProposedChange};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+#[command(
+    after_help = "Exit codes: 0 nothing would change, 2 there are changes, 1 failure, or a document has an error."
+)]
+pub(super) struct PreviewArgs {
     #[command(flatten)]
-    repository: RepositoryOptions,
-    #[command(flatten)]
-    signatures: SignatureOptions,
-    #[command(flatten)]
-    admission: AdmissionOptions,
-    #[command(flatten)]
-    labels: LabelOptions,
+    repo: RepoArgs,
     /// The branch that the change is to be merged into, or a commit of it.
     #[arg(long, value_name = "REV", default_value = "main")]
     base: String,
     /// The change: a branch, a tag, a commit.
     #[arg(long, value_name = "REV", default_value = "HEAD")]
     head: String,
-    /// A snapshot, or manifests as `kubectl get nodes,namespaces,pods -A -o yaml` prints them. The snapshot on the cluster's
-    /// reports branch unless it is given.
-    #[arg(long, value_name = "PATH", env = "EGRET_CLUSTER")]
-    cluster: Option<PathBuf>,
-    /// The cluster's name: its entry in egret.yaml and its reports branch.
-    #[arg(long, value_name = "NAME", env = "EGRET_CLUSTER_NAME", default_value = "default",
-          value_parser = options::cluster_name)]
-    cluster_name: String,
-    /// The form of the result; `markdown` is a comment that fits into a pull request.
-    #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
-    output: Form,
-    /// How many names of pods a list has, and on how many nodes the exact changes are shown, then with every line of theirs.
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
-    /// The time to preview for: it decides which suspended policies are in force. The later one of the times of the head and of
-    /// the snapshot's commit unless it is given, so that the same commits give the same preview.
+    /// The time to preview for, which decides which suspended policies are active [default: the later of the times of the head and of
+    /// the snapshot's commit, so that the same commits give the same preview].
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
     #[command(flatten)]
-    posting: PostOptions,
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    admission: AdmissionArgs,
+    #[command(flatten)]
+    posting: PostArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    git: GitArgs,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let target = arguments.posting.target()?;
+/// The cluster that the preview is for.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = CLUSTER)]
+struct ClusterArgs {
+    /// A snapshot, or manifests as `kubectl get nodes,namespaces,pods -A -o yaml` prints them, or - for standard input [default: the
+    /// snapshot on the cluster's reports branch].
+    #[arg(long, value_name = "PATH", env = "EGRET_CLUSTER")]
+    cluster: Option<PathBuf>,
+    /// The cluster's name: its entry in egret.yaml, and its reports branch.
+    #[arg(long, value_name = "NAME", env = "EGRET_CLUSTER_NAME", default_value = "default", value_parser = cluster_name)]
+    cluster_name: String,
+}
+
+/// How the preview is printed.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = OUTPUT)]
+struct OutputArgs {
+    /// The form of the result; `markdown` is a comment that fits into a pull request.
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
+    output: Form,
+    /// How many names of pods a list has, and for how many nodes the exact changes are shown, then with all their lines.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Leave out the diff of nodes' `ip` and `nft` objects.
+    #[arg(long)]
+    no_diff: bool,
+}
+
+pub(super) fn run(args: &PreviewArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
+    let target = args.posting.target()?;
     let scratch = Scratch::new()?;
-    let source = arguments.repository.source()?;
-    let mut mirror = Mirror::open(scratch.path(), source, arguments.repository.access()?)?;
-    let (tip, base, head) = commits(&mut mirror, arguments)?;
+    let repository = args.repo.with(&args.git);
+    let mut mirror = Mirror::open(scratch.path(), repository.source()?, repository.access()?)?;
+    let (tip, base, head) = commits(&mut mirror, args)?;
     if base == head {
-        output::note("note: both are the same commit; a preview is of commits, and of nothing that is not committed\n");
+        let note = "note: both are the same commit; a preview compares commits, and nothing that is not committed\n";
+        output::note(note, verbosity);
     }
-    let first = MergeBase::read(&mirror, base, tip, &arguments.cluster_name, arguments.labels.keys().as_deref())?;
-    // What the head says of the reports branch is not asked: who writes the head would choose the snapshot.
+    let name = &args.cluster.cluster_name;
+    let first = MergeBase::read(&mirror, base, tip, name, args.admission.labels.keys().as_deref())?;
+    // The head's reports branch is not read: who writes the head would choose the snapshot.
     let branch = first.config().reports_branch.clone();
-    let (facts, facts_from, taken) = facts(arguments, &mut mirror, &branch)?;
+    let (facts, facts_from, taken) = facts(args, &mut mirror, &branch)?;
     let reports = reports(&mut mirror, &branch);
     let time = mirror.commit_info(head)?.time;
-    let now = arguments.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time)));
+    let now = args.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time)));
     let facts_from = taken
         .and_then(|taken| snapshot::age(taken, now))
         .map_or(facts_from.clone(), |age| format!("{facts_from}, {age} old"));
-    let (flags, windows) = (arguments.signatures.flags(), arguments.admission.windows()?);
+    let (flags, windows) = (args.admission.flags(), args.admission.windows()?);
     let surroundings = ClusterContext {
         facts: &facts,
         facts_from: &facts_from,
@@ -89,21 +112,22 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         now,
         signatures: &flags,
         windows: windows.as_ref(),
-        limits: limits(arguments.limit),
+        limits: limits(args.output.limit),
         most: MOST_TEXT,
         work: CostLimits::ANY,
     };
-    let change = ProposedChange::read(&mirror, &arguments.cluster_name, first, head, surroundings)?;
+    let change = ProposedChange::read(&mirror, name, first, head, surroundings)?;
     let preview = change.preview(surroundings);
-    output::print(&shown(&preview, arguments.output, output::colour()))?;
+    let (code, meaning) = match (change.validation().fails(), preview.changes()) {
+        (true, _) => (exit::FAILED, "a document has an error"),
+        (false, true) => (CHANGES, "there are changes"),
+        (false, false) => (0, "nothing would change"),
+    };
+    output::print(&shown(&preview, &args.output, code, meaning))?;
     if let Some(target) = target {
-        target.post(&preview, &head.to_string())?;
+        target.post(&preview, &head.to_string(), verbosity)?;
     }
-    Ok(match (change.validation().fails(), preview.changes()) {
-        (true, _) => ExitCode::FAILURE,
-        (false, true) => ExitCode::from(CHANGES),
-        (false, false) => ExitCode::SUCCESS,
-    })
+    Ok(ExitCode::from(code))
 }
 
 fn limits(limit: Option<usize>) -> DisplayLimits {
@@ -112,16 +136,16 @@ fn limits(limit: Option<usize>) -> DisplayLimits {
 }
 
 /// The tip that the change is for, where it began, and its head.
-fn commits(mirror: &mut Mirror, arguments: &Arguments) -> Result<(CommitId, CommitId, CommitId), Failure> {
-    let (base, head) = (mirror.resolve_here(&arguments.base)?, mirror.resolve_here(&arguments.head)?);
+fn commits(mirror: &mut Mirror, args: &PreviewArgs) -> Result<(CommitId, CommitId, CommitId), Failure> {
+    let (base, head) = (mirror.resolve_here(&args.base)?, mirror.resolve_here(&args.head)?);
     let parted = mirror.merge_base(base, head)?.ok_or_else(|| {
-        let message = format!("compare {} with {}: they have no common history", arguments.head, arguments.base);
+        let message = format!("compare {} with {}: they have no common history", args.head, args.base);
         Failure::new(message, Some("in CI, check out the whole history: fetch-depth: 0".to_owned()))
     })?;
     Ok((base, parted, head))
 }
 
-/// What nodes report, where somebody has put it. It is told beside the preview; without it, nothing is missing from that.
+/// What nodes report, where it is on the reports branch. It is shown beside the preview, which does not depend on it.
 fn reports(mirror: &mut Mirror, branch: &str) -> Vec<NodeReport> {
     let commit = mirror.resolve_here(branch);
     let files = commit.and_then(|commit| mirror.files(commit, &["nodes".to_owned()])).unwrap_or_default();
@@ -132,21 +156,19 @@ fn reports(mirror: &mut Mirror, branch: &str) -> Vec<NodeReport> {
     texts.collect()
 }
 
-/// The cluster, where that is from, and when it was written down, where somebody says.
-fn facts(
-    arguments: &Arguments,
-    mirror: &mut Mirror,
-    branch: &str,
-) -> Result<(Facts, String, Option<Timestamp>), Failure> {
-    if let Some(path) = &arguments.cluster {
-        let cluster = Cluster::open(path)?;
-        if let Some(fault) =
-            cluster.faults().iter().find(|fault| fault.severity == crate::core::diagnostic::Severity::Error)
-        {
+/// The cluster, its source, and the time it was recorded, where that is known.
+fn facts(args: &PreviewArgs, mirror: &mut Mirror, branch: &str) -> Result<(Facts, String, Option<Timestamp>), Failure> {
+    if let Some(path) = &args.cluster.cluster {
+        let Manifests { facts, faults } = Manifests::read(path)?;
+        if let Some(fault) = faults.iter().find(|fault| fault.severity == Severity::Error) {
             return Err(Failure::new(format!("read the manifests: {fault}"), None));
         }
-        let name = path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
-        return Ok((cluster.facts().clone(), name.into_owned(), None));
+        let name = match path.file_name() {
+            _ if is_standard_input(path) => "standard input".to_owned(),
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => path.to_string_lossy().into_owned(),
+        };
+        return Ok((facts, name, None));
     }
     let hint = || Some("give a snapshot by --cluster; `egret snapshot` writes one".to_owned());
     let commit = mirror.resolve_here(branch).map_err(|error| Failure::new(error, hint()))?;
@@ -162,12 +184,14 @@ fn facts(
     Ok((facts, format!("{taken}, {branch} at {}", commit.short()), Some(taken)))
 }
 
-fn shown(preview: &Preview<'_>, form: Form, colour: Colour) -> String {
-    match form {
+fn shown(preview: &Preview<'_>, args: &OutputArgs, code: u8, meaning: &str) -> String {
+    match args.output {
         Form::Markdown => markdown(preview),
-        Form::Json => format!("{:#}\n", super::preview_json::json(preview)),
+        Form::Json => json::text(PreviewJson::new(preview, !args.no_diff)),
         Form::Text => {
-            let painted = lines(preview).into_iter().map(|line| {
+            let colour = output::colour();
+            let form = TextForm { width: output::width(), diff: !args.no_diff };
+            let painted = lines(preview, form).into_iter().map(|line| {
                 let look = match line.look {
                     LineStyle::Title => Paint::Title,
                     LineStyle::Bad => Paint::Bad,
@@ -179,7 +203,7 @@ fn shown(preview: &Preview<'_>, form: Form, colour: Colour) -> String {
                 };
                 paint(&line.text, look, colour) + "\n"
             });
-            painted.collect()
+            painted.collect::<String>() + &format!("exit code {code}: {meaning}\n")
         }
     }
 }

@@ -1,86 +1,190 @@
-//! A preview for programs.
-//!
-//! Deliberately absent: sentences that a program would have to take apart; those that are there are for showing.
+//! A preview for programs: docs/commands.md describes the fields. Sentences in it are for showing.
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
+use crate::core::admission::PendingReason;
 use crate::core::compile::Disposition;
-use crate::core::diagnostic::Diagnostic;
+use crate::core::diagnostic::{Diagnostic, Severity};
+use crate::core::name::NodeName;
+use crate::core::policy::PolicyId;
 use crate::core::preview::{ConnectionFate, FailureOutcome, Preview, RiskLevel, Sentences};
 
 /// The whole preview.
-pub(super) fn json(preview: &Preview<'_>) -> Value {
-    let words = Sentences(preview);
-    let input = &preview.input;
-    let found = input.validation.found.iter().map(|(one, known)| diagnostic(one, *known));
-    json!({
-        "cluster": input.cluster,
-        "base": input.commits.0,
-        "head": input.commits.1,
-        "clusterAsOf": input.facts_from,
-        "changes": preview.changes(),
-        "concernsCluster": input.concerned,
-        "verdict": words.verdict(),
-        "validation": {
-            "errors": input.validation.tally.errors,
-            "warnings": input.validation.tally.warnings,
-            "documents": input.validation.tally.documents,
-            "found": found.collect::<Vec<_>>(),
-            "held": input.validation.held.iter().map(|held| held.identity.to_string()).collect::<Vec<_>>(),
-        },
-        "policies": {
-            "added": names(&preview.policies.added),
-            "changed": names(&preview.policies.changed),
-            "removed": names(&preview.policies.removed),
-        },
-        "podsMoved": preview.moved,
-        "moves": moves(preview),
-        "dangers": dangers(preview),
-        "waits": preview.waits,
-        "ifAGatewayDies": losses(preview),
-        "nodes": nodes(preview),
-        "configDiff": input.config_diff,
-        "drift": preview.drift,
-    })
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PreviewJson<'p> {
+    cluster: &'p str,
+    base: &'p str,
+    head: &'p str,
+    cluster_as_of: &'p str,
+    changes: bool,
+    concerns_cluster: bool,
+    verdict: String,
+    validation: ValidationJson<'p>,
+    policies: PoliciesJson,
+    pods_moved: usize,
+    moves: Vec<MoveJson<'p>>,
+    dangers: Vec<DangerJson>,
+    waits: Option<&'p PendingReason>,
+    if_a_gateway_dies: Vec<LossJson<'p>>,
+    nodes: NodesJson<'p>,
+    config_diff: &'p str,
+    drift: &'p [String],
 }
 
-fn moves(preview: &Preview<'_>) -> Vec<Value> {
+#[derive(Debug, Serialize)]
+struct ValidationJson<'p> {
+    errors: usize,
+    warnings: usize,
+    documents: usize,
+    found: Vec<FoundJson<'p>>,
+    held: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct FoundJson<'p> {
+    file: &'p str,
+    line: usize,
+    column: usize,
+    severity: Severity,
+    code: &'static str,
+    message: &'p str,
+    hint: Option<&'p str>,
+    new: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct PoliciesJson {
+    added: Vec<String>,
+    changed: Vec<String>,
+    removed: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MoveJson<'p> {
+    policy: String,
+    policy_before: Option<String>,
+    namespace: &'p str,
+    from: WayJson,
+    to: WayJson,
+    towards: Vec<String>,
+    open_connections: &'static str,
+    pods: Vec<&'p str>,
+}
+
+#[derive(Debug, Serialize)]
+struct WayJson {
+    way: &'static str,
+    text: String,
+}
+
+#[derive(Debug, Serialize)]
+struct DangerJson {
+    level: &'static str,
+    code: &'static str,
+    title: &'static str,
+    text: String,
+}
+
+#[derive(Debug, Serialize)]
+struct LossJson<'p> {
+    gateway: &'p str,
+    policy: String,
+    pods: usize,
+    then: &'static str,
+    exits: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct NodesJson<'p> {
+    total: usize,
+    changed: usize,
+    shown: Vec<NodeJson<'p>>,
+    more: Vec<&'p str>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeJson<'p> {
+    node: &'p str,
+    alike: Vec<&'p str>,
+    title: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff: Option<&'p str>,
+    lines_left_out: usize,
+}
+
+impl<'p> PreviewJson<'p> {
+    /// Of a preview, with or without the diffs of nodes.
+    pub(super) fn new(preview: &'p Preview<'p>, diff: bool) -> Self {
+        let input = &preview.input;
+        let names = |policies: &[PolicyId]| policies.iter().map(ToString::to_string).collect();
+        Self {
+            cluster: input.cluster,
+            base: input.commits.0,
+            head: input.commits.1,
+            cluster_as_of: input.facts_from,
+            changes: preview.changes(),
+            concerns_cluster: input.concerned,
+            verdict: Sentences(preview).verdict(),
+            validation: ValidationJson {
+                errors: input.validation.tally.errors,
+                warnings: input.validation.tally.warnings,
+                documents: input.validation.tally.documents,
+                found: input.validation.found.iter().map(|(one, known)| found(one, *known)).collect(),
+                held: input.validation.held.iter().map(|held| held.identity.to_string()).collect(),
+            },
+            policies: PoliciesJson {
+                added: names(&preview.policies.added),
+                changed: names(&preview.policies.changed),
+                removed: names(&preview.policies.removed),
+            },
+            pods_moved: preview.moved,
+            moves: moves(preview),
+            dangers: dangers(preview),
+            waits: preview.waits.as_ref(),
+            if_a_gateway_dies: losses(preview),
+            nodes: nodes(preview, diff),
+            config_diff: input.config_diff,
+            drift: &preview.drift,
+        }
+    }
+}
+
+fn found(one: &Diagnostic, known: bool) -> FoundJson<'_> {
+    FoundJson {
+        file: &one.file,
+        line: one.start.line,
+        column: one.start.column,
+        severity: one.severity,
+        code: one.code,
+        message: &one.message,
+        hint: one.hint.as_deref(),
+        new: !known,
+    }
+}
+
+fn moves<'p>(preview: &'p Preview<'p>) -> Vec<MoveJson<'p>> {
     let words = Sentences(preview);
     let moves = preview.moves.iter().zip(&preview.fates).map(|(one, fate)| {
         let [from, to, _] = words.ways(one).map(|phrase| phrase.to_string());
-        json!({
-            "policy": one.policy.to_string(),
-            "policyBefore": one.was.as_ref().map(ToString::to_string),
-            "namespace": one.namespace,
-            "from": {"way": kind(&one.from), "text": from},
-            "to": {"way": kind(&one.to), "text": to},
-            "towards": one.towards.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "openConnections": match fate {
+        MoveJson {
+            policy: one.policy.to_string(),
+            policy_before: one.was.as_ref().map(ToString::to_string),
+            namespace: &one.namespace,
+            from: WayJson { way: kind(&one.from), text: from },
+            to: WayJson { way: kind(&one.to), text: to },
+            towards: one.towards.iter().map(ToString::to_string).collect(),
+            open_connections: match fate {
                 ConnectionFate::Cut => "cut",
                 ConnectionFate::Drained => "keptForTenMinutes",
                 ConnectionFate::Kept => "kept",
             },
-            "pods": one.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(),
-        })
+            pods: one.pods.iter().map(|pod| pod.name.as_str()).collect(),
+        }
     });
     moves.collect()
-}
-
-fn dangers(preview: &Preview<'_>) -> Vec<Value> {
-    let dangers = preview.dangers.iter().map(|danger| {
-        let level = match danger.level {
-            RiskLevel::Danger => "danger",
-            RiskLevel::Warning => "warning",
-            RiskLevel::Note => "note",
-            RiskLevel::Waits => "waits",
-        };
-        json!({"level": level, "code": danger.code, "title": danger.title, "text": danger.text.to_string()})
-    });
-    dangers.collect()
-}
-
-fn names(policies: &[crate::core::policy::PolicyId]) -> Vec<String> {
-    policies.iter().map(ToString::to_string).collect()
 }
 
 fn kind(way: &Disposition) -> &'static str {
@@ -91,52 +195,45 @@ fn kind(way: &Disposition) -> &'static str {
     }
 }
 
-fn diagnostic(one: &Diagnostic, known: bool) -> Value {
-    json!({
-        "file": one.file,
-        "line": one.start.line,
-        "column": one.start.column,
-        "severity": one.severity,
-        "code": one.code,
-        "message": one.message,
-        "hint": one.hint,
-        "new": !known,
-    })
+fn dangers(preview: &Preview<'_>) -> Vec<DangerJson> {
+    let dangers = preview.dangers.iter().map(|danger| {
+        let level = match danger.level {
+            RiskLevel::Danger => "danger",
+            RiskLevel::Warning => "warning",
+            RiskLevel::Note => "note",
+            RiskLevel::Waits => "waits",
+        };
+        DangerJson { level, code: danger.code, title: danger.title, text: danger.text.to_string() }
+    });
+    dangers.collect()
 }
 
-fn losses(preview: &Preview<'_>) -> Vec<Value> {
+fn losses<'p>(preview: &'p Preview<'p>) -> Vec<LossJson<'p>> {
     let losses = preview.losses.iter().map(|loss| {
         let (then, exits) = match &loss.then {
             FailureOutcome::Through(exits) => ("through", exits.iter().map(ToString::to_string).collect()),
             FailureOutcome::Dropped => ("dropped", Vec::new()),
             FailureOutcome::Own => ("own", Vec::new()),
         };
-        json!({
-            "gateway": loss.gateway.as_str(),
-            "policy": loss.policy.to_string(),
-            "pods": loss.pods,
-            "then": then,
-            "exits": exits,
-        })
+        let (gateway, policy) = (loss.gateway.as_str(), loss.policy.to_string());
+        LossJson { gateway, policy, pods: loss.pods, then, exits }
     });
     losses.collect()
 }
 
-fn nodes(preview: &Preview<'_>) -> Value {
+fn nodes<'p>(preview: &'p Preview<'p>, diff: bool) -> NodesJson<'p> {
     let nodes = &preview.nodes;
-    let shown = nodes.shown.iter().map(|one| {
-        json!({
-            "node": one.node.as_str(),
-            "alike": one.alike.iter().map(crate::core::name::NodeName::as_str).collect::<Vec<_>>(),
-            "title": one.title.to_string(),
-            "diff": one.diff,
-            "linesLeftOut": one.cut,
-        })
+    let shown = nodes.shown.iter().map(|one| NodeJson {
+        node: one.node.as_str(),
+        alike: one.alike.iter().map(NodeName::as_str).collect(),
+        title: one.title.to_string(),
+        diff: diff.then_some(one.diff.as_str()),
+        lines_left_out: one.cut,
     });
-    json!({
-        "total": nodes.total,
-        "changed": nodes.changed,
-        "shown": shown.collect::<Vec<_>>(),
-        "more": nodes.more.iter().map(crate::core::name::NodeName::as_str).collect::<Vec<_>>(),
-    })
+    NodesJson {
+        total: nodes.total,
+        changed: nodes.changed,
+        shown: shown.collect(),
+        more: nodes.more.iter().map(NodeName::as_str).collect(),
+    }
 }

@@ -1,28 +1,28 @@
-//! `egret remove`: takes everything of Egret's away from this node. The same as `egret run --remove`.
-//!
-//! Deliberately absent: the repository, which is not asked.
+//! `egret remove`: removes everything of Egret's from this node, without the repository. The same as `egret run --remove`.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::options::NodeOptions;
-use super::output::{self, Failure};
+use super::args::{LogArgs, NodeArgs};
+use super::output::{self, Failure, Verbosity, no_standard_input};
 use crate::git::access::Access;
 use crate::git::signature::SignatureFlags;
 use crate::git::source::{Insecure, Source};
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::node::{self, RunError, StandaloneOptions};
-use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct RemoveArgs {
     #[command(flatten)]
-    node: NodeOptions,
+    node: NodeArgs,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
-pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    telemetry::start(telemetry::Form::Text);
-    let node = arguments.node.node()?;
+pub(super) fn run(args: RemoveArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
+    args.log.start(verbosity);
+    no_standard_input(&args.node.cluster)?;
+    let node = args.node.node()?;
     let source = Source::parse("/", Insecure::Refuse).map_err(|error| Failure::new(error, None))?;
     let options = StandaloneOptions {
         following: TrackedRepository {
@@ -32,13 +32,13 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             signatures: SignatureFlags::default(),
             windows: None,
             label_keys: None,
-            cluster: arguments.node.cluster_name,
+            cluster: args.node.cluster_name,
             poll: Duration::from_mins(1),
         },
         signing_key: None,
-        cluster: arguments.node.cluster,
+        cluster: args.node.cluster,
         node,
-        state_folder: arguments.node.state_dir,
+        state_folder: args.node.state_dir,
         once: false,
         remove: true,
         listen: None,

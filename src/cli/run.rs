@@ -1,46 +1,55 @@
-//! `egret run`: the standalone node.
-//!
-//! Deliberately absent: the loop (`reconcile::node`).
+//! `egret run`: the standalone node. The loop is `reconcile::node`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use super::options::{FollowingOptions, NodeOptions, ServingOptions, WebhookOptions, seconds};
-use super::output::{self, Failure};
+use super::args::{BranchArgs, FollowArgs, GitArgs, LogArgs, NodeArgs, RepoArgs, ServeArgs, WebhookArgs, duration};
+use super::output::{self, Failure, Verbosity, no_standard_input};
 use crate::reconcile::node::{self, RunError, StandaloneOptions};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct RunArgs {
     #[command(flatten)]
-    following: FollowingOptions,
+    repo: RepoArgs,
     #[command(flatten)]
-    node: NodeOptions,
-    /// How often a remote repository is asked whether its branch has moved, in seconds.
-    #[arg(long, value_name = "SECONDS", env = "EGRET_POLL", default_value_t = 2.0, value_parser = seconds)]
-    poll: f64,
-    /// Reconcile once and end: 0 if all is in force.
+    branch: BranchArgs,
+    /// How often a remote repository is polled for a new commit of the branch.
+    #[arg(long, value_name = "DURATION", env = "EGRET_POLL", default_value = "2s", value_parser = duration)]
+    poll: Duration,
+    /// Reconcile once and exit: 0 if everything is applied.
     #[arg(long)]
     once: bool,
-    /// Take everything of Egret's away from this node in place of what Git asks for, and end.
+    /// Remove everything of Egret's from this node instead of reconciling it, and exit.
     #[arg(long, conflicts_with = "once")]
     remove: bool,
     #[command(flatten)]
-    serving: ServingOptions,
+    node: NodeArgs,
     #[command(flatten)]
-    webhook: WebhookOptions,
+    follow: FollowArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(flatten)]
+    webhook: WebhookArgs,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    git: GitArgs,
 }
 
-pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    arguments.serving.log();
+pub(super) fn run(args: RunArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
+    args.log.start(verbosity);
+    no_standard_input(&args.node.cluster)?;
+    let repository = args.repo.with(&args.git);
     let options = StandaloneOptions {
-        following: arguments.following.following(&arguments.node.cluster_name, arguments.poll)?,
-        signing_key: arguments.following.signing_key,
-        cluster: arguments.node.cluster.clone(),
-        node: arguments.node.node()?,
-        state_folder: arguments.node.state_dir.clone(),
-        once: arguments.once,
-        remove: arguments.remove,
-        listen: arguments.serving.listen,
-        webhook: arguments.webhook.options(),
+        following: args.follow.following(repository, &args.branch, &args.node.cluster_name, args.poll)?,
+        signing_key: args.follow.signing_key,
+        cluster: args.node.cluster.clone(),
+        node: args.node.node()?,
+        state_folder: args.node.state_dir.clone(),
+        once: args.once,
+        remove: args.remove,
+        listen: args.serve.listen,
+        webhook: args.webhook.options(),
     };
     Failure::ended(output::runtime()?.block_on(node::run(options)).map(|_| ()), RunError::hint)
 }

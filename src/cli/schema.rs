@@ -1,6 +1,5 @@
-//! `egret schema`: the JSON schemas of documents, for editors and whatever else checks YAML.
-//!
-//! Deliberately absent: the schemas themselves (`core::policy::schema`), and those of custom resources, which the chart has.
+//! `egret schema`: the JSON schemas of documents, for editors and other checkers of YAML. They are made in `core::policy::schema`; those of
+//! custom resources are in the chart.
 
 use std::process::ExitCode;
 
@@ -17,14 +16,14 @@ enum Which {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    /// Which documents' schema is printed.
+pub(super) struct SchemaArgs {
+    /// Which documents to print the schema of.
     #[arg(value_enum, default_value_t = Which::Document)]
     which: Which,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let name = match arguments.which {
+pub(super) fn run(args: &SchemaArgs) -> Result<ExitCode, Failure> {
+    let name = match args.which {
         Which::Document => "document.json",
         Which::Config => "config.json",
     };

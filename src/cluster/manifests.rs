@@ -26,6 +26,7 @@ use files::Stamp;
 use parse::{ManifestKey, ManifestObject, ManifestValue, Parsed};
 
 use super::{ClusterError, LabelChanges, Refresh, WatchPath};
+use crate::atomic_file::folder;
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use crate::core::facts::{Facts, Pod};
 use crate::core::name::NodeName;
@@ -162,7 +163,7 @@ impl Manifests {
     /// A file is watched through its folder: a rename over it is a change of the folder.
     pub(super) fn watch_path(&self) -> WatchPath {
         let recursive = self.path.is_dir();
-        WatchPath { path: if recursive { self.path.clone() } else { parent(&self.path).to_owned() }, recursive }
+        WatchPath { path: if recursive { self.path.clone() } else { folder(&self.path).to_owned() }, recursive }
     }
 
     /// Puts the files' objects together anew, and tells whether the facts differ now.
@@ -355,12 +356,4 @@ fn fault(path: &Path, place: SpanPoint, code: &'static str, message: String, sev
 
 fn start() -> SpanPoint {
     SpanPoint { offset: 0, line: 1, column: 1 }
-}
-
-/// The folder a file is in; `.` for a bare name.
-fn parent(file: &Path) -> &Path {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
 }

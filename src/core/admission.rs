@@ -10,6 +10,8 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::core::text::short_commit;
+
 pub use self::windows::{ChangeWindows, Window, by_the_clock};
 
 /// A fetched commit that is not in force, and why. The last one in force stays.
@@ -94,7 +96,7 @@ impl fmt::Display for PendingReason {
                 }
                 write!(f, "({reason})")
             }
-            Self::Unsigned { commit, what } => write!(f, "{} is not signed as demanded: {what}", short(commit)),
+            Self::Unsigned { commit, what } => write!(f, "{} is not signed as demanded: {what}", short_commit(commit)),
         }
     }
 }
@@ -102,13 +104,8 @@ impl fmt::Display for PendingReason {
 impl PendingCommit {
     /// One line for people.
     pub fn message(&self) -> String {
-        format!("{} \"{}\" of {} waits: {}", short(&self.commit), self.summary, self.author, self.why)
+        format!("{} \"{}\" of {} waits: {}", short_commit(&self.commit), self.summary, self.author, self.why)
     }
-}
-
-/// As Git shows a commit to people.
-fn short(commit: &str) -> &str {
-    commit.get(..12).unwrap_or(commit)
 }
 
 /// A cluster whose commits wait until a time that somebody chose. It has an end, so that it is not forgotten.
@@ -146,7 +143,10 @@ impl Emergency {
     /// One line for people.
     pub fn message(&self) -> String {
         let Self { commit, author, trailer, reason } = self;
-        format!("{} was applied outside the change window by {author}, because: {reason} ({trailer})", short(commit))
+        format!(
+            "{} was applied outside the change window by {author}, because: {reason} ({trailer})",
+            short_commit(commit)
+        )
     }
 }
 

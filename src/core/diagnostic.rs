@@ -49,10 +49,7 @@ pub struct SpanPoint {
 impl SpanPoint {
     /// The point at a byte offset of a text; offsets behind its end, or inside a character, are moved back.
     pub fn at(text: &str, offset: usize) -> Self {
-        let mut offset = offset.min(text.len());
-        while !text.is_char_boundary(offset) {
-            offset -= 1;
-        }
+        let offset = text.floor_char_boundary(offset);
         let before = &text[..offset];
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
         Self { offset, line: before.matches('\n').count() + 1, column: before[start..].chars().count() + 1 }

@@ -4,7 +4,9 @@
 //! may have written to. A sentence knows which of its parts are ours; the others are shown, and never obeyed: no mention, no reference, no
 //! link, no HTML, no end of a fence or of a table.
 
-use std::fmt::{self, Write};
+use std::fmt;
+
+use super::text::shortened;
 
 /// A sentence. Its `Display` is the plain text, safe for a terminal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,20 +97,20 @@ const LONGEST: usize = 300;
 /// A text of the world in one line without anything that a terminal or a page would obey: control characters, and those that turn the
 /// direction of writing or take no room (<https://trojansource.codes>).
 pub fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for (position, letter) in text.chars().enumerate() {
-        if position == LONGEST {
-            shown.push('…');
-            break;
-        }
-        if is_hidden(letter) {
-            // Writing to a string cannot fail.
-            let _ = write!(shown, "{}", letter.escape_unicode());
+    visible(text, LONGEST, is_hidden)
+}
+
+/// The beginning of a text, with what is hidden written as `\u{…}`.
+fn visible(text: &str, longest: usize, hidden: impl Fn(char) -> bool) -> String {
+    let mut visible = String::with_capacity(text.len());
+    for letter in shortened(text, longest + 1).chars() {
+        if hidden(letter) {
+            visible.extend(letter.escape_unicode());
         } else {
-            shown.push(letter);
+            visible.push(letter);
         }
     }
-    shown
+    visible
 }
 
 fn is_hidden(letter: char) -> bool {
@@ -177,9 +179,12 @@ fn breaks(before: &str, letter: char, rest: &str) -> bool {
     }
 }
 
-/// A block whose text nothing in the text can end: the fence is longer than any run of backticks in it.
+/// A block whose text nothing in the text can end: the fence is longer than any run of backticks in it. Tabs stay.
 pub fn fenced(language: &str, text: &str) -> String {
-    let lines: String = text.lines().map(|line| visible(line) + "\n").collect();
+    /// A longer line of a repository's file says nothing in a comment.
+    const LONGEST_LINE: usize = 500;
+    let hidden = |letter: char| letter != '\t' && is_hidden(letter);
+    let lines: String = text.lines().map(|line| visible(line, LONGEST_LINE, hidden) + "\n").collect();
     let (mut longest, mut run) = (0, 0);
     // Of what is shown: a line may have had a megabyte of them.
     for letter in lines.chars() {
@@ -188,33 +193,6 @@ pub fn fenced(language: &str, text: &str) -> String {
     }
     let fence = "`".repeat(3.max(longest + 1));
     format!("{fence}{language}\n{lines}{fence}\n")
-}
-
-/// A line of a block: tabs stay.
-fn visible(line: &str) -> String {
-    /// A longer line of a repository's file says nothing in a comment.
-    const LONGEST_LINE: usize = 500;
-    let mut text = String::with_capacity(line.len());
-    for letter in line.chars().take(LONGEST_LINE) {
-        if letter != '\t' && is_hidden(letter) {
-            let _ = write!(text, "{}", letter.escape_unicode());
-        } else {
-            text.push(letter);
-        }
-    }
-    if line.chars().nth(LONGEST_LINE).is_some() {
-        text.push('…');
-    }
-    text
-}
-
-/// `1 pod`, `2 pods`.
-pub fn counted(count: usize, word: &str) -> String {
-    match (count, word) {
-        (1, _) => format!("1 {word}"),
-        (_, "policy") => format!("{count} policies"),
-        _ => format!("{count} {word}s"),
-    }
 }
 
 #[cfg(test)]

@@ -10,29 +10,36 @@ use serde::Deserialize;
 /// A network.
 pub type Network = IpNet;
 
-/// A kind of object with pod networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PoolKind {
-    /// Calico's IPPool.
-    Calico,
-    /// CiliumPodIPPool: the pools of Cilium's IPAM mode multi-pool.
-    Cilium,
-    /// CiliumNode: a node's share of the cluster's pool.
-    CiliumNode,
+/// One list for the type, `ALL` and the names in manifests: a kind cannot be in one of them and not in the others.
+macro_rules! pool_kinds {
+    ($($(#[$doc:meta])* $variant:ident = $kind:literal,)+) => {
+        /// A kind of object with pod networks.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum PoolKind {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl PoolKind {
+            /// All kinds.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The `kind` in manifests.
+            pub fn kind(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $kind,)+
+                }
+            }
+        }
+    };
 }
 
-impl PoolKind {
-    /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Calico, Self::Cilium, Self::CiliumNode];
-
-    /// The `kind` in manifests.
-    pub fn kind(self) -> &'static str {
-        match self {
-            Self::Calico => "IPPool",
-            Self::Cilium => "CiliumPodIPPool",
-            Self::CiliumNode => "CiliumNode",
-        }
-    }
+pool_kinds! {
+    /// Calico's IPPool.
+    Calico = "IPPool",
+    /// CiliumPodIPPool: the pools of Cilium's IPAM mode multi-pool.
+    Cilium = "CiliumPodIPPool",
+    /// CiliumNode: a node's share of the cluster's pool.
+    CiliumNode = "CiliumNode",
 }
 
 /// The fields of a `spec` that contain networks. `T` is a network's text, with its place in the file where needed.

@@ -48,6 +48,9 @@ pub(super) struct Status {
     pub(super) author: Option<String>,
 }
 
+/// The most characters of a status' description. GitHub takes fewest: "description is too long (maximum is 140 characters)".
+pub(super) const LONGEST_DESCRIPTION: usize = 140;
+
 /// How one forge speaks.
 pub(super) trait Dialect: Send + Sync {
     /// Headers beside the usual ones; the first is the token's.
@@ -72,8 +75,6 @@ pub(super) trait Dialect: Send + Sync {
     fn state(&self, verdict: CheckConclusion) -> &'static str;
     /// Where a pull request is for people.
     fn address(&self, pull: u64) -> String;
-    /// The most characters of a status' description.
-    fn longest_description(&self) -> usize;
 }
 
 /// A text of an answer.
@@ -104,38 +105,4 @@ pub(super) fn sha(answer: &Value, pointer: &str) -> Result<String, ForgeErrorKin
     let found = text(answer, pointer)?;
     let hexadecimal = matches!(found.len(), 40 | 64) && found.bytes().all(|byte| byte.is_ascii_hexdigit());
     if hexadecimal { Ok(found) } else { Err(ForgeErrorKind::Answer(format!("{pointer} is no commit"))) }
-}
-
-/// A text as a part of a path or a query (RFC 3986, 2.3).
-pub(super) fn encoded(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            _ => {
-                let _ = write!(out, "%{byte:02X}");
-            }
-        }
-    }
-    out
-}
-
-/// A text of so many characters at most.
-pub(super) fn shortened(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
-        return text.to_owned();
-    }
-    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_is_encoded_and_shortened_by_characters() {
-        assert_eq!(encoded("mos eisley/ä?"), "mos%20eisley%2F%C3%A4%3F");
-        assert_eq!((shortened("äöü", 3), shortened("äöüß", 3)), ("äöü".to_owned(), "äö…".to_owned()));
-    }
 }

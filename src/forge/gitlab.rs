@@ -5,9 +5,10 @@
 
 use serde_json::{Value, json};
 
-use super::dialect::{Call, Comment, Dialect, Status, encoded, number, sha, shortened, text, text_or_empty, time};
+use super::dialect::{Call, Comment, Dialect, LONGEST_DESCRIPTION, Status, number, sha, text, text_or_empty, time};
 use super::error::ForgeErrorKind;
 use super::{CheckConclusion, Post, Pull};
+use crate::core::text::{shortened, url_part};
 use crate::https::Method;
 
 #[derive(Debug, Clone)]
@@ -21,7 +22,7 @@ pub(super) struct GitLab {
 
 impl GitLab {
     fn path(&self, rest: &str) -> String {
-        format!("/projects/{}/{rest}", encoded(&self.project))
+        format!("/projects/{}/{rest}", url_part(&self.project))
     }
 }
 
@@ -43,7 +44,7 @@ impl Dialect for GitLab {
     }
 
     fn pulls(&self, base: &str) -> Call {
-        let query = format!("state=opened&target_branch={}&per_page=100", encoded(base));
+        let query = format!("state=opened&target_branch={}&per_page=100", url_part(base));
         Call::get(self.path(&format!("merge_requests?{query}")))
     }
 
@@ -82,7 +83,7 @@ impl Dialect for GitLab {
     }
 
     fn statuses(&self, sha: &str, context: &str) -> Call {
-        let query = format!("name={}&per_page=100", encoded(context));
+        let query = format!("name={}&per_page=100", url_part(context));
         Call::get(self.path(&format!("repository/commits/{sha}/statuses?{query}")))
     }
 
@@ -97,7 +98,7 @@ impl Dialect for GitLab {
     }
 
     fn create_status(&self, sha: &str, context: &str, post: &Post) -> Call {
-        let description = shortened(&post.summary, self.longest_description());
+        let description = shortened(&post.summary, LONGEST_DESCRIPTION);
         let mut body = json!({ "state": self.state(post.verdict), "name": context, "description": description });
         if let Some(url) = post.details.as_ref().filter(|url| url.len() <= 255) {
             body["target_url"] = json!(url);
@@ -118,9 +119,5 @@ impl Dialect for GitLab {
 
     fn address(&self, pull: u64) -> String {
         format!("{}/{}/-/merge_requests/{pull}", self.site, self.project)
-    }
-
-    fn longest_description(&self) -> usize {
-        140
     }
 }

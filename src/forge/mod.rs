@@ -8,10 +8,10 @@
 
 mod api;
 pub mod app;
+mod check_runs;
 mod dialect;
 mod error;
-mod gitea;
-mod github;
+mod github_like;
 mod gitlab;
 mod post;
 mod posting;
@@ -22,10 +22,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use self::api::Api;
+use self::check_runs::CheckRuns;
 use self::dialect::Dialect;
 pub use self::error::{ForgeError, ForgeErrorKind, ForgeOperation};
-use self::gitea::Gitea;
-use self::github::GitHub;
+use self::github_like::{GITEA, GITHUB, GitHubLike};
 use self::gitlab::GitLab;
 pub use self::post::{Annotation, CheckConclusion, Post};
 use crate::https;
@@ -141,8 +141,8 @@ pub struct Forge {
     /// Without a slash at its end.
     root: String,
     dialect: Arc<dyn Dialect>,
-    /// For what GitHub alone has.
-    github: Option<GitHub>,
+    /// Which GitHub alone has.
+    check_runs: Option<CheckRuns>,
     token: Token,
 }
 
@@ -169,14 +169,13 @@ impl Forge {
         }
         let (root, site) = root_and_site(options.kind, options.url.as_deref()).map_err(wrong)?;
         let project = options.project.clone();
-        let github =
-            (options.kind == ForgeKind::GitHub).then(|| GitHub { project: project.clone(), site: site.clone() });
-        let dialect: Arc<dyn Dialect> = match (&github, options.kind) {
-            (Some(github), _) => Arc::new(github.clone()),
-            (None, ForgeKind::GitLab) => Arc::new(GitLab { project, site, pipeline: options.pipeline }),
-            (None, _) => Arc::new(Gitea { project, site }),
+        let check_runs = CheckRuns { project: project.clone() };
+        let (dialect, check_runs): (Arc<dyn Dialect>, _) = match options.kind {
+            ForgeKind::GitHub => (Arc::new(GitHubLike { project, site, differences: &GITHUB }), Some(check_runs)),
+            ForgeKind::Gitea => (Arc::new(GitHubLike { project, site, differences: &GITEA }), None),
+            ForgeKind::GitLab => (Arc::new(GitLab { project, site, pipeline: options.pipeline }), None),
         };
-        Ok(Self { options, root, dialect, github, token })
+        Ok(Self { options, root, dialect, check_runs, token })
     }
 
     /// Open pull requests into a branch, by number.

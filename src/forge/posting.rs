@@ -8,11 +8,12 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::api::Api;
-use super::dialect::{Call, Comment, Status, number, shortened, text_or_empty};
+use super::check_runs::{CheckRuns, MOST_ANNOTATIONS};
+use super::dialect::{Call, Comment, LONGEST_DESCRIPTION, Status, number, text_or_empty};
 use super::error::{ForgeError, ForgeErrorKind, ForgeOperation};
-use super::github::{GitHub, MOST_ANNOTATIONS};
 use super::{CheckConclusion, Forge, Post, PostAction, Posted, Pull};
 use crate::core::preview::marker;
+use crate::core::text::shortened;
 
 /// So often something is looked at and written.
 const ROUNDS: usize = 4;
@@ -48,9 +49,9 @@ pub(super) async fn post<'f>(
     } else {
         PostAction::Overtaken
     };
-    let check = match &forge.github {
-        Some(github) if forge.options.checks && post.verdict != CheckConclusion::Pending => {
-            Some(this.check(github).await?)
+    let check = match &forge.check_runs {
+        Some(check_runs) if forge.options.checks && post.verdict != CheckConclusion::Pending => {
+            Some(this.check(check_runs).await?)
         }
         _ => None,
     };
@@ -86,7 +87,7 @@ impl Posting<'_, '_> {
         let dialect = self.forge.dialect.clone();
         let context = format!("egret/preview ({})", self.post.cluster);
         let state = dialect.state(self.post.verdict);
-        let description = shortened(&self.post.summary, dialect.longest_description());
+        let description = shortened(&self.post.summary, LONGEST_DESCRIPTION);
         let call = dialect.create_status(self.sha, &context, self.post);
         let place = dialect.address(self.pull);
         let mut wrote = false;
@@ -182,7 +183,7 @@ impl Posting<'_, '_> {
     }
 
     /// The check run: one for each content, of which GitHub shows the newest.
-    async fn check(&mut self, github: &GitHub) -> Result<PostAction, ForgeError> {
+    async fn check(&mut self, check_runs: &CheckRuns) -> Result<PostAction, ForgeError> {
         let name = format!("egret preview ({})", self.post.cluster);
         let mark = mark(self.post);
         let mut tried = false;
@@ -190,7 +191,7 @@ impl Posting<'_, '_> {
         loop {
             round += 1;
             let listed =
-                match self.api.list(ForgeOperation::Check, &github.checks(self.sha, &name), "/check_runs").await {
+                match self.api.list(ForgeOperation::Check, &check_runs.newest(self.sha, &name), "/check_runs").await {
                     Err(error) if error.is_no() => return Ok(PostAction::Refused(error)),
                     listed => listed?,
                 };
@@ -201,7 +202,7 @@ impl Posting<'_, '_> {
                 let url = text_or_empty(same, "/html_url");
                 return Ok(if tried { PostAction::Created(url) } else { PostAction::Same(url) });
             }
-            match self.write_check(github, &name, &mark).await {
+            match self.write_check(check_runs, &name, &mark).await {
                 Ok(url) => return Ok(PostAction::Created(url)),
                 Err(error) if error.is_no() => return Ok(PostAction::Refused(error)),
                 Err(error) if !error.unknown() || round >= ROUNDS || !self.api.pause(MOMENT).await => {
@@ -212,15 +213,14 @@ impl Posting<'_, '_> {
         }
     }
 
-    async fn write_check(&mut self, github: &GitHub, name: &str, mark: &str) -> Result<String, ForgeError> {
-        let first =
-            self.api.write(ForgeOperation::Check, &github.create_check(self.sha, name, self.post, mark)).await?;
+    async fn write_check(&mut self, check_runs: &CheckRuns, name: &str, mark: &str) -> Result<String, ForgeError> {
+        let first = self.api.write(ForgeOperation::Check, &check_runs.create(self.sha, name, self.post, mark)).await?;
         let id = number(&first, "/id").map_err(|fault| self.api.failed(ForgeOperation::Check, fault))?;
         let rest = self.post.annotations.get(MOST_ANNOTATIONS..).unwrap_or_default();
         let batches: Vec<_> = rest.chunks(MOST_ANNOTATIONS).collect();
         for (index, more) in batches.iter().enumerate() {
             let last = index + 1 == batches.len();
-            let call: Call = github.continue_check(id, self.post, more, last);
+            let call: Call = check_runs.go_on(id, self.post, more, last);
             self.api.write(ForgeOperation::Check, &call).await?;
         }
         Ok(text_or_empty(&first, "/html_url"))
@@ -234,12 +234,7 @@ fn same(there: &str, here: &str) -> bool {
 
 /// By which a check run of the same content is known.
 fn mark(post: &Post) -> String {
-    use std::fmt::Write as _;
     // Not where more is told: that is another page in each run.
     let told = (post.verdict, &post.title, &post.summary, &post.body, &post.annotations);
-    let digest = Sha256::digest(format!("{told:?}"));
-    digest.iter().take(16).fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(&Sha256::digest(format!("{told:?}"))[..16])
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use git2::{Commit, Oid};
 use jiff::Timestamp;
 
+use crate::core::text::short_commit;
+
 /// The full id of a commit: 40 hexadecimal digits. The mirror need not have the commit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommitId(Oid);
@@ -18,9 +20,7 @@ impl CommitId {
 
     /// Its first 12 digits, for display: unique in any repository of policies.
     pub fn short(&self) -> String {
-        let mut text = self.to_string();
-        text.truncate(12);
-        text
+        short_commit(&self.to_string()).to_owned()
     }
 
     pub(super) fn new(id: Oid) -> Self {

@@ -156,7 +156,8 @@ impl Error {
             Self::SigningKey { .. } => "create one: ssh-keygen -t ed25519 -N '' -f FILE".to_owned(),
             Self::NoToken { source, .. } => return source.hint.clone(),
             Self::Denied { .. } => {
-                "give an SSH key (--ssh-key) or a token (--password-file) that may read the repository".to_owned()
+                "give an SSH key (--git-ssh-key) or a token (--git-password-file) that may read the repository"
+                    .to_owned()
             }
             Self::HostKey { host, status, offered, .. } => host_key_hint(host, status, offered),
             Self::NoRepository { .. } => "the path must be a bare repository or a work tree's top folder".to_owned(),

@@ -110,10 +110,10 @@ impl TransportError {
                 "check that the certificate is for the name in the address, and that both clocks are right"
             }
             Self::UnknownAuthority(_) => {
-                "if a private authority signed the server's certificate, name its file by --ca-file"
+                "if a private authority signed the server's certificate, name its file by --git-ca-file"
             }
             Self::ClientCertificate(_) => {
-                "name a certificate that the server accepts by --client-certificate, and its key by --client-key"
+                "name a certificate that the server accepts by --git-client-certificate, and its key by --git-client-key"
             }
             Self::Proxy(_) => {
                 "see --git-proxy; a user and a password for the proxy are part of its address, before an @"

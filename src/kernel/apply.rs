@@ -27,12 +27,12 @@ impl Kernel {
                 *generation = self.nft.commit(transaction, *generation).await.map_err(KernelError::Nft)?;
                 Ok(())
             }
-            Step::FlushConntrack { mark, mask } => match conntrack::forget(*mark, *mask).await {
+            Step::FlushConntrack { mark, mask } => match conntrack::flush(*mark, *mask).await {
                 // Without ctnetlink nothing can be flushed; a mark that is in use is never reassigned.
                 Ok(()) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
                 Err(source) => Err(KernelError::Conntrack { mark: *mark, source }),
             },
-            Step::FlushSources(sources) => match conntrack::forget_sources(sources).await {
+            Step::FlushSources(sources) => match conntrack::flush_sources(sources).await {
                 Ok(_) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
                 Err(source) => Err(KernelError::Connections(source)),
             },

@@ -5,7 +5,7 @@
 
 mod entries;
 
-pub use entries::{at_work, forget_sources, tracked};
+pub use entries::{at_work, flush_sources, tracked};
 
 use thiserror::Error;
 
@@ -29,7 +29,7 @@ pub enum ConntrackError {
     /// The mask is empty, or the mark has bits outside it: that would select all connections, or none.
     #[error("{doing} connections with mark {mark:#x}/{mask:#x}: the mask is empty or does not cover the mark")]
     Mask {
-        /// `forget` or `count`.
+        /// `flush` or `count`.
         doing: &'static str,
         /// The mark.
         mark: u32,
@@ -39,13 +39,13 @@ pub enum ConntrackError {
     /// The kernel has no ctnetlink: `CONFIG_NF_CT_NETLINK`.
     #[error("{doing} connections: this kernel has no ctnetlink (module nf_conntrack_netlink)")]
     Missing {
-        /// `forget` or `count`.
+        /// `flush` or `count`.
         doing: &'static str,
     },
     /// The exchange about connections of pods' addresses failed.
     #[error("{doing} connections")]
     Sources {
-        /// `forget` or `count`.
+        /// `flush` or `count`.
         doing: &'static str,
         /// The cause.
         #[source]
@@ -54,7 +54,7 @@ pub enum ConntrackError {
     /// The exchange failed.
     #[error("{doing} connections with mark {mark:#x}/{mask:#x}")]
     Exchange {
-        /// `forget` or `count`.
+        /// `flush` or `count`.
         doing: &'static str,
         /// The mark.
         mark: u32,
@@ -68,8 +68,8 @@ pub enum ConntrackError {
 
 /// Deletes every connection, IPv4 and IPv6, whose mark under `mask` is `mark`; the next packet of each starts a new
 /// connection. Must be called within a tokio runtime; works in the network namespace of the calling thread.
-pub async fn forget(mark: u32, mask: u32) -> Result<(), ConntrackError> {
-    exchange("forget", (mark, mask), (IPCTNL_MSG_CT_DELETE, NLM_F_ACK), |_| Ok(())).await
+pub async fn flush(mark: u32, mask: u32) -> Result<(), ConntrackError> {
+    exchange("flush", (mark, mask), (IPCTNL_MSG_CT_DELETE, NLM_F_ACK), |_| Ok(())).await
 }
 
 /// Counts the connections whose mark under `mask` is `mark`. Must be called within a tokio runtime; works in the network

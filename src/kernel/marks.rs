@@ -39,10 +39,10 @@ pub struct MarkSurvey {
 #[derive(Debug, thiserror::Error)]
 pub enum MarkSurveyError {
     /// Links or rules could not be listed.
-    #[error("look at policy routing rules")]
+    #[error("read policy routing rules")]
     Rules(#[source] RouteError),
     /// nftables could not be listed.
-    #[error("look at the nftables rules of others")]
+    #[error("read the nftables rules of other programs")]
     Nft(#[source] ExchangeError),
 }
 

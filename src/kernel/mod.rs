@@ -47,7 +47,7 @@ pub enum KernelError {
     #[error("open a netlink socket")]
     Open(#[source] std::io::Error),
     /// A dump failed.
-    #[error("look at {what}")]
+    #[error("read {what}")]
     Observe {
         /// For example `routes`, `rules`.
         what: &'static str,
@@ -77,10 +77,10 @@ pub enum KernelError {
     #[error("nftables")]
     Nft(#[source] nft::NftError),
     /// Connections of pods' addresses could not be deleted.
-    #[error("forget connections of pods that are gone or changed")]
+    #[error("flush connections of pods that are gone or changed")]
     Connections(#[source] conntrack::ConntrackError),
     /// Connections with a mark could not be deleted.
-    #[error("forget connections with mark {mark:#x}")]
+    #[error("flush connections with mark {mark:#x}")]
     Conntrack {
         /// The mark.
         mark: u32,

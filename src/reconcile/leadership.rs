@@ -48,14 +48,6 @@ impl Leadership {
         move || matches!(&*role.borrow(), LeaseRole::Leader { until, .. } if Instant::now() < (*until).into())
     }
 
-    /// Who leads, as far as this process knows; none if it does itself.
-    pub fn holder(&self) -> Option<String> {
-        match &*self.role.borrow() {
-            LeaseRole::Follower { holder } => holder.clone(),
-            LeaseRole::Leader { .. } => None,
-        }
-    }
-
     /// Waits until the role changes. Each renewal is a change.
     pub async fn changed(&mut self) {
         if self.role.changed().await.is_err() {

@@ -182,7 +182,7 @@ impl Proof {
         let signed = text("x-hub-signature-256").and_then(|value| value.strip_prefix("sha256="));
         let signed = signed.or_else(|| text("x-forgejo-signature")).or_else(|| text("x-gitea-signature"));
         match signed {
-            Some(hex) => unhex(hex).map(Self::Signature),
+            Some(digits) => hex::decode(digits).ok().map(Self::Signature),
             None => text("x-gitlab-token").map(|token| Self::Token(token.to_owned())),
         }
     }
@@ -202,12 +202,6 @@ impl Proof {
             },
         }
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
 }
 
 /// What a request tells of, in the forges' words.

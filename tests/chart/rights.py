@@ -43,9 +43,9 @@ REMOVE = {
 # Every flag that the chart's containers give, by command. `egret COMMAND --help` must know them, once there is such a command.
 FLAGS = {
     "controller": {
-        "--repo", "--branch", "--cluster-name", "--poll", "--ssh-key", "--known-hosts", "--password-file", "--state-dir",
+        "--repo", "--branch", "--cluster-name", "--poll", "--git-ssh-key", "--git-known-hosts", "--git-password-file", "--state-dir",
         "--require-signed", "--allowed-signers", "--openpgp-keys", "--signing-key",
-        "--allowed-label-keys", "--ca-file", "--client-certificate", "--client-key", "--git-proxy", "--git-connect-timeout", "--git-idle-timeout",
+        "--allowed-label-keys", "--git-ca-file", "--git-client-certificate", "--git-client-key", "--git-proxy", "--git-connect-timeout", "--git-idle-timeout",
         "--git-timeout", "--git-max-size", "--webhook", "--webhook-secret-file",
         "--namespace", "--lease", "--identity", "--listen", "--log-json", "--remove",
         "--github-app-id", "--github-app-key-file", "--github-app-installation", "--github-api",

@@ -55,13 +55,13 @@ ok     {repository} ({commit}): 1 document is fine
 ok     kernel RELEASE: nf_tables, policy routing, IPv6 policy routing, vxlan, lwtunnel, interface kinds, owned tables, conntrack netlink
 ok     capabilities: NET_ADMIN
 ok     settings: /proc/sys/net is writable, IPv4 and IPv6 are forwarded
-ok     reverse path filters: none is strict; they do not look at marks
+ok     reverse path filters: none is strict; they ignore marks
 ok     UDP port 4790: it is free
 ok     MTU: 1450 in the tunnel, 1500 on eth0
 ok     kind-worker2 is here: 172.18.0.3 on eth0
 ok     routes to the other node: from 172.18.0.3 through eth0
-ok     marks 0x1fff (auto: the default, and nobody else's), tables 9000 to 17189, rules from priority 500 on, UDP port 4790
-ok     firewalls of others: none drops forwarded packets
+ok     marks 0x1fff (auto: the default, otherwise unused), tables 9000 to 17189, rules from priority 500 on, UDP port 4790
+ok     other firewalls: none drops forwarded packets
 "
     );
     assert_eq!(said, Said { code: Some(0), stdout: expected, stderr: String::new() });
@@ -88,24 +88,26 @@ ok     kernel RELEASE: nf_tables, policy routing, IPv6 policy routing, vxlan, lw
 ok     capabilities: NET_ADMIN
 error  net.ipv4.ip_forward is 0: no pod's packet leaves this node
        hint: `sysctl -w net.ipv4.ip_forward=1`
-ok     reverse path filters: none is strict; they do not look at marks
+ok     reverse path filters: none is strict; they ignore marks
 error  UDP port 4790 is the tunnel port of vxlan7, which is not ours: two cannot share it
        hint: set another datapath.port in egret.yaml, the same for all nodes
-warn   MTU: tunnel packets of 1450 bytes need 1500 with what is put around them, and eth0 takes 1400
+warn   MTU: tunnel packets of 1450 bytes need 1500 with encapsulation, and eth0 takes 1400
        hint: set datapath.mtu to 1350 in egret.yaml, or raise the MTU of eth0
-ok     routes to the other nodes: not looked at without --cluster and --node
-ok     marks 0xff (auto: the default is in use), tables 9000 to 9253, rules from priority 500 on, UDP port 4790; marks of others: Cilium 0xffff0f00, the ip rule 9 0xf00
-warn   an ip rule of another program stands ahead of ours and looks at every packet: 90: lookup 100
-       hint: members' packets go by its table where it has a route for them; move it behind 753
-error  a route of somebody else is in a table of ours: 10.9.0.0/16 dev eth0 table 9003
+ok     routes to the other nodes: not checked without --cluster and --node
+ok     marks 0xff (auto: the default is in use), tables 9000 to 9253, rules from priority 500 on, UDP port 4790; marks of other programs: Cilium 0xffff0f00, the ip rule 9 0xf00
+warn   an ip rule of another program precedes Egret's and matches every packet: 90: lookup 100
+       hint: members' packets use its table where it has a route for them; move it behind 753
+error  a foreign route is in one of Egret's tables: 10.9.0.0/16 dev eth0 table 9003
        hint: `ip route del 10.9.0.0/16 dev eth0 table 9003`, or set datapath.firstTable in egret.yaml
-warn   the chain inet site forward drops what a gateway forwards out of egret0
+warn   the chain inet site forward drops packets that a gateway forwards out of egret0
        hint: `nft insert rule inet site forward iifname egret0 accept`, and the same with oifname; nothing to do on nodes that are never gateways
-warn   Cilium is here, and whether it routes by eBPF, past netfilter, can't be told
+warn   Cilium is here; it is unknown whether it routes by eBPF, bypassing netfilter
        hint: `cilium status | grep 'Host Routing'` should say Legacy; if not: bpf.hostLegacyRouting=true
 ";
     assert_eq!(said, Said { code: Some(1), stdout: expected.to_owned(), stderr: String::new() });
-    let json: Vec<serde_json::Value> = serde_json::from_str(&doctor(&node, &["--output=json".into()]).stdout).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&doctor(&node, &["--output=json".into()]).stdout).unwrap();
+    assert_eq!(json["formatVersion"], 1);
+    let json = json["checks"].as_array().unwrap();
     let errors: Vec<&str> =
         json.iter().filter(|check| check["severity"] == "error").filter_map(|check| check["code"].as_str()).collect();
     assert_eq!(errors, ["forwarding", "tunnel-port", "foreign-route"]);
@@ -125,7 +127,7 @@ fn a_program_on_the_tunnels_port_is_seen_and_a_cluster_that_is_none() {
         "error  read /nonexistent: No such file or directory (os error 2)",
         "       hint: --repo takes a folder, a Git repository, or the address of one",
         "error  listing the manifests in /nonexistent: No such file or directory (os error 2)",
-        "       hint: --cluster takes a file or folder, as `kubectl get nodes,namespaces,pods -A -o yaml` prints it",
+        "       hint: --cluster takes a file or folder, as `kubectl get nodes,namespaces,pods -A -o yaml` prints it, or - for standard input",
         "error  UDP port 4790, the tunnel's, is in use by a program",
         "       hint: `ss -ulpn sport = :4790` names it; or set another datapath.port in egret.yaml",
     ];
@@ -284,7 +286,7 @@ const FIREWALLS: [(&str, &[&str], &str); 9] = [
             "nft add rule inet firewalld filter_FORWARD ct status dnat accept",
             "nft add rule inet firewalld filter_FORWARD reject with icmpx type admin-prohibited",
         ],
-        "warn   the chain inet firewalld filter_FORWARD may drop what a gateway forwards out of egret0 from 10.1.1.0/24",
+        "warn   the chain inet firewalld filter_FORWARD may drop packets that a gateway forwards out of egret0 from 10.1.1.0/24",
     ),
     (
         "flannel and kube-proxy beside a policy of drop",
@@ -300,7 +302,7 @@ const FIREWALLS: [(&str, &[&str], &str); 9] = [
             "iptables-nft -A FLANNEL-FWD -s 10.1.0.0/16 -m comment --comment flanneld -j ACCEPT",
             "iptables-nft -A FLANNEL-FWD -d 10.1.0.0/16 -j ACCEPT",
         ],
-        "ok     the chain ip filter FORWARD drops forwarded packets by policy, and lets through what comes out of egret0 and the replies",
+        "ok     the chain ip filter FORWARD drops forwarded packets by policy, and accepts packets from egret0 and the replies",
     ),
     (
         "Docker alone",
@@ -312,7 +314,7 @@ const FIREWALLS: [(&str, &[&str], &str); 9] = [
             "iptables-nft -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
             "iptables-nft -A FORWARD -i docker0 ! -o docker0 -j ACCEPT",
         ],
-        "warn   the chain ip filter FORWARD drops what a gateway forwards out of egret0 from 10.1.1.0/24",
+        "warn   the chain ip filter FORWARD drops packets that a gateway forwards out of egret0 from 10.1.1.0/24",
     ),
     (
         "Docker, and what the hint says",
@@ -338,7 +340,7 @@ const FIREWALLS: [(&str, &[&str], &str); 9] = [
             "nft add rule inet site onward ct state established,related accept",
             "nft add rule inet site onward ip saddr 10.1.2.0/23 accept",
         ],
-        "warn   the chain inet site onward drops what a gateway forwards out of egret0 from 10.1.1.0/24",
+        "warn   the chain inet site onward drops packets that a gateway forwards out of egret0 from 10.1.1.0/24",
     ),
     (
         "nftables, let through by the network it is in, after a jump",
@@ -353,7 +355,7 @@ const FIREWALLS: [(&str, &[&str], &str); 9] = [
             "nft add rule inet site pods meta nfproto ipv6 accept",
         ],
         // A map of verdicts cannot be judged; what comes behind it lets them through.
-        "ok     the chain inet site onward drops forwarded packets by policy, and lets through what comes out of egret0 and the replies",
+        "ok     the chain inet site onward drops forwarded packets by policy, and accepts packets from egret0 and the replies",
     ),
     (
         "the same without a map of verdicts",
@@ -375,7 +377,7 @@ const FIREWALLS: [(&str, &[&str], &str); 9] = [
             "iptables-nft -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT",
             "iptables-nft -A FORWARD -j REJECT",
         ],
-        "warn   the chain ip filter FORWARD drops what a gateway forwards out of egret0 from 10.1.1.0/24",
+        "warn   the chain ip filter FORWARD drops packets that a gateway forwards out of egret0 from 10.1.1.0/24",
     ),
 ];
 

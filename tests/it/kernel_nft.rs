@@ -317,14 +317,14 @@ fn connections_with_a_mark_are_forgotten_and_the_others_are_not() {
             .map(|(chain, rule)| ((TableFamily::Inet, chain.to_owned(), rule), counted(84)));
         assert_eq!(kernel.counters().await.unwrap(), BTreeMap::from(expected));
         assert_eq!(conntrack::count(3, 0x1fff).await.unwrap(), 2);
-        conntrack::forget(3, 0x1fff).await.unwrap();
+        conntrack::flush(3, 0x1fff).await.unwrap();
         assert_eq!(conntrack::count(3, 0x1fff).await.unwrap(), 0);
         assert_eq!(conntrack::count(5, 0x1fff).await.unwrap(), 2);
-        conntrack::forget(3, 0x1fff).await.unwrap();
-        let error = conntrack::forget(0, 0).await.unwrap_err();
+        conntrack::flush(3, 0x1fff).await.unwrap();
+        let error = conntrack::flush(0, 0).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "forget connections with mark 0x0/0x0: the mask is empty or does not cover the mark"
+            "flush connections with mark 0x0/0x0: the mask is empty or does not cover the mark"
         );
     });
 }

@@ -4,6 +4,7 @@
 mod apiserver;
 mod apiserver_alone;
 mod cluster;
+mod command_line;
 mod commands;
 mod doctor;
 mod documents;

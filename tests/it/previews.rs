@@ -24,7 +24,7 @@ use egret::core::policy::PolicySet;
 use egret::core::policy::catalogue::{Catalogue, FileUpdate};
 use egret::core::policy::document::CONFIG_FILE;
 use egret::core::policy::lint::lint;
-use egret::core::preview::{DisplayLimits, Preview, PreviewInput, Validation, lines, markdown, preview};
+use egret::core::preview::{DisplayLimits, Preview, PreviewInput, TextForm, Validation, lines, markdown, preview};
 use egret::core::report::files::read_node_file;
 use egret::core::report::history::NodeReport;
 use egret::core::snapshot::snapshot;
@@ -36,6 +36,9 @@ use crate::scenarios::host_network;
 
 /// The folder that lends the others what they lack.
 const USUAL: &str = "a_gateway_moves";
+
+/// As on a terminal of a hundred columns.
+const FORM: TextForm = TextForm { width: Some(100), diff: true };
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/previews")
@@ -167,7 +170,7 @@ fn every_preview_says_what_its_folder_expects() {
     for folder in folders() {
         let case = Case::read(&folder);
         let preview = case.preview(DisplayLimits::default());
-        let text: String = lines(&preview).into_iter().map(|line| line.text + "\n").collect();
+        let text: String = lines(&preview, FORM).into_iter().map(|line| line.text + "\n").collect();
         let given = BTreeMap::from([("comment.md".to_owned(), markdown(&preview)), ("terminal.txt".to_owned(), text)]);
         differences.folder(&folder.join("expect"), &given);
     }
@@ -362,7 +365,7 @@ fn a_snapshot_reads_back_as_what_it_was_made_from() {
 fn no_line_on_a_terminal_is_wider_than_a_hundred_columns_unless_it_cannot_be_broken() {
     for folder in folders() {
         let case = Case::read(&folder);
-        for line in lines(&case.preview(DisplayLimits::default())) {
+        for line in lines(&case.preview(DisplayLimits::default()), FORM) {
             let long = line.text.trim_start_matches(['+', '-', ' ']).contains(' ') && !line.text.starts_with("    ");
             assert!(!long || line.text.chars().count() <= 100, "{}: {}", folder.display(), line.text);
         }

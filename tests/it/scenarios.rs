@@ -77,7 +77,7 @@ fn outcome(scenario: &Path) -> BTreeMap<String, String> {
         let (compiled, findings) = compiled(&world, node, &host_network, &observed);
         let plan = plan(&compiled.desired, &observed, world.set().config.range);
         leads_there(scenario, node, &compiled.desired, &observed, &world);
-        let mut text = summary::text(node.as_str(), &plan, &compiled, &findings);
+        let mut text = summary::text(node.as_str(), &plan, &compiled, &findings, Some(100));
         if other.is_some() && !plan.is_empty() {
             let _ = write!(text, "\nevery step\n\n{plan}");
         }

@@ -86,7 +86,7 @@ fn set(screen: &Screen) -> Result<Stage<'_>, Failure> {
     let lab = Lab::up(Options { tracks: false, ..Options::default() })?;
     screen.title("The stage: two nodes, two pods, and an outpost that lets in nobody but 10.0.3.42")?;
     screen.quote(STAGE, usize::MAX)?;
-    let (worker, gateway) = (lab.egret(WORKER, &[])?, lab.egret(GATEWAY, &[])?);
+    let (worker, gateway) = (lab.egret(WORKER, &["-v"])?, lab.egret(GATEWAY, &["-v"])?);
     for node in [WORKER, GATEWAY] {
         screen.command(node, &format!("egret run --repo policies.git --cluster manifests/ --node {node} &"))?;
     }

@@ -1,13 +1,11 @@
 //! Diagnostics as SARIF 2.1.0 (OASIS), for code scanning: GitHub, GitLab and editors show them at their lines.
-//!
-//! Deliberately absent: everything else of the format: runs, graphs and fixes that nobody has.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use serde_json::{Value, json};
 
 use crate::core::diagnostic::{Diagnostic, Severity};
+use crate::core::text::url_part;
 
 /// The log of one run.
 pub(crate) fn to_sarif(diagnostics: &[Diagnostic]) -> String {
@@ -67,16 +65,7 @@ fn result(diagnostic: &Diagnostic, rules: &BTreeMap<&str, usize>) -> Value {
 
 /// A path as a relative reference (RFC 3986): whatever is not unreserved or `/` is escaped, so that no file's name is read as a scheme.
 fn uri(path: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/');
-    path.bytes().fold(String::new(), |mut uri, byte| {
-        if plain(byte) {
-            uri.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(uri, "%{byte:02X}");
-        }
-        uri
-    })
+    path.split('/').map(url_part).collect::<Vec<_>>().join("/")
 }
 
 #[cfg(test)]

@@ -97,15 +97,6 @@ impl ApiError {
         }
     }
 
-    /// Whether the write may have happened although we were not told.
-    pub fn unknown(&self) -> bool {
-        match &self.cause {
-            ApiErrorCause::Unreachable(_) | ApiErrorCause::Timeout(_) | ApiErrorCause::Answer(_) => true,
-            ApiErrorCause::Refused { code, .. } => *code >= 500,
-            _ => false,
-        }
-    }
-
     /// Whether the server refused the write because a newer leader wrote already: a rule of the custom resources' schemas.
     pub fn fenced(&self) -> bool {
         matches!(&self.cause, ApiErrorCause::Refused { code: 422, fields, message, .. }

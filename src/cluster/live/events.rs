@@ -193,11 +193,7 @@ fn micros(time: Timestamp) -> String {
 
 /// The beginning of a text, not longer than so many bytes.
 fn cut(text: &str, bytes: usize) -> &str {
-    let mut end = bytes.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 #[cfg(test)]

@@ -22,7 +22,6 @@ mod view;
 mod watch;
 mod wire;
 
-use std::path::Path;
 use std::time::Duration;
 
 use http::Request as HttpRequest;
@@ -31,7 +30,7 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt as _};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use tower::util::option_layer;
@@ -43,9 +42,10 @@ pub use labels::{FieldConflict, LabelOutcome};
 pub use lease::{Lease, LeaseRole, Timing};
 pub use objects::Written;
 pub use taints::TaintOutcome;
-pub use view::{Changed, ConfigObject, EgressNodeObject, NodeMeta, PolicyObject, View};
+pub use view::{
+    Changed, ConfigObject, EgressNodeObject, LabelManager, Manager, NodeMeta, Operation, PolicyObject, View,
+};
 pub use watch::{ClusterWatch, WatchError, WatchOptions, WatchScope};
-pub use wire::{LabelManager, Manager, Operation};
 
 /// A TCP connection, or none.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -96,17 +96,6 @@ impl ApiClient {
             }
             None => Self::open(Config::incluster().map_err(|error| failed(error.to_string()))?),
         }
-    }
-
-    /// The API server that this file leads to.
-    pub async fn with_kubeconfig(file: &Path) -> Result<Self, ApiError> {
-        let doing = || format!("reading {}", file.display());
-        let failed = |error: kube::config::KubeconfigError| {
-            ApiError::new(doing(), ApiErrorCause::Configuration(error.to_string()))
-        };
-        let content = Kubeconfig::read_from(file).map_err(failed)?;
-        let options = KubeConfigOptions::default();
-        Self::open(Config::from_custom_kubeconfig(content, &options).await.map_err(failed)?)
     }
 
     /// The API server's address, without anything secret.

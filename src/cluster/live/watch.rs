@@ -11,13 +11,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::ApiClient;
-use super::error::ApiError;
 use super::pools::{CalicoPools, CiliumNodes, CiliumPools, Pools};
-use super::reflector::{Query, Reflector};
+use super::reflector::{Message, Query, Reflector};
 use super::resources::GATEWAY_LABEL;
 use super::view::{Changed, ListOrEvent, View, WatchItem};
 use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim, Watched, Whole};
 use crate::core::name::NodeName;
+use crate::core::pools::PoolKind;
 
 /// News that nobody has taken yet. The servers' connections fill up behind it.
 const QUEUE: usize = 256;
@@ -40,11 +40,6 @@ pub enum WatchScope {
         /// Also what CNIs tell of pods' networks.
         pools: bool,
     },
-    /// A node by itself, whose policies come from Git: nodes, namespaces and its own pods.
-    Node {
-        /// The node.
-        node: NodeName,
-    },
 }
 
 /// How to watch.
@@ -52,15 +47,13 @@ pub enum WatchScope {
 pub struct WatchOptions {
     /// Objects a page of a list.
     pub page: u32,
-    /// Ask for lists as the beginning of watches, as servers from Kubernetes 1.34 on like it. One that refuses is asked for lists.
-    pub streaming: bool,
     /// For pauses that differ between nodes: a hash of the node's name for instance.
     pub seed: u64,
 }
 
 impl Default for WatchOptions {
     fn default() -> Self {
-        Self { page: 500, streaming: false, seed: 0 }
+        Self { page: 500, seed: 0 }
     }
 }
 
@@ -75,19 +68,6 @@ pub struct WatchError {
     pub since: Timestamp,
     /// How often it failed since then.
     pub count: u64,
-}
-
-/// What the tasks tell.
-#[derive(Debug)]
-pub(super) enum Message {
-    /// Of this kind of object.
-    News(&'static str, Box<WatchItem>),
-    /// Watching this kind of object works.
-    Well(&'static str),
-    /// It does not.
-    Fault(&'static str, ApiError),
-    /// This kind of object may not be read, and need not be.
-    Closed(&'static str, ApiError),
 }
 
 /// Watches for as long as it lives.
@@ -115,8 +95,7 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    fn follow<W: Watched>(&mut self, mut query: Query, wrap: fn(ListOrEvent<W::Key, W::Value>) -> WatchItem) {
-        query.streaming = self.options.streaming;
+    fn follow<W: Watched>(&mut self, query: Query, wrap: fn(ListOrEvent<W::Key, W::Value>) -> WatchItem) {
         let seed = self.options.seed.wrapping_add(self.missing.len() as u64);
         self.missing.insert(W::NAME);
         let (out, recoveries) = (self.out.clone(), self.recoveries.clone());
@@ -124,7 +103,15 @@ impl Start<'_> {
         self.tasks.spawn(follower.run());
     }
 
-    fn pools<W: Pools>(&mut self) {
+    fn pools(&mut self, kind: PoolKind) {
+        match kind {
+            PoolKind::Calico => self.pools_as::<CalicoPools>(),
+            PoolKind::Cilium => self.pools_as::<CiliumPools>(),
+            PoolKind::CiliumNode => self.pools_as::<CiliumNodes>(),
+        }
+    }
+
+    fn pools_as<W: Pools>(&mut self) {
         let query = Query { optional: Some(RARELY), ..self.all() };
         self.follow::<W>(query, |news| WatchItem::Pools(W::KIND, news));
     }
@@ -154,10 +141,6 @@ impl ClusterWatch {
             missing: BTreeSet::new(),
         };
         match scope {
-            WatchScope::Node { node } => {
-                start.follow::<Nodes<Slim>>(start.all(), WatchItem::Nodes);
-                start.pods_of(node);
-            }
             WatchScope::Agent { node } => {
                 start.follow::<Nodes<Slim>>(start.all(), WatchItem::Nodes);
                 start.pods_of(node);
@@ -172,9 +155,7 @@ impl ClusterWatch {
                 start.follow::<Configs<Whole>>(start.all(), WatchItem::Config);
                 start.follow::<EgressNodes>(start.all(), WatchItem::EgressNodes);
                 if *pools {
-                    start.pools::<CalicoPools>();
-                    start.pools::<CiliumPools>();
-                    start.pools::<CiliumNodes>();
+                    PoolKind::ALL.iter().for_each(|kind| start.pools(*kind));
                 }
             }
         }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::resources::{CONFIG_NAME, ConfigSpec, STARTUP_TAINT};
-use super::view::{ConfigObject, EgressNodeObject, NodeMeta, PolicyObject};
+use super::view::{ConfigObject, EgressNodeObject, LabelManager, Manager, NodeMeta, Operation, PolicyObject};
 use crate::core::facts::{Node, Pod, PodName};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
@@ -159,39 +159,6 @@ impl<'de> Visitor<'de> for FieldNamesVisitor {
         }
         Ok(FieldNames(names))
     }
-}
-
-/// How a manager came to own fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Operation {
-    /// By server-side apply: it wants them so.
-    Apply,
-    /// By a write of any other kind: `kubectl label`, a controller.
-    Update,
-}
-
-/// Who owns labels of an object.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LabelManager {
-    /// `egret`, `kubectl-label`.
-    pub manager: String,
-    /// How it came to own them.
-    pub operation: Operation,
-    /// When it last changed something of what it owns.
-    pub time: Option<Timestamp>,
-    /// The labels' keys.
-    pub keys: BTreeSet<String>,
-}
-
-/// Who wrote to an object (not to its status).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Manager {
-    /// `egret-controller`, `kubectl-edit`.
-    pub manager: String,
-    /// How.
-    pub operation: Operation,
-    /// When it last changed something of what it owns.
-    pub time: Option<Timestamp>,
 }
 
 impl ManagedFieldsEntry {

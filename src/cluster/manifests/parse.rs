@@ -23,11 +23,13 @@ use crate::core::gateway_interfaces::{self, GatewayInterface};
 use crate::core::host_network::HostNetwork;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
-use crate::core::pools::{Ipam, Network, PoolFamily, PoolSpec};
+use crate::core::pools::{Ipam, Network, PoolFamily, PoolKind, PoolSpec};
 
-/// The kinds that decide something.
-const KINDS: [&str; 8] =
-    ["Node", "Namespace", "Pod", "EgressNode", "EgressConfig", "IPPool", "CiliumPodIPPool", "CiliumNode"];
+/// The kind of this name, if it is one of those that decide something.
+fn known(kind: &str) -> Option<&'static str> {
+    let pools = PoolKind::ALL.iter().map(|pool| pool.kind());
+    ["Node", "Namespace", "Pod", "EgressNode", "EgressConfig"].into_iter().chain(pools).find(|known| *known == kind)
+}
 
 /// What an object is called. Its text form is `node kind-worker`, `pod batuu/xwing`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,9 +154,7 @@ impl Reader<'_> {
 
     /// Takes one object in, or notes why not.
     fn object(&mut self, kind: &str, document: Document) {
-        if !KINDS.contains(&kind) {
-            return;
-        }
+        let Some(kind) = known(kind) else { return };
         let Some(name) = document.metadata.name else {
             let place = document.place.map(point).unwrap_or_default();
             self.parsed.faults.push(fault(self.file, place, "no-name", format!("a {kind} has no metadata.name")));
@@ -184,17 +184,15 @@ impl Reader<'_> {
                 }
             },
             "Namespace" => (ManifestKey::Namespace(name.value), Ok(ManifestValue::Namespace(labels))),
-            "EgressConfig" | "IPPool" | "CiliumPodIPPool" | "CiliumNode" => {
-                let kind = KINDS.iter().find(|known| **known == kind).copied().unwrap_or_default();
-                (ManifestKey::Networks(kind, name.value), networks(document.spec).map(ManifestValue::Networks))
-            }
-            _ => {
+            "Pod" => {
                 // kubectl, too, takes a manifest without a namespace for one of `default`.
                 let namespace = document.metadata.namespace.unwrap_or_else(|| "default".to_owned());
                 let key = ManifestKey::Pod(PodName { namespace, name: name.value });
                 let terminating = document.metadata.deletion_timestamp.is_some();
                 (key, pod(labels, terminating, document.spec, document.status).map(ManifestValue::Pod))
             }
+            // An EgressConfig, and what CNIs have.
+            _ => (ManifestKey::Networks(kind, name.value), networks(document.spec).map(ManifestValue::Networks)),
         };
         match value {
             Ok(value) => self.insert(key, ManifestObject { place, value }),
@@ -424,7 +422,7 @@ impl<'de> Visitor<'de> for DocumentVisitor {
         let mut document = Document::default();
         while let Some(key) = map.next_key::<Spanned<String>>()? {
             document.place.get_or_insert(key.referenced);
-            let ours = document.kind.as_deref().is_none_or(|kind| KINDS.contains(&kind));
+            let ours = document.kind.as_deref().is_none_or(|kind| known(kind).is_some());
             let list = document.kind.as_deref().is_none_or(|kind| LISTS.contains(&kind));
             match key.value.as_str() {
                 "kind" => document.kind = map.next_value()?,

@@ -1,17 +1,18 @@
 //! A node's labels written into its manifest, by one process per node and all of them into the same file at once.
 //!
-//! Each takes the lock `.egret.lock` beside the manifests, reads, edits, writes a new file beside the old one and renames it over
-//! it: a reader sees the old file or the new one, and a crash leaves one of them. Owner and mode stay; a hard link does not.
+//! Each takes the lock `.egret.lock` beside the manifests, reads, edits, and replaces the file as a whole. Owner and mode stay; a hard
+//! link does not.
 //!
 //! Deliberately absent: what the edit is (`edit`). A lock file of another program is not known here: if somebody else writes the
 //! manifest just then, the edit is done again on what they wrote.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use super::{Stamp, parent};
+use super::Stamp;
+use crate::atomic_file::{folder, replace_if};
 use crate::cluster::{ClusterError, LabelChanges, edit_labels};
 use crate::core::name::NodeName;
 
@@ -27,7 +28,7 @@ const LOCK: &str = ".egret.lock";
 pub(super) fn label(root: &Path, file: &Path, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
     let writer = Writer { node };
     let target = writer.resolve(root, file)?;
-    let _lock = writer.doing("locking", &parent(&target).join(LOCK), lock)?;
+    let _lock = writer.doing("locking", &folder(&target).join(LOCK), lock)?;
     for _ in 0..ATTEMPTS {
         let (stamp, text) = writer.doing("reading", &target, read)?;
         let edited = edit_labels(&text, node, &changes.set, &changes.remove).map_err(|source| ClusterError::Edit {
@@ -88,36 +89,14 @@ fn read(path: &Path) -> io::Result<(Stamp, String)> {
 
 /// Puts the text in the file's place, unless the file is no longer the one with this stamp.
 fn replace(target: &Path, text: &str, stamp: Stamp) -> io::Result<bool> {
-    // One name for each manifest: what a killed process left behind is found and removed by the next, which holds the lock.
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = parent(target).join(format!(".egret-{name}.tmp"));
-    match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let renamed = write_beside(target, &temporary, text, stamp);
-    if !matches!(renamed, Ok(true)) {
-        // The first error is the one to tell; the next writer removes the rest.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    renamed
-}
-
-fn write_beside(target: &Path, temporary: &Path, text: &str, stamp: Stamp) -> io::Result<bool> {
     let old = std::fs::metadata(target)?;
-    let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
-    new.write_all(text.as_bytes())?;
-    let created = new.metadata()?;
-    if (created.uid(), created.gid()) != (old.uid(), old.gid()) {
-        fchown(&new, Some(old.uid()), Some(old.gid()))?;
-    }
-    // After the owner: a change of owner clears bits of the mode.
-    new.set_permissions(old.permissions())?;
-    new.sync_all()?;
-    if Stamp::of(&std::fs::metadata(target)?) != stamp {
-        return Ok(false);
-    }
-    std::fs::rename(temporary, target)?;
-    File::open(parent(target))?.sync_all()?;
-    Ok(true)
+    let own = |new: &File| {
+        let created = new.metadata()?;
+        if (created.uid(), created.gid()) != (old.uid(), old.gid()) {
+            fchown(new, Some(old.uid()), Some(old.gid()))?;
+        }
+        // After the owner: a change of owner clears bits of the mode.
+        new.set_permissions(old.permissions())
+    };
+    replace_if(target, text.as_bytes(), own, || Ok(Stamp::of(&std::fs::metadata(target)?) == stamp))
 }

@@ -132,7 +132,7 @@ fn hint(interface: &str, family: AddressFamily) -> String {
     } else {
         String::new()
     };
-    format!("`sysctl -w {all}`{alone}; look in /etc/sysctl.d for what switched it off")
+    format!("`sysctl -w {all}`{alone}; a file in /etc/sysctl.d may have disabled it")
 }
 
 /// The interface through which the main table routes to an address.

@@ -2,6 +2,7 @@
 //!
 //! Not here: the choice of gateways (`placement`), and the steps from the current state to this one (`plan`).
 
+mod concerned;
 pub mod counters;
 pub mod exit_ids;
 mod forwarding;
@@ -227,7 +228,7 @@ fn outside_pod_networks(input: &CompileInput<'_>, outside: &[IpAddr]) -> Option<
     let held = if input.host_network.features.interface_kinds {
         ""
     } else {
-        "a pod that starts there is not held back until it is classified; "
+        "packets of a new pod there are not dropped until it is classified; "
     };
     let message = format!(
         "{} of this node's pods (the first: {first}) have addresses outside of every pod network that is known; {held}policies \

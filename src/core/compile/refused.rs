@@ -56,7 +56,7 @@ impl RefusedParts {
             } else {
                 "members' packets are dropped here"
             };
-            let message = format!("{node}'s kernel refuses to {error}; {ends}, and everything else is in force");
+            let message = format!("{node}'s kernel refuses to {error}; {ends}, and everything else is applied");
             compiled.findings.push(Finding::new(CODE, exit, message).hint(HINT));
         }
         for error in self.replies.values() {
@@ -68,4 +68,4 @@ impl RefusedParts {
 
 /// Code of the finding.
 const CODE: &str = "kernel-refused";
-const HINT: &str = "see that the interface is up and the next hop is another host's address on its network; it is tried again by itself";
+const HINT: &str = "see that the interface is up and the next hop is another host's address on its network; Egret retries automatically";

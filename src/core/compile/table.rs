@@ -196,7 +196,8 @@ impl Builder<'_> {
             self.chain(&name, vec![count, vec![goto(&exit_chain(exit.id))]]);
             if let Some(chain) = self.table.chains.get_mut(&name) {
                 // For a reader of `nft list` alone: Egret does not read it.
-                chain.comment = Some(policy.name.as_str().chars().take(COMMENT_LIMIT).collect());
+                let name = policy.name.as_str();
+                chain.comment = Some(name[..name.floor_char_boundary(COMMENT_LIMIT)].to_owned());
             }
             self.policies.insert(name.clone(), PolicyChain { policy: policy.clone(), exit: key.clone() });
         }

@@ -355,11 +355,11 @@ fn a_refused_exit_drops_and_a_refused_return_path_is_left_out() {
             ("n1", "the kernel refuses to do it; replies to that node's pods are dropped"),
             (
                 "n1 dev net1",
-                "n1's kernel refuses to do it; members' packets are dropped there, and everything else is in force"
+                "n1's kernel refuses to do it; members' packets are dropped there, and everything else is applied"
             ),
             (
                 "n2 dev net1",
-                "n1's kernel refuses to do it; members' packets are dropped here, and everything else is in force"
+                "n1's kernel refuses to do it; members' packets are dropped here, and everything else is applied"
             ),
         ]
     );

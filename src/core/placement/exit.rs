@@ -36,10 +36,7 @@ impl ExitKey {
         if text.len() <= COMMENT_LIMIT {
             return text;
         }
-        let mut cut = COMMENT_LIMIT - 17;
-        while !text.is_char_boundary(cut) {
-            cut -= 1;
-        }
+        let cut = text.floor_char_boundary(COMMENT_LIMIT - 17);
         format!("{}#{:016x}", &text[..cut], fnv1a(text.as_bytes()))
     }
 

@@ -401,7 +401,7 @@ impl fmt::Display for ConntrackFlush {
             let named: Vec<String> = addresses.iter().take(NAMED).map(ToString::to_string).collect();
             let more = addresses.len().saturating_sub(NAMED);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            write!(f, "forget  conn   from {}{more}: {kind}", named.join(", "))?;
+            write!(f, "from {}{more}: {kind}", named.join(", "))?;
         }
         Ok(())
     }

@@ -18,11 +18,11 @@ use super::state::ownership::DatapathConfig;
 
 use self::conntrack::{AddressHolders, ConntrackFlush};
 
-pub use text::{StateListing, text_diff, unified_diff};
+pub use text::{StateListing, StepLine, text_diff, unified_diff};
 
 /// Steps in execution order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[must_use = "a plan that nobody looks at changes nothing"]
+#[must_use = "a plan changes nothing until it is applied"]
 pub struct Plan {
     /// The steps.
     pub steps: Vec<Step>,

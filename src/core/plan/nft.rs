@@ -311,8 +311,8 @@ pub(super) fn stale_marks(observed: &Ruleset, range: DatapathConfig) -> Vec<(u32
         .collect()
 }
 
-/// Marks of exits that are no longer wanted. A live connection that still has one keeps its original translation while it
-/// is tracked: to its own address in this case, so that no later chain translates it on its new route.
+/// Marks of exits that are no longer wanted. A live connection with such a mark keeps its original translation while it
+/// is tracked, so no later chain would translate it for its new route; hence it is flushed.
 ///
 /// The guard's set keeps these marks until all steps are done, in case they are interrupted.
 pub(super) fn gone_exits(desired: &Ruleset, observed: &Ruleset, range: DatapathConfig) -> BTreeSet<u32> {

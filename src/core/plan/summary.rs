@@ -10,6 +10,8 @@ use super::super::facts::PodName;
 use super::super::finding::Finding;
 use super::super::state::nft::{AddressFamily, NftChange, NftTransaction, TableFamily};
 use super::super::state::ownership::TABLE;
+use super::super::text::{counted, wrapped};
+use super::text::{StepLine, nft_line};
 use super::{Plan, Step};
 
 /// At most this many lines of steps are shown; the diff has them all.
@@ -18,20 +20,13 @@ const SHOWN: usize = 40;
 /// A new table with more parts than this is counted, not listed; the diff has its parts.
 const LISTED: usize = 8;
 
-/// Width at which lines are wrapped.
-const WIDTH: usize = 100;
-
-/// The column of a step's object, and the indent of its continuation lines.
+/// Where a step's object begins, and so where its broken line goes on.
 const STEP_INDENT: usize = 17;
 
-/// The summary, a few lines. Ends with a newline.
-pub fn text(node: &str, plan: &Plan, compiled: &Compiled, findings: &[Finding]) -> String {
-    let steps = match plan.steps.len() {
-        0 => "nothing to do".to_owned(),
-        1 => "1 step".to_owned(),
-        many => format!("{many} steps"),
-    };
-    let mut text = format!("{node} · {steps}\n\n");
+/// A few lines for people, wrapped at a width if there is one. Ends with a newline.
+pub fn text(node: &str, plan: &Plan, compiled: &Compiled, findings: &[Finding], width: Option<usize>) -> String {
+    let broken = |line: &str, indent| wrapped(line, indent, width);
+    let mut text = format!("{node} · {}\n\n", steps(plan));
     for line in roles(compiled) {
         text.push_str(&broken(&format!("  {line}"), 4));
     }
@@ -53,6 +48,33 @@ pub fn text(node: &str, plan: &Plan, compiled: &Compiled, findings: &[Finding]) 
         }
     }
     text
+}
+
+fn steps(plan: &Plan) -> String {
+    match plan.steps.len() {
+        0 => "nothing to do".to_owned(),
+        1 => "1 step".to_owned(),
+        many => format!("{many} steps"),
+    }
+}
+
+/// How many objects of each kind a plan touches, by what it does to them: `add 1 link, 3 route, 61 nft; remove 1 rule`. Empty for an
+/// empty plan. What is only waited for or forgotten is left out.
+pub fn counts(steps: &[Step]) -> String {
+    const ACTIONS: [&str; 5] = ["add", "change", "set", "flush", "remove"];
+    let lines: Vec<StepLine> = steps.iter().flat_map(Step::lines).collect();
+    let of = |action: &str| {
+        let mut kinds: Vec<(&str, usize)> = Vec::new();
+        for line in lines.iter().filter(|line| line.action == action) {
+            match kinds.iter_mut().find(|(kind, _)| *kind == line.kind) {
+                Some((_, count)) => *count += 1,
+                None => kinds.push((line.kind, 1)),
+            }
+        }
+        let kinds: Vec<String> = kinds.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        (!kinds.is_empty()).then(|| format!("{action} {}", kinds.join(", ")))
+    };
+    ACTIONS.into_iter().filter_map(of).collect::<Vec<_>>().join("; ")
 }
 
 /// The node's role for each of its exits, and the policies whose members have none.
@@ -112,14 +134,14 @@ fn pods<'a>(members: impl IntoIterator<Item = &'a PodName>) -> String {
 /// A step as one line; an nftables transaction as a few. Without Egret's protocol number, which all routes and rules
 /// have.
 fn lines_of(step: &Step) -> Vec<String> {
-    match step {
-        Step::Nft(transaction) => nft_lines(transaction),
-        Step::FlushSources(sources) => sources.to_string().lines().map(str::to_owned).collect(),
-        other => {
-            let line = other.to_string();
-            vec![line.strip_suffix(" proto egret").unwrap_or(&line).to_owned()]
-        }
+    if let Step::Nft(transaction) = step {
+        return nft_lines(transaction);
     }
+    let plain = |line: StepLine| {
+        let line = line.to_string();
+        line.strip_suffix(" proto egret").unwrap_or(&line).to_owned()
+    };
+    step.lines().into_iter().map(plain).collect()
 }
 
 fn nft_lines(transaction: &NftTransaction) -> Vec<String> {
@@ -131,9 +153,9 @@ fn nft_lines(transaction: &NftTransaction) -> Vec<String> {
         let new = changes.iter().any(|change| matches!(change, NftChange::AddTable { .. }))
             && !changes.iter().any(|change| takes_away(change));
         if new && changes.len() > LISTED {
-            lines.push(counted(family, &changes));
+            lines.push(table_counts(family, &changes));
         } else {
-            lines.extend(changes.into_iter().map(|change| nft_line(family, change)));
+            lines.extend(changes.into_iter().map(|change| nft_line(family, change).to_string()));
         }
     }
     lines
@@ -155,7 +177,7 @@ fn takes_away(change: &NftChange) -> bool {
 }
 
 /// `add     nft    inet table egret: 10 chains, 21 rules, 12 sets, 9 elements`
-fn counted(family: TableFamily, changes: &[&NftChange]) -> String {
+fn table_counts(family: TableFamily, changes: &[&NftChange]) -> String {
     let (mut chains, mut rules, mut sets, mut elements) = (0, 0, 0, 0);
     for change in changes {
         match change {
@@ -167,42 +189,9 @@ fn counted(family: TableFamily, changes: &[&NftChange]) -> String {
         }
     }
     let counts = [(chains, "chain"), (rules, "rule"), (sets, "set"), (elements, "element")];
-    let counts: Vec<String> = counts
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, word)| format!("{count} {word}{}", if count == 1 { "" } else { "s" }))
-        .collect();
+    let counts: Vec<String> =
+        counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, word)| counted(count, word)).collect();
     format!("add     nft    {family} table {TABLE}: {}", counts.join(", "))
-}
-
-/// `add     nft    inet element group_of4 { 10.1.1.177 : goto group_1 }`
-fn nft_line(family: TableFamily, change: &NftChange) -> String {
-    let text = change.to_string();
-    let (verb, object) = text.split_once(' ').unwrap_or((&text, ""));
-    let verb = if verb == "delete" { "remove" } else { verb };
-    format!("{verb:<7} nft    {family} {object}")
-}
-
-/// A line with a newline, wrapped between words where it is too wide for most terminals. A longer word stays whole.
-pub(crate) fn broken(line: &str, indent: usize) -> String {
-    let mut text = String::new();
-    let mut rest = line;
-    let mut width = WIDTH;
-    while rest.chars().count() > width {
-        let end = rest.char_indices().nth(width + 1).map_or(rest.len(), |(at, _)| at);
-        // Leading spaces and those between columns are not break points.
-        let words = rest.len() - rest.trim_start().len();
-        let fits = rest[words..end].rfind(' ').map(|at| words + at);
-        let Some(at) = fits.or_else(|| rest[end..].find(' ').map(|at| end + at)) else { break };
-        text.push_str(rest[..at].trim_end());
-        text.push('\n');
-        text.push_str(&" ".repeat(indent));
-        rest = rest[at..].trim_start();
-        width = WIDTH - indent;
-    }
-    text.push_str(rest);
-    text.push('\n');
-    text
 }
 
 #[cfg(test)]
@@ -235,16 +224,16 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_broken_between_words_and_never_lose_one() {
-        assert_eq!(broken("short", 4), "short\n");
-        let words = ["  add     route"].into_iter().chain(std::iter::repeat_n("0123456789", 20)).collect::<Vec<_>>();
-        let line = words.join(" ");
-        let text = broken(&line, STEP_INDENT);
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
-        let rejoined: Vec<&str> = text.split_whitespace().collect();
-        assert_eq!(rejoined, line.split_whitespace().collect::<Vec<_>>());
-        let long = "é".repeat(150);
-        assert_eq!(broken(&long, 4), format!("{long}\n"));
-        assert_eq!(broken(&format!("  {long} b"), 4), format!("  {long}\n    b\n"));
+    fn a_plan_is_counted_by_what_it_does_to_which_kind_of_object() {
+        let change = NftChange::AddChain("a".to_owned(), None, None);
+        let nft = vec![
+            (TableFamily::Inet, change.clone()),
+            (TableFamily::Inet, change),
+            (TableFamily::Netdev, NftChange::DeleteTable),
+        ];
+        let label = Step::SetLabel("a".to_owned(), "b".to_owned(), None);
+        let steps = [label.clone(), Step::RcuBarrier, Step::Nft(NftTransaction { changes: nft }), label];
+        assert_eq!(counts(&steps), "add 2 label, 2 nft; remove 1 nft");
+        assert_eq!(counts(&[]), "");
     }
 }

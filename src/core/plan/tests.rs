@@ -123,13 +123,13 @@ set     neigh  172.18.0.4 dev egret0 lladdr 02:00:ac:12:00:04 nud permanent
 add     route  unreachable default table 9002 metric 4278198272 proto egret
 add     route  default via 172.18.0.4 dev egret0 onlink table 9002 proto egret
 add     rule   502: from all fwmark 0x2/0x1fff lookup 9002 proto egret
-forget  conn   mark 0x2/0x1fff
+flush   conn   mark 0x2/0x1fff
 change  nft    inet add chain exit_2 { comment \"172.18.0.4\"; }
 change  nft    inet add rule exit_2 ct mark set ct mark & 0xffffe000 | 0x00000002
 change  nft    inet delete element group_of4 { 10.1.1.177 : goto exit_1 }
 change  nft    inet add element group_of4 { 10.1.1.177 : goto exit_2 }
-wait    packet until those on their way are through
-forget  conn   mark 0x1/0x1fff
+wait    packet until those in flight have passed
+flush   conn   mark 0x1/0x1fff
 remove  rule   501: from all fwmark 0x1/0x1fff lookup 9001 proto egret
 remove  route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
 remove  route  unreachable default table 9001 metric 4278198272 proto egret
@@ -151,8 +151,8 @@ fn an_unused_node_gets_its_original_state_back() {
         text(&NodeState::default(), &node(1, "172.18.0.3")),
         "\
 remove  label  rack: \"r1\"
-wait    packet until those on their way are through
-forget  conn   mark 0x1/0x1fff
+wait    packet until those in flight have passed
+flush   conn   mark 0x1/0x1fff
 remove  rule   501: from all fwmark 0x1/0x1fff lookup 9001 proto egret
 remove  route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
 remove  route  unreachable default table 9001 metric 4278198272 proto egret
@@ -237,11 +237,11 @@ fn pods_that_start_stop_or_move_only_change_elements() {
             &state(&[("10.1.1.1", "exit_1"), ("10.1.1.2", "exit_1"), ("10.1.1.4", "exit_1")])
         ),
         "\
-forget  conn   from 10.1.1.3: those of an earlier pod
+flush   conn   from 10.1.1.3: those of an earlier pod
 change  nft    inet delete element group_of4 { 10.1.1.2 : goto exit_1, 10.1.1.4 : goto exit_1 }
 change  nft    inet add element group_of4 { 10.1.1.2 : goto exit_2, 10.1.1.3 : goto exit_1 }
-wait    packet until those on their way are through
-forget  conn   from 10.1.1.4: all
+wait    packet until those in flight have passed
+flush   conn   from 10.1.1.4: all
 "
     );
 }
@@ -266,7 +266,7 @@ fn without_tracking_live_connections_are_seen_before_the_first_switch() {
 change  nft    inet add table { flags owner,persist; }
 change  nft    inet add chain steer { type filter hook prerouting priority -150; policy accept; }
 change  nft    inet add rule steer ct state new accept
-wait    conn   until live ones have been seen
+wait    conn   until live ones are seen
 change  nft    inet add chain group_a
 change  nft    inet flush chain steer
 "
@@ -309,13 +309,13 @@ fn a_reassigned_mark_replaces_the_table_and_flushes_its_connections() {
     assert_eq!(
         text(&desired, &observed),
         "\
-forget  conn   mark 0x1/0x1fff
+flush   conn   mark 0x1/0x1fff
 change  nft    inet delete table
 change  nft    inet add table { flags owner,persist; }
 change  nft    inet add chain exit_1 { comment \"b\"; }
 change  nft    inet add rule exit_1 ct mark set ct mark & 0xffffe000 | 0x00000001
-wait    packet until those on their way are through
-forget  conn   mark 0x1/0x1fff
+wait    packet until those in flight have passed
+flush   conn   mark 0x1/0x1fff
 "
     );
 }
@@ -329,8 +329,8 @@ fn connections_with_a_mark_of_another_mask_are_flushed_behind_the_switch() {
         "\
 change  nft    inet flush chain exit_1
 change  nft    inet add rule exit_1 ct mark set ct mark & 0xffffe000 | 0x00000001
-wait    packet until those on their way are through
-forget  conn   mark 0x10000/0xff0000
+wait    packet until those in flight have passed
+flush   conn   mark 0x10000/0xff0000
 "
     );
 }
@@ -377,7 +377,7 @@ change  nft    inet add chain new
 change  nft    inet add rule new drop
 change  nft    inet flush chain steer
 change  nft    inet add rule steer goto new
-wait    packet until those on their way are through
+wait    packet until those in flight have passed
 change  nft    inet flush chain old
 change  nft    inet delete chain old
 "
@@ -397,7 +397,7 @@ change  nft    inet add table { flags owner,persist; }
 change  nft    inet add map rp_filter_before { type ifname : mark; }
 change  nft    inet add element rp_filter_before { \"net1\" : 0x00000001 }
 set     sysctl net.ipv4.conf.net1.rp_filter = 2
-forget  conn   mark 0x1/0x1fff
+flush   conn   mark 0x1/0x1fff
 change  nft    inet add chain exit_1 { comment \"a\"; }
 change  nft    inet add rule exit_1 ct mark set ct mark & 0xffffe000 | 0x00000001
 "
@@ -414,7 +414,7 @@ fn a_filter_is_restored_before_its_record_is_deleted() {
         text(&NodeState::default(), &observed),
         "\
 change  sysctl net.ipv4.conf.net1.rp_filter: 2 → 1
-wait    packet until those on their way are through
+wait    packet until those in flight have passed
 change  nft    inet delete table
 "
     );

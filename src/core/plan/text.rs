@@ -5,42 +5,91 @@ use std::fmt;
 
 use super::super::state::NodeState;
 use super::super::state::net::route_text;
+use super::super::state::nft::{NftChange, TableFamily};
 use super::Step;
 
-impl fmt::Display for Step {
+/// A step as people and programs read it: what is done to which kind of object, and to which one.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct StepLine {
+    /// `add`, `change`, `set`, `remove`, `flush` or `wait`.
+    pub action: &'static str,
+    /// `label`, `link`, `addr`, `sysctl`, `neigh`, `route`, `rule`, `nft`, `conn` or `packet`.
+    pub kind: &'static str,
+    /// The object, in the syntax of `ip` and `nft`.
+    pub object: String,
+}
+
+impl fmt::Display for StepLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::SetLabel(key, value, None) => write!(f, "add     label  {key}: \"{value}\""),
-            Self::SetLabel(key, value, Some(was)) => write!(f, "change  label  {key}: \"{was}\" → \"{value}\""),
-            Self::RemoveLabel(key, value) => write!(f, "remove  label  {key}: \"{value}\""),
-            Self::AddLink(name, link) => write!(f, "add     link   {name} {link}"),
-            Self::ChangeLink(name, link) => write!(f, "change  link   {name} {link}"),
-            Self::DeleteLink(name) => write!(f, "remove  link   {name}"),
-            Self::AddAddress(address) => write!(f, "add     addr   {address}"),
-            Self::DeleteAddress(address) => write!(f, "remove  addr   {address}"),
-            Self::SetSysctl(sysctl, value, Some(was)) => write!(f, "change  sysctl {sysctl}: {was} → {value}"),
-            Self::SetSysctl(sysctl, value, None) => write!(f, "set     sysctl {sysctl} = {value}"),
-            Self::SetNeighbour(neighbour) => write!(f, "set     neigh  {neighbour}"),
-            Self::DeleteNeighbour(neighbour) => write!(f, "remove  neigh  {neighbour}"),
-            Self::SetRoute(key, route, None) => write!(f, "add     route  {}", route_text(key, route)),
-            Self::SetRoute(key, route, Some(_)) => write!(f, "change  route  {}", route_text(key, route)),
-            Self::DeleteRoute(key, route) => write!(f, "remove  route  {}", route_text(key, route)),
-            Self::AddRule(rule) => write!(f, "add     rule   {rule}"),
-            Self::DeleteRule(rule) => write!(f, "remove  rule   {rule}"),
-            Self::FlushConntrack { mark, mask } => write!(f, "forget  conn   mark {mark:#x}/{mask:#x}"),
-            Self::FlushSources(sources) => sources.fmt(f),
-            Self::Notice => f.write_str("wait    conn   until live ones have been seen"),
-            Self::RcuBarrier => f.write_str("wait    packet until those on their way are through"),
-            Self::Nft(transaction) => {
-                for (position, (family, change)) in transaction.changes.iter().enumerate() {
-                    if position > 0 {
-                        f.write_str("\n")?;
-                    }
-                    write!(f, "change  nft    {family} {change}")?;
-                }
-                Ok(())
+        write!(f, "{:<7} {:<6} {}", self.action, self.kind, self.object)
+    }
+}
+
+impl Step {
+    /// The step as lines: one, but for a transaction of nftables and for connections that are flushed for several reasons.
+    pub fn lines(&self) -> Vec<StepLine> {
+        let line = |action, kind, object: String| StepLine { action, kind, object };
+        vec![match self {
+            Self::SetLabel(key, value, None) => line("add", "label", format!("{key}: \"{value}\"")),
+            Self::SetLabel(key, value, Some(was)) => line("change", "label", format!("{key}: \"{was}\" → \"{value}\"")),
+            Self::RemoveLabel(key, value) => line("remove", "label", format!("{key}: \"{value}\"")),
+            Self::AddLink(name, link) => line("add", "link", format!("{name} {link}")),
+            Self::ChangeLink(name, link) => line("change", "link", format!("{name} {link}")),
+            Self::DeleteLink(name) => line("remove", "link", name.to_string()),
+            Self::AddAddress(address) => line("add", "addr", address.to_string()),
+            Self::DeleteAddress(address) => line("remove", "addr", address.to_string()),
+            Self::SetSysctl(sysctl, value, Some(was)) => line("change", "sysctl", format!("{sysctl}: {was} → {value}")),
+            Self::SetSysctl(sysctl, value, None) => line("set", "sysctl", format!("{sysctl} = {value}")),
+            Self::SetNeighbour(neighbour) => line("set", "neigh", neighbour.to_string()),
+            Self::DeleteNeighbour(neighbour) => line("remove", "neigh", neighbour.to_string()),
+            Self::SetRoute(key, route, None) => line("add", "route", route_text(key, route)),
+            Self::SetRoute(key, route, Some(_)) => line("change", "route", route_text(key, route)),
+            Self::DeleteRoute(key, route) => line("remove", "route", route_text(key, route)),
+            Self::AddRule(rule) => line("add", "rule", rule.to_string()),
+            Self::DeleteRule(rule) => line("remove", "rule", rule.to_string()),
+            Self::FlushConntrack { mark, mask } => line("flush", "conn", format!("mark {mark:#x}/{mask:#x}")),
+            Self::FlushSources(sources) => {
+                return sources.to_string().lines().map(|of| line("flush", "conn", of.to_owned())).collect();
             }
-        }
+            Self::Notice => line("wait", "conn", "until live ones are seen".to_owned()),
+            Self::RcuBarrier => line("wait", "packet", "until those in flight have passed".to_owned()),
+            Self::Nft(transaction) => {
+                return transaction.changes.iter().map(|(family, change)| nft_line(*family, change)).collect();
+            }
+        }]
+    }
+}
+
+/// `add     nft    inet element group_of4 { 10.1.1.177 : goto group_1 }`
+pub(super) fn nft_line(family: TableFamily, change: &NftChange) -> StepLine {
+    let text = change.to_string();
+    let object = text.split_once(' ').map_or("", |(_, object)| object);
+    let action = match change {
+        NftChange::AddTable { .. }
+        | NftChange::AddSet(..)
+        | NftChange::AddChain(..)
+        | NftChange::AddRule(..)
+        | NftChange::AddElements(..) => "add",
+        NftChange::FlushChain(_) => "flush",
+        NftChange::DeleteTable
+        | NftChange::DeleteSet(_)
+        | NftChange::DeleteChain(_)
+        | NftChange::DeleteElements(..) => "remove",
+    };
+    StepLine { action, kind: "nft", object: format!("{family} {object}") }
+}
+
+impl fmt::Display for Step {
+    /// Its lines. Those of a transaction begin as nft's own commands do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = match self {
+            Self::Nft(transaction) => {
+                let all = transaction.changes.iter();
+                all.map(|(family, change)| format!("change  nft    {family} {change}")).collect()
+            }
+            other => other.lines().iter().map(ToString::to_string).collect(),
+        };
+        f.write_str(&lines.join("\n"))
     }
 }
 

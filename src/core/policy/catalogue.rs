@@ -181,7 +181,7 @@ impl Catalogue {
 
     /// Applies changes by path. Files with other names are ignored, so the whole list of a commit can be passed.
     pub fn update(&mut self, mut changes: BTreeMap<String, FileUpdate>) {
-        // Held documents are always reconsidered: they may not be in any version of a file. There are few.
+        // Held documents are always reconsidered, as no file may mention them any more. There are few.
         let mut touched = self.held_identities();
         // The configuration comes first, as it decides which other files count.
         if let Some(change) = changes.remove(CONFIG_FILE) {

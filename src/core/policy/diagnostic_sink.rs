@@ -3,6 +3,7 @@
 //! A reader that finds a mistake reports it and continues, so that all mistakes of a document are reported at once.
 
 use crate::core::diagnostic::{Diagnostic, Severity, SpanPoint};
+use crate::core::text::shortened;
 
 /// Maximum number of diagnostics of one file.
 pub const MAX_FINDINGS: usize = 200;
@@ -131,10 +132,7 @@ pub fn diagnostic(file: &str, severity: Severity, span: Span, code: &'static str
 
 /// External text between quotes, truncated where it is too long to read.
 pub fn quoted(text: &str) -> String {
-    const LONGEST: usize = 80;
-    let mut characters = text.chars();
-    let start: String = characters.by_ref().take(LONGEST).collect();
-    if characters.next().is_some() { format!("`{start}…`") } else { format!("`{start}`") }
+    format!("`{}`", shortened(text, 81))
 }
 
 /// The candidate nearest to a misspelt word, if one is near enough.
@@ -146,26 +144,10 @@ pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
     let lower = word.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| (distance(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| (strsim::levenshtein(&lower, &candidate.to_lowercase()), candidate))
         .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(4).max(1))
         .min()
         .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein distance: single letters inserted, deleted or replaced.
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (line, letter) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (column, other) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(letter != *other);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]

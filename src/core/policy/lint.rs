@@ -12,7 +12,6 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::check::DocumentIdentity;
 use super::diagnostic_sink::{Span, diagnostic};
 use super::document::CONFIG_FILE;
 use super::spans::{NodeLabelsSpans, Spans};
@@ -85,13 +84,7 @@ pub fn suspensions(set: &PolicySet, spans: &Spans, now: Timestamp) -> Vec<Diagno
                 Some(warning(file, span, "suspension-ended", message, "take `suspend` out"))
             } else if until.duration_since(now) > FAR {
                 let message = format!("{what} is suspended for more than 90 days, until {until}");
-                Some(warning(
-                    file,
-                    span,
-                    "suspension-far",
-                    message,
-                    "a near end is prolonged by those who still want it",
-                ))
+                Some(warning(file, span, "suspension-far", message, "set a nearer end; it can be extended later"))
             } else {
                 None
             }
@@ -182,11 +175,6 @@ pub struct LabelDisagreement {
 }
 
 impl LabelDisagreement {
-    /// Both documents.
-    pub fn identities(&self) -> [DocumentIdentity; 2] {
-        [DocumentIdentity::NodeLabels(self.one.clone()), DocumentIdentity::NodeLabels(self.other.clone())]
-    }
-
     fn diagnostics(&self, set: &PolicySet, spans: &Spans) -> Vec<Diagnostic> {
         let Self { one, other, key, node } = self;
         let pairs = [(one, other), (other, one)].into_iter();

@@ -40,14 +40,14 @@ fn word(description: &str, words: &[&str]) -> Value {
 
 fn on_no_gateway() -> Value {
     word(
-        "What becomes of packets while no gateway is fit: dropped (the default), or sent as if there were no policy.",
+        "What happens to packets while no gateway is fit: dropped (the default), or sent as if there were no policy.",
         &["Drop", "Passthrough"],
     )
 }
 
 fn existing_connections() -> Value {
     word(
-        "What becomes of live connections when their way changes: they stay on it (the default), or are reset.",
+        "What happens to live connections when their exit changes: they stay on it (the default), or are reset.",
         &["Keep", "Reset"],
     )
 }
@@ -60,9 +60,9 @@ fn config() -> Value {
             "branch": text("The branch they are committed to; `<cluster>` is replaced. egret/reports/<cluster> if left out."),
             "enabled": {"type": "boolean", "description": "Whether they are committed; true if left out."},
             "keep": duration("How long each report stays a commit of its own; older ones are folded into one. 90d if left out."),
-            "snapshot": object("What previews have to know of the cluster, kept on the same branch.", &[], &json!({
+            "snapshot": object("The cluster facts that previews need, on the same branch.", &[], &json!({
                 "enabled": {"type": "boolean", "description": "Whether it is kept there; true if left out."},
-                "every": duration("How old it may be while the cluster is another: 1h if left out."),
+                "every": duration("Its maximum age once the cluster has changed; 1h if left out."),
             })),
         })),
         "schedule": object("When to compare everything even though nothing changed.", &[], &json!({
@@ -70,14 +70,14 @@ fn config() -> Value {
             "timeZone": text("An IANA name as Europe/Berlin; UTC if left out."),
         })),
         "changeWindows": change_windows(),
-        "suspend": object("Commits wait until then; what is in force is looked after.", &["until", "owner", "reason"], &json!({
+        "suspend": object("Commits wait until then; the active ones stay applied.", &["until", "owner", "reason"], &json!({
             "until": text("RFC 3339: 2026-12-31T18:00:00Z."),
-            "owner": text("Whom to ask."),
-            "reason": text("For those who wonder."),
+            "owner": text("The contact."),
+            "reason": text("The reason, shown in reports."),
         })),
-        "signatures": object("Whose signature a commit must have to come into force.", &["require"], &json!({
+        "signatures": object("The signatures that a commit needs to be activated.", &["require"], &json!({
             "require": word(
-                "Of which commits: of the one that comes into force, or of every one that comes in with it.",
+                "Which commits: only the one that is activated, or every one that comes with it.",
                 &["Head", "Every"],
             ),
             "allowedSigners": list(
@@ -89,20 +89,20 @@ fn config() -> Value {
         "onNoGateway": on_no_gateway(),
         "existingConnections": existing_connections(),
         "onLabelDrift": word(
-            "What becomes of a node label that somebody changed: put right and told (the default), or only told.",
+            "What happens to a node label that another writer changed: corrected and reported (the default), or only reported.",
             &["Correct", "Report"],
         ),
         "gateways": gateways(),
         "nodeLabels": node_labels(),
         "requireNamespace": {"type": "boolean", "description":
             "true: a policy's selectors must say which namespaces its members are in; false if left out."},
-        "podCIDRs": list("Pod networks, where nodes do not tell theirs.", &cidr()),
+        "podCIDRs": list("Pod networks, where Node objects do not have them.", &cidr()),
         "serviceCIDRs": list("Service networks.", &cidr()),
         "exclusions": list("Destinations that are never steered, whatever a policy says.", &cidr()),
-        "datapath": object("What Egret takes of the kernel's numbers. Change it where something else has them.", &[], &json!({
+        "datapath": object("The marks, tables and port that Egret uses. Change them where another program uses the same.", &[], &json!({
             "markMask": {
                 "type": ["integer", "string"],
-                "description": "The bits of packet and connection marks that are Egret's, 2 to 15 in one run, as 0x1fff; or auto, which it is if left out: each node takes bits that nobody else on it uses.",
+                "description": "The bits of packet and connection marks that are Egret's, 2 to 15 in one run, as 0x1fff; or auto, which it is if left out: each node chooses bits that no other program on it uses.",
             },
             "firstTable": number("The first routing table and rule priority; 9000 if left out.", 1, 32766),
             "port": number("The UDP port of the tunnel; 4790 if left out.", 1, 65535),
@@ -148,19 +148,19 @@ fn change_windows() -> Value {
         "",
         &["cron", "duration"],
         &json!({
-            "name": text("What people call it."),
+            "name": text("Its name in messages."),
             "cron": text("When it opens. Five fields of crontab: minute, hour, day of the month, month, day of the week."),
             "timeZone": text("An IANA name as Europe/Berlin; UTC if left out."),
             "duration": text("For how long: 4h, 90m, 2d; 7d at most."),
         }),
     );
     object(
-        "When commits may come into force; always if left out.",
+        "When commits may be activated; always if left out.",
         &[],
         &json!({
             "open": list("It is open while one of them is.", &window),
             "emergencyTrailer": text(
-                "A commit with this trailer and a reason behind it comes into force outside the windows too: Egret-Emergency."),
+                "A commit with this trailer and a reason behind it is activated outside the windows too: Egret-Emergency."),
         }),
     )
 }
@@ -231,7 +231,7 @@ fn policy_spec(egret: bool) -> Value {
     let mut properties = json!({
         "selectors": {"type": "array", "minItems": 1, "items": member, "description": "Which pods: any of these."},
         "destinationCIDRs": {"type": "array", "minItems": 1, "items": cidr(), "description": "Packets to where."},
-        "excludedCIDRs": list("Packets to there are left alone.", &cidr()),
+        "excludedCIDRs": list("Destinations that are not steered.", &cidr()),
         "egressGateway": gateway,
         "egressGateways": {
             "type": "array", "maxItems": MAX_GATEWAYS, "items": gateway,
@@ -244,12 +244,12 @@ fn policy_spec(egret: bool) -> Value {
         properties["onNoGateway"] = on_no_gateway();
         properties["existingConnections"] = existing_connections();
         properties["suspend"] = object(
-            "Takes the policy out of force for a while.",
+            "Deactivates the policy for a while.",
             &["until", "reason"],
             &json!({
                 "until": {"type": "string", "description": "RFC 3339: 2026-12-31T18:00:00Z."},
-                "owner": text("Whom to ask."),
-                "reason": text("For those who wonder."),
+                "owner": text("The contact."),
+                "reason": text("The reason, shown in reports."),
             }),
         );
     }
@@ -286,7 +286,7 @@ fn node_labels_spec() -> Value {
             "nodeSelector": label_selector("Nodes with these labels."),
             "labels": {
                 "type": "object", "minProperties": 1, "additionalProperties": {"type": "string", "maxLength": 63},
-                "description": "The labels they get. What is taken out here is taken from the nodes.",
+                "description": "The labels they get. Labels removed here are removed from the nodes.",
             },
         }),
     )
@@ -317,7 +317,7 @@ fn cidr() -> Value {
 }
 
 fn duration(description: &str) -> Value {
-    json!({"type": "string", "description": description, "pattern": "^[0-9]+[smhdw]$"})
+    json!({"type": "string", "description": description, "examples": ["90d", "1h 30m", "45m"]})
 }
 
 fn number(description: &str, minimum: i64, maximum: i64) -> Value {

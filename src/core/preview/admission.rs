@@ -6,6 +6,7 @@
 use super::{PreviewInput, Risk, RiskLevel};
 use crate::core::admission::{AdmissionDecision, AdmissionRules, PendingReason, by_the_clock};
 use crate::core::escape::EscapedText;
+use crate::core::text::short_commit;
 
 /// What becomes of the head when it is merged: by its signature, the windows of before, and the suspension of after.
 pub(super) fn verdict(input: &PreviewInput<'_>) -> AdmissionDecision {
@@ -60,8 +61,7 @@ pub(super) fn told(input: &PreviewInput<'_>, verdict: AdmissionDecision) -> Vec<
             vec![Risk { level: RiskLevel::Warning, ..danger("emergency", "Change window", text) }]
         }
         AdmissionDecision::Withheld(PendingReason::Unsigned { commit, what }) => {
-            let short = commit.get(..12).unwrap_or(&commit);
-            let text = EscapedText::new().name(short).words(" would be refused: ").quote(what);
+            let text = EscapedText::new().name(short_commit(&commit)).words(" would be refused: ").quote(what);
             let text = text.words(". What is in force stays until a commit comes that is signed as demanded; the forge's merge button makes one of its own");
             vec![Risk { level: RiskLevel::Danger, ..danger("unsigned", "Signature", text) }]
         }

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use super::named::towards;
 use super::sentences::way;
 use super::{Move, PreviewInput};
-use crate::core::escape::counted;
+use crate::core::text::counted;
 
 /// More arrows are no picture.
 const MOST_MOVES: usize = 8;

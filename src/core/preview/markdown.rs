@@ -12,9 +12,10 @@ use super::risks::{Risk, RiskLevel};
 use super::sentences::Sentences;
 use super::{GatewayFailure, Move, Preview};
 use crate::core::diagnostic::Severity;
-use crate::core::escape::{EscapedText, counted, fenced, inert, inert_name};
+use crate::core::escape::{EscapedText, fenced, inert, inert_name};
 use crate::core::facts::PodName;
 use crate::core::name::NodeName;
+use crate::core::text::counted;
 
 /// How much is told on one rung of the ladder.
 #[derive(Debug, Clone, Copy)]

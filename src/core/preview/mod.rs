@@ -39,7 +39,7 @@ pub use self::refusal::refusal;
 use self::revision::RevisionState;
 pub use self::risks::{Risk, RiskLevel};
 pub use self::sentences::Sentences;
-pub use self::terminal::{Line, LineStyle, lines};
+pub use self::terminal::{Line, LineStyle, TextForm, lines};
 use super::admission::{AdmissionDecision, PendingReason};
 use super::diagnostic::{Diagnostic, Severity};
 use super::facts::{Facts, PodName};

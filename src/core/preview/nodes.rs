@@ -14,7 +14,7 @@ use super::revision::RevisionState;
 use super::{PreviewInput, says_the_same};
 use crate::core::cidr::RangeSet;
 use crate::core::compile;
-use crate::core::escape::{EscapedText, counted};
+use crate::core::escape::EscapedText;
 use crate::core::evaluation::NodeInput;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
@@ -25,6 +25,7 @@ use crate::core::policy::config::Config;
 use crate::core::policy::{PolicyId, PolicySet};
 use crate::core::state::NodeState;
 use crate::core::state::nft::AddressFamily;
+use crate::core::text::counted;
 
 /// The changes of one node, or of one that stands for others.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,11 +16,12 @@ use super::revision::RevisionState;
 use crate::core::cidr::RangeSet;
 use crate::core::compile::{Disposition, egress_address};
 use crate::core::diagnostic::Severity;
-use crate::core::escape::{EscapedText, counted};
+use crate::core::escape::EscapedText;
 use crate::core::placement::ExitKey;
 use crate::core::policy::{OnNoGateway, Policy, PolicyId};
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::DatapathConfig as Ports;
+use crate::core::text::counted;
 
 /// So many destinations of one policy are compared with those of another, in all; time and memory grow with the square of a change.
 const MOST_LOOKS: usize = 1_000_000;

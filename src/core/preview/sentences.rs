@@ -10,9 +10,10 @@ use super::{FailureOutcome, GatewayFailure, Move, NodeChange, Preview, PreviewIn
 use crate::core::admission::{PendingReason, by_the_clock};
 use crate::core::cidr::{AddressRange, RangeSet};
 use crate::core::compile::Disposition;
-use crate::core::escape::{EscapedText, counted};
+use crate::core::escape::EscapedText;
 use crate::core::facts::PodName;
 use crate::core::policy::{Egress, PolicyId};
+use crate::core::text::counted;
 
 /// Sentences about one preview.
 #[derive(Debug, Clone, Copy)]

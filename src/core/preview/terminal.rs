@@ -1,6 +1,4 @@
-//! A preview for a terminal of a hundred columns: lines, and what each is, for whoever paints them.
-//!
-//! Deliberately absent: colours (`cli`).
+//! A preview for a terminal: lines, and what each is. The command line colours them.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +7,9 @@ use super::markdown::by_namespace;
 use super::risks::RiskLevel;
 use super::sentences::Sentences;
 use crate::core::diagnostic::Severity;
-use crate::core::escape::{counted, shown};
+use crate::core::escape::shown;
 use crate::core::name::NodeName;
-use crate::core::plan::summary::broken;
+use crate::core::text::{counted, wrapped};
 
 /// What a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +30,15 @@ pub enum LineStyle {
     Place,
 }
 
+/// How a preview is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextForm {
+    /// The width that lines are wrapped at; none: not at all.
+    pub width: Option<usize>,
+    /// Whether the exact changes of nodes are shown.
+    pub diff: bool,
+}
+
 /// One line, without its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
@@ -41,13 +48,16 @@ pub struct Line {
     pub text: String,
 }
 
-#[derive(Default)]
-struct Page(Vec<Line>);
+struct Page {
+    lines: Vec<Line>,
+    width: Option<usize>,
+}
 
 impl Page {
     /// A line that is broken where it is too wide; what follows is indented.
     fn line(&mut self, look: LineStyle, text: &str, indent: usize) {
-        self.0.extend(broken(text, indent).lines().map(|line| Line { look, text: line.to_owned() }));
+        let wrapped = wrapped(text, indent, self.width);
+        self.lines.extend(wrapped.lines().map(|line| Line { look, text: line.to_owned() }));
     }
 
     fn title(&mut self, text: &str) {
@@ -67,14 +77,14 @@ impl Page {
                 .chars()
                 .flat_map(|letter| if letter == '\t' { "  ".chars().collect() } else { vec![letter] })
                 .collect();
-            self.0.push(Line { look, text: format!("    {}", shown(&text)) });
+            self.lines.push(Line { look, text: format!("    {}", shown(&text)) });
         }
     }
 }
 
-/// The whole preview.
-pub fn lines(preview: &Preview<'_>) -> Vec<Line> {
-    let mut page = Page::default();
+/// The whole preview, wrapped at a width if there is one. The last line repeats the verdict, as the first has scrolled away by then.
+pub fn lines(preview: &Preview<'_>, form: TextForm) -> Vec<Line> {
+    let mut page = Page { lines: Vec::new(), width: form.width };
     let words = Sentences(preview);
     page.line(LineStyle::Title, &format!("{} · {}", shown(preview.input.cluster), words.verdict()), 2);
     let subtitle: Vec<String> = words.subtitle().iter().map(ToString::to_string).collect();
@@ -86,8 +96,10 @@ pub fn lines(preview: &Preview<'_>) -> Vec<Line> {
     moves(&mut page, preview, words);
     dangers(&mut page, preview);
     losses(&mut page, preview, words);
-    rest(&mut page, preview, words);
-    page.0
+    rest(&mut page, preview, words, form.diff);
+    page.line(LineStyle::Plain, "", 0);
+    page.line(LineStyle::Title, &format!("{}: {}", shown(preview.input.cluster), words.verdict()), 2);
+    page.lines
 }
 
 fn validation(page: &mut Page, preview: &Preview<'_>) {
@@ -173,7 +185,7 @@ fn losses(page: &mut Page, preview: &Preview<'_>, words: Sentences<'_>) {
     }
 }
 
-fn rest(page: &mut Page, preview: &Preview<'_>, words: Sentences<'_>) {
+fn rest(page: &mut Page, preview: &Preview<'_>, words: Sentences<'_>, diff: bool) {
     let names = preview.input.limits.names;
     if preview.moved > 3 {
         page.title(&format!("Pods that change, by namespace ({})", preview.moved));
@@ -197,6 +209,9 @@ fn rest(page: &mut Page, preview: &Preview<'_>, words: Sentences<'_>) {
     }
     for one in &nodes.shown {
         page.line(LineStyle::Plain, &format!("  {}: {}", words.nodes(one), one.title), 6);
+        if !diff {
+            continue;
+        }
         page.diff(&one.diff);
         if one.cut > 0 {
             page.line(

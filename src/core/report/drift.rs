@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::state::NodeState;
 use crate::core::state::net::{LinkName, RouteKey, route_text};
 use crate::core::state::nft::{Chain, ElementData, ElementKey, Set, Table, TableFamily, element_text};
+use crate::core::text::counted;
 
 /// How an object differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -167,8 +168,8 @@ impl Found {
         let object = |noun: &str, name: &str| format!("nft {family} egret {noun} {name}");
         let Some(observed) = observed else {
             let (chains, sets) = (desired.chains.len(), desired.sets.len());
-            let text =
-                format!("{}, {}", counted(chains, "chain", "chains"), counted(sets, "set or map", "sets and maps"));
+            let sets = if sets == 1 { "1 set or map".to_owned() } else { format!("{sets} sets and maps") };
+            let text = format!("{}, {sets}", counted(chains, "chain"));
             self.push(format!("nft table {family} egret"), DriftPlace::Nft(String::new()), Some(text), None);
             return;
         };
@@ -185,7 +186,7 @@ impl Found {
         for (name, set) in &desired.sets {
             match observed.sets.get(name) {
                 None => {
-                    let text = format!("{} {}", set.definition(), counted(set.elements.len(), "element", "elements"));
+                    let text = format!("{} {}", set.definition(), counted(set.elements.len(), "element"));
                     self.push(object(set.noun(), name), DriftPlace::Nft(name.clone()), Some(text), None);
                 }
                 Some(found) => self.elements(&object(set.noun(), name), name, set, found),
@@ -226,10 +227,6 @@ fn few<T: Display>(texts: &[T]) -> String {
     let rest = texts.len().saturating_sub(5);
     let more = if rest > 0 { format!(", and {rest} more") } else { String::new() };
     format!("{}{more}", shown.join(", "))
-}
-
-fn counted(number: usize, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 fn chain_text(chain: &Chain) -> String {

@@ -5,6 +5,7 @@
 use super::drift::DriftClass;
 use super::history::{DriftRecord, NodeReport};
 use super::waiting;
+use crate::core::text::{counted, short_commit, shortened};
 
 /// The subject of what changed on several nodes: the first one's, and how many more there are. None where nothing changed.
 pub fn subject_of(changed: &[(Option<NodeReport>, NodeReport)]) -> Option<String> {
@@ -12,8 +13,7 @@ pub fn subject_of(changed: &[(Option<NodeReport>, NodeReport)]) -> Option<String
     let first = subject(before.as_ref(), after);
     Some(match changed.len() - 1 {
         0 => first,
-        1 => shorten(&format!("{first} (and 1 more node)")),
-        more => shorten(&format!("{first} (and {more} more nodes)")),
+        more => shorten(&format!("{first} (and {})", counted(more, "more node"))),
     })
 }
 
@@ -80,8 +80,7 @@ fn documents(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> 
 fn in_force(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
     let commit = after.in_force.as_ref()?;
     let same = before.and_then(|report| report.in_force.as_ref()) == Some(commit);
-    let short: String = commit.commit.chars().take(7).collect();
-    (!same).then(|| format!("{short} \"{}\" is in force", commit.summary))
+    (!same).then(|| format!("{} \"{}\" is in force", short_commit(&commit.commit), commit.summary))
 }
 
 fn how(record: &DriftRecord) -> &'static str {
@@ -99,9 +98,5 @@ fn more(all: usize) -> String {
 /// A subject is one line, and not longer than `git log --oneline` shows well.
 fn shorten(text: &str) -> String {
     let line: String = text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
-    if line.chars().count() <= 120 {
-        return line;
-    }
-    let cut: String = line.chars().take(119).collect();
-    format!("{cut}…")
+    shortened(&line, 120)
 }

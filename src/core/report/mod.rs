@@ -12,13 +12,14 @@ pub mod page;
 mod waiting;
 
 use super::escape::inert_name;
+use super::text::short_commit;
 
 /// Names in a list of the page: a forge shows no page of any length.
 const NAMES: usize = 12;
 
 /// A commit on the page.
 fn short(commit: &str) -> String {
-    let hex: String = commit.chars().take(7).filter(char::is_ascii_alphanumeric).collect();
+    let hex: String = short_commit(commit).chars().filter(char::is_ascii_alphanumeric).collect();
     format!("`{hex}`")
 }
 

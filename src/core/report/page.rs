@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use super::drift::DriftClass;
 use super::history::{DatedFinding, DriftRecord, EffectiveCommit, NodeReport};
 use super::{names, short, waiting};
-use crate::core::escape::{counted, inert, inert_name};
+use crate::core::escape::{inert, inert_name};
+use crate::core::text::counted;
 
 /// Rows of what was put right; the nodes' files have a hundred each, the history all.
 const RIGHT: usize = 50;

@@ -263,9 +263,9 @@ fn the_page_of_a_cluster_without_drift_says_so() {
     assert_eq!(
         before_history,
         Some(
-            "# prod: 0 open, 0 put right\n\nEgret writes this page when something changes. Times are UTC.\n\n**In force:** `77d02fb` \
+            "# prod: 0 open, 0 put right\n\nEgret writes this page when something changes. Times are UTC.\n\n**In force:** `77d02fb00000` \
              “first” on 1 of 1 node, first at 2026-06-01 12:00:00.\n\n## What differs now\n\nNothing.\n\n## By node\n\n| node | in force \
-             | since | open | times it drifted | last |\n|---|---|---|---|---|---|\n| a | `77d02fb` | 2026-06-01 12:00:00 | 0 | 0 |  |\n\n"
+             | since | open | times it drifted | last |\n|---|---|---|---|---|---|\n| a | `77d02fb00000` | 2026-06-01 12:00:00 | 0 | 0 |  |\n\n"
         )
     );
 }
@@ -363,7 +363,7 @@ fn the_subject_says_what_is_new() {
             "a: ip link egret0 was changed, put right in 1000 ms, and 1 more".to_owned(),
             "a: outpost: no node matches".to_owned(),
             "a: policies/bad.yaml:3:1 is not in force: unknown_field".to_owned(),
-            "a: c0ffee0 \"a | b @all <img>\" is in force".to_owned(),
+            "a: c0ffee012345 \"a | b @all <img>\" is in force".to_owned(),
             "a: no-gateway of outpost settled".to_owned(),
             "a: all documents are in force again".to_owned(),
             format!("a: abc \"{}…", "x".repeat(111)),

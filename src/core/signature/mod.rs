@@ -58,13 +58,6 @@ pub struct KeyTexts {
     pub openpgp: Vec<String>,
 }
 
-impl KeyTexts {
-    /// Whether there are no keys.
-    pub fn is_empty(&self) -> bool {
-        self.allowed_signers.is_empty() && self.openpgp.is_empty()
-    }
-}
-
 /// The keys whose signatures count.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
@@ -190,7 +183,7 @@ impl fmt::Display for SignatureRejection {
             Self::Several => f.write_str("it has more than one signature"),
             Self::Ambiguous(what) => write!(f, "it cannot be checked: {what}"),
             Self::X509 => f.write_str("it is signed with an X.509 certificate; only SSH and OpenPGP are checked"),
-            Self::NoKeys => f.write_str("nobody's signature counts yet: no key is given"),
+            Self::NoKeys => f.write_str("no signature counts yet: no key is configured"),
             Self::Unreadable(why) => write!(f, "its signature cannot be read: {why}"),
             Self::Namespace(found) => {
                 write!(f, "it is signed for the namespace `{}`, not `git`", found.escape_debug())

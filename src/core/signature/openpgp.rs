@@ -58,7 +58,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Certificate>, BadKey> {
         if line.trim_end() == BEGIN {
             block = Some((number, String::new()));
         } else if line.starts_with("-----BEGIN PGP PRIVATE") {
-            let message = "this is a private key, which nobody but its owner should have".to_owned();
+            let message = "this is a private key, which must stay with its owner".to_owned();
             return Err(BadKey { line: number, message, hint: EXPORT });
         }
         let Some((begin, body)) = &mut block else { continue };

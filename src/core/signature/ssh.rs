@@ -37,7 +37,7 @@ pub(super) fn check(
         return Err(SignatureRejection::Unfit { key, why });
     };
     if !touched(&signature) {
-        return Err(SignatureRejection::Weak(format!("nobody touched the security key {key}")));
+        return Err(SignatureRejection::Weak(format!("the security key {key} was not touched")));
     }
     match signer.key.verify(NAMESPACE, payload, &signature) {
         Ok(()) => Ok(format!("{} ({key})", signer.name)),
@@ -67,7 +67,7 @@ fn matches_list(patterns: &[String], name: &str) -> bool {
         && patterns.iter().any(|pattern| !pattern.starts_with('!') && matches(pattern.as_bytes(), name.as_bytes()))
 }
 
-/// `*` matches anything, `?` one character. Exponential in the number of stars, so it relies on short names.
+/// `*` matches anything, `?` one character. Slow for patterns with many stars, so it relies on short names.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern.split_first(), name.split_first()) {
         (None, None) => true,

@@ -120,7 +120,7 @@ fn a_security_key_counts_only_with_a_touch() {
     };
     let name = format!("sk-ssh-ed25519@openssh.com {}", public.fingerprint(HashAlg::Sha256));
     assert_eq!(signed_with(1), Ok(format!("ada@example.org ({name})")));
-    assert_eq!(signed_with(4), Err(SignatureRejection::Weak(format!("nobody touched the security key {name}"))));
+    assert_eq!(signed_with(4), Err(SignatureRejection::Weak(format!("the security key {name} was not touched"))));
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn a_text_without_an_openpgp_key_is_refused() {
     for (text, message) in [
         ("", "there is no OpenPGP public key"),
         ("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nabc\n", "the block has no end"),
-        ("\n-----BEGIN PGP PRIVATE KEY BLOCK-----\n", "this is a private key, which nobody but its owner should have"),
+        ("\n-----BEGIN PGP PRIVATE KEY BLOCK-----\n", "this is a private key, which must stay with its owner"),
     ] {
         assert_eq!(Keys::default().add_openpgp(text).expect_err("no key").message, message, "{text:?}");
     }

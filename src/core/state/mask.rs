@@ -136,8 +136,8 @@ fn widest_run(free: u32) -> u32 {
 impl fmt::Display for MaskReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Kept => "in use here, and nobody else's",
-            Self::Default => "the default, and nobody else's",
+            Self::Kept => "in use by Egret alone",
+            Self::Default => "the default, otherwise unused",
             Self::Free => "the default is in use",
             Self::Narrow => "no eight bits in a row are free",
             Self::Taken => "the default, as nothing is free",

@@ -71,12 +71,6 @@ impl DatapathConfig {
         id << self.mask.trailing_zeros()
     }
 
-    /// The id of a mark, if it is a valid exit's.
-    pub fn id(self, mark: u32) -> Option<u32> {
-        let id = mark >> self.mask.trailing_zeros();
-        (mark & self.others() == 0 && id >= 1 && id <= self.last_id()).then_some(id)
-    }
-
     /// The routing table of the exit with this id. Id 0 is that of replies.
     pub fn table(self, id: u32) -> u32 {
         self.first + id
@@ -109,13 +103,9 @@ mod tests {
         let range = DatapathConfig { mask: 0x00ff_0000, ..DatapathConfig::default() };
         assert_eq!(range.last_id(), 253);
         assert_eq!(range.mark(3), 0x0003_0000);
-        assert_eq!(range.id(0x0003_0000), Some(3));
-        assert_eq!(range.id(range.reply_mark()), None, "the replies' mark is no exit's");
         assert_eq!(range.unknown_mark(), Some(0x00fe_0000));
-        assert_eq!(range.id(0x00fe_0000), None, "nor is that of what nobody has classified");
         let narrow = DatapathConfig { mask: 0x30, ..range };
         assert_eq!((narrow.unknown_mark(), narrow.last_id()), (None, 2), "two bits are two exits and the replies");
-        assert_eq!(range.id(0x0003_0001), None);
         assert!(range.owns(9253) && !range.owns(9254));
         assert_eq!([0, 3, 523, 8189].map(|id| range.priority(id)), [500, 503, 1023, 1023]);
     }

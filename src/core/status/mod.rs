@@ -18,6 +18,8 @@ pub use policy::{GatewayStatus, PolicyStatus, policy_status};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::core::text::shortened;
+
 /// Something that is so or not, since when and why (`meta/v1 Condition`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,7 +45,7 @@ impl Condition {
             kind: kind.to_owned(),
             status: status.to_owned(),
             reason: reason.to_owned(),
-            message: shorten(message.into()),
+            message: shortened(&message.into(), LONGEST_MESSAGE),
             last_transition_time: now,
         }
     }
@@ -67,13 +69,6 @@ fn since(mut conditions: Vec<Condition>, before: &[Condition]) -> Vec<Condition>
 
 /// The API server takes no message above 32 KiB, and nobody reads one of that length.
 const LONGEST_MESSAGE: usize = 1024;
-
-fn shorten(message: String) -> String {
-    if message.chars().count() <= LONGEST_MESSAGE {
-        return message;
-    }
-    message.chars().take(LONGEST_MESSAGE - 1).chain(['…']).collect()
-}
 
 /// A few names, for a column: `a, b, c +2`.
 fn summary<T: ToString>(names: impl IntoIterator<Item = T>) -> String {

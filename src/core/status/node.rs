@@ -19,6 +19,7 @@ use crate::core::placement::{HeldAddresses, UnfitExits};
 use crate::core::policy::{PolicyId, PolicyKind};
 use crate::core::report::history::NodeReport;
 use crate::core::state::ownership::DatapathConfig;
+use crate::core::text::shortened;
 
 /// Records that a status carries of each kind; the reports branch has more.
 const CARRIED: usize = 20;
@@ -267,7 +268,7 @@ fn carried(report: &NodeReport) -> NodeReport {
     for record in report.drift.iter_mut().chain(&mut report.corrected) {
         record.wanted_by.truncate(CARRIED);
         for text in [&mut record.desired, &mut record.observed].into_iter().flatten() {
-            *text = super::shorten(std::mem::take(text));
+            *text = shortened(text, super::LONGEST_MESSAGE);
         }
     }
     report

@@ -54,8 +54,8 @@ struct Entry {
 
 /// Deletes the chosen connections; the next packet of each starts a new connection. Returns their number. Must be called
 /// within a tokio runtime; works in the network namespace of the calling thread.
-pub async fn forget_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackError> {
-    let failed = |source| ConntrackError::Sources { doing: "forget", source };
+pub async fn flush_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackError> {
+    let failed = |source| ConntrackError::Sources { doing: "flush", source };
     let mut socket =
         NetfilterSocket::open(socket::LARGE_BUFFER).map_err(|error| failed(ExchangeError::Socket(error)))?;
     let mut chosen = Vec::new();
@@ -158,7 +158,7 @@ async fn list(
                 filter = None;
                 chosen.truncate(before);
             }
-            Err(source) => return Err(missing("forget", source)),
+            Err(source) => return Err(missing("flush", source)),
         }
     }
 }

@@ -39,7 +39,7 @@ fn kernel(survey: &Survey) -> Vec<Check> {
     let attempts = match &survey.trial {
         Ok(attempts) => attempts,
         Err(why) => {
-            let message = format!("kernel {release}: what it can do was not tried ({why})");
+            let message = format!("kernel {release}: its features were not tested ({why})");
             return vec![Check::warn("kernel", message, "run `egret doctor` once as root, outside of a container")];
         }
     };
@@ -63,12 +63,12 @@ fn capabilities(effective: Option<u64>) -> Check {
         Some(set) if set & (1 << CAP_NET_ADMIN) != 0 => Check::ok("capabilities", "capabilities: NET_ADMIN"),
         Some(_) => Check::error(
             "capabilities",
-            "NET_ADMIN is missing: nothing can be read of nftables, and nothing changed",
+            "NET_ADMIN is missing: nftables can be neither read nor changed",
             "run as root, or with CAP_NET_ADMIN: `securityContext.capabilities.add: [NET_ADMIN]` in a pod",
         ),
         None => Check::warn(
             "capabilities",
-            "which capabilities this process has cannot be told: /proc/self/status",
+            "the capabilities of this process are unknown: /proc/self/status cannot be read",
             "mount /proc",
         ),
     }
@@ -110,7 +110,7 @@ fn filters(survey: &Survey) -> Check {
         .filter(|(_, interface)| interface.rp_filter.max(survey.host_network.rp_filter_all) == 1)
         .map(|(name, _)| name.as_str())
         .collect();
-    let marks = if survey.settings.src_valid_mark == Some(true) { "look at marks" } else { "do not look at marks" };
+    let marks = if survey.settings.src_valid_mark == Some(true) { "use marks" } else { "ignore marks" };
     let message = if strict.is_empty() {
         format!("reverse path filters: none is strict; they {marks}")
     } else {
@@ -146,7 +146,7 @@ fn tunnel_mtu(survey: &Survey, input: &DoctorInput) -> Option<Check> {
     let (tunnel, under) = (input.range.mtu, survey.host_network.interfaces.get(name)?.mtu);
     Some(if tunnel + overhead > under {
         let message = format!(
-            "MTU: tunnel packets of {tunnel} bytes need {} with what is put around them, and {name} takes {under}",
+            "MTU: tunnel packets of {tunnel} bytes need {} with encapsulation, and {name} takes {under}",
             tunnel + overhead
         );
         let room = under.saturating_sub(overhead);
@@ -175,7 +175,7 @@ fn node(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
         }),
     }
     if node.pod_cidrs.is_empty() {
-        let message = format!("{name} has no podCIDRs: a pod that starts is not held back until it is classified");
+        let message = format!("{name} has no podCIDRs: packets of a new pod are not dropped until it is classified");
         found.push(Check::warn("pod-cidrs", message, "set podCIDRs in egret.yaml"));
     }
     found

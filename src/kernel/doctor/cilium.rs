@@ -40,7 +40,7 @@ pub(super) fn cilium(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
         ),
         HostRouting::Unknown => Check::warn(
             "cilium-host-routing",
-            "Cilium is here, and whether it routes by eBPF, past netfilter, can't be told",
+            "Cilium is here; it is unknown whether it routes by eBPF, bypassing netfilter",
             "`cilium status | grep 'Host Routing'` should say Legacy; if not: bpf.hostLegacyRouting=true",
         ),
     }]

@@ -38,7 +38,7 @@ pub(super) fn others(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
 fn numbers(survey: &Survey, range: DatapathConfig) -> Check {
     let why = match survey.choice {
         Some(MaskChoice { why, .. }) => format!("auto: {why}"),
-        None => "as egret.yaml says, or as they are in the kernel".to_owned(),
+        None => "from egret.yaml, or kept from the kernel".to_owned(),
     };
     let DatapathConfig { mask, port, .. } = range;
     let last = range.table(range.last_id());
@@ -50,7 +50,7 @@ fn numbers(survey: &Survey, range: DatapathConfig) -> Check {
     if let Ok(MarkSurvey { used, .. }) = &survey.marks
         && !used.is_empty()
     {
-        let _ = write!(message, "; marks of others: {used}");
+        let _ = write!(message, "; marks of other programs: {used}");
     }
     Check::ok("range", message)
 }
@@ -61,16 +61,16 @@ fn marks(survey: &Survey, range: DatapathConfig) -> Vec<Check> {
     let used = match &survey.marks {
         Ok(marks) => &marks.used,
         Err(why) => {
-            let message = format!("which marks others use can't be told ({why}); {mask:#x} is taken");
+            let message = format!("the marks of other programs are unknown ({why}); {mask:#x} is used");
             return vec![Check::warn("marks", message, "see the lines about the kernel and NET_ADMIN")];
         }
     };
     let mut found = Vec::new();
     let common = used.within(mask);
     if !common.is_empty() {
-        let message = format!("others use marks of ours, {mask:#x}: {common}");
+        let message = format!("other programs use Egret's marks, {mask:#x}: {common}");
         let hint = match survey.choice {
-            None => "set datapath.markMask to auto in egret.yaml, or to bits that nobody uses",
+            None => "set datapath.markMask to auto in egret.yaml, or to unused bits",
             Some(_) => "no other bits are free here: give others fewer, by Calico's iptablesMarkMask for example",
         };
         found.push(Check::warn("foreign-mark", message, hint));
@@ -84,7 +84,7 @@ fn marks(survey: &Survey, range: DatapathConfig) -> Vec<Check> {
         survey.legacy_tables.iter().map(String::as_str).filter(|table| *table != "filter").collect();
     if !legacy.is_empty() {
         let message = format!(
-            "iptables' old engine has the tables {}: which marks their rules use can't be read; those of known users are left to them",
+            "iptables-legacy has the tables {}: the marks of their rules cannot be read; the bits of known programs are avoided",
             legacy.join(", ")
         );
         found.push(Check::ok("marks-unread", message));
@@ -101,10 +101,9 @@ fn rules(rules: &[(RoutingRule, Protocol)], range: DatapathConfig) -> Vec<Check>
         let takes_all = !marked && rule.odd.is_none() && rule.table != LOCAL_TABLE;
         if rule.priority < range.priority(0) && takes_all {
             let shown = rule_text(rule, marked, *protocol);
-            let message =
-                format!("an ip rule of another program stands ahead of ours and looks at every packet: {shown}");
+            let message = format!("an ip rule of another program precedes Egret's and matches every packet: {shown}");
             let hint = format!(
-                "members' packets go by its table where it has a route for them; move it behind {}",
+                "members' packets use its table where it has a route for them; move it behind {}",
                 range.priority(range.last_id())
             );
             found.push(Check::warn("foreign-rule", message, hint));
@@ -125,8 +124,8 @@ fn rule_text(rule: &RoutingRule, marked: bool, protocol: Protocol) -> String {
 fn routes(foreign: &[String]) -> Option<Check> {
     let first = foreign.first()?;
     let message = match foreign.len() {
-        1 => format!("a route of somebody else is in a table of ours: {first}"),
-        many => format!("{many} routes of others are in tables of ours: {first}, ..."),
+        1 => format!("a foreign route is in one of Egret's tables: {first}"),
+        many => format!("{many} foreign routes are in Egret's tables: {first}, ..."),
     };
     let hint = format!("`ip route del {first}`, or set datapath.firstTable in egret.yaml");
     Some(Check::error("foreign-route", message, hint))
@@ -134,7 +133,8 @@ fn routes(foreign: &[String]) -> Option<Check> {
 
 fn firewalls(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
     let Some(chains) = &survey.chains else {
-        let message = "firewalls of others: nftables cannot be listed, so whether one drops our packets cannot be told";
+        let message =
+            "other firewalls: nftables cannot be listed, so it is unknown whether one drops forwarded packets";
         return vec![Check::warn("firewall", message, "see the lines about the kernel and NET_ADMIN")];
     };
     let packets = packets(input);
@@ -143,14 +143,15 @@ fn firewalls(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
         found.extend(forwarding(chain, survey, &packets));
     }
     if survey.legacy_tables.contains("filter") {
-        let message = "iptables' old engine has a filter table; whether its FORWARD drops our packets cannot be told";
+        let message =
+            "iptables-legacy has a filter table; it is unknown whether its FORWARD chain drops forwarded packets";
         let hint = format!(
             "`iptables-legacy -S FORWARD`; where its policy is DROP: `iptables-legacy -I FORWARD -i {TUNNEL} -j ACCEPT`, and the same with -o"
         );
         found.push(Check::warn("iptables-legacy", message, hint));
     }
     if found.is_empty() {
-        found.push(Check::ok("firewall", "firewalls of others: none drops forwarded packets"));
+        found.push(Check::ok("firewall", "other firewalls: none drops forwarded packets"));
     }
     found
 }
@@ -198,14 +199,14 @@ fn forwarding(chain: &ForeignChain, survey: &Survey, packets: &[ForwardedPacket]
     });
     let Some((surely, packet)) = bad else {
         let message = format!(
-            "the chain {family} {table} {name} drops forwarded packets by policy, and lets through what comes out of {TUNNEL} and the replies"
+            "the chain {family} {table} {name} drops forwarded packets by policy, and accepts packets from {TUNNEL} and the replies"
         );
         return chain.drops.then(|| Check::ok("forward-drop", message));
     };
     let drops = if surely { "drops" } else { "may drop" };
     let what = match (packet.reply, packet.node) {
-        (false, None) => format!("what a gateway forwards out of {TUNNEL}"),
-        (false, Some(net)) => format!("what a gateway forwards out of {TUNNEL} from {net}"),
+        (false, None) => format!("packets that a gateway forwards out of {TUNNEL}"),
+        (false, Some(net)) => format!("packets that a gateway forwards out of {TUNNEL} from {net}"),
         (true, None) => format!("replies that a gateway forwards into {TUNNEL}"),
         (true, Some(net)) => format!("replies that a gateway forwards into {TUNNEL} to {net}"),
     };
@@ -244,11 +245,11 @@ fn networkd(survey: &Survey) -> Option<Check> {
     let managed = [(networkd.rules, "rules"), (networkd.routes, "routes")];
     let deleted: Vec<&str> = managed.iter().filter(|(managed, _)| *managed).map(|(_, what)| *what).collect();
     if deleted.is_empty() {
-        return Some(Check::ok("networkd", "systemd-networkd leaves the rules and routes of others alone"));
+        return Some(Check::ok("networkd", "systemd-networkd leaves foreign rules and routes alone"));
     }
     let deleted = deleted.join(" and ");
     let message = format!(
-        "systemd-networkd manages foreign {deleted}: when it restarts it deletes ours, until they are put back"
+        "systemd-networkd manages foreign {deleted}: when it restarts it deletes Egret's, until they are restored"
     );
     let hint =
         "ManageForeignRoutingPolicyRules=no and ManageForeignRoutes=no below [Network] in /etc/systemd/networkd.conf";

@@ -15,7 +15,7 @@ const IPV6_MINIMUM: u32 = 1280;
 /// Checks of all routes, grouped by kind.
 pub(super) fn peers(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
     let Some((_, node)) = &input.node else {
-        return vec![Check::ok("peers", "routes to the other nodes: not looked at without --cluster and --node")];
+        return vec![Check::ok("peers", "routes to the other nodes: not checked without --cluster and --node")];
     };
     // Another check already reports a node without an address, or with one that is not on this machine.
     let Some(own) = node.tunnel_address() else { return Vec::new() };
@@ -85,7 +85,7 @@ fn judged(kind: &str, detail: &str, names: &str, own: IpAddr, holder: &str) -> O
         "local" => Check::error(
             "peer-address",
             format!("the InternalIP of {names} is an address of this machine"),
-            "each node needs an InternalIP of its own: kubelet's --node-ip; a Node object that nobody stands behind can be deleted",
+            "each node needs an InternalIP of its own: kubelet's --node-ip; a stale Node object can be deleted",
         ),
         "elsewhere" => Check::warn(
             "peer-interface",
@@ -151,7 +151,7 @@ mod tests {
         let expected = [("peers", "routes to all 2 other nodes: from 172.18.0.2 through eth0".to_owned())];
         assert_eq!(messages(&survey, "172.18.0.2"), expected);
         let unknown = peers(&survey, &DoctorInput::default());
-        assert_eq!(unknown[0].message, "routes to the other nodes: not looked at without --cluster and --node");
+        assert_eq!(unknown[0].message, "routes to the other nodes: not checked without --cluster and --node");
         assert_eq!(messages(&survey, "172.18.0.99"), [], "what is not here has been said");
     }
 

@@ -101,17 +101,17 @@ const NFTABLES: Attempt = feature(
 );
 const INTERFACE_KINDS: Attempt = feature(
     "interface kinds",
-    Some("a pod that starts outside every known pod network is not held back until it is classified"),
+    Some("packets of a new pod outside every known pod network are not dropped until it is classified"),
     "Linux 5.6 or newer has them; podCIDRs in egret.yaml name the networks of pods",
 );
 const OWNED_TABLES: Attempt = feature(
     "owned tables",
-    Some("`nft flush ruleset` takes our table away until it is put back"),
+    Some("`nft flush ruleset` deletes Egret's table until it is restored"),
     "Linux 6.9 or newer has them",
 );
 const CONNTRACK: Attempt = feature(
     "conntrack netlink",
-    Some("connections of an exit that is gone are not forgotten"),
+    Some("connections of a removed exit are not flushed"),
     "`modprobe nf_conntrack_netlink`; CONFIG_NF_CT_NETLINK",
 );
 

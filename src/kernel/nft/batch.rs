@@ -4,8 +4,8 @@
 use thiserror::Error;
 
 use crate::core::state::nft::{
-    BaseChain, COMMENT_LIMIT, Chain, ChainKind, ChainPolicy, ElementData, ElementKey, Hook, NftChange, NftTransaction,
-    TableFamily,
+    BaseChain, COMMENT_LIMIT, Chain, ChainKind, ChainPolicy, ElementData, ElementKey, Hook, NftChange, NftRule,
+    NftTransaction, Set, TableFamily,
 };
 use crate::core::state::ownership::TABLE;
 
@@ -232,16 +232,7 @@ impl Encoder {
             NftChange::DeleteTable => self.message(at, (NFT_MSG_DELTABLE, 0), family, |message| {
                 message.text(NFTA_TABLE_NAME, TABLE);
             }),
-            NftChange::AddSet(name, set) => {
-                self.sets += 1;
-                let id = self.sets;
-                let mut known = true;
-                self.message(at, (NFT_MSG_NEWSET, create), family, |message| {
-                    message.text(NFTA_SET_TABLE, TABLE);
-                    known = sets::write_definition(message, name, set, id);
-                });
-                return if known { Ok(()) } else { Err("a key that no element of ours can have".to_owned()) };
-            }
+            NftChange::AddSet(name, set) => return self.add_set(at, family, name, set),
             NftChange::DeleteSet(name) => self.message(at, (NFT_MSG_DELSET, 0), family, |message| {
                 message.text(NFTA_SET_TABLE, TABLE);
                 message.text(NFTA_SET_NAME, name);
@@ -259,19 +250,7 @@ impl Encoder {
                 message.text(NFTA_RULE_TABLE, TABLE);
                 message.text(NFTA_RULE_CHAIN, name);
             }),
-            NftChange::AddRule(chain, rule) => {
-                let expressions =
-                    statement::expressions_of(family, rule).map_err(|statement| format!("`{statement}`"))?;
-                self.message(at, (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND), family, |message| {
-                    message.text(NFTA_RULE_TABLE, TABLE);
-                    message.text(NFTA_RULE_CHAIN, chain);
-                    message.nested(NFTA_RULE_EXPRESSIONS, |list| {
-                        for expression in &expressions {
-                            expression.write(list);
-                        }
-                    });
-                });
-            }
+            NftChange::AddRule(chain, rule) => return self.add_rule(at, family, chain, rule),
             NftChange::AddElements(set, elements) => {
                 return self.elements(index, (NFT_MSG_NEWSETELEM, create), family, set, elements, true);
             }
@@ -279,6 +258,27 @@ impl Encoder {
                 return self.elements(index, (NFT_MSG_DELSETELEM, 0), family, set, elements, false);
             }
         }
+        Ok(())
+    }
+
+    fn add_set(&mut self, at: (usize, usize), family: TableFamily, name: &str, set: &Set) -> Result<(), String> {
+        self.sets += 1;
+        let id = self.sets;
+        let mut known = true;
+        self.message(at, (NFT_MSG_NEWSET, NLM_F_CREATE | NLM_F_EXCL), family, |message| {
+            message.text(NFTA_SET_TABLE, TABLE);
+            known = sets::write_definition(message, name, set, id);
+        });
+        if known { Ok(()) } else { Err("a key that no element of ours can have".to_owned()) }
+    }
+
+    fn add_rule(&mut self, at: (usize, usize), family: TableFamily, chain: &str, rule: &NftRule) -> Result<(), String> {
+        let expressions = statement::expressions_of(family, rule).map_err(|statement| format!("`{statement}`"))?;
+        self.message(at, (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND), family, |message| {
+            message.text(NFTA_RULE_TABLE, TABLE);
+            message.text(NFTA_RULE_CHAIN, chain);
+            message.nested(NFTA_RULE_EXPRESSIONS, |list| expressions.iter().for_each(|one| one.write(list)));
+        });
         Ok(())
     }
 

@@ -28,7 +28,7 @@ pub enum NftError {
     #[error("prepare an nftables transaction")]
     Encode(#[source] EncodeError),
     /// Another process changed the ruleset since it was dumped. Nothing was changed.
-    #[error("nftables was changed by somebody since it was looked at")]
+    #[error("nftables was changed by another process since it was read")]
     Stale,
     /// The kernel refused one of the changes, and so the whole transaction. Nothing was changed.
     #[error("`{change}`{}", .text.as_deref().map(|text| format!(": {text}")).unwrap_or_default())]
@@ -48,7 +48,7 @@ pub enum NftError {
     #[error("commit an nftables transaction: the kernel's answer was lost")]
     AnswerLost,
     /// Probing the kernel's features failed.
-    #[error("find out what nftables can do here")]
+    #[error("probe the features of nftables")]
     Probe(#[source] ExchangeError),
     /// The event socket failed.
     #[error("listen for changes of nftables")]

@@ -161,16 +161,7 @@ impl Expression {
                 data.nested(NFTA_BITWISE_XOR, |nested| nested.bytes(NFTA_DATA_VALUE, &xor.to_ne_bytes()));
             }
             Self::Lookup { set, key, found, negated } => {
-                data.text(NFTA_LOOKUP_SET, set);
-                data.number(NFTA_LOOKUP_SREG, key.number());
-                match found {
-                    Found::Nowhere => {}
-                    Found::Verdict => data.number(NFTA_LOOKUP_DREG, VERDICT_REGISTER),
-                    Found::Register(register) => data.number(NFTA_LOOKUP_DREG, register.number()),
-                }
-                if *negated {
-                    data.number(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV);
-                }
+                write_lookup(data, set, *key, found, *negated);
             }
             Self::Verdict(verdict) => {
                 data.number(NFTA_IMMEDIATE_DREG, VERDICT_REGISTER);
@@ -215,6 +206,19 @@ impl Expression {
         };
         let known = known.or_else(|| mss::Part::read(name, bytes).map(Self::Mss));
         Ok(known.unwrap_or_else(|| Self::Other(format!("{name} {}", Hexadecimal(bytes)))))
+    }
+}
+
+fn write_lookup(data: &mut Writer, set: &str, key: Register, found: &Found, negated: bool) {
+    data.text(NFTA_LOOKUP_SET, set);
+    data.number(NFTA_LOOKUP_SREG, key.number());
+    match found {
+        Found::Nowhere => {}
+        Found::Verdict => data.number(NFTA_LOOKUP_DREG, VERDICT_REGISTER),
+        Found::Register(register) => data.number(NFTA_LOOKUP_DREG, register.number()),
+    }
+    if negated {
+        data.number(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV);
     }
 }
 
@@ -416,8 +420,7 @@ pub(super) struct Hexadecimal<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Hexadecimal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("0x")?;
-        self.0.iter().take(64).try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "0x{}", hex::encode(&self.0[..self.0.len().min(64)]))
     }
 }
 

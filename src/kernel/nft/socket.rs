@@ -26,7 +26,7 @@ pub(in crate::kernel) const LARGE_BUFFER: usize = 1 << 20;
 #[derive(Debug, Error)]
 pub enum ExchangeError {
     /// The socket failed.
-    #[error("talk to the kernel over netlink")]
+    #[error("exchange messages with the kernel over netlink")]
     Socket(#[source] io::Error),
     /// The kernel refused.
     #[error("the kernel refused{}", .text.as_deref().map(|text| format!(" ({text})")).unwrap_or_default())]

@@ -164,22 +164,13 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
     match statement {
         // meta mark & 0x1fff == 0x3
         Statement::Compare { field, mask, negated, value } => {
-            let mut expressions = load(*field, *mask, register)?;
-            let value = value_bytes(*field, value)?;
-            expressions.push(Expression::Compare { register, negated: *negated, value });
-            Some(expressions)
+            let compare = Expression::Compare { register, negated: *negated, value: value_bytes(*field, value)? };
+            Some([load(*field, *mask, register)?, vec![compare]].concat())
         }
         Statement::InSet { fields, mask, negated, set } => in_set(fields, *mask, *negated, set),
         // ip daddr vmap @destinations
         Statement::VerdictMap { field, mask, map } => {
-            let mut expressions = load(*field, *mask, register)?;
-            expressions.push(Expression::Lookup {
-                set: map.clone(),
-                key: register,
-                found: Found::Verdict,
-                negated: false,
-            });
-            Some(expressions)
+            Some([load(*field, *mask, register)?, vec![mapped(map, Found::Verdict)]].concat())
         }
         // ct state new: any of the bits, hence "not equal to 0"
         Statement::CtState { bits, negated } => Some(vec![
@@ -190,17 +181,14 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
         Statement::SetMark { field, keep, value } => set_mark(*field, *keep, *value),
         // meta mark set ip saddr map @peers4
         Statement::MarkFromMap { field, map } => {
-            let mut expressions = load(*field, None, register)?;
-            let found = Found::Register(register);
-            expressions.push(Expression::Lookup { set: map.clone(), key: register, found, negated: false });
-            expressions.push(Expression::SetMeta { key: NFT_META_MARK, register });
-            Some(expressions)
+            let set = Expression::SetMeta { key: NFT_META_MARK, register };
+            Some([load(*field, None, register)?, vec![mapped(map, Found::Register(register)), set]].concat())
         }
         // snat ip to ct mark & 0x1fff map @egress_ip4
         Statement::SnatMap { family, mask, map } => Some(vec![
             Expression::Ct { key: NFT_CT_MARK, register },
             Expression::Bitwise { register, mask: *mask, xor: 0 },
-            Expression::Lookup { set: map.clone(), key: register, found: Found::Register(register), negated: false },
+            mapped(map, Found::Register(register)),
             Expression::Snat { family: *family, register },
         ]),
         // snat ip to 10.1.1.254
@@ -216,14 +204,7 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
         // notrack
         Statement::NoTrack => Some(vec![Expression::NoTrack]),
         // fib saddr . iif oif missing
-        Statement::NoRouteBack => Some(vec![
-            Expression::Fib {
-                result: NFT_FIB_RESULT_OIF,
-                flags: NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT,
-                register,
-            },
-            Expression::Compare { register, negated: false, value: vec![0; 4] },
-        ]),
+        Statement::NoRouteBack => Some(no_route_back()),
         // fib saddr type local
         Statement::FromThisHost => Some(is_local(NFTA_FIB_F_SADDR)),
         // fib daddr type local
@@ -236,6 +217,19 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
         Statement::Verdict(verdict) => Some(vec![Expression::Verdict(verdict.clone())]),
         Statement::Unknown(_) => None,
     }
+}
+
+/// What a map has for the first register.
+fn mapped(map: &str, found: Found) -> Expression {
+    Expression::Lookup { set: map.to_owned(), key: Register::FIRST, found, negated: false }
+}
+
+fn no_route_back() -> Vec<Expression> {
+    let (register, flags) = (Register::FIRST, NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT);
+    vec![
+        Expression::Fib { result: NFT_FIB_RESULT_OIF, flags, register },
+        Expression::Compare { register, negated: false, value: vec![0; 4] },
+    ]
 }
 
 fn is_local(flags: u32) -> Vec<Expression> {

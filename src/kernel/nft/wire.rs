@@ -22,7 +22,7 @@ pub struct Malformed {
 
 /// An attribute that would exceed the 65,535 bytes its length can express.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("an attribute is longer than netlink can say (65,535 bytes)")]
+#[error("an attribute is longer than netlink allows (65,535 bytes)")]
 pub struct AttributeTooLong;
 
 /// One message, not yet decoded.

@@ -8,6 +8,8 @@ use super::Controller;
 use super::labels::LabelEvent;
 use super::pass::{PublicationResult, ReadyTransition};
 use crate::cluster::live::{EventKind, Regarding};
+use crate::core::admission::PendingCommit;
+use crate::core::gate::ActiveRevision;
 use crate::core::report::history::Rejected;
 use crate::telemetry::chain;
 
@@ -57,4 +59,19 @@ impl Controller {
             }
         }
     }
+}
+
+/// What people are told of once: a commit that waits, and one that came through a closed window. `before` is what was remembered.
+pub(super) fn admission_news(active: &ActiveRevision, before: &ActiveRevision) -> Vec<(&'static str, String)> {
+    let what = |withheld: &PendingCommit| (withheld.commit.clone(), withheld.why.word());
+    let mut news = Vec::new();
+    if let Some(withheld) = &active.withheld
+        && before.withheld.as_ref().map(what) != Some(what(withheld))
+    {
+        news.push((withheld.why.word(), withheld.message()));
+    }
+    if let Some(emergency) = active.emergency.as_ref().filter(|one| before.emergency.as_ref() != Some(one)) {
+        news.push(("EmergencyApplied", emergency.message()));
+    }
+    news
 }

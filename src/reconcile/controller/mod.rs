@@ -4,51 +4,46 @@
 //! Two stand by, one leads by a lease; both read Git, so that a new leader knows at once what to do. Deliberately absent: any kernel, and
 //! where packets go: agents see to that by themselves, also without a controller.
 
-mod admission_events;
 mod events;
 mod labels;
 mod options;
 mod pass;
-mod preview_requests;
-mod pushes;
-mod removal;
 mod snapshotter;
 mod taints;
+mod triggers;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use self::admission_events::{admission_news, reports};
+use self::events::admission_news;
 use self::labels::LabelReconciler;
 pub use self::options::{ControllerError, ControllerOptions};
 use self::pass::{Pass, PassError};
-use self::preview_requests::pulls_of;
-pub use self::removal::remove;
 use self::snapshotter::{Snapshotter, ViewSnapshots};
 use self::taints::TaintRemover;
+use self::triggers::pulls_of;
 use crate::backoff::Backoff;
 use crate::cluster::live::{self, ApiClient, ClusterWatch, Lease, Recorder, View, WatchScope};
 use crate::core::gate::ActiveRevision;
+use crate::core::labels::Labels;
 use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
-use crate::reconcile::gitops::pulls::{PullPreviewEvent, PullPreviews};
+use crate::reconcile::gitops::pulls::PullPreviews;
 use crate::reconcile::gitops::report_sender::ReportSender;
-use crate::reconcile::gitops::repository::{DesiredRevision, Repository, RepositoryEvent};
-use crate::reconcile::gitops::webhook::{self, Webhook};
+use crate::reconcile::gitops::repository::{DesiredRevision, Repository};
 use crate::reconcile::leadership::Leadership;
+use crate::reconcile::node::metrics_recorder::api_error_counts;
 use crate::reconcile::node::schedule::EffectiveSchedule;
 use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::StateStore;
-use crate::reconcile::process::{StartError, Stop};
+use crate::reconcile::process::StartError;
 use crate::serve::{self, Health, Metrics};
 use crate::telemetry::chain;
-use crate::watch::Watcher;
 
 /// Statuses change with every node; they are told in bursts.
 const GATHER: Duration = Duration::from_millis(20);
@@ -65,6 +60,8 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     let _server = serving.map_err(StartError::of("the HTTP server"))?;
     health.set_ready(Err("not all is known of the cluster yet".to_owned()));
     let live = ApiClient::connect().await?;
+    let errors = live.errors();
+    metrics.api_errors(move || api_error_counts(&errors));
     let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
     let (repository, news) = options.following.start(&options.state_folder, seed)?;
     let scope = WatchScope::Controller { pools: options.pod_networks };
@@ -107,6 +104,32 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     controller.forever(news).await
 }
 
+/// Takes away all that the controller wrote: labels of nodes, and custom resources.
+pub async fn remove() -> Result<(), ControllerError> {
+    let live = ApiClient::connect().await?;
+    let mut watching =
+        ClusterWatch::open(&live, &WatchScope::Controller { pools: false }, live::WatchOptions::default());
+    while !watching.synced() {
+        watching.changed().await;
+        for (what, fault) in watching.faults() {
+            tracing::warn!(what, hint = fault.hint, "{}", fault.message);
+        }
+    }
+    let nothing = Labels::new();
+    for (node, meta) in &watching.view().nodes {
+        if labels::owns_some(&meta.label_managers) {
+            live.apply_labels(node, &meta.uid, &nothing, false).await?;
+            tracing::info!(%node, "its labels are as they were without Egret");
+        }
+    }
+    live.delete_config().await?;
+    for name in live.policy_names().await? {
+        live.delete_policy(&name, None).await?;
+    }
+    tracing::info!("nothing of the controller's is left in the cluster");
+    Ok(())
+}
+
 /// What the loop holds.
 struct Controller {
     options: ControllerOptions,
@@ -147,149 +170,7 @@ struct Controller {
     told_rejected: BTreeSet<Rejected>,
 }
 
-/// What woke the loop.
-enum Trigger {
-    News(Option<RepositoryEvent>),
-    Pushed,
-    /// A pull request may be another than it was.
-    Proposed,
-    /// The thread for pull requests.
-    Pulls(PullPreviewEvent),
-    Cluster,
-    Role,
-    Time,
-    Stop,
-}
-
 impl Controller {
-    async fn forever(mut self, mut news: UnboundedReceiver<RepositoryEvent>) -> Result<(), ControllerError> {
-        let (_pushes, mut pushes) = Watcher::new(&self.options.following.source.watched())?;
-        let mut hook = Webhook::start(
-            self.options.webhook.clone(),
-            self.options.following.branch.clone(),
-            self.options.previews.is_some(),
-        )
-        .map_err(StartError::of("the webhook"))?;
-        let mut stop = Stop::listen()?;
-        tracing::info!(source = %self.options.following.source, server = self.live.server(), "egret's controller runs");
-        loop {
-            self.health.beat();
-            let wake = self.wake();
-            let trigger = tokio::select! {
-                biased;
-                () = stop.asked() => Trigger::Stop,
-                message = news.recv() => Trigger::News(message),
-                Some(()) = pushes.recv() => Trigger::Pushed,
-                told = hook.told() => {
-                    self.pass_on();
-                    match told {
-                        webhook::WebhookEvent::Pushed => Trigger::Pushed,
-                        webhook::WebhookEvent::Proposed => Trigger::Proposed,
-                    }
-                }
-                word = self.pulls.word() => Trigger::Pulls(word),
-                () = self.leading.changed() => Trigger::Role,
-                _ = self.watching.changed() => Trigger::Cluster,
-                () = sleep_until(wake) => Trigger::Time,
-            };
-            let due = match trigger {
-                Trigger::Stop => break,
-                Trigger::News(Some(message)) => self.heard(message),
-                Trigger::News(None) => {
-                    return Err(StartError::ended("the repository's thread").into());
-                }
-                Trigger::Pushed => {
-                    self.repository.look();
-                    self.pulls.look();
-                    false
-                }
-                Trigger::Proposed => {
-                    self.pulls.look();
-                    false
-                }
-                Trigger::Pulls(PullPreviewEvent::Ask(tell)) => {
-                    self.look_for(tell);
-                    false
-                }
-                Trigger::Cluster => {
-                    self.heed_push();
-                    true
-                }
-                Trigger::Pulls(PullPreviewEvent::Changed) => true,
-                Trigger::Role => self.leading.fence() != self.led,
-                Trigger::Time => self.time_came(),
-            };
-            if due {
-                self.gather().await;
-                self.turn().await;
-            }
-        }
-        tracing::info!("egret's controller ends; nodes go on with what was published");
-        self.leading.release().await;
-        self.sender.finish();
-        Ok(())
-    }
-
-    fn wake(&self) -> Instant {
-        let latest = Instant::now() + LOOK;
-        self.due.map_or(latest, |due| due.min(latest))
-    }
-
-    /// Takes news of Git in; tells whether a pass is due because of them.
-    fn heard(&mut self, news: RepositoryEvent) -> bool {
-        let before = self.git_fault.clone();
-        let asked = std::mem::take(&mut self.asked);
-        match news {
-            RepositoryEvent::Intent(intent) => {
-                if intent.fetched {
-                    self.metrics.git_fetched(std::time::Instant::now());
-                }
-                self.git_fault = None;
-                self.take(*intent);
-                return true;
-            }
-            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => {
-                self.metrics.git_fetched(std::time::Instant::now());
-                self.git_fault = None;
-            }
-            RepositoryEvent::Fault(error @ crate::git::Error::Empty { .. }) => {
-                tracing::info!("{error}; waiting for the first");
-                self.git_fault = Some(error.to_string());
-            }
-            RepositoryEvent::Fault(error) => {
-                tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is published stays");
-                self.git_fault = Some(chain(&error));
-            }
-        }
-        self.git_fault != before || asked
-    }
-
-    fn take(&mut self, intent: DesiredRevision) {
-        intent.log_diagnostics(self.intent.as_ref());
-        self.schedule.follow(intent.set.config.schedule.as_ref());
-        self.pulls.base(&intent.branch);
-        self.intent = Some(intent);
-    }
-
-    fn time_came(&mut self) -> bool {
-        if self.due.is_none_or(|due| due > Instant::now()) {
-            return self.due.is_none();
-        }
-        self.repository.look();
-        true
-    }
-
-    /// Lets a burst end.
-    async fn gather(&mut self) {
-        let until = Instant::now() + GATHER;
-        loop {
-            tokio::select! {
-                () = sleep_until(until) => return,
-                _ = self.watching.changed() => {}
-            }
-        }
-    }
-
     /// One pass, if this process leads and knows enough.
     async fn turn(&mut self) {
         for (what, fault) in self.watching.faults() {
@@ -336,7 +217,7 @@ impl Controller {
                 self.due = Some(self.next_due());
                 if let Some(intent) = &self.intent {
                     self.metrics.revision(&intent.commit.id.to_string());
-                    self.metrics.commit_waits(intent.active.withheld.as_ref().map(|withheld| withheld.why.word()));
+                    self.metrics.commit_pending(intent.active.withheld.as_ref().map(|withheld| withheld.why.word()));
                     self.metrics.suspended(intent.suspended(now()));
                 }
                 tracing::debug!(took = ?began.elapsed(), "published");
@@ -345,7 +226,6 @@ impl Controller {
             Err(error) => {
                 let wait = self.backoff.next_wait();
                 let hint = if let PassError::Live(error) = &error { error.hint() } else { None };
-                self.metrics.api_fault("publish");
                 tracing::error!(error = chain(&error), hint, retry = ?wait, "not all is published");
                 self.due = Some(Instant::now() + wait);
             }
@@ -425,11 +305,22 @@ impl Controller {
         };
         // A label that cannot be written keeps no policy from being published.
         let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut told, now).await;
-        let came_upon = pass.publish().await?;
+        let came_upon = match pass.publish().await {
+            Err(PassError::Live(error)) => {
+                // A server that does not answer takes no status either.
+                if error.code().is_some()
+                    && let Err(error) = pass.tell_head(None, &intent.rejected, Some(&chain(&error)), now).await
+                {
+                    tracing::debug!(error = chain(&error), "the fault is not in the status of the EgressConfig");
+                }
+                return Err(error.into());
+            }
+            outcome => outcome?,
+        };
         pass.sweep().await?;
         let rejected = [intent.rejected.as_slice(), came_upon.refused.as_slice()].concat();
-        let turned = pass.tell(&rejected, now).await?;
-        let reports = reports(&pass, &self.labels, &rejected);
+        let turned = pass.tell(&came_upon, &rejected, now).await?;
+        let reports = pass.reports(&self.labels, &rejected);
         let admission = admission_news(&intent.active, &self.memory.kept().active);
         if let Err(error) = self.memory.keep(|kept| kept.active.clone_from(&intent.active)) {
             tracing::warn!(error = chain(&error), "what is in force is not remembered over a restart");

@@ -9,13 +9,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::leadership::Leadership;
+use super::labels::LabelReconciler;
 use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
 use crate::cluster::live::{ApiClient, ApiError, View};
 use crate::core::name::NodeName;
 use crate::core::placement::{GatewayReports, Placement, place_with};
 use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
 use crate::core::pools::Network;
-use crate::core::report::history::Rejected;
+use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::status::{HeadStatusInput, NodeStatus, PolicyStatus, head_status, policy_status, unfit};
 use crate::reconcile::gitops::repository::DesiredRevision;
 
@@ -219,6 +220,24 @@ impl Pass<'_> {
     pub(super) fn nodes(&self) -> BTreeMap<NodeName, NodeStatus> {
         let there = self.view.egress_nodes.iter().filter(|(name, _)| self.view.facts.nodes.contains_key(*name));
         there.map(|(name, node)| (name.clone(), node.status.clone())).collect()
+    }
+
+    /// What agents say of their nodes, and what the controller saw of their labels.
+    pub(super) fn reports(&self, labels: &LabelReconciler, rejected: &[Rejected]) -> Vec<NodeReport> {
+        let mut reports = Vec::new();
+        for (name, status) in self.nodes() {
+            let Some(mut report) = status.report else { continue };
+            report.rejected = rejected.to_vec();
+            report.withheld = self.intent.active.withheld.clone().map(Box::new);
+            report.emergency = self.intent.active.emergency.clone().map(Box::new);
+            if let Some(own) = labels.report(&name) {
+                report.drift.extend(own.drift.iter().cloned());
+                report.corrected.extend(own.corrected.iter().cloned());
+                report.corrected.sort_by_key(|record| std::cmp::Reverse(record.corrected));
+            }
+            reports.push(report);
+        }
+        reports
     }
 
     fn placement(&self, now: Timestamp) -> Placement {

@@ -22,7 +22,7 @@ use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::plan::conntrack::AddressHolders;
 use crate::core::plan::{Plan, PlanContext, Step, plan_with};
-use crate::core::policy::PolicySet;
+use crate::core::policy::{PolicyId, PolicySet};
 use crate::core::report::drift::{self, DriftClass};
 use crate::core::report::history::{NodeReport, ObservedDrift};
 use crate::core::state::NodeState;
@@ -90,6 +90,8 @@ pub struct NodePlan {
 pub struct RoundResult {
     /// Steps that were taken, in order.
     pub steps: Vec<Step>,
+    /// The policies that they are about; none where only drift was corrected.
+    pub policies: BTreeSet<PolicyId>,
     /// What had drifted.
     pub drifted: usize,
     /// The same by how it differed.
@@ -216,6 +218,9 @@ impl Reconciler {
                 done.took = began.elapsed();
                 self.complete(intent, compiled, &observed, now, &mut done)?;
                 return Ok(done);
+            }
+            if done.steps.is_empty() {
+                done.policies = compiled.policies_that_differ(self.in_force.as_ref().map(|(_, before)| before));
             }
             if self.label_first(&left, &mut done.steps) {
                 // The facts are others with them: what else there is to do is planned anew, as `plan` foresees it.

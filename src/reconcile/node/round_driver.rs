@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::core::compile::RefusedParts;
-use crate::core::plan::Step;
+use crate::core::plan::{Step, summary};
 use crate::kernel::watch::{EventSubject, KernelEvent};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
@@ -226,8 +226,19 @@ fn tell(intent: &DesiredRevision, done: &RoundResult) {
         return;
     }
     let (commit, summary) = (intent.commit.id.short(), &intent.commit.summary);
-    tracing::info!(commit, summary, steps = done.steps.len(), drifted = done.drifted, took = ?done.took, "in force");
+    let (steps, changes, drifted) = (done.steps.len(), summary::counts(&done.steps), done.drifted);
+    tracing::info!(commit, summary, steps, changes, policies = policies(done), drifted, took = ?done.took, "in force");
     log_steps(&done.steps);
+}
+
+/// The policies that a round was about, a few of them.
+fn policies(done: &RoundResult) -> String {
+    const NAMED: usize = 8;
+    let mut names: Vec<String> = done.policies.iter().take(NAMED).map(ToString::to_string).collect();
+    if done.policies.len() > NAMED {
+        names.push(format!("and {} more", done.policies.len() - NAMED));
+    }
+    names.join(", ")
 }
 
 fn tell_refused(refused: &RefusedParts) {
@@ -239,25 +250,10 @@ fn tell_refused(refused: &RefusedParts) {
     }
 }
 
-/// The steps, a line each, and of a transaction the first lines: a node that is new has hundreds, and the diff of `egret plan` has
-/// them all.
+/// The steps, a line each, for who debugs: a node that is new has hundreds. `egret plan` shows them without a log.
 pub fn log_steps(steps: &[Step]) {
-    const SHOWN: usize = 90;
-    const SHOWN_OF_ONE: usize = 10;
-    let mut lines: Vec<String> = Vec::new();
-    for step in steps {
-        let text = step.to_string();
-        let all: Vec<&str> = text.lines().collect();
-        lines.extend(all.iter().take(SHOWN_OF_ONE).map(|line| (*line).to_owned()));
-        if all.len() > SHOWN_OF_ONE {
-            lines.push(format!("and {} more", all.len() - SHOWN_OF_ONE));
-        }
-    }
-    for line in lines.iter().take(SHOWN) {
-        tracing::info!("  {line}");
-    }
-    if lines.len() > SHOWN {
-        tracing::info!("  and {} more", lines.len() - SHOWN);
+    for line in steps.iter().flat_map(Step::lines) {
+        tracing::debug!("  {line}");
     }
 }
 

@@ -4,11 +4,12 @@
 //! cluster can say.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file;
 use crate::core::gate::ActiveRevision;
 use crate::core::labels::Labels;
 use crate::core::placement::handover::{self, Handover};
@@ -102,11 +103,7 @@ impl StateStore {
         if *ways == self.ways {
             return Ok(());
         }
-        replace(&self.ways_path, &handover::PersistedHandover::from(ways)).map_err(|source| StateStoreError {
-            doing: "write",
-            path: self.ways_path.clone(),
-            source,
-        })?;
+        write(&self.ways_path, &handover::PersistedHandover::from(ways))?;
         self.ways = ways.clone();
         Ok(())
     }
@@ -123,23 +120,16 @@ impl StateStore {
         if kept == self.kept {
             return Ok(());
         }
-        replace(&self.path, &kept).map_err(|source| StateStoreError {
-            doing: "write",
-            path: self.path.clone(),
-            source,
-        })?;
+        write(&self.path, &kept)?;
         self.kept = kept;
         Ok(())
     }
 }
 
-/// In one step for whoever reads it, also after the power went.
-fn replace(path: &Path, what: &impl Serialize) -> io::Result<()> {
-    let next = path.with_extension("json.next");
-    let mut file = fs::File::create(&next)?;
-    file.write_all(&serde_json::to_vec_pretty(what)?)?;
-    file.sync_all()?;
-    fs::rename(&next, path)
+fn write(path: &Path, what: &impl Serialize) -> Result<(), StateStoreError> {
+    let written = serde_json::to_vec_pretty(what).map_err(io::Error::from);
+    let written = written.and_then(|bytes| atomic_file::replace(path, &bytes));
+    written.map_err(|source| StateStoreError { doing: "write", path: path.to_owned(), source })
 }
 
 /// Nothing, where nothing can be understood: then a handover that was under way is not gone on with.

@@ -100,7 +100,7 @@ fn the_command_line_takes_an_app_and_keeps_its_tokens_to_the_apps_own_host() {
     let cluster = origin.path().join("cluster.yaml");
     fs::write(&cluster, "apiVersion: v1\nkind: List\nitems: []\n").expect("a file");
     let (key, ca) = (double.key("app"), server.folder.join("ca.pem"));
-    let options = [("--github-app-key-file", &*key), ("--ca-file", &*ca), ("--cluster", &*cluster)];
+    let options = [("--github-app-key-file", &*key), ("--git-ca-file", &*ca), ("--cluster", &*cluster)];
     let output = plan(&server, &options, ID, &double.api());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(double.with(|state| state.given.len()), 1, "{said}");

@@ -368,7 +368,7 @@ fn a_branch_that_reaches_back_too_far_is_folded_after_a_report() {
     publisher.send(letter(vec![report("a", &[])]), None);
     publisher.finish();
     let log = origin.in_bare(&["log", "--format=%s", BRANCH]);
-    assert_eq!(log, "a: c0ffeec \"let the empire through\" is in force\n3 earlier reports, folded into one");
+    assert_eq!(log, "a: c0ffeec0ffee \"let the empire through\" is in force\n3 earlier reports, folded into one");
 }
 
 #[test]

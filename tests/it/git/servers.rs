@@ -51,7 +51,7 @@ fn a_certificate_of_an_unknown_authority_is_refused_and_the_hint_says_how_to_nam
     let server = Https::start(&origin);
     let access = Access { ca_file: None, ..server.access(Some("ada"), "hunter2") };
     let error = origin.mirror_by("state", &server.source, access).head(None).expect_err("an unknown authority");
-    assert!(error.hint().is_some_and(|hint| hint.ends_with("name its file by --ca-file")), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.ends_with("name its file by --git-ca-file")), "{error:?}");
     let missing = Access { ca_file: Some("/nonexistent.pem".into()), ..server.access(Some("ada"), "hunter2") };
     let error = origin.mirror_by("state", &server.source, missing).head(None).expect_err("no such file");
     assert_eq!(error.to_string(), "cannot read the credential file /nonexistent.pem");

@@ -72,7 +72,7 @@ fn without_the_certificate_that_a_server_wants_the_error_says_so() {
             "{text}"
         );
         assert_eq!(fate, ErrorKind::Transient);
-        assert!(hint.is_some_and(|hint| hint.contains("--client-certificate")));
+        assert!(hint.is_some_and(|hint| hint.contains("--git-client-certificate")));
     }
 }
 
@@ -241,7 +241,7 @@ fn a_proxy_that_is_down_refuses_breaks_off_or_stalls_is_told_and_held_by_the_tim
 fn preview(server: &Https, arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let mut command = Command::new(PROGRAM);
     command.args(["preview", "--repo", &server.source, "--base", "main", "--head", "main", "--git-user", "ada"]);
-    command.arg("--password-file").arg(server.ada().credentials.password.expect("a file"));
+    command.arg("--git-password-file").arg(server.ada().credentials.password.expect("a file"));
     command.args(["--cluster", "/nowhere/snapshot"]).args(arguments).envs(environment.iter().copied());
     String::from_utf8_lossy(&command.output().expect("it runs").stderr).into_owned()
 }
@@ -254,20 +254,28 @@ fn what_is_said_on_the_command_line_and_in_the_environment_reaches_the_server() 
     server.client_certificate("clients", GOOD);
     let path = |name: &str| server.folder.join(name).to_str().expect("UTF-8").to_owned();
     let (authority, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
-    let own = ["--client-certificate", &certificate, "--client-key", &key];
-    let through = preview(&server, &[&own[..], &["--ca-file", &authority]].concat(), &[]);
+    let own = ["--git-client-certificate", &certificate, "--git-client-key", &key];
+    let through = preview(&server, &[&own[..], &["--git-ca-file", &authority]].concat(), &[]);
     assert!(through.contains("/nowhere/snapshot"), "{through}");
     // The system's authorities, wherever it has them.
     let through = preview(&server, &own, &[("SSL_CERT_FILE", &authority)]);
     assert!(through.contains("/nowhere/snapshot"), "{through}");
-    let variables =
-        [("EGRET_CLIENT_CERTIFICATE", certificate.as_str()), ("EGRET_CLIENT_KEY", &key), ("EGRET_CA_FILE", &authority)];
-    let through = preview(&server, &[], &variables);
+    // By their names, and by the former ones, as variables and as options.
+    for [client_certificate, client_key, ca_file] in [
+        ["EGRET_GIT_CLIENT_CERTIFICATE", "EGRET_GIT_CLIENT_KEY", "EGRET_GIT_CA_FILE"],
+        ["EGRET_CLIENT_CERTIFICATE", "EGRET_CLIENT_KEY", "EGRET_CA_FILE"],
+    ] {
+        let variables = [(client_certificate, certificate.as_str()), (client_key, &key), (ca_file, &authority)];
+        let through = preview(&server, &[], &variables);
+        assert!(through.contains("/nowhere/snapshot"), "{through}");
+    }
+    let former = ["--client-certificate", &certificate, "--client-key", &key, "--ca-file", &authority];
+    let through = preview(&server, &former, &[]);
     assert!(through.contains("/nowhere/snapshot"), "{through}");
     let stopped = preview(&server, &own, &[("SSL_CERT_FILE", &path("others.pem"))]);
     assert!(stopped.contains("its certificate is by an authority that is not known"), "{stopped}");
     let half = preview(&server, &own[..2], &[]);
-    assert!(half.contains("--client-key <FILE>"), "{half}");
+    assert!(half.contains("--git-client-key <FILE>"), "{half}");
     let wrong = preview(&server, &["--git-proxy", "socks5://ada:s3cret@proxy:1080"], &[("EGRET_CA_FILE", &authority)]);
     assert!(
         wrong.contains("is not of the form http://[user:password@]host:port") && !wrong.contains("s3cret"),
@@ -285,7 +293,7 @@ fn a_proxy_of_the_environment_is_not_asked() {
     let environment =
         ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HTTP_PROXY", "http_proxy"].map(|name| (name, place.as_str()));
     let authority = server.folder.join("ca.pem");
-    let errors = preview(&server, &["--ca-file", authority.to_str().expect("UTF-8")], &environment);
+    let errors = preview(&server, &["--git-ca-file", authority.to_str().expect("UTF-8")], &environment);
     assert!(errors.contains("/nowhere/snapshot"), "{errors}");
     assert_eq!(proxy.heads(), Vec::<String>::new());
 }

@@ -109,10 +109,10 @@ fn an_address_that_is_given_up_takes_all_its_connections_with_it_and_nobody_else
         ];
         assert_eq!(listed().len(), 9);
         let gone = every([ip(POD), ip(POD6)]);
-        assert_eq!(conntrack::forget_sources(&gone).await.unwrap(), 7);
+        assert_eq!(conntrack::flush_sources(&gone).await.unwrap(), 7);
         let left = texts(&["10.1.1.8 10.0.4.2 7000", "10.0.4.2 10.1.1.7 7005"]);
         assert_eq!(listed(), left, "another pod's, and what somebody else opened to this one");
-        assert_eq!(conntrack::forget_sources(&gone).await.unwrap(), 0);
+        assert_eq!(conntrack::flush_sources(&gone).await.unwrap(), 0);
     });
 }
 
@@ -166,14 +166,14 @@ fn a_pod_that_gets_an_address_keeps_what_it_has_itself_and_inherits_nothing() {
         };
         let own = texts(&["10.1.1.7 10.0.6.1 7003", "10.1.1.7 10.1.9.9 7003", "10.1.1.7 10.96.0.1 7000"]);
         let _first = open();
-        conntrack::forget_sources(&planned(None, Verdict::Goto("group_a".to_owned()))).await.unwrap();
+        conntrack::flush_sources(&planned(None, Verdict::Goto("group_a".to_owned()))).await.unwrap();
         let mut member = own.clone();
         // The mark is that of its own exit: it leads where the member is led.
         member.insert("10.1.1.7 10.0.4.2 7001".to_owned());
         assert_eq!(listed(), member, "a member");
-        conntrack::forget_sources(&every([ip(POD)])).await.unwrap();
+        conntrack::flush_sources(&every([ip(POD)])).await.unwrap();
         let _second = open();
-        conntrack::forget_sources(&planned(None, Verdict::Accept)).await.unwrap();
+        conntrack::flush_sources(&planned(None, Verdict::Accept)).await.unwrap();
         let mut other = own;
         other.extend(texts(&["10.1.1.7 10.0.4.2 7000", "10.1.1.7 10.0.4.2 7003"]));
         assert_eq!(listed(), other, "a pod that no policy selects");
@@ -192,7 +192,7 @@ fn a_pod_that_becomes_a_member_loses_what_nobody_has_answered_and_keeps_what_liv
             sent(POD, "10.96.0.1", 7000),
         ];
         let sources = planned(Some(Verdict::Accept), Verdict::Goto("group_a".to_owned()));
-        assert_eq!(conntrack::forget_sources(&sources).await.unwrap(), 1);
+        assert_eq!(conntrack::flush_sources(&sources).await.unwrap(), 1);
         assert!(!listed().contains("10.1.1.7 10.0.4.2 7000"));
     });
 }
@@ -221,17 +221,17 @@ fn of_a_hundred_thousand_connections_those_of_one_address_and_of_twenty_are_foun
         let _few = [sent(POD, OUTPOST, 7000), sent(POD, OUTPOST, 7002)];
         assert_eq!(conntrack::tracked().await.unwrap(), 100_002);
         let begun = Instant::now();
-        assert_eq!(conntrack::forget_sources(&every([ip("10.1.1.99")])).await.unwrap(), 0);
+        assert_eq!(conntrack::flush_sources(&every([ip("10.1.1.99")])).await.unwrap(), 0);
         println!("measured: one address that has none of 100,000 connections: {:.1?}", begun.elapsed());
         let begun = Instant::now();
-        assert_eq!(conntrack::forget_sources(&every([ip(POD)])).await.unwrap(), 2);
+        assert_eq!(conntrack::flush_sources(&every([ip(POD)])).await.unwrap(), 2);
         println!("measured: one address that has two of them: {:.1?}", begun.elapsed());
         let begun = Instant::now();
         let twenty = (100..120).map(|last| IpAddr::from([10, 1, 1, last]));
-        assert_eq!(conntrack::forget_sources(&every(twenty)).await.unwrap(), 0);
+        assert_eq!(conntrack::flush_sources(&every(twenty)).await.unwrap(), 0);
         println!("measured: twenty addresses that have none: {:.1?}", begun.elapsed());
         let begun = Instant::now();
-        assert_eq!(conntrack::forget_sources(&every([ip("10.1.1.8")])).await.unwrap(), 100_000);
+        assert_eq!(conntrack::flush_sources(&every([ip("10.1.1.8")])).await.unwrap(), 100_000);
         println!("measured: one address that has 100,000: {:.1?}", begun.elapsed());
         assert_eq!(conntrack::tracked().await.unwrap(), 0);
     });

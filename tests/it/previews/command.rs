@@ -126,6 +126,34 @@ fn what_main_gained_meanwhile_is_no_part_of_the_change() {
 }
 
 #[test]
+fn a_preview_ends_with_the_verdict_and_leaves_the_diff_out_if_it_is_not_wanted() {
+    let stand = Stand::new();
+    let end = |said: &Said| {
+        said.stdout.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+    };
+    let nothing = stand.with_cluster(&["-q"]);
+    let expected = "\ndefault: nothing for this cluster\nexit code 0: nothing would change";
+    assert_eq!((end(&nothing).as_str(), nothing.stderr.as_str()), (expected, ""));
+    stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
+    let whole = stand.with_cluster(&[]);
+    let expected = "\ndefault: 1 pod would come from another address\nexit code 2: there are changes";
+    assert_eq!(end(&whole), expected);
+    let short = stand.with_cluster(&["--no-diff"]);
+    assert_eq!((end(&short).as_str(), short.code), (expected, Some(2)));
+    has(&whole.stdout, &["Exact changes on 1 of 1 node", "    @@"]);
+    has(&short.stdout, &["Exact changes on 1 of 1 node"]);
+    assert!(!short.stdout.contains("    @@"), "{}", short.stdout);
+    let json = |more: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&stand.with_cluster(&[&["--output=json"], more].concat()).stdout).unwrap()
+    };
+    assert_eq!(json(&[])["formatVersion"], 1);
+    assert!(json(&[])["nodes"]["shown"][0]["diff"].as_str().is_some_and(|diff| diff.starts_with("@@")));
+    assert_eq!(json(&["--no-diff"])["nodes"]["shown"][0].get("diff"), None);
+    stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.4.0/24", "10.0.4.7/24"));
+    assert!(stand.with_cluster(&[]).stdout.ends_with("\nexit code 1: a document has an error\n"));
+}
+
+#[test]
 fn a_change_is_judged_by_what_main_demands_now_and_not_when_it_began() {
     let stand = Stand::new();
     stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));

@@ -104,7 +104,7 @@ impl Stand {
         let (password, token) = (self.server.folder.join("password"), self.origin.path().join("token"));
         let words = [
             "--git-user=ada".to_owned(),
-            format!("--password-file={}", password.display()),
+            format!("--git-password-file={}", password.display()),
             format!("--forge-token-file={}", token.display()),
         ];
         self.controller_with(identity, &words);
@@ -117,7 +117,7 @@ impl Stand {
         let mut command = Command::new(PROGRAM);
         command.arg("controller").env("KUBECONFIG", at("kubeconfig")).args(more);
         command.args(["--repo", &self.server.source, "--previews", self.word(), "--forge-url", &self.forge.url()]);
-        command.arg("--ca-file").arg(self.server.folder.join("ca.pem"));
+        command.arg("--git-ca-file").arg(self.server.folder.join("ca.pem"));
         command.arg("--state-dir").arg(at(&format!("state-{identity}")));
         command.args(["--identity", identity, "--lease-duration", "3", "--poll", "3600"]);
         command.args(["--webhook", &format!("127.0.0.1:{port}")]).arg("--webhook-secret-file").arg(at("webhook"));

@@ -356,7 +356,7 @@ impl Cluster<'_> {
 
     /// The identity of the exit that a mark stands for on a node.
     fn exit_of(&self, host: &Host<'_>, mark: u32) -> Option<String> {
-        let id = self.range.id(mark & self.range.mask)?;
+        let id = (mark & self.range.mask) >> self.range.mask.trailing_zeros();
         host.state.nft.get(&TableFamily::Inet)?.chains.get(&format!("exit_{id}"))?.comment.clone()
     }
 }

@@ -5,11 +5,20 @@
 use std::collections::BTreeSet;
 
 use egret::core::placement::place;
-use egret::core::policy::published::Published;
+use egret::core::policy::PolicySet;
+use egret::core::policy::published::{Published, Unreadable, read_config, read_grants, read_policy};
 use proptest::prelude::*;
 
 use super::generate::world;
 use super::world::{States, World};
+
+/// As agents read it.
+fn read(published: &Published) -> Result<PolicySet, Unreadable> {
+    let policies = published.policies.iter().map(|(name, spec)| read_policy(name, spec));
+    let policies = policies.map(|policy| policy.map(|policy| (policy.id.clone(), policy))).collect::<Result<_, _>>()?;
+    let (config, grants) = (read_config(&published.config)?, read_grants(&published.config)?);
+    Ok(PolicySet { policies, config, grants, ..PolicySet::default() })
+}
 
 proptest! {
     #[test]
@@ -22,8 +31,8 @@ proptest! {
             }
         }
         let published = Published::of(&world.set);
-        let back = Published::read(&published.policies, &published.config).map_err(|faults| {
-            TestCaseError::fail(format!("{faults:?}\n{:#?}", published.policies))
+        let back = read(&published).map_err(|fault| {
+            TestCaseError::fail(format!("{fault:?}\n{:#?}", published.policies))
         })?;
         prop_assert_eq!(&Published::of(&back).policies, &published.policies);
         prop_assert_eq!(Published::of(&back).digest(), published.digest());

@@ -139,7 +139,7 @@ fn torn(before: &NodeState, after: &NodeState) -> NodeState {
 }
 
 /// Every state of a node that is changed by a plan, with those between the generations of nftables; and for each the last one
-/// that a packet may still meet on its way out which came in at this one: the plan waits until those on their way are through.
+/// that a packet may still meet on its way out which came in at this one: the plan waits until those in flight have passed.
 fn views(state: &NodeState, way: &Plan) -> Vec<(NodeState, usize)> {
     let mut views = vec![state.clone()];
     let mut ends = Vec::new();

@@ -187,7 +187,10 @@ const LISTINGS: [(&str, &str); 6] = [
 
 /// The message of a line of the log: what follows time and level.
 pub(crate) fn message(line: &str) -> &str {
-    [" INFO ", " WARN ", "ERROR "].iter().find_map(|level| line.split_once(level)).map_or(line, |(_, message)| message)
+    [" INFO ", " WARN ", "ERROR ", "DEBUG "]
+        .iter()
+        .find_map(|level| line.split_once(level))
+        .map_or(line, |(_, message)| message)
 }
 
 /// All steps in a log, in order: the lines that are set in.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::super::fake::{Fake, FakeRequest, FakeWatch};
+use super::super::fake::{Fake, FakeWatch};
 use super::*;
 use crate::core::facts::PodName;
 use crate::core::pools::PoolKind;
@@ -225,55 +225,6 @@ async fn a_right_that_is_missing_is_told_with_what_to_do() {
     let hint = "its role lacks a rule with apiGroups [\"\"], resources [\"pods\"], verbs [\"list\"]";
     assert_eq!((fault.hint.as_deref(), fault.count), (Some(hint), 1));
     assert!(!watching.synced());
-}
-
-#[tokio::test]
-async fn a_streaming_list_is_whole_at_its_bookmark() {
-    let mut fake = Fake::start();
-    let mut watching = pods(&fake.client(), WatchOptions { streaming: true, ..WatchOptions::default() });
-    let asked = fake.asked().await;
-    assert!(asked.path.contains("&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion="));
-    let watch = asked.stream();
-    watch.send("ADDED", &pod("xwing", "3", "10.1.1.1"));
-    watch.send("ADDED", &pod("ywing", "4", "10.1.1.2"));
-    assert!(tokio::time::timeout(Duration::from_millis(100), watching.changed()).await.is_err());
-    let end = json!({"resourceVersion": "9", "annotations": {"k8s.io/initial-events-end": "true"}});
-    watch.send("BOOKMARK", &json!({"kind": "Pod", "apiVersion": "v1", "metadata": end}));
-    until(&mut watching, &["xwing 10.1.1.1", "ywing 10.1.1.2"]).await;
-    assert!(watching.synced());
-    watch.send("DELETED", &pod("xwing", "10", "10.1.1.1"));
-    until(&mut watching, &["ywing 10.1.1.2"]).await;
-    drop(watch);
-    assert!(fake.asked().await.watches_from("10"));
-}
-
-#[tokio::test]
-async fn a_streaming_list_that_breaks_off_is_no_list() {
-    let mut fake = Fake::start();
-    let mut watching = pods(&fake.client(), WatchOptions { streaming: true, ..WatchOptions::default() });
-    let watch = fake.asked().await.stream();
-    watch.send("ADDED", &pod("xwing", "3", "10.1.1.1"));
-    drop(watch);
-    let asked = fake.asked().await;
-    assert!(asked.path.contains("sendInitialEvents"), "{}", asked.path);
-    assert!(!watching.synced());
-    while watching.faults().is_empty() {
-        changed(&mut watching).await;
-    }
-    assert_eq!(known(&watching), Vec::<String>::new());
-}
-
-#[tokio::test]
-async fn a_server_that_refuses_streaming_lists_is_asked_for_lists() {
-    let mut fake = Fake::start();
-    let mut watching = pods(&fake.client(), WatchOptions { streaming: true, ..WatchOptions::default() });
-    let message = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
-    fake.asked().await.refuse(422, "Invalid", message);
-    fake.asked().await.answer(200, &page("5", "", &[pod("xwing", "3", "10.1.1.1")]));
-    until(&mut watching, &["xwing 10.1.1.1"]).await;
-    let asked: FakeRequest = fake.asked().await;
-    assert!(asked.watches_from("5") && !asked.path.contains("sendInitialEvents"), "{}", asked.path);
-    assert_eq!(watching.faults().len(), 0);
 }
 
 #[tokio::test]

@@ -49,10 +49,10 @@ fn named<'g>(exit: &ExitKey, address: IpAddr, host_network: &'g HostNetwork) -> 
     }
     if let Some(name) = with(&|name, interface| is_of_services(name) && interface.has(address)) {
         let message = format!("{address} is only on {name}, where kube-proxy keeps the addresses of Services");
-        return missing(exit, &message, "put the address on an interface of the gateway; it is followed at once");
+        return missing(exit, &message, "put the address on an interface of the gateway; Egret follows at once");
     }
     let message = format!("{address} is on no interface of {}", exit.gateway);
-    missing(exit, &message, "put the address on the gateway's interface; it is followed at once")
+    missing(exit, &message, "put the address on the gateway's interface; Egret follows at once")
 }
 
 fn unusable(exit: &ExitKey, name: &str, address: IpAddr, why: Unusable) -> Finding {
@@ -74,12 +74,12 @@ fn unusable(exit: &ExitKey, name: &str, address: IpAddr, why: Unusable) -> Findi
 fn can_send(exit: &ExitKey, name: &str, interface: &Interface, address: Option<IpAddr>) -> Result<(), Finding> {
     let with = address.map(|address| format!(", which has {address},")).unwrap_or_default();
     if !interface.up {
-        let hint = format!("`ip link set {name} up` on the gateway; it is followed at once");
+        let hint = format!("`ip link set {name} up` on the gateway; Egret follows at once");
         return Err(no_way_out("interface-down", exit, &format!("{name}{with} is down"), &hint));
     }
     if interface.no_carrier {
         let message = format!("{name}{with} is up and has no carrier");
-        let hint = "look at the cable, the switch's port, or the device below it; it is followed at once";
+        let hint = "check the cable, the switch's port, or the device below it; Egret follows at once";
         return Err(no_way_out("no-carrier", exit, &message, hint));
     }
     Ok(())
@@ -107,9 +107,7 @@ fn of_interface<'g>(exit: &ExitKey, name: &str, family: AddressFamily, host_netw
     can_send(exit, found, interface, None)?;
     match interface.own_address(family) {
         Some(address) => Ok(Some((found, address))),
-        None => {
-            Err(without_address(exit, found, family, host_network, "put the address on it; it is followed at once"))
-        }
+        None => Err(without_address(exit, found, family, host_network, "put the address on it; Egret follows at once")),
     }
 }
 

@@ -106,8 +106,8 @@ const P: &str = "10.1.1.7";
 fn each_change_of_an_address_flushes_what_it_must_and_no_more() {
     let unknown = AddressHolders::default();
     let nothing = [String::new(), String::new()];
-    let ahead = |text: &str| [format!("forget  conn   from {P}: {text}"), String::new()];
-    let behind = |text: &str| [String::new(), format!("forget  conn   from {P}: {text}")];
+    let ahead = |text: &str| [format!("from {P}: {text}"), String::new()];
+    let behind = |text: &str| [String::new(), format!("from {P}: {text}")];
     let earlier = "those of an earlier pod";
     let moved = "unanswered ones that are steered now";
     let reset = "unanswered ones that are steered now, live ones that are reset";
@@ -120,11 +120,7 @@ fn each_change_of_an_address_flushes_what_it_must_and_no_more() {
         (&[(P, "-")], &[(P, "a")], behind(moved)),
         (&[(P, "a")], &[(P, "b")], behind(moved)),
         (&[(P, "-")], &[(P, "r")], behind(reset)),
-        (
-            &[(P, "a")],
-            &[(P, "r")],
-            [format!("forget  conn   from {P}: live ones that are reset"), behind(reset)[1].clone()],
-        ),
+        (&[(P, "a")], &[(P, "r")], [format!("from {P}: live ones that are reset"), behind(reset)[1].clone()]),
         // It is not known which pod has the address now: it may have been reassigned.
         (&[(P, "a")], &[(P, "-")], behind(earlier)),
         (&[(P, "r")], &[(P, "a")], behind(moved)),
@@ -146,14 +142,14 @@ fn the_addresss_pod_decides_where_it_is_known() {
     };
     let (same, other) = (holders("one", "one"), holders("one", "two"));
     let nothing = [String::new(), String::new()];
-    let earlier = [String::new(), format!("forget  conn   from {P}: those of an earlier pod")];
+    let earlier = [String::new(), format!("from {P}: those of an earlier pod")];
     // A pod that loses its label keeps its connections.
     assert_eq!(change(&[(P, "a")], &[(P, "-")], &same), nothing);
     for (from, to) in [("a", "-"), ("-", "a"), ("a", "b"), ("a", "a"), ("-", "-"), ("-", "d")] {
         assert_eq!(change(&[(P, from)], &[(P, to)], &other), earlier, "{from} → {to}");
     }
     // Another process removed the element from the map; the pod is the same.
-    let moved = [String::new(), format!("forget  conn   from {P}: unanswered ones that are steered now")];
+    let moved = [String::new(), format!("from {P}: unanswered ones that are steered now")];
     assert_eq!(change(&[], &[(P, "a")], &same), moved);
     assert_eq!(change(&[], &[(P, "-")], &same), nothing);
 }
@@ -166,8 +162,8 @@ fn no_address_is_new_without_an_old_table_or_gone_without_a_new_one() {
     assert_eq!(lines(first.ahead), "");
     assert_eq!(
         lines(first.behind),
-        "forget  conn   from 10.1.1.7: unanswered ones that are steered now\n\
-         forget  conn   from 10.1.1.9: unanswered ones that are steered now, live ones that are reset"
+        "from 10.1.1.7: unanswered ones that are steered now\n\
+         from 10.1.1.9: unanswered ones that are steered now, live ones that are reset"
     );
     let last = due(&Ruleset::new(), &pods, RANGE, &unknown);
     assert_eq!((last.ahead, last.behind), (None, None));
@@ -182,8 +178,8 @@ fn a_new_destination_flushes_connections_without_a_reply() {
     }
     let after = ruleset(&[(P, "a"), ("10.1.1.8", "b")]);
     let due = due(&after, &before, RANGE, &AddressHolders::default());
-    assert_eq!(lines(due.ahead), "forget  conn   from 10.1.1.8: those of an earlier pod");
-    assert_eq!(lines(due.behind), "forget  conn   from 10.1.1.7, 10.1.1.8: unanswered ones that are steered now");
+    assert_eq!(lines(due.ahead), "from 10.1.1.8: those of an earlier pod");
+    assert_eq!(lines(due.behind), "from 10.1.1.7, 10.1.1.8: unanswered ones that are steered now");
 }
 
 /// Which of these connections of the pod are flushed: `destination mark answered`.

@@ -139,7 +139,7 @@ impl Catalogue {
         let refused = self.files.get(path).and_then(|file| file.refused);
         Some(match refused {
             Some(refusal) => format!("{path}: {}", refusal.message()),
-            None => format!("{path} has errors, and it cannot be told whether the document is still wanted"),
+            None => format!("{path} has errors, so it is unknown whether the document is still wanted"),
         })
     }
 

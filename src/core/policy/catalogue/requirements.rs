@@ -13,7 +13,7 @@ use crate::core::diagnostic::{Diagnostic, Severity};
 
 /// Message for a selector that names no namespace.
 pub(in crate::core::policy) const NO_NAMESPACE: &str =
-    "the selector names no namespace: whoever may label pods in any namespace can have this egress IP";
+    "the selector names no namespace: a user who may label pods in any namespace can use this egress IP";
 /// Its hint.
 pub(in crate::core::policy) const NAME_ONE: &str =
     "add a namespaceSelector, or io.kubernetes.pod.namespace to the podSelector's matchLabels";

@@ -2,12 +2,13 @@
 //!
 //! Not here: whether a window is open, or a suspension is over, at a time (`core::admission`).
 
-use jiff::{SignedDuration, Span as Length, SpanRelativeTo, Timestamp};
+use jiff::{SignedDuration, Timestamp};
 
 use super::policy::timestamp;
 use super::schedule::{crontab, time_zone};
 use crate::core::admission::{ChangeWindows, Suspension, Window};
 use crate::core::diagnostic::{Diagnostic, SpanPoint};
+use crate::core::duration::parse;
 use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{CHANGE_WINDOW, CHANGE_WINDOWS, SUSPEND};
 use crate::core::policy::mapping_reader::{MappingReader, list, text};
@@ -64,7 +65,7 @@ fn window(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<Window> {
     if window.next_opening(Timestamp::UNIX_EPOCH).is_none() {
         let place = line.map_or(object.at(), |entry| entry.value.span);
         out.error(place, "never-opens", format!("{} names no day that there is", quoted(&window.cron)))
-            .hint("look at the day of the month and the month: `0 0 30 2 *` is the 30th of February");
+            .hint("check the day of the month and the month: `0 0 30 2 *` is the 30th of February");
         return None;
     }
     Some(window)
@@ -72,9 +73,7 @@ fn window(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<Window> {
 
 fn duration(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<SignedDuration> {
     let written = text(node, "`duration`", out)?;
-    let length: Option<Length> = written.parse().ok();
-    let length = length.and_then(|length| length.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
-    let Some(length) = length else {
+    let Some(length) = parse(written) else {
         out.error(node.span, "bad-duration", format!("{} is no length of time", quoted(written)))
             .hint("as in 4h, 90m, 1h 30m, 2d");
         return None;
@@ -106,7 +105,8 @@ pub(super) fn suspension(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> 
         let entry = object.required(name, out)?;
         let said = text(&entry.value, what, out)?;
         if said.trim().is_empty() {
-            out.error(entry.value.span, "empty", format!("{what} says nothing")).hint("for those who wonder");
+            out.error(entry.value.span, "empty", format!("{what} is empty"))
+                .hint("a text for other users, shown where the cluster is suspended");
             return None;
         }
         Some(said.trim().to_owned())

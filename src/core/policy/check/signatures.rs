@@ -19,7 +19,7 @@ pub(super) fn signatures(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> 
     let named = ["allowedSigners", "openPGPKeys"].iter().any(|key| object.get(key).is_some());
     if !named {
         // If activated it would refuse every later commit, including the one that removes it.
-        out.error(entry.key_span, "no-key", "`signatures` names no key, so that nobody could make the next commit")
+        out.error(entry.key_span, "no-key", "`signatures` names no key, so that no later commit could be activated")
             .hint("add `allowedSigners` or `openPGPKeys`; where flags name the keys, let --require-signed demand it");
         return None;
     }

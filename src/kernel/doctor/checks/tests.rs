@@ -78,10 +78,10 @@ fn strict_filters_are_named_whether_by_interface_or_for_all() {
     for name in ["eth0", "eth1", "eth2", "eth3"] {
         survey.host_network.interfaces.insert(name.to_owned(), interface(&[], 1500));
     }
-    assert_eq!(filters(&survey).message, "reverse path filters: none is strict; they do not look at marks");
+    assert_eq!(filters(&survey).message, "reverse path filters: none is strict; they ignore marks");
     survey.host_network.rp_filter_all = 1;
     survey.settings.src_valid_mark = Some(true);
-    let expected = "reverse path filters: strict on eth0, eth1, eth2 and 1 more; they look at marks";
+    let expected = "reverse path filters: strict on eth0, eth1, eth2 and 1 more; they use marks";
     assert_eq!(filters(&survey), Check::ok("rp-filter", expected));
 }
 
@@ -111,7 +111,7 @@ fn the_tunnel_must_fit_the_interface_of_the_nodes_address() {
     assert_eq!(tunnel_mtu(&survey, &DoctorInput::default()), None, "neither an address nor a default route");
     let fits = Check::ok("mtu", "MTU: 1450 in the tunnel, 1500 on eth0");
     assert_eq!(tunnel_mtu(&survey, &input("172.18.0.2")), Some(fits));
-    let message = "MTU: tunnel packets of 1450 bytes need 1520 with what is put around them, and eth0 takes 1500";
+    let message = "MTU: tunnel packets of 1450 bytes need 1520 with encapsulation, and eth0 takes 1500";
     let hint = "set datapath.mtu to 1430 in egret.yaml, or raise the MTU of eth0";
     assert_eq!(tunnel_mtu(&survey, &input("fd00::2")), Some(Check::warn("mtu", message, hint)));
     let route =
@@ -129,7 +129,7 @@ fn a_node_is_recognised_by_its_address() {
     let mut input = input("172.18.0.2");
     let no_pods = Check::warn(
         "pod-cidrs",
-        "kind-worker has no podCIDRs: a pod that starts is not held back until it is classified",
+        "kind-worker has no podCIDRs: packets of a new pod are not dropped until it is classified",
         "set podCIDRs in egret.yaml",
     );
     let here = Check::ok("node-address", "kind-worker is here: 172.18.0.2 on eth0");

@@ -23,9 +23,9 @@ fn without_other_programs_there_are_two_passing_lines() {
     let expected = [
         Check::ok(
             "range",
-            "marks 0x1fff (auto: the default, and nobody else's), tables 9000 to 17189, rules from priority 500 on, UDP port 4790",
+            "marks 0x1fff (auto: the default, otherwise unused), tables 9000 to 17189, rules from priority 500 on, UDP port 4790",
         ),
-        Check::ok("firewall", "firewalls of others: none drops forwarded packets"),
+        Check::ok("firewall", "other firewalls: none drops forwarded packets"),
     ];
     assert_eq!(others(&Survey::healthy(), &DoctorInput::default()), expected);
 }
@@ -40,8 +40,8 @@ fn foreign_rules_are_judged_by_their_priority() {
     assert_eq!(rules(&[(rule(501, 1, 0x1fff, 9001), PROTOCOL)], range), [], "ours");
     let place = Check::warn(
         "foreign-rule",
-        "an ip rule of another program stands ahead of ours and looks at every packet: 90: lookup 254 proto kernel",
-        "members' packets go by its table where it has a route for them; move it behind 1023",
+        "an ip rule of another program precedes Egret's and matches every packet: 90: lookup 254 proto kernel",
+        "members' packets use its table where it has a route for them; move it behind 1023",
     );
     assert_eq!(rules(&[no_mark(90)], range), [place]);
 }
@@ -51,7 +51,7 @@ fn foreign_routes_in_our_tables_are_an_error() {
     let one = vec!["10.9.0.0/16 dev eth0 table 9003".to_owned()];
     let expected = Check::error(
         "foreign-route",
-        "a route of somebody else is in a table of ours: 10.9.0.0/16 dev eth0 table 9003",
+        "a foreign route is in one of Egret's tables: 10.9.0.0/16 dev eth0 table 9003",
         "`ip route del 10.9.0.0/16 dev eth0 table 9003`, or set datapath.firstTable in egret.yaml",
     );
     assert_eq!(routes(&one), Some(expected));
@@ -70,12 +70,12 @@ fn used(marks: &[(&str, u32)]) -> Survey {
 #[test]
 fn a_configured_mark_mask_is_compared_with_the_marks_of_other_programs() {
     let survey = Survey { choice: None, ..used(&[("Cilium", 0xffff_0f00), ("the ip rule 1024", 0x80)]) };
-    let message = "others use marks of ours, 0x1fff: Cilium 0xf00, the ip rule 1024 0x80";
-    let hint = "set datapath.markMask to auto in egret.yaml, or to bits that nobody uses";
+    let message = "other programs use Egret's marks, 0x1fff: Cilium 0xf00, the ip rule 1024 0x80";
+    let hint = "set datapath.markMask to auto in egret.yaml, or to unused bits";
     assert_eq!(marks(&survey, DatapathConfig::default()), [Check::warn("foreign-mark", message, hint)]);
     assert_eq!(marks(&survey, DatapathConfig { mask: 0x7f, ..DatapathConfig::default() }), []);
-    let line = "marks 0x7f (as egret.yaml says, or as they are in the kernel), tables 9000 to 9125, rules from priority 500 on, UDP port 4790; \
-                marks of others: Cilium 0xffff0f00, the ip rule 1024 0x80";
+    let line = "marks 0x7f (from egret.yaml, or kept from the kernel), tables 9000 to 9125, rules from priority 500 on, UDP port 4790; \
+                marks of other programs: Cilium 0xffff0f00, the ip rule 1024 0x80";
     assert_eq!(numbers(&survey, DatapathConfig { mask: 0x7f, ..DatapathConfig::default() }), Check::ok("range", line));
 }
 
@@ -93,7 +93,7 @@ fn a_poor_choice_of_mark_bits_is_a_warning() {
     assert_eq!(codes(&marks(&survey, DatapathConfig::default())), [("marks", CheckStatus::Warn)]);
     let mut survey = Survey::healthy();
     survey.legacy_tables = ["filter", "nat"].map(str::to_owned).into();
-    let message = "iptables' old engine has the tables nat: which marks their rules use can't be read; those of known users are left to them";
+    let message = "iptables-legacy has the tables nat: the marks of their rules cannot be read; the bits of known programs are avoided";
     assert_eq!(marks(&survey, DatapathConfig::default()), [Check::ok("marks-unread", message)]);
 }
 
@@ -110,12 +110,12 @@ fn chains_that_drop_forwarded_packets_are_named_with_the_rule_that_accepts_them(
     ]);
     let site = Check::warn(
         "forward-drop",
-        "the chain inet site forward drops what a gateway forwards out of egret0",
+        "the chain inet site forward drops packets that a gateway forwards out of egret0",
         "`nft insert rule inet site forward iifname egret0 accept`, and the same with oifname; nothing to do on nodes that are never gateways",
     );
     let docker = Check::warn(
         "forward-drop",
-        "the chain ip filter FORWARD drops what a gateway forwards out of egret0",
+        "the chain ip filter FORWARD drops packets that a gateway forwards out of egret0",
         "Docker's: `iptables -I DOCKER-USER -i egret0 -j ACCEPT`, and the same with -o; nothing to do on nodes that are never gateways",
     );
     assert_eq!(firewalls(&survey, &DoctorInput::default()), [site, docker]);
@@ -157,10 +157,9 @@ fn networkd_is_a_warning_if_it_deletes_foreign_objects() {
     let mut survey = Survey::healthy();
     assert_eq!(networkd(&survey), None);
     survey.networkd = Some(Networkd { rules: false, routes: false });
-    let expected = Check::ok("networkd", "systemd-networkd leaves the rules and routes of others alone");
+    let expected = Check::ok("networkd", "systemd-networkd leaves foreign rules and routes alone");
     assert_eq!(networkd(&survey), Some(expected));
     survey.networkd = Some(Networkd { rules: true, routes: true });
-    let message =
-        "systemd-networkd manages foreign rules and routes: when it restarts it deletes ours, until they are put back";
+    let message = "systemd-networkd manages foreign rules and routes: when it restarts it deletes Egret's, until they are restored";
     assert_eq!(networkd(&survey).map(|check| check.message), Some(message.to_owned()));
 }

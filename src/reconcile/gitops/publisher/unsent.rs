@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::atomic_file;
 use crate::core::report::history::NodeReport;
 
 /// Reports with what only earlier ones of the same nodes know.
@@ -60,14 +61,11 @@ impl Unsent {
         }
     }
 
-    /// In one step for whoever reads it.
     fn write(&self, reports: &[NodeReport]) -> std::io::Result<()> {
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder)?;
         }
-        let next = self.path.with_extension("next");
-        fs::write(&next, serde_json::to_vec(reports)?)?;
-        fs::rename(&next, &self.path)
+        atomic_file::replace(&self.path, &serde_json::to_vec(reports)?)
     }
 
     /// All is committed.

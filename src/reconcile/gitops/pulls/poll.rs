@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::posted::{PostedPreviews, PreviewSubject};
 use super::{IsLeader, PreviewCluster, PullPreviewEvent, PullPreviewOptions};
 use crate::core::preview::{CostLimits, DisplayLimits, refusal};
+use crate::core::text::short_commit;
 use crate::forge::app::TokenPurpose;
 use crate::forge::{self, CheckConclusion, ForgeErrorKind, ForgeKind, Post, Posted, Pull};
 use crate::git::mirror::Mirror;
@@ -373,10 +374,9 @@ impl<'a> Poller<'a> {
     }
 
     fn refused(&self, pull: &Pull, why: &str) -> Post {
-        let short: String = pull.head_sha.chars().take(12).collect();
         Post {
             cluster: self.options.following.cluster.clone(),
-            body: refusal(&self.options.following.cluster, &short, why),
+            body: refusal(&self.options.following.cluster, short_commit(&pull.head_sha), why),
             title: format!("{}: not previewed", self.options.following.cluster),
             summary: why.to_owned(),
             verdict: CheckConclusion::Failed,

@@ -237,7 +237,7 @@ fn a_demand_without_keys_lets_nobody_in_and_says_why() {
     let flags = SignatureFlags { require: Some(Require::Head), ..SignatureFlags::default() };
     match reading(&signed, "mirror", flags, ActiveRevision::default()).next() {
         RepositoryEvent::Withheld(withheld) => {
-            let what = "nobody's signature counts yet: no key is given".to_owned();
+            let what = "no signature counts yet: no key is configured".to_owned();
             assert_eq!(refusal(&withheld), Unsigned { commit: first, what });
         }
         other => panic!("{other:?}"),

@@ -204,8 +204,5 @@ fn a_private_key_is_no_key_to_check_with() {
     gpg.key("Ada <ada@example.org>", "ed25519", &FAKED);
     let text = format!("People:\n{}", gpg.gpg(&["--armor", "--export-secret-keys", "ada@example.org"]));
     let error = Keys::default().add_openpgp(&text).expect_err("a private key");
-    assert_eq!(
-        (error.line, error.message.as_str()),
-        (2, "this is a private key, which nobody but its owner should have")
-    );
+    assert_eq!((error.line, error.message.as_str()), (2, "this is a private key, which must stay with its owner"));
 }

@@ -1,13 +1,11 @@
-//! Options of `egret controller` for previews of pull requests.
-//!
-//! Deliberately absent: `egret preview --post`, which finds itself in a CI's environment (`posting`), and tokens on the command line.
+//! Options of `egret controller` for previews of pull requests. `egret preview --post` has its own (`post`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::options::RepositoryOptions;
+use super::args::{Repository, is_loopback};
 use super::output::Failure;
-use super::posting::{ForgeArg, is_loopback, token_in};
+use super::post::{ForgeArg, token_in};
 use crate::forge::app::TokenPurpose;
 use crate::forge::{self, Forge, ForgeKind, Token};
 use crate::reconcile::gitops::pulls::ForgeTarget;
@@ -16,41 +14,44 @@ use crate::telemetry::chain;
 
 /// Where pull requests are previewed, if anywhere.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct PreviewsOptions {
-    /// Preview open pull requests of the policy repository on this forge, and post what they would do: a comment, a commit status, on GitHub
+#[command(next_help_heading = "Pull requests")]
+pub(super) struct PullRequestArgs {
+    /// Preview open pull requests of the policy repository on this forge, and post each preview: a comment, a commit status, on GitHub
     /// a check run. Forgejo is `gitea`.
     #[arg(long, value_name = "FORGE", env = "EGRET_PREVIEWS", value_enum)]
     previews: Option<ForgeArg>,
-    /// The forge's address, or its API's root; github.com or gitlab.com otherwise.
+    /// The forge's address, or its API's root [default: github.com or gitlab.com].
     #[arg(long, value_name = "URL", env = "EGRET_FORGE_URL", requires = "previews")]
     forge_url: Option<String>,
-    /// The repository on the forge; what the policy repository's address says otherwise.
+    /// The repository on the forge [default: from the policy repository's address].
     #[arg(long, value_name = "OWNER/NAME", env = "EGRET_PROJECT", requires = "previews")]
     project: Option<String>,
-    /// A file with a token for the forge, read anew each time; a GitHub App needs none.
+    /// A file with a token for the forge, read for each request. A GitHub App needs none.
     #[arg(long, value_name = "FILE", env = "EGRET_FORGE_TOKEN_FILE", requires = "previews")]
     forge_token_file: Option<PathBuf>,
-    /// Whom the token's comments are by, where it does not say itself.
+    /// The author of the token's comments, where the forge's API does not return it.
     #[arg(long, value_name = "LOGIN", env = "EGRET_FORGE_AUTHOR", requires = "previews")]
     forge_author: Option<String>,
-    /// The authorities that the forge's certificate may be by, in PEM; those of --ca-file otherwise.
+    /// The certificate authorities of the forge, in PEM [default: those of --git-ca-file].
     #[arg(long, value_name = "FILE", env = "EGRET_FORGE_CA_FILE", requires = "previews")]
     forge_ca_file: Option<PathBuf>,
-    /// An HTTP proxy for the forge, http://[user:password@]host:port; that of --git-proxy otherwise.
+    /// An HTTP proxy for the forge, http://[user:password@]host:port [default: that of --git-proxy].
     #[arg(long, value_name = "URL", env = "EGRET_FORGE_PROXY", hide_env_values = true, requires = "previews")]
     forge_proxy: Option<String>,
 }
 
-impl PreviewsOptions {
-    /// The forge, and how we get in; none where nobody wants previews.
-    pub(super) fn board(&self, repository: &RepositoryOptions) -> Result<Option<ForgeTarget>, Failure> {
+impl PullRequestArgs {
+    /// The forge, with credentials; none without --previews.
+    pub(super) fn board(&self, repository: Repository<'_>) -> Result<Option<ForgeTarget>, Failure> {
         let Some(kind) = self.previews.map(ForgeKind::from) else { return Ok(None) };
         let failed =
             |what: &str, hint: &str| Failure::new(format!("preview pull requests: {what}"), Some(hint.to_owned()));
         let source = repository.source()?;
-        let project = self.project.clone().or_else(|| source.place().map(|(_, path)| path)).ok_or_else(|| {
-            failed("it is not known which repository of the forge it is", "name it by --project OWNER/NAME")
-        })?;
+        let project = self
+            .project
+            .clone()
+            .or_else(|| source.place().map(|(_, path)| path))
+            .ok_or_else(|| failed("the repository on the forge is not known", "name it by --project OWNER/NAME"))?;
         let mut options = forge::ForgeOptions::new(kind, project);
         options.https.plain = self.forge_url.as_deref().is_some_and(is_loopback);
         options.https.roots = self.forge_ca_file.clone().or_else(|| repository.ca_file());
@@ -58,7 +59,7 @@ impl PreviewsOptions {
         options.url.clone_from(&self.forge_url);
         options.author.clone_from(&self.forge_author);
         let app = match (&self.forge_token_file, kind) {
-            (None, ForgeKind::GitHub) => repository.app(&source, options.https.clone(), &options.project)?,
+            (None, ForgeKind::GitHub) => repository.app(options.https.clone(), &options.project)?,
             _ => None,
         };
         let token: Token = match (&app, self.forge_token_file.clone()) {

@@ -1,30 +1,30 @@
-//! Options of a GitHub App: by which Git gets in, and by which previews are posted.
+//! A GitHub App as credentials: for Git, and for the previews that are posted.
 //!
-//! The key is a file and never on the command line. Deliberately absent: the exchange (`forge::app`).
+//! The key is a file and never on the command line. The exchange with GitHub is in `forge::app`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::output::Failure;
-use super::posting::is_loopback;
+use super::super::output::Failure;
+use super::is_loopback;
 use crate::forge::app::{self, GitHubApp};
 use crate::git::access::Access;
 use crate::git::source::Source;
 use crate::https;
 use crate::reconcile::gitops::github_app::credential_provider;
 
-/// Which App, if any. Its options stand among those of the repository: clap can't tell whether a group is given that has another in it.
+/// Which App, if any.
 #[derive(Debug, Clone, Default)]
-pub(super) struct AppOptions {
-    pub(super) id: Option<String>,
-    pub(super) key_file: Option<PathBuf>,
-    pub(super) installation: Option<u64>,
-    pub(super) api: Option<String>,
+pub(in crate::cli) struct AppIdentity {
+    pub(in crate::cli) id: Option<String>,
+    pub(in crate::cli) key_file: Option<PathBuf>,
+    pub(in crate::cli) installation: Option<u64>,
+    pub(in crate::cli) api: Option<String>,
 }
 
-impl AppOptions {
+impl AppIdentity {
     /// The App, if there is one, for the repository at a source, or for one that is named.
-    pub(super) fn app(
+    pub(in crate::cli) fn app(
         &self,
         source: &Source,
         https: https::ClientOptions,
@@ -34,8 +34,8 @@ impl AppOptions {
         let (host, path) = source.place().unwrap_or_default();
         let project = named.unwrap_or(&path).to_owned();
         if project.split('/').count() != 2 || (host.is_empty() && self.api.is_none()) {
-            let message = format!("use a GitHub App: {source} is no repository of GitHub's");
-            return Err(Failure::new(message, Some("such a one is https://HOST/OWNER/NAME".to_owned())));
+            let message = format!("use a GitHub App: {source} is not a repository on GitHub");
+            return Err(Failure::new(message, Some("the address of one is https://HOST/OWNER/NAME".to_owned())));
         }
         let api = self.api.clone().unwrap_or_else(|| api_of(&host));
         let plain = https.plain || is_loopback(&api);
@@ -49,9 +49,9 @@ impl AppOptions {
         }))))
     }
 
-    /// Has Git get in as the App, where the repository is reached by https.
-    pub(super) fn sign_in(&self, source: &Source, access: Access) -> Result<Access, Failure> {
-        // A password that was named is meant for Git, and the App for previews alone.
+    /// Has Git authenticate as the App, where the repository is reached by HTTPS.
+    pub(in crate::cli) fn sign_in(&self, source: &Source, access: Access) -> Result<Access, Failure> {
+        // A password that was named is meant for Git, and the GitHubApp for previews alone.
         if !source.is_web() || access.credentials.password.is_some() {
             return Ok(access);
         }
@@ -60,8 +60,8 @@ impl AppOptions {
         let Some(app) = self.app(source, https, None)? else { return Ok(access) };
         let own = app.git_host().unwrap_or_default();
         if source.place().is_none_or(|(host, _)| host != own) {
-            let message = format!("sign in to {source} as a GitHub App: it is not on {own}, where the App is");
-            let hint = "name the API of that host by --github-api, or use --password-file".to_owned();
+            let message = format!("authenticate to {source} as a GitHub App: the App is on {own}");
+            let hint = "name the API of that host by --github-api, or use --git-password-file".to_owned();
             return Err(Failure::new(message, Some(hint)));
         }
         Ok(Access { credential_provider: Some(credential_provider(app)), ..access })

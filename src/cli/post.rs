@@ -1,7 +1,7 @@
-//! `egret preview --post`: where we are, with which token, and what became of it.
+//! `egret preview --post`: the pull request, the token, and the result of posting.
 //!
-//! In CI everything is found in the environment; whatever is given by an option counts more. Deliberately absent: tokens on the command
-//! line, and failing because of a token that may not write: pull requests from forks have such a one, and are read all the same.
+//! In CI all of it is found in the environment; options take precedence. A token that may not write is no failure: pull requests from
+//! forks have such a one, and the preview is then printed instead.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -10,21 +10,23 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::output::{self, Failure};
+use super::args::is_loopback;
+use super::output::{self, Failure, Verbosity};
 use crate::core::preview::Preview;
 use crate::forge::{self, Forge, ForgeKind, Post, PostAction, Token};
 use crate::secret::Secret;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct PostOptions {
-    /// Put the preview under a pull request: a comment that is kept up to date, a commit status, on GitHub a check run. In CI, where and
-    /// which is found in the environment.
+#[command(next_help_heading = "Pull requests")]
+pub(super) struct PostArgs {
+    /// Post the preview to a pull request: a comment that is kept up to date, a commit status, on GitHub a check run. In CI, forge and
+    /// pull request are found in the environment.
     #[arg(long)]
     pub(super) post: bool,
     /// Which forge the repository is on. Forgejo is `gitea`.
     #[arg(long, value_name = "KIND", value_enum, requires = "post")]
     forge: Option<ForgeArg>,
-    /// The forge's address, or its API's root; github.com or gitlab.com otherwise.
+    /// The forge's address, or its API's root [default: github.com or gitlab.com].
     #[arg(long, value_name = "URL", requires = "post")]
     forge_url: Option<String>,
     /// The repository on the forge.
@@ -33,16 +35,16 @@ pub(super) struct PostOptions {
     /// The number of the pull request.
     #[arg(long, value_name = "N", requires = "post")]
     pull: Option<u64>,
-    /// A file with the token; the environment variable EGRET_FORGE_TOKEN otherwise, and in GitHub's, Gitea's and Forgejo's CI GITHUB_TOKEN.
+    /// A file with the token [default: the environment variable EGRET_FORGE_TOKEN; in GitHub's, Gitea's and Forgejo's CI also GITHUB_TOKEN].
     #[arg(long, value_name = "FILE", env = "EGRET_FORGE_TOKEN_FILE")]
     forge_token_file: Option<PathBuf>,
-    /// Whom the token's comments are by, where it does not say itself: `egret[bot]` for an app of that name.
+    /// The author of the token's comments, where the forge's API does not return it: `egret[bot]` for an app of that name.
     #[arg(long, value_name = "LOGIN", env = "EGRET_FORGE_AUTHOR")]
     forge_author: Option<String>,
-    /// The authorities that the forge's certificate may be by, in PEM; the system's otherwise.
+    /// The certificate authorities of the forge, in PEM [default: the system's].
     #[arg(long, value_name = "FILE", env = "EGRET_FORGE_CA_FILE")]
     forge_ca_file: Option<PathBuf>,
-    /// An HTTP proxy for the forge, http://[user:password@]host:port; none otherwise.
+    /// An HTTP proxy for the forge, http://[user:password@]host:port [default: none].
     #[arg(long, value_name = "URL", env = "EGRET_FORGE_PROXY", hide_env_values = true)]
     forge_proxy: Option<String>,
 }
@@ -65,7 +67,7 @@ impl From<ForgeArg> for ForgeKind {
     }
 }
 
-/// Where a CI run is, as far as its environment tells.
+/// Where a CI run is, as far as its environment has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Place {
     kind: Option<ForgeKind>,
@@ -158,8 +160,8 @@ pub(super) struct Target {
     details: Option<String>,
 }
 
-impl PostOptions {
-    /// Where to post; none where nobody asked for it. Looked at before anything is computed.
+impl PostArgs {
+    /// Where to post; none without --post. Read before anything is computed.
     pub(super) fn target(&self) -> Result<Option<Target>, Failure> {
         if self.post { self.found(Place::of(&variable, &json_file), &variable).map(Some) } else { Ok(None) }
     }
@@ -172,7 +174,7 @@ impl PostOptions {
             )
         };
         let kind = self.forge.map(ForgeKind::from).or(place.kind).ok_or_else(|| missing("the forge", "--forge"))?;
-        // What the environment says of another forge is of no use for this one.
+        // The environment of another forge is of no use for this one.
         let place = if place.kind == Some(kind) { place } else { Place::default() };
         let project = self.project.clone().or(place.project).ok_or_else(|| missing("the repository", "--project"))?;
         let pull = self.pull.or(place.pull).ok_or_else(|| missing("the pull request", "--pull"))?;
@@ -215,33 +217,27 @@ pub(super) fn token_in(path: PathBuf) -> Token {
     })
 }
 
-/// A double in a test, or a tunnel: nobody else hears a token that goes there.
-pub(super) fn is_loopback(url: &str) -> bool {
-    let host = url.strip_prefix("http://").and_then(|rest| rest.split(['/', ':']).next());
-    matches!(host, Some("127.0.0.1" | "localhost"))
-}
-
 fn failure(error: forge::ForgeError) -> Failure {
     let hint = error.hint();
     Failure::new(error, hint)
 }
 
 impl Target {
-    /// Posts, and says what became of it. A token that may not write is told, and the comment is put where it can be read instead.
-    pub(super) fn post(&self, preview: &Preview<'_>, head: &str) -> Result<(), Failure> {
+    /// Posts, and notes the result on standard error. Where the token may not write, the comment is put where it can be read instead.
+    pub(super) fn post(&self, preview: &Preview<'_>, head: &str, verbosity: &Verbosity) -> Result<(), Failure> {
         let post = Post::of(preview, self.details.clone());
         let posted = match self.forge.post(self.pull, self.head.as_deref().unwrap_or(head), &post) {
-            Err(error) if error.denied() => return instead(&post, error),
+            Err(error) if error.denied() => return instead(&post, error, verbosity),
             posted => posted.map_err(failure)?,
         };
-        tell("commit status", posted.status);
+        report("commit status", posted.status, verbosity);
         if let Some(check) = posted.check {
-            tell("check run", check);
+            report("check run", check, verbosity);
         }
         match posted.comment {
-            PostAction::Refused(error) => instead(&post, error),
+            PostAction::Refused(error) => instead(&post, error, verbosity),
             done => {
-                tell("comment", done);
+                report("comment", done, verbosity);
                 Ok(())
             }
         }
@@ -249,29 +245,30 @@ impl Target {
 }
 
 /// The comment on the run's page, or in its log.
-fn instead(post: &Post, error: forge::ForgeError) -> Result<(), Failure> {
-    tell("comment", PostAction::Refused(error));
+fn instead(post: &Post, error: forge::ForgeError, verbosity: &Verbosity) -> Result<(), Failure> {
+    report("comment", PostAction::Refused(error), verbosity);
     let Some(path) = variable("GITHUB_STEP_SUMMARY") else { return output::print(&post.body) };
     let written = OpenOptions::new().append(true).create(true).open(&path);
     written
         .and_then(|mut file| file.write_all(post.body.as_bytes()))
         .map_err(|error| Failure::new(format!("write to {path}: {error}"), None))?;
-    output::note("the comment is on the run's summary page instead");
+    output::note("the comment is on the run's summary page instead", verbosity);
     Ok(())
 }
 
-fn tell(what: &str, done: PostAction) {
+fn report(what: &str, done: PostAction, verbosity: &Verbosity) {
+    let note = |text: String| output::note(&text, verbosity);
     match done {
-        PostAction::Created(url) => output::note(&format!("{what} created: {url}")),
-        PostAction::Updated(url) => output::note(&format!("{what} updated: {url}")),
-        PostAction::Same(url) => output::note(&format!("{what} is as it should be: {url}")),
-        PostAction::Unneeded => output::note(&format!("no {what}: nothing changes")),
-        PostAction::Overtaken => output::note(&format!("no {what}: the pull request has a newer head")),
+        PostAction::Created(url) => note(format!("{what} created: {url}")),
+        PostAction::Updated(url) => note(format!("{what} updated: {url}")),
+        PostAction::Same(url) => note(format!("{what} is up to date: {url}")),
+        PostAction::Unneeded => note(format!("no {what}: nothing changes")),
+        PostAction::Overtaken => note(format!("no {what}: the pull request has a newer head")),
         PostAction::Refused(error) => {
             let (error, hint) = failure(error).parts();
-            output::note(&format!("no {what}: {error}"));
+            note(format!("no {what}: {error}"));
             if let Some(hint) = hint {
-                output::note(&format!("hint: {hint}"));
+                note(format!("hint: {hint}"));
             }
         }
     }
@@ -354,15 +351,5 @@ mod tests {
             Place { project: Some("7".to_owned()), pipeline: None, head: Some("def".to_owned()), ..expected };
         assert_eq!(place(&[&variables[..], &fork].concat(), &Value::Null), expected);
         assert_eq!(place(&[], &Value::Null), Place::default());
-    }
-
-    #[test]
-    fn only_loopback_is_spoken_to_in_the_clear() {
-        assert!(is_loopback("http://127.0.0.1:80/api/v3") && is_loopback("http://localhost"));
-        assert!(
-            !is_loopback("http://127.0.0.1.example/")
-                && !is_loopback("http://forge.example")
-                && !is_loopback("https://localhost")
-        );
     }
 }

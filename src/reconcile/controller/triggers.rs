@@ -1,0 +1,245 @@
+//! What wakes the controller, and how it reacts: events of Git, pull requests, webhooks, the cluster, the lease, and time.
+//!
+//! A webhook reaches any of the controllers. One that does not lead writes the time of the push into the EgressConfig, and the leader reads it
+//! there. Deliberately absent: a pass (`pass`), and what was pushed: Git says that.
+
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+use super::snapshotter::host_networks;
+use super::{Controller, ControllerError, ControllerOptions, GATHER, LOOK};
+use crate::core::facts::Facts;
+use crate::reconcile::gitops::pulls::{PreviewCluster, PullPreviewEvent, PullPreviewOptions};
+use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
+use crate::reconcile::gitops::webhook::{Webhook, WebhookEvent};
+use crate::reconcile::now;
+use crate::reconcile::process::{StartError, Stop};
+use crate::serve::Metrics;
+use crate::telemetry::chain;
+use crate::watch::Watcher;
+
+/// What woke the loop.
+enum Trigger {
+    News(Option<RepositoryEvent>),
+    Pushed,
+    /// A pull request may be another than it was.
+    Proposed,
+    /// The thread for pull requests.
+    Pulls(PullPreviewEvent),
+    Cluster,
+    Role,
+    Time,
+    Stop,
+}
+
+/// Where triggers come from, beside what the controller itself holds.
+struct Sources {
+    stop: Stop,
+    news: UnboundedReceiver<RepositoryEvent>,
+    pushes: Receiver<()>,
+    hook: Webhook,
+}
+
+/// What the thread for pull requests is to do, if anything.
+pub(super) fn pulls_of(options: &ControllerOptions, metrics: &Metrics, seed: u64) -> Option<PullPreviewOptions> {
+    let board = options.previews.clone()?;
+    metrics.preview(None);
+    Some(PullPreviewOptions {
+        following: options.following.clone(),
+        mirror: options.state_folder.join("pulls.git"),
+        seed,
+        board,
+        metrics: metrics.clone(),
+    })
+}
+
+impl Controller {
+    /// Until SIGTERM or SIGINT.
+    pub(super) async fn forever(mut self, news: UnboundedReceiver<RepositoryEvent>) -> Result<(), ControllerError> {
+        let (_watcher, pushes) = Watcher::new(&self.options.following.source.watched())?;
+        let hook = Webhook::start(
+            self.options.webhook.clone(),
+            self.options.following.branch.clone(),
+            self.options.previews.is_some(),
+        )
+        .map_err(StartError::of("the webhook"))?;
+        let mut from = Sources { stop: Stop::listen()?, news, pushes, hook };
+        tracing::info!(source = %self.options.following.source, server = self.live.server(), "egret's controller runs");
+        loop {
+            self.health.beat();
+            let trigger = match self.next(&mut from).await {
+                Trigger::Stop => break,
+                trigger => trigger,
+            };
+            if self.react(trigger)? {
+                self.gather().await;
+                self.turn().await;
+            }
+        }
+        tracing::info!("egret's controller ends; nodes go on with what was published");
+        self.leading.release().await;
+        self.sender.finish();
+        Ok(())
+    }
+
+    async fn next(&mut self, from: &mut Sources) -> Trigger {
+        let wake = self.wake();
+        tokio::select! {
+            biased;
+            () = from.stop.asked() => Trigger::Stop,
+            message = from.news.recv() => Trigger::News(message),
+            Some(()) = from.pushes.recv() => Trigger::Pushed,
+            told = from.hook.told() => {
+                self.pass_on();
+                match told {
+                    WebhookEvent::Pushed => Trigger::Pushed,
+                    WebhookEvent::Proposed => Trigger::Proposed,
+                }
+            }
+            word = self.pulls.word() => Trigger::Pulls(word),
+            () = self.leading.changed() => Trigger::Role,
+            _ = self.watching.changed() => Trigger::Cluster,
+            () = sleep_until(wake) => Trigger::Time,
+        }
+    }
+
+    /// Returns whether a pass is due.
+    fn react(&mut self, trigger: Trigger) -> Result<bool, ControllerError> {
+        Ok(match trigger {
+            Trigger::Stop => false,
+            Trigger::News(Some(message)) => self.heard(message),
+            Trigger::News(None) => return Err(StartError::ended("the repository's thread").into()),
+            Trigger::Pushed => {
+                self.repository.look();
+                self.pulls.look();
+                false
+            }
+            Trigger::Proposed => {
+                self.pulls.look();
+                false
+            }
+            Trigger::Pulls(PullPreviewEvent::Ask(tell)) => {
+                self.look_for(tell);
+                false
+            }
+            Trigger::Cluster => {
+                self.heed_push();
+                true
+            }
+            Trigger::Pulls(PullPreviewEvent::Changed) => true,
+            Trigger::Role => self.leading.fence() != self.led,
+            Trigger::Time => self.time_came(),
+        })
+    }
+
+    fn wake(&self) -> Instant {
+        let latest = Instant::now() + LOOK;
+        self.due.map_or(latest, |due| due.min(latest))
+    }
+
+    /// Takes news of Git in; tells whether a pass is due because of them.
+    fn heard(&mut self, news: RepositoryEvent) -> bool {
+        let before = self.git_fault.clone();
+        let asked = std::mem::take(&mut self.asked);
+        match news {
+            RepositoryEvent::Intent(intent) => {
+                if intent.fetched {
+                    self.metrics.git_fetched(std::time::Instant::now());
+                }
+                self.git_fault = None;
+                self.take(*intent);
+                return true;
+            }
+            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => {
+                self.metrics.git_fetched(std::time::Instant::now());
+                self.git_fault = None;
+            }
+            RepositoryEvent::Fault(error @ crate::git::Error::Empty { .. }) => {
+                tracing::info!("{error}; waiting for the first");
+                self.git_fault = Some(error.to_string());
+            }
+            RepositoryEvent::Fault(error) => {
+                tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is published stays");
+                self.git_fault = Some(chain(&error));
+            }
+        }
+        self.git_fault != before || asked
+    }
+
+    fn take(&mut self, intent: DesiredRevision) {
+        intent.log_diagnostics(self.intent.as_ref());
+        self.schedule.follow(intent.set.config.schedule.as_ref());
+        self.pulls.base(&intent.branch);
+        self.intent = Some(intent);
+    }
+
+    fn time_came(&mut self) -> bool {
+        if self.due.is_none_or(|due| due > Instant::now()) {
+            return self.due.is_none();
+        }
+        self.repository.look();
+        true
+    }
+
+    /// Lets a burst end.
+    async fn gather(&mut self) {
+        let until = Instant::now() + GATHER;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return,
+                _ = self.watching.changed() => {}
+            }
+        }
+    }
+
+    /// Tells the leader of a push, unless this is it. A failure costs the leader the time until it looks by itself.
+    pub(super) fn pass_on(&self) {
+        if self.leading.fence().is_some() {
+            return;
+        }
+        let live = self.live.clone();
+        tokio::spawn(async move {
+            if let Err(error) = live.tell_pushed(&now().to_string()).await {
+                tracing::warn!(error = chain(&error), "the leader is not told that somebody pushed");
+            }
+        });
+    }
+
+    /// Looks at Git at once where another controller was told of a push.
+    pub(super) fn heed_push(&mut self) {
+        let pushed = self.watching.view().config.as_ref().and_then(|config| config.pushed.clone());
+        if pushed.is_some() && pushed != self.pushed {
+            self.pushed = pushed;
+            self.repository.look();
+            self.pulls.look();
+        }
+    }
+
+    /// Tells what a preview has to know of the cluster. The controller follows no pods: it looks at them on a task of its own, because
+    /// that may take a while. Who does not know enough says nothing, and is asked again.
+    pub(super) fn look_for(&self, tell: oneshot::Sender<Result<PreviewCluster, String>>) {
+        if !self.watching.synced() || self.intent.is_none() {
+            return;
+        }
+        let (live, nodes, reports) =
+            (self.live.clone(), self.watching.view().facts.nodes.clone(), self.reports.clone());
+        let view = self.watching.view();
+        let (host_networks, held) = (host_networks(view), view.facts.held.clone());
+        let pod_networks = view.facts.pod_networks.clone();
+        tokio::spawn(async move {
+            match live.look().await {
+                Ok(facts) => {
+                    let facts = Facts { nodes, pod_networks, held, ..facts };
+                    let situation = PreviewCluster { facts, host_networks, reports };
+                    let _ = tell.send(Ok(situation));
+                }
+                Err(error) => {
+                    let hint = error.hint();
+                    tracing::warn!(error = chain(&error), hint, "pods cannot be looked at for previews");
+                    let _ = tell.send(Err(chain(&error)));
+                }
+            }
+        });
+    }
+}
