@@ -183,7 +183,7 @@ impl Shown {
         text
     }
 
-    /// PendingReason the revision does not take effect at once, where it changes something.
+    /// Why the revision does not take effect at once, where it changes something.
     fn later(&self) -> Option<String> {
         let why = self.waits.as_ref().filter(|_| !self.plan.plan.is_empty())?;
         let until = match why {
