@@ -1,11 +1,11 @@
-//! What the loops tell, kept until somebody asks for it.
+//! The values of metrics, kept until they are scraped.
 //!
-//! What is never told is never shown: a controller has no exits. Deliberately absent: names and texts (`page`).
+//! What is never set is never shown: a controller has no exits. Not here: names and texts (`page`).
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::histogram::Histogram;
 
@@ -14,10 +14,10 @@ use super::scrape::{ScrapeRelay, ScrapeRequests};
 use crate::core::compile::counters::Counters;
 use crate::core::report::drift::DriftClass;
 
-/// Upper ends of the histogram of rounds, in seconds: from a look with nothing to do to a node that is new.
+/// Upper ends of the histogram of rounds, in seconds: from a round with nothing to do to that of a new node.
 const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
-/// What commits wait for ([`Why::word`](crate::core::admission::Why::word)).
+/// What a pending commit waits for ([`PendingReason::word`](crate::core::admission::PendingReason::word)).
 const REASONS: [&str; 3] = ["ChangeWindowClosed", "SignatureRefused", "Suspended"];
 
 /// What a process counts and measures. A clone is another handle on the same.
@@ -28,16 +28,35 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     values: Mutex<Values>,
     asking: ScrapeRelay,
+    api: OnceLock<ApiErrorSource>,
+}
+
+/// Gives the API server's errors when the page is written.
+struct ApiErrorSource(Box<dyn Fn() -> ApiErrorCounts + Send + Sync>);
+
+impl fmt::Debug for ApiErrorSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiErrorSource")
+    }
+}
+
+/// What failed at the API server.
+#[derive(Debug, Clone, Default)]
+pub struct ApiErrorCounts {
+    /// Requests, by operation: `patch egressnodes/status`.
+    pub requests: BTreeMap<String, u64>,
+    /// Watches, by resource.
+    pub watches: BTreeMap<&'static str, u64>,
 }
 
 /// What became of a preview of a pull request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PreviewResult {
-    /// It was said, or said anew.
+    /// It was posted or updated.
     Posted,
-    /// It had been said already.
+    /// The pull request had it already.
     Unchanged,
-    /// It could not be said.
+    /// It could not be made or posted.
     Failed,
 }
 
@@ -51,7 +70,7 @@ impl PreviewResult {
     }
 }
 
-/// Everything that was told.
+/// Everything that was set.
 #[derive(Debug)]
 pub(super) struct Values {
     pub(super) reconciled: Option<Reconciled>,
@@ -60,13 +79,11 @@ pub(super) struct Values {
     pub(super) exits: Option<(usize, usize)>,
     pub(super) members: Option<usize>,
     pub(super) counters: Option<Counters>,
-    pub(super) git_fetched: Option<Instant>,
-    pub(super) api_faults: BTreeMap<&'static str, u64>,
-    pub(super) watch_faults: BTreeMap<&'static str, u64>,
+    pub(super) git_fetched: Option<SystemTime>,
     pub(super) previews: Option<BTreeMap<&'static str, u64>>,
     pub(super) leader: Option<bool>,
     pub(super) revision: Option<String>,
-    pub(super) waits: BTreeMap<&'static str, bool>,
+    pub(super) pending: BTreeMap<&'static str, bool>,
     pub(super) suspended: BTreeMap<String, u64>,
 }
 
@@ -85,7 +102,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// With nothing told yet.
+    /// With nothing set yet.
     pub fn new() -> Self {
         let values = Values {
             reconciled: None,
@@ -95,15 +112,13 @@ impl Metrics {
             members: None,
             counters: None,
             git_fetched: None,
-            api_faults: BTreeMap::new(),
-            watch_faults: BTreeMap::new(),
             previews: None,
             leader: None,
             revision: None,
-            waits: BTreeMap::new(),
+            pending: BTreeMap::new(),
             suspended: BTreeMap::new(),
         };
-        Self(Arc::new(Inner { values: Mutex::new(values), asking: ScrapeRelay::default() }))
+        Self(Arc::new(Inner { values: Mutex::new(values), asking: ScrapeRelay::default(), api: OnceLock::new() }))
     }
 
     /// A round ended.
@@ -116,7 +131,7 @@ impl Metrics {
         });
     }
 
-    /// Something had drifted in that many objects. None at all is worth telling once: then there is a zero to rise from.
+    /// That many objects had drifted. Zero is worth a call once: `increase()` needs a first value.
     pub fn drift(&self, class: DriftClass, objects: usize) {
         self.tell(|values| {
             let new = || [DriftClass::Missing, DriftClass::Extra, DriftClass::Changed].map(|class| (class, 0)).into();
@@ -125,7 +140,7 @@ impl Metrics {
         });
     }
 
-    /// So many objects are not as they should be, and not put right yet.
+    /// So many objects drifted and are not corrected yet.
     pub fn drift_open(&self, objects: usize) {
         self.tell(|values| values.drift_open = Some(objects));
     }
@@ -146,27 +161,22 @@ impl Metrics {
         self.tell(|values| values.counters = Some(counters.clone()));
     }
 
-    /// Git answered then, with news or without.
-    pub fn git_fetched(&self, at: Instant) {
+    /// Git answered then, with a new commit or without.
+    pub fn git_fetched(&self, at: SystemTime) {
         self.tell(|values| values.git_fetched = Some(at));
     }
 
-    /// How long ago Git last answered.
-    pub fn git_age(&self) -> Option<Duration> {
-        self.tell(|values| values.git_fetched).map(|at| at.elapsed())
+    /// Where the API server's errors come from. Only the first call counts: a process has one API server.
+    pub fn api_errors(&self, source: impl Fn() -> ApiErrorCounts + Send + Sync + 'static) {
+        // An error says that there is a source already.
+        let _ = self.0.api.set(ApiErrorSource(Box::new(source)));
     }
 
-    /// The API server did not do what it was asked for. Operations are few and known: `patch egressnodes/status`.
-    pub fn api_fault(&self, operation: &'static str) {
-        self.tell(|values| *values.api_faults.entry(operation).or_default() += 1);
+    pub(super) fn api_error_counts(&self) -> Option<ApiErrorCounts> {
+        self.0.api.get().map(|source| (source.0)())
     }
 
-    /// A watch of the API server broke, and is begun anew. Resources are few and known: `pods`.
-    pub fn watch_fault(&self, resource: &'static str) {
-        self.tell(|values| *values.watch_faults.entry(resource).or_default() += 1);
-    }
-
-    /// What became of a preview. None is worth telling once, too: then there is a zero to rise from.
+    /// What became of a preview. None is worth a call once: `increase()` needs a first value.
     pub fn preview(&self, became: Option<PreviewResult>) {
         self.tell(|values| {
             let new = || {
@@ -186,7 +196,7 @@ impl Metrics {
         self.tell(|values| values.leader = Some(leads));
     }
 
-    /// The commit that is in force.
+    /// The active commit.
     pub fn revision(&self, commit: &str) {
         self.tell(|values| {
             if values.revision.as_deref() != Some(commit) {
@@ -196,8 +206,8 @@ impl Metrics {
     }
 
     /// What the newest commit waits for, if it does: one of [`REASONS`].
-    pub fn commit_waits(&self, reason: Option<&'static str>) {
-        self.tell(|values| values.waits = REASONS.map(|one| (one, reason == Some(one))).into());
+    pub fn commit_pending(&self, reason: Option<&'static str>) {
+        self.tell(|values| values.pending = REASONS.map(|one| (one, reason == Some(one))).into());
     }
 
     /// What is suspended, and until when, in seconds since the epoch. What is not among it is shown no more.

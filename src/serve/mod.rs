@@ -24,7 +24,8 @@ use axum::routing::get;
 use tokio::sync::oneshot;
 
 pub use health::{Health, TURN};
-pub use metrics::{Metrics, PreviewResult};
+pub use metrics::{ApiErrorCounts, Metrics, PreviewResult};
+pub use page::{FAMILIES, MetricFamily};
 pub use scrape::{ScrapeRequest, ScrapeRequests};
 
 /// The running server. It ends when this is dropped; answers that are on their way are given.

@@ -1,13 +1,14 @@
 //! The metrics' names and texts, and the page that Prometheus reads: OpenMetrics.
 //!
-//! All labels are bounded: by what is written here, and by the exits and policies that the node has now. Deliberately absent:
-//! the values (`metrics`).
+//! All labels are bounded: by what is written here, by the operations and resources of the API server that Egret knows, and by the exits
+//! and policies that the node has now. Not here: the values (`metrics`).
 
 use std::fmt;
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -23,6 +24,75 @@ use crate::core::state::nft::RuleCounter;
 /// The format's name (OpenMetrics 1.0.0, "Overall Structure").
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// A family of metrics: what a scrape can have of one name.
+#[derive(Debug)]
+pub struct MetricFamily {
+    stem: &'static str,
+    unit: Option<Unit>,
+    kind: MetricType,
+    /// The labels of each series.
+    pub labels: &'static [&'static str],
+    /// What it counts.
+    pub help: &'static str,
+}
+
+impl MetricFamily {
+    const fn new(
+        kind: MetricType,
+        stem: &'static str,
+        unit: Option<Unit>,
+        labels: &'static [&'static str],
+        help: &'static str,
+    ) -> Self {
+        Self { stem, unit, kind, labels, help }
+    }
+
+    /// As `# TYPE` has it: without the suffix of a sample.
+    pub fn name(&self) -> String {
+        let unit = self.unit.as_ref().map_or("", |unit| unit.as_str());
+        let sep = if unit.is_empty() { "" } else { "_" };
+        format!("egret_{}{sep}{unit}", self.stem)
+    }
+
+    /// As a query has it: with the suffix of a counter or of an info. A histogram has three.
+    pub fn sample(&self) -> String {
+        let suffix = match self.kind {
+            MetricType::Counter => "_total",
+            MetricType::Info => "_info",
+            _ => "",
+        };
+        format!("{}{suffix}", self.name())
+    }
+}
+
+use MetricType::{Counter, Gauge, Histogram, Info};
+
+/// Every family that a process can have. docs/metrics.md lists them, and a test compares the two.
+#[rustfmt::skip]
+pub static FAMILIES: [MetricFamily; 21] = [
+    MetricFamily::new(Info, "build", None, &["version"], "The version of Egret."),
+    MetricFamily::new(Counter, "reconcile", None, &["result"], "Reconciliation rounds, by result."),
+    MetricFamily::new(Histogram, "reconcile_duration", Some(Unit::Seconds), &[], "Duration of reconciliation rounds."),
+    MetricFamily::new(Counter, "drift", None, &["class"], "Objects that another process changed, removed or added."),
+    MetricFamily::new(Gauge, "drift_open", None, &[], "Drifted objects that are not corrected yet."),
+    MetricFamily::new(Info, "revision", None, &["revision"], "The active commit."),
+    MetricFamily::new(Gauge, "exits", None, &["role"], "Exits that this node is the gateway of, and exits of other nodes that its pods use."),
+    MetricFamily::new(Gauge, "members", None, &[], "Pods of this node that a policy selects."),
+    MetricFamily::new(Gauge, "leader", None, &[], "1 if this controller leads, else 0."),
+    MetricFamily::new(Counter, "previews", None, &["result"], "Previews of pull requests, by result."),
+    MetricFamily::new(Counter, "api_errors", None, &["operation"], "Requests that the API server did not carry out, by operation."),
+    MetricFamily::new(Counter, "watch_errors", None, &["resource"], "Watches of the API server that broke and were restarted, by resource."),
+    MetricFamily::new(Gauge, "commit_pending", None, &["reason"], "1 while the newest commit is pending, by reason."),
+    MetricFamily::new(Gauge, "suspended_until_timestamp", Some(Unit::Seconds), &["what"], "When the suspension of the cluster or of a policy ends."),
+    MetricFamily::new(Gauge, "git_last_success_timestamp", Some(Unit::Seconds), &[], "When Git last answered, with a new commit or without."),
+    MetricFamily::new(Counter, "leak_guard_dropped_packets", None, &[], "Packets that would have left with a wrong address."),
+    MetricFamily::new(Counter, "start_guard_dropped_packets", None, &[], "Packets of pods that are not classified yet."),
+    MetricFamily::new(Counter, "tunnel_dropped_packets", None, &["reason"], "Packets not accepted from the tunnel, by reason."),
+    MetricFamily::new(Counter, "exit_packets", None, &["exit", "role"], "Outgoing packets of members, by exit. The source and the gateway each count them."),
+    MetricFamily::new(Counter, "exit", Some(Unit::Bytes), &["exit", "role"], "Bytes of members' outgoing packets from the network header on, by exit."),
+    MetricFamily::new(Counter, "policy_connections", None, &["policy", "kind", "exit"], "Connections of this node's pods that a policy led to an exit."),
+];
+
 /// Writes the page.
 pub(super) fn write(metrics: &Metrics) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("egret");
@@ -37,17 +107,20 @@ struct Page(Metrics);
 
 impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let age = self.0.git_age();
+        let api = self.0.api_error_counts();
         self.0.tell(|values| {
             let mut page = Writer(&mut encoder);
-            page.info("build", "The version of Egret.", [("version", env!("CARGO_PKG_VERSION"))])?;
+            page.info("build", [("version", env!("CARGO_PKG_VERSION"))])?;
             page.reconciling(values)?;
             page.node(values)?;
-            page.edges(values)?;
-            page.waiting(values)?;
-            if let Some(age) = age {
-                let help = "Since Git last answered, with news or without.";
-                page.gauge("git_age", help, Some(&Unit::Seconds), age.as_secs_f64())?;
+            page.controller(values)?;
+            page.git(values)?;
+            if let Some(api) = api {
+                let series =
+                    api.requests.iter().map(|(operation, errors)| ([("operation", operation.as_str())], *errors));
+                page.counters("api_errors", &series.collect())?;
+                let series = api.watches.iter().map(|(resource, errors)| ([("resource", *resource)], *errors));
+                page.counters("watch_errors", &series.collect())?;
             }
             values.counters.as_ref().map_or(Ok(()), |counters| page.counted(counters))
         })
@@ -60,47 +133,34 @@ type Series<'a, const LABELS: usize> = Vec<([(&'a str, &'a str); LABELS], u64)>;
 struct Writer<'a, 'e>(&'a mut DescriptorEncoder<'e>);
 
 impl Writer<'_, '_> {
-    fn family(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: MetricType,
-        each: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result,
-    ) -> fmt::Result {
-        each(&mut self.0.encode_descriptor(name, help, None, kind)?)
+    /// The only place where a name goes into the page: one that is not in [`FAMILIES`] is an error.
+    fn family(&mut self, stem: &str) -> Result<MetricEncoder<'_>, fmt::Error> {
+        let family = FAMILIES.iter().find(|family| family.stem == stem).ok_or(fmt::Error)?;
+        self.0.encode_descriptor(family.stem, family.help, family.unit.as_ref(), family.kind)
     }
 
-    fn counters<const LABELS: usize>(&mut self, name: &str, help: &str, series: &Series<'_, LABELS>) -> fmt::Result {
-        self.family(name, help, MetricType::Counter, |family| {
-            series
-                .iter()
-                .try_for_each(|(labels, value)| ConstCounter::new(*value).encode(family.encode_family(labels)?))
+    fn counters<const LABELS: usize>(&mut self, stem: &str, series: &Series<'_, LABELS>) -> fmt::Result {
+        let mut family = self.family(stem)?;
+        series.iter().try_for_each(|(labels, value)| ConstCounter::new(*value).encode(family.encode_family(labels)?))
+    }
+
+    fn counter(&mut self, stem: &str, value: u64) -> fmt::Result {
+        ConstCounter::new(value).encode(self.family(stem)?)
+    }
+
+    fn gauges(&mut self, stem: &str, series: &Series<'_, 1>) -> fmt::Result {
+        let mut family = self.family(stem)?;
+        series.iter().try_for_each(|(labels, value)| {
+            ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(family.encode_family(labels)?)
         })
     }
 
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.family(name, help, MetricType::Counter, |one| one.encode_counter::<NoLabelSet, _, u64>(&value, None))
+    fn gauge(&mut self, stem: &str, value: usize) -> fmt::Result {
+        ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(self.family(stem)?)
     }
 
-    fn gauges(&mut self, name: &str, help: &str, series: &Series<'_, 1>) -> fmt::Result {
-        self.family(name, help, MetricType::Gauge, |family| {
-            series.iter().try_for_each(|(labels, value)| {
-                ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(family.encode_family(labels)?)
-            })
-        })
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: f64) -> fmt::Result {
-        ConstGauge::new(value).encode(self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?)
-    }
-
-    fn number(&mut self, name: &str, help: &str, value: usize) -> fmt::Result {
-        let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-        value.encode(self.0.encode_descriptor(name, help, None, MetricType::Gauge)?)
-    }
-
-    fn info(&mut self, name: &str, help: &str, labels: [(&str, &str); 1]) -> fmt::Result {
-        self.0.encode_descriptor(name, help, None, MetricType::Info)?.encode_info(&labels)
+    fn info(&mut self, stem: &str, labels: [(&str, &str); 1]) -> fmt::Result {
+        self.family(stem)?.encode_info(&labels)
     }
 
     /// Rounds and drift.
@@ -108,11 +168,8 @@ impl Writer<'_, '_> {
         if let Some(reconciled) = &values.reconciled {
             let series =
                 vec![([("result", "succeeded")], reconciled.succeeded), ([("result", "failed")], reconciled.failed)];
-            self.counters("reconcile", "Rounds: a look, and what had to be done.", &series)?;
-            let help = "From a round's first look to its last.";
-            let kind = MetricType::Histogram;
-            let family = self.0.encode_descriptor("reconcile_duration", help, Some(&Unit::Seconds), kind)?;
-            reconciled.took.encode(family)?;
+            self.counters("reconcile", &series)?;
+            reconciled.took.encode(self.family("reconcile_duration")?)?;
         }
         if let Some(drift) = &values.drift {
             let name = |class: &DriftClass| match class {
@@ -121,13 +178,13 @@ impl Writer<'_, '_> {
                 DriftClass::Changed => "changed",
             };
             let series = drift.iter().map(|(class, objects)| ([("class", name(class))], *objects)).collect();
-            self.counters("drift", "Objects that somebody else changed, took away or added.", &series)?;
+            self.counters("drift", &series)?;
         }
         if let Some(open) = values.drift_open {
-            self.number("drift_open", "Objects that drifted and are not put right yet.", open)?;
+            self.gauge("drift_open", open)?;
         }
         if let Some(revision) = &values.revision {
-            self.info("revision", "The commit that is in force.", [("revision", revision)])?;
+            self.info("revision", [("revision", revision)])?;
         }
         Ok(())
     }
@@ -137,46 +194,39 @@ impl Writer<'_, '_> {
         if let Some((gateway, source)) = values.exits {
             let number = |exits| u64::try_from(exits).unwrap_or(u64::MAX);
             let series = vec![([("role", "gateway")], number(gateway)), ([("role", "source")], number(source))];
-            let help = "Exits that this node is the gateway of, and those of others that its pods use.";
-            self.gauges("exits", help, &series)?;
+            self.gauges("exits", &series)?;
         }
         if let Some(pods) = values.members {
-            self.number("members", "Pods of this node that some policy selects.", pods)?;
+            self.gauge("members", pods)?;
         }
         Ok(())
     }
 
-    /// The API server.
-    fn edges(&mut self, values: &Values) -> fmt::Result {
+    fn controller(&mut self, values: &Values) -> fmt::Result {
         if let Some(leads) = values.leader {
-            self.number("leader", "1 if this process leads, 0 if it follows.", usize::from(leads))?;
+            self.gauge("leader", usize::from(leads))?;
         }
         if let Some(previews) = &values.previews {
-            let of = previews.iter().map(|(result, count)| ([("result", *result)], *count)).collect();
-            self.counters("previews", "Previews of pull requests, by what became of them.", &of)?;
-        }
-        if !values.api_faults.is_empty() {
-            let of = values.api_faults.iter().map(|(operation, faults)| ([("operation", *operation)], *faults));
-            self.counters("api_faults", "Requests that the API server did not carry out.", &of.collect())?;
-        }
-        if !values.watch_faults.is_empty() {
-            let of = values.watch_faults.iter().map(|(resource, faults)| ([("resource", *resource)], *faults));
-            self.counters("watch_faults", "Watches of the API server that broke and were begun anew.", &of.collect())?;
+            let series = previews.iter().map(|(result, count)| ([("result", *result)], *count)).collect();
+            self.counters("previews", &series)?;
         }
         Ok(())
     }
 
-    /// Commits that wait, and what somebody suspended.
-    fn waiting(&mut self, values: &Values) -> fmt::Result {
-        if !values.waits.is_empty() {
+    /// Git, pending commits and suspensions.
+    fn git(&mut self, values: &Values) -> fmt::Result {
+        if !values.pending.is_empty() {
             let series =
-                values.waits.iter().map(|(reason, waits)| ([("reason", *reason)], u64::from(*waits))).collect();
-            self.gauges("commit_waits", "1 while the newest commit is not in force but waits.", &series)?;
+                values.pending.iter().map(|(reason, pending)| ([("reason", *reason)], u64::from(*pending))).collect();
+            self.gauges("commit_pending", &series)?;
         }
         if !values.suspended.is_empty() {
             let series = values.suspended.iter().map(|(what, until)| ([("what", what.as_str())], *until)).collect();
-            let help = "When the suspension of the cluster or of a policy ends.";
-            self.gauges("suspended_until_timestamp_seconds", help, &series)?;
+            self.gauges("suspended_until_timestamp", &series)?;
+        }
+        if let Some(at) = values.git_fetched {
+            let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            ConstGauge::new(seconds).encode(self.family("git_last_success_timestamp")?)?;
         }
         Ok(())
     }
@@ -184,10 +234,8 @@ impl Writer<'_, '_> {
     /// What the kernel counted.
     fn counted(&mut self, counters: &Counters) -> fmt::Result {
         let Counters { leak_guard, start_guard, tunnel, exits, policies } = counters;
-        let help = "Packets that would have left with a wrong address.";
-        self.counter("leak_guard_dropped_packets", help, leak_guard.packets)?;
-        let help = "Packets of pods that nobody had classified yet.";
-        self.counter("start_guard_dropped_packets", help, start_guard.packets)?;
+        self.counter("leak_guard_dropped_packets", leak_guard.packets)?;
+        self.counter("start_guard_dropped_packets", start_guard.packets)?;
         let reasons = [
             (TunnelDrop::Node, "node"),
             (TunnelDrop::Source, "source"),
@@ -197,15 +245,12 @@ impl Writer<'_, '_> {
         ];
         let dropped = |why| tunnel.get(&why).map_or(0, |counter| counter.packets);
         let series = reasons.map(|(why, reason)| ([("reason", reason)], dropped(why))).to_vec();
-        let help = "Packets not taken from the tunnel, or meant for it and not from a node, by reason.";
-        self.counters("tunnel_dropped_packets", help, &series)?;
+        self.counters("tunnel_dropped_packets", &series)?;
         let of_exits = |value: fn(&RuleCounter) -> u64| -> Series<'_, 2> {
             exits.iter().map(|(exit, counter)| (exit_labels(exit), value(counter))).collect()
         };
-        let help = "Packets of members by exit, there and not back. Those through the tunnel are counted at both ends.";
-        self.counters("exit_packets", help, &of_exits(|counter| counter.packets))?;
-        let help = "Bytes of members' packets by exit, from the network header on.";
-        self.counters("exit_bytes", help, &of_exits(|counter| counter.bytes))?;
+        self.counters("exit_packets", &of_exits(|counter| counter.packets))?;
+        self.counters("exit", &of_exits(|counter| counter.bytes))?;
         let series = policies.iter().map(|((policy, exit), connections)| {
             let kind = match policy.kind {
                 PolicyKind::Cilium => "CiliumEgressGatewayPolicy",
@@ -213,8 +258,7 @@ impl Writer<'_, '_> {
             };
             ([("policy", policy.name.as_str()), ("kind", kind), ("exit", exit.as_str())], *connections)
         });
-        let help = "Connections of this node's pods that a policy led to an exit.";
-        self.counters("policy_connections", help, &series.collect())
+        self.counters("policy_connections", &series.collect())
     }
 }
 

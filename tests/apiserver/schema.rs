@@ -1,6 +1,6 @@
 //! The structural schema of a CustomResourceDefinition: what is pruned, what is filled in, what is refused, in the real server's words.
 //!
-//! Deliberately absent: `oneOf` and its like, embedded resources, most formats, and ratcheting.
+//! Not here: `oneOf` and its like, embedded resources, most formats, and ratcheting.
 
 use regex::Regex;
 use serde_json::{Map, Value};
@@ -12,7 +12,7 @@ use super::status::Mistake;
 /// What every object has beside its schema.
 const ALWAYS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
-/// Takes away what the schema does not know and tells the paths of it.
+/// Removes what the schema does not know, and gives the paths of it.
 pub(crate) fn prune(schema: &Value, object: &mut Value) -> Vec<String> {
     let mut pruned = Vec::new();
     prune_below(schema, object, "", &mut pruned);

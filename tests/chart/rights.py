@@ -4,7 +4,7 @@ AGENT = {
     "nodes": ["get", "list", "watch"],
     "namespaces": ["list", "watch"],
     "pods": ["list", "watch"],
-    "egresspolicies.egret.dev": ["list", "watch"],
+    "publishedegresspolicies.egret.dev": ["list", "watch"],
     "egressconfigs.egret.dev": ["list", "watch"],
     "egressnodes.egret.dev": ["create", "delete", "get", "list", "patch", "watch"],
     "egressnodes.egret.dev/status": ["patch"],
@@ -15,8 +15,8 @@ CONTROLLER = {
     "nodes": ["get", "list", "patch", "watch"],
     "namespaces": ["list"],
     "pods": ["list"],
-    "egresspolicies.egret.dev": ["create", "delete", "get", "list", "patch", "watch"],
-    "egresspolicies.egret.dev/status": ["patch"],
+    "publishedegresspolicies.egret.dev": ["create", "delete", "get", "list", "patch", "watch"],
+    "publishedegresspolicies.egret.dev/status": ["patch"],
     "egressconfigs.egret.dev": ["create", "get", "list", "patch", "watch"],
     "egressconfigs.egret.dev/status": ["patch"],
     "egressnodes.egret.dev": ["delete", "get", "list", "watch"],
@@ -35,7 +35,7 @@ POOLS = {
 # Only with `remove: true`.
 REMOVE = {
     "nodes": ["get", "list", "patch", "watch"],
-    "egresspolicies.egret.dev": ["delete", "get", "list", "watch"],
+    "publishedegresspolicies.egret.dev": ["delete", "get", "list", "watch"],
     "egressconfigs.egret.dev": ["delete", "get", "list", "watch"],
     "egressnodes.egret.dev": ["delete", "get", "list", "watch"],
 }
@@ -59,6 +59,6 @@ FLAGS = {
 METRICS = {
     "egret_reconcile_total", "egret_reconcile_duration_seconds_bucket", "egret_drift_total", "egret_drift_open", "egret_exits",
     "egret_members", "egret_leak_guard_dropped_packets_total", "egret_start_guard_dropped_packets_total",
-    "egret_exit_packets_total", "egret_exit_bytes_total", "egret_policy_connections_total", "egret_git_age_seconds",
-    "egret_api_faults_total", "egret_leader", "egret_revision_info",
+    "egret_exit_packets_total", "egret_exit_bytes_total", "egret_policy_connections_total", "egret_git_last_success_timestamp_seconds",
+    "egret_api_errors_total", "egret_watch_errors_total", "egret_leader", "egret_revision_info", "egret_commit_pending",
 }

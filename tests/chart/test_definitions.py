@@ -30,7 +30,7 @@ class Definitions(unittest.TestCase):
             {
                 "EgressConfig": ("egressconfigs.egret.dev", ["egc"], "Cluster"),
                 "EgressNode": ("egressnodes.egret.dev", ["egn"], "Cluster"),
-                "EgressPolicy": ("egresspolicies.egret.dev", ["egp"], "Cluster"),
+                "PublishedEgressPolicy": ("publishedegresspolicies.egret.dev", ["egp"], "Cluster"),
             },
         )
         for one in crds().values():
@@ -95,6 +95,28 @@ class Definitions(unittest.TestCase):
                     schema = schema["items"] if part == "[]" else schema["properties"].get(part)
                     self.assertIsNotNone(schema, f"{kind}: {path}")
                 self.assertEqual(schema["type"], column["type"], f"{kind}: {path}")
+
+    def test_columns_fit_a_screen_and_begin_with_ready_and_why(self):
+        # 80 columns: a name of 20, True or False, the longest reason, and four short ones. A commit has 40 characters.
+        for kind, definition in crds().items():
+            (version,) = definition["spec"]["versions"]
+            shown = [column for column in version["additionalPrinterColumns"] if not column.get("priority")]
+            names = [column["name"] for column in shown]
+            self.assertEqual((names[:2], names[-1]), (["Ready", "Reason"], "Age"), kind)
+            self.assertLessEqual(len(names), 6, kind)
+            for column in shown:
+                self.assertNotRegex(column["jsonPath"], "revision|message|leader|file$|[.]summary", kind)
+
+    def test_conditions_are_those_of_kubernetes(self):
+        # meta/v1 Condition, and status.observedGeneration as kstatus reads it.
+        for kind, definition in crds().items():
+            status = schema_of(definition)["properties"]["status"]["properties"]
+            self.assertEqual(status["observedGeneration"]["type"], "integer", kind)
+            condition = status["conditions"]["items"]
+            self.assertEqual(
+                sorted(condition["properties"]), ["lastTransitionTime", "message", "observedGeneration", "reason", "status", "type"]
+            )
+            self.assertEqual(condition["required"], ["type", "status", "reason", "message", "lastTransitionTime"])
 
     def test_kubectl_reads_them(self):
         for path in sorted((CHART / "crds").glob("*.yaml")):

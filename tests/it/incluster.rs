@@ -2,9 +2,11 @@
 //!
 //! Deliberately absent: a real API server, which `make test-cluster` has.
 
+mod conditions;
 mod faults;
 mod forwarding;
 mod labels;
+mod metrics;
 mod pods;
 mod pools;
 mod reports;

@@ -6,6 +6,7 @@ mod apiserver_alone;
 mod cluster;
 mod command_line;
 mod commands;
+mod descriptions;
 mod doctor;
 mod documents;
 mod forge;

@@ -33,6 +33,14 @@ fn findings(path: &str, text: &str) -> Vec<String> {
     lines.collect()
 }
 
+#[test]
+fn a_published_policy_in_git_is_a_mistake_with_the_way_out_of_it() {
+    let text = "apiVersion: egret.dev/v1alpha1\nkind: PublishedEgressPolicy\nmetadata: {name: p}\nspec: {}\n";
+    let expected = "2:7 error unknown-kind: egret.dev has no kind `PublishedEgressPolicy` |  | the controller writes that kind \
+                    into the cluster; in Git it is an EgressPolicy, without `source` and `fence`";
+    assert_eq!(findings("policies/p.yaml", text), [expected]);
+}
+
 fn template() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("repo-template")
 }

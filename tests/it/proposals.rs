@@ -10,6 +10,7 @@ use egret::forge::ForgeKind;
 use serde_json::json;
 
 use crate::github_app::double::{Double, ID};
+use crate::lab::get;
 use stand::{Stand, policy};
 
 #[test]
@@ -64,6 +65,16 @@ fn on_gitlab_and_gitea_it_is_the_same() {
         stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");
         stand.forge.assert_strict();
     }
+}
+
+#[test]
+fn previews_are_counted() {
+    let mut stand = Stand::empty(ForgeKind::GitHub);
+    let listen = stand.controller_with_metrics("one");
+    let page = || get(listen, "/metrics").map(|(_, page)| page).unwrap_or_default();
+    stand.await_that("a count to rise from", || page().contains("egret_previews_total{result=\"posted\"} 0\n"));
+    stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
+    stand.await_that("a preview to be counted", || !page().contains("egret_previews_total{result=\"posted\"} 0\n"));
 }
 
 #[test]

@@ -210,7 +210,8 @@ mod tests {
 
     #[test]
     fn a_leader_that_came_late_knows_it_from_the_refusal() {
-        let message = "EgressPolicy.egret.dev \"outpost\" is invalid: spec: Invalid value: the fence never goes back";
+        let message =
+            "PublishedEgressPolicy.egret.dev \"outpost\" is invalid: spec: Invalid value: the fence never goes back";
         assert!(refused(422, message).fenced());
         assert!(!refused(422, "spec.egressIP must be an IP address").fenced());
     }

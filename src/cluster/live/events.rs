@@ -1,6 +1,5 @@
-//! Events for people: `kubectl events`, `kubectl describe`. One that comes again is counted on the first, not written anew.
-//!
-//! Deliberately absent: what is worth an event, and any certainty: one that cannot be written is lost, as Kubernetes has it.
+//! Events, as `kubectl events` and `kubectl describe` show them. One that comes again is counted on the first, not written anew. One that
+//! cannot be written is lost, as everywhere in Kubernetes.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::resources::{API_VERSION, CONFIG_NAME};
 use super::{ANSWER, ApiClient};
+use crate::core::status::Reason;
 
 /// Events of objects that are in no namespace are in this one.
 const PATH: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
@@ -36,7 +36,7 @@ pub enum Regarding {
         /// Its uid.
         uid: String,
     },
-    /// An EgressPolicy.
+    /// A PublishedEgressPolicy.
     Policy {
         /// Its name in the cluster.
         name: String,
@@ -69,7 +69,7 @@ pub struct Recorder {
 }
 
 /// What makes two events the same.
-type Key = (Regarding, EventKind, String, String);
+type Key = (Regarding, EventKind, Reason, String);
 
 #[derive(Debug)]
 struct Known {
@@ -95,16 +95,16 @@ impl ApiClient {
 }
 
 impl Recorder {
-    /// Writes an event. `reason` is one word in CamelCase, `note` a sentence, without anything that is different each time.
+    /// Writes an event. `note` is a sentence, without anything that is different each time.
     pub async fn event(
         &mut self,
         regarding: &Regarding,
         kind: EventKind,
-        reason: &str,
+        reason: Reason,
         note: &str,
     ) -> Result<(), ApiError> {
         let now = Timestamp::now();
-        let key = (regarding.clone(), kind, reason.to_owned(), note.to_owned());
+        let key = (regarding.clone(), kind, reason, note.to_owned());
         let doing = format!("writing the event {reason}");
         let (path, result) = match self.next(&key, Instant::now(), now) {
             Write::Nothing => return Ok(()),
@@ -160,7 +160,7 @@ impl Recorder {
             "reportingController": self.controller,
             "reportingInstance": self.instance,
             "action": "Reconcile",
-            "reason": cut(reason, 128),
+            "reason": reason,
             "regarding": regarding.reference(),
             "note": cut(note, NOTE),
             "type": match kind { EventKind::Normal => "Normal", EventKind::Warning => "Warning" },
@@ -179,7 +179,7 @@ impl Regarding {
     fn reference(&self) -> Value {
         let (version, kind, uid) = match self {
             Self::Node { uid, .. } => ("v1", "Node", uid),
-            Self::Policy { uid, .. } => (API_VERSION, "EgressPolicy", uid),
+            Self::Policy { uid, .. } => (API_VERSION, "PublishedEgressPolicy", uid),
             Self::Config { uid } => (API_VERSION, "EgressConfig", uid),
         };
         json!({"apiVersion": version, "kind": kind, "name": self.name(), "uid": uid})
@@ -202,7 +202,7 @@ mod tests {
 
     fn key(note: &str) -> Key {
         let node = Regarding::Node { name: "kind-worker".to_owned(), uid: "uid".to_owned() };
-        (node, EventKind::Warning, "LabelDrift".to_owned(), note.to_owned())
+        (node, EventKind::Warning, Reason::DriftDetected, note.to_owned())
     }
 
     #[tokio::test]

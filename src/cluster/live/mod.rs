@@ -7,6 +7,7 @@
 //! again first), and full objects: what decides nothing is skipped while an answer is read.
 
 mod error;
+mod error_counts;
 mod events;
 #[cfg(test)]
 mod fake;
@@ -37,6 +38,7 @@ use tower::util::option_layer;
 use tower::{BoxError, ServiceExt as _};
 
 pub use error::{ApiError, ApiErrorCause, RefusedField};
+pub use error_counts::ErrorCounts;
 pub use events::{EventKind, Recorder, Regarding};
 pub use labels::{FieldConflict, LabelOutcome};
 pub use lease::{Lease, LeaseRole, Timing};
@@ -75,6 +77,7 @@ fn json_patch(path: &str, manager: &str, patch: &serde_json::Value) -> Built {
 pub struct ApiClient {
     client: Client,
     server: String,
+    errors: ErrorCounts,
 }
 
 impl std::fmt::Debug for ApiClient {
@@ -96,6 +99,11 @@ impl ApiClient {
             }
             None => Self::open(Config::incluster().map_err(|error| failed(error.to_string()))?),
         }
+    }
+
+    /// How many requests and watches failed, of this client and its clones.
+    pub fn errors(&self) -> ErrorCounts {
+        self.errors.clone()
     }
 
     /// The API server's address, without anything secret.
@@ -128,19 +136,21 @@ impl ApiClient {
             .with_layer(&option_layer(auth))
             .with_layer(&config.base_uri_layer())
             .build();
-        Ok(Self { client, server })
+        Ok(Self { client, server, errors: ErrorCounts::default() })
     }
 
     /// Sends a request and reads the answer, within a time.
     async fn call<T: DeserializeOwned>(&self, doing: &str, request: Built, limit: Duration) -> Result<T, ApiError> {
         let request = request.map_err(|error| ApiError::of(doing, kube::Error::BuildRequest(error)))?;
-        match tokio::time::timeout(limit, self.client.request_text(request)).await {
+        let operation = error_counts::operation(request.method().as_str(), request.uri().path());
+        let answer = match tokio::time::timeout(limit, self.client.request_text(request)).await {
             Ok(Ok(text)) => {
                 serde_json::from_str(&text).map_err(|error| ApiError::new(doing, ApiErrorCause::Answer(error)))
             }
             Ok(Err(error)) => Err(ApiError::of(doing, error)),
             Err(_) => Err(ApiError::new(doing, ApiErrorCause::Timeout(limit))),
-        }
+        };
+        answer.inspect_err(|error| self.errors.request(&operation, error))
     }
 }
 

@@ -1,6 +1,5 @@
-//! Writing custom resources, by server-side apply and by force: each is ours alone, and what a person changed in one is put back.
-//!
-//! Deliberately absent: whether a write is needed. An apply that changes nothing costs a request all the same.
+//! Writing custom resources, by server-side apply and by force: each is Egret's alone, and what another client changed in one is restored.
+//! Whether a write is needed, the caller decides: an apply that changes nothing costs a request all the same.
 
 use kube::core::Request;
 use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, Preconditions};
@@ -27,7 +26,7 @@ struct Kind {
     manager: &'static str,
 }
 
-const POLICY: Kind = Kind { name: "EgressPolicy", path: Policies::<Slim>::PATH, manager: CONTROLLER };
+const POLICY: Kind = Kind { name: "PublishedEgressPolicy", path: Policies::<Slim>::PATH, manager: CONTROLLER };
 const CONFIG: Kind = Kind { name: "EgressConfig", path: Configs::<Slim>::PATH, manager: CONTROLLER };
 /// With a manager of its own: what is published stays whose it is.
 const PUSHED: Kind = Kind { manager: "egret-webhook", ..CONFIG };
@@ -36,7 +35,7 @@ const NODE: Kind = Kind { name: "EgressNode", path: EgressNodes::PATH, manager: 
 /// An object after it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// By which it is told from a later one of the same name.
+    /// Distinguishes it from a later one of the same name.
     pub uid: String,
     /// Grows with every write that changed something.
     pub resource_version: String,
@@ -81,7 +80,7 @@ impl ApiClient {
         self.apply(&CONFIG, CONFIG_NAME, None, &json!({"metadata": {"name": CONFIG_NAME}, "spec": spec})).await
     }
 
-    /// Tells whoever leads that somebody pushed. An error where nothing was published yet.
+    /// Notifies the leader of a push. An error where nothing was published yet.
     pub async fn tell_pushed(&self, when: &str) -> Result<Written, ApiError> {
         let metadata = json!({"name": CONFIG_NAME, "annotations": {"egret.dev/pushed": when}});
         self.apply(&PUSHED, CONFIG_NAME, None, &json!({"metadata": metadata})).await

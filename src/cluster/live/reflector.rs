@@ -117,6 +117,7 @@ impl<W: Watched> Reflector<W> {
         recoveries: watch::Sender<u64>,
         seed: u64,
     ) -> Self {
+        live.errors.watched(W::NAME);
         Self { live, query, wrap, out, recoveries, backoff: Backoff::new(seed), refusals: 0, whole: false }
     }
 
@@ -148,7 +149,10 @@ impl<W: Watched> Reflector<W> {
                     }
                 }
                 // Counted, so that a server that forgets everything at once is not asked without a pause.
-                End::Expired(_) => drop(self.backoff.next_wait()),
+                End::Expired(_) => {
+                    self.live.errors.watch(W::NAME);
+                    let _ = self.backoff.next_wait();
+                }
                 End::Unheard => return,
             }
         }
@@ -168,6 +172,7 @@ impl<W: Watched> Reflector<W> {
 
     /// Tells of a failure and waits. False if nobody listens any more.
     async fn pause(&mut self, error: ApiError) -> bool {
+        self.live.errors.watch(W::NAME);
         if self.out.send(Message::Fault(W::NAME, error)).await.is_err() {
             return false;
         }

@@ -1,8 +1,8 @@
 //! The custom resources of the group egret.dev, as they go over the wire: the same content is always the same bytes, so that applying it
 //! again changes nothing.
 //!
-//! Deliberately absent: how they come about, their statuses (`core::status`), and their schemas (the chart has them). A policy's spec
-//! is a value here: `core` prints and reads it.
+//! Not here: their statuses (`core::status`), and their schemas (the chart has them). A policy's spec is a value here: `core` prints and
+//! reads it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -18,8 +18,8 @@ pub const CONFIG_NAME: &str = "default";
 /// On EgressNodes that serve exits, with the value `true`: what agents watch of the other nodes.
 pub const GATEWAY_LABEL: &str = "egret.dev/gateway";
 
-/// Put on nodes that begin by whoever makes them, and taken off by the controller when their agents are done. While it is there, no pod
-/// comes that does not bear it.
+/// Set on new nodes by what creates them, and removed by the controller when their agents are done. While it is there, only pods that
+/// tolerate it start.
 pub const STARTUP_TAINT: &str = "egret.dev/agent-not-ready";
 
 /// The head of what is published: agents apply only the set of policies that it describes.

@@ -10,6 +10,7 @@ use super::resources::NodeStatus;
 use super::*;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
+use crate::core::status::Reason;
 
 fn node() -> NodeName {
     NodeName::parse("kind-worker2").expect("a name")
@@ -100,7 +101,7 @@ async fn a_policy_is_deleted_as_it_was_seen_and_one_that_is_gone_is_no_error() {
     });
     assert_eq!(deleted.expect_err("refused").code(), Some(409));
     let (deleted, ()) = tokio::join!(live.delete_policy("outpost", None), async {
-        fake.asked().await.refuse(404, "NotFound", "egresspolicies.egret.dev \"outpost\" not found");
+        fake.asked().await.refuse(404, "NotFound", "publishedegresspolicies.egret.dev \"outpost\" not found");
     });
     assert!(!deleted.expect("deleted"));
 }
@@ -238,22 +239,24 @@ async fn an_event_is_about_its_object_and_in_the_namespace_of_those_that_are_in_
     let mut fake = Fake::start();
     let mut recorder = fake.client().recorder("egret.dev/agent", "kind-worker2");
     let node = Regarding::Node { name: "kind-worker2".to_owned(), uid: "u".to_owned() };
-    let (written, ()) = tokio::join!(recorder.event(&node, EventKind::Warning, "ExitLost", "net1 is gone"), async {
-        let asked = fake.asked().await;
-        assert_eq!(asked.path, "/apis/events.k8s.io/v1/namespaces/default/events?");
-        let event = body(&asked);
-        let reference = json!({"apiVersion": "v1", "kind": "Node", "name": "kind-worker2", "uid": "u"});
-        assert_eq!(
-            (&event["regarding"], &event["reason"], &event["type"]),
-            (&reference, &json!("ExitLost"), &json!("Warning"))
-        );
-        asked.refuse(500, "InternalError", "etcd is away");
-    });
+    let (written, ()) =
+        tokio::join!(recorder.event(&node, EventKind::Warning, Reason::KernelRefused, "net1 is gone"), async {
+            let asked = fake.asked().await;
+            assert_eq!(asked.path, "/apis/events.k8s.io/v1/namespaces/default/events?");
+            let event = body(&asked);
+            let reference = json!({"apiVersion": "v1", "kind": "Node", "name": "kind-worker2", "uid": "u"});
+            assert_eq!(
+                (&event["regarding"], &event["reason"], &event["type"]),
+                (&reference, &json!("KernelRefused"), &json!("Warning"))
+            );
+            asked.refuse(500, "InternalError", "etcd is away");
+        });
     assert!(written.is_err());
-    let (written, ()) = tokio::join!(recorder.event(&node, EventKind::Warning, "ExitLost", "net1 is gone"), async {
-        let asked = fake.asked().await;
-        assert_eq!(asked.method, "POST", "it was not written, so it is new");
-        asked.answer(201, &json!({}));
-    });
+    let (written, ()) =
+        tokio::join!(recorder.event(&node, EventKind::Warning, Reason::KernelRefused, "net1 is gone"), async {
+            let asked = fake.asked().await;
+            assert_eq!(asked.method, "POST", "it was not written, so it is new");
+            asked.answer(201, &json!({}));
+        });
     written.expect("written");
 }

@@ -22,7 +22,7 @@ pub struct View {
     pub facts: Facts,
     /// What else is known of each node in `facts`.
     pub nodes: BTreeMap<NodeName, NodeMeta>,
-    /// EgressPolicies by their name in the cluster.
+    /// Published policies by their name in the cluster.
     pub policies: BTreeMap<String, PolicyObject>,
     /// The EgressConfig.
     pub config: Option<ConfigObject>,
@@ -76,7 +76,7 @@ pub struct Manager {
     pub time: Option<Timestamp>,
 }
 
-/// An EgressPolicy.
+/// A PublishedEgressPolicy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyObject {
     /// By which it is told from a later one of the same name.

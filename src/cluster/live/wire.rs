@@ -382,12 +382,12 @@ pub(super) struct CustomWire<M: Default, S: Default> {
     status: S,
 }
 
-/// EgressPolicies.
+/// PublishedEgressPolicies.
 pub(super) struct Policies<D>(std::marker::PhantomData<D>);
 
 impl<D: Detail> Watched for Policies<D> {
-    const NAME: &'static str = "egresspolicies";
-    const PATH: &'static str = "/apis/egret.dev/v1alpha1/egresspolicies";
+    const NAME: &'static str = "publishedegresspolicies";
+    const PATH: &'static str = "/apis/egret.dev/v1alpha1/publishedegresspolicies";
     type Wire = CustomWire<D::Managers, D::Status>;
     type Key = String;
     type Value = PolicyObject;

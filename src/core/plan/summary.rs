@@ -153,7 +153,7 @@ fn nft_lines(transaction: &NftTransaction) -> Vec<String> {
         let new = changes.iter().any(|change| matches!(change, NftChange::AddTable { .. }))
             && !changes.iter().any(|change| takes_away(change));
         if new && changes.len() > LISTED {
-            lines.push(table_counts(family, &changes));
+            lines.push(new_table(family, &changes));
         } else {
             lines.extend(changes.into_iter().map(|change| nft_line(family, change).to_string()));
         }
@@ -177,7 +177,7 @@ fn takes_away(change: &NftChange) -> bool {
 }
 
 /// `add     nft    inet table egret: 10 chains, 21 rules, 12 sets, 9 elements`
-fn table_counts(family: TableFamily, changes: &[&NftChange]) -> String {
+fn new_table(family: TableFamily, changes: &[&NftChange]) -> String {
     let (mut chains, mut rules, mut sets, mut elements) = (0, 0, 0, 0);
     for change in changes {
         match change {

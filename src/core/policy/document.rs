@@ -230,7 +230,13 @@ pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recogn
         }
         (Some(_), Some(entry), None) if group == "egret.dev" || near_cilium(group, kind) => {
             let names = DocumentKind::ALL.iter().filter(|known| known.group() == group).map(|known| known.name());
-            let hint = nearest(kind.unwrap_or(""), names).map(|name| format!("did you mean `{name}`?"));
+            let hint = match kind {
+                Some("PublishedEgressPolicy") => Some(
+                    "the controller writes that kind into the cluster; in Git it is an EgressPolicy, without `source` and `fence`"
+                        .to_owned(),
+                ),
+                _ => nearest(kind.unwrap_or(""), names).map(|name| format!("did you mean `{name}`?")),
+            };
             let message = format!("{group} has no kind {}", quoted(kind.unwrap_or("")));
             out.error(entry.value.span, "unknown-kind", message).hint_if(hint);
             Recognised::Mistaken

@@ -1,8 +1,8 @@
-//! Converts active policies to the `spec` of custom resources, and back.
+//! Converts active policies to the `spec` of PublishedEgressPolicies, and back.
 //!
-//! The fields are those of an EgressPolicy document, so that the cluster's objects read like the repository's; they are
-//! read back by the same checks. Values that a policy takes from egret.yaml are written out. Not here: the resource
-//! around the `spec`, with its fencing token and status (`cluster::live`).
+//! The fields are those of an EgressPolicy document in one spelling, so that the cluster's objects read like the
+//! repository's; they are read back by the same checks. Values that a policy takes from egret.yaml are written out. Not
+//! here: the resource around the `spec`, with its fencing token and status (`cluster::live`).
 
 use std::collections::BTreeMap;
 
@@ -120,7 +120,7 @@ fn kind_name(kind: PolicyKind) -> &'static str {
     }
 }
 
-/// A policy as the `spec` of an EgressPolicy.
+/// A policy as the `spec` of a PublishedEgressPolicy.
 pub fn spec(policy: &Policy) -> Value {
     let texts = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut spec = json!({

@@ -1,15 +1,17 @@
-//! The status of the head: how far the cluster is with what was published, and how Git fares.
-//!
-//! Deliberately absent: each node's and each policy's own status.
+//! The status of the EgressConfig: how far the cluster is with what was published, and what keeps it from being further.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::condition::{
+    Condition, ConditionStatus, ConditionType, Reason, condition, is_ready, observe, readable, settle, with_progress,
+};
 use super::node::NodeStatus;
-use super::{Condition, since};
-use crate::core::admission::PendingCommit;
+use super::summary;
+use crate::core::admission::{PendingCommit, PendingReason};
+use crate::core::facts::Node;
 use crate::core::name::NodeName;
 use crate::core::report::history::Rejected;
 
@@ -20,15 +22,19 @@ const CARRIED: usize = 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HeadStatus {
+    /// The `metadata.generation` that this is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
     /// The controller that leads.
     pub leader: String,
     /// Nodes by how far they are.
     pub nodes: NodeCounts,
     /// `3/3`, for a column.
     pub node_summary: String,
-    /// Documents that are not in force as they stand in the repository.
+    /// Documents that are not published as they stand in the repository.
     pub rejected: Vec<Rejected>,
-    /// GitReachable, UpToDate, PoliciesAccepted; ReportsPublished and PreviewsPosted where somebody wants reports and previews.
+    /// See `docs/conditions.md`.
+    #[serde(deserialize_with = "readable")]
     pub conditions: Vec<Condition>,
 }
 
@@ -38,10 +44,10 @@ pub struct HeadStatus {
 pub struct NodeCounts {
     /// Nodes of the cluster.
     pub total: u64,
-    /// Those that have this revision in force.
-    pub in_force: u64,
-    /// Those with drift that is not put right.
-    pub drifting: u64,
+    /// Those that have this revision in their kernel.
+    pub current: u64,
+    /// Those with drift that could not be corrected.
+    pub drifted: u64,
 }
 
 /// What the controller knows.
@@ -51,66 +57,125 @@ pub struct HeadStatusInput<'a> {
     pub leader: &'a str,
     /// What is published.
     pub revision: &'a str,
-    /// How many nodes the cluster has.
-    pub total: usize,
-    /// What they said.
+    /// The generation of the object that it is published in.
+    pub generation: Option<i64>,
+    /// The nodes of the cluster.
+    pub cluster: &'a BTreeMap<NodeName, Node>,
+    /// What their agents reported.
     pub nodes: &'a BTreeMap<NodeName, NodeStatus>,
     /// Documents that were not accepted.
     pub rejected: &'a [Rejected],
-    /// The newest commit, if it is not in force but waits.
+    /// The newest commit, if it is pending.
     pub withheld: Option<&'a PendingCommit>,
     /// Why Git cannot be read.
     pub git_fault: Option<&'a str>,
-    /// Whether reports are committed, or why not; none where nobody wants that.
+    /// Why not all is published.
+    pub publish_fault: Option<&'a str>,
+    /// Whether reports are committed, or why not; none where they are not wanted.
     pub reports: Option<Result<(), &'a str>>,
-    /// Whether pull requests are previewed, or why not all of them; none where nobody wants that.
+    /// Whether pull requests are previewed, or why not all of them; none where that is not wanted.
     pub previews: Option<Result<(), &'a str>>,
 }
 
-/// The status of the head. `before` is the one until now.
+/// The status of the EgressConfig. `before` is the one until now.
 pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timestamp) -> HeadStatus {
-    let has = |node: &&NodeStatus| {
-        node.revision == facts.revision
-            && node.conditions.iter().any(|condition| condition.kind == "Ready" && condition.is_true())
-    };
     let nodes = NodeCounts {
-        total: facts.total as u64,
-        in_force: facts.nodes.values().filter(has).count() as u64,
-        drifting: facts.nodes.values().filter(|node| node.drift > 0).count() as u64,
+        total: facts.cluster.len() as u64,
+        current: facts.nodes.values().filter(|node| facts.is_current(node)).count() as u64,
+        drifted: facts.nodes.values().filter(|node| node.drift > 0).count() as u64,
     };
+    let is = |kind, status: bool, reason, message: &str| Condition::new(kind, status, reason, message, now);
     let git = match facts.git_fault {
-        None => Condition::new("GitReachable", true, "Fetched", "the repository can be read", now),
-        Some(fault) => Condition::new("GitReachable", false, "GitFailed", fault, now),
+        None => is(ConditionType::GitReachable, true, Reason::Fetched, "the repository can be read"),
+        Some(fault) => is(ConditionType::GitReachable, false, Reason::GitOperationFailed, fault),
     };
     let up_to_date = match facts.withheld {
-        None => Condition::new("UpToDate", true, "InForce", "what the branch asks of this cluster is in force", now),
-        Some(withheld) => Condition::new("UpToDate", false, withheld.why.word(), withheld.message(), now),
+        None => is(ConditionType::UpToDate, true, Reason::Published, "the newest commit for this cluster is published"),
+        Some(pending) => is(ConditionType::UpToDate, false, Reason::from(&pending.why), &pending.message()),
     };
-    let accepted = match facts.rejected {
-        [] => Condition::new("PoliciesAccepted", true, "AllAccepted", "every document is in force as it stands", now),
-        [first, ..] => {
-            let message = format!("{}: {}, and {} in all", first.place, first.message, facts.rejected.len());
-            Condition::new("PoliciesAccepted", false, "DocumentRejected", message, now)
+    let accepted = match facts.rejected() {
+        None => {
+            let message = "every document is published as it stands in Git";
+            is(ConditionType::PoliciesAccepted, true, Reason::Accepted, message)
         }
+        Some(message) => is(ConditionType::PoliciesAccepted, false, Reason::Invalid, &message),
     };
     let reports = facts.reports.map(|reports| match reports {
-        Ok(()) => Condition::new("ReportsPublished", true, "Published", "drift reports are committed", now),
-        Err(fault) => Condition::new("ReportsPublished", false, "NotPublished", fault, now),
+        Ok(()) => is(ConditionType::ReportsPublished, true, Reason::Pushed, "drift reports are pushed"),
+        Err(fault) => is(ConditionType::ReportsPublished, false, Reason::PushFailed, fault),
     });
     let previews = facts.previews.map(|previews| match previews {
-        Ok(()) => Condition::new("PreviewsPosted", true, "Posted", "open pull requests are previewed", now),
-        Err(fault) => Condition::new("PreviewsPosted", false, "NotPosted", fault, now),
+        Ok(()) => is(ConditionType::PreviewsPosted, true, Reason::Posted, "open pull requests have a preview"),
+        Err(fault) => is(ConditionType::PreviewsPosted, false, Reason::PostFailed, fault),
     });
+    let (status, reason, message) = facts.ready();
+    let ready = Condition::new(ConditionType::Ready, status, reason, message, now);
+    let others = [git, up_to_date, accepted].into_iter().chain(reports).chain(previews);
+    let conditions = observe(with_progress(ready, others), facts.generation);
     let mut rejected = facts.rejected.to_vec();
     rejected.truncate(CARRIED);
     HeadStatus {
+        observed_generation: facts.generation,
         leader: facts.leader.to_owned(),
-        node_summary: format!("{}/{}", nodes.in_force, nodes.total),
+        node_summary: format!("{}/{}", nodes.current, nodes.total),
         nodes,
         rejected,
-        conditions: since(
-            [git, up_to_date, accepted].into_iter().chain(reports).chain(previews).collect(),
-            &before.conditions,
-        ),
+        conditions: settle(conditions, &before.conditions),
+    }
+}
+
+impl HeadStatusInput<'_> {
+    fn is_current(&self, node: &NodeStatus) -> bool {
+        node.revision == self.revision && is_ready(&node.conditions)
+    }
+
+    fn rejected(&self) -> Option<String> {
+        let first = self.rejected.first()?;
+        Some(format!("{}: {}, and {} in all", first.place, first.message, self.rejected.len()))
+    }
+
+    /// Whether what Git asks for is in the kernels. A commit that waits for a window or while the cluster is suspended does not count:
+    /// that is what a user asked for, and `UpToDate` says so.
+    fn ready(&self) -> (ConditionStatus, Reason, String) {
+        let no = |reason, message: String| (ConditionStatus::False, reason, message);
+        if let Some(fault) = self.publish_fault {
+            return no(Reason::PublicationFailed, fault.to_owned());
+        }
+        if let Some(fault) = self.git_fault {
+            return no(Reason::GitOperationFailed, fault.to_owned());
+        }
+        if let Some(pending) = self.withheld.filter(|one| matches!(one.why, PendingReason::Unsigned { .. })) {
+            return no(Reason::SignatureRefused, pending.message());
+        }
+        if let Some(message) = self.rejected() {
+            return no(Reason::Invalid, message);
+        }
+        self.nodes_ready()
+    }
+
+    /// Nodes that are not Ready in Kubernetes' sense, and those without an agent, are not waited for.
+    fn nodes_ready(&self) -> (ConditionStatus, Reason, String) {
+        let is_up = |name: &NodeName| self.cluster.get(name).is_some_and(|node| node.ready);
+        let agents = || self.nodes.iter().filter(|(name, _)| is_up(name));
+        let failed = agents().find_map(|(name, node)| {
+            let ready = condition(&node.conditions, ConditionType::Ready)?;
+            (ready.status == ConditionStatus::False).then_some((name, ready))
+        });
+        if let Some((name, ready)) = failed {
+            let message = format!("{name}: {} ({})", ready.message, ready.reason);
+            return (ConditionStatus::False, Reason::NodesNotReady, message);
+        }
+        let behind = agents().filter(|(_, node)| !self.is_current(node)).map(|(name, _)| name);
+        let behind = summary(behind);
+        if !behind.is_empty() {
+            let message = format!("waiting for the agents of {behind} to apply what is published");
+            return (ConditionStatus::Unknown, Reason::Pending, message);
+        }
+        if agents().next().is_none() && self.cluster.values().any(|node| node.ready) {
+            let message = "waiting for the first agent to report".to_owned();
+            return (ConditionStatus::Unknown, Reason::Pending, message);
+        }
+        let message = "what is published is in the kernel of every Ready node with an agent";
+        (ConditionStatus::True, Reason::Programmed, message.to_owned())
     }
 }

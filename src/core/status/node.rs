@@ -1,6 +1,6 @@
-//! The status of one node, as its agent tells it.
+//! The status of one node, as its agent reports it.
 //!
-//! Deliberately absent: when it is told: counts of pods wait for something else to be said, since a pod's start writes nothing.
+//! Not here: when it is written (`reconcile::agent::status_writer`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,7 +9,11 @@ use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Condition, since, summary};
+use super::condition::{
+    Condition, ConditionStatus, ConditionType, Reason, is_ready, observe, readable as readable_conditions, settle,
+    with_progress,
+};
+use super::summary;
 use crate::core::compile::{Compiled, ExitRole};
 use crate::core::gateway_interfaces::GatewayInterface;
 use crate::core::host_network::KernelFeatures;
@@ -28,7 +32,10 @@ const CARRIED: usize = 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeStatus {
-    /// The commit that is in force.
+    /// The `metadata.generation` that this is about; none before it was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The commit that is applied.
     pub revision: String,
     /// The fence of the head that was accepted with it.
     pub fence: i64,
@@ -57,13 +64,14 @@ pub struct NodeStatus {
     /// The kernel's numbers that are Egret's there; none before the first round.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub datapath: Option<NodeDatapath>,
-    /// Objects that differ and are not put right.
+    /// Objects that differ and could not be corrected.
     pub drift: u64,
     /// What had drifted, and findings.
     /// One that another version wrote and this one cannot read is none.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable")]
     pub report: Option<NodeReport>,
-    /// Ready, Drifting.
+    /// See `docs/conditions.md`.
+    #[serde(deserialize_with = "readable_conditions")]
     pub conditions: Vec<Condition>,
 }
 
@@ -163,13 +171,13 @@ impl From<DatapathConfig> for NodeDatapath {
 /// What an agent knows of its node.
 #[derive(Debug, Clone, Copy)]
 pub struct NodeStatusInput<'a> {
-    /// The commit in force.
+    /// The commit that is applied.
     pub revision: &'a str,
     /// The fence of its head.
     pub fence: i64,
     /// Which boot of the node this is.
     pub boot_id: &'a str,
-    /// What was compiled and is in force; none before the first time.
+    /// What was compiled and applied; none before the first time.
     pub compiled: Option<&'a Compiled>,
     /// The report.
     pub report: &'a NodeReport,
@@ -177,7 +185,7 @@ pub struct NodeStatusInput<'a> {
     pub features: KernelFeatures,
     /// Which egress addresses it has, and since when.
     pub holds: &'a BTreeMap<IpAddr, Timestamp>,
-    /// What it tells of its interfaces.
+    /// Its interfaces, for previews.
     pub interfaces: &'a [GatewayInterface],
     /// The range of what is in the kernel.
     pub range: Option<DatapathConfig>,
@@ -185,11 +193,32 @@ pub struct NodeStatusInput<'a> {
     pub unfit: &'a BTreeMap<String, String>,
     /// The kernel's release.
     pub kernel: &'a str,
-    /// Why what is asked for is not in force: a reason and a sentence.
-    pub fault: Option<(&'a str, &'a str)>,
+    /// Why what is published is not in the kernel.
+    pub fault: Option<NodeFault<'a>>,
+}
+
+/// Why what is published is not in the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeFault<'a> {
+    /// False, or Unknown where the rest of a publication may still be coming.
+    pub status: ConditionStatus,
+    /// The reason.
+    pub reason: Reason,
+    /// A sentence.
+    pub message: &'a str,
 }
 
 impl NodeStatus {
+    /// The same as it is written: about this generation, and with the times of what the API server has, where that says the same. So a
+    /// restart of the agent is no transition.
+    #[must_use]
+    pub fn as_written(&self, generation: i64, before: &Self) -> Self {
+        let mut status = self.clone();
+        status.observed_generation = Some(generation);
+        status.conditions = observe(settle(status.conditions, &before.conditions), Some(generation));
+        status
+    }
+
     /// Whether other nodes have to hear of it as a gateway: it serves an exit that has an address, or says that it could not serve one.
     pub fn is_gateway(&self) -> bool {
         !self.unfit.is_empty() || self.exits.iter().any(|exit| !exit.egress_ips.is_empty())
@@ -197,8 +226,7 @@ impl NodeStatus {
 
     /// Whether a commit is in this node's kernel, and was put there since this boot. An older version does not say when it was.
     pub fn is_in_place(&self, revision: &str, boot_id: &str) -> bool {
-        let ready = || self.conditions.iter().any(|condition| condition.kind == "Ready" && condition.is_true());
-        !boot_id.is_empty() && self.boot_id == boot_id && self.revision == revision && ready()
+        !boot_id.is_empty() && self.boot_id == boot_id && self.revision == revision && is_ready(&self.conditions)
     }
 
     /// Whether other nodes' agents have to know what it says: of one that could serve, too, as it has the address.
@@ -229,8 +257,9 @@ pub fn node_status(facts: NodeStatusInput<'_>, before: &NodeStatus, now: Timesta
     let pods: BTreeSet<_> =
         facts.compiled.into_iter().flat_map(|compiled| compiled.members.values().flatten()).collect();
     let drift = facts.report.drift.len();
-    let conditions = vec![ready(facts, now), drifting(facts.report, now)];
+    let conditions = with_progress(ready(facts, now), drifted(facts.report, now));
     NodeStatus {
+        observed_generation: None,
         revision: facts.revision.to_owned(),
         fence: facts.fence,
         boot_id: facts.boot_id.to_owned(),
@@ -254,11 +283,11 @@ pub fn node_status(facts: NodeStatusInput<'_>, before: &NodeStatus, now: Timesta
         datapath: facts.range.map(NodeDatapath::from),
         drift: drift as u64,
         report: Some(report),
-        conditions: since(conditions, &before.conditions),
+        conditions: settle(conditions, &before.conditions),
     }
 }
 
-/// As much of a report as a status can carry: the reports branch has the rest of what is told once, and the node the rest of each text.
+/// As much of a report as a status can carry: the reports branch has the rest of its records, and the node the rest of each text.
 fn carried(report: &NodeReport) -> NodeReport {
     let mut report = report.clone();
     report.drift.truncate(CARRIED);
@@ -268,31 +297,28 @@ fn carried(report: &NodeReport) -> NodeReport {
     for record in report.drift.iter_mut().chain(&mut report.corrected) {
         record.wanted_by.truncate(CARRIED);
         for text in [&mut record.desired, &mut record.observed].into_iter().flatten() {
-            *text = shortened(text, super::LONGEST_MESSAGE);
+            *text = shortened(text, super::condition::LONGEST_MESSAGE);
         }
     }
     report
 }
 
 fn ready(facts: NodeStatusInput<'_>, now: Timestamp) -> Condition {
+    let is = |status, reason, message: &str| Condition::new(ConditionType::Ready, status, reason, message, now);
     match (facts.fault, facts.compiled) {
-        (Some((reason, message)), _) => Condition::new("Ready", false, reason, message, now),
-        (None, None) => Condition::new("Ready", false, "Waiting", "waiting for policies to be published", now),
+        (Some(fault), _) => is(fault.status, fault.reason, fault.message),
+        (None, None) => is(ConditionStatus::Unknown, Reason::Pending, "waiting for policies to be published"),
         (None, Some(compiled)) if compiled.desired.nft.is_empty() => {
-            Condition::new("Ready", true, "NoPolicies", "no policy is in force", now)
+            is(ConditionStatus::True, Reason::NoPolicies, "no policy is published")
         }
-        (None, Some(_)) => Condition::new("Ready", true, "InForce", "what is asked for is in the kernel", now),
+        (None, Some(_)) => is(ConditionStatus::True, Reason::Programmed, "what is published is in the kernel"),
     }
 }
 
-fn drifting(report: &NodeReport, now: Timestamp) -> Condition {
-    match report.drift.first() {
-        None => Condition::new("Drifting", false, "None", "nothing differs", now),
-        Some(first) => {
-            let message = format!("{}: {}, and {} in all", first.object, first.action, report.drift.len());
-            Condition::new("Drifting", true, "NotPutRight", message, now)
-        }
-    }
+fn drifted(report: &NodeReport, now: Timestamp) -> Option<Condition> {
+    let first = report.drift.first()?;
+    let message = format!("{}: {}, and {} in all", first.object, first.action, report.drift.len());
+    Some(Condition::new(ConditionType::Drifted, true, Reason::DriftNotCorrected, message, now))
 }
 
 fn served(compiled: &Compiled) -> Vec<ServedExit> {
@@ -337,7 +363,8 @@ pub fn serving<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus
 
 /// Which node has which of the addresses that policies name, and since when.
 pub fn held<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> HeldAddresses {
-    let told = nodes.into_iter().filter(|(_, status)| !status.holds.is_empty());
-    told.map(|(name, status)| (name.clone(), status.holds.iter().map(|one| (one.address, one.since)).collect()))
+    let holders = nodes.into_iter().filter(|(_, status)| !status.holds.is_empty());
+    holders
+        .map(|(name, status)| (name.clone(), status.holds.iter().map(|one| (one.address, one.since)).collect()))
         .collect()
 }

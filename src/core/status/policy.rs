@@ -1,14 +1,17 @@
-//! The status of one policy: who answers for it, with which addresses, for how many pods; and if not, why not.
+//! The status of one published policy: its gateways and their addresses, how many pods it selects, and why it does not work.
 //!
-//! Deliberately absent: how the placement came about.
+//! Not here: how the placement came about (`core::placement`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::condition::{
+    Condition, ConditionStatus, ConditionType, Reason, condition, observe, readable, settle, with_progress,
+};
 use super::node::NodeStatus;
-use super::{Condition, since, summary};
+use super::summary;
 use crate::core::compile::NO_WAY_OUT;
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
@@ -16,11 +19,14 @@ use crate::core::placement::{ExitKey, Placement};
 use crate::core::policy::Policy;
 use crate::core::report::history::Rejected;
 
-/// `status` of an EgressPolicy.
+/// `status` of a PublishedEgressPolicy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PolicyStatus {
-    /// The commit that was in force when this was written.
+    /// The `metadata.generation` that this is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The commit that was published when this was written.
     pub revision: String,
     /// Its exits.
     pub gateways: Vec<GatewayStatus>,
@@ -29,11 +35,12 @@ pub struct PolicyStatus {
     /// Their addresses, for a column.
     #[serde(rename = "egressIPSummary")]
     pub egress_ip_summary: String,
-    /// Pods that it selects, as the nodes last told.
+    /// Pods that it selects, as the nodes reported last.
     pub members: u64,
     /// Nodes with such pods.
     pub nodes: u64,
-    /// Ready; Rejected and Conflict where they are so.
+    /// See `docs/conditions.md`.
+    #[serde(deserialize_with = "readable")]
     pub conditions: Vec<Condition>,
 }
 
@@ -52,40 +59,74 @@ pub struct GatewayStatus {
     pub ready: bool,
 }
 
-/// The status of a policy. `nodes` is what every node last said; `before` the status until now.
-pub fn policy_status(
-    policy: &Policy,
-    placement: &Placement,
-    nodes: &BTreeMap<NodeName, NodeStatus>,
-    rejected: &[Rejected],
-    revision: &str,
-    before: &PolicyStatus,
-    now: Timestamp,
-) -> PolicyStatus {
+/// What a policy's status is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct PolicyStatusInput<'a> {
+    /// The policy, as it is published.
+    pub policy: &'a Policy,
+    /// The generation of the object that it is published in.
+    pub generation: Option<i64>,
+    /// The exits that were chosen.
+    pub placement: &'a Placement,
+    /// What every node's agent reported last.
+    pub nodes: &'a BTreeMap<NodeName, NodeStatus>,
+    /// Agents that do not have the published commit yet ([`behind`](super::behind)).
+    pub behind: &'a [&'a NodeName],
+    /// Documents that were not accepted.
+    pub rejected: &'a [Rejected],
+    /// The published commit.
+    pub revision: &'a str,
+}
+
+/// The status of a policy. `before` is the one until now.
+pub fn policy_status(facts: PolicyStatusInput<'_>, before: &PolicyStatus, now: Timestamp) -> PolicyStatus {
+    let PolicyStatusInput { policy, placement, nodes, rejected, .. } = facts;
     let exits = placement.policies.get(&policy.id).map(|placed| placed.exits.as_slice()).unwrap_or_default();
     let gateways: Vec<GatewayStatus> = exits.iter().map(|exit| gateway(exit, nodes)).collect();
-    let told = |node: &&NodeStatus| node.policies.iter().any(|told| told.is_of(&policy.id) && told.members > 0);
-    let members = nodes.values().flat_map(|node| &node.policies).filter(|told| told.is_of(&policy.id));
+    let selects = |node: &&NodeStatus| node.policies.iter().any(|one| one.is_of(&policy.id) && one.members > 0);
+    let members = nodes.values().flat_map(|node| &node.policies).filter(|one| one.is_of(&policy.id));
     let addresses: BTreeSet<&String> = gateways.iter().flat_map(|gateway| &gateway.egress_ips).collect();
-    let mut conditions = vec![ready(policy, placement, &gateways, nodes, now)];
-    let file = &policy.origin.file;
-    let refused = rejected.iter().find(|refused| refused.place.split(':').next() == Some(file.as_str()));
-    if let Some(refused) = refused {
-        let message = format!("{}: {}; in force is {}", refused.place, refused.message, refused.instead);
-        conditions.push(Condition::new("Rejected", true, "DocumentRejected", message, now));
+    let (mut status, mut reason, mut message) = ready(policy, placement, &gateways, nodes);
+    // Gateways serve the former version as well. A version is Ready once every agent has it, and stays so when others change.
+    if status == ConditionStatus::True && !facts.behind.is_empty() && is_new(facts.generation, before) {
+        (status, reason) = (ConditionStatus::Unknown, Reason::Pending);
+        message = format!("waiting for the agents of {} to apply it", summary(facts.behind));
     }
-    if let Some(overlap) = overlap(policy, nodes) {
-        conditions.push(Condition::new("Conflict", true, "Overlap", overlap.message.clone(), now));
-    }
+    let ready = Condition::new(ConditionType::Ready, status, reason, message, now);
+    let conflicted = overlap(policy, nodes).map(|overlap| {
+        let message = overlap.message.clone();
+        Condition::new(ConditionType::Conflicted, true, Reason::OverlappingDestinations, message, now)
+    });
+    let others = [accepted(policy, rejected, now)].into_iter().chain(conflicted);
+    let conditions = observe(with_progress(ready, others), facts.generation);
     PolicyStatus {
-        revision: revision.to_owned(),
+        observed_generation: facts.generation,
+        revision: facts.revision.to_owned(),
         gateway_summary: summary(gateways.iter().map(|gateway| &gateway.node).collect::<BTreeSet<_>>()),
         egress_ip_summary: summary(addresses),
-        members: members.map(|told| told.members).sum(),
-        nodes: nodes.values().filter(told).count() as u64,
+        members: members.map(|one| one.members).sum(),
+        nodes: nodes.values().filter(selects).count() as u64,
         gateways,
-        conditions: since(conditions, &before.conditions),
+        conditions: settle(conditions, &before.conditions),
     }
+}
+
+/// Whether this generation was not Ready or found at fault yet.
+fn is_new(generation: Option<i64>, before: &PolicyStatus) -> bool {
+    let ready = condition(&before.conditions, ConditionType::Ready);
+    before.observed_generation != generation || ready.is_none_or(|ready| ready.status == ConditionStatus::Unknown)
+}
+
+/// Whether the newest version of the document is the published one.
+fn accepted(policy: &Policy, rejected: &[Rejected], now: Timestamp) -> Condition {
+    let file = policy.origin.file.as_str();
+    let (is, reason, message) = match rejected.iter().find(|one| one.place.split(':').next() == Some(file)) {
+        None => (true, Reason::Accepted, "the document is published as it stands in Git".to_owned()),
+        Some(Rejected { place, message, instead }) => {
+            (false, Reason::Invalid, format!("{place}: {message}; published is {instead}"))
+        }
+    };
+    Condition::new(ConditionType::Accepted, is, reason, message, now)
 }
 
 fn gateway(exit: &ExitKey, nodes: &BTreeMap<NodeName, NodeStatus>) -> GatewayStatus {
@@ -104,45 +145,45 @@ fn ready(
     placement: &Placement,
     gateways: &[GatewayStatus],
     nodes: &BTreeMap<NodeName, NodeStatus>,
-    now: Timestamp,
-) -> Condition {
-    let is = |ready: bool, reason: &str, message: String| Condition::new("Ready", ready, reason, message, now);
+) -> (ConditionStatus, Reason, String) {
+    let no = |reason: Reason, message: String| (ConditionStatus::False, reason, message);
     let found = |code: &str| {
         placement.findings.iter().find(|finding| finding.code == code && finding.subject == policy.id.name.as_str())
     };
     if let Some(finding) = found("suspended") {
-        return is(false, "Suspended", finding.message.clone());
+        return no(Reason::Suspended, finding.message.clone());
     }
     if gateways.is_empty() {
         let why = found("no-gateway").map_or("no gateway is fit", |finding| finding.message.as_str());
-        return is(false, "NoGateway", why.to_owned());
+        return no(Reason::NoGateway, why.to_owned());
     }
     for gateway in gateways.iter().filter(|gateway| !gateway.ready) {
-        for (code, reason) in [("kernel-refused", "KernelRefused"), ("not-forwarding", "NotForwarding")] {
+        let known = [("kernel-refused", Reason::KernelRefused), ("not-forwarding", Reason::GatewayNotForwarding)];
+        for (code, reason) in known {
             if let Some(finding) = finding_of(gateway, code, nodes) {
-                return is(false, reason, format!("{}: {}", gateway.exit, finding.message));
+                return no(reason, format!("{}: {}", gateway.exit, finding.message));
             }
         }
         if let Some(finding) = NO_WAY_OUT.iter().find_map(|code| finding_of(gateway, code, nodes)) {
-            return is(false, "EgressIPMissing", format!("{}: {}", gateway.exit, finding.message));
+            return no(Reason::EgressIPMissing, format!("{}: {}", gateway.exit, finding.message));
         }
     }
-    let waiting: Vec<&str> =
+    let pending: Vec<&str> =
         gateways.iter().filter(|gateway| !gateway.ready).map(|gateway| gateway.exit.as_str()).collect();
-    if !waiting.is_empty() {
-        let message = format!("waiting for {} to serve it; its agent has not said so yet", waiting.join(" and "));
-        return is(false, "GatewayNotReady", message);
+    if !pending.is_empty() {
+        let message = format!("waiting for {} to serve it; its agent has not reported that yet", pending.join(" and "));
+        return (ConditionStatus::Unknown, Reason::Pending, message);
     }
     for gateway in gateways {
         if let Some((node, finding)) = refused_elsewhere(gateway, nodes) {
-            return is(false, "KernelRefused", format!("{} on {node}: {}", gateway.exit, finding.message));
+            return no(Reason::KernelRefused, format!("{} on {node}: {}", gateway.exit, finding.message));
         }
     }
     let exits: Vec<String> = gateways
         .iter()
         .map(|gateway| format!("{} through {}", gateway.egress_ips.join(" and "), gateway.node))
         .collect();
-    is(true, "InForce", format!("members leave as {}", exits.join(", ")))
+    (ConditionStatus::True, Reason::Programmed, format!("members leave as {}", exits.join(", ")))
 }
 
 /// What the gateway itself found about an exit.
@@ -156,7 +197,7 @@ fn finding_of<'n>(
     findings.into_iter().find(|finding| finding.code == code && finding.subject == gateway.exit)
 }
 
-/// What a node with members could not put in force of an exit that its gateway serves.
+/// What a node with members could not apply of an exit that its gateway serves.
 fn refused_elsewhere<'n>(
     gateway: &GatewayStatus,
     nodes: &'n BTreeMap<NodeName, NodeStatus>,

@@ -23,7 +23,9 @@ use crate::core::gateway_interfaces::GatewayInterface;
 use crate::core::host_network::KernelFeatures;
 use crate::core::name::NodeName;
 use crate::core::state::net::fnv1a;
-use crate::core::status::{NodeStatus, NodeStatusInput, node_status, serving, unfit};
+use crate::core::status::{
+    ConditionStatus, NodeFault, NodeStatus, NodeStatusInput, Reason, node_status, serving, unfit,
+};
 use crate::git::{CommitId, CommitInfo};
 use crate::kernel::watch::{KernelEvent, KernelWatch};
 use crate::kernel::{Kernel, KernelError};
@@ -113,6 +115,7 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     }
     let telling = MetricsRecorder::start(options.listen, "not all is known of the cluster yet")
         .map_err(StartError::of("the HTTP server"))?;
+    telling.api_errors(live.errors());
     let events = KernelWatch::open(kernel.ports())?;
     let scope = WatchScope::Agent { node: options.node.clone() };
     let watching = ClusterWatch::open(&live, &scope, live::WatchOptions { seed, ..live::WatchOptions::default() });
@@ -361,7 +364,10 @@ impl Agent {
                     for (exit, words) in
                         done.refused.exits.iter().filter(|(exit, _)| !self.refused.exits.contains_key(*exit))
                     {
-                        self.note("ExitRefused", format!("{exit} is not in force here: the kernel refuses to {words}"));
+                        self.note(
+                            Reason::KernelRefused,
+                            format!("{exit} is not applied here: the kernel refuses to {words}"),
+                        );
                     }
                     self.refused = done.refused;
                 }
@@ -373,7 +379,7 @@ impl Agent {
             Some(Err(error)) => {
                 let why = chain(&error);
                 if self.failed.as_ref() != Some(&why) {
-                    self.note("NotInForce", why.clone());
+                    self.note(Reason::ReconciliationFailed, why.clone());
                 }
                 self.failed = Some(why);
             }
@@ -384,15 +390,15 @@ impl Agent {
     /// The drift that was just put right stands first among what was.
     fn note_drift(&self, objects: usize) {
         let texts = self.keeper.engine.report.corrected.iter().take(objects).map(|record| {
-            let by = record.by.as_ref().map_or("somebody", |by| by.guess.as_str());
-            format!("{} drifted ({:?}, by {by}) and was put right", record.object, record.class)
+            let by = record.by.as_ref().map_or("another process", |by| by.guess.as_str());
+            format!("{} drifted ({:?}, by {by}) and was corrected", record.object, record.class)
         });
         for text in texts.collect::<std::collections::BTreeSet<_>>() {
-            self.note("Drift", text);
+            self.note(Reason::DriftCorrected, text);
         }
     }
 
-    fn note(&self, reason: &'static str, text: String) {
+    fn note(&self, reason: Reason, text: String) {
         let Some(view) = self.watching().map(ClusterWatch::view) else { return };
         if let Some(meta) = view.nodes.get(&self.keeper.engine.node) {
             self.teller.note(EventNote { uid: meta.uid.clone(), reason, text });
@@ -407,11 +413,15 @@ impl Agent {
         };
         let intent = self.keeper.intent.as_ref();
         let refused = self.not_taken.as_ref().map(ToString::to_string);
-        let fault = match (&self.failed, &refused, &self.not_taken) {
-            (Some(failed), _, _) => Some(("KernelRefused", failed.as_str())),
-            (None, Some(refused), Some(CacheError::Partial { .. })) => Some(("Waiting", refused.as_str())),
-            (None, Some(refused), Some(_)) => Some(("PublicationRefused", refused.as_str())),
-            _ => None,
+        let fault = |status, reason, message| NodeFault { status, reason, message };
+        let fault = match (&self.failed, refused.as_deref().zip(self.not_taken.as_ref())) {
+            (Some(failed), _) => Some(fault(ConditionStatus::False, Reason::ReconciliationFailed, failed.as_str())),
+            (None, Some((refused, why))) => Some(match why {
+                CacheError::Partial { .. } => fault(ConditionStatus::Unknown, Reason::Pending, refused),
+                CacheError::Stale { .. } => fault(ConditionStatus::False, Reason::StaleFencingToken, refused),
+                CacheError::Unreadable(_) => fault(ConditionStatus::False, Reason::Invalid, refused),
+            }),
+            (None, None) => None,
         };
         let revision = intent.map(|intent| intent.commit.id.to_string()).unwrap_or_default();
         let holds = self.keeper.engine.told.as_ref().map(|told| told.holds.clone()).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! The teller: writes what an agent says of its node, when it says something new. On a task of its own, so that an API server that is
+//! The status writer: writes an agent's status of its node, when there is something new. On a task of its own, so that an API server that is
 //! slow or away holds up no round.
 //!
-//! Counts of pods wait: a pod's start is enforced without any write. What somebody took away or changed is said again: at once where the
-//! agent hears of it, as a gateway does, else when it looks. Events go the same way, beside it. Deliberately absent: what is said
+//! Counts of pods wait: a pod's start costs no write. A status that another client deleted or changed is written again: at once where the
+//! agent watches it, as a gateway does, else at the next check. Events have a task of their own beside it. Not here: what a status holds
 //! (`core::status`).
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::Backoff;
 use crate::cluster::live::{ApiClient, ApiError, EventKind, Recorder, Regarding};
 use crate::core::name::NodeName;
-use crate::core::status::NodeStatus;
+use crate::core::status::{NodeStatus, Reason};
 use crate::telemetry::chain;
 
 /// So late counts of pods may be told that nothing else has been said since.
@@ -49,8 +49,8 @@ impl StatusUpdate {
 pub struct EventNote {
     /// The Node's uid.
     pub uid: String,
-    /// One word in CamelCase.
-    pub reason: &'static str,
+    /// Why.
+    pub reason: Reason,
     /// A sentence, without anything that is different each time.
     pub text: String,
 }
@@ -104,27 +104,38 @@ async fn record(mut recorder: Recorder, node: NodeName, mut notes: mpsc::Receive
     while let Some(note) = notes.recv().await {
         let regarding = Regarding::Node { name: node.to_string(), uid: note.uid };
         if let Err(error) = recorder.event(&regarding, EventKind::Warning, note.reason, &note.text).await {
-            tracing::warn!(error = chain(&error), reason = note.reason, "an event is not written");
+            tracing::warn!(error = chain(&error), reason = note.reason.as_str(), "an event is not written");
         }
     }
 }
 
+/// A status that the API server has.
+struct Written {
+    /// As the agent gave it.
+    update: StatusUpdate,
+    /// As it was written.
+    status: NodeStatus,
+    at: Instant,
+}
+
 async fn tell(live: ApiClient, node: NodeName, mut words: watch::Receiver<Option<StatusUpdate>>, mut backoff: Backoff) {
-    let mut told: Option<(StatusUpdate, Instant)> = None;
+    let mut told: Option<Written> = None;
+    // What the API server had last. After a restart it is read once, before the first write.
+    let mut known: Option<NodeStatus> = None;
     loop {
         let look = backoff.spread(LOOK);
         tokio::select! {
             more = words.changed() => if more.is_err() { return },
-            () = sleep(look) => if !stands(&live, &node, told.as_ref().map(|(word, _)| word)).await { told = None },
+            () = sleep(look) => if !stands(&live, &node, told.as_ref()).await { told = None },
         }
         loop {
             let Some(word) = words.borrow_and_update().clone() else { break };
-            if let Some((before, at)) = &told {
-                if *before == word {
+            if let Some(before) = &told {
+                if before.update == word {
                     break;
                 }
-                if before.pressing() == word.pressing() {
-                    let left = COUNTS.saturating_sub(at.elapsed());
+                if before.update.pressing() == word.pressing() {
+                    let left = COUNTS.saturating_sub(before.at.elapsed());
                     if !left.is_zero() {
                         tokio::select! {
                             () = sleep(left) => {}
@@ -134,10 +145,10 @@ async fn tell(live: ApiClient, node: NodeName, mut words: watch::Receiver<Option
                     }
                 }
             }
-            match write(&live, &node, &word, told.as_ref().map(|(before, _)| before)).await {
-                Ok(()) => {
+            match write(&live, &node, &word, told.as_ref(), &mut known).await {
+                Ok(status) => {
                     backoff.reset();
-                    told = Some((word, Instant::now()));
+                    told = Some(Written { update: word, status, at: Instant::now() });
                 }
                 Err(error) => {
                     let wait = backoff.next_wait();
@@ -151,36 +162,45 @@ async fn tell(live: ApiClient, node: NodeName, mut words: watch::Receiver<Option
     }
 }
 
-/// Whether what was told is there. Where that cannot be seen it is taken to be: the next look comes.
-async fn stands(live: &ApiClient, node: &NodeName, told: Option<&StatusUpdate>) -> bool {
-    let Some(word) = told else { return true };
+/// Whether the API server still has what was written. An error counts as yes: the next check comes.
+async fn stands(live: &ApiClient, node: &NodeName, told: Option<&Written>) -> bool {
+    let Some(written) = told else { return true };
+    let is_gateway = written.update.status.concerns_others();
     match live.egress_node(node).await {
-        Ok(Some(found)) if found.status == word.status && found.is_gateway() == word.status.concerns_others() => true,
+        Ok(Some(found)) if found.status == written.status && found.is_gateway() == is_gateway => true,
         Ok(_) => {
-            tracing::warn!("somebody changed what was said of this node; it is said again");
+            tracing::warn!("another client changed this node's status; it is written again");
             false
         }
         Err(error) => {
-            tracing::debug!(error = chain(&error), "what was said of this node cannot be looked at");
+            tracing::debug!(error = chain(&error), "this node's status cannot be read back");
             true
         }
     }
 }
 
 /// The object first: a status has nothing to stand in before. Its label is what others watch it by; one whose status does not name an
-/// exit yet serves none for them.
+/// exit yet serves none for them. Gives the status as it was written.
 async fn write(
     live: &ApiClient,
     node: &NodeName,
     word: &StatusUpdate,
-    before: Option<&StatusUpdate>,
-) -> Result<(), ApiError> {
-    if before.is_none_or(|before| {
-        (&before.uid, before.lost, before.status.concerns_others())
-            != (&word.uid, word.lost, word.status.concerns_others())
-    }) {
-        live.apply_node(node, &word.uid, word.status.concerns_others()).await?;
-    }
-    live.apply_node_status(node, &word.status).await?;
-    Ok(())
+    before: Option<&Written>,
+    known: &mut Option<NodeStatus>,
+) -> Result<NodeStatus, ApiError> {
+    let had = match known.take() {
+        Some(had) => had,
+        None => live.egress_node(node).await?.map(|found| found.status).unwrap_or_default(),
+    };
+    let had = known.insert(had);
+    let object = |update: &StatusUpdate| (update.uid.clone(), update.lost, update.status.concerns_others());
+    let same = before.filter(|before| object(&before.update) == object(word));
+    let generation = match same.and_then(|before| before.status.observed_generation) {
+        Some(generation) => generation,
+        None => live.apply_node(node, &word.uid, word.status.concerns_others()).await?.generation,
+    };
+    let status = word.status.as_written(generation, had);
+    live.apply_node_status(node, &status).await?;
+    *had = status.clone();
+    Ok(status)
 }

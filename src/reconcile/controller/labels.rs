@@ -12,6 +12,7 @@ use crate::core::labelling::{FIGHT, FIGHT_WINDOW, LabelDecision, LabelHistory, L
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
 use crate::core::report::history::{NodeReport, ObservedDrift, RequestedBy};
+use crate::core::status::Reason;
 
 /// The field manager of labels.
 const MANAGER: &str = "egret";
@@ -52,8 +53,8 @@ pub(super) struct LabelEvent {
     pub(super) node: NodeName,
     /// Its uid.
     pub(super) uid: String,
-    /// `LabelDrift`, `LabelFight`.
-    pub(super) reason: &'static str,
+    /// `DriftDetected` or `LabelConflict`.
+    pub(super) reason: Reason,
     /// A sentence.
     pub(super) note: String,
 }
@@ -156,7 +157,12 @@ impl Known {
                 let found = sighting.drift.observed.as_deref().unwrap_or("it is gone");
                 let note = format!("{}: {by} changed it, {found}", sighting.drift.object);
                 tracing::warn!(node = %name, "{note}");
-                told.push(LabelEvent { node: name.clone(), uid: self.uid.clone(), reason: "LabelDrift", note });
+                told.push(LabelEvent {
+                    node: name.clone(),
+                    uid: self.uid.clone(),
+                    reason: Reason::DriftDetected,
+                    note,
+                });
             }
         }
         self.report.seen(sightings, now);
@@ -168,7 +174,12 @@ impl Known {
             if let Some(record) = record.filter(|record| record.action != action) {
                 tracing::warn!(node = %name, "{object} is not fought for any more: {why}");
                 let note = format!("{object} is not fought for any more: {why}");
-                told.push(LabelEvent { node: name.clone(), uid: self.uid.clone(), reason: "LabelFight", note });
+                told.push(LabelEvent {
+                    node: name.clone(),
+                    uid: self.uid.clone(),
+                    reason: Reason::LabelConflict,
+                    note,
+                });
                 record.action = action;
                 record.hint = Some("find the other controller, or take the label out of the repository".to_owned());
             }

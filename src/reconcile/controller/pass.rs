@@ -17,7 +17,10 @@ use crate::core::placement::{GatewayReports, Placement, place_with};
 use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
 use crate::core::pools::Network;
 use crate::core::report::history::{NodeReport, Rejected};
-use crate::core::status::{HeadStatusInput, NodeStatus, PolicyStatus, head_status, policy_status, unfit};
+use crate::core::status::{
+    Condition, ConditionStatus, ConditionType, HeadStatusInput, NodeStatus, PolicyStatus, PolicyStatusInput, Reason,
+    behind, condition, head_status, policy_status, unfit,
+};
 use crate::reconcile::gitops::repository::DesiredRevision;
 
 /// Why a pass did not come to its end.
@@ -56,32 +59,31 @@ pub(super) struct Pass<'a> {
     pub(super) previews: Option<Result<(), &'a str>>,
 }
 
-/// A policy that became ready, or is so no more.
+/// A policy whose `Ready` changed its reason, and is True or False now. Unknown is a state between two others, and no event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ReadyTransition {
     /// Its resource's name.
     pub(super) name: String,
     /// Its resource's uid.
     pub(super) uid: String,
-    /// Whether it is ready now.
-    pub(super) ready: bool,
+    /// Whether it worked before, or was pending, and does not now. What a new policy begins with is no change for the worse.
+    pub(super) worse: bool,
     /// The condition's reason.
-    pub(super) reason: String,
+    pub(super) reason: Reason,
     /// The condition's message.
     pub(super) message: String,
 }
 
-fn turn(name: &str, uid: &str, before: &PolicyStatus, now: &PolicyStatus) -> Option<ReadyTransition> {
-    let ready = |status: &PolicyStatus| status.conditions.iter().find(|condition| condition.kind == "Ready").cloned();
-    let now = ready(now)?;
-    let same = ready(before).is_some_and(|before| before.reason == now.reason);
-    (!same).then(|| ReadyTransition {
-        name: name.to_owned(),
-        uid: uid.to_owned(),
-        ready: now.is_true(),
-        reason: now.reason.clone(),
-        message: now.message,
-    })
+fn transition(name: &str, uid: &str, before: &PolicyStatus, now: &PolicyStatus) -> Option<ReadyTransition> {
+    let ready = |status: &PolicyStatus| condition(&status.conditions, ConditionType::Ready).cloned();
+    let now = ready(now).filter(|now| now.status != ConditionStatus::Unknown)?;
+    let before = ready(before);
+    if before.as_ref().is_some_and(|before| before.reason == now.reason) {
+        return None;
+    }
+    let Condition { status, reason, message, .. } = now;
+    let worse = before.is_some() && status == ConditionStatus::False;
+    Some(ReadyTransition { name: name.to_owned(), uid: uid.to_owned(), worse, reason, message })
 }
 
 /// What a publication came upon.
@@ -91,6 +93,9 @@ pub(super) struct PublicationResult {
     pub(super) edited: BTreeMap<String, String>,
     /// Policies that the API server does not take, though they are good documents.
     pub(super) refused: Vec<Rejected>,
+    /// Generations that the view does not have yet, of policies by the name of their resource and of the EgressConfig.
+    generations: BTreeMap<String, i64>,
+    config_generation: Option<i64>,
 }
 
 impl Pass<'_> {
@@ -119,7 +124,9 @@ impl Pass<'_> {
             let mut fenced = wanted.clone();
             fenced["fence"] = json!(self.fence()?);
             match self.live.apply_policy(name, &fenced).await {
-                Ok(_) => {}
+                Ok(written) => {
+                    came_upon.generations.insert(name.clone(), written.generation);
+                }
                 Err(error) if error.code() == Some(422) && !error.fenced() => {
                     let before = found.and_then(|found| read_policy(name, &found.spec).ok());
                     came_upon.refused.push(refused(wanted, &error, before.is_some()));
@@ -149,7 +156,7 @@ impl Pass<'_> {
             pod_networks: self.pod_networks(),
         };
         if !self.view.config.as_ref().is_some_and(|found| found.spec.as_ref() == Ok(&head)) {
-            self.live.apply_config(&head).await?;
+            came_upon.config_generation = Some(self.live.apply_config(&head).await?.generation);
         }
         Ok(came_upon)
     }
@@ -166,35 +173,63 @@ impl Pass<'_> {
         networks
     }
 
-    /// Says of every policy, and of the head, what became of it. Only what is different is written. Gives policies that became ready, or
-    /// are so no more.
-    pub(super) async fn tell(&self, rejected: &[Rejected], now: Timestamp) -> Result<Vec<ReadyTransition>, PassError> {
+    /// Writes the status of every policy and of the EgressConfig, where it changed. Gives the policies whose `Ready` changed.
+    pub(super) async fn tell(
+        &self,
+        came_upon: &PublicationResult,
+        rejected: &[Rejected],
+        now: Timestamp,
+    ) -> Result<Vec<ReadyTransition>, PassError> {
         let mut turned = Vec::new();
         let set = &self.intent.set;
         let revision = self.intent.commit.id.to_string();
         let nodes = self.nodes();
         let placement = self.placement(now);
+        let behind = behind(&self.view.facts.nodes, &nodes, &revision);
         for policy in set.policies.values() {
             let name = resource_name(set, &policy.id);
             let Some(found) = self.view.policies.get(&name) else { continue };
             let before = found.status.clone().unwrap_or_default();
-            let status: PolicyStatus = policy_status(policy, &placement, &nodes, rejected, &revision, &before, now);
+            let facts = PolicyStatusInput {
+                policy,
+                generation: Some(came_upon.generations.get(&name).copied().unwrap_or(found.generation)),
+                placement: &placement,
+                nodes: &nodes,
+                behind: &behind,
+                rejected,
+                revision: &revision,
+            };
+            let status = policy_status(facts, &before, now);
             if status != before {
                 self.fence()?;
                 self.live.apply_policy_status(&name, &status).await?;
-                turned.extend(turn(&name, &found.uid, &before, &status));
+                turned.extend(transition(&name, &found.uid, &before, &status));
             }
         }
-        let Some(config) = &self.view.config else { return Ok(turned) };
+        self.tell_head(came_upon.config_generation, rejected, None, now).await?;
+        Ok(turned)
+    }
+
+    /// Writes the status of the EgressConfig, if it changed and there is one. `fault`: why not all is published.
+    pub(super) async fn tell_head(
+        &self,
+        generation: Option<i64>,
+        rejected: &[Rejected],
+        fault: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), PassError> {
+        let Some(config) = &self.view.config else { return Ok(()) };
         let before = config.status.clone().unwrap_or_default();
         let facts = HeadStatusInput {
             leader: self.identity,
-            revision: &revision,
-            total: self.view.facts.nodes.len(),
-            nodes: &nodes,
+            revision: &self.intent.commit.id.to_string(),
+            generation: Some(generation.unwrap_or(config.generation)),
+            cluster: &self.view.facts.nodes,
+            nodes: &self.nodes(),
             rejected,
             withheld: self.intent.active.withheld.as_ref(),
             git_fault: self.git_fault,
+            publish_fault: fault,
             reports: self.reports_published,
             previews: self.previews,
         };
@@ -203,7 +238,7 @@ impl Pass<'_> {
             self.fence()?;
             self.live.apply_config_status(&status).await?;
         }
-        Ok(turned)
+        Ok(())
     }
 
     /// Takes away what is said of nodes that are gone: not every API server has somebody to collect it.

@@ -71,7 +71,6 @@ impl Controller {
         match outcomes.into_iter().find_map(Result::err) {
             None => (self.taints.pause, self.taints.said) = (None, None),
             Some(error) => {
-                self.metrics.api_fault("taint");
                 let why = chain(&error);
                 if self.taints.said.as_ref() != Some(&why) {
                     tracing::warn!(
@@ -108,7 +107,7 @@ mod tests {
     use super::*;
     use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
     use crate::cluster::live::{ConfigObject, EgressNodeObject};
-    use crate::core::status::{Condition, NodeStatus};
+    use crate::core::status::{Condition, ConditionType, NodeStatus, Reason};
 
     fn head(revision: &str) -> ConfigObject {
         let spec = ConfigSpec {
@@ -137,7 +136,7 @@ mod tests {
         let meta = NodeMeta { uid: name.to_string(), starting: starting.map(str::to_owned), ..NodeMeta::default() };
         view.nodes.insert(name.clone(), meta);
         if let Some((revision, boot_id)) = said {
-            let ready = Condition::new("Ready", true, "InForce", "", Timestamp::UNIX_EPOCH);
+            let ready = Condition::new(ConditionType::Ready, true, Reason::Programmed, "", Timestamp::UNIX_EPOCH);
             let (revision, boot_id) = (revision.to_owned(), boot_id.to_owned());
             let status = NodeStatus { revision, boot_id, conditions: vec![ready], ..NodeStatus::default() };
             view.egress_nodes.insert(name, EgressNodeObject { status, ..EgressNodeObject::default() });

@@ -3,6 +3,8 @@
 //! A webhook reaches any of the controllers. One that does not lead writes the time of the push into the EgressConfig, and the leader reads it
 //! there. Deliberately absent: a pass (`pass`), and what was pushed: Git says that.
 
+use std::time::SystemTime;
+
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -145,14 +147,14 @@ impl Controller {
         match news {
             RepositoryEvent::Intent(intent) => {
                 if intent.fetched {
-                    self.metrics.git_fetched(std::time::Instant::now());
+                    self.metrics.git_fetched(SystemTime::now());
                 }
                 self.git_fault = None;
                 self.take(*intent);
                 return true;
             }
             RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => {
-                self.metrics.git_fetched(std::time::Instant::now());
+                self.metrics.git_fetched(SystemTime::now());
                 self.git_fault = None;
             }
             RepositoryEvent::Fault(error @ crate::git::Error::Empty { .. }) => {

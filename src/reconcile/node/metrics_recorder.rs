@@ -1,21 +1,27 @@
-//! What the loop of a node tells the HTTP server: that it turns, what a round did, and what the kernel has counted.
+//! What the loop of a node gives the HTTP server: that it runs, what a round did, and what the kernel has counted.
 //!
-//! Deliberately absent: HTTP (`serve`), and the report, which says what drifted.
+//! Not here: HTTP (`serve`), and the report, which says what drifted.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
+use crate::cluster::live::ErrorCounts;
 use crate::core::compile::{Compiled, ExitRole};
 use crate::core::facts::PodName;
 use crate::core::report::drift::DriftClass;
 use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
 use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult};
 use crate::reconcile::now;
-use crate::serve::{self, Health, Metrics, ScrapeRequest, ScrapeRequests, Server};
+use crate::serve::{self, ApiErrorCounts, Health, Metrics, ScrapeRequest, ScrapeRequests, Server};
 use crate::telemetry::chain;
 
-/// The loop's side of the server. Without a server it is told all the same; nobody asks.
+/// What `serve` takes of a client's counts.
+pub fn api_error_counts(errors: &ErrorCounts) -> ApiErrorCounts {
+    ApiErrorCounts { requests: errors.requests(), watches: errors.watches() }
+}
+
+/// The loop's side of the server. Without a server the values are set all the same, and not scraped.
 pub struct MetricsRecorder {
     health: Health,
     metrics: Metrics,
@@ -36,6 +42,11 @@ impl MetricsRecorder {
             tracing::info!(address = %server.address(), "metrics and health are served");
         }
         Ok(Self { questions: metrics.questions(), health, metrics, remarks: [None, None], _server: server })
+    }
+
+    /// The API server's errors are among the metrics from now on.
+    pub fn api_errors(&self, errors: ErrorCounts) {
+        self.metrics.api_errors(move || api_error_counts(&errors));
     }
 
     /// The loop turns.
@@ -70,15 +81,15 @@ impl MetricsRecorder {
     /// Git answered, if it did.
     pub fn news(&self, news: &RepositoryEvent) {
         match news {
-            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => self.metrics.git_fetched(Instant::now()),
-            RepositoryEvent::Intent(intent) if intent.fetched => self.metrics.git_fetched(Instant::now()),
+            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => self.metrics.git_fetched(SystemTime::now()),
+            RepositoryEvent::Intent(intent) if intent.fetched => self.metrics.git_fetched(SystemTime::now()),
             RepositoryEvent::Intent(_) | RepositoryEvent::Fault(_) => {}
         }
         match news {
             RepositoryEvent::Intent(intent) => {
-                self.metrics.commit_waits(intent.active.withheld.as_ref().map(|one| one.why.word()))
+                self.metrics.commit_pending(intent.active.withheld.as_ref().map(|one| one.why.word()))
             }
-            RepositoryEvent::Withheld(withheld) => self.metrics.commit_waits(Some(withheld.why.word())),
+            RepositoryEvent::Withheld(withheld) => self.metrics.commit_pending(Some(withheld.why.word())),
             RepositoryEvent::Unchanged | RepositoryEvent::Fault(_) => {}
         }
     }

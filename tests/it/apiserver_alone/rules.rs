@@ -240,15 +240,15 @@ async fn a_user_may_do_what_roles_say_and_nothing_else() {
 fn the_charts_definitions_refuse_what_they_should_and_nothing_else() {
     let server = server();
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/egret/crds");
-    for file in ["egressconfigs", "egressnodes", "egresspolicies"] {
+    for file in ["egressconfigs", "egressnodes", "publishedegresspolicies"] {
         let text = std::fs::read_to_string(folder.join(format!("{file}.yaml"))).expect("a definition");
         server.create(&serde_yaml::from_str(&text).expect("a document"));
     }
     let policy = |spec: &Value| {
         let object = json!({
-            "apiVersion": "egret.dev/v1alpha1", "kind": "EgressPolicy", "metadata": {"name": "outpost"}, "spec": spec,
+            "apiVersion": "egret.dev/v1alpha1", "kind": "PublishedEgressPolicy", "metadata": {"name": "outpost"}, "spec": spec,
         });
-        let path = "/apis/egret.dev/v1alpha1/egresspolicies/outpost?fieldManager=egret-controller";
+        let path = "/apis/egret.dev/v1alpha1/publishedegresspolicies/outpost?fieldManager=egret-controller";
         let (code, body) = server.send("PATCH", path, APPLY, &object);
         (code, body["message"].as_str().unwrap_or_default().to_owned())
     };

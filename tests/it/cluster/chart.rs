@@ -145,7 +145,7 @@ impl Chart {
 
     /// Waits until custom objects of all three kinds are served.
     pub(super) fn await_kinds(api: &Api) -> Outcome {
-        for plural in ["egresspolicies", "egressconfigs", "egressnodes"] {
+        for plural in ["publishedegresspolicies", "egressconfigs", "egressnodes"] {
             let mut last = Ok(false);
             wait_until_every(PAUSE, DEADLINE, || {
                 last = Self::is_served(api, plural);

@@ -103,7 +103,7 @@ pub(super) fn make_pod(api: &Api, prefix: &str, pod: &Pod, lab: &Lab) -> Outcome
 
 /// Refuses a cluster in which the suite could do harm.
 pub(super) fn refuse_others(api: &Api) -> Outcome {
-    for plural in ["egresspolicies", "egressconfigs", "egressnodes"] {
+    for plural in ["publishedegresspolicies", "egressconfigs", "egressnodes"] {
         if let Some(object) = api.list(&format!("{CUSTOM}/{plural}"))?.first() {
             let why = format!(
                 "{plural} {} is in the cluster: Egret is in use here, and a second controller would take its policies out of force",
@@ -137,7 +137,7 @@ pub(super) fn sweep(api: &Api, prefix: &str) -> (usize, Vec<String>) {
         Err(fault) => faults.push(format!("{fault:?}")),
     };
     let named = |object: &Value| name(object).starts_with(prefix);
-    take(delete_all(api, &format!("{CUSTOM}/egresspolicies"), &named));
+    take(delete_all(api, &format!("{CUSTOM}/publishedegresspolicies"), &named));
     let of_it = |object: &Value| object["spec"]["cluster"].as_str().is_some_and(|name| name.starts_with(prefix));
     take(delete_all(api, &format!("{CUSTOM}/egressconfigs"), &of_it));
     take(delete_all(api, &format!("{CUSTOM}/egressnodes"), &named));

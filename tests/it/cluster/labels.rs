@@ -74,7 +74,7 @@ pub(super) fn hand_edit(suite: &mut Suite) -> Outcome {
     if owner != Some((json!("egret"), json!("Apply"))) {
         return Err(fault(format!("the label is {owner:?}'s after the correction")));
     }
-    await_event(suite, "LabelDrift", &["kubectl-label changed it", "maybe"])?;
+    await_event(suite, "DriftDetected", &["kubectl-label changed it", "maybe"])?;
     let file = format!("egret/reports/{}:nodes/{}.yaml", suite.prefix, suite.named("kind-worker2"));
     suite.await_that("a report in Git that names kubectl-label", || {
         Ok(suite.lab.repository().show(&file)?.contains("kubectl-label"))
@@ -149,7 +149,7 @@ pub(super) fn fight(suite: &mut Suite) -> Outcome {
         return Err(fault(why));
     }
     suite.say(&format!("      {corrected} corrections, then no more"));
-    await_event(suite, "LabelFight", &["is not fought for any more"])?;
+    await_event(suite, "LabelConflict", &["is not fought for any more"])?;
     await_label(suite, "gw", &json!("true"))?;
     // Out of Git, it is the other's.
     let before = label(suite, "extra")?;

@@ -40,7 +40,7 @@ pub(super) fn fence(suite: &mut Suite) -> Outcome {
     let words = "fence never goes back; a newer leader has written since, and this one must stop";
     for (plural, kind, name) in [
         ("egressconfigs", "EgressConfig", "default".to_owned()),
-        ("egresspolicies", "EgressPolicy", suite.named("outpost")),
+        ("publishedegresspolicies", "PublishedEgressPolicy", suite.named("outpost")),
     ] {
         let mut spec = suite.object(plural, &name)?["spec"].clone();
         spec["fence"] = json!(spec["fence"].as_i64().unwrap_or_default() - 1);
@@ -72,7 +72,7 @@ pub(super) fn remove_agents(suite: &mut Suite) -> Outcome {
 
 pub(super) fn remove_controller(suite: &mut Suite) -> Outcome {
     suite.remove()?;
-    for plural in ["egresspolicies", "egressconfigs", "egressnodes"] {
+    for plural in ["publishedegresspolicies", "egressconfigs", "egressnodes"] {
         let left = suite.api.list(&format!("{CUSTOM}/{plural}"))?;
         if !left.is_empty() {
             return Err(fault(format!("{plural} are left: {left:?}")));

@@ -11,7 +11,7 @@ use super::suite::Suite;
 /// One policy that is right.
 fn policy(name: &str) -> Value {
     json!({
-        "apiVersion": "egret.dev/v1alpha1", "kind": "EgressPolicy", "metadata": {"name": name},
+        "apiVersion": "egret.dev/v1alpha1", "kind": "PublishedEgressPolicy", "metadata": {"name": name},
         "spec": {
             "selectors": [{"podSelector": {"matchLabels": {"egret.dev/test": "nobody"}}}],
             "destinationCIDRs": ["10.0.4.0/24"],
@@ -31,7 +31,7 @@ fn refused(what: &str, (code, answer): (u16, Value), codes: &[u16], words: &str)
 }
 
 pub(super) fn definitions(suite: &mut Suite) -> Outcome {
-    let policies = format!("{CUSTOM}/egresspolicies");
+    let policies = format!("{CUSTOM}/publishedegresspolicies");
     let name = suite.named("rules");
     let create = |object: &Value| suite.api.send("POST", &policies, JSON, object);
     for (what, place, value, words) in [

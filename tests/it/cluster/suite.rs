@@ -58,7 +58,7 @@ impl DerefMut for Suite {
 /// Our custom objects, for messages.
 fn objects(api: &Api) -> String {
     let mut seen = String::new();
-    for plural in ["egressconfigs", "egresspolicies", "egressnodes"] {
+    for plural in ["egressconfigs", "publishedegresspolicies", "egressnodes"] {
         for mut object in api.list(&format!("{CUSTOM}/{plural}")).unwrap_or_default() {
             object["metadata"]["managedFields"].take();
             seen.extend(["--- ", plural, " ", name(&object), "\n", &object.to_string(), "\n"]);

@@ -42,9 +42,9 @@ pub(super) fn condition(object: &Value, kind: &str) -> (String, String) {
 
 pub(super) fn statuses(suite: &mut Suite) -> Outcome {
     let outpost = suite.named("outpost");
-    let in_force = ("True".to_owned(), "InForce".to_owned());
+    let in_force = ("True".to_owned(), "Programmed".to_owned());
     suite.await_that("a policy that says it is in force, through which gateway and as which addresses", || {
-        let policy = suite.object("egresspolicies", &outpost)?;
+        let policy = suite.object("publishedegresspolicies", &outpost)?;
         let status = &policy["status"];
         Ok(condition(&policy, "Ready") == in_force
             && status["gatewaySummary"] == suite.named("kind-worker2")
@@ -73,7 +73,7 @@ pub(super) fn statuses(suite: &mut Suite) -> Outcome {
 /// What agents and the controller have written, but for the lease: versions of objects, and how many events.
 fn written(suite: &Suite) -> Outcome<BTreeMap<String, String>> {
     let mut versions = BTreeMap::new();
-    for plural in ["egressconfigs", "egresspolicies", "egressnodes"] {
+    for plural in ["egressconfigs", "publishedegresspolicies", "egressnodes"] {
         for object in suite.api.list(&format!("{}/{plural}", host_network::CUSTOM))? {
             let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
             versions.insert(format!("{plural}/{}", name(&object)), version.to_owned());
@@ -142,6 +142,6 @@ pub(super) fn removal(suite: &mut Suite) -> Outcome {
     suite.push(&[])?;
     suite.await_own_way("tiefighter")?;
     suite.await_that("no policy in the cluster", || {
-        Ok(suite.api.list(&format!("{}/egresspolicies", host_network::CUSTOM))?.is_empty())
+        Ok(suite.api.list(&format!("{}/publishedegresspolicies", host_network::CUSTOM))?.is_empty())
     })
 }

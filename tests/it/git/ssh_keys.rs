@@ -5,8 +5,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use egret::git::credentials::Credentials;
 use egret::git::{Error, ErrorKind};
@@ -14,6 +13,7 @@ use egret::git::{Error, ErrorKind};
 use super::fixture::{Origin, PROGRAM};
 use super::ssh::{Server, generate_key};
 use super::ways_in::told;
+use crate::lab::wait_until_every;
 
 fn change(key: &Path, how: impl Fn(&str) -> String) {
     let text = fs::read_to_string(key).expect("a key");
@@ -120,11 +120,8 @@ fn the_keys_of_an_agent_are_tried_where_no_file_is_named() {
         added.expect("ssh-add is installed").status.success()
     };
     generate_key(&server.folder.join("other"), "ed25519");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !add("other") {
-        assert!(Instant::now() < deadline, "the agent does not listen");
-        thread::sleep(Duration::from_millis(20));
-    }
+    let listens = wait_until_every(Duration::from_millis(20), Duration::from_secs(20), || add("other"));
+    assert!(listens, "the agent does not listen");
     let denied = preview_with_agent(&server, &source, &socket);
     assert!(denied.contains("denied access (tried the SSH agent)"), "{denied}");
     assert!(add("user"));

@@ -80,7 +80,7 @@ fn options() -> Options {
 
 /// All writes that the controller makes, but for its lease.
 fn controllers_writes() -> Filter {
-    Filter::writes().resource("nodes").resource("egresspolicies").resource("egressconfigs")
+    Filter::writes().resource("nodes").resource("publishedegresspolicies").resource("egressconfigs")
 }
 
 impl Stand {
@@ -113,13 +113,14 @@ impl Stand {
     fn is_settled(&self, side: Side, commit: &str) -> bool {
         let nodes = self.nodes();
         let head = self.object("egressconfigs", "default");
-        let policy = self.object("egresspolicies", "outpost");
+        let policy = self.object("publishedegresspolicies", "outpost");
         let said = |node: &String| self.object("egressnodes", node)["status"]["revision"] == *commit;
         head["spec"]["revision"] == *commit
             && head["status"]["nodeSummary"] == format!("{0}/{0}", nodes.len())
             && policy["status"]["revision"] == *commit
             && policy["status"]["gatewaySummary"] == side.gateway()
-            && self.condition("egresspolicies", "outpost", "Ready") == ("True".to_owned(), "InForce".to_owned())
+            && self.condition("publishedegresspolicies", "outpost", "Ready")
+                == ("True".to_owned(), "Programmed".to_owned())
             && nodes.iter().all(|node| said(node) && self.condition("egressnodes", node, "Ready").0 == "True")
             && self.label(side.gateway()).as_deref() == Some(side.label())
             && self.label(side.other().gateway()).is_none()

@@ -34,9 +34,10 @@ fn a_gateway_that_forwards_nothing_is_passed_over_until_it_does() -> Outcome {
         let unfit = serde_json::json!([{"identity": "kind-worker2 dev net1", "reason": reason}]);
         assert_eq!(found["status"]["unfit"], unfit, "{found:#}");
         stand.await_that("the policy's status to name the other gateway", || {
-            let policy = stand.object("egresspolicies", "outpost");
+            let policy = stand.object("publishedegresspolicies", "outpost");
             policy["status"]["gatewaySummary"] == "kind-worker3"
-                && stand.condition("egresspolicies", "outpost", "Ready") == ("True".to_owned(), "InForce".to_owned())
+                && stand.condition("publishedegresspolicies", "outpost", "Ready")
+                    == ("True".to_owned(), "Programmed".to_owned())
         })?;
         second.sysctl(setting, "1")?;
         for (outpost, egress) in WAYS {
@@ -54,9 +55,9 @@ fn a_policy_whose_only_gateway_forwards_nothing_says_so() -> Outcome {
     let stand = Stand::in_force(Options::default())?;
     stand.lab.node("kind-worker2")?.sysctl("net.ipv4.ip_forward", "0")?;
     stand.await_that("a policy without a gateway", || {
-        stand.condition("egresspolicies", "outpost", "Ready") == ("False".to_owned(), "NoGateway".to_owned())
+        stand.condition("publishedegresspolicies", "outpost", "Ready") == ("False".to_owned(), "NoGateway".to_owned())
     })?;
-    let policy = stand.object("egresspolicies", "outpost");
+    let policy = stand.object("publishedegresspolicies", "outpost");
     let message = policy["status"]["conditions"][0]["message"].as_str().unwrap_or_default().to_owned();
     assert!(message.contains("kind-worker2 does not forward packets for it"), "{message}");
     assert_eq!(stand.lab.ask("tiefighter", OUTPOST)?, Answer::NoAnswer);
@@ -71,13 +72,14 @@ fn a_policy_whose_exit_has_no_way_out_is_not_ready_and_says_why() -> Outcome {
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(WAYS[0].1))?;
     stand.lab.node("kind-worker2")?.exec(["ip", "link", "set", "net1", "down"])?;
     stand.await_that("a policy whose exit has no way out", || {
-        stand.condition("egresspolicies", "outpost", "Ready") == ("False".to_owned(), "EgressIPMissing".to_owned())
+        stand.condition("publishedegresspolicies", "outpost", "Ready")
+            == ("False".to_owned(), "EgressIPMissing".to_owned())
     })?;
     // The node itself has everything else in force.
     assert_eq!(stand.condition("egressnodes", "kind-worker2", "Ready").0, "True");
     stand.lab.node("kind-worker2")?.exec(["ip", "link", "set", "net1", "up"])?;
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(WAYS[0].1))?;
     stand.await_that("a policy that is in force again", || {
-        stand.condition("egresspolicies", "outpost", "Ready") == ("True".to_owned(), "InForce".to_owned())
+        stand.condition("publishedegresspolicies", "outpost", "Ready") == ("True".to_owned(), "Programmed".to_owned())
     })
 }

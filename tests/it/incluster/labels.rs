@@ -37,7 +37,7 @@ fn a_label_changed_by_hand_is_taken_back_and_reported_with_the_name_of_the_hand(
     })?;
     stand.await_that("an event on the node", || {
         let events = stand.api.list("events.events.k8s.io");
-        events.iter().any(|event| event["reason"] == "LabelDrift" && event["regarding"]["name"] == "kind-worker2")
+        events.iter().any(|event| event["reason"] == "DriftDetected" && event["regarding"]["name"] == "kind-worker2")
     })?;
     stand.assert_no_leak_but(&[])
 }
@@ -54,7 +54,7 @@ fn a_label_that_git_drops_is_given_back_and_others_stay() -> Outcome {
     expected.as_object_mut().expect("labels").remove("egress-gw");
     assert_eq!(labels(&stand, "kind-worker2"), expected);
     stand.await_that("a policy that says why nobody answers", || {
-        stand.condition("egresspolicies", "outpost", "Ready") == ("False".to_owned(), "NoGateway".to_owned())
+        stand.condition("publishedegresspolicies", "outpost", "Ready") == ("False".to_owned(), "NoGateway".to_owned())
     })?;
     stand.assert_no_leak_but(&[])
 }
@@ -66,7 +66,7 @@ fn a_node_that_is_gone_is_not_made_again_by_labelling_it() -> Outcome {
     stand.await_that("the label", || labels(&stand, "kind-worker2")["egress-gw"] == "true")?;
     stand.api.delete("nodes", "", "kind-worker2");
     stand.push(&[("policies/outpost.yaml", &policy("egress-gw: \"true\""))])?;
-    stand.await_that("the policy", || stand.object("egresspolicies", "outpost").is_object())?;
+    stand.await_that("the policy", || stand.object("publishedegresspolicies", "outpost").is_object())?;
     stand.await_that("nothing said of the node that is gone", || {
         stand.object("egressnodes", "kind-worker2").is_null()
     })?;

@@ -72,7 +72,7 @@ fn reports_that_are_not_taken_are_told_in_the_status_until_they_are() -> Outcome
     };
     stand.await_that("a condition that says so", || {
         happen();
-        published() == ("False".to_owned(), "NotPublished".to_owned())
+        published() == ("False".to_owned(), "PushFailed".to_owned())
     })?;
     let head = stand.object("egressconfigs", "default");
     let conditions = head["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -90,7 +90,7 @@ fn reports_that_are_not_taken_are_told_in_the_status_until_they_are() -> Outcome
     wanted(true);
     stand.await_that("a condition that says so again", || {
         happen();
-        published() == ("False".to_owned(), "NotPublished".to_owned())
+        published() == ("False".to_owned(), "PushFailed".to_owned())
     })?;
     std::fs::remove_file(&hook).expect("the hook goes");
     stand.await_that("a condition that says that it works again", || {

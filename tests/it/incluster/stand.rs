@@ -25,7 +25,7 @@ const RUNS: &str = "egret runs";
 const DEFINITIONS: [&str; 3] = [
     include_str!("../../../charts/egret/crds/egressconfigs.yaml"),
     include_str!("../../../charts/egret/crds/egressnodes.yaml"),
-    include_str!("../../../charts/egret/crds/egresspolicies.yaml"),
+    include_str!("../../../charts/egret/crds/publishedegresspolicies.yaml"),
 ];
 
 /// The outpost's policy, through the nodes that a selector matches.
@@ -66,7 +66,7 @@ impl DerefMut for Stand {
 
 /// Egret's objects, for messages.
 fn objects(api: &ApiServer) -> String {
-    let resources = ["egressconfigs.egret.dev", "egresspolicies.egret.dev", "egressnodes.egret.dev"];
+    let resources = ["egressconfigs.egret.dev", "publishedegresspolicies.egret.dev", "egressnodes.egret.dev"];
     let objects = resources.iter().flat_map(|resource| api.list(resource));
     objects.map(|object| format!("{object:#}\n")).collect()
 }
@@ -95,7 +95,7 @@ impl Stand {
         let mut stand = Self::empty(options)?;
         stand.launch_controller("one", &[])?;
         for node in stand.nodes() {
-            stand.launch_agent(&node)?;
+            stand.launch_agent(&node, &[])?;
         }
         stand.await_words("controller-one", CONTROLS)?;
         for node in stand.nodes() {
@@ -181,14 +181,20 @@ impl Stand {
 
     /// Starts an agent on a node.
     pub(super) fn agent(&mut self, node: &str) -> Outcome {
-        self.launch_agent(node)?;
+        self.agent_with(node, &[])
+    }
+
+    /// The same, with more arguments.
+    pub(super) fn agent_with(&mut self, node: &str, more: &[&str]) -> Outcome {
+        self.launch_agent(node, more)?;
         self.await_words(node, RUNS)
     }
 
-    fn launch_agent(&mut self, node: &str) -> Outcome {
+    fn launch_agent(&mut self, node: &str, more: &[&str]) -> Outcome {
         let state = self.state(node)?;
-        let words: Vec<OsString> =
+        let mut words: Vec<OsString> =
             vec!["agent".into(), "--node".into(), node.into(), "--state-dir".into(), state.into()];
+        words.extend(more.iter().map(OsString::from));
         let process = self.lab.start(node, self.program()?, self.words(words))?;
         self.keep(node, process);
         Ok(())

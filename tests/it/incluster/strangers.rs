@@ -24,7 +24,7 @@ fn a_node_that_labels_itself_takes_no_packets_where_only_labels_from_git_count()
     let only_git = "apiVersion: egret.dev/v1alpha1\nkind: Config\ngateways: {onlyLabelledFromGit: true}\n";
     stand.push(&[("egret.yaml", only_git)])?;
     stand.await_that("a policy that says that nobody answers", || {
-        stand.condition("egresspolicies", "outpost", "Ready") == ("False".to_owned(), "NoGateway".to_owned())
+        stand.condition("publishedegresspolicies", "outpost", "Ready") == ("False".to_owned(), "NoGateway".to_owned())
     })?;
     stand.await_answer("tiefighter", OUTPOST, Answer::NoAnswer)?;
 

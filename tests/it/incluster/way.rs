@@ -21,9 +21,9 @@ fn a_push_lets_the_empire_in_and_a_removal_gives_everybody_their_own_way() -> Ou
     stand.await_own_way("xwing")?;
     let ready = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
     stand.await_that("a policy that says it is in force", || {
-        stand.condition("egresspolicies", "outpost", "Ready") == ready("True", "InForce")
+        stand.condition("publishedegresspolicies", "outpost", "Ready") == ready("True", "Programmed")
     })?;
-    let policy = stand.object("egresspolicies", "outpost");
+    let policy = stand.object("publishedegresspolicies", "outpost");
     assert_eq!(policy["status"]["gatewaySummary"], "kind-worker2");
     assert_eq!(policy["status"]["egressIPSummary"], "10.0.3.42, fd00:10:3::42");
     stand.await_that("a head that counts both nodes", || {
@@ -34,7 +34,7 @@ fn a_push_lets_the_empire_in_and_a_removal_gives_everybody_their_own_way() -> Ou
     stand.lab.repository().remove("policies/outpost.yaml")?;
     stand.lab.repository().push("no more policy")?;
     stand.await_own_way("tiefighter")?;
-    stand.await_that("no policy in the cluster", || stand.api.list("egresspolicies.egret.dev").is_empty())
+    stand.await_that("no policy in the cluster", || stand.api.list("publishedegresspolicies.egret.dev").is_empty())
 }
 
 #[test]
@@ -114,7 +114,8 @@ fn a_named_address_is_followed_to_the_node_that_has_it() -> Outcome {
     stand.push(&[("nodes/gateways.yaml", &labels), ("policies/outpost.yaml", &text)])?;
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(vip))?;
     stand.lab.forget()?;
-    let gateway = |stand: &Stand| stand.object("egresspolicies", "outpost")["status"]["gatewaySummary"].clone();
+    let gateway =
+        |stand: &Stand| stand.object("publishedegresspolicies", "outpost")["status"]["gatewaySummary"].clone();
     stand.await_that("the second of both nodes as gateway", || gateway(&stand) == "kind-worker3")?;
     for (from, to) in [("kind-worker3", "kind-worker2"), ("kind-worker2", "kind-worker3")] {
         let begun = Instant::now();

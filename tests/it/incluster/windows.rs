@@ -44,7 +44,7 @@ fn through_the_other() -> Answer {
 #[test]
 fn a_push_outside_the_window_is_told_and_waits_whoever_leads() -> Outcome {
     let mut stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
-    stand.await_that("a head that is up to date", || up_to_date(&stand) == says("True", "InForce"))?;
+    stand.await_that("a head that is up to date", || up_to_date(&stand) == says("True", "Published"))?;
     stand.push(&[("egret.yaml", &closed())])?;
     let pushed = stand.lab.repository().in_clone(["rev-parse", "HEAD"])?.trim().to_owned();
     stand.await_that("the windows in force", || revision(&stand) == pushed)?;
@@ -64,7 +64,7 @@ fn a_push_outside_the_window_is_told_and_waits_whoever_leads() -> Outcome {
     let emergency = stand.lab.repository().push("now\n\nEgret-Emergency: the rebels are here")?;
     stand.await_answer("tiefighter", OUTPOST, through_the_other())?;
     assert_eq!(revision(&stand), emergency);
-    stand.await_that("a head that is up to date", || up_to_date(&stand) == says("True", "InForce"))?;
+    stand.await_that("a head that is up to date", || up_to_date(&stand) == says("True", "Published"))?;
     stand.await_that("an event", || events(&stand, "EmergencyApplied") == 1)?;
     stand.assert_no_leak_but(&[])
 }
@@ -81,7 +81,7 @@ fn what_waits_for_the_end_of_a_suspension_is_published_when_it_ends() -> Outcome
     assert!(Timestamp::now() < until, "all of that was before its end");
     stand.await_answer("tiefighter", OUTPOST, through_the_other())?;
     assert!(Timestamp::now() >= until);
-    stand.await_that("a head that is up to date", || up_to_date(&stand) == says("True", "InForce"))
+    stand.await_that("a head that is up to date", || up_to_date(&stand) == says("True", "Published"))
 }
 
 #[test]

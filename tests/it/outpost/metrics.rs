@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::stand::{DEADLINE, Document, LISTEN, Outcome, Stand};
 use super::stranger::{STANDS_FOR_WORKER, exit_mac, send, tunnel_packet};
@@ -127,8 +127,9 @@ fn a_node_is_ready_when_its_policies_are_in_force_and_alive_all_the_time() -> Ou
         assert_eq!(seen.map(|series| count(&metrics, series)), expected, "{metrics:?}");
         assert_eq!(count(&metrics, &format!("egret_revision_info{{revision=\"{}\"}}", head.trim())), 1, "{metrics:?}");
         assert!(count(&metrics, "egret_reconcile_total{result=\"succeeded\"}") > 0, "{metrics:?}");
-        let age: f64 = metrics["egret_git_age_seconds"].parse().expect("a number");
-        assert!((0.0..60.0).contains(&age), "{metrics:?}");
+        let at: f64 = metrics["egret_git_last_success_timestamp_seconds"].parse().expect("a number");
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock").as_secs_f64() - at;
+        assert!((-1.0..60.0).contains(&age), "{metrics:?}");
     }
 
     // The next process finds the kernel's counters where the last one left them.

@@ -88,8 +88,8 @@ fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Out
     assert_eq!(fetch(&stand, "kind-worker", "/readyz")?.0, 200);
     let page = fetch(&stand, "kind-worker", "/metrics")?.1;
     for line in [
-        "egret_commit_waits{reason=\"ChangeWindowClosed\"} 0\n".to_owned(),
-        "egret_commit_waits{reason=\"Suspended\"} 1\n".to_owned(),
+        "egret_commit_pending{reason=\"ChangeWindowClosed\"} 0\n".to_owned(),
+        "egret_commit_pending{reason=\"Suspended\"} 1\n".to_owned(),
         format!("egret_suspended_until_timestamp_seconds{{what=\"cluster\"}} {}\n", until.as_second()),
     ] {
         assert!(page.contains(&line), "{line}{page}");
@@ -104,7 +104,7 @@ fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Out
     assert!(Timestamp::now() >= until);
     stand.await_report("kind-worker", "that nothing waits", |report| report.withheld.is_none());
     let page = fetch(&stand, "kind-worker", "/metrics")?.1;
-    assert!(page.contains("egret_commit_waits{reason=\"Suspended\"} 0\n"), "{page}");
+    assert!(page.contains("egret_commit_pending{reason=\"Suspended\"} 0\n"), "{page}");
     assert!(!page.contains("egret_suspended_until"), "{page}");
     stand.assert_no_leak_but(&[])
 }

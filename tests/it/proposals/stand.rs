@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 const DEFINITIONS: [&str; 3] = [
     include_str!("../../../charts/egret/crds/egressconfigs.yaml"),
     include_str!("../../../charts/egret/crds/egressnodes.yaml"),
-    include_str!("../../../charts/egret/crds/egresspolicies.yaml"),
+    include_str!("../../../charts/egret/crds/publishedegresspolicies.yaml"),
 ];
 const CLUSTER: &str = include_str!("../../scenarios/the_outpost/cluster.yaml");
 
@@ -101,13 +101,25 @@ impl Stand {
 
     /// Starts a controller by token.
     pub(super) fn controller(&mut self, identity: &str) {
+        let words = self.by_token();
+        self.controller_with(identity, &words);
+    }
+
+    /// Starts a controller by token that serves metrics. Gives where.
+    pub(super) fn controller_with_metrics(&mut self, identity: &str) -> SocketAddr {
+        let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let words = [self.by_token(), vec![format!("--listen={listen}")]].concat();
+        self.controller_with(identity, &words);
+        listen
+    }
+
+    fn by_token(&self) -> Vec<String> {
         let (password, token) = (self.server.folder.join("password"), self.origin.path().join("token"));
-        let words = [
+        vec![
             "--git-user=ada".to_owned(),
             format!("--git-password-file={}", password.display()),
             format!("--forge-token-file={}", token.display()),
-        ];
-        self.controller_with(identity, &words);
+        ]
     }
 
     /// Starts a controller, and waits until it listens to webhooks.
@@ -223,7 +235,7 @@ impl Stand {
 
     /// Names of what is published.
     pub(super) fn published(&self) -> Vec<String> {
-        let policies = self.api.list("egresspolicies.egret.dev");
+        let policies = self.api.list("publishedegresspolicies.egret.dev");
         policies.iter().map(|policy| policy["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect()
     }
 

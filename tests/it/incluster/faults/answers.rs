@@ -10,8 +10,8 @@ use super::Side;
 /// Every kind of write there is, with who makes it.
 const WRITES: [(&str, &str); 8] = [
     ("patch", "nodes"),
-    ("patch", "egresspolicies.egret.dev/"),
-    ("patch", "egresspolicies.egret.dev/status"),
+    ("patch", "publishedegresspolicies.egret.dev/"),
+    ("patch", "publishedegresspolicies.egret.dev/status"),
     ("patch", "egressconfigs.egret.dev/"),
     ("patch", "egressconfigs.egret.dev/status"),
     ("patch", "egressnodes.egret.dev/"),
@@ -32,7 +32,7 @@ fn a_write_whose_answer_is_lost_is_made_again_and_does_no_harm() -> Outcome {
     stand
         .await_that("the loss of every kind of answer", || lost.iter().all(|fault| stand.api.met(*fault) == Some(1)))?;
     stand.await_settled(Side::Third, &commit)?;
-    let deleted = lose(("delete", "egresspolicies"));
+    let deleted = lose(("delete", "publishedegresspolicies"));
     flow.end(&stand, &Side::BOTH);
     stand.lab.repository().remove("policies/outpost.yaml")?;
     stand.lab.repository().push("no more policy")?;

@@ -15,9 +15,9 @@ fn a_policy_stays_on_its_gateway_until_the_agent_of_the_next_one_runs() -> Outco
     let flow = stand.flow()?;
     stand.terminate("kind-worker3")?;
     let commit = stand.turn_to(Side::Third)?;
-    let waits = ("False".to_owned(), "GatewayNotReady".to_owned());
+    let waits = ("Unknown".to_owned(), "Pending".to_owned());
     stand.await_that("a policy that waits for its gateway", || {
-        stand.condition("egresspolicies", "outpost", "Ready") == waits
+        stand.condition("publishedegresspolicies", "outpost", "Ready") == waits
             && stand.object("egressnodes", "kind-worker")["status"]["revision"] == *commit
     })?;
     stand.assert_through(&[Side::Second])?;

@@ -37,8 +37,11 @@ fn a_leader_that_stood_still_moves_nothing_back_and_what_it_had_on_its_way_is_re
     stand.controller("two")?;
     let flow = stand.flow()?;
     // Its first write of a policy hangs in the network, and then it stands still for longer than its lease.
-    let late =
-        stand.api.fault_times(Filter::writes().verb("patch").resource("egresspolicies.egret.dev/"), Fault::Hang, 1);
+    let late = stand.api.fault_times(
+        Filter::writes().verb("patch").resource("publishedegresspolicies.egret.dev/"),
+        Fault::Hang,
+        1,
+    );
     stand
         .lab
         .repository()
@@ -52,7 +55,7 @@ fn a_leader_that_stood_still_moves_nothing_back_and_what_it_had_on_its_way_is_re
     let (fence, before) = (stand.head()["fence"].clone(), stand.api.version());
     stand.api.forget_requests();
     stand.api.clear(late);
-    let arrived = || stand.api.requests().into_iter().find(|one| one.resource == "egresspolicies.egret.dev");
+    let arrived = || stand.api.requests().into_iter().find(|one| one.resource == "publishedegresspolicies.egret.dev");
     stand.await_that("the late write", || arrived().is_some())?;
     let arrived = arrived().expect("the late write");
     assert_eq!((arrived.status, arrived.wrote), (422, false), "{arrived:?}");
@@ -80,7 +83,7 @@ fn a_policy_that_a_former_leader_makes_too_late_is_taken_away_again_and_changes_
     let mut stand = Stand::at(Side::Second)?;
     stand.controller("two")?;
     let flow = stand.flow()?;
-    let of_it = || Filter::writes().verb("patch").resource("egresspolicies.egret.dev/").name("aldhani");
+    let of_it = || Filter::writes().verb("patch").resource("publishedegresspolicies.egret.dev/").name("aldhani");
     let late = stand.api.fault_times(of_it(), Fault::Hang, 1);
     let another = Side::Third.policy().replace("name: outpost", "name: aldhani").replace("third", "second");
     stand.push(&[("policies/aldhani.yaml", &another)])?;
@@ -94,7 +97,7 @@ fn a_policy_that_a_former_leader_makes_too_late_is_taken_away_again_and_changes_
     stand.api.clear(late);
     // There is nothing that it could be compared with, so the server takes it.
     stand.await_that("the late policy, and its end", || {
-        stand.api.writes(&of_it()) == 1 && stand.object("egresspolicies", "aldhani") == Value::Null
+        stand.api.writes(&of_it()) == 1 && stand.object("publishedegresspolicies", "aldhani") == Value::Null
     })?;
     stand.await_settled(Side::Third, &commit)?;
     flow.end(&stand, &Side::BOTH);
@@ -143,7 +146,7 @@ fn agents_refuse_a_head_of_a_former_leader_and_a_new_installation_comes_past_it(
     former["spec"]["fence"] = json!(fence - 1);
     former["spec"]["revision"] = json!("0123456789012345678901234567890123456789");
     stand.api.create(&former);
-    let refused = ("False".to_owned(), "PublicationRefused".to_owned());
+    let refused = ("False".to_owned(), "StaleFencingToken".to_owned());
     for node in stand.nodes() {
         stand.await_that("agents that refuse it", || stand.condition("egressnodes", &node, "Ready") == refused)?;
         assert_eq!(stand.object("egressnodes", &node)["status"]["revision"], *commit);
@@ -151,7 +154,7 @@ fn agents_refuse_a_head_of_a_former_leader_and_a_new_installation_comes_past_it(
     stand.assert_through(&[Side::Third])?;
     // Everything of the controller's is gone, as where it is installed anew, and terms are counted from one again.
     stand.api.delete("egressconfigs.egret.dev", "", "default");
-    stand.api.delete("egresspolicies.egret.dev", "", "outpost");
+    stand.api.delete("publishedegresspolicies.egret.dev", "", "outpost");
     stand.api.delete(LEASE.0, LEASE.1, LEASE.2);
     let commit = stand.turn_to(Side::Second)?;
     stand.controller("one")?;
@@ -176,8 +179,8 @@ fn a_policy_that_somebody_edits_takes_no_packet_elsewhere_is_put_back_and_it_is_
         json!({"fence": fence + 7, "destinationCIDRs": ["10.0.4.99/32"]}),
     ];
     for edit in edits {
-        let path = "/apis/egret.dev/v1alpha1/egresspolicies/outpost?fieldManager=vader";
-        let before = stand.object("egresspolicies", "outpost")["spec"].clone();
+        let path = "/apis/egret.dev/v1alpha1/publishedegresspolicies/outpost?fieldManager=vader";
+        let before = stand.object("publishedegresspolicies", "outpost")["spec"].clone();
         let (code, body) = stand.api.send("PATCH", path, "application/merge-patch+json", &json!({"spec": edit}));
         assert_eq!(code, 200, "{body}");
         let without_fence = |mut spec: Value| {
@@ -185,10 +188,11 @@ fn a_policy_that_somebody_edits_takes_no_packet_elsewhere_is_put_back_and_it_is_
             spec
         };
         stand.await_that(&format!("the policy as it was before {edit}"), || {
-            without_fence(stand.object("egresspolicies", "outpost")["spec"].clone()) == without_fence(before.clone())
+            without_fence(stand.object("publishedegresspolicies", "outpost")["spec"].clone())
+                == without_fence(before.clone())
         })?;
         stand.assert_through(&[Side::Second])?;
-        let in_force = ("True".to_owned(), "InForce".to_owned());
+        let in_force = ("True".to_owned(), "Programmed".to_owned());
         stand.await_that("agents that wait for nothing any more", || {
             stand.nodes().iter().all(|node| stand.condition("egressnodes", node, "Ready") == in_force)
         })?;

@@ -8,8 +8,14 @@ use crate::lab::Answer;
 use super::super::stand::{Outcome, Stand};
 use super::{HELD_BACK, Side};
 
-const WATCHED: [&str; 6] =
-    ["nodes", "namespaces", "pods", "egresspolicies.egret.dev", "egressconfigs.egret.dev", "egressnodes.egret.dev"];
+const WATCHED: [&str; 6] = [
+    "nodes",
+    "namespaces",
+    "pods",
+    "publishedegresspolicies.egret.dev",
+    "egressconfigs.egret.dev",
+    "egressnodes.egret.dev",
+];
 
 #[test]
 fn watches_that_end_are_cut_or_forgotten_lose_no_change() -> Outcome {
