@@ -86,6 +86,13 @@ fn destinations(before: &World, after: &World, preview: &Preview<'_>) -> BTreeSe
     all.extend(before.destinations().into_iter().chain(after.destinations()));
     all.extend(before.facts.pods.values().flat_map(|pod| pod.addresses.iter().copied()));
     all.extend(preview.moves.iter().flat_map(|one| &one.towards).flat_map(|range| [range.first(), range.last()]));
+    // What a node itself has is delivered there, whatever policies say, and its kernel knows best what that is. A preview says nothing of
+    // such addresses but InternalIPs.
+    let of_a_node = |address: IpAddr| {
+        let interfaces = before.host_networks.values().flat_map(|host_network| host_network.interfaces.values());
+        { interfaces }.any(|interface| interface.has(address))
+    };
+    all.retain(|address| !of_a_node(*address));
     all
 }
 
