@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::page;
 use super::scrape::{ScrapeRelay, ScrapeRequests};
 use crate::core::compile::counters::Counters;
 use crate::core::report::drift::DriftClass;
@@ -220,10 +219,10 @@ impl Metrics {
         self.0.asking.listen()
     }
 
-    /// Everything, as Prometheus reads it, with counters as fresh as the loop can give them within a second.
-    pub(super) async fn page(&self) -> Result<String, fmt::Error> {
-        self.0.asking.ask(self).await;
-        page::write(self)
+    /// Asks the loop for the kernel's counters, and waits a second at most.
+    pub(super) async fn refresh(&self) {
+        let metrics = self.clone();
+        self.0.asking.ask(Box::new(move |counters| metrics.counters(counters))).await;
     }
 
     pub(super) fn tell<T>(&self, tell: impl FnOnce(&mut Values) -> T) -> T {

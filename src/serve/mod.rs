@@ -83,7 +83,7 @@ fn told(state: Result<(), String>) -> Response {
 }
 
 async fn exposition(State(metrics): State<Metrics>) -> Response {
-    match metrics.page().await {
+    match page::page(&metrics).await {
         Ok(page) => ([(CONTENT_TYPE, page::CONTENT_TYPE)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("write the metrics: {error}\n")).into_response(),
     }

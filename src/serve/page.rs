@@ -93,8 +93,9 @@ pub static FAMILIES: [MetricFamily; 21] = [
     MetricFamily::new(Counter, "policy_connections", None, &["policy", "kind", "exit"], "Connections of this node's pods that a policy led to an exit."),
 ];
 
-/// Writes the page.
-pub(super) fn write(metrics: &Metrics) -> Result<String, fmt::Error> {
+/// The page, with counters as fresh as the loop can give them within a second.
+pub(super) async fn page(metrics: &Metrics) -> Result<String, fmt::Error> {
+    metrics.refresh().await;
     let mut registry = Registry::with_prefix("egret");
     registry.register_collector(Box::new(Page(metrics.clone())));
     let mut text = String::new();

@@ -3,13 +3,13 @@
 //! The loop answers between two of its turns. Who asks waits for [`PATIENCE`] at most and then sees what was last known, so that
 //! neither waits for the other. Deliberately absent: how they are read.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::Metrics;
 use crate::core::compile::counters::Counters;
 
 /// So long an answer is waited for.
@@ -33,18 +33,26 @@ impl ScrapeRequests {
 }
 
 /// Somebody wants to know the counters. To drop it is an answer, too: what was last known is shown.
-#[derive(Debug)]
 pub struct ScrapeRequest {
-    metrics: Metrics,
+    record: Record,
     done: oneshot::Sender<()>,
 }
+
+/// Stores the counters where they are shown.
+type Record = Box<dyn FnOnce(&Counters) + Send>;
 
 impl ScrapeRequest {
     /// Answers. An answer that comes late is shown to the next who asks.
     pub fn answer(self, counters: &Counters) {
-        self.metrics.counters(counters);
+        (self.record)(counters);
         // Nobody waits any more.
         let _ = self.done.send(());
+    }
+}
+
+impl fmt::Debug for ScrapeRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ScrapeRequest")
     }
 }
 
@@ -65,7 +73,7 @@ impl ScrapeRelay {
     }
 
     /// Asks, and waits until the answer is in or patience ends.
-    pub(super) async fn ask(&self, metrics: &Metrics) {
+    pub(super) async fn ask(&self, record: Record) {
         let Some(to) = self.to.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
         let mut asked = self.asked.lock().await;
         if asked.is_some_and(|at| at.elapsed() < FRESH) {
@@ -73,7 +81,7 @@ impl ScrapeRelay {
         }
         let (done, answered) = oneshot::channel();
         // Full: the loop has not come to the last one yet.
-        if to.try_send(ScrapeRequest { metrics: metrics.clone(), done }).is_ok() {
+        if to.try_send(ScrapeRequest { record, done }).is_ok() {
             // Late or dropped: what was last known is shown.
             let _ = timeout(PATIENCE, answered).await;
         }
