@@ -1,7 +1,8 @@
-//! Asking the loop for the kernel's counters: when somebody wants to see them, and never otherwise. An idle node sleeps.
+//! Requests for the kernel's counters, from a scrape to the loop. The counters are read only for a scrape, so that an
+//! idle node sleeps.
 //!
-//! The loop answers between two of its turns. Who asks waits for [`PATIENCE`] at most and then sees what was last known, so that
-//! neither waits for the other. Deliberately absent: how they are read.
+//! The loop answers between two of its rounds. A scrape waits for [`PATIENCE`] at most and then shows the last known
+//! values, so that neither blocks the other. Not here: how counters are read (`kernel`).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,18 +13,19 @@ use tokio::time::{Instant, timeout};
 use super::Metrics;
 use crate::core::compile::counters::Counters;
 
-/// So long an answer is waited for.
+/// The longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Who asks again so soon sees the same: whoever asks without pause must not keep the loop busy.
+/// A scrape this soon after another shows the same values: a client that scrapes without pause must not keep the loop
+/// busy.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// The loop's end: what is asked of it.
+/// The loop's end: receives the requests.
 #[derive(Debug)]
 pub struct ScrapeRequests(mpsc::Receiver<ScrapeRequest>);
 
 impl ScrapeRequests {
-    /// Waits for the next question; for ever where nobody asks any more. Giving up waiting loses nothing.
+    /// Waits for the next request; for ever if there is no sender any more. Cancelling the wait loses nothing.
     pub async fn next(&mut self) -> ScrapeRequest {
         match self.0.recv().await {
             Some(question) => question,
@@ -32,7 +34,7 @@ impl ScrapeRequests {
     }
 }
 
-/// Somebody wants to know the counters. To drop it is an answer, too: what was last known is shown.
+/// A request for the counters. Dropping it is an answer, too: the last known values are shown.
 #[derive(Debug)]
 pub struct ScrapeRequest {
     metrics: Metrics,
@@ -40,31 +42,31 @@ pub struct ScrapeRequest {
 }
 
 impl ScrapeRequest {
-    /// Answers. An answer that comes late is shown to the next who asks.
+    /// Answers the request. A late answer is shown to the next scrape.
     pub fn answer(self, counters: &Counters) {
         self.metrics.counters(counters);
-        // Nobody waits any more.
+        // The scrape no longer waits.
         let _ = self.done.send(());
     }
 }
 
-/// The other end: where questions go, if there is a loop that answers any.
+/// The server's end: sends requests, if there is a loop that answers them.
 #[derive(Debug, Default)]
 pub(super) struct ScrapeRelay {
     to: Mutex<Option<mpsc::Sender<ScrapeRequest>>>,
-    /// When it was last asked. Held while an answer is waited for, so that one question is open at a time.
+    /// The time of the last request. Locked while an answer is awaited, so that one request is open at a time.
     asked: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl ScrapeRelay {
-    /// From now on questions go to who holds the other end.
+    /// Sends requests to the returned receiver from now on.
     pub(super) fn listen(&self) -> ScrapeRequests {
         let (sender, receiver) = mpsc::channel(1);
         *self.to.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         ScrapeRequests(receiver)
     }
 
-    /// Asks, and waits until the answer is in or patience ends.
+    /// Requests the counters, and waits for the answer or [`PATIENCE`].
     pub(super) async fn ask(&self, metrics: &Metrics) {
         let Some(to) = self.to.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
         let mut asked = self.asked.lock().await;
@@ -72,9 +74,9 @@ impl ScrapeRelay {
             return;
         }
         let (done, answered) = oneshot::channel();
-        // Full: the loop has not come to the last one yet.
+        // Full: the loop has not handled the last request yet.
         if to.try_send(ScrapeRequest { metrics: metrics.clone(), done }).is_ok() {
-            // Late or dropped: what was last known is shown.
+            // Late or dropped: the last known values are shown.
             let _ = timeout(PATIENCE, answered).await;
         }
         *asked = Some(Instant::now());
