@@ -1,6 +1,7 @@
-//! Leading: the task that holds the lease, so that a slow write elsewhere does not lose it.
+//! Leadership: the task that holds the Lease. It is a separate task, so that a slow write elsewhere does not lose the
+//! Lease.
 //!
-//! Deliberately absent: who leads when (`cluster::live`'s lease), and what a leader does (`controller`).
+//! Not here: the Lease protocol (`cluster::live`), and what a leader does (`controller`).
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::cluster::live::{Lease, LeaseRole, Timing};
 use crate::telemetry::chain;
 
-/// Whether this process leads, for another thread: asked before each word that others would read.
+/// Whether this process leads, for another thread: checked before each write that others read.
 pub type IsLeader = Box<dyn Fn() -> bool + Send>;
 
 /// A handle on the task.
@@ -24,7 +25,7 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Starts to stand for the lease.
+    /// Starts to compete for the Lease.
     pub fn start(lease: Lease, timing: Timing) -> Self {
         let (tell, role) = watch::channel(LeaseRole::Follower { holder: None });
         let (seen, fences) = watch::channel(0);
@@ -33,8 +34,8 @@ impl Leadership {
         Self { role, seen, stop: Some(stop), task }
     }
 
-    /// The fence to write with, while this process leads. Asked before every write: a leader that could not renew is none when its time
-    /// is over, whether or not its task has come to say so.
+    /// The fencing token to write with, while this process leads. Checked before every write: a leader that could not
+    /// renew stops leading when its time is over, even if its task has not reported that yet.
     pub fn fence(&self) -> Option<i64> {
         match &*self.role.borrow() {
             LeaseRole::Leader { fence, until } if Instant::now() < (*until).into() => Some(*fence),
@@ -42,7 +43,7 @@ impl Leadership {
         }
     }
 
-    /// The same for another thread.
+    /// The same check for another thread.
     pub fn asked(&self) -> impl Fn() -> bool + Send + 'static {
         let role = self.role.clone();
         move || matches!(&*role.borrow(), LeaseRole::Leader { until, .. } if Instant::now() < (*until).into())
@@ -55,7 +56,7 @@ impl Leadership {
         }
     }
 
-    /// This fence was seen in the cluster: ours is to be no smaller.
+    /// Reports a fencing token that was seen in the cluster: this process's must not be smaller.
     pub fn seen_fence(&self, fence: i64) {
         self.seen.send_if_modified(|seen| {
             let greater = fence > *seen;
@@ -64,10 +65,10 @@ impl Leadership {
         });
     }
 
-    /// Gives the lease back, so that another one leads at once.
+    /// Releases the Lease, so that another process can lead at once.
     pub async fn release(mut self) {
         drop(self.stop.take());
-        // The task ends by itself; its only fault could be a panic, which was told.
+        // The task ends on its own. It can only fail by a panic, which is logged.
         let _ = (&mut self.task).await;
     }
 }

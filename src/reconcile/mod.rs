@@ -1,7 +1,8 @@
-//! Reconcile: the loops that join the edges. Triggers in, one round at a time, bursts merged.
+//! The reconcile loops, which join the edges: triggers come in, bursts are merged, and one round runs at a time.
 //!
-//! `node` is the standalone process and the round that it shares with `agent`; `controller` publishes what Git asks for; `gitops` has the threads
-//! that block on Git and forges; `persistence` is what outlives a process. No decision is made here: those are `core`'s.
+//! `node` is the standalone process and the round that it shares with `agent`; `controller` publishes what Git asks
+//! for; `gitops` has the threads that block on Git and forges; `persistence` is the state that outlives a process.
+//! All decisions are in `core`.
 
 pub mod agent;
 pub mod controller;
@@ -13,7 +14,7 @@ pub mod process;
 
 use jiff::Timestamp;
 
-/// The time now.
+/// The current time.
 pub fn now() -> Timestamp {
     Timestamp::now()
 }

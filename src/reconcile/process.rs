@@ -1,12 +1,13 @@
-//! What every process that runs on has around its loop: the signals that end it, and the error for what could not be started.
+//! What every long-running process shares around its loop: the signals that end it, and the error for what could not
+//! be started.
 //!
-//! Deliberately absent: what is done at the end.
+//! Not here: what a process does on exit (`node`, `agent`, `controller`).
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// A thread, a server or a signal handler could not be had.
+/// A thread, a server or a signal handler could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("start {what}")]
 pub struct StartError {
@@ -16,12 +17,12 @@ pub struct StartError {
 }
 
 impl StartError {
-    /// Says what was to be started.
+    /// Maps an IO error; `what` could not be started.
     pub fn of(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self { what, source }
     }
 
-    /// A thread without which there is nothing to do has ended.
+    /// A thread without which the process cannot work has ended.
     pub fn ended(what: &'static str) -> Self {
         Self { what, source: io::Error::other("it has ended") }
     }
@@ -35,13 +36,13 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// From now on these signals end nothing by themselves.
+    /// From now on these signals no longer end the process themselves.
     pub fn listen() -> Result<Self, StartError> {
         let handler = |kind| signal(kind).map_err(StartError::of("a signal handler"));
         Ok(Self { terminate: handler(SignalKind::terminate())?, interrupt: handler(SignalKind::interrupt())? })
     }
 
-    /// Waits until somebody wants the process to end.
+    /// Waits for one of the signals.
     pub async fn asked(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,17 +1,17 @@
-//! Whether the loop turns, and whether what it is for is done.
+//! Liveness and readiness of the process, set by its loop and read by the probes.
 //!
-//! Deliberately absent: any opinion of what readiness is. The loop says so.
+//! The loop decides what readiness means.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The loop promises to turn at least this often, whether or not anything happens.
+/// The longest interval between two heartbeats of a working loop, whether or not anything happens.
 pub const TURN: Duration = Duration::from_mins(1);
 
-/// A loop that has not turned for this long hangs: twice what it promises, for a long round is no fault.
+/// A loop without a heartbeat for this long hangs. This is twice the interval, because a long round is no fault.
 const HANGS: Duration = Duration::from_mins(2);
 
-/// What the loop says of itself. A clone is another handle on the same.
+/// The state that the loop reports. A clone is another handle on the same state.
 #[derive(Debug, Clone)]
 pub struct Health(Arc<Mutex<State>>);
 
@@ -19,7 +19,7 @@ pub struct Health(Arc<Mutex<State>>);
 struct State {
     beat: Instant,
     ready: Result<(), String>,
-    /// What is told beside that, and is no reason not to be ready.
+    /// A problem that does not affect readiness.
     remark: Option<String>,
 }
 
@@ -36,32 +36,32 @@ impl Health {
         Self(Arc::new(Mutex::new(State { beat: Instant::now(), ready, remark: None })))
     }
 
-    /// The loop turns. It promises to say so every [`TURN`] at least.
+    /// A heartbeat of the loop: at least one every [`TURN`].
     pub fn beat(&self) {
         self.with(|state| state.beat = Instant::now());
     }
 
-    /// What the process is for is done; or why not, in words for people.
+    /// Sets readiness; an error is the reason as text for operators.
     pub fn set_ready(&self, ready: Result<(), String>) {
         self.with(|state| state.ready = ready);
     }
 
-    /// Something that a person should see, and that keeps nothing from being done; none: there is nothing.
+    /// Sets a problem that operators should see and that does not affect readiness; none: there is none.
     pub fn set_remark(&self, remark: Option<String>) {
         self.with(|state| state.remark = remark);
     }
 
-    /// Whether the loop turns.
+    /// Whether the loop is alive.
     pub(super) fn alive(&self) -> Result<(), String> {
         judge(self.with(|state| state.beat.elapsed()))
     }
 
-    /// Whether all is done.
+    /// Whether the process is ready.
     pub(super) fn ready(&self) -> Result<(), String> {
         self.with(|state| state.ready.clone())
     }
 
-    /// What a person should see beside that.
+    /// The problem that does not affect readiness.
     pub(super) fn remark(&self) -> Option<String> {
         self.with(|state| state.remark.clone())
     }
@@ -71,7 +71,7 @@ impl Health {
     }
 }
 
-/// Of a loop that has been silent for this long.
+/// Judges a loop by the time since its last heartbeat.
 fn judge(silence: Duration) -> Result<(), String> {
     if silence < HANGS {
         return Ok(());

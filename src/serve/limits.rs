@@ -1,10 +1,12 @@
-//! A listener for a server that anybody on the network may find: few connections at a time, few from one address, and none for long.
+//! A listener with limits, for a server that is reachable by any host on the network: it bounds the number of
+//! connections, the number from one address, and the lifetime of each.
 //!
-//! Nobody waits to be accepted. Where there is no room the connection that has been idle longest gives way, and one that has asked
-//! something is younger than one that has not; so who opens connections and says nothing keeps nobody out, least of all the
-//! kubelet. What comes from the node's own address, as the probes of a process in the node's network do, has places that no
-//! stranger can take. Deliberately absent: HTTP. What is not said within a connection's life is not listened to, header or body,
-//! slowly or not at all.
+//! No client waits to be accepted. If all places are taken, the connection that has been idle longest is closed. A
+//! connection that has sent something counts as younger than one that has not, so that a client which opens
+//! connections and sends nothing keeps no other client out, least of all the kubelet. Connections from the node's own
+//! address, such as probes of a process in the host network, have separate places that no other host can take. Not
+//! here: HTTP (the parent module). Whatever a client, fast or slow, has not sent within its connection's lifetime is
+//! not read, be it header or body.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,19 +22,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
-/// So many connections of strangers are open at a time. Two Prometheus servers and a kubelet need three.
+/// The most connections from other hosts at a time. Two Prometheus servers and a kubelet need three.
 const PLACES: usize = 32;
 
-/// So many of them are from one address.
+/// The most of them from one address.
 const OF_ONE_ADDRESS: usize = 8;
 
-/// So many are open from the address that they lead to: from this node itself.
+/// The most connections from the address that they lead to, that is from this node itself.
 const OF_THIS_NODE: usize = 8;
 
-/// So long a connection lives: from its beginning to the last byte of the only answer.
+/// The lifetime of a connection, from its beginning to the last byte of its only response.
 const LIFE: Duration = Duration::from_secs(5);
 
-/// Accepts everybody, and has room for few.
+/// Accepts every connection, and keeps few.
 pub(super) struct Limited {
     listener: TcpListener,
     places: Arc<Mutex<Places>>,
@@ -63,7 +65,7 @@ impl Listener for Limited {
     }
 }
 
-/// Whose a connection is.
+/// The origin of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Guest {
     ThisNode,
@@ -80,14 +82,14 @@ struct Places {
 #[derive(Debug)]
 struct Taken {
     guest: Guest,
-    /// Something was read from it.
+    /// The client has sent something.
     has_spoken: bool,
-    /// Dropped to show the guest out.
+    /// Dropped to close the connection.
     _stay: oneshot::Sender<()>,
 }
 
 impl Places {
-    /// Gives a place to a guest, and shows out whoever has to give way for it.
+    /// Gives a place to a connection, and closes the one that has to make room for it.
     fn give(&mut self, guest: Guest) -> (u64, oneshot::Receiver<()>) {
         match guest {
             Guest::ThisNode => self.make_room(OF_THIS_NODE, |other| other == Guest::ThisNode),
@@ -103,7 +105,7 @@ impl Places {
         (number, shown_out)
     }
 
-    /// Leaves room for one more among these guests.
+    /// Makes room for one more connection among those selected.
     fn make_room(&mut self, places: usize, among: impl Fn(Guest) -> bool) {
         let those = || self.taken.iter().filter(|(_, taken)| among(taken.guest));
         if those().count() >= places
@@ -117,7 +119,7 @@ impl Places {
 /// One place, given back when it is dropped.
 struct Place {
     number: u64,
-    /// None once it has come: it must not be asked again.
+    /// None once it has fired: it must not be polled again.
     shown_out: Option<oneshot::Receiver<()>>,
     places: Arc<Mutex<Places>>,
 }
@@ -128,7 +130,7 @@ impl Place {
         Self { number, shown_out: Some(shown_out), places: Arc::clone(places) }
     }
 
-    /// Whether the guest has to go; the task is woken when it has.
+    /// Whether the connection has to close. The task is woken when it has.
     fn is_lost(&mut self, context: &mut Context<'_>) -> bool {
         if self.shown_out.as_mut().is_some_and(|out| Pin::new(out).poll(context).is_ready()) {
             self.shown_out = None;
@@ -155,7 +157,7 @@ fn with<T>(places: &Mutex<Places>, look: impl FnOnce(&mut Places) -> T) -> T {
     look(&mut places.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// A connection that ends after [`LIFE`], whoever is to speak, and when its place is another's.
+/// A connection that ends after [`LIFE`], whichever side is to send, or when its place is given to another.
 pub(super) struct Connection {
     stream: TcpStream,
     end: Pin<Box<Sleep>>,

@@ -1,6 +1,6 @@
-//! The values of metrics, kept until they are scraped.
+//! The values of the metrics, kept until they are scraped.
 //!
-//! What is never set is never shown: a controller has no exits. Not here: names and texts (`page`).
+//! A metric that is never set is never shown: a controller has no exits. Not here: names and help texts (`page`).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,13 +13,13 @@ use super::scrape::{ScrapeRelay, ScrapeRequests};
 use crate::core::compile::counters::Counters;
 use crate::core::report::drift::DriftClass;
 
-/// Upper ends of the histogram of rounds, in seconds: from a round with nothing to do to that of a new node.
+/// Upper bounds of the histogram of rounds, in seconds: from a round with nothing to do to that of a new node.
 const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
 /// What a pending commit waits for ([`PendingReason::word`](crate::core::admission::PendingReason::word)).
 const REASONS: [&str; 3] = ["ChangeWindowClosed", "SignatureRefused", "Suspended"];
 
-/// What a process counts and measures. A clone is another handle on the same.
+/// What a process counts and measures. A clone is another handle on the same values.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
 
@@ -30,7 +30,7 @@ struct Inner {
     api: OnceLock<ApiErrorSource>,
 }
 
-/// Gives the API server's errors when the page is written.
+/// Returns the API server's errors when the page is written.
 struct ApiErrorSource(Box<dyn Fn() -> ApiErrorCounts + Send + Sync>);
 
 impl fmt::Debug for ApiErrorSource {
@@ -39,7 +39,7 @@ impl fmt::Debug for ApiErrorSource {
     }
 }
 
-/// What failed at the API server.
+/// The counts of failures at the API server.
 #[derive(Debug, Clone, Default)]
 pub struct ApiErrorCounts {
     /// Requests, by operation: `patch egressnodes/status`.
@@ -48,12 +48,12 @@ pub struct ApiErrorCounts {
     pub watches: BTreeMap<&'static str, u64>,
 }
 
-/// What became of a preview of a pull request.
+/// The result of a preview of a pull request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PreviewResult {
     /// It was posted or updated.
     Posted,
-    /// The pull request had it already.
+    /// The pull request already had it.
     Unchanged,
     /// It could not be made or posted.
     Failed,
@@ -69,7 +69,7 @@ impl PreviewResult {
     }
 }
 
-/// Everything that was set.
+/// All values that were set.
 #[derive(Debug)]
 pub(super) struct Values {
     pub(super) reconciled: Option<Reconciled>,
@@ -86,7 +86,7 @@ pub(super) struct Values {
     pub(super) suspended: BTreeMap<String, u64>,
 }
 
-/// Rounds.
+/// The values of rounds.
 #[derive(Debug)]
 pub(super) struct Reconciled {
     pub(super) succeeded: u64,
@@ -101,7 +101,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// With nothing set yet.
+    /// No value is set yet.
     pub fn new() -> Self {
         let values = Values {
             reconciled: None,
@@ -120,7 +120,7 @@ impl Metrics {
         Self(Arc::new(Inner { values: Mutex::new(values), asking: ScrapeRelay::default(), api: OnceLock::new() }))
     }
 
-    /// A round ended.
+    /// Counts a round.
     pub fn reconciled(&self, succeeded: bool, took: Duration) {
         self.tell(|values| {
             let new = || Reconciled { succeeded: 0, failed: 0, took: Histogram::new(BUCKETS) };
@@ -130,7 +130,7 @@ impl Metrics {
         });
     }
 
-    /// That many objects had drifted. Zero is worth a call once: `increase()` needs a first value.
+    /// Counts objects that had drifted. One call with zero is useful: `increase()` needs a first value.
     pub fn drift(&self, class: DriftClass, objects: usize) {
         self.tell(|values| {
             let new = || [DriftClass::Missing, DriftClass::Extra, DriftClass::Changed].map(|class| (class, 0)).into();
@@ -139,35 +139,35 @@ impl Metrics {
         });
     }
 
-    /// So many objects drifted and are not corrected yet.
+    /// The number of objects that drifted and are not corrected yet.
     pub fn drift_open(&self, objects: usize) {
         self.tell(|values| values.drift_open = Some(objects));
     }
 
-    /// How many exits the node is the gateway of, and of how many it is only a source.
+    /// The number of exits of which the node is a gateway, and of those of which it is only a source.
     pub fn exits(&self, gateway: usize, source: usize) {
         self.tell(|values| values.exits = Some((gateway, source)));
     }
 
-    /// How many pods of this node some policy selects.
+    /// The number of pods of this node that a policy selects.
     pub fn members(&self, pods: usize) {
         self.tell(|values| values.members = Some(pods));
     }
 
-    /// What the kernel has counted, as [`Totals`](crate::core::compile::counters::Totals) sums it up. Exits and policies that are
-    /// not among it are shown no more.
+    /// The kernel's counters, as [`Totals`](crate::core::compile::counters::Totals) sums them up. Exits and policies
+    /// that are missing in it are no longer shown.
     pub fn counters(&self, counters: &Counters) {
         self.tell(|values| values.counters = Some(counters.clone()));
     }
 
-    /// Git answered then, with a new commit or without.
+    /// The time of Git's last answer, with a new commit or without.
     pub fn git_fetched(&self, at: SystemTime) {
         self.tell(|values| values.git_fetched = Some(at));
     }
 
-    /// Where the API server's errors come from. Only the first call counts: a process has one API server.
+    /// The source of the API server's errors. Only the first call counts: a process has one API server.
     pub fn api_errors(&self, source: impl Fn() -> ApiErrorCounts + Send + Sync + 'static) {
-        // An error says that there is a source already.
+        // An error means that there is a source already.
         let _ = self.0.api.set(ApiErrorSource(Box::new(source)));
     }
 
@@ -175,7 +175,7 @@ impl Metrics {
         self.0.api.get().map(|source| (source.0)())
     }
 
-    /// What became of a preview. None is worth a call once: `increase()` needs a first value.
+    /// Counts the result of a preview. One call with none is useful: `increase()` needs a first value.
     pub fn preview(&self, became: Option<PreviewResult>) {
         self.tell(|values| {
             let new = || {
@@ -204,17 +204,17 @@ impl Metrics {
         });
     }
 
-    /// What the newest commit waits for, if it does: one of [`REASONS`].
+    /// What the newest commit waits for, if it is pending: one of [`REASONS`].
     pub fn commit_pending(&self, reason: Option<&'static str>) {
         self.tell(|values| values.pending = REASONS.map(|one| (one, reason == Some(one))).into());
     }
 
-    /// What is suspended, and until when, in seconds since the epoch. What is not among it is shown no more.
+    /// What is suspended, and until when, in seconds since the epoch. What is missing in it is no longer shown.
     pub fn suspended(&self, until: BTreeMap<String, u64>) {
         self.tell(|values| values.suspended = until);
     }
 
-    /// The end where the kernel's counters are asked for; the loop that reads them listens there.
+    /// The receiving end of requests for the kernel's counters, for the loop that reads them.
     pub fn questions(&self) -> ScrapeRequests {
         self.0.asking.listen()
     }

@@ -1,8 +1,9 @@
-//! The HTTP server of a process that runs: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever restarts or waits.
+//! The HTTP server of a long-running process: `/metrics` for Prometheus, `/healthz` and `/readyz` for the kubelet's
+//! probes.
 //!
-//! Whatever is asked here, the loop goes on: it tells what it knows ([`Metrics`], [`Health`]), and what it counts in the kernel
-//! only when somebody wants to know ([`Questions`]). Deliberately absent: TLS and passwords, because nothing here changes anything
-//! and no secret is among it; who may ask is the network's to say.
+//! Requests do not stop the loop: it sets what it knows ([`Metrics`], [`Health`]), and reads the kernel's counters
+//! only when a scrape requests them ([`ScrapeRequests`]). There is no TLS and no authentication, because a request
+//! changes nothing and a response contains no secret; restrict access by network means.
 
 mod health;
 mod limits;
@@ -28,36 +29,37 @@ pub use metrics::{ApiErrorCounts, Metrics, PreviewResult};
 pub use page::{FAMILIES, MetricFamily};
 pub use scrape::{ScrapeRequest, ScrapeRequests};
 
-/// The running server. It ends when this is dropped; answers that are on their way are given.
+/// The running server. It stops when this is dropped; responses in progress are completed.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    /// Nothing is ever sent: that it is dropped is the message.
+    /// Nothing is ever sent: dropping it is the signal.
     _stop: oneshot::Sender<()>,
 }
 
 impl Server {
-    /// Where it listens: with the port that the kernel chose, if 0 was asked for.
+    /// The address that it listens on, with the port that the kernel chose if 0 was requested.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// Listens, and answers on the present runtime. An error says what is wrong with the address, a port in use for instance.
+/// Listens, and serves on the current runtime. An error says what is wrong with the address, for instance a port in
+/// use.
 pub fn start(listen: SocketAddr, health: Health, metrics: Metrics) -> io::Result<Server> {
     let told = |error: io::Error| io::Error::new(error.kind(), format!("listen on {listen}: {error}"));
     let listener = limits::Limited::bind(listen).map_err(told)?;
     let address = axum::serve::Listener::local_addr(&listener).map_err(told)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let served = axum::serve(listener, router(health, metrics)).with_graceful_shutdown(async {
-        // An error is the sender's end, which is what is waited for.
+        // An error means that the sender was dropped, which is the signal.
         let _ = stopped.await;
     });
     tokio::spawn(async { served.await });
     Ok(Server { address, _stop: stop })
 }
 
-/// Other methods are 405, other paths 404.
+/// Other methods get 405, other paths 404.
 fn router(health: Health, metrics: Metrics) -> Router {
     let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(health);
     let metrics = Router::new().route("/metrics", get(exposition)).with_state(metrics);
@@ -89,7 +91,7 @@ async fn exposition(State(metrics): State<Metrics>) -> Response {
     }
 }
 
-/// Who comes every half a minute needs no connection in between.
+/// A client that comes every half minute needs no connection in between.
 async fn last_of_its_connection(mut response: Response) -> Response {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response

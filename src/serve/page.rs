@@ -1,7 +1,7 @@
-//! The metrics' names and texts, and the page that Prometheus reads: OpenMetrics.
+//! The metrics' names and help texts, and the page in OpenMetrics format that Prometheus scrapes.
 //!
-//! All labels are bounded: by what is written here, by the operations and resources of the API server that Egret knows, and by the exits
-//! and policies that the node has now. Not here: the values (`metrics`).
+//! All labels are bounded: by the values in this file, by the operations and resources of the API server that Egret
+//! knows, and by the exits and policies that the node has now. Not here: the values (`metrics`).
 
 use std::fmt;
 use std::time::SystemTime;
@@ -24,7 +24,7 @@ use crate::core::state::nft::RuleCounter;
 /// The format's name (OpenMetrics 1.0.0, "Overall Structure").
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// A family of metrics: what a scrape can have of one name.
+/// A metric family: all series of one name.
 #[derive(Debug)]
 pub struct MetricFamily {
     stem: &'static str,
@@ -32,7 +32,7 @@ pub struct MetricFamily {
     kind: MetricType,
     /// The labels of each series.
     pub labels: &'static [&'static str],
-    /// What it counts.
+    /// The help text.
     pub help: &'static str,
 }
 
@@ -47,14 +47,14 @@ impl MetricFamily {
         Self { stem, unit, kind, labels, help }
     }
 
-    /// As `# TYPE` has it: without the suffix of a sample.
+    /// The name as in `# TYPE`: without the suffix of a sample.
     pub fn name(&self) -> String {
         let unit = self.unit.as_ref().map_or("", |unit| unit.as_str());
         let sep = if unit.is_empty() { "" } else { "_" };
         format!("egret_{}{sep}{unit}", self.stem)
     }
 
-    /// As a query has it: with the suffix of a counter or of an info. A histogram has three.
+    /// The name as in a query: with the suffix of a counter or of an info. A histogram has three.
     pub fn sample(&self) -> String {
         let suffix = match self.kind {
             MetricType::Counter => "_total",
@@ -128,13 +128,13 @@ impl Collector for Page {
     }
 }
 
-/// What a family of counters has: the labels of each, and its value.
+/// The series of a family of counters: the labels of each, and its value.
 type Series<'a, const LABELS: usize> = Vec<([(&'a str, &'a str); LABELS], u64)>;
 
 struct Writer<'a, 'e>(&'a mut DescriptorEncoder<'e>);
 
 impl Writer<'_, '_> {
-    /// The only place where a name goes into the page: one that is not in [`FAMILIES`] is an error.
+    /// The only place where a name is written to the page: one that is not in [`FAMILIES`] is an error.
     fn family(&mut self, stem: &str) -> Result<MetricEncoder<'_>, fmt::Error> {
         let family = FAMILIES.iter().find(|family| family.stem == stem).ok_or(fmt::Error)?;
         self.0.encode_descriptor(family.stem, family.help, family.unit.as_ref(), family.kind)
@@ -190,7 +190,7 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// What the node has to do.
+    /// The node's duties.
     fn node(&mut self, values: &Values) -> fmt::Result {
         if let Some((gateway, source)) = values.exits {
             let number = |exits| u64::try_from(exits).unwrap_or(u64::MAX);
@@ -232,7 +232,7 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// What the kernel counted.
+    /// The kernel's counters.
     fn counted(&mut self, counters: &Counters) -> fmt::Result {
         let Counters { leak_guard, start_guard, tunnel, exits, policies } = counters;
         self.counter("leak_guard_dropped_packets", leak_guard.packets)?;

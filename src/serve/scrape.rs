@@ -1,7 +1,8 @@
-//! Asking the loop for the kernel's counters: when somebody wants to see them, and never otherwise. An idle node sleeps.
+//! Requests for the kernel's counters, from a scrape to the loop. The counters are read only for a scrape, so that an
+//! idle node sleeps.
 //!
-//! The loop answers between two of its turns. Who asks waits for [`PATIENCE`] at most and then sees what was last known, so that
-//! neither waits for the other. Deliberately absent: how they are read.
+//! The loop answers between two of its rounds. A scrape waits for [`PATIENCE`] at most and then shows the last known
+//! values, so that neither blocks the other. Not here: how counters are read (`kernel`).
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -12,18 +13,19 @@ use tokio::time::{Instant, timeout};
 
 use crate::core::compile::counters::Counters;
 
-/// So long an answer is waited for.
+/// The longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Who asks again so soon sees the same: whoever asks without pause must not keep the loop busy.
+/// A scrape this soon after another shows the same values: a client that scrapes without pause must not keep the loop
+/// busy.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// The loop's end: what is asked of it.
+/// The loop's end: receives the requests.
 #[derive(Debug)]
 pub struct ScrapeRequests(mpsc::Receiver<ScrapeRequest>);
 
 impl ScrapeRequests {
-    /// Waits for the next question; for ever where nobody asks any more. Giving up waiting loses nothing.
+    /// Waits for the next request; for ever if there is no sender any more. Cancelling the wait loses nothing.
     pub async fn next(&mut self) -> ScrapeRequest {
         match self.0.recv().await {
             Some(question) => question,
@@ -42,7 +44,7 @@ pub struct ScrapeRequest {
 type Record = Box<dyn FnOnce(&Counters) + Send>;
 
 impl ScrapeRequest {
-    /// Answers. An answer that comes late is shown to the next who asks.
+    /// Answers the request. A late answer is shown to the next scrape.
     pub fn answer(self, counters: &Counters) {
         (self.record)(counters);
         // Nobody waits any more.
@@ -60,12 +62,12 @@ impl fmt::Debug for ScrapeRequest {
 #[derive(Debug, Default)]
 pub(super) struct ScrapeRelay {
     to: Mutex<Option<mpsc::Sender<ScrapeRequest>>>,
-    /// When it was last asked. Held while an answer is waited for, so that one question is open at a time.
+    /// The time of the last request. Locked while an answer is awaited, so that one request is open at a time.
     asked: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl ScrapeRelay {
-    /// From now on questions go to who holds the other end.
+    /// Sends requests to the returned receiver from now on.
     pub(super) fn listen(&self) -> ScrapeRequests {
         let (sender, receiver) = mpsc::channel(1);
         *self.to.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);

@@ -1,8 +1,9 @@
-//! Webhooks: a forge says that somebody pushed or proposed something, and it is looked at now and not with the next poll.
+//! The webhook endpoint: a forge announces a push or a pull request, and Egret polls at once instead of at the next
+//! interval.
 //!
-//! GitHub, Gitea and Forgejo sign the body with HMAC-SHA256, GitLab sends the secret itself, and whoever else wants to may do as GitHub does.
-//! Nothing that a body says is believed but that something happened: what is fetched, and from where, is as it was configured. Deliberately
-//! absent: fetching, and polling, which goes on: a webhook may get lost.
+//! GitHub, Gitea and Forgejo sign the body with HMAC-SHA256, GitLab sends the secret itself, and any other sender can
+//! do as GitHub does. A request only triggers a poll; its body is not trusted otherwise: what is fetched, and from
+//! where, is as configured. Polling continues, because a webhook may get lost. Not here: fetching (`git`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,49 +24,50 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Server, last_of_its_connection, limits};
 
-/// The longest body that is read. A push of a thousand commits has one of about 2 MB.
+/// The longest body that is read, in bytes. A push of a thousand commits has one of about 2 MB.
 const LONGEST: usize = 4 << 20;
-/// So many requests a second are looked at, whoever they are from.
+/// The most requests per second, over all clients.
 const RATE: f64 = 5.0;
-/// So many may come at once.
+/// The most requests in a burst.
 const BURST: f64 = 20.0;
-/// Where reports branches are: Egret's own pushes are no news.
+/// The prefix of reports branches: Egret's own pushes are ignored.
 const OWN_BRANCHES: &str = "refs/heads/egret/reports/";
 
-/// What to listen to, and whom to believe.
+/// The address and the secret of a webhook.
 #[derive(Debug, Clone)]
 pub struct WebhookListener {
-    /// Where to listen.
+    /// The listen address.
     pub listen: SocketAddr,
-    /// A file with the secret; several lines are several secrets, so that one can be changed without a gap. Read anew for every request.
+    /// The secret's file. Several lines are several secrets, so that one can be rotated without a gap. It is read for
+    /// every request.
     pub secret_file: PathBuf,
-    /// The branch that policies are read from, where it is known: pushes to others are no news.
+    /// The branch that policies are read from, if it is known: pushes to others are ignored.
     pub branch: Option<String>,
-    /// Whether anybody wants to hear of pull requests.
+    /// Whether events of pull requests are wanted.
     pub pulls: bool,
 }
 
-/// What is heard.
+/// The received events.
 #[derive(Debug)]
 pub struct WebhookEvents {
-    /// Somebody pushed to a branch that counts.
+    /// Pushes to the branch.
     pub pushes: mpsc::Receiver<()>,
-    /// A pull request may be another than it was.
+    /// Pull requests that may have changed.
     pub pulls: mpsc::Receiver<()>,
 }
 
-/// Listens. Each push that counts is a message, and so is each word of a pull request.
+/// Listens. Each relevant push and each event of a pull request sends one message.
 pub fn start(options: WebhookListener) -> io::Result<(Server, WebhookEvents)> {
     let listen = options.listen;
     let told = |error: io::Error| io::Error::new(error.kind(), format!("listen on {listen}: {error}"));
-    // A secret that cannot be read would be noticed at the first push only.
+    // A secret that cannot be read would otherwise be noticed only at the first push.
     if secrets(&options.secret_file)?.is_empty() {
         let error = format!("{} holds no secret", options.secret_file.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, error));
     }
     let listener = limits::Limited::bind(listen).map_err(told)?;
     let address = axum::serve::Listener::local_addr(&listener).map_err(told)?;
-    // One that waits is enough: it says "look", and a look sees everything.
+    // One queued message is enough: it triggers a poll, and a poll reads everything.
     let (pushed, pushes) = mpsc::channel(1);
     let (proposed, pulls) = mpsc::channel(1);
     let state = Arc::new(Door { options, pushed, proposed, bucket: Mutex::new(Bucket::new(Instant::now())) });
@@ -140,7 +142,7 @@ async fn receive(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) 
         Some(reference) if door.is_other(&reference) && door.options.pulls => door.propose(),
         Some(reference) if door.is_other(&reference) => (StatusCode::OK, "ok, a push to another branch\n"),
         _ => {
-            // Full: a look is asked for already.
+            // Full: a poll is requested already.
             let _ = door.pushed.try_send(());
             (StatusCode::ACCEPTED, "looking\n")
         }
@@ -149,7 +151,7 @@ async fn receive(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) 
 
 impl Door {
     fn propose(&self) -> (StatusCode, &'static str) {
-        // Full: a look is asked for already.
+        // Full: a poll is requested already.
         let _ = self.proposed.try_send(());
         (StatusCode::ACCEPTED, "looking at pull requests\n")
     }
@@ -166,7 +168,7 @@ fn secrets(file: &Path) -> io::Result<Vec<String>> {
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(ToOwned::to_owned).collect())
 }
 
-/// By what a request says that it comes from who knows the secret.
+/// The proof that a request's sender knows the secret.
 enum Proof {
     /// HMAC-SHA256 of the body.
     Signature(Vec<u8>),
@@ -175,8 +177,8 @@ enum Proof {
 }
 
 impl Proof {
-    /// GitHub's `X-Hub-Signature-256: sha256=HEX`, which Gitea and Forgejo send as well; their own `X-Gitea-Signature: HEX`; GitLab's
-    /// `X-Gitlab-Token`.
+    /// GitHub's `X-Hub-Signature-256: sha256=HEX`, which Gitea and Forgejo send as well; their own
+    /// `X-Gitea-Signature: HEX`; GitLab's `X-Gitlab-Token`.
     fn of(headers: &HeaderMap) -> Option<Self> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let signed = text("x-hub-signature-256").and_then(|value| value.strip_prefix("sha256="));
@@ -187,7 +189,7 @@ impl Proof {
         }
     }
 
-    /// In a time that does not tell how much of it was right. Tokens are compared by their codes under the secret: these have one length.
+    /// Compares in constant time. Tokens are compared by their HMACs under the secret, because these have one length.
     fn holds(&self, secret: &str, body: &[u8]) -> bool {
         let code = |message: &[u8]| {
             let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).ok()?;
@@ -204,17 +206,17 @@ impl Proof {
     }
 }
 
-/// What a request tells of, in the forges' words.
+/// The kind of event, by the forges' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Push,
     Pull,
-    /// Comments are among it, Egret's own as well.
+    /// Includes comments, Egret's own as well.
     Other,
 }
 
 impl Kind {
-    /// Forges tell of more than pushes. Who does not say what it is about means a push.
+    /// Forges send more than pushes. A request that names no event means a push.
     fn of(headers: &HeaderMap) -> Self {
         let told = ["x-github-event", "x-gitea-event", "x-forgejo-event", "x-gitlab-event"]
             .into_iter()
@@ -227,8 +229,8 @@ impl Kind {
     }
 }
 
-/// `"ref"` of the body, wherever it comes first at the top. Enough is read of it to tell our own pushes; a body that is something else is
-/// a push to who knows where.
+/// The `ref` at the top level of the body. It serves to recognise Egret's own pushes; a body without one is a push to
+/// an unknown branch.
 fn pushed_to(body: &[u8]) -> Option<String> {
     let body: serde_json::Value = serde_json::from_slice(body).ok()?;
     body.get("ref")?.as_str().map(ToOwned::to_owned)
@@ -266,7 +268,7 @@ mod tests {
         assert!(believed(&[("x-gitlab-token", secret)], secret, body));
         assert!(!believed(&[("x-gitlab-token", "It's a Secret")], secret, body));
         assert!(!believed(&[], secret, body));
-        // A wrong signature is not mended by a right token.
+        // A correct token does not make up for a wrong signature.
         assert!(!believed(&[("x-gitea-signature", "00"), ("x-gitlab-token", secret)], secret, body));
     }
 

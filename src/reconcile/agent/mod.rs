@@ -1,7 +1,9 @@
-//! The agent: one node of a cluster, without Git and without secrets. It is told what is in force, and looks after its own node alone.
+//! The agent (`egret agent`): applies the published policies to the kernel of one node of a live cluster. It has no
+//! access to Git and no secrets.
 //!
-//! A pod that starts is a trigger here and nowhere else. While the API server is away the node goes on with what it knows. Deliberately
-//! absent: what a round does (`round`), who publishes (`controller`), and labels of nodes, which are the controller's.
+//! The agent reads policies from the custom resources that the controller writes. A pod that starts on the node
+//! triggers a round; no other process reacts to pod starts. While the API server is unavailable, the node keeps what
+//! it last knew. Not here: what a round does (`node::round`), publication and node labels (`controller`).
 
 pub mod policy_cache;
 pub mod status_writer;
@@ -42,44 +44,44 @@ use crate::reconcile::process::{StartError, Stop};
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 
-/// What `egret agent` was asked for, checked.
+/// The options of `egret agent`, validated.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
-    /// This node.
+    /// The node's name.
     pub node: NodeName,
-    /// Where memory is; a folder for the node below it.
+    /// The state folder; each node has a folder below it.
     pub state_folder: PathBuf,
-    /// Take everything away, and end.
+    /// Remove everything from the node, then exit.
     pub remove: bool,
-    /// Where metrics and health are served, if anywhere.
+    /// The address of metrics and health, if they are served.
     pub listen: Option<SocketAddr>,
 }
 
-/// Why the process ends with an error.
+/// Why the agent exits with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// There is another one.
+    /// Another Egret process holds the lock.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// Memory is out of reach.
+    /// The state store cannot be read or written.
     #[error(transparent)]
     Memory(#[from] StateStoreError),
-    /// The kernel cannot be spoken to.
+    /// The kernel cannot be accessed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// It is not known where the API server is, or what was to be taken away there is not.
+    /// The API server's address is unknown, or the objects to remove do not exist there.
     #[error(transparent)]
     Live(#[from] ApiError),
-    /// Something could not be taken away.
+    /// Something could not be removed.
     #[error(transparent)]
     Round(#[from] RoundError),
-    /// A server or a signal handler could not be had.
+    /// A server or a signal handler could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
 }
 
 impl AgentError {
-    /// What to do about it.
+    /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Lock(_) => Some(
@@ -94,7 +96,7 @@ impl AgentError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT, which leave the datapath in force.
+/// Runs until SIGTERM or SIGINT. Both leave the datapath applied.
 pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let _lock = Lock::take()?;
     let memory = StateStore::open(&options.state_folder.join(options.node.as_str()))?;
@@ -128,12 +130,12 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     Agent::new(RoundDriver::new(engine, telling, seed), shelf, teller).forever(events).await
 }
 
-/// What the loop holds.
+/// The state of the agent's loop.
 struct Agent {
     keeper: RoundDriver,
     shelf: PolicyCache,
     teller: StatusWriter,
-    /// Why what is published is not in force.
+    /// Why the published policies are not applied.
     not_taken: Option<CacheError>,
     /// Why the last round failed.
     failed: Option<String>,
@@ -142,16 +144,16 @@ struct Agent {
     unfit: BTreeMap<String, String>,
     refused: RefusedParts,
     kernel: String,
-    /// Which boot of the node this is; as the kubelet reads it.
+    /// The node's boot ID, as the kubelet reads it.
     boot_id: String,
-    /// What was last said.
+    /// The status that was last reported.
     said: NodeStatus,
-    /// Whether others see this node as a gateway, and how often somebody took that away while it was one.
+    /// Whether other nodes see this node's status, and how often a client removed it while they needed it.
     seen: bool,
     lost: u64,
 }
 
-/// What woke the loop.
+/// The event that woke the loop.
 enum Trigger {
     Cluster(Changed),
     Kernel(Result<KernelEvent, KernelError>),
@@ -219,7 +221,8 @@ impl Agent {
         }
     }
 
-    /// Whether enough is known to do anything: until all lists are in, what is missing may only not have come yet.
+    /// Whether the agent knows enough to act. Until all lists are complete, a missing object may only not have
+    /// arrived yet.
     fn is_told(&self) -> bool {
         self.watching().is_some_and(ClusterWatch::synced) && self.keeper.intent.is_some()
     }
@@ -228,7 +231,7 @@ impl Agent {
         self.keeper.engine.cluster.watching()
     }
 
-    /// Takes news of the cluster in; tells whether a round is due because of them.
+    /// Takes in a change of the cluster. Returns whether it makes a round due.
     fn heard(&mut self, changed: Changed) -> bool {
         let Some(watching) = self.keeper.engine.cluster.watching() else { return false };
         if changed.faults {
@@ -249,7 +252,8 @@ impl Agent {
             due |= told.serving != now || told.unfit != cannot;
             told.serving = now;
             told.unfit = cannot;
-            // What this agent said before it was started anew: an address is not here since now because of that.
+            // The status from before a restart of this agent: a restart does not change since when an address is
+            // there.
             if changed.synced
                 && let Some(own) = nodes.get(&self.keeper.engine.node)
             {
@@ -268,14 +272,14 @@ impl Agent {
         due
     }
 
-    /// Takes over what is published, if it is whole. Tells whether something else is asked for now.
+    /// Takes over the published policies if they are complete. Returns whether the desired revision changed.
     fn take_over(&mut self) -> bool {
         let Some(view) = self.watching().map(ClusterWatch::view) else { return false };
         let specs: Vec<(String, Value)> =
             view.policies.iter().map(|(name, policy)| (name.clone(), policy.spec.clone())).collect();
         let head = match view.config.as_ref().map(|config| &config.spec) {
             None => {
-                // Nothing was ever published, or it was all taken away by hand: neither is a reason to let packets out.
+                // Nothing was ever published, or a user deleted all of it. Neither is a reason to let packets out.
                 tracing::info!("nothing is published in the cluster; what is in force stays");
                 return false;
             }
@@ -314,7 +318,7 @@ impl Agent {
                     active,
                     fetched: true,
                 });
-                // What was in the way is gone and nothing is to be done: only that is to be said.
+                // The obstacle is gone and nothing else changed: only the status changes.
                 if same && refused {
                     self.say();
                 }
@@ -327,7 +331,7 @@ impl Agent {
     fn refuse(&mut self, why: CacheError) -> bool {
         if self.not_taken.as_ref() != Some(&why) {
             match &why {
-                // A publication in the making is seen from the middle as a rule.
+                // Watches usually see a publication while the controller is still writing it.
                 CacheError::Partial { .. } => tracing::debug!("{why}; what is in force stays"),
                 CacheError::Stale { .. } | CacheError::Unreadable(_) => tracing::warn!("{why}; what is in force stays"),
             }
@@ -337,7 +341,7 @@ impl Agent {
         false
     }
 
-    /// Lets a burst end, so that it is one round.
+    /// Waits for a burst of events to end, so that it becomes one round.
     async fn gather(&mut self, kernel: &mut KernelWatch) -> Result<(), AgentError> {
         let until = Instant::now() + self.keeper.gathering();
         loop {
@@ -387,7 +391,7 @@ impl Agent {
         self.say();
     }
 
-    /// The drift that was just put right stands first among what was.
+    /// The drift that was just corrected is at the front of the report's corrected drift.
     fn note_drift(&self, objects: usize) {
         let texts = self.keeper.engine.report.corrected.iter().take(objects).map(|record| {
             let by = record.by.as_ref().map_or("another process", |by| by.guess.as_str());
@@ -405,7 +409,7 @@ impl Agent {
         }
     }
 
-    /// Says how the node stands, if that is different from what was said.
+    /// Reports the node's status if it differs from the last report.
     fn say(&mut self) {
         let Some(watching) = self.keeper.engine.cluster.watching() else { return };
         let Some(uid) = watching.view().nodes.get(&self.keeper.engine.node).map(|meta| meta.uid.clone()) else {

@@ -1,6 +1,7 @@
-//! What is published, as an agent takes it in: policies one by one as they change, and the head that says which of them belong together.
+//! The agent's cache of published policies. Policies are read one by one as they change; the EgressConfig says which
+//! of them form one set.
 //!
-//! Deliberately absent: watching, and what a policy's spec means (`core::policy::published`).
+//! Not here: watching (`cluster::live`), and the meaning of a policy's spec (`core::policy::published`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,56 +11,56 @@ use serde_json::Value;
 use crate::core::policy::published::{digest_of, hash_of, read_config, read_grants, read_policy, spec};
 use crate::core::policy::{Policy, PolicySet};
 
-/// The head, as far as an agent needs it.
+/// What an agent needs of the EgressConfig.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PublishedHead {
     /// The commit of the policy repository.
     pub revision: String,
-    /// Its first line.
+    /// The first line of the commit's message.
     pub summary: String,
-    /// The generation of the leader that wrote it.
+    /// The fencing token of the leader that wrote it.
     pub fence: i64,
-    /// How many policies there are.
+    /// The number of policies.
     pub count: usize,
-    /// By what they are known to be whole.
+    /// The digest by which an agent recognises that the set is complete.
     pub digest: String,
     /// The values of egret.yaml.
     pub config: Value,
 }
 
-/// Why what is published is not taken over. What was in force stays.
+/// Why published policies are not taken over. The active set stays.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CacheError {
-    /// Not all that belongs together is here yet, or somebody edited a policy in the cluster.
+    /// Not all policies of the set have arrived yet, or a user edited one in the cluster.
     #[error("the {found} policies published are not the {count} of commit {revision} yet")]
     Partial {
-        /// How many there are.
+        /// The number found.
         found: usize,
-        /// How many there should be.
+        /// The number expected.
         count: usize,
-        /// Of which commit.
+        /// The commit they belong to.
         revision: String,
     },
-    /// A leader that is none any more wrote it.
+    /// A leader that has since lost leadership wrote it.
     #[error("commit {revision} was published by leader {fence}, and leader {known} has published since")]
     Stale {
         /// The commit.
         revision: String,
-        /// Who published it.
+        /// The fencing token of its publisher.
         fence: i64,
-        /// Who did later.
+        /// The highest fencing token known.
         known: i64,
     },
-    /// Another version of Egret wrote it, or somebody else.
+    /// Another version of Egret, or another client, wrote it.
     #[error("cannot be read: {0}")]
     Unreadable(String),
 }
 
-/// Everything that was read so far.
+/// All policies read so far.
 #[derive(Debug, Default)]
 pub struct PolicyCache {
     read: BTreeMap<String, Read>,
-    /// The highest fence that was accepted.
+    /// The highest fencing token accepted.
     fence: i64,
 }
 
@@ -70,12 +71,12 @@ struct Read {
 }
 
 impl PolicyCache {
-    /// Begins with the fence that was accepted before a restart.
+    /// Starts with the fencing token accepted before a restart.
     pub fn new(fence: i64) -> Self {
         Self { fence, read: BTreeMap::new() }
     }
 
-    /// Takes in all policies as they are published now; only those that are new or changed are read.
+    /// Takes in all policies as they are published now. Only new and changed ones are parsed.
     pub fn update<'v>(&mut self, policies: impl IntoIterator<Item = (&'v String, &'v Value)>) {
         let mut before = std::mem::take(&mut self.read);
         for (name, written) in policies {
@@ -85,7 +86,7 @@ impl PolicyCache {
         }
     }
 
-    /// The set that a head describes, if all of it is here.
+    /// The set that the EgressConfig describes, if it is complete.
     pub fn take(&mut self, head: &PublishedHead) -> Result<Arc<PolicySet>, CacheError> {
         if head.fence < self.fence {
             return Err(CacheError::Stale { revision: head.revision.clone(), fence: head.fence, known: self.fence });
@@ -106,14 +107,14 @@ impl PolicyCache {
         Ok(Arc::new(PolicySet { policies, config, grants, ..PolicySet::default() }))
     }
 
-    /// The highest fence that was accepted.
+    /// The highest fencing token accepted.
     pub fn fence(&self) -> i64 {
         self.fence
     }
 }
 
 impl Read {
-    /// The hash is that of the policy as it is printed, not as the API server gives it back: it may add defaults.
+    /// The hash is of the policy as Egret prints it, not as the API server returns it: the server may add defaults.
     fn new(name: &str, written: &Value) -> Self {
         let outcome = read_policy(name, written).map_err(|fault| fault.to_string());
         let outcome = outcome.map(|policy| {
@@ -146,7 +147,7 @@ mod tests {
         shelf.update(&written);
     }
 
-    /// The head that a controller writes for these policies.
+    /// The EgressConfig that a controller writes for these policies.
     fn head(fence: i64, policies: &[(&str, &str)]) -> PublishedHead {
         let written: BTreeMap<String, Value> =
             policies.iter().map(|(name, address)| ((*name).to_owned(), policy(name, address))).collect();

@@ -1,9 +1,9 @@
-//! The status writer: writes an agent's status of its node, when there is something new. On a task of its own, so that an API server that is
-//! slow or away holds up no round.
+//! The status writer: writes an agent's status of its node when it changes. It runs as its own task, so that a slow
+//! or unavailable API server delays no round.
 //!
-//! Counts of pods wait: a pod's start costs no write. A status that another client deleted or changed is written again: at once where the
-//! agent watches it, as a gateway does, else at the next check. Events have a task of their own beside it. Not here: what a status holds
-//! (`core::status`).
+//! Pod counts are delayed, so that the start of a pod costs no write. A status that another client deleted or changed
+//! is written again: at once if the agent watches it, as a gateway does, else at the next check. Events have a
+//! separate task. Not here: what a status contains (`core::status`).
 
 use std::time::Duration;
 
@@ -17,25 +17,25 @@ use crate::core::name::NodeName;
 use crate::core::status::{NodeStatus, Reason};
 use crate::telemetry::chain;
 
-/// So late counts of pods may be told that nothing else has been said since.
+/// The longest delay of pod counts if nothing else of the status changes.
 const COUNTS: Duration = Duration::from_mins(5);
 
-/// How often an agent looks whether what it said still stands: a read of one object.
+/// How often the agent checks that its status still stands: one GET of one object.
 const LOOK: Duration = Duration::from_mins(10);
 
-/// What is to be told.
+/// A status to write.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StatusUpdate {
     /// The status.
     pub status: NodeStatus,
-    /// The Node's uid: what is told of a node goes with it.
+    /// The Node's UID: the object has the Node as its owner.
     pub uid: String,
-    /// How often the object was seen to be taken away: then all of it is written anew.
+    /// How often the object was seen deleted. If the count rises, all of it is written again.
     pub lost: u64,
 }
 
 impl StatusUpdate {
-    /// The same without what can wait.
+    /// The same update without what can wait.
     fn pressing(&self) -> Self {
         let mut word = self.clone();
         word.status.members = 0;
@@ -44,21 +44,21 @@ impl StatusUpdate {
     }
 }
 
-/// Something that a person should see beside the Node.
+/// An event to record on the Node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventNote {
-    /// The Node's uid.
+    /// The Node's UID.
     pub uid: String,
-    /// Why.
+    /// The event's reason.
     pub reason: Reason,
-    /// A sentence, without anything that is different each time.
+    /// The message. It contains nothing that varies from one occurrence to the next.
     pub text: String,
 }
 
-/// So many events wait at most. They are for people: while the API server is away more of them help nobody.
+/// The most events that are queued. They are for operators: more are of no use while the API server is unavailable.
 const WAITING: usize = 16;
 
-/// A handle on the tasks, which end with it.
+/// A handle on the tasks; they end when it is dropped.
 #[derive(Debug)]
 pub struct StatusWriter {
     words: watch::Sender<Option<StatusUpdate>>,
@@ -67,7 +67,7 @@ pub struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// Starts the task.
+    /// Starts the tasks.
     pub fn start(live: ApiClient, node: NodeName, seed: u64) -> Self {
         let (words, heard) = watch::channel(None);
         let (notes, noted) = mpsc::channel(WAITING);
@@ -77,14 +77,14 @@ impl StatusWriter {
         Self { words, notes, tasks: [status, events] }
     }
 
-    /// Writes an event, unless too many wait already.
+    /// Queues an event, unless the queue is full.
     pub fn note(&self, note: EventNote) {
         if let Err(error) = self.notes.try_send(note) {
             tracing::debug!(%error, "an event is left out");
         }
     }
 
-    /// Says something. The newest counts.
+    /// Sets the status to write. Only the newest is written.
     pub fn say(&self, word: StatusUpdate) {
         self.words.send_if_modified(|said| {
             let new = said.as_ref() != Some(&word);
@@ -120,7 +120,7 @@ struct Written {
 
 async fn tell(live: ApiClient, node: NodeName, mut words: watch::Receiver<Option<StatusUpdate>>, mut backoff: Backoff) {
     let mut told: Option<Written> = None;
-    // What the API server had last. After a restart it is read once, before the first write.
+    // What the API server last had. After a restart it is read once, before the first write.
     let mut known: Option<NodeStatus> = None;
     loop {
         let look = backoff.spread(LOOK);
@@ -153,7 +153,7 @@ async fn tell(live: ApiClient, node: NodeName, mut words: watch::Receiver<Option
                 Err(error) => {
                     let wait = backoff.next_wait();
                     tracing::warn!(error = chain(&error), hint = error.hint(), retry = ?wait, "the node's status is not written");
-                    // It may have been written and the answer lost: all of it is written again.
+                    // The write may have succeeded and its response been lost, so all of it is written again.
                     told = None;
                     sleep(wait).await;
                 }
@@ -162,7 +162,7 @@ async fn tell(live: ApiClient, node: NodeName, mut words: watch::Receiver<Option
     }
 }
 
-/// Whether the API server still has what was written. An error counts as yes: the next check comes.
+/// Whether the API server still has what was written. An error counts as yes: the next check follows.
 async fn stands(live: &ApiClient, node: &NodeName, told: Option<&Written>) -> bool {
     let Some(written) = told else { return true };
     let is_gateway = written.update.status.concerns_others();
@@ -179,8 +179,8 @@ async fn stands(live: &ApiClient, node: &NodeName, told: Option<&Written>) -> bo
     }
 }
 
-/// The object first: a status has nothing to stand in before. Its label is what others watch it by; one whose status does not name an
-/// exit yet serves none for them. Gives the status as it was written.
+/// Writes the object first, then its status, which needs the object. Watches select the object by its label. For
+/// them, a node whose status does not name an exit yet serves none. Returns the status as written.
 async fn write(
     live: &ApiClient,
     node: &NodeName,

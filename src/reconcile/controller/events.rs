@@ -1,6 +1,6 @@
-//! The controller's events, at the objects that they are about.
+//! The controller's Kubernetes events, each recorded on the object that it concerns.
 //!
-//! Not here: what is worth an event (the other modules), and reports.
+//! Not here: what causes an event (the other modules of `controller`), and drift reports (`core::report`).
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::core::status::Reason;
 use crate::telemetry::chain;
 
 impl Controller {
-    /// Writes events. One that cannot be written is lost: what it says stands in the reports as well.
+    /// Records events. One that cannot be written is dropped: the reports contain the same.
     pub(super) async fn record(
         &mut self,
         admission: Vec<(Reason, String)>,
@@ -66,7 +66,8 @@ impl Controller {
     }
 }
 
-/// What people are told of once: a commit that waits, and one that came through a closed window. `before` is what was remembered.
+/// Events that are recorded once: a commit is pending, or one was admitted through a closed window. `before` is the
+/// revision as last persisted.
 pub(super) fn admission_news(active: &ActiveRevision, before: &ActiveRevision) -> Vec<(Reason, String)> {
     let what = |withheld: &PendingCommit| (withheld.commit.clone(), withheld.why.word());
     let mut news = Vec::new();

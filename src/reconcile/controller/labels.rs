@@ -1,7 +1,8 @@
-//! Node labels: each node's decision carried out, and what somebody else did kept for the reports.
+//! Applies each node's label decision to the API server, and keeps what other clients changed for the reports.
 //!
-//! A label is set before the policies of its commit are published, and taken away after agents have taken these over: they hear of nodes and
-//! of policies in no order, and what a policy in force leads by must be there. Deliberately absent: the decision (`core::labelling`).
+//! The controller sets a label before it publishes the policies of the label's commit, and removes one after the
+//! agents have taken the policies over: agents receive nodes and policies in no particular order, and a label that an
+//! active policy selects gateways by must exist. Not here: the decision (`core::labelling`).
 
 use std::collections::BTreeMap;
 
@@ -17,11 +18,12 @@ use crate::core::status::Reason;
 /// The field manager of labels.
 const MANAGER: &str = "egret";
 
-/// So long a label that is to go waits for agents that do not say they have taken the commit over. One that is dead leaves its kernel as it
-/// is; one that is cut off may find, when it is back, that its policies lead nowhere until it has the new ones.
+/// How long the removal of a label waits for agents that have not reported the commit. A dead agent leaves its kernel
+/// as it is. An agent that was cut off may find on reconnection that its policies lead nowhere until it has the new
+/// ones.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(30);
 
-/// Whether some label of a node is ours.
+/// Whether Egret owns any label of a node.
 pub(super) fn owns_some(managers: &[LabelManager]) -> bool {
     managers.iter().any(|owner| is_own(owner) && !owner.keys.is_empty())
 }
@@ -34,33 +36,34 @@ fn is_own(owner: &LabelManager) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct LabelReconciler {
     nodes: BTreeMap<NodeName, Known>,
-    /// The commit whose labels were last asked for, and since when.
+    /// The commit whose labels were last requested, and since when.
     since: Option<(String, Timestamp)>,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// A node that was made anew is another one.
+    /// The Node's UID: a Node that was recreated is another one.
     uid: String,
     memory: LabelHistory,
     report: NodeReport,
 }
 
-/// What became of one node's labels that people should hear of.
+/// A change of one node's labels that is recorded as an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LabelEvent {
     /// The node.
     pub(super) node: NodeName,
-    /// Its uid.
+    /// Its UID.
     pub(super) uid: String,
     /// `DriftDetected` or `LabelConflict`.
     pub(super) reason: Reason,
-    /// A sentence.
+    /// The message.
     pub(super) note: String,
 }
 
 impl LabelReconciler {
-    /// Brings all nodes' labels to what the set asks for. One that fails does not stop the others; the first fault is given back.
+    /// Applies the set's labels to all nodes. A node that fails does not stop the others; the first error is
+    /// returned.
     pub(super) async fn apply(
         &mut self,
         live: &ApiClient,
@@ -109,7 +112,7 @@ impl LabelReconciler {
         fault
     }
 
-    /// Whether every agent that can be waited for has taken a commit over, or was waited for long enough.
+    /// Whether every agent that can be waited for has taken the commit over, or the wait has timed out.
     fn is_taken_over(&mut self, view: &View, commit: &str, now: Timestamp) -> bool {
         let since = self.since.take().filter(|(asked, _)| asked == commit).map_or(now, |(_, since)| since);
         self.since = Some((commit.to_owned(), since));
@@ -120,12 +123,12 @@ impl LabelReconciler {
         !behind || now.duration_since(since) >= PATIENCE
     }
 
-    /// What a node's report has to say of its labels.
+    /// The part of a node's report that concerns its labels.
     pub(super) fn report(&self, node: &NodeName) -> Option<&NodeReport> {
         self.nodes.get(node).map(|known| &known.report)
     }
 
-    /// Forgets what was decided, as whoever has not led for a while must.
+    /// Forgets all decisions. Needed after a time without leadership.
     pub(super) fn forget(&mut self) {
         self.nodes.clear();
     }
@@ -184,7 +187,7 @@ impl Known {
                 record.hint = Some("find the other controller, or take the label out of the repository".to_owned());
             }
         }
-        // What is as it should be again was put right, by whomever.
+        // A label that is correct again counts as corrected, no matter which client did it.
         let still = |object: &str| decision.drift.iter().any(|(drift, _)| drift.object == object);
         if !self.report.drift.iter().all(|record| still(&record.object)) {
             let (open, settled) =
@@ -215,7 +218,7 @@ impl Known {
                     self.memory.corrected(corrected, now);
                 }
             }
-            // The view is behind: what it has not seen yet comes, and is decided on then.
+            // The view is behind: the change that it does not contain yet will arrive and cause a new decision.
             LabelOutcome::Conflict(conflicts) => tracing::debug!(node = %name, ?conflicts, "somebody was faster"),
             LabelOutcome::Gone => tracing::debug!(node = %name, "the node is gone"),
         }
@@ -241,7 +244,7 @@ mod tests {
     use crate::cluster::live::EgressNodeObject;
     use crate::core::facts::Node;
 
-    /// Nodes with what their agents say is in force, and whether they are Ready.
+    /// Nodes with the commit that their agents report as active, and whether they are Ready.
     fn view(nodes: &[(&str, &str, bool)]) -> View {
         let mut view = View::default();
         for (name, revision, ready) in nodes {

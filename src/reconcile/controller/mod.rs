@@ -1,8 +1,8 @@
-//! The controller: the only one with Git's credentials. It publishes what Git asks for, labels nodes, gathers what agents say, and commits
-//! their reports.
+//! The controller (`egret controller`): publishes the policies of the Git repository to the cluster, labels nodes,
+//! collects agents' statuses and commits drift reports. It is the only process with Git credentials.
 //!
-//! Two stand by, one leads by a lease; both read Git, so that a new leader knows at once what to do. Deliberately absent: any kernel, and
-//! where packets go: agents see to that by themselves, also without a controller.
+//! Two replicas run and one leads, by a Lease. Both read Git, so that a new leader can act at once. Not here: the
+//! kernel and the path of packets. Agents handle both, also without a controller (`agent`).
 
 mod events;
 mod labels;
@@ -45,11 +45,11 @@ use crate::reconcile::process::StartError;
 use crate::serve::{self, Health, Metrics};
 use crate::telemetry::chain;
 
-/// Statuses change with every node; they are told in bursts.
+/// How long events are gathered before a pass: statuses change with every node, in bursts.
 const GATHER: Duration = Duration::from_millis(20);
-/// Whether reports are committed is told this much later at most.
+/// The longest delay until the status shows whether reports are committed.
 const SETTLES: Duration = Duration::from_secs(5);
-/// Everything is compared again this often: a write whose answer was lost is seen at the latest then.
+/// How often everything is compared again. A write whose response was lost is noticed at the latest then.
 const LOOK: Duration = Duration::from_mins(1);
 
 /// Runs until SIGTERM or SIGINT.
@@ -104,7 +104,7 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     controller.forever(news).await
 }
 
-/// Takes away all that the controller wrote: labels of nodes, and custom resources.
+/// Removes everything that the controller wrote: node labels and custom resources.
 pub async fn remove() -> Result<(), ControllerError> {
     let live = ApiClient::connect().await?;
     let mut watching =
@@ -130,7 +130,7 @@ pub async fn remove() -> Result<(), ControllerError> {
     Ok(())
 }
 
-/// What the loop holds.
+/// The state of the controller's loop.
 struct Controller {
     options: ControllerOptions,
     live: ApiClient,
@@ -147,26 +147,27 @@ struct Controller {
     git_fault: Option<String>,
     labels: LabelReconciler,
     taints: TaintRemover,
-    /// What nodes said at the last pass.
+    /// The nodes' reports as of the last pass.
     reports: Vec<NodeReport>,
     sights: Snapshotter,
     schedule: EffectiveSchedule,
     backoff: Backoff,
-    /// When the next pass is due although nothing happens.
+    /// When the next pass is due without an event.
     due: Option<Instant>,
-    /// The fence of the last pass.
+    /// The fencing token of the last pass.
     led: Option<i64>,
-    /// Whether Git is read: not before it is known what is published, which may not be taken back.
+    /// Whether Git is being read. Reading starts once the published commit is known, because that one must not be
+    /// taken back.
     begun: bool,
-    /// Whether the repository's thread was told what another leader published, and has not said what follows from it.
+    /// Whether the repository thread was given another leader's publication and has not reported its result yet.
     asked: bool,
-    /// The published commit that was last looked at.
+    /// The published commit that was last handled.
     followed: Option<CommitId>,
-    /// The push that another controller was last told of.
+    /// The last push that another controller announced.
     pushed: Option<String>,
-    /// Kinds of which it was said that they may not be read.
+    /// Resource kinds whose denied read access was already logged.
     told_closed: BTreeSet<&'static str>,
-    /// Rejected documents that people were told of.
+    /// Rejected documents for which an event was already recorded.
     told_rejected: BTreeSet<Rejected>,
 }
 
@@ -191,9 +192,9 @@ impl Controller {
         }
         let led = self.led;
         if fence != led {
-            // Who led meanwhile may have corrected what we remember as fought for.
+            // An interim leader may have corrected what this process remembers as contested.
             self.labels.forget();
-            // And has told newer things than those that still wait here.
+            // It has also written newer reports than those still queued here.
             self.sender.stop();
             self.sights = Snapshotter::default();
             self.led = fence;
@@ -232,20 +233,21 @@ impl Controller {
         }
     }
 
-    /// The commit that is published, if one is.
+    /// The published commit, if there is one.
     fn published(&self) -> Option<CommitId> {
         let head = self.watching.view().config.as_ref()?.spec.as_ref().ok()?;
         CommitId::parse(&head.revision)
     }
 
-    /// When that was committed. An older version did not publish it.
+    /// The published commit's time. Older versions of Egret did not publish it.
     fn published_time(&self) -> Option<Timestamp> {
         let head = self.watching.view().config.as_ref()?.spec.as_ref().ok()?;
         let kept = self.memory.kept();
         head.committed.or_else(|| kept.active.committed.filter(|_| kept.active.commit.as_ref() == Some(&head.revision)))
     }
 
-    /// What is known of earlier. What is published wins: it also says what egret.yaml demanded of commits.
+    /// The revision known from earlier. What is published takes precedence: it also has the requirements of
+    /// egret.yaml for commits.
     fn known(&self) -> ActiveRevision {
         let kept = &self.memory.kept().active;
         let mut known = kept.clone();
@@ -253,7 +255,7 @@ impl Controller {
         let Some((head, published)) = head.zip(self.published()) else { return known };
         known.committed = self.published_time();
         known.commit = Some(published.to_string());
-        // An older version published less.
+        // Older versions published less.
         known.windows = known.windows.filter(|_| kept.commit == known.commit);
         if let Ok(config) = read_config(&head.config) {
             known.signatures = config.signatures.or(known.signatures);
@@ -262,8 +264,8 @@ impl Controller {
         known
     }
 
-    /// Begins to read Git once it is known what is published; from then on hears of what another leader publishes. Its clock may have
-    /// been before ours when a window closed: what it let in is not taken back.
+    /// Starts reading Git once the published commit is known; after that, passes on what another leader publishes.
+    /// That leader's clock may have been behind ours when a window closed: what it admitted is not taken back.
     fn follow(&mut self, leads: bool) {
         let published = self.published();
         if !self.begun {
@@ -303,11 +305,11 @@ impl Controller {
             reports_published,
             previews: previews.as_ref().map(|fault| fault.as_ref().copied().map_err(String::as_str)),
         };
-        // A label that cannot be written keeps no policy from being published.
+        // A label that cannot be written does not prevent the publication of policies.
         let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut told, now).await;
         let came_upon = match pass.publish().await {
             Err(PassError::Live(error)) => {
-                // A server that does not answer takes no status either.
+                // A server that does not answer accepts no status either.
                 if error.code().is_some()
                     && let Err(error) = pass.tell_head(None, &intent.rejected, Some(&chain(&error)), now).await
                 {
@@ -333,10 +335,12 @@ impl Controller {
     }
 }
 
-/// The greatest fence that somebody will hold against us: the head and the policies are written under none that is smaller, and agents take
-/// over none. They remember longer than the cluster does, which may have been installed anew or put back to a backup.
+/// The greatest fencing token that others hold against this process: it must write the EgressConfig and policies with
+/// none smaller, and agents accept none smaller. Agents remember it longer than the cluster, which may have been
+/// reinstalled or restored from a backup.
 fn greatest_fence(view: &View) -> Option<i64> {
-    /// What only a person writes, or an agent that lies. The lease cannot count much further, and would never be ours.
+    /// Greater tokens come only from a user's edit or a compromised agent. The Lease cannot count much further, and
+    /// this process could never acquire it.
     const BEYOND: i64 = 1 << 30;
     let head = view.config.iter().filter_map(|config| config.spec.as_ref().ok()).map(|head| head.fence);
     let policies = view.policies.values().filter_map(|policy| policy.spec["fence"].as_i64());

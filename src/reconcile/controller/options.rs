@@ -1,6 +1,6 @@
-//! What a controller is asked for, and why it ends with an error.
+//! The controller's options and its fatal errors.
 //!
-//! Deliberately absent: the command line (`cli::controller`).
+//! Not here: the command line (`cli::controller`).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,45 +12,45 @@ use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::gitops::webhook;
 use crate::reconcile::persistence::state_store::StateStoreError;
 
-/// What `egret controller` was asked for, checked.
+/// The options of `egret controller`, validated.
 #[derive(Debug, Clone)]
 pub struct ControllerOptions {
-    /// The policy repository, and what its commits must have.
+    /// The policy repository, and the requirements for its commits.
     pub following: TrackedRepository,
     /// The file of the key that reports are signed with, if they are.
     pub signing_key: Option<PathBuf>,
-    /// Where mirrors and memory are.
+    /// The folder of mirrors and the state store.
     pub state_folder: PathBuf,
-    /// The namespace of the lease.
+    /// The Lease's namespace.
     pub namespace: String,
-    /// The lease.
+    /// The Lease's name.
     pub lease: String,
-    /// This process among the candidates: the pod's name.
+    /// This process's identity among the candidates: the pod's name.
     pub identity: String,
-    /// The lease's times.
+    /// The Lease's times.
     pub timing: Timing,
-    /// Whether the startup taint is taken off nodes whose agents are done.
+    /// Whether the startup taint is removed from nodes whose agents are ready.
     pub startup_taints: bool,
-    /// Whether pods' networks are read from CNIs and published.
+    /// Whether pod networks are read from CNIs and published.
     pub pod_networks: bool,
-    /// Where metrics and health are served, if anywhere.
+    /// The address of metrics and health, if they are served.
     pub listen: Option<SocketAddr>,
-    /// Where a forge's webhook is listened to, if anywhere.
+    /// The forge's webhook, if there is one.
     pub webhook: Option<webhook::WebhookOptions>,
-    /// Where pull requests are previewed, if anywhere.
+    /// The forge whose pull requests are previewed, if any.
     pub previews: Option<ForgeTarget>,
 }
 
-/// Why the process ends with an error.
+/// Why the controller exits with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// Memory is out of reach.
+    /// The state store cannot be read or written.
     #[error(transparent)]
     Memory(#[from] StateStoreError),
-    /// It is not known where the API server is, or what was to be taken away there is not.
+    /// The API server's address is unknown, or the objects to remove do not exist there.
     #[error(transparent)]
     Live(#[from] ApiError),
-    /// A thread, a server or a signal handler could not be had.
+    /// A thread, a server or a signal handler could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
     /// Files cannot be watched.
@@ -59,7 +59,7 @@ pub enum ControllerError {
 }
 
 impl ControllerError {
-    /// What to do about it.
+    /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Live(error) => error.hint(),

@@ -1,7 +1,9 @@
-//! A pass: what is published compared with what Git asks for, and the difference written: policies, then the head, then statuses.
+//! A pass of the controller: compares what is published with the desired revision and writes the difference: first
+//! policies, then the EgressConfig, then statuses.
 //!
-//! Every write is asked whether this process still leads, and bears its fence. A pass that is cut short anywhere leaves agents with what
-//! they had: they take no set of policies but one that a head describes. Deliberately absent: when a pass is due (the parent).
+//! Before every write the pass checks that this process still leads, and the write bears its fencing token. A pass
+//! that is interrupted leaves agents with their active set: they take over only a set that an EgressConfig describes.
+//! Not here: when a pass is due (the parent module).
 
 use std::collections::BTreeMap;
 
@@ -23,10 +25,10 @@ use crate::core::status::{
 };
 use crate::reconcile::gitops::repository::DesiredRevision;
 
-/// Why a pass did not come to its end.
+/// Why a pass did not finish.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PassError {
-    /// The API server refused, or is away.
+    /// The API server rejected a request, or is unavailable.
     #[error(transparent)]
     Live(#[from] ApiError),
     /// Another controller leads.
@@ -34,39 +36,41 @@ pub(super) enum PassError {
     NotLeading,
 }
 
-/// Everything a pass is made from.
+/// The inputs of a pass.
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     /// The API server.
     pub(super) live: &'a ApiClient,
-    /// Whether we lead.
+    /// The leadership of this process.
     pub(super) leading: &'a Leadership,
-    /// What is known of the cluster.
+    /// The known state of the cluster.
     pub(super) view: &'a View,
-    /// What Git asks for.
+    /// The desired revision of Git.
     pub(super) intent: &'a DesiredRevision,
-    /// Whether pods' networks are read from CNIs.
+    /// Whether pod networks are read from CNIs.
     pub(super) pools: bool,
     /// The cluster's name.
     pub(super) cluster: &'a str,
-    /// This process.
+    /// The identity of this process.
     pub(super) identity: &'a str,
     /// Why Git cannot be read.
     pub(super) git_fault: Option<&'a str>,
-    /// Whether reports are committed; none where nobody wants them.
+    /// Whether reports are committed; none if reports are disabled.
     pub(super) reports_published: Option<Result<(), &'a str>>,
-    /// Whether pull requests are previewed.
+    /// Whether pull requests are previewed; none if previews are disabled.
     pub(super) previews: Option<Result<(), &'a str>>,
 }
 
-/// A policy whose `Ready` changed its reason, and is True or False now. Unknown is a state between two others, and no event.
+/// A policy whose `Ready` condition changed its reason, and is True or False now. Unknown is an intermediate state
+/// and causes no event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ReadyTransition {
-    /// Its resource's name.
+    /// The name of its resource.
     pub(super) name: String,
-    /// Its resource's uid.
+    /// The UID of its resource.
     pub(super) uid: String,
-    /// Whether it worked before, or was pending, and does not now. What a new policy begins with is no change for the worse.
+    /// Whether it was working or pending before and does not work now. The first state of a new policy is never
+    /// worse.
     pub(super) worse: bool,
     /// The condition's reason.
     pub(super) reason: Reason,
@@ -86,26 +90,26 @@ fn transition(name: &str, uid: &str, before: &PolicyStatus, now: &PolicyStatus) 
     Some(ReadyTransition { name: name.to_owned(), uid: uid.to_owned(), worse, reason, message })
 }
 
-/// What a publication came upon.
+/// What a publication found.
 #[derive(Debug, Default)]
 pub(super) struct PublicationResult {
-    /// Policies that somebody edited in the cluster, by the name of their resource, with who did.
+    /// Policies that a client edited in the cluster, by resource name, with that client's name.
     pub(super) edited: BTreeMap<String, String>,
-    /// Policies that the API server does not take, though they are good documents.
+    /// Policies that the API server rejects although they are valid documents.
     pub(super) refused: Vec<Rejected>,
-    /// Generations that the view does not have yet, of policies by the name of their resource and of the EgressConfig.
+    /// Generations that the view does not have yet: of policies by resource name, and of the EgressConfig.
     generations: BTreeMap<String, i64>,
     config_generation: Option<i64>,
 }
 
 impl Pass<'_> {
-    /// The fence, or that we lead no more.
+    /// The fencing token, or an error if this process has lost leadership.
     fn fence(&self) -> Result<i64, PassError> {
         self.leading.fence().ok_or(PassError::NotLeading)
     }
 
-    /// Publishes policies and, behind all of them, the head. One that the API server refuses stops no other: its version of before stays in
-    /// force, and it is told.
+    /// Publishes policies and, after all of them, the EgressConfig. A policy that the API server rejects stops no
+    /// other: its previous version stays active, and the rejection is reported.
     pub(super) async fn publish(&self) -> Result<PublicationResult, PassError> {
         let mut published = Published::of(&self.intent.set);
         let mut came_upon = PublicationResult::default();
@@ -161,7 +165,7 @@ impl Pass<'_> {
         Ok(came_upon)
     }
 
-    /// What CNIs tell of pods' networks, as much of it as the schema takes.
+    /// The pod networks that CNIs report, as far as the schema accepts them.
     fn pod_networks(&self) -> Vec<Network> {
         const LONGEST: usize = 10_000;
         let mut networks = if self.pools { self.view.networks_of_pools() } else { Vec::new() };
@@ -173,7 +177,8 @@ impl Pass<'_> {
         networks
     }
 
-    /// Writes the status of every policy and of the EgressConfig, where it changed. Gives the policies whose `Ready` changed.
+    /// Writes the status of every policy and of the EgressConfig where it changed. Returns the policies whose `Ready`
+    /// changed.
     pub(super) async fn tell(
         &self,
         came_upon: &PublicationResult,
@@ -210,7 +215,8 @@ impl Pass<'_> {
         Ok(turned)
     }
 
-    /// Writes the status of the EgressConfig, if it changed and there is one. `fault`: why not all is published.
+    /// Writes the status of the EgressConfig, if there is one and it changed. `fault`: why not everything is
+    /// published.
     pub(super) async fn tell_head(
         &self,
         generation: Option<i64>,
@@ -241,7 +247,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Takes away what is said of nodes that are gone: not every API server has somebody to collect it.
+    /// Deletes the EgressNodes of nodes that are gone: not every API server has a garbage collector.
     pub(super) async fn sweep(&self) -> Result<(), PassError> {
         for name in self.view.egress_nodes.keys().filter(|name| !self.view.facts.nodes.contains_key(*name)) {
             self.fence()?;
@@ -251,13 +257,13 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// What the agents of nodes that are there say.
+    /// The statuses of the agents of existing nodes.
     pub(super) fn nodes(&self) -> BTreeMap<NodeName, NodeStatus> {
         let there = self.view.egress_nodes.iter().filter(|(name, _)| self.view.facts.nodes.contains_key(*name));
         there.map(|(name, node)| (name.clone(), node.status.clone())).collect()
     }
 
-    /// What agents say of their nodes, and what the controller saw of their labels.
+    /// Agents' reports of their nodes, with what the controller saw of the nodes' labels.
     pub(super) fn reports(&self, labels: &LabelReconciler, rejected: &[Rejected]) -> Vec<NodeReport> {
         let mut reports = Vec::new();
         for (name, status) in self.nodes() {
@@ -293,13 +299,13 @@ fn refused(wanted: &Value, error: &ApiError, has_before: bool) -> Rejected {
     }
 }
 
-/// Whether a published policy means the wanted one, whatever its fence and whatever the server added.
+/// Whether a published policy means the same as the wanted one, ignoring the fencing token and what the server added.
 fn says_the_same(name: &str, found: &Value, wanted: &Value) -> bool {
     let same_source = found["source"] == wanted["source"];
     same_source && read_policy(name, found).is_ok_and(|policy| hash_of(name, &spec(&policy)) == hash_of(name, wanted))
 }
 
-/// A schema holds the summary's length.
+/// The schema limits the summary's length.
 fn one_line(summary: &str) -> String {
     const LONGEST: usize = 200;
     summary.chars().filter(|character| !character.is_control()).take(LONGEST).collect()

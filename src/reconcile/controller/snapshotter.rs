@@ -1,7 +1,7 @@
-//! The controller's snapshots of the whole cluster, each made by a task of its own: listing every pod takes seconds in a large cluster, and no
-//! pass waits for it.
+//! Takes the controller's snapshots of the whole cluster, each in its own task: listing every pod takes seconds in a
+//! large cluster, and no pass waits for it.
 //!
-//! When one is due is absent (`report_sender`), and so is what it holds (`core::snapshot`).
+//! Not here: when a snapshot is due (`gitops::report_sender`), and what it contains (`core::snapshot`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,48 +21,48 @@ use crate::reconcile::gitops::report_sender::SnapshotSource;
 use crate::reconcile::now;
 use crate::telemetry::chain;
 
-/// A look that failed is followed by another after this.
+/// The wait after a snapshot that failed.
 const PAUSE: Duration = Duration::from_mins(5);
-/// How soon to see whether a look is done.
+/// How soon to check whether a snapshot is done.
 const SOON: Duration = Duration::from_secs(1);
 
-/// What a look brings.
+/// The result of a snapshot.
 type Found = Arc<Mutex<Option<Result<(Facts, Timestamp), ApiError>>>>;
 
-/// Looks, and what they brought.
+/// The running snapshot and its result.
 #[derive(Default)]
 pub(super) struct Snapshotter {
     task: Option<JoinHandle<()>>,
     found: Found,
-    /// No look before this, because one failed.
+    /// No snapshot before this time, because one failed.
     pause: Option<Instant>,
-    /// Why the last look failed.
+    /// Why the last snapshot failed.
     told: Option<String>,
-    /// The interfaces that were last handed over.
+    /// The interfaces of the last snapshot that was handed over.
     host_networks: BTreeMap<NodeName, HostNetwork>,
 }
 
 impl Snapshotter {
-    /// Begins a look, unless one is under way or has just failed.
+    /// Starts a snapshot, unless one is running or has just failed.
     pub(super) fn look(&mut self, live: &ApiClient) {
         if self.task.is_some() || self.pause.is_some_and(|pause| pause > Instant::now()) {
             return;
         }
         let (live, found) = (live.clone(), Arc::clone(&self.found));
         self.task = Some(tokio::spawn(async move {
-            // What is found may lie there for a while. It is no younger than when the look began.
+            // The result may not be collected for a while. Its time is the start of the snapshot.
             let began = now();
             let result = live.look().await.map(|facts| (facts, began));
             *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         }));
     }
 
-    /// When to come back for what a look brings; none: none is under way.
+    /// When to check for the result; none if no snapshot is running.
     pub(super) fn due(&self) -> Option<Instant> {
         self.task.as_ref().map(|_| Instant::now() + SOON)
     }
 
-    /// What a look brought, with nodes and interfaces as they are known.
+    /// The result of a snapshot, with nodes and interfaces as they are known now.
     pub(super) fn taken(&mut self, view: &View) -> Option<ClusterSnapshot> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         self.task = None;
@@ -92,7 +92,7 @@ impl Snapshotter {
     }
 }
 
-/// A look at the whole cluster, with gateways' interfaces as they are known.
+/// A snapshot source for the whole cluster, with the known interfaces of gateways.
 pub(super) struct ViewSnapshots<'a> {
     pub(super) sights: &'a mut Snapshotter,
     pub(super) live: &'a ApiClient,
@@ -125,7 +125,7 @@ impl Drop for Snapshotter {
     }
 }
 
-/// What agents of nodes that are there tell of their interfaces.
+/// The interfaces that the agents of existing nodes report.
 pub(super) fn host_networks(view: &View) -> BTreeMap<NodeName, HostNetwork> {
     let told = view.egress_nodes.iter().filter(|(name, _)| view.facts.nodes.contains_key(*name));
     told.filter_map(|(name, node)| Some((name.clone(), gateway_interfaces::host_network(&node.status.interfaces)?)))

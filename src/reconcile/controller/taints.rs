@@ -1,7 +1,9 @@
-//! The startup taint: taken off a node when its agent says that what is published is in its kernel since this boot.
+//! Removes the startup taint from a node once its agent reports that the published policies are in the kernel since
+//! this boot.
 //!
-//! It needs no Git: nodes come while Git is away, and what is published is in the cluster. Deliberately absent: putting it on. Whoever makes
-//! nodes does that before the first pod comes; the controller would only hear of a boot when the kubelet is starting pods already.
+//! This does not need Git: nodes join while Git is unavailable, and the published policies are in the cluster. The
+//! controller never adds the taint: whatever creates nodes adds it before the first pod arrives; the controller would
+//! see a boot only when the kubelet is already starting pods.
 
 use std::time::Duration;
 
@@ -14,19 +16,19 @@ use crate::cluster::live::{ApiClient, ApiError, NodeMeta, TaintOutcome, View};
 use crate::core::name::NodeName;
 use crate::telemetry::chain;
 
-/// So many are taken off at once. Those that are left come with the news of these.
+/// The most taints removed in one batch. The resulting watch events trigger the rest.
 const AT_ONCE: usize = 16;
-/// After one that failed, all wait this long.
+/// The wait of all removals after one that failed.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// What was tried.
+/// The state of taint removal.
 #[derive(Debug)]
 pub(super) struct TaintRemover {
-    /// Whether the controller takes them off at all.
+    /// Whether the controller removes taints at all.
     pub(super) wanted: bool,
-    /// No try before this, because one failed.
+    /// No attempt before this time, because one failed.
     pause: Option<Instant>,
-    /// Why the last one failed.
+    /// Why the last attempt failed.
     said: Option<String>,
 }
 
@@ -35,13 +37,13 @@ impl TaintRemover {
         Self { wanted, pause: None, said: None }
     }
 
-    /// When to try again; none: nothing failed.
+    /// When to try again; none if nothing failed.
     pub(super) fn due(&self) -> Option<Instant> {
         self.pause
     }
 }
 
-/// Nodes that bear the taint and need it no more.
+/// Nodes that have the taint and do not need it any more.
 fn done(view: &View) -> Vec<(&NodeName, &NodeMeta)> {
     let Some(Ok(head)) = view.config.as_ref().map(|config| &config.spec) else { return Vec::new() };
     let in_place = |name: &NodeName, meta: &NodeMeta| {
@@ -52,7 +54,8 @@ fn done(view: &View) -> Vec<(&NodeName, &NodeMeta)> {
 }
 
 impl Controller {
-    /// Takes the taint off every node that needs it no more. What fails is tried again, and keeps nothing else from being done.
+    /// Removes the taint from every node that does not need it any more. A failure is retried, and blocks nothing
+    /// else.
     pub(super) async fn untaint(&mut self) {
         if !self.taints.wanted || self.taints.pause.is_some_and(|pause| pause > Instant::now()) {
             return;
@@ -130,7 +133,8 @@ mod tests {
         }
     }
 
-    /// A node by its boot if it bears the taint, and what its agent says: the commit and the boot.
+    /// Adds a node: `starting` is its boot if it has the taint, `said` the commit and the boot that its agent
+    /// reports.
     fn put(view: &mut View, name: &str, starting: Option<&str>, said: Option<(&str, &str)>) {
         let name = NodeName::parse(name).expect("a name");
         let meta = NodeMeta { uid: name.to_string(), starting: starting.map(str::to_owned), ..NodeMeta::default() };

@@ -1,7 +1,8 @@
-//! What wakes the controller, and how it reacts: events of Git, pull requests, webhooks, the cluster, the lease, and time.
+//! The controller's triggers and its reactions to them: Git, pull requests, webhooks, the cluster, the Lease, and
+//! timers.
 //!
-//! A webhook reaches any of the controllers. One that does not lead writes the time of the push into the EgressConfig, and the leader reads it
-//! there. Deliberately absent: a pass (`pass`), and what was pushed: Git says that.
+//! A webhook reaches any one of the controllers. A controller that does not lead writes the time of the push into the
+//! EgressConfig, where the leader reads it. Not here: a pass (`pass`). What was pushed is read from Git.
 
 use std::time::SystemTime;
 
@@ -21,11 +22,11 @@ use crate::serve::Metrics;
 use crate::telemetry::chain;
 use crate::watch::Watcher;
 
-/// What woke the loop.
+/// The event that woke the loop.
 enum Trigger {
     News(Option<RepositoryEvent>),
     Pushed,
-    /// A pull request may be another than it was.
+    /// A webhook announced a change of a pull request.
     Proposed,
     /// The thread for pull requests.
     Pulls(PullPreviewEvent),
@@ -35,7 +36,7 @@ enum Trigger {
     Stop,
 }
 
-/// Where triggers come from, beside what the controller itself holds.
+/// The sources of triggers beside those that the controller itself holds.
 struct Sources {
     stop: Stop,
     news: UnboundedReceiver<RepositoryEvent>,
@@ -43,7 +44,7 @@ struct Sources {
     hook: Webhook,
 }
 
-/// What the thread for pull requests is to do, if anything.
+/// The options of the thread for pull requests, if previews are enabled.
 pub(super) fn pulls_of(options: &ControllerOptions, metrics: &Metrics, seed: u64) -> Option<PullPreviewOptions> {
     let board = options.previews.clone()?;
     metrics.preview(None);
@@ -57,7 +58,7 @@ pub(super) fn pulls_of(options: &ControllerOptions, metrics: &Metrics, seed: u64
 }
 
 impl Controller {
-    /// Until SIGTERM or SIGINT.
+    /// Runs until SIGTERM or SIGINT.
     pub(super) async fn forever(mut self, news: UnboundedReceiver<RepositoryEvent>) -> Result<(), ControllerError> {
         let (_watcher, pushes) = Watcher::new(&self.options.following.source.watched())?;
         let hook = Webhook::start(
@@ -140,7 +141,7 @@ impl Controller {
         self.due.map_or(latest, |due| due.min(latest))
     }
 
-    /// Takes news of Git in; tells whether a pass is due because of them.
+    /// Takes in an event of the repository. Returns whether it makes a pass due.
     fn heard(&mut self, news: RepositoryEvent) -> bool {
         let before = self.git_fault.clone();
         let asked = std::mem::take(&mut self.asked);
@@ -184,7 +185,7 @@ impl Controller {
         true
     }
 
-    /// Lets a burst end.
+    /// Waits for a burst of events to end.
     async fn gather(&mut self) {
         let until = Instant::now() + GATHER;
         loop {
@@ -195,7 +196,8 @@ impl Controller {
         }
     }
 
-    /// Tells the leader of a push, unless this is it. A failure costs the leader the time until it looks by itself.
+    /// Announces a push to the leader, unless this process is the leader. If that fails, the leader notices the push
+    /// at its next poll.
     pub(super) fn pass_on(&self) {
         if self.leading.fence().is_some() {
             return;
@@ -208,7 +210,7 @@ impl Controller {
         });
     }
 
-    /// Looks at Git at once where another controller was told of a push.
+    /// Polls Git at once if another controller announced a push.
     pub(super) fn heed_push(&mut self) {
         let pushed = self.watching.view().config.as_ref().and_then(|config| config.pushed.clone());
         if pushed.is_some() && pushed != self.pushed {
@@ -218,8 +220,8 @@ impl Controller {
         }
     }
 
-    /// Tells what a preview has to know of the cluster. The controller follows no pods: it looks at them on a task of its own, because
-    /// that may take a while. Who does not know enough says nothing, and is asked again.
+    /// Sends the cluster's state for a preview. The controller watches no pods: it lists them in a separate task,
+    /// because that may take a while. A controller that does not know enough sends nothing, and is asked again.
     pub(super) fn look_for(&self, tell: oneshot::Sender<Result<PreviewCluster, String>>) {
         if !self.watching.synced() || self.intent.is_none() {
             return;

@@ -1,5 +1,5 @@
-//! What blocks on Git or a forge, each on a thread of its own: reading the policy repository, publishing reports, previewing pull
-//! requests; and the webhook that says when.
+//! The parts of the loops that block on Git or a forge, each on its own thread: reading the policy repository,
+//! publishing reports and previewing pull requests; and the webhook that triggers them.
 
 pub mod github_app;
 pub mod preview;

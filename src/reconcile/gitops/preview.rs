@@ -1,7 +1,7 @@
-//! The making of a preview: two commits of a mirror and what is known of a cluster, put together for `core::preview`.
+//! Builds the input of a preview for `core::preview` from two commits of a mirror and the known state of a cluster.
 //!
-//! `egret preview` and the controller make theirs here, so that the same commits and the same cluster give the same comment. Deliberately
-//! absent: where a cluster's facts are from, fetching, and what a preview says.
+//! `egret preview` and the controller share this code, so that the same commits and the same cluster give the same
+//! comment. Not here: the source of a cluster's facts, fetching (`git`), and a preview's text (`core::preview`).
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ use crate::git::signature::SignatureFlags;
 use crate::git::{CommitId, Error, Result};
 use crate::reconcile::gitops::repository;
 
-/// The commit that a change began from, and its documents.
+/// The merge base of a change, and its documents.
 #[derive(Debug)]
 pub struct MergeBase {
     commit: CommitId,
@@ -35,7 +35,7 @@ pub struct MergeBase {
     decides: Config,
 }
 
-/// A change: two commits, and what they say.
+/// A proposed change: two commits and their documents.
 #[derive(Debug)]
 pub struct ProposedChange {
     base: String,
@@ -50,34 +50,35 @@ pub struct ProposedChange {
     unsigned: Option<(String, String)>,
 }
 
-/// What a preview is made from, beside the two commits.
+/// The inputs of a preview beside the two commits.
 #[derive(Debug, Clone, Copy)]
 pub struct ClusterContext<'a> {
     /// Nodes, namespaces and pods.
     pub facts: &'a Facts,
-    /// Where they are from, for the line below the title.
+    /// The source of the facts, for the line below the title.
     pub facts_from: &'a str,
-    /// Nodes' interfaces and addresses, of those that somebody has looked at.
+    /// The known interfaces and addresses of nodes.
     pub host_networks: &'a BTreeMap<NodeName, HostNetwork>,
-    /// What nodes report.
+    /// Nodes' reports.
     pub reports: &'a [NodeReport],
-    /// The time: it decides which suspended policies are in force.
+    /// The current time: it decides which suspended policies are active.
     pub now: Timestamp,
-    /// Whose signatures flags demand, beside the base's egret.yaml.
+    /// Whose signatures the flags require, in addition to the base's egret.yaml.
     pub signatures: &'a SignatureFlags,
-    /// The change windows that flags set, in place of the base's egret.yaml.
+    /// The change windows that flags set instead of the base's egret.yaml.
     pub windows: Option<&'a ChangeWindows>,
-    /// How much is told.
+    /// The limits of what is shown.
     pub limits: DisplayLimits,
-    /// So many bytes of text may differ; they are all read.
+    /// The most bytes of text that may differ; all of them are read.
     pub most: usize,
-    /// So much work may it be.
+    /// The cost limits.
     pub work: CostLimits,
 }
 
 impl MergeBase {
-    /// Reads all documents of the commit that a change began from, and what the tip of the branch that it is for says of the rest: a change
-    /// that began before a demand is judged by it, too. `label_keys`: which labels of nodes may be written, where flags say so.
+    /// Reads all documents of the merge base, and egret.yaml also at the tip of the target branch: a requirement that
+    /// is newer than the change applies to it, too. `label_keys`: the node labels that may be written, if flags set
+    /// them.
     pub fn read(
         mirror: &Mirror,
         commit: CommitId,
@@ -97,14 +98,16 @@ impl MergeBase {
         Ok(Self { commit, catalogue, decides })
     }
 
-    /// The configuration in force. Whatever steers the preview itself is asked here: who writes the head would choose it.
+    /// The active configuration. Every setting of the preview itself is read here: the author of the pull request
+    /// could change the configuration in its head.
     pub fn config(&self) -> &Config {
         &self.decides
     }
 }
 
 impl ProposedChange {
-    /// Takes the head's files on top of the base's, as a cluster will: a document that is bad keeps its version of before.
+    /// Applies the head's files on top of the base's as a cluster will: a document with errors keeps its previous
+    /// version.
     pub fn read(
         mirror: &Mirror,
         cluster: &str,
@@ -148,12 +151,12 @@ impl ProposedChange {
         })
     }
 
-    /// What was found in the documents of the head.
+    /// The validation of the head's documents.
     pub fn validation(&self) -> &Validation {
         &self.validation
     }
 
-    /// Makes the preview.
+    /// Builds the preview.
     pub fn preview<'a>(&'a self, surroundings: ClusterContext<'a>) -> Preview<'a> {
         preview(PreviewInput {
             cluster: &self.cluster,

@@ -1,7 +1,9 @@
-//! The publisher's thread: puts nodes' reports and the cluster's snapshot on the reports branch, when they say something new.
+//! The publisher thread: commits nodes' reports and the cluster's snapshot to the reports branch when their content
+//! changes.
 //!
-//! A report is planned anew on whatever is on the branch: other nodes write there, too. A fault is tried again with a growing wait, a
-//! refusal at a slow pace; what is not committed meanwhile is kept. Deliberately absent: what a report says.
+//! Each attempt is planned on the current tip of the branch, because other nodes write there, too. A transient error
+//! is retried with a growing wait, a rejection at a slow pace; reports that are not committed meanwhile are kept. Not
+//! here: what a report contains (`core::report`).
 
 mod draft;
 mod unsent;
@@ -30,58 +32,59 @@ use crate::git::source::Source;
 use crate::git::{self, ErrorKind};
 use crate::reconcile::leadership::IsLeader;
 
-/// Where reports go.
+/// The publisher's options.
 #[derive(Debug, Clone)]
 pub struct PublisherOptions {
     /// The repository.
     pub source: Source,
-    /// How to get in.
+    /// The credentials.
     pub access: Access,
-    /// The folder of a mirror of its own: fetching policies does not wait for it.
+    /// The folder of a separate mirror: fetching policies does not wait for it.
     pub mirror: PathBuf,
-    /// The cluster's name: the branch's identity.
+    /// The cluster's name, which names the branch.
     pub cluster: String,
-    /// The file of the key that reports are signed with, if they are. It is read for each: a rotated secret counts at once.
+    /// The file of the key that reports are signed with, if they are. It is read for each commit: a rotated secret
+    /// takes effect at once.
     pub signing_key: Option<PathBuf>,
-    /// For jitter.
+    /// The seed for jitter.
     pub seed: u64,
 }
 
-/// Reports and where they go.
+/// Reports and their destination.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReportBatch {
-    /// The reports, one a node: of the standalone node its own, of the controller everybody's.
+    /// One report per node: a standalone node sends its own, the controller those of all nodes.
     pub reports: Vec<NodeReport>,
     /// The reports branch.
     pub branch: String,
     /// The branch that policies are read from.
     pub policy_branch: String,
-    /// How long each report stays a commit of its own.
+    /// How long each report stays a separate commit.
     pub keep: Duration,
-    /// How old the snapshot may get; none: no snapshot is kept.
+    /// The maximum age of the snapshot; none: no snapshot is kept.
     pub snapshot_every: Option<Duration>,
 }
 
-/// The cluster as it was at a time.
+/// The state of the cluster at a time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterSnapshot {
     /// Nodes, namespaces, pods, and gateways' interfaces.
     pub facts: Facts,
-    /// When.
+    /// When it was taken.
     pub taken: Timestamp,
-    /// Of interfaces, only those of the node `own` are known here.
+    /// Only the interfaces of the node `own` are known.
     pub only_own: bool,
-    /// Who looked; nobody in particular where all interfaces are known.
+    /// The node that took it; none if all interfaces are known.
     pub own: Option<NodeName>,
 }
 
-/// So long is waited for more before a report is written: drift comes in bursts.
+/// How long the thread waits for more before it writes a report: drift comes in bursts.
 const SETTLE: Duration = Duration::from_millis(150);
-/// What was refused is tried again after this, whether or not there is something new to say.
+/// The wait before a rejected batch is retried if nothing changed.
 const REFUSED: Duration = Duration::from_mins(10);
-/// And with something new to say after this.
+/// The wait before a rejected batch is retried if its content changed.
 const REFUSED_NEWS: Duration = Duration::from_secs(5);
-/// The history is looked at for what could be folded this often.
+/// How often the history is checked for commits that can be folded.
 const FOLD: Duration = Duration::from_hours(24);
 
 /// A handle on the thread.
@@ -92,27 +95,27 @@ pub struct Publisher {
     told: Arc<Mutex<Told>>,
 }
 
-/// What the thread is handed: reports, or none any more.
+/// A message to the thread: a batch, or none to cancel the last one.
 type Message = Option<(ReportBatch, Option<ClusterSnapshot>)>;
 
-/// What the thread tells, and is told at once.
+/// State shared between the thread and its handle.
 #[derive(Debug, Default)]
 struct Told {
-    /// Why the last try was in vain.
+    /// Why the last attempt failed.
     fault: Option<String>,
-    /// Something was handed over that was not tried yet.
+    /// A batch was sent and not attempted yet.
     busy: bool,
-    /// Nobody wants what was handed over.
+    /// The batch was cancelled.
     stopped: bool,
-    /// What was handed over was dropped, because somebody else leads.
+    /// The batch was dropped because another process leads.
     dropped: bool,
-    /// When a snapshot is wanted by itself, and when it may go with a report. None: now.
+    /// When a snapshot is due without a report, and when it may go with one. None: now.
     alone: Option<Instant>,
     riding: Option<Instant>,
 }
 
 impl Publisher {
-    /// Starts the thread. It writes only while `leads` says that this process may.
+    /// Starts the thread. It writes only while `leads` returns true.
     pub fn start(options: PublisherOptions, leads: IsLeader) -> std::io::Result<Self> {
         let (letters, received) = channel();
         let told = Arc::<Mutex<Told>>::default();
@@ -126,14 +129,15 @@ impl Publisher {
         Ok(Self { letters: Some(letters), thread: Some(thread), told })
     }
 
-    /// Hands over reports, and the cluster as it is now where that is wanted. The newest counts.
+    /// Sends reports, with a snapshot of the cluster where one is due. Only the newest batch is written.
     pub fn send(&self, letter: ReportBatch, sight: Option<ClusterSnapshot>) {
         {
             let mut told = self.told();
             (told.busy, told.stopped, told.dropped) = (true, false, false);
         }
         if let (Some(every), Some(_)) = (letter.snapshot_every, &sight) {
-            // It is large: while the repository is away, too, nobody looks more often than it could be written.
+            // A snapshot is large. While the repository is unavailable, snapshots are taken no more often than they
+            // could be written.
             let next = Some(Instant::now() + every / RIDING);
             let mut told = self.told();
             (told.alone, told.riding) = (next, next);
@@ -143,7 +147,7 @@ impl Publisher {
         }
     }
 
-    /// What was handed over is not wanted any more: it is dropped, and with it why it is not committed.
+    /// Cancels the last batch, and clears the reason why it is not committed.
     pub fn stop(&self) {
         if let Some(letters) = &self.letters {
             self.told().stopped = true;
@@ -151,25 +155,26 @@ impl Publisher {
         }
     }
 
-    /// Whether what was handed over last was dropped because somebody else led. It has to be handed over again, then.
+    /// Whether the last batch was dropped because another process led. It has to be sent again.
     pub fn dropped(&self) -> bool {
         self.told().dropped
     }
 
-    /// Whether a snapshot should go with the next letter; `news`: the letter says something new, so that a commit is likely.
+    /// Whether a snapshot should go with the next batch. `news`: the batch's content changed, so that a commit is
+    /// likely.
     pub fn wants_sight(&self, news: bool) -> bool {
         let told = self.told();
         let due = if news { told.riding } else { told.alone };
         due.is_none_or(|due| due <= Instant::now())
     }
 
-    /// Whether [`Publisher::fault`] may soon say something else.
+    /// Whether the value of [`Publisher::fault`] may change soon.
     pub fn unsettled(&self) -> bool {
         let told = self.told();
         told.busy || told.fault.is_some()
     }
 
-    /// Why the last reports are not committed; none where they are.
+    /// Why the last reports are not committed; none if they are.
     pub fn fault(&self) -> Option<String> {
         self.told().fault.clone()
     }
@@ -178,7 +183,7 @@ impl Publisher {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until what was handed over is written, or was tried once more in vain.
+    /// Waits until the last batch is committed, or one more attempt failed.
     pub fn finish(mut self) {
         self.letters = None;
         if let Some(thread) = self.thread.take() {
@@ -187,19 +192,19 @@ impl Publisher {
     }
 }
 
-/// What lives on the thread.
+/// The state of the thread.
 struct Writer {
     options: PublisherOptions,
     leads: IsLeader,
     mirror: Option<Mirror>,
     unsent: Unsent,
     told: Arc<Mutex<Told>>,
-    /// When the history was last looked at.
+    /// When the history was last checked.
     fold: Option<Instant>,
     shy: LogOnce,
 }
 
-/// What is said once, however often it is met.
+/// Messages that are logged once, however often their cause occurs.
 #[derive(Default)]
 struct LogOnce {
     too_large: bool,
@@ -217,7 +222,7 @@ impl Writer {
         }
     }
 
-    /// Tries until a letter is committed, or nobody wants it any more, or it is not this process's to write.
+    /// Tries until the batch is committed or cancelled, or another process leads.
     fn deliver(
         &mut self,
         mut letter: ReportBatch,
@@ -225,7 +230,7 @@ impl Writer {
         received: &Receiver<Message>,
         backoff: &mut Backoff,
     ) {
-        // Not before, and not later than. They differ where there is something new to say and somebody refused before.
+        // The earliest and the latest time of the next attempt. They differ if the content changed after a rejection.
         let (mut early, mut late) = (SETTLE, SETTLE);
         loop {
             let began = Instant::now();
@@ -233,7 +238,8 @@ impl Writer {
             let ended = loop {
                 match received.recv_timeout(until.saturating_duration_since(Instant::now())) {
                     Ok(Some((newer, seen))) => {
-                        // What was never tried is told by nobody else, if its agent has started anew since.
+                        // Reports that were never attempted must be merged in: an agent that has restarted since does
+                        // not send their content again.
                         let reports = following(&newer.reports, &letter.reports);
                         (letter, sight) = (ReportBatch { reports, ..newer }, seen.or(sight));
                         until = until.min((began + early).max(Instant::now() + SETTLE));
@@ -265,16 +271,17 @@ impl Writer {
         }
     }
 
-    /// Whether what was handed over is still to be written, and by this process.
+    /// Whether the batch is still to be written by this process.
     fn may_write(&self) -> bool {
         (self.leads)() && !self.told.lock().unwrap_or_else(PoisonError::into_inner).stopped
     }
 
-    /// A letter is dropped. What earlier ones had to say and could not is kept: it is history, and takes nobody's place.
+    /// Drops a batch. The content of earlier batches that could not be committed is kept: it is history, and replaces
+    /// no newer content.
     fn given_up(&self, dropped: bool) {
         self.tell(|told| {
             (told.fault, told.dropped) = (None, dropped && !told.stopped);
-            // Something was handed over since.
+            // Another batch was sent since.
             told.busy = !dropped && !told.stopped;
             (told.alone, told.riding) = (None, None);
         });
@@ -327,7 +334,7 @@ impl Writer {
         self.mirror.take().map_or_else(|| Mirror::open(mirror, source.clone(), access.clone()), Ok)
     }
 
-    /// None: it was not to be written any more.
+    /// None: the batch was cancelled, or another process leads.
     fn write(&mut self, letter: &ReportBatch, sight: Option<&ClusterSnapshot>) -> git::Result<Option<PublishOutcome>> {
         if !self.may_write() {
             return Ok(None);
@@ -341,7 +348,7 @@ impl Writer {
             &mut mirror,
             &target,
             &mut |state| {
-                // To read the branch may have taken long.
+                // Reading the branch may have taken long.
                 given_up = !self.may_write();
                 if given_up {
                     return None;
@@ -351,7 +358,7 @@ impl Writer {
                 planned.draft
             },
             &mut |_| {
-                // Another node was faster: it takes milliseconds, so a short wait will do.
+                // Another node pushed first. A push takes milliseconds, so a short wait is enough.
                 thread::sleep(backoff.next_wait().min(Duration::from_millis(300)));
             },
         );
@@ -372,24 +379,24 @@ impl Writer {
         result.map(Some)
     }
 
-    /// When somebody is to look at the cluster again.
+    /// Sets when the next snapshot is due.
     fn next_sight(&self, letter: &ReportBatch, seen: bool, age: Option<Duration>) {
         let now = Instant::now();
         let every = letter.snapshot_every.unwrap_or(FOLD);
         self.tell(|told| match age {
-            // Looked at just now: whatever is there, it is as good as new.
+            // A snapshot was taken just now: whatever the branch has, it is as good as new.
             _ if seen => {
                 let left = age.map_or(every, |age| every.saturating_sub(age));
                 told.alone = Some(now + left.max(every / RIDING));
                 told.riding = Some(now + every / RIDING);
             }
-            // Somebody took it away.
+            // Another client removed the snapshot from the branch.
             None if letter.snapshot_every.is_some() => (told.alone, told.riding) = (None, None),
             _ => {}
         });
     }
 
-    /// Folds what is old, once a day. That it cannot be done is told once, and the branch grows on.
+    /// Folds old commits once a day. A failure is logged once, and the branch keeps growing.
     fn fold(&mut self, letter: &ReportBatch) {
         if self.shy.unfoldable || self.fold.is_some_and(|at| at.elapsed() < FOLD) || !self.may_write() {
             return;
@@ -407,7 +414,7 @@ impl Writer {
                 tracing::info!(branch, commit = commit.short(), folded, kept, "old reports are folded into one commit");
             }
             Ok(Compacted::NotYet) => {}
-            // Next time, then.
+            // Retried next time.
             Ok(Compacted::Overtaken) => self.fold = None,
             Ok(Compacted::Others { commit, by }) => {
                 self.shy.unfoldable = true;

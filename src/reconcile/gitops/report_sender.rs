@@ -1,24 +1,25 @@
-//! Which reports go to the publisher, and when a snapshot of the cluster goes with them: the same for the standalone node and the controller.
+//! Decides which reports go to the publisher, and when a snapshot of the cluster goes with them. The standalone node
+//! and the controller share it.
 //!
-//! Committing them is absent (`publisher`), and so is what is in them.
+//! Not here: committing them (`publisher`), and their content (`core::report`, `core::snapshot`).
 
 use super::publisher::{ClusterSnapshot, Publisher, ReportBatch};
 use super::repository::DesiredRevision;
 use crate::core::report::history::NodeReport;
 
-/// Where a snapshot of the cluster is from.
+/// A source of cluster snapshots.
 pub trait SnapshotSource {
-    /// Whether gateways' interfaces are others than in the last snapshot.
+    /// Whether gateways' interfaces differ from the last snapshot.
     fn interfaces_differ(&self) -> bool;
-    /// Asks for a snapshot, unless one is on its way.
+    /// Requests a snapshot, unless one is being taken.
     fn request(&mut self);
-    /// The snapshot that was asked for, once it is there.
+    /// The requested snapshot, once it is ready.
     fn take(&mut self) -> Option<ClusterSnapshot>;
-    /// No reports are wanted: what was asked for is not, either.
+    /// Cancels a requested snapshot, because reports are disabled.
     fn reset(&mut self);
 }
 
-/// The publisher, and what it was handed.
+/// The publisher, and what was sent to it.
 #[derive(Debug)]
 pub struct ReportSender {
     publisher: Publisher,
@@ -27,18 +28,18 @@ pub struct ReportSender {
 }
 
 impl ReportSender {
-    /// Nothing was handed over yet.
+    /// Starts with nothing sent.
     pub fn new(publisher: Publisher) -> Self {
         Self { publisher, sent: None }
     }
 
-    /// The thread.
+    /// The publisher.
     pub fn publisher(&self) -> &Publisher {
         &self.publisher
     }
 
-    /// Hands reports over if they say something else than the last ones, or if a snapshot is due. What was handed over is taken back where
-    /// egret.yaml wants no reports.
+    /// Sends reports if their content changed or a snapshot is due. Cancels the last batch if egret.yaml disables
+    /// reports.
     pub fn send(&mut self, reports: Vec<NodeReport>, intent: &DesiredRevision, snapshots: &mut impl SnapshotSource) {
         let config = &intent.set.config;
         if !config.reports {
@@ -71,13 +72,13 @@ impl ReportSender {
         }
     }
 
-    /// Takes back what was handed over: another process leads.
+    /// Cancels the last batch: another process leads.
     pub fn stop(&mut self) {
         self.publisher.stop();
         self.sent = None;
     }
 
-    /// Waits until what was handed over is written, or was tried once more in vain.
+    /// Waits until the last batch is committed, or one more attempt failed.
     pub fn finish(self) {
         self.publisher.finish();
     }

@@ -1,7 +1,8 @@
-//! The repository's thread: fetches, reads what changed, and says what is in force now.
+//! The repository thread: fetches the policy repository, reads what changed, and sends the desired revision to the
+//! loop.
 //!
-//! libgit2 blocks, so it has a thread of its own; it also keeps its own pace: polling, and backing off while Git is away.
-//! Deliberately absent: applying anything, and writing to Git (`publisher`).
+//! libgit2 blocks, so it runs on its own thread. The thread also sets its own pace: it polls, and backs off while Git
+//! is unavailable. Not here: applying a revision (`node`, `controller`), and writing to Git (`publisher`).
 
 mod reader;
 
@@ -25,38 +26,38 @@ use crate::git::files::{FileChange, Refusal};
 use crate::git::{self, CommitId, CommitInfo};
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 
-/// What to read, and from where.
+/// The thread's options.
 #[derive(Debug, Clone)]
 pub struct RepositoryOptions {
-    /// The repository, and what its commits must have.
+    /// The repository, and the requirements for its commits.
     pub following: TrackedRepository,
-    /// The folder of the mirror.
+    /// The mirror's folder.
     pub mirror: PathBuf,
-    /// For jitter: differs between nodes.
+    /// The seed for jitter: it differs between nodes.
     pub seed: u64,
 }
 
-/// What the repository asks for.
+/// The revision that the repository asks for.
 #[derive(Debug, Clone)]
 pub struct DesiredRevision {
-    /// Policies, labels and configuration in force.
+    /// Active policies, labels and configuration.
     pub set: Arc<PolicySet>,
     /// The commit.
     pub commit: CommitInfo,
     /// The branch it is on.
     pub branch: String,
-    /// Everything that is wrong with the files as they are now.
+    /// All diagnostics of the files as they are now.
     pub diagnostics: Vec<Diagnostic>,
-    /// Documents that are not in force as they stand in the repository.
+    /// Documents that are not active as they are in the repository.
     pub rejected: Vec<Rejected>,
-    /// What has to be kept of it, and the newest commit if it waits.
+    /// What has to be persisted, and the newest commit if it is pending.
     pub active: ActiveRevision,
-    /// Git has just answered; else it is what was last in force, because Git is away.
+    /// Git has just answered; else this is the last active revision, used while Git is unavailable.
     pub fetched: bool,
 }
 
 impl DesiredRevision {
-    /// Logs what is wrong with the files, unless it was logged of the same commit `before`.
+    /// Logs the diagnostics, unless they were logged for the same commit `before`.
     pub fn log_diagnostics(&self, before: Option<&Self>) {
         if before.is_none_or(|before| before.commit.id != self.commit.id) {
             for diagnostic in &self.diagnostics {
@@ -65,7 +66,7 @@ impl DesiredRevision {
         }
     }
 
-    /// What somebody suspended, the cluster and policies, and until when, in seconds since the epoch.
+    /// What is suspended, the cluster or policies, and until when, in seconds since the epoch.
     pub fn suspended(&self, now: Timestamp) -> BTreeMap<String, u64> {
         let waits = match self.active.withheld.as_ref().map(|withheld| &withheld.why) {
             Some(PendingReason::Suspended { until, .. }) => *until,
@@ -79,46 +80,47 @@ impl DesiredRevision {
     }
 }
 
-/// What the thread says.
+/// An event that the thread sends.
 #[derive(Debug)]
 pub enum RepositoryEvent {
-    /// Something else is asked for.
+    /// The desired revision changed.
     Intent(Box<DesiredRevision>),
-    /// It was looked, and all is as before.
+    /// The repository was polled and nothing changed.
     Unchanged,
-    /// The newest commit is not let in, and nothing was in force before.
+    /// The newest commit is not admitted, and none was active before.
     Withheld(Box<PendingCommit>),
-    /// Git failed. It is tried again.
+    /// Git failed. The thread retries.
     Fault(git::Error),
 }
 
-/// A repository that was read once.
+/// The result of reading a repository once.
 #[derive(Debug)]
 pub struct RevisionReading {
     /// The revision that was read.
     pub head: CommitId,
-    /// What is active with it: the revision itself, or the one before if it waits. None: nothing.
+    /// What is active with it: the revision itself, or the previous one if it is pending. None: nothing.
     pub active: Option<DesiredRevision>,
-    /// The revision as it is once it is let in, if it waits.
+    /// The revision as it will be once it is admitted, if it is pending.
     pub pending: Option<(PendingCommit, DesiredRevision)>,
 }
 
-/// Reads a repository once, as the thread does at its start: a revision, or the branch that is followed. `known`: what is active.
+/// Reads a repository once, as the thread does at its start: a revision, or the tracked branch. `known`: the active
+/// revision.
 pub fn read_once(options: RepositoryOptions, known: ActiveRevision, rev: Option<&str>) -> git::Result<RevisionReading> {
     RepositoryReader::new(options, known).read_once(rev)
 }
 
-/// What is asked of the thread.
+/// A command to the thread.
 enum Wish {
-    /// The first look: until then it is not known what is in force.
+    /// Starts polling. Until then the active revision is not known.
     Begin(Box<ActiveRevision>),
-    /// A look.
+    /// Polls now.
     Look,
-    /// A look, and to know that another process put this commit in force, of this time.
+    /// Another process made this commit, of this time, active; polls now.
     Published(CommitId, Option<Timestamp>),
 }
 
-/// A handle on the thread; it ends when this is dropped.
+/// A handle on the thread; the thread ends when it is dropped.
 #[derive(Debug)]
 pub struct Repository {
     wishes: Sender<Wish>,
@@ -140,23 +142,23 @@ impl Repository {
         Ok(Self { wishes })
     }
 
-    /// Begins with what is in force.
+    /// Starts polling from the active revision.
     pub fn begin(&self, known: ActiveRevision) {
         let _ = self.wishes.send(Wish::Begin(Box::new(known)));
     }
 
-    /// Asks for a look now.
+    /// Requests a poll now.
     pub fn look(&self) {
         let _ = self.wishes.send(Wish::Look);
     }
 
-    /// Says what another process has put in force, and asks for a look.
+    /// Passes on the commit that another process made active, and requests a poll.
     pub fn published(&self, commit: CommitId, committed: Option<Timestamp>) {
         let _ = self.wishes.send(Wish::Published(commit, committed));
     }
 }
 
-/// Git's words for what became of a file, as the catalogue's.
+/// Converts Git's file changes to the catalogue's.
 pub fn changes(files: BTreeMap<String, FileChange>) -> BTreeMap<String, FileUpdate> {
     let change = |change| match change {
         FileChange::Text(text) => FileUpdate::Text(text),
@@ -171,7 +173,7 @@ pub fn changes(files: BTreeMap<String, FileChange>) -> BTreeMap<String, FileUpda
     files.into_iter().map(|(path, file)| (path, change(file))).collect()
 }
 
-/// Errors, and what is in force in place of what has them.
+/// Documents with errors, and what is active in their place.
 pub fn rejected(catalogue: &Catalogue, diagnostics: &[Diagnostic]) -> Vec<Rejected> {
     let held = catalogue.held();
     let errors = diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error);

@@ -1,7 +1,7 @@
-//! What is followed: a repository and its branch, how to get in, and what its commits must have to come into force. The standalone node,
-//! the controller and its previews are asked for the same.
+//! The options of a tracked policy repository: its URL and branch, the credentials, and the requirements for its
+//! commits. The standalone node, the controller and its previews share them.
 //!
-//! Deliberately absent: the command line (`cli::options`), and what is done with a commit (`repository`).
+//! Not here: the command line (`cli::options`), and what happens with a commit (`repository`).
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,29 +14,29 @@ use crate::git::mirror::Mirror;
 use crate::git::signature::SignatureFlags;
 use crate::git::source::Source;
 
-/// The policy repository, as somebody asked to follow it.
+/// The policy repository to track.
 #[derive(Debug, Clone)]
 pub struct TrackedRepository {
     /// The repository.
     pub source: Source,
     /// Its branch; none: its default branch.
     pub branch: Option<String>,
-    /// How to get in.
+    /// The credentials.
     pub access: Access,
-    /// Whose signatures the flags demand.
+    /// Whose signatures the flags require.
     pub signatures: SignatureFlags,
-    /// When commits may come into force, whatever egret.yaml says of it.
+    /// The windows in which commits may become active; overrides egret.yaml.
     pub windows: Option<ChangeWindows>,
-    /// Which labels of nodes Egret may write, whatever egret.yaml says of it; none: all but Kubernetes' own.
+    /// The node labels that Egret may write; overrides egret.yaml. None: all but Kubernetes' own.
     pub label_keys: Option<Vec<KeyPattern>>,
-    /// The cluster's name: whose entry in egret.yaml counts, and whose reports branch is written.
+    /// The cluster's name: it selects the entry in egret.yaml and the reports branch.
     pub cluster: String,
-    /// How often to look although nobody said that something changed.
+    /// The polling interval.
     pub poll: Duration,
 }
 
 impl TrackedRepository {
-    /// A mirror of the repository in a folder.
+    /// Opens a mirror of the repository in a folder.
     pub fn mirror(&self, folder: &Path) -> git::Result<Mirror> {
         Mirror::open(folder, self.source.clone(), self.access.clone())
     }

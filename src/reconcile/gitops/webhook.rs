@@ -1,6 +1,6 @@
-//! The webhook as a loop sees it: somebody pushed or proposed something, or nobody will ever say so.
+//! The webhook as a loop uses it: an event for each push or pull request, or none ever if there is no webhook.
 //!
-//! Deliberately absent: HTTP and whom to believe (`serve::webhook`).
+//! Not here: HTTP and authentication (`serve::webhook`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use crate::serve::Server;
 use crate::serve::webhook::{self, WebhookEvents};
 
-/// Where a webhook is listened to, and who is believed.
+/// The address and the secret of a webhook.
 #[derive(Debug, Clone)]
 pub struct WebhookOptions {
-    /// Where.
+    /// The listen address.
     pub listen: SocketAddr,
     /// The secret's file.
     pub secret_file: PathBuf,
@@ -24,18 +24,18 @@ pub struct Webhook {
     running: Option<(Server, WebhookEvents)>,
 }
 
-/// What a forge tells of.
+/// An event of a forge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebhookEvent {
-    /// Somebody pushed.
+    /// A push.
     Pushed,
-    /// A pull request may be another than it was.
+    /// A pull request may have changed.
     Proposed,
 }
 
 impl Webhook {
-    /// Listens, if there is something to listen to. `branch` is the only one whose pushes count, where it was given; `pulls`: whether
-    /// somebody wants to hear of pull requests.
+    /// Listens, if a webhook is configured. `branch`: only its pushes count, if it is given; `pulls`: whether events
+    /// of pull requests are wanted.
     pub fn start(options: Option<WebhookOptions>, branch: Option<String>, pulls: bool) -> io::Result<Self> {
         let Some(WebhookOptions { listen, secret_file }) = options else { return Ok(Self::default()) };
         let running = webhook::start(webhook::WebhookListener { listen, secret_file, branch, pulls })?;
@@ -43,7 +43,7 @@ impl Webhook {
         Ok(Self { running: Some(running) })
     }
 
-    /// Waits until a forge tells of something.
+    /// Waits for the next event of a forge.
     pub async fn told(&mut self) -> WebhookEvent {
         let told = match &mut self.running {
             Some((_, events)) => tokio::select! {

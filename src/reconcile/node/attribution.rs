@@ -1,6 +1,7 @@
-//! Whose doing a drift is, by the kernel's events, and which policies want what drifted.
+//! Attribution: finds which process caused a drift, from the kernel's events, and which policies want the object that
+//! drifted.
 //!
-//! Deliberately absent: what has drifted (`core::report::drift`).
+//! Not here: what has drifted (`core::report::drift`).
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,7 @@ use crate::core::report::history::{DriftActor, RequestedBy};
 use crate::kernel::watch::{Actor, EventSubject, KernelEvent};
 use crate::reconcile::gitops::repository::DesiredRevision;
 
-/// Who touched an object, by the events of the kernel.
+/// Who changed an object, by the kernel's events.
 pub(in crate::reconcile) fn who(place: &DriftPlace, events: &[KernelEvent]) -> Option<DriftActor> {
     let about = |event: &&KernelEvent| match (place, &event.subject) {
         (DriftPlace::Rule(priority), EventSubject::Rule(of)) => priority == of,
@@ -21,12 +22,13 @@ pub(in crate::reconcile) fn who(place: &DriftPlace, events: &[KernelEvent]) -> O
         | (DriftPlace::Nft(_), EventSubject::Nft) => true,
         _ => false,
     };
-    // One act by hand has consequences that are the kernel's own, and these may be told first.
+    // One manual change has consequences by the kernel itself, whose events may arrive first.
     let by_process = |event: &&KernelEvent| matches!(event.actor, Actor::Process(..));
     let of_it = || events.iter().filter(about);
     let event = of_it().find(by_process).or_else(|| of_it().next())?;
     Some(match &event.actor {
-        // The kernel signs what anybody does to a link's flags itself (`dev_change_flags`, net/core/dev.c): it says nothing.
+        // The kernel reports every change of a link's flags as its own (`dev_change_flags`, net/core/dev.c), so this
+        // actor means nothing.
         Actor::Kernel if matches!(place, DriftPlace::Link(_)) => return None,
         Actor::Kernel => {
             DriftActor { guess: "the kernel".to_owned(), because: "its device or address went away or down".to_owned() }

@@ -1,7 +1,7 @@
-//! What `egret run` would do on this node, found without doing it: read by the same reader, judged by the same rules, planned by the same
-//! reconciler.
+//! The dry run behind `egret plan`: finds what `egret run` would do on this node without doing it, with the same
+//! reader, admission rules and reconciler.
 //!
-//! Printing is absent (`cli::plan`).
+//! Not here: printing (`cli::plan`).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,42 +22,42 @@ use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::node::round::{NodePlan, Reconciler, RoundError};
 use crate::reconcile::persistence::state_store::StateStore;
 
-/// Documents of the repository that is followed.
+/// The source of the documents.
 #[derive(Debug, Clone)]
 pub enum DocumentSource {
-    /// Of a revision, or of the tip of the branch, as a node would let it in.
+    /// A revision, or the tip of the branch, as a node would admit it.
     Git {
-        /// A revision in place of the branch.
+        /// A revision instead of the branch.
         rev: Option<String>,
         /// An empty folder for a mirror.
         mirror: PathBuf,
     },
-    /// Files as they lie in a folder without Git.
+    /// Files of a folder without Git.
     Files(BTreeMap<String, FileUpdate>),
 }
 
-/// What `egret plan` was asked for, checked.
+/// The options of `egret plan`, validated.
 #[derive(Debug)]
 pub struct DryRunOptions {
-    /// The policy repository, and what its commits must have.
+    /// The policy repository, and the requirements for its commits.
     pub following: TrackedRepository,
-    /// What is read of it.
+    /// The source of the documents.
     pub source: DocumentSource,
-    /// The cluster.
+    /// The cluster's facts.
     pub facts: Facts,
-    /// This node.
+    /// The node's name.
     pub node: NodeName,
-    /// Where the state of nodes is; a folder for each below it. It need not be there.
+    /// The folder of nodes' states, one folder below it per node. It need not exist.
     pub state_folder: PathBuf,
 }
 
-/// Why nothing can be said.
+/// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum DryRunError {
     /// Git failed.
     #[error(transparent)]
     Git(#[from] git::Error),
-    /// The kernel cannot be asked.
+    /// The kernel cannot be read.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The first half of a round failed.
@@ -66,7 +66,7 @@ pub enum DryRunError {
 }
 
 impl DryRunError {
-    /// What to do about it.
+    /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Git(error) => error.hint(),
@@ -79,23 +79,23 @@ impl DryRunError {
 /// What a run would do.
 #[derive(Debug)]
 pub struct DryRun {
-    /// The revision that was asked about: its short name.
+    /// The short name of the requested revision.
     pub revision: String,
-    /// What happens now, with what is active. None: nothing is, and nothing happens.
+    /// What happens now, with what is active. None: nothing is active, and nothing happens.
     pub now: Option<NodePlan>,
-    /// If the revision waits: for what, and what happens once it is let in.
+    /// If the revision is pending: what it waits for, and what happens once it is admitted.
     pub pending: Option<(PendingCommit, NodePlan)>,
     /// Errors in the revision's documents, and what is active in their place.
     pub rejected: Vec<Rejected>,
 }
 
 impl DryRun {
-    /// The plan of the revision that was asked about.
+    /// The plan of the requested revision.
     pub fn shown(&self) -> Option<&NodePlan> {
         self.pending.as_ref().map(|(_, plan)| plan).or(self.now.as_ref())
     }
 
-    /// What a person should know: findings, documents with errors, and what happens before a pending revision does.
+    /// Findings for the operator, documents with errors, and what happens before a pending revision does.
     pub fn findings(&self) -> Vec<Finding> {
         let rejected = self.rejected.iter().map(|rejected| {
             Finding::new("rejected-document", &rejected.place, rejected.message.clone()).hint(&rejected.instead)
@@ -110,7 +110,7 @@ impl DryRun {
     }
 }
 
-/// Documents that were read.
+/// The documents that were read.
 struct Documents {
     revision: String,
     active: Option<Arc<PolicySet>>,
@@ -118,7 +118,7 @@ struct Documents {
     rejected: Vec<Rejected>,
 }
 
-/// Finds what a run would do. Reading Git blocks, so this does; `runtime` is for asking the kernel.
+/// Finds what a run would do. It blocks on Git; `runtime` is for reading the kernel.
 pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Result<DryRun, DryRunError> {
     let DryRunOptions { following, source, facts, node, state_folder } = options;
     let memory = StateStore::read(&state_folder.join(node.as_str()));
@@ -158,7 +158,8 @@ fn of_git(
     })
 }
 
-/// Files without a history: nobody judges them, and what is bad among them has the last good version that the node keeps.
+/// Files without a history are not subject to admission. A file with errors is replaced by the last good version that
+/// the node keeps.
 fn of_files(following: &TrackedRepository, files: BTreeMap<String, FileUpdate>, memory: &StateStore) -> Documents {
     let mut catalogue = Catalogue::new(&following.cluster).with_label_keys(following.label_keys.as_deref());
     catalogue.import_good(&memory.kept().active.good);

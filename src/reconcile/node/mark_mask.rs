@@ -1,7 +1,7 @@
-//! The mark bits of this node, where egret.yaml leaves them to it (`markMask: auto`): what others on it use is looked at, and a choice stays
-//! until somebody else uses a bit of it.
+//! Chooses this node's mark bits if egret.yaml leaves the choice to the node (`markMask: auto`): reads which bits
+//! other software on the node uses, and keeps a choice until other software uses one of its bits.
 //!
-//! Deliberately absent: the choice itself (`core::state::mask`), and how objects move from one range to another (`round`, `plan`).
+//! Not here: the choice itself (`core::state::mask`), and how objects move to another mask (`round`, `plan`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,23 +15,25 @@ use crate::kernel::marks::{MarkSurvey, look};
 use crate::kernel::watch::{EventSubject, KernelEvent};
 use crate::telemetry::chain;
 
-/// How long a look at the rules of others counts. A node may have a hundred thousand of them, and a round may come every few milliseconds.
+/// How long a read of others' rules is valid. A node may have a hundred thousand of them, and a round may come every
+/// few milliseconds.
 const LOOK: Duration = Duration::from_mins(1);
 
-/// What this node knows of marks.
+/// The known use of mark bits on this node.
 #[derive(Debug, Default)]
 pub struct MarkMaskChooser {
     looked: Option<Instant>,
     seen: MarkSurvey,
     choice: Option<MaskChoice>,
-    /// The mask that was left because others use bits of it.
+    /// The mask that was given up because others use bits of it.
     left: Option<u32>,
-    /// What was asked for last, and the same with the bits of this node.
+    /// The policy set that was last passed in, and the same with this node's bits.
     resolved: Option<(Arc<PolicySet>, Arc<PolicySet>)>,
 }
 
 impl MarkMaskChooser {
-    /// What is asked for, with the bits of this node. `before` is the range of what is in the kernel, as far as memory has it.
+    /// The policy set with this node's bits. `before` is the persisted configuration of what is in the kernel, if
+    /// known.
     pub async fn resolve(
         &mut self,
         set: &Arc<PolicySet>,
@@ -72,7 +74,7 @@ impl MarkMaskChooser {
                 self.seen = seen;
                 self.looked = Some(Instant::now());
             }
-            // What is in the kernel stays, or the default is taken, until there is more to go by.
+            // Until the bits are known, what is in the kernel stays, or the default is used.
             Err(error) => tracing::warn!(error = chain(&error), "which mark bits others use is not known"),
         }
     }
@@ -92,7 +94,7 @@ impl MarkMaskChooser {
         resolved
     }
 
-    /// What a person should know of it.
+    /// Findings for the operator.
     pub fn findings(&self, node: &NodeName) -> Vec<Finding> {
         let Some(choice) = self.choice else { return Vec::new() };
         findings(node, choice, &self.seen.used, self.left)

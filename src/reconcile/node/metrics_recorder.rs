@@ -1,6 +1,7 @@
-//! What the loop of a node gives the HTTP server: that it runs, what a round did, and what the kernel has counted.
+//! Passes a node loop's values to the HTTP server: the loop's heartbeat, the results of rounds, and the kernel's
+//! counters.
 //!
-//! Not here: HTTP (`serve`), and the report, which says what drifted.
+//! Not here: HTTP (`serve`), and the report, which lists what drifted (`core::report`).
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use crate::reconcile::now;
 use crate::serve::{self, ApiErrorCounts, Health, Metrics, ScrapeRequest, ScrapeRequests, Server};
 use crate::telemetry::chain;
 
-/// What `serve` takes of a client's counts.
+/// Converts a client's error counts for `serve`.
 pub fn api_error_counts(errors: &ErrorCounts) -> ApiErrorCounts {
     ApiErrorCounts { requests: errors.requests(), watches: errors.watches() }
 }
@@ -26,13 +27,14 @@ pub struct MetricsRecorder {
     health: Health,
     metrics: Metrics,
     questions: ScrapeRequests,
-    /// What is not as it should be, and keeps nothing else from it: exits that the kernel refused, reports that are not committed.
+    /// Problems that do not affect readiness: exits that the kernel rejected, reports that are not committed.
     remarks: [Option<String>; 2],
     _server: Option<Server>,
 }
 
 impl MetricsRecorder {
-    /// Starts the server, if there is to be one. Until something is known, it is not ready, and this is why.
+    /// Starts the server, if one is configured. It is not ready until something is known; `not_yet` is the reason
+    /// that it gives.
     pub fn start(listen: Option<SocketAddr>, not_yet: &str) -> std::io::Result<Self> {
         let (health, metrics) = (Health::new(), Metrics::new());
         health.set_ready(Err(not_yet.to_owned()));
@@ -44,17 +46,17 @@ impl MetricsRecorder {
         Ok(Self { questions: metrics.questions(), health, metrics, remarks: [None, None], _server: server })
     }
 
-    /// The API server's errors are among the metrics from now on.
+    /// Adds the API server's errors to the metrics.
     pub fn api_errors(&self, errors: ErrorCounts) {
         self.metrics.api_errors(move || api_error_counts(&errors));
     }
 
-    /// The loop turns.
+    /// The loop's heartbeat.
     pub fn beat(&self) {
         self.health.beat();
     }
 
-    /// Whether reports are committed; why not is told beside readiness, which does not depend on it.
+    /// Whether reports are committed. A failure is shown as a remark beside readiness, which does not depend on it.
     pub fn reports(&mut self, fault: Option<String>) {
         self.remarks[1] = fault.map(|fault| format!("drift reports are not committed: {fault}"));
         self.remark();
@@ -65,12 +67,12 @@ impl MetricsRecorder {
         self.health.set_remark((!remarks.is_empty()).then(|| remarks.join("\n")));
     }
 
-    /// Waits until somebody wants to see the counters.
+    /// Waits until a scrape requests the counters.
     pub async fn asked(&mut self) -> ScrapeRequest {
         self.questions.next().await
     }
 
-    /// Reads the counters for who asked. What cannot be read is shown as it last was.
+    /// Reads the counters for a scrape. If they cannot be read, the last values are shown.
     pub async fn answer(&self, question: ScrapeRequest, engine: &mut Reconciler) {
         match engine.counters().await {
             Ok(counters) => question.answer(counters),
@@ -78,7 +80,7 @@ impl MetricsRecorder {
         }
     }
 
-    /// Git answered, if it did.
+    /// Records that Git answered, if it did.
     pub fn news(&self, news: &RepositoryEvent) {
         match news {
             RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => self.metrics.git_fetched(SystemTime::now()),
@@ -94,7 +96,7 @@ impl MetricsRecorder {
         }
     }
 
-    /// A round ended.
+    /// Records the result of a round.
     pub fn round(
         &mut self,
         result: &Result<RoundResult, RoundError>,

@@ -1,7 +1,8 @@
-//! The standalone node: one process that does everything for one machine.
+//! The standalone node (`egret run`): one process that reads Git and a cluster's manifests, and applies the policies
+//! to one machine.
 //!
-//! Triggers come from Git, from the manifests, from the kernel and from the clock; each only says what has to be looked at. One
-//! round at a time. Deliberately absent: what a round does (`round`), and the live cluster.
+//! Triggers come from Git, the manifests, the kernel and timers; each only marks what has to be read again. One round
+//! runs at a time. Not here: what a round does (`round`), and the live cluster (`agent`, `controller`).
 
 pub(in crate::reconcile) mod attribution;
 pub mod dry_run;
@@ -43,42 +44,42 @@ use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 use crate::watch::Watcher;
 
-/// What `egret run` was asked for, checked.
+/// The options of `egret run`, validated.
 #[derive(Debug, Clone)]
 pub struct StandaloneOptions {
-    /// The policy repository, and what its commits must have.
+    /// The policy repository, and the requirements for its commits.
     pub following: TrackedRepository,
     /// The file of the key that reports are signed with, if they are.
     pub signing_key: Option<PathBuf>,
-    /// Manifests of the cluster.
+    /// The cluster's manifests.
     pub cluster: PathBuf,
-    /// This node.
+    /// The node's name.
     pub node: NodeName,
-    /// Where mirrors and memory are; a folder for each node below it.
+    /// The folder of mirrors and the state store; each node has a folder below it.
     pub state_folder: PathBuf,
-    /// Reconcile once and end.
+    /// Run one round, then exit.
     pub once: bool,
-    /// Take everything away in place of what Git asks for, and end.
+    /// Remove everything instead of applying what Git asks for, then exit.
     pub remove: bool,
-    /// Where metrics and health are served, if anywhere.
+    /// The address of metrics and health, if they are served.
     pub listen: Option<SocketAddr>,
-    /// Where a forge's webhook is listened to, if anywhere.
+    /// The forge's webhook, if there is one.
     pub webhook: Option<webhook::WebhookOptions>,
 }
 
-/// Why the process ends with an error.
+/// Why the process exits with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// There is another one.
+    /// Another Egret process holds the lock.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// Memory is out of reach.
+    /// The state store cannot be read or written.
     #[error(transparent)]
     Memory(#[from] StateStoreError),
-    /// The cluster cannot be read at all.
+    /// The cluster's manifests cannot be read at all.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// The kernel cannot be spoken to.
+    /// The kernel cannot be accessed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// A round failed, with `--once` or `--remove`.
@@ -87,7 +88,7 @@ pub enum RunError {
     /// Git failed, with `--once`.
     #[error(transparent)]
     Git(#[from] crate::git::Error),
-    /// A thread, a server or a signal handler could not be had.
+    /// A thread, a server or a signal handler could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
     /// Files cannot be watched.
@@ -96,7 +97,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// What to do about it.
+    /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Lock(_) => {
@@ -110,7 +111,8 @@ impl RunError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT, which leave the datapath applied; or once. The steps that were taken once; none: nothing is active.
+/// Runs until SIGTERM or SIGINT, which leave the datapath applied; or once. Returns the steps of a single run; none:
+/// nothing is active.
 pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunError> {
     let _lock = Lock::take()?;
     let folder = options.state_folder.join(options.node.as_str());
@@ -132,7 +134,7 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     let following = TrackedRepository { poll: poll(&options.following), ..options.following.clone() };
     let (repository, news) = following.start(&folder, seed)?;
-    // Nobody else writes its file.
+    // No other process writes this node's file.
     let publisher = following.publisher(&folder, options.signing_key.clone(), seed, Box::new(|| true))?;
     repository.begin(engine.memory.kept().active.clone());
     let mut node = Node::new(RoundDriver::new(engine, telling, seed), repository, ReportSender::new(publisher));
@@ -142,13 +144,13 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
     result
 }
 
-/// A push to a repository on this machine is seen by notify; polling it is only the backstop.
+/// A push to a repository on this machine is seen by inotify; polling is only the fallback.
 fn poll(following: &TrackedRepository) -> Duration {
     let TrackedRepository { source, poll, .. } = following;
     if source.is_local().is_some() { (*poll).max(Duration::from_mins(1)) } else { *poll }
 }
 
-/// Takes everything of ours away: kernel objects, and labels that Egret wrote.
+/// Removes everything of Egret's: kernel objects, and the labels that Egret wrote.
 async fn remove(engine: &mut Reconciler, range: DatapathConfig) -> Result<Vec<Step>, RunError> {
     let steps = engine.remove(range).await?;
     tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
@@ -156,15 +158,15 @@ async fn remove(engine: &mut Reconciler, range: DatapathConfig) -> Result<Vec<St
     Ok(steps)
 }
 
-/// What the loop holds.
+/// The state of the loop.
 struct Node {
     keeper: RoundDriver,
     repository: Repository,
     reports: ReportSender,
     schedule: EffectiveSchedule,
-    /// What the node reports of its interfaces.
+    /// The interfaces that the node reports.
     interfaces: Vec<GatewayInterface>,
-    /// The same as the last snapshot had it.
+    /// The same as of the last snapshot.
     interfaces_sent: Vec<GatewayInterface>,
 }
 
@@ -202,7 +204,7 @@ impl SnapshotSource for OwnSnapshot<'_> {
     }
 }
 
-/// What woke the loop.
+/// The event that woke the loop.
 enum Trigger {
     News(Option<RepositoryEvent>),
     Pushed,
@@ -225,7 +227,7 @@ impl Node {
         }
     }
 
-    /// What one round does, if anything is active.
+    /// Runs one round, if anything is active.
     async fn once(&mut self, mut news: UnboundedReceiver<RepositoryEvent>) -> Result<Option<Vec<Step>>, RunError> {
         while let Some(message) = news.recv().await {
             match message {
@@ -287,7 +289,7 @@ impl Node {
         }
     }
 
-    /// Takes a trigger in; tells whether a round is due.
+    /// Takes in a trigger. Returns whether it makes a round due.
     fn note(&mut self, trigger: Trigger) -> Result<bool, RunError> {
         if let Trigger::News(Some(news)) = &trigger {
             self.keeper.telling.news(news);
@@ -317,7 +319,7 @@ impl Node {
         Ok(false)
     }
 
-    /// Reads the manifests again; tells whether they say something else now.
+    /// Reads the manifests again. Returns whether their content changed.
     fn refresh(&mut self) -> bool {
         match self.keeper.engine.cluster.refresh() {
             Ok(refresh) => {
@@ -338,7 +340,7 @@ impl Node {
     fn time_came(&mut self) -> bool {
         let came = self.keeper.time_came();
         if came == Wakeup::Wall {
-            // The schedule compares everything, whether or not anybody said that something changed.
+            // The schedule compares everything, whether or not a change was announced.
             self.repository.look();
         }
         match came {
@@ -357,7 +359,7 @@ impl Node {
         self.keeper.intent = Some(intent);
     }
 
-    /// Lets a burst end, so that it is one round.
+    /// Waits for a burst of events to end, so that it becomes one round.
     async fn gather(&mut self, manifests: &mut Receiver<()>, kernel: &mut KernelWatch) -> Result<(), RunError> {
         let until = Instant::now() + self.keeper.gathering();
         loop {

@@ -1,6 +1,7 @@
-//! A round: read the kernel, evaluate, plan, apply, read again. Done means that the second plan is empty. `egret plan` does the first half.
+//! A reconciliation round of one node: read the kernel, evaluate the policies, plan, apply, read again. A round is
+//! done when the second plan is empty. `egret plan` runs the first half.
 //!
-//! When a round is due is absent (`node`), and so is everything pure that it calls.
+//! Not here: when a round is due (`round_driver`), and the pure functions that it calls (`core`).
 
 mod apply;
 
@@ -37,31 +38,31 @@ use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::telemetry::chain;
 
-/// How often a round looks again because somebody changed nftables meanwhile, or put something else in the way.
+/// How often a round starts over because another process changed nftables meanwhile, or caused another conflict.
 const ATTEMPTS: usize = 8;
 
-/// Why a round did not come to its end. The kernel is as it was, or on the way; the next round goes on from there.
+/// Why a round did not finish. The kernel may be partly changed; the next round continues from there.
 #[derive(Debug, thiserror::Error)]
 pub enum RoundError {
-    /// The kernel refused.
+    /// The kernel rejected a step.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// The cluster's facts could not be read, or a label not be written.
+    /// The cluster's facts could not be read, or a label could not be written.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// Memory could not be written.
+    /// The state store could not be written.
     #[error(transparent)]
     Memory(#[from] StateStoreError),
-    /// The facts do not know this node: nothing is known of what it should do.
+    /// The facts do not contain this node, so its duties are unknown.
     #[error("{0} is not among the nodes of the cluster; its kernel is left as it is")]
     UnknownNode(NodeName),
-    /// Everything was carried out, and still something differs.
+    /// Every step was applied, and still something differs.
     #[error("after {ATTEMPTS} attempts this is still to do: {0}")]
     NotConverged(String),
 }
 
 impl RoundError {
-    /// What to do about it.
+    /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Kernel(error) => error.hint(),
@@ -79,34 +80,34 @@ impl RoundError {
 pub struct NodePlan {
     /// The steps.
     pub plan: Plan,
-    /// What the kernel holds, with the node's labels.
+    /// The state of the kernel, with the node's labels.
     pub observed: NodeState,
-    /// What the node has to hold.
+    /// The state that the node should have.
     pub evaluation: Evaluation,
 }
 
-/// What a round did.
+/// The result of a round.
 #[derive(Debug, Default)]
 pub struct RoundResult {
-    /// Steps that were taken, in order.
+    /// The steps taken, in order.
     pub steps: Vec<Step>,
-    /// The policies that they are about; none where only drift was corrected.
+    /// The policies that the steps concern; none if only drift was corrected.
     pub policies: BTreeSet<PolicyId>,
-    /// What had drifted.
+    /// The number of objects that had drifted.
     pub drifted: usize,
-    /// The same by how it differed.
+    /// The same, by how they differed.
     pub classes: BTreeMap<DriftClass, usize>,
-    /// From the first look to the last.
+    /// The time from the first read to the last.
     pub took: Duration,
-    /// What the kernel can do.
+    /// The kernel's features.
     pub features: KernelFeatures,
-    /// What the node tells of its interfaces.
+    /// The interfaces that the node reports.
     pub interfaces: Vec<GatewayInterface>,
-    /// What the kernel refused, and is in force without.
+    /// The parts that the kernel rejected; the rest is applied without them.
     pub refused: RefusedParts,
     /// The exits that this node cannot serve, whether or not it is asked to, with the reason.
     pub unfit: BTreeMap<String, String>,
-    /// The next time at which something changes by itself: a suspension ends.
+    /// The next time at which something changes without an event: a suspension ends.
     pub wake: Option<Timestamp>,
 }
 
@@ -118,27 +119,27 @@ pub struct Reconciler {
     pub cluster: Cluster,
     /// The node's name.
     pub node: NodeName,
-    /// What outlives the process.
+    /// The persisted state.
     pub memory: StateStore,
     /// The report of this node.
     pub report: NodeReport,
-    /// What gateways tell of themselves, where they do: without a live cluster there is nobody to ask.
+    /// What gateways report of themselves; none without a live cluster.
     pub told: Option<GatewayState>,
-    /// What was last seen to be in force; none before the first round, and after one that failed.
+    /// The applied state as last read; none before the first round, and after one that failed.
     in_force: Option<(NodeState, Compiled)>,
-    /// Which pod each address was when all was last in force; none before the first time.
+    /// The pod of each address when everything was last applied; none before the first time.
     holders: Option<BTreeMap<IpAddr, PodName>>,
-    /// What each counter in the kernel is of, since all was last in force, and what they have counted.
+    /// What each kernel counter counts, as of the last complete round, and the totals.
     legend: CounterIndex,
     totals: Totals,
-    /// The mark bits of this node.
+    /// This node's mark bits.
     marks: MarkMaskChooser,
-    /// Generations of nftables that we made: their events are our own doing.
+    /// nftables generations that this process made: their events are its own changes.
     own_generations: VecDeque<Generation>,
 }
 
 impl Reconciler {
-    /// Puts the parts together.
+    /// Creates a reconciler from its parts.
     pub fn new(kernel: Kernel, cluster: Cluster, node: NodeName, memory: StateStore) -> Self {
         let report = NodeReport::new(node.as_str());
         Self {
@@ -157,7 +158,7 @@ impl Reconciler {
         }
     }
 
-    /// What was last seen to be in force.
+    /// The applied state as last read.
     pub fn in_force(&self) -> Option<&Compiled> {
         self.in_force.as_ref().map(|(_, compiled)| compiled)
     }
@@ -168,12 +169,12 @@ impl Reconciler {
         Ok(self.totals.add(&self.legend, &look))
     }
 
-    /// Whether an event is our own doing.
+    /// Whether an event was caused by this process.
     pub fn is_own(&self, event: &KernelEvent) -> bool {
         event.generation.is_some_and(|generation| self.own_generations.contains(&generation))
     }
 
-    /// What a look at the kernel and the facts gives, labels included.
+    /// Reads the kernel and the facts, including labels.
     pub async fn observe(&mut self, desired: &Labels) -> Result<Observed, RoundError> {
         let mut observed = self.kernel.observe().await?;
         observed.state.labels = self.observed_labels(desired);
@@ -187,7 +188,8 @@ impl Reconciler {
         }
     }
 
-    /// Brings the node to what is asked for. `events` are those that came since the last round, and when the first did.
+    /// Brings the node to the desired state. `events` are those since the last round, and `seen` is when the first of
+    /// them came.
     pub async fn round(
         &mut self,
         intent: &DesiredRevision,
@@ -223,12 +225,12 @@ impl Reconciler {
                 done.policies = compiled.policies_that_differ(self.in_force.as_ref().map(|(_, before)| before));
             }
             if self.label_first(&left, &mut done.steps) {
-                // The facts are others with them: what else there is to do is planned anew, as `plan` foresees it.
+                // The facts have changed with the labels: the rest is planned anew, as `plan` foresees it.
                 self.in_force = None;
                 continue;
             }
             match self.apply(&left, observed.generation, &compiled, range, &mut done.steps).await {
-                // What differs at the next look is what another process did meanwhile.
+                // If the next read still differs, another process made the change meanwhile.
                 Ok(refused) if refused.is_empty() => {
                     self.holders = Some(compiled.holders.clone());
                     self.in_force = Some((compiled.desired.clone(), compiled));
@@ -236,7 +238,7 @@ impl Reconciler {
                 Ok(refused) => {
                     self.in_force = None;
                     if done.refused.extend(refused) {
-                        // There is one part less to do: this ends.
+                        // One part less remains, so this terminates.
                         attempts -= 1;
                     }
                 }
@@ -251,8 +253,8 @@ impl Reconciler {
         Err(RoundError::NotConverged(left.to_string().lines().take(3).collect::<Vec<_>>().join("; ")))
     }
 
-    /// What a round would do now. Nothing is changed, neither in the kernel nor on disk. Every node is taken to have the labels that Git asks
-    /// for: a plan that ended at a label would show nothing of what follows from it.
+    /// What a round would do now. It changes neither the kernel nor the disk. Every node is assumed to have the
+    /// labels that Git asks for: a plan that ended at a label would not show what follows from it.
     pub async fn plan(&mut self, set: &Arc<PolicySet>) -> Result<NodePlan, RoundError> {
         let set = self.begin(set, &[]).await?;
         let range = set.config.range;
@@ -260,7 +262,7 @@ impl Reconciler {
         let facts = set.labelled(self.cluster.facts());
         let (evaluation, mut observed) =
             self.look_and_compile(&set, Some(&facts), RefusedParts::NOTHING, now()).await?;
-        // It is no difference that no Egret runs just now: the next one takes the tables over.
+        // That no Egret runs just now is no difference: the next process takes the tables over.
         for table in observed.state.nft.values_mut().filter(|table| table.abandoned) {
             (table.owned, table.abandoned) = (true, false);
         }
@@ -269,7 +271,7 @@ impl Reconciler {
         Ok(NodePlan { plan, observed: observed.state, evaluation })
     }
 
-    /// What is asked for, with the mark bits of this node.
+    /// The policy set with this node's mark bits.
     async fn begin(&mut self, set: &Arc<PolicySet>, events: &[KernelEvent]) -> Result<Arc<PolicySet>, RoundError> {
         if !self.cluster.facts().nodes.contains_key(&self.node) {
             return Err(RoundError::UnknownNode(self.node.clone()));
@@ -277,7 +279,7 @@ impl Reconciler {
         Ok(self.marks.resolve(set, self.memory.kept().range(), events).await)
     }
 
-    /// All is applied: what is known of it is kept.
+    /// Everything is applied: persists and remembers the result.
     fn complete(
         &mut self,
         intent: &DesiredRevision,
@@ -296,7 +298,8 @@ impl Reconciler {
         self.settle(intent, compiled)
     }
 
-    /// Reads the kernel, and decides what this node has to hold. `facts`: those of the cluster, or as they will be.
+    /// Reads the kernel, and compiles the state that this node should have. `facts`: those of the cluster, or as they
+    /// will be.
     async fn look_and_compile(
         &mut self,
         set: &PolicySet,
@@ -317,7 +320,7 @@ impl Reconciler {
         Ok((evaluation, observed))
     }
 
-    /// What decides steps beside the two states.
+    /// The inputs of a plan beside the two states.
     async fn context(&self, compiled: &Compiled, observed: &Observed) -> PlanContext {
         let holders = AddressHolders { before: self.holders.clone(), now: compiled.holders.clone() };
         let first = compiled.desired.nft.contains_key(&TableFamily::Inet)
@@ -326,7 +329,7 @@ impl Reconciler {
         PlanContext { holders, untracked }
     }
 
-    /// What somebody changed since all was in force.
+    /// Records what was changed by others since everything was last applied.
     fn note_drift(
         &mut self,
         compiled: &Compiled,
@@ -358,7 +361,7 @@ impl Reconciler {
     }
 }
 
-/// The end of the first suspension that ends.
+/// The earliest end of a suspension.
 fn next_wake(intent: &DesiredRevision, now: Timestamp) -> Option<Timestamp> {
     intent
         .set

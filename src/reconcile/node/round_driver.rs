@@ -1,7 +1,8 @@
-//! The keeper: one node's engine with what decides when its next round is: events, retries, the clock.
+//! The round driver: owns one node's reconciler and decides when its next round is due, by events, retries and
+//! timers.
 //!
-//! Both loops have one: the standalone node's, which reads Git itself, and the agent's, which is told what is in force. Deliberately
-//! absent: where triggers come from, and what a round does (`round`).
+//! Both loops use it: the standalone node, which reads Git itself, and the agent, which reads the published policies.
+//! Not here: the sources of triggers (`node`, `agent`), and what a round does (`round`).
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use crate::reconcile::now;
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 
-/// More than this much drift in [`FIGHT_WINDOW`] is a fight with somebody: then it is put right at a pace that leaves the
-/// machine usable.
+/// More drift than this within [`FIGHT_WINDOW`] is a fight with another process. It is then corrected at a pace that
+/// leaves the machine usable.
 const FIGHT: usize = 50;
 /// See [`FIGHT`].
 const FIGHT_WINDOW: Duration = Duration::from_secs(10);
@@ -28,43 +29,43 @@ const FIGHT_WINDOW: Duration = Duration::from_secs(10);
 const GATHER: Duration = Duration::from_millis(2);
 /// The same during a fight.
 const GATHER_IN_FIGHT: Duration = Duration::from_millis(500);
-/// Everything is looked at this often, whether or not any event came. A look is a few milliseconds and writes nothing.
+/// How often everything is compared without an event. That takes a few milliseconds and writes nothing.
 const LOOK: Duration = Duration::from_mins(1);
-/// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
+/// The longest single wait for a wall-clock time: a clock that jumps is noticed after it.
 const CLOCK: Duration = Duration::from_secs(30);
 
-/// One node's engine and when it is to turn.
+/// One node's reconciler, and when its next round is due.
 pub struct RoundDriver {
-    /// The engine.
+    /// The reconciler.
     pub engine: Reconciler,
     /// Metrics and health.
     pub telling: MetricsRecorder,
-    /// What is asked for; none until somebody said.
+    /// The desired revision; none until it is known.
     pub intent: Option<DesiredRevision>,
     backoff: Backoff,
     facts_backoff: Backoff,
     due: Due,
-    /// Events that came since the last round that succeeded.
+    /// Events since the last round that succeeded.
     events: Vec<KernelEvent>,
     /// When the first of them came.
     seen: Option<Timestamp>,
-    /// Times of drift, for telling a fight.
+    /// Times of drift, to detect a fight.
     fights: Vec<Instant>,
-    /// What the kernel refused in the last round that came to its end.
+    /// What the kernel rejected in the last round that finished.
     refused: RefusedParts,
 }
 
-/// When the loop wakes by itself. Each time has one owner, who sets it and takes it back: what was asked for by one is not lost
-/// because another succeeds.
+/// When the loop wakes without an event. Each time has one owner, which sets and clears it: a time that one owner set
+/// is not lost because another succeeds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Due {
-    /// A round that failed, or that the kernel refused a part of, is tried again. The rounds' own.
+    /// Retry of a round that failed, or of which the kernel rejected a part. Owner: rounds.
     retry: Option<Instant>,
-    /// Facts that could not be read or are not believed yet are looked at again. The looks' at the facts.
+    /// Facts that could not be read, or are not trusted yet, are read again. Owner: reads of the facts.
     facts: Option<Instant>,
-    /// Everything is looked at. The rounds'.
+    /// Everything is compared. Owner: rounds.
     look: Option<Instant>,
-    /// By the clock on the wall: schedule and ends of suspensions. The rounds'.
+    /// By the wall clock: the schedule, and ends of suspensions. Owner: rounds.
     wall: Option<Timestamp>,
 }
 
@@ -73,11 +74,11 @@ struct Due {
 pub enum Wakeup {
     /// Nothing: the wait was cut short.
     Nothing,
-    /// A look at the facts; a round only if they changed.
+    /// A read of the facts; a round only if they changed.
     Facts,
     /// A round.
     Round,
-    /// A round, and a look at everything: the schedule, or the end of something.
+    /// A round that compares everything: the schedule, or the end of a suspension.
     Wall,
 }
 
@@ -96,13 +97,13 @@ impl Due {
         }
     }
 
-    /// When to look at the clock again.
+    /// When to check the clock again.
     fn next(&self, instant: Instant, now: Timestamp) -> Instant {
         let wall = self.wall.map(|wall| instant + Duration::try_from(wall.duration_since(now)).unwrap_or_default());
         [self.retry, self.facts, self.look, wall].into_iter().flatten().fold(instant + CLOCK, Instant::min)
     }
 
-    /// A round came to its end. `retry`: it is to be tried again all the same.
+    /// A round finished. `retry`: it is to be retried all the same.
     fn ended(&mut self, instant: Instant, retry: Option<Duration>, wall: Option<Timestamp>) {
         self.retry = retry.map(|wait| instant + wait);
         self.look = Some(instant + LOOK);
@@ -114,14 +115,14 @@ impl Due {
         self.retry = Some(instant + wait);
     }
 
-    /// The facts were looked at; they are to be looked at again after this time, if at all.
+    /// The facts were read; they are to be read again after this time, if at all.
     fn facts_seen(&mut self, instant: Instant, again: Option<Duration>) {
         self.facts = again.map(|wait| instant + wait);
     }
 }
 
 impl RoundDriver {
-    /// Puts an engine under this care. `seed` is for jitter.
+    /// Creates a driver for a reconciler. `seed` is for jitter.
     pub fn new(engine: Reconciler, telling: MetricsRecorder, seed: u64) -> Self {
         Self {
             engine,
@@ -137,7 +138,7 @@ impl RoundDriver {
         }
     }
 
-    /// Takes a kernel event in; tells whether a round is due because of it.
+    /// Takes in a kernel event. Returns whether it makes a round due.
     pub fn happened(&mut self, event: KernelEvent) -> bool {
         if self.engine.is_own(&event) {
             return false;
@@ -150,7 +151,7 @@ impl RoundDriver {
         true
     }
 
-    /// Reads the kernel's counters for who asked.
+    /// Reads the kernel's counters for a scrape.
     pub async fn answer(&mut self, question: ScrapeRequest) {
         self.telling.answer(question, &mut self.engine).await;
     }
@@ -160,31 +161,32 @@ impl RoundDriver {
         self.due.came(Instant::now(), now())
     }
 
-    /// When to look at the clock again.
+    /// When to check the clock again.
     pub fn next_wake(&self) -> Instant {
         self.due.next(Instant::now(), now())
     }
 
-    /// The facts were looked at, and are to be looked at again after this time if something was being written just then.
+    /// The facts were read. `again`: they were being written just then, and are to be read again after this time.
     pub fn facts_seen(&mut self, again: Option<Duration>) {
         self.facts_backoff.reset();
         self.due.facts_seen(Instant::now(), again);
     }
 
-    /// The facts could not be read: they are looked at again, after a wait that grows each time.
+    /// The facts could not be read. They are read again, after a wait that grows each time.
     pub fn facts_unreadable(&mut self) {
         let wait = self.facts_backoff.next_wait();
         self.due.facts_seen(Instant::now(), Some(wait));
     }
 
-    /// How long to let a burst go on, so that it is one round.
+    /// How long to wait for a burst to end, so that it becomes one round.
     pub fn gathering(&mut self) -> Duration {
         let now = Instant::now();
         self.fights.retain(|at| now.duration_since(*at) < FIGHT_WINDOW);
         if self.fights.len() > FIGHT { GATHER_IN_FIGHT } else { GATHER }
     }
 
-    /// One round, if it is known what for. `scheduled` is when the schedule wants the next one. After a fault it is tried again.
+    /// Runs one round, if the desired revision is known. `scheduled`: when the schedule wants the next one. A round
+    /// that fails is retried.
     pub async fn round(&mut self, scheduled: Option<Timestamp>) -> Option<Result<RoundResult, RoundError>> {
         let intent = self.intent.clone()?;
         let seen = self.seen.unwrap_or_else(now);
@@ -231,7 +233,7 @@ fn tell(intent: &DesiredRevision, done: &RoundResult) {
     log_steps(&done.steps);
 }
 
-/// The policies that a round was about, a few of them.
+/// Some of the policies that a round concerned.
 fn policies(done: &RoundResult) -> String {
     const NAMED: usize = 8;
     let mut names: Vec<String> = done.policies.iter().take(NAMED).map(ToString::to_string).collect();
@@ -250,7 +252,7 @@ fn tell_refused(refused: &RefusedParts) {
     }
 }
 
-/// The steps, a line each, for who debugs: a node that is new has hundreds. `egret plan` shows them without a log.
+/// Logs the steps for debugging, a line each: a new node has hundreds. `egret plan` shows them without a log.
 pub fn log_steps(steps: &[Step]) {
     for line in steps.iter().flat_map(Step::lines) {
         tracing::debug!("  {line}");

@@ -1,6 +1,6 @@
-//! Schedule: when to compare everything although nothing changed. The only file that names `cron`.
+//! The schedule of full comparisons, from the crontab line in egret.yaml. This is the only file that names `cron`.
 //!
-//! Pure but for the clock's value, which is passed in. Deliberately absent: waiting.
+//! Pure: the current time is passed in, and the caller waits.
 
 use std::str::FromStr;
 
@@ -17,16 +17,16 @@ pub struct CronSchedule {
     zone: TimeZone,
 }
 
-/// The schedule of the egret.yaml in force.
+/// The schedule of the active egret.yaml.
 #[derive(Debug, Default)]
 pub struct EffectiveSchedule {
     timetable: Option<(Schedule, CronSchedule)>,
 }
 
-/// Why a schedule is none.
+/// Why a schedule is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ScheduleError {
-    /// The five fields are not understood.
+    /// The five fields cannot be parsed.
     #[error("`{line}` is no crontab line: {why}")]
     Line {
         /// The line.
@@ -40,7 +40,7 @@ pub enum ScheduleError {
 }
 
 impl CronSchedule {
-    /// Understands a schedule of egret.yaml.
+    /// Parses a schedule of egret.yaml.
     pub fn new(schedule: &Schedule) -> Result<Self, ScheduleError> {
         let zone = TimeZone::get(&schedule.time_zone).map_err(|_| ScheduleError::Zone(schedule.time_zone.clone()))?;
         let line = |why: String| ScheduleError::Line { line: schedule.cron.clone(), why };
@@ -56,7 +56,7 @@ impl CronSchedule {
 }
 
 impl EffectiveSchedule {
-    /// Follows this one from now on. One that is none is told of, and not followed.
+    /// Uses this schedule from now on. An invalid one is logged and ignored.
     pub fn follow(&mut self, schedule: Option<&Schedule>) {
         if schedule == self.timetable.as_ref().map(|(schedule, _)| schedule) {
             return;

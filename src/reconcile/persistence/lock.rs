@@ -1,23 +1,24 @@
-//! One Egret for each network namespace.
+//! The lock that allows one Egret process per network namespace.
 //!
-//! The lock is a name in the abstract socket name space, which belongs to the network namespace (unix(7)): it is released
-//! whatever way the process ends, and two nodes on one machine don't meet. Deliberately absent: files, which outlive a crash.
+//! It is a name in the abstract socket namespace, which belongs to the network namespace (unix(7)). The kernel
+//! releases it however the process ends, unlike a lock file, which outlives a crash; and two nodes on one machine do
+//! not conflict.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-/// Held for as long as it lives.
+/// The lock is held as long as this value lives.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "the bound name is the lock")] UnixListener);
 
-/// Why there is no lock.
+/// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process has it.
+    /// Another process holds it.
     #[error("another Egret is at work in this network namespace")]
     Taken,
-    /// The kernel refused the socket.
+    /// The kernel rejected the socket.
     #[error("take the lock of this network namespace")]
     Refused(#[source] io::Error),
 }

@@ -1,4 +1,4 @@
-//! What outlives a process: the state store, and the lock that keeps a second process out of its network namespace.
+//! Persistence: the state store, and the lock that keeps a second process out of its network namespace.
 
 pub mod lock;
 pub mod state_store;

@@ -1,7 +1,7 @@
-//! Memory: what must outlive the process and can be observed nowhere: which labels Egret wrote, and documents that are held.
+//! The state store: persists what must outlive the process and can be read from neither the kernel nor Git nor the
+//! cluster: the labels that Egret wrote, and the active revision with its held documents.
 //!
-//! Small JSON files in the state folder, each replaced as a whole. Deliberately absent: anything that the kernel, Git or the
-//! cluster can say.
+//! It consists of small JSON files in the state folder, each replaced as a whole.
 
 use std::fs;
 use std::io;
@@ -15,39 +15,40 @@ use crate::core::labels::Labels;
 use crate::core::placement::handover::{self, Handover};
 use crate::core::state::ownership::DatapathConfig;
 
-/// The file and what is in it.
+/// The files and their content.
 #[derive(Debug)]
 pub struct StateStore {
     path: PathBuf,
     kept: PersistedState,
-    /// By itself: it grows with the policies, and is looked at in every round.
+    /// A separate file: it grows with the policies, and is compared in every round.
     ways_path: PathBuf,
     ways: Handover,
 }
 
-/// What is kept.
+/// The persisted state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PersistedState {
-    /// What was active when the last round ended, and the commit that waited then.
+    /// The active revision when the last round ended, and the commit that was pending then.
     #[serde(flatten)]
     pub active: ActiveRevision,
-    /// Labels on this node that Egret wrote, with the values it wrote.
+    /// Labels on this node that Egret wrote, with their values.
     pub labels: Labels,
-    /// The range of marks and tables that the kernel's objects are in, until all of them are in another: mask, first, port, MTU.
+    /// The datapath configuration of the kernel's objects, until all of them have another: mask, first table, port,
+    /// MTU.
     pub range: Option<(u32, u32, u16, u32)>,
-    /// The generation of the last leader whose publication was taken over.
+    /// The fencing token of the last publication that was taken over.
     pub fence: i64,
 }
 
 impl PersistedState {
-    /// The range of what is in the kernel, if it is known.
+    /// The datapath configuration of what is in the kernel, if it is known.
     pub fn range(&self) -> Option<DatapathConfig> {
         self.range.map(|(mask, first, port, mtu)| DatapathConfig { mask, first, port, mtu })
     }
 }
 
-/// Why it could not be read or written.
+/// Why a file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} {}", path.display())]
 pub struct StateStoreError {
@@ -58,8 +59,8 @@ pub struct StateStoreError {
 }
 
 impl StateStore {
-    /// Opens the file in a folder, which is made if need be. One that cannot be understood is set aside, not overwritten: a
-    /// node without memory still works, it only no longer knows its labels.
+    /// Opens the files in a folder, which is created if needed. A file that cannot be parsed is renamed, not
+    /// overwritten: a node without state still works, it only no longer knows its labels.
     pub fn open(folder: &Path) -> Result<Self, StateStoreError> {
         let path = folder.join("memory.json");
         let fault = |doing| {
@@ -84,8 +85,8 @@ impl StateStore {
         Ok(Self { path, kept, ways_path, ways })
     }
 
-    /// What is in a folder, for a process that changes nothing: it makes no folder, and sets nothing aside. What cannot be read counts as
-    /// absent.
+    /// Reads a folder for a process that changes nothing: it creates no folder and renames no file. What cannot be
+    /// read counts as missing.
     pub fn read(folder: &Path) -> Self {
         let (path, ways_path) = (folder.join("memory.json"), folder.join("ways.json"));
         let kept = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
@@ -93,12 +94,12 @@ impl StateStore {
         Self { path, kept, ways_path, ways }
     }
 
-    /// The ways that were in force, and those that were left.
+    /// The applied egress paths, and those that were left.
     pub fn ways(&self) -> &Handover {
         &self.ways
     }
 
-    /// Keeps other ways; writes only what differs.
+    /// Persists other egress paths; writes only if they differ.
     pub fn keep_ways(&mut self, ways: &Handover) -> Result<(), StateStoreError> {
         if *ways == self.ways {
             return Ok(());
@@ -108,12 +109,12 @@ impl StateStore {
         Ok(())
     }
 
-    /// What is kept.
+    /// The persisted state.
     pub fn kept(&self) -> &PersistedState {
         &self.kept
     }
 
-    /// Keeps something else; writes only what differs.
+    /// Persists a change; writes only if something differs.
     pub fn keep(&mut self, change: impl FnOnce(&mut PersistedState)) -> Result<(), StateStoreError> {
         let mut kept = self.kept.clone();
         change(&mut kept);
@@ -132,7 +133,7 @@ fn write(path: &Path, what: &impl Serialize) -> Result<(), StateStoreError> {
     written.map_err(|source| StateStoreError { doing: "write", path: path.to_owned(), source })
 }
 
-/// Nothing, where nothing can be understood: then a handover that was under way is not gone on with.
+/// Empty if the file cannot be parsed: then a handover that was under way is not continued.
 fn read_ways(path: &Path) -> Handover {
     let Ok(text) = fs::read(path) else { return Handover::default() };
     match serde_json::from_slice::<handover::PersistedHandover>(&text) {

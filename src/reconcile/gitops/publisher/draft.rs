@@ -1,6 +1,6 @@
-//! What is to be on the reports branch, planned on whatever is there: nodes' files, README.md, the snapshot.
+//! Plans the next commit of the reports branch on its current content: nodes' files, README.md, the snapshot.
 //!
-//! Deliberately absent: Git, and when it is tried.
+//! Not here: Git (`git`), and when a commit is attempted (the parent module).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,27 +14,27 @@ use crate::core::report::{files, message};
 use crate::core::snapshot;
 use crate::git::publish::{BranchState, Draft};
 
-/// What is to be said, and of what.
+/// The inputs of a plan.
 pub(super) struct DraftInput<'a> {
     pub(super) cluster: &'a str,
     pub(super) letter: &'a ReportBatch,
     pub(super) sight: Option<&'a ClusterSnapshot>,
-    /// What an earlier process could not commit.
+    /// Reports that an earlier process could not commit.
     pub(super) unsent: &'a [NodeReport],
 }
 
-/// What was made of it.
+/// The result of planning.
 #[derive(Default)]
 pub(super) struct PlannedDraft {
-    /// The branch as it is to be; nothing where only the times of nothing new would differ.
+    /// The planned content of the branch; none if only timestamps would differ.
     pub(super) draft: Option<Draft>,
-    /// How old the snapshot will be that is there then; none: there is none.
+    /// The age of the snapshot on the branch after the commit; none if there is none.
     pub(super) snapshot_age: Option<Duration>,
-    /// The cluster is too large for a snapshot: so many bytes.
+    /// The snapshot's size in bytes, if the cluster is too large for one.
     pub(super) too_large: Option<usize>,
 }
 
-/// Plans.
+/// Plans the commit.
 pub(super) fn plan(plan: &DraftInput<'_>, state: &BranchState, now: Timestamp) -> PlannedDraft {
     let changed = changed(plan, state);
     let mut planned = PlannedDraft::default();
@@ -43,7 +43,7 @@ pub(super) fn plan(plan: &DraftInput<'_>, state: &BranchState, now: Timestamp) -
     let news = !changed.is_empty() || !gone.is_empty();
     let pictured = picture(plan, &mut tree, news, &mut planned);
     if let Some(text) = tree.get(snapshot::FILE) {
-        // A time that nobody can read is as good as an old one.
+        // A snapshot with an unreadable time counts as old.
         planned.snapshot_age = snapshot::taken(text).map(|taken| now.duration_since(taken).unsigned_abs());
     }
     if !news && !pictured {
@@ -61,7 +61,7 @@ pub(super) fn plan(plan: &DraftInput<'_>, state: &BranchState, now: Timestamp) -
     planned
 }
 
-/// Reports that say something else than what is there, with what is there.
+/// Reports whose content differs from the branch, with the branch's version.
 fn changed(plan: &DraftInput<'_>, state: &BranchState) -> Vec<(Option<NodeReport>, NodeReport)> {
     let known = |node: &str| state.files.get(&files::path_of(node)).and_then(|text| files::read_node_file(text));
     let reports = plan.letter.reports.iter().map(|report| {
@@ -74,7 +74,7 @@ fn changed(plan: &DraftInput<'_>, state: &BranchState) -> Vec<(Option<NodeReport
     reports.filter(|(before, after)| before.as_ref() != Some(after)).collect()
 }
 
-/// What could not be committed without what somebody else has told since, who led meanwhile.
+/// An uncommitted report without what another leader has committed since.
 fn newer(unsent: &NodeReport, before: Option<&NodeReport>) -> NodeReport {
     let mut unsent = unsent.clone();
     let known = |record: &DriftRecord| {
@@ -86,7 +86,8 @@ fn newer(unsent: &NodeReport, before: Option<&NodeReport>) -> NodeReport {
     unsent
 }
 
-/// Takes away the files of nodes that the cluster does not have any more: they would be behind for ever. Their history stays.
+/// Removes the files of nodes that are no longer in the cluster: they would stay outdated for ever. Their history
+/// stays.
 fn gone(sight: Option<&ClusterSnapshot>, tree: &mut BTreeMap<String, String>) -> Vec<String> {
     let Some(ClusterSnapshot { facts, .. }) = sight.filter(|sight| !sight.facts.nodes.is_empty()) else {
         return Vec::new();
@@ -98,7 +99,7 @@ fn gone(sight: Option<&ClusterSnapshot>, tree: &mut BTreeMap<String, String>) ->
     gone.iter().filter_map(|path| tree.remove(path).and(files::node_of(path)).map(str::to_owned)).collect()
 }
 
-/// Puts the snapshot in, if it is worth it; tells whether it alone is worth a commit.
+/// Adds the snapshot if it is due; returns whether it justifies a commit of its own.
 fn picture(
     plan: &DraftInput<'_>,
     tree: &mut BTreeMap<String, String>,
@@ -106,7 +107,7 @@ fn picture(
     planned: &mut PlannedDraft,
 ) -> bool {
     let Some(every) = plan.letter.snapshot_every else {
-        // Nobody keeps it up to date any more.
+        // No process keeps the snapshot up to date any more.
         if riding {
             tree.remove(snapshot::FILE);
         }
@@ -126,7 +127,7 @@ fn picture(
     worth
 }
 
-/// The facts with what other gateways told of their interfaces before.
+/// The facts, completed with what other gateways reported of their interfaces before.
 fn whole(sight: &ClusterSnapshot, there: Option<&str>) -> Facts {
     let mut facts = sight.facts.clone();
     if sight.only_own {

@@ -1,6 +1,7 @@
-//! What could not be committed, in a file beside the mirror: a process that starts anew while the repository is away goes on with it.
+//! Persists reports that could not be committed, in a file beside the mirror: a process that restarts while the
+//! repository is unavailable continues with them.
 //!
-//! Deliberately absent: what is open. Whoever starts anew sees by itself what differs.
+//! Open drift is not persisted: a process that restarts detects again what differs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::atomic_file;
 use crate::core::report::history::NodeReport;
 
-/// Reports with what only earlier ones of the same nodes know.
+/// Reports, merged with what only earlier reports of the same nodes contain.
 pub(super) fn following(reports: &[NodeReport], before: &[NodeReport]) -> Vec<NodeReport> {
     let before = |node: &str| before.iter().find(|known| known.node == node);
     reports.iter().map(|report| report.clone().after(before(&report.node))).collect()
@@ -18,14 +19,14 @@ pub(super) fn following(reports: &[NodeReport], before: &[NodeReport]) -> Vec<No
 #[derive(Debug)]
 pub(super) struct Unsent {
     path: PathBuf,
-    /// Of an earlier process, and of earlier letters of this one.
+    /// Reports of an earlier process, and of earlier batches of this one.
     reports: Vec<NodeReport>,
-    /// What is in the file, or nothing where there is none.
+    /// The file's content; empty if there is no file.
     written: Vec<NodeReport>,
 }
 
 impl Unsent {
-    /// Opens the file of a mirror. One that cannot be understood is as good as none.
+    /// Opens the file of a mirror. A file that cannot be parsed counts as empty.
     pub(super) fn open(mirror: &Path) -> Self {
         let path = mirror.with_extension("unsent.json");
         let reports: Vec<NodeReport> = match fs::read(&path) {
@@ -38,14 +39,14 @@ impl Unsent {
         Self { path, written: reports.clone(), reports }
     }
 
-    /// What could not be committed until now.
+    /// The reports that could not be committed until now.
     pub(super) fn reports(&self) -> &[NodeReport] {
         &self.reports
     }
 
-    /// These are not committed: they and those of before are kept.
+    /// Keeps these reports, which are not committed, together with the earlier ones.
     ///
-    /// The next letter may know nothing of them: its agent may have started anew meanwhile.
+    /// The next batch may not contain them: its agent may have restarted meanwhile.
     pub(super) fn keep(&mut self, reports: &[NodeReport]) {
         let mut all = following(reports, &self.reports);
         all.extend(self.reports.iter().filter(|known| !reports.iter().any(|new| new.node == known.node)).cloned());
@@ -68,11 +69,11 @@ impl Unsent {
         atomic_file::replace(&self.path, &serde_json::to_vec(reports)?)
     }
 
-    /// All is committed.
+    /// All reports are committed.
     pub(super) fn clear(&mut self) {
         self.reports.clear();
         if !std::mem::take(&mut self.written).is_empty() {
-            // What is left there would be said once more, and found to be there already.
+            // If the file cannot be removed, its reports are planned once more and found to be on the branch already.
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -1,8 +1,9 @@
-//! Pull requests: the thread that previews them and says so where they are talked about.
+//! The pull request thread: previews open pull requests and posts the result as comments and commit statuses.
 //!
-//! It has a thread and a mirror of its own, so that a forge that is slow or away holds up no policy. Only the controller that leads does it,
-//! and asks whether it still does before each word. What is proposed is data: no word of it decides where something is read or said.
-//! Deliberately absent: what a preview says (`core::preview`), and how a forge is talked to (`forge`).
+//! It has its own thread and mirror, so that a slow or unavailable forge delays no policy. Only the controller that
+//! leads runs it, and the thread checks the leadership again before each post. A pull request is data: its content
+//! decides neither what is read nor where a comment is posted. Not here: a preview's text (`core::preview`), and the
+//! forges' APIs (`forge`).
 
 mod poll;
 mod poll_schedule;
@@ -32,65 +33,65 @@ use crate::reconcile::leadership::IsLeader;
 use crate::serve::Metrics;
 use crate::telemetry::chain;
 
-/// The list of open pull requests is looked at this often, although nobody said that something changed.
+/// How often open pull requests are polled without a webhook.
 const LOOK: Duration = Duration::from_mins(1);
-/// A commit that a forge knows of and Git does not yet is looked for again so soon.
+/// The wait for a commit that the forge's API lists and its Git server does not have yet.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Where pull requests are.
+/// The forge whose pull requests are previewed.
 #[derive(Debug, Clone)]
 pub struct ForgeTarget {
-    /// The repository there.
+    /// The repository at the forge.
     pub forge: Forge,
-    /// Which forge it is: each has its own names for heads.
+    /// The kind of forge: each has its own names for the refs of heads.
     pub kind: ForgeKind,
-    /// By which tokens are had, where they are a GitHub App's.
+    /// The GitHub App that issues the tokens, if one does.
     pub app: Option<Arc<GitHubApp>>,
 }
 
-/// What to preview, and where.
+/// The options of the thread.
 #[derive(Debug, Clone)]
 pub struct PullPreviewOptions {
-    /// The policy repository, and what its commits must have.
+    /// The policy repository, and the requirements for its commits.
     pub following: TrackedRepository,
-    /// The folder of a mirror of its own.
+    /// The folder of a separate mirror.
     pub mirror: PathBuf,
-    /// For jitter.
+    /// The seed for jitter.
     pub seed: u64,
-    /// Where they are.
+    /// The forge.
     pub board: ForgeTarget,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Metrics,
 }
 
-/// What a preview has to know of the cluster.
+/// What a preview needs of the cluster.
 #[derive(Debug, Clone)]
 pub struct PreviewCluster {
     /// Nodes, namespaces and pods.
     pub facts: Facts,
-    /// Nodes' interfaces and addresses, of those that told.
+    /// The interfaces and addresses of nodes that report them.
     pub host_networks: BTreeMap<NodeName, HostNetwork>,
-    /// What nodes report.
+    /// Nodes' reports.
     pub reports: Vec<NodeReport>,
 }
 
-/// What the thread says to the loop.
+/// An event that the thread sends to the loop.
 #[derive(Debug)]
 pub enum PullPreviewEvent {
-    /// It has to know what the cluster is like. Who does not know (yet) drops it.
+    /// The thread needs the cluster's state. A loop that does not know it (yet) drops the sender.
     Ask(oneshot::Sender<Result<PreviewCluster, String>>),
-    /// What [`Pulls::fault`] says is another thing now.
+    /// The value of [`PullPreviews::fault`] changed.
     Changed,
 }
 
-/// What the loop says to the thread.
+/// A command that the loop sends to the thread.
 #[derive(Debug)]
 enum PullPreviewCommand {
     Look,
     Branch(String),
 }
 
-/// A handle on the thread, or on none; it ends when this is dropped.
+/// A handle on the thread, if there is one; the thread ends when it is dropped.
 #[derive(Debug, Default)]
 pub struct PullPreviews {
     running: Option<(Sender<PullPreviewCommand>, UnboundedReceiver<PullPreviewEvent>)>,
@@ -98,11 +99,11 @@ pub struct PullPreviews {
     fault: Fault,
 }
 
-/// Why the last round was not all it should have been.
+/// Why the last poll was incomplete.
 type Fault = Arc<Mutex<Option<String>>>;
 
 impl PullPreviews {
-    /// Starts the thread, if there is something to do for it.
+    /// Starts the thread, if previews are enabled.
     pub fn start(options: Option<PullPreviewOptions>, leads: IsLeader) -> std::io::Result<Self> {
         let Some(options) = options else { return Ok(Self::default()) };
         let (wishes, wished) = channel();
@@ -115,12 +116,12 @@ impl PullPreviews {
         Ok(Self { running: Some((wishes, said)), branch: None, fault })
     }
 
-    /// Something may have changed: a pull request, or who leads.
+    /// Announces that something may have changed: a pull request, or the leader.
     pub fn look(&self) {
         self.wish(PullPreviewCommand::Look);
     }
 
-    /// The branch that policies are read from has news.
+    /// Announces that the branch of policies has changed.
     pub fn base(&mut self, branch: &str) {
         if self.branch.as_deref() == Some(branch) {
             return self.look();
@@ -135,7 +136,7 @@ impl PullPreviews {
         }
     }
 
-    /// The next word of the thread; there never is one where there is no thread.
+    /// The next event of the thread. Never resolves if there is no thread.
     pub async fn word(&mut self) -> PullPreviewEvent {
         let word = match &mut self.running {
             Some((_, words)) => words.recv().await,
@@ -147,7 +148,7 @@ impl PullPreviews {
         }
     }
 
-    /// How it fares: none where nobody wants previews, else why not all of them are posted.
+    /// The state of previews: none if they are disabled, else why not all of them are posted.
     pub fn fault(&self) -> Option<Result<(), String>> {
         self.running.as_ref()?;
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -155,7 +156,7 @@ impl PullPreviews {
     }
 }
 
-/// What lives on the thread.
+/// The state of the thread.
 struct Thread {
     options: PullPreviewOptions,
     leads: IsLeader,

@@ -1,6 +1,8 @@
-//! One look at all open pull requests: which there are, which of them are due, what each comes down to, and what is said.
+//! One poll of all open pull requests: lists them, finds those that are due, reads what each changes, and posts the
+//! previews.
 //!
-//! One that fails keeps none of the others: its failure is said where it belongs, and counted. Deliberately absent: when a look is due.
+//! A pull request that fails does not affect the others: its failure is posted on it and counted. Not here: when a
+//! poll is due (`poll_schedule`).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -22,31 +24,33 @@ use crate::reconcile::gitops::preview::{ClusterContext, MergeBase, ProposedChang
 use crate::serve::PreviewResult;
 use crate::telemetry::chain;
 
-/// So many pull requests are looked after: those that somebody touched last.
+/// The most pull requests that are previewed: those updated last.
 const MOST_PULLS: usize = 50;
-/// A proposal may have this much text that differs. It is all read, parsed and compiled; what is larger no person reads either.
+/// The most bytes of text that may differ in a pull request. All of it is read, parsed and compiled; no reviewer
+/// reads more either.
 const MOST_TEXT: usize = 2 << 20;
-/// The mirror may have this much before it is made anew, without what closed pull requests left in it.
+/// The largest size of the mirror, in bytes. Beyond it the mirror is created anew, without the objects of closed pull
+/// requests.
 const ROOM: u64 = 256 << 20;
-/// It is made anew for that reason no more often than this.
+/// The shortest time between two renewals of the mirror.
 const RENEW: Duration = Duration::from_hours(6);
 
-/// A forge that says when to come back is not believed further than this.
+/// The longest `Retry-After` of a forge that is respected.
 const LONGEST: Duration = Duration::from_hours(1);
 
-/// Why no pull request could be looked after.
+/// Why no pull request could be handled.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PollError {
-    /// The policy repository is away.
+    /// The policy repository is unavailable.
     #[error("fetch pull requests")]
     Git(#[from] git::Error),
-    /// The forge is away, or does not let us.
+    /// The forge is unavailable, or denies access.
     #[error("talk to the forge about pull requests")]
     Forge(#[from] forge::ForgeError),
 }
 
 impl PollError {
-    /// What to do about it.
+    /// What the operator can do about it.
     pub(super) fn hint(&self) -> Option<String> {
         match self {
             Self::Git(error) => error.hint(),
@@ -54,7 +58,7 @@ impl PollError {
         }
     }
 
-    /// How long the forge, or the Git server, wants to be left alone.
+    /// How long the forge or the Git server asks to wait.
     pub(super) fn wait(&self) -> Option<Duration> {
         match self {
             Self::Git(error) => error.retry_after(),
@@ -66,41 +70,41 @@ impl PollError {
     }
 }
 
-/// What became of a look.
+/// The result of a poll.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PollResult {
     pub(super) done: PollOutcome,
-    /// Why some pull request has not got what it should have.
+    /// Why some pull request does not have its preview.
     pub(super) fault: Option<String>,
 }
 
-/// How far it came.
+/// How far the poll got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PollOutcome {
-    /// All is said.
+    /// Everything is posted.
     All,
-    /// Git does not have all that the forge knows of, yet.
+    /// The Git server does not have all commits yet that the forge lists.
     Soon,
-    /// Not enough is known of the cluster, or another one leads now.
+    /// Not enough is known of the cluster, or another controller leads.
     NotNow,
 }
 
-/// What stays from look to look.
+/// State kept from one poll to the next.
 pub(super) struct Poller<'a> {
     options: &'a PullPreviewOptions,
     leads: &'a IsLeader,
     words: &'a UnboundedSender<PullPreviewEvent>,
     mirror: Option<Mirror>,
     memory: PostedPreviews,
-    /// Heads that are not asked for again, and why.
+    /// Heads that are not fetched again, and why.
     hopeless: BTreeMap<PullHead, String>,
     renewed: Option<Instant>,
-    /// Where the branch is that they are for.
+    /// The tip of the target branch.
     tip: Option<CommitId>,
     left_out: usize,
 }
 
-/// A pull request and what it comes down to.
+/// A pull request and what it changes.
 struct Due {
     pull: Pull,
     subject: PreviewSubject,
@@ -125,13 +129,13 @@ impl<'a> Poller<'a> {
         }
     }
 
-    /// Somebody else leads: what is remembered is true no more.
+    /// Another process leads: what is remembered is no longer true.
     pub(super) fn forget(&mut self) {
         self.memory.forget();
         self.hopeless.clear();
     }
 
-    /// Looks at the pull requests against a branch.
+    /// Polls the pull requests against a branch.
     pub(super) fn round(&mut self, branch: &str) -> Result<PollResult, PollError> {
         let pulls = self.open_pulls(branch)?;
         let mut mirror = match self.mirror.take() {
@@ -208,7 +212,7 @@ impl<'a> Poller<'a> {
         Ok(done)
     }
 
-    /// Fetches what is missing. Gives what is still missing, and why.
+    /// Fetches missing heads. Returns those that are still missing, and why.
     fn fetch(&mut self, mirror: &mut Mirror, pulls: &[Pull]) -> Result<BTreeMap<PullHead, Option<String>>, PollError> {
         let heads: Vec<PullHead> = pulls.iter().filter_map(|pull| self.head_of(pull)).collect();
         self.hopeless.retain(|head, _| heads.contains(head));
@@ -235,7 +239,7 @@ impl<'a> Poller<'a> {
         Some(PullHead { name, commit })
     }
 
-    /// What a pull request comes down to; none if that is not known yet.
+    /// What a pull request changes; none if that is not known yet.
     fn subject(
         &mut self,
         mirror: &Mirror,
@@ -263,14 +267,15 @@ impl<'a> Poller<'a> {
         }
     }
 
-    /// Asks the loop what the cluster is like.
+    /// Asks the loop for the cluster's state.
     fn situation(&self) -> Option<Result<PreviewCluster, String>> {
         let (tell, told) = oneshot::channel();
         self.words.send(PullPreviewEvent::Ask(tell)).ok()?;
         told.blocking_recv().ok()
     }
 
-    /// Says of one pull request what is to be said, if it was not said already. Whether that was still its head.
+    /// Posts the preview of one pull request unless it is posted already. Returns whether the previewed commit was
+    /// still its head.
     fn tell(&mut self, mirror: &Mirror, due: Due, situation: &PreviewCluster) -> Result<bool, PollError> {
         let Due { pull, subject } = due;
         let number = pull.number;
@@ -278,7 +283,7 @@ impl<'a> Poller<'a> {
         let post = match &subject {
             PreviewSubject::Change { base, head } => match self.preview(mirror, *base, *head, situation) {
                 Ok(post) => post,
-                // It will be the same the next time.
+                // The next attempt would fail the same way.
                 Err(error) if error.kind() == ErrorKind::NeedsIntervention => self.refused(&pull, &chain(&error)),
                 Err(error) => {
                     self.failed(number, subject, "", (chain(&error), error.hint()), began);
@@ -313,8 +318,8 @@ impl<'a> Poller<'a> {
         Ok(true)
     }
 
-    /// A status that is not taken keeps nobody from reading the comment, and would not be taken the next time: GitLab has none for a
-    /// commit of a fork. It is said once.
+    /// A rejected status does not hide the comment, and would be rejected the next time, too: GitLab accepts none for
+    /// a commit of a fork. It is logged once.
     fn without_status(&mut self, number: u64, posted: &Posted) {
         match &posted.status {
             forge::PostAction::Refused(error) if self.memory.is_first_without_status(number) => {
@@ -337,7 +342,7 @@ impl<'a> Poller<'a> {
         self.memory.say(number, subject, text, Some(why), now);
     }
 
-    /// A token that is not taken is not used again.
+    /// A token that was rejected is not used again.
     fn noted(&self, error: forge::ForgeError) -> forge::ForgeError {
         if let (Some(app), ForgeErrorKind::Refused { status: 401, .. }) = (&self.options.board.app, error.fault()) {
             app.forget(TokenPurpose::Pulls);
@@ -357,7 +362,7 @@ impl<'a> Poller<'a> {
         let base = MergeBase::read(mirror, base, self.tip.unwrap_or(base), cluster, keys)?;
         let surroundings = ClusterContext {
             facts: &situation.facts,
-            // No time: the same preview is to be the same comment.
+            // This contains no time: the same preview must give the same comment.
             facts_from: "this preview",
             host_networks: &situation.host_networks,
             reports: &situation.reports,
@@ -386,7 +391,8 @@ impl<'a> Poller<'a> {
     }
 }
 
-/// Whether the other pull requests would fare no better. Whose comments are ours may be known by the status of one commit, and not of another.
+/// Whether the error concerns all pull requests. Comments of ours may be recognised by the status of one commit, and
+/// not of another.
 fn concerns_all(error: &forge::ForgeError) -> bool {
     match error.fault() {
         ForgeErrorKind::Refused { status, .. } => *status == 401 || *status >= 500,

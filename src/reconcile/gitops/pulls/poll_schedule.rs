@@ -1,45 +1,46 @@
-//! When pull requests are looked at: every so often, soon after somebody says that something changed, and never before a forge that has had
-//! enough said that it may be asked again.
+//! Schedules polls of pull requests: at an interval, soon after an announced change, and never before the time that a
+//! rate-limiting forge asks for.
 //!
-//! Deliberately absent: a clock, and how long is waited after a failure.
+//! The caller passes the time, and the wait after a failure.
 
 use std::time::{Duration, Instant};
 
-/// Between two looks, however often somebody says that something changed.
+/// The shortest time between two polls, however many changes are announced.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// When the next look is due.
+/// When the next poll is due.
 #[derive(Debug)]
 pub(super) struct PollSchedule {
     due: Instant,
     last: Option<Instant>,
-    /// Whoever is on the other side asked to be left alone until then.
+    /// The forge asked for no request before this time.
     not_before: Option<Instant>,
 }
 
 impl PollSchedule {
-    /// A look is due at once.
+    /// The first poll is due at once.
     pub(super) fn new(now: Instant) -> Self {
         Self { due: now, last: None, not_before: None }
     }
 
-    /// How long until the next look.
+    /// How long until the next poll.
     pub(super) fn wait(&self, now: Instant) -> Duration {
         self.due.saturating_duration_since(now)
     }
 
-    /// Something changed. Many words are one look.
+    /// Something changed. Several changes cause one poll.
     pub(super) fn wish(&mut self, now: Instant) {
         let soon = self.due.min(self.last.map_or(now, |last| last + PAUSE));
         self.due = self.not_before.map_or(soon, |not_before| soon.max(not_before));
     }
 
-    /// A look begins.
+    /// A poll begins.
     pub(super) fn begin(&mut self, now: Instant) {
         self.last = Some(now);
     }
 
-    /// The look is over; the next one is after this time. `asked`: how long the other side wants to be left alone, whatever is wished for.
+    /// The poll is over; the next one is due after `wait`. `asked`: how long the forge wants no request, whatever
+    /// changes.
     pub(super) fn next(&mut self, now: Instant, wait: Duration, asked: Option<Duration>) {
         self.not_before = asked.map(|asked| now + asked);
         self.due = now + wait.max(asked.unwrap_or_default());

@@ -1,7 +1,7 @@
-//! What is remembered of each open pull request: whether it has to be looked at again, and whether what is to be said was said.
+//! State of each open pull request: whether its preview has to be made again, and whether its comment is posted.
 //!
-//! Nothing of it is kept over a restart: a leader that is new looks at everything once, and the forge finds the comments that are there.
-//! Deliberately absent: a clock, forges, Git.
+//! It is not persisted: a new leader checks every pull request once, and `forge` finds the existing comments. Pure:
+//! no clock, no forge, no Git.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -9,31 +9,31 @@ use std::time::{Duration, Instant};
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
 
-/// Pods come and go all the time. For that reason alone, a preview is made anew no sooner than this.
+/// The shortest age at which a preview is made again only because the cluster changed: pods come and go all the time.
 pub(super) const STALE: Duration = Duration::from_mins(15);
 
-/// What could not be said is tried again after this, or when something changed.
+/// The wait before a failed post is retried if nothing changes.
 const AGAIN: Duration = Duration::from_mins(5);
 
-/// A commit that a forge names and Git does not have (yet) is waited for so many looks; then people are told.
+/// The number of polls for which a commit that the forge lists may be missing in Git before that is posted.
 const PATIENCE: u32 = 5;
 
-/// What a pull request comes down to.
+/// What a pull request changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PreviewSubject {
-    /// Two commits: where the change began, and its head.
+    /// Two commits: the merge base and the head.
     Change { base: CommitId, head: CommitId },
     /// It cannot be previewed, and why.
     Refused { head: String, why: String },
 }
 
-/// What was said of a pull request.
+/// What was posted on a pull request.
 #[derive(Debug)]
 struct Said {
     subject: PreviewSubject,
     digest: u64,
     made: Instant,
-    /// Why not all of it was said.
+    /// Why not all of it was posted.
     fault: Option<String>,
 }
 
@@ -41,9 +41,9 @@ struct Said {
 #[derive(Debug, Default)]
 pub(super) struct PostedPreviews {
     said: BTreeMap<u64, Said>,
-    /// How often a head was looked for in vain.
+    /// How often each head was missing.
     absent: BTreeMap<u64, (String, u32)>,
-    /// Those of which it was said that their commits' statuses are not taken.
+    /// Those for which a rejected commit status was already logged.
     without_status: BTreeSet<u64>,
 }
 
@@ -56,7 +56,7 @@ impl PostedPreviews {
         said.subject != *subject || old || (said.fault.is_some() && age >= AGAIN)
     }
 
-    /// Whether just this was said already, of just this. The time counts as if it had been said now.
+    /// Whether this text was already posted for this subject. If so, its age starts anew.
     pub(super) fn was_said(&mut self, number: u64, subject: &PreviewSubject, text: &str, now: Instant) -> bool {
         match self.said.get_mut(&number) {
             Some(said) if said.fault.is_none() && said.subject == *subject && said.digest == fnv1a(text.as_bytes()) => {
@@ -67,7 +67,7 @@ impl PostedPreviews {
         }
     }
 
-    /// It was said; or not all of it, and why.
+    /// Records that a preview was posted, or why not all of it was.
     pub(super) fn say(
         &mut self,
         number: u64,
@@ -79,7 +79,7 @@ impl PostedPreviews {
         self.said.insert(number, Said { subject, digest: fnv1a(text.as_bytes()), made: now, fault });
     }
 
-    /// Why some pull request has not got what it should have: of the first one, and how many there are.
+    /// Why pull requests do not have their previews: the reason of the first one, and how many there are.
     pub(super) fn fault(&self) -> Option<String> {
         let mut faults = self.said.iter().filter_map(|(number, said)| Some((number, said.fault.as_ref()?)));
         let (number, why) = faults.next()?;
@@ -88,7 +88,8 @@ impl PostedPreviews {
         Some(format!("pull request {number}: {why}{more}"))
     }
 
-    /// A head is not there. Whether that is to be told: not at once, because a forge knows of a push before its Git does.
+    /// Records that a head is missing. Returns whether that is to be posted: not at once, because a forge lists a
+    /// push before its Git server has it.
     pub(super) fn is_absent(&mut self, number: u64, head: &str) -> bool {
         let (known, looks) = self.absent.entry(number).or_default();
         if known != head {
@@ -99,24 +100,25 @@ impl PostedPreviews {
         *looks >= PATIENCE
     }
 
-    /// A commit's status was not taken. Whether that is news of this pull request.
+    /// Records a rejected commit status. Returns whether it is the first of this pull request.
     pub(super) fn is_first_without_status(&mut self, number: u64) -> bool {
         self.without_status.insert(number)
     }
 
-    /// Forgets pull requests that are open no more.
+    /// Forgets pull requests that are no longer open.
     pub(super) fn keep(&mut self, open: impl Fn(u64) -> bool) {
         self.said.retain(|number, _| open(*number));
         self.absent.retain(|number, _| open(*number));
         self.without_status.retain(|number| open(*number));
     }
 
-    /// Forgets heads that are there now.
+    /// Forgets that a pull request's head was missing.
     pub(super) fn is_present(&mut self, number: u64) {
         self.absent.remove(&number);
     }
 
-    /// Forgets everything, as whoever has not led for a while must: somebody else may have said something meanwhile.
+    /// Forgets everything. Needed after a time without leadership: another controller may have posted something
+    /// meanwhile.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
     }
@@ -145,7 +147,7 @@ mod tests {
         assert!(memory.was_said(1, &one, "text", after(900)));
         assert!(!memory.is_due(1, &one, after(901)), "it says the same, and that was seen just now");
         assert!(!memory.was_said(1, &one, "another text", after(900)));
-        // The same words, of another head: its commit has no status yet.
+        // The same text for another head: its commit has no status yet.
         assert!(!memory.was_said(1, &pushed, "text", after(900)));
         memory.keep(|number| number != 1);
         assert!(memory.is_due(1, &one, after(902)));

@@ -1,8 +1,9 @@
-//! What lives on the repository's thread: the mirror, the catalogue of what is in force, and the gate between both.
+//! The state of the repository thread: the mirror, the catalogue of active documents, and the admission gate between
+//! both.
 //!
-//! A commit that was fetched is judged, and either read and active, or pending; then the last one stays active. A commit that changes
-//! nothing of this cluster's is neither: it is passed over. `egret plan` reads with the same reader, once. The rules are absent
-//! (`core::admission`).
+//! Each fetched commit is judged. It is either read and becomes active, or is pending, and then the previous commit
+//! stays active. A commit that changes nothing for this cluster is skipped. `egret plan` uses the same reader for one
+//! read. Not here: the admission rules (`core::admission`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,47 +24,49 @@ use crate::git::signature::{Unsigned, not_later, verify};
 use crate::git::{self, CommitId, CommitInfo, ErrorKind};
 use crate::reconcile::now;
 
-/// Waits for the clock are cut into these: a clock that jumps is noticed at the next.
+/// The longest single wait for a wall-clock time: a clock that jumps is noticed after it.
 const CLOCK: Duration = Duration::from_secs(10);
 
-/// What lives on the thread.
+/// The state of the thread.
 pub(super) struct RepositoryReader {
     options: RepositoryOptions,
-    /// The revision that is read in place of the branch's tip.
+    /// The revision to read instead of the branch's tip.
     rev: Option<String>,
     mirror: Option<Mirror>,
     catalogue: Catalogue,
-    /// What was in force when we began, as long as it was not found.
+    /// The commit that was active at the start, as long as it was not found.
     known: Option<CommitId>,
-    /// The same, if it is in no history any more. Nothing of what leads to the head was in force, as far as we know.
+    /// The same commit, if it is no longer in any history. As far as is known, no ancestor of the branch's tip was
+    /// active.
     gone: Option<CommitId>,
-    /// What was kept of what is active. Its commit is the one that was known at the start, or that another process published.
+    /// The persisted state of the active revision. Its commit is the one known at the start, or published by another
+    /// process.
     active: ActiveRevision,
-    /// What was found of the signatures of the head that waits.
+    /// The result of checking the signatures of the pending tip.
     checked: Option<Checked>,
-    /// The commit that is in force: the catalogue is of it.
+    /// The active commit; the catalogue has its documents.
     current: Option<CommitInfo>,
-    /// The head that was last judged.
+    /// The tip that was last judged.
     seen: Option<CommitId>,
-    /// The same, if it waits.
+    /// The same, if it is pending.
     pending: Option<Pending>,
-    /// The paths that the catalogue was told of: when a whole tree is read again, what is not in it is gone.
+    /// The paths given to the catalogue. When a whole tree is read again, a path that is not in it was deleted.
     paths: BTreeSet<String>,
     branch: String,
-    /// Whether anybody was told what is asked for.
+    /// Whether the desired revision was sent.
     told: bool,
-    /// When it was last looked.
+    /// When the repository was last polled.
     looked: Timestamp,
 }
 
-/// A head, and what it would change.
+/// The branch's tip, and what it would change.
 struct Pending {
     info: CommitInfo,
     changes: BTreeMap<String, FileUpdate>,
     candidate: Candidate,
 }
 
-/// Signatures that were looked at, and what was found: it stays so while the question is the same.
+/// Signatures that were checked, and the result, which is valid as long as the same is required.
 struct Checked {
     demanded: Signatures,
     from: Option<CommitId>,
@@ -103,7 +106,7 @@ impl RepositoryReader {
             RepositoryEvent::Intent(active) => Some(*active),
             _ => None,
         };
-        // Where nothing of this cluster's has changed, what is active is the revision, too.
+        // If nothing of this cluster's has changed, the active documents are those of the revision, too.
         let head = self.seen.or(self.current.as_ref().map(|current| current.id));
         let empty = || git::Error::Empty { repository: self.options.following.source.to_string() };
         let head = head.ok_or_else(empty)?;
@@ -115,13 +118,13 @@ impl RepositoryReader {
         Ok(RevisionReading { head, active, pending })
     }
 
-    /// Looks and tells until nobody listens any more.
+    /// Polls and sends events until the receiver is gone.
     pub(super) fn serve(mut self, wished: &Receiver<Wish>, news: &UnboundedSender<RepositoryEvent>) {
         let mut backoff = Backoff::new(self.options.seed);
         loop {
             let result = self.look();
             let wait = match &result {
-                // A server that asks to be left alone is, unless somebody pushes.
+                // A server's request to wait is respected, unless a command arrives.
                 Err(error) if error.kind() == ErrorKind::Transient => {
                     backoff.next_wait().max(error.retry_after().unwrap_or_default())
                 }
@@ -133,7 +136,7 @@ impl RepositoryReader {
             };
             let messages = match result {
                 Ok(message) => vec![message],
-                // Git is away at the start: what was in force is still in the mirror.
+                // Git is unavailable at the start: the mirror still has the active revision.
                 Err(error) => match self.last_in_force() {
                     Some(intent) => vec![RepositoryEvent::Intent(intent), RepositoryEvent::Fault(error)],
                     None => vec![RepositoryEvent::Fault(error)],
@@ -145,13 +148,14 @@ impl RepositoryReader {
         }
     }
 
-    /// Waits until the next look is due: this time has passed, somebody wishes one, or what a commit waits for has come. False: it is
-    /// time to end.
+    /// Waits until the next poll is due: the interval has passed, a command arrives, or the time has come that a
+    /// commit waits for. Returns false when the thread has to end.
     fn wait(&mut self, wished: &Receiver<Wish>, wait: Duration) -> bool {
         let until = Instant::now() + wait;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            // What came before the last look and changed nothing, as Git was away, is tried again with everything else.
+            // An end that passed before the last poll without effect, because Git was unavailable, is handled by the
+            // retries.
             let ends = self.active.withheld.as_ref().and_then(|withheld| withheld.why.ends());
             let ends = ends.filter(|ends| *ends > self.looked);
             let by_clock = ends.map(|ends| Duration::try_from(ends.duration_since(now())).unwrap_or_default());
@@ -173,7 +177,8 @@ impl RepositoryReader {
         }
     }
 
-    /// While a commit waits here, what another process put in force meanwhile counts: it must not be taken back by us.
+    /// While a commit is pending here, one that another process made active meanwhile counts: this process must not
+    /// take it back.
     fn heed(&mut self, wish: &Wish) {
         if let Wish::Published(commit, committed) = *wish
             && self.active.withheld.is_some()
@@ -186,7 +191,7 @@ impl RepositoryReader {
         }
     }
 
-    /// Looks where the branch is, and judges what is there.
+    /// Finds the branch's tip and judges it.
     fn look(&mut self) -> git::Result<RepositoryEvent> {
         self.looked = now();
         let mut mirror = if let Some(mirror) = self.mirror.take() {
@@ -206,7 +211,7 @@ impl RepositoryReader {
             Some(rev) => Head { branch: rev.clone(), commit: mirror.resolve(rev)?, moved: true },
             None => mirror.head(self.options.following.branch.as_deref())?,
         };
-        // A mirror that was made just now has the history only since then.
+        // A mirror that was created just now has the history only since then.
         self.recall(mirror)?;
         if let Some(known) = self.known.take() {
             tracing::warn!(commit = %known, "what was in force is not in the repository any more; the branch is taken as it is");
@@ -227,8 +232,8 @@ impl RepositoryReader {
         })
     }
 
-    /// Goes back to what is in force already, so that documents which became bad since then are recognised as such, and nothing that
-    /// waits slips in.
+    /// Returns to the active revision, so that documents that became invalid since then are recognised as such, and
+    /// nothing pending becomes active.
     fn recall(&mut self, mirror: &Mirror) -> git::Result<()> {
         let Some(known) = self.known.filter(|known| mirror.has(*known)) else { return Ok(()) };
         let (info, changes) = (mirror.commit_info(known)?, self.changes(mirror, known)?);
@@ -236,12 +241,12 @@ impl RepositoryReader {
         self.current = Some(info);
         self.known = None;
         self.active.emergency.take_if(|emergency| emergency.commit != known.to_string());
-        // Whoever is told of it next has to hear of it.
+        // The next receiver has to get the revision.
         self.told = false;
         Ok(())
     }
 
-    /// What a commit would change in what is in force.
+    /// What a commit would change in the active revision.
     fn changes(&self, mirror: &Mirror, to: CommitId) -> git::Result<BTreeMap<String, FileUpdate>> {
         let from = self.current.as_ref().map(|current| current.id).filter(|current| mirror.has(*current));
         let mut changes = changes(mirror.changes(from, to, &everything())?);
@@ -253,7 +258,7 @@ impl RepositoryReader {
         Ok(changes)
     }
 
-    /// Reads what is needed to judge a head. Nothing is kept of one that changes nothing of ours.
+    /// Reads what is needed to judge a tip. Nothing is kept of one that changes nothing for this cluster.
     fn prepare(&mut self, mirror: &Mirror, head: &Head) -> git::Result<()> {
         let info = mirror.commit_info(head.commit)?;
         let changes = self.changes(mirror, head.commit)?;
@@ -269,7 +274,7 @@ impl RepositoryReader {
         Ok(())
     }
 
-    /// What a commit meets that comes in.
+    /// The gate that a new commit has to pass.
     fn gate(&self) -> Gate<'_> {
         Gate {
             active: &self.active,
@@ -280,7 +285,7 @@ impl RepositoryReader {
         }
     }
 
-    /// Lets the head in, or not.
+    /// Admits the tip, or leaves it pending.
     fn pass(&mut self, mirror: &Mirror) -> git::Result<RepositoryEvent> {
         let Some(pending) = self.pending.take() else {
             let waited = self.active.withheld.take().is_some();
@@ -315,7 +320,7 @@ impl RepositoryReader {
         })
     }
 
-    /// Whether a head becomes active.
+    /// Judges whether a tip becomes active.
     fn judge(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<AdmissionDecision> {
         let unsigned = self.check_signatures(mirror, pending)?.err();
         let unsigned =
@@ -323,7 +328,7 @@ impl RepositoryReader {
         Ok(self.gate().judge(&pending.candidate, unsigned, self.looked))
     }
 
-    /// Whether what comes in is signed as flags and the active egret.yaml demand it.
+    /// Whether a new commit is signed as the flags and the active egret.yaml require.
     fn check_signatures(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<Result<(), Unsigned>> {
         let in_force = self.gate().signatures(&pending.candidate);
         let flags = &self.options.following.signatures;
@@ -342,7 +347,7 @@ impl RepositoryReader {
         Ok(found)
     }
 
-    /// What is in force, and since when, if the mirror does not have it any more.
+    /// The active commit and its time, if the mirror does not have it any more.
     fn out_of_reach(&self, mirror: &Mirror) -> Option<(CommitId, Timestamp)> {
         let current = self.current.as_ref().map(|current| (current.id, current.time));
         let all = self.gone.zip(self.active.committed).into_iter().chain(current);
@@ -366,7 +371,7 @@ impl RepositoryReader {
         self.tell(true)
     }
 
-    /// Takes in what changed.
+    /// Takes in the changed files.
     fn take_in(&mut self, changes: BTreeMap<String, FileUpdate>) {
         for (path, change) in &changes {
             if *change == FileUpdate::Removed {
@@ -378,7 +383,7 @@ impl RepositoryReader {
         self.catalogue.update(changes);
     }
 
-    /// What was last in force, if the first look failed and the mirror still has it.
+    /// The last active revision, if the first poll failed and the mirror still has it.
     fn last_in_force(&mut self) -> Option<Box<DesiredRevision>> {
         if self.told {
             return None;
@@ -416,7 +421,7 @@ impl RepositoryReader {
     }
 }
 
-/// The catalogue selects by itself: it knows egret.yaml's paths.
+/// The catalogue selects the paths itself: it knows those of egret.yaml.
 fn everything() -> [String; 1] {
     [String::new()]
 }

@@ -1,6 +1,6 @@
-//! Carrying a plan out, keeping what is known of it, and taking everything away.
+//! Applies a plan, persists the result, and removes everything.
 //!
-//! The loop of a round is absent (the parent), and so is every choice: a plan holds them.
+//! Not here: the loop of a round (the parent module). All choices are made by the plan.
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,9 @@ use crate::reconcile::persistence::state_store::PersistedState;
 use crate::telemetry::chain;
 
 impl Reconciler {
-    /// Carries a plan out. What the kernel refused of parts that the rest can do without is given back; then the plan ends where
-    /// something follows that is everybody's, and has to be made again without these parts.
+    /// Applies a plan. Returns the exits and return paths that the kernel rejected; the rest can do without them.
+    /// After a rejection the plan stops at the first step that does not belong to such a part, and has to be made
+    /// again without the rejected ones.
     pub(super) async fn apply(
         &mut self,
         plan: &Plan,
@@ -29,7 +30,7 @@ impl Reconciler {
         range: DatapathConfig,
         taken: &mut Vec<Step>,
     ) -> Result<RefusedParts, RoundError> {
-        // A label that cannot be written, as in a folder that is read-only, keeps nobody's packets from their way.
+        // A label that cannot be written, as in a read-only folder, does not keep any packets from their path.
         let labelled = self.apply_labels(plan);
         let mut refused = RefusedParts::default();
         for step in &plan.steps {
@@ -38,7 +39,7 @@ impl Reconciler {
                 if parts.is_empty() {
                     break;
                 }
-                // The rest of what is refused would only be taken out again.
+                // Other steps of a rejected part would only be undone.
                 if refused.covers(&parts) {
                     continue;
                 }
@@ -47,7 +48,7 @@ impl Reconciler {
             match self.kernel.apply(step, &mut generation).await {
                 Ok(()) => {}
                 Err(error) if error.is_refusal() => {
-                    // A step's text stands in columns.
+                    // The text of a step is aligned in columns.
                     let words: Vec<String> = chain(&error).split_whitespace().map(str::to_owned).collect();
                     let parts = compiled.refused(step, &words.join(" "), range);
                     if parts.is_empty() {
@@ -71,7 +72,7 @@ impl Reconciler {
         labelled.map(|()| refused)
     }
 
-    /// Writes the labels of a plan, if it has any and they can be written: whether it did.
+    /// Writes the labels of a plan, if it has any. Returns whether they were written.
     pub(super) fn label_first(&mut self, plan: &Plan, taken: &mut Vec<Step>) -> bool {
         let of_labels = |step: &&Step| matches!(step, Step::SetLabel(..) | Step::RemoveLabel(..));
         let labels: Vec<&Step> = plan.steps.iter().filter(of_labels).collect();
@@ -82,8 +83,8 @@ impl Reconciler {
         true
     }
 
-    /// Labels are remembered before they are written: a crash in between leaves one that is ours and not there, which is
-    /// harmless; the other way round it would be there and nobody's.
+    /// Labels are persisted before they are written. A crash in between leaves a persisted label that does not exist,
+    /// which is harmless; in the other order it would leave a label that nothing owns.
     fn apply_labels(&mut self, plan: &Plan) -> Result<(), RoundError> {
         let mut changes = LabelChanges::default();
         for step in &plan.steps {
@@ -106,13 +107,14 @@ impl Reconciler {
         Ok(self.memory.keep(|kept| kept.labels.retain(|key, _| !removed.contains(key)))?)
     }
 
-    /// While the kernel still holds objects of another range, both are ours: the new ones are made before the old ones go.
+    /// While the kernel still has objects of another configuration, both belong to Egret: the new ones are made
+    /// before the old ones go.
     pub(super) fn look_in(&mut self, range: DatapathConfig) {
         let before = self.memory.kept().range().unwrap_or(range);
         self.kernel.set_ranges(if before == range { vec![range] } else { vec![range, before] });
     }
 
-    /// Looks in a range from now on, and keeps it.
+    /// Reads objects of this configuration from now on, and persists it.
     pub(super) fn adopt_range(&mut self, range: DatapathConfig) -> Result<(), RoundError> {
         self.look_in(range);
         if self.memory.kept().range.is_none() {
@@ -121,7 +123,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// All is in force.
+    /// Everything is applied.
     pub(super) fn settle(&mut self, intent: &DesiredRevision, compiled: Compiled) -> Result<(), RoundError> {
         let now = now();
         let range = intent.set.config.range;
@@ -144,7 +146,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Takes everything of ours away, kernel objects and labels; returns what was done.
+    /// Removes everything of Egret's, kernel objects and labels. Returns the steps taken.
     pub async fn remove(&mut self, range: DatapathConfig) -> Result<Vec<Step>, RoundError> {
         let mut taken = Vec::new();
         for _ in 0..ATTEMPTS {
