@@ -35,7 +35,6 @@ const LISTS: [&str; 9] = [
 
 /// Where facts come from and labels go to.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum Cluster {
     /// A file, or a folder, of Node, Namespace and Pod manifests.
     Manifests(Manifests),

@@ -178,6 +178,7 @@ fn what_cannot_be_asked_says_so_with_a_hint() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, step after step")]
 fn a_plan_tells_of_changes_until_they_are_made() {
     let lab = Lab::up(Options::default()).unwrap();
     let repository = lab.repository();
