@@ -225,7 +225,7 @@ kind-worker · 18 steps
     assert_eq!(summary, expected);
     let (diff, verdict) = diff.rsplit_once("\n\n").unwrap();
     let expected = format!(
-        "kind-worker: {} would take 18 steps: add 1 link, 124 nft, 1 addr, 4 route, 2 rule; change 1 link; set 3 sysctl, 1 neigh (exit \
+        "kind-worker: {} would take 18 steps: add 1 link, 136 nft, 1 addr, 4 route, 2 rule; change 1 link; set 3 sysctl, 1 neigh; flush 2 conn (exit \
          code 2)\n",
         &commit[..12]
     );
