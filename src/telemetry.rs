@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 pub use tracing_subscriber::filter::LevelFilter as Level;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// Text for reading, or a JSON object per line for programs.
+/// Text for reading, or one JSON object per line for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// Text, in colour on a terminal.

@@ -2,7 +2,7 @@
 //!
 //! The functions that decide on every node run twice, for the commit that the change starts from and for its head;
 //! the differences are listed in the order of a reviewer's questions. Values in, text out: the same input gives the
-//! same bytes. Not here: Git, reading snapshots (see `core::snapshot`), posting (see `forge`), and colours (see
+//! same bytes. Not here: Git, loading snapshots, posting (see `forge`), and colours (see
 //! `cli`).
 //!
 //! `egret.yaml` of the head decides what would happen, as it would be active. Settings of the preview itself never
