@@ -15,8 +15,9 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_if(path, bytes, readable, || Ok(true)).map(drop)
 }
 
-/// Replaces a file with these bytes. `own` sets owner and mode of the new file, which has mode 0600 until then. `may` is called last, when all
-/// but the rename is done; if it returns false, the old file stays. Returns what `may` returned.
+/// Replaces a file with these bytes. `own` sets owner and mode of the new file, which has mode 0600 until then. `may`
+/// is called last, when all but the rename is done; if it returns false, the old file stays. Returns what `may`
+/// returned.
 pub fn replace_if(
     path: &Path,
     bytes: &[u8],

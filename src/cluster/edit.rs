@@ -59,8 +59,9 @@ pub enum EditError {
 
 /// Sets and removes labels of one node in a text of manifests: YAML or JSON, with any number of documents and lists.
 ///
-/// A key that is both set and removed is set. Labels that are already as wanted are not touched; if all are, the text comes back
-/// as it was. Where the node is there more than once the last one is edited: it is the one that counts when facts are read.
+/// A key that is both set and removed is set. Labels that already have the wanted values are not touched; if all
+/// have, the text is returned unchanged. If the node is there more than once, the last one is edited: it is the one
+/// that counts when facts are read.
 pub fn edit_labels(
     text: &str,
     node: &NodeName,

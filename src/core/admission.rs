@@ -156,8 +156,8 @@ impl Emergency {
 pub struct AdmissionRules<'a> {
     /// The missing or wrong signature of the commit or of one that it builds on, if signatures are required.
     pub unsigned: Option<PendingReason>,
-    /// No commit was active before. A node with nothing applied sends packets with wrong addresses, so neither a window
-    /// nor a suspension holds the first commit.
+    /// No commit was active before. A node with nothing applied sends packets with wrong addresses, so neither a
+    /// window nor a suspension holds the first commit.
     pub first_start: bool,
     /// The windows of the active egret.yaml: a commit cannot open the window for itself.
     pub windows: &'a ChangeWindows,

@@ -65,7 +65,7 @@ pub enum HttpErrorCause {
     /// A time limit has passed.
     #[error("{what} within {after:?}")]
     Timeout {
-        /// What did not happen.
+        /// The step that timed out.
         what: &'static str,
         /// The time limit.
         after: Duration,
@@ -222,7 +222,7 @@ impl HttpError {
     }
 }
 
-/// What timed out if nothing was sent yet.
+/// The step that timed out if nothing was sent yet.
 pub(super) const NO_CONNECTION: &str = "no connection";
 
 /// The cause below hyper's error. A connector's error arrives unchanged; all others end in a rustls error or a text.

@@ -33,7 +33,7 @@ use self::error::{cause_of, cause_of_body};
 use self::trust::TrustAnchors;
 use crate::secret::Secret;
 
-/// Who asks.
+/// The User-Agent header.
 const USER_AGENT: &str = concat!("egret/", env!("CARGO_PKG_VERSION"));
 
 /// A request's body. One that is not known in advance is made by [`body`].

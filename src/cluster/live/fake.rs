@@ -30,7 +30,7 @@ pub(super) struct Fake {
 /// A request that waits for its answer.
 pub(super) struct FakeRequest {
     pub(super) method: String,
-    /// With the query.
+    /// The path with its query.
     pub(super) path: String,
     pub(super) body: String,
     pub(super) authorization: Option<String>,

@@ -1,4 +1,5 @@
-//! Keeps one kind of object in sync: a list, then a watch from there, restarted for ever. One task per kind.
+//! Keeps one kind of object in sync: a list, then a watch from there, which is restarted indefinitely. One task per
+//! kind.
 //!
 //! It replaces `kube::runtime::watcher`, which does not report recovery, retries an expired version if the refusal
 //! comes as an HTTP status, waits without limit for a server's first byte, and loops without a pause if a watch ends

@@ -26,7 +26,7 @@ const TRIES: u32 = 4;
 pub enum TaintOutcome {
     /// The taint was there, and is removed.
     Removed,
-    /// It was not there any more. Nothing was written.
+    /// It was gone already. Nothing was written.
     Absent,
     /// The node is gone: there is none of that name, or another one with a new uid.
     Gone,

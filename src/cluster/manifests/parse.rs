@@ -349,7 +349,7 @@ struct Spec {
     pod_cidr: Option<Spanned<String>>,
     #[serde(default, rename = "podCIDRs", deserialize_with = "null_is_default")]
     pod_cidrs: Vec<Spanned<String>>,
-    // Of kinds that define pod networks.
+    // Fields of kinds that define pod networks.
     cidr: Option<Spanned<String>>,
     disabled: Option<bool>,
     allowed_uses: Option<Vec<String>>,

@@ -90,7 +90,8 @@ fn a_window_in_the_hour_that_comes_twice_opens_once() {
 
 #[test]
 fn a_zone_that_jumps_at_midnight_has_its_window_all_the_same() {
-    // Asia/Beirut has no midnight on 2026-03-29: it goes from 00:00 to 01:00 at 22:00Z, and comes back on 2026-10-25 at 21:00Z.
+    // Asia/Beirut has no midnight on 2026-03-29: it goes from 00:00 to 01:00 at 22:00Z, and comes back on 2026-10-25
+    // at 21:00Z.
     let midnight = window("0 0 * * *", "Asia/Beirut", 1);
     let spring = edges(&midnight, "2026-03-27T12:00:00Z", "2026-03-30T12:00:00Z");
     let expected = [

@@ -70,7 +70,7 @@ fn is_dropped(input: &PreviewInput<'_>, way: &Disposition, towards: &[AddressRan
     }
 }
 
-/// Whether an exit is known to have no address for any of these destinations: its gateway drops what would leave there.
+/// Whether an exit is known to have no address for any of these destinations: its gateway drops packets to them.
 pub(super) fn has_no_address(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> bool {
     input.host_networks.get(&exit.gateway).is_some_and(|host_network| {
         // An exit that does not use a family has no address of that family either.

@@ -384,7 +384,8 @@ impl Finder<'_, '_> {
             }
         }
         let some = looks > MOST_LOOKS || pairs.len() > MOST_PAIRS;
-        // If the loser names the same network too, the prefix length does not decide: such overlaps are found per pod.
+        // If the loser names the same network too, the prefix length does not decide; such overlaps are found per
+        // pod.
         let names = |id: &PolicyId, net: &IpNet| {
             self.after.set.policies.get(id).is_some_and(|policy| policy.destinations.contains(net))
         };

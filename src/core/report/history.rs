@@ -108,7 +108,7 @@ pub struct DriftRecord {
     /// The policies that need the object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wanted_by: Vec<RequestedBy>,
-    /// What to do about it.
+    /// A hint for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -136,7 +136,7 @@ pub struct RequestedBy {
 /// A drift as it was just observed.
 #[derive(Debug, Clone)]
 pub struct ObservedDrift {
-    /// What differs.
+    /// The difference.
     pub drift: Drift,
     /// The process that caused it, if the kernel reports it.
     pub by: Option<DriftActor>,

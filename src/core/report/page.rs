@@ -271,7 +271,7 @@ fn notes(page: &mut String, reports: &[NodeReport]) {
 }
 
 fn history(page: &mut String, branch: &str) {
-    // A branch's name may contain a quote, and what git takes for an option begins with a dash.
+    // A branch's name may contain a quote, and git takes a name that begins with a dash for an option.
     let branch = format!("origin/{branch}").replace('\'', "'\\''");
     let _ = write!(
         page,

@@ -24,7 +24,7 @@ use crate::secret::Secret;
 
 /// The time before its expiry in which a token is no longer used: a fetch takes a while.
 const RESERVE: Duration = Duration::from_mins(5);
-/// The largest clock difference, in seconds, that GitHub accepts.
+/// In seconds; a larger difference of the clocks is a likely reason for GitHub to reject the signature.
 const TOLERANCE: i64 = 30;
 /// The version of the API.
 const VERSION: &str = "2022-11-28";
