@@ -2,8 +2,7 @@
 //!
 //! The functions that decide on every node run twice, for the commit that the change starts from and for its head;
 //! the differences are listed in the order of a reviewer's questions. Values in, text out: the same input gives the
-//! same bytes. Not here: Git, loading snapshots, posting (see `forge`), and colours (see
-//! `cli`).
+//! same bytes. Not here: Git, loading snapshots, posting (see `forge`), and colours (see `cli`).
 //!
 //! `egret.yaml` of the head decides what would happen, as it would be active. Settings of the preview itself never
 //! come from the head: neither its limits nor the place of its snapshot.
