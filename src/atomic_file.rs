@@ -1,7 +1,8 @@
-//! Files that are replaced as a whole: a reader sees the old content or the new one, also after a crash or a power cut.
+//! Replaces files atomically: a reader sees the old content or the new one, also after a crash or a power cut.
 //!
-//! The new content goes into a file beside the old one, and reaches the disk before the rename; the folder's entry follows it (fsync(2):
-//! a file's fsync does not write its folder). Deliberately absent: locks. Two writers of one file have to take turns.
+//! The new content is written to a file beside the old one, and reaches the disk before the rename; the folder's
+//! entry follows it (fsync(2): a file's fsync does not write its folder). There is no lock: the writers of one file
+//! must take turns.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -14,8 +15,9 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_if(path, bytes, readable, || Ok(true)).map(drop)
 }
 
-/// Replaces a file with these bytes. `own` sets owner and mode of the new file, which has mode 0600 until then. `may` is called last, when all
-/// but the rename is done; if it returns false, the old file stays. Returns what `may` returned.
+/// Replaces a file with these bytes. `own` sets owner and mode of the new file, which has mode 0600 until then. `may`
+/// is called last, when all but the rename is done; if it returns false, the old file stays. Returns what `may`
+/// returned.
 pub fn replace_if(
     path: &Path,
     bytes: &[u8],
@@ -65,7 +67,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with `a.json` in it, which says `old`.
+    /// A folder with the file `a.json`, whose content is `old`.
     fn old() -> (tempfile::TempDir, std::path::PathBuf) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.json");

@@ -1,7 +1,8 @@
 //! Egret: a GitOps reconciler for Kubernetes egress gateways, on any CNI.
 //!
-//! `core` decides and is pure; `git`, `cluster` and `kernel` are the edges and never know each other; `reconcile` is the loop
-//! that joins them; `serve` tells of it; `cli` is what people type. ARCHITECTURE.md has the drawing and the words.
+//! `core` decides and is pure; `git`, `cluster` and `kernel` are the edges and do not depend on each other;
+//! `reconcile` is the loop that connects them; `serve` exposes its state over HTTP; `cli` is the command line.
+//! ARCHITECTURE.md has the diagram and the glossary.
 
 pub mod atomic_file;
 pub mod backoff;

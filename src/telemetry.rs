@@ -1,4 +1,5 @@
-//! Logs: the tracing subscriber, and errors with all their causes in one line. Results of commands are printed by `cli`.
+//! Logging: the tracing subscriber, and errors with all their causes in one line. `cli` prints the results of
+//! commands.
 
 use std::error::Error;
 
@@ -6,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 pub use tracing_subscriber::filter::LevelFilter as Level;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// Text for reading, or a JSON object per line for programs.
+/// Text for reading, or one JSON object per line for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// Text, in colour on a terminal.
@@ -18,7 +19,7 @@ pub enum Form {
 /// Starts logging to standard error: at the level of `EGRET_LOG`, else of `RUST_LOG`, else at the given one.
 pub fn start(form: Form, level: Level) {
     let from_environment = || ["EGRET_LOG", "RUST_LOG"].into_iter().find_map(|name| EnvFilter::try_from_env(name).ok());
-    // Of more than INFO, Egret's own messages alone: those of HTTP clients would hide them.
+    // Below INFO only Egret's own messages are logged: those of HTTP clients would hide them.
     let own = if level > Level::INFO { format!("info,egret={level}") } else { level.to_string() };
     let filter = from_environment().unwrap_or_else(|| EnvFilter::new(own));
     let colours = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;

@@ -1,12 +1,12 @@
-//! A node's labels changed in the text of its manifest, and not one byte else: comments, order, quoting, line ends, other
-//! documents and other items of a list stay.
+//! Edits a node's labels in the text of its manifest without changing any other byte: comments, order, quoting, line
+//! ends, other documents and other items of a list stay.
 //!
-//! Pure. The parser's exact places of keys and values say where to cut; the result is then parsed again and compared, and an edit
-//! that would have changed anything else is refused. Two things of a person's can go with a removed label: a comment in its
-//! line, and within braces one between it and its neighbour.
+//! Pure. The parser's exact positions of keys and values determine what to cut; the result is then parsed again and
+//! compared, and an edit that would have changed anything else is refused. Two kinds of comments are removed with a
+//! label: one in its line, and within braces one between it and its neighbour.
 //!
-//! Deliberately absent: files (`write`), and writing YAML that was not there: what is unusual (anchors, tags, merge keys, block
-//! scalars as label values, explicit `? key`) is refused with its line.
+//! Not here: file access (see `manifests::write`). Unusual YAML (anchors, tags, merge keys, block scalars as label
+//! values, explicit `? key`) is refused with its line.
 
 mod events;
 mod outline;
@@ -30,18 +30,18 @@ pub enum EditError {
         line: usize,
         /// From 1, in characters.
         column: usize,
-        /// The parser's words.
+        /// The parser's message.
         message: String,
     },
     /// It has no manifest of the node.
     #[error("the file has no manifest of this node")]
     NoSuchNode,
-    /// It is written in a way that cannot be changed safely.
+    /// The YAML cannot be edited safely.
     #[error("line {line}: {what}: change these labels by hand")]
     Unusual {
         /// From 1.
         line: usize,
-        /// What stands there.
+        /// What was found there.
         what: &'static str,
     },
     /// A label to set breaks Kubernetes' rules.
@@ -59,8 +59,9 @@ pub enum EditError {
 
 /// Sets and removes labels of one node in a text of manifests: YAML or JSON, with any number of documents and lists.
 ///
-/// A key that is both set and removed is set. Labels that are already as wanted are not touched; if all are, the text comes back
-/// as it was. Where the node is there more than once the last one is edited: it is the one that counts when facts are read.
+/// A key that is both set and removed is set. Labels that already have the wanted values are not touched; if all
+/// have, the text is returned unchanged. If the node is there more than once, the last one is edited: it is the one
+/// that counts when facts are read.
 pub fn edit_labels(
     text: &str,
     node: &NodeName,
@@ -93,7 +94,7 @@ fn check(set: &BTreeMap<String, String>) -> Result<(), EditError> {
     Ok(())
 }
 
-/// Reads the edited text again: the labels must be the wanted ones, and all around them the same as before.
+/// Parses the edited text again: the labels must be the wanted ones, and everything else the same as before.
 fn verify(
     before: &Outline<'_>,
     target: &MetadataEntries,
@@ -101,11 +102,11 @@ fn verify(
     node: &NodeName,
     wanted: &BTreeMap<String, String>,
 ) -> Result<(), EditError> {
-    // Wrong YAML as a result is the edit's fault, not that of the file: its places would mislead.
+    // Invalid YAML as a result is an error of the edit, not of the file: its positions would mislead.
     let after = Outline::read(edited).map_err(|_| EditError::NotOnlyLabels)?;
     let found = after.find(node).ok_or(EditError::NotOnlyLabels)?;
     let ours = before.labels_events(target);
-    // Where there were no labels, their key is ours too.
+    // Where there were no labels, the edit added the key too.
     let theirs = after.labels_events(&found);
     let theirs = if target.labels.is_none() { theirs.start.saturating_sub(1)..theirs.end } else { theirs };
     if before.same_around(&ours, &after, &theirs) && after.labels(&found).as_ref() == Ok(wanted) {

@@ -1,12 +1,13 @@
-//! Facts from manifests: a file or a folder, read again only where it changed.
+//! Reads facts from a file or a folder of manifests, and reads a file again only if it changed.
 //!
-//! What was good once is not given up for what is broken, or half written: `kubectl ... > file` empties the file first, and an
-//! editor may save in the middle of a word. A file that cannot be read as a whole keeps all its objects; an object with an
-//! impossible value keeps its own. What a file no longer has is believed once the file has been still for a moment; what it has
-//! in addition, at once.
+//! Good content is not replaced by broken or half-written content: `kubectl ... > file` empties the file first, and
+//! an editor may save in the middle of a word. A file that cannot be parsed keeps all its objects; an object with an
+//! invalid value keeps its previous one. Removals take effect once the file has been unchanged for a moment;
+//! additions at once.
 //!
-//! Deliberately absent: watching the folder, and writing to it (`write`). Merging goes over all objects when one file changed;
-//! that costs some 10 ms for 20,000 pods, and a cluster of that size has an API server to watch instead.
+//! Not here: watching the folder (see `crate::watch`), and writing to it (see `write`). Merging goes over all objects
+//! when one file changed; that takes some 10 ms for 20,000 pods, and a cluster of that size is watched through its
+//! API server instead.
 
 mod files;
 mod parse;
@@ -32,16 +33,16 @@ use crate::core::facts::{Facts, Pod};
 use crate::core::name::NodeName;
 use crate::core::pools::union;
 
-/// How long a file must be still before a loss in it is believed.
+/// How long a file must be unchanged before a removal in it takes effect.
 const STILL: Duration = Duration::from_millis(100);
 
-/// In bytes: some 150,000 pods. More is no manifest but a mistake, and would take the node's memory.
+/// In bytes: some 150,000 pods. A larger file is a mistake, and would take the node's memory.
 const LARGEST: u64 = 1 << 30;
 
-/// How often `settle` looks again: 2 s in all.
+/// How often `settle` checks again: 2 s in all.
 const SETTLE_LOOKS: usize = 20;
 
-/// A file or folder of manifests and what was read of it.
+/// A file or folder of manifests and its content.
 #[derive(Debug)]
 pub struct Manifests {
     path: PathBuf,
@@ -50,7 +51,8 @@ pub struct Manifests {
     faults: Vec<Diagnostic>,
 }
 
-/// Facts from one text of manifests, and what is wrong with it. `file` is its name in messages. `Err`: nothing of it can be trusted.
+/// Parses facts from one text of manifests, with diagnostics. `file` is its name in messages. `Err`: nothing of it
+/// can be trusted.
 pub fn read_text(file: &str, text: &str) -> Result<(Facts, Vec<Diagnostic>), Box<Diagnostic>> {
     let parsed = parse::parse(file, text)?;
     let mut facts = Facts::default();
@@ -72,26 +74,26 @@ pub fn read_text(file: &str, text: &str) -> Result<(Facts, Vec<Diagnostic>), Box
     Ok((facts, parsed.faults))
 }
 
-/// What is known of one file.
+/// The state of one file.
 #[derive(Debug, Default)]
 struct KnownFile {
-    /// As it was when it was last read; none if it never could be.
+    /// Its state when it was last read; none if it never could be read.
     read: Option<Reading>,
     objects: BTreeMap<ManifestKey, ManifestObject>,
     faults: Vec<Diagnostic>,
-    /// A state of the file that is not believed yet, and when it was first seen.
+    /// A state of the file that has not taken effect yet, and when it was first seen.
     doubted: Option<(Stamp, Instant)>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     stamp: Stamp,
-    /// Whether an equal stamp was proof at that time.
+    /// Whether an equal stamp proved an equal file at that time.
     proof: bool,
     hash: u64,
 }
 
-/// What a look at one file brought.
+/// The result of checking one file.
 enum Look {
     Same,
     Changed,
@@ -99,23 +101,24 @@ enum Look {
 }
 
 impl Manifests {
-    /// Names the file or folder; reads nothing yet. An error if it isn't there.
+    /// Opens the file or folder without reading it. An error if it does not exist.
     pub fn open(path: &Path) -> Result<Self, ClusterError> {
         files::list(path).map_err(|source| ClusterError::List { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), files: BTreeMap::new(), facts: Facts::default(), faults: Vec::new() })
     }
 
-    /// What is known, as of the last look. Of two objects with one name the one in the later file counts, by the files' names.
+    /// The facts as of the last refresh. Of two objects with one name the one in the later file counts, by the files'
+    /// names.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// What is wrong, as of the last look, by file and place.
+    /// Diagnostics as of the last refresh, by file and position.
     pub fn faults(&self) -> &[Diagnostic] {
         &self.faults
     }
 
-    /// Looks at every file and reads those that changed. After an error everything is known as before.
+    /// Checks every file and reads those that changed. After an error the previous facts stay.
     pub fn refresh(&mut self) -> Result<Refresh, ClusterError> {
         let listed =
             files::list(&self.path).map_err(|source| ClusterError::List { path: self.path.clone(), source })?;
@@ -135,7 +138,7 @@ impl Manifests {
         Ok(Refresh { changed, again })
     }
 
-    /// Looks until nothing is being written any more, or for 2 s.
+    /// Refreshes until no file is being written any more, or for 2 s.
     pub(super) fn settle(&mut self) -> Result<(), ClusterError> {
         for _ in 0..SETTLE_LOOKS {
             let Some(wait) = self.refresh()?.again else { return Ok(()) };
@@ -144,8 +147,8 @@ impl Manifests {
         self.refresh().map(|_| ())
     }
 
-    /// Changes the labels of a node in the manifest that counts, and tells whether anything had to be written. The facts have the
-    /// labels from then on: a file that was written just now may be one that `refresh` does not believe yet.
+    /// Changes the labels of a node in the manifest that counts, and returns whether a write was necessary. The facts
+    /// have the labels from then on: `refresh` may wait before it accepts a file that was just written.
     pub(super) fn label(&mut self, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
         let key = ManifestKey::Node(node.clone());
         let found = self.files.iter_mut().rev().find_map(|(path, file)| Some((path, file.objects.get_mut(&key)?)));
@@ -160,13 +163,13 @@ impl Manifests {
         Ok(written)
     }
 
-    /// A file is watched through its folder: a rename over it is a change of the folder.
+    /// A single file is watched through its folder: a rename over it is a change of the folder.
     pub(super) fn watch_path(&self) -> WatchPath {
         let recursive = self.path.is_dir();
         WatchPath { path: if recursive { self.path.clone() } else { folder(&self.path).to_owned() }, recursive }
     }
 
-    /// Puts the files' objects together anew, and tells whether the facts differ now.
+    /// Merges the files' objects anew, and returns whether the facts changed.
     fn merge(&mut self) -> bool {
         let mut facts = Facts::default();
         let mut faults = Vec::new();
@@ -213,7 +216,7 @@ impl KnownFile {
             Ok(Some(read)) => read,
             Ok(None) => return Look::Same,
             Err(error) => {
-                // Tried again at the next look, whatever the stamp.
+                // Read again at the next refresh, whatever the stamp.
                 self.read = None;
                 let faults =
                     vec![fault(path, start(), "unreadable", format!("it cannot be read: {error}"), Severity::Error)];
@@ -244,14 +247,14 @@ impl KnownFile {
         }
     }
 
-    /// The file's state and bytes; none if its stamp proves that it is as it was read.
+    /// The file's state and bytes; none if its stamp proves that it is unchanged.
     fn read_if_changed(&self, path: &Path) -> io::Result<Option<(Stamp, Vec<u8>)>> {
-        // Stamped before it is read: what is written meanwhile shows as another stamp at the next look.
+        // The stamp is taken before reading: a concurrent write shows as another stamp at the next refresh.
         let stamp = Stamp::of(&std::fs::metadata(path)?);
         if self.read.is_some_and(|before| before.proof && before.stamp == stamp) {
             return Ok(None);
         }
-        // A pipe that has a manifest's name must not hold the loop up: without the flag, opening it waits for a writer.
+        // A pipe with a manifest's name must not block the loop: without the flag, opening it waits for a writer.
         let mut file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
@@ -266,7 +269,8 @@ impl KnownFile {
         Ok(Some((stamp, bytes)))
     }
 
-    /// Whether the file has been in this state for long enough. Its own time would do, if clocks never jumped.
+    /// Whether the file has been in this state for long enough. Its modification time would be enough if clocks never
+    /// jumped.
     fn is_still(&mut self, stamp: Stamp) -> bool {
         match self.doubted {
             Some((doubted, since)) if doubted == stamp => since.elapsed() >= STILL || stamp.is_older_than(STILL),
@@ -277,7 +281,7 @@ impl KnownFile {
         }
     }
 
-    /// Whether an object would be gone, or have less to it, as if the file had been cut off.
+    /// Whether an object would be removed or lose fields, as if the file had been truncated.
     fn would_lose(&self, parsed: &Parsed) -> bool {
         let broken: BTreeSet<&ManifestKey> = parsed.broken.iter().collect();
         self.objects.iter().any(|(key, before)| match parsed.objects.get(key) {
@@ -310,8 +314,8 @@ impl KnownFile {
     }
 }
 
-/// Whether a text that can be parsed may be the beginning of a longer one. A line of YAML may end anywhere; JSON, which
-/// `json.dump` writes without a newline at its end, is whole once its outermost bracket is closed.
+/// Whether a valid text may be the beginning of a longer one. YAML may end at any line; JSON, which `json.dump`
+/// writes without a newline at its end, is complete once its outermost bracket is closed.
 fn may_be_cut_off(bytes: &[u8]) -> bool {
     let closed = match bytes.trim_ascii_start().first() {
         Some(b'{') => bytes.ends_with(b"}"),
@@ -334,7 +338,8 @@ fn has_less(before: &ManifestValue, after: &ManifestValue) -> bool {
             after.labels.len() < before.labels.len()
                 || after.addresses.len() < before.addresses.len()
                 || node_lost(before, after)
-                // `status` comes last: without it a finished pod would look alive, and one of the host's network like its own.
+                // `status` comes last: without it a finished pod would seem to run, and a host network pod to have an
+                // address of its own.
                 || before.finished && !after.finished
                 || before.host_network && !after.host_network
         }

@@ -1,8 +1,8 @@
-//! The cluster as the loop sees it: facts to read, a node's labels to write. Here it is a folder of manifests; `live` is a real one.
+//! The cluster: facts to read, and a node's labels to write. It is a folder of manifests, or a Kubernetes API server
+//! (see `live`).
 //!
-//! What stands here blocks on files for milliseconds: call it from a thread that may block. `live` is asynchronous.
-//!
-//! Deliberately absent: watching files (`watch_paths` says where; the loop owns its triggers), and what the facts are used for.
+//! Functions here block on files for milliseconds: call them from a thread that may block. `live` is asynchronous.
+//! Not here: watching files (`watch_paths` returns which; the loop watches them), and the use of the facts.
 
 mod edit;
 pub mod live;
@@ -20,7 +20,7 @@ use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
 
-/// What objects in manifests may be wrapped in: kubectl prints a `List`, the API server itself one of the others.
+/// Lists that objects in manifests may be wrapped in: kubectl prints `List`, the API server one of the others.
 const LISTS: [&str; 9] = [
     "List",
     "NodeList",
@@ -33,45 +33,45 @@ const LISTS: [&str; 9] = [
     "CiliumNodeList",
 ];
 
-/// Where facts come from and labels go to.
+/// The source of facts and the target of labels.
 #[derive(Debug)]
 pub enum Cluster {
     /// A file, or a folder, of Node, Namespace and Pod manifests.
     Manifests(Manifests),
-    /// An API server that is watched. Labels are not written through it: that is the controller's.
+    /// An API server that is watched. Labels are not written through it: the controller writes them.
     Watched(Box<live::ClusterWatch>),
-    /// Facts that were read once: for a plan, and none for taking everything away. No label is written.
+    /// Facts that were read once: for a plan; empty for removing everything. No label is written.
     Fixed(Facts),
 }
 
-/// What is to become of a node's labels. All others stay as they are.
+/// Changes of a node's labels. All other labels stay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LabelChanges {
-    /// Labels to set, whether or not they are there.
+    /// Labels to set, whether or not they exist.
     pub set: BTreeMap<String, String>,
-    /// Keys to remove; one that isn't there is fine.
+    /// Keys to remove; a missing one is no error.
     pub remove: BTreeSet<String>,
 }
 
-/// What a look at the cluster brought.
+/// The result of a refresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refresh {
     /// The facts differ from those before.
     pub changed: bool,
-    /// Something is being written just now and was left as it was: look again after this time.
+    /// A file is being written and was not read: refresh again after this time.
     pub again: Option<Duration>,
 }
 
-/// A folder for the loop to watch.
+/// A folder to watch.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WatchPath {
     /// The folder.
     pub path: PathBuf,
-    /// Whether what lies in its folders counts too.
+    /// Whether its subfolders count too.
     pub recursive: bool,
 }
 
-/// Why the cluster could not be read or a label not be written. What was known before stays known.
+/// Why the cluster could not be read or a label not be written. The previous facts stay.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// A folder could not be listed, or is gone.
@@ -79,7 +79,7 @@ pub enum ClusterError {
     List {
         /// The folder, or the one file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// No manifest of this node was read.
@@ -90,14 +90,14 @@ pub enum ClusterError {
         /// The folder, or the one file.
         path: PathBuf,
     },
-    /// The manifest is a link to somewhere that is not ours to write to.
+    /// The manifest is a link out of the folder, where Egret does not write.
     #[error("labelling node {node}: {} leads out of the folder, to {}", file.display(), target.display())]
     Outside {
         /// The node.
         node: NodeName,
         /// The link.
         file: PathBuf,
-        /// Where it leads.
+        /// Its target.
         target: PathBuf,
     },
     /// The text could not be edited without changing something else.
@@ -107,7 +107,7 @@ pub enum ClusterError {
         node: NodeName,
         /// Its manifest.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: EditError,
     },
     /// A file could not be read, locked or written.
@@ -115,14 +115,14 @@ pub enum ClusterError {
     File {
         /// The node.
         node: NodeName,
-        /// What was being done to the file: "writing".
+        /// The operation on the file: "writing".
         doing: &'static str,
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Somebody else writes the file without ever pausing.
+    /// Another process keeps changing the file.
     #[error("labelling node {node}: {} changes each time it is about to be written", file.display())]
     Busy {
         /// The node.
@@ -133,14 +133,15 @@ pub enum ClusterError {
 }
 
 impl Cluster {
-    /// Opens what `--cluster` names, and reads it for the first time. What is being written just then is waited for, 2 s at most.
+    /// Opens what `--cluster` names, and reads it for the first time. Waits for files that are being written, 2 s at
+    /// most.
     pub fn open(path: &Path) -> Result<Self, ClusterError> {
         let mut manifests = Manifests::open(path)?;
         manifests.settle()?;
         Ok(Self::Manifests(manifests))
     }
 
-    /// What is known, as of the last look.
+    /// The facts as of the last refresh.
     pub fn facts(&self) -> &Facts {
         match self {
             Self::Manifests(manifests) => manifests.facts(),
@@ -149,8 +150,7 @@ impl Cluster {
         }
     }
 
-    /// What is wrong with what was read, as of the last look, by file and place. Objects that something is wrong with are known
-    /// as they were when they were last good.
+    /// Diagnostics as of the last refresh, by file and position. Objects with an error keep their last good state.
     pub fn faults(&self) -> &[Diagnostic] {
         match self {
             Self::Manifests(manifests) => manifests.faults(),
@@ -158,7 +158,7 @@ impl Cluster {
         }
     }
 
-    /// Looks again. After an error everything is known as before.
+    /// Reads what changed. After an error the previous facts stay.
     pub fn refresh(&mut self) -> Result<Refresh, ClusterError> {
         match self {
             Self::Manifests(manifests) => manifests.refresh(),
@@ -166,7 +166,7 @@ impl Cluster {
         }
     }
 
-    /// Changes a node's labels, and tells whether anything had to be written. The facts have them when this returns.
+    /// Changes a node's labels, and returns whether a write was necessary. The facts have them when this returns.
     pub fn label(&mut self, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
         match self {
             Self::Manifests(manifests) => manifests.label(node, changes),
@@ -174,7 +174,7 @@ impl Cluster {
         }
     }
 
-    /// The folders in which a change means: look again. Reading is no change: a watch must pass over access events.
+    /// The folders in which a change requires a refresh. A watch must ignore access events: reading is no change.
     pub fn watch_paths(&self) -> Vec<WatchPath> {
         match self {
             Self::Manifests(manifests) => vec![manifests.watch_path()],
@@ -182,12 +182,12 @@ impl Cluster {
         }
     }
 
-    /// Whether labels of nodes are this process's to set.
+    /// Whether this process sets labels of nodes.
     pub fn labels_nodes(&self) -> bool {
         !matches!(self, Self::Watched(_))
     }
 
-    /// What is watched, where it is.
+    /// The watch, if the source is an API server.
     pub fn watching(&self) -> Option<&live::ClusterWatch> {
         match self {
             Self::Watched(watching) => Some(watching),
@@ -195,7 +195,7 @@ impl Cluster {
         }
     }
 
-    /// Waits for news and takes them in; forever where nothing is watched.
+    /// Waits for events and applies them; waits forever if nothing is watched.
     pub async fn changed(&mut self) -> live::Changed {
         match self {
             Self::Watched(watching) => watching.changed().await,

@@ -1,7 +1,7 @@
-//! Admission: whether a commit that was fetched comes into force now, or what it waits for.
+//! Admission: whether a fetched commit becomes active now, or what it waits for.
 //!
-//! Only commits wait. The active one is looked after all the time: drift, pods, labels, failover. The checking of signatures is absent
-//! (`git::signature`), and so are reading Git and waiting.
+//! Only new commits wait. The active one is reconciled all the time: drift, pods, labels, failover. Not here:
+//! checking signatures (see `git::signature`), reading Git, and waiting.
 
 mod windows;
 
@@ -14,18 +14,18 @@ use crate::core::text::short_commit;
 
 pub use self::windows::{ChangeWindows, Window, by_the_clock};
 
-/// A fetched commit that is not in force, and why. The last one in force stays.
+/// A pending commit, and the reason. The last active commit stays active.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingCommit {
-    /// Its full name.
+    /// Its full id.
     pub commit: String,
     /// The first line of its message.
     pub summary: String,
     /// `Name <address>` of its author.
     pub author: String,
-    /// When it was first seen to wait.
+    /// When it was first seen as pending.
     pub since: Timestamp,
-    /// What it waits for.
+    /// The reason.
     pub why: PendingReason,
 }
 
@@ -36,26 +36,26 @@ pub enum PendingReason {
     /// The change window is closed.
     #[serde(rename = "ChangeWindowClosed")]
     Window {
-        /// The next opening; none if there is none in the years of the calendar.
+        /// The next opening; none if the crontab line names none.
         opens: Option<Timestamp>,
         /// The zone that the window is written in.
         time_zone: String,
         /// The window that opens then: its name, or its crontab line.
         window: String,
     },
-    /// Somebody suspended the cluster.
+    /// The cluster is suspended.
     Suspended {
-        /// Until when; none: until somebody lifts it.
+        /// Until when; none: until the suspension is removed.
         until: Option<Timestamp>,
-        /// Who did it.
+        /// Who suspended it.
         owner: String,
-        /// What for.
+        /// The reason given.
         reason: String,
     },
-    /// It, or a commit below it, is not signed as demanded.
+    /// The commit, or one that it builds on, lacks the required signature.
     #[serde(rename = "SignatureRefused")]
     Unsigned {
-        /// Which commit: its full name.
+        /// The full id of that commit.
         commit: String,
         /// What is wrong with its signature.
         what: String,
@@ -63,7 +63,7 @@ pub enum PendingReason {
 }
 
 impl PendingReason {
-    /// One word for programs: the reason of a condition and of an event.
+    /// The reason of a condition and of an event, for programs.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Window { .. } => "ChangeWindowClosed",
@@ -72,7 +72,7 @@ impl PendingReason {
         }
     }
 
-    /// When it ends by itself, if it does.
+    /// When the wait ends without a user's action, if it does.
     pub fn ends(&self) -> Option<Timestamp> {
         match self {
             Self::Window { opens, .. } => *opens,
@@ -102,45 +102,46 @@ impl fmt::Display for PendingReason {
 }
 
 impl PendingCommit {
-    /// One line for people.
+    /// One line for users.
     pub fn message(&self) -> String {
         format!("{} \"{}\" of {} waits: {}", short_commit(&self.commit), self.summary, self.author, self.why)
     }
 }
 
-/// A cluster whose commits wait until a time that somebody chose. It has an end, so that it is not forgotten.
+/// A suspension: the cluster's commits wait until a time that a user chose. It always ends, so that it is not
+/// forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspension {
     /// Until when.
     pub until: Timestamp,
-    /// Whom to ask.
+    /// The person or team to ask.
     pub owner: String,
-    /// What for.
+    /// The reason.
     pub reason: String,
 }
 
 impl Suspension {
-    /// Whether commits wait because of it.
+    /// Whether the suspension is active.
     pub fn holds(&self, now: Timestamp) -> bool {
         now < self.until
     }
 }
 
-/// A commit that went through a closed window, since it says that it must.
+/// A commit that passed a closed window by an emergency trailer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Emergency {
-    /// Its full name.
+    /// Its full id.
     pub commit: String,
     /// `Name <address>` of its author.
     pub author: String,
     /// The trailer that opened the window.
     pub trailer: String,
-    /// What the trailer says.
+    /// The trailer's value.
     pub reason: String,
 }
 
 impl Emergency {
-    /// One line for people.
+    /// One line for users.
     pub fn message(&self) -> String {
         let Self { commit, author, trailer, reason } = self;
         format!(
@@ -150,40 +151,41 @@ impl Emergency {
     }
 }
 
-/// What a commit is judged by.
+/// The inputs of an admission decision.
 #[derive(Debug, Clone)]
 pub struct AdmissionRules<'a> {
-    /// What is wrong with its signatures, or with those of a commit below it, if they are not as demanded.
+    /// The missing or wrong signature of the commit or of one that it builds on, if signatures are required.
     pub unsigned: Option<PendingReason>,
-    /// Nothing was ever active: who has nothing applied sends packets with wrong addresses, whatever the time.
+    /// No commit was active before. A node with nothing applied sends packets with wrong addresses, so neither a
+    /// window nor a suspension holds the first commit.
     pub first_start: bool,
-    /// Those of the active egret.yaml: a commit cannot open the window for itself.
+    /// The windows of the active egret.yaml: a commit cannot open the window for itself.
     pub windows: &'a ChangeWindows,
-    /// That of egret.yaml in the commit itself, so that it holds at once and can be lifted at once.
+    /// The suspension in the commit's own egret.yaml: it takes effect at once and can be lifted at once.
     pub suspension: Option<&'a Suspension>,
     /// Trailers of the commit's own message, in their order.
     pub trailers: &'a [(String, String)],
 }
 
-/// What becomes of a commit.
+/// The decision about a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdmissionDecision {
-    /// It comes into force.
+    /// It becomes active.
     Admitted,
-    /// It comes into force although the window is closed: the trailer that it names, and the reason given there.
+    /// It becomes active although the window is closed, by its emergency trailer and the reason given there.
     Emergency {
         /// The trailer's name, as egret.yaml has it.
         trailer: String,
-        /// What it says.
+        /// The trailer's value.
         reason: String,
     },
-    /// It waits.
+    /// It is pending.
     Withheld(PendingReason),
 }
 
 impl AdmissionRules<'_> {
-    /// Judges a commit: its signatures first. Then comes a suspension: no trailer passes it, only the commit that takes it out of
-    /// egret.yaml.
+    /// Decides about a commit. Signatures are checked first, then a suspension: no trailer passes it, only the commit
+    /// that removes it from egret.yaml.
     pub fn judge(&self, now: Timestamp) -> AdmissionDecision {
         if let Some(unsigned) = &self.unsigned {
             return AdmissionDecision::Withheld(unsigned.clone());
@@ -213,7 +215,8 @@ impl AdmissionRules<'_> {
         })
     }
 
-    /// The trailer that egret.yaml lets through, if the commit has it with a reason. Git does not tell upper case in trailers.
+    /// The emergency trailer of egret.yaml, if the commit has it with a reason. Git compares trailer names without
+    /// regard to case.
     pub fn emergency(&self) -> Option<(&str, &str)> {
         let name = self.windows.emergency_trailer.as_deref()?;
         let found =

@@ -1,8 +1,9 @@
-//! Escaped text: sentences with names of the world in them, written so that no name can be anything but a name.
+//! Escaped text: sentences that contain untrusted names, written so that a name can never act as markup.
 //!
-//! A preview stands in a forge's comment and a report in a repository, and most words in them come from a repository or a cluster that anybody
-//! may have written to. A sentence knows which of its parts are ours; the others are shown, and never obeyed: no mention, no reference, no
-//! link, no HTML, no end of a fence or of a table.
+//! Previews are posted to forges and reports are committed, and most names in them come from a repository or a
+//! cluster that untrusted users may write to. A sentence knows which of its parts are Egret's own text; all others
+//! are displayed without any effect: no mention, no reference, no link, no HTML, no end of a code fence or of a
+//! table.
 
 use std::fmt;
 
@@ -14,35 +15,35 @@ pub struct EscapedText(Vec<Part>);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
-    /// Our words.
+    /// Egret's own text.
     Words(String),
-    /// A name of the world: of a pod, a file, a gateway.
+    /// An untrusted name: of a pod, a file, a gateway.
     Name(String),
-    /// A sentence that has texts of the world in it.
+    /// A sentence that contains untrusted text.
     Quote(String),
 }
 
 impl EscapedText {
-    /// Nothing yet.
+    /// An empty text.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds words of ours.
+    /// Adds Egret's own text.
     #[must_use]
     pub fn words(mut self, words: impl Into<String>) -> Self {
         self.0.push(Part::Words(words.into()));
         self
     }
 
-    /// Adds a name of the world.
+    /// Adds an untrusted name.
     #[must_use]
     pub fn name(mut self, name: impl fmt::Display) -> Self {
         self.0.push(Part::Name(name.to_string()));
         self
     }
 
-    /// Adds a sentence with texts of the world in it.
+    /// Adds a sentence that contains untrusted text.
     #[must_use]
     pub fn quote(mut self, text: impl Into<String>) -> Self {
         self.0.push(Part::Quote(text.into()));
@@ -59,7 +60,7 @@ impl EscapedText {
     /// Adds names, `LISTED` at most, with commas between them.
     #[must_use]
     pub fn names<T: fmt::Display>(mut self, names: impl IntoIterator<Item = T>) -> Self {
-        /// So many are told by name.
+        /// The most names in a list.
         const LISTED: usize = 6;
         let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
         for (position, name) in names.iter().take(LISTED).enumerate() {
@@ -94,8 +95,8 @@ impl fmt::Display for EscapedText {
 /// The longest name or quote that is shown whole, in characters.
 const LONGEST: usize = 300;
 
-/// A text of the world in one line without anything that a terminal or a page would obey: control characters, and those that turn the
-/// direction of writing or take no room (<https://trojansource.codes>).
+/// Untrusted text in one line, without anything that a terminal or a page would interpret: control characters, and
+/// those that change the direction of writing or are invisible (<https://trojansource.codes>).
 pub fn shown(text: &str) -> String {
     visible(text, LONGEST, is_hidden)
 }
@@ -119,7 +120,7 @@ fn is_hidden(letter: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A name: as it is where it has nothing but what names are made of, else as [`inert`] has it.
+/// A name: unchanged if it has only characters that are usual in names, otherwise escaped by [`inert`].
 pub fn inert_name(name: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | ' ' | '/' | ',' | '=');
     let short = name.chars().nth(LONGEST).is_none();
@@ -128,11 +129,11 @@ pub fn inert_name(name: &str) -> String {
     if short && word && !lower.contains("www.") && !lower.contains("gh-") { name.to_owned() } else { inert(name) }
 }
 
-/// Any text as Markdown that shows exactly this text, in a line or in a cell of a table.
+/// Any text as Markdown that displays exactly this text, in a line or in a cell of a table.
 ///
-/// What CommonMark gives a meaning is escaped. What forges add to it is broken up by a character without width, because they look for it
-/// in the text that is left once escapes and entities are resolved: `@name`, `#1`, `!1`, `&1`, `$1`, `%1`, `~label`, `:name:`, `[kind:1]`,
-/// `GH-1`, `www.` and `://`.
+/// Characters with a meaning in CommonMark are escaped. The syntax that forges add is broken up by a zero-width
+/// character, because forges search for it in the text that is left once escapes and entities are resolved: `@name`,
+/// `#1`, `!1`, `&1`, `$1`, `%1`, `~label`, `:name:`, `[kind:1]`, `GH-1`, `www.` and `://`.
 pub fn inert(text: &str) -> String {
     const NOTHING: char = '\u{200b}';
     let text = shown(text);
@@ -156,7 +157,7 @@ pub fn inert(text: &str) -> String {
     safe
 }
 
-/// Whether a word that a forge would make something of goes through this letter: `:name:`, `://`, `www.`, `GH-1`.
+/// Whether forge syntax goes through this character: `:name:`, `://`, `www.`, `GH-1`.
 fn breaks(before: &str, letter: char, rest: &str) -> bool {
     let ends = |word: &str| {
         before
@@ -169,7 +170,7 @@ fn breaks(before: &str, letter: char, rest: &str) -> bool {
         ':' => {
             let name = rest.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric() || "_+-".contains(letter));
             let word = &rest[..rest.len() - name.len()];
-            // A time of the day; the only signs with a number for a name are :100: and :1234:.
+            // A time of day; the only emoji names that are numbers are :100: and :1234:.
             let time = word.len() == 2 && word.bytes().all(|letter| letter.is_ascii_digit());
             rest.starts_with("//") || (name.starts_with(':') && !word.is_empty() && !time)
         }
@@ -179,14 +180,14 @@ fn breaks(before: &str, letter: char, rest: &str) -> bool {
     }
 }
 
-/// A block whose text nothing in the text can end: the fence is longer than any run of backticks in it. Tabs stay.
+/// A code block that its text cannot end: the fence is longer than any run of backticks in it. Tabs stay.
 pub fn fenced(language: &str, text: &str) -> String {
-    /// A longer line of a repository's file says nothing in a comment.
+    /// Longer lines of a file are useless in a comment.
     const LONGEST_LINE: usize = 500;
     let hidden = |letter: char| letter != '\t' && is_hidden(letter);
     let lines: String = text.lines().map(|line| visible(line, LONGEST_LINE, hidden) + "\n").collect();
     let (mut longest, mut run) = (0, 0);
-    // Of what is shown: a line may have had a megabyte of them.
+    // Count in the shortened text: a line may have had a megabyte of them.
     for letter in lines.chars() {
         run = if letter == '`' { run + 1 } else { 0 };
         longest = longest.max(run);

@@ -1,6 +1,6 @@
-//! Rules of text that messages of every kind share: numbers of things, lengths, lines, ids of commits, parts of URLs.
+//! Text formatting shared by all messages: plurals, lengths, line wrapping, commit ids, URL parts.
 //!
-//! Not here: making texts of others harmless (`escape`).
+//! Not here: escaping untrusted text (see `escape`).
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm, wrap};
@@ -15,7 +15,7 @@ pub fn counted(count: usize, noun: &str) -> String {
     }
 }
 
-/// A text of so many characters at most, the last of which is `…` where something is left out.
+/// A text of at most this many characters, the last of which is `…` if something is left out.
 pub fn shortened(text: &str, most: usize) -> String {
     if text.chars().nth(most).is_none() {
         return text.to_owned();
@@ -23,7 +23,7 @@ pub fn shortened(text: &str, most: usize) -> String {
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// The first 12 digits of a commit's name, for people: enough to be the only one in any repository that Egret will read.
+/// The first 12 digits of a commit id, for display: enough to be unique in any repository that Egret will read.
 pub fn short_commit(commit: &str) -> &str {
     &commit[..commit.floor_char_boundary(12)]
 }
@@ -34,8 +34,8 @@ pub fn url_part(text: &str) -> String {
     utf8_percent_encode(text, &RESERVED).to_string()
 }
 
-/// A line with a newline behind it, broken between words where it is wider than `width` columns. What follows is indented. A word that is
-/// too long stays whole, and so do the spaces that a line begins with.
+/// A line with a newline at the end, broken between words where it is wider than `width` columns. Continuation lines
+/// are indented. A word that is too long stays whole, and so does the indentation of the line.
 pub fn wrapped(line: &str, indent: usize, width: Option<usize>) -> String {
     let Some(width) = width else { return format!("{line}\n") };
     let text = line.trim_start_matches(' ');

@@ -1,7 +1,8 @@
-//! Requests to a forge: sent, paged, waited for where the forge says so, and read again where they were lost.
+//! Sends requests to a forge's API: paging, rate limits, and retries of reads.
 //!
-//! A read is tried again when nobody answered or the forge was out of order. A write never is, here: whether it was done is not known,
-//! and who wrote looks first. Deliberately absent: what is asked (`dialect`), redirects, and lists that go on at another host.
+//! A read is retried if there was no answer or the forge had a server error. A write is never retried here: whether
+//! it happened is not known, and the caller reads the state first. Redirects are not followed, nor lists that
+//! continue on another host. Not here: the content of requests (see `dialect`).
 
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,12 @@ use crate::backoff::Backoff;
 use crate::https::{Client, HttpResponse, Request, full};
 use crate::secret::Secret;
 
-/// So often a read is tried.
+/// The most attempts of a read.
 const TRIES: u32 = 4;
-/// So many pages a list has at most.
+/// The most pages of a list.
 const PAGES: usize = 100;
 
-/// A conversation: one token, one set of connections, one measure of patience.
+/// The requests of one call: one token, one set of connections, one time limit for waiting.
 pub(super) struct Api<'f> {
     forge: &'f Forge,
     dialect: &'f dyn Dialect,
@@ -48,7 +49,7 @@ impl<'f> Api<'f> {
         Ok(self.get(act, &url).await?.0)
     }
 
-    /// Reads a list, with all its pages. `below` is where the list is in an answer.
+    /// Reads a list, with all its pages. `below` is the JSON pointer of the list in an answer.
     pub(super) async fn list(
         &mut self,
         act: ForgeOperation,
@@ -61,7 +62,7 @@ impl<'f> Api<'f> {
             let (page, headers) = self.get(act, &url).await?;
             match page.pointer(below) {
                 Some(Value::Array(items)) => all.extend(items.iter().cloned()),
-                // Gitea answers nothing at all where there is nothing.
+                // Gitea answers an empty list with an empty body.
                 Some(Value::Null) => {}
                 _ => return Err(self.failed(act, ForgeErrorKind::Answer("it is no list".to_owned()))),
             }
@@ -74,7 +75,7 @@ impl<'f> Api<'f> {
         Err(self.failed(act, ForgeErrorKind::Answer(format!("the list has more than {PAGES} pages"))))
     }
 
-    /// Writes, once; again only where the forge said that it did nothing because it was asked too often.
+    /// Writes, once; again only if the forge refused because of its rate limit, and so did nothing.
     pub(super) async fn write(&mut self, act: ForgeOperation, call: &Call) -> Result<Value, ForgeError> {
         let url = self.url(&call.path);
         loop {
@@ -86,7 +87,7 @@ impl<'f> Api<'f> {
         }
     }
 
-    /// Waits a little before something is looked at again. False where there is no time left.
+    /// Waits before something is read again. False if there is no time left.
     pub(super) async fn pause(&mut self, least: Duration) -> bool {
         let wait = self.backoff.next_wait() + least;
         if Instant::now() + wait > self.end {
@@ -121,7 +122,7 @@ impl<'f> Api<'f> {
 
     async fn wait_until(&mut self, act: ForgeOperation, until: Timestamp) -> Result<(), ForgeError> {
         let wait = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
-        // A clock that is a little behind must not make us ask too early; and never at once.
+        // A slow clock must not make the next request too early, and it is never sent at once.
         let wait = wait.max(Duration::from_millis(500)) + Duration::from_millis(200);
         if Instant::now() + wait > self.end {
             return Err(self.failed(act, ForgeErrorKind::Limited { until }));
@@ -142,7 +143,7 @@ impl<'f> Api<'f> {
             }
             None => full(""),
         };
-        // Not told why: the builder's error may show a header, and the token is one.
+        // The cause is left out: the builder's error may contain a header, and the token is in one.
         let request = request.body(body).map_err(|_| {
             ForgeErrorKind::Setup("the address or the token has a character that can't be sent".to_owned())
         })?;
@@ -154,13 +155,13 @@ impl<'f> Api<'f> {
         format!("{}{path}", self.forge.root)
     }
 
-    /// Whether an address is below the API's root: the token goes nowhere else.
+    /// Whether an address is below the API's root: the token is sent nowhere else.
     fn is_ours(&self, url: &str) -> bool {
         url.strip_prefix(&self.forge.root).is_some_and(|rest| rest.starts_with('/'))
     }
 }
 
-/// Why there is no value.
+/// The cause of a missing value.
 enum Trouble {
     Limited(Timestamp),
     Other(ForgeErrorKind),
@@ -183,7 +184,7 @@ fn read(answer: &HttpResponse) -> Result<(Value, HeaderMap), Trouble> {
     }
     if answer.status.is_redirection() {
         let to = answer.headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("it does not say where");
-        // What follows the question mark may be a secret.
+        // The query may be secret.
         return Err(ForgeErrorKind::Moved { to: to.split('?').next().unwrap_or_default().to_owned() }.into());
     }
     let message = message(&answer.body);
@@ -193,8 +194,8 @@ fn read(answer: &HttpResponse) -> Result<(Value, HeaderMap), Trouble> {
     Err(ForgeErrorKind::Refused { status, message }.into())
 }
 
-/// When to come back, where an answer says "too often": GitHub's "Rate limits for the REST API" and "Best practices", GitLab's "Rate
-/// limits" (its `RateLimit-Reset` is a time, not a number of seconds to wait).
+/// The end of a rate limit, if an answer reports one: GitHub's "Rate limits for the REST API" and "Best practices",
+/// GitLab's "Rate limits" (its `RateLimit-Reset` is a time, not a number of seconds to wait).
 fn limited(status: u16, headers: &HeaderMap, message: &str, now: Timestamp) -> Option<Timestamp> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
     let after = number(RETRY_AFTER.as_str());
@@ -210,7 +211,8 @@ fn limited(status: u16, headers: &HeaderMap, message: &str, now: Timestamp) -> O
     after.and_then(seconds).or_else(at).or_else(|| seconds(60))
 }
 
-/// The forge's words: GitHub and Gitea have `message`, GitLab `message` or `error`, as a text or as a list of texts by field.
+/// The forge's error message: GitHub and Gitea have `message`, GitLab `message` or `error`, as a text or as a list of
+/// texts by field.
 fn message(body: &[u8]) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let said = ["message", "error"].iter().find_map(|name| match value.get(name)? {

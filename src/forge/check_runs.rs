@@ -1,7 +1,7 @@
-//! Check runs, which GitHub alone has: <https://docs.github.com/en/rest/checks/runs>, version 2022-11-28. `make test-openapi` holds these
-//! calls against GitHub's own description.
+//! Check runs, which only GitHub has: <https://docs.github.com/en/rest/checks/runs>, version 2022-11-28. `make
+//! test-openapi` checks these calls against GitHub's own description.
 //!
-//! Not here: comments and statuses (`github_like`). Deliberately absent: reviews, GraphQL, and making an app's token.
+//! Not here: comments and statuses (see `github_like`), and an App's token (see `app`).
 
 use serde_json::{Value, json};
 
@@ -11,26 +11,26 @@ use crate::core::diagnostic::Severity;
 use crate::core::text::url_part;
 use crate::https::Method;
 
-/// The most annotations of one request (`checks/runs`, "Create a check run").
+/// The most annotations in one request (`checks/runs`, "Create a check run").
 pub(super) const MOST_ANNOTATIONS: usize = 50;
-/// The most bytes of a check run's text; in characters it is as many or fewer.
+/// The most bytes of a check run's text; it has at most as many characters.
 const LONGEST_TEXT: usize = 65_535;
 
 /// The check runs of a repository on GitHub.
 #[derive(Debug, Clone)]
 pub(super) struct CheckRuns {
-    /// `OWNER/NAME`, checked.
+    /// `OWNER/NAME`, validated.
     pub(super) project: String,
 }
 
 impl CheckRuns {
-    /// The newest check run of that name at a commit.
+    /// The newest check run with this name at a commit.
     pub(super) fn newest(&self, sha: &str, name: &str) -> Call {
         let name = url_part(name);
         Call::get(format!("/repos/{}/commits/{sha}/check-runs?check_name={name}&filter=latest", self.project))
     }
 
-    /// The first request, with the first annotations; it completes the run where there are no more.
+    /// The first request, with the first annotations; it completes the run if there are no more.
     pub(super) fn create(&self, sha: &str, name: &str, post: &Post, mark: &str) -> Call {
         let complete = post.annotations.len() <= MOST_ANNOTATIONS;
         let first = &post.annotations[..post.annotations.len().min(MOST_ANNOTATIONS)];
@@ -50,7 +50,7 @@ impl CheckRuns {
         Call::new(Method::POST, format!("/repos/{}/check-runs", self.project), body)
     }
 
-    /// More annotations: they are added to those that are there.
+    /// More annotations: GitHub adds them to the existing ones.
     pub(super) fn go_on(&self, id: u64, post: &Post, more: &[Annotation], last: bool) -> Call {
         let mut body =
             json!({ "status": if last { "completed" } else { "in_progress" }, "output": output(post, more) });

@@ -1,6 +1,6 @@
-//! What the forges have in common, and what is said in three ways: addresses, bodies, fields of answers. Values in, values out.
+//! The interface that all forges implement: paths, bodies, and fields of answers. Values in, values out.
 //!
-//! Deliberately absent: sending anything (`api`), and what is to be said (`posting`).
+//! Not here: sending requests (see `api`), and what to post (see `posting`).
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -36,26 +36,27 @@ pub(super) struct Comment {
     pub(super) url: String,
 }
 
-/// What stands at a commit under our name.
+/// A commit status with our context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Status {
-    /// Later ones have larger ones; a list is sorted by seconds, of which two may have the same.
+    /// Later ones have larger ids; a list is sorted by seconds, and two may have the same.
     pub(super) id: u64,
     pub(super) context: String,
     pub(super) state: String,
     pub(super) description: String,
-    /// Who set it, where the forge says so.
+    /// The login that set it, if the forge reports it.
     pub(super) author: Option<String>,
 }
 
-/// The most characters of a status' description. GitHub takes fewest: "description is too long (maximum is 140 characters)".
+/// The most characters of a status' description. GitHub has the lowest limit: "description is too long (maximum is
+/// 140 characters)".
 pub(super) const LONGEST_DESCRIPTION: usize = 140;
 
-/// How one forge speaks.
+/// The API of one forge.
 pub(super) trait Dialect: Send + Sync {
     /// Headers beside the usual ones; the first is the token's.
     fn headers(&self, token: &str) -> Vec<(&'static str, String)>;
-    /// Who the token is of.
+    /// Requests the token's user.
     fn identity(&self) -> Call;
     /// The login in the answer to `identity`.
     fn login(&self, answer: &Value) -> Result<String, ForgeErrorKind>;
@@ -63,7 +64,7 @@ pub(super) trait Dialect: Send + Sync {
     fn pulls(&self, base: &str) -> Call;
     fn read_pull(&self, answer: &Value) -> Result<Pull, ForgeErrorKind>;
     fn comments(&self, pull: u64) -> Call;
-    /// None for what is no comment of a person or a program.
+    /// None if it is not a comment of a user or a program.
     fn read_comment(&self, answer: &Value, pull: &str) -> Result<Option<Comment>, ForgeErrorKind>;
     fn create_comment(&self, pull: u64, body: &str) -> Call;
     fn update_comment(&self, pull: u64, comment: u64, body: &str) -> Call;
@@ -71,13 +72,13 @@ pub(super) trait Dialect: Send + Sync {
     fn statuses(&self, sha: &str, context: &str) -> Call;
     fn read_status(&self, answer: &Value) -> Result<Status, ForgeErrorKind>;
     fn create_status(&self, sha: &str, context: &str, post: &Post) -> Call;
-    /// The forge's word for a verdict.
+    /// The forge's state for a verdict.
     fn state(&self, verdict: CheckConclusion) -> &'static str;
-    /// Where a pull request is for people.
+    /// The web page of a pull request.
     fn address(&self, pull: u64) -> String;
 }
 
-/// A text of an answer.
+/// A text field of an answer.
 pub(super) fn text(answer: &Value, pointer: &str) -> Result<String, ForgeErrorKind> {
     let found = answer.pointer(pointer).and_then(Value::as_str);
     found.map(str::to_owned).ok_or_else(|| ForgeErrorKind::Answer(format!("it has no text at {pointer}")))
@@ -88,19 +89,19 @@ pub(super) fn text_or_empty(answer: &Value, pointer: &str) -> String {
     answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// A number of an answer.
+/// A number field of an answer.
 pub(super) fn number(answer: &Value, pointer: &str) -> Result<u64, ForgeErrorKind> {
     let found = answer.pointer(pointer).and_then(Value::as_u64);
     found.ok_or_else(|| ForgeErrorKind::Answer(format!("it has no number at {pointer}")))
 }
 
-/// A time of an answer.
+/// A time field of an answer.
 pub(super) fn time(answer: &Value, pointer: &str) -> Result<Timestamp, ForgeErrorKind> {
     let found = text(answer, pointer)?;
     found.parse().map_err(|error| ForgeErrorKind::Answer(format!("{pointer} is no time: {error}")))
 }
 
-/// A full commit id, as forges take it.
+/// A full commit id, in the form that forges take.
 pub(super) fn sha(answer: &Value, pointer: &str) -> Result<String, ForgeErrorKind> {
     let found = text(answer, pointer)?;
     let hexadecimal = matches!(found.len(), 40 | 64) && found.bytes().all(|byte| byte.is_ascii_hexdigit());

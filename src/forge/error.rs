@@ -1,38 +1,38 @@
-//! Why a forge did not do something: what was asked of it, its own words, and which right is missing.
+//! Errors of a forge: the operation, the forge's message, and the missing permission.
 //!
-//! Deliberately absent: trying again, which is `api`'s.
+//! Not here: retries (see `api`).
 
 use jiff::Timestamp;
 
 use super::ForgeKind;
 use crate::https;
 
-/// What a forge did not do, and why.
+/// A failed operation and its cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{act} on {place}")]
 pub struct ForgeError {
     pub(super) act: ForgeOperation,
-    /// `github.com/mos-eisley/policies`: no secret is in it.
+    /// `github.com/mos-eisley/policies`, without secrets.
     pub(super) place: String,
     pub(super) kind: ForgeKind,
     #[source]
     pub(super) fault: ForgeErrorKind,
 }
 
-/// What was asked for.
+/// The operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForgeOperation {
-    /// Who the token is of.
+    /// Reading the token's user.
     Identity,
-    /// The list of pull requests, or one of them.
+    /// Reading the list of pull requests, or one of them.
     Pulls,
-    /// The comments of a pull request.
+    /// Reading the comments of a pull request.
     ReadComments,
-    /// A comment.
+    /// Writing a comment.
     WriteComment,
-    /// A commit's status.
+    /// Reading or writing a commit's status.
     Status,
-    /// A check run.
+    /// Reading or writing a check run.
     Check,
 }
 
@@ -49,67 +49,67 @@ impl std::fmt::Display for ForgeOperation {
     }
 }
 
-/// Why.
+/// The cause.
 #[derive(Debug, thiserror::Error)]
 pub enum ForgeErrorKind {
-    /// The options make no forge.
+    /// The options are invalid.
     #[error("{0}")]
     Setup(String),
     /// There is no token.
     #[error("{0}")]
     Token(String),
-    /// Nobody answered.
+    /// There was no answer.
     #[error(transparent)]
     Http(#[from] https::HttpError),
-    /// The forge says no, or that it can't.
+    /// The forge refused or failed.
     #[error("the forge says {status}: {message}")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// Its words.
+        /// Its message.
         message: String,
     },
-    /// Too many requests.
+    /// The rate limit is reached.
     #[error("the forge takes no more requests until {until}")]
     Limited {
-        /// When it will.
+        /// When it ends.
         until: Timestamp,
     },
-    /// The forge names another place. Nobody goes there: a token is for the host that was named.
+    /// The forge redirects. Redirects are not followed: a token is only for the configured host.
     #[error("the forge says that it is elsewhere: {to}")]
     Moved {
-        /// Where.
+        /// The target.
         to: String,
     },
-    /// An answer that is none.
+    /// An answer that cannot be read.
     #[error("the answer is not understood: {0}")]
     Answer(String),
-    /// A list goes on somewhere else.
+    /// A list continues on another host.
     #[error("the list goes on at another place: {0}")]
     Elsewhere(String),
-    /// The token does not say who it is of.
+    /// The token's user is not known.
     #[error("the token does not say who it is of")]
     Nobody,
 }
 
 impl ForgeError {
-    /// Why.
+    /// The cause.
     pub fn fault(&self) -> &ForgeErrorKind {
         &self.fault
     }
 
-    /// Whether the token lacks the right: it may be meant so, for pull requests from forks.
+    /// Whether the token lacks the permission: that may be intended for pull requests from forks.
     pub fn denied(&self) -> bool {
         matches!(self.fault, ForgeErrorKind::Refused { status: 401 | 403 | 404, .. })
     }
 
-    /// Whether the forge understood, and says no. A comment is told in words all the same where a status was not taken: GitLab has none for
-    /// a commit of a fork, and takes no step from one state to some others.
+    /// Whether the forge understood the request and refused it. The comment is posted even if the status was refused:
+    /// GitLab has no statuses for a commit of a fork, and does not allow all transitions between states.
     pub(super) fn is_no(&self) -> bool {
         matches!(self.fault, ForgeErrorKind::Refused { status: 400..500, .. })
     }
 
-    /// Whether the same may go well later, without anybody's doing.
+    /// Whether the same request may succeed later, without a user's action.
     pub fn retryable(&self) -> bool {
         match &self.fault {
             ForgeErrorKind::Http(error) => error.retryable(),
@@ -119,7 +119,7 @@ impl ForgeError {
         }
     }
 
-    /// When to come back, where the forge said so.
+    /// When to retry, if the forge reported it.
     pub fn until(&self) -> Option<Timestamp> {
         match self.fault {
             ForgeErrorKind::Limited { until } => Some(until),
@@ -127,7 +127,7 @@ impl ForgeError {
         }
     }
 
-    /// Whether a write may have been done all the same.
+    /// Whether a write may have happened despite the error.
     pub(super) fn unknown(&self) -> bool {
         match &self.fault {
             ForgeErrorKind::Http(error) => error.unknown(),
@@ -137,7 +137,7 @@ impl ForgeError {
         }
     }
 
-    /// What to do about it.
+    /// A hint for the user.
     pub fn hint(&self) -> Option<String> {
         match &self.fault {
             ForgeErrorKind::Refused { status: 401, .. } => Some("the token is not valid (any more)".to_owned()),
@@ -157,7 +157,7 @@ impl ForgeError {
         }
     }
 
-    /// The right that an act needs, in the forge's own words.
+    /// The permission that an operation needs, in the forge's own terms.
     fn right(&self) -> &'static str {
         match (self.kind, self.act) {
             (ForgeKind::GitHub, ForgeOperation::Pulls | ForgeOperation::ReadComments) => {

@@ -1,10 +1,11 @@
-//! The API of GitHub, GitHub Enterprise, Gitea and Forgejo. The differences between them are data.
+//! The API of GitHub, GitHub Enterprise, Gitea and Forgejo; a table holds the differences between them.
 //!
-//! GitHub: <https://docs.github.com/en/rest> (`issues/comments`, `commits/statuses`, `pulls/pulls`, `users/users`), version 2022-11-28;
-//! `make test-openapi` holds these calls against GitHub's own description. Gitea: <https://docs.gitea.com/api/> and
-//! <https://forgejo.org/docs/latest/user/api-usage/>; fields as in `modules/structs` of their sources.
+//! GitHub: <https://docs.github.com/en/rest> (`issues/comments`, `commits/statuses`, `pulls/pulls`, `users/users`),
+//! version 2022-11-28; `make test-openapi` checks these calls against GitHub's own description. Gitea:
+//! <https://docs.gitea.com/api/> and <https://forgejo.org/docs/latest/user/api-usage/>; fields as in
+//! `modules/structs` of their sources.
 //!
-//! Not here: check runs (`check_runs`). Deliberately absent: reviews.
+//! Not here: check runs (see `check_runs`).
 
 use serde_json::{Value, json};
 
@@ -14,22 +15,22 @@ use super::{CheckConclusion, Post, Pull};
 use crate::core::text::{shortened, url_part};
 use crate::https::Method;
 
-/// What differs. In paths, `{base}` is the branch and `{sha}` the commit.
+/// The differences. In paths, `{base}` is the branch and `{sha}` the commit.
 #[derive(Debug)]
 pub(super) struct Differences {
-    /// The word before the token.
+    /// The authentication scheme before the token.
     scheme: &'static str,
     /// Headers beside the token's.
     headers: &'static [(&'static str, &'static str)],
     /// Open pull requests.
     pulls: &'static str,
-    /// Behind the path of a pull request's comments.
+    /// The suffix after the path of a pull request's comments.
     comments: &'static str,
     /// Statuses of a commit.
     statuses: &'static str,
-    /// The field of a status that is `state` where it is set.
+    /// The field of a status that is `state` when it is set.
     state: &'static str,
-    /// The number of the repository that a head or a base is in. A head has none where its fork was deleted.
+    /// The field with the id of a head's or base's repository. A head has none if its fork was deleted.
     repository: &'static str,
     /// The path before a pull request's number on the web site.
     page: &'static str,
@@ -46,7 +47,7 @@ pub(super) static GITHUB: Differences = Differences {
     page: "pull",
 };
 
-/// Older versions have no filter by branch: the caller compares the base. Comments come all at once.
+/// Older versions cannot filter by branch: the caller compares the base. All comments come in one page.
 pub(super) static GITEA: Differences = Differences {
     scheme: "token",
     headers: &[("accept", "application/json")],
@@ -60,7 +61,7 @@ pub(super) static GITEA: Differences = Differences {
 
 #[derive(Debug, Clone)]
 pub(super) struct GitHubLike {
-    /// `OWNER/NAME`, checked.
+    /// `OWNER/NAME`, validated.
     pub(super) project: String,
     /// The web site.
     pub(super) site: String,

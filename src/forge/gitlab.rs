@@ -1,7 +1,8 @@
-//! GitLab: <https://docs.gitlab.com/api/> (`notes`, `commits` for statuses, `merge_requests`, `users`; `rest` for tokens, whose
-//! "OAuth-compliant headers" any kind of token may use, and for paths, in which a project's `/` is `%2F`).
+//! The API of GitLab: <https://docs.gitlab.com/api/> (`notes`, `commits` for statuses, `merge_requests`, `users`;
+//! `rest` for tokens, whose "OAuth-compliant headers" any kind of token may use, and for paths, in which a project's
+//! `/` is `%2F`).
 //!
-//! Deliberately absent: threads, approvals, and job tokens, which may not write notes.
+//! Job tokens are not supported, as they may not write notes.
 
 use serde_json::{Value, json};
 
@@ -16,7 +17,7 @@ pub(super) struct GitLab {
     /// `GROUP/NAME`, or the project's number.
     pub(super) project: String,
     pub(super) site: String,
-    /// The pipeline that statuses belong to. Without it, GitLab looks for one, and makes one where it finds none.
+    /// The pipeline for statuses. Without it, GitLab looks for one, and creates one if there is none.
     pub(super) pipeline: Option<u64>,
 }
 
@@ -65,7 +66,7 @@ impl Dialect for GitLab {
     }
 
     fn read_comment(&self, answer: &Value, pull: &str) -> Result<Option<Comment>, ForgeErrorKind> {
-        // "changed the title", and the like.
+        // System notes: "changed the title", and the like.
         if answer.pointer("/system").and_then(Value::as_bool) == Some(true) {
             return Ok(None);
         }

@@ -1,10 +1,9 @@
-//! Forges: a preview as a comment, a commit status and a check run on GitHub, GitLab, Gitea and Forgejo.
+//! Posts previews to GitHub, GitLab, Gitea and Forgejo: a comment, a commit status and a check run.
 //!
-//! An edge: what is said was decided before. Everything is looked at before it is written, so that the same preview posted twice is
-//! written once, and a write whose answer was lost is not made again. Calls block, for a time that `patience` bounds, and must not be made
-//! on a thread that runs a tokio runtime.
-//!
-//! Deliberately absent: Git, webhooks (`serve`), whatever else forges can do, and redirects.
+//! An edge: the content was decided before. The current state is read before each write, so that the same preview
+//! posted twice is written once, and a write whose answer was lost is not repeated. Calls block, for a time that
+//! `patience` limits, and must not be made on a thread that runs a tokio runtime. Redirects are not followed. Not
+//! here: Git (see `git`) and webhooks (see `serve`).
 
 mod api;
 pub mod app;
@@ -31,46 +30,46 @@ pub use self::post::{Annotation, CheckConclusion, Post};
 use crate::https;
 use crate::secret::Secret;
 
-/// Which forge.
+/// The forge's kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForgeKind {
     /// github.com and GitHub Enterprise.
     GitHub,
-    /// gitlab.com and GitLab of one's own.
+    /// gitlab.com and self-managed GitLab.
     GitLab,
     /// Gitea and Forgejo.
     Gitea,
 }
 
-/// Where the token is from. It is asked once for each call, so that one that was rotated is used; it may block, and its text tells why
-/// there is none.
+/// Provides the token. It is called once for each call, so that a rotated token is used; it may block, and its error
+/// text explains why there is no token.
 pub type Token = Arc<dyn Fn() -> Result<Secret, String> + Send + Sync>;
 
-/// Which forge, which repository, and how it is reached.
+/// The forge, the repository, and the connection.
 #[derive(Debug, Clone)]
 pub struct ForgeOptions {
-    /// Which forge.
+    /// The forge's kind.
     pub kind: ForgeKind,
-    /// The API's root, or the forge's address, which the root is made of. None: github.com or gitlab.com.
+    /// The API's root, or the forge's address, from which the root is derived. None: github.com or gitlab.com.
     pub url: Option<String>,
     /// `OWNER/NAME`; for GitLab also `GROUP/SUBGROUP/NAME` or the project's number.
     pub project: String,
-    /// Whom the token's comments are by, where it is known: an app's installation token does not say.
+    /// The login that the token's comments have, if it is known: an app's installation token cannot query it.
     pub author: Option<String>,
-    /// Who is believed to be their author where neither the token nor a status that this very call set with it says.
+    /// The login to assume if neither the token nor a status that this very call set with it reveals the login.
     pub assumed_author: Option<String>,
-    /// GitLab: the pipeline that statuses belong to.
+    /// GitLab: the pipeline for statuses.
     pub pipeline: Option<u64>,
-    /// Whether a check run is written where the forge has them.
+    /// Whether to write a check run if the forge has them.
     pub checks: bool,
-    /// How it is reached.
+    /// Options of the HTTP client.
     pub https: https::ClientOptions,
-    /// How long a call may wait and try again in all.
+    /// The longest time that a call may wait and retry in all.
     pub patience: Duration,
 }
 
 impl ForgeOptions {
-    /// A repository of a forge with everything else as it mostly is.
+    /// A repository of a forge with default options.
     pub fn new(kind: ForgeKind, project: impl Into<String>) -> Self {
         let limits = https::RequestLimits { total: Duration::from_secs(30), ..https::RequestLimits::default() };
         Self {
@@ -92,45 +91,45 @@ impl ForgeOptions {
 pub struct Pull {
     /// Its number in the repository.
     pub number: u64,
-    /// Its title: somebody else's text.
+    /// Its title: untrusted text.
     pub title: String,
-    /// The branch that it is to be merged into.
+    /// The target branch.
     pub base: String,
     /// Its newest commit.
     pub head_sha: String,
-    /// Whether that commit is in another repository, by somebody who may not write to this one.
+    /// Whether that commit is in another repository, whose author may lack write access to this one.
     pub from_fork: bool,
-    /// Whether it is not ready to be looked at.
+    /// Whether it is a draft.
     pub draft: bool,
     /// When it last changed, comments included.
     pub updated: Timestamp,
 }
 
-/// What became of a post.
+/// The results of a post.
 #[derive(Debug)]
 pub struct Posted {
-    /// Of the comment.
+    /// The comment's result.
     pub comment: PostAction,
-    /// Of the commit's status.
+    /// The commit status' result.
     pub status: PostAction,
-    /// Of the check run. None where the forge has none, or none was wanted.
+    /// The check run's result. None if the forge has none, or none was requested.
     pub check: Option<PostAction>,
 }
 
-/// What became of one part. The texts are addresses for people.
+/// The result for one part. The texts are web addresses.
 #[derive(Debug)]
 pub enum PostAction {
-    /// It was not there.
+    /// It did not exist.
     Created(String),
-    /// It said something else.
+    /// It had another content.
     Updated(String),
-    /// It is there and says the same: nothing was written.
+    /// It exists with the same content: nothing was written.
     Same(String),
-    /// Nothing changes, and nobody was told otherwise.
+    /// Nothing changes, and there is no earlier comment to correct.
     Unneeded,
-    /// The pull request has a newer head by now: its own run will tell.
+    /// The pull request has a newer head by now, whose own run will post.
     Overtaken,
-    /// The token may not.
+    /// The forge refused it: the token lacks a permission, for instance.
     Refused(ForgeError),
 }
 
@@ -138,10 +137,10 @@ pub enum PostAction {
 #[derive(Clone)]
 pub struct Forge {
     options: ForgeOptions,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     root: String,
     dialect: Arc<dyn Dialect>,
-    /// Which GitHub alone has.
+    /// Only for GitHub.
     check_runs: Option<CheckRuns>,
     token: Token,
 }
@@ -183,7 +182,7 @@ impl Forge {
         self.run(ForgeOperation::Pulls, async |api| posting::open_pulls(self, api, base).await)
     }
 
-    /// Says something at a pull request whose head it is about. What is there already is not said again.
+    /// Posts to a pull request at a head. Content that is there already is not posted again.
     pub fn post(&self, pull: u64, head_sha: &str, post: &Post) -> Result<Posted, ForgeError> {
         self.run(ForgeOperation::WriteComment, async |api| posting::post(self, api, pull, head_sha, post).await)
     }
@@ -193,7 +192,7 @@ impl Forge {
         act: ForgeOperation,
         what: impl AsyncFnOnce(&mut Api<'f>) -> Result<T, ForgeError>,
     ) -> Result<T, ForgeError> {
-        // Before the runtime: it may read a file, or ask for a token with a runtime of its own.
+        // Before the runtime starts: it may read a file, or request a token with a runtime of its own.
         let token = (self.token)().map_err(|why| self.failed(act, ForgeErrorKind::Token(why)))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime =
@@ -208,7 +207,7 @@ impl Forge {
     }
 }
 
-/// Only what can stand in a path as it is, so that no project leads elsewhere.
+/// Only characters that need no escaping in a path, so that no project leads to another path.
 fn is_project(kind: ForgeKind, project: &str) -> bool {
     let part = |part: &str| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -222,7 +221,7 @@ fn is_project(kind: ForgeKind, project: &str) -> bool {
     enough && project.split('/').all(part)
 }
 
-/// The API's root, and where people look.
+/// The API's root, and the web site.
 fn root_and_site(kind: ForgeKind, url: Option<&str>) -> Result<(String, String), String> {
     let (suffix, usual) = match kind {
         ForgeKind::GitHub => ("/api/v3", Some("https://api.github.com")),
@@ -241,7 +240,7 @@ fn root_and_site(kind: ForgeKind, url: Option<&str>) -> Result<(String, String),
     if let Some(site) = url.strip_suffix(suffix) {
         return Ok((url.to_owned(), site.to_owned()));
     }
-    // GitHub's own clouds for enterprises have hosts for their APIs: https://api.OCTOCORP.ghe.com.
+    // GitHub Enterprise Cloud with data residency has API hosts of its own: https://api.OCTOCORP.ghe.com.
     if let Some(host) = rest.strip_prefix("api.").filter(|_| kind == ForgeKind::GitHub) {
         return Ok((url.to_owned(), format!("{scheme}://{host}")));
     }

@@ -1,48 +1,48 @@
-//! What is said at a pull request, whatever the forge.
+//! The content to post to a pull request, independent of the forge.
 //!
-//! Deliberately absent: how it is said to which forge, and the words, which are `core::preview`'s.
+//! Not here: the forges' formats (see `dialect`), and the text (see `core::preview`).
 
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::preview::{Preview, RiskLevel, Sentences, markdown};
 
-/// What a preview comes to.
+/// The conclusion of a preview.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckConclusion {
-    /// It is being made. No comment is written.
+    /// The preview is being made. No comment is written.
     Pending,
     /// A document has an error, or the preview could not be made.
     Failed,
     /// Something changes.
     Changes,
-    /// Nothing changes. No comment is written where there is none of ours.
+    /// Nothing changes. No comment is written if none exists.
     NoChanges,
 }
 
-/// What is to be said at a pull request about one cluster.
+/// What to post to a pull request about one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Post {
     /// The cluster: one comment, one status and one check each.
     pub cluster: String,
     /// The comment, with the marker as its first line.
     pub body: String,
-    /// What it comes to.
+    /// The conclusion.
     pub verdict: CheckConclusion,
-    /// A line for the check run's head.
+    /// The title of the check run.
     pub title: String,
-    /// A line for the status; it is cut where the forge takes no more.
+    /// One line for the status; truncated to the forge's limit.
     pub summary: String,
-    /// Where more is told: the CI run's page.
+    /// The page with details: the CI run's.
     pub details: Option<String>,
-    /// What is to be said beside lines of files, where the forge has check runs.
+    /// Annotations at lines of files, if the forge has check runs.
     pub annotations: Vec<Annotation>,
 }
 
-/// So many words beside lines of files: two requests. The comment tells how many there are; who writes the head must not be able to use up
-/// the forge's limit for everybody.
+/// The most annotations: two requests. The comment has their total number; a pull request's author must not be able
+/// to use up the forge's rate limit for all users.
 const MOST_ANNOTATIONS: usize = 100;
 
 impl Post {
-    /// What a preview says, in the places that a forge has for it.
+    /// The post for a preview.
     pub fn of(preview: &Preview<'_>, details: Option<String>) -> Self {
         let words = Sentences(preview);
         let (validation, cluster) = (preview.input.validation, preview.input.cluster);
@@ -69,7 +69,7 @@ impl Post {
     }
 }
 
-/// A word beside lines of a file.
+/// An annotation at lines of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Annotation {
     /// Path in the repository.
@@ -78,11 +78,11 @@ pub struct Annotation {
     pub line: usize,
     /// The last line.
     pub end_line: usize,
-    /// How bad it is.
+    /// Its severity.
     pub severity: Severity,
-    /// What kind of thing it is.
+    /// The kind of problem.
     pub title: String,
-    /// What is wrong.
+    /// The message.
     pub message: String,
 }
 

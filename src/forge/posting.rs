@@ -1,6 +1,8 @@
-//! Posting: look what is there, write what differs, and look again where it is not known whether it was written.
+//! The posting procedure: read what is there, write what differs, and read again if it is not known whether a write
+//! happened.
 //!
-//! Deliberately absent: comments of others, whatever marker they bear; and clearing away: of several comments of ours the newest is kept up to date.
+//! Comments of others are never changed, whatever marker they bear. Nothing is deleted: of several comments of ours
+//! the newest is updated.
 
 use std::time::Duration;
 
@@ -15,9 +17,9 @@ use super::{CheckConclusion, Forge, Post, PostAction, Posted, Pull};
 use crate::core::preview::marker;
 use crate::core::text::shortened;
 
-/// So often something is looked at and written.
+/// The most attempts to read and write one part.
 const ROUNDS: usize = 4;
-/// A forge may list a comment a moment after it took it.
+/// A forge may list a comment only a moment after it was written.
 const MOMENT: Duration = Duration::from_secs(1);
 
 pub(super) async fn open_pulls(forge: &Forge, api: &mut Api<'_>, base: &str) -> Result<Vec<Pull>, ForgeError> {
@@ -58,7 +60,7 @@ pub(super) async fn post<'f>(
     Ok(Posted { comment, status, check })
 }
 
-/// Who writes with this token. An app's installation, GITHUB_TOKEN for instance, may not ask.
+/// The token's login. An app's installation token, GITHUB_TOKEN for instance, may not query it.
 async fn identity(forge: &Forge, api: &mut Api<'_>) -> Result<Option<String>, ForgeError> {
     if let Some(author) = &forge.options.author {
         return Ok(Some(author.clone()));
@@ -81,8 +83,9 @@ struct Posting<'p, 'f> {
 }
 
 impl Posting<'_, '_> {
-    /// The commit's status; and who we are, where that is known by it. One that is there may be by anybody: where it has to tell who we are
-    /// and is not by whom we take ourselves for, it is set once more.
+    /// Sets the commit's status; returns our login if the answer reveals it. An existing status may be another
+    /// user's: if the login has to come from the status, and the status is not by the assumed author, it is set
+    /// again.
     async fn status(&mut self, known_author: bool) -> Result<(PostAction, Option<String>), ForgeError> {
         let dialect = self.forge.dialect.clone();
         let context = format!("egret/preview ({})", self.post.cluster);
@@ -122,7 +125,7 @@ impl Posting<'_, '_> {
         }
     }
 
-    /// The comment by this author that bears our marker, made or made anew.
+    /// Creates or updates the comment by this author with our marker.
     async fn comment(&mut self, author: &str) -> Result<PostAction, ForgeError> {
         if self.post.verdict == CheckConclusion::Pending {
             return Ok(PostAction::Unneeded);
@@ -153,7 +156,7 @@ impl Posting<'_, '_> {
                 Ok(answer) => return Ok(self.written(&answer, known)),
                 Err(error) => error,
             };
-            // Somebody deleted it since we looked.
+            // Another user deleted it after it was read.
             let gone = known && matches!(error.fault, ForgeErrorKind::Refused { status: 404, .. }) && round == 1;
             if error.denied() && !gone {
                 return Ok(PostAction::Refused(error));
@@ -227,14 +230,14 @@ impl Posting<'_, '_> {
     }
 }
 
-/// Forges may keep other ends of lines than they were given.
+/// Forges may change line ends.
 fn same(there: &str, here: &str) -> bool {
     there.trim_end().lines().eq(here.trim_end().lines())
 }
 
-/// By which a check run of the same content is known.
+/// Identifies the content of a check run.
 fn mark(post: &Post) -> String {
-    // Not where more is told: that is another page in each run.
+    // Without the details page: its address differs in each run.
     let told = (post.verdict, &post.title, &post.summary, &post.body, &post.annotations);
     hex::encode(&Sha256::digest(format!("{told:?}"))[..16])
 }

@@ -1,7 +1,7 @@
-//! One connection: a name looked up, a proxy asked for the way, TLS agreed on.
+//! Opens one connection: name resolution, the proxy's tunnel, TLS.
 //!
-//! Deliberately absent: what is said over it, proxies that are reached by TLS, and the environment's `https_proxy`: a proxy is named, or
-//! there is none.
+//! Proxies over TLS, and the environment's `https_proxy`, are not supported: a proxy is configured, or there is none.
+//! Not here: requests over the connection (see `https`).
 
 use std::future::Future;
 use std::io;
@@ -33,10 +33,10 @@ use super::error::{HttpErrorCause, NO_CONNECTION, Shared};
 use super::trust::TrustAnchors;
 use crate::secret::Secret;
 
-/// The most that a proxy may say before the way is open.
+/// The most bytes of a proxy's answer to CONNECT.
 const LONGEST_GREETING: usize = 16 << 10;
 
-/// Where a proxy is, and who we are to it.
+/// A proxy's address and our credentials for it.
 #[derive(Debug, Clone)]
 pub(super) struct Proxy {
     uri: Uri,
@@ -45,7 +45,7 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Of `http://[user:password@]host:port`. Nothing of it is told in the error: it may hold a password.
+    /// Parses `http://[user:password@]host:port`. The error contains no part of it: it may hold a password.
     pub(super) fn parse(text: &Secret) -> Result<Self, HttpErrorCause> {
         let wrong = || HttpErrorCause::Proxy("is not of the form http://[user:password@]host:port".to_owned());
         let rest = text.reveal().trim_end_matches('/').strip_prefix("http://").ok_or_else(wrong)?;
@@ -56,7 +56,7 @@ impl Proxy {
         }
         let authorization = user.map(|user| {
             let (name, password) = user.split_once(':').unwrap_or((user, ""));
-            // `%40` is `@`: what has a meaning in an address stands in it this way.
+            // `%40` is `@`: characters with a meaning in an address are percent-encoded.
             let plain: Vec<u8> = percent_decode_str(name).chain(*b":").chain(percent_decode_str(password)).collect();
             Secret::new(format!("Basic {}", STANDARD.encode(plain)))
         });
@@ -64,7 +64,7 @@ impl Proxy {
     }
 }
 
-/// Makes connections. Cheap to clone.
+/// Opens connections. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     pub(super) trust: Arc<TrustAnchors>,
@@ -106,7 +106,7 @@ fn tls(error: &io::Error) -> HttpErrorCause {
     }
 }
 
-/// Looks the name up and tries its addresses, of both families side by side (RFC 8305).
+/// Resolves the name and tries its addresses, of both families side by side (RFC 8305).
 async fn tcp(uri: Uri, limit: Duration) -> Result<TcpStream, HttpErrorCause> {
     let host = uri.host().unwrap_or_default().to_owned();
     let resolver = service_fn(|name: Name| async move {
@@ -132,12 +132,12 @@ async fn tcp(uri: Uri, limit: Duration) -> Result<TcpStream, HttpErrorCause> {
     })
 }
 
-/// A name that leads nowhere, told apart from an address that nobody answers at.
+/// A name that does not resolve, as distinct from an address that does not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the name is not found")]
 struct NotFound(#[source] io::Error);
 
-/// Asks the proxy for the way (RFC 9110, 9.3.6).
+/// Requests a tunnel from the proxy (CONNECT, RFC 9110, 9.3.6).
 async fn tunnel(tcp: &mut TcpStream, authority: &str, authorization: Option<&Secret>) -> Result<(), HttpErrorCause> {
     let broken = |error: io::Error| HttpErrorCause::Proxy(format!("breaks off: {error}"));
     let proof = authorization.map(|text| format!("Proxy-Authorization: {}\r\n", text.reveal())).unwrap_or_default();
@@ -145,7 +145,7 @@ async fn tunnel(tcp: &mut TcpStream, authority: &str, authorization: Option<&Sec
         format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {USER_AGENT}\r\n{proof}\r\n");
     tcp.write_all(question.as_bytes()).await.map_err(broken)?;
     let mut head = Vec::new();
-    // One at a time: what comes after the empty line is the server's.
+    // One byte at a time: what comes after the empty line is the server's.
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() >= LONGEST_GREETING {
             return Err(HttpErrorCause::Proxy("says too much".to_owned()));
@@ -192,7 +192,7 @@ pub(super) enum Wire {
 
 impl Connection for Wire {
     fn connected(&self) -> Connected {
-        // hyper writes the whole address into the request where a proxy reads it.
+        // With this, hyper writes the absolute address into the request, as a proxy needs it.
         Connected::new().proxy(matches!(self, Self::Plain { proxy: true, .. }))
     }
 }

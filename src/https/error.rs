@@ -1,6 +1,6 @@
-//! Why a request was not answered: which one, why, and what a person can do about it.
+//! Errors of requests that got no answer: the request, the cause, and a hint for the user.
 //!
-//! Deliberately absent: an answer that says no. A 404 is an answer, and what it means is the caller's affair.
+//! An error status is no error here: a 404 is an answer, which the caller interprets.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
 
-/// A request that was not answered.
+/// A request without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}")]
 pub struct HttpError {
@@ -20,86 +20,86 @@ pub struct HttpError {
     cause: HttpErrorCause,
 }
 
-/// Why there is no answer.
+/// The cause.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpErrorCause {
-    /// The address can't be asked, or may not.
+    /// The address is invalid or not allowed.
     #[error("{0}")]
     Address(String),
     /// A file with certificates or a key can't be read.
     #[error("cannot read {}", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A file has not what it should have.
+    /// A file has invalid content.
     #[error("{} {what}", path.display())]
     Pem {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         what: String,
     },
-    /// The system has no authorities to believe.
+    /// The system has no trusted CA certificates.
     #[error("this system has no certificates of authorities")]
     NoRoots,
-    /// The name leads nowhere.
+    /// The name does not resolve.
     #[error("the name {host} is not found")]
     Dns {
         /// The name.
         host: String,
-        /// What the resolver says.
+        /// The resolver's error.
         source: io::Error,
     },
-    /// Nobody takes the connection.
+    /// The connection was refused or failed.
     #[error("no connection: {0}")]
     Connect(String),
-    /// No agreement on TLS. The text says what is wrong, with the certificate for instance.
+    /// The TLS handshake failed. The text names the problem, with the certificate for instance.
     #[error("{0}")]
     Tls(TlsError),
-    /// The proxy does not lead there.
+    /// The proxy refused the tunnel.
     #[error("the proxy {0}")]
     Proxy(String),
-    /// It takes too long.
+    /// A time limit has passed.
     #[error("{what} within {after:?}")]
     Timeout {
-        /// What did not happen.
+        /// The step that timed out.
         what: &'static str,
-        /// How long it was waited for.
+        /// The time limit.
         after: Duration,
     },
-    /// The answer is larger than what is taken.
+    /// The answer is larger than the limit.
     #[error("the answer has more than {most} bytes")]
     TooLarge {
-        /// The most that is taken.
+        /// The limit in bytes.
         most: u64,
     },
-    /// The connection broke, or what came over it is no HTTP.
+    /// The connection broke, or the answer is not HTTP.
     #[error("{0}")]
     Broken(String),
 }
 
-/// What is wrong with the other side's proof, or with ours.
+/// The problem with the server's certificate, or with ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TlsError {
-    /// The certificate is by an authority that is not believed.
+    /// The certificate's authority is not trusted.
     UnknownAuthority,
-    /// The certificate is for others.
+    /// The certificate is for other names.
     WrongName {
-        /// Who was asked for.
+        /// The requested name.
         expected: String,
-        /// Whom it is for.
+        /// The certificate's names.
         presented: Vec<String>,
     },
-    /// The certificate ran out.
+    /// The certificate has expired.
     Expired,
     /// The certificate is not valid yet.
     NotYet,
-    /// The server wants a certificate of ours, or another one.
+    /// The server requires a client certificate, or another one.
     WantsClientCertificate(String),
-    /// Anything else, in the words of the TLS library.
+    /// Any other problem, in the TLS library's words.
     Other(String),
 }
 
@@ -127,7 +127,7 @@ impl From<&rustls::Error> for TlsError {
     fn from(error: &rustls::Error) -> Self {
         match error {
             rustls::Error::InvalidCertificate(certificate) => match certificate {
-                // A bad signature: an authority of that name is believed, and it has another key.
+                // A bad signature: an authority of that name is trusted, but has another key.
                 CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownAuthority,
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYet,
@@ -163,12 +163,12 @@ impl HttpError {
         Self { doing: doing.into(), cause }
     }
 
-    /// Why.
+    /// The cause.
     pub fn cause(&self) -> &HttpErrorCause {
         &self.cause
     }
 
-    /// Whether the same request may be answered later without anybody's doing.
+    /// Whether the same request may succeed later without a user's action.
     pub fn retryable(&self) -> bool {
         match &self.cause {
             HttpErrorCause::Dns { .. }
@@ -185,7 +185,7 @@ impl HttpError {
         }
     }
 
-    /// Whether the server may have done what was asked although nobody heard of it.
+    /// Whether the server may have executed the request although no answer arrived.
     pub fn unknown(&self) -> bool {
         match &self.cause {
             HttpErrorCause::Timeout { what, .. } => *what != NO_CONNECTION,
@@ -194,7 +194,7 @@ impl HttpError {
         }
     }
 
-    /// What to do about it.
+    /// A hint for the user.
     pub fn hint(&self) -> Option<&'static str> {
         match &self.cause {
             HttpErrorCause::Tls(TlsError::UnknownAuthority) => {
@@ -222,15 +222,15 @@ impl HttpError {
     }
 }
 
-/// What did not happen where nothing was sent yet.
+/// The step that timed out if nothing was sent yet.
 pub(super) const NO_CONNECTION: &str = "no connection";
 
-/// The cause below what hyper makes of it. A connector's is handed up whole; everything else has a rustls error or text at its end.
+/// The cause below hyper's error. A connector's error arrives unchanged; all others end in a rustls error or a text.
 pub(super) fn cause_of(error: &(dyn StdError + 'static)) -> HttpErrorCause {
     borrowed(error).unwrap_or_else(|| HttpErrorCause::Broken(format!("the connection broke: {}", last(error))))
 }
 
-/// The cause of an answer that breaks off.
+/// The cause of a truncated answer.
 pub(super) fn cause_of_body(error: &(dyn StdError + 'static)) -> HttpErrorCause {
     borrowed(error).unwrap_or_else(|| HttpErrorCause::Broken(format!("the answer breaks off: {}", last(error))))
 }
@@ -239,7 +239,7 @@ fn last(error: &(dyn StdError + 'static)) -> String {
     error.source().map_or_else(|| error.to_string(), last)
 }
 
-/// A TLS error, or a connector's cause, anywhere below.
+/// A TLS error, or a connector's error, anywhere in the chain.
 fn borrowed(error: &(dyn StdError + 'static)) -> Option<HttpErrorCause> {
     let mut next = Some(error);
     while let Some(one) = next {
@@ -249,7 +249,7 @@ fn borrowed(error: &(dyn StdError + 'static)) -> Option<HttpErrorCause> {
         if let Some(tls) = one.downcast_ref::<rustls::Error>() {
             return Some(HttpErrorCause::Tls(tls.into()));
         }
-        // An io::Error's source is its inner error's source: the inner one itself would be passed over.
+        // An io::Error's source is its inner error's source: the inner error itself would be skipped.
         if let Some(inner) = one.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             return borrowed(inner);
         }
@@ -258,7 +258,7 @@ fn borrowed(error: &(dyn StdError + 'static)) -> Option<HttpErrorCause> {
     None
 }
 
-/// A cause on its way through hyper, which gives errors back by reference only.
+/// Carries a cause through hyper, which returns errors by reference only.
 #[derive(Debug)]
 pub(super) struct Shared(std::sync::Mutex<Option<HttpErrorCause>>);
 

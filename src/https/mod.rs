@@ -1,11 +1,12 @@
-//! The one HTTP client: for forges, and for Git over HTTPS.
+//! The HTTP client for forges and for Git over HTTPS.
 //!
-//! hyper and rustls, which are here already as parts of kube's client. Nothing hangs: a connection, an answer's head, each piece of its
-//! body and the whole of it have a time; and nothing is larger than it was said to be at most. HTTP/1.1 only: a few requests, one after
-//! the other. It must be used within a tokio runtime with IO and time enabled.
+//! It uses hyper and rustls, which are dependencies of kube's client already. Nothing hangs: a connection, an
+//! answer's head, each piece of its body and the whole of it have a time limit; every answer has a size limit.
+//! HTTP/1.1 only: there are few requests, one after the other. It must be used within a tokio runtime with IO and
+//! time enabled.
 //!
-//! Deliberately absent: redirects, ever (a token goes to the host that was named, and an answer comes from it), retries, cookies, caches,
-//! compression, and a proxy of the environment's choosing.
+//! It never follows redirects (a token is only for the configured host, and the answer comes from it), and has no
+//! retries, cookies, caches, compression, or proxy from the environment.
 
 mod connect;
 mod error;
@@ -32,37 +33,37 @@ use self::error::{cause_of, cause_of_body};
 use self::trust::TrustAnchors;
 use crate::secret::Secret;
 
-/// Who asks.
+/// The User-Agent header.
 const USER_AGENT: &str = concat!("egret/", env!("CARGO_PKG_VERSION"));
 
-/// What is sent. One that is not known in advance is made by [`body`].
+/// A request's body. One that is not known in advance is made by [`body`].
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// How servers are reached.
+/// Options of the client.
 #[derive(Debug, Clone, Default)]
 pub struct ClientOptions {
-    /// The authorities that a certificate may be by, in PEM. None: the system's, see `trust`.
+    /// A PEM file with the trusted authorities. None: the system's, see `trust`.
     pub roots: Option<PathBuf>,
-    /// Our certificate, for servers that want one.
+    /// Our certificate, for servers that require one.
     pub identity: Option<ClientIdentity>,
     /// `http://[user:password@]host:port`. None: no proxy, whatever the environment says.
     pub proxy: Option<Secret>,
-    /// Whether `http://` may be asked for. A token goes over it in the clear.
+    /// Whether `http://` is allowed. A token is then sent in clear text.
     pub plain: bool,
-    /// How much time and room a server is given.
+    /// Time and size limits.
     pub limits: RequestLimits,
 }
 
-/// How much time and room a server is given.
+/// Time and size limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestLimits {
-    /// For the name, the connection, the proxy and TLS.
+    /// For name resolution, connecting, the proxy and TLS.
     pub connect: Duration,
     /// From the request to the answer's head, and between two pieces of its body.
     pub idle: Duration,
     /// From the request to the answer's end.
     pub total: Duration,
-    /// The most bytes that an answer may have.
+    /// The most bytes of an answer.
     pub most: u64,
 }
 
@@ -77,7 +78,7 @@ impl Default for RequestLimits {
     }
 }
 
-/// A client with its connections, which are used again. Cheap to clone.
+/// A client with its connection pool. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
     pool: Pool<Connector, Body>,
@@ -87,7 +88,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client. Nothing is sent yet, but named files are looked at, so that a wrong one is told at the start.
+    /// A client. Nothing is sent yet, but configured files are read, so that a wrong one is reported at the start.
     pub fn new(options: ClientOptions) -> Result<Self, HttpError> {
         let failed = |cause| HttpError::new("set up HTTPS", cause);
         let named = options.roots.is_some() || options.identity.is_some();
@@ -97,7 +98,8 @@ impl Client {
         }
         let proxy = options.proxy.as_ref().map(Proxy::parse).transpose().map_err(failed)?.map(Arc::new);
         let connector = Connector { trust, proxy: proxy.clone(), limit: options.limits.connect };
-        // Forges close after a minute; a connection that we close first is never found closed in the middle of a request.
+        // Forges close idle connections after a minute; closing them earlier ourselves avoids a close in the middle
+        // of a request.
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(15))
@@ -111,7 +113,8 @@ impl Client {
         self.start(request).await?.whole().await
     }
 
-    /// Sends a request and gives the answer as soon as its head is there. The request's body is sent as it comes, also while the answer does.
+    /// Sends a request and returns as soon as the answer's head has arrived. The request's body is sent concurrently
+    /// with the answer's.
     pub async fn start(&self, mut request: Request<Body>) -> Result<Incoming, HttpError> {
         let doing = shown(&request);
         let secure = request.uri().scheme() == Some(&Scheme::HTTPS);
@@ -126,7 +129,7 @@ impl Client {
             headers.insert(header::PROXY_AUTHORIZATION, value);
         }
         let deadline = Instant::now() + self.limits.total;
-        // A connection may have to be made first, which has a time of its own.
+        // A connection may have to be made first, which has a time limit of its own.
         let after = (self.limits.connect + self.limits.idle).min(self.limits.total);
         let answer = match tokio::time::timeout(after, self.pool.request(request)).await {
             Ok(Ok(answer)) => answer,
@@ -148,7 +151,7 @@ impl Client {
         if uri.host().is_none_or(str::is_empty) {
             return Err(HttpErrorCause::Address("the address names no server".to_owned()));
         }
-        // hyper would send it on as an authorization that nobody asked for.
+        // hyper would send it on as an unintended authorization.
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(HttpErrorCause::Address("the address has a user in it".to_owned()));
         }
@@ -163,7 +166,7 @@ impl Client {
     }
 }
 
-/// An answer that is here as a whole.
+/// A complete answer.
 #[derive(Debug, Clone)]
 pub struct HttpResponse {
     /// Its status.
@@ -174,7 +177,7 @@ pub struct HttpResponse {
     pub body: Bytes,
 }
 
-/// An answer whose head is here, and whose body comes piece by piece.
+/// An answer whose head has arrived, and whose body is read piece by piece.
 #[derive(Debug)]
 pub struct Incoming {
     /// Its status.
@@ -205,7 +208,7 @@ impl Incoming {
                 Ok(Some(Err(error))) => return Err(self.failed(cause_of_body(&error))),
                 Err(_) => return Err(self.failed(HttpErrorCause::Timeout { what, after })),
             };
-            // A frame that is not data is a trailer, which nobody here asks for.
+            // A frame without data is a trailer, which is ignored.
             let Ok(data) = frame.into_data() else { continue };
             self.taken = self.taken.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
             if self.taken > self.limits.most {
@@ -229,7 +232,7 @@ impl Incoming {
     }
 }
 
-/// A body that is here as a whole; an empty one is `full("")`.
+/// A body from bytes; an empty one is `full("")`.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
@@ -243,7 +246,7 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
-/// What is asked of whom, without what may be secret: the query, a user.
+/// A request's method and address, without parts that may be secret: the query, a user.
 fn shown(request: &Request<Body>) -> String {
     let uri = request.uri();
     let place = uri.authority().map_or("", |authority| authority.as_str());

@@ -1,9 +1,10 @@
-//! Whom we believe and who we are: authorities, and a client certificate with its key, from PEM files that are read anew for each
-//! connection, so that a rotated one is used at the next.
+//! TLS trust and identity: the trusted authorities, and a client certificate with its key, from PEM files that are
+//! read anew for each connection, so that a rotated file is used at the next.
 //!
-//! The system's authorities are read by rustls-native-certs, once for a client: from the file `SSL_CERT_FILE` or the folders
-//! `SSL_CERT_DIR` where one of them is set, else from where openssl-probe finds them (`/etc/ssl/certs` on Debian). They are a
-//! distribution's business and not compiled in. Deliberately absent: revocation lists, and any way to believe everybody.
+//! rustls-native-certs reads the system's authorities, once for a client: from the file `SSL_CERT_FILE` or the
+//! folders `SSL_CERT_DIR` if one of them is set, otherwise from where openssl-probe finds them (`/etc/ssl/certs` on
+//! Debian). None are compiled in: the distribution maintains them. Revocation lists are not checked, and verification
+//! cannot be disabled.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,16 +18,16 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::error::HttpErrorCause;
 
-/// Who we are to the server.
+/// Our client certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientIdentity {
-    /// A PEM file with our certificate, and those between it and the authority.
+    /// A PEM file with our certificate and its intermediate certificates.
     pub certificate: PathBuf,
     /// A PEM file with its key. It may be the same file.
     pub key: PathBuf,
 }
 
-/// Files of certificates, and what the system has.
+/// The configured files, and the system's authorities.
 #[derive(Debug)]
 pub(super) struct TrustAnchors {
     roots: Option<PathBuf>,
@@ -40,7 +41,7 @@ impl TrustAnchors {
         Self { roots, identity, system: OnceLock::new(), provider: Arc::new(ring::default_provider()) }
     }
 
-    /// How the next connection is to be made.
+    /// The TLS configuration for the next connection.
     pub(super) fn config(&self) -> Result<Arc<ClientConfig>, HttpErrorCause> {
         let roots = match &self.roots {
             Some(path) => Arc::new(authorities(path)?),
@@ -74,7 +75,7 @@ impl TrustAnchors {
             return Ok(store.clone());
         }
         let mut store = RootCertStore::empty();
-        // One certificate that is no good does not make the others bad.
+        // One invalid certificate does not make the others invalid.
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if store.is_empty() {
             return Err(HttpErrorCause::NoRoots);

@@ -1,7 +1,8 @@
-//! A text of manifests as the parser's events, with all that no label can be in folded up: a pod in a dump has some 300 events,
-//! and a node that labels itself should not hold those of 20,000 pods to find its own ten.
+//! Reduces a text of manifests to those parser events that may contain labels; everything else is replaced by a hash.
+//! A pod in a dump has some 300 events, and a node that sets its own labels should not hold those of 20,000 pods to
+//! find its own ten.
 //!
-//! Deliberately absent: what the events mean (`outline`).
+//! Not here: the meaning of the events (see `outline`).
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
@@ -10,21 +11,22 @@ use serde_yaml::granit_parser::{Event, Options, Parser};
 
 use super::EditError;
 
-/// The keys whose values are kept whole, wherever they are. Of other values that are mappings or sequences only the ends are kept.
+/// The keys whose values are kept whole, wherever they are. Of other mappings and sequences only the start and end
+/// events are kept.
 const KEPT: [&str; 3] = ["items", "metadata", "labels"];
 
 /// One event that was kept.
 pub(super) struct YamlEvent<'text> {
     pub event: Event<'text>,
-    /// Where it stands: of a scalar all of it, with its quotes; of a mapping within braces only one brace.
+    /// Its bytes: of a scalar all of it, with its quotes; of a mapping within braces only one brace.
     pub bytes: Range<usize>,
-    /// Of the end of something folded up: a hash of all that was in it. 64 bits: this guards against our own faults, not against
-    /// somebody's malice.
+    /// At the end of a collapsed value: a hash of its content. 64 bits: this protects against bugs of ours, not
+    /// against an attacker.
     folded: u64,
 }
 
 impl YamlEvent<'_> {
-    /// Whether two mean the same: kind, value, style, anchor, tag and what was folded, but not the place.
+    /// Whether two events mean the same: kind, value, style, anchor, tag and collapsed content, but not position.
     pub(super) fn is_like(&self, other: &YamlEvent<'_>) -> bool {
         self.event == other.event && self.folded == other.folded
     }
@@ -34,7 +36,8 @@ impl YamlEvent<'_> {
 pub(super) fn read(text: &str) -> Result<Vec<YamlEvent<'_>>, EditError> {
     let mut reader = Reader { open: Vec::new(), folding: None, items: Vec::new() };
     let mut options = Options::default();
-    // Comments are no events, whatever another package switches on for the whole build: what is not here is left as it stands.
+    // Comments must not become events, even if another package enables that for the whole build: what is not an event
+    // is left unchanged.
     options.emit_comments = false;
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| EditError::Syntax {
@@ -42,14 +45,14 @@ pub(super) fn read(text: &str) -> Result<Vec<YamlEvent<'_>>, EditError> {
             column: error.marker().col() + 1,
             message: error.info(),
         })?;
-        // Texts, unlike streams, have byte offsets everywhere.
+        // For texts, unlike streams, the parser has all byte offsets.
         reader.event(event, span.byte_range().unwrap_or_default());
     }
     Ok(reader.items)
 }
 
 struct Reader<'text> {
-    /// What is open and kept, outermost first.
+    /// Open collections that are kept, outermost first.
     open: Vec<Open>,
     folding: Option<Folding>,
     items: Vec<YamlEvent<'text>>,
@@ -60,7 +63,7 @@ enum Open {
     Sequence,
     /// A key comes next.
     Mapping,
-    /// The value of a key comes next; whether it is to be kept.
+    /// The value of a key comes next, and whether it is kept.
     Value {
         kept: bool,
     },
@@ -105,7 +108,7 @@ impl<'text> Reader<'text> {
         self.items.push(YamlEvent { event, bytes, folded: 0 });
     }
 
-    /// A whole node has gone by: in a mapping, keys and values alternate. As a key, it says whether its value is kept.
+    /// A whole node was read: in a mapping, keys and values alternate. A key determines whether its value is kept.
     fn done(&mut self, kept: Option<bool>) {
         if let Some(open) = self.open.last_mut() {
             *open = match *open {
@@ -117,7 +120,7 @@ impl<'text> Reader<'text> {
     }
 }
 
-/// All that an event means, but not where it stands.
+/// Hashes the meaning of an event, but not its position.
 fn hash(event: &Event<'_>, hasher: &mut DefaultHasher) {
     std::mem::discriminant(event).hash(hasher);
     match event {

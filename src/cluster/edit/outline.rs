@@ -1,6 +1,6 @@
-//! Where in a text of manifests a node's labels are, and how they are written.
+//! Finds a node's labels in a text of manifests, and how they are written.
 //!
-//! Deliberately absent: changing anything (`splice`).
+//! Not here: editing (see `splice`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,12 +16,12 @@ use crate::core::name::NodeName;
 
 /// A whole text.
 pub(super) struct Outline<'text> {
-    /// What they were read from.
+    /// The text that was read.
     pub text: &'text str,
     items: Vec<YamlEvent<'text>>,
 }
 
-/// Where a node's labels are, or would be. All numbers are of events.
+/// The position of a node's labels, or where they would be. All numbers are indexes of events.
 #[derive(Debug)]
 pub(super) struct MetadataEntries {
     /// The mapping `metadata`.
@@ -39,11 +39,11 @@ pub(super) struct EventEntry {
     pub value: usize,
 }
 
-/// What stands where labels are expected.
+/// The form of the value of `labels`.
 pub(super) enum Shape {
     /// Nothing, `~` or `null`.
     Null,
-    /// One entry a line.
+    /// One entry per line.
     Block(Vec<EventEntry>),
     /// Within braces.
     Flow(Vec<EventEntry>),
@@ -55,7 +55,7 @@ impl<'text> Outline<'text> {
         events::read(text).map(|items| Self { text, items })
     }
 
-    /// The last manifest of a node, by itself or in a list.
+    /// The last manifest of a node, as a document or in a list.
     pub(super) fn find(&self, node: &NodeName) -> Option<MetadataEntries> {
         let roots = self.items.iter().enumerate().filter(|(_, item)| matches!(item.event, Event::DocumentStart(..)));
         let mut found = None;
@@ -73,7 +73,7 @@ impl<'text> Outline<'text> {
         found
     }
 
-    /// An object as a target, if it is the node's. The API server leaves `kind` out of a list's items.
+    /// The entries of an object, if it is the node's. The API server leaves `kind` out of a list's items.
     fn node(&self, object: usize, default_kind: &str, node: &NodeName) -> Option<MetadataEntries> {
         let kind = self.field(object, "kind").and_then(|kind| self.scalar(kind.value)).unwrap_or(default_kind);
         let metadata = self.field(object, "metadata").filter(|_| kind == "Node")?.value;
@@ -85,7 +85,7 @@ impl<'text> Outline<'text> {
         })
     }
 
-    /// What the labels are. An error if they are written in a way that cannot be edited.
+    /// The labels. An error if they are written in a form that cannot be edited.
     pub(super) fn labels(&self, target: &MetadataEntries) -> Result<BTreeMap<String, String>, EditError> {
         let mut labels = BTreeMap::new();
         if let Some(entry) = self.entries(target.metadata).iter().find(|entry| self.scalar(entry.key) == Some("<<")) {
@@ -116,7 +116,7 @@ impl<'text> Outline<'text> {
         }
     }
 
-    /// The events that are the labels' value; empty, right behind the name, where there are none.
+    /// The events of the labels' value; an empty range right after the name if there are none.
     pub(super) fn labels_events(&self, target: &MetadataEntries) -> Range<usize> {
         match target.labels {
             Some(labels) => labels.value..self.behind(labels.value),
@@ -124,7 +124,8 @@ impl<'text> Outline<'text> {
         }
     }
 
-    /// Whether all but a stretch of each means the same: kinds, values, styles, anchors and tags, but not places.
+    /// Whether everything outside of one range of each means the same: kinds, values, styles, anchors and tags, but
+    /// not positions.
     pub(super) fn same_around(&self, ours: &Range<usize>, other: &Self, theirs: &Range<usize>) -> bool {
         let same =
             |a: &[YamlEvent<'_>], b: &[YamlEvent<'_>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is_like(b));
@@ -132,7 +133,7 @@ impl<'text> Outline<'text> {
             && same(&self.items[ours.end..], &other.items[theirs.end..])
     }
 
-    /// Where an event stands.
+    /// The bytes of an event.
     pub(super) fn bytes(&self, event: usize) -> Range<usize> {
         self.items[event].bytes.clone()
     }
@@ -163,12 +164,12 @@ impl<'text> Outline<'text> {
         }
     }
 
-    /// The value of a label, as facts are read: a null is an empty one.
+    /// The value of a label, with the rule for reading facts: null is an empty value.
     pub(super) fn label(&self, entry: EventEntry) -> &str {
         if self.is_null(entry.value) { "" } else { self.scalar(entry.value).unwrap_or_default() }
     }
 
-    /// The entries of a mapping; none of anything else.
+    /// The entries of a mapping; none for any other event.
     pub(super) fn entries(&self, mapping: usize) -> Vec<EventEntry> {
         let mut entries = Vec::new();
         if matches!(self.items.get(mapping).map(|item| &item.event), Some(Event::MappingStart(..))) {
@@ -182,7 +183,7 @@ impl<'text> Outline<'text> {
         entries
     }
 
-    /// An error about the place of an event.
+    /// An error at the position of an event.
     pub(super) fn unusual(&self, event: usize, what: &'static str) -> EditError {
         EditError::Unusual { line: SpanPoint::at(self.text, self.items[event].bytes.start).line, what }
     }
@@ -203,7 +204,7 @@ impl<'text> Outline<'text> {
         items
     }
 
-    /// The event behind a whole node. The parser closes what it opens, or fails.
+    /// The event after a whole node. The parser closes what it opens, or fails.
     fn behind(&self, node: usize) -> usize {
         let mut depth = 0_usize;
         for (offset, item) in self.items[node..].iter().enumerate() {
@@ -224,7 +225,7 @@ impl<'text> Outline<'text> {
         matches!(&self.items[event].event, Event::Scalar(text, ScalarStyle::Plain, 0, None) if null(text))
     }
 
-    /// A scalar whose bytes can be cut out: quoted or plain, and nothing else refers to it.
+    /// A scalar whose bytes can be cut out: quoted or plain, and not referred to elsewhere.
     fn simple(&self, event: usize) -> Result<&str, EditError> {
         match &self.items[event].event {
             Event::Scalar(_, ScalarStyle::Literal | ScalarStyle::Folded, ..) => {

@@ -1,6 +1,6 @@
-//! Which bytes to cut out and which to put in their place, so that labels become what is wanted.
+//! Computes which bytes to replace by which text, so that a node's labels become the wanted ones.
 //!
-//! Deliberately absent: whether the result is right. The module above reads it again.
+//! Not here: verifying the result; `edit` parses it again.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,10 +11,10 @@ use super::EditError;
 use super::outline::{EventEntry, MetadataEntries, Outline, Shape};
 use super::quote;
 
-/// How far a block of our own is indented under its key.
+/// The indent of a new block under its key.
 const STEP: &str = "  ";
 
-/// Bytes of the text, and what comes in their place.
+/// Bytes of the text, and their replacement.
 pub(super) struct Splice {
     at: Range<usize>,
     with: String,
@@ -32,7 +32,7 @@ impl Splice {
 
 type Labels = BTreeMap<String, String>;
 
-/// Puts all the splices in. They must not overlap; an insertion where a cut begins comes before it.
+/// Applies all splices. They must not overlap; an insertion where a cut begins comes before it.
 pub(super) fn apply(text: &str, mut splices: Vec<Splice>) -> Result<String, EditError> {
     splices.sort_by_key(|splice| (splice.at.start, splice.at.end));
     let mut edited = String::with_capacity(text.len() + 256);
@@ -47,7 +47,7 @@ pub(super) fn apply(text: &str, mut splices: Vec<Splice>) -> Result<String, Edit
     Ok(edited)
 }
 
-/// The splices that make the labels of a target the wanted ones.
+/// The splices that change a target's labels to the wanted ones.
 pub(super) fn splices(
     outline: &Outline<'_>,
     target: &MetadataEntries,
@@ -61,7 +61,7 @@ pub(super) fn splices(
     }
 }
 
-/// `labels` put right behind `name`.
+/// Inserts `labels` right after `name`.
 fn new_labels(outline: &Outline<'_>, target: &MetadataEntries, wanted: &Labels) -> Result<Splice, EditError> {
     let lines = Lines { text: outline.text };
     if outline.is_flow(target.metadata) {
@@ -77,7 +77,7 @@ fn new_labels(outline: &Outline<'_>, target: &MetadataEntries, wanted: &Labels) 
     Ok(lines.insert_behind(end_of(outline, target.name), &block))
 }
 
-/// Entries for `labels:` with nothing, `~` or `null` behind it.
+/// Entries for a `labels:` with nothing, `~` or `null` after it.
 fn fill_null(
     outline: &Outline<'_>,
     target: &MetadataEntries,
@@ -135,7 +135,7 @@ fn flow(outline: &Outline<'_>, labels: EventEntry, entries: &[EventEntry], wante
         Layout::of(outline, labels.value, if entries.is_empty() { std::slice::from_ref(&labels) } else { entries });
     let is_kept = |entry: &EventEntry| outline.scalar(entry.key).is_some_and(|key| wanted.contains_key(key));
     let Some(first_kept) = entries.iter().position(is_kept) else {
-        // All new: what stands between the braces, comments too, belonged to labels that go.
+        // All entries are new: what is between the braces, comments too, belonged to removed labels.
         let inside = outline.bytes(labels.value).end..outline.closing(labels.value);
         return vec![Splice { at: inside, with: layout.joined(wanted) }];
     };
@@ -145,7 +145,7 @@ fn flow(outline: &Outline<'_>, labels: EventEntry, entries: &[EventEntry], wante
             Some(value) => {
                 splices.extend(new_value(outline, *entry, value, layout.value_style(outline.style(entry.value))));
             }
-            // With the comma behind it while nothing before it is kept, else with the comma before it.
+            // With the comma after it while nothing before it is kept, otherwise with the comma before it.
             None if number < first_kept => {
                 let next = outline.bytes(entries[number + 1].key).start;
                 splices.push(Splice::cut(outline.bytes(entry.key).start..next));
@@ -164,13 +164,13 @@ fn flow(outline: &Outline<'_>, labels: EventEntry, entries: &[EventEntry], wante
     splices
 }
 
-/// What is wanted and not there yet, in order.
+/// Wanted labels that are missing, in order.
 fn added<'a>(outline: &Outline<'_>, entries: &[EventEntry], wanted: &'a Labels) -> Vec<(&'a String, &'a String)> {
     let there = |key: &str| entries.iter().any(|entry| outline.scalar(entry.key) == Some(key));
     wanted.iter().filter(|(key, _)| !there(key)).collect()
 }
 
-/// The last entry that a key comes behind: where entries are sorted, as kubectl prints them, they stay so.
+/// The last entry that sorts before a key: sorted entries, as kubectl prints them, stay sorted.
 fn before(outline: &Outline<'_>, kept: &[EventEntry], key: &str) -> Option<EventEntry> {
     kept.iter().rev().find(|entry| outline.scalar(entry.key).is_some_and(|other| other < key)).copied()
 }
@@ -189,7 +189,7 @@ fn replace_value(outline: &Outline<'_>, entry: EventEntry, with: String) -> Spli
     Splice::insert(end, format!("{colon}{with}"))
 }
 
-/// Behind a key's colon; behind the key where it has none, as in `{key}`.
+/// The end of a key's colon; of the key if it has none, as in `{key}`.
 fn end_of_key(outline: &Outline<'_>, entry: EventEntry) -> usize {
     let end = outline.bytes(entry.key).end;
     let rest = &outline.text[end..];
@@ -197,13 +197,13 @@ fn end_of_key(outline: &Outline<'_>, entry: EventEntry) -> usize {
     if rest[spaces..].starts_with(':') { end + spaces + 1 } else { end }
 }
 
-/// Behind an entry's value.
+/// The end of an entry's value.
 fn end_of(outline: &Outline<'_>, entry: EventEntry) -> usize {
     let value = outline.bytes(entry.value);
     if value.is_empty() { end_of_key(outline, entry) } else { value.end }
 }
 
-/// What a block mapping's entry is indented by. An error if more than that stands before its key.
+/// The indent of a block mapping's entry. An error if anything else precedes the key.
 fn indent_of(outline: &Outline<'_>, entry: EventEntry) -> Result<String, EditError> {
     let key = outline.bytes(entry.key).start;
     let indent = &outline.text[Lines { text: outline.text }.start(key)..key];
@@ -218,18 +218,18 @@ fn entry_line(indent: &str, key: &str, value: &str) -> String {
     format!("{indent}{}: {}", quote::scalar(key, ScalarStyle::Plain), quote::scalar(value, ScalarStyle::Plain))
 }
 
-/// How a mapping within braces is laid out, so that what is added looks like what is there.
+/// The layout of a mapping within braces, so that new entries look like existing ones.
 struct Layout {
-    /// Between a value and the next key: a comma and what follows it.
+    /// The text between a value and the next key: a comma and what follows it.
     between: String,
-    /// Between a key and its value.
+    /// The text between a key and its value.
     colon: String,
     /// Double quotes for everything if it is JSON.
     style: ScalarStyle,
 }
 
 impl Layout {
-    /// Taken from the entries of the mapping; of an empty one, from the entry that holds it.
+    /// Derived from the entries of the mapping; for an empty one, from the entry that holds it.
     fn of(outline: &Outline<'_>, mapping: usize, entries: &[EventEntry]) -> Self {
         let text = outline.text;
         let first = entries[0];
@@ -252,7 +252,7 @@ impl Layout {
         Self { between, colon, style: if json { ScalarStyle::DoubleQuoted } else { ScalarStyle::Plain } }
     }
 
-    /// JSON has no other quotes than double ones.
+    /// JSON has only double quotes.
     fn value_style(&self, there: ScalarStyle) -> ScalarStyle {
         if self.style == ScalarStyle::DoubleQuoted { self.style } else { there }
     }
@@ -261,14 +261,14 @@ impl Layout {
         format!("{}{}{}", quote::scalar(key, self.style), self.colon, quote::scalar(value, self.style))
     }
 
-    /// All of them in one line: what is new has no lines of its own to follow.
+    /// All labels in one line: there is no existing line to imitate.
     fn joined(&self, labels: &Labels) -> String {
         let comma = if self.colon == ":" { "," } else { ", " };
         labels.iter().map(|(key, value)| self.pair(key, value)).collect::<Vec<_>>().join(comma)
     }
 }
 
-/// The lines of a text, with whatever ends them.
+/// The lines of a text, with any line ends.
 struct Lines<'text> {
     text: &'text str,
 }
@@ -278,7 +278,7 @@ impl<'text> Lines<'text> {
         self.text[..at].rfind('\n').map_or(0, |newline| newline + 1)
     }
 
-    /// Behind the newline of the line, or at the end of the text.
+    /// The position after the line's newline, or the end of the text.
     fn end(&self, at: usize) -> usize {
         self.text[at..].find('\n').map_or(self.text.len(), |newline| at + newline + 1)
     }
@@ -288,14 +288,14 @@ impl<'text> Lines<'text> {
         self.start(from)..self.end(to)
     }
 
-    /// What ends the line of a place, and the line before where it is the last and has no end.
+    /// The line end at a position; of the line before if it is the last one and has no line end.
     fn line_end(&self, at: usize) -> &'text str {
         let end = self.end(at);
         let line_end = if self.text[..end].ends_with('\n') { end } else { self.start(at) };
         if self.text[..line_end].ends_with("\r\n") { "\r\n" } else { "\n" }
     }
 
-    /// New lines behind the line of a place, also where that one is the last and has no end.
+    /// Inserts lines after the line of a position, also if it is the last one and has no line end.
     fn insert_behind(&self, at: usize, new: &[String]) -> Splice {
         let end = self.end(at);
         let line_end = self.line_end(at);

@@ -1,4 +1,4 @@
-//! What an edit does to every way of writing labels, byte by byte. Larger files and random ones: `tests/it/manifests.rs`.
+//! Tests of an edit on every form of labels, byte by byte. Larger files and random ones: `tests/it/manifests.rs`.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn edit(text: &str, changes: &[&str]) -> Result<String, EditError> {
     edit_labels(text, &NodeName::parse("a").expect("a name"), &set, &remove.collect())
 }
 
-/// Each case as: what it is about, the text, the changes, the text expected.
+/// Each case: its subject, the text, the changes, the text expected.
 fn assert_edits(cases: &[(&str, &str, &[&str], &str)]) {
     for (about, text, changes, expected) in cases {
         let edited = edit(text, changes).unwrap_or_else(|error| panic!("{about}: {error}"));
@@ -234,10 +234,10 @@ fn only_the_nodes_own_manifest_is_edited() {
     let expected =
         format!("{others}{}", list.replace("x: y\n    name: a", "egress-gw: \"true\"\n      x: y\n    name: a"));
     assert_eq!(edit(&text, &["egress-gw=true"]), Ok(expected));
-    // As the API server itself answers: the items have no kind.
+    // The API server's own list: the items have no kind.
     let raw = r#"{"kind":"NodeList","items":[{"metadata":{"name":"b"}},{"metadata":{"name":"a"}}]}"#;
     assert_eq!(edit(raw, &["k=v"]), Ok(raw.replace(r#""a""#, r#""a","labels":{"k":"v"}"#)));
-    // Of two the last one counts, as when facts are read.
+    // Of two manifests the last one counts, as when facts are read.
     let twice = "kind: Node\nmetadata: {name: a, labels: {k: x}}\n---\nkind: Node\nmetadata: {name: a}\n";
     assert_eq!(edit(twice, &["k=v"]), Ok(twice.replace("name: a}", "name: a, labels: {k: v}}")));
     assert_eq!(edit(others, &["k=v"]), Err(EditError::NoSuchNode));

@@ -1,6 +1,6 @@
-//! Why the API server did not do something: what was being done to what, its own words, and what a person can do about it.
+//! Errors of the API server: the operation, its object, the server's message, and a hint for the user.
 //!
-//! Deliberately absent: trying again. `retryable` says whether that could help; when, and whether at all, the caller decides.
+//! Not here: retries. `retryable` reports whether one could help; the caller decides when, and whether at all.
 
 use std::error::Error;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use kube::core::Status;
 use kube::core::response::StatusCause;
 
-/// What the API server did not do, and why.
+/// A failed operation and its cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}")]
 pub struct ApiError {
@@ -17,46 +17,46 @@ pub struct ApiError {
     cause: ApiErrorCause,
 }
 
-/// Why the API server did not do it.
+/// The cause of a failed operation.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiErrorCause {
-    /// It is not known where the API server is, or who we are.
+    /// The API server's address or our credentials are not known.
     #[error("{0}")]
     Configuration(String),
-    /// No connection, or it was lost on the way. Whether a write happened is not known.
+    /// No connection, or it broke. Whether a write happened is not known.
     #[error("{0}")]
     Unreachable(String),
     /// No answer in time. Whether a write happened is not known.
     #[error("no answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
-    /// The server says no.
+    /// The server refused.
     #[error("{message}")]
     Refused {
         /// The HTTP status.
         code: u16,
-        /// Kubernetes' word for it: `Forbidden`, `Conflict`. Empty where something else than an API server answered.
+        /// Kubernetes' reason: `Forbidden`, `Conflict`. Empty if the answer is not an API server's.
         reason: String,
-        /// Its sentence.
+        /// Its message.
         message: String,
-        /// What it says of single fields.
+        /// Its messages about single fields.
         fields: Vec<RefusedField>,
     },
-    /// An answer that is none.
+    /// An answer that cannot be read.
     #[error("the answer is not understood")]
     Answer(#[source] serde_json::Error),
-    /// A watch that the server ends as soon as it began.
+    /// A watch that the server ends at once.
     #[error("the server ends the watch at once")]
     Ended,
 }
 
-/// What the server says of one field.
+/// The server's message about one field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedField {
     /// `.metadata.labels.egress-gw`
     pub field: String,
     /// `FieldManagerConflict`, `FieldValueInvalid`.
     pub reason: String,
-    /// Its sentence.
+    /// Its message.
     pub message: String,
 }
 
@@ -65,12 +65,12 @@ impl ApiError {
         Self { doing: doing.into(), cause }
     }
 
-    /// Of what kube says.
+    /// Converts an error of kube.
     pub(super) fn of(doing: impl Into<String>, error: kube::Error) -> Self {
         Self::new(doing, ApiErrorCause::from(error))
     }
 
-    /// Why.
+    /// The cause.
     pub fn cause(&self) -> &ApiErrorCause {
         &self.cause
     }
@@ -86,24 +86,25 @@ impl ApiError {
     /// Whether the same request may be answered otherwise later.
     pub fn retryable(&self) -> bool {
         match &self.cause {
-            // An apply of a field that the schema lacks is answered 500, and always will be.
+            // An apply of a field that the schema lacks is answered 500, every time.
             ApiErrorCause::Refused { code: 500, message, .. } => {
                 !message.contains("failed to create typed patch object")
             }
-            // Rights and missing kinds can be given while we wait: 401, 403 and 404 are worth another try.
+            // Permissions and missing kinds can be added while the process runs: 401, 403 and 404 are retried.
             ApiErrorCause::Refused { code, .. } => !matches!(code, 400 | 405 | 406 | 413 | 415 | 422),
             ApiErrorCause::Configuration(_) | ApiErrorCause::Answer(_) => false,
             ApiErrorCause::Unreachable(_) | ApiErrorCause::Timeout(_) | ApiErrorCause::Ended => true,
         }
     }
 
-    /// Whether the server refused the write because a newer leader wrote already: a rule of the custom resources' schemas.
+    /// Whether the server refused the write because a newer leader has written already: a validation rule of the
+    /// CRDs.
     pub fn fenced(&self) -> bool {
         matches!(&self.cause, ApiErrorCause::Refused { code: 422, fields, message, .. }
             if message.contains("fence") || fields.iter().any(|field| field.field.ends_with("fence")))
     }
 
-    /// What to do about it.
+    /// A hint for the user.
     pub fn hint(&self) -> Option<String> {
         match &self.cause {
             ApiErrorCause::Configuration(_) => Some(
@@ -126,7 +127,7 @@ impl ApiError {
     }
 }
 
-/// `... User "x" cannot patch resource "nodes" in API group "" at the cluster scope`: what a rule must have.
+/// `... User "x" cannot patch resource "nodes" in API group "" at the cluster scope`: the RBAC rule that is missing.
 fn missing_right(message: &str) -> Option<String> {
     let (_, rest) = message.split_once(" cannot ")?;
     let (verb, rest) = rest.split_once(" resource ")?;
@@ -135,7 +136,7 @@ fn missing_right(message: &str) -> Option<String> {
     Some(format!("its role lacks a rule with apiGroups [\"{group}\"], resources [\"{resource}\"], verbs [\"{verb}\"]"))
 }
 
-/// A path that the server does not know is answered by its web server, in plain text; an object that is not there is not.
+/// The server answers an unknown path in plain text, and a missing object with a Status.
 fn kind_is_missing(message: &str) -> bool {
     message.contains("page not found") || message.contains("could not find the requested")
 }
@@ -155,7 +156,7 @@ impl From<Status> for ApiErrorCause {
     fn from(status: Status) -> Self {
         let field =
             |cause: StatusCause| RefusedField { field: cause.field, reason: cause.reason, message: cause.message };
-        // What kube puts in where the answer was no Status: a proxy's page, or an unknown path.
+        // kube's placeholder for an answer that is not a Status: a proxy's page, or an unknown path.
         let reason = if status.reason == "Failed to parse error data" { String::new() } else { status.reason };
         let message = match status.message.lines().next() {
             Some(line) if !line.is_empty() => line.to_owned(),
@@ -166,7 +167,7 @@ impl From<Status> for ApiErrorCause {
     }
 }
 
-/// The last of the causes: kube's errors repeat it in every layer above.
+/// The innermost cause: kube's errors repeat it in every layer above.
 fn innermost(error: &dyn Error) -> String {
     let mut last = error;
     while let Some(cause) = last.source() {

@@ -1,11 +1,12 @@
-//! How many requests and watches failed, for metrics. Every clone of an [`ApiClient`](super::ApiClient) counts into the same.
+//! Counts failed requests and watches, for metrics. All clones of an [`ApiClient`](super::ApiClient) share the
+//! counters.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::ApiError;
 
-/// Counts of a process.
+/// The counters of a process.
 #[derive(Debug, Clone, Default)]
 pub struct ErrorCounts(Arc<Mutex<Counts>>);
 
@@ -16,12 +17,13 @@ struct Counts {
 }
 
 impl ErrorCounts {
-    /// Requests that failed, by operation: `patch egressnodes/status`. 404 and 409 are answers that callers act on, and are not among them.
+    /// Failed requests, by operation: `patch egressnodes/status`. 404 and 409 are answers that callers act on, and do
+    /// not count.
     pub fn requests(&self) -> BTreeMap<String, u64> {
         self.with(|counts| counts.requests.clone())
     }
 
-    /// Lists and watches that broke and were begun anew, by resource. A resource that is watched is among them from the start.
+    /// Lists and watches that broke and were restarted, by resource. A watched resource is listed from the start.
     pub fn watches(&self) -> BTreeMap<&'static str, u64> {
         self.with(|counts| counts.watches.clone())
     }
@@ -32,7 +34,7 @@ impl ErrorCounts {
         }
     }
 
-    /// A resource is watched from now on.
+    /// Adds a watched resource.
     pub(super) fn watched(&self, resource: &'static str) {
         self.with(|counts| {
             counts.watches.entry(resource).or_default();
@@ -48,7 +50,7 @@ impl ErrorCounts {
     }
 }
 
-/// What a request does to what, without names: there are few of these, and a label of a metric has to be bounded.
+/// A request's operation and resource, without names: labels of a metric have to be bounded.
 pub(super) fn operation(method: &str, path: &str) -> String {
     // /api/VERSION/… or /apis/GROUP/VERSION/…, then namespaces/NAME/ or nothing, then RESOURCE/NAME/SUBRESOURCE.
     let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();

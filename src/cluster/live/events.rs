@@ -1,5 +1,5 @@
-//! Events, as `kubectl events` and `kubectl describe` show them. One that comes again is counted on the first, not written anew. One that
-//! cannot be written is lost, as everywhere in Kubernetes.
+//! Writes Kubernetes Events, for `kubectl events` and `kubectl describe`. A repeated event increments the count of
+//! the first one. An event that cannot be written is lost, as everywhere in Kubernetes.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,18 +15,18 @@ use super::resources::{API_VERSION, CONFIG_NAME};
 use super::{ANSWER, ApiClient};
 use crate::core::status::Reason;
 
-/// Events of objects that are in no namespace are in this one.
+/// The namespace of events about cluster-scoped objects.
 const PATH: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
-/// An event that comes again is told to the server this often at most.
+/// The shortest time between two updates of a repeated event on the server.
 const PAUSE: Duration = Duration::from_mins(5);
-/// One that did not come again for this long is a new one next time. Servers forget events after an hour.
+/// An event that did not repeat for this long is written as a new one. Servers delete events after an hour.
 const MEMORY: Duration = Duration::from_mins(30);
-/// Different events that are remembered; beyond it the oldest is forgotten, and written anew when it comes again.
+/// The most events that are tracked; beyond it the oldest is dropped, and written anew when it repeats.
 const KEPT: usize = 256;
-/// What the server takes of a note.
+/// The server's limit for a note, in bytes.
 const NOTE: usize = 1024;
 
-/// What an event is about.
+/// The object of an event.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Regarding {
     /// A node.
@@ -50,16 +50,16 @@ pub enum Regarding {
     },
 }
 
-/// Whether it is for knowing, or for doing something.
+/// The type of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventKind {
-    /// For knowing.
+    /// Information.
     Normal,
     /// Something does not work.
     Warning,
 }
 
-/// Writes events, and remembers which.
+/// Writes events, and tracks those it has written.
 #[derive(Debug)]
 pub struct Recorder {
     live: ApiClient,
@@ -68,7 +68,7 @@ pub struct Recorder {
     known: BTreeMap<Key, Known>,
 }
 
-/// What makes two events the same.
+/// Two events with the same key are the same event.
 type Key = (Regarding, EventKind, Reason, String);
 
 #[derive(Debug)]
@@ -79,7 +79,7 @@ struct Known {
     told: Instant,
 }
 
-/// What is to be written.
+/// What to write.
 #[derive(Debug, PartialEq, Eq)]
 enum Write {
     New(String),
@@ -88,14 +88,14 @@ enum Write {
 }
 
 impl ApiClient {
-    /// A recorder for `egret.dev/controller` or `egret.dev/agent`, and the name of this pod or node.
+    /// A recorder for `egret.dev/controller` or `egret.dev/agent`, with the name of this pod or node.
     pub fn recorder(&self, controller: &'static str, instance: &str) -> Recorder {
         Recorder { live: self.clone(), controller, instance: cut(instance, 128).to_owned(), known: BTreeMap::new() }
     }
 }
 
 impl Recorder {
-    /// Writes an event. `note` is a sentence, without anything that is different each time.
+    /// Writes an event. `note` is a sentence without parts that differ each time.
     pub async fn event(
         &mut self,
         regarding: &Regarding,
@@ -120,14 +120,15 @@ impl Recorder {
             }
         };
         if let Err(error) = result {
-            // The next one of its kind is a new one: the server may have forgotten this one, or never have had it.
+            // The next event of this kind is written anew: the server may have deleted this one, or never received
+            // it.
             self.known.retain(|_, known| known.name != path);
             return Err(error);
         }
         Ok(())
     }
 
-    /// Counts an event, and says what is to be written of it.
+    /// Counts an event, and returns what to write.
     fn next(&mut self, key: &Key, now: Instant, clock: Timestamp) -> Write {
         self.known.retain(|_, known| now.duration_since(known.last) < MEMORY);
         if let Some(known) = self.known.get_mut(key) {
@@ -144,7 +145,7 @@ impl Recorder {
         {
             self.known.remove(&oldest);
         }
-        // As kubelet and client-go call them. 253 characters are what a name may have.
+        // The naming scheme of kubelet and client-go. Names have at most 253 characters.
         let name = format!("{}.{:x}", cut(key.0.name(), 230), clock.as_nanosecond());
         self.known.insert(key.clone(), Known { name: name.clone(), count: 1, last: now, told: now });
         Write::New(name)
@@ -186,12 +187,12 @@ impl Regarding {
     }
 }
 
-/// MicroTime has six digits, and the server reads no more.
+/// MicroTime has six digits; the server rejects more.
 fn micros(time: Timestamp) -> String {
     format!("{time:.6}")
 }
 
-/// The beginning of a text, not longer than so many bytes.
+/// The start of a text, at most this many bytes long.
 fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }

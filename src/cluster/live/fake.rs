@@ -1,6 +1,6 @@
-//! A server for tests that answers nothing by itself: each request is handed to the test, which says what comes back.
+//! A test server that hands each request to the test, which provides the response.
 //!
-//! Deliberately absent: knowing Kubernetes. tests/ has a double of an API server.
+//! Not here: an API server's behaviour (see `tests/`, which has a double of one).
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -17,10 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::ApiClient;
 
-/// Longer than any pause of ours after a first failure.
+/// Longer than any of our pauses after a first failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The server. It ends, with all of its connections, when this is dropped.
+/// The server. Dropping it closes all of its connections.
 pub(super) struct Fake {
     pub(super) address: String,
     asked: mpsc::UnboundedReceiver<FakeRequest>,
@@ -30,14 +30,14 @@ pub(super) struct Fake {
 /// A request that waits for its answer.
 pub(super) struct FakeRequest {
     pub(super) method: String,
-    /// With the query.
+    /// The path with its query.
     pub(super) path: String,
     pub(super) body: String,
     pub(super) authorization: Option<String>,
     answer: oneshot::Sender<Response>,
 }
 
-/// The server's end of a watch. Dropping it ends the watch as it should end.
+/// The server's end of a watch. Dropping it ends the watch regularly.
 pub(super) struct FakeWatch(mpsc::UnboundedSender<Bytes>);
 
 impl Fake {
@@ -45,12 +45,12 @@ impl Fake {
         Self::listen("127.0.0.1:0")
     }
 
-    /// Again, where one was before.
+    /// A server at the address of an earlier one.
     pub(super) fn start_at(address: &str) -> Self {
         Self::listen(address.trim_start_matches("http://"))
     }
 
-    /// In a runtime of its own: when that ends, so do its connections.
+    /// In a runtime of its own: its end closes all connections.
     fn listen(address: &str) -> Self {
         let listener = TcpListener::bind(address).expect("a port");
         listener.set_nonblocking(true).expect("a listener");
@@ -80,7 +80,7 @@ impl Fake {
         tokio::time::timeout(PATIENCE, self.asked.recv()).await.expect("a request in time").expect("a server")
     }
 
-    /// Whether there was no request for so long.
+    /// Whether no request arrives within this time.
     pub(super) async fn quiet(&mut self, time: Duration) -> bool {
         tokio::time::timeout(time, self.asked.recv()).await.is_err()
     }
@@ -90,7 +90,7 @@ impl Drop for Fake {
     fn drop(&mut self) {
         if let Some((stop, thread)) = self.thread.take() {
             drop(stop);
-            // What it panicked with was printed.
+            // The panic message was printed already.
             let _ = thread.join();
         }
     }
@@ -104,7 +104,7 @@ async fn hand_over(State(tell): State<mpsc::UnboundedSender<FakeRequest>>, reque
     let body = String::from_utf8(body.to_vec()).expect("a text");
     let (answer, answered) = oneshot::channel();
     tell.send(FakeRequest { method, path, body, authorization, answer }).expect("a test");
-    // A request that is dropped unanswered is never answered.
+    // A request that is dropped without an answer stays unanswered.
     match answered.await {
         Ok(response) => response,
         Err(_) => std::future::pending().await,
@@ -112,7 +112,7 @@ async fn hand_over(State(tell): State<mpsc::UnboundedSender<FakeRequest>>, reque
 }
 
 impl FakeRequest {
-    /// Whether it asks for a watch, and whether from this version.
+    /// Whether it is a watch, and from this version.
     pub(super) fn watches_from(&self, version: &str) -> bool {
         self.path.contains("watch=true") && self.path.ends_with(&format!("&resourceVersion={version}"))
     }
@@ -120,7 +120,7 @@ impl FakeRequest {
     pub(super) fn answer(self, status: u16, body: &Value) {
         let body = Body::from(body.to_string());
         let response = Response::builder().status(status).header("content-type", "application/json").body(body);
-        // Whoever asked may have given up.
+        // The client may have given up.
         let _ = self.answer.send(response.expect("a response"));
     }
 
@@ -148,7 +148,7 @@ impl FakeWatch {
         self.0.send(Bytes::from(line)).expect("a watch");
     }
 
-    /// That the version is forgotten.
+    /// Reports that the version has expired.
     pub(super) fn expire(&self) {
         self.send("ERROR", &status_object(410, "Expired", "too old resource version: 1 (9)"));
     }

@@ -1,7 +1,8 @@
-//! Labels on nodes, by server-side apply: what the manager `egret` owns is exactly what was last applied, others' labels stay.
+//! Writes labels on nodes by server-side apply: the manager `egret` owns exactly what was applied last, labels of
+//! others stay.
 //!
-//! Applying to a node that is gone would create it: the uid that goes along is a precondition. Deliberately absent: whether a
-//! conflict is to be forced, and which labels a node is to have.
+//! Applying to a node that is gone would create it: the uid in the request is a precondition. Not here: which labels
+//! a node should have, and whether to force a conflict; the caller decides both.
 
 use kube::core::Request;
 use kube::core::params::{GetParams, Patch, PatchParams};
@@ -15,43 +16,43 @@ use super::{ANSWER, ApiClient};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 
-/// Who owns the labels that Egret wrote.
+/// The field manager of Egret's labels.
 const MANAGER: &str = "egret";
-/// Where nodes lie.
+/// The path of nodes.
 const NODES: &str = "/api/v1/nodes";
 
-/// What became of an apply.
+/// The result of an apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LabelOutcome {
-    /// They are as asked.
+    /// The labels are as requested.
     Applied {
         /// They were not before, or not owned by `egret`.
         changed: bool,
     },
-    /// Others own some of them with other values; nothing was written.
+    /// Other managers own some of them with other values; nothing was written.
     Conflict(Vec<FieldConflict>),
-    /// There is no such node any more: none of that name, or a later one.
+    /// The node is gone: there is none of that name, or another one with a new uid.
     Gone,
 }
 
-/// A label that somebody else owns.
+/// A label that another manager owns.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FieldConflict {
     /// The label's key.
     pub key: String,
-    /// Who owns it.
+    /// The owning manager.
     pub manager: String,
 }
 
-/// Of a node, what tells it from a later one, and one state of it from the next.
+/// The identity and the version of a node.
 #[derive(Deserialize)]
 struct Identity {
     metadata: Meta<IgnoredAny>,
 }
 
 impl ApiClient {
-    /// Applies exactly these labels as all that the manager `egret` owns on this node. What it owned before and is not among them
-    /// is removed. With `force`, labels that others own are taken over.
+    /// Applies exactly these labels as all that the manager `egret` owns on this node. Labels that it owned before
+    /// and that are not among them are removed. With `force`, labels that others own are taken over.
     pub async fn apply_labels(
         &self,
         node: &NodeName,
@@ -81,7 +82,8 @@ impl ApiClient {
     }
 }
 
-/// Without labels there is not even an empty map: then the server drops the manager's entry, and the node is as it was found.
+/// Without labels, the map itself is left out: then the server drops the manager's entry, and the node is as it was
+/// before Egret.
 fn body(node: &NodeName, uid: &str, labels: &Labels) -> Value {
     let mut body = json!({
         "apiVersion": "v1",
@@ -94,7 +96,7 @@ fn body(node: &NodeName, uid: &str, labels: &Labels) -> Value {
     body
 }
 
-/// What a refusal means. There are three kinds of 409, told apart by what stands beside it.
+/// Interprets a refusal. There are three kinds of 409, which differ in the details.
 fn refused(error: ApiError) -> Result<LabelOutcome, ApiError> {
     let ApiErrorCause::Refused { code, message, fields, .. } = error.cause() else { return Err(error) };
     let gone =
@@ -130,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_conflict_names_the_label_and_who_owns_it() {
-        // As a real server answers after `kubectl label`.
+        // A real server's answer after `kubectl label`.
         let status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Conflict", "code": 409,
             "message": "Apply failed with 1 conflict: conflict with \"kubectl-label\" using v1: .metadata.labels.egress-gw",

@@ -1,7 +1,7 @@
-//! Who leads, by a Lease: one step at a time, each a request or two.
+//! Leader election by a Lease, one step at a time, with a request or two each.
 //!
-//! What is decided stands in `candidate`; here are the requests. A write names the version it replaces, so that of two candidates
-//! one is refused. Deliberately absent: when to take the next step (`Timing::retry` is meant for that), and what a leader does.
+//! `candidate` makes the decisions; this module sends the requests. A write names the version it replaces, so that of
+//! two candidates one is refused. The caller schedules the steps (see `Timing::retry`).
 
 mod candidate;
 
@@ -19,7 +19,7 @@ pub use candidate::{LeaseRole, Timing};
 use super::ApiClient;
 use super::error::{ApiError, ApiErrorCause};
 
-/// Who is written down as having written it.
+/// The field manager.
 const MANAGER: &str = "egret-controller";
 
 /// A candidate for a Lease, or its holder.
@@ -29,31 +29,32 @@ pub struct Lease {
     namespace: String,
     name: String,
     candidate: Candidate,
-    /// As it was last read or written: what the next write replaces.
+    /// The object as it was last read or written; the next write replaces this version.
     object: Option<Object>,
 }
 
 impl Lease {
-    /// A candidate. `identity` must be no other candidate's: the pod's name.
+    /// A candidate. `identity` must be unique among the candidates: the pod's name.
     pub fn new(live: ApiClient, namespace: &str, name: &str, identity: &str, timing: Timing) -> Self {
         let candidate = Candidate::new(identity, timing);
         Self { live, namespace: namespace.to_owned(), name: name.to_owned(), candidate, object: None }
     }
 
-    /// What we are just now, without asking anyone. A leader stops being one at `until` even if it hears nothing.
+    /// The current role, without a request. A leader stops leading at `until` even if it receives nothing.
     pub fn role(&self) -> LeaseRole {
         self.candidate.role(Instant::now())
     }
 
-    /// This fence was seen in the cluster: ours is to be no smaller. If it is, the next step takes the lease anew with a greater one.
-    /// That is how it can be after somebody deleted the Lease.
+    /// Reports a fencing token that was seen in the cluster: the next step makes ours no smaller, by taking the lease
+    /// anew with a greater one. Our token can be smaller if a user deleted the Lease.
     pub fn seen_fence(&mut self, fence: i64) {
         self.candidate.raise(fence);
     }
 
-    /// Looks, and does what is to be done. After an error the role may still be that of a leader, until its time is over.
+    /// Reads the lease if necessary, and writes it if necessary. After an error the role may still be that of a
+    /// leader, until its time is over.
     pub async fn step(&mut self) -> Result<LeaseRole, ApiError> {
-        // Who leads writes without looking: a write that somebody else's preceded is refused.
+        // A leader writes without reading: if another candidate wrote first, the write is refused.
         let mut act = self.candidate.decide(Instant::now());
         if act != LeaseAction::Renew || self.object.is_none() {
             act = self.look().await?;
@@ -61,7 +62,7 @@ impl Lease {
         for last in [false, true] {
             match self.act(&act).await {
                 Ok(()) => break,
-                // Somebody wrote in between: look again, and try once more if it is still our turn.
+                // Another candidate wrote in between: read again, and try once more if it is still our turn.
                 Err(error) if matches!(error.code(), Some(404 | 409)) && !last => act = self.look().await?,
                 Err(error) => return Err(error),
             }
@@ -69,7 +70,8 @@ impl Lease {
         Ok(self.role())
     }
 
-    /// Gives the lease away, if it is ours, so that the next leader need not wait. To be called when nothing is written any more.
+    /// Releases the lease, if we hold it, so that the next leader need not wait. Call it only when nothing is written
+    /// any more.
     pub async fn release(&mut self) -> Result<(), ApiError> {
         let LeaseRole::Leader { .. } = self.role() else { return Ok(()) };
         let Some(mut object) = self.object.clone() else { return Ok(()) };
@@ -129,7 +131,7 @@ impl Lease {
         let seconds = self.candidate.timing().duration.as_secs();
         spec.lease_duration_seconds = Some(i32::try_from(seconds).unwrap_or(i32::MAX));
         spec.renew_time = Some(wall);
-        // From before the request: it counts from when the others may have seen it at the earliest.
+        // The time before the request: the earliest moment at which others may have seen the write.
         let sent = Instant::now();
         let written = self.put(&object).await?;
         self.candidate.wrote(seen(&written), sent, Instant::now());
@@ -149,7 +151,7 @@ impl Lease {
     }
 }
 
-/// What a lease says that decides something. Times of other machines' clocks are no part of it.
+/// The fields of a lease that decide. Times of other machines' clocks are not among them.
 fn seen(object: &Object) -> ObservedLease {
     let spec = object.spec.clone().unwrap_or_default();
     ObservedLease {

@@ -1,7 +1,7 @@
-//! One look at namespaces and pods of the whole cluster, for a snapshot: an hour's look is cheaper, for both sides, than following every
-//! pod for ever.
+//! Lists namespaces and pods of the whole cluster once, for a snapshot: an hourly list is cheaper, for client and
+//! server, than watching every pod.
 //!
-//! Deliberately absent: trying again, which whoever wants it does, and what a watch is for.
+//! Not here: retries (the caller's) and watches (see `watch`).
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use super::wire::{Namespaces, Pods, Watched};
 use super::{ApiClient, PAGE};
 use crate::core::facts::Facts;
 
-/// Objects a page: what the server holds ready at once, and what we parse at once.
+/// The page size: the objects that the server prepares at once, and that the client parses at once.
 const OBJECTS: u32 = 500;
 
 impl ApiClient {
-    /// Namespaces and pods as they are now, page by page; nothing of nodes, which are known.
+    /// Current namespaces and pods, page by page; no nodes, which are watched already.
     pub async fn look(&self) -> Result<Facts, ApiError> {
         let namespaces = self.all::<Namespaces>().await?;
         Ok(Facts { namespaces, pods: self.all::<Pods>().await?, ..Facts::default() })

@@ -1,10 +1,11 @@
-//! The live cluster: an API server to watch and to write to. The only place of `kube` and `k8s-openapi`.
+//! The client of the Kubernetes API: watches and writes. The only module that uses `kube` and `k8s-openapi`.
 //!
-//! An edge: it looks and carries out, and every choice is made elsewhere. Nothing here hangs: requests have a time limit, watches
-//! end by themselves, and a connection whose other end is gone is closed by the kernel after half a minute.
+//! An edge: it observes and executes; all decisions are made elsewhere. Nothing here hangs: requests have a time
+//! limit, watches end after a while, and the kernel closes a connection whose other end is gone after half a minute.
 //!
-//! Deliberately absent: what is written where (the caller brings whole specs and statuses), retries of writes (the caller looks
-//! again first), and full objects: what decides nothing is skipped while an answer is read.
+//! Objects are not read in full: fields that decide nothing are skipped while an answer is parsed. Not here: the
+//! content of specs and statuses (the caller brings them whole), and retries of writes (the caller reads the object
+//! again first).
 
 mod error;
 mod error_counts;
@@ -49,14 +50,14 @@ pub use view::{
 };
 pub use watch::{ClusterWatch, WatchError, WatchOptions, WatchScope};
 
-/// A TCP connection, or none.
+/// The time limit for a TCP connection.
 const CONNECT: Duration = Duration::from_secs(5);
-/// An answer to a read of one object, or a write.
+/// The time limit for reading one object, or for a write.
 const ANSWER: Duration = Duration::from_secs(15);
-/// A page of a list.
+/// The time limit for one page of a list.
 const PAGE: Duration = Duration::from_secs(30);
-/// A connection on which nothing came for this long is asked whether anyone is there; three times with this pause between. A
-/// watch may be silent for minutes, and only this tells it from one whose server has lost its power.
+/// A connection that was silent for this long is probed; three times with this pause between. A watch may be silent
+/// for minutes, and only the probes distinguish that from a server that has lost its power.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_PAUSE: Duration = Duration::from_secs(5);
 const KEEPALIVE_TRIES: u32 = 3;
@@ -64,7 +65,7 @@ const KEEPALIVE_TRIES: u32 = 3;
 /// A request as kube builds it.
 type Built = Result<HttpRequest<Vec<u8>>, kube::core::request::Error>;
 
-/// A JSON patch of one object. kube's own form of it takes one more package.
+/// A JSON patch of one object. kube's own type for it needs one more package.
 fn json_patch(path: &str, manager: &str, patch: &serde_json::Value) -> Built {
     HttpRequest::patch(format!("{path}?fieldManager={manager}"))
         .header(CONTENT_TYPE, "application/json-patch+json")
@@ -72,7 +73,7 @@ fn json_patch(path: &str, manager: &str, patch: &serde_json::Value) -> Built {
         .map_err(kube::core::request::Error::BuildRequest)
 }
 
-/// A connection to an API server. Cheap to clone.
+/// A client of an API server. Cheap to clone.
 #[derive(Clone)]
 pub struct ApiClient {
     client: Client,
@@ -87,8 +88,9 @@ impl std::fmt::Debug for ApiClient {
 }
 
 impl ApiClient {
-    /// The API server that the file named by KUBECONFIG leads to; without KUBECONFIG, the one of the cluster this pod runs in.
-    /// Nothing is sent yet. A token or certificate that lies in a file is read again every minute, as the kubelet rotates it.
+    /// Connects to the API server of the file named by KUBECONFIG; without KUBECONFIG, to that of the cluster this
+    /// pod runs in. Nothing is sent yet. A token or certificate in a file is read again every minute, as the kubelet
+    /// rotates it.
     pub async fn connect() -> Result<Self, ApiError> {
         let failed = |why: String| ApiError::new("finding the API server", ApiErrorCause::Configuration(why));
         match std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()) {
@@ -101,17 +103,18 @@ impl ApiClient {
         }
     }
 
-    /// How many requests and watches failed, of this client and its clones.
+    /// Failed requests and watches of this client and its clones.
     pub fn errors(&self) -> ErrorCounts {
         self.errors.clone()
     }
 
-    /// The API server's address, without anything secret.
+    /// The API server's address, without secrets.
     pub fn server(&self) -> &str {
         &self.server
     }
 
-    /// kube's own client has neither keepalive nor a limit to a TLS handshake, and retries by itself what we want to see.
+    /// kube's own client has neither keepalive nor a time limit for a TLS handshake, and retries automatically what
+    /// must be reported here.
     fn open(mut config: Config) -> Result<Self, ApiError> {
         let server = config.cluster_url.to_string();
         let failed = |why: String| ApiError::new(format!("connecting to {server}"), ApiErrorCause::Configuration(why));
@@ -139,7 +142,7 @@ impl ApiClient {
         Ok(Self { client, server, errors: ErrorCounts::default() })
     }
 
-    /// Sends a request and reads the answer, within a time.
+    /// Sends a request and reads the answer, within a time limit.
     async fn call<T: DeserializeOwned>(&self, doing: &str, request: Built, limit: Duration) -> Result<T, ApiError> {
         let request = request.map_err(|error| ApiError::of(doing, kube::Error::BuildRequest(error)))?;
         let operation = error_counts::operation(request.method().as_str(), request.uri().path());
@@ -156,7 +159,7 @@ impl ApiClient {
 
 #[cfg(test)]
 impl ApiClient {
-    /// A server without a name or a secret, for tests.
+    /// A server without a name or credentials, for tests.
     fn at(address: &str) -> Self {
         Self::open(Config::new(address.parse().expect("an address"))).expect("a client")
     }

@@ -1,5 +1,5 @@
-//! Writing custom resources, by server-side apply and by force: each is Egret's alone, and what another client changed in one is restored.
-//! Whether a write is needed, the caller decides: an apply that changes nothing costs a request all the same.
+//! Writes custom resources by forced server-side apply: only Egret owns them, and changes by other clients are
+//! reverted. The caller decides whether a write is needed: an apply without a change costs a request all the same.
 
 use kube::core::Request;
 use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, Preconditions};
@@ -14,12 +14,12 @@ use super::wire::{Configs, EgressNodes, Meta, Policies, Slim, Watched};
 use super::{ANSWER, ApiClient, PAGE};
 use crate::core::name::NodeName;
 
-/// Who writes policies and the configuration.
+/// The field manager of policies and the configuration.
 const CONTROLLER: &str = "egret-controller";
-/// Who writes a node's own object.
+/// The field manager of a node's own object.
 const AGENT: &str = "egret-agent";
 
-/// A kind of ours.
+/// A kind of custom resource.
 struct Kind {
     name: &'static str,
     path: &'static str,
@@ -28,14 +28,14 @@ struct Kind {
 
 const POLICY: Kind = Kind { name: "PublishedEgressPolicy", path: Policies::<Slim>::PATH, manager: CONTROLLER };
 const CONFIG: Kind = Kind { name: "EgressConfig", path: Configs::<Slim>::PATH, manager: CONTROLLER };
-/// With a manager of its own: what is published stays whose it is.
+/// With a field manager of its own: the fields of the published spec keep their owner.
 const PUSHED: Kind = Kind { manager: "egret-webhook", ..CONFIG };
 const NODE: Kind = Kind { name: "EgressNode", path: EgressNodes::PATH, manager: AGENT };
 
 /// An object after it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// Distinguishes it from a later one of the same name.
+    /// Distinguishes it from a later object of the same name.
     pub uid: String,
     /// Grows with every write that changed something.
     pub resource_version: String,
@@ -64,18 +64,18 @@ impl ApiClient {
         self.apply_status(&POLICY, name, status).await
     }
 
-    /// Takes a policy out of force; false if it was gone already. With a resource version, only just as it was seen: 409 if it was
+    /// Deletes a policy; false if it was gone already. With a resource version, only that version: 409 if it was
     /// written since.
     pub async fn delete_policy(&self, name: &str, resource_version: Option<&str>) -> Result<bool, ApiError> {
         self.delete(&POLICY, name, resource_version).await
     }
 
-    /// The names of all policies in the cluster, for taking them away.
+    /// The names of all policies in the cluster, for deleting them.
     pub async fn policy_names(&self) -> Result<Vec<String>, ApiError> {
         self.names(&POLICY).await
     }
 
-    /// Publishes the head of what is published.
+    /// Publishes the EgressConfig.
     pub async fn apply_config(&self, spec: &ConfigSpec) -> Result<Written, ApiError> {
         self.apply(&CONFIG, CONFIG_NAME, None, &json!({"metadata": {"name": CONFIG_NAME}, "spec": spec})).await
     }
@@ -91,12 +91,12 @@ impl ApiClient {
         self.apply_status(&CONFIG, CONFIG_NAME, status).await
     }
 
-    /// Takes the configuration away; false if it was gone already.
+    /// Deletes the configuration; false if it was gone already.
     pub async fn delete_config(&self) -> Result<bool, ApiError> {
         self.delete(&CONFIG, CONFIG_NAME, None).await
     }
 
-    /// Creates this node's object, or puts its label right. It goes when the Node with this uid goes.
+    /// Creates this node's object, or corrects its label. It is deleted together with the Node with this uid.
     pub async fn apply_node(&self, node: &NodeName, owner_uid: &str, is_gateway: bool) -> Result<Written, ApiError> {
         let owner = json!({"apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": owner_uid});
         let mut metadata = json!({"name": node.as_str(), "ownerReferences": [owner]});
@@ -122,7 +122,7 @@ impl ApiClient {
         }
     }
 
-    /// Takes a node's object away; false if it was gone already.
+    /// Deletes a node's object; false if it was gone already.
     pub async fn delete_node(&self, node: &NodeName) -> Result<bool, ApiError> {
         self.delete(&NODE, node.as_str(), None).await
     }
@@ -164,12 +164,12 @@ impl ApiClient {
         }
     }
 
-    /// In one page: this is for taking everything away, and there are few.
+    /// In one page: this is for deleting everything, and there are few.
     async fn names(&self, kind: &Kind) -> Result<Vec<String>, ApiError> {
         let request = Request::new(kind.path).list(&ListParams::default());
         match self.call::<Names>(&format!("listing {}s", kind.name), request, PAGE).await {
             Ok(names) => Ok(names.items.into_iter().map(|one| one.metadata.name).collect()),
-            // Nothing is there either where the kind is not installed.
+            // A kind that is not installed has no objects.
             Err(error) if error.code() == Some(404) => Ok(Vec::new()),
             Err(error) => Err(error),
         }

@@ -1,6 +1,6 @@
-//! Objects of CNIs that tell pods' networks: read where they are there, and where Egret may.
+//! Watches CNI objects that define pod networks, if they are installed and Egret may read them.
 //!
-//! Deliberately absent: which of their fields count (`core::pools`), and every other object of a CNI's.
+//! Not here: which of their fields count (see `core::pools`), and all other objects of a CNI.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use super::wire::{Meta, Watched};
 use crate::core::pools::{Network, PoolKind, PoolSpec};
 
-/// Calico's IPPools, as its datastore in the API server has them.
+/// Calico's IPPools, with the Kubernetes API datastore.
 pub(super) struct CalicoPools;
 /// Cilium's pools.
 pub(super) struct CiliumPools;
@@ -29,7 +29,7 @@ impl PoolWire {
     }
 }
 
-/// What is followed of a kind.
+/// The watch settings of a kind.
 pub(super) trait Pools: Watched<Wire = PoolWire, Key = String, Value = Vec<Network>> {
     const KIND: PoolKind;
 }

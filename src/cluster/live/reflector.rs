@@ -1,8 +1,9 @@
-//! Following one kind of object: a list, then a watch from there, then the watch again, for ever. One task each.
+//! Keeps one kind of object in sync: a list, then a watch from there, which is restarted indefinitely. One task per
+//! kind.
 //!
-//! Own instead of `kube::runtime::watcher`, which does not tell when it is well again, tries a version that is gone for ever if the
-//! refusal comes as an HTTP status, waits for a server's first byte without end, and turns without a pause where a watch ends at
-//! once. Deliberately absent: what is done with the news (`view`), and any state that outlives the task.
+//! It replaces `kube::runtime::watcher`, which does not report recovery, retries an expired version if the refusal
+//! comes as an HTTP status, waits without limit for a server's first byte, and loops without a pause if a watch ends
+//! at once. Not here: use of the events (see `view`), and state that outlives the task.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,43 +22,43 @@ use super::wire::Watched;
 use super::{ANSWER, ApiClient, PAGE};
 use crate::backoff::Backoff;
 
-/// A watch that brought nothing is taken to be well after this long.
+/// A watch without events is taken as working after this time.
 const SETTLED: Duration = Duration::from_secs(2);
-/// A watch that ends sooner, and not further than it began, is a fault.
+/// A watch that ends sooner, without progress, is an error.
 const BRIEF: Duration = Duration::from_secs(1);
-/// How long a watch lasts at most: drawn from the upper half, so that a cluster's agents do not all come back at once. (kube takes
-/// no more.)
+/// The longest duration of a watch: drawn from the upper half, so that a cluster's agents do not all reconnect at
+/// once. (kube allows no more.)
 const WATCH: Duration = Duration::from_secs(290);
-/// How much later than it promised a server may end a watch.
+/// How much later than requested a server may end a watch.
 const LATE: Duration = Duration::from_secs(15);
-/// No failure is followed by a longer pause. Pods that start meanwhile are not seen.
+/// The longest pause after a failure. Pods that start meanwhile are not seen.
 const LONGEST: Duration = Duration::from_secs(30);
-/// A server that answers somebody again is asked by the others of this process within this time.
+/// Once the server answers one watch again, the others of this process retry within this time.
 const SOON: Duration = Duration::from_millis(500);
-/// How often a server may refuse to go on from a version before everything is listed anew.
+/// How often a server may refuse to continue from a version before everything is listed anew.
 const PATIENCE: u32 = 3;
 
-/// What the tasks tell.
+/// The messages of the tasks.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Of this kind of object.
+    /// Events for this kind of object.
     News(&'static str, Box<WatchItem>),
-    /// Watching this kind of object works.
+    /// The watch of this kind works.
     Well(&'static str),
-    /// It does not.
+    /// The watch of this kind fails.
     Fault(&'static str, ApiError),
-    /// This kind of object may not be read, and need not be.
+    /// This kind may not be read, and is optional.
     Closed(&'static str, ApiError),
 }
 
-/// What of a kind of object is followed.
+/// The part of a kind that is watched.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Query {
     pub labels: Option<String>,
     pub fields: Option<String>,
-    /// Objects a page. None where the server would look through many objects to find few: it does so for every page.
+    /// Objects per page. None if the server has to search many objects for few: it does so for every page.
     pub page: Option<u32>,
-    /// Nobody misses it where it is not installed, or may not be read: it is looked for again after this time.
+    /// The kind is optional, where it is not installed or may not be read: it is tried again after this time.
     pub optional: Option<Duration>,
 }
 
@@ -81,30 +82,30 @@ pub(super) struct PageMeta {
     pub(super) next: Option<String>,
 }
 
-/// How a list or a watch came to its end.
+/// The end of a list or a watch.
 enum End {
-    /// As it should: go on from this version.
+    /// Regular: continue from this version.
     Well(String),
-    /// Go on from this version, after a pause; without one, from a new list.
+    /// Failed: continue from this version, after a pause; without one, from a new list.
     Failed(Option<String>, ApiError),
-    /// The server has forgotten the version.
+    /// The version has expired on the server.
     Expired(ApiError),
-    /// Nobody listens any more.
+    /// The receiver is gone.
     Unheard,
 }
 
-/// Follows one kind of object.
+/// Watches one kind of object.
 pub(super) struct Reflector<W: Watched> {
     live: ApiClient,
     query: Query,
     wrap: fn(ListOrEvent<W::Key, W::Value>) -> WatchItem,
     out: Sender<Message>,
-    /// Changes each time that one of those who follow this server is well again.
+    /// Changes each time that one of the reflectors of this server recovers.
     recoveries: watch::Sender<u64>,
     backoff: Backoff,
     /// Refusals of one version in a row.
     refusals: u32,
-    /// The listing lasts longer than the server keeps what it needs to go on with the next page.
+    /// Listing takes longer than the server keeps the token for the next page, so all is listed in one page.
     whole: bool,
 }
 
@@ -121,7 +122,7 @@ impl<W: Watched> Reflector<W> {
         Self { live, query, wrap, out, recoveries, backoff: Backoff::new(seed), refusals: 0, whole: false }
     }
 
-    /// Until nobody listens any more.
+    /// Runs until the receiver is gone.
     pub(super) async fn run(mut self) {
         let mut version: Option<String> = None;
         loop {
@@ -142,13 +143,13 @@ impl<W: Watched> Reflector<W> {
                         return;
                     }
                 }
-                // Once is nothing to tell of; it comes of a server that was away for some minutes.
+                // A first expiry is not reported; it happens when the server was away for some minutes.
                 End::Expired(error) if self.backoff.failures() > 0 => {
                     if !self.pause(error).await {
                         return;
                     }
                 }
-                // Counted, so that a server that forgets everything at once is not asked without a pause.
+                // Counted, so that a server on which every version expires at once is not queried without a pause.
                 End::Expired(_) => {
                     self.live.errors.watch(W::NAME);
                     let _ = self.backoff.next_wait();
@@ -158,8 +159,8 @@ impl<W: Watched> Reflector<W> {
         }
     }
 
-    /// Where to go on after a failure. A server whose state was put back to a backup refuses versions that it has not come to yet;
-    /// a line that cannot be read would come again and again.
+    /// The version to continue from after a failure. A server that was restored from a backup refuses versions that
+    /// it has not reached yet; a line that cannot be read would be sent again and again.
     fn known_version(&mut self, version: Option<String>, error: &ApiError) -> Option<String> {
         let of_version = match error.cause() {
             ApiErrorCause::Refused { code, .. } => !matches!(code, 401 | 403 | 429 | 503),
@@ -170,7 +171,7 @@ impl<W: Watched> Reflector<W> {
         version.filter(|_| self.refusals < PATIENCE)
     }
 
-    /// Tells of a failure and waits. False if nobody listens any more.
+    /// Reports a failure and waits. False if the receiver is gone.
     async fn pause(&mut self, error: ApiError) -> bool {
         self.live.errors.watch(W::NAME);
         if self.out.send(Message::Fault(W::NAME, error)).await.is_err() {
@@ -183,7 +184,7 @@ impl<W: Watched> Reflector<W> {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return true,
                 () = self.out.closed() => return false,
-                // What is heard of one kind of object only means something with the others.
+                // The events of one kind are only useful together with those of the others.
                 _ = recoveries.changed(), if alone => {
                     until = until.min(Instant::now() + self.backoff.spread(SOON));
                     alone = false;
@@ -192,12 +193,13 @@ impl<W: Watched> Reflector<W> {
         }
     }
 
-    /// Whether it is not there to be read, and need not be.
+    /// Whether the kind is not installed or not readable, and optional.
     fn is_spared(&self, error: &ApiError) -> bool {
         self.query.optional.is_some() && matches!(error.code(), Some(403 | 404))
     }
 
-    /// Tells that there is nothing, or that nothing is known, and waits for long. False if nobody listens any more.
+    /// Reports that there are no objects, or that they cannot be read, and waits for a long time. False if the
+    /// receiver is gone.
     async fn rest(&mut self, error: ApiError) -> bool {
         let told = match error.code() {
             Some(404) => self.tell(ListOrEvent::All(BTreeMap::new())).await,
@@ -223,7 +225,7 @@ impl<W: Watched> Reflector<W> {
         self.out.send(Message::Well(W::NAME)).await.is_ok()
     }
 
-    /// Everything, page by page. The pages are all of one version.
+    /// Lists everything, page by page. All pages are of one version.
     async fn list(&mut self) -> End {
         let doing = format!("listing {}", W::NAME);
         let mut found = BTreeMap::new();
@@ -263,7 +265,7 @@ impl<W: Watched> Reflector<W> {
         }
     }
 
-    /// The stream of a watch, and by when it is over.
+    /// The stream of a watch, and the time at which it must have ended.
     async fn open(&mut self, version: &str) -> Result<(impl Stream<Item = Event<W>> + use<W>, Instant), ApiError> {
         let doing = Self::watching();
         let length = self.backoff.spread(WATCH).as_secs();
@@ -316,7 +318,7 @@ impl<W: Watched> Reflector<W> {
         }
     }
 
-    /// Takes one event. False if nobody listens any more.
+    /// Handles one event. False if the receiver is gone.
     async fn take(&mut self, event: WatchEvent<W::Wire>, version: &mut String) -> Result<bool, ApiError> {
         let (wire, gone) = match event {
             WatchEvent::Added(wire) | WatchEvent::Modified(wire) => (wire, false),

@@ -1,8 +1,8 @@
-//! The custom resources of the group egret.dev, as they go over the wire: the same content is always the same bytes, so that applying it
-//! again changes nothing.
+//! The wire format of the custom resources in the group egret.dev: equal content is always equal bytes, so that
+//! applying it again changes nothing.
 //!
-//! Not here: their statuses (`core::status`), and their schemas (the chart has them). A policy's spec is a value here: `core` prints and
-//! reads it.
+//! Not here: their statuses (see `core::status`), and their schemas (in the chart). A policy's spec is a plain value
+//! here: `core` prints and parses it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,18 +11,18 @@ use serde_json::Value;
 use crate::core::pools::Network;
 pub use crate::core::status::{HeadStatus as ConfigStatus, NodeStatus, PolicyStatus};
 
-/// Group and version of all of them.
+/// Their group and version.
 pub const API_VERSION: &str = "egret.dev/v1alpha1";
 /// The name of the one EgressConfig.
 pub const CONFIG_NAME: &str = "default";
-/// On EgressNodes that serve exits, with the value `true`: what agents watch of the other nodes.
+/// The label, with the value `true`, of EgressNodes that serve exits: agents watch only these of the other nodes.
 pub const GATEWAY_LABEL: &str = "egret.dev/gateway";
 
-/// Set on new nodes by what creates them, and removed by the controller when their agents are done. While it is there, only pods that
-/// tolerate it start.
+/// The startup taint: set when a node is created, and removed by the controller once the node's agent is ready. While
+/// it is there, only pods that tolerate it start.
 pub const STARTUP_TAINT: &str = "egret.dev/agent-not-ready";
 
-/// The head of what is published: agents apply only the set of policies that it describes.
+/// The EgressConfig's spec: agents apply only the set of policies that it describes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigSpec {
@@ -36,19 +36,19 @@ pub struct ConfigSpec {
     /// Its first line.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub summary: String,
-    /// The generation of the leader that wrote it.
+    /// The fencing token of the leader that wrote it.
     pub fence: i64,
-    /// Which policies belong to it.
+    /// The policies that belong to it.
     pub policies: PolicyDigest,
-    /// What egret.yaml says that agents need, as `core` prints and reads it.
+    /// The settings of egret.yaml that agents need, as `core` prints and parses them.
     #[serde(default)]
     pub config: Value,
-    /// Networks of pods that CNIs tell the controller: one reads them for all nodes.
+    /// Pod networks that CNI objects define: only the controller reads those objects, for all nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pod_networks: Vec<Network>,
 }
 
-/// By what a set of policies is known to be whole.
+/// Identifies a complete set of policies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyDigest {

@@ -1,9 +1,10 @@
-//! Taking the startup taint off a node, and nothing else of it.
+//! Removes the startup taint from a node, and no other taint.
 //!
-//! By a JSON patch that first tests what it takes away. Taints are one list, in one piece (`listType=atomic`), which kubelets, node
-//! controllers, autoscalers and people write too: server-side apply would own all of it, and a merge patch writes all of it. The server
-//! itself tries a patch again on the newest object where another writer was faster, so the test holds for what is really written. Deliberately
-//! absent: putting a taint on, which would be a right to drain every node.
+//! It uses a JSON patch that first tests what it removes. Taints are one atomic list (`listType=atomic`), which
+//! kubelets, node controllers, autoscalers and users write too: server-side apply would own all of it, and a merge
+//! patch writes all of it. The server itself retries a patch on the newest object if another writer was faster, so
+//! the test holds for what is really written. Egret never adds a taint: that permission would allow it to drain every
+//! node.
 
 use kube::core::Request;
 use kube::core::params::GetParams;
@@ -17,21 +18,21 @@ use super::wire::{Meta, Nodes, Slim, Watched};
 use super::{ANSWER, ApiClient, json_patch};
 use crate::core::name::NodeName;
 
-/// So often a list that changes under the patch is read anew.
+/// How often a list that changes under the patch is read anew.
 const TRIES: u32 = 4;
 
-/// What became of it.
+/// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaintOutcome {
-    /// It was there, and is off.
+    /// The taint was there, and is removed.
     Removed,
-    /// It was not there any more. Nothing was written.
+    /// It was gone already. Nothing was written.
     Absent,
-    /// There is no such node any more: none of that name, or a later one.
+    /// The node is gone: there is none of that name, or another one with a new uid.
     Gone,
 }
 
-/// Of a node, its taints as they are: a patch has to repeat the one it means.
+/// The current taints of a node: a patch has to repeat the one it removes.
 #[derive(Deserialize)]
 struct Tainted {
     metadata: Meta<IgnoredAny>,
@@ -46,7 +47,8 @@ struct Spec {
 }
 
 impl ApiClient {
-    /// Takes the startup taint off the node with this uid, with whatever effect it has. Who changes other taints meanwhile loses nothing.
+    /// Removes the startup taint, with any effect, from the node with this uid. Concurrent changes of other taints
+    /// are not lost.
     pub async fn remove_startup_taint(&self, node: &NodeName, uid: &str) -> Result<TaintOutcome, ApiError> {
         let doing = format!("taking the taint {STARTUP_TAINT} off node {node}");
         let mut tries = 0;
@@ -68,7 +70,7 @@ impl ApiClient {
             match self.call::<IgnoredAny>(&doing, request, ANSWER).await {
                 Ok(_) => return Ok(TaintOutcome::Removed),
                 Err(error) if error.code() == Some(404) => return Ok(TaintOutcome::Gone),
-                // 422 is a test that did not hold, 409 a server that gave up trying.
+                // 422: the test did not hold. 409: the server gave up retrying.
                 Err(error) if tries < TRIES && matches!(error.code(), Some(409 | 422)) => {}
                 Err(error) => return Err(error),
             }
@@ -76,7 +78,7 @@ impl ApiClient {
     }
 }
 
-/// The patch; none where there is nothing to take away. From the last to the first, so that each index is still right when its turn comes.
+/// The patch; none if there is nothing to remove. From the last to the first, so that the indexes stay right.
 fn removal(uid: &str, taints: &[Value]) -> Option<Value> {
     let ours = taints.iter().enumerate().rev().filter(|(_, taint)| taint["key"] == STARTUP_TAINT);
     let steps: Vec<Value> = ours

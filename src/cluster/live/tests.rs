@@ -1,4 +1,4 @@
-//! Requests as they go over the wire, and what their answers, or none, are made of.
+//! Tests of requests on the wire, and of the results for answers and missing answers.
 
 use std::time::Duration;
 
@@ -111,7 +111,7 @@ fn timing() -> Timing {
     Timing { duration: milliseconds(3000), deadline: milliseconds(2000), retry: milliseconds(100) }
 }
 
-/// As a server keeps what was written.
+/// The object as a server stores it.
 fn stored(asked: &FakeRequest, version: &str) -> Value {
     let mut object = body(asked);
     object["metadata"]["resourceVersion"] = json!(version);
@@ -193,7 +193,7 @@ async fn a_leader_whose_writes_are_not_answered_stops_in_time_and_comes_back_wit
     let Ok(LeaseRole::Leader { until, .. }) = role else { panic!("{role:?}") };
     let error = lease.step().await.expect_err("no answer");
     assert!(matches!(error.cause(), ApiErrorCause::Timeout(_)));
-    // The write had come to the server, only its answer was lost.
+    // The write reached the server; only its answer was lost.
     let _lost = fake.asked().await;
     object["metadata"]["resourceVersion"] = json!("2");
     assert!(matches!(lease.role(), LeaseRole::Leader { fence: 1, .. }), "there is some time left");

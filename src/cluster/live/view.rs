@@ -1,7 +1,7 @@
-//! The view: what is known of the cluster now, and how one piece of news changes it. Pure.
+//! The local copy of the watched objects, and how one event changes it. Pure.
 //!
-//! A list that was made anew replaces what was known in one step, and changes nothing where it says the same. Deliberately absent:
-//! asking for news (`follow`), and what the news means.
+//! A new list replaces the previous state in one step, and changes nothing if its content is equal. Not here:
+//! receiving events (see `reflector`), and their use.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,12 +15,12 @@ use crate::core::name::NodeName;
 use crate::core::pools::{Network, PoolKind, union};
 use crate::core::status::held;
 
-/// What is known. A resource that is not watched is empty.
+/// The current state. A resource that is not watched is empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
     /// Nodes, namespaces and pods.
     pub facts: Facts,
-    /// What else is known of each node in `facts`.
+    /// Metadata of each node in `facts`.
     pub nodes: BTreeMap<NodeName, NodeMeta>,
     /// Published policies by their name in the cluster.
     pub policies: BTreeMap<String, PolicyObject>,
@@ -28,131 +28,133 @@ pub struct View {
     pub config: Option<ConfigObject>,
     /// EgressNodes: all for the controller, those of gateways for an agent.
     pub egress_nodes: BTreeMap<NodeName, EgressNodeObject>,
-    /// Networks by the object of a CNI's that tells them; only for the controller, and without the kinds that it may not read.
+    /// Networks by the CNI object that defines them; only for the controller, and without the kinds that it may not
+    /// read.
     pub pools: BTreeMap<PoolKind, BTreeMap<String, Vec<Network>>>,
 }
 
-/// Of a node, what only a writer needs.
+/// The fields of a node that only writers need.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeMeta {
-    /// By which a node is told from a later one of the same name.
+    /// Distinguishes it from a later node of the same name.
     pub uid: String,
-    /// Who owns labels of it; only the controller is told.
+    /// The field managers of its labels; only for the controller.
     pub label_managers: Vec<LabelManager>,
-    /// The boot of a node that bears the startup taint, none where it does not. Agents keep none.
+    /// The boot ID of a node with the startup taint; none without it, and on agents.
     pub starting: Option<String>,
 }
 
 /// How a manager came to own fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
-    /// By server-side apply: it wants them so.
+    /// By server-side apply: it keeps the fields at these values.
     Apply,
-    /// By a write of any other kind: `kubectl label`, a controller.
+    /// By any other kind of write: `kubectl label`, a controller.
     Update,
 }
 
-/// Who owns labels of an object.
+/// A field manager of an object's labels.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LabelManager {
     /// `egret`, `kubectl-label`.
     pub manager: String,
     /// How it came to own them.
     pub operation: Operation,
-    /// When it last changed something of what it owns.
+    /// When it last changed one of its fields.
     pub time: Option<Timestamp>,
     /// The labels' keys.
     pub keys: BTreeSet<String>,
 }
 
-/// Who wrote to an object (not to its status).
+/// A field manager of an object (not of its status).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Manager {
     /// `egret-controller`, `kubectl-edit`.
     pub manager: String,
-    /// How.
+    /// The kind of write.
     pub operation: Operation,
-    /// When it last changed something of what it owns.
+    /// When it last changed one of its fields.
     pub time: Option<Timestamp>,
 }
 
 /// A PublishedEgressPolicy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyObject {
-    /// By which it is told from a later one of the same name.
+    /// Distinguishes it from a later object of the same name.
     pub uid: String,
-    /// To delete just what was seen. It grows with every write, also of what is not kept here, and is no news by itself.
+    /// For deleting exactly this version. It grows with every write, also of fields that are not kept here; its
+    /// change alone is not a change.
     pub resource_version: String,
     /// Grows with every change of the spec.
     pub generation: i64,
-    /// Who wrote the spec; only the controller is told.
+    /// The writers of the spec; only for the controller.
     pub managers: Vec<Manager>,
-    /// As it was published, if nobody edited it.
+    /// The spec as it was published, unless another client edited it.
     pub spec: Value,
-    /// What was said of it; only the controller is told.
+    /// Its status; only for the controller.
     pub status: Option<PolicyStatus>,
 }
 
 /// The EgressConfig.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfigObject {
-    /// By which it is told from a later one.
+    /// Distinguishes it from a later object.
     pub uid: String,
-    /// Grows with every write; no news by itself.
+    /// Grows with every write; its change alone is not a change.
     pub resource_version: String,
     /// Grows with every change of the spec.
     pub generation: i64,
-    /// When a controller that does not lead was last told that somebody pushed.
+    /// When a controller that does not lead last recorded a push.
     pub pushed: Option<String>,
-    /// What is published, or why it cannot be read: another version may have written it.
+    /// The published spec, or why it cannot be read: another version may have written it.
     pub spec: Result<ConfigSpec, String>,
-    /// What was said of it; only the controller is told.
+    /// Its status; only for the controller.
     pub status: Option<ConfigStatus>,
 }
 
 /// An EgressNode.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EgressNodeObject {
-    /// By which it is told from a later one of the same name.
+    /// Distinguishes it from a later object of the same name.
     pub uid: String,
     /// Grows with every change of the spec.
     pub generation: i64,
     /// Its labels.
     pub labels: Labels,
-    /// What its agent says; empty if this version cannot read it.
+    /// The status that its agent wrote; empty if this version cannot read it.
     pub status: NodeStatus,
 }
 
 impl EgressNodeObject {
-    /// Whether agents watch it.
+    /// Whether agents watch this object.
     pub fn is_gateway(&self) -> bool {
         self.labels.get(GATEWAY_LABEL).is_some_and(|value| value == "true")
     }
 }
 
-/// What is different from before.
+/// The kinds of objects that changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each kind, and none depends on another")]
 pub struct Changed {
-    /// A node, or who owns its labels.
+    /// A node, or the managers of its labels.
     pub nodes: bool,
     /// A namespace's labels.
     pub namespaces: bool,
     /// A pod.
     pub pods: bool,
-    /// A policy's spec; for the controller also its status and who wrote it.
+    /// A policy's spec; for the controller also its status and its writers.
     pub policies: bool,
     /// The configuration; for the controller also its status.
     pub config: bool,
     /// An EgressNode's status or labels.
     pub egress_nodes: bool,
-    /// Networks of pods: those that are published, or what a CNI tells.
+    /// Networks of pods: the published ones, or those of CNI objects.
     pub pod_networks: bool,
-    /// Which node has which egress address.
+    /// The nodes that have an egress address.
     pub held: bool,
-    /// The last of the first lists came in just now: from here on everything is known.
+    /// The last of the first lists just arrived: from here on the state is complete.
     pub synced: bool,
-    /// A fault came or went, or has another reason now.
+    /// A watch error began or ended, or has another cause.
     pub faults: bool,
 }
 
@@ -162,12 +164,12 @@ impl Changed {
         self != Self::default()
     }
 
-    /// Whether nodes, namespaces, pods or their networks changed, or who has which egress address.
+    /// Whether nodes, namespaces, pods, their networks or the nodes of egress addresses changed.
     pub fn facts(self) -> bool {
         self.nodes || self.namespaces || self.pods || self.pod_networks || self.held
     }
 
-    /// Both.
+    /// The union of both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -185,18 +187,18 @@ impl Changed {
     }
 }
 
-/// News of one kind of object.
+/// A list or an event of one kind of object.
 #[derive(Debug, Clone)]
 pub(super) enum ListOrEvent<K, V> {
-    /// This is all there is.
+    /// A complete list.
     All(BTreeMap<K, V>),
-    /// This one is new, or different.
+    /// A new or changed object.
     Set(K, V),
-    /// This one is gone.
+    /// A deleted object.
     Gone(K),
 }
 
-/// News of any kind of object.
+/// A list or an event of any kind.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "one at a time, and a node is what there is most of beside pods")]
 pub(super) enum WatchItem {
@@ -210,7 +212,7 @@ pub(super) enum WatchItem {
 }
 
 impl View {
-    /// Takes the news in, and tells what is different by them.
+    /// Applies a list or an event, and returns what changed.
     pub(super) fn apply(&mut self, item: WatchItem) -> Changed {
         let mut changed = Changed::default();
         match item {
@@ -237,7 +239,7 @@ impl View {
         changed
     }
 
-    /// One wire object is in two maps here.
+    /// Splits each wire object, as it belongs in two maps.
     fn apply_nodes(&mut self, news: ListOrEvent<NodeName, (Node, NodeMeta)>) -> bool {
         let (facts, metas) = match news {
             ListOrEvent::All(all) => {
@@ -257,7 +259,7 @@ impl View {
         put(&mut self.nodes, metas, PartialEq::eq) || facts
     }
 
-    /// The networks that are published. A head that is gone, or that another version wrote, takes none back.
+    /// Takes over the published networks. If the EgressConfig is gone, or another version wrote it, they stay.
     fn take_networks(&mut self) -> bool {
         let head = self.config.as_ref().and_then(|config| config.spec.as_ref().ok());
         let Some(published) = head.map(|head| &head.pod_networks) else { return false };
@@ -266,7 +268,7 @@ impl View {
         changed
     }
 
-    /// The networks to publish. Those of a kind that cannot be read any more are among those that are published already, which stay.
+    /// The networks to publish. While a kind cannot be read, all networks that are published already stay among them.
     pub fn networks_of_pools(&self) -> Vec<Network> {
         let told = self.pools.values().flat_map(BTreeMap::values).flatten().copied();
         let all_read = PoolKind::ALL.iter().all(|kind| self.pools.contains_key(kind));
@@ -296,7 +298,7 @@ impl ConfigObject {
     }
 }
 
-/// Takes news into a map; tells whether it says something else than before.
+/// Applies a list or an event to a map; returns whether the content changed.
 fn put<K: Ord + Clone, V>(known: &mut BTreeMap<K, V>, news: ListOrEvent<K, V>, same: impl Fn(&V, &V) -> bool) -> bool {
     match news {
         ListOrEvent::All(all) => {

@@ -1,7 +1,7 @@
-//! Watching a cluster: a task for each kind of object, one queue of news, one view of what is known.
+//! Watches a cluster: a task for each kind of object, one queue of events, one view of the current state.
 //!
-//! While the API server is away everything known stays known, and the fault stands beside it. Deliberately absent: waiting for more
-//! news before telling of some; who wants that can.
+//! While the API server is unreachable the known state stays, with the error beside it. Events are not collected for
+//! a while before they are reported; a caller can do that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,15 +19,15 @@ use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim,
 use crate::core::name::NodeName;
 use crate::core::pools::PoolKind;
 
-/// News that nobody has taken yet. The servers' connections fill up behind it.
+/// Events that were not received yet. When the queue is full, the connections to the server fill up.
 const QUEUE: usize = 256;
-/// News that are taken in at once, so that a flood of them does not keep the caller from turning.
+/// The most events that are handled at once, so that a flood of them does not block the caller.
 const AT_ONCE: usize = 1024;
 
-/// How often a CNI is looked for that is not there.
+/// How often to check again for a CNI that is not installed.
 const RARELY: Duration = Duration::from_mins(5);
 
-/// Who watches, and so what.
+/// The watching component, which determines the objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchScope {
     /// A node's agent: nodes, namespaces, its own pods, what is published, and the EgressNodes of gateways.
@@ -35,19 +35,20 @@ pub enum WatchScope {
         /// The node.
         node: NodeName,
     },
-    /// The controller: nodes and who owns their labels, and all custom resources with their statuses. No namespace and no pod.
+    /// The controller: nodes with the managers of their labels, and all custom resources with their statuses. No
+    /// namespaces and no pods.
     Controller {
-        /// Also what CNIs tell of pods' networks.
+        /// Whether to watch CNI objects that define pod networks.
         pools: bool,
     },
 }
 
-/// How to watch.
+/// Options of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WatchOptions {
-    /// Objects a page of a list.
+    /// Objects per page of a list.
     pub page: u32,
-    /// For pauses that differ between nodes: a hash of the node's name for instance.
+    /// Makes pauses differ between nodes: for instance a hash of the node's name.
     pub seed: u64,
 }
 
@@ -57,34 +58,34 @@ impl Default for WatchOptions {
     }
 }
 
-/// Something that cannot be watched at the moment. What was known of it stays known.
+/// A kind that cannot be watched at the moment. Its known objects stay known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchError {
-    /// What fails and why, in one line.
+    /// The operation and the cause, in one line.
     pub message: String,
-    /// What to do about it.
+    /// A hint for the user.
     pub hint: Option<String>,
     /// Since when.
     pub since: Timestamp,
-    /// How often it failed since then.
+    /// How many failures since then.
     pub count: u64,
 }
 
-/// Watches for as long as it lives.
+/// Watches until it is dropped.
 #[derive(Debug)]
 pub struct ClusterWatch {
     news: mpsc::Receiver<Message>,
     view: View,
     faults: BTreeMap<&'static str, WatchError>,
-    /// Kinds that may not be read, and need not be: why, and what to do about it.
+    /// Optional kinds that may not be read: the cause, and a hint.
     closed: BTreeMap<&'static str, (String, Option<String>)>,
-    /// Kinds whose first list is not in yet.
+    /// Kinds whose first list is outstanding.
     missing: BTreeSet<&'static str>,
-    // They end with it.
+    // Dropping it ends the tasks.
     _tasks: JoinSet<()>,
 }
 
-/// The tasks while they are being started.
+/// The tasks while they are started.
 struct Start<'a> {
     live: &'a ApiClient,
     options: WatchOptions,
@@ -120,7 +121,8 @@ impl Start<'_> {
         Query { page: Some(self.options.page), ..Query::default() }
     }
 
-    /// Namespaces, and the pods of one node. They are few: a page would have the server look through all pods for each.
+    /// Namespaces, and the pods of one node. They are few: with pages, the server would search all pods for each
+    /// page.
     fn pods_of(&mut self, node: &NodeName) {
         self.follow::<Namespaces>(self.all(), WatchItem::Namespaces);
         let of_node = Query { fields: Some(format!("spec.nodeName={node}")), ..Query::default() };
@@ -129,7 +131,7 @@ impl Start<'_> {
 }
 
 impl ClusterWatch {
-    /// Begins to watch. Needs a tokio runtime; nothing is waited for.
+    /// Starts watching. Needs a tokio runtime; does not wait.
     pub fn open(live: &ApiClient, scope: &WatchScope, options: WatchOptions) -> Self {
         let (out, news) = mpsc::channel(QUEUE);
         let mut start = Start {
@@ -165,12 +167,12 @@ impl ClusterWatch {
         Self { news, view: View::default(), faults: BTreeMap::new(), closed: BTreeMap::new(), missing, _tasks: tasks }
     }
 
-    /// Waits until something is different, takes in all news that are there by then, in their order, and tells what kinds of things
-    /// they change. May be dropped while it waits: nothing is lost.
+    /// Waits until something changes, applies all events that have arrived, in their order, and returns which kinds
+    /// of objects changed. Cancel safe: no event is lost if the future is dropped.
     pub async fn changed(&mut self) -> Changed {
         loop {
             let Some(first) = self.news.recv().await else {
-                // The tasks end only with this value.
+                // The tasks end only together with this value.
                 return std::future::pending().await;
             };
             let mut changed = self.take(first);
@@ -184,22 +186,22 @@ impl ClusterWatch {
         }
     }
 
-    /// Whether every list came in once: before that, what is missing may only be not known yet.
+    /// Whether every kind was listed once: before that, a missing object may exist.
     pub fn synced(&self) -> bool {
         self.missing.is_empty()
     }
 
-    /// What is known.
+    /// The current state.
     pub fn view(&self) -> &View {
         &self.view
     }
 
-    /// What cannot be watched at the moment, by its plural.
+    /// Kinds that cannot be watched at the moment, by plural.
     pub fn faults(&self) -> &BTreeMap<&'static str, WatchError> {
         &self.faults
     }
 
-    /// Kinds that may not be read, and need not be, by their plural: why, and what to do about it.
+    /// Optional kinds that may not be read, by plural: the cause, and a hint.
     pub fn closed(&self) -> &BTreeMap<&'static str, (String, Option<String>)> {
         &self.closed
     }

@@ -1,8 +1,8 @@
-//! The slim forms in which watched objects are read: serde skips the rest of each while it reads. Full pods are fifty times
-//! the size of what decides something.
+//! The reduced forms in which watched objects are read: serde skips the other fields while parsing. Full pods are
+//! fifty times the size of the fields that matter.
 //!
-//! Nothing here fails because of one odd value in one object: what cannot be read is left out of that object. Deliberately absent:
-//! requests (`follow`) and what is known at the moment (`view`).
+//! One invalid value in one object never fails the watch: what cannot be read is left out of that object. Not here:
+//! requests (see `reflector`) and the current state (see `view`).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,29 +20,29 @@ use crate::core::name::NodeName;
 
 /// A kind of object that can be watched.
 pub(super) trait Watched: Send + Sync + 'static {
-    /// Its plural, with its group where that is ours.
+    /// Its plural, with the group if it is ours.
     const NAME: &'static str;
-    /// Where it lies.
+    /// Its path on the API server.
     const PATH: &'static str;
-    /// What is read of it.
+    /// The fields that are read.
     type Wire: DeserializeOwned + Clone + Send;
-    /// What it is known by.
+    /// Its key.
     type Key: Ord + Clone + Send;
-    /// What is kept of it.
+    /// The part that is kept.
     type Value: Send;
-    /// Its name, and what is kept. `None` for what is none of ours: its name is none that a cluster can have.
+    /// The key, and the part that is kept. `None` if the name is not valid in a cluster.
     fn read(wire: Self::Wire) -> Option<(Self::Key, Self::Value)>;
-    /// The version of the one object, to go on watching from.
+    /// The resource version of one object, to continue watching from.
     fn version(wire: &Self::Wire) -> &str;
 }
 
-/// How much is read of an object.
+/// The level of detail.
 pub(super) trait Detail: Send + Sync + 'static {
     /// `managedFields`
     type Managers: DeserializeOwned + Default + Clone + Send;
     /// `status` of a custom resource that is not watched for its status.
     type Status: DeserializeOwned + Default + Clone + Send;
-    /// Whether it is kept which nodes bear the startup taint.
+    /// Whether nodes with the startup taint are recorded.
     const STARTING: bool;
     /// The entries.
     fn managers(managers: Self::Managers) -> Vec<ManagedFieldsEntry>;
@@ -50,10 +50,10 @@ pub(super) trait Detail: Send + Sync + 'static {
     fn status(status: Self::Status) -> Option<Value>;
 }
 
-/// What an agent needs.
+/// The detail that an agent needs.
 pub(super) struct Slim;
 
-/// What the controller needs: also who wrote what, and what it said itself in statuses.
+/// The detail that the controller needs: also field managers, and its own statuses.
 pub(super) struct Whole;
 
 impl Detail for Slim {
@@ -84,7 +84,7 @@ impl Detail for Whole {
     }
 }
 
-/// Of metadata.
+/// Fields of metadata.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Meta<M: Default> {
@@ -132,7 +132,7 @@ struct MetadataFields {
     labels: Option<FieldNames>,
 }
 
-/// The names of fields; what is below them is skipped.
+/// Names of fields; what is below them is skipped.
 #[derive(Debug, Clone, Default)]
 struct FieldNames(BTreeSet<String>);
 
@@ -240,7 +240,7 @@ struct ConditionWire {
 }
 
 impl<M: Default> NodeWire<M> {
-    /// The boot of a node that bears the startup taint.
+    /// The boot ID of a node with the startup taint.
     fn starting(&mut self) -> Option<String> {
         let taints = self.spec.taints.take().unwrap_or_default();
         let boot_id = std::mem::take(&mut self.status.node_info.boot_id);
@@ -259,7 +259,7 @@ impl<M: Default> NodeWire<M> {
             labels: self.metadata.labels.take().unwrap_or_default(),
             addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
             pod_cidrs: cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
-            // Not as for manifests written by hand: a real node has the condition from its first heartbeat on.
+            // Not the rule for manifests written by hand: a real node has the condition from its first heartbeat on.
             ready: conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True"),
             unschedulable: self.spec.unschedulable.unwrap_or_default(),
         }
@@ -373,7 +373,7 @@ impl Watched for Pods {
     }
 }
 
-/// A custom resource: spec and status as they are.
+/// A custom resource: spec and status as plain values.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct CustomWire<M: Default, S: Default> {
@@ -438,7 +438,7 @@ impl<D: Detail> Watched for Configs<D> {
     }
 }
 
-/// EgressNodes: their status is what they are watched for.
+/// EgressNodes: they are watched for their status.
 pub(super) struct EgressNodes;
 
 impl Watched for EgressNodes {

@@ -1,6 +1,6 @@
-//! Which files of a folder are manifests, and whether one of them changed.
+//! Lists the manifest files of a folder, and detects whether one of them changed.
 //!
-//! Deliberately absent: what is in them.
+//! Not here: their content (see `parse`).
 
 use std::collections::BTreeSet;
 use std::fs::Metadata;
@@ -9,11 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// How long a file's times are no proof that it is the same: file systems round them, some to 2 s.
+/// How long equal times of a file do not prove that it is unchanged: file systems round them, some to 2 s.
 const RACY: Duration = Duration::from_secs(2);
 
-/// All manifests under a path, sorted: the path itself if it is a file, else what a folder and its folders have of
-/// `*.yaml`, `*.yml` and `*.json`. Hidden files and folders are skipped: editors, Git and ConfigMap mounts keep their own there.
+/// All manifests under a path, sorted: the path itself if it is a file, otherwise all `*.yaml`, `*.yml` and `*.json`
+/// below the folder. Hidden files and folders are skipped: editors, Git and ConfigMap mounts keep their own files
+/// there.
 pub(super) fn list(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut files = BTreeSet::new();
     if std::fs::metadata(path)?.is_dir() {
@@ -24,7 +25,7 @@ pub(super) fn list(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
     Ok(files)
 }
 
-/// `seen` holds the real places of the folders walked so far: a link to a folder above would have no end.
+/// `seen` holds the resolved paths of the folders walked so far: a link to a parent folder would have no end.
 fn walk(folder: &Path, seen: &mut BTreeSet<PathBuf>, files: &mut BTreeSet<PathBuf>) -> io::Result<()> {
     if !seen.insert(folder.canonicalize()?) {
         return Ok(());
@@ -41,7 +42,8 @@ fn walk(folder: &Path, seen: &mut BTreeSet<PathBuf>, files: &mut BTreeSet<PathBu
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 result => result?,
             },
-            // A link that leads nowhere is listed: it says that there should be a manifest. A file that just went is not.
+            // A dangling link is listed, as it shows that there should be a manifest. A file that was just deleted is
+            // not.
             Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => {}
             _ if is_manifest(&path) => {
                 files.insert(path);
@@ -56,19 +58,19 @@ fn is_manifest(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
 }
 
-/// What tells a file's states apart without reading it.
+/// Distinguishes a file's states without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cluster) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
     modified: Option<SystemTime>,
-    /// Cannot be set back by a program, as `modified` can. Seconds and nanoseconds.
+    /// The ctime, in seconds and nanoseconds. Unlike `modified`, a program cannot set it back.
     changed: (i64, i64),
 }
 
 impl Stamp {
-    /// Of a file, or of what an open file is.
+    /// The stamp of a file or an open file.
     pub(in crate::cluster) fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -79,12 +81,12 @@ impl Stamp {
         }
     }
 
-    /// Whether the file was last written at least this long ago. Not, if the clock says it will be in the future.
+    /// Whether the file was last written at least this long ago. False if its time is in the future.
     pub(super) fn is_older_than(&self, age: Duration) -> bool {
         self.modified.and_then(|modified| modified.elapsed().ok()).is_some_and(|elapsed| elapsed >= age)
     }
 
-    /// Whether an equal stamp later will mean an equal file: it is not if the file is written again within the same tick.
+    /// Whether an equal stamp later proves an equal file: not if the file can be written again within the same tick.
     pub(super) fn is_proof(&self) -> bool {
         self.is_older_than(RACY)
     }

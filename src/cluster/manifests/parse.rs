@@ -1,10 +1,11 @@
-//! The text of one manifest file to the objects in it, as `kubectl get nodes,namespaces,pods -A -o yaml` (or json) prints them.
+//! Parses the text of one manifest file into objects, in the form that `kubectl get nodes,namespaces,pods -A -o yaml`
+//! (or json) prints.
 //!
-//! Pure. JSON is read by the same parser: it is YAML, and so its faults have places too. Every document is read whole before
-//! anything of it counts, because `kind` may come last: a `List` of kubectl's that was cut off has none.
+//! Pure. The same parser reads JSON: it is YAML, and so its errors have positions too. A document is read whole
+//! before any of it counts, because `kind` may come last: a truncated `List` of kubectl's has none.
 //!
-//! Deliberately absent: reading files and keeping what was good before (the module above), and everything of an object that
-//! decides nothing: it is skipped without being built. Other kinds are skipped whatever their shape.
+//! Not here: reading files and retaining earlier content (see `manifests`). Fields that decide nothing are skipped
+//! without being built; other kinds are skipped whatever their form.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -25,13 +26,13 @@ use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::pools::{Ipam, Network, PoolFamily, PoolKind, PoolSpec};
 
-/// The kind of this name, if it is one of those that decide something.
+/// The static name of a kind, if it is one that is read.
 fn known(kind: &str) -> Option<&'static str> {
     let pools = PoolKind::ALL.iter().map(|pool| pool.kind());
     ["Node", "Namespace", "Pod", "EgressNode", "EgressConfig"].into_iter().chain(pools).find(|known| *known == kind)
 }
 
-/// What an object is called. Its text form is `node kind-worker`, `pod batuu/xwing`.
+/// An object's key. Its text form is `node kind-worker`, `pod batuu/xwing`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ManifestKey {
     /// A node.
@@ -40,9 +41,9 @@ pub(crate) enum ManifestKey {
     Namespace(String),
     /// A pod.
     Pod(PodName),
-    /// What a node told of its interfaces.
+    /// A node's reported interfaces.
     EgressNode(NodeName),
-    /// What tells networks of pods, by its kind and name.
+    /// An object that defines pod networks, by its kind and name.
     Networks(&'static str, String),
 }
 
@@ -58,42 +59,42 @@ impl fmt::Display for ManifestKey {
     }
 }
 
-/// One object as its file has it.
+/// One object of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ManifestObject {
-    /// Where its name stands.
+    /// The position of its name.
     pub place: SpanPoint,
-    /// What it says.
+    /// Its content.
     pub value: ManifestValue,
 }
 
-/// What an object says.
+/// An object's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ManifestValue {
-    /// Of a node.
+    /// A node.
     Node(Node),
-    /// Of a namespace: its labels.
+    /// A namespace's labels.
     Namespace(Labels),
-    /// Of a pod.
+    /// A pod.
     Pod(Pod),
-    /// Of a node's interfaces; none where it tells none.
+    /// A node's interfaces; none if it reports none.
     EgressNode(Option<HostNetwork>),
     /// Networks of pods.
     Networks(Vec<Network>),
 }
 
-/// What one file says.
+/// The content of one file.
 #[derive(Debug, Default)]
 pub(crate) struct Parsed {
-    /// The good objects. Of two with one name the later wins.
+    /// The valid objects. Of two with one name the later counts.
     pub objects: BTreeMap<ManifestKey, ManifestObject>,
-    /// Objects that are there and that something is wrong with.
+    /// Objects that have an error.
     pub broken: Vec<ManifestKey>,
-    /// What is wrong with single objects.
+    /// Errors of single objects.
     pub faults: Vec<Diagnostic>,
 }
 
-/// Reads one file's text. `Err`: nothing of the text can be trusted, not even which objects it leaves out.
+/// Parses one file's text. `Err`: nothing of the text can be trusted, not even which objects it leaves out.
 pub(crate) fn parse(file: &str, text: &str) -> Result<Parsed, Box<Diagnostic>> {
     let documents: Vec<Document> = serde_yaml::from_multiple_with_options(text, options())
         .map_err(|error| Box::new(syntax_fault(file, text, &error)))?;
@@ -109,7 +110,8 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<Parsed, Box<Diagnostic>> {
     Ok(reader.parsed)
 }
 
-/// Wide enough for a dump of some 20,000 pods (each of 400 YAML nodes); what is left of the limits guards against alias bombs.
+/// Sufficient for a dump of some 20,000 pods (each of 400 YAML nodes); the remaining limits protect against alias
+/// bombs.
 fn options() -> serde_yaml::Options {
     serde_yaml::options! {
         budget: serde_yaml::budget! {
@@ -152,7 +154,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Takes one object in, or notes why not.
+    /// Adds one object, or its error.
     fn object(&mut self, kind: &str, document: Document) {
         let Some(kind) = known(kind) else { return };
         let Some(name) = document.metadata.name else {
@@ -165,7 +167,7 @@ impl Reader<'_> {
             document.metadata.labels.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect();
         let (key, value) = match kind {
             "Node" | "EgressNode" => match NodeName::parse(&name.value) {
-                // Another version may tell interfaces in another form: then they are not known.
+                // Another version may report interfaces in another form: then they are unknown.
                 Ok(name) if kind == "EgressNode" => {
                     let told = gateway_interfaces::host_network(&document.status.interfaces);
                     (ManifestKey::EgressNode(name), Ok(ManifestValue::EgressNode(told)))
@@ -185,13 +187,13 @@ impl Reader<'_> {
             },
             "Namespace" => (ManifestKey::Namespace(name.value), Ok(ManifestValue::Namespace(labels))),
             "Pod" => {
-                // kubectl, too, takes a manifest without a namespace for one of `default`.
+                // kubectl also assumes `default` for a manifest without a namespace.
                 let namespace = document.metadata.namespace.unwrap_or_else(|| "default".to_owned());
                 let key = ManifestKey::Pod(PodName { namespace, name: name.value });
                 let terminating = document.metadata.deletion_timestamp.is_some();
                 (key, pod(labels, terminating, document.spec, document.status).map(ManifestValue::Pod))
             }
-            // An EgressConfig, and what CNIs have.
+            // An EgressConfig, or a CNI object.
             _ => (ManifestKey::Networks(kind, name.value), networks(document.spec).map(ManifestValue::Networks)),
         };
         match value {
@@ -220,7 +222,7 @@ impl Reader<'_> {
     }
 }
 
-/// A value that has the right type and still cannot be used.
+/// A value of the right type that is invalid.
 struct Unusable {
     location: Location,
     message: String,
@@ -250,7 +252,7 @@ fn node(labels: Labels, spec: Spec, status: &Status) -> Result<Node, Unusable> {
     })
 }
 
-/// What the head publishes of pods' networks, or what an object of a CNI's tells.
+/// The pod networks that an EgressConfig publishes, or that a CNI object defines.
 fn networks(spec: Spec) -> Result<Vec<Network>, Unusable> {
     let Spec { cidr, disabled, allowed_uses, ipv4, ipv6, ipam, pod_networks, .. } = spec;
     let told = PoolSpec { cidr, disabled, allowed_uses, ipv4, ipv6, ipam }.networks();
@@ -265,7 +267,7 @@ fn pod(labels: Labels, terminating: bool, spec: Spec, status: Status) -> Result<
             message: format!("the node `{}` cannot be one: {error}", name.value),
         })
     });
-    // A pod that has no address yet has none of these, or an empty one.
+    // A pod without an address yet has none of these, or an empty one.
     let listed: Vec<_> = status.pod_ips.into_iter().filter_map(|entry| entry.ip).collect();
     let addresses = if listed.is_empty() { status.pod_ip.into_iter().collect() } else { listed };
     let addresses = addresses.iter().filter(|address| !address.value.is_empty());
@@ -308,18 +310,18 @@ fn syntax_fault(file: &str, text: &str, error: &serde_yaml::Error) -> Diagnostic
     fault(file, place, "unreadable", message_without_place(error))
 }
 
-/// The parser ends its messages with the place, which a diagnostic has of its own.
+/// The parser's messages end with the position, which a diagnostic has separately.
 fn message_without_place(error: &serde_yaml::Error) -> String {
     let message = error.to_string();
     let first_line = message.lines().next().unwrap_or_default();
     first_line.split(" at line ").next().unwrap_or_default().to_owned()
 }
 
-/// A document or an item of a list: the few fields that decide something, of all kinds at once.
+/// A document or an item of a list: the few fields that are read, of all kinds at once.
 #[derive(Default)]
 struct Document {
     kind: Option<String>,
-    /// Where the first key stands.
+    /// The position of the first key.
     place: Option<Location>,
     metadata: Metadata,
     spec: Spec,
@@ -347,7 +349,7 @@ struct Spec {
     pod_cidr: Option<Spanned<String>>,
     #[serde(default, rename = "podCIDRs", deserialize_with = "null_is_default")]
     pod_cidrs: Vec<Spanned<String>>,
-    // Of what tells pods' networks.
+    // Fields of kinds that define pod networks.
     cidr: Option<Spanned<String>>,
     disabled: Option<bool>,
     allowed_uses: Option<Vec<String>>,
@@ -405,10 +407,11 @@ impl<'de> Deserialize<'de> for Document {
     }
 }
 
-/// Reads a document's fields, and skips those of kinds that are none of ours as soon as the kind is known.
+/// Reads a document's fields, and skips those of other kinds as soon as the kind is known.
 ///
-/// `kind` comes first in what kubectl and people write. Where it does not, an object of another kind whose `spec` looks like a
-/// pod's but has other types is an error; a buffer for that case would cost every document its places.
+/// `kind` comes first in what kubectl and users write. Where it does not, an object of another kind whose `spec`
+/// resembles a pod's but has other types is an error; buffering for that case would cost every document its
+/// positions.
 struct DocumentVisitor;
 
 impl<'de> Visitor<'de> for DocumentVisitor {

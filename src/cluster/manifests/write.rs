@@ -1,10 +1,10 @@
-//! A node's labels written into its manifest, by one process per node and all of them into the same file at once.
+//! Writes a node's labels into its manifest; one process per node may write to the same file at once.
 //!
-//! Each takes the lock `.egret.lock` beside the manifests, reads, edits, and replaces the file as a whole. Owner and mode stay; a hard
-//! link does not.
+//! Each process takes the lock `.egret.lock` beside the manifests, reads, edits, and replaces the file as a whole.
+//! Owner and mode stay; a hard link does not. A program that does not take this lock is detected: if it writes the
+//! manifest meanwhile, the edit is repeated on the new content.
 //!
-//! Deliberately absent: what the edit is (`edit`). A lock file of another program is not known here: if somebody else writes the
-//! manifest just then, the edit is done again on what they wrote.
+//! Not here: the edit (see `edit`).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,15 +16,16 @@ use crate::atomic_file::{folder, replace_if};
 use crate::cluster::{ClusterError, LabelChanges, edit_labels};
 use crate::core::name::NodeName;
 
-/// How often an edit is done again because somebody without the lock wrote the file.
+/// How often an edit is repeated because a process without the lock wrote the file.
 const ATTEMPTS: usize = 5;
 
-/// The lock's name, beside the manifest whichever way it was found. Hidden: it is no manifest. It stays there.
+/// The lock file, in the folder of the resolved manifest. It is hidden, so that it is no manifest, and never deleted.
 const LOCK: &str = ".egret.lock";
 
-/// Changes the labels of a node in one file under `root`, and tells whether anything had to be written.
+/// Changes the labels of a node in one file under `root`, and returns whether a write was necessary.
 ///
-/// Waits for other processes that are writing; they take milliseconds, and the kernel takes the lock from one that died.
+/// Waits for other processes that are writing; they take milliseconds, and the kernel releases the lock of a dead
+/// process.
 pub(super) fn label(root: &Path, file: &Path, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
     let writer = Writer { node };
     let target = writer.resolve(root, file)?;
@@ -46,7 +47,7 @@ pub(super) fn label(root: &Path, file: &Path, node: &NodeName, changes: &LabelCh
     Err(ClusterError::Busy { node: node.clone(), file: file.to_owned() })
 }
 
-/// Says in every error for whom it was, and what was being done.
+/// Adds the node and the operation to every error.
 struct Writer<'a> {
     node: &'a NodeName,
 }
@@ -61,8 +62,9 @@ impl Writer<'_> {
         act(file).map_err(|source| ClusterError::File { node: self.node.clone(), doing, file: file.to_owned(), source })
     }
 
-    /// Where the file really is: a rename over a link would put a file in its place. A link may lead about within the folder, as
-    /// in a mounted ConfigMap, but not out of it. The one file that `--cluster` names may be anywhere: somebody chose it.
+    /// The resolved path: a rename over a link would replace the link by a file. A link may lead to another place
+    /// within the folder, as in a mounted ConfigMap, but not out of it. A single file that `--cluster` names may be
+    /// anywhere: the user chose it.
     fn resolve(&self, root: &Path, file: &Path) -> Result<PathBuf, ClusterError> {
         let target = self.doing("resolving", file, Path::canonicalize)?;
         let home = self.doing("resolving", root, Path::canonicalize)?;
@@ -87,7 +89,7 @@ fn read(path: &Path) -> io::Result<(Stamp, String)> {
     Ok((stamp, io::read_to_string(file)?))
 }
 
-/// Puts the text in the file's place, unless the file is no longer the one with this stamp.
+/// Replaces the file's content, unless the file no longer has this stamp.
 fn replace(target: &Path, text: &str, stamp: Stamp) -> io::Result<bool> {
     let old = std::fs::metadata(target)?;
     let own = |new: &File| {
@@ -95,7 +97,7 @@ fn replace(target: &Path, text: &str, stamp: Stamp) -> io::Result<bool> {
         if (created.uid(), created.gid()) != (old.uid(), old.gid()) {
             fchown(new, Some(old.uid()), Some(old.gid()))?;
         }
-        // After the owner: a change of owner clears bits of the mode.
+        // After the owner: changing the owner clears bits of the mode.
         new.set_permissions(old.permissions())
     };
     replace_if(target, text.as_bytes(), own, || Ok(Stamp::of(&std::fs::metadata(target)?) == stamp))

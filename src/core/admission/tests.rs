@@ -1,4 +1,4 @@
-//! When a window is open, and what a commit waits for.
+//! Tests: when a window is open, and what a commit waits for.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -24,7 +24,7 @@ fn windows(open: &[Window]) -> ChangeWindows {
     ChangeWindows { open: open.to_vec(), emergency_trailer: Some("Egret-Emergency".to_owned()) }
 }
 
-/// The openings and closings of a window between two times, looked at every quarter of an hour.
+/// The openings and closings of a window between two times, checked every quarter of an hour.
 fn edges(window: &Window, from: &str, to: &str) -> Vec<String> {
     let windows = windows(std::slice::from_ref(window));
     let (mut now, to) = (at(from), at(to));
@@ -74,7 +74,7 @@ fn a_window_in_the_hour_that_is_skipped_opens_right_after_it_and_lasts_as_long()
     let skipped = window("30 2 * * *", "Europe/Berlin", 2);
     let expected = ["opens 2026-03-29T01:00:00Z", "closes 2026-03-29T03:00:00Z"];
     assert_eq!(edges(&skipped, "2026-03-29T00:00:00Z", "2026-03-29T12:00:00Z"), expected);
-    // One that is open meanwhile is open for two hours that pass, though clocks show three.
+    // A window that is open across the change lasts two elapsed hours, though local clocks show three.
     let over = window("0 1 * * *", "Europe/Berlin", 2);
     let expected = ["opens 2026-03-29T00:00:00Z", "closes 2026-03-29T02:00:00Z"];
     assert_eq!(edges(&over, "2026-03-28T22:00:00Z", "2026-03-29T12:00:00Z"), expected);
@@ -90,7 +90,8 @@ fn a_window_in_the_hour_that_comes_twice_opens_once() {
 
 #[test]
 fn a_zone_that_jumps_at_midnight_has_its_window_all_the_same() {
-    // Asia/Beirut has no midnight on 2026-03-29: it goes from 00:00 to 01:00 at 22:00Z, and comes back on 2026-10-25 at 21:00Z.
+    // Asia/Beirut has no midnight on 2026-03-29: it goes from 00:00 to 01:00 at 22:00Z, and comes back on 2026-10-25
+    // at 21:00Z.
     let midnight = window("0 0 * * *", "Asia/Beirut", 1);
     let spring = edges(&midnight, "2026-03-27T12:00:00Z", "2026-03-30T12:00:00Z");
     let expected = [

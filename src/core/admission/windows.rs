@@ -1,7 +1,7 @@
-//! Change windows: from when to when commits may come into force.
+//! Change windows: the times at which commits may become active.
 //!
-//! A window begins by a crontab line and lasts a time that is counted in hours that pass, not in hours that a clock shows. Deliberately
-//! absent: the clock. Zones come from the copy of the database that is built in, so that every machine says the same.
+//! A window begins by a crontab line and lasts for a duration in elapsed time, not in local clock time. The current
+//! time is passed in. Time zones come from the built-in copy of the database, so that every machine decides the same.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,27 +11,27 @@ use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// When commits may come into force.
+/// The times at which commits may become active.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangeWindows {
-    /// It is open while one of them is; none: always.
+    /// Commits may become active while one of these windows is open; an empty list: always.
     pub open: Vec<Window>,
-    /// The trailer that lets a commit through a closed window, if any does.
+    /// The trailer that lets a commit pass a closed window, if there is one.
     pub emergency_trailer: Option<String>,
 }
 
-/// A time that comes again and again.
+/// A recurring window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Window {
-    /// What people call it; may be empty.
+    /// A name for users; may be empty.
     pub name: String,
     /// When it opens: five fields of crontab.
     pub cron: String,
-    /// The zone in which that is meant: an IANA name.
+    /// The IANA time zone of the crontab line.
     pub time_zone: String,
-    /// For how long.
+    /// How long it stays open.
     pub duration: SignedDuration,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for Window {
 }
 
 impl Window {
-    /// The next time it opens after `now`; none if there is none in the years that the crontab syntax can name.
+    /// The next opening after `now`; none if there is none in the years that the crontab syntax can name.
     pub fn next_opening(&self, now: Timestamp) -> Option<Timestamp> {
         // Both were checked when egret.yaml was read.
         let cron = Cron::from_str(&self.cron).ok()?;
@@ -51,7 +51,7 @@ impl Window {
         cron.find_next_occurrence(&now, false).ok().map(|next| next.timestamp())
     }
 
-    /// When it was opened, if it is open. It is at the first moment, and is not at the last.
+    /// When it was opened, if it is open. The window includes its first moment and excludes its last.
     pub fn opened(&self, now: Timestamp) -> Option<Timestamp> {
         let before = now.checked_sub(self.duration).ok()?;
         self.next_opening(before).filter(|opened| *opened <= now)
@@ -59,12 +59,12 @@ impl Window {
 }
 
 impl ChangeWindows {
-    /// Whether commits may come into force.
+    /// Whether commits may become active.
     pub fn is_open(&self, now: Timestamp) -> bool {
         self.open.is_empty() || self.open.iter().any(|window| window.opened(now).is_some())
     }
 
-    /// The next time that one opens, and which; of two at the same time the one that is written first.
+    /// The next opening, and its window; of two at the same time the one that is written first.
     pub fn next_opening(&self, now: Timestamp) -> Option<(Timestamp, &Window)> {
         let all = self.open.iter().filter_map(|window| Some((window.next_opening(now)?, window)));
         all.min_by_key(|(opens, _)| *opens)
@@ -75,7 +75,7 @@ fn zone(name: &str) -> TimeZone {
     TimeZoneDatabase::bundled().get(name).unwrap_or(TimeZone::UTC)
 }
 
-/// A time as the clocks of a zone show it: `Tue 2026-11-24 22:00 Europe/Berlin`.
+/// A time in local clock time: `Tue 2026-11-24 22:00 Europe/Berlin`.
 pub fn by_the_clock(time: Timestamp, time_zone: &str) -> String {
     let shown = time.to_zoned(zone(time_zone)).strftime("%a %Y-%m-%d %H:%M").to_string();
     format!("{shown} {time_zone}")

@@ -1,14 +1,15 @@
-//! When the change would come into force, where that is not at once.
+//! When a previewed change would become active, if that is not right after the merge.
 //!
-//! Deliberately absent: the checking of signatures (`git::signature`). What a forge makes of the change when it is merged, a merge commit
-//! or one commit of all, has a signature of its own.
+//! Not here: checking signatures (see `git::signature`). The merge commit or squash commit that a forge creates has a
+//! signature of its own.
 
 use super::{PreviewInput, Risk, RiskLevel};
 use crate::core::admission::{AdmissionDecision, AdmissionRules, PendingReason, by_the_clock};
 use crate::core::escape::EscapedText;
 use crate::core::text::short_commit;
 
-/// What becomes of the head when it is merged: by its signature, the windows of before, and the suspension of after.
+/// The admission decision for the head once it is merged: its signature, the windows of the revision before, the
+/// suspension of the one after.
 pub(super) fn verdict(input: &PreviewInput<'_>) -> AdmissionDecision {
     let unsigned = input
         .unsigned
@@ -23,7 +24,7 @@ pub(super) fn verdict(input: &PreviewInput<'_>) -> AdmissionDecision {
     rules.judge(input.now)
 }
 
-/// What waits for what, and what passes.
+/// The risks that report which commit waits for what, and which one passes.
 pub(super) fn told(input: &PreviewInput<'_>, verdict: AdmissionDecision) -> Vec<Risk> {
     let danger = |code, title, text| Risk { level: RiskLevel::Waits, code, title, text };
     match verdict {

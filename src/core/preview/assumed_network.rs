@@ -1,7 +1,8 @@
-//! A ground for a node whose kernel nobody has looked at: what its exits need is there, under names that say that it isn't known.
+//! A stand-in host network for a node whose kernel was not read: it has what the node's exits need, under names that
+//! mark it as unknown.
 //!
-//! The addresses of such a ground are stand-ins from networks that nobody has; [`Ground::named`] writes in their place what they stand for.
-//! Deliberately absent: guesses. What a stand-in decides would be the same on both sides, and so is in no difference.
+//! Its addresses are placeholders from reserved networks; [`AssumedNetwork::named`] replaces them with what they
+//! stand for. A placeholder is the same on both sides of a comparison and therefore never appears as a difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,23 +13,23 @@ use crate::core::host_network::{HostNetwork, HostRoute, Interface, KernelFeature
 use crate::core::placement::ExitKey;
 use crate::core::policy::Egress;
 
-/// A node's ground, known or stood in for.
+/// A node's host network, read or assumed.
 pub(super) struct AssumedNetwork {
     pub(super) host_network: HostNetwork,
-    /// Stand-ins and what is written in their place; a longer one comes before its own beginning.
+    /// Placeholders and their replacements; a longer placeholder comes before its own prefix.
     names: Vec<(String, String)>,
 }
 
-/// An Ethernet's MTU.
+/// Ethernet's MTU.
 const MTU: u32 = 1500;
 
 impl AssumedNetwork {
-    /// The ground as it was looked at.
+    /// The host network as it was read.
     pub(super) fn known(host_network: &HostNetwork) -> Self {
         Self { host_network: host_network.clone(), names: Vec::new() }
     }
 
-    /// A ground that has what these exits need.
+    /// A host network that has what these exits need.
     pub(super) fn assumed<'e>(exits: impl Iterator<Item = &'e ExitKey>) -> Self {
         let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
         let mut footing = Self { host_network: HostNetwork { features, ..HostNetwork::default() }, names: Vec::new() };
@@ -70,7 +71,7 @@ impl AssumedNetwork {
             for (stand_in, what) in
                 [(network.to_string(), "network"), (router.to_string(), "router"), (address.to_string(), "address")]
             {
-                // What is of something that nobody knows is not known better by that.
+                // A property of something unknown is unknown too.
                 let meaning = if name.starts_with('<') { format!("<{what}>") } else { format!("<{what} of {name}>") };
                 self.names.push((stand_in, meaning));
             }
@@ -85,7 +86,7 @@ impl AssumedNetwork {
         self.host_network.interfaces.insert(name.to_owned(), interface);
     }
 
-    /// A text with the stand-ins' meanings in their place.
+    /// The text with placeholders replaced by their meanings.
     pub(super) fn named(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for (stand_in, name) in &self.names {

@@ -1,34 +1,35 @@
-//! How much work a change is, known before it is done: what anybody may propose must not take a controller's memory and time.
+//! Cost limits for previews: an estimate of the work that a change causes, made before the work is done, so that a
+//! proposed change cannot exhaust a controller's memory and time.
 //!
-//! Deliberately absent: what a cluster costs by itself, which no change can help, and a limit for who makes previews of their own.
+//! What the cluster costs on its own does not count, as no change can reduce it.
 
 use super::{PolicyDifference, PolicySet, labels_say};
 use crate::core::facts::Facts;
 use crate::core::placement::Members;
 use crate::core::policy::{Policy, PolicyId};
 
-/// So much may a change be.
+/// Upper bounds for one change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CostLimits {
-    /// Policies and documents of node labels that differ.
+    /// Policies and node-label documents that differ.
     pub documents: usize,
-    /// Destinations and exclusions of such policies.
+    /// Destinations and exclusions of those policies.
     pub networks: usize,
-    /// Times that a pod is compared with a selector of theirs.
+    /// Comparisons of a pod with one of their selectors.
     pub questions: usize,
-    /// Times that such a policy selects a pod, beside once for each pod.
+    /// Selections of a pod by such a policy, beyond one for each pod.
     pub members: usize,
 }
 
 impl CostLimits {
-    /// What anybody may propose.
+    /// The limits for a proposed change, whoever wrote it.
     pub const PROPOSED: Self = Self { documents: 1_000, networks: 20_000, questions: 30_000_000, members: 50_000 };
     /// No limit.
     pub const ANY: Self =
         Self { documents: usize::MAX, networks: usize::MAX, questions: usize::MAX, members: usize::MAX };
 }
 
-/// What of a change is more than that, if anything is.
+/// The first limit that the change exceeds, if any.
 pub fn burden(before: &PolicySet, after: &PolicySet, facts: &Facts, most: CostLimits) -> Option<&'static str> {
     let PolicyDifference { added, changed, removed } = super::nodes::changed_policies(before, after);
     let labels = labels_differ(before, after);

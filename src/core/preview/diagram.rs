@@ -1,8 +1,8 @@
-//! A small picture of who leaves through what, in Mermaid: dotted what is now, thick what will be.
+//! The Mermaid diagram of a preview: which pods leave through which exit, dotted for now, thick for after the change.
 //!
-//! Forges draw so much and no more: Gitea stops at 5,000 characters of source, GitHub at 50,000 characters or 500 edges. A picture that is
-//! larger than a glance shows nothing, so there is none. Where packets are bound for stands on the arrows: ways of
-//! different pods must not seem to meet. Deliberately absent: what does not change.
+//! Forges limit diagrams: Gitea stops at 5,000 characters of source, GitHub at 50,000 characters or 500 edges. A
+//! diagram that is too large to take in at a glance is left out, as is everything that does not change. The
+//! destinations are on the arrows, so that paths of different pods do not seem to meet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -12,14 +12,14 @@ use super::sentences::way;
 use super::{Move, PreviewInput};
 use crate::core::text::counted;
 
-/// More arrows are no picture.
+/// With more arrows the diagram is unreadable.
 const MOST_MOVES: usize = 8;
-/// Below the least that a forge draws.
+/// Below the smallest limit of any forge.
 const MOST_BYTES: usize = 4_500;
 
-/// The picture; none where there is nothing to draw, or too much.
+/// The diagram; none if there is nothing to draw, or too much.
 pub(super) fn picture(input: &PreviewInput<'_>, moves: &[Move]) -> Option<String> {
-    // One move is one row of the table.
+    // A single move is one row of the table already.
     if moves.len() < 2 || moves.len() > MOST_MOVES {
         return None;
     }
@@ -44,12 +44,12 @@ pub(super) fn picture(input: &PreviewInput<'_>, moves: &[Move]) -> Option<String
 
 #[derive(Default)]
 struct Picture {
-    /// A node's kind and text, by the name it has in the source.
+    /// A node's kind and text, by its name in the source.
     labels: BTreeMap<String, (&'static str, String)>,
 }
 
 impl Picture {
-    /// The name of a node with this text.
+    /// The name of the node with this text.
     fn node(&mut self, kind: &'static str, text: &str) -> String {
         let label = (kind, drawn(text));
         if let Some((name, _)) = self.labels.iter().find(|(_, known)| **known == label) {
@@ -61,7 +61,7 @@ impl Picture {
     }
 }
 
-/// A text that Mermaid has no other meaning for.
+/// A text without characters that have a meaning in Mermaid.
 fn drawn(text: &str) -> String {
     /// A longer label makes the others unreadable.
     const LONGEST: usize = 80;

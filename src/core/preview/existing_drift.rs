@@ -1,6 +1,7 @@
-//! What has drifted in the cluster, of the objects that a change is about. It is told apart: the change neither makes nor mends it.
+//! Drift that the cluster already has, of the objects that a change touches. It is listed separately: the change
+//! neither causes nor corrects it.
 //!
-//! Deliberately absent: what was put right already, and drift of anything else; the reports branch has both.
+//! Not here: drift that was corrected, and drift of other objects; the reports branch has both.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,8 @@ use crate::core::name::NodeName;
 use crate::core::report::drift::DriftClass;
 use crate::core::report::history::NodeReport;
 
-/// Open drift and findings of the nodes that change in a way of their own, and of the policies that the change is about.
+/// Open drift and findings of the nodes whose changes are not shared with every node, and of the policies that the
+/// change touches.
 pub(super) fn drift(
     reports: &[NodeReport],
     policies: &PolicyDifference,

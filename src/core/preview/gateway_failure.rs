@@ -1,7 +1,7 @@
-//! What happens if a gateway dies once the change is in force.
+//! Simulates the failure of each gateway after the change.
 //!
-//! Each gateway is made unfit in turn, and the policies that it serves are placed anew: by the same function that every node would ask.
-//! Deliberately absent: how long it takes, and two gateways at once.
+//! Each gateway is marked unfit in turn, and the policies that it serves are placed again by the same function that
+//! every node uses. How long failover takes, and two failures at once, are not simulated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,31 +14,31 @@ use crate::core::name::NodeName;
 use crate::core::placement::{ExitKey, place};
 use crate::core::policy::{OnNoGateway, PolicyId, PolicySet};
 
-/// What becomes of one policy's pods when a gateway dies.
+/// What happens to one policy's pods when a gateway fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayFailure {
-    /// The gateway.
+    /// The failed gateway.
     pub gateway: NodeName,
     /// The policy.
     pub policy: PolicyId,
-    /// How many of its pods leave through it.
+    /// The number of its pods that leave through the gateway.
     pub pods: usize,
-    /// What becomes of them.
+    /// The outcome for them.
     pub then: FailureOutcome,
 }
 
-/// What becomes of pods without their gateway.
+/// The outcome for pods that lose their gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FailureOutcome {
     /// They leave through others.
     Through(Vec<ExitKey>),
     /// They are dropped.
     Dropped,
-    /// They leave with their own addresses.
+    /// They leave with their own addresses, by the node's own routing.
     Own,
 }
 
-/// Lets every gateway of the touched policies die, one at a time. Sorted by gateway and policy.
+/// Simulates the failure of every gateway of the touched policies, one at a time. Sorted by gateway and policy.
 pub(super) fn each(
     input: &PreviewInput<'_>,
     after: &mut RevisionState<'_>,
@@ -47,7 +47,7 @@ pub(super) fn each(
 ) -> Vec<GatewayFailure> {
     let mut serves: BTreeMap<NodeName, BTreeMap<PolicyId, usize>> = BTreeMap::new();
     for (policy, placed) in after.placement.policies.iter().filter(|(id, _)| touched.contains(id)) {
-        // Who is dropped while the gateway lives loses nothing when it dies.
+        // Pods whose packets are dropped while the gateway works lose nothing when it fails.
         let destinations: Vec<AddressRange> = match after.set.policies.get(policy) {
             Some(policy) => policy.destinations.iter().copied().map(AddressRange::from).collect(),
             None => Vec::new(),

@@ -1,8 +1,9 @@
-//! A preview as a comment on a pull request.
+//! Renders a preview as a comment on a pull request.
 //!
-//! It always fits: where the whole is too long, whole sections are told in fewer words, the least important first, and the comment says
-//! what it leaves out. The length is looked at in one place only, [`markdown`]. Deliberately absent: HTML that holds a text of the world,
-//! times, and numbers of runs: the same preview is the same comment, and nobody is told twice.
+//! The comment always fits the forge's limit: if the whole is too long, sections are shortened, the least important
+//! first, and the comment says what it leaves out. Only [`markdown`] checks the length. The output has no HTML around
+//! text from a repository or cluster, no times and no run numbers: the same preview is the same comment, so that it
+//! is not posted twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -17,22 +18,22 @@ use crate::core::facts::PodName;
 use crate::core::name::NodeName;
 use crate::core::text::counted;
 
-/// How much is told on one rung of the ladder.
+/// The level of detail of one attempt.
 #[derive(Debug, Clone, Copy)]
 struct Detail {
-    /// Exact changes; else the nodes' titles alone.
+    /// Exact changes; otherwise only the nodes' titles.
     diffs: bool,
-    /// Nodes that are named at all.
+    /// The number of nodes that are named.
     nodes: usize,
     /// Pods by name.
     pods: bool,
-    /// The picture.
+    /// The diagram.
     picture: bool,
-    /// Lines of a table or a list.
+    /// Rows of a table or a list.
     rows: usize,
 }
 
-/// From everything to counts alone.
+/// From full detail to counts only.
 const LADDER: [Detail; 6] = [
     Detail { diffs: true, nodes: 100, pods: true, picture: true, rows: 50 },
     Detail { diffs: false, nodes: 100, pods: true, picture: true, rows: 50 },
@@ -42,7 +43,7 @@ const LADDER: [Detail; 6] = [
     Detail { diffs: false, nodes: 0, pods: false, picture: false, rows: 0 },
 ];
 
-/// The comment: as much as fits.
+/// The comment, with as much detail as fits.
 pub fn markdown(preview: &Preview<'_>) -> String {
     let limit = preview.input.limits.comment;
     for (rung, detail) in LADDER.into_iter().enumerate() {
@@ -55,7 +56,7 @@ pub fn markdown(preview: &Preview<'_>) -> String {
     Comment { preview, words: Sentences(preview), detail, whole: false }.cut(limit)
 }
 
-/// What writes a section.
+/// A function that writes one section.
 type Section<'p> = fn(&Comment<'p>, &mut String);
 
 struct Comment<'p> {
@@ -96,8 +97,9 @@ impl<'p> Comment<'p> {
         let _ = writeln!(text, "{}  \n{}", subtitle.join(" · "), self.words.counts());
     }
 
-    /// Below the ladder, where texts of the world alone are too long: whole sections in two or three words, the least important first. What is
-    /// left has a few names with an end each, and no list of the world's making: it is far shorter than what any forge takes.
+    /// The fallback below the ladder, where names and texts from the repository or cluster alone are too long: whole
+    /// sections are replaced by two or three words, the least important first. What remains has a few names of
+    /// bounded length and no list that a repository or cluster can grow: it is far shorter than every forge's limit.
     fn cut(&self, limit: usize) -> String {
         let sections: [(Section<'p>, Section<'p>); 5] = [
             (Self::validation, Self::validation_in_short),
@@ -204,7 +206,7 @@ impl<'p> Comment<'p> {
         }
         text.push_str("\n**Look at this before you merge**\n\n");
         let shown = dangers.len().min(self.detail.rows.max(5));
-        // When it comes into force is said whatever else is left out.
+        // When the change becomes active is never left out.
         let (waits, rest): (Vec<&Risk>, Vec<&Risk>) =
             dangers[shown..].iter().partition(|danger| danger.level == RiskLevel::Waits);
         for Risk { level, title, text: phrase, .. } in dangers[..shown].iter().chain(waits) {
@@ -362,7 +364,7 @@ fn kinds(dangers: &[&Risk]) -> String {
     kinds.join(", ")
 }
 
-/// Names of pods by namespace.
+/// Pod names by namespace.
 pub(super) fn by_namespace(moves: &[Move]) -> BTreeMap<&str, BTreeSet<&str>> {
     let mut by_namespace: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for pod in moves.iter().flat_map(|one| &one.pods) {
@@ -371,12 +373,13 @@ pub(super) fn by_namespace(moves: &[Move]) -> BTreeMap<&str, BTreeSet<&str>> {
     by_namespace
 }
 
-/// How a comment on this cluster begins, whatever version of Egret it is by: `<!-- egret-preview:{"cluster":"prod","v":`.
+/// The first characters of a comment on this cluster, in every version of Egret: `<!--
+/// egret-preview:{"cluster":"prod","v":`.
 pub fn marker(cluster: &str) -> String {
     format!("<!-- egret-preview:{{\"cluster\":\"{}\",\"v\":", marker_name(cluster))
 }
 
-/// The name was checked; what JSON or HTML would look at is left out all the same.
+/// The name was validated already; characters with a meaning in JSON or HTML are removed all the same.
 fn marker_name(cluster: &str) -> String {
     cluster.chars().filter(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_')).collect()
 }

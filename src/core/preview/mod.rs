@@ -1,11 +1,11 @@
-//! Preview: what a change of the repository would do to a cluster, for the person who is to approve it.
+//! Previews: what a change of the policy repository would do to a cluster, for the reviewer who approves it.
 //!
-//! The same functions that decide on every node are asked twice, for the commit that the change began from and for its head; what differs
-//! is put in the order of a reviewer's questions. Values in, text out: the same input gives the same bytes. Deliberately absent: Git, the
-//! reading of snapshots, posting, and colours.
+//! The functions that decide on every node run twice, for the commit that the change starts from and for its head;
+//! the differences are listed in the order of a reviewer's questions. Values in, text out: the same input gives the
+//! same bytes. Not here: Git, loading snapshots, posting (see `forge`), and colours (see `cli`).
 //!
-//! `egret.yaml` of the head decides what would happen, since it would be in force; nothing that steers the preview itself comes from the
-//! head: not its limits, not where its snapshot is read.
+//! `egret.yaml` of the head decides what would happen, as it would be active. Settings of the preview itself never
+//! come from the head: neither its limits nor the place of its snapshot.
 
 mod admission;
 mod assumed_network;
@@ -49,54 +49,54 @@ use super::policy::catalogue::{DiagnosticCounts, HeldDocument};
 use super::policy::{NodeLabels, Origin, Policy, PolicyId, PolicySet};
 use super::report::history::NodeReport;
 
-/// Everything that decides a preview.
+/// All inputs of a preview.
 #[derive(Debug, Clone, Copy)]
 pub struct PreviewInput<'a> {
     /// The cluster's name in egret.yaml.
     pub cluster: &'a str,
-    /// The commit that the change began from, and its head, as they are shown.
+    /// The commit that the change starts from, and its head, in the form to display.
     pub commits: (&'a str, &'a str),
-    /// What is in force before the change.
+    /// The policies before the change.
     pub before: &'a PolicySet,
-    /// What will be.
+    /// The policies after it.
     pub after: &'a PolicySet,
     /// Nodes, namespaces and pods.
     pub facts: &'a Facts,
-    /// Where the facts are from, for the line below the title.
+    /// The source of the facts, for the line below the title.
     pub facts_from: &'a str,
-    /// Nodes' interfaces and addresses, of those that somebody has looked at.
+    /// Interfaces and addresses of the nodes whose kernel was read.
     pub host_networks: &'a BTreeMap<NodeName, HostNetwork>,
-    /// The time: it decides which suspended policies are in force.
+    /// The time: it decides which suspended policies are active.
     pub now: Timestamp,
-    /// Whether the change has a file in it that counts for this cluster.
+    /// Whether the change touches a file that counts for this cluster.
     pub concerned: bool,
-    /// Trailers of the head's message.
+    /// Trailers of the head's commit message.
     pub trailers: &'a [(String, String)],
-    /// A commit of the change that is not signed as demanded: its full name, and half a sentence about it.
+    /// A commit of the change that lacks the required signature: its full id, and a clause that explains why.
     pub unsigned: Option<(&'a str, &'a str)>,
-    /// What was found in the documents.
+    /// Diagnostics of the documents.
     pub validation: &'a Validation,
-    /// How `egret.yaml` changes, as a unified diff.
+    /// The change of `egret.yaml`, as a unified diff.
     pub config_diff: &'a str,
-    /// What nodes report; what has drifted of the objects that the change is about is told apart.
+    /// The nodes' reports; drift of the objects that the change touches is listed separately.
     pub reports: &'a [NodeReport],
-    /// How much is told.
+    /// How much is shown.
     pub limits: DisplayLimits,
 }
 
-/// What was found in the documents of the head.
+/// Diagnostics of the head's documents.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Validation {
-    /// Everything, sorted, with whether the commit before had it too.
+    /// All diagnostics, sorted, with whether the commit before had each too.
     pub found: Vec<(Diagnostic, bool)>,
-    /// Counted.
+    /// Their counts.
     pub tally: DiagnosticCounts,
-    /// Documents whose version of before stays in force.
+    /// Documents whose previous version stays active.
     pub held: Vec<HeldDocument>,
 }
 
 impl Validation {
-    /// Compares what was found before with what is found now. Places may move; file, kind and words stay.
+    /// Compares the diagnostics before with those now. The position may differ; file, kind and message must be equal.
     pub fn new(
         before: &[Diagnostic],
         after: Vec<Diagnostic>,
@@ -116,21 +116,21 @@ impl Validation {
     }
 }
 
-/// How much is told.
+/// How much of a preview is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DisplayLimits {
-    /// Names of pods in a list.
+    /// Pod names in a list.
     pub names: usize,
     /// Nodes whose exact changes are shown.
     pub nodes: usize,
-    /// Lines of one node's changes.
+    /// Lines of one node's diff.
     pub lines: usize,
-    /// Gateways that are let die.
+    /// Gateways whose failure is simulated.
     pub gateways: usize,
-    /// So many percent of policies, or of the pods that they select, may go without a warning.
+    /// The percentage of policies, or of the pods that they select, that may be removed without a warning.
     pub removed_percent: usize,
-    /// The most bytes of a comment. GitHub, which takes least, says "65536 characters" and has counted bytes, UTF-16 units and code
-    /// points at different times; no text has fewer bytes than any of them.
+    /// The most bytes of a comment. GitHub has the lowest limit, says "65536 characters", and has counted bytes,
+    /// UTF-16 units and code points at different times; the number of bytes is never smaller than any of these.
     pub comment: usize,
 }
 
@@ -143,43 +143,43 @@ impl Default for DisplayLimits {
 /// Policies that differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicyDifference {
-    /// Only the head has them.
+    /// Only in the head.
     pub added: Vec<PolicyId>,
-    /// They say something else.
+    /// With another content.
     pub changed: Vec<PolicyId>,
-    /// The head has them no more.
+    /// No longer in the head.
     pub removed: Vec<PolicyId>,
 }
 
-/// What a change would do.
+/// The effects of a change.
 #[derive(Debug, Clone)]
 pub struct Preview<'a> {
-    /// What it was made from.
+    /// The input that it was made from.
     pub input: PreviewInput<'a>,
     /// Policies that differ.
     pub policies: PolicyDifference,
-    /// Who changes the way out.
+    /// Pods that change their path.
     pub moves: Vec<Move>,
-    /// What becomes of open connections, for each of them.
+    /// What happens to open connections, for each move.
     pub fates: Vec<ConnectionFate>,
-    /// How many pods that are.
+    /// The number of pods that move.
     pub moved: usize,
-    /// What to look at before it is merged; the worst first.
+    /// What a reviewer should check before merging; the worst first.
     pub dangers: Vec<Risk>,
-    /// What happens if a gateway dies.
+    /// The outcome of each gateway's failure.
     pub losses: Vec<GatewayFailure>,
-    /// Gateways that were not let die, because there are too many.
+    /// Gateways whose failure was not simulated, because there are too many.
     pub losses_left_out: usize,
-    /// What changes on nodes.
+    /// Changes on nodes.
     pub nodes: NodeChanges,
-    /// What has drifted already, of the objects that the change is about.
+    /// Existing drift of the objects that the change touches.
     pub drift: Vec<String>,
-    /// Why it would not come into force at once.
+    /// Why it would not become active at once.
     pub waits: Option<PendingReason>,
 }
 
 impl Preview<'_> {
-    /// Whether anything would be another than it is.
+    /// Whether the change has any effect.
     pub fn changes(&self) -> bool {
         let PolicyDifference { added, changed, removed } = &self.policies;
         self.nodes.changed > 0
@@ -226,7 +226,7 @@ pub fn preview(input: PreviewInput<'_>) -> Preview<'_> {
         drift,
         waits: None,
     };
-    // What changes nothing waits for nothing.
+    // A change without an effect waits for nothing.
     if preview.changes() {
         let verdict = admission::verdict(&input);
         if let AdmissionDecision::Withheld(why) = &verdict {
@@ -238,7 +238,7 @@ pub fn preview(input: PreviewInput<'_>) -> Preview<'_> {
     preview
 }
 
-/// Policies that the change is about: their words, their gateways or their members differ.
+/// Policies that the change touches: their content, their gateways or their members differ.
 fn touched(
     before: &RevisionState<'_>,
     after: &RevisionState<'_>,
@@ -265,12 +265,12 @@ fn touched(
     touched
 }
 
-/// What documents say of labels, wherever they stand.
+/// The content of all node-label documents, wherever they are in the repository.
 fn labels_say(set: &PolicySet) -> Vec<NodeLabels> {
     set.node_labels.values().map(|one| NodeLabels { origin: Origin::default(), ..one.clone() }).collect()
 }
 
-/// Whether two versions of a policy differ in nothing but their place.
+/// Whether two versions of a policy differ only in their position.
 fn says_the_same(one: &Policy, other: &Policy) -> bool {
     Policy { origin: Origin::default(), ..one.clone() } == Policy { origin: Origin::default(), ..other.clone() }
 }

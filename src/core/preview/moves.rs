@@ -1,7 +1,7 @@
-//! Which pods change their way out, from which address to which, towards which destinations.
+//! Finds the pods that change their egress path: from which address to which, towards which destinations.
 //!
-//! Pods with the same policies on both sides are compared once. Deliberately absent: connections that live; they stay on their way where
-//! the policy says `Keep`.
+//! Pods with the same policies on both sides are compared once. Not here: open connections (see `outcome`); they stay
+//! on their path if the policy says `Keep`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,28 +14,28 @@ use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
 use crate::core::policy::PolicyId;
 
-/// Pods of one policy and namespace that go another way towards the same destinations.
+/// Pods of one policy and namespace that change to the same path towards the same destinations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Move {
-    /// The policy that decides after the change; where none does, the one that did.
+    /// The policy that decides after the change; if none does, the one that decided before.
     pub policy: PolicyId,
-    /// The policy that decides now, if one does.
+    /// The policy that decides now, if any.
     pub was: Option<PolicyId>,
     /// The pods' namespace.
     pub namespace: String,
-    /// The way they go now.
+    /// Their path now.
     pub from: Disposition,
-    /// The way they will go.
+    /// Their path after the change.
     pub to: Disposition,
-    /// Whether live connections are torn from their old way.
+    /// Whether open connections are removed from their old path.
     pub reset: bool,
-    /// Towards what; disjoint, sorted.
+    /// The destinations; disjoint, sorted.
     pub towards: Vec<AddressRange>,
-    /// Which pods.
+    /// The pods.
     pub pods: BTreeSet<PodName>,
 }
 
-/// Everything that is to be known of pods.
+/// The results for all pods.
 #[derive(Debug, Default)]
 pub(super) struct PodMoves {
     pub(super) moves: Vec<Move>,
@@ -45,30 +45,31 @@ pub(super) struct PodMoves {
     pub(super) carried: BTreeMap<(PolicyId, ExitKey), usize>,
     /// Pods that some policy selects, before and after.
     pub(super) selected: (usize, usize),
-    /// Pods that a policy still selects, and for which others have come to decide everything that it did.
+    /// Pods that a policy still selects, but for which other policies now decide all that it did.
     pub(super) outdone: BTreeMap<PolicyId, usize>,
     /// Overlaps after the change that were not there before.
     pub(super) overlaps: BTreeSet<Finding>,
-    /// For each node the classes of its pods whose state in the kernel changes, by number.
+    /// For each node, the numbers of the pod classes whose kernel state changes.
     pub(super) classes: BTreeMap<NodeName, BTreeSet<usize>>,
-    /// For each node the policies of such pods and how many of its pods change their way.
+    /// For each node, how many of its pods change their path.
     pub(super) moved: BTreeMap<NodeName, usize>,
 }
 
-/// What pods have in common that are compared once: where their policies lead on both sides, and the node where it leaves other
-/// destinations alone than the rest.
+/// What all pods of one comparison share: the policies and dispositions on both sides, and the node if it excludes
+/// other destinations than the rest.
 type PodKind<'a> = (DispositionKey, DispositionKey, Option<&'a NodeName>);
 
-/// What one kind of pods does.
+/// The result of one comparison.
 struct Difference {
-    /// Whether what a kernel holds for them changes.
+    /// Whether their kernel state changes.
     kernel: bool,
     changes: Vec<Change>,
-    /// Policies that decided something and decide nothing more, though they select the pods still.
+    /// Policies that still select the pods but no longer decide anything for them.
     outdone: Vec<PolicyId>,
 }
 
-/// What the pods of one move share: both policies, namespace, the old and the new way, whether connections are reset, destinations.
+/// What the pods of one move share: both policies, the namespace, the old and the new path, whether connections are
+/// reset, the destinations.
 type Alike = ((PolicyId, Option<PolicyId>), String, Disposition, Disposition, bool, Vec<AddressRange>);
 
 struct Change {
@@ -80,7 +81,7 @@ struct Change {
     towards: Vec<AddressRange>,
 }
 
-/// Looks at every pod with both eyes.
+/// Compares every pod on both sides.
 pub(super) fn compare(before: &RevisionState<'_>, after: &RevisionState<'_>, facts: &Facts) -> PodMoves {
     let mut ways = PodMoves::default();
     let mut kinds: BTreeMap<PodKind<'_>, Vec<&PodName>> = BTreeMap::new();
@@ -113,7 +114,7 @@ pub(super) fn compare(before: &RevisionState<'_>, after: &RevisionState<'_>, fac
                 ways.classes.entry(node).or_default().insert(class);
             }
         }
-        // Once for each namespace, and not for each pod: there may be thousands of destinations in it.
+        // Once for each namespace, not for each pod: there may be thousands of destinations.
         for pods in pods.chunk_by(|one, other| one.namespace == other.namespace) {
             for change in &difference.changes {
                 let Change { policy, was, from, to, reset, towards } = change;
@@ -135,7 +136,7 @@ pub(super) fn compare(before: &RevisionState<'_>, after: &RevisionState<'_>, fac
         pods,
     });
     ways.moves = moves.collect();
-    // Where most pods are, most is at stake. The sort is stable: equals stay in the order of names.
+    // Moves with most pods come first. The sort is stable: equals stay in the order of names.
     ways.moves.sort_by_key(|one| std::cmp::Reverse(one.pods.len()));
     ways
 }
@@ -161,7 +162,7 @@ impl PodMoves {
     }
 }
 
-/// Policies that say the same on both sides, wherever they stand.
+/// Policies with the same content on both sides, wherever they are in the repository.
 fn unchanged(before: &RevisionState<'_>, after: &RevisionState<'_>) -> BTreeSet<PolicyId> {
     let same = after.set.policies.iter().filter(|(id, policy)| {
         before.set.policies.get(id).is_some_and(|earlier| super::says_the_same(earlier, policy))

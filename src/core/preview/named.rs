@@ -1,6 +1,6 @@
-//! How a preview names a policy, a destination, and what an exit's packets leave as.
+//! Texts for policies, destinations and the source addresses of exits in a preview.
 //!
-//! Not here: whole sentences (`sentences`).
+//! Not here: whole sentences (see `sentences`).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::core::placement::ExitKey;
 use crate::core::policy::{Egress, PolicyId, PolicyKind, PolicySet};
 use crate::core::state::nft::AddressFamily;
 
-/// What an exit's packets leave as: its address where it is known, else where it is from.
+/// The source of an exit's packets: the address if it is known, otherwise the interface it is taken from.
 pub(super) fn leaves_as(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> String {
     let families: BTreeSet<AddressFamily> = towards.iter().map(|range| AddressFamily::of(range.first())).collect();
     let known = input.host_networks.get(&exit.gateway);
@@ -34,7 +34,8 @@ pub(super) fn leaves_as(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[Add
     }
 }
 
-/// Where packets of an exit come from, in a sentence: the address, or what it is the address of where nobody has looked.
+/// The source of an exit's packets as part of a sentence: the address, or a description of it if the node's kernel
+/// was not read.
 pub(super) fn source(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> EscapedText {
     let address = leaves_as(input, exit, towards);
     if address.starts_with(|letter: char| letter.is_ascii_digit()) || address.contains(':') {
@@ -47,9 +48,9 @@ pub(super) fn source(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[Addres
     of.words(" on ").name(&exit.gateway)
 }
 
-/// Destinations as prefixes, a few of them.
+/// The first few destinations, as prefixes.
 pub(super) fn towards(ranges: &[AddressRange]) -> EscapedText {
-    /// More prefixes than these are counted.
+    /// Further prefixes are only counted.
     const LISTED: usize = 4;
     let prefixes = |range: &AddressRange| -> Vec<IpNet> {
         match (range.first(), range.last()) {
@@ -78,7 +79,7 @@ pub(super) fn towards(ranges: &[AddressRange]) -> EscapedText {
     if more > 0 { listed.words(format!(" and {more} more")) } else { listed }
 }
 
-/// A policy's name. Two of different kinds may share one.
+/// A policy's name. Two policies of different kinds may share one.
 pub(super) fn policy(input: &PreviewInput<'_>, id: &PolicyId) -> EscapedText {
     let twins = |set: &PolicySet| set.policies.keys().filter(|other| other.name == id.name).count();
     let phrase = EscapedText::new().name(id);

@@ -1,8 +1,9 @@
-//! What changes on each node, exactly: labels and what the kernel holds, in the syntax of `ip` and `nft`.
+//! The exact changes on each node: labels and kernel state, in the syntax of `ip` and `nft`.
 //!
-//! Which nodes change is found without compiling any of them, so that a thousand nodes cost no more than those that are shown. Nodes for
-//! which only what holds for all changes are alike; one stands for them. Deliberately absent: what nodes hold at this moment. Exits have
-//! the numbers that a node would give out anew; on a real one they may be others.
+//! Which nodes change is found without compiling any of them, so that a preview of a thousand nodes costs no more
+//! than the nodes it shows. Nodes that have only the changes that all nodes share are alike; one stands for all of
+//! them. The comparison does not start from what nodes hold at this moment: exits are numbered as on a new node, and
+//! may have other numbers on a real one.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,18 +28,18 @@ use crate::core::state::NodeState;
 use crate::core::state::nft::AddressFamily;
 use crate::core::text::counted;
 
-/// The changes of one node, or of one that stands for others.
+/// The changes of one node, or of one that represents others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeChange {
     /// The node.
     pub node: NodeName,
-    /// Others that change in the same way.
+    /// Nodes with the same changes.
     pub alike: Vec<NodeName>,
-    /// What it is, in a few words.
+    /// A short description.
     pub title: EscapedText,
     /// Hunks of a unified diff; empty if it is not shown.
     pub diff: String,
-    /// Lines of the diff that were left out.
+    /// Lines left out of the diff.
     pub cut: usize,
 }
 
@@ -51,27 +52,27 @@ pub struct NodeChanges {
     pub changed: usize,
     /// How many get other labels.
     pub relabelled: usize,
-    /// Those that are shown: gateways first, then where most pods change their way.
+    /// Those that are shown: gateways first, then those with most pods that move.
     pub shown: Vec<NodeChange>,
-    /// Nodes that change each in a way of their own and are not shown.
+    /// Nodes with changes of their own that are not shown.
     pub more: Vec<NodeName>,
 }
 
-/// What a node is part of.
+/// A node's part in the change.
 #[derive(Default)]
 struct Role {
-    /// Labels that come or change, and those that go.
+    /// Labels that are added or changed, and labels that are removed.
     labels: (Labels, Labels),
-    /// Policies and their exits that it is the gateway of: those that come, those that stay, those that go.
+    /// Policies that it is a gateway of, with their exits: added, unchanged, removed.
     serves: [BTreeSet<Served>; 3],
-    /// Whether exits come or go.
+    /// Whether exits are added or removed.
     exits_change: bool,
-    /// Kinds of its pods whose state changes.
+    /// Classes of its pods whose state changes.
     classes: usize,
     moved: usize,
 }
 
-/// A policy, and the exit of its that a gateway serves.
+/// A policy, and its exit that a gateway serves.
 type Served = (PolicyId, ExitKey);
 
 /// Finds the nodes that change, and the exact changes of `limit` of them.
@@ -111,7 +112,7 @@ pub(super) fn compare(
             nodes.shown.push(change(input, before, after, first, EscapedText::new().words(what), alike.to_vec()));
         }
     }
-    // A change that makes no difference in the kernel is none.
+    // A change without a difference in the kernel does not count.
     let idle =
         nodes.shown.iter().filter(|shown| shown.diff.is_empty()).map(|shown| shown.alike.len() + 1).sum::<usize>();
     nodes.changed -= idle;
@@ -119,7 +120,7 @@ pub(super) fn compare(
     nodes
 }
 
-/// Where each exit of a gateway may lead.
+/// The destinations that each exit of a gateway lets out.
 fn let_out(served: &BTreeSet<Served>, set: &PolicySet) -> BTreeMap<ExitKey, RangeSet> {
     let mut policies: BTreeMap<ExitKey, BTreeSet<PolicyId>> = BTreeMap::new();
     for (policy, exit) in served {
@@ -153,7 +154,7 @@ fn roles(
     for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
         let none = BTreeSet::new();
         let (old, new) = (old.get(name).unwrap_or(&none), new.get(name).unwrap_or(&none));
-        // A gateway also knows which destinations each of its exits is for.
+        // A gateway's rules also hold the destinations of each exit.
         if let_out(old, input.before) != let_out(new, input.after) {
             let role = roles.entry((*name).clone()).or_default();
             role.exits_change = exits(old) != exits(new);
@@ -168,7 +169,7 @@ fn roles(
     roles
 }
 
-/// What each gateway serves.
+/// The exits that each gateway serves.
 fn served(world: &RevisionState<'_>) -> BTreeMap<NodeName, BTreeSet<Served>> {
     let mut served: BTreeMap<NodeName, BTreeSet<Served>> = BTreeMap::new();
     for (policy, placed) in &world.placement.policies {
@@ -179,10 +180,11 @@ fn served(world: &RevisionState<'_>) -> BTreeMap<NodeName, BTreeSet<Served>> {
     served
 }
 
-/// What decides something on every node, whatever pods it has.
+/// Inputs that affect every node, whatever pods it has.
 #[derive(PartialEq, Eq)]
 struct Everywhere {
-    /// Destinations that some policy names: a pod that nobody knows yet must not reach them. None: no policy is in force.
+    /// Destinations that some policy names: packets of a pod that is not known yet are dropped there. None: no policy
+    /// is active.
     guarded: Option<RangeSet>,
     families: BTreeSet<AddressFamily>,
     never_steered: RangeSet,
@@ -198,12 +200,12 @@ impl Everywhere {
             guarded: in_force.then(|| networks::guarded(world.set, &world.placement)),
             families: destinations.map(|net| AddressFamily::of(net.addr())).collect(),
             never_steered: if in_force { world.never_steered.clone() } else { RangeSet::default() },
-            // Of the configuration only what reaches a kernel.
+            // Only the settings that reach a kernel.
             config: in_force.then(|| Config { pod_cidrs, service_cidrs, exclusions, range, ..Config::default() }),
         }
     }
 
-    /// What changes for every node, in a few words.
+    /// A short description of what changes for every node.
     fn difference(&self, after: &Self) -> Option<&'static str> {
         match (&self.guarded, &after.guarded) {
             _ if self == after => None,
@@ -218,7 +220,7 @@ impl Everywhere {
 
 fn title(input: &PreviewInput<'_>, role: &Role, moved: usize) -> EscapedText {
     let [comes, stays, goes] = &role.serves;
-    // The node is named already.
+    // The node is named elsewhere.
     let list = |phrase: EscapedText, served: &BTreeSet<Served>| {
         served.iter().enumerate().fold(phrase, |phrase, (position, (policy, exit))| {
             let joint = if position == 0 { "" } else { ", " };
@@ -262,7 +264,7 @@ fn title(input: &PreviewInput<'_>, role: &Role, moved: usize) -> EscapedText {
     title
 }
 
-/// Compiles both sides on one node.
+/// Compiles both sides for one node.
 fn change(
     input: &PreviewInput<'_>,
     before: &RevisionState<'_>,
@@ -284,7 +286,7 @@ fn change(
     let old = state(before, &NodeState::default());
     let new = state(after, &old);
     let whole = unified_diff(&old, &new, "", "");
-    // The two lines with the names say nothing here.
+    // The first two lines are the file names, which carry no information here.
     let lines: Vec<&str> = whole.lines().skip(2).collect();
     let shown = lines.len().min(input.limits.lines);
     let diff: String = lines[..shown].iter().flat_map(|line| [*line, "\n"]).collect();

@@ -1,7 +1,7 @@
-//! What a change of way comes to for those it concerns: whether packets still arrive, from which address they come, and what becomes of
-//! connections that are open.
+//! The effect of a move on its pods: whether packets still arrive, from which address, and what happens to open
+//! connections.
 //!
-//! Deliberately absent: the words for it (`words`).
+//! Not here: the wording (see `sentences`).
 
 use super::revision::RevisionState;
 use super::{Move, PreviewInput};
@@ -13,35 +13,35 @@ use crate::core::state::nft::AddressFamily;
 
 use super::named::leaves_as;
 
-/// What a change of way comes to, the worst first.
+/// The effect of a move, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MoveOutcome {
-    /// Packets that arrive today are dropped.
+    /// Packets that arrive today will be dropped.
     Cut,
-    /// Packets that leave through a gateway today leave without one.
+    /// Packets that leave through a gateway today will leave without one.
     Bare,
-    /// Packets come from another address, or may.
+    /// Packets will, or may, come from another address.
     Address,
-    /// The address stays; the gateway does not.
+    /// The address stays the same; the gateway changes.
     Gateway,
-    /// Packets that are dropped today get out.
+    /// Packets that are dropped today will leave.
     Restored,
-    /// Packets that are dropped today are dropped still, for another reason.
+    /// Packets that are dropped today will still be dropped, for another reason.
     Nothing,
 }
 
-/// What becomes of connections that are open when the change comes into force.
+/// What happens to connections that are open when the change becomes active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionFate {
     /// They are cut.
     Cut,
-    /// They keep their way for as long as an exit that was left is kept.
+    /// They keep their path for as long as the removed exit is retained.
     Drained,
-    /// They keep their way until they end.
+    /// They keep their path until they end.
     Kept,
 }
 
-/// What a move comes to.
+/// The effect of a move.
 pub(super) fn of(input: &PreviewInput<'_>, one: &Move) -> MoveOutcome {
     let dropped = |way: &Disposition| is_dropped(input, way, &one.towards);
     match (&one.from, &one.to) {
@@ -61,7 +61,7 @@ pub(super) fn of(input: &PreviewInput<'_>, one: &Move) -> MoveOutcome {
     }
 }
 
-/// Whether packets that go this way are dropped.
+/// Whether packets with this disposition are dropped.
 fn is_dropped(input: &PreviewInput<'_>, way: &Disposition, towards: &[AddressRange]) -> bool {
     match way {
         Disposition::Drop => true,
@@ -70,10 +70,10 @@ fn is_dropped(input: &PreviewInput<'_>, way: &Disposition, towards: &[AddressRan
     }
 }
 
-/// Whether an exit is known to have no address for any of these destinations: its gateway drops what would leave there.
+/// Whether an exit is known to have no address for any of these destinations: its gateway drops packets to them.
 pub(super) fn has_no_address(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> bool {
     input.host_networks.get(&exit.gateway).is_some_and(|host_network| {
-        // An exit that does not use a family has no address of it, either.
+        // An exit that does not use a family has no address of that family either.
         let address = |range: &AddressRange| egress_address(exit, AddressFamily::of(range.first()), host_network);
         !towards.iter().any(|range| matches!(address(range), Ok(Some(_))))
     })
@@ -88,7 +88,7 @@ pub(super) fn same_address(input: &PreviewInput<'_>, one: &ExitKey, other: &Exit
     known(one) && known(other) && leaves_as(input, one, towards) == leaves_as(input, other, towards)
 }
 
-/// What becomes of open connections of each move: as agents do it, see `core::placement::handover`.
+/// What happens to the open connections of each move; agents do the same, see `core::placement::handover`.
 pub(super) fn fates(before: &RevisionState<'_>, after: &RevisionState<'_>, moves: &[Move]) -> Vec<ConnectionFate> {
     let keeps = |id: &PolicyId| {
         after.placement.policies.contains_key(id)
@@ -96,7 +96,7 @@ pub(super) fn fates(before: &RevisionState<'_>, after: &RevisionState<'_>, moves
     };
     let fate = |one: &Move| match &one.from {
         _ if one.reset => ConnectionFate::Cut,
-        // A connection without an exit is none of Egret's until it ends; one that is dropped is not open.
+        // Egret leaves a connection without an exit alone until it ends; a dropped one is not open.
         Disposition::Own | Disposition::Drop => ConnectionFate::Kept,
         Disposition::Exit(exit) if after.placement.exits.contains_key(exit) => ConnectionFate::Kept,
         Disposition::Exit(exit) => {

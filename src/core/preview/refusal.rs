@@ -1,11 +1,10 @@
-//! What a comment says where there is no preview.
-//!
-//! Deliberately absent: what a preview says.
+//! The comment that reports why a change has no preview.
 
 use super::markdown::marker;
 use crate::core::escape::{EscapedText, inert_name};
 
-/// The comment of a change that cannot be previewed: it takes the place of an earlier preview, so that nobody takes that for this head's.
+/// The comment for a change that cannot be previewed. It replaces an earlier preview, which would otherwise be taken
+/// for one of this head.
 pub fn refusal(cluster: &str, head: &str, why: &str) -> String {
     let head = EscapedText::new().words("There is no preview of ").name(head).words(": ").quote(why);
     let cluster_name = inert_name(cluster);

@@ -1,6 +1,6 @@
-//! One side of a preview: what a revision makes of a cluster, and the way out of each of its pods.
+//! One side of a preview: a revision's policies applied to the cluster's facts, with the egress path of each pod.
 //!
-//! The other side is absent (`moves`), and so are kernels (`nodes`).
+//! Not here: the comparison of two sides (see `moves`), and kernel state (see `nodes`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,10 +17,11 @@ use crate::core::networks::OwnNetworks;
 use crate::core::placement::{Members, Placement, place};
 use crate::core::policy::{GatewaySpec, Policy, PolicyId, PolicySet};
 
-/// A pod's policies and where each leads: pods with the same are alike.
+/// A pod's policies with the disposition of each: pods with equal keys are alike.
 pub(super) type DispositionKey = Vec<(PolicyId, Disposition)>;
 
-/// Where packets to a range go: the way, by which policy, and whether live connections are to follow.
+/// The decision for a destination range: the disposition, the deciding policy, and whether open connections have to
+/// follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EgressPath {
     pub(super) way: Disposition,
@@ -28,20 +29,20 @@ pub(super) struct EgressPath {
     pub(super) reset: bool,
 }
 
-/// A revision's policies on the cluster.
+/// A revision's policies applied to the cluster.
 pub(super) struct RevisionState<'a> {
     pub(super) set: &'a PolicySet,
-    /// The cluster with the labels that the revision gives it.
+    /// The cluster's facts, with the labels that the revision sets.
     pub(super) facts: Facts,
     pub(super) placement: Placement,
     /// Destinations that are never steered, on nodes whose pods are all in known networks.
     pub(super) never_steered: RangeSet,
-    /// The same on each of the other nodes.
+    /// The same for each of the other nodes.
     never_steered_on: BTreeMap<NodeName, RangeSet>,
 }
 
 impl<'a> RevisionState<'a> {
-    /// As a set makes it once every node has its labels. Labels that `earlier` set and `set` does not are gone.
+    /// The state once every node has the set's labels. Labels that `earlier` set and `set` does not are removed.
     pub(super) fn new(set: &'a PolicySet, earlier: &PolicySet, facts: &Facts, now: Timestamp) -> Self {
         let mut facts = facts.clone();
         for (name, node) in &mut facts.nodes {
@@ -53,19 +54,19 @@ impl<'a> RevisionState<'a> {
         Self { set, facts, placement, never_steered, never_steered_on }
     }
 
-    /// An index of the policies that are in force.
+    /// An index of the active policies.
     pub(super) fn members(&self) -> Members<'a> {
         let set: &'a PolicySet = self.set;
         Members::new(set.policies.values().filter(|policy| self.placement.policies.contains_key(&policy.id)))
     }
 
-    /// A pod's policies and where each leads.
+    /// A pod's policies and the disposition of each.
     pub(super) fn key(&self, index: &Members<'_>, name: &PodName, pod: &Pod) -> DispositionKey {
         let policies = index.of(name, pod, &self.facts).into_iter();
         policies.map(|id| (id.clone(), way(&self.placement, &id, name))).collect()
     }
 
-    /// Where packets of pods with a key go. Ranges that are in none go their own way.
+    /// The decisions for pods with a key. Destinations in none of the ranges are not steered.
     pub(super) fn lanes(
         &self,
         key: &DispositionKey,
@@ -80,17 +81,17 @@ impl<'a> RevisionState<'a> {
         flat.v4.into_iter().chain(flat.v6).collect()
     }
 
-    /// Whether a node leaves more alone than others do.
+    /// Whether a node excludes more destinations than others.
     pub(super) fn is_special(&self, node: &NodeName) -> bool {
         self.never_steered_on.contains_key(node)
     }
 
-    /// Destinations that a node never steers; of no node in particular, those that none does.
+    /// Destinations that a node never steers; without a node, those that no node steers.
     pub(super) fn never_steered_on(&self, node: Option<&NodeName>) -> &RangeSet {
         node.and_then(|node| self.never_steered_on.get(node)).unwrap_or(&self.never_steered)
     }
 
-    /// The lanes without what is never steered on a node.
+    /// The lanes without the destinations that a node never steers.
     pub(super) fn steered(
         &self,
         lanes: &[(AddressRange, EgressPath)],
@@ -107,20 +108,20 @@ impl<'a> RevisionState<'a> {
         left
     }
 
-    /// Whether a node could answer for a policy.
+    /// Whether a node could be a gateway of a policy.
     pub(super) fn is_candidate(&self, policy: &Policy, node: &NodeName) -> bool {
         let of = |spec: &GatewaySpec, known: &Node| self.set.may_answer(&spec.node, node, &known.labels);
         let known = self.facts.nodes.get(node).filter(|known| known.unfit().is_none());
         known.is_some_and(|known| policy.gateways.iter().any(|spec| of(spec, known)))
     }
 
-    /// How many nodes could answer for a policy; counting ends at two.
+    /// How many nodes could be a gateway of a policy; counting stops at two.
     pub(super) fn candidates(&self, policy: &Policy) -> usize {
         self.facts.nodes.keys().filter(|node| self.is_candidate(policy, node)).take(2).count()
     }
 }
 
-/// The labels a node has once a revision is in force: what the one before set and this one does not is taken off again.
+/// A node's labels once a revision is active: those that the one before set and this one does not are removed.
 pub(super) fn labels(name: &NodeName, node: &Node, earlier: &PolicySet, set: &PolicySet) -> Labels {
     let mut labels = node.labels.clone();
     let old = earlier.labels_of(name, &node.labels);
@@ -130,7 +131,8 @@ pub(super) fn labels(name: &NodeName, node: &Node, earlier: &PolicySet, set: &Po
     labels
 }
 
-/// What nodes with pods outside of every known network never steer: it differs from node to node by these pods' addresses.
+/// The destinations that nodes with pods outside of every known network never steer: they differ by these pods'
+/// addresses.
 fn with_pods_outside(networks: &OwnNetworks, facts: &Facts) -> BTreeMap<NodeName, RangeSet> {
     let mut addresses: BTreeMap<&NodeName, Vec<IpAddr>> = BTreeMap::new();
     for pod in facts.pods.values().filter(|pod| pod.routable()) {

@@ -1,7 +1,7 @@
-//! What a reviewer has to look at before it is merged.
+//! Finds the risks of a change that a reviewer should check before merging.
 //!
-//! Only what the change brings: what was there before is no news. Deliberately absent: mistakes in documents, which are diagnostics; the
-//! warnings among those are told here in their own words.
+//! Only risks that the change introduces are listed. Errors in documents are diagnostics and not listed here;
+//! warnings that the change introduces are, with their own text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,34 +23,35 @@ use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::DatapathConfig as Ports;
 use crate::core::text::counted;
 
-/// So many destinations of one policy are compared with those of another, in all; time and memory grow with the square of a change.
+/// The limit of comparisons between destinations of different policies; time and memory grow with the square of a
+/// change.
 const MOST_LOOKS: usize = 1_000_000;
-/// So many overlaps are told, and more than that nobody reads.
+/// The most overlaps that are listed.
 const MOST_PAIRS: usize = 1_000;
 
-/// How bad it is.
+/// The severity of a risk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RiskLevel {
-    /// Packets are lost or leave with a wrong address if nobody does something.
+    /// Packets are lost or leave with a wrong address unless a user acts.
     Danger,
-    /// Somebody should look.
+    /// A reviewer should check this.
     Warning,
-    /// For knowing.
+    /// For information.
     Note,
-    /// It comes into force later, or sooner than others would.
+    /// The change becomes active later, or earlier than others would.
     Waits,
 }
 
-/// One thing to look at. Ordered by how bad it is.
+/// One risk. Ordered by severity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Risk {
-    /// How bad it is.
+    /// The severity.
     pub level: RiskLevel,
-    /// A stable word: `firewall`, `one-gateway`.
+    /// A stable identifier: `firewall`, `one-gateway`.
     pub code: &'static str,
     /// Two or three words.
     pub title: &'static str,
-    /// The sentence.
+    /// The full sentence.
     pub text: EscapedText,
 }
 
@@ -62,7 +63,7 @@ struct Finder<'a, 'w> {
     found: BTreeSet<Risk>,
 }
 
-/// Finds everything.
+/// Finds all risks.
 pub(super) fn find<'a>(
     input: &'a PreviewInput<'a>,
     (before, after): (&'a RevisionState<'_>, &'a RevisionState<'_>),
@@ -93,7 +94,7 @@ impl Finder<'_, '_> {
         self.found.insert(Risk { level, code, title, text });
     }
 
-    /// No gateway, or one only.
+    /// Policies with no gateway, or only one.
     fn gateways(&mut self, policy: &Policy) {
         let Some(placed) = self.after.placement.policies.get(&policy.id) else {
             let until = policy.suspend.as_ref().filter(|suspend| self.input.now < suspend.until);
@@ -117,7 +118,7 @@ impl Finder<'_, '_> {
             self.add(RiskLevel::Danger, "no-gateway", "No gateway", text);
             return;
         }
-        // That there is one only, and has been, is told where gateways are let die.
+        // A single gateway that was single before is reported with the simulated failures.
         let had_more = self.before.set.policies.get(&policy.id).is_some_and(|was| self.before.candidates(was) > 1);
         if had_more && self.after.candidates(policy) == 1 && members > 0 {
             let text = named(self.input, &policy.id)
@@ -128,7 +129,7 @@ impl Finder<'_, '_> {
         }
     }
 
-    /// Why a policy without a gateway has none.
+    /// Why a policy has no gateway.
     fn why_gone(&self, policy: &Policy, text: EscapedText) -> EscapedText {
         let had = self.before.placement.policies.get(&policy.id).map(|had| had.exits.as_slice()).unwrap_or_default();
         if had.is_empty() {
@@ -150,7 +151,7 @@ impl Finder<'_, '_> {
         text.words("its last gateway ").name(gateway).words(" loses the label ").names(lost)
     }
 
-    /// Addresses that a gateway is known not to have.
+    /// Addresses that a gateway's kernel does not have.
     fn missing_addresses(&mut self, policy: &Policy) {
         let families: BTreeSet<AddressFamily> =
             policy.destinations.iter().map(|net| AddressFamily::of(net.addr())).collect();
@@ -164,7 +165,7 @@ impl Finder<'_, '_> {
         }
     }
 
-    /// The guard against wrong addresses is taken away, where that changes no way today.
+    /// The protection against wrong source addresses is removed, and no path changes today.
     fn passthrough(&mut self, policy: &Policy) {
         let was = self.before.set.policies.get(&policy.id).map(|was| was.on_no_gateway);
         if was == Some(OnNoGateway::Drop) && policy.on_no_gateway == OnNoGateway::Passthrough {
@@ -177,7 +178,7 @@ impl Finder<'_, '_> {
         }
     }
 
-    /// Addresses that nobody has looked for on the gateway that is to have them.
+    /// Addresses that could not be checked, because the gateway's kernel was not read.
     fn unchecked(&mut self) {
         let news = self.ways.moves.iter().filter_map(|one| match &one.to {
             Disposition::Exit(exit) if !self.input.host_networks.contains_key(&exit.gateway) => {
@@ -206,7 +207,8 @@ impl Finder<'_, '_> {
         }
     }
 
-    /// The API server and the cluster's DNS: never steered, but whoever names them may believe otherwise.
+    /// Destinations with the API server or the cluster's DNS: they are never steered, but the author of a policy may
+    /// expect it.
     fn own_cluster(&mut self, policy: &Policy) {
         const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
         let earlier = self.before.set.policies.get(&policy.id).map(|was| was.destinations.as_slice());
@@ -242,7 +244,7 @@ impl Finder<'_, '_> {
         }
     }
 
-    /// Where packets come from another address, somebody's firewall has to know it.
+    /// Where packets will come from another address, the destination's firewall has to allow it.
     fn firewall(&mut self) {
         let mut news: BTreeMap<(PolicyId, Disposition, Disposition), RangeSet> = BTreeMap::new();
         for one in &self.ways.moves {
@@ -253,7 +255,7 @@ impl Finder<'_, '_> {
                 MoveOutcome::Cut | MoveOutcome::Gateway | MoveOutcome::Nothing => false,
             };
             if told {
-                // Who is dropped comes from nowhere, whatever was to be its exit.
+                // Dropped packets come from no address, whatever their exit was to be.
                 let from = if outcome::of(self.input, one) == MoveOutcome::Restored {
                     Disposition::Drop
                 } else {
@@ -303,7 +305,8 @@ impl Finder<'_, '_> {
         }
     }
 
-    /// Whether a policy's packets towards the same destinations might have come from there before: it shares pods out among its exits.
+    /// Whether a policy's packets towards the same destinations could come from this address before: a policy shares
+    /// pods out among its exits.
     fn known_before(&self, one: &Move) -> bool {
         let (Disposition::Exit(from), Disposition::Exit(to)) = (&one.from, &one.to) else { return false };
         self.before.placement.policies.get(&one.policy).is_some_and(|placed| {
@@ -314,7 +317,7 @@ impl Finder<'_, '_> {
         })
     }
 
-    /// Much that goes at once is often a mistake.
+    /// Removing much at once is often a mistake.
     fn removals(&mut self) {
         let percent = self.input.limits.removed_percent;
         let (before, after) = (self.before.set.policies.keys(), &self.after.set.policies);
@@ -324,7 +327,7 @@ impl Finder<'_, '_> {
             let many = gone.len() > 2 || gone.len() == had;
             let text =
                 EscapedText::new().words(format!("{} of {} removed: ", gone.len(), counted(had, "policy"))).names(gone);
-            // One of few is mostly meant.
+            // Removing one of a few is mostly intended.
             let level = if many { RiskLevel::Danger } else { RiskLevel::Warning };
             self.add(level, "removed", "Much is removed", text);
         }
@@ -339,7 +342,7 @@ impl Finder<'_, '_> {
         }
     }
 
-    /// Who wins where two policies name the same, or one names part of the other's.
+    /// Policies that name the same destinations, or parts of each other's, and which one wins.
     fn overlaps(&mut self, touched: &BTreeSet<PolicyId>) {
         for finding in &self.ways.overlaps {
             let text = EscapedText::new().name(&finding.subject).words(": ").quote(finding.message.clone());
@@ -381,7 +384,8 @@ impl Finder<'_, '_> {
             }
         }
         let some = looks > MOST_LOOKS || pairs.len() > MOST_PAIRS;
-        // Who names the same network, too, is told of that, where no length decides.
+        // If the loser names the same network too, the prefix length does not decide; such overlaps are found per
+        // pod.
         let names = |id: &PolicyId, net: &IpNet| {
             self.after.set.policies.get(id).is_some_and(|policy| policy.destinations.contains(net))
         };
@@ -402,7 +406,7 @@ impl Finder<'_, '_> {
         }
     }
 
-    /// Warnings of the documents that the change brings.
+    /// Warnings of documents that the change introduces.
     fn warnings(&mut self) {
         let told: BTreeSet<&str> = self.found.iter().map(|danger| danger.code).collect();
         let skip: Vec<&str> = ["no-gateway"].into_iter().filter(|code| told.contains(code)).collect();
@@ -420,7 +424,7 @@ impl Finder<'_, '_> {
         }
     }
 
-    /// What is not as it should be today, where the change is about to build on it.
+    /// Existing drift of what the change builds on.
     fn already(&mut self, drift: &[String]) {
         let Some(first) = drift.first() else { return };
         let text = EscapedText::new().words("not of this change, and not mended by it: ").quote(first.clone());
@@ -429,7 +433,7 @@ impl Finder<'_, '_> {
         self.add(RiskLevel::Warning, "drift", "Drift already there", text);
     }
 
-    /// What the first policy of a cluster brings to its nodes beside itself.
+    /// What the first policy of a cluster adds to every node besides its own rules.
     fn first_of_all(&mut self) {
         if !self.before.placement.policies.is_empty() || self.after.placement.exits.is_empty() {
             return;

@@ -1,6 +1,6 @@
-//! Sentences that the comment and the terminal share.
+//! Sentences that the comment and the terminal output share.
 //!
-//! Deliberately absent: how they are laid out (`markdown`, `text`).
+//! Not here: their layout (see `markdown` and `terminal`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ use crate::core::text::counted;
 #[derive(Debug, Clone, Copy)]
 pub struct Sentences<'p>(pub &'p Preview<'p>);
 
-/// A way out.
+/// The text for a disposition.
 pub(super) fn way(input: &PreviewInput<'_>, way: &Disposition, towards: &[AddressRange]) -> EscapedText {
     match way {
         Disposition::Own => EscapedText::new().words("no gateway"),
@@ -45,7 +45,7 @@ pub(super) fn way(input: &PreviewInput<'_>, way: &Disposition, towards: &[Addres
 }
 
 impl Sentences<'_> {
-    /// What it comes to, the worst first.
+    /// The overall effect, the worst first.
     pub fn verdict(&self) -> String {
         let Preview { nodes, input, .. } = self.0;
         let outcomes = self.outcomes();
@@ -75,7 +75,7 @@ impl Sentences<'_> {
         }
     }
 
-    /// When that would be, where it is not at once.
+    /// When the change becomes active, if that is not at once.
     fn when(self) -> String {
         let suspends = self.0.input.before.config.suspend != self.0.input.after.config.suspend;
         match &self.0.waits {
@@ -90,7 +90,7 @@ impl Sentences<'_> {
         }
     }
 
-    /// How bad it is: the worst that happens to a pod, and the worst that is to be looked at.
+    /// The overall severity: the worst of all moves and all risks.
     pub fn level(&self) -> Option<RiskLevel> {
         let outcome = self.outcomes().into_keys().next().and_then(|outcome| match outcome {
             MoveOutcome::Cut => Some(RiskLevel::Danger),
@@ -103,7 +103,7 @@ impl Sentences<'_> {
         dangers.chain(outcome).chain(invalid).min()
     }
 
-    /// Moves by what they come to, the worst first.
+    /// Moves by their effect, the worst first.
     fn outcomes(&self) -> BTreeMap<MoveOutcome, Vec<&Move>> {
         let mut outcomes: BTreeMap<MoveOutcome, Vec<&Move>> = BTreeMap::new();
         for one in &self.0.moves {
@@ -155,19 +155,19 @@ impl Sentences<'_> {
         }
     }
 
-    /// Where a move's pods go from, where to, towards what.
+    /// A move's old path, new path and destinations.
     pub fn ways(&self, one: &Move) -> [EscapedText; 3] {
         let input = &self.0.input;
         [way(input, &one.from, &one.towards), way(input, &one.to, &one.towards), towards(&one.towards)]
     }
 
-    /// Which nodes one change is of.
+    /// The nodes that share one change.
     pub fn nodes(&self, one: &NodeChange) -> EscapedText {
         let phrase = EscapedText::new().name(&one.node);
         if one.alike.is_empty() { phrase } else { phrase.words(", and in the same way ").names(&one.alike) }
     }
 
-    /// Whose pods: the policy that decides, and the one that did where that is another.
+    /// The deciding policy, and the one that decided before if it is another.
     pub fn deciding(&self, one: &Move) -> EscapedText {
         match one.was.as_ref().filter(|was| **was != one.policy) {
             Some(was) => self.policy(was).words(" → ").join(self.policy(&one.policy)),
@@ -175,7 +175,7 @@ impl Sentences<'_> {
         }
     }
 
-    /// What a table of moves needs to be understood: what "no gateway" is, and that rows may share pods.
+    /// Notes that explain a table of moves: what "no gateway" means, and that rows may share pods.
     pub fn remarks(&self) -> Vec<String> {
         let moves = &self.0.moves;
         let mut remarks = Vec::new();
@@ -196,7 +196,7 @@ impl Sentences<'_> {
         policy(&self.0.input, id)
     }
 
-    /// What happens if a gateway dies.
+    /// The outcome of a gateway's failure.
     pub fn loss(&self, loss: &GatewayFailure) -> EscapedText {
         let pods = counted(loss.pods, "pod");
         let of = EscapedText::new().words(format!("{pods} of ")).join(self.policy(&loss.policy));
@@ -227,9 +227,9 @@ impl Sentences<'_> {
         }
     }
 
-    /// What becomes of connections that are open when the change comes into force.
+    /// What happens to connections that are open when the change becomes active.
     pub fn connections(&self) -> Option<EscapedText> {
-        /// The ten minutes of `handover::DRAIN`.
+        /// The ten minutes are `handover::DRAIN`.
         const DRAINED: &str = "keep their address until they end, 10 minutes at the most";
         const KEPT: &str = "keep their way until they end";
         let mut fates: BTreeMap<ConnectionFate, BTreeSet<&PolicyId>> = BTreeMap::new();
@@ -256,7 +256,7 @@ impl Sentences<'_> {
     }
 }
 
-/// Destinations of several moves, a few of them.
+/// The first few destinations of several moves.
 fn all_towards(moves: &[&Move]) -> EscapedText {
     let all: RangeSet = moves.iter().flat_map(|one| one.towards.iter().copied()).collect();
     towards(all.ranges())

@@ -1,4 +1,4 @@
-//! A preview for a terminal: lines, and what each is. The command line colours them.
+//! Renders a preview for a terminal: lines, each with a style. The command line adds the colours.
 
 use std::collections::BTreeMap;
 
@@ -11,38 +11,38 @@ use crate::core::escape::shown;
 use crate::core::name::NodeName;
 use crate::core::text::{counted, wrapped};
 
-/// What a line is.
+/// The style of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineStyle {
     /// A title.
     Title,
-    /// Nothing special.
+    /// Normal text.
     Plain,
-    /// An error, or something that loses packets.
+    /// An error, or a loss of packets.
     Bad,
-    /// To be looked at.
+    /// Something to check.
     Doubtful,
     /// Added.
     Added,
     /// Removed.
     Removed,
-    /// Where in a listing one is.
+    /// A position in a listing.
     Place,
 }
 
-/// How a preview is laid out.
+/// The layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TextForm {
-    /// The width that lines are wrapped at; none: not at all.
+    /// The width to wrap lines at; none: lines are not wrapped.
     pub width: Option<usize>,
     /// Whether the exact changes of nodes are shown.
     pub diff: bool,
 }
 
-/// One line, without its end.
+/// One line, without a line end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// What it is.
+    /// Its style.
     pub look: LineStyle,
     /// Its text.
     pub text: String,
@@ -54,7 +54,7 @@ struct Page {
 }
 
 impl Page {
-    /// A line that is broken where it is too wide; what follows is indented.
+    /// Adds a line, wrapped if it is too wide; continuation lines are indented.
     fn line(&mut self, look: LineStyle, text: &str, indent: usize) {
         let wrapped = wrapped(text, indent, self.width);
         self.lines.extend(wrapped.lines().map(|line| Line { look, text: line.to_owned() }));
@@ -82,7 +82,8 @@ impl Page {
     }
 }
 
-/// The whole preview, wrapped at a width if there is one. The last line repeats the verdict, as the first has scrolled away by then.
+/// The whole preview, wrapped at a width if there is one. The last line repeats the verdict, as the first has
+/// scrolled away by then.
 pub fn lines(preview: &Preview<'_>, form: TextForm) -> Vec<Line> {
     let mut page = Page { lines: Vec::new(), width: form.width };
     let words = Sentences(preview);

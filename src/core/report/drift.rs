@@ -1,7 +1,8 @@
-//! Drift: desired minus observed, object by object, in the words of `ip` and `nft`.
+//! Drift detection: compares the desired with the observed state object by object, and describes the differences in
+//! the syntax of `ip` and `nft`.
 //!
-//! What is compared is the state that was last seen to be in force, not a plan: our own applying is no drift. Deliberately
-//! absent: who did it and when (`history`).
+//! The comparison takes the state that was last applied, not a plan: what Egret itself applies is no drift. Not here:
+//! who caused it and when (see `history`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -13,19 +14,19 @@ use crate::core::state::net::{LinkName, RouteKey, route_text};
 use crate::core::state::nft::{Chain, ElementData, ElementKey, Set, Table, TableFamily, element_text};
 use crate::core::text::counted;
 
-/// How an object differs.
+/// The kind of difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DriftClass {
-    /// It was there and is gone.
+    /// The object was there and is gone.
     Missing,
-    /// It bears our marks and is not ours.
+    /// The object has Egret's marks and Egret did not create it.
     Extra,
-    /// It is there, and different.
+    /// The object is there and differs.
     Changed,
 }
 
-/// What kind of object, and the number that it and the kernel's events have in common.
+/// The kind of an object, and the number or name by which kernel events identify it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DriftPlace {
     /// A label of the node.
@@ -45,21 +46,21 @@ pub enum DriftPlace {
 /// One object that differs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Drift {
-    /// `ip rule 501`, `nft inet egret map group_of4`: what it is called, the same each time it drifts.
+    /// `ip rule 501`, `nft inet egret map group_of4`: the object's name, the same each time it drifts.
     pub object: String,
-    /// How.
+    /// The kind of difference.
     pub class: DriftClass,
-    /// What it was to be.
+    /// The desired form.
     pub desired: Option<String>,
-    /// What it is.
+    /// The observed form.
     pub observed: Option<String>,
-    /// For finding who did it, and which policy wants it.
+    /// Identifies the process that caused it and the policy that needs the object.
     pub place: DriftPlace,
 }
 
-/// What differs, sorted.
+/// All differences, sorted.
 pub fn between(desired: &NodeState, observed: &NodeState) -> Vec<Drift> {
-    // No `..`: a new part of the state must be compared, too.
+    // No `..`: a new field of the state must be compared too.
     let NodeState { labels, links, addresses, sysctls, rules, routes, neighbours, nft } = desired;
     let mut found = Found::default();
     found.maps(labels, &observed.labels, |key, value| Entry {
@@ -117,7 +118,7 @@ fn route_name(key: &RouteKey) -> String {
     format!("{family}{key} table {}{metric}", key.table)
 }
 
-/// An object in words.
+/// An object as text.
 struct Entry {
     object: String,
     text: String,
@@ -197,7 +198,7 @@ impl Found {
         }
     }
 
-    /// A set differs as one object: what is missing and what is too much, a few of each by name.
+    /// A set differs as one object: missing and extra elements, the first few of each by name.
     fn elements(&mut self, object: &str, name: &str, desired: &Set, observed: &Set) {
         if desired.definition() != observed.definition() {
             let (wanted, found) = (desired.definition(), observed.definition());
@@ -221,7 +222,7 @@ impl Found {
     }
 }
 
-/// The first five, and how many more: a report is for reading.
+/// The first five, and how many more: reports are read by users.
 fn few<T: Display>(texts: &[T]) -> String {
     let shown: Vec<String> = texts.iter().take(5).map(ToString::to_string).collect();
     let rest = texts.len().saturating_sub(5);

@@ -1,18 +1,18 @@
-//! The files of the reports branch: `nodes/<node>.yaml` for programs and diffs, `README.md` for people.
+//! The files of the reports branch: `nodes/<node>.yaml` for programs and diffs, `README.md` for readers.
 //!
-//! Deliberately absent: Git, what the page says (`page`), and the snapshot (`core::snapshot`).
+//! Not here: Git, the page's content (see `page`), and the snapshot (see `core::snapshot`).
 
 use std::collections::BTreeMap;
 
 use super::history::NodeReport;
 use super::page::page;
 
-/// Where a node's file stands.
+/// The path of a node's file.
 pub fn path_of(node: &str) -> String {
     format!("nodes/{node}.yaml")
 }
 
-/// The node whose file stands there; none where it is no node's.
+/// The node whose file has this path; none if it is not a node's file.
 pub fn node_of(path: &str) -> Option<&str> {
     path.strip_prefix("nodes/")?.strip_suffix(".yaml").filter(|node| !node.contains('/'))
 }
@@ -22,12 +22,12 @@ pub fn node_file(report: &NodeReport) -> Result<String, serde_yaml::ser::Error> 
     serde_yaml::to_string(report)
 }
 
-/// Reads a node's file back; nothing if it is none, as when a person put something else there.
+/// Reads a node's file; none if it is not one, as when a user put another file there.
 pub fn read_node_file(text: &str) -> Option<NodeReport> {
     serde_yaml::from_str(text).ok()
 }
 
-/// The whole tree after these nodes' reports have changed: everything that was there, these nodes' files, and the page for people.
+/// The whole tree after these nodes' reports changed: the existing files, these nodes' files, and the page.
 pub fn tree(
     current: &BTreeMap<String, String>,
     cluster: &str,

@@ -1,7 +1,8 @@
-//! History: when each drift was seen, by whom it was made, when it was put right. One node's file on the reports branch.
+//! The drift history of one node: when each drift was seen, which process caused it, when it was corrected. One file
+//! per node on the reports branch.
 //!
-//! A file changes only when there is something new to say; times are those of events, never of writing. Deliberately absent:
-//! YAML and Markdown (`files`).
+//! A file changes only when there is something new; its times are those of events, never of writing. Not here: YAML
+//! and Markdown (see `files`).
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,34 +11,34 @@ use super::drift::{Drift, DriftClass};
 use crate::core::admission::{Emergency, PendingCommit};
 use crate::core::finding::Finding;
 
-/// How many records of what was put right are kept in the file; older ones are in the branch's history.
+/// How many corrected records the file keeps; older ones are in the branch's history.
 const KEPT: usize = 100;
 
-/// Everything worth telling of one node.
+/// The report of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeReport {
     /// The node.
     pub node: String,
-    /// The commit that is in force there; none before the first.
+    /// The commit that is active on the node; none before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_force: Option<EffectiveCommit>,
-    /// The newest commit, if it is not in force but waits.
+    /// The newest commit, if it is pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<Box<PendingCommit>>,
-    /// How the commit in force came through a closed change window, if it did.
+    /// How the active commit passed a closed change window, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emergency: Option<Box<Emergency>>,
-    /// Found different and not put right (yet).
+    /// Drift that is not corrected (yet).
     #[serde(default)]
     pub drift: Vec<DriftRecord>,
-    /// Put right, the newest first.
+    /// Corrected drift, the newest first.
     #[serde(default)]
     pub corrected: Vec<DriftRecord>,
-    /// Documents that are not in force as they stand in the repository.
+    /// Documents whose version in the repository is not active.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<Rejected>,
-    /// Reasons worth a person's eye, and since when.
+    /// Findings that a user should see, and since when.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<DatedFinding>,
 }
@@ -49,7 +50,7 @@ pub struct EffectiveCommit {
     pub commit: String,
     /// Its first line.
     pub summary: String,
-    /// Since when it has been in force on this node.
+    /// Since when it has been active on this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
 }
@@ -62,7 +63,7 @@ pub struct Rejected {
     pub place: String,
     /// What is wrong.
     pub message: String,
-    /// What is in force instead.
+    /// What is active instead.
     pub instead: String,
 }
 
@@ -84,74 +85,74 @@ pub struct DriftRecord {
     pub object: String,
     /// How it differs.
     pub class: DriftClass,
-    /// What it was to be; absent for what was not to be at all.
+    /// The desired form; absent if the object should not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired: Option<String>,
-    /// What it was found to be; absent if it was gone.
+    /// The observed form; absent if the object was gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<String>,
-    /// Who did it, as far as the kernel says.
+    /// The process that caused it, as far as the kernel reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<DriftActor>,
     /// When it was first seen.
     pub first_seen: Timestamp,
     /// When it was last seen.
     pub last_seen: Timestamp,
-    /// When it was last put right.
+    /// When it was last corrected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrected: Option<Timestamp>,
     /// How often it was seen.
     pub times: u32,
-    /// What was done: `corrected`, or why not.
+    /// The action taken: `corrected`, or why not.
     pub action: String,
-    /// Who wants it.
+    /// The policies that need the object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wanted_by: Vec<RequestedBy>,
-    /// What to do about it.
+    /// A hint for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
-/// Who is thought to have done it, and why.
+/// The process that probably caused a drift, and the evidence.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DriftActor {
     /// `nft`, `process 4711`, `the kernel`.
     pub guess: String,
-    /// What the guess rests on.
+    /// The evidence for the guess.
     pub because: String,
 }
 
-/// A policy that wants an object.
+/// A policy that needs an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestedBy {
     /// Its name.
     pub policy: String,
     /// `policies/outpost.yaml:1`
     pub file: String,
-    /// The commit that is in force.
+    /// The active commit.
     pub commit: String,
 }
 
-/// A drift as it was just seen.
+/// A drift as it was just observed.
 #[derive(Debug, Clone)]
 pub struct ObservedDrift {
-    /// What differs.
+    /// The difference.
     pub drift: Drift,
-    /// Who did it, if the kernel says.
+    /// The process that caused it, if the kernel reports it.
     pub by: Option<DriftActor>,
-    /// Who wants the object.
+    /// The policies that need the object.
     pub wanted_by: Vec<RequestedBy>,
 }
 
 impl DriftRecord {
-    /// From when it was last seen until it was put right, in milliseconds. A clock that jumped back in between makes it 0.
+    /// The time from the last sighting to the correction, in milliseconds; 0 if the clock jumped back in between.
     pub fn took_milliseconds(&self) -> Option<i128> {
         self.corrected.map(|corrected| corrected.duration_since(self.last_seen).as_millis().max(0))
     }
 }
 
 impl NodeReport {
-    /// An empty one.
+    /// An empty report.
     pub fn new(node: &str) -> Self {
         Self {
             node: node.to_owned(),
@@ -165,8 +166,8 @@ impl NodeReport {
         }
     }
 
-    /// Takes down what was seen. Drift that is open already is seen again; an object that was put right before and drifted the
-    /// same way is opened again with its count.
+    /// Records observed drift. Open drift is counted again; an object that was corrected before and drifted the same
+    /// way is reopened with its count.
     pub fn seen(&mut self, sightings: Vec<ObservedDrift>, now: Timestamp) {
         for sighting in sightings {
             let same =
@@ -194,8 +195,8 @@ impl NodeReport {
         self.drift.sort_by(|a, b| a.object.cmp(&b.object));
     }
 
-    /// The same report with what only the one before knows: what was put right before this process began, and since when
-    /// findings have stood.
+    /// The same report with what only the previous one has: drift that was corrected before this process started, and
+    /// since when findings have existed.
     #[must_use]
     pub fn after(mut self, before: Option<&Self>) -> Self {
         let Some(before) = before else { return self };
@@ -223,7 +224,7 @@ impl NodeReport {
         self
     }
 
-    /// Takes down that all open drift was put right.
+    /// Records that all open drift was corrected.
     pub fn put_right(&mut self, now: Timestamp) {
         for mut record in std::mem::take(&mut self.drift).into_iter().rev() {
             record.corrected = Some(now);
@@ -233,21 +234,21 @@ impl NodeReport {
         self.corrected.truncate(KEPT);
     }
 
-    /// Takes down that open drift could not be put right.
+    /// Records that open drift could not be corrected.
     pub fn not_put_right(&mut self, why: &str) {
         for record in &mut self.drift {
             record.action = format!("not put right: {why}");
         }
     }
 
-    /// Takes down which commit is in force. One that was so already keeps its time.
+    /// Records which commit is active. A commit that was active already keeps its time.
     pub fn set_in_force(&mut self, commit: &str, summary: &str, now: Timestamp) {
         let known = self.in_force.as_ref().filter(|known| known.commit == commit);
         let since = known.map_or(Some(now), |known| known.since);
         self.in_force = Some(EffectiveCommit { commit: commit.to_owned(), summary: summary.to_owned(), since });
     }
 
-    /// Replaces the findings; those that were there keep their time.
+    /// Replaces the findings; those that existed before keep their time.
     pub fn set_findings(&mut self, findings: Vec<Finding>, now: Timestamp) {
         let before = std::mem::take(&mut self.findings);
         self.findings = findings

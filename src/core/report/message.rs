@@ -1,13 +1,13 @@
-//! The subject of a report's commit: what is new in it, in one line.
+//! The subject line of a report's commit: the newest event in it.
 //!
-//! Deliberately absent: trailers, which the edge adds, and the report itself (`files`).
+//! Not here: trailers, which the caller adds, and the report's files (see `files`).
 
 use super::drift::DriftClass;
 use super::history::{DriftRecord, NodeReport};
 use super::waiting;
 use crate::core::text::{counted, short_commit, shortened};
 
-/// The subject of what changed on several nodes: the first one's, and how many more there are. None where nothing changed.
+/// The subject for changes on several nodes: the first node's, and how many more there are. None if nothing changed.
 pub fn subject_of(changed: &[(Option<NodeReport>, NodeReport)]) -> Option<String> {
     let (before, after) = changed.first()?;
     let first = subject(before.as_ref(), after);
@@ -17,7 +17,7 @@ pub fn subject_of(changed: &[(Option<NodeReport>, NodeReport)]) -> Option<String
     })
 }
 
-/// The subject where nothing happened but that nodes left the cluster.
+/// The subject of a commit that only removes nodes which left the cluster.
 pub fn gone(nodes: &[String]) -> Option<String> {
     let (first, more) = nodes.split_first()?;
     Some(shorten(&match more.len() {
@@ -95,7 +95,7 @@ fn more(all: usize) -> String {
     if all > 1 { format!(", and {} more", all - 1) } else { String::new() }
 }
 
-/// A subject is one line, and not longer than `git log --oneline` shows well.
+/// A subject is one line, and no longer than `git log --oneline` shows well.
 fn shorten(text: &str) -> String {
     let line: String = text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
     shortened(&line, 120)

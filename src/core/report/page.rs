@@ -1,8 +1,10 @@
-//! README.md of the reports branch: what an auditor asks of a cluster, in the order of the questions.
+//! Renders `README.md` of the reports branch: what an auditor asks about a cluster, in the order of the questions.
 //!
-//! What is in force, who is behind, and what waits; what differs now; when each thing drifted and came back; the same by policy and by node; how to read
-//! the history. Made from all nodes' files alone, with the times of events and none of writing, so that whichever node writes last writes
-//! the same. Text of the world is shown and never obeyed (`core::escape`). Deliberately absent: what is in the nodes' files in full.
+//! The sections: which commit is active, which nodes are behind and what is pending; what differs now; when each
+//! drift began and ended; the same by policy and by node; how to read the history. The page is made from all nodes'
+//! files alone, with the times of events and not of writing, so that any node writes the same page. Names and texts
+//! from a repository or cluster are escaped (`core::escape`). Not here: all records in full; the nodes' files have
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -15,12 +17,12 @@ use super::{names, short, waiting};
 use crate::core::escape::{inert, inert_name};
 use crate::core::text::counted;
 
-/// Rows of what was put right; the nodes' files have a hundred each, the history all.
+/// Rows of corrected drift; each node's file has a hundred records, the branch's history has all.
 const RIGHT: usize = 50;
-/// Rows of the other tables: a forge shows no page of any length.
+/// Rows of the other tables: forges limit the length of a page.
 const ROWS: usize = 200;
 
-/// The page. `branch` is where it stands.
+/// The page. `branch` is the branch it is on.
 pub fn page(cluster: &str, branch: &str, reports: &[NodeReport]) -> String {
     let open: usize = reports.iter().map(|report| report.drift.len() + problems(report).count()).sum();
     let right: usize = reports.iter().map(|report| report.corrected.len()).sum();
@@ -42,12 +44,13 @@ fn problems(report: &NodeReport) -> impl Iterator<Item = &DatedFinding> {
     report.findings.iter().filter(|since| since.finding.is_problem())
 }
 
-/// A time as people read it: to the second, without what all have in common.
+/// A time for readers: to the second, without the parts that all times share.
 fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// What most nodes should have: of the revisions in force the one that came last, which is the one whose first node has had it least long.
+/// The revision that most nodes should have: of the active revisions the one that came last, which is the one whose
+/// first node has had it for the shortest time.
 fn newest(reports: &[NodeReport]) -> Option<&EffectiveCommit> {
     let mut first: BTreeMap<&str, (Option<Timestamp>, usize, &EffectiveCommit)> = BTreeMap::new();
     for commit in reports.iter().filter_map(|report| report.in_force.as_ref()) {
@@ -164,7 +167,7 @@ fn came_back(page: &mut String, reports: &[NodeReport]) {
     page.push('\n');
 }
 
-/// Milliseconds as people read them.
+/// Milliseconds for readers.
 fn span(milliseconds: i128) -> String {
     match milliseconds {
         0..=9_999 => format!("{milliseconds} ms"),
@@ -173,7 +176,7 @@ fn span(milliseconds: i128) -> String {
     }
 }
 
-/// What is told of one policy.
+/// What the page shows of one policy.
 #[derive(Default)]
 struct OfPolicy<'r> {
     files: BTreeSet<&'r str>,
@@ -268,7 +271,7 @@ fn notes(page: &mut String, reports: &[NodeReport]) {
 }
 
 fn history(page: &mut String, branch: &str) {
-    // A branch's name may have a quote, and what git takes for an option begins with a dash.
+    // A branch's name may contain a quote, and git takes a name that begins with a dash for an option.
     let branch = format!("origin/{branch}").replace('\'', "'\\''");
     let _ = write!(
         page,

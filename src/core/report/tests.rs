@@ -1,4 +1,4 @@
-//! Tests of reports: what differs, what is remembered of it, and what people read.
+//! Tests of reports: differences, the history of them, and the page.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -202,7 +202,7 @@ fn a_finding_that_stays_keeps_its_time() {
     assert_eq!(report.findings, []);
 }
 
-/// A node with something of each kind, all of it written by somebody who means harm to the page.
+/// A node with every kind of record, all of it text that attacks the page.
 fn full() -> NodeReport {
     let mut report = NodeReport::new("kind-worker");
     report.withheld = Some(Box::new(PendingCommit {
@@ -246,7 +246,7 @@ fn the_page_says_it_all_and_nothing_in_it_is_markup_of_others() {
     behind.set_in_force("77d02fb000000000", "before", Timestamp::UNIX_EPOCH);
     let nothing = NodeReport::new("kind-worker4");
     let given = page("prod", "egret/reports/prod", &[full(), quiet, behind, nothing]).replace('\u{200b}', "~");
-    // As `tests/it/golden.rs` does it for the integration tests.
+    // The same as `tests/it/golden.rs` does for the integration tests.
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/core/report/page.md");
     if std::env::var_os("EGRET_BLESS").is_some() {
         std::fs::write(path, &given).expect("a file");

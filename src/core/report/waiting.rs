@@ -1,6 +1,6 @@
-//! What a report says of commits that wait, and of those that came through a closed change window.
+//! The parts of a report about pending commits, and about those that passed a closed change window.
 //!
-//! Deliberately absent: why they do (`core::admission`).
+//! Not here: the decision (see `core::admission`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,14 +12,14 @@ use super::{names, short};
 use crate::core::admission::{Emergency, PendingCommit, by_the_clock};
 use crate::core::escape::inert;
 
-/// The page's lines: what waits on which nodes, and what was let through.
+/// The page's lines: which commits are pending on which nodes, and which were let through.
 pub(super) fn page(page: &mut String, reports: &[NodeReport]) {
     let mut waiting: BTreeMap<(String, String), (Timestamp, Vec<&str>)> = BTreeMap::new();
     let mut passed: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for report in reports {
         if let Some(PendingCommit { commit, summary, author, since, why }) = report.withheld.as_deref() {
             let what = format!("{} “{}” of {}", short(commit), inert(summary), inert(author));
-            // Each node has a clock of its own, and saw it at another time.
+            // Each node has a clock of its own, and saw the commit at another time.
             let (first, nodes) = waiting.entry((what, inert(&why.to_string()))).or_insert((*since, Vec::new()));
             *first = (*first).min(*since);
             nodes.push(&report.node);
@@ -39,7 +39,7 @@ pub(super) fn page(page: &mut String, reports: &[NodeReport]) {
     }
 }
 
-/// The subject of a commit that says nothing but that something waits, or was let through.
+/// The subject of a commit whose only change is that a commit is pending or was let through.
 pub(super) fn subject(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
     if let Some(emergency) = &after.emergency
         && before.and_then(|report| report.emergency.as_ref()) != Some(emergency)

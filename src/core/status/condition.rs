@@ -1,8 +1,10 @@
-//! Conditions, as Kubernetes' `meta/v1 Condition` has them, with the types and reasons that Egret uses.
+//! Conditions of the custom resources, in the form of Kubernetes' `meta/v1 Condition`, with the types and reasons
+//! that Egret uses.
 //!
-//! `Ready`, `Reconciling` and `Stalled` have the meaning that kstatus gives them (sigs.k8s.io/cli-utils, `pkg/kstatus`): `Ready` is always
-//! there; the other two only while they are true. Reasons follow Gateway API and kstatus where these have one. `docs/conditions.md` has all
-//! of them, and a test compares that page with the two enums here.
+//! `Ready`, `Reconciling` and `Stalled` have the meaning that kstatus gives them (sigs.k8s.io/cli-utils,
+//! `pkg/kstatus`): `Ready` is always there; the other two only while they are true. Reasons follow Gateway API and
+//! kstatus where these have one. `docs/conditions.md` has all of them, and a test compares that page with the two
+//! enums here.
 
 use std::fmt;
 
@@ -16,23 +18,23 @@ use crate::core::text::shortened;
 /// The API server takes no message above 32 KiB; a status with a few of them should stay readable.
 pub(super) const LONGEST_MESSAGE: usize = 1024;
 
-/// Enums of words: their names are what the API server stores.
+/// Defines enums whose variant names are the strings that the API server stores.
 macro_rules! words {
     ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $word:ident,)* }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum $name {
             $($(#[$doc])* $word,)*
-            /// One that another version wrote. It is never written.
+            /// A value that another version wrote. It is never written.
             #[serde(other)]
             Unrecognised,
         }
 
         impl $name {
-            /// All that this version writes.
+            /// All values that this version writes.
             pub const ALL: &[Self] = &[$(Self::$word,)*];
 
-            /// As the API server stores it.
+            /// The string that the API server stores.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$word => stringify!($word),)*
@@ -52,7 +54,7 @@ macro_rules! words {
 words! {
     /// `type` of a condition.
     ConditionType {
-        /// Every kind: what was published is in the kernels that it concerns.
+        /// Every kind: what was published is in all kernels that it concerns.
         Ready,
         /// Every kind, only while true: Egret is working towards Ready, or tries again.
         Reconciling,
@@ -96,7 +98,7 @@ words! {
         EgressIPMissing,
         /// The gateway's kernel does not forward.
         GatewayNotForwarding,
-        /// A kernel does not take a part of it.
+        /// A kernel rejects a part of it.
         KernelRefused,
         /// A user suspended it, until a time that the message names.
         Suspended,
@@ -114,7 +116,7 @@ words! {
         GitOperationFailed,
         /// The newest commit is the published one.
         Published,
-        /// The API server did not take what was to be published; it is tried again.
+        /// The API server did not accept what was to be published; it is tried again.
         PublicationFailed,
         /// The newest commit waits for its change window.
         ChangeWindowClosed,
@@ -142,8 +144,8 @@ words! {
 }
 
 impl Reason {
-    /// What kstatus calls a state that is not Ready for this reason. A suspended policy is neither: it makes no progress because a user
-    /// wants it so.
+    /// The kstatus state of an object that is not Ready for this reason. A suspended policy has neither: it makes no
+    /// progress because a user suspended it.
     fn progress(self) -> Option<ConditionType> {
         match self {
             Self::Suspended => None,
@@ -170,11 +172,11 @@ impl From<&PendingReason> for Reason {
 /// `status` of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConditionStatus {
-    /// It is so.
+    /// The condition holds.
     True,
-    /// It is not so.
+    /// The condition does not hold.
     False,
-    /// That is not known yet.
+    /// Not known yet.
     Unknown,
 }
 
@@ -184,28 +186,28 @@ impl From<bool> for ConditionStatus {
     }
 }
 
-/// Something that is so or not, since when and why (`meta/v1 Condition`).
+/// Whether a condition holds, since when and why (`meta/v1 Condition`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What it is about.
+    /// The type.
     #[serde(rename = "type")]
     pub kind: ConditionType,
-    /// Whether it is so.
+    /// Whether it holds.
     pub status: ConditionStatus,
-    /// Why, for programs.
+    /// The reason, for programs.
     pub reason: Reason,
-    /// Why, as a sentence.
+    /// The reason, as a sentence.
     pub message: String,
-    /// The `metadata.generation` that this was found of.
+    /// The `metadata.generation` that was observed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Since when the status is what it is.
+    /// Since when the status has had this value.
     pub last_transition_time: Timestamp,
 }
 
 impl Condition {
-    /// A condition as it is now. [`settle`] gives it the time of before.
+    /// A condition as it is now. [`settle`] restores the earlier transition time.
     pub fn new(
         kind: ConditionType,
         status: impl Into<ConditionStatus>,
@@ -223,19 +225,19 @@ impl Condition {
         }
     }
 
-    /// Whether it is so.
+    /// Whether it is true.
     pub fn is_true(&self) -> bool {
         self.status == ConditionStatus::True
     }
 
-    /// `Reconciling` or `Stalled`, if this `Ready` means one of them.
+    /// `Reconciling` or `Stalled`, if this `Ready` implies one of them.
     pub(super) fn progress(&self) -> Option<Self> {
         let kind = self.reason.progress().filter(|_| !self.is_true())?;
         Some(Self { kind, status: ConditionStatus::True, ..self.clone() })
     }
 }
 
-/// The one of a type, if it is there.
+/// The condition of a type, if it is there.
 pub fn condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
     conditions.iter().find(|condition| condition.kind == kind)
 }
@@ -245,13 +247,13 @@ pub fn is_ready(conditions: &[Condition]) -> bool {
     condition(conditions, ConditionType::Ready).is_some_and(Condition::is_true)
 }
 
-/// `Ready` with what kstatus wants beside it, then the others.
+/// `Ready` with the condition that kstatus wants beside it, then the others.
 pub(super) fn with_progress(ready: Condition, others: impl IntoIterator<Item = Condition>) -> Vec<Condition> {
     let progress = ready.progress();
     [ready].into_iter().chain(progress).chain(others).collect()
 }
 
-/// Conditions with the times of those before that had the same status.
+/// Conditions with the transition times of the previous ones that had the same status.
 pub(super) fn settle(mut conditions: Vec<Condition>, before: &[Condition]) -> Vec<Condition> {
     for condition in &mut conditions {
         let known = before.iter().find(|known| known.kind == condition.kind && known.status == condition.status);
@@ -262,7 +264,7 @@ pub(super) fn settle(mut conditions: Vec<Condition>, before: &[Condition]) -> Ve
     conditions
 }
 
-/// Names the generation of the spec that conditions were found of.
+/// Sets the generation of the spec that was observed.
 pub(super) fn observe(mut conditions: Vec<Condition>, generation: Option<i64>) -> Vec<Condition> {
     for condition in &mut conditions {
         condition.observed_generation = generation;
@@ -270,7 +272,7 @@ pub(super) fn observe(mut conditions: Vec<Condition>, generation: Option<i64>) -
     conditions
 }
 
-/// A condition that this version cannot read hides no other and nothing else of a status.
+/// A condition that this version cannot read is skipped, and does not hide the others or the rest of a status.
 pub(super) fn readable<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Condition>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

@@ -1,4 +1,4 @@
-//! The status of the EgressConfig: how far the cluster is with what was published, and what keeps it from being further.
+//! The status of the EgressConfig: how many nodes have applied what is published, and why the others have not.
 
 use std::collections::BTreeMap;
 
@@ -15,19 +15,19 @@ use crate::core::facts::Node;
 use crate::core::name::NodeName;
 use crate::core::report::history::Rejected;
 
-/// Documents that a status names; the reports branch names all.
+/// The most documents that a status names; the reports branch names all.
 const CARRIED: usize = 20;
 
 /// `status` of the EgressConfig.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HeadStatus {
-    /// The `metadata.generation` that this is about.
+    /// The `metadata.generation` that was observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The controller that leads.
+    /// The leading controller.
     pub leader: String,
-    /// Nodes by how far they are.
+    /// Nodes by state.
     pub nodes: NodeCounts,
     /// `3/3`, for a column.
     pub node_summary: String,
@@ -38,26 +38,26 @@ pub struct HeadStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Nodes by how far they are.
+/// Nodes by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeCounts {
     /// Nodes of the cluster.
     pub total: u64,
-    /// Those that have this revision in their kernel.
+    /// Nodes with this revision in their kernel.
     pub current: u64,
-    /// Those with drift that could not be corrected.
+    /// Nodes with drift that could not be corrected.
     pub drifted: u64,
 }
 
-/// What the controller knows.
+/// The inputs, as the controller has them.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadStatusInput<'a> {
-    /// Itself.
+    /// The controller's own name.
     pub leader: &'a str,
-    /// What is published.
+    /// The published revision.
     pub revision: &'a str,
-    /// The generation of the object that it is published in.
+    /// The generation of the object that was published.
     pub generation: Option<i64>,
     /// The nodes of the cluster.
     pub cluster: &'a BTreeMap<NodeName, Node>,
@@ -69,15 +69,15 @@ pub struct HeadStatusInput<'a> {
     pub withheld: Option<&'a PendingCommit>,
     /// Why Git cannot be read.
     pub git_fault: Option<&'a str>,
-    /// Why not all is published.
+    /// Why not everything is published.
     pub publish_fault: Option<&'a str>,
-    /// Whether reports are committed, or why not; none where they are not wanted.
+    /// Whether reports are committed, or why not; none if reports are off.
     pub reports: Option<Result<(), &'a str>>,
-    /// Whether pull requests are previewed, or why not all of them; none where that is not wanted.
+    /// Whether pull requests are previewed, or why not all of them; none if previews are off.
     pub previews: Option<Result<(), &'a str>>,
 }
 
-/// The status of the EgressConfig. `before` is the one until now.
+/// The status of the EgressConfig. `before` is the previous one.
 pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timestamp) -> HeadStatus {
     let nodes = NodeCounts {
         total: facts.cluster.len() as u64,
@@ -134,8 +134,8 @@ impl HeadStatusInput<'_> {
         Some(format!("{}: {}, and {} in all", first.place, first.message, self.rejected.len()))
     }
 
-    /// Whether what Git asks for is in the kernels. A commit that waits for a window or while the cluster is suspended does not count:
-    /// that is what a user asked for, and `UpToDate` says so.
+    /// Whether the kernels have what Git asks for. A commit that waits for a window or because the cluster is
+    /// suspended does not count: a user asked for that, and `UpToDate` reports it.
     fn ready(&self) -> (ConditionStatus, Reason, String) {
         let no = |reason, message: String| (ConditionStatus::False, reason, message);
         if let Some(fault) = self.publish_fault {
@@ -153,7 +153,8 @@ impl HeadStatusInput<'_> {
         self.nodes_ready()
     }
 
-    /// Nodes that are not Ready in Kubernetes' sense, and those without an agent, are not waited for.
+    /// Whether all nodes are Ready. Nodes that are not Ready in Kubernetes' sense, and those without an agent, do not
+    /// count.
     fn nodes_ready(&self) -> (ConditionStatus, Reason, String) {
         let is_up = |name: &NodeName| self.cluster.get(name).is_some_and(|node| node.ready);
         let agents = || self.nodes.iter().filter(|(name, _)| is_up(name));

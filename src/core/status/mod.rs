@@ -1,8 +1,8 @@
-//! Status: what the custom resources report of what is applied, for users and for the other half of Egret.
+//! Status of the custom resources: what is applied where, for users, and for exchange between controller and agents.
 //!
-//! Sized for etcd: nothing here grows with the number of pods, and nothing changes while nothing happens: there are no times but those at
-//! which something became so. Not here: the API server (`cluster::live`) and drift reports in Git (`report`), of which a node's status
-//! carries its own.
+//! Sized for etcd: no status grows with the number of pods, and none changes while nothing happens: the only times
+//! are those of transitions. Not here: the API server (see `cluster::live`), and drift reports in Git (see `report`);
+//! a node's status carries the node's own report.
 
 mod condition;
 mod head;
@@ -22,7 +22,7 @@ pub use node::{
 };
 pub use policy::{GatewayStatus, PolicyStatus, PolicyStatusInput, policy_status};
 
-/// Agents on Ready nodes that do not have a commit yet. Nodes that are not Ready in Kubernetes' sense are not waited for.
+/// Agents on Ready nodes that do not have a commit yet. Nodes that are not Ready in Kubernetes' sense do not count.
 pub fn behind<'n>(
     cluster: &BTreeMap<NodeName, Node>,
     nodes: &'n BTreeMap<NodeName, NodeStatus>,
@@ -32,7 +32,7 @@ pub fn behind<'n>(
     nodes.iter().filter(|(name, node)| is_up(name) && node.revision != revision).map(|(name, _)| name).collect()
 }
 
-/// A few names, for a column: `a, b, c +2`.
+/// The first names of a list, for a column: `a, b, c +2`.
 fn summary<T: ToString>(names: impl IntoIterator<Item = T>) -> String {
     const SHOWN: usize = 3;
     let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();

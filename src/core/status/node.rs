@@ -25,49 +25,49 @@ use crate::core::report::history::NodeReport;
 use crate::core::state::ownership::DatapathConfig;
 use crate::core::text::shortened;
 
-/// Records that a status carries of each kind; the reports branch has more.
+/// The most records of each kind that a status carries; the reports branch has more.
 const CARRIED: usize = 20;
 
 /// `status` of an EgressNode.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeStatus {
-    /// The `metadata.generation` that this is about; none before it was written.
+    /// The `metadata.generation` that was observed; none before the first status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// The commit that is applied.
     pub revision: String,
-    /// The fence of the head that was accepted with it.
+    /// The fencing token of the EgressConfig that was accepted with it.
     pub fence: i64,
-    /// Since which boot of the node that is so: a kernel forgets everything when it ends, and a status does not.
+    /// The boot of the node at which it was applied: a reboot clears the kernel's state, but not a status.
     #[serde(rename = "bootID", skip_serializing_if = "String::is_empty")]
     pub boot_id: String,
-    /// Exits that this node serves, in its kernel now.
+    /// Exits that are in this node's kernel now.
     pub exits: Vec<ServedExit>,
     /// Their addresses, for a column.
     pub exit_summary: String,
-    /// Exits that it could not serve if it were asked to, with the reason: it is passed over.
+    /// Exits that the node could not serve if it were chosen, with the reason: placement skips it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unfit: Vec<UnfitExit>,
-    /// Egress addresses that policies name and that it has, where a policy could choose it: policies follow them.
+    /// Egress addresses named by policies that this node has, if a policy could choose it: policies follow the
+    /// addresses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<HeldAddress>,
-    /// Its interfaces, where a policy could choose it for a gateway: for previews.
+    /// Its interfaces, if a policy could choose it as a gateway: for previews.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<GatewayInterface>,
     /// Policies with pods here.
     pub policies: Vec<PolicyMembers>,
     /// Pods that some policy selects.
     pub members: u64,
-    /// What the kernel can do.
+    /// The kernel's features.
     pub features: NodeFeatures,
-    /// The kernel's numbers that are Egret's there; none before the first round.
+    /// The kernel identifiers that Egret uses on this node; none before the first round.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub datapath: Option<NodeDatapath>,
     /// Objects that differ and could not be corrected.
     pub drift: u64,
-    /// What had drifted, and findings.
-    /// One that another version wrote and this one cannot read is none.
+    /// Drift history and findings. A report of another version that this one cannot read is left out.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable")]
     pub report: Option<NodeReport>,
     /// See `docs/conditions.md`.
@@ -75,7 +75,7 @@ pub struct NodeStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// What another version wrote in another form is as good as nothing, and hides nothing else.
+/// A field that another version wrote in another form is left out, and does not hide the others.
 fn readable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NodeReport>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -95,7 +95,7 @@ fn readable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NodeReport>, D:
 pub struct ServedExit {
     /// `kind-worker2 dev net1`
     pub identity: String,
-    /// The addresses that packets leave with.
+    /// The source addresses of its packets.
     #[serde(rename = "egressIPs")]
     pub egress_ips: Vec<String>,
 }
@@ -116,7 +116,8 @@ pub struct UnfitExit {
 pub struct HeldAddress {
     /// The address.
     pub address: IpAddr,
-    /// Since when its agent sees it there. Of several nodes that have it the last is followed: so an address moves.
+    /// Since when its agent has seen it there. If several nodes have the address, the most recent one counts: this is
+    /// how an address moves.
     pub since: Timestamp,
 }
 
@@ -132,25 +133,25 @@ pub struct PolicyMembers {
     pub members: u64,
 }
 
-/// What a node's kernel can do.
+/// Features of a node's kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeFeatures {
     /// Its release: `6.18.44`.
     pub kernel: String,
-    /// nftables can ask for the kind of interface that a packet came in by.
+    /// nftables can match the kind of the input interface.
     pub interface_kinds: bool,
-    /// Nobody else can flush our table.
+    /// No other process can flush Egret's table.
     pub owned_tables: bool,
     /// IPv6 is on.
     pub ipv6: bool,
 }
 
-/// Numbers of the kernel's that are Egret's on a node. Nodes may have other marks than each other.
+/// Kernel identifiers that Egret uses on a node. Nodes may use different mark bits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeDatapath {
-    /// The bits of marks, as `0x1fff`.
+    /// The mask of the packet mark, as `0x1fff`.
     pub mark_mask: String,
     /// The first routing table and rule priority, and the last.
     pub tables: [u32; 2],
@@ -168,49 +169,49 @@ impl From<DatapathConfig> for NodeDatapath {
     }
 }
 
-/// What an agent knows of its node.
+/// The inputs, as a node's agent has them.
 #[derive(Debug, Clone, Copy)]
 pub struct NodeStatusInput<'a> {
     /// The commit that is applied.
     pub revision: &'a str,
-    /// The fence of its head.
+    /// The fencing token of its EgressConfig.
     pub fence: i64,
-    /// Which boot of the node this is.
+    /// The node's boot ID.
     pub boot_id: &'a str,
-    /// What was compiled and applied; none before the first time.
+    /// The compiled state that was applied; none before the first time.
     pub compiled: Option<&'a Compiled>,
     /// The report.
     pub report: &'a NodeReport,
-    /// What the kernel can do.
+    /// The kernel's features.
     pub features: KernelFeatures,
-    /// Which egress addresses it has, and since when.
+    /// Egress addresses that the node has, and since when.
     pub holds: &'a BTreeMap<IpAddr, Timestamp>,
     /// Its interfaces, for previews.
     pub interfaces: &'a [GatewayInterface],
-    /// The range of what is in the kernel.
+    /// The kernel identifiers in use.
     pub range: Option<DatapathConfig>,
-    /// Which exits it could not serve, with the reason.
+    /// Exits that it could not serve, with the reason.
     pub unfit: &'a BTreeMap<String, String>,
     /// The kernel's release.
     pub kernel: &'a str,
-    /// Why what is published is not in the kernel.
+    /// Why the published state is not in the kernel.
     pub fault: Option<NodeFault<'a>>,
 }
 
-/// Why what is published is not in the kernel.
+/// Why the published state is not in the kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct NodeFault<'a> {
-    /// False, or Unknown where the rest of a publication may still be coming.
+    /// False, or Unknown while a publication may be incomplete.
     pub status: ConditionStatus,
     /// The reason.
     pub reason: Reason,
-    /// A sentence.
+    /// The message.
     pub message: &'a str,
 }
 
 impl NodeStatus {
-    /// The same as it is written: about this generation, and with the times of what the API server has, where that says the same. So a
-    /// restart of the agent is no transition.
+    /// The status as it is written: for this generation, with the transition times that the API server has for equal
+    /// conditions. A restart of the agent is therefore no transition.
     #[must_use]
     pub fn as_written(&self, generation: i64, before: &Self) -> Self {
         let mut status = self.clone();
@@ -219,24 +220,26 @@ impl NodeStatus {
         status
     }
 
-    /// Whether other nodes have to hear of it as a gateway: it serves an exit that has an address, or says that it could not serve one.
+    /// Whether other nodes need it as a gateway: it serves an exit that has an address, or reports that it could not
+    /// serve one.
     pub fn is_gateway(&self) -> bool {
         !self.unfit.is_empty() || self.exits.iter().any(|exit| !exit.egress_ips.is_empty())
     }
 
-    /// Whether a commit is in this node's kernel, and was put there since this boot. An older version does not say when it was.
+    /// Whether a commit is in this node's kernel, and was applied since this boot. Older versions do not report the
+    /// boot.
     pub fn is_in_place(&self, revision: &str, boot_id: &str) -> bool {
         !boot_id.is_empty() && self.boot_id == boot_id && self.revision == revision && is_ready(&self.conditions)
     }
 
-    /// Whether other nodes' agents have to know what it says: of one that could serve, too, as it has the address.
+    /// Whether other nodes' agents need its status: also if it could serve an exit, as it has the address.
     pub fn concerns_others(&self) -> bool {
         self.is_gateway() || !self.holds.is_empty()
     }
 }
 
 impl PolicyMembers {
-    /// Whether it speaks of this policy.
+    /// Whether it mentions this policy.
     pub fn is_of(&self, id: &PolicyId) -> bool {
         self.name == id.name.as_str() && self.kind == kind_name(id.kind)
     }
@@ -249,7 +252,7 @@ fn kind_name(kind: PolicyKind) -> &'static str {
     }
 }
 
-/// The status of a node. `before` is the one until now.
+/// The status of a node. `before` is the previous one.
 pub fn node_status(facts: NodeStatusInput<'_>, before: &NodeStatus, now: Timestamp) -> NodeStatus {
     let report = carried(facts.report);
     let exits = facts.compiled.map(served).unwrap_or_default();
@@ -287,7 +290,7 @@ pub fn node_status(facts: NodeStatusInput<'_>, before: &NodeStatus, now: Timesta
     }
 }
 
-/// As much of a report as a status can carry: the reports branch has the rest of its records, and the node the rest of each text.
+/// The part of a report that fits in a status: the reports branch has the other records, the node the full texts.
 fn carried(report: &NodeReport) -> NodeReport {
     let mut report = report.clone();
     report.drift.truncate(CARRIED);
@@ -344,7 +347,7 @@ fn members(compiled: &Compiled) -> Vec<PolicyMembers> {
         .collect()
 }
 
-/// Which exits each node says it could not serve.
+/// Exits that each node reports it could not serve.
 pub fn unfit<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> UnfitExits {
     let with = nodes.into_iter().filter(|(_, status)| !status.unfit.is_empty());
     let exits =
@@ -352,7 +355,7 @@ pub fn unfit<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>
     with.map(|(name, status)| (name.clone(), exits(status))).collect()
 }
 
-/// Which exits each node says it serves. One without an address has nothing to serve with.
+/// Exits that each node reports it serves. An exit without an address does not count.
 pub fn serving<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> Serving {
     let served = |status: &NodeStatus| -> BTreeSet<String> {
         let exits = status.exits.iter().filter(|exit| !exit.egress_ips.is_empty());
@@ -361,7 +364,7 @@ pub fn serving<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus
     nodes.into_iter().map(|(name, status)| (name.clone(), served(status))).collect::<BTreeMap<_, _>>()
 }
 
-/// Which node has which of the addresses that policies name, and since when.
+/// Nodes that have the addresses named by policies, and since when.
 pub fn held<'n>(nodes: impl IntoIterator<Item = (&'n NodeName, &'n NodeStatus)>) -> HeldAddresses {
     let holders = nodes.into_iter().filter(|(_, status)| !status.holds.is_empty());
     holders

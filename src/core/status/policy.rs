@@ -1,6 +1,7 @@
-//! The status of one published policy: its gateways and their addresses, how many pods it selects, and why it does not work.
+//! The status of one published policy: its gateways and their addresses, how many pods it selects, and why it does
+//! not work.
 //!
-//! Not here: how the placement came about (`core::placement`).
+//! Not here: choosing the gateways (see `core::placement`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +24,7 @@ use crate::core::report::history::Rejected;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PolicyStatus {
-    /// The `metadata.generation` that this is about.
+    /// The `metadata.generation` that was observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// The commit that was published when this was written.
@@ -35,7 +36,7 @@ pub struct PolicyStatus {
     /// Their addresses, for a column.
     #[serde(rename = "egressIPSummary")]
     pub egress_ip_summary: String,
-    /// Pods that it selects, as the nodes reported last.
+    /// Pods that it selects, by the nodes' latest reports.
     pub members: u64,
     /// Nodes with such pods.
     pub nodes: u64,
@@ -52,23 +53,23 @@ pub struct GatewayStatus {
     pub node: String,
     /// The exit: `kind-worker2 dev net1`.
     pub exit: String,
-    /// The addresses that packets leave with, as the gateway's kernel has them.
+    /// The source addresses of its packets, as the gateway's kernel has them.
     #[serde(rename = "egressIPs")]
     pub egress_ips: Vec<String>,
-    /// The gateway serves it.
+    /// Whether the gateway serves it.
     pub ready: bool,
 }
 
-/// What a policy's status is made from.
+/// The inputs of a policy's status.
 #[derive(Debug, Clone, Copy)]
 pub struct PolicyStatusInput<'a> {
-    /// The policy, as it is published.
+    /// The published policy.
     pub policy: &'a Policy,
-    /// The generation of the object that it is published in.
+    /// The generation of the object that was published.
     pub generation: Option<i64>,
-    /// The exits that were chosen.
+    /// The chosen exits.
     pub placement: &'a Placement,
-    /// What every node's agent reported last.
+    /// The agents' latest status of every node.
     pub nodes: &'a BTreeMap<NodeName, NodeStatus>,
     /// Agents that do not have the published commit yet ([`behind`](super::behind)).
     pub behind: &'a [&'a NodeName],
@@ -78,7 +79,7 @@ pub struct PolicyStatusInput<'a> {
     pub revision: &'a str,
 }
 
-/// The status of a policy. `before` is the one until now.
+/// The status of a policy. `before` is the previous one.
 pub fn policy_status(facts: PolicyStatusInput<'_>, before: &PolicyStatus, now: Timestamp) -> PolicyStatus {
     let PolicyStatusInput { policy, placement, nodes, rejected, .. } = facts;
     let exits = placement.policies.get(&policy.id).map(|placed| placed.exits.as_slice()).unwrap_or_default();
@@ -87,7 +88,8 @@ pub fn policy_status(facts: PolicyStatusInput<'_>, before: &PolicyStatus, now: T
     let members = nodes.values().flat_map(|node| &node.policies).filter(|one| one.is_of(&policy.id));
     let addresses: BTreeSet<&String> = gateways.iter().flat_map(|gateway| &gateway.egress_ips).collect();
     let (mut status, mut reason, mut message) = ready(policy, placement, &gateways, nodes);
-    // Gateways serve the former version as well. A version is Ready once every agent has it, and stays so when others change.
+    // Gateways serve the previous version as well. A version becomes Ready once every agent has it, and stays Ready
+    // when other policies change.
     if status == ConditionStatus::True && !facts.behind.is_empty() && is_new(facts.generation, before) {
         (status, reason) = (ConditionStatus::Unknown, Reason::Pending);
         message = format!("waiting for the agents of {} to apply it", summary(facts.behind));
@@ -111,7 +113,7 @@ pub fn policy_status(facts: PolicyStatusInput<'_>, before: &PolicyStatus, now: T
     }
 }
 
-/// Whether this generation was not Ready or found at fault yet.
+/// Whether this generation was neither Ready nor found faulty yet.
 fn is_new(generation: Option<i64>, before: &PolicyStatus) -> bool {
     let ready = condition(&before.conditions, ConditionType::Ready);
     before.observed_generation != generation || ready.is_none_or(|ready| ready.status == ConditionStatus::Unknown)
@@ -186,7 +188,7 @@ fn ready(
     (ConditionStatus::True, Reason::Programmed, format!("members leave as {}", exits.join(", ")))
 }
 
-/// What the gateway itself found about an exit.
+/// The gateway's own finding about an exit.
 fn finding_of<'n>(
     gateway: &GatewayStatus,
     code: &str,
@@ -197,7 +199,7 @@ fn finding_of<'n>(
     findings.into_iter().find(|finding| finding.code == code && finding.subject == gateway.exit)
 }
 
-/// What a node with members could not apply of an exit that its gateway serves.
+/// An exit that its gateway serves, but that a node with members could not apply.
 fn refused_elsewhere<'n>(
     gateway: &GatewayStatus,
     nodes: &'n BTreeMap<NodeName, NodeStatus>,
@@ -207,7 +209,7 @@ fn refused_elsewhere<'n>(
     nodes.iter().find_map(|(name, status)| Some((name, findings(status).map(|since| &since.finding).find(is_it)?)))
 }
 
-/// What the nodes with members found about it and another policy.
+/// A finding of a node with members about this policy and another one.
 fn overlap<'n>(policy: &Policy, nodes: &'n BTreeMap<NodeName, NodeStatus>) -> Option<&'n Finding> {
     let findings = nodes.values().flat_map(|node| &node.report).flat_map(|report| &report.findings);
     findings

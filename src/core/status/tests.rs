@@ -1,4 +1,4 @@
-//! Tests of status: of a policy that works, and of each fault of one; of the EgressConfig; and of conditions as such.
+//! Tests of status: a working policy and each fault of one; the EgressConfig; and conditions.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ fn facts(ready: bool) -> Facts {
     Facts { nodes: BTreeMap::from([(NodeName::parse("gate").unwrap(), node)]), ..Facts::default() }
 }
 
-/// What the gateway says: with an address, without one, or nothing.
+/// The gateway's status: with an address, without one, or no status.
 fn said(addresses: Option<&[&str]>) -> BTreeMap<NodeName, NodeStatus> {
     let Some(addresses) = addresses else { return BTreeMap::new() };
     let egress_ips = addresses.iter().map(|address| (*address).to_owned()).collect();

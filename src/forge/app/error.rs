@@ -1,13 +1,13 @@
-//! Why a GitHub App gets no token, in words for whoever set it up.
+//! Errors of a GitHub App that gets no token, for the administrator who set it up.
 //!
-//! Deliberately absent: the key, tokens, and anything else of an answer than GitHub's own message.
+//! They never contain the key, tokens, or any part of an answer except GitHub's own message.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::https;
 
-/// Why there is no token.
+/// The cause of a missing token.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's message says what it is; the fields are what the message shows")]
 pub enum AppError {
@@ -32,7 +32,7 @@ pub enum AppError {
 }
 
 impl AppError {
-    /// What to do about it.
+    /// A hint for the user.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::KeyFile { .. } => "is the secret mounted, and may Egret read it?".to_owned(),
@@ -62,7 +62,7 @@ impl AppError {
         })
     }
 
-    /// Whether it may pass by itself. A key too: a secret is mounted late, or is being replaced.
+    /// Whether a retry may succeed. A missing key too: a secret may be mounted late, or be in replacement.
     pub fn retryable(&self) -> bool {
         match self {
             Self::KeyFile { .. } | Self::Start(_) | Self::Nonsense { .. } => true,

@@ -1,6 +1,8 @@
-//! By what a GitHub App says who it is: a JSON Web Token (RFC 7519), signed with the App's key as RS256 (RFC 7518, 3.3).
+//! Creates the JSON Web Token (RFC 7519) by which a GitHub App authenticates, signed with the App's key as RS256 (RFC
+//! 7518, 3.3).
 //!
-//! rustls signs with ring, which is here for TLS. Deliberately absent: reading such tokens, other ways to sign, and keys with a passphrase.
+//! rustls signs with ring, which is a dependency for TLS already. Verifying tokens, other algorithms, and keys with a
+//! passphrase are not supported.
 
 use std::path::Path;
 
@@ -15,16 +17,17 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use super::error::AppError;
 use crate::secret::Secret;
 
-/// A token begins so long before now: clocks differ.
+/// How long before now a token's validity begins, in seconds: clocks differ.
 const BEFORE: i64 = 60;
-/// And ends so long after. GitHub takes ten minutes, and its clock may be behind ours.
+/// How long after now it ends. GitHub allows ten minutes, and its clock may be behind ours.
 const AFTER: i64 = 9 * 60;
 
-/// Who an App is, at a time in seconds since 1970. The key is read anew each time: it may have been replaced.
+/// A signed token for an App, at a time in seconds since 1970. The key is read anew each time: it may have been
+/// replaced.
 pub(super) fn assertion(id: &str, key_file: &Path, now: i64) -> Result<Secret, AppError> {
     let no_key = |what: String| AppError::Key { path: key_file.to_owned(), what };
     let text = std::fs::read(key_file).map_err(|source| AppError::KeyFile { path: key_file.to_owned(), source })?;
-    // GitHub gives PKCS#1 (`BEGIN RSA PRIVATE KEY`); PKCS#8 is what people make of it.
+    // GitHub provides PKCS#1 (`BEGIN RSA PRIVATE KEY`); users may convert it to PKCS#8.
     let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| no_key("holds no private key in PEM".to_owned()))?;
     let key = any_supported_type(&key).map_err(|_| no_key("holds a key that cannot be used".to_owned()))?;
     let signer = key

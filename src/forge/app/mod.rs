@@ -1,7 +1,9 @@
-//! A GitHub App: signs in with its key, and is given tokens for one repository that end within the hour.
+//! Authenticates as a GitHub App: signs in with the App's key, and requests tokens for one repository that expire
+//! within the hour.
 //!
-//! A token may do what is needed and no more: the App's other repositories, and its other permissions, are not in it. It is used again until
-//! five minutes before its end, by GitHub's clock. Deliberately absent: users who sign in, other repositories, and tokens on a disk.
+//! A token has only the permissions that are needed, and no access to the App's other repositories. It is reused
+//! until five minutes before its expiry, by GitHub's clock. Tokens are never written to disk, and users cannot sign
+//! in.
 
 mod error;
 mod jwt;
@@ -20,17 +22,17 @@ pub use self::error::AppError;
 use crate::https::{self, Client, HttpResponse, Method, Request, full};
 use crate::secret::Secret;
 
-/// A token is not used in its last minutes: a fetch takes a while.
+/// The time before its expiry in which a token is no longer used: a fetch takes a while.
 const RESERVE: Duration = Duration::from_mins(5);
-/// What is more is no difference of clocks that GitHub would mind.
+/// In seconds; a larger difference of the clocks is a likely reason for GitHub to reject the signature.
 const TOLERANCE: i64 = 30;
-/// The version of the API that is spoken.
+/// The version of the API.
 const VERSION: &str = "2022-11-28";
 
-/// Which App, and where.
+/// The App and the API.
 #[derive(Debug, Clone)]
 pub struct AppOptions {
-    /// The API: `https://api.github.com`, or `https://HOST/api/v3`.
+    /// The API's root: `https://api.github.com`, or `https://HOST/api/v3`.
     pub api: String,
     /// The repository: `OWNER/NAME`.
     pub project: String,
@@ -38,23 +40,23 @@ pub struct AppOptions {
     pub id: String,
     /// The file with its private key, in PEM.
     pub key_file: PathBuf,
-    /// Its installation; found by the API unless it is given.
+    /// Its installation id; looked up through the API if it is not given.
     pub installation: Option<u64>,
-    /// How the API is reached.
+    /// Options of the HTTP client.
     pub https: https::ClientOptions,
 }
 
-/// What a token is for.
+/// The purpose of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TokenPurpose {
-    /// Fetching, and pushing reports where the App may.
+    /// Fetching, and pushing reports if the App may.
     Git,
     /// Comments, statuses and checks.
     Pulls,
 }
 
 impl TokenPurpose {
-    /// What it takes at least, and what else it is good for.
+    /// The permissions that are required, and those that are requested if the App has them.
     fn permissions(self) -> (&'static [Permission], &'static [Permission]) {
         match self {
             Self::Git => (&[("contents", "read")], &[("contents", "write")]),
@@ -65,10 +67,10 @@ impl TokenPurpose {
     }
 }
 
-/// What may be touched, and how.
+/// A permission and its level.
 type Permission = (&'static str, &'static str);
 
-/// An App, and the tokens that it was given.
+/// An App, with the tokens it has received.
 #[derive(Debug)]
 pub struct GitHubApp {
     options: AppOptions,
@@ -95,12 +97,12 @@ struct Given {
 }
 
 impl GitHubApp {
-    /// An App that nobody has asked for anything yet.
+    /// An App without tokens.
     pub fn new(options: AppOptions) -> Self {
         Self { options, kept: Mutex::default() }
     }
 
-    /// Where the App's own repositories are: no other host is given its tokens.
+    /// The host of the App's repositories: its tokens are sent to no other host.
     pub fn git_host(&self) -> Option<String> {
         let host = self.host();
         let host =
@@ -110,14 +112,15 @@ impl GitHubApp {
         (!host.is_empty()).then(|| host.to_owned())
     }
 
-    /// A token, good for five minutes at least. Blocks while one is asked for, whoever else wants one: they get the same.
+    /// A token that is valid for at least five minutes. Blocks while a token is requested; concurrent callers wait
+    /// and get the same token.
     pub fn token(&self, of: TokenPurpose) -> Result<Secret, AppError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = kept.get(&of).filter(|known| Instant::now() < known.until) {
             return Ok(known.token.clone());
         }
         kept.remove(&of);
-        // A thread of its own, because whoever asks may be within a runtime, which cannot be blocked.
+        // In a separate thread, because the caller may be within a runtime, which must not be blocked.
         let fresh = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("github-app".to_owned());
             let asking = thread.spawn_scoped(scope, || self.exchange(of)).map_err(AppError::Start)?;
@@ -128,7 +131,7 @@ impl GitHubApp {
         Ok(token)
     }
 
-    /// A token that was given is not taken any more: the next one is a new one.
+    /// Discards a token that was rejected: the next call requests a new one.
     pub fn forget(&self, of: TokenPurpose) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&of);
     }
@@ -165,7 +168,7 @@ impl GitHubApp {
         Ok(Kept { token: given.token, until: Instant::now() + good.saturating_sub(RESERVE) })
     }
 
-    /// What is needed, as far as the App may: to ask for more is refused as a whole.
+    /// The permissions to request, as far as the App has them: a request for more is refused as a whole.
     fn narrowed(
         &self,
         of: TokenPurpose,
@@ -225,12 +228,12 @@ impl GitHubApp {
     }
 
     fn read<T: serde::de::DeserializeOwned>(&self, answer: &HttpResponse) -> Result<T, AppError> {
-        // What is wrong with it is not told: it may hold a token.
+        // The parse error is left out: it may contain a token.
         serde_json::from_slice(&answer.body).map_err(|_| AppError::Nonsense { host: self.host() })
     }
 }
 
-/// Whether a level that was granted is enough.
+/// Whether the granted level is sufficient.
 fn covers(granted: &str, wanted: &str) -> bool {
     let height = |level: &str| ["read", "write", "admin"].iter().position(|known| *known == level);
     matches!((height(granted), height(wanted)), (Some(granted), Some(wanted)) if granted >= wanted)
@@ -242,7 +245,7 @@ fn date(answer: &HttpResponse) -> Option<Timestamp> {
     jiff::fmt::rfc2822::parse(text).ok().map(|time| time.timestamp())
 }
 
-/// `message` of an answer that says no, in one line of bounded length.
+/// The `message` of an error answer, in one line of bounded length.
 fn said(answer: &HttpResponse) -> String {
     const LONGEST: usize = 200;
     let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();

@@ -1,15 +1,17 @@
-//! Who leads, and when to write what: pure, with the time as an argument.
+//! The decisions of leader election: who leads, and when to write what. Pure, with the time as an argument.
 //!
-//! A lease is over when *we* have not seen it change for its duration (as client-go has it): clocks of other machines decide
-//! nothing. A leader that cannot renew stops before that. Each time that somebody takes it the fence grows, also when it is the
-//! same one again: what a former self of ours still has on the way must not count. Deliberately absent: requests (`super`).
+//! A lease has expired when *we* have not seen it change for its duration (as in client-go): clocks of other machines
+//! decide nothing. A leader that cannot renew stops before that. The fencing token grows each time that a candidate
+//! takes the lease, also if it held the lease before: requests of its earlier term that still arrive must be refused.
+//! Not here: requests (see `super`).
 
 use std::time::{Duration, Instant};
 
-/// How long everything lasts. The holder's deadline is to be well below the duration; what is between is for writes on their way.
+/// Durations of leader election. The deadline should be well below the duration; the difference is for writes that
+/// are still being sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// How long others wait for a holder that does not renew.
+    /// How long other candidates wait for a holder that does not renew.
     pub duration: Duration,
     /// How long a holder that cannot renew leads.
     pub deadline: Duration,
@@ -18,7 +20,7 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// As the controllers of Kubernetes itself.
+    /// The values of Kubernetes' own controllers.
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self { duration: seconds(15), deadline: seconds(10), retry: seconds(2) }
@@ -26,30 +28,30 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// How long one request may take: two of them, and a pause, are within the deadline.
+    /// How long one request may take: two of them and a pause fit into the deadline.
     pub(super) fn request(&self) -> Duration {
         self.deadline.saturating_sub(self.retry) / 2
     }
 }
 
-/// What we are.
+/// The role of a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseRole {
-    /// We lead.
+    /// It leads.
     Leader {
-        /// Greater than that of every leader before. It is the `leaseTransitions` of the Lease.
+        /// The fencing token, greater than that of every leader before. It is the `leaseTransitions` of the Lease.
         fence: i64,
-        /// By then we stop, unless we renew.
+        /// The leader stops at this time unless it renews.
         until: Instant,
     },
-    /// Somebody else leads, or nobody.
+    /// Another candidate leads, or none.
     Follower {
-        /// Who holds the lease, as it was last seen; none if nobody does.
+        /// The holder of the lease when it was last seen; none if there is none.
         holder: Option<String>,
     },
 }
 
-/// What a lease says.
+/// The content of a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ObservedLease {
     pub version: String,
@@ -58,18 +60,18 @@ pub(super) struct ObservedLease {
     pub seconds: u64,
 }
 
-/// What to write.
+/// The next write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LeaseAction {
-    /// Nothing: it is somebody else's.
+    /// Nothing: another candidate holds the lease.
     Wait,
-    /// That we are still here.
+    /// A renewal.
     Renew,
-    /// Our name, and this number of transitions.
+    /// Our name, with this number of transitions.
     Take(i64),
 }
 
-/// A time of leading.
+/// A term of leadership.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Term {
     fence: i64,
@@ -81,10 +83,10 @@ pub(super) struct Candidate {
     identity: String,
     timing: Timing,
     seen: Option<ObservedLease>,
-    /// When it was first seen as it is.
+    /// When it was first seen in this state.
     since: Option<Instant>,
     term: Option<Term>,
-    /// The greatest fence that was seen anywhere.
+    /// The greatest fencing token seen anywhere.
     floor: i64,
 }
 
@@ -105,7 +107,7 @@ impl Candidate {
         self.floor = self.floor.max(fence);
     }
 
-    /// The lease was read. `None`: there is none.
+    /// Records a lease that was read. `None`: there is none.
     pub(super) fn observe(&mut self, seen: Option<ObservedLease>, now: Instant) {
         let version = |seen: &Option<ObservedLease>| seen.as_ref().map(|seen| seen.version.clone());
         if self.since.is_none() || version(&self.seen) != version(&seen) {
@@ -122,7 +124,7 @@ impl Candidate {
         self.seen = seen;
     }
 
-    /// What is to be written now.
+    /// Decides what to write now.
     pub(super) fn decide(&self, now: Instant) -> LeaseAction {
         let next = LeaseAction::Take(self.floor + 1);
         let Some(seen) = &self.seen else { return next };
@@ -130,17 +132,18 @@ impl Candidate {
             return next;
         }
         if seen.holder == self.identity {
-            // Ours by name alone is a former self's, or a write of ours whose answer was lost.
+            // A lease with only our name on it is an earlier term's, or a write of ours whose answer was lost.
             let leads = self.leads(now).is_some_and(|term| term.fence >= self.floor);
             return if leads { LeaseAction::Renew } else { next };
         }
-        // What it says counts if it is longer, within reason: a number somebody wrote by hand must not stop us for ever.
+        // A longer duration in the lease counts, within a limit: a value that a user edited must not block us for
+        // ever.
         let said = Duration::from_secs(seen.seconds).min(self.timing.duration * 4);
         let over = self.since.is_some_and(|since| now.duration_since(since) >= self.timing.duration.max(said));
         if over { next } else { LeaseAction::Wait }
     }
 
-    /// A write of ours was taken; it had been sent at `sent`.
+    /// Records a write that succeeded; it was sent at `sent`.
     pub(super) fn wrote(&mut self, seen: ObservedLease, sent: Instant, now: Instant) {
         self.floor = self.floor.max(seen.transitions);
         self.term = (seen.holder == self.identity).then_some(Term { fence: seen.transitions, renewed: sent });

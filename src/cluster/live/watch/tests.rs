@@ -1,4 +1,4 @@
-//! Watching over HTTP, against a server that does what each test says.
+//! Tests of watches over HTTP, against a server that each test controls.
 
 use std::time::Duration;
 
@@ -49,14 +49,14 @@ async fn changed(watching: &mut ClusterWatch) -> Changed {
     tokio::time::timeout(Duration::from_secs(20), watching.changed()).await.expect("a change in time")
 }
 
-/// Until this is what is known.
+/// Waits until these pods are known.
 async fn until(watching: &mut ClusterWatch, pods: &[&str]) {
     while known(watching) != pods {
         changed(watching).await;
     }
 }
 
-/// A watch with one pod known, at version 5.
+/// A watch with one known pod, at version 5.
 async fn begun(fake: &mut Fake) -> (ClusterWatch, FakeWatch) {
     let mut watching = pods(&fake.client(), WatchOptions::default());
     fake.asked().await.answer(200, &page("5", "", &[pod("xwing", "3", "10.1.1.1")]));
@@ -83,12 +83,12 @@ async fn a_list_of_pages_and_then_what_changes_in_its_order() {
     assert_eq!(known(&watching), ["tiefighter 10.1.1.2", "xwing 10.1.1.1"]);
 
     let watch = fake.asked().await.stream();
-    // The address of one that goes is another's at once.
+    // The address of a deleted pod can belong to another one at once.
     watch.send("DELETED", &pod("xwing", "6", "10.1.1.1"));
     watch.send("ADDED", &pod("ywing", "7", "10.1.1.1"));
     watch.send("BOOKMARK", &json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}}));
     until(&mut watching, &["tiefighter 10.1.1.2", "ywing 10.1.1.1"]).await;
-    // It ends as watches do: the next goes on from the last bookmark, without a pause and without a fault.
+    // A regular end: the next watch continues from the last bookmark, without a pause and without an error.
     drop(watch);
     let asked = fake.asked().await;
     assert!(asked.watches_from("9"), "{}", asked.path);
@@ -236,7 +236,7 @@ async fn nothing_more_is_asked_for_once_nobody_watches() {
     assert!(fake.quiet(Duration::from_millis(300)).await);
 }
 
-/// Watches Calico's pools, which need not be there, and nothing else.
+/// Watches Calico's pools, which are optional, and nothing else.
 fn optional(live: &ApiClient) -> ClusterWatch {
     let (out, news) = mpsc::channel(QUEUE);
     let (tasks, recoveries) = (JoinSet::new(), watch::Sender::new(0));
@@ -275,7 +275,7 @@ async fn a_kind_that_is_not_installed_holds_nothing_up_and_is_looked_for_again()
     fake.asked().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16")]));
     assert!(changed(&mut watching).await.pod_networks);
     assert_eq!(networks(&watching), ["10.48.0.0/16"]);
-    // The definition is deleted, and all of the kind with it.
+    // The CRD is deleted, and with it all objects of the kind.
     drop(fake.asked().await.stream());
     let mut gone = fake.asked().await;
     while !gone.path.contains("limit") {
@@ -297,7 +297,7 @@ async fn a_kind_that_may_not_be_read_holds_nothing_up_and_what_is_known_of_it_st
     let once = changed(&mut watching).await;
     assert!(once.synced && once.faults);
     assert_eq!((watching.faults().len(), watching.closed().len()), (0, 1));
-    // What is published already stays published while nobody knows better.
+    // What is published already stays published while the pools cannot be read.
     let known = watching.view.facts.pod_networks.clone();
     assert_eq!(known, []);
     watching.view.facts.pod_networks = vec!["10.40.0.0/16".parse().expect("a network")];

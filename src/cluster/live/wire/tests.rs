@@ -1,4 +1,4 @@
-//! What is kept of objects as a real API server sends them (Kubernetes 1.36; shortened only in what is skipped).
+//! Tests of the fields read from a real API server's objects (Kubernetes 1.36; shortened only in what is skipped).
 
 use serde_json::json;
 

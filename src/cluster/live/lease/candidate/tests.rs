@@ -1,4 +1,5 @@
-//! Who leads when: single cases, and some hundred thousand steps of three candidates on a bad network.
+//! Tests of the leader's decisions: single cases, and some hundred thousand steps of three candidates on an
+//! unreliable network.
 
 use super::*;
 
@@ -66,11 +67,11 @@ fn a_released_lease_is_taken_at_once() {
 fn our_own_name_alone_is_no_title() {
     let start = Instant::now();
     let mut a = candidate();
-    // A former self held it, or our write was taken and its answer lost.
+    // An earlier term held it, or our write succeeded and its answer was lost.
     a.observe(Some(seen(5, "a", 3)), start);
     assert_eq!(a.role(start), follower(Some("a")));
     assert_eq!(a.decide(start), LeaseAction::Take(4));
-    // A second process by our name: whoever wrote last leads, the other one sees another fence.
+    // A second process with our name: the last writer leads, the other one sees another fencing token.
     a.wrote(seen(6, "a", 4), start, start);
     a.observe(Some(seen(7, "a", 5)), start + SECOND);
     assert_eq!(a.role(start + SECOND), follower(Some("a")));
@@ -124,7 +125,7 @@ impl Random {
     }
 }
 
-/// The server's side: one lease, written only over the version that the writer has seen.
+/// The server's side: one lease, written only if the writer has seen its current version.
 #[derive(Default)]
 struct Server {
     lease: Option<ObservedLease>,
@@ -142,16 +143,16 @@ impl Server {
     }
 }
 
-/// A candidate on its network, and the next request of it that comes to the server.
+/// A candidate on its network, and its next request.
 struct Node {
     candidate: Candidate,
     next: Instant,
-    /// When that request was sent, and what it writes. None: it reads.
+    /// When that request was sent, and what it writes. None: it is a read.
     write: Option<(Instant, i64)>,
 }
 
 impl Node {
-    /// The request comes to the server now, or is lost; the answer comes later, or is lost.
+    /// The request arrives now, or is lost; the answer arrives later, or is lost.
     fn turn(&mut self, server: &mut Server, random: &mut Random) {
         let mut delay = || Duration::from_millis(random.below(1_900));
         let (now, answered, sends) = (self.next, self.next + delay(), delay());
