@@ -3,6 +3,7 @@
 //! What is written is the folder `repo-template`, as it was when the program was built. No Git repository is made: with which history one
 //! begins is for its owner to choose.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -52,13 +53,12 @@ fn write_missing(folder: &Path) -> Result<String, Failure> {
         many => format!("{many} files written to {shown}."),
     };
     if written > 0 && !left.is_empty() {
-        text.push_str(&format!(" Left as they were: {}.", left.join(", ")));
+        let _ = write!(text, " Left as they were: {}.", left.join(", "));
     }
     if written > 0 {
         let start = if folder.join(".git").exists() { "" } else { "git init -b main && " };
-        text.push_str(&format!(
-            " Next:\n\n    cd {shown} && {start}git add -A && git commit -m 'egress'\n    egret validate"
-        ));
+        let _ =
+            write!(text, " Next:\n\n    cd {shown} && {start}git add -A && git commit -m 'egress'\n    egret validate");
     }
     Ok(text + "\n")
 }

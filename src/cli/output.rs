@@ -329,8 +329,8 @@ mod tests {
 
     #[test]
     fn quiet_and_verbose_move_the_level_from_info() {
-        let level = |verbose, quiet| Verbosity { verbose, quiet }.level();
         use telemetry::Level;
+        let level = |verbose, quiet| Verbosity { verbose, quiet }.level();
         assert_eq!([level(0, 0), level(0, 1), level(0, 2)], [Level::INFO, Level::WARN, Level::ERROR]);
         assert_eq!([level(1, 0), level(2, 0), level(3, 0)], [Level::DEBUG, Level::TRACE, Level::TRACE]);
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -12,28 +13,18 @@ use super::diagnostics::Colour;
 use super::exit::CHANGES;
 use super::json;
 use super::output::{self, Failure, Form, Manifests, painted_diff};
-use crate::core::admission::{AdmissionDecision, AdmissionRules, ChangeWindows, PendingReason};
-use crate::core::compile::exit_ids::ExitIds;
-use crate::core::compile::{CompileInput, Compiled, RefusedParts, compile};
-use crate::core::facts::Facts;
+use crate::core::admission::PendingReason;
 use crate::core::finding::Finding;
-use crate::core::labels::Labels;
 use crate::core::name::NodeName;
-use crate::core::placement::{Placement, place};
-use crate::core::plan::{Plan, Step, StepLine, plan, summary, unified_diff};
-use crate::core::policy::PolicySet;
-use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate};
-use crate::core::policy::document::CONFIG_FILE;
-use crate::core::state::NodeState;
+use crate::core::plan::{Plan, Step, StepLine, summary, unified_diff};
+use crate::core::policy::catalogue::{FileRefusal, FileUpdate};
 use crate::core::text::wrapped;
-use crate::git::CommitId;
 use crate::git::mirror::Mirror;
-use crate::git::signature::SignatureFlags;
-use crate::kernel::{Kernel, Observed};
 use crate::reconcile::gitops::repository;
-use crate::reconcile::node::mark_mask::of_this_node;
+use crate::reconcile::gitops::tracked_repository::TrackedRepository;
+use crate::reconcile::node::dry_run::{DocumentSource, DryRun, DryRunOptions, dry_run};
+use crate::reconcile::node::round::NodePlan;
 use crate::reconcile::now;
-use crate::reconcile::persistence::state_store::{PersistedState, StateStore};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 nothing would change, 2 there are changes, 1 failure.")]
@@ -70,117 +61,52 @@ struct OutputArgs {
 struct Shown {
     node: NodeName,
     revision: String,
-    plan: Plan,
-    observed: NodeState,
-    compiled: Compiled,
+    /// What happens with the revision.
+    plan: NodePlan,
+    /// The steps that come first, if the revision waits.
+    now: Plan,
     findings: Vec<Finding>,
-    /// PendingReason none of it happens yet.
+    /// Why none of it happens yet.
     waits: Option<PendingReason>,
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, Failure> {
     let node = args.node.node()?;
-    let memory = memory(args, &node)?;
-    let cluster_name = &args.node.cluster_name;
-    let judge = Judge { flags: args.admission.flags(), memory: &memory, cluster: cluster_name };
-    let Read { files, revision, before, trailers, unsigned } =
-        read(args.repo.with(&args.git), args.rev.as_deref(), Some(&judge))?;
-    let mut catalogue = Catalogue::new(cluster_name).with_label_keys(args.admission.labels.keys().as_deref());
-    let given = args.admission.windows()?;
-    let by_rules = before.and_then(|before| {
-        let mut in_force = Catalogue::new(cluster_name);
-        in_force.update(before);
-        waits(&in_force, &files, &trailers, given)
-    });
-    let waits = unsigned.or(by_rules);
-    catalogue.update(files);
+    let scratch = Scratch::new()?;
+    let following = following(args)?;
+    let source = match plain_folder(args.repo.with(&args.git), args.rev.as_deref())? {
+        Some(folder_without_git) => DocumentSource::Files(folder(&folder_without_git)?),
+        None => DocumentSource::Git { rev: args.rev.clone(), mirror: scratch.path().to_path_buf() },
+    };
     let facts = Manifests::read(&args.node.cluster)?.facts;
     if !facts.nodes.contains_key(&node) {
         return Err(Failure::unknown_node(node.as_str(), &args.node.cluster, &facts));
     }
-    let runtime = output::runtime()?;
-    let mut set = catalogue.policies().clone();
-    if set.config.mask_is_auto {
-        let choice = runtime.block_on(of_this_node(set.config.range.first, memory.range()));
-        set.config.range.mask = choice.mask;
-    }
-    let observed = runtime.block_on(look(&memory.labels, &set, &node, &facts))?;
-    let shown = Shown { waits, ..compare(&set, &facts, node, revision, observed) };
+    let state_folder = args.node.state_dir.clone();
+    let options = DryRunOptions { following, source, facts, node: node.clone(), state_folder };
+    let dry_run = dry_run(options, &output::runtime()?).map_err(|error| {
+        let hint = error.hint();
+        Failure::new(error, hint)
+    })?;
+    let shown = Shown::of(node, dry_run)?;
     let layout = Layout { colour: output::colour(), width: output::width(), diff: !args.output.no_diff };
     output::print(&shown.text(args.output.output, layout))?;
-    Ok(if shown.plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
+    Ok(if shown.changes() { ExitCode::from(CHANGES) } else { ExitCode::SUCCESS })
 }
 
-/// What Egret on this node has stored, if it has run.
-fn memory(args: &PlanArgs, node: &NodeName) -> Result<PersistedState, Failure> {
-    let folder = args.node.state_dir.join(node.as_str());
-    if !folder.is_dir() {
-        return Ok(PersistedState::default());
-    }
-    Ok(StateStore::open(&folder).map_err(|error| Failure::new(error, None))?.kept().clone())
-}
-
-/// What the revision waits for, judged as the node will: by what egret.yaml in force says of windows. On a node where nothing was ever
-/// in force nothing waits.
-fn waits(
-    in_force: &Catalogue,
-    files: &BTreeMap<String, FileUpdate>,
-    trailers: &[(String, String)],
-    given: Option<ChangeWindows>,
-) -> Option<PendingReason> {
-    let windows = given.unwrap_or_else(|| in_force.policies().config.change_windows.clone());
-    let without = BTreeMap::from([(CONFIG_FILE.to_owned(), FileUpdate::Removed)]);
-    let config =
-        files.get(CONFIG_FILE).map_or(without, |file| BTreeMap::from([(CONFIG_FILE.to_owned(), file.clone())]));
-    let suspension = in_force.config_after(&config).and_then(|config| config.suspend);
-    match (AdmissionRules { windows: &windows, suspension: suspension.as_ref(), trailers }).judge(now()) {
-        AdmissionDecision::Withheld(why) => Some(why),
-        AdmissionDecision::Admitted | AdmissionDecision::Emergency { .. } => None,
-    }
-}
-
-/// What the kernel holds, with the labels that Git asks for or that Egret wrote.
-async fn look(written: &Labels, set: &PolicySet, node: &NodeName, facts: &Facts) -> Result<Observed, Failure> {
-    let mut kernel = Kernel::open(set.config.range).await?;
-    kernel.look_only();
-    let mut observed = kernel.observe().await?;
-    // Nor is it a difference to show that no Egret runs just now: the next one takes the tables over.
-    for table in observed.state.nft.values_mut().filter(|table| table.abandoned) {
-        (table.owned, table.abandoned) = (true, false);
-    }
-    if let Some(known) = facts.nodes.get(node) {
-        let wanted = set.labels_of(node, &known.labels);
-        observed.state.labels = known
-            .labels
-            .iter()
-            .filter(|(key, value)| wanted.contains_key(*key) || written.get(*key) == Some(*value))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-    }
-    Ok(observed)
-}
-
-fn compare(set: &PolicySet, facts: &Facts, node: NodeName, revision: String, observed: Observed) -> Shown {
-    // As it will be once every node has the labels that Git asks for: a plan that stops at the label would show nothing.
-    let facts = set.labelled(facts);
-    let placement: Placement = place(set, &facts, now());
-    let marks = ExitIds::observed(&observed.state.nft, set.config.range);
-    let input = CompileInput {
-        node: &node,
-        set,
-        placement: &placement,
-        facts: &facts,
-        host_network: &observed.host_network,
-        marks: &marks,
-        refused: RefusedParts::NOTHING,
-    };
-    let compiled = compile(&input);
-    let plan = plan(&compiled.desired, &observed.state, set.config.range);
-    let mut findings = placement.findings;
-    findings.extend(compiled.findings.iter().cloned());
-    findings.sort();
-    findings.dedup();
-    Shown { node, revision, plan, observed: observed.state, compiled, findings, waits: None }
+/// The repository as `egret run` would follow it.
+fn following(args: &PlanArgs) -> Result<TrackedRepository, Failure> {
+    let repository = args.repo.with(&args.git);
+    Ok(TrackedRepository {
+        source: repository.source()?,
+        branch: None,
+        access: repository.access()?,
+        signatures: args.admission.flags(),
+        windows: args.admission.windows()?,
+        label_keys: args.admission.labels.keys(),
+        cluster: args.node.cluster_name.clone(),
+        poll: Duration::ZERO,
+    })
 }
 
 /// How a plan is laid out.
@@ -201,6 +127,8 @@ struct PlanJson<'p> {
     changes: bool,
     verdict: String,
     steps: Vec<StepLine>,
+    /// Those that `run` takes at once: of what is active, if the revision waits.
+    steps_now: Vec<StepLine>,
     findings: &'p [Finding],
     waits: Option<&'p PendingReason>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -208,10 +136,26 @@ struct PlanJson<'p> {
 }
 
 impl Shown {
+    fn of(node: NodeName, dry_run: DryRun) -> Result<Self, Failure> {
+        let findings = dry_run.findings();
+        let DryRun { revision, now, pending, .. } = dry_run;
+        let (plan, now, waits) = match (pending, now) {
+            (Some((commit, plan)), now) => (plan, now.map(|now| now.plan).unwrap_or_default(), Some(commit.why)),
+            (None, Some(plan)) => (plan, Plan::default(), None),
+            (None, None) => return Err(Failure::new(format!("{revision} has nothing for this cluster"), None)),
+        };
+        Ok(Self { node, revision, plan, now, findings, waits })
+    }
+
+    /// Whether a run would do anything, now or once the revision is let in.
+    fn changes(&self) -> bool {
+        !self.plan.plan.is_empty() || !self.now.is_empty()
+    }
+
     fn text(&self, form: Form, layout: Layout) -> String {
         let diff = || {
             let (now, after) = (format!("{} now", self.node), format!("{} after {}", self.node, self.revision));
-            unified_diff(&self.observed, &self.compiled.desired, &now, &after)
+            unified_diff(&self.plan.observed, &self.plan.evaluation.compiled.desired, &now, &after)
         };
         let diff = if layout.diff { diff() } else { String::new() };
         match form {
@@ -230,7 +174,8 @@ impl Shown {
     }
 
     fn summary(&self, width: Option<usize>) -> String {
-        let mut text = summary::text(self.node.as_str(), &self.plan, &self.compiled, &self.findings, width);
+        let NodePlan { plan, evaluation, .. } = &self.plan;
+        let mut text = summary::text(self.node.as_str(), plan, &evaluation.compiled, &self.findings, width);
         if let Some(later) = self.later() {
             text.push('\n');
             text.push_str(&wrapped(&format!("  later   {later}"), 10, width));
@@ -238,9 +183,9 @@ impl Shown {
         text
     }
 
-    /// PendingReason the revision does not take effect at once, where it changes something.
+    /// Why the revision does not take effect at once, where it changes something.
     fn later(&self) -> Option<String> {
-        let why = self.waits.as_ref().filter(|_| !self.plan.is_empty())?;
+        let why = self.waits.as_ref().filter(|_| !self.plan.plan.is_empty())?;
         let until = match why {
             PendingReason::Unsigned { .. } => "does not take effect",
             _ => "does not take effect until then",
@@ -251,10 +196,10 @@ impl Shown {
     /// The last line: what would change, how much of it, and the exit code.
     fn verdict(&self) -> String {
         let (node, revision) = (&self.node, &self.revision);
-        if self.plan.is_empty() {
+        if !self.changes() {
             return format!("{node}: nothing would change with {revision} (exit code 0)");
         }
-        let (steps, counts) = (self.plan.steps.len(), summary::counts(&self.plan.steps));
+        let (steps, counts) = (self.plan.plan.steps.len(), summary::counts(&self.plan.plan.steps));
         let steps = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
         let counts = if counts.is_empty() { counts } else { format!(": {counts}") };
         let waits = if self.waits.is_some() { ", not yet" } else { "" };
@@ -262,57 +207,18 @@ impl Shown {
     }
 
     fn json(&self, diff: Option<String>) -> String {
+        let lines = |plan: &Plan| plan.steps.iter().flat_map(Step::lines).collect();
         json::text(PlanJson {
             node: self.node.as_str(),
             revision: &self.revision,
-            changes: !self.plan.is_empty(),
+            changes: self.changes(),
             verdict: self.verdict(),
-            steps: self.plan.steps.iter().flat_map(Step::lines).collect(),
+            steps: lines(&self.plan.plan),
+            steps_now: lines(if self.waits.is_some() { &self.now } else { &self.plan.plan }),
             findings: &self.findings,
             waits: self.waits.as_ref(),
             diff,
         })
-    }
-}
-
-/// A revision, or a folder.
-struct Read {
-    files: BTreeMap<String, FileUpdate>,
-    /// Its name.
-    revision: String,
-    /// What is active, if that is known and another one.
-    before: Option<BTreeMap<String, FileUpdate>>,
-    /// Trailers of its message.
-    trailers: Vec<(String, String)>,
-    /// That it is not signed as demanded.
-    unsigned: Option<PendingReason>,
-}
-
-/// What a revision is judged by.
-struct Judge<'a> {
-    flags: SignatureFlags,
-    memory: &'a PersistedState,
-    cluster: &'a str,
-}
-
-impl Judge<'_> {
-    /// Whether a commit is signed as the node will demand it: by egret.yaml in force, and by the commit's own where nothing is.
-    fn unsigned(&self, mirror: &Mirror, commit: CommitId) -> Result<Option<PendingReason>, Failure> {
-        let known = self.memory.commit.as_deref().and_then(CommitId::parse);
-        let from = known.unwrap_or(commit);
-        let demanded = if mirror.has(from) {
-            let mut catalogue = Catalogue::new(self.cluster);
-            catalogue.import_good(&self.memory.good);
-            catalogue.update(repository::changes(mirror.files(from, &[String::new()])?));
-            catalogue.policies().config.signatures.clone()
-        } else {
-            None
-        };
-        let demanded = demanded.or_else(|| self.memory.signatures.clone());
-        let judged = self.flags.judge(mirror, demanded.as_ref(), known, commit)?;
-        Ok(judged
-            .err()
-            .map(|unsigned| PendingReason::Unsigned { commit: unsigned.commit.to_string(), what: unsigned.what }))
     }
 }
 
@@ -321,34 +227,21 @@ pub(super) fn files(
     repository: Repository<'_>,
     rev: Option<&str>,
 ) -> Result<(BTreeMap<String, FileUpdate>, String), Failure> {
-    read(repository, rev, None).map(|read| (read.files, read.revision))
-}
-
-fn read(repository: Repository<'_>, rev: Option<&str>, judge: Option<&Judge<'_>>) -> Result<Read, Failure> {
-    let source = repository.source()?;
-    if let (Some(path), None) = (source.is_local(), rev)
-        // One that is not there is no repository either, and a folder's fault is the shorter one to read.
-        && !path.join(".git").exists()
-        && !path.join("HEAD").exists()
-    {
-        let revision = "the files as they are".to_owned();
-        return Ok(Read { files: folder(path)?, revision, before: None, trailers: Vec::new(), unsigned: None });
+    if let Some(path) = plain_folder(repository, rev)? {
+        return Ok((folder(&path)?, "the files as they are".to_owned()));
     }
     let scratch = Scratch::new()?;
-    let mut mirror = Mirror::open(scratch.path(), source, repository.access()?)?;
+    let mut mirror = Mirror::open(scratch.path(), repository.source()?, repository.access()?)?;
     let commit = mirror.resolve(rev.unwrap_or("HEAD"))?;
-    let files = |commit| mirror.files(commit, &[String::new()]).map(repository::changes);
-    let in_force = judge
-        .and_then(|judge| judge.memory.commit.as_deref())
-        .and_then(CommitId::parse)
-        .filter(|known| *known != commit && mirror.has(*known));
-    Ok(Read {
-        files: files(commit)?,
-        revision: commit.short(),
-        before: in_force.map(files).transpose()?,
-        trailers: mirror.trailers(commit)?,
-        unsigned: judge.map_or(Ok(None), |judge| judge.unsigned(&mirror, commit))?,
-    })
+    Ok((repository::changes(mirror.files(commit, &[String::new()])?), commit.short()))
+}
+
+/// The repository, where it is a folder without Git and no revision of it is asked for.
+fn plain_folder(repository: Repository<'_>, rev: Option<&str>) -> Result<Option<PathBuf>, Failure> {
+    let source = repository.source()?;
+    // One that is not there is no repository either, and a folder's fault is the shorter one to read.
+    let is_plain = |path: &&Path| !path.join(".git").exists() && !path.join("HEAD").exists();
+    Ok(source.is_local().filter(|_| rev.is_none()).filter(is_plain).map(Path::to_path_buf))
 }
 
 /// The files of a folder, as they lie there. Links and hidden folders are passed over, as they are in a commit.

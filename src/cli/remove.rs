@@ -44,5 +44,5 @@ pub(super) fn run(args: RemoveArgs, verbosity: &Verbosity) -> Result<ExitCode, F
         listen: None,
         webhook: None,
     };
-    Failure::ended(output::runtime()?.block_on(node::run(options)), RunError::hint)
+    Failure::ended(output::runtime()?.block_on(node::run(options)).map(|_| ()), RunError::hint)
 }

@@ -51,5 +51,5 @@ pub(super) fn run(args: RunArgs, verbosity: &Verbosity) -> Result<ExitCode, Fail
         listen: args.serve.listen,
         webhook: args.webhook.options(),
     };
-    Failure::ended(output::runtime()?.block_on(node::run(options)), RunError::hint)
+    Failure::ended(output::runtime()?.block_on(node::run(options)).map(|_| ()), RunError::hint)
 }

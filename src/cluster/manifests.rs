@@ -58,11 +58,11 @@ pub fn read_text(file: &str, text: &str) -> Result<(Facts, Vec<Diagnostic>), Box
         match (key, object.value) {
             (ManifestKey::Node(name), ManifestValue::Node(node)) => drop(facts.nodes.insert(name, node)),
             (ManifestKey::Namespace(name), ManifestValue::Namespace(labels)) => {
-                drop(facts.namespaces.insert(name, labels))
+                drop(facts.namespaces.insert(name, labels));
             }
             (ManifestKey::Pod(name), ManifestValue::Pod(pod)) => drop(facts.pods.insert(name, pod)),
             (ManifestKey::EgressNode(name), ManifestValue::EgressNode(Some(host_network))) => {
-                drop(facts.host_networks.insert(name, host_network))
+                drop(facts.host_networks.insert(name, host_network));
             }
             (ManifestKey::Networks(..), ManifestValue::Networks(networks)) => facts.pod_networks.extend(networks),
             _ => {}
@@ -180,19 +180,19 @@ impl Manifests {
                 }
                 match (key, &object.value) {
                     (ManifestKey::Node(name), ManifestValue::Node(node)) => {
-                        drop(facts.nodes.insert(name.clone(), node.clone()))
+                        drop(facts.nodes.insert(name.clone(), node.clone()));
                     }
                     (ManifestKey::Namespace(name), ManifestValue::Namespace(labels)) => {
                         facts.namespaces.insert(name.clone(), labels.clone());
                     }
                     (ManifestKey::Pod(name), ManifestValue::Pod(pod)) => {
-                        drop(facts.pods.insert(name.clone(), pod.clone()))
+                        drop(facts.pods.insert(name.clone(), pod.clone()));
                     }
                     (ManifestKey::EgressNode(name), ManifestValue::EgressNode(Some(host_network))) => {
                         facts.host_networks.insert(name.clone(), host_network.clone());
                     }
                     (ManifestKey::Networks(..), ManifestValue::Networks(networks)) => {
-                        facts.pod_networks.extend(networks)
+                        facts.pod_networks.extend(networks);
                     }
                     _ => {}
                 }

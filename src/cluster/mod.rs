@@ -35,14 +35,13 @@ const LISTS: [&str; 9] = [
 
 /// Where facts come from and labels go to.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum Cluster {
     /// A file, or a folder, of Node, Namespace and Pod manifests.
     Manifests(Manifests),
     /// An API server that is watched. Labels are not written through it: that is the controller's.
     Watched(Box<live::ClusterWatch>),
-    /// None: for taking everything away, nobody is asked.
-    None,
+    /// Facts that were read once: for a plan, and none for taking everything away. No label is written.
+    Fixed(Facts),
 }
 
 /// What is to become of a node's labels. All others stay as they are.
@@ -146,17 +145,7 @@ impl Cluster {
         match self {
             Self::Manifests(manifests) => manifests.facts(),
             Self::Watched(watching) => &watching.view().facts,
-            Self::None => {
-                static NOTHING: Facts = Facts {
-                    nodes: BTreeMap::new(),
-                    namespaces: BTreeMap::new(),
-                    pods: BTreeMap::new(),
-                    pod_networks: Vec::new(),
-                    held: BTreeMap::new(),
-                    host_networks: BTreeMap::new(),
-                };
-                &NOTHING
-            }
+            Self::Fixed(facts) => facts,
         }
     }
 
@@ -165,7 +154,7 @@ impl Cluster {
     pub fn faults(&self) -> &[Diagnostic] {
         match self {
             Self::Manifests(manifests) => manifests.faults(),
-            Self::Watched(_) | Self::None => &[],
+            Self::Watched(_) | Self::Fixed(_) => &[],
         }
     }
 
@@ -173,7 +162,7 @@ impl Cluster {
     pub fn refresh(&mut self) -> Result<Refresh, ClusterError> {
         match self {
             Self::Manifests(manifests) => manifests.refresh(),
-            Self::Watched(_) | Self::None => Ok(Refresh { changed: false, again: None }),
+            Self::Watched(_) | Self::Fixed(_) => Ok(Refresh { changed: false, again: None }),
         }
     }
 
@@ -181,7 +170,7 @@ impl Cluster {
     pub fn label(&mut self, node: &NodeName, changes: &LabelChanges) -> Result<bool, ClusterError> {
         match self {
             Self::Manifests(manifests) => manifests.label(node, changes),
-            Self::Watched(_) | Self::None => Ok(false),
+            Self::Watched(_) | Self::Fixed(_) => Ok(false),
         }
     }
 
@@ -189,20 +178,20 @@ impl Cluster {
     pub fn watch_paths(&self) -> Vec<WatchPath> {
         match self {
             Self::Manifests(manifests) => vec![manifests.watch_path()],
-            Self::Watched(_) | Self::None => Vec::new(),
+            Self::Watched(_) | Self::Fixed(_) => Vec::new(),
         }
     }
 
-    /// Whether labels of nodes are written through it.
+    /// Whether labels of nodes are this process's to set.
     pub fn labels_nodes(&self) -> bool {
-        matches!(self, Self::Manifests(_))
+        !matches!(self, Self::Watched(_))
     }
 
     /// What is watched, where it is.
     pub fn watching(&self) -> Option<&live::ClusterWatch> {
         match self {
             Self::Watched(watching) => Some(watching),
-            Self::Manifests(_) | Self::None => None,
+            Self::Manifests(_) | Self::Fixed(_) => None,
         }
     }
 
@@ -210,7 +199,7 @@ impl Cluster {
     pub async fn changed(&mut self) -> live::Changed {
         match self {
             Self::Watched(watching) => watching.changed().await,
-            Self::Manifests(_) | Self::None => std::future::pending().await,
+            Self::Manifests(_) | Self::Fixed(_) => std::future::pending().await,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Admission: whether a commit that was fetched comes into force now, or what it waits for.
 //!
-//! Only commits wait. What is in force is looked after all the time: drift, pods, labels, failover. Deliberately absent: signatures
-//! (`git::signature` finds them; here is only the word for it), reading Git, and waiting.
+//! Only commits wait. The active one is looked after all the time: drift, pods, labels, failover. The checking of signatures is absent
+//! (`git::signature`), and so are reading Git and waiting.
 
 mod windows;
 
@@ -150,10 +150,14 @@ impl Emergency {
     }
 }
 
-/// What a commit is judged by, signatures apart.
-#[derive(Debug, Clone, Copy)]
+/// What a commit is judged by.
+#[derive(Debug, Clone)]
 pub struct AdmissionRules<'a> {
-    /// Those of egret.yaml in force: a commit cannot open the window for itself.
+    /// What is wrong with its signatures, or with those of a commit below it, if they are not as demanded.
+    pub unsigned: Option<PendingReason>,
+    /// Nothing was ever active: who has nothing applied sends packets with wrong addresses, whatever the time.
+    pub first_start: bool,
+    /// Those of the active egret.yaml: a commit cannot open the window for itself.
     pub windows: &'a ChangeWindows,
     /// That of egret.yaml in the commit itself, so that it holds at once and can be lifted at once.
     pub suspension: Option<&'a Suspension>,
@@ -178,8 +182,15 @@ pub enum AdmissionDecision {
 }
 
 impl AdmissionRules<'_> {
-    /// Judges a commit. A suspension comes first: no trailer passes it, only the commit that takes it out of egret.yaml.
+    /// Judges a commit: its signatures first. Then comes a suspension: no trailer passes it, only the commit that takes it out of
+    /// egret.yaml.
     pub fn judge(&self, now: Timestamp) -> AdmissionDecision {
+        if let Some(unsigned) = &self.unsigned {
+            return AdmissionDecision::Withheld(unsigned.clone());
+        }
+        if self.first_start {
+            return AdmissionDecision::Admitted;
+        }
         if let Some(Suspension { until, owner, reason }) = self.suspension.filter(|suspension| suspension.holds(now)) {
             return AdmissionDecision::Withheld(PendingReason::Suspended {
                 until: Some(*until),

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::address_class::stays_on_link;
 use super::host_network::{self, HostNetwork, HostRoute, InterfaceKind, KernelFeatures, is_of_services};
 use super::labels::Labels;
 use super::policy::{Egress, PolicySet};
@@ -147,7 +148,7 @@ fn one(name: &str, interface: &host_network::Interface, host_network: &HostNetwo
     let through = host_network.routes.iter().filter(|route| route.interface == name);
     let through = through.filter(|route| route.gateway.is_some() || !own.contains(&route.destination));
     let (mut routes, others): (Vec<&HostRoute>, Vec<&HostRoute>) = through
-        .filter(|route| !is_link_local(route.destination))
+        .filter(|route| !stays_on_link(route.destination))
         .partition(|route| route.destination.prefix_len() == 0);
     routes.truncate(ROUTES);
     routes.extend(others.into_iter().take(ROUTES));
@@ -181,13 +182,6 @@ fn traits(interface: &host_network::Interface) -> Vec<String> {
         interface.point_to_point,
     ];
     TRAITS.iter().zip(is).filter(|(_, is)| *is).map(|(name, _)| (*name).to_owned()).collect()
-}
-
-fn is_link_local(net: IpNet) -> bool {
-    match net {
-        IpNet::V4(net) => net.addr().is_link_local() || net.addr().is_multicast(),
-        IpNet::V6(net) => net.addr().is_unicast_link_local() || net.addr().is_multicast(),
-    }
 }
 
 /// The host network that a node reported; none if it reported nothing, or something invalid.

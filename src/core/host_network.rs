@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::address_class::{SpecialAddress, is_no_host};
 use super::state::nft::AddressFamily;
 
 /// Prefix of the interface on which kube-proxy (IPVS) keeps the address of every Service. No packet leaves by it, and
@@ -158,9 +159,8 @@ impl Interface {
     /// Link-local (169.254.0.0/16, fe80::/10) and loopback addresses are left out.
     #[must_use]
     pub fn arrange(mut self, listed: &[ListedAddress]) -> Self {
-        let of_links = |address: IpAddr| match address {
-            IpAddr::V4(v4) => v4.is_link_local() || v4.is_loopback(),
-            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_loopback(),
+        let of_links = |address: IpAddr| {
+            matches!(SpecialAddress::of(address), Some(SpecialAddress::LinkLocal | SpecialAddress::Loopback))
         };
         let mut usable = Vec::new();
         for (place, one) in listed.iter().enumerate().filter(|(_, one)| !of_links(one.net.addr())) {
@@ -201,12 +201,6 @@ impl Interface {
     pub fn has(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|net| net.addr() == address)
     }
-}
-
-/// Whether no host can have this address: 0.0.0.0/8, class E and the limited broadcast (`ipv4_is_zeronet`,
-/// `ipv4_is_lbcast`, include/linux/in.h).
-pub fn is_no_host(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 240)
 }
 
 /// Whether kube-proxy keeps the addresses of Services on this interface.

@@ -10,19 +10,23 @@
 //! plan, history --report--> drift report
 //! ```
 
+pub mod address_class;
 pub mod admission;
 pub mod cidr;
 pub mod compile;
 pub mod diagnostic;
 pub mod duration;
 pub mod escape;
+pub mod evaluation;
 pub mod facts;
 pub mod finding;
+pub mod gate;
 pub mod gateway_interfaces;
 pub mod host_network;
 pub mod labelling;
 pub mod labels;
 pub mod name;
+pub mod networks;
 pub mod placement;
 pub mod plan;
 pub mod policy;

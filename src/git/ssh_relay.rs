@@ -376,10 +376,8 @@ async fn download(mut from_server: ChannelReadHalf, mut to_git: OwnedWriteHalf, 
     while let Some(message) = from_server.wait().await {
         match message {
             ChannelMsg::Data { data } => {
-                // libgit2 has closed its side: the exchange is over for it.
-                if to_git.write_all(&data).await.is_err() {
-                    continue;
-                }
+                // It fails where libgit2 has closed its side: for it the exchange is over, and the rest is read for its end.
+                let _ = to_git.write_all(&data).await;
             }
             ChannelMsg::ExtendedData { data, .. } => {
                 let mut ended = outcome.lock();

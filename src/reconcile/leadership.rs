@@ -88,7 +88,7 @@ async fn stand(
         let before = tell.send_replace(role.clone());
         match (&before, &role) {
             (LeaseRole::Follower { .. }, LeaseRole::Leader { fence, .. }) => {
-                tracing::info!(fence, "this controller leads")
+                tracing::info!(fence, "this controller leads");
             }
             (LeaseRole::Leader { .. }, LeaseRole::Follower { .. }) => tracing::warn!("this controller leads no more"),
             _ => {}

@@ -178,6 +178,7 @@ fn what_cannot_be_asked_says_so_with_a_hint() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, step after step")]
 fn a_plan_tells_of_changes_until_they_are_made() {
     let lab = Lab::up(Options::default()).unwrap();
     let repository = lab.repository();
@@ -215,7 +216,7 @@ kind-worker · 18 steps
   add     rule   500: from all fwmark 0x1fff/0x1fff lookup 9000
   add     rule   501: from all fwmark 0x1/0x1fff lookup 9001
   flush   conn   mark 0x1/0x1fff
-  add     nft    inet table egret: 19 chains, 63 rules, 18 sets, 28 elements
+  add     nft    inet table egret: 20 chains, 72 rules, 19 sets, 29 elements
   add     nft    netdev rule arrive ip daddr 10.1.1.254 meta mark @gateways meta pkttype set host meta mark set 0x00001fff accept
   add     nft    netdev rule arrive counter drop
   wait    packet until those in flight have passed

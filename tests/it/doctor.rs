@@ -265,7 +265,7 @@ fn bits_that_anything_on_a_node_uses_are_left_to_it() {
         let said = doctor(&node, &[]);
         let line = line(&said, "marks 0x");
         assert!(line.contains(&format!(" marks {mask} (auto: ")), "{what}: {line}");
-        let named = line.split_once("marks of others: ").map_or("", |(_, others)| others);
+        let named = line.split_once("marks of other programs: ").map_or("", |(_, others)| others);
         let seen = named
             .split(", ")
             .filter_map(|one| one.rsplit_once(" 0x"))

@@ -126,7 +126,7 @@ impl Harness {
 
     /// What all of them said.
     pub(crate) fn logs(&self) -> String {
-        self.processes.keys().map(|name| format!("--- {name}\n{}\n", self.log(name))).collect()
+        self.processes.keys().map(|name| format!("--- {name}\n{}", self.log(name))).collect::<Vec<_>>().join("\n")
     }
 
     /// All that a message can show.

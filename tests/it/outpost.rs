@@ -18,6 +18,7 @@ mod metrics;
 mod mistakes;
 mod neighbours;
 mod oracle;
+mod plans;
 mod pods;
 mod reports;
 mod settings;

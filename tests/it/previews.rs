@@ -13,13 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use egret::cluster::Cluster;
-use egret::core::compile::exit_ids::ExitIds;
-use egret::core::compile::{CompileInput, RefusedParts, compile};
+use egret::core::compile::RefusedParts;
 use egret::core::diagnostic::{Diagnostic, Severity, SpanPoint};
+use egret::core::evaluation::{NodeInput, evaluate};
 use egret::core::facts::Facts;
 use egret::core::host_network::{HostNetwork, KernelFeatures};
 use egret::core::name::NodeName;
-use egret::core::placement::place;
 use egret::core::plan::text_diff;
 use egret::core::policy::PolicySet;
 use egret::core::policy::catalogue::{Catalogue, FileUpdate};
@@ -29,6 +28,7 @@ use egret::core::preview::{DisplayLimits, Preview, PreviewInput, TextForm, Valid
 use egret::core::report::files::read_node_file;
 use egret::core::report::history::NodeReport;
 use egret::core::snapshot::snapshot;
+use egret::core::state::NodeState;
 use jiff::Timestamp;
 
 use crate::golden::{Differences, texts};
@@ -197,7 +197,7 @@ fn state_differs(case: &Case, node: &NodeName) -> bool {
     let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
     let empty = HostNetwork { features, ..HostNetwork::default() };
     let host_network = case.host_networks.get(node).unwrap_or(&empty);
-    let state = |set: &PolicySet, marks: &ExitIds| {
+    let state = |set: &PolicySet, observed: &NodeState| {
         let mut facts = case.facts.clone();
         for (name, known) in &mut facts.nodes {
             let old = case.before.labels_of(name, &known.labels);
@@ -205,20 +205,11 @@ fn state_differs(case: &Case, node: &NodeName) -> bool {
             known.labels.retain(|key, value| new.contains_key(key) || old.get(key) != Some(value));
             known.labels.extend(new);
         }
-        let placement = place(set, &facts, now());
-        compile(&CompileInput {
-            node,
-            set,
-            placement: &placement,
-            facts: &facts,
-            host_network,
-            marks,
-            refused: RefusedParts::NOTHING,
-        })
-        .desired
+        let input = NodeInput { node, set, facts: &facts, host_network, observed, refused: RefusedParts::NOTHING };
+        evaluate(&input, None, now()).compiled.desired
     };
-    let before = state(&case.before, &ExitIds::default());
-    state(&case.after, &ExitIds::observed(&before.nft, case.after.config.range)) != before
+    let before = state(&case.before, &NodeState::default());
+    state(&case.after, &before) != before
 }
 
 /// Nodes of the huge cluster, and policies; each node has five pods. More of them would be cut off alike, and cost their square.

@@ -10,13 +10,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use egret::core::compile::exit_ids::ExitIds;
-use egret::core::compile::{CompileInput, Compiled, RP_FILTER_BEFORE, RefusedParts, compile};
+use egret::core::compile::{Compiled, RP_FILTER_BEFORE, RefusedParts};
 use egret::core::diagnostic::Diagnostic;
+use egret::core::evaluation::{NodeInput, evaluate};
 use egret::core::host_network::HostNetwork;
 use egret::core::labels::Labels;
 use egret::core::name::NodeName;
-use egret::core::placement::place;
 use egret::core::plan::{StateListing, plan, simulate, summary};
 use egret::core::policy::lint::lint;
 use egret::core::report::drift;
@@ -136,22 +135,10 @@ fn compiled(
 ) -> (Compiled, Vec<egret::core::finding::Finding>) {
     let set = world.set();
     let facts = set.labelled(&world.facts);
-    let placement = place(set, &facts, now());
-    let marks = ExitIds::observed(&observed.nft, set.config.range);
-    let compiled = compile(&CompileInput {
-        node,
-        set,
-        placement: &placement,
-        facts: &facts,
-        host_network,
-        marks: &marks,
-        refused: RefusedParts::NOTHING,
-    });
-    let mut findings = placement.findings;
-    findings.extend(compiled.findings.iter().cloned());
-    findings.sort();
-    findings.dedup();
-    (compiled, findings)
+    let input = NodeInput { node, set, facts: &facts, host_network, observed, refused: RefusedParts::NOTHING };
+    let evaluation = evaluate(&input, None, now());
+    let findings = evaluation.findings();
+    (evaluation.compiled, findings)
 }
 
 /// The plan carried out gives the desired state, and there is nothing more to do: neither now nor when all is looked at again.

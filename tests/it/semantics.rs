@@ -10,6 +10,7 @@ mod evaluate;
 mod foreign;
 mod generate;
 mod oracle;
+mod previewed;
 mod published;
 mod transition;
 mod world;

@@ -380,10 +380,8 @@ fn every_file_says_what_it_is_for_and_none_is_too_long() {
 }
 
 /// Circles that are still there, by the folder and its children that are on one. A circle that is mended must go from here.
-const CIRCLES: &[(&str, &str)] = &[
-    ("src/reconcile/gitops", "repository tracked_repository"),
-    ("src/serve", "metrics page scrape"),
-];
+const CIRCLES: &[(&str, &str)] =
+    &[("src/reconcile/gitops", "repository tracked_repository"), ("src/serve", "metrics page scrape")];
 
 /// The files and folders beside each other in a folder must form no circle: if one names something of a second, the second names
 /// nothing of the first, neither directly nor through others. A folder counts as a whole, with all that is in it; what a module hands on

@@ -48,6 +48,7 @@ pub(in crate::cli) struct GitArgs {
 /// Options of Git alone.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Git")]
+#[expect(clippy::struct_field_names, reason = "the options bear the prefix")]
 struct TransportArgs {
     /// The user for HTTPS.
     #[arg(long, value_name = "NAME", env = "EGRET_GIT_USER")]

@@ -155,7 +155,9 @@ impl ClusterWatch {
                 start.follow::<Configs<Whole>>(start.all(), WatchItem::Config);
                 start.follow::<EgressNodes>(start.all(), WatchItem::EgressNodes);
                 if *pools {
-                    PoolKind::ALL.iter().for_each(|kind| start.pools(*kind));
+                    for kind in PoolKind::ALL {
+                        start.pools(*kind);
+                    }
                 }
             }
         }

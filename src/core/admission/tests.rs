@@ -119,7 +119,7 @@ fn a_trailer_passes_a_closed_window_only_if_it_is_named_and_has_a_reason() {
     let strict = ChangeWindows { emergency_trailer: None, ..nightly.clone() };
     let judge = |windows: &ChangeWindows, key: &str, value: &str, now| {
         let trailers = [("Signed-off-by".to_owned(), "Leia".to_owned()), (key.to_owned(), value.to_owned())];
-        AdmissionRules { windows, suspension: None, trailers: &trailers }.judge(now)
+        AdmissionRules { unsigned: None, first_start: false, windows, suspension: None, trailers: &trailers }.judge(now)
     };
     let waits = AdmissionDecision::Withheld(PendingReason::Window {
         opens: Some(at("2026-11-24T21:00:00Z")),
@@ -149,7 +149,13 @@ fn a_suspension_ends_by_itself_and_no_trailer_passes_it() {
         reason: "we move to another rack".to_owned(),
     };
     let windows = windows(&[]);
-    let rules = AdmissionRules { windows: &windows, suspension: Some(&suspension), trailers: &trailers };
+    let rules = AdmissionRules {
+        unsigned: None,
+        first_start: false,
+        windows: &windows,
+        suspension: Some(&suspension),
+        trailers: &trailers,
+    };
     let waits = AdmissionDecision::Withheld(PendingReason::Suspended {
         until: Some(suspension.until),
         owner: suspension.owner.clone(),

@@ -36,6 +36,7 @@ use super::facts::{Facts, PodName};
 use super::finding::Finding;
 use super::host_network::HostNetwork;
 use super::name::NodeName;
+use super::networks::{self, OwnNetworks};
 use super::placement::{ExitKey, Placement};
 use super::policy::{PolicyId, PolicySet};
 use super::state::NodeState;
@@ -127,7 +128,7 @@ pub enum ExitRole {
 /// The networks that decide which packets are classified and which are never steered.
 #[derive(Debug, Clone)]
 pub(crate) struct ClusterNetworks {
-    /// Destinations inside the cluster, and those egret.yaml exempts: never steered.
+    /// Destinations that are never steered: see [`OwnNetworks`].
     pub(crate) cluster: RangeSet,
     /// Networks of pods' addresses, on all nodes.
     pub(crate) pods: RangeSet,
@@ -156,7 +157,7 @@ pub fn compile(input: &CompileInput<'_>) -> Compiled {
     }
     let families = families(input, &mut compiled.findings);
     let grouping = groups::gather(input);
-    let networks = networks(input, &grouping, &mut compiled.findings);
+    let networks = cluster_networks(input, &grouping, &mut compiled.findings);
     compiled.exits = exits(input, &grouping, &networks, &families, &mut compiled.findings);
     compiled.findings.extend(too_small_for_ipv6(input, &networks, &families, &compiled.exits));
     let is_gateway = compiled.exits.values().any(|exit| matches!(exit.role, ExitRole::Own { .. }));
@@ -180,13 +181,8 @@ pub fn compile(input: &CompileInput<'_>) -> Compiled {
 
 /// The families for which some policy has destinations.
 fn families(input: &CompileInput<'_>, findings: &mut Vec<Finding>) -> Vec<AddressFamily> {
-    let named: BTreeSet<AddressFamily> = input
-        .placement
-        .policies
-        .keys()
-        .flat_map(|policy| &input.set.policies[policy].destinations)
-        .map(|net| AddressFamily::of(net.addr()))
-        .collect();
+    let destinations = networks::destinations(input.set, input.placement);
+    let named: BTreeSet<AddressFamily> = destinations.map(|net| AddressFamily::of(net.addr())).collect();
     let mut families: Vec<AddressFamily> = named.into_iter().collect();
     if families.contains(&AddressFamily::V6) && !input.host_network.features.ipv6 {
         families.retain(|family| *family == AddressFamily::V4);
@@ -196,33 +192,13 @@ fn families(input: &CompileInput<'_>, findings: &mut Vec<Finding>) -> Vec<Addres
     families
 }
 
-/// What no router, and so no gateway, forwards: loopback, link-local (a cloud's metadata service, a node's own DNS cache)
-/// and multicast, which includes neighbour discovery (RFC 1122 3.2.1.3, RFC 3927 2.7, RFC 4291 2.4). A destination as
-/// wide as 0.0.0.0/0 does not include them.
-const NEVER_FORWARDED: [&str; 7] =
-    ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::1/128", "fe80::/10", "ff00::/8"];
-
-fn networks(input: &CompileInput<'_>, grouping: &Grouping, findings: &mut Vec<Finding>) -> ClusterNetworks {
+fn cluster_networks(input: &CompileInput<'_>, grouping: &Grouping, findings: &mut Vec<Finding>) -> ClusterNetworks {
     let config = &input.set.config;
     let nodes = &input.facts.nodes;
-    let node_addresses = nodes.values().flat_map(|node| &node.addresses).map(|address| IpNet::from(*address));
-    let node_cidrs = || nodes.values().flat_map(|node| node.pod_cidrs.iter().copied());
-    let cluster: RangeSet = NEVER_FORWARDED
-        .iter()
-        .filter_map(|net| net.parse::<IpNet>().ok())
-        .chain(node_addresses)
-        .chain(node_cidrs())
-        .chain(config.pod_cidrs.iter().copied())
-        .chain(input.facts.pod_networks.iter().copied())
-        .chain(config.service_cidrs.iter().copied())
-        .chain(config.exclusions.iter().copied())
-        .collect();
-    let named = config.pod_cidrs.iter().chain(&input.facts.pod_networks).copied();
-    let pods: RangeSet = node_cidrs().chain(named).collect();
-    let outside: Vec<IpAddr> = grouping.addresses.keys().copied().filter(|address| !pods.contains(*address)).collect();
+    let known = OwnNetworks::of(config, input.facts);
+    let outside = known.outside(grouping.addresses.keys().copied());
     findings.extend(outside_pod_networks(input, &outside));
-    // A policy's destination never includes a pod's address.
-    let cluster = outside.iter().map(|address| IpNet::from(*address)).collect::<RangeSet>().union(&cluster);
+    let (cluster, pods) = (known.never_steered(&outside), known.pods);
     let own_cidrs = nodes.get(input.node).map(|node| node.pod_cidrs.clone()).unwrap_or_default();
     let single = outside.into_iter().filter(|_| input.host_network.src_valid_mark).map(IpNet::from);
     // Of a CNI's networks, those with a pod on this node: there may be one for each node.
@@ -230,12 +206,7 @@ fn networks(input: &CompileInput<'_>, grouping: &Grouping, findings: &mut Vec<Fi
     let of_cni = input.facts.pod_networks.iter().copied().filter(has_pod);
     let local_pods =
         own_cidrs.into_iter().chain(config.pod_cidrs.iter().copied()).chain(of_cni).chain(single).collect();
-    let guarded = input
-        .placement
-        .policies
-        .keys()
-        .flat_map(|policy| input.set.policies[policy].destinations.iter().copied())
-        .collect();
+    let guarded = networks::guarded(input.set, input.placement);
     let mut others = tunnel::ends(input.facts);
     let own = others.remove(input.node);
     // The kernel does not accept one of its own addresses as a peer's.

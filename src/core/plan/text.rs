@@ -35,7 +35,7 @@ impl Step {
             Self::RemoveLabel(key, value) => line("remove", "label", format!("{key}: \"{value}\"")),
             Self::AddLink(name, link) => line("add", "link", format!("{name} {link}")),
             Self::ChangeLink(name, link) => line("change", "link", format!("{name} {link}")),
-            Self::DeleteLink(name) => line("remove", "link", name.to_string()),
+            Self::DeleteLink(name) => line("remove", "link", name.clone()),
             Self::AddAddress(address) => line("add", "addr", address.to_string()),
             Self::DeleteAddress(address) => line("remove", "addr", address.to_string()),
             Self::SetSysctl(sysctl, value, Some(was)) => line("change", "sysctl", format!("{sysctl}: {was} → {value}")),

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::{ExistingConnections, OnNoGateway};
 use crate::core::admission::{ChangeWindows, Suspension};
+use crate::core::facts::Facts;
 use crate::core::labelling::OnLabelDrift;
 use crate::core::labels::keys::LabelKeys;
 use crate::core::signature::Signatures;
@@ -68,6 +69,14 @@ pub struct Schedule {
     pub cron: String,
     /// IANA name; the default is UTC.
     pub time_zone: String,
+}
+
+impl Config {
+    /// Networks that pods have their addresses from, whichever node they are on: of nodes, of egret.yaml, of CNIs.
+    pub fn pod_networks<'a>(&'a self, facts: &'a Facts) -> impl Iterator<Item = IpNet> + 'a {
+        let of_nodes = facts.nodes.values().flat_map(|node| &node.pod_cidrs);
+        of_nodes.chain(&self.pod_cidrs).chain(&facts.pod_networks).copied()
+    }
 }
 
 impl Default for Config {

@@ -10,14 +10,16 @@ use crate::core::text::short_commit;
 
 /// What becomes of the head when it is merged: by its signature, the windows of before, and the suspension of after.
 pub(super) fn verdict(input: &PreviewInput<'_>) -> AdmissionDecision {
-    if let Some((commit, what)) = input.unsigned {
-        return AdmissionDecision::Withheld(PendingReason::Unsigned {
-            commit: commit.to_owned(),
-            what: what.to_owned(),
-        });
-    }
-    let windows = &input.before.config.change_windows;
-    let rules = AdmissionRules { windows, suspension: input.after.config.suspend.as_ref(), trailers: input.trailers };
+    let unsigned = input
+        .unsigned
+        .map(|(commit, what)| PendingReason::Unsigned { commit: commit.to_owned(), what: what.to_owned() });
+    let rules = AdmissionRules {
+        unsigned,
+        first_start: false,
+        windows: &input.before.config.change_windows,
+        suspension: input.after.config.suspend.as_ref(),
+        trailers: input.trailers,
+    };
     rules.judge(input.now)
 }
 

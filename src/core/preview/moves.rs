@@ -55,6 +55,10 @@ pub(super) struct PodMoves {
     pub(super) moved: BTreeMap<NodeName, usize>,
 }
 
+/// What pods have in common that are compared once: where their policies lead on both sides, and the node where it leaves other
+/// destinations alone than the rest.
+type PodKind<'a> = (DispositionKey, DispositionKey, Option<&'a NodeName>);
+
 /// What one kind of pods does.
 struct Difference {
     /// Whether what a kernel holds for them changes.
@@ -79,23 +83,26 @@ struct Change {
 /// Looks at every pod with both eyes.
 pub(super) fn compare(before: &RevisionState<'_>, after: &RevisionState<'_>, facts: &Facts) -> PodMoves {
     let mut ways = PodMoves::default();
-    let mut kinds: BTreeMap<(DispositionKey, DispositionKey), Vec<&PodName>> = BTreeMap::new();
+    let mut kinds: BTreeMap<PodKind<'_>, Vec<&PodName>> = BTreeMap::new();
     let (old, new) = (before.members(), after.members());
-    for (name, pod) in facts.pods.iter().filter(|(_, pod)| pod.routable() && pod.node.is_some()) {
+    for (name, pod) in facts.pods.iter().filter(|(_, pod)| pod.routable()) {
+        let Some(node) = &pod.node else { continue };
         let keys = (before.key(&old, name, pod), after.key(&new, name, pod));
         if !keys.0.is_empty() || !keys.1.is_empty() {
-            kinds.entry(keys).or_default().push(name);
+            let special = Some(node).filter(|node| before.is_special(node) || after.is_special(node));
+            kinds.entry((keys.0, keys.1, special)).or_default().push(name);
         }
     }
     let unchanged = unchanged(before, after);
     let mut overlaps = (BTreeSet::new(), BTreeSet::new());
     let mut moves: BTreeMap<Alike, BTreeSet<PodName>> = BTreeMap::new();
-    for (class, ((old, new), pods)) in kinds.into_iter().enumerate() {
+    for (class, ((old, new, node), pods)) in kinds.into_iter().enumerate() {
         ways.count(&old, &new, pods.len());
-        if before.inside == after.inside && old == new && old.iter().all(|(id, _)| unchanged.contains(id)) {
+        let same_networks = before.never_steered_on(node) == after.never_steered_on(node);
+        if same_networks && old == new && old.iter().all(|(id, _)| unchanged.contains(id)) {
             continue;
         }
-        let difference = difference(before, after, (&old, &new), &mut overlaps);
+        let difference = difference(before, after, (&old, &new, node), &mut overlaps);
         for policy in &difference.outdone {
             *ways.outdone.entry(policy.clone()).or_default() += pods.len();
         }
@@ -165,12 +172,12 @@ fn unchanged(before: &RevisionState<'_>, after: &RevisionState<'_>) -> BTreeSet<
 fn difference(
     before: &RevisionState<'_>,
     after: &RevisionState<'_>,
-    (old, new): (&DispositionKey, &DispositionKey),
+    (old, new, node): (&DispositionKey, &DispositionKey, Option<&NodeName>),
     overlaps: &mut (BTreeSet<Finding>, BTreeSet<Finding>),
 ) -> Difference {
     let (old_lanes, new_lanes) = (before.lanes(old, &mut overlaps.0), after.lanes(new, &mut overlaps.1));
     let kernel = old != new || old_lanes != new_lanes;
-    let (old_lanes, new_lanes) = (before.steered(&old_lanes), after.steered(&new_lanes));
+    let (old_lanes, new_lanes) = (before.steered(&old_lanes, node), after.steered(&new_lanes, node));
     let mut changes: Vec<Change> = Vec::new();
     let mut places: BTreeMap<_, usize> = BTreeMap::new();
     for (range, was, is) in cidr::differences(&old_lanes, &new_lanes) {

@@ -13,15 +13,17 @@ use super::named::policy as named;
 use super::revision::RevisionState;
 use super::{PreviewInput, says_the_same};
 use crate::core::cidr::RangeSet;
-use crate::core::compile::exit_ids::ExitIds;
-use crate::core::compile::{self, compile};
+use crate::core::compile;
 use crate::core::escape::EscapedText;
+use crate::core::evaluation::NodeInput;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
+use crate::core::networks;
 use crate::core::placement::ExitKey;
 use crate::core::plan::unified_diff;
 use crate::core::policy::config::Config;
 use crate::core::policy::{PolicyId, PolicySet};
+use crate::core::state::NodeState;
 use crate::core::state::nft::AddressFamily;
 use crate::core::text::counted;
 
@@ -183,20 +185,19 @@ struct Everywhere {
     /// Destinations that some policy names: a pod that nobody knows yet must not reach them. None: no policy is in force.
     guarded: Option<RangeSet>,
     families: BTreeSet<AddressFamily>,
-    inside: RangeSet,
+    never_steered: RangeSet,
     config: Option<Config>,
 }
 
 impl Everywhere {
     fn of(world: &RevisionState<'_>) -> Self {
-        let policies = world.placement.policies.keys().map(|id| &world.set.policies[id]);
-        let destinations = || policies.clone().flat_map(|policy| policy.destinations.iter().copied());
+        let destinations = networks::destinations(world.set, &world.placement);
         let in_force = !world.placement.policies.is_empty();
         let Config { pod_cidrs, service_cidrs, exclusions, range, .. } = world.set.config.clone();
         Self {
-            guarded: in_force.then(|| destinations().collect()),
-            families: destinations().map(|net| AddressFamily::of(net.addr())).collect(),
-            inside: if in_force { world.inside.clone() } else { RangeSet::default() },
+            guarded: in_force.then(|| networks::guarded(world.set, &world.placement)),
+            families: destinations.map(|net| AddressFamily::of(net.addr())).collect(),
+            never_steered: if in_force { world.never_steered.clone() } else { RangeSet::default() },
             // Of the configuration only what reaches a kernel.
             config: in_force.then(|| Config { pod_cidrs, service_cidrs, exclusions, range, ..Config::default() }),
         }
@@ -209,7 +210,7 @@ impl Everywhere {
             (None, Some(_)) => Some("gets Egret's tables, which hold back what nobody has classified"),
             (Some(_), None) => Some("Egret's tables go"),
             _ if self.config != after.config => Some("the settings of egret.yaml for nodes change"),
-            _ if self.inside != after.inside => Some("the list of the cluster's own networks changes"),
+            _ if self.never_steered != after.never_steered => Some("the list of the cluster's own networks changes"),
             _ => Some("only the list of destinations that policies name changes"),
         }
     }
@@ -275,22 +276,13 @@ fn change(
         Some(host_network) => AssumedNetwork::known(host_network),
         None => AssumedNetwork::assumed(exits().filter(|exit| exit.gateway == *node)),
     };
-    let state = |world: &RevisionState<'_>, marks: &ExitIds| {
+    let state = |world: &RevisionState<'_>, observed: &NodeState| {
         let RevisionState { set, facts, placement, .. } = world;
-        let host_network = &footing.host_network;
-        compile(&compile::CompileInput {
-            node,
-            set,
-            placement,
-            facts,
-            host_network,
-            marks,
-            refused: compile::RefusedParts::NOTHING,
-        })
-        .desired
+        let (host_network, refused) = (&footing.host_network, compile::RefusedParts::NOTHING);
+        NodeInput { node, set, facts, host_network, observed, refused }.compile(placement).desired
     };
-    let old = state(before, &ExitIds::default());
-    let new = state(after, &ExitIds::observed(&old.nft, after.set.config.range));
+    let old = state(before, &NodeState::default());
+    let new = state(after, &old);
     let whole = unified_diff(&old, &new, "", "");
     // The two lines with the names say nothing here.
     let lines: Vec<&str> = whole.lines().skip(2).collect();

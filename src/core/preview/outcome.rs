@@ -73,7 +73,9 @@ fn is_dropped(input: &PreviewInput<'_>, way: &Disposition, towards: &[AddressRan
 /// Whether an exit is known to have no address for any of these destinations: its gateway drops what would leave there.
 pub(super) fn has_no_address(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[AddressRange]) -> bool {
     input.host_networks.get(&exit.gateway).is_some_and(|host_network| {
-        towards.iter().all(|range| egress_address(exit, AddressFamily::of(range.first()), host_network).is_err())
+        // An exit that does not use a family has no address of it, either.
+        let address = |range: &AddressRange| egress_address(exit, AddressFamily::of(range.first()), host_network);
+        !towards.iter().any(|range| matches!(address(range), Ok(Some(_))))
     })
 }
 

@@ -1,10 +1,10 @@
 //! One side of a preview: what a revision makes of a cluster, and the way out of each of its pods.
 //!
-//! Deliberately absent: the other side (`ways`), and kernels (`nodes`).
+//! The other side is absent (`moves`), and so are kernels (`nodes`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::core::cidr::{self, AddressRange, RangeSet};
@@ -13,6 +13,7 @@ use crate::core::facts::{Facts, Node, Pod, PodName};
 use crate::core::finding::Finding;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
+use crate::core::networks::OwnNetworks;
 use crate::core::placement::{Members, Placement, place};
 use crate::core::policy::{GatewaySpec, Policy, PolicyId, PolicySet};
 
@@ -33,8 +34,10 @@ pub(super) struct RevisionState<'a> {
     /// The cluster with the labels that the revision gives it.
     pub(super) facts: Facts,
     pub(super) placement: Placement,
-    /// Destinations that are never steered.
-    pub(super) inside: RangeSet,
+    /// Destinations that are never steered, on nodes whose pods are all in known networks.
+    pub(super) never_steered: RangeSet,
+    /// The same on each of the other nodes.
+    never_steered_on: BTreeMap<NodeName, RangeSet>,
 }
 
 impl<'a> RevisionState<'a> {
@@ -45,8 +48,9 @@ impl<'a> RevisionState<'a> {
             node.labels = labels(name, node, earlier, set);
         }
         let placement = place(set, &facts, now);
-        let inside = inside(set, &facts);
-        Self { set, facts, placement, inside }
+        let networks = OwnNetworks::of(&set.config, &facts);
+        let (never_steered, never_steered_on) = (networks.never_steered(&[]), with_pods_outside(&networks, &facts));
+        Self { set, facts, placement, never_steered, never_steered_on }
     }
 
     /// An index of the policies that are in force.
@@ -76,9 +80,23 @@ impl<'a> RevisionState<'a> {
         flat.v4.into_iter().chain(flat.v6).collect()
     }
 
-    /// The lanes without what is never steered.
-    pub(super) fn steered(&self, lanes: &[(AddressRange, EgressPath)]) -> Vec<(AddressRange, EgressPath)> {
-        let inside = self.inside.ranges();
+    /// Whether a node leaves more alone than others do.
+    pub(super) fn is_special(&self, node: &NodeName) -> bool {
+        self.never_steered_on.contains_key(node)
+    }
+
+    /// Destinations that a node never steers; of no node in particular, those that none does.
+    pub(super) fn never_steered_on(&self, node: Option<&NodeName>) -> &RangeSet {
+        node.and_then(|node| self.never_steered_on.get(node)).unwrap_or(&self.never_steered)
+    }
+
+    /// The lanes without what is never steered on a node.
+    pub(super) fn steered(
+        &self,
+        lanes: &[(AddressRange, EgressPath)],
+        node: Option<&NodeName>,
+    ) -> Vec<(AddressRange, EgressPath)> {
+        let inside = self.never_steered_on(node).ranges();
         let mut left = Vec::with_capacity(lanes.len());
         for (range, lane) in lanes {
             let begins = inside.partition_point(|hole| hole.last() < range.first());
@@ -112,11 +130,14 @@ pub(super) fn labels(name: &NodeName, node: &Node, earlier: &PolicySet, set: &Po
     labels
 }
 
-fn inside(set: &PolicySet, facts: &Facts) -> RangeSet {
-    let nodes = facts.nodes.values();
-    let addresses = nodes.clone().flat_map(|node| &node.addresses).map(|address| IpNet::from(*address));
-    let pods = nodes.flat_map(|node| node.pod_cidrs.iter().copied());
-    let config = &set.config;
-    let configured = config.pod_cidrs.iter().chain(&config.service_cidrs).chain(&config.exclusions).copied();
-    addresses.chain(pods).chain(configured).chain(facts.pod_networks.iter().copied()).collect()
+/// What nodes with pods outside of every known network never steer: it differs from node to node by these pods' addresses.
+fn with_pods_outside(networks: &OwnNetworks, facts: &Facts) -> BTreeMap<NodeName, RangeSet> {
+    let mut addresses: BTreeMap<&NodeName, Vec<IpAddr>> = BTreeMap::new();
+    for pod in facts.pods.values().filter(|pod| pod.routable()) {
+        let outside = networks.outside(pod.addresses.iter().copied());
+        if let Some(node) = pod.node.as_ref().filter(|_| !outside.is_empty()) {
+            addresses.entry(node).or_default().extend(outside);
+        }
+    }
+    addresses.into_iter().map(|(node, outside)| (node.clone(), networks.never_steered(&outside))).collect()
 }

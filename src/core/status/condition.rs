@@ -264,7 +264,9 @@ pub(super) fn settle(mut conditions: Vec<Condition>, before: &[Condition]) -> Ve
 
 /// Names the generation of the spec that conditions were found of.
 pub(super) fn observe(mut conditions: Vec<Condition>, generation: Option<i64>) -> Vec<Condition> {
-    conditions.iter_mut().for_each(|condition| condition.observed_generation = generation);
+    for condition in &mut conditions {
+        condition.observed_generation = generation;
+    }
     conditions
 }
 

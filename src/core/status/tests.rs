@@ -298,7 +298,9 @@ fn the_config_is_ready_when_every_agent_on_a_ready_node_has_what_is_published() 
     assert_eq!((status, reason, message.as_str()), (False, Reason::NodesNotReady, "b: why (Programmed)"));
     assert_eq!(of(&BTreeMap::new()), (Unknown, Reason::Pending, "waiting for the first agent to report".to_owned()));
     let mut down = two.clone();
-    down.values_mut().for_each(|node| node.ready = false);
+    for node in down.values_mut() {
+        node.ready = false;
+    }
     let behind = named([("a", node_that("0", False, 0))]);
     assert_eq!(head_ready(head(&down, &behind)).0, True, "a node that is down is not waited for");
 }

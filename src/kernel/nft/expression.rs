@@ -161,7 +161,7 @@ impl Expression {
                 data.nested(NFTA_BITWISE_XOR, |nested| nested.bytes(NFTA_DATA_VALUE, &xor.to_ne_bytes()));
             }
             Self::Lookup { set, key, found, negated } => {
-                write_lookup(data, set, *key, found, *negated);
+                write_lookup(data, set, *key, *found, *negated);
             }
             Self::Verdict(verdict) => {
                 data.number(NFTA_IMMEDIATE_DREG, VERDICT_REGISTER);
@@ -209,7 +209,7 @@ impl Expression {
     }
 }
 
-fn write_lookup(data: &mut Writer, set: &str, key: Register, found: &Found, negated: bool) {
+fn write_lookup(data: &mut Writer, set: &str, key: Register, found: Found, negated: bool) {
     data.text(NFTA_LOOKUP_SET, set);
     data.number(NFTA_LOOKUP_SREG, key.number());
     match found {

@@ -16,10 +16,12 @@ use tokio::time::{Instant, sleep_until};
 use crate::cluster::Cluster;
 use crate::cluster::live::{self, ApiClient, ApiError, Changed, ClusterWatch, WatchScope};
 use crate::core::compile::RefusedParts;
+use crate::core::evaluation::GatewayState;
+use crate::core::facts::Facts;
+use crate::core::gate::ActiveRevision;
 use crate::core::gateway_interfaces::GatewayInterface;
 use crate::core::host_network::KernelFeatures;
 use crate::core::name::NodeName;
-use crate::core::policy::catalogue::LastGoodDocuments;
 use crate::core::state::net::fnv1a;
 use crate::core::status::{
     ConditionStatus, NodeFault, NodeStatus, NodeStatusInput, Reason, node_status, serving, unfit,
@@ -31,7 +33,7 @@ use crate::reconcile::agent::policy_cache::{CacheError, PolicyCache, PublishedHe
 use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWriter};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
-use crate::reconcile::node::round::{GatewayState, Reconciler, RoundError};
+use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::now;
 use crate::reconcile::persistence::lock::{Lock, LockError};
@@ -104,7 +106,7 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let live = ApiClient::connect().await?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     if options.remove {
-        let mut engine = Reconciler::new(kernel, Cluster::None, options.node.clone(), memory);
+        let mut engine = Reconciler::new(kernel, Cluster::Fixed(Facts::default()), options.node.clone(), memory);
         let steps = engine.remove(range).await?;
         tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
         log_steps(&steps);
@@ -297,15 +299,19 @@ impl Agent {
                 let refused = self.not_taken.take().is_some();
                 let same =
                     self.keeper.intent.as_ref().is_some_and(|intent| intent.commit == commit && intent.set == set);
+                let active = ActiveRevision {
+                    commit: Some(id.to_string()),
+                    signatures: set.config.signatures.clone(),
+                    windows: Some(set.config.change_windows.clone()),
+                    ..ActiveRevision::default()
+                };
                 self.keeper.intent = Some(DesiredRevision {
                     set,
                     commit,
                     branch: String::new(),
                     diagnostics: Vec::new(),
                     rejected: Vec::new(),
-                    good: LastGoodDocuments::default(),
-                    withheld: None,
-                    emergency: None,
+                    active,
                     fetched: true,
                 });
                 // What was in the way is gone and nothing is to be done: only that is to be said.

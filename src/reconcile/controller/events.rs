@@ -9,10 +9,9 @@ use super::labels::LabelEvent;
 use super::pass::{PublicationResult, ReadyTransition};
 use crate::cluster::live::{EventKind, Regarding};
 use crate::core::admission::PendingCommit;
+use crate::core::gate::ActiveRevision;
 use crate::core::report::history::Rejected;
 use crate::core::status::Reason;
-use crate::reconcile::gitops::repository::DesiredRevision;
-use crate::reconcile::persistence::state_store::PersistedState;
 use crate::telemetry::chain;
 
 impl Controller {
@@ -68,15 +67,15 @@ impl Controller {
 }
 
 /// What people are told of once: a commit that waits, and one that came through a closed window. `before` is what was remembered.
-pub(super) fn admission_news(intent: &DesiredRevision, before: &PersistedState) -> Vec<(Reason, String)> {
+pub(super) fn admission_news(active: &ActiveRevision, before: &ActiveRevision) -> Vec<(Reason, String)> {
     let what = |withheld: &PendingCommit| (withheld.commit.clone(), withheld.why.word());
     let mut news = Vec::new();
-    if let Some(withheld) = &intent.withheld
+    if let Some(withheld) = &active.withheld
         && before.withheld.as_ref().map(what) != Some(what(withheld))
     {
         news.push((Reason::from(&withheld.why), withheld.message()));
     }
-    if let Some(emergency) = intent.emergency.as_ref().filter(|one| before.emergency.as_ref() != Some(one)) {
+    if let Some(emergency) = active.emergency.as_ref().filter(|one| before.emergency.as_ref() != Some(one)) {
         news.push((Reason::EmergencyApplied, emergency.message()));
     }
     news

@@ -22,19 +22,20 @@ use self::events::admission_news;
 use self::labels::LabelReconciler;
 pub use self::options::{ControllerError, ControllerOptions};
 use self::pass::{Pass, PassError};
-use self::snapshotter::Snapshotter;
+use self::snapshotter::{Snapshotter, ViewSnapshots};
 use self::taints::TaintRemover;
 use self::triggers::pulls_of;
 use crate::backoff::Backoff;
 use crate::cluster::live::{self, ApiClient, ClusterWatch, Lease, Recorder, View, WatchScope};
+use crate::core::gate::ActiveRevision;
 use crate::core::labels::Labels;
 use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
-use crate::reconcile::gitops::publisher::{Publisher, ReportBatch};
 use crate::reconcile::gitops::pulls::PullPreviews;
-use crate::reconcile::gitops::repository::{DesiredRevision, KnownRevision, Repository};
+use crate::reconcile::gitops::report_sender::ReportSender;
+use crate::reconcile::gitops::repository::{DesiredRevision, Repository};
 use crate::reconcile::leadership::Leadership;
 use crate::reconcile::node::metrics_recorder::api_error_counts;
 use crate::reconcile::node::schedule::EffectiveSchedule;
@@ -80,13 +81,12 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
         recorder: live.recorder("egret.dev/controller", &options.identity),
         watching,
         repository,
-        publisher,
+        sender: ReportSender::new(publisher),
         memory,
         intent: None,
         git_fault: None,
         labels: LabelReconciler::default(),
         taints: TaintRemover::new(options.startup_taints),
-        sent: None,
         sights: Snapshotter::default(),
         schedule: EffectiveSchedule::default(),
         backoff: Backoff::new(seed),
@@ -137,7 +137,7 @@ struct Controller {
     watching: ClusterWatch,
     leading: Leadership,
     repository: Repository,
-    publisher: Publisher,
+    sender: ReportSender,
     pulls: PullPreviews,
     recorder: Recorder,
     health: Health,
@@ -149,8 +149,6 @@ struct Controller {
     taints: TaintRemover,
     /// What nodes said at the last pass.
     reports: Vec<NodeReport>,
-    /// The reports that were last handed over.
-    sent: Option<ReportBatch>,
     sights: Snapshotter,
     schedule: EffectiveSchedule,
     backoff: Backoff,
@@ -196,8 +194,8 @@ impl Controller {
             // Who led meanwhile may have corrected what we remember as fought for.
             self.labels.forget();
             // And has told newer things than those that still wait here.
-            self.publisher.stop();
-            (self.sent, self.sights) = (None, Snapshotter::default());
+            self.sender.stop();
+            self.sights = Snapshotter::default();
             self.led = fence;
             self.pulls.look();
         }
@@ -219,7 +217,7 @@ impl Controller {
                 self.due = Some(self.next_due());
                 if let Some(intent) = &self.intent {
                     self.metrics.revision(&intent.commit.id.to_string());
-                    self.metrics.commit_pending(intent.withheld.as_ref().map(|withheld| withheld.why.word()));
+                    self.metrics.commit_pending(intent.active.withheld.as_ref().map(|withheld| withheld.why.word()));
                     self.metrics.suspended(intent.suspended(now()));
                 }
                 tracing::debug!(took = ?began.elapsed(), "published");
@@ -244,13 +242,13 @@ impl Controller {
     fn published_time(&self) -> Option<Timestamp> {
         let head = self.watching.view().config.as_ref()?.spec.as_ref().ok()?;
         let kept = self.memory.kept();
-        head.committed.or_else(|| kept.committed.filter(|_| kept.commit.as_ref() == Some(&head.revision)))
+        head.committed.or_else(|| kept.active.committed.filter(|_| kept.active.commit.as_ref() == Some(&head.revision)))
     }
 
     /// What is known of earlier. What is published wins: it also says what egret.yaml demanded of commits.
-    fn known(&self) -> KnownRevision {
-        let kept = self.memory.kept();
-        let mut known = kept.known();
+    fn known(&self) -> ActiveRevision {
+        let kept = &self.memory.kept().active;
+        let mut known = kept.clone();
         let head = self.watching.view().config.as_ref().and_then(|config| config.spec.as_ref().ok());
         let Some((head, published)) = head.zip(self.published()) else { return known };
         known.committed = self.published_time();
@@ -272,7 +270,7 @@ impl Controller {
             self.begun = true;
             self.repository.begin(self.known());
         } else if let Some(published) = published.filter(|one| !leads && self.followed != Some(*one)) {
-            self.asked = self.intent.as_ref().is_none_or(|intent| intent.withheld.is_some());
+            self.asked = self.intent.as_ref().is_none_or(|intent| intent.active.withheld.is_some());
             self.repository.published(published, self.published_time());
         }
         self.followed = published;
@@ -282,7 +280,7 @@ impl Controller {
         let scheduled = self.schedule.next_after(now());
         let wait = scheduled.and_then(|at| Duration::try_from(at.duration_since(now())).ok());
         let due = Instant::now() + wait.map_or(LOOK, |wait| wait.min(LOOK));
-        let soon = self.publisher.unsettled().then(|| Instant::now() + SETTLES);
+        let soon = self.sender.publisher().unsettled().then(|| Instant::now() + SETTLES);
         [self.sights.due(), self.taints.due(), soon].into_iter().flatten().fold(due, Instant::min)
     }
 
@@ -290,7 +288,7 @@ impl Controller {
         let Some(intent) = self.intent.clone() else { return Ok(()) };
         let commit = intent.commit.id.to_string();
         let mut told = Vec::new();
-        let report_fault = self.publisher.fault();
+        let report_fault = self.sender.publisher().fault();
         let reports_published = intent.set.config.reports.then(|| report_fault.as_deref().map_or(Ok(()), Err));
         let previews = self.pulls.fault();
         let pass = Pass {
@@ -323,20 +321,13 @@ impl Controller {
         let rejected = [intent.rejected.as_slice(), came_upon.refused.as_slice()].concat();
         let turned = pass.tell(&came_upon, &rejected, now).await?;
         let reports = pass.reports(&self.labels, &rejected);
-        let admission = admission_news(&intent, self.memory.kept());
-        if let Err(error) = self.memory.keep(|kept| {
-            kept.commit = Some(commit.clone());
-            kept.committed = intent.commit.committed();
-            kept.good = intent.good.clone();
-            kept.signatures.clone_from(&intent.set.config.signatures);
-            kept.windows = Some(intent.set.config.change_windows.clone());
-            kept.withheld.clone_from(&intent.withheld);
-            kept.emergency.clone_from(&intent.emergency);
-        }) {
+        let admission = admission_news(&intent.active, &self.memory.kept().active);
+        if let Err(error) = self.memory.keep(|kept| kept.active.clone_from(&intent.active)) {
             tracing::warn!(error = chain(&error), "what is in force is not remembered over a restart");
         }
         self.reports.clone_from(&reports);
-        self.send(reports, &intent);
+        let mut snapshots = ViewSnapshots { sights: &mut self.sights, live: &self.live, view: self.watching.view() };
+        self.sender.send(reports, &intent, &mut snapshots);
         self.record(admission, &told, &came_upon, &turned).await;
         Ok(labelled?)
     }

@@ -227,7 +227,7 @@ impl Pass<'_> {
             cluster: &self.view.facts.nodes,
             nodes: &self.nodes(),
             rejected,
-            withheld: self.intent.withheld.as_ref(),
+            withheld: self.intent.active.withheld.as_ref(),
             git_fault: self.git_fault,
             publish_fault: fault,
             reports: self.reports_published,
@@ -263,8 +263,8 @@ impl Pass<'_> {
         for (name, status) in self.nodes() {
             let Some(mut report) = status.report else { continue };
             report.rejected = rejected.to_vec();
-            report.withheld = self.intent.withheld.clone().map(Box::new);
-            report.emergency = self.intent.emergency.clone().map(Box::new);
+            report.withheld = self.intent.active.withheld.clone().map(Box::new);
+            report.emergency = self.intent.active.emergency.clone().map(Box::new);
             if let Some(own) = labels.report(&name) {
                 report.drift.extend(own.drift.iter().cloned());
                 report.corrected.extend(own.corrected.iter().cloned());

@@ -1,7 +1,7 @@
-//! What the controller hands to the publisher: reports, and its look at the whole cluster for a snapshot, on a task of its own: listing every
-//! pod takes seconds in a large cluster, and no pass waits for it.
+//! The controller's snapshots of the whole cluster, each made by a task of its own: listing every pod takes seconds in a large cluster, and no
+//! pass waits for it.
 //!
-//! Deliberately absent: when a snapshot is wanted (`publisher`), and what is in it (`core::snapshot`).
+//! When one is due is absent (`report_sender`), and so is what it holds (`core::snapshot`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,15 +11,13 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::Controller;
 use crate::cluster::live::{ApiClient, ApiError, View};
 use crate::core::facts::Facts;
 use crate::core::gateway_interfaces;
 use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
-use crate::core::report::history::NodeReport;
-use crate::reconcile::gitops::publisher::{ClusterSnapshot, ReportBatch};
-use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::reconcile::gitops::publisher::ClusterSnapshot;
+use crate::reconcile::gitops::report_sender::SnapshotSource;
 use crate::reconcile::now;
 use crate::telemetry::chain;
 
@@ -45,11 +43,6 @@ pub(super) struct Snapshotter {
 }
 
 impl Snapshotter {
-    /// Whether gateways' interfaces are others than those that were last handed over.
-    pub(super) fn grounds_differ(&self, view: &View) -> bool {
-        host_networks(view) != self.host_networks
-    }
-
     /// Begins a look, unless one is under way or has just failed.
     pub(super) fn look(&mut self, live: &ApiClient) {
         if self.task.is_some() || self.pause.is_some_and(|pause| pause > Instant::now()) {
@@ -99,39 +92,28 @@ impl Snapshotter {
     }
 }
 
-impl Controller {
-    /// Hands the reports over if they say something else than the last ones. What was handed over is taken back where nobody wants them.
-    pub(super) fn send(&mut self, reports: Vec<NodeReport>, intent: &DesiredRevision) {
-        let config = &intent.set.config;
-        if !config.reports {
-            if self.sent.take().is_some() {
-                self.publisher.stop();
-            }
-            self.sights = Snapshotter::default();
-            return;
-        }
-        if self.publisher.dropped() {
-            self.sent = None;
-        }
-        let letter = ReportBatch {
-            reports,
-            branch: config.reports_branch.clone(),
-            policy_branch: intent.branch.clone(),
-            keep: config.reports_keep,
-            snapshot_every: config.snapshot_every,
-        };
-        let news = !letter.reports.is_empty() && self.sent.as_ref() != Some(&letter);
-        let view = self.watching.view();
-        if config.snapshot_every.is_some()
-            && (self.publisher.wants_sight(news) || news && self.sights.grounds_differ(view))
-        {
-            self.sights.look(&self.live);
-        }
-        let sight = self.sights.taken(view);
-        if news || sight.is_some() {
-            self.publisher.send(letter.clone(), sight);
-            self.sent = Some(letter);
-        }
+/// A look at the whole cluster, with gateways' interfaces as they are known.
+pub(super) struct ViewSnapshots<'a> {
+    pub(super) sights: &'a mut Snapshotter,
+    pub(super) live: &'a ApiClient,
+    pub(super) view: &'a View,
+}
+
+impl SnapshotSource for ViewSnapshots<'_> {
+    fn interfaces_differ(&self) -> bool {
+        host_networks(self.view) != self.sights.host_networks
+    }
+
+    fn request(&mut self) {
+        self.sights.look(self.live);
+    }
+
+    fn take(&mut self) -> Option<ClusterSnapshot> {
+        self.sights.taken(self.view)
+    }
+
+    fn reset(&mut self) {
+        *self.sights = Snapshotter::default();
     }
 }
 

@@ -81,7 +81,7 @@ impl Controller {
         }
         tracing::info!("egret's controller ends; nodes go on with what was published");
         self.leading.release().await;
-        self.publisher.finish();
+        self.sender.finish();
         Ok(())
     }
 

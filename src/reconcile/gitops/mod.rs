@@ -5,6 +5,7 @@ pub mod github_app;
 pub mod preview;
 pub mod publisher;
 pub mod pulls;
+pub mod report_sender;
 pub mod repository;
 pub mod tracked_repository;
 pub mod webhook;

@@ -15,12 +15,12 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::reader::RepositoryReader;
-use crate::core::admission::{ChangeWindows, Emergency, PendingCommit, PendingReason};
+use crate::core::admission::{PendingCommit, PendingReason};
 use crate::core::diagnostic::{Diagnostic, Severity};
+use crate::core::gate::ActiveRevision;
 use crate::core::policy::PolicySet;
-use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate, LastGoodDocuments};
+use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate};
 use crate::core::report::history::Rejected;
-use crate::core::signature::Signatures;
 use crate::git::files::{FileChange, Refusal};
 use crate::git::{self, CommitId, CommitInfo};
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
@@ -49,12 +49,8 @@ pub struct DesiredRevision {
     pub diagnostics: Vec<Diagnostic>,
     /// Documents that are not in force as they stand in the repository.
     pub rejected: Vec<Rejected>,
-    /// What to remember so that they are still in force after a restart.
-    pub good: LastGoodDocuments,
-    /// The newest commit, if it is not in force but waits.
-    pub withheld: Option<PendingCommit>,
-    /// How this commit came through a closed change window, if it did.
-    pub emergency: Option<Emergency>,
+    /// What has to be kept of it, and the newest commit if it waits.
+    pub active: ActiveRevision,
     /// Git has just answered; else it is what was last in force, because Git is away.
     pub fetched: bool,
 }
@@ -71,7 +67,7 @@ impl DesiredRevision {
 
     /// What somebody suspended, the cluster and policies, and until when, in seconds since the epoch.
     pub fn suspended(&self, now: Timestamp) -> BTreeMap<String, u64> {
-        let waits = match self.withheld.as_ref().map(|withheld| &withheld.why) {
+        let waits = match self.active.withheld.as_ref().map(|withheld| &withheld.why) {
             Some(PendingReason::Suspended { until, .. }) => *until,
             _ => self.set.config.suspend.as_ref().map(|suspension| suspension.until),
         };
@@ -96,29 +92,26 @@ pub enum RepositoryEvent {
     Fault(git::Error),
 }
 
-/// What is known of earlier, before the first look.
-#[derive(Debug, Clone, Default)]
-pub struct KnownRevision {
-    /// The commit that is in force.
-    pub commit: Option<String>,
-    /// When it was committed, by the committer's clock, should it be in no history any more.
-    pub committed: Option<Timestamp>,
-    /// What was remembered with it.
-    pub good: LastGoodDocuments,
-    /// What egret.yaml demanded of commits, should it be out of reach with the commit.
-    pub signatures: Option<Signatures>,
-    /// When egret.yaml let commits come into force, in the same case.
-    pub windows: Option<ChangeWindows>,
-    /// The commit that waited.
-    pub withheld: Option<PendingCommit>,
-    /// How the one in force came through a closed window.
-    pub emergency: Option<Emergency>,
+/// A repository that was read once.
+#[derive(Debug)]
+pub struct RevisionReading {
+    /// The revision that was read.
+    pub head: CommitId,
+    /// What is active with it: the revision itself, or the one before if it waits. None: nothing.
+    pub active: Option<DesiredRevision>,
+    /// The revision as it is once it is let in, if it waits.
+    pub pending: Option<(PendingCommit, DesiredRevision)>,
+}
+
+/// Reads a repository once, as the thread does at its start: a revision, or the branch that is followed. `known`: what is active.
+pub fn read_once(options: RepositoryOptions, known: ActiveRevision, rev: Option<&str>) -> git::Result<RevisionReading> {
+    RepositoryReader::new(options, known).read_once(rev)
 }
 
 /// What is asked of the thread.
 enum Wish {
     /// The first look: until then it is not known what is in force.
-    Begin(Box<KnownRevision>),
+    Begin(Box<ActiveRevision>),
     /// A look.
     Look,
     /// A look, and to know that another process put this commit in force, of this time.
@@ -148,7 +141,7 @@ impl Repository {
     }
 
     /// Begins with what is in force.
-    pub fn begin(&self, known: KnownRevision) {
+    pub fn begin(&self, known: ActiveRevision) {
         let _ = self.wishes.send(Wish::Begin(Box::new(known)));
     }
 
@@ -179,7 +172,7 @@ pub fn changes(files: BTreeMap<String, FileChange>) -> BTreeMap<String, FileUpda
 }
 
 /// Errors, and what is in force in place of what has them.
-fn rejected(catalogue: &Catalogue, diagnostics: &[Diagnostic]) -> Vec<Rejected> {
+pub fn rejected(catalogue: &Catalogue, diagnostics: &[Diagnostic]) -> Vec<Rejected> {
     let held = catalogue.held();
     let errors = diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error);
     let mut rejected: Vec<Rejected> = errors

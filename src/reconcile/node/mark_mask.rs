@@ -3,7 +3,6 @@
 //!
 //! Deliberately absent: the choice itself (`core::state::mask`), and how objects move from one range to another (`round`, `plan`).
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,6 @@ use crate::core::state::mask::{MarkUsage, MaskChoice, MaskReason, choose};
 use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::marks::{MarkSurvey, look};
 use crate::kernel::watch::{EventSubject, KernelEvent};
-use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::telemetry::chain;
 
 /// How long a look at the rules of others counts. A node may have a hundred thousand of them, and a round may come every few milliseconds.
@@ -34,16 +32,16 @@ pub struct MarkMaskChooser {
 
 impl MarkMaskChooser {
     /// What is asked for, with the bits of this node. `before` is the range of what is in the kernel, as far as memory has it.
-    pub async fn resolve<'a>(
+    pub async fn resolve(
         &mut self,
-        intent: &'a DesiredRevision,
+        set: &Arc<PolicySet>,
         before: Option<DatapathConfig>,
         events: &[KernelEvent],
-    ) -> Cow<'a, DesiredRevision> {
-        let config = &intent.set.config;
+    ) -> Arc<PolicySet> {
+        let config = &set.config;
         if !config.mask_is_auto {
             *self = Self::default();
-            return Cow::Borrowed(intent);
+            return Arc::clone(set);
         }
         let of_rules = |event: &KernelEvent| matches!(event.subject, EventSubject::Rule(_) | EventSubject::Everything);
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) || events.iter().any(of_rules) {
@@ -63,9 +61,9 @@ impl MarkMaskChooser {
         }
         self.choice = Some(choice);
         if choice.mask == config.range.mask {
-            return Cow::Borrowed(intent);
+            return Arc::clone(set);
         }
-        Cow::Owned(DesiredRevision { set: self.with_mask(&intent.set, choice.mask), ..intent.clone() })
+        self.with_mask(set, choice.mask)
     }
 
     async fn look(&mut self, first: u32) {
@@ -135,12 +133,6 @@ fn findings(node: &NodeName, choice: MaskChoice, used: &MarkUsage, left: Option<
         found.push(Finding::new("marks-moved", node, message));
     }
     found
-}
-
-/// The bits that this node takes, for who only looks: `before` as [`NodeMarks::resolve`] has it.
-pub async fn of_this_node(first: u32, before: Option<DatapathConfig>) -> MaskChoice {
-    let seen = look(first).await.unwrap_or_default();
-    choose(&seen.used, before.map(|range| range.mask).or(seen.own))
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ impl MetricsRecorder {
         }
         match news {
             RepositoryEvent::Intent(intent) => {
-                self.metrics.commit_pending(intent.withheld.as_ref().map(|one| one.why.word()))
+                self.metrics.commit_pending(intent.active.withheld.as_ref().map(|one| one.why.word()));
             }
             RepositoryEvent::Withheld(withheld) => self.metrics.commit_pending(Some(withheld.why.word())),
             RepositoryEvent::Unchanged | RepositoryEvent::Fault(_) => {}

@@ -4,6 +4,7 @@
 //! round at a time. Deliberately absent: what a round does (`round`), and the live cluster.
 
 pub(in crate::reconcile) mod attribution;
+pub mod dry_run;
 pub mod mark_mask;
 pub mod metrics_recorder;
 pub mod round;
@@ -20,11 +21,13 @@ use tokio::time::{Instant, sleep_until};
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::gateway_interfaces::{self, GatewayInterface};
 use crate::core::name::NodeName;
+use crate::core::plan::Step;
 use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::watch::{KernelEvent, KernelWatch};
 use crate::kernel::{Kernel, KernelError};
-use crate::reconcile::gitops::publisher::{ClusterSnapshot, Publisher, ReportBatch};
+use crate::reconcile::gitops::publisher::ClusterSnapshot;
+use crate::reconcile::gitops::report_sender::{ReportSender, SnapshotSource};
 use crate::reconcile::gitops::repository::{DesiredRevision, Repository, RepositoryEvent};
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::gitops::webhook::{self, Webhook};
@@ -107,8 +110,8 @@ impl RunError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT, which leave the datapath in force; or once.
-pub async fn run(options: StandaloneOptions) -> Result<(), RunError> {
+/// Runs until SIGTERM or SIGINT, which leave the datapath applied; or once. The steps that were taken once; none: nothing is active.
+pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunError> {
     let _lock = Lock::take()?;
     let folder = options.state_folder.join(options.node.as_str());
     let memory = StateStore::open(&folder)?;
@@ -121,7 +124,7 @@ pub async fn run(options: StandaloneOptions) -> Result<(), RunError> {
     let cluster = Cluster::open(&options.cluster)?;
     let mut engine = Reconciler::new(kernel, cluster, options.node.clone(), memory);
     if options.remove {
-        return remove(&mut engine, range).await;
+        return remove(&mut engine, range).await.map(Some);
     }
     let telling =
         MetricsRecorder::start(options.listen.filter(|_| !options.once), "nothing has been read from Git yet")
@@ -131,10 +134,11 @@ pub async fn run(options: StandaloneOptions) -> Result<(), RunError> {
     let (repository, news) = following.start(&folder, seed)?;
     // Nobody else writes its file.
     let publisher = following.publisher(&folder, options.signing_key.clone(), seed, Box::new(|| true))?;
-    repository.begin(engine.memory.kept().known());
-    let mut node = Node::new(RoundDriver::new(engine, telling, seed), repository, publisher);
-    let result = if options.once { node.once(news).await } else { node.forever(&options, news, watch).await };
-    node.publisher.finish();
+    repository.begin(engine.memory.kept().active.clone());
+    let mut node = Node::new(RoundDriver::new(engine, telling, seed), repository, ReportSender::new(publisher));
+    let result =
+        if options.once { node.once(news).await } else { node.forever(&options, news, watch).await.map(|()| None) };
+    node.reports.finish();
     result
 }
 
@@ -145,25 +149,57 @@ fn poll(following: &TrackedRepository) -> Duration {
 }
 
 /// Takes everything of ours away: kernel objects, and labels that Egret wrote.
-async fn remove(engine: &mut Reconciler, range: DatapathConfig) -> Result<(), RunError> {
+async fn remove(engine: &mut Reconciler, range: DatapathConfig) -> Result<Vec<Step>, RunError> {
     let steps = engine.remove(range).await?;
     tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
     log_steps(&steps);
-    Ok(())
+    Ok(steps)
 }
 
 /// What the loop holds.
 struct Node {
     keeper: RoundDriver,
     repository: Repository,
-    publisher: Publisher,
+    reports: ReportSender,
     schedule: EffectiveSchedule,
-    /// What the node tells of its interfaces.
+    /// What the node reports of its interfaces.
     interfaces: Vec<GatewayInterface>,
-    /// The same as it was last handed over.
+    /// The same as the last snapshot had it.
     interfaces_sent: Vec<GatewayInterface>,
-    /// The report that was last handed over.
-    sent: Option<ReportBatch>,
+}
+
+/// The cluster as its manifests are now, with this node's interfaces.
+struct OwnSnapshot<'a> {
+    engine: &'a Reconciler,
+    interfaces: &'a [GatewayInterface],
+    sent: &'a mut Vec<GatewayInterface>,
+    wanted: bool,
+}
+
+impl SnapshotSource for OwnSnapshot<'_> {
+    fn interfaces_differ(&self) -> bool {
+        self.interfaces != *self.sent
+    }
+
+    fn request(&mut self) {
+        self.wanted = true;
+    }
+
+    fn take(&mut self) -> Option<ClusterSnapshot> {
+        if !std::mem::take(&mut self.wanted) {
+            return None;
+        }
+        self.sent.clear();
+        self.sent.extend_from_slice(self.interfaces);
+        let mut facts = self.engine.cluster.facts().clone();
+        let own = gateway_interfaces::host_network(self.interfaces);
+        facts.host_networks = own.map(|own| (self.engine.node.clone(), own)).into_iter().collect();
+        Some(ClusterSnapshot { facts, taken: now(), only_own: true, own: Some(self.engine.node.clone()) })
+    }
+
+    fn reset(&mut self) {
+        self.wanted = false;
+    }
 }
 
 /// What woke the loop.
@@ -178,19 +214,19 @@ enum Trigger {
 }
 
 impl Node {
-    fn new(keeper: RoundDriver, repository: Repository, publisher: Publisher) -> Self {
+    fn new(keeper: RoundDriver, repository: Repository, reports: ReportSender) -> Self {
         Self {
             keeper,
             repository,
-            publisher,
+            reports,
             schedule: EffectiveSchedule::default(),
             interfaces: Vec::new(),
             interfaces_sent: Vec::new(),
-            sent: None,
         }
     }
 
-    async fn once(&mut self, mut news: UnboundedReceiver<RepositoryEvent>) -> Result<(), RunError> {
+    /// What one round does, if anything is active.
+    async fn once(&mut self, mut news: UnboundedReceiver<RepositoryEvent>) -> Result<Option<Vec<Step>>, RunError> {
         while let Some(message) = news.recv().await {
             match message {
                 RepositoryEvent::Intent(intent) => {
@@ -198,15 +234,15 @@ impl Node {
                     break;
                 }
                 RepositoryEvent::Unchanged => {}
-                RepositoryEvent::Withheld(_) => return Ok(()),
+                RepositoryEvent::Withheld(_) => return Ok(None),
                 RepositoryEvent::Fault(error) => return Err(error.into()),
             }
         }
-        if let Some(result) = self.keeper.round(None).await {
-            self.interfaces = result?.interfaces;
-            self.send_report();
-        }
-        Ok(())
+        let Some(result) = self.keeper.round(None).await else { return Ok(None) };
+        let done = result?;
+        self.interfaces = done.interfaces;
+        self.send_report();
+        Ok(Some(done.steps))
     }
 
     async fn forever(
@@ -225,7 +261,7 @@ impl Node {
         tracing::info!(node = %self.keeper.engine.node, source = %options.following.source, "egret runs");
         loop {
             self.keeper.telling.beat();
-            self.keeper.telling.reports(self.publisher.fault());
+            self.keeper.telling.reports(self.reports.publisher().fault());
             let wake = self.keeper.next_wake();
             let trigger = tokio::select! {
                 biased;
@@ -343,43 +379,10 @@ impl Node {
         }
     }
 
-    /// Hands the report over if it says something else than the last one.
     fn send_report(&mut self) {
         let Some(intent) = &self.keeper.intent else { return };
-        let config = &intent.set.config;
-        if !config.reports {
-            if self.sent.take().is_some() {
-                self.publisher.stop();
-            }
-            return;
-        }
-        let letter = ReportBatch {
-            reports: vec![self.keeper.engine.report.clone()],
-            branch: config.reports_branch.clone(),
-            policy_branch: intent.branch.clone(),
-            keep: config.reports_keep,
-            snapshot_every: config.snapshot_every,
-        };
-        let news = self.sent.as_ref() != Some(&letter);
-        let wanted = self.publisher.wants_sight(news) || news && self.interfaces != self.interfaces_sent;
-        let sight = (config.snapshot_every.is_some() && wanted).then(|| self.sight());
-        if news || sight.is_some() {
-            if sight.is_some() {
-                self.interfaces_sent.clone_from(&self.interfaces);
-            }
-            self.publisher.send(letter.clone(), sight);
-            self.sent = Some(letter);
-        }
-    }
-
-    /// The cluster as its manifests are now, with this node's interfaces.
-    fn sight(&self) -> ClusterSnapshot {
-        let engine = &self.keeper.engine;
-        let mut facts = engine.cluster.facts().clone();
-        facts.host_networks = gateway_interfaces::host_network(&self.interfaces)
-            .map(|own| (engine.node.clone(), own))
-            .into_iter()
-            .collect();
-        ClusterSnapshot { facts, taken: now(), only_own: true, own: Some(engine.node.clone()) }
+        let (engine, sent) = (&self.keeper.engine, &mut self.interfaces_sent);
+        let mut snapshot = OwnSnapshot { engine, interfaces: &self.interfaces, sent, wanted: false };
+        self.reports.send(vec![engine.report.clone()], intent, &mut snapshot);
     }
 }

@@ -1,33 +1,32 @@
-//! A round: look, compile, plan, apply, look again. Done means that the second plan is empty.
+//! A round: read the kernel, evaluate, plan, apply, read again. Done means that the second plan is empty. `egret plan` does the first half.
 //!
-//! Deliberately absent: when a round is due (`node`), and everything pure that it calls.
+//! When a round is due is absent (`node`), and so is everything pure that it calls.
+
+mod apply;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::cluster::{Cluster, ClusterError, LabelChanges};
+use crate::cluster::{Cluster, ClusterError};
 use crate::core::compile::counters::{CounterIndex, Counters, Totals};
-use crate::core::compile::exit_ids::ExitIds;
-use crate::core::compile::{CompileInput, Compiled, RefusedParts, compile, unfit};
-use crate::core::facts::PodName;
-use crate::core::finding::Finding;
-use crate::core::gateway_interfaces::{self, GatewayInterface, told};
+use crate::core::compile::{Compiled, RefusedParts, unfit};
+use crate::core::evaluation::{Evaluation, GatewayState, NodeInput, evaluate, own_labels};
+use crate::core::facts::{Facts, PodName};
+use crate::core::gateway_interfaces::{GatewayInterface, told};
 use crate::core::host_network::KernelFeatures;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
-use crate::core::placement::handover::{Handover, Serving};
-use crate::core::placement::{GatewayReports, UnfitExits, place, place_with};
 use crate::core::plan::conntrack::AddressHolders;
-use crate::core::plan::{Plan, PlanContext, Step, plan, plan_with};
-use crate::core::policy::PolicyId;
+use crate::core::plan::{Plan, PlanContext, Step, plan_with};
+use crate::core::policy::{PolicyId, PolicySet};
 use crate::core::report::drift::{self, DriftClass};
 use crate::core::report::history::{NodeReport, ObservedDrift};
 use crate::core::state::NodeState;
 use crate::core::state::nft::TableFamily;
-use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::nft::Generation;
 use crate::kernel::watch::KernelEvent;
 use crate::kernel::{Kernel, KernelError, Observed, conntrack};
@@ -75,6 +74,17 @@ impl RoundError {
     }
 }
 
+/// What a round would do.
+#[derive(Debug)]
+pub struct NodePlan {
+    /// The steps.
+    pub plan: Plan,
+    /// What the kernel holds, with the node's labels.
+    pub observed: NodeState,
+    /// What the node has to hold.
+    pub evaluation: Evaluation,
+}
+
 /// What a round did.
 #[derive(Debug, Default)]
 pub struct RoundResult {
@@ -98,19 +108,6 @@ pub struct RoundResult {
     pub unfit: BTreeMap<String, String>,
     /// The next time at which something changes by itself: a suspension ends.
     pub wake: Option<Timestamp>,
-}
-
-/// What gateways tell, and what was made of it so far.
-#[derive(Debug, Clone, Default)]
-pub struct GatewayState {
-    /// Which exits each gateway serves.
-    pub serving: Serving,
-    /// Which exits each says it could not serve.
-    pub unfit: UnfitExits,
-    /// Egress addresses that this node has, since when: they are told.
-    pub holds: BTreeMap<IpAddr, Timestamp>,
-    /// The ways that were in force.
-    pub handover: Handover,
 }
 
 /// One node: its kernel, its cluster's facts, and what is known of both.
@@ -183,19 +180,11 @@ impl Reconciler {
         Ok(observed)
     }
 
-    /// Of the node's labels, those that Git asks for and those that Egret wrote. One that somebody has since given another
-    /// value is theirs.
     fn observed_labels(&self, desired: &Labels) -> Labels {
-        let Some(node) = self.cluster.facts().nodes.get(&self.node) else { return Labels::new() };
-        if !self.cluster.labels_nodes() {
-            return Labels::new();
+        match self.cluster.facts().nodes.get(&self.node) {
+            Some(node) if self.cluster.labels_nodes() => own_labels(&node.labels, desired, &self.memory.kept().labels),
+            _ => Labels::new(),
         }
-        let written = &self.memory.kept().labels;
-        node.labels
-            .iter()
-            .filter(|(key, value)| desired.contains_key(*key) || written.get(*key) == Some(*value))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
     }
 
     /// Brings the node to what is asked for. `events` are those that came since the last round, and when the first did.
@@ -206,10 +195,9 @@ impl Reconciler {
         seen: Timestamp,
     ) -> Result<RoundResult, RoundError> {
         let began = Instant::now();
-        if !self.cluster.facts().nodes.contains_key(&self.node) {
-            return Err(RoundError::UnknownNode(self.node.clone()));
-        }
-        let intent = &*self.marks.resolve(intent, self.memory.kept().range(), events).await;
+        let set = self.begin(&intent.set, events).await?;
+        let resolved = (!Arc::ptr_eq(&set, &intent.set)).then(|| DesiredRevision { set, ..intent.clone() });
+        let intent = resolved.as_ref().unwrap_or(intent);
         let range = intent.set.config.range;
         self.adopt_range(range)?;
         let mut done = RoundResult::default();
@@ -218,30 +206,29 @@ impl Reconciler {
         while attempts < ATTEMPTS {
             attempts += 1;
             let now = now();
-            let (compiled, observed) = self.look_and_compile(intent, &done.refused, now).await?;
+            let (evaluation, observed) = self.look_and_compile(&intent.set, None, &done.refused, now).await?;
+            let compiled = evaluation.compiled;
             for class in self.note_drift(&compiled, &observed, intent, events, seen) {
                 done.drifted += 1;
                 *done.classes.entry(class).or_default() += 1;
             }
-            let beside = self.beside(&compiled, &observed).await;
-            left = plan_with(&compiled.desired, &observed.state, range, &beside);
+            let context = self.context(&compiled, &observed).await;
+            left = plan_with(&compiled.desired, &observed.state, range, &context);
             if left.is_empty() {
                 done.took = began.elapsed();
-                done.features = observed.host_network.features;
-                if let Some(node) = self.cluster.facts().nodes.get(&self.node) {
-                    done.interfaces = told(&observed.host_network, &intent.set, &node.labels);
-                    done.unfit = unfit(&self.node, &node.labels, &intent.set, &observed.host_network);
-                }
-                let left = self.told.as_ref().and_then(|told| told.handover.wake());
-                done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
-                self.settle(intent, compiled)?;
+                self.complete(intent, compiled, &observed, now, &mut done)?;
                 return Ok(done);
             }
             if done.steps.is_empty() {
                 done.policies = compiled.policies_that_differ(self.in_force.as_ref().map(|(_, before)| before));
             }
+            if self.label_first(&left, &mut done.steps) {
+                // The facts are others with them: what else there is to do is planned anew, as `plan` foresees it.
+                self.in_force = None;
+                continue;
+            }
             match self.apply(&left, observed.generation, &compiled, range, &mut done.steps).await {
-                // What differs at the next look is what somebody else did meanwhile.
+                // What differs at the next look is what another process did meanwhile.
                 Ok(refused) if refused.is_empty() => {
                     self.holders = Some(compiled.holders.clone());
                     self.in_force = Some((compiled.desired.clone(), compiled));
@@ -249,7 +236,7 @@ impl Reconciler {
                 Ok(refused) => {
                     self.in_force = None;
                     if done.refused.extend(refused) {
-                        // A part less to do: this ends by itself.
+                        // There is one part less to do: this ends.
                         attempts -= 1;
                     }
                 }
@@ -264,54 +251,74 @@ impl Reconciler {
         Err(RoundError::NotConverged(left.to_string().lines().take(3).collect::<Vec<_>>().join("; ")))
     }
 
-    async fn look_and_compile(
+    /// What a round would do now. Nothing is changed, neither in the kernel nor on disk. Every node is taken to have the labels that Git asks
+    /// for: a plan that ended at a label would show nothing of what follows from it.
+    pub async fn plan(&mut self, set: &Arc<PolicySet>) -> Result<NodePlan, RoundError> {
+        let set = self.begin(set, &[]).await?;
+        let range = set.config.range;
+        self.look_in(range);
+        let facts = set.labelled(self.cluster.facts());
+        let (evaluation, mut observed) =
+            self.look_and_compile(&set, Some(&facts), RefusedParts::NOTHING, now()).await?;
+        // It is no difference that no Egret runs just now: the next one takes the tables over.
+        for table in observed.state.nft.values_mut().filter(|table| table.abandoned) {
+            (table.owned, table.abandoned) = (true, false);
+        }
+        let context = self.context(&evaluation.compiled, &observed).await;
+        let plan = plan_with(&evaluation.compiled.desired, &observed.state, range, &context);
+        Ok(NodePlan { plan, observed: observed.state, evaluation })
+    }
+
+    /// What is asked for, with the mark bits of this node.
+    async fn begin(&mut self, set: &Arc<PolicySet>, events: &[KernelEvent]) -> Result<Arc<PolicySet>, RoundError> {
+        if !self.cluster.facts().nodes.contains_key(&self.node) {
+            return Err(RoundError::UnknownNode(self.node.clone()));
+        }
+        Ok(self.marks.resolve(set, self.memory.kept().range(), events).await)
+    }
+
+    /// All is applied: what is known of it is kept.
+    fn complete(
         &mut self,
         intent: &DesiredRevision,
+        compiled: Compiled,
+        observed: &Observed,
+        now: Timestamp,
+        done: &mut RoundResult,
+    ) -> Result<(), RoundError> {
+        done.features = observed.host_network.features;
+        if let Some(node) = self.cluster.facts().nodes.get(&self.node) {
+            done.interfaces = told(&observed.host_network, &intent.set, &node.labels);
+            done.unfit = unfit(&self.node, &node.labels, &intent.set, &observed.host_network);
+        }
+        let left = self.told.as_ref().and_then(|told| told.handover.wake());
+        done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
+        self.settle(intent, compiled)
+    }
+
+    /// Reads the kernel, and decides what this node has to hold. `facts`: those of the cluster, or as they will be.
+    async fn look_and_compile(
+        &mut self,
+        set: &PolicySet,
+        facts: Option<&Facts>,
         refused: &RefusedParts,
         now: Timestamp,
-    ) -> Result<(Compiled, Observed), RoundError> {
+    ) -> Result<(Evaluation, Observed), RoundError> {
         let node = self.node.clone();
         let labels = self.cluster.facts().nodes.get(&node).map(|node| node.labels.clone()).unwrap_or_default();
-        let wanted = intent.set.labels_of(&node, &labels);
-        let observed = self.observe(&wanted).await?;
-        let facts = self.cluster.facts();
-        let placement = match &mut self.told {
-            // What this node's kernel has is known here before anybody is told.
-            Some(GatewayState { serving, holds, handover, unfit }) => {
-                let mut here = gateway_interfaces::held(&observed.host_network, &intent.set, &labels);
-                holds.retain(|address, _| here.remove(address));
-                holds.extend(here.into_iter().map(|address| (address, now)));
-                let mut held = facts.held.clone();
-                held.insert(node.clone(), holds.clone());
-                let placement = place_with(&intent.set, facts, GatewayReports { held: &held, unfit }, now);
-                let mut placement = handover.next(placement, &node, &intent.set, facts, serving, now);
-                // Connections of a gateway that forwards nothing are lost; they may begin anew elsewhere.
-                placement.left.retain(|exit, _| !exit.is_among(unfit));
-                placement
-            }
-            None => place(&intent.set, facts, now),
-        };
-        let marks = ExitIds::observed(&observed.state.nft, intent.set.config.range);
-        let input = CompileInput {
-            node: &node,
-            set: &intent.set,
-            placement: &placement,
-            facts,
-            host_network: &observed.host_network,
-            marks: &marks,
-            refused,
-        };
-        let mut compiled = compile(&input);
-        let own = placement.findings.iter().filter(|finding| concerns(finding, &compiled)).cloned();
-        compiled.findings.extend(own.collect::<Vec<_>>());
-        compiled.findings.extend(self.marks.findings(&node));
-        compiled.findings.sort();
-        compiled.findings.dedup();
-        Ok((compiled, observed))
+        let observed = self.observe(&set.labels_of(&node, &labels)).await?;
+        let facts = facts.unwrap_or_else(|| self.cluster.facts());
+        let (host_network, state) = (&observed.host_network, &observed.state);
+        let input = NodeInput { node: &node, set, facts, host_network, observed: state, refused };
+        let mut evaluation = evaluate(&input, self.told.as_mut(), now);
+        evaluation.compiled.findings.extend(self.marks.findings(&node));
+        evaluation.compiled.findings.sort();
+        evaluation.compiled.findings.dedup();
+        Ok((evaluation, observed))
     }
 
     /// What decides steps beside the two states.
-    async fn beside(&self, compiled: &Compiled, observed: &Observed) -> PlanContext {
+    async fn context(&self, compiled: &Compiled, observed: &Observed) -> PlanContext {
         let holders = AddressHolders { before: self.holders.clone(), now: compiled.holders.clone() };
         let first = compiled.desired.nft.contains_key(&TableFamily::Inet)
             && !observed.state.nft.contains_key(&TableFamily::Inet);
@@ -349,130 +356,6 @@ impl Reconciler {
         self.report.seen(sightings, seen);
         classes
     }
-
-    /// Carries a plan out. What the kernel refused of parts that the rest can do without is given back; then the plan ends where
-    /// something follows that is everybody's, and has to be made again without these parts.
-    async fn apply(
-        &mut self,
-        plan: &Plan,
-        mut generation: Generation,
-        compiled: &Compiled,
-        range: DatapathConfig,
-        taken: &mut Vec<Step>,
-    ) -> Result<RefusedParts, RoundError> {
-        // A label that cannot be written, as in a folder that is read-only, keeps nobody's packets from their way.
-        let labelled = self.apply_labels(plan);
-        let mut refused = RefusedParts::default();
-        for step in &plan.steps {
-            if !refused.is_empty() {
-                let parts = compiled.refused(step, "", range);
-                if parts.is_empty() {
-                    break;
-                }
-                // The rest of what is refused would only be taken out again.
-                if refused.covers(&parts) {
-                    continue;
-                }
-            }
-            let before = generation;
-            match self.kernel.apply(step, &mut generation).await {
-                Ok(()) => {}
-                Err(error) if error.is_refusal() => {
-                    // A step's text stands in columns.
-                    let words: Vec<String> = chain(&error).split_whitespace().map(str::to_owned).collect();
-                    let parts = compiled.refused(step, &words.join(" "), range);
-                    if parts.is_empty() {
-                        return Err(error.into());
-                    }
-                    refused.extend(parts);
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            if generation != before {
-                self.own_generations.push_back(generation);
-                if self.own_generations.len() > 64 {
-                    self.own_generations.pop_front();
-                }
-            }
-            if labelled.is_ok() || !matches!(step, Step::SetLabel(..) | Step::RemoveLabel(..)) {
-                taken.push(step.clone());
-            }
-        }
-        labelled.map(|()| refused)
-    }
-
-    /// Labels are remembered before they are written: a crash in between leaves one that is ours and not there, which is
-    /// harmless; the other way round it would be there and nobody's.
-    fn apply_labels(&mut self, plan: &Plan) -> Result<(), RoundError> {
-        let mut changes = LabelChanges::default();
-        for step in &plan.steps {
-            match step {
-                Step::SetLabel(key, value, _) => {
-                    changes.set.insert(key.clone(), value.clone());
-                }
-                Step::RemoveLabel(key, _) => {
-                    changes.remove.insert(key.clone());
-                }
-                _ => {}
-            }
-        }
-        if changes == LabelChanges::default() {
-            return Ok(());
-        }
-        self.memory.keep(|kept| kept.labels.extend(changes.set.clone()))?;
-        self.cluster.label(&self.node, &changes)?;
-        let removed: BTreeSet<String> = changes.remove;
-        Ok(self.memory.keep(|kept| kept.labels.retain(|key, _| !removed.contains(key)))?)
-    }
-
-    /// While the kernel still holds objects of another range, both are ours: the new ones are made before the old ones go.
-    fn adopt_range(&mut self, range: DatapathConfig) -> Result<(), RoundError> {
-        let before = self.memory.kept().range().unwrap_or(range);
-        self.kernel.set_ranges(if before == range { vec![range] } else { vec![range, before] });
-        if self.memory.kept().range.is_none() {
-            self.memory.keep(|kept| kept.range = Some((range.mask, range.first, range.port, range.mtu)))?;
-        }
-        Ok(())
-    }
-
-    /// All is in force.
-    fn settle(&mut self, intent: &DesiredRevision, compiled: Compiled) -> Result<(), RoundError> {
-        let now = now();
-        let range = intent.set.config.range;
-        self.memory.keep(|kept| {
-            kept.commit = Some(intent.commit.id.to_string());
-            kept.committed = intent.commit.committed();
-            kept.good = intent.good.clone();
-            kept.signatures.clone_from(&intent.set.config.signatures);
-            kept.windows = Some(intent.set.config.change_windows.clone());
-            kept.withheld.clone_from(&intent.withheld);
-            kept.emergency.clone_from(&intent.emergency);
-            kept.range = Some((range.mask, range.first, range.port, range.mtu));
-        })?;
-        if let Some(told) = &self.told {
-            self.memory.keep_ways(&told.handover)?;
-        }
-        self.report.put_right(now);
-        self.report.set_in_force(&intent.commit.id.to_string(), &intent.commit.summary, now);
-        self.report.rejected.clone_from(&intent.rejected);
-        self.report.withheld = intent.withheld.clone().map(Box::new);
-        self.report.emergency = intent.emergency.clone().map(Box::new);
-        self.report.set_findings(compiled.findings.clone(), now);
-        self.legend = CounterIndex::of(&compiled);
-        self.holders = Some(compiled.holders.clone());
-        self.in_force = Some((compiled.desired.clone(), compiled));
-        Ok(())
-    }
-}
-
-/// Findings about policies concern every node that has members or exits of them; the gateway's name and the like, this node.
-fn concerns(finding: &Finding, compiled: &Compiled) -> bool {
-    let of_members = compiled.members.keys().any(|policy| policy.name.as_str() == finding.subject);
-    let of_exits = compiled.exits.iter().any(|(key, exit)| {
-        key.identity() == finding.subject || exit.policies.iter().any(|policy| policy.name.as_str() == finding.subject)
-    });
-    of_members || of_exits
 }
 
 /// The end of the first suspension that ends.
@@ -485,25 +368,4 @@ fn next_wake(intent: &DesiredRevision, now: Timestamp) -> Option<Timestamp> {
         .map(|suspend| suspend.until)
         .filter(|until| *until > now)
         .min()
-}
-
-impl Reconciler {
-    /// Takes everything of ours away, kernel objects and labels; returns what was done.
-    pub async fn remove(&mut self, range: DatapathConfig) -> Result<Vec<Step>, RoundError> {
-        let mut taken = Vec::new();
-        for _ in 0..ATTEMPTS {
-            let observed = self.observe(&Labels::new()).await?;
-            let left = plan(&NodeState::default(), &observed.state, range);
-            if left.is_empty() {
-                self.memory
-                    .keep(|kept| *kept = crate::reconcile::persistence::state_store::PersistedState::default())?;
-                return Ok(taken);
-            }
-            match self.apply(&left, observed.generation, &Compiled::default(), range, &mut taken).await {
-                Err(RoundError::Kernel(error)) if error.is_stale() => {}
-                other => drop(other?),
-            }
-        }
-        Err(RoundError::NotConverged("take everything away".to_owned()))
-    }
 }

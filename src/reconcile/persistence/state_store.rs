@@ -7,17 +7,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
-use crate::core::admission::{ChangeWindows, Emergency, PendingCommit};
+use crate::core::gate::ActiveRevision;
 use crate::core::labels::Labels;
 use crate::core::placement::handover::{self, Handover};
-use crate::core::policy::catalogue::LastGoodDocuments;
-use crate::core::signature::Signatures;
 use crate::core::state::ownership::DatapathConfig;
-use crate::reconcile::gitops::repository::KnownRevision;
 
 /// The file and what is in it.
 #[derive(Debug)]
@@ -33,20 +29,9 @@ pub struct StateStore {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PersistedState {
-    /// The commit that was last in force.
-    pub commit: Option<String>,
-    /// When it was committed.
-    pub committed: Option<Timestamp>,
-    /// Texts of documents whose last good version is in force.
-    pub good: LastGoodDocuments,
-    /// What egret.yaml in force demands of commits that come in.
-    pub signatures: Option<Signatures>,
-    /// When egret.yaml in force lets commits come into force.
-    pub windows: Option<ChangeWindows>,
-    /// The commit that waited when the last round ended.
-    pub withheld: Option<PendingCommit>,
-    /// How the commit in force came through a closed change window.
-    pub emergency: Option<Emergency>,
+    /// What was active when the last round ended, and the commit that waited then.
+    #[serde(flatten)]
+    pub active: ActiveRevision,
     /// Labels on this node that Egret wrote, with the values it wrote.
     pub labels: Labels,
     /// The range of marks and tables that the kernel's objects are in, until all of them are in another: mask, first, port, MTU.
@@ -56,12 +41,6 @@ pub struct PersistedState {
 }
 
 impl PersistedState {
-    /// What the repository's thread begins with.
-    pub fn known(&self) -> KnownRevision {
-        let Self { commit, committed, good, signatures, windows, withheld, emergency, .. } = self.clone();
-        KnownRevision { commit, committed, good, signatures, windows, withheld, emergency }
-    }
-
     /// The range of what is in the kernel, if it is known.
     pub fn range(&self) -> Option<DatapathConfig> {
         self.range.map(|(mask, first, port, mtu)| DatapathConfig { mask, first, port, mtu })
@@ -103,6 +82,15 @@ impl StateStore {
         let ways_path = folder.join("ways.json");
         let ways = read_ways(&ways_path);
         Ok(Self { path, kept, ways_path, ways })
+    }
+
+    /// What is in a folder, for a process that changes nothing: it makes no folder, and sets nothing aside. What cannot be read counts as
+    /// absent.
+    pub fn read(folder: &Path) -> Self {
+        let (path, ways_path) = (folder.join("memory.json"), folder.join("ways.json"));
+        let kept = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let ways = read_ways(&ways_path);
+        Self { path, kept, ways_path, ways }
     }
 
     /// The ways that were in force, and those that were left.

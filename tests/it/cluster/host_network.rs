@@ -193,10 +193,10 @@ fn await_gone(api: &Api, namespace: &str, begun: Instant) -> Outcome {
         last = is_gone(api, namespace, begun);
         !matches!(last, Ok(false))
     });
-    match last? {
-        true => Ok(()),
-        false => Err(fault(format!("the namespace {namespace} does not go away: {:?}", api.get(&path)?))),
+    if last? {
+        return Ok(());
     }
+    Err(fault(format!("the namespace {namespace} does not go away: {:?}", api.get(&path)?)))
 }
 
 /// Whether it is gone; does the controller's part where there is none.

@@ -4,11 +4,12 @@
 //! (`core::admission`).
 
 use egret::core::admission::{ChangeWindows, PendingCommit, PendingReason};
+use egret::core::gate::ActiveRevision;
 use egret::core::policy::catalogue::LastGoodDocuments;
 use egret::core::policy::check::windows_file;
 use egret::core::policy::published::{Published, read_config};
 use egret::git::CommitId;
-use egret::reconcile::gitops::repository::{DesiredRevision, KnownRevision, RepositoryEvent};
+use egret::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -37,7 +38,7 @@ fn policy(destination: &str) -> String {
 }
 
 /// A thread for a cluster, with windows that flags set.
-fn reading(origin: &Origin, cluster: &str, known: KnownRevision, windows: Option<ChangeWindows>) -> Reading {
+fn reading(origin: &Origin, cluster: &str, known: ActiveRevision, windows: Option<ChangeWindows>) -> Reading {
     let source = following(origin.bare.to_str().expect("UTF-8"));
     let following = TrackedRepository { cluster: cluster.to_owned(), windows, ..source };
     Reading::start(following, origin.path().join(format!("mirror-{cluster}")), known)
@@ -46,32 +47,24 @@ fn reading(origin: &Origin, cluster: &str, known: KnownRevision, windows: Option
 /// What is in force, and what waits.
 fn in_force(intent: &DesiredRevision) -> (CommitId, Vec<String>, Option<&PendingCommit>) {
     let destinations = intent.set.policies.values().flat_map(|policy| &policy.destinations);
-    (intent.commit.id, destinations.map(ToString::to_string).collect(), intent.withheld.as_ref())
+    (intent.commit.id, destinations.map(ToString::to_string).collect(), intent.active.withheld.as_ref())
 }
 
 /// As a process remembers it.
-fn known(intent: &DesiredRevision) -> KnownRevision {
-    KnownRevision {
-        commit: Some(intent.commit.id.to_string()),
-        committed: intent.commit.committed(),
-        good: intent.good.clone(),
-        withheld: intent.withheld.clone(),
-        emergency: intent.emergency.clone(),
-        signatures: intent.set.config.signatures.clone(),
-        windows: Some(intent.set.config.change_windows.clone()),
-    }
+fn known(intent: &DesiredRevision) -> ActiveRevision {
+    intent.active.clone()
 }
 
 #[test]
 fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
+    let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     let intent = stand.intent();
     assert_eq!(in_force(&intent), (first, vec!["10.1.0.0/16".to_owned()], None));
     let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     let intent = stand.look();
-    let withheld = intent.withheld.clone().expect("it waits");
+    let withheld = intent.active.withheld.clone().expect("it waits");
     assert_eq!(in_force(&intent), (first, vec!["10.1.0.0/16".to_owned()], Some(&withheld)));
     let PendingReason::Window { opens: Some(opens), time_zone, window } = &withheld.why else { panic!("{withheld:?}") };
     assert!(opens.to_string().ends_with("-01-01T00:00:00Z"), "{opens}");
@@ -82,7 +75,7 @@ fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
     // The commit that takes the window away waits as well: it cannot open the door for itself.
     let third = origin.push(&[("egret.yaml", &config(""))], "no windows any more");
     let intent = stand.look();
-    assert_eq!(intent.withheld.as_ref().map(|withheld| withheld.commit.clone()), Some(third.to_string()));
+    assert_eq!(intent.active.withheld.as_ref().map(|withheld| withheld.commit.clone()), Some(third.to_string()));
     // Neither does a restart let it in, nor one with a mirror that has to be made anew; and it waits since then.
     for fresh in [false, true] {
         if fresh {
@@ -102,17 +95,17 @@ fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
 fn a_suspension_holds_at_once_ends_by_itself_and_lets_the_newest_in_as_one_change() {
     let origin = Origin::new();
     let first = origin.push(&[("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
+    let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     assert_eq!(in_force(&stand.intent()).0, first);
     origin.push(&[("egret.yaml", &suspended(4)), ("a.yaml", &policy("10.2.0.0/16"))], "second");
     let intent = stand.look();
-    let withheld = intent.withheld.clone().expect("it waits");
+    let withheld = intent.active.withheld.clone().expect("it waits");
     let PendingReason::Suspended { until: Some(until), owner, reason } = &withheld.why else { panic!("{withheld:?}") };
     assert_eq!((owner.as_str(), reason.as_str()), ("Han", "we move to another rack"));
     // A trailer does not pass it, nor an egret.yaml that cannot be read.
     origin.push(&[("a.yaml", &policy("10.3.0.0/16")), ("egret.yaml", "{")], "third\n\nEgret-Emergency: now");
     let intent = stand.look();
-    let third = intent.withheld.as_ref().map(|withheld| (withheld.summary.as_str(), &withheld.why));
+    let third = intent.active.withheld.as_ref().map(|withheld| (withheld.summary.as_str(), &withheld.why));
     assert_eq!(third, Some(("third", &withheld.why)));
     let newest = origin.push(&[("a.yaml", &policy("10.4.0.0/16"))], "fourth");
     let intent = stand.look();
@@ -137,12 +130,12 @@ fn a_window_opens_by_itself_at_its_minute() {
     );
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(&windows)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
+    let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     stand.intent();
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     let intent = stand.look();
     assert_eq!(in_force(&intent).0, first);
-    assert_eq!(intent.withheld.and_then(|withheld| withheld.why.ends()), Some(opens));
+    assert_eq!(intent.active.withheld.and_then(|withheld| withheld.why.ends()), Some(opens));
     let third = origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third");
     assert_eq!(in_force(&stand.look()).0, first);
     // Nobody asks for a look, and the next poll is far.
@@ -154,34 +147,34 @@ fn a_window_opens_by_itself_at_its_minute() {
 fn a_history_that_was_rewritten_while_nobody_looked_waits_for_the_window_as_well() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let known = known(&reading(&origin, "prod", KnownRevision::default(), None).intent());
+    let known = known(&reading(&origin, "prod", ActiveRevision::default(), None).intent());
     let rewrite = |rest: &str, message: &str| {
         origin.git(&["checkout", "--quiet", "--orphan", message]);
         let commit = origin.commit(&[("egret.yaml", &config(rest)), ("a.yaml", &policy("10.2.0.0/16"))], message);
         origin.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
         commit.to_string()
     };
-    let withheld = |known: &KnownRevision, mirror: &str| match reading(&origin, mirror, known.clone(), None).next() {
+    let withheld = |known: &ActiveRevision, mirror: &str| match reading(&origin, mirror, known.clone(), None).next() {
         RepositoryEvent::Withheld(withheld) => (withheld.commit, withheld.why.word()),
         other => panic!("{other:?}"),
     };
     let other = rewrite("", "other");
     assert_eq!(withheld(&known, "anew"), (other.clone(), "ChangeWindowClosed"));
     // Nobody remembers a window: then there is none. A suspension counts in any case.
-    let none = KnownRevision { windows: None, good: LastGoodDocuments::default(), ..known.clone() };
+    let none = ActiveRevision { windows: None, good: LastGoodDocuments::default(), ..known.clone() };
     assert_eq!(reading(&origin, "without", none.clone(), None).intent().commit.id.to_string(), other);
     let until = Timestamp::now() + SignedDuration::from_hours(1);
     let third = rewrite(&format!("suspend: {{until: \"{until}\", owner: Han, reason: we move}}\n"), "third");
     assert_eq!(withheld(&none, "suspended"), (third.clone(), "Suspended"));
     // Where nothing was ever in force it is a first start.
-    assert_eq!(reading(&origin, "first", KnownRevision::default(), None).intent().commit.id.to_string(), third);
+    assert_eq!(reading(&origin, "first", ActiveRevision::default(), None).intent().commit.id.to_string(), third);
 }
 
 #[test]
 fn an_egret_yaml_that_broke_in_force_opens_no_window_for_a_process_that_begins_with_nothing() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
+    let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     let windows = stand.intent().set.config.change_windows.clone();
     let broken = origin.push(&[("egret.yaml", "{")], "broken\n\nEgret-Emergency: somebody slipped");
     let intent = stand.look();
@@ -191,10 +184,10 @@ fn an_egret_yaml_that_broke_in_force_opens_no_window_for_a_process_that_begins_w
     let published = read_config(&Published::of(&intent.set).config).expect("what was published");
     assert_eq!(published.change_windows, windows);
     let commit = Some(broken.to_string());
-    let found = KnownRevision { commit, windows: Some(published.change_windows), ..KnownRevision::default() };
+    let found = ActiveRevision { commit, windows: Some(published.change_windows), ..ActiveRevision::default() };
     let mut stand = reading(&origin, "anew", found, None);
     let intent = stand.intent();
-    let withheld = intent.withheld.as_ref().map(|withheld| withheld.commit.clone());
+    let withheld = intent.active.withheld.as_ref().map(|withheld| withheld.commit.clone());
     assert_eq!((intent.commit.id, withheld), (broken, Some(next.to_string())));
     assert_eq!(intent.set.config.change_windows, windows, "it is published again");
     // What takes the windows away, through an emergency, does so for good.
@@ -209,10 +202,10 @@ fn an_egret_yaml_that_broke_in_force_opens_no_window_for_a_process_that_begins_w
 fn a_suspension_is_lifted_by_the_commit_that_takes_it_out() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &suspended(3600)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
+    let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     stand.intent();
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
-    assert!(stand.look().withheld.is_some());
+    assert!(stand.look().active.withheld.is_some());
     let third = origin.push(&[("egret.yaml", &config(""))], "go on");
     assert_eq!(in_force(&stand.look()), (third, vec!["10.2.0.0/16".to_owned()], None));
 }
@@ -221,23 +214,27 @@ fn a_suspension_is_lifted_by_the_commit_that_takes_it_out() {
 fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut strict = reading(&origin, "prod", KnownRevision::default(), None);
+    let mut strict = reading(&origin, "prod", ActiveRevision::default(), None);
     strict.intent();
     let files = [("egret.yaml", config(EMERGENCY)), ("a.yaml", policy("10.2.0.0/16"))];
     let files = [(files[0].0, files[0].1.as_str()), (files[1].0, files[1].1.as_str())];
     let second = origin.push(&files, "second\n\nWhy not.\n\nEgret-Emergency: the bank is down");
-    assert!(strict.look().withheld.is_some(), "it names the trailer itself");
+    assert!(strict.look().active.withheld.is_some(), "it names the trailer itself");
     // With that in force, a commit passes by it, and one that only mentions it does not.
-    let mut stand =
-        reading(&origin, "test", KnownRevision { commit: Some(second.to_string()), ..KnownRevision::default() }, None);
+    let mut stand = reading(
+        &origin,
+        "test",
+        ActiveRevision { commit: Some(second.to_string()), ..ActiveRevision::default() },
+        None,
+    );
     assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
     origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nEgret-Emergency: no, this is prose.\n\nReally.");
-    assert!(stand.look().withheld.is_some());
+    assert!(stand.look().active.withheld.is_some());
     let message = "fourth\n\nWhy.\n\negret-emergency: the bank is down\nReviewed-by: Leia";
     let fourth = origin.push(&[("a.yaml", &policy("10.4.0.0/16"))], message);
     let intent = stand.look();
     assert_eq!(in_force(&intent), (fourth, vec!["10.4.0.0/16".to_owned()], None));
-    let emergency = intent.emergency.clone().expect("it is recorded");
+    let emergency = intent.active.emergency.clone().expect("it is recorded");
     let expected = format!(
         "{} was applied outside the change window by Ada <ada@example.org>, because: the bank is down (Egret-Emergency)",
         fourth.short()
@@ -246,9 +243,9 @@ fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     // It is known over a restart as well, and the next one waits again.
     drop(stand);
     let mut stand = reading(&origin, "test", known(&intent), None);
-    assert_eq!(stand.intent().emergency, Some(emergency));
+    assert_eq!(stand.intent().active.emergency, Some(emergency));
     origin.push(&[("a.yaml", &policy("10.5.0.0/16"))], "fifth");
-    assert!(stand.look().withheld.is_some());
+    assert!(stand.look().active.withheld.is_some());
 }
 
 #[test]
@@ -257,10 +254,10 @@ fn windows_of_the_flags_count_whatever_is_in_force() {
     let given = windows_file("windows.yaml", given).expect("windows");
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", KnownRevision::default(), Some(given));
+    let mut stand = reading(&origin, "prod", ActiveRevision::default(), Some(given));
     assert_eq!(in_force(&stand.intent()).0, first);
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second\n\nEgret-Emergency: the bank is down");
-    assert!(stand.look().withheld.is_some(), "the repository's trailer is none here");
+    assert!(stand.look().active.withheld.is_some(), "the repository's trailer is none here");
     let third = origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nNow: the bank is down");
     assert_eq!(in_force(&stand.look()), (third, vec!["10.3.0.0/16".to_owned()], None));
 }
@@ -282,14 +279,14 @@ fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
     let paths = config("clusters: {prod: {paths: [prod]}, test: {paths: [test]}}\n");
     let files = [("egret.yaml", paths.as_str()), ("prod/a.yaml", &policy("10.1.0.0/16")), ("test/a.yaml", "")];
     let first = origin.push(&files, "first");
-    let mut prod = reading(&origin, "prod", KnownRevision::default(), None);
+    let mut prod = reading(&origin, "prod", ActiveRevision::default(), None);
     assert_eq!(in_force(&prod.intent()).0, first);
     origin.push(&[("test/a.yaml", &policy("10.2.0.0/16")), ("prod/README.md", "words\n")], "another cluster's");
     prod.nothing();
     // After a restart it is still the first that is in force.
     drop(prod);
     let mut prod =
-        reading(&origin, "prod", KnownRevision { commit: Some(first.to_string()), ..KnownRevision::default() }, None);
+        reading(&origin, "prod", ActiveRevision { commit: Some(first.to_string()), ..ActiveRevision::default() }, None);
     assert_eq!(in_force(&prod.intent()), (first, vec!["10.1.0.0/16".to_owned()], None));
     // A file that moves out of its folder is gone from it.
     origin.git(&["mv", "prod/a.yaml", "test/b.yaml"]);
@@ -307,7 +304,7 @@ fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
 fn what_another_leader_let_in_is_not_taken_back() {
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
-    let mut stand = reading(&origin, "prod", KnownRevision::default(), None);
+    let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     stand.intent();
     let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     assert_eq!(in_force(&stand.look()).0, first);

@@ -108,6 +108,6 @@ fn the_command_line_takes_an_app_and_keeps_its_tokens_to_the_apps_own_host() {
     let output = plan(&server, &options, ID, "https://api.github.com");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("as a GitHub App: it is not on github.com, where the App is"), "{said}");
+    assert!(said.contains("as a GitHub App: the App is on github.com"), "{said}");
     assert_eq!(double.with(|state| state.given.len()), 1);
 }

@@ -6,10 +6,11 @@
 
 use std::time::{Duration, Instant};
 
+use egret::core::gate::ActiveRevision;
 use egret::git::access::{Access, TransferLimits};
 use egret::git::mirror::Mirror;
 use egret::git::{CommitId, Error, ErrorKind};
-use egret::reconcile::gitops::repository::{KnownRevision, RepositoryEvent};
+use egret::reconcile::gitops::repository::RepositoryEvent;
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
 use super::crooked::{Crooked, Mood, Serving, git_daemon};
@@ -51,7 +52,7 @@ impl Loop {
             poll: Duration::from_millis(50),
             ..following(&source)
         };
-        let reading = Reading::start(following, origin.state(), KnownRevision::default());
+        let reading = Reading::start(following, origin.state(), ActiveRevision::default());
         Self { origin, relay, _daemon: daemon, reading }
     }
 

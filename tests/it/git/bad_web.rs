@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use egret::core::gate::ActiveRevision;
 use egret::git::access::{Access, TransferLimits};
 use egret::git::credentials::Credentials;
 use egret::git::{Error, ErrorKind};
-use egret::reconcile::gitops::repository::KnownRevision;
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
 use super::bad_servers::{LIMITS, access};
@@ -167,7 +167,7 @@ fn the_loop_stays_away_for_as_long_as_a_server_asks() {
     });
     let following =
         TrackedRepository { access: access(LIMITS), poll: Duration::from_millis(50), ..following(&server.source()) };
-    let reading = Reading::start(following, origin.state(), KnownRevision::default());
+    let reading = Reading::start(following, origin.state(), ActiveRevision::default());
     let next = || times.recv_timeout(Duration::from_mins(1)).expect("it looks");
     let (first, second) = (next(), next());
     assert!(second - first >= Duration::from_secs(3), "{:?}", second - first);

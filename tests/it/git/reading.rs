@@ -5,12 +5,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use egret::core::gate::ActiveRevision;
 use egret::git::access::Access;
 use egret::git::signature::SignatureFlags;
 use egret::git::source::{Insecure, Source};
-use egret::reconcile::gitops::repository::{
-    DesiredRevision, KnownRevision, Repository, RepositoryEvent, RepositoryOptions,
-};
+use egret::reconcile::gitops::repository::{DesiredRevision, Repository, RepositoryEvent, RepositoryOptions};
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -35,7 +34,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    pub(super) fn start(following: TrackedRepository, mirror: PathBuf, known: KnownRevision) -> Self {
+    pub(super) fn start(following: TrackedRepository, mirror: PathBuf, known: ActiveRevision) -> Self {
         let (sender, news) = unbounded_channel();
         let thread = Repository::start(RepositoryOptions { following, mirror, seed: 1 }, sender).expect("a thread");
         thread.begin(known);

@@ -42,7 +42,7 @@ fn families(pages: &[String]) -> BTreeMap<String, Vec<String>> {
         let mut family = String::new();
         for line in page.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
-                family = rest.split(' ').next().unwrap_or_default().to_owned();
+                rest.split(' ').next().unwrap_or_default().clone_into(&mut family);
                 found.entry(family.clone()).or_default();
             } else if !line.starts_with('#') {
                 found.entry(family.clone()).or_default().push(line.to_owned());

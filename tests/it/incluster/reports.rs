@@ -80,7 +80,7 @@ fn reports_that_are_not_taken_are_told_in_the_status_until_they_are() -> Outcome
         conditions.iter().find(|one| one["type"] == "ReportsPublished").expect("a condition")["message"].clone();
     let message = message.as_str().unwrap_or_default();
     assert!(message.contains("does not accept commits on the branch \"egret/reports/default\""), "{message}");
-    assert!(message.contains("(hint: let Egret's key push to that branch"), "{message}");
+    assert!(message.contains("(hint: allow Egret's key to push to that branch"), "{message}");
     let wanted = |enabled: bool| {
         let text = format!("apiVersion: egret.dev/v1alpha1\nkind: Config\nreports: {{enabled: {enabled}}}\n");
         stand.push(&[("egret.yaml", &text)]).expect("a push");

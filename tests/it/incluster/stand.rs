@@ -68,7 +68,7 @@ impl DerefMut for Stand {
 fn objects(api: &ApiServer) -> String {
     let resources = ["egressconfigs.egret.dev", "publishedegresspolicies.egret.dev", "egressnodes.egret.dev"];
     let objects = resources.iter().flat_map(|resource| api.list(resource));
-    objects.map(|object| format!("{object:#}\n")).collect()
+    objects.map(|object| format!("{object:#}")).collect::<Vec<_>>().join("\n")
 }
 
 impl Stand {

@@ -80,7 +80,7 @@ fn reports_that_are_not_taken_are_told_beside_readiness_until_they_are() -> Outc
             .is_some_and(|(status, body)| *status == 200 && body.starts_with("ok\ndrift reports are not committed: "))
     });
     let (_, body) = last.unwrap_or_default();
-    assert!(body.contains("hooks/pre-receive decides about pushes") && body.contains("(hint: "), "{body}");
+    assert!(body.contains("hooks/pre-receive may reject pushes") && body.contains("(hint: "), "{body}");
     std::fs::remove_file(&hook).map_err(LabError::doing("take the hook away"))?;
     await_that(&stand, "that it works again", || {
         drift(&stand, node).expect("drift");

@@ -30,6 +30,7 @@ pub(crate) struct Cluster<'a> {
 
 /// One node.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_field_names, reason = "the field has its type's name")]
 pub(crate) struct Host<'a> {
     /// What is Egret's in its kernel, as the packet comes in.
     pub(crate) state: &'a NodeState,

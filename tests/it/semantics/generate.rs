@@ -277,6 +277,20 @@ pub(crate) fn change() -> impl Strategy<Value = (World, World)> {
     )
 }
 
+/// A world with two sets of policies and two configurations, as the two sides of a preview. Every kernel has IPv6: snapshots of a cluster do
+/// not say that one has none.
+pub(crate) fn two_revisions() -> impl Strategy<Value = (World, World)> {
+    (world(), policies(), vec(0_u8..4, 8), maybe(0.4, config())).prop_map(|(mut old, policies, fates, config)| {
+        for host_network in old.host_networks.values_mut() {
+            host_network.features.ipv6 = true;
+        }
+        let mut new = old.clone();
+        new.set.policies = mix(&old.set.policies, &policies, &fates);
+        new.set.config = config.unwrap_or(new.set.config);
+        (old, new)
+    })
+}
+
 /// Of everything in either, by its fate: as it was, as it was, gone, or as it is in the other.
 fn mix<K: Ord + Clone, V: Clone>(old: &BTreeMap<K, V>, other: &BTreeMap<K, V>, fates: &[u8]) -> BTreeMap<K, V> {
     let keys: std::collections::BTreeSet<&K> = old.keys().chain(other.keys()).collect();

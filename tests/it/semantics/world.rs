@@ -5,12 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use egret::core::compile::exit_ids::ExitIds;
-use egret::core::compile::{CompileInput, Compiled, RP_FILTER_BEFORE, RefusedParts, compile};
+use egret::core::compile::{Compiled, RP_FILTER_BEFORE, RefusedParts};
+use egret::core::evaluation::{NodeInput, evaluate};
 use egret::core::facts::Facts;
 use egret::core::host_network::HostNetwork;
 use egret::core::name::NodeName;
-use egret::core::placement::place;
 use egret::core::policy::PolicySet;
 use egret::core::state::NodeState;
 use egret::core::state::nft::{AddressFamily, ElementData, ElementKey, Statement, TableFamily};
@@ -43,15 +42,9 @@ impl World {
     /// What Egret wants of one node that holds `before`.
     pub(crate) fn compiled(&self, node: &NodeName, before: &NodeState) -> Compiled {
         let host_network = observed_ground(&self.host_networks[node], before);
-        compile(&CompileInput {
-            node,
-            set: &self.set,
-            placement: &place(&self.set, &self.facts, self.now),
-            facts: &self.facts,
-            host_network: &host_network,
-            marks: &ExitIds::observed(&before.nft, self.set.config.range),
-            refused: RefusedParts::NOTHING,
-        })
+        let (host_network, refused) = (&host_network, RefusedParts::NOTHING);
+        let input = NodeInput { node, set: &self.set, facts: &self.facts, host_network, observed: before, refused };
+        evaluate(&input, None, self.now).compiled
     }
 
     /// What Egret wants of every node; `before` is what they hold. A node that is not there holds nothing.

@@ -152,7 +152,7 @@ fn modules(files: &BTreeMap<String, String>) -> BTreeMap<Place, Module> {
     let mut for_tests: BTreeSet<Place> = BTreeSet::new();
     for (file, text) in files.iter().filter(|(file, _)| *file != "main.rs") {
         let place = place(file);
-        let (tokens, test_modules) = without_tests(tokens(text));
+        let (tokens, test_modules) = without_tests(&tokens(text));
         for_tests.extend(test_modules.into_iter().map(|name| [place.clone(), vec![name]].concat()));
         modules.insert(place, read(file, &tokens));
     }
@@ -266,7 +266,7 @@ fn is_raw_string(letters: &[char]) -> bool {
 }
 
 /// Without the items that are compiled for tests only; and the names of the modules among them.
-fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, Vec<String>) {
+fn without_tests(tokens: &[Token]) -> (Vec<Token>, Vec<String>) {
     let is = |at: usize, words: &[&str]| {
         words.iter().enumerate().all(|(step, word)| tokens.get(at + step).is_some_and(|token| token.text == *word))
     };

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{EgressRoute, ExitRoute};
+use crate::core::address_class::{is_link_local, stays_on_link};
 use crate::core::finding::Finding;
 use crate::core::host_network::{HostNetwork, HostRoute, Interface, InterfaceKind};
 use crate::core::placement::ExitKey;
@@ -71,7 +72,7 @@ impl Search<'_> {
 
     fn fits(&self, route: &HostRoute) -> bool {
         AddressFamily::of(route.destination.addr()) == self.family
-            && !is_link_local(route.destination)
+            && !stays_on_link(route.destination)
             && self.host_network.can_send(&route.interface)
     }
 
@@ -121,16 +122,13 @@ impl Search<'_> {
         ExitRoute { destination, gateway: Some(gateway), onlink, interface: interface.to_owned() }
     }
 
-    /// Whether a next hop is on the link of an interface according to the main table: the kernel checks that, too. A
-    /// link-local router always is (RFC 4291, 2.5.6).
+    /// Whether a next hop is on the link of an interface according to the main table: the kernel checks that, too. An IPv6 link-local
+    /// router always is (RFC 4291, 2.5.6; `ip6_validate_gw`, net/ipv6/route.c); for an IPv4 one the kernel wants a route like for any other.
     fn is_on(&self, interface: &str, hop: IpAddr) -> bool {
-        is_link_local(hop.into())
-            || self.host_network.routes.iter().any(|route| {
-                route.interface == interface
-                    && route.gateway.is_none()
-                    && !is_link_local(route.destination)
-                    && route.destination.contains(&hop)
-            })
+        let routed = |route: &HostRoute| {
+            route.interface == interface && route.gateway.is_none() && route.destination.contains(&hop)
+        };
+        is_on_any_link(hop) || self.host_network.routes.iter().any(routed)
     }
 
     fn everywhere(&self, gateway: IpAddr, interface: &str) -> ExitRoute {
@@ -150,7 +148,7 @@ impl Search<'_> {
             return Ok(self.everywhere(hop, self.holder));
         }
         let mut works = self.host_network.interfaces.iter().filter(|(_, interface)| interface.works());
-        match works.find(|(name, _)| self.is_on(name, hop) && !is_link_local(hop.into())) {
+        match works.find(|(name, _)| self.is_on(name, hop) && !is_on_any_link(hop)) {
             Some((name, _)) => Ok(self.everywhere(hop, name)),
             None => match self.host_network.default_route(self.family).filter(|route| self.fits(route)) {
                 Some(route) => Ok(self.everywhere(hop, &route.interface)),
@@ -206,17 +204,15 @@ impl Search<'_> {
     }
 }
 
+/// Whether a router needs no route to it: the link has to be named with it, as any has such addresses.
+fn is_on_any_link(hop: IpAddr) -> bool {
+    hop.is_ipv6() && is_link_local(hop)
+}
+
 fn everything(family: AddressFamily) -> IpNet {
     match family {
         AddressFamily::V4 => IpNet::V4(ipnet::Ipv4Net::default()),
         AddressFamily::V6 => IpNet::V6(ipnet::Ipv6Net::default()),
-    }
-}
-
-fn is_link_local(net: IpNet) -> bool {
-    match net {
-        IpNet::V4(net) => net.addr().is_multicast(),
-        IpNet::V6(net) => net.addr().is_unicast_link_local() || net.addr().is_multicast(),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Parses addresses, CIDRs and interface names.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use crate::core::address_class::SpecialAddress;
 use crate::core::name::Interface;
 use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::mapping_reader::{list, text};
@@ -69,15 +70,13 @@ pub(super) fn address(written: &str, at: Span, what: &str, out: &mut DiagnosticS
         out.error(at, "bad-address", format!("{what} is {}, which is no IP address", quoted(written))).hint_if(hint);
         return None;
     };
-    let why = if address.is_unspecified() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
-        Some("is no address of a host")
-    } else if address.is_loopback() {
-        Some("never leaves its node")
-    } else if address.is_multicast() {
-        Some("is a multicast group")
-    } else {
-        None
-    };
+    let why = SpecialAddress::of(address).and_then(|special| match special {
+        SpecialAddress::Nobody => Some("is no address of a host"),
+        SpecialAddress::Loopback => Some("never leaves its node"),
+        SpecialAddress::Multicast => Some("is a multicast group"),
+        // A router may have one.
+        SpecialAddress::LinkLocal => None,
+    });
     if let Some(why) = why {
         out.error(at, "bad-address", format!("{what} is {address}, which {why}"));
         return None;

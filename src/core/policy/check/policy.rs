@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::CheckedPolicy;
 use super::address::{address, cidrs, interface};
 use super::selector::{members, nodes};
-use crate::core::host_network::is_no_host;
+use crate::core::address_class::{is_link_local, is_no_host};
 use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{
     ANNOTATION_PREFIX, CILIUM_GATEWAY, CILIUM_SPEC, Document, EGRET_GATEWAY, EGRET_SPEC, PUBLISHED, ROOT, SUSPEND,
@@ -189,11 +189,7 @@ fn gateway(
         (None, Some((entry, found))) => {
             if let Some(found) = found {
                 check_family(found, entry.value.span, destinations, out);
-                let link_local = match found {
-                    IpAddr::V4(v4) => v4.is_link_local(),
-                    IpAddr::V6(v6) => v6.is_unicast_link_local(),
-                };
-                if link_local && !additions.published {
+                if is_link_local(found) && !additions.published {
                     let message = format!("egressIP is {found}, which no router forwards: it lives on one link");
                     out.error(entry.value.span, "bad-address", message);
                 }

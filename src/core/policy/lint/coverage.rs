@@ -23,9 +23,8 @@ impl Inside {
     /// From the configuration and the nodes.
     pub(super) fn of(set: &PolicySet, facts: Option<&Facts>) -> Self {
         let nodes = || facts.into_iter().flat_map(|facts| &facts.nodes);
-        let mut pods: Vec<IpNet> = set.config.pod_cidrs.clone();
-        pods.extend(nodes().flat_map(|(_, node)| node.pod_cidrs.iter().copied()));
-        pods.extend(facts.into_iter().flat_map(|facts| facts.pod_networks.iter().copied()));
+        let nothing = Facts::default();
+        let mut pods: Vec<IpNet> = set.config.pod_networks(facts.unwrap_or(&nothing)).collect();
         pods.sort();
         pods.dedup();
         let addresses =

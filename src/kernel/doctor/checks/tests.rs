@@ -41,7 +41,7 @@ fn supported_features_share_a_line_and_each_missing_one_has_its_own() {
 fn a_failed_trial_is_not_reported_as_a_pass() {
     let mut survey = Survey::healthy();
     survey.trial = Err("make a network namespace: Operation not permitted".to_owned());
-    let message = "kernel 6.18.0: what it can do was not tried (make a network namespace: Operation not permitted)";
+    let message = "kernel 6.18.0: its features were not tested (make a network namespace: Operation not permitted)";
     let hint = "run `egret doctor` once as root, outside of a container";
     assert_eq!(kernel(&survey), [Check::warn("kernel", message, hint)]);
 }

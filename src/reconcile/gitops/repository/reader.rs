@@ -1,8 +1,8 @@
 //! What lives on the repository's thread: the mirror, the catalogue of what is in force, and the gate between both.
 //!
-//! A commit that was fetched is judged, and either read and in force, or withheld; then the last one stays in force. A commit that
-//! changes nothing of this cluster's is neither: it is passed over. Deliberately absent: anything that has to do with another thread
-//! but the channel it ends with, and what the rules are (`core::admission`).
+//! A commit that was fetched is judged, and either read and active, or pending; then the last one stays active. A commit that changes
+//! nothing of this cluster's is neither: it is passed over. `egret plan` reads with the same reader, once. The rules are absent
+//! (`core::admission`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,14 +12,11 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{DesiredRevision, KnownRevision, RepositoryEvent, RepositoryOptions, Wish, changes, rejected};
+use super::{DesiredRevision, RepositoryEvent, RepositoryOptions, RevisionReading, Wish, changes, rejected};
 use crate::backoff::Backoff;
-use crate::core::admission::{
-    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Suspension,
-};
-use crate::core::diagnostic::{Diagnostic, Severity};
+use crate::core::admission::{AdmissionDecision, Emergency, PendingCommit, PendingReason};
+use crate::core::gate::{ActiveRevision, Candidate, Gate};
 use crate::core::policy::catalogue::{Catalogue, FileUpdate};
-use crate::core::policy::document::CONFIG_FILE;
 use crate::core::signature::Signatures;
 use crate::git::mirror::{Head, Mirror};
 use crate::git::signature::{Unsigned, not_later, verify};
@@ -32,18 +29,16 @@ const CLOCK: Duration = Duration::from_secs(10);
 /// What lives on the thread.
 pub(super) struct RepositoryReader {
     options: RepositoryOptions,
+    /// The revision that is read in place of the branch's tip.
+    rev: Option<String>,
     mirror: Option<Mirror>,
     catalogue: Catalogue,
     /// What was in force when we began, as long as it was not found.
     known: Option<CommitId>,
     /// The same, if it is in no history any more. Nothing of what leads to the head was in force, as far as we know.
     gone: Option<CommitId>,
-    /// When it, or the known one, was committed.
-    committed: Option<Timestamp>,
-    /// What egret.yaml demanded of commits when it could last be read.
-    signatures: Option<Signatures>,
-    /// When egret.yaml let commits in when it could last be read.
-    windows: Option<ChangeWindows>,
+    /// What was kept of what is active. Its commit is the one that was known at the start, or that another process published.
+    active: ActiveRevision,
     /// What was found of the signatures of the head that waits.
     checked: Option<Checked>,
     /// The commit that is in force: the catalogue is of it.
@@ -52,9 +47,6 @@ pub(super) struct RepositoryReader {
     seen: Option<CommitId>,
     /// The same, if it waits.
     pending: Option<Pending>,
-    withheld: Option<PendingCommit>,
-    /// How the commit in force came through a closed window, if it did.
-    emergency: Option<Emergency>,
     /// The paths that the catalogue was told of: when a whole tree is read again, what is not in it is gone.
     paths: BTreeSet<String>,
     branch: String,
@@ -68,10 +60,7 @@ pub(super) struct RepositoryReader {
 struct Pending {
     info: CommitInfo,
     changes: BTreeMap<String, FileUpdate>,
-    trailers: Vec<(String, String)>,
-    suspension: Option<Suspension>,
-    /// What its own egret.yaml demands: at a first start there is no other.
-    signatures: Option<Signatures>,
+    candidate: Candidate,
 }
 
 /// Signatures that were looked at, and what was found: it stays so while the question is the same.
@@ -83,31 +72,47 @@ struct Checked {
 }
 
 impl RepositoryReader {
-    pub(super) fn new(options: RepositoryOptions, known: KnownRevision) -> Self {
+    pub(super) fn new(options: RepositoryOptions, active: ActiveRevision) -> Self {
         let mut catalogue = Catalogue::new(&options.following.cluster);
         catalogue = catalogue.with_label_keys(options.following.label_keys.as_deref());
-        catalogue.import_good(&known.good);
+        catalogue.import_good(&active.good);
         let branch = options.following.branch.clone().unwrap_or_default();
         Self {
             options,
+            rev: None,
             mirror: None,
             catalogue,
-            known: known.commit.and_then(|id| CommitId::parse(&id)),
+            known: active.commit.as_deref().and_then(CommitId::parse),
             gone: None,
-            committed: known.committed,
-            signatures: known.signatures,
-            windows: known.windows,
+            active,
             checked: None,
             current: None,
             seen: None,
             pending: None,
-            withheld: known.withheld,
-            emergency: known.emergency,
             paths: BTreeSet::new(),
             branch,
             told: false,
             looked: Timestamp::UNIX_EPOCH,
         }
+    }
+
+    /// Reads a revision once, or the tip of the branch.
+    pub(super) fn read_once(mut self, rev: Option<&str>) -> git::Result<RevisionReading> {
+        self.rev = rev.map(str::to_owned);
+        let active = match self.look()? {
+            RepositoryEvent::Intent(active) => Some(*active),
+            _ => None,
+        };
+        // Where nothing of this cluster's has changed, what is active is the revision, too.
+        let head = self.seen.or(self.current.as_ref().map(|current| current.id));
+        let empty = || git::Error::Empty { repository: self.options.following.source.to_string() };
+        let head = head.ok_or_else(empty)?;
+        let pending = self.pending.take().zip(self.active.withheld.clone());
+        let pending = pending.and_then(|(pending, why)| match self.admit(pending, AdmissionDecision::Admitted) {
+            RepositoryEvent::Intent(admitted) => Some((why, *admitted)),
+            _ => None,
+        });
+        Ok(RevisionReading { head, active, pending })
     }
 
     /// Looks and tells until nobody listens any more.
@@ -147,7 +152,7 @@ impl RepositoryReader {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             // What came before the last look and changed nothing, as Git was away, is tried again with everything else.
-            let ends = self.withheld.as_ref().and_then(|withheld| withheld.why.ends());
+            let ends = self.active.withheld.as_ref().and_then(|withheld| withheld.why.ends());
             let ends = ends.filter(|ends| *ends > self.looked);
             let by_clock = ends.map(|ends| Duration::try_from(ends.duration_since(now())).unwrap_or_default());
             let slice = by_clock.map_or(left, |by_clock| left.min(by_clock).min(CLOCK));
@@ -171,11 +176,11 @@ impl RepositoryReader {
     /// While a commit waits here, what another process put in force meanwhile counts: it must not be taken back by us.
     fn heed(&mut self, wish: &Wish) {
         if let Wish::Published(commit, committed) = *wish
-            && self.withheld.is_some()
+            && self.active.withheld.is_some()
             && self.current.as_ref().is_none_or(|current| current.id != commit)
         {
             self.known = Some(commit);
-            self.committed = committed;
+            self.active.committed = committed;
             self.pending = None;
             self.seen = None;
         }
@@ -197,7 +202,10 @@ impl RepositoryReader {
     fn look_at(&mut self, mirror: &mut Mirror) -> git::Result<RepositoryEvent> {
         self.recall(mirror)?;
         mirror.keep(self.current.as_ref().map(|current| current.id).into_iter().chain(self.known).chain(self.gone));
-        let head = mirror.head(self.options.following.branch.as_deref())?;
+        let head = match &self.rev {
+            Some(rev) => Head { branch: rev.clone(), commit: mirror.resolve(rev)?, moved: true },
+            None => mirror.head(self.options.following.branch.as_deref())?,
+        };
         // A mirror that was made just now has the history only since then.
         self.recall(mirror)?;
         if let Some(known) = self.known.take() {
@@ -227,7 +235,7 @@ impl RepositoryReader {
         self.take_in(changes);
         self.current = Some(info);
         self.known = None;
-        self.emergency.take_if(|emergency| emergency.commit != known.to_string());
+        self.active.emergency.take_if(|emergency| emergency.commit != known.to_string());
         // Whoever is told of it next has to hear of it.
         self.told = false;
         Ok(())
@@ -256,29 +264,26 @@ impl RepositoryReader {
             tracing::info!(commit = info.id.short(), "nothing of this cluster's has changed");
             return Ok(());
         }
-        let (suspension, signatures) = match self.catalogue.config_after(&changes) {
-            Some(config) => (config.suspend, config.signatures),
-            // An egret.yaml that cannot be read lifts nothing.
-            None => (self.last_suspension(), None),
-        };
-        self.pending = Some(Pending { info, changes, trailers, suspension, signatures });
+        let candidate = self.gate().candidate(&changes, trailers);
+        self.pending = Some(Pending { info, changes, candidate });
         Ok(())
     }
 
-    /// The suspension that was last known to hold.
-    fn last_suspension(&self) -> Option<Suspension> {
-        match self.withheld.as_ref().map(|withheld| &withheld.why) {
-            Some(PendingReason::Suspended { until: Some(until), owner, reason }) => {
-                Some(Suspension { until: *until, owner: owner.clone(), reason: reason.clone() })
-            }
-            _ => self.catalogue.policies().config.suspend.clone(),
+    /// What a commit meets that comes in.
+    fn gate(&self) -> Gate<'_> {
+        Gate {
+            active: &self.active,
+            catalogue: &self.catalogue,
+            reached: self.current.is_some(),
+            first_start: self.current.is_none() && self.gone.is_none(),
+            windows: self.options.following.windows.as_ref(),
         }
     }
 
     /// Lets the head in, or not.
     fn pass(&mut self, mirror: &Mirror) -> git::Result<RepositoryEvent> {
         let Some(pending) = self.pending.take() else {
-            let waited = self.withheld.take().is_some();
+            let waited = self.active.withheld.take().is_some();
             return Ok(if waited || !self.told { self.tell(true) } else { RepositoryEvent::Unchanged });
         };
         let why = match self.judge(mirror, &pending) {
@@ -291,14 +296,14 @@ impl RepositoryReader {
         };
         let CommitInfo { id, summary, author, .. } = &pending.info;
         let commit = id.to_string();
-        let before = self.withheld.as_ref().filter(|before| before.commit == commit);
+        let before = self.active.withheld.as_ref().filter(|before| before.commit == commit);
         let since = before.map_or(self.looked, |before| before.since);
         let withheld = PendingCommit { commit, summary: summary.clone(), author: author.clone(), since, why };
         let same = before == Some(&withheld);
         if !same {
             tracing::warn!(reason = withheld.why.word(), "{}", withheld.message());
         }
-        self.withheld = Some(withheld.clone());
+        self.active.withheld = Some(withheld.clone());
         self.pending = Some(pending);
         Ok(match &self.current {
             _ if self.told && same => RepositoryEvent::Unchanged,
@@ -310,26 +315,17 @@ impl RepositoryReader {
         })
     }
 
-    /// Whether a head comes into force: its signature first, then a suspension, then the windows. A first start is let in whatever the
-    /// time: who has nothing in force sends packets with wrong addresses.
+    /// Whether a head becomes active.
     fn judge(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<AdmissionDecision> {
-        if let Err(Unsigned { commit, what }) = self.check_signatures(mirror, pending)? {
-            return Ok(AdmissionDecision::Withheld(PendingReason::Unsigned { commit: commit.to_string(), what }));
-        }
-        if self.current.is_none() && self.gone.is_none() {
-            return Ok(AdmissionDecision::Admitted);
-        }
-        let windows = self.options.following.windows.clone().unwrap_or_else(|| self.windows());
-        let rules =
-            AdmissionRules { windows: &windows, suspension: pending.suspension.as_ref(), trailers: &pending.trailers };
-        Ok(rules.judge(self.looked))
+        let unsigned = self.check_signatures(mirror, pending)?.err();
+        let unsigned =
+            unsigned.map(|Unsigned { commit, what }| PendingReason::Unsigned { commit: commit.to_string(), what });
+        Ok(self.gate().judge(&pending.candidate, unsigned, self.looked))
     }
 
-    /// Whether what comes in is signed as flags and egret.yaml in force demand it. What the commit itself says of it counts only where
-    /// nothing is in force: whoever can write the first commit can write all of it.
+    /// Whether what comes in is signed as flags and the active egret.yaml demand it.
     fn check_signatures(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<Result<(), Unsigned>> {
-        let first = self.current.is_none() && self.gone.is_none();
-        let in_force = if first { pending.signatures.clone() } else { self.demanded() };
+        let in_force = self.gate().signatures(&pending.candidate);
         let flags = &self.options.following.signatures;
         let Some(demanded) = flags.with(in_force.as_ref())? else { return Ok(Ok(())) };
         let from = self.current.as_ref().map(|current| current.id).or(self.gone);
@@ -349,33 +345,14 @@ impl RepositoryReader {
     /// What is in force, and since when, if the mirror does not have it any more.
     fn out_of_reach(&self, mirror: &Mirror) -> Option<(CommitId, Timestamp)> {
         let current = self.current.as_ref().map(|current| (current.id, current.time));
-        let all = self.gone.zip(self.committed).into_iter().chain(current);
+        let all = self.gone.zip(self.active.committed).into_iter().chain(current);
         all.filter(|(commit, _)| !mirror.has(*commit)).max_by_key(|(_, committed)| *committed)
-    }
-
-    /// What egret.yaml in force demands of commits. One that cannot be read takes nothing back.
-    fn demanded(&self) -> Option<Signatures> {
-        let own = self.catalogue.policies().config.signatures.clone();
-        if self.unread() { own.or_else(|| self.signatures.clone()) } else { own }
-    }
-
-    /// When egret.yaml in force lets commits in. One that cannot be read opens nothing.
-    fn windows(&self) -> ChangeWindows {
-        let own = &self.catalogue.policies().config.change_windows;
-        let last = self.windows.as_ref().filter(|_| own.open.is_empty() && self.unread());
-        last.unwrap_or(own).clone()
-    }
-
-    /// Whether egret.yaml in force cannot be read, or is out of reach.
-    fn unread(&self) -> bool {
-        let broken = |one: &Diagnostic| one.file == CONFIG_FILE && one.severity == Severity::Error;
-        self.current.is_none() || self.catalogue.diagnostics().iter().any(broken)
     }
 
     fn admit(&mut self, pending: Pending, verdict: AdmissionDecision) -> RepositoryEvent {
         let Pending { info, changes, .. } = pending;
-        self.withheld = None;
-        self.emergency = match verdict {
+        self.active.withheld = None;
+        self.active.emergency = match verdict {
             AdmissionDecision::Emergency { trailer, reason } => {
                 let emergency = Emergency { commit: info.id.to_string(), author: info.author.clone(), trailer, reason };
                 tracing::warn!("{}", emergency.message());
@@ -417,19 +394,23 @@ impl RepositoryReader {
         self.told = true;
         let diagnostics = self.catalogue.diagnostics();
         let mut set = self.catalogue.policies().clone();
-        set.config.signatures = self.demanded();
-        self.signatures.clone_from(&set.config.signatures);
-        set.config.change_windows = self.windows();
-        self.windows = Some(set.config.change_windows.clone());
+        set.config.signatures = self.gate().active_signatures();
+        self.active.signatures.clone_from(&set.config.signatures);
+        set.config.change_windows = self.gate().active_windows();
+        self.active.windows = Some(set.config.change_windows.clone());
+        let active = ActiveRevision {
+            commit: Some(commit.id.to_string()),
+            committed: commit.committed(),
+            good: self.catalogue.export_good(),
+            ..self.active.clone()
+        };
         RepositoryEvent::Intent(Box::new(DesiredRevision {
             set: Arc::new(set),
             commit,
             branch: self.branch.clone(),
             rejected: rejected(&self.catalogue, &diagnostics),
-            good: self.catalogue.export_good(),
             diagnostics,
-            withheld: self.withheld.clone(),
-            emergency: self.emergency.clone(),
+            active,
             fetched,
         }))
     }

@@ -3,16 +3,17 @@
 mod rollback;
 
 use egret::core::admission::{PendingCommit, PendingReason};
+use egret::core::gate::ActiveRevision;
 use egret::core::signature::{KeyTexts, Signatures};
 use egret::git::signature::SignatureFlags;
-use egret::reconcile::gitops::repository::{DesiredRevision, KnownRevision, RepositoryEvent};
+use egret::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 
 use super::super::reading::{Reading, following};
 use super::*;
 
 /// A thread on a mirror of its own.
-fn reading(signed: &Signed, mirror: &str, signatures: SignatureFlags, known: KnownRevision) -> Reading {
+fn reading(signed: &Signed, mirror: &str, signatures: SignatureFlags, known: ActiveRevision) -> Reading {
     let source = following(signed.origin.bare.to_str().expect("UTF-8"));
     Reading::start(TrackedRepository { signatures, ..source }, signed.origin.path().join(mirror), known)
 }
@@ -26,7 +27,7 @@ impl Reading {
 }
 
 fn of(intent: &DesiredRevision) -> (CommitId, Option<Unsigned>) {
-    (intent.commit.id, intent.withheld.as_ref().map(refusal))
+    (intent.commit.id, intent.active.withheld.as_ref().map(refusal))
 }
 
 fn refusal(withheld: &PendingCommit) -> Unsigned {
@@ -87,8 +88,9 @@ fn an_unsigned_push_stays_out_and_a_signed_one_on_top_comes_in_unless_every_comm
     let signed = stand();
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut head = reading(&signed, "head", flags(&signed, Some(Require::Head), &["ada"]), KnownRevision::default());
-    let mut every = reading(&signed, "every", flags(&signed, Some(Require::Every), &["ada"]), KnownRevision::default());
+    let mut head = reading(&signed, "head", flags(&signed, Some(Require::Head), &["ada"]), ActiveRevision::default());
+    let mut every =
+        reading(&signed, "every", flags(&signed, Some(Require::Every), &["ada"]), ActiveRevision::default());
     assert_eq!(of(&head.intent()), (first, None));
     assert_eq!(of(&every.intent()), (first, None));
     let stray = change(&signed, None, "10.1.0.0/16");
@@ -105,7 +107,7 @@ fn the_egret_yaml_in_force_decides_and_no_commit_opens_the_door_for_itself() {
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada"]));
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut stand = reading(&signed, "mirror", SignatureFlags::default(), KnownRevision::default());
+    let mut stand = reading(&signed, "mirror", SignatureFlags::default(), ActiveRevision::default());
     assert_eq!(of(&stand.intent()), (first, None), "at the first start there is no other");
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada", "eve"]));
     let own = change(&signed, Some("eve"), "10.1.0.0/16");
@@ -134,7 +136,7 @@ fn what_flags_demand_nobody_weakens_by_a_commit() {
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let mut stand =
-        reading(&signed, "mirror", flags(&signed, Some(Require::Every), &["ada"]), KnownRevision::default());
+        reading(&signed, "mirror", flags(&signed, Some(Require::Every), &["ada"]), ActiveRevision::default());
     assert_eq!(of(&stand.intent()), (first, None));
     // Signed as both demand it; then in force is that Eve may sign, and the flags say otherwise.
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["eve"]));
@@ -156,12 +158,12 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let known = {
-        let intent = reading(&signed, "mirror", SignatureFlags::default(), KnownRevision::default()).intent();
+        let intent = reading(&signed, "mirror", SignatureFlags::default(), ActiveRevision::default()).intent();
         let signatures = intent.set.config.signatures.clone();
         let keys =
             KeyTexts { allowed_signers: vec![signed.line("ada", "").trim_end().to_owned()], ..KeyTexts::default() };
         assert_eq!(signatures, Some(Signatures { require: Require::Every, keys }));
-        KnownRevision { commit: Some(intent.commit.id.to_string()), signatures, ..KnownRevision::default() }
+        ActiveRevision { commit: Some(intent.commit.id.to_string()), signatures, ..ActiveRevision::default() }
     };
     signed.origin.git(&["rm", "--quiet", "egret.yaml"]);
     let stray = change(&signed, None, "10.1.0.0/16");
@@ -184,7 +186,7 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     }
     // Who clears the state begins anew: the head must pass by itself.
     let mut stand =
-        reading(&signed, "cleared", flags(&signed, Some(Require::Every), &["ada"]), KnownRevision::default());
+        reading(&signed, "cleared", flags(&signed, Some(Require::Every), &["ada"]), ActiveRevision::default());
     assert_eq!(of(&stand.intent()), (top, None));
 }
 
@@ -193,7 +195,8 @@ fn a_list_of_keys_that_changes_counts_at_the_next_look() {
     let signed = stand();
     let first = change(&signed, Some("eve"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    let mut stand = reading(&signed, "mirror", flags(&signed, Some(Require::Head), &["ada"]), KnownRevision::default());
+    let mut stand =
+        reading(&signed, "mirror", flags(&signed, Some(Require::Head), &["ada"]), ActiveRevision::default());
     assert!(matches!(stand.next(), RepositoryEvent::Withheld(withheld) if withheld.commit == first.to_string()));
     let file = flags(&signed, None, &["ada", "eve"]).allowed_signers.expect("a file");
     stand.thread.look();
@@ -232,7 +235,7 @@ fn a_demand_without_keys_lets_nobody_in_and_says_why() {
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let flags = SignatureFlags { require: Some(Require::Head), ..SignatureFlags::default() };
-    match reading(&signed, "mirror", flags, KnownRevision::default()).next() {
+    match reading(&signed, "mirror", flags, ActiveRevision::default()).next() {
         RepositoryEvent::Withheld(withheld) => {
             let what = "no signature counts yet: no key is configured".to_owned();
             assert_eq!(refusal(&withheld), Unsigned { commit: first, what });

@@ -63,7 +63,7 @@ fn withheld(stand: &mut Reading) -> Unsigned {
 #[test]
 fn a_mirror_that_was_filled_until_it_is_made_anew_still_knows_what_a_head_takes_back() {
     let (signed, old, force) = two();
-    let mut stand = reading(&signed, "mirror", ada(&signed, Require::Head), KnownRevision::default());
+    let mut stand = reading(&signed, "mirror", ada(&signed, Require::Head), ActiveRevision::default());
     assert_eq!(of(&stand.intent()), (force, None));
     let what = format!("it is a rollback from {}, which is active; revert by a new, signed commit", force.short());
     let back = Some(Unsigned { commit: old, what });
@@ -96,10 +96,10 @@ fn a_mirror_that_was_filled_until_it_is_made_anew_still_knows_what_a_head_takes_
 #[test]
 fn a_process_that_begins_with_an_empty_folder_lets_in_nothing_that_is_older_than_what_it_knows() {
     let (signed, old, force) = two();
-    let intent = reading(&signed, "mirror", ada(&signed, Require::Head), KnownRevision::default()).intent();
+    let intent = reading(&signed, "mirror", ada(&signed, Require::Head), ActiveRevision::default()).intent();
     let committed = intent.commit.committed();
     assert_eq!(committed.map(|time| time.to_string()), Some("2025-02-02T03:04:05Z".to_owned()));
-    let known = KnownRevision { commit: Some(force.to_string()), committed, ..KnownRevision::default() };
+    let known = ActiveRevision { commit: Some(force.to_string()), committed, ..ActiveRevision::default() };
     reset(&signed, old);
     push(&signed);
     let mut stand = reading(&signed, "empty", ada(&signed, Require::Head), known.clone());
@@ -125,7 +125,7 @@ fn what_another_process_put_in_force_and_we_never_saw_is_not_taken_back() {
     let (signed, old, force) = two();
     reset(&signed, old);
     push(&signed);
-    let mut stand = reading(&signed, "mirror", ada(&signed, Require::Head), KnownRevision::default());
+    let mut stand = reading(&signed, "mirror", ada(&signed, Require::Head), ActiveRevision::default());
     assert_eq!(of(&stand.intent()), (old, None));
     let stray = change(&signed, None, "10.2.0.0/16");
     assert_eq!(stand.after_push(&signed), (old, Some(nothing(stray))));

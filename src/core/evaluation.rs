@@ -1,0 +1,129 @@
+//! What one node has to hold, from policies, facts and its host network: placement, handover, compilation.
+//!
+//! A round of the reconciler, `egret plan`, previews and tests all ask here. What the kernel holds is compared elsewhere (`plan`); reading it,
+//! and reading facts, is absent.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+
+use super::compile::exit_ids::ExitIds;
+use super::compile::{CompileInput, Compiled, RefusedParts, compile};
+use super::facts::Facts;
+use super::finding::Finding;
+use super::gateway_interfaces;
+use super::host_network::HostNetwork;
+use super::labels::Labels;
+use super::name::NodeName;
+use super::placement::handover::{Handover, Serving};
+use super::placement::{GatewayReports, Placement, UnfitExits, place, place_with};
+use super::policy::PolicySet;
+use super::state::NodeState;
+
+/// A node, and everything that decides what it has to hold.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeInput<'a> {
+    /// The node. It must be among the facts.
+    pub node: &'a NodeName,
+    /// Active policies, labels and configuration.
+    pub set: &'a PolicySet,
+    /// The cluster.
+    pub facts: &'a Facts,
+    /// The node's kernel, without Egret's objects.
+    pub host_network: &'a HostNetwork,
+    /// Egret's objects in it: exits keep the ids that they have there.
+    pub observed: &'a NodeState,
+    /// What the kernel refused, and is to do without.
+    pub refused: &'a RefusedParts,
+}
+
+/// What gateways report of themselves, and what was made of it so far.
+#[derive(Debug, Clone, Default)]
+pub struct GatewayState {
+    /// Which exits each gateway serves.
+    pub serving: Serving,
+    /// Which exits each reports that it could not serve.
+    pub unfit: UnfitExits,
+    /// Egress addresses that this node has, since when: it reports them.
+    pub holds: BTreeMap<IpAddr, Timestamp>,
+    /// Which exits carried which policies, and which were left.
+    pub handover: Handover,
+}
+
+/// What a node has to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evaluation {
+    /// Its state. The findings are those that concern this node.
+    pub compiled: Compiled,
+    /// Findings about policies that have neither members nor exits here.
+    pub elsewhere: Vec<Finding>,
+}
+
+impl Evaluation {
+    /// All findings, sorted.
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut findings = [self.elsewhere.as_slice(), &self.compiled.findings].concat();
+        findings.sort();
+        findings.dedup();
+        findings
+    }
+}
+
+/// Places, hands over and compiles. Without `gateways`, where no gateway can report, every exit counts as ready.
+pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now: Timestamp) -> Evaluation {
+    let placement = match gateways {
+        Some(gateways) => gateways.place(input, now),
+        None => place(input.set, input.facts, now),
+    };
+    let mut compiled = input.compile(&placement);
+    let (here, elsewhere) =
+        placement.findings.into_iter().partition::<Vec<_>, _>(|finding| concerns(finding, &compiled));
+    compiled.findings.extend(here);
+    compiled.findings.sort();
+    compiled.findings.dedup();
+    Evaluation { compiled, elsewhere }
+}
+
+impl NodeInput<'_> {
+    /// Compiles a placement that is known already.
+    pub fn compile(&self, placement: &Placement) -> Compiled {
+        let Self { node, set, facts, host_network, observed, refused } = *self;
+        let marks = ExitIds::observed(&observed.nft, set.config.range);
+        compile(&CompileInput { node, set, placement, facts, host_network, marks: &marks, refused })
+    }
+}
+
+impl GatewayState {
+    fn place(&mut self, input: &NodeInput<'_>, now: Timestamp) -> Placement {
+        let NodeInput { node, set, facts, host_network, .. } = *input;
+        let labels = facts.nodes.get(node).map(|node| node.labels.clone()).unwrap_or_default();
+        // What this node's kernel has is known here before any other node hears of it.
+        let mut here = gateway_interfaces::held(host_network, set, &labels);
+        self.holds.retain(|address, _| here.remove(address));
+        self.holds.extend(here.into_iter().map(|address| (address, now)));
+        let mut held = facts.held.clone();
+        held.insert(node.clone(), self.holds.clone());
+        let placement = place_with(set, facts, GatewayReports { held: &held, unfit: &self.unfit }, now);
+        let mut placement = self.handover.next(placement, node, set, facts, &self.serving, now);
+        // Connections of a gateway that forwards nothing are lost; they may begin anew elsewhere.
+        placement.left.retain(|exit, _| !exit.is_among(&self.unfit));
+        placement
+    }
+}
+
+/// Of a node's labels those that are compared: the ones that Git asks for, and the ones that Egret wrote. One that another process has
+/// since given another value belongs to that process.
+pub fn own_labels(labels: &Labels, desired: &Labels, written: &Labels) -> Labels {
+    let own = labels.iter().filter(|(key, value)| desired.contains_key(*key) || written.get(*key) == Some(*value));
+    own.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Findings about policies concern every node that has members or exits of them; the gateway's name and the like, this node.
+fn concerns(finding: &Finding, compiled: &Compiled) -> bool {
+    let of_members = compiled.members.keys().any(|policy| policy.name.as_str() == finding.subject);
+    let of_exits = compiled.exits.iter().any(|(key, exit)| {
+        key.identity() == finding.subject || exit.policies.iter().any(|policy| policy.name.as_str() == finding.subject)
+    });
+    of_members || of_exits
+}
