@@ -429,12 +429,18 @@ fn the_connections_to_flush_are_read_from_the_tables() {
             destination: destination.parse().expect("an address"),
             mark,
             answered,
+            replies_to: pod.parse().expect("an address"),
         };
         let mark = range.mark(1);
 
         let [comes] = &sources(&state(&keep, &member, &nobody), &nobody, range)[..] else { panic!("one step") };
         assert!(comes.include(&is(0, outside, true)) && !comes.include(&is(mark, outside, true)));
         assert!(comes.include(&is(mark, inside, true)) && !comes.include(&is(0, inside, true)));
+        assert_eq!(
+            comes.lingers(&is(0, outside, true)),
+            range.flushed_mark(),
+            "the mark whose packets the table drops"
+        );
 
         let before = state(&keep, &other, &nobody);
         let [moves] = &sources(&state(&keep, &member, &before), &before, range)[..] else { panic!("one step") };

@@ -90,6 +90,8 @@ pub struct Connection {
     pub mark: u32,
     /// Whether a reply was seen.
     pub answered: bool,
+    /// Where the replies are sent to, after source translation.
+    pub replies_to: IpAddr,
 }
 
 /// The pod of each pod address. The kernel knows the groups of addresses, not the pods.
@@ -111,10 +113,28 @@ impl AddressHolders {
 }
 
 impl ConntrackFlush {
-    /// Whether this connection is to be flushed.
+    /// The mark that a flushed connection gets instead of being deleted at once; its packets are then dropped until its
+    /// entry ends. None: it is deleted.
+    ///
+    /// If the pod's own address is what the server sees, a reply that is in flight when the entry goes would find none, and
+    /// connection tracking would take it for a connection that the server opens: everything that the pod sends afterwards
+    /// would count as replies, which are not steered. Replies to a translated address do not reach the pod without the
+    /// entry.
+    pub fn lingers(&self, connection: &Connection) -> Option<u32> {
+        self.flushed_mark().filter(|_| connection.replies_to == connection.source)
+    }
+
+    fn flushed_mark(&self) -> Option<u32> {
+        DatapathConfig { mask: self.mask, ..DatapathConfig::default() }.flushed_mark()
+    }
+
+    /// Whether this connection is to be flushed; not one that is flushed already and ends soon.
     pub fn include(&self, connection: &Connection) -> bool {
         let Some(which) = self.addresses.get(&connection.source) else { return false };
         let mark = connection.mark & self.mask;
+        if self.flushed_mark() == Some(mark) {
+            return false;
+        }
         let inside = self.inside.contains(connection.destination);
         let destinations = |group: &String| self.destinations.get(group).filter(|_| !inside);
         match which {

@@ -61,6 +61,12 @@ impl DatapathConfig {
         (self.mask.count_ones() > 2).then_some(self.mask & (self.mask - 1))
     }
 
+    /// The connection mark of a flushed connection whose entry still lives (`plan::conntrack`). It may have the value of
+    /// [`Self::unknown_mark`]: that one only ever marks packets.
+    pub fn flushed_mark(self) -> Option<u32> {
+        self.unknown_mark()
+    }
+
     /// The highest id an exit can have; above it are the replies' and that of [`Self::unknown_mark`].
     pub fn last_id(self) -> u32 {
         (self.mask >> self.mask.trailing_zeros()) - 1 - u32::from(self.unknown_mark().is_some())

@@ -1,4 +1,5 @@
-//! Lists connections and deletes chosen ones, each by its own tuple and id. The plan chooses them ([`ConntrackFlush`]).
+//! Lists connections and ends chosen ones, each by its own tuple: deletes them, or lets them linger with a mark whose packets
+//! are dropped. The plan chooses them ([`ConntrackFlush`]).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
@@ -9,7 +10,8 @@ use super::super::nft::socket::{self, ExchangeError, NetfilterSocket};
 use super::super::nft::uapi::{NFPROTO_UNSPEC, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use super::super::nft::wire::{self, Malformed, Message, Writer};
 use super::{
-    CTA_MARK, ConntrackError, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW, NFNL_SUBSYS_CTNETLINK,
+    CTA_MARK, CTA_MARK_MASK, ConntrackError, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW,
+    NFNL_SUBSYS_CTNETLINK,
 };
 use crate::core::plan::conntrack::{Connection, ConntrackFlush};
 
@@ -18,18 +20,23 @@ const IPCTNL_MSG_CT_GET_STATS: u16 = 5;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
+const CTA_TIMEOUT: u16 = 7;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
 const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 /// `CTA_FILTER_FLAG(CTA_IP_SRC)`, net/netfilter/nf_conntrack_netlink.c.
 const BY_SOURCE: u32 = 1;
 /// include/uapi/linux/netfilter/nf_conntrack_common.h.
 const IPS_SEEN_REPLY: u32 = 1 << 1;
+const IPS_ASSURED: u32 = 1 << 2;
+const IPS_FIXED_TIMEOUT: u32 = 1 << 10;
 /// linux/netfilter.h.
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
@@ -44,16 +51,23 @@ const NLA_F_NESTED: u16 = 0x8000;
 /// 6.18).
 const SINGLY: usize = 16;
 
+/// How many seconds the entry of a flushed connection lives on, if it lingers: long for a reply that is in flight, short for a
+/// pod that waits.
+const LINGERS: u32 = 1;
+
 /// One connection, as a request identifies it.
 struct Entry {
     family: u8,
     tuple: Vec<u8>,
     zone: Option<Vec<u8>>,
     id: Option<Vec<u8>>,
+    status: u32,
+    /// The mark with which it lingers.
+    lingers: Option<u32>,
 }
 
-/// Deletes the chosen connections; the next packet of each starts a new connection. Returns their number. Must be called
-/// within a tokio runtime; works in the network namespace of the calling thread.
+/// Ends the chosen connections; the next packet of each starts a new connection, if it lingers after [`LINGERS`]. Returns
+/// their number. Must be called within a tokio runtime; works in the network namespace of the calling thread.
 pub async fn flush_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackError> {
     let failed = |source| ConntrackError::Sources { doing: "flush", source };
     let mut socket =
@@ -67,7 +81,14 @@ pub async fn flush_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackE
         list(&mut socket, (family, source), sources, &mut chosen).await?;
     }
     for entry in &chosen {
-        delete(&mut socket, entry).await.map_err(failed)?;
+        if !linger(&mut socket, entry, sources.mask).await.map_err(failed)? {
+            delete(&mut socket, entry).await.map_err(failed)?;
+        }
+    }
+    if let Some(mark) = chosen.iter().find_map(|entry| entry.lingers) {
+        for entry in overdue(&mut socket, (mark, sources.mask)).await.map_err(failed)? {
+            delete(&mut socket, &entry).await.map_err(failed)?;
+        }
     }
     Ok(chosen.len())
 }
@@ -147,7 +168,8 @@ async fn list(
                     && source.is_none_or(|source| source == connection.source)
                     && sources.include(&connection)
                 {
-                    chosen.push(entry(family, attributes)?);
+                    let lingers = sources.lingers(&connection);
+                    chosen.push(Entry { lingers, ..entry(family, attributes)? });
                 }
             }
             Ok(())
@@ -176,18 +198,23 @@ fn by_source(message: &mut Writer, source: IpAddr) {
 
 /// The relevant fields of an entry; none if it has no addresses, which no entry of these families lacks.
 fn connection(attributes: &[u8]) -> Result<Option<Connection>, Malformed> {
-    let source = |tuple| -> Result<Option<IpAddr>, Malformed> {
+    let address = |tuple, v4, v6| -> Result<Option<IpAddr>, Malformed> {
         let Some(tuple) = wire::find(attributes, tuple)? else { return Ok(None) };
         let Some(addresses) = wire::find(tuple, CTA_TUPLE_IP)? else { return Ok(None) };
-        if let Some(octets) = wire::find(addresses, CTA_IP_V4_SRC)? {
+        if let Some(octets) = wire::find(addresses, v4)? {
             return <[u8; 4]>::try_from(octets)
                 .map(|octets| Some(octets.into()))
                 .map_err(|_| Malformed { what: "address" });
         }
-        let octets = wire::find(addresses, CTA_IP_V6_SRC)?.map(<[u8; 16]>::try_from);
+        let octets = wire::find(addresses, v6)?.map(<[u8; 16]>::try_from);
         octets.transpose().map(|octets| octets.map(IpAddr::from)).map_err(|_| Malformed { what: "address" })
     };
-    let (Some(from), Some(to)) = (source(CTA_TUPLE_ORIG)?, source(CTA_TUPLE_REPLY)?) else { return Ok(None) };
+    let source = |tuple| address(tuple, CTA_IP_V4_SRC, CTA_IP_V6_SRC);
+    let replies_to = address(CTA_TUPLE_REPLY, CTA_IP_V4_DST, CTA_IP_V6_DST)?;
+    let (Some(from), Some(to), Some(replies_to)) = (source(CTA_TUPLE_ORIG)?, source(CTA_TUPLE_REPLY)?, replies_to)
+    else {
+        return Ok(None);
+    };
     let status = wire::find_u32(attributes, CTA_STATUS)?.unwrap_or(0);
     Ok(Some(Connection {
         source: from,
@@ -195,13 +222,76 @@ fn connection(attributes: &[u8]) -> Result<Option<Connection>, Malformed> {
         // One without CTA_MARK has no mark.
         mark: wire::find_u32(attributes, CTA_MARK)?.unwrap_or(0),
         answered: status & IPS_SEEN_REPLY != 0,
+        replies_to,
     }))
 }
 
 fn entry(family: u8, attributes: &[u8]) -> Result<Entry, Malformed> {
     let copy = |kind| Ok(wire::find(attributes, kind)?.map(<[u8]>::to_vec));
     let tuple = copy(CTA_TUPLE_ORIG)?.ok_or(Malformed { what: "connection" })?;
-    Ok(Entry { family, tuple, zone: copy(CTA_ZONE)?, id: copy(CTA_ID)? })
+    let status = wire::find_u32(attributes, CTA_STATUS)?.unwrap_or(0);
+    Ok(Entry { family, tuple, zone: copy(CTA_ZONE)?, id: copy(CTA_ID)?, status, lingers: None })
+}
+
+/// Marks an entry and lets it end after [`LINGERS`], whatever packets it sees until then: with a fixed timeout they do not
+/// prolong it (`__nf_ct_refresh_acct`, net/netfilter/nf_conntrack_core.c). False: it does not linger, or the kernel refuses.
+async fn linger(socket: &mut NetfilterSocket, entry: &Entry, mask: u32) -> Result<bool, ExchangeError> {
+    let Some(mark) = entry.lingers else { return Ok(false) };
+    // Kernels refuse a status without these two if the entry has got them since it was listed
+    // (`ctnetlink_change_status`).
+    let status = entry.status | IPS_SEEN_REPLY | IPS_ASSURED | IPS_FIXED_TIMEOUT;
+    let request = |sequence| {
+        // Neither NLM_F_CREATE nor NLM_F_EXCL: it changes an entry that exists.
+        let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_NEW);
+        let mut writer = Writer::default();
+        writer.message((kind, NLM_F_REQUEST | NLM_F_ACK, sequence), (entry.family, 0), |message| {
+            message.bytes(CTA_TUPLE_ORIG | NLA_F_NESTED, &entry.tuple);
+            if let Some(zone) = &entry.zone {
+                message.bytes(CTA_ZONE, zone);
+            }
+            message.number(CTA_STATUS, status);
+            message.number(CTA_TIMEOUT, LINGERS);
+            message.number(CTA_MARK, mark);
+            message.number(CTA_MARK_MASK, mask);
+        });
+        writer.finish().unwrap_or_default()
+    };
+    match socket.ask(request, |_| Ok(())).await {
+        Ok(()) => Ok(true),
+        // It has ended meanwhile.
+        Err(ExchangeError::Refused { errno, .. }) if socket::is(&errno, Errno::ENOENT) => Ok(true),
+        Err(ExchangeError::Refused { .. }) => Ok(false),
+        Err(other) => Err(other),
+    }
+}
+
+/// Lingering entries that would live longer. The kernel changes the timeout first, then fixes it (`ctnetlink_change_conntrack`),
+/// and a packet in between prolongs it: a connection of TCP by days, and all its packets would be dropped.
+async fn overdue(socket: &mut NetfilterSocket, (mark, mask): (u32, u32)) -> Result<Vec<Entry>, ExchangeError> {
+    let mut overdue = Vec::new();
+    let request = |sequence| {
+        let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_GET);
+        let mut writer = Writer::default();
+        writer.message((kind, NLM_F_REQUEST | NLM_F_DUMP, sequence), (NFPROTO_UNSPEC, 0), |message| {
+            message.number(CTA_MARK, mark);
+            message.number(CTA_MARK_MASK, mask);
+        });
+        writer.finish().unwrap_or_default()
+    };
+    let answer = |message: &Message<'_>| {
+        if message.of_subsystem(NFNL_SUBSYS_CTNETLINK) == Some(IPCTNL_MSG_CT_NEW) {
+            let (family, attributes) = message.netfilter()?;
+            let found = wire::find_u32(attributes, CTA_MARK)?.unwrap_or(0);
+            let left = wire::find_u32(attributes, CTA_TIMEOUT)?.unwrap_or(0);
+            let fixed = wire::find_u32(attributes, CTA_STATUS)?.unwrap_or(0) & IPS_FIXED_TIMEOUT != 0;
+            if found & mask == mark && fixed && left > LINGERS {
+                overdue.push(entry(family, attributes)?);
+            }
+        }
+        Ok(())
+    };
+    socket.ask(request, answer).await?;
+    Ok(overdue)
 }
 
 /// By tuple and id: a newer connection with the same tuple stays.

@@ -1,11 +1,11 @@
-//! Connections in this machine's kernel: those of a pod's address that are chosen go, whatever translated them, and no others.
+//! Connections in this machine's kernel: those of a pod's address that are chosen end, whatever translated them, and no others.
 //!
 //! Deliberately absent: which are chosen, which is `core::plan::sources`; and pods (`outpost::connections`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use egret::core::plan::conntrack::{ConntrackFlush, FlushScope};
 use egret::core::plan::{Step, plan};
@@ -21,6 +21,8 @@ use super::{ElementKey, alone};
 const POD: &str = "10.1.1.7";
 const POD6: &str = "fd00:10:1:1::7";
 const OUTPOST: &str = "10.0.4.2";
+/// For what takes a second.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect(text)
@@ -70,7 +72,13 @@ fn answered(from: &str, to: &str, port: u16) -> UdpSocket {
     client
 }
 
-/// The kernel's own listing: source, destination and port of each connection as it was opened.
+/// Under the mask of these tests.
+const MASK: u32 = 0xff;
+/// The mark of connections that are flushed and linger.
+const FLUSHED: u32 = 0xfe;
+
+/// The kernel's own listing: source, destination and port of each connection as it was opened. Not those that are flushed and
+/// linger.
 fn listed() -> BTreeSet<String> {
     let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("CONFIG_NF_CONNTRACK_PROCFS");
     let field = |line: &str, name: &str| {
@@ -79,6 +87,7 @@ fn listed() -> BTreeSet<String> {
     };
     text.lines()
         .filter(|line| line.contains(" udp "))
+        .filter(|line| field(line, "mark=").parse::<u32>().expect("CONFIG_NF_CONNTRACK_MARK") & MASK != FLUSHED)
         .map(|line| format!("{} {} {}", field(line, "src="), field(line, "dst="), field(line, "dport=")))
         .collect()
 }
@@ -89,7 +98,7 @@ fn texts(lines: &[&str]) -> BTreeSet<String> {
 
 fn every(addresses: impl IntoIterator<Item = IpAddr>) -> ConntrackFlush {
     let addresses = addresses.into_iter().map(|address| (address, FlushScope::All)).collect();
-    ConntrackFlush { addresses, mask: 0xff, ..ConntrackFlush::default() }
+    ConntrackFlush { addresses, mask: MASK, ..ConntrackFlush::default() }
 }
 
 #[test]
@@ -197,6 +206,37 @@ fn a_pod_that_becomes_a_member_loses_what_nobody_has_answered_and_keeps_what_liv
     });
 }
 
+/// Waits until no connection lingers; `meanwhile` runs between two reads.
+async fn ended(mut meanwhile: impl FnMut()) {
+    let begun = Instant::now();
+    while conntrack::count(FLUSHED, MASK).await.unwrap() > 0 {
+        assert!(begun.elapsed() < DEADLINE, "its packets prolong it");
+        meanwhile();
+    }
+}
+
+#[test]
+fn a_flushed_connection_that_the_other_end_sees_with_the_pods_address_ends_soon_whatever_passes() {
+    alone(|| async {
+        network();
+        let server = UdpSocket::bind(SocketAddr::new(ip(OUTPOST), 7003)).unwrap();
+        let client = sent(POD, OUTPOST, 7003);
+        let (_, caller) = server.recv_from(&mut [0; 8]).unwrap();
+        let _others = [sent(POD, "10.0.5.1", 7000), sent(POD6, "fd00:99::1", 7001)];
+        assert_eq!(conntrack::flush_sources(&every([ip(POD), ip(POD6)])).await.unwrap(), 3);
+        assert_eq!(conntrack::count(FLUSHED, MASK).await.unwrap(), 2, "not the one that is translated");
+        assert_eq!(conntrack::count(0x1fe, 0x1ff).await.unwrap(), 1, "the bits of others stay");
+        assert_eq!(conntrack::flush_sources(&every([ip(POD), ip(POD6)])).await.unwrap(), 0, "once is enough");
+        ended(|| {
+            server.send_to(b"!", caller).unwrap();
+            client.send_to(b"?", SocketAddr::new(ip(OUTPOST), 7003)).unwrap();
+        })
+        .await;
+        client.send_to(b"?", SocketAddr::new(ip(OUTPOST), 7003)).unwrap();
+        assert_eq!(listed(), texts(&["10.1.1.7 10.0.4.2 7003"]), "a new one");
+    });
+}
+
 #[test]
 fn whether_connections_are_tracked_is_found_out_where_there_are_none() {
     alone(|| async {
@@ -233,6 +273,6 @@ fn of_a_hundred_thousand_connections_those_of_one_address_and_of_twenty_are_foun
         let begun = Instant::now();
         assert_eq!(conntrack::flush_sources(&every([ip("10.1.1.8")])).await.unwrap(), 100_000);
         println!("measured: one address that has 100,000: {:.1?}", begun.elapsed());
-        assert_eq!(conntrack::tracked().await.unwrap(), 0);
+        assert_eq!(listed(), BTreeSet::new());
     });
 }

@@ -2,14 +2,21 @@
 //!
 //! Deliberately absent: connections whose gateway changes (`load`), and what the kernel lists (`kernel_nft::connections`).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::stand::{DEADLINE, Document, HELD_BACK, Outcome, Stand, WAYS};
-use crate::lab::{Answer, DATAGRAMS, LabError, OUTPOST, Options, Pod, wait_until};
+use crate::lab::{Answer, DATAGRAMS, LabError, OUTPOST, Options, Pod, wait_until, wait_until_every};
 
 /// A port that every pod of an address uses again.
 const SAME: u16 = 40_444;
+/// A port of the outpost where a [`Talker`] listens.
+const TALK: u16 = 5_141;
 /// A port of the outpost that answers nothing.
 const SILENT: u16 = 5_140;
 
@@ -81,6 +88,18 @@ fn a_pod_that_gets_an_address_inherits_no_connection_of_it() -> Outcome {
     Ok(())
 }
 
+/// Writes the manifest of a pod with the address that [`member`] and [`other`] have, which is being deleted.
+fn terminating(stand: &Stand, name: &str, org: &str) -> Result<PathBuf, LabError> {
+    let file = stand.lab.cluster_dir().join("terminating.yaml");
+    let text = format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: batuu, labels: {{org: {org}}}, \
+         deletionTimestamp: \"2026-11-28T12:00:00Z\"}}, spec: {{nodeName: kind-worker}}, \
+         status: {{phase: Running, podIPs: [{{ip: 10.1.1.50}}]}}}}\n"
+    );
+    std::fs::write(&file, text).map_err(LabError::doing("write a manifest"))?;
+    Ok(file)
+}
+
 /// 14: its sandbox and its address are gone, its object is not.
 #[test]
 fn a_pod_that_is_being_deleted_loses_its_address_to_the_one_that_runs() -> Outcome {
@@ -93,13 +112,7 @@ fn a_pod_that_is_being_deleted_loses_its_address_to_the_one_that_runs() -> Outco
         let first = Pod { labels: [("org".to_owned(), org.to_owned())].into(), ..member(gone) };
         let before = if org == "empire" { WAYS[0].2 } else { ip("10.1.1.50") };
         drop(starts(&stand, first, before)?);
-        let file = stand.lab.cluster_dir().join("terminating.yaml");
-        let text = format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {{name: {gone}, namespace: batuu, labels: {{org: {org}}}, \
-             deletionTimestamp: \"2026-11-28T12:00:00Z\"}}, spec: {{nodeName: kind-worker}}, \
-             status: {{phase: Running, podIPs: [{{ip: 10.1.1.50}}]}}}}\n"
-        );
-        std::fs::write(&file, text).map_err(LabError::doing("write a manifest"))?;
+        let file = terminating(&stand, gone, org)?;
         stand.lab.remove_pod(gone)?;
         stand.await_settled()?;
         stand.lab.wire_pod(pod)?;
@@ -115,6 +128,128 @@ fn a_pod_that_is_being_deleted_loses_its_address_to_the_one_that_runs() -> Outco
         stand.lab.remove_pod(&name)?;
         stand.await_settled()?;
     }
+    Ok(())
+}
+
+/// A server that goes on sending for a moment after each datagram: the address that it saw.
+struct Talker {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Talker {
+    /// How often it repeats itself, and how soon: there is always a reply in flight while a pod speaks with it.
+    const TIMES: u32 = 30;
+    const PAUSE: Duration = Duration::from_millis(5);
+
+    fn start(stand: &Stand) -> Result<Self, LabError> {
+        let opened = || {
+            let socket = UdpSocket::bind((OUTPOST, TALK))?;
+            socket.set_read_timeout(Some(Self::PAUSE))?;
+            Ok(socket)
+        };
+        let opened = stand.lab.outpost_namespace().enter(opened)?;
+        let socket = opened.map_err(LabError::doing("open a socket at the outpost"))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || Self::talk(&socket, &stopped));
+        Ok(Self { stop, thread: Some(thread) })
+    }
+
+    fn talk(socket: &UdpSocket, stopped: &AtomicBool) -> std::io::Result<()> {
+        let mut last = None;
+        while !stopped.load(Ordering::Relaxed) {
+            match socket.recv_from(&mut [0; 64]) {
+                Ok((_, caller)) => last = Some((caller, Self::TIMES)),
+                // A port that is closed again, reported by ICMP, is as good as silence.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => return Err(error),
+            }
+            if let Some((caller, times)) = last.as_mut().filter(|(_, times)| *times > 0) {
+                *times -= 1;
+                // Where it cannot be sent there is no reply in flight.
+                let _ = socket.send_to(caller.ip().to_string().as_bytes(), *caller);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Talker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.expect("it runs").expect("the server").expect("a socket that receives");
+        }
+    }
+}
+
+/// Speaks with the talker once; whom it saw at last. None: it is not heard.
+fn talks(socket: &UdpSocket) -> Option<IpAddr> {
+    socket.send_to(b"?", (OUTPOST, TALK)).ok()?;
+    let (mut text, mut seen) = ([0; 64], None);
+    // Two of its pauses: what it says to this, and nothing that it said before.
+    let begun = Instant::now();
+    while begun.elapsed() < 2 * Talker::PAUSE {
+        if let Ok(length) = socket.recv(&mut text) {
+            seen = std::str::from_utf8(&text[..length]).ok()?.parse().ok();
+        }
+    }
+    seen
+}
+
+/// Lets a pod speak until it is seen with the egress address; then it is never seen with another.
+fn talks_through_its_exit(stand: &Stand, socket: &UdpSocket) -> Outcome {
+    let turned = wait_until_every(Duration::ZERO, DEADLINE, || talks(socket) == Some(WAYS[0].2));
+    assert!(turned, "{:?}\n{}", talks(socket), stand.log("kind-worker"));
+    stand.lab.forget()?;
+    for _ in 0..50 {
+        talks(socket);
+    }
+    let wrong = stand.lab.wrong_sources(OUTPOST)?;
+    assert!(wrong.is_empty(), "{wrong:?}\n{}", stand.log("kind-worker"));
+    let seen = stand.lab.sources_towards(OUTPOST)?;
+    assert!(seen.contains_key(&WAYS[0].2), "{seen:?}");
+    Ok(())
+}
+
+/// Without its entry a reply would count as the first packet of a connection that the server opens, and the pod's packets as replies.
+#[test]
+fn a_reply_in_flight_at_a_flush_makes_no_connection_of_the_servers() -> Outcome {
+    let short = |socket: &UdpSocket| {
+        socket.set_read_timeout(Some(Talker::PAUSE)).map_err(LabError::doing("set a socket's timeout"))
+    };
+    let stand = Stand::up(Options::default())?;
+    let _talker = Talker::start(&stand)?;
+    stand.push("nodes/gateways.yaml", &super::stand::labels("kind-worker2"))?;
+    stand.await_settled()?;
+    let own = stand.lab.pod_addresses("tiefighter")?[0];
+    let pod = socket(&stand, "tiefighter")?;
+    short(&pod)?;
+    assert!(wait_until_every(Duration::ZERO, DEADLINE, || talks(&pod) == Some(own)));
+    let annotations = "egret.dev/existing-connections: Reset";
+    stand.push("policies/outpost.yaml", &Document { annotations, ..Document::default() }.text())?;
+    talks_through_its_exit(&stand, &pod)?;
+    stand.push("policies/outpost.yaml", &Document::default().text())?;
+    stand.await_settled()?;
+    // The address passes from a pod that no policy selects to a member, which uses its port and speaks with the same server.
+    drop(starts(&stand, other("zz"), ip("10.1.1.50"))?);
+    let first = socket(&stand, "zz")?;
+    short(&first)?;
+    assert!(wait_until_every(Duration::ZERO, DEADLINE, || talks(&first) == Some(ip("10.1.1.50"))));
+    drop(first);
+    let file = terminating(&stand, "zz", "alliance")?;
+    stand.lab.remove_pod("zz")?;
+    stand.await_settled()?;
+    stand.lab.wire_pod(member("ab"))?;
+    let pod = socket(&stand, "ab")?;
+    short(&pod)?;
+    assert!(wait_until_every(Duration::ZERO, DEADLINE, || talks(&pod) == Some(ip("10.1.1.50"))));
+    stand.lab.announce_pod("ab")?;
+    talks_through_its_exit(&stand, &pod)?;
+    std::fs::remove_file(&file).map_err(LabError::doing("remove a manifest"))?;
     Ok(())
 }
 

@@ -48,6 +48,23 @@ proptest! {
         }
     }
 
+    /// Nor do its replies: any that passed would be the first packet of another connection once the entry has ended.
+    #[test]
+    fn no_packet_of_a_flushed_connection_passes_as_long_as_its_entry_lives(world in world()) {
+        let states = world.desired(&States::new());
+        let cluster = world.cluster(&states);
+        let mark = DatapathConfig::default().flushed_mark().expect("it has bits enough");
+        for (node, _) in states.iter().filter(|(_, state)| state.nft.contains_key(&TableFamily::Inet)) {
+            for (source, destination) in flows(&world, node) {
+                let memory = Memory::from([(node.clone(), Tracked { mark, translated: source })]);
+                for reply in [false, true] {
+                    let outcome = cluster.send(&Sent { node, source, destination, reply }, &memory).outcome;
+                    prop_assert!(outcome.is_dropped(), "{source} to {destination} on {node}, reply {reply}: {outcome:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_pod_has_one_exit_of_a_policy_and_losing_another_moves_nobody(world in world(), lost in 0_usize..3) {
         let before = chosen(&world);

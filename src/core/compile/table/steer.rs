@@ -30,7 +30,17 @@ const RELATED: u32 = 4;
 impl Builder<'_> {
     /// The chains of prerouting and output, and what they lead to.
     pub(super) fn steer(&mut self) {
-        let mut rules = Vec::new();
+        // Ahead of everything that accepts: a flushed connection's replies still find its entry, and open none.
+        let flushed = self.range.flushed_mark().map(|flushed| {
+            let flushed = Statement::Compare {
+                field: Field::CtMark,
+                mask: Some(self.range.mask),
+                negated: false,
+                value: MatchValue::Mark(flushed),
+            };
+            vec![flushed, Statement::Counter, drop()]
+        });
+        let mut rules = Vec::from_iter(flushed.clone());
         if self.tunnel.is_some() {
             rules.push(vec![device(Field::Iifname), goto(ARRIVE)]);
             self.arrive();
@@ -58,7 +68,7 @@ impl Builder<'_> {
         // A second look, at what never was forwarded: kube-proxy in IPVS mode translates in the input hook and sends on from the
         // output hook (net/netfilter/ipvs/ip_vs_xmit.c), and a proxy on the host may speak with a pod's address. What this
         // kernel answers for connections out of the tunnel, as an ICMP error, takes the tunnel too.
-        let mut again = Vec::new();
+        let mut again = Vec::from_iter(flushed);
         if self.is_gateway {
             // An error about a reply, as that it is too large for the tunnel, goes to the outside by the exit that the connection has.
             let about_a_reply = Statement::CtState { bits: RELATED, negated: false };

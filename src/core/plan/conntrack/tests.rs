@@ -188,7 +188,8 @@ fn flushed(sources: &ConntrackFlush) -> Vec<String> {
     for destination in [OUTPOST, SERVICE, ELSEWHERE] {
         for mark in [0, 0x100, 1, 2, 0x102] {
             for answered in [false, true] {
-                let connection = Connection { source: ip(P), destination: ip(destination), mark, answered };
+                let connection =
+                    Connection { source: ip(P), destination: ip(destination), mark, answered, replies_to: ip(P) };
                 let other = Connection { source: ip("10.1.1.200"), ..connection };
                 assert!(!sources.include(&other), "{other:?}");
                 if sources.include(&connection) {
@@ -199,6 +200,24 @@ fn flushed(sources: &ConntrackFlush) -> Vec<String> {
         }
     }
     flushed
+}
+
+/// Which mark it gets is not the plan's alone: packets with it are dropped (`compile::table::steer`).
+#[test]
+fn a_connection_whose_replies_reach_the_pod_without_its_entry_lingers_and_is_flushed_once() {
+    let flush = |mask| ConntrackFlush {
+        addresses: BTreeMap::from([(ip(P), FlushScope::All)]),
+        mask,
+        ..ConntrackFlush::default()
+    };
+    let own = Connection { source: ip(P), destination: ip(OUTPOST), mark: 0x101, answered: true, replies_to: ip(P) };
+    let translated = Connection { replies_to: ip("10.1.1.254"), ..own };
+    let all = flush(0xff);
+    assert_eq!([own, translated].map(|connection| all.lingers(&connection)), [Some(0xfe), None]);
+    assert_eq!(flush(0x3).lingers(&own), None, "two bits have no value for it");
+    let marks = [0x101, 0x1fe, 0xfe, 0xff, 0];
+    assert_eq!(marks.map(|mark| all.include(&Connection { mark, ..own })), [true, false, false, true, true]);
+    assert!(flush(0x3).include(&Connection { mark: 0x2, ..own }));
 }
 
 /// Bits of the mark that belong to other programs never count.
