@@ -89,9 +89,9 @@ async fn stand(
         let before = tell.send_replace(role.clone());
         match (&before, &role) {
             (LeaseRole::Follower { .. }, LeaseRole::Leader { fence, .. }) => {
-                tracing::info!(fence, "this controller leads");
+                tracing::info!(fence, "this controller became the leader");
             }
-            (LeaseRole::Leader { .. }, LeaseRole::Follower { .. }) => tracing::warn!("this controller leads no more"),
+            (LeaseRole::Leader { .. }, LeaseRole::Follower { .. }) => tracing::warn!("this controller lost leadership"),
             _ => {}
         }
         tokio::select! {

@@ -192,7 +192,7 @@ impl Agent {
             let trigger = self.next(&mut stop, &mut kernel, wake).await;
             let due = match trigger {
                 Trigger::Stop => {
-                    tracing::info!("egret ends; the datapath stays in force");
+                    tracing::info!("egret ends; the datapath stays applied");
                     return Ok(());
                 }
                 Trigger::Cluster(changed) => self.heard(changed),
@@ -261,7 +261,7 @@ impl Agent {
             }
             let seen = nodes.contains_key(&self.keeper.engine.node);
             if std::mem::replace(&mut self.seen, seen) && !seen && self.said.concerns_others() {
-                tracing::warn!("somebody took away what was said of this node; it is said again");
+                tracing::warn!("another client changed or deleted this node's status; it is written again");
                 self.lost += 1;
                 due = true;
             }
@@ -280,7 +280,7 @@ impl Agent {
         let head = match view.config.as_ref().map(|config| &config.spec) {
             None => {
                 // Nothing was ever published, or a user deleted all of it. Neither is a reason to let packets out.
-                tracing::info!("nothing is published in the cluster; what is in force stays");
+                tracing::info!("nothing is published in the cluster; the active revision stays applied");
                 return false;
             }
             Some(Err(why)) => return self.refuse(CacheError::Unreadable(why.clone())),
@@ -332,8 +332,10 @@ impl Agent {
         if self.not_taken.as_ref() != Some(&why) {
             match &why {
                 // Watches usually see a publication while the controller is still writing it.
-                CacheError::Partial { .. } => tracing::debug!("{why}; what is in force stays"),
-                CacheError::Stale { .. } | CacheError::Unreadable(_) => tracing::warn!("{why}; what is in force stays"),
+                CacheError::Partial { .. } => tracing::debug!("{why}; the active revision stays applied"),
+                CacheError::Stale { .. } | CacheError::Unreadable(_) => {
+                    tracing::warn!("{why}; the active revision stays applied")
+                }
             }
         }
         self.not_taken = Some(why);

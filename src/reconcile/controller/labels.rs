@@ -219,7 +219,9 @@ impl Known {
                 }
             }
             // The view is behind: the change that it does not contain yet will arrive and cause a new decision.
-            LabelOutcome::Conflict(conflicts) => tracing::debug!(node = %name, ?conflicts, "somebody was faster"),
+            LabelOutcome::Conflict(conflicts) => {
+                tracing::debug!(node = %name, ?conflicts, "another client changed the label first")
+            }
             LabelOutcome::Gone => tracing::debug!(node = %name, "the node is gone"),
         }
         Ok(())
@@ -261,7 +263,7 @@ mod tests {
     fn a_label_that_is_to_go_waits_for_agents_that_can_be_waited_for_and_not_for_ever() {
         let at = |second| Timestamp::from_second(second).expect("a time");
         let mut labels = LabelReconciler::default();
-        assert!(labels.is_taken_over(&view(&[]), "a", at(0)), "nobody is there to be waited for");
+        assert!(labels.is_taken_over(&view(&[]), "a", at(0)), "there is no agent to wait for");
         let behind = view(&[("one", "b", true), ("two", "a", true)]);
         assert!(!labels.is_taken_over(&behind, "b", at(1)));
         assert!(labels.is_taken_over(&view(&[("one", "b", true), ("two", "a", false)]), "b", at(2)));

@@ -325,7 +325,7 @@ impl Controller {
         let reports = pass.reports(&self.labels, &rejected);
         let admission = admission_news(&intent.active, &self.memory.kept().active);
         if let Err(error) = self.memory.keep(|kept| kept.active.clone_from(&intent.active)) {
-            tracing::warn!(error = chain(&error), "what is in force is not remembered over a restart");
+            tracing::warn!(error = chain(&error), "the active revision could not be stored and is lost at a restart");
         }
         self.reports.clone_from(&reports);
         let mut snapshots = ViewSnapshots { sights: &mut self.sights, live: &self.live, view: self.watching.view() };

@@ -205,7 +205,7 @@ impl Controller {
         let live = self.live.clone();
         tokio::spawn(async move {
             if let Err(error) = live.tell_pushed(&now().to_string()).await {
-                tracing::warn!(error = chain(&error), "the leader is not told that somebody pushed");
+                tracing::warn!(error = chain(&error), "the leader could not be notified of a push");
             }
         });
     }

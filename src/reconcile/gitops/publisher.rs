@@ -422,7 +422,7 @@ impl Writer {
                     branch,
                     commit = commit.short(),
                     by,
-                    "old reports are not folded: somebody else's commit is among them"
+                    "old reports are not folded: the branch has commits of another author"
                 );
             }
             Ok(Compacted::Refused(why)) => {

@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(
             codes(choose(&used, None), &MarkUsage::default(), Some(0x1fff)),
             [""; 0],
-            "nobody uses them any more"
+            "no other program uses them any more"
         );
         used.add("Calico", 0xffff_0000);
         assert_eq!(codes(choose(&used, None), &used, None), ["marks-scarce"]);

@@ -277,7 +277,7 @@ impl Node {
                 question = self.keeper.telling.asked() => Trigger::Asked(question),
             };
             if matches!(trigger, Trigger::Stop) {
-                tracing::info!("egret ends; the datapath stays in force");
+                tracing::info!("egret ends; the datapath stays applied");
                 return Ok(());
             }
             if let Trigger::Asked(question) = trigger {
@@ -303,7 +303,11 @@ impl Node {
                 tracing::info!("{error}; waiting for the first");
             }
             Trigger::News(Some(RepositoryEvent::Fault(error))) => {
-                tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is in force stays");
+                tracing::warn!(
+                    error = chain(&error),
+                    hint = error.hint(),
+                    "Git failed; the active revision stays applied"
+                );
             }
             Trigger::News(Some(RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_)))
             | Trigger::Asked(_)

@@ -245,7 +245,7 @@ fn policies(done: &RoundResult) -> String {
 
 fn tell_refused(refused: &RefusedParts) {
     for (exit, words) in &refused.exits {
-        tracing::warn!(%exit, "the kernel refuses to {words}; the exit is not in force here, and everything else is");
+        tracing::warn!(%exit, "the kernel refuses to {words}; the exit is not applied on this node, everything else is");
     }
     for words in refused.replies.values() {
         tracing::warn!("the kernel refuses to {words}; replies to that node's pods do not go through the tunnel");

@@ -139,7 +139,7 @@ fn read_ways(path: &Path) -> Handover {
     match serde_json::from_slice::<handover::PersistedHandover>(&text) {
         Ok(kept) => kept.into(),
         Err(error) => {
-            tracing::warn!(file = %path.display(), %error, "the ways that were in force are not readable");
+            tracing::warn!(file = %path.display(), %error, "the stored handover is not readable");
             Handover::default()
         }
     }

@@ -46,7 +46,7 @@ fn while_the_repository_is_away_the_kernel_stays_and_what_is_pushed_then_is_pick
     let path = stand.lab.repository().path().to_owned();
     let away = path.with_extension("away");
     fs::rename(&path, &away).expect("moved away");
-    stand.egret("kind-worker").wait_for("Git failed; what is in force stays", DEADLINE)?;
+    stand.egret("kind-worker").wait_for("Git failed; the active revision stays applied", DEADLINE)?;
     stand.await_granted("tiefighter")?;
     fs::rename(&away, &path).expect("moved back");
     stand.push("policies/outpost.yaml", &Document { excluded: "", ..Document::default() }.text())?;

@@ -214,7 +214,7 @@ impl RepositoryReader {
         // A mirror that was created just now has the history only since then.
         self.recall(mirror)?;
         if let Some(known) = self.known.take() {
-            tracing::warn!(commit = %known, "what was in force is not in the repository any more; the branch is taken as it is");
+            tracing::warn!(commit = %known, "the active commit is not in the repository any more; the branch is taken as it is");
             self.gone = Some(known);
         }
         let same_branch = self.branch == head.branch;

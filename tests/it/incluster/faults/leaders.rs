@@ -61,7 +61,7 @@ fn a_leader_that_stood_still_moves_nothing_back_and_what_it_had_on_its_way_is_re
     assert_eq!((arrived.status, arrived.wrote), (422, false), "{arrived:?}");
     stand.signal("controller-one", Signal::SIGCONT)?;
     stand.await_that("the first one to know that it leads no more", || {
-        stand.log("controller-one").contains("this controller leads no more")
+        stand.log("controller-one").contains("this controller lost leadership")
     })?;
     stand.await_quiet()?;
     assert!(stand.api.version() > before, "the lease is renewed");
