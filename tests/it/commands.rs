@@ -216,7 +216,7 @@ kind-worker · 18 steps
   add     rule   500: from all fwmark 0x1fff/0x1fff lookup 9000
   add     rule   501: from all fwmark 0x1/0x1fff lookup 9001
   flush   conn   mark 0x1/0x1fff
-  add     nft    inet table egret: 20 chains, 72 rules, 19 sets, 29 elements
+  add     nft    inet table egret: 20 chains, 74 rules, 19 sets, 29 elements
   add     nft    netdev rule arrive ip daddr 10.1.1.254 meta mark @gateways meta pkttype set host meta mark set 0x00001fff accept
   add     nft    netdev rule arrive counter drop
   wait    packet until those in flight have passed
@@ -225,7 +225,7 @@ kind-worker · 18 steps
     assert_eq!(summary, expected);
     let (diff, verdict) = diff.rsplit_once("\n\n").unwrap();
     let expected = format!(
-        "kind-worker: {} would take 18 steps: add 1 link, 136 nft, 1 addr, 4 route, 2 rule; change 1 link; set 3 sysctl, 1 neigh; flush 2 conn (exit \
+        "kind-worker: {} would take 18 steps: add 1 link, 138 nft, 1 addr, 4 route, 2 rule; change 1 link; set 3 sysctl, 1 neigh; flush 2 conn (exit \
          code 2)\n",
         &commit[..12]
     );

@@ -183,6 +183,13 @@ fn links(desired: &NodeState, observed: &NodeState, steps: &mut Vec<Step>) -> No
         if let Some(gate) = nft::gate(&desired.nft, &state.nft) {
             take(Step::Nft(gate), &mut state);
         }
+        // A device of an older version has the UDP port until it is gone: the kernel refuses to bring up the second one
+        // (`vxlan_sock_add`, drivers/net/vxlan/vxlan_core.c: EADDRINUSE).
+        let unused = |(other, held): &(&LinkName, &Link)| held.port == link.port && !desired.links.contains_key(*other);
+        let unused: Vec<LinkName> = state.links.iter().filter(unused).map(|(other, _)| other.clone()).collect();
+        for other in unused {
+            take(Step::DeleteLink(other), &mut state);
+        }
         take(Step::ChangeLink(name.clone(), link.clone()), &mut state);
     }
     state

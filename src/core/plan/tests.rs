@@ -182,6 +182,22 @@ add     route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
 }
 
 #[test]
+fn a_device_of_an_older_version_gives_up_the_port_before_the_tunnel_comes_up() {
+    let desired = node(1, "172.18.0.3");
+    let mut observed = desired.clone();
+    observed.links = [("egret7".to_owned(), link(4790, 1450)), ("egret8".to_owned(), link(8472, 1450))].into();
+    let steps = text(&desired, &observed);
+    let links: Vec<&str> = steps.lines().filter(|line| line.contains(" link ")).collect();
+    let expected = [
+        "add     link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu 1450 down",
+        "remove  link   egret7",
+        "change  link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu 1450 up",
+        "remove  link   egret8",
+    ];
+    assert_eq!(links, expected, "the other one has a port of its own and is removed when it is not used any more");
+}
+
+#[test]
 fn a_smaller_mtu_is_changed_in_place() {
     let desired = node(1, "172.18.0.3");
     let mut observed = desired.clone();

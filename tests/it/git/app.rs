@@ -84,7 +84,7 @@ fn without_a_token_nothing_is_asked_of_the_repository_and_the_reason_is_told() {
 
 fn plan(server: &Https, options: &[(&str, &Path)], id: &str, api: &str) -> Output {
     let mut command = Command::new(PROGRAM);
-    command.args(["plan", "--repo", &server.source, "--github-app-id", id, "--github-api", api]);
+    command.args(["plan", "--node", "n1", "--repo", &server.source, "--github-app-id", id, "--github-api", api]);
     for (option, path) in options {
         command.arg(option).arg(path);
     }
@@ -98,7 +98,7 @@ fn the_command_line_takes_an_app_and_keeps_its_tokens_to_the_apps_own_host() {
     let double = github(&server);
     origin.push(&[("egret.yaml", "apiVersion: egret.dev/v1alpha1\nkind: EgretConfig\n")], "first");
     let cluster = origin.path().join("cluster.yaml");
-    fs::write(&cluster, "apiVersion: v1\nkind: List\nitems: []\n").expect("a file");
+    fs::write(&cluster, "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n").expect("a file");
     let (key, ca) = (double.key("app"), server.folder.join("ca.pem"));
     let options = [("--github-app-key-file", &*key), ("--git-ca-file", &*ca), ("--cluster", &*cluster)];
     let output = plan(&server, &options, ID, &double.api());
