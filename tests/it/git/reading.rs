@@ -52,6 +52,25 @@ impl Reading {
         }
     }
 
+    /// The next event, which must be a fault.
+    pub(super) fn fault(&mut self) -> String {
+        match self.next() {
+            RepositoryEvent::Fault(error) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next revision, after faults that a retry repeated.
+    pub(super) fn intent_after_retries(&mut self) -> DesiredRevision {
+        loop {
+            match self.next() {
+                RepositoryEvent::Intent(intent) => return *intent,
+                RepositoryEvent::Fault(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     /// What it says when it is asked to look, which must be an intent.
     pub(super) fn look(&mut self) -> DesiredRevision {
         self.thread.look();

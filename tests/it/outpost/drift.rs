@@ -255,5 +255,6 @@ fn a_label_that_somebody_takes_away_is_put_back() -> Outcome {
     let after = std::fs::read_to_string(stand.lab.cluster_dir().join("nodes.yaml")).expect("nodes.yaml");
     assert_eq!(after, before);
     stand.await_granted("tiefighter")?;
-    stand.assert_no_leak_but(&[])
+    // xwing is no member: what it sent before may still arrive.
+    stand.assert_no_leak_but(&stand.lab.pod_addresses("xwing")?)
 }

@@ -219,14 +219,13 @@ fn a_list_of_keys_that_changes_counts_at_the_next_look() {
         change(&signed, Some("ada"), "10.1.0.0/16");
         signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
         stand.thread.look();
-        match stand.next() {
-            RepositoryEvent::Fault(error) => assert_eq!(error.to_string(), message),
-            other => panic!("{other:?}"),
-        }
+        // The thread retries, so the fault before may come once more.
+        let found = (0..5).any(|_| stand.fault() == message);
+        assert!(found, "{message}");
     }
     flags(&signed, None, &["ada"]);
     stand.thread.look();
-    assert_eq!(of(&stand.intent()), (signed.head(), None));
+    assert_eq!(of(&stand.intent_after_retries()), (signed.head(), None));
 }
 
 #[test]
