@@ -334,7 +334,7 @@ impl Agent {
                 // Watches usually see a publication while the controller is still writing it.
                 CacheError::Partial { .. } => tracing::debug!("{why}; the active revision stays applied"),
                 CacheError::Stale { .. } | CacheError::Unreadable(_) => {
-                    tracing::warn!("{why}; the active revision stays applied")
+                    tracing::warn!("{why}; the active revision stays applied");
                 }
             }
         }

@@ -220,7 +220,7 @@ impl Known {
             }
             // The view is behind: the change that it does not contain yet will arrive and cause a new decision.
             LabelOutcome::Conflict(conflicts) => {
-                tracing::debug!(node = %name, ?conflicts, "another client changed the label first")
+                tracing::debug!(node = %name, ?conflicts, "another client changed the label first");
             }
             LabelOutcome::Gone => tracing::debug!(node = %name, "the node is gone"),
         }
