@@ -40,12 +40,12 @@ endef
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## as root: the outpost scenario with real packets, from git push to clean kernel (2 s; the first build 3 min)
+demo: ## as root: the outpost scenario with real packets, from git push to clean kernel (2 s; the first build about 8 min)
 	$(call need,$(build) $(lab))
 	@cargo build --locked --bins --example demo
 	@cargo run --quiet --locked --example demo
 
-test: ## as root: all tests, most of them in network namespaces of their own (about 5 min; the first build 4 min)
+test: ## as root: all tests, most of them in network namespaces of their own (about 5 min; the first build about 8 min)
 	$(call need,$(build) $(lab) $(worlds) $(servers) $(signers) python3:python3)
 	@echo "unit tests, then one integration binary with labs and servers for SSH, HTTPS and git:// of its own, then doc tests"
 	@tests=0; cargo test --locked --no-fail-fast || tests=$$?; $(MAKE) --no-print-directory chart || tests=$$?; exit $$tests
@@ -106,6 +106,6 @@ advisories: ## known vulnerabilities of dependencies; needs the RustSec database
 	@command -v cargo-deny >/dev/null || { echo "installing cargo-deny"; cargo install --quiet --locked cargo-deny; }
 	@cargo deny --log-level error check --hide-inclusion-graph advisories
 
-bench: ## how planning grows (100,000 pods), and how long a preview takes (the first build 5 min)
+bench: ## how planning grows (100,000 pods), and how long a preview takes (the first build about 8 min)
 	$(call need,$(build) git:git)
 	@cargo bench --locked --bench scale --bench preview
