@@ -11,10 +11,13 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 use std::thread;
 
+use egret::core::plan::{Step, plan};
+use egret::core::state::NodeState;
 use egret::core::state::nft::{
-    BaseChain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType, MatchValue, NftChange,
-    NftRule, NftTransaction, RuleCounter, Ruleset, Set, Statement, Table, TableFamily, Verdict,
+    BaseChain, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType, MatchValue,
+    NftChange, NftRule, NftTransaction, RuleCounter, Ruleset, Set, Statement, Table, TableFamily, Verdict,
 };
+use egret::core::state::ownership::DatapathConfig;
 use egret::kernel::conntrack;
 use egret::kernel::nft::{Generation, Nft, NftError, NftEvent, NftEvents, NftFeatures};
 use nix::sched::{CloneFlags, unshare};
@@ -248,6 +251,30 @@ fn an_owned_table_withstands_others_and_is_taken_over_by_the_next_process() {
         assert_eq!(next.observe().await.unwrap().0, Ruleset::from([(TableFamily::Inet, taken)]));
         let other = Nft::open().unwrap().observe().await.unwrap().0;
         assert!(!other[&TableFamily::Inet].owned, "a table that belongs to somebody else is not ours");
+    });
+}
+
+/// Why a plan takes a table over in a transaction of its own, which a kill between two transactions makes necessary.
+#[test]
+fn an_abandoned_table_gets_base_chains_only_after_it_is_taken_over() {
+    alone(|| async {
+        let mut first = Nft::open().unwrap();
+        apply(&mut first, &inet(vec![NftChange::AddTable { owned: true }])).await.unwrap();
+        drop(first);
+        let mut next = Nft::open().unwrap();
+        let found = NodeState { nft: next.observe().await.unwrap().0, ..NodeState::default() };
+        let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Input, priority: 97, policy: ChainPolicy::Accept };
+        let chains = BTreeMap::from([("remember".to_owned(), Chain { base: Some(base.clone()), ..Chain::default() })]);
+        let table = Table { owned: true, chains, ..Table::default() };
+        let wanted = NodeState { nft: Ruleset::from([(TableFamily::Inet, table)]), ..NodeState::default() };
+        let together =
+            vec![NftChange::AddTable { owned: true }, NftChange::AddChain("remember".to_owned(), Some(base), None)];
+        assert!(whole_text(&apply(&mut next, &inet(together)).await.unwrap_err()).contains("Invalid argument"));
+        for step in plan(&wanted, &found, DatapathConfig::default()).steps {
+            let Step::Nft(transaction) = step else { panic!("{step:?}") };
+            apply(&mut next, &transaction).await.unwrap();
+        }
+        assert_eq!(next.observe().await.unwrap().0, wanted.nft);
     });
 }
 

@@ -136,6 +136,7 @@ pub fn plan_with(desired: &NodeState, observed: &NodeState, range: DatapathConfi
     let mut all = order.labels;
     all.append(&mut steps);
     all.extend(order.add_addresses.into_iter().chain(own));
+    all.extend(nft.adopt.map(Step::Nft));
     all.extend(nft.record.map(Step::Nft));
     all.extend(early);
     all.extend(order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules));

@@ -14,6 +14,8 @@ use super::super::state::ownership::DatapathConfig;
 
 /// The transactions of one plan, by time.
 pub(super) struct Transactions {
+    /// Takes over abandoned tables to which base chains are added later.
+    pub(super) adopt: Option<NftTransaction>,
     /// Values to record beforehand.
     pub(super) record: Option<NftTransaction>,
     /// Sets and chains that nothing leads to yet. A packet reads rules by the generation at its start, and elements by
@@ -29,8 +31,14 @@ pub(super) struct Transactions {
 
 /// Compares two rulesets.
 pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> Transactions {
-    let mut record = Vec::new();
+    let (mut adopt, mut record) = (Vec::new(), Vec::new());
     let mut observed = observed.clone();
+    for (family, found) in &mut observed {
+        if desired.get(family).is_some_and(|wanted| is_adopted_first(wanted, found)) {
+            adopt.push((*family, NftChange::AddTable { owned: true }));
+            (found.owned, found.abandoned) = (true, false);
+        }
+    }
     if let Some(wanted) = desired.get(&TableFamily::Inet)
         && let Some(set) = wanted.sets.get(RP_FILTER_BEFORE)
     {
@@ -63,6 +71,7 @@ pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> Transaction
         }
     }
     Transactions {
+        adopt: transaction(adopt),
         record: transaction(record),
         prepare: transaction(prepare),
         switch: transaction(switch),
@@ -173,7 +182,9 @@ fn become_table(
     changes: &mut Vec<(TableFamily, NftChange)>,
 ) {
     match found {
-        Some(found) if can_grow_into(wanted, found) => change(family, wanted, found, changes),
+        Some(found) if can_grow_into(wanted, found) && !is_adopted_first(wanted, found) => {
+            change(family, wanted, found, changes);
+        }
         _ => {
             if found.is_some() {
                 changes.push((family, NftChange::DeleteTable));
@@ -231,6 +242,16 @@ fn can_grow_into(wanted: &Table, found: &Table) -> bool {
     // The kernel accepts the owner flag on an abandoned table, not on one that never had an owner; and never removes it.
     let tenure = if wanted.owned { found.owned || found.abandoned } else { !found.owned };
     sets && chains && tenure
+}
+
+/// Whether the table must be taken over in a transaction of its own: the kernel refuses a new base chain (EINVAL) in the
+/// transaction that gives an abandoned table an owner (`__NFT_TABLE_F_WAS_ORPHAN` in `nf_tables_addchain`,
+/// net/netfilter/nf_tables_api.c). A process that was killed between two transactions leaves such a table, and so does a
+/// version with fewer chains.
+fn is_adopted_first(wanted: &Table, found: &Table) -> bool {
+    let base_chain_is_new =
+        wanted.chains.iter().any(|(name, chain)| chain.base.is_some() && !found.chains.contains_key(name));
+    found.abandoned && wanted.owned && base_chain_is_new && can_grow_into(wanted, found)
 }
 
 /// The changes from one table to another: first additions, then rules and elements, then deletions of what nothing leads

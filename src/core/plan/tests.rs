@@ -358,6 +358,24 @@ fn an_abandoned_table_is_taken_over() {
     assert_eq!(text(&desired, &observed), "change  nft    inet add table { flags owner,persist; }\n");
 }
 
+/// The kernel refuses both in one transaction (tests/it/kernel_nft.rs).
+#[test]
+fn an_abandoned_table_is_taken_over_before_base_chains_are_added_to_it() {
+    let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Input, priority: 97, policy: ChainPolicy::Accept };
+    let remember = Chain { base: Some(base), ..Chain::default() };
+    let desired = only_table(table(&[("remember", remember)], &[]));
+    let observed = only_table(Table { owned: false, abandoned: true, ..table(&[], &[]) });
+    let plan = plan(&desired, &observed, RANGE);
+    assert_eq!(plan.steps.len(), 2, "two transactions");
+    assert_eq!(
+        text(&desired, &observed),
+        "\
+change  nft    inet add table { flags owner,persist; }
+change  nft    inet add chain remember { type filter hook input priority 97; policy accept; }
+"
+    );
+}
+
 #[test]
 fn a_table_that_was_never_owned_is_replaced_in_one_transaction() {
     let desired = only_table(table(&[], &[("group_of4", map(&[]))]));

@@ -228,8 +228,9 @@ fn a_flushed_connection_that_the_other_end_sees_with_the_pods_address_ends_soon_
         assert_eq!(conntrack::count(0x1fe, 0x1ff).await.unwrap(), 1, "the bits of others stay");
         assert_eq!(conntrack::flush_sources(&every([ip(POD), ip(POD6)])).await.unwrap(), 0, "once is enough");
         ended(|| {
-            server.send_to(b"!", caller).unwrap();
+            // The client first: once the entry has ended, a packet of the server's would open a connection of its own.
             client.send_to(b"?", SocketAddr::new(ip(OUTPOST), 7003)).unwrap();
+            server.send_to(b"!", caller).unwrap();
         })
         .await;
         client.send_to(b"?", SocketAddr::new(ip(OUTPOST), 7003)).unwrap();
