@@ -377,6 +377,31 @@ change  nft    inet add chain remember { type filter hook input priority 97; pol
 }
 
 #[test]
+fn an_abandoned_ingress_table_without_its_chain_is_replaced_before_the_device_comes_up() {
+    let base = BaseChain {
+        kind: ChainKind::Filter,
+        hook: Hook::Ingress("egret0".to_owned()),
+        priority: 0,
+        policy: ChainPolicy::Drop,
+    };
+    let arrive = Chain { base: Some(base), ..Chain::default() };
+    let mut desired = node(1, "172.18.0.3");
+    desired.nft.insert(TableFamily::Netdev, table(&[("arrive", arrive)], &[]));
+    let mut observed = desired.clone();
+    observed.links.clear();
+    observed.nft.insert(TableFamily::Netdev, Table { owned: false, abandoned: true, ..table(&[], &[]) });
+    let steps = text(&desired, &observed);
+    let found: Vec<&str> = steps.lines().skip_while(|line| !line.contains("nft")).take(4).collect();
+    let expected = [
+        "change  nft    netdev delete table",
+        "change  nft    netdev add table { flags owner,persist; }",
+        "change  nft    netdev add chain arrive { type filter hook ingress device \"egret0\" priority 0; policy drop; }",
+        "change  link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu 1450 up",
+    ];
+    assert_eq!(found, expected, "{steps}");
+}
+
+#[test]
 fn a_table_that_was_never_owned_is_replaced_in_one_transaction() {
     let desired = only_table(table(&[], &[("group_of4", map(&[]))]));
     let observed = only_table(Table { owned: false, ..table(&[], &[("group_of4", map(&[]))]) });

@@ -9,13 +9,12 @@ use super::*;
 use crate::core::facts::PodName;
 use crate::core::pools::PoolKind;
 
-/// Watches the pods of one node and nothing else.
-fn pods(live: &ApiClient, options: WatchOptions) -> ClusterWatch {
+/// Watches what `follow` starts and nothing else.
+fn watching(live: &ApiClient, options: WatchOptions, follow: impl FnOnce(&mut Start<'_>)) -> ClusterWatch {
     let (out, news) = mpsc::channel(QUEUE);
     let (tasks, recoveries) = (JoinSet::new(), watch::Sender::new(0));
     let mut start = Start { live, options, out, recoveries, tasks, missing: BTreeSet::new() };
-    let query = Query { fields: Some("spec.nodeName=kind-worker".to_owned()), page: Some(2), ..Query::default() };
-    start.follow::<Pods>(query, WatchItem::Pods);
+    follow(&mut start);
     let (tasks, missing) = (start.tasks, start.missing);
     ClusterWatch {
         news,
@@ -25,6 +24,12 @@ fn pods(live: &ApiClient, options: WatchOptions) -> ClusterWatch {
         missing,
         _tasks: tasks,
     }
+}
+
+/// Watches the pods of one node and nothing else.
+fn pods(live: &ApiClient, options: WatchOptions) -> ClusterWatch {
+    let query = Query { fields: Some("spec.nodeName=kind-worker".to_owned()), page: Some(2), ..Query::default() };
+    watching(live, options, |start| start.follow::<Pods>(query, WatchItem::Pods))
 }
 
 fn pod(name: &str, version: &str, address: &str) -> Value {
@@ -238,20 +243,10 @@ async fn nothing_more_is_asked_for_once_nobody_watches() {
 
 /// Watches Calico's pools, which are optional, and nothing else.
 fn optional(live: &ApiClient) -> ClusterWatch {
-    let (out, news) = mpsc::channel(QUEUE);
-    let (tasks, recoveries) = (JoinSet::new(), watch::Sender::new(0));
-    let mut start = Start { live, options: WatchOptions::default(), out, recoveries, tasks, missing: BTreeSet::new() };
-    let query = Query { optional: Some(Duration::from_millis(20)), ..start.all() };
-    start.follow::<CalicoPools>(query, |news| WatchItem::Pools(CalicoPools::KIND, news));
-    let (tasks, missing) = (start.tasks, start.missing);
-    ClusterWatch {
-        news,
-        view: View::default(),
-        faults: BTreeMap::new(),
-        closed: BTreeMap::new(),
-        missing,
-        _tasks: tasks,
-    }
+    watching(live, WatchOptions::default(), |start| {
+        let query = Query { optional: Some(Duration::from_millis(20)), ..start.all() };
+        start.follow::<CalicoPools>(query, |news| WatchItem::Pools(CalicoPools::KIND, news));
+    })
 }
 
 fn pools(names: &[(&str, &str)]) -> Value {

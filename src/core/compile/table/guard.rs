@@ -53,12 +53,12 @@ impl Builder<'_> {
         self.base("translate", ChainKind::Nat, Hook::Postrouting, TRANSLATE, rules);
     }
 
-    /// What bears an exit's mark leaves with that exit's address or not at all: whoever took a rule or route away, whoever
-    /// translated it to something else, and whatever address the gateway has lost. The connection's mark counts as well as the
-    /// packet's, which a CNI may have written anew behind us.
+    /// A packet with an exit's mark leaves with that exit's address or is dropped, even if another program deleted a rule or a
+    /// route or translated it, or the gateway lost the address. The conntrack mark counts too: a CNI may have overwritten the
+    /// packet mark after `steer`.
     ///
-    /// It stands for both families, whichever are named: a node that has not heard yet that one is named no longer may still
-    /// send its packets here.
+    /// It exists for both families, whichever the policies name: a node that does not know yet that the last policy of a family
+    /// is gone may still send its packets here.
     pub(super) fn guard(&mut self) {
         for family in AddressFamily::BOTH {
             let range = [(multicast_range(family), None)].into();
@@ -72,8 +72,8 @@ impl Builder<'_> {
         rules.push(vec![is_reply(), accept()]);
         rules.push(vec![self.of_an_exit(Field::MetaMark, false), goto(LEAVING)]);
         rules.push(vec![self.of_an_exit(Field::CtMark, true), accept()]);
-        // The connection's mark alone: a CNI took the packet's away behind us, or another daemon uses the same bits. Whoever is
-        // no member, the host itself, and what no policy names is left to that daemon.
+        // Only the conntrack mark is an exit's: a CNI removed the packet mark, or another daemon uses the same bits. Packets of
+        // non-members and of the host, and destinations that no policy names, are left to that daemon.
         for family in self.families.iter().copied() {
             let set = |name: &str| format!("{name}{}", family.suffix());
             // What came out of the tunnel is a member's, wherever it goes: one node's pod may be outside of the cluster for another.
@@ -91,9 +91,9 @@ impl Builder<'_> {
         self.leaving();
     }
 
-    /// By another way than the tunnel: with the address of the connection's exit.
+    /// Packets that leave by another interface than the tunnel need the address of their connection's exit.
     ///
-    /// The kernel's own multicast (MLD and IGMP reports) is let pass: in those packets the mark is the kernel's scratch space
+    /// The kernel's own multicast (MLD and IGMP reports) passes: in those packets the mark is the kernel's scratch space
     /// (`reserved_tailroom` shares a union with `mark` in `struct sk_buff`, include/linux/skbuff.h) and says anything.
     fn leaving(&mut self) {
         let mut rules = Vec::new();
@@ -117,10 +117,10 @@ impl Builder<'_> {
         self.chain(LEAVING, rules);
     }
 
-    /// Into the tunnel: replies, and connections of ours with the address that stands for this node, by the way that belongs to
-    /// the connection's mark. Another daemon that writes marks between `steer` and routing may have sent the packet to another
-    /// exit, and a third may have hidden that since: the next hop still tells, as every exit has its own. The mark ends here, or
-    /// the outer packets would be routed by it into the tunnel again.
+    /// Into the tunnel go replies, and Egret's connections with the tunnel address and the next hop of the conntrack mark's exit.
+    /// Another daemon that writes marks between `steer` and routing may have sent the packet to another exit and changed the mark
+    /// again; the next hop cannot be hidden, since each exit has its own. The mark is cleared here, or the outer packets would
+    /// be routed into the tunnel by it.
     fn tunnel_entry(&mut self) {
         let Some(own) = self.tunnel else { return };
         // The kernel's own, which the device drops for want of a peer.
@@ -142,8 +142,7 @@ impl Builder<'_> {
         rules.push(vec![Statement::Counter, drop()]);
         self.chain(INTO_TUNNEL, rules);
         let clean = self.set_mark(Field::MetaMark, 0);
-        // A pod does not know that its packets go through a tunnel, nor does the other end; and the ICMP that would tell the
-        // other end is often filtered on its way.
+        // Neither the pod nor the other end knows of the tunnel, and the ICMP that would report its MTU is often filtered.
         self.chain(UNTAG, vec![vec![clean], vec![Statement::ClampMss]]);
     }
 

@@ -45,8 +45,8 @@ impl Builder<'_> {
             rules.push(vec![device(Field::Iifname), goto(ARRIVE)]);
             self.arrive();
         }
-        // Bits of ours that a packet comes with are somebody else's writing, and would lead it through an exit. Other bits, and
-        // values of ours that stand for nothing here, are left alone: whoever wrote them may need them.
+        // A packet that arrives with an exit's mark got it from another program, and policy routing would send it through that
+        // exit. Other bits, and values of Egret's bits that mean nothing here, stay: their writer may need them.
         let clean = self.set_mark(Field::MetaMark, 0);
         rules.push(vec![self.of_an_exit(Field::MetaMark, false), clean.clone()]);
         rules.push(vec![self.marked(self.range.reply_mark()), clean.clone()]);
@@ -54,7 +54,7 @@ impl Builder<'_> {
         let turn_back = self.turn_back();
         rules.extend(turn_back.iter().cloned());
         rules.push(vec![is_reply(), accept()]);
-        // Who sends with a member's address from outside of the node is no member, unless that member is reached that way.
+        // A packet from outside the node with a member's address is not the member's, unless the route to the member leads there.
         if let Some(from_outside) = self.uplink_match(false) {
             rules.push(vec![from_outside, Statement::NoRouteBack, accept()]);
         }
@@ -88,13 +88,12 @@ impl Builder<'_> {
         self.remember();
     }
 
-    /// What IPVS sends on has no input interface in the output hook any more, and that may be all by which a pod can be known that
-    /// nobody has classified. So it gets a mark ahead of IPVS, which [`Self::classify`] knows. Members get it too, and are known
-    /// before it is looked at.
+    /// Packets that IPVS forwards have no input interface in the output hook, and an unclassified pod may be recognisable by
+    /// its interface alone. So they get a mark before IPVS, which [`Self::classify`] drops after it has matched members.
     fn remember(&mut self) {
         let Some(unknown) = self.range.unknown_mark().filter(|_| !self.families.is_empty()) else { return };
         let remember = self.set_mark(Field::MetaMark, unknown);
-        // Whoever else wrote that mark behind `steer` does not decide who is a pod.
+        // Another program that wrote this mark after `steer` must not decide which packets are a pod's.
         let clean = self.set_mark(Field::MetaMark, 0);
         let mut rules = vec![vec![self.marked(unknown), clean], vec![is_reply(), accept()]];
         rules.extend(self.uplink_match(false).map(|from_outside| vec![from_outside, accept()]));
@@ -141,11 +140,11 @@ impl Builder<'_> {
         rules
     }
 
-    /// What a pod sends of its own accord.
+    /// Packets of connections that a pod opens.
     fn outbound(&mut self) {
         let mut rules = Vec::new();
-        // An exit's mark that a connection begins with is another daemon's writing, as in the packet: nothing would tell it later
-        // from a connection that has lost its way. One of ours has a translation of ours when its second packet comes.
+        // Another daemon wrote an exit's mark that a new connection has: it would look like a member's connection that lost its
+        // route. A connection of Egret's has one of its translations by the second packet.
         for family in self.families.iter().copied() {
             let begun = Statement::CtState { bits: NEW, negated: false };
             let not_ours = in_set(translated_to(family), true, format!("translated{}", family.suffix()));
@@ -180,7 +179,7 @@ impl Builder<'_> {
         self.chain(OUTBOUND, rules);
     }
 
-    /// Every pod of this node is in the map or in the set; one that is in neither has just started and is held back, not leaked.
+    /// Every known pod of this node is in the map or in the set. Packets of a pod in neither, which has just started, are dropped.
     fn classify(&mut self, family: AddressFamily, chain: &str) {
         let (members, others) = (format!("group_of{}", family.suffix()), format!("others{}", family.suffix()));
         let (mut of_group, mut of_none) = (BTreeMap::new(), BTreeMap::new());
@@ -204,8 +203,8 @@ impl Builder<'_> {
             vec![Statement::ToThisHost, accept()],
             vec![Statement::VerdictMap { field: saddr(family), mask: None, map: members.clone() }],
         ];
-        // Whom nobody has classified: the address says that it is a pod, or the interface does. What comes in from outside of the
-        // node is neither, whatever its address: in some clouds pods and nodes have theirs from one network.
+        // An unclassified pod is recognised by its address or its interface. A packet from outside the node is no pod's, whatever
+        // its address: in some clouds pods and nodes share a network.
         if let Some(from_outside) = self.uplink_match(false) {
             rules.push(vec![from_outside, accept()]);
         }
@@ -219,8 +218,8 @@ impl Builder<'_> {
         self.set(&podnets, &[address_key(family)], None, true, ranges(&self.networks.pods, family));
     }
 
-    /// A connection that has no mark began before any policy did and stays as it is, unless it has a translation that can only be
-    /// ours: then somebody took its mark away, and it is classified anew, as one is whose exit is gone.
+    /// A connection without a mark is older than any policy and stays as it is, unless its translation can only be Egret's: then
+    /// another program removed the mark, and it is classified again, like one whose exit is gone.
     fn older_than_its_policy(&self, family: AddressFamily) -> Vec<Statement> {
         let mut rule = vec![Statement::CtState { bits: NEW, negated: true }, self.unmarked(Field::CtMark, false)];
         let stands = self.tunnel.map(|own| own.inner(family));
