@@ -7,6 +7,7 @@
 pub mod atomic_file;
 pub mod backoff;
 pub mod cli;
+pub mod clock;
 pub mod cluster;
 pub mod core;
 pub mod forge;

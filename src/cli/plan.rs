@@ -13,6 +13,8 @@ use super::diagnostics::Colour;
 use super::exit::CHANGES;
 use super::json;
 use super::output::{self, Failure, Form, Manifests, painted_diff};
+use jiff::Timestamp;
+
 use crate::core::admission::PendingReason;
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
@@ -24,7 +26,6 @@ use crate::reconcile::gitops::repository;
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::node::dry_run::{DocumentSource, DryRun, DryRunOptions, dry_run};
 use crate::reconcile::node::round::NodePlan;
-use crate::reconcile::now;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 nothing would change, 2 there are changes, 1 failure.")]
@@ -290,7 +291,8 @@ pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(super) fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("egret-{}-{}", std::process::id(), now().as_nanosecond()));
+        let path =
+            std::env::temp_dir().join(format!("egret-{}-{}", std::process::id(), Timestamp::now().as_nanosecond()));
         std::fs::create_dir_all(&path).map_err(|error| {
             let hint = "TMPDIR names another place for it";
             Failure::new(format!("make the folder {}: {error}", path.display()), Some(hint.to_owned()))

@@ -11,10 +11,11 @@ use super::args::{CLUSTER, GitArgs, LabelArgs, OUTPUT, RepoArgs, Repository};
 use super::diagnostics::{self, Colour, DiagnosticJson};
 use super::output::{self, Failure, Manifests};
 use super::{json, plan};
+use jiff::Timestamp;
+
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::catalogue::{Catalogue, DiagnosticCounts, FileUpdate};
 use crate::core::policy::lint::{lint, suspensions};
-use crate::reconcile::now;
 
 /// The form of what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -69,7 +70,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<ExitCode, Failure> {
     let facts = cluster.as_ref().map(|cluster| &cluster.facts);
     let mut found = catalogue.diagnostics();
     found.extend(lint(catalogue.policies(), facts, catalogue.spans()));
-    found.extend(suspensions(catalogue.policies(), catalogue.spans(), now()));
+    found.extend(suspensions(catalogue.policies(), catalogue.spans(), Timestamp::now()));
     found.sort();
     found.dedup();
     output::print(&text(&catalogue, &found, &args.cluster_name, args.output)?)?;

@@ -131,7 +131,7 @@ pub fn verify(
     }
     let known = from.filter(|from| mirror.has(*from)).map(CommitId::oid);
     if let Some(from) = known
-        && is_rollback(mirror, from, head.oid())?
+        && is_ancestor(mirror, head, CommitId::new(from))?
     {
         let what = format!(
             "it is a rollback from {}, which is active; revert by a new, signed commit",
@@ -192,12 +192,13 @@ fn incoming(mirror: &Mirror, known: Option<Oid>, head: Oid) -> Result<Option<Vec
 }
 
 /// Whether the head is an ancestor of the active commit.
-fn is_rollback(mirror: &Mirror, from: Oid, head: Oid) -> Result<bool> {
-    // Usually the head is a few commits above: then it cannot be below as well.
-    if below(mirror, head, MOST_COMMITS, Some(from))?.contains(&from) {
+pub fn is_ancestor(mirror: &Mirror, older: CommitId, newer: CommitId) -> Result<bool> {
+    let (older, newer) = (older.oid(), newer.oid());
+    // Usually it is the other way round, and by a few commits.
+    if below(mirror, older, MOST_COMMITS, Some(newer))?.contains(&newer) {
         return Ok(false);
     }
-    Ok(below(mirror, from, FURTHEST, Some(head))?.contains(&head))
+    Ok(below(mirror, newer, FURTHEST, Some(older))?.contains(&older))
 }
 
 /// A commit and its ancestors, without use of dates; stops at `wanted`, and at `most`.

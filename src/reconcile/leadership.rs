@@ -38,7 +38,7 @@ impl Leadership {
     /// renew stops leading when its time is over, even if its task has not reported that yet.
     pub fn fence(&self) -> Option<i64> {
         match &*self.role.borrow() {
-            LeaseRole::Leader { fence, until } if Instant::now() < (*until).into() => Some(*fence),
+            LeaseRole::Leader { fence, until } if Instant::now() < *until => Some(*fence),
             _ => None,
         }
     }
@@ -46,7 +46,7 @@ impl Leadership {
     /// The same check for another thread.
     pub fn asked(&self) -> impl Fn() -> bool + Send + 'static {
         let role = self.role.clone();
-        move || matches!(&*role.borrow(), LeaseRole::Leader { until, .. } if Instant::now() < (*until).into())
+        move || matches!(&*role.borrow(), LeaseRole::Leader { until, .. } if Instant::now() < *until)
     }
 
     /// Waits until the role changes. Each renewal is a change.
@@ -95,6 +95,7 @@ async fn stand(
             _ => {}
         }
         tokio::select! {
+            biased;
             _ = &mut stopped => break,
             () = sleep(pause) => {}
         }

@@ -11,10 +11,3 @@ pub mod leadership;
 pub mod node;
 pub mod persistence;
 pub mod process;
-
-use jiff::Timestamp;
-
-/// The current time.
-pub fn now() -> Timestamp {
-    Timestamp::now()
-}

@@ -30,7 +30,10 @@ impl StartError {
 
 /// SIGTERM and SIGINT.
 #[derive(Debug)]
-pub struct Stop {
+pub struct Stop(Option<Signals>);
+
+#[derive(Debug)]
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
@@ -39,14 +42,23 @@ impl Stop {
     /// From now on these signals no longer end the process themselves.
     pub fn listen() -> Result<Self, StartError> {
         let handler = |kind| signal(kind).map_err(StartError::of("a signal handler"));
-        Ok(Self { terminate: handler(SignalKind::terminate())?, interrupt: handler(SignalKind::interrupt())? })
+        let signals =
+            Signals { terminate: handler(SignalKind::terminate())?, interrupt: handler(SignalKind::interrupt())? };
+        Ok(Self(Some(signals)))
+    }
+
+    /// Signals are none of this process's business: a simulation ends it.
+    pub fn never() -> Self {
+        Self(None)
     }
 
     /// Waits for one of the signals.
     pub async fn asked(&mut self) {
+        let Some(Signals { terminate, interrupt }) = &mut self.0 else { return std::future::pending().await };
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
     }
 }

@@ -375,7 +375,7 @@ fn events(shared: Arc<Shared>, watch: Box<Watch>) -> Response {
                     return Some((Ok::<_, std::convert::Infallible>(Bytes::from(lines)), (shared, watch, changed)));
                 }
                 News::Nothing(until) => {
-                    let left = until.saturating_duration_since(std::time::Instant::now());
+                    let left = until.saturating_duration_since(tokio::time::Instant::now());
                     let left = left.max(Duration::from_millis(1));
                     // Both ways there may be news; the sender lives as long as the shared state here.
                     drop(tokio::time::timeout(left, changed.changed()).await);

@@ -43,7 +43,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 pub(crate) use faults::{Fault, FaultId, Filter};
-pub(crate) use world::Request;
+pub(crate) use world::{Request, Simulated};
 
 use http::Asked;
 use rbac::User;
@@ -65,12 +65,24 @@ impl ApiServer {
     /// socket has to be bound again after [`Self::back`].
     pub(crate) fn start(listener: TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(None));
         let (stop, stopped) = oneshot::channel();
         let (inner, runtime) =
             (Arc::clone(&shared), tokio::runtime::Builder::new_current_thread().enable_all().build()?);
         let thread = std::thread::spawn(move || runtime.block_on(serve(inner, listener, stopped)));
         Ok(Self { shared, address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Serves nobody by itself: requests come through [`Self::router`], in this process. Times and uids are the simulation's.
+    pub(crate) fn in_memory(clock: impl Fn() -> jiff::Timestamp + Send + 'static) -> Self {
+        let shared = Arc::new(Shared::new(Some(Simulated { clock: Box::new(clock), uids: 0 })));
+        Self { shared, address: SocketAddr::from(([127, 0, 0, 1], 0)), stop: None, thread: None }
+    }
+
+    /// What answers requests without a connection.
+    pub(crate) fn router(&self) -> axum::Router {
+        let peer = axum::extract::connect_info::MockConnectInfo(Peer(Arc::default()));
+        axum::Router::new().fallback(http::answer).layer(peer).with_state(Arc::clone(&self.shared))
     }
 
     /// Serves on this machine's loopback.

@@ -155,7 +155,7 @@ pub(crate) fn request_token(world: &mut World, target: &Target, body: &Value) ->
             ));
         }
     }
-    let token = super::world::uid();
+    let token = world.uid();
     let user = User { node, ..User::named(&format!("system:serviceaccount:{namespace}:{name}")) };
     world.users.insert(token.clone(), user);
     let seconds = body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);

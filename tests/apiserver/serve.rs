@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::world::World;
+use super::world::{Simulated, World};
 
 /// What all tasks of a server and the test share.
 pub(crate) struct Shared {
@@ -31,9 +31,9 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// One that listens.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(simulated: Option<Simulated>) -> Self {
         Self {
-            world: Mutex::new(World::new()),
+            world: Mutex::new(World::new(simulated)),
             changed: watch::Sender::new(0),
             lines: Mutex::default(),
             away: AtomicBool::new(false),

@@ -3,9 +3,10 @@
 //! Deliberately absent: how bytes get to the client (`http`).
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::builtin;
 use super::read;

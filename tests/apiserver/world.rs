@@ -38,6 +38,14 @@ pub(crate) struct Request {
     pub(crate) wrote: bool,
 }
 
+/// What a simulation decides in the place of the machine: the same seed has to lead to the same run.
+pub(crate) struct Simulated {
+    /// The time.
+    pub(crate) clock: Box<dyn Fn() -> jiff::Timestamp + Send>,
+    /// How many uids were made.
+    pub(crate) uids: u64,
+}
+
 /// Everything.
 #[derive(Default)]
 pub(crate) struct World {
@@ -48,6 +56,8 @@ pub(crate) struct World {
     pub(crate) requests: Vec<Request>,
     /// The time, where a test stopped it.
     pub(crate) clock: Option<String>,
+    /// Set in a simulation.
+    pub(crate) simulated: Option<Simulated>,
     /// Up to which version watches of a resource are told.
     pub(crate) held: BTreeMap<String, u64>,
     /// The version at which lists of a resource are answered.
@@ -62,14 +72,15 @@ pub(crate) struct World {
 
 impl World {
     /// One with the namespaces that every cluster has.
-    pub(crate) fn new() -> Self {
-        let mut world = Self::default();
+    pub(crate) fn new(simulated: Option<Simulated>) -> Self {
+        let mut world = Self { simulated, ..Self::default() };
         for name in ["default", "kube-node-lease", "kube-public", "kube-system"] {
+            let uid = world.uid();
             let object = json!({
                 "apiVersion": "v1", "kind": "Namespace", "spec": {"finalizers": ["kubernetes"]},
                 "status": {"phase": "Active"},
                 "metadata": {
-                    "name": name, "uid": uid(), "creationTimestamp": world.now(),
+                    "name": name, "uid": uid, "creationTimestamp": world.now(),
                     "labels": {"kubernetes.io/metadata.name": name},
                 },
             });
@@ -80,8 +91,19 @@ impl World {
 
     /// The time, in whole seconds as metadata has it.
     pub(crate) fn now(&self) -> String {
-        let now = || jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        self.clock.clone().unwrap_or_else(now)
+        let now = || self.simulated.as_ref().map_or_else(jiff::Timestamp::now, |simulated| (simulated.clock)());
+        self.clock.clone().unwrap_or_else(|| now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+    }
+
+    /// A new uid.
+    pub(crate) fn uid(&mut self) -> String {
+        match &mut self.simulated {
+            None => random_uid(),
+            Some(Simulated { uids, .. }) => {
+                *uids += 1;
+                format!("00000000-0000-4000-8000-{uids:012x}")
+            }
+        }
     }
 
     /// Where the object of a target is.
@@ -130,7 +152,7 @@ impl World {
 }
 
 /// A new uid.
-pub(crate) fn uid() -> String {
+fn random_uid() -> String {
     let [high, low] = [RandomState::new(), RandomState::new()].map(|state| state.build_hasher().finish());
     let (a, b, c) = (high >> 32, (high >> 16) & 0xffff, high & 0xfff);
     format!("{a:08x}-{b:04x}-4{c:03x}-{:04x}-{:012x}", 0x8000 | (low >> 50), low & 0xffff_ffff_ffff)

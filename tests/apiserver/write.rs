@@ -17,7 +17,7 @@ use super::schema;
 use super::status::{self, Mistake, Outcome};
 use super::store::Key;
 use super::validate;
-use super::world::{World, uid};
+use super::world::World;
 
 /// What the server says to a stale writer.
 const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
@@ -66,7 +66,7 @@ pub(crate) fn create(world: &mut World, call: &Call<'_>, mut new: Value) -> Answ
         return Err(status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     if let (Some(prefix), true) = (new["metadata"]["generateName"].as_str(), new["metadata"]["name"].is_null()) {
-        let letters = uid();
+        let letters = world.uid();
         new["metadata"]["name"] = json!(format!("{prefix}{}", &letters[letters.len() - 5..]));
     }
     managers::take(&mut new);
@@ -337,7 +337,7 @@ fn finish_create(world: &mut World, call: &Call<'_>, mut new: Value, managers: &
     }
     builtin::admit(resource, &mut new);
     let metadata = &mut new["metadata"];
-    metadata["uid"] = json!(uid());
+    metadata["uid"] = json!(world.uid());
     metadata["creationTimestamp"] = json!(world.now());
     if resource.generation {
         metadata["generation"] = json!(1);

@@ -33,6 +33,8 @@ mod proposals;
 mod scenarios;
 mod semantics;
 mod serve;
+#[path = "../sim/mod.rs"]
+mod sim;
 mod strangers;
 mod tidy;
 #[path = "../lab/worlds/mod.rs"]

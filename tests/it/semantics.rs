@@ -6,7 +6,7 @@
 mod agreement;
 mod cost;
 mod damage;
-mod evaluate;
+pub(crate) mod evaluate;
 mod foreign;
 mod generate;
 mod oracle;

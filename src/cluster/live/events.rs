@@ -2,13 +2,14 @@
 //! the first one. An event that cannot be written is lost, as everywhere in Kubernetes.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::core::Request;
 use kube::core::params::{Patch, PatchParams, PostParams};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::error::ApiError;
 use super::resources::{API_VERSION, CONFIG_NAME};
@@ -103,7 +104,7 @@ impl Recorder {
         reason: Reason,
         note: &str,
     ) -> Result<(), ApiError> {
-        let now = Timestamp::now();
+        let now = self.live.clock.now();
         let key = (regarding.clone(), kind, reason, note.to_owned());
         let doing = format!("writing the event {reason}");
         let (path, result) = match self.next(&key, Instant::now(), now) {

@@ -5,14 +5,12 @@
 
 mod candidate;
 
-use std::time::Instant;
-
 use candidate::{Candidate, LeaseAction, ObservedLease};
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease as Object, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::core::Request;
 use kube::core::params::{GetParams, PostParams};
+use tokio::time::Instant;
 
 pub use candidate::{LeaseRole, Timing};
 
@@ -78,7 +76,7 @@ impl Lease {
         if let Some(spec) = &mut object.spec {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
-            spec.renew_time = Some(MicroTime(Timestamp::now()));
+            spec.renew_time = Some(MicroTime(self.live.clock.now()));
         }
         self.candidate.resign();
         self.object = None;
@@ -108,7 +106,7 @@ impl Lease {
     }
 
     async fn act(&mut self, act: &LeaseAction) -> Result<(), ApiError> {
-        let wall = MicroTime(Timestamp::now());
+        let wall = MicroTime(self.live.clock.now());
         let transitions = match act {
             LeaseAction::Wait => return Ok(()),
             LeaseAction::Renew => None,

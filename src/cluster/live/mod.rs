@@ -26,8 +26,9 @@ mod wire;
 
 use std::time::Duration;
 
-use http::Request as HttpRequest;
 use http::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
+use http::{Request as HttpRequest, Response};
+use hyper::body::{Body as HttpBody, Bytes};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -36,7 +37,9 @@ use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use tower::util::option_layer;
-use tower::{BoxError, ServiceExt as _};
+use tower::{BoxError, Service, ServiceExt as _};
+
+use crate::clock::Clock;
 
 pub use error::{ApiError, ApiErrorCause, RefusedField};
 pub use error_counts::ErrorCounts;
@@ -79,6 +82,7 @@ pub struct ApiClient {
     client: Client,
     server: String,
     errors: ErrorCounts,
+    clock: Clock,
 }
 
 impl std::fmt::Debug for ApiClient {
@@ -139,7 +143,25 @@ impl ApiClient {
             .with_layer(&option_layer(auth))
             .with_layer(&config.base_uri_layer())
             .build();
-        Ok(Self { client, server, errors: ErrorCounts::default() })
+        Ok(Self { client, server, errors: ErrorCounts::default(), clock: Clock::system() })
+    }
+
+    /// A client whose requests a service in this process answers, and that lives by this clock.
+    pub fn of_service<S, B>(service: S, server: &str, clock: Clock) -> Self
+    where
+        S: Service<HttpRequest<Body>, Response = Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let client = Client::new(service, "default");
+        Self { client, server: server.to_owned(), errors: ErrorCounts::default(), clock }
+    }
+
+    /// The wall clock of what is written.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Sends a request and reads the answer, within a time limit.

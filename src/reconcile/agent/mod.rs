@@ -34,10 +34,10 @@ use crate::kernel::{Kernel, KernelError};
 use crate::reconcile::agent::policy_cache::{CacheError, PolicyCache, PublishedHead};
 use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWriter};
 use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
-use crate::reconcile::now;
 use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::reconcile::process::{StartError, Stop};
@@ -108,31 +108,59 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let live = ApiClient::connect().await?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     if options.remove {
-        let mut engine = Reconciler::new(kernel, Cluster::Fixed(Facts::default()), options.node.clone(), memory);
+        let nothing = Cluster::Fixed(Facts::default());
+        let mut engine = Reconciler::new(kernel, nothing, options.node.clone(), memory, live.clock().clone());
         let steps = engine.remove(range).await?;
         tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
         log_steps(&steps);
         live.delete_node(&options.node).await?;
         return Ok(());
     }
+    let events = KernelWatch::open(kernel.ports())?;
+    let stop = Stop::listen()?;
+    serve(options, AgentEdges { kernel, events, live, memory, stop, seed }).await
+}
+
+/// The edges of an agent: normally those of this machine; a simulation has its own.
+pub struct AgentEdges<K, E> {
+    /// The node's kernel.
+    pub kernel: K,
+    /// Its events.
+    pub events: E,
+    /// The API server, and the wall clock.
+    pub live: ApiClient,
+    /// The persisted state.
+    pub memory: StateStore,
+    /// Ends the agent.
+    pub stop: Stop,
+    /// For jitter: it differs between nodes.
+    pub seed: u64,
+}
+
+/// Runs on these edges until it is stopped.
+pub async fn serve<K: NodeKernel, E: KernelEvents>(
+    options: AgentOptions,
+    edges: AgentEdges<K, E>,
+) -> Result<(), AgentError> {
+    let AgentEdges { kernel, events, live, memory, stop, seed } = edges;
     let telling = MetricsRecorder::start(options.listen, "not all is known of the cluster yet")
         .map_err(StartError::of("the HTTP server"))?;
     telling.api_errors(live.errors());
-    let events = KernelWatch::open(kernel.ports())?;
     let scope = WatchScope::Agent { node: options.node.clone() };
     let watching = ClusterWatch::open(&live, &scope, live::WatchOptions { seed, ..live::WatchOptions::default() });
     let shelf = PolicyCache::new(memory.kept().fence);
     let handover = memory.ways().clone();
-    let mut engine = Reconciler::new(kernel, Cluster::Watched(Box::new(watching)), options.node.clone(), memory);
+    let (cluster, clock) = (Cluster::Watched(Box::new(watching)), live.clock().clone());
+    let mut engine = Reconciler::new(kernel, cluster, options.node.clone(), memory, clock);
     engine.told = Some(GatewayState { handover, ..GatewayState::default() });
     let teller = StatusWriter::start(live.clone(), options.node.clone(), seed);
     tracing::info!(node = %options.node, server = live.server(), "egret runs");
-    Agent::new(RoundDriver::new(engine, telling, seed), shelf, teller).forever(events).await
+    Agent::new(RoundDriver::new(engine, telling, seed), shelf, teller).forever(events, stop).await
 }
 
 /// The state of the agent's loop.
-struct Agent {
-    keeper: RoundDriver,
+struct Agent<K> {
+    keeper: RoundDriver<K>,
     shelf: PolicyCache,
     teller: StatusWriter,
     /// Why the published policies are not applied.
@@ -162,8 +190,8 @@ enum Trigger {
     Stop,
 }
 
-impl Agent {
-    fn new(keeper: RoundDriver, shelf: PolicyCache, teller: StatusWriter) -> Self {
+impl<K: NodeKernel> Agent<K> {
+    fn new(keeper: RoundDriver<K>, shelf: PolicyCache, teller: StatusWriter) -> Self {
         let of_kernel =
             |name: &str| std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).unwrap_or_default();
         Self {
@@ -184,8 +212,7 @@ impl Agent {
         }
     }
 
-    async fn forever(&mut self, mut kernel: KernelWatch) -> Result<(), AgentError> {
-        let mut stop = Stop::listen()?;
+    async fn forever(&mut self, mut kernel: impl KernelEvents, mut stop: Stop) -> Result<(), AgentError> {
         loop {
             self.keeper.telling.beat();
             let wake = self.keeper.next_wake();
@@ -210,7 +237,7 @@ impl Agent {
         }
     }
 
-    async fn next(&mut self, stop: &mut Stop, kernel: &mut KernelWatch, wake: Instant) -> Trigger {
+    async fn next(&mut self, stop: &mut Stop, kernel: &mut impl KernelEvents, wake: Instant) -> Trigger {
         tokio::select! {
             biased;
             () = stop.asked() => Trigger::Stop,
@@ -344,10 +371,11 @@ impl Agent {
     }
 
     /// Waits for a burst of events to end, so that it becomes one round.
-    async fn gather(&mut self, kernel: &mut KernelWatch) -> Result<(), AgentError> {
+    async fn gather(&mut self, kernel: &mut impl KernelEvents) -> Result<(), AgentError> {
         let until = Instant::now() + self.keeper.gathering();
         loop {
             tokio::select! {
+                biased;
                 () = sleep_until(until) => return Ok(()),
                 changed = self.keeper.engine.cluster.changed() => { self.heard(changed); }
                 event = kernel.next() => { self.keeper.happened(event?); }
@@ -445,7 +473,7 @@ impl Agent {
             kernel: &self.kernel,
             fault,
         };
-        let status = node_status(facts, &self.said, now());
+        let status = node_status(facts, &self.said, self.keeper.engine.clock.now());
         self.said = status.clone();
         self.teller.say(StatusUpdate { status, uid, lost: self.lost });
     }

@@ -125,6 +125,7 @@ async fn tell(live: ApiClient, node: NodeName, mut words: watch::Receiver<Option
     loop {
         let look = backoff.spread(LOOK);
         tokio::select! {
+            biased;
             more = words.changed() => if more.is_err() { return },
             () = sleep(look) => if !stands(&live, &node, told.as_ref()).await { told = None },
         }
@@ -138,6 +139,7 @@ async fn tell(live: ApiClient, node: NodeName, mut words: watch::Receiver<Option
                     let left = COUNTS.saturating_sub(before.at.elapsed());
                     if !left.is_zero() {
                         tokio::select! {
+                            biased;
                             () = sleep(left) => {}
                             more = words.changed() => if more.is_err() { return },
                         }

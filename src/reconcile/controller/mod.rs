@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::Instant;
 
 use self::events::admission_news;
@@ -24,7 +25,7 @@ pub use self::options::{ControllerError, ControllerOptions};
 use self::pass::{Pass, PassError};
 use self::snapshotter::{Snapshotter, ViewSnapshots};
 use self::taints::TaintRemover;
-use self::triggers::pulls_of;
+use self::triggers::{Sources, pulls_of};
 use crate::backoff::Backoff;
 use crate::cluster::live::{self, ApiClient, ClusterWatch, Lease, Recorder, View, WatchScope};
 use crate::core::gate::ActiveRevision;
@@ -33,17 +34,19 @@ use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
+use crate::reconcile::gitops::publisher::Publisher;
 use crate::reconcile::gitops::pulls::PullPreviews;
 use crate::reconcile::gitops::report_sender::ReportSender;
-use crate::reconcile::gitops::repository::{DesiredRevision, Repository};
+use crate::reconcile::gitops::repository::{DesiredRevision, Repository, RepositoryEvent};
+use crate::reconcile::gitops::webhook::Webhook;
 use crate::reconcile::leadership::Leadership;
 use crate::reconcile::node::metrics_recorder::api_error_counts;
 use crate::reconcile::node::schedule::EffectiveSchedule;
-use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::StateStore;
-use crate::reconcile::process::StartError;
+use crate::reconcile::process::{StartError, Stop};
 use crate::serve::{self, Health, Metrics};
 use crate::telemetry::chain;
+use crate::watch::Watcher;
 
 /// How long events are gathered before a pass: statuses change with every node, in bursts.
 const GATHER: Duration = Duration::from_millis(20);
@@ -64,14 +67,60 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     metrics.api_errors(move || api_error_counts(&errors));
     let seed = fnv1a(options.identity.as_bytes()) ^ u64::from(std::process::id());
     let (repository, news) = options.following.start(&options.state_folder, seed)?;
-    let scope = WatchScope::Controller { pools: options.pod_networks };
-    let watching = ClusterWatch::open(&live, &scope, live::WatchOptions { seed, ..live::WatchOptions::default() });
     let lease = Lease::new(live.clone(), &options.namespace, &options.lease, &options.identity, options.timing);
     let leading = Leadership::start(lease, options.timing);
     let (following, key) = (&options.following, options.signing_key.clone());
     let publisher = following.publisher(&options.state_folder, key, seed, Box::new(leading.asked()))?;
     let pulls = PullPreviews::start(pulls_of(&options, &metrics, seed), Box::new(leading.asked()))
         .map_err(StartError::of("the thread for pull requests"))?;
+    let (_watcher, pushes) = Watcher::new(&options.following.source.watched())?;
+    let hook = Webhook::start(options.webhook.clone(), options.following.branch.clone(), options.previews.is_some())
+        .map_err(StartError::of("the webhook"))?;
+    let stop = Stop::listen()?;
+    let edges = ControllerEdges { live, leading, repository, news, publisher, pulls, memory, stop, pushes, hook, seed };
+    serve_with(options, edges, health, metrics).await
+}
+
+/// The edges of a controller: normally those of this machine; a simulation has its own.
+pub struct ControllerEdges {
+    /// The API server, and the wall clock.
+    pub live: ApiClient,
+    /// The candidacy for the Lease.
+    pub leading: Leadership,
+    /// Reads the policy repository.
+    pub repository: Repository,
+    /// What it sends.
+    pub news: UnboundedReceiver<RepositoryEvent>,
+    /// Writes reports, while `leading` leads.
+    pub publisher: Publisher,
+    /// Previews pull requests, if that is enabled.
+    pub pulls: PullPreviews,
+    /// The persisted state.
+    pub memory: StateStore,
+    /// Ends the controller.
+    pub stop: Stop,
+    /// Something in a local repository changed.
+    pub pushes: Receiver<()>,
+    /// The forge's webhook.
+    pub hook: Webhook,
+    /// For jitter: it differs between replicas.
+    pub seed: u64,
+}
+
+/// Runs on these edges until it is stopped.
+pub async fn serve(options: ControllerOptions, edges: ControllerEdges) -> Result<(), ControllerError> {
+    serve_with(options, edges, Health::new(), Metrics::new()).await
+}
+
+async fn serve_with(
+    options: ControllerOptions,
+    edges: ControllerEdges,
+    health: Health,
+    metrics: Metrics,
+) -> Result<(), ControllerError> {
+    let ControllerEdges { live, leading, repository, news, publisher, pulls, memory, stop, pushes, hook, seed } = edges;
+    let scope = WatchScope::Controller { pools: options.pod_networks };
+    let watching = ClusterWatch::open(&live, &scope, live::WatchOptions { seed, ..live::WatchOptions::default() });
     let controller = Controller {
         health,
         metrics,
@@ -101,7 +150,7 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
         live,
         options,
     };
-    controller.forever(news).await
+    controller.forever(Sources { stop, news, pushes, hook }).await
 }
 
 /// Removes everything that the controller wrote: node labels and custom resources.
@@ -210,7 +259,7 @@ impl Controller {
             return;
         }
         let began = Instant::now();
-        let result = self.pass(now()).await;
+        let result = self.pass(self.live.clock().now()).await;
         self.metrics.reconciled(result.is_ok(), began.elapsed());
         match result {
             Ok(()) => {
@@ -219,7 +268,7 @@ impl Controller {
                 if let Some(intent) = &self.intent {
                     self.metrics.revision(&intent.commit.id.to_string());
                     self.metrics.commit_pending(intent.active.withheld.as_ref().map(|withheld| withheld.why.word()));
-                    self.metrics.suspended(intent.suspended(now()));
+                    self.metrics.suspended(intent.suspended(self.live.clock().now()));
                 }
                 tracing::debug!(took = ?began.elapsed(), "published");
             }
@@ -279,8 +328,9 @@ impl Controller {
     }
 
     fn next_due(&self) -> Instant {
-        let scheduled = self.schedule.next_after(now());
-        let wait = scheduled.and_then(|at| Duration::try_from(at.duration_since(now())).ok());
+        let now = self.live.clock().now();
+        let scheduled = self.schedule.next_after(now);
+        let wait = scheduled.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
         let due = Instant::now() + wait.map_or(LOOK, |wait| wait.min(LOOK));
         let soon = self.sender.publisher().unsettled().then(|| Instant::now() + SETTLES);
         [self.sights.due(), self.taints.due(), soon].into_iter().flatten().fold(due, Instant::min)

@@ -18,7 +18,6 @@ use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::reconcile::gitops::publisher::ClusterSnapshot;
 use crate::reconcile::gitops::report_sender::SnapshotSource;
-use crate::reconcile::now;
 use crate::telemetry::chain;
 
 /// The wait after a snapshot that failed.
@@ -51,7 +50,7 @@ impl Snapshotter {
         let (live, found) = (live.clone(), Arc::clone(&self.found));
         self.task = Some(tokio::spawn(async move {
             // The result may not be collected for a while. Its time is the start of the snapshot.
-            let began = now();
+            let began = live.clock().now();
             let result = live.look().await.map(|facts| (facts, began));
             *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         }));

@@ -16,11 +16,9 @@ use crate::core::facts::Facts;
 use crate::reconcile::gitops::pulls::{PreviewCluster, PullPreviewEvent, PullPreviewOptions};
 use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
 use crate::reconcile::gitops::webhook::{Webhook, WebhookEvent};
-use crate::reconcile::now;
 use crate::reconcile::process::{StartError, Stop};
 use crate::serve::Metrics;
 use crate::telemetry::chain;
-use crate::watch::Watcher;
 
 /// The event that woke the loop.
 enum Trigger {
@@ -37,11 +35,11 @@ enum Trigger {
 }
 
 /// The sources of triggers beside those that the controller itself holds.
-struct Sources {
-    stop: Stop,
-    news: UnboundedReceiver<RepositoryEvent>,
-    pushes: Receiver<()>,
-    hook: Webhook,
+pub(super) struct Sources {
+    pub(super) stop: Stop,
+    pub(super) news: UnboundedReceiver<RepositoryEvent>,
+    pub(super) pushes: Receiver<()>,
+    pub(super) hook: Webhook,
 }
 
 /// The options of the thread for pull requests, if previews are enabled.
@@ -59,15 +57,7 @@ pub(super) fn pulls_of(options: &ControllerOptions, metrics: &Metrics, seed: u64
 
 impl Controller {
     /// Runs until SIGTERM or SIGINT.
-    pub(super) async fn forever(mut self, news: UnboundedReceiver<RepositoryEvent>) -> Result<(), ControllerError> {
-        let (_watcher, pushes) = Watcher::new(&self.options.following.source.watched())?;
-        let hook = Webhook::start(
-            self.options.webhook.clone(),
-            self.options.following.branch.clone(),
-            self.options.previews.is_some(),
-        )
-        .map_err(StartError::of("the webhook"))?;
-        let mut from = Sources { stop: Stop::listen()?, news, pushes, hook };
+    pub(super) async fn forever(mut self, mut from: Sources) -> Result<(), ControllerError> {
         tracing::info!(source = %self.options.following.source, server = self.live.server(), "egret's controller runs");
         loop {
             self.health.beat();
@@ -190,6 +180,7 @@ impl Controller {
         let until = Instant::now() + GATHER;
         loop {
             tokio::select! {
+                biased;
                 () = sleep_until(until) => return,
                 _ = self.watching.changed() => {}
             }
@@ -204,7 +195,7 @@ impl Controller {
         }
         let live = self.live.clone();
         tokio::spawn(async move {
-            if let Err(error) = live.tell_pushed(&now().to_string()).await {
+            if let Err(error) = live.tell_pushed(&live.clock().now().to_string()).await {
                 tracing::warn!(error = chain(&error), "the leader could not be notified of a push");
             }
         });

@@ -5,28 +5,32 @@
 //! is retried with a growing wait, a rejection at a slow pace; reports that are not committed meanwhile are kept. Not
 //! here: what a report contains (`core::report`).
 
+mod branch;
 mod draft;
 mod unsent;
 
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, timeout_at};
 
+pub use self::branch::ReportsBranch;
 use self::draft::{DraftInput, plan};
 use self::unsent::{Unsent, following};
 use crate::backoff::Backoff;
+use crate::clock::Clock;
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
 use crate::core::snapshot::RIDING;
 use crate::git::access::Access;
-use crate::git::compact::{Compacted, compact};
+use crate::git::compact::Compacted;
 use crate::git::mirror::Mirror;
-use crate::git::publish::{Author, PublishOutcome, Target, publish};
+use crate::git::publish::{Author, PublishOutcome, Target};
 use crate::git::signing::Signer;
 use crate::git::source::Source;
 use crate::git::{self, ErrorKind};
@@ -90,7 +94,7 @@ const FOLD: Duration = Duration::from_hours(24);
 /// A handle on the thread.
 #[derive(Debug)]
 pub struct Publisher {
-    letters: Option<Sender<Message>>,
+    letters: Option<UnboundedSender<Message>>,
     thread: Option<thread::JoinHandle<()>>,
     told: Arc<Mutex<Told>>,
 }
@@ -117,16 +121,34 @@ struct Told {
 impl Publisher {
     /// Starts the thread. It writes only while `leads` returns true.
     pub fn start(options: PublisherOptions, leads: IsLeader) -> std::io::Result<Self> {
-        let (letters, received) = channel();
+        let waits = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let open =
+            |options: &PublisherOptions| Mirror::open(&options.mirror, options.source.clone(), options.access.clone());
+        let (mut publisher, writing) = Self::writing(options, open, leads, Clock::system());
+        let thread = thread::Builder::new().name("publisher".to_owned()).spawn(move || waits.block_on(writing))?;
+        publisher.thread = Some(thread);
+        Ok(publisher)
+    }
+
+    /// The handle, and the work: it blocks while it accesses Git, and ends when the handle is dropped. `open` opens the
+    /// branch, or opens it again.
+    pub fn writing<R: ReportsBranch>(
+        options: PublisherOptions,
+        open: impl FnMut(&PublisherOptions) -> git::Result<R>,
+        leads: IsLeader,
+        clock: Clock,
+    ) -> (Self, impl Future<Output = ()>) {
+        let (letters, received) = unbounded_channel();
         let told = Arc::<Mutex<Told>>::default();
-        let (tell, seed) = (Arc::clone(&told), options.seed);
-        let thread = thread::Builder::new().name("publisher".to_owned()).spawn(move || {
-            let unsent = Unsent::open(&options.mirror);
+        let tell = Arc::clone(&told);
+        let work = async move {
+            let (unsent, seed) = (Unsent::open(&options.mirror), options.seed);
             let told = tell;
-            let mut writer = Writer { options, leads, mirror: None, unsent, told, fold: None, shy: LogOnce::default() };
-            writer.serve(&received, &mut Backoff::new(seed));
-        })?;
-        Ok(Self { letters: Some(letters), thread: Some(thread), told })
+            let shy = LogOnce::default();
+            let writer = Writer { options, open, clock, leads, mirror: None, unsent, told, fold: None, shy };
+            writer.serve(received, &mut Backoff::new(seed)).await;
+        };
+        (Self { letters: Some(letters), thread: None, told }, work)
     }
 
     /// Sends reports, with a snapshot of the cluster where one is due. Only the newest batch is written.
@@ -193,10 +215,12 @@ impl Publisher {
 }
 
 /// The state of the thread.
-struct Writer {
+struct Writer<R, O> {
     options: PublisherOptions,
+    open: O,
+    clock: Clock,
     leads: IsLeader,
-    mirror: Option<Mirror>,
+    mirror: Option<R>,
     unsent: Unsent,
     told: Arc<Mutex<Told>>,
     /// When the history was last checked.
@@ -211,11 +235,11 @@ struct LogOnce {
     unfoldable: bool,
 }
 
-impl Writer {
-    fn serve(&mut self, received: &Receiver<Message>, backoff: &mut Backoff) {
-        while let Ok(message) = received.recv() {
+impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, O> {
+    async fn serve(mut self, mut received: UnboundedReceiver<Message>, backoff: &mut Backoff) {
+        while let Some(message) = received.recv().await {
             match message {
-                Some((letter, sight)) => self.deliver(letter, sight, received, backoff),
+                Some((letter, sight)) => self.deliver(letter, sight, &mut received, backoff).await,
                 None => self.given_up(false),
             }
             backoff.reset();
@@ -223,11 +247,11 @@ impl Writer {
     }
 
     /// Tries until the batch is committed or cancelled, or another process leads.
-    fn deliver(
+    async fn deliver(
         &mut self,
         mut letter: ReportBatch,
         mut sight: Option<ClusterSnapshot>,
-        received: &Receiver<Message>,
+        received: &mut UnboundedReceiver<Message>,
         backoff: &mut Backoff,
     ) {
         // The earliest and the latest time of the next attempt. They differ if the content changed after a rejection.
@@ -236,17 +260,17 @@ impl Writer {
             let began = Instant::now();
             let mut until = began + late;
             let ended = loop {
-                match received.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                    Ok(Some((newer, seen))) => {
+                match timeout_at(until, received.recv()).await {
+                    Ok(Some(Some((newer, seen)))) => {
                         // Reports that were never attempted must be merged in: an agent that has restarted since does
                         // not send their content again.
                         let reports = following(&newer.reports, &letter.reports);
                         (letter, sight) = (ReportBatch { reports, ..newer }, seen.or(sight));
                         until = until.min((began + early).max(Instant::now() + SETTLE));
                     }
-                    Ok(None) => return self.given_up(false),
-                    Err(RecvTimeoutError::Timeout) => break false,
-                    Err(RecvTimeoutError::Disconnected) => break true,
+                    Ok(Some(None)) => return self.given_up(false),
+                    Ok(None) => break true,
+                    Err(_) => break false,
                 }
             };
             match self.write(&letter, sight.as_ref()) {
@@ -324,14 +348,13 @@ impl Writer {
             policy_branch: letter.policy_branch.clone(),
             identity: self.options.cluster.clone(),
             author: Author::default(),
-            time: now(),
+            time: self.clock.now(),
             signer: self.options.signing_key.as_deref().map(Signer::read).transpose()?,
         })
     }
 
-    fn mirror(&mut self) -> git::Result<Mirror> {
-        let PublisherOptions { mirror, source, access, .. } = &self.options;
-        self.mirror.take().map_or_else(|| Mirror::open(mirror, source.clone(), access.clone()), Ok)
+    fn mirror(&mut self) -> git::Result<R> {
+        self.mirror.take().map_or_else(|| (self.open)(&self.options), Ok)
     }
 
     /// None: the batch was cancelled, or another process leads.
@@ -344,8 +367,7 @@ impl Writer {
         let mut backoff = Backoff::new(self.options.seed);
         let said = DraftInput { cluster: &self.options.cluster, letter, sight, unsent: self.unsent.reports() };
         let (mut age, mut too_large, mut given_up) = (None, None, false);
-        let result = publish(
-            &mut mirror,
+        let result = mirror.publish(
             &target,
             &mut |state| {
                 // Reading the branch may have taken long.
@@ -353,7 +375,7 @@ impl Writer {
                 if given_up {
                     return None;
                 }
-                let planned = plan(&said, state, now());
+                let planned = plan(&said, state, self.clock.now());
                 (age, too_large) = (planned.snapshot_age, planned.too_large);
                 planned.draft
             },
@@ -404,7 +426,7 @@ impl Writer {
         self.fold = Some(Instant::now());
         let folded = self.target(letter).and_then(|target| {
             let mut mirror = self.mirror()?;
-            let folded = compact(&mut mirror, &target, letter.keep);
+            let folded = mirror.compact(&target, letter.keep);
             self.mirror = Some(mirror);
             folded
         });
@@ -436,8 +458,4 @@ impl Writer {
             Err(error) => tracing::warn!(branch, error = crate::telemetry::chain(&error), "old reports are not folded"),
         }
     }
-}
-
-fn now() -> Timestamp {
-    Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH)
 }

@@ -1,21 +1,23 @@
 //! The repository thread: fetches the policy repository, reads what changed, and sends the desired revision to the
 //! loop.
 //!
-//! libgit2 blocks, so it runs on its own thread. The thread also sets its own pace: it polls, and backs off while Git
-//! is unavailable. Not here: applying a revision (`node`, `controller`), and writing to Git (`publisher`).
+//! libgit2 blocks, so it runs on its own thread, with a runtime for its waits. The thread also sets its own pace: it
+//! polls, and backs off while Git is unavailable. Not here: applying a revision (`node`, `controller`), and writing to Git (`publisher`).
 
+mod history;
 mod reader;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+pub use self::history::PolicyHistory;
 use self::reader::RepositoryReader;
+use crate::clock::Clock;
 use crate::core::admission::{PendingCommit, PendingReason};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::gate::ActiveRevision;
@@ -23,6 +25,7 @@ use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate};
 use crate::core::report::history::Rejected;
 use crate::git::files::{FileChange, Refusal};
+use crate::git::mirror::Mirror;
 use crate::git::{self, CommitId, CommitInfo};
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 
@@ -107,7 +110,8 @@ pub struct RevisionReading {
 /// Reads a repository once, as the thread does at its start: a revision, or the tracked branch. `known`: the active
 /// revision.
 pub fn read_once(options: RepositoryOptions, known: ActiveRevision, rev: Option<&str>) -> git::Result<RevisionReading> {
-    RepositoryReader::new(options, known).read_once(rev)
+    let mut reader = RepositoryReader::new(options, mirror_of, known, Clock::system());
+    reader.read_once(rev)
 }
 
 /// A command to the thread.
@@ -123,23 +127,40 @@ enum Wish {
 /// A handle on the thread; the thread ends when it is dropped.
 #[derive(Debug)]
 pub struct Repository {
-    wishes: Sender<Wish>,
+    wishes: UnboundedSender<Wish>,
 }
 
 impl Repository {
     /// Starts the thread, which waits for [`Repository::begin`].
     pub fn start(options: RepositoryOptions, news: UnboundedSender<RepositoryEvent>) -> std::io::Result<Self> {
-        let (wishes, wished) = channel();
-        thread::Builder::new().name("repository".to_owned()).spawn(move || {
+        let waits = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let (repository, reading) = Self::reading(options, mirror_of, news, Clock::system());
+        thread::Builder::new().name("repository".to_owned()).spawn(move || waits.block_on(reading))?;
+        Ok(repository)
+    }
+
+    /// The handle, and the work: it blocks while it accesses Git, and ends when the handle is dropped. `open` makes the
+    /// copy of the history, or opens it again.
+    pub fn reading<H: PolicyHistory>(
+        options: RepositoryOptions,
+        open: impl FnMut(&RepositoryOptions) -> git::Result<H>,
+        news: UnboundedSender<RepositoryEvent>,
+        clock: Clock,
+    ) -> (Self, impl Future<Output = ()>) {
+        let (wishes, mut wished) = unbounded_channel();
+        let work = async move {
             loop {
-                match wished.recv() {
-                    Ok(Wish::Begin(known)) => return RepositoryReader::new(options, *known).serve(&wished, &news),
-                    Ok(Wish::Look | Wish::Published(..)) => {}
-                    Err(_) => return,
+                match wished.recv().await {
+                    Some(Wish::Begin(known)) => {
+                        let reader = RepositoryReader::new(options, open, *known, clock);
+                        return reader.serve(wished, news).await;
+                    }
+                    Some(Wish::Look | Wish::Published(..)) => {}
+                    None => return,
                 }
             }
-        })?;
-        Ok(Self { wishes })
+        };
+        (Self { wishes }, work)
     }
 
     /// Starts polling from the active revision.
@@ -156,6 +177,10 @@ impl Repository {
     pub fn published(&self, commit: CommitId, committed: Option<Timestamp>) {
         let _ = self.wishes.send(Wish::Published(commit, committed));
     }
+}
+
+fn mirror_of(options: &RepositoryOptions) -> git::Result<Mirror> {
+    options.following.mirror(&options.mirror)
 }
 
 /// Converts Git's file changes to the catalogue's.

@@ -21,7 +21,7 @@ pub struct WebhookOptions {
 /// A webhook, or none.
 #[derive(Debug, Default)]
 pub struct Webhook {
-    running: Option<(Server, WebhookEvents)>,
+    running: Option<(Option<Server>, WebhookEvents)>,
 }
 
 /// An event of a forge.
@@ -38,15 +38,21 @@ impl Webhook {
     /// of pull requests are wanted.
     pub fn start(options: Option<WebhookOptions>, branch: Option<String>, pulls: bool) -> io::Result<Self> {
         let Some(WebhookOptions { listen, secret_file }) = options else { return Ok(Self::default()) };
-        let running = webhook::start(webhook::WebhookListener { listen, secret_file, branch, pulls })?;
-        tracing::info!(address = %running.0.address(), "webhooks are listened to");
-        Ok(Self { running: Some(running) })
+        let (server, events) = webhook::start(webhook::WebhookListener { listen, secret_file, branch, pulls })?;
+        tracing::info!(address = %server.address(), "webhooks are listened to");
+        Ok(Self { running: Some((Some(server), events)) })
+    }
+
+    /// Events that come from this process itself.
+    pub fn of_events(events: WebhookEvents) -> Self {
+        Self { running: Some((None, events)) }
     }
 
     /// Waits for the next event of a forge.
     pub async fn told(&mut self) -> WebhookEvent {
         let told = match &mut self.running {
             Some((_, events)) => tokio::select! {
+                biased;
                 Some(()) = events.pushes.recv() => Some(WebhookEvent::Pushed),
                 Some(()) = events.pulls.recv() => Some(WebhookEvent::Proposed),
                 else => None,

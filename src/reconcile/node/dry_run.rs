@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::core::admission::PendingCommit;
 use crate::core::facts::Facts;
@@ -129,7 +130,7 @@ pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Res
     runtime.block_on(async {
         let mut kernel = Kernel::open(memory.kept().range().unwrap_or_default()).await?;
         kernel.look_only();
-        let mut reconciler = Reconciler::new(kernel, Cluster::Fixed(facts), node, memory);
+        let mut reconciler = Reconciler::new(kernel, Cluster::Fixed(facts), node, memory, Clock::system());
         let now = match &documents.active {
             Some(set) => Some(reconciler.plan(set).await?),
             None => None,

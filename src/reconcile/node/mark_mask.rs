@@ -4,15 +4,18 @@
 //! Not here: the choice itself (`core::state::mask`), and how objects move to another mask (`round`, `plan`).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
 use crate::core::state::mask::{MarkUsage, MaskChoice, MaskReason, choose};
 use crate::core::state::ownership::DatapathConfig;
-use crate::kernel::marks::{MarkSurvey, look};
+use crate::kernel::marks::MarkSurvey;
 use crate::kernel::watch::{EventSubject, KernelEvent};
+use crate::reconcile::node::kernel::NodeKernel;
 use crate::telemetry::chain;
 
 /// How long a read of others' rules is valid. A node may have a hundred thousand of them, and a round may come every
@@ -36,6 +39,7 @@ impl MarkMaskChooser {
     /// known.
     pub async fn resolve(
         &mut self,
+        kernel: &impl NodeKernel,
         set: &Arc<PolicySet>,
         before: Option<DatapathConfig>,
         events: &[KernelEvent],
@@ -47,7 +51,7 @@ impl MarkMaskChooser {
         }
         let of_rules = |event: &KernelEvent| matches!(event.subject, EventSubject::Rule(_) | EventSubject::Everything);
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) || events.iter().any(of_rules) {
-            self.look(config.range.first).await;
+            self.look(kernel, config.range.first).await;
         }
         let before = before.map(|range| range.mask).or(self.seen.own);
         let choice = choose(&self.seen.used, before);
@@ -68,8 +72,8 @@ impl MarkMaskChooser {
         self.with_mask(set, choice.mask)
     }
 
-    async fn look(&mut self, first: u32) {
-        match look(first).await {
+    async fn look(&mut self, kernel: &impl NodeKernel, first: u32) {
+        match kernel.survey_marks(first).await {
             Ok(seen) => {
                 self.seen = seen;
                 self.looked = Some(Instant::now());

@@ -12,8 +12,8 @@ use crate::core::compile::{Compiled, ExitRole};
 use crate::core::facts::PodName;
 use crate::core::report::drift::DriftClass;
 use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
+use crate::reconcile::node::kernel::NodeKernel;
 use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult};
-use crate::reconcile::now;
 use crate::serve::{self, ApiErrorCounts, Health, Metrics, ScrapeRequest, ScrapeRequests, Server};
 use crate::telemetry::chain;
 
@@ -73,7 +73,7 @@ impl MetricsRecorder {
     }
 
     /// Reads the counters for a scrape. If they cannot be read, the last values are shown.
-    pub async fn answer(&self, question: ScrapeRequest, engine: &mut Reconciler) {
+    pub async fn answer(&self, question: ScrapeRequest, engine: &mut Reconciler<impl NodeKernel>) {
         match engine.counters().await {
             Ok(counters) => question.answer(counters),
             Err(error) => tracing::warn!(error = chain(&error), "the kernel's counters cannot be read"),
@@ -101,12 +101,12 @@ impl MetricsRecorder {
         &mut self,
         result: &Result<RoundResult, RoundError>,
         took: Duration,
-        engine: &Reconciler,
+        engine: &Reconciler<impl NodeKernel>,
         intent: &DesiredRevision,
     ) {
         self.metrics.reconciled(result.is_ok(), took);
         self.metrics.drift_open(engine.report.drift.len());
-        self.metrics.suspended(intent.suspended(now()));
+        self.metrics.suspended(intent.suspended(engine.clock.now()));
         match result {
             Ok(done) => {
                 done.classes.iter().for_each(|(class, objects)| self.metrics.drift(*class, *objects));

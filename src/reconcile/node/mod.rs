@@ -6,6 +6,7 @@
 
 pub(in crate::reconcile) mod attribution;
 pub mod dry_run;
+pub mod kernel;
 pub mod mark_mask;
 pub mod metrics_recorder;
 pub mod round;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::{Instant, sleep_until};
 
+use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::gateway_interfaces::{self, GatewayInterface};
 use crate::core::name::NodeName;
@@ -36,7 +38,6 @@ use crate::reconcile::node::metrics_recorder::MetricsRecorder;
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::node::schedule::EffectiveSchedule;
-use crate::reconcile::now;
 use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::reconcile::process::{StartError, Stop};
@@ -124,7 +125,7 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
     }
     let watch = KernelWatch::open(kernel.ports())?;
     let cluster = Cluster::open(&options.cluster)?;
-    let mut engine = Reconciler::new(kernel, cluster, options.node.clone(), memory);
+    let mut engine = Reconciler::new(kernel, cluster, options.node.clone(), memory, Clock::system());
     if options.remove {
         return remove(&mut engine, range).await.map(Some);
     }
@@ -196,7 +197,12 @@ impl SnapshotSource for OwnSnapshot<'_> {
         let mut facts = self.engine.cluster.facts().clone();
         let own = gateway_interfaces::host_network(self.interfaces);
         facts.host_networks = own.map(|own| (self.engine.node.clone(), own)).into_iter().collect();
-        Some(ClusterSnapshot { facts, taken: now(), only_own: true, own: Some(self.engine.node.clone()) })
+        Some(ClusterSnapshot {
+            facts,
+            taken: self.engine.clock.now(),
+            only_own: true,
+            own: Some(self.engine.node.clone()),
+        })
     }
 
     fn reset(&mut self) {
@@ -368,6 +374,7 @@ impl Node {
         let until = Instant::now() + self.keeper.gathering();
         loop {
             tokio::select! {
+                biased;
                 () = sleep_until(until) => return Ok(()),
                 Some(()) = manifests.recv() => { self.refresh(); }
                 event = kernel.next() => { self.keeper.happened(event?); }
@@ -376,7 +383,7 @@ impl Node {
     }
 
     async fn round(&mut self) {
-        let scheduled = self.schedule.next_after(now());
+        let scheduled = self.schedule.next_after(self.keeper.engine.clock.now());
         if let Some(result) = self.keeper.round(scheduled).await {
             if let Ok(done) = result {
                 self.interfaces = done.interfaces;

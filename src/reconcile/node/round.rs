@@ -8,10 +8,12 @@ mod apply;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::compile::counters::{CounterIndex, Counters, Totals};
 use crate::core::compile::{Compiled, RefusedParts, unfit};
@@ -30,11 +32,11 @@ use crate::core::state::NodeState;
 use crate::core::state::nft::TableFamily;
 use crate::kernel::nft::Generation;
 use crate::kernel::watch::KernelEvent;
-use crate::kernel::{Kernel, KernelError, Observed, conntrack};
+use crate::kernel::{Kernel, KernelError, Observed};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::attribution::{wanted_by, who};
+use crate::reconcile::node::kernel::NodeKernel;
 use crate::reconcile::node::mark_mask::MarkMaskChooser;
-use crate::reconcile::now;
 use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::telemetry::chain;
 
@@ -112,15 +114,17 @@ pub struct RoundResult {
 }
 
 /// One node: its kernel, its cluster's facts, and what is known of both.
-pub struct Reconciler {
+pub struct Reconciler<K = Kernel> {
     /// The kernel.
-    pub kernel: Kernel,
+    pub kernel: K,
     /// The cluster.
     pub cluster: Cluster,
     /// The node's name.
     pub node: NodeName,
     /// The persisted state.
     pub memory: StateStore,
+    /// The wall clock.
+    pub clock: Clock,
     /// The report of this node.
     pub report: NodeReport,
     /// What gateways report of themselves; none without a live cluster.
@@ -138,15 +142,16 @@ pub struct Reconciler {
     own_generations: VecDeque<Generation>,
 }
 
-impl Reconciler {
+impl<K: NodeKernel> Reconciler<K> {
     /// Creates a reconciler from its parts.
-    pub fn new(kernel: Kernel, cluster: Cluster, node: NodeName, memory: StateStore) -> Self {
+    pub fn new(kernel: K, cluster: Cluster, node: NodeName, memory: StateStore, clock: Clock) -> Self {
         let report = NodeReport::new(node.as_str());
         Self {
             kernel,
             cluster,
             node,
             memory,
+            clock,
             report,
             told: None,
             in_force: None,
@@ -207,7 +212,7 @@ impl Reconciler {
         let mut attempts = 0;
         while attempts < ATTEMPTS {
             attempts += 1;
-            let now = now();
+            let now = self.clock.now();
             let (evaluation, observed) = self.look_and_compile(&intent.set, None, &done.refused, now).await?;
             let compiled = evaluation.compiled;
             for class in self.note_drift(&compiled, &observed, intent, events, seen) {
@@ -261,7 +266,7 @@ impl Reconciler {
         self.look_in(range);
         let facts = set.labelled(self.cluster.facts());
         let (evaluation, mut observed) =
-            self.look_and_compile(&set, Some(&facts), RefusedParts::NOTHING, now()).await?;
+            self.look_and_compile(&set, Some(&facts), RefusedParts::NOTHING, self.clock.now()).await?;
         // That no Egret runs just now is no difference: the next process takes the tables over.
         for table in observed.state.nft.values_mut().filter(|table| table.abandoned) {
             (table.owned, table.abandoned) = (true, false);
@@ -276,7 +281,7 @@ impl Reconciler {
         if !self.cluster.facts().nodes.contains_key(&self.node) {
             return Err(RoundError::UnknownNode(self.node.clone()));
         }
-        Ok(self.marks.resolve(set, self.memory.kept().range(), events).await)
+        Ok(self.marks.resolve(&self.kernel, set, self.memory.kept().range(), events).await)
     }
 
     /// Everything is applied: persists and remembers the result.
@@ -325,7 +330,7 @@ impl Reconciler {
         let holders = AddressHolders { before: self.holders.clone(), now: compiled.holders.clone() };
         let first = compiled.desired.nft.contains_key(&TableFamily::Inet)
             && !observed.state.nft.contains_key(&TableFamily::Inet);
-        let untracked = first && !conntrack::at_work().await.unwrap_or(true);
+        let untracked = first && !self.kernel.tracks_connections().await;
         PlanContext { holders, untracked }
     }
 

@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::core::compile::RefusedParts;
 use crate::core::plan::{Step, summary};
+use crate::kernel::Kernel;
 use crate::kernel::watch::{EventSubject, KernelEvent};
 use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::reconcile::node::kernel::NodeKernel;
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
 use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult};
-use crate::reconcile::now;
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 
@@ -35,9 +36,9 @@ const LOOK: Duration = Duration::from_mins(1);
 const CLOCK: Duration = Duration::from_secs(30);
 
 /// One node's reconciler, and when its next round is due.
-pub struct RoundDriver {
+pub struct RoundDriver<K = Kernel> {
     /// The reconciler.
-    pub engine: Reconciler,
+    pub engine: Reconciler<K>,
     /// Metrics and health.
     pub telling: MetricsRecorder,
     /// The desired revision; none until it is known.
@@ -121,9 +122,9 @@ impl Due {
     }
 }
 
-impl RoundDriver {
+impl<K: NodeKernel> RoundDriver<K> {
     /// Creates a driver for a reconciler. `seed` is for jitter.
-    pub fn new(engine: Reconciler, telling: MetricsRecorder, seed: u64) -> Self {
+    pub fn new(engine: Reconciler<K>, telling: MetricsRecorder, seed: u64) -> Self {
         Self {
             engine,
             telling,
@@ -146,7 +147,7 @@ impl RoundDriver {
         if event.subject == EventSubject::Everything {
             tracing::info!("more happened in the kernel than could be followed; everything is looked at");
         }
-        self.seen.get_or_insert_with(now);
+        self.seen.get_or_insert_with(|| self.engine.clock.now());
         self.events.push(event);
         true
     }
@@ -158,12 +159,12 @@ impl RoundDriver {
 
     /// What is due now.
     pub fn time_came(&self) -> Wakeup {
-        self.due.came(Instant::now(), now())
+        self.due.came(Instant::now(), self.engine.clock.now())
     }
 
     /// When to check the clock again.
     pub fn next_wake(&self) -> Instant {
-        self.due.next(Instant::now(), now())
+        self.due.next(Instant::now(), self.engine.clock.now())
     }
 
     /// The facts were read. `again`: they were being written just then, and are to be read again after this time.
@@ -189,7 +190,7 @@ impl RoundDriver {
     /// that fails is retried.
     pub async fn round(&mut self, scheduled: Option<Timestamp>) -> Option<Result<RoundResult, RoundError>> {
         let intent = self.intent.clone()?;
-        let seen = self.seen.unwrap_or_else(now);
+        let seen = self.seen.unwrap_or_else(|| self.engine.clock.now());
         let began = Instant::now();
         let result = self.engine.round(&intent, &self.events, seen).await;
         self.telling.round(&result, began.elapsed(), &self.engine, &intent);
@@ -267,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_second_look_at_the_facts_that_was_asked_for_is_taken_whatever_rounds_do_meanwhile() {
-        let (begun, wall) = (Instant::now(), now());
+        let (begun, wall) = (Instant::now(), Timestamp::now());
         let mut due = Due::default();
         due.facts_seen(begun, Some(AGAIN));
         due.ended(begun, None, None);
@@ -282,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_round_that_is_to_be_tried_again_is_whatever_looks_at_the_facts_say() {
-        let (begun, wall) = (Instant::now(), now());
+        let (begun, wall) = (Instant::now(), Timestamp::now());
         let wait = Duration::from_secs(2);
         let mut due = Due::default();
         due.ended(begun, Some(wait), None);
@@ -296,7 +297,7 @@ mod tests {
 
     #[test]
     fn the_clock_on_the_wall_is_looked_at_every_half_a_minute_at_least() {
-        let (begun, wall) = (Instant::now(), now());
+        let (begun, wall) = (Instant::now(), Timestamp::now());
         let mut due = Due::default();
         assert_eq!(due.next(begun, wall), begun + CLOCK);
         due.ended(begun, None, Some(wall));

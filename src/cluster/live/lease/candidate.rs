@@ -5,7 +5,9 @@
 //! takes the lease, also if it held the lease before: requests of its earlier term that still arrive must be refused.
 //! Not here: requests (see `super`).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Durations of leader election. The deadline should be well below the duration; the difference is for writes that
 /// are still being sent.

@@ -7,32 +7,36 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, timeout_at};
 
-use super::{DesiredRevision, RepositoryEvent, RepositoryOptions, RevisionReading, Wish, changes, rejected};
+use super::{
+    DesiredRevision, PolicyHistory, RepositoryEvent, RepositoryOptions, RevisionReading, Wish, changes, rejected,
+};
 use crate::backoff::Backoff;
+use crate::clock::Clock;
 use crate::core::admission::{AdmissionDecision, Emergency, PendingCommit, PendingReason};
 use crate::core::gate::{ActiveRevision, Candidate, Gate};
 use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::signature::Signatures;
-use crate::git::mirror::{Head, Mirror};
-use crate::git::signature::{Unsigned, not_later, verify};
+use crate::git::mirror::Head;
+use crate::git::signature::{Unsigned, not_later};
 use crate::git::{self, CommitId, CommitInfo, ErrorKind};
-use crate::reconcile::now;
 
 /// The longest single wait for a wall-clock time: a clock that jumps is noticed after it.
 const CLOCK: Duration = Duration::from_secs(10);
 
 /// The state of the thread.
-pub(super) struct RepositoryReader {
+pub(super) struct RepositoryReader<H, O> {
     options: RepositoryOptions,
+    open: O,
+    clock: Clock,
     /// The revision to read instead of the branch's tip.
     rev: Option<String>,
-    mirror: Option<Mirror>,
+    mirror: Option<H>,
     catalogue: Catalogue,
     /// The commit that was active at the start, as long as it was not found.
     known: Option<CommitId>,
@@ -74,14 +78,16 @@ struct Checked {
     found: Result<(), Unsigned>,
 }
 
-impl RepositoryReader {
-    pub(super) fn new(options: RepositoryOptions, active: ActiveRevision) -> Self {
+impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> RepositoryReader<H, O> {
+    pub(super) fn new(options: RepositoryOptions, open: O, active: ActiveRevision, clock: Clock) -> Self {
         let mut catalogue = Catalogue::new(&options.following.cluster);
         catalogue = catalogue.with_label_keys(options.following.label_keys.as_deref());
         catalogue.import_good(&active.good);
         let branch = options.following.branch.clone().unwrap_or_default();
         Self {
             options,
+            open,
+            clock,
             rev: None,
             mirror: None,
             catalogue,
@@ -100,7 +106,7 @@ impl RepositoryReader {
     }
 
     /// Reads a revision once, or the tip of the branch.
-    pub(super) fn read_once(mut self, rev: Option<&str>) -> git::Result<RevisionReading> {
+    pub(super) fn read_once(&mut self, rev: Option<&str>) -> git::Result<RevisionReading> {
         self.rev = rev.map(str::to_owned);
         let active = match self.look()? {
             RepositoryEvent::Intent(active) => Some(*active),
@@ -119,7 +125,7 @@ impl RepositoryReader {
     }
 
     /// Polls and sends events until the receiver is gone.
-    pub(super) fn serve(mut self, wished: &Receiver<Wish>, news: &UnboundedSender<RepositoryEvent>) {
+    pub(super) async fn serve(mut self, mut wished: UnboundedReceiver<Wish>, news: UnboundedSender<RepositoryEvent>) {
         let mut backoff = Backoff::new(self.options.seed);
         loop {
             let result = self.look();
@@ -142,7 +148,7 @@ impl RepositoryReader {
                     None => vec![RepositoryEvent::Fault(error)],
                 },
             };
-            if messages.into_iter().any(|message| news.send(message).is_err()) || !self.wait(wished, wait) {
+            if messages.into_iter().any(|message| news.send(message).is_err()) || !self.wait(&mut wished, wait).await {
                 return;
             }
         }
@@ -150,7 +156,7 @@ impl RepositoryReader {
 
     /// Waits until the next poll is due: the interval has passed, a command arrives, or the time has come that a
     /// commit waits for. Returns false when the thread has to end.
-    fn wait(&mut self, wished: &Receiver<Wish>, wait: Duration) -> bool {
+    async fn wait(&mut self, wished: &mut UnboundedReceiver<Wish>, wait: Duration) -> bool {
         let until = Instant::now() + wait;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -158,15 +164,14 @@ impl RepositoryReader {
             // retries.
             let ends = self.active.withheld.as_ref().and_then(|withheld| withheld.why.ends());
             let ends = ends.filter(|ends| *ends > self.looked);
-            let by_clock = ends.map(|ends| Duration::try_from(ends.duration_since(now())).unwrap_or_default());
+            let by_clock =
+                ends.map(|ends| Duration::try_from(ends.duration_since(self.clock.now())).unwrap_or_default());
             let slice = by_clock.map_or(left, |by_clock| left.min(by_clock).min(CLOCK));
-            match wished.recv_timeout(slice) {
-                Err(RecvTimeoutError::Disconnected) => return false,
-                Err(RecvTimeoutError::Timeout) if left.is_zero() || ends.is_some_and(|ends| ends <= now()) => {
-                    return true;
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(wish) => {
+            match timeout_at(Instant::now() + slice, wished.recv()).await {
+                Ok(None) => return false,
+                Err(_) if left.is_zero() || ends.is_some_and(|ends| ends <= self.clock.now()) => return true,
+                Err(_) => {}
+                Ok(Some(wish)) => {
                     self.heed(&wish);
                     while let Ok(wish) = wished.try_recv() {
                         self.heed(&wish);
@@ -193,20 +198,17 @@ impl RepositoryReader {
 
     /// Finds the branch's tip and judges it.
     fn look(&mut self) -> git::Result<RepositoryEvent> {
-        self.looked = now();
-        let mut mirror = if let Some(mirror) = self.mirror.take() {
-            mirror
-        } else {
-            self.options.following.mirror(&self.options.mirror)?
-        };
+        self.looked = self.clock.now();
+        let mut mirror = if let Some(mirror) = self.mirror.take() { mirror } else { (self.open)(&self.options)? };
         let result = self.look_at(&mut mirror);
         self.mirror = Some(mirror);
         result
     }
 
-    fn look_at(&mut self, mirror: &mut Mirror) -> git::Result<RepositoryEvent> {
+    fn look_at(&mut self, mirror: &mut H) -> git::Result<RepositoryEvent> {
         self.recall(mirror)?;
-        mirror.keep(self.current.as_ref().map(|current| current.id).into_iter().chain(self.known).chain(self.gone));
+        let known = [self.current.as_ref().map(|current| current.id), self.known, self.gone];
+        mirror.keep(known.into_iter().flatten().collect());
         let head = match &self.rev {
             Some(rev) => Head { branch: rev.clone(), commit: mirror.resolve(rev)?, moved: true },
             None => mirror.head(self.options.following.branch.as_deref())?,
@@ -234,7 +236,7 @@ impl RepositoryReader {
 
     /// Returns to the active revision, so that documents that became invalid since then are recognised as such, and
     /// nothing pending becomes active.
-    fn recall(&mut self, mirror: &Mirror) -> git::Result<()> {
+    fn recall(&mut self, mirror: &H) -> git::Result<()> {
         let Some(known) = self.known.filter(|known| mirror.has(*known)) else { return Ok(()) };
         let (info, changes) = (mirror.commit_info(known)?, self.changes(mirror, known)?);
         self.take_in(changes);
@@ -247,9 +249,9 @@ impl RepositoryReader {
     }
 
     /// What a commit would change in the active revision.
-    fn changes(&self, mirror: &Mirror, to: CommitId) -> git::Result<BTreeMap<String, FileUpdate>> {
+    fn changes(&self, mirror: &H, to: CommitId) -> git::Result<BTreeMap<String, FileUpdate>> {
         let from = self.current.as_ref().map(|current| current.id).filter(|current| mirror.has(*current));
-        let mut changes = changes(mirror.changes(from, to, &everything())?);
+        let mut changes = changes(mirror.changes(from, to)?);
         if from.is_none() {
             for path in &self.paths {
                 changes.entry(path.clone()).or_insert(FileUpdate::Removed);
@@ -259,7 +261,7 @@ impl RepositoryReader {
     }
 
     /// Reads what is needed to judge a tip. Nothing is kept of one that changes nothing for this cluster.
-    fn prepare(&mut self, mirror: &Mirror, head: &Head) -> git::Result<()> {
+    fn prepare(&mut self, mirror: &H, head: &Head) -> git::Result<()> {
         let info = mirror.commit_info(head.commit)?;
         let changes = self.changes(mirror, head.commit)?;
         let trailers = mirror.trailers(head.commit)?;
@@ -286,7 +288,7 @@ impl RepositoryReader {
     }
 
     /// Admits the tip, or leaves it pending.
-    fn pass(&mut self, mirror: &Mirror) -> git::Result<RepositoryEvent> {
+    fn pass(&mut self, mirror: &H) -> git::Result<RepositoryEvent> {
         let Some(pending) = self.pending.take() else {
             let waited = self.active.withheld.take().is_some();
             return Ok(if waited || !self.told { self.tell(true) } else { RepositoryEvent::Unchanged });
@@ -321,7 +323,7 @@ impl RepositoryReader {
     }
 
     /// Judges whether a tip becomes active.
-    fn judge(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<AdmissionDecision> {
+    fn judge(&mut self, mirror: &H, pending: &Pending) -> git::Result<AdmissionDecision> {
         let unsigned = self.check_signatures(mirror, pending)?.err();
         let unsigned =
             unsigned.map(|Unsigned { commit, what }| PendingReason::Unsigned { commit: commit.to_string(), what });
@@ -329,7 +331,7 @@ impl RepositoryReader {
     }
 
     /// Whether a new commit is signed as the flags and the active egret.yaml require.
-    fn check_signatures(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<Result<(), Unsigned>> {
+    fn check_signatures(&mut self, mirror: &H, pending: &Pending) -> git::Result<Result<(), Unsigned>> {
         let in_force = self.gate().signatures(&pending.candidate);
         let flags = &self.options.following.signatures;
         let Some(demanded) = flags.with(in_force.as_ref())? else { return Ok(Ok(())) };
@@ -339,7 +341,7 @@ impl RepositoryReader {
         if let Some(checked) = self.checked.as_ref().filter(same) {
             return Ok(checked.found.clone());
         }
-        let mut found = verify(mirror, demanded.require, &flags.keys(&demanded)?, from, head)?;
+        let mut found = mirror.verify(demanded.require, &flags.keys(&demanded)?, from, head)?;
         if let (Ok(()), Some((gone, committed))) = (&found, self.out_of_reach(mirror)) {
             found = not_later(gone, committed, &pending.info).map_or(Ok(()), Err);
         }
@@ -348,7 +350,7 @@ impl RepositoryReader {
     }
 
     /// The active commit and its time, if the mirror does not have it any more.
-    fn out_of_reach(&self, mirror: &Mirror) -> Option<(CommitId, Timestamp)> {
+    fn out_of_reach(&self, mirror: &H) -> Option<(CommitId, Timestamp)> {
         let current = self.current.as_ref().map(|current| (current.id, current.time));
         let all = self.gone.zip(self.active.committed).into_iter().chain(current);
         all.filter(|(commit, _)| !mirror.has(*commit)).max_by_key(|(_, committed)| *committed)
@@ -419,9 +421,4 @@ impl RepositoryReader {
             fetched,
         }))
     }
-}
-
-/// The catalogue selects the paths itself: it knows those of egret.yaml.
-fn everything() -> [String; 1] {
-    [String::new()]
 }

@@ -14,11 +14,11 @@ use crate::core::state::NodeState;
 use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::nft::Generation;
 use crate::reconcile::gitops::repository::DesiredRevision;
-use crate::reconcile::now;
+use crate::reconcile::node::kernel::NodeKernel;
 use crate::reconcile::persistence::state_store::PersistedState;
 use crate::telemetry::chain;
 
-impl Reconciler {
+impl<K: NodeKernel> Reconciler<K> {
     /// Applies a plan. Returns the exits and return paths that the kernel rejected; the rest can do without them.
     /// After a rejection the plan stops at the first step that does not belong to such a part, and has to be made
     /// again without the rejected ones.
@@ -125,7 +125,7 @@ impl Reconciler {
 
     /// Everything is applied.
     pub(super) fn settle(&mut self, intent: &DesiredRevision, compiled: Compiled) -> Result<(), RoundError> {
-        let now = now();
+        let now = self.clock.now();
         let range = intent.set.config.range;
         self.memory.keep(|kept| {
             kept.active.clone_from(&intent.active);
