@@ -198,17 +198,20 @@ impl Truth {
         let mut addresses = BTreeSet::new();
         for team in &self.teams[&pod.address] {
             for revision in &self.revisions {
-                match revision.addresses(*team, network) {
-                    Some(more) => addresses.extend(more),
-                    None => own = true,
+                own |= revision.addresses(*team, network).is_none();
+                // A label is set before its commit's policies are published, and removed after: policies of the one commit
+                // meet labels of the other.
+                for labels in &self.revisions {
+                    let mixed = Revision { groups: labels.groups.clone(), ..revision.clone() };
+                    addresses.extend(mixed.addresses(*team, network).into_iter().flatten());
                 }
             }
         }
         let allowed = match outcome {
             Outcome::Own => own,
-            Outcome::As { address, .. } => addresses.contains(address),
+            // By another interface than the exit's, because somebody removed its rules; but with the right address.
+            Outcome::As { address, .. } | Outcome::Leaked { address, .. } => addresses.contains(address),
             Outcome::Dropped(_) => true,
-            Outcome::Leaked { .. } => false,
         };
         (!allowed).then(|| format!("allowed are {addresses:?}{}", if own { " and its own" } else { "" }))
     }
