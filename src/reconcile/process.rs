@@ -43,7 +43,7 @@ impl Stop {
     }
 
     /// Waits for one of the signals.
-    pub async fn asked(&mut self) {
+    pub async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

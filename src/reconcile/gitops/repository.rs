@@ -68,7 +68,7 @@ impl DesiredRevision {
 
     /// What is suspended, the cluster or policies, and until when, in seconds since the epoch.
     pub fn suspended(&self, now: Timestamp) -> BTreeMap<String, u64> {
-        let waits = match self.active.withheld.as_ref().map(|withheld| &withheld.why) {
+        let waits = match self.active.pending.as_ref().map(|pending| &pending.why) {
             Some(PendingReason::Suspended { until, .. }) => *until,
             _ => self.set.config.suspend.as_ref().map(|suspension| suspension.until),
         };
@@ -88,7 +88,7 @@ pub enum RepositoryEvent {
     /// The repository was polled and nothing changed.
     Unchanged,
     /// The newest commit is not admitted, and none was active before.
-    Withheld(Box<PendingCommit>),
+    Pending(Box<PendingCommit>),
     /// Git failed. The thread retries.
     Fault(git::Error),
 }
@@ -111,11 +111,11 @@ pub fn read_once(options: RepositoryOptions, known: ActiveRevision, rev: Option<
 }
 
 /// A command to the thread.
-enum Wish {
+enum Command {
     /// Starts polling. Until then the active revision is not known.
     Begin(Box<ActiveRevision>),
     /// Polls now.
-    Look,
+    Poll,
     /// Another process made this commit, of this time, active; polls now.
     Published(CommitId, Option<Timestamp>),
 }
@@ -123,38 +123,38 @@ enum Wish {
 /// A handle on the thread; the thread ends when it is dropped.
 #[derive(Debug)]
 pub struct Repository {
-    wishes: Sender<Wish>,
+    commands: Sender<Command>,
 }
 
 impl Repository {
     /// Starts the thread, which waits for [`Repository::begin`].
     pub fn start(options: RepositoryOptions, news: UnboundedSender<RepositoryEvent>) -> std::io::Result<Self> {
-        let (wishes, wished) = channel();
+        let (commands, received) = channel();
         thread::Builder::new().name("repository".to_owned()).spawn(move || {
             loop {
-                match wished.recv() {
-                    Ok(Wish::Begin(known)) => return RepositoryReader::new(options, *known).serve(&wished, &news),
-                    Ok(Wish::Look | Wish::Published(..)) => {}
+                match received.recv() {
+                    Ok(Command::Begin(known)) => return RepositoryReader::new(options, *known).serve(&received, &news),
+                    Ok(Command::Poll | Command::Published(..)) => {}
                     Err(_) => return,
                 }
             }
         })?;
-        Ok(Self { wishes })
+        Ok(Self { commands })
     }
 
     /// Starts polling from the active revision.
     pub fn begin(&self, known: ActiveRevision) {
-        let _ = self.wishes.send(Wish::Begin(Box::new(known)));
+        let _ = self.commands.send(Command::Begin(Box::new(known)));
     }
 
     /// Requests a poll now.
-    pub fn look(&self) {
-        let _ = self.wishes.send(Wish::Look);
+    pub fn poll(&self) {
+        let _ = self.commands.send(Command::Poll);
     }
 
     /// Passes on the commit that another process made active, and requests a poll.
     pub fn published(&self, commit: CommitId, committed: Option<Timestamp>) {
-        let _ = self.wishes.send(Wish::Published(commit, committed));
+        let _ = self.commands.send(Command::Published(commit, committed));
     }
 }
 
@@ -185,9 +185,9 @@ pub fn rejected(catalogue: &Catalogue, diagnostics: &[Diagnostic]) -> Vec<Reject
                 place: format!("{}:{}:{}", error.file, error.start.line, error.start.column),
                 message: error.message.clone(),
                 instead: if instead.is_empty() {
-                    "No earlier version is in force".to_owned()
+                    "No earlier version is active".to_owned()
                 } else {
-                    format!("The last good version of {} stays in force", instead.join(", "))
+                    format!("The last good version of {} stays active", instead.join(", "))
                 },
             }
         })

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{DesiredRevision, RepositoryEvent, RepositoryOptions, RevisionReading, Wish, changes, rejected};
+use super::{Command, DesiredRevision, RepositoryEvent, RepositoryOptions, RevisionReading, changes, rejected};
 use crate::backoff::Backoff;
 use crate::core::admission::{AdmissionDecision, Emergency, PendingCommit, PendingReason};
 use crate::core::gate::{ActiveRevision, Candidate, Gate};
@@ -54,9 +54,9 @@ pub(super) struct RepositoryReader {
     paths: BTreeSet<String>,
     branch: String,
     /// Whether the desired revision was sent.
-    told: bool,
+    sent: bool,
     /// When the repository was last polled.
-    looked: Timestamp,
+    polled: Timestamp,
 }
 
 /// The branch's tip, and what it would change.
@@ -94,15 +94,15 @@ impl RepositoryReader {
             pending: None,
             paths: BTreeSet::new(),
             branch,
-            told: false,
-            looked: Timestamp::UNIX_EPOCH,
+            sent: false,
+            polled: Timestamp::UNIX_EPOCH,
         }
     }
 
     /// Reads a revision once, or the tip of the branch.
     pub(super) fn read_once(mut self, rev: Option<&str>) -> git::Result<RevisionReading> {
         self.rev = rev.map(str::to_owned);
-        let active = match self.look()? {
+        let active = match self.poll()? {
             RepositoryEvent::Intent(active) => Some(*active),
             _ => None,
         };
@@ -110,7 +110,7 @@ impl RepositoryReader {
         let head = self.seen.or(self.current.as_ref().map(|current| current.id));
         let empty = || git::Error::Empty { repository: self.options.following.source.to_string() };
         let head = head.ok_or_else(empty)?;
-        let pending = self.pending.take().zip(self.active.withheld.clone());
+        let pending = self.pending.take().zip(self.active.pending.clone());
         let pending = pending.and_then(|(pending, why)| match self.admit(pending, AdmissionDecision::Admitted) {
             RepositoryEvent::Intent(admitted) => Some((why, *admitted)),
             _ => None,
@@ -119,10 +119,10 @@ impl RepositoryReader {
     }
 
     /// Polls and sends events until the receiver is gone.
-    pub(super) fn serve(mut self, wished: &Receiver<Wish>, news: &UnboundedSender<RepositoryEvent>) {
+    pub(super) fn serve(mut self, commands: &Receiver<Command>, news: &UnboundedSender<RepositoryEvent>) {
         let mut backoff = Backoff::new(self.options.seed);
         loop {
-            let result = self.look();
+            let result = self.poll();
             let wait = match &result {
                 // A server's request to wait is respected, unless a command arrives.
                 Err(error) if error.kind() == ErrorKind::Transient => {
@@ -137,12 +137,12 @@ impl RepositoryReader {
             let messages = match result {
                 Ok(message) => vec![message],
                 // Git is unavailable at the start: the mirror still has the active revision.
-                Err(error) => match self.last_in_force() {
+                Err(error) => match self.last_active() {
                     Some(intent) => vec![RepositoryEvent::Intent(intent), RepositoryEvent::Fault(error)],
                     None => vec![RepositoryEvent::Fault(error)],
                 },
             };
-            if messages.into_iter().any(|message| news.send(message).is_err()) || !self.wait(wished, wait) {
+            if messages.into_iter().any(|message| news.send(message).is_err()) || !self.wait(commands, wait) {
                 return;
             }
         }
@@ -150,26 +150,26 @@ impl RepositoryReader {
 
     /// Waits until the next poll is due: the interval has passed, a command arrives, or the time has come that a
     /// commit waits for. Returns false when the thread has to end.
-    fn wait(&mut self, wished: &Receiver<Wish>, wait: Duration) -> bool {
+    fn wait(&mut self, commands: &Receiver<Command>, wait: Duration) -> bool {
         let until = Instant::now() + wait;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             // An end that passed before the last poll without effect, because Git was unavailable, is handled by the
             // retries.
-            let ends = self.active.withheld.as_ref().and_then(|withheld| withheld.why.ends());
-            let ends = ends.filter(|ends| *ends > self.looked);
+            let ends = self.active.pending.as_ref().and_then(|pending| pending.why.ends());
+            let ends = ends.filter(|ends| *ends > self.polled);
             let by_clock = ends.map(|ends| Duration::try_from(ends.duration_since(now())).unwrap_or_default());
             let slice = by_clock.map_or(left, |by_clock| left.min(by_clock).min(CLOCK));
-            match wished.recv_timeout(slice) {
+            match commands.recv_timeout(slice) {
                 Err(RecvTimeoutError::Disconnected) => return false,
                 Err(RecvTimeoutError::Timeout) if left.is_zero() || ends.is_some_and(|ends| ends <= now()) => {
                     return true;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(wish) => {
-                    self.heed(&wish);
-                    while let Ok(wish) = wished.try_recv() {
-                        self.heed(&wish);
+                Ok(command) => {
+                    self.apply_command(&command);
+                    while let Ok(command) = commands.try_recv() {
+                        self.apply_command(&command);
                     }
                     return true;
                 }
@@ -179,9 +179,9 @@ impl RepositoryReader {
 
     /// While a commit is pending here, one that another process made active meanwhile counts: this process must not
     /// take it back.
-    fn heed(&mut self, wish: &Wish) {
-        if let Wish::Published(commit, committed) = *wish
-            && self.active.withheld.is_some()
+    fn apply_command(&mut self, command: &Command) {
+        if let Command::Published(commit, committed) = *command
+            && self.active.pending.is_some()
             && self.current.as_ref().is_none_or(|current| current.id != commit)
         {
             self.known = Some(commit);
@@ -192,19 +192,19 @@ impl RepositoryReader {
     }
 
     /// Finds the branch's tip and judges it.
-    fn look(&mut self) -> git::Result<RepositoryEvent> {
-        self.looked = now();
+    fn poll(&mut self) -> git::Result<RepositoryEvent> {
+        self.polled = now();
         let mut mirror = if let Some(mirror) = self.mirror.take() {
             mirror
         } else {
             self.options.following.mirror(&self.options.mirror)?
         };
-        let result = self.look_at(&mut mirror);
+        let result = self.poll_mirror(&mut mirror);
         self.mirror = Some(mirror);
         result
     }
 
-    fn look_at(&mut self, mirror: &mut Mirror) -> git::Result<RepositoryEvent> {
+    fn poll_mirror(&mut self, mirror: &mut Mirror) -> git::Result<RepositoryEvent> {
         self.recall(mirror)?;
         mirror.keep(self.current.as_ref().map(|current| current.id).into_iter().chain(self.known).chain(self.gone));
         let head = match &self.rev {
@@ -218,8 +218,8 @@ impl RepositoryReader {
             self.gone = Some(known);
         }
         let same_branch = self.branch == head.branch;
-        let settled = self.pending.is_none() && self.seen == Some(head.commit);
-        if self.told && settled && same_branch {
+        let judged = self.pending.is_none() && self.seen == Some(head.commit);
+        if self.sent && judged && same_branch {
             return Ok(RepositoryEvent::Unchanged);
         }
         if self.seen != Some(head.commit) {
@@ -227,7 +227,7 @@ impl RepositoryReader {
         }
         self.branch = head.branch;
         Ok(match self.pass(mirror)? {
-            RepositoryEvent::Unchanged if !same_branch => self.tell(true),
+            RepositoryEvent::Unchanged if !same_branch => self.desired_revision(true),
             news => news,
         })
     }
@@ -242,7 +242,7 @@ impl RepositoryReader {
         self.known = None;
         self.active.emergency.take_if(|emergency| emergency.commit != known.to_string());
         // The next receiver has to get the revision.
-        self.told = false;
+        self.sent = false;
         Ok(())
     }
 
@@ -288,11 +288,11 @@ impl RepositoryReader {
     /// Admits the tip, or leaves it pending.
     fn pass(&mut self, mirror: &Mirror) -> git::Result<RepositoryEvent> {
         let Some(pending) = self.pending.take() else {
-            let waited = self.active.withheld.take().is_some();
-            return Ok(if waited || !self.told { self.tell(true) } else { RepositoryEvent::Unchanged });
+            let waited = self.active.pending.take().is_some();
+            return Ok(if waited || !self.sent { self.desired_revision(true) } else { RepositoryEvent::Unchanged });
         };
         let why = match self.judge(mirror, &pending) {
-            Ok(AdmissionDecision::Withheld(why)) => why,
+            Ok(AdmissionDecision::Pending(why)) => why,
             Ok(verdict) => return Ok(self.admit(pending, verdict)),
             Err(error) => {
                 self.pending = Some(pending);
@@ -301,21 +301,21 @@ impl RepositoryReader {
         };
         let CommitInfo { id, summary, author, .. } = &pending.info;
         let commit = id.to_string();
-        let before = self.active.withheld.as_ref().filter(|before| before.commit == commit);
-        let since = before.map_or(self.looked, |before| before.since);
-        let withheld = PendingCommit { commit, summary: summary.clone(), author: author.clone(), since, why };
-        let same = before == Some(&withheld);
+        let before = self.active.pending.as_ref().filter(|before| before.commit == commit);
+        let since = before.map_or(self.polled, |before| before.since);
+        let pending_commit = PendingCommit { commit, summary: summary.clone(), author: author.clone(), since, why };
+        let same = before == Some(&pending_commit);
         if !same {
-            tracing::warn!(reason = withheld.why.word(), "{}", withheld.message());
+            tracing::warn!(reason = pending_commit.why.word(), "{}", pending_commit.message());
         }
-        self.active.withheld = Some(withheld.clone());
+        self.active.pending = Some(pending_commit.clone());
         self.pending = Some(pending);
         Ok(match &self.current {
-            _ if self.told && same => RepositoryEvent::Unchanged,
-            Some(_) => self.tell(true),
+            _ if self.sent && same => RepositoryEvent::Unchanged,
+            Some(_) => self.desired_revision(true),
             None => {
-                self.told = true;
-                RepositoryEvent::Withheld(Box::new(withheld))
+                self.sent = true;
+                RepositoryEvent::Pending(Box::new(pending_commit))
             }
         })
     }
@@ -325,14 +325,14 @@ impl RepositoryReader {
         let unsigned = self.check_signatures(mirror, pending)?.err();
         let unsigned =
             unsigned.map(|Unsigned { commit, what }| PendingReason::Unsigned { commit: commit.to_string(), what });
-        Ok(self.gate().judge(&pending.candidate, unsigned, self.looked))
+        Ok(self.gate().judge(&pending.candidate, unsigned, self.polled))
     }
 
     /// Whether a new commit is signed as the flags and the active egret.yaml require.
     fn check_signatures(&mut self, mirror: &Mirror, pending: &Pending) -> git::Result<Result<(), Unsigned>> {
-        let in_force = self.gate().signatures(&pending.candidate);
+        let active = self.gate().signatures(&pending.candidate);
         let flags = &self.options.following.signatures;
-        let Some(demanded) = flags.with(in_force.as_ref())? else { return Ok(Ok(())) };
+        let Some(demanded) = flags.with(active.as_ref())? else { return Ok(Ok(())) };
         let from = self.current.as_ref().map(|current| current.id).or(self.gone);
         let head = pending.info.id;
         let same = |checked: &&Checked| checked.head == head && checked.from == from && checked.demanded == demanded;
@@ -356,19 +356,19 @@ impl RepositoryReader {
 
     fn admit(&mut self, pending: Pending, verdict: AdmissionDecision) -> RepositoryEvent {
         let Pending { info, changes, .. } = pending;
-        self.active.withheld = None;
+        self.active.pending = None;
         self.active.emergency = match verdict {
             AdmissionDecision::Emergency { trailer, reason } => {
                 let emergency = Emergency { commit: info.id.to_string(), author: info.author.clone(), trailer, reason };
                 tracing::warn!("{}", emergency.message());
                 Some(emergency)
             }
-            AdmissionDecision::Admitted | AdmissionDecision::Withheld(_) => None,
+            AdmissionDecision::Admitted | AdmissionDecision::Pending(_) => None,
         };
         self.take_in(changes);
         self.current = Some(info);
         self.gone = None;
-        self.tell(true)
+        self.desired_revision(true)
     }
 
     /// Takes in the changed files.
@@ -384,19 +384,19 @@ impl RepositoryReader {
     }
 
     /// The last active revision, if the first poll failed and the mirror still has it.
-    fn last_in_force(&mut self) -> Option<Box<DesiredRevision>> {
-        if self.told {
+    fn last_active(&mut self) -> Option<Box<DesiredRevision>> {
+        if self.sent {
             return None;
         }
-        match self.tell(false) {
+        match self.desired_revision(false) {
             RepositoryEvent::Intent(intent) => Some(intent),
             _ => None,
         }
     }
 
-    fn tell(&mut self, fetched: bool) -> RepositoryEvent {
+    fn desired_revision(&mut self, fetched: bool) -> RepositoryEvent {
         let Some(commit) = self.current.clone() else { return RepositoryEvent::Unchanged };
-        self.told = true;
+        self.sent = true;
         let diagnostics = self.catalogue.diagnostics();
         let mut set = self.catalogue.policies().clone();
         set.config.signatures = self.gate().active_signatures();
