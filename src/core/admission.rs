@@ -180,7 +180,7 @@ pub enum AdmissionDecision {
         reason: String,
     },
     /// It is pending.
-    Withheld(PendingReason),
+    Pending(PendingReason),
 }
 
 impl AdmissionRules<'_> {
@@ -188,13 +188,13 @@ impl AdmissionRules<'_> {
     /// that removes it from egret.yaml.
     pub fn judge(&self, now: Timestamp) -> AdmissionDecision {
         if let Some(unsigned) = &self.unsigned {
-            return AdmissionDecision::Withheld(unsigned.clone());
+            return AdmissionDecision::Pending(unsigned.clone());
         }
         if self.first_start {
             return AdmissionDecision::Admitted;
         }
         if let Some(Suspension { until, owner, reason }) = self.suspension.filter(|suspension| suspension.holds(now)) {
-            return AdmissionDecision::Withheld(PendingReason::Suspended {
+            return AdmissionDecision::Pending(PendingReason::Suspended {
                 until: Some(*until),
                 owner: owner.clone(),
                 reason: reason.clone(),
@@ -208,7 +208,7 @@ impl AdmissionRules<'_> {
         }
         let next = self.windows.next_opening(now);
         let (opens, window) = next.map_or((None, None), |(opens, window)| (Some(opens), Some(window)));
-        AdmissionDecision::Withheld(PendingReason::Window {
+        AdmissionDecision::Pending(PendingReason::Window {
             opens,
             time_zone: window.map_or_else(|| "UTC".to_owned(), |window| window.time_zone.clone()),
             window: window.map(ToString::to_string).unwrap_or_default(),

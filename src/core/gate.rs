@@ -31,7 +31,8 @@ pub struct ActiveRevision {
     /// When egret.yaml lets commits in, in the same case.
     pub windows: Option<ChangeWindows>,
     /// The commit that waits.
-    pub withheld: Option<PendingCommit>,
+    #[serde(rename = "withheld")]
+    pub pending: Option<PendingCommit>,
     /// How the active one came through a closed change window, if it did.
     pub emergency: Option<Emergency>,
 }
@@ -101,7 +102,7 @@ impl Gate<'_> {
 
     /// The suspension that was last known to hold.
     fn last_suspension(&self) -> Option<Suspension> {
-        match self.active.withheld.as_ref().map(|withheld| &withheld.why) {
+        match self.active.pending.as_ref().map(|withheld| &withheld.why) {
             Some(PendingReason::Suspended { until: Some(until), owner, reason }) => {
                 Some(Suspension { until: *until, owner: owner.clone(), reason: reason.clone() })
             }

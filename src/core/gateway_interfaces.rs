@@ -79,7 +79,7 @@ fn is_zero(value: &u32) -> bool {
 }
 
 /// What a node reports: nothing if no policy could choose it as a gateway, or if there is too much.
-pub fn told(host_network: &HostNetwork, set: &PolicySet, labels: &Labels) -> Vec<GatewayInterface> {
+pub fn reported(host_network: &HostNetwork, set: &PolicySet, labels: &Labels) -> Vec<GatewayInterface> {
     let gateways = || set.policies.values().flat_map(|policy| &policy.gateways);
     if !gateways().any(|spec| spec.node.matches(labels)) {
         return Vec::new();
@@ -383,7 +383,7 @@ mod tests {
         let eth0 = host_network.interfaces.get_mut("eth0").expect("eth0");
         eth0.addresses.push(net("fd00::aaaa/64"));
         eth0.only_named.insert(privacy);
-        let report = |egress| super::told(&host_network, &policies(egress), &labels)[0].clone();
+        let report = |egress| super::reported(&host_network, &policies(egress), &labels)[0].clone();
         assert_eq!(report(&Egress::DefaultRoute).addresses, ["172.18.0.4/16", "fd00::4/64"]);
         let named = Egress::Address("10.0.3.42".parse().expect("an address"));
         assert_eq!(report(&named).only_named, Vec::<String>::new());

@@ -48,7 +48,7 @@ pub enum MarkSurveyError {
 
 /// Reads all marks in use, in the network namespace of the calling thread and within a tokio runtime. `first` is the
 /// first priority of Egret's rules.
-pub async fn look(first: u32) -> Result<MarkSurvey, MarkSurveyError> {
+pub async fn survey(first: u32) -> Result<MarkSurvey, MarkSurveyError> {
     let (mut found, devices) = rules_and_devices(first).await.map_err(MarkSurveyError::Rules)?;
     let (rules, sets) = nftables().await.map_err(MarkSurveyError::Nft)?;
     let mut names: BTreeSet<String> = BTreeSet::new();

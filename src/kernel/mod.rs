@@ -160,8 +160,8 @@ impl Kernel {
     }
 
     /// For read-only commands: tables owned by another Egret process count as owned.
-    pub fn look_only(&mut self) {
-        self.nft.look_only();
+    pub fn read_only(&mut self) {
+        self.nft.read_only();
     }
 
     fn owns(&self, number: u32) -> bool {

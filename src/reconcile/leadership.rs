@@ -27,10 +27,10 @@ pub struct Leadership {
 impl Leadership {
     /// Starts to compete for the Lease.
     pub fn start(lease: Lease, timing: Timing) -> Self {
-        let (tell, role) = watch::channel(LeaseRole::Follower { holder: None });
+        let (role_sender, role) = watch::channel(LeaseRole::Follower { holder: None });
         let (seen, fences) = watch::channel(0);
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(stand(lease, timing.retry, tell, fences, stopped));
+        let task = tokio::spawn(compete(lease, timing.retry, role_sender, fences, stopped));
         Self { role, seen, stop: Some(stop), task }
     }
 
@@ -44,7 +44,7 @@ impl Leadership {
     }
 
     /// The same check for another thread.
-    pub fn asked(&self) -> impl Fn() -> bool + Send + 'static {
+    pub fn is_leader(&self) -> impl Fn() -> bool + Send + 'static {
         let role = self.role.clone();
         move || matches!(&*role.borrow(), LeaseRole::Leader { until, .. } if Instant::now() < *until)
     }
@@ -73,20 +73,20 @@ impl Leadership {
     }
 }
 
-async fn stand(
+async fn compete(
     mut lease: Lease,
     pause: Duration,
-    tell: watch::Sender<LeaseRole>,
+    roles: watch::Sender<LeaseRole>,
     mut fences: watch::Receiver<i64>,
     mut stopped: oneshot::Receiver<()>,
 ) {
     loop {
         lease.seen_fence(*fences.borrow_and_update());
         if let Err(error) = lease.step().await {
-            tracing::warn!(error = chain(&error), hint = error.hint(), "the lease cannot be held or looked at");
+            tracing::warn!(error = chain(&error), hint = error.hint(), "the Lease can be neither read nor renewed");
         }
         let role = lease.role();
-        let before = tell.send_replace(role.clone());
+        let before = roles.send_replace(role.clone());
         match (&before, &role) {
             (LeaseRole::Follower { .. }, LeaseRole::Leader { fence, .. }) => {
                 tracing::info!(fence, "this controller became the leader");
@@ -101,6 +101,6 @@ async fn stand(
         }
     }
     if let Err(error) = lease.release().await {
-        tracing::warn!(error = chain(&error), "the lease is not given back; it runs out by itself");
+        tracing::warn!(error = chain(&error), "the Lease is not released; it expires by itself");
     }
 }

@@ -53,7 +53,7 @@ impl Stop {
     }
 
     /// Waits for one of the signals.
-    pub async fn asked(&mut self) {
+    pub async fn wait(&mut self) {
         let Some(Signals { terminate, interrupt }) = &mut self.0 else { return std::future::pending().await };
         tokio::select! {
             biased;

@@ -241,7 +241,7 @@ fn a_plan_is_logged_in_one_line_and_its_steps_only_if_more_is_asked_for() {
         log
     };
     let usual = log(&[], &[]);
-    let lines: Vec<&str> = usual.lines().filter(|line| line.contains("in force")).collect();
+    let lines: Vec<&str> = usual.lines().filter(|line| line.contains(" applied commit=")).collect();
     assert_eq!(lines.len(), 1, "{usual}");
     for word in ["changes=\"add 1 link, ", "policies=\"outpost\"", "steps="] {
         assert!(lines[0].contains(word), "{word}: {}", lines[0]);

@@ -259,6 +259,6 @@ kind-worker · 18 steps
     assert_eq!(run(&["plan"]), Said::fine(after.clone()));
     // The tables belong to a running process then, which is no change either.
     let running = lab.egret("kind-worker", &[]).unwrap();
-    running.wait_for("in force", DEADLINE).unwrap();
+    running.wait_for(" applied commit=", DEADLINE).unwrap();
     assert_eq!(run(&["plan"]), Said::fine(after));
 }

@@ -167,6 +167,6 @@ fn drift_report(node: &NodeName, desired: &NodeState, found: &NodeState) -> Stri
     let sighting = |drift| ObservedDrift { drift, by: None, wanted_by: Vec::new() };
     let mut report = NodeReport::new(node.as_str());
     report.seen(drift::between(desired, found).into_iter().map(sighting).collect(), seen);
-    report.put_right(now());
+    report.mark_corrected(now());
     node_file(&report).expect("a report")
 }

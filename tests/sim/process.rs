@@ -132,7 +132,7 @@ pub(crate) fn controller(surroundings: &Surroundings, name: &str, incarnation: u
         let reports = surroundings.reports.clone();
         let open = move |_: &PublisherOptions| Ok(reports.of(&identity, Arc::clone(&to_line)));
         let clock = surroundings.clock.clone();
-        let (publisher, work) = Publisher::writing(writing, open, Box::new(leading.asked()), clock);
+        let (publisher, work) = Publisher::writing(writing, open, Box::new(leading.is_leader()), clock);
         spawn_local(work);
         let (_pushes, pushes) = mpsc::channel(1);
         let (_pulls, pulls) = mpsc::channel(1);

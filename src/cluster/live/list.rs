@@ -19,7 +19,7 @@ const OBJECTS: u32 = 500;
 
 impl ApiClient {
     /// Current namespaces and pods, page by page; no nodes, which are watched already.
-    pub async fn look(&self) -> Result<Facts, ApiError> {
+    pub async fn list_facts(&self) -> Result<Facts, ApiError> {
         let namespaces = self.all::<Namespaces>().await?;
         Ok(Facts { namespaces, pods: self.all::<Pods>().await?, ..Facts::default() })
     }

@@ -81,7 +81,7 @@ impl ApiClient {
     }
 
     /// Notifies the leader of a push. An error where nothing was published yet.
-    pub async fn tell_pushed(&self, when: &str) -> Result<Written, ApiError> {
+    pub async fn announce_push(&self, when: &str) -> Result<Written, ApiError> {
         let metadata = json!({"name": CONFIG_NAME, "annotations": {"egret.dev/pushed": when}});
         self.apply(&PUSHED, CONFIG_NAME, None, &json!({"metadata": metadata})).await
     }

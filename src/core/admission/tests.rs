@@ -122,7 +122,7 @@ fn a_trailer_passes_a_closed_window_only_if_it_is_named_and_has_a_reason() {
         let trailers = [("Signed-off-by".to_owned(), "Leia".to_owned()), (key.to_owned(), value.to_owned())];
         AdmissionRules { unsigned: None, first_start: false, windows, suspension: None, trailers: &trailers }.judge(now)
     };
-    let waits = AdmissionDecision::Withheld(PendingReason::Window {
+    let waits = AdmissionDecision::Pending(PendingReason::Window {
         opens: Some(at("2026-11-24T21:00:00Z")),
         time_zone: "Europe/Berlin".to_owned(),
         window: "0 22 * * 1-5 for 4h".to_owned(),
@@ -157,7 +157,7 @@ fn a_suspension_ends_by_itself_and_no_trailer_passes_it() {
         suspension: Some(&suspension),
         trailers: &trailers,
     };
-    let waits = AdmissionDecision::Withheld(PendingReason::Suspended {
+    let waits = AdmissionDecision::Pending(PendingReason::Suspended {
         until: Some(suspension.until),
         owner: suspension.owner.clone(),
         reason: suspension.reason.clone(),

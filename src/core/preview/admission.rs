@@ -28,7 +28,7 @@ pub(super) fn verdict(input: &PreviewInput<'_>) -> AdmissionDecision {
 pub(super) fn told(input: &PreviewInput<'_>, verdict: AdmissionDecision) -> Vec<Risk> {
     let danger = |code, title, text| Risk { level: RiskLevel::Waits, code, title, text };
     match verdict {
-        AdmissionDecision::Withheld(PendingReason::Suspended { until, owner, reason }) => {
+        AdmissionDecision::Pending(PendingReason::Suspended { until, owner, reason }) => {
             let begun = input.before.config.suspend == input.after.config.suspend;
             let text = EscapedText::new().words(if begun {
                 "the cluster is suspended by "
@@ -45,7 +45,7 @@ pub(super) fn told(input: &PreviewInput<'_>, verdict: AdmissionDecision) -> Vec<
                 .words("); no commit comes into force before, and then only in an open change window");
             vec![danger("suspended", "Suspended", text)]
         }
-        AdmissionDecision::Withheld(PendingReason::Window { opens, time_zone, window }) => {
+        AdmissionDecision::Pending(PendingReason::Window { opens, time_zone, window }) => {
             let text = EscapedText::new().words("closed. It ");
             let text = match opens {
                 Some(opens) => text.words(format!("opens {} (", by_the_clock(opens, &time_zone))),
@@ -61,7 +61,7 @@ pub(super) fn told(input: &PreviewInput<'_>, verdict: AdmissionDecision) -> Vec<
                 .words("). A merge commit passes only with that line as the last paragraph of its own message");
             vec![Risk { level: RiskLevel::Warning, ..danger("emergency", "Change window", text) }]
         }
-        AdmissionDecision::Withheld(PendingReason::Unsigned { commit, what }) => {
+        AdmissionDecision::Pending(PendingReason::Unsigned { commit, what }) => {
             let text = EscapedText::new().name(short_commit(&commit)).words(" would be refused: ").quote(what);
             let text = text.words(". What is in force stays until a commit comes that is signed as demanded; the forge's merge button makes one of its own");
             vec![Risk { level: RiskLevel::Danger, ..danger("unsigned", "Signature", text) }]

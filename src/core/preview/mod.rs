@@ -229,7 +229,7 @@ pub fn preview(input: PreviewInput<'_>) -> Preview<'_> {
     // A change without an effect waits for nothing.
     if preview.changes() {
         let verdict = admission::verdict(&input);
-        if let AdmissionDecision::Withheld(why) = &verdict {
+        if let AdmissionDecision::Pending(why) = &verdict {
             preview.waits = Some(why.clone());
         }
         preview.dangers.extend(admission::told(&input, verdict));

@@ -21,11 +21,11 @@ pub struct NodeReport {
     /// The node.
     pub node: String,
     /// The commit that is active on the node; none before the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub in_force: Option<EffectiveCommit>,
+    #[serde(rename = "inForce", default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<EffectiveCommit>,
     /// The newest commit, if it is pending.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub withheld: Option<Box<PendingCommit>>,
+    #[serde(rename = "withheld", default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Box<PendingCommit>>,
     /// How the active commit passed a closed change window, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emergency: Option<Box<Emergency>>,
@@ -156,8 +156,8 @@ impl NodeReport {
     pub fn new(node: &str) -> Self {
         Self {
             node: node.to_owned(),
-            in_force: None,
-            withheld: None,
+            active: None,
+            pending: None,
             emergency: None,
             drift: Vec::new(),
             corrected: Vec::new(),
@@ -211,7 +211,7 @@ impl NodeReport {
             .collect();
         self.corrected.extend(older);
         self.corrected.truncate(KEPT);
-        if let (Some(now), Some(then)) = (&mut self.in_force, &before.in_force)
+        if let (Some(now), Some(then)) = (&mut self.active, &before.active)
             && now.commit == then.commit
         {
             now.since = then.since.or(now.since);
@@ -225,7 +225,7 @@ impl NodeReport {
     }
 
     /// Records that all open drift was corrected.
-    pub fn put_right(&mut self, now: Timestamp) {
+    pub fn mark_corrected(&mut self, now: Timestamp) {
         for mut record in std::mem::take(&mut self.drift).into_iter().rev() {
             record.corrected = Some(now);
             "corrected".clone_into(&mut record.action);
@@ -235,17 +235,17 @@ impl NodeReport {
     }
 
     /// Records that open drift could not be corrected.
-    pub fn not_put_right(&mut self, why: &str) {
+    pub fn mark_uncorrected(&mut self, why: &str) {
         for record in &mut self.drift {
             record.action = format!("not put right: {why}");
         }
     }
 
     /// Records which commit is active. A commit that was active already keeps its time.
-    pub fn set_in_force(&mut self, commit: &str, summary: &str, now: Timestamp) {
-        let known = self.in_force.as_ref().filter(|known| known.commit == commit);
+    pub fn set_active(&mut self, commit: &str, summary: &str, now: Timestamp) {
+        let known = self.active.as_ref().filter(|known| known.commit == commit);
         let since = known.map_or(Some(now), |known| known.since);
-        self.in_force = Some(EffectiveCommit { commit: commit.to_owned(), summary: summary.to_owned(), since });
+        self.active = Some(EffectiveCommit { commit: commit.to_owned(), summary: summary.to_owned(), since });
     }
 
     /// Replaces the findings; those that existed before keep their time.

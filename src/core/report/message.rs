@@ -78,8 +78,8 @@ fn documents(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> 
 }
 
 fn in_force(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
-    let commit = after.in_force.as_ref()?;
-    let same = before.and_then(|report| report.in_force.as_ref()) == Some(commit);
+    let commit = after.active.as_ref()?;
+    let same = before.and_then(|report| report.active.as_ref()) == Some(commit);
     (!same).then(|| format!("{} \"{}\" is in force", short_commit(&commit.commit), commit.summary))
 }
 

@@ -53,7 +53,7 @@ fn time(at: Timestamp) -> String {
 /// first node has had it for the shortest time.
 fn newest(reports: &[NodeReport]) -> Option<&EffectiveCommit> {
     let mut first: BTreeMap<&str, (Option<Timestamp>, usize, &EffectiveCommit)> = BTreeMap::new();
-    for commit in reports.iter().filter_map(|report| report.in_force.as_ref()) {
+    for commit in reports.iter().filter_map(|report| report.active.as_ref()) {
         let known = first.entry(&commit.commit).or_insert((commit.since, 0, commit));
         known.0 = known.0.min(commit.since);
         known.1 += 1;
@@ -66,9 +66,9 @@ fn in_force(page: &mut String, reports: &[NodeReport]) {
         page.push_str("Nothing is in force yet.\n\n");
         return;
     };
-    let has = |report: &&NodeReport| report.in_force.as_ref().is_some_and(|own| own.commit == newest.commit);
+    let has = |report: &&NodeReport| report.active.as_ref().is_some_and(|own| own.commit == newest.commit);
     let (ahead, behind): (Vec<&NodeReport>, Vec<&NodeReport>) = reports.iter().partition(has);
-    let first = ahead.iter().filter_map(|report| report.in_force.as_ref()?.since).min();
+    let first = ahead.iter().filter_map(|report| report.active.as_ref()?.since).min();
     let since = first.map(|since| format!(", first at {}", time(since))).unwrap_or_default();
     let nodes = counted(reports.len(), "node");
     let _ = writeln!(
@@ -80,7 +80,7 @@ fn in_force(page: &mut String, reports: &[NodeReport]) {
     );
     let mut others: BTreeMap<Option<(&str, &str)>, Vec<&str>> = BTreeMap::new();
     for report in behind {
-        let has = report.in_force.as_ref().map(|own| (own.commit.as_str(), own.summary.as_str()));
+        let has = report.active.as_ref().map(|own| (own.commit.as_str(), own.summary.as_str()));
         others.entry(has).or_default().push(&report.node);
     }
     for (has, nodes) in others {
@@ -231,7 +231,7 @@ fn by_node(page: &mut String, reports: &[NodeReport]) {
     );
     for report in reports.iter().take(ROWS) {
         let (in_force, since) = report
-            .in_force
+            .active
             .as_ref()
             .map_or_else(Default::default, |own| (short(&own.commit), own.since.map(time).unwrap_or_default()));
         let open = report.drift.len() + problems(report).count();

@@ -159,13 +159,13 @@ fn an_object_that_drifts_again_is_opened_again_with_its_count() {
     let mut report = NodeReport::new("a");
     report.seen(vec![sighting("rule", None), sighting("link", None)], at(1));
     assert_eq!(report.drift, [record("link", 1, 1, None, 1), record("rule", 1, 1, None, 1)]);
-    report.put_right(at(2));
+    report.mark_corrected(at(2));
     assert_eq!(report.drift, []);
     assert_eq!(report.corrected, [record("link", 1, 1, Some(2), 1), record("rule", 1, 1, Some(2), 1)]);
     report.seen(vec![sighting("rule", None)], at(3));
     assert_eq!(report.drift, [record("rule", 1, 3, None, 2)]);
     assert_eq!(report.corrected, [record("link", 1, 1, Some(2), 1)]);
-    report.put_right(at(4));
+    report.mark_corrected(at(4));
     assert_eq!(report.corrected, [record("rule", 1, 3, Some(4), 2), record("link", 1, 1, Some(2), 1)]);
 }
 
@@ -173,7 +173,7 @@ fn an_object_that_drifts_again_is_opened_again_with_its_count() {
 fn drift_that_stays_open_is_one_record_and_says_why_it_stays() {
     let mut report = NodeReport::new("a");
     report.seen(vec![sighting("rule", None)], at(1));
-    report.not_put_right("the kernel refused");
+    report.mark_uncorrected("the kernel refused");
     report.seen(vec![sighting("rule", None)], at(5));
     let open = DriftRecord { action: "not put right: the kernel refused".to_owned(), ..record("rule", 1, 1, None, 1) };
     assert_eq!(report.drift, [open]);
@@ -184,7 +184,7 @@ fn the_newest_hundred_that_were_put_right_are_kept() {
     let mut report = NodeReport::new("a");
     for number in 0..103 {
         report.seen(vec![sighting(&format!("rule {number}"), None)], at(1));
-        report.put_right(at(2));
+        report.mark_corrected(at(2));
     }
     let kept: Vec<String> = report.corrected.iter().map(|record| record.object.clone()).collect();
     let expected: Vec<String> = (3..103).rev().map(|number| format!("rule {number}")).collect();
@@ -205,7 +205,7 @@ fn a_finding_that_stays_keeps_its_time() {
 /// A node with every kind of record, all of it text that attacks the page.
 fn full() -> NodeReport {
     let mut report = NodeReport::new("kind-worker");
-    report.withheld = Some(Box::new(PendingCommit {
+    report.pending = Some(Box::new(PendingCommit {
         commit: "decaf00123456789".to_owned(),
         summary: "c | d @all".to_owned(),
         author: "Leia <leia@alderaan>".to_owned(),
@@ -222,13 +222,13 @@ fn full() -> NodeReport {
         trailer: "Egret-Emergency".to_owned(),
         reason: "the *bank* is down".to_owned(),
     }));
-    report.set_in_force("c0ffee0123456789", "a | b @all <img>", at(0));
+    report.set_active("c0ffee0123456789", "a | b @all <img>", at(0));
     report.seen(vec![sighting("ip rule 9001", None)], at(1));
-    report.put_right(at(2));
+    report.mark_corrected(at(2));
     report.seen(vec![sighting("ip rule 9001", None)], at(3));
-    report.put_right(at(4));
+    report.mark_corrected(at(4));
     report.seen(vec![sighting("nft inet egret map x", Some("`[a](b)`\n# c"))], at(5));
-    report.not_put_right("*somebody* | holds it");
+    report.mark_uncorrected("*somebody* | holds it");
     report.rejected = vec![Rejected {
         place: "policies/bad.yaml:3:1".to_owned(),
         message: "unknown_field".to_owned(),
@@ -240,10 +240,10 @@ fn full() -> NodeReport {
 
 #[test]
 fn the_page_says_it_all_and_nothing_in_it_is_markup_of_others() {
-    let mut quiet = NodeReport { in_force: full().in_force, ..NodeReport::new("kind-worker2") };
+    let mut quiet = NodeReport { active: full().active, ..NodeReport::new("kind-worker2") };
     quiet.set_findings(vec![Finding::new("overlap", "a|b", "loses *here*").hint("a priority")], at(7));
     let mut behind = NodeReport::new("kind-worker3");
-    behind.set_in_force("77d02fb000000000", "before", Timestamp::UNIX_EPOCH);
+    behind.set_active("77d02fb000000000", "before", Timestamp::UNIX_EPOCH);
     let nothing = NodeReport::new("kind-worker4");
     let given = page("prod", "egret/reports/prod", &[full(), quiet, behind, nothing]).replace('\u{200b}', "~");
     // The same as `tests/it/golden.rs` does for the integration tests.
@@ -257,7 +257,7 @@ fn the_page_says_it_all_and_nothing_in_it_is_markup_of_others() {
 #[test]
 fn the_page_of_a_cluster_without_drift_says_so() {
     let mut report = NodeReport::new("a");
-    report.set_in_force("77d02fb000000000", "first", at(0));
+    report.set_active("77d02fb000000000", "first", at(0));
     let page = page("prod", "egret/reports/prod", &[report]);
     let before_history = page.split("## Reading the history").next();
     assert_eq!(
@@ -273,14 +273,14 @@ fn the_page_of_a_cluster_without_drift_says_so() {
 #[test]
 fn a_commit_in_force_keeps_its_time_over_rounds_and_restarts() {
     let mut report = NodeReport::new("a");
-    report.set_in_force("one", "", at(1));
-    report.set_in_force("one", "", at(2));
-    let since = |report: &NodeReport| report.in_force.as_ref().and_then(|own| own.since);
+    report.set_active("one", "", at(1));
+    report.set_active("one", "", at(2));
+    let since = |report: &NodeReport| report.active.as_ref().and_then(|own| own.since);
     assert_eq!(since(&report), Some(at(1)));
     let mut restarted = NodeReport::new("a");
-    restarted.set_in_force("one", "", at(3));
+    restarted.set_active("one", "", at(3));
     assert_eq!(since(&restarted.after(Some(&report))), Some(at(1)));
-    report.set_in_force("two", "", at(4));
+    report.set_active("two", "", at(4));
     assert_eq!(since(&report), Some(at(4)));
 }
 
@@ -318,7 +318,7 @@ fn a_tree_keeps_the_other_nodes_and_what_people_put_there() {
 fn a_clock_that_jumps_back_makes_no_time_negative() {
     let before = NodeReport { drift: vec![record("rule", 9, 9, None, 1)], ..NodeReport::new("a") };
     let mut after = before.clone();
-    after.put_right(at(1));
+    after.mark_corrected(at(1));
     assert_eq!(subject(Some(&before), &after), "a: rule was gone, put right in 0 ms");
     let page = page("prod", "egret/reports/prod", &[after]);
     let row = page.lines().find(|line| line.starts_with("| a |"));
@@ -341,19 +341,19 @@ fn the_subject_says_what_is_new() {
     let mut open = empty.clone();
     open.seen(vec![sighting("ip rule 9001", None), sighting("ip link egret0", Some("down"))], at(1));
     let mut right = open.clone();
-    right.put_right(at(2));
+    right.mark_corrected(at(2));
     let mut finding = right.clone();
     finding.set_findings(vec![Finding::new("no-gateway", "outpost", "no node\nmatches")], at(3));
     let rejected = NodeReport { rejected: full().rejected, ..finding.clone() };
-    let in_force = NodeReport { in_force: full().in_force, ..rejected.clone() };
+    let in_force = NodeReport { active: full().active, ..rejected.clone() };
     let settled = NodeReport { findings: Vec::new(), ..in_force.clone() };
     let good = NodeReport { rejected: Vec::new(), ..settled.clone() };
     let long = NodeReport {
-        in_force: Some(EffectiveCommit { commit: "abc".to_owned(), summary: "x".repeat(200), since: None }),
+        active: Some(EffectiveCommit { commit: "abc".to_owned(), summary: "x".repeat(200), since: None }),
         ..good.clone()
     };
-    let waits = NodeReport { withheld: full().withheld, ..long.clone() };
-    let emergency = NodeReport { withheld: None, emergency: full().emergency, ..waits.clone() };
+    let waits = NodeReport { pending: full().pending, ..long.clone() };
+    let emergency = NodeReport { pending: None, emergency: full().emergency, ..waits.clone() };
     let steps = [empty, open, right, finding, rejected, in_force, settled, good, long, waits, emergency];
     let subjects: Vec<String> = steps.windows(2).map(|pair| subject(Some(&pair[0]), &pair[1])).collect();
     assert_eq!(

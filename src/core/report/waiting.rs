@@ -17,7 +17,7 @@ pub(super) fn page(page: &mut String, reports: &[NodeReport]) {
     let mut waiting: BTreeMap<(String, String), (Timestamp, Vec<&str>)> = BTreeMap::new();
     let mut passed: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for report in reports {
-        if let Some(PendingCommit { commit, summary, author, since, why }) = report.withheld.as_deref() {
+        if let Some(PendingCommit { commit, summary, author, since, why }) = report.pending.as_deref() {
             let what = format!("{} “{}” of {}", short(commit), inert(summary), inert(author));
             // Each node has a clock of its own, and saw the commit at another time.
             let (first, nodes) = waiting.entry((what, inert(&why.to_string()))).or_insert((*since, Vec::new()));
@@ -46,7 +46,7 @@ pub(super) fn subject(before: Option<&NodeReport>, after: &NodeReport) -> Option
     {
         return Some(emergency.message());
     }
-    let withheld = after.withheld.as_ref()?;
-    let known = before.and_then(|report| report.withheld.as_ref()) == Some(withheld);
+    let withheld = after.pending.as_ref()?;
+    let known = before.and_then(|report| report.pending.as_ref()) == Some(withheld);
     (!known).then(|| withheld.message())
 }

@@ -66,7 +66,7 @@ pub struct HeadStatusInput<'a> {
     /// Documents that were not accepted.
     pub rejected: &'a [Rejected],
     /// The newest commit, if it is pending.
-    pub withheld: Option<&'a PendingCommit>,
+    pub pending: Option<&'a PendingCommit>,
     /// Why Git cannot be read.
     pub git_fault: Option<&'a str>,
     /// Why not everything is published.
@@ -89,7 +89,7 @@ pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timesta
         None => is(ConditionType::GitReachable, true, Reason::Fetched, "the repository can be read"),
         Some(fault) => is(ConditionType::GitReachable, false, Reason::GitOperationFailed, fault),
     };
-    let up_to_date = match facts.withheld {
+    let up_to_date = match facts.pending {
         None => is(ConditionType::UpToDate, true, Reason::Published, "the newest commit for this cluster is published"),
         Some(pending) => is(ConditionType::UpToDate, false, Reason::from(&pending.why), &pending.message()),
     };
@@ -144,7 +144,7 @@ impl HeadStatusInput<'_> {
         if let Some(fault) = self.git_fault {
             return no(Reason::GitOperationFailed, fault.to_owned());
         }
-        if let Some(pending) = self.withheld.filter(|one| matches!(one.why, PendingReason::Unsigned { .. })) {
+        if let Some(pending) = self.pending.filter(|one| matches!(one.why, PendingReason::Unsigned { .. })) {
             return no(Reason::SignatureRefused, pending.message());
         }
         if let Some(message) = self.rejected() {

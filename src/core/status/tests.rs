@@ -265,7 +265,7 @@ fn head<'a>(cluster: &'a BTreeMap<NodeName, Node>, nodes: &'a BTreeMap<NodeName,
         cluster,
         nodes,
         rejected: &[],
-        withheld: None,
+        pending: None,
         git_fault: None,
         publish_fault: None,
         reports: None,
@@ -316,14 +316,14 @@ fn whatever_keeps_the_repository_from_being_applied_is_in_ready_of_the_config() 
     for (facts, reason) in [
         (HeadStatusInput { publish_fault: Some("patch: forbidden"), ..well }, Reason::PublicationFailed),
         (HeadStatusInput { git_fault: Some("connection refused"), ..well }, Reason::GitOperationFailed),
-        (HeadStatusInput { withheld: Some(&unsigned), ..well }, Reason::SignatureRefused),
+        (HeadStatusInput { pending: Some(&unsigned), ..well }, Reason::SignatureRefused),
         (HeadStatusInput { rejected: &rejected, ..well }, Reason::Invalid),
     ] {
         assert_eq!((head_ready(facts).0, head_ready(facts).1), (False, reason));
     }
     let why = PendingReason::Suspended { until: Some(at(60)), owner: "Han".to_owned(), reason: "we move".to_owned() };
     let suspended = pending(why);
-    let waits = HeadStatusInput { withheld: Some(&suspended), ..well };
+    let waits = HeadStatusInput { pending: Some(&suspended), ..well };
     assert_eq!(head_ready(waits).0, True, "a user wants it so");
     let status = head_status(waits, &HeadStatus::default(), at(3));
     let message =

@@ -40,7 +40,7 @@ const CILIUM_FIELDS: [(&str, &str); 3] = [
 
 /// Gathers everything. Returns the survey, and the input with the mark bits that this node takes.
 pub(super) async fn gather(input: &DoctorInput) -> (Survey, DoctorInput) {
-    let marks = marks::look(input.range.first).await.map_err(|error| crate::telemetry::chain(&error));
+    let marks = marks::survey(input.range.first).await.map_err(|error| crate::telemetry::chain(&error));
     let mut input = input.clone();
     let seen = marks.as_ref().ok();
     let choice = seen.filter(|_| !input.mask_is_given).map(|seen| choose(&seen.used, seen.own));

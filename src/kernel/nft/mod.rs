@@ -89,7 +89,7 @@ impl Nft {
     }
 
     /// From now on tables owned by another running Egret count as owned.
-    pub fn look_only(&mut self) {
+    pub fn read_only(&mut self) {
         self.read_only = true;
     }
 

@@ -109,8 +109,8 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     if options.remove {
         let nothing = Cluster::Fixed(Facts::default());
-        let mut engine = Reconciler::new(kernel, nothing, options.node.clone(), memory, live.clock().clone());
-        let steps = engine.remove(range).await?;
+        let mut reconciler = Reconciler::new(kernel, nothing, options.node.clone(), memory, live.clock().clone());
+        let steps = reconciler.remove(range).await?;
         tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
         log_steps(&steps);
         live.delete_node(&options.node).await?;
@@ -143,26 +143,26 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     edges: AgentEdges<K, E>,
 ) -> Result<(), AgentError> {
     let AgentEdges { kernel, events, live, memory, stop, seed } = edges;
-    let telling = MetricsRecorder::start(options.listen, "not all is known of the cluster yet")
+    let metrics = MetricsRecorder::start(options.listen, "not all is known of the cluster yet")
         .map_err(StartError::of("the HTTP server"))?;
-    telling.api_errors(live.errors());
+    metrics.api_errors(live.errors());
     let scope = WatchScope::Agent { node: options.node.clone() };
     let watching = ClusterWatch::open(&live, &scope, live::WatchOptions { seed, ..live::WatchOptions::default() });
-    let shelf = PolicyCache::new(memory.kept().fence);
-    let handover = memory.ways().clone();
+    let cache = PolicyCache::new(memory.kept().fence);
+    let handover = memory.handover().clone();
     let (cluster, clock) = (Cluster::Watched(Box::new(watching)), live.clock().clone());
-    let mut engine = Reconciler::new(kernel, cluster, options.node.clone(), memory, clock);
-    engine.told = Some(GatewayState { handover, ..GatewayState::default() });
-    let teller = StatusWriter::start(live.clone(), options.node.clone(), seed);
+    let mut reconciler = Reconciler::new(kernel, cluster, options.node.clone(), memory, clock);
+    reconciler.gateway_state = Some(GatewayState { handover, ..GatewayState::default() });
+    let status_writer = StatusWriter::start(live.clone(), options.node.clone(), seed);
     tracing::info!(node = %options.node, server = live.server(), "egret runs");
-    Agent::new(RoundDriver::new(engine, telling, seed), shelf, teller).forever(events, stop).await
+    Agent::new(RoundDriver::new(reconciler, metrics, seed), cache, status_writer).run(events, stop).await
 }
 
 /// The state of the agent's loop.
 struct Agent<K> {
-    keeper: RoundDriver<K>,
-    shelf: PolicyCache,
-    teller: StatusWriter,
+    driver: RoundDriver<K>,
+    cache: PolicyCache,
+    status_writer: StatusWriter,
     /// Why the published policies are not applied.
     not_taken: Option<CacheError>,
     /// Why the last round failed.
@@ -175,7 +175,7 @@ struct Agent<K> {
     /// The node's boot ID, as the kubelet reads it.
     boot_id: String,
     /// The status that was last reported.
-    said: NodeStatus,
+    last_status: NodeStatus,
     /// Whether other nodes see this node's status, and how often a client removed it while they needed it.
     seen: bool,
     lost: u64,
@@ -186,18 +186,18 @@ enum Trigger {
     Cluster(Changed),
     Kernel(Result<KernelEvent, KernelError>),
     Time,
-    Asked(ScrapeRequest),
+    Scrape(ScrapeRequest),
     Stop,
 }
 
 impl<K: NodeKernel> Agent<K> {
-    fn new(keeper: RoundDriver<K>, shelf: PolicyCache, teller: StatusWriter) -> Self {
+    fn new(driver: RoundDriver<K>, cache: PolicyCache, status_writer: StatusWriter) -> Self {
         let of_kernel =
             |name: &str| std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).unwrap_or_default();
         Self {
-            keeper,
-            shelf,
-            teller,
+            driver,
+            cache,
+            status_writer,
             not_taken: None,
             failed: None,
             features: KernelFeatures::default(),
@@ -206,31 +206,31 @@ impl<K: NodeKernel> Agent<K> {
             refused: RefusedParts::default(),
             kernel: of_kernel("osrelease").trim().to_owned(),
             boot_id: of_kernel("random/boot_id").trim().to_owned(),
-            said: NodeStatus::default(),
+            last_status: NodeStatus::default(),
             seen: false,
             lost: 0,
         }
     }
 
-    async fn forever(&mut self, mut kernel: impl KernelEvents, mut stop: Stop) -> Result<(), AgentError> {
+    async fn run(&mut self, mut kernel: impl KernelEvents, mut stop: Stop) -> Result<(), AgentError> {
         loop {
-            self.keeper.telling.beat();
-            let wake = self.keeper.next_wake();
+            self.driver.metrics.beat();
+            let wake = self.driver.next_wake();
             let trigger = self.next(&mut stop, &mut kernel, wake).await;
             let due = match trigger {
                 Trigger::Stop => {
                     tracing::info!("egret ends; the datapath stays applied");
                     return Ok(());
                 }
-                Trigger::Cluster(changed) => self.heard(changed),
-                Trigger::Kernel(event) => self.keeper.happened(event?),
-                Trigger::Time => matches!(self.keeper.time_came(), Wakeup::Round | Wakeup::Wall),
-                Trigger::Asked(question) => {
-                    self.keeper.answer(question).await;
+                Trigger::Cluster(changed) => self.on_cluster_change(changed),
+                Trigger::Kernel(event) => self.driver.on_kernel_event(event?),
+                Trigger::Time => matches!(self.driver.wakeup(), Wakeup::Round | Wakeup::Wall),
+                Trigger::Scrape(request) => {
+                    self.driver.answer(request).await;
                     false
                 }
             };
-            if due && self.is_told() {
+            if due && self.ready_for_round() {
                 self.gather(&mut kernel).await?;
                 self.round().await;
             }
@@ -240,27 +240,27 @@ impl<K: NodeKernel> Agent<K> {
     async fn next(&mut self, stop: &mut Stop, kernel: &mut impl KernelEvents, wake: Instant) -> Trigger {
         tokio::select! {
             biased;
-            () = stop.asked() => Trigger::Stop,
-            changed = self.keeper.engine.cluster.changed() => Trigger::Cluster(changed),
+            () = stop.wait() => Trigger::Stop,
+            changed = self.driver.reconciler.cluster.changed() => Trigger::Cluster(changed),
             event = kernel.next() => Trigger::Kernel(event),
             () = sleep_until(wake) => Trigger::Time,
-            question = self.keeper.telling.asked() => Trigger::Asked(question),
+            request = self.driver.metrics.next_scrape() => Trigger::Scrape(request),
         }
     }
 
     /// Whether the agent knows enough to act. Until all lists are complete, a missing object may only not have
     /// arrived yet.
-    fn is_told(&self) -> bool {
-        self.watching().is_some_and(ClusterWatch::synced) && self.keeper.intent.is_some()
+    fn ready_for_round(&self) -> bool {
+        self.watching().is_some_and(ClusterWatch::synced) && self.driver.intent.is_some()
     }
 
     fn watching(&self) -> Option<&ClusterWatch> {
-        self.keeper.engine.cluster.watching()
+        self.driver.reconciler.cluster.watching()
     }
 
     /// Takes in a change of the cluster. Returns whether it makes a round due.
-    fn heard(&mut self, changed: Changed) -> bool {
-        let Some(watching) = self.keeper.engine.cluster.watching() else { return false };
+    fn on_cluster_change(&mut self, changed: Changed) -> bool {
+        let Some(watching) = self.driver.reconciler.cluster.watching() else { return false };
         if changed.faults {
             for (what, fault) in watching.faults() {
                 tracing::warn!(what, hint = fault.hint, "{}; what is known of it stays", fault.message);
@@ -271,23 +271,23 @@ impl<K: NodeKernel> Agent<K> {
         }
         let mut due = changed.synced || changed.facts();
         if (changed.synced || changed.egress_nodes)
-            && let Some(told) = &mut self.keeper.engine.told
+            && let Some(state) = &mut self.driver.reconciler.gateway_state
         {
             let nodes = &watching.view().egress_nodes;
             let now = serving(nodes.iter().map(|(name, node)| (name, &node.status)));
             let cannot = unfit(nodes.iter().map(|(name, node)| (name, &node.status)));
-            due |= told.serving != now || told.unfit != cannot;
-            told.serving = now;
-            told.unfit = cannot;
+            due |= state.serving != now || state.unfit != cannot;
+            state.serving = now;
+            state.unfit = cannot;
             // The status from before a restart of this agent: a restart does not change since when an address is
             // there.
             if changed.synced
-                && let Some(own) = nodes.get(&self.keeper.engine.node)
+                && let Some(own) = nodes.get(&self.driver.reconciler.node)
             {
-                told.holds.extend(own.status.holds.iter().map(|one| (one.address, one.since)));
+                state.holds.extend(own.status.holds.iter().map(|one| (one.address, one.since)));
             }
-            let seen = nodes.contains_key(&self.keeper.engine.node);
-            if std::mem::replace(&mut self.seen, seen) && !seen && self.said.concerns_others() {
+            let seen = nodes.contains_key(&self.driver.reconciler.node);
+            if std::mem::replace(&mut self.seen, seen) && !seen && self.last_status.concerns_others() {
                 tracing::warn!("another client changed or deleted this node's status; it is written again");
                 self.lost += 1;
                 due = true;
@@ -320,8 +320,8 @@ impl<K: NodeKernel> Agent<K> {
                 config: head.config.clone(),
             },
         };
-        self.shelf.update(specs.iter().map(|(name, spec)| (name, spec)));
-        match self.shelf.take(&head) {
+        self.cache.update(specs.iter().map(|(name, spec)| (name, spec)));
+        match self.cache.take(&head) {
             Ok(set) => {
                 let Some(id) = CommitId::parse(&head.revision) else {
                     return self.refuse(CacheError::Unreadable(format!("`{}` is no commit", head.revision)));
@@ -329,14 +329,14 @@ impl<K: NodeKernel> Agent<K> {
                 let commit = CommitInfo::reported(id, head.summary);
                 let refused = self.not_taken.take().is_some();
                 let same =
-                    self.keeper.intent.as_ref().is_some_and(|intent| intent.commit == commit && intent.set == set);
+                    self.driver.intent.as_ref().is_some_and(|intent| intent.commit == commit && intent.set == set);
                 let active = ActiveRevision {
                     commit: Some(id.to_string()),
                     signatures: set.config.signatures.clone(),
                     windows: Some(set.config.change_windows.clone()),
                     ..ActiveRevision::default()
                 };
-                self.keeper.intent = Some(DesiredRevision {
+                self.driver.intent = Some(DesiredRevision {
                     set,
                     commit,
                     branch: String::new(),
@@ -347,7 +347,7 @@ impl<K: NodeKernel> Agent<K> {
                 });
                 // The obstacle is gone and nothing else changed: only the status changes.
                 if same && refused {
-                    self.say();
+                    self.write_status();
                 }
                 !same
             }
@@ -366,25 +366,25 @@ impl<K: NodeKernel> Agent<K> {
             }
         }
         self.not_taken = Some(why);
-        self.say();
+        self.write_status();
         false
     }
 
     /// Waits for a burst of events to end, so that it becomes one round.
     async fn gather(&mut self, kernel: &mut impl KernelEvents) -> Result<(), AgentError> {
-        let until = Instant::now() + self.keeper.gathering();
+        let until = Instant::now() + self.driver.gather_time();
         loop {
             tokio::select! {
                 biased;
                 () = sleep_until(until) => return Ok(()),
-                changed = self.keeper.engine.cluster.changed() => { self.heard(changed); }
-                event = kernel.next() => { self.keeper.happened(event?); }
+                changed = self.driver.reconciler.cluster.changed() => { self.on_cluster_change(changed); }
+                event = kernel.next() => { self.driver.on_kernel_event(event?); }
             }
         }
     }
 
     async fn round(&mut self) {
-        match self.keeper.round(None).await {
+        match self.driver.round(None).await {
             None => return,
             Some(Ok(done)) => {
                 if done.drifted > 0 {
@@ -395,18 +395,18 @@ impl<K: NodeKernel> Agent<K> {
                 self.interfaces = done.interfaces;
                 self.unfit = done.unfit;
                 if self.refused != done.refused {
-                    for (exit, words) in
+                    for (exit, error) in
                         done.refused.exits.iter().filter(|(exit, _)| !self.refused.exits.contains_key(*exit))
                     {
                         self.note(
                             Reason::KernelRefused,
-                            format!("{exit} is not applied here: the kernel refuses to {words}"),
+                            format!("{exit} is not applied here: the kernel refuses to {error}"),
                         );
                     }
                     self.refused = done.refused;
                 }
-                let fence = self.shelf.fence();
-                if let Err(error) = self.keeper.engine.memory.keep(|kept| kept.fence = fence) {
+                let fence = self.cache.fence();
+                if let Err(error) = self.driver.reconciler.memory.keep(|kept| kept.fence = fence) {
                     tracing::warn!(error = chain(&error), "the leader's generation is not remembered over a restart");
                 }
             }
@@ -418,12 +418,12 @@ impl<K: NodeKernel> Agent<K> {
                 self.failed = Some(why);
             }
         }
-        self.say();
+        self.write_status();
     }
 
     /// The drift that was just corrected is at the front of the report's corrected drift.
     fn note_drift(&self, objects: usize) {
-        let texts = self.keeper.engine.report.corrected.iter().take(objects).map(|record| {
+        let texts = self.driver.reconciler.report.corrected.iter().take(objects).map(|record| {
             let by = record.by.as_ref().map_or("another process", |by| by.guess.as_str());
             format!("{} drifted ({:?}, by {by}) and was corrected", record.object, record.class)
         });
@@ -434,18 +434,18 @@ impl<K: NodeKernel> Agent<K> {
 
     fn note(&self, reason: Reason, text: String) {
         let Some(view) = self.watching().map(ClusterWatch::view) else { return };
-        if let Some(meta) = view.nodes.get(&self.keeper.engine.node) {
-            self.teller.note(EventNote { uid: meta.uid.clone(), reason, text });
+        if let Some(meta) = view.nodes.get(&self.driver.reconciler.node) {
+            self.status_writer.note(EventNote { uid: meta.uid.clone(), reason, text });
         }
     }
 
     /// Reports the node's status if it differs from the last report.
-    fn say(&mut self) {
-        let Some(watching) = self.keeper.engine.cluster.watching() else { return };
-        let Some(uid) = watching.view().nodes.get(&self.keeper.engine.node).map(|meta| meta.uid.clone()) else {
+    fn write_status(&mut self) {
+        let Some(watching) = self.driver.reconciler.cluster.watching() else { return };
+        let Some(uid) = watching.view().nodes.get(&self.driver.reconciler.node).map(|meta| meta.uid.clone()) else {
             return;
         };
-        let intent = self.keeper.intent.as_ref();
+        let intent = self.driver.intent.as_ref();
         let refused = self.not_taken.as_ref().map(ToString::to_string);
         let fault = |status, reason, message| NodeFault { status, reason, message };
         let fault = match (&self.failed, refused.as_deref().zip(self.not_taken.as_ref())) {
@@ -458,23 +458,23 @@ impl<K: NodeKernel> Agent<K> {
             (None, None) => None,
         };
         let revision = intent.map(|intent| intent.commit.id.to_string()).unwrap_or_default();
-        let holds = self.keeper.engine.told.as_ref().map(|told| told.holds.clone()).unwrap_or_default();
+        let holds = self.driver.reconciler.gateway_state.as_ref().map(|state| state.holds.clone()).unwrap_or_default();
         let facts = NodeStatusInput {
             revision: &revision,
-            fence: self.shelf.fence(),
+            fence: self.cache.fence(),
             boot_id: &self.boot_id,
-            compiled: self.keeper.engine.in_force(),
-            report: &self.keeper.engine.report,
+            compiled: self.driver.reconciler.applied(),
+            report: &self.driver.reconciler.report,
             features: self.features,
             holds: &holds,
             interfaces: &self.interfaces,
-            range: self.keeper.engine.memory.kept().range(),
+            range: self.driver.reconciler.memory.kept().range(),
             unfit: &self.unfit,
             kernel: &self.kernel,
             fault,
         };
-        let status = node_status(facts, &self.said, self.keeper.engine.clock.now());
-        self.said = status.clone();
-        self.teller.say(StatusUpdate { status, uid, lost: self.lost });
+        let status = node_status(facts, &self.last_status, self.driver.reconciler.clock.now());
+        self.last_status = status.clone();
+        self.status_writer.write(StatusUpdate { status, uid, lost: self.lost });
     }
 }

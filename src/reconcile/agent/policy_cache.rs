@@ -1,5 +1,5 @@
-//! The agent's cache of published policies. Policies are read one by one as they change; the EgressConfig says which
-//! of them form one set.
+//! The agent's cache of published policies. Policies are read one by one as they change; the EgressConfig
+//! defines which of them form one set.
 //!
 //! Not here: watching (`cluster::live`), and the meaning of a policy's spec (`core::policy::published`).
 
@@ -141,10 +141,10 @@ mod tests {
         })
     }
 
-    fn shelf_of(shelf: &mut PolicyCache, policies: &[(&str, &str)]) {
+    fn fill(cache: &mut PolicyCache, policies: &[(&str, &str)]) {
         let written: BTreeMap<String, Value> =
             policies.iter().map(|(name, address)| ((*name).to_owned(), policy(name, address))).collect();
-        shelf.update(&written);
+        cache.update(&written);
     }
 
     /// The EgressConfig that a controller writes for these policies.
@@ -167,33 +167,33 @@ mod tests {
     #[test]
     fn a_set_is_taken_when_all_of_it_is_here_and_nothing_else() {
         let (a, b) = (("a", "10.0.3.42"), ("b", "10.0.3.43"));
-        let (mut shelf, wanted) = (PolicyCache::default(), head(1, &[a, b]));
-        shelf_of(&mut shelf, &[a]);
-        assert!(matches!(shelf.take(&wanted), Err(CacheError::Partial { found: 1, count: 2, .. })));
-        shelf_of(&mut shelf, &[a, ("b", "10.0.3.99")]);
-        assert!(matches!(shelf.take(&wanted), Err(CacheError::Partial { found: 2, .. })));
-        shelf_of(&mut shelf, &[a, b]);
-        let set = shelf.take(&wanted).expect("the set");
+        let (mut cache, wanted) = (PolicyCache::default(), head(1, &[a, b]));
+        fill(&mut cache, &[a]);
+        assert!(matches!(cache.take(&wanted), Err(CacheError::Partial { found: 1, count: 2, .. })));
+        fill(&mut cache, &[a, ("b", "10.0.3.99")]);
+        assert!(matches!(cache.take(&wanted), Err(CacheError::Partial { found: 2, .. })));
+        fill(&mut cache, &[a, b]);
+        let set = cache.take(&wanted).expect("the set");
         assert_eq!((set.policies.len(), set.config.pod_cidrs.len()), (2, 1));
-        shelf_of(&mut shelf, &[a, b, ("c", "10.0.3.44")]);
-        assert!(shelf.take(&wanted).is_err());
+        fill(&mut cache, &[a, b, ("c", "10.0.3.44")]);
+        assert!(cache.take(&wanted).is_err());
     }
 
     #[test]
     fn a_leader_that_comes_back_late_is_not_followed() {
         let a = ("a", "10.0.3.42");
-        let mut shelf = PolicyCache::new(2);
-        shelf_of(&mut shelf, &[a]);
-        assert!(matches!(shelf.take(&head(1, &[a])), Err(CacheError::Stale { fence: 1, known: 2, .. })));
-        assert!(shelf.take(&head(3, &[a])).is_ok());
-        assert_eq!(shelf.fence(), 3);
+        let mut cache = PolicyCache::new(2);
+        fill(&mut cache, &[a]);
+        assert!(matches!(cache.take(&head(1, &[a])), Err(CacheError::Stale { fence: 1, known: 2, .. })));
+        assert!(cache.take(&head(3, &[a])).is_ok());
+        assert_eq!(cache.fence(), 3);
     }
 
     #[test]
-    fn what_nobody_of_ours_wrote_is_told_and_nothing_is_taken() {
-        let mut shelf = PolicyCache::default();
-        shelf.update(&BTreeMap::from([("a".to_owned(), json!({"selectors": []}))]));
+    fn a_policy_that_cannot_be_read_is_reported_and_nothing_is_taken() {
+        let mut cache = PolicyCache::default();
+        cache.update(&BTreeMap::from([("a".to_owned(), json!({"selectors": []}))]));
         let wanted = head(1, &[("a", "10.0.3.42")]);
-        assert!(matches!(shelf.take(&wanted), Err(CacheError::Unreadable(why)) if why.starts_with("a: ")));
+        assert!(matches!(cache.take(&wanted), Err(CacheError::Unreadable(why)) if why.starts_with("a: ")));
     }
 }

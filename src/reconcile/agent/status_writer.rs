@@ -21,7 +21,7 @@ use crate::telemetry::chain;
 const COUNTS: Duration = Duration::from_mins(5);
 
 /// How often the agent checks that its status still stands: one GET of one object.
-const LOOK: Duration = Duration::from_mins(10);
+const CHECK_INTERVAL: Duration = Duration::from_mins(10);
 
 /// A status to write.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -36,11 +36,11 @@ pub struct StatusUpdate {
 
 impl StatusUpdate {
     /// The same update without what can wait.
-    fn pressing(&self) -> Self {
-        let mut word = self.clone();
-        word.status.members = 0;
-        word.status.policies.clear();
-        word
+    fn urgent(&self) -> Self {
+        let mut urgent = self.clone();
+        urgent.status.members = 0;
+        urgent.status.policies.clear();
+        urgent
     }
 }
 
@@ -61,7 +61,7 @@ const WAITING: usize = 16;
 /// A handle on the tasks; they end when it is dropped.
 #[derive(Debug)]
 pub struct StatusWriter {
-    words: watch::Sender<Option<StatusUpdate>>,
+    updates: watch::Sender<Option<StatusUpdate>>,
     notes: mpsc::Sender<EventNote>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -69,12 +69,12 @@ pub struct StatusWriter {
 impl StatusWriter {
     /// Starts the tasks.
     pub fn start(live: ApiClient, node: NodeName, seed: u64) -> Self {
-        let (words, heard) = watch::channel(None);
+        let (updates, receiver) = watch::channel(None);
         let (notes, noted) = mpsc::channel(WAITING);
         let recorder = live.recorder("egret.dev/agent", node.as_str());
         let events = tokio::spawn(record(recorder, node.clone(), noted));
-        let status = tokio::spawn(tell(live, node, heard, Backoff::new(seed)));
-        Self { words, notes, tasks: [status, events] }
+        let status = tokio::spawn(write_updates(live, node, receiver, Backoff::new(seed)));
+        Self { updates, notes, tasks: [status, events] }
     }
 
     /// Queues an event, unless the queue is full.
@@ -85,10 +85,10 @@ impl StatusWriter {
     }
 
     /// Sets the status to write. Only the newest is written.
-    pub fn say(&self, word: StatusUpdate) {
-        self.words.send_if_modified(|said| {
-            let new = said.as_ref() != Some(&word);
-            *said = Some(word);
+    pub fn write(&self, update: StatusUpdate) {
+        self.updates.send_if_modified(|last| {
+            let new = last.as_ref() != Some(&update);
+            *last = Some(update);
             new
         });
     }
@@ -118,45 +118,50 @@ struct Written {
     at: Instant,
 }
 
-async fn tell(live: ApiClient, node: NodeName, mut words: watch::Receiver<Option<StatusUpdate>>, mut backoff: Backoff) {
-    let mut told: Option<Written> = None;
+async fn write_updates(
+    live: ApiClient,
+    node: NodeName,
+    mut updates: watch::Receiver<Option<StatusUpdate>>,
+    mut backoff: Backoff,
+) {
+    let mut written: Option<Written> = None;
     // What the API server last had. After a restart it is read once, before the first write.
     let mut known: Option<NodeStatus> = None;
     loop {
-        let look = backoff.spread(LOOK);
+        let check = backoff.spread(CHECK_INTERVAL);
         tokio::select! {
             biased;
-            more = words.changed() => if more.is_err() { return },
-            () = sleep(look) => if !stands(&live, &node, told.as_ref()).await { told = None },
+            more = updates.changed() => if more.is_err() { return },
+            () = sleep(check) => if !stands(&live, &node, written.as_ref()).await { written = None },
         }
         loop {
-            let Some(word) = words.borrow_and_update().clone() else { break };
-            if let Some(before) = &told {
-                if before.update == word {
+            let Some(update) = updates.borrow_and_update().clone() else { break };
+            if let Some(before) = &written {
+                if before.update == update {
                     break;
                 }
-                if before.update.pressing() == word.pressing() {
+                if before.update.urgent() == update.urgent() {
                     let left = COUNTS.saturating_sub(before.at.elapsed());
                     if !left.is_zero() {
                         tokio::select! {
                             biased;
                             () = sleep(left) => {}
-                            more = words.changed() => if more.is_err() { return },
+                            more = updates.changed() => if more.is_err() { return },
                         }
                         continue;
                     }
                 }
             }
-            match write(&live, &node, &word, told.as_ref(), &mut known).await {
+            match write(&live, &node, &update, written.as_ref(), &mut known).await {
                 Ok(status) => {
                     backoff.reset();
-                    told = Some(Written { update: word, status, at: Instant::now() });
+                    written = Some(Written { update, status, at: Instant::now() });
                 }
                 Err(error) => {
                     let wait = backoff.next_wait();
                     tracing::warn!(error = chain(&error), hint = error.hint(), retry = ?wait, "the node's status is not written");
                     // The write may have succeeded and its response been lost, so all of it is written again.
-                    told = None;
+                    written = None;
                     sleep(wait).await;
                 }
             }
@@ -165,8 +170,8 @@ async fn tell(live: ApiClient, node: NodeName, mut words: watch::Receiver<Option
 }
 
 /// Whether the API server still has what was written. An error counts as yes: the next check follows.
-async fn stands(live: &ApiClient, node: &NodeName, told: Option<&Written>) -> bool {
-    let Some(written) = told else { return true };
+async fn stands(live: &ApiClient, node: &NodeName, written: Option<&Written>) -> bool {
+    let Some(written) = written else { return true };
     let is_gateway = written.update.status.concerns_others();
     match live.egress_node(node).await {
         Ok(Some(found)) if found.status == written.status && found.is_gateway() == is_gateway => true,
@@ -186,7 +191,7 @@ async fn stands(live: &ApiClient, node: &NodeName, told: Option<&Written>) -> bo
 async fn write(
     live: &ApiClient,
     node: &NodeName,
-    word: &StatusUpdate,
+    update: &StatusUpdate,
     before: Option<&Written>,
     known: &mut Option<NodeStatus>,
 ) -> Result<NodeStatus, ApiError> {
@@ -196,12 +201,12 @@ async fn write(
     };
     let had = known.insert(had);
     let object = |update: &StatusUpdate| (update.uid.clone(), update.lost, update.status.concerns_others());
-    let same = before.filter(|before| object(&before.update) == object(word));
+    let same = before.filter(|before| object(&before.update) == object(update));
     let generation = match same.and_then(|before| before.status.observed_generation) {
         Some(generation) => generation,
-        None => live.apply_node(node, &word.uid, word.status.concerns_others()).await?.generation,
+        None => live.apply_node(node, &update.uid, update.status.concerns_others()).await?.generation,
     };
-    let status = word.status.as_written(generation, had);
+    let status = update.status.as_written(generation, had);
     live.apply_node_status(node, &status).await?;
     *had = status.clone();
     Ok(status)

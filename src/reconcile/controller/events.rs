@@ -19,34 +19,34 @@ impl Controller {
     pub(super) async fn record(
         &mut self,
         admission: Vec<(Reason, String)>,
-        told: &[LabelEvent],
-        came_upon: &PublicationResult,
-        turned: &[ReadyTransition],
+        label_events: &[LabelEvent],
+        publication: &PublicationResult,
+        transitions: &[ReadyTransition],
     ) {
         let mut events = Vec::new();
         let config = self.watching.view().config.as_ref().map(|config| config.uid.clone());
         for ((reason, note), uid) in admission.into_iter().zip(config.iter().cycle()) {
             events.push((Regarding::Config { uid: uid.clone() }, EventKind::Warning, reason, note));
         }
-        let rejected = self.intent.iter().flat_map(|intent| &intent.rejected).chain(&came_upon.refused);
+        let rejected = self.intent.iter().flat_map(|intent| &intent.rejected).chain(&publication.refused);
         let rejected: BTreeSet<Rejected> = rejected.cloned().collect();
-        let news: Vec<&Rejected> = rejected.difference(&self.told_rejected).collect();
+        let news: Vec<&Rejected> = rejected.difference(&self.recorded_rejected).collect();
         for (rejected, uid) in news.into_iter().zip(config.iter().cycle()) {
             let note = format!("{}: {}; published is {}", rejected.place, rejected.message, rejected.instead);
             let regarding = Regarding::Config { uid: uid.clone() };
             events.push((regarding, EventKind::Warning, Reason::Invalid, note));
         }
-        self.told_rejected = rejected;
-        for one in turned {
+        self.recorded_rejected = rejected;
+        for one in transitions {
             let regarding = Regarding::Policy { name: one.name.clone(), uid: one.uid.clone() };
             let kind = if one.worse { EventKind::Warning } else { EventKind::Normal };
             events.push((regarding, kind, one.reason, one.message.clone()));
         }
-        for one in told {
+        for one in label_events {
             let node = Regarding::Node { name: one.node.to_string(), uid: one.uid.clone() };
             events.push((node, EventKind::Warning, one.reason, one.note.clone()));
         }
-        for (name, by) in &came_upon.edited {
+        for (name, by) in &publication.edited {
             tracing::warn!(
                 policy = name,
                 by,
@@ -69,12 +69,12 @@ impl Controller {
 /// Events that are recorded once: a commit is pending, or one was admitted through a closed window. `before` is the
 /// revision as last persisted.
 pub(super) fn admission_news(active: &ActiveRevision, before: &ActiveRevision) -> Vec<(Reason, String)> {
-    let what = |withheld: &PendingCommit| (withheld.commit.clone(), withheld.why.word());
+    let what = |pending: &PendingCommit| (pending.commit.clone(), pending.why.word());
     let mut news = Vec::new();
-    if let Some(withheld) = &active.withheld
-        && before.withheld.as_ref().map(what) != Some(what(withheld))
+    if let Some(pending) = &active.pending
+        && before.pending.as_ref().map(what) != Some(what(pending))
     {
-        news.push((Reason::from(&withheld.why), withheld.message()));
+        news.push((Reason::from(&pending.why), pending.message()));
     }
     if let Some(emergency) = active.emergency.as_ref().filter(|one| before.emergency.as_ref() != Some(one)) {
         news.push((Reason::EmergencyApplied, emergency.message()));

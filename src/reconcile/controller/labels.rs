@@ -70,7 +70,7 @@ impl LabelReconciler {
         view: &View,
         set: &PolicySet,
         commit: &str,
-        told: &mut Vec<LabelEvent>,
+        events: &mut Vec<LabelEvent>,
         now: Timestamp,
     ) -> Result<(), ApiError> {
         let taken_over = self.is_taken_over(view, commit, now);
@@ -103,9 +103,9 @@ impl LabelReconciler {
             let seen = ObservedLabels { labels: &node.labels, owners: &owners };
             let desired = reachable(desired, seen, MANAGER, &set.config.label_keys);
             let decision = known.memory.decide(&desired, seen, MANAGER, set.config.on_label_drift, now);
-            known.note(name, &decision, set, commit, told, now);
+            known.note(name, &decision, set, commit, events, now);
             if let Err(error) = known.carry_out(live, name, &decision, now).await {
-                known.report.not_put_right(&error.to_string());
+                known.report.mark_uncorrected(&error.to_string());
                 fault = fault.and(Err(error));
             }
         }
@@ -114,11 +114,11 @@ impl LabelReconciler {
 
     /// Whether every agent that can be waited for has taken the commit over, or the wait has timed out.
     fn is_taken_over(&mut self, view: &View, commit: &str, now: Timestamp) -> bool {
-        let since = self.since.take().filter(|(asked, _)| asked == commit).map_or(now, |(_, since)| since);
+        let since = self.since.take().filter(|(awaited, _)| awaited == commit).map_or(now, |(_, since)| since);
         self.since = Some((commit.to_owned(), since));
-        let behind = view.egress_nodes.iter().any(|(name, told)| {
+        let behind = view.egress_nodes.iter().any(|(name, object)| {
             let ready = view.facts.nodes.get(name).is_some_and(|node| node.ready);
-            ready && told.status.revision != commit
+            ready && object.status.revision != commit
         });
         !behind || now.duration_since(since) >= PATIENCE
     }
@@ -141,10 +141,10 @@ impl Known {
         decision: &LabelDecision,
         set: &PolicySet,
         commit: &str,
-        told: &mut Vec<LabelEvent>,
+        events: &mut Vec<LabelEvent>,
         now: Timestamp,
     ) {
-        let sightings: Vec<ObservedDrift> = decision
+        let drifts: Vec<ObservedDrift> = decision
             .drift
             .iter()
             .map(|(drift, by)| ObservedDrift {
@@ -153,14 +153,14 @@ impl Known {
                 wanted_by: wanted_by(set, drift, commit),
             })
             .collect();
-        for sighting in &sightings {
-            let open = self.report.drift.iter().any(|record| record.object == sighting.drift.object);
+        for drift in &drifts {
+            let open = self.report.drift.iter().any(|record| record.object == drift.drift.object);
             if !open {
-                let by = sighting.by.as_ref().map_or("somebody", |by| by.guess.as_str());
-                let found = sighting.drift.observed.as_deref().unwrap_or("it is gone");
-                let note = format!("{}: {by} changed it, {found}", sighting.drift.object);
+                let by = drift.by.as_ref().map_or("somebody", |by| by.guess.as_str());
+                let found = drift.drift.observed.as_deref().unwrap_or("it is gone");
+                let note = format!("{}: {by} changed it, {found}", drift.drift.object);
                 tracing::warn!(node = %name, "{note}");
-                told.push(LabelEvent {
+                events.push(LabelEvent {
                     node: name.clone(),
                     uid: self.uid.clone(),
                     reason: Reason::DriftDetected,
@@ -168,7 +168,7 @@ impl Known {
                 });
             }
         }
-        self.report.seen(sightings, now);
+        self.report.seen(drifts, now);
         for (key, value) in &decision.given_up {
             let object = format!("label {key}");
             let why = format!("somebody else wants \"{value}\" and was corrected {FIGHT} times in {FIGHT_WINDOW:#}");
@@ -177,7 +177,7 @@ impl Known {
             if let Some(record) = record.filter(|record| record.action != action) {
                 tracing::warn!(node = %name, "{object} is not fought for any more: {why}");
                 let note = format!("{object} is not fought for any more: {why}");
-                told.push(LabelEvent {
+                events.push(LabelEvent {
                     node: name.clone(),
                     uid: self.uid.clone(),
                     reason: Reason::LabelConflict,
@@ -190,10 +190,10 @@ impl Known {
         // A label that is correct again counts as corrected, no matter which client did it.
         let still = |object: &str| decision.drift.iter().any(|(drift, _)| drift.object == object);
         if !self.report.drift.iter().all(|record| still(&record.object)) {
-            let (open, settled) =
+            let (open, corrected) =
                 std::mem::take(&mut self.report.drift).into_iter().partition(|record| still(&record.object));
-            self.report.drift = settled;
-            self.report.put_right(now);
+            self.report.drift = corrected;
+            self.report.mark_corrected(now);
             self.report.drift = open;
         }
     }
@@ -252,9 +252,9 @@ mod tests {
         for (name, revision, ready) in nodes {
             let name = NodeName::parse(name).expect("a name");
             view.facts.nodes.insert(name.clone(), Node { ready: *ready, ..Node::default() });
-            let mut told = EgressNodeObject::default();
-            told.status.revision = (*revision).to_owned();
-            view.egress_nodes.insert(name, told);
+            let mut object = EgressNodeObject::default();
+            object.status.revision = (*revision).to_owned();
+            view.egress_nodes.insert(name, object);
         }
         view
     }

@@ -53,7 +53,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// The longest delay until the status shows whether reports are committed.
 const SETTLES: Duration = Duration::from_secs(5);
 /// How often everything is compared again. A write whose response was lost is noticed at the latest then.
-const LOOK: Duration = Duration::from_mins(1);
+const RESYNC: Duration = Duration::from_mins(1);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
@@ -70,8 +70,8 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     let lease = Lease::new(live.clone(), &options.namespace, &options.lease, &options.identity, options.timing);
     let leading = Leadership::start(lease, options.timing);
     let (following, key) = (&options.following, options.signing_key.clone());
-    let publisher = following.publisher(&options.state_folder, key, seed, Box::new(leading.asked()))?;
-    let pulls = PullPreviews::start(pulls_of(&options, &metrics, seed), Box::new(leading.asked()))
+    let publisher = following.publisher(&options.state_folder, key, seed, Box::new(leading.is_leader()))?;
+    let pulls = PullPreviews::start(pulls_of(&options, &metrics, seed), Box::new(leading.is_leader()))
         .map_err(StartError::of("the thread for pull requests"))?;
     let (_watcher, pushes) = Watcher::new(&options.following.source.watched())?;
     let hook = Webhook::start(options.webhook.clone(), options.following.branch.clone(), options.previews.is_some())
@@ -136,21 +136,21 @@ async fn serve_with(
         git_fault: None,
         labels: LabelReconciler::default(),
         taints: TaintRemover::new(options.startup_taints),
-        sights: Snapshotter::default(),
+        snapshotter: Snapshotter::default(),
         schedule: EffectiveSchedule::default(),
         backoff: Backoff::new(seed),
         due: None,
-        led: None,
-        told_closed: BTreeSet::new(),
-        told_rejected: BTreeSet::new(),
-        begun: false,
-        asked: false,
+        last_fence: None,
+        logged_closed: BTreeSet::new(),
+        recorded_rejected: BTreeSet::new(),
+        reading: false,
+        awaiting_publication: false,
         followed: None,
         pushed: None,
         live,
         options,
     };
-    controller.forever(Sources { stop, news, pushes, hook }).await
+    controller.run(Sources { stop, news, pushes, hook }).await
 }
 
 /// Removes everything that the controller wrote: node labels and custom resources.
@@ -198,26 +198,26 @@ struct Controller {
     taints: TaintRemover,
     /// The nodes' reports as of the last pass.
     reports: Vec<NodeReport>,
-    sights: Snapshotter,
+    snapshotter: Snapshotter,
     schedule: EffectiveSchedule,
     backoff: Backoff,
     /// When the next pass is due without an event.
     due: Option<Instant>,
     /// The fencing token of the last pass.
-    led: Option<i64>,
+    last_fence: Option<i64>,
     /// Whether Git is being read. Reading starts once the published commit is known, because that one must not be
     /// taken back.
-    begun: bool,
+    reading: bool,
     /// Whether the repository thread was given another leader's publication and has not reported its result yet.
-    asked: bool,
+    awaiting_publication: bool,
     /// The published commit that was last handled.
     followed: Option<CommitId>,
     /// The last push that another controller announced.
     pushed: Option<String>,
     /// Resource kinds whose denied read access was already logged.
-    told_closed: BTreeSet<&'static str>,
+    logged_closed: BTreeSet<&'static str>,
     /// Rejected documents for which an event was already recorded.
-    told_rejected: BTreeSet<Rejected>,
+    recorded_rejected: BTreeSet<Rejected>,
 }
 
 impl Controller {
@@ -227,10 +227,10 @@ impl Controller {
             tracing::warn!(what, hint = fault.hint, "{}; what is known of it stays", fault.message);
         }
         let closed = self.watching.closed();
-        for (what, (why, hint)) in closed.iter().filter(|(what, _)| !self.told_closed.contains(*what)) {
+        for (what, (why, hint)) in closed.iter().filter(|(what, _)| !self.logged_closed.contains(*what)) {
             tracing::warn!(what, hint, "{why}; what is known of it stays");
         }
-        self.told_closed = closed.keys().copied().collect();
+        self.logged_closed = closed.keys().copied().collect();
         if let Some(fence) = greatest_fence(self.watching.view()) {
             self.leading.seen_fence(fence);
         }
@@ -239,23 +239,23 @@ impl Controller {
         if self.watching.synced() {
             self.health.set_ready(Ok(()));
         }
-        let led = self.led;
-        if fence != led {
+        let last_fence = self.last_fence;
+        if fence != last_fence {
             // An interim leader may have corrected what this process remembers as contested.
             self.labels.forget();
             // It has also written newer reports than those still queued here.
             self.sender.stop();
-            self.sights = Snapshotter::default();
-            self.led = fence;
-            self.pulls.look();
+            self.snapshotter = Snapshotter::default();
+            self.last_fence = fence;
+            self.pulls.poll();
         }
         if self.watching.synced() {
-            self.follow(fence.is_some() && fence == led);
+            self.follow(fence.is_some() && fence == last_fence);
         }
         if fence.is_some() && self.watching.synced() {
             self.untaint().await;
         }
-        if fence.is_none() || !self.watching.synced() || self.intent.is_none() || self.asked {
+        if fence.is_none() || !self.watching.synced() || self.intent.is_none() || self.awaiting_publication {
             return;
         }
         let began = Instant::now();
@@ -267,7 +267,7 @@ impl Controller {
                 self.due = Some(self.next_due());
                 if let Some(intent) = &self.intent {
                     self.metrics.revision(&intent.commit.id.to_string());
-                    self.metrics.commit_pending(intent.active.withheld.as_ref().map(|withheld| withheld.why.word()));
+                    self.metrics.commit_pending(intent.active.pending.as_ref().map(|pending| pending.why.word()));
                     self.metrics.suspended(intent.suspended(self.live.clock().now()));
                 }
                 tracing::debug!(took = ?began.elapsed(), "published");
@@ -317,11 +317,11 @@ impl Controller {
     /// That leader's clock may have been behind ours when a window closed: what it admitted is not taken back.
     fn follow(&mut self, leads: bool) {
         let published = self.published();
-        if !self.begun {
-            self.begun = true;
+        if !self.reading {
+            self.reading = true;
             self.repository.begin(self.known());
         } else if let Some(published) = published.filter(|one| !leads && self.followed != Some(*one)) {
-            self.asked = self.intent.as_ref().is_none_or(|intent| intent.active.withheld.is_some());
+            self.awaiting_publication = self.intent.as_ref().is_none_or(|intent| intent.active.pending.is_some());
             self.repository.published(published, self.published_time());
         }
         self.followed = published;
@@ -331,15 +331,15 @@ impl Controller {
         let now = self.live.clock().now();
         let scheduled = self.schedule.next_after(now);
         let wait = scheduled.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
-        let due = Instant::now() + wait.map_or(LOOK, |wait| wait.min(LOOK));
+        let due = Instant::now() + wait.map_or(RESYNC, |wait| wait.min(RESYNC));
         let soon = self.sender.publisher().unsettled().then(|| Instant::now() + SETTLES);
-        [self.sights.due(), self.taints.due(), soon].into_iter().flatten().fold(due, Instant::min)
+        [self.snapshotter.due(), self.taints.due(), soon].into_iter().flatten().fold(due, Instant::min)
     }
 
     async fn pass(&mut self, now: Timestamp) -> Result<(), PassError> {
         let Some(intent) = self.intent.clone() else { return Ok(()) };
         let commit = intent.commit.id.to_string();
-        let mut told = Vec::new();
+        let mut label_events = Vec::new();
         let report_fault = self.sender.publisher().fault();
         let reports_published = intent.set.config.reports.then(|| report_fault.as_deref().map_or(Ok(()), Err));
         let previews = self.pulls.fault();
@@ -356,12 +356,13 @@ impl Controller {
             previews: previews.as_ref().map(|fault| fault.as_ref().copied().map_err(String::as_str)),
         };
         // A label that cannot be written does not prevent the publication of policies.
-        let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut told, now).await;
-        let came_upon = match pass.publish().await {
+        let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut label_events, now).await;
+        let publication = match pass.publish().await {
             Err(PassError::Live(error)) => {
                 // A server that does not answer accepts no status either.
                 if error.code().is_some()
-                    && let Err(error) = pass.tell_head(None, &intent.rejected, Some(&chain(&error)), now).await
+                    && let Err(error) =
+                        pass.write_config_status(None, &intent.rejected, Some(&chain(&error)), now).await
                 {
                     tracing::debug!(error = chain(&error), "the fault is not in the status of the EgressConfig");
                 }
@@ -370,17 +371,18 @@ impl Controller {
             outcome => outcome?,
         };
         pass.sweep().await?;
-        let rejected = [intent.rejected.as_slice(), came_upon.refused.as_slice()].concat();
-        let turned = pass.tell(&came_upon, &rejected, now).await?;
+        let rejected = [intent.rejected.as_slice(), publication.refused.as_slice()].concat();
+        let transitions = pass.write_statuses(&publication, &rejected, now).await?;
         let reports = pass.reports(&self.labels, &rejected);
         let admission = admission_news(&intent.active, &self.memory.kept().active);
         if let Err(error) = self.memory.keep(|kept| kept.active.clone_from(&intent.active)) {
             tracing::warn!(error = chain(&error), "the active revision could not be stored and is lost at a restart");
         }
         self.reports.clone_from(&reports);
-        let mut snapshots = ViewSnapshots { sights: &mut self.sights, live: &self.live, view: self.watching.view() };
+        let mut snapshots =
+            ViewSnapshots { snapshotter: &mut self.snapshotter, live: &self.live, view: self.watching.view() };
         self.sender.send(reports, &intent, &mut snapshots);
-        self.record(admission, &told, &came_upon, &turned).await;
+        self.record(admission, &label_events, &publication, &transitions).await;
         Ok(labelled?)
     }
 }

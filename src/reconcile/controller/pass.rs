@@ -112,28 +112,28 @@ impl Pass<'_> {
     /// other: its previous version stays active, and the rejection is reported.
     pub(super) async fn publish(&self) -> Result<PublicationResult, PassError> {
         let mut published = Published::of(&self.intent.set);
-        let mut came_upon = PublicationResult::default();
+        let mut publication = PublicationResult::default();
         for (name, wanted) in published.policies.clone() {
             let (name, wanted) = (&name, &wanted);
             let found = self.view.policies.get(name);
-            if found.is_some_and(|found| says_the_same(name, &found.spec, wanted)) {
+            if found.is_some_and(|found| is_equivalent(name, &found.spec, wanted)) {
                 continue;
             }
             if let Some(found) = found {
                 let others = found.managers.iter().filter(|manager| manager.manager != "egret-controller");
                 if let Some(other) = others.max_by_key(|manager| manager.time) {
-                    came_upon.edited.insert(name.clone(), other.manager.clone());
+                    publication.edited.insert(name.clone(), other.manager.clone());
                 }
             }
             let mut fenced = wanted.clone();
             fenced["fence"] = json!(self.fence()?);
             match self.live.apply_policy(name, &fenced).await {
                 Ok(written) => {
-                    came_upon.generations.insert(name.clone(), written.generation);
+                    publication.generations.insert(name.clone(), written.generation);
                 }
                 Err(error) if error.code() == Some(422) && !error.fenced() => {
                     let before = found.and_then(|found| read_policy(name, &found.spec).ok());
-                    came_upon.refused.push(refused(wanted, &error, before.is_some()));
+                    publication.refused.push(refused(wanted, &error, before.is_some()));
                     match before {
                         Some(before) => published.policies.insert(name.clone(), spec(&before)),
                         None => published.policies.remove(name),
@@ -160,9 +160,9 @@ impl Pass<'_> {
             pod_networks: self.pod_networks(),
         };
         if !self.view.config.as_ref().is_some_and(|found| found.spec.as_ref() == Ok(&head)) {
-            came_upon.config_generation = Some(self.live.apply_config(&head).await?.generation);
+            publication.config_generation = Some(self.live.apply_config(&head).await?.generation);
         }
-        Ok(came_upon)
+        Ok(publication)
     }
 
     /// The pod networks that CNIs report, as far as the schema accepts them.
@@ -171,7 +171,7 @@ impl Pass<'_> {
         let mut networks = if self.pools { self.view.networks_of_pools() } else { Vec::new() };
         if networks.len() > LONGEST {
             let (all, hint) = (networks.len(), "name networks that contain them as podCIDRs in egret.yaml");
-            tracing::warn!(all, hint, "CNIs tell more pod networks than can be published; the first {LONGEST} are");
+            tracing::warn!(all, hint, "CNIs report more pod networks than can be published; the first {LONGEST} are");
             networks.truncate(LONGEST);
         }
         networks
@@ -179,13 +179,13 @@ impl Pass<'_> {
 
     /// Writes the status of every policy and of the EgressConfig where it changed. Returns the policies whose `Ready`
     /// changed.
-    pub(super) async fn tell(
+    pub(super) async fn write_statuses(
         &self,
-        came_upon: &PublicationResult,
+        publication: &PublicationResult,
         rejected: &[Rejected],
         now: Timestamp,
     ) -> Result<Vec<ReadyTransition>, PassError> {
-        let mut turned = Vec::new();
+        let mut transitions = Vec::new();
         let set = &self.intent.set;
         let revision = self.intent.commit.id.to_string();
         let nodes = self.nodes();
@@ -197,7 +197,7 @@ impl Pass<'_> {
             let before = found.status.clone().unwrap_or_default();
             let facts = PolicyStatusInput {
                 policy,
-                generation: Some(came_upon.generations.get(&name).copied().unwrap_or(found.generation)),
+                generation: Some(publication.generations.get(&name).copied().unwrap_or(found.generation)),
                 placement: &placement,
                 nodes: &nodes,
                 behind: &behind,
@@ -208,16 +208,16 @@ impl Pass<'_> {
             if status != before {
                 self.fence()?;
                 self.live.apply_policy_status(&name, &status).await?;
-                turned.extend(transition(&name, &found.uid, &before, &status));
+                transitions.extend(transition(&name, &found.uid, &before, &status));
             }
         }
-        self.tell_head(came_upon.config_generation, rejected, None, now).await?;
-        Ok(turned)
+        self.write_config_status(publication.config_generation, rejected, None, now).await?;
+        Ok(transitions)
     }
 
     /// Writes the status of the EgressConfig, if there is one and it changed. `fault`: why not everything is
     /// published.
-    pub(super) async fn tell_head(
+    pub(super) async fn write_config_status(
         &self,
         generation: Option<i64>,
         rejected: &[Rejected],
@@ -233,7 +233,7 @@ impl Pass<'_> {
             cluster: &self.view.facts.nodes,
             nodes: &self.nodes(),
             rejected,
-            withheld: self.intent.active.withheld.as_ref(),
+            pending: self.intent.active.pending.as_ref(),
             git_fault: self.git_fault,
             publish_fault: fault,
             reports: self.reports_published,
@@ -252,7 +252,7 @@ impl Pass<'_> {
         for name in self.view.egress_nodes.keys().filter(|name| !self.view.facts.nodes.contains_key(*name)) {
             self.fence()?;
             self.live.delete_node(name).await?;
-            tracing::info!(node = %name, "the node is gone, and what was said of it");
+            tracing::info!(node = %name, "the EgressNode of a deleted node is deleted");
         }
         Ok(())
     }
@@ -269,7 +269,7 @@ impl Pass<'_> {
         for (name, status) in self.nodes() {
             let Some(mut report) = status.report else { continue };
             report.rejected = rejected.to_vec();
-            report.withheld = self.intent.active.withheld.clone().map(Box::new);
+            report.pending = self.intent.active.pending.clone().map(Box::new);
             report.emergency = self.intent.active.emergency.clone().map(Box::new);
             if let Some(own) = labels.report(&name) {
                 report.drift.extend(own.drift.iter().cloned());
@@ -291,7 +291,7 @@ impl Pass<'_> {
 
 fn refused(wanted: &Value, error: &ApiError, has_before: bool) -> Rejected {
     let source = &wanted["source"];
-    let instead = if has_before { "the version of before stays in force" } else { "nothing is in force in its place" };
+    let instead = if has_before { "its previous version stays active" } else { "no earlier version is active" };
     Rejected {
         place: format!("{}:{}", source["file"].as_str().unwrap_or_default(), source["line"]),
         message: format!("the API server refuses it: {error}"),
@@ -300,7 +300,7 @@ fn refused(wanted: &Value, error: &ApiError, has_before: bool) -> Rejected {
 }
 
 /// Whether a published policy means the same as the wanted one, ignoring the fencing token and what the server added.
-fn says_the_same(name: &str, found: &Value, wanted: &Value) -> bool {
+fn is_equivalent(name: &str, found: &Value, wanted: &Value) -> bool {
     let same_source = found["source"] == wanted["source"];
     same_source && read_policy(name, found).is_ok_and(|policy| hash_of(name, &spec(&policy)) == hash_of(name, wanted))
 }

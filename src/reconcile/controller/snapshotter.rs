@@ -36,14 +36,14 @@ pub(super) struct Snapshotter {
     /// No snapshot before this time, because one failed.
     pause: Option<Instant>,
     /// Why the last snapshot failed.
-    told: Option<String>,
+    last_error: Option<String>,
     /// The interfaces of the last snapshot that was handed over.
     host_networks: BTreeMap<NodeName, HostNetwork>,
 }
 
 impl Snapshotter {
     /// Starts a snapshot, unless one is running or has just failed.
-    pub(super) fn look(&mut self, live: &ApiClient) {
+    pub(super) fn start(&mut self, live: &ApiClient) {
         if self.task.is_some() || self.pause.is_some_and(|pause| pause > Instant::now()) {
             return;
         }
@@ -51,7 +51,7 @@ impl Snapshotter {
         self.task = Some(tokio::spawn(async move {
             // The result may not be collected for a while. Its time is the start of the snapshot.
             let began = live.clock().now();
-            let result = live.look().await.map(|facts| (facts, began));
+            let result = live.list_facts().await.map(|facts| (facts, began));
             *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         }));
     }
@@ -67,7 +67,7 @@ impl Snapshotter {
         self.task = None;
         match found {
             Ok((facts, taken)) => {
-                (self.pause, self.told) = (None, None);
+                (self.pause, self.last_error) = (None, None);
                 self.host_networks = host_networks(view);
                 let facts = Facts {
                     nodes: view.facts.nodes.clone(),
@@ -81,10 +81,10 @@ impl Snapshotter {
             Err(error) => {
                 self.pause = Some(Instant::now() + PAUSE);
                 let why = chain(&error);
-                if self.told.as_ref() != Some(&why) {
+                if self.last_error.as_ref() != Some(&why) {
                     tracing::warn!(error = why, hint = error.hint(), "no snapshot of the cluster can be taken");
                 }
-                self.told = Some(why);
+                self.last_error = Some(why);
                 None
             }
         }
@@ -93,26 +93,26 @@ impl Snapshotter {
 
 /// A snapshot source for the whole cluster, with the known interfaces of gateways.
 pub(super) struct ViewSnapshots<'a> {
-    pub(super) sights: &'a mut Snapshotter,
+    pub(super) snapshotter: &'a mut Snapshotter,
     pub(super) live: &'a ApiClient,
     pub(super) view: &'a View,
 }
 
 impl SnapshotSource for ViewSnapshots<'_> {
     fn interfaces_differ(&self) -> bool {
-        host_networks(self.view) != self.sights.host_networks
+        host_networks(self.view) != self.snapshotter.host_networks
     }
 
     fn request(&mut self) {
-        self.sights.look(self.live);
+        self.snapshotter.start(self.live);
     }
 
     fn take(&mut self) -> Option<ClusterSnapshot> {
-        self.sights.taken(self.view)
+        self.snapshotter.taken(self.view)
     }
 
     fn reset(&mut self) {
-        *self.sights = Snapshotter::default();
+        *self.snapshotter = Snapshotter::default();
     }
 }
 
@@ -126,7 +126,8 @@ impl Drop for Snapshotter {
 
 /// The interfaces that the agents of existing nodes report.
 pub(super) fn host_networks(view: &View) -> BTreeMap<NodeName, HostNetwork> {
-    let told = view.egress_nodes.iter().filter(|(name, _)| view.facts.nodes.contains_key(*name));
-    told.filter_map(|(name, node)| Some((name.clone(), gateway_interfaces::host_network(&node.status.interfaces)?)))
+    let nodes = view.egress_nodes.iter().filter(|(name, _)| view.facts.nodes.contains_key(*name));
+    nodes
+        .filter_map(|(name, node)| Some((name.clone(), gateway_interfaces::host_network(&node.status.interfaces)?)))
         .collect()
 }

@@ -29,12 +29,12 @@ pub(super) struct TaintRemover {
     /// No attempt before this time, because one failed.
     pause: Option<Instant>,
     /// Why the last attempt failed.
-    said: Option<String>,
+    last_error: Option<String>,
 }
 
 impl TaintRemover {
     pub(super) fn new(wanted: bool) -> Self {
-        Self { wanted, pause: None, said: None }
+        Self { wanted, pause: None, last_error: None }
     }
 
     /// When to try again; none if nothing failed.
@@ -47,8 +47,8 @@ impl TaintRemover {
 fn done(view: &View) -> Vec<(&NodeName, &NodeMeta)> {
     let Some(Ok(head)) = view.config.as_ref().map(|config| &config.spec) else { return Vec::new() };
     let in_place = |name: &NodeName, meta: &NodeMeta| {
-        let said = view.egress_nodes.get(name).map(|node| &node.status);
-        meta.starting.as_ref().zip(said).is_some_and(|(boot_id, said)| said.is_in_place(&head.revision, boot_id))
+        let status = view.egress_nodes.get(name).map(|node| &node.status);
+        meta.starting.as_ref().zip(status).is_some_and(|(boot_id, status)| status.is_in_place(&head.revision, boot_id))
     };
     view.nodes.iter().filter(|(name, meta)| in_place(name, meta)).collect()
 }
@@ -62,7 +62,7 @@ impl Controller {
         }
         let nodes = done(self.watching.view());
         if nodes.is_empty() {
-            (self.taints.pause, self.taints.said) = (None, None);
+            (self.taints.pause, self.taints.last_error) = (None, None);
             return;
         }
         let tries: JoinSet<Result<(), ApiError>> = nodes
@@ -72,17 +72,17 @@ impl Controller {
             .collect();
         let outcomes = tries.join_all().await;
         match outcomes.into_iter().find_map(Result::err) {
-            None => (self.taints.pause, self.taints.said) = (None, None),
+            None => (self.taints.pause, self.taints.last_error) = (None, None),
             Some(error) => {
                 let why = chain(&error);
-                if self.taints.said.as_ref() != Some(&why) {
+                if self.taints.last_error.as_ref() != Some(&why) {
                     tracing::warn!(
                         error = why,
                         hint = error.hint(),
                         "a node whose agent is done keeps its startup taint"
                     );
                 }
-                self.taints.said = Some(why);
+                self.taints.last_error = Some(why);
                 let pause = Instant::now() + PAUSE;
                 self.taints.pause = Some(pause);
                 self.due = Some(self.due.filter(|due| *due > Instant::now()).map_or(pause, |due| due.min(pause)));
@@ -133,13 +133,13 @@ mod tests {
         }
     }
 
-    /// Adds a node: `starting` is its boot if it has the taint, `said` the commit and the boot that its agent
+    /// Adds a node: `starting` is its boot if it has the taint, `reported` the commit and the boot that its agent
     /// reports.
-    fn put(view: &mut View, name: &str, starting: Option<&str>, said: Option<(&str, &str)>) {
+    fn put(view: &mut View, name: &str, starting: Option<&str>, reported: Option<(&str, &str)>) {
         let name = NodeName::parse(name).expect("a name");
         let meta = NodeMeta { uid: name.to_string(), starting: starting.map(str::to_owned), ..NodeMeta::default() };
         view.nodes.insert(name.clone(), meta);
-        if let Some((revision, boot_id)) = said {
+        if let Some((revision, boot_id)) = reported {
             let ready = Condition::new(ConditionType::Ready, true, Reason::Programmed, "", Timestamp::UNIX_EPOCH);
             let (revision, boot_id) = (revision.to_owned(), boot_id.to_owned());
             let status = NodeStatus { revision, boot_id, conditions: vec![ready], ..NodeStatus::default() };
@@ -155,7 +155,7 @@ mod tests {
         put(&mut view, "as-before-its-boot", Some("b2"), Some(("a", "b1")));
         put(&mut view, "behind", Some("b2"), Some(("earlier", "b2")));
         put(&mut view, "silent", Some("b2"), None);
-        put(&mut view, "nobody-says-which-boot", Some(""), Some(("a", "")));
+        put(&mut view, "unknown-boot", Some(""), Some(("a", "")));
         assert_eq!(done(&view), []);
         view.config = Some(head("a"));
         let names: Vec<&str> = done(&view).into_iter().map(|(name, _)| name.as_str()).collect();

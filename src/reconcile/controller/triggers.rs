@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use super::snapshotter::host_networks;
-use super::{Controller, ControllerError, ControllerOptions, GATHER, LOOK};
+use super::{Controller, ControllerError, ControllerOptions, GATHER, RESYNC};
 use crate::core::facts::Facts;
 use crate::reconcile::gitops::pulls::{PreviewCluster, PullPreviewEvent, PullPreviewOptions};
 use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
@@ -44,20 +44,20 @@ pub(super) struct Sources {
 
 /// The options of the thread for pull requests, if previews are enabled.
 pub(super) fn pulls_of(options: &ControllerOptions, metrics: &Metrics, seed: u64) -> Option<PullPreviewOptions> {
-    let board = options.previews.clone()?;
+    let target = options.previews.clone()?;
     metrics.preview(None);
     Some(PullPreviewOptions {
         following: options.following.clone(),
         mirror: options.state_folder.join("pulls.git"),
         seed,
-        board,
+        target,
         metrics: metrics.clone(),
     })
 }
 
 impl Controller {
     /// Runs until SIGTERM or SIGINT.
-    pub(super) async fn forever(mut self, mut from: Sources) -> Result<(), ControllerError> {
+    pub(super) async fn run(mut self, mut from: Sources) -> Result<(), ControllerError> {
         tracing::info!(source = %self.options.following.source, server = self.live.server(), "egret's controller runs");
         loop {
             self.health.beat();
@@ -80,17 +80,17 @@ impl Controller {
         let wake = self.wake();
         tokio::select! {
             biased;
-            () = from.stop.asked() => Trigger::Stop,
+            () = from.stop.wait() => Trigger::Stop,
             message = from.news.recv() => Trigger::News(message),
             Some(()) = from.pushes.recv() => Trigger::Pushed,
-            told = from.hook.told() => {
-                self.pass_on();
-                match told {
+            event = from.hook.next_event() => {
+                self.announce_push();
+                match event {
                     WebhookEvent::Pushed => Trigger::Pushed,
                     WebhookEvent::Proposed => Trigger::Proposed,
                 }
             }
-            word = self.pulls.word() => Trigger::Pulls(word),
+            event = self.pulls.next_event() => Trigger::Pulls(event),
             () = self.leading.changed() => Trigger::Role,
             _ = self.watching.changed() => Trigger::Cluster,
             () = sleep_until(wake) => Trigger::Time,
@@ -101,41 +101,41 @@ impl Controller {
     fn react(&mut self, trigger: Trigger) -> Result<bool, ControllerError> {
         Ok(match trigger {
             Trigger::Stop => false,
-            Trigger::News(Some(message)) => self.heard(message),
+            Trigger::News(Some(message)) => self.on_repository_event(message),
             Trigger::News(None) => return Err(StartError::ended("the repository's thread").into()),
             Trigger::Pushed => {
-                self.repository.look();
-                self.pulls.look();
+                self.repository.poll();
+                self.pulls.poll();
                 false
             }
             Trigger::Proposed => {
-                self.pulls.look();
+                self.pulls.poll();
                 false
             }
-            Trigger::Pulls(PullPreviewEvent::Ask(tell)) => {
-                self.look_for(tell);
+            Trigger::Pulls(PullPreviewEvent::NeedsCluster(reply)) => {
+                self.send_preview_cluster(reply);
                 false
             }
             Trigger::Cluster => {
-                self.heed_push();
+                self.on_push_announced();
                 true
             }
             Trigger::Pulls(PullPreviewEvent::Changed) => true,
-            Trigger::Role => self.leading.fence() != self.led,
-            Trigger::Time => self.time_came(),
+            Trigger::Role => self.leading.fence() != self.last_fence,
+            Trigger::Time => self.on_timer(),
         })
     }
 
     fn wake(&self) -> Instant {
-        let latest = Instant::now() + LOOK;
+        let latest = Instant::now() + RESYNC;
         self.due.map_or(latest, |due| due.min(latest))
     }
 
     /// Takes in an event of the repository. Returns whether it makes a pass due.
-    fn heard(&mut self, news: RepositoryEvent) -> bool {
+    fn on_repository_event(&mut self, event: RepositoryEvent) -> bool {
         let before = self.git_fault.clone();
-        let asked = std::mem::take(&mut self.asked);
-        match news {
+        let was_awaited = std::mem::take(&mut self.awaiting_publication);
+        match event {
             RepositoryEvent::Intent(intent) => {
                 if intent.fetched {
                     self.metrics.git_fetched(SystemTime::now());
@@ -144,7 +144,7 @@ impl Controller {
                 self.take(*intent);
                 return true;
             }
-            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => {
+            RepositoryEvent::Unchanged | RepositoryEvent::Pending(_) => {
                 self.metrics.git_fetched(SystemTime::now());
                 self.git_fault = None;
             }
@@ -157,7 +157,7 @@ impl Controller {
                 self.git_fault = Some(chain(&error));
             }
         }
-        self.git_fault != before || asked
+        self.git_fault != before || was_awaited
     }
 
     fn take(&mut self, intent: DesiredRevision) {
@@ -167,11 +167,11 @@ impl Controller {
         self.intent = Some(intent);
     }
 
-    fn time_came(&mut self) -> bool {
+    fn on_timer(&mut self) -> bool {
         if self.due.is_none_or(|due| due > Instant::now()) {
             return self.due.is_none();
         }
-        self.repository.look();
+        self.repository.poll();
         true
     }
 
@@ -189,31 +189,31 @@ impl Controller {
 
     /// Announces a push to the leader, unless this process is the leader. If that fails, the leader notices the push
     /// at its next poll.
-    pub(super) fn pass_on(&self) {
+    pub(super) fn announce_push(&self) {
         if self.leading.fence().is_some() {
             return;
         }
         let live = self.live.clone();
         tokio::spawn(async move {
-            if let Err(error) = live.tell_pushed(&live.clock().now().to_string()).await {
+            if let Err(error) = live.announce_push(&live.clock().now().to_string()).await {
                 tracing::warn!(error = chain(&error), "the leader could not be notified of a push");
             }
         });
     }
 
     /// Polls Git at once if another controller announced a push.
-    pub(super) fn heed_push(&mut self) {
+    pub(super) fn on_push_announced(&mut self) {
         let pushed = self.watching.view().config.as_ref().and_then(|config| config.pushed.clone());
         if pushed.is_some() && pushed != self.pushed {
             self.pushed = pushed;
-            self.repository.look();
-            self.pulls.look();
+            self.repository.poll();
+            self.pulls.poll();
         }
     }
 
     /// Sends the cluster's state for a preview. The controller watches no pods: it lists them in a separate task,
-    /// because that may take a while. A controller that does not know enough sends nothing, and is asked again.
-    pub(super) fn look_for(&self, tell: oneshot::Sender<Result<PreviewCluster, String>>) {
+    /// because that may take a while. A controller that does not know enough sends nothing, and the thread requests it again.
+    pub(super) fn send_preview_cluster(&self, reply: oneshot::Sender<Result<PreviewCluster, String>>) {
         if !self.watching.synced() || self.intent.is_none() {
             return;
         }
@@ -223,16 +223,16 @@ impl Controller {
         let (host_networks, held) = (host_networks(view), view.facts.held.clone());
         let pod_networks = view.facts.pod_networks.clone();
         tokio::spawn(async move {
-            match live.look().await {
+            match live.list_facts().await {
                 Ok(facts) => {
                     let facts = Facts { nodes, pod_networks, held, ..facts };
                     let situation = PreviewCluster { facts, host_networks, reports };
-                    let _ = tell.send(Ok(situation));
+                    let _ = reply.send(Ok(situation));
                 }
                 Err(error) => {
                     let hint = error.hint();
-                    tracing::warn!(error = chain(&error), hint, "pods cannot be looked at for previews");
-                    let _ = tell.send(Err(chain(&error)));
+                    tracing::warn!(error = chain(&error), hint, "pods cannot be listed for previews");
+                    let _ = reply.send(Err(chain(&error)));
                 }
             }
         });

@@ -35,8 +35,8 @@ impl TrackedRepository {
         Ok((repository, news))
     }
 
-    /// Starts the thread that writes reports to the repository, by a key if they are signed, and while `leads` says so. It has a mirror of
-    /// its own, too.
+    /// Starts the thread that writes reports to the repository while `leads` returns true; with a key, they are signed.
+    /// It has a mirror of its own, too.
     pub fn publisher(
         &self,
         folder: &Path,

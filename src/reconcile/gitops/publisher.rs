@@ -94,9 +94,9 @@ const FOLD: Duration = Duration::from_hours(24);
 /// A handle on the thread.
 #[derive(Debug)]
 pub struct Publisher {
-    letters: Option<UnboundedSender<Message>>,
+    batches: Option<UnboundedSender<Message>>,
     thread: Option<thread::JoinHandle<()>>,
-    told: Arc<Mutex<Told>>,
+    state: Arc<Mutex<PublisherState>>,
 }
 
 /// A message to the thread: a batch, or none to cancel the last one.
@@ -104,7 +104,7 @@ type Message = Option<(ReportBatch, Option<ClusterSnapshot>)>;
 
 /// State shared between the thread and its handle.
 #[derive(Debug, Default)]
-struct Told {
+struct PublisherState {
     /// Why the last attempt failed.
     fault: Option<String>,
     /// A batch was sent and not attempted yet.
@@ -138,76 +138,76 @@ impl Publisher {
         leads: IsLeader,
         clock: Clock,
     ) -> (Self, impl Future<Output = ()>) {
-        let (letters, received) = unbounded_channel();
-        let told = Arc::<Mutex<Told>>::default();
-        let tell = Arc::clone(&told);
+        let (batches, received) = unbounded_channel();
+        let state = Arc::<Mutex<PublisherState>>::default();
+        let shared = Arc::clone(&state);
         let work = async move {
             let (unsent, seed) = (Unsent::open(&options.mirror), options.seed);
-            let told = tell;
-            let shy = LogOnce::default();
-            let writer = Writer { options, open, clock, leads, mirror: None, unsent, told, fold: None, shy };
+            let state = shared;
+            let logged = LogOnce::default();
+            let writer = Writer { options, open, clock, leads, mirror: None, unsent, state, fold: None, logged };
             writer.serve(received, &mut Backoff::new(seed)).await;
         };
-        (Self { letters: Some(letters), thread: None, told }, work)
+        (Self { batches: Some(batches), thread: None, state }, work)
     }
 
     /// Sends reports, with a snapshot of the cluster where one is due. Only the newest batch is written.
-    pub fn send(&self, letter: ReportBatch, sight: Option<ClusterSnapshot>) {
+    pub fn send(&self, batch: ReportBatch, snapshot: Option<ClusterSnapshot>) {
         {
-            let mut told = self.told();
-            (told.busy, told.stopped, told.dropped) = (true, false, false);
+            let mut state = self.state();
+            (state.busy, state.stopped, state.dropped) = (true, false, false);
         }
-        if let (Some(every), Some(_)) = (letter.snapshot_every, &sight) {
+        if let (Some(every), Some(_)) = (batch.snapshot_every, &snapshot) {
             // A snapshot is large. While the repository is unavailable, snapshots are taken no more often than they
             // could be written.
             let next = Some(Instant::now() + every / RIDING);
-            let mut told = self.told();
-            (told.alone, told.riding) = (next, next);
+            let mut state = self.state();
+            (state.alone, state.riding) = (next, next);
         }
-        if let Some(letters) = &self.letters {
-            let _ = letters.send(Some((letter, sight)));
+        if let Some(batches) = &self.batches {
+            let _ = batches.send(Some((batch, snapshot)));
         }
     }
 
     /// Cancels the last batch, and clears the reason why it is not committed.
     pub fn stop(&self) {
-        if let Some(letters) = &self.letters {
-            self.told().stopped = true;
-            let _ = letters.send(None);
+        if let Some(batches) = &self.batches {
+            self.state().stopped = true;
+            let _ = batches.send(None);
         }
     }
 
     /// Whether the last batch was dropped because another process led. It has to be sent again.
     pub fn dropped(&self) -> bool {
-        self.told().dropped
+        self.state().dropped
     }
 
     /// Whether a snapshot should go with the next batch. `news`: the batch's content changed, so that a commit is
     /// likely.
-    pub fn wants_sight(&self, news: bool) -> bool {
-        let told = self.told();
-        let due = if news { told.riding } else { told.alone };
+    pub fn wants_snapshot(&self, news: bool) -> bool {
+        let state = self.state();
+        let due = if news { state.riding } else { state.alone };
         due.is_none_or(|due| due <= Instant::now())
     }
 
     /// Whether the value of [`Publisher::fault`] may change soon.
     pub fn unsettled(&self) -> bool {
-        let told = self.told();
-        told.busy || told.fault.is_some()
+        let state = self.state();
+        state.busy || state.fault.is_some()
     }
 
     /// Why the last reports are not committed; none if they are.
     pub fn fault(&self) -> Option<String> {
-        self.told().fault.clone()
+        self.state().fault.clone()
     }
 
-    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> std::sync::MutexGuard<'_, PublisherState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the last batch is committed, or one more attempt failed.
     pub fn finish(mut self) {
-        self.letters = None;
+        self.batches = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -222,10 +222,10 @@ struct Writer<R, O> {
     leads: IsLeader,
     mirror: Option<R>,
     unsent: Unsent,
-    told: Arc<Mutex<Told>>,
+    state: Arc<Mutex<PublisherState>>,
     /// When the history was last checked.
     fold: Option<Instant>,
-    shy: LogOnce,
+    logged: LogOnce,
 }
 
 /// Messages that are logged once, however often their cause occurs.
@@ -239,7 +239,7 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
     async fn serve(mut self, mut received: UnboundedReceiver<Message>, backoff: &mut Backoff) {
         while let Some(message) = received.recv().await {
             match message {
-                Some((letter, sight)) => self.deliver(letter, sight, &mut received, backoff).await,
+                Some((batch, snapshot)) => self.deliver(batch, snapshot, &mut received, backoff).await,
                 None => self.given_up(false),
             }
             backoff.reset();
@@ -249,8 +249,8 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
     /// Tries until the batch is committed or cancelled, or another process leads.
     async fn deliver(
         &mut self,
-        mut letter: ReportBatch,
-        mut sight: Option<ClusterSnapshot>,
+        mut batch: ReportBatch,
+        mut snapshot: Option<ClusterSnapshot>,
         received: &mut UnboundedReceiver<Message>,
         backoff: &mut Backoff,
     ) {
@@ -264,8 +264,8 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
                     Ok(Some(Some((newer, seen)))) => {
                         // Reports that were never attempted must be merged in: an agent that has restarted since does
                         // not send their content again.
-                        let reports = following(&newer.reports, &letter.reports);
-                        (letter, sight) = (ReportBatch { reports, ..newer }, seen.or(sight));
+                        let reports = following(&newer.reports, &batch.reports);
+                        (batch, snapshot) = (ReportBatch { reports, ..newer }, seen.or(snapshot));
                         until = until.min((began + early).max(Instant::now() + SETTLE));
                     }
                     Ok(Some(None)) => return self.given_up(false),
@@ -273,14 +273,14 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
                     Err(_) => break false,
                 }
             };
-            match self.write(&letter, sight.as_ref()) {
+            match self.write(&batch, snapshot.as_ref()) {
                 Ok(Some(published)) => {
-                    self.committed(&published, &letter);
-                    return self.fold(&letter);
+                    self.committed(&published, &batch);
+                    return self.fold(&batch);
                 }
                 Ok(None) => return self.given_up(true),
                 Err(error) => {
-                    self.failed(&error, &letter);
+                    self.failed(&error, &batch);
                     if ended {
                         return;
                     }
@@ -297,55 +297,55 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
 
     /// Whether the batch is still to be written by this process.
     fn may_write(&self) -> bool {
-        (self.leads)() && !self.told.lock().unwrap_or_else(PoisonError::into_inner).stopped
+        (self.leads)() && !self.state.lock().unwrap_or_else(PoisonError::into_inner).stopped
     }
 
     /// Drops a batch. The content of earlier batches that could not be committed is kept: it is history, and replaces
     /// no newer content.
     fn given_up(&self, dropped: bool) {
-        self.tell(|told| {
-            (told.fault, told.dropped) = (None, dropped && !told.stopped);
+        self.update_state(|state| {
+            (state.fault, state.dropped) = (None, dropped && !state.stopped);
             // Another batch was sent since.
-            told.busy = !dropped && !told.stopped;
-            (told.alone, told.riding) = (None, None);
+            state.busy = !dropped && !state.stopped;
+            (state.alone, state.riding) = (None, None);
         });
         tracing::debug!(dropped, "what is not committed yet is not tried any more");
     }
 
-    fn tell(&self, change: impl FnOnce(&mut Told)) {
-        change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+    fn update_state(&self, change: impl FnOnce(&mut PublisherState)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn committed(&mut self, published: &PublishOutcome, letter: &ReportBatch) {
+    fn committed(&mut self, published: &PublishOutcome, batch: &ReportBatch) {
         let mut before = None;
-        self.tell(|told| (before, told.busy) = (told.fault.take(), false));
+        self.update_state(|state| (before, state.busy) = (state.fault.take(), false));
         self.unsent.clear();
         if before.is_some() {
-            tracing::info!(branch = letter.branch, "drift reports are committed again");
+            tracing::info!(branch = batch.branch, "drift reports are committed again");
         }
         if let PublishOutcome::Committed { commit, tries } = published {
-            tracing::info!(branch = letter.branch, commit = commit.short(), tries, "drift report committed");
+            tracing::info!(branch = batch.branch, commit = commit.short(), tries, "drift report committed");
         }
     }
 
-    fn failed(&mut self, error: &git::Error, letter: &ReportBatch) {
+    fn failed(&mut self, error: &git::Error, batch: &ReportBatch) {
         let hint = error.hint();
-        let words = crate::telemetry::chain(error);
-        let fault = hint.as_ref().map_or_else(|| words.clone(), |hint| format!("{words} (hint: {hint})"));
+        let text = crate::telemetry::chain(error);
+        let fault = hint.as_ref().map_or_else(|| text.clone(), |hint| format!("{text} (hint: {hint})"));
         let mut before = None;
-        self.tell(|told| (before, told.busy) = (told.fault.replace(fault.clone()), false));
-        self.unsent.keep(&letter.reports);
+        self.update_state(|state| (before, state.busy) = (state.fault.replace(fault.clone()), false));
+        self.unsent.keep(&batch.reports);
         if before.as_ref() == Some(&fault) {
-            tracing::debug!(error = words, "the drift report is still not committed");
+            tracing::debug!(error = text, "the drift report is still not committed");
         } else {
-            tracing::warn!(error = words, hint, branch = letter.branch, "the drift report is not committed");
+            tracing::warn!(error = text, hint, branch = batch.branch, "the drift report is not committed");
         }
     }
 
-    fn target(&self, letter: &ReportBatch) -> git::Result<Target> {
+    fn target(&self, batch: &ReportBatch) -> git::Result<Target> {
         Ok(Target {
-            branch: letter.branch.clone(),
-            policy_branch: letter.policy_branch.clone(),
+            branch: batch.branch.clone(),
+            policy_branch: batch.policy_branch.clone(),
             identity: self.options.cluster.clone(),
             author: Author::default(),
             time: self.clock.now(),
@@ -358,14 +358,18 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
     }
 
     /// None: the batch was cancelled, or another process leads.
-    fn write(&mut self, letter: &ReportBatch, sight: Option<&ClusterSnapshot>) -> git::Result<Option<PublishOutcome>> {
+    fn write(
+        &mut self,
+        batch: &ReportBatch,
+        snapshot: Option<&ClusterSnapshot>,
+    ) -> git::Result<Option<PublishOutcome>> {
         if !self.may_write() {
             return Ok(None);
         }
-        let target = self.target(letter)?;
+        let target = self.target(batch)?;
         let mut mirror = self.mirror()?;
         let mut backoff = Backoff::new(self.options.seed);
-        let said = DraftInput { cluster: &self.options.cluster, letter, sight, unsent: self.unsent.reports() };
+        let input = DraftInput { cluster: &self.options.cluster, batch, snapshot, unsent: self.unsent.reports() };
         let (mut age, mut too_large, mut given_up) = (None, None, false);
         let result = mirror.publish(
             &target,
@@ -375,7 +379,7 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
                 if given_up {
                     return None;
                 }
-                let planned = plan(&said, state, self.clock.now());
+                let planned = plan(&input, state, self.clock.now());
                 (age, too_large) = (planned.snapshot_age, planned.too_large);
                 planned.draft
             },
@@ -388,7 +392,7 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
         if given_up {
             return Ok(None);
         }
-        if let Some(bytes) = too_large.filter(|_| !std::mem::replace(&mut self.shy.too_large, true)) {
+        if let Some(bytes) = too_large.filter(|_| !std::mem::replace(&mut self.logged.too_large, true)) {
             let most = crate::core::snapshot::LARGEST >> 20;
             tracing::warn!(
                 bytes,
@@ -396,41 +400,41 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
             );
         }
         if result.is_ok() {
-            self.next_sight(letter, sight.is_some(), age);
+            self.schedule_snapshot(batch, snapshot.is_some(), age);
         }
         result.map(Some)
     }
 
     /// Sets when the next snapshot is due.
-    fn next_sight(&self, letter: &ReportBatch, seen: bool, age: Option<Duration>) {
+    fn schedule_snapshot(&self, batch: &ReportBatch, seen: bool, age: Option<Duration>) {
         let now = Instant::now();
-        let every = letter.snapshot_every.unwrap_or(FOLD);
-        self.tell(|told| match age {
+        let every = batch.snapshot_every.unwrap_or(FOLD);
+        self.update_state(|state| match age {
             // A snapshot was taken just now: whatever the branch has, it is as good as new.
             _ if seen => {
                 let left = age.map_or(every, |age| every.saturating_sub(age));
-                told.alone = Some(now + left.max(every / RIDING));
-                told.riding = Some(now + every / RIDING);
+                state.alone = Some(now + left.max(every / RIDING));
+                state.riding = Some(now + every / RIDING);
             }
             // Another client removed the snapshot from the branch.
-            None if letter.snapshot_every.is_some() => (told.alone, told.riding) = (None, None),
+            None if batch.snapshot_every.is_some() => (state.alone, state.riding) = (None, None),
             _ => {}
         });
     }
 
     /// Folds old commits once a day. A failure is logged once, and the branch keeps growing.
-    fn fold(&mut self, letter: &ReportBatch) {
-        if self.shy.unfoldable || self.fold.is_some_and(|at| at.elapsed() < FOLD) || !self.may_write() {
+    fn fold(&mut self, batch: &ReportBatch) {
+        if self.logged.unfoldable || self.fold.is_some_and(|at| at.elapsed() < FOLD) || !self.may_write() {
             return;
         }
         self.fold = Some(Instant::now());
-        let folded = self.target(letter).and_then(|target| {
+        let folded = self.target(batch).and_then(|target| {
             let mut mirror = self.mirror()?;
-            let folded = mirror.compact(&target, letter.keep);
+            let folded = mirror.compact(&target, batch.keep);
             self.mirror = Some(mirror);
             folded
         });
-        let branch = &letter.branch;
+        let branch = &batch.branch;
         match folded {
             Ok(Compacted::Done { commit, folded, kept }) => {
                 tracing::info!(branch, commit = commit.short(), folded, kept, "old reports are folded into one commit");
@@ -439,7 +443,7 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
             // Retried next time.
             Ok(Compacted::Overtaken) => self.fold = None,
             Ok(Compacted::Others { commit, by }) => {
-                self.shy.unfoldable = true;
+                self.logged.unfoldable = true;
                 tracing::warn!(
                     branch,
                     commit = commit.short(),
@@ -448,7 +452,7 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
                 );
             }
             Ok(Compacted::Refused(why)) => {
-                self.shy.unfoldable = true;
+                self.logged.unfoldable = true;
                 tracing::warn!(
                     branch,
                     why,

@@ -61,7 +61,7 @@ impl ReportSender {
         };
         let differs = !batch.reports.is_empty() && self.sent.as_ref() != Some(&batch);
         if config.snapshot_every.is_some()
-            && (self.publisher.wants_sight(differs) || differs && snapshots.interfaces_differ())
+            && (self.publisher.wants_snapshot(differs) || differs && snapshots.interfaces_differ())
         {
             snapshots.request();
         }

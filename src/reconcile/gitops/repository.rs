@@ -71,7 +71,7 @@ impl DesiredRevision {
 
     /// What is suspended, the cluster or policies, and until when, in seconds since the epoch.
     pub fn suspended(&self, now: Timestamp) -> BTreeMap<String, u64> {
-        let waits = match self.active.withheld.as_ref().map(|withheld| &withheld.why) {
+        let waits = match self.active.pending.as_ref().map(|pending| &pending.why) {
             Some(PendingReason::Suspended { until, .. }) => *until,
             _ => self.set.config.suspend.as_ref().map(|suspension| suspension.until),
         };
@@ -91,7 +91,7 @@ pub enum RepositoryEvent {
     /// The repository was polled and nothing changed.
     Unchanged,
     /// The newest commit is not admitted, and none was active before.
-    Withheld(Box<PendingCommit>),
+    Pending(Box<PendingCommit>),
     /// Git failed. The thread retries.
     Fault(git::Error),
 }
@@ -115,11 +115,11 @@ pub fn read_once(options: RepositoryOptions, known: ActiveRevision, rev: Option<
 }
 
 /// A command to the thread.
-enum Wish {
+enum Command {
     /// Starts polling. Until then the active revision is not known.
     Begin(Box<ActiveRevision>),
     /// Polls now.
-    Look,
+    Poll,
     /// Another process made this commit, of this time, active; polls now.
     Published(CommitId, Option<Timestamp>),
 }
@@ -127,7 +127,7 @@ enum Wish {
 /// A handle on the thread; the thread ends when it is dropped.
 #[derive(Debug)]
 pub struct Repository {
-    wishes: UnboundedSender<Wish>,
+    commands: UnboundedSender<Command>,
 }
 
 impl Repository {
@@ -147,35 +147,35 @@ impl Repository {
         news: UnboundedSender<RepositoryEvent>,
         clock: Clock,
     ) -> (Self, impl Future<Output = ()>) {
-        let (wishes, mut wished) = unbounded_channel();
+        let (commands, mut received) = unbounded_channel();
         let work = async move {
             loop {
-                match wished.recv().await {
-                    Some(Wish::Begin(known)) => {
+                match received.recv().await {
+                    Some(Command::Begin(known)) => {
                         let reader = RepositoryReader::new(options, open, *known, clock);
-                        return reader.serve(wished, news).await;
+                        return reader.serve(received, news).await;
                     }
-                    Some(Wish::Look | Wish::Published(..)) => {}
+                    Some(Command::Poll | Command::Published(..)) => {}
                     None => return,
                 }
             }
         };
-        (Self { wishes }, work)
+        (Self { commands }, work)
     }
 
     /// Starts polling from the active revision.
     pub fn begin(&self, known: ActiveRevision) {
-        let _ = self.wishes.send(Wish::Begin(Box::new(known)));
+        let _ = self.commands.send(Command::Begin(Box::new(known)));
     }
 
     /// Requests a poll now.
-    pub fn look(&self) {
-        let _ = self.wishes.send(Wish::Look);
+    pub fn poll(&self) {
+        let _ = self.commands.send(Command::Poll);
     }
 
     /// Passes on the commit that another process made active, and requests a poll.
     pub fn published(&self, commit: CommitId, committed: Option<Timestamp>) {
-        let _ = self.wishes.send(Wish::Published(commit, committed));
+        let _ = self.commands.send(Command::Published(commit, committed));
     }
 }
 
@@ -210,9 +210,9 @@ pub fn rejected(catalogue: &Catalogue, diagnostics: &[Diagnostic]) -> Vec<Reject
                 place: format!("{}:{}:{}", error.file, error.start.line, error.start.column),
                 message: error.message.clone(),
                 instead: if instead.is_empty() {
-                    "No earlier version is in force".to_owned()
+                    "No earlier version is active".to_owned()
                 } else {
-                    format!("The last good version of {} stays in force", instead.join(", "))
+                    format!("The last good version of {} stays active", instead.join(", "))
                 },
             }
         })

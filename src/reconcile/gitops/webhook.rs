@@ -49,8 +49,8 @@ impl Webhook {
     }
 
     /// Waits for the next event of a forge.
-    pub async fn told(&mut self) -> WebhookEvent {
-        let told = match &mut self.running {
+    pub async fn next_event(&mut self) -> WebhookEvent {
+        let event = match &mut self.running {
             Some((_, events)) => tokio::select! {
                 biased;
                 Some(()) = events.pushes.recv() => Some(WebhookEvent::Pushed),
@@ -59,8 +59,8 @@ impl Webhook {
             },
             None => None,
         };
-        match told {
-            Some(told) => told,
+        match event {
+            Some(event) => event,
             None => std::future::pending().await,
         }
     }

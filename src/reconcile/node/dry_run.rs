@@ -129,7 +129,7 @@ pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Res
     };
     runtime.block_on(async {
         let mut kernel = Kernel::open(memory.kept().range().unwrap_or_default()).await?;
-        kernel.look_only();
+        kernel.read_only();
         let mut reconciler = Reconciler::new(kernel, Cluster::Fixed(facts), node, memory, Clock::system());
         let now = match &documents.active {
             Some(set) => Some(reconciler.plan(set).await?),

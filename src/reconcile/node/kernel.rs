@@ -63,7 +63,7 @@ impl NodeKernel for Kernel {
     }
 
     async fn survey_marks(&self, first_table: u32) -> Result<MarkSurvey, MarkSurveyError> {
-        marks::look(first_table).await
+        marks::survey(first_table).await
     }
 }
 

@@ -20,13 +20,13 @@ use crate::telemetry::chain;
 
 /// How long a read of others' rules is valid. A node may have a hundred thousand of them, and a round may come every
 /// few milliseconds.
-const LOOK: Duration = Duration::from_mins(1);
+const SURVEY_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The known use of mark bits on this node.
 #[derive(Debug, Default)]
 pub struct MarkMaskChooser {
-    looked: Option<Instant>,
-    seen: MarkSurvey,
+    surveyed: Option<Instant>,
+    found: MarkSurvey,
     choice: Option<MaskChoice>,
     /// The mask that was given up because others use bits of it.
     left: Option<u32>,
@@ -50,20 +50,20 @@ impl MarkMaskChooser {
             return Arc::clone(set);
         }
         let of_rules = |event: &KernelEvent| matches!(event.subject, EventSubject::Rule(_) | EventSubject::Everything);
-        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) || events.iter().any(of_rules) {
-            self.look(kernel, config.range.first).await;
+        if self.surveyed.is_none_or(|surveyed| surveyed.elapsed() >= SURVEY_INTERVAL) || events.iter().any(of_rules) {
+            self.survey(kernel, config.range.first).await;
         }
-        let before = before.map(|range| range.mask).or(self.seen.own);
-        let choice = choose(&self.seen.used, before);
+        let before = before.map(|range| range.mask).or(self.found.own);
+        let choice = choose(&self.found.used, before);
         if let Some(before) = before
             && before != choice.mask
             && self.choice != Some(choice)
         {
             self.left = Some(before);
-            tracing::warn!(before = format!("{before:#x}"), now = format!("{:#x}", choice.mask), used = %self.seen.used, "mark bits are moved");
+            tracing::warn!(before = format!("{before:#x}"), now = format!("{:#x}", choice.mask), used = %self.found.used, "mark bits are moved");
         }
         if self.choice != Some(choice) {
-            tracing::info!(mask = format!("{:#x}", choice.mask), why = %choice.why, others = %self.seen.used, "mark bits of this node");
+            tracing::info!(mask = format!("{:#x}", choice.mask), why = %choice.why, others = %self.found.used, "mark bits of this node");
         }
         self.choice = Some(choice);
         if choice.mask == config.range.mask {
@@ -72,11 +72,11 @@ impl MarkMaskChooser {
         self.with_mask(set, choice.mask)
     }
 
-    async fn look(&mut self, kernel: &impl NodeKernel, first: u32) {
+    async fn survey(&mut self, kernel: &impl NodeKernel, first: u32) {
         match kernel.survey_marks(first).await {
-            Ok(seen) => {
-                self.seen = seen;
-                self.looked = Some(Instant::now());
+            Ok(found) => {
+                self.found = found;
+                self.surveyed = Some(Instant::now());
             }
             // Until the bits are known, what is in the kernel stays, or the default is used.
             Err(error) => tracing::warn!(error = chain(&error), "which mark bits others use is not known"),
@@ -85,8 +85,8 @@ impl MarkMaskChooser {
 
     /// A large set is copied once, not in every round.
     fn with_mask(&mut self, set: &Arc<PolicySet>, mask: u32) -> Arc<PolicySet> {
-        if let Some((asked, resolved)) = &self.resolved
-            && Arc::ptr_eq(asked, set)
+        if let Some((requested, resolved)) = &self.resolved
+            && Arc::ptr_eq(requested, set)
             && resolved.config.range.mask == mask
         {
             return Arc::clone(resolved);
@@ -101,7 +101,7 @@ impl MarkMaskChooser {
     /// Findings for the operator.
     pub fn findings(&self, node: &NodeName) -> Vec<Finding> {
         let Some(choice) = self.choice else { return Vec::new() };
-        findings(node, choice, &self.seen.used, self.left)
+        findings(node, choice, &self.found.used, self.left)
     }
 }
 

@@ -26,7 +26,7 @@ pub fn api_error_counts(errors: &ErrorCounts) -> ApiErrorCounts {
 pub struct MetricsRecorder {
     health: Health,
     metrics: Metrics,
-    questions: ScrapeRequests,
+    scrapes: ScrapeRequests,
     /// Problems that do not affect readiness: exits that the kernel rejected, reports that are not committed.
     remarks: [Option<String>; 2],
     _server: Option<Server>,
@@ -43,7 +43,7 @@ impl MetricsRecorder {
         if let Some(server) = &server {
             tracing::info!(address = %server.address(), "metrics and health are served");
         }
-        Ok(Self { questions: metrics.questions(), health, metrics, remarks: [None, None], _server: server })
+        Ok(Self { scrapes: metrics.questions(), health, metrics, remarks: [None, None], _server: server })
     }
 
     /// Adds the API server's errors to the metrics.
@@ -68,30 +68,30 @@ impl MetricsRecorder {
     }
 
     /// Waits until a scrape requests the counters.
-    pub async fn asked(&mut self) -> ScrapeRequest {
-        self.questions.next().await
+    pub async fn next_scrape(&mut self) -> ScrapeRequest {
+        self.scrapes.next().await
     }
 
     /// Reads the counters for a scrape. If they cannot be read, the last values are shown.
-    pub async fn answer(&self, question: ScrapeRequest, engine: &mut Reconciler<impl NodeKernel>) {
-        match engine.counters().await {
-            Ok(counters) => question.answer(counters),
+    pub async fn answer(&self, request: ScrapeRequest, reconciler: &mut Reconciler<impl NodeKernel>) {
+        match reconciler.counters().await {
+            Ok(counters) => request.answer(counters),
             Err(error) => tracing::warn!(error = chain(&error), "the kernel's counters cannot be read"),
         }
     }
 
     /// Records that Git answered, if it did.
-    pub fn news(&self, news: &RepositoryEvent) {
-        match news {
-            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => self.metrics.git_fetched(SystemTime::now()),
+    pub fn repository_event(&self, event: &RepositoryEvent) {
+        match event {
+            RepositoryEvent::Unchanged | RepositoryEvent::Pending(_) => self.metrics.git_fetched(SystemTime::now()),
             RepositoryEvent::Intent(intent) if intent.fetched => self.metrics.git_fetched(SystemTime::now()),
             RepositoryEvent::Intent(_) | RepositoryEvent::Fault(_) => {}
         }
-        match news {
+        match event {
             RepositoryEvent::Intent(intent) => {
-                self.metrics.commit_pending(intent.active.withheld.as_ref().map(|one| one.why.word()));
+                self.metrics.commit_pending(intent.active.pending.as_ref().map(|one| one.why.word()));
             }
-            RepositoryEvent::Withheld(withheld) => self.metrics.commit_pending(Some(withheld.why.word())),
+            RepositoryEvent::Pending(pending) => self.metrics.commit_pending(Some(pending.why.word())),
             RepositoryEvent::Unchanged | RepositoryEvent::Fault(_) => {}
         }
     }
@@ -101,17 +101,17 @@ impl MetricsRecorder {
         &mut self,
         result: &Result<RoundResult, RoundError>,
         took: Duration,
-        engine: &Reconciler<impl NodeKernel>,
+        reconciler: &Reconciler<impl NodeKernel>,
         intent: &DesiredRevision,
     ) {
         self.metrics.reconciled(result.is_ok(), took);
-        self.metrics.drift_open(engine.report.drift.len());
-        self.metrics.suspended(intent.suspended(engine.clock.now()));
+        self.metrics.drift_open(reconciler.report.drift.len());
+        self.metrics.suspended(intent.suspended(reconciler.clock.now()));
         match result {
             Ok(done) => {
                 done.classes.iter().for_each(|(class, objects)| self.metrics.drift(*class, *objects));
                 self.metrics.revision(&intent.commit.id.to_string());
-                if let Some(compiled) = engine.in_force() {
+                if let Some(compiled) = reconciler.applied() {
                     self.compiled(compiled);
                 }
                 self.health.set_ready(Ok(()));
@@ -119,7 +119,7 @@ impl MetricsRecorder {
                     .refused
                     .exits
                     .iter()
-                    .map(|(exit, words)| format!("{exit}: the kernel refuses to {words}"))
+                    .map(|(exit, error)| format!("{exit}: the kernel refuses to {error}"))
                     .collect();
                 self.remarks[0] = (!exits.is_empty()).then(|| exits.join("\n"));
                 self.remark();

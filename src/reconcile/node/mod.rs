@@ -125,11 +125,11 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
     }
     let watch = KernelWatch::open(kernel.ports())?;
     let cluster = Cluster::open(&options.cluster)?;
-    let mut engine = Reconciler::new(kernel, cluster, options.node.clone(), memory, Clock::system());
+    let mut reconciler = Reconciler::new(kernel, cluster, options.node.clone(), memory, Clock::system());
     if options.remove {
-        return remove(&mut engine, range).await.map(Some);
+        return remove(&mut reconciler, range).await.map(Some);
     }
-    let telling =
+    let metrics =
         MetricsRecorder::start(options.listen.filter(|_| !options.once), "nothing has been read from Git yet")
             .map_err(StartError::of("the HTTP server"))?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
@@ -137,10 +137,10 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
     let (repository, news) = following.start(&folder, seed)?;
     // No other process writes this node's file.
     let publisher = following.publisher(&folder, options.signing_key.clone(), seed, Box::new(|| true))?;
-    repository.begin(engine.memory.kept().active.clone());
-    let mut node = Node::new(RoundDriver::new(engine, telling, seed), repository, ReportSender::new(publisher));
+    repository.begin(reconciler.memory.kept().active.clone());
+    let mut node = Node::new(RoundDriver::new(reconciler, metrics, seed), repository, ReportSender::new(publisher));
     let result =
-        if options.once { node.once(news).await } else { node.forever(&options, news, watch).await.map(|()| None) };
+        if options.once { node.once(news).await } else { node.run(&options, news, watch).await.map(|()| None) };
     node.reports.finish();
     result
 }
@@ -152,8 +152,8 @@ fn poll(following: &TrackedRepository) -> Duration {
 }
 
 /// Removes everything of Egret's: kernel objects, and the labels that Egret wrote.
-async fn remove(engine: &mut Reconciler, range: DatapathConfig) -> Result<Vec<Step>, RunError> {
-    let steps = engine.remove(range).await?;
+async fn remove(reconciler: &mut Reconciler, range: DatapathConfig) -> Result<Vec<Step>, RunError> {
+    let steps = reconciler.remove(range).await?;
     tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
     log_steps(&steps);
     Ok(steps)
@@ -161,7 +161,7 @@ async fn remove(engine: &mut Reconciler, range: DatapathConfig) -> Result<Vec<St
 
 /// The state of the loop.
 struct Node {
-    keeper: RoundDriver,
+    driver: RoundDriver,
     repository: Repository,
     reports: ReportSender,
     schedule: EffectiveSchedule,
@@ -173,7 +173,7 @@ struct Node {
 
 /// The cluster as its manifests are now, with this node's interfaces.
 struct OwnSnapshot<'a> {
-    engine: &'a Reconciler,
+    reconciler: &'a Reconciler,
     interfaces: &'a [GatewayInterface],
     sent: &'a mut Vec<GatewayInterface>,
     wanted: bool,
@@ -194,14 +194,14 @@ impl SnapshotSource for OwnSnapshot<'_> {
         }
         self.sent.clear();
         self.sent.extend_from_slice(self.interfaces);
-        let mut facts = self.engine.cluster.facts().clone();
+        let mut facts = self.reconciler.cluster.facts().clone();
         let own = gateway_interfaces::host_network(self.interfaces);
-        facts.host_networks = own.map(|own| (self.engine.node.clone(), own)).into_iter().collect();
+        facts.host_networks = own.map(|own| (self.reconciler.node.clone(), own)).into_iter().collect();
         Some(ClusterSnapshot {
             facts,
-            taken: self.engine.clock.now(),
+            taken: self.reconciler.clock.now(),
             only_own: true,
-            own: Some(self.engine.node.clone()),
+            own: Some(self.reconciler.node.clone()),
         })
     }
 
@@ -217,14 +217,14 @@ enum Trigger {
     Manifests,
     Kernel(Result<KernelEvent, KernelError>),
     Time,
-    Asked(ScrapeRequest),
+    Scrape(ScrapeRequest),
     Stop,
 }
 
 impl Node {
-    fn new(keeper: RoundDriver, repository: Repository, reports: ReportSender) -> Self {
+    fn new(driver: RoundDriver, repository: Repository, reports: ReportSender) -> Self {
         Self {
-            keeper,
+            driver,
             repository,
             reports,
             schedule: EffectiveSchedule::default(),
@@ -242,18 +242,18 @@ impl Node {
                     break;
                 }
                 RepositoryEvent::Unchanged => {}
-                RepositoryEvent::Withheld(_) => return Ok(None),
+                RepositoryEvent::Pending(_) => return Ok(None),
                 RepositoryEvent::Fault(error) => return Err(error.into()),
             }
         }
-        let Some(result) = self.keeper.round(None).await else { return Ok(None) };
+        let Some(result) = self.driver.round(None).await else { return Ok(None) };
         let done = result?;
         self.interfaces = done.interfaces;
         self.send_report();
         Ok(Some(done.steps))
     }
 
-    async fn forever(
+    async fn run(
         &mut self,
         options: &StandaloneOptions,
         mut news: UnboundedReceiver<RepositoryEvent>,
@@ -263,32 +263,32 @@ impl Node {
         let mut hook = Webhook::start(options.webhook.clone(), options.following.branch.clone(), false)
             .map_err(StartError::of("the webhook"))?;
         let places: Vec<PathBuf> =
-            self.keeper.engine.cluster.watch_paths().into_iter().map(|place| place.path).collect();
+            self.driver.reconciler.cluster.watch_paths().into_iter().map(|place| place.path).collect();
         let (_manifests, mut manifests) = Watcher::new(&places)?;
         let mut stop = Stop::listen()?;
-        tracing::info!(node = %self.keeper.engine.node, source = %options.following.source, "egret runs");
+        tracing::info!(node = %self.driver.reconciler.node, source = %options.following.source, "egret runs");
         loop {
-            self.keeper.telling.beat();
-            self.keeper.telling.reports(self.reports.publisher().fault());
-            let wake = self.keeper.next_wake();
+            self.driver.metrics.beat();
+            self.driver.metrics.reports(self.reports.publisher().fault());
+            let wake = self.driver.next_wake();
             let trigger = tokio::select! {
                 biased;
-                () = stop.asked() => Trigger::Stop,
+                () = stop.wait() => Trigger::Stop,
                 message = news.recv() => Trigger::News(message),
                 Some(()) = pushes.recv() => Trigger::Pushed,
-                _ = hook.told() => Trigger::Pushed,
+                _ = hook.next_event() => Trigger::Pushed,
                 Some(()) = manifests.recv() => Trigger::Manifests,
                 event = kernel.next() => Trigger::Kernel(event),
                 () = sleep_until(wake) => Trigger::Time,
-                question = self.keeper.telling.asked() => Trigger::Asked(question),
+                request = self.driver.metrics.next_scrape() => Trigger::Scrape(request),
             };
             if matches!(trigger, Trigger::Stop) {
                 tracing::info!("egret ends; the datapath stays applied");
                 return Ok(());
             }
-            if let Trigger::Asked(question) = trigger {
-                self.keeper.answer(question).await;
-            } else if self.note(trigger)? {
+            if let Trigger::Scrape(request) = trigger {
+                self.driver.answer(request).await;
+            } else if self.react(trigger)? {
                 self.gather(&mut manifests, &mut kernel).await?;
                 self.round().await;
             }
@@ -296,9 +296,9 @@ impl Node {
     }
 
     /// Takes in a trigger. Returns whether it makes a round due.
-    fn note(&mut self, trigger: Trigger) -> Result<bool, RunError> {
+    fn react(&mut self, trigger: Trigger) -> Result<bool, RunError> {
         if let Trigger::News(Some(news)) = &trigger {
-            self.keeper.telling.news(news);
+            self.driver.metrics.repository_event(news);
         }
         match trigger {
             Trigger::News(Some(RepositoryEvent::Intent(intent))) => {
@@ -315,45 +315,45 @@ impl Node {
                     "Git failed; the active revision stays applied"
                 );
             }
-            Trigger::News(Some(RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_)))
-            | Trigger::Asked(_)
+            Trigger::News(Some(RepositoryEvent::Unchanged | RepositoryEvent::Pending(_)))
+            | Trigger::Scrape(_)
             | Trigger::Stop => {}
             Trigger::News(None) => {
                 return Err(StartError::ended("the repository's thread").into());
             }
-            Trigger::Pushed => self.repository.look(),
+            Trigger::Pushed => self.repository.poll(),
             Trigger::Manifests => return Ok(self.refresh()),
-            Trigger::Kernel(event) => return Ok(self.keeper.happened(event?)),
-            Trigger::Time => return Ok(self.time_came()),
+            Trigger::Kernel(event) => return Ok(self.driver.on_kernel_event(event?)),
+            Trigger::Time => return Ok(self.on_timer()),
         }
         Ok(false)
     }
 
     /// Reads the manifests again. Returns whether their content changed.
     fn refresh(&mut self) -> bool {
-        match self.keeper.engine.cluster.refresh() {
+        match self.driver.reconciler.cluster.refresh() {
             Ok(refresh) => {
-                for fault in self.keeper.engine.cluster.faults().iter().filter(|_| refresh.changed) {
+                for fault in self.driver.reconciler.cluster.faults().iter().filter(|_| refresh.changed) {
                     tracing::warn!("{fault}");
                 }
-                self.keeper.facts_seen(refresh.again);
+                self.driver.facts_read(refresh.again);
                 refresh.changed
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "the facts cannot be read; those of before count");
-                self.keeper.facts_unreadable();
+                self.driver.facts_unreadable();
                 false
             }
         }
     }
 
-    fn time_came(&mut self) -> bool {
-        let came = self.keeper.time_came();
-        if came == Wakeup::Wall {
+    fn on_timer(&mut self) -> bool {
+        let wakeup = self.driver.wakeup();
+        if wakeup == Wakeup::Wall {
             // The schedule compares everything, whether or not a change was announced.
-            self.repository.look();
+            self.repository.poll();
         }
-        match came {
+        match wakeup {
             Wakeup::Nothing => false,
             Wakeup::Facts => self.refresh(),
             Wakeup::Round | Wakeup::Wall => {
@@ -364,27 +364,27 @@ impl Node {
     }
 
     fn take(&mut self, intent: DesiredRevision) {
-        intent.log_diagnostics(self.keeper.intent.as_ref());
+        intent.log_diagnostics(self.driver.intent.as_ref());
         self.schedule.follow(intent.set.config.schedule.as_ref());
-        self.keeper.intent = Some(intent);
+        self.driver.intent = Some(intent);
     }
 
     /// Waits for a burst of events to end, so that it becomes one round.
     async fn gather(&mut self, manifests: &mut Receiver<()>, kernel: &mut KernelWatch) -> Result<(), RunError> {
-        let until = Instant::now() + self.keeper.gathering();
+        let until = Instant::now() + self.driver.gather_time();
         loop {
             tokio::select! {
                 biased;
                 () = sleep_until(until) => return Ok(()),
                 Some(()) = manifests.recv() => { self.refresh(); }
-                event = kernel.next() => { self.keeper.happened(event?); }
+                event = kernel.next() => { self.driver.on_kernel_event(event?); }
             }
         }
     }
 
     async fn round(&mut self) {
-        let scheduled = self.schedule.next_after(self.keeper.engine.clock.now());
-        if let Some(result) = self.keeper.round(scheduled).await {
+        let scheduled = self.schedule.next_after(self.driver.reconciler.clock.now());
+        if let Some(result) = self.driver.round(scheduled).await {
             if let Ok(done) = result {
                 self.interfaces = done.interfaces;
             }
@@ -393,9 +393,9 @@ impl Node {
     }
 
     fn send_report(&mut self) {
-        let Some(intent) = &self.keeper.intent else { return };
-        let (engine, sent) = (&self.keeper.engine, &mut self.interfaces_sent);
-        let mut snapshot = OwnSnapshot { engine, interfaces: &self.interfaces, sent, wanted: false };
-        self.reports.send(vec![engine.report.clone()], intent, &mut snapshot);
+        let Some(intent) = &self.driver.intent else { return };
+        let (reconciler, sent) = (&self.driver.reconciler, &mut self.interfaces_sent);
+        let mut snapshot = OwnSnapshot { reconciler, interfaces: &self.interfaces, sent, wanted: false };
+        self.reports.send(vec![reconciler.report.clone()], intent, &mut snapshot);
     }
 }

@@ -19,7 +19,7 @@ use crate::core::compile::counters::{CounterIndex, Counters, Totals};
 use crate::core::compile::{Compiled, RefusedParts, unfit};
 use crate::core::evaluation::{Evaluation, GatewayState, NodeInput, evaluate, own_labels};
 use crate::core::facts::{Facts, PodName};
-use crate::core::gateway_interfaces::{GatewayInterface, told};
+use crate::core::gateway_interfaces::{GatewayInterface, reported};
 use crate::core::host_network::KernelFeatures;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
@@ -128,13 +128,13 @@ pub struct Reconciler<K = Kernel> {
     /// The report of this node.
     pub report: NodeReport,
     /// What gateways report of themselves; none without a live cluster.
-    pub told: Option<GatewayState>,
+    pub gateway_state: Option<GatewayState>,
     /// The applied state as last read; none before the first round, and after one that failed.
-    in_force: Option<(NodeState, Compiled)>,
+    applied: Option<(NodeState, Compiled)>,
     /// The pod of each address when everything was last applied; none before the first time.
     holders: Option<BTreeMap<IpAddr, PodName>>,
     /// What each kernel counter counts, as of the last complete round, and the totals.
-    legend: CounterIndex,
+    counter_index: CounterIndex,
     totals: Totals,
     /// This node's mark bits.
     marks: MarkMaskChooser,
@@ -153,10 +153,10 @@ impl<K: NodeKernel> Reconciler<K> {
             memory,
             clock,
             report,
-            told: None,
-            in_force: None,
+            gateway_state: None,
+            applied: None,
             holders: None,
-            legend: CounterIndex::default(),
+            counter_index: CounterIndex::default(),
             totals: Totals::default(),
             marks: MarkMaskChooser::default(),
             own_generations: VecDeque::new(),
@@ -164,14 +164,14 @@ impl<K: NodeKernel> Reconciler<K> {
     }
 
     /// The applied state as last read.
-    pub fn in_force(&self) -> Option<&Compiled> {
-        self.in_force.as_ref().map(|(_, compiled)| compiled)
+    pub fn applied(&self) -> Option<&Compiled> {
+        self.applied.as_ref().map(|(_, compiled)| compiled)
     }
 
     /// What the kernel has counted until now.
     pub async fn counters(&mut self) -> Result<&Counters, KernelError> {
-        let look = self.kernel.counters().await?;
-        Ok(self.totals.add(&self.legend, &look))
+        let values = self.kernel.counters().await?;
+        Ok(self.totals.add(&self.counter_index, &values))
     }
 
     /// Whether an event was caused by this process.
@@ -213,7 +213,7 @@ impl<K: NodeKernel> Reconciler<K> {
         while attempts < ATTEMPTS {
             attempts += 1;
             let now = self.clock.now();
-            let (evaluation, observed) = self.look_and_compile(&intent.set, None, &done.refused, now).await?;
+            let (evaluation, observed) = self.observe_and_compile(&intent.set, None, &done.refused, now).await?;
             let compiled = evaluation.compiled;
             for class in self.note_drift(&compiled, &observed, intent, events, seen) {
                 done.drifted += 1;
@@ -227,30 +227,30 @@ impl<K: NodeKernel> Reconciler<K> {
                 return Ok(done);
             }
             if done.steps.is_empty() {
-                done.policies = compiled.policies_that_differ(self.in_force.as_ref().map(|(_, before)| before));
+                done.policies = compiled.policies_that_differ(self.applied.as_ref().map(|(_, before)| before));
             }
             if self.label_first(&left, &mut done.steps) {
                 // The facts have changed with the labels: the rest is planned anew, as `plan` foresees it.
-                self.in_force = None;
+                self.applied = None;
                 continue;
             }
             match self.apply(&left, observed.generation, &compiled, range, &mut done.steps).await {
                 // If the next read still differs, another process made the change meanwhile.
                 Ok(refused) if refused.is_empty() => {
                     self.holders = Some(compiled.holders.clone());
-                    self.in_force = Some((compiled.desired.clone(), compiled));
+                    self.applied = Some((compiled.desired.clone(), compiled));
                 }
                 Ok(refused) => {
-                    self.in_force = None;
+                    self.applied = None;
                     if done.refused.extend(refused) {
                         // One part less remains, so this terminates.
                         attempts -= 1;
                     }
                 }
-                Err(RoundError::Kernel(error)) if error.is_stale() => self.in_force = None,
+                Err(RoundError::Kernel(error)) if error.is_stale() => self.applied = None,
                 Err(error) => {
-                    self.in_force = None;
-                    self.report.not_put_right(&chain(&error));
+                    self.applied = None;
+                    self.report.mark_uncorrected(&chain(&error));
                     return Err(error);
                 }
             }
@@ -263,10 +263,10 @@ impl<K: NodeKernel> Reconciler<K> {
     pub async fn plan(&mut self, set: &Arc<PolicySet>) -> Result<NodePlan, RoundError> {
         let set = self.begin(set, &[]).await?;
         let range = set.config.range;
-        self.look_in(range);
+        self.set_ranges(range);
         let facts = set.labelled(self.cluster.facts());
         let (evaluation, mut observed) =
-            self.look_and_compile(&set, Some(&facts), RefusedParts::NOTHING, self.clock.now()).await?;
+            self.observe_and_compile(&set, Some(&facts), RefusedParts::NOTHING, self.clock.now()).await?;
         // That no Egret runs just now is no difference: the next process takes the tables over.
         for table in observed.state.nft.values_mut().filter(|table| table.abandoned) {
             (table.owned, table.abandoned) = (true, false);
@@ -295,17 +295,17 @@ impl<K: NodeKernel> Reconciler<K> {
     ) -> Result<(), RoundError> {
         done.features = observed.host_network.features;
         if let Some(node) = self.cluster.facts().nodes.get(&self.node) {
-            done.interfaces = told(&observed.host_network, &intent.set, &node.labels);
+            done.interfaces = reported(&observed.host_network, &intent.set, &node.labels);
             done.unfit = unfit(&self.node, &node.labels, &intent.set, &observed.host_network);
         }
-        let left = self.told.as_ref().and_then(|told| told.handover.wake());
+        let left = self.gateway_state.as_ref().and_then(|state| state.handover.wake());
         done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
-        self.settle(intent, compiled)
+        self.persist_result(intent, compiled)
     }
 
     /// Reads the kernel, and compiles the state that this node should have. `facts`: those of the cluster, or as they
     /// will be.
-    async fn look_and_compile(
+    async fn observe_and_compile(
         &mut self,
         set: &PolicySet,
         facts: Option<&Facts>,
@@ -318,7 +318,7 @@ impl<K: NodeKernel> Reconciler<K> {
         let facts = facts.unwrap_or_else(|| self.cluster.facts());
         let (host_network, state) = (&observed.host_network, &observed.state);
         let input = NodeInput { node: &node, set, facts, host_network, observed: state, refused };
-        let mut evaluation = evaluate(&input, self.told.as_mut(), now);
+        let mut evaluation = evaluate(&input, self.gateway_state.as_mut(), now);
         evaluation.compiled.findings.extend(self.marks.findings(&node));
         evaluation.compiled.findings.sort();
         evaluation.compiled.findings.dedup();
@@ -343,8 +343,8 @@ impl<K: NodeKernel> Reconciler<K> {
         events: &[KernelEvent],
         seen: Timestamp,
     ) -> Vec<DriftClass> {
-        let Some((before, known)) = &self.in_force else { return Vec::new() };
-        let sightings: Vec<ObservedDrift> = drift::between(before, &observed.state)
+        let Some((before, known)) = &self.applied else { return Vec::new() };
+        let drifts: Vec<ObservedDrift> = drift::between(before, &observed.state)
             .into_iter()
             .map(|drift| ObservedDrift {
                 by: who(&drift.place, events),
@@ -352,16 +352,16 @@ impl<K: NodeKernel> Reconciler<K> {
                 drift,
             })
             .collect();
-        for sighting in &sightings {
+        for drift in &drifts {
             tracing::warn!(
-                object = sighting.drift.object,
-                class = ?sighting.drift.class,
-                by = sighting.by.as_ref().map(|by| by.guess.as_str()),
+                object = drift.drift.object,
+                class = ?drift.drift.class,
+                by = drift.by.as_ref().map(|by| by.guess.as_str()),
                 "drift"
             );
         }
-        let classes = sightings.iter().map(|sighting| sighting.drift.class).collect();
-        self.report.seen(sightings, seen);
+        let classes = drifts.iter().map(|drift| drift.drift.class).collect();
+        self.report.seen(drifts, seen);
         classes
     }
 }

@@ -31,16 +31,16 @@ const GATHER: Duration = Duration::from_millis(2);
 /// The same during a fight.
 const GATHER_IN_FIGHT: Duration = Duration::from_millis(500);
 /// How often everything is compared without an event. That takes a few milliseconds and writes nothing.
-const LOOK: Duration = Duration::from_mins(1);
+const RESYNC: Duration = Duration::from_mins(1);
 /// The longest single wait for a wall-clock time: a clock that jumps is noticed after it.
 const CLOCK: Duration = Duration::from_secs(30);
 
 /// One node's reconciler, and when its next round is due.
 pub struct RoundDriver<K = Kernel> {
     /// The reconciler.
-    pub engine: Reconciler<K>,
+    pub reconciler: Reconciler<K>,
     /// Metrics and health.
-    pub telling: MetricsRecorder,
+    pub metrics: MetricsRecorder,
     /// The desired revision; none until it is known.
     pub intent: Option<DesiredRevision>,
     backoff: Backoff,
@@ -65,7 +65,7 @@ struct Due {
     /// Facts that could not be read, or are not trusted yet, are read again. Owner: reads of the facts.
     facts: Option<Instant>,
     /// Everything is compared. Owner: rounds.
-    look: Option<Instant>,
+    resync: Option<Instant>,
     /// By the wall clock: the schedule, and ends of suspensions. Owner: rounds.
     wall: Option<Timestamp>,
 }
@@ -85,11 +85,11 @@ pub enum Wakeup {
 
 impl Due {
     /// What is due at this time.
-    fn came(&self, instant: Instant, now: Timestamp) -> Wakeup {
+    fn wakeup(&self, instant: Instant, now: Timestamp) -> Wakeup {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= instant);
         if self.wall.is_some_and(|wall| wall <= now) {
             Wakeup::Wall
-        } else if due(self.retry) || due(self.look) {
+        } else if due(self.retry) || due(self.resync) {
             Wakeup::Round
         } else if due(self.facts) {
             Wakeup::Facts
@@ -101,13 +101,13 @@ impl Due {
     /// When to check the clock again.
     fn next(&self, instant: Instant, now: Timestamp) -> Instant {
         let wall = self.wall.map(|wall| instant + Duration::try_from(wall.duration_since(now)).unwrap_or_default());
-        [self.retry, self.facts, self.look, wall].into_iter().flatten().fold(instant + CLOCK, Instant::min)
+        [self.retry, self.facts, self.resync, wall].into_iter().flatten().fold(instant + CLOCK, Instant::min)
     }
 
     /// A round finished. `retry`: it is to be retried all the same.
     fn ended(&mut self, instant: Instant, retry: Option<Duration>, wall: Option<Timestamp>) {
         self.retry = retry.map(|wait| instant + wait);
-        self.look = Some(instant + LOOK);
+        self.resync = Some(instant + RESYNC);
         self.wall = wall;
     }
 
@@ -117,17 +117,17 @@ impl Due {
     }
 
     /// The facts were read; they are to be read again after this time, if at all.
-    fn facts_seen(&mut self, instant: Instant, again: Option<Duration>) {
+    fn facts_read(&mut self, instant: Instant, again: Option<Duration>) {
         self.facts = again.map(|wait| instant + wait);
     }
 }
 
 impl<K: NodeKernel> RoundDriver<K> {
     /// Creates a driver for a reconciler. `seed` is for jitter.
-    pub fn new(engine: Reconciler<K>, telling: MetricsRecorder, seed: u64) -> Self {
+    pub fn new(reconciler: Reconciler<K>, metrics: MetricsRecorder, seed: u64) -> Self {
         Self {
-            engine,
-            telling,
+            reconciler,
+            metrics,
             intent: None,
             backoff: Backoff::new(seed),
             facts_backoff: Backoff::new(seed),
@@ -140,47 +140,47 @@ impl<K: NodeKernel> RoundDriver<K> {
     }
 
     /// Takes in a kernel event. Returns whether it makes a round due.
-    pub fn happened(&mut self, event: KernelEvent) -> bool {
-        if self.engine.is_own(&event) {
+    pub fn on_kernel_event(&mut self, event: KernelEvent) -> bool {
+        if self.reconciler.is_own(&event) {
             return false;
         }
         if event.subject == EventSubject::Everything {
-            tracing::info!("more happened in the kernel than could be followed; everything is looked at");
+            tracing::info!("kernel events were lost; everything is read again");
         }
-        self.seen.get_or_insert_with(|| self.engine.clock.now());
+        self.seen.get_or_insert_with(|| self.reconciler.clock.now());
         self.events.push(event);
         true
     }
 
     /// Reads the kernel's counters for a scrape.
-    pub async fn answer(&mut self, question: ScrapeRequest) {
-        self.telling.answer(question, &mut self.engine).await;
+    pub async fn answer(&mut self, request: ScrapeRequest) {
+        self.metrics.answer(request, &mut self.reconciler).await;
     }
 
     /// What is due now.
-    pub fn time_came(&self) -> Wakeup {
-        self.due.came(Instant::now(), self.engine.clock.now())
+    pub fn wakeup(&self) -> Wakeup {
+        self.due.wakeup(Instant::now(), self.reconciler.clock.now())
     }
 
     /// When to check the clock again.
     pub fn next_wake(&self) -> Instant {
-        self.due.next(Instant::now(), self.engine.clock.now())
+        self.due.next(Instant::now(), self.reconciler.clock.now())
     }
 
     /// The facts were read. `again`: they were being written just then, and are to be read again after this time.
-    pub fn facts_seen(&mut self, again: Option<Duration>) {
+    pub fn facts_read(&mut self, again: Option<Duration>) {
         self.facts_backoff.reset();
-        self.due.facts_seen(Instant::now(), again);
+        self.due.facts_read(Instant::now(), again);
     }
 
     /// The facts could not be read. They are read again, after a wait that grows each time.
     pub fn facts_unreadable(&mut self) {
         let wait = self.facts_backoff.next_wait();
-        self.due.facts_seen(Instant::now(), Some(wait));
+        self.due.facts_read(Instant::now(), Some(wait));
     }
 
     /// How long to wait for a burst to end, so that it becomes one round.
-    pub fn gathering(&mut self) -> Duration {
+    pub fn gather_time(&mut self) -> Duration {
         let now = Instant::now();
         self.fights.retain(|at| now.duration_since(*at) < FIGHT_WINDOW);
         if self.fights.len() > FIGHT { GATHER_IN_FIGHT } else { GATHER }
@@ -190,10 +190,10 @@ impl<K: NodeKernel> RoundDriver<K> {
     /// that fails is retried.
     pub async fn round(&mut self, scheduled: Option<Timestamp>) -> Option<Result<RoundResult, RoundError>> {
         let intent = self.intent.clone()?;
-        let seen = self.seen.unwrap_or_else(|| self.engine.clock.now());
+        let seen = self.seen.unwrap_or_else(|| self.reconciler.clock.now());
         let began = Instant::now();
-        let result = self.engine.round(&intent, &self.events, seen).await;
-        self.telling.round(&result, began.elapsed(), &self.engine, &intent);
+        let result = self.reconciler.round(&intent, &self.events, seen).await;
+        self.metrics.round(&result, began.elapsed(), &self.reconciler, &intent);
         match &result {
             Ok(done) => {
                 let retry = if done.refused.is_empty() {
@@ -207,15 +207,15 @@ impl<K: NodeKernel> RoundDriver<K> {
                 self.fights.extend(std::iter::repeat_n(Instant::now(), done.drifted));
                 let wall = [scheduled, done.wake].into_iter().flatten().min();
                 self.due.ended(Instant::now(), retry, wall);
-                tell(&intent, done);
+                log_round(&intent, done);
                 if done.refused != self.refused {
-                    tell_refused(&done.refused);
+                    log_refused(&done.refused);
                     self.refused.clone_from(&done.refused);
                 }
             }
             Err(error) => {
                 let wait = self.backoff.next_wait();
-                tracing::error!(error = chain(error), hint = error.hint(), retry = ?wait, "not in force");
+                tracing::error!(error = chain(error), hint = error.hint(), retry = ?wait, "not applied");
                 self.due.failed(Instant::now(), wait);
             }
         }
@@ -223,14 +223,14 @@ impl<K: NodeKernel> RoundDriver<K> {
     }
 }
 
-fn tell(intent: &DesiredRevision, done: &RoundResult) {
+fn log_round(intent: &DesiredRevision, done: &RoundResult) {
     if done.steps.is_empty() {
         tracing::debug!(commit = intent.commit.id.short(), took = ?done.took, "nothing to do");
         return;
     }
     let (commit, summary) = (intent.commit.id.short(), &intent.commit.summary);
     let (steps, changes, drifted) = (done.steps.len(), summary::counts(&done.steps), done.drifted);
-    tracing::info!(commit, summary, steps, changes, policies = policies(done), drifted, took = ?done.took, "in force");
+    tracing::info!(commit, summary, steps, changes, policies = policies(done), drifted, took = ?done.took, "applied");
     log_steps(&done.steps);
 }
 
@@ -244,12 +244,12 @@ fn policies(done: &RoundResult) -> String {
     names.join(", ")
 }
 
-fn tell_refused(refused: &RefusedParts) {
-    for (exit, words) in &refused.exits {
-        tracing::warn!(%exit, "the kernel refuses to {words}; the exit is not applied on this node, everything else is");
+fn log_refused(refused: &RefusedParts) {
+    for (exit, error) in &refused.exits {
+        tracing::warn!(%exit, "the kernel refuses to {error}; the exit is not applied on this node, everything else is");
     }
-    for words in refused.replies.values() {
-        tracing::warn!("the kernel refuses to {words}; replies to that node's pods do not go through the tunnel");
+    for error in refused.replies.values() {
+        tracing::warn!("the kernel refuses to {error}; replies to that node's pods do not go through the tunnel");
     }
 }
 
@@ -267,40 +267,40 @@ mod tests {
     const AGAIN: Duration = Duration::from_millis(100);
 
     #[test]
-    fn a_second_look_at_the_facts_that_was_asked_for_is_taken_whatever_rounds_do_meanwhile() {
-        let (begun, wall) = (Instant::now(), Timestamp::now());
+    fn a_second_read_of_the_facts_is_due_whatever_rounds_do_meanwhile() {
+        let (start, wall) = (Instant::now(), Timestamp::now());
         let mut due = Due::default();
-        due.facts_seen(begun, Some(AGAIN));
-        due.ended(begun, None, None);
-        due.failed(begun, Duration::from_secs(5));
-        due.ended(begun, None, None);
-        assert_eq!(due.next(begun, wall), begun + AGAIN);
-        assert_eq!(due.came(begun, wall), Wakeup::Nothing);
-        assert_eq!(due.came(begun + AGAIN, wall), Wakeup::Facts);
-        due.facts_seen(begun + AGAIN, None);
-        assert_eq!(due, Due { look: Some(begun + LOOK), ..Due::default() });
+        due.facts_read(start, Some(AGAIN));
+        due.ended(start, None, None);
+        due.failed(start, Duration::from_secs(5));
+        due.ended(start, None, None);
+        assert_eq!(due.next(start, wall), start + AGAIN);
+        assert_eq!(due.wakeup(start, wall), Wakeup::Nothing);
+        assert_eq!(due.wakeup(start + AGAIN, wall), Wakeup::Facts);
+        due.facts_read(start + AGAIN, None);
+        assert_eq!(due, Due { resync: Some(start + RESYNC), ..Due::default() });
     }
 
     #[test]
-    fn a_round_that_is_to_be_tried_again_is_whatever_looks_at_the_facts_say() {
-        let (begun, wall) = (Instant::now(), Timestamp::now());
+    fn a_retry_of_a_round_is_due_whatever_reads_of_the_facts_do_meanwhile() {
+        let (start, wall) = (Instant::now(), Timestamp::now());
         let wait = Duration::from_secs(2);
         let mut due = Due::default();
-        due.ended(begun, Some(wait), None);
-        due.facts_seen(begun, Some(AGAIN));
-        due.facts_seen(begun + AGAIN, None);
-        assert_eq!(due.next(begun, wall), begun + wait);
-        assert_eq!(due.came(begun + wait, wall), Wakeup::Round);
-        due.ended(begun + wait, None, None);
-        assert_eq!(due.came(begun + wait, wall), Wakeup::Nothing);
+        due.ended(start, Some(wait), None);
+        due.facts_read(start, Some(AGAIN));
+        due.facts_read(start + AGAIN, None);
+        assert_eq!(due.next(start, wall), start + wait);
+        assert_eq!(due.wakeup(start + wait, wall), Wakeup::Round);
+        due.ended(start + wait, None, None);
+        assert_eq!(due.wakeup(start + wait, wall), Wakeup::Nothing);
     }
 
     #[test]
-    fn the_clock_on_the_wall_is_looked_at_every_half_a_minute_at_least() {
-        let (begun, wall) = (Instant::now(), Timestamp::now());
+    fn the_wall_clock_is_checked_every_half_a_minute_at_least() {
+        let (start, wall) = (Instant::now(), Timestamp::now());
         let mut due = Due::default();
-        assert_eq!(due.next(begun, wall), begun + CLOCK);
-        due.ended(begun, None, Some(wall));
-        assert_eq!((due.next(begun, wall), due.came(begun, wall)), (begun, Wakeup::Wall));
+        assert_eq!(due.next(start, wall), start + CLOCK);
+        due.ended(start, None, Some(wall));
+        assert_eq!((due.next(start, wall), due.wakeup(start, wall)), (start, Wakeup::Wall));
     }
 }

@@ -21,8 +21,8 @@ pub struct StateStore {
     path: PathBuf,
     kept: PersistedState,
     /// A separate file: it grows with the policies, and is compared in every round.
-    ways_path: PathBuf,
-    ways: Handover,
+    handover_path: PathBuf,
+    handover: Handover,
 }
 
 /// The persisted state.
@@ -80,32 +80,32 @@ impl StateStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => PersistedState::default(),
             Err(error) => return Err(fault("read")(error)),
         };
-        let ways_path = folder.join("ways.json");
-        let ways = read_ways(&ways_path);
-        Ok(Self { path, kept, ways_path, ways })
+        let handover_path = folder.join("ways.json");
+        let handover = read_handover(&handover_path);
+        Ok(Self { path, kept, handover_path, handover })
     }
 
     /// Reads a folder for a process that changes nothing: it creates no folder and renames no file. What cannot be
     /// read counts as missing.
     pub fn read(folder: &Path) -> Self {
-        let (path, ways_path) = (folder.join("memory.json"), folder.join("ways.json"));
+        let (path, handover_path) = (folder.join("memory.json"), folder.join("ways.json"));
         let kept = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        let ways = read_ways(&ways_path);
-        Self { path, kept, ways_path, ways }
+        let handover = read_handover(&handover_path);
+        Self { path, kept, handover_path, handover }
     }
 
     /// The applied egress paths, and those that were left.
-    pub fn ways(&self) -> &Handover {
-        &self.ways
+    pub fn handover(&self) -> &Handover {
+        &self.handover
     }
 
     /// Persists other egress paths; writes only if they differ.
-    pub fn keep_ways(&mut self, ways: &Handover) -> Result<(), StateStoreError> {
-        if *ways == self.ways {
+    pub fn keep_handover(&mut self, handover: &Handover) -> Result<(), StateStoreError> {
+        if *handover == self.handover {
             return Ok(());
         }
-        write(&self.ways_path, &handover::PersistedHandover::from(ways))?;
-        self.ways = ways.clone();
+        write(&self.handover_path, &handover::PersistedHandover::from(handover))?;
+        self.handover = handover.clone();
         Ok(())
     }
 
@@ -134,7 +134,7 @@ fn write(path: &Path, what: &impl Serialize) -> Result<(), StateStoreError> {
 }
 
 /// Empty if the file cannot be parsed: then a handover that was under way is not continued.
-fn read_ways(path: &Path) -> Handover {
+fn read_handover(path: &Path) -> Handover {
     let Ok(text) = fs::read(path) else { return Handover::default() };
     match serde_json::from_slice::<handover::PersistedHandover>(&text) {
         Ok(kept) => kept.into(),

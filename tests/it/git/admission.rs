@@ -47,7 +47,7 @@ fn reading(origin: &Origin, cluster: &str, known: ActiveRevision, windows: Optio
 /// What is in force, and what waits.
 fn in_force(intent: &DesiredRevision) -> (CommitId, Vec<String>, Option<&PendingCommit>) {
     let destinations = intent.set.policies.values().flat_map(|policy| &policy.destinations);
-    (intent.commit.id, destinations.map(ToString::to_string).collect(), intent.active.withheld.as_ref())
+    (intent.commit.id, destinations.map(ToString::to_string).collect(), intent.active.pending.as_ref())
 }
 
 /// As a process remembers it.
@@ -64,7 +64,7 @@ fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
     assert_eq!(in_force(&intent), (first, vec!["10.1.0.0/16".to_owned()], None));
     let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     let intent = stand.look();
-    let withheld = intent.active.withheld.clone().expect("it waits");
+    let withheld = intent.active.pending.clone().expect("it waits");
     assert_eq!(in_force(&intent), (first, vec!["10.1.0.0/16".to_owned()], Some(&withheld)));
     let PendingReason::Window { opens: Some(opens), time_zone, window } = &withheld.why else { panic!("{withheld:?}") };
     assert!(opens.to_string().ends_with("-01-01T00:00:00Z"), "{opens}");
@@ -75,7 +75,7 @@ fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
     // The commit that takes the window away waits as well: it cannot open the door for itself.
     let third = origin.push(&[("egret.yaml", &config(""))], "no windows any more");
     let intent = stand.look();
-    assert_eq!(intent.active.withheld.as_ref().map(|withheld| withheld.commit.clone()), Some(third.to_string()));
+    assert_eq!(intent.active.pending.as_ref().map(|withheld| withheld.commit.clone()), Some(third.to_string()));
     // Neither does a restart let it in, nor one with a mirror that has to be made anew; and it waits since then.
     for fresh in [false, true] {
         if fresh {
@@ -99,13 +99,13 @@ fn a_suspension_holds_at_once_ends_by_itself_and_lets_the_newest_in_as_one_chang
     assert_eq!(in_force(&stand.intent()).0, first);
     origin.push(&[("egret.yaml", &suspended(4)), ("a.yaml", &policy("10.2.0.0/16"))], "second");
     let intent = stand.look();
-    let withheld = intent.active.withheld.clone().expect("it waits");
+    let withheld = intent.active.pending.clone().expect("it waits");
     let PendingReason::Suspended { until: Some(until), owner, reason } = &withheld.why else { panic!("{withheld:?}") };
     assert_eq!((owner.as_str(), reason.as_str()), ("Han", "we move to another rack"));
     // A trailer does not pass it, nor an egret.yaml that cannot be read.
     origin.push(&[("a.yaml", &policy("10.3.0.0/16")), ("egret.yaml", "{")], "third\n\nEgret-Emergency: now");
     let intent = stand.look();
-    let third = intent.active.withheld.as_ref().map(|withheld| (withheld.summary.as_str(), &withheld.why));
+    let third = intent.active.pending.as_ref().map(|withheld| (withheld.summary.as_str(), &withheld.why));
     assert_eq!(third, Some(("third", &withheld.why)));
     let newest = origin.push(&[("a.yaml", &policy("10.4.0.0/16"))], "fourth");
     let intent = stand.look();
@@ -135,7 +135,7 @@ fn a_window_opens_by_itself_at_its_minute() {
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
     let intent = stand.look();
     assert_eq!(in_force(&intent).0, first);
-    assert_eq!(intent.active.withheld.and_then(|withheld| withheld.why.ends()), Some(opens));
+    assert_eq!(intent.active.pending.and_then(|withheld| withheld.why.ends()), Some(opens));
     let third = origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third");
     assert_eq!(in_force(&stand.look()).0, first);
     // Nobody asks for a look, and the next poll is far.
@@ -155,7 +155,7 @@ fn a_history_that_was_rewritten_while_nobody_looked_waits_for_the_window_as_well
         commit.to_string()
     };
     let withheld = |known: &ActiveRevision, mirror: &str| match reading(&origin, mirror, known.clone(), None).next() {
-        RepositoryEvent::Withheld(withheld) => (withheld.commit, withheld.why.word()),
+        RepositoryEvent::Pending(withheld) => (withheld.commit, withheld.why.word()),
         other => panic!("{other:?}"),
     };
     let other = rewrite("", "other");
@@ -187,7 +187,7 @@ fn an_egret_yaml_that_broke_in_force_opens_no_window_for_a_process_that_begins_w
     let found = ActiveRevision { commit, windows: Some(published.change_windows), ..ActiveRevision::default() };
     let mut stand = reading(&origin, "anew", found, None);
     let intent = stand.intent();
-    let withheld = intent.active.withheld.as_ref().map(|withheld| withheld.commit.clone());
+    let withheld = intent.active.pending.as_ref().map(|withheld| withheld.commit.clone());
     assert_eq!((intent.commit.id, withheld), (broken, Some(next.to_string())));
     assert_eq!(intent.set.config.change_windows, windows, "it is published again");
     // What takes the windows away, through an emergency, does so for good.
@@ -205,7 +205,7 @@ fn a_suspension_is_lifted_by_the_commit_that_takes_it_out() {
     let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     stand.intent();
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
-    assert!(stand.look().active.withheld.is_some());
+    assert!(stand.look().active.pending.is_some());
     let third = origin.push(&[("egret.yaml", &config(""))], "go on");
     assert_eq!(in_force(&stand.look()), (third, vec!["10.2.0.0/16".to_owned()], None));
 }
@@ -219,7 +219,7 @@ fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     let files = [("egret.yaml", config(EMERGENCY)), ("a.yaml", policy("10.2.0.0/16"))];
     let files = [(files[0].0, files[0].1.as_str()), (files[1].0, files[1].1.as_str())];
     let second = origin.push(&files, "second\n\nWhy not.\n\nEgret-Emergency: the bank is down");
-    assert!(strict.look().active.withheld.is_some(), "it names the trailer itself");
+    assert!(strict.look().active.pending.is_some(), "it names the trailer itself");
     // With that in force, a commit passes by it, and one that only mentions it does not.
     let mut stand = reading(
         &origin,
@@ -229,7 +229,7 @@ fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     );
     assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
     origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nEgret-Emergency: no, this is prose.\n\nReally.");
-    assert!(stand.look().active.withheld.is_some());
+    assert!(stand.look().active.pending.is_some());
     let message = "fourth\n\nWhy.\n\negret-emergency: the bank is down\nReviewed-by: Leia";
     let fourth = origin.push(&[("a.yaml", &policy("10.4.0.0/16"))], message);
     let intent = stand.look();
@@ -245,7 +245,7 @@ fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     let mut stand = reading(&origin, "test", known(&intent), None);
     assert_eq!(stand.intent().active.emergency, Some(emergency));
     origin.push(&[("a.yaml", &policy("10.5.0.0/16"))], "fifth");
-    assert!(stand.look().active.withheld.is_some());
+    assert!(stand.look().active.pending.is_some());
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn windows_of_the_flags_count_whatever_is_in_force() {
     let mut stand = reading(&origin, "prod", ActiveRevision::default(), Some(given));
     assert_eq!(in_force(&stand.intent()).0, first);
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second\n\nEgret-Emergency: the bank is down");
-    assert!(stand.look().active.withheld.is_some(), "the repository's trailer is none here");
+    assert!(stand.look().active.pending.is_some(), "the repository's trailer is none here");
     let third = origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nNow: the bank is down");
     assert_eq!(in_force(&stand.look()), (third, vec!["10.3.0.0/16".to_owned()], None));
 }

@@ -84,7 +84,7 @@ impl Loop {
         self.wait("a fault", |news| match news {
             RepositoryEvent::Fault(error) => Some(error),
             RepositoryEvent::Intent(intent) => panic!("{intent:?}"),
-            RepositoryEvent::Unchanged | RepositoryEvent::Withheld(_) => None,
+            RepositoryEvent::Unchanged | RepositoryEvent::Pending(_) => None,
         })
     }
 
@@ -99,7 +99,7 @@ impl Loop {
         assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
         assert!(error.hint().is_some(), "{error:?}");
         this.relay.set(Mood::Good);
-        this.reading.thread.look();
+        this.reading.thread.poll();
         this.in_force(second);
         this.origin.assert_mirror_is_sound();
         error

@@ -172,7 +172,7 @@ fn the_loop_stays_away_for_as_long_as_a_server_asks() {
     let (first, second) = (next(), next());
     assert!(second - first >= Duration::from_secs(3), "{:?}", second - first);
     // Unless there is something to be seen.
-    reading.thread.look();
+    reading.thread.poll();
     assert!(next() - second < Duration::from_secs(3));
 }
 

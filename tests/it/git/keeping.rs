@@ -63,7 +63,7 @@ fn letter(reports: Vec<NodeReport>) -> ReportBatch {
 /// A report of a node on which these objects drifted and were put right.
 fn report(node: &str, objects: &[&str]) -> NodeReport {
     let mut report = NodeReport::new(node);
-    report.set_in_force(&"c0ffee".repeat(7)[..40], "let the empire through", now());
+    report.set_active(&"c0ffee".repeat(7)[..40], "let the empire through", now());
     for object in objects {
         let drift = Drift {
             object: (*object).to_owned(),
@@ -78,7 +78,7 @@ fn report(node: &str, objects: &[&str]) -> NodeReport {
             commit: "c0ffee".to_owned(),
         };
         report.seen(vec![ObservedDrift { drift, by: None, wanted_by: vec![wanted] }], now());
-        report.put_right(now());
+        report.mark_corrected(now());
     }
     report
 }
@@ -148,7 +148,7 @@ spec:
 fn a_preview_needs_no_cluster_because_the_snapshot_is_kept_beside_the_reports() {
     let origin = origin();
     let publisher = publisher(&origin, "state");
-    assert!(publisher.wants_sight(false), "nothing is known of the branch yet");
+    assert!(publisher.wants_snapshot(false), "nothing is known of the branch yet");
     let letter = ReportBatch { branch: "egret/reports/default".to_owned(), ..letter(vec![report("a", &[])]) };
     publisher.send(letter, Some(own(facts(&["a"], 1), "a", "10.0.3.42/24")));
     publisher.finish();
@@ -182,7 +182,7 @@ fn pods_that_come_and_go_are_one_commit_an_interval() {
     let publisher = publisher(&origin, "state");
     publisher.send(letter(vec![report("a", &[])]), Some(own(facts(&["a"], 1), "a", "10.0.3.42/24")));
     wait("the first report", || commits(&origin) == 1);
-    wait("the thread says so", || !publisher.wants_sight(false));
+    wait("the thread says so", || !publisher.wants_snapshot(false));
     for pods in 2..20 {
         // Whoever does not ask whether it is wanted is not written either.
         publisher.send(letter(vec![report("a", &[])]), Some(own(facts(&["a"], pods), "a", "10.0.3.42/24")));

@@ -73,13 +73,13 @@ impl Reading {
 
     /// What it says when it is asked to look, which must be an intent.
     pub(super) fn look(&mut self) -> DesiredRevision {
-        self.thread.look();
+        self.thread.poll();
         self.intent()
     }
 
     /// Asks it to look, and it has nothing to say.
     pub(super) fn nothing(&mut self) {
-        self.thread.look();
+        self.thread.poll();
         let news = self.next();
         assert!(matches!(news, RepositoryEvent::Unchanged), "{news:?}");
     }

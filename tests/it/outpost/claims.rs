@@ -95,7 +95,7 @@ fn without_any_gateway_members_are_dropped_and_others_go_their_own_way() -> Outc
     let stand = Stand::in_force(Options::default())?;
     // The first report may be of the time before the gateway had its label.
     stand.await_report("kind-worker", "nothing but what is in force", |report| {
-        report.in_force.is_some() && report.findings.is_empty()
+        report.active.is_some() && report.findings.is_empty()
     });
     stand.lab.set_ready("kind-worker2", false)?;
     stand.await_report("kind-worker", "that there is no gateway", |report| {

@@ -53,7 +53,7 @@ fn await_finding(stand: &Stand, code: &str, exit: &str, words: &str) {
 
 fn await_no_refusal(stand: &Stand) {
     stand.await_report(GATEWAY, "that nothing is refused", |report| {
-        report.in_force.is_some() && !report.findings.iter().any(|since| since.finding.code == "kernel-refused")
+        report.active.is_some() && !report.findings.iter().any(|since| since.finding.code == "kernel-refused")
     });
 }
 

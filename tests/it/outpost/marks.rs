@@ -40,7 +40,7 @@ fn a_node_takes_bits_that_nobody_else_there_uses_and_another_the_default() -> Ou
     stand.await_settled()?;
     assert_eq!(masks(&stand.lab.node("kind-worker")?)?, ["0x1fff0000"]);
     assert_eq!(masks(&stand.lab.node("kind-worker2")?)?, ["0x1fff"], "marks never leave a node, so nodes may differ");
-    let mut findings = stand.await_report("kind-worker", "it", |report| report.in_force.is_some()).findings;
+    let mut findings = stand.await_report("kind-worker", "it", |report| report.active.is_some()).findings;
     findings.retain(|noted| noted.finding.code.starts_with("marks"));
     assert_eq!(findings, []);
     stand.assert_no_leak_but(&[])

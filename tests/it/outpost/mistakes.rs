@@ -15,7 +15,7 @@ fn a_push_with_a_mistake_leaves_the_last_good_version_in_force_until_one_mends_i
     let report = stand.await_report("kind-worker", "what is not in force", |report| !report.rejected.is_empty());
     assert_eq!(
         report.rejected.iter().map(|rejected| rejected.instead.as_str()).collect::<std::collections::BTreeSet<_>>(),
-        ["The last good version of CiliumEgressGatewayPolicy outpost stays in force"].into()
+        ["The last good version of CiliumEgressGatewayPolicy outpost stays active"].into()
     );
     assert!(report.rejected.iter().all(|rejected| rejected.place.starts_with("policies/outpost.yaml:")), "{report:?}");
     let page = stand.lab.repository().show("egret/reports/default:README.md")?;

@@ -21,7 +21,7 @@ fn seen(node: &Namespace) -> Result<NodeState, LabError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let mut kernel = Kernel::open(DatapathConfig::default()).await.expect("the kernel");
-            kernel.look_only();
+            kernel.read_only();
             kernel.observe().await.expect("a look").state
         })
     })

@@ -41,7 +41,7 @@ fn an_unsigned_push_stays_out_over_a_restart_and_a_signed_one_comes_in() -> Outc
     let (line, _) = sign(&stand)?;
     stand.push("egret.yaml", &demand("Head", &line))?;
     stand.await_report("kind-worker", "the demand", |report| {
-        report.in_force.as_ref().is_some_and(|commit| commit.summary == "another egret.yaml")
+        report.active.as_ref().is_some_and(|commit| commit.summary == "another egret.yaml")
     });
     let repository = stand.lab.repository();
     repository.in_clone(["config", "commit.gpgsign", "false"])?;
@@ -50,9 +50,9 @@ fn an_unsigned_push_stays_out_over_a_restart_and_a_signed_one_comes_in() -> Outc
     repository.write("egret.yaml", "apiVersion: egret.dev/v1alpha1\nkind: Config\n")?;
     let stray = repository.push("urgent\n\nEgret-Emergency: let me in")?;
     let refused = |stand: &Stand| {
-        let report = stand.await_report("kind-worker", "what is refused", |report| report.withheld.is_some());
+        let report = stand.await_report("kind-worker", "what is refused", |report| report.pending.is_some());
         let expected = PendingReason::Unsigned { commit: stray.clone(), what: "it has no signature".to_owned() };
-        assert_eq!(report.withheld.map(|withheld| withheld.why), Some(expected));
+        assert_eq!(report.pending.map(|withheld| withheld.why), Some(expected));
     };
     refused(&stand);
     let page = stand.lab.repository().show(&format!("{REPORTS}:README.md"))?;
@@ -67,7 +67,7 @@ fn an_unsigned_push_stays_out_over_a_restart_and_a_signed_one_comes_in() -> Outc
         stand.start(&node)?;
     }
     for node in stand.nodes() {
-        stand.egret(&node).wait_for("in force", DEADLINE)?;
+        stand.egret(&node).wait_for(" applied commit=", DEADLINE)?;
     }
     refused(&stand);
     stand.await_granted("tiefighter")?;
@@ -76,7 +76,7 @@ fn an_unsigned_push_stays_out_over_a_restart_and_a_signed_one_comes_in() -> Outc
     repository.in_clone(["commit", "--quiet", "--allow-empty", "--message", "I have looked at it"])?;
     repository.in_clone(["push", "--quiet", "origin", "HEAD:main"])?;
     stand.await_answer("tiefighter", OUTPOST, through_the_other())?;
-    stand.await_report("kind-worker", "that nothing waits", |report| report.withheld.is_none());
+    stand.await_report("kind-worker", "that nothing waits", |report| report.pending.is_none());
     stand.assert_no_leak_but(&[])
 }
 
@@ -102,9 +102,9 @@ fn flags_demand_every_commit_and_reports_are_signed() -> Outcome {
     let stray = repository.in_clone(["rev-parse", "HEAD"])?.trim_end().to_owned();
     repository.in_clone(["config", "commit.gpgsign", "true"])?;
     stand.push("policies/outpost.yaml", &Document::through("kind-worker3").text())?;
-    let report = stand.await_report("kind-worker", "what is refused", |report| report.withheld.is_some());
+    let report = stand.await_report("kind-worker", "what is refused", |report| report.pending.is_some());
     let expected = PendingReason::Unsigned { commit: stray, what: "it has no signature".to_owned() };
-    assert_eq!(report.withheld.map(|withheld| withheld.why), Some(expected));
+    assert_eq!(report.pending.map(|withheld| withheld.why), Some(expected));
     stand.await_granted("tiefighter")?;
     let setting = format!("gpg.ssh.allowedSignersFile={allowed}");
     let verified =

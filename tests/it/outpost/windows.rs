@@ -30,11 +30,11 @@ fn a_push_outside_the_window_waits_over_a_restart_and_an_emergency_passes() -> O
     stand.push("policies/outpost.yaml", &Document::through("kind-worker3").text())?;
     let waits = |stand: &Stand, node: &str| {
         let report = stand.await_report(node, "what waits", |report| {
-            report.withheld.as_ref().is_some_and(|withheld| withheld.summary == "another policies/outpost.yaml")
+            report.pending.as_ref().is_some_and(|withheld| withheld.summary == "another policies/outpost.yaml")
         });
-        let withheld = report.withheld.expect("it was just seen");
+        let withheld = report.pending.expect("it was just seen");
         assert!(matches!(&withheld.why, PendingReason::Window { window, .. } if window == "new year"), "{withheld:?}");
-        let in_force = report.in_force.map(|commit| commit.summary);
+        let in_force = report.active.map(|commit| commit.summary);
         assert_eq!(in_force.as_deref(), Some("another egret.yaml"));
         withheld
     };
@@ -48,7 +48,7 @@ fn a_push_outside_the_window_waits_over_a_restart_and_an_emergency_passes() -> O
         stand.start(&node)?;
     }
     for node in stand.nodes() {
-        stand.egret(&node).wait_for("in force", DEADLINE)?;
+        stand.egret(&node).wait_for(" applied commit=", DEADLINE)?;
     }
     let (code, plan) = stand.plan("kind-worker")?;
     assert_eq!(code, Some(2), "{plan}");
@@ -63,7 +63,7 @@ fn a_push_outside_the_window_waits_over_a_restart_and_an_emergency_passes() -> O
     repository.push("now\n\nEgret-Emergency: the rebels are here")?;
     stand.await_answer("tiefighter", OUTPOST, through_the_other())?;
     let report = stand.await_report("kind-worker", "an emergency", |report| report.emergency.is_some());
-    assert_eq!(report.withheld, None);
+    assert_eq!(report.pending, None);
     assert_eq!(report.emergency.map(|emergency| emergency.reason).as_deref(), Some("the rebels are here"));
     let page = stand.lab.repository().show(&format!("{REPORTS}:README.md"))?;
     assert!(page.contains("**Applied outside the change window:** "), "{page}");
@@ -79,10 +79,10 @@ fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Out
     );
     stand.lab.repository().write("egret.yaml", &suspended)?;
     stand.push("policies/outpost.yaml", &Document::through("kind-worker3").text())?;
-    let report = stand.await_report("kind-worker", "what waits", |report| report.withheld.is_some());
+    let report = stand.await_report("kind-worker", "what waits", |report| report.pending.is_some());
     let expected =
         PendingReason::Suspended { until: Some(until), owner: "Han".to_owned(), reason: "we move".to_owned() };
-    assert_eq!(report.withheld.map(|withheld| withheld.why), Some(expected));
+    assert_eq!(report.pending.map(|withheld| withheld.why), Some(expected));
     assert_eq!(stand.lab.ask("tiefighter", OUTPOST)?, Answer::Granted(EGRESS));
     // It is told, and the node is ready: what is in force is in force.
     assert_eq!(fetch(&stand, "kind-worker", "/readyz")?.0, 200);
@@ -102,7 +102,7 @@ fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Out
     // Nobody pushes, and nobody asks.
     stand.await_answer("tiefighter", OUTPOST, through_the_other())?;
     assert!(Timestamp::now() >= until);
-    stand.await_report("kind-worker", "that nothing waits", |report| report.withheld.is_none());
+    stand.await_report("kind-worker", "that nothing waits", |report| report.pending.is_none());
     let page = fetch(&stand, "kind-worker", "/metrics")?.1;
     assert!(page.contains("egret_commit_pending{reason=\"Suspended\"} 0\n"), "{page}");
     assert!(!page.contains("egret_suspended_until"), "{page}");

@@ -17,8 +17,8 @@ use crate::git::publish::{BranchState, Draft};
 /// The inputs of a plan.
 pub(super) struct DraftInput<'a> {
     pub(super) cluster: &'a str,
-    pub(super) letter: &'a ReportBatch,
-    pub(super) sight: Option<&'a ClusterSnapshot>,
+    pub(super) batch: &'a ReportBatch,
+    pub(super) snapshot: Option<&'a ClusterSnapshot>,
     /// Reports that an earlier process could not commit.
     pub(super) unsent: &'a [NodeReport],
 }
@@ -39,20 +39,21 @@ pub(super) fn plan(plan: &DraftInput<'_>, state: &BranchState, now: Timestamp) -
     let changed = changed(plan, state);
     let mut planned = PlannedDraft::default();
     let mut tree = state.files.clone();
-    let gone = gone(plan.sight, &mut tree);
+    let gone = gone(plan.snapshot, &mut tree);
     let news = !changed.is_empty() || !gone.is_empty();
-    let pictured = picture(plan, &mut tree, news, &mut planned);
+    let has_snapshot = add_snapshot(plan, &mut tree, news, &mut planned);
     if let Some(text) = tree.get(snapshot::FILE) {
         // A snapshot with an unreadable time counts as old.
         planned.snapshot_age = snapshot::taken(text).map(|taken| now.duration_since(taken).unsigned_abs());
     }
-    if !news && !pictured {
+    if !news && !has_snapshot {
         return planned;
     }
-    let subject =
-        message::subject_of(&changed).or_else(|| message::gone(&gone)).unwrap_or_else(|| of_picture(plan.sight));
+    let subject = message::subject_of(&changed)
+        .or_else(|| message::gone(&gone))
+        .unwrap_or_else(|| snapshot_subject(plan.snapshot));
     let reports: Vec<NodeReport> = changed.into_iter().map(|(_, after)| after).collect();
-    match files::tree(&tree, plan.cluster, &plan.letter.branch, &reports) {
+    match files::tree(&tree, plan.cluster, &plan.batch.branch, &reports) {
         Ok(tree) => {
             planned.draft = Some(Draft { files: tree, message: subject, trailers: trailers(plan.cluster, &reports) });
         }
@@ -64,7 +65,7 @@ pub(super) fn plan(plan: &DraftInput<'_>, state: &BranchState, now: Timestamp) -
 /// Reports whose content differs from the branch, with the branch's version.
 fn changed(plan: &DraftInput<'_>, state: &BranchState) -> Vec<(Option<NodeReport>, NodeReport)> {
     let known = |node: &str| state.files.get(&files::path_of(node)).and_then(|text| files::read_node_file(text));
-    let reports = plan.letter.reports.iter().map(|report| {
+    let reports = plan.batch.reports.iter().map(|report| {
         let before = known(&report.node);
         let unsent = plan.unsent.iter().find(|unsent| unsent.node == report.node);
         let unsent = unsent.map(|unsent| newer(unsent, before.as_ref()));
@@ -88,8 +89,8 @@ fn newer(unsent: &NodeReport, before: Option<&NodeReport>) -> NodeReport {
 
 /// Removes the files of nodes that are no longer in the cluster: they would stay outdated for ever. Their history
 /// stays.
-fn gone(sight: Option<&ClusterSnapshot>, tree: &mut BTreeMap<String, String>) -> Vec<String> {
-    let Some(ClusterSnapshot { facts, .. }) = sight.filter(|sight| !sight.facts.nodes.is_empty()) else {
+fn gone(snapshot: Option<&ClusterSnapshot>, tree: &mut BTreeMap<String, String>) -> Vec<String> {
+    let Some(ClusterSnapshot { facts, .. }) = snapshot.filter(|snapshot| !snapshot.facts.nodes.is_empty()) else {
         return Vec::new();
     };
     let there: std::collections::BTreeSet<String> =
@@ -100,41 +101,41 @@ fn gone(sight: Option<&ClusterSnapshot>, tree: &mut BTreeMap<String, String>) ->
 }
 
 /// Adds the snapshot if it is due; returns whether it justifies a commit of its own.
-fn picture(
+fn add_snapshot(
     plan: &DraftInput<'_>,
     tree: &mut BTreeMap<String, String>,
     riding: bool,
     planned: &mut PlannedDraft,
 ) -> bool {
-    let Some(every) = plan.letter.snapshot_every else {
+    let Some(every) = plan.batch.snapshot_every else {
         // No process keeps the snapshot up to date any more.
         if riding {
             tree.remove(snapshot::FILE);
         }
         return false;
     };
-    let Some(sight) = plan.sight else { return false };
+    let Some(snapshot) = plan.snapshot else { return false };
     let there = tree.get(snapshot::FILE);
-    let text = snapshot::stamped(&whole(sight, there.map(String::as_str)), sight.taken);
+    let text = snapshot::stamped(&whole(snapshot, there.map(String::as_str)), snapshot.taken);
     if text.len() > snapshot::LARGEST {
         planned.too_large = Some(text.len());
         return false;
     }
-    let worth = snapshot::worth(there.map(String::as_str), &text, every, riding);
-    if worth {
+    let due = snapshot::worth(there.map(String::as_str), &text, every, riding);
+    if due {
         tree.insert(snapshot::FILE.to_owned(), text);
     }
-    worth
+    due
 }
 
 /// The facts, completed with what other gateways reported of their interfaces before.
-fn whole(sight: &ClusterSnapshot, there: Option<&str>) -> Facts {
-    let mut facts = sight.facts.clone();
-    if sight.only_own {
+fn whole(snapshot: &ClusterSnapshot, there: Option<&str>) -> Facts {
+    let mut facts = snapshot.facts.clone();
+    if snapshot.only_own {
         let others = there.map(snapshot::host_networks).unwrap_or_default();
         for (node, host_network) in others
             .into_iter()
-            .filter(|(node, _)| Some(node) != sight.own.as_ref() && sight.facts.nodes.contains_key(node))
+            .filter(|(node, _)| Some(node) != snapshot.own.as_ref() && snapshot.facts.nodes.contains_key(node))
         {
             facts.host_networks.entry(node).or_insert(host_network);
         }
@@ -142,14 +143,14 @@ fn whole(sight: &ClusterSnapshot, there: Option<&str>) -> Facts {
     facts
 }
 
-fn of_picture(sight: Option<&ClusterSnapshot>) -> String {
-    let Some(ClusterSnapshot { facts, .. }) = sight else { return "snapshot of the cluster".to_owned() };
+fn snapshot_subject(snapshot: Option<&ClusterSnapshot>) -> String {
+    let Some(ClusterSnapshot { facts, .. }) = snapshot else { return "snapshot of the cluster".to_owned() };
     format!("snapshot of the cluster: {} nodes, {} pods", facts.nodes.len(), facts.pods.len())
 }
 
 fn trailers(cluster: &str, reports: &[NodeReport]) -> Vec<(String, String)> {
     let mut trailers = vec![("Egret-Cluster".to_owned(), cluster.to_owned())];
-    if let Some(commit) = reports.iter().find_map(|report| report.in_force.as_ref()) {
+    if let Some(commit) = reports.iter().find_map(|report| report.active.as_ref()) {
         trailers.push(("Egret-Policy-Commit".to_owned(), commit.commit.clone()));
     }
     let records = reports.iter().flat_map(|report| report.drift.iter().chain(&report.corrected));

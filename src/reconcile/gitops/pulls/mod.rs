@@ -34,7 +34,7 @@ use crate::serve::Metrics;
 use crate::telemetry::chain;
 
 /// How often open pull requests are polled without a webhook.
-const LOOK: Duration = Duration::from_mins(1);
+const POLL_INTERVAL: Duration = Duration::from_mins(1);
 /// The wait for a commit that the forge's API lists and its Git server does not have yet.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -59,7 +59,7 @@ pub struct PullPreviewOptions {
     /// The seed for jitter.
     pub seed: u64,
     /// The forge.
-    pub board: ForgeTarget,
+    pub target: ForgeTarget,
     /// The metrics.
     pub metrics: Metrics,
 }
@@ -79,7 +79,7 @@ pub struct PreviewCluster {
 #[derive(Debug)]
 pub enum PullPreviewEvent {
     /// The thread needs the cluster's state. A loop that does not know it (yet) drops the sender.
-    Ask(oneshot::Sender<Result<PreviewCluster, String>>),
+    NeedsCluster(oneshot::Sender<Result<PreviewCluster, String>>),
     /// The value of [`PullPreviews::fault`] changed.
     Changed,
 }
@@ -87,7 +87,7 @@ pub enum PullPreviewEvent {
 /// A command that the loop sends to the thread.
 #[derive(Debug)]
 enum PullPreviewCommand {
-    Look,
+    Poll,
     Branch(String),
 }
 
@@ -106,44 +106,44 @@ impl PullPreviews {
     /// Starts the thread, if previews are enabled.
     pub fn start(options: Option<PullPreviewOptions>, leads: IsLeader) -> std::io::Result<Self> {
         let Some(options) = options else { return Ok(Self::default()) };
-        let (wishes, wished) = channel();
-        let (words, said) = unbounded_channel();
+        let (commands, received) = channel();
+        let (events, event_receiver) = unbounded_channel();
         let fault = Fault::default();
-        let told = Arc::clone(&fault);
+        let shared = Arc::clone(&fault);
         thread::Builder::new()
             .name("pulls".to_owned())
-            .spawn(move || Thread { options, leads, wished, words, fault: told }.serve())?;
-        Ok(Self { running: Some((wishes, said)), branch: None, fault })
+            .spawn(move || Thread { options, leads, commands: received, events, fault: shared }.serve())?;
+        Ok(Self { running: Some((commands, event_receiver)), branch: None, fault })
     }
 
     /// Announces that something may have changed: a pull request, or the leader.
-    pub fn look(&self) {
-        self.wish(PullPreviewCommand::Look);
+    pub fn poll(&self) {
+        self.send(PullPreviewCommand::Poll);
     }
 
     /// Announces that the branch of policies has changed.
     pub fn base(&mut self, branch: &str) {
         if self.branch.as_deref() == Some(branch) {
-            return self.look();
+            return self.poll();
         }
         self.branch = Some(branch.to_owned());
-        self.wish(PullPreviewCommand::Branch(branch.to_owned()));
+        self.send(PullPreviewCommand::Branch(branch.to_owned()));
     }
 
-    fn wish(&self, wish: PullPreviewCommand) {
-        if let Some((wishes, _)) = &self.running {
-            let _ = wishes.send(wish);
+    fn send(&self, command: PullPreviewCommand) {
+        if let Some((commands, _)) = &self.running {
+            let _ = commands.send(command);
         }
     }
 
     /// The next event of the thread. Never resolves if there is no thread.
-    pub async fn word(&mut self) -> PullPreviewEvent {
-        let word = match &mut self.running {
-            Some((_, words)) => words.recv().await,
+    pub async fn next_event(&mut self) -> PullPreviewEvent {
+        let event = match &mut self.running {
+            Some((_, events)) => events.recv().await,
             None => None,
         };
-        match word {
-            Some(word) => word,
+        match event {
+            Some(event) => event,
             None => std::future::pending().await,
         }
     }
@@ -160,67 +160,67 @@ impl PullPreviews {
 struct Thread {
     options: PullPreviewOptions,
     leads: IsLeader,
-    wished: Receiver<PullPreviewCommand>,
-    words: UnboundedSender<PullPreviewEvent>,
+    commands: Receiver<PullPreviewCommand>,
+    events: UnboundedSender<PullPreviewEvent>,
     fault: Fault,
 }
 
 impl Thread {
     fn serve(self) {
         let mut backoff = Backoff::new(self.options.seed);
-        let mut rounds = Poller::new(&self.options, &self.leads, &self.words);
+        let mut poller = Poller::new(&self.options, &self.leads, &self.events);
         let mut branch = None;
-        let mut agenda = PollSchedule::new(Instant::now());
+        let mut schedule = PollSchedule::new(Instant::now());
         loop {
-            match self.wished.recv_timeout(agenda.wait(Instant::now())) {
+            match self.commands.recv_timeout(schedule.wait(Instant::now())) {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(wish) => {
-                    if let PullPreviewCommand::Branch(name) = wish {
+                Ok(command) => {
+                    if let PullPreviewCommand::Branch(name) = command {
                         branch = Some(name);
                     }
-                    agenda.wish(Instant::now());
+                    schedule.request(Instant::now());
                 }
             }
-            if !agenda.wait(Instant::now()).is_zero() {
+            if !schedule.wait(Instant::now()).is_zero() {
                 continue;
             }
-            agenda.begin(Instant::now());
+            schedule.begin(Instant::now());
             let Some(branch) = branch.as_deref().filter(|_| (self.leads)()) else {
-                rounds.forget();
-                agenda.next(Instant::now(), LOOK, None);
+                poller.forget();
+                schedule.next(Instant::now(), POLL_INTERVAL, None);
                 continue;
             };
-            let mut asked = None;
-            let wait = match rounds.round(branch) {
+            let mut retry_after = None;
+            let wait = match poller.poll(branch) {
                 Ok(done) => {
-                    self.tell(done.fault);
+                    self.set_fault(done.fault);
                     match done.done {
                         PollOutcome::All => {
                             backoff.reset();
-                            backoff.spread(LOOK)
+                            backoff.spread(POLL_INTERVAL)
                         }
                         PollOutcome::Soon => SOON,
                         PollOutcome::NotNow => backoff.next_wait().max(SOON),
                     }
                 }
                 Err(error) => {
-                    asked = error.wait();
-                    let wait = backoff.next_wait().max(SOON).max(asked.unwrap_or_default());
+                    retry_after = error.wait();
+                    let wait = backoff.next_wait().max(SOON).max(retry_after.unwrap_or_default());
                     tracing::warn!(error = chain(&error), hint = error.hint(), retry = ?wait, "pull requests cannot be previewed");
-                    self.tell(Some(chain(&error)));
+                    self.set_fault(Some(chain(&error)));
                     wait
                 }
             };
-            agenda.next(Instant::now(), wait, asked);
+            schedule.next(Instant::now(), wait, retry_after);
         }
     }
 
-    fn tell(&self, fault: Option<String>) {
+    fn set_fault(&self, fault: Option<String>) {
         let mut known = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != fault {
             *known = fault;
-            let _ = self.words.send(PullPreviewEvent::Changed);
+            let _ = self.events.send(PullPreviewEvent::Changed);
         }
     }
 }

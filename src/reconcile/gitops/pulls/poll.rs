@@ -93,9 +93,9 @@ pub(super) enum PollOutcome {
 pub(super) struct Poller<'a> {
     options: &'a PullPreviewOptions,
     leads: &'a IsLeader,
-    words: &'a UnboundedSender<PullPreviewEvent>,
+    events: &'a UnboundedSender<PullPreviewEvent>,
     mirror: Option<Mirror>,
-    memory: PostedPreviews,
+    previews: PostedPreviews,
     /// Heads that are not fetched again, and why.
     hopeless: BTreeMap<PullHead, String>,
     renewed: Option<Instant>,
@@ -114,14 +114,14 @@ impl<'a> Poller<'a> {
     pub(super) fn new(
         options: &'a PullPreviewOptions,
         leads: &'a IsLeader,
-        words: &'a UnboundedSender<PullPreviewEvent>,
+        events: &'a UnboundedSender<PullPreviewEvent>,
     ) -> Self {
         Self {
             options,
             leads,
-            words,
+            events,
             mirror: None,
-            memory: PostedPreviews::default(),
+            previews: PostedPreviews::default(),
             hopeless: BTreeMap::new(),
             renewed: None,
             tip: None,
@@ -131,24 +131,24 @@ impl<'a> Poller<'a> {
 
     /// Another process leads: what is remembered is no longer true.
     pub(super) fn forget(&mut self) {
-        self.memory.forget();
+        self.previews.forget();
         self.hopeless.clear();
     }
 
     /// Polls the pull requests against a branch.
-    pub(super) fn round(&mut self, branch: &str) -> Result<PollResult, PollError> {
+    pub(super) fn poll(&mut self, branch: &str) -> Result<PollResult, PollError> {
         let pulls = self.open_pulls(branch)?;
         let mut mirror = match self.mirror.take() {
             Some(mirror) => mirror,
             None => self.options.following.mirror(&self.options.mirror)?,
         };
-        let result = self.look(&mut mirror, branch, pulls);
+        let result = self.poll_with(&mut mirror, branch, pulls);
         self.mirror = Some(mirror);
         result
     }
 
     fn open_pulls(&mut self, branch: &str) -> Result<Vec<Pull>, PollError> {
-        let mut pulls = self.options.board.forge.open_pulls(branch).map_err(|error| self.noted(error))?;
+        let mut pulls = self.options.target.forge.open_pulls(branch).map_err(|error| self.noted(error))?;
         pulls.sort_by_key(|pull| (std::cmp::Reverse(pull.updated), pull.number));
         let left_out = pulls.len().saturating_sub(MOST_PULLS);
         if left_out > 0 && left_out != self.left_out {
@@ -156,11 +156,11 @@ impl<'a> Poller<'a> {
         }
         self.left_out = left_out;
         pulls.truncate(MOST_PULLS);
-        self.memory.keep(|number| pulls.iter().any(|pull| pull.number == number));
+        self.previews.keep(|number| pulls.iter().any(|pull| pull.number == number));
         Ok(pulls)
     }
 
-    fn look(&mut self, mirror: &mut Mirror, branch: &str, pulls: Vec<Pull>) -> Result<PollResult, PollError> {
+    fn poll_with(&mut self, mirror: &mut Mirror, branch: &str, pulls: Vec<Pull>) -> Result<PollResult, PollError> {
         let now = Instant::now();
         if mirror.size() > ROOM && self.renewed.is_none_or(|renewed| now.duration_since(renewed) >= RENEW) {
             self.renewed = Some(now);
@@ -175,21 +175,21 @@ impl<'a> Poller<'a> {
         for pull in pulls {
             match self.subject(mirror, tip, &pull, &absent) {
                 None => done = PollOutcome::Soon,
-                Some(subject) if self.memory.is_due(pull.number, &subject, now) => due.push(Due { pull, subject }),
+                Some(subject) if self.previews.is_due(pull.number, &subject, now) => due.push(Due { pull, subject }),
                 Some(_) => {}
             }
         }
         if !due.is_empty() {
-            done = match self.situation() {
-                Some(Ok(situation)) => self.tell_all(mirror, due, &situation, done)?,
+            done = match self.request_cluster() {
+                Some(Ok(situation)) => self.post_all(mirror, due, &situation, done)?,
                 Some(Err(why)) => return Ok(PollResult { done: PollOutcome::NotNow, fault: Some(why) }),
                 None => PollOutcome::NotNow,
             };
         }
-        Ok(PollResult { done, fault: self.memory.fault() })
+        Ok(PollResult { done, fault: self.previews.fault() })
     }
 
-    fn tell_all(
+    fn post_all(
         &mut self,
         mirror: &Mirror,
         due: Vec<Due>,
@@ -200,12 +200,12 @@ impl<'a> Poller<'a> {
             if !(self.leads)() {
                 return Ok(PollOutcome::NotNow);
             }
-            match self.tell(mirror, one, situation) {
+            match self.post(mirror, one, situation) {
                 Ok(true) => {}
                 Ok(false) => done = PollOutcome::Soon,
-                Err(trouble) => {
+                Err(error) => {
                     self.options.metrics.preview(Some(PreviewResult::Failed));
-                    return Err(trouble);
+                    return Err(error);
                 }
             }
         }
@@ -232,7 +232,7 @@ impl<'a> Poller<'a> {
 
     fn head_of(&self, pull: &Pull) -> Option<PullHead> {
         let commit = CommitId::parse(&pull.head_sha)?;
-        let name = match self.options.board.kind {
+        let name = match self.options.target.kind {
             ForgeKind::GitLab => format!("refs/merge-requests/{}/head", pull.number),
             ForgeKind::GitHub | ForgeKind::Gitea => format!("refs/pull/{}/head", pull.number),
         };
@@ -249,34 +249,34 @@ impl<'a> Poller<'a> {
     ) -> Option<PreviewSubject> {
         let refused = |why: String| Some(PreviewSubject::Refused { head: pull.head_sha.clone(), why });
         let Some(head) = self.head_of(pull) else {
-            return refused(format!("the forge says that its head is {}, which is no commit", pull.head_sha));
+            return refused(format!("the forge reports the head {}, which is no commit", pull.head_sha));
         };
         if let Some(why) = absent.get(&head) {
-            let told = self.hopeless.contains_key(&head) || self.memory.is_absent(pull.number, &pull.head_sha);
+            let permanent = self.hopeless.contains_key(&head) || self.previews.is_absent(pull.number, &pull.head_sha);
             let unknown = || format!("its head is not what {} leads to in the repository", head.name);
-            return if told { refused(why.clone().unwrap_or_else(unknown)) } else { None };
+            return if permanent { refused(why.clone().unwrap_or_else(unknown)) } else { None };
         }
         match mirror.merge_base(tip, head.commit) {
             Ok(Some(base)) => {
-                self.memory.is_present(pull.number);
+                self.previews.is_present(pull.number);
                 Some(PreviewSubject::Change { base, head: head.commit })
             }
             Ok(None) => refused("it has no history in common with the branch that policies are read from".to_owned()),
-            Err(error) if self.memory.is_absent(pull.number, &pull.head_sha) => refused(chain(&error)),
+            Err(error) if self.previews.is_absent(pull.number, &pull.head_sha) => refused(chain(&error)),
             Err(_) => None,
         }
     }
 
     /// Asks the loop for the cluster's state.
-    fn situation(&self) -> Option<Result<PreviewCluster, String>> {
-        let (tell, told) = oneshot::channel();
-        self.words.send(PullPreviewEvent::Ask(tell)).ok()?;
-        told.blocking_recv().ok()
+    fn request_cluster(&self) -> Option<Result<PreviewCluster, String>> {
+        let (reply, answer) = oneshot::channel();
+        self.events.send(PullPreviewEvent::NeedsCluster(reply)).ok()?;
+        answer.blocking_recv().ok()
     }
 
     /// Posts the preview of one pull request unless it is posted already. Returns whether the previewed commit was
     /// still its head.
-    fn tell(&mut self, mirror: &Mirror, due: Due, situation: &PreviewCluster) -> Result<bool, PollError> {
+    fn post(&mut self, mirror: &Mirror, due: Due, situation: &PreviewCluster) -> Result<bool, PollError> {
         let Due { pull, subject } = due;
         let number = pull.number;
         let began = Instant::now();
@@ -292,10 +292,10 @@ impl<'a> Poller<'a> {
             },
             PreviewSubject::Refused { why, .. } => self.refused(&pull, why),
         };
-        if self.memory.was_said(number, &subject, &post.body, began) || !(self.leads)() {
+        if self.previews.is_posted(number, &subject, &post.body, began) || !(self.leads)() {
             return Ok(true);
         }
-        let posted = match self.options.board.forge.post(number, &pull.head_sha, &post) {
+        let posted = match self.options.target.forge.post(number, &pull.head_sha, &post) {
             Ok(posted) => posted,
             Err(error) if concerns_all(&error) => return Err(self.noted(error).into()),
             Err(error) => {
@@ -313,7 +313,7 @@ impl<'a> Poller<'a> {
         self.without_status(number, &posted);
         let became = if is_news(&posted) { PreviewResult::Posted } else { PreviewResult::Unchanged };
         self.options.metrics.preview(Some(became));
-        self.memory.say(number, subject, &post.body, None, began);
+        self.previews.record(number, subject, &post.body, None, began);
         tracing::info!(number, head = pull.head_sha, took = ?began.elapsed(), "pull request previewed, {}", post.title);
         Ok(true)
     }
@@ -322,7 +322,7 @@ impl<'a> Poller<'a> {
     /// a commit of a fork. It is logged once.
     fn without_status(&mut self, number: u64, posted: &Posted) {
         match &posted.status {
-            forge::PostAction::Refused(error) if self.memory.is_first_without_status(number) => {
+            forge::PostAction::Refused(error) if self.previews.is_first_without_status(number) => {
                 tracing::warn!(error = chain(error), hint = error.hint(), number, "the commit's status is not taken");
             }
             _ => {}
@@ -339,12 +339,12 @@ impl<'a> Poller<'a> {
     ) {
         self.options.metrics.preview(Some(PreviewResult::Failed));
         tracing::warn!(error = why, hint, number, "a pull request is not previewed");
-        self.memory.say(number, subject, text, Some(why), now);
+        self.previews.record(number, subject, text, Some(why), now);
     }
 
     /// A token that was rejected is not used again.
     fn noted(&self, error: forge::ForgeError) -> forge::ForgeError {
-        if let (Some(app), ForgeErrorKind::Refused { status: 401, .. }) = (&self.options.board.app, error.fault()) {
+        if let (Some(app), ForgeErrorKind::Refused { status: 401, .. }) = (&self.options.target.app, error.fault()) {
             app.forget(TokenPurpose::Pulls);
         }
         error

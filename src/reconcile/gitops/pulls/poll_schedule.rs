@@ -29,7 +29,7 @@ impl PollSchedule {
     }
 
     /// Something changed. Several changes cause one poll.
-    pub(super) fn wish(&mut self, now: Instant) {
+    pub(super) fn request(&mut self, now: Instant) {
         let soon = self.due.min(self.last.map_or(now, |last| last + PAUSE));
         self.due = self.not_before.map_or(soon, |not_before| soon.max(not_before));
     }
@@ -39,11 +39,11 @@ impl PollSchedule {
         self.last = Some(now);
     }
 
-    /// The poll is over; the next one is due after `wait`. `asked`: how long the forge wants no request, whatever
-    /// changes.
-    pub(super) fn next(&mut self, now: Instant, wait: Duration, asked: Option<Duration>) {
-        self.not_before = asked.map(|asked| now + asked);
-        self.due = now + wait.max(asked.unwrap_or_default());
+    /// The poll is over; the next one is due after `wait`. `retry_after`: how long the forge accepts no request,
+    /// whatever changes.
+    pub(super) fn next(&mut self, now: Instant, wait: Duration, retry_after: Option<Duration>) {
+        self.not_before = retry_after.map(|wait| now + wait);
+        self.due = now + wait.max(retry_after.unwrap_or_default());
     }
 }
 
@@ -52,24 +52,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wishes_are_heeded_soon_but_not_before_the_other_side_wants_to_be_asked_again() {
+    fn a_request_causes_a_poll_soon_but_not_before_retry_after() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let seconds = |agenda: &PollSchedule, now: u64| agenda.wait(at(now)).as_secs();
-        let mut agenda = PollSchedule::new(start);
-        assert_eq!(seconds(&agenda, 0), 0);
-        agenda.begin(at(0));
-        agenda.next(at(1), Duration::from_mins(1), None);
-        assert_eq!(seconds(&agenda, 1), 60);
-        agenda.wish(at(2));
-        assert_eq!(seconds(&agenda, 2), 1, "three seconds after the last look");
-        agenda.begin(at(3));
-        agenda.next(at(3), Duration::from_secs(2), Some(Duration::from_mins(10)));
-        agenda.wish(at(10));
-        assert_eq!(seconds(&agenda, 10), 593, "it was asked for");
-        agenda.begin(at(603));
-        agenda.next(at(604), Duration::from_mins(1), None);
-        agenda.wish(at(610));
-        assert_eq!(seconds(&agenda, 610), 0, "that is over");
+        let seconds = |schedule: &PollSchedule, now: u64| schedule.wait(at(now)).as_secs();
+        let mut schedule = PollSchedule::new(start);
+        assert_eq!(seconds(&schedule, 0), 0);
+        schedule.begin(at(0));
+        schedule.next(at(1), Duration::from_mins(1), None);
+        assert_eq!(seconds(&schedule, 1), 60);
+        schedule.request(at(2));
+        assert_eq!(seconds(&schedule, 2), 1, "three seconds after the last poll");
+        schedule.begin(at(3));
+        schedule.next(at(3), Duration::from_secs(2), Some(Duration::from_mins(10)));
+        schedule.request(at(10));
+        assert_eq!(seconds(&schedule, 10), 593, "the forge set this time");
+        schedule.begin(at(603));
+        schedule.next(at(604), Duration::from_mins(1), None);
+        schedule.request(at(610));
+        assert_eq!(seconds(&schedule, 610), 0, "that is over");
     }
 }

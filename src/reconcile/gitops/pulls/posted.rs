@@ -29,7 +29,7 @@ pub(super) enum PreviewSubject {
 
 /// What was posted on a pull request.
 #[derive(Debug)]
-struct Said {
+struct PostedPreview {
     subject: PreviewSubject,
     digest: u64,
     made: Instant,
@@ -40,7 +40,7 @@ struct Said {
 /// All open pull requests.
 #[derive(Debug, Default)]
 pub(super) struct PostedPreviews {
-    said: BTreeMap<u64, Said>,
+    posted: BTreeMap<u64, PostedPreview>,
     /// How often each head was missing.
     absent: BTreeMap<u64, (String, u32)>,
     /// Those for which a rejected commit status was already logged.
@@ -50,17 +50,19 @@ pub(super) struct PostedPreviews {
 impl PostedPreviews {
     /// Whether a preview is to be made.
     pub(super) fn is_due(&self, number: u64, subject: &PreviewSubject, now: Instant) -> bool {
-        let Some(said) = self.said.get(&number) else { return true };
-        let age = now.duration_since(said.made);
+        let Some(posted) = self.posted.get(&number) else { return true };
+        let age = now.duration_since(posted.made);
         let old = matches!(subject, PreviewSubject::Change { .. }) && age >= STALE;
-        said.subject != *subject || old || (said.fault.is_some() && age >= AGAIN)
+        posted.subject != *subject || old || (posted.fault.is_some() && age >= AGAIN)
     }
 
     /// Whether this text was already posted for this subject. If so, its age starts anew.
-    pub(super) fn was_said(&mut self, number: u64, subject: &PreviewSubject, text: &str, now: Instant) -> bool {
-        match self.said.get_mut(&number) {
-            Some(said) if said.fault.is_none() && said.subject == *subject && said.digest == fnv1a(text.as_bytes()) => {
-                said.made = now;
+    pub(super) fn is_posted(&mut self, number: u64, subject: &PreviewSubject, text: &str, now: Instant) -> bool {
+        match self.posted.get_mut(&number) {
+            Some(posted)
+                if posted.fault.is_none() && posted.subject == *subject && posted.digest == fnv1a(text.as_bytes()) =>
+            {
+                posted.made = now;
                 true
             }
             _ => false,
@@ -68,7 +70,7 @@ impl PostedPreviews {
     }
 
     /// Records that a preview was posted, or why not all of it was.
-    pub(super) fn say(
+    pub(super) fn record(
         &mut self,
         number: u64,
         subject: PreviewSubject,
@@ -76,12 +78,12 @@ impl PostedPreviews {
         fault: Option<String>,
         now: Instant,
     ) {
-        self.said.insert(number, Said { subject, digest: fnv1a(text.as_bytes()), made: now, fault });
+        self.posted.insert(number, PostedPreview { subject, digest: fnv1a(text.as_bytes()), made: now, fault });
     }
 
     /// Why pull requests do not have their previews: the reason of the first one, and how many there are.
     pub(super) fn fault(&self) -> Option<String> {
-        let mut faults = self.said.iter().filter_map(|(number, said)| Some((number, said.fault.as_ref()?)));
+        let mut faults = self.posted.iter().filter_map(|(number, posted)| Some((number, posted.fault.as_ref()?)));
         let (number, why) = faults.next()?;
         let more = faults.count();
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
@@ -91,13 +93,13 @@ impl PostedPreviews {
     /// Records that a head is missing. Returns whether that is to be posted: not at once, because a forge lists a
     /// push before its Git server has it.
     pub(super) fn is_absent(&mut self, number: u64, head: &str) -> bool {
-        let (known, looks) = self.absent.entry(number).or_default();
+        let (known, polls) = self.absent.entry(number).or_default();
         if known != head {
             head.clone_into(known);
-            *looks = 0;
+            *polls = 0;
         }
-        *looks = looks.saturating_add(1);
-        *looks >= PATIENCE
+        *polls = polls.saturating_add(1);
+        *polls >= PATIENCE
     }
 
     /// Records a rejected commit status. Returns whether it is the first of this pull request.
@@ -107,7 +109,7 @@ impl PostedPreviews {
 
     /// Forgets pull requests that are no longer open.
     pub(super) fn keep(&mut self, open: impl Fn(u64) -> bool) {
-        self.said.retain(|number, _| open(*number));
+        self.posted.retain(|number, _| open(*number));
         self.absent.retain(|number, _| open(*number));
         self.without_status.retain(|number| open(*number));
     }
@@ -134,60 +136,60 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_new_or_old_is_looked_at() {
+    fn only_a_new_or_an_old_preview_is_due() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut memory = PostedPreviews::default();
+        let mut previews = PostedPreviews::default();
         let (one, pushed, moved) = (change('a', 'b'), change('a', 'c'), change('d', 'b'));
-        assert!(memory.is_due(1, &one, start));
-        memory.say(1, one.clone(), "text", None, start);
-        assert!(!memory.is_due(1, &one, after(60)));
-        assert!(memory.is_due(1, &pushed, after(60)) && memory.is_due(1, &moved, after(60)));
-        assert!(memory.is_due(1, &one, after(900)), "pods may have come and gone");
-        assert!(memory.was_said(1, &one, "text", after(900)));
-        assert!(!memory.is_due(1, &one, after(901)), "it says the same, and that was seen just now");
-        assert!(!memory.was_said(1, &one, "another text", after(900)));
+        assert!(previews.is_due(1, &one, start));
+        previews.record(1, one.clone(), "text", None, start);
+        assert!(!previews.is_due(1, &one, after(60)));
+        assert!(previews.is_due(1, &pushed, after(60)) && previews.is_due(1, &moved, after(60)));
+        assert!(previews.is_due(1, &one, after(900)), "pods may have come and gone");
+        assert!(previews.is_posted(1, &one, "text", after(900)));
+        assert!(!previews.is_due(1, &one, after(901)), "its text is the same, and its age starts anew");
+        assert!(!previews.is_posted(1, &one, "another text", after(900)));
         // The same text for another head: its commit has no status yet.
-        assert!(!memory.was_said(1, &pushed, "text", after(900)));
-        memory.keep(|number| number != 1);
-        assert!(memory.is_due(1, &one, after(902)));
+        assert!(!previews.is_posted(1, &pushed, "text", after(900)));
+        previews.keep(|number| number != 1);
+        assert!(previews.is_due(1, &one, after(902)));
     }
 
     #[test]
     fn why_something_is_refused_does_not_get_old() {
         let start = Instant::now();
-        let mut memory = PostedPreviews::default();
+        let mut previews = PostedPreviews::default();
         let refused = |why: &str| PreviewSubject::Refused { head: "h".to_owned(), why: why.to_owned() };
-        memory.say(1, refused("too large"), "text", None, start);
-        assert!(!memory.is_due(1, &refused("too large"), start + STALE * 2));
-        assert!(memory.is_due(1, &refused("no history"), start));
+        previews.record(1, refused("too large"), "text", None, start);
+        assert!(!previews.is_due(1, &refused("too large"), start + STALE * 2));
+        assert!(previews.is_due(1, &refused("no history"), start));
     }
 
     #[test]
-    fn what_could_not_be_said_is_tried_again_and_told_until_then() {
+    fn a_failed_post_is_retried_and_reported_until_then() {
         let start = Instant::now();
-        let mut memory = PostedPreviews::default();
-        assert_eq!(memory.fault(), None);
+        let mut previews = PostedPreviews::default();
+        assert_eq!(previews.fault(), None);
         for number in [3, 2] {
-            memory.say(number, change('a', 'b'), "text", Some("it may not".to_owned()), start);
+            previews.record(number, change('a', 'b'), "text", Some("it may not".to_owned()), start);
         }
-        assert_eq!(memory.fault().as_deref(), Some("pull request 2: it may not, and 1 more"));
-        assert!(!memory.is_due(2, &change('a', 'b'), start + AGAIN / 2));
-        assert!(memory.is_due(2, &change('a', 'b'), start + AGAIN));
-        assert!(!memory.was_said(2, &change('a', 'b'), "text", start + AGAIN));
-        memory.say(2, change('a', 'b'), "text", None, start);
-        memory.keep(|number| number == 2);
-        assert_eq!(memory.fault(), None);
+        assert_eq!(previews.fault().as_deref(), Some("pull request 2: it may not, and 1 more"));
+        assert!(!previews.is_due(2, &change('a', 'b'), start + AGAIN / 2));
+        assert!(previews.is_due(2, &change('a', 'b'), start + AGAIN));
+        assert!(!previews.is_posted(2, &change('a', 'b'), "text", start + AGAIN));
+        previews.record(2, change('a', 'b'), "text", None, start);
+        previews.keep(|number| number == 2);
+        assert_eq!(previews.fault(), None);
     }
 
     #[test]
     fn a_head_that_is_not_there_is_waited_for() {
-        let mut memory = PostedPreviews::default();
-        let looks: Vec<bool> = (0..6).map(|_| memory.is_absent(1, "head")).collect();
-        assert_eq!(looks, [false, false, false, false, true, true]);
-        assert!(!memory.is_absent(1, "another head"));
-        assert!((0..6).any(|_| memory.is_absent(2, "head")));
-        memory.is_present(2);
-        assert!(!memory.is_absent(2, "head"));
+        let mut previews = PostedPreviews::default();
+        let polls: Vec<bool> = (0..6).map(|_| previews.is_absent(1, "head")).collect();
+        assert_eq!(polls, [false, false, false, false, true, true]);
+        assert!(!previews.is_absent(1, "another head"));
+        assert!((0..6).any(|_| previews.is_absent(2, "head")));
+        previews.is_present(2);
+        assert!(!previews.is_absent(2, "head"));
     }
 }

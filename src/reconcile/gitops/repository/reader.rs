@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    DesiredRevision, PolicyHistory, RepositoryEvent, RepositoryOptions, RevisionReading, Wish, changes, rejected,
+    Command, DesiredRevision, PolicyHistory, RepositoryEvent, RepositoryOptions, RevisionReading, changes, rejected,
 };
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -58,9 +58,9 @@ pub(super) struct RepositoryReader<H, O> {
     paths: BTreeSet<String>,
     branch: String,
     /// Whether the desired revision was sent.
-    told: bool,
+    sent: bool,
     /// When the repository was last polled.
-    looked: Timestamp,
+    polled: Timestamp,
 }
 
 /// The branch's tip, and what it would change.
@@ -100,15 +100,15 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             pending: None,
             paths: BTreeSet::new(),
             branch,
-            told: false,
-            looked: Timestamp::UNIX_EPOCH,
+            sent: false,
+            polled: Timestamp::UNIX_EPOCH,
         }
     }
 
     /// Reads a revision once, or the tip of the branch.
     pub(super) fn read_once(&mut self, rev: Option<&str>) -> git::Result<RevisionReading> {
         self.rev = rev.map(str::to_owned);
-        let active = match self.look()? {
+        let active = match self.poll()? {
             RepositoryEvent::Intent(active) => Some(*active),
             _ => None,
         };
@@ -116,7 +116,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         let head = self.seen.or(self.current.as_ref().map(|current| current.id));
         let empty = || git::Error::Empty { repository: self.options.following.source.to_string() };
         let head = head.ok_or_else(empty)?;
-        let pending = self.pending.take().zip(self.active.withheld.clone());
+        let pending = self.pending.take().zip(self.active.pending.clone());
         let pending = pending.and_then(|(pending, why)| match self.admit(pending, AdmissionDecision::Admitted) {
             RepositoryEvent::Intent(admitted) => Some((why, *admitted)),
             _ => None,
@@ -125,10 +125,14 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
     }
 
     /// Polls and sends events until the receiver is gone.
-    pub(super) async fn serve(mut self, mut wished: UnboundedReceiver<Wish>, news: UnboundedSender<RepositoryEvent>) {
+    pub(super) async fn serve(
+        mut self,
+        mut commands: UnboundedReceiver<Command>,
+        news: UnboundedSender<RepositoryEvent>,
+    ) {
         let mut backoff = Backoff::new(self.options.seed);
         loop {
-            let result = self.look();
+            let result = self.poll();
             let wait = match &result {
                 // A server's request to wait is respected, unless a command arrives.
                 Err(error) if error.kind() == ErrorKind::Transient => {
@@ -143,12 +147,13 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             let messages = match result {
                 Ok(message) => vec![message],
                 // Git is unavailable at the start: the mirror still has the active revision.
-                Err(error) => match self.last_in_force() {
+                Err(error) => match self.last_active() {
                     Some(intent) => vec![RepositoryEvent::Intent(intent), RepositoryEvent::Fault(error)],
                     None => vec![RepositoryEvent::Fault(error)],
                 },
             };
-            if messages.into_iter().any(|message| news.send(message).is_err()) || !self.wait(&mut wished, wait).await {
+            if messages.into_iter().any(|message| news.send(message).is_err()) || !self.wait(&mut commands, wait).await
+            {
                 return;
             }
         }
@@ -156,25 +161,25 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
 
     /// Waits until the next poll is due: the interval has passed, a command arrives, or the time has come that a
     /// commit waits for. Returns false when the thread has to end.
-    async fn wait(&mut self, wished: &mut UnboundedReceiver<Wish>, wait: Duration) -> bool {
+    async fn wait(&mut self, commands: &mut UnboundedReceiver<Command>, wait: Duration) -> bool {
         let until = Instant::now() + wait;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             // An end that passed before the last poll without effect, because Git was unavailable, is handled by the
             // retries.
-            let ends = self.active.withheld.as_ref().and_then(|withheld| withheld.why.ends());
-            let ends = ends.filter(|ends| *ends > self.looked);
+            let ends = self.active.pending.as_ref().and_then(|pending| pending.why.ends());
+            let ends = ends.filter(|ends| *ends > self.polled);
             let by_clock =
                 ends.map(|ends| Duration::try_from(ends.duration_since(self.clock.now())).unwrap_or_default());
             let slice = by_clock.map_or(left, |by_clock| left.min(by_clock).min(CLOCK));
-            match timeout_at(Instant::now() + slice, wished.recv()).await {
+            match timeout_at(Instant::now() + slice, commands.recv()).await {
                 Ok(None) => return false,
                 Err(_) if left.is_zero() || ends.is_some_and(|ends| ends <= self.clock.now()) => return true,
                 Err(_) => {}
-                Ok(Some(wish)) => {
-                    self.heed(&wish);
-                    while let Ok(wish) = wished.try_recv() {
-                        self.heed(&wish);
+                Ok(Some(command)) => {
+                    self.apply_command(&command);
+                    while let Ok(command) = commands.try_recv() {
+                        self.apply_command(&command);
                     }
                     return true;
                 }
@@ -184,9 +189,9 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
 
     /// While a commit is pending here, one that another process made active meanwhile counts: this process must not
     /// take it back.
-    fn heed(&mut self, wish: &Wish) {
-        if let Wish::Published(commit, committed) = *wish
-            && self.active.withheld.is_some()
+    fn apply_command(&mut self, command: &Command) {
+        if let Command::Published(commit, committed) = *command
+            && self.active.pending.is_some()
             && self.current.as_ref().is_none_or(|current| current.id != commit)
         {
             self.known = Some(commit);
@@ -197,15 +202,15 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
     }
 
     /// Finds the branch's tip and judges it.
-    fn look(&mut self) -> git::Result<RepositoryEvent> {
-        self.looked = self.clock.now();
+    fn poll(&mut self) -> git::Result<RepositoryEvent> {
+        self.polled = self.clock.now();
         let mut mirror = if let Some(mirror) = self.mirror.take() { mirror } else { (self.open)(&self.options)? };
-        let result = self.look_at(&mut mirror);
+        let result = self.poll_mirror(&mut mirror);
         self.mirror = Some(mirror);
         result
     }
 
-    fn look_at(&mut self, mirror: &mut H) -> git::Result<RepositoryEvent> {
+    fn poll_mirror(&mut self, mirror: &mut H) -> git::Result<RepositoryEvent> {
         self.recall(mirror)?;
         let known = [self.current.as_ref().map(|current| current.id), self.known, self.gone];
         mirror.keep(known.into_iter().flatten().collect());
@@ -220,8 +225,8 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             self.gone = Some(known);
         }
         let same_branch = self.branch == head.branch;
-        let settled = self.pending.is_none() && self.seen == Some(head.commit);
-        if self.told && settled && same_branch {
+        let judged = self.pending.is_none() && self.seen == Some(head.commit);
+        if self.sent && judged && same_branch {
             return Ok(RepositoryEvent::Unchanged);
         }
         if self.seen != Some(head.commit) {
@@ -229,7 +234,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         }
         self.branch = head.branch;
         Ok(match self.pass(mirror)? {
-            RepositoryEvent::Unchanged if !same_branch => self.tell(true),
+            RepositoryEvent::Unchanged if !same_branch => self.desired_revision(true),
             news => news,
         })
     }
@@ -244,7 +249,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         self.known = None;
         self.active.emergency.take_if(|emergency| emergency.commit != known.to_string());
         // The next receiver has to get the revision.
-        self.told = false;
+        self.sent = false;
         Ok(())
     }
 
@@ -290,11 +295,11 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
     /// Admits the tip, or leaves it pending.
     fn pass(&mut self, mirror: &H) -> git::Result<RepositoryEvent> {
         let Some(pending) = self.pending.take() else {
-            let waited = self.active.withheld.take().is_some();
-            return Ok(if waited || !self.told { self.tell(true) } else { RepositoryEvent::Unchanged });
+            let waited = self.active.pending.take().is_some();
+            return Ok(if waited || !self.sent { self.desired_revision(true) } else { RepositoryEvent::Unchanged });
         };
         let why = match self.judge(mirror, &pending) {
-            Ok(AdmissionDecision::Withheld(why)) => why,
+            Ok(AdmissionDecision::Pending(why)) => why,
             Ok(verdict) => return Ok(self.admit(pending, verdict)),
             Err(error) => {
                 self.pending = Some(pending);
@@ -303,21 +308,21 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         };
         let CommitInfo { id, summary, author, .. } = &pending.info;
         let commit = id.to_string();
-        let before = self.active.withheld.as_ref().filter(|before| before.commit == commit);
-        let since = before.map_or(self.looked, |before| before.since);
-        let withheld = PendingCommit { commit, summary: summary.clone(), author: author.clone(), since, why };
-        let same = before == Some(&withheld);
+        let before = self.active.pending.as_ref().filter(|before| before.commit == commit);
+        let since = before.map_or(self.polled, |before| before.since);
+        let pending_commit = PendingCommit { commit, summary: summary.clone(), author: author.clone(), since, why };
+        let same = before == Some(&pending_commit);
         if !same {
-            tracing::warn!(reason = withheld.why.word(), "{}", withheld.message());
+            tracing::warn!(reason = pending_commit.why.word(), "{}", pending_commit.message());
         }
-        self.active.withheld = Some(withheld.clone());
+        self.active.pending = Some(pending_commit.clone());
         self.pending = Some(pending);
         Ok(match &self.current {
-            _ if self.told && same => RepositoryEvent::Unchanged,
-            Some(_) => self.tell(true),
+            _ if self.sent && same => RepositoryEvent::Unchanged,
+            Some(_) => self.desired_revision(true),
             None => {
-                self.told = true;
-                RepositoryEvent::Withheld(Box::new(withheld))
+                self.sent = true;
+                RepositoryEvent::Pending(Box::new(pending_commit))
             }
         })
     }
@@ -327,14 +332,14 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         let unsigned = self.check_signatures(mirror, pending)?.err();
         let unsigned =
             unsigned.map(|Unsigned { commit, what }| PendingReason::Unsigned { commit: commit.to_string(), what });
-        Ok(self.gate().judge(&pending.candidate, unsigned, self.looked))
+        Ok(self.gate().judge(&pending.candidate, unsigned, self.polled))
     }
 
     /// Whether a new commit is signed as the flags and the active egret.yaml require.
     fn check_signatures(&mut self, mirror: &H, pending: &Pending) -> git::Result<Result<(), Unsigned>> {
-        let in_force = self.gate().signatures(&pending.candidate);
+        let active = self.gate().signatures(&pending.candidate);
         let flags = &self.options.following.signatures;
-        let Some(demanded) = flags.with(in_force.as_ref())? else { return Ok(Ok(())) };
+        let Some(demanded) = flags.with(active.as_ref())? else { return Ok(Ok(())) };
         let from = self.current.as_ref().map(|current| current.id).or(self.gone);
         let head = pending.info.id;
         let same = |checked: &&Checked| checked.head == head && checked.from == from && checked.demanded == demanded;
@@ -358,19 +363,19 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
 
     fn admit(&mut self, pending: Pending, verdict: AdmissionDecision) -> RepositoryEvent {
         let Pending { info, changes, .. } = pending;
-        self.active.withheld = None;
+        self.active.pending = None;
         self.active.emergency = match verdict {
             AdmissionDecision::Emergency { trailer, reason } => {
                 let emergency = Emergency { commit: info.id.to_string(), author: info.author.clone(), trailer, reason };
                 tracing::warn!("{}", emergency.message());
                 Some(emergency)
             }
-            AdmissionDecision::Admitted | AdmissionDecision::Withheld(_) => None,
+            AdmissionDecision::Admitted | AdmissionDecision::Pending(_) => None,
         };
         self.take_in(changes);
         self.current = Some(info);
         self.gone = None;
-        self.tell(true)
+        self.desired_revision(true)
     }
 
     /// Takes in the changed files.
@@ -386,19 +391,19 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
     }
 
     /// The last active revision, if the first poll failed and the mirror still has it.
-    fn last_in_force(&mut self) -> Option<Box<DesiredRevision>> {
-        if self.told {
+    fn last_active(&mut self) -> Option<Box<DesiredRevision>> {
+        if self.sent {
             return None;
         }
-        match self.tell(false) {
+        match self.desired_revision(false) {
             RepositoryEvent::Intent(intent) => Some(intent),
             _ => None,
         }
     }
 
-    fn tell(&mut self, fetched: bool) -> RepositoryEvent {
+    fn desired_revision(&mut self, fetched: bool) -> RepositoryEvent {
         let Some(commit) = self.current.clone() else { return RepositoryEvent::Unchanged };
-        self.told = true;
+        self.sent = true;
         let diagnostics = self.catalogue.diagnostics();
         let mut set = self.catalogue.policies().clone();
         set.config.signatures = self.gate().active_signatures();

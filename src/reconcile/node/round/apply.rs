@@ -49,8 +49,8 @@ impl<K: NodeKernel> Reconciler<K> {
                 Ok(()) => {}
                 Err(error) if error.is_refusal() => {
                     // The text of a step is aligned in columns.
-                    let words: Vec<String> = chain(&error).split_whitespace().map(str::to_owned).collect();
-                    let parts = compiled.refused(step, &words.join(" "), range);
+                    let text: Vec<String> = chain(&error).split_whitespace().map(str::to_owned).collect();
+                    let parts = compiled.refused(step, &text.join(" "), range);
                     if parts.is_empty() {
                         return Err(error.into());
                     }
@@ -109,14 +109,14 @@ impl<K: NodeKernel> Reconciler<K> {
 
     /// While the kernel still has objects of another configuration, both belong to Egret: the new ones are made
     /// before the old ones go.
-    pub(super) fn look_in(&mut self, range: DatapathConfig) {
+    pub(super) fn set_ranges(&mut self, range: DatapathConfig) {
         let before = self.memory.kept().range().unwrap_or(range);
         self.kernel.set_ranges(if before == range { vec![range] } else { vec![range, before] });
     }
 
     /// Reads objects of this configuration from now on, and persists it.
     pub(super) fn adopt_range(&mut self, range: DatapathConfig) -> Result<(), RoundError> {
-        self.look_in(range);
+        self.set_ranges(range);
         if self.memory.kept().range.is_none() {
             self.memory.keep(|kept| kept.range = Some((range.mask, range.first, range.port, range.mtu)))?;
         }
@@ -124,25 +124,25 @@ impl<K: NodeKernel> Reconciler<K> {
     }
 
     /// Everything is applied.
-    pub(super) fn settle(&mut self, intent: &DesiredRevision, compiled: Compiled) -> Result<(), RoundError> {
+    pub(super) fn persist_result(&mut self, intent: &DesiredRevision, compiled: Compiled) -> Result<(), RoundError> {
         let now = self.clock.now();
         let range = intent.set.config.range;
         self.memory.keep(|kept| {
             kept.active.clone_from(&intent.active);
             kept.range = Some((range.mask, range.first, range.port, range.mtu));
         })?;
-        if let Some(told) = &self.told {
-            self.memory.keep_ways(&told.handover)?;
+        if let Some(state) = &self.gateway_state {
+            self.memory.keep_handover(&state.handover)?;
         }
-        self.report.put_right(now);
-        self.report.set_in_force(&intent.commit.id.to_string(), &intent.commit.summary, now);
+        self.report.mark_corrected(now);
+        self.report.set_active(&intent.commit.id.to_string(), &intent.commit.summary, now);
         self.report.rejected.clone_from(&intent.rejected);
-        self.report.withheld = intent.active.withheld.clone().map(Box::new);
+        self.report.pending = intent.active.pending.clone().map(Box::new);
         self.report.emergency = intent.active.emergency.clone().map(Box::new);
         self.report.set_findings(compiled.findings.clone(), now);
-        self.legend = CounterIndex::of(&compiled);
+        self.counter_index = CounterIndex::of(&compiled);
         self.holders = Some(compiled.holders.clone());
-        self.in_force = Some((compiled.desired.clone(), compiled));
+        self.applied = Some((compiled.desired.clone(), compiled));
         Ok(())
     }
 

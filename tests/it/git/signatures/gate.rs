@@ -27,7 +27,7 @@ impl Reading {
 }
 
 fn of(intent: &DesiredRevision) -> (CommitId, Option<Unsigned>) {
-    (intent.commit.id, intent.active.withheld.as_ref().map(refusal))
+    (intent.commit.id, intent.active.pending.as_ref().map(refusal))
 }
 
 fn refusal(withheld: &PendingCommit) -> Unsigned {
@@ -179,7 +179,7 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     signed.origin.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
     let mut stand = reading(&signed, "never saw it", SignatureFlags::default(), known);
     match stand.next() {
-        RepositoryEvent::Withheld(withheld) => {
+        RepositoryEvent::Pending(withheld) => {
             assert_eq!((withheld.commit.clone(), refusal(&withheld)), (top.to_string(), nothing(other)));
         }
         other => panic!("{other:?}"),
@@ -197,9 +197,9 @@ fn a_list_of_keys_that_changes_counts_at_the_next_look() {
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let mut stand =
         reading(&signed, "mirror", flags(&signed, Some(Require::Head), &["ada"]), ActiveRevision::default());
-    assert!(matches!(stand.next(), RepositoryEvent::Withheld(withheld) if withheld.commit == first.to_string()));
+    assert!(matches!(stand.next(), RepositoryEvent::Pending(withheld) if withheld.commit == first.to_string()));
     let file = flags(&signed, None, &["ada", "eve"]).allowed_signers.expect("a file");
-    stand.thread.look();
+    stand.thread.poll();
     assert_eq!(of(&stand.intent()), (first, None));
     // A list that cannot be read lets nobody in.
     for (text, message) in [
@@ -218,13 +218,13 @@ fn a_list_of_keys_that_changes_counts_at_the_next_look() {
         }
         change(&signed, Some("ada"), "10.1.0.0/16");
         signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-        stand.thread.look();
+        stand.thread.poll();
         // The thread retries, so the fault before may come once more.
         let found = (0..5).any(|_| stand.fault() == message);
         assert!(found, "{message}");
     }
     flags(&signed, None, &["ada"]);
-    stand.thread.look();
+    stand.thread.poll();
     assert_eq!(of(&stand.intent_after_retries()), (signed.head(), None));
 }
 
@@ -235,7 +235,7 @@ fn a_demand_without_keys_lets_nobody_in_and_says_why() {
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let flags = SignatureFlags { require: Some(Require::Head), ..SignatureFlags::default() };
     match reading(&signed, "mirror", flags, ActiveRevision::default()).next() {
-        RepositoryEvent::Withheld(withheld) => {
+        RepositoryEvent::Pending(withheld) => {
             let what = "no signature counts yet: no key is configured".to_owned();
             assert_eq!(refusal(&withheld), Unsigned { commit: first, what });
         }

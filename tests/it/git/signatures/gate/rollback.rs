@@ -55,7 +55,7 @@ fn earlier(old: CommitId, force: CommitId) -> Unsigned {
 /// What is withheld while nothing is known to be in force.
 fn withheld(stand: &mut Reading) -> Unsigned {
     match stand.next() {
-        RepositoryEvent::Withheld(withheld) => refusal(&withheld),
+        RepositoryEvent::Pending(withheld) => refusal(&withheld),
         other => panic!("{other:?}"),
     }
 }
@@ -107,7 +107,7 @@ fn a_process_that_begins_with_an_empty_folder_lets_in_nothing_that_is_older_than
     // Neither does a commit that claims to be of the same second.
     let same = at(&signed, "2025-02-02T03:04:05Z", "10.4.0.0/16");
     push(&signed);
-    stand.thread.look();
+    stand.thread.poll();
     assert_eq!(withheld(&mut stand).commit, same);
     // History that was rewritten, and signed since.
     let later = at(&signed, "2025-02-02T03:04:06Z", "10.5.0.0/16");
