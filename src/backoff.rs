@@ -41,16 +41,17 @@ impl Backoff {
     pub fn next_wait(&mut self) -> Duration {
         let ceiling = ceiling(self.failures);
         self.failures = self.failures.saturating_add(1);
-        self.jittered(ceiling)
+        self.jitter(ceiling)
     }
 
     /// A random time between half of `period` and all of it, so that polls of many nodes spread out.
     pub fn spread(&mut self, period: Duration) -> Duration {
         let half = period / 2;
-        half + self.jittered(half)
+        half + self.jitter(half)
     }
 
-    fn jittered(&mut self, ceiling: Duration) -> Duration {
+    /// A random time up to this one, so that what many nodes have to do at once spreads out.
+    pub fn jitter(&mut self, ceiling: Duration) -> Duration {
         let milliseconds = u64::try_from(ceiling.as_millis()).unwrap_or(u64::MAX).max(1);
         Duration::from_millis(1 + self.next_random() % milliseconds)
     }

@@ -11,14 +11,14 @@ use std::fmt;
 pub type Labels = BTreeMap<String, String>;
 
 /// A selector: all of its requirements must hold. An empty one matches everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Selector {
     /// The requirements, in the order they were written.
     pub requirements: Vec<Requirement>,
 }
 
 /// One requirement on one label.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Requirement {
     /// The label's key.
     pub key: String,
@@ -27,7 +27,7 @@ pub struct Requirement {
 }
 
 /// A condition on a label.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operator {
     /// It is set to one of these values. `matchLabels` is this with one value.
     In(BTreeSet<String>),

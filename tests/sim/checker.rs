@@ -14,7 +14,7 @@ use egret::core::state::NodeState;
 use egret::core::state::ownership::DatapathConfig;
 
 use super::kernel::Machine;
-use super::model::{NETWORKS, Revision, destination, node_address, node_name};
+use super::model::{NETWORKS, Revision, destination, egress_address, node_address, node_name};
 use super::random::Random;
 use crate::semantics::evaluate::{Cluster, Foreign, Host, Memory, Outcome, Sent};
 
@@ -180,11 +180,11 @@ impl Truth {
         outcome: &Outcome,
         settled: Option<&BTreeSet<u8>>,
     ) -> Option<String> {
-        let newest = self.revisions.last().and_then(|revision| revision.addresses(pod.team, network));
         if let Some(ready) = settled {
-            let serving = newest.map(|addresses| {
-                let of_ready: BTreeSet<IpAddr> = ready.iter().map(|node| super::model::egress_address(*node)).collect();
-                addresses.intersection(&of_ready).copied().collect::<BTreeSet<_>>()
+            let serving = self.revisions.last().and_then(|revision| {
+                let policy = revision.decisive(pod.team, network)?;
+                let nodes = revision.groups[&policy.group].intersection(ready);
+                Some(nodes.map(|node| egress_address(*node)).collect::<BTreeSet<IpAddr>>())
             });
             let right = match (&serving, outcome) {
                 (None, Outcome::Own) => true,

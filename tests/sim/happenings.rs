@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::model::{draw, node_name};
 use super::network::{Link, Weather};
+use super::process::Process;
 use super::random::Random;
 use super::world::World;
 use crate::apiserver::{Fault, FaultId, Filter};
@@ -72,19 +73,19 @@ enum Undo {
     StartAgent(u8),
     StartController(usize),
     Thaw(usize),
-    Reconnect(Process),
+    Reconnect(Place),
     ServerBack,
     GitBack,
     CatchUp,
     FairWeather,
     ClearFault(FaultId),
-    HearAgain(Process),
+    HearAgain(Place),
     ClockBack,
 }
 
 /// One of the world's processes, by its place.
 #[derive(Debug, Clone, Copy)]
-enum Process {
+enum Place {
     Controller(usize),
     Agent(usize),
 }
@@ -238,7 +239,7 @@ impl Lasting {
                 let nodes = world.nodes();
                 world.revision.change(&mut random, nodes);
                 world.push();
-                world.controllers.iter().for_each(|controller| drop(controller.announce_push()));
+                world.controllers.iter().for_each(Process::announce_push);
                 self.add(&mut random, (60, 100), kind, Undo::ClearFault(fault));
             }
             Kind::WatchSwallowed => {
@@ -257,11 +258,11 @@ impl Lasting {
     }
 }
 
-fn any_process(world: &World, random: &mut Random) -> Process {
+fn any_process(world: &World, random: &mut Random) -> Place {
     let place = random.below(world.controllers.len() + world.agents.len());
     match place.checked_sub(world.controllers.len()) {
-        None => Process::Controller(place),
-        Some(place) => Process::Agent(place),
+        None => Place::Controller(place),
+        Some(place) => Place::Agent(place),
     }
 }
 
@@ -292,10 +293,10 @@ fn edit_by_hand(world: &mut World, random: &mut Random) {
 }
 
 impl World {
-    fn process(&self, process: Process) -> &super::process::Process {
-        match process {
-            Process::Controller(place) => &self.controllers[place],
-            Process::Agent(place) => &self.agents[place],
+    fn process(&self, place: Place) -> &Process {
+        match place {
+            Place::Controller(place) => &self.controllers[place],
+            Place::Agent(place) => &self.agents[place],
         }
     }
 

@@ -142,6 +142,11 @@ impl Revision {
         files
     }
 
+    /// The policy that decides of a team's packets to a network: of equal prefixes the first by name.
+    pub(crate) fn decisive(&self, team: u8, network: u8) -> Option<&ModelPolicy> {
+        self.policies.values().find(|policy| policy.team == team && policy.network == network)
+    }
+
     /// The addresses that a team's packets to a network may leave with; none: they are not steered.
     pub(crate) fn addresses(&self, team: u8, network: u8) -> Option<BTreeSet<IpAddr>> {
         let mut found = None;

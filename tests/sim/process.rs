@@ -65,9 +65,11 @@ impl Process {
         self.task.is_finished() && !self.line.is_dead()
     }
 
-    /// A push is announced to this replica. True if it has not been told of one already.
-    pub(crate) fn announce_push(&self) -> bool {
-        self.webhook.as_ref().is_some_and(|webhook| webhook.try_send(()).is_ok())
+    /// A push is announced to this replica. One announcement that it has not heard yet is as good as two.
+    pub(crate) fn announce_push(&self) {
+        if let Some(webhook) = &self.webhook {
+            let _ = webhook.try_send(());
+        }
     }
 }
 

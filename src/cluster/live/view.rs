@@ -293,7 +293,7 @@ impl PolicyObject {
 
 impl ConfigObject {
     fn says_the_same(&self, other: &Self) -> bool {
-        let told = |one: &Self| (one.uid.clone(), one.generation);
+        let told = |one: &Self| (one.uid.clone(), one.generation, one.pushed.clone());
         told(self) == told(other) && self.spec == other.spec && self.status == other.status
     }
 }

@@ -8,6 +8,7 @@
 mod persisted;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -16,7 +17,7 @@ use super::{Exit, ExitKey, Placement};
 use crate::core::facts::{AddressOwner, AddressOwners, Facts};
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
-use crate::core::policy::{Egress, ExistingConnections, PolicyId, PolicySet};
+use crate::core::policy::{Egress, ExistingConnections, Policy, PolicyId, PolicySet};
 use crate::core::state::net::Mac;
 
 /// The exits that each gateway reports as served, by identity.
@@ -34,11 +35,19 @@ pub const HOLD: SignedDuration = SignedDuration::from_secs(5);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handover {
     /// The exits of each policy.
-    carried: BTreeMap<PolicyId, Vec<ExitKey>>,
+    carried: BTreeMap<PolicyId, Carried>,
     /// Exits being drained, with the policies that left them, and until when they are kept.
     left: BTreeMap<ExitKey, Left>,
     /// Policies without a fit gateway, and until when they stay on their exits.
     held: BTreeMap<PolicyId, Timestamp>,
+}
+
+/// The exits that carry a policy, and what they carry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Carried {
+    exits: Vec<ExitKey>,
+    /// A hash of whose packets to where the policy means. None: an older version did not persist it.
+    scope: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +63,9 @@ impl Handover {
     /// While a newly placed gateway does not report that it serves an exit, the policy stays on the exits that carried
     /// it, as long as one of their gateways is there; without any fit gateway, for [`HOLD`]. Exits without a placed
     /// policy are kept for [`DRAIN`].
+    ///
+    /// A policy that selects other pods or destinations than before does not stay: neither the former version nor the
+    /// new one gives these packets the former exit's address, so they are dropped until the new gateway serves.
     pub fn next(
         &mut self,
         mut placement: Placement,
@@ -70,8 +82,10 @@ impl Handover {
         let before = std::mem::take(self);
         let mut carried = BTreeMap::new();
         for (policy, placed) in &mut placement.policies {
+            let scope = set.policies.get(policy).map(scope_of);
             let carried_by = || {
-                let old = before.carried.get(policy).into_iter().flatten().cloned();
+                let old = before.carried.get(policy).filter(|old| old.scope.is_none() || old.scope == scope);
+                let old = old.into_iter().flat_map(|old| &old.exits).cloned();
                 old.filter(|exit| is_there(exit, facts, &owners) && ready(exit)).collect::<Vec<ExitKey>>()
             };
             if placed.exits.is_empty() {
@@ -95,7 +109,7 @@ impl Handover {
                     placed.exits = alive;
                 }
             }
-            carried.insert(policy.clone(), placed.exits.clone());
+            carried.insert(policy.clone(), Carried { exits: placed.exits.clone(), scope });
         }
         self.carried = carried;
         self.leave(&before, &placement, set, facts, now);
@@ -127,8 +141,8 @@ impl Handover {
                     .is_some_and(|policy| policy.existing_connections == ExistingConnections::Keep)
         };
         let mut left = before.left.clone();
-        for (policy, exits) in before.carried.iter().filter(|(policy, _)| keeps(policy)) {
-            for exit in exits.iter().filter(|exit| !used.contains(exit)) {
+        for (policy, carried) in before.carried.iter().filter(|(policy, _)| keeps(policy)) {
+            for exit in carried.exits.iter().filter(|exit| !used.contains(exit)) {
                 let entry = left.entry(exit.clone()).or_insert_with(|| Left {
                     exit: Exit { mac: exit.mac() },
                     policies: BTreeSet::new(),
@@ -163,6 +177,13 @@ impl Handover {
             }
         }
     }
+}
+
+/// A hash of whose packets to where a policy means.
+fn scope_of(policy: &Policy) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&policy.selectors, &policy.destinations, &policy.excluded).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether a gateway can still carry members: it may be cordoned or without its label, but it is alive.

@@ -107,7 +107,7 @@ pub struct Policy {
 }
 
 /// Selects pods. All four parts must match; an empty part matches everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct MemberSelector {
     /// Labels of the pod's namespace: `namespaceSelector`, and `io.cilium.k8s.namespace.labels.KEY` of a podSelector.
     pub namespace: Selector,

@@ -37,8 +37,6 @@ pub struct NodeStatus {
     pub observed_generation: Option<i64>,
     /// The commit that is applied.
     pub revision: String,
-    /// The fencing token of the EgressConfig that was accepted with it.
-    pub fence: i64,
     /// The boot of the node at which it was applied: a reboot clears the kernel's state, but not a status.
     #[serde(rename = "bootID", skip_serializing_if = "String::is_empty")]
     pub boot_id: String,
@@ -174,8 +172,6 @@ impl From<DatapathConfig> for NodeDatapath {
 pub struct NodeStatusInput<'a> {
     /// The commit that is applied.
     pub revision: &'a str,
-    /// The fencing token of its EgressConfig.
-    pub fence: i64,
     /// The node's boot ID.
     pub boot_id: &'a str,
     /// The compiled state that was applied; none before the first time.
@@ -210,13 +206,14 @@ pub struct NodeFault<'a> {
 }
 
 impl NodeStatus {
-    /// The status as it is written: for this generation, with the transition times that the API server has for equal
-    /// conditions. A restart of the agent is therefore no transition.
+    /// The status as it is written: for this generation, with the times that the API server has for equal conditions,
+    /// findings and commits, and the history of drift. A restart of the agent is therefore no transition.
     #[must_use]
     pub fn as_written(&self, generation: i64, before: &Self) -> Self {
         let mut status = self.clone();
         status.observed_generation = Some(generation);
         status.conditions = observe(settle(status.conditions, &before.conditions), Some(generation));
+        status.report = status.report.map(|report| carried(&report.after(before.report.as_ref())));
         status
     }
 
@@ -264,7 +261,6 @@ pub fn node_status(facts: NodeStatusInput<'_>, before: &NodeStatus, now: Timesta
     NodeStatus {
         observed_generation: None,
         revision: facts.revision.to_owned(),
-        fence: facts.fence,
         boot_id: facts.boot_id.to_owned(),
         exit_summary: summary(exits.iter().flat_map(|exit| &exit.egress_ips).collect::<BTreeSet<_>>()),
         exits,

@@ -27,7 +27,7 @@ pub struct PolicyStatus {
     /// The `metadata.generation` that was observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The commit that was published when this was written.
+    /// The commit with which this generation was published.
     pub revision: String,
     /// Its exits.
     pub gateways: Vec<GatewayStatus>,
@@ -103,7 +103,7 @@ pub fn policy_status(facts: PolicyStatusInput<'_>, before: &PolicyStatus, now: T
     let conditions = observe(with_progress(ready, others), facts.generation);
     PolicyStatus {
         observed_generation: facts.generation,
-        revision: facts.revision.to_owned(),
+        revision: known_revision(facts.generation, before).unwrap_or(facts.revision).to_owned(),
         gateway_summary: summary(gateways.iter().map(|gateway| &gateway.node).collect::<BTreeSet<_>>()),
         egress_ip_summary: summary(addresses),
         members: members.map(|one| one.members).sum(),
@@ -111,6 +111,13 @@ pub fn policy_status(facts: PolicyStatusInput<'_>, before: &PolicyStatus, now: T
         gateways,
         conditions: settle(conditions, &before.conditions),
     }
+}
+
+/// The commit of this generation, if the status has it already: a later commit that leaves the policy as it is costs no
+/// write.
+fn known_revision(generation: Option<i64>, before: &PolicyStatus) -> Option<&str> {
+    let same = before.observed_generation == generation && generation.is_some();
+    Some(before.revision.as_str()).filter(|revision| same && !revision.is_empty())
 }
 
 /// Whether this generation was neither Ready nor found faulty yet.

@@ -11,6 +11,7 @@ pub mod status_writer;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
@@ -39,10 +40,13 @@ use crate::reconcile::node::metrics_recorder::MetricsRecorder;
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::persistence::lock::{Lock, LockError};
-use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
+use crate::reconcile::persistence::state_store::{PersistedState, StateStore, StateStoreError};
 use crate::reconcile::process::{StartError, Stop};
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
+
+/// How long a publication may be incomplete before that is reported.
+const PARTIAL: Duration = Duration::from_secs(10);
 
 /// The options of `egret agent`, validated.
 #[derive(Debug, Clone)]
@@ -148,7 +152,7 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     metrics.api_errors(live.errors());
     let scope = WatchScope::Agent { node: options.node.clone() };
     let watching = ClusterWatch::open(&live, &scope, live::WatchOptions { seed, ..live::WatchOptions::default() });
-    let cache = PolicyCache::new(memory.kept().fence);
+    let cache = PolicyCache::new(memory.kept().accepted_fence.clone());
     let handover = memory.handover().clone();
     let (cluster, clock) = (Cluster::Watched(Box::new(watching)), live.clock().clone());
     let mut reconciler = Reconciler::new(kernel, cluster, options.node.clone(), memory, clock);
@@ -163,8 +167,10 @@ struct Agent<K> {
     driver: RoundDriver<K>,
     cache: PolicyCache,
     status_writer: StatusWriter,
-    /// Why the published policies are not applied.
-    not_taken: Option<CacheError>,
+    /// Whether nothing is published, as far as was logged.
+    unpublished: bool,
+    /// Why the published policies are not applied, and since when.
+    not_taken: Option<(CacheError, Instant)>,
     /// Why the last round failed.
     failed: Option<String>,
     features: KernelFeatures,
@@ -198,6 +204,7 @@ impl<K: NodeKernel> Agent<K> {
             driver,
             cache,
             status_writer,
+            unpublished: false,
             not_taken: None,
             failed: None,
             features: KernelFeatures::default(),
@@ -215,7 +222,7 @@ impl<K: NodeKernel> Agent<K> {
     async fn run(&mut self, mut kernel: impl KernelEvents, mut stop: Stop) -> Result<(), AgentError> {
         loop {
             self.driver.metrics.beat();
-            let wake = self.driver.next_wake();
+            let wake = self.partial_until().into_iter().fold(self.driver.next_wake(), Instant::min);
             let trigger = self.next(&mut stop, &mut kernel, wake).await;
             let due = match trigger {
                 Trigger::Stop => {
@@ -224,7 +231,12 @@ impl<K: NodeKernel> Agent<K> {
                 }
                 Trigger::Cluster(changed) => self.on_cluster_change(changed),
                 Trigger::Kernel(event) => self.driver.on_kernel_event(event?),
-                Trigger::Time => matches!(self.driver.wakeup(), Wakeup::Round | Wakeup::Wall),
+                Trigger::Time => {
+                    if self.not_taken.is_some() {
+                        self.write_status();
+                    }
+                    matches!(self.driver.wakeup(), Wakeup::Round | Wakeup::Wall)
+                }
                 Trigger::Scrape(request) => {
                     self.driver.answer(request).await;
                     false
@@ -304,14 +316,17 @@ impl<K: NodeKernel> Agent<K> {
         let Some(view) = self.watching().map(ClusterWatch::view) else { return false };
         let specs: Vec<(String, Value)> =
             view.policies.iter().map(|(name, policy)| (name.clone(), policy.spec.clone())).collect();
-        let head = match view.config.as_ref().map(|config| &config.spec) {
+        let head = match view.config.as_ref().map(|config| (&config.uid, &config.spec)) {
             None => {
                 // Nothing was ever published, or a user deleted all of it. Neither is a reason to let packets out.
-                tracing::info!("nothing is published in the cluster; the active revision stays applied");
+                if !std::mem::replace(&mut self.unpublished, true) {
+                    tracing::info!("nothing is published in the cluster; the active revision stays applied");
+                }
                 return false;
             }
-            Some(Err(why)) => return self.refuse(CacheError::Unreadable(why.clone())),
-            Some(Ok(head)) => PublishedHead {
+            Some((_, Err(why))) => return self.refuse(CacheError::Unreadable(why.clone())),
+            Some((uid, Ok(head))) => PublishedHead {
+                uid: uid.clone(),
                 revision: head.revision.clone(),
                 summary: head.summary.clone(),
                 fence: head.fence,
@@ -320,6 +335,7 @@ impl<K: NodeKernel> Agent<K> {
                 config: head.config.clone(),
             },
         };
+        self.unpublished = false;
         self.cache.update(specs.iter().map(|(name, spec)| (name, spec)));
         match self.cache.take(&head) {
             Ok(set) => {
@@ -356,7 +372,8 @@ impl<K: NodeKernel> Agent<K> {
     }
 
     fn refuse(&mut self, why: CacheError) -> bool {
-        if self.not_taken.as_ref() != Some(&why) {
+        let before = self.not_taken.take();
+        if before.as_ref().map(|(before, _)| before) != Some(&why) {
             match &why {
                 // Watches usually see a publication while the controller is still writing it.
                 CacheError::Partial { .. } => tracing::debug!("{why}; the active revision stays applied"),
@@ -365,9 +382,29 @@ impl<K: NodeKernel> Agent<K> {
                 }
             }
         }
-        self.not_taken = Some(why);
-        self.write_status();
+        let partial = |why: &CacheError| matches!(why, CacheError::Partial { .. });
+        let same = |(before, _): &(CacheError, Instant)| partial(before) == partial(&why);
+        let since = before.filter(same).map_or_else(Instant::now, |(_, since)| since);
+        let is_partial = partial(&why);
+        self.not_taken = Some((why, since));
+        if !is_partial {
+            self.write_status();
+        }
         false
+    }
+
+    /// Why the published policies are not applied. That a publication is still being written is no reason until it
+    /// lasts: agents see the middle of each, and reporting it would be two writes of every node for every push.
+    fn lasting_obstacle(&self) -> Option<&CacheError> {
+        let (why, since) = self.not_taken.as_ref()?;
+        let lasts = !matches!(why, CacheError::Partial { .. }) || since.elapsed() >= PARTIAL;
+        lasts.then_some(why)
+    }
+
+    /// When an incomplete publication is to be reported.
+    fn partial_until(&self) -> Option<Instant> {
+        let (_, since) = self.not_taken.as_ref()?;
+        Some(*since + PARTIAL).filter(|until| *until > Instant::now())
     }
 
     /// Waits for a burst of events to end, so that it becomes one round.
@@ -405,8 +442,9 @@ impl<K: NodeKernel> Agent<K> {
                     }
                     self.refused = done.refused;
                 }
-                let fence = self.cache.fence();
-                if let Err(error) = self.driver.reconciler.memory.keep(|kept| kept.fence = fence) {
+                let accepted = self.cache.accepted();
+                let keep = |kept: &mut PersistedState| kept.accepted_fence.clone_from(accepted);
+                if let Err(error) = self.driver.reconciler.memory.keep(keep) {
                     tracing::warn!(error = chain(&error), "the leader's generation is not remembered over a restart");
                 }
             }
@@ -442,13 +480,14 @@ impl<K: NodeKernel> Agent<K> {
     /// Reports the node's status if it differs from the last report.
     fn write_status(&mut self) {
         let Some(watching) = self.driver.reconciler.cluster.watching() else { return };
-        let Some(uid) = watching.view().nodes.get(&self.driver.reconciler.node).map(|meta| meta.uid.clone()) else {
-            return;
-        };
+        let known = &watching.view().nodes;
+        let Some(uid) = known.get(&self.driver.reconciler.node).map(|meta| meta.uid.clone()) else { return };
+        let nodes = known.len();
         let intent = self.driver.intent.as_ref();
-        let refused = self.not_taken.as_ref().map(ToString::to_string);
+        let obstacle = self.lasting_obstacle();
+        let refused = obstacle.map(ToString::to_string);
         let fault = |status, reason, message| NodeFault { status, reason, message };
-        let fault = match (&self.failed, refused.as_deref().zip(self.not_taken.as_ref())) {
+        let fault = match (&self.failed, refused.as_deref().zip(obstacle)) {
             (Some(failed), _) => Some(fault(ConditionStatus::False, Reason::ReconciliationFailed, failed.as_str())),
             (None, Some((refused, why))) => Some(match why {
                 CacheError::Partial { .. } => fault(ConditionStatus::Unknown, Reason::Pending, refused),
@@ -461,7 +500,6 @@ impl<K: NodeKernel> Agent<K> {
         let holds = self.driver.reconciler.gateway_state.as_ref().map(|state| state.holds.clone()).unwrap_or_default();
         let facts = NodeStatusInput {
             revision: &revision,
-            fence: self.cache.fence(),
             boot_id: &self.boot_id,
             compiled: self.driver.reconciler.applied(),
             report: &self.driver.reconciler.report,
@@ -475,6 +513,6 @@ impl<K: NodeKernel> Agent<K> {
         };
         let status = node_status(facts, &self.last_status, self.driver.reconciler.clock.now());
         self.last_status = status.clone();
-        self.status_writer.write(StatusUpdate { status, uid, lost: self.lost });
+        self.status_writer.write(StatusUpdate { status, uid, lost: self.lost }, nodes);
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::core::policy::published::{digest_of, hash_of, read_config, read_grants, read_policy, spec};
 use crate::core::policy::{Policy, PolicySet};
+use crate::reconcile::persistence::state_store::AcceptedFence;
 
 /// What an agent needs of the EgressConfig.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +21,8 @@ pub struct PublishedHead {
     pub summary: String,
     /// The fencing token of the leader that wrote it.
     pub fence: i64,
+    /// The UID of the EgressConfig: tokens of another object, of an earlier installation, say nothing of this one's.
+    pub uid: String,
     /// The number of policies.
     pub count: usize,
     /// The digest by which an agent recognises that the set is complete.
@@ -60,8 +63,7 @@ pub enum CacheError {
 #[derive(Debug, Default)]
 pub struct PolicyCache {
     read: BTreeMap<String, Read>,
-    /// The highest fencing token accepted.
-    fence: i64,
+    accepted: AcceptedFence,
 }
 
 #[derive(Debug)]
@@ -72,8 +74,8 @@ struct Read {
 
 impl PolicyCache {
     /// Starts with the fencing token accepted before a restart.
-    pub fn new(fence: i64) -> Self {
-        Self { fence, read: BTreeMap::new() }
+    pub fn new(accepted: AcceptedFence) -> Self {
+        Self { accepted, read: BTreeMap::new() }
     }
 
     /// Takes in all policies as they are published now. Only new and changed ones are parsed.
@@ -88,8 +90,9 @@ impl PolicyCache {
 
     /// The set that the EgressConfig describes, if it is complete.
     pub fn take(&mut self, head: &PublishedHead) -> Result<Arc<PolicySet>, CacheError> {
-        if head.fence < self.fence {
-            return Err(CacheError::Stale { revision: head.revision.clone(), fence: head.fence, known: self.fence });
+        let known = self.accepted.fence;
+        if head.uid == self.accepted.uid && head.fence < known {
+            return Err(CacheError::Stale { revision: head.revision.clone(), fence: head.fence, known });
         }
         let faults = self.read.values().filter_map(|read| read.outcome.as_ref().err());
         if let Some(fault) = faults.into_iter().next() {
@@ -103,13 +106,13 @@ impl PolicyCache {
         let config = read_config(&head.config).map_err(|fault| CacheError::Unreadable(fault.to_string()))?;
         let grants = read_grants(&head.config).map_err(|fault| CacheError::Unreadable(fault.to_string()))?;
         let policies = good().map(|(policy, _)| (policy.id.clone(), policy.clone())).collect();
-        self.fence = head.fence;
+        self.accepted = AcceptedFence { uid: head.uid.clone(), fence: head.fence };
         Ok(Arc::new(PolicySet { policies, config, grants, ..PolicySet::default() }))
     }
 
     /// The highest fencing token accepted.
-    pub fn fence(&self) -> i64 {
-        self.fence
+    pub fn accepted(&self) -> &AcceptedFence {
+        &self.accepted
     }
 }
 
@@ -158,6 +161,7 @@ mod tests {
             revision,
             summary,
             fence,
+            uid: "this".to_owned(),
             count: policies.len(),
             digest,
             config: json!({"podCIDRs": ["10.1.0.0/16"]}),
@@ -182,11 +186,14 @@ mod tests {
     #[test]
     fn a_leader_that_comes_back_late_is_not_followed() {
         let a = ("a", "10.0.3.42");
-        let mut cache = PolicyCache::new(2);
+        let mut cache = PolicyCache::new(AcceptedFence { uid: "this".to_owned(), fence: 2 });
         fill(&mut cache, &[a]);
         assert!(matches!(cache.take(&head(1, &[a])), Err(CacheError::Stale { fence: 1, known: 2, .. })));
         assert!(cache.take(&head(3, &[a])).is_ok());
-        assert_eq!(cache.fence(), 3);
+        assert_eq!(cache.accepted().fence, 3);
+        let reinstalled = PublishedHead { uid: "another".to_owned(), ..head(1, &[a]) };
+        assert!(cache.take(&reinstalled).is_ok(), "an earlier installation's tokens say nothing of this one's");
+        assert_eq!(cache.accepted().fence, 1);
     }
 
     #[test]

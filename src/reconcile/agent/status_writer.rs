@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backoff::Backoff;
 use crate::cluster::live::{ApiClient, ApiError, EventKind, Recorder, Regarding};
@@ -19,6 +19,10 @@ use crate::telemetry::chain;
 
 /// The longest delay of pod counts if nothing else of the status changes.
 const COUNTS: Duration = Duration::from_mins(5);
+
+/// How soon nodes report that they have a commit that changed nothing for them: all of them within this time for each
+/// node of the cluster, so that a push costs an API server no more than a hundred such writes a second.
+const CONFIRMATION: Duration = Duration::from_millis(10);
 
 /// How often the agent checks that its status still stands: one GET of one object.
 const CHECK_INTERVAL: Duration = Duration::from_mins(10);
@@ -42,6 +46,16 @@ impl StatusUpdate {
         urgent.status.policies.clear();
         urgent
     }
+
+    /// The same update, without the commit either.
+    fn without_commit(&self) -> Self {
+        let mut same = self.urgent();
+        same.status.revision.clear();
+        if let Some(report) = &mut same.status.report {
+            report.active = None;
+        }
+        same
+    }
 }
 
 /// An event to record on the Node.
@@ -61,7 +75,7 @@ const WAITING: usize = 16;
 /// A handle on the tasks; they end when it is dropped.
 #[derive(Debug)]
 pub struct StatusWriter {
-    updates: watch::Sender<Option<StatusUpdate>>,
+    updates: watch::Sender<Option<(StatusUpdate, u32)>>,
     notes: mpsc::Sender<EventNote>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -84,11 +98,12 @@ impl StatusWriter {
         }
     }
 
-    /// Sets the status to write. Only the newest is written.
-    pub fn write(&self, update: StatusUpdate) {
+    /// Sets the status to write. Only the newest is written. `nodes`: how many nodes the cluster has.
+    pub fn write(&self, update: StatusUpdate, nodes: usize) {
+        let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
         self.updates.send_if_modified(|last| {
-            let new = last.as_ref() != Some(&update);
-            *last = Some(update);
+            let new = last.as_ref().is_none_or(|(last, _)| *last != update);
+            *last = Some((update, nodes));
             new
         });
     }
@@ -121,12 +136,14 @@ struct Written {
 async fn write_updates(
     live: ApiClient,
     node: NodeName,
-    mut updates: watch::Receiver<Option<StatusUpdate>>,
+    mut updates: watch::Receiver<Option<(StatusUpdate, u32)>>,
     mut backoff: Backoff,
 ) {
     let mut written: Option<Written> = None;
     // What the API server last had. After a restart it is read once, before the first write.
     let mut known: Option<NodeStatus> = None;
+    // When a commit that changed nothing here is to be reported.
+    let mut confirmation: Option<Instant> = None;
     loop {
         let check = backoff.spread(CHECK_INTERVAL);
         tokio::select! {
@@ -135,23 +152,28 @@ async fn write_updates(
             () = sleep(check) => if !stands(&live, &node, written.as_ref()).await { written = None },
         }
         loop {
-            let Some(update) = updates.borrow_and_update().clone() else { break };
+            let Some((update, nodes)) = updates.borrow_and_update().clone() else { break };
             if let Some(before) = &written {
                 if before.update == update {
                     break;
                 }
-                if before.update.urgent() == update.urgent() {
-                    let left = COUNTS.saturating_sub(before.at.elapsed());
-                    if !left.is_zero() {
-                        tokio::select! {
-                            biased;
-                            () = sleep(left) => {}
-                            more = updates.changed() => if more.is_err() { return },
-                        }
-                        continue;
+                let due = if before.update.urgent() == update.urgent() {
+                    before.at + COUNTS
+                } else if before.update.without_commit() == update.without_commit() {
+                    *confirmation.get_or_insert_with(|| Instant::now() + backoff.jitter(CONFIRMATION * nodes))
+                } else {
+                    Instant::now()
+                };
+                if due > Instant::now() {
+                    tokio::select! {
+                        biased;
+                        () = sleep_until(due) => {}
+                        more = updates.changed() => if more.is_err() { return },
                     }
+                    continue;
                 }
             }
+            confirmation = None;
             match write(&live, &node, &update, written.as_ref(), &mut known).await {
                 Ok(status) => {
                     backoff.reset();

@@ -12,7 +12,7 @@ mod snapshotter;
 mod taints;
 mod triggers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -52,6 +52,9 @@ use crate::watch::Watcher;
 const GATHER: Duration = Duration::from_millis(20);
 /// The longest delay until the status shows whether reports are committed.
 const SETTLES: Duration = Duration::from_secs(5);
+/// How long agents may take to apply a publication before statuses report that they are waited for: usually they need
+/// a fraction of a second, and each such status would be one more write of every policy.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How often everything is compared again. A write whose response was lost is noticed at the latest then.
 const RESYNC: Duration = Duration::from_mins(1);
 
@@ -140,8 +143,11 @@ async fn serve_with(
         schedule: EffectiveSchedule::default(),
         backoff: Backoff::new(seed),
         due: None,
+        scheduled: None,
+        published_at: None,
         last_fence: None,
         logged_closed: BTreeSet::new(),
+        logged_faults: BTreeMap::new(),
         recorded_rejected: BTreeSet::new(),
         reading: false,
         awaiting_publication: false,
@@ -203,6 +209,10 @@ struct Controller {
     backoff: Backoff,
     /// When the next pass is due without an event.
     due: Option<Instant>,
+    /// When egret.yaml's schedule wants everything compared, Git included.
+    scheduled: Option<Timestamp>,
+    /// When this process last published something.
+    published_at: Option<Instant>,
     /// The fencing token of the last pass.
     last_fence: Option<i64>,
     /// Whether Git is being read. Reading starts once the published commit is known, because that one must not be
@@ -216,6 +226,8 @@ struct Controller {
     pushed: Option<String>,
     /// Resource kinds whose denied read access was already logged.
     logged_closed: BTreeSet<&'static str>,
+    /// Errors of watches that were already logged, by kind.
+    logged_faults: BTreeMap<&'static str, String>,
     /// Rejected documents for which an event was already recorded.
     recorded_rejected: BTreeSet<Rejected>,
 }
@@ -223,14 +235,7 @@ struct Controller {
 impl Controller {
     /// One pass, if this process leads and knows enough.
     async fn turn(&mut self) {
-        for (what, fault) in self.watching.faults() {
-            tracing::warn!(what, hint = fault.hint, "{}; what is known of it stays", fault.message);
-        }
-        let closed = self.watching.closed();
-        for (what, (why, hint)) in closed.iter().filter(|(what, _)| !self.logged_closed.contains(*what)) {
-            tracing::warn!(what, hint, "{why}; what is known of it stays");
-        }
-        self.logged_closed = closed.keys().copied().collect();
+        self.log_watch_errors();
         if let Some(fence) = greatest_fence(self.watching.view()) {
             self.leading.seen_fence(fence);
         }
@@ -265,6 +270,7 @@ impl Controller {
             Ok(()) => {
                 self.backoff.reset();
                 self.due = Some(self.next_due());
+                self.scheduled = self.schedule.next_after(self.live.clock().now());
                 if let Some(intent) = &self.intent {
                     self.metrics.revision(&intent.commit.id.to_string());
                     self.metrics.commit_pending(intent.active.pending.as_ref().map(|pending| pending.why.word()));
@@ -280,6 +286,21 @@ impl Controller {
                 self.due = Some(Instant::now() + wait);
             }
         }
+    }
+
+    /// Logs what cannot be watched, once for each cause.
+    fn log_watch_errors(&mut self) {
+        let faults = self.watching.faults();
+        for (what, fault) in faults.iter().filter(|(what, fault)| self.logged_faults.get(*what) != Some(&fault.message))
+        {
+            tracing::warn!(what, hint = fault.hint, "{}; what is known of it stays", fault.message);
+        }
+        self.logged_faults = faults.iter().map(|(what, fault)| (*what, fault.message.clone())).collect();
+        let closed = self.watching.closed();
+        for (what, (why, hint)) in closed.iter().filter(|(what, _)| !self.logged_closed.contains(*what)) {
+            tracing::warn!(what, hint, "{why}; what is known of it stays");
+        }
+        self.logged_closed = closed.keys().copied().collect();
     }
 
     /// The published commit, if there is one.
@@ -328,12 +349,10 @@ impl Controller {
     }
 
     fn next_due(&self) -> Instant {
-        let now = self.live.clock().now();
-        let scheduled = self.schedule.next_after(now);
-        let wait = scheduled.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
-        let due = Instant::now() + wait.map_or(RESYNC, |wait| wait.min(RESYNC));
         let soon = self.sender.publisher().unsettled().then(|| Instant::now() + SETTLES);
-        [self.snapshotter.due(), self.taints.due(), soon].into_iter().flatten().fold(due, Instant::min)
+        let patience = self.published_at.map(|at| at + PATIENCE).filter(|at| *at > Instant::now());
+        let all = [self.snapshotter.due(), self.taints.due(), soon, patience];
+        all.into_iter().flatten().fold(Instant::now() + RESYNC, Instant::min)
     }
 
     async fn pass(&mut self, now: Timestamp) -> Result<(), PassError> {
@@ -354,6 +373,7 @@ impl Controller {
             git_fault: self.git_fault.as_deref(),
             reports_published,
             previews: previews.as_ref().map(|fault| fault.as_ref().copied().map_err(String::as_str)),
+            patient: self.published_at.is_some_and(|at| at.elapsed() < PATIENCE),
         };
         // A label that cannot be written does not prevent the publication of policies.
         let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut label_events, now).await;
@@ -370,10 +390,15 @@ impl Controller {
             }
             outcome => outcome?,
         };
+        let patient = pass.patient || publication.wrote;
+        let pass = Pass { patient, ..pass };
         pass.sweep().await?;
         let rejected = [intent.rejected.as_slice(), publication.refused.as_slice()].concat();
         let transitions = pass.write_statuses(&publication, &rejected, now).await?;
         let reports = pass.reports(&self.labels, &rejected);
+        if publication.wrote {
+            self.published_at = Some(Instant::now());
+        }
         let admission = admission_news(&intent.active, &self.memory.kept().active);
         if let Err(error) = self.memory.keep(|kept| kept.active.clone_from(&intent.active)) {
             tracing::warn!(error = chain(&error), "the active revision could not be stored and is lost at a restart");
@@ -387,15 +412,13 @@ impl Controller {
     }
 }
 
-/// The greatest fencing token that others hold against this process: it must write the EgressConfig and policies with
-/// none smaller, and agents accept none smaller. Agents remember it longer than the cluster, which may have been
-/// reinstalled or restored from a backup.
+/// The greatest fencing token of what is published: the API server takes no smaller one. Only controllers write these
+/// objects; what an agent says of itself moves no other process. A deleted Lease counts from one again.
 fn greatest_fence(view: &View) -> Option<i64> {
-    /// Greater tokens come only from a user's edit or a compromised agent. The Lease cannot count much further, and
-    /// this process could never acquire it.
+    /// Greater tokens come only from a user's edit. The Lease cannot count much further, and this process could never
+    /// acquire it.
     const BEYOND: i64 = 1 << 30;
     let head = view.config.iter().filter_map(|config| config.spec.as_ref().ok()).map(|head| head.fence);
     let policies = view.policies.values().filter_map(|policy| policy.spec["fence"].as_i64());
-    let agents = view.egress_nodes.values().map(|node| node.status.fence);
-    head.chain(policies).chain(agents).filter(|fence| *fence < BEYOND).max()
+    head.chain(policies).filter(|fence| *fence < BEYOND).max()
 }

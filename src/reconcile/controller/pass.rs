@@ -7,13 +7,14 @@
 
 use std::collections::BTreeMap;
 
+use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::leadership::Leadership;
 use super::labels::LabelReconciler;
 use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
-use crate::cluster::live::{ApiClient, ApiError, View};
+use crate::cluster::live::{ApiClient, ApiError, PolicyObject, View, Written};
 use crate::core::name::NodeName;
 use crate::core::placement::{GatewayReports, Placement, place_with};
 use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
@@ -24,6 +25,10 @@ use crate::core::status::{
     behind, condition, head_status, policy_status, unfit,
 };
 use crate::reconcile::gitops::repository::DesiredRevision;
+
+/// How many writes are sent at once. An API server answers a write in some tens of milliseconds, and priority and
+/// fairness grants a single client not many more at a time.
+const PARALLEL: usize = 16;
 
 /// Why a pass did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +64,8 @@ pub(super) struct Pass<'a> {
     pub(super) reports_published: Option<Result<(), &'a str>>,
     /// Whether pull requests are previewed; none if previews are disabled.
     pub(super) previews: Option<Result<(), &'a str>>,
+    /// Whether something was published a moment ago: that agents have not applied it yet is not reported.
+    pub(super) patient: bool,
 }
 
 /// A policy whose `Ready` condition changed its reason, and is True or False now. Unknown is an intermediate state
@@ -97,6 +104,8 @@ pub(super) struct PublicationResult {
     pub(super) edited: BTreeMap<String, String>,
     /// Policies that the API server rejects although they are valid documents.
     pub(super) refused: Vec<Rejected>,
+    /// Whether anything was written.
+    pub(super) wrote: bool,
     /// Generations that the view does not have yet: of policies by resource name, and of the EgressConfig.
     generations: BTreeMap<String, i64>,
     config_generation: Option<i64>,
@@ -111,27 +120,25 @@ impl Pass<'_> {
     /// Publishes policies and, after all of them, the EgressConfig. A policy that the API server rejects stops no
     /// other: its previous version stays active, and the rejection is reported.
     pub(super) async fn publish(&self) -> Result<PublicationResult, PassError> {
-        let mut published = Published::of(&self.intent.set);
+        let wanted = Published::of(&self.intent.set);
+        let mut published = wanted.clone();
         let mut publication = PublicationResult::default();
-        for (name, wanted) in published.policies.clone() {
-            let (name, wanted) = (&name, &wanted);
+        let differ = wanted.policies.iter().filter(|(name, wanted)| {
+            !self.view.policies.get(*name).is_some_and(|found| is_equivalent(name, &found.spec, wanted))
+        });
+        let writes = differ.map(|(name, wanted)| async move { (name, wanted, self.write_policy(name, wanted).await) });
+        let mut writes = stream::iter(writes).buffer_unordered(PARALLEL);
+        while let Some((name, wanted, result)) = writes.next().await {
             let found = self.view.policies.get(name);
-            if found.is_some_and(|found| is_equivalent(name, &found.spec, wanted)) {
-                continue;
-            }
-            if let Some(found) = found {
-                let others = found.managers.iter().filter(|manager| manager.manager != "egret-controller");
-                if let Some(other) = others.max_by_key(|manager| manager.time) {
-                    publication.edited.insert(name.clone(), other.manager.clone());
-                }
-            }
-            let mut fenced = wanted.clone();
-            fenced["fence"] = json!(self.fence()?);
-            match self.live.apply_policy(name, &fenced).await {
+            match result {
                 Ok(written) => {
+                    publication.wrote = true;
                     publication.generations.insert(name.clone(), written.generation);
+                    if let Some(other) = found.and_then(other_manager) {
+                        publication.edited.insert(name.clone(), other.to_owned());
+                    }
                 }
-                Err(error) if error.code() == Some(422) && !error.fenced() => {
+                Err(PassError::Live(error)) if error.code() == Some(422) && !error.fenced() => {
                     let before = found.and_then(|found| read_policy(name, &found.spec).ok());
                     publication.refused.push(refused(wanted, &error, before.is_some()));
                     match before {
@@ -139,12 +146,18 @@ impl Pass<'_> {
                         None => published.policies.remove(name),
                     };
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
-        for (name, found) in self.view.policies.iter().filter(|(name, _)| !published.policies.contains_key(*name)) {
+        publication.refused.sort();
+        let gone = self.view.policies.iter().filter(|(name, _)| !published.policies.contains_key(*name));
+        let deletions = gone.map(|(name, found)| async move {
             self.fence()?;
-            self.live.delete_policy(name, Some(&found.resource_version)).await?;
+            Ok::<_, PassError>(self.live.delete_policy(name, Some(&found.resource_version)).await?)
+        });
+        let mut deletions = stream::iter(deletions).buffer_unordered(PARALLEL);
+        while let Some(deleted) = deletions.next().await {
+            publication.wrote |= deleted?;
         }
         let head = ConfigSpec {
             cluster: self.cluster.to_owned(),
@@ -161,8 +174,15 @@ impl Pass<'_> {
         };
         if !self.view.config.as_ref().is_some_and(|found| found.spec.as_ref() == Ok(&head)) {
             publication.config_generation = Some(self.live.apply_config(&head).await?.generation);
+            publication.wrote = true;
         }
         Ok(publication)
+    }
+
+    async fn write_policy(&self, name: &str, wanted: &Value) -> Result<Written, PassError> {
+        let mut fenced = wanted.clone();
+        fenced["fence"] = json!(self.fence()?);
+        Ok(self.live.apply_policy(name, &fenced).await?)
     }
 
     /// The pod networks that CNIs report, as far as the schema accepts them.
@@ -185,12 +205,12 @@ impl Pass<'_> {
         rejected: &[Rejected],
         now: Timestamp,
     ) -> Result<Vec<ReadyTransition>, PassError> {
-        let mut transitions = Vec::new();
         let set = &self.intent.set;
         let revision = self.intent.commit.id.to_string();
         let nodes = self.nodes();
         let placement = self.placement(now);
         let behind = behind(&self.view.facts.nodes, &nodes, &revision);
+        let mut changed = Vec::new();
         for policy in set.policies.values() {
             let name = resource_name(set, &policy.id);
             let Some(found) = self.view.policies.get(&name) else { continue };
@@ -205,12 +225,21 @@ impl Pass<'_> {
                 revision: &revision,
             };
             let status = policy_status(facts, &before, now);
-            if status != before {
-                self.fence()?;
-                self.live.apply_policy_status(&name, &status).await?;
-                transitions.extend(transition(&name, &found.uid, &before, &status));
+            if status != before && !(self.patient && is_waiting(&status.conditions)) {
+                changed.push((name, &found.uid, before, status));
             }
         }
+        let writes = changed.iter().map(|(name, uid, before, status)| async move {
+            self.fence()?;
+            self.live.apply_policy_status(name, status).await?;
+            Ok::<_, PassError>(transition(name, uid, before, status))
+        });
+        let mut writes = stream::iter(writes).buffer_unordered(PARALLEL);
+        let mut transitions = Vec::new();
+        while let Some(transition) = writes.next().await {
+            transitions.extend(transition?);
+        }
+        transitions.sort_by(|one, other| one.name.cmp(&other.name));
         self.write_config_status(publication.config_generation, rejected, None, now).await?;
         Ok(transitions)
     }
@@ -240,7 +269,7 @@ impl Pass<'_> {
             previews: self.previews,
         };
         let status = head_status(facts, &before, now);
-        if status != before {
+        if status != before && !(self.patient && is_waiting(&status.conditions)) {
             self.fence()?;
             self.live.apply_config_status(&status).await?;
         }
@@ -287,6 +316,17 @@ impl Pass<'_> {
         let facts = &self.view.facts;
         place_with(&self.intent.set, facts, GatewayReports { held: &facts.held, unfit: &unfit }, now)
     }
+}
+
+/// Whether `Ready` only waits for agents.
+fn is_waiting(conditions: &[Condition]) -> bool {
+    condition(conditions, ConditionType::Ready).is_some_and(|ready| ready.reason == Reason::Pending)
+}
+
+/// The client that last wrote the spec of a published policy, if it is not the controller.
+fn other_manager(found: &PolicyObject) -> Option<&str> {
+    let others = found.managers.iter().filter(|manager| manager.manager != "egret-controller");
+    others.max_by_key(|manager| manager.time).map(|manager| manager.manager.as_str())
 }
 
 fn refused(wanted: &Value, error: &ApiError, has_before: bool) -> Rejected {

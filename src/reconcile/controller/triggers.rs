@@ -4,7 +4,7 @@
 //! A webhook reaches any one of the controllers. A controller that does not lead writes the time of the push into the
 //! EgressConfig, where the leader reads it. Not here: a pass (`pass`). What was pushed is read from Git.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::sync::oneshot;
@@ -127,8 +127,10 @@ impl Controller {
     }
 
     fn wake(&self) -> Instant {
-        let latest = Instant::now() + RESYNC;
-        self.due.map_or(latest, |due| due.min(latest))
+        let (clock, instant) = (self.live.clock().now(), Instant::now());
+        let schedule =
+            self.scheduled.map(|at| instant + Duration::try_from(at.duration_since(clock)).unwrap_or_default());
+        [self.due, schedule].into_iter().flatten().fold(instant + RESYNC, Instant::min)
     }
 
     /// Takes in an event of the repository. Returns whether it makes a pass due.
@@ -167,11 +169,15 @@ impl Controller {
         self.intent = Some(intent);
     }
 
+    /// The time that came is used up: a turn that cannot do anything, because this process does not lead or does not
+    /// know enough, must not find it again at once.
     fn on_timer(&mut self) -> bool {
-        if self.due.is_none_or(|due| due > Instant::now()) {
-            return self.due.is_none();
+        self.due = None;
+        let clock = self.live.clock().now();
+        if self.scheduled.take_if(|at| *at <= clock).is_some() {
+            // The schedule compares everything, whether or not a push was noticed.
+            self.repository.poll();
         }
-        self.repository.poll();
         true
     }
 

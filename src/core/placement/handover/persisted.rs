@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Handover, Left};
+use super::{Carried, Handover, Left};
 use crate::core::name::{Interface, NodeName, ObjectName};
 use crate::core::placement::{Exit, ExitKey};
 use crate::core::policy::{Egress, PolicyId, PolicyKind};
@@ -28,6 +28,8 @@ struct KeptPolicy {
     cilium: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     exits: Vec<KeptExit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,10 +52,10 @@ struct KeptLeft {
 
 impl From<&Handover> for PersistedHandover {
     fn from(handover: &Handover) -> Self {
-        let carried = handover.carried.iter().map(|(id, exits)| KeptPolicy::new(id, exits)).collect();
+        let carried = handover.carried.iter().map(|(id, carried)| KeptPolicy::new(id, carried)).collect();
         let left = handover.left.iter().map(|(key, left)| KeptLeft {
             exit: KeptExit::from(key),
-            policies: left.policies.iter().map(|id| KeptPolicy::new(id, &[])).collect(),
+            policies: left.policies.iter().map(|id| KeptPolicy::new(id, &Carried::default())).collect(),
             until: left.until,
         });
         Self { carried, left: left.collect() }
@@ -63,7 +65,11 @@ impl From<&Handover> for PersistedHandover {
 impl From<PersistedHandover> for Handover {
     /// Entries that cannot be parsed are dropped.
     fn from(kept: PersistedHandover) -> Self {
-        let carried = kept.carried.iter().filter_map(|policy| Some((policy.id()?, keys(&policy.exits)))).collect();
+        let carried = kept
+            .carried
+            .iter()
+            .filter_map(|policy| Some((policy.id()?, Carried { exits: keys(&policy.exits), scope: policy.scope })));
+        let carried = carried.collect();
         let left = kept.left.iter().filter_map(|left| {
             let key = left.exit.key()?;
             let exit = Exit { mac: key.mac() };
@@ -79,9 +85,14 @@ fn keys(exits: &[KeptExit]) -> Vec<ExitKey> {
 }
 
 impl KeptPolicy {
-    fn new(id: &PolicyId, exits: &[ExitKey]) -> Self {
+    fn new(id: &PolicyId, carried: &Carried) -> Self {
         let cilium = id.kind == PolicyKind::Cilium;
-        Self { name: id.name.to_string(), cilium, exits: exits.iter().map(KeptExit::from).collect() }
+        Self {
+            name: id.name.to_string(),
+            cilium,
+            exits: carried.exits.iter().map(KeptExit::from).collect(),
+            scope: carried.scope,
+        }
     }
 
     fn id(&self) -> Option<PolicyId> {

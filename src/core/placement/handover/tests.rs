@@ -164,6 +164,15 @@ fn a_restarted_node_continues_the_handover() {
 }
 
 #[test]
+fn a_policy_that_means_other_packets_than_before_does_not_stay_on_its_former_exit() {
+    let mut stage = Stage::new(ExistingConnections::Keep);
+    assert_eq!(stage.at("three", "one", &[], &["one"], 0), is("one", &[]));
+    stage.set.policies.values_mut().for_each(|policy| policy.destinations = vec!["10.0.5.0/24".parse().unwrap()]);
+    assert_eq!(stage.at("three", "two", &[], &["one"], 1), is("two", &["one"]), "dropped until two serves");
+    assert_eq!(stage.at("three", "two", &[], &["one", "two"], 2), is("two", &["one"]));
+}
+
+#[test]
 fn every_kind_of_exit_survives_a_restart() {
     let egresses = [
         Egress::Address("fd00:10:3::42".parse().unwrap()),
@@ -173,7 +182,10 @@ fn every_kind_of_exit_survives_a_restart() {
     let next_hops = vec!["10.0.3.1".parse().unwrap()];
     let exits = egresses.map(|egress| ExitKey { gateway: name("one"), egress, next_hops: next_hops.clone() });
     let id = |kind| PolicyId { name: ObjectName::parse("p").unwrap(), kind };
-    let carried = BTreeMap::from([(id(PolicyKind::Cilium), exits.to_vec()), (id(PolicyKind::Egret), Vec::new())]);
+    let carried = BTreeMap::from([
+        (id(PolicyKind::Cilium), Carried { exits: exits.to_vec(), scope: Some(u64::MAX) }),
+        (id(PolicyKind::Egret), Carried::default()),
+    ]);
     let handover = Handover { carried, ..Handover::default() };
     assert_eq!(Handover::from(PersistedHandover::from(&handover)), handover);
 }
