@@ -65,6 +65,17 @@ impl Checker {
         self.truth().revisions.push(revision);
     }
 
+    /// The policies that are the same in everything that may be somebody's truth, without an error.
+    pub(crate) fn stable_policies(&self) -> BTreeSet<String> {
+        let truth = self.truth();
+        let Some(last) = truth.revisions.last() else { return BTreeSet::new() };
+        let same = |name: &&String| {
+            let all = truth.revisions.iter();
+            { all }.all(|one| one.policies.get(*name) == last.policies.get(*name) && !one.broken.contains(*name))
+        };
+        last.policies.keys().filter(same).cloned().collect()
+    }
+
     pub(crate) fn pod_runs(&self, name: &str, pod: RunningPod) {
         let mut truth = self.truth();
         truth.teams.entry(pod.address).or_default().insert(pod.team);

@@ -128,8 +128,7 @@ impl Lasting {
         let mut random = world.random.clone();
         match kind {
             Kind::Push => {
-                let nodes = world.nodes();
-                world.revision.change(&mut random, nodes);
+                world.edit(&mut random);
                 world.push();
                 if random.permille(800) {
                     let to = random.below(world.controllers.len());
@@ -139,9 +138,8 @@ impl Lasting {
             Kind::LargePush => {
                 let slow = Some((Duration::from_millis(20), Duration::from_millis(80)));
                 world.set_weather(|weather| weather.slow_writes = slow);
-                let nodes = world.nodes();
                 for _ in 0..12 {
-                    world.revision.change(&mut random, nodes);
+                    world.edit(&mut random);
                 }
                 world.push();
                 self.add(&mut random, (20, 40), kind, Undo::FairWeather);
@@ -236,8 +234,7 @@ impl Lasting {
                 let resource = *random.pick(&["egressconfigs", "publishedegresspolicies"]);
                 let refused = Filter::all().verb("patch").resource(&format!("{resource}/"));
                 let fault = world.api.fault(refused, Fault::Status(403));
-                let nodes = world.nodes();
-                world.revision.change(&mut random, nodes);
+                world.edit(&mut random);
                 world.push();
                 world.controllers.iter().for_each(Process::announce_push);
                 self.add(&mut random, (60, 100), kind, Undo::ClearFault(fault));

@@ -66,13 +66,14 @@ impl Revision {
             revision.groups.entry(node % GROUPS).or_default().insert(node);
         }
         for _ in 0..4 {
-            revision.change(random, nodes);
+            revision.change(random, nodes, &BTreeSet::new());
         }
         revision
     }
 
-    /// Changes one thing, or several.
-    pub(crate) fn change(&mut self, random: &mut Random, nodes: u8) {
+    /// Changes one thing, or several. `stable` are the policies that were the same for so long that everybody knows their last good
+    /// version.
+    pub(crate) fn change(&mut self, random: &mut Random, nodes: u8, stable: &BTreeSet<String>) {
         self.broken.clear();
         let name = format!("p{}", random.below(8));
         match random.below(10) {
@@ -89,7 +90,7 @@ impl Revision {
             }
             7 => {
                 // A bad edit: what was in force stays so.
-                if self.policies.contains_key(&name) {
+                if stable.contains(&name) {
                     self.broken.insert(name);
                 }
             }

@@ -83,8 +83,8 @@ impl World {
 
     /// Nothing happens for a while, and nobody does anything but what has to be done.
     pub(crate) async fn idle(&self) -> Result<(), String> {
-        // Pod counts and the like may still wait to be written.
-        self.wait(Duration::from_mins(6)).await?;
+        // Exits that were left are kept for ten minutes, and pod counts may wait for five.
+        self.wait(Duration::from_mins(12)).await?;
         let since = Instant::now();
         self.wait(Duration::from_mins(2)).await?;
         for process in self.processes() {

@@ -157,6 +157,12 @@ impl World {
         self.controllers.iter().chain(&self.agents)
     }
 
+    /// Edits the files of the next commit.
+    pub(crate) fn edit(&mut self, random: &mut Random) {
+        let (nodes, stable) = (self.nodes(), self.checker.stable_policies());
+        self.revision.change(random, nodes, &stable);
+    }
+
     /// Pushes the revision as it is now.
     pub(crate) fn push(&mut self) {
         self.checker.pushed(self.revision.clone());

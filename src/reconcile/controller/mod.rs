@@ -145,6 +145,7 @@ async fn serve_with(
         due: None,
         scheduled: None,
         published_at: None,
+        retry_at: None,
         last_fence: None,
         logged_closed: BTreeSet::new(),
         logged_faults: BTreeMap::new(),
@@ -213,6 +214,8 @@ struct Controller {
     scheduled: Option<Timestamp>,
     /// When this process last published something.
     published_at: Option<Instant>,
+    /// The last pass failed: until then, no change of the cluster causes another one.
+    retry_at: Option<Instant>,
     /// The fencing token of the last pass.
     last_fence: Option<i64>,
     /// Whether Git is being read. Reading starts once the published commit is known, because that one must not be
@@ -269,6 +272,7 @@ impl Controller {
         match result {
             Ok(()) => {
                 self.backoff.reset();
+                self.retry_at = None;
                 self.due = Some(self.next_due());
                 self.scheduled = self.schedule.next_after(self.live.clock().now());
                 if let Some(intent) = &self.intent {
@@ -284,6 +288,7 @@ impl Controller {
                 let hint = if let PassError::Live(error) = &error { error.hint() } else { None };
                 tracing::error!(error = chain(&error), hint, retry = ?wait, "not all is published");
                 self.due = Some(Instant::now() + wait);
+                self.retry_at = self.due;
             }
         }
     }
@@ -380,11 +385,8 @@ impl Controller {
         let publication = match pass.publish().await {
             Err(PassError::Live(error)) => {
                 // A server that does not answer accepts no status either.
-                if error.code().is_some()
-                    && let Err(error) =
-                        pass.write_config_status(None, &intent.rejected, Some(&chain(&error)), now).await
-                {
-                    tracing::debug!(error = chain(&error), "the fault is not in the status of the EgressConfig");
+                if error.code().is_some() {
+                    pass.report_failure(&error, now).await;
                 }
                 return Err(error.into());
             }

@@ -25,6 +25,7 @@ use crate::core::status::{
     behind, condition, head_status, policy_status, unfit,
 };
 use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::telemetry::chain;
 
 /// How many writes are sent at once. An API server answers a write in some tens of milliseconds, and priority and
 /// fairness grants a single client not many more at a time.
@@ -127,7 +128,8 @@ impl Pass<'_> {
             !self.view.policies.get(*name).is_some_and(|found| is_equivalent(name, &found.spec, wanted))
         });
         let writes = differ.map(|(name, wanted)| async move { (name, wanted, self.write_policy(name, wanted).await) });
-        let mut writes = stream::iter(writes).buffer_unordered(PARALLEL);
+        // In their order, so that of several errors the same one is reported each time.
+        let mut writes = stream::iter(writes).buffered(PARALLEL);
         while let Some((name, wanted, result)) = writes.next().await {
             let found = self.view.policies.get(name);
             match result {
@@ -149,13 +151,12 @@ impl Pass<'_> {
                 Err(error) => return Err(error),
             }
         }
-        publication.refused.sort();
         let gone = self.view.policies.iter().filter(|(name, _)| !published.policies.contains_key(*name));
         let deletions = gone.map(|(name, found)| async move {
             self.fence()?;
             Ok::<_, PassError>(self.live.delete_policy(name, Some(&found.resource_version)).await?)
         });
-        let mut deletions = stream::iter(deletions).buffer_unordered(PARALLEL);
+        let mut deletions = stream::iter(deletions).buffered(PARALLEL);
         while let Some(deleted) = deletions.next().await {
             publication.wrote |= deleted?;
         }
@@ -205,6 +206,17 @@ impl Pass<'_> {
         rejected: &[Rejected],
         now: Timestamp,
     ) -> Result<Vec<ReadyTransition>, PassError> {
+        let transitions = self.write_policy_statuses(publication, rejected, now).await?;
+        self.write_config_status(publication.config_generation, rejected, None, now).await?;
+        Ok(transitions)
+    }
+
+    async fn write_policy_statuses(
+        &self,
+        publication: &PublicationResult,
+        rejected: &[Rejected],
+        now: Timestamp,
+    ) -> Result<Vec<ReadyTransition>, PassError> {
         let set = &self.intent.set;
         let revision = self.intent.commit.id.to_string();
         let nodes = self.nodes();
@@ -234,14 +246,26 @@ impl Pass<'_> {
             self.live.apply_policy_status(name, status).await?;
             Ok::<_, PassError>(transition(name, uid, before, status))
         });
-        let mut writes = stream::iter(writes).buffer_unordered(PARALLEL);
+        let mut writes = stream::iter(writes).buffered(PARALLEL);
         let mut transitions = Vec::new();
         while let Some(transition) = writes.next().await {
             transitions.extend(transition?);
         }
-        transitions.sort_by(|one, other| one.name.cmp(&other.name));
-        self.write_config_status(publication.config_generation, rejected, None, now).await?;
         Ok(transitions)
+    }
+
+    /// Writes why not everything is published into the status of the EgressConfig. The statuses of what is published go
+    /// on.
+    pub(super) async fn report_failure(&self, error: &ApiError, now: Timestamp) {
+        let (nothing, rejected) = (PublicationResult::default(), &self.intent.rejected);
+        let written = self.write_config_status(None, rejected, Some(&chain(error)), now).await;
+        let written = match written {
+            Ok(()) => self.write_policy_statuses(&nothing, rejected, now).await.map(drop),
+            failed => failed,
+        };
+        if let Err(error) = written {
+            tracing::debug!(error = chain(&error), "a status is not written, either");
+        }
     }
 
     /// Writes the status of the EgressConfig, if there is one and it changed. `fault`: why not everything is

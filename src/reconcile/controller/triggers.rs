@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::snapshotter::host_networks;
 use super::{Controller, ControllerError, ControllerOptions, GATHER, RESYNC};
+use crate::cluster::live::Changed;
 use crate::core::facts::Facts;
 use crate::reconcile::gitops::pulls::{PreviewCluster, PullPreviewEvent, PullPreviewOptions};
 use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
@@ -28,7 +29,7 @@ enum Trigger {
     Proposed,
     /// The thread for pull requests.
     Pulls(PullPreviewEvent),
-    Cluster,
+    Cluster(Changed),
     Role,
     Time,
     Stop,
@@ -92,7 +93,7 @@ impl Controller {
             }
             event = self.pulls.next_event() => Trigger::Pulls(event),
             () = self.leading.changed() => Trigger::Role,
-            _ = self.watching.changed() => Trigger::Cluster,
+            changed = self.watching.changed() => Trigger::Cluster(changed),
             () = sleep_until(wake) => Trigger::Time,
         }
     }
@@ -116,14 +117,24 @@ impl Controller {
                 self.send_preview_cluster(reply);
                 false
             }
-            Trigger::Cluster => {
+            Trigger::Cluster(changed) => {
                 self.on_push_announced();
-                true
+                self.ends_wait(changed)
             }
             Trigger::Pulls(PullPreviewEvent::Changed) => true,
             Trigger::Role => self.leading.fence() != self.last_fence,
             Trigger::Time => self.on_timer(),
         })
+    }
+
+    /// Whether a change of the cluster makes a pass due. After a pass that failed it does not, before the retry: what the
+    /// pass itself wrote is a change, too. An API server that answers again is asked at once.
+    fn ends_wait(&mut self, changed: Changed) -> bool {
+        let recovered = changed.faults && self.watching.faults().is_empty();
+        if recovered || self.retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.retry_at = None;
+        }
+        self.retry_at.is_none()
     }
 
     fn wake(&self) -> Instant {
