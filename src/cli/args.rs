@@ -83,6 +83,7 @@ impl FollowArgs {
             label_keys: self.admission.labels.keys(),
             cluster: cluster.to_owned(),
             poll,
+            max_lag: repository.max_lag()?,
         })
     }
 }

@@ -107,6 +107,7 @@ fn following(args: &PlanArgs) -> Result<TrackedRepository, Failure> {
         label_keys: args.admission.labels.keys(),
         cluster: args.node.cluster_name.clone(),
         poll: Duration::ZERO,
+        max_lag: Duration::ZERO,
     })
 }
 

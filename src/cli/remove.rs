@@ -34,6 +34,7 @@ pub(super) fn run(args: RemoveArgs, verbosity: &Verbosity) -> Result<ExitCode, F
             label_keys: None,
             cluster: args.node.cluster_name,
             poll: Duration::from_mins(1),
+            max_lag: Duration::ZERO,
         },
         signing_key: None,
         cluster: args.node.cluster,

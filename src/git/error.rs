@@ -92,6 +92,8 @@ pub enum Error {
     BranchDeleted { repository: String, branch: String, last: CommitId },
     #[error("{revision:?} is not a revision: {why}")]
     BadRevision { revision: String, why: &'static str },
+    #[error("{repository} answers with the older commit {tip}: {active} is active, and is not in its history", tip = tip.short(), active = active.short())]
+    Behind { repository: String, tip: CommitId, active: CommitId },
     #[error("{repository} has nothing named {revision:?}")]
     UnknownRevision { repository: String, revision: String },
     #[error("the mirror of {repository} does not have the commit {commit}")]
@@ -128,6 +130,7 @@ impl Error {
             | Self::Mirror { .. }
             | Self::State { .. }
             | Self::LostRace { .. }
+            | Self::Behind { .. }
             | Self::Credential { .. }
             | Self::Keys { .. }
             | Self::SigningKey { .. } => ErrorKind::Transient,
@@ -170,6 +173,10 @@ impl Error {
                 "the active commit stays active; push the branch again or name another".to_owned()
             }
             Self::BadRevision { .. } => "write a branch, a tag, an id, HEAD, or one of them followed by ~n".to_owned(),
+            Self::Behind { .. } => {
+                "a replica lags, or the branch was reset; after --git-max-lag it is taken as it is. Revert by a new commit"
+                    .to_owned()
+            }
             Self::UnknownRevision { .. } => "check the spelling, and whether it was pushed".to_owned(),
             Self::MissingCommit { .. } => "the history was rewritten; compare with the empty tree instead".to_owned(),
             Self::TooLarge { .. } => "name the folders of this cluster under `paths` in egret.yaml".to_owned(),

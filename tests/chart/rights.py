@@ -46,7 +46,7 @@ FLAGS = {
         "--repo", "--branch", "--cluster-name", "--poll", "--git-ssh-key", "--git-known-hosts", "--git-password-file", "--state-dir",
         "--require-signed", "--allowed-signers", "--openpgp-keys", "--signing-key",
         "--allowed-label-keys", "--git-ca-file", "--git-client-certificate", "--git-client-key", "--git-proxy", "--git-connect-timeout", "--git-idle-timeout",
-        "--git-timeout", "--git-max-size", "--webhook", "--webhook-secret-file",
+        "--git-timeout", "--git-max-lag", "--git-max-size", "--webhook", "--webhook-secret-file",
         "--namespace", "--lease", "--identity", "--listen", "--log-json", "--remove",
         "--github-app-id", "--github-app-key-file", "--github-app-installation", "--github-api",
         "--keep-startup-taint", "--pod-networks-from-cni",

@@ -240,6 +240,7 @@ impl Lasting {
                 self.add(&mut random, (60, 100), kind, Undo::ClearFault(fault));
             }
             Kind::WatchSwallowed => {
+                world.lost_events = true;
                 let process = any_process(world, &mut random);
                 let lost = *random.pick(&["pods", "nodes", "egressconfigs", "publishedegresspolicies"]);
                 world.process(process).line.set_weather(|weather| weather.swallowed.push(lost));

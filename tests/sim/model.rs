@@ -143,6 +143,11 @@ impl Revision {
         files
     }
 
+    /// Whether both ask for the same policies and labels.
+    pub(crate) fn asks_the_same(&self, other: &Self) -> bool {
+        (&self.policies, &self.groups) == (&other.policies, &other.groups)
+    }
+
     /// The policy that decides of a team's packets to a network: of equal prefixes the first by name.
     pub(crate) fn decisive(&self, team: u8, network: u8) -> Option<&ModelPolicy> {
         self.policies.values().find(|policy| policy.team == team && policy.network == network)

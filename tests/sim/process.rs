@@ -84,6 +84,7 @@ fn controller_options(name: &str, disk: PathBuf) -> ControllerOptions {
         label_keys: None,
         cluster: "prod".to_owned(),
         poll: Duration::from_secs(30),
+        max_lag: Duration::from_mins(2),
     };
     ControllerOptions {
         following,

@@ -13,6 +13,8 @@ use super::world::World;
 /// Until when everything has to be as it should be, after the last thing that happened. The repository is polled every half a minute, failures
 /// back off to a minute, and the removal of a label waits half a minute for agents.
 const BOUND: Duration = Duration::from_mins(4);
+/// The same where events of a watch were lost: everything is listed again after a quarter of an hour.
+const BOUND_AFTER_LOSS: Duration = Duration::from_mins(25);
 
 fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
     let conditions = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -23,11 +25,12 @@ impl World {
     /// Waits until the world is settled.
     pub(crate) async fn settle(&self) -> Result<(), String> {
         let began = Instant::now();
+        let bound = if self.lost_events { BOUND_AFTER_LOSS } else { BOUND };
         loop {
             self.check()?;
             let Some(why) = self.unsettled() else { break };
-            if began.elapsed() > BOUND {
-                return Err(format!("not settled {} s after the last fault: {why}", BOUND.as_secs()));
+            if began.elapsed() > bound {
+                return Err(format!("not settled {} s after the last fault: {why}", bound.as_secs()));
             }
             sleep(Duration::from_millis(500)).await;
         }
@@ -42,7 +45,7 @@ impl World {
         let revision = config["spec"]["revision"].as_str().unwrap_or_default();
         let newest = self.pushed.last()?;
         let published = self.git.position(revision).map(|position| &self.pushed[position]);
-        if published.is_none_or(|one| (&one.policies, &one.groups) != (&newest.policies, &newest.groups)) {
+        if !published.is_some_and(|one| one.asks_the_same(newest)) {
             return Some(format!("published is {:?}", self.git.position(revision)));
         }
         let policies = self.api.list("publishedegresspolicies.egret.dev");

@@ -51,6 +51,8 @@ pub(crate) struct World {
     pub(crate) weather: Weather,
     pub(crate) log: Log,
     pub(crate) offset: Arc<AtomicI64>,
+    /// Whether a watch lost events for good.
+    pub(crate) lost_events: bool,
     seen: Seen,
     surroundings: Surroundings,
     starts: u64,
@@ -101,6 +103,7 @@ impl World {
             weather: Weather::default(),
             log,
             offset,
+            lost_events: false,
             seen: Seen::default(),
             surroundings,
             starts: 0,
@@ -230,7 +233,9 @@ impl World {
         }
         self.seen.published = position;
         // The truth is known to somebody who could tell it: nothing is cut off, and the repository was polled twice since.
-        let behind = position.is_none_or(|position| position + 1 < self.pushed.len());
+        let newest = self.pushed.last();
+        let behind =
+            !position.is_some_and(|position| newest.is_some_and(|newest| newest.asks_the_same(&self.pushed[position])));
         if !behind || lasting.harms() {
             self.seen.behind = None;
             return Ok(());

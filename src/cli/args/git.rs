@@ -83,6 +83,10 @@ struct TransportArgs {
     /// How long a fetch or a push may take; each 64 KiB received extend it by a second.
     #[arg(long, value_name = "DURATION", env = "EGRET_GIT_TIMEOUT", default_value = "1m", value_parser = duration)]
     git_timeout: Duration,
+    /// How far replicas of the repository may be behind each other: a branch that goes back to an older commit is taken as it is after this
+    /// time. A repository on this machine has none.
+    #[arg(long, value_name = "DURATION", env = "EGRET_GIT_MAX_LAG", default_value = "2m", value_parser = duration)]
+    git_max_lag: Duration,
     /// The largest fetch that is accepted, in MiB.
     #[arg(long, value_name = "MIB", env = "EGRET_GIT_MAX_SIZE", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     git_max_size: u32,
@@ -130,6 +134,12 @@ impl Repository<'_> {
         project: &str,
     ) -> Result<Option<Arc<GitHubApp>>, Failure> {
         self.identity().app(&self.source()?, https, Some(project))
+    }
+
+    /// How far replicas may be behind each other.
+    pub(in crate::cli) fn max_lag(&self) -> Result<Duration, Failure> {
+        let local = self.source()?.is_local().is_some();
+        Ok(if local { Duration::ZERO } else { self.git.transport.git_max_lag })
     }
 
     /// Credentials, authorities, proxy and limits.

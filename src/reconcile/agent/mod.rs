@@ -11,6 +11,7 @@ pub mod status_writer;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -359,6 +360,7 @@ impl<K: NodeKernel> Agent<K> {
                     diagnostics: Vec::new(),
                     rejected: Vec::new(),
                     active,
+                    predecessors: Arc::default(),
                     fetched: true,
                 });
                 // The obstacle is gone and nothing else changed: only the status changes.

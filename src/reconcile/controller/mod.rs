@@ -151,7 +151,6 @@ async fn serve_with(
         logged_faults: BTreeMap::new(),
         recorded_rejected: BTreeSet::new(),
         reading: false,
-        awaiting_publication: false,
         followed: None,
         pushed: None,
         live,
@@ -221,8 +220,6 @@ struct Controller {
     /// Whether Git is being read. Reading starts once the published commit is known, because that one must not be
     /// taken back.
     reading: bool,
-    /// Whether the repository thread was given another leader's publication and has not reported its result yet.
-    awaiting_publication: bool,
     /// The published commit that was last handled.
     followed: Option<CommitId>,
     /// The last push that another controller announced.
@@ -258,12 +255,12 @@ impl Controller {
             self.pulls.poll();
         }
         if self.watching.synced() {
-            self.follow(fence.is_some() && fence == last_fence);
+            self.follow();
         }
         if fence.is_some() && self.watching.synced() {
             self.untaint().await;
         }
-        if fence.is_none() || !self.watching.synced() || self.intent.is_none() || self.awaiting_publication {
+        if fence.is_none() || !self.watching.synced() || !self.may_replace_published() {
             return;
         }
         let began = Instant::now();
@@ -339,18 +336,29 @@ impl Controller {
         known
     }
 
-    /// Starts reading Git once the published commit is known; after that, passes on what another leader publishes.
-    /// That leader's clock may have been behind ours when a window closed: what it admitted is not taken back.
-    fn follow(&mut self, leads: bool) {
+    /// Starts reading Git once the published commit is known; after that, passes on what another leader publishes. What
+    /// that leader admitted is not taken back: its clock may have been behind ours when a window closed, and its replica of
+    /// the repository ahead of ours.
+    fn follow(&mut self) {
         let published = self.published();
         if !self.reading {
             self.reading = true;
             self.repository.begin(self.known());
-        } else if let Some(published) = published.filter(|one| !leads && self.followed != Some(*one)) {
-            self.awaiting_publication = self.intent.as_ref().is_none_or(|intent| intent.active.pending.is_some());
+        } else if let Some(published) = published.filter(|one| self.followed != Some(*one) && !self.is_replaced(*one)) {
             self.repository.published(published, self.published_time());
         }
         self.followed = published;
+    }
+
+    /// Whether a published commit is the desired one, or one that was active before it.
+    fn is_replaced(&self, published: CommitId) -> bool {
+        let intent = self.intent.as_ref();
+        intent.is_some_and(|intent| intent.commit.id == published || intent.predecessors.contains(&published))
+    }
+
+    /// Whether the desired revision is known to be at least as new as the published one.
+    fn may_replace_published(&self) -> bool {
+        self.intent.is_some() && self.published().is_none_or(|published| self.is_replaced(published))
     }
 
     fn next_due(&self) -> Instant {

@@ -147,7 +147,6 @@ impl Controller {
     /// Takes in an event of the repository. Returns whether it makes a pass due.
     fn on_repository_event(&mut self, event: RepositoryEvent) -> bool {
         let before = self.git_fault.clone();
-        let was_awaited = std::mem::take(&mut self.awaiting_publication);
         match event {
             RepositoryEvent::Intent(intent) => {
                 if intent.fetched {
@@ -166,11 +165,14 @@ impl Controller {
                 self.git_fault = Some(error.to_string());
             }
             RepositoryEvent::Fault(error) => {
-                tracing::warn!(error = chain(&error), hint = error.hint(), "Git failed; what is published stays");
-                self.git_fault = Some(chain(&error));
+                let fault = chain(&error);
+                if before.as_ref() != Some(&fault) {
+                    tracing::warn!(error = fault, hint = error.hint(), "Git failed; what is published stays");
+                }
+                self.git_fault = Some(fault);
             }
         }
-        self.git_fault != before || was_awaited
+        self.git_fault != before
     }
 
     fn take(&mut self, intent: DesiredRevision) {

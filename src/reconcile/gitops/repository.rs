@@ -7,7 +7,7 @@
 mod history;
 mod reader;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -55,6 +55,9 @@ pub struct DesiredRevision {
     pub rejected: Vec<Rejected>,
     /// What has to be persisted, and the newest commit if it is pending.
     pub active: ActiveRevision,
+    /// Commits that were active before this one: what is published may be one of them. Any other is newer, or this
+    /// process does not know it yet, and must not be replaced.
+    pub predecessors: Arc<BTreeSet<CommitId>>,
     /// Git has just answered; else this is the last active revision, used while Git is unavailable.
     pub fetched: bool,
 }

@@ -33,6 +33,8 @@ pub struct TrackedRepository {
     pub cluster: String,
     /// The polling interval.
     pub poll: Duration,
+    /// How far replicas behind the address may be behind each other. A branch that goes back is believed after this time.
+    pub max_lag: Duration,
 }
 
 impl TrackedRepository {

@@ -24,6 +24,7 @@ pub(super) fn following(source: &str) -> TrackedRepository {
         label_keys: None,
         cluster: "prod".to_owned(),
         poll: Duration::from_mins(10),
+        max_lag: Duration::ZERO,
     }
 }
 

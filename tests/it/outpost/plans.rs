@@ -58,6 +58,7 @@ impl Bench {
             label_keys: None,
             cluster: "default".to_owned(),
             poll: Duration::from_mins(1),
+            max_lag: Duration::ZERO,
         })
     }
 

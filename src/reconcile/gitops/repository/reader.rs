@@ -26,6 +26,11 @@ use crate::git::mirror::Head;
 use crate::git::signature::{Unsigned, not_later};
 use crate::git::{self, CommitId, CommitInfo, ErrorKind};
 
+/// How long a repository may be behind what is active before that is reported: with two replicas, every other poll may be.
+const UNREPORTED: Duration = Duration::from_secs(40);
+/// How often in a row a repository has to be behind before it is believed.
+const BELIEVED: u32 = 4;
+
 /// The longest single wait for a wall-clock time: a clock that jumps is noticed after it.
 const CLOCK: Duration = Duration::from_secs(10);
 
@@ -46,6 +51,10 @@ pub(super) struct RepositoryReader<H, O> {
     /// The persisted state of the active revision. Its commit is the one known at the start, or published by another
     /// process.
     active: ActiveRevision,
+    /// The repository is behind what is active: since when, and how many polls said so.
+    behind: Option<(Instant, u32)>,
+    /// Commits that were active before the current one.
+    predecessors: Arc<BTreeSet<CommitId>>,
     /// The result of checking the signatures of the pending tip.
     checked: Option<Checked>,
     /// The active commit; the catalogue has its documents.
@@ -94,6 +103,8 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             known: active.commit.as_deref().and_then(CommitId::parse),
             gone: None,
             active,
+            behind: None,
+            predecessors: Arc::default(),
             checked: None,
             current: None,
             seen: None,
@@ -187,18 +198,38 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         }
     }
 
-    /// While a commit is pending here, one that another process made active meanwhile counts: this process must not
-    /// take it back.
+    /// A commit that another process made active counts: this process must not take it back.
     fn apply_command(&mut self, command: &Command) {
-        if let Command::Published(commit, committed) = *command
-            && self.active.pending.is_some()
-            && self.current.as_ref().is_none_or(|current| current.id != commit)
-        {
-            self.known = Some(commit);
-            self.active.committed = committed;
-            self.pending = None;
-            self.seen = None;
+        let Command::Published(commit, committed) = *command else { return };
+        let Some(current) = self.current.as_ref().map(|current| current.id).filter(|current| *current != commit) else {
+            if self.current.is_none() {
+                self.recall_published(commit, committed);
+            }
+            return;
+        };
+        let older = self.mirror.as_ref().is_some_and(|mirror| {
+            mirror.has(commit) && mirror.has(current) && mirror.is_ancestor(commit, current).unwrap_or(false)
+        });
+        // What was published has been replaced here already, and a commit that waits here was admitted there.
+        if older && self.active.pending.is_none() {
+            self.replaced(commit);
+            self.sent = false;
+        } else {
+            self.recall_published(commit, committed);
         }
+    }
+
+    fn recall_published(&mut self, commit: CommitId, committed: Option<Timestamp>) {
+        self.known = Some(commit);
+        self.active.committed = committed;
+        self.pending = None;
+        self.seen = None;
+        self.behind = None;
+    }
+
+    /// Records a commit that was active before the current one.
+    fn replaced(&mut self, commit: CommitId) {
+        Arc::make_mut(&mut self.predecessors).insert(commit);
     }
 
     /// Finds the branch's tip and judges it.
@@ -220,8 +251,13 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         };
         // A mirror that was created just now has the history only since then.
         self.recall(mirror)?;
+        if let Some(held) = self.hold(mirror, &head)? {
+            return Ok(held);
+        }
         if let Some(known) = self.known.take() {
             tracing::warn!(commit = %known, "the active commit is not in the repository any more; the branch is taken as it is");
+            self.replaced(known);
+            self.sent = false;
             self.gone = Some(known);
         }
         let same_branch = self.branch == head.branch;
@@ -239,13 +275,49 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         })
     }
 
+    /// Keeps what is active while the repository is behind it. Replicas behind one address may lag, and then every other
+    /// poll finds an older tip: going back and forth would move pods between addresses each time.
+    fn hold(&mut self, mirror: &H, head: &Head) -> git::Result<Option<RepositoryEvent>> {
+        let lag = self.options.following.max_lag;
+        let Some(active) = self.ahead_of(mirror, head)?.filter(|_| !lag.is_zero() && self.rev.is_none()) else {
+            self.behind = None;
+            return Ok(None);
+        };
+        let (since, polls) = self.behind.get_or_insert_with(|| (Instant::now(), 0));
+        *polls += 1;
+        let (lasted, polls) = (since.elapsed(), *polls);
+        if lasted >= lag && polls >= BELIEVED {
+            tracing::warn!(from = active.short(), to = head.commit.short(), "the branch went back, and stays there");
+            self.behind = None;
+            return Ok(None);
+        }
+        tracing::debug!(active = active.short(), tip = head.commit.short(), "the repository is behind what is active");
+        if lasted < UNREPORTED {
+            return Ok(Some(RepositoryEvent::Unchanged));
+        }
+        let repository = self.options.following.source.to_string();
+        Err(git::Error::Behind { repository, tip: head.commit, active })
+    }
+
+    /// The commit that is active or was seen last, if the tip is behind it.
+    fn ahead_of(&self, mirror: &H, head: &Head) -> git::Result<Option<CommitId>> {
+        if let Some(known) = self.known {
+            return Ok(Some(known));
+        }
+        let newest = self.seen.or(self.current.as_ref().map(|current| current.id));
+        let Some(newest) = newest.filter(|newest| *newest != head.commit && mirror.has(*newest)) else {
+            return Ok(None);
+        };
+        Ok(Some(newest).filter(|_| mirror.is_ancestor(head.commit, newest).unwrap_or(false)))
+    }
+
     /// Returns to the active revision, so that documents that became invalid since then are recognised as such, and
     /// nothing pending becomes active.
     fn recall(&mut self, mirror: &H) -> git::Result<()> {
         let Some(known) = self.known.filter(|known| mirror.has(*known)) else { return Ok(()) };
         let (info, changes) = (mirror.commit_info(known)?, self.changes(mirror, known)?);
         self.take_in(changes);
-        self.current = Some(info);
+        self.set_current(info);
         self.known = None;
         self.active.emergency.take_if(|emergency| emergency.commit != known.to_string());
         // The next receiver has to get the revision.
@@ -373,9 +445,15 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             AdmissionDecision::Admitted | AdmissionDecision::Pending(_) => None,
         };
         self.take_in(changes);
-        self.current = Some(info);
+        self.set_current(info);
         self.gone = None;
         self.desired_revision(true)
+    }
+
+    fn set_current(&mut self, commit: CommitInfo) {
+        if let Some(before) = self.current.replace(commit) {
+            self.replaced(before.id);
+        }
     }
 
     /// Takes in the changed files.
@@ -423,6 +501,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             rejected: rejected(&self.catalogue, &diagnostics),
             diagnostics,
             active,
+            predecessors: Arc::clone(&self.predecessors),
             fetched,
         }))
     }
