@@ -5,6 +5,7 @@
 //! real kernels and real Git, which the rest of `tests/it` has.
 
 mod checker;
+mod claims;
 mod happenings;
 mod history;
 mod kernel;
@@ -24,6 +25,7 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use happenings::{Kind, Lasting};
+use log::Log;
 use world::World;
 
 /// How many seeds a run tries if nobody says.
@@ -32,17 +34,22 @@ const SEEDS: u64 = 40;
 const EPISODES: usize = 2;
 
 /// Runs one world. The lines that were logged, and what was wrong.
-fn run(seed: u64, kinds: &[Kind]) -> (log::Log, Result<(), String>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-    let runtime = runtime.expect("a runtime");
-    let log = log::Log::default();
-    let _recording = log.record();
-    let result = LocalSet::new().block_on(&runtime, live(seed, kinds, log.clone()));
-    runtime.shutdown_background();
-    (log, result)
+fn run(seed: u64, kinds: &[Kind]) -> (Log, Result<(), String>) {
+    in_world(async |log| (log.clone(), live(seed, kinds, log).await))
 }
 
-async fn live(seed: u64, kinds: &[Kind], log: log::Log) -> Result<(), String> {
+/// Runs on simulated time.
+fn in_world<T>(live: impl AsyncFnOnce(Log) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let runtime = runtime.expect("a runtime");
+    let log = Log::default();
+    let _recording = log.record();
+    let result = LocalSet::new().block_on(&runtime, live(log));
+    runtime.shutdown_background();
+    result
+}
+
+async fn live(seed: u64, kinds: &[Kind], log: Log) -> Result<(), String> {
     let mut world = World::new(seed, log);
     world.start();
     world.settle().await.map_err(|why| format!("at the start: {why}"))?;

@@ -65,8 +65,13 @@ pub(crate) struct World {
 impl World {
     /// A cluster with pods and a repository, and no Egret yet.
     pub(crate) fn new(seed: u64, log: Log) -> Self {
+        let nodes = 2 + draw(&mut Random::new(seed).fork("nodes"), 3);
+        Self::of_nodes(seed, nodes, log)
+    }
+
+    /// The same with this number of nodes.
+    pub(crate) fn of_nodes(seed: u64, nodes: u8, log: Log) -> Self {
         let mut random = Random::new(seed);
-        let nodes = 2 + draw(&mut random, 3);
         let (began, offset) = (Instant::now(), Arc::new(AtomicI64::new(0)));
         let epoch: Timestamp = "2026-03-28T00:00:00Z".parse().expect("a time");
         let true_time = move || epoch + SignedDuration::try_from(began.elapsed()).expect("a short time");
@@ -133,6 +138,13 @@ impl World {
 
     pub(crate) fn nodes(&self) -> u8 {
         u8::try_from(self.machines.len()).expect("a few nodes")
+    }
+
+    /// What is published.
+    pub(crate) fn published(&self) -> Revision {
+        let config = self.api.get("egressconfigs.egret.dev", "", "default").unwrap_or_default();
+        let position = config["spec"]["revision"].as_str().and_then(|revision| self.git.position(revision));
+        position.map(|position| self.pushed[position].clone()).unwrap_or_default()
     }
 
     /// Starts every process.

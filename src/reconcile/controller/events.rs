@@ -58,6 +58,11 @@ impl Controller {
                 events.push((regarding, EventKind::Warning, Reason::DriftCorrected, note));
             }
         }
+        for (name, uid) in publication.deleted.iter().zip(config.iter().cycle()) {
+            tracing::warn!(policy = name, "another client deleted a published policy; it is published again");
+            let note = format!("PublishedEgressPolicy {name} was deleted; it is published again");
+            events.push((Regarding::Config { uid: uid.clone() }, EventKind::Warning, Reason::DriftCorrected, note));
+        }
         for (regarding, kind, reason, note) in events {
             if let Err(error) = self.recorder.event(&regarding, kind, reason, &note).await {
                 tracing::warn!(error = chain(&error), reason = reason.as_str(), "an event is not written");

@@ -149,6 +149,7 @@ async fn serve_with(
         last_fence: None,
         logged_closed: BTreeSet::new(),
         logged_faults: BTreeMap::new(),
+        published_before: BTreeSet::new(),
         recorded_rejected: BTreeSet::new(),
         reading: false,
         followed: None,
@@ -228,6 +229,8 @@ struct Controller {
     logged_closed: BTreeSet<&'static str>,
     /// Errors of watches that were already logged, by kind.
     logged_faults: BTreeMap<&'static str, String>,
+    /// The policies that were published when the last pass ended and the cluster had answered.
+    published_before: BTreeSet<String>,
     /// Rejected documents for which an event was already recorded.
     recorded_rejected: BTreeSet<Rejected>,
 }
@@ -248,6 +251,7 @@ impl Controller {
         if fence != last_fence {
             // An interim leader may have corrected what this process remembers as contested.
             self.labels.forget();
+            self.published_before.clear();
             // It has also written newer reports than those still queued here.
             self.sender.stop();
             self.snapshotter = Snapshotter::default();
@@ -386,6 +390,7 @@ impl Controller {
             git_fault: self.git_fault.as_deref(),
             reports_published,
             previews: previews.as_ref().map(|fault| fault.as_ref().copied().map_err(String::as_str)),
+            published_before: &self.published_before,
             patient: self.published_at.is_some_and(|at| at.elapsed() < PATIENCE),
         };
         // A label that cannot be written does not prevent the publication of policies.
@@ -418,6 +423,8 @@ impl Controller {
             ViewSnapshots { snapshotter: &mut self.snapshotter, live: &self.live, view: self.watching.view() };
         self.sender.send(reports, &intent, &mut snapshots);
         self.record(admission, &label_events, &publication, &transitions).await;
+        // As the view has them: one that was just written is there once the watch has sent it.
+        self.published_before = self.watching.view().policies.keys().cloned().collect();
         Ok(labelled?)
     }
 }

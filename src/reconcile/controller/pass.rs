@@ -5,7 +5,7 @@
 //! that is interrupted leaves agents with their active set: they take over only a set that an EgressConfig describes.
 //! Not here: when a pass is due (the parent module).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
@@ -65,6 +65,8 @@ pub(super) struct Pass<'a> {
     pub(super) reports_published: Option<Result<(), &'a str>>,
     /// Whether pull requests are previewed; none if previews are disabled.
     pub(super) previews: Option<Result<(), &'a str>>,
+    /// The policies that this leader saw published after its last pass.
+    pub(super) published_before: &'a BTreeSet<String>,
     /// Whether something was published a moment ago: that agents have not applied it yet is not reported.
     pub(super) patient: bool,
 }
@@ -103,6 +105,8 @@ fn transition(name: &str, uid: &str, before: &PolicyStatus, now: &PolicyStatus) 
 pub(super) struct PublicationResult {
     /// Policies that a client edited in the cluster, by resource name, with that client's name.
     pub(super) edited: BTreeMap<String, String>,
+    /// Policies that another client deleted in the cluster, by resource name.
+    pub(super) deleted: Vec<String>,
     /// Policies that the API server rejects although they are valid documents.
     pub(super) refused: Vec<Rejected>,
     /// Whether anything was written.
@@ -138,6 +142,9 @@ impl Pass<'_> {
                     publication.generations.insert(name.clone(), written.generation);
                     if let Some(other) = found.and_then(other_manager) {
                         publication.edited.insert(name.clone(), other.to_owned());
+                    }
+                    if found.is_none() && self.published_before.contains(name) {
+                        publication.deleted.push(name.clone());
                     }
                 }
                 Err(PassError::Live(error)) if error.code() == Some(422) && !error.fenced() => {
