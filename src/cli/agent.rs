@@ -15,6 +15,9 @@ pub(super) struct AgentArgs {
     /// This node's name in the cluster [default: the host's name].
     #[arg(long, value_name = "NAME", env = "EGRET_NODE", help_heading = CLUSTER)]
     node: Option<String>,
+    /// The namespace of the Lease that is this agent's heartbeat, by which the controller knows that it is alive [default: none, no heartbeat].
+    #[arg(long, value_name = "NAMESPACE", env = "EGRET_NAMESPACE", help_heading = CLUSTER)]
+    namespace: Option<String>,
     /// Where the node's state is stored.
     #[arg(long, value_name = "DIR", env = "EGRET_STATE_DIR", default_value = "/var/lib/egret", help_heading = CLUSTER)]
     state_dir: PathBuf,
@@ -31,6 +34,7 @@ pub(super) fn run(args: &AgentArgs, verbosity: &Verbosity) -> Result<ExitCode, F
         state_folder: args.state_dir.clone(),
         remove: args.remove,
         listen: args.serve.listen,
+        namespace: args.namespace.clone(),
     };
     Failure::ended(output::runtime()?.block_on(agent::run(options)), AgentError::hint)
 }

@@ -249,6 +249,45 @@ fn an_agent_that_is_started_again_changes_no_time_in_its_status() {
 }
 
 #[test]
+fn an_agent_that_dies_or_hangs_is_seen_within_45_seconds_and_everybody_says_so_until_it_is_back() {
+    in_world(async |log| {
+        let mut world = calm(log).await;
+        let gateway = *world.revision.groups[&0].first().expect("a gateway");
+        let of_gateway =
+            |world: &World| world.api.get("egressnodes.egret.dev", "", &node_name(gateway)).unwrap_or_default();
+        let policies = world.revision.policies.iter().filter(|(_, policy)| policy.group == 0);
+        let policies: Vec<String> = policies.map(|(name, _)| name.clone()).collect();
+        let of_policy = |world: &World, name: &String| {
+            ready(&world.api.get("publishedegresspolicies.egret.dev", "", name).unwrap_or_default())
+        };
+        for hangs in [false, true] {
+            let agent = &world.agents[usize::from(gateway)];
+            if hangs {
+                agent.line.freeze(true);
+            } else {
+                agent.kill();
+                world.machines[usize::from(gateway)].owner_died();
+            }
+            let took = until(&world, |world| ready(&config(world)).0 == "Unknown").await;
+            assert!(took < 45 * SECOND, "{took:?}");
+            let (_, message) = ready(&config(&world));
+            assert!(message.contains(&node_name(gateway)) && message.contains("has not been heard"), "{message}");
+            sleep(SECOND).await;
+            assert_eq!(ready(&of_gateway(&world)).0, "Unknown");
+            assert!(policies.iter().all(|name| of_policy(&world, name).0 == "Unknown"), "{}", world.log);
+            world.check().expect("packets go on");
+            if hangs {
+                world.agents[usize::from(gateway)].line.freeze(false);
+            } else {
+                world.agents[usize::from(gateway)] = world.agent(gateway);
+            }
+            world.settle().await.expect("a settled world");
+            assert_eq!(ready(&of_gateway(&world)).0, "True");
+        }
+    });
+}
+
+#[test]
 fn a_published_policy_that_somebody_deletes_is_published_again_and_an_event_says_so() {
     in_world(async |log| {
         let world = calm(log).await;

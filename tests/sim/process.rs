@@ -181,6 +181,7 @@ pub(crate) fn agent(
         state_folder: disk.clone(),
         remove: false,
         listen: None,
+        namespace: Some("egret-system".to_owned()),
     };
     let task = spawn_local(async move {
         let memory = StateStore::open(&disk).expect("a disk");

@@ -96,7 +96,8 @@ impl World {
             let writes: Vec<_> = sent.iter().filter(|one| one.is_write() && !of_lease(&one.path)).cloned().collect();
             let leases = sent.iter().filter(|one| of_lease(&one.path)).count();
             let (rest, git) = (sent.len() - leases, self.git.asked_since(since, &process.name));
-            if !writes.is_empty() || leases > 70 || rest > 24 || git > 9 {
+            let commits = self.reports.commits_since(since, &process.name);
+            if !writes.is_empty() || commits > 0 || leases > 70 || rest > 24 || git > 9 {
                 let name = &process.name;
                 return Err(format!("{name} is busy in an idle world: {git} to Git, {:?}", tally(&sent)));
             }
@@ -110,10 +111,11 @@ impl World {
         for process in self.processes() {
             let sent = process.line.sent_since(since);
             let git = self.git.asked_since(since, &process.name);
+            let commits = self.reports.commits_since(since, &process.name);
             let writes = sent.iter().filter(|one| one.is_write()).count();
             let statuses = sent.iter().filter(|one| one.is_write() && one.path.ends_with("/status")).count();
             let of_agent = process.name.starts_with('n');
-            if git > 40 || sent.len() > 900 || writes > 400 || of_agent && statuses > 20 + 4 * pushes {
+            if git > 40 || commits > 60 || sent.len() > 900 || writes > 400 || of_agent && statuses > 20 + 4 * pushes {
                 let name = &process.name;
                 return Err(format!(
                     "{name} asked Git {git} times and the API server for {:?} in a minute",

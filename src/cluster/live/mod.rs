@@ -12,6 +12,7 @@ mod error_counts;
 mod events;
 #[cfg(test)]
 mod fake;
+mod heartbeats;
 mod labels;
 mod lease;
 mod list;
@@ -44,6 +45,7 @@ use crate::clock::Clock;
 pub use error::{ApiError, ApiErrorCause, RefusedField};
 pub use error_counts::ErrorCounts;
 pub use events::{EventKind, Recorder, Regarding};
+pub use heartbeats::{RENEWAL, SILENCE, lease_name};
 pub use labels::{FieldConflict, LabelOutcome};
 pub use lease::{Lease, LeaseRole, Timing};
 pub use objects::Written;

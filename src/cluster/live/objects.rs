@@ -13,6 +13,7 @@ use super::view::EgressNodeObject;
 use super::wire::{Configs, EgressNodes, Meta, Policies, Slim, Watched};
 use super::{ANSWER, ApiClient, PAGE};
 use crate::core::name::NodeName;
+use crate::core::status::Condition;
 
 /// The field manager of policies and the configuration.
 const CONTROLLER: &str = "egret-controller";
@@ -109,6 +110,13 @@ impl ApiClient {
     /// Makes the status of this node's object this one. 404 if there is no such object.
     pub async fn apply_node_status(&self, node: &NodeName, status: &NodeStatus) -> Result<Written, ApiError> {
         self.apply_status(&NODE, node.as_str(), status).await
+    }
+
+    /// Makes one condition of a node's status this one, in the controller's name: its agent does not say so itself. The
+    /// agent takes the condition back with its next status.
+    pub async fn apply_node_condition(&self, node: &NodeName, condition: &Condition) -> Result<Written, ApiError> {
+        let kind = Kind { manager: CONTROLLER, ..NODE };
+        self.apply_status(&kind, node.as_str(), &json!({"conditions": [condition]})).await
     }
 
     /// A node's object as it is now: agents do not watch their own.

@@ -54,6 +54,8 @@ pub(super) enum Message {
 /// The part of a kind that is watched.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Query {
+    /// Where the objects are, if not at the kind's own path: in one namespace.
+    pub path: Option<String>,
     pub labels: Option<String>,
     pub fields: Option<String>,
     /// Objects per page. None if the server has to search many objects for few: it does so for every page.
@@ -238,7 +240,7 @@ impl<W: Watched> Reflector<W> {
                 continue_token: next.clone(),
                 ..ListParams::default()
             };
-            let request = Request::new(W::PATH).list(&parameters);
+            let request = Request::new(self.query.path.as_deref().unwrap_or(W::PATH)).list(&parameters);
             let page: Page<W::Wire> = match self.live.call(&doing, request, PAGE).await {
                 Ok(page) => page,
                 Err(error) if error.code() == Some(410) => {
@@ -276,7 +278,7 @@ impl<W: Watched> Reflector<W> {
             bookmarks: true,
             ..WatchParams::default()
         };
-        let request = Request::new(W::PATH).watch(&parameters, version);
+        let request = Request::new(self.query.path.as_deref().unwrap_or(W::PATH)).watch(&parameters, version);
         let request = request.map_err(|error| ApiError::of(&doing, kube::Error::BuildRequest(error)))?;
         match timeout(ANSWER, self.live.client.request_events::<W::Wire>(request)).await {
             Ok(Ok(stream)) => Ok((stream, Instant::now() + Duration::from_secs(length) + LATE)),

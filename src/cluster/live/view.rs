@@ -28,6 +28,8 @@ pub struct View {
     pub config: Option<ConfigObject>,
     /// EgressNodes: all for the controller, those of gateways for an agent.
     pub egress_nodes: BTreeMap<NodeName, EgressNodeObject>,
+    /// When the agents' Leases were renewed, by the clocks of their nodes; only for the controller.
+    pub heartbeats: BTreeMap<NodeName, Option<Timestamp>>,
     /// Networks by the CNI object that defines them; only for the controller, and without the kinds that it may not
     /// read.
     pub pools: BTreeMap<PoolKind, BTreeMap<String, Vec<Network>>>,
@@ -148,6 +150,8 @@ pub struct Changed {
     pub config: bool,
     /// An EgressNode's status or labels.
     pub egress_nodes: bool,
+    /// The Lease of an agent.
+    pub heartbeats: bool,
     /// Networks of pods: the published ones, or those of CNI objects.
     pub pod_networks: bool,
     /// The nodes that have an egress address.
@@ -179,6 +183,7 @@ impl Changed {
             policies: self.policies || other.policies,
             config: self.config || other.config,
             egress_nodes: self.egress_nodes || other.egress_nodes,
+            heartbeats: self.heartbeats || other.heartbeats,
             pod_networks: self.pod_networks || other.pod_networks,
             held: self.held || other.held,
             synced: self.synced || other.synced,
@@ -208,6 +213,7 @@ pub(super) enum WatchItem {
     Policies(ListOrEvent<String, PolicyObject>),
     Config(ListOrEvent<(), ConfigObject>),
     EgressNodes(ListOrEvent<NodeName, EgressNodeObject>),
+    Heartbeats(ListOrEvent<NodeName, Option<Timestamp>>),
     Pools(PoolKind, ListOrEvent<String, Vec<Network>>),
 }
 
@@ -232,6 +238,7 @@ impl View {
                     self.facts.held = held;
                 }
             }
+            WatchItem::Heartbeats(news) => changed.heartbeats = put(&mut self.heartbeats, news, PartialEq::eq),
             WatchItem::Pools(kind, news) => {
                 changed.pod_networks = put(self.pools.entry(kind).or_default(), news, PartialEq::eq);
             }

@@ -11,6 +11,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::ApiClient;
+use super::heartbeats::{Heartbeats, LABEL as HEARTBEAT_LABEL};
+use super::lease::leases_of;
 use super::pools::{CalicoPools, CiliumNodes, CiliumPools, Pools};
 use super::reflector::{Message, Query, Reflector};
 use super::resources::GATEWAY_LABEL;
@@ -40,6 +42,8 @@ pub enum WatchScope {
     Controller {
         /// Whether to watch CNI objects that define pod networks.
         pools: bool,
+        /// The namespace of the agents' Leases; none: they are not watched.
+        heartbeats: Option<String>,
     },
 }
 
@@ -151,11 +155,20 @@ impl ClusterWatch {
                 let gateways = Query { labels: Some(format!("{GATEWAY_LABEL}=true")), ..start.all() };
                 start.follow::<EgressNodes>(gateways, WatchItem::EgressNodes);
             }
-            WatchScope::Controller { pools } => {
+            WatchScope::Controller { pools, heartbeats } => {
                 start.follow::<Nodes<Whole>>(start.all(), WatchItem::Nodes);
                 start.follow::<Policies<Whole>>(start.all(), WatchItem::Policies);
                 start.follow::<Configs<Whole>>(start.all(), WatchItem::Config);
                 start.follow::<EgressNodes>(start.all(), WatchItem::EgressNodes);
+                if let Some(namespace) = heartbeats {
+                    let of_agents = Query {
+                        path: Some(leases_of(namespace)),
+                        labels: Some(format!("{HEARTBEAT_LABEL}=agent")),
+                        optional: Some(RARELY),
+                        ..start.all()
+                    };
+                    start.follow::<Heartbeats>(of_agents, WatchItem::Heartbeats);
+                }
                 if *pools {
                     for kind in PoolKind::ALL {
                         start.pools(*kind);

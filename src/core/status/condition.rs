@@ -124,6 +124,8 @@ words! {
         SignatureRefused,
         /// Some node is not Ready.
         NodesNotReady,
+        /// The agent of a node has not been heard for a while; the node's kernel keeps what it has.
+        AgentNotResponding,
         /// Reports are pushed.
         Pushed,
         /// Reports could not be pushed.

@@ -166,6 +166,9 @@ impl HeadStatusInput<'_> {
             let message = format!("{name}: {} ({})", ready.message, ready.reason);
             return (ConditionStatus::False, Reason::NodesNotReady, message);
         }
+        if let Some((name, why)) = agents().find_map(|(name, node)| Some((name, node.silence()?))) {
+            return (ConditionStatus::Unknown, Reason::AgentNotResponding, format!("{name}: {why}"));
+        }
         let behind = agents().filter(|(_, node)| !self.is_current(node)).map(|(name, _)| name);
         let behind = summary(behind);
         if !behind.is_empty() {

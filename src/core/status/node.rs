@@ -10,8 +10,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::condition::{
-    Condition, ConditionStatus, ConditionType, Reason, is_ready, observe, readable as readable_conditions, settle,
-    with_progress,
+    Condition, ConditionStatus, ConditionType, Reason, condition, is_ready, observe, readable as readable_conditions,
+    settle, with_progress,
 };
 use super::summary;
 use crate::core::compile::{Compiled, ExitRole};
@@ -215,6 +215,26 @@ impl NodeStatus {
         status.conditions = observe(settle(status.conditions, &before.conditions), Some(generation));
         status.report = status.report.map(|report| carried(&report.after(before.report.as_ref())));
         status
+    }
+
+    /// The status of a node whose agent has not been heard since a time: what it reported last may not hold any more.
+    #[must_use]
+    pub fn silent(mut self, since: Timestamp, now: Timestamp) -> Self {
+        let message = format!("its agent has not been heard since {since:.0}; its kernel keeps what it has");
+        let reason = Reason::AgentNotResponding;
+        let ready = Condition::new(ConditionType::Ready, ConditionStatus::Unknown, reason, message, now);
+        let is_progress =
+            |kind| matches!(kind, ConditionType::Ready | ConditionType::Reconciling | ConditionType::Stalled);
+        let others = self.conditions.iter().filter(|condition| !is_progress(condition.kind)).cloned();
+        let conditions = observe(with_progress(ready, others.collect::<Vec<_>>()), self.observed_generation);
+        self.conditions = settle(conditions, &self.conditions);
+        self
+    }
+
+    /// Why its agent counts as silent, if it does.
+    pub fn silence(&self) -> Option<&str> {
+        let ready = condition(&self.conditions, ConditionType::Ready)?;
+        (ready.reason == Reason::AgentNotResponding).then_some(ready.message.as_str())
     }
 
     /// Whether other nodes need it as a gateway: it serves an exit that has an address, or reports that it could not

@@ -88,6 +88,12 @@ pub fn policy_status(facts: PolicyStatusInput<'_>, before: &PolicyStatus, now: T
     let members = nodes.values().flat_map(|node| &node.policies).filter(|one| one.is_of(&policy.id));
     let addresses: BTreeSet<&String> = gateways.iter().flat_map(|gateway| &gateway.egress_ips).collect();
     let (mut status, mut reason, mut message) = ready(policy, placement, &gateways, nodes);
+    // A kernel goes on without its agent, but nobody knows for how long.
+    if status == ConditionStatus::True
+        && let Some((node, why)) = silent(policy, &gateways, nodes)
+    {
+        (status, reason, message) = (ConditionStatus::Unknown, Reason::AgentNotResponding, format!("{node}: {why}"));
+    }
     // Gateways serve the previous version as well. A version becomes Ready once every agent has it, and stays Ready
     // when other policies change.
     if status == ConditionStatus::True && !facts.behind.is_empty() && is_new(facts.generation, before) {
@@ -214,6 +220,19 @@ fn refused_elsewhere<'n>(
     let is_it = |finding: &&Finding| finding.code == "kernel-refused" && finding.subject == gateway.exit;
     let findings = |status: &'n NodeStatus| status.report.iter().flat_map(|report| &report.findings);
     nodes.iter().find_map(|(name, status)| Some((name, findings(status).map(|since| &since.finding).find(is_it)?)))
+}
+
+/// A gateway or a node with members whose agent is not heard.
+fn silent<'n>(
+    policy: &Policy,
+    gateways: &[GatewayStatus],
+    nodes: &'n BTreeMap<NodeName, NodeStatus>,
+) -> Option<(&'n NodeName, &'n str)> {
+    let concerned = |name: &NodeName, node: &NodeStatus| {
+        gateways.iter().any(|gateway| gateway.node == name.as_str())
+            || node.policies.iter().any(|one| one.is_of(&policy.id) && one.members > 0)
+    };
+    nodes.iter().filter(|(name, node)| concerned(name, node)).find_map(|(name, node)| Some((name, node.silence()?)))
 }
 
 /// A finding of a node with members about this policy and another one.

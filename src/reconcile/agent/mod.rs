@@ -5,6 +5,7 @@
 //! triggers a round; no other process reacts to pod starts. While the API server is unavailable, the node keeps what
 //! it last knew. Not here: what a round does (`node::round`), publication and node labels (`controller`).
 
+pub mod heartbeat;
 pub mod policy_cache;
 pub mod status_writer;
 
@@ -33,6 +34,7 @@ use crate::core::status::{
 use crate::git::{CommitId, CommitInfo};
 use crate::kernel::watch::{KernelEvent, KernelWatch};
 use crate::kernel::{Kernel, KernelError};
+use crate::reconcile::agent::heartbeat::Heartbeat;
 use crate::reconcile::agent::policy_cache::{CacheError, PolicyCache, PublishedHead};
 use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWriter};
 use crate::reconcile::gitops::repository::DesiredRevision;
@@ -60,6 +62,8 @@ pub struct AgentOptions {
     pub remove: bool,
     /// The address of metrics and health, if they are served.
     pub listen: Option<SocketAddr>,
+    /// The namespace of the Lease that is the agent's heartbeat; none: there is no heartbeat.
+    pub namespace: Option<String>,
 }
 
 /// Why the agent exits with an error.
@@ -119,6 +123,9 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
         tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
         log_steps(&steps);
         live.delete_node(&options.node).await?;
+        if let Some(namespace) = &options.namespace {
+            live.delete_heartbeat(namespace, &options.node).await?;
+        }
         return Ok(());
     }
     let events = KernelWatch::open(kernel.ports())?;
@@ -160,7 +167,9 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     reconciler.gateway_state = Some(GatewayState { handover, ..GatewayState::default() });
     let status_writer = StatusWriter::start(live.clone(), options.node.clone(), seed);
     tracing::info!(node = %options.node, server = live.server(), "egret runs");
-    Agent::new(RoundDriver::new(reconciler, metrics, seed), cache, status_writer).run(events, stop).await
+    let beat = |namespace: String| Heartbeat::start(live.clone(), namespace, options.node.clone(), seed);
+    let heartbeat = options.namespace.clone().map(beat);
+    Agent::new(RoundDriver::new(reconciler, metrics, seed), cache, status_writer, heartbeat).run(events, stop).await
 }
 
 /// The state of the agent's loop.
@@ -168,6 +177,7 @@ struct Agent<K> {
     driver: RoundDriver<K>,
     cache: PolicyCache,
     status_writer: StatusWriter,
+    heartbeat: Option<Heartbeat>,
     /// Whether nothing is published, as far as was logged.
     unpublished: bool,
     /// Why the published policies are not applied, and since when.
@@ -188,23 +198,39 @@ struct Agent<K> {
     lost: u64,
 }
 
+/// Waits until the agent is heard again after a silence.
+async fn returned(heartbeat: &mut Option<Heartbeat>) {
+    match heartbeat {
+        Some(heartbeat) => heartbeat.returned().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The event that woke the loop.
 enum Trigger {
     Cluster(Changed),
     Kernel(Result<KernelEvent, KernelError>),
     Time,
     Scrape(ScrapeRequest),
+    /// The agent is heard again.
+    Returned,
     Stop,
 }
 
 impl<K: NodeKernel> Agent<K> {
-    fn new(driver: RoundDriver<K>, cache: PolicyCache, status_writer: StatusWriter) -> Self {
+    fn new(
+        driver: RoundDriver<K>,
+        cache: PolicyCache,
+        status_writer: StatusWriter,
+        heartbeat: Option<Heartbeat>,
+    ) -> Self {
         let of_kernel =
             |name: &str| std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).unwrap_or_default();
         Self {
             driver,
             cache,
             status_writer,
+            heartbeat,
             unpublished: false,
             not_taken: None,
             failed: None,
@@ -223,6 +249,7 @@ impl<K: NodeKernel> Agent<K> {
     async fn run(&mut self, mut kernel: impl KernelEvents, mut stop: Stop) -> Result<(), AgentError> {
         loop {
             self.driver.metrics.beat();
+            self.beat();
             let wake = self.partial_until().into_iter().fold(self.driver.next_wake(), Instant::min);
             let trigger = self.next(&mut stop, &mut kernel, wake).await;
             let due = match trigger {
@@ -242,6 +269,11 @@ impl<K: NodeKernel> Agent<K> {
                     self.driver.answer(request).await;
                     false
                 }
+                Trigger::Returned => {
+                    self.lost += 1;
+                    self.write_status();
+                    false
+                }
             };
             if due && self.ready_for_round() {
                 self.gather(&mut kernel).await?;
@@ -258,7 +290,15 @@ impl<K: NodeKernel> Agent<K> {
             event = kernel.next() => Trigger::Kernel(event),
             () = sleep_until(wake) => Trigger::Time,
             request = self.driver.metrics.next_scrape() => Trigger::Scrape(request),
+            () = returned(&mut self.heartbeat) => Trigger::Returned,
         }
+    }
+
+    /// The loop runs: so does the heartbeat.
+    fn beat(&self) {
+        let Some(heartbeat) = &self.heartbeat else { return };
+        let node = self.watching().and_then(|watching| watching.view().nodes.get(&self.driver.reconciler.node));
+        heartbeat.beat(node.map(|meta| meta.uid.as_str()));
     }
 
     /// Whether the agent knows enough to act. Until all lists are complete, a missing object may only not have

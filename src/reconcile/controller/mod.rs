@@ -5,6 +5,7 @@
 //! kernel and the path of packets. Agents handle both, also without a controller (`agent`).
 
 mod events;
+mod heartbeats;
 mod labels;
 mod options;
 mod pass;
@@ -20,6 +21,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::Instant;
 
 use self::events::admission_news;
+use self::heartbeats::HeartbeatMonitor;
 use self::labels::LabelReconciler;
 pub use self::options::{ControllerError, ControllerOptions};
 use self::pass::{Pass, PassError};
@@ -30,6 +32,7 @@ use crate::backoff::Backoff;
 use crate::cluster::live::{self, ApiClient, ClusterWatch, Lease, Recorder, View, WatchScope};
 use crate::core::gate::ActiveRevision;
 use crate::core::labels::Labels;
+use crate::core::name::NodeName;
 use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
@@ -122,7 +125,8 @@ async fn serve_with(
     metrics: Metrics,
 ) -> Result<(), ControllerError> {
     let ControllerEdges { live, leading, repository, news, publisher, pulls, memory, stop, pushes, hook, seed } = edges;
-    let scope = WatchScope::Controller { pools: options.pod_networks };
+    let namespace = Some(options.namespace.clone());
+    let scope = WatchScope::Controller { pools: options.pod_networks, heartbeats: namespace };
     let watching = ClusterWatch::open(&live, &scope, live::WatchOptions { seed, ..live::WatchOptions::default() });
     let controller = Controller {
         health,
@@ -139,6 +143,8 @@ async fn serve_with(
         git_fault: None,
         labels: LabelReconciler::default(),
         taints: TaintRemover::new(options.startup_taints),
+        heartbeats: HeartbeatMonitor::default(),
+        silent: BTreeMap::new(),
         snapshotter: Snapshotter::default(),
         schedule: EffectiveSchedule::default(),
         backoff: Backoff::new(seed),
@@ -163,8 +169,11 @@ async fn serve_with(
 /// Removes everything that the controller wrote: node labels and custom resources.
 pub async fn remove() -> Result<(), ControllerError> {
     let live = ApiClient::connect().await?;
-    let mut watching =
-        ClusterWatch::open(&live, &WatchScope::Controller { pools: false }, live::WatchOptions::default());
+    let mut watching = ClusterWatch::open(
+        &live,
+        &WatchScope::Controller { pools: false, heartbeats: None },
+        live::WatchOptions::default(),
+    );
     while !watching.synced() {
         watching.changed().await;
         for (what, fault) in watching.faults() {
@@ -203,6 +212,9 @@ struct Controller {
     git_fault: Option<String>,
     labels: LabelReconciler,
     taints: TaintRemover,
+    heartbeats: HeartbeatMonitor,
+    /// The agents that are not heard any more, and since when.
+    silent: BTreeMap<NodeName, Timestamp>,
     /// The nodes' reports as of the last pass.
     reports: Vec<NodeReport>,
     snapshotter: Snapshotter,
@@ -239,6 +251,7 @@ impl Controller {
     /// One pass, if this process leads and knows enough.
     async fn turn(&mut self) {
         self.log_watch_errors();
+        self.observe_heartbeats();
         if let Some(fence) = greatest_fence(self.watching.view()) {
             self.leading.seen_fence(fence);
         }
@@ -292,6 +305,23 @@ impl Controller {
                 self.retry_at = self.due;
             }
         }
+    }
+
+    /// Looks for agents that fell silent or are heard again. Returns whether there are any.
+    fn observe_heartbeats(&mut self) -> bool {
+        let watch = &self.watching;
+        let blind = !watch.synced() || watch.faults().contains_key("leases") || watch.closed().contains_key("leases");
+        self.heartbeats.observe(&watch.view().heartbeats, blind, self.live.clock().now());
+        let silent = self.heartbeats.silent();
+        for node in silent.keys().filter(|node| !self.silent.contains_key(*node)) {
+            tracing::warn!(%node, "the node's agent is not heard any more; its kernel keeps what it has");
+        }
+        for node in self.silent.keys().filter(|node| !silent.contains_key(*node)) {
+            tracing::info!(%node, "the node's agent is heard again");
+        }
+        let changed = !silent.keys().eq(self.silent.keys());
+        self.silent = silent;
+        changed
     }
 
     /// Logs what cannot be watched, once for each cause.
@@ -368,7 +398,7 @@ impl Controller {
     fn next_due(&self) -> Instant {
         let soon = self.sender.publisher().unsettled().then(|| Instant::now() + SETTLES);
         let patience = self.published_at.map(|at| at + PATIENCE).filter(|at| *at > Instant::now());
-        let all = [self.snapshotter.due(), self.taints.due(), soon, patience];
+        let all = [self.snapshotter.due(), self.taints.due(), self.heartbeats.due(), soon, patience];
         all.into_iter().flatten().fold(Instant::now() + RESYNC, Instant::min)
     }
 
@@ -391,6 +421,8 @@ impl Controller {
             reports_published,
             previews: previews.as_ref().map(|fault| fault.as_ref().copied().map_err(String::as_str)),
             published_before: &self.published_before,
+            silent: &self.silent,
+            now,
             patient: self.published_at.is_some_and(|at| at.elapsed() < PATIENCE),
         };
         // A label that cannot be written does not prevent the publication of policies.
@@ -408,6 +440,7 @@ impl Controller {
         let patient = pass.patient || publication.wrote;
         let pass = Pass { patient, ..pass };
         pass.sweep().await?;
+        pass.report_silence().await?;
         let rejected = [intent.rejected.as_slice(), publication.refused.as_slice()].concat();
         let transitions = pass.write_statuses(&publication, &rejected, now).await?;
         let reports = pass.reports(&self.labels, &rejected);

@@ -67,6 +67,10 @@ pub(super) struct Pass<'a> {
     pub(super) previews: Option<Result<(), &'a str>>,
     /// The policies that this leader saw published after its last pass.
     pub(super) published_before: &'a BTreeSet<String>,
+    /// Agents that are not heard any more, and since when.
+    pub(super) silent: &'a BTreeMap<NodeName, Timestamp>,
+    /// The time of this pass.
+    pub(super) now: Timestamp,
     /// Whether something was published a moment ago: that agents have not applied it yet is not reported.
     pub(super) patient: bool,
 }
@@ -307,6 +311,19 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Reports agents that are not heard in the status of their nodes: they cannot do it themselves.
+    pub(super) async fn report_silence(&self) -> Result<(), PassError> {
+        for (name, status) in self.nodes() {
+            let said = self.view.egress_nodes.get(&name).and_then(|node| node.status.silence());
+            let Some(ready) = condition(&status.conditions, ConditionType::Ready) else { continue };
+            if self.silent.contains_key(&name) && said != status.silence() {
+                self.fence()?;
+                self.live.apply_node_condition(&name, ready).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes the EgressNodes of nodes that are gone: not every API server has a garbage collector.
     pub(super) async fn sweep(&self) -> Result<(), PassError> {
         for name in self.view.egress_nodes.keys().filter(|name| !self.view.facts.nodes.contains_key(*name)) {
@@ -320,7 +337,11 @@ impl Pass<'_> {
     /// The statuses of the agents of existing nodes.
     pub(super) fn nodes(&self) -> BTreeMap<NodeName, NodeStatus> {
         let there = self.view.egress_nodes.iter().filter(|(name, _)| self.view.facts.nodes.contains_key(*name));
-        there.map(|(name, node)| (name.clone(), node.status.clone())).collect()
+        let status = |name: &NodeName, status: &NodeStatus| match self.silent.get(name) {
+            Some(since) => status.clone().silent(*since, self.now),
+            None => status.clone(),
+        };
+        there.map(|(name, node)| (name.clone(), status(name, &node.status))).collect()
     }
 
     /// Agents' reports of their nodes, with what the controller saw of the nodes' labels.

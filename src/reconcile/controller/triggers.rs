@@ -130,6 +130,10 @@ impl Controller {
     /// Whether a change of the cluster makes a pass due. After a pass that failed it does not, before the retry: what the
     /// pass itself wrote is a change, too. An API server that answers again is asked at once.
     fn ends_wait(&mut self, changed: Changed) -> bool {
+        // Every agent renews its Lease all the time.
+        if changed == (Changed { heartbeats: true, ..Changed::default() }) && !self.observe_heartbeats() {
+            return false;
+        }
         let recovered = changed.faults && self.watching.faults().is_empty();
         if recovered || self.retry_at.is_some_and(|at| at <= Instant::now()) {
             self.retry_at = None;

@@ -1,0 +1,112 @@
+//! The heartbeat task: renews the Lease by which the controller knows that this agent is alive. It is a separate task,
+//! but it stops with the loop: a loop that hangs is not alive.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::backoff::Backoff;
+use crate::cluster::live::{ApiClient, RENEWAL, SILENCE};
+use crate::core::name::NodeName;
+use crate::telemetry::chain;
+
+/// How long the loop may take between two iterations before it counts as hanging: longer than any round.
+const HANGING: Duration = Duration::from_mins(2);
+
+/// A handle on the task; it ends when it is dropped.
+#[derive(Debug)]
+pub struct Heartbeat {
+    beats: watch::Sender<Beat>,
+    returns: watch::Receiver<u64>,
+    task: JoinHandle<()>,
+}
+
+/// What the loop tells the task.
+#[derive(Debug, Clone)]
+struct Beat {
+    at: Instant,
+    /// The Node's UID; none until it is known.
+    uid: Option<String>,
+}
+
+impl Heartbeat {
+    /// Starts the task.
+    pub fn start(live: ApiClient, namespace: String, node: NodeName, seed: u64) -> Self {
+        let (beats, receiver) = watch::channel(Beat { at: Instant::now(), uid: None });
+        let (returned, returns) = watch::channel(0);
+        let task = tokio::spawn(renew(live, namespace, node, receiver, returned, Backoff::new(seed)));
+        Self { beats, returns, task }
+    }
+
+    /// The loop runs.
+    pub fn beat(&self, uid: Option<&str>) {
+        let known = self.beats.borrow().uid.as_deref() == uid;
+        let change = |beat: &mut Beat| {
+            beat.at = Instant::now();
+            if !known {
+                beat.uid = uid.map(str::to_owned);
+            }
+            // Only the first UID has to wake the task.
+            !known
+        };
+        self.beats.send_if_modified(change);
+    }
+
+    /// Waits until this agent comes back after the controller may have reported it as silent: then its status has to be
+    /// written again.
+    pub async fn returned(&mut self) {
+        if self.returns.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn renew(
+    live: ApiClient,
+    namespace: String,
+    node: NodeName,
+    mut beats: watch::Receiver<Beat>,
+    returned: watch::Sender<u64>,
+    mut backoff: Backoff,
+) {
+    let mut last: Option<Instant> = None;
+    let mut logged: Option<String> = None;
+    loop {
+        let Beat { at, uid } = beats.borrow_and_update().clone();
+        let Some(uid) = uid.filter(|_| at.elapsed() < HANGING) else {
+            tokio::select! {
+                biased;
+                more = beats.changed() => if more.is_err() { return },
+                () = sleep(RENEWAL) => {}
+            }
+            continue;
+        };
+        let wait = match live.renew_heartbeat(&namespace, &node, &uid).await {
+            Ok(()) => {
+                backoff.reset();
+                logged = None;
+                if last.replace(Instant::now()).is_some_and(|last| last.elapsed() >= SILENCE) {
+                    returned.send_modify(|times| *times += 1);
+                }
+                backoff.spread(RENEWAL / 2) + RENEWAL / 2
+            }
+            Err(error) => {
+                let fault = chain(&error);
+                if logged.as_ref() != Some(&fault) {
+                    tracing::warn!(error = fault, hint = error.hint(), "the heartbeat is not written");
+                }
+                logged = Some(fault);
+                backoff.next_wait().min(RENEWAL / 4)
+            }
+        };
+        sleep(wait).await;
+    }
+}
