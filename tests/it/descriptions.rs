@@ -41,16 +41,14 @@ const ONE_SIDED: [(&str, &str); 18] = [
 ];
 
 /// Rules of the definitions that are no sizes, each with what keeps it. Sizes are read from the definitions (`core::policy::limits`).
-const KEPT: [(&str, &str); 43] = [
-    ("config required", "the controller writes all of them"),
-    ("config rule", "the fencing token"),
+const KEPT: [(&str, &str); 40] = [
+    ("config required rule", "the controller writes all of them, with the fencing token"),
     ("count format minimum", "a count of policies"),
     ("destinationCIDRs minItems", "no-destination"),
     ("destinationCIDRs.* rule", "bad-cidr"),
     ("digest pattern", "published::digest_of"),
     ("egressGateways minItems", "missing-field"),
-    ("egressGateways.* required", "missing-field"),
-    ("egressGateways.* rule", "interface-and-address"),
+    ("egressGateways.* required rule", "missing-field, interface-and-address"),
     ("egressIP rule", "bad-address"),
     ("excludedCIDRs.* rule", "bad-cidr"),
     ("exclusions.* rule", "bad-cidr"),
@@ -73,8 +71,7 @@ const KEPT: [(&str, &str); 43] = [
     ("podCIDRs.* rule", "bad-cidr"),
     ("podNetworks.* rule", "the controller leaves mapped networks out"),
     ("policies required", "the controller writes all of them"),
-    ("policy required", "missing-field"),
-    ("policy rule", "the fencing token"),
+    ("policy required rule", "missing-field; the fencing token"),
     ("port format maximum minimum", "out-of-range"),
     ("priority format", "out-of-range"),
     ("require enum", "unknown-value"),

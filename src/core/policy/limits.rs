@@ -168,7 +168,7 @@ pub(super) fn check(checked: &Checked, root: &YamlNode, out: &mut DiagnosticSink
                 out.error(locate(root, &["spec"], &[]).0, "too-large", message).hint("write two policies");
             }
         }
-        // Whether NodeLabels are published is a matter of egret.yaml, and should make none of them bad.
+        // Whether they are published or not: `onlyLabelledFromGit` should make no document bad.
         Checked::NodeLabels(checked) => {
             let labelled = HEAD.part(&["config", "gateways", "labelled"]);
             let grant = published::grant(&Grant::new(&checked.node_labels, |_| true));
@@ -182,7 +182,7 @@ pub(super) fn check(checked: &Checked, root: &YamlNode, out: &mut DiagnosticSink
 /// Checks the values at the top, and those that each cluster has of its own.
 fn check_config(config: &ConfigDocument, root: &YamlNode, out: &mut DiagnosticSink<'_>) {
     let schema = HEAD.part(&["config"]);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for cluster in std::iter::once("").chain(config.clusters.keys().map(String::as_str)) {
         let base: &[&str] = if cluster.is_empty() { &[] } else { &["clusters", cluster] };
         let config = published::config(&config.of(cluster), None);
@@ -191,8 +191,8 @@ fn check_config(config: &ConfigDocument, root: &YamlNode, out: &mut DiagnosticSi
         excesses.retain(|excess| cluster.is_empty() || locate(root, base, &excess.path).1 > 0);
         report(excesses, root, base, out);
         let size = size(&config);
-        if size > max_config() && !told.contains(&size) {
-            told.push(size);
+        if size > max_config() && !reported.contains(&size) {
+            reported.push(size);
             out.error(locate(root, base, &[]).0, "too-large", too_large("this configuration", size)).hint(FEWER);
         }
     }
